@@ -1,0 +1,155 @@
+"""What the user asks for: a preset name or a TOML file, validated when read.
+
+A recipe says, for linear layers (``[weights]``), the token embedding (``[embedding]``) and the output head
+(``[head]``), which method stores them at which bits and block size; ``[[override]]`` tables change that for tensors
+whose name matches a pattern. ``bits = 32`` keeps float32. Presets are the files in ``recipes/``: adding one is adding
+a file.
+"""
+
+import difflib
+import tomllib
+from dataclasses import asdict, dataclass, fields
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from edgepress.errors import InputError
+from edgepress.exporter.scheme import BITS, BLOCK_SIZES
+
+PRESETS = Path(__file__).parent / "recipes"
+KEPT_BITS = 32
+ACCURACY_LEVELS = (0, 1, 4)
+
+
+@dataclass(frozen=True)
+class Storage:
+    """One way to store a tensor: ``bits`` 4 or 8 in blocks of ``block_size`` columns by ``method``, or 32: float32."""
+
+    method: str = "rtn"
+    bits: int = KEPT_BITS
+    block_size: int = 32
+
+
+@dataclass(frozen=True)
+class Override:
+    """``storage`` for the tensors whose name matches the shell-style pattern ``match``; the last match wins."""
+
+    match: str
+    storage: Storage
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A whole request. ``accuracy_level`` 4 lets MatMulNBits compute in int8 (fastest), 1 and 0 in float32."""
+
+    name: str
+    weights: Storage
+    embedding: Storage
+    head: Storage
+    overrides: tuple[Override, ...] = ()
+    accuracy_level: int = 4
+    context_length: int | None = None
+
+    def storage(self, name: str, kind: str) -> tuple[Storage, str]:
+        """Return the storage asked for a tensor, and the recipe entry that asks it."""
+        for override in reversed(self.overrides):
+            if fnmatchcase(name, override.match):
+                return override.storage, f"override {override.match!r}"
+        if kind == "embedding":
+            return self.embedding, "[embedding]"
+        if kind == "head":
+            return self.head, "[head]"
+        return self.weights, "[weights]"
+
+    def to_json(self) -> dict[str, object]:
+        """Return the resolved recipe, as the manifest keeps it."""
+        return asdict(self)
+
+
+def preset_names() -> list[str]:
+    """Names of the presets that ship with edgepress."""
+    return sorted(path.stem for path in PRESETS.glob("*.toml"))
+
+
+def read_recipe(recipe: str | Path) -> Recipe:
+    """Read a preset by its name, or a TOML file by its path.
+
+    Raises:
+        InputError: no such preset or file, not TOML, an unknown key (the nearest valid one is named) or a bad value.
+
+    """
+    text = str(recipe)
+    path = PRESETS / f"{text}.toml" if text in preset_names() else Path(recipe)
+    if not path.is_file():
+        near = difflib.get_close_matches(text, preset_names(), n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise InputError(f"no recipe {text!r}{hint} Presets: {', '.join(preset_names())}; or name a TOML file")
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise InputError(f"{path} is not a TOML recipe: {error}") from error
+    return _recipe(content, path)
+
+
+_TABLES = ("weights", "embedding", "head")
+
+
+def _recipe(content: dict[str, object], path: Path) -> Recipe:
+    _known(content, (*_TABLES, "override", "accuracy_level", "context_length"), path, "")
+    if "weights" not in content:
+        raise InputError(f"{path}: a recipe needs a [weights] table with at least `bits`")
+    weights = _storage(content["weights"], Storage(), path, "[weights]")
+    embedding = _storage(content.get("embedding", {}), weights, path, "[embedding]")
+    head = _storage(content.get("head", {}), embedding, path, "[head]")
+    entries = content.get("override", [])
+    if not isinstance(entries, list):
+        raise InputError(f"{path}: overrides are written as [[override]] tables")
+    return Recipe(
+        name=path.stem,
+        weights=weights,
+        embedding=embedding,
+        head=head,
+        overrides=tuple(_override(entry, weights, path) for entry in entries),
+        accuracy_level=_choice(content.get("accuracy_level", 4), ACCURACY_LEVELS, path, "accuracy_level"),
+        context_length=_context(content.get("context_length"), path),
+    )
+
+
+def _override(entry: object, default: Storage, path: Path) -> Override:
+    if not isinstance(entry, dict) or not isinstance(entry.get("match"), str):
+        raise InputError(f"{path}: each [[override]] needs `match`, a pattern of tensor names such as 'layers.0.*'")
+    rest = {key: value for key, value in entry.items() if key != "match"}
+    return Override(entry["match"], _storage(rest, default, path, f"override {entry['match']!r}"))
+
+
+def _storage(table: object, default: Storage, path: Path, where: str) -> Storage:
+    if not isinstance(table, dict):
+        raise InputError(f"{path}: {where} must be a table, not {table!r}")
+    _known(table, tuple(f.name for f in fields(Storage)), path, f"{where} ")
+    method = table.get("method", default.method)
+    if not isinstance(method, str):
+        raise InputError(f"{path}: {where} method must be a name, not {method!r}")
+    bits = _choice(table.get("bits", default.bits), (*BITS, KEPT_BITS), path, f"{where} bits")
+    block = _choice(table.get("block_size", default.block_size), BLOCK_SIZES, path, f"{where} block_size")
+    return Storage(method, bits, block)
+
+
+def _known(table: dict[str, object], valid: tuple[str, ...], path: Path, where: str) -> None:
+    for key in table:
+        if key not in valid:
+            near = difflib.get_close_matches(key, valid, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"valid keys: {', '.join(valid)}"
+            raise InputError(f"{path}: {where}unknown key {key!r}; {hint}")
+
+
+def _choice(value: object, valid: tuple[int, ...], path: Path, where: str) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value not in valid:
+        raise InputError(f"{path}: {where} must be one of {', '.join(map(str, valid))}, not {value!r}")
+    return value
+
+
+def _context(value: object, path: Path) -> int | None:
+    if value is None:
+        return None
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise InputError(f"{path}: context_length must be a number of tokens of at least 1, not {value!r}")
+    return value

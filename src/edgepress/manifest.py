@@ -1,0 +1,158 @@
+"""``manifest.json``: what a bundle holds, what it was made from, and how to tell that nobody changed it.
+
+The file is canonical JSON (sorted keys, two-space indent, final newline) and carries its own digest, so that any
+flipped byte is found, in the manifest too. The same inputs give the same manifest: no times, paths or thread counts.
+"""
+
+import hashlib
+import json
+import os
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path, PurePosixPath
+from typing import cast
+
+from edgepress.errors import InputError
+from edgepress.files import sha256_file
+
+SCHEMA_VERSION = 1
+MANIFEST_NAME = "manifest.json"
+
+Json = dict[str, object]
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """Size in bytes and SHA-256 of one file of the bundle."""
+
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The content of ``manifest.json``.
+
+    ``source`` has the SHA-256 of each checkpoint file; ``tensors`` has, for each stored tensor, its scheme or the
+    reason why it is kept, bytes, and SQNR in dB as stored (null when exact); ``parity`` is there after ``--check``.
+    """
+
+    model_type: str
+    target: str
+    recipe: Json
+    versions: dict[str, str]
+    source: dict[str, str]
+    tensors: tuple[Json, ...]
+    totals: Json
+    files: dict[str, FileEntry] = field(default_factory=dict)
+    parity: Json | None = None
+    schema_version: int = SCHEMA_VERSION
+    manifest_sha256: str = ""
+
+    def serialize(self) -> str:
+        """Return the canonical JSON text, with its own digest filled in."""
+        return _canonical(asdict(replace(self, manifest_sha256=_digest(asdict(self)))))
+
+
+def _canonical(content: Json) -> str:
+    return json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _digest(content: Json) -> str:
+    return hashlib.sha256(_canonical({**content, "manifest_sha256": ""}).encode()).hexdigest()
+
+
+def describe_files(bundle: Path) -> dict[str, FileEntry]:
+    """Size and SHA-256 of every file in ``bundle`` but the manifest, by POSIX path relative to it."""
+    return {
+        path.relative_to(bundle).as_posix(): FileEntry(path.stat().st_size, sha256_file(path))
+        for path in sorted(bundle.rglob("*"))
+        if path.is_file() and path.relative_to(bundle).as_posix() != MANIFEST_NAME
+    }
+
+
+def bundle_hash(bundle: Path) -> str:
+    """SHA-256 of ``manifest.json``; as the manifest has every file's hash, it stands for the whole bundle."""
+    return sha256_file(_manifest_path(bundle))
+
+
+def _manifest_path(bundle: Path) -> Path:
+    path = bundle / MANIFEST_NAME
+    if not bundle.is_dir():
+        raise InputError(f"{bundle} is not a directory; name a bundle made by `edgepress export`")
+    if path.is_symlink() or not path.is_file():
+        raise InputError(f"{bundle} has no {MANIFEST_NAME}; name a bundle made by `edgepress export`")
+    return path
+
+
+def read_manifest(bundle: Path) -> Manifest:
+    """Read and validate ``bundle``'s manifest.
+
+    Raises:
+        InputError: there is none, it is not JSON, its schema version is another, or it was changed after writing.
+
+    """
+    path = _manifest_path(bundle)
+    try:
+        text = path.read_text(encoding="utf-8")
+        content = json.loads(text)
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise InputError(f"{path} is not JSON ({error}); export the bundle again") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path} is not a JSON object; export the bundle again")
+    version = content.get("schema_version")
+    if version != SCHEMA_VERSION:
+        raise InputError(f"{path}: schema version {version!r}, this edgepress reads {SCHEMA_VERSION}; export again")
+    if content.get("manifest_sha256") != _digest(content) or text != _canonical(content):
+        raise InputError(f"{path} was changed after it was written (its own SHA-256 differs); export again")
+    try:
+        files = {name: FileEntry(**entry) for name, entry in content.pop("files").items()}
+        tensors = tuple(content.pop("tensors"))
+        return Manifest(**content, files=files, tensors=tensors)
+    except (TypeError, AttributeError, KeyError) as error:
+        raise InputError(f"{path} lacks or has unknown fields ({error}); export the bundle again") from error
+
+
+def find_problems(bundle: Path) -> list[str]:
+    """Recompute every hash of ``bundle`` and return what differs, one line a file; an empty list is a sound bundle.
+
+    Names flipped bytes, missing and extra files, symbolic links, special files and paths that leave the folder.
+    """
+    try:
+        manifest = read_manifest(bundle)
+    except InputError as error:
+        return [str(error)]
+    problems = []
+    for name, entry in sorted(manifest.files.items()):
+        problem = _problem(bundle, name, entry)
+        if problem:
+            problems.append(f"{name}: {problem}")
+    known = {*manifest.files, MANIFEST_NAME}
+    for folder, folders, names in os.walk(bundle, followlinks=False):
+        links = [name for name in folders if (Path(folder) / name).is_symlink()]
+        for name in sorted(names + links):
+            relative = (Path(folder) / name).relative_to(bundle).as_posix()
+            if relative not in known:
+                problems.append(f"{relative}: not in the manifest; remove it")
+    return problems
+
+
+def _problem(bundle: Path, name: str, entry: FileEntry) -> str | None:
+    pure = PurePosixPath(name)
+    if pure.is_absolute() or ".." in pure.parts or "\\" in name or "\0" in name:
+        return "the manifest names a path outside the bundle"
+    path = bundle / name
+    if any((bundle / parent).is_symlink() for parent in (pure, *pure.parents)):
+        return "is a symbolic link; a bundle holds plain files only"
+    if not path.is_file():
+        return "missing"
+    size = path.stat().st_size
+    if size != entry.size:
+        return f"{size} bytes, the manifest says {entry.size}"
+    if sha256_file(path) != entry.sha256:
+        return f"content changed (SHA-256 differs from {entry.sha256[:12]}…)"
+    return None
+
+
+def scheme_of(tensor: Json) -> Json | None:
+    """Return the scheme of one entry of :attr:`Manifest.tensors`, or None when it is kept in float32."""
+    return cast("Json | None", tensor["scheme"])

@@ -1,0 +1,64 @@
+"""A progress bar on a terminal, and nothing at all in a pipe."""
+
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+Advance = Callable[[int], None]
+
+_WIDTH = 28  # characters of bar
+_INTERVAL = 0.1  # seconds between redraws
+
+
+class _Bar:
+    """Draws ``label [####----] 42% 12.3 MB/s`` over itself on stderr; safe to advance from several threads."""
+
+    def __init__(self, total: int, label: str, unit: str) -> None:
+        self._total, self._label, self._unit = max(total, 1), label, unit
+        self._done, self._drawn, self._start = 0, 0.0, time.monotonic()
+        self._lock = threading.Lock()
+
+    def advance(self, count: int) -> None:
+        with self._lock:
+            self._done += count
+            now = time.monotonic()
+            if now - self._drawn >= _INTERVAL or self._done >= self._total:
+                self._drawn = now
+                self._draw(now)
+
+    def _draw(self, now: float) -> None:
+        share = min(self._done / self._total, 1.0)
+        filled = round(share * _WIDTH)
+        rate = self._done / max(now - self._start, 1e-9)
+        bar = "#" * filled + "-" * (_WIDTH - filled)
+        sys.stderr.write(f"\r{self._label} [{bar}] {share:4.0%} {_quantity(rate, self._unit)}/s \x1b[K")
+        sys.stderr.flush()
+
+
+def _quantity(value: float, unit: str) -> str:
+    if unit != "B":
+        return f"{value:.1f} {unit}"
+    for prefix in ("", "k", "M"):
+        if value < 1000:
+            return f"{value:.1f} {prefix}B"
+        value /= 1000
+    return f"{value:.1f} GB"
+
+
+@contextmanager
+def progress(total: int, label: str, unit: str = "") -> Iterator[Advance]:
+    """Yield ``advance(count)``; the bar is drawn on stderr only when that is a terminal, and erased at the end.
+
+    ``total`` and the counts are in ``unit`` (``"B"`` is shown as kB, MB, GB).
+    """
+    if not sys.stderr.isatty():
+        yield lambda _count: None
+        return
+    bar = _Bar(total, label, unit)
+    try:
+        yield bar.advance
+    finally:
+        sys.stderr.write("\r\x1b[K")
+        sys.stderr.flush()
