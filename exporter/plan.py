@@ -1,11 +1,22 @@
 """Decide what happens to every tensor before any weight is read: its scheme or why it is kept, and where it goes."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
+from math import prod
 
-from edgepress.exporter.decoder import Weight
-from edgepress.exporter.scheme import Scheme
+from edgepress.errors import InputError
+from edgepress.exporter.decoder import Decoder, Weight
+from edgepress.exporter.recipe import KEPT_BITS, Recipe
+from edgepress.exporter.scheme import BLOCK_SIZES, Scheme
 
 ALIGNMENT = 4096  # bytes: the ONNX external-data recommendation, so that any region can be mapped on its own
+_FLOAT = 4  # bytes of a float32
+_KEPT = {
+    "norm": "norms take float32 gains and are under 0.1 % of the bytes",
+    "bias": "biases are added in float32 and are under 0.1 % of the bytes",
+    "positions": "learned positions are added to the residual stream, where an error reaches every layer",
+}
 
 
 @dataclass(frozen=True)
@@ -37,16 +48,120 @@ class PlannedTensor:
 
 
 @dataclass(frozen=True)
+class PlannedTable:
+    """A float32 constant that is computed, not read: a rotary embedding's cos or sin, (positions, rotated / 2)."""
+
+    name: str
+    shape: tuple[int, int]
+    region: Region
+
+
+@dataclass(frozen=True)
 class Plan:
     """What will be done to each tensor, in the order in which the data file holds them."""
 
     tensors: tuple[PlannedTensor, ...]
+    tables: tuple[PlannedTable, ...]
     data_bytes: int
+    context_length: int
+    accuracy_level: int
+    cache_bytes: int  # key-value cache at the full context, float32
 
     def of(self, weight: Weight) -> PlannedTensor:
         """Return the planned tensor of ``weight`` (KeyError when the plan has none)."""
         return self._by_name[weight.name]
 
-    @property
+    def table(self, name: str) -> PlannedTable:
+        """Return the planned table called ``name`` (KeyError when the plan has none)."""
+        return next(table for table in self.tables if table.name == name)
+
+    @cached_property
     def _by_name(self) -> dict[str, PlannedTensor]:
         return {tensor.weight.name: tensor for tensor in self.tensors}
+
+    @property
+    def bytes_before(self) -> int:
+        """Bytes that the planned weights take in the checkpoint."""
+        return sum(tensor.bytes_before for tensor in self.tensors)
+
+
+class _Layout:
+    """Hands out aligned regions of the data file, in order."""
+
+    def __init__(self) -> None:
+        self.end = 0
+
+    def place(self, nbytes: int) -> Region:
+        offset = -(-self.end // ALIGNMENT) * ALIGNMENT
+        self.end = offset + nbytes
+        return Region(offset, nbytes)
+
+
+def make_plan(decoder: Decoder, recipe: Recipe, itemsize: Callable[[str], int]) -> Plan:
+    """Plan every tensor of ``decoder``.
+
+    ``itemsize`` gives the bytes of one element of a checkpoint tensor, from the checkpoint's header.
+
+    Raises:
+        InputError: the recipe asks for a longer context than the model has, or an override matches no tensor.
+
+    """
+    context = recipe.context_length or decoder.context_length
+    if context > decoder.context_length:
+        raise InputError(
+            f"context_length {context} is more than the model's {decoder.context_length}; ask for that or less"
+        )
+    weights = decoder.weights()
+    _check_overrides(recipe, weights)
+    layout = _Layout()
+    tensors = tuple(_plan_tensor(weight, decoder, recipe, itemsize, layout) for weight in weights)
+    tables = tuple(
+        PlannedTable(f"rope.{name}.{part}", shape, layout.place(prod(shape) * _FLOAT))
+        for name, rope in sorted(decoder.ropes.items())
+        for shape in [((1 if rope.long_inverse_frequencies is None else 2) * context, len(rope.inverse_frequencies))]
+        for part in ("cos", "sin")
+    )
+    cache = sum(
+        2 * layer.attention.kv_heads * layer.attention.head_dim * context * _FLOAT for layer in decoder.layers
+    )
+    return Plan(tensors, tables, layout.end, context, recipe.accuracy_level, cache)
+
+
+def _check_overrides(recipe: Recipe, weights: list[Weight]) -> None:
+    for override in recipe.overrides:
+        used = Recipe(recipe.name, recipe.weights, recipe.embedding, recipe.head, (override,))
+        if not any(used.storage(weight.name, weight.kind)[1].startswith("override") for weight in weights):
+            names = ", ".join(weight.name for weight in weights[:6])
+            raise InputError(f"override {override.match!r} matches no tensor; the first ones are: {names}, …")
+
+
+def _plan_tensor(
+    weight: Weight, decoder: Decoder, recipe: Recipe, itemsize: Callable[[str], int], layout: _Layout
+) -> PlannedTensor:
+    columns = prod(weight.shape[1:])
+    before = sum((part.stop - part.start) * columns * itemsize(part.tensor) for part in weight.parts)
+    scheme, reason = _choose(weight, decoder, recipe)
+    if scheme is None:
+        regions = {"data": layout.place(prod(weight.shape) * _FLOAT)}
+    else:
+        rows, columns = weight.shape
+        regions = {
+            "values": layout.place(prod(scheme.values_shape(rows, columns))),
+            "scales": layout.place(prod(scheme.scales_shape(rows, columns)) * _FLOAT),
+        }
+    return PlannedTensor(weight, scheme, reason, before, regions)
+
+
+def _choose(weight: Weight, decoder: Decoder, recipe: Recipe) -> tuple[Scheme | None, str]:
+    if weight.kind in _KEPT:
+        return None, _KEPT[weight.kind]
+    storage, why = recipe.storage(weight.name, weight.kind)
+    if weight.kind == "embedding" and decoder.tied:
+        why += ", stored once for embedding and head"
+    if storage.bits == KEPT_BITS:
+        return None, f"kept in float32 by {why}"
+    columns = weight.shape[1]
+    block = next((size for size in BLOCK_SIZES if size >= columns), BLOCK_SIZES[-1])
+    if storage.block_size > block:
+        why += f"; block {storage.block_size} → {block}, as a row has {columns} columns"
+    return Scheme(storage.method, storage.bits, min(storage.block_size, block)), why

@@ -1,0 +1,5 @@
+"""``python -m edgepress``: the same as the ``edgepress`` command."""
+
+from edgepress.cli import main
+
+raise SystemExit(main())

@@ -1,0 +1,10 @@
+"""64-bit ARM CPUs (phones, boards) through onnxruntime's CPU provider."""
+
+from edgepress.targets import Target
+
+TARGET = Target(
+    name="arm64-cpu",
+    description="64-bit ARM CPU, onnxruntime's CPU provider (MLAS and KleidiAI kernels)",
+    provider="CPUExecutionProvider",
+    checked="asked",
+)
