@@ -1,0 +1,82 @@
+"""The model families that can be exported: one file for each, named as ``model_type`` in the checkpoint's config.
+
+A file ends in ``ARCHITECTURE = Architecture(model_type=…, read=…)``. Adding a family is adding its file; nothing else
+names it. :func:`describe` is what the exporter calls.
+"""
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any
+
+from edgepress.errors import InputError
+from edgepress.exporter.config import Config
+from edgepress.exporter.decoder import Decoder, Part
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A model family: how its config becomes a :class:`Decoder` that names the checkpoint's tensors.
+
+    ``ignored_tensors`` are regular expressions (full match) for tensors that are in real checkpoints and are no
+    parameters: buffers, and the second copy of a tied head (a tensor that is used is never ignored).
+    ``base_prefix`` starts the names of everything but the head; checkpoints saved without the head leave it out.
+    """
+
+    model_type: str
+    read: Callable[[Config], Decoder]
+    ignored_tensors: tuple[str, ...] = ()
+    base_prefix: str = "model."
+
+
+def model_types() -> list[str]:
+    """Every family there is a file for, sorted."""
+    return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
+
+
+def architecture(model_type: str) -> Architecture:
+    """Return the family named ``model_type``, importing its file now.
+
+    Raises:
+        InputError: there is no such family. What is wrong inside a family's own file is raised as it is.
+
+    """
+    known = model_types()
+    if model_type not in known:
+        raise InputError(f"architecture {model_type!r} is not implemented; known: {', '.join(known)}")
+    found = importlib.import_module(f"{__name__}.{model_type}").ARCHITECTURE
+    assert isinstance(found, Architecture)
+    return found
+
+
+def describe(values: Mapping[str, object], tensors: Collection[str], where: str = "config.json") -> Decoder:
+    """Return the decoder that config ``values`` describe, its parts named as the checkpoint's ``tensors`` are.
+
+    Raises:
+        InputError: the family or one of the values is not implemented.
+
+    """
+    model_type = values.get("model_type")
+    if not isinstance(model_type, str):
+        raise InputError(f"{where}: model_type = {model_type!r}: must be one of {', '.join(model_types())}")
+    family = architecture(model_type)
+    config = Config(values, where)
+    decoder = family.read(config)
+    config.finish()
+    if any(name.startswith(family.base_prefix) for name in tensors):
+        return decoder
+    renamed = _rename(decoder, lambda name: name.removeprefix(family.base_prefix))
+    assert isinstance(renamed, Decoder)
+    return renamed
+
+
+def _rename(tree: Any, rename: Callable[[str], str]) -> Any:
+    """Return a description (dataclasses, tuples, dicts) with every part's tensor renamed."""
+    if isinstance(tree, Part):
+        return replace(tree, tensor=rename(tree.tensor))
+    if isinstance(tree, tuple):
+        return tuple(_rename(item, rename) for item in tree)
+    if is_dataclass(tree) and not isinstance(tree, type):
+        return replace(tree, **{field.name: _rename(getattr(tree, field.name), rename) for field in fields(tree)})
+    return tree

@@ -1,0 +1,201 @@
+"""Reads a checkpoint's ``config.json`` and remembers what was read, so that nothing in it is ignored by accident.
+
+Every value is either read by the architecture file, or without effect on the logits (:data:`WITHOUT_EFFECT`, each with
+its reason), or an error that names it.
+"""
+
+import math
+import re
+from collections.abc import Collection, Mapping
+from typing import NoReturn
+
+from edgepress.errors import InputError
+
+# Keys that cannot change the logits of one forward pass at inference, and why. Full-match regular expressions.
+WITHOUT_EFFECT: dict[str, str] = {
+    r"architectures|model_type|auto_map|_name_or_path|name_or_path|_commit_hash": "names, not numbers",
+    r"transformers_version|unsloth_\w+|transformers\.js_config|is_llama_config": "who wrote the file, and for whom",
+    r"(torch_)?dtype": "how the weights are stored; each tensor says so itself",
+    r"\w+_token_ids?|suppress_tokens|begin_suppress_tokens|bad_words_ids": "what tokens mean to a generation loop",
+    r"(attention|hidden|resid|embd|attn|classifier|summary_first)_?(dropout|pdrop)|dropout": "only in training",
+    r"initializer_range|initializer_factor|use_cache|gradient_checkpointing": "training, or the cache's existence",
+    r"output_\w+|return_dict|return_dict_in_generate|torchscript|use_return_dict": "what transformers returns",
+    r"_?attn_implementation(_\w+)?|cache_implementation|use_flash_attn|_flash_attn_2_enabled": "same mathematics",
+    r"pretraining_tp": "splits matmuls and joins the pieces: same mathematics (SmolLM3-3B ships 2)",
+    r"id2label|label2id|num_labels|problem_type|finetuning_task|task_specific_params|prefix": "other tasks' heads",
+    r"summary_(type|use_proj|activation|proj_to_labels)": "GPT-2's double-heads model",
+    r"(max|min)_(new_tokens|length)|do_sample|early_stopping|num_beams|num_beam_groups|temperature|top_k|top_p|typical_p"
+    r"|repetition_penalty|length_penalty|diversity_penalty|no_repeat_ngram_size|num_return_sequences"
+    r"|encoder_no_repeat_ngram_size|remove_invalid_values|exponential_decay_length_penalty|renormalize_logits": (
+        "generation settings; logits come before them"
+    ),
+    r"n_ctx": "GPT-2: transformers reads n_positions",
+    r"chunk_size_feed_forward": "computes the MLP in pieces: same mathematics",
+}
+_WITHOUT_EFFECT = re.compile("|".join(f"(?:{pattern})" for pattern in WITHOUT_EFFECT))
+
+# Keys whose one harmless value is accepted for every architecture; any other value is refused.
+ONLY_VALUE: dict[str, object] = {
+    "is_encoder_decoder": False,
+    "is_decoder": False,  # set by encoder-decoder wrappers only
+    "add_cross_attention": False,
+    "tie_encoder_decoder": False,
+    "pruned_heads": {},
+    "use_mrope": False,
+    "rope_interleaved": False,  # SmolLM2 ships false; true would be another rotation
+    "use_bidirectional_attention": False,
+    "use_bfloat16": False,  # TensorFlow only
+}
+
+
+class Config:
+    """A mapping of keys to JSON values that records which ones were read.
+
+    A key that is missing, or null, takes the default; without a default that is an error. ``where`` says which file
+    (and which section of it) the values come from, for messages.
+    """
+
+    def __init__(self, values: Mapping[str, object], where: str = "config.json") -> None:
+        self.values = dict(values)
+        self.where = where
+        self._read: set[str] = set()
+        self._sections: list[Config] = []
+
+    def integer(self, key: str, default: int | None = None, *, minimum: int = 1) -> int:
+        """Return an integer of at least ``minimum``."""
+        value = self.optional_integer(key, default, minimum=minimum)
+        return self._missing(key) if value is None else value
+
+    def number(self, key: str, default: float | None = None, *, above: float = -math.inf) -> float:
+        """Return a finite number greater than ``above``."""
+        value = self.optional_number(key, default, above=above)
+        return self._missing(key) if value is None else value
+
+    def flag(self, key: str, default: bool) -> bool:
+        """Return true or false."""
+        value = self._value(key)
+        if value is None:
+            return default
+        if not isinstance(value, bool):
+            raise self.refuse(key, "must be true or false")
+        return value
+
+    def text(self, key: str, default: str, allowed: Collection[str]) -> str:
+        """Return one of the ``allowed`` strings."""
+        value = self._value(key)
+        if value is None:
+            return default
+        if not isinstance(value, str) or value not in allowed:
+            raise self.refuse(key, f"not implemented; known: {', '.join(sorted(allowed))}")
+        return value
+
+    def optional_integer(self, key: str, default: int | None = None, *, minimum: int = 1) -> int | None:
+        """Return an integer of at least ``minimum``, or the default, which may be None."""
+        value = self._value(key)
+        if value is None:
+            return default
+        if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
+            raise self.refuse(key, f"must be an integer of at least {minimum}")
+        return value
+
+    def optional_number(self, key: str, default: float | None = None, *, above: float = -math.inf) -> float | None:
+        """Return a finite number greater than ``above``, or the default, which may be None."""
+        value = self._value(key)
+        if value is None:
+            return default
+        number = _number(value)
+        if number is None or number <= above:
+            raise self.refuse(key, "must be a finite number" + (f" above {above:g}" if above > -math.inf else ""))
+        return number
+
+    def optional_integers(self, key: str, length: int) -> list[int] | None:
+        """Return a list of at least ``length`` integers, or None."""
+        value = self._value(key)
+        if value is None:
+            return None
+        if not isinstance(value, list) or len(value) < length:
+            raise self.refuse(key, f"must be a list of {length} integers")
+        integers = [item for item in value if isinstance(item, int)]
+        if len(integers) != len(value):
+            raise self.refuse(key, f"must be a list of {length} integers")
+        return integers
+
+    def numbers(self, key: str, length: int) -> list[float]:
+        """Return a list of exactly ``length`` finite numbers."""
+        value = self._value(key)
+        if not isinstance(value, list) or len(value) != length:
+            raise self.refuse(key, f"must be a list of {length} numbers")
+        numbers = [number for number in map(_number, value) if number is not None]
+        if len(numbers) != length:
+            raise self.refuse(key, f"must be a list of {length} finite numbers")
+        return numbers
+
+    def optional_texts(self, key: str, length: int, allowed: Collection[str]) -> list[str] | None:
+        """Return a list of exactly ``length`` strings, each one of ``allowed``, or None."""
+        value = self._value(key)
+        if value is None:
+            return None
+        if not isinstance(value, list) or len(value) != length:
+            raise self.refuse(key, f"must be a list of {length}, one for each layer")
+        texts = [item for item in value if isinstance(item, str) and item in allowed]
+        if len(texts) != length:
+            raise self.refuse(key, f"not implemented; known: {', '.join(sorted(allowed))}")
+        return texts
+
+    def section(self, key: str) -> "Config | None":
+        """Return a nested mapping as a Config of its own, finished together with this one, or None."""
+        value = self._value(key)
+        if value is None:
+            return None
+        if not isinstance(value, dict):
+            raise self.refuse(key, "must be a mapping")
+        section = Config(value, f"{self.where}: {key}")
+        self._sections.append(section)
+        return section
+
+    def has(self, key: str) -> bool:
+        """Whether the key is there and not null. Does not count as reading it."""
+        return self.values.get(key) is not None
+
+    def without_effect(self, *keys: str) -> None:
+        """Count keys as read that the reference implementation of this architecture does not use."""
+        self._read.update(keys)
+
+    def refuse(self, key: str, why: str) -> InputError:
+        """Return the error for a value that is understood and not supported."""
+        return InputError(f"{self.where}: {key} = {_shown(self.values.get(key))}: {why}")
+
+    def finish(self) -> None:
+        """Raise InputError for every key that nobody read; null means not set."""
+        for key, value in self.values.items():
+            if key in self._read or value is None:
+                continue
+            if key == "quantization_config":
+                raise self.refuse(key, "the checkpoint is quantized already; export the original one")
+            if key in ONLY_VALUE:
+                if value != ONLY_VALUE[key]:
+                    raise self.refuse(key, f"not implemented; only {_shown(ONLY_VALUE[key])} is")
+            elif not _WITHOUT_EFFECT.fullmatch(key):
+                kind = self.values.get("model_type", "this architecture")
+                raise self.refuse(key, f"not implemented for {kind}; exporting without it would change the model")
+        for section in self._sections:
+            section.finish()
+
+    def _value(self, key: str) -> object:
+        self._read.add(key)
+        return self.values.get(key)
+
+    def _missing(self, key: str) -> NoReturn:
+        raise InputError(f"{self.where}: {key} is missing, and there is no default for it")
+
+
+def _number(value: object) -> float | None:
+    """Return a finite number as float, or None when it is none."""
+    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+        return None
+    return float(value)
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
