@@ -1,0 +1,244 @@
+"""A bundle ready to answer: ``load(bundle).generate(prompt)``."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import perf_counter
+from typing import Literal
+
+import numpy as np
+
+from edgepress.errors import InputError
+from edgepress.runtime.config import BundleConfig, read_config
+from edgepress.runtime.sampling import Floats, Indices, Sampling, choose
+from edgepress.runtime.session import PREFILL_CHUNK, DecoderSession, default_threads
+from edgepress.runtime.tokenizer import Detokenizer, StopStrings, Tokenizer, read_tokenizer
+
+StopReason = Literal["end", "stop", "max_tokens", "context"]
+
+
+@dataclass
+class Timings:
+    """Seconds of one generation. ``run`` is the part of ``prefill`` plus ``decode`` spent inside onnxruntime."""
+
+    prefill: float = 0.0
+    decode: float = 0.0
+    run: float = 0.0
+
+
+def load(
+    bundle: str | Path,
+    *,
+    threads: int | None = None,
+    context: int | None = None,
+    prefill_chunk: int = PREFILL_CHUNK,
+    prepared: bool = True,
+) -> "Model":
+    """Open a bundle.
+
+    Args:
+        bundle: the directory that an export wrote.
+        threads: compute threads; by default one for each core that this process may use.
+        context: the most tokens that prompt and answer may have together; by default what the model was trained for.
+            Memory is taken as tokens come, so a long context costs nothing until it is used.
+        prefill_chunk: prompt tokens that are computed at once; larger takes more memory, and hardly gets faster.
+        prepared: start from the prepared form of the weights, making it if there is none yet (see runtime/prepared.py).
+
+    Raises:
+        InputError: the directory is not a bundle, or a number is out of range.
+
+    """
+    config = read_config(Path(bundle))
+    session = DecoderSession(
+        config,
+        threads=default_threads() if threads is None else _positive("threads", threads),
+        context=_checked_context(context, config),
+        prefill_chunk=_positive("prefill_chunk", prefill_chunk),
+        prepared=prepared,
+    )
+    return Model(config, session)
+
+
+def _positive(name: str, number: int) -> int:
+    if number < 1:
+        raise InputError(f"{name} is {number}; it must be at least 1")
+    return number
+
+
+def _checked_context(context: int | None, config: BundleConfig) -> int:
+    if context is None:
+        return config.context_length
+    if context > config.context_length:
+        raise InputError(f"context is {context}; the model in {config.bundle} allows at most {config.context_length}")
+    return _positive("context", context)
+
+
+class Model:
+    """An open bundle. It holds one text at a time; two threads must not use it at once."""
+
+    def __init__(self, config: BundleConfig, session: DecoderSession) -> None:
+        self.config = config
+        self.session = session
+        self._tokenizer: Tokenizer | None = None
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The bundle's tokenizer, read when first used."""
+        if self._tokenizer is None:
+            self._tokenizer = read_tokenizer(self.config.bundle)
+        return self._tokenizer
+
+    @property
+    def context(self) -> int:
+        """The most tokens that the cache holds."""
+        return self.session.context
+
+    def reset(self) -> None:
+        """Forget the text so far."""
+        self.session.reset()
+
+    def prefill(self, tokens: Sequence[int]) -> Floats:
+        """Append tokens; return the logits after the last, (vocab,), valid until the next call."""
+        array = np.asarray(tokens, np.int64)
+        outside = array[(array < 0) | (array >= self.config.vocab_size)]
+        if outside.size:
+            raise InputError(f"token {outside[0]} is not in the vocabulary of {self.config.vocab_size}")
+        return self.session.prefill(array)
+
+    def decode(self, token: int) -> Floats:
+        """Append one token; return the logits after it, (vocab,), valid until the next call."""
+        return self.session.decode(token)
+
+    def generate(
+        self,
+        prompt: str | Sequence[int],
+        *,
+        max_tokens: int | None = None,
+        temperature: float = 0.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        min_p: float = 0.0,
+        repetition_penalty: float = 1.0,
+        seed: int | None = None,
+        stop: Sequence[str] = (),
+    ) -> "Generation":
+        """Continue ``prompt`` (text, or token ids as they are); iterate over the result to get the text as it comes.
+
+        It ends at an end-of-sequence token of the model, before the first of the ``stop`` strings, after ``max_tokens``
+        tokens, or when the context is full. Each call starts a new text. For the numbers see :class:`Sampling`.
+
+        Raises:
+            InputError: the prompt is empty or longer than the context, or a setting is out of its range.
+
+        """
+        if max_tokens is not None:
+            _positive("max_tokens", max_tokens)
+        sampling = Sampling(
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            min_p=min_p,
+            repetition_penalty=repetition_penalty,
+            seed=seed,
+        )
+        tokens = self.tokenizer.encode(prompt) if isinstance(prompt, str) else [int(token) for token in prompt]
+        self.reset()
+        if not tokens:
+            raise InputError("the prompt has no tokens; give at least one")
+        self.session.check_room(len(tokens))
+        return Generation(self, tokens, sampling, max_tokens, StopStrings(stop))
+
+
+@dataclass
+class Generation(Iterator[str]):
+    """Text as it is generated: iterate over it. The attributes below are complete once it has ended.
+
+    - ``tokens``: every token generated, the end-of-sequence token and those of a stop string included
+    - ``stop_reason``: ``end`` (the model ended the text), ``stop`` (a stop string), ``max_tokens`` or ``context``
+    - ``timings``
+    """
+
+    model: Model
+    prompt: list[int]
+    sampling: Sampling
+    max_tokens: int | None
+    stops: StopStrings
+    tokens: list[int] = field(default_factory=list)
+    stop_reason: StopReason | None = None
+    timings: Timings = field(default_factory=Timings)
+
+    def __post_init__(self) -> None:
+        self._pieces = self._generate()
+
+    def __next__(self) -> str:
+        return next(self._pieces)
+
+    def text(self) -> str:
+        """Return all the text that is still to come."""
+        return "".join(self)
+
+    def _generate(self) -> Iterator[str]:
+        """Yield pieces of text; never an empty one."""
+        detokenizer = Detokenizer(self.model.tokenizer, self.prompt)
+        for token in self._tokens():
+            piece = self.stops.push(detokenizer.push(token))
+            if self.stops.found is not None:
+                self.stop_reason = "stop"
+            if piece:
+                yield piece
+            if self.stops.found is not None:
+                return
+        rest = self.stops.push(detokenizer.finish())
+        if self.stops.found is not None:
+            self.stop_reason = "stop"
+        else:
+            rest += self.stops.finish()
+        if rest:
+            yield rest
+
+    def _tokens(self) -> Iterator[int]:
+        """Yield the tokens that have text; sets ``stop_reason`` when there are no more."""
+        model, session = self.model, self.model.session
+        generator = np.random.default_rng(self.sampling.seed)
+        seen = _Seen(self.prompt, session.context)
+        session.reset()
+        run_before = session.run_seconds
+        start = perf_counter()
+        logits = model.prefill(self.prompt)
+        self.timings.prefill = perf_counter() - start
+        self.timings.run = session.run_seconds - run_before
+        while True:
+            token = choose(logits, self.sampling, seen.tokens, generator)
+            self.tokens.append(token)
+            seen.append(token)
+            if token in model.config.eos:
+                self.stop_reason = "end"
+                return
+            full = len(self.tokens) == self.max_tokens
+            if full or session.position == session.context:
+                self.stop_reason = "max_tokens" if full else "context"
+                yield token
+                return
+            yield token
+            run_before = session.run_seconds
+            start = perf_counter()
+            logits = model.decode(token)
+            self.timings.decode += perf_counter() - start
+            self.timings.run += session.run_seconds - run_before
+
+
+class _Seen:
+    """Prompt and answer so far in one array that grows in place."""
+
+    def __init__(self, prompt: Sequence[int], context: int) -> None:
+        self._tokens = np.empty(max(context, len(prompt)) + 1, np.int64)
+        self._tokens[: len(prompt)] = prompt
+        self._count = len(prompt)
+
+    def append(self, token: int) -> None:
+        self._tokens[self._count] = token
+        self._count += 1
+
+    @property
+    def tokens(self) -> Indices:
+        return self._tokens[: self._count]

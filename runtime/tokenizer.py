@@ -1,0 +1,179 @@
+"""Text to tokens and back, the way back one token at a time."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer as _Library
+
+from edgepress.errors import InputError
+
+_REPLACEMENT = "\N{REPLACEMENT CHARACTER}"  # what a decoder writes for bytes that are no character (yet)
+_CONTEXT = 16  # tokens of the prompt that the first new token is decoded after
+_HELD = 8  # tokens held back for an unfinished character before the finished part of them is let go
+_UNFINISHED = 4  # tokens that may still belong to an unfinished character: it has at most three bytes
+
+
+class Tokenizer:
+    """A bundle's ``tokenizer.json``."""
+
+    def __init__(self, library: _Library, *, bos: int | None = None) -> None:
+        self.library = library
+        self.bos = bos
+        self.special = frozenset(id_ for id_, token in library.get_added_tokens_decoder().items() if token.special)
+
+    @property
+    def vocabulary(self) -> int:
+        """The number of entries, added tokens counted."""
+        return int(self.library.get_vocab_size(with_added_tokens=True))
+
+    def encode(self, text: str) -> list[int]:
+        """Tokens of a prompt, with the special tokens that the model was trained to see before a text."""
+        tokens = list(self.library.encode(text).ids)
+        if self.bos is not None and tokens[:1] != [self.bos]:
+            tokens.insert(0, self.bos)
+        return tokens
+
+    def encode_plain(self, text: str) -> list[int]:
+        """Tokens of the text alone: nothing added before or after."""
+        return list(self.library.encode(text, add_special_tokens=False).ids)
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Text of the tokens, special ones left out."""
+        return str(self.library.decode(list(tokens), skip_special_tokens=True))
+
+
+def read_tokenizer(bundle: Path) -> Tokenizer:
+    """Read the tokenizer of a bundle.
+
+    A beginning-of-sequence token is put before a prompt if ``tokenizer_config.json`` says ``add_bos_token`` and the
+    tokenizer does not do it itself.
+    """
+    path = bundle / "tokenizer.json"
+    if not path.is_file():
+        raise InputError(f"{path} is missing; export the bundle again, or prompt with token ids")
+    try:
+        library = _Library.from_file(str(path))
+    except Exception as error:  # the library raises plain Exception
+        raise InputError(f"{path} cannot be read: {error}") from error
+    library.no_truncation()  # limits baked into the file are for training batches
+    library.no_padding()
+    return Tokenizer(library, bos=_added_bos(bundle, library))
+
+
+def _added_bos(bundle: Path, library: _Library) -> int | None:
+    path = bundle / "tokenizer_config.json"
+    if not path.is_file():
+        return None
+    try:
+        config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path} is not valid JSON: {error}") from error
+    if not config.get("add_bos_token"):
+        return None
+    token = config.get("bos_token")
+    if isinstance(token, dict):
+        token = token.get("content")
+    return library.token_to_id(token) if isinstance(token, str) else None
+
+
+class Detokenizer:
+    """Turns tokens into text as they come, each piece final: pieces joined are the text of all tokens.
+
+    A token alone does not have a text: a character may be spread over several tokens, and SentencePiece decoders drop
+    the first space. So a window is decoded: the tokens of the piece before (``context``, whose text is out already)
+    followed by the tokens that have not given text yet. What the window adds to the context's text is the new piece,
+    unless it ends in the middle of a character; then it waits. Windows are a few tokens long, so cost is linear.
+
+    With ``prompt``, the first piece is what follows the prompt, its leading space included.
+
+    For every decoder the pieces joined are what the library gives for all tokens at once, with one exception: where a
+    byte-fallback run turns out not to be UTF-8, the library replaces every byte of the run, also those of characters
+    that were whole; here they are out already.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, prompt: Sequence[int] = ()) -> None:
+        self._tokenizer = tokenizer
+        visible = [token for token in prompt[-4 * _CONTEXT :] if token not in tokenizer.special]
+        self._window = visible[-_CONTEXT:]
+        self._text = tokenizer.decode(self._window)  # the part of the window's text that is out
+        self._pending = 0  # tokens at the window's end that have not given (all of) their text
+
+    def push(self, token: int) -> str:
+        """Take one token, return the text that became final: often a word, sometimes nothing."""
+        if token in self._tokenizer.special:
+            return ""
+        self._window.append(token)
+        self._pending += 1
+        text = self._tokenizer.decode(self._window)
+        if not text.endswith(_REPLACEMENT):
+            return self._release(text)
+        return self._release_finished(text) if self._pending > _HELD else ""
+
+    def finish(self) -> str:
+        """Return what was held back: the replacement characters of a character that never ended, or nothing."""
+        return self._release(self._tokenizer.decode(self._window)) if self._pending else ""
+
+    def _release(self, text: str) -> str:
+        piece = text[len(self._text) :]
+        if piece:
+            del self._window[: -self._pending]
+            self._text = self._tokenizer.decode(self._window)
+            self._pending = 0
+        return piece
+
+    def _release_finished(self, text: str) -> str:
+        """Let go of bytes that can no longer become a character: everything but the last few tokens.
+
+        The window is cut where the texts of both sides joined are the text of the whole, so never inside a character.
+        """
+        for cut in range(len(self._window) - _UNFINISHED, 0, -1):
+            head = self._tokenizer.decode(self._window[:cut])
+            if len(head) >= len(self._text) and head + self._tokenizer.decode(self._window[cut:]) == text:
+                piece = head[len(self._text) :]
+                del self._window[:cut]
+                self._text = ""
+                self._pending = len(self._window)
+                return piece
+        return ""
+
+
+class StopStrings:
+    """Holds back text that may be the beginning of a stop string, and cuts at the first one that is complete."""
+
+    def __init__(self, stops: Sequence[str]) -> None:
+        if isinstance(stops, str):  # a str is a Sequence[str] to the type checker, one letter each
+            raise InputError(f"stop is the text {stops!r}; give a list of texts")
+        if "" in stops:
+            raise InputError("a stop string is empty; it would stop before the first character")
+        self._stops = tuple(stops)
+        self._held = ""
+        self.found: str | None = None
+
+    def push(self, piece: str) -> str:
+        """Take text, return what can be shown; once :attr:`found` is set, that was the last of it."""
+        if not self._stops:
+            return piece
+        text = self._held + piece
+        matches = [(start, stop) for stop in self._stops if (start := text.find(stop)) >= 0]
+        if matches:
+            start, self.found = min(matches, key=lambda match: match[0])
+            self._held = ""
+            return text[:start]
+        held = max(_overlap(text, stop) for stop in self._stops)
+        self._held = text[len(text) - held :]
+        return text[: len(text) - held]
+
+    def finish(self) -> str:
+        """Return what was held back and did not become a stop string."""
+        held, self._held = self._held, ""
+        return held
+
+
+def _overlap(text: str, stop: str) -> int:
+    """Length of the longest end of ``text`` that begins ``stop`` without completing it."""
+    for length in range(min(len(text), len(stop) - 1), 0, -1):
+        if text.endswith(stop[:length]):
+            return length
+    return 0
