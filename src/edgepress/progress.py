@@ -4,9 +4,10 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 Advance = Callable[[int], None]
+Progress = Callable[[int, str, str], AbstractContextManager[Advance]]  # (total, label, unit) → advance(count)
 
 _WIDTH = 28  # characters of bar
 _INTERVAL = 0.1  # seconds between redraws
@@ -62,3 +63,9 @@ def progress(total: int, label: str, unit: str = "") -> Iterator[Advance]:
     finally:
         sys.stderr.write("\r\x1b[K")
         sys.stderr.flush()
+
+
+@contextmanager
+def silent(_total: int, _label: str, _unit: str = "") -> Iterator[Advance]:
+    """Yield an ``advance`` that draws nothing: what library calls use unless told otherwise."""
+    yield lambda _count: None

@@ -1,0 +1,47 @@
+# Every goal works from a bare clone with nothing but Python: it makes .venv, installs, and does the job.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+DEMO := build/demo
+
+.PHONY: help install demo test lint bench clean
+
+help:
+	@echo "make install   .venv/bin/edgepress"
+	@echo "make demo      quantize, export, verify, run and measure the built-in model"
+	@echo "make test      lint, type check and tests"
+	@echo "make bench     measure against onnxruntime-genai and print the README's tables (long)"
+
+$(VENV)/.export: pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[export]'
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.export
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@touch $@
+
+install: $(VENV)/.export
+
+demo: install
+	$(BIN)/edgepress export demo --recipe int4 --out $(DEMO) --force --check
+	$(BIN)/edgepress verify $(DEMO)
+	$(BIN)/edgepress run $(DEMO) --prompt "ROMEO:" --max-tokens 120 --seed 7 --temperature 0.8
+	$(BIN)/edgepress bench $(DEMO) --prompt-lengths 64,192 --decode-tokens 48
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: lint
+	$(BIN)/pytest -n 2
+
+bench: $(VENV)/.dev
+	$(BIN)/python benchmarks/fusion.py
+	$(BIN)/python benchmarks/export_cost.py
+	$(BIN)/python benchmarks/decode_speed.py
+
+clean:
+	rm -rf build .venv

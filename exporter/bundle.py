@@ -1,0 +1,151 @@
+"""The directory that a build step ships: which files go into it and how its manifest is made."""
+
+import json
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import onnx
+
+from edgepress import __version__
+from edgepress.errors import InputError
+from edgepress.exporter.decoder import Decoder
+from edgepress.exporter.plan import Plan
+from edgepress.exporter.recipe import Recipe
+from edgepress.exporter.rope import rope_tables
+from edgepress.exporter.stream import TensorReport
+from edgepress.manifest import MANIFEST_NAME, Manifest, describe_files
+
+MODEL_FILE = "model.onnx"
+DATA_FILE = "model.onnx.data"
+GENAI_FILE = "genai_config.json"
+# What tokenizers and chat templates consist of in Hugging Face form; the first one must be there.
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.model",
+    "generation_config.json",
+)
+
+
+def check_tokenizer(checkpoint: Path) -> None:
+    """Raise InputError unless ``checkpoint`` has a readable tokenizer.json; before any work is done."""
+    path = checkpoint / TOKENIZER_FILES[0]
+    if not path.is_file():
+        raise InputError(
+            f"{checkpoint} has no tokenizer.json; save it there with transformers: "
+            f"AutoTokenizer.from_pretrained(…).save_pretrained({str(checkpoint)!r})"
+        )
+    read_json(path)
+
+
+def read_json(path: Path) -> dict[str, object]:
+    """Read a JSON object, or {} when there is no such file; InputError when it is not a JSON object."""
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise InputError(f"{path} is not JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path} is not a JSON object")
+    return cast("dict[str, object]", content)
+
+
+def write_json(path: Path, content: Mapping[str, object]) -> None:
+    """Write canonical JSON: sorted keys, so that the same content gives the same bytes."""
+    path.write_text(json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def copy_tokenizer(checkpoint: Path, bundle: Path) -> None:
+    """Copy the tokenizer's files by content; onnxruntime-genai also needs a tokenizer_config.json to be there."""
+    for name in TOKENIZER_FILES:
+        source = checkpoint / name
+        if source.is_file():
+            (bundle / name).write_bytes(source.read_bytes())
+    config = bundle / "tokenizer_config.json"
+    if not config.exists():
+        write_json(config, {"tokenizer_class": "PreTrainedTokenizerFast"})
+
+
+def write_tables(path: Path, plan: Plan, decoder: Decoder) -> None:
+    """Write the rotary embeddings' cos and sin into their regions of the data file."""
+    with path.open("r+b") as file:
+        for name, rope in decoder.ropes.items():
+            for part, table in zip(("cos", "sin"), rope_tables(rope, plan.context_length), strict=True):
+                planned = plan.table(f"rope.{name}.{part}")
+                if table.shape != planned.shape:
+                    raise ValueError(f"{planned.name}: {table.shape}, the plan says {planned.shape}")
+                file.seek(planned.region.offset)
+                file.write(np.ascontiguousarray(table, np.float32).data)
+
+
+def describe_tensors(plan: Plan, reports: Mapping[str, TensorReport]) -> tuple[dict[str, object], ...]:
+    """One manifest entry a tensor: where its rows come from, how it is stored, and how well."""
+    entries = []
+    for tensor in plan.tensors:
+        report = reports[tensor.weight.name]
+        scheme = tensor.scheme
+        entries.append(
+            {
+                "name": tensor.weight.name,
+                "kind": tensor.weight.kind,
+                "shape": list(tensor.weight.shape),
+                "sources": [part.tensor for part in tensor.weight.parts],
+                "scheme": None
+                if scheme is None
+                else {"method": scheme.method, "bits": scheme.bits, "block_size": scheme.block_size},
+                "reason": tensor.reason,
+                "bytes_before": tensor.bytes_before,
+                "bytes_after": tensor.bytes_after,
+                "regions": {part: [region.offset, region.nbytes] for part, region in tensor.regions.items()},
+                "sqnr_db": None if report.sqnr_db is None else round(report.sqnr_db, 4),
+            }
+        )
+    return tuple(entries)
+
+
+def write_manifest(
+    bundle: Path,
+    *,
+    model_type: str,
+    target: str,
+    recipe: Recipe,
+    plan: Plan,
+    reports: Mapping[str, TensorReport],
+    source: dict[str, str],
+    parity: dict[str, object] | None,
+) -> Manifest:
+    """Hash what is on disk, as read back from there, and write ``manifest.json``."""
+    files = describe_files(bundle)
+    manifest = Manifest(
+        model_type=model_type,
+        target=target,
+        recipe=recipe.to_json(),
+        versions={
+            "edgepress": __version__,
+            "numpy": np.__version__,
+            "onnx": onnx.__version__,
+            "python": platform.python_version(),
+        },
+        source=source,
+        tensors=describe_tensors(plan, reports),
+        totals={
+            "bytes_before": plan.bytes_before,
+            "bytes_after": sum(entry.size for entry in files.values()),
+            "context_length": plan.context_length,
+            "cache_bytes": plan.cache_bytes,
+        },
+        files=files,
+        parity=parity,
+    )
+    (bundle / MANIFEST_NAME).write_text(manifest.serialize(), encoding="utf-8")
+    return manifest

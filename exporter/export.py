@@ -1,0 +1,143 @@
+"""Checkpoint → bundle: what happens, in order."""
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from os import cpu_count
+from pathlib import Path
+
+import onnx
+
+from edgepress import __version__
+from edgepress.errors import InputError
+from edgepress.exporter import bundle
+from edgepress.exporter.architectures import architecture
+from edgepress.exporter.checkpoint import Checkpoint, check_tensors, resolve_model, same_tensor
+from edgepress.exporter.config import Config
+from edgepress.exporter.decoder import Decoder
+from edgepress.exporter.genai_config import make_genai_config
+from edgepress.exporter.graph.decoder import build_decoder
+from edgepress.exporter.plan import Plan, make_plan
+from edgepress.exporter.recipe import Recipe, read_recipe
+from edgepress.exporter.stream import write_weights
+from edgepress.files import atomic_directory
+from edgepress.manifest import Manifest
+from edgepress.progress import Progress, silent
+from edgepress.targets import Operator, Target, find_target, missing_kernels
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Everything that is decided before a weight is read."""
+
+    checkpoint: Checkpoint
+    decoder: Decoder
+    recipe: Recipe
+    target: Target
+    plan: Plan
+
+
+def decide(model: str | Path, *, target: str, recipe: str | Path, context_length: int | None = None) -> Prepared:
+    """Read headers and config only, and plan the export (what ``edgepress plan`` prints).
+
+    Raises:
+        InputError: the model, recipe or target cannot be used; the message says which, why and what to do.
+
+    """
+    chosen_target = find_target(target)
+    chosen_recipe = read_recipe(recipe)
+    if context_length is not None:
+        chosen_recipe = replace(chosen_recipe, context_length=context_length)
+    checkpoint = Checkpoint.open(resolve_model(str(model)))
+    decoder = read_decoder(checkpoint)
+    plan = make_plan(decoder, chosen_recipe, lambda name: checkpoint.tensors[name].itemsize)
+    return Prepared(checkpoint, decoder, chosen_recipe, chosen_target, plan)
+
+
+def read_decoder(checkpoint: Checkpoint) -> Decoder:
+    """Describe the checkpoint's model; every config key is understood and every tensor is used, or it is an error."""
+    model_type = checkpoint.config.get("model_type")
+    if not isinstance(model_type, str):
+        raise InputError(f"{checkpoint.directory / 'config.json'} names no model_type; it is not a transformers model")
+    found = architecture(model_type)
+    config = Config(checkpoint.config)
+    decoder = found.read(config)
+    config.finish()
+    check_tensors(checkpoint, decoder.weights(), ignored=found.ignored_tensors)
+    return decoder
+
+
+def export(
+    model: str | Path,
+    *,
+    out: str | Path,
+    target: str = "arm64-cpu",
+    recipe: str | Path = "int4",
+    context_length: int | None = None,
+    check: bool = False,
+    force: bool = False,
+    threads: int | None = None,
+    progress: Progress = silent,
+) -> Manifest:
+    """Turn a checkpoint into a bundle directory and return its manifest.
+
+    Args:
+        model: ``demo``, a directory in Hugging Face form, or a hub id.
+        out: the bundle's directory; written beside itself and renamed into place when complete.
+        target: a name from :func:`edgepress.targets.target_names`.
+        recipe: a preset's name or a TOML file.
+        context_length: positions that the bundle can hold; the model's own maximum when None.
+        check: compare the bundle with the reference model and keep the result in the manifest.
+        force: replace ``out`` when it exists.
+        threads: threads that quantize; all cores when None. The bytes do not depend on it.
+        progress: makes the bars of the long steps; :func:`edgepress.progress.progress` draws them on a terminal.
+
+    Raises:
+        InputError: something cannot be used as it is; nothing is left behind.
+        CheckFailed: ``check`` found that the graph does not compute what the reference computes.
+
+    """
+    prepared = decide(model, target=target, recipe=recipe, context_length=context_length)
+    checkpoint, decoder, plan = prepared.checkpoint, prepared.decoder, prepared.plan
+    bundle.check_tokenizer(checkpoint.directory)
+    generation = bundle.read_json(checkpoint.directory / "generation_config.json")
+    genai_config = make_genai_config(decoder, plan, checkpoint.config, generation)
+    graph = build_decoder(decoder, plan, data_file=bundle.DATA_FILE, version=__version__)
+    check_legal(graph, prepared.target)
+    with atomic_directory(Path(out), replace=force) as work, ThreadPoolExecutor(1) as background:
+        source = background.submit(checkpoint.source_hashes)
+        with progress(plan.bytes_before, "quantizing", "B") as advance:
+            reports = write_weights(
+                checkpoint, plan, work / bundle.DATA_FILE, threads=threads or cpu_count() or 1, progress=advance
+            )
+        bundle.write_tables(work / bundle.DATA_FILE, plan, decoder)
+        (work / bundle.MODEL_FILE).write_bytes(graph.SerializeToString(deterministic=True))
+        bundle.copy_tokenizer(checkpoint.directory, work)
+        bundle.write_json(work / bundle.GENAI_FILE, genai_config)
+        parity = check_parity(work, prepared) if check else None
+        return bundle.write_manifest(
+            work,
+            model_type=decoder.model_type,
+            target=prepared.target.name,
+            recipe=prepared.recipe,
+            plan=plan,
+            reports=reports,
+            source=source.result(),
+            parity=parity,
+        )
+
+
+def check_legal(graph: onnx.ModelProto, target: Target) -> None:
+    """Raise InputError when ``target``'s provider lacks a kernel for a node of ``graph``."""
+    versions = {opset.domain: opset.version for opset in graph.opset_import}
+    used = {Operator(node.domain, node.op_type, versions[node.domain]) for node in graph.graph.node}
+    missing = missing_kernels(target, used)
+    if missing:
+        names = ", ".join(f"{operator.domain or 'ai.onnx'}.{operator.op} v{operator.version}" for operator in missing)
+        raise InputError(f"{target.name}: {target.provider} has no kernel for {names}; use another target or recipe")
+
+
+def check_parity(work: Path, prepared: Prepared) -> dict[str, object]:
+    """Compare the written graph with the reference model; see :mod:`edgepress.exporter.parity`."""
+    from edgepress.exporter.parity import parity  # noqa: PLC0415 - imports torch, which an unchecked export must not
+
+    return parity(work, prepared.checkpoint, prepared.decoder, prepared.plan)

@@ -1,0 +1,220 @@
+"""What ``edgepress plan`` and ``edgepress inspect`` print: plans and graphs as data, and as tables for reading."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from math import prod
+from pathlib import Path
+from typing import cast
+
+import onnx
+
+from edgepress.errors import InputError
+from edgepress.exporter.bundle import MODEL_FILE
+from edgepress.exporter.export import Prepared
+from edgepress.exporter.plan import PlannedTensor
+from edgepress.manifest import MANIFEST_NAME, bundle_hash, read_manifest
+
+Json = dict[str, object]
+
+
+def plan_to_json(prepared: Prepared) -> Json:
+    """Return the plan with its totals; sizes in bytes, and what is only estimated under ``estimates``."""
+    plan = prepared.plan
+    return {
+        "model": str(prepared.checkpoint.directory),
+        "model_type": prepared.decoder.model_type,
+        "target": prepared.target.name,
+        "recipe": prepared.recipe.to_json(),
+        "context_length": plan.context_length,
+        "tensors": [_tensor_to_json(tensor) for tensor in plan.tensors],
+        "tables": [{"name": table.name, "bytes": table.region.nbytes} for table in plan.tables],
+        "totals": {
+            "parameters": sum(prod(tensor.weight.shape) for tensor in plan.tensors),
+            "bytes_before": plan.bytes_before,
+            "weights_bytes": sum(tensor.bytes_after for tensor in plan.tensors),
+            "data_file_bytes": plan.data_bytes,
+            "cache_bytes_at_full_context": plan.cache_bytes,
+        },
+        "estimates": {
+            "bundle_bytes": plan.data_bytes + _graph_and_tokenizer_bytes(prepared),
+            "runtime_memory_bytes": plan.data_bytes + plan.cache_bytes,
+        },
+    }
+
+
+def _graph_and_tokenizer_bytes(prepared: Prepared) -> int:
+    nodes_per_layer = 6000  # bytes of graph a layer, seen in bundles; the tokenizer's own size is exact
+    tokenizer = sum(
+        path.stat().st_size for path in prepared.checkpoint.directory.glob("tokenizer*") if path.is_file()
+    )
+    return nodes_per_layer * len(prepared.decoder.layers) + tokenizer
+
+
+def _tensor_to_json(tensor: PlannedTensor) -> Json:
+    scheme = tensor.scheme
+    return {
+        "name": tensor.weight.name,
+        "kind": tensor.weight.kind,
+        "shape": list(tensor.weight.shape),
+        "sources": [part.tensor for part in tensor.weight.parts],
+        "scheme": None if scheme is None else f"{scheme.method} {scheme.bits} bits, block {scheme.block_size}",
+        "reason": tensor.reason,
+        "bytes_before": tensor.bytes_before,
+        "bytes_after": tensor.bytes_after,
+    }
+
+
+def format_plan(prepared: Prepared) -> str:
+    """Return the plan as a table, one line a tensor, and its totals."""
+    plan = plan_to_json(prepared)
+    rows = [
+        (
+            str(tensor["name"]),
+            "×".join(map(str, cast("list[int]", tensor["shape"]))),
+            str(tensor["scheme"] or "float32"),
+            _megabytes(tensor["bytes_before"]),
+            _megabytes(tensor["bytes_after"]),
+            str(tensor["reason"]),
+        )
+        for tensor in cast("list[Json]", plan["tensors"])
+    ]
+    table = _table(("tensor", "shape", "scheme", "before MB", "after MB", "why"), rows, right=(3, 4))
+    totals, estimates = cast("Json", plan["totals"]), cast("Json", plan["estimates"])
+    return "\n".join(
+        [
+            table,
+            "",
+            f"{plan['model_type']} for {plan['target']}, recipe {prepared.recipe.name}, "
+            f"context {plan['context_length']}, {totals['parameters']:,} parameters",
+            f"weights      {_megabytes(totals['bytes_before'])} MB → {_megabytes(totals['weights_bytes'])} MB",
+            f"data file    {_megabytes(totals['data_file_bytes'])} MB (with rotary tables and alignment)",
+            f"bundle       about {_megabytes(estimates['bundle_bytes'])} MB (estimate)",
+            f"memory       about {_megabytes(estimates['runtime_memory_bytes'])} MB to run at the full context, "
+            f"{_megabytes(totals['cache_bytes_at_full_context'])} MB of it key-value cache (estimate)",
+        ]
+    )
+
+
+def inspect(path: Path) -> Json:
+    """Describe a bundle or any ONNX file: operators, inputs, outputs, bytes per group of tensors.
+
+    Raises:
+        InputError: ``path`` is neither, or the file cannot be parsed.
+
+    """
+    model_path = path / MODEL_FILE if path.is_dir() else path
+    if not model_path.is_file():
+        raise InputError(f"{path} is neither a bundle (no {MODEL_FILE}) nor a file; name one of them")
+    try:
+        model = onnx.load_model(model_path, load_external_data=False)
+    except Exception as error:  # protobuf's own exception types differ between its C++ and Python builds
+        raise InputError(f"{model_path} is not an ONNX model: {error}") from error
+    if not model.graph.node and not model.graph.output:
+        raise InputError(f"{model_path} is not an ONNX model: it has no nodes and no outputs")
+    graph = model.graph
+    operators = Counter(f"{node.domain}.{node.op_type}".lstrip(".") for node in graph.node)
+    result: Json = {
+        "path": str(path),
+        "producer": f"{model.producer_name} {model.producer_version}".strip(),
+        "opsets": {opset.domain or "ai.onnx": opset.version for opset in model.opset_import},
+        "nodes": len(graph.node),
+        "operators": dict(operators.most_common()),
+        "inputs": [_value_to_json(value) for value in graph.input],
+        "outputs": [_value_to_json(value) for value in graph.output],
+        "groups": _groups(graph.initializer),
+    }
+    if path.is_dir() and (path / MANIFEST_NAME).exists():
+        manifest = read_manifest(path)
+        result["bundle"] = {
+            "sha256": bundle_hash(path),
+            "model_type": manifest.model_type,
+            "target": manifest.target,
+            "recipe": manifest.recipe,
+            "totals": manifest.totals,
+            "parity": manifest.parity,
+            "files": {name: entry.size for name, entry in manifest.files.items()},
+        }
+    return result
+
+
+def _value_to_json(value: onnx.ValueInfoProto) -> Json:
+    tensor = value.type.tensor_type
+    shape = [dim.dim_param or (dim.dim_value if dim.HasField("dim_value") else "?") for dim in tensor.shape.dim]
+    return {"name": value.name, "dtype": onnx.TensorProto.DataType.Name(tensor.elem_type).lower(), "shape": shape}
+
+
+def _groups(initializers: Iterable[onnx.TensorProto]) -> Json:
+    """Bytes per group: the initializer's name without layer numbers; bytes that two names share are counted once."""
+    groups: dict[str, Json] = {}
+    seen: set[tuple[str, str]] = set()
+    for tensor in initializers:
+        entries = {entry.key: entry.value for entry in tensor.external_data}
+        place = (entries.get("location", tensor.name), entries.get("offset", ""))
+        nbytes = 0 if place in seen else int(entries.get("length", 0)) or _inline_bytes(tensor)
+        seen.add(place)
+        name = ".".join("*" if piece.isdigit() else piece for piece in tensor.name.split("."))
+        group = groups.setdefault(name, {"tensors": 0, "bytes": 0})
+        group["tensors"] = cast("int", group["tensors"]) + 1
+        group["bytes"] = cast("int", group["bytes"]) + nbytes
+    return dict(sorted(groups.items(), key=lambda item: -cast("int", item[1]["bytes"])))
+
+
+def _inline_bytes(tensor: onnx.TensorProto) -> int:
+    return len(tensor.raw_data) or tensor.ByteSize()
+
+
+def format_inspection(inspection: Json) -> str:
+    """Return :func:`inspect`'s result as tables."""
+    operators = cast("dict[str, int]", inspection["operators"])
+    groups = cast("dict[str, Json]", inspection["groups"])
+    values = [
+        (kind, str(value["name"]), str(value["dtype"]), str(value["shape"]))
+        for kind in ("inputs", "outputs")
+        for value in _folded(cast("list[Json]", inspection[kind]))
+    ]
+    parts = [
+        f"{inspection['path']} ({inspection['producer'] or 'unknown producer'}), opsets {inspection['opsets']}",
+        "",
+        _table(("operator", "count"), [(name, str(count)) for name, count in operators.items()], right=(1,)),
+        "",
+        _table(("", "name", "dtype", "shape"), values),
+        "",
+        _table(
+            ("group", "tensors", "MB"),
+            [(name, str(group["tensors"]), _megabytes(group["bytes"])) for name, group in groups.items()],
+            right=(1, 2),
+        ),
+    ]
+    if "bundle" in inspection:
+        described = cast("Json", inspection["bundle"])
+        files = cast("dict[str, int]", described["files"])
+        parts += ["", _table(("file", "MB"), [(n, _megabytes(s)) for n, s in files.items()], right=(1,))]
+        parts += ["", f"bundle {described['sha256']}: {described['model_type']} for {described['target']}"]
+        if described["parity"] is not None:
+            parts.append(f"parity {described['parity']}")
+    return "\n".join(parts)
+
+
+def _folded(values: list[Json]) -> list[Json]:
+    """Show one line for a numbered family of values such as ``present.*.key``."""
+    folded: dict[str, Json] = {}
+    for value in values:
+        name = ".".join("*" if piece.isdigit() else piece for piece in str(value["name"]).split("."))
+        folded.setdefault(name, {**value, "name": name})
+    return list(folded.values())
+
+
+def _megabytes(nbytes: object) -> str:
+    return f"{cast('int', nbytes) / 1e6:,.3f}"
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
+    widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
+    lines = []
+    for row in (header, ["-" * width for width in widths], *rows):
+        cells = [
+            cell.rjust(width) if column in right else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)

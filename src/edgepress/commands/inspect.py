@@ -1,0 +1,24 @@
+"""``edgepress inspect``: what a bundle or an ONNX file contains."""
+
+import argparse
+from pathlib import Path
+
+NAME = "inspect"
+HELP = "print what a bundle or ONNX file contains: operators, inputs, outputs, bytes"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add this verb's arguments."""
+    parser.add_argument("path", type=Path, help="a bundle directory or an .onnx file")
+    parser.add_argument("--json", action="store_true", help="machine-readable")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the contents as tables or JSON."""
+    import json  # noqa: PLC0415 - with the next one: --help stays quick
+
+    from edgepress.exporter.report import format_inspection, inspect  # noqa: PLC0415
+
+    inspection = inspect(arguments.path)
+    print(json.dumps(inspection, indent=2) if arguments.json else format_inspection(inspection))
+    return 0

@@ -1,0 +1,28 @@
+"""``edgepress plan``: what an export would do, without reading a weight."""
+
+import argparse
+
+from edgepress.commands.export import add_model_arguments
+
+NAME = "plan"
+HELP = "print what an export would do to each tensor, without reading weights"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add this verb's arguments."""
+    add_model_arguments(parser)
+    parser.add_argument("--json", action="store_true", help="machine-readable")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the plan as a table or JSON."""
+    import json  # noqa: PLC0415 - with the next one: --help stays quick
+
+    from edgepress.exporter import decide  # noqa: PLC0415
+    from edgepress.exporter.report import format_plan, plan_to_json  # noqa: PLC0415
+
+    prepared = decide(
+        arguments.model, target=arguments.target, recipe=arguments.recipe, context_length=arguments.context
+    )
+    print(json.dumps(plan_to_json(prepared), indent=2) if arguments.json else format_plan(prepared))
+    return 0

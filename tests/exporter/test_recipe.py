@@ -1,0 +1,86 @@
+"""Recipes say exactly what they mean, and a typo is never a default."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgepress.errors import InputError
+from edgepress.exporter.recipe import Storage, preset_names, read_recipe
+from edgepress.exporter.scheme import BITS, BLOCK_SIZES
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "mine.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_the_presets_are_those_that_the_readme_names() -> None:
+    assert set(preset_names()) >= {"fp32", "int8", "int4", "int4-fast"}
+
+
+@pytest.mark.parametrize(
+    ("name", "storage"),
+    [
+        ("fp32", Storage("rtn", 32, 32)),
+        ("int8", Storage("rtn", 8, 32)),
+        ("int4", Storage("rtn", 4, 32)),
+        ("int4-fast", Storage("rtn", 4, 128)),
+    ],
+)
+def test_a_preset_stores_layers_embedding_and_head_alike(name: str, storage: Storage) -> None:
+    recipe = read_recipe(name)
+    assert (recipe.weights, recipe.embedding, recipe.head) == (storage, storage, storage)
+    assert recipe.accuracy_level == 4
+
+
+@given(bits=st.sampled_from(BITS), block=st.sampled_from(BLOCK_SIZES), head_bits=st.sampled_from(BITS))
+def test_what_is_written_is_what_is_read(
+    tmp_path_factory: pytest.TempPathFactory, bits: int, block: int, head_bits: int
+) -> None:
+    text = f"context_length = 64\n[weights]\nbits = {bits}\nblock_size = {block}\n[head]\nbits = {head_bits}\n"
+    recipe = read_recipe(write(tmp_path_factory.mktemp("recipe"), text))
+    assert recipe.weights == recipe.embedding == Storage("rtn", bits, block)
+    assert recipe.head == Storage("rtn", head_bits, block)
+    assert recipe.context_length == 64
+
+
+def test_the_last_matching_override_wins(tmp_path: Path) -> None:
+    text = (
+        "[weights]\nbits = 4\n[[override]]\nmatch = 'layers.*'\nbits = 8\n"
+        "[[override]]\nmatch = '*.down'\nbits = 32\n"
+    )
+    recipe = read_recipe(write(tmp_path, text))
+    assert recipe.storage("layers.3.mlp.up", "linear")[0].bits == 8
+    assert recipe.storage("layers.3.mlp.down", "linear") == (Storage("rtn", 32, 32), "override '*.down'")
+    assert recipe.storage("embedding", "embedding")[0].bits == 4
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[weights]\nbit = 4", "unknown key 'bit'; did you mean 'bits'"),
+        ("[weights]\nbits = 4\n[embeding]\nbits = 8", "did you mean 'embedding'"),
+        ("[weights]\nbits = 4\nblocksize = 32", "did you mean 'block_size'"),
+        ("[weights]\nbits = 5", r"bits must be one of 4, 8, 32, not 5"),
+        ("[weights]\nbits = '4'", "not '4'"),
+        ("[weights]\nbits = true", "not True"),
+        ("[weights]\nbits = 4\nblock_size = 100", "block_size must be one of"),
+        ("[head]\nbits = 4", r"needs a \[weights\] table"),
+        ("accuracy_level = 3\n[weights]\nbits = 4", "accuracy_level must be one of 0, 1, 4"),
+        ("context_length = 0\n[weights]\nbits = 4", "context_length"),
+        ("[weights]\nbits = 4\n[[override]]\nbits = 8", "needs `match`"),
+        ("weights = 4", "must be a table"),
+        ("[weights", "not a TOML recipe"),
+    ],
+)
+def test_a_wrong_recipe_is_one_clear_error(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        read_recipe(write(tmp_path, text))
+
+
+def test_an_unknown_preset_names_the_nearest_and_all() -> None:
+    with pytest.raises(InputError, match=r"did you mean int4-fast\? Presets: .*fp32"):
+        read_recipe("int4-fsat")

@@ -1,0 +1,80 @@
+"""Directories appear whole or not at all."""
+
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgepress.errors import InputError
+from edgepress.files import atomic_directory, sha256_file
+
+
+@given(content=st.binary(max_size=3 << 20))
+def test_sha256_is_that_of_the_whole_content(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
+    path = tmp_path_factory.mktemp("hash") / "file"
+    path.write_bytes(content)
+    assert sha256_file(path) == hashlib.sha256(content).hexdigest()
+
+
+def test_the_directory_appears_when_the_block_ends(tmp_path: Path) -> None:
+    target = tmp_path / "deep" / "out"
+    with atomic_directory(target) as work:
+        (work / "file").write_bytes(b"1")
+        assert not target.exists()
+    assert [path.name for path in target.iterdir()] == ["file"]
+    assert [path.name for path in target.parent.iterdir()] == ["out"]
+
+
+def test_an_error_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError), atomic_directory(tmp_path / "out") as work:
+        (work / "file").write_bytes(b"1")
+        raise RuntimeError
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_exists_is_refused_unless_replaced(tmp_path: Path) -> None:
+    target = tmp_path / "out"
+    target.mkdir()
+    (target / "old").touch()
+    with pytest.raises(InputError, match="--force"), atomic_directory(target):
+        pytest.fail("the block must not run")
+    with atomic_directory(target, replace=True) as work:
+        (work / "new").touch()
+    assert [path.name for path in target.iterdir()] == ["new"]
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_link_and_an_unwritable_parent_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path)
+    with pytest.raises(InputError, match="symbolic link"), atomic_directory(tmp_path / "link", replace=True):
+        pytest.fail("the block must not run")
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="cannot write beside"), atomic_directory(tmp_path / "file" / "out"):
+        pytest.fail("the block must not run")
+
+
+@pytest.mark.parametrize("had_old", [False, True])
+def test_killed_in_the_middle_leaves_the_old_directory_or_none(tmp_path: Path, had_old: bool) -> None:
+    target = tmp_path / "out"
+    if had_old:
+        target.mkdir()
+        (target / "old").touch()
+    code = (
+        "import sys, time\nfrom pathlib import Path\nfrom edgepress.files import atomic_directory\n"
+        "with atomic_directory(Path(sys.argv[1]), replace=True) as work:\n"
+        "    (work / 'new').touch()\n    print('inside', flush=True)\n    time.sleep(60)\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code, str(target)], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"inside\n"
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    time.sleep(0)
+    assert ([path.name for path in target.iterdir()] if target.exists() else []) == (["old"] if had_old else [])

@@ -1,0 +1,101 @@
+"""The manifest finds every change that can be made to a bundle."""
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edgepress.errors import InputError
+from edgepress.manifest import MANIFEST_NAME, Manifest, describe_files, find_problems, read_manifest
+
+
+def make_bundle(folder: Path) -> Path:
+    folder.mkdir()
+    (folder / "model.onnx").write_bytes(b"graph")
+    (folder / "model.onnx.data").write_bytes(bytes(range(256)))
+    manifest = Manifest(
+        model_type="llama",
+        target="arm64-cpu",
+        recipe={"name": "int4"},
+        versions={"edgepress": "0"},
+        source={"config.json": "0" * 64},
+        tensors=({"name": "embedding", "sqnr_db": 20.5},),
+        totals={"bytes_before": 1, "bytes_after": 2},
+        files=describe_files(folder),
+    )
+    (folder / MANIFEST_NAME).write_text(manifest.serialize(), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    return make_bundle(tmp_path / "bundle")
+
+
+def test_a_fresh_bundle_has_no_problems_and_reads_back(bundle: Path) -> None:
+    assert find_problems(bundle) == []
+    manifest = read_manifest(bundle)
+    assert manifest.tensors[0]["sqnr_db"] == 20.5
+    assert manifest.serialize() == (bundle / MANIFEST_NAME).read_text(encoding="utf-8")
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_any_flipped_byte_in_any_file_is_named(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+    bundle = make_bundle(tmp_path_factory.mktemp("flip") / "bundle")
+    path = data.draw(st.sampled_from(sorted(bundle.iterdir())))
+    content = bytearray(path.read_bytes())
+    position = data.draw(st.integers(0, len(content) - 1))
+    content[position] ^= data.draw(st.integers(1, 255))
+    path.write_bytes(content)
+    problems = find_problems(bundle)
+    assert len(problems) >= 1
+    assert path.name in problems[0]
+
+
+def test_a_missing_file_is_named(bundle: Path) -> None:
+    (bundle / "model.onnx.data").unlink()
+    assert find_problems(bundle) == ["model.onnx.data: missing"]
+
+
+def test_a_truncated_file_is_named_with_both_sizes(bundle: Path) -> None:
+    os.truncate(bundle / "model.onnx.data", 255)
+    assert find_problems(bundle) == ["model.onnx.data: 255 bytes, the manifest says 256"]
+
+
+def test_an_extra_file_and_an_extra_linked_folder_are_named(bundle: Path, tmp_path: Path) -> None:
+    (bundle / "extra.bin").write_bytes(b"")
+    (bundle / "linked").symlink_to(tmp_path, target_is_directory=True)
+    problems = find_problems(bundle)
+    assert [problem.split(":")[0] for problem in problems] == ["extra.bin", "linked"]
+
+
+def test_a_file_replaced_by_a_link_to_the_same_bytes_is_named(bundle: Path, tmp_path: Path) -> None:
+    (bundle / "model.onnx").rename(tmp_path / "elsewhere")
+    (bundle / "model.onnx").symlink_to(tmp_path / "elsewhere")
+    assert find_problems(bundle) == ["model.onnx: is a symbolic link; a bundle holds plain files only"]
+
+
+@pytest.mark.parametrize("name", ["../outside", "/etc/hostname", "a/../../outside"])
+def test_a_manifest_that_names_a_path_outside_is_refused(bundle: Path, tmp_path: Path, name: str) -> None:
+    (tmp_path / "outside").write_bytes(b"x")
+    manifest = read_manifest(bundle)
+    entry = manifest.files["model.onnx"]
+    manifest.files[name] = entry
+    (bundle / MANIFEST_NAME).write_text(manifest.serialize(), encoding="utf-8")
+    assert find_problems(bundle) == [f"{name}: the manifest names a path outside the bundle"]
+
+
+def test_reading_says_what_is_wrong_with_a_folder(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="not a directory"):
+        read_manifest(tmp_path / "absent")
+    with pytest.raises(InputError, match="has no manifest.json"):
+        read_manifest(tmp_path)
+    (tmp_path / MANIFEST_NAME).write_text("[]", encoding="utf-8")
+    with pytest.raises(InputError, match="not a JSON object"):
+        read_manifest(tmp_path)
+    (tmp_path / MANIFEST_NAME).write_text('{"schema_version": 99}', encoding="utf-8")
+    with pytest.raises(InputError, match="schema version 99"):
+        read_manifest(tmp_path)
