@@ -1,0 +1,276 @@
+"""Read a checkpoint in Hugging Face form: its config and, a few rows at a time, its tensors."""
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgepress.errors import InputError
+from edgepress.exporter.decoder import Part, Weight
+from edgepress.exporter.stored import READABLE, StoredTensor, json_object, read_header
+from edgepress.files import sha256_file
+
+__all__ = ["READABLE", "Checkpoint", "StoredTensor", "check_tensors", "resolve_model", "same_tensor"]
+
+SINGLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+# What a hub download may bring: weights as safetensors, configs and tokenizer files. Never pickles, never code.
+HUB_PATTERNS = ("*.safetensors", "*.json", "tokenizer.model", "*.jinja", "*.txt")
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
+_TRANSPOSED_PIECE = 1 << 18  # elements of a stored tensor read at a time when only some of its columns are wanted
+_COMPARED_PIECE = 1 << 20  # bytes
+_AGAIN = "download or convert the checkpoint again"
+_MISMATCH = "the config and the weights do not belong together"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A directory with ``config.json`` and safetensors, checked, with no weight read yet. Made by :meth:`open`."""
+
+    directory: Path
+    config: Mapping[str, object]
+    tensors: Mapping[str, StoredTensor]
+    weight_files: tuple[Path, ...]
+
+    @classmethod
+    def open(cls, directory: Path) -> "Checkpoint":
+        """Read the config and every header.
+
+        As in transformers, ``model.safetensors`` is preferred to an index beside it.
+
+        Raises:
+            InputError: anything but a whole and consistent checkpoint; the message names the file or tensor.
+
+        """
+        if not directory.is_dir():
+            what = "is not a directory" if directory.exists() else "does not exist"
+            raise InputError(f"{directory} {what}; name a directory with config.json and {SINGLE}")
+        if not any(directory.iterdir()):
+            raise InputError(f"{directory} is empty; name a directory with config.json and {SINGLE}")
+        config_file = member(directory, "config.json")
+        if config_file is None:
+            raise InputError(f"{directory} has no config.json; copy it from where the checkpoint came from")
+        config = json_object(config_file, config_file.read_bytes(), "correct it or copy it again")
+        if (single := member(directory, SINGLE)) is not None:
+            shards: dict[Path, list[str]] = {single: []}
+        elif (index := member(directory, INDEX)) is not None:
+            shards = _read_index(directory, index)
+        else:
+            raise InputError(_no_weights(directory))
+        tensors: dict[str, StoredTensor] = {}
+        for file, listed in shards.items():
+            found = read_header(file)
+            for name in listed:
+                if name not in found:
+                    raise InputError(f"{INDEX} says that {file.name} holds {name}, and it does not; {_AGAIN}")
+            for name, tensor in found.items():
+                if name in tensors:
+                    raise InputError(f"{name} is in both {tensors[name].file.name} and {file.name}; {_AGAIN}")
+                tensors[name] = tensor
+        return cls(directory, config, tensors, tuple(shards))
+
+    def file(self, name: str) -> Path | None:
+        """Path of another file of the checkpoint, None when absent; a link out of the directory is refused."""
+        return member(self.directory, name)
+
+    def rows(self, name: str, start: int, stop: int) -> NDArray[np.float32]:
+        """Rows ``start`` to ``stop`` of a tensor as float32, (stop − start, …)."""
+        return self.tensors[name].rows(start, stop)
+
+    def part_rows(self, part: Part, start: int, stop: int) -> NDArray[np.float32]:
+        """Rows ``start`` to ``stop``, counted within ``part``, as float32: (stop − start, columns) or (stop − start,).
+
+        Rows of a transposed part are columns of the stored tensor, all of whose rows are then read, in bounded
+        pieces: ask for many at a time.
+        """
+        first, last = part.start + start, part.start + stop
+        tensor = self.tensors[part.tensor]
+        if not part.transposed:
+            return tensor.rows(first, last)
+        stored_rows, stored_columns = tensor.shape
+        out = np.empty((stop - start, stored_rows), np.float32)
+        step = max(1, _TRANSPOSED_PIECE // stored_columns)
+        for row in range(0, stored_rows, step):
+            piece = tensor.rows(row, min(row + step, stored_rows))  # (piece rows, stored columns)
+            out[:, row : row + len(piece)] = piece[:, first:last].T
+        return out
+
+    def source_hashes(self) -> dict[str, str]:
+        """SHA-256 of the config, of every file with weights and of the index that names them, by file name."""
+        names = ["config.json", *(file.name for file in self.weight_files)]
+        if self.weight_files[0].name != SINGLE:
+            names.append(INDEX)
+        return {name: sha256_file(self.directory / name) for name in sorted(names)}
+
+
+def member(directory: Path, name: str) -> Path | None:
+    """Path of a file in a checkpoint directory, None when absent.
+
+    A link may point to a file in the same directory. In the hub cache, where ``models--…/snapshots/<revision>/<file>``
+    is a link, it may also point into ``models--…/blobs``. Anything else could put an unrelated file in the bundle.
+    """
+    path = directory / name
+    if not os.path.lexists(path):
+        return None
+    target, home = path.resolve(), directory.resolve()
+    allowed = [home]
+    if home.parent.name == "snapshots" and home.parent.parent.name.startswith("models--"):
+        allowed.append(home.parent.parent / "blobs")
+    if not any(target.is_relative_to(folder) for folder in allowed):
+        raise InputError(f"{path} is a link out of its directory, to {target}; put the file itself there")
+    if not target.is_file():
+        what = "is not a file" if target.exists() else f"is a link to {target}, which does not exist"
+        raise InputError(f"{path} {what}; {_AGAIN}")
+    return path
+
+
+def _read_index(directory: Path, index: Path) -> dict[Path, list[str]]:
+    """Shards in the order of their names, each with the tensors that the index expects in it."""
+    weight_map = json_object(index, index.read_bytes(), _AGAIN).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise InputError(f"{index} has no weight_map; {_AGAIN}")
+    names: dict[str, list[str]] = {}
+    for tensor, name in weight_map.items():
+        if not isinstance(name, str) or not name.endswith(".safetensors") or re.search(r"[/\\:\0]", name):
+            raise InputError(
+                f"{index}: {tensor} is said to be in {name!r}; shards must be .safetensors files in the same directory"
+            )
+        names.setdefault(name, []).append(tensor)
+    shards: dict[Path, list[str]] = {}
+    for name in sorted(names):
+        file = member(directory, name)
+        if file is None:
+            raise InputError(f"{INDEX} names {name}, which is not in {directory}; download the missing shard")
+        shards[file] = names[name]
+    return shards
+
+
+def _no_weights(directory: Path) -> str:
+    for pattern in PICKLED:
+        for file in sorted(directory.glob(pattern)):
+            return (
+                f"{directory} has no {SINGLE}, only {file.name}: pickled weights run code when they are read; "
+                "convert them with safetensors (model.save_pretrained does, in a place that you trust)"
+            )
+    others = sorted(file.name for file in directory.glob("*.safetensors"))
+    found = f" (it has {', '.join(others[:3])})" if others else ""
+    return f"{directory} has no {SINGLE} and no {INDEX}{found}; name a checkpoint in Hugging Face form"
+
+
+def check_tensors(checkpoint: Checkpoint, weights: Sequence[Weight], ignored: Sequence[str] = ()) -> None:
+    """Hold the checkpoint's tensors against those that the model is made of, before any weight is read.
+
+    Every part's tensor exists, with a readable dtype and its weight's columns; together the parts use every row of it;
+    and every tensor is used, unless its whole name matches one of the ``ignored`` regular expressions.
+
+    Raises:
+        InputError: naming the tensor and both shapes.
+
+    """
+    spans: dict[str, list[Part]] = {}
+    for weight in weights:
+        for part in weight.parts:
+            _check_part(checkpoint, weight, part)
+            spans.setdefault(part.tensor, []).append(part)
+    for name, parts in spans.items():
+        _check_covered(checkpoint.tensors[name], parts)
+    patterns = [re.compile(pattern) for pattern in ignored]
+    extra = [name for name in checkpoint.tensors if name not in spans and not any(p.fullmatch(name) for p in patterns)]
+    if extra:
+        more = f" and {len(extra) - 3} more" if len(extra) > 3 else ""
+        raise InputError(
+            f"{checkpoint.directory} has tensors that its config has no use for: {', '.join(extra[:3])}{more}; "
+            "merge adapters and remove other parts first, or correct the config"
+        )
+
+
+def _check_part(checkpoint: Checkpoint, weight: Weight, part: Part) -> None:
+    tensor = checkpoint.tensors.get(part.tensor)
+    if tensor is None:
+        raise InputError(
+            f"{checkpoint.directory} has no tensor {part.tensor} ({weight.kind}), which its config asks for; "
+            "is the checkpoint complete, and the config its own?"
+        )
+    tensor.check_readable()
+    used = tensor.shape[::-1] if part.transposed else tensor.shape
+    needed = (part.stop, *weight.shape[1:])
+    if len(used) != len(needed) or used[1:] != needed[1:] or used[0] < part.stop:
+        asked = needed[::-1] if part.transposed else needed
+        raise InputError(f"{tensor.name} has shape {tensor.shape}, and config.json asks for {asked}; {_MISMATCH}")
+
+
+def _check_covered(tensor: StoredTensor, parts: Sequence[Part]) -> None:
+    reached = 0
+    for part in sorted(parts, key=lambda part: part.start):
+        if part.start > reached:
+            break
+        reached = max(reached, part.stop)
+    axis = 1 if parts[0].transposed else 0
+    if reached < tensor.shape[axis]:
+        asked = (*tensor.shape[:axis], reached, *tensor.shape[axis + 1 :])
+        raise InputError(f"{tensor.name} has shape {tensor.shape}, and config.json asks for {asked}; {_MISMATCH}")
+
+
+def same_tensor(checkpoint: Checkpoint, first: str, second: str) -> bool:
+    """Whether two tensors have the same dtype, shape and bytes; read in bounded pieces."""
+    a, b = checkpoint.tensors[first], checkpoint.tensors[second]
+    if (a.dtype, a.shape) != (b.dtype, b.shape):
+        return False
+    for start in range(0, a.nbytes, _COMPARED_PIECE):
+        count = min(_COMPARED_PIECE, a.nbytes - start)
+        if not np.array_equal(a.read(start, count), b.read(start, count)):
+            return False
+    return True
+
+
+def resolve_model(model: str) -> Path:
+    """Directory of ``demo``, of an existing path, or of a hub id ``org/name``, downloaded when it is not cached.
+
+    Raises:
+        InputError: none of the three, or the hub cannot be reached, does not know it or does not let us have it.
+
+    """
+    if model == "demo":
+        from edgepress.exporter.demo import DEMO_DIRECTORY  # noqa: PLC0415 - only this name needs it
+
+        return DEMO_DIRECTORY
+    path = Path(model).expanduser()
+    if path.is_dir():
+        return path
+    if path.exists():
+        raise InputError(f"{model} is a file; name the directory that holds it")
+    if not _HUB_ID.fullmatch(model):
+        raise InputError(f"no such directory: {model}; name a directory, a hub id (org/name), or 'demo'")
+    return _download(model)
+
+
+def _download(model: str) -> Path:
+    from huggingface_hub import snapshot_download  # noqa: PLC0415 - slow to import, and seldom needed
+    from huggingface_hub.errors import (  # noqa: PLC0415
+        GatedRepoError,
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+    )
+
+    try:
+        return Path(snapshot_download(model, allow_patterns=list(HUB_PATTERNS)))
+    except GatedRepoError as error:
+        raise InputError(f"{model} is gated: accept its terms on huggingface.co and log in (hf auth login)") from error
+    except (RepositoryNotFoundError, HFValidationError) as error:
+        raise InputError(
+            f"no directory {model} here and no such public model on the hub; check the name, or log in (hf auth login)"
+        ) from error
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        # huggingface_hub wraps what went wrong on the way in LocalEntryNotFoundError; connection errors are OSErrors.
+        raise InputError(
+            f"no directory {model} here, and it could not be downloaded from the hub ({type(error).__name__}); "
+            "connect to a network, or pass a directory that holds the checkpoint"
+        ) from error

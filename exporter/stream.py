@@ -1,0 +1,233 @@
+"""Take weights from the checkpoint to the bundle's data file in bounded pieces: row chunks, on several threads.
+
+Peak memory is a function of the chunk and the threads, not of the model. The file's bytes and the report depend on
+neither: chunks are fixed, each has its place, and sums are added up in the order of the rows.
+"""
+
+import errno
+import math
+import os
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgepress.errors import InputError
+from edgepress.exporter.checkpoint import Checkpoint
+from edgepress.exporter.compress import Method, load_method
+from edgepress.exporter.compress.packing import dequantize
+from edgepress.exporter.decoder import Part
+from edgepress.exporter.plan import Plan, PlannedTensor
+
+_CHUNK = 1 << 18  # elements of a weight handled at a time
+_TRANSPOSED_CHUNK = 1 << 22  # more when each chunk reads its whole tensor: GPT-2 XL's largest has 10 M elements
+_PROGRESS_SECONDS = 0.1
+
+
+@dataclass(frozen=True)
+class TensorReport:
+    """How near a stored tensor is to the checkpoint's.
+
+    ``sqnr_db`` is 10 log10 (Σ x² / Σ (x − x̂)²) over the bytes as stored, None when there is no difference at all.
+    """
+
+    sqnr_db: float | None
+    max_abs_error: float
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    """Rows ``start`` to ``stop`` of one part, which become rows of the weight from ``row`` on."""
+
+    tensor: PlannedTensor
+    part: Part
+    start: int
+    stop: int
+    row: int
+
+
+@dataclass(frozen=True)
+class _Sums:
+    """What a chunk adds to its tensor's report."""
+
+    power: float
+    noise: float
+    max_abs_error: float
+
+
+def write_weights(
+    checkpoint: Checkpoint,
+    plan: Plan,
+    path: Path,
+    *,
+    threads: int,
+    progress: Callable[[int], None] | None = None,
+) -> dict[str, TensorReport]:
+    """Write the data file that ``plan`` describes and return how near each tensor is to the checkpoint's, by name.
+
+    ``progress`` is called now and then, in the calling thread, with the elements written since it was last called.
+
+    Raises:
+        InputError: a weight is not finite, or the file cannot be written in full.
+
+    """
+    if threads < 1:
+        raise ValueError(f"threads must be 1 or more, not {threads}")
+    methods = {name: load_method(name) for name in {t.scheme.method for t in plan.tensors if t.scheme is not None}}
+    sums: dict[str, dict[int, _Sums]] = {tensor.weight.name: {} for tensor in plan.tensors}
+    chunks = _chunks(plan)
+    lock, stop = threading.Lock(), threading.Event()
+    written = [0]
+
+    def work() -> None:
+        with path.open("r+b", buffering=0) as file:
+            while not stop.is_set():
+                with lock:
+                    chunk = next(chunks, None)
+                if chunk is None:
+                    return
+                found = _write_chunk(checkpoint, chunk, methods, file)
+                with lock:
+                    sums[chunk.tensor.weight.name][chunk.row] = found
+                    written[0] += (chunk.stop - chunk.start) * math.prod(chunk.tensor.weight.shape[1:])
+
+    try:
+        _allocate(path, plan.data_bytes)
+        _run(work, threads, stop, lambda: written[0], progress)
+    except OSError as error:
+        raise _disk_error(error, path, plan.data_bytes) from error
+    return {name: _report(found) for name, found in sums.items()}
+
+
+def _run(
+    work: Callable[[], None],
+    threads: int,
+    stop: threading.Event,
+    written: Callable[[], int],
+    progress: Callable[[int], None] | None,
+) -> None:
+    """Run ``work`` on every thread; the first error, or an interrupt here, stops them all and is raised."""
+    told = 0
+    with ThreadPoolExecutor(threads, thread_name_prefix="edgepress-weights") as pool:
+        try:
+            pending = {pool.submit(work) for _ in range(threads)}
+            while pending:
+                done, pending = wait(pending, _PROGRESS_SECONDS, FIRST_COMPLETED)
+                for future in done:
+                    future.result()
+                if progress is not None and (now := written()) > told:
+                    progress(now - told)
+                    told = now
+        finally:
+            stop.set()
+
+
+def _chunks(plan: Plan) -> Iterator[_Chunk]:
+    """All chunks, in the order of the data file."""
+    for tensor in plan.tensors:
+        columns = math.prod(tensor.weight.shape[1:])
+        row = 0
+        for part in tensor.weight.parts:
+            rows = part.stop - part.start
+            step = max(1, (_TRANSPOSED_CHUNK if part.transposed else _CHUNK) // columns)
+            for start in range(0, rows, step):
+                yield _Chunk(tensor, part, start, min(start + step, rows), row + start)
+            row += rows
+
+
+def _write_chunk(checkpoint: Checkpoint, chunk: _Chunk, methods: dict[str, Method], file: BinaryIO) -> _Sums:
+    weight, scheme = chunk.tensor.weight, chunk.tensor.scheme
+    x = checkpoint.part_rows(chunk.part, chunk.start, chunk.stop)  # (rows, columns) or (rows,)
+    if not np.isfinite(x).all():
+        raise _not_finite(checkpoint, chunk.part)
+    if weight.plus:
+        x = x + np.float32(weight.plus)
+    if scheme is None:
+        _write(file, chunk, "data", x)
+        return _Sums(0.0, 0.0, 0.0)
+    quantized = methods[scheme.method].quantize(x, scheme, None)
+    _write(file, chunk, "values", quantized.values)
+    _write(file, chunk, "scales", quantized.scales)
+    return _compare(x, dequantize(quantized.values, quantized.scales, scheme, x.shape[1]))
+
+
+def _write(file: BinaryIO, chunk: _Chunk, region: str, rows: NDArray[np.uint8] | NDArray[np.float32]) -> None:
+    """Write rows of a region at their place."""
+    place = chunk.tensor.regions[region]
+    row_bytes = place.nbytes // chunk.tensor.weight.shape[0]
+    data = np.ascontiguousarray(rows, rows.dtype.newbyteorder("<")).reshape(-1).view(np.uint8)
+    if len(data) != row_bytes * len(rows):
+        raise ValueError(f"{chunk.tensor.weight.name}: {len(data)} bytes of {region}, planned {row_bytes * len(rows)}")
+    file.seek(place.offset + chunk.row * row_bytes)
+    left = data.data  # a memoryview
+    while left:
+        left = left[file.write(left) :]
+
+
+def _compare(x: NDArray[np.float32], stored: NDArray[np.float32]) -> _Sums:
+    """Row sums in float32 (pairwise), their sum in float64."""
+    with np.errstate(over="ignore"):
+        power = np.square(x).sum(axis=1).sum(dtype=np.float64)
+        error = np.subtract(x, stored)
+        largest = max(float(error.max()), -float(error.min()))
+        noise = np.square(error, out=error).sum(axis=1).sum(dtype=np.float64)
+    if not np.isfinite(power):  # squares beyond float32
+        power = np.square(x, dtype=np.float64).sum()
+        noise = np.square(x.astype(np.float64) - stored).sum()
+    return _Sums(float(power), float(noise), largest)
+
+
+def _report(sums: dict[int, _Sums]) -> TensorReport:
+    ordered = [sums[row] for row in sorted(sums)]
+    power, noise = math.fsum(s.power for s in ordered), math.fsum(s.noise for s in ordered)
+    return TensorReport(
+        sqnr_db=10 * math.log10(power / noise) if noise > 0 else None,
+        max_abs_error=max((s.max_abs_error for s in ordered), default=0.0),
+    )
+
+
+def _not_finite(checkpoint: Checkpoint, part: Part) -> InputError:
+    """Count what is not finite in the whole tensor and name the first place."""
+    tensor = checkpoint.tensors[part.tensor]
+    step = max(1, _CHUNK // max(1, math.prod(tensor.shape[1:])))
+    nans = infinities = 0
+    first: tuple[int, ...] | None = None
+    for start in range(0, tensor.shape[0], step):
+        rows = tensor.rows(start, min(start + step, tensor.shape[0]))
+        bad = np.argwhere(~np.isfinite(rows))
+        if first is None and len(bad):
+            first = (start + int(bad[0][0]), *(int(i) for i in bad[0][1:]))
+        nans += int(np.isnan(rows).sum())
+        infinities += int(np.isinf(rows).sum())
+    return InputError(
+        f"{part.tensor} holds {nans} NaN and {infinities} infinite values, the first at {list(first or ())}; "
+        "the checkpoint is damaged or its training diverged: take another one"
+    )
+
+
+def _allocate(path: Path, nbytes: int) -> None:
+    """Make the file with all its bytes (zero), so that a full disk is noticed before the work."""
+    with path.open("xb") as file:
+        if nbytes and hasattr(os, "posix_fallocate"):
+            try:
+                os.posix_fallocate(file.fileno(), 0, nbytes)
+            except OSError as error:
+                if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
+                    raise
+        file.truncate(nbytes)
+
+
+def _disk_error(error: OSError, path: Path, nbytes: int) -> InputError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        free = shutil.disk_usage(path.parent).free
+        return InputError(
+            f"{path.parent} has no room for {nbytes} bytes of weights ({free} free: {error.strerror}); "
+            "free some space or choose another output"
+        )
+    return InputError(f"{path}: {error.strerror or error}; choose a writable output")
