@@ -7,9 +7,11 @@ its reason), or an error that names it.
 import math
 import re
 from collections.abc import Collection, Mapping
-from typing import NoReturn
+from typing import TypeVar
 
 from edgepress.errors import InputError
+
+Number = TypeVar("Number", int, float)
 
 # Keys that cannot change the logits of one forward pass at inference, and why. Full-match regular expressions.
 WITHOUT_EFFECT: dict[str, str] = {
@@ -51,7 +53,8 @@ ONLY_VALUE: dict[str, object] = {
 class Config:
     """A mapping of keys to JSON values that records which ones were read.
 
-    A key that is missing, or null, takes the default; without a default that is an error. ``where`` says which file
+    A key that is missing, or null, takes the default; without a default that is an error. The ``optional_`` ones return
+    None for null. ``where`` says which file
     (and which section of it) the values come from, for messages.
     """
 
@@ -63,13 +66,13 @@ class Config:
 
     def integer(self, key: str, default: int | None = None, *, minimum: int = 1) -> int:
         """Return an integer of at least ``minimum``."""
-        value = self.optional_integer(key, default, minimum=minimum)
-        return self._missing(key) if value is None else value
+        value = self.optional_integer(key, minimum=minimum)
+        return self._or_default(key, value, default)
 
     def number(self, key: str, default: float | None = None, *, above: float = -math.inf) -> float:
         """Return a finite number greater than ``above``."""
-        value = self.optional_number(key, default, above=above)
-        return self._missing(key) if value is None else value
+        value = self.optional_number(key, above=above)
+        return self._or_default(key, value, default)
 
     def flag(self, key: str, default: bool) -> bool:
         """Return true or false."""
@@ -90,19 +93,19 @@ class Config:
         return value
 
     def optional_integer(self, key: str, default: int | None = None, *, minimum: int = 1) -> int | None:
-        """Return an integer of at least ``minimum``, or the default, which may be None."""
+        """Return an integer of at least ``minimum``, None for null, the default when the key is missing."""
         value = self._value(key)
         if value is None:
-            return default
+            return None if key in self.values else default
         if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
             raise self.refuse(key, f"must be an integer of at least {minimum}")
         return value
 
     def optional_number(self, key: str, default: float | None = None, *, above: float = -math.inf) -> float | None:
-        """Return a finite number greater than ``above``, or the default, which may be None."""
+        """Return a finite number greater than ``above``, None for null, the default when the key is missing."""
         value = self._value(key)
         if value is None:
-            return default
+            return None if key in self.values else default
         number = _number(value)
         if number is None or number <= above:
             raise self.refuse(key, "must be a finite number" + (f" above {above:g}" if above > -math.inf else ""))
@@ -185,8 +188,12 @@ class Config:
         self._read.add(key)
         return self.values.get(key)
 
-    def _missing(self, key: str) -> NoReturn:
-        raise InputError(f"{self.where}: {key} is missing, and there is no default for it")
+    def _or_default(self, key: str, value: Number | None, default: Number | None) -> Number:
+        if value is not None:
+            return value
+        if default is None:
+            raise InputError(f"{self.where}: {key} is missing, and there is no default for it")
+        return default
 
 
 def _number(value: object) -> float | None:

@@ -44,8 +44,8 @@ def read_rope(
     if config.has("rope_scaling") and config.has("rope_parameters"):
         raise config.refuse("rope_scaling", "rope_parameters is there too; keep one of them")
     section = config.section("rope_scaling") or config.section("rope_parameters") or Config({}, config.where)
-    theta = _same(section, "rope_theta", config.optional_number("rope_theta", above=1.0), theta)
-    factor = _same(section, "partial_rotary_factor", config.optional_number("partial_rotary_factor", above=0.0), 1.0)
+    theta = inside_or_outside(section, config, "rope_theta", above=1.0) or theta
+    factor = inside_or_outside(section, config, "partial_rotary_factor", above=0.0) or 1.0
     if factor != 1.0 and not partial:
         place = section if section.has("partial_rotary_factor") else config
         raise place.refuse("partial_rotary_factor", "this architecture rotates whole heads; only 1.0 is implemented")
@@ -227,9 +227,9 @@ def _tuple(frequencies: Floats) -> tuple[float, ...]:
     return tuple(float(frequency) for frequency in frequencies)
 
 
-def _same(section: Config, key: str, outside: float | None, default: float) -> float:
+def inside_or_outside(section: Config, config: Config, key: str, *, above: float) -> float | None:
     """Return a number that may stand inside the section or outside of it, and must be the same if in both."""
-    inside = section.optional_number(key, above=0.0)
+    inside, outside = section.optional_number(key, above=above), config.optional_number(key, above=above)
     if inside is not None and outside is not None and inside != outside:
         raise section.refuse(key, f"contradicts the same key outside, {outside:g}")
-    return next((value for value in (inside, outside) if value is not None), default)
+    return outside if inside is None else inside

@@ -1,10 +1,23 @@
 """What the family files have in common: sizes, norms, projections and the layer that most of them share."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 from edgepress.exporter.config import Config
-from edgepress.exporter.decoder import MLP, Activation, Kind, Linear, Norm, Part, Weight
+from edgepress.exporter.decoder import (
+    MLP,
+    Activation,
+    Attention,
+    Decoder,
+    Kind,
+    Layer,
+    Linear,
+    Norm,
+    Part,
+    Rope,
+    Weight,
+)
 
 # transformers' names (activations.py) of what we implement. gelu_new, gelu_fast and gelu_accurate write the same tanh
 # formula in different orders.
@@ -55,16 +68,15 @@ def read_sizes(
 ) -> Sizes:
     """Read the usual keys; the arguments are the family's defaults.
 
-    ``kv_heads`` None means as many as heads, ``head_dim`` None means hidden size / heads.
+    ``kv_heads`` None, or null in the config, means as many as heads; ``head_dim`` None means hidden size / heads.
     """
     hidden_size = config.integer("hidden_size", hidden)
     count = config.integer("num_attention_heads", heads)
-    # An explicit null means "as many as heads" in every family, also where a missing key means a number.
-    default_kv = count if kv_heads is None or "num_key_value_heads" in config.values else kv_heads
-    kv_count = config.integer("num_key_value_heads", default_kv)
+    kv_count = config.optional_integer("num_key_value_heads", kv_heads) or count
     if count % kv_count:
         raise config.refuse("num_key_value_heads", f"must divide num_attention_heads = {count}")
-    if head_dim is None and not config.has("head_dim") and hidden_size % count:
+    dimensions = config.optional_integer("head_dim", head_dim)
+    if dimensions is None and hidden_size % count:
         raise config.refuse("hidden_size", f"must be a multiple of num_attention_heads = {count}")
     return Sizes(
         vocab=config.integer("vocab_size", vocab),
@@ -73,7 +85,7 @@ def read_sizes(
         layers=config.integer("num_hidden_layers", layers),
         heads=count,
         kv_heads=kv_count,
-        head_dim=config.integer("head_dim", head_dim or hidden_size // count),
+        head_dim=dimensions or hidden_size // count,
         context=config.integer("max_position_embeddings", context),
     )
 
@@ -119,30 +131,87 @@ def linear(name: str, tensor: str, rows: int, columns: int, *, bias: bool = Fals
     return Linear(weight, Weight(f"{name}.bias", "bias", (rows,), (Part(f"{tensor}.bias", 0, rows),)))
 
 
-def fused_qkv(layer: str, tensors: str, sizes: Sizes, *, bias: bool = False) -> Linear:
-    """One projection from separate ``{tensors}.{q,k,v}_proj``: rows of q, then k, then v."""
-    name = f"{layer}.attention.qkv"
-    rows = {
-        "q_proj": sizes.heads * sizes.head_dim,
-        "k_proj": sizes.kv_heads * sizes.head_dim,
-        "v_proj": sizes.kv_heads * sizes.head_dim,
-    }
+def separate_attention(
+    index: int,
+    sizes: Sizes,
+    *,
+    scale: float | None = None,
+    qkv_bias: bool = False,
+    output_bias: bool = False,
+    rope: str | None = "default",
+    window: int | None = None,
+    norms: tuple[Norm, Norm] | None = None,
+    norm_per_head: bool = True,
+) -> Attention:
+    """Attention of a layer whose checkpoint has ``self_attn.{q,k,v,o}_proj``.
+
+    The scale is 1 / sqrt(head_dim) unless given; ``norms`` are the query's and the key's.
+    """
+    name, tensors = f"layers.{index}.attention", f"model.layers.{index}.self_attn"
+    query_rows, key_rows = sizes.heads * sizes.head_dim, sizes.kv_heads * sizes.head_dim
+    rows = {"q_proj": query_rows, "k_proj": key_rows, "v_proj": key_rows}
     total = sum(rows.values())
 
     def parts(what: Literal["weight", "bias"]) -> tuple[Part, ...]:
         return tuple(Part(f"{tensors}.{projection}.{what}", 0, count) for projection, count in rows.items())
 
-    weight = Weight(name, "linear", (total, sizes.hidden), parts("weight"))
-    return Linear(weight, Weight(f"{name}.bias", "bias", (total,), parts("bias")) if bias else None)
+    weight = Weight(f"{name}.qkv", "linear", (total, sizes.hidden), parts("weight"))
+    bias = Weight(f"{name}.qkv.bias", "bias", (total,), parts("bias"))
+    return Attention(
+        heads=sizes.heads,
+        kv_heads=sizes.kv_heads,
+        head_dim=sizes.head_dim,
+        scale=sizes.head_dim**-0.5 if scale is None else scale,
+        qkv=Linear(weight, bias if qkv_bias else None),
+        output=linear(f"{name}.output", f"{tensors}.o_proj", sizes.hidden, query_rows, bias=output_bias),
+        rope=rope,
+        query_norm=norms[0] if norms else None,
+        key_norm=norms[1] if norms else None,
+        norm_per_head=norm_per_head,
+        window=window,
+    )
 
 
-def gated_mlp(layer: str, tensors: str, sizes: Sizes, activation: Activation, *, bias: bool = False) -> MLP:
+def query_and_key_norm(
+    index: int, sizes: Sizes, epsilon: float, *, per_head: bool = True, plus: float = 0.0
+) -> tuple[Norm, Norm]:
+    """``self_attn.q_norm`` and ``k_norm``, over each head or over all of them together."""
+    name, tensors = f"layers.{index}.attention", f"model.layers.{index}.self_attn"
+    query_size = sizes.head_dim * (1 if per_head else sizes.heads)
+    key_size = sizes.head_dim * (1 if per_head else sizes.kv_heads)
+    return (
+        rms_norm(f"{name}.query_norm", f"{tensors}.q_norm.weight", query_size, epsilon, plus),
+        rms_norm(f"{name}.key_norm", f"{tensors}.k_norm.weight", key_size, epsilon, plus),
+    )
+
+
+def gated_mlp(index: int, sizes: Sizes, activation: Activation, *, bias: bool = False) -> MLP:
     """``down_proj(activation(gate_proj(x)) · up_proj(x))``."""
+    name, tensors = f"layers.{index}.mlp", f"model.layers.{index}.mlp"
     return MLP(
-        gate=linear(f"{layer}.mlp.gate", f"{tensors}.gate_proj", sizes.intermediate, sizes.hidden, bias=bias),
-        up=linear(f"{layer}.mlp.up", f"{tensors}.up_proj", sizes.intermediate, sizes.hidden, bias=bias),
-        down=linear(f"{layer}.mlp.down", f"{tensors}.down_proj", sizes.hidden, sizes.intermediate, bias=bias),
+        gate=linear(f"{name}.gate", f"{tensors}.gate_proj", sizes.intermediate, sizes.hidden, bias=bias),
+        up=linear(f"{name}.up", f"{tensors}.up_proj", sizes.intermediate, sizes.hidden, bias=bias),
+        down=linear(f"{name}.down", f"{tensors}.down_proj", sizes.hidden, sizes.intermediate, bias=bias),
         activation=activation,
+    )
+
+
+def layer_rms_norm(index: int, role: str, tensor: str, sizes: Sizes, *, epsilon: float, plus: float = 0.0) -> Norm:
+    """Norm of a layer's whole hidden state; ``role`` is attention_norm, mlp_norm, attention_post_norm …."""
+    name = f"model.layers.{index}.{tensor}.weight"
+    return rms_norm(f"layers.{index}.{role}", name, sizes.hidden, epsilon, plus)
+
+
+def pre_norm_layer(
+    index: int, sizes: Sizes, epsilon: float, attention: Attention, mlp: MLP, *, residual_multiplier: float = 1.0
+) -> Layer:
+    """Layer in Llama's form: ``input_layernorm`` before attention, ``post_attention_layernorm`` before the MLP."""
+    return Layer(
+        attention=attention,
+        mlp=mlp,
+        attention_norm=layer_rms_norm(index, "attention_norm", "input_layernorm", sizes, epsilon=epsilon),
+        mlp_norm=layer_rms_norm(index, "mlp_norm", "post_attention_layernorm", sizes, epsilon=epsilon),
+        residual_multiplier=residual_multiplier,
     )
 
 
@@ -156,13 +225,44 @@ def embedding_and_head(
     return table, Linear(matrix("head", "head", "lm_head.weight", sizes.vocab, sizes.hidden))
 
 
+def rms_decoder(
+    config: Config,
+    model_type: str,
+    sizes: Sizes,
+    layer: Callable[[int], Layer],
+    *,
+    ropes: dict[str, Rope],
+    epsilon: float,
+    tied: bool,
+    norm_plus: float = 0.0,
+    embedding_multiplier: float = 1.0,
+    logits_multiplier: float = 1.0,
+    logits_softcap: float = 0.0,
+) -> Decoder:
+    """Assemble a decoder in Llama's form: ``model.embed_tokens``, layers, ``model.norm``, ``lm_head``."""
+    embedding, head = embedding_and_head(config, sizes, tied=tied)
+    return Decoder(
+        model_type=model_type,
+        hidden_size=sizes.hidden,
+        vocab_size=sizes.vocab,
+        context_length=sizes.context,
+        embedding=embedding,
+        layers=tuple(layer(index) for index in range(sizes.layers)),
+        final_norm=rms_norm("final_norm", "model.norm.weight", sizes.hidden, epsilon, norm_plus),
+        head=head,
+        ropes=ropes,
+        embedding_multiplier=embedding_multiplier,
+        logits_multiplier=logits_multiplier,
+        logits_softcap=logits_softcap,
+    )
+
+
 def upper_layer_windows(config: Config, sizes: Sizes) -> list[int | None]:
     """Qwen's windows: with ``use_sliding_window``, the layers that ``layer_types`` names, or those from
     ``max_window_layers`` on (default 28) when it names none.
     """
     sliding = config.flag("use_sliding_window", False)
-    # A missing window is 4096; an explicit null turns windows off, as use_sliding_window = false does.
-    window = config.optional_integer("sliding_window", None if "sliding_window" in config.values else 4096)
+    window = config.optional_integer("sliding_window", 4096)  # null turns windows off
     first = config.integer("max_window_layers", 28, minimum=0)
     types = config.optional_texts("layer_types", sizes.layers, LAYER_TYPES)
     on = sliding and window is not None

@@ -1,19 +1,18 @@
-"""Qwen2 and Qwen2.5 (Yang et al. 2024): Llama with biases on q, k and v, and sliding windows in the upper layers."""
+"""Qwen2 and Qwen2.5 (Yang et al. 2024): Llama with biases on q, k and v, and windows in the upper layers."""
 
 from edgepress.exporter.architectures import Architecture
 from edgepress.exporter.architectures._common import (
     IGNORED_TENSORS,
-    embedding_and_head,
-    fused_qkv,
     gated_mlp,
-    linear,
+    pre_norm_layer,
     read_activation,
     read_sizes,
-    rms_norm,
+    rms_decoder,
+    separate_attention,
     upper_layer_windows,
 )
 from edgepress.exporter.config import Config
-from edgepress.exporter.decoder import Attention, Decoder, Layer
+from edgepress.exporter.decoder import Decoder, Layer
 from edgepress.exporter.rope import read_rope
 
 
@@ -26,45 +25,12 @@ def read(config: Config) -> Decoder:
     windows = upper_layer_windows(config, sizes)
     epsilon = config.number("rms_norm_eps", 1e-6, above=0.0)
     activation = read_activation(config, "hidden_act", "silu")
-    embedding, head = embedding_and_head(config, sizes, tied=False)
 
     def layer(index: int) -> Layer:
-        name, tensors = f"layers.{index}", f"model.layers.{index}"
-        attention = Attention(
-            heads=sizes.heads,
-            kv_heads=sizes.kv_heads,
-            head_dim=sizes.head_dim,
-            scale=sizes.head_dim**-0.5,
-            qkv=fused_qkv(name, f"{tensors}.self_attn", sizes, bias=True),
-            output=linear(
-                f"{name}.attention.output",
-                f"{tensors}.self_attn.o_proj",
-                sizes.hidden,
-                sizes.heads * sizes.head_dim,
-            ),
-            rope="default",
-            window=windows[index],
-        )
-        return Layer(
-            attention=attention,
-            mlp=gated_mlp(name, f"{tensors}.mlp", sizes, activation),
-            attention_norm=rms_norm(
-                f"{name}.attention_norm", f"{tensors}.input_layernorm.weight", sizes.hidden, epsilon
-            ),
-            mlp_norm=rms_norm(f"{name}.mlp_norm", f"{tensors}.post_attention_layernorm.weight", sizes.hidden, epsilon),
-        )
+        attention = separate_attention(index, sizes, qkv_bias=True, window=windows[index])
+        return pre_norm_layer(index, sizes, epsilon, attention, gated_mlp(index, sizes, activation))
 
-    return Decoder(
-        model_type="qwen2",
-        hidden_size=sizes.hidden,
-        vocab_size=sizes.vocab,
-        context_length=sizes.context,
-        embedding=embedding,
-        layers=tuple(layer(index) for index in range(sizes.layers)),
-        final_norm=rms_norm("final_norm", "model.norm.weight", sizes.hidden, epsilon),
-        head=head,
-        ropes={"default": rope},
-    )
+    return rms_decoder(config, "qwen2", sizes, layer, ropes={"default": rope}, epsilon=epsilon, tied=False)
 
 
 ARCHITECTURE = Architecture(model_type="qwen2", read=read, ignored_tensors=IGNORED_TENSORS)
