@@ -69,6 +69,7 @@ class _DecoderGraph:
         g = self.graph
         g.input("input_ids", INT64, ["batch", "sequence"])
         g.input("attention_mask", INT64, ["batch", "total"])
+        g.output("logits", FLOAT, ["batch", 1, self.decoder.vocab_size])
         one = g.constant("one", np.array([1], np.int64))
         lengths = g.node("ReduceSum", ["attention_mask", one], "lengths", keepdims=0)  # (batch,)
         before = g.node("Sub", [lengths, one], "lengths_minus_1")
@@ -349,4 +350,3 @@ class _DecoderGraph:
         for number, (op, name, constant) in enumerate(steps, 1):
             inputs = [value] if constant is None else [value, g.constant(name, constant)]
             value = g.node(op, inputs, "logits" if number == len(steps) else f"logits.{number}")
-        g.output("logits", FLOAT, ["batch", "positions", decoder.vocab_size])
