@@ -10,12 +10,14 @@ from edgepress.exporter.decoder import Decoder, Weight
 from edgepress.exporter.recipe import KEPT_BITS, Recipe
 from edgepress.exporter.scheme import BLOCK_SIZES, Scheme
 
-ALIGNMENT = 4096  # bytes: the ONNX external-data recommendation, so that any region can be mapped on its own
+PAGE = 4096  # bytes: the ONNX external-data recommendation, so that a region can be mapped on its own
+_CACHE_LINE = 64  # bytes: enough for the kernels, and all that a region far smaller than its padding deserves
+_SMALL = 16 * PAGE  # bytes: below this a region is aligned to a cache line only
 _FLOAT = 4  # bytes of a float32
 _KEPT = {
-    "norm": "norms take float32 gains and are under 0.1 % of the bytes",
-    "bias": "biases are added in float32 and are under 0.1 % of the bytes",
-    "positions": "learned positions are added to the residual stream, where an error reaches every layer",
+    "norm": "onnxruntime's norms take float32 gains",
+    "bias": "MatMulNBits adds float32 biases",
+    "positions": "kept: added to the residual stream, where an error reaches every layer",
 }
 
 
@@ -92,7 +94,8 @@ class _Layout:
         self.end = 0
 
     def place(self, nbytes: int) -> Region:
-        offset = -(-self.end // ALIGNMENT) * ALIGNMENT
+        alignment = PAGE if nbytes >= _SMALL else _CACHE_LINE
+        offset = -(-self.end // alignment) * alignment
         self.end = offset + nbytes
         return Region(offset, nbytes)
 
