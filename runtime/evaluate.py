@@ -1,0 +1,279 @@
+"""How well a bundle predicts text: bits per byte, perplexity, and how far it is from its reference model.
+
+Each document is scored from its own beginning-of-sequence token, which is context and not scored; windows of ``context``
+tokens, the first scored whole, each later one bringing ``stride`` new tokens; bits per byte = summed negative
+log-likelihood / ln 2 / UTF-8 bytes of all documents. Vocabularies differ between models, so compare bits per byte
+across them, never perplexity per token.
+"""
+
+import json
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgepress.errors import InputError
+from edgepress.runtime.config import BundleConfig, read_config
+from edgepress.runtime.session import DecoderSession, default_threads
+from edgepress.runtime.tokenizer import Tokenizer, read_tokenizer
+
+Floats = NDArray[np.float32]
+Doubles = NDArray[np.float64]
+Tokens = NDArray[np.int64]
+
+_PIECE_BYTES = 16 << 20  # float64 numbers worked on at once: a vocabulary of 150,000 in rows of 13
+
+
+class LogitsSource(Protocol):
+    """A reference model: gives the logits of every position of a text."""
+
+    def logits(self, tokens: Tokens) -> Floats:
+        """Logits (length, vocab) of ``tokens`` (length,); row i predicts token i + 1."""
+        ...
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Scores of one bundle on one set of documents. What a reference adds is None without one.
+
+    - ``kl``: mean KL(reference ‖ bundle) in nats per scored token
+    - ``top1_agreement``: share of scored tokens for which both find the same token most likely
+    - ``first_token``: ``bos``, or ``first token of the document`` for a model that has no such token: it is then
+      context only, and its bytes are counted
+    """
+
+    bits_per_byte: float
+    perplexity: float
+    documents: int
+    scored_tokens: int
+    utf8_bytes: int
+    negative_log_likelihood: float
+    context: int
+    stride: int
+    first_token: Literal["bos", "first token of the document"]
+    reference_bits_per_byte: float | None = None
+    reference_perplexity: float | None = None
+    kl: float | None = None
+    top1_agreement: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The same as plain JSON values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Window:
+    """Tokens of one window; the last ``scored`` of them are scored."""
+
+    tokens: Tokens
+    scored: int
+
+
+def windows(tokens: Tokens, context: int, stride: int) -> Iterator[Window]:
+    """Cut a document into windows: every token but the first is scored exactly once."""
+    if tokens.size < 2:
+        return
+    stop = min(context, tokens.size)
+    yield Window(tokens[:stop], stop - 1)
+    while stop < tokens.size:
+        new = min(stride, tokens.size - stop)
+        stop += new
+        yield Window(tokens[stop - context : stop], new)
+
+
+@dataclass
+class _Sums:
+    """Running sums over scored tokens."""
+
+    nll: float = 0.0
+    reference_nll: float = 0.0
+    kl: float = 0.0
+    agreed: int = 0
+    tokens: int = 0
+
+    def add(self, logits: Floats, targets: Tokens, reference: Floats | None) -> None:
+        """Add rows of logits (rows, vocab) and the tokens (rows,) that followed, in pieces of bounded memory."""
+        rows_at_once = max(1, _PIECE_BYTES // (8 * logits.shape[1]))
+        for start in range(0, len(targets), rows_at_once):
+            piece = slice(start, start + rows_at_once)
+            log_q = log_softmax(logits[piece])  # (rows, vocab)
+            rows = np.arange(len(log_q))
+            self.nll -= float(log_q[rows, targets[piece]].sum())
+            if reference is not None:
+                log_p = log_softmax(reference[piece])
+                self.reference_nll -= float(log_p[rows, targets[piece]].sum())
+                # xlogy(p, p / q) with 0 · log 0 = 0, which a masked vocabulary entry (logit -inf) needs
+                difference = np.where(np.isneginf(log_p), 0.0, log_p - log_q)
+                self.kl += float((np.exp(log_p) * difference).sum())
+                self.agreed += int((log_p.argmax(1) == log_q.argmax(1)).sum())
+        self.tokens += len(targets)
+
+
+def log_softmax(logits: Floats) -> Doubles:
+    """Log-probabilities of each row, in float64."""
+    shifted = logits.astype(np.float64)
+    shifted -= shifted.max(1, keepdims=True)
+    shifted -= np.log(np.exp(shifted).sum(1, keepdims=True))
+    return shifted
+
+
+def evaluate(
+    bundle: str | Path,
+    documents: Sequence[str],
+    *,
+    context: int = 256,
+    stride: int = 128,
+    reference: LogitsSource | None = None,
+    threads: int | None = None,
+    prepared: bool = True,
+    progress: Callable[[int], None] | None = None,
+) -> Evaluation:
+    """Score ``documents`` with a bundle, and with its reference model if one is given.
+
+    ``progress`` is called with the number of documents done since the last call.
+
+    Raises:
+        InputError: there is nothing to score, or ``context`` and ``stride`` do not fit together or the model.
+
+    """
+    config = read_config(Path(bundle))
+    _check(documents, context, stride, config)
+    tokenizer = read_tokenizer(config.bundle)
+    scorer = Scorer(config, context=context, threads=threads or default_threads(), prepared=prepared)
+    sums = _Sums()
+    for document in documents:
+        for window in windows(_tokens(tokenizer, config.bos, document), context, stride):
+            expected = None if reference is None else _reference_logits(reference, window, config)
+            _score_window(scorer, window, expected, sums)
+        if progress is not None:
+            progress(1)
+    if not sums.tokens:
+        raise InputError("no document is longer than one token, so there is nothing to score; give more text")
+    return _result(sums, documents, context, stride, config, reference is not None)
+
+
+def _check(documents: Sequence[str], context: int, stride: int, config: BundleConfig) -> None:
+    if not documents:
+        raise InputError("no documents to score; give a file with text in it")
+    if not 2 <= context <= config.context_length:
+        raise InputError(f"context is {context}; the model in {config.bundle} takes 2 to {config.context_length} tokens")
+    if not 1 <= stride < context:
+        raise InputError(f"stride is {stride}; it must be at least 1 and less than the context of {context}")
+
+
+def _tokens(tokenizer: Tokenizer, bos: int | None, document: str) -> Tokens:
+    tokens = tokenizer.encode_plain(document)
+    return np.array(tokens if bos is None else [bos, *tokens], np.int64)
+
+
+class Scorer:
+    """A bundle opened to give the logits of many positions, a bounded number of rows at a time."""
+
+    def __init__(self, config: BundleConfig, *, context: int, threads: int, prepared: bool = True) -> None:
+        rows = max(1, min(context, 2 * _PIECE_BYTES // (4 * config.vocab_size)))
+        self._session = DecoderSession(
+            config, threads=threads, context=context, prefill_chunk=rows, prepared=prepared, scoring=True
+        )
+
+    def pieces(self, window: Window) -> Iterator[tuple[slice, Floats]]:
+        """Yield the logits that predict the window's scored tokens: (which of the scored tokens, (rows, vocab))."""
+        self._session.reset()
+        size, chunk = window.tokens.size, self._session.prefill_chunk
+        first_row = size - window.scored - 1  # row i predicts token i + 1, so the last row predicts nothing
+        for start in range(0, size - 1, chunk):
+            stop = min(start + chunk, size - 1)
+            first = min(max(first_row, start), stop - 1)
+            logits = self._session.score(window.tokens[start:stop], first - start)
+            if stop > first_row:
+                yield slice(first - first_row, stop - first_row), logits
+
+
+def _score_window(scorer: Scorer, window: Window, reference: Floats | None, sums: _Sums) -> None:
+    targets = window.tokens[-window.scored :]
+    for piece, logits in scorer.pieces(window):
+        sums.add(logits, targets[piece], None if reference is None else reference[piece])
+
+
+def _reference_logits(reference: LogitsSource, window: Window, config: BundleConfig) -> Floats:
+    """The reference's rows that predict the scored tokens, (scored, vocab)."""
+    logits = reference.logits(window.tokens)
+    expected = (window.tokens.size, config.vocab_size)
+    if logits.shape != expected:
+        raise InputError(
+            f"the reference gives logits of shape {logits.shape}, the bundle {expected}; "
+            "give the checkpoint that the bundle was made from"
+        )
+    return logits[-window.scored - 1 : -1]
+
+
+def _result(
+    sums: _Sums, documents: Sequence[str], context: int, stride: int, config: BundleConfig, with_reference: bool
+) -> Evaluation:
+    size = sum(len(document.encode()) for document in documents)
+    evaluation = Evaluation(
+        bits_per_byte=sums.nll / math.log(2) / size,
+        perplexity=_perplexity(sums.nll, sums.tokens),
+        documents=len(documents),
+        scored_tokens=sums.tokens,
+        utf8_bytes=size,
+        negative_log_likelihood=sums.nll,
+        context=context,
+        stride=stride,
+        first_token="first token of the document" if config.bos is None else "bos",
+    )
+    if not with_reference:
+        return evaluation
+    return Evaluation(
+        **{
+            **asdict(evaluation),
+            "reference_bits_per_byte": sums.reference_nll / math.log(2) / size,
+            "reference_perplexity": _perplexity(sums.reference_nll, sums.tokens),
+            "kl": sums.kl / sums.tokens,
+            "top1_agreement": sums.agreed / sums.tokens,
+        }
+    )
+
+
+def _perplexity(nll: float, tokens: int) -> float:
+    try:
+        return math.exp(nll / tokens)
+    except OverflowError:  # a model that is broken, not merely bad
+        return math.inf
+
+
+def read_documents(path: Path) -> list[str]:
+    """Read what to score: a ``.jsonl`` file holds one JSON object with ``text`` a line, any other file one document.
+
+    Raises:
+        InputError: the file is missing, empty, not UTF-8, or a line is not such an object (the line is named).
+
+    """
+    try:
+        # Bytes, not read_text: text mode would turn \\r\\n into \\n and change what is scored.
+        content = path.read_bytes().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8: byte {error.start} is {error.object[error.start]:#04x}") from error
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from error
+    if not content.strip():
+        raise InputError(f"{path} is empty; give a file with text in it")
+    if path.suffix != ".jsonl":
+        return [content]
+    # split("\n"), not splitlines: JSON strings may hold U+2028 and other line separators as they are
+    lines = enumerate(content.split("\n"), start=1)
+    return [_document(path, number, line) for number, line in lines if line.strip()]
+
+
+def _document(path: Path, number: int, line: str) -> str:
+    try:
+        entry = json.loads(line)
+    except ValueError as error:
+        raise InputError(f"{path}, line {number} is not valid JSON: {error}") from error
+    text = entry.get("text") if isinstance(entry, dict) else None
+    if not isinstance(text, str) or not text:
+        raise InputError(f'{path}, line {number} has no text; each line must look like {{"text": "…"}}')
+    return text

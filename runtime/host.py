@@ -1,0 +1,85 @@
+"""What a measurement was taken on: processor, operating system, versions."""
+
+import os
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+
+_FREQUENCY = "cpufreq"
+
+
+@dataclass(frozen=True)
+class Host:
+    """The machine; None where it does not tell.
+
+    ``cores_usable`` is what this process may run on, ``cores`` what the system has. ``governor`` and ``max_mhz`` are
+    the first core's frequency policy: a phone's governor changes results more than most optimizations do.
+    """
+
+    cpu: str
+    architecture: str
+    features: tuple[str, ...]
+    cores: int | None
+    cores_usable: int | None
+    memory_bytes: int | None
+    governor: str | None
+    max_mhz: float | None
+    os: str
+    kernel: str
+
+
+def read_host(root: Path = Path("/")) -> Host:
+    """Describe this machine. ``root`` is where ``proc`` and ``sys`` are; tests give another."""
+    info = _cpu_info(root)
+    return Host(
+        cpu=_first(info, "model name", "Model", "Hardware") or platform.processor() or "unknown",
+        architecture=platform.machine(),
+        features=tuple(sorted((_first(info, "flags", "Features") or "").split())),
+        cores=os.cpu_count(),
+        cores_usable=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
+        memory_bytes=_memory(root),
+        governor=_read(root / "sys/devices/system/cpu/cpu0" / _FREQUENCY / "scaling_governor"),
+        max_mhz=_max_mhz(root),
+        os=_os_name(),
+        kernel=f"{platform.system()} {platform.release()}",
+    )
+
+
+def _read(path: Path) -> str | None:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace").strip() or None
+    except OSError:
+        return None
+
+
+def _cpu_info(root: Path) -> dict[str, str]:
+    """The first value of each key in /proc/cpuinfo; cores of one system differ in little that matters here."""
+    found: dict[str, str] = {}
+    for line in (_read(root / "proc/cpuinfo") or "").splitlines():
+        key, colon, value = line.partition(":")
+        if colon:
+            found.setdefault(key.strip(), value.strip())
+    return found
+
+
+def _first(info: dict[str, str], *keys: str) -> str | None:
+    return next((info[key] for key in keys if info.get(key)), None)
+
+
+def _memory(root: Path) -> int | None:
+    for line in (_read(root / "proc/meminfo") or "").splitlines():
+        if line.startswith("MemTotal:"):
+            return int(line.split()[1]) * 1024
+    return None
+
+
+def _max_mhz(root: Path) -> float | None:
+    khz = _read(root / "sys/devices/system/cpu/cpu0" / _FREQUENCY / "cpuinfo_max_freq")
+    return int(khz) / 1000 if khz and khz.isdigit() else None
+
+
+def _os_name() -> str:
+    try:
+        return platform.freedesktop_os_release()["PRETTY_NAME"]
+    except (OSError, KeyError, AttributeError):
+        return platform.platform()
