@@ -1,0 +1,86 @@
+"""What every benchmark needs: where it runs, a child process's cost, and raw samples kept in results/."""
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+WORK = ROOT / "build" / "bench"  # checkpoints and bundles made for measurements; not committed
+_PACKAGES = ("edgepress", "onnxruntime", "onnxruntime-genai", "numpy", "onnx", "torch", "transformers")
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one child process took: wall and CPU seconds, and peak resident bytes (mapped pages included)."""
+
+    wall_s: float
+    cpu_s: float
+    peak_bytes: int
+
+
+def measure_command(command: Sequence[str | Path]) -> Cost:
+    """Run ``command`` to its end and return the operating system's account of it, as ``/usr/bin/time -v`` does."""
+    start = time.perf_counter()
+    with subprocess.Popen([str(word) for word in command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as child:
+        assert child.stdout is not None
+        output = child.stdout.read()
+        _, status, usage = os.wait4(child.pid, 0)
+        child.returncode = os.waitstatus_to_exitcode(status)
+    wall = time.perf_counter() - start
+    if child.returncode:
+        sys.exit(f"{' '.join(map(str, command))} failed:\n{output.decode(errors='replace')[-2000:]}")
+    return Cost(wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024)
+
+
+def host() -> dict[str, object]:
+    """Return the machine and the versions that a figure was taken on."""
+    versions = {}
+    for package in _PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = "absent"
+    return {
+        "cpu": _cpu_model(),
+        "cores": len(os.sched_getaffinity(0)),
+        "machine": platform.machine(),
+        "system": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+        "versions": versions,
+    }
+
+
+def _cpu_model() -> str:
+    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+        if line.startswith("model name"):
+            return line.split(":", 1)[1].strip()
+    return platform.processor()
+
+
+def save(name: str, samples: Iterable[Mapping[str, object]]) -> Path:
+    """Replace ``results/<name>.jsonl``: one line for the host, then one for each raw sample."""
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    path = RESULTS / f"{name}.jsonl"
+    lines = [json.dumps({"host": host(), "date": time.strftime("%Y-%m-%d")}), *(json.dumps(s) for s in samples)]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def spread(values: Sequence[float], digits: int = 2) -> str:
+    """``median (min–max)``."""
+    return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f}–{max(values):.{digits}f})"
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a Markdown table, as the README quotes it."""
+    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
+    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])

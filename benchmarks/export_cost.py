@@ -1,0 +1,94 @@
+"""What does an int4 export cost, against onnxruntime-genai's model builder on the same checkpoint?
+
+Both run as whole processes in turn on a random checkpoint of each shape: wall seconds and peak resident memory,
+imports and start-up included. The builder gets the same block size, bits and accuracy level, round to nearest.
+
+    python benchmarks/export_cost.py [--shapes qwen2.5-0.5b smollm2-135m] [--rounds 3] [--ours-only qwen2.5-7b]
+"""
+
+import argparse
+import shutil
+import statistics
+import sys
+from pathlib import Path
+
+from common import WORK, Cost, measure_command, save, spread, table
+
+HERE = Path(__file__).parent
+TOKENIZER = HERE.parent / "exporter" / "demo" / "model"
+
+
+def checkpoint(shape: str) -> Path:
+    """Make the random checkpoint of ``shape``, once."""
+    path = WORK / f"checkpoint-{shape}"
+    if not path.exists():
+        command = [sys.executable, HERE / "make_checkpoint.py", shape, path, "--tokenizer", TOKENIZER]
+        measure_command(command)
+    return path
+
+
+def ours(shape: str, recipe: str) -> Cost:
+    """Export with edgepress."""
+    out = WORK / f"edgepress-{shape}"
+    command = [sys.executable, "-m", "edgepress", "export", checkpoint(shape)]
+    return measure_command([*command, "--recipe", recipe, "--out", out, "--force"])
+
+
+def theirs(shape: str, block: int) -> Cost:
+    """Export with onnxruntime-genai's builder; its output folder must not exist."""
+    out, cache = WORK / f"genai-{shape}", WORK / "cache"
+    shutil.rmtree(out, ignore_errors=True)
+    command = [sys.executable, "-m", "onnxruntime_genai.models.builder", "-i", checkpoint(shape), "-o", out]
+    options = ["algo_config=rtn", f"block_size={block}", "accuracy_level=4"]
+    return measure_command([*command, "-p", "int4", "-e", "cpu", "-c", cache, "--extra_options", *options])
+
+
+def sample(tool: str, shape: str, recipe: str, turn: int, cost: Cost) -> dict[str, object]:
+    """Return one raw sample as a JSON line's content."""
+    return {"tool": tool, "shape": shape, "recipe": recipe, "round": turn, **vars(cost)}
+
+
+def main() -> None:
+    """Measure in turn, keep the raw samples, print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shapes", nargs="*", default=["qwen2.5-0.5b", "smollm2-135m"])
+    parser.add_argument("--ours-only", nargs="*", default=[], help="shapes too large for the builder to be run here")
+    parser.add_argument("--rounds", type=int, default=3)
+    arguments = parser.parse_args()
+    samples, rows = [], []
+    for shape in arguments.shapes:
+        checkpoint(shape)
+        for recipe, block in (("int4", 32), ("int4-fast", 128)):
+            pairs = []
+            for turn in range(arguments.rounds):
+                pair = ours(shape, recipe), theirs(shape, block)
+                pairs.append(pair)
+                for tool, cost in zip(("edgepress", "onnxruntime-genai builder"), pair, strict=True):
+                    samples.append(sample(tool, shape, recipe, turn, cost))
+            rows.append(row(shape, recipe, pairs))
+            print(rows[-1], flush=True)
+    for shape in arguments.ours_only:
+        checkpoint(shape)
+        costs = [ours(shape, "int4") for _ in range(arguments.rounds)]
+        samples += [sample("edgepress", shape, "int4", turn, cost) for turn, cost in enumerate(costs)]
+        rows.append((shape, "int4", spread([c.wall_s for c in costs], 1), "not run", "–", peak(costs), "–"))
+    print(f"raw samples: {save('export_cost', samples)}")
+    header = ("shape", "recipe", "edgepress s", "genai builder s", "builder ÷ edgepress", "edgepress MB", "builder MB")
+    print(table(header, rows))
+
+
+def peak(costs: list[Cost]) -> str:
+    """Median peak memory in MB."""
+    return f"{statistics.median(cost.peak_bytes for cost in costs) / 1e6:,.0f}"
+
+
+def row(shape: str, recipe: str, pairs: list[tuple[Cost, Cost]]) -> tuple[str, ...]:
+    """Return one table row: medians with ranges, and the median of the per-round ratios."""
+    mine, other = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+    ratios = [b.wall_s / a.wall_s for a, b in pairs]
+    walls = [spread([cost.wall_s for cost in costs], 1) for costs in (mine, other)]
+    return shape, recipe, *walls, spread(ratios, 1), peak(mine), peak(other)
+
+
+if __name__ == "__main__":
+    main()
