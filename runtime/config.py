@@ -34,7 +34,9 @@ def read_config(bundle: Path) -> BundleConfig:
         raise InputError(f"{bundle} is not a directory; give the directory that `edgepress export --out` wrote")
     path = bundle / "genai_config.json"
     if not path.is_file():
-        raise InputError(f"{path} is missing, so {bundle} is not a language-model bundle; make one with `edgepress export`")
+        raise InputError(
+            f"{path} is missing, so {bundle} is not a language-model bundle; make one with `edgepress export`"
+        )
     try:
         model: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["model"]
         decoder = model["decoder"]

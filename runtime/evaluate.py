@@ -160,7 +160,9 @@ def _check(documents: Sequence[str], context: int, stride: int, config: BundleCo
     if not documents:
         raise InputError("no documents to score; give a file with text in it")
     if not 2 <= context <= config.context_length:
-        raise InputError(f"context is {context}; the model in {config.bundle} takes 2 to {config.context_length} tokens")
+        raise InputError(
+            f"context is {context}; the model in {config.bundle} takes 2 to {config.context_length} tokens"
+        )
     if not 1 <= stride < context:
         raise InputError(f"stride is {stride}; it must be at least 1 and less than the context of {context}")
 
@@ -243,6 +245,26 @@ def _perplexity(nll: float, tokens: int) -> float:
         return math.exp(nll / tokens)
     except OverflowError:  # a model that is broken, not merely bad
         return math.inf
+
+
+def format_evaluation(evaluation: Evaluation) -> str:
+    """The scores as lines for a terminal."""
+    lines = [
+        f"bits per byte   {evaluation.bits_per_byte:.4f}",
+        f"perplexity      {evaluation.perplexity:.3f} per token",
+        f"scored          {evaluation.scored_tokens:,} tokens, {evaluation.utf8_bytes:,} bytes, "
+        f"{evaluation.documents:,} documents; windows of {evaluation.context}, stride {evaluation.stride}",
+    ]
+    if evaluation.first_token != "bos":
+        lines.append("note            the model has no beginning-of-sequence token: each first token is context only")
+    if evaluation.kl is not None:
+        lines += [
+            f"reference       {evaluation.reference_bits_per_byte:.4f} bits per byte, "
+            f"perplexity {evaluation.reference_perplexity:.3f}",
+            f"KL divergence   {evaluation.kl:.5f} nats per token from the reference",
+            f"same top token  {evaluation.top1_agreement:.2%} of the time",
+        ]
+    return "\n".join(lines)
 
 
 def read_documents(path: Path) -> list[str]:

@@ -177,6 +177,14 @@ class Generation(Iterator[str]):
         """Return all the text that is still to come."""
         return "".join(self)
 
+    def statistics(self) -> str:
+        """Return what it took, in one line for a terminal."""
+        timings, steps = self.timings, len(self.tokens) - 1  # the first token comes with the prefill
+        parts = [f"prompt {len(self.prompt)} tokens in {timings.prefill:.3f} s"]
+        if steps > 0:
+            parts.append(f"{len(self.tokens)} generated, {steps / timings.decode:.1f} tokens/s")
+        return "; ".join(parts) + f"; ended by {self.stop_reason}"
+
     def _generate(self) -> Iterator[str]:
         """Yield pieces of text; never an empty one."""
         detokenizer = Detokenizer(self.model.tokenizer, self.prompt)

@@ -23,7 +23,7 @@ from edgepress.errors import InputError
 from edgepress.runtime.config import BundleConfig
 
 if TYPE_CHECKING:
-    from onnxruntime import InferenceSession, SessionOptions
+    from onnxruntime import InferenceSession, OrtValue, SessionOptions
 
 Floats = NDArray[np.float32]
 Tokens = NDArray[np.int64]
@@ -41,7 +41,7 @@ def default_threads() -> int:
 
 def session_options(threads: int) -> "SessionOptions":
     """Options that every session of the runtime has in common."""
-    import onnxruntime
+    import onnxruntime  # noqa: PLC0415 - only when a bundle is opened
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
@@ -82,7 +82,7 @@ class DecoderSession:
         self._check_inputs()
         self._tokens = np.zeros((1, max(1, min(prefill_chunk, context))), np.int64)
         self._mask = np.ones((1, context), np.int64)
-        self._row = np.zeros((1, 1, config.vocab_size), np.float32)
+        self._logits: Floats = np.zeros(config.vocab_size, np.float32)
         self._bind_once()
 
     def _check_inputs(self) -> None:
@@ -103,17 +103,14 @@ class DecoderSession:
             value = _value(array)  # one value for both: equal pointers tell the operator to write in place
             self._binding.bind_ortvalue_input(past, value)
             self._binding.bind_ortvalue_output(present, value)
-        self._bind_logits(self._row)
+        row = (1, 1, config.vocab_size)
+        self._binding.bind_output("logits", "cpu", 0, np.float32, row, self._logits.ctypes.data)
         self._bind_tokens(1)
 
     def _bind_tokens(self, count: int) -> None:
         address = self._tokens.ctypes.data
         self._binding.bind_input("input_ids", "cpu", 0, np.int64, (1, count), address)
         self._bound_tokens = count
-
-    def _bind_logits(self, logits: Floats) -> None:
-        self._logits = logits  # keeps the memory alive while it is bound
-        self._binding.bind_output("logits", "cpu", 0, np.float32, logits.shape, logits.ctypes.data)
 
     def _run(self, count: int) -> None:
         """Run the first ``count`` tokens of the token buffer."""
@@ -152,7 +149,7 @@ class DecoderSession:
             chunk = tokens[start : start + self.prefill_chunk]
             self._tokens[0, : chunk.size] = chunk
             self._run(chunk.size)
-        return self._row[0, 0]
+        return self._logits
 
     def decode(self, token: int) -> Floats:
         """Append one token to the cache; return the logits after it, (vocab,)."""
@@ -160,7 +157,7 @@ class DecoderSession:
             self.check_room(1)
         self._tokens[0, 0] = token
         self._run(1)
-        return self._row[0, 0]
+        return self._logits
 
     def score(self, tokens: Tokens, first: int) -> Floats:
         """Append at most ``prefill_chunk`` tokens; return the logits from index ``first`` of them on, (rows, vocab)."""
@@ -172,11 +169,12 @@ class DecoderSession:
         # onnxruntime refuses memory of another shape than the graph declares (one row), but it may allocate its own.
         self._binding.bind_output("logits")
         self._run(tokens.size)
-        return self._binding.get_outputs()[-1].numpy()[0]
+        logits: Floats = self._binding.get_outputs()[-1].numpy()[0]
+        return logits
 
 
 def _open(config: BundleConfig, options: "SessionOptions", prepared: bool) -> "InferenceSession":
-    import onnxruntime
+    import onnxruntime  # noqa: PLC0415 - only when a bundle is opened
 
     try:
         return onnxruntime.InferenceSession(config.model, options, providers=["CPUExecutionProvider"])
@@ -184,8 +182,8 @@ def _open(config: BundleConfig, options: "SessionOptions", prepared: bool) -> "I
         raise InputError(f"{config.model} cannot be opened: {error}") from error
 
 
-def _value(array: NDArray[np.generic]) -> "object":
-    import onnxruntime
+def _value(array: NDArray[np.generic]) -> "OrtValue":
+    import onnxruntime  # noqa: PLC0415 - only when a bundle is opened
 
     return onnxruntime.OrtValue.ortvalue_from_numpy(array)
 

@@ -1,0 +1,28 @@
+"""The device's part: bundle → tokens, and measurements of memory, latency and energy.
+
+    from edgepress.runtime import load, bench, evaluate
+
+    for piece in load("bundle").generate("Once upon a time", max_tokens=100):
+        print(piece, end="", flush=True)
+
+Needs numpy, onnxruntime and tokenizers; onnxruntime itself is imported when the first bundle is opened.
+"""
+
+from edgepress.runtime.bench import Measurement, bench, format_measurement
+from edgepress.runtime.evaluate import Evaluation, LogitsSource, evaluate, read_documents
+from edgepress.runtime.model import Generation, Model, load
+from edgepress.runtime.sampling import Sampling
+
+__all__ = [
+    "Evaluation",
+    "Generation",
+    "LogitsSource",
+    "Measurement",
+    "Model",
+    "Sampling",
+    "bench",
+    "evaluate",
+    "format_measurement",
+    "load",
+    "read_documents",
+]

@@ -1,0 +1,348 @@
+"""Measuring a bundle on the machine that runs it: time, memory and energy, with the raw samples kept.
+
+What is measured, in order: memory before anything is loaded; the time to load; for each prompt length, some warm-up
+prefills (kept apart) and then ``repetitions`` of prefill; then decoding after the longest prompt, greedy, one token a
+step. Nothing is averaged here: :func:`format_measurement` does that for the eye, whoever reads the JSON does it anew.
+"""
+
+import platform
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+from edgepress import __version__
+from edgepress.errors import InputError
+from edgepress.runtime.config import BundleConfig, read_config
+from edgepress.runtime.energy import Meter, Unavailable, open_meter
+from edgepress.runtime.host import Host, read_host
+from edgepress.runtime.memory import Memory, read_memory
+from edgepress.runtime.model import Model, load
+from edgepress.runtime.session import PREFILL_CHUNK, default_threads
+
+SCHEMA_VERSION = 1
+_SEED = 0  # of the prompts' random tokens: speed does not depend on them, results must be repeatable
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What was asked for."""
+
+    threads: int
+    context: int
+    prompt_lengths: tuple[int, ...]
+    decode_tokens: int
+    repetitions: int
+    warmup: int
+    prefill_chunk: int
+    prepared: bool
+
+
+@dataclass(frozen=True)
+class PrefillSamples:
+    """Seconds from handing over a prompt of ``length`` tokens until its first token is chosen: the TTFT, one a turn."""
+
+    length: int
+    seconds: tuple[float, ...]
+    warmup_seconds: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class DecodeSamples:
+    """Seconds of each decode step after a prompt of ``prompt_length`` tokens; one inner tuple a repetition.
+
+    A step chooses a token and computes the logits after it. ``run_seconds`` is the part of each repetition spent inside
+    onnxruntime; the rest is this runtime's own.
+    """
+
+    prompt_length: int
+    step_seconds: tuple[tuple[float, ...], ...]
+    run_seconds: tuple[float, ...]
+    warmup_step_seconds: tuple[tuple[float, ...], ...]
+
+
+@dataclass(frozen=True)
+class EnergySamples:
+    """Joules of each decode repetition, of what ``measures`` says; or why there are none (then the rest is None)."""
+
+    source: str | None
+    measures: str | None
+    decode_joules: tuple[float, ...] | None
+    unavailable: str | None
+
+
+@dataclass(frozen=True)
+class MemorySamples:
+    """Memory of the process at four moments; ``after_decode`` is the steady state, its ``peak_rss`` the peak."""
+
+    before_load: Memory
+    after_load: Memory
+    after_prefill: Memory
+    after_decode: Memory
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One run of :func:`bench`: raw samples, and what they were taken on."""
+
+    schema_version: int
+    bundle: str
+    bundle_hash: str | None
+    started: str
+    host: Host
+    versions: dict[str, str]
+    settings: Settings
+    load_seconds: float
+    prefill: tuple[PrefillSamples, ...]
+    decode: DecodeSamples
+    memory: MemorySamples
+    energy: EnergySamples
+
+    def to_json(self) -> dict[str, Any]:
+        """The same as plain JSON values."""
+        return asdict(self)
+
+
+def bench(
+    bundle: str | Path,
+    *,
+    prompt_lengths: Sequence[int] | None = None,
+    decode_tokens: int = 64,
+    repetitions: int = 5,
+    warmup: int = 1,
+    threads: int | None = None,
+    context: int | None = None,
+    prefill_chunk: int = PREFILL_CHUNK,
+    prepared: bool = True,
+    progress: Callable[[int], None] | None = None,
+) -> Measurement:
+    """Measure a bundle in this process. Memory is the process's, so a fresh process gives the clean figure.
+
+    Args:
+        bundle: the directory that an export wrote.
+        prompt_lengths: prompts to prefill, in tokens; by default 64 and 256, or what the context leaves of them.
+        decode_tokens: steps of each decode repetition.
+        repetitions: turns of each prompt length, and of decoding.
+        warmup: turns before these, which are kept apart.
+        threads: see :func:`load`.
+        context: see :func:`load`.
+        prefill_chunk: see :func:`load`.
+        prepared: see :func:`load`.
+        progress: called with the number of turns done since the last call; there are :func:`bench_turns`.
+
+    Raises:
+        InputError: the bundle cannot be used, or the prompts and steps do not fit in its context.
+
+    """
+    started = datetime.now(UTC).isoformat(timespec="seconds")
+    before = read_memory()
+    config = read_config(Path(bundle))
+    settings = _settings(
+        config, prompt_lengths, decode_tokens, repetitions, warmup, threads, context, prefill_chunk, prepared
+    )
+    start = perf_counter()
+    model = load(
+        bundle, threads=settings.threads, context=settings.context, prefill_chunk=prefill_chunk, prepared=prepared
+    )
+    load_seconds = perf_counter() - start
+    after_load = read_memory()
+    done = progress or (lambda _turns: None)
+    prefill = tuple(_measure_prefill(model, length, settings, done) for length in settings.prompt_lengths)
+    after_prefill = read_memory()
+    decode, energy = _measure_decode(model, max(settings.prompt_lengths), settings, done)
+    return Measurement(
+        schema_version=SCHEMA_VERSION,
+        bundle=str(bundle),
+        bundle_hash=_bundle_hash(config.bundle),
+        started=started,
+        host=read_host(),
+        versions=_versions(),
+        settings=settings,
+        load_seconds=load_seconds,
+        prefill=prefill,
+        decode=decode,
+        memory=MemorySamples(before, after_load, after_prefill, read_memory()),
+        energy=energy,
+    )
+
+
+def bench_turns(prompt_lengths: Sequence[int], repetitions: int, warmup: int) -> int:
+    """How many turns :func:`bench` takes: each prompt length and decoding, warm-up included."""
+    return (len(prompt_lengths) + 1) * (repetitions + warmup)
+
+
+def default_prompt_lengths(bundle: str | Path, decode_tokens: int, context: int | None = None) -> tuple[int, ...]:
+    """64 and 256 tokens, as far as they fit with the tokens to decode."""
+    room = (context or read_config(Path(bundle)).context_length) - decode_tokens
+    return tuple(length for length in (64, 256) if length <= room) or (max(1, room),)
+
+
+def _settings(
+    config: BundleConfig,
+    prompt_lengths: Sequence[int] | None,
+    decode_tokens: int,
+    repetitions: int,
+    warmup: int,
+    threads: int | None,
+    context: int | None,
+    prefill_chunk: int,
+    prepared: bool,
+) -> Settings:
+    for name, number, least in (
+        ("decode_tokens", decode_tokens, 1),
+        ("repetitions", repetitions, 1),
+        ("warmup", warmup, 0),
+    ):
+        if number < least:
+            raise InputError(f"{name} is {number}; it must be at least {least}")
+    lengths = prompt_lengths or default_prompt_lengths(config.bundle, decode_tokens, context)
+    for length in lengths:
+        if length < 1:
+            raise InputError(f"a prompt length is {length}; it must be at least 1")
+    needed = max(lengths) + decode_tokens
+    allowed = context or config.context_length
+    if needed > allowed:
+        raise InputError(
+            f"a prompt of {max(lengths)} tokens and {decode_tokens} decoded ones do not fit in the context of {allowed}"
+        )
+    return Settings(
+        threads=default_threads() if threads is None else threads,
+        context=context or config.context_length,
+        prompt_lengths=tuple(lengths),
+        decode_tokens=decode_tokens,
+        repetitions=repetitions,
+        warmup=warmup,
+        prefill_chunk=prefill_chunk,
+        prepared=prepared,
+    )
+
+
+def _prompt(model: Model, length: int) -> list[int]:
+    return [int(token) for token in np.random.default_rng(_SEED).integers(0, model.config.vocab_size, length)]
+
+
+def _measure_prefill(model: Model, length: int, settings: Settings, done: Callable[[int], None]) -> PrefillSamples:
+    prompt = _prompt(model, length)
+    seconds = []
+    for _ in range(settings.warmup + settings.repetitions):
+        model.reset()
+        start = perf_counter()
+        model.prefill(prompt).argmax()
+        seconds.append(perf_counter() - start)
+        done(1)
+    return PrefillSamples(length, tuple(seconds[settings.warmup :]), tuple(seconds[: settings.warmup]))
+
+
+def _measure_decode(
+    model: Model, length: int, settings: Settings, done: Callable[[int], None]
+) -> tuple[DecodeSamples, EnergySamples]:
+    prompt = _prompt(model, length)
+    opened = open_meter()
+    meter = None if isinstance(opened, Unavailable) else opened[1]
+    turns = []
+    for _ in range(settings.warmup + settings.repetitions):
+        model.reset()
+        turns.append(_decode_turn(model, prompt, settings.decode_tokens, meter))
+        done(1)
+    measured = turns[settings.warmup :]
+    samples = DecodeSamples(
+        prompt_length=length,
+        step_seconds=tuple(turn.steps for turn in measured),
+        run_seconds=tuple(turn.run for turn in measured),
+        warmup_step_seconds=tuple(turn.steps for turn in turns[: settings.warmup]),
+    )
+    if isinstance(opened, Unavailable):
+        return samples, EnergySamples(None, None, None, opened.reason)
+    return samples, EnergySamples(
+        opened[0].name, opened[0].measures, tuple(turn.joules or 0.0 for turn in measured), None
+    )
+
+
+@dataclass(frozen=True)
+class _Turn:
+    steps: tuple[float, ...]
+    run: float
+    joules: float | None
+
+
+def _decode_turn(model: Model, prompt: list[int], count: int, meter: Meter | None) -> _Turn:
+    logits = model.prefill(prompt)
+    steps = []
+    joules = meter.joules() if meter else None
+    run = model.session.run_seconds
+    for _ in range(count):
+        start = perf_counter()
+        logits = model.decode(int(logits.argmax()))
+        steps.append(perf_counter() - start)
+    run = model.session.run_seconds - run
+    return _Turn(tuple(steps), run, None if meter is None or joules is None else meter.joules() - joules)
+
+
+def _bundle_hash(bundle: Path) -> str | None:
+    """SHA-256 of the manifest, which has every file's hash; None for a bundle that edgepress did not make."""
+    from edgepress.manifest import MANIFEST_NAME, bundle_hash  # noqa: PLC0415 - only here
+
+    return bundle_hash(bundle) if (bundle / MANIFEST_NAME).is_file() else None
+
+
+def _versions() -> dict[str, str]:
+    found = {"edgepress": __version__, "python": platform.python_version()}
+    for package in ("onnxruntime", "numpy", "tokenizers"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:  # onnxruntime under another distribution name, as its vendors' builds have
+            module = __import__(package)
+            found[package] = str(module.__version__)
+    return found
+
+
+def format_measurement(measurement: Measurement) -> str:
+    """Averages of a measurement, as lines for a terminal."""
+    settings, decode, memory = measurement.settings, measurement.decode, measurement.memory
+    lines = [
+        f"{measurement.bundle} on {measurement.host.cpu}, {_counted(settings.threads, 'thread')}",
+        f"  load           {measurement.load_seconds:.3f} s",
+    ]
+    for prefill in measurement.prefill:
+        median = float(np.median(prefill.seconds))
+        lines.append(
+            f"  prefill {prefill.length:>6} {prefill.length / median:,.1f} tokens/s, first token after "
+            f"{_milliseconds(median)} (median of {len(prefill.seconds)})"
+        )
+    steps = np.concatenate([np.asarray(turn) for turn in decode.step_seconds])  # (repetitions · steps,)
+    p50, p95, p99 = np.quantile(steps, (0.5, 0.95, 0.99))
+    lines += [
+        f"  decode         {1 / steps.mean():,.1f} tokens/s after {decode.prompt_length} tokens; a token takes "
+        f"{_milliseconds(p50)} (p50), {_milliseconds(p95)} (p95), {_milliseconds(p99)} (p99)",
+        f"  own overhead   {1 - sum(decode.run_seconds) / steps.sum():.1%} of a step is outside onnxruntime",
+        f"  memory peak    {_megabytes(memory.after_decode.peak_rss)} resident, of which "
+        f"{_megabytes(memory.before_load.rss)} before the bundle was loaded",
+        f"  memory steady  {_megabytes(memory.after_decode.rss)} resident, {_megabytes(memory.after_decode.pss)} "
+        f"proportional (PSS), {_megabytes(memory.after_decode.anonymous)} anonymous",
+        f"  energy         {_energy(measurement.energy, settings)}",
+    ]
+    return "\n".join(lines)
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{1e3 * seconds:.2f} ms"
+
+
+def _megabytes(size: int | None) -> str:
+    return "unknown" if size is None else f"{size / 1e6:,.1f} MB"
+
+
+def _energy(energy: EnergySamples, settings: Settings) -> str:
+    if energy.decode_joules is None:
+        return f"not measured: {energy.unavailable}"
+    per_token = sum(energy.decode_joules) / (len(energy.decode_joules) * settings.decode_tokens)
+    return f"{per_token:.3f} J per decoded token ({energy.source}: {energy.measures})"

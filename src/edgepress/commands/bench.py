@@ -1,0 +1,51 @@
+"""``edgepress bench``: measure a bundle on this machine."""
+
+import argparse
+
+from edgepress.commands.run import add_loading_arguments
+
+NAME = "bench"
+HELP = "measure a bundle on this machine: load, prefill, decode, memory, energy"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add this verb's arguments."""
+    add_loading_arguments(parser)
+    parser.add_argument(
+        "--prompt-lengths", type=int, nargs="+", metavar="N", help="tokens to prefill (default: 64 256, if they fit)"
+    )
+    parser.add_argument("--decode-tokens", type=int, default=64, metavar="N", help="tokens to decode in each turn")
+    parser.add_argument("--repetitions", type=int, default=5, metavar="N", help="turns of each measurement")
+    parser.add_argument("--warmup", type=int, default=1, metavar="N", help="turns before them, kept apart")
+    parser.add_argument("--prefill-chunk", type=int, metavar="N", help="prompt tokens computed at once")
+    parser.add_argument("--json", action="store_true", help="print every sample, host and version as JSON")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Measure, then print averages or, with ``--json``, everything."""
+    import json  # noqa: PLC0415 - with the next ones: --help stays quick
+
+    from edgepress.progress import progress  # noqa: PLC0415
+    from edgepress.runtime.bench import (  # noqa: PLC0415
+        bench,
+        bench_turns,
+        default_prompt_lengths,
+        format_measurement,
+    )
+    from edgepress.runtime.session import PREFILL_CHUNK  # noqa: PLC0415
+
+    lengths = arguments.prompt_lengths or default_prompt_lengths(arguments.bundle, arguments.decode_tokens)
+    with progress(bench_turns(lengths, arguments.repetitions, arguments.warmup), "measuring", "turns") as advance:
+        measurement = bench(
+            arguments.bundle,
+            prompt_lengths=lengths,
+            decode_tokens=arguments.decode_tokens,
+            repetitions=arguments.repetitions,
+            warmup=arguments.warmup,
+            threads=arguments.threads,
+            prefill_chunk=PREFILL_CHUNK if arguments.prefill_chunk is None else arguments.prefill_chunk,
+            prepared=not arguments.no_prepare,
+            progress=advance,
+        )
+    print(json.dumps(measurement.to_json(), indent=2) if arguments.json else format_measurement(measurement))
+    return 0

@@ -1,0 +1,60 @@
+"""``edgepress eval``: how well a bundle predicts text."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgepress.commands.run import add_loading_arguments
+
+if TYPE_CHECKING:
+    from edgepress.runtime.evaluate import LogitsSource
+
+NAME = "eval"
+HELP = "score a bundle on text: bits per byte, perplexity, distance from its reference model"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add this verb's arguments."""
+    add_loading_arguments(parser)
+    parser.add_argument(
+        "--text", type=Path, required=True, metavar="FILE", help="one document, or .jsonl: a `text` on each line"
+    )
+    parser.add_argument("--reference", metavar="MODEL", help="the checkpoint, to compare with (needs torch)")
+    parser.add_argument("--context", type=int, default=256, metavar="N", help="tokens of each window")
+    parser.add_argument("--stride", type=int, default=128, metavar="N", help="new tokens of each window but the first")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Score, then print the result."""
+    import json  # noqa: PLC0415 - with the next ones: --help stays quick
+
+    from edgepress.progress import progress  # noqa: PLC0415
+    from edgepress.runtime.evaluate import evaluate, format_evaluation, read_documents  # noqa: PLC0415
+
+    documents = read_documents(arguments.text)
+    with progress(len(documents), "scoring", "documents") as advance:
+        result = evaluate(
+            arguments.bundle,
+            documents,
+            context=arguments.context,
+            stride=arguments.stride,
+            reference=None if arguments.reference is None else _reference(arguments.reference),
+            threads=arguments.threads,
+            prepared=not arguments.no_prepare,
+            progress=advance,
+        )
+    print(json.dumps(result.to_json(), indent=2) if arguments.json else format_evaluation(result))
+    return 0
+
+
+def _reference(model: str) -> "LogitsSource":
+    from edgepress.errors import InputError  # noqa: PLC0415
+
+    try:
+        from edgepress.exporter.reference import Reference  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("edgepress"):
+            raise
+        raise InputError(f"--reference needs {error.name}; pip install 'edgepress[export]'") from error
+    return Reference(model)

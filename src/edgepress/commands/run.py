@@ -1,0 +1,65 @@
+"""``edgepress run``: continue a prompt."""
+
+import argparse
+import sys
+from pathlib import Path
+
+NAME = "run"
+HELP = "continue a prompt with a bundle, as a stream of text on stdout"
+
+
+def add_loading_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what every verb that opens a bundle has."""
+    parser.add_argument("bundle", type=Path, help="a bundle directory")
+    parser.add_argument("--threads", type=int, metavar="N", help="compute threads (default: one for each usable core)")
+    parser.add_argument(
+        "--no-prepare",
+        action="store_true",
+        help="start from the bundle itself: neither use nor write its prepared form",
+    )
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add this verb's arguments."""
+    add_loading_arguments(parser)
+    parser.add_argument("--prompt", required=True, metavar="TEXT", help="text to continue; - reads it from stdin")
+    parser.add_argument(
+        "--max-tokens", type=int, metavar="N", help="tokens to generate at most (default: until it ends)"
+    )
+    parser.add_argument("--temperature", type=float, default=0.0, help="0 takes the most likely token")
+    parser.add_argument("--top-k", type=int, default=0, metavar="K", help="choose among the K most likely; 0 is off")
+    parser.add_argument(
+        "--top-p", type=float, default=1.0, metavar="P", help="choose among the likeliest that sum to P"
+    )
+    parser.add_argument("--min-p", type=float, default=0.0, metavar="P", help="drop below P times the likeliest")
+    parser.add_argument("--repetition-penalty", type=float, default=1.0, metavar="R", help="above 1 repeats less")
+    parser.add_argument("--seed", type=int, help="the same seed gives the same text")
+    parser.add_argument(
+        "--stop", action="append", default=[], metavar="TEXT", help="end before this text; may be given several times"
+    )
+    parser.add_argument("--context", type=int, metavar="N", help="tokens of prompt and answer (default: the model's)")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the text as it comes on stdout, then what it cost on stderr."""
+    from edgepress.runtime import load  # noqa: PLC0415 - --help stays quick
+
+    model = load(
+        arguments.bundle, threads=arguments.threads, context=arguments.context, prepared=not arguments.no_prepare
+    )
+    generation = model.generate(
+        sys.stdin.read() if arguments.prompt == "-" else arguments.prompt,
+        max_tokens=arguments.max_tokens,
+        temperature=arguments.temperature,
+        top_k=arguments.top_k,
+        top_p=arguments.top_p,
+        min_p=arguments.min_p,
+        repetition_penalty=arguments.repetition_penalty,
+        seed=arguments.seed,
+        stop=arguments.stop,
+    )
+    for piece in generation:
+        print(piece, end="", flush=True)
+    print(flush=True)
+    print(generation.statistics(), file=sys.stderr)
+    return 0
