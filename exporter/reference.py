@@ -1,0 +1,163 @@
+"""The checkpoint's own model: transformers' implementation in float32, with one module's weights in memory at a time.
+
+Exported graphs are held against this. Needs torch and transformers, which nothing else in an export imports.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgepress.errors import InputError
+from edgepress.exporter.checkpoint import Checkpoint, resolve_model
+
+if TYPE_CHECKING:
+    import torch
+
+Weights = Callable[[str], NDArray[np.float32]]
+
+_KEEP_BYTES = 2 << 30  # float32 weights that stay in memory between calls
+
+
+class Reference:
+    """A causal language model whose weights are read from its checkpoint when a module needs them.
+
+    The model is made without weights; each module that holds some reads them just before its forward pass and drops
+    them after it, so that peak memory is one tensor and the activations. Models of at most 2 GiB in float32 are read
+    once and kept; ``keep`` overrides that. ``weights`` is asked first for a tensor, by its name in the checkpoint, and
+    the checkpoint when that raises KeyError: put a bundle's dequantized weights there, and what still differs from
+    the bundle is its graph.
+
+    Raises:
+        InputError: torch or transformers is missing, or the checkpoint lacks a tensor that the model needs.
+
+    """
+
+    def __init__(self, model: str | Path, *, weights: Weights | None = None, keep: bool | None = None) -> None:
+        torch, transformers = _libraries()
+        self._torch = torch
+        self._checkpoint = Checkpoint.open(resolve_model(str(model)))
+        self._weights = weights
+        config = transformers.AutoConfig.from_pretrained(self._checkpoint.directory, trust_remote_code=False)
+        with _parameters_without_memory(torch):
+            self._model = transformers.AutoModelForCausalLM.from_config(
+                config, trust_remote_code=False, dtype=torch.float32, attn_implementation="sdpa"
+            )
+        self._model.eval().requires_grad_(False)
+        nbytes = sum(4 * parameter.numel() for parameter in self._model.parameters())
+        self._keep = nbytes <= _KEEP_BYTES if keep is None else keep
+        self._kept: dict[str, torch.nn.Parameter] = {}
+        self._install(self._checkpoint_names())
+
+    def logits(self, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Logits (length, vocabulary) of ``tokens`` (length,); row i predicts token i + 1."""
+        with self._torch.inference_mode():
+            ids = self._torch.from_numpy(np.asarray(tokens, np.int64))[None]
+            logits: NDArray[np.float32] = self._model(input_ids=ids, use_cache=False).logits[0].numpy()
+        return logits
+
+    def _checkpoint_names(self) -> dict[str, str]:
+        """Return the checkpoint's name of each of the model's parameters.
+
+        Tied parameters are one object under several names; checkpoints without a head leave the base prefix out.
+        """
+        prefix = f"{self._model.base_model_prefix}."
+        tensors = self._checkpoint.tensors
+        same: dict[int, list[str]] = {}
+        for name, parameter in self._model.named_parameters(remove_duplicate=False):
+            same.setdefault(id(parameter), []).append(name)
+        found: dict[str, str] = {}
+        for names in same.values():
+            candidates = [*names, *(name.removeprefix(prefix) for name in names)]
+            tensor = next((candidate for candidate in candidates if candidate in tensors), None)
+            if tensor is None:
+                raise InputError(
+                    f"{self._checkpoint.directory} has no tensor {names[0]}, which the reference model needs; "
+                    "is the checkpoint complete?"
+                )
+            found |= dict.fromkeys(names, tensor)
+        return found
+
+    def _install(self, names: dict[str, str]) -> None:
+        """Make every module that has parameters of its own read them before and drop them after its forward pass."""
+        for module_name, module in self._model.named_modules():
+            own = {key: names[f"{module_name}.{key}".lstrip(".")] for key in _own_parameters(module)}
+            if own:
+                module.register_forward_pre_hook(self._loader(own))
+                if not self._keep:
+                    module.register_forward_hook(_drop)
+
+    def _loader(self, own: dict[str, str]) -> Callable[[torch.nn.Module, object], None]:
+        def load(module: torch.nn.Module, _inputs: object) -> None:
+            for key, tensor in own.items():
+                parameter = module.get_parameter(key)
+                if parameter.is_meta:
+                    setattr(module, key, self._parameter(tensor, tuple(parameter.shape)))
+
+        return load
+
+    def _parameter(self, tensor: str, shape: tuple[int, ...]) -> torch.nn.Parameter:
+        if tensor in self._kept:
+            return self._kept[tensor]
+        value = self._torch.from_numpy(self._read(tensor, shape))
+        parameter: torch.nn.Parameter = self._torch.nn.Parameter(value, requires_grad=False)
+        if self._keep:
+            self._kept[tensor] = parameter
+        return parameter
+
+    def _read(self, tensor: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
+        try:
+            value = self._weights(tensor) if self._weights is not None else None
+        except KeyError:
+            value = None
+        if value is None:
+            value = self._checkpoint.rows(tensor, 0, self._checkpoint.tensors[tensor].shape[0])
+        if value.shape != shape:
+            raise InputError(f"{tensor} has shape {value.shape}, and the reference model asks for {shape}")
+        return np.require(value, np.float32, ["C", "W"])
+
+
+def _drop(module: torch.nn.Module, _inputs: object, _output: object) -> None:
+    for key, parameter in _own_parameters(module).items():
+        setattr(module, key, type(parameter)(parameter.detach().to("meta"), requires_grad=False))
+
+
+def _own_parameters(module: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
+    return dict(module.named_parameters(recurse=False))
+
+
+@contextmanager
+def _parameters_without_memory(torch: Any) -> Iterator[None]:
+    """Put every parameter that is made within on the meta device, where it has a shape and no memory.
+
+    Buffers stay real: rotary frequencies are computed when a module is made. (accelerate.init_empty_weights does the
+    same.) Not thread-safe: it replaces a method of torch.nn.Module for as long as the block runs.
+    """
+    register = torch.nn.Module.register_parameter
+
+    def register_meta(module: torch.nn.Module, name: str, parameter: torch.nn.Parameter | None) -> None:
+        if parameter is not None and not parameter.is_meta:
+            parameter = torch.nn.Parameter(parameter.detach().to("meta"), requires_grad=False)
+        register(module, name, parameter)
+
+    torch.nn.Module.register_parameter = register_meta
+    try:
+        yield
+    finally:
+        torch.nn.Module.register_parameter = register
+
+
+def _libraries() -> tuple[Any, Any]:
+    try:
+        import torch  # noqa: PLC0415 - seconds to import, and not part of the base install
+        import transformers  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"the reference model needs {error.name}, which is not installed: pip install 'edgepress[export]'"
+        ) from error
+    return torch, transformers
