@@ -18,13 +18,13 @@ from edgepress.exporter.scheme import Scheme
 
 Floats = NDArray[np.float32]
 
-# Codes that the block's largest magnitude may take, before rounding: the candidates.
-_EXTREMES = {
-    4: (-8.0, -7.6, -7.2, -8.4, -8.8, -9.2, 7.0, 7.4),
-    8: (-128.0,),
-}
-_TILE = 1 << 16  # elements worked on at a time: three float32 arrays of them stay in cache
-_PLAIN = (2.0**-60, 2.0**60)  # block maxima in this range need no rescaling to keep sums and reciprocals finite
+# Candidates: what the block's largest magnitude becomes, in steps, before rounding and clipping. −(2^(bits−1) − 1) is
+# among them, which is plain absmax rounding, so the search is never worse than that.
+_EXTREMES = {4: (-9.2, -8.7, -8.3, -7.8, -7.0), 8: (-128.0, -127.0)}
+_TILE = 1 << 17  # elements worked on at a time: three float32 arrays of them stay in the shared cache
+_PLAIN = (2.0**-40, 2.0**40)  # block maxima in this range need no rescaling to keep sums and reciprocals finite
+_LEAST_WEIGHT = np.float32(2.0**-20)  # of the block's largest
+_TINY = np.float32(1e-30)  # below any Σ w q² but 0
 
 
 @dataclass(frozen=True)
@@ -76,51 +76,54 @@ def quantize(rows: Floats, scheme: Scheme, importance: Floats | None) -> Quantiz
 
 
 def _block_weights(importance: Floats, blocks: int, size: int) -> Floats:
-    """Importance relative to the largest, (block size, blocks); 0 for padding."""
+    """Importance relative to the largest of its block, (block size, blocks); all alike where it is 0 throughout."""
     padded = np.zeros(blocks * size, np.float32)
-    top = importance.max()
-    padded[: len(importance)] = importance / top if top > 0 else 1
-    return np.ascontiguousarray(padded.reshape(blocks, size).T)
+    padded[: len(importance)] = importance
+    weights = padded.reshape(blocks, size)
+    top = weights.max(axis=1, keepdims=True)  # (blocks, 1)
+    weights = np.divide(weights, top, out=np.ones_like(weights), where=top > 0)
+    return np.ascontiguousarray(np.maximum(weights, _LEAST_WEIGHT).T)
 
 
 def _quantize_tile(work: _Work, w: Floats | None, scheme: Scheme) -> Floats:
     """Leave the codes of ``work.x`` in ``work.q`` and return the scales, (blocks,)."""
-    factor = _rescale(work.x)
-    top, bottom = work.x.max(axis=0), work.x.min(axis=0)
-    extreme = np.where(top > -bottom, top, bottom)  # (blocks,)
-    codes = np.array(_EXTREMES[scheme.bits], np.float32)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        inverses = np.where(extreme == 0, np.float32(0), codes[:, None] / extreme)  # (candidates, blocks)
-    xq, qq = np.empty_like(inverses), np.empty_like(inverses)
-    for candidate, inverse in enumerate(inverses):
+    extreme, factor = _extremes(work.x)  # (blocks,), ∞ for a block of zeros, whose codes and sums are then 0
+    inverse, xq, qq, scale, gain = (np.empty_like(extreme) for _ in range(5))  # (blocks,)
+    best_gain, best_scale = np.full_like(extreme, -1), np.zeros_like(extreme)
+    for step in _EXTREMES[scheme.bits]:
+        np.divide(np.float32(step), extreme, out=inverse)
         _round(work, inverse, scheme.zero_point)
-        _sums(work, w, xq[candidate], qq[candidate])
-    gain = xq * xq / np.maximum(qq, np.float32(1e-30))
-    best = gain.argmax(axis=0)[None, :]
-    scale = _quotient(np.take_along_axis(xq, best, 0)[0], np.take_along_axis(qq, best, 0)[0])
-    # The codes nearest for that scale, and the scale best for those codes.
-    _round(work, _quotient(np.ones_like(scale), scale), scheme.zero_point)
-    _sums(work, w, xq[0], qq[0])
-    scale = _quotient(xq[0], qq[0])
+        _sums(work, w, xq, qq)
+        np.divide(xq, np.maximum(qq, _TINY, out=qq), out=scale)
+        np.multiply(scale, xq, out=gain)
+        best_scale = np.where(gain > best_gain, scale, best_scale)
+        np.maximum(gain, best_gain, out=best_gain)
+    # The codes nearest for the best scale, and the scale best for those codes.
+    np.divide(np.float32(1), np.where(best_scale == 0, np.float32(np.inf), best_scale), out=inverse)
+    _round(work, inverse, scheme.zero_point)
+    _sums(work, w, xq, qq)
+    np.divide(xq, np.maximum(qq, _TINY, out=qq), out=scale)
     np.add(work.q, np.float32(scheme.zero_point), out=work.q)
     return scale if factor is None else scale / factor
 
 
-def _rescale(x: Floats) -> Floats | None:
-    """Multiply blocks with extreme magnitudes by a power of two, in place; return the factors, None when none."""
-    top = np.maximum(x.max(axis=0), -x.min(axis=0))  # (blocks,)
-    odd = (top != 0) & ((top < _PLAIN[0]) | (top > _PLAIN[1]))
-    if not odd.any():
-        return None
-    exponent = np.clip(np.frexp(top)[1], -120, 120)
-    factor = np.where(odd, np.ldexp(np.float32(1), -exponent), np.float32(1)).astype(np.float32)
-    np.multiply(x, factor, out=x)
-    return factor
+def _extremes(x: Floats) -> tuple[Floats, Floats | None]:
+    """Return each block's element of largest magnitude, ∞ where all are 0.
 
-
-def _quotient(a: Floats, b: Floats) -> Floats:
-    """``a / b``, 0 where b is 0."""
-    return np.divide(a, b, out=np.zeros_like(a), where=b != 0)
+    Blocks too large or too small for float32 sums are first multiplied by a power of two, in place; then the factors
+    are returned too.
+    """
+    top, bottom = x.max(axis=0), x.min(axis=0)
+    extreme = np.where(top > -bottom, top, bottom)
+    size = np.abs(extreme)
+    odd = (size != 0) & ((size < _PLAIN[0]) | (size > _PLAIN[1]))
+    factor = None
+    if odd.any():
+        exponent = np.clip(np.frexp(extreme)[1], -120, 120)
+        factor = np.where(odd, np.ldexp(np.float32(1), -exponent), np.float32(1)).astype(np.float32)
+        np.multiply(x, factor, out=x)
+        np.multiply(extreme, factor, out=extreme)
+    return np.where(extreme == 0, np.float32(np.inf), extreme), factor
 
 
 def _round(work: _Work, inverse: Floats, zero_point: int) -> None:
