@@ -33,6 +33,11 @@ def build_decoder(decoder: Decoder, plan: Plan, *, data_file: str, version: str)
     return graph.model(decoder.model_type, version)
 
 
+def _rotates_apart(attention: Attention) -> bool:
+    """Whether rotary embedding must be its own node: inside GroupQueryAttention heads must be a multiple of 16 wide."""
+    return attention.rope is not None and attention.head_dim % 16 != 0
+
+
 @dataclass(frozen=True)
 class _Stream:
     """The residual stream: its value is ``x``, plus ``pending`` which the next norm adds on its way (fused)."""
@@ -78,7 +83,8 @@ class _DecoderGraph:
         total = g.node("Squeeze", [shape], "total")
         g.node("Cast", [total], "total_length", to=INT32)
         longrope = any(rope.long_inverse_frequencies is not None for rope in self.decoder.ropes.values())
-        if self.decoder.positions is not None or longrope:
+        apart = any(_rotates_apart(layer.attention) for layer in self.decoder.layers)
+        if self.decoder.positions is not None or longrope or apart:
             self._position_ids()
 
     def _position_ids(self) -> None:
@@ -154,9 +160,7 @@ class _DecoderGraph:
         rows, hidden = weight.shape
         padded = scheme.blocks(hidden) * scheme.block_size
         table = g.external(f"{weight.name}.rows", UINT8, (rows, padded * scheme.bits // 8), tensor.regions["values"])
-        scales = g.external(
-            f"{weight.name}.scales", FLOAT, scheme.scales_shape(rows, hidden), tensor.regions["scales"]
-        )
+        scales = g.external(f"{weight.name}.scales", FLOAT, scheme.scales_shape(rows, hidden), tensor.regions["scales"])
         x = g.node(
             "GatherBlockQuantized",
             [table, "input_ids", scales],
@@ -253,13 +257,19 @@ class _DecoderGraph:
         for value in present:
             g.output(value, FLOAT, ["batch", attention.kv_heads, "total", attention.head_dim])
         qkv = self._linear(attention.qkv, hidden, f"{name}.qkv.y")
-        query = [qkv, "", ""] if attention.query_norm is None else self._normed_qkv(attention, qkv, name)
+        apart = _rotates_apart(attention)
+        rope = self._rope(attention.rope)
+        query = [qkv, "", ""]
+        if apart or attention.query_norm is not None or attention.key_norm is not None:
+            query = self._split_qkv(attention, qkv, name)
+            query = self._normed(attention, query)
+            if apart:
+                query, rope = self._rotated(attention, query, rope), []
         attributes: dict[str, int | float] = {"scale": attention.scale}
         if attention.softcap:
             attributes["softcap"] = attention.softcap
         if attention.window is not None:
             attributes["local_window_size"] = attention.window
-        rope = self._rope(attention.rope)
         return g.node(
             "GroupQueryAttention",
             [*query, *past, "seqlens_k", "total_length", *rope],
@@ -272,25 +282,51 @@ class _DecoderGraph:
             **attributes,
         )
 
-    def _normed_qkv(self, attention: Attention, qkv: str, name: str) -> list[str]:
-        """Split q, k, v and norm q and k, per head or over all heads: each (batch, sequence, heads · head_dim)."""
-        g = self.graph
+    def _split_qkv(self, attention: Attention, qkv: str, name: str) -> list[str]:
+        """Split into q, k and v, each (batch, sequence, its heads · head_dim)."""
         widths = [heads * attention.head_dim for heads in (attention.heads, attention.kv_heads, attention.kv_heads)]
-        sizes = g.constant(f"qkv_widths_{'_'.join(map(str, widths))}", np.array(widths, np.int64))
+        sizes = self.graph.constant(f"qkv_widths_{'_'.join(map(str, widths))}", np.array(widths, np.int64))
         q, k, v = (f"{name}.{part}" for part in "qkv")
-        g.node("Split", [qkv, sizes], q, more_outputs=[k, v], axis=-1)
+        self.graph.node("Split", [qkv, sizes], q, more_outputs=[k, v], axis=-1)
+        return [q, k, v]
+
+    def _normed(self, attention: Attention, qkv: list[str]) -> list[str]:
+        """Norm q and k, per head or over all heads together."""
+        g = self.graph
+        q, k, v = qkv
         normed = []
-        for norm, x, width in ((attention.query_norm, q, widths[0]), (attention.key_norm, k, widths[1])):
+        for norm, x, heads in ((attention.query_norm, q, attention.heads), (attention.key_norm, k, attention.kv_heads)):
             if norm is None or not attention.norm_per_head:
                 normed.append(self._norm(norm, _Stream(x), f"{x}_norm")[0])
                 continue
-            heads_shape = np.array([0, 0, width // attention.head_dim, attention.head_dim], np.int64)
-            heads = g.constant(f"heads_{width // attention.head_dim}", heads_shape)
-            apart = g.node("Reshape", [x, heads], f"{x}_heads")  # (batch, sequence, heads, head_dim)
-            y, _ = self._norm(norm, _Stream(apart), f"{x}_norm")
+            width = heads * attention.head_dim
+            by_head = g.constant(f"by_{heads}_heads", np.array([0, 0, heads, attention.head_dim], np.int64))
             flat = g.constant(f"flat_{width}", np.array([0, 0, width], np.int64))
+            apart = g.node("Reshape", [x, by_head], f"{x}_by_head")  # (batch, sequence, heads, head_dim)
+            y, _ = self._norm(norm, _Stream(apart), f"{x}_norm")
             normed.append(g.node("Reshape", [y, flat], f"{x}_normed"))
         return [*normed, v]
+
+    def _rotated(self, attention: Attention, qkv: list[str], rope: list[str]) -> list[str]:
+        """Rotate q and k by nodes of their own; ``rope`` is cos, sin and, for longrope, the position ids."""
+        cos, sin, *ids = rope
+        rotated_dimensions = 2 * self.plan.table(cos).shape[1]
+        partial = rotated_dimensions < attention.head_dim
+        q, k, v = qkv
+        return [
+            *(
+                self.graph.node(
+                    "RotaryEmbedding",
+                    [x, *(ids or ["position_ids"]), cos, sin],
+                    f"{x}_rotated",
+                    domain=CONTRIB,
+                    num_heads=heads,
+                    rotary_embedding_dim=rotated_dimensions if partial else 0,
+                )
+                for x, heads in ((q, attention.heads), (k, attention.kv_heads))
+            ),
+            v,
+        ]
 
     def _rope(self, key: str | None) -> list[str]:
         """Inputs cos, sin and, for longrope, the positions that choose between its two tables.

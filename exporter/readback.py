@@ -1,0 +1,65 @@
+"""Read weights back from a bundle's data file, as its graph uses them and in the checkpoint's names and shapes."""
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgepress.exporter.compress.packing import dequantize
+from edgepress.exporter.plan import Plan, PlannedTensor
+
+
+class StoredWeights:
+    """The inverse of an export: ``weights(name)`` is what the bundle stores for checkpoint tensor ``name``.
+
+    This is how a quantized bundle is compared with the reference model: put these weights back into it, and what
+    still differs is the graph, not the quantization.
+    """
+
+    def __init__(self, data_file: Path, plan: Plan) -> None:
+        self._data_file, self._plan = data_file, plan
+        self._holders: dict[str, list[PlannedTensor]] = {}
+        for tensor in plan.tensors:
+            for part in tensor.weight.parts:
+                self._holders.setdefault(part.tensor, []).append(tensor)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._holders
+
+    def __call__(self, name: str) -> NDArray[np.float32]:
+        """Return checkpoint tensor ``name`` dequantized, float32, in the shape that the checkpoint has.
+
+        Raises:
+            KeyError: the bundle stores no such tensor (a tied head, for one, is stored as the embedding).
+
+        """
+        pieces: list[tuple[int, NDArray[np.float32]]] = []
+        transposed = False
+        for tensor in self._holders[name]:
+            row = 0
+            for part in tensor.weight.parts:
+                count = part.stop - part.start
+                if part.tensor == name:
+                    pieces.append((part.start, self._rows(tensor, row, row + count)))
+                    transposed = part.transposed
+                row += count
+        # one tensor may be cut into several weights (a fused gate_up_proj), always along its rows
+        whole = np.concatenate([rows for _, rows in sorted(pieces, key=lambda piece: piece[0])])
+        return np.ascontiguousarray(whole.T) if transposed else whole
+
+    def _rows(self, tensor: PlannedTensor, start: int, stop: int) -> NDArray[np.float32]:
+        """Rows ``start`` to ``stop`` of one planned tensor, (rows, columns) or (rows,)."""
+        rows, *rest = tensor.weight.shape
+        scheme = tensor.scheme
+        if scheme is None:
+            data = self._read(tensor, "data", np.float32, (rows, *rest))[start:stop]
+            return np.asarray(data - np.float32(tensor.weight.plus), np.float32)
+        columns = rest[0]
+        values = self._read(tensor, "values", np.uint8, scheme.values_shape(rows, columns))[start:stop]
+        scales = self._read(tensor, "scales", np.float32, scheme.scales_shape(rows, columns))[start:stop]
+        return dequantize(values, scales, scheme, columns)
+
+    def _read(
+        self, tensor: PlannedTensor, part: str, dtype: type[np.generic], shape: tuple[int, ...]
+    ) -> NDArray[np.generic]:
+        return np.memmap(self._data_file, dtype, "r", tensor.regions[part].offset, shape)
