@@ -51,7 +51,7 @@ class Reference:
         self._model.eval().requires_grad_(False)
         nbytes = sum(4 * parameter.numel() for parameter in self._model.parameters())
         self._keep = nbytes <= _KEEP_BYTES if keep is None else keep
-        self._kept: dict[str, torch.nn.Parameter] = {}
+        self._kept: dict[str, Any] = {}  # parameters, by their tensor
         self._install(self._checkpoint_names())
 
     def logits(self, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -102,12 +102,13 @@ class Reference:
         return load
 
     def _parameter(self, tensor: str, shape: tuple[int, ...]) -> torch.nn.Parameter:
-        if tensor in self._kept:
-            return self._kept[tensor]
-        value = self._torch.from_numpy(self._read(tensor, shape))
-        parameter: torch.nn.Parameter = self._torch.nn.Parameter(value, requires_grad=False)
-        if self._keep:
-            self._kept[tensor] = parameter
+        parameter: torch.nn.Parameter | None = self._kept.get(tensor)
+        if parameter is None:
+            value = self._torch.from_numpy(self._read(tensor, shape))
+            parameter = self._torch.nn.Parameter(value, requires_grad=False)
+            assert parameter is not None
+            if self._keep:
+                self._kept[tensor] = parameter
         return parameter
 
     def _read(self, tensor: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
