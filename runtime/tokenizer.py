@@ -1,5 +1,6 @@
 """Text to tokens and back, the way back one token at a time."""
 
+import codecs
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +23,13 @@ class Tokenizer:
         self.library = library
         self.bos = bos
         self.special = frozenset(id_ for id_, token in library.get_added_tokens_decoder().items() if token.special)
+        self.bytes = self._byte_tokens()
+
+    def _byte_tokens(self) -> dict[int, int]:
+        """Token → byte where the decoder turns ``<0x41>`` into ``A`` (SentencePiece's byte fallback), else nothing."""
+        tokens = {self.library.token_to_id(f"<0x{byte:02X}>"): byte for byte in range(256)}
+        letter = self.library.token_to_id("<0x41>")
+        return tokens if letter is not None and None not in tokens and self.decode([letter]) == "A" else {}
 
     @property
     def vocabulary(self) -> int:
@@ -88,9 +96,9 @@ class Detokenizer:
 
     With ``prompt``, the first piece is what follows the prompt, its leading space included.
 
-    For every decoder the pieces joined are what the library gives for all tokens at once, with one exception: where a
-    byte-fallback run turns out not to be UTF-8, the library replaces every byte of the run, also those of characters
-    that were whole; here they are out already.
+    Byte-fallback tokens are decoded on their own, so that each character is out with its last byte. The pieces joined
+    are what the library gives for all tokens at once, with this one exception: where a run of such bytes turns out not
+    to be UTF-8, the library replaces all of the run, also its whole characters, which are out already here.
     """
 
     def __init__(self, tokenizer: Tokenizer, prompt: Sequence[int] = ()) -> None:
@@ -99,21 +107,43 @@ class Detokenizer:
         self._window = visible[-_CONTEXT:]
         self._text = tokenizer.decode(self._window)  # the part of the window's text that is out
         self._pending = 0  # tokens at the window's end that have not given (all of) their text
+        self._bytes = codecs.getincrementaldecoder("utf-8")("replace")
+        self._in_bytes = False
 
     def push(self, token: int) -> str:
         """Take one token, return the text that became final: often a word, sometimes nothing."""
         if token in self._tokenizer.special:
             return ""
+        byte = self._tokenizer.bytes.get(token)
+        if byte is not None:
+            held = "" if self._in_bytes else self._flush()
+            self._in_bytes = True
+            return held + self._bytes.decode(bytes([byte]))
+        return self._leave_bytes() + self._push_text(token)
+
+    def finish(self) -> str:
+        """Return what was held back: the replacement characters of a character that never ended, or nothing."""
+        return self._leave_bytes() + self._flush()
+
+    def _leave_bytes(self) -> str:
+        """End a run of byte tokens. What follows is decoded as after any other text: not at the start."""
+        if not self._in_bytes:
+            return ""
+        self._in_bytes = False
+        self._window = self._tokenizer.encode_plain("a")[-1:]
+        self._text = self._tokenizer.decode(self._window)
+        return self._bytes.decode(b"", final=True)
+
+    def _flush(self) -> str:
+        return self._release(self._tokenizer.decode(self._window)) if self._pending else ""
+
+    def _push_text(self, token: int) -> str:
         self._window.append(token)
         self._pending += 1
         text = self._tokenizer.decode(self._window)
         if not text.endswith(_REPLACEMENT):
             return self._release(text)
         return self._release_finished(text) if self._pending > _HELD else ""
-
-    def finish(self) -> str:
-        """Return what was held back: the replacement characters of a character that never ended, or nothing."""
-        return self._release(self._tokenizer.decode(self._window)) if self._pending else ""
 
     def _release(self, text: str) -> str:
         piece = text[len(self._text) :]

@@ -1,0 +1,141 @@
+"""Sampling against transformers' own processors, and its settings."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers.generation import logits_process as oracle
+
+from edgepress.errors import InputError
+from edgepress.runtime.sampling import (
+    Sampling,
+    candidates,
+    choose,
+    min_p_indices,
+    penalize_repetition,
+    top_k_indices,
+    top_p_indices,
+)
+
+NO_TOKENS = np.empty(0, np.int64)
+
+
+def random_logits(seed: int, size: int, spread: float) -> np.ndarray:
+    return (np.random.default_rng(seed).standard_normal(size) * spread).astype(np.float32)
+
+
+def kept_by(processor: oracle.LogitsProcessor, logits: np.ndarray) -> list[int]:
+    scores = processor(torch.zeros((1, 1), dtype=torch.long), torch.from_numpy(logits)[None].clone())
+    return torch.isfinite(scores[0]).nonzero()[:, 0].tolist()
+
+
+logits_cases = st.builds(
+    random_logits, st.integers(0, 2**32), st.sampled_from([1, 2, 7, 100, 3000]), st.sampled_from([0.01, 1.0, 5.0])
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(logits_cases, st.integers(1, 120))
+def test_top_k_keeps_what_transformers_keeps(logits: np.ndarray, k: int) -> None:
+    assert top_k_indices(logits, k).tolist() == kept_by(oracle.TopKLogitsWarper(k), logits)
+
+
+@settings(max_examples=60, deadline=None)
+@given(logits_cases, st.floats(0.01, 0.99))
+def test_top_p_keeps_what_transformers_keeps(logits: np.ndarray, p: float) -> None:
+    ours = set(top_p_indices(logits, p).tolist())
+    theirs = set(kept_by(oracle.TopPLogitsWarper(p), logits))
+    # Their sum is in float32: over 3,000 tokens it is off by up to 1e-5, which may move the boundary by that much mass.
+    probabilities = np.exp(logits.astype(np.float64) - logits.max())
+    probabilities /= probabilities.sum()
+    assert ours <= theirs or theirs <= ours
+    assert sum(probabilities[token] for token in ours ^ theirs) <= 2e-5 + 2 * probabilities.min()
+
+
+@settings(max_examples=60, deadline=None)
+@given(logits_cases, st.floats(0.001, 0.99))
+def test_min_p_keeps_what_transformers_keeps(logits: np.ndarray, p: float) -> None:
+    distance = np.abs(logits - logits.max() - math.log(p))
+    if (distance < 1e-5).any():  # rounding decides
+        return
+    assert min_p_indices(logits, p).tolist() == kept_by(oracle.MinPLogitsWarper(p), logits)
+
+
+@settings(max_examples=40, deadline=None)
+@given(logits_cases, st.floats(0.5, 3.0), st.integers(0, 50))
+def test_repetition_penalty_is_transformers_own(logits: np.ndarray, penalty: float, count: int) -> None:
+    seen = np.random.default_rng(count).integers(0, logits.size, count)
+    original = logits.copy()
+    theirs = oracle.RepetitionPenaltyLogitsProcessor(penalty)(torch.from_numpy(seen)[None], torch.from_numpy(original)[None])
+    np.testing.assert_array_equal(penalize_repetition(logits, seen, penalty), theirs[0].numpy())
+    np.testing.assert_array_equal(logits, original)
+
+
+def test_all_together_in_transformers_order() -> None:
+    logits = random_logits(3, 2000, 3.0)
+    seen = np.array([5, 9, 9, 100])
+    sampling = Sampling(temperature=0.7, top_k=50, top_p=0.9, min_p=0.02, repetition_penalty=1.3)
+    scores = torch.from_numpy(logits)[None].clone()
+    for processor in (
+        oracle.RepetitionPenaltyLogitsProcessor(1.3),
+        oracle.TemperatureLogitsWarper(0.7),
+        oracle.TopKLogitsWarper(50),
+        oracle.TopPLogitsWarper(0.9),
+        oracle.MinPLogitsWarper(0.02),
+    ):
+        scores = processor(torch.from_numpy(seen)[None], scores)
+    expected = torch.softmax(scores[0].double(), -1).numpy()
+    tokens, probabilities = candidates(penalize_repetition(logits, seen, 1.3), sampling)
+    dense = np.zeros(logits.size)
+    dense[tokens] = probabilities
+    np.testing.assert_allclose(dense, expected, atol=1e-6)
+
+
+def test_draws_follow_the_probabilities() -> None:
+    logits = np.log(np.array([0.5, 0.3, 0.15, 0.05], np.float32))
+    generator = np.random.default_rng(0)
+    sampling = Sampling(temperature=1.0)
+    draws = np.bincount([choose(logits, sampling, NO_TOKENS, generator) for _ in range(20_000)], minlength=4) / 20_000
+    np.testing.assert_allclose(draws, [0.5, 0.3, 0.15, 0.05], atol=0.015)
+
+
+def test_greedy_takes_the_first_of_equals_and_the_penalty_reaches_it() -> None:
+    logits = np.array([1.0, 2.0, 2.0, 0.0], np.float32)
+    generator = np.random.default_rng(0)
+    assert choose(logits, Sampling(), NO_TOKENS, generator) == 1
+    assert choose(logits, Sampling(repetition_penalty=1.5), np.array([1]), generator) == 2
+
+
+def test_equal_seeds_draw_equal_tokens() -> None:
+    logits = random_logits(0, 500, 1.0)
+    sampling = Sampling(temperature=1.0, top_p=0.95)
+    draws = [
+        [choose(logits, sampling, NO_TOKENS, generator) for _ in range(50)]
+        for generator in (np.random.default_rng(7), np.random.default_rng(7), np.random.default_rng(8))
+    ]
+    assert draws[0] == draws[1] != draws[2]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("temperature", -0.1),
+        ("temperature", math.nan),
+        ("temperature", math.inf),
+        ("top_k", -1),
+        ("top_k", 1.5),
+        ("top_p", 0.0),
+        ("top_p", 1.1),
+        ("top_p", math.nan),
+        ("min_p", -0.1),
+        ("min_p", 1.5),
+        ("repetition_penalty", 0.0),
+        ("seed", -1),
+    ],
+)
+def test_a_setting_out_of_range_is_named_with_its_value(name: str, value: float) -> None:
+    with pytest.raises(InputError, match=rf"^{name} is {value}"):
+        Sampling(**{name: value})
