@@ -1,0 +1,192 @@
+"""Round to nearest with a searched scale: against brute force in float64, and the same bits however it is cut."""
+
+import numpy as np
+import oracles
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edgepress.errors import InputError
+from edgepress.exporter.compress import Quantized, load_method, method_names, rtn
+from edgepress.exporter.compress.packing import dequantize, unpack
+from edgepress.exporter.scheme import Scheme
+
+QUANTIZE = load_method("rtn").quantize
+
+
+def _weights(rows: int, columns: int, seed: int = 0, kind: str = "normal") -> np.ndarray:
+    random = np.random.default_rng(seed)
+    found = {
+        "normal": lambda: random.standard_normal((rows, columns)) * 0.02,
+        "heavy": lambda: random.standard_t(2, (rows, columns)),
+        "few": lambda: random.integers(-3, 4, (rows, columns)) * 0.25,
+        "sparse": lambda: random.standard_normal((rows, columns)) * (random.random((rows, columns)) < 0.1),
+    }[kind]()
+    return found.astype(np.float32)
+
+
+def _restored(q: Quantized, scheme: Scheme, columns: int) -> np.ndarray:
+    return dequantize(q.values, q.scales, scheme, columns).astype(np.float64)
+
+
+def _errors(x: np.ndarray, scheme: Scheme, importance: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Weighted squared error of every block: ours, absmax rounding's, the best of a fine grid."""
+    restored = _restored(QUANTIZE(x, scheme, importance), scheme, x.shape[1])
+    weights = np.ones(x.shape[1]) if importance is None else importance.astype(np.float64)
+    ours, plain, best = [], [], []
+    for row in range(len(x)):
+        for start in range(0, x.shape[1], scheme.block_size):
+            block = slice(start, start + scheme.block_size)
+            values, w = x[row, block].astype(np.float64), weights[block]
+            ours.append((w * (values - restored[row, block]) ** 2).sum())
+            plain.append(oracles.absmax_error(values, scheme.bits, w))
+            best.append(oracles.best_error(values, scheme.bits, w))
+    return np.array(ours), np.array(plain), np.array(best)
+
+
+@pytest.mark.parametrize("kind", ["normal", "heavy", "few", "sparse"])
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_error_is_near_the_best_and_never_above_absmax(kind: str, bits: int, weighted: bool) -> None:
+    x = _weights(4, 144, 3, kind)
+    importance = np.random.default_rng(4).gamma(0.5, size=144).astype(np.float32) if weighted else None
+    ours, plain, best = _errors(x, Scheme("rtn", bits, 32), importance)
+    slack = 1e-6 * np.square(x).max()  # float32 scales; blocks that are stored exactly
+    assert (ours <= plain * 1.0001 + slack).all()
+    if kind in ("normal", "heavy"):  # few different values want a scale of their own, which no candidates can foresee
+        factor = {(4, False): 1.03, (4, True): 1.10, (8, False): 1.25, (8, True): 1.35}[bits, weighted]
+        assert ours.sum() <= best.sum() * factor
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    values=st.lists(st.floats(-100, 100, width=32), min_size=2, max_size=40),
+    bits=st.sampled_from([4, 8]),
+    size=st.sampled_from([16, 32]),
+)
+def test_never_above_absmax_on_any_block(values: list[float], bits: int, size: int) -> None:
+    x = np.array([values], np.float32)
+    restored = _restored(QUANTIZE(x, Scheme("rtn", bits, size), None), Scheme("rtn", bits, size), len(values))
+    for start in range(0, len(values), size):
+        block = x[0, start : start + size].astype(np.float64)
+        ours = ((block - restored[0, start : start + size]) ** 2).sum()
+        plain = oracles.absmax_error(block, bits, np.ones(len(block)))
+        assert ours <= plain * 1.0001 + 1e-9 * (block**2).sum() + 1e-37
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize(
+    ("rows", "columns", "size"), [(1, 1, 16), (1, 64, 128), (3, 33, 32), (2, 64, 64), (5, 100, 16)]
+)
+def test_odd_shapes(bits: int, rows: int, columns: int, size: int) -> None:
+    scheme = Scheme("rtn", bits, size)
+    x = _weights(rows, columns)
+    found = QUANTIZE(x, scheme, None)
+    assert found.values.shape == scheme.values_shape(rows, columns)
+    assert found.scales.shape == scheme.scales_shape(rows, columns)
+    assert (found.values.dtype, found.scales.dtype) == (np.uint8, np.float32)
+    largest = np.abs(found.scales).max()
+    assert np.abs(_restored(found, scheme, columns) - x).max() <= largest * (1.6 if bits == 4 else 1.01)
+    codes = unpack(found.values, bits).reshape(rows, -1)
+    assert (codes[:, columns:] == scheme.zero_point).all()
+
+
+@settings(max_examples=30, deadline=None)
+@given(rows=st.integers(1, 9), columns=st.integers(1, 100), cut=st.integers(1, 4), weighted=st.booleans())
+def test_same_bits_however_it_is_cut(rows: int, columns: int, cut: int, weighted: bool) -> None:
+    scheme = Scheme("rtn", 4, 32)
+    x = _weights(rows, columns, rows + columns)
+    importance = np.random.default_rng(1).random(columns, np.float32) if weighted else None
+    whole = QUANTIZE(x, scheme, importance)
+    for start in range(0, rows, cut):
+        piece = QUANTIZE(x[start : start + cut], scheme, importance)
+        np.testing.assert_array_equal(piece.values, whole.values[start : start + cut])
+        np.testing.assert_array_equal(piece.scales, whole.scales[start : start + cut])
+
+
+def test_same_bits_in_tiles_of_any_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    scheme = Scheme("rtn", 4, 32)
+    x, importance = _weights(7, 96), np.random.default_rng(1).random(96, np.float32)
+    whole = QUANTIZE(x, scheme, importance)
+    for blocks in (1, 2, 3, 5):
+        monkeypatch.setattr(rtn, "_TILE", blocks * 32)
+        tiled = QUANTIZE(x, scheme, importance)
+        np.testing.assert_array_equal(tiled.values, whole.values)
+        np.testing.assert_array_equal(tiled.scales, whole.scales)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_zero_blocks_stay_zero(bits: int) -> None:
+    scheme = Scheme("rtn", bits, 16)
+    x = np.zeros((2, 48), np.float32)
+    x[1, 20] = 3
+    found = QUANTIZE(x, scheme, None)
+    np.testing.assert_allclose(_restored(found, scheme, 48), x, rtol=1e-6)
+    assert np.isfinite(found.scales).all()
+    assert (unpack(found.values[0], bits) == scheme.zero_point).all()
+
+
+@pytest.mark.parametrize("magnitude", [3.4e38, 1e30, 1e-30, 1e-37])
+@pytest.mark.parametrize("bits", [4, 8])
+def test_extreme_magnitudes_neither_overflow_nor_vanish(magnitude: float, bits: int) -> None:
+    scheme = Scheme("rtn", bits, 32)
+    x = np.clip(_weights(4, 64) * 10, -1, 1)
+    scaled = (x * np.float32(magnitude)).astype(np.float32)
+    found = _restored(QUANTIZE(scaled, scheme, None), scheme, 64)
+    assert np.isfinite(found).all()
+    expected = _restored(QUANTIZE(x, scheme, None), scheme, 64) * magnitude
+    np.testing.assert_allclose(found, expected, rtol=1e-2, atol=magnitude * 1e-2)
+
+
+def test_subnormal_weights_stay_finite() -> None:
+    x = np.full((2, 32), 1e-42, np.float32)
+    found = QUANTIZE(x, Scheme("rtn", 4, 32), None)
+    assert np.isfinite(found.scales).all()
+
+
+@pytest.mark.parametrize("power", [-100, -3, 60, 100])
+def test_powers_of_two_change_nothing_but_the_scale(power: int) -> None:
+    scheme = Scheme("rtn", 4, 32)
+    x = _weights(4, 64)
+    plain, scaled = QUANTIZE(x, scheme, None), QUANTIZE(np.ldexp(x, power).astype(np.float32), scheme, None)
+    np.testing.assert_array_equal(plain.values, scaled.values)
+    np.testing.assert_array_equal(np.ldexp(plain.scales, power), scaled.scales)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_weights_on_a_grid_are_recovered(bits: int) -> None:
+    scheme = Scheme("rtn", bits, 32)
+    codes = np.random.default_rng(0).integers(-(1 << bits - 1), 1 << bits - 1, (8, 64))
+    codes[:, ::32] = -(1 << bits - 1)
+    x = (codes * 0.125).astype(np.float32)
+    np.testing.assert_allclose(_restored(QUANTIZE(x, scheme, None), scheme, 64), x, rtol=1e-6)
+
+
+@pytest.mark.parametrize("importance", [np.zeros(64), np.full(64, 1e-38), np.full(64, 3e38)])
+def test_only_relative_importance_matters(importance: np.ndarray) -> None:
+    scheme, x = Scheme("rtn", 4, 32), _weights(4, 64)
+    found = QUANTIZE(x, scheme, importance.astype(np.float32))
+    plain = QUANTIZE(x, scheme, None)
+    np.testing.assert_array_equal(found.values, plain.values)
+
+
+def test_importance_moves_the_error_where_it_matters_less() -> None:
+    scheme, x = Scheme("rtn", 4, 32), _weights(64, 64)
+    importance = np.where(np.arange(64) % 4 == 0, 100, 1).astype(np.float32)
+    plain = np.square(_restored(QUANTIZE(x, scheme, None), scheme, 64) - x)[:, ::4].sum()
+    weighted = np.square(_restored(QUANTIZE(x, scheme, importance), scheme, 64) - x)[:, ::4].sum()
+    assert weighted < 0.8 * plain
+
+
+def test_the_input_is_left_alone() -> None:
+    x = _weights(2, 64) * np.float32(1e30)
+    kept = x.copy()
+    QUANTIZE(x, Scheme("rtn", 4, 32), None)
+    np.testing.assert_array_equal(x, kept)
+
+
+def test_methods_are_found_by_file() -> None:
+    assert "rtn" in method_names()
+    assert "packing" not in method_names()
+    with pytest.raises(InputError, match=r"unknown compression method 'rtm'; did you mean 'rtn'\?"):
+        load_method("rtm")
