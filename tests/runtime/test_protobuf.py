@@ -71,7 +71,10 @@ def test_fields_written_are_read_by_onnx() -> None:
     assert attribute.i == -1
 
 
-@pytest.mark.parametrize("data", [b"\x0a\x05abc", b"\x08", b"\x08\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01", b"\x0b", b"\x02\x01", b"\x0d\x01"])  # fmt: skip
+_ENDLESS = b"\x08" + b"\xff" * 10 + b"\x01"
+
+
+@pytest.mark.parametrize("data", [b"\x0a\x05abc", b"\x08", _ENDLESS, b"\x0b", b"\x02\x01", b"\x0d\x01"])
 def test_a_cut_or_senseless_message_is_refused(data: bytes) -> None:
     with pytest.raises(ValueError, match=r"ends at|no end|wire type|number 0"):
         pb.parse(data)

@@ -1,0 +1,610 @@
+"""Write a bundle's model such that onnxruntime maps its packed weights instead of making them at each start.
+
+What onnxruntime 1.31 does at each start, for each matrix product with a constant weight:
+
+1. it packs the weight into anonymous memory (for MatMulNBits on x86-64: codes, scales and block sums);
+2. it hashes what it packed, and looks for ``prepacked_N = "<op>+<hash>|<offset>;<bytes>;<alignment>"`` in the external
+   data of the weights. When the hash is there, it drops what it packed and maps that region of the file.
+
+So a ``prepacked`` entry never saves step 1; but nothing compares the region with what was packed, and when a product
+is computed the region is all that is read. Hence the form that is written here:
+
+::
+
+    file   ┌ hole of zeros │ marks │ 0xFF… ┐ packed weights, each on its own page │ what the graph reads as it is
+    weight └─ a window ────────┘   │       │ (real)
+    scales                         └ NaN ──┘
+
+The weight's own bytes become a window into a hole, which takes no room on the disk and stays in the CPU's cache while
+it is packed; its end in the marks makes every window unique, hence every hash. The real packed bytes are filed under
+the hash of the packed window. The scales become NaN, and inputs of the graph that have a default: as they are no
+constants then, they are neither read nor packed at a start, which halves the time for blocks of 32.
+
+Every matrix is proven on its own before it is used: a graph of this one product, from the bundle and from the new
+file, gives the same bits. Where it does not (an onnxruntime that reads the scales, or an operator that packs
+differently), the next of :data:`FORMS` is tried, and at last the weight is kept as it is.
+
+A hash that is not found would be silent: the product is computed from the hole. So the smallest product of each kind
+stands in a graph of its own as well, :data:`CHECK`, which takes milliseconds to open and to run. Whoever opens the
+model runs it first, and compares with what :func:`write` returned.
+
+A weight of more than :data:`SPLIT_ABOVE` bytes (in practice the head) is computed in pieces of its rows::
+
+    x ─► MatMulNBits (N) ─► y    becomes    x ─┬► MatMulNBits (N₁) ─┬► Concat ─► y
+                                               └► MatMulNBits (N₂) ─┘
+
+because the memory that is packed into is the peak of a start. Columns of the result do not depend on each other.
+"""
+
+import hashlib
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO, Literal
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from edgepress.errors import InputError
+from edgepress.runtime import protobuf as pb
+from edgepress.runtime.protobuf import Message
+
+MODEL, DATA, CHECK = "model.onnx", "model.onnx.data", "check.onnx"
+SPLIT_ABOVE = 32 << 20  # glibc maps and clears anew each allocation above 32 MiB; smaller ones it reuses
+PIECE = 4 << 20  # bytes of weight in a piece
+_ROW_MULTIPLE = 64  # rows of a piece: whole tiles of every kernel
+_PAGE = 4096
+_MARK = 64  # bytes by which two windows differ; keeps windows aligned
+_INLINE = 4096  # bytes up to which a tensor is stored in the graph: a mapping costs more
+_FLOAT16 = 10  # TensorProto.DataType
+_SCRATCH_DATA = "product.data"
+_PROOF_ROWS = (1, 5)  # a single row has kernels of its own
+_ROWS_READ = {"Gather", "GatherBlockQuantized"}
+
+Region = tuple[int, int]  # offset and bytes
+Arrays = list[NDArray[np.generic]]
+Form = Literal["window, open scales", "window", "window, own scales", "own bytes"]
+FORMS: tuple[Form, ...] = ("window, open scales", "window", "window, own scales", "own bytes")
+
+
+@dataclass(frozen=True)
+class _Packs:
+    """An operator that packs a constant input: which one, and which others go into the packed bytes."""
+
+    weight: int
+    scales: int | None = None
+    zero_points: int | None = None
+
+
+_PACKING = {"MatMulNBits": _Packs(1, scales=2, zero_points=3), "MatMul": _Packs(1), "FusedMatMul": _Packs(1)}
+
+
+@dataclass
+class Written:
+    """What :func:`write` did.
+
+    ``forms`` counts weights, ``rows`` are the regions of the file that are read row by row, and ``checks`` are the
+    SHA-256 of what the products in :data:`CHECK` compute.
+    """
+
+    forms: dict[str, int] = field(default_factory=dict)
+    packed_bytes: int = 0
+    rows: list[Region] = field(default_factory=list)
+    checks: list[str] = field(default_factory=list)
+
+
+def run_check(folder: Path) -> list[str]:
+    """What the products in :data:`CHECK` compute on this machine, now: to be compared with :attr:`Written.checks`."""
+    if not (folder / CHECK).exists():
+        return []  # onnxruntime packs none of this model's weights
+    session = _session(str(folder / CHECK), _options())
+    xs = {item.name: _sample(1, item.shape[1], item.type == "tensor(float16)") for item in session.get_inputs()}
+    return [_digest(y) for y in session.run([item.name for item in session.get_outputs()], xs)]
+
+
+@dataclass
+class _Tensor:
+    """A constant of the graph. ``external`` is its place in a file of the bundle, None when it is in the graph."""
+
+    name: str
+    message: Message
+    shape: list[int]
+    data_type: int
+    external: tuple[str, int, int] | None
+
+    @property
+    def size(self) -> int:
+        return self.external[2] if self.external else sum(len(raw) for raw in pb.all_bytes(self.message, 9))
+
+
+@dataclass
+class _Node:
+    """A node of the graph."""
+
+    message: Message
+    op: str
+    name: str
+    inputs: list[str]
+    outputs: list[str]
+    attributes: dict[str, int]  # the integer ones
+
+
+@dataclass
+class _Product:
+    """One matrix product to prove and write: a node, or a piece of one, with the constants that it reads."""
+
+    node: _Node
+    packs: _Packs
+    depth: int  # columns of x
+    constants: dict[int, _Tensor]  # by input index
+
+    @property
+    def weight(self) -> _Tensor:
+        return self.constants[self.packs.weight]
+
+    def name_of(self, index: int) -> str:
+        """The name in the new graph of the constant at input ``index``."""
+        return f"{self.node.name}/{self.node.outputs[0]}/{index}"
+
+    @property
+    def kind(self) -> tuple[object, ...]:
+        """Products of one kind are packed and computed by the same code."""
+        return (self.node.op, sorted((key, value) for key, value in self.node.attributes.items() if key != "N"),
+                sorted(self.constants), self.x_type, self.depth)  # fmt: skip
+
+    @property
+    def x_type(self) -> int:
+        """The data type of x and y."""
+        return self.constants[self.packs.weight if self.packs.scales is None else self.packs.scales].data_type
+
+    @property
+    def inputs(self) -> list[str]:
+        """The node's inputs in the new graph."""
+        return [self.name_of(i) if i in self.constants else name for i, name in enumerate(self.node.inputs)]
+
+
+def write(model: Path, into: Path) -> Written:
+    """Write ``model`` with its packed weights to ``into``, an existing directory. Memory: a few of the largest piece.
+
+    Raises:
+        InputError: onnxruntime cannot open the model.
+        OSError: the directory cannot be written, or the disk is full.
+
+    """
+    opset, graph = _optimized(model, into)
+    nodes = [_node(value) for value in pb.all_bytes(graph, 1)]
+    tensors = {tensor.name: tensor for tensor in map(_tensor, pb.all_bytes(graph, 5))}
+    groups = [_products(node, tensors) for node in nodes]
+    lines = [line for node, group in zip(nodes, groups, strict=True) for line in _lines(node, group)]
+    with (into / DATA).open("w+b") as data:
+        writer = _Writer(model.parent, into, data, opset)
+        made = writer.write_products([product for group in groups for product in group])
+        # Products name copies of their constants by now; what no line names any longer is left out.
+        used = {name for line in lines for name in line.inputs} | _graph_outputs(graph)
+        read_by_row = {line.inputs[0] for line in lines if line.op in _ROWS_READ}
+        made += [writer.copy(tensor, tensor.name in read_by_row) for name, tensor in tensors.items() if name in used]
+        data.truncate()
+        writer.write_check()
+    graph = pb.without(graph, 1, 5) + writer.open_inputs
+    graph += [pb.nested(1, line.message) for line in lines]
+    graph += [pb.nested(5, message) for message in made]
+    (into / MODEL).write_bytes(pb.serialize([*opset, pb.nested(7, graph)]))
+    return writer.written
+
+
+# ---- the graph, as onnxruntime would run it --------------------------------------------------------------------------
+
+
+def _optimized(model: Path, into: Path) -> tuple[Message, Message]:
+    """Let onnxruntime fuse and fold the graph; return the model's fields but the graph, and the graph's."""
+    path = into / "optimized.onnx"
+    options = _options()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.add_session_config_entry("session.disable_prepacking", "1")
+    options.optimized_model_filepath = str(path)
+    _session(str(model), options)
+    message = pb.parse(path.read_bytes())
+    path.unlink()
+    (graph,) = pb.all_bytes(message, 7)
+    return pb.without(message, 7), pb.parse(graph)
+
+
+def _node(data: bytes) -> _Node:
+    message = pb.parse(data)
+    attributes = {}
+    for value in pb.all_bytes(message, 5):
+        attribute = pb.parse(value)
+        if found := pb.integers(attribute, 3):
+            attributes[pb.one_text(attribute, 1)] = found[-1]
+    inputs = [value.decode() for value in pb.all_bytes(message, 1)]
+    outputs = [value.decode() for value in pb.all_bytes(message, 2)]
+    return _Node(message, pb.one_text(message, 4), pb.one_text(message, 3), inputs, outputs, attributes)
+
+
+def _tensor(data: bytes) -> _Tensor:
+    message = pb.parse(data)
+    entries = {}
+    for value in pb.all_bytes(message, 13):
+        entry = pb.parse(value)
+        entries[pb.one_text(entry, 1)] = pb.one_text(entry, 2)
+    external = None
+    if "location" in entries:
+        external = (entries["location"], int(entries.get("offset", 0)), int(entries.get("length", 0)))
+    (data_type,) = pb.integers(message, 2)
+    return _Tensor(pb.one_text(message, 8), message, pb.integers(message, 1), data_type, external)
+
+
+def _graph_outputs(graph: Message) -> set[str]:
+    return {pb.one_text(pb.parse(value), 1) for value in pb.all_bytes(graph, 12)}
+
+
+def _products(node: _Node, tensors: dict[str, _Tensor]) -> list[_Product]:
+    """The products that compute ``node``: none when it does not pack, several when its weight is large."""
+    packs = _PACKING.get(node.op)
+    if packs is None or node.attributes.get("transA") or node.attributes.get("transBatchB"):
+        return []
+    constants = {index: tensors[name] for index, name in enumerate(node.inputs) if name in tensors}
+    if packs.weight not in constants or constants[packs.weight].external is None:
+        return []
+    needed = [index for index, name in enumerate(node.inputs) if index and name]
+    if any(index not in constants for index in needed):
+        return []  # scales that are computed: onnxruntime does not pack these either
+    weight = constants[packs.weight]
+    if node.op == "MatMulNBits":
+        depth = node.attributes["K"]
+        rows = node.attributes["N"]
+        if weight.size > SPLIT_ABOVE and all(_rows_first(constants[index], rows) for index in needed):
+            return list(_split(node, packs, constants, depth, rows))
+    elif len(weight.shape) == 2:
+        depth = weight.shape[1 if node.attributes.get("transB") else 0]
+    else:
+        return []
+    return [_Product(node, packs, depth, constants)]
+
+
+def _rows_first(tensor: _Tensor, rows: int) -> bool:
+    return tensor.external is not None and math.prod(tensor.shape) > 0 and tensor.external[2] % rows == 0
+
+
+def _split(node: _Node, packs: _Packs, constants: dict[int, _Tensor], depth: int, rows: int) -> Iterator[_Product]:
+    row_bytes = constants[packs.weight].size // rows
+    step = max(1, PIECE // row_bytes // _ROW_MULTIPLE) * _ROW_MULTIPLE
+    for part, start in enumerate(range(0, rows, step)):
+        count = min(step, rows - start)
+        pieces = {index: _rows_of(tensor, part, start, count, rows) for index, tensor in constants.items()}
+        names = [pieces[index].name if index in pieces else name for index, name in enumerate(node.inputs)]
+        message = _with_names(node.message, names, [f"{node.outputs[0]}/{part}"], f"{node.name}/{part}")
+        message = [_with_integer(item, "N", count) for item in message]
+        yield _Product(_node(pb.serialize(message)), packs, depth, pieces)
+
+
+def _rows_of(tensor: _Tensor, part: int, start: int, count: int, rows: int) -> _Tensor:
+    """Rows ``start`` to ``start + count`` of a constant. Bytes are taken by row, whatever the shape says."""
+    location, offset, size = tensor.external or ("", 0, 0)
+    row_bytes, row_items = size // rows, math.prod(tensor.shape) // rows
+    shape = [count, *tensor.shape[1:]] if tensor.shape[0] == rows else [count * row_items]
+    name = f"{tensor.name}/{part}"
+    return _Tensor(name, [], shape, tensor.data_type, (location, offset + start * row_bytes, count * row_bytes))
+
+
+def _with_integer(item: pb.Field, name: str, value: int) -> pb.Field:
+    """A node's field, with the integer attribute ``name`` replaced should this be it."""
+    if item.number != 5 or not isinstance(item.value, bytes):
+        return item
+    attribute = pb.parse(item.value)
+    if pb.one_text(attribute, 1) != name:
+        return item
+    return pb.nested(5, [*pb.without(attribute, 3), pb.integer(3, value)])
+
+
+def _with_names(node: Message, inputs: list[str], outputs: list[str], name: str) -> Message:
+    named = [*(pb.text(1, value) for value in inputs), *(pb.text(2, value) for value in outputs), pb.text(3, name)]
+    return named + pb.without(node, 1, 2, 3)
+
+
+def _lines(node: _Node, products: list[_Product]) -> list[_Node]:
+    """What stands in the new graph for ``node``: itself, itself with its constants' copies, or pieces and a Concat."""
+    if not products:
+        return [node]
+    lines = []
+    for product in products:
+        piece = product.node
+        lines.append(_node(pb.serialize(_with_names(piece.message, product.inputs, piece.outputs, piece.name))))
+    if len(products) > 1:
+        axis = [pb.text(1, "axis"), pb.integer(3, -1), pb.integer(20, 2)]
+        concat = [pb.text(4, "Concat"), pb.nested(5, axis)]
+        parts = [line.outputs[0] for line in lines]
+        lines.append(_node(pb.serialize(_with_names(concat, parts, node.outputs, f"{node.name}/join"))))
+    return lines
+
+
+# ---- the data file ---------------------------------------------------------------------------------------------------
+
+
+class _Writer:
+    """Appends to the data file, and hands out the constants that name what is there."""
+
+    def __init__(self, bundle: Path, into: Path, data: BinaryIO, opset: Message) -> None:
+        self.bundle, self.into, self.data, self.opset = bundle, into, data, opset
+        self.written = Written()
+        self._hole_end = 0
+        self._poison = 0
+        self.open_inputs: Message = []
+        self._checked: dict[str, _Checked] = {}
+        self._appended: dict[tuple[str, int, int], int] = {}
+
+    def write_products(self, products: list[_Product]) -> list[Message]:
+        """Prove and append every product; return the constants that they read."""
+        self._write_windows(products)
+        made: list[Message] = []
+        start = FORMS[0]
+        for number, product in enumerate(products):
+            form, constants = self._write_product(product, number, start)
+            if form is not None:
+                start = form  # a form that failed once on this machine is not tried again
+            name = form or "not packed"
+            self.written.forms[name] = self.written.forms.get(name, 0) + 1
+            made += constants
+        (self.into / _SCRATCH_DATA).unlink(missing_ok=True)
+        return made
+
+    def copy(self, tensor: _Tensor, by_row: bool) -> Message:
+        """Append a constant that nothing packs."""
+        message = self._append(tensor, tensor.name)
+        if by_row and tensor.external in self._appended:
+            self.written.rows.append((self._appended[tensor.external], tensor.size))
+        return message
+
+    def _write_windows(self, products: list[_Product]) -> None:
+        """Write the hole, the marks and the NaN; leave ``data`` at the first packed weight."""
+        sizes = [(p.packs, index, tensor.size) for p in products for index, tensor in p.constants.items()]
+        hole = max((size for packs, index, size in sizes if index in (packs.weight, packs.zero_points)), default=0)
+        scales = max((size for packs, index, size in sizes if index == packs.scales), default=0)
+        self._hole_end = self._to_page(hole)
+        self.data.write(np.random.default_rng(0).integers(1, 256, _MARK * len(products), np.uint8).tobytes())
+        self._poison = self._to_page()
+        self.data.write(b"\xff" * scales)  # NaN in every floating-point format
+        self.data.flush()
+        self._to_page()
+
+    def _write_product(self, product: _Product, number: int, start: Form) -> tuple[Form | None, list[Message]]:
+        """Append the packed weight in the first form, from ``start`` on, that computes the same bits.
+
+        Returns the form, None when onnxruntime does not pack this weight, and the constants for the new graph.
+        """
+        weight, indices = product.packs.weight, product.constants
+        own = {index: self._inline(product.constants[index], product.name_of(index)) for index in indices}
+        own[weight] = _external(product.weight, product.name_of(weight), *_place(product.weight))
+        key, regions, expected = _Proof(product, self.opset, self.bundle, self.into).pack(list(own.values()))
+        if key is None:
+            return None, [self._append(product.constants[index], product.name_of(index)) for index in indices]
+        packed = self._append_packed(regions)
+        proof = _Proof(product, self.opset, self.into, self.into)
+        for form in FORMS[FORMS.index(start) : -1]:
+            made_up = self._made_up(product, number, form)
+            constants = own | made_up
+            opened = _opened(product) if form == "window, open scales" else []
+            made_up_key, _, _ = proof.pack(list(constants.values()), opened)
+            if made_up_key is None:
+                continue
+            made_up[weight] = constants[weight] = _with_packed(constants[weight], made_up_key, packed)
+            if _same_bits(proof.run(list(constants.values()), opened), expected):
+                kept = [made_up.get(index) or self._append(product.constants[index], product.name_of(index))
+                        for index in indices]  # fmt: skip
+                return form, self._in_use(product, kept, opened, expected[0])
+        kept = [self._append(product.constants[index], product.name_of(index), inline=index != weight)
+                for index in indices]  # fmt: skip
+        position = list(indices).index(weight)
+        kept[position] = _with_packed(kept[position], key, packed)
+        return FORMS[-1], self._in_use(product, kept, [], expected[0])
+
+    def _in_use(
+        self, product: _Product, constants: list[Message], opened: Message, y: NDArray[np.generic]
+    ) -> list[Message]:
+        """Note what the new graph needs for this product; the smallest one of its kind is for the check."""
+        self.open_inputs += opened
+        known = self._checked.get(kind := repr(product.kind))
+        if known is None or product.weight.size < known.product.weight.size:
+            self._checked[kind] = _Checked(product, constants, opened, _digest(y))
+        return constants
+
+    def write_check(self) -> None:
+        """Write the graph that tells whether this machine finds what was packed."""
+        items = list(self._checked.values())
+        if items:
+            (self.into / CHECK).write_bytes(_graph_of(items, self.opset))
+        self.written.checks = [item.digest for item in items]
+
+    def _made_up(self, product: _Product, number: int, form: Form) -> dict[int, Message]:
+        """The inputs that ``form`` replaces, and their windows."""
+        end = self._hole_end + _MARK * (number + 1)
+        offsets: dict[int | None, int] = {product.packs.weight: end - -(-product.weight.size // _MARK) * _MARK}
+        if form != "window, own scales":
+            offsets |= {product.packs.scales: self._poison, product.packs.zero_points: 0}
+        return {index: _external(tensor, product.name_of(index), DATA, offsets[index])
+                for index, tensor in product.constants.items() if index in offsets}  # fmt: skip
+
+    def _append_packed(self, regions: list[Region]) -> list[Region]:
+        """Append packed bytes, each region on a page of its own; return their places."""
+        places = []
+        with (self.into / _SCRATCH_DATA).open("rb") as scratch:
+            for offset, size in regions:
+                places.append((self._to_page(), size))
+                scratch.seek(offset)
+                _copy(scratch, self.data, size)
+                self.written.packed_bytes += size
+        self.data.flush()
+        return places
+
+    def _inline(self, tensor: _Tensor, name: str) -> Message:
+        """The constant with its bytes in the graph."""
+        if tensor.external is None:
+            return [*pb.without(tensor.message, 8), pb.text(8, name)]
+        location, offset, size = tensor.external
+        with (self.bundle / location).open("rb") as file:
+            file.seek(offset)
+            return [*_header(tensor, name), pb.Field(9, pb.BYTES, file.read(size))]
+
+    def _append(self, tensor: _Tensor, name: str, *, inline: bool = True) -> Message:
+        """The constant with its bytes appended, once; in the graph when they are few."""
+        if tensor.external is None or (inline and tensor.size <= _INLINE):
+            return self._inline(tensor, name)
+        location, offset, size = tensor.external
+        if tensor.external not in self._appended:
+            self._appended[tensor.external] = self._to_page()
+            with (self.bundle / location).open("rb") as file:
+                file.seek(offset)
+                _copy(file, self.data, size)
+        return _external(tensor, name, DATA, self._appended[tensor.external])
+
+    def _to_page(self, position: int | None = None) -> int:
+        """Move on to the next page."""
+        return self.data.seek(-(-(self.data.tell() if position is None else position) // _PAGE) * _PAGE)
+
+
+def _opened(product: _Product) -> Message:
+    """The scales and zero points as inputs of the graph that have a default, hence no constants to be packed."""
+    indices = (product.packs.scales, product.packs.zero_points)
+    return [_value_info(11, product.name_of(index), tensor.data_type, tensor.shape)
+            for index, tensor in product.constants.items() if index in indices]  # fmt: skip
+
+
+def _value_info(number: int, name: str, data_type: int, shape: Sequence[int | str] | None = None) -> pb.Field:
+    """A graph's input (11) or output (12)."""
+    dims = [pb.text(2, size) if isinstance(size, str) else pb.integer(1, size) for size in shape or ()]
+    sizes = [] if shape is None else [pb.nested(2, [pb.nested(1, [dim]) for dim in dims])]
+    return pb.nested(number, [pb.text(1, name), pb.nested(2, [pb.nested(1, [pb.integer(1, data_type), *sizes])])])
+
+
+def _place(tensor: _Tensor) -> tuple[str, int]:
+    location, offset, _ = tensor.external or ("", 0, 0)
+    return location, offset
+
+
+def _header(tensor: _Tensor, name: str) -> Message:
+    return [*(pb.integer(1, size) for size in tensor.shape), pb.integer(2, tensor.data_type), pb.text(8, name)]
+
+
+def _external(tensor: _Tensor, name: str, location: str, offset: int) -> Message:
+    entries = {"location": location, "offset": str(offset), "length": str(tensor.size)}
+    places = [pb.nested(13, [pb.text(1, key), pb.text(2, value)]) for key, value in entries.items()]
+    return [*_header(tensor, name), *places, pb.integer(14, 1)]
+
+
+def _with_packed(tensor: Message, key: str, packed: list[Region]) -> Message:
+    value = "|".join([key, *(f"{offset};{size};0" for offset, size in packed)])
+    return [*tensor, pb.nested(13, [pb.text(1, "prepacked_0"), pb.text(2, value)])]
+
+
+def _copy(source: BinaryIO, target: BinaryIO, size: int) -> None:
+    while size:
+        block = source.read(min(size, 1 << 20))
+        if not block:
+            raise InputError(f"{source.name} ends {size} bytes too early; run `edgepress verify` on the bundle")
+        target.write(block)
+        size -= len(block)
+
+
+# ---- proof -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Proof:
+    """A graph of one product, whose constants' files are in ``folder``; scratch files go to ``scratch``."""
+
+    product: _Product
+    opset: Message
+    folder: Path
+    scratch: Path
+
+    def pack(self, constants: list[Message], opened: Message | None = None) -> tuple[str | None, list[Region], Arrays]:
+        """Let onnxruntime pack the weight: its key, its regions in the scratch file, and what it computes."""
+        path = self.scratch / "product.onnx"
+        (self.scratch / _SCRATCH_DATA).unlink(missing_ok=True)
+        options = _options()
+        options.optimized_model_filepath = str(path)
+        for name, setting in (
+            ("session.save_external_prepacked_constant_initializers", "1"),
+            ("session.optimized_model_external_initializers_file_name", _SCRATCH_DATA),
+            ("session.optimized_model_external_initializers_min_size_in_bytes", "1"),
+        ):
+            options.add_session_config_entry(name, setting)
+        results = self._open(constants, opened, options)
+        (graph,) = pb.all_bytes(pb.parse(path.read_bytes()), 7)
+        path.unlink()
+        for value in pb.all_bytes(pb.parse(graph), 5):
+            for entry in map(pb.parse, pb.all_bytes(pb.parse(value), 13)):
+                if pb.one_text(entry, 1).startswith("prepacked_"):
+                    key, *places = pb.one_text(entry, 2).split("|")
+                    regions = [place.split(";") for place in places]
+                    return key, [(int(offset), int(size)) for offset, size, _ in regions], results
+        return None, [], results
+
+    def run(self, constants: list[Message], opened: Message) -> Arrays:
+        """What the product computes from these constants."""
+        return self._open(constants, opened, _options())
+
+    def _open(self, constants: list[Message], opened: Message | None, options: onnxruntime.SessionOptions) -> Arrays:
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(self.folder))
+        session = _session(self._model(constants, opened or []), options)
+        half = self.product.x_type == _FLOAT16
+        return [session.run(["y0"], {"x0": _sample(rows, self.product.depth, half)})[0] for rows in _PROOF_ROWS]
+
+    def _model(self, constants: list[Message], opened: Message) -> bytes:
+        return _graph_of([_Checked(self.product, constants, opened)], self.opset)
+
+
+@dataclass(frozen=True)
+class _Checked:
+    """A product as it stands in the new graph: its constants, and those of them that are inputs as well."""
+
+    product: _Product
+    constants: list[Message]
+    opened: Message
+    digest: str = ""
+
+
+def _graph_of(items: list[_Checked], opset: Message) -> bytes:
+    """A model with products side by side: ``x0 ─► product ─► y0``, ``x1 ─► …``."""
+    nodes, constants, inputs, outputs = Message(), Message(), Message(), Message()
+    for number, item in enumerate(items):
+        product, x, y = item.product, f"x{number}", f"y{number}"
+        names = [x, *product.inputs[1:]]
+        nodes.append(pb.nested(1, _with_names(product.node.message, names, [y], product.node.name)))
+        constants += [pb.nested(5, constant) for constant in item.constants]
+        inputs += [_value_info(11, x, product.x_type, ["rows", product.depth]), *item.opened]
+        outputs.append(_value_info(12, y, product.x_type))
+    return pb.serialize([*opset, pb.nested(7, [*nodes, pb.text(2, "products"), *constants, *inputs, *outputs])])
+
+
+def _sample(rows: int, columns: int, half: bool) -> NDArray[np.generic]:
+    """An x that has no structure, without the cost of importing a generator: (rows, columns)."""
+    index = np.arange(1, rows * columns + 1, dtype=np.float32)
+    sample: NDArray[np.float32] = np.sin(index * index * np.float32(0.7)).reshape(rows, columns)
+    return sample.astype(np.float16) if half else sample
+
+
+def _digest(array: NDArray[np.generic]) -> str:
+    return hashlib.sha256(array.tobytes()).hexdigest()
+
+
+def _same_bits(ours: Arrays, expected: Arrays) -> bool:
+    return all(a.tobytes() == b.tobytes() and bool(np.isfinite(a).all()) for a, b in zip(ours, expected, strict=True))
+
+
+# ---- onnxruntime -----------------------------------------------------------------------------------------------------
+
+
+def _options() -> onnxruntime.SessionOptions:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3  # its warning that the saved graph is for this machine only is what we want
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return options
+
+
+def _session(model: str | bytes, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])

@@ -1,0 +1,170 @@
+"""Small bundles with the graph shapes that preparing deals with, and what opening them computes."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+from numpy.typing import NDArray
+from onnx import TensorProto, helper
+
+from edgepress.manifest import Manifest, describe_files
+from edgepress.runtime.prepared import Prepared, open_session
+
+VOCABULARY, HIDDEN = 256, 96
+IDS = np.array([[3, 0, 255, 17, 3]], np.int64)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A table of VOCABULARY rows, one product to ``width``, one back, and a head on the table's own bytes."""
+
+    bits: int = 4
+    block: int = 32
+    hidden: int = HIDDEN
+    width: int = 160
+    zero_points: bool = False
+    bias: bool = False
+    accuracy_level: int = 4
+    kept: bool = False  # weights in float32: Gather and FusedMatMul on the same constant
+
+
+class _Builder:
+    def __init__(self, folder: Path, shape: Shape, seed: int) -> None:
+        self.shape, self.random = shape, np.random.default_rng(seed)
+        self.data = (folder / "model.onnx.data").open("wb")
+        self.constants: list[TensorProto] = []
+        self.nodes: list[onnx.NodeProto] = []
+
+    def store(self, array: NDArray[np.generic]) -> tuple[int, int]:
+        self.data.seek(-(-self.data.tell() // 64) * 64)
+        start = self.data.tell()
+        self.data.write(array.tobytes())
+        return start, array.nbytes
+
+    def external(self, name: str, kind: int, sizes: list[int], place: tuple[int, int]) -> str:
+        tensor = TensorProto(name=name, data_type=kind, dims=sizes, data_location=TensorProto.EXTERNAL)
+        for key, value in (("location", "model.onnx.data"), ("offset", str(place[0])), ("length", str(place[1]))):
+            tensor.external_data.add(key=key, value=value)
+        self.constants.append(tensor)
+        return name
+
+    def matrix(self, rows: int, columns: int) -> dict[str, tuple[int, int]]:
+        """Codes, scales and perhaps zero points of a matrix of random numbers."""
+        blocks, per_byte = -(-columns // self.shape.block), 8 // self.shape.bits
+        codes = self.random.integers(0, 256, rows * blocks * self.shape.block // per_byte, np.uint8)
+        scales = self.random.uniform(0.005, 0.02, (rows, blocks)).astype(np.float32) / (16 if per_byte == 1 else 1)
+        stored = {"values": self.store(codes), "scales": self.store(scales)}
+        if self.shape.zero_points:
+            stored["zeros"] = self.store(self.random.integers(0, 256, rows * -(-blocks // per_byte), np.uint8))
+        return stored
+
+    def product(self, x: str, name: str, rows: int, columns: int, stored: dict[str, tuple[int, int]]) -> str:
+        blocks = -(-columns // self.shape.block)
+        sizes = {"values": [rows, blocks, self.shape.block * self.shape.bits // 8], "scales": [rows, blocks],
+                 "zeros": [rows, -(-blocks * self.shape.bits // 8)]}  # fmt: skip
+        kinds = {"values": TensorProto.UINT8, "scales": TensorProto.FLOAT, "zeros": TensorProto.UINT8}
+        inputs = [x] + [self.external(f"{name}.{part}", kinds[part], sizes[part], stored[part]) for part in stored]
+        if self.shape.bias:
+            bias = self.store(self.random.standard_normal(rows, np.float32))
+            inputs += [""] * (5 - len(inputs)) + [self.external(f"{name}.bias", TensorProto.FLOAT, [rows], bias)]
+        node = helper.make_node("MatMulNBits", inputs, [name], name, domain="com.microsoft", N=rows, K=columns)
+        for key in ("bits", "block_size", "accuracy_level"):
+            value = self.shape.block if key == "block_size" else getattr(self.shape, key)
+            node.attribute.append(helper.make_attribute(key, value))
+        self.nodes.append(node)
+        return name
+
+    def quantized(self) -> None:
+        hidden, width = self.shape.hidden, self.shape.width
+        table = self.matrix(VOCABULARY, hidden)
+        self.product("start", "up", width, hidden, self.matrix(width, hidden))
+        self.nodes.append(helper.make_node("Sigmoid", ["up"], ["gate"]))
+        self.product("gate", "down", hidden, width, self.matrix(hidden, width))
+        self.nodes.append(helper.make_node("Add", ["down", "start"], ["end"]))
+        self.product("end", "logits", VOCABULARY, hidden, table)
+        self.embed(table, "start" if hidden % self.shape.block == 0 else "padded")
+        if hidden % self.shape.block:
+            for name, number in (("zero", 0), ("hidden", hidden), ("last", 2)):
+                self.constants.append(helper.make_tensor(name, TensorProto.INT64, [1], [number]))
+            self.nodes.insert(1, helper.make_node("Slice", ["padded", "zero", "hidden", "last"], ["start"]))
+
+    def embed(self, table: dict[str, tuple[int, int]], output: str) -> None:
+        shape, blocks = self.shape, -(-self.shape.hidden // self.shape.block)
+        row = blocks * shape.block * shape.bits // 8
+        values = self.external("table.values", TensorProto.UINT8, [VOCABULARY, row], table["values"])
+        scales = self.external("table.scales", TensorProto.FLOAT, [VOCABULARY, blocks], table["scales"])
+        node = helper.make_node(
+            "GatherBlockQuantized", [values, "ids", scales], [output], "embed", domain="com.microsoft", gather_axis=0,
+            quantize_axis=1, block_size=shape.block, bits=shape.bits,
+        )  # fmt: skip
+        self.nodes.insert(0, node)
+
+    def kept(self) -> None:
+        hidden = self.shape.hidden
+        table = self.store(self.random.standard_normal((VOCABULARY, hidden), np.float32))
+        self.external("table", TensorProto.FLOAT, [VOCABULARY, hidden], table)
+        square = self.store(self.random.standard_normal((hidden, hidden), np.float32))
+        self.external("square", TensorProto.FLOAT, [hidden, hidden], square)
+        self.nodes += [
+            helper.make_node("Gather", ["table", "ids"], ["start"]),
+            helper.make_node("MatMul", ["start", "square"], ["end"], "middle"),
+            helper.make_node("FusedMatMul", ["end", "table"], ["logits"], "head", domain="com.microsoft", transB=1),
+        ]
+
+
+def make_bundle(folder: Path, shape: Shape | None = None, *, seed: int = 0) -> Path:
+    """Write a bundle whose logits depend on every byte of it."""
+    shape = shape or Shape()
+    folder.mkdir(parents=True)
+    builder = _Builder(folder, shape, seed)
+    (builder.kept if shape.kept else builder.quantized)()
+    builder.data.close()
+    inputs = [helper.make_tensor_value_info("ids", TensorProto.INT64, ["batch", "sequence"])]
+    outputs = [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", "sequence", VOCABULARY])]
+    graph = helper.make_graph(builder.nodes, "decoder", inputs, outputs, builder.constants)
+    domains = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
+    onnx.save(helper.make_model(graph, opset_imports=domains, ir_version=10), folder / "model.onnx")
+    write_manifest(folder)
+    return folder
+
+
+def write_manifest(folder: Path) -> None:
+    """Describe the folder's files as they are now."""
+    (folder / "manifest.json").unlink(missing_ok=True)
+    manifest = Manifest("llama", "cpu", {}, {}, {}, (), {}, files=describe_files(folder))
+    (folder / "manifest.json").write_text(manifest.serialize())
+
+
+def options() -> onnxruntime.SessionOptions:
+    """One thread, errors only."""
+    made = onnxruntime.SessionOptions()
+    made.intra_op_num_threads = 1
+    made.log_severity_level = 3
+    return made
+
+
+def logits(session: onnxruntime.InferenceSession) -> NDArray[np.float32]:
+    """What the bundle computes for IDS."""
+    (found,) = session.run(["logits"], {"ids": IDS})
+    return np.asarray(found)
+
+
+def run(bundle: Path, cache: Path, *, prepared: bool = True, limit: int | None = None) -> tuple[bytes, Prepared]:
+    """Open a bundle, compute, and let go of it."""
+    session, state = open_session(
+        bundle, bundle / "model.onnx", options(), prepared=prepared, cache=cache, limit=limit
+    )  # fmt: skip
+    result = logits(session)
+    assert np.isfinite(result).all()
+    state.trim()
+    assert logits(session).tobytes() == result.tobytes()
+    return result.tobytes(), state
+
+
+def forms(directory: Path) -> dict[str, int]:
+    """How many weights were written in which form."""
+    found: dict[str, int] = json.loads((directory / "prepared.json").read_text())["forms"]
+    return found
