@@ -90,7 +90,7 @@ def write_tables(path: Path, plan: Plan, decoder: Decoder) -> None:
 
 def describe_tensors(plan: Plan, reports: Mapping[str, TensorReport]) -> tuple[dict[str, object], ...]:
     """One manifest entry a tensor: where its rows come from, how it is stored, and how well."""
-    entries = []
+    entries: list[dict[str, object]] = []
     for tensor in plan.tensors:
         report = reports[tensor.weight.name]
         scheme = tensor.scheme

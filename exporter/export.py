@@ -62,8 +62,20 @@ def read_decoder(checkpoint: Checkpoint) -> Decoder:
     config = Config(checkpoint.config)
     decoder = found.read(config)
     config.finish()
+    if decoder.tied:
+        _check_tied(checkpoint, decoder)
     check_tensors(checkpoint, decoder.weights(), ignored=found.ignored_tensors)
     return decoder
+
+
+def _check_tied(checkpoint: Checkpoint, decoder: Decoder) -> None:
+    """Refuse a checkpoint whose config ties head and embedding while it stores two that differ: which is meant?"""
+    embedding, stored_head = decoder.embedding.parts[0].tensor, "lm_head.weight"
+    if stored_head in checkpoint.tensors and not same_tensor(checkpoint, embedding, stored_head):
+        raise InputError(
+            f"config.json ties the head to {embedding}, but the checkpoint stores another {stored_head}; "
+            "set tie_word_embeddings to false, or remove that tensor"
+        )
 
 
 def export(
@@ -113,7 +125,7 @@ def export(
         (work / bundle.MODEL_FILE).write_bytes(graph.SerializeToString(deterministic=True))
         bundle.copy_tokenizer(checkpoint.directory, work)
         bundle.write_json(work / bundle.GENAI_FILE, genai_config)
-        parity = check_parity(work, prepared) if check else None
+        parity = check_parity(work, prepared, progress) if check else None
         return bundle.write_manifest(
             work,
             model_type=decoder.model_type,
@@ -136,8 +148,8 @@ def check_legal(graph: onnx.ModelProto, target: Target) -> None:
         raise InputError(f"{target.name}: {target.provider} has no kernel for {names}; use another target or recipe")
 
 
-def check_parity(work: Path, prepared: Prepared) -> dict[str, object]:
+def check_parity(work: Path, prepared: Prepared, progress: Progress) -> dict[str, object]:
     """Compare the written graph with the reference model; see :mod:`edgepress.exporter.parity`."""
     from edgepress.exporter.parity import parity  # noqa: PLC0415 - imports torch, which an unchecked export must not
 
-    return parity(work, prepared.checkpoint, prepared.decoder, prepared.plan)
+    return parity(work, prepared.checkpoint, prepared.decoder, prepared.plan, progress=progress)

@@ -75,14 +75,14 @@ def _known(value: object, default: object) -> object:
     return default if value is None else value
 
 
-def _token_ids(
-    key: str, config: Mapping[str, object], generation: Mapping[str, object], vocab_size: int
-) -> list[int]:
+def _token_ids(key: str, config: Mapping[str, object], generation: Mapping[str, object], vocab_size: int) -> list[int]:
     value = generation.get(key, config.get(key))
     if value is None:
         value = config.get(key)
-    values = value if isinstance(value, list) else [] if value is None else [value]
-    for token in values:
+    candidates: list[object] = value if isinstance(value, list) else [] if value is None else [value]
+    tokens = []
+    for token in candidates:
         if not isinstance(token, int) or not 0 <= token < vocab_size:
             raise InputError(f"{key} {token!r} is not a token of the vocabulary of {vocab_size}; correct the config")
-    return values
+        tokens.append(token)
+    return tokens

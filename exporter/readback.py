@@ -1,6 +1,7 @@
 """Read weights back from a bundle's data file, as its graph uses them and in the checkpoint's names and shapes."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,14 +53,12 @@ class StoredWeights:
         rows, *rest = tensor.weight.shape
         scheme = tensor.scheme
         if scheme is None:
-            data = self._read(tensor, "data", np.float32, (rows, *rest))[start:stop]
+            data = self._map(tensor, "data", "<f4", (rows, *rest))[start:stop]
             return np.asarray(data - np.float32(tensor.weight.plus), np.float32)
         columns = rest[0]
-        values = self._read(tensor, "values", np.uint8, scheme.values_shape(rows, columns))[start:stop]
-        scales = self._read(tensor, "scales", np.float32, scheme.scales_shape(rows, columns))[start:stop]
+        values = self._map(tensor, "values", "u1", scheme.values_shape(rows, columns))[start:stop]
+        scales = self._map(tensor, "scales", "<f4", scheme.scales_shape(rows, columns))[start:stop]
         return dequantize(values, scales, scheme, columns)
 
-    def _read(
-        self, tensor: PlannedTensor, part: str, dtype: type[np.generic], shape: tuple[int, ...]
-    ) -> NDArray[np.generic]:
+    def _map(self, tensor: PlannedTensor, part: str, dtype: str, shape: tuple[int, ...]) -> NDArray[Any]:
         return np.memmap(self._data_file, dtype, "r", tensor.regions[part].offset, shape)

@@ -44,9 +44,7 @@ def plan_to_json(prepared: Prepared) -> Json:
 
 def _graph_and_tokenizer_bytes(prepared: Prepared) -> int:
     nodes_per_layer = 6000  # bytes of graph a layer, seen in bundles; the tokenizer's own size is exact
-    tokenizer = sum(
-        path.stat().st_size for path in prepared.checkpoint.directory.glob("tokenizer*") if path.is_file()
-    )
+    tokenizer = sum(path.stat().st_size for path in prepared.checkpoint.directory.glob("tokenizer*") if path.is_file())
     return nodes_per_layer * len(prepared.decoder.layers) + tokenizer
 
 
@@ -145,7 +143,7 @@ def _value_to_json(value: onnx.ValueInfoProto) -> Json:
 
 def _groups(initializers: Iterable[onnx.TensorProto]) -> Json:
     """Bytes per group: the initializer's name without layer numbers; bytes that two names share are counted once."""
-    groups: dict[str, Json] = {}
+    groups: dict[str, dict[str, int]] = {}
     seen: set[tuple[str, str]] = set()
     for tensor in initializers:
         entries = {entry.key: entry.value for entry in tensor.external_data}
@@ -154,9 +152,9 @@ def _groups(initializers: Iterable[onnx.TensorProto]) -> Json:
         seen.add(place)
         name = ".".join("*" if piece.isdigit() else piece for piece in tensor.name.split("."))
         group = groups.setdefault(name, {"tensors": 0, "bytes": 0})
-        group["tensors"] = cast("int", group["tensors"]) + 1
-        group["bytes"] = cast("int", group["bytes"]) + nbytes
-    return dict(sorted(groups.items(), key=lambda item: -cast("int", item[1]["bytes"])))
+        group["tensors"] += 1
+        group["bytes"] += nbytes
+    return {name: groups[name] for name in sorted(groups, key=lambda name: -groups[name]["bytes"])}
 
 
 def _inline_bytes(tensor: onnx.TensorProto) -> int:

@@ -33,9 +33,13 @@ def test_the_directory_appears_when_the_block_ends(tmp_path: Path) -> None:
 
 
 def test_an_error_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError), atomic_directory(tmp_path / "out") as work:
-        (work / "file").write_bytes(b"1")
-        raise RuntimeError
+    def fail_inside() -> None:
+        with atomic_directory(tmp_path / "out") as work:
+            (work / "file").write_bytes(b"1")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail_inside()
     assert list(tmp_path.iterdir()) == []
 
 

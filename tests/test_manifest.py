@@ -91,7 +91,7 @@ def test_a_manifest_that_names_a_path_outside_is_refused(bundle: Path, tmp_path:
 def test_reading_says_what_is_wrong_with_a_folder(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="not a directory"):
         read_manifest(tmp_path / "absent")
-    with pytest.raises(InputError, match="has no manifest.json"):
+    with pytest.raises(InputError, match=r"has no manifest\.json"):
         read_manifest(tmp_path)
     (tmp_path / MANIFEST_NAME).write_text("[]", encoding="utf-8")
     with pytest.raises(InputError, match="not a JSON object"):

@@ -69,7 +69,9 @@ class GraphBuilder:
     ) -> str:
         """Add a node and return its first output's name; an empty input or output name is one left out."""
         names = [output, *more_outputs]
-        self._nodes.append(helper.make_node(op, list(inputs), names, name=output, domain=domain, **attributes))
+        node = onnx.NodeProto(op_type=op, input=inputs, output=names, name=output, domain=domain)
+        node.attribute.extend(helper.make_attribute(key, value) for key, value in sorted(attributes.items()))
+        self._nodes.append(node)
         self._made.update(names)
         return output
 

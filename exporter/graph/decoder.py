@@ -227,8 +227,8 @@ class _DecoderGraph:
         gains = [self._float(norm.weight)] + ([self._float(norm.bias)] if norm.bias is not None else [])
         simplified = "Simplified" if norm.kind == "rms" else ""
         if stream.pending is None:
-            attributes: dict[str, int | float] = {"axis": -1, "epsilon": norm.epsilon}
-            y = g.node(f"{simplified}LayerNormalization", [stream.x, *gains], f"{name}.y", **attributes)
+            op = f"{simplified}LayerNormalization"
+            y = g.node(op, [stream.x, *gains], f"{name}.y", axis=-1, epsilon=norm.epsilon)
             return y, stream.x
         residual = f"{name}.residual"
         y = g.node(
@@ -251,7 +251,7 @@ class _DecoderGraph:
             past_key_values.{i} ─────────────────┘
         """
         g, name = self.graph, f"layers.{index}.attention"
-        cache = ["batch", attention.kv_heads, "past", attention.head_dim]
+        cache: list[int | str] = ["batch", attention.kv_heads, "past", attention.head_dim]
         past = [g.input(f"past_key_values.{index}.{part}", FLOAT, cache) for part in ("key", "value")]
         present = [f"present.{index}.{part}" for part in ("key", "value")]
         for value in present:
@@ -265,11 +265,6 @@ class _DecoderGraph:
             query = self._normed(attention, query)
             if apart:
                 query, rope = self._rotated(attention, query, rope), []
-        attributes: dict[str, int | float] = {"scale": attention.scale}
-        if attention.softcap:
-            attributes["softcap"] = attention.softcap
-        if attention.window is not None:
-            attributes["local_window_size"] = attention.window
         return g.node(
             "GroupQueryAttention",
             [*query, *past, "seqlens_k", "total_length", *rope],
@@ -279,7 +274,9 @@ class _DecoderGraph:
             num_heads=attention.heads,
             kv_num_heads=attention.kv_heads,
             do_rotary=int(bool(rope)),
-            **attributes,
+            scale=attention.scale,
+            softcap=attention.softcap,
+            local_window_size=-1 if attention.window is None else attention.window,
         )
 
     def _split_qkv(self, attention: Attention, qkv: str, name: str) -> list[str]:

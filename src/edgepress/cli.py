@@ -29,7 +29,7 @@ class Command(Protocol):
 def _commands() -> list[Command]:
     names = [module.name for module in pkgutil.iter_modules(commands.__path__)]
     found = [cast("Command", importlib.import_module(f"{commands.__name__}.{name}")) for name in names]
-    return sorted(found, key=lambda command: (_ORDER.index(command.NAME) if command.NAME in _ORDER else len(_ORDER)))
+    return sorted(found, key=lambda command: _ORDER.index(command.NAME) if command.NAME in _ORDER else len(_ORDER))
 
 
 def _parser() -> argparse.ArgumentParser:

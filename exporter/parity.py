@@ -1,0 +1,113 @@
+"""Hold a written graph against the checkpoint's own model: what ``edgepress export --check`` does.
+
+Two questions, kept apart. Is the graph right: with its matrix products in float32 (accuracy level 1), it must give the
+logits of the reference model that has the bundle's dequantized weights put back. What did quantization cost: how far
+are the logits of the bundle as it ships from those of the reference with the checkpoint's weights.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from edgepress.errors import CheckFailed
+from edgepress.exporter.bundle import DATA_FILE, MODEL_FILE
+from edgepress.exporter.checkpoint import Checkpoint
+from edgepress.exporter.decoder import Decoder
+from edgepress.exporter.graph.decoder import LOGITS_START
+from edgepress.exporter.plan import Plan
+from edgepress.exporter.readback import StoredWeights
+from edgepress.exporter.reference import Reference
+from edgepress.progress import Progress, silent
+
+TOLERANCE = 1e-3  # of the largest reference logit; float32 graphs are within 1e-5, a wrong graph is off by 1e-1
+_TOKENS = 96
+_TEXT = (
+    "A ship in harbour is safe, but that is not what ships are built for. The captain read the letter twice, folded "
+    "it, and gave the order to cast off. By noon the wind had turned; by evening they had lost sight of land, and the "
+    "youngest of the crew asked how long it would be until they saw it again. Nobody answered him."
+)
+
+Logits = NDArray[np.float32]
+
+
+def parity(
+    work: Path, checkpoint: Checkpoint, decoder: Decoder, plan: Plan, *, progress: Progress = silent
+) -> dict[str, object]:
+    """Compare the bundle in ``work`` with the reference model on about 100 tokens of prose.
+
+    The reference holds one layer's weights at a time; the bundle's own session holds the bundle.
+
+    Raises:
+        CheckFailed: the graph's logits are further than ``TOLERANCE`` from the reference's.
+
+    """
+    tokens = _tokens(checkpoint.directory / "tokenizer.json", decoder, plan)
+    with progress(4, "checking against the reference model", "runs") as advance:
+        exact = _graph_logits(work, tokens, accuracy_level=1)  # (positions, vocabulary)
+        advance(1)
+        restored = Reference(checkpoint.directory, weights=StoredWeights(work / DATA_FILE, plan)).logits(tokens)
+        advance(1)
+        shipped = _graph_logits(work, tokens, accuracy_level=None)
+        advance(1)
+        reference = Reference(checkpoint.directory).logits(tokens)
+        advance(1)
+    difference = float(np.abs(exact - restored).max() / np.abs(restored).max())
+    if not difference <= TOLERANCE:  # written so that NaN fails too
+        raise CheckFailed(
+            f"the graph does not compute what the reference model computes: largest logit difference {difference:.2e} "
+            f"of the largest logit, tolerance {TOLERANCE:.0e}; please report this architecture and config"
+        )
+    return {
+        "graph_difference": float(f"{difference:.3e}"),
+        "graph_tolerance": TOLERANCE,
+        "tokens": len(tokens),
+        "kl": float(f"{_kl(reference, shipped):.6f}"),
+        "top1_agreement": float(f"{np.mean(reference.argmax(1) == shipped.argmax(1)):.4f}"),
+    }
+
+
+def _tokens(tokenizer: Path, decoder: Decoder, plan: Plan) -> NDArray[np.int64]:
+    ids = np.array(Tokenizer.from_file(str(tokenizer)).encode(_TEXT).ids, np.int64)
+    return ids[ids < decoder.vocab_size][: min(_TOKENS, plan.context_length)]
+
+
+def _graph_logits(work: Path, tokens: NDArray[np.int64], *, accuracy_level: int | None) -> Logits:
+    """Logits of every position, from the graph as it ships or with another accuracy level in each MatMulNBits."""
+    model = onnx.load_model(work / MODEL_FILE, load_external_data=False)
+    if accuracy_level is not None:
+        for node in model.graph.node:
+            for attribute in node.attribute:
+                if attribute.name == "accuracy_level":
+                    attribute.i = accuracy_level
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # its warnings are about logits having more rows than the graph declares
+    start = onnxruntime.OrtValue.ortvalue_from_numpy(np.array([0], np.int64))
+    options.add_initializer(LOGITS_START, start)
+    path = work / ".check.onnx"  # beside the data file that it refers to
+    try:
+        path.write_bytes(model.SerializeToString())
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    finally:
+        path.unlink(missing_ok=True)
+    feeds: dict[str, NDArray[np.generic]] = {"input_ids": tokens[None], "attention_mask": np.ones_like(tokens)[None]}
+    for value in session.get_inputs():
+        if value.name not in feeds:
+            _, heads, _, head_dim = value.shape
+            feeds[value.name] = np.zeros((1, heads, 0, head_dim), np.float32)
+    logits: Logits = session.run(["logits"], feeds)[0][0]
+    return logits
+
+
+def _kl(reference: Logits, other: Logits) -> float:
+    """Mean KL(reference ‖ other) in nats a token."""
+    log_p, log_q = _log_softmax(reference), _log_softmax(other)
+    return float(np.mean(np.sum(np.exp(log_p) * (log_p - log_q), axis=1)))
+
+
+def _log_softmax(logits: Logits) -> NDArray[np.float64]:
+    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
+    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True)), np.float64)
