@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from edgepress.errors import InputError
 from edgepress.exporter.decoder import Part, Weight
-from edgepress.exporter.stored import READABLE, StoredTensor, json_object, read_header
+from edgepress.exporter.stored import READABLE, StoredTensor, read_header, read_json
 from edgepress.files import sha256_file
 
 __all__ = ["READABLE", "Checkpoint", "StoredTensor", "check_tensors", "resolve_model", "same_tensor"]
@@ -56,7 +56,7 @@ class Checkpoint:
         config_file = member(directory, "config.json")
         if config_file is None:
             raise InputError(f"{directory} has no config.json; copy it from where the checkpoint came from")
-        config = json_object(config_file, config_file.read_bytes(), "correct it or copy it again")
+        config = read_json(config_file, "correct it or copy it again")
         if (single := member(directory, SINGLE)) is not None:
             shards: dict[Path, list[str]] = {single: []}
         elif (index := member(directory, INDEX)) is not None:
@@ -132,7 +132,7 @@ def member(directory: Path, name: str) -> Path | None:
 
 def _read_index(directory: Path, index: Path) -> dict[Path, list[str]]:
     """Shards in the order of their names, each with the tensors that the index expects in it."""
-    weight_map = json_object(index, index.read_bytes(), _AGAIN).get("weight_map")
+    weight_map = read_json(index, _AGAIN).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise InputError(f"{index} has no weight_map; {_AGAIN}")
     names: dict[str, list[str]] = {}
@@ -240,13 +240,13 @@ def resolve_model(model: str) -> Path:
         from edgepress.exporter.demo import DEMO_DIRECTORY  # noqa: PLC0415 - only this name needs it
 
         return DEMO_DIRECTORY
-    path = Path(model).expanduser()
-    if path.is_dir():
+    path = Path(model)
+    if model and path.is_dir():
         return path
-    if path.exists():
+    if model and path.exists():
         raise InputError(f"{model} is a file; name the directory that holds it")
     if not _HUB_ID.fullmatch(model):
-        raise InputError(f"no such directory: {model}; name a directory, a hub id (org/name), or 'demo'")
+        raise InputError(f"no such directory: {model!r}; name a directory, a hub id (org/name), or 'demo'")
     return _download(model)
 
 

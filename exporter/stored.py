@@ -7,8 +7,10 @@ Format: https://github.com/huggingface/safetensors#format
 
 import json
 import math
+import os
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,7 +68,7 @@ class StoredTensor:
             raise ValueError(f"bytes {start}:{start + nbytes} of {self.name}, which has {self.nbytes}")
         raw = np.empty(nbytes, np.uint8)
         done = 0
-        with self.file.open("rb", buffering=0) as file:
+        with read_errors(self.file), self.file.open("rb", buffering=0) as file:
             file.seek(self.offset + start)
             while done < nbytes:
                 count = file.readinto(memoryview(raw)[done:])
@@ -93,6 +95,24 @@ def to_float32(raw: NDArray[np.uint8], dtype: str) -> NDArray[np.float32]:
     if dtype == "F16":
         return raw.view("<f2").astype(np.float32)
     return raw.view("<f4").astype(np.float32, copy=False)
+
+
+@contextmanager
+def read_errors(file: Path) -> Iterator[None]:
+    """Turn an OSError, met while reading ``file``, into an InputError that names it."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"cannot read {file}: {error.strerror or error}; check that it is there and readable"
+        ) from error
+
+
+def read_json(file: Path, remedy: str) -> dict[str, object]:
+    """Read a small file that holds a JSON object."""
+    with read_errors(file):
+        text = file.read_bytes()
+    return json_object(file, text, remedy)
 
 
 def json_object(file: Path, text: bytes, remedy: str) -> dict[str, object]:
@@ -123,8 +143,8 @@ def read_header(file: Path) -> dict[str, StoredTensor]:
         InputError: the file is truncated or its header is not what the format allows.
 
     """
-    size = file.stat().st_size
-    with file.open("rb") as stream:
+    with read_errors(file), file.open("rb") as stream:
+        size = os.fstat(stream.fileno()).st_size
         prefix = stream.read(8)
         if len(prefix) < 8:
             raise InputError(f"{file} has {size} bytes, too few for a safetensors header; {_AGAIN}")

@@ -11,6 +11,7 @@ import shutil
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -94,16 +95,15 @@ def write_weights(
                     chunk = next(chunks, None)
                 if chunk is None:
                     return
-                found = _write_chunk(checkpoint, chunk, methods, file)
+                with _disk_errors(path, plan.data_bytes):
+                    found = _write_chunk(checkpoint, chunk, methods, file)
                 with lock:
                     sums[chunk.tensor.weight.name][chunk.row] = found
                     written[0] += (chunk.stop - chunk.start) * math.prod(chunk.tensor.weight.shape[1:])
 
-    try:
+    with _disk_errors(path, plan.data_bytes):
         _allocate(path, plan.data_bytes)
-        _run(work, threads, stop, lambda: written[0], progress)
-    except OSError as error:
-        raise _disk_error(error, path, plan.data_bytes) from error
+    _run(work, threads, stop, lambda: written[0], progress)
     return {name: _report(found) for name, found in sums.items()}
 
 
@@ -235,11 +235,15 @@ def _allocate(path: Path, nbytes: int) -> None:
         file.truncate(nbytes)
 
 
-def _disk_error(error: OSError, path: Path, nbytes: int) -> InputError:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        free = shutil.disk_usage(path.parent).free
-        return InputError(
-            f"{path.parent} has no room for {nbytes} bytes of weights ({free} free: {error.strerror}); "
-            "free some space or choose another output"
-        )
-    return InputError(f"{path}: {error.strerror or error}; choose a writable output")
+@contextmanager
+def _disk_errors(path: Path, nbytes: int) -> Iterator[None]:
+    """Say what an OSError of the data file means; those of the checkpoint are InputErrors already."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise InputError(
+                f"{path.parent} has no room for {nbytes} bytes of weights ({shutil.disk_usage(path.parent).free} free: "
+                f"{error.strerror}); free some space or choose another output"
+            ) from error
+        raise InputError(f"{path}: {error.strerror or error}; choose a writable output") from error

@@ -5,6 +5,25 @@ For codes q the best scale is the least-squares one, s = Σ w x q / Σ w q², wh
 candidate with the largest (Σ w x q)² / Σ w q² wins. The codes reach from −2^(bits−1) to 2^(bits−1) − 1, one step
 further down than up, so a scale may be negative: the block's largest magnitude then takes the longer side whatever its
 sign (llama.cpp's Q4_0 does the same).
+
+Measured, held-out bits per byte of the weights put back in transformers (stories260k | tiny1m; the 4-bit blocks are
+32, then 64 | 128):
+
+======================  =================  =====================  ================
+error that is weighed   4 bits, block 32   4 bits, block 64|128   8 bits, block 32
+======================  =================  =====================  ================
+(fp32)                  0.9174 | 0.8370    0.9174 | 0.8370        0.9174 | 0.8370
+absmax, no search       1.0313 | 0.9550    1.0586 | 1.0163        0.9178 | 0.8374
+w = 1                   0.9872 | 0.8991    1.0154 | 0.9259        0.9177 | 0.8374
+w = |x|                 0.9912 | 0.9053    1.0224 | 0.9369
+w = √(mean x² + x²)     0.9899 | 0.8994    1.0245 | 0.9317
+w = x²  (llama.cpp)     0.9949 | 0.9084    1.0242 | 0.9544
+======================  =================  =====================  ================
+
+So without an importance all columns weigh the same. The five candidates for 4 bits reach, on these models' weights
+and on normal, Laplace and t₄ samples, 0.02 dB less SQNR than a grid of 320 scales (block 32; 0.03 dB at block 128)
+and 1.4 to 1.8 dB more than absmax rounding; one more candidate gives 0.002 to 0.007 dB for a tenth more time. Two
+for 8 bits: 0.3 dB more than one (0.14 dB at block 128); five give 0.04 to 0.06 dB on top.
 """
 
 from dataclasses import dataclass
