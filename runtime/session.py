@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from edgepress.errors import InputError
 from edgepress.runtime.config import BundleConfig
+from edgepress.runtime.prepared import Prepared, open_session
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession, OrtValue, SessionOptions
@@ -78,7 +79,7 @@ class DecoderSession:
         if self._logits_start is not None:
             self._logits_start_value = _value(self._logits_start)
             options.add_initializer(_LOGITS_START, self._logits_start_value)
-        self.session = _open(config, options, prepared)
+        self.session, self.prepared = _open(config, options, prepared)
         self._check_inputs()
         self._tokens = np.zeros((1, max(1, min(prefill_chunk, context))), np.int64)
         self._mask = np.ones((1, context), np.int64)
@@ -173,11 +174,9 @@ class DecoderSession:
         return logits
 
 
-def _open(config: BundleConfig, options: "SessionOptions", prepared: bool) -> "InferenceSession":
-    import onnxruntime  # noqa: PLC0415 - only when a bundle is opened
-
+def _open(config: BundleConfig, options: "SessionOptions", prepared: bool) -> tuple["InferenceSession", Prepared]:
     try:
-        return onnxruntime.InferenceSession(config.model, options, providers=["CPUExecutionProvider"])
+        return open_session(config.bundle, config.model, options, prepared=prepared)
     except Exception as error:  # onnxruntime's exceptions have no common base class of their own
         raise InputError(f"{config.model} cannot be opened: {error}") from error
 
