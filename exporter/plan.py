@@ -124,9 +124,7 @@ def make_plan(decoder: Decoder, recipe: Recipe, itemsize: Callable[[str], int]) 
         for shape in [((1 if rope.long_inverse_frequencies is None else 2) * context, len(rope.inverse_frequencies))]
         for part in ("cos", "sin")
     )
-    cache = sum(
-        2 * layer.attention.kv_heads * layer.attention.head_dim * context * _FLOAT for layer in decoder.layers
-    )
+    cache = sum(2 * layer.attention.kv_heads * layer.attention.head_dim * context * _FLOAT for layer in decoder.layers)
     return Plan(tensors, tables, layout.end, context, recipe.accuracy_level, cache)
 
 
