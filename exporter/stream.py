@@ -154,29 +154,48 @@ def _chunks(plan: Plan) -> Iterator[_Chunk]:
 
 
 def _write_chunk(checkpoint: Checkpoint, chunk: _Chunk, methods: dict[str, Method], file: BinaryIO) -> _Sums:
-    weight, scheme = chunk.tensor.weight, chunk.tensor.scheme
+    """Read the chunk's rows, and handle them ``_CHUNK`` elements at a time (a transposed chunk has more)."""
     x = checkpoint.part_rows(chunk.part, chunk.start, chunk.stop)  # (rows, columns) or (rows,)
     if not np.isfinite(x).all():
         raise _not_finite(checkpoint, chunk.part)
-    if weight.plus:
-        x = x + np.float32(weight.plus)
+    step = max(1, _CHUNK // math.prod(x.shape[1:]))
+    pieces = [
+        _write_rows(x[start : start + step], chunk.tensor, chunk.row + start, methods, file)
+        for start in range(0, len(x), step)
+    ]
+    return _Sums(
+        math.fsum(piece.power for piece in pieces),
+        math.fsum(piece.noise for piece in pieces),
+        max(piece.max_abs_error for piece in pieces),
+    )
+
+
+def _write_rows(
+    x: NDArray[np.float32], tensor: PlannedTensor, row: int, methods: dict[str, Method], file: BinaryIO
+) -> _Sums:
+    """Store rows of a weight, the first being its row ``row``: (rows, columns) or (rows,)."""
+    if tensor.weight.plus:
+        x = x + np.float32(tensor.weight.plus)
+    scheme = tensor.scheme
     if scheme is None:
-        _write(file, chunk, "data", x)
+        _write(file, tensor, row, "data", x)
         return _Sums(0.0, 0.0, 0.0)
     quantized = methods[scheme.method].quantize(x, scheme, None)
-    _write(file, chunk, "values", quantized.values)
-    _write(file, chunk, "scales", quantized.scales)
+    _write(file, tensor, row, "values", quantized.values)
+    _write(file, tensor, row, "scales", quantized.scales)
     return _compare(x, dequantize(quantized.values, quantized.scales, scheme, x.shape[1]))
 
 
-def _write(file: BinaryIO, chunk: _Chunk, region: str, rows: NDArray[np.uint8] | NDArray[np.float32]) -> None:
+def _write(
+    file: BinaryIO, tensor: PlannedTensor, row: int, region: str, rows: NDArray[np.uint8] | NDArray[np.float32]
+) -> None:
     """Write rows of a region at their place."""
-    place = chunk.tensor.regions[region]
-    row_bytes = place.nbytes // chunk.tensor.weight.shape[0]
+    place = tensor.regions[region]
+    row_bytes = place.nbytes // tensor.weight.shape[0]
     data = np.ascontiguousarray(rows, rows.dtype.newbyteorder("<")).reshape(-1).view(np.uint8)
     if len(data) != row_bytes * len(rows):
-        raise ValueError(f"{chunk.tensor.weight.name}: {len(data)} bytes of {region}, planned {row_bytes * len(rows)}")
-    file.seek(place.offset + chunk.row * row_bytes)
+        raise ValueError(f"{tensor.weight.name}: {len(data)} bytes of {region}, planned {row_bytes * len(rows)}")
+    file.seek(place.offset + row * row_bytes)
     left = data.data  # a memoryview
     while left:
         left = left[file.write(left) :]
