@@ -68,7 +68,7 @@ class Prepared:
         """Give back memory that the session holds without need; call it after a prompt.
 
         Each row of the embedding that is read makes 64 KiB around it resident, and the allocator keeps what the
-        prompt's activations took. Costs about a millisecond. Rows that are read again are still in the system's cache.
+        prompt's activations took. Costs a few milliseconds. Rows that are read again are still in the system's cache.
         """
         if self.directory is not None:
             _drop_mapped(self.directory / "model.onnx.data", self.rows)

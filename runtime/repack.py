@@ -27,18 +27,9 @@ differently), the next of :data:`FORMS` is tried, and at last the weight is kept
 A hash that is not found would be silent: the product is computed from the hole. So the smallest product of each kind
 stands in a graph of its own as well, :data:`CHECK`, which takes milliseconds to open and to run. Whoever opens the
 model runs it first, and compares with what :func:`write` returned.
-
-A weight of more than :data:`SPLIT_ABOVE` bytes (in practice the head) is computed in pieces of its rows::
-
-    x ─► MatMulNBits (N) ─► y    becomes    x ─┬► MatMulNBits (N₁) ─┬► Concat ─► y
-                                               └► MatMulNBits (N₂) ─┘
-
-because the memory that is packed into is the peak of a start. Columns of the result do not depend on each other.
 """
 
 import hashlib
-import math
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, Literal
@@ -49,12 +40,24 @@ from numpy.typing import NDArray
 
 from edgepress.errors import InputError
 from edgepress.runtime import protobuf as pb
+from edgepress.runtime.products import (
+    Product,
+    Region,
+    Tensor,
+    external,
+    graph_outputs,
+    header,
+    lines_of,
+    products_of,
+    read_node,
+    read_tensor,
+    value_info,
+    with_names,
+    with_packed,
+)
 from edgepress.runtime.protobuf import Message
 
 MODEL, DATA, CHECK = "model.onnx", "model.onnx.data", "check.onnx"
-SPLIT_ABOVE = 32 << 20  # glibc maps and clears anew each allocation above 32 MiB; smaller ones it reuses
-PIECE = 4 << 20  # bytes of weight in a piece
-_ROW_MULTIPLE = 64  # rows of a piece: whole tiles of every kernel
 _PAGE = 4096
 _MARK = 64  # bytes by which two windows differ; keeps windows aligned
 _INLINE = 4096  # bytes up to which a tensor is stored in the graph: a mapping costs more
@@ -63,22 +66,9 @@ _SCRATCH_DATA = "product.data"
 _PROOF_ROWS = (1, 5)  # a single row has kernels of its own
 _ROWS_READ = {"Gather", "GatherBlockQuantized"}
 
-Region = tuple[int, int]  # offset and bytes
 Arrays = list[NDArray[np.generic]]
 Form = Literal["window, open scales", "window", "window, own scales", "own bytes"]
 FORMS: tuple[Form, ...] = ("window, open scales", "window", "window, own scales", "own bytes")
-
-
-@dataclass(frozen=True)
-class _Packs:
-    """An operator that packs a constant input: which one, and which others go into the packed bytes."""
-
-    weight: int
-    scales: int | None = None
-    zero_points: int | None = None
-
-
-_PACKING = {"MatMulNBits": _Packs(1, scales=2, zero_points=3), "MatMul": _Packs(1), "FusedMatMul": _Packs(1)}
 
 
 @dataclass
@@ -104,67 +94,6 @@ def run_check(folder: Path) -> list[str]:
     return [_digest(y) for y in session.run([item.name for item in session.get_outputs()], xs)]
 
 
-@dataclass
-class _Tensor:
-    """A constant of the graph. ``external`` is its place in a file of the bundle, None when it is in the graph."""
-
-    name: str
-    message: Message
-    shape: list[int]
-    data_type: int
-    external: tuple[str, int, int] | None
-
-    @property
-    def size(self) -> int:
-        return self.external[2] if self.external else sum(len(raw) for raw in pb.all_bytes(self.message, 9))
-
-
-@dataclass
-class _Node:
-    """A node of the graph."""
-
-    message: Message
-    op: str
-    name: str
-    inputs: list[str]
-    outputs: list[str]
-    attributes: dict[str, int]  # the integer ones
-
-
-@dataclass
-class _Product:
-    """One matrix product to prove and write: a node, or a piece of one, with the constants that it reads."""
-
-    node: _Node
-    packs: _Packs
-    depth: int  # columns of x
-    constants: dict[int, _Tensor]  # by input index
-
-    @property
-    def weight(self) -> _Tensor:
-        return self.constants[self.packs.weight]
-
-    def name_of(self, index: int) -> str:
-        """The name in the new graph of the constant at input ``index``."""
-        return f"{self.node.name}/{self.node.outputs[0]}/{index}"
-
-    @property
-    def kind(self) -> tuple[object, ...]:
-        """Products of one kind are packed and computed by the same code."""
-        return (self.node.op, sorted((key, value) for key, value in self.node.attributes.items() if key != "N"),
-                sorted(self.constants), self.x_type, self.depth)  # fmt: skip
-
-    @property
-    def x_type(self) -> int:
-        """The data type of x and y."""
-        return self.constants[self.packs.weight if self.packs.scales is None else self.packs.scales].data_type
-
-    @property
-    def inputs(self) -> list[str]:
-        """The node's inputs in the new graph."""
-        return [self.name_of(i) if i in self.constants else name for i, name in enumerate(self.node.inputs)]
-
-
 def write(model: Path, into: Path) -> Written:
     """Write ``model`` with its packed weights to ``into``, an existing directory. Memory: a few of the largest piece.
 
@@ -174,15 +103,17 @@ def write(model: Path, into: Path) -> Written:
 
     """
     opset, graph = _optimized(model, into)
-    nodes = [_node(value) for value in pb.all_bytes(graph, 1)]
-    tensors = {tensor.name: tensor for tensor in map(_tensor, pb.all_bytes(graph, 5))}
-    groups = [_products(node, tensors) for node in nodes]
-    lines = [line for node, group in zip(nodes, groups, strict=True) for line in _lines(node, group)]
+    nodes = [read_node(value) for value in pb.all_bytes(graph, 1)]
+    tensors = {tensor.name: tensor for tensor in map(read_tensor, pb.all_bytes(graph, 5))}
+    groups = [products_of(node, tensors) for node in nodes]
+    lines = [line for node, group in zip(nodes, groups, strict=True) for line in lines_of(node, group)]
     with (into / DATA).open("w+b") as data:
         writer = _Writer(model.parent, into, data, opset)
         made = writer.write_products([product for group in groups for product in group])
         # Products name copies of their constants by now; what no line names any longer is left out.
-        used = {name for line in lines for name in line.inputs} | _graph_outputs(graph)
+        used = {name for line in lines for name in line.inputs} | graph_outputs(graph)
+        if any(line.has_graph for line in lines):
+            used |= tensors.keys()
         read_by_row = {line.inputs[0] for line in lines if line.op in _ROWS_READ}
         made += [writer.copy(tensor, tensor.name in read_by_row) for name, tensor in tensors.items() if name in used]
         data.truncate()
@@ -192,9 +123,6 @@ def write(model: Path, into: Path) -> Written:
     graph += [pb.nested(5, message) for message in made]
     (into / MODEL).write_bytes(pb.serialize([*opset, pb.nested(7, graph)]))
     return writer.written
-
-
-# ---- the graph, as onnxruntime would run it --------------------------------------------------------------------------
 
 
 def _optimized(model: Path, into: Path) -> tuple[Message, Message]:
@@ -209,115 +137,6 @@ def _optimized(model: Path, into: Path) -> tuple[Message, Message]:
     path.unlink()
     (graph,) = pb.all_bytes(message, 7)
     return pb.without(message, 7), pb.parse(graph)
-
-
-def _node(data: bytes) -> _Node:
-    message = pb.parse(data)
-    attributes = {}
-    for value in pb.all_bytes(message, 5):
-        attribute = pb.parse(value)
-        if found := pb.integers(attribute, 3):
-            attributes[pb.one_text(attribute, 1)] = found[-1]
-    inputs = [value.decode() for value in pb.all_bytes(message, 1)]
-    outputs = [value.decode() for value in pb.all_bytes(message, 2)]
-    return _Node(message, pb.one_text(message, 4), pb.one_text(message, 3), inputs, outputs, attributes)
-
-
-def _tensor(data: bytes) -> _Tensor:
-    message = pb.parse(data)
-    entries = {}
-    for value in pb.all_bytes(message, 13):
-        entry = pb.parse(value)
-        entries[pb.one_text(entry, 1)] = pb.one_text(entry, 2)
-    external = None
-    if "location" in entries:
-        external = (entries["location"], int(entries.get("offset", 0)), int(entries.get("length", 0)))
-    (data_type,) = pb.integers(message, 2)
-    return _Tensor(pb.one_text(message, 8), message, pb.integers(message, 1), data_type, external)
-
-
-def _graph_outputs(graph: Message) -> set[str]:
-    return {pb.one_text(pb.parse(value), 1) for value in pb.all_bytes(graph, 12)}
-
-
-def _products(node: _Node, tensors: dict[str, _Tensor]) -> list[_Product]:
-    """The products that compute ``node``: none when it does not pack, several when its weight is large."""
-    packs = _PACKING.get(node.op)
-    if packs is None or node.attributes.get("transA") or node.attributes.get("transBatchB"):
-        return []
-    constants = {index: tensors[name] for index, name in enumerate(node.inputs) if name in tensors}
-    if packs.weight not in constants or constants[packs.weight].external is None:
-        return []
-    needed = [index for index, name in enumerate(node.inputs) if index and name]
-    if any(index not in constants for index in needed):
-        return []  # scales that are computed: onnxruntime does not pack these either
-    weight = constants[packs.weight]
-    if node.op == "MatMulNBits":
-        depth = node.attributes["K"]
-        rows = node.attributes["N"]
-        if weight.size > SPLIT_ABOVE and all(_rows_first(constants[index], rows) for index in needed):
-            return list(_split(node, packs, constants, depth, rows))
-    elif len(weight.shape) == 2:
-        depth = weight.shape[1 if node.attributes.get("transB") else 0]
-    else:
-        return []
-    return [_Product(node, packs, depth, constants)]
-
-
-def _rows_first(tensor: _Tensor, rows: int) -> bool:
-    return tensor.external is not None and math.prod(tensor.shape) > 0 and tensor.external[2] % rows == 0
-
-
-def _split(node: _Node, packs: _Packs, constants: dict[int, _Tensor], depth: int, rows: int) -> Iterator[_Product]:
-    row_bytes = constants[packs.weight].size // rows
-    step = max(1, PIECE // row_bytes // _ROW_MULTIPLE) * _ROW_MULTIPLE
-    for part, start in enumerate(range(0, rows, step)):
-        count = min(step, rows - start)
-        pieces = {index: _rows_of(tensor, part, start, count, rows) for index, tensor in constants.items()}
-        names = [pieces[index].name if index in pieces else name for index, name in enumerate(node.inputs)]
-        message = _with_names(node.message, names, [f"{node.outputs[0]}/{part}"], f"{node.name}/{part}")
-        message = [_with_integer(item, "N", count) for item in message]
-        yield _Product(_node(pb.serialize(message)), packs, depth, pieces)
-
-
-def _rows_of(tensor: _Tensor, part: int, start: int, count: int, rows: int) -> _Tensor:
-    """Rows ``start`` to ``start + count`` of a constant. Bytes are taken by row, whatever the shape says."""
-    location, offset, size = tensor.external or ("", 0, 0)
-    row_bytes, row_items = size // rows, math.prod(tensor.shape) // rows
-    shape = [count, *tensor.shape[1:]] if tensor.shape[0] == rows else [count * row_items]
-    name = f"{tensor.name}/{part}"
-    return _Tensor(name, [], shape, tensor.data_type, (location, offset + start * row_bytes, count * row_bytes))
-
-
-def _with_integer(item: pb.Field, name: str, value: int) -> pb.Field:
-    """A node's field, with the integer attribute ``name`` replaced should this be it."""
-    if item.number != 5 or not isinstance(item.value, bytes):
-        return item
-    attribute = pb.parse(item.value)
-    if pb.one_text(attribute, 1) != name:
-        return item
-    return pb.nested(5, [*pb.without(attribute, 3), pb.integer(3, value)])
-
-
-def _with_names(node: Message, inputs: list[str], outputs: list[str], name: str) -> Message:
-    named = [*(pb.text(1, value) for value in inputs), *(pb.text(2, value) for value in outputs), pb.text(3, name)]
-    return named + pb.without(node, 1, 2, 3)
-
-
-def _lines(node: _Node, products: list[_Product]) -> list[_Node]:
-    """What stands in the new graph for ``node``: itself, itself with its constants' copies, or pieces and a Concat."""
-    if not products:
-        return [node]
-    lines = []
-    for product in products:
-        piece = product.node
-        lines.append(_node(pb.serialize(_with_names(piece.message, product.inputs, piece.outputs, piece.name))))
-    if len(products) > 1:
-        axis = [pb.text(1, "axis"), pb.integer(3, -1), pb.integer(20, 2)]
-        concat = [pb.text(4, "Concat"), pb.nested(5, axis)]
-        parts = [line.outputs[0] for line in lines]
-        lines.append(_node(pb.serialize(_with_names(concat, parts, node.outputs, f"{node.name}/join"))))
-    return lines
 
 
 # ---- the data file ---------------------------------------------------------------------------------------------------
@@ -335,7 +154,7 @@ class _Writer:
         self._checked: dict[str, _Checked] = {}
         self._appended: dict[tuple[str, int, int], int] = {}
 
-    def write_products(self, products: list[_Product]) -> list[Message]:
+    def write_products(self, products: list[Product]) -> list[Message]:
         """Prove and append every product; return the constants that they read."""
         self._write_windows(products)
         made: list[Message] = []
@@ -350,14 +169,14 @@ class _Writer:
         (self.into / _SCRATCH_DATA).unlink(missing_ok=True)
         return made
 
-    def copy(self, tensor: _Tensor, by_row: bool) -> Message:
+    def copy(self, tensor: Tensor, by_row: bool) -> Message:
         """Append a constant that nothing packs."""
         message = self._append(tensor, tensor.name)
         if by_row and tensor.external in self._appended:
             self.written.rows.append((self._appended[tensor.external], tensor.size))
         return message
 
-    def _write_windows(self, products: list[_Product]) -> None:
+    def _write_windows(self, products: list[Product]) -> None:
         """Write the hole, the marks and the NaN; leave ``data`` at the first packed weight."""
         sizes = [(p.packs, index, tensor.size) for p in products for index, tensor in p.constants.items()]
         hole = max((size for packs, index, size in sizes if index in (packs.weight, packs.zero_points)), default=0)
@@ -369,14 +188,14 @@ class _Writer:
         self.data.flush()
         self._to_page()
 
-    def _write_product(self, product: _Product, number: int, start: Form) -> tuple[Form | None, list[Message]]:
+    def _write_product(self, product: Product, number: int, start: Form) -> tuple[Form | None, list[Message]]:
         """Append the packed weight in the first form, from ``start`` on, that computes the same bits.
 
         Returns the form, None when onnxruntime does not pack this weight, and the constants for the new graph.
         """
         weight, indices = product.packs.weight, product.constants
         own = {index: self._inline(product.constants[index], product.name_of(index)) for index in indices}
-        own[weight] = _external(product.weight, product.name_of(weight), *_place(product.weight))
+        own[weight] = external(product.weight, product.name_of(weight), *_place(product.weight))
         key, regions, expected = _Proof(product, self.opset, self.bundle, self.into).pack(list(own.values()))
         if key is None:
             return None, [self._append(product.constants[index], product.name_of(index)) for index in indices]
@@ -389,7 +208,7 @@ class _Writer:
             made_up_key, _, _ = proof.pack(list(constants.values()), opened)
             if made_up_key is None:
                 continue
-            made_up[weight] = constants[weight] = _with_packed(constants[weight], made_up_key, packed)
+            made_up[weight] = constants[weight] = with_packed(constants[weight], made_up_key, packed)
             if _same_bits(proof.run(list(constants.values()), opened), expected):
                 kept = [made_up.get(index) or self._append(product.constants[index], product.name_of(index))
                         for index in indices]  # fmt: skip
@@ -397,11 +216,11 @@ class _Writer:
         kept = [self._append(product.constants[index], product.name_of(index), inline=index != weight)
                 for index in indices]  # fmt: skip
         position = list(indices).index(weight)
-        kept[position] = _with_packed(kept[position], key, packed)
+        kept[position] = with_packed(kept[position], key, packed)
         return FORMS[-1], self._in_use(product, kept, [], expected[0])
 
     def _in_use(
-        self, product: _Product, constants: list[Message], opened: Message, y: NDArray[np.generic]
+        self, product: Product, constants: list[Message], opened: Message, y: NDArray[np.generic]
     ) -> list[Message]:
         """Note what the new graph needs for this product; the smallest one of its kind is for the check."""
         self.open_inputs += opened
@@ -417,13 +236,13 @@ class _Writer:
             (self.into / CHECK).write_bytes(_graph_of(items, self.opset))
         self.written.checks = [item.digest for item in items]
 
-    def _made_up(self, product: _Product, number: int, form: Form) -> dict[int, Message]:
+    def _made_up(self, product: Product, number: int, form: Form) -> dict[int, Message]:
         """The inputs that ``form`` replaces, and their windows."""
         end = self._hole_end + _MARK * (number + 1)
         offsets: dict[int | None, int] = {product.packs.weight: end - -(-product.weight.size // _MARK) * _MARK}
         if form != "window, own scales":
             offsets |= {product.packs.scales: self._poison, product.packs.zero_points: 0}
-        return {index: _external(tensor, product.name_of(index), DATA, offsets[index])
+        return {index: external(tensor, product.name_of(index), DATA, offsets[index])
                 for index, tensor in product.constants.items() if index in offsets}  # fmt: skip
 
     def _append_packed(self, regions: list[Region]) -> list[Region]:
@@ -438,16 +257,16 @@ class _Writer:
         self.data.flush()
         return places
 
-    def _inline(self, tensor: _Tensor, name: str) -> Message:
+    def _inline(self, tensor: Tensor, name: str) -> Message:
         """The constant with its bytes in the graph."""
         if tensor.external is None:
             return [*pb.without(tensor.message, 8), pb.text(8, name)]
         location, offset, size = tensor.external
         with (self.bundle / location).open("rb") as file:
             file.seek(offset)
-            return [*_header(tensor, name), pb.Field(9, pb.BYTES, file.read(size))]
+            return [*header(tensor, name), pb.Field(9, pb.BYTES, file.read(size))]
 
-    def _append(self, tensor: _Tensor, name: str, *, inline: bool = True) -> Message:
+    def _append(self, tensor: Tensor, name: str, *, inline: bool = True) -> Message:
         """The constant with its bytes appended, once; in the graph when they are few."""
         if tensor.external is None or (inline and tensor.size <= _INLINE):
             return self._inline(tensor, name)
@@ -457,45 +276,23 @@ class _Writer:
             with (self.bundle / location).open("rb") as file:
                 file.seek(offset)
                 _copy(file, self.data, size)
-        return _external(tensor, name, DATA, self._appended[tensor.external])
+        return external(tensor, name, DATA, self._appended[tensor.external])
 
     def _to_page(self, position: int | None = None) -> int:
         """Move on to the next page."""
         return self.data.seek(-(-(self.data.tell() if position is None else position) // _PAGE) * _PAGE)
 
 
-def _opened(product: _Product) -> Message:
+def _opened(product: Product) -> Message:
     """The scales and zero points as inputs of the graph that have a default, hence no constants to be packed."""
     indices = (product.packs.scales, product.packs.zero_points)
-    return [_value_info(11, product.name_of(index), tensor.data_type, tensor.shape)
+    return [value_info(11, product.name_of(index), tensor.data_type, tensor.shape)
             for index, tensor in product.constants.items() if index in indices]  # fmt: skip
 
 
-def _value_info(number: int, name: str, data_type: int, shape: Sequence[int | str] | None = None) -> pb.Field:
-    """A graph's input (11) or output (12)."""
-    dims = [pb.text(2, size) if isinstance(size, str) else pb.integer(1, size) for size in shape or ()]
-    sizes = [] if shape is None else [pb.nested(2, [pb.nested(1, [dim]) for dim in dims])]
-    return pb.nested(number, [pb.text(1, name), pb.nested(2, [pb.nested(1, [pb.integer(1, data_type), *sizes])])])
-
-
-def _place(tensor: _Tensor) -> tuple[str, int]:
+def _place(tensor: Tensor) -> tuple[str, int]:
     location, offset, _ = tensor.external or ("", 0, 0)
     return location, offset
-
-
-def _header(tensor: _Tensor, name: str) -> Message:
-    return [*(pb.integer(1, size) for size in tensor.shape), pb.integer(2, tensor.data_type), pb.text(8, name)]
-
-
-def _external(tensor: _Tensor, name: str, location: str, offset: int) -> Message:
-    entries = {"location": location, "offset": str(offset), "length": str(tensor.size)}
-    places = [pb.nested(13, [pb.text(1, key), pb.text(2, value)]) for key, value in entries.items()]
-    return [*_header(tensor, name), *places, pb.integer(14, 1)]
-
-
-def _with_packed(tensor: Message, key: str, packed: list[Region]) -> Message:
-    value = "|".join([key, *(f"{offset};{size};0" for offset, size in packed)])
-    return [*tensor, pb.nested(13, [pb.text(1, "prepacked_0"), pb.text(2, value)])]
 
 
 def _copy(source: BinaryIO, target: BinaryIO, size: int) -> None:
@@ -514,7 +311,7 @@ def _copy(source: BinaryIO, target: BinaryIO, size: int) -> None:
 class _Proof:
     """A graph of one product, whose constants' files are in ``folder``; scratch files go to ``scratch``."""
 
-    product: _Product
+    product: Product
     opset: Message
     folder: Path
     scratch: Path
@@ -560,7 +357,7 @@ class _Proof:
 class _Checked:
     """A product as it stands in the new graph: its constants, and those of them that are inputs as well."""
 
-    product: _Product
+    product: Product
     constants: list[Message]
     opened: Message
     digest: str = ""
@@ -572,10 +369,10 @@ def _graph_of(items: list[_Checked], opset: Message) -> bytes:
     for number, item in enumerate(items):
         product, x, y = item.product, f"x{number}", f"y{number}"
         names = [x, *product.inputs[1:]]
-        nodes.append(pb.nested(1, _with_names(product.node.message, names, [y], product.node.name)))
+        nodes.append(pb.nested(1, with_names(product.node.message, names, [y], product.node.name)))
         constants += [pb.nested(5, constant) for constant in item.constants]
-        inputs += [_value_info(11, x, product.x_type, ["rows", product.depth]), *item.opened]
-        outputs.append(_value_info(12, y, product.x_type))
+        inputs += [value_info(11, x, product.x_type, ["rows", product.depth]), *item.opened]
+        outputs.append(value_info(12, y, product.x_type))
     return pb.serialize([*opset, pb.nested(7, [*nodes, pb.text(2, "products"), *constants, *inputs, *outputs])])
 
 

@@ -29,6 +29,7 @@ class Shape:
     bias: bool = False
     accuracy_level: int = 4
     kept: bool = False  # weights in float32: Gather and FusedMatMul on the same constant
+    branch: bool = False  # an If whose branches read the kept constants as well
 
 
 class _Builder:
@@ -111,7 +112,27 @@ class _Builder:
         self.nodes += [
             helper.make_node("Gather", ["table", "ids"], ["start"]),
             helper.make_node("MatMul", ["start", "square"], ["end"], "middle"),
-            helper.make_node("FusedMatMul", ["end", "table"], ["logits"], "head", domain="com.microsoft", transB=1),
+            helper.make_node("FusedMatMul", ["end", "table"], ["head"], "head", domain="com.microsoft", transB=1),
+        ]
+        if not self.shape.branch:
+            self.nodes[-1].output[0] = "logits"
+            return
+        answer = helper.make_tensor_value_info("answer", TensorProto.FLOAT, None)
+        branches = [
+            helper.make_graph([helper.make_node(op, ["head", "offset"], ["answer"])], op, [], [answer])
+            for op in ("Add", "Sub")
+        ]
+        self.external("offset", TensorProto.FLOAT, [VOCABULARY], self.store(np.ones(VOCABULARY, np.float32)))
+        self.constants += [
+            helper.make_tensor("axes", TensorProto.INT64, [2], [0, 1]),
+            helper.make_tensor("three", TensorProto.INT64, [1], [3]),
+            helper.make_tensor("nothing", TensorProto.INT64, [0], []),
+        ]
+        self.nodes += [
+            helper.make_node("ReduceMax", ["ids", "axes"], ["largest"], keepdims=0),
+            helper.make_node("Reshape", ["three", "nothing"], ["scalar"]),
+            helper.make_node("Greater", ["largest", "scalar"], ["chosen"]),
+            helper.make_node("If", ["chosen"], ["logits"], then_branch=branches[0], else_branch=branches[1]),
         ]
 
 

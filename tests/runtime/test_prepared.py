@@ -17,7 +17,7 @@ import pytest
 from prepared_bundles import Shape, make_bundle, run
 
 from edgepress.errors import InputError
-from edgepress.runtime import prepared, repack
+from edgepress.runtime import prepared, products, repack
 
 X86 = platform.machine() in {"x86_64", "AMD64"}
 LINUX = sys.platform == "linux"
@@ -59,6 +59,7 @@ def python(code: str, *arguments: object, check: bool = True) -> subprocess.Comp
         Shape(accuracy_level=1),
         Shape(accuracy_level=0, bits=8),
         Shape(kept=True),
+        Shape(kept=True, branch=True),
     ],
     ids=str,
 )
@@ -99,8 +100,8 @@ def test_int4_needs_neither_weights_nor_scales(bundle: Path, cache: Path) -> Non
 def test_a_large_weight_in_pieces(tmp_path: Path, cache: Path, shape: Shape, monkeypatch: pytest.MonkeyPatch) -> None:
     bundle = make_bundle(tmp_path / "bundle", shape)
     expected, _ = run(bundle, cache, prepared=False)
-    monkeypatch.setattr(repack, "SPLIT_ABOVE", 8000)
-    monkeypatch.setattr(repack, "PIECE", 1)
+    monkeypatch.setattr(products, "SPLIT_ABOVE", 8000)
+    monkeypatch.setattr(products, "PIECE", 1)
     found, state = run(bundle, cache)
     assert found == expected
     assert state.directory is not None
@@ -114,8 +115,8 @@ def test_a_large_weight_in_pieces(tmp_path: Path, cache: Path, shape: Shape, mon
 def test_rows_of_a_piece_that_do_not_divide(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bundle = make_bundle(tmp_path / "bundle", Shape(width=1000))
     expected, _ = run(bundle, cache, prepared=False)
-    monkeypatch.setattr(repack, "SPLIT_ABOVE", 40_000)
-    monkeypatch.setattr(repack, "PIECE", 48 * 192)
+    monkeypatch.setattr(products, "SPLIT_ABOVE", 40_000)
+    monkeypatch.setattr(products, "PIECE", 48 * 192)
     found, _ = run(bundle, cache)
     assert found == expected
 
