@@ -15,9 +15,12 @@ Array = NDArray[np.float64]
 Read = Callable[[str], NDArray[np.float32]]
 
 
-def forward(decoder: Decoder, read: Read, tokens: NDArray[np.int64]) -> Array:
-    """Return logits (length, vocabulary); ``read`` gives a checkpoint tensor by name."""
-    model = _Model(read)
+def forward(decoder: Decoder, read: Read, tokens: NDArray[np.int64], int8_blocks: int = 0) -> Array:
+    """Return logits (length, vocabulary); ``read`` gives a checkpoint tensor by name.
+
+    With ``int8_blocks``, what goes into a projection is first rounded to int8 in blocks of so many columns.
+    """
+    model = _Model(read, int8_blocks)
     x = model.weight(decoder.embedding)[tokens] * decoder.embedding_multiplier  # (length, hidden)
     if decoder.positions is not None:
         x = x + model.weight(decoder.positions)[: len(tokens)]
@@ -33,8 +36,8 @@ def forward(decoder: Decoder, read: Read, tokens: NDArray[np.int64]) -> Array:
 
 
 class _Model:
-    def __init__(self, read: Read) -> None:
-        self.read = read
+    def __init__(self, read: Read, int8_blocks: int) -> None:
+        self.read, self.int8_blocks = read, int8_blocks
 
     def weight(self, weight: Weight) -> Array:
         pieces = []
@@ -46,6 +49,8 @@ class _Model:
         return whole + weight.plus
 
     def linear(self, linear: Linear, x: Array) -> Array:
+        if self.int8_blocks:
+            x = round_to_int8(x, self.int8_blocks)
         y = x @ self.weight(linear.weight).T
         return y if linear.bias is None else y + self.weight(linear.bias)
 
@@ -68,18 +73,16 @@ class _Model:
             q, k = self.norm(a.query_norm, q), self.norm(a.key_norm, k)
         if rope is not None:
             q, k = rotate(rope, q), rotate(rope, k)
-        group = a.heads // a.kv_heads
-        out = np.zeros_like(q)  # (length, heads, head_dim)
-        for head in range(a.heads):
-            for i in range(length):
-                first = 0 if a.window is None else max(0, i - a.window + 1)
-                seen = slice(first, i + 1)
-                scores = k[seen, head // group] @ q[i, head] * a.scale
-                if a.softcap:
-                    scores = a.softcap * np.tanh(scores / a.softcap)
-                shares = np.exp(scores - scores.max())
-                out[i, head] = shares / shares.sum() @ v[seen, head // group]
-        return self.linear(a.output, out.reshape(length, -1))
+        k, v = (np.repeat(y, a.heads // a.kv_heads, axis=1) for y in (k, v))  # each kv head serves a group
+        scores = np.einsum("ihd,jhd->hij", q, k) * a.scale  # (heads, query, key)
+        if a.softcap:
+            scores = a.softcap * np.tanh(scores / a.softcap)
+        i, j = np.ogrid[:length, :length]
+        seen = (j <= i) & (j > i - (a.window or length))
+        scores = np.where(seen, scores, -np.inf)
+        shares = np.exp(scores - scores.max(-1, keepdims=True))
+        shares /= shares.sum(-1, keepdims=True)
+        return self.linear(a.output, np.einsum("hij,jhd->ihd", shares, v).reshape(length, -1))
 
     def mlp(self, mlp: MLP, x: Array) -> Array:
         act = ACTIVATIONS[mlp.activation]
@@ -96,6 +99,19 @@ def rotate(rope: Rope, x: Array) -> Array:
     half = angles.shape[-1]
     first, second, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
     return np.concatenate([first * cos - second * sin, second * cos + first * sin, rest], axis=-1)
+
+
+def round_to_int8(x: Array, block: int) -> Array:
+    """Round each block of ``block`` columns to 127 steps of its largest magnitude, as MLAS does before int8 products.
+
+    In float32 and in MLAS's order: quantized embeddings lie on exact ties, which only the same rounding errors decide.
+    """
+    rows, columns = x.shape
+    blocks = np.pad(x, ((0, 0), (0, -columns % block))).reshape(rows, -1, block).astype(np.float32)
+    largest = np.maximum(np.abs(blocks).max(-1, keepdims=True), np.float32(1e-30))
+    codes = np.round(blocks * (np.float32(127) / largest))
+    step = largest / np.float32(127)
+    return (codes * step).astype(np.float64).reshape(rows, -1)[:, :columns]
 
 
 _erf = np.vectorize(math.erf)
