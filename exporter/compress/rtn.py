@@ -40,7 +40,8 @@ Floats = NDArray[np.float32]
 # Candidates: what the block's largest magnitude becomes, in steps, before rounding and clipping. −(2^(bits−1) − 1) is
 # among them, which is plain absmax rounding, so the search is never worse than that.
 _EXTREMES = {4: (-9.2, -8.7, -8.3, -7.8, -7.0), 8: (-128.0, -127.0)}
-_TILE = 1 << 17  # elements worked on at a time: three float32 arrays of them stay in the shared cache
+_TILE = 1 << 18  # elements worked on at a time: smaller ones wait on Python, larger ones on memory
+_STRIP = 256  # blocks transposed at a time, so that what is read stays in the first cache
 _PLAIN = (2.0**-40, 2.0**40)  # block maxima in this range need no rescaling to keep sums and reciprocals finite
 _LEAST_WEIGHT = np.float32(2.0**-20)  # of the block's largest
 _TINY = np.float32(1e-30)  # below any Σ w q² but 0
@@ -85,7 +86,9 @@ def quantize(rows: Floats, scheme: Scheme, importance: Floats | None) -> Quantiz
         stop = min(start + tile, len(every))
         used = work.first(max(2, stop - start))
         used.x[:, stop - start :] = 0
-        np.copyto(used.x[:, : stop - start], every[start:stop].T)
+        for at in range(start, stop, _STRIP):
+            strip = every[at : min(at + _STRIP, stop)]
+            np.copyto(used.x[:, at - start : at - start + len(strip)], strip.T)
         w = None if weights is None else weights[:, np.arange(start, start + used.x.shape[1]) % blocks]
         found = _quantize_tile(used, w, scheme)
         codes = used.q[:, : stop - start].astype(np.uint8)  # (block size, blocks)
@@ -154,11 +157,14 @@ def _round(work: _Work, inverse: Floats, zero_point: int) -> None:
 
 def _sums(work: _Work, w: Floats | None, xq: Floats, qq: Floats) -> None:
     """Put Σ w x q and Σ w q² of each block in ``xq`` and ``qq``, (blocks,)."""
-    for factor, out in ((work.x, xq), (work.q, qq)):
-        np.multiply(factor, work.q, out=work.t)
-        if w is not None:
-            np.multiply(work.t, w, out=work.t)
-        np.add.reduce(work.t, axis=0, out=out)
+    np.multiply(work.x, work.q, out=work.t)
+    if w is not None:
+        np.multiply(work.t, w, out=work.t)
+    np.add.reduce(work.t, axis=0, out=xq)
+    np.square(work.q, out=work.t)
+    if w is not None:
+        np.multiply(work.t, w, out=work.t)
+    np.add.reduce(work.t, axis=0, out=qq)
 
 
 METHOD = Method("rtn", quantize)
