@@ -71,7 +71,7 @@ class StoredTensor:
         with read_errors(self.file), self.file.open("rb", buffering=0) as file:
             file.seek(self.offset + start)
             while done < nbytes:
-                count = file.readinto(memoryview(raw)[done:])
+                count = file.readinto(raw.data[done:])
                 if not count:
                     raise InputError(f"{self.file} ended {nbytes - done} bytes early inside {self.name}; {_AGAIN}")
                 done += count
