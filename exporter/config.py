@@ -15,7 +15,7 @@ Number = TypeVar("Number", int, float)
 
 # Keys that cannot change the logits of one forward pass at inference, and why. Full-match regular expressions.
 WITHOUT_EFFECT: dict[str, str] = {
-    r"architectures|model_type|auto_map|_name_or_path|name_or_path|_commit_hash": "names, not numbers",
+    r"architectures|model_type|auto_map|_name_or_path|name_or_path|_commit_hash|tokenizer_class": "names, not numbers",
     r"transformers_version|unsloth_\w+|transformers\.js_config|is_llama_config": "who wrote the file, and for whom",
     r"(torch_)?dtype": "how the weights are stored; each tensor says so itself",
     r"\w+_token_ids?|suppress_tokens|begin_suppress_tokens|bad_words_ids": "what tokens mean to a generation loop",
@@ -24,14 +24,14 @@ WITHOUT_EFFECT: dict[str, str] = {
     r"output_\w+|return_dict|return_dict_in_generate|torchscript|use_return_dict": "what transformers returns",
     r"_?attn_implementation(_\w+)?|cache_implementation|use_flash_attn|_flash_attn_2_enabled": "same mathematics",
     r"pretraining_tp": "splits matmuls and joins the pieces: same mathematics (SmolLM3-3B ships 2)",
-    r"id2label|label2id|num_labels|problem_type|finetuning_task|task_specific_params|prefix": "other tasks' heads",
+    r"id2label|label2id|_?num_labels|problem_type|finetuning_task|task_specific_params|prefix": "other tasks' heads",
     r"summary_(type|use_proj|activation|proj_to_labels)": "GPT-2's double-heads model",
     r"(max|min)_(new_tokens|length)|do_sample|early_stopping|num_beams|num_beam_groups|temperature|top_k|top_p|typical_p"
     r"|repetition_penalty|length_penalty|diversity_penalty|no_repeat_ngram_size|num_return_sequences"
     r"|encoder_no_repeat_ngram_size|remove_invalid_values|exponential_decay_length_penalty|renormalize_logits": (
         "generation settings; logits come before them"
     ),
-    r"n_ctx": "GPT-2: transformers reads n_positions",
+    r"n_ctx|max_sequence_length|tokenizer_model_max_length|model_max_length": "lengths that transformers does not read",
     r"chunk_size_feed_forward": "computes the MLP in pieces: same mathematics",
 }
 _WITHOUT_EFFECT = re.compile("|".join(f"(?:{pattern})" for pattern in WITHOUT_EFFECT))
@@ -47,6 +47,13 @@ ONLY_VALUE: dict[str, object] = {
     "rope_interleaved": False,  # SmolLM2 ships false; true would be another rotation
     "use_bidirectional_attention": False,
     "use_bfloat16": False,  # TensorFlow only
+    # Read by some families (which then do not leave them for here) and absent from the others: Phi-4-mini ships them.
+    "attention_bias": False,
+    "mlp_bias": False,
+    "lm_head_bias": False,
+    "qkv_bias": False,
+    "full_attn_mod": 1,
+    "interpolate_factor": 1,
 }
 
 

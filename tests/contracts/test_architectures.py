@@ -7,10 +7,12 @@ float64 oracle that knows only the description, and against onnxruntime-genai.
 import json
 import platform
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import tiny_models
@@ -23,6 +25,7 @@ from edgepress.exporter import decide, export
 from edgepress.exporter.architectures import architecture, describe, model_types
 from edgepress.exporter.bundle import DATA_FILE
 from edgepress.exporter.checkpoint import Checkpoint, check_tensors
+from edgepress.exporter.graph.decoder import build_decoder
 from edgepress.exporter.readback import StoredWeights
 from edgepress.exporter.reference import Reference
 
@@ -218,6 +221,22 @@ def _with_dequantized_weights(workshop: Workshop, name: str, recipe: str | Path)
     reference = Reference(workshop.checkpoint(name), weights=StoredWeights(bundle / DATA_FILE, plan))
     tokens = prompt(LONG)
     return Graph(bundle).step(tokens), reference.logits(tokens)
+
+
+def test_attention_softcap_is_that_of_the_oracle(workshop: Workshop) -> None:
+    """No family sets it (transformers' Gemma 3 has the key and does not apply it), so the graph is asked directly."""
+    prepared = decide(workshop.checkpoint("llama"), target=TARGET, recipe="fp32")
+    bundle = workshop.bundle("llama")
+    capped = workshop.home / "softcap"
+    capped.mkdir()
+    (capped / DATA_FILE).hardlink_to(bundle / DATA_FILE)
+    layers = [replace(layer, attention=replace(layer.attention, softcap=0.7)) for layer in prepared.decoder.layers]
+    decoder = replace(prepared.decoder, layers=tuple(layers))
+    onnx.save_model(build_decoder(decoder, prepared.plan, data_file=DATA_FILE, version="0"), capped / "model.onnx")
+    weights = StoredWeights(bundle / DATA_FILE, prepared.plan)
+    tokens = prompt(LONG)
+    assert relative(Graph(capped).step(tokens), forward(decoder, weights, tokens)) < FLOAT_TOLERANCE
+    assert relative(Graph(bundle).step(tokens), forward(decoder, weights, tokens)) > 0.01
 
 
 @pytest.fixture(scope="session")
