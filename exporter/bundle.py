@@ -11,6 +11,7 @@ import onnx
 
 from edgepress import __version__
 from edgepress.errors import InputError
+from edgepress.exporter.checkpoint import Checkpoint
 from edgepress.exporter.decoder import Decoder
 from edgepress.exporter.plan import Plan
 from edgepress.exporter.recipe import Recipe
@@ -36,20 +37,20 @@ TOKENIZER_FILES = (
 )
 
 
-def check_tokenizer(checkpoint: Path) -> None:
+def check_tokenizer(checkpoint: Checkpoint) -> None:
     """Raise InputError unless ``checkpoint`` has a readable tokenizer.json; before any work is done."""
-    path = checkpoint / TOKENIZER_FILES[0]
-    if not path.is_file():
+    path = checkpoint.file(TOKENIZER_FILES[0])
+    if path is None:
         raise InputError(
-            f"{checkpoint} has no tokenizer.json; save it there with transformers: "
-            f"AutoTokenizer.from_pretrained(…).save_pretrained({str(checkpoint)!r})"
+            f"{checkpoint.directory} has no tokenizer.json; save it there with transformers: "
+            f"AutoTokenizer.from_pretrained(…).save_pretrained({str(checkpoint.directory)!r})"
         )
     read_json(path)
 
 
-def read_json(path: Path) -> dict[str, object]:
-    """Read a JSON object, or {} when there is no such file; InputError when it is not a JSON object."""
-    if not path.is_file():
+def read_json(path: Path | None) -> dict[str, object]:
+    """Read a JSON object, or {} when there is no file; InputError when it is not a JSON object."""
+    if path is None:
         return {}
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -65,11 +66,11 @@ def write_json(path: Path, content: Mapping[str, object]) -> None:
     path.write_text(json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def copy_tokenizer(checkpoint: Path, bundle: Path) -> None:
+def copy_tokenizer(checkpoint: Checkpoint, bundle: Path) -> None:
     """Copy the tokenizer's files by content; onnxruntime-genai also needs a tokenizer_config.json to be there."""
     for name in TOKENIZER_FILES:
-        source = checkpoint / name
-        if source.is_file():
+        source = checkpoint.file(name)
+        if source is not None:
             (bundle / name).write_bytes(source.read_bytes())
     config = bundle / "tokenizer_config.json"
     if not config.exists():

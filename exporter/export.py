@@ -110,20 +110,20 @@ def export(
     """
     prepared = decide(model, target=target, recipe=recipe, context_length=context_length)
     checkpoint, decoder, plan = prepared.checkpoint, prepared.decoder, prepared.plan
-    bundle.check_tokenizer(checkpoint.directory)
-    generation = bundle.read_json(checkpoint.directory / "generation_config.json")
+    bundle.check_tokenizer(checkpoint)
+    generation = bundle.read_json(checkpoint.file("generation_config.json"))
     genai_config = make_genai_config(decoder, plan, checkpoint.config, generation)
     graph = build_decoder(decoder, plan, data_file=bundle.DATA_FILE, version=__version__)
     check_legal(graph, prepared.target)
     with atomic_directory(Path(out), replace=force) as work, ThreadPoolExecutor(1) as background:
         source = background.submit(checkpoint.source_hashes)
-        with progress(plan.bytes_before, "quantizing", "B") as advance:
+        with progress(plan.parameters, "quantizing", " weights") as advance:
             reports = write_weights(
                 checkpoint, plan, work / bundle.DATA_FILE, threads=threads or cpu_count() or 1, progress=advance
             )
         bundle.write_tables(work / bundle.DATA_FILE, plan, decoder)
         (work / bundle.MODEL_FILE).write_bytes(graph.SerializeToString(deterministic=True))
-        bundle.copy_tokenizer(checkpoint.directory, work)
+        bundle.copy_tokenizer(checkpoint, work)
         bundle.write_json(work / bundle.GENAI_FILE, genai_config)
         parity = check_parity(work, prepared, progress) if check else None
         return bundle.write_manifest(

@@ -46,7 +46,7 @@ def parity(
 
     """
     tokens = _tokens(checkpoint.directory / "tokenizer.json", decoder, plan)
-    with progress(4, "checking against the reference model", "runs") as advance:
+    with progress(4, "checking against the reference model", " runs") as advance:
         exact = _graph_logits(work, tokens, accuracy_level=1)  # (positions, vocabulary)
         advance(1)
         restored = Reference(checkpoint.directory, weights=StoredWeights(work / DATA_FILE, plan)).logits(tokens)

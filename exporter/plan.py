@@ -82,6 +82,11 @@ class Plan:
         return {tensor.weight.name: tensor for tensor in self.tensors}
 
     @property
+    def parameters(self) -> int:
+        """Elements of all weights, tied ones once."""
+        return sum(prod(tensor.weight.shape) for tensor in self.tensors)
+
+    @property
     def bytes_before(self) -> int:
         """Bytes that the planned weights take in the checkpoint."""
         return sum(tensor.bytes_before for tensor in self.tensors)

@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from math import prod
 from pathlib import Path
 from typing import cast
 
@@ -29,7 +28,7 @@ def plan_to_json(prepared: Prepared) -> Json:
         "tensors": [_tensor_to_json(tensor) for tensor in plan.tensors],
         "tables": [{"name": table.name, "bytes": table.region.nbytes} for table in plan.tables],
         "totals": {
-            "parameters": sum(prod(tensor.weight.shape) for tensor in plan.tensors),
+            "parameters": plan.parameters,
             "bytes_before": plan.bytes_before,
             "weights_bytes": sum(tensor.bytes_after for tensor in plan.tensors),
             "data_file_bytes": plan.data_bytes,

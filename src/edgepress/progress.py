@@ -39,20 +39,18 @@ class _Bar:
 
 
 def _quantity(value: float, unit: str) -> str:
-    if unit != "B":
-        return f"{value:.1f} {unit}"
     for prefix in ("", "k", "M"):
         if value < 1000:
-            return f"{value:.1f} {prefix}B"
+            return f"{value:.1f} {prefix}{unit}"
         value /= 1000
-    return f"{value:.1f} GB"
+    return f"{value:.1f} G{unit}"
 
 
 @contextmanager
 def progress(total: int, label: str, unit: str = "") -> Iterator[Advance]:
     """Yield ``advance(count)``; the bar is drawn on stderr only when that is a terminal, and erased at the end.
 
-    ``total`` and the counts are in ``unit`` (``"B"`` is shown as kB, MB, GB).
+    ``total`` and the counts are in ``unit`` (shown with k, M, G before it).
     """
     if not sys.stderr.isatty():
         yield lambda _count: None

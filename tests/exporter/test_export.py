@@ -178,10 +178,19 @@ def test_bad_input_is_one_clear_error_and_leaves_nothing(
     assert sorted(tmp_path.rglob("*")) == before
 
 
+@pytest.mark.parametrize("name", ["tokenizer.json", "config.json", "generation_config.json", "model.safetensors"])
+def test_a_link_out_of_the_checkpoint_is_not_followed(broken: Path, tmp_path: Path, name: str) -> None:
+    shutil.move(broken / name, tmp_path / "outside")
+    (broken / name).symlink_to(tmp_path / "outside")
+    with pytest.raises(InputError, match="link"):
+        export(broken, out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_wrong_arguments_are_named(llama: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="arm64-cpu"):
         export(llama, out=tmp_path / "out", target="arm64")
-    with pytest.raises(InputError, match="4096.*128"):
+    with pytest.raises(InputError, match=r"4096.*128"):
         export(llama, out=tmp_path / "out", context_length=4096)
     recipe = tmp_path / "recipe.toml"
     recipe.write_text("[weights]\nbits = 4\n[[override]]\nmatch = 'layer.*'\nbits = 8\n", encoding="utf-8")
