@@ -5,6 +5,7 @@ Exported graphs are held against this. Needs torch and transformers, which nothi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 Weights = Callable[[str], NDArray[np.float32]]
 
 _KEEP_BYTES = 2 << 30  # float32 weights that stay in memory between calls
+_READ_ELEMENTS = 1 << 22
 
 
 class Reference:
@@ -116,11 +118,17 @@ class Reference:
             value = self._weights(tensor) if self._weights is not None else None
         except KeyError:
             value = None
-        if value is None:
-            value = self._checkpoint.rows(tensor, 0, self._checkpoint.tensors[tensor].shape[0])
-        if value.shape != shape:
-            raise InputError(f"{tensor} has shape {value.shape}, and the reference model asks for {shape}")
-        return np.require(value, np.float32, ["C", "W"])
+        found = self._checkpoint.tensors[tensor].shape if value is None else value.shape
+        if found != shape:
+            raise InputError(f"{tensor} has shape {found}, and the reference model asks for {shape}")
+        if value is not None:
+            return np.require(value, np.float32, ["C", "W"])
+        whole = np.empty(shape, np.float32)
+        step = max(1, _READ_ELEMENTS // math.prod(shape[1:]))
+        for start in range(0, shape[0], step):  # the stored bytes of a piece, not of the whole, are in memory beside it
+            stop = min(start + step, shape[0])
+            whole[start:stop] = self._checkpoint.rows(tensor, start, stop)
+        return whole
 
 
 def _drop(module: torch.nn.Module, _inputs: object, _output: object) -> None:
