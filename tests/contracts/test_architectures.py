@@ -184,6 +184,16 @@ def test_float_graph_prefills_and_decodes_as_the_reference(workshop: Workshop, n
 
 
 @every_variant
+def test_prefill_in_pieces_is_prefill(workshop: Workshop, name: str) -> None:
+    """Pieces shorter and longer than the window of 16, as a runtime cuts long prompts."""
+    limit = max(_long_froms(workshop, name), default=0)
+    tokens = prompt(limit or LONG)  # beyond its limit longrope rotates anew, and the cache cannot follow
+    graph = Graph(workshop.bundle(name))
+    found = np.concatenate([graph.step(piece) for piece in np.split(tokens, [10, 30])])
+    assert relative(found, workshop.logits(name, tokens)) < FLOAT_TOLERANCE
+
+
+@every_variant
 def test_the_streamed_reference_is_the_loaded_one(workshop: Workshop, name: str) -> None:
     streamed = Reference(workshop.checkpoint(name), keep=False)
     for length in (LONG, SHORT):  # long first: longrope must come back
