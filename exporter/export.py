@@ -10,9 +10,8 @@ import onnx
 from edgepress import __version__
 from edgepress.errors import InputError
 from edgepress.exporter import bundle
-from edgepress.exporter.architectures import architecture
+from edgepress.exporter.architectures import architecture, describe
 from edgepress.exporter.checkpoint import Checkpoint, check_tensors, resolve_model, same_tensor
-from edgepress.exporter.config import Config
 from edgepress.exporter.decoder import Decoder
 from edgepress.exporter.genai_config import make_genai_config
 from edgepress.exporter.graph.decoder import build_decoder
@@ -55,16 +54,12 @@ def decide(model: str | Path, *, target: str, recipe: str | Path, context_length
 
 def read_decoder(checkpoint: Checkpoint) -> Decoder:
     """Describe the checkpoint's model; every config key is understood and every tensor is used, or it is an error."""
-    model_type = checkpoint.config.get("model_type")
-    if not isinstance(model_type, str):
-        raise InputError(f"{checkpoint.directory / 'config.json'} names no model_type; it is not a transformers model")
-    found = architecture(model_type)
-    config = Config(checkpoint.config)
-    decoder = found.read(config)
-    config.finish()
+    where = str(checkpoint.directory / "config.json")
+    decoder = describe(checkpoint.config, checkpoint.tensors.keys(), where)
     if decoder.tied:
         _check_tied(checkpoint, decoder)
-    check_tensors(checkpoint, decoder.weights(), ignored=found.ignored_tensors)
+    ignored = architecture(decoder.model_type).ignored_tensors
+    check_tensors(checkpoint, decoder.weights(), ignored=ignored)
     return decoder
 
 

@@ -15,6 +15,7 @@ from types import MappingProxyType
 import numpy as np
 import numpy.typing as npt
 
+from edgepress.errors import InputError
 from edgepress.exporter.config import Config
 from edgepress.exporter.decoder import Rope
 
@@ -81,6 +82,23 @@ def rope_from_section(
     original_context: int | None = None,
 ) -> Rope:
     """Read one mapping of rope parameters; ``original_context`` is what the config says outside of it."""
+    with np.errstate(all="ignore"):
+        rope = _read_section(section, rotated, context_length, theta, {*types}, aliases, original_context)
+    numbers = [*rope.inverse_frequencies, *(rope.long_inverse_frequencies or ()), rope.attention_factor]
+    if not all(map(math.isfinite, numbers)):
+        raise InputError(f"{section.where}: these rope parameters give frequencies that are not finite")
+    return rope
+
+
+def _read_section(  # noqa: PLR0917 - private: one caller, above
+    section: Config,
+    rotated: int,
+    context_length: int,
+    theta: float,
+    types: set[str],
+    aliases: Mapping[str, str],
+    original_context: int | None,
+) -> Rope:
     given = section.text("type", "default", {*types, *aliases})
     kind = section.text("rope_type", given, {*types, *aliases})
     if section.has("type") and kind != given:

@@ -33,9 +33,15 @@ def build_decoder(decoder: Decoder, plan: Plan, *, data_file: str, version: str)
     return graph.model(decoder.model_type, version)
 
 
-def _rotates_apart(attention: Attention) -> bool:
-    """Whether rotary embedding must be its own node: inside GroupQueryAttention heads must be a multiple of 16 wide."""
-    return attention.rope is not None and attention.head_dim % 16 != 0
+def _rotates_apart(attention: Attention, decoder: Decoder) -> bool:
+    """Whether rotary embedding must be a node of its own.
+
+    Inside onnxruntime's GroupQueryAttention heads must be a multiple of 16 wide, and so must what is rotated of them.
+    """
+    if attention.rope is None:
+        return False
+    rotated_dimensions = 2 * len(decoder.ropes[attention.rope].inverse_frequencies)
+    return bool(attention.head_dim % 16 or rotated_dimensions % 16)
 
 
 @dataclass(frozen=True)
@@ -83,7 +89,7 @@ class _DecoderGraph:
         total = g.node("Squeeze", [shape], "total")
         g.node("Cast", [total], "total_length", to=INT32)
         longrope = any(rope.long_inverse_frequencies is not None for rope in self.decoder.ropes.values())
-        apart = any(_rotates_apart(layer.attention) for layer in self.decoder.layers)
+        apart = any(_rotates_apart(layer.attention, self.decoder) for layer in self.decoder.layers)
         if self.decoder.positions is not None or longrope or apart:
             self._position_ids()
 
@@ -257,7 +263,7 @@ class _DecoderGraph:
         for value in present:
             g.output(value, FLOAT, ["batch", attention.kv_heads, "total", attention.head_dim])
         qkv = self._linear(attention.qkv, hidden, f"{name}.qkv.y")
-        apart = _rotates_apart(attention)
+        apart = _rotates_apart(attention, self.decoder)
         rope = self._rope(attention.rope)
         query = [qkv, "", ""]
         if apart or attention.query_norm is not None or attention.key_norm is not None:
