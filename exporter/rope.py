@@ -82,9 +82,12 @@ def rope_from_section(
     original_context: int | None = None,
 ) -> Rope:
     """Read one mapping of rope parameters; ``original_context`` is what the config says outside of it."""
-    with np.errstate(all="ignore"):
-        rope = _read_section(section, rotated, context_length, theta, {*types}, aliases, original_context)
-    numbers = [*rope.inverse_frequencies, *(rope.long_inverse_frequencies or ()), rope.attention_factor]
+    try:
+        with np.errstate(all="ignore"):
+            rope = _read_section(section, rotated, context_length, theta, {*types}, aliases, original_context)
+        numbers = [*rope.inverse_frequencies, *(rope.long_inverse_frequencies or ()), rope.attention_factor]
+    except (ArithmeticError, ValueError):  # math's functions raise where numpy's go on with infinity
+        numbers = [math.inf]
     if not all(map(math.isfinite, numbers)):
         raise InputError(f"{section.where}: these rope parameters give frequencies that are not finite")
     return rope
@@ -108,7 +111,9 @@ def _read_section(  # noqa: PLR0917 - private: one caller, above
         return _rope(default_frequencies(theta, rotated))
     if kind == "linear":
         return _rope(linear_frequencies(theta, rotated, section.number("factor", above=0.0)))
-    original = section.optional_integer("original_max_position_embeddings", original_context) or context_length
+    original = (
+        section.optional_integer("original_max_position_embeddings", original_context, minimum=2) or context_length
+    )
     if original_context is not None and original != original_context:
         raise section.refuse(
             "original_max_position_embeddings", f"contradicts the same key outside, or its default, {original_context}"
@@ -127,8 +132,8 @@ def _read_section(  # noqa: PLR0917 - private: one caller, above
             rotated,
             factor,
             original,
-            beta_fast=section.optional_number("beta_fast") or 32.0,
-            beta_slow=section.optional_number("beta_slow") or 1.0,
+            beta_fast=section.optional_number("beta_fast", above=0.0) or 32.0,
+            beta_slow=section.optional_number("beta_slow", above=0.0) or 1.0,
             truncate=section.flag("truncate", True),
         )
         mscale, mscale_all = section.optional_number("mscale"), section.optional_number("mscale_all_dim")

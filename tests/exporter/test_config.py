@@ -1,7 +1,10 @@
+import contextlib
 import json
 from collections.abc import Mapping
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tiny_models import SMALL
 
 from edgepress.errors import InputError
@@ -243,6 +246,10 @@ REFUSED = {
         small("phi3", rope_scaling={"type": "longrope", "short_factor": [1.0] * 3, "long_factor": [1.0] * 8}),
         "short_factor = [1.0, 1.0, 1.0]: must be a list of 8 numbers",
     ),
+    "infinite frequencies": (
+        small(rope_scaling={"rope_type": "linear", "factor": 1e-300}),
+        "rope_scaling: these rope parameters give frequencies that are not finite",
+    ),
     "phi3 linear rope": (small("phi3", rope_scaling={"type": "linear", "factor": 2.0}), "type = 'linear'"),
     "quantized": (small(quantization_config={"quant_method": "gptq"}), "quantized already"),
     "experts": (small(num_local_experts=8), "num_local_experts = 8"),
@@ -327,3 +334,38 @@ def test_checkpoints_saved_without_their_head_have_no_prefix(kind: str) -> None:
     prefix = architecture(kind).base_prefix
     decoder = describe({"model_type": kind, "tie_word_embeddings": True}, ["norm.weight"])
     assert not any(part.tensor.startswith(prefix) for weight in decoder.weights() for part in weight.parts)
+
+
+ROPES = {
+    "linear": {"rope_type": "linear", "factor": 2.0},
+    "llama3": {
+        "rope_type": "llama3",
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 32,
+    },
+    "yarn": {"rope_type": "yarn", "factor": 4.0, "beta_fast": 32, "beta_slow": 1, "truncate": True, "mscale": 1.0},
+    "longrope": {"rope_type": "longrope", "short_factor": [1.0] * 8, "long_factor": [2.0] * 8, "factor": 4.0},
+}
+numbers = st.integers(-3, 300) | st.floats() | st.floats(0.0, 2.0)
+anything = numbers | st.recursive(
+    st.none() | st.booleans() | st.integers(-3, 300) | st.floats() | st.sampled_from(["", "default", "silu", "x"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["rope_type", "factor"]), inner),
+    max_leaves=4,
+)
+
+
+@settings(max_examples=400, deadline=None)
+@given(data=st.data())
+def test_whatever_a_config_holds_it_is_read_or_refused(data: st.DataObject) -> None:
+    kind = data.draw(st.sampled_from(model_types()))
+    parameters = dict(ROPES[data.draw(st.sampled_from(sorted(ROPES)))])
+    parameters[data.draw(st.sampled_from([*sorted(parameters), "rope_theta"]))] = data.draw(anything)
+    config = small(kind) if kind != "gpt2" else {"model_type": kind, "n_embd": 64, "n_layer": 2, "n_head": 4}
+    config["rope_parameters"] = {"full_attention": parameters} if kind == "gemma3_text" else parameters
+    for key in data.draw(st.lists(st.sampled_from([*config, "head_dim", "sliding_window", "layer_types"]), max_size=2)):
+        if key != "model_type":
+            config[key] = data.draw(anything)
+    with contextlib.suppress(InputError):  # and nothing else
+        assert isinstance(read(config), Decoder)
