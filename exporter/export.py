@@ -45,6 +45,8 @@ def decide(model: str | Path, *, target: str, recipe: str | Path, context_length
     chosen_target = find_target(target)
     chosen_recipe = read_recipe(recipe)
     if context_length is not None:
+        if context_length < 1:
+            raise InputError(f"the context is {context_length}; it must be at least 1 token")
         chosen_recipe = replace(chosen_recipe, context_length=context_length)
     checkpoint = Checkpoint.open(resolve_model(str(model)))
     decoder = read_decoder(checkpoint)
@@ -103,6 +105,8 @@ def export(
         CheckFailed: ``check`` found that the graph does not compute what the reference computes.
 
     """
+    if threads is not None and threads < 1:
+        raise InputError(f"threads is {threads}; it must be at least 1")
     prepared = decide(model, target=target, recipe=recipe, context_length=context_length)
     checkpoint, decoder, plan = prepared.checkpoint, prepared.decoder, prepared.plan
     bundle.check_tokenizer(checkpoint)
