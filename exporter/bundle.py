@@ -117,7 +117,7 @@ def describe_tensors(plan: Plan, reports: Mapping[str, TensorReport]) -> tuple[d
 def write_manifest(
     bundle: Path,
     *,
-    model_type: str,
+    decoder: Decoder,
     target: str,
     recipe: Recipe,
     plan: Plan,
@@ -128,7 +128,7 @@ def write_manifest(
     """Hash what is on disk, as read back from there, and write ``manifest.json``."""
     files = describe_files(bundle)
     manifest = Manifest(
-        model_type=model_type,
+        model_type=decoder.model_type,
         target=target,
         recipe=recipe.to_json(),
         versions={
@@ -147,6 +147,7 @@ def write_manifest(
         },
         files=files,
         parity=parity,
+        long_from=decoder.long_from,
     )
     (bundle / MANIFEST_NAME).write_text(manifest.serialize(), encoding="utf-8")
     return manifest

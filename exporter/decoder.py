@@ -153,6 +153,12 @@ class Decoder:
         """Whether the head reads the embedding's bytes."""
         return self.head.weight.parts == self.embedding.parts
 
+    @property
+    def long_from(self) -> int | None:
+        """Total length beyond which longrope takes its long frequencies; None without longrope."""
+        limits = [rope.long_from for rope in self.ropes.values() if rope.long_inverse_frequencies is not None]
+        return min(limits, default=None)
+
     def weights(self) -> list[Weight]:
         """Every parameter once, in the order in which it is stored: as the graph uses them."""
         found: dict[str, Weight] = {}

@@ -127,7 +127,7 @@ def export(
         parity = check_parity(work, prepared, progress) if check else None
         return bundle.write_manifest(
             work,
-            model_type=decoder.model_type,
+            decoder=decoder,
             target=prepared.target.name,
             recipe=prepared.recipe,
             plan=plan,

@@ -15,6 +15,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto
 
+from edgepress.errors import InputError
 from edgepress.exporter.decoder import MLP, Activation, Attention, Decoder, Layer, Linear, Norm, Weight
 from edgepress.exporter.graph.builder import CONTRIB, GraphBuilder
 from edgepress.exporter.plan import Plan
@@ -22,6 +23,8 @@ from edgepress.exporter.plan import Plan
 INT32, INT64, FLOAT, UINT8 = TensorProto.INT32, TensorProto.INT64, TensorProto.FLOAT, TensorProto.UINT8
 
 LOGITS_START = "logits_start"
+LONG_FROM = "long_from"
+_HEAD_MULTIPLE = 8  # onnxruntime's CPU kernel; what is rotated inside it must be a multiple of 16
 _TO_THE_END = np.iinfo(np.int64).max
 
 
@@ -88,9 +91,8 @@ class _DecoderGraph:
         shape = g.node("Shape", ["attention_mask"], "mask_shape", start=1, end=2)  # (1,)
         total = g.node("Squeeze", [shape], "total")
         g.node("Cast", [total], "total_length", to=INT32)
-        longrope = any(rope.long_inverse_frequencies is not None for rope in self.decoder.ropes.values())
         apart = any(_rotates_apart(layer.attention, self.decoder) for layer in self.decoder.layers)
-        if self.decoder.positions is not None or longrope or apart:
+        if self.decoder.positions is not None or self.decoder.long_from is not None or apart:
             self._position_ids()
 
     def _position_ids(self) -> None:
@@ -257,6 +259,11 @@ class _DecoderGraph:
             past_key_values.{i} ─────────────────┘
         """
         g, name = self.graph, f"layers.{index}.attention"
+        if attention.head_dim % _HEAD_MULTIPLE:
+            raise InputError(
+                f"head_dim is {attention.head_dim}; GroupQueryAttention takes multiples of {_HEAD_MULTIPLE} only, "
+                "so this model cannot be exported"
+            )
         cache: list[int | str] = ["batch", attention.kv_heads, "past", attention.head_dim]
         past = [g.input(f"past_key_values.{index}.{part}", FLOAT, cache) for part in ("key", "value")]
         present = [f"present.{index}.{part}" for part in ("key", "value")]
@@ -335,6 +342,7 @@ class _DecoderGraph:
         """Inputs cos, sin and, for longrope, the positions that choose between its two tables.
 
         The tables are stacked, short above long: a call with total > long_from reads rows ``context_length`` further.
+        ``long_from`` is an initializer that the runtime overrides, so that the pieces of one prompt agree on the table.
         """
         if key is None:
             return []
@@ -346,7 +354,7 @@ class _DecoderGraph:
         if rope.long_inverse_frequencies is not None:
             ids = f"rope.{key}.position_ids"
             if not g.has_value(ids):
-                limit = g.constant(f"rope.{key}.long_from", np.array(rope.long_from, np.int64))
+                limit = g.constant(LONG_FROM, np.array(rope.long_from, np.int64))
                 rows = g.constant(f"rope.{key}.rows", np.array(self.plan.context_length, np.int64))
                 is_long = g.node("Greater", ["total", limit], f"rope.{key}.is_long")
                 flag = g.node("Cast", [is_long], f"rope.{key}.flag", to=INT64)

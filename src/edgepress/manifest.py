@@ -34,6 +34,7 @@ class Manifest:
 
     ``source`` has the SHA-256 of each checkpoint file; ``tensors`` has, for each stored tensor, its scheme or the
     reason why it is kept, bytes, and SQNR in dB as stored (null when exact); ``parity`` is there after ``--check``.
+    ``long_from`` is the total length beyond which a longrope model uses its long frequencies, null for other models.
     """
 
     model_type: str
@@ -45,6 +46,7 @@ class Manifest:
     totals: Json
     files: dict[str, FileEntry] = field(default_factory=dict)
     parity: Json | None = None
+    long_from: int | None = None
     schema_version: int = SCHEMA_VERSION
     manifest_sha256: str = ""
 
