@@ -18,7 +18,7 @@ import numpy as np
 
 from edgepress import __version__
 from edgepress.errors import InputError
-from edgepress.runtime.config import BundleConfig, read_config
+from edgepress.runtime.config import read_config
 from edgepress.runtime.energy import Meter, Unavailable, open_meter
 from edgepress.runtime.host import Host, read_host
 from edgepress.runtime.memory import Memory, read_memory
@@ -31,7 +31,7 @@ _SEED = 0  # of the prompts' random tokens: speed does not depend on them, resul
 
 @dataclass(frozen=True)
 class Settings:
-    """What was asked for."""
+    """What was asked for, refused with an InputError where it cannot be."""
 
     threads: int
     context: int
@@ -41,6 +41,18 @@ class Settings:
     warmup: int
     prefill_chunk: int
     prepared: bool
+
+    def __post_init__(self) -> None:
+        for name, least in (("decode_tokens", 1), ("repetitions", 1), ("warmup", 0)):
+            if getattr(self, name) < least:
+                raise InputError(f"{name} is {getattr(self, name)}; it must be at least {least}")
+        if min(self.prompt_lengths) < 1:
+            raise InputError(f"a prompt length is {min(self.prompt_lengths)}; it must be at least 1")
+        if max(self.prompt_lengths) + self.decode_tokens > self.context:
+            raise InputError(
+                f"a prompt of {max(self.prompt_lengths)} tokens and {self.decode_tokens} decoded ones do not fit "
+                f"in the context of {self.context}"
+            )
 
 
 @dataclass(frozen=True)
@@ -88,7 +100,12 @@ class MemorySamples:
 
 @dataclass(frozen=True)
 class Measurement:
-    """One run of :func:`bench`: raw samples, and what they were taken on."""
+    """One run of :func:`bench`: raw samples, and what they were taken on.
+
+    ``prepared_from`` is the prepared form that the weights came from; without one it is None, and
+    ``not_prepared_because`` has the reason unless nobody asked for it. The time to make one, when there was none yet,
+    is in ``load_seconds``.
+    """
 
     schema_version: int
     bundle: str
@@ -98,6 +115,8 @@ class Measurement:
     versions: dict[str, str]
     settings: Settings
     load_seconds: float
+    prepared_from: str | None
+    not_prepared_because: str | None
     prefill: tuple[PrefillSamples, ...]
     decode: DecodeSamples
     memory: MemorySamples
@@ -142,8 +161,15 @@ def bench(
     started = datetime.now(UTC).isoformat(timespec="seconds")
     before = read_memory()
     config = read_config(Path(bundle))
-    settings = _settings(
-        config, prompt_lengths, decode_tokens, repetitions, warmup, threads, context, prefill_chunk, prepared
+    settings = Settings(
+        threads=default_threads() if threads is None else threads,
+        context=context or config.context_length,
+        prompt_lengths=tuple(prompt_lengths or default_prompt_lengths(config.bundle, decode_tokens, context)),
+        decode_tokens=decode_tokens,
+        repetitions=repetitions,
+        warmup=warmup,
+        prefill_chunk=prefill_chunk,
+        prepared=prepared,
     )
     start = perf_counter()
     model = load(
@@ -151,6 +177,7 @@ def bench(
     )
     load_seconds = perf_counter() - start
     after_load = read_memory()
+    prepared_form = model.session.prepared
     done = progress or (lambda _turns: None)
     prefill = tuple(_measure_prefill(model, length, settings, done) for length in settings.prompt_lengths)
     after_prefill = read_memory()
@@ -164,6 +191,8 @@ def bench(
         versions=_versions(),
         settings=settings,
         load_seconds=load_seconds,
+        prepared_from=None if prepared_form.directory is None else str(prepared_form.directory),
+        not_prepared_because=prepared_form.reason or None,
         prefill=prefill,
         decode=decode,
         memory=MemorySamples(before, after_load, after_prefill, read_memory()),
@@ -180,46 +209,6 @@ def default_prompt_lengths(bundle: str | Path, decode_tokens: int, context: int 
     """64 and 256 tokens, as far as they fit with the tokens to decode."""
     room = (context or read_config(Path(bundle)).context_length) - decode_tokens
     return tuple(length for length in (64, 256) if length <= room) or (max(1, room),)
-
-
-def _settings(
-    config: BundleConfig,
-    prompt_lengths: Sequence[int] | None,
-    decode_tokens: int,
-    repetitions: int,
-    warmup: int,
-    threads: int | None,
-    context: int | None,
-    prefill_chunk: int,
-    prepared: bool,
-) -> Settings:
-    for name, number, least in (
-        ("decode_tokens", decode_tokens, 1),
-        ("repetitions", repetitions, 1),
-        ("warmup", warmup, 0),
-    ):
-        if number < least:
-            raise InputError(f"{name} is {number}; it must be at least {least}")
-    lengths = prompt_lengths or default_prompt_lengths(config.bundle, decode_tokens, context)
-    for length in lengths:
-        if length < 1:
-            raise InputError(f"a prompt length is {length}; it must be at least 1")
-    needed = max(lengths) + decode_tokens
-    allowed = context or config.context_length
-    if needed > allowed:
-        raise InputError(
-            f"a prompt of {max(lengths)} tokens and {decode_tokens} decoded ones do not fit in the context of {allowed}"
-        )
-    return Settings(
-        threads=default_threads() if threads is None else threads,
-        context=context or config.context_length,
-        prompt_lengths=tuple(lengths),
-        decode_tokens=decode_tokens,
-        repetitions=repetitions,
-        warmup=warmup,
-        prefill_chunk=prefill_chunk,
-        prepared=prepared,
-    )
 
 
 def _prompt(model: Model, length: int) -> list[int]:
@@ -306,7 +295,7 @@ def format_measurement(measurement: Measurement) -> str:
     settings, decode, memory = measurement.settings, measurement.decode, measurement.memory
     lines = [
         f"{measurement.bundle} on {measurement.host.cpu}, {_counted(settings.threads, 'thread')}",
-        f"  load           {measurement.load_seconds:.3f} s",
+        f"  load           {measurement.load_seconds:.3f} s, {_origin(measurement)}",
     ]
     for prefill in measurement.prefill:
         median = float(np.median(prefill.seconds))
@@ -327,6 +316,13 @@ def format_measurement(measurement: Measurement) -> str:
         f"  energy         {_energy(measurement.energy, settings)}",
     ]
     return "\n".join(lines)
+
+
+def _origin(measurement: Measurement) -> str:
+    if measurement.prepared_from is not None:
+        return "from the prepared form"
+    because = measurement.not_prepared_because
+    return "from the bundle itself" + (f": {because}" if because else "")
 
 
 def _counted(count: int, noun: str) -> str:

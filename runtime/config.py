@@ -1,6 +1,7 @@
-"""What the runtime needs to know of a bundle before it opens the model: read from ``genai_config.json``.
+"""What the runtime needs to know of a bundle before it opens the model.
 
-That file is onnxruntime-genai's, so a bundle made by its builder is read as well as one of ours.
+Read from ``genai_config.json``, which is onnxruntime-genai's, so that a bundle made by its builder is read as well as
+one of ours; what that file has no word for comes from our ``manifest.json``.
 """
 
 import json
@@ -9,11 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from edgepress.errors import InputError
+from edgepress.manifest import MANIFEST_NAME, read_manifest
 
 
 @dataclass(frozen=True)
 class BundleConfig:
-    """Shapes and special tokens of the decoder in a bundle."""
+    """Shapes and special tokens of the decoder in a bundle.
+
+    ``long_from`` is the length of text beyond which a longrope model uses its long frequencies, None for others.
+    """
 
     bundle: Path
     model: Path
@@ -26,6 +31,7 @@ class BundleConfig:
     eos: frozenset[int]
     past_names: tuple[str, ...]
     present_names: tuple[str, ...]
+    long_from: int | None = None
 
 
 def read_config(bundle: Path) -> BundleConfig:
@@ -54,6 +60,7 @@ def read_config(bundle: Path) -> BundleConfig:
             eos=frozenset(eos if isinstance(eos, list) else [] if eos is None else [int(eos)]),
             past_names=_cache_names(decoder["inputs"], "past", layers),
             present_names=_cache_names(decoder["outputs"], "present", layers),
+            long_from=read_manifest(bundle).long_from if (bundle / MANIFEST_NAME).is_file() else None,
         )
     except (ValueError, TypeError, AttributeError) as error:
         raise InputError(f"{path} cannot be read: {error}; export the bundle again") from error

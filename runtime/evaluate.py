@@ -1,9 +1,9 @@
 """How well a bundle predicts text: bits per byte, perplexity, and how far it is from its reference model.
 
-Each document is scored from its own beginning-of-sequence token, which is context and not scored; windows of ``context``
-tokens, the first scored whole, each later one bringing ``stride`` new tokens; bits per byte = summed negative
-log-likelihood / ln 2 / UTF-8 bytes of all documents. Vocabularies differ between models, so compare bits per byte
-across them, never perplexity per token.
+Each document is scored from its own beginning-of-sequence token, which is context and not scored; windows of
+``context`` tokens, the first scored whole, each later one bringing ``stride`` new tokens; bits per byte = summed
+negative log-likelihood / ln 2 / UTF-8 bytes of all documents. Vocabularies differ between models, so compare bits per
+byte across them, never perplexity per token.
 """
 
 import json
@@ -153,7 +153,7 @@ def evaluate(
             progress(1)
     if not sums.tokens:
         raise InputError("no document is longer than one token, so there is nothing to score; give more text")
-    return _result(sums, documents, context, stride, config, reference is not None)
+    return _result(sums, documents, _Settings(context, stride, config.bos is not None, reference is not None))
 
 
 def _check(documents: Sequence[str], context: int, stride: int, config: BundleConfig) -> None:
@@ -189,7 +189,7 @@ class Scorer:
         for start in range(0, size - 1, chunk):
             stop = min(start + chunk, size - 1)
             first = min(max(first_row, start), stop - 1)
-            logits = self._session.score(window.tokens[start:stop], first - start)
+            logits = self._session.score(window.tokens[start:stop], first - start, total=size)
             if stop > first_row:
                 yield slice(first - first_row, stop - first_row), logits
 
@@ -212,31 +212,32 @@ def _reference_logits(reference: LogitsSource, window: Window, config: BundleCon
     return logits[-window.scored - 1 : -1]
 
 
-def _result(
-    sums: _Sums, documents: Sequence[str], context: int, stride: int, config: BundleConfig, with_reference: bool
-) -> Evaluation:
+@dataclass(frozen=True)
+class _Settings:
+    context: int
+    stride: int
+    has_bos: bool
+    with_reference: bool
+
+
+def _result(sums: _Sums, documents: Sequence[str], settings: _Settings) -> Evaluation:
     size = sum(len(document.encode()) for document in documents)
-    evaluation = Evaluation(
-        bits_per_byte=sums.nll / math.log(2) / size,
+    bits = size * math.log(2)
+    referenced = settings.with_reference
+    return Evaluation(
+        bits_per_byte=sums.nll / bits,
         perplexity=_perplexity(sums.nll, sums.tokens),
         documents=len(documents),
         scored_tokens=sums.tokens,
         utf8_bytes=size,
         negative_log_likelihood=sums.nll,
-        context=context,
-        stride=stride,
-        first_token="first token of the document" if config.bos is None else "bos",
-    )
-    if not with_reference:
-        return evaluation
-    return Evaluation(
-        **{
-            **asdict(evaluation),
-            "reference_bits_per_byte": sums.reference_nll / math.log(2) / size,
-            "reference_perplexity": _perplexity(sums.reference_nll, sums.tokens),
-            "kl": sums.kl / sums.tokens,
-            "top1_agreement": sums.agreed / sums.tokens,
-        }
+        context=settings.context,
+        stride=settings.stride,
+        first_token="bos" if settings.has_bos else "first token of the document",
+        reference_bits_per_byte=sums.reference_nll / bits if referenced else None,
+        reference_perplexity=_perplexity(sums.reference_nll, sums.tokens) if referenced else None,
+        kl=sums.kl / sums.tokens if referenced else None,
+        top1_agreement=sums.agreed / sums.tokens if referenced else None,
     )
 
 

@@ -99,11 +99,16 @@ class Model:
 
     def prefill(self, tokens: Sequence[int]) -> Floats:
         """Append tokens; return the logits after the last, (vocab,), valid until the next call."""
+        return self.session.prefill(self._checked(tokens))
+
+    def _checked(self, tokens: Sequence[int]) -> Indices:
         array = np.asarray(tokens, np.int64)
         outside = array[(array < 0) | (array >= self.config.vocab_size)]
         if outside.size:
             raise InputError(f"token {outside[0]} is not in the vocabulary of {self.config.vocab_size}")
-        return self.session.prefill(array)
+        if not array.size:
+            raise InputError("the prompt has no tokens; give at least one")
+        return array
 
     def decode(self, token: int) -> Floats:
         """Append one token; return the logits after it, (vocab,), valid until the next call."""
@@ -143,9 +148,7 @@ class Model:
         )
         tokens = self.tokenizer.encode(prompt) if isinstance(prompt, str) else [int(token) for token in prompt]
         self.reset()
-        if not tokens:
-            raise InputError("the prompt has no tokens; give at least one")
-        self.session.check_room(len(tokens))
+        self.session.check_room(self._checked(tokens).size)
         return Generation(self, tokens, sampling, max_tokens, StopStrings(stop))
 
 

@@ -13,6 +13,7 @@ Only ``attention_mask`` is bound again at each step, because its length is the p
 
 import mmap
 import os
+from dataclasses import dataclass
 from time import perf_counter
 from typing import TYPE_CHECKING
 
@@ -29,9 +30,11 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float32]
 Tokens = NDArray[np.int64]
 
-PREFILL_CHUNK = 512  # tokens a call: see benchmarks/prefill_chunk.py
+PREFILL_CHUNK = 64  # tokens a call: as fast as 512 (docs/measurements.md), with a fifth of the activations in memory
 _LOGITS_START = "logits_start"  # the graph's initializer: the first position of a call that gets logits
 _LAST_ONLY = -1
+_LONG_FROM = "long_from"  # the graph's initializer: a call whose total length exceeds it uses longrope's long table
+_TRIM_FROM = 64  # tokens of a prompt that is worth the millisecond of giving memory back after it
 _ERRORS_ONLY = 3  # onnxruntime's log severity: its warnings are about how a graph was built, nothing a user can act on
 
 
@@ -47,6 +50,9 @@ def session_options(threads: int) -> "SessionOptions":
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
+    # A memory pattern is kept for each combination of input shapes, and each decode step has a new one: the list only
+    # grows, and searching and filling it makes steps 2 to 4 % slower after a few hundred tokens.
+    options.enable_mem_pattern = False
     options.log_severity_level = _ERRORS_ONLY
     return options
 
@@ -74,17 +80,26 @@ class DecoderSession:
         self.position = 0
         self.run_seconds = 0.0
         options = session_options(threads)
-        # Scoring replaces the initializer by memory of ours. The session reads it at each run and must not outlive it.
-        self._logits_start = np.array([_LAST_ONLY], np.int64) if scoring else None
-        if self._logits_start is not None:
-            self._logits_start_value = _value(self._logits_start)
-            options.add_initializer(_LOGITS_START, self._logits_start_value)
+        # Initializers replaced by memory of ours: the session reads it at each run, and must not outlive it.
+        self._replaced: list[OrtValue] = []
+        self._logits_start = self._replace(options, _LOGITS_START, np.array([_LAST_ONLY])) if scoring else None
+        self._longrope = None
+        if config.long_from is not None:
+            value = self._replace(options, _LONG_FROM, np.array(config.long_from))
+            self._longrope = _Longrope(value, config.long_from, np.zeros(context, np.int64))
         self.session, self.prepared = _open(config, options, prepared)
         self._check_inputs()
         self._tokens = np.zeros((1, max(1, min(prefill_chunk, context))), np.int64)
         self._mask = np.ones((1, context), np.int64)
+        self._mask_address = self._mask.ctypes.data  # asking numpy for it at each step would cost as much as binding it
         self._logits: Floats = np.zeros(config.vocab_size, np.float32)
         self._bind_once()
+
+    def _replace(self, options: "SessionOptions", name: str, value: Tokens) -> Tokens:
+        value = value.astype(np.int64)
+        self._replaced.append(_value(value))
+        options.add_initializer(name, self._replaced[-1])
+        return value
 
     def _check_inputs(self) -> None:
         known = {"input_ids", "attention_mask", *self.config.past_names}
@@ -118,7 +133,7 @@ class DecoderSession:
         if self._bound_tokens != count:
             self._bind_tokens(count)
         position = self.position + count
-        self._binding.bind_input("attention_mask", "cpu", 0, np.int64, (1, position), self._mask.ctypes.data)
+        self._binding.bind_input("attention_mask", "cpu", 0, np.int64, (1, position), self._mask_address)
         start = perf_counter()
         self.session.run_with_iobinding(self._binding)
         self.run_seconds += perf_counter() - start
@@ -143,35 +158,76 @@ class DecoderSession:
 
     def prefill(self, tokens: Tokens) -> Floats:
         """Append ``tokens`` (length,) to the cache; return the logits after the last one, (vocab,)."""
-        if not tokens.size:
-            raise InputError("the prompt has no tokens; give at least one")
         self.check_room(tokens.size)
+        if self._longrope is not None:
+            tokens = self._rope_tokens(self._longrope, tokens)
         for start in range(0, tokens.size, self.prefill_chunk):
             chunk = tokens[start : start + self.prefill_chunk]
             self._tokens[0, : chunk.size] = chunk
             self._run(chunk.size)
+        if tokens.size >= _TRIM_FROM:
+            self.prepared.trim()
         return self._logits
 
     def decode(self, token: int) -> Floats:
         """Append one token to the cache; return the logits after it, (vocab,)."""
+        if self._longrope is not None:
+            return self.prefill(np.array([token], np.int64))
         if self.position >= self.context:
             self.check_room(1)
         self._tokens[0, 0] = token
         self._run(1)
         return self._logits
 
-    def score(self, tokens: Tokens, first: int) -> Floats:
-        """Append at most ``prefill_chunk`` tokens; return the logits from index ``first`` of them on, (rows, vocab)."""
+    def _rope_tokens(self, longrope: "_Longrope", tokens: Tokens) -> Tokens:
+        """Choose the table for the text with ``tokens`` at its end; return the tokens to compute.
+
+        These are all of the text where it outgrows the short table: keys that were rotated by the other one are of no
+        use to it. Then the cache starts again, as in the reference implementation.
+        """
+        total = self.position + tokens.size
+        longrope.text[self.position : total] = tokens
+        if longrope.choose(total) and self.position:
+            self.position = 0
+            return longrope.text[:total]
+        return tokens
+
+    def score(self, tokens: Tokens, first: int, *, total: int | None = None) -> Floats:
+        """Append at most ``prefill_chunk`` tokens; return the logits from index ``first`` of them on, (rows, vocab).
+
+        ``total`` is the length of the text that these are a piece of, which longrope depends on.
+        """
         if self._logits_start is None:
             raise ValueError("open the session with scoring=True to get the logits of many positions")
         self.check_room(tokens.size)
         self._tokens[0, : tokens.size] = tokens
         self._logits_start[0] = first
+        if self._longrope is not None:
+            self._longrope.choose(self.position + tokens.size if total is None else total)
         # onnxruntime refuses memory of another shape than the graph declares (one row), but it may allocate its own.
         self._binding.bind_output("logits")
         self._run(tokens.size)
         logits: Floats = self._binding.get_outputs()[-1].numpy()[0]
         return logits
+
+
+@dataclass
+class _Longrope:
+    """Which of longrope's two tables the graph reads: the long one for texts of more than ``limit`` tokens.
+
+    The graph compares the total length of a call with ``value``; for the pieces of one long text that is 0, so that
+    all of them use the table that one call for the whole of it would. ``text`` holds the tokens in the cache.
+    """
+
+    value: Tokens
+    limit: int
+    text: Tokens
+
+    def choose(self, total: int) -> bool:
+        """Choose the table for a text of ``total`` tokens; return whether it is another one than before."""
+        before = int(self.value)
+        self.value[...] = 0 if total > self.limit else self.limit
+        return int(self.value) != before
 
 
 def _open(config: BundleConfig, options: "SessionOptions", prepared: bool) -> tuple["InferenceSession", Prepared]:

@@ -27,9 +27,10 @@ class Tokenizer:
 
     def _byte_tokens(self) -> dict[int, int]:
         """Token → byte where the decoder turns ``<0x41>`` into ``A`` (SentencePiece's byte fallback), else nothing."""
-        tokens = {self.library.token_to_id(f"<0x{byte:02X}>"): byte for byte in range(256)}
-        letter = self.library.token_to_id("<0x41>")
-        return tokens if letter is not None and None not in tokens and self.decode([letter]) == "A" else {}
+        found = ((self.library.token_to_id(f"<0x{byte:02X}>"), byte) for byte in range(256))
+        tokens = {token: byte for token, byte in found if token is not None}
+        letter = next((token for token, byte in tokens.items() if byte == ord("A")), None)
+        return tokens if letter is not None and self.decode([letter]) == "A" else {}
 
     @property
     def vocabulary(self) -> int:

@@ -69,7 +69,9 @@ def test_min_p_keeps_what_transformers_keeps(logits: np.ndarray, p: float) -> No
 def test_repetition_penalty_is_transformers_own(logits: np.ndarray, penalty: float, count: int) -> None:
     seen = np.random.default_rng(count).integers(0, logits.size, count)
     original = logits.copy()
-    theirs = oracle.RepetitionPenaltyLogitsProcessor(penalty)(torch.from_numpy(seen)[None], torch.from_numpy(original)[None])
+    theirs = oracle.RepetitionPenaltyLogitsProcessor(penalty)(
+        torch.from_numpy(seen)[None], torch.from_numpy(original)[None]
+    )
     np.testing.assert_array_equal(penalize_repetition(logits, seen, penalty), theirs[0].numpy())
     np.testing.assert_array_equal(logits, original)
 
