@@ -1,5 +1,6 @@
 """The command line as a user meets it: what it prints, where, and with which exit code."""
 
+import hashlib
 import json
 import os
 import subprocess
@@ -72,7 +73,7 @@ def test_run_streams_text_and_is_the_same_for_the_same_seed(demo: Path) -> None:
 def test_bench_and_eval_give_json(demo: Path, tmp_path: Path) -> None:
     words = ("--prompt-lengths", 16, "--decode-tokens", 4, "--repetitions", 2, "--json")
     measured = json.loads(edgepress("bench", demo, *words).stdout)
-    assert measured["bundle_sha256"] if "bundle_sha256" in measured else measured
+    assert measured["bundle_hash"] == hashlib.sha256((demo / "manifest.json").read_bytes()).hexdigest()
     text = tmp_path / "text.txt"
     text.write_text("First Citizen: before we proceed any further, hear me speak.\n" * 4, encoding="utf-8")
     scores = json.loads(edgepress("eval", demo, "--text", text, "--json").stdout)

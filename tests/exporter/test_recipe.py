@@ -49,8 +49,7 @@ def test_what_is_written_is_what_is_read(
 
 def test_the_last_matching_override_wins(tmp_path: Path) -> None:
     text = (
-        "[weights]\nbits = 4\n[[override]]\nmatch = 'layers.*'\nbits = 8\n"
-        "[[override]]\nmatch = '*.down'\nbits = 32\n"
+        "[weights]\nbits = 4\n[[override]]\nmatch = 'layers.*'\nbits = 8\n[[override]]\nmatch = '*.down'\nbits = 32\n"
     )
     recipe = read_recipe(write(tmp_path, text))
     assert recipe.storage("layers.3.mlp.up", "linear")[0].bits == 8
