@@ -4,6 +4,7 @@ import json
 import math
 import random
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,6 +24,15 @@ from edgepress.exporter.demo.card import read_bits_per_byte
 
 TEXT = train.default_data() / train.TEXT_IN_DATA
 needs_data = pytest.mark.skipif(not TEXT.exists(), reason=f"no tinyshakespeare at {TEXT}; set EDGEPRESS_DATA")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """The model is too small to share out: on busy cores, two threads took twenty times as long as one."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +80,8 @@ def test_the_tokenizer_is_byte_level_and_puts_the_beginning_first(tokenizer: Pre
     assert ids[0] == tokenizer.bos_token_id == tokenizer.eos_token_id
     assert ids.count(tokenizer.bos_token_id) == 1
     assert tokenizer.decode(ids[1:]) == text
+    configuration = json.loads((DEMO_DIRECTORY / "tokenizer_config.json").read_text())
+    assert (configuration["add_bos_token"], configuration["add_eos_token"]) == (True, False)  # as genai reads it
 
 
 def test_the_card_states_what_is_shipped(model: LlamaForCausalLM) -> None:
