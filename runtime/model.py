@@ -41,7 +41,7 @@ def load(
         threads: compute threads; by default one for each core that this process may use.
         context: the most tokens that prompt and answer may have together; by default what the model was trained for.
             Memory is taken as tokens come, so a long context costs nothing until it is used.
-        prefill_chunk: prompt tokens that are computed at once; larger takes more memory, and hardly gets faster.
+        prefill_chunk: prompt tokens that are computed at once; larger takes more memory and is hardly faster.
         prepared: start from the prepared form of the weights, making it if there is none yet (see runtime/prepared.py).
 
     Raises:
