@@ -45,7 +45,7 @@ class Ours:
     name = "edgepress"
 
     def __init__(self, bundle: Path, threads: int) -> None:
-        from edgepress.runtime import load  # noqa: PLC0415 - in the child process only
+        from edgepress.runtime import load
 
         self._model = load(bundle, threads=threads)
 
@@ -72,7 +72,7 @@ class Genai:
     name = "onnxruntime-genai"
 
     def __init__(self, bundle: Path, threads: int) -> None:
-        import onnxruntime_genai  # noqa: PLC0415 - in the child process only
+        import onnxruntime_genai
 
         self._library = onnxruntime_genai
         config = onnxruntime_genai.Config(str(bundle))

@@ -237,7 +237,7 @@ def resolve_model(model: str) -> Path:
 
     """
     if model == "demo":
-        from edgepress.exporter.demo import DEMO_DIRECTORY  # noqa: PLC0415 - only this name needs it
+        from edgepress.exporter.demo import DEMO_DIRECTORY
 
         return DEMO_DIRECTORY
     path = Path(model)
@@ -251,8 +251,8 @@ def resolve_model(model: str) -> Path:
 
 
 def _download(model: str) -> Path:
-    from huggingface_hub import snapshot_download  # noqa: PLC0415 - slow to import, and seldom needed
-    from huggingface_hub.errors import (  # noqa: PLC0415
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import (
         GatedRepoError,
         HfHubHTTPError,
         HFValidationError,

@@ -149,6 +149,6 @@ def check_legal(graph: onnx.ModelProto, target: Target) -> None:
 
 def check_parity(work: Path, prepared: Prepared, progress: Progress) -> dict[str, object]:
     """Compare the written graph with the reference model; see :mod:`edgepress.exporter.parity`."""
-    from edgepress.exporter.parity import parity  # noqa: PLC0415 - imports torch, which an unchecked export must not
+    from edgepress.exporter.parity import parity
 
     return parity(work, prepared.checkpoint, prepared.decoder, prepared.plan, progress=progress)

@@ -163,8 +163,8 @@ def _parameters_without_memory(torch: Any) -> Iterator[None]:
 
 def _libraries() -> tuple[Any, Any]:
     try:
-        import torch  # noqa: PLC0415 - seconds to import, and not part of the base install
-        import transformers  # noqa: PLC0415
+        import torch
+        import transformers
     except ModuleNotFoundError as error:
         raise InputError(
             f"the reference model needs {error.name}, which is not installed: pip install 'edgepress[export]'"

@@ -274,7 +274,7 @@ def _decode_turn(model: Model, prompt: list[int], count: int, meter: Meter | Non
 
 def _bundle_hash(bundle: Path) -> str | None:
     """SHA-256 of the manifest, which has every file's hash; None for a bundle that edgepress did not make."""
-    from edgepress.manifest import MANIFEST_NAME, bundle_hash  # noqa: PLC0415 - only here
+    from edgepress.manifest import MANIFEST_NAME, bundle_hash
 
     return bundle_hash(bundle) if (bundle / MANIFEST_NAME).is_file() else None
 

@@ -50,7 +50,7 @@ def _fields(path: Path) -> dict[str, int]:
 
 def _peak_by_getrusage() -> int | None:
     try:
-        import resource  # noqa: PLC0415 - not on Windows
+        import resource
     except ImportError:
         return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

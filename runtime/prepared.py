@@ -115,7 +115,7 @@ def open_session(
         Exception: what onnxruntime raises when it cannot open the model itself.
 
     """
-    import onnxruntime  # noqa: PLC0415 - only when a bundle is opened
+    import onnxruntime
 
     providers = ["CPUExecutionProvider"]
     reason = ""
@@ -152,7 +152,7 @@ def _ready(bundle: Path, model: Path, cache: Path | None, limit: int | None) -> 
 
 
 def _finds_packed(directory: Path) -> bool:
-    from edgepress.runtime import repack  # noqa: PLC0415 - it imports onnxruntime
+    from edgepress.runtime import repack
 
     found: list[str] = repack.run_check(directory)
     return found == list(_read_note(directory)["checks"])
@@ -242,7 +242,7 @@ def find_problem(directory: Path, key: dict[str, str]) -> str | None:
 
 
 def _key(bundle: Path) -> dict[str, str]:
-    import onnxruntime  # noqa: PLC0415 - only when a bundle is opened
+    import onnxruntime
 
     return {
         "bundle": bundle_hash(bundle),
@@ -301,7 +301,7 @@ def _build(bundle: Path, model: Path, target: Path, key: dict[str, str], limit: 
 
 
 def _write(model: Path, work: Path, key: dict[str, str]) -> None:
-    from edgepress.runtime import repack  # noqa: PLC0415 - it imports onnxruntime
+    from edgepress.runtime import repack
 
     written = repack.write(model, work)
     files = {

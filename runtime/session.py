@@ -47,7 +47,7 @@ def default_threads() -> int:
 
 def session_options(threads: int) -> "SessionOptions":
     """Options that every session of the runtime has in common."""
-    import onnxruntime  # noqa: PLC0415 - only when a bundle is opened
+    import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
@@ -240,7 +240,7 @@ def _open(config: BundleConfig, options: "SessionOptions", prepared: bool) -> tu
 
 
 def _value(array: NDArray[np.generic]) -> "OrtValue":
-    import onnxruntime  # noqa: PLC0415 - only when a bundle is opened
+    import onnxruntime
 
     return onnxruntime.OrtValue.ortvalue_from_numpy(array)
 

@@ -56,7 +56,7 @@ def missing_kernels(target: Target, operators: Iterable[Operator]) -> list[Opera
 
     The registry is that of the running onnxruntime; kernels are registered alike on x86-64 and ARM.
     """
-    from onnxruntime.capi import onnxruntime_pybind11_state as state  # noqa: PLC0415 - 0.1 s that --help need not pay
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
 
     ranges: dict[tuple[str, str], list[tuple[int, int]]] = {}
     for kernel in state.get_all_opkernel_def():

@@ -56,7 +56,7 @@ class Workshop:
     def checkpoint(self, name: str) -> Path:
         return tiny_models.save(name, self.home / "checkpoints" / name)
 
-    @cache  # noqa: B019
+    @cache  # noqa: B019 - one instance, which lives as long as the module
     def reference(self, name: str) -> torch.nn.Module:
         """transformers' model, loaded by transformers itself."""
         return transformers.AutoModelForCausalLM.from_pretrained(
@@ -67,7 +67,7 @@ class Workshop:
         with torch.inference_mode():
             return self.reference(name)(torch.from_numpy(tokens)[None], use_cache=False).logits[0].numpy()
 
-    @cache  # noqa: B019
+    @cache  # noqa: B019 - one instance, which lives as long as the module
     def recipe(self, bits: int, block: int, accuracy_level: int) -> Path:
         path = self.home / f"int{bits}-block{block}-level{accuracy_level}.toml"
         tables = [
@@ -77,7 +77,7 @@ class Workshop:
         path.write_text("\n".join([f"accuracy_level = {accuracy_level}", *tables]))
         return path
 
-    @cache  # noqa: B019
+    @cache  # noqa: B019 - one instance, which lives as long as the module
     def bundle(self, name: str, recipe: str | Path = "fp32") -> Path:
         out = self.home / "bundles" / f"{name}-{Path(recipe).stem}"
         export(self.checkpoint(name), target=TARGET, recipe=recipe, out=out, threads=1)

@@ -410,7 +410,7 @@ def test_resolve_file(tmp_path: Path) -> None:
 
 
 def _hub(monkeypatch: pytest.MonkeyPatch, download: Callable[..., str]) -> None:
-    import huggingface_hub  # noqa: PLC0415 - slow to import
+    import huggingface_hub
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
 
@@ -445,7 +445,7 @@ def test_hub_download_takes_no_code_and_no_pickles(tmp_path: Path, monkeypatch: 
     ],
 )
 def test_hub_refusals(monkeypatch: pytest.MonkeyPatch, error: str, message: str) -> None:
-    from huggingface_hub import errors  # noqa: PLC0415 - slow to import
+    from huggingface_hub import errors
 
     kind = getattr(errors, error, OSError)
 
@@ -458,7 +458,7 @@ def test_hub_refusals(monkeypatch: pytest.MonkeyPatch, error: str, message: str)
 
 
 def test_hub_without_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from huggingface_hub import constants  # noqa: PLC0415 - slow to import
+    from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(sys.modules["huggingface_hub.constants"], "HF_HUB_CACHE", str(tmp_path))

@@ -63,7 +63,7 @@ def test_the_file_is_small_and_all_bfloat16() -> None:
     path = DEMO_DIRECTORY / "model.safetensors"
     assert path.stat().st_size <= 4_000_000
     with safe_open(path, framework="pt") as tensors:
-        assert {tensors.get_slice(name).get_dtype() for name in tensors.keys()} == {"BF16"}  # noqa: SIM118  # no dict
+        assert {tensors.get_slice(name).get_dtype() for name in tensors.keys()} == {"BF16"}  # noqa: SIM118 - no dict
     assert json.loads((DEMO_DIRECTORY / "config.json").read_text())["dtype"] == "bfloat16"
 
 

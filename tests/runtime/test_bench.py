@@ -30,7 +30,7 @@ def measured(bundle: Path, **arguments: object) -> Measurement:
     settings = {
         "prompt_lengths": (8, 20), "decode_tokens": 6, "repetitions": 3, "warmup": 2, "threads": 1, "prepared": False
     }  # fmt: skip
-    return bench(bundle, **(settings | arguments))  # type: ignore[arg-type]
+    return bench(bundle, **(settings | arguments))  # type: ignore[arg-type] - keywords of any kind are the point
 
 
 def test_a_measurement_holds_every_sample_and_what_it_was_taken_on(bundle: Path) -> None:

@@ -100,7 +100,7 @@ def test_kl_is_from_the_reference_to_the_bundle(checkpoint: Path, bundle: Path) 
 
 
 def test_a_model_without_a_first_token_says_so(bundle: Path, tmp_path: Path) -> None:
-    import shutil  # noqa: PLC0415
+    import shutil
 
     copy = shutil.copytree(bundle, tmp_path / "copy")
     config = json.loads((copy / "genai_config.json").read_text())

@@ -39,7 +39,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 
 def opened(path: Path, **arguments: object) -> Model:
-    return load(path, **({"threads": 1, "prepared": False} | arguments))  # type: ignore[arg-type]
+    return load(path, **({"threads": 1, "prepared": False} | arguments))  # type: ignore[arg-type] - keywords of any kind are the point
 
 
 def reference(path: Path) -> torch.nn.Module:
@@ -209,7 +209,7 @@ def test_prompts_and_settings_that_cannot_be_are_refused(
 ) -> None:
     model = opened(bundle("llama", "int4"))
     with pytest.raises(InputError, match=message):
-        model.generate(prompt, **arguments).text()  # type: ignore[arg-type]
+        model.generate(prompt, **arguments).text()  # type: ignore[arg-type] - keywords of any kind are the point
 
 
 def damage(path: Path, name: str, content: str | None) -> None:

@@ -23,16 +23,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Measure, then print averages or, with ``--json``, everything."""
-    import json  # noqa: PLC0415 - with the next ones: --help stays quick
+    import json
 
-    from edgepress.progress import progress  # noqa: PLC0415
-    from edgepress.runtime.bench import (  # noqa: PLC0415
+    from edgepress.progress import progress
+    from edgepress.runtime.bench import (
         bench,
         bench_turns,
         default_prompt_lengths,
         format_measurement,
     )
-    from edgepress.runtime.session import PREFILL_CHUNK  # noqa: PLC0415
+    from edgepress.runtime.session import PREFILL_CHUNK
 
     lengths = arguments.prompt_lengths or default_prompt_lengths(arguments.bundle, arguments.decode_tokens)
     with progress(bench_turns(lengths, arguments.repetitions, arguments.warmup), "measuring", "turns") as advance:

@@ -27,10 +27,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Score, then print the result."""
-    import json  # noqa: PLC0415 - with the next ones: --help stays quick
+    import json
 
-    from edgepress.progress import progress  # noqa: PLC0415
-    from edgepress.runtime.evaluate import evaluate, format_evaluation, read_documents  # noqa: PLC0415
+    from edgepress.progress import progress
+    from edgepress.runtime.evaluate import evaluate, format_evaluation, read_documents
 
     documents = read_documents(arguments.text)
     with progress(len(documents), "scoring", "documents") as advance:
@@ -49,10 +49,10 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _reference(model: str) -> "LogitsSource":
-    from edgepress.errors import InputError  # noqa: PLC0415
+    from edgepress.errors import InputError
 
     try:
-        from edgepress.exporter.reference import Reference  # noqa: PLC0415
+        from edgepress.exporter.reference import Reference
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("edgepress"):
             raise

@@ -26,10 +26,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Export, then say what was written and what it cost."""
-    import time  # noqa: PLC0415 - with the next ones: --help stays quick
+    import time
 
-    from edgepress.exporter import export  # noqa: PLC0415
-    from edgepress.progress import progress  # noqa: PLC0415
+    from edgepress.exporter import export
+    from edgepress.progress import progress
 
     start = time.perf_counter()
     manifest = export(

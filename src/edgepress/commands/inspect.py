@@ -15,9 +15,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the contents as tables or JSON."""
-    import json  # noqa: PLC0415 - with the next one: --help stays quick
+    import json
 
-    from edgepress.exporter.report import format_inspection, inspect  # noqa: PLC0415
+    from edgepress.exporter.report import format_inspection, inspect
 
     inspection = inspect(arguments.path)
     print(json.dumps(inspection, indent=2) if arguments.json else format_inspection(inspection))

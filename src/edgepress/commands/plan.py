@@ -16,10 +16,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the plan as a table or JSON."""
-    import json  # noqa: PLC0415 - with the next one: --help stays quick
+    import json
 
-    from edgepress.exporter import decide  # noqa: PLC0415
-    from edgepress.exporter.report import format_plan, plan_to_json  # noqa: PLC0415
+    from edgepress.exporter import decide
+    from edgepress.exporter.report import format_plan, plan_to_json
 
     prepared = decide(
         arguments.model, target=arguments.target, recipe=arguments.recipe, context_length=arguments.context

@@ -21,9 +21,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Prepare, or check what is prepared; say where it is and what it takes on the disk."""
-    import sys  # noqa: PLC0415 - with the next ones: --help stays quick
+    import sys
 
-    from edgepress.runtime.prepared import check, prepare  # noqa: PLC0415
+    from edgepress.runtime.prepared import check, prepare
 
     directory = prepare(arguments.bundle, cache=arguments.cache, force=arguments.force)
     problems = check(directory) if arguments.check else []

@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the text as it comes on stdout, then what it cost on stderr."""
-    from edgepress.runtime import load  # noqa: PLC0415 - --help stays quick
+    from edgepress.runtime import load
 
     model = load(
         arguments.bundle, threads=arguments.threads, context=arguments.context, prepared=not arguments.no_prepare

@@ -14,9 +14,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Exit 0 when the bundle is sound; else name each file that is not, and exit 1."""
-    import sys  # noqa: PLC0415 - with the next ones: --help stays quick
+    import sys
 
-    from edgepress.manifest import find_problems, read_manifest  # noqa: PLC0415
+    from edgepress.manifest import find_problems, read_manifest
 
     if not arguments.bundle.is_dir():
         read_manifest(arguments.bundle)  # raises the InputError that says what is wrong
