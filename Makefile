@@ -39,9 +39,11 @@ test: lint
 	$(BIN)/pytest -n 2
 
 bench: $(VENV)/.dev
-	$(BIN)/python benchmarks/fusion.py
 	$(BIN)/python benchmarks/export_cost.py
 	$(BIN)/python benchmarks/decode_speed.py
+	$(BIN)/python benchmarks/memory.py
+	$(BIN)/python benchmarks/accuracy.py
+	$(BIN)/python benchmarks/fusion.py
 
 clean:
 	rm -rf build .venv

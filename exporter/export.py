@@ -2,12 +2,12 @@
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from os import cpu_count
 from pathlib import Path
 
 import onnx
 
 from edgepress import __version__
+from edgepress.cores import usable_cores
 from edgepress.errors import InputError
 from edgepress.exporter import bundle
 from edgepress.exporter.architectures import architecture, describe
@@ -118,7 +118,7 @@ def export(
         source = background.submit(checkpoint.source_hashes)
         with progress(plan.parameters, "quantizing", " weights") as advance:
             reports = write_weights(
-                checkpoint, plan, work / bundle.DATA_FILE, threads=threads or cpu_count() or 1, progress=advance
+                checkpoint, plan, work / bundle.DATA_FILE, threads=threads or usable_cores(), progress=advance
             )
         bundle.write_tables(work / bundle.DATA_FILE, plan, decoder)
         (work / bundle.MODEL_FILE).write_bytes(graph.SerializeToString(deterministic=True))

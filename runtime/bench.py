@@ -17,13 +17,14 @@ from typing import Any
 import numpy as np
 
 from edgepress import __version__
+from edgepress.cores import usable_cores
 from edgepress.errors import InputError
 from edgepress.runtime.config import read_config
 from edgepress.runtime.energy import Meter, Unavailable, open_meter
 from edgepress.runtime.host import Host, read_host
 from edgepress.runtime.memory import Memory, read_memory
 from edgepress.runtime.model import Model, load
-from edgepress.runtime.session import PREFILL_CHUNK, default_threads
+from edgepress.runtime.session import PREFILL_CHUNK
 
 SCHEMA_VERSION = 1
 _SEED = 0  # of the prompts' random tokens: speed does not depend on them, results must be repeatable
@@ -162,7 +163,7 @@ def bench(
     before = read_memory()
     config = read_config(Path(bundle))
     settings = Settings(
-        threads=default_threads() if threads is None else threads,
+        threads=usable_cores() if threads is None else threads,
         context=context or config.context_length,
         prompt_lengths=tuple(prompt_lengths or default_prompt_lengths(config.bundle, decode_tokens, context)),
         decode_tokens=decode_tokens,

@@ -66,6 +66,8 @@ def read_config(bundle: Path) -> BundleConfig:
         raise InputError(f"{path} cannot be read: {error}; export the bundle again") from error
     except KeyError as error:
         raise InputError(f"{path} has no entry {error}; export the bundle again") from error
+    if config.model.parent != bundle:
+        raise InputError(f"{path} names the graph {decoder['filename']!r}, which is not in {bundle}; export it again")
     if not config.model.is_file():
         raise InputError(f"{config.model} is missing, though {path.name} names it; export the bundle again")
     return config

@@ -16,9 +16,10 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from edgepress.cores import usable_cores
 from edgepress.errors import InputError
 from edgepress.runtime.config import BundleConfig, read_config
-from edgepress.runtime.session import DecoderSession, default_threads
+from edgepress.runtime.session import DecoderSession
 from edgepress.runtime.tokenizer import Tokenizer, read_tokenizer
 
 Floats = NDArray[np.float32]
@@ -134,7 +135,7 @@ def evaluate(
 ) -> Evaluation:
     """Score ``documents`` with a bundle, and with its reference model if one is given.
 
-    ``progress`` is called with the number of documents done since the last call.
+    ``progress`` is called with the number of UTF-8 bytes scored since the last call, spread evenly over tokens.
 
     Raises:
         InputError: there is nothing to score, or ``context`` and ``stride`` do not fit together or the model.
@@ -143,14 +144,17 @@ def evaluate(
     config = read_config(Path(bundle))
     _check(documents, context, stride, config)
     tokenizer = read_tokenizer(config.bundle)
-    scorer = Scorer(config, context=context, threads=threads or default_threads(), prepared=prepared)
+    scorer = Scorer(config, context=context, threads=usable_cores() if threads is None else threads, prepared=prepared)
     sums = _Sums()
     for document in documents:
-        for window in windows(_tokens(tokenizer, config.bos, document), context, stride):
+        tokens = _tokens(tokenizer, config.bos, document)
+        size, scored = len(document.encode()), 0
+        for window in windows(tokens, context, stride):
             expected = None if reference is None else _reference_logits(reference, window, config)
             _score_window(scorer, window, expected, sums)
-        if progress is not None:
-            progress(1)
+            if progress is not None:
+                before, scored = scored, scored + window.scored
+                progress(size * scored // (tokens.size - 1) - size * before // (tokens.size - 1))
     if not sums.tokens:
         raise InputError("no document is longer than one token, so there is nothing to score; give more text")
     return _result(sums, documents, _Settings(context, stride, config.bos is not None, reference is not None))

@@ -8,10 +8,11 @@ from typing import Literal
 
 import numpy as np
 
+from edgepress.cores import usable_cores
 from edgepress.errors import InputError
 from edgepress.runtime.config import BundleConfig, read_config
 from edgepress.runtime.sampling import Floats, Indices, Sampling, choose
-from edgepress.runtime.session import PREFILL_CHUNK, DecoderSession, default_threads
+from edgepress.runtime.session import PREFILL_CHUNK, DecoderSession
 from edgepress.runtime.tokenizer import Detokenizer, StopStrings, Tokenizer, read_tokenizer
 
 StopReason = Literal["end", "stop", "max_tokens", "context"]
@@ -51,7 +52,7 @@ def load(
     config = read_config(Path(bundle))
     session = DecoderSession(
         config,
-        threads=default_threads() if threads is None else _positive("threads", threads),
+        threads=usable_cores() if threads is None else threads,
         context=_checked_context(context, config),
         prefill_chunk=_positive("prefill_chunk", prefill_chunk),
         prepared=prepared,

@@ -36,6 +36,7 @@ from typing import TYPE_CHECKING, Any, cast
 from edgepress.errors import InputError
 from edgepress.files import atomic_directory, sha256_file
 from edgepress.manifest import bundle_hash, find_problems, read_manifest
+from edgepress.progress import Progress, silent
 from edgepress.runtime.config import read_config
 
 if sys.platform != "win32":
@@ -165,6 +166,7 @@ def prepare(
     cache: Path | None = None,
     limit: int | None = None,
     force: bool = False,
+    progress: Progress = silent,
 ) -> Path:
     """Return the directory of ``bundle``'s prepared form, after writing it if it is missing or not as it was written.
 
@@ -174,6 +176,7 @@ def prepare(
         cache: where to keep the form; by default :func:`cache_directory`.
         limit: bytes that all forms in ``cache`` may take; the ones not used for the longest time are removed.
         force: write it anew whatever there is.
+        progress: makes the bar; :func:`edgepress.progress.progress` draws it on a terminal.
 
     Raises:
         InputError: it cannot be prepared, and why: the bundle is not sound, the cache cannot be written, the disk is
@@ -190,7 +193,8 @@ def prepare(
     with _lock(cache):
         if force or find_problem(target, key) is not None:  # another process may have written it meanwhile
             _remove_leftovers(cache)
-            _build(bundle, read_config(bundle).model if model is None else model, target, key, limit)
+            model = read_config(bundle).model if model is None else model
+            _build(bundle, model, target, key, limit=limit, progress=progress)
             _evict(cache, limit, keep=target)
     _mark_used(target)
     return target
@@ -273,7 +277,7 @@ def machine() -> str:
 # ---- writing ---------------------------------------------------------------------------------------------------------
 
 
-def _build(bundle: Path, model: Path, target: Path, key: dict[str, str], limit: int) -> None:
+def _build(bundle: Path, model: Path, target: Path, key: dict[str, str], *, limit: int, progress: Progress) -> None:
     if problems := find_problems(bundle):
         raise InputError(f"{bundle} is not as it was written: {problems[0]}; export it again")
     least = sum(entry.size for entry in read_manifest(bundle).files.values())
@@ -284,7 +288,7 @@ def _build(bundle: Path, model: Path, target: Path, key: dict[str, str], limit: 
         )
     try:
         with atomic_directory(target, replace=True) as work:
-            _write(model, work, key)
+            _write(model, work, key, progress)
             if (size := _disk_bytes(work)) > limit:
                 raise InputError(
                     f"prepared, {bundle} takes {size / 1e6:,.0f} MB, and {target.parent} is limited to "
@@ -300,10 +304,10 @@ def _build(bundle: Path, model: Path, target: Path, key: dict[str, str], limit: 
         ) from error
 
 
-def _write(model: Path, work: Path, key: dict[str, str]) -> None:
+def _write(model: Path, work: Path, key: dict[str, str], progress: Progress) -> None:
     from edgepress.runtime import repack
 
-    written = repack.write(model, work)
+    written = repack.write(model, work, progress)
     files = {
         path.name: {"size": path.stat().st_size, "sha256": sha256_file(path), "modified": path.stat().st_mtime_ns}
         for path in sorted(work.iterdir())

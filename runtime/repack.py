@@ -39,6 +39,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from edgepress.errors import InputError
+from edgepress.progress import Advance, Progress, silent
 from edgepress.runtime import protobuf as pb
 from edgepress.runtime.products import (
     Product,
@@ -94,7 +95,7 @@ def run_check(folder: Path) -> list[str]:
     return [_digest(y) for y in session.run([item.name for item in session.get_outputs()], xs)]
 
 
-def write(model: Path, into: Path) -> Written:
+def write(model: Path, into: Path, progress: Progress = silent) -> Written:
     """Write ``model`` with its packed weights to ``into``, an existing directory. Memory: a few of the largest piece.
 
     Raises:
@@ -109,7 +110,9 @@ def write(model: Path, into: Path) -> Written:
     lines = [line for node, group in zip(nodes, groups, strict=True) for line in lines_of(node, group)]
     with (into / DATA).open("w+b") as data:
         writer = _Writer(model.parent, into, data, opset)
-        made = writer.write_products([product for group in groups for product in group])
+        products = [product for group in groups for product in group]
+        with progress(len(products), "preparing the memory-mapped form", " products") as advance:
+            made = writer.write_products(products, advance)
         # Products name copies of their constants by now; what no line names any longer is left out.
         used = {name for line in lines for name in line.inputs} | graph_outputs(graph)
         if any(line.has_graph for line in lines):
@@ -154,7 +157,7 @@ class _Writer:
         self._checked: dict[str, _Checked] = {}
         self._appended: dict[tuple[str, int, int], int] = {}
 
-    def write_products(self, products: list[Product]) -> list[Message]:
+    def write_products(self, products: list[Product], advance: Advance) -> list[Message]:
         """Prove and append every product; return the constants that they read."""
         self._write_windows(products)
         made: list[Message] = []
@@ -166,6 +169,7 @@ class _Writer:
             name = form or "not packed"
             self.written.forms[name] = self.written.forms.get(name, 0) + 1
             made += constants
+            advance(1)
         (self.into / _SCRATCH_DATA).unlink(missing_ok=True)
         return made
 

@@ -12,7 +12,6 @@ Only ``attention_mask`` is bound again at each step, because its length is the p
 """
 
 import mmap
-import os
 from dataclasses import dataclass
 from time import perf_counter
 from typing import TYPE_CHECKING
@@ -40,14 +39,12 @@ _TRIM_FROM = 64  # tokens of a prompt that is worth the millisecond of giving me
 _ERRORS_ONLY = 3  # onnxruntime's log severity: its warnings are about how a graph was built, nothing a user can act on
 
 
-def default_threads() -> int:
-    """As many threads as there are cores that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def session_options(threads: int) -> "SessionOptions":
-    """Options that every session of the runtime has in common."""
+    """Options that every session of the runtime has in common; InputError when ``threads`` is less than 1."""
     import onnxruntime
+
+    if threads < 1:
+        raise InputError(f"threads is {threads}; it must be at least 1")
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads

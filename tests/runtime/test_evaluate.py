@@ -65,8 +65,11 @@ def by_hand(model: Reference, bundle: Path, context: int, stride: int) -> tuple[
 def test_scores_are_those_of_the_definition(checkpoint: Path, bundle: Path, context: int, stride: int) -> None:
     model = Reference(checkpoint)
     total, count = by_hand(model, bundle, context, stride)
-    result = evaluate(bundle, DOCUMENTS, context=context, stride=stride, reference=model, threads=1, prepared=False)
+    steps: list[int] = []
+    arguments = {"context": context, "stride": stride, "threads": 1, "prepared": False}
+    result = evaluate(bundle, DOCUMENTS, **arguments, reference=model, progress=steps.append)
     size = sum(len(document.encode()) for document in DOCUMENTS)
+    assert sum(steps) == size
     assert (result.scored_tokens, result.utf8_bytes, result.first_token) == (count, size, "bos")
     assert result.bits_per_byte == pytest.approx(total / math.log(2) / size, rel=1e-4)
     assert result.perplexity == pytest.approx(math.exp(total / count), rel=1e-3)

@@ -219,6 +219,16 @@ def damage(path: Path, name: str, content: str | None) -> None:
         (path / name).write_text(content)
 
 
+@pytest.mark.parametrize("filename", ["../llama/model.onnx", "/etc/hostname", "sub/model.onnx"])
+def test_a_graph_outside_of_the_bundle_is_refused(bundle: Bundle, tmp_path: Path, filename: str) -> None:
+    copy = shutil.copytree(bundle("llama", "int4"), tmp_path / "copy")
+    config = json.loads((copy / "genai_config.json").read_text())
+    config["model"]["decoder"]["filename"] = filename
+    (copy / "genai_config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match="which is not in"):
+        opened(copy)
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [

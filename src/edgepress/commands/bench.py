@@ -25,6 +25,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Measure, then print averages or, with ``--json``, everything."""
     import json
 
+    from edgepress.commands.prepare import prepare_first
     from edgepress.progress import progress
     from edgepress.runtime.bench import (
         bench,
@@ -35,7 +36,8 @@ def run(arguments: argparse.Namespace) -> int:
     from edgepress.runtime.session import PREFILL_CHUNK
 
     lengths = arguments.prompt_lengths or default_prompt_lengths(arguments.bundle, arguments.decode_tokens)
-    with progress(bench_turns(lengths, arguments.repetitions, arguments.warmup), "measuring", "turns") as advance:
+    prepare_first(arguments.bundle, not arguments.no_prepare)
+    with progress(bench_turns(lengths, arguments.repetitions, arguments.warmup), "measuring", " turns") as advance:
         measurement = bench(
             arguments.bundle,
             prompt_lengths=lengths,

@@ -29,11 +29,13 @@ def run(arguments: argparse.Namespace) -> int:
     """Score, then print the result."""
     import json
 
+    from edgepress.commands.prepare import prepare_first
     from edgepress.progress import progress
     from edgepress.runtime.evaluate import evaluate, format_evaluation, read_documents
 
     documents = read_documents(arguments.text)
-    with progress(len(documents), "scoring", "documents") as advance:
+    prepare_first(arguments.bundle, not arguments.no_prepare)
+    with progress(sum(len(document.encode()) for document in documents), "scoring", "B") as advance:
         result = evaluate(
             arguments.bundle,
             documents,

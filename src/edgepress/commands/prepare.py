@@ -19,13 +19,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--force", action="store_true", help="write it anew even if it is there")
 
 
+def prepare_first(bundle: Path, wanted: bool) -> None:
+    """Make the prepared form with a bar before a verb loads ``bundle``; what keeps it from it, the load itself says."""
+    from contextlib import suppress
+
+    from edgepress.errors import InputError
+    from edgepress.progress import progress
+    from edgepress.runtime.prepared import prepare
+
+    if wanted:
+        with suppress(InputError):
+            prepare(bundle, progress=progress)
+
+
 def run(arguments: argparse.Namespace) -> int:
     """Prepare, or check what is prepared; say where it is and what it takes on the disk."""
     import sys
 
+    from edgepress.progress import progress
     from edgepress.runtime.prepared import check, prepare
 
-    directory = prepare(arguments.bundle, cache=arguments.cache, force=arguments.force)
+    directory = prepare(arguments.bundle, cache=arguments.cache, force=arguments.force, progress=progress)
     problems = check(directory) if arguments.check else []
     for problem in problems:
         print(problem, file=sys.stderr)

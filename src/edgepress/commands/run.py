@@ -42,8 +42,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the text as it comes on stdout, then what it cost on stderr."""
+    from edgepress.commands.prepare import prepare_first
     from edgepress.runtime import load
 
+    prepare_first(arguments.bundle, not arguments.no_prepare)
     model = load(
         arguments.bundle, threads=arguments.threads, context=arguments.context, prepared=not arguments.no_prepare
     )
