@@ -3,7 +3,8 @@
 Both run as whole processes in turn on a random checkpoint of each shape: wall seconds and peak resident memory,
 imports and start-up included. The builder gets the same block size, bits and accuracy level, round to nearest.
 
-    python benchmarks/export_cost.py [--shapes qwen2.5-0.5b smollm2-135m] [--rounds 3] [--ours-only qwen2.5-7b]
+    python benchmarks/export_cost.py [--shapes qwen2.5-0.5b smollm2-135m] [--rounds 3]
+    python benchmarks/export_cost.py --shapes --ours-only qwen2.5-7b --rounds 1    # 15 GB of checkpoint, 20 GB of disk
 """
 
 import argparse
@@ -72,7 +73,7 @@ def main() -> None:
         costs = [ours(shape, "int4") for _ in range(arguments.rounds)]
         samples += [sample("edgepress", shape, "int4", turn, cost) for turn, cost in enumerate(costs)]
         rows.append((shape, "int4", spread([c.wall_s for c in costs], 1), "not run", "–", peak(costs), "–"))
-    print(f"raw samples: {save('export_cost', samples)}")
+    print(f"raw samples: {save('export_cost' if arguments.shapes else 'export_cost_large', samples)}")
     header = ("shape", "recipe", "edgepress s", "genai builder s", "builder ÷ edgepress", "edgepress MB", "builder MB")
     print(table(header, rows))
 
