@@ -28,7 +28,7 @@ demo: install
 	$(BIN)/edgepress export demo --recipe int4 --out $(DEMO) --force --check
 	$(BIN)/edgepress verify $(DEMO)
 	$(BIN)/edgepress run $(DEMO) --prompt "ROMEO:" --max-tokens 120 --seed 7 --temperature 0.8
-	$(BIN)/edgepress bench $(DEMO) --prompt-lengths 64,192 --decode-tokens 48
+	$(BIN)/edgepress bench $(DEMO) --prompt-lengths 64 192 --decode-tokens 48
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
