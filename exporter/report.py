@@ -1,7 +1,7 @@
 """What ``edgepress plan`` and ``edgepress inspect`` print: plans and graphs as data, and as tables for reading."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -109,12 +109,12 @@ def inspect(path: Path) -> Json:
     if not model.graph.node and not model.graph.output:
         raise InputError(f"{model_path} is not an ONNX model: it has no nodes and no outputs")
     graph = model.graph
-    operators = Counter(f"{node.domain}.{node.op_type}".lstrip(".") for node in graph.node)
+    operators = Counter(f"{node.domain}.{node.op_type}".lstrip(".") for node in _nodes(graph))
     result: Json = {
         "path": str(path),
         "producer": f"{model.producer_name} {model.producer_version}".strip(),
         "opsets": {opset.domain or "ai.onnx": opset.version for opset in model.opset_import},
-        "nodes": len(graph.node),
+        "nodes": operators.total(),
         "operators": dict(operators.most_common()),
         "inputs": [_value_to_json(value) for value in graph.input],
         "outputs": [_value_to_json(value) for value in graph.output],
@@ -132,6 +132,15 @@ def inspect(path: Path) -> Json:
             "files": {name: entry.size for name, entry in manifest.files.items()},
         }
     return result
+
+
+def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    """Every node, those in the branches and bodies of ``If``, ``Loop`` and ``Scan`` too."""
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            for inner in (attribute.g, *attribute.graphs):
+                yield from _nodes(inner)
 
 
 def _value_to_json(value: onnx.ValueInfoProto) -> Json:

@@ -82,3 +82,20 @@ def test_killed_in_the_middle_leaves_the_old_directory_or_none(tmp_path: Path, h
     process.wait()
     time.sleep(0)
     assert ([path.name for path in target.iterdir()] if target.exists() else []) == (["old"] if had_old else [])
+
+
+def test_what_a_killed_process_left_is_removed_and_what_a_running_one_holds_is_not(tmp_path: Path) -> None:
+    left = tmp_path / ".out.abc.partial"
+    left.mkdir()
+    (left / "file").touch()
+    os.utime(left, (1, 1))
+    with atomic_directory(tmp_path / "out") as first:
+        assert not left.exists()
+        os.utime(first, (1, 1))
+        with atomic_directory(tmp_path / "out") as second:
+            assert first.exists()
+            (second / "mine").touch()
+        (first / "mine").touch()
+        (tmp_path / "out" / "mine").unlink()
+        (tmp_path / "out").rmdir()
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]

@@ -7,6 +7,7 @@ import argparse
 import importlib
 import os
 import pkgutil
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from typing import Protocol, cast
@@ -58,6 +59,8 @@ def _parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb and return its exit code."""
     parsed = _parser().parse_args(arguments)
+    # A build server stops a job by SIGTERM: let it unwind, so that nothing half-written is left.
+    signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(143))
     try:
         code: int = parsed.command.run(parsed)
         sys.stdout.flush()

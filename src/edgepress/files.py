@@ -1,15 +1,23 @@
 """Files written whole or not at all, and hashed without holding them in memory."""
 
+import glob
 import hashlib
 import os
 import shutil
+import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from edgepress.errors import InputError
 
+if sys.platform != "win32":
+    import fcntl
+
+_PARTIAL = ".partial"
+_YOUNG = 2.0  # seconds in which a directory that was just made may not be locked yet
 _HASH_CHUNK = 1 << 20  # bytes read at a time: bounded memory, few system calls
 
 
@@ -24,6 +32,8 @@ def sha256_file(path: Path) -> str:
 
 
 def _sync(path: Path) -> None:
+    if sys.platform == "win32" and path.is_dir():
+        return  # directories cannot be opened there
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -50,7 +60,9 @@ def atomic_directory(target: Path, *, replace: bool = False) -> Iterator[Path]:
         raise InputError(f"{target} exists already; choose another output or pass --force to replace it")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
+        _remove_stale(target)
+        work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=_PARTIAL, dir=target.parent))
+        held = _hold(work)
     except OSError as error:
         raise InputError(f"cannot write beside {target}: {error.strerror}; choose a writable output") from error
     try:
@@ -65,6 +77,37 @@ def atomic_directory(target: Path, *, replace: bool = False) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(work, ignore_errors=True)
         raise
+    finally:
+        if held is not None:
+            os.close(held)
+
+
+def _hold(directory: Path) -> int | None:
+    """Lock a directory for as long as the returned descriptor is open; None when another process holds it.
+
+    Windows has no such locks: nothing is held there, and what a killed process left stays.
+    """
+    if sys.platform == "win32":
+        return None
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+def _remove_stale(target: Path) -> None:
+    """Remove what a killed process left beside ``target``: partial directories that nobody holds any more."""
+    for path in target.parent.glob(f".{glob.escape(target.name)}.*{_PARTIAL}"):
+        if path.is_symlink() or not path.is_dir():
+            continue
+        age = time.time() - path.stat().st_mtime
+        held = _hold(path) if age > _YOUNG else None
+        if held is not None:
+            shutil.rmtree(path, ignore_errors=True)
+            os.close(held)
 
 
 def _put_in_place(work: Path, target: Path, replace: bool) -> None:
