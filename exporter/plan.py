@@ -164,6 +164,8 @@ def _choose(weight: Weight, decoder: Decoder, recipe: Recipe) -> tuple[Scheme | 
     storage, why = recipe.storage(weight.name, weight.kind)
     if weight.kind == "embedding" and decoder.tied:
         why += ", stored once for embedding and head"
+        if recipe.head != recipe.embedding:
+            why += " ([head] is not used: the model ties the two)"
     if storage.bits == KEPT_BITS:
         return None, f"kept in float32 by {why}"
     columns = weight.shape[1]

@@ -103,6 +103,14 @@ def test_tied_embedding_and_head_are_the_same_bytes_once(tmp_path: Path) -> None
     assert places[head.input[2]] == places[users["GatherBlockQuantized"].input[2]]
 
 
+def test_a_head_entry_that_a_tied_model_cannot_use_is_said(tmp_path: Path) -> None:
+    checkpoint = tiny_models.save("qwen2", tmp_path / "checkpoint")
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text("[weights]\nbits = 4\n[head]\nbits = 8\n", encoding="utf-8")
+    assert "[head] is not used" in format_plan(decide(checkpoint, target="arm64-cpu", recipe=recipe))
+    assert "[head] is not used" not in format_plan(decide(checkpoint, target="arm64-cpu", recipe="int4"))
+
+
 def test_large_regions_lie_on_pages(llama: Path, tmp_path: Path) -> None:
     plan = decide(llama, target="arm64-cpu", recipe="fp32").plan
     for tensor in plan.tensors:
