@@ -19,7 +19,7 @@ from edgepress.exporter.plan import Plan, make_plan
 from edgepress.exporter.recipe import Recipe, read_recipe
 from edgepress.exporter.stream import write_weights
 from edgepress.files import atomic_directory
-from edgepress.manifest import Manifest
+from edgepress.manifest import MANIFEST_NAME, Manifest
 from edgepress.progress import Progress, silent
 from edgepress.targets import Operator, Target, find_target, missing_kernels
 
@@ -96,7 +96,7 @@ def export(
         recipe: a preset's name or a TOML file.
         context_length: positions that the bundle can hold; the model's own maximum when None.
         check: compare the bundle with the reference model and keep the result in the manifest.
-        force: replace ``out`` when it exists.
+        force: replace ``out`` when it is a bundle, or an empty directory.
         threads: threads that quantize; all cores when None. The bytes do not depend on it.
         progress: makes the bars of the long steps; :func:`edgepress.progress.progress` draws them on a terminal.
 
@@ -107,6 +107,8 @@ def export(
     """
     if threads is not None and threads < 1:
         raise InputError(f"threads is {threads}; it must be at least 1")
+    if force:
+        _check_replaceable(Path(out))
     prepared = decide(model, target=target, recipe=recipe, context_length=context_length)
     checkpoint, decoder, plan = prepared.checkpoint, prepared.decoder, prepared.plan
     bundle.check_tokenizer(checkpoint)
@@ -135,6 +137,13 @@ def export(
             source=source.result(),
             parity=parity,
         )
+
+
+def _check_replaceable(out: Path) -> None:
+    """Refuse to replace what is no bundle: ``--force`` on a home directory must not empty it."""
+    is_bundle = (out / MANIFEST_NAME).is_file()
+    if out.exists() and not is_bundle and not (out.is_dir() and not any(out.iterdir())):
+        raise InputError(f"{out} is not a bundle (it has no {MANIFEST_NAME}); --force replaces bundles only")
 
 
 def check_legal(graph: onnx.ModelProto, target: Target) -> None:

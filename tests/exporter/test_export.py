@@ -120,15 +120,22 @@ def test_large_regions_lie_on_pages(llama: Path, tmp_path: Path) -> None:
     assert (tmp_path / "out" / "model.onnx.data").stat().st_size == plan.data_bytes
 
 
-def test_what_exists_is_kept_without_force(llama: Path, tmp_path: Path) -> None:
+def test_what_exists_is_kept_without_force_and_what_is_no_bundle_with_it(llama: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
     (out / "mine").touch()
     with pytest.raises(InputError, match="exists already"):
         export(llama, out=out)
+    with pytest.raises(InputError, match="--force replaces bundles only"):
+        export(llama, out=out, force=True)
+    with pytest.raises(InputError, match="--force replaces bundles only"):
+        export(llama, out=out / "mine", force=True)
     assert [path.name for path in out.iterdir()] == ["mine"]
-    export(llama, out=out, force=True)
+    (out / "mine").unlink()
+    export(llama, out=out, recipe="int8", force=True)
+    export(llama, out=out, recipe="int4", force=True)
     assert find_problems(out) == []
+    assert read_manifest(out).recipe["name"] == "int4"
 
 
 @pytest.mark.parametrize("delay", [0.0, 0.01, 0.05])
