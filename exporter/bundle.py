@@ -17,7 +17,7 @@ from edgepress.exporter.plan import Plan
 from edgepress.exporter.recipe import Recipe
 from edgepress.exporter.rope import rope_tables
 from edgepress.exporter.stream import TensorReport
-from edgepress.manifest import MANIFEST_NAME, Manifest, describe_files
+from edgepress.manifest import MANIFEST_NAME, Manifest, describe_files, read_manifest
 
 MODEL_FILE = "model.onnx"
 DATA_FILE = "model.onnx.data"
@@ -125,7 +125,7 @@ def write_manifest(
     source: dict[str, str],
     parity: dict[str, object] | None,
 ) -> Manifest:
-    """Hash what is on disk, as read back from there, and write ``manifest.json``."""
+    """Hash what is on disk, as read back from there; write ``manifest.json`` and return it as read back too."""
     files = describe_files(bundle)
     manifest = Manifest(
         model_type=decoder.model_type,
@@ -150,4 +150,4 @@ def write_manifest(
         long_from=decoder.long_from,
     )
     (bundle / MANIFEST_NAME).write_text(manifest.serialize(), encoding="utf-8")
-    return manifest
+    return read_manifest(bundle)

@@ -18,14 +18,11 @@ class StoredWeights:
     """
 
     def __init__(self, data_file: Path, plan: Plan) -> None:
-        self._data_file, self._plan = data_file, plan
+        self._data_file = data_file
         self._holders: dict[str, list[PlannedTensor]] = {}
         for tensor in plan.tensors:
             for part in tensor.weight.parts:
                 self._holders.setdefault(part.tensor, []).append(tensor)
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._holders
 
     def __call__(self, name: str) -> NDArray[np.float32]:
         """Return checkpoint tensor ``name`` dequantized, float32, in the shape that the checkpoint has.

@@ -9,7 +9,6 @@ import json
 import os
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path, PurePosixPath
-from typing import cast
 
 from edgepress.errors import InputError
 from edgepress.files import sha256_file
@@ -153,8 +152,3 @@ def _problem(bundle: Path, name: str, entry: FileEntry) -> str | None:
     if sha256_file(path) != entry.sha256:
         return f"content changed (SHA-256 differs from {entry.sha256[:12]}…)"
     return None
-
-
-def scheme_of(tensor: Json) -> Json | None:
-    """Return the scheme of one entry of :attr:`Manifest.tensors`, or None when it is kept in float32."""
-    return cast("Json | None", tensor["scheme"])
