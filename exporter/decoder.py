@@ -30,7 +30,8 @@ class Part:
 class Weight:
     """A parameter of the graph and where its rows come from.
 
-    ``plus`` is added to every element: Gemma stores RMSNorm gains minus one.
+    ``plus`` is added to every element: Gemma stores RMSNorm gains minus one. A weight without ``parts`` is not in the
+    checkpoint: calibration makes it.
     """
 
     name: str
@@ -41,7 +42,7 @@ class Weight:
 
     def __post_init__(self) -> None:
         rows = sum(part.stop - part.start for part in self.parts)
-        if rows != self.shape[0]:
+        if self.parts and rows != self.shape[0]:
             raise ValueError(f"{self.name}: parts hold {rows} rows, shape says {self.shape[0]}")
 
 

@@ -33,7 +33,8 @@ class Region:
 class PlannedTensor:
     """One weight, how it is stored and where.
 
-    ``regions`` has ``values`` (uint8 codes) and ``scales`` (float32) when there is a scheme, else ``data`` (float32).
+    ``regions`` has ``values`` (uint8 codes), ``scales`` (float32) and, unless the scheme is symmetric, ``zero_points``
+    (uint8) when there is a scheme, else ``data`` (float32).
     ``reason`` says why the tensor is kept in float32, or which recipe entry chose the scheme.
     """
 
@@ -155,6 +156,8 @@ def _plan_tensor(
             "values": layout.place(prod(scheme.values_shape(rows, columns))),
             "scales": layout.place(prod(scheme.scales_shape(rows, columns)) * _FLOAT),
         }
+        if not scheme.symmetric:
+            regions["zero_points"] = layout.place(prod(scheme.zero_points_shape(rows, columns)))
     return PlannedTensor(weight, scheme, reason, before, regions)
 
 
@@ -170,6 +173,8 @@ def _choose(weight: Weight, decoder: Decoder, recipe: Recipe) -> tuple[Scheme | 
         return None, f"kept in float32 by {why}"
     columns = weight.shape[1]
     block = next((size for size in BLOCK_SIZES if size >= columns), BLOCK_SIZES[-1])
+    per_channel = storage.block_size == 0
     if storage.block_size > block:
         why += f"; block {storage.block_size} → {block}, as a row has {columns} columns"
-    return Scheme(storage.method, storage.bits, min(storage.block_size, block)), why
+    block = block if per_channel else min(storage.block_size, block)
+    return Scheme(storage.method, storage.bits, block, storage.symmetric, per_channel), why

@@ -2,13 +2,16 @@
 
 A recipe says, for linear layers (``[weights]``), the token embedding (``[embedding]``) and the output head
 (``[head]``), which method stores them at which bits and block size; ``[[override]]`` tables change that for tensors
-whose name matches a pattern. ``bits = 32`` keeps float32. Presets are the files in ``recipes/``: adding one is adding
-a file.
+whose name matches a pattern. ``bits = 32`` keeps float32. ``before`` and ``after`` name methods that prepare the
+weights for rounding and that repair what rounding did; ``[options.<method>]`` sets a method's own options.
+``[calibration]`` says which text shows the methods what the model computes. Presets are the files in ``recipes/``:
+adding one is adding a file.
 """
 
 import difflib
 import tomllib
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -18,15 +21,22 @@ from edgepress.exporter.scheme import BITS, BLOCK_SIZES
 PRESETS = Path(__file__).parent / "recipes"
 KEPT_BITS = 32
 ACCURACY_LEVELS = (0, 1, 4)
+PER_CHANNEL = "channel"  # a recipe's block_size for one scale a row
+
+OptionValue = bool | int | float | str
 
 
 @dataclass(frozen=True)
 class Storage:
-    """One way to store a tensor: ``bits`` 4 or 8 in blocks of ``block_size`` columns by ``method``, or 32: float32."""
+    """One way to store a tensor: ``bits`` 2, 4 or 8 in blocks of ``block_size`` columns by ``method``, or 32: float32.
+
+    ``block_size`` 0, written "channel" in a recipe, gives each row one scale. ``symmetric`` blocks store no zero point.
+    """
 
     method: str = "rtn"
     bits: int = KEPT_BITS
     block_size: int = 32
+    symmetric: bool = True
 
 
 @dataclass(frozen=True)
@@ -35,6 +45,20 @@ class Override:
 
     match: str
     storage: Storage
+
+
+@dataclass(frozen=True)
+class CalibrationText:
+    """What the calibrated methods see: ``tokens`` of ``text`` in sequences of ``length``, chosen by ``seed``.
+
+    ``text`` names files, each one document, or ``.jsonl`` with a ``text`` on each line; with none the model's own
+    generations are used.
+    """
+
+    text: tuple[str, ...] = ()
+    tokens: int = 4096
+    length: int = 256
+    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -48,6 +72,10 @@ class Recipe:
     overrides: tuple[Override, ...] = ()
     accuracy_level: int = 4
     context_length: int | None = None
+    before: tuple[str, ...] = ()
+    after: tuple[str, ...] = ()
+    options: Mapping[str, Mapping[str, OptionValue]] = field(default_factory=dict)
+    calibration: CalibrationText = CalibrationText()
 
     def storage(self, name: str, kind: str) -> tuple[Storage, str]:
         """Return the storage asked for a tensor, and the recipe entry that asks it."""
@@ -90,11 +118,22 @@ def read_recipe(recipe: str | Path) -> Recipe:
     return _recipe(content, path)
 
 
-_TABLES = ("weights", "embedding", "head")
+_KEYS = (
+    "weights",
+    "embedding",
+    "head",
+    "override",
+    "accuracy_level",
+    "context_length",
+    "before",
+    "after",
+    "options",
+    "calibration",
+)
 
 
 def _recipe(content: dict[str, object], path: Path) -> Recipe:
-    _known(content, (*_TABLES, "override", "accuracy_level", "context_length"), path, "")
+    _known(content, _KEYS, path, "")
     if "weights" not in content:
         raise InputError(f"{path}: a recipe needs a [weights] table with at least `bits`")
     weights = _storage(content["weights"], Storage(), path, "[weights]")
@@ -111,7 +150,45 @@ def _recipe(content: dict[str, object], path: Path) -> Recipe:
         overrides=tuple(_override(entry, weights, path) for entry in entries),
         accuracy_level=_choice(content.get("accuracy_level", 4), ACCURACY_LEVELS, path, "accuracy_level"),
         context_length=_context(content.get("context_length"), path),
+        before=_names(content.get("before", []), path, "before"),
+        after=_names(content.get("after", []), path, "after"),
+        options=_options(content.get("options", {}), path),
+        calibration=_calibration(content.get("calibration", {}), path),
     )
+
+
+def _names(value: object, path: Path, where: str) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
+        raise InputError(f"{path}: {where} must be a list of names, not {value!r}")
+    return tuple(value)
+
+
+def _options(value: object, path: Path) -> dict[str, dict[str, OptionValue]]:
+    """Options as written; each method checks its own against what it declares."""
+    if not isinstance(value, dict) or not all(isinstance(table, dict) for table in value.values()):
+        raise InputError(f"{path}: options are written as [options.<method>] tables")
+    for method, table in value.items():
+        for key, option in table.items():
+            if not isinstance(option, bool | int | float | str):
+                raise InputError(f"{path}: [options.{method}] {key} must be a number, a string or a boolean")
+    return value
+
+
+def _calibration(value: object, path: Path) -> CalibrationText:
+    if not isinstance(value, dict):
+        raise InputError(f"{path}: [calibration] must be a table, not {value!r}")
+    _known(value, tuple(f.name for f in fields(CalibrationText)), path, "[calibration] ")
+    text = value.get("text", [])
+    names = _names([text] if isinstance(text, str) else text, path, "[calibration] text")
+    default = CalibrationText()
+    numbers: dict[str, int] = {}
+    for key, least in (("tokens", 1), ("length", 2), ("seed", 0)):
+        number = value.get(key, getattr(default, key))
+        if not isinstance(number, int) or isinstance(number, bool) or number < least:
+            raise InputError(f"{path}: [calibration] {key} must be a whole number of at least {least}, not {number!r}")
+        numbers[key] = number
+    # a relative path in a recipe file is relative to that file
+    return CalibrationText(tuple(str(path.parent / name) for name in names), **numbers)
 
 
 def _override(entry: object, default: Storage, path: Path) -> Override:
@@ -129,8 +206,12 @@ def _storage(table: object, default: Storage, path: Path, where: str) -> Storage
     if not isinstance(method, str):
         raise InputError(f"{path}: {where} method must be a name, not {method!r}")
     bits = _choice(table.get("bits", default.bits), (*BITS, KEPT_BITS), path, f"{where} bits")
-    block = _choice(table.get("block_size", default.block_size), BLOCK_SIZES, path, f"{where} block_size")
-    return Storage(method, bits, block)
+    asked = table.get("block_size", default.block_size)
+    block = 0 if asked in (PER_CHANNEL, 0) else _choice(asked, BLOCK_SIZES, path, f"{where} block_size")
+    symmetric = table.get("symmetric", default.symmetric)
+    if not isinstance(symmetric, bool):
+        raise InputError(f"{path}: {where} symmetric must be true or false, not {symmetric!r}")
+    return Storage(method, bits, block, symmetric)
 
 
 def _known(table: dict[str, object], valid: tuple[str, ...], path: Path, where: str) -> None:

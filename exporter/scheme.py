@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-BITS = (4, 8)  # what the round-to-nearest method and the graph emit; MatMulNBits itself also has 2
+BITS = (2, 4, 8)
 BLOCK_SIZES = (16, 32, 64, 128, 256)
 
 
@@ -10,13 +10,17 @@ BLOCK_SIZES = (16, 32, 64, 128, 256)
 class Scheme:
     """Block-wise integer storage along the columns, the layout of onnxruntime's MatMulNBits.
 
-    Each row is cut into blocks of ``block_size`` columns (the last one padded); a block has one float32 scale and
-    unsigned codes; ``w ≈ (code − zero_point) · scale`` with the fixed zero point 2^(bits−1) (symmetric).
+    Each row is cut into blocks of ``block_size`` columns (the last one padded); a block has one float32 scale, unsigned
+    codes and, unless ``symmetric``, a zero point among the codes; ``w ≈ (code − zero_point) · scale``. Symmetric blocks
+    have the zero point 2^(bits−1), which is not stored. With ``per_channel`` the blocks of a row share one scale (and
+    zero point): it is stored once for each block, because the kernels read it so.
     """
 
     method: str
     bits: int
     block_size: int
+    symmetric: bool = True
+    per_channel: bool = False
 
     def __post_init__(self) -> None:
         if self.bits not in BITS:
@@ -26,7 +30,7 @@ class Scheme:
 
     @property
     def zero_point(self) -> int:
-        """The code that means 0."""
+        """The code that means 0 in a symmetric block."""
         return 1 << (self.bits - 1)
 
     def blocks(self, columns: int) -> int:
@@ -40,3 +44,7 @@ class Scheme:
     def scales_shape(self, rows: int, columns: int) -> tuple[int, int]:
         """Shape of the scales, float32: (rows, blocks)."""
         return rows, self.blocks(columns)
+
+    def zero_points_shape(self, rows: int, columns: int) -> tuple[int, int]:
+        """Shape of the packed zero points, uint8: (rows, bytes in a row); a row's last byte is padded."""
+        return rows, -(-self.blocks(columns) * self.bits // 8)

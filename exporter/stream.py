@@ -82,7 +82,7 @@ def write_weights(
     if threads < 1:
         raise ValueError(f"threads must be 1 or more, not {threads}")
     _keep_freed_memory()
-    methods = {name: load_method(name) for name in {t.scheme.method for t in plan.tensors if t.scheme is not None}}
+    methods = {name: _row_method(name) for name in {t.scheme.method for t in plan.tensors if t.scheme is not None}}
     sums: dict[str, dict[int, _Sums]] = {tensor.weight.name: {} for tensor in plan.tensors}
     chunks = _chunks(plan)
     lock, stop = threading.Lock(), threading.Event()
@@ -105,6 +105,13 @@ def write_weights(
         _allocate(path, plan.data_bytes)
     _run(work, threads, stop, lambda: written[0], progress)
     return {name: _report(found) for name, found in sums.items()}
+
+
+def _row_method(name: str) -> Method:
+    method = load_method(name)
+    if not isinstance(method, Method):
+        raise InputError(f"{name} does not round rows from the weights alone; name another method for this tensor")
+    return method
 
 
 def _run(

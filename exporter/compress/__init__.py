@@ -1,34 +1,58 @@
-"""Compression methods: one file each, ``compress/<method>.py``, ending in ``METHOD: Method``.
+"""Compression methods: one file each, ``compress/<method>.py``, ending in a typed constant ``METHOD``.
 
-The file's name is the method's key. Arithmetic shared by methods is in :mod:`.packing`.
+The file's name is the method's key. What kind of method it is, its type says:
+
+- :class:`Method` rounds rows, from the weights alone: the checkpoint streams through it.
+- :class:`LinearMethod` rounds one projection, from what calibration text sends into it.
+- :class:`LayerMethod` rounds the projections of a layer together, from the layer's inputs and outputs.
+- :class:`Transform` prepares the weights for rounding without changing what the model computes (recipe: ``before``).
+- :class:`Recovery` repairs what rounding did, after each layer or at the end (recipe: ``after``).
+
+Arithmetic shared by methods is in :mod:`.packing` (codes in bytes) and :mod:`.folding` (scales moved between weights).
 """
+
+from __future__ import annotations
 
 import difflib
 import importlib
 import pkgutil
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgepress.errors import InputError
+from edgepress.exporter.decoder import Decoder
+from edgepress.exporter.recipe import OptionValue, Recipe
 from edgepress.exporter.scheme import Scheme
 
-_NOT_METHODS = ("packing",)
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from edgepress.exporter.calibration.codes import Codes
+    from edgepress.exporter.calibration.engine import LayerTask, ModelTask
+    from edgepress.exporter.calibration.moments import Moments
+
+_NOT_METHODS = ("packing", "folding")
+
+Options = Mapping[str, OptionValue]
+"""A method's options: those that it declares, with the recipe's values."""
 
 
 @dataclass(frozen=True)
 class Quantized:
-    """Rows as they are stored: see :mod:`.packing` for the layout."""
+    """Rows as they are stored: see :mod:`.packing` for the layout. ``zero_points`` is None for symmetric schemes."""
 
     values: NDArray[np.uint8]  # (rows, blocks, bytes in a block)
     scales: NDArray[np.float32]  # (rows, blocks)
+    zero_points: NDArray[np.uint8] | None = None  # (rows, bytes in a row)
 
 
 @dataclass(frozen=True)
 class Method:
-    """How rows become codes and scales.
+    """How rows become codes and scales, from the weights alone.
 
     ``quantize(rows, scheme, importance)``: ``rows`` is finite float32 (rows, columns); ``importance`` ≥ 0, float32
     (columns,), weighs the squared error of each column, None being all alike. Rows are independent of each other: the
@@ -39,12 +63,71 @@ class Method:
     quantize: Callable[[NDArray[np.float32], Scheme, NDArray[np.float32] | None], Quantized]
 
 
+@dataclass(frozen=True)
+class LinearMethod:
+    """How one projection is rounded when it is known what goes into it.
+
+    ``quantize(weight, scheme, moments, options)``: ``weight`` is float32 (rows, columns); ``moments`` sums up the
+    inputs that the quantized layers before it produce.
+    """
+
+    name: str
+    quantize: Callable[[Tensor, Scheme, Moments, Options], Codes]
+    options: Options = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class LayerMethod:
+    """How all projections of one layer are rounded together: ``tune(task, options)`` puts codes into ``task.codes``."""
+
+    name: str
+    tune: Callable[[LayerTask, Options], None]
+    options: Options = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Transform:
+    """Changes weights so that rounding costs less, while the model computes the same.
+
+    ``describe(decoder, recipe)`` returns the decoder with what the transform adds to it, and refuses what it cannot
+    transform (InputError). ``fold(task, options)`` changes ``task.weights`` of one layer before it is rounded.
+    """
+
+    name: str
+    describe: Callable[[Decoder, Recipe], Decoder]
+    fold: Callable[[LayerTask, Options], None]
+    options: Options = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """Repairs what rounding did: ``layer`` after each layer is rounded, ``model`` once after the last.
+
+    ``describe(decoder, recipe)`` returns the decoder with what the repair adds to it.
+    """
+
+    name: str
+    describe: Callable[[Decoder, Recipe], Decoder]
+    layer: Callable[[LayerTask, Options], None] | None = None
+    model: Callable[[ModelTask, Options], None] | None = None
+    options: Options = field(default_factory=dict)
+
+
+AnyMethod = Method | LinearMethod | LayerMethod | Transform | Recovery
+Rounding = Method | LinearMethod | LayerMethod
+
+
+def unchanged(decoder: Decoder, recipe: Recipe) -> Decoder:  # noqa: ARG001 - the signature of `describe`
+    """``describe`` of a method that adds nothing to the decoder."""
+    return decoder
+
+
 def method_names() -> list[str]:
     """Names of the methods found on disk, none of them imported."""
     return sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name not in _NOT_METHODS)
 
 
-def load_method(name: str) -> Method:
+def load_method(name: str) -> AnyMethod:
     """Import the method's file; an error in it is raised as it is.
 
     Raises:
@@ -57,6 +140,26 @@ def load_method(name: str) -> Method:
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise InputError(f"unknown compression method {name!r}; {hint}known: {', '.join(known)}")
     method = importlib.import_module(f"{__name__}.{name}").METHOD
-    if not isinstance(method, Method) or method.name != name:
-        raise TypeError(f"{__name__}.{name}.METHOD must be a Method named {name!r}, not {method!r}")
+    if not isinstance(method, AnyMethod) or method.name != name:
+        raise TypeError(f"{__name__}.{name}.METHOD must be a method named {name!r}, not {method!r}")
     return method
+
+
+def method_options(method: LinearMethod | LayerMethod | Transform | Recovery, recipe: Recipe) -> Options:
+    """The method's options with the recipe's values.
+
+    Raises:
+        InputError: the recipe sets an option that the method does not have, or gives one another type.
+
+    """
+    asked = recipe.options.get(method.name, {})
+    for key, value in asked.items():
+        if key not in method.options:
+            near = difflib.get_close_matches(key, method.options, 1)
+            hint = f"did you mean {near[0]!r}?" if near else f"it has: {', '.join(method.options) or 'none'}"
+            raise InputError(f"[options.{method.name}] has no option {key!r}; {hint}")
+        default = method.options[key]
+        fits = isinstance(value, int | float) if isinstance(default, float) else isinstance(value, type(default))
+        if not fits or (isinstance(value, bool) and not isinstance(default, bool)):
+            raise InputError(f"[options.{method.name}] {key} must be like {default!r}, not {value!r}")
+    return {**method.options, **asked}

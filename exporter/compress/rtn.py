@@ -39,7 +39,7 @@ Floats = NDArray[np.float32]
 
 # Candidates: what the block's largest magnitude becomes, in steps, before rounding and clipping. −(2^(bits−1) − 1) is
 # among them, which is plain absmax rounding, so the search is never worse than that.
-_EXTREMES = {4: (-9.2, -8.7, -8.3, -7.8, -7.0), 8: (-128.0, -127.0)}
+_EXTREMES = {2: (-2.4, -2.0, -1.6, -1.3, -1.0), 4: (-9.2, -8.7, -8.3, -7.8, -7.0), 8: (-128.0, -127.0)}
 _TILE = 1 << 18  # elements worked on at a time: smaller ones wait on Python, larger ones on memory
 _STRIP = 256  # blocks transposed at a time, so that what is read stays in the first cache
 _PLAIN = (2.0**-40, 2.0**40)  # block maxima in this range need no rescaling to keep sums and reciprocals finite

@@ -1,0 +1,44 @@
+"""Activations between layers, in a file: they may be larger than memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+BATCH_TOKENS = 2048  # tokens computed at once: bounds what a layer's intermediate activations take
+
+
+class Activations:
+    """A float32 array (sequences, length, hidden) on disk, read and written a batch of sequences at a time."""
+
+    def __init__(self, path: Path, shape: tuple[int, int, int], device: torch.device | str = "cpu") -> None:
+        self.path, self.shape, self.device = path, shape, device
+        if not path.exists():
+            with path.open("wb") as file:
+                file.truncate(4 * shape[0] * shape[1] * shape[2])
+
+    def batches(self) -> list[slice]:
+        """Which sequences are computed together."""
+        size = max(1, BATCH_TOKENS // self.shape[1])
+        return [slice(start, min(start + size, self.shape[0])) for start in range(0, self.shape[0], size)]
+
+    def read(self, batch: slice) -> Tensor:
+        """Sequences of a batch, (sequences, length, hidden)."""
+        _, length, hidden = self.shape
+        count = (batch.stop - batch.start) * length * hidden
+        values = np.fromfile(self.path, np.float32, count, offset=4 * batch.start * length * hidden)
+        return torch.from_numpy(values.reshape(-1, length, hidden)).to(self.device)
+
+    def write(self, batch: slice, x: Tensor) -> None:
+        """Put the sequences of a batch."""
+        with self.path.open("r+b") as file:
+            file.seek(4 * batch.start * self.shape[1] * self.shape[2])
+            x.detach().cpu().contiguous().numpy().tofile(file)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        for batch in self.batches():
+            yield self.read(batch)

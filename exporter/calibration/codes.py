@@ -1,0 +1,68 @@
+"""A quantized weight while it is being made: codes, scales and zero points as torch tensors, unpacked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from edgepress.exporter.compress import Quantized
+from edgepress.exporter.compress.packing import pack, pack_zero_points, unpack, unpack_zero_points
+from edgepress.exporter.scheme import Scheme
+
+
+@dataclass(frozen=True)
+class Codes:
+    """``w ≈ (codes − zero_points) · scales``, block by block along the columns.
+
+    ``codes`` uint8 (rows, columns); ``scales`` float32 and ``zero_points`` uint8, both (rows, blocks); the zero points
+    of a symmetric scheme are all ``scheme.zero_point``.
+    """
+
+    codes: Tensor
+    scales: Tensor
+    zero_points: Tensor
+    scheme: Scheme
+
+    def dequantize(self) -> Tensor:
+        """The weight as the kernels see it, float32 (rows, columns)."""
+        return (self.codes - spread(self.zero_points.float(), self.scheme, self.codes.shape[1])) * spread(
+            self.scales, self.scheme, self.codes.shape[1]
+        )
+
+    def pack(self) -> Quantized:
+        """The weight as it is stored."""
+        rows, columns = self.codes.shape
+        scheme, blocks = self.scheme, self.scales.shape[1]
+        size = blocks * scheme.block_size
+        codes = self.codes.cpu().numpy()
+        zero_points = self.zero_points.cpu().numpy()
+        if size != columns:  # a padded column has the code that means 0
+            fill = np.repeat(zero_points[:, -1:], size - columns, axis=1)
+            codes = np.concatenate([codes, fill], axis=1)
+        values = pack(codes.reshape(rows, blocks, scheme.block_size), scheme.bits)
+        packed = None if scheme.symmetric else pack_zero_points(zero_points, scheme.bits)
+        return Quantized(values, self.scales.detach().cpu().numpy(), packed)
+
+    @classmethod
+    def unpack(cls, stored: Quantized, scheme: Scheme, columns: int) -> Codes:
+        """The inverse of :meth:`pack`."""
+        rows, blocks = stored.scales.shape
+        codes = unpack(stored.values, scheme.bits).reshape(rows, blocks * scheme.block_size)[:, :columns]
+        if stored.zero_points is None:
+            zero_points = np.full((rows, blocks), scheme.zero_point, np.uint8)
+        else:
+            zero_points = unpack_zero_points(stored.zero_points, scheme.bits, blocks)
+        return cls(
+            torch.from_numpy(np.array(codes)),
+            torch.from_numpy(np.array(stored.scales)),
+            torch.from_numpy(np.array(zero_points)),
+            scheme,
+        )
+
+
+def spread(per_block: Tensor, scheme: Scheme, columns: int) -> Tensor:
+    """One value a block, (rows, blocks), as one a column, (rows, columns)."""
+    return per_block.repeat_interleave(scheme.block_size, dim=1)[:, :columns]

@@ -1,0 +1,508 @@
+"""Text through the model one layer at a time: load a layer, collect what the methods ask for, compress, go on.
+
+What goes into a layer comes from the compressed layers before it, so that a layer can make up for what they lost (the
+"true sequential" order of GPTQ). Peak memory is one layer, its statistics and a batch of activations.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from edgepress.errors import InputError
+from edgepress.exporter.calibration import network
+from edgepress.exporter.calibration.activations import Activations
+from edgepress.exporter.calibration.codes import Codes
+from edgepress.exporter.calibration.moments import Moments
+from edgepress.exporter.calibration.store import Store, StoredStages, to_arrays
+from edgepress.exporter.checkpoint import Checkpoint
+from edgepress.exporter.compress import (
+    LayerMethod,
+    LinearMethod,
+    Method,
+    Quantized,
+    Recovery,
+    Rounding,
+    Transform,
+    load_method,
+    method_options,
+)
+from edgepress.exporter.decoder import Decoder, Layer, Linear, Weight
+from edgepress.exporter.plan import Plan
+from edgepress.exporter.recipe import Recipe
+from edgepress.exporter.scheme import Scheme
+
+_KEPT_BYTES = 512 << 20  # intermediate activations of one layer that may wait in memory; beyond, they are recomputed
+
+
+@dataclass
+class LayerTask:
+    """One layer on its way through the methods.
+
+    ``weights`` has every weight of the layer in float32, with the transforms so far folded in; ``codes`` what is
+    rounded so far. ``inputs`` is the residual stream that the compressed layers before this one produce;
+    ``reference_inputs`` what the full-precision ones produce, kept only when a method asks for it.
+    """
+
+    index: int
+    layer: Layer
+    plan: Plan
+    rotary: network.Rotary | None
+    weights: dict[str, Tensor]
+    inputs: Activations
+    reference_inputs: Activations | None
+    device: torch.device
+    codes: dict[str, Codes] = field(default_factory=dict)
+
+    def scheme(self, weight: Weight) -> Scheme | None:
+        """How ``weight`` will be stored; None when it is kept in float32."""
+        return self.plan.of(weight).scheme
+
+    def full(self, weight: Weight) -> Tensor:
+        """``weight`` in full precision, transforms folded in."""
+        return self.weights[weight.name]
+
+    def values(self, weight: Weight) -> Tensor:
+        """``weight`` as rounded so far, dequantized; in full precision when it is not rounded yet."""
+        codes = self.codes.get(weight.name)
+        return self.weights[weight.name] if codes is None else codes.dequantize()
+
+    def linears(self) -> list[Linear]:
+        """The layer's projections in the order in which they are computed."""
+        return layer_linears(self.layer)
+
+    def observe(self, values: network.Values) -> dict[str, Moments]:
+        """Run the layer on its inputs and sum up what goes into each projection, by the weight's name."""
+        moments: dict[str, Moments] = {}
+
+        def tap(linears: tuple[Linear, ...], x: Tensor) -> Tensor:
+            key = linears[0].weight.name
+            if key not in moments:
+                moments[key] = Moments(x.shape[-1], self.device)
+            moments[key].add(x)
+            for other in linears[1:]:
+                moments[other.weight.name] = moments[key]
+            return x
+
+        for x in self.inputs:
+            network.layer_forward(self.layer, values, x, self.rotary, tap)
+        return moments
+
+
+@dataclass
+class ModelTask:
+    """The whole compressed model, for a method that repairs it end to end.
+
+    ``stages`` gives each weight as it will be stored so far; ``put`` replaces one. ``tokens`` is the calibration text,
+    (sequences, length); ``read`` gives a checkpoint weight in float32, without transforms.
+    """
+
+    decoder: Decoder
+    plan: Plan
+    tokens: NDArray[np.int64]
+    stages: StoredStages
+    read: Callable[[Weight], Tensor]
+    store: Store
+    device: torch.device
+    seed: int
+    changed: dict[str, Quantized | NDArray[np.float32]] = field(default_factory=dict)
+    progress: Callable[[int], None] = lambda _: None
+
+    def put(self, weight: Weight, stored: Quantized | NDArray[np.float32]) -> None:
+        """Store ``weight`` so."""
+        self.changed[weight.name] = stored
+
+
+def layer_linears(layer: Layer) -> list[Linear]:
+    """Projections of a layer in the order in which they are computed."""
+    mlp = layer.mlp
+    gate = [] if mlp.gate is None else [mlp.gate]
+    return [layer.attention.qkv, layer.attention.output, *gate, mlp.up, mlp.down]
+
+
+def layer_weights(layer: Layer) -> list[Weight]:
+    """Every weight of a layer."""
+    norms = [
+        layer.attention_norm,
+        layer.attention.query_norm,
+        layer.attention.key_norm,
+        layer.attention_post_norm,
+        layer.mlp_norm,
+        layer.mlp_post_norm,
+    ]
+    found = [weight for norm in norms if norm is not None for weight in (norm.weight, norm.bias)]
+    found += [weight for linear in layer_linears(layer) for weight in (linear.weight, linear.bias)]
+    return [weight for weight in found if weight is not None]
+
+
+def is_calibrated(recipe: Recipe, plan: Plan) -> bool:
+    """Whether the recipe needs calibration text."""
+    if recipe.before or recipe.after:
+        return True
+    names = {tensor.scheme.method for tensor in plan.tensors if tensor.scheme is not None}
+    return any(not isinstance(load_method(name), Method) for name in names)
+
+
+class Calibration:
+    """One calibration of one checkpoint: what is fixed while the layers pass."""
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        decoder: Decoder,
+        plan: Plan,
+        recipe: Recipe,
+        *,
+        tokens: NDArray[np.int64],
+        store: Store,
+        device: str | None = None,
+    ) -> None:
+        self.checkpoint, self.decoder, self.plan, self.recipe = checkpoint, decoder, plan, recipe
+        self.tokens, self.store = tokens, store
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.rotaries = network.rotaries(decoder, tokens.shape[1], self.device)
+        self.transforms = [self._before(name) for name in recipe.before]
+        self.recoveries = [self._after(name) for name in recipe.after]
+        self.methods: dict[str, Rounding] = {}
+        for tensor in plan.tensors:
+            if tensor.scheme is not None:
+                self.methods[tensor.weight.name] = _rounding(tensor.scheme.method)
+        self.needs_reference = any(recovery.layer is not None for recovery in self.recoveries) or any(
+            isinstance(method, LayerMethod) for method in self.methods.values()
+        )
+
+    def _before(self, name: str) -> Transform:
+        method = load_method(name)
+        if not isinstance(method, Transform):
+            raise InputError(f"before = [{name!r}]: {name} is not a transform; it belongs into [weights] or `after`")
+        return method
+
+    def _after(self, name: str) -> Recovery:
+        method = load_method(name)
+        if not isinstance(method, Recovery):
+            raise InputError(f"after = [{name!r}]: {name} is not a recovery; it belongs into [weights] or `before`")
+        return method
+
+    def stages(self) -> list[str]:
+        """Names of the stages, in order: each layer, the head, each repair of the whole model."""
+        count = len(self.decoder.layers)
+        names = [f"{index:04}-layer" for index in range(count)]
+        names += [f"{count:04}-head"]
+        repairs = [recovery.name for recovery in self.recoveries if recovery.model is not None]
+        return names + [f"{count + 1 + index:04}-{name}" for index, name in enumerate(repairs)]
+
+    def run(self, progress: Callable[[int], None] | None = None) -> StoredStages:
+        """Do every stage that is not done yet; ``progress`` is called with 1 after each.
+
+        Raises:
+            InputError: activations are not finite, or a method cannot use what it was given; what is done is kept.
+
+        """
+        with torch.no_grad():
+            for index, layer in enumerate(self.decoder.layers):
+                name = f"{index:04}-layer"
+                if not self.store.has(name):
+                    self._layer(index, layer, name)
+                if progress is not None:
+                    progress(1)
+            name = f"{len(self.decoder.layers):04}-head"
+            if not self.store.has(name):
+                self._head(name)
+        if progress is not None:
+            progress(1)
+        self._repair(progress)
+        return self.store.weights()
+
+    # ---- activations ------------------------------------------------------------------------------------------------
+
+    def _activations(self, kind: str, index: int) -> Activations:
+        shape = (*self.tokens.shape, self.decoder.hidden_size)
+        return Activations(self.store.directory / f"{kind}-{index:04}.f32", shape, self.device)
+
+    def _inputs(self, index: int) -> tuple[Activations, Activations | None]:
+        """What goes into layer ``index``: embedded tokens, or what the layer before it left."""
+        inputs = self._activations("inputs", index)
+        reference = self._activations("reference", index) if self.needs_reference else None
+        if index == 0:
+            self._embed(inputs, rounded=True)
+            if reference is not None:
+                self._embed(reference, rounded=False)
+        return inputs, reference
+
+    def _embed(self, out: Activations, *, rounded: bool) -> None:
+        """Embed the tokens; only the rows of the table that occur are read."""
+        ids, places = np.unique(self.tokens, return_inverse=True)  # (rows,), (sequences, length)
+        table = self._table_rows(ids, rounded=rounded)
+
+        def values(weight: Weight) -> Tensor:
+            return table if weight is self.decoder.embedding else self.read(weight)
+
+        for batch in out.batches():
+            tokens = torch.from_numpy(places.reshape(self.tokens.shape)[batch]).to(self.device)
+            out.write(batch, network.embed(self.decoder, values, tokens))
+
+    def _table_rows(self, ids: NDArray[np.int64], *, rounded: bool) -> Tensor:
+        """Rows of the embedding, (rows, hidden), as stored when ``rounded`` and it is rounded row by row."""
+        weight = self.decoder.embedding
+        (part,) = weight.parts
+        rows = np.concatenate([self.checkpoint.part_rows(part, i, i + 1) for i in ids]) + np.float32(weight.plus)
+        scheme, method = self.plan.of(weight).scheme, self.methods.get(weight.name)
+        if rounded and scheme is not None and isinstance(method, Method):
+            return Codes.unpack(method.quantize(rows, scheme, None), scheme, rows.shape[1]).dequantize().to(self.device)
+        return torch.from_numpy(rows).to(self.device)
+
+    # ---- layers -----------------------------------------------------------------------------------------------------
+
+    def read(self, weight: Weight) -> Tensor:
+        """Read a checkpoint weight as float32; one without parts is zero until a method makes it."""
+        if not weight.parts:
+            return torch.zeros(weight.shape, device=self.device)
+        rows = [self.checkpoint.part_rows(part, 0, part.stop - part.start) for part in weight.parts]
+        whole = rows[0] if len(rows) == 1 else np.concatenate(rows)
+        if weight.plus:
+            whole = whole + np.float32(weight.plus)
+        if not np.isfinite(whole).all():
+            raise InputError(
+                f"{weight.parts[0].tensor} holds NaN or infinite values; the checkpoint is damaged or its training "
+                "diverged: take another one"
+            )
+        return torch.from_numpy(whole).to(self.device)
+
+    def _task(self, index: int, layer: Layer) -> LayerTask:
+        inputs, reference = self._inputs(index)
+        return LayerTask(
+            index=index,
+            layer=layer,
+            plan=self.plan,
+            rotary=None if layer.attention.rope is None else self.rotaries[layer.attention.rope],
+            weights={weight.name: self.read(weight) for weight in layer_weights(layer)},
+            inputs=inputs,
+            reference_inputs=reference,
+            device=self.device,
+        )
+
+    def _layer(self, index: int, layer: Layer, stage: str) -> None:
+        task = self._task(index, layer)
+        for transform in self.transforms:
+            transform.fold(task, method_options(transform, self.recipe))
+        _round_by_linear(task, self.methods, self.recipe)
+        rounding = [self.methods.get(linear.weight.name) for linear in task.linears()]
+        for method in {method.name: method for method in rounding if isinstance(method, LayerMethod)}.values():
+            method.tune(task, method_options(method, self.recipe))
+        for recovery in self.recoveries:
+            if recovery.layer is not None:
+                recovery.layer(task, method_options(recovery, self.recipe))
+        self._leave(task, index)
+        self._save(stage, task)
+        for kind in ("inputs", "reference"):
+            (self.store.directory / f"{kind}-{index:04}.f32").unlink(missing_ok=True)
+
+    def _leave(self, task: LayerTask, index: int) -> None:
+        """Compute what goes into the next layer."""
+        outputs = self._activations("inputs", index + 1)
+        for batch in task.inputs.batches():
+            y = network.layer_forward(task.layer, task.values, task.inputs.read(batch), task.rotary)
+            if not bool(torch.isfinite(y).all()):
+                raise InputError(
+                    f"layer {index} gives NaN or infinite activations on the calibration text; the checkpoint "
+                    "overflows in float32 there: take another one, or another text"
+                )
+            outputs.write(batch, y)
+        if task.reference_inputs is not None:
+            reference = self._activations("reference", index + 1)
+            for batch in task.reference_inputs.batches():
+                x = task.reference_inputs.read(batch)
+                reference.write(batch, network.layer_forward(task.layer, task.full, x, task.rotary))
+
+    def _save(self, stage: str, task: LayerTask) -> None:
+        arrays: dict[str, NDArray[Any]] = {}
+        reports = {}
+        for weight in layer_weights(task.layer):
+            full = task.weights[weight.name]
+            codes = task.codes.get(weight.name)
+            if codes is None:
+                arrays |= to_arrays(weight.name, full.cpu().numpy())
+                continue
+            arrays |= to_arrays(weight.name, codes.pack())
+            reports[weight.name] = report(full, codes)
+        self.store.save(stage, arrays, {"reports": reports})
+
+    # ---- head and whole model ---------------------------------------------------------------------------------------
+
+    def _head(self, stage: str) -> None:
+        """Round an untied head when its method looks at what goes in; nothing else is left to do here."""
+        weight = self.decoder.head.weight
+        method = None if self.decoder.tied else self.methods.get(weight.name)
+        arrays: dict[str, NDArray[Any]] = {}
+        reports = {}
+        scheme = None if method is None else self.plan.of(weight).scheme
+        if isinstance(method, LinearMethod) and scheme is not None:
+            moments = Moments(weight.shape[1], self.device)
+            for x in self._activations("inputs", len(self.decoder.layers)):
+                moments.add(network.norm_forward(self.decoder.final_norm, self.read, x))
+            full = self.read(weight)
+            codes = method.quantize(full, scheme, moments, method_options(method, self.recipe))
+            arrays = to_arrays(weight.name, codes.pack())
+            reports[weight.name] = report(full, codes)
+        self.store.save(stage, arrays, {"reports": reports})
+
+    def _repair(self, progress: Callable[[int], None] | None) -> None:
+        """Let the methods that look at the whole model repair it."""
+        first = len(self.decoder.layers) + 1
+        repairs = [recovery for recovery in self.recoveries if recovery.model is not None]
+        for index, recovery in enumerate(repairs):
+            stage = f"{first + index:04}-{recovery.name}"
+            if not self.store.has(stage):
+                task = ModelTask(
+                    decoder=self.decoder,
+                    plan=self.plan,
+                    tokens=self.tokens,
+                    stages=self.store.weights(),
+                    read=self.read,
+                    store=self.store,
+                    device=self.device,
+                    seed=self.recipe.calibration.seed,
+                )
+                if recovery.model is not None:
+                    recovery.model(task, method_options(recovery, self.recipe))
+                arrays: dict[str, NDArray[Any]] = {}
+                for name, stored in task.changed.items():
+                    arrays |= to_arrays(name, stored)
+                self.store.save(stage, arrays)
+            if progress is not None:
+                progress(1)
+
+
+def _rounding(name: str) -> Rounding:
+    method = load_method(name)
+    if not isinstance(method, Rounding):
+        raise InputError(f"method = {name!r} does not round; it belongs into `before` or `after`")
+    return method
+
+
+def _round_by_linear(task: LayerTask, methods: dict[str, Rounding], recipe: Recipe) -> None:
+    """Round the projections in the order in which they are computed, each on what the rounded ones before it give.
+
+    Projections of a :class:`LayerMethod` are left for it.
+    """
+    values = [linear.weight for linear in task.linears() if task.scheme(linear.weight) is not None]
+    if all(isinstance(methods[weight.name], Method) for weight in values):  # no need to run the layer
+        for weight in values:
+            _round(task, weight, methods[weight.name], None, recipe)
+        return
+    batches = task.inputs.batches()
+    widest = max(linear.weight.shape[1] for linear in task.linears()) + 2 * task.inputs.shape[2]
+    keep = 4 * math.prod(task.inputs.shape[:2]) * widest <= _KEPT_BYTES
+    waiting = [_begin(task, batch) for batch in batches] if keep else []
+    for group in range(_GROUPS):
+        moments: Moments | None = None
+        linears: tuple[Linear, ...] = ()
+        for number, batch in enumerate(batches):
+            if not keep:
+                waiting = [_begin(task, batch)]
+                for _ in range(group):
+                    waiting[0].answer()
+            steps = waiting[number if keep else 0]
+            linears, x = steps.step
+            if moments is None:
+                moments = Moments(x.shape[-1], task.device)
+            if not bool(torch.isfinite(x).all()):
+                raise InputError(
+                    f"NaN or infinite activations go into {linears[0].weight.name} on the calibration text; "
+                    "the checkpoint overflows in float32 there: take another one, or another text"
+                )
+            moments.add(x)
+        for linear in linears:
+            if task.scheme(linear.weight) is not None:
+                _round(task, linear.weight, methods[linear.weight.name], moments, recipe)
+        if keep and group < _GROUPS - 1:
+            for steps in waiting:
+                steps.answer()
+
+
+_GROUPS = 4  # qkv; output; gate and up; down
+
+
+class _Waiting:
+    """The steps of one batch, stopped before projections that are not rounded yet."""
+
+    def __init__(self, steps: network.Steps) -> None:
+        self._steps = steps
+        self.step = next(steps)
+
+    def answer(self) -> None:
+        """Compute the projections and what follows, up to the next ones."""
+        self.step = self._steps.send(self.step[1])
+
+
+def _begin(task: LayerTask, batch: slice) -> _Waiting:
+    return _Waiting(network.layer_steps(task.layer, task.values, task.inputs.read(batch), task.rotary))
+
+
+def _round(task: LayerTask, weight: Weight, method: Rounding, moments: Moments | None, recipe: Recipe) -> None:
+    scheme, full = task.scheme(weight), task.full(weight)
+    if scheme is None or isinstance(method, LayerMethod):
+        return
+    if isinstance(method, Method):
+        stored = method.quantize(full.cpu().numpy(), scheme, None)
+        codes = Codes.unpack(stored, scheme, full.shape[1])
+        task.codes[weight.name] = to_device(codes, task.device)
+        return
+    if moments is None:
+        raise ValueError(f"{weight.name}: {method.name} needs moments")
+    try:
+        task.codes[weight.name] = method.quantize(full, scheme, moments, method_options(method, recipe))
+    except InputError as error:
+        raise InputError(f"{weight.name}: {error}") from error
+
+
+def to_device(codes: Codes, device: torch.device) -> Codes:
+    """The same codes on ``device``."""
+    return Codes(codes.codes.to(device), codes.scales.to(device), codes.zero_points.to(device), codes.scheme)
+
+
+def report(full: Tensor, codes: Codes) -> dict[str, float | None]:
+    """How near ``codes`` are to ``full``: SQNR in dB (None when exact) and the largest error."""
+    error = full - codes.dequantize()
+    power, noise = float(full.double().square().sum()), float(error.double().square().sum())
+    return {
+        "sqnr_db": 10 * math.log10(power / noise) if noise > 0 and power > 0 else None,
+        "max_abs_error": float(error.abs().max()),
+    }
+
+
+def stored_values(
+    decoder: Decoder, plan: Plan, stored: Callable[[Weight], Quantized | NDArray[np.float32]]
+) -> Callable[[Weight], Tensor]:
+    """Weights as stored, dequantized: values for :mod:`.network`."""
+
+    def values(weight: Weight) -> Tensor:
+        owner = decoder.embedding if weight.kind == "head" and decoder.tied else weight
+        found, scheme = stored(owner), plan.of(owner).scheme
+        if isinstance(found, Quantized):
+            if scheme is None:
+                raise ValueError(f"{weight.name} is stored in codes, and the plan has no scheme")
+            return Codes.unpack(found, scheme, weight.shape[1]).dequantize()
+        return torch.from_numpy(found)
+
+    return values
+
+
+def logits(decoder: Decoder, values: network.Values, tokens: Sequence[int] | NDArray[np.int64]) -> NDArray[np.float32]:
+    """Logits (length, vocabulary) of one text, one layer's weights at a time."""
+    ids = torch.from_numpy(np.asarray(tokens, np.int64))[None]
+    rotaries = network.rotaries(decoder, ids.shape[1])
+    with torch.no_grad():
+        x = network.embed(decoder, values, ids)
+        for layer in decoder.layers:
+            rotary = None if layer.attention.rope is None else rotaries[layer.attention.rope]
+            x = network.layer_forward(layer, values, x, rotary)
+        found: NDArray[np.float32] = network.head_forward(decoder, values, x)[0].numpy()
+    return found

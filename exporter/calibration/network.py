@@ -1,0 +1,178 @@
+"""A decoder in torch, computed from its description: what calibration runs, differentiates and looks into.
+
+Free functions over activations; weights come from a callable, so that the same code runs the checkpoint's weights,
+quantized ones and ones that are being learned. Held against transformers, for every architecture, in
+tests/exporter/calibration/test_network.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from edgepress.exporter.decoder import MLP, Attention, Decoder, Layer, Linear, Norm, Weight
+from edgepress.exporter.rope import rope_tables
+
+Values = Callable[[Weight], Tensor]
+"""Gives a weight in float32, in its own shape, on the device of the activations."""
+
+Step = tuple[tuple[Linear, ...], Tensor]
+"""Projections that share their input, and that input, (sequences, length, columns)."""
+
+Steps = Generator[Step, Tensor, Tensor]
+"""Yields each :data:`Step` before it is computed, is sent what is to go in, and returns the output."""
+
+Tap = Callable[[tuple[Linear, ...], Tensor], Tensor]
+"""Sees a :data:`Step` and returns what is to go into the projections."""
+
+
+@dataclass(frozen=True)
+class Rotary:
+    """Tables of one rope for the positions of a sequence, each (length, rotated / 2)."""
+
+    cos: Tensor
+    sin: Tensor
+
+
+def rotaries(decoder: Decoder, length: int, device: torch.device | str = "cpu") -> dict[str, Rotary]:
+    """Tables of every rope of ``decoder`` for sequences of ``length`` tokens from position 0."""
+    found: dict[str, Rotary] = {}
+    for name, rope in decoder.ropes.items():
+        cos, sin = rope_tables(rope, decoder.context_length)  # (context or 2 · context, rotated / 2)
+        is_long = rope.long_inverse_frequencies is not None and length > rope.long_from
+        rows = slice(decoder.context_length, decoder.context_length + length) if is_long else slice(length)
+        found[name] = Rotary(*(torch.from_numpy(np.ascontiguousarray(t[rows])).to(device) for t in (cos, sin)))
+    return found
+
+
+def embed(decoder: Decoder, values: Values, tokens: Tensor) -> Tensor:
+    """Tokens (sequences, length) → residual stream (sequences, length, hidden)."""
+    x = functional.embedding(tokens, values(decoder.embedding)) * decoder.embedding_multiplier
+    if decoder.positions is not None:
+        x = x + values(decoder.positions)[: tokens.shape[1]]
+    return x
+
+
+def layer_steps(layer: Layer, values: Values, x: Tensor, rotary: Rotary | None) -> Steps:
+    """One decoder layer on the residual stream, (sequences, length, hidden) → the same, a step at a time.
+
+    A projection's weights are asked for after its step was answered, so that they can be made in between.
+    """
+    attention, mlp = layer.attention, layer.mlp
+    y = yield (attention.qkv,), norm_forward(layer.attention_norm, values, x)
+    y = yield (attention.output,), attend(attention, values, linear_forward(attention.qkv, values, y), rotary)
+    y = norm_forward(layer.attention_post_norm, values, linear_forward(attention.output, values, y))
+    x = x + layer.residual_multiplier * y
+    group = (mlp.up,) if mlp.gate is None else (mlp.gate, mlp.up)
+    y = yield group, norm_forward(layer.mlp_norm, values, x)
+    y = yield (mlp.down,), mlp_activation(mlp, values, y)
+    y = norm_forward(layer.mlp_post_norm, values, linear_forward(mlp.down, values, y))
+    return x + layer.residual_multiplier * y
+
+
+def head_steps(decoder: Decoder, values: Values, x: Tensor) -> Steps:
+    """Residual stream (…, hidden) → logits (…, vocabulary)."""
+    x = yield (decoder.head,), norm_forward(decoder.final_norm, values, x)
+    logits = linear_forward(decoder.head, values, x) * decoder.logits_multiplier
+    cap = decoder.logits_softcap
+    return cap * torch.tanh(logits / cap) if cap else logits
+
+
+def run(steps: Steps, tap: Tap | None = None) -> Tensor:
+    """Compute all steps to the end; ``tap`` sees each."""
+    try:
+        step = next(steps)
+        while True:
+            step = steps.send(step[1] if tap is None else tap(*step))
+    except StopIteration as end:
+        output: Tensor = end.value
+        return output
+
+
+def layer_forward(layer: Layer, values: Values, x: Tensor, rotary: Rotary | None, tap: Tap | None = None) -> Tensor:
+    """One decoder layer on the residual stream, (sequences, length, hidden) → the same."""
+    return run(layer_steps(layer, values, x, rotary), tap)
+
+
+def head_forward(decoder: Decoder, values: Values, x: Tensor, tap: Tap | None = None) -> Tensor:
+    """Residual stream (…, hidden) → logits (…, vocabulary)."""
+    return run(head_steps(decoder, values, x), tap)
+
+
+def linear_forward(linear: Linear, values: Values, x: Tensor) -> Tensor:
+    """``x Wᵀ + b``, (…, columns) → (…, rows)."""
+    return functional.linear(x, values(linear.weight), None if linear.bias is None else values(linear.bias))
+
+
+def norm_forward(norm: Norm | None, values: Values, x: Tensor) -> Tensor:
+    """RMS or layer normalization over the last dimension; the identity when there is none."""
+    if norm is None:
+        return x
+    gain, width = values(norm.weight), (x.shape[-1],)
+    if norm.kind == "layer":
+        return functional.layer_norm(x, width, gain, None if norm.bias is None else values(norm.bias), norm.epsilon)
+    return functional.rms_norm(x, width, gain, norm.epsilon)
+
+
+def attend(a: Attention, values: Values, qkv: Tensor, rotary: Rotary | None) -> Tensor:
+    """Causal grouped-query attention: qkv (sequences, length, rows) → (sequences, length, heads · head_dim)."""
+    sequences, length, _ = qkv.shape
+    widths = [heads * a.head_dim for heads in (a.heads, a.kv_heads, a.kv_heads)]
+    q, k, v = torch.split(qkv, widths, dim=-1)
+    if not a.norm_per_head:
+        q, k = norm_forward(a.query_norm, values, q), norm_forward(a.key_norm, values, k)
+    # to (sequences, heads, length, head_dim) each
+    q = q.reshape(sequences, length, a.heads, a.head_dim).transpose(1, 2)
+    k, v = (y.reshape(sequences, length, a.kv_heads, a.head_dim).transpose(1, 2) for y in (k, v))
+    if a.norm_per_head:
+        q, k = norm_forward(a.query_norm, values, q), norm_forward(a.key_norm, values, k)
+    if rotary is not None:
+        q, k = _rotate(rotary, q), _rotate(rotary, k)
+    return _attend(a, q, k, v).transpose(1, 2).reshape(sequences, length, -1)
+
+
+def _attend(a: Attention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    length = q.shape[2]
+    if a.softcap:
+        k, v = (y.repeat_interleave(a.heads // a.kv_heads, dim=1) for y in (k, v))
+        scores = q @ k.transpose(-1, -2) * a.scale  # (sequences, heads, query, key)
+        scores = a.softcap * torch.tanh(scores / a.softcap)
+        return scores.masked_fill(~_seen(length, a.window, q.device), -torch.inf).softmax(-1) @ v
+    grouped = a.heads != a.kv_heads
+    if a.window is None or a.window >= length:
+        return functional.scaled_dot_product_attention(q, k, v, is_causal=True, scale=a.scale, enable_gqa=grouped)
+    mask = _seen(length, a.window, q.device)
+    return functional.scaled_dot_product_attention(q, k, v, mask, scale=a.scale, enable_gqa=grouped)
+
+
+def _seen(length: int, window: int | None, device: torch.device) -> Tensor:
+    """Which keys a query sees, (query, key): itself and what is before it within the window."""
+    position = torch.arange(length, device=device)
+    back = position[:, None] - position[None]
+    return (back >= 0) & (back < (window or length))
+
+
+def _rotate(rotary: Rotary, x: Tensor) -> Tensor:
+    """Rotate the pairs (d, d + rotated / 2) of x (sequences, heads, length, head_dim)."""
+    half = rotary.cos.shape[-1]
+    first, second, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
+    return torch.cat([first * rotary.cos - second * rotary.sin, second * rotary.cos + first * rotary.sin, rest], dim=-1)
+
+
+def mlp_activation(mlp: MLP, values: Values, x: Tensor) -> Tensor:
+    """What goes into ``down``: ``activation(gate(x)) · up(x)``, or ``activation(up(x))`` when there is no gate."""
+    activation, up = _ACTIVATIONS[mlp.activation], linear_forward(mlp.up, values, x)
+    return activation(up) if mlp.gate is None else activation(linear_forward(mlp.gate, values, x)) * up
+
+
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "silu": functional.silu,
+    "gelu": functional.gelu,
+    "gelu_tanh": lambda x: functional.gelu(x, approximate="tanh"),
+    "relu": functional.relu,
+}

@@ -1,0 +1,122 @@
+"""What calibration has done so far, on disk: a killed run goes on from here and ends with the same bytes.
+
+A directory of stages (``layer-0003.safetensors``), each written beside its place and renamed into it, and the
+activations that go into the next one. The directory belongs to one key: a digest of everything that decides the bytes.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import safe_open
+from safetensors.numpy import save_file
+
+from edgepress.exporter.compress import Quantized
+
+_KEY_FILE = "key.json"
+_SUFFIX = ".safetensors"
+
+
+class Store:
+    """The stages of one calibration. Made by :meth:`open`."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    @classmethod
+    def open(cls, directory: Path, key: Mapping[str, object]) -> "Store":
+        """Continue in ``directory`` when it was begun with the same ``key``; else begin anew."""
+        text = json.dumps(key, sort_keys=True, indent=1)
+        path = directory / _KEY_FILE
+        if not path.is_file() or path.read_text(encoding="utf-8") != text:
+            shutil.rmtree(directory, ignore_errors=True)
+            directory.mkdir(parents=True)
+            path.write_text(text, encoding="utf-8")
+        return cls(directory)
+
+    def stages(self) -> list[str]:
+        """Names of the stages that are complete, in the order of their names."""
+        return sorted(path.name.removesuffix(_SUFFIX) for path in self.directory.glob(f"*{_SUFFIX}"))
+
+    def has(self, stage: str) -> bool:
+        """Whether ``stage`` is complete."""
+        return (self.directory / f"{stage}{_SUFFIX}").is_file()
+
+    def save(self, stage: str, arrays: Mapping[str, NDArray[Any]], notes: Mapping[str, object] | None = None) -> None:
+        """Write ``stage`` whole or not at all; ``notes`` is JSON that is kept with it."""
+        path = self.directory / f"{stage}{_SUFFIX}"
+        partial = path.with_suffix(".partial")
+        contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+        save_file(contiguous, partial, {"notes": json.dumps(notes or {}, sort_keys=True)})
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        partial.replace(path)
+
+    def load(self, stage: str) -> dict[str, NDArray[Any]]:
+        """Every array of ``stage``."""
+        with safe_open(self.directory / f"{stage}{_SUFFIX}", "numpy") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+
+    def notes(self, stage: str) -> dict[str, Any]:
+        """The notes of ``stage``."""
+        with safe_open(self.directory / f"{stage}{_SUFFIX}", "numpy") as file:
+            notes: dict[str, Any] = json.loads(file.metadata()["notes"])
+        return notes
+
+    def weights(self) -> "StoredStages":
+        """What the complete stages hold; a later stage replaces what an earlier one says of a weight."""
+        return StoredStages(self)
+
+    def remove(self) -> None:
+        """Delete the directory: the bundle is written."""
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+
+def to_arrays(name: str, stored: Quantized | NDArray[np.float32]) -> dict[str, NDArray[Any]]:
+    """Arrays of one weight, as a stage keeps them: ``name/values``, ``name/scales``, … or ``name/data``."""
+    if not isinstance(stored, Quantized):
+        return {f"{name}/data": stored}
+    arrays: dict[str, NDArray[Any]] = {f"{name}/values": stored.values, f"{name}/scales": stored.scales}
+    if stored.zero_points is not None:
+        arrays[f"{name}/zero_points"] = stored.zero_points
+    return arrays
+
+
+class StoredStages:
+    """Weights of all complete stages by name, read when asked for."""
+
+    def __init__(self, store: Store) -> None:
+        self._files: dict[str, Path] = {}
+        self.reports: dict[str, dict[str, Any]] = {}
+        for stage in store.stages():
+            path = store.directory / f"{stage}{_SUFFIX}"
+            with safe_open(path, "numpy") as file:
+                for key in file.keys():  # noqa: SIM118 - not a mapping
+                    self._files[key] = path
+            self.reports |= store.notes(stage).get("reports", {})
+        self._names = {key.rpartition("/")[0] for key in self._files}
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._names
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(sorted(self._names))
+
+    def array(self, name: str, part: str) -> NDArray[Any]:
+        """One array of a weight: ``values``, ``scales``, ``zero_points`` or ``data``."""
+        key = f"{name}/{part}"
+        with safe_open(self._files[key], "numpy") as file:
+            array: NDArray[Any] = file.get_tensor(key)
+        return array
+
+    def weight(self, name: str) -> Quantized | NDArray[np.float32]:
+        """A weight as it will be stored."""
+        if f"{name}/data" in self._files:
+            return self.array(name, "data")
+        zero_points = self.array(name, "zero_points") if f"{name}/zero_points" in self._files else None
+        return Quantized(self.array(name, "values"), self.array(name, "scales"), zero_points)
