@@ -44,6 +44,8 @@ def decide(model: str | Path, *, target: str, recipe: str | Path, context_length
     """
     chosen_target = find_target(target)
     chosen_recipe = read_recipe(recipe)
+    if chosen_recipe.budget is not None:
+        raise InputError(f"{recipe}: [budget] is not wired into export yet; remove it")
     if context_length is not None:
         if context_length < 1:
             raise InputError(f"the context is {context_length}; it must be at least 1 token")

@@ -7,7 +7,7 @@ from math import prod
 
 from edgepress.errors import InputError
 from edgepress.exporter.decoder import Decoder, Weight
-from edgepress.exporter.recipe import KEPT_BITS, Recipe
+from edgepress.exporter.recipe import KEPT_BITS, Recipe, Storage
 from edgepress.exporter.scheme import BLOCK_SIZES, Scheme
 
 PAGE = 4096  # bytes: the ONNX external-data recommendation, so that a region can be mapped on its own
@@ -148,17 +148,20 @@ def _plan_tensor(
     columns = prod(weight.shape[1:])
     before = sum((part.stop - part.start) * columns * itemsize(part.tensor) for part in weight.parts)
     scheme, reason = _choose(weight, decoder, recipe)
-    if scheme is None:
-        regions = {"data": layout.place(prod(weight.shape) * _FLOAT)}
-    else:
-        rows, columns = weight.shape
-        regions = {
-            "values": layout.place(prod(scheme.values_shape(rows, columns))),
-            "scales": layout.place(prod(scheme.scales_shape(rows, columns)) * _FLOAT),
-        }
-        if not scheme.symmetric:
-            regions["zero_points"] = layout.place(prod(scheme.zero_points_shape(rows, columns)))
+    regions = {part: layout.place(nbytes) for part, nbytes in region_bytes(weight.shape, scheme).items()}
     return PlannedTensor(weight, scheme, reason, before, regions)
+
+
+def region_bytes(shape: tuple[int, ...], scheme: Scheme | None) -> dict[str, int]:
+    """Bytes of each region of a weight: see :class:`PlannedTensor`."""
+    if scheme is None:
+        return {"data": prod(shape) * _FLOAT}
+    rows, columns = shape
+    parts = {
+        "values": prod(scheme.values_shape(rows, columns)),
+        "scales": prod(scheme.scales_shape(rows, columns)) * _FLOAT,
+    }
+    return parts if scheme.symmetric else parts | {"zero_points": prod(scheme.zero_points_shape(rows, columns))}
 
 
 def _choose(weight: Weight, decoder: Decoder, recipe: Recipe) -> tuple[Scheme | None, str]:
@@ -169,12 +172,19 @@ def _choose(weight: Weight, decoder: Decoder, recipe: Recipe) -> tuple[Scheme | 
         why += ", stored once for embedding and head"
         if recipe.head != recipe.embedding:
             why += " ([head] is not used: the model ties the two)"
-    if storage.bits == KEPT_BITS:
+    scheme = fit_scheme(storage, weight.shape[1])
+    if scheme is None:
         return None, f"kept in float32 by {why}"
-    columns = weight.shape[1]
+    if storage.block_size > scheme.block_size:
+        why += f"; block {storage.block_size} → {scheme.block_size}, as a row has {weight.shape[1]} columns"
+    return scheme, why
+
+
+def fit_scheme(storage: Storage, columns: int) -> Scheme | None:
+    """The scheme of a tensor with so many columns: no block is larger than it needs to be. None is float32."""
+    if storage.bits == KEPT_BITS:
+        return None
     block = next((size for size in BLOCK_SIZES if size >= columns), BLOCK_SIZES[-1])
     per_channel = storage.block_size == 0
-    if storage.block_size > block:
-        why += f"; block {storage.block_size} → {block}, as a row has {columns} columns"
     block = block if per_channel else min(storage.block_size, block)
-    return Scheme(storage.method, storage.bits, block, storage.symmetric, per_channel), why
+    return Scheme(storage.method, storage.bits, block, storage.symmetric, per_channel)

@@ -4,14 +4,15 @@ A recipe says, for linear layers (``[weights]``), the token embedding (``[embedd
 (``[head]``), which method stores them at which bits and block size; ``[[override]]`` tables change that for tensors
 whose name matches a pattern. ``bits = 32`` keeps float32. ``before`` and ``after`` name methods that prepare the
 weights for rounding and that repair what rounding did; ``[options.<method>]`` sets a method's own options.
-``[calibration]`` says which text shows the methods what the model computes. Presets are the files in ``recipes/``:
-adding one is adding a file.
+``[calibration]`` says which text shows the methods what the model computes. ``[budget]`` leaves bits and block size of
+every tensor that no override names to measurement and a solver. Presets are the files in ``recipes/``: adding one is
+adding a file.
 """
 
 import difflib
 import tomllib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -41,10 +42,14 @@ class Storage:
 
 @dataclass(frozen=True)
 class Override:
-    """``storage`` for the tensors whose name matches the shell-style pattern ``match``; the last match wins."""
+    """``storage`` for the tensors whose name matches the shell-style pattern ``match``; the last match wins.
+
+    ``reason`` is what the plan says of it, when it was not the recipe's author who chose.
+    """
 
     match: str
     storage: Storage
+    reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -62,6 +67,37 @@ class CalibrationText:
 
 
 @dataclass(frozen=True)
+class Budget:
+    """What bits and block sizes are chosen for: the least loss within a limit, or the least size within a loss.
+
+    Exactly one of the first five is set. ``like`` is a preset whose data file may not be exceeded; ``size_mb`` limits
+    the data file, ``memory_mb`` the data file and the key-value cache at the bundle's context, both in 10⁶ bytes;
+    ``ms_per_token`` the time of one decoded token's matrix products on this host; ``kl`` the KL divergence from the
+    full-precision model in nats a token. ``candidates`` are what a tensor may become, "bits:block" or "32"; each
+    projection is chosen by itself (``group = "tensor"``) or a layer's together (``"layer"``); ``tokens`` of the
+    calibration text are used to measure.
+    """
+
+    like: str | None = None
+    size_mb: float | None = None
+    memory_mb: float | None = None
+    ms_per_token: float | None = None
+    kl: float | None = None
+    candidates: tuple[str, ...] = ("2:128", "2:32", "4:128", "4:64", "4:32", "4:16", "8:128", "8:32")
+    group: str = "tensor"
+    tokens: int = 2048
+
+    @property
+    def limit(self) -> str:
+        """The limit as the recipe has it, such as ``size_mb = 1.2``."""
+        key = next(key for key in LIMITS if getattr(self, key) is not None)
+        return f"{key} = {getattr(self, key)!r}".replace("'", '"')
+
+
+LIMITS = ("like", "size_mb", "memory_mb", "ms_per_token", "kl")
+
+
+@dataclass(frozen=True)
 class Recipe:
     """A whole request. ``accuracy_level`` 4 lets MatMulNBits compute in int8 (fastest), 1 and 0 in float32."""
 
@@ -76,12 +112,13 @@ class Recipe:
     after: tuple[str, ...] = ()
     options: Mapping[str, Mapping[str, OptionValue]] = field(default_factory=dict)
     calibration: CalibrationText = CalibrationText()
+    budget: Budget | None = None
 
     def storage(self, name: str, kind: str) -> tuple[Storage, str]:
         """Return the storage asked for a tensor, and the recipe entry that asks it."""
         for override in reversed(self.overrides):
             if fnmatchcase(name, override.match):
-                return override.storage, f"override {override.match!r}"
+                return override.storage, override.reason or f"override {override.match!r}"
         if kind == "embedding":
             return self.embedding, "[embedding]"
         if kind == "head":
@@ -129,14 +166,15 @@ _KEYS = (
     "after",
     "options",
     "calibration",
+    "budget",
 )
 
 
 def _recipe(content: dict[str, object], path: Path) -> Recipe:
     _known(content, _KEYS, path, "")
-    if "weights" not in content:
+    if "weights" not in content and "budget" not in content:
         raise InputError(f"{path}: a recipe needs a [weights] table with at least `bits`")
-    weights = _storage(content["weights"], Storage(), path, "[weights]")
+    weights = _storage(content.get("weights", {}), Storage(), path, "[weights]")
     embedding = _storage(content.get("embedding", {}), weights, path, "[embedding]")
     head = _storage(content.get("head", {}), embedding, path, "[head]")
     entries = content.get("override", [])
@@ -154,6 +192,7 @@ def _recipe(content: dict[str, object], path: Path) -> Recipe:
         after=_names(content.get("after", []), path, "after"),
         options=_options(content.get("options", {}), path),
         calibration=_calibration(content.get("calibration", {}), path),
+        budget=_budget(content["budget"], path) if "budget" in content else None,
     )
 
 
@@ -189,6 +228,51 @@ def _calibration(value: object, path: Path) -> CalibrationText:
         numbers[key] = number
     # a relative path in a recipe file is relative to that file
     return CalibrationText(tuple(str(path.parent / name) for name in names), **numbers)
+
+
+def _budget(table: object, path: Path) -> Budget:
+    if not isinstance(table, dict):
+        raise InputError(f"{path}: [budget] must be a table, not {table!r}")
+    _known(table, tuple(f.name for f in fields(Budget)), path, "[budget] ")
+    limits = [key for key in LIMITS if key in table]
+    if len(limits) != 1:
+        raise InputError(f"{path}: [budget] needs exactly one of {', '.join(LIMITS)}, not {len(limits)}")
+    limit = table[limits[0]]
+    if limits[0] == "like":
+        if limit not in preset_names():
+            raise InputError(f"{path}: [budget] like must be one of {', '.join(preset_names())}, not {limit!r}")
+    elif not isinstance(limit, int | float) or isinstance(limit, bool) or not 0 < limit < float("inf"):
+        raise InputError(f"{path}: [budget] {limits[0]} must be a number above 0, not {limit!r}")
+    default = Budget()
+    candidates = _names(table.get("candidates", list(default.candidates)), path, "[budget] candidates")
+    if not candidates:
+        raise InputError(f'{path}: [budget] candidates is empty; give some, such as ["4:128", "8:32"]')
+    for candidate in candidates:
+        _candidate(candidate, path)
+    group, tokens = table.get("group", default.group), table.get("tokens", default.tokens)
+    if group not in ("tensor", "layer"):
+        raise InputError(f'{path}: [budget] group must be "tensor" or "layer", not {group!r}')
+    if not isinstance(tokens, int) or isinstance(tokens, bool) or tokens < 2:
+        raise InputError(f"{path}: [budget] tokens must be a whole number of at least 2, not {tokens!r}")
+    return Budget(**{limits[0]: limit}, candidates=candidates, group=group, tokens=tokens)
+
+
+def _candidate(text: str, path: Path) -> None:
+    bits, _, block = text.partition(":")
+    blocks = (*map(str, BLOCK_SIZES), PER_CHANNEL)
+    if text != str(KEPT_BITS) and not (bits in map(str, BITS) and block in blocks):
+        raise InputError(
+            f'{path}: [budget] candidate {text!r} must be "bits:block" with bits {", ".join(map(str, BITS))} and block '
+            f'{", ".join(blocks)}, or "{KEPT_BITS}" for float32'
+        )
+
+
+def candidate_storage(text: str, like: Storage) -> Storage:
+    """The storage that a budget's candidate stands for, method and zero points as in ``like``."""
+    bits, _, block = text.partition(":")
+    if not block:
+        return replace(like, bits=KEPT_BITS)
+    return replace(like, bits=int(bits), block_size=0 if block == PER_CHANNEL else int(block))
 
 
 def _override(entry: object, default: Storage, path: Path) -> Override:

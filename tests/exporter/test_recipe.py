@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgepress.errors import InputError
-from edgepress.exporter.recipe import Storage, preset_names, read_recipe
+from edgepress.exporter.recipe import Storage, candidate_storage, preset_names, read_recipe
 from edgepress.exporter.scheme import BITS, BLOCK_SIZES
 
 
@@ -57,6 +57,14 @@ def test_the_last_matching_override_wins(tmp_path: Path) -> None:
     assert recipe.storage("embedding", "embedding")[0].bits == 4
 
 
+def test_a_budget_needs_no_weights_table_and_keeps_its_limit_as_written(tmp_path: Path) -> None:
+    recipe = read_recipe(write(tmp_path, "[budget]\nsize_mb = 1.2\ncandidates = ['4:64', '8:channel', '32']\n"))
+    assert recipe.budget is not None
+    assert recipe.budget.limit == "size_mb = 1.2"
+    storages = [candidate_storage(text, Storage("gptq", 4, 32, False)) for text in recipe.budget.candidates]
+    assert storages == [Storage("gptq", 4, 64, False), Storage("gptq", 8, 0, False), Storage("gptq", 32, 32, False)]
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -73,6 +81,17 @@ def test_the_last_matching_override_wins(tmp_path: Path) -> None:
         ("[weights]\nbits = 4\n[[override]]\nbits = 8", "needs `match`"),
         ("weights = 4", "must be a table"),
         ("[weights", "not a TOML recipe"),
+        ("[budget]\nsize_mb = 1.0\nkl = 0.1", "exactly one of like, size_mb, memory_mb, ms_per_token, kl, not 2"),
+        ("[budget]\ntokens = 100", "exactly one of .*, not 0"),
+        ("[budget]\nsize = 1.0", "did you mean 'size_mb'"),
+        ("[budget]\nsize_mb = -1", "size_mb must be a number above 0, not -1"),
+        ("[budget]\nkl = true", "kl must be a number above 0, not True"),
+        ("[budget]\nlike = 'int5'", "like must be one of .*int4.*, not 'int5'"),
+        ("[budget]\nkl = 0.1\ncandidates = []", "candidates is empty"),
+        ("[budget]\nkl = 0.1\ncandidates = ['4:100']", "candidate '4:100' must be"),
+        ("[budget]\nkl = 0.1\ncandidates = ['4']", "candidate '4' must be"),
+        ("[budget]\nkl = 0.1\ngroup = 'model'", "group must be"),
+        ("[budget]\nkl = 0.1\ntokens = 1", "tokens must be a whole number of at least 2"),
     ],
 )
 def test_a_wrong_recipe_is_one_clear_error(tmp_path: Path, text: str, message: str) -> None:
