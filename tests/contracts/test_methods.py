@@ -6,16 +6,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgepress.errors import InputError
-from edgepress.exporter.compress import load_method, method_names
+from edgepress.exporter.compress import Method, load_method, method_names
 from edgepress.exporter.compress.packing import dequantize
 from edgepress.exporter.scheme import BITS, BLOCK_SIZES, Scheme
+
+ROWS = [name for name in method_names() if isinstance(load_method(name), Method)]
 
 
 def weights(seed: int, rows: int, columns: int) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal((rows, columns)).astype(np.float32)
 
 
-@pytest.mark.parametrize("name", method_names())
+@pytest.mark.parametrize("name", ROWS)
 @settings(max_examples=40, deadline=None)
 @given(
     bits=st.sampled_from(BITS),
@@ -42,7 +44,7 @@ def test_a_method_keeps_its_shapes_its_error_and_its_rows_apart(
     assert error.max() <= 1.5 * np.abs(x).max() / ((1 << (bits - 1)) - 1)
 
 
-@pytest.mark.parametrize("name", method_names())
+@pytest.mark.parametrize("name", ROWS)
 @pytest.mark.parametrize("bits", BITS)
 def test_zeros_stay_zeros(name: str, bits: int) -> None:
     scheme = Scheme(name, bits, 32)
@@ -50,7 +52,7 @@ def test_zeros_stay_zeros(name: str, bits: int) -> None:
     np.testing.assert_array_equal(dequantize(stored.values, stored.scales, scheme, 70), np.zeros((3, 70)))
 
 
-@pytest.mark.parametrize("name", method_names())
+@pytest.mark.parametrize("name", ROWS)
 def test_importance_moves_the_error_to_where_it_matters_less(name: str) -> None:
     scheme, x = Scheme(name, 4, 32), weights(1, 64, 128)
     importance = np.where(np.arange(128) % 2 == 0, 100.0, 1.0).astype(np.float32)

@@ -1,0 +1,81 @@
+"""AWQ: activation-aware weight quantization (Lin et al. 2023).
+
+A column whose input is large costs most when it is rounded. Multiplied by s > 1 before rounding, and its input divided
+by s, its error shrinks by about s as long as the block's scale stays (section 3.2). Per group of projections with one
+input, s = (√E[x²])^α and the α of a grid that leaves the least error in the output (equation 5):
+
+    Σ tr((W − Ŵ) E[x xᵀ] (W − Ŵ)ᵀ),   Ŵ = Q(W · diag(s)) · diag(s)⁻¹
+
+The paper takes the mean of |x| and measures the error on samples. The second moments, which the error needs anyway,
+give both, so that the layer runs over the text once. Q is the rounding of :mod:`.rtn` in the plan's scheme, which
+already searches each block's scale: the paper's search for clipping is in it. α = 0, no scaling, is in the grid.
+
+Scaling the rows of v or up, as the next group's input, does not change what was found for theirs: each row has scales
+of its own.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from edgepress.exporter.compress import Options, Transform, rtn, unchanged
+from edgepress.exporter.compress.folding import Group, foldable_groups
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from edgepress.exporter.calibration.engine import LayerTask
+    from edgepress.exporter.calibration.moments import Moments
+    from edgepress.exporter.scheme import Scheme
+
+_LEAST = 1e-4  # of the largest channel: what a channel that is nearly always 0 counts as
+
+
+def _fold(task: LayerTask, options: Options) -> None:
+    moments = task.observe(task.full)
+    grid = int(options["grid"])
+    for group in foldable_groups(task.layer):
+        if all(task.scheme(linear.weight) is None for linear in group.linears):
+            continue  # kept in float32: nothing is rounded
+        group.fold(task.weights, best_scales(task, group, moments[group.linears[0].weight.name], grid))
+
+
+def best_scales(task: LayerTask, group: Group, moments: Moments, grid: int) -> Tensor:
+    """Scales of the group's channels, (channels,): those of the best α among 0, 1/grid, …, 1."""
+    size = group.by_channel(moments.mean_square, "mean").sqrt()  # (channels,)
+    size = size.clamp_min(float(size.max()) * _LEAST)
+    best, least = torch.ones_like(size), output_error(task, group, moments, torch.ones_like(size))
+    if not float(size.max()) > 0:
+        return best
+    for step in range(1, grid + 1):
+        scales = size ** (step / grid)
+        scales = scales / (scales.max() * scales.min()).sqrt()
+        error = output_error(task, group, moments, scales)
+        if error < least:
+            best, least = scales, error
+    return best
+
+
+def output_error(task: LayerTask, group: Group, moments: Moments, scales: Tensor) -> float:
+    """Mean squared error of the group's outputs over the text, when rounded with ``scales`` folded in."""
+    columns = group.by_column(scales)
+    error = 0.0
+    for linear in group.linears:
+        scheme, full = task.scheme(linear.weight), task.full(linear.weight)
+        if scheme is not None:
+            difference = full - rounded(full * columns, scheme) / columns  # (rows, columns)
+            error += float(((difference @ moments.second) * difference).sum()) / moments.count
+    return error
+
+
+def rounded(weight: Tensor, scheme: Scheme) -> Tensor:
+    """``weight`` rounded to nearest in ``scheme``, dequantized."""
+    from edgepress.exporter.calibration.codes import Codes
+
+    stored = rtn.quantize(weight.cpu().numpy(), scheme, None)
+    return Codes.unpack(stored, scheme, weight.shape[1]).dequantize().to(weight.device)
+
+
+METHOD = Transform("awq", unchanged, _fold, {"grid": 20})

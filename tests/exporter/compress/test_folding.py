@@ -1,0 +1,52 @@
+"""Scales move between weights, and the logits stay: every tiny model, every group, in float64."""
+
+import pytest
+import torch
+from layer_tasks import logits, tiny_model
+from tiny_models import VARIANTS
+
+from edgepress.exporter.compress.folding import foldable_groups
+
+
+def scales(count: int, seed: int) -> torch.Tensor:
+    return torch.exp(torch.randn(count, generator=torch.Generator().manual_seed(seed), dtype=torch.float64))
+
+
+@pytest.mark.parametrize("name", sorted(VARIANTS))
+def test_folding_changes_weights_and_no_logit(name: str) -> None:
+    model = tiny_model(name)
+    weights = {key: weight.double() for key, weight in model.weights.items()}
+    for index, layer in enumerate(model.decoder.layers):
+        for number, group in enumerate(foldable_groups(layer)):
+            group.fold(weights, scales(group.count, 10 * index + number))
+            for linear in group.linears:
+                changed = weights[linear.weight.name] / model.weights[linear.weight.name]
+                assert float((changed - 1).abs().max()) > 0.5
+    before, after = logits(model.decoder, model.weights), logits(model.decoder, weights)
+    assert float((after - before).abs().max()) <= 1e-10 * float(before.abs().max())
+
+
+FOLDED = {
+    "llama": ["qkv", "output", "gate", "up", "down"],
+    "olmo2": ["output", "down"],  # no norm before qkv, gate and up
+    "gpt2": ["qkv", "output", "up"],  # gelu(up) is no factor
+    "gpt2-untied-scales": ["qkv", "output", "up", "down"],  # relu
+    "gemma3_text": ["qkv", "output", "gate", "up", "down"],
+}
+
+
+@pytest.mark.parametrize("name", sorted(FOLDED))
+def test_what_can_take_a_scale(name: str) -> None:
+    for layer in tiny_model(name).decoder.layers:
+        names = [linear.weight.name for group in foldable_groups(layer) for linear in group.linears]
+        assert [name.rpartition(".")[2] for name in names] == FOLDED[name]
+
+
+def test_query_heads_of_a_group_share_the_scales_of_v() -> None:
+    layer = tiny_model("llama").decoder.layers[0]  # 4 heads, 2 kv heads of 16
+    group = foldable_groups(layer)[1]
+    by_column = torch.arange(64.0)
+    assert group.by_channel(by_column, "amax").tolist() == [*range(16, 32), *range(48, 64)]
+    assert group.by_channel(by_column, "mean").tolist() == [*range(8, 24), *range(40, 56)]
+    spread = group.by_column(torch.arange(32.0)).tolist()
+    assert spread == [*range(16), *range(16), *range(16, 32), *range(16, 32)]
