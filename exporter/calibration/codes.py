@@ -32,6 +32,10 @@ class Codes:
             self.scales, self.scheme, self.codes.shape[1]
         )
 
+    def to(self, device: torch.device) -> Codes:
+        """The same codes on ``device``."""
+        return Codes(self.codes.to(device), self.scales.to(device), self.zero_points.to(device), self.scheme)
+
     def pack(self) -> Quantized:
         """The weight as it is stored."""
         rows, columns = self.codes.shape

@@ -453,7 +453,7 @@ def _round(task: LayerTask, weight: Weight, method: Rounding, moments: Moments |
     if isinstance(method, Method):
         stored = method.quantize(full.cpu().numpy(), scheme, None)
         codes = Codes.unpack(stored, scheme, full.shape[1])
-        task.codes[weight.name] = to_device(codes, task.device)
+        task.codes[weight.name] = codes.to(task.device)
         return
     if moments is None:
         raise ValueError(f"{weight.name}: {method.name} needs moments")
@@ -461,11 +461,6 @@ def _round(task: LayerTask, weight: Weight, method: Rounding, moments: Moments |
         task.codes[weight.name] = method.quantize(full, scheme, moments, method_options(method, recipe))
     except InputError as error:
         raise InputError(f"{weight.name}: {error}") from error
-
-
-def to_device(codes: Codes, device: torch.device) -> Codes:
-    """The same codes on ``device``."""
-    return Codes(codes.codes.to(device), codes.scales.to(device), codes.zero_points.to(device), codes.scheme)
 
 
 def report(full: Tensor, codes: Codes) -> dict[str, float | None]:
