@@ -14,7 +14,7 @@ from edgepress.exporter.decoder import Part, Weight
 from edgepress.exporter.stored import READABLE, StoredTensor, read_header, read_json
 from edgepress.files import sha256_file
 
-__all__ = ["READABLE", "Checkpoint", "StoredTensor", "check_tensors", "resolve_model", "same_tensor"]
+__all__ = ["READABLE", "Checkpoint", "StoredTensor", "check_tensors", "read_weight", "resolve_model", "same_tensor"]
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -215,6 +215,13 @@ def _check_covered(tensor: StoredTensor, parts: Sequence[Part]) -> None:
     if reached < tensor.shape[axis]:
         asked = (*tensor.shape[:axis], reached, *tensor.shape[axis + 1 :])
         raise InputError(f"{tensor.name} has shape {tensor.shape}, and config.json asks for {asked}; {_MISMATCH}")
+
+
+def read_weight(checkpoint: Checkpoint, weight: Weight) -> NDArray[np.float32]:
+    """Read a whole weight as the graph uses it, ``plus`` added: float32, in the weight's shape."""
+    rows = [checkpoint.part_rows(part, 0, part.stop - part.start) for part in weight.parts]
+    whole = rows[0] if len(rows) == 1 else np.concatenate(rows)
+    return whole + np.float32(weight.plus) if weight.plus else whole
 
 
 def same_tensor(checkpoint: Checkpoint, first: str, second: str) -> bool:

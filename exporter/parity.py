@@ -1,8 +1,10 @@
 """Hold a written graph against the checkpoint's own model: what ``edgepress export --check`` does.
 
 Two questions, kept apart. Is the graph right: with its matrix products in float32 (accuracy level 1), it must give the
-logits of the reference model that has the bundle's dequantized weights put back. What did quantization cost: how far
-are the logits of the bundle as it ships from those of the reference with the checkpoint's weights.
+logits that the description of the model (``calibration/network.py``) gives with the bundle's dequantized weights; and
+the description, with the checkpoint's weights, those of the reference model. So transforms and added biases, which the
+reference model has no place for, are checked too. What did quantization cost: how far are the logits of the bundle as
+it ships from those of the reference.
 """
 
 from pathlib import Path
@@ -10,13 +12,16 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnxruntime
+import torch
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from edgepress.errors import CheckFailed
 from edgepress.exporter.bundle import DATA_FILE, MODEL_FILE
-from edgepress.exporter.checkpoint import Checkpoint
+from edgepress.exporter.calibration.engine import logits
+from edgepress.exporter.checkpoint import Checkpoint, read_weight
 from edgepress.exporter.decoder import Decoder
+from edgepress.exporter.export import read_decoder
 from edgepress.exporter.graph.decoder import LOGITS_START
 from edgepress.exporter.plan import Plan
 from edgepress.exporter.readback import StoredWeights
@@ -39,35 +44,47 @@ def parity(
 ) -> dict[str, object]:
     """Compare the bundle in ``work`` with the reference model on about 100 tokens of prose.
 
-    The reference holds one layer's weights at a time; the bundle's own session holds the bundle.
+    Reference and description hold one layer's weights at a time; the bundle's own session holds the bundle.
 
     Raises:
-        CheckFailed: the graph's logits are further than ``TOLERANCE`` from the reference's.
+        CheckFailed: the graph's logits, or the description's, are further than ``TOLERANCE`` from what they must be.
 
     """
     tokens = _tokens(checkpoint.directory / "tokenizer.json", decoder, plan)
-    with progress(4, "checking against the reference model", " runs") as advance:
+    stored = StoredWeights(work / DATA_FILE, plan)
+    plain = read_decoder(checkpoint)  # without what methods add to it
+    with progress(5, "checking against the reference model", " runs") as advance:
         exact = _graph_logits(work, tokens, accuracy_level=1)  # (positions, vocabulary)
         advance(1)
-        restored = Reference(checkpoint.directory, weights=StoredWeights(work / DATA_FILE, plan)).logits(tokens)
+        restored = logits(decoder, lambda weight: torch.from_numpy(stored.value(weight)), tokens)
         advance(1)
         shipped = _graph_logits(work, tokens, accuracy_level=None)
         advance(1)
         reference = Reference(checkpoint.directory).logits(tokens)
         advance(1)
-    difference = float(np.abs(exact - restored).max() / np.abs(restored).max())
-    if not difference <= TOLERANCE:  # written so that NaN fails too
-        raise CheckFailed(
-            f"the graph does not compute what the reference model computes: largest logit difference {difference:.2e} "
-            f"of the largest logit, tolerance {TOLERANCE:.0e}; please report this architecture and config"
-        )
+        described = logits(plain, lambda weight: torch.from_numpy(read_weight(checkpoint, weight)), tokens)
+        advance(1)
+    description = _difference(described, reference, "the description of this model")
+    graph = _difference(exact, restored, "the graph")
     return {
-        "graph_difference": float(f"{difference:.3e}"),
+        "description_difference": float(f"{description:.3e}"),
+        "graph_difference": float(f"{graph:.3e}"),
         "graph_tolerance": TOLERANCE,
         "tokens": len(tokens),
         "kl": float(f"{_kl(reference, shipped):.6f}"),
         "top1_agreement": float(f"{np.mean(reference.argmax(1) == shipped.argmax(1)):.4f}"),
     }
+
+
+def _difference(found: Logits, expected: Logits, what: str) -> float:
+    """Return the largest difference as a share of the largest logit, if it is tolerable."""
+    difference = float(np.abs(found - expected).max() / np.abs(expected).max())
+    if not difference <= TOLERANCE:  # written so that NaN fails too
+        raise CheckFailed(
+            f"{what} does not compute what the reference model computes: largest logit difference {difference:.2e} "
+            f"of the largest logit, tolerance {TOLERANCE:.0e}; please report this architecture and config"
+        )
+    return difference
 
 
 def _tokens(tokenizer: Path, decoder: Decoder, plan: Plan) -> NDArray[np.int64]:

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgepress.exporter.compress.packing import dequantize
+from edgepress.exporter.decoder import Weight
 from edgepress.exporter.plan import Plan, PlannedTensor
 
 
@@ -19,6 +20,7 @@ class StoredWeights:
 
     def __init__(self, data_file: Path, plan: Plan) -> None:
         self._data_file = data_file
+        self._tensors = {tensor.weight.name: tensor for tensor in plan.tensors}
         self._holders: dict[str, list[PlannedTensor]] = {}
         for tensor in plan.tensors:
             for part in tensor.weight.parts:
@@ -44,6 +46,18 @@ class StoredWeights:
         # one tensor may be cut into several weights (a fused gate_up_proj), always along its rows
         whole = np.concatenate([rows for _, rows in sorted(pieces, key=lambda piece: piece[0])])
         return np.ascontiguousarray(whole.T) if transposed else whole
+
+    def value(self, weight: Weight) -> NDArray[np.float32]:
+        """Return ``weight`` as the graph computes with it: dequantized, ``plus`` added, (rows, columns) or (rows,).
+
+        Raises:
+            KeyError: the plan has no such weight.
+
+        """
+        tensor = self._tensors.get(weight.name)
+        if tensor is None:  # a tied head is stored as the embedding
+            tensor = next(other for other in self._tensors.values() if other.weight.parts == weight.parts)
+        return self._rows(tensor, 0, weight.shape[0]) + np.float32(0 if tensor.scheme else weight.plus)
 
     def _rows(self, tensor: PlannedTensor, start: int, stop: int) -> NDArray[np.float32]:
         """Rows ``start`` to ``stop`` of one planned tensor, (rows, columns) or (rows,)."""

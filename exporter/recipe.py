@@ -126,8 +126,10 @@ class Recipe:
         return self.weights, "[weights]"
 
     def to_json(self) -> dict[str, object]:
-        """Return the resolved recipe, as the manifest keeps it."""
-        return asdict(self)
+        """Return the resolved recipe, as the manifest keeps it: files of text by their names, not their places."""
+        content = asdict(self)
+        content["calibration"]["text"] = [Path(name).name for name in self.calibration.text]
+        return content
 
 
 def preset_names() -> list[str]:

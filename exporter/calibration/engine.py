@@ -7,7 +7,7 @@ What goes into a layer comes from the compressed layers before it, so that a lay
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,7 +22,7 @@ from edgepress.exporter.calibration.activations import Activations
 from edgepress.exporter.calibration.codes import Codes
 from edgepress.exporter.calibration.moments import Moments
 from edgepress.exporter.calibration.store import Store, StoredStages, to_arrays
-from edgepress.exporter.checkpoint import Checkpoint
+from edgepress.exporter.checkpoint import Checkpoint, read_weight
 from edgepress.exporter.compress import (
     LayerMethod,
     LinearMethod,
@@ -142,14 +142,6 @@ def layer_weights(layer: Layer) -> list[Weight]:
     return [weight for weight in found if weight is not None]
 
 
-def is_calibrated(recipe: Recipe, plan: Plan) -> bool:
-    """Whether the recipe needs calibration text."""
-    if recipe.before or recipe.after:
-        return True
-    names = {tensor.scheme.method for tensor in plan.tensors if tensor.scheme is not None}
-    return any(not isinstance(load_method(name), Method) for name in names)
-
-
 class Calibration:
     """One calibration of one checkpoint: what is fixed while the layers pass."""
 
@@ -264,10 +256,7 @@ class Calibration:
         """Read a checkpoint weight as float32; one without parts is zero until a method makes it."""
         if not weight.parts:
             return torch.zeros(weight.shape, device=self.device)
-        rows = [self.checkpoint.part_rows(part, 0, part.stop - part.start) for part in weight.parts]
-        whole = rows[0] if len(rows) == 1 else np.concatenate(rows)
-        if weight.plus:
-            whole = whole + np.float32(weight.plus)
+        whole = read_weight(self.checkpoint, weight)
         if not np.isfinite(whole).all():
             raise InputError(
                 f"{weight.parts[0].tensor} holds NaN or infinite values; the checkpoint is damaged or its training "
@@ -292,34 +281,27 @@ class Calibration:
         task = self._task(index, layer)
         for transform in self.transforms:
             transform.fold(task, method_options(transform, self.recipe))
-        _round_by_linear(task, self.methods, self.recipe)
+        outputs = self._activations("inputs", index + 1)
+        changed_later = self.needs_reference
+        left = _round_by_linear(task, self.methods, self.recipe, outputs=None if changed_later else outputs)
         rounding = [self.methods.get(linear.weight.name) for linear in task.linears()]
         for method in {method.name: method for method in rounding if isinstance(method, LayerMethod)}.values():
             method.tune(task, method_options(method, self.recipe))
         for recovery in self.recoveries:
             if recovery.layer is not None:
                 recovery.layer(task, method_options(recovery, self.recipe))
-        self._leave(task, index)
-        self._save(stage, task)
-        for kind in ("inputs", "reference"):
-            (self.store.directory / f"{kind}-{index:04}.f32").unlink(missing_ok=True)
-
-    def _leave(self, task: LayerTask, index: int) -> None:
-        """Compute what goes into the next layer."""
-        outputs = self._activations("inputs", index + 1)
-        for batch in task.inputs.batches():
-            y = network.layer_forward(task.layer, task.values, task.inputs.read(batch), task.rotary)
-            if not bool(torch.isfinite(y).all()):
-                raise InputError(
-                    f"layer {index} gives NaN or infinite activations on the calibration text; the checkpoint "
-                    "overflows in float32 there: take another one, or another text"
-                )
-            outputs.write(batch, y)
+        if not left:
+            for batch in task.inputs.batches():
+                y = network.layer_forward(task.layer, task.values, task.inputs.read(batch), task.rotary)
+                _write_finite(outputs, batch, y, index)
         if task.reference_inputs is not None:
             reference = self._activations("reference", index + 1)
             for batch in task.reference_inputs.batches():
                 x = task.reference_inputs.read(batch)
                 reference.write(batch, network.layer_forward(task.layer, task.full, x, task.rotary))
+        self._save(stage, task)
+        for kind in ("inputs", "reference"):
+            (self.store.directory / f"{kind}-{index:04}.f32").unlink(missing_ok=True)
 
     def _save(self, stage: str, task: LayerTask) -> None:
         arrays: dict[str, NDArray[Any]] = {}
@@ -387,63 +369,103 @@ def _rounding(name: str) -> Rounding:
     return method
 
 
-def _round_by_linear(task: LayerTask, methods: dict[str, Rounding], recipe: Recipe) -> None:
+def _round_by_linear(
+    task: LayerTask, methods: dict[str, Rounding], recipe: Recipe, *, outputs: Activations | None
+) -> bool:
     """Round the projections in the order in which they are computed, each on what the rounded ones before it give.
 
-    Projections of a :class:`LayerMethod` are left for it.
+    Projections of a :class:`LayerMethod` are left for it. The layer's ``outputs`` are written when they come for free;
+    returns whether they were.
     """
-    values = [linear.weight for linear in task.linears() if task.scheme(linear.weight) is not None]
-    if all(isinstance(methods[weight.name], Method) for weight in values):  # no need to run the layer
-        for weight in values:
+    weights = [linear.weight for linear in task.linears() if task.scheme(linear.weight) is not None]
+    if not any(isinstance(methods[weight.name], LinearMethod) for weight in weights):  # no need to run the layer
+        for weight in weights:
             _round(task, weight, methods[weight.name], None, recipe)
-        return
-    batches = task.inputs.batches()
-    widest = max(linear.weight.shape[1] for linear in task.linears()) + 2 * task.inputs.shape[2]
-    keep = 4 * math.prod(task.inputs.shape[:2]) * widest <= _KEPT_BYTES
-    waiting = [_begin(task, batch) for batch in batches] if keep else []
+        return False
+    passes = _Passes(task)
     for group in range(_GROUPS):
-        moments: Moments | None = None
-        linears: tuple[Linear, ...] = ()
-        for number, batch in enumerate(batches):
-            if not keep:
-                waiting = [_begin(task, batch)]
-                for _ in range(group):
-                    waiting[0].answer()
-            steps = waiting[number if keep else 0]
-            linears, x = steps.step
-            if moments is None:
-                moments = Moments(x.shape[-1], task.device)
-            if not bool(torch.isfinite(x).all()):
-                raise InputError(
-                    f"NaN or infinite activations go into {linears[0].weight.name} on the calibration text; "
-                    "the checkpoint overflows in float32 there: take another one, or another text"
-                )
-            moments.add(x)
+        linears, moments = passes.before(group)
         for linear in linears:
             if task.scheme(linear.weight) is not None:
                 _round(task, linear.weight, methods[linear.weight.name], moments, recipe)
-        if keep and group < _GROUPS - 1:
-            for steps in waiting:
-                steps.answer()
+    return outputs is not None and passes.finish(outputs)
+
+
+def _write_finite(outputs: Activations, batch: slice, y: Tensor, index: int) -> None:
+    """Pass on what a layer gives, (sequences, length, hidden), if it can be computed with."""
+    if not bool(torch.isfinite(y).all()):
+        raise InputError(
+            f"layer {index} gives NaN or infinite activations on the calibration text; the checkpoint "
+            "overflows in float32 there: take another one, or another text"
+        )
+    outputs.write(batch, y)
 
 
 _GROUPS = 4  # qkv; output; gate and up; down
 
 
+class _Passes:
+    """All batches on their way through a layer, stopped before projections that are not rounded yet.
+
+    They wait in memory when there is room; else each group of projections is reached from the layer's inputs again.
+    """
+
+    def __init__(self, task: LayerTask) -> None:
+        self._task = task
+        widest = max(linear.weight.shape[1] for linear in task.linears()) + 2 * task.inputs.shape[2]
+        self._keep = 4 * math.prod(task.inputs.shape[:2]) * widest <= _KEPT_BYTES
+        self._waiting: list[_Waiting] = []
+
+    def before(self, group: int) -> tuple[tuple[Linear, ...], Moments]:
+        """Go on to a group of projections; returns them and what goes into them."""
+        moments: Moments | None = None
+        linears: tuple[Linear, ...] = ()
+        for number, batch in enumerate(self._task.inputs.batches()):
+            linears, x = self._reach(group, number, batch).step
+            if moments is None:
+                moments = Moments(x.shape[-1], self._task.device)
+            moments.add(x)
+        if moments is None or not bool(torch.isfinite(moments.largest).all()):
+            raise InputError(
+                f"NaN or infinite activations go into {linears[0].weight.name} on the calibration text; "
+                "the checkpoint overflows in float32 there: take another one, or another text"
+            )
+        return linears, moments
+
+    def _reach(self, group: int, number: int, batch: slice) -> _Waiting:
+        if self._keep and group:
+            self._waiting[number].answer()
+            return self._waiting[number]
+        task = self._task
+        begun = _Waiting(network.layer_steps(task.layer, task.values, task.inputs.read(batch), task.rotary))
+        if self._keep:
+            self._waiting.append(begun)
+        for _ in range(group):
+            begun.answer()
+        return begun
+
+    def finish(self, outputs: Activations) -> bool:
+        """Write what the layer gives if the batches wait behind their last projection; returns whether they do."""
+        for batch, waiting in zip(outputs.batches(), self._waiting, strict=False):
+            waiting.answer()
+            _write_finite(outputs, batch, waiting.output, self._task.index)
+        return self._keep
+
+
 class _Waiting:
-    """The steps of one batch, stopped before projections that are not rounded yet."""
+    """The steps of one batch up to projections that are not rounded yet; ``output`` is there after the last ones."""
 
     def __init__(self, steps: network.Steps) -> None:
         self._steps = steps
         self.step = next(steps)
+        self.output = torch.empty(0)
 
     def answer(self) -> None:
         """Compute the projections and what follows, up to the next ones."""
-        self.step = self._steps.send(self.step[1])
-
-
-def _begin(task: LayerTask, batch: slice) -> _Waiting:
-    return _Waiting(network.layer_steps(task.layer, task.values, task.inputs.read(batch), task.rotary))
+        try:
+            self.step = self._steps.send(self.step[1])
+        except StopIteration as end:
+            self.output = end.value
 
 
 def _round(task: LayerTask, weight: Weight, method: Rounding, moments: Moments | None, recipe: Recipe) -> None:
@@ -473,25 +495,8 @@ def report(full: Tensor, codes: Codes) -> dict[str, float | None]:
     }
 
 
-def stored_values(
-    decoder: Decoder, plan: Plan, stored: Callable[[Weight], Quantized | NDArray[np.float32]]
-) -> Callable[[Weight], Tensor]:
-    """Weights as stored, dequantized: values for :mod:`.network`."""
-
-    def values(weight: Weight) -> Tensor:
-        owner = decoder.embedding if weight.kind == "head" and decoder.tied else weight
-        found, scheme = stored(owner), plan.of(owner).scheme
-        if isinstance(found, Quantized):
-            if scheme is None:
-                raise ValueError(f"{weight.name} is stored in codes, and the plan has no scheme")
-            return Codes.unpack(found, scheme, weight.shape[1]).dequantize()
-        return torch.from_numpy(found)
-
-    return values
-
-
-def logits(decoder: Decoder, values: network.Values, tokens: Sequence[int] | NDArray[np.int64]) -> NDArray[np.float32]:
-    """Logits (length, vocabulary) of one text, one layer's weights at a time."""
+def logits(decoder: Decoder, values: network.Values, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Logits (length, vocabulary) of one text (length,); ``values`` is asked for a weight when it is needed."""
     ids = torch.from_numpy(np.asarray(tokens, np.int64))[None]
     rotaries = network.rotaries(decoder, ids.shape[1])
     with torch.no_grad():

@@ -15,7 +15,7 @@ class Moments:
 
     def __init__(self, columns: int, device: torch.device | str = "cpu") -> None:
         self.second = torch.zeros(columns, columns, device=device)
-        self.total = torch.zeros(columns, dtype=torch.float64, device=device)
+        self.total = torch.zeros(columns, device=device)
         self.largest = torch.zeros(columns, device=device)
         self.count = 0
 
@@ -24,11 +24,12 @@ class Moments:
         rows = x.detach().reshape(-1, x.shape[-1])
         if rows.device.type == "cpu":  # numpy notices that both factors are one array, and computes one triangle only
             array = rows.numpy()
-            self.second += torch.from_numpy(np.dot(array.T, array))
+            with np.errstate(over="ignore", invalid="ignore"):  # the engine says what is not finite
+                self.second += torch.from_numpy(np.dot(array.T, array))
         else:
             self.second += rows.T @ rows
-        self.total += rows.sum(0, dtype=torch.float64)
-        torch.maximum(self.largest, rows.abs().amax(0), out=self.largest)
+        self.total += rows.sum(0)
+        torch.maximum(self.largest, torch.maximum(rows.amax(0), -rows.amin(0)), out=self.largest)
         self.count += len(rows)
 
     @property
@@ -39,7 +40,7 @@ class Moments:
     @property
     def mean(self) -> Tensor:
         """E[x], float32 (columns,)."""
-        return (self.total / self.count).float()
+        return self.total / self.count
 
     @property
     def mean_square(self) -> Tensor:

@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from edgepress.exporter.compress import Quantized
+from edgepress.files import held_directory
 
 _KEY_FILE = "key.json"
 _SUFFIX = ".safetensors"
@@ -29,15 +31,22 @@ class Store:
         self.directory = directory
 
     @classmethod
-    def open(cls, directory: Path, key: Mapping[str, object]) -> "Store":
-        """Continue in ``directory`` when it was begun with the same ``key``; else begin anew."""
+    @contextmanager
+    def open(cls, directory: Path, key: Mapping[str, object]) -> Iterator["Store"]:
+        """Continue in ``directory`` when it was begun with the same ``key``; else begin anew.
+
+        Raises:
+            InputError: another process calibrates there, or the directory cannot be written.
+
+        """
         text = json.dumps(key, sort_keys=True, indent=1)
-        path = directory / _KEY_FILE
-        if not path.is_file() or path.read_text(encoding="utf-8") != text:
-            shutil.rmtree(directory, ignore_errors=True)
-            directory.mkdir(parents=True)
-            path.write_text(text, encoding="utf-8")
-        return cls(directory)
+        with held_directory(directory, "another export calibrates"):
+            path = directory / _KEY_FILE
+            if not path.is_file() or path.read_text(encoding="utf-8") != text:
+                for old in directory.iterdir():
+                    old.unlink()
+                path.write_text(text, encoding="utf-8")
+            yield cls(directory)
 
     def stages(self) -> list[str]:
         """Names of the stages that are complete, in the order of their names."""
@@ -99,6 +108,7 @@ class StoredStages:
                 for key in file.keys():  # noqa: SIM118 - not a mapping
                     self._files[key] = path
             self.reports |= store.notes(stage).get("reports", {})
+        self.complete = store.stages()
         self._names = {key.rpartition("/")[0] for key in self._files}
 
     def __contains__(self, name: str) -> bool:

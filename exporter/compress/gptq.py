@@ -33,7 +33,7 @@ def quantize(weight: Tensor, scheme: Scheme, moments: Moments, options: Options)
 
     """
     start = start_codes(weight, scheme, moments)
-    columns = weight.shape[1]
+    columns: int = weight.shape[1]
     hessian, damping = moments.hessian, float(options["damping"])
     importance = hessian.diagonal()
     order = torch.argsort(importance, stable=True) if options["act_order"] else torch.arange(columns).flip(0)
@@ -65,6 +65,7 @@ def cholesky_factor(hessian: Tensor, damping: float) -> Tensor:
     mean = float(hessian.diagonal().mean())
     damped = hessian.clone()
     damped.diagonal().add_(damping * mean)
+    factor: Tensor
     factor, failed = torch.linalg.cholesky_ex(damped, upper=True)
     if int(failed) or not mean > 0 or not bool(torch.isfinite(factor.diagonal()).all()):
         zero = int((hessian.diagonal() == 0).sum())
@@ -78,8 +79,8 @@ def cholesky_factor(hessian: Tensor, damping: float) -> Tensor:
 def nearest_plane(weights: Tensor, factor: Tensor, scales: Tensor, zero_points: Tensor, *, top: int) -> Tensor:
     """Codes 0 … ``top``, uint8, of ``weights``; everything is (columns, rows), so that a column lies in one piece.
 
-    ``factor`` is R (columns, columns); ``scales`` and ``zero_points`` are those of each weight. A block of columns first
-    hears of all errors outside it in one matrix product, then its columns follow one by one.
+    ``factor`` is R (columns, columns); ``scales`` and ``zero_points`` are those of each weight. A block of columns
+    first hears of all errors outside it in one matrix product, then its columns follow one by one.
     """
     columns = len(weights)
     shares = factor / factor.diagonal()[:, None]  # R_ij / R_ii

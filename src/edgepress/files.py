@@ -82,6 +82,28 @@ def atomic_directory(target: Path, *, replace: bool = False) -> Iterator[Path]:
             os.close(held)
 
 
+@contextmanager
+def held_directory(directory: Path, by: str) -> Iterator[None]:
+    """Make ``directory`` and keep other processes out of it while the block runs; ``by`` says who may be in there.
+
+    Raises:
+        InputError: another process holds it, or it cannot be made.
+
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        held = _hold(directory)
+    except OSError as error:
+        raise InputError(f"{directory}: {error.strerror or error}; choose a writable output") from error
+    if held is None and sys.platform != "win32":
+        raise InputError(f"{by} in {directory}; wait for it, or choose another output")
+    try:
+        yield
+    finally:
+        if held is not None:
+            os.close(held)
+
+
 def _hold(directory: Path) -> int | None:
     """Lock a directory for as long as the returned descriptor is open; None when another process holds it.
 

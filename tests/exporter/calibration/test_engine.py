@@ -1,0 +1,187 @@
+"""Layers pass one at a time, each on what the compressed ones before it give; a stopped run goes on."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file, save_file
+from tiny_models import save
+
+from edgepress.errors import InputError
+from edgepress.exporter.calibration import engine, network
+from edgepress.exporter.calibration.engine import Calibration, layer_linears
+from edgepress.exporter.calibration.store import Store
+from edgepress.exporter.compress import Quantized
+from edgepress.exporter.decoder import Weight
+from edgepress.exporter.export import Prepared, decide
+
+GPTQ = '[weights]\nmethod = "gptq"\nbits = 4\nblock_size = 32\n[embedding]\nmethod = "rtn"\n'
+TOKENS = np.random.default_rng(3).integers(3, 300, (6, 24)).astype(np.int64)
+
+
+def prepare(folder: Path, name: str = "llama", recipe: str = GPTQ) -> Prepared:
+    save(name, folder / "model")
+    (folder / "recipe.toml").write_text(recipe, encoding="utf-8")
+    return decide(folder / "model", target="arm64-cpu", recipe=folder / "recipe.toml")
+
+
+@contextmanager
+def calibration(prepared: Prepared, store: Path) -> Iterator[Calibration]:
+    p = prepared
+    with Store.open(store, {"same": "key"}) as opened:
+        yield Calibration(p.checkpoint, p.decoder, p.plan, p.recipe, tokens=TOKENS, store=opened)
+
+
+def content(store: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(store.glob("*.safetensors"))}
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "gemma3_text"])
+def test_what_goes_on_is_what_the_stored_weights_give(name: str, tmp_path: Path) -> None:
+    prepared = prepare(tmp_path, name)
+    decoder, plan = prepared.decoder, prepared.plan
+    with calibration(prepared, tmp_path / "store") as run:
+        stages = run.run()
+
+        def stored(weight: Weight) -> torch.Tensor:
+            if weight.name not in stages:  # outside the layers
+                return run.read(weight)
+            found, scheme = stages.weight(weight.name), plan.of(weight).scheme
+            if not isinstance(found, Quantized):
+                return torch.from_numpy(found)
+            assert scheme is not None
+            return engine.Codes.unpack(found, scheme, weight.shape[1]).dequantize()
+
+        def table(weight: Weight) -> torch.Tensor:
+            if weight is decoder.embedding:
+                return run._table_rows(np.arange(weight.shape[0]), rounded=True)
+            return stored(weight)
+
+        x = network.embed(decoder, table, torch.from_numpy(TOKENS))
+        rotaries = network.rotaries(decoder, TOKENS.shape[1])
+        for layer in decoder.layers:
+            rotary = rotaries[layer.attention.rope] if layer.attention.rope else None
+            x = network.layer_forward(layer, stored, x, rotary)
+        left = torch.cat(list(run._activations("inputs", len(decoder.layers))))
+        torch.testing.assert_close(left, x, rtol=1e-4, atol=1e-4)
+        for layer in decoder.layers:
+            for linear in layer_linears(layer):
+                assert f"{linear.weight.name}" in stages.reports
+                assert stages.reports[linear.weight.name]["sqnr_db"] > 8
+
+
+def test_a_layer_that_does_not_fit_into_memory_gives_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    prepared = prepare(tmp_path)
+    with calibration(prepared, tmp_path / "kept") as run:
+        run.run()
+    monkeypatch.setattr(engine, "_KEPT_BYTES", 0)
+    with calibration(prepared, tmp_path / "again") as run:
+        run.run()
+    assert content(tmp_path / "kept") == content(tmp_path / "again")
+
+
+def test_each_projection_sees_the_rounded_ones_before_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Moments of the last projection are those of a layer whose other projections are rounded already."""
+    prepared = prepare(tmp_path)
+    layer = prepared.decoder.layers[0]
+    seen: dict[str, torch.Tensor] = {}
+    original = engine._round
+
+    def spy(task: object, weight: Weight, method: object, moments: object, recipe: object) -> None:
+        seen[weight.name] = moments.second.clone()  # type: ignore[attr-defined] - Moments
+        original(task, weight, method, moments, recipe)  # type: ignore[arg-type] - as called
+
+    monkeypatch.setattr(engine, "_round", spy)
+    with calibration(prepared, tmp_path / "store") as run:
+        inputs = run._inputs(0)[0]
+        before = torch.cat(list(inputs))
+        run._layer(0, layer, "0000-layer")
+        stages = run.store.weights()
+
+    def value(weight: Weight) -> torch.Tensor:
+        found, scheme = stages.weight(weight.name), prepared.plan.of(weight).scheme
+        if not isinstance(found, Quantized):
+            return torch.from_numpy(found)
+        assert scheme is not None
+        return engine.Codes.unpack(found, scheme, weight.shape[1]).dequantize()
+
+    expected: dict[str, torch.Tensor] = {}
+
+    def tap(linears: tuple[engine.Linear, ...], x: torch.Tensor) -> torch.Tensor:
+        rows = x.reshape(-1, x.shape[-1]).double()
+        expected.update({linear.weight.name: rows.T @ rows for linear in linears})
+        return x
+
+    rope = layer.attention.rope
+    network.layer_forward(layer, value, before, network.rotaries(prepared.decoder, TOKENS.shape[1])[rope or ""], tap)
+    assert seen.keys() == expected.keys()
+    for name, second in expected.items():
+        torch.testing.assert_close(seen[name].double(), second, rtol=1e-3, atol=1e-3 * float(second.abs().max()))
+
+
+class KilledError(Exception):
+    pass
+
+
+def test_a_stopped_run_goes_on_and_ends_with_the_same_bytes(tmp_path: Path) -> None:
+    prepared = prepare(tmp_path)
+    with calibration(prepared, tmp_path / "whole") as run:
+        run.run()
+    for stop in (1, 2, 3):
+        count = 0
+
+        def stopping(_: int) -> None:
+            nonlocal count
+            count += 1
+            if count == stop:  # noqa: B023 - called in this turn of the loop
+                raise KilledError
+
+        with pytest.raises(KilledError), calibration(prepared, tmp_path / f"stopped{stop}") as run:
+            run.run(stopping)
+        done = content(tmp_path / f"stopped{stop}")
+        assert len(done) == stop
+        with calibration(prepared, tmp_path / f"stopped{stop}") as run:
+            run.run()
+        assert content(tmp_path / f"stopped{stop}") == content(tmp_path / "whole")
+
+
+def test_activations_that_are_not_finite_are_one_clear_error_and_lose_nothing(tmp_path: Path) -> None:
+    prepared = prepare(tmp_path)
+    file = tmp_path / "model" / "model.safetensors"
+    tensors = load_file(file)
+    tensors["model.layers.1.mlp.up_proj.weight"] = tensors["model.layers.1.mlp.up_proj.weight"] * np.float32(1e38)
+    tensors["model.layers.1.mlp.down_proj.weight"] = tensors["model.layers.1.mlp.down_proj.weight"] * np.float32(1e30)
+    save_file(tensors, file, {"format": "pt"})
+    prepared = decide(tmp_path / "model", target="arm64-cpu", recipe=tmp_path / "recipe.toml")
+    with (
+        calibration(prepared, tmp_path / "store") as run,
+        pytest.raises(InputError, match=r"NaN or infinite act.*layer"),
+    ):
+        run.run()
+    assert list(content(tmp_path / "store")) == ["0000-layer.safetensors"]
+
+
+def test_methods_in_the_wrong_place_are_refused(tmp_path: Path) -> None:
+    for recipe, message in (
+        (f'before = ["gptq"]\n{GPTQ}', "gptq is not a transform"),
+        (f'after = ["gptq"]\n{GPTQ}', "gptq is not a recovery"),
+    ):
+        folder = tmp_path / message.replace(" ", "-")
+        folder.mkdir()
+        prepared = prepare(folder, recipe=recipe)
+        with pytest.raises(InputError, match=message), calibration(prepared, folder / "store"):
+            pass
+    folder = tmp_path / "option"
+    folder.mkdir()
+    prepared = prepare(folder, recipe=f"{GPTQ}[options.gptq]\ndampning = 0.1\n")
+    with calibration(prepared, folder / "store") as run, pytest.raises(InputError, match="did you mean 'damping'"):
+        run.run()
+
+
+def test_two_runs_do_not_share_a_directory(tmp_path: Path) -> None:
+    held = Store.open(tmp_path / "store", {})
+    with held, pytest.raises(InputError, match="another export calibrates"), Store.open(tmp_path / "store", {}):
+        pass
