@@ -47,8 +47,9 @@ class LayerTask:
     """One layer on its way through the methods.
 
     ``weights`` has every weight of the layer in float32, with the transforms so far folded in; ``codes`` what is
-    rounded so far. ``inputs`` is the residual stream that the compressed layers before this one produce;
-    ``reference_inputs`` what the full-precision ones produce, kept only when a method asks for it.
+    rounded so far, and ``repaired`` what a recovery changed of the rest. ``inputs`` is the residual stream that the
+    compressed layers before this one produce; ``reference_inputs`` what the full-precision ones produce, kept only
+    when a method asks for it.
     """
 
     index: int
@@ -60,6 +61,7 @@ class LayerTask:
     reference_inputs: Activations | None
     device: torch.device
     codes: dict[str, Codes] = field(default_factory=dict)
+    repaired: dict[str, Tensor] = field(default_factory=dict)
 
     def scheme(self, weight: Weight) -> Scheme | None:
         """How ``weight`` will be stored; None when it is kept in float32."""
@@ -70,9 +72,9 @@ class LayerTask:
         return self.weights[weight.name]
 
     def values(self, weight: Weight) -> Tensor:
-        """``weight`` as rounded so far, dequantized; in full precision when it is not rounded yet."""
+        """``weight`` as it will be stored, dequantized; in full precision when nothing changed it yet."""
         codes = self.codes.get(weight.name)
-        return self.weights[weight.name] if codes is None else codes.dequantize()
+        return self.repaired.get(weight.name, self.weights[weight.name]) if codes is None else codes.dequantize()
 
     def linears(self) -> list[Linear]:
         """The layer's projections in the order in which they are computed."""
@@ -310,7 +312,7 @@ class Calibration:
             full = task.weights[weight.name]
             codes = task.codes.get(weight.name)
             if codes is None:
-                arrays |= to_arrays(weight.name, full.cpu().numpy())
+                arrays |= to_arrays(weight.name, task.values(weight).cpu().numpy())
                 continue
             arrays |= to_arrays(weight.name, codes.pack())
             reports[weight.name] = report(full, codes)

@@ -1,0 +1,74 @@
+"""Bias correction (Nagel et al. 2019, "Data-Free Quantization Through Weight Equalization and Bias Correction", 4.2).
+
+Rounding moves a projection's mean output by E[(Ŵ − W) x]; that much is taken off its bias, the expectation being over
+the calibration text, with x as the rounded weights before it make it. Projections are corrected in the order in which
+they are computed. One without a bias gets one, unless ``only_existing``; it takes 4 bytes a row.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+
+from edgepress.exporter.calibration import network
+from edgepress.exporter.compress import Options, Recovery, method_options
+from edgepress.exporter.decoder import MLP, Decoder, Layer, Linear, Weight
+from edgepress.exporter.recipe import KEPT_BITS, Recipe
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from edgepress.exporter.calibration.engine import LayerTask
+
+
+def _describe(decoder: Decoder, recipe: Recipe) -> Decoder:
+    if method_options(METHOD, recipe)["only_existing"]:
+        return decoder
+    return replace(decoder, layers=tuple(_with_biases(layer, recipe) for layer in decoder.layers))
+
+
+def _with_biases(layer: Layer, recipe: Recipe) -> Layer:
+    def biased(linear: Linear) -> Linear:
+        weight = linear.weight
+        if linear.bias is not None or recipe.storage(weight.name, weight.kind)[0].bits == KEPT_BITS:
+            return linear
+        return replace(linear, bias=Weight(f"{weight.name}.bias", "bias", weight.shape[:1], ()))
+
+    attention, mlp = layer.attention, layer.mlp
+    return replace(
+        layer,
+        attention=replace(attention, qkv=biased(attention.qkv), output=biased(attention.output)),
+        mlp=MLP(biased(mlp.up), biased(mlp.down), mlp.activation, None if mlp.gate is None else biased(mlp.gate)),
+    )
+
+
+def _correct(task: LayerTask, options: Options) -> None:  # noqa: ARG001 - the options are describe's
+    for group in range(_GROUPS):
+        linears, mean = _mean_input(task, group)
+        for linear in linears:
+            weight, bias = linear.weight, linear.bias
+            if weight.name in task.codes and bias is not None:
+                moved = (task.values(weight) - task.full(weight)) @ mean
+                task.repaired[bias.name] = task.values(bias) - moved
+
+
+_GROUPS = 4  # qkv; output; gate and up; down
+
+
+def _mean_input(task: LayerTask, group: int) -> tuple[tuple[Linear, ...], Tensor]:
+    """Projections number ``group`` of the layer, and the mean of what goes into them, (columns,)."""
+    total, count = torch.zeros(1, dtype=torch.float64, device=task.device), 0
+    linears: tuple[Linear, ...] = ()
+    for x in task.inputs:
+        steps = network.layer_steps(task.layer, task.values, x, task.rotary)
+        linears, y = next(steps)
+        for _ in range(group):
+            linears, y = steps.send(y)
+        total = total + y.sum((0, 1), dtype=torch.float64)
+        count += y.shape[0] * y.shape[1]
+    return linears, (total / count).float()
+
+
+METHOD = Recovery("bias_correction", _describe, layer=_correct, options={"only_existing": False})
