@@ -152,6 +152,11 @@ def _plan_tensor(
     return PlannedTensor(weight, scheme, reason, before, regions)
 
 
+def is_kept(weight: Weight) -> bool:
+    """Whether ``weight`` is kept in float32 whatever the recipe says."""
+    return weight.kind in _KEPT
+
+
 def region_bytes(shape: tuple[int, ...], scheme: Scheme | None) -> dict[str, int]:
     """Bytes of each region of a weight: see :class:`PlannedTensor`."""
     if scheme is None:
@@ -165,7 +170,7 @@ def region_bytes(shape: tuple[int, ...], scheme: Scheme | None) -> dict[str, int
 
 
 def _choose(weight: Weight, decoder: Decoder, recipe: Recipe) -> tuple[Scheme | None, str]:
-    if weight.kind in _KEPT:
+    if is_kept(weight):
         return None, _KEPT[weight.kind]
     storage, why = recipe.storage(weight.name, weight.kind)
     if weight.kind == "embedding" and decoder.tied:

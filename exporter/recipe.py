@@ -116,14 +116,18 @@ class Recipe:
 
     def storage(self, name: str, kind: str) -> tuple[Storage, str]:
         """Return the storage asked for a tensor, and the recipe entry that asks it."""
-        for override in reversed(self.overrides):
-            if fnmatchcase(name, override.match):
-                return override.storage, override.reason or f"override {override.match!r}"
+        override = self.override(name)
+        if override is not None:
+            return override.storage, override.reason or f"override {override.match!r}"
         if kind == "embedding":
             return self.embedding, "[embedding]"
         if kind == "head":
             return self.head, "[head]"
         return self.weights, "[weights]"
+
+    def override(self, name: str) -> Override | None:
+        """Return the override that is for the tensor called ``name``: the last that matches."""
+        return next((entry for entry in reversed(self.overrides) if fnmatchcase(name, entry.match)), None)
 
     def to_json(self) -> dict[str, object]:
         """Return the resolved recipe, as the manifest keeps it: files of text by their names, not their places."""

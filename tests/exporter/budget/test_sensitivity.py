@@ -1,0 +1,165 @@
+"""Prices against whole-model runs in transformers with the quantized weights put into the checkpoint."""
+
+import copy
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny_models import VOCABULARY, save
+
+from edgepress.exporter.budget.sensitivity import TensorGroup, measure_choice, measure_prices, tensor_groups
+from edgepress.exporter.calibration.store import Store
+from edgepress.exporter.calibration.variants import BaseRun, kl_sum
+from edgepress.exporter.checkpoint import Checkpoint
+from edgepress.exporter.compress import rtn
+from edgepress.exporter.compress.packing import dequantize
+from edgepress.exporter.decoder import Decoder, Weight
+from edgepress.exporter.export import read_decoder
+from edgepress.exporter.recipe import Budget, Override, Recipe, Storage
+
+TOKENS = np.random.default_rng(0).integers(3, VOCABULARY, (3, 24)).astype(np.int64)
+BUDGET = Budget(kl=1.0, candidates=("2:64", "4:16", "32"))
+RECIPE = Recipe("mine", Storage(), Storage(), Storage(), budget=BUDGET)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Tiny matrices are slower on two threads than on one."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+class Tiny:
+    """A tiny checkpoint, its decoder, and its reference in float64."""
+
+    def __init__(self, name: str, folder: Path) -> None:
+        self.checkpoint = Checkpoint.open(save(name, folder))
+        self.decoder: Decoder = read_decoder(self.checkpoint)
+        self.model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64).eval()
+        self.expected = self.log_probabilities(self.model)
+        self.reads = 0
+
+    def read(self, weight: Weight) -> torch.Tensor:
+        self.reads += 1
+        rows = [self.checkpoint.part_rows(part, 0, part.stop - part.start) for part in weight.parts]
+        return torch.from_numpy(np.concatenate(rows) + np.float32(weight.plus))
+
+    def log_probabilities(self, model: torch.nn.Module) -> torch.Tensor:
+        with torch.no_grad():
+            return model(torch.from_numpy(TOKENS)).logits.log_softmax(-1)
+
+    def brute_force(self, groups: list[TensorGroup], chosen: list[int]) -> float:
+        """KL with the chosen candidates, by changing the parameters of a whole transformers model."""
+        model = copy.deepcopy(self.model)
+        parameters = dict(model.named_parameters())
+        for group, option in zip(groups, chosen, strict=True):
+            for weight, scheme in zip(group.weights, group.candidates[option].schemes, strict=True):
+                if scheme is None:
+                    continue
+                row = 0
+                for part in weight.parts:
+                    full = self.checkpoint.part_rows(part, 0, part.stop - part.start)
+                    stored = rtn.quantize(full, scheme, None)
+                    rows = torch.from_numpy(dequantize(stored.values, stored.scales, scheme, full.shape[1])).double()
+                    parameter = parameters[part.tensor].data
+                    (parameter.T if part.transposed else parameter)[part.start : part.stop] = rows
+                    row += len(full)
+        found = self.log_probabilities(model)
+        return float((self.expected.exp() * (self.expected - found)).sum(-1).mean())
+
+
+@pytest.fixture(scope="module", params=["llama-tied-llama3", "gemma3_text", "gpt2-untied-scales", "phi3"])
+def tiny(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    return Tiny(request.param, tmp_path_factory.mktemp("tiny"))
+
+
+def started(tiny: Tiny, folder: Path) -> BaseRun:
+    base = BaseRun(tiny.decoder, tiny.read, TOKENS, folder)
+    base.run()
+    return base
+
+
+@pytest.mark.parametrize("group", ["tensor", "layer"])
+def test_a_price_is_what_a_whole_model_run_finds(tiny: Tiny, group: str, tmp_path: Path) -> None:
+    budget = Budget(kl=1.0, candidates=BUDGET.candidates, group=group)
+    groups = tensor_groups(tiny.decoder, RECIPE, budget)
+    prices = measure_prices(started(tiny, tmp_path), groups, Store.open(tmp_path / "store", {}))
+    linears = 5 if tiny.decoder.layers[0].mlp.gate is not None else 4
+    per_layer = linears if group == "tensor" else 1
+    assert len(groups) == per_layer * len(tiny.decoder.layers) + (1 if tiny.decoder.tied else 2)
+    names = [entry.name for entry in groups]
+    # the embedding, something in the middle, and the last group, which is the head where there is one
+    for number in (0, names.index(next(name for name in names if name.startswith("layers.1"))), len(groups) - 1):
+        labels = [candidate.label for candidate in groups[number].candidates]
+        assert labels == ["2:64", "4:16", "32"]
+        for option in (0, 1):
+            expected = tiny.brute_force([groups[number]], [option])
+            assert prices[number][option] == pytest.approx(expected, rel=1e-3, abs=1e-8)
+        assert prices[number][2] == pytest.approx(0, abs=1e-9)
+
+
+def test_a_choice_is_what_a_whole_model_run_finds(tiny: Tiny, tmp_path: Path) -> None:
+    groups = tensor_groups(tiny.decoder, RECIPE, BUDGET)
+    chosen = [number % 3 for number in range(len(groups))]
+    found = measure_choice(started(tiny, tmp_path), groups, chosen, {})
+    assert found == pytest.approx(tiny.brute_force(groups, chosen), rel=1e-3)
+
+
+def test_a_killed_measurement_goes_on_where_it_was(tmp_path: Path) -> None:
+    tiny = Tiny("llama", tmp_path / "model")
+    groups = tensor_groups(tiny.decoder, RECIPE, BUDGET)
+    base = started(tiny, tmp_path)
+    whole = measure_prices(base, groups, Store.open(tmp_path / "whole", {}))
+
+    class Killed(Exception):  # noqa: N818 - a signal, not an error
+        pass
+
+    def kill(_: int) -> None:
+        if store.has("prices-0001"):
+            raise Killed
+
+    store = Store.open(tmp_path / "store", {"a": 1})
+    with pytest.raises(Killed):
+        measure_prices(base, groups, store, kill)
+    assert store.stages() == ["prices-0000", "prices-0001"]
+    before = tiny.reads
+    again = measure_prices(base, groups, Store.open(tmp_path / "store", {"a": 1}))
+    resumed = tiny.reads - before
+    assert again == whole
+    before = tiny.reads
+    measure_prices(base, groups, Store.open(tmp_path / "fresh", {}))
+    assert resumed < tiny.reads - before
+
+
+def test_rows_shorter_than_the_block_make_two_candidates_one(tmp_path: Path) -> None:
+    tiny = Tiny("llama", tmp_path)
+    budget = Budget(kl=1.0, candidates=("4:64", "4:128", "4:256", "8:16"))  # hidden is 64, the MLP's width 96
+    groups = {group.name: group for group in tensor_groups(tiny.decoder, RECIPE, budget)}
+    assert [entry.label for entry in groups["layers.0.mlp.up"].candidates] == ["4:64", "8:16"]
+    assert [entry.label for entry in groups["layers.0.mlp.down"].candidates] == ["4:64", "4:128", "8:16"]
+
+
+def test_what_an_override_names_is_not_the_budgets_to_decide(tmp_path: Path) -> None:
+    tiny = Tiny("llama", tmp_path)
+    pinned = Recipe("mine", Storage(), Storage(), Storage(), (Override("layers.0.*", Storage("rtn", 8)),))
+    names = [group.name for group in tensor_groups(tiny.decoder, pinned, BUDGET)]
+    assert not any(name.startswith("layers.0.") for name in names)
+    assert "layers.1.mlp.up" in names
+
+
+@settings(deadline=None, max_examples=60)
+@given(scale=st.sampled_from([1e-4, 1e-2, 1.0, 30.0]), seed=st.integers(0, 100))
+def test_kl_of_float32_logits_is_that_of_float64(scale: float, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    reference = 3 * torch.randn(5, 200, generator=generator)
+    other = reference + scale * torch.randn(5, 200, generator=generator) + 2
+    p, q = (x.double().log_softmax(-1) for x in (reference, other))
+    expected = float((p.exp() * (p - q)).sum())
+    assert kl_sum(reference, other) == pytest.approx(expected, rel=2e-3, abs=1e-11)
