@@ -137,7 +137,7 @@ def make_plan(decoder: Decoder, recipe: Recipe, itemsize: Callable[[str], int]) 
 def _check_overrides(recipe: Recipe, weights: list[Weight]) -> None:
     for override in recipe.overrides:
         used = Recipe(recipe.name, recipe.weights, recipe.embedding, recipe.head, (override,))
-        if not any(used.storage(weight.name, weight.kind)[1].startswith("override") for weight in weights):
+        if not any(used.override(weight.name) for weight in weights):
             names = ", ".join(weight.name for weight in weights[:6])
             raise InputError(f"override {override.match!r} matches no tensor; the first ones are: {names}, …")
 
