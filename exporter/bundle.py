@@ -123,6 +123,7 @@ def write_manifest(
     plan: Plan,
     reports: Mapping[str, TensorReport],
     source: dict[str, str],
+    calibration: dict[str, object] | None,
     parity: dict[str, object] | None,
 ) -> Manifest:
     """Hash what is on disk, as read back from there; write ``manifest.json`` and return it as read back too."""
@@ -146,6 +147,7 @@ def write_manifest(
             "cache_bytes": plan.cache_bytes,
         },
         files=files,
+        calibration=calibration,
         parity=parity,
         long_from=decoder.long_from,
     )

@@ -1,8 +1,11 @@
 """Checkpoint → bundle: what happens, in order."""
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 import onnx
 
@@ -12,6 +15,7 @@ from edgepress.errors import InputError
 from edgepress.exporter import bundle
 from edgepress.exporter.architectures import architecture, describe
 from edgepress.exporter.checkpoint import Checkpoint, check_tensors, resolve_model, same_tensor
+from edgepress.exporter.compress import Method, Recovery, Transform, load_method
 from edgepress.exporter.decoder import Decoder
 from edgepress.exporter.genai_config import make_genai_config
 from edgepress.exporter.graph.decoder import build_decoder
@@ -35,7 +39,14 @@ class Prepared:
     plan: Plan
 
 
-def decide(model: str | Path, *, target: str, recipe: str | Path, context_length: int | None = None) -> Prepared:
+def decide(
+    model: str | Path,
+    *,
+    target: str,
+    recipe: str | Path,
+    context_length: int | None = None,
+    calibration: Sequence[str | Path] = (),
+) -> Prepared:
     """Read headers and config only, and plan the export (what ``edgepress plan`` prints).
 
     Raises:
@@ -50,10 +61,28 @@ def decide(model: str | Path, *, target: str, recipe: str | Path, context_length
         if context_length < 1:
             raise InputError(f"the context is {context_length}; it must be at least 1 token")
         chosen_recipe = replace(chosen_recipe, context_length=context_length)
+    if calibration:
+        text = replace(chosen_recipe.calibration, text=tuple(map(str, calibration)))
+        chosen_recipe = replace(chosen_recipe, calibration=text)
     checkpoint = Checkpoint.open(resolve_model(str(model)))
-    decoder = read_decoder(checkpoint)
+    decoder = describe_methods(read_decoder(checkpoint), chosen_recipe)
     plan = make_plan(decoder, chosen_recipe, lambda name: checkpoint.tensors[name].itemsize)
     return Prepared(checkpoint, decoder, chosen_recipe, chosen_target, plan)
+
+
+def needs_calibration(recipe: Recipe, plan: Plan) -> bool:
+    """Whether a method of the recipe looks at what the model computes."""
+    rounding = {tensor.scheme.method for tensor in plan.tensors if tensor.scheme is not None}
+    return bool(recipe.before or recipe.after) or any(not isinstance(load_method(n), Method) for n in rounding)
+
+
+def describe_methods(decoder: Decoder, recipe: Recipe) -> Decoder:
+    """Add to the decoder what the recipe's methods add to it: biases, a rotation."""
+    for name in (*recipe.before, *recipe.after):
+        method = load_method(name)
+        if isinstance(method, Transform | Recovery):
+            decoder = method.describe(decoder, recipe)
+    return decoder
 
 
 def read_decoder(checkpoint: Checkpoint) -> Decoder:
@@ -84,6 +113,7 @@ def export(
     target: str = "arm64-cpu",
     recipe: str | Path = "int4",
     context_length: int | None = None,
+    calibration: Sequence[str | Path] = (),
     check: bool = False,
     force: bool = False,
     threads: int | None = None,
@@ -97,9 +127,12 @@ def export(
         target: a name from :func:`edgepress.targets.target_names`.
         recipe: a preset's name or a TOML file.
         context_length: positions that the bundle can hold; the model's own maximum when None.
+        calibration: files of text for a calibrated recipe; those that the recipe names when empty, and the model's own
+            generations when it names none either.
         check: compare the bundle with the reference model and keep the result in the manifest.
         force: replace ``out`` when it is a bundle, or an empty directory.
-        threads: threads that quantize; all cores when None. The bytes do not depend on it.
+        threads: threads that quantize; all cores when None. The bytes do not depend on it, but in calibrated recipes
+            they do: matrix products add up in another order.
         progress: makes the bars of the long steps; :func:`edgepress.progress.progress` draws them on a terminal.
 
     Raises:
@@ -111,18 +144,42 @@ def export(
         raise InputError(f"threads is {threads}; it must be at least 1")
     if force:
         _check_replaceable(Path(out))
-    prepared = decide(model, target=target, recipe=recipe, context_length=context_length)
+    prepared = decide(model, target=target, recipe=recipe, context_length=context_length, calibration=calibration)
     checkpoint, decoder, plan = prepared.checkpoint, prepared.decoder, prepared.plan
     bundle.check_tokenizer(checkpoint)
     generation = bundle.read_json(checkpoint.file("generation_config.json"))
     genai_config = make_genai_config(decoder, plan, checkpoint.config, generation)
     graph = build_decoder(decoder, plan, data_file=bundle.DATA_FILE, version=__version__)
     check_legal(graph, prepared.target)
-    with atomic_directory(Path(out), replace=force) as work, ThreadPoolExecutor(1) as background:
+    with (
+        ExitStack() as stack,
+        atomic_directory(Path(out), replace=force) as work,
+        ThreadPoolExecutor(1) as background,
+    ):
         source = background.submit(checkpoint.source_hashes)
+        calibrated = None
+        if needs_calibration(prepared.recipe, plan):
+            from edgepress.exporter.calibration.run import calibrate
+
+            model_config = cast("dict[str, int | None]", genai_config["model"])
+            calibrated = stack.enter_context(
+                calibrate(
+                    prepared,
+                    Path(out),
+                    source=source.result(),
+                    bos=model_config.get("bos_token_id"),
+                    threads=threads,
+                    progress=progress,
+                )
+            )
         with progress(plan.parameters, "quantizing", " weights") as advance:
             reports = write_weights(
-                checkpoint, plan, work / bundle.DATA_FILE, threads=threads or usable_cores(), progress=advance
+                checkpoint,
+                plan,
+                work / bundle.DATA_FILE,
+                threads=threads or usable_cores(),
+                calibrated=None if calibrated is None else calibrated.stages,
+                progress=advance,
             )
         bundle.write_tables(work / bundle.DATA_FILE, plan, decoder)
         (work / bundle.MODEL_FILE).write_bytes(graph.SerializeToString(deterministic=True))
@@ -137,6 +194,7 @@ def export(
             plan=plan,
             reports=reports,
             source=source.result(),
+            calibration=None if calibrated is None else calibrated.described,
             parity=parity,
         )
 

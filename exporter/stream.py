@@ -4,17 +4,19 @@ Peak memory is a function of the chunk and the threads, not of the model. The fi
 neither: chunks are fixed, each has its place, and sums are added up in the order of the rows.
 """
 
+from __future__ import annotations
+
 import errno
 import math
 import os
 import shutil
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +27,9 @@ from edgepress.exporter.compress import Method, load_method
 from edgepress.exporter.compress.packing import dequantize
 from edgepress.exporter.decoder import Part
 from edgepress.exporter.plan import Plan, PlannedTensor
+
+if TYPE_CHECKING:
+    from edgepress.exporter.calibration.store import StoredStages
 
 _CHUNK = 1 << 18  # elements of a weight handled at a time
 _TRANSPOSED_CHUNK = 1 << 22  # more when each chunk reads its whole tensor: GPT-2 XL's largest has 10 M elements
@@ -69,10 +74,12 @@ def write_weights(
     path: Path,
     *,
     threads: int,
+    calibrated: StoredStages | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> dict[str, TensorReport]:
     """Write the data file that ``plan`` describes and return how near each tensor is to the checkpoint's, by name.
 
+    What ``calibrated`` has is copied from there; everything else is read from the checkpoint and rounded on the way.
     ``progress`` is called now and then, in the calling thread, with the elements written since it was last called.
 
     Raises:
@@ -82,9 +89,11 @@ def write_weights(
     if threads < 1:
         raise ValueError(f"threads must be 1 or more, not {threads}")
     _keep_freed_memory()
-    methods = {name: _row_method(name) for name in {t.scheme.method for t in plan.tensors if t.scheme is not None}}
-    sums: dict[str, dict[int, _Sums]] = {tensor.weight.name: {} for tensor in plan.tensors}
-    chunks = _chunks(plan)
+    made = [tensor for tensor in plan.tensors if calibrated is not None and tensor.weight.name in calibrated]
+    direct = [tensor for tensor in plan.tensors if tensor not in made]
+    methods = {name: _row_method(name) for name in {t.scheme.method for t in direct if t.scheme is not None}}
+    sums: dict[str, dict[int, _Sums]] = {tensor.weight.name: {} for tensor in direct}
+    chunks = _chunks(direct)
     lock, stop = threading.Lock(), threading.Event()
     written = [0]
 
@@ -104,7 +113,23 @@ def write_weights(
     with _disk_errors(path, plan.data_bytes):
         _allocate(path, plan.data_bytes)
     _run(work, threads, stop, lambda: written[0], progress)
-    return {name: _report(found) for name, found in sums.items()}
+    reports = {name: _report(found) for name, found in sums.items()}
+    if calibrated is not None:
+        with path.open("r+b", buffering=0) as file, _disk_errors(path, plan.data_bytes):
+            for tensor in made:
+                reports[tensor.weight.name] = _copy(calibrated, tensor, file)
+                if progress is not None:
+                    progress(math.prod(tensor.weight.shape))
+    return reports
+
+
+def _copy(calibrated: StoredStages, tensor: PlannedTensor, file: BinaryIO) -> TensorReport:
+    """Store what calibration made of a weight."""
+    name = tensor.weight.name
+    for region in tensor.regions:
+        _write(file, tensor, 0, region, calibrated.array(name, region))
+    report = calibrated.reports.get(name, {})
+    return TensorReport(report.get("sqnr_db"), report.get("max_abs_error", 0.0))
 
 
 def _row_method(name: str) -> Method:
@@ -147,9 +172,9 @@ def _keep_freed_memory() -> None:
     np.empty(_KEPT_BY_MALLOC, np.uint8)
 
 
-def _chunks(plan: Plan) -> Iterator[_Chunk]:
+def _chunks(tensors: Sequence[PlannedTensor]) -> Iterator[_Chunk]:
     """All chunks, in the order of the data file."""
-    for tensor in plan.tensors:
+    for tensor in tensors:
         columns = math.prod(tensor.weight.shape[1:])
         row = 0
         for part in tensor.weight.parts:

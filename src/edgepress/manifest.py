@@ -32,7 +32,8 @@ class Manifest:
     """The content of ``manifest.json``.
 
     ``source`` has the SHA-256 of each checkpoint file; ``tensors`` has, for each stored tensor, its scheme or the
-    reason why it is kept, bytes, and SQNR in dB as stored (null when exact); ``parity`` is there after ``--check``.
+    reason why it is kept, bytes, and SQNR in dB as stored (null when exact); ``calibration`` says which
+    text a calibrated recipe saw; ``parity`` is there after ``--check``.
     ``long_from`` is the total length beyond which a longrope model uses its long frequencies, null for other models.
     """
 
@@ -44,6 +45,7 @@ class Manifest:
     tensors: tuple[Json, ...]
     totals: Json
     files: dict[str, FileEntry] = field(default_factory=dict)
+    calibration: Json | None = None
     parity: Json | None = None
     long_from: int | None = None
     schema_version: int = SCHEMA_VERSION

@@ -12,6 +12,14 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", help="`demo`, a directory in Hugging Face form, or a hub id")
     parser.add_argument("--target", default="arm64-cpu", help="what the bundle must run on")
     parser.add_argument("--recipe", default="int4", help="fp32, int8, int4, int4-fast, or a TOML file")
+    parser.add_argument(
+        "--calibration",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="text for a calibrated recipe, .jsonl with a `text` on each line or plain; may be given several times "
+        "(default: the recipe's, else the model's own generations)",
+    )
     parser.add_argument("--context", type=int, metavar="N", help="positions the bundle can hold (default: the model's)")
 
 
@@ -38,6 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
         target=arguments.target,
         recipe=arguments.recipe,
         context_length=arguments.context,
+        calibration=arguments.calibration,
         check=arguments.check,
         force=arguments.force,
         threads=arguments.threads,

@@ -22,7 +22,11 @@ def run(arguments: argparse.Namespace) -> int:
     from edgepress.exporter.report import format_plan, plan_to_json
 
     prepared = decide(
-        arguments.model, target=arguments.target, recipe=arguments.recipe, context_length=arguments.context
+        arguments.model,
+        target=arguments.target,
+        recipe=arguments.recipe,
+        context_length=arguments.context,
+        calibration=arguments.calibration,
     )
     print(json.dumps(plan_to_json(prepared), indent=2) if arguments.json else format_plan(prepared))
     return 0

@@ -1,0 +1,115 @@
+"""Calibrate one export: choose the tokens, open the store, pass the layers, and say what was done."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from edgepress import __version__
+from edgepress.cores import usable_cores
+from edgepress.errors import InputError
+from edgepress.exporter.calibration.engine import Calibration
+from edgepress.exporter.calibration.store import Store, StoredStages
+from edgepress.exporter.calibration.text import CalibrationTokens, read_calibration
+from edgepress.progress import Progress
+
+if TYPE_CHECKING:
+    from edgepress.exporter.export import Prepared
+
+_WORTH_THREADS = 512  # hidden size below which torch's threads wait for each other longer than they compute
+_log = logging.getLogger("edgepress.calibration")
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """Every weight that calibration made, and what the manifest says about the text."""
+
+    stages: StoredStages
+    described: dict[str, object]
+
+
+@contextmanager
+def calibrate(
+    prepared: Prepared,
+    out: Path,
+    *,
+    source: Mapping[str, str],
+    bos: int | None,
+    threads: int | None,
+    progress: Progress,
+) -> Iterator[Calibrated]:
+    """Calibrate in a hidden directory beside ``out``, which is removed when the block ends without an error.
+
+    After an error or a kill it stays, and the next run with the same inputs goes on from the last complete layer.
+
+    Raises:
+        InputError: the text or a method's result cannot be used; what is done is kept.
+
+    """
+    directory = out.absolute().parent / f".{out.name}.calibration"
+    small = prepared.decoder.hidden_size < _WORTH_THREADS
+    torch.set_num_threads(threads or (1 if small else usable_cores()))
+    chosen = _tokens(prepared, bos)
+    for warning in chosen.warnings:
+        _log.warning("calibration text: %s", warning)
+    described: dict[str, object] = {
+        "text": [Path(name).name for name in prepared.recipe.calibration.text] or "the model's own generations",
+        "sequences": chosen.tokens.shape[0],
+        "length": chosen.tokens.shape[1],
+        "tokens_sha256": hashlib.sha256(chosen.tokens.astype("<i8").tobytes()).hexdigest(),
+        "warnings": list(chosen.warnings),
+    }
+    with Store.open(directory, _key(prepared, source, described)) as store:
+        calibration = Calibration(
+            prepared.checkpoint,
+            prepared.decoder,
+            prepared.plan,
+            prepared.recipe,
+            tokens=chosen.tokens,
+            store=store,
+        )
+        done = [stage for stage in calibration.stages() if store.has(stage)]
+        if done:
+            _log.warning("continuing in %s after stage %s of %d", directory, done[-1], len(calibration.stages()))
+        with progress(len(calibration.stages()), "calibrating", " layers") as advance:
+            stages = calibration.run(advance)
+        yield Calibrated(stages, described)
+        store.remove()
+
+
+def _tokens(prepared: Prepared, bos: int | None) -> CalibrationTokens:
+    settings = prepared.recipe.calibration
+    if not settings.text:
+        raise InputError(f"recipe {prepared.recipe.name} needs calibration text; name a file (--calibration FILE)")
+    return read_calibration(
+        settings.text,
+        tokenizer=prepared.checkpoint.directory / "tokenizer.json",
+        bos=bos,
+        settings=settings,
+        vocab_size=prepared.decoder.vocab_size,
+        context_length=prepared.plan.context_length,
+    )
+
+
+def _key(prepared: Prepared, source: Mapping[str, str], described: Mapping[str, object]) -> dict[str, object]:
+    """Everything that decides the bytes of a stage."""
+    return {
+        "source": dict(source),
+        "recipe": prepared.recipe.to_json(),
+        "schemes": {
+            tensor.weight.name: None if tensor.scheme is None else asdict(tensor.scheme)
+            for tensor in prepared.plan.tensors
+        },
+        "tokens": described["tokens_sha256"],
+        "versions": {"edgepress": __version__, "torch": str(torch.__version__), "numpy": np.__version__},
+        "threads": torch.get_num_threads(),
+        "cuda": torch.cuda.is_available(),
+    }

@@ -1,0 +1,118 @@
+"""Calibrated exports, whole: killed and resumed, checked, and run by programs that we did not write."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tiny_models import TEXT, save
+
+from edgepress.errors import InputError
+from edgepress.exporter import decide, export
+from edgepress.exporter.bundle import DATA_FILE
+from edgepress.exporter.calibration.engine import logits
+from edgepress.exporter.readback import StoredWeights
+from edgepress.manifest import find_problems
+from edgepress.runtime.config import read_config
+from edgepress.runtime.evaluate import Scorer, Window
+
+RECIPE = """
+[weights]
+method = "gptq"
+bits = 4
+block_size = 32
+[embedding]
+method = "rtn"
+[calibration]
+tokens = 256
+length = 32
+"""
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> tuple[Path, Path, Path]:
+    """A tiny checkpoint, a recipe and a text."""
+    (tmp_path / "recipe.toml").write_text(RECIPE, encoding="utf-8")
+    (tmp_path / "text.txt").write_text(TEXT * 3, encoding="utf-8")
+    return save("qwen2", tmp_path / "model"), tmp_path / "recipe.toml", tmp_path / "text.txt"
+
+
+def hidden(folder: Path) -> list[Path]:
+    return [path for path in folder.iterdir() if path.name.startswith(".")]
+
+
+def test_an_export_is_checked_and_runs(files: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    model, recipe, text = files
+    out = tmp_path / "out"
+    manifest = export(model, out=out, recipe=recipe, calibration=[text], check=True, threads=1)
+    assert find_problems(out) == []
+    assert not hidden(tmp_path)  # the working directory is gone
+    assert manifest.calibration is not None
+    assert manifest.calibration["text"] == ["text.txt"]
+    assert manifest.calibration["sequences"] == 8
+    methods = {str(tensor["scheme"]["method"]) for tensor in manifest.tensors if tensor["scheme"]}
+    assert methods == {"gptq", "rtn"}
+    assert all(tensor["sqnr_db"] > 8 for tensor in manifest.tensors if tensor["scheme"])
+    # the runtime, in float32 products, gives the logits of the stored weights
+    prepared = decide(model, target="arm64-cpu", recipe=recipe)
+    stored = StoredWeights(out / DATA_FILE, prepared.plan)
+    tokens = np.arange(3, 43, dtype=np.int64)
+    expected = logits(prepared.decoder, lambda weight: torch.from_numpy(stored.value(weight)), tokens)
+    scorer = Scorer(read_config(out), context=64, threads=1, prepared=False)
+    found = np.concatenate([rows for _, rows in scorer.pieces(Window(tokens, 39))])
+    assert np.abs(found - expected[:-1]).max() < 0.1 * np.abs(expected).max()  # it computes in int8
+
+
+def test_the_same_inputs_give_the_same_bundle(files: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    model, recipe, text = files
+    one, two = (
+        export(model, out=tmp_path / name, recipe=recipe, calibration=[text], threads=1) for name in ("one", "two")
+    )
+    assert one == two
+
+
+def test_killed_anywhere_it_goes_on_and_gives_the_same_bundle(
+    files: tuple[Path, Path, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model, recipe, text = files
+    whole = export(model, out=tmp_path / "whole", recipe=recipe, calibration=[text], threads=1)
+    script = (
+        "import sys, time\n"
+        "from edgepress.exporter import export\n"
+        "from edgepress.exporter.calibration.engine import Calibration\n"
+        "original = Calibration._layer\n"
+        "def slow(self, index, *rest):\n"
+        "    if index == 2: print('here', flush=True); time.sleep(60)\n"
+        "    original(self, index, *rest)\n"
+        "Calibration._layer = slow\n"
+        "model, recipe, text, out = sys.argv[1:]\n"
+        "export(model, out=out, recipe=recipe, calibration=[text], threads=1)\n"
+    )
+    out = tmp_path / "killed"
+    command = [sys.executable, "-c", script, str(model), str(recipe), str(text), str(out)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=dict(os.environ)) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "here\n"
+        child.send_signal(signal.SIGKILL)
+    assert not out.exists()
+    assert [path.name for path in hidden(tmp_path) if path.name.endswith(".calibration")] == [".killed.calibration"]
+    time.sleep(0.1)
+    resumed = export(model, out=out, recipe=recipe, calibration=[text], threads=1)
+    assert "after stage 0001-layer" in caplog.text
+    assert resumed == whole
+    assert not any(path.name.endswith(".calibration") for path in hidden(tmp_path))
+
+
+def test_a_text_that_cannot_be_used_leaves_nothing(files: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    model, recipe, _ = files
+    (tmp_path / "empty.txt").write_text("", encoding="utf-8")
+    for texts, message in (([tmp_path / "empty.txt"], "empty|no text"), ([tmp_path / "absent.txt"], "absent.txt")):
+        with pytest.raises(InputError, match=message):
+            export(model, out=tmp_path / "out", recipe=recipe, calibration=texts, threads=1)
+    assert not hidden(tmp_path)
+    assert not (tmp_path / "out").exists()
