@@ -3,6 +3,7 @@
 import json
 import platform
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import cast
 
@@ -101,9 +102,7 @@ def describe_tensors(plan: Plan, reports: Mapping[str, TensorReport]) -> tuple[d
                 "kind": tensor.weight.kind,
                 "shape": list(tensor.weight.shape),
                 "sources": [part.tensor for part in tensor.weight.parts],
-                "scheme": None
-                if scheme is None
-                else {"method": scheme.method, "bits": scheme.bits, "block_size": scheme.block_size},
+                "scheme": None if scheme is None else asdict(scheme),
                 "reason": tensor.reason,
                 "bytes_before": tensor.bytes_before,
                 "bytes_after": tensor.bytes_after,

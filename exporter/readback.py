@@ -69,7 +69,10 @@ class StoredWeights:
         columns = rest[0]
         values = self._map(tensor, "values", "u1", scheme.values_shape(rows, columns))[start:stop]
         scales = self._map(tensor, "scales", "<f4", scheme.scales_shape(rows, columns))[start:stop]
-        return dequantize(values, scales, scheme, columns)
+        zero_points = None
+        if not scheme.symmetric:
+            zero_points = self._map(tensor, "zero_points", "u1", scheme.zero_points_shape(rows, columns))[start:stop]
+        return dequantize(values, scales, scheme, columns, zero_points)
 
     def _map(self, tensor: PlannedTensor, part: str, dtype: str, shape: tuple[int, ...]) -> NDArray[Any]:
         return np.memmap(self._data_file, dtype, "r", tensor.regions[part].offset, shape)

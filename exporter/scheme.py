@@ -33,6 +33,13 @@ class Scheme:
         """The code that means 0 in a symmetric block."""
         return 1 << (self.bits - 1)
 
+    def __str__(self) -> str:
+        """In words, as plans print it: ``rtn 4 bits, asymmetric, block 32``."""
+        block = (
+            f"per channel, stored in blocks of {self.block_size}" if self.per_channel else f"block {self.block_size}"
+        )
+        return f"{self.method} {self.bits} bits, {'' if self.symmetric else 'asymmetric, '}{block}"
+
     def blocks(self, columns: int) -> int:
         """Blocks in a row."""
         return -(-columns // self.block_size)

@@ -215,7 +215,9 @@ def _write_rows(
     quantized = methods[scheme.method].quantize(x, scheme, None)
     _write(file, tensor, row, "values", quantized.values)
     _write(file, tensor, row, "scales", quantized.scales)
-    return _compare(x, dequantize(quantized.values, quantized.scales, scheme, x.shape[1]))
+    if quantized.zero_points is not None:
+        _write(file, tensor, row, "zero_points", quantized.zero_points)
+    return _compare(x, dequantize(quantized.values, quantized.scales, scheme, x.shape[1], quantized.zero_points))
 
 
 def _write(

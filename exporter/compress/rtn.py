@@ -26,20 +26,39 @@ and 1.4 to 1.8 dB more than absmax rounding; one more candidate gives 0.002 to 0
 for 8 bits: 0.3 dB more than one (0.14 dB at block 128); five give 0.04 to 0.06 dB on top.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgepress.exporter.compress import Method, Quantized
-from edgepress.exporter.compress.packing import pack
+from edgepress.exporter.compress.packing import pack, pack_zero_points
 from edgepress.exporter.scheme import Scheme
 
 Floats = NDArray[np.float32]
 
-# Candidates: what the block's largest magnitude becomes, in steps, before rounding and clipping. −(2^(bits−1) − 1) is
-# among them, which is plain absmax rounding, so the search is never worse than that.
-_EXTREMES = {2: (-2.4, -2.0, -1.6, -1.3, -1.0), 4: (-9.2, -8.7, -8.3, -7.8, -7.0), 8: (-128.0, -127.0)}
+# Symmetric candidates: what the group's largest magnitude becomes, in steps, before rounding and clipping.
+# −(2^(bits−1) − 1) is among them, which is plain absmax rounding, so the search is never worse than that.
+_EXTREMES = {2: (-3.5, -3.0, -2.6, -2.2, 2.5, -1.0), 4: (-9.2, -8.7, -8.3, -7.8, -7.0), 8: (-128.0, -127.0)}
+# A whole row has farther outliers, and it pays to clip more of them.
+_ROW_EXTREMES = {
+    2: (-9.75, -6.5, -4.25, -3.5, -2.4, 3.6, 5.1, -1.0),
+    4: (-24.0, -16.5, -14.0, -11.5, -10.0, -8.7, -7.0),
+    8: (-132.0, -128.0, -127.0),
+}
+# Asymmetric candidates: the steps from the group's least to its greatest element, and what is added to the zero point
+# before that is rounded. (2^bits − 1, 0) is among them, which is plain rounding between the two.
+_SPANS = {
+    2: ((6.4, 0.0), (5.4, -0.5), (5.0, 0.5), (4.2, 0.0), (3.4, 0.0), (3.0, 0.0)),
+    4: ((16.5, 0.0), (15.75, 0.0), (15.0, 0.0), (14.25, 0.0)),
+    8: ((255.0, 0.0), (253.5, 0.0)),
+}
+_ROW_SPANS = {
+    2: ((18.5, 0.0), (11.0, 0.5), (9.5, -0.5), (6.5, 0.5), (6.5, -0.5), (4.5, 0.0), (3.0, 0.0)),
+    4: ((34.0, -1.0), (24.0, 0.0), (22.0, 1.0), (20.0, 0.0), (17.0, 0.0), (15.0, 0.0)),
+    8: ((260.0, 0.0), (255.0, 0.0)),
+}
 _TILE = 1 << 18  # elements worked on at a time: smaller ones wait on Python, larger ones on memory
 _STRIP = 256  # blocks transposed at a time, so that what is read stays in the first cache
 _PLAIN = (2.0**-40, 2.0**40)  # block maxima in this range need no rescaling to keep sums and reciprocals finite
@@ -71,15 +90,17 @@ class _Work:
 
 def quantize(rows: Floats, scheme: Scheme, importance: Floats | None) -> Quantized:
     """See :class:`~edgepress.exporter.compress.Method`."""
-    size, blocks = scheme.block_size, scheme.blocks(rows.shape[1])
-    padding = blocks * size - rows.shape[1]
+    blocks = scheme.blocks(rows.shape[1])
+    # A group has a scale of its own: a block, or a whole row.
+    groups, size = (1, blocks * scheme.block_size) if scheme.per_channel else (blocks, scheme.block_size)
+    padding = groups * size - rows.shape[1]
     if padding:
         rows = np.pad(rows, ((0, 0), (0, padding)))
-    every = rows.reshape(-1, size)  # (rows · blocks, block size)
+    every = rows.reshape(-1, size)  # (rows · groups, group size)
     values = np.empty((len(every), size * scheme.bits // 8), np.uint8)
-    scales = np.empty(len(every), np.float32)
-    weights = None if importance is None else _block_weights(importance, blocks, size)  # (block size, blocks)
-    # numpy sums a lone column pairwise, not in order: every tile has two blocks or more, the last one zeros if need be
+    scales, zero_points = np.empty(len(every), np.float32), np.empty(len(every), np.uint8)
+    weights = None if importance is None else _group_weights(importance, groups, size)  # (group size, groups)
+    # numpy sums a lone column pairwise, not in order: every tile has two groups or more, the last one zeros if need be
     tile = max(2, min(_TILE // size, len(every)))
     work = _Work.of(size, tile)
     for start in range(0, len(every), tile):
@@ -89,15 +110,25 @@ def quantize(rows: Floats, scheme: Scheme, importance: Floats | None) -> Quantiz
         for at in range(start, stop, _STRIP):
             strip = every[at : min(at + _STRIP, stop)]
             np.copyto(used.x[:, at - start : at - start + len(strip)], strip.T)
-        w = None if weights is None else weights[:, np.arange(start, start + used.x.shape[1]) % blocks]
-        found = _quantize_tile(used, w, scheme)
-        codes = used.q[:, : stop - start].astype(np.uint8)  # (block size, blocks)
+        w = None if weights is None else weights[:, np.arange(start, start + used.x.shape[1]) % groups]
+        found, zeros = _quantize_tile(used, w, scheme)
+        codes = used.q[:, : stop - start].astype(np.uint8)  # (group size, groups)
         values[start:stop] = pack(codes.T, scheme.bits)
         scales[start:stop] = found[: stop - start]
-    return Quantized(values.reshape(scheme.values_shape(len(rows), rows.shape[1])), scales.reshape(-1, blocks))
+        if zeros is not None:
+            zero_points[start:stop] = zeros[: stop - start]
+    # Groups that are rows: what a row has once is stored for each of its blocks.
+    each = blocks // groups
+    return Quantized(
+        values.reshape(scheme.values_shape(len(rows), rows.shape[1])),
+        np.repeat(scales.reshape(-1, groups), each, axis=1),
+        None
+        if scheme.symmetric
+        else pack_zero_points(np.repeat(zero_points.reshape(-1, groups), each, axis=1), scheme.bits),
+    )
 
 
-def _block_weights(importance: Floats, blocks: int, size: int) -> Floats:
+def _group_weights(importance: Floats, blocks: int, size: int) -> Floats:
     """Importance relative to the largest of its block, (block size, blocks); all alike where it is 0 throughout."""
     padded = np.zeros(blocks * size, np.float32)
     padded[: len(importance)] = importance
@@ -107,26 +138,50 @@ def _block_weights(importance: Floats, blocks: int, size: int) -> Floats:
     return np.ascontiguousarray(np.maximum(weights, _LEAST_WEIGHT).T)
 
 
-def _quantize_tile(work: _Work, w: Floats | None, scheme: Scheme) -> Floats:
-    """Leave the codes of ``work.x`` in ``work.q`` and return the scales, (blocks,)."""
-    extreme, factor = _extremes(work.x)  # (blocks,), ∞ for a block of zeros, whose codes and sums are then 0
-    inverse, xq, qq, scale, gain = (np.empty_like(extreme) for _ in range(5))  # (blocks,)
+def _quantize_tile(work: _Work, w: Floats | None, scheme: Scheme) -> tuple[Floats, Floats | None]:
+    """Leave the codes of ``work.x`` in ``work.q``; return scales and, unless symmetric, zero points, (groups,)."""
+    extreme, factor = _extremes(work.x)  # (groups,), ∞ for a group of zeros, whose codes and sums are then 0
+    candidates = _symmetric(extreme, scheme) if scheme.symmetric else _asymmetric(work.x, scheme)
+    xq, qq, scale, gain = (np.empty_like(extreme) for _ in range(4))  # (groups,)
     best_gain, best_scale = np.full_like(extreme, -1), np.zeros_like(extreme)
-    for step in _EXTREMES[scheme.bits]:
-        np.divide(np.float32(step), extreme, out=inverse)
-        _round(work, inverse, scheme.zero_point)
+    middle, top = np.float32(scheme.zero_point), np.float32((1 << scheme.bits) - 1)
+    best_zero = None if scheme.symmetric else np.zeros_like(extreme)
+    for inverse, zero in candidates:
+        low = middle if zero is None else zero
+        _round(work, inverse, -low, top - low)
         _sums(work, w, xq, qq)
         np.divide(xq, np.maximum(qq, _TINY, out=qq), out=scale)
         np.multiply(scale, xq, out=gain)
-        best_scale = np.where(gain > best_gain, scale, best_scale)
+        better = gain > best_gain
+        best_scale = np.where(better, scale, best_scale)
+        if zero is not None and best_zero is not None:
+            best_zero = np.where(better, zero, best_zero)
         np.maximum(gain, best_gain, out=best_gain)
     # The codes nearest for the best scale, and the scale best for those codes.
-    np.divide(np.float32(1), np.where(best_scale == 0, np.float32(np.inf), best_scale), out=inverse)
-    _round(work, inverse, scheme.zero_point)
+    low = middle if best_zero is None else best_zero
+    inverse = np.divide(np.float32(1), np.where(best_scale == 0, np.float32(np.inf), best_scale))
+    _round(work, inverse, -low, top - low)
     _sums(work, w, xq, qq)
     np.divide(xq, np.maximum(qq, _TINY, out=qq), out=scale)
-    np.add(work.q, np.float32(scheme.zero_point), out=work.q)
-    return scale if factor is None else scale / factor
+    np.add(work.q, low, out=work.q)
+    return scale if factor is None else scale / factor, best_zero
+
+
+def _symmetric(extreme: Floats, scheme: Scheme) -> Iterator[tuple[Floats, None]]:
+    """Candidates: 1 / scale, (groups,)."""
+    inverse = np.empty_like(extreme)
+    for step in (_ROW_EXTREMES if scheme.per_channel else _EXTREMES)[scheme.bits]:
+        yield np.divide(np.float32(step), extreme, out=inverse), None
+
+
+def _asymmetric(x: Floats, scheme: Scheme) -> Iterator[tuple[Floats, Floats]]:
+    """Candidates: 1 / scale and zero point, (groups,) each. The range holds 0, as a zero point is among the codes."""
+    low, high = np.minimum(x.min(axis=0), 0), np.maximum(x.max(axis=0), 0)
+    span = np.where(high > low, high - low, np.float32(np.inf)).astype(np.float32)  # (groups,)
+    top = np.float32((1 << scheme.bits) - 1)
+    centre = -low / span  # (groups,), from 0 to 1
+    for steps, shift in (_ROW_SPANS if scheme.per_channel else _SPANS)[scheme.bits]:
+        yield np.float32(steps) / span, np.clip(np.rint(centre * top + np.float32(shift)), np.float32(0), top)
 
 
 def _extremes(x: Floats) -> tuple[Floats, Floats | None]:
@@ -148,11 +203,15 @@ def _extremes(x: Floats) -> tuple[Floats, Floats | None]:
     return np.where(extreme == 0, np.float32(np.inf), extreme), factor
 
 
-def _round(work: _Work, inverse: Floats, zero_point: int) -> None:
+def _round(work: _Work, inverse: Floats, low: Floats | np.float32, high: Floats | np.float32) -> None:
     """Put codes − zero point in ``work.q``."""
     np.multiply(work.x, inverse, out=work.q)
     np.rint(work.q, out=work.q)
-    np.clip(work.q, np.float32(-zero_point), np.float32(zero_point - 1), out=work.q)
+    if isinstance(low, np.ndarray):  # np.clip takes four times as long for these
+        np.maximum(work.q, low, out=work.q)
+        np.minimum(work.q, high, out=work.q)
+    else:
+        np.clip(work.q, low, high, out=work.q)
 
 
 def _sums(work: _Work, w: Floats | None, xq: Floats, qq: Floats) -> None:

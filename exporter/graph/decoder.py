@@ -18,13 +18,14 @@ from onnx import TensorProto
 from edgepress.errors import InputError
 from edgepress.exporter.decoder import MLP, Activation, Attention, Decoder, Layer, Linear, Norm, Weight
 from edgepress.exporter.graph.builder import CONTRIB, GraphBuilder
-from edgepress.exporter.plan import Plan
+from edgepress.exporter.plan import Plan, PlannedTensor
 
 INT32, INT64, FLOAT, UINT8 = TensorProto.INT32, TensorProto.INT64, TensorProto.FLOAT, TensorProto.UINT8
 
 LOGITS_START = "logits_start"
 LONG_FROM = "long_from"
 _HEAD_MULTIPLE = 8  # onnxruntime's CPU kernel; what is rotated inside it must be a multiple of 16
+_BIAS = 5  # the bias's place among MatMulNBits' inputs
 _TO_THE_END = np.iinfo(np.int64).max
 
 
@@ -112,7 +113,7 @@ class _DecoderGraph:
         return self.graph.external(weight.name, FLOAT, weight.shape, tensor.regions["data"])
 
     def _linear(self, linear: Linear, x: str, output: str) -> str:
-        """``MatMulNBits(x, codes, scales)``, or ``FusedMatMul(x, Wᵀ)`` when kept in float32; then the bias."""
+        """``MatMulNBits(x, codes, scales, zero points)``, or ``FusedMatMul(x, Wᵀ)`` in float32; then the bias."""
         g, weight = self.graph, linear.weight
         rows, columns = weight.shape
         tensor = self.plan.of(self.decoder.embedding if weight.kind == "head" and self.decoder.tied else weight)
@@ -122,12 +123,14 @@ class _DecoderGraph:
             product = f"{output}.product" if bias else output
             g.node("FusedMatMul", [x, stored], product, domain=CONTRIB, transB=1)
             return g.node("Add", [product, bias], output) if bias else product
-        name, scheme = tensor.weight.name, tensor.scheme
-        values = g.external(f"{name}.values", UINT8, scheme.values_shape(rows, columns), tensor.regions["values"])
-        scales = g.external(f"{name}.scales", FLOAT, scheme.scales_shape(rows, columns), tensor.regions["scales"])
+        scheme = tensor.scheme
+        name, shape = f"{tensor.weight.name}.values", scheme.values_shape(rows, columns)
+        inputs = [x, g.external(name, UINT8, shape, tensor.regions["values"]), *self._scales(tensor)]
+        if bias:
+            inputs += [""] * (_BIAS - len(inputs)) + [bias]
         return g.node(
             "MatMulNBits",
-            [x, values, scales, "", "", bias] if bias else [x, values, scales],
+            inputs,
             output,
             domain=CONTRIB,
             N=rows,
@@ -136,6 +139,18 @@ class _DecoderGraph:
             block_size=scheme.block_size,
             accuracy_level=self.plan.accuracy_level,
         )
+
+    def _scales(self, tensor: PlannedTensor) -> list[str]:
+        """Inputs that turn a quantized tensor's codes into weights: scales and, unless symmetric, zero points."""
+        g, name, scheme = self.graph, tensor.weight.name, tensor.scheme
+        if scheme is None:
+            raise ValueError(f"{name} has no scheme")
+        rows, columns = tensor.weight.shape
+        scales = g.external(f"{name}.scales", FLOAT, scheme.scales_shape(rows, columns), tensor.regions["scales"])
+        if scheme.symmetric:
+            return [scales]
+        shape = scheme.zero_points_shape(rows, columns)
+        return [scales, g.external(f"{name}.zero_points", UINT8, shape, tensor.regions["zero_points"])]
 
     def _embed(self) -> str:
         """Look up (batch, sequence, hidden), scale, add learned positions.
@@ -168,10 +183,9 @@ class _DecoderGraph:
         rows, hidden = weight.shape
         padded = scheme.blocks(hidden) * scheme.block_size
         table = g.external(f"{weight.name}.rows", UINT8, (rows, padded * scheme.bits // 8), tensor.regions["values"])
-        scales = g.external(f"{weight.name}.scales", FLOAT, scheme.scales_shape(rows, hidden), tensor.regions["scales"])
         x = g.node(
             "GatherBlockQuantized",
-            [table, "input_ids", scales],
+            [table, "input_ids", *self._scales(tensor)],
             "embedded",
             domain=CONTRIB,
             bits=scheme.bits,

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from edgepress.exporter import decide, export, parity
 from edgepress.exporter.plan import PAGE
 from edgepress.exporter.readback import StoredWeights
 from edgepress.exporter.report import format_inspection, format_plan, inspect, plan_to_json
+from edgepress.exporter.scheme import Scheme
 from edgepress.manifest import find_problems, read_manifest
 
 
@@ -226,8 +228,8 @@ def test_overrides_reach_the_bundle(llama: Path, tmp_path: Path) -> None:
     manifest = export(llama, out=tmp_path / "out", recipe=recipe)
     schemes = {str(tensor["name"]): tensor["scheme"] for tensor in manifest.tensors}
     assert schemes["layers.0.mlp.up"] is None
-    assert schemes["layers.1.mlp.up"] == {"method": "rtn", "bits": 4, "block_size": 16}
-    assert schemes["head"] == {"method": "rtn", "bits": 8, "block_size": 16}
+    assert schemes["layers.1.mlp.up"] == asdict(Scheme("rtn", 4, 16))
+    assert schemes["head"] == asdict(Scheme("rtn", 8, 16))
 
 
 def test_check_puts_parity_into_the_manifest_and_fails_on_a_wrong_graph(
