@@ -5,10 +5,11 @@ import platform
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 
 from edgepress import __version__
 from edgepress.errors import InputError
@@ -17,6 +18,7 @@ from edgepress.exporter.decoder import Decoder
 from edgepress.exporter.plan import Plan
 from edgepress.exporter.recipe import Recipe
 from edgepress.exporter.rope import rope_tables
+from edgepress.exporter.rotation import factors
 from edgepress.exporter.stream import TensorReport
 from edgepress.manifest import MANIFEST_NAME, Manifest, describe_files, read_manifest
 
@@ -79,15 +81,19 @@ def copy_tokenizer(checkpoint: Checkpoint, bundle: Path) -> None:
 
 
 def write_tables(path: Path, plan: Plan, decoder: Decoder) -> None:
-    """Write the rotary embeddings' cos and sin into their regions of the data file."""
+    """Write the rotary embeddings' cos and sin and the rotation's factors into their regions of the data file."""
+    tables: dict[str, NDArray[np.floating[Any]]] = {}
+    for name, rope in decoder.ropes.items():
+        tables[f"rope.{name}.cos"], tables[f"rope.{name}.sin"] = rope_tables(rope, plan.context_length)
+    if decoder.rotation is not None:
+        tables["rotation.left"], tables["rotation.right"] = factors(decoder.rotation)
     with path.open("r+b") as file:
-        for name, rope in decoder.ropes.items():
-            for part, table in zip(("cos", "sin"), rope_tables(rope, plan.context_length), strict=True):
-                planned = plan.table(f"rope.{name}.{part}")
-                if table.shape != planned.shape:
-                    raise ValueError(f"{planned.name}: {table.shape}, the plan says {planned.shape}")
-                file.seek(planned.region.offset)
-                file.write(np.ascontiguousarray(table, np.float32).data)
+        for planned in plan.tables:
+            table = tables[planned.name]
+            if table.shape != planned.shape:
+                raise ValueError(f"{planned.name}: {table.shape}, the plan says {planned.shape}")
+            file.seek(planned.region.offset)
+            file.write(np.ascontiguousarray(table, "<f4").data)
 
 
 def describe_tensors(plan: Plan, reports: Mapping[str, TensorReport]) -> tuple[dict[str, object], ...]:

@@ -132,8 +132,26 @@ class Layer:
 
 
 @dataclass(frozen=True)
+class Rotation:
+    """The residual stream in another basis, x → x (A ⊗ B) with A and B orthogonal; see :mod:`.rotation`.
+
+    ``left`` and ``right`` are the orders of A and B, ``seed`` draws them. With ``keeps_mean`` the vector of ones is
+    mapped to itself, so that a layer norm removes the same mean.
+    """
+
+    left: int
+    right: int
+    seed: int
+    keeps_mean: bool = False
+
+
+@dataclass(frozen=True)
 class Decoder:
-    """A whole decoder. ``head`` is the embedding's own :class:`Weight` when the two are tied."""
+    """A whole decoder. ``head`` is the embedding's own :class:`Weight` when the two are tied.
+
+    With a ``rotation`` the layers work on the rotated residual stream: what is embedded is rotated, and what goes into
+    the final norm is rotated back.
+    """
 
     model_type: str
     hidden_size: int
@@ -148,6 +166,7 @@ class Decoder:
     embedding_multiplier: float = 1.0
     logits_multiplier: float = 1.0
     logits_softcap: float = 0.0
+    rotation: Rotation | None = None
 
     @property
     def tied(self) -> bool:

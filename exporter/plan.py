@@ -52,7 +52,10 @@ class PlannedTensor:
 
 @dataclass(frozen=True)
 class PlannedTable:
-    """A float32 constant that is computed, not read: a rotary embedding's cos or sin, (positions, rotated / 2)."""
+    """A float32 constant that is computed, not read.
+
+    A rotary embedding's cos or sin, (positions, rotated / 2), or a factor of the rotation, (order, order).
+    """
 
     name: str
     shape: tuple[int, int]
@@ -130,6 +133,12 @@ def make_plan(decoder: Decoder, recipe: Recipe, itemsize: Callable[[str], int]) 
         for shape in [((1 if rope.long_inverse_frequencies is None else 2) * context, len(rope.inverse_frequencies))]
         for part in ("cos", "sin")
     )
+    if decoder.rotation is not None:
+        orders = {"left": decoder.rotation.left, "right": decoder.rotation.right}
+        tables += tuple(
+            PlannedTable(f"rotation.{side}", (order, order), layout.place(order * order * _FLOAT))
+            for side, order in orders.items()
+        )
     cache = sum(2 * layer.attention.kv_heads * layer.attention.head_dim * context * _FLOAT for layer in decoder.layers)
     return Plan(tensors, tables, layout.end, context, recipe.accuracy_level, cache)
 

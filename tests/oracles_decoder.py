@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgepress.exporter.decoder import MLP, Attention, Decoder, Linear, Norm, Rope, Weight
+from edgepress.exporter.rotation import factors
 
 Array = NDArray[np.float64]
 Read = Callable[[str], NDArray[np.float32]]
@@ -24,13 +25,15 @@ def forward(decoder: Decoder, read: Read, tokens: NDArray[np.int64], int8_blocks
     x = model.weight(decoder.embedding)[tokens] * decoder.embedding_multiplier  # (length, hidden)
     if decoder.positions is not None:
         x = x + model.weight(decoder.positions)[: len(tokens)]
+    rotation = np.kron(*factors(decoder.rotation)) if decoder.rotation is not None else np.eye(decoder.hidden_size)
+    x = x @ rotation
     for layer in decoder.layers:
         rope = decoder.ropes[layer.attention.rope] if layer.attention.rope is not None else None
         y = model.attention(layer.attention, rope, model.norm(layer.attention_norm, x))
         x = x + layer.residual_multiplier * model.norm(layer.attention_post_norm, y)
         y = model.mlp(layer.mlp, model.norm(layer.mlp_norm, x))
         x = x + layer.residual_multiplier * model.norm(layer.mlp_post_norm, y)
-    logits = model.linear(decoder.head, model.norm(decoder.final_norm, x)) * decoder.logits_multiplier
+    logits = model.linear(decoder.head, model.norm(decoder.final_norm, x @ rotation.T)) * decoder.logits_multiplier
     cap = decoder.logits_softcap
     return cap * np.tanh(logits / cap) if cap else logits
 

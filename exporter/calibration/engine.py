@@ -330,7 +330,7 @@ class Calibration:
         if isinstance(method, LinearMethod) and scheme is not None:
             moments = Moments(weight.shape[1], self.device)
             for x in self._activations("inputs", len(self.decoder.layers)):
-                moments.add(network.norm_forward(self.decoder.final_norm, self.read, x))
+                moments.add(next(network.head_steps(self.decoder, self.read, x))[1])
             full = self.read(weight)
             codes = method.quantize(full, scheme, moments, method_options(method, self.recipe))
             arrays = to_arrays(weight.name, codes.pack())

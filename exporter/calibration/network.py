@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from edgepress.exporter.decoder import MLP, Attention, Decoder, Layer, Linear, Norm, Weight
+from edgepress.exporter.decoder import MLP, Attention, Decoder, Layer, Linear, Norm, Rotation, Weight
 from edgepress.exporter.rope import rope_tables
+from edgepress.exporter.rotation import factors
 
 Values = Callable[[Weight], Tensor]
 """Gives a weight in float32, in its own shape, on the device of the activations."""
@@ -55,7 +56,14 @@ def embed(decoder: Decoder, values: Values, tokens: Tensor) -> Tensor:
     x = functional.embedding(tokens, values(decoder.embedding)) * decoder.embedding_multiplier
     if decoder.positions is not None:
         x = x + values(decoder.positions)[: tokens.shape[1]]
-    return x
+    return x if decoder.rotation is None else rotate(decoder.rotation, x)
+
+
+def rotate(rotation: Rotation, x: Tensor, *, back: bool = False) -> Tensor:
+    """``x (A ⊗ B)``, or ``x (A ⊗ B)ᵀ`` to go ``back``; x (…, hidden)."""
+    left, right = (torch.from_numpy(factor).to(x) for factor in factors(rotation))
+    matrix = x.reshape(*x.shape[:-1], rotation.left, rotation.right)
+    return (left @ matrix @ right.T if back else left.T @ matrix @ right).reshape(x.shape)
 
 
 def layer_steps(layer: Layer, values: Values, x: Tensor, rotary: Rotary | None) -> Steps:
@@ -77,6 +85,8 @@ def layer_steps(layer: Layer, values: Values, x: Tensor, rotary: Rotary | None) 
 
 def head_steps(decoder: Decoder, values: Values, x: Tensor) -> Steps:
     """Residual stream (…, hidden) → logits (…, vocabulary)."""
+    if decoder.rotation is not None:
+        x = rotate(decoder.rotation, x, back=True)
     x = yield (decoder.head,), norm_forward(decoder.final_norm, values, x)
     logits = linear_forward(decoder.head, values, x) * decoder.logits_multiplier
     cap = decoder.logits_softcap

@@ -16,7 +16,7 @@ import onnx
 from onnx import TensorProto
 
 from edgepress.errors import InputError
-from edgepress.exporter.decoder import MLP, Activation, Attention, Decoder, Layer, Linear, Norm, Weight
+from edgepress.exporter.decoder import MLP, Activation, Attention, Decoder, Layer, Linear, Norm, Rotation, Weight
 from edgepress.exporter.graph.builder import CONTRIB, GraphBuilder
 from edgepress.exporter.plan import Plan, PlannedTensor
 
@@ -68,6 +68,11 @@ class _DecoderGraph:
         last = len(self.decoder.layers) - 1
         for index, layer in enumerate(self.decoder.layers):
             stream = self._layer(index, layer, stream, trim=index == last)
+        if self.decoder.rotation is not None:
+            total = (
+                stream.x if stream.pending is None else self.graph.node("Add", [stream.x, stream.pending], "rotated")
+            )
+            stream = _Stream(self._rotate_stream(self.decoder.rotation, total, "rotated_back", back=True))
         hidden, _ = self._norm(self.decoder.final_norm, stream, "final_norm")
         self._head(hidden)
 
@@ -172,7 +177,28 @@ class _DecoderGraph:
         if self.decoder.positions is not None:
             added = g.node("Gather", [self._float(self.decoder.positions), "position_ids"], "positions_embedded")
             x = g.node("Add", [x, added], "embedded.positioned")
+        if self.decoder.rotation is not None:
+            x = self._rotate_stream(self.decoder.rotation, x, "embedded.rotated", back=False)
         return x
+
+    def _rotate_stream(self, rotation: Rotation, x: str, output: str, *, back: bool) -> str:
+        """Compute x (A ⊗ B), or x (A ⊗ B)ᵀ to go ``back``, as products with the factors.
+
+        ::
+
+            x ─ Reshape (…, left, right) ─ FusedMatMul(Aᵀ, ·) ─ FusedMatMul(·, B) ─ Reshape (…, hidden)
+        """
+        g, left, right = self.graph, rotation.left, rotation.right
+        a, b = (
+            g.external(table.name, FLOAT, table.shape, table.region)
+            for table in (self.plan.table("rotation.left"), self.plan.table("rotation.right"))
+        )
+        matrix = g.constant("as_matrix", np.array([0, 0, left, right], np.int64))
+        vector = g.constant("as_vector", np.array([0, 0, left * right], np.int64))
+        y = g.node("Reshape", [x, matrix], f"{output}.matrix")
+        y = g.node("FusedMatMul", [a, y], f"{output}.left", domain=CONTRIB, transA=int(not back))
+        y = g.node("FusedMatMul", [y, b], f"{output}.right", domain=CONTRIB, transB=int(back))
+        return g.node("Reshape", [y, vector], output)
 
     def _embed_quantized(self) -> str:
         g, weight = self.graph, self.decoder.embedding
