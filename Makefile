@@ -10,7 +10,7 @@ help:
 	@echo "make install   .venv/bin/edgepress"
 	@echo "make demo      quantize, export, verify, run and measure the built-in model"
 	@echo "make test      lint, type check and tests"
-	@echo "make bench     measure against onnxruntime-genai and print the README's tables (long)"
+	@echo "make bench     measure against onnxruntime-genai and llama.cpp, print the README's tables (long; needs a C++ compiler)"
 
 $(VENV)/.export: pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -20,6 +20,10 @@ $(VENV)/.export: pyproject.toml
 
 $(VENV)/.dev: $(VENV)/.export
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@touch $@
+
+$(VENV)/.bench: $(VENV)/.export
+	$(BIN)/python -m pip install --quiet --editable '.[export,bench]'
 	@touch $@
 
 install: $(VENV)/.export
@@ -38,7 +42,7 @@ lint: $(VENV)/.dev
 test: lint
 	$(BIN)/pytest -n 2
 
-bench: $(VENV)/.dev
+bench: $(VENV)/.bench
 	$(BIN)/python benchmarks/export_cost.py
 	$(BIN)/python benchmarks/decode_speed.py
 	$(BIN)/python benchmarks/memory.py

@@ -30,7 +30,7 @@ _PIECE_BYTES = 16 << 20  # float64 numbers worked on at once: a vocabulary of 15
 
 
 class LogitsSource(Protocol):
-    """A reference model: gives the logits of every position of a text."""
+    """A model, the reference or another tool's: gives the logits of every position of a text."""
 
     def logits(self, tokens: Tokens) -> Floats:
         """Logits (length, vocab) of ``tokens`` (length,); row i predicts token i + 1."""
@@ -64,6 +64,18 @@ class Evaluation:
     def to_json(self) -> dict[str, Any]:
         """The same as plain JSON values."""
         return asdict(self)
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Documents as the token ids that are scored.
+
+    ``documents`` holds (length,) ids each, the beginning-of-sequence token first when ``has_bos``.
+    """
+
+    documents: tuple[Tokens, ...]
+    utf8_bytes: tuple[int, ...]
+    has_bos: bool
 
 
 @dataclass(frozen=True)
@@ -142,31 +154,56 @@ def evaluate(
 
     """
     config = read_config(Path(bundle))
-    _check(documents, context, stride, config)
-    tokenizer = read_tokenizer(config.bundle)
+    _check(context, stride, config)
+    corpus = _corpus(config, documents)
     scorer = Scorer(config, context=context, threads=usable_cores() if threads is None else threads, prepared=prepared)
-    sums = _Sums()
-    for document in documents:
-        tokens = _tokens(tokenizer, config.bos, document)
-        size, scored = len(document.encode()), 0
-        for window in windows(tokens, context, stride):
-            expected = None if reference is None else _reference_logits(reference, window, config)
-            _score_window(scorer, window, expected, sums)
-            if progress is not None:
-                before, scored = scored, scored + window.scored
-                progress(size * scored // (tokens.size - 1) - size * before // (tokens.size - 1))
-    if not sums.tokens:
-        raise InputError("no document is longer than one token, so there is nothing to score; give more text")
-    return _result(sums, documents, _Settings(context, stride, config.bos is not None, reference is not None))
+    return _evaluate(scorer.pieces, corpus, context, stride, reference=reference, progress=progress)
 
 
-def _check(documents: Sequence[str], context: int, stride: int, config: BundleConfig) -> None:
+def evaluate_logits(
+    source: LogitsSource,
+    corpus: Corpus,
+    *,
+    context: int = 256,
+    stride: int = 128,
+    reference: LogitsSource | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Evaluation:
+    """Score any model that gives logits, as :func:`evaluate` scores a bundle, on the tokens of :func:`read_corpus`.
+
+    Raises:
+        InputError: there is nothing to score, or ``context`` and ``stride`` do not fit together.
+
+    """
+    _check(context, stride, None)
+
+    def pieces(window: Window) -> Iterator[tuple[slice, Floats]]:
+        yield slice(0, window.scored), source.logits(window.tokens)[-window.scored - 1 : -1]
+
+    return _evaluate(pieces, corpus, context, stride, reference=reference, progress=progress)
+
+
+def read_corpus(bundle: str | Path, documents: Sequence[str]) -> Corpus:
+    """Tokenize ``documents`` as :func:`evaluate` does for the bundle, so that another model sees the same tokens."""
+    return _corpus(read_config(Path(bundle)), documents)
+
+
+def _corpus(config: BundleConfig, documents: Sequence[str]) -> Corpus:
     if not documents:
         raise InputError("no documents to score; give a file with text in it")
-    if not 2 <= context <= config.context_length:
-        raise InputError(
-            f"context is {context}; the model in {config.bundle} takes 2 to {config.context_length} tokens"
-        )
+    tokenizer = read_tokenizer(config.bundle)
+    return Corpus(
+        documents=tuple(_tokens(tokenizer, config.bos, document) for document in documents),
+        utf8_bytes=tuple(len(document.encode()) for document in documents),
+        has_bos=config.bos is not None,
+    )
+
+
+def _check(context: int, stride: int, config: BundleConfig | None) -> None:
+    most = math.inf if config is None else config.context_length
+    if not 2 <= context <= most:
+        takes = "it must be at least 2" if config is None else f"the model in {config.bundle} takes 2 to {most} tokens"
+        raise InputError(f"context is {context}; {takes}")
     if not 1 <= stride < context:
         raise InputError(f"stride is {stride}; it must be at least 1 and less than the context of {context}")
 
@@ -198,46 +235,59 @@ class Scorer:
                 yield slice(first - first_row, stop - first_row), logits
 
 
-def _score_window(scorer: Scorer, window: Window, reference: Floats | None, sums: _Sums) -> None:
+def _evaluate(
+    pieces: Callable[[Window], Iterator[tuple[slice, Floats]]],
+    corpus: Corpus,
+    context: int,
+    stride: int,
+    *,
+    reference: LogitsSource | None,
+    progress: Callable[[int], None] | None,
+) -> Evaluation:
+    """Score a corpus by ``pieces``, which yields the logits of a window's scored tokens as :meth:`Scorer.pieces`."""
+    sums = _Sums()
+    for tokens, size in zip(corpus.documents, corpus.utf8_bytes, strict=True):
+        scored = 0
+        for window in windows(tokens, context, stride):
+            _score_window(pieces(window), window, reference, sums)
+            if progress is not None:
+                before, scored = scored, scored + window.scored
+                progress(size * scored // (tokens.size - 1) - size * before // (tokens.size - 1))
+    if not sums.tokens:
+        raise InputError("no document is longer than one token, so there is nothing to score; give more text")
+    return _result(sums, corpus, context, stride, referenced=reference is not None)
+
+
+def _score_window(
+    pieces: Iterator[tuple[slice, Floats]], window: Window, reference: LogitsSource | None, sums: _Sums
+) -> None:
     targets = window.tokens[-window.scored :]
-    for piece, logits in scorer.pieces(window):
-        sums.add(logits, targets[piece], None if reference is None else reference[piece])
+    expected = None if reference is None else reference.logits(window.tokens)  # (length, vocab)
+    for piece, logits in pieces:
+        if expected is None:
+            sums.add(logits, targets[piece], None)
+            continue
+        if expected.shape != (window.tokens.size, logits.shape[1]):
+            raise InputError(
+                f"the reference gives logits of shape {expected.shape}, the bundle "
+                f"{(window.tokens.size, logits.shape[1])}; give the checkpoint that the bundle was made from"
+            )
+        sums.add(logits, targets[piece], expected[-window.scored - 1 : -1][piece])
 
 
-def _reference_logits(reference: LogitsSource, window: Window, config: BundleConfig) -> Floats:
-    """The reference's rows that predict the scored tokens, (scored, vocab)."""
-    logits = reference.logits(window.tokens)
-    expected = (window.tokens.size, config.vocab_size)
-    if logits.shape != expected:
-        raise InputError(
-            f"the reference gives logits of shape {logits.shape}, the bundle {expected}; "
-            "give the checkpoint that the bundle was made from"
-        )
-    return logits[-window.scored - 1 : -1]
-
-
-@dataclass(frozen=True)
-class _Settings:
-    context: int
-    stride: int
-    has_bos: bool
-    with_reference: bool
-
-
-def _result(sums: _Sums, documents: Sequence[str], settings: _Settings) -> Evaluation:
-    size = sum(len(document.encode()) for document in documents)
+def _result(sums: _Sums, corpus: Corpus, context: int, stride: int, *, referenced: bool) -> Evaluation:
+    size = sum(corpus.utf8_bytes)
     bits = size * math.log(2)
-    referenced = settings.with_reference
     return Evaluation(
         bits_per_byte=sums.nll / bits,
         perplexity=_perplexity(sums.nll, sums.tokens),
-        documents=len(documents),
+        documents=len(corpus.documents),
         scored_tokens=sums.tokens,
         utf8_bytes=size,
         negative_log_likelihood=sums.nll,
-        context=settings.context,
-        stride=settings.stride,
-        first_token="bos" if settings.has_bos else "first token of the document",
+        context=context,
+        stride=stride,
+        first_token="bos" if corpus.has_bos else "first token of the document",
         reference_bits_per_byte=sums.reference_nll / bits if referenced else None,
         reference_perplexity=_perplexity(sums.reference_nll, sums.tokens) if referenced else None,
         kl=sums.kl / sums.tokens if referenced else None,

@@ -15,7 +15,7 @@ from edgepress.errors import InputError
 from edgepress.exporter import export
 from edgepress.exporter.reference import Reference
 from edgepress.runtime import evaluate, read_documents
-from edgepress.runtime.evaluate import format_evaluation, log_softmax, windows
+from edgepress.runtime.evaluate import evaluate_logits, format_evaluation, log_softmax, read_corpus, windows
 from edgepress.runtime.tokenizer import read_tokenizer
 
 DATA = Path(os.environ.get("EDGEPRESS_DATA", Path(__file__).resolve().parents[2].parent / "shared" / "data"))
@@ -79,6 +79,20 @@ def test_scores_are_those_of_the_definition(checkpoint: Path, bundle: Path, cont
     assert result.top1_agreement > 0.98
     assert json.loads(json.dumps(result.to_json()))["kl"] == result.kl
     assert "KL divergence" in format_evaluation(result)
+
+
+def test_any_models_logits_are_scored_as_a_bundles(checkpoint: Path, bundle: Path) -> None:
+    """The bundle is the reference in float32, so both ways of scoring must find the same figures."""
+    model = Reference(checkpoint)
+    corpus = read_corpus(bundle, DOCUMENTS)
+    result = evaluate_logits(model, corpus, context=16, stride=8, reference=Shifted(model))
+    expected = evaluate(bundle, DOCUMENTS, context=16, stride=8, reference=Shifted(model), threads=1, prepared=False)
+    assert [tokens[0] for tokens in corpus.documents] == [1, 1, 1]
+    assert result.first_token == expected.first_token
+    numbers = {name: value for name, value in expected.to_json().items() if name != "first_token"}
+    assert {name: getattr(result, name) for name in numbers} == pytest.approx(numbers, rel=1e-4)
+    with pytest.raises(InputError, match="context is 1; it must be at least 2"):
+        evaluate_logits(model, corpus, context=1, stride=1)
 
 
 class Shifted:

@@ -1,0 +1,29 @@
+"""Other tools on the same checkpoints: each gives a :class:`~edgepress.runtime.LogitsSource` and what it stored."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+
+from edgepress.exporter.checkpoint import Checkpoint
+from edgepress.exporter.export import read_decoder
+from edgepress.runtime import LogitsSource
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A model as another tool stores it. ``types`` counts its weight matrices by how each is stored."""
+
+    source: LogitsSource
+    bits_per_weight: float
+    types: Mapping[str, int]
+
+    @property
+    def note(self) -> str:
+        """What the matrices are stored as, commonest first."""
+        return ", ".join(f"{count} {name}" for name, count in Counter(self.types).most_common())
+
+
+def parameters(checkpoint: Checkpoint) -> int:
+    """Elements of all weights, tied ones once."""
+    return sum(prod(weight.shape) for weight in read_decoder(checkpoint).weights())
