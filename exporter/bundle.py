@@ -150,6 +150,7 @@ def write_manifest(
             "bytes_after": sum(entry.size for entry in files.values()),
             "context_length": plan.context_length,
             "cache_bytes": plan.cache_bytes,
+            "bits_per_weight": round(plan.bits_per_weight, 4),
         },
         files=files,
         calibration=calibration,

@@ -91,6 +91,11 @@ class Plan:
         return sum(prod(tensor.weight.shape) for tensor in self.tensors)
 
     @property
+    def bits_per_weight(self) -> float:
+        """Bits stored for an element on average: codes, scales, zero points and padding, and what stays float32."""
+        return 8 * sum(tensor.bytes_after for tensor in self.tensors) / self.parameters
+
+    @property
     def bytes_before(self) -> int:
         """Bytes that the planned weights take in the checkpoint."""
         return sum(tensor.bytes_before for tensor in self.tensors)

@@ -6,7 +6,7 @@ whose name matches a pattern. ``bits = 32`` keeps float32. ``before`` and ``afte
 weights for rounding and that repair what rounding did; ``[options.<method>]`` sets a method's own options.
 ``[calibration]`` says which text shows the methods what the model computes. ``[budget]`` leaves bits and block size of
 every tensor that no override names to measurement and a solver. Presets are the files in ``recipes/``: adding one is
-adding a file.
+adding a file. ``[promise]`` is what a preset was measured to lose on models that everyone can try: KL in nats a token.
 """
 
 import difflib
@@ -113,6 +113,7 @@ class Recipe:
     options: Mapping[str, Mapping[str, OptionValue]] = field(default_factory=dict)
     calibration: CalibrationText = CalibrationText()
     budget: Budget | None = None
+    promise: Mapping[str, float] = field(default_factory=dict)
 
     def storage(self, name: str, kind: str) -> tuple[Storage, str]:
         """Return the storage asked for a tensor, and the recipe entry that asks it."""
@@ -134,6 +135,12 @@ class Recipe:
         content = asdict(self)
         content["calibration"]["text"] = [Path(name).name for name in self.calibration.text]
         return content
+
+
+def describe_promise(promise: Mapping[str, float]) -> str:
+    """What a preset was measured to lose, as one line."""
+    measured = ", ".join(f"{kl:.3g} on {model}" for model, kl in promise.items())
+    return f"KL from the float32 model, nats a token (benchmarks/accuracy.py): {measured}"
 
 
 def preset_names() -> list[str]:
@@ -173,6 +180,7 @@ _KEYS = (
     "options",
     "calibration",
     "budget",
+    "promise",
 )
 
 
@@ -199,6 +207,7 @@ def _recipe(content: dict[str, object], path: Path) -> Recipe:
         options=_options(content.get("options", {}), path),
         calibration=_calibration(content.get("calibration", {}), path),
         budget=_budget(content["budget"], path) if "budget" in content else None,
+        promise=_promise(content.get("promise", {}), path),
     )
 
 
@@ -217,6 +226,12 @@ def _options(value: object, path: Path) -> dict[str, dict[str, OptionValue]]:
             if not isinstance(option, bool | int | float | str):
                 raise InputError(f"{path}: [options.{method}] {key} must be a number, a string or a boolean")
     return value
+
+
+def _promise(value: object, path: Path) -> dict[str, float]:
+    if not isinstance(value, dict) or not all(isinstance(kl, int | float) and kl >= 0 for kl in value.values()):
+        raise InputError(f"{path}: [promise] gives the KL divergence measured on each model, in nats a token")
+    return {model: float(kl) for model, kl in value.items()}
 
 
 def _calibration(value: object, path: Path) -> CalibrationText:

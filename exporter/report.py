@@ -11,6 +11,7 @@ from edgepress.errors import InputError
 from edgepress.exporter.bundle import MODEL_FILE
 from edgepress.exporter.export import Prepared
 from edgepress.exporter.plan import PlannedTensor
+from edgepress.exporter.recipe import describe_promise
 from edgepress.manifest import MANIFEST_NAME, bundle_hash, read_manifest
 
 Json = dict[str, object]
@@ -31,6 +32,7 @@ def plan_to_json(prepared: Prepared) -> Json:
             "parameters": plan.parameters,
             "bytes_before": plan.bytes_before,
             "weights_bytes": sum(tensor.bytes_after for tensor in plan.tensors),
+            "bits_per_weight": plan.bits_per_weight,
             "data_file_bytes": plan.data_bytes,
             "cache_bytes_at_full_context": plan.cache_bytes,
         },
@@ -83,7 +85,9 @@ def format_plan(prepared: Prepared) -> str:
             "",
             f"{plan['model_type']} for {plan['target']}, recipe {prepared.recipe.name}, "
             f"context {plan['context_length']}, {totals['parameters']:,} parameters",
-            f"weights      {_megabytes(totals['bytes_before'])} MB → {_megabytes(totals['weights_bytes'])} MB",
+            f"weights      {_megabytes(totals['bytes_before'])} MB → {_megabytes(totals['weights_bytes'])} MB, "
+            f"{prepared.plan.bits_per_weight:.2f} bits a weight",
+            *([f"promise      {describe_promise(prepared.recipe.promise)}"] if prepared.recipe.promise else []),
             f"data file    {_megabytes(totals['data_file_bytes'])} MB (with rotary tables and alignment)",
             f"bundle       about {_megabytes(estimates['bundle_bytes'])} MB (estimate)",
             f"memory       about {_megabytes(estimates['runtime_memory_bytes'])} MB to run at the full context, "

@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from typing import cast
 
 NAME = "export"
 HELP = "quantize a model and write a bundle directory"
@@ -37,6 +38,7 @@ def run(arguments: argparse.Namespace) -> int:
     import time
 
     from edgepress.exporter import export
+    from edgepress.exporter.recipe import describe_promise
     from edgepress.progress import progress
 
     start = time.perf_counter()
@@ -54,10 +56,16 @@ def run(arguments: argparse.Namespace) -> int:
     )
     before, after = int(str(manifest.totals["bytes_before"])), int(str(manifest.totals["bytes_after"]))
     print(f"{arguments.out}: {manifest.model_type}, recipe {manifest.recipe['name']}, target {manifest.target}")
-    print(f"  weights in the checkpoint {before / 1e6:,.1f} MB → bundle {after / 1e6:,.1f} MB ({after / before:.0%})")
+    print(
+        f"  weights in the checkpoint {before / 1e6:,.1f} MB → bundle {after / 1e6:,.1f} MB ({after / before:.0%}), "
+        f"{manifest.totals['bits_per_weight']:.2f} bits a weight"
+    )
     worst = sorted((t for t in manifest.tensors if t["sqnr_db"] is not None), key=lambda t: float(str(t["sqnr_db"])))
     if worst:
         print(f"  {len(worst)} tensors quantized; lowest SQNR {worst[0]['sqnr_db']} dB in {worst[0]['name']}")
+    promise = cast("dict[str, float]", manifest.recipe["promise"])
+    if promise:
+        print(f"  promise: {describe_promise(promise)}")
     if manifest.parity is not None:
         for key, value in manifest.parity.items():
             print(f"  {key.replace('_', ' ')}: {value}")
