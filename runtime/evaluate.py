@@ -342,15 +342,16 @@ def read_documents(path: Path) -> list[str]:
         return [content]
     # split("\n"), not splitlines: JSON strings may hold U+2028 and other line separators as they are
     lines = enumerate(content.split("\n"), start=1)
-    return [_document(path, number, line) for number, line in lines if line.strip()]
+    return [jsonl_text(line, f"{path}, line {number}") for number, line in lines if line.strip()]
 
 
-def _document(path: Path, number: int, line: str) -> str:
+def jsonl_text(line: str, where: str) -> str:
+    """The ``text`` of one line of a ``.jsonl`` file; InputError, which names ``where``, when it has none."""
     try:
         entry = json.loads(line)
     except ValueError as error:
-        raise InputError(f"{path}, line {number} is not valid JSON: {error}") from error
+        raise InputError(f"{where} is not valid JSON: {error}") from error
     text = entry.get("text") if isinstance(entry, dict) else None
     if not isinstance(text, str) or not text:
-        raise InputError(f'{path}, line {number} has no text; each line must look like {{"text": "…"}}')
+        raise InputError(f'{where} has no text; each line must look like {{"text": "…"}}')
     return text

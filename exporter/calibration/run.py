@@ -20,6 +20,7 @@ from edgepress.exporter.calibration.engine import Calibration
 from edgepress.exporter.calibration.store import Store, StoredStages
 from edgepress.exporter.calibration.text import CalibrationTokens, read_calibration
 from edgepress.progress import Progress
+from edgepress.runtime.tokenizer import read_tokenizer
 
 if TYPE_CHECKING:
     from edgepress.exporter.export import Prepared
@@ -91,7 +92,7 @@ def _tokens(prepared: Prepared, bos: int | None) -> CalibrationTokens:
         raise InputError(f"recipe {prepared.recipe.name} needs calibration text; name a file (--calibration FILE)")
     return read_calibration(
         settings.text,
-        tokenizer=prepared.checkpoint.directory / "tokenizer.json",
+        tokenizer=read_tokenizer(prepared.checkpoint.directory),
         bos=bos,
         settings=settings,
         vocab_size=prepared.decoder.vocab_size,

@@ -1,57 +1,245 @@
-"""Which tokens the calibration sees."""
+"""Which tokens calibration sees: documents read, tokenized, packed into sequences, and some of them chosen.
 
-from __future__ import annotations
+Every document starts with the model's bos token (if it has one), as the runtime and ``edgepress eval`` start theirs.
+Documents follow one another without padding; that stream is cut into sequences of ``length`` tokens. Of these, as many
+as ``tokens`` needs are taken: the stream is divided into that many equal parts and ``seed`` draws one sequence from
+each, so that they are spread over all of the text.
+"""
 
-from collections.abc import Sequence
+import codecs
+import json
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
 
 from edgepress.errors import InputError
 from edgepress.exporter.recipe import CalibrationText
-from edgepress.runtime.evaluate import read_documents
+from edgepress.runtime.evaluate import jsonl_text, read_documents
+from edgepress.runtime.tokenizer import Tokenizer
+
+Tokens = NDArray[np.int64]
+
+_PIECE = 16 << 10  # bytes of a large file that are read in one place
+_LEAST_READ = 1 << 20  # bytes of text that are always looked at, if there are so many
+_READ_PER_TOKEN = 64  # bytes read for each token asked for: several times what a token holds, so that there is a choice
+_LONGEST_LINE = 64 << 20  # bytes of one .jsonl document
+_LARGEST_JSON = 256 << 20  # bytes: a JSON list can only be read whole
 
 
 @dataclass(frozen=True)
 class CalibrationTokens:
-    """``tokens`` int64 (sequences, length), and what is doubtful about them, a line each."""
+    """``tokens`` int64 (sequences, length), and what the user should know about them, one line each."""
 
-    tokens: NDArray[np.int64]
+    tokens: Tokens
     warnings: tuple[str, ...] = ()
 
 
 def read_calibration(
-    files: Sequence[str | Path],
+    files: Sequence[Path | str],
     *,
-    tokenizer: Path,
+    tokenizer: Tokenizer,
     bos: int | None,
     settings: CalibrationText,
     vocab_size: int,
     context_length: int,
 ) -> CalibrationTokens:
-    """Tokenize documents, each after its beginning-of-sequence token, and choose sequences of ``settings.length``.
+    """Read ``files`` and choose sequences from them; the same input gives the same tokens.
+
+    A ``.jsonl`` file has an object with ``text`` on each line, a ``.json`` file a list of texts or of such objects, any
+    other file is one document. ``settings.text`` is not looked at: ``files`` stands for it.
+
+    Text of more than max(1 MiB, 64 bytes a token asked for) is not read whole: each file gives its share of that
+    budget in pieces of 16 KiB, one from each of as many equal stretches of the file, at a place drawn by the seed and
+    moved to the next start of a line. A piece of a plain text then counts as a document; of a ``.jsonl`` file whole
+    lines are taken, at least one. A ``.json`` list is read whole (up to 256 MiB), and its texts chosen evenly.
+
+    Fewer tokens than asked for in the text mean fewer sequences, or one shorter one, never repeated text; there is a
+    warning then.
 
     Raises:
-        InputError: there is no text, or it is not this model's.
+        InputError: ``length`` is above the context; a file is missing, empty, a directory, not UTF-8 or not such JSON;
+            there are fewer than two tokens; a token is not in the vocabulary.
 
     """
+    check_length(settings, context_length)
+    if not files:
+        raise InputError("no calibration files; name one with --calibration or [calibration] text")
+    paths = [Path(file) for file in files]
+    generator = np.random.default_rng(settings.seed)
+    documents = _read(paths, max(_LEAST_READ, _READ_PER_TOKEN * settings.tokens), generator)
+    names = ", ".join(map(str, paths))
+    stream = pack(documents, tokenizer, bos)
+    if stream.size < 2:
+        raise InputError(f"{names}: the text gives {stream.size} tokens; give a text of a few thousand words")
+    if int(stream.max()) >= vocab_size:
+        raise InputError(
+            f"{names}: the tokenizer gives token {int(stream.max())}, the model's vocabulary has {vocab_size}; "
+            "tokenizer.json belongs to another checkpoint"
+        )
+    tokens = choose(stream, settings, generator)
+    return CalibrationTokens(tokens, tuple(_warnings(tokens, settings)))
+
+
+def check_length(settings: CalibrationText, context_length: int) -> None:
+    """Raise InputError when sequences are longer than the model's context."""
     if settings.length > context_length:
-        raise InputError(f"[calibration] length {settings.length} is more than the context of {context_length}")
-    library = Tokenizer.from_file(str(tokenizer))
+        raise InputError(
+            f"[calibration] length is {settings.length}, the model's context {context_length}; "
+            f"set length to {context_length} or less"
+        )
+
+
+def sequences_asked(settings: CalibrationText) -> int:
+    """How many sequences ``settings.tokens`` needs: whole ones, so the last may bring more tokens than asked for."""
+    return -(-settings.tokens // settings.length)
+
+
+def pack(documents: Iterable[str], tokenizer: Tokenizer, bos: int | None) -> Tokens:
+    """Tokens of all documents one after the other, (total,), each document after ``bos``; documents without any go."""
+    start = [] if bos is None else [bos]
     stream: list[int] = []
-    for file in files:
-        for document in read_documents(Path(file)):
-            stream += [] if bos is None else [bos]
-            stream += library.encode(document, add_special_tokens=False).ids
-    count = len(stream) // settings.length
-    if not count:
-        raise InputError(f"the calibration text has {len(stream)} tokens, less than one sequence of {settings.length}")
-    tokens = np.array(stream[: count * settings.length], np.int64).reshape(count, settings.length)
-    if tokens.max() >= vocab_size:
-        raise InputError(f"{tokenizer} gives token {tokens.max()}; the model has {vocab_size}")
-    wanted = min(count, max(1, settings.tokens // settings.length))
-    chosen = np.sort(np.random.default_rng(settings.seed).permutation(count)[:wanted])
-    return CalibrationTokens(tokens[chosen])
+    for document in documents:
+        tokens = tokenizer.encode_plain(document)
+        if tokens:
+            stream += start
+            stream += tokens
+    return np.array(stream, np.int64)
+
+
+def choose(stream: Tokens, settings: CalibrationText, generator: np.random.Generator) -> Tokens:
+    """Cut ``stream`` (total,) into sequences and take some: (sequences, length), in the order of the text."""
+    length = min(settings.length, stream.size)
+    available = stream.size // length
+    cut = stream[: available * length].reshape(available, length)
+    count = min(sequences_asked(settings), available)
+    bounds = np.arange(count + 1) * available // count  # part i: bounds[i] to bounds[i + 1]
+    return cut[generator.integers(bounds[:-1], bounds[1:])]
+
+
+def _warnings(tokens: Tokens, settings: CalibrationText) -> list[str]:
+    found = []
+    if tokens.size < settings.tokens:
+        found.append(
+            f"calibration text is short: {tokens.size} tokens in {len(tokens)} sequences of {tokens.shape[1]}, "
+            f"{settings.tokens} were asked for; give more text"
+        )
+    return found
+
+
+def _read(paths: Sequence[Path], budget: int, generator: np.random.Generator) -> list[str]:
+    """Documents of all files, or about ``budget`` bytes of them, each file its share."""
+    sizes = [_size(path) for path in paths]
+    total = sum(sizes)
+    documents = []
+    for path, size in zip(paths, sizes, strict=True):
+        if path.suffix == ".json":
+            documents += _read_list(path, size, max(1, budget * size // total))
+        elif total <= budget:
+            documents += read_documents(path)
+        else:
+            pieces = max(1, budget * size // total // _PIECE)
+            documents += _sample(path, size, pieces, generator)
+    return documents
+
+
+def _size(path: Path) -> int:
+    try:
+        size = path.stat().st_size
+    except OSError as error:
+        raise InputError(f"calibration text {path} cannot be read: {error.strerror}; name a text file") from error
+    if path.is_dir():
+        raise InputError(f"calibration text {path} is a directory; name the files in it")
+    if not size:
+        raise InputError(f"calibration text {path} is empty; give a file with text in it")
+    return size
+
+
+def _read_list(path: Path, size: int, budget: int) -> list[str]:
+    """Texts of a JSON list, evenly chosen where they have more than ``budget`` bytes."""
+    if size > _LARGEST_JSON:
+        raise InputError(f"{path} has {size:,} bytes and a JSON list is read whole; write it as .jsonl, a text a line")
+    try:
+        content = json.loads(path.read_bytes().decode("utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise InputError(f"{path} is not JSON in UTF-8: {error}") from error
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from error
+    if not isinstance(content, list) or not content:
+        raise InputError(f'{path} must hold a list of texts, or of objects like {{"text": "…"}}')
+    texts = [_entry_text(path, number, entry) for number, entry in enumerate(content)]
+    every = max(1, sum(len(text.encode()) for text in texts) // max(budget, 1))
+    return texts[::every]
+
+
+def _entry_text(path: Path, number: int, entry: object) -> str:
+    text = entry.get("text") if isinstance(entry, dict) else entry
+    if not isinstance(text, str) or not text:
+        raise InputError(f'{path}, entry {number} has no text; each must be a text or an object like {{"text": "…"}}')
+    return text
+
+
+def _sample(path: Path, size: int, pieces: int, generator: np.random.Generator) -> list[str]:
+    """``pieces`` pieces of a large file, one from each of as many equal stretches of it."""
+    bounds = np.arange(pieces + 1) * size // pieces
+    latest = np.maximum(bounds[1:] - _PIECE, bounds[:-1])
+    starts = generator.integers(bounds[:-1], latest + 1)
+    documents: list[str] = []
+    with path.open("rb") as file:
+        for start in starts.tolist():
+            file.seek(max(start, file.tell()))  # a line of the piece before may have reached further
+            documents += _lines(path, file) if path.suffix == ".jsonl" else _passage(path, file)
+    if not documents:
+        raise InputError(f"{path}: no text was found at {pieces} places of its {size:,} bytes; give another file")
+    return documents
+
+
+def _lines(path: Path, file: BinaryIO) -> list[str]:
+    """Documents of the ``.jsonl`` lines from the next one on, a piece's bytes of them but at least one."""
+    _skip_to_line(path, file)
+    stop = file.tell() + _PIECE
+    found = []
+    while file.tell() < stop and (line := _whole_line(path, file)):
+        if line.strip():
+            found.append(
+                jsonl_text(_decoded(path, line, file.tell() - len(line)), f"{path}, before byte {file.tell()}")
+            )
+    return found
+
+
+def _skip_to_line(path: Path, file: BinaryIO) -> None:
+    """Go to where a line begins: here, if it does, else behind the next line break."""
+    if file.tell():
+        file.seek(file.tell() - 1)
+        _whole_line(path, file)
+
+
+def _whole_line(path: Path, file: BinaryIO) -> bytes:
+    start = file.tell()
+    line = file.readline(_LONGEST_LINE)
+    if len(line) == _LONGEST_LINE and not line.endswith(b"\n"):
+        raise InputError(f"{path}: the line at byte {start} is longer than {_LONGEST_LINE:,} bytes; a line is one text")
+    return line
+
+
+def _passage(path: Path, file: BinaryIO) -> list[str]:
+    """The piece of a plain text that starts here, from its first line on; whole characters only."""
+    start = file.tell()
+    piece = file.read(_PIECE)
+    if start:
+        first = piece.find(b"\n") + 1
+        if not first:  # no line begins here: skip the rest of the character that the piece may start in
+            first = next((at for at, byte in enumerate(piece[:4]) if byte & 0xC0 != 0x80), 0)
+        start, piece = start + first, piece[first:]
+    text = _decoded(path, piece, start, final=False)
+    return [text] if text.strip() else []
+
+
+def _decoded(path: Path, content: bytes, start: int, *, final: bool = True) -> str:
+    try:
+        return codecs.getincrementaldecoder("utf-8")().decode(content, final=final)
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8: byte {start + error.start} is {content[error.start]:#04x}") from error
