@@ -9,11 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from edgepress.errors import InputError
@@ -48,8 +51,8 @@ class LayerTask:
 
     ``weights`` has every weight of the layer in float32, with the transforms so far folded in; ``codes`` what is
     rounded so far, and ``repaired`` what a recovery changed of the rest. ``inputs`` is the residual stream that the
-    compressed layers before this one produce; ``reference_inputs`` what the full-precision ones produce, kept only
-    when a method asks for it.
+    compressed layers before this one produce; ``reference_inputs`` what the full-precision ones produce, and
+    ``reference_outputs`` what this layer, in full precision, makes of that; both are kept only when a method asks.
     """
 
     index: int
@@ -59,6 +62,7 @@ class LayerTask:
     weights: dict[str, Tensor]
     inputs: Activations
     reference_inputs: Activations | None
+    reference_outputs: Activations | None
     device: torch.device
     codes: dict[str, Codes] = field(default_factory=dict)
     repaired: dict[str, Tensor] = field(default_factory=dict)
@@ -103,14 +107,17 @@ class ModelTask:
     """The whole compressed model, for a method that repairs it end to end.
 
     ``stages`` gives each weight as it will be stored so far; ``put`` replaces one. ``tokens`` is the calibration text,
-    (sequences, length); ``read`` gives a checkpoint weight in float32, without transforms.
+    (sequences, length), and ``teacher`` what goes into the full-precision model's final norm for it; ``read`` gives a
+    checkpoint weight in float32, without transforms, ``full`` the one that was rounded, with them.
     """
 
     decoder: Decoder
     plan: Plan
     tokens: NDArray[np.int64]
     stages: StoredStages
+    teacher: Activations
     read: Callable[[Weight], Tensor]
+    full: Callable[[Weight], Tensor]
     store: Store
     device: torch.device
     seed: int
@@ -120,6 +127,27 @@ class ModelTask:
     def put(self, weight: Weight, stored: Quantized | NDArray[np.float32]) -> None:
         """Store ``weight`` so."""
         self.changed[weight.name] = stored
+
+    def stored(self, weight: Weight) -> Codes | Tensor:
+        """``weight`` as it will be stored so far; what no stage has made is rounded from the checkpoint's rows."""
+        scheme = self.plan.of(weight).scheme
+        if weight.name in self.stages:
+            found = self.stages.weight(weight.name)
+            if isinstance(found, Quantized):
+                if scheme is None:
+                    raise ValueError(f"{weight.name} is stored in codes, and the plan has no scheme")
+                return Codes.unpack(found, scheme, weight.shape[1]).to(self.device)
+            return torch.from_numpy(found).to(self.device)
+        full = self.read(weight)
+        if scheme is None:
+            return full
+        method = load_method(scheme.method)
+        if not isinstance(method, Method):
+            raise InputError(
+                f"{scheme.method} cannot round {weight.name}, as no layer looks at what goes into it; name a method "
+                "that rounds rows from the weights alone, such as rtn"
+            )
+        return Codes.unpack(method.quantize(full.cpu().numpy(), scheme, None), scheme, full.shape[1]).to(self.device)
 
 
 def layer_linears(layer: Layer) -> list[Linear]:
@@ -168,9 +196,12 @@ class Calibration:
         for tensor in plan.tensors:
             if tensor.scheme is not None:
                 self.methods[tensor.weight.name] = _rounding(tensor.scheme.method)
-        self.needs_reference = any(recovery.layer is not None for recovery in self.recoveries) or any(
+        self.changes_layers = any(recovery.layer is not None for recovery in self.recoveries) or any(
             isinstance(method, LayerMethod) for method in self.methods.values()
         )
+        repairs = any(recovery.model is not None for recovery in self.recoveries)
+        self.needs_reference = self.changes_layers or repairs
+        self.keeps_full = bool(self.transforms) and repairs  # else the checkpoint has what was rounded
 
     def _before(self, name: str) -> Transform:
         method = load_method(name)
@@ -266,6 +297,20 @@ class Calibration:
             )
         return torch.from_numpy(whole).to(self.device)
 
+    def _full_file(self, index: int) -> Path:
+        """Weights of a layer in full precision, transforms folded in."""
+        return self.store.directory / f"full-{index:04}.weights"
+
+    def full(self, weight: Weight) -> Tensor:
+        """Read a weight as it was before it was rounded: in full precision, transforms folded in."""
+        if self.keeps_full:
+            for index, layer in enumerate(self.decoder.layers):
+                if weight.name in {other.name for other in layer_weights(layer)}:
+                    with safe_open(self._full_file(index), "pt", device=str(self.device)) as file:
+                        folded: Tensor = file.get_tensor(weight.name)
+                    return folded
+        return self.read(weight)
+
     def _task(self, index: int, layer: Layer) -> LayerTask:
         inputs, reference = self._inputs(index)
         return LayerTask(
@@ -276,6 +321,7 @@ class Calibration:
             weights={weight.name: self.read(weight) for weight in layer_weights(layer)},
             inputs=inputs,
             reference_inputs=reference,
+            reference_outputs=None if reference is None else self._activations("reference", index + 1),
             device=self.device,
         )
 
@@ -283,9 +329,12 @@ class Calibration:
         task = self._task(index, layer)
         for transform in self.transforms:
             transform.fold(task, method_options(transform, self.recipe))
+        if self.keeps_full:
+            folded = {weight.name: task.full(weight).cpu().contiguous() for weight in layer_weights(layer)}
+            save_file(folded, self._full_file(index))
+        _compute_reference(task)
         outputs = self._activations("inputs", index + 1)
-        changed_later = self.needs_reference
-        left = _round_by_linear(task, self.methods, self.recipe, outputs=None if changed_later else outputs)
+        left = _round_by_linear(task, self.methods, self.recipe, outputs=None if self.changes_layers else outputs)
         rounding = [self.methods.get(linear.weight.name) for linear in task.linears()]
         for method in {method.name: method for method in rounding if isinstance(method, LayerMethod)}.values():
             method.tune(task, method_options(method, self.recipe))
@@ -296,11 +345,6 @@ class Calibration:
             for batch in task.inputs.batches():
                 y = network.layer_forward(task.layer, task.values, task.inputs.read(batch), task.rotary)
                 _write_finite(outputs, batch, y, index)
-        if task.reference_inputs is not None:
-            reference = self._activations("reference", index + 1)
-            for batch in task.reference_inputs.batches():
-                x = task.reference_inputs.read(batch)
-                reference.write(batch, network.layer_forward(task.layer, task.full, x, task.rotary))
         self._save(stage, task)
         for kind in ("inputs", "reference"):
             (self.store.directory / f"{kind}-{index:04}.f32").unlink(missing_ok=True)
@@ -349,19 +393,32 @@ class Calibration:
                     plan=self.plan,
                     tokens=self.tokens,
                     stages=self.store.weights(),
+                    teacher=self._activations("reference", len(self.decoder.layers)),
                     read=self.read,
+                    full=self.full,
                     store=self.store,
                     device=self.device,
                     seed=self.recipe.calibration.seed,
                 )
                 if recovery.model is not None:
                     recovery.model(task, method_options(recovery, self.recipe))
-                arrays: dict[str, NDArray[Any]] = {}
-                for name, stored in task.changed.items():
-                    arrays |= to_arrays(name, stored)
-                self.store.save(stage, arrays)
+                self._save_changed(stage, task)
             if progress is not None:
                 progress(1)
+
+    def _save_changed(self, stage: str, task: ModelTask) -> None:
+        arrays: dict[str, NDArray[Any]] = {}
+        reports = {}
+        for weight in self.decoder.weights():
+            stored = task.changed.get(weight.name)
+            if stored is None:
+                continue
+            arrays |= to_arrays(weight.name, stored)
+            scheme = self.plan.of(weight).scheme
+            if isinstance(stored, Quantized) and scheme is not None:
+                codes = Codes.unpack(stored, scheme, weight.shape[1]).to(self.device)
+                reports[weight.name] = report(self.full(weight), codes)
+        self.store.save(stage, arrays, {"reports": reports})
 
 
 def _rounding(name: str) -> Rounding:
@@ -391,6 +448,15 @@ def _round_by_linear(
             if task.scheme(linear.weight) is not None:
                 _round(task, linear.weight, methods[linear.weight.name], moments, recipe)
     return outputs is not None and passes.finish(outputs)
+
+
+def _compute_reference(task: LayerTask) -> None:
+    """Compute what the layer gives in full precision, if a method asks for it."""
+    if task.reference_inputs is None or task.reference_outputs is None:
+        return
+    for batch in task.reference_inputs.batches():
+        x = task.reference_inputs.read(batch)
+        task.reference_outputs.write(batch, network.layer_forward(task.layer, task.full, x, task.rotary))
 
 
 def _write_finite(outputs: Activations, batch: slice, y: Tensor, index: int) -> None:
