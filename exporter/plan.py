@@ -1,11 +1,12 @@
 """Decide what happens to every tensor before any weight is read: its scheme or why it is kept, and where it goes."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import prod
 
 from edgepress.errors import InputError
+from edgepress.exporter.compress import Transform, load_method
 from edgepress.exporter.decoder import Decoder, Weight
 from edgepress.exporter.recipe import KEPT_BITS, Recipe, Storage
 from edgepress.exporter.scheme import BLOCK_SIZES, Scheme
@@ -132,6 +133,7 @@ def make_plan(decoder: Decoder, recipe: Recipe, itemsize: Callable[[str], int]) 
     _check_overrides(recipe, weights)
     layout = _Layout()
     tensors = tuple(_plan_tensor(weight, decoder, recipe, itemsize, layout) for weight in weights)
+    tensors = _note_what_is_left(tensors, decoder, recipe)
     tables = tuple(
         PlannedTable(f"rope.{name}.{part}", shape, layout.place(prod(shape) * _FLOAT))
         for name, rope in sorted(decoder.ropes.items())
@@ -146,6 +148,20 @@ def make_plan(decoder: Decoder, recipe: Recipe, itemsize: Callable[[str], int]) 
         )
     cache = sum(2 * layer.attention.kv_heads * layer.attention.head_dim * context * _FLOAT for layer in decoder.layers)
     return Plan(tensors, tables, layout.end, context, recipe.accuracy_level, cache)
+
+
+def _note_what_is_left(
+    tensors: tuple[PlannedTensor, ...], decoder: Decoder, recipe: Recipe
+) -> tuple[PlannedTensor, ...]:
+    """Add to the reasons which transforms leave a tensor as it is, and why."""
+    for name in recipe.before:
+        method = load_method(name)
+        left = method.leaves(decoder) if isinstance(method, Transform) else {}
+        tensors = tuple(
+            replace(t, reason=f"{t.reason}; {name} leaves it: {left[t.weight.name]}") if t.weight.name in left else t
+            for t in tensors
+        )
+    return tensors
 
 
 def _check_overrides(recipe: Recipe, weights: list[Weight]) -> None:

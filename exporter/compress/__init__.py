@@ -91,12 +91,14 @@ class Transform:
 
     ``describe(decoder, recipe)`` returns the decoder with what the transform adds to it, and refuses what it cannot
     transform (InputError). ``fold(task, options)`` changes ``task.weights`` of one layer before it is rounded.
+    ``leaves(decoder)`` names the weights that it has to leave as they are, with the reason, for the plan.
     """
 
     name: str
     describe: Callable[[Decoder, Recipe], Decoder]
     fold: Callable[[LayerTask, Options], None]
     options: Options = field(default_factory=dict)
+    leaves: Callable[[Decoder], Mapping[str, str]] = lambda _: {}
 
 
 @dataclass(frozen=True)

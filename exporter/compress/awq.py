@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from edgepress.exporter.compress import Options, Transform, rtn, unchanged
-from edgepress.exporter.compress.folding import Group, foldable_groups
+from edgepress.exporter.compress.folding import Group, foldable_groups, not_foldable
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -78,4 +78,4 @@ def rounded(weight: Tensor, scheme: Scheme) -> Tensor:
     return Codes.unpack(stored, scheme, weight.shape[1]).dequantize().to(weight.device)
 
 
-METHOD = Transform("awq", unchanged, _fold, {"grid": 20})
+METHOD = Transform("awq", unchanged, _fold, {"grid": 20}, not_foldable)

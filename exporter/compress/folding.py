@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from edgepress.exporter.decoder import Attention, Layer, Linear, Norm, Weight
+from edgepress.exporter.decoder import Attention, Decoder, Layer, Linear, Norm, Weight
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,19 @@ def foldable_groups(layer: Layer) -> list[Group]:
     if mlp.gate is not None or mlp.activation == "relu":
         found.append(_group((mlp.down,), _parameters(mlp.up), slice(None)))
     return [group for group in found if group is not None]
+
+
+def not_foldable(decoder: Decoder) -> dict[str, str]:
+    """Projections whose input cannot be scaled, by name, and why."""
+    found: dict[str, str] = {}
+    for layer in decoder.layers:
+        foldable = {linear.weight.name for group in foldable_groups(layer) for linear in group.linears}
+        for linear in (layer.attention.qkv, layer.mlp.gate, layer.mlp.up):
+            if linear is not None and linear.weight.name not in foldable:
+                found[linear.weight.name] = "no norm before it could take a scale"
+        if layer.mlp.down.weight.name not in foldable:
+            found[layer.mlp.down.weight.name] = f"{layer.mlp.activation} before it does not pass a scale on"
+    return found
 
 
 def _behind_norm(norm: Norm | None, linears: tuple[Linear, ...]) -> Group | None:

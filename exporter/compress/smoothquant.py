@@ -13,7 +13,7 @@ import torch
 
 from edgepress.errors import InputError
 from edgepress.exporter.compress import Options, Transform, unchanged
-from edgepress.exporter.compress.folding import Group, foldable_groups
+from edgepress.exporter.compress.folding import Group, foldable_groups, not_foldable
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,4 +44,4 @@ def smoothing_scales(group: Group, weights: dict[str, Tensor], largest: Tensor, 
     return x**alpha / w ** (1 - alpha)
 
 
-METHOD = Transform("smoothquant", unchanged, _fold, {"alpha": 0.5})
+METHOD = Transform("smoothquant", unchanged, _fold, {"alpha": 0.5}, not_foldable)

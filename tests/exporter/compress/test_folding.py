@@ -6,6 +6,8 @@ from layer_tasks import logits, tiny_model
 from tiny_models import VARIANTS
 
 from edgepress.exporter.compress.folding import foldable_groups
+from edgepress.exporter.plan import make_plan
+from edgepress.exporter.recipe import Recipe, Storage
 
 
 def scales(count: int, seed: int) -> torch.Tensor:
@@ -39,7 +41,21 @@ FOLDED = {
 def test_what_can_take_a_scale(name: str) -> None:
     for layer in tiny_model(name).decoder.layers:
         names = [linear.weight.name for group in foldable_groups(layer) for linear in group.linears]
-        assert [name.rpartition(".")[2] for name in names] == FOLDED[name]
+        assert [key.rpartition(".")[2] for key in names] == FOLDED[name]
+
+
+def test_the_plan_says_which_projections_are_left_and_why() -> None:
+    storage = Storage("rtn", 4, 32)
+    for name, left in (
+        ("llama", {}),
+        ("olmo2", dict.fromkeys(("attention.qkv", "mlp.gate", "mlp.up"), "no norm before it could take a scale")),
+        ("gpt2", {"mlp.down": "gelu_tanh before it does not pass a scale on"}),
+    ):
+        decoder = tiny_model(name).decoder
+        plan = make_plan(decoder, Recipe("test", storage, storage, storage, before=("awq",)), lambda _: 4)
+        said = {t.weight.name: t.reason.partition("; awq leaves it: ")[2] for t in plan.tensors}
+        found = {key.removeprefix("layers.0."): why for key, why in said.items() if why and key.startswith("layers.0.")}
+        assert found == left
 
 
 def test_query_heads_of_a_group_share_the_scales_of_v() -> None:

@@ -8,15 +8,17 @@ import onnxruntime
 import oracles_decoder
 import pytest
 from layer_tasks import TOKENS, TinyModel, layer_task, logits, tiny_model
-from tiny_models import VARIANTS
+from tiny_models import TEXT, VARIANTS, save
 
 from edgepress.errors import InputError
 from edgepress.exporter.bundle import write_tables
 from edgepress.exporter.compress import load_method
 from edgepress.exporter.compress.hadamard import METHOD
+from edgepress.exporter.export import export
 from edgepress.exporter.graph.decoder import LOGITS_START, build_decoder
 from edgepress.exporter.plan import make_plan
 from edgepress.exporter.recipe import Recipe, Storage
+from edgepress.runtime import load
 
 FLOAT = Recipe("test", Storage(), Storage(), Storage())
 REFUSED = ("gemma3_text", "olmo2")
@@ -91,6 +93,22 @@ def test_the_description_alone_says_what_is_rotated(tmp_path: Path) -> None:
     found = oracles_decoder.forward(turned.decoder, read, TOKENS[0].numpy())
     expected = logits(tiny_model("granite").decoder, tiny_model("granite").weights)[0].numpy()
     assert np.abs(found - expected).max() <= 2e-6 * np.abs(expected).max()
+
+
+def test_a_bundle_with_transforms_and_a_repair_computes_what_it_stores(tmp_path: Path) -> None:
+    """``--check`` holds onnxruntime against the description with the stored weights, and the runtime runs it."""
+    save("llama-tied-llama3", tmp_path / "model")
+    (tmp_path / "text.txt").write_text(TEXT * 3)
+    (tmp_path / "recipe.toml").write_text(
+        'before = ["hadamard", "awq"]\nafter = ["bias_correction"]\n'
+        "[weights]\nbits = 4\n[calibration]\ntext = 'text.txt'\ntokens = 128\nlength = 32\n[options.awq]\ngrid = 4\n"
+    )
+    out = tmp_path / "bundle"
+    manifest = export(tmp_path / "model", out=out, recipe=tmp_path / "recipe.toml", check=True)
+    assert manifest.parity is not None
+    assert manifest.parity["graph_difference"] < 1e-5  # type: ignore[operator] - JSON
+    generation = load(out).generate("To be", max_tokens=3)
+    assert len(list(generation)) > 0
 
 
 @pytest.mark.parametrize("name", REFUSED)
