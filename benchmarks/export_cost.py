@@ -35,12 +35,12 @@ def ours(shape: str, recipe: str) -> Cost:
     return measure_command([*command, "--recipe", recipe, "--out", out, "--force"])
 
 
-def theirs(shape: str, block: int) -> Cost:
+def theirs(shape: str, block: int, algorithm: str = "rtn") -> Cost:
     """Export with onnxruntime-genai's builder; its output folder must not exist."""
     out, cache = WORK / f"genai-{shape}", WORK / "cache"
     shutil.rmtree(out, ignore_errors=True)
     command = [sys.executable, "-m", "onnxruntime_genai.models.builder", "-i", checkpoint(shape), "-o", out]
-    options = ["algo_config=rtn", f"block_size={block}", "accuracy_level=4"]
+    options = [f"algo_config={algorithm}", f"block_size={block}", "accuracy_level=4"]
     return measure_command([*command, "-p", "int4", "-e", "cpu", "-c", cache, "--extra_options", *options])
 
 
