@@ -129,6 +129,7 @@ def write_manifest(
     reports: Mapping[str, TensorReport],
     source: dict[str, str],
     calibration: dict[str, object] | None,
+    budget: dict[str, object] | None,
     parity: dict[str, object] | None,
 ) -> Manifest:
     """Hash what is on disk, as read back from there; write ``manifest.json`` and return it as read back too."""
@@ -154,6 +155,7 @@ def write_manifest(
         },
         files=files,
         calibration=calibration,
+        budget=budget,
         parity=parity,
         long_from=decoder.long_from,
     )

@@ -1,10 +1,12 @@
 """Checkpoint → bundle: what happens, in order."""
 
+import shutil
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import cast
 
 import onnx
@@ -17,7 +19,7 @@ from edgepress.exporter.architectures import architecture, describe
 from edgepress.exporter.checkpoint import Checkpoint, check_tensors, resolve_model, same_tensor
 from edgepress.exporter.compress import Method, Recovery, Transform, load_method
 from edgepress.exporter.decoder import Decoder
-from edgepress.exporter.genai_config import make_genai_config
+from edgepress.exporter.genai_config import bos_token, make_genai_config
 from edgepress.exporter.graph.decoder import build_decoder
 from edgepress.exporter.plan import Plan, make_plan
 from edgepress.exporter.recipe import Recipe, read_recipe
@@ -37,6 +39,7 @@ class Prepared:
     recipe: Recipe
     target: Target
     plan: Plan
+    budget: dict[str, object] | None = None  # what was measured for the recipe's budget, and chosen
 
 
 def decide(
@@ -46,8 +49,14 @@ def decide(
     recipe: str | Path,
     context_length: int | None = None,
     calibration: Sequence[str | Path] = (),
+    scratch: Path | None = None,
+    threads: int | None = None,
+    progress: Progress = silent,
 ) -> Prepared:
     """Read headers and config only, and plan the export (what ``edgepress plan`` prints).
+
+    A recipe with a budget is planned in three steps, measure → solve → plan, the first of which runs the model. What
+    it measures is kept in ``scratch``, nowhere when None.
 
     Raises:
         InputError: the model, recipe or target cannot be used; the message says which, why and what to do.
@@ -55,8 +64,6 @@ def decide(
     """
     chosen_target = find_target(target)
     chosen_recipe = read_recipe(recipe)
-    if chosen_recipe.budget is not None:
-        raise InputError(f"{recipe}: [budget] is not wired into export yet; remove it")
     if context_length is not None:
         if context_length < 1:
             raise InputError(f"the context is {context_length}; it must be at least 1 token")
@@ -65,9 +72,23 @@ def decide(
         text = replace(chosen_recipe.calibration, text=tuple(map(str, calibration)))
         chosen_recipe = replace(chosen_recipe, calibration=text)
     checkpoint = Checkpoint.open(resolve_model(str(model)))
-    decoder = describe_methods(read_decoder(checkpoint), chosen_recipe)
-    plan = make_plan(decoder, chosen_recipe, lambda name: checkpoint.tensors[name].itemsize)
-    return Prepared(checkpoint, decoder, chosen_recipe, chosen_target, plan)
+    plain = read_decoder(checkpoint)
+    decoder = describe_methods(plain, chosen_recipe)
+
+    def plan(recipe: Recipe) -> Plan:
+        return make_plan(decoder, recipe, lambda name: checkpoint.tensors[name].itemsize)
+
+    prepared = Prepared(checkpoint, decoder, chosen_recipe, chosen_target, plan(chosen_recipe))
+    if chosen_recipe.budget is None:
+        return prepared
+    from edgepress.exporter.budget.measure import spend_budget
+
+    generation = bundle.read_json(checkpoint.file("generation_config.json"))
+    bos = bos_token(decoder, checkpoint.config, generation)
+    with TemporaryDirectory(prefix="edgepress-") as temporary:
+        directory = Path(temporary) if scratch is None else scratch
+        spent, summary = spend_budget(prepared, plain, scratch=directory, bos=bos, threads=threads, progress=progress)
+    return replace(prepared, recipe=spent.recipe, plan=plan(spent.recipe), budget=summary)
 
 
 def needs_calibration(recipe: Recipe, plan: Plan) -> bool:
@@ -144,7 +165,17 @@ def export(
         raise InputError(f"threads is {threads}; it must be at least 1")
     if force:
         _check_replaceable(Path(out))
-    prepared = decide(model, target=target, recipe=recipe, context_length=context_length, calibration=calibration)
+    scratch = Path(out).absolute().parent / f".{Path(out).name}.budget"
+    prepared = decide(
+        model,
+        target=target,
+        recipe=recipe,
+        context_length=context_length,
+        calibration=calibration,
+        scratch=scratch,
+        threads=threads,
+        progress=progress,
+    )
     checkpoint, decoder, plan = prepared.checkpoint, prepared.decoder, prepared.plan
     bundle.check_tokenizer(checkpoint)
     generation = bundle.read_json(checkpoint.file("generation_config.json"))
@@ -186,7 +217,7 @@ def export(
         bundle.copy_tokenizer(checkpoint, work)
         bundle.write_json(work / bundle.GENAI_FILE, genai_config)
         parity = check_parity(work, prepared, progress) if check else None
-        return bundle.write_manifest(
+        manifest = bundle.write_manifest(
             work,
             decoder=decoder,
             target=prepared.target.name,
@@ -195,8 +226,11 @@ def export(
             reports=reports,
             source=source.result(),
             calibration=None if calibrated is None else calibrated.described,
+            budget=prepared.budget,
             parity=parity,
         )
+    shutil.rmtree(scratch, ignore_errors=True)
+    return manifest
 
 
 def _check_replaceable(out: Path) -> None:

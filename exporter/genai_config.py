@@ -71,6 +71,11 @@ def make_genai_config(
     return {"model": model, "search": search}
 
 
+def bos_token(decoder: Decoder, config: Mapping[str, object], generation: Mapping[str, object]) -> int | None:
+    """The token that begins a text, None when the model has none."""
+    return next(iter(_token_ids("bos_token_id", config, generation, decoder.vocab_size)), None)
+
+
 def _known(value: object, default: object) -> object:
     return default if value is None else value
 

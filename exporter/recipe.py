@@ -94,6 +94,7 @@ class Budget:
         return f"{key} = {getattr(self, key)!r}".replace("'", '"')
 
 
+CHOSEN_BY_BUDGET = "chosen by budget"
 LIMITS = ("like", "size_mb", "memory_mb", "ms_per_token", "kl")
 
 

@@ -11,7 +11,7 @@ from edgepress.errors import InputError
 from edgepress.exporter.bundle import MODEL_FILE
 from edgepress.exporter.export import Prepared
 from edgepress.exporter.plan import PlannedTensor
-from edgepress.exporter.recipe import describe_promise
+from edgepress.exporter.recipe import CHOSEN_BY_BUDGET, describe_promise
 from edgepress.manifest import MANIFEST_NAME, bundle_hash, read_manifest
 
 Json = dict[str, object]
@@ -40,6 +40,7 @@ def plan_to_json(prepared: Prepared) -> Json:
             "bundle_bytes": plan.data_bytes + _graph_and_tokenizer_bytes(prepared),
             "runtime_memory_bytes": plan.data_bytes + plan.cache_bytes,
         },
+        "budget": prepared.budget,
     }
 
 
@@ -92,8 +93,20 @@ def format_plan(prepared: Prepared) -> str:
             f"bundle       about {_megabytes(estimates['bundle_bytes'])} MB (estimate)",
             f"memory       about {_megabytes(estimates['runtime_memory_bytes'])} MB to run at the full context, "
             f"{_megabytes(totals['cache_bytes_at_full_context'])} MB of it key-value cache (estimate)",
+            *_budget_lines(prepared.budget),
         ]
     )
+
+
+def _budget_lines(budget: Json | None) -> list[str]:
+    if budget is None:
+        return []
+    tokens = cast("int", budget["sequences"]) * cast("int", budget["length"])
+    methods = " and ".join(cast("list[str]", budget["rounded_by"]))
+    return [
+        f"budget       {budget['limit']}, {budget['used']} used; KL {budget['measured_kl']} nats a token measured, "
+        f"{budget['predicted_kl']} predicted ({tokens} tokens, rounded by {methods})"
+    ]
 
 
 def inspect(path: Path) -> Json:
@@ -133,6 +146,12 @@ def inspect(path: Path) -> Json:
             "recipe": manifest.recipe,
             "totals": manifest.totals,
             "parity": manifest.parity,
+            "budget": manifest.budget,
+            "chosen": {
+                str(tensor["name"]): tensor["reason"]
+                for tensor in manifest.tensors
+                if str(tensor["reason"]).startswith(CHOSEN_BY_BUDGET)
+            },
             "files": {name: entry.size for name, entry in manifest.files.items()},
         }
     return result
@@ -200,6 +219,10 @@ def format_inspection(inspection: Json) -> str:
         files = cast("dict[str, int]", described["files"])
         parts += ["", _table(("file", "MB"), [(n, _megabytes(s)) for n, s in files.items()], right=(1,))]
         parts += ["", f"bundle {described['sha256']}: {described['model_type']} for {described['target']}"]
+        chosen = cast("dict[str, str]", described["chosen"])
+        if chosen:
+            parts += ["", _table(("tensor", "why"), list(chosen.items())), ""]
+        parts += _budget_lines(cast("Json | None", described["budget"]))
         if described["parity"] is not None:
             parts.append(f"parity {described['parity']}")
     return "\n".join(parts)

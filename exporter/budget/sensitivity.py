@@ -90,20 +90,25 @@ def overrides(groups: Sequence[TensorGroup], chosen: Sequence[int], recipe: Reci
     )
 
 
-def quantized(read: Values, weight: Weight, scheme: Scheme | None) -> Tensor:
-    """``weight`` as the kernels will see it, rounded from the weights alone.
+def rounding_method(scheme: Scheme) -> Method:
+    """What rounds when a price is measured: the scheme's own method if it needs the weights alone, else rtn.
 
-    By the scheme's own method when that is how it works, else by rtn: the others need moments of a calibration that is
-    yet to come, and prices are for ranking.
+    The others need moments of a calibration that is yet to come, and prices are for ranking.
     """
-    full = read(weight)
-    if scheme is None:
-        return full
     method = load_method(scheme.method)
     if not isinstance(method, Method):
         method = load_method("rtn")
     if not isinstance(method, Method):
         raise TypeError("rtn must be a Method")
+    return method
+
+
+def quantized(read: Values, weight: Weight, scheme: Scheme | None) -> Tensor:
+    """``weight`` as the kernels will see it, rounded from the weights alone."""
+    full = read(weight)
+    if scheme is None:
+        return full
+    method = rounding_method(scheme)
     stored = method.quantize(full.cpu().numpy(), scheme, None)
     return Codes.unpack(stored, replace(scheme, method=method.name), full.shape[1]).dequantize().to(full.device)
 

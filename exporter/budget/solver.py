@@ -15,6 +15,7 @@ from scipy.sparse import csr_array
 from edgepress.errors import InputError
 
 _COST_SPAN = 1e6  # the sum of all groups' largest costs as HiGHS sees it: its absolute gap is 1e-6
+_ROUNDING = 1e-12  # of the limit: what sums of floats may be off by, while the solver is at work
 
 Table = Sequence[Sequence[float]]
 """One number for each option of each group; groups may have different numbers of options."""
@@ -32,7 +33,7 @@ def choose(costs: Table, uses: Table, limit: float) -> list[int]:
     least = math.fsum(min(options) for options in uses)
     if least > limit:
         raise InputError(f"a budget of {limit:g} cannot be met; the smallest that can is {least:g}")
-    slack = limit - least
+    slack = limit - least + _ROUNDING * abs(limit)
     kept = [_useful(cost, use, slack) for cost, use in zip(costs, uses, strict=True)]
     excluded: list[list[int]] = []
     while True:

@@ -8,7 +8,7 @@ solver is corrected by measured over predicted until what is measured meets the 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from edgepress.errors import InputError
@@ -16,7 +16,7 @@ from edgepress.exporter.budget.sensitivity import TensorGroup, overrides
 from edgepress.exporter.budget.solver import choose
 from edgepress.exporter.decoder import Decoder
 from edgepress.exporter.plan import PAGE, Plan, make_plan, region_bytes
-from edgepress.exporter.recipe import Budget, Override, Recipe, read_recipe
+from edgepress.exporter.recipe import CHOSEN_BY_BUDGET, Budget, Override, Recipe, read_recipe
 
 _CORRECTIONS = 8  # solutions that are measured at most for a budget in KL
 _NEAR = 0.98  # a measured KL of at least so much of the budget is as good as meeting it exactly
@@ -50,7 +50,7 @@ class Prices:
 class Spent:
     """The choice: ``chosen`` candidate of each group, the recipe that asks for it and what it costs.
 
-    ``used`` is what it takes of the limit, in the limit's unit; ``predicted_kl`` is the sum of the prices,
+    ``used`` is what it takes of the limit, in ``unit``; ``predicted_kl`` is the sum of the prices,
     ``measured_kl`` that of the whole model, both in nats per token with everything
     rounded as when prices were measured.
     """
@@ -59,6 +59,7 @@ class Spent:
     recipe: Recipe
     limit: str
     used: float
+    unit: str
     predicted_kl: float
     measured_kl: float
 
@@ -66,7 +67,7 @@ class Spent:
         """As the manifest keeps it."""
         return {
             "limit": self.limit,
-            "used": float(f"{self.used:.6g}"),
+            "used": f"{self.used:.6f} {self.unit}",
             "predicted_kl": float(f"{self.predicted_kl:.6g}"),
             "measured_kl": float(f"{self.measured_kl:.6g}"),
         }
@@ -98,19 +99,21 @@ def spend(
     measured: float | None = None
     if budget.kl is not None:
         chosen, measured = _least_bytes(prices, budget.kl, measure)
-        used = measured
+        used, unit = measured, "nats a token"
     elif budget.ms_per_token is not None:
         chosen, used = _within_time(prices, budget.ms_per_token)
+        unit = "ms a token"
     else:
         limit, extra = _byte_limit(decoder, recipe, budget, itemsize)
         chosen = _within_bytes(prices, limit - extra, plan, lambda nbytes: _say_bytes(budget, nbytes + extra, limit))
-        used = (plan(chosen).data_bytes + extra) / 1e6
+        used, unit = (plan(chosen).data_bytes + extra) / 1e6, "MB"
     predicted = _total(prices.kl, chosen)
     return Spent(
         chosen=tuple(chosen),
         recipe=replace(recipe, overrides=(*recipe.overrides, *_with_reasons(prices, chosen, recipe, budget))),
         limit=budget.limit,
         used=used,
+        unit=unit,
         predicted_kl=predicted,
         measured_kl=measure(chosen) if measured is None else measured,
     )
@@ -252,7 +255,7 @@ def _with_reasons(prices: Prices, chosen: Sequence[int], recipe: Recipe, budget:
     for group, option, kl, size in zip(prices.groups, chosen, prices.kl, sizes, strict=True):
         candidate = group.candidates[option]
         together = "" if len(group.weights) == 1 else f", all of {group.name} together"
-        text = f"chosen by budget {budget.limit}: {_words(candidate.label)} costs KL {kl[option]:.2g}{together}"
+        text = f"{CHOSEN_BY_BUDGET} {budget.limit}: {_words(candidate.label)} costs KL {kl[option]:.2g}{together}"
         better = [other for other in range(len(kl)) if kl[other] < kl[option] and size[other] > size[option]]
         if better:
             other = max(better, key=lambda other: (kl[option] - kl[other]) / (size[other] - size[option]))
@@ -269,9 +272,11 @@ def _words(label: str) -> str:
     return f"{bits} bits, block {block}" if block else "float32"
 
 
-def prices_to_json(prices: Prices) -> Mapping[str, Mapping[str, float]]:
+def prices_to_json(groups: Sequence[TensorGroup], kl: Sequence[Sequence[float]]) -> dict[str, dict[str, float]]:
     """Every measured price, as the manifest keeps them: KL in nats per token by group and candidate."""
     return {
-        group.name: {candidate.label: float(f"{kl:.4g}") for candidate, kl in zip(group.candidates, row, strict=True)}
-        for group, row in zip(prices.groups, prices.kl, strict=True)
+        group.name: {
+            candidate.label: float(f"{price:.4g}") for candidate, price in zip(group.candidates, row, strict=True)
+        }
+        for group, row in zip(groups, kl, strict=True)
     }

@@ -19,6 +19,8 @@ from edgepress.errors import InputError
 from edgepress.exporter.calibration.engine import Calibration
 from edgepress.exporter.calibration.store import Store, StoredStages
 from edgepress.exporter.calibration.text import CalibrationTokens, read_calibration
+from edgepress.exporter.decoder import Decoder
+from edgepress.exporter.recipe import Recipe
 from edgepress.progress import Progress
 from edgepress.runtime.tokenizer import read_tokenizer
 
@@ -56,18 +58,11 @@ def calibrate(
 
     """
     directory = out.absolute().parent / f".{out.name}.calibration"
-    small = prepared.decoder.hidden_size < _WORTH_THREADS
-    torch.set_num_threads(threads or (1 if small else usable_cores()))
-    chosen = _tokens(prepared, bos)
+    use_threads(prepared.decoder, threads)
+    chosen = calibration_tokens(prepared, bos)
     for warning in chosen.warnings:
         _log.warning("calibration text: %s", warning)
-    described: dict[str, object] = {
-        "text": [Path(name).name for name in prepared.recipe.calibration.text] or "the model's own generations",
-        "sequences": chosen.tokens.shape[0],
-        "length": chosen.tokens.shape[1],
-        "tokens_sha256": hashlib.sha256(chosen.tokens.astype("<i8").tobytes()).hexdigest(),
-        "warnings": list(chosen.warnings),
-    }
+    described = describe_tokens(prepared.recipe, chosen)
     with Store.open(directory, _key(prepared, source, described)) as store:
         calibration = Calibration(
             prepared.checkpoint,
@@ -86,7 +81,25 @@ def calibrate(
         store.remove()
 
 
-def _tokens(prepared: Prepared, bos: int | None) -> CalibrationTokens:
+def use_threads(decoder: Decoder, threads: int | None) -> None:
+    """Let torch compute on ``threads``; when None, on all cores if the model is large enough to gain by it."""
+    small = decoder.hidden_size < _WORTH_THREADS
+    torch.set_num_threads(threads or (1 if small else usable_cores()))
+
+
+def describe_tokens(recipe: Recipe, chosen: CalibrationTokens) -> dict[str, object]:
+    """What the manifest says about the text."""
+    return {
+        "text": [Path(name).name for name in recipe.calibration.text] or "the model's own generations",
+        "sequences": chosen.tokens.shape[0],
+        "length": chosen.tokens.shape[1],
+        "tokens_sha256": hashlib.sha256(chosen.tokens.astype("<i8").tobytes()).hexdigest(),
+        "warnings": list(chosen.warnings),
+    }
+
+
+def calibration_tokens(prepared: Prepared, bos: int | None) -> CalibrationTokens:
+    """The tokens that the recipe's calibration asks for."""
     settings = prepared.recipe.calibration
     if not settings.text:
         raise InputError(f"recipe {prepared.recipe.name} needs calibration text; name a file (--calibration FILE)")

@@ -33,7 +33,8 @@ class Manifest:
 
     ``source`` has the SHA-256 of each checkpoint file; ``tensors`` has, for each stored tensor, its scheme or the
     reason why it is kept, bytes, and SQNR in dB as stored (null when exact); ``calibration`` says which
-    text a calibrated recipe saw; ``parity`` is there after ``--check``.
+    text a calibrated recipe saw; ``budget`` what was measured for a recipe's budget, and what it came to; ``parity`` is
+    there after ``--check``.
     ``long_from`` is the total length beyond which a longrope model uses its long frequencies, null for other models.
     """
 
@@ -46,6 +47,7 @@ class Manifest:
     totals: Json
     files: dict[str, FileEntry] = field(default_factory=dict)
     calibration: Json | None = None
+    budget: Json | None = None
     parity: Json | None = None
     long_from: int | None = None
     schema_version: int = SCHEMA_VERSION

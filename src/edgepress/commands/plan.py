@@ -1,11 +1,11 @@
-"""``edgepress plan``: what an export would do, without reading a weight."""
+"""``edgepress plan``: what an export would do."""
 
 import argparse
 
 from edgepress.commands.export import add_model_arguments
 
 NAME = "plan"
-HELP = "print what an export would do to each tensor, without reading weights"
+HELP = "print what an export would do to each tensor; reads no weights, unless a [budget] must be measured"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,6 +20,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     from edgepress.exporter import decide
     from edgepress.exporter.report import format_plan, plan_to_json
+    from edgepress.progress import progress
 
     prepared = decide(
         arguments.model,
@@ -27,6 +28,7 @@ def run(arguments: argparse.Namespace) -> int:
         recipe=arguments.recipe,
         context_length=arguments.context,
         calibration=arguments.calibration,
+        progress=progress,
     )
     print(json.dumps(plan_to_json(prepared), indent=2) if arguments.json else format_plan(prepared))
     return 0

@@ -90,7 +90,8 @@ def started(tiny: Tiny, folder: Path) -> BaseRun:
 def test_a_price_is_what_a_whole_model_run_finds(tiny: Tiny, group: str, tmp_path: Path) -> None:
     budget = Budget(kl=1.0, candidates=BUDGET.candidates, group=group)
     groups = tensor_groups(tiny.decoder, RECIPE, budget)
-    prices = measure_prices(started(tiny, tmp_path), groups, Store.open(tmp_path / "store", {}))
+    with Store.open(tmp_path / "store", {}) as store:
+        prices = measure_prices(started(tiny, tmp_path), groups, store)
     linears = 5 if tiny.decoder.layers[0].mlp.gate is not None else 4
     per_layer = linears if group == "tensor" else 1
     assert len(groups) == per_layer * len(tiny.decoder.layers) + (1 if tiny.decoder.tied else 2)
@@ -116,7 +117,10 @@ def test_a_killed_measurement_goes_on_where_it_was(tmp_path: Path) -> None:
     tiny = Tiny("llama", tmp_path / "model")
     groups = tensor_groups(tiny.decoder, RECIPE, BUDGET)
     base = started(tiny, tmp_path)
-    whole = measure_prices(base, groups, Store.open(tmp_path / "whole", {}))
+    with Store.open(tmp_path / "whole", {}) as store:
+        before = tiny.reads
+        whole = measure_prices(base, groups, store)
+        all_reads = tiny.reads - before
 
     class Killed(Exception):  # noqa: N818 - a signal, not an error
         pass
@@ -125,17 +129,14 @@ def test_a_killed_measurement_goes_on_where_it_was(tmp_path: Path) -> None:
         if store.has("prices-0001"):
             raise Killed
 
-    store = Store.open(tmp_path / "store", {"a": 1})
-    with pytest.raises(Killed):
+    with Store.open(tmp_path / "store", {"a": 1}) as store, pytest.raises(Killed):
         measure_prices(base, groups, store, kill)
-    assert store.stages() == ["prices-0000", "prices-0001"]
-    before = tiny.reads
-    again = measure_prices(base, groups, Store.open(tmp_path / "store", {"a": 1}))
-    resumed = tiny.reads - before
+    with Store.open(tmp_path / "store", {"a": 1}) as store:
+        assert store.stages() == ["prices-0000", "prices-0001"]
+        before = tiny.reads
+        again = measure_prices(base, groups, store)
     assert again == whole
-    before = tiny.reads
-    measure_prices(base, groups, Store.open(tmp_path / "fresh", {}))
-    assert resumed < tiny.reads - before
+    assert tiny.reads - before < all_reads
 
 
 def test_rows_shorter_than_the_block_make_two_candidates_one(tmp_path: Path) -> None:
