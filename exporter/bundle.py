@@ -109,6 +109,7 @@ def describe_tensors(plan: Plan, reports: Mapping[str, TensorReport]) -> tuple[d
                 "shape": list(tensor.weight.shape),
                 "sources": [part.tensor for part in tensor.weight.parts],
                 "scheme": None if scheme is None else asdict(scheme),
+                "form": tensor.form,
                 "reason": tensor.reason,
                 "bytes_before": tensor.bytes_before,
                 "bytes_after": tensor.bytes_after,

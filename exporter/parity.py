@@ -23,6 +23,7 @@ from edgepress.exporter.checkpoint import Checkpoint, read_weight
 from edgepress.exporter.decoder import Decoder
 from edgepress.exporter.export import read_decoder
 from edgepress.exporter.graph.decoder import LOGITS_START
+from edgepress.exporter.graph.linears import compute_in_float
 from edgepress.exporter.plan import Plan
 from edgepress.exporter.readback import StoredWeights
 from edgepress.exporter.reference import Reference
@@ -93,13 +94,13 @@ def _tokens(tokenizer: Path, decoder: Decoder, plan: Plan) -> NDArray[np.int64]:
 
 
 def _graph_logits(work: Path, tokens: NDArray[np.int64], *, accuracy_level: int | None) -> Logits:
-    """Logits of every position, from the graph as it ships or with another accuracy level in each MatMulNBits."""
+    """Logits of every position, from the graph as it ships, or with its products at another accuracy level.
+
+    Then nothing that goes into a product is rounded, integer products included.
+    """
     model = onnx.load_model(work / MODEL_FILE, load_external_data=False)
     if accuracy_level is not None:
-        for node in model.graph.node:
-            for attribute in node.attribute:
-                if attribute.name == "accuracy_level":
-                    attribute.i = accuracy_level
+        compute_in_float(model, accuracy_level)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # its warnings are about logits having more rows than the graph declares
     start = onnxruntime.OrtValue.ortvalue_from_numpy(np.array([0], np.int64))

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import prod
+from typing import Literal
 
 from edgepress.errors import InputError
 from edgepress.exporter.compress import Transform, load_method
@@ -15,6 +16,7 @@ PAGE = 4096  # bytes: the ONNX external-data recommendation, so that a region ca
 _CACHE_LINE = 64  # bytes: enough for the kernels, and all that a region far smaller than its padding deserves
 _SMALL = 16 * PAGE  # bytes: below this a region is aligned to a cache line only
 _FLOAT = 4  # bytes of a float32
+Form = Literal["float", "blocks", "dynamic"]
 _KEPT = {
     "norm": "onnxruntime's norms take float32 gains",
     "bias": "MatMulNBits adds float32 biases",
@@ -36,7 +38,9 @@ class PlannedTensor:
 
     ``regions`` has ``values`` (uint8 codes), ``scales`` (float32) and, unless the scheme is symmetric, ``zero_points``
     (uint8) when there is a scheme, else ``data`` (float32).
-    ``reason`` says why the tensor is kept in float32, or which recipe entry chose the scheme.
+    ``reason`` says why the tensor is kept in float32, or which recipe entry chose the scheme. ``form`` is how the
+    graph computes with it: ``float``; ``blocks`` (MatMulNBits, GatherBlockQuantized); or in integers, then ``values``
+    is uint8 (columns, rows) and ``scales`` (rows,), with ranges of the activations that are ``dynamic``.
     """
 
     weight: Weight
@@ -44,6 +48,12 @@ class PlannedTensor:
     reason: str
     bytes_before: int
     regions: dict[str, Region] = field(default_factory=dict)
+    form: Form = "float"
+
+    @property
+    def is_integer(self) -> bool:
+        """Whether products with this weight are computed in integers."""
+        return self.form == "dynamic"
 
     @property
     def bytes_after(self) -> int:
@@ -178,8 +188,9 @@ def _plan_tensor(
     columns = prod(weight.shape[1:])
     before = sum((part.stop - part.start) * columns * itemsize(part.tensor) for part in weight.parts)
     scheme, reason = _choose(weight, decoder, recipe)
-    regions = {part: layout.place(nbytes) for part, nbytes in region_bytes(weight.shape, scheme).items()}
-    return PlannedTensor(weight, scheme, reason, before, regions)
+    form, why = _form(weight, scheme, reason, decoder, recipe)
+    regions = {part: layout.place(nbytes) for part, nbytes in region_bytes(weight.shape, scheme, form).items()}
+    return PlannedTensor(weight, scheme, f"{reason}{why}", before, regions, form)
 
 
 def is_kept(weight: Weight) -> bool:
@@ -187,16 +198,41 @@ def is_kept(weight: Weight) -> bool:
     return weight.kind in _KEPT
 
 
-def region_bytes(shape: tuple[int, ...], scheme: Scheme | None) -> dict[str, int]:
+def region_bytes(shape: tuple[int, ...], scheme: Scheme | None, form: Form = "blocks") -> dict[str, int]:
     """Bytes of each region of a weight: see :class:`PlannedTensor`."""
     if scheme is None:
         return {"data": prod(shape) * _FLOAT}
     rows, columns = shape
+    if form != "blocks":
+        return {"values": rows * columns, "scales": rows * _FLOAT}
     parts = {
         "values": prod(scheme.values_shape(rows, columns)),
         "scales": prod(scheme.scales_shape(rows, columns)) * _FLOAT,
     }
     return parts if scheme.symmetric else parts | {"zero_points": prod(scheme.zero_points_shape(rows, columns))}
+
+
+def _form(weight: Weight, scheme: Scheme | None, asked: str, decoder: Decoder, recipe: Recipe) -> tuple[Form, str]:
+    """How the graph computes with a weight, and what the plan adds to its reason for that.
+
+    Integer products need 8-bit weights with one scale a row; a head that is stored otherwise stays MatMulNBits.
+    """
+    activations = recipe.activations
+    if scheme is None:
+        return "float", ""
+    is_product = weight.kind == "linear" or (weight.kind == "head" and not decoder.tied)
+    if not activations.is_integer or not is_product:
+        return "blocks", ""
+    if scheme.bits == 8 and scheme.per_channel and scheme.symmetric:
+        return "dynamic", f"; {activations.type} activations by [activations]"
+    if weight.kind == "head":
+        return "blocks", "; float32 activations, as its weights have scales in blocks"
+    raise InputError(
+        f'[activations] type = "{activations.type}" needs bits = 8, block_size = "channel" and symmetric = true, or '
+        f"bits = 32; {weight.name} has {scheme.bits} bits, "
+        f"{'one scale a row' if scheme.per_channel else f'block {scheme.block_size}'}"
+        f"{'' if scheme.symmetric else ' and zero points'} by {asked}"
+    )
 
 
 def _choose(weight: Weight, decoder: Decoder, recipe: Recipe) -> tuple[Scheme | None, str]:

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgepress.exporter import integer
 from edgepress.exporter.compress.packing import dequantize
 from edgepress.exporter.decoder import Weight
 from edgepress.exporter.plan import Plan, PlannedTensor
@@ -67,6 +68,9 @@ class StoredWeights:
             data = self._map(tensor, "data", "<f4", (rows, *rest))[start:stop]
             return np.asarray(data - np.float32(tensor.weight.plus), np.float32)
         columns = rest[0]
+        if tensor.is_integer:
+            codes = self._map(tensor, "values", "u1", (columns, rows))[:, start:stop]
+            return integer.dequantize(codes.T, self._map(tensor, "scales", "<f4", (rows,))[start:stop])
         values = self._map(tensor, "values", "u1", scheme.values_shape(rows, columns))[start:stop]
         scales = self._map(tensor, "scales", "<f4", scheme.scales_shape(rows, columns))[start:stop]
         zero_points = None

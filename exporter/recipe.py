@@ -26,6 +26,9 @@ PER_CHANNEL = "channel"  # a recipe's block_size for one scale a row
 
 OptionValue = bool | int | float | str
 
+ACTIVATION_TYPES = ("float32", "uint8")
+RANGES = ("dynamic",)
+
 
 @dataclass(frozen=True)
 class Storage:
@@ -50,6 +53,22 @@ class Override:
     match: str
     storage: Storage
     reason: str = ""
+
+
+@dataclass(frozen=True)
+class Activations:
+    """What goes into the products of linear layers: float32, or integers of ``type``.
+
+    ``ranges`` says how real values become integers: "dynamic" finds the range of each call when it is made.
+    """
+
+    type: str = "float32"
+    ranges: str = "dynamic"
+
+    @property
+    def is_integer(self) -> bool:
+        """Whether products are computed in integers, from 8-bit weights with one scale a row."""
+        return self.type.startswith("uint")
 
 
 @dataclass(frozen=True)
@@ -115,6 +134,7 @@ class Recipe:
     calibration: CalibrationText = CalibrationText()
     budget: Budget | None = None
     promise: Mapping[str, float] = field(default_factory=dict)
+    activations: Activations = Activations()
 
     def storage(self, name: str, kind: str) -> tuple[Storage, str]:
         """Return the storage asked for a tensor, and the recipe entry that asks it."""
@@ -182,6 +202,7 @@ _KEYS = (
     "calibration",
     "budget",
     "promise",
+    "activations",
 )
 
 
@@ -209,6 +230,7 @@ def _recipe(content: dict[str, object], path: Path) -> Recipe:
         calibration=_calibration(content.get("calibration", {}), path),
         budget=_budget(content["budget"], path) if "budget" in content else None,
         promise=_promise(content.get("promise", {}), path),
+        activations=_activations(content.get("activations", {}), path),
     )
 
 
@@ -295,6 +317,23 @@ def candidate_storage(text: str, like: Storage) -> Storage:
     if not block:
         return replace(like, bits=KEPT_BITS)
     return replace(like, bits=int(bits), block_size=0 if block == PER_CHANNEL else int(block))
+
+
+def _activations(value: object, path: Path) -> Activations:
+    if not isinstance(value, dict):
+        raise InputError(f"{path}: [activations] must be a table, not {value!r}")
+    _known(value, tuple(f.name for f in fields(Activations)), path, "[activations] ")
+    default = Activations()
+    return Activations(
+        _word(value.get("type", default.type), ACTIVATION_TYPES, path, "[activations] type"),
+        _word(value.get("ranges", default.ranges), RANGES, path, "[activations] ranges"),
+    )
+
+
+def _word(value: object, valid: tuple[str, ...], path: Path, where: str) -> str:
+    if not isinstance(value, str) or value not in valid:
+        raise InputError(f"{path}: {where} must be one of {', '.join(valid)}, not {value!r}")
+    return value
 
 
 def _override(entry: object, default: Storage, path: Path) -> Override:

@@ -16,14 +16,15 @@ from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgepress.errors import InputError
+from edgepress.exporter import integer
 from edgepress.exporter.checkpoint import Checkpoint
-from edgepress.exporter.compress import Method, load_method
+from edgepress.exporter.compress import Method, Quantized, load_method
 from edgepress.exporter.compress.packing import dequantize
 from edgepress.exporter.decoder import Part
 from edgepress.exporter.plan import Plan, PlannedTensor
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 _CHUNK = 1 << 18  # elements of a weight handled at a time
 _TRANSPOSED_CHUNK = 1 << 22  # more when each chunk reads its whole tensor: GPT-2 XL's largest has 10 M elements
+_COLUMNS_CHUNK = 1 << 22  # more when columns are written, so that each is a run of some hundred bytes
 _PROGRESS_SECONDS = 0.1
 _KEPT_BY_MALLOC = 16 << 20  # bytes; glibc lets itself be taught at most 32 MiB
 
@@ -126,8 +128,16 @@ def write_weights(
 def _copy(calibrated: StoredStages, tensor: PlannedTensor, file: BinaryIO) -> TensorReport:
     """Store what calibration made of a weight."""
     name = tensor.weight.name
-    for region in tensor.regions:
-        _write(file, tensor, 0, region, calibrated.array(name, region))
+    if tensor.is_integer:
+        stored = calibrated.weight(name)
+        if not isinstance(stored, Quantized):
+            raise ValueError(f"{name} is planned in codes, and calibration kept it in float32")
+        codes, scales = integer.to_integer(stored, tensor.weight.shape[1])
+        _write_columns(file, tensor, 0, codes.T)
+        _write(file, tensor, 0, "scales", scales)
+    else:
+        for region in tensor.regions:
+            _write(file, tensor, 0, region, calibrated.array(name, region))
     report = calibrated.reports.get(name, {})
     return TensorReport(report.get("sqnr_db"), report.get("max_abs_error", 0.0))
 
@@ -179,7 +189,8 @@ def _chunks(tensors: Sequence[PlannedTensor]) -> Iterator[_Chunk]:
         row = 0
         for part in tensor.weight.parts:
             rows = part.stop - part.start
-            step = max(1, (_TRANSPOSED_CHUNK if part.transposed else _CHUNK) // columns)
+            size = _TRANSPOSED_CHUNK if part.transposed else _COLUMNS_CHUNK if tensor.is_integer else _CHUNK
+            step = max(1, size // columns)
             for start in range(0, rows, step):
                 yield _Chunk(tensor, part, start, min(start + step, rows), row + start)
             row += rows
@@ -191,10 +202,13 @@ def _write_chunk(checkpoint: Checkpoint, chunk: _Chunk, methods: dict[str, Metho
     if not np.isfinite(x).all():
         raise _not_finite(checkpoint, chunk.part)
     step = max(1, _CHUNK // math.prod(x.shape[1:]))
-    pieces = [
-        _write_rows(x[start : start + step], chunk.tensor, chunk.row + start, methods, file)
-        for start in range(0, len(x), step)
-    ]
+    if chunk.tensor.is_integer:
+        pieces = _write_columns_chunk(x, chunk, methods, file)
+    else:
+        pieces = [
+            _write_rows(x[start : start + step], chunk.tensor, chunk.row + start, methods, file)
+            for start in range(0, len(x), step)
+        ]
     return _Sums(
         math.fsum(piece.power for piece in pieces),
         math.fsum(piece.noise for piece in pieces),
@@ -220,19 +234,53 @@ def _write_rows(
     return _compare(x, dequantize(quantized.values, quantized.scales, scheme, x.shape[1], quantized.zero_points))
 
 
+def _write_columns_chunk(
+    x: NDArray[np.float32], chunk: _Chunk, methods: dict[str, Method], file: BinaryIO
+) -> list[_Sums]:
+    """Round the chunk's rows for integer products, and write them as columns."""
+    tensor, scheme = chunk.tensor, chunk.tensor.scheme
+    if scheme is None:
+        raise ValueError(f"{tensor.weight.name} has no scheme")
+    codes = np.empty(x.shape[::-1], np.uint8)  # (columns, rows)
+    step = max(1, _CHUNK // x.shape[1])
+    sums = []
+    for start in range(0, len(x), step):
+        rows = x[start : start + step]
+        rounded, scales = integer.to_integer(methods[scheme.method].quantize(rows, scheme, None), x.shape[1])
+        codes[:, start : start + step] = rounded.T
+        _write(file, tensor, chunk.row + start, "scales", scales)
+        sums.append(_compare(rows, integer.dequantize(rounded, scales)))
+    _write_columns(file, tensor, chunk.row, codes)
+    return sums
+
+
+def _write_columns(file: BinaryIO, tensor: PlannedTensor, row: int, codes: NDArray[np.uint8]) -> None:
+    """Write ``codes`` (columns, rows from ``row`` on) at their places in ``values`` (columns, all rows)."""
+    rows, start = tensor.weight.shape[0], tensor.regions["values"].offset + row
+    if codes.shape[1] == rows:
+        _write_all(file, start, codes)
+        return
+    for column, run in enumerate(codes):
+        _write_all(file, start + column * rows, run)
+
+
+def _write_all(file: BinaryIO, offset: int, data: NDArray[Any]) -> None:
+    file.seek(offset)
+    left = np.ascontiguousarray(data).reshape(-1).view(np.uint8).data  # a memoryview
+    while left:
+        left = left[file.write(left) :]
+
+
 def _write(
     file: BinaryIO, tensor: PlannedTensor, row: int, region: str, rows: NDArray[np.uint8] | NDArray[np.float32]
 ) -> None:
     """Write rows of a region at their place."""
     place = tensor.regions[region]
     row_bytes = place.nbytes // tensor.weight.shape[0]
-    data = np.ascontiguousarray(rows, rows.dtype.newbyteorder("<")).reshape(-1).view(np.uint8)
-    if len(data) != row_bytes * len(rows):
-        raise ValueError(f"{tensor.weight.name}: {len(data)} bytes of {region}, planned {row_bytes * len(rows)}")
-    file.seek(place.offset + row * row_bytes)
-    left = data.data  # a memoryview
-    while left:
-        left = left[file.write(left) :]
+    data = np.ascontiguousarray(rows, rows.dtype.newbyteorder("<"))
+    if data.nbytes != row_bytes * len(rows):
+        raise ValueError(f"{tensor.weight.name}: {data.nbytes} bytes of {region}, planned {row_bytes * len(rows)}")
+    _write_all(file, place.offset + row * row_bytes, data)
 
 
 def _compare(x: NDArray[np.float32], stored: NDArray[np.float32]) -> _Sums:

@@ -16,12 +16,19 @@ Array = NDArray[np.float64]
 Read = Callable[[str], NDArray[np.float32]]
 
 
-def forward(decoder: Decoder, read: Read, tokens: NDArray[np.int64], int8_blocks: int = 0) -> Array:
+def forward(
+    decoder: Decoder,
+    read: Read,
+    tokens: NDArray[np.int64],
+    int8_blocks: int = 0,
+    rounding: Callable[[Linear, Array], Array] | None = None,
+) -> Array:
     """Return logits (length, vocabulary); ``read`` gives a checkpoint tensor by name.
 
-    With ``int8_blocks``, what goes into a projection is first rounded to int8 in blocks of so many columns.
+    With ``int8_blocks``, what goes into a projection is first rounded to int8 in blocks of so many columns; with
+    ``rounding``, as that function says.
     """
-    model = _Model(read, int8_blocks)
+    model = _Model(read, (lambda _, x: round_to_int8(x, int8_blocks)) if int8_blocks else rounding)
     x = model.weight(decoder.embedding)[tokens] * decoder.embedding_multiplier  # (length, hidden)
     if decoder.positions is not None:
         x = x + model.weight(decoder.positions)[: len(tokens)]
@@ -39,8 +46,8 @@ def forward(decoder: Decoder, read: Read, tokens: NDArray[np.int64], int8_blocks
 
 
 class _Model:
-    def __init__(self, read: Read, int8_blocks: int) -> None:
-        self.read, self.int8_blocks = read, int8_blocks
+    def __init__(self, read: Read, rounding: Callable[[Linear, Array], Array] | None) -> None:
+        self.read, self.rounding = read, rounding
 
     def weight(self, weight: Weight) -> Array:
         pieces = []
@@ -52,8 +59,8 @@ class _Model:
         return whole + weight.plus
 
     def linear(self, linear: Linear, x: Array) -> Array:
-        if self.int8_blocks:
-            x = round_to_int8(x, self.int8_blocks)
+        if self.rounding is not None:
+            x = self.rounding(linear, x)
         y = x @ self.weight(linear.weight).T
         return y if linear.bias is None else y + self.weight(linear.bias)
 

@@ -18,14 +18,14 @@ from onnx import TensorProto
 from edgepress.errors import InputError
 from edgepress.exporter.decoder import MLP, Activation, Attention, Decoder, Layer, Linear, Norm, Rotation, Weight
 from edgepress.exporter.graph.builder import CONTRIB, GraphBuilder
-from edgepress.exporter.plan import Plan, PlannedTensor
+from edgepress.exporter.graph.linears import Projection, block_scales, write_linear
+from edgepress.exporter.plan import Plan
 
 INT32, INT64, FLOAT, UINT8 = TensorProto.INT32, TensorProto.INT64, TensorProto.FLOAT, TensorProto.UINT8
 
 LOGITS_START = "logits_start"
 LONG_FROM = "long_from"
 _HEAD_MULTIPLE = 8  # onnxruntime's CPU kernel; what is rotated inside it must be a multiple of 16
-_BIAS = 5  # the bias's place among MatMulNBits' inputs
 _TO_THE_END = np.iinfo(np.int64).max
 
 
@@ -117,45 +117,12 @@ class _DecoderGraph:
         tensor = self.plan.of(weight)
         return self.graph.external(weight.name, FLOAT, weight.shape, tensor.regions["data"])
 
-    def _linear(self, linear: Linear, x: str, output: str) -> str:
-        """``MatMulNBits(x, codes, scales, zero points)``, or ``FusedMatMul(x, Wᵀ)`` in float32; then the bias."""
-        g, weight = self.graph, linear.weight
-        rows, columns = weight.shape
+    def _linear(self, linear: Linear, x: str, output: str, *, normed: bool = True) -> str:
+        weight = linear.weight
         tensor = self.plan.of(self.decoder.embedding if weight.kind == "head" and self.decoder.tied else weight)
         bias = self._float(linear.bias) if linear.bias is not None else ""
-        if tensor.scheme is None:
-            stored = g.external(tensor.weight.name, FLOAT, weight.shape, tensor.regions["data"])
-            product = f"{output}.product" if bias else output
-            g.node("FusedMatMul", [x, stored], product, domain=CONTRIB, transB=1)
-            return g.node("Add", [product, bias], output) if bias else product
-        scheme = tensor.scheme
-        name, shape = f"{tensor.weight.name}.values", scheme.values_shape(rows, columns)
-        inputs = [x, g.external(name, UINT8, shape, tensor.regions["values"]), *self._scales(tensor)]
-        if bias:
-            inputs += [""] * (_BIAS - len(inputs)) + [bias]
-        return g.node(
-            "MatMulNBits",
-            inputs,
-            output,
-            domain=CONTRIB,
-            N=rows,
-            K=columns,
-            bits=scheme.bits,
-            block_size=scheme.block_size,
-            accuracy_level=self.plan.accuracy_level,
-        )
-
-    def _scales(self, tensor: PlannedTensor) -> list[str]:
-        """Inputs that turn a quantized tensor's codes into weights: scales and, unless symmetric, zero points."""
-        g, name, scheme = self.graph, tensor.weight.name, tensor.scheme
-        if scheme is None:
-            raise ValueError(f"{name} has no scheme")
-        rows, columns = tensor.weight.shape
-        scales = g.external(f"{name}.scales", FLOAT, scheme.scales_shape(rows, columns), tensor.regions["scales"])
-        if scheme.symmetric:
-            return [scales]
-        shape = scheme.zero_points_shape(rows, columns)
-        return [scales, g.external(f"{name}.zero_points", UINT8, shape, tensor.regions["zero_points"])]
+        projection = Projection(weight, tensor, bias, self.plan.accuracy_level, normed)
+        return write_linear(self.graph, projection, x, output)
 
     def _embed(self) -> str:
         """Look up (batch, sequence, hidden), scale, add learned positions.
@@ -211,7 +178,7 @@ class _DecoderGraph:
         table = g.external(f"{weight.name}.rows", UINT8, (rows, padded * scheme.bits // 8), tensor.regions["values"])
         x = g.node(
             "GatherBlockQuantized",
-            [table, "input_ids", *self._scales(tensor)],
+            [table, "input_ids", *block_scales(self.graph, tensor)],
             "embedded",
             domain=CONTRIB,
             bits=scheme.bits,
@@ -412,7 +379,7 @@ class _DecoderGraph:
         else:
             gate = self._linear(mlp.gate, hidden, f"{name}.gate.y")
             mixed = g.node("Mul", [self._activation(mlp.activation, gate, f"{name}.act"), up], f"{name}.mixed")
-        return self._linear(mlp.down, mixed, f"{name}.down.y")
+        return self._linear(mlp.down, mixed, f"{name}.down.y", normed=False)
 
     def _activation(self, kind: Activation, x: str, output: str) -> str:
         g = self.graph

@@ -56,7 +56,7 @@ def edit_tensors(checkpoint: Path, edit: Callable[[dict[str, np.ndarray]], objec
     save_file(tensors, checkpoint / "model.safetensors")
 
 
-@pytest.mark.parametrize("recipe", ["fp32", "int8", "int4", "int4-fast"])
+@pytest.mark.parametrize("recipe", ["fp32", "int8", "int8-dynamic", "int4", "int4-fast"])
 def test_the_same_inputs_give_the_same_bytes_on_any_thread_count_and_in_any_place(
     llama: Path, tmp_path: Path, recipe: str
 ) -> None:

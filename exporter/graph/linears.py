@@ -1,0 +1,155 @@
+"""How a projection is computed: one function for each form that a plan may give a weight.
+
+Every form computes ``y = x Wᵀ + b`` from x (batch, sequence, columns) and returns the name of y (…, rows).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper
+
+from edgepress.exporter import integer
+from edgepress.exporter.decoder import Weight
+from edgepress.exporter.graph.builder import CONTRIB, GraphBuilder
+from edgepress.exporter.plan import Form, PlannedTensor
+
+FLOAT, UINT8 = TensorProto.FLOAT, TensorProto.UINT8
+_BIAS = 5  # the input of MatMulNBits that is added; two optional ones are between it and the zero points
+
+
+@dataclass(frozen=True)
+class Projection:
+    """One projection: its weight as the decoder has it, as planned, and the name of its bias or "".
+
+    ``normed`` says that the rows of x are alike in size, as those that leave a norm are.
+    """
+
+    weight: Weight
+    tensor: PlannedTensor
+    bias: str
+    accuracy_level: int
+    normed: bool
+
+
+def write_linear(g: GraphBuilder, projection: Projection, x: str, output: str) -> str:
+    """Write the nodes of ``projection`` in the form that the plan chose."""
+    return _FORMS[projection.tensor.form](g, projection, x, output)
+
+
+def _add_bias(g: GraphBuilder, p: Projection, product: str, output: str) -> str:
+    return g.node("Add", [product, p.bias], output) if p.bias else product
+
+
+def _product(p: Projection, output: str) -> str:
+    """The name of the product before a bias is added."""
+    return f"{output}.product" if p.bias else output
+
+
+def _float(g: GraphBuilder, p: Projection, x: str, output: str) -> str:
+    """``FusedMatMul(x, Wᵀ)``: the weight is streamed as the checkpoint stores it."""
+    stored = g.external(p.tensor.weight.name, FLOAT, p.weight.shape, p.tensor.regions["data"])
+    product = g.node("FusedMatMul", [x, stored], _product(p, output), domain=CONTRIB, transB=1)
+    return _add_bias(g, p, product, output)
+
+
+def _blocks(g: GraphBuilder, p: Projection, x: str, output: str) -> str:
+    """``MatMulNBits(x, codes, scales, zero points)``, which adds the bias too."""
+    rows, columns = p.weight.shape
+    name, scheme = p.tensor.weight.name, p.tensor.scheme
+    if scheme is None:
+        raise ValueError(f"{name} has no scheme")
+    values = g.external(f"{name}.values", UINT8, scheme.values_shape(rows, columns), p.tensor.regions["values"])
+    inputs = [x, values, *block_scales(g, p.tensor)]
+    if p.bias:
+        inputs += [""] * (_BIAS - len(inputs)) + [p.bias]
+    return g.node(
+        "MatMulNBits",
+        inputs,
+        output,
+        domain=CONTRIB,
+        N=rows,
+        K=columns,
+        bits=scheme.bits,
+        block_size=scheme.block_size,
+        accuracy_level=p.accuracy_level,
+    )
+
+
+def block_scales(g: GraphBuilder, tensor: PlannedTensor) -> list[str]:
+    """Inputs that turn block-wise codes into weights: scales and, unless symmetric, zero points."""
+    name, scheme = tensor.weight.name, tensor.scheme
+    if scheme is None:
+        raise ValueError(f"{name} has no scheme")
+    rows, columns = tensor.weight.shape
+    scales = g.external(f"{name}.scales", FLOAT, scheme.scales_shape(rows, columns), tensor.regions["scales"])
+    if scheme.symmetric:
+        return [scales]
+    shape = scheme.zero_points_shape(rows, columns)
+    return [scales, g.external(f"{name}.zero_points", UINT8, shape, tensor.regions["zero_points"])]
+
+
+def _dynamic(g: GraphBuilder, p: Projection, x: str, output: str) -> str:
+    """``DynamicQuantizeMatMul``: x becomes uint8 over the range that it has in this call.
+
+    One node, because onnxruntime fuses DynamicQuantizeLinear, MatMulInteger, Cast and Mul into it anyway. All tokens of
+    a call share the range, and what goes into ``down`` has tokens a hundred times larger than others (measured on
+    tiny1m, 100 tokens in one call: KL 0.066 nats, one token a call 0.0014). There each token is first scaled to 1::
+
+        x ─┬ Abs ─ ReduceMax ─ Max(tiny) ─┬───────────────────────────┐
+           └──────────────────────── Div ─┴ DynamicQuantizeMatMul ─ Mul ─ (Add bias)
+
+    which leaves 0.0024; the same before the other projections gains nothing.
+    """
+    weight = _integer_weight(g, p)
+    if p.normed:
+        return g.node("DynamicQuantizeMatMul", [x, *weight, *([p.bias] if p.bias else [])], output, domain=CONTRIB)
+    magnitudes = g.node("Abs", [x], f"{output}.magnitudes")
+    # Not -1: onnxruntime merges equal constants, and overriding logits_start, which is -1, would override the axis.
+    axis = g.constant("slice_2", np.array([2], np.int64))
+    largest = g.node("ReduceMax", [magnitudes, axis], f"{output}.largest")  # (batch, sequence, 1)
+    least = g.constant("tiny", np.array(np.finfo(np.float32).tiny, np.float32))  # a token of zeros stays zeros
+    size = g.node("Max", [largest, least], f"{output}.size")
+    scaled = g.node("Div", [x, size], f"{output}.scaled")
+    rounded = g.node("DynamicQuantizeMatMul", [scaled, *weight], f"{output}.rounded", domain=CONTRIB)
+    return _add_bias(g, p, g.node("Mul", [rounded, size], _product(p, output)), output)
+
+
+def _integer_weight(g: GraphBuilder, p: Projection) -> list[str]:
+    """The weight, uint8 (columns, rows), its scales, float32 (rows,), and its zero points, uint8 (rows,)."""
+    (rows, columns), name, regions = p.weight.shape, p.tensor.weight.name, p.tensor.regions
+    weight = g.external(f"{name}.values", UINT8, (columns, rows), regions["values"])
+    scales = g.external(f"{name}.scales", FLOAT, (rows,), regions["scales"])
+    return [weight, scales, g.constant(f"zero_points_{rows}", np.full(rows, integer.ZERO_POINT, np.uint8))]
+
+
+def compute_in_float(model: onnx.ModelProto, accuracy_level: int) -> None:
+    """Leave the weights of ``model``'s products as they are stored, but round nothing that goes into the products.
+
+    MatMulNBits gets ``accuracy_level``; DynamicQuantizeMatMul becomes DequantizeLinear and MatMul.
+    """
+    nodes = [line for node in model.graph.node for line in _in_float(node, accuracy_level)]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+
+
+def _in_float(node: onnx.NodeProto, accuracy_level: int) -> list[onnx.NodeProto]:
+    for attribute in node.attribute:
+        if attribute.name == "accuracy_level":
+            attribute.i = accuracy_level
+    if node.op_type != "DynamicQuantizeMatMul":
+        return [node]
+    x, weight, bias, y = node.input[0], node.input[1:4], node.input[4:5], node.output[0]
+    lines = [
+        helper.make_node("DequantizeLinear", weight, [f"{y}.weight"], axis=1),
+        helper.make_node("MatMul", [x, f"{y}.weight"], [f"{y}.float" if bias else y]),
+    ]
+    return [*lines, helper.make_node("Add", [f"{y}.float", *bias], [y])] if bias else lines
+
+
+_FORMS: dict[Form, Callable[[GraphBuilder, Projection, str, str], str]] = {
+    "float": _float,
+    "blocks": _blocks,
+    "dynamic": _dynamic,
+}
