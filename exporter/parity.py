@@ -99,9 +99,11 @@ def _graph_logits(work: Path, tokens: NDArray[np.int64], *, accuracy_level: int 
     Then nothing that goes into a product is rounded, integer products included.
     """
     model = onnx.load_model(work / MODEL_FILE, load_external_data=False)
+    options = onnxruntime.SessionOptions()
     if accuracy_level is not None:
         compute_in_float(model, accuracy_level)
-    options = onnxruntime.SessionOptions()
+        # what onnxruntime itself makes MatMulNBits of, it would compute in int8
+        options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", str(accuracy_level))
     options.log_severity_level = 3  # its warnings are about logits having more rows than the graph declares
     start = onnxruntime.OrtValue.ortvalue_from_numpy(np.array([0], np.int64))
     options.add_initializer(LOGITS_START, start)

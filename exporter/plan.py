@@ -51,6 +51,13 @@ class PlannedTensor:
     form: Form = "float"
 
     @property
+    def stored_as(self) -> str:
+        """The storage in words, as plans print it."""
+        if self.scheme is None:
+            return "float32"
+        return f"{self.scheme.method} {self.scheme.bits} bits, per channel" if self.is_integer else str(self.scheme)
+
+    @property
     def is_integer(self) -> bool:
         """Whether products with this weight are computed in integers."""
         return self.form == "dynamic"

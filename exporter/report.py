@@ -57,7 +57,7 @@ def _tensor_to_json(tensor: PlannedTensor) -> Json:
         "kind": tensor.weight.kind,
         "shape": list(tensor.weight.shape),
         "sources": [part.tensor for part in tensor.weight.parts],
-        "scheme": None if scheme is None else str(scheme),
+        "scheme": None if scheme is None else tensor.stored_as,
         "reason": tensor.reason,
         "bytes_before": tensor.bytes_before,
         "bytes_after": tensor.bytes_after,
