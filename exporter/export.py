@@ -1,10 +1,11 @@
 """Checkpoint → bundle: what happens, in order."""
 
+import logging
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import cast
@@ -17,7 +18,7 @@ from edgepress.errors import InputError
 from edgepress.exporter import bundle
 from edgepress.exporter.architectures import architecture, describe
 from edgepress.exporter.checkpoint import Checkpoint, check_tensors, resolve_model, same_tensor
-from edgepress.exporter.compress import Method, Recovery, Transform, load_method
+from edgepress.exporter.compress import Method, Recovery, Transform, load_method, method_options
 from edgepress.exporter.decoder import Decoder
 from edgepress.exporter.genai_config import bos_token, make_genai_config
 from edgepress.exporter.graph.decoder import build_decoder
@@ -28,6 +29,8 @@ from edgepress.files import atomic_directory
 from edgepress.manifest import MANIFEST_NAME, Manifest
 from edgepress.progress import Progress, silent
 from edgepress.targets import Operator, Target, find_target, missing_kernels
+
+_log = logging.getLogger("edgepress.export")
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,7 @@ class Prepared:
     target: Target
     plan: Plan
     budget: dict[str, object] | None = None  # what was measured for the recipe's budget, and chosen
+    left_out: Mapping[str, str] = field(default_factory=dict)  # recoveries of the recipe that decline, and why
 
 
 def decide(
@@ -73,12 +77,14 @@ def decide(
         chosen_recipe = replace(chosen_recipe, calibration=text)
     checkpoint = Checkpoint.open(resolve_model(str(model)))
     plain = read_decoder(checkpoint)
+    left_out = declined(plain, chosen_recipe)
+    chosen_recipe = replace(chosen_recipe, after=tuple(name for name in chosen_recipe.after if name not in left_out))
     decoder = describe_methods(plain, chosen_recipe)
 
     def plan(recipe: Recipe) -> Plan:
         return make_plan(decoder, recipe, lambda name: checkpoint.tensors[name].itemsize)
 
-    prepared = Prepared(checkpoint, decoder, chosen_recipe, chosen_target, plan(chosen_recipe))
+    prepared = Prepared(checkpoint, decoder, chosen_recipe, chosen_target, plan(chosen_recipe), left_out=left_out)
     if chosen_recipe.budget is None:
         return prepared
     from edgepress.exporter.budget.measure import spend_budget
@@ -89,6 +95,16 @@ def decide(
         directory = Path(temporary) if scratch is None else scratch
         spent, summary = spend_budget(prepared, plain, scratch=directory, bos=bos, threads=threads, progress=progress)
     return replace(prepared, recipe=spent.recipe, plan=plan(spent.recipe), budget=summary)
+
+
+def declined(decoder: Decoder, recipe: Recipe) -> dict[str, str]:
+    """Recoveries of the recipe that leave this model alone, by name, and why."""
+    reasons: dict[str, str] = {}
+    for name in recipe.after:
+        method = load_method(name)
+        if isinstance(method, Recovery) and (reason := method.declines(decoder, method_options(method, recipe))):
+            reasons[name] = reason
+    return reasons
 
 
 def needs_calibration(recipe: Recipe, plan: Plan) -> bool:
@@ -176,6 +192,8 @@ def export(
         threads=threads,
         progress=progress,
     )
+    for name, why in prepared.left_out.items():
+        _log.warning("%s is left out: %s", name, why)
     checkpoint, decoder, plan = prepared.checkpoint, prepared.decoder, prepared.plan
     bundle.check_tokenizer(checkpoint)
     generation = bundle.read_json(checkpoint.file("generation_config.json"))

@@ -36,6 +36,7 @@ def plan_to_json(prepared: Prepared) -> Json:
             "data_file_bytes": plan.data_bytes,
             "cache_bytes_at_full_context": plan.cache_bytes,
         },
+        "left_out": dict(prepared.left_out),
         "estimates": {
             "bundle_bytes": plan.data_bytes + _graph_and_tokenizer_bytes(prepared),
             "runtime_memory_bytes": plan.data_bytes + plan.cache_bytes,
@@ -94,6 +95,7 @@ def format_plan(prepared: Prepared) -> str:
             f"memory       about {_megabytes(estimates['runtime_memory_bytes'])} MB to run at the full context, "
             f"{_megabytes(totals['cache_bytes_at_full_context'])} MB of it key-value cache (estimate)",
             *_budget_lines(prepared.budget),
+            *(f"left out     {name}: {why}" for name, why in prepared.left_out.items()),
         ]
     )
 

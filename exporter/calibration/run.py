@@ -62,7 +62,7 @@ def calibrate(
     chosen = calibration_tokens(prepared, bos)
     for warning in chosen.warnings:
         _log.warning("calibration text: %s", warning)
-    described = describe_tokens(prepared.recipe, chosen)
+    described = describe_tokens(prepared.recipe, chosen) | {"left_out": dict(prepared.left_out)}
     with Store.open(directory, _key(prepared, source, described)) as store:
         calibration = Calibration(
             prepared.checkpoint,

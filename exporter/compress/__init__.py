@@ -105,11 +105,13 @@ class Transform:
 class Recovery:
     """Repairs what rounding did: ``layer`` after each layer is rounded, ``model`` once after the last.
 
-    ``describe(decoder, recipe)`` returns the decoder with what the repair adds to it.
+    ``describe(decoder, recipe)`` returns the decoder with what the repair adds to it; ``declines(decoder, options)``
+    says why it leaves this model alone, if it does.
     """
 
     name: str
     describe: Callable[[Decoder, Recipe], Decoder]
+    declines: Callable[[Decoder, Options], str] = lambda *_: ""
     layer: Callable[[LayerTask, Options], None] | None = None
     model: Callable[[ModelTask, Options], None] | None = None
     options: Options = field(default_factory=dict)

@@ -293,6 +293,17 @@ class _Training:
         return int(notes["step"])
 
 
+def declines(decoder: Decoder, options: Options) -> str:
+    """Say why a model larger than the option ``most_weights`` is left alone (0: none is)."""
+    weights, most = sum(math.prod(weight.shape) for weight in decoder.weights()), int(options["most_weights"])
+    if not 0 < most < weights:
+        return ""
+    return (
+        f"it would train {weights:,} weights, and [options.distill] most_weights is {most:,}; "
+        "raise it where there is a GPU, or time"
+    )
+
+
 def _check_options(options: Options) -> None:
     for name in ("steps", "batch", "rate", "rounding_rate"):
         if not float(options[name]) > 0:
@@ -332,6 +343,7 @@ def free_memory(device: torch.device) -> int | None:
 METHOD = Recovery(
     "distill",
     unchanged,
+    declines=declines,
     model=run,
-    options={"steps": 400, "batch": 8, "train": "rounding", "rate": 0.01, "rounding_rate": 0.01},
+    options={"most_weights": 0, "steps": 400, "batch": 8, "train": "rounding", "rate": 0.01, "rounding_rate": 0.01},
 )

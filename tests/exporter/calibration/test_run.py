@@ -116,3 +116,20 @@ def test_a_text_that_cannot_be_used_leaves_nothing(files: tuple[Path, Path, Path
             export(model, out=tmp_path / "out", recipe=recipe, calibration=texts, threads=1)
     assert not hidden(tmp_path)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_repair_that_would_cost_too_much_is_left_out_and_said(
+    files: tuple[Path, Path, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model, recipe, text = files
+    large = tmp_path / "large.toml"
+    large.write_text(f'after = ["distill"]\n{recipe.read_text()}\n[options.distill]\nmost_weights = 1000\n')
+    prepared = decide(model, target="arm64-cpu", recipe=large)
+    assert prepared.recipe.after == ()
+    assert "most_weights is 1,000" in prepared.left_out["distill"]
+    manifest = export(model, out=tmp_path / "out", recipe=large, calibration=[text], threads=1)
+    assert "distill is left out" in caplog.text
+    assert manifest.calibration is not None
+    assert list(manifest.calibration["left_out"]) == ["distill"]
+    plain = export(model, out=tmp_path / "plain", recipe=recipe, calibration=[text], threads=1)
+    assert manifest.files["model.onnx.data"] == plain.files["model.onnx.data"]
