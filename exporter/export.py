@@ -26,6 +26,7 @@ from edgepress.exporter.plan import Plan, make_plan
 from edgepress.exporter.recipe import Recipe, read_recipe
 from edgepress.exporter.stream import write_weights
 from edgepress.files import atomic_directory
+from edgepress.fingerprint import write_fingerprint
 from edgepress.manifest import MANIFEST_NAME, Manifest
 from edgepress.progress import Progress, silent
 from edgepress.targets import Operator, Target, find_target, missing_kernels
@@ -233,6 +234,8 @@ def export(
         bundle.write_tables(work / bundle.DATA_FILE, plan, decoder)
         (work / bundle.MODEL_FILE).write_bytes(graph.SerializeToString(deterministic=True))
         bundle.copy_tokenizer(checkpoint, work)
+        if calibrated is not None and calibrated.fingerprint is not None:
+            write_fingerprint(work, calibrated.fingerprint)
         bundle.write_json(work / bundle.GENAI_FILE, genai_config)
         parity = check_parity(work, prepared, progress) if check else None
         manifest = bundle.write_manifest(

@@ -58,7 +58,9 @@ def spend_budget(
         raise ValueError(f"recipe {recipe.name} has no budget")
     use_threads(plain, threads)
     short = replace(recipe, calibration=replace(recipe.calibration, tokens=budget.tokens))
-    chosen_tokens = calibration_tokens(replace(prepared, recipe=short), bos)
+    chosen_tokens = calibration_tokens(
+        replace(prepared, recipe=short), bos, out=scratch, threads=threads, progress=progress
+    )
     described = describe_tokens(short, chosen_tokens)
     tokens = chosen_tokens.tokens
     groups = tensor_groups(plain, recipe, budget)

@@ -15,12 +15,13 @@ import torch
 
 from edgepress import __version__
 from edgepress.cores import usable_cores
-from edgepress.errors import InputError
 from edgepress.exporter.calibration.engine import Calibration
+from edgepress.exporter.calibration.generate import generate_calibration
 from edgepress.exporter.calibration.store import Store, StoredStages
-from edgepress.exporter.calibration.text import CalibrationTokens, read_calibration
+from edgepress.exporter.calibration.text import CalibrationTokens, read_calibration, sequences_asked
 from edgepress.exporter.decoder import Decoder
 from edgepress.exporter.recipe import Recipe
+from edgepress.fingerprint import Fingerprint, fingerprint
 from edgepress.progress import Progress
 from edgepress.runtime.tokenizer import read_tokenizer
 
@@ -33,10 +34,14 @@ _log = logging.getLogger("edgepress.calibration")
 
 @dataclass(frozen=True)
 class Calibrated:
-    """Every weight that calibration made, and what the manifest says about the text."""
+    """Every weight that calibration made, and what the manifest says about the text.
+
+    ``fingerprint`` tells that text from others; None for the model's own.
+    """
 
     stages: StoredStages
     described: dict[str, object]
+    fingerprint: Fingerprint | None
 
 
 @contextmanager
@@ -59,7 +64,7 @@ def calibrate(
     """
     directory = out.absolute().parent / f".{out.name}.calibration"
     use_threads(prepared.decoder, threads)
-    chosen = calibration_tokens(prepared, bos)
+    chosen = calibration_tokens(prepared, bos, out=out, threads=threads, progress=progress)
     for warning in chosen.warnings:
         _log.warning("calibration text: %s", warning)
     described = describe_tokens(prepared.recipe, chosen) | {"left_out": dict(prepared.left_out)}
@@ -77,7 +82,7 @@ def calibrate(
             _log.warning("continuing in %s after stage %s of %d", directory, done[-1], len(calibration.stages()))
         with progress(len(calibration.stages()), "calibrating", " layers") as advance:
             stages = calibration.run(advance)
-        yield Calibrated(stages, described)
+        yield Calibrated(stages, described, _fingerprint(prepared, chosen))
         store.remove()
 
 
@@ -98,11 +103,21 @@ def describe_tokens(recipe: Recipe, chosen: CalibrationTokens) -> dict[str, obje
     }
 
 
-def calibration_tokens(prepared: Prepared, bos: int | None) -> CalibrationTokens:
-    """The tokens that the recipe's calibration asks for."""
+def calibration_tokens(
+    prepared: Prepared, bos: int | None, *, out: Path, threads: int | None, progress: Progress
+) -> CalibrationTokens:
+    """The tokens that the recipe's calibration asks for; without text the model writes them, beside ``out``."""
     settings = prepared.recipe.calibration
     if not settings.text:
-        raise InputError(f"recipe {prepared.recipe.name} needs calibration text; name a file (--calibration FILE)")
+        with progress(sequences_asked(settings) * settings.length, "writing calibration text", " tokens") as advance:
+            return generate_calibration(
+                prepared.checkpoint.directory,
+                settings,
+                beside=out,
+                context_length=prepared.plan.context_length,
+                threads=threads,
+                progress=advance,
+            )
     return read_calibration(
         settings.text,
         tokenizer=read_tokenizer(prepared.checkpoint.directory),
@@ -111,6 +126,14 @@ def calibration_tokens(prepared: Prepared, bos: int | None) -> CalibrationTokens
         vocab_size=prepared.decoder.vocab_size,
         context_length=prepared.plan.context_length,
     )
+
+
+def _fingerprint(prepared: Prepared, chosen: CalibrationTokens) -> Fingerprint | None:
+    """Sketch the text that was used; None for the model's own."""
+    if not prepared.recipe.calibration.text:
+        return None
+    tokenizer = read_tokenizer(prepared.checkpoint.directory)
+    return fingerprint(tokenizer.decode(row) for row in chosen.tokens.tolist())
 
 
 def _key(prepared: Prepared, source: Mapping[str, str], described: Mapping[str, object]) -> dict[str, object]:

@@ -28,12 +28,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Score, then print the result."""
     import json
+    import sys
 
     from edgepress.commands.prepare import prepare_first
+    from edgepress.fingerprint import leak_warning
     from edgepress.progress import progress
     from edgepress.runtime.evaluate import evaluate, format_evaluation, read_documents
 
     documents = read_documents(arguments.text)
+    warning = leak_warning(arguments.bundle, documents)
+    if warning is not None:
+        print(f"warning: {warning}", file=sys.stderr)
     prepare_first(arguments.bundle, not arguments.no_prepare)
     with progress(sum(len(document.encode()) for document in documents), "scoring", "B") as advance:
         result = evaluate(
