@@ -1,6 +1,7 @@
 """Which tokens calibration sees: nothing lost or moved when packed, spread over the text, errors that name the file."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -8,14 +9,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny_models import save
+from tokenizers import ByteLevelBPETokenizer
+from tokenizers import Tokenizer as Library
 
 from edgepress.errors import InputError
 from edgepress.exporter.calibration import text as text_module
-from edgepress.exporter.calibration.text import CalibrationTokens, choose, pack, read_calibration
+from edgepress.exporter.calibration.text import (
+    CalibrationTokens,
+    choose,
+    distinct_runs,
+    language_fit,
+    pack,
+    read_calibration,
+)
 from edgepress.exporter.recipe import CalibrationText
 from edgepress.runtime.tokenizer import Tokenizer, read_tokenizer
 
 BOS = 1
+DATA = Path(os.environ.get("EDGEPRESS_DATA", Path(__file__).resolve().parents[3].parent / "shared" / "data"))
 
 
 @pytest.fixture(scope="module")
@@ -187,3 +198,41 @@ def test_a_length_above_the_context_and_tokens_outside_the_vocabulary_are_refuse
     path.write_text("T")
     with pytest.raises(InputError, match="the text gives 1 tokens"):
         read(tokenizer, path, bos=None)
+
+
+GREEK = "Η βαθμονόμηση χρειάζεται κείμενο που μοιάζει με αυτό που θα δει το μοντέλο. Σήμερα ο καιρός είναι καλός."  # noqa: RUF001 - Greek is meant
+CHINESE = (
+    "校准文本应该与分词器的语言一致。今天天气很好。孩子们在公园里玩耍。他们非常高兴。经济学家认为明年的增长会放缓。"
+)
+LATIN = bytes(np.random.default_rng(0).integers(0, 256, 2000, dtype=np.uint8)).decode("latin-1")
+
+
+def shared_tokenizer(name: str) -> Tokenizer:
+    if not DATA.is_dir():
+        pytest.skip(f"{DATA} is not there")
+    if name == "gpt2":
+        folder = DATA / "tokenizers" / "gpt2"
+        library = ByteLevelBPETokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"))
+        return Tokenizer(Library.from_str(library.to_str()))
+    return read_tokenizer(DATA / name)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "tokenizers/phi-3-mini", "models/stories260k"])
+def test_a_language_that_the_tokenizer_does_not_know_is_told_from_one_that_it_knows(name: str) -> None:
+    tokenizer = shared_tokenizer(name)
+    known = [
+        (DATA / "text" / "tinystories" / "tinystories_valid_head_256KiB.txt").read_text(encoding="utf-8")[:20_000],
+        (DATA / "text" / "tinyshakespeare" / "input.txt").read_text(encoding="utf-8")[:20_000],
+        (DATA / "text" / "wikitext2" / "valid.txt").read_text(encoding="utf-8")[:20_000],
+    ]
+    for text, is_known in [(text, True) for text in known] + [(text, False) for text in (GREEK, CHINESE, LATIN)]:
+        fit = language_fit(np.array([tokenizer.encode_plain(text)]), tokenizer)
+        assert (fit.saved >= 0.42 and fit.broken <= 0.25) == is_known, (text[:20], fit)
+
+
+def test_a_repeated_sentence_is_warned_of(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    path = tmp_path / "text.txt"
+    path.write_text("To be, or not to be. " * 200)
+    assert any("repeats itself" in warning for warning in read(tokenizer, path).warnings)
+    assert distinct_runs(np.arange(64).reshape(2, 32)) == 1.0
+    assert distinct_runs(np.zeros((2, 32), np.int64)) == 1 / 50
