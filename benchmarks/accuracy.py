@@ -16,10 +16,11 @@ import json
 import math
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
+from multiprocessing import get_context
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,7 @@ from common import ROOT, WORK, save, table
 from numpy.typing import NDArray
 from peers import Peer, parameters
 
+from edgepress.cores import usable_cores
 from edgepress.errors import InputError
 from edgepress.exporter import export
 from edgepress.exporter.checkpoint import Checkpoint, resolve_model
@@ -42,6 +44,8 @@ from edgepress.runtime.evaluate import Corpus, evaluate_logits, read_corpus
 
 HELD_OUT = 0.1  # of tinyshakespeare, from its end
 STORIES = 200  # documents of each TinyStories file
+PARAGRAPHS = {"stories260k": ("newline", "\n"), "tiny1m": ("blank", "\n\n")}  # as each model was trained
+MODELS = (*PARAGRAPHS, "demo")
 CONTEXT, STRIDE = 256, 128
 SAME = 1e-3  # logits of a conversion in float32: the largest difference from transformers'
 PICTURE = ROOT / "docs" / "accuracy.svg"
@@ -76,27 +80,23 @@ class Subject:
     reference: Remembered
 
 
-def subjects(data: Path, names: list[str], share: float) -> Iterator[Subject]:
-    """Yield the models; ``share`` of each one's held-out text is scored."""
-    stories = data / "text" / "tinystories"
-    for name, kind, paragraph in (("stories260k", "newline", "\n"), ("tiny1m", "blank", "\n\n")):
-        if name in names:
-            training = json.loads((stories / "tinystories_1000.json").read_text(encoding="utf-8"))
-            lines = [json.dumps({"text": story.replace("\n\n", paragraph)}) for story in training]
-            texts = read_documents(stories / f"stories_heldout_{kind}.jsonl")
-            count = math.ceil(share * len(texts))
-            yield _subject(name, str(data / "models" / name), texts[:count], ".jsonl", "\n".join(lines))
-    if "demo" in names:
-        shakespeare = (data / "text" / "tinyshakespeare" / "input.txt").read_text(encoding="utf-8")
-        cut = int(len(shakespeare) * (1 - HELD_OUT))
-        held_out = shakespeare[cut:]
-        yield _subject("demo", "demo", [held_out[: math.ceil(share * len(held_out))]], ".txt", shakespeare[:cut])
-
-
-def _subject(name: str, model: str, texts: list[str], suffix: str, calibration: str) -> Subject:
+def make_subject(name: str, data: Path, share: float) -> Subject:
+    """Read a model's texts; ``share`` of the held-out one is scored. Calibration text is written where exports run."""
+    stories, shakespeare = data / "text" / "tinystories", data / "text" / "tinyshakespeare" / "input.txt"
+    if name == "demo":
+        text = shakespeare.read_text(encoding="utf-8")
+        cut = int(len(text) * (1 - HELD_OUT))
+        texts, calibration, suffix = [text[cut : cut + math.ceil(share * (len(text) - cut))]], text[:cut], ".txt"
+    else:
+        kind, paragraph = PARAGRAPHS[name]
+        held_out = read_documents(stories / f"stories_heldout_{kind}.jsonl")
+        texts, suffix = held_out[: math.ceil(share * len(held_out))], ".jsonl"
+        training = json.loads((stories / "tinystories_1000.json").read_text(encoding="utf-8"))
+        calibration = "\n".join(json.dumps({"text": story.replace("\n\n", paragraph)}) for story in training)
     path = WORK / f"calibration-{name}{suffix}"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(calibration, encoding="utf-8")
+    model = "demo" if name == "demo" else str(data / "models" / name)
     directory = resolve_model(model)
     return Subject(name, model, texts, path, Checkpoint.open(directory), Remembered(Reference(directory)))
 
@@ -118,20 +118,19 @@ def sample(subject: Subject, tool: str, name: str, result: Evaluation, *, bits: 
 def ours(subject: Subject, name: str, recipe: str | Path) -> Sample:
     """Export with a preset or recipe file, and score the bundle."""
     out = WORK / f"accuracy-{subject.name}"
-    start = perf_counter()
-    manifest = export(subject.model, out=out, recipe=recipe, force=True, calibration=[subject.calibration])
-    seconds = perf_counter() - start
+    texts = [subject.calibration]
+    manifest = export(subject.model, out=out, recipe=recipe, force=True, calibration=texts, threads=1)
     result = evaluate(
         out, subject.texts, context=CONTEXT, stride=STRIDE, reference=subject.reference, threads=1, prepared=False
     )
     bits = bits_per_weight(out, manifest, subject.checkpoint)
-    return {**sample(subject, "edgepress", name, result, bits=bits), "export_s": seconds}
+    return sample(subject, "edgepress", name, result, bits=bits)
 
 
 def asked(subject: Subject, recipe: Asked) -> Sample:
     """Export and score a recipe; what edgepress refuses is kept with its reason."""
     try:
-        return ours(subject, recipe.name, recipe.write(WORK / "recipes")) | asdict(recipe)
+        return ours(subject, recipe.name, recipe.write(WORK / f"recipes-{subject.name}")) | asdict(recipe)
     except InputError as error:
         return {"model": subject.name, "tool": "edgepress", "name": recipe.name, "refused": str(error)}
 
@@ -160,8 +159,8 @@ def theirs(subject: Subject, corpus: Corpus) -> Iterator[Sample]:
         yield score("onnxruntime-genai", algorithm, genai_builder.open_peer(path, subject.checkpoint))
 
 
-def measure(subject: Subject, recipes: list[Asked], *, with_peers: bool) -> Iterator[Sample]:
-    """Yield the samples of one model."""
+def measure(subject: Subject, recipes: Sequence[Asked], *, with_peers: bool) -> Iterator[Sample]:
+    """Yield the samples of one model: presets, peers, then the recipes."""
     if with_peers:
         for preset in sorted(preset_names(), key=lambda name: name != "fp32"):
             yield ours(subject, preset, preset)
@@ -170,6 +169,26 @@ def measure(subject: Subject, recipes: list[Asked], *, with_peers: bool) -> Iter
         yield from theirs(subject, corpus)
     for recipe in recipes:
         yield asked(subject, recipe)
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a process of its own measures."""
+
+    name: str
+    data: Path
+    share: float
+    recipes: tuple[Asked, ...]
+    with_peers: bool
+
+    def __call__(self) -> list[Sample]:
+        """Measure one model, printing each figure as it comes."""
+        torch.set_num_threads(1)  # on models this small a second thread costs more than it brings
+        found = []
+        for one in measure(make_subject(self.name, self.data, self.share), self.recipes, with_peers=self.with_peers):
+            found.append(one)
+            print(" | ".join(row(one)), flush=True)
+        return found
 
 
 def nats_lost(found: Sample) -> float:
@@ -238,8 +257,7 @@ def main() -> None:
     parser.add_argument(
         "--data", type=Path, default=Path(os.environ.get("EDGEPRESS_DATA", ROOT.parent / "shared/data"))
     )
-    names = ("stories260k", "tiny1m", "demo")
-    parser.add_argument("--models", nargs="+", choices=names, default=names)
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS)
     parser.add_argument("--grid", action="store_true", help="every method on disk in every scheme; no peers")
     parser.add_argument("--methods", nargs="+", help="of the grid, only recipes that use one of these")
     parser.add_argument(
@@ -248,18 +266,17 @@ def main() -> None:
     arguments = parser.parse_args()
     if not arguments.data.is_dir():
         sys.exit(f"{arguments.data} is absent; name the folder with models/ and text/ by --data")
-    torch.set_num_threads(1)  # on models this small a second thread costs more than it brings
-    recipes = list(grid()) if arguments.grid else chosen()
+    recipes = tuple(grid() if arguments.grid else chosen())
     if arguments.methods:
-        recipes = [recipe for recipe in recipes if recipe.methods & set(arguments.methods)]
+        recipes = tuple(recipe for recipe in recipes if recipe.methods & set(arguments.methods))
     share = min(1.0, (arguments.documents or (40 if arguments.grid else STORIES)) / STORIES)
     result = "accuracy_grid" if arguments.grid else "accuracy"
     samples: list[Sample] = []
-    for subject in subjects(arguments.data, arguments.models, share):
-        for found in measure(subject, recipes, with_peers=not arguments.grid):
-            samples.append(found)
-            save(result, samples)  # each time, so that a long run that is stopped has not been for nothing
-            print(" ".join(row(found)), flush=True)
+    with ProcessPoolExecutor(usable_cores(), mp_context=get_context("spawn")) as processes:
+        runs = [Run(name, arguments.data, share, recipes, not arguments.grid) for name in arguments.models]
+        for found in processes.map(Run.__call__, runs):
+            samples += found
+            save(result, samples)  # each time, so that a long run that fails has not been for nothing
     print(f"raw samples: {save(result, samples)}")
     print(table(HEADER, map(row, samples)))
     if not arguments.grid:

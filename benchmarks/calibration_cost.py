@@ -28,7 +28,8 @@ def ours(shape: str, tokens: int) -> Cost:
     sized = recipe.with_stem(f"{recipe.stem}-{tokens}")
     sized.write_text(f"{recipe.read_text()}[calibration]\ntokens = {tokens}\n")
     command = [sys.executable, "-m", "edgepress", "export", checkpoint(shape), "--recipe", sized]
-    return measure_command([*command, "--out", WORK / f"calibrated-{shape}", "--force", "--calibration", *TEXTS])
+    texts = [word for text in TEXTS for word in ("--calibration", text)]
+    return measure_command([*command, "--out", WORK / f"calibrated-{shape}", "--force", *texts])
 
 
 def main() -> None:
