@@ -75,12 +75,14 @@ class Activations:
 class CalibrationText:
     """What the calibrated methods see: ``tokens`` of ``text`` in sequences of ``length``, chosen by ``seed``.
 
+    Methods that train the whole model see ``training_tokens`` of it, if that is more: they need many, and layers few.
     ``text`` names files, each one document, or ``.jsonl`` with a ``text`` on each line; with none the model's own
     generations are used.
     """
 
     text: tuple[str, ...] = ()
     tokens: int = 4096
+    training_tokens: int = 131_072
     length: int = 256
     seed: int = 0
 
@@ -265,7 +267,7 @@ def _calibration(value: object, path: Path) -> CalibrationText:
     names = _names([text] if isinstance(text, str) else text, path, "[calibration] text")
     default = CalibrationText()
     numbers: dict[str, int] = {}
-    for key, least in (("tokens", 1), ("length", 2), ("seed", 0)):
+    for key, least in (("tokens", 1), ("training_tokens", 1), ("length", 2), ("seed", 0)):
         number = value.get(key, getattr(default, key))
         if not isinstance(number, int) or isinstance(number, bool) or number < least:
             raise InputError(f"{path}: [calibration] {key} must be a whole number of at least {least}, not {number!r}")

@@ -173,7 +173,11 @@ def layer_weights(layer: Layer) -> list[Weight]:
 
 
 class Calibration:
-    """One calibration of one checkpoint: what is fixed while the layers pass."""
+    """One calibration of one checkpoint: what is fixed while the layers pass.
+
+    ``tokens`` is (sequences, length). The compressed layers see the first ``layer_sequences`` of them (all when None);
+    the others are for methods that train the whole model.
+    """
 
     def __init__(
         self,
@@ -184,10 +188,12 @@ class Calibration:
         *,
         tokens: NDArray[np.int64],
         store: Store,
+        layer_sequences: int | None = None,
         device: str | None = None,
     ) -> None:
         self.checkpoint, self.decoder, self.plan, self.recipe = checkpoint, decoder, plan, recipe
         self.tokens, self.store = tokens, store
+        self.layer_sequences = len(tokens) if layer_sequences is None else layer_sequences
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.rotaries = network.rotaries(decoder, tokens.shape[1], self.device)
         self.transforms = [self._before(name) for name in recipe.before]
@@ -248,7 +254,8 @@ class Calibration:
     # ---- activations ------------------------------------------------------------------------------------------------
 
     def _activations(self, kind: str, index: int) -> Activations:
-        shape = (*self.tokens.shape, self.decoder.hidden_size)
+        sequences = self.layer_sequences if kind == "inputs" else len(self.tokens)
+        shape = (sequences, self.tokens.shape[1], self.decoder.hidden_size)
         return Activations(self.store.directory / f"{kind}-{index:04}.f32", shape, self.device)
 
     def _inputs(self, index: int) -> tuple[Activations, Activations | None]:
@@ -263,14 +270,14 @@ class Calibration:
 
     def _embed(self, out: Activations, *, rounded: bool) -> None:
         """Embed the tokens; only the rows of the table that occur are read."""
-        ids, places = np.unique(self.tokens, return_inverse=True)  # (rows,), (sequences, length)
+        ids, places = np.unique(self.tokens[: out.shape[0]], return_inverse=True)  # (rows,), (sequences, length)
         table = self._table_rows(ids, rounded=rounded)
 
         def values(weight: Weight) -> Tensor:
             return table if weight is self.decoder.embedding else self.read(weight)
 
         for batch in out.batches():
-            tokens = torch.from_numpy(places.reshape(self.tokens.shape)[batch]).to(self.device)
+            tokens = torch.from_numpy(places.reshape(out.shape[:2])[batch]).to(self.device)
             out.write(batch, network.embed(self.decoder, values, tokens))
 
     def _table_rows(self, ids: NDArray[np.int64], *, rounded: bool) -> Tensor:

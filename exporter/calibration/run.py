@@ -6,12 +6,13 @@ import hashlib
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from edgepress import __version__
 from edgepress.cores import usable_cores
@@ -19,8 +20,9 @@ from edgepress.exporter.calibration.engine import Calibration
 from edgepress.exporter.calibration.generate import generate_calibration
 from edgepress.exporter.calibration.store import Store, StoredStages
 from edgepress.exporter.calibration.text import CalibrationTokens, read_calibration, sequences_asked
+from edgepress.exporter.compress import Recovery, load_method
 from edgepress.exporter.decoder import Decoder
-from edgepress.exporter.recipe import Recipe
+from edgepress.exporter.recipe import CalibrationText, Recipe
 from edgepress.fingerprint import Fingerprint, fingerprint
 from edgepress.progress import Progress
 from edgepress.runtime.tokenizer import read_tokenizer
@@ -64,7 +66,9 @@ def calibrate(
     """
     directory = out.absolute().parent / f".{out.name}.calibration"
     use_threads(prepared.decoder, threads)
-    chosen = calibration_tokens(prepared, bos, out=out, threads=threads, progress=progress)
+    asked = replace(prepared, recipe=wanted_tokens(prepared.recipe))
+    chosen = calibration_tokens(asked, bos, out=out, threads=threads, progress=progress)
+    tokens, layer_sequences = layers_first(chosen.tokens, prepared.recipe.calibration)
     for warning in chosen.warnings:
         _log.warning("calibration text: %s", warning)
     described = describe_tokens(prepared.recipe, chosen) | {"left_out": dict(prepared.left_out)}
@@ -74,7 +78,8 @@ def calibrate(
             prepared.decoder,
             prepared.plan,
             prepared.recipe,
-            tokens=chosen.tokens,
+            tokens=tokens,
+            layer_sequences=layer_sequences,
             store=store,
         )
         done = [stage for stage in calibration.stages() if store.has(stage)]
@@ -101,6 +106,22 @@ def describe_tokens(recipe: Recipe, chosen: CalibrationTokens) -> dict[str, obje
         "tokens_sha256": hashlib.sha256(chosen.tokens.astype("<i8").tobytes()).hexdigest(),
         "warnings": list(chosen.warnings),
     }
+
+
+def wanted_tokens(recipe: Recipe) -> Recipe:
+    """The recipe, asking for as many tokens as its hungriest method sees."""
+    settings = recipe.calibration
+    trains = any(isinstance(m := load_method(name), Recovery) and m.model is not None for name in recipe.after)
+    tokens = max(settings.tokens, settings.training_tokens) if trains else settings.tokens
+    return replace(recipe, calibration=replace(settings, tokens=tokens))
+
+
+def layers_first(tokens: NDArray[np.int64], settings: CalibrationText) -> tuple[NDArray[np.int64], int]:
+    """Put the sequences that layers see first, spread over the text; returns all of them and how many those are."""
+    count = min(len(tokens), sequences_asked(settings))
+    seen = np.arange(count) * len(tokens) // count
+    rest = np.setdiff1d(np.arange(len(tokens)), seen)
+    return tokens[np.concatenate([seen, rest])], count
 
 
 def calibration_tokens(

@@ -163,7 +163,7 @@ def split(sequences: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int6
     if sequences < 2:
         raise InputError(
             "distill needs two calibration sequences or more, one of them to be held out, and there is one; raise "
-            "[calibration] tokens (100,000 is a good start) or name more text"
+            "[calibration] training_tokens or name more text"
         )
     count = min(max(1, sequences // _HELD_OUT), _MOST_HELD_OUT)
     order = np.random.default_rng(seed).permutation(sequences)

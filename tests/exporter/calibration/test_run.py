@@ -10,13 +10,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from tiny_models import TEXT, save
 
 from edgepress.errors import InputError
 from edgepress.exporter import decide, export
 from edgepress.exporter.bundle import DATA_FILE
 from edgepress.exporter.calibration.engine import logits
+from edgepress.exporter.calibration.run import layers_first
 from edgepress.exporter.readback import StoredWeights
+from edgepress.exporter.recipe import CalibrationText
 from edgepress.manifest import find_problems
 from edgepress.runtime.config import read_config
 from edgepress.runtime.evaluate import Scorer, Window
@@ -133,3 +137,13 @@ def test_a_repair_that_would_cost_too_much_is_left_out_and_said(
     assert list(manifest.calibration["left_out"]) == ["distill"]
     plain = export(model, out=tmp_path / "plain", recipe=recipe, calibration=[text], threads=1)
     assert manifest.files["model.onnx.data"] == plain.files["model.onnx.data"]
+
+
+@given(sequences=st.integers(1, 40), tokens=st.integers(1, 500))
+def test_the_layers_see_some_of_what_the_whole_model_is_trained_on(sequences: int, tokens: int) -> None:
+    text = np.arange(sequences * 8).reshape(sequences, 8)
+    arranged, count = layers_first(text, CalibrationText(tokens=tokens, length=8))
+    assert sorted(arranged.tolist()) == text.tolist()  # the same sequences, each once
+    assert count == min(sequences, -(-tokens // 8))
+    seen = sorted(int(row[0]) // 8 for row in arranged[:count])
+    assert max(np.diff([0, *seen, sequences])) <= -(-sequences // count)  # spread over the text
