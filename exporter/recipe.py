@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
 
 from edgepress.errors import InputError
 from edgepress.exporter.scheme import BITS, BLOCK_SIZES
@@ -158,6 +159,21 @@ class Recipe:
         content = asdict(self)
         content["calibration"]["text"] = [Path(name).name for name in self.calibration.text]
         return content
+
+
+def recipe_from_json(content: Mapping[str, Any]) -> Recipe:
+    """The inverse of :meth:`Recipe.to_json`, of a manifest that this version wrote (TypeError, KeyError otherwise)."""
+    tables = {key: Storage(**content[key]) for key in ("weights", "embedding", "head")}
+    lists = {key: tuple(content[key]) for key in ("before", "after")}
+    calibration, budget = content["calibration"], content["budget"]
+    made = {
+        "overrides": tuple(
+            Override(**{**entry, "storage": Storage(**entry["storage"])}) for entry in content["overrides"]
+        ),
+        "calibration": CalibrationText(**{**calibration, "text": tuple(calibration["text"])}),
+        "budget": budget and Budget(**{**budget, "candidates": tuple(budget["candidates"])}),
+    }
+    return Recipe(**{**content, **tables, **lists, **made})
 
 
 def describe_promise(promise: Mapping[str, float]) -> str:

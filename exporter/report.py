@@ -79,7 +79,7 @@ def format_plan(prepared: Prepared) -> str:
         )
         for tensor in cast("list[Json]", plan["tensors"])
     ]
-    table = _table(("tensor", "shape", "scheme", "before MB", "after MB", "why"), rows, right=(3, 4))
+    table = format_table(("tensor", "shape", "scheme", "before MB", "after MB", "why"), rows, right=(3, 4))
     totals, estimates = cast("Json", plan["totals"]), cast("Json", plan["estimates"])
     return "\n".join(
         [
@@ -206,11 +206,11 @@ def format_inspection(inspection: Json) -> str:
     parts = [
         f"{inspection['path']} ({inspection['producer'] or 'unknown producer'}), opsets {inspection['opsets']}",
         "",
-        _table(("operator", "count"), [(name, str(count)) for name, count in operators.items()], right=(1,)),
+        format_table(("operator", "count"), [(name, str(count)) for name, count in operators.items()], right=(1,)),
         "",
-        _table(("", "name", "dtype", "shape"), values),
+        format_table(("", "name", "dtype", "shape"), values),
         "",
-        _table(
+        format_table(
             ("group", "tensors", "MB"),
             [(name, str(group["tensors"]), _megabytes(group["bytes"])) for name, group in groups.items()],
             right=(1, 2),
@@ -219,11 +219,11 @@ def format_inspection(inspection: Json) -> str:
     if "bundle" in inspection:
         described = cast("Json", inspection["bundle"])
         files = cast("dict[str, int]", described["files"])
-        parts += ["", _table(("file", "MB"), [(n, _megabytes(s)) for n, s in files.items()], right=(1,))]
+        parts += ["", format_table(("file", "MB"), [(n, _megabytes(s)) for n, s in files.items()], right=(1,))]
         parts += ["", f"bundle {described['sha256']}: {described['model_type']} for {described['target']}"]
         chosen = cast("dict[str, str]", described["chosen"])
         if chosen:
-            parts += ["", _table(("tensor", "why"), list(chosen.items())), ""]
+            parts += ["", format_table(("tensor", "why"), list(chosen.items())), ""]
         parts += _budget_lines(cast("Json | None", described["budget"]))
         if described["parity"] is not None:
             parts.append(f"parity {described['parity']}")
@@ -243,7 +243,8 @@ def _megabytes(nbytes: object) -> str:
     return f"{cast('int', nbytes) / 1e6:,.3f}"
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
+def format_table(header: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
+    """Columns under a header; those in ``right`` are aligned to the right."""
     widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
     lines = []
     for row in (header, ["-" * width for width in widths], *rows):

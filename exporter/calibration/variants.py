@@ -98,6 +98,10 @@ class BaseRun:
         """Weights of the final norm and the head, by name."""
         return {weight.name: self._made(weight, change) for weight in self._head_weights()}
 
+    def is_head_changed(self, change: Change) -> bool:
+        """Whether ``change`` has a weight of the final norm or the head."""
+        return any(weight.name in change for weight in self._head_weights())
+
     def logits(self, values: Mapping[str, Tensor], x: Tensor) -> Tensor:
         """Residual stream (rows, hidden) → logits (rows, vocabulary)."""
         return network.head_forward(self.decoder, lambda weight: values[self._owner(weight).name], x)
@@ -196,7 +200,7 @@ def _head_divergences(
                 found[number] += kl_sum(logits, base.logits(values, streams[number][piece])) / len(expected)
         advance(len(numbers))
 
-    changed = [number for number, change in enumerate(changes) if any(name in change for name in reference_values)]
+    changed = [number for number, change in enumerate(changes) if base.is_head_changed(change)]
     plain = [number for number in range(len(changes)) if number not in changed]
     if plain:
         add(reference_values if base is reference else base.head_values({}), plain)

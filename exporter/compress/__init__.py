@@ -92,6 +92,8 @@ class Transform:
     ``describe(decoder, recipe)`` returns the decoder with what the transform adds to it, and refuses what it cannot
     transform (InputError). ``fold(task, options)`` changes ``task.weights`` of one layer before it is rounded.
     ``leaves(decoder)`` names the weights that it has to leave as they are, with the reason, for the plan.
+    ``needs_inputs`` says that ``fold`` looks at what goes into the layer; one that does not can be repeated from the
+    checkpoint alone.
     """
 
     name: str
@@ -99,6 +101,7 @@ class Transform:
     fold: Callable[[LayerTask, Options], None]
     options: Options = field(default_factory=dict)
     leaves: Callable[[Decoder], Mapping[str, str]] = lambda _: {}
+    needs_inputs: bool = True
 
 
 @dataclass(frozen=True)

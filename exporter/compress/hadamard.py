@@ -109,4 +109,4 @@ def _rotate_values(attention: Attention, weights: dict[str, Tensor], head: Tenso
     weights[attention.output.weight.name] = (by_head @ head).reshape(columns.shape).float()
 
 
-METHOD = Transform("hadamard", _describe, _fold, {"seed": 0})
+METHOD = Transform("hadamard", _describe, _fold, {"seed": 0}, needs_inputs=False)
