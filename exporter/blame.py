@@ -108,9 +108,12 @@ def blame(
     use_threads(prepared.decoder, threads)
     config = prepared.checkpoint.config
     generation = files.read_json(prepared.checkpoint.file("generation_config.json"))
-    chosen = calibration_tokens(prepared, bos_token(prepared.decoder, config, generation))
+    bos = bos_token(prepared.decoder, config, generation)
     stored = StoredWeights(path / files.DATA_FILE, prepared.plan)
-    return _measure(prepared, stored, chosen.tokens, by_layer=by_layer, progress=progress)
+    with TemporaryDirectory(prefix="edgepress-") as temporary:
+        scratch = Path(temporary)
+        chosen = calibration_tokens(prepared, bos, out=scratch / "text", threads=threads, progress=progress)
+        return _measure(prepared, stored, chosen.tokens, scratch, by_layer=by_layer, progress=progress)
 
 
 def _open(path: Path, checkpoint: Checkpoint, text: Sequence[str | Path], tokens: int) -> Prepared:
@@ -173,7 +176,13 @@ class _Group:
 
 
 def _measure(
-    prepared: Prepared, stored: StoredWeights, tokens: NDArray[np.int64], *, by_layer: bool, progress: Progress
+    prepared: Prepared,
+    stored: StoredWeights,
+    tokens: NDArray[np.int64],
+    scratch: Path,
+    *,
+    by_layer: bool,
+    progress: Progress,
 ) -> Blame:
     checkpoint, decoder = prepared.checkpoint, prepared.decoder
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -186,23 +195,22 @@ def _measure(
     def read_stored(weight: Weight) -> Tensor:
         return torch.from_numpy(stored.value(weight)).to(device)
 
-    with TemporaryDirectory(prefix="edgepress-") as temporary:
-        folders = [Path(temporary) / name for name in ("reference", "base")]
-        for folder in folders:
-            folder.mkdir()
-        reference = BaseRun(read_decoder(checkpoint), read_full, tokens, folders[0], device)
-        base = BaseRun(decoder, read_stored, tokens, folders[1], device)
-        groups = _groups(prepared, base, read_full, by_layer=by_layer)
-        total = 2 * len(decoder.layers) + 1 + sum(passes(decoder, group.start) for group in groups)
-        with progress(total, "putting tensors back", " layers") as advance:
-            reference.run(advance)
-            base.run(advance)
-            (kl,) = divergences(base, reference, len(decoder.layers), [{}], advance)
-            without: dict[str, float] = {}
-            for start in sorted({group.start for group in groups}):
-                here = [group for group in groups if group.start == start]
-                found = divergences(base, reference, start, [group.change for group in here], advance)
-                without |= {group.name: value for group, value in zip(here, found, strict=True)}
+    folders = [scratch / name for name in ("reference", "base")]
+    for folder in folders:
+        folder.mkdir()
+    reference = BaseRun(read_decoder(checkpoint), read_full, tokens, folders[0], device)
+    base = BaseRun(decoder, read_stored, tokens, folders[1], device)
+    groups = _groups(prepared, base, read_full, by_layer=by_layer)
+    total = 2 * len(decoder.layers) + 1 + sum(passes(decoder, group.start) for group in groups)
+    with progress(total, "putting tensors back", " layers") as advance:
+        reference.run(advance)
+        base.run(advance)
+        (kl,) = divergences(base, reference, len(decoder.layers), [{}], advance)
+        without: dict[str, float] = {}
+        for start in sorted({group.start for group in groups}):
+            here = [group for group in groups if group.start == start]
+            found = divergences(base, reference, start, [group.change for group in here], advance)
+            without |= {group.name: value for group, value in zip(here, found, strict=True)}
     blamed = [_blamed(group, kl - without[group.name]) for group in groups]
     return Blame(kl, tokens.size, tuple(sorted(blamed, key=lambda entry: -entry.kl_saved)))
 
@@ -273,15 +281,15 @@ def _of_linear(linear: Linear, original: Callable[[int], dict[str, Tensor]], ind
 
 
 def _blamed(group: _Group, saved: float) -> Blamed:
-    schemes = [tensor.scheme for tensor in group.tensors if tensor.scheme is not None]
     return Blamed(
         name=group.name,
-        schemes=tuple(dict.fromkeys(f"{scheme.bits} bits, block {scheme.block_size}" for scheme in schemes)),
+        schemes=tuple(dict.fromkeys(tensor.stored_as for tensor in group.tensors)),
         bytes=sum(tensor.bytes_after for tensor in group.tensors),
         kl_saved=saved,
         bytes_at_8_bits=sum(
-            sum(region_bytes(tensor.weight.shape, replace(scheme, bits=8)).values())
-            for tensor, scheme in zip(group.tensors, schemes, strict=True)
+            sum(region_bytes(tensor.weight.shape, replace(tensor.scheme, bits=8), tensor.form).values())
+            for tensor in group.tensors
+            if tensor.scheme is not None
         ),
     )
 

@@ -170,6 +170,7 @@ def recipe_from_json(content: Mapping[str, Any]) -> Recipe:
         "overrides": tuple(
             Override(**{**entry, "storage": Storage(**entry["storage"])}) for entry in content["overrides"]
         ),
+        "activations": Activations(**content["activations"]),
         "calibration": CalibrationText(**{**calibration, "text": tuple(calibration["text"])}),
         "budget": budget and Budget(**{**budget, "candidates": tuple(budget["candidates"])}),
     }

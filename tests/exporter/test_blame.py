@@ -1,7 +1,9 @@
 """Blame against whole-model runs with a group put back by hand, and on a bundle with one tensor made bad on purpose."""
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -53,9 +55,10 @@ def test_the_tensor_made_bad_on_purpose_is_first(model: Path, text: Path, tmp_pa
     out = exported(model, tmp_path, BAD, text)
     found = blame(out, model, text=[text], tokens=128)
     assert found.tokens == 128
+    assert json.loads(json.dumps(found.to_json()))["groups"][0]["name"] == "layers.1.mlp.down"
     worst, *others = found.groups
     assert worst.name == "layers.1.mlp.down"
-    assert worst.schemes == ("2 bits, block 32",)
+    assert worst.schemes == ("rtn 2 bits, block 32",)
     assert worst.kl_saved > 0.9 * found.kl
     assert all(abs(entry.kl_saved) < 0.1 * found.kl for entry in others)
     assert worst.bytes == 64 * 96 // 4 + 4 * 64 * 3  # 64 × 96 codes of 2 bits, a scale for each 32 of them
@@ -71,7 +74,12 @@ def test_a_group_saves_what_a_whole_model_run_finds(
 ) -> None:
     out = exported(model, tmp_path, "[weights]\nbits = 4\nblock_size = 32\n", text)
     read: list[CalibrationTokens] = []
-    monkeypatch.setattr(module, "calibration_tokens", lambda *a: read.append(calibration_tokens(*a)) or read[0])
+
+    def spy(*arguments: Any, **named: Any) -> CalibrationTokens:
+        read.append(calibration_tokens(*arguments, **named))
+        return read[0]
+
+    monkeypatch.setattr(module, "calibration_tokens", spy)
     found = blame(out, model, text=[text], tokens=96)
     saved = {entry.name: entry.kl_saved for entry in found.groups}
     tokens = torch.from_numpy(read[0].tokens)

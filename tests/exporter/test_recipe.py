@@ -1,5 +1,6 @@
 """Recipes say exactly what they mean, and a typo is never a default."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgepress.errors import InputError
-from edgepress.exporter.recipe import Storage, candidate_storage, preset_names, read_recipe
+from edgepress.exporter.recipe import Storage, candidate_storage, preset_names, read_recipe, recipe_from_json
 from edgepress.exporter.scheme import BITS, BLOCK_SIZES
 
 
@@ -45,6 +46,16 @@ def test_what_is_written_is_what_is_read(
     assert recipe.weights == recipe.embedding == Storage("rtn", bits, block)
     assert recipe.head == Storage("rtn", head_bits, block)
     assert recipe.context_length == 64
+
+
+def test_a_recipe_comes_back_from_json(tmp_path: Path) -> None:
+    text = (
+        "before = ['hadamard']\n[weights]\nmethod = 'gptq'\nbits = 8\nblock_size = 'channel'\n"
+        "[[override]]\nmatch = '*.down'\nbits = 4\nsymmetric = false\n[options.hadamard]\nseed = 3\n"
+        "[budget]\nkl = 0.1\n[activations]\ntype = 'uint8'\n[promise]\ndemo = 0.1\n"
+    )
+    for recipe in (read_recipe(write(tmp_path, text)), *map(read_recipe, preset_names())):
+        assert recipe_from_json(json.loads(json.dumps(recipe.to_json()))) == recipe
 
 
 def test_the_last_matching_override_wins(tmp_path: Path) -> None:
