@@ -17,6 +17,10 @@ _CACHE_LINE = 64  # bytes: enough for the kernels, and all that a region far sma
 _SMALL = 16 * PAGE  # bytes: below this a region is aligned to a cache line only
 _FLOAT = 4  # bytes of a float32
 Form = Literal["float", "blocks", "dynamic"]
+# Of MatMulNBits' 2-bit kernels, for accuracy_level 4 only (onnxruntime 1.31: AVX-512, its pull request 29064; ARM64
+# with dot products, 29466). Other blocks and levels are unpacked at each call: one row of a 2048 × 2048 product took
+# 22 to 59 ms with blocks of 16 and 256, 0.10 to 0.15 ms with those between.
+_BLOCKS_2_BITS = (32, 128)
 _KEPT = {
     "norm": "onnxruntime's norms take float32 gains",
     "bias": "MatMulNBits adds float32 biases",
@@ -253,16 +257,25 @@ def _choose(weight: Weight, decoder: Decoder, recipe: Recipe) -> tuple[Scheme | 
     scheme = fit_scheme(storage, weight.shape[1])
     if scheme is None:
         return None, f"kept in float32 by {why}"
-    if storage.block_size > scheme.block_size:
-        why += f"; block {storage.block_size} → {scheme.block_size}, as a row has {weight.shape[1]} columns"
+    if storage.block_size and storage.block_size != scheme.block_size:
+        narrow = storage.block_size > scheme.block_size >= weight.shape[1]
+        cause = f"a row has {weight.shape[1]} columns" if narrow else "onnxruntime has no fast 2-bit kernel for that"
+        why += f"; block {storage.block_size} → {scheme.block_size}, as {cause}"
+    if scheme.bits == 2 and recipe.accuracy_level != 4 and (decoder.tied or weight.kind != "embedding"):
+        why += f"; slow: accuracy_level {recipe.accuracy_level} unpacks 2 bits at each call"
     return scheme, why
 
 
 def fit_scheme(storage: Storage, columns: int) -> Scheme | None:
-    """The scheme of a tensor with so many columns: no block is larger than it needs to be. None is float32."""
+    """The scheme of a tensor with so many columns: no block is larger than it needs to be. None is float32.
+
+    Nor is a 2-bit block one that onnxruntime has no kernel for: it computes those hundreds of times slower.
+    """
     if storage.bits == KEPT_BITS:
         return None
     block = next((size for size in BLOCK_SIZES if size >= columns), BLOCK_SIZES[-1])
     per_channel = storage.block_size == 0
     block = block if per_channel else min(storage.block_size, block)
+    if storage.bits == 2:
+        block = min(max(block, _BLOCKS_2_BITS[0]), _BLOCKS_2_BITS[1])
     return Scheme(storage.method, storage.bits, block, storage.symmetric, per_channel)
