@@ -26,7 +26,7 @@ and 1.4 to 1.8 dB more than absmax rounding; one more candidate gives 0.002 to 0
 for 8 bits: 0.3 dB more than one (0.14 dB at block 128); five give 0.04 to 0.06 dB on top.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,6 +37,8 @@ from edgepress.exporter.compress.packing import pack, pack_zero_points
 from edgepress.exporter.scheme import Scheme
 
 Floats = NDArray[np.float32]
+QuantizeTile = Callable[["Work", Floats, Floats | None, Scheme], tuple[Floats, Floats | None]]
+"""What :func:`search` is, and what :func:`by_groups` takes."""
 
 # Symmetric candidates: what the group's largest magnitude becomes, in steps, before rounding and clipping.
 # −(2^(bits−1) − 1) is among them, which is plain absmax rounding, so the search is never worse than that.
@@ -67,7 +69,7 @@ _TINY = np.float32(1e-30)  # below any Σ w q² but 0
 
 
 @dataclass(frozen=True)
-class _Work:
+class Work:
     """Buffers for one tile; blocks stand in columns so that every reduction is over whole rows of the array.
 
     Sums then run in the order of the block's elements, whatever the number of blocks beside it: the same bits on any
@@ -79,17 +81,23 @@ class _Work:
     t: Floats  # (block size, blocks)
 
     @classmethod
-    def of(cls, block_size: int, blocks: int) -> "_Work":
+    def of(cls, block_size: int, blocks: int) -> "Work":
+        """Empty buffers."""
         return cls(*(np.empty((block_size, blocks), np.float32) for _ in range(3)))
 
-    def first(self, blocks: int) -> "_Work":
+    def first(self, blocks: int) -> "Work":
         """Contiguous buffers for fewer blocks, in the same memory."""
         size = len(self.x)
-        return _Work(*(a.reshape(-1)[: size * blocks].reshape(size, blocks) for a in (self.x, self.q, self.t)))
+        return Work(*(a.reshape(-1)[: size * blocks].reshape(size, blocks) for a in (self.x, self.q, self.t)))
 
 
 def quantize(rows: Floats, scheme: Scheme, importance: Floats | None) -> Quantized:
     """See :class:`~edgepress.exporter.compress.Method`."""
+    return by_groups(rows, scheme, importance, search)
+
+
+def by_groups(rows: Floats, scheme: Scheme, importance: Floats | None, quantize_tile: QuantizeTile) -> Quantized:
+    """Cut rows into groups, which have one scale each, quantize them a tile at a time and pack what comes of it."""
     blocks = scheme.blocks(rows.shape[1])
     # A group has a scale of its own: a block, or a whole row.
     groups, size = (1, blocks * scheme.block_size) if scheme.per_channel else (blocks, scheme.block_size)
@@ -102,7 +110,7 @@ def quantize(rows: Floats, scheme: Scheme, importance: Floats | None) -> Quantiz
     weights = None if importance is None else _group_weights(importance, groups, size)  # (group size, groups)
     # numpy sums a lone column pairwise, not in order: every tile has two groups or more, the last one zeros if need be
     tile = max(2, min(_TILE // size, len(every)))
-    work = _Work.of(size, tile)
+    work = Work.of(size, tile)
     for start in range(0, len(every), tile):
         stop = min(start + tile, len(every))
         used = work.first(max(2, stop - start))
@@ -111,7 +119,10 @@ def quantize(rows: Floats, scheme: Scheme, importance: Floats | None) -> Quantiz
             strip = every[at : min(at + _STRIP, stop)]
             np.copyto(used.x[:, at - start : at - start + len(strip)], strip.T)
         w = None if weights is None else weights[:, np.arange(start, start + used.x.shape[1]) % groups]
-        found, zeros = _quantize_tile(used, w, scheme)
+        extreme, factor = _extremes(used.x)
+        found, zeros = quantize_tile(used, extreme, w, scheme)
+        if factor is not None:
+            found = found / factor
         codes = used.q[:, : stop - start].astype(np.uint8)  # (group size, groups)
         values[start:stop] = pack(codes.T, scheme.bits)
         scales[start:stop] = found[: stop - start]
@@ -138,9 +149,11 @@ def _group_weights(importance: Floats, blocks: int, size: int) -> Floats:
     return np.ascontiguousarray(np.maximum(weights, _LEAST_WEIGHT).T)
 
 
-def _quantize_tile(work: _Work, w: Floats | None, scheme: Scheme) -> tuple[Floats, Floats | None]:
-    """Leave the codes of ``work.x`` in ``work.q``; return scales and, unless symmetric, zero points, (groups,)."""
-    extreme, factor = _extremes(work.x)  # (groups,), ∞ for a group of zeros, whose codes and sums are then 0
+def search(work: Work, extreme: Floats, w: Floats | None, scheme: Scheme) -> tuple[Floats, Floats | None]:
+    """Leave the codes of ``work.x`` in ``work.q``; return scales and, unless symmetric, zero points, (groups,).
+
+    ``extreme`` is each group's element of largest magnitude, ∞ for a group of zeros, whose codes and sums are then 0.
+    """
     candidates = _symmetric(extreme, scheme) if scheme.symmetric else _asymmetric(work.x, scheme)
     xq, qq, scale, gain = (np.empty_like(extreme) for _ in range(4))  # (groups,)
     best_gain, best_scale = np.full_like(extreme, -1), np.zeros_like(extreme)
@@ -164,7 +177,7 @@ def _quantize_tile(work: _Work, w: Floats | None, scheme: Scheme) -> tuple[Float
     _sums(work, w, xq, qq)
     np.divide(xq, np.maximum(qq, _TINY, out=qq), out=scale)
     np.add(work.q, low, out=work.q)
-    return scale if factor is None else scale / factor, best_zero
+    return scale, best_zero
 
 
 def _symmetric(extreme: Floats, scheme: Scheme) -> Iterator[tuple[Floats, None]]:
@@ -203,8 +216,8 @@ def _extremes(x: Floats) -> tuple[Floats, Floats | None]:
     return np.where(extreme == 0, np.float32(np.inf), extreme), factor
 
 
-def _round(work: _Work, inverse: Floats, low: Floats | np.float32, high: Floats | np.float32) -> None:
-    """Put codes − zero point in ``work.q``."""
+def _round(work: Work, inverse: Floats, low: Floats | np.float32, high: Floats | np.float32) -> None:
+    """Put codes − zero point, from ``low`` to ``high``, in ``work.q``."""
     np.multiply(work.x, inverse, out=work.q)
     np.rint(work.q, out=work.q)
     if isinstance(low, np.ndarray):  # np.clip takes four times as long for these
@@ -214,7 +227,7 @@ def _round(work: _Work, inverse: Floats, low: Floats | np.float32, high: Floats 
         np.clip(work.q, low, high, out=work.q)
 
 
-def _sums(work: _Work, w: Floats | None, xq: Floats, qq: Floats) -> None:
+def _sums(work: Work, w: Floats | None, xq: Floats, qq: Floats) -> None:
     """Put Σ w x q and Σ w q² of each block in ``xq`` and ``qq``, (blocks,)."""
     np.multiply(work.x, work.q, out=work.t)
     if w is not None:
