@@ -30,16 +30,31 @@ def absmax_error(block: Doubles, bits: int, weights: Doubles) -> float:
     return float((weights * (block - np.rint(block / scale) * scale) ** 2).sum())
 
 
-def best_error(block: Doubles, bits: int, weights: Doubles, steps: int = 2000) -> float:
-    """Least weighted squared error over a fine grid of scales of both signs, codes rounded to nearest and clipped."""
-    low, high = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
-    largest = np.abs(block).max()
+def minmax_error(block: Doubles, bits: int, weights: Doubles) -> float:
+    """Weighted squared error of plain rounding with an integer zero point: the codes span least to greatest and 0."""
+    low, high, top = min(block.min(), 0.0), max(block.max(), 0.0), 2**bits - 1
+    if low == high:
+        return 0.0
+    scale = (high - low) / top
+    zero = np.rint(-low / scale)
+    codes = np.clip(np.rint(block / scale), -zero, top - zero)
+    return float((weights * (block - codes * scale) ** 2).sum())
+
+
+def best_error(
+    block: Doubles, bits: int, weights: Doubles, *, symmetric: bool = True, power: float = 2.0, steps: int = 1000
+) -> float:
+    """Least Σ w |error|^power over a fine grid of scales of both signs and zero points, codes rounded and clipped."""
+    largest, top = np.abs(block).max(), 2**bits - 1
     if largest == 0:
         return 0.0
-    scales = largest / np.linspace(0.5 * -low, 1.6 * -low, steps)
-    scales = np.concatenate([scales, -scales])[:, None]  # (candidates, 1)
-    codes = np.clip(np.rint(block / scales), low, high)
-    return float((weights * (block - codes * scales) ** 2).sum(axis=1).min())
+    best = np.inf
+    for zero in [2 ** (bits - 1)] if symmetric else range(0, top + 1, max(1, top // 64)):
+        scales = largest / np.linspace(0.2, 2.4, steps) / max(zero, top - zero)
+        scales = (np.concatenate([scales, -scales]) if symmetric else scales)[:, None]  # (candidates, 1)
+        codes = np.clip(np.rint(block / scales), -zero, top - zero)
+        best = min(best, float((weights * np.abs(block - codes * scales) ** power).sum(axis=1).min()))
+    return best
 
 
 def bfloat16(values: NDArray[np.float32]) -> NDArray[np.uint16]:

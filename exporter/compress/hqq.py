@@ -32,13 +32,14 @@ from edgepress.exporter.scheme import Scheme
 POWER = 0.75
 _KEPT = 0.5  # of a step: the error at which shrink begins to be more than 0
 _BETAS = tuple(_KEPT ** (POWER - 2) * 1.01**i for i in range(10))  # of each run; shrink(u, β) > 0 from _KEPT on
+_TILE = 1 << 16  # elements; more temporary arrays than rtn has, so that fewer fit into the cache
 _TINY = np.float32(1e-30)  # below any Σ w q² but 0
 _SMALL = np.float32(1e-6)  # steps; far below _KEPT, so that what is shrunk to 0 is not divided by 0
 
 
 def quantize(rows: Floats, scheme: Scheme, importance: Floats | None) -> Quantized:
     """See :class:`~edgepress.exporter.compress.Method`."""
-    return by_groups(rows, scheme, importance, _quantize_tile)
+    return by_groups(rows, scheme, importance, _quantize_tile, _TILE)
 
 
 def _quantize_tile(work: Work, extreme: Floats, w: Floats | None, scheme: Scheme) -> tuple[Floats, Floats | None]:

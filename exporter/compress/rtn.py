@@ -93,11 +93,13 @@ class Work:
 
 def quantize(rows: Floats, scheme: Scheme, importance: Floats | None) -> Quantized:
     """See :class:`~edgepress.exporter.compress.Method`."""
-    return by_groups(rows, scheme, importance, search)
+    return by_groups(rows, scheme, importance, search, _TILE)
 
 
-def by_groups(rows: Floats, scheme: Scheme, importance: Floats | None, quantize_tile: QuantizeTile) -> Quantized:
-    """Cut rows into groups, which have one scale each, quantize them a tile at a time and pack what comes of it."""
+def by_groups(
+    rows: Floats, scheme: Scheme, importance: Floats | None, quantize_tile: QuantizeTile, elements: int
+) -> Quantized:
+    """Cut rows into groups, which have one scale each; quantize tiles of about ``elements`` and pack them."""
     blocks = scheme.blocks(rows.shape[1])
     # A group has a scale of its own: a block, or a whole row.
     groups, size = (1, blocks * scheme.block_size) if scheme.per_channel else (blocks, scheme.block_size)
@@ -109,7 +111,7 @@ def by_groups(rows: Floats, scheme: Scheme, importance: Floats | None, quantize_
     scales, zero_points = np.empty(len(every), np.float32), np.empty(len(every), np.uint8)
     weights = None if importance is None else _group_weights(importance, groups, size)  # (group size, groups)
     # numpy sums a lone column pairwise, not in order: every tile has two groups or more, the last one zeros if need be
-    tile = max(2, min(_TILE // size, len(every)))
+    tile = max(2, min(elements // size, len(every)))
     work = Work.of(size, tile)
     for start in range(0, len(every), tile):
         stop = min(start + tile, len(every))
