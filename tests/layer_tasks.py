@@ -82,5 +82,6 @@ def layer_task(model: TinyModel, directory: Path, storage: Storage, index: int =
         weights={w.name: model.weights.get(w.name, torch.zeros(w.shape)) for w in layer_weights(layer)},
         inputs=inputs,
         reference_inputs=None,
+        reference_outputs=None,
         device=torch.device("cpu"),
     )

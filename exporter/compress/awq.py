@@ -7,8 +7,10 @@ input, s = (√E[x²])^α and the α of a grid that leaves the least error in th
     Σ tr((W − Ŵ) E[x xᵀ] (W − Ŵ)ᵀ),   Ŵ = Q(W · diag(s)) · diag(s)⁻¹
 
 The paper takes the mean of |x| and measures the error on samples. The second moments, which the error needs anyway,
-give both, so that the layer runs over the text once. Q is the rounding of :mod:`.rtn` in the plan's scheme, which
-already searches each block's scale: the paper's search for clipping is in it. α = 0, no scaling, is in the grid.
+give both, so that the layer runs over the text once. Rows do not depend on each other: of a projection with more than
+``rows``, as many are taken, evenly spaced, to tell the αs apart. Q is the rounding of :mod:`.rtn` in the plan's
+scheme, which already searches each block's scale: the paper's search for clipping is in it. α = 0, no scaling, is in
+the grid.
 
 Scaling the rows of v or up, as the next group's input, does not change what was found for theirs: each row has scales
 of its own.
@@ -20,6 +22,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from edgepress.errors import InputError
 from edgepress.exporter.compress import Options, Transform, rtn, unchanged
 from edgepress.exporter.compress.folding import Group, foldable_groups, not_foldable
 
@@ -35,38 +38,46 @@ _LEAST = 1e-4  # of the largest channel: what a channel that is nearly always 0 
 
 def _fold(task: LayerTask, options: Options) -> None:
     moments = task.observe(task.full)
-    grid = int(options["grid"])
+    grid, rows = int(options["grid"]), int(options["rows"])
+    if grid < 1 or rows < 1:
+        raise InputError(f"[options.awq] grid is {grid} and rows is {rows}; both must be at least 1")
     for group in foldable_groups(task.layer):
         if all(task.scheme(linear.weight) is None for linear in group.linears):
             continue  # kept in float32: nothing is rounded
-        group.fold(task.weights, best_scales(task, group, moments[group.linears[0].weight.name], grid))
+        group.fold(task.weights, best_scales(task, group, moments[group.linears[0].weight.name], grid, rows))
 
 
-def best_scales(task: LayerTask, group: Group, moments: Moments, grid: int) -> Tensor:
+def best_scales(task: LayerTask, group: Group, moments: Moments, grid: int, rows: int) -> Tensor:
     """Scales of the group's channels, (channels,): those of the best α among 0, 1/grid, …, 1."""
     size = group.by_channel(moments.mean_square, "mean").sqrt()  # (channels,)
     size = size.clamp_min(float(size.max()) * _LEAST)
-    best, least = torch.ones_like(size), output_error(task, group, moments, torch.ones_like(size))
+    best = torch.ones_like(size)
+    least = output_error(task, group, moments, best, rows)
     if not float(size.max()) > 0:
         return best
     for step in range(1, grid + 1):
         scales = size ** (step / grid)
         scales = scales / (scales.max() * scales.min()).sqrt()
-        error = output_error(task, group, moments, scales)
+        error = output_error(task, group, moments, scales, rows)
         if error < least:
             best, least = scales, error
     return best
 
 
-def output_error(task: LayerTask, group: Group, moments: Moments, scales: Tensor) -> float:
-    """Mean squared error of the group's outputs over the text, when rounded with ``scales`` folded in."""
+def output_error(task: LayerTask, group: Group, moments: Moments, scales: Tensor, rows: int) -> float:
+    """Mean squared error of the group's outputs over the text, when rounded with ``scales`` folded in.
+
+    Estimated from about ``rows`` rows of each projection.
+    """
     columns = group.by_column(scales)
     error = 0.0
     for linear in group.linears:
         scheme, full = task.scheme(linear.weight), task.full(linear.weight)
         if scheme is not None:
-            difference = full - rounded(full * columns, scheme) / columns  # (rows, columns)
-            error += float(((difference @ moments.second) * difference).sum()) / moments.count
+            some = full[:: -(-len(full) // rows)]
+            difference = some - rounded(some * columns, scheme) / columns  # (rows, columns)
+            share = len(some) / len(full)
+            error += float(((difference @ moments.second) * difference).sum()) / (moments.count * share)
     return error
 
 
@@ -78,4 +89,4 @@ def rounded(weight: Tensor, scheme: Scheme) -> Tensor:
     return Codes.unpack(stored, scheme, weight.shape[1]).dequantize().to(weight.device)
 
 
-METHOD = Transform("awq", unchanged, _fold, {"grid": 20}, not_foldable)
+METHOD = Transform("awq", unchanged, _fold, {"grid": 20, "rows": 512}, not_foldable)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from layer_tasks import TinyModel, layer_task, logits, tiny_model
 
+from edgepress.errors import InputError
 from edgepress.exporter.calibration.engine import LayerTask
 from edgepress.exporter.calibration.network import layer_forward
 from edgepress.exporter.compress import awq, load_method
@@ -17,7 +18,8 @@ from edgepress.exporter.recipe import Storage
 from edgepress.exporter.scheme import Scheme
 
 INT4 = Storage("rtn", 4, 32)
-OPTIONS = {"grid": 5}
+OPTIONS = {"grid": 5, "rows": 512}
+ALL = 10**6  # rows
 
 
 def with_outliers() -> TinyModel:
@@ -62,7 +64,7 @@ def test_the_error_from_moments_is_that_of_the_outputs(tmp_path: Path) -> None:
             restored = dequantize(stored.values, stored.scales, Scheme("rtn", 4, 32), w.shape[1])
             y = x @ w.T - (x / columns) @ restored.astype(np.float64).T
             expected += float((y**2).sum(axis=1).mean())
-        found = awq.output_error(task, group, moments[group.linears[0].weight.name], scales)
+        found = awq.output_error(task, group, moments[group.linears[0].weight.name], scales, ALL)
         assert found == pytest.approx(expected, rel=1e-3)
 
 
@@ -72,16 +74,33 @@ def test_outliers_are_scaled_and_the_error_falls(tmp_path: Path) -> None:
     gains = []
     for group in foldable_groups(task.layer):
         found = moments[group.linears[0].weight.name]
-        scales = awq.best_scales(task, group, found, 10)
-        plain = awq.output_error(task, group, found, torch.ones(group.count))
-        least = awq.output_error(task, group, found, scales)
+        scales = awq.best_scales(task, group, found, 10, ALL)
+        plain = awq.output_error(task, group, found, torch.ones(group.count), ALL)
+        least = awq.output_error(task, group, found, scales, ALL)
         size = group.by_channel(found.mean_square, "mean").sqrt()
         for alpha in np.linspace(0, 1, 11):
             raised = size ** float(alpha)
-            assert least <= 1.0001 * awq.output_error(task, group, found, raised / (raised.max() * raised.min()).sqrt())
+            raised = raised / (raised.max() * raised.min()).sqrt()
+            assert least <= 1.0001 * awq.output_error(task, group, found, raised, ALL)
         gains.append(least / plain)
     assert max(gains) <= 1
     assert min(gains) < 0.8
+
+
+def test_some_rows_tell_about_all(tmp_path: Path) -> None:
+    task = layer_task(with_outliers(), tmp_path, INT4)
+    moments = task.observe(task.full)
+    for group in foldable_groups(task.layer):
+        found, scales = moments[group.linears[0].weight.name], torch.ones(group.count)
+        some, whole = (awq.output_error(task, group, found, scales, rows) for rows in (30, ALL))
+        assert some == pytest.approx(whole, rel=0.35)
+        assert some != whole
+
+
+@pytest.mark.parametrize("options", [{"grid": 0, "rows": 512}, {"grid": 20, "rows": 0}])
+def test_a_search_of_nothing_is_refused(options: dict[str, int], tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="both must be at least 1"):
+        load_method("awq").fold(layer_task(tiny_model("llama"), tmp_path, INT4), options)
 
 
 @pytest.mark.parametrize("name", ["llama-biases-head_dim", "gpt2-untied-scales", "olmo2", "gemma3_text"])
