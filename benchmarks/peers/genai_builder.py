@@ -99,7 +99,8 @@ def _matrices(graph: onnx.GraphProto) -> Counter[str]:
         attributes = {attribute.name: attribute.i for attribute in node.attribute}
         if node.op_type == "MatMulNBits":
             symmetric = len(node.input) < 4 or not node.input[3]
-            found[node.input[2]] = f"{attributes['bits']}-bit {'symmetric' if symmetric else 'asymmetric'}"
+            kind = f"{attributes['bits']}-bit {'symmetric' if symmetric else 'asymmetric'}"
+            found[node.input[2]] = f"{kind} block {attributes['block_size']}"
         elif node.op_type == "GatherBlockQuantized":
             found.setdefault(node.input[2], f"{attributes['bits']}-bit embedding")
         elif node.op_type in ("Gather", "MatMul"):

@@ -76,7 +76,7 @@ def test_the_builders_model_is_the_checkpoints(built: Path) -> None:
     sizes = [math.prod(tensor.shape) for tensor in checkpoint.tensors.values()]
     gains = sum(math.prod(tensor.shape) for tensor in checkpoint.tensors.values() if len(tensor.shape) == 1)
     assert peer.bits_per_weight == pytest.approx((5 * (sum(sizes) - gains) + 32 * gains) / sum(sizes))
-    assert peer.note == "16 4-bit symmetric"
+    assert peer.note == "16 4-bit symmetric block 32"
 
 
 def test_rotary_embedding_outside_of_attention_is_the_same_model(built: Path) -> None:
