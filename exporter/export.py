@@ -111,7 +111,8 @@ def declined(decoder: Decoder, recipe: Recipe) -> dict[str, str]:
 def needs_calibration(recipe: Recipe, plan: Plan) -> bool:
     """Whether a method of the recipe looks at what the model computes."""
     rounding = {tensor.scheme.method for tensor in plan.tensors if tensor.scheme is not None}
-    return bool(recipe.before or recipe.after) or any(not isinstance(load_method(n), Method) for n in rounding)
+    looks = any(not isinstance(load_method(name), Method) for name in rounding)
+    return looks or bool(recipe.before or recipe.after) or recipe.activations.is_calibrated
 
 
 def describe_methods(decoder: Decoder, recipe: Recipe) -> Decoder:

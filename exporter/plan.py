@@ -16,7 +16,7 @@ PAGE = 4096  # bytes: the ONNX external-data recommendation, so that a region ca
 _CACHE_LINE = 64  # bytes: enough for the kernels, and all that a region far smaller than its padding deserves
 _SMALL = 16 * PAGE  # bytes: below this a region is aligned to a cache line only
 _FLOAT = 4  # bytes of a float32
-Form = Literal["float", "blocks", "dynamic"]
+Form = Literal["float", "blocks", "dynamic", "uint8", "uint16"]
 # Of MatMulNBits' 2-bit kernels, for accuracy_level 4 only (onnxruntime 1.31: AVX-512, its pull request 29064; ARM64
 # with dot products, 29466). Other blocks and levels are unpacked at each call: one row of a 2048 × 2048 product took
 # 22 to 59 ms with blocks of 16 and 256, 0.10 to 0.15 ms with those between.
@@ -44,7 +44,8 @@ class PlannedTensor:
     (uint8) when there is a scheme, else ``data`` (float32).
     ``reason`` says why the tensor is kept in float32, or which recipe entry chose the scheme. ``form`` is how the
     graph computes with it: ``float``; ``blocks`` (MatMulNBits, GatherBlockQuantized); or in integers, then ``values``
-    is uint8 (columns, rows) and ``scales`` (rows,), with ranges of the activations that are ``dynamic``.
+    is uint8 (columns, rows) and ``scales`` (rows,), and the activations have ranges that are ``dynamic``, or are
+    ``uint8`` or ``uint16`` with ``input_scale`` (float32) and ``input_zero_point`` (of that type) from calibration.
     """
 
     weight: Weight
@@ -64,7 +65,12 @@ class PlannedTensor:
     @property
     def is_integer(self) -> bool:
         """Whether products with this weight are computed in integers."""
-        return self.form == "dynamic"
+        return self.form not in {"float", "blocks"}
+
+    @property
+    def has_ranges(self) -> bool:
+        """Whether calibration finds the range of what goes into this weight's products."""
+        return self.form in {"uint8", "uint16"}
 
     @property
     def bytes_after(self) -> int:
@@ -199,7 +205,7 @@ def _plan_tensor(
     columns = prod(weight.shape[1:])
     before = sum((part.stop - part.start) * columns * itemsize(part.tensor) for part in weight.parts)
     scheme, reason = _choose(weight, decoder, recipe)
-    form, why = _form(weight, scheme, reason, decoder, recipe)
+    form, why = _form(weight, scheme, reason, recipe)
     regions = {part: layout.place(nbytes) for part, nbytes in region_bytes(weight.shape, scheme, form).items()}
     return PlannedTensor(weight, scheme, f"{reason}{why}", before, regions, form)
 
@@ -215,7 +221,9 @@ def region_bytes(shape: tuple[int, ...], scheme: Scheme | None, form: Form = "bl
         return {"data": prod(shape) * _FLOAT}
     rows, columns = shape
     if form != "blocks":
-        return {"values": rows * columns, "scales": rows * _FLOAT}
+        parts = {"values": rows * columns, "scales": rows * _FLOAT}
+        width = {"uint8": 1, "uint16": 2}.get(form)
+        return parts if width is None else parts | {"input_scale": _FLOAT, "input_zero_point": width}
     parts = {
         "values": prod(scheme.values_shape(rows, columns)),
         "scales": prod(scheme.scales_shape(rows, columns)) * _FLOAT,
@@ -223,7 +231,7 @@ def region_bytes(shape: tuple[int, ...], scheme: Scheme | None, form: Form = "bl
     return parts if scheme.symmetric else parts | {"zero_points": prod(scheme.zero_points_shape(rows, columns))}
 
 
-def _form(weight: Weight, scheme: Scheme | None, asked: str, decoder: Decoder, recipe: Recipe) -> tuple[Form, str]:
+def _form(weight: Weight, scheme: Scheme | None, asked: str, recipe: Recipe) -> tuple[Form, str]:
     """How the graph computes with a weight, and what the plan adds to its reason for that.
 
     Integer products need 8-bit weights with one scale a row; a head that is stored otherwise stays MatMulNBits.
@@ -231,11 +239,15 @@ def _form(weight: Weight, scheme: Scheme | None, asked: str, decoder: Decoder, r
     activations = recipe.activations
     if scheme is None:
         return "float", ""
-    is_product = weight.kind == "linear" or (weight.kind == "head" and not decoder.tied)
-    if not activations.is_integer or not is_product:
+    if not activations.is_integer or weight.kind == "embedding":
         return "blocks", ""
+    if weight.kind == "head" and activations.is_calibrated:
+        return "blocks", "; float32 activations, as logits are"
     if scheme.bits == 8 and scheme.per_channel and scheme.symmetric:
-        return "dynamic", f"; {activations.type} activations by [activations]"
+        form: Form = (
+            "dynamic" if not activations.is_calibrated else "uint8" if activations.type == "uint8" else "uint16"
+        )
+        return form, f"; {activations.type} activations, {activations.ranges} ranges by [activations]"
     if weight.kind == "head":
         return "blocks", "; float32 activations, as its weights have scales in blocks"
     raise InputError(

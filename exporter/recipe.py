@@ -27,8 +27,8 @@ PER_CHANNEL = "channel"  # a recipe's block_size for one scale a row
 
 OptionValue = bool | int | float | str
 
-ACTIVATION_TYPES = ("float32", "uint8")
-RANGES = ("dynamic",)
+ACTIVATION_TYPES = ("float32", "uint8", "uint16")
+RANGES = ("dynamic", "minmax", "percentile", "mse", "entropy")
 
 
 @dataclass(frozen=True)
@@ -60,16 +60,23 @@ class Override:
 class Activations:
     """What goes into the products of linear layers: float32, or integers of ``type``.
 
-    ``ranges`` says how real values become integers: "dynamic" finds the range of each call when it is made.
+    ``ranges`` says how real values become integers: "dynamic" finds the range of each call when it is made; the others
+    find it once, from calibration text: "minmax", "percentile" (``percentile`` of the values), "mse" or "entropy".
     """
 
     type: str = "float32"
     ranges: str = "dynamic"
+    percentile: float = 99.99
 
     @property
     def is_integer(self) -> bool:
         """Whether products are computed in integers, from 8-bit weights with one scale a row."""
         return self.type.startswith("uint")
+
+    @property
+    def is_calibrated(self) -> bool:
+        """Whether calibration text decides the ranges."""
+        return self.is_integer and self.ranges != "dynamic"
 
 
 @dataclass(frozen=True)
@@ -343,10 +350,18 @@ def _activations(value: object, path: Path) -> Activations:
         raise InputError(f"{path}: [activations] must be a table, not {value!r}")
     _known(value, tuple(f.name for f in fields(Activations)), path, "[activations] ")
     default = Activations()
-    return Activations(
-        _word(value.get("type", default.type), ACTIVATION_TYPES, path, "[activations] type"),
-        _word(value.get("ranges", default.ranges), RANGES, path, "[activations] ranges"),
-    )
+    kind = _word(value.get("type", default.type), ACTIVATION_TYPES, path, "[activations] type")
+    ranges = _word(value.get("ranges", default.ranges), RANGES, path, "[activations] ranges")
+    share = value.get("percentile", default.percentile)
+    if isinstance(share, bool) or not isinstance(share, int | float) or not 50 < share <= 100:
+        raise InputError(f"{path}: [activations] percentile must be above 50 and at most 100, not {share!r}")
+    if kind == "uint16" and ranges in {"dynamic", "entropy"}:
+        raise InputError(
+            f'{path}: [activations] ranges = "{ranges}" needs type = "uint8"; for uint16 take minmax, percentile or mse'
+        )
+    if kind == "float32" and "ranges" in value:
+        raise InputError(f'{path}: [activations] ranges is for integers; add type = "uint8", or leave ranges out')
+    return Activations(kind, ranges, float(share))
 
 
 def _word(value: object, valid: tuple[str, ...], path: Path, where: str) -> str:

@@ -135,6 +135,8 @@ def _copy(calibrated: StoredStages, tensor: PlannedTensor, file: BinaryIO) -> Te
         codes, scales = integer.to_integer(stored, tensor.weight.shape[1])
         _write_columns(file, tensor, 0, codes.T)
         _write(file, tensor, 0, "scales", scales)
+        for part in ("input_scale", "input_zero_point") if tensor.has_ranges else ():
+            _write_all(file, tensor.regions[part].offset, calibrated.array(name, part))
     else:
         for region in tensor.regions:
             _write(file, tensor, 0, region, calibrated.array(name, region))

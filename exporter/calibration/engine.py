@@ -24,6 +24,7 @@ from edgepress.exporter.calibration import network
 from edgepress.exporter.calibration.activations import Activations
 from edgepress.exporter.calibration.codes import Codes
 from edgepress.exporter.calibration.moments import Moments
+from edgepress.exporter.calibration.ranges import Histogram, find_range, to_scale
 from edgepress.exporter.calibration.store import Store, StoredStages, to_arrays
 from edgepress.exporter.checkpoint import Checkpoint, read_weight
 from edgepress.exporter.compress import (
@@ -359,6 +360,8 @@ class Calibration:
     def _save(self, stage: str, task: LayerTask) -> None:
         arrays: dict[str, NDArray[Any]] = {}
         reports = {}
+        if self.recipe.activations.is_calibrated:
+            arrays |= self._ranges(task)
         for weight in layer_weights(task.layer):
             full = task.weights[weight.name]
             codes = task.codes.get(weight.name)
@@ -368,6 +371,30 @@ class Calibration:
             arrays |= to_arrays(weight.name, codes.pack())
             reports[weight.name] = report(full, codes)
         self.store.save(stage, arrays, {"reports": reports})
+
+    def _ranges(self, task: LayerTask) -> dict[str, NDArray[Any]]:
+        """Scale and zero point of what goes into each projection of the rounded layer."""
+        histograms: dict[str, Histogram] = {}
+        arrays: dict[str, NDArray[Any]] = {}
+
+        def tap(linears: tuple[Linear, ...], x: Tensor) -> Tensor:
+            seen = x
+            if task.layer.mlp.down in linears:  # the graph scales each token to 1 there (graph/linears.py)
+                seen = x / x.abs().amax(-1, keepdim=True).clamp_min(torch.finfo(x.dtype).tiny)
+            histograms.setdefault(linears[0].weight.name, Histogram()).add(seen.cpu().numpy())
+            for other in linears[1:]:
+                histograms[other.weight.name] = histograms[linears[0].weight.name]
+            return x
+
+        for batch in task.inputs:
+            network.layer_forward(task.layer, task.values, batch, task.rotary, tap)
+        for name, histogram in histograms.items():
+            kind = np.uint16 if self.recipe.activations.type == "uint16" else np.uint8
+            low, high = find_range(histogram, self.recipe.activations)
+            scale, zero_point = to_scale(low, high, np.iinfo(kind).bits)
+            arrays[f"{name}/input_scale"] = np.array(scale, np.float32)
+            arrays[f"{name}/input_zero_point"] = np.array(zero_point, kind)
+        return arrays
 
     # ---- head and whole model ---------------------------------------------------------------------------------------
 

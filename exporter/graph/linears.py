@@ -15,7 +15,8 @@ from edgepress.exporter.decoder import Weight
 from edgepress.exporter.graph.builder import CONTRIB, GraphBuilder
 from edgepress.exporter.plan import Form, PlannedTensor
 
-FLOAT, UINT8 = TensorProto.FLOAT, TensorProto.UINT8
+FLOAT, UINT8, UINT16 = TensorProto.FLOAT, TensorProto.UINT8, TensorProto.UINT16
+_ROUNDED, _BACK = ".input.rounded", ".input"  # how values end that are activations in integers, and real again
 _BIAS = 5  # the input of MatMulNBits that is added; two optional ones are between it and the zero points
 
 
@@ -105,15 +106,43 @@ def _dynamic(g: GraphBuilder, p: Projection, x: str, output: str) -> str:
     weight = _integer_weight(g, p)
     if p.normed:
         return g.node("DynamicQuantizeMatMul", [x, *weight, *([p.bias] if p.bias else [])], output, domain=CONTRIB)
+    scaled, size = _by_token(g, x, output)
+    rounded = g.node("DynamicQuantizeMatMul", [scaled, *weight], f"{output}.rounded_product", domain=CONTRIB)
+    return _add_bias(g, p, g.node("Mul", [rounded, size], _product(p, output)), output)
+
+
+def _static(g: GraphBuilder, p: Projection, x: str, output: str) -> str:
+    """Quantized and dequantized again (QDQ), as compilers of accelerators take it; tokens are scaled as above::
+
+        x ─ QuantizeLinear ─ DequantizeLinear ─┬ MatMul ─ (Add bias)
+        codes ────────────── DequantizeLinear ─┘
+
+    onnxruntime fuses this into MatMulIntegerToFloat when activations have 8 bits; with 16 its CPU has no such kernel
+    and dequantizes the whole weight at each call.
+    """
+    name, regions = p.tensor.weight.name, p.tensor.regions
+    x, size = (x, "") if p.normed else _by_token(g, x, output)
+    scale = g.external(f"{name}.input_scale", FLOAT, (), regions["input_scale"])
+    kind = UINT8 if p.tensor.form == "uint8" else UINT16
+    zero_point = g.external(f"{name}.input_zero_point", kind, (), regions["input_zero_point"])
+    rounded = g.node("QuantizeLinear", [x, scale, zero_point], f"{output}{_ROUNDED}")
+    back = g.node("DequantizeLinear", [rounded, scale, zero_point], f"{output}{_BACK}")
+    weight = g.node("DequantizeLinear", _integer_weight(g, p), f"{output}.weight", axis=1)
+    if not size:
+        return _add_bias(g, p, g.node("MatMul", [back, weight], _product(p, output)), output)
+    product = g.node("MatMul", [back, weight], f"{output}.scaled_product")
+    return _add_bias(g, p, g.node("Mul", [product, size], _product(p, output)), output)
+
+
+def _by_token(g: GraphBuilder, x: str, output: str) -> tuple[str, str]:
+    """Each token of x divided by its largest magnitude, and these, (batch, sequence, 1)."""
     magnitudes = g.node("Abs", [x], f"{output}.magnitudes")
     # Not -1: onnxruntime merges equal constants, and overriding logits_start, which is -1, would override the axis.
     axis = g.constant("slice_2", np.array([2], np.int64))
-    largest = g.node("ReduceMax", [magnitudes, axis], f"{output}.largest")  # (batch, sequence, 1)
+    largest = g.node("ReduceMax", [magnitudes, axis], f"{output}.largest")
     least = g.constant("tiny", np.array(np.finfo(np.float32).tiny, np.float32))  # a token of zeros stays zeros
     size = g.node("Max", [largest, least], f"{output}.size")
-    scaled = g.node("Div", [x, size], f"{output}.scaled")
-    rounded = g.node("DynamicQuantizeMatMul", [scaled, *weight], f"{output}.rounded", domain=CONTRIB)
-    return _add_bias(g, p, g.node("Mul", [rounded, size], _product(p, output)), output)
+    return g.node("Div", [x, size], f"{output}.scaled"), size
 
 
 def _integer_weight(g: GraphBuilder, p: Projection) -> list[str]:
@@ -127,7 +156,8 @@ def _integer_weight(g: GraphBuilder, p: Projection) -> list[str]:
 def compute_in_float(model: onnx.ModelProto, accuracy_level: int) -> None:
     """Leave the weights of ``model``'s products as they are stored, but round nothing that goes into the products.
 
-    MatMulNBits gets ``accuracy_level``; DynamicQuantizeMatMul becomes DequantizeLinear and MatMul.
+    MatMulNBits gets ``accuracy_level``; DynamicQuantizeMatMul becomes DequantizeLinear and MatMul; what would quantize
+    activations, and dequantize them again, passes them on.
     """
     nodes = [line for node in model.graph.node for line in _in_float(node, accuracy_level)]
     del model.graph.node[:]
@@ -138,6 +168,8 @@ def _in_float(node: onnx.NodeProto, accuracy_level: int) -> list[onnx.NodeProto]
     for attribute in node.attribute:
         if attribute.name == "accuracy_level":
             attribute.i = accuracy_level
+    if node.output[0].endswith((_ROUNDED, _BACK)):
+        return [helper.make_node("Identity", node.input[:1], node.output)]
     if node.op_type != "DynamicQuantizeMatMul":
         return [node]
     x, weight, bias, y = node.input[0], node.input[1:4], node.input[4:5], node.output[0]
@@ -152,4 +184,6 @@ _FORMS: dict[Form, Callable[[GraphBuilder, Projection, str, str], str]] = {
     "float": _float,
     "blocks": _blocks,
     "dynamic": _dynamic,
+    "uint8": _static,
+    "uint16": _static,
 }

@@ -1,5 +1,6 @@
 """Integer products: layout, arithmetic, and that a graph of them computes what an oracle in float64 does."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,12 +18,13 @@ from edgepress.exporter.bundle import DATA_FILE
 from edgepress.exporter.compress import Quantized
 from edgepress.exporter.decoder import Linear
 from edgepress.exporter.readback import StoredWeights
-from edgepress.exporter.recipe import read_recipe
+from edgepress.exporter.recipe import PRESETS, read_recipe
 from edgepress.exporter.reference import Reference
 from edgepress.runtime import evaluate
 
 # The head in float32, so that everything that is rounded is rounded as the recipe's activations say.
 TABLES = '[weights]\nbits = 8\nblock_size = "channel"\n[embedding]\nbits = 32\n'
+CALIBRATION = "[calibration]\nlength = 64\ntokens = 1024\n"
 DYNAMIC = f'{TABLES}[activations]\ntype = "uint8"\nranges = "dynamic"\n'
 TOKENS = np.random.default_rng(5).integers(3, tiny_models.VOCABULARY, 40)
 FAMILIES = ["llama", "llama-biases-head_dim", "gpt2"]
@@ -36,10 +38,22 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home
 
 
+@pytest.fixture(scope="module")
+def text(home: Path) -> Path:
+    path = home / "text.txt"
+    path.write_text(tiny_models.TEXT * 40, encoding="utf-8")
+    return path
+
+
 def recipe(tmp_path: Path, text: str) -> Path:
     path = tmp_path / "recipe.toml"
     path.write_text(text, encoding="utf-8")
     return path
+
+
+def preset_for(tmp_path: Path, name: str) -> Path:
+    """A preset with calibration sequences that fit the tiny models' context."""
+    return recipe(tmp_path, (PRESETS / f"{name}.toml").read_text(encoding="utf-8") + CALIBRATION)
 
 
 def graph_logits(bundle: Path, pieces: list[np.ndarray]) -> np.ndarray:
@@ -118,6 +132,60 @@ def test_dynamic_products_are_those_of_the_oracle(home: Path, tmp_path: Path, na
         assert rms(found, rounded) < 0.5 * rms(found, forward(plan.decoder, weights, tokens)) < 0.05
 
 
+def round_statically(scales: dict[str, tuple[float, int, int]]) -> Callable[[Linear, np.ndarray], np.ndarray]:
+    """QuantizeLinear and back with the scale, zero point and largest code of each projection."""
+
+    def rounding(linear: Linear, x: np.ndarray) -> np.ndarray:
+        if linear.weight.name not in scales:
+            return x
+        scale, zero_point, top = scales[linear.weight.name]
+        size = np.abs(x).max(-1, keepdims=True) if linear.weight.name.endswith("mlp.down") else np.float64(1)
+        codes = np.clip(np.rint((x / size).astype(np.float32) / np.float32(scale)) + zero_point, 0, top)
+        return (codes - zero_point) * np.float64(scale) * size
+
+    return rounding
+
+
+@pytest.mark.parametrize(("kind", "ranges"), [("uint8", "mse"), ("uint8", "minmax"), ("uint16", "minmax")])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_static_products_are_those_of_the_oracle(
+    home: Path, tmp_path: Path, text: Path, name: str, kind: str, ranges: str
+) -> None:
+    asked = recipe(tmp_path, f'{TABLES}[activations]\ntype = "{kind}"\nranges = "{ranges}"\n{CALIBRATION}')
+    out = tmp_path / "out"
+    manifest = export(home / name, out=out, recipe=asked, calibration=[text], check=True)
+    assert manifest.parity is not None
+    assert float(str(manifest.parity["graph_difference"])) < 1e-5
+    prepared = decide(home / name, target="arm64-cpu", recipe=asked)
+    data = (out / DATA_FILE).read_bytes()
+    top = {"uint8": 255, "uint16": 65535}[kind]
+    scales: dict[str, tuple[float, int, int]] = {}
+    for tensor in prepared.plan.tensors:
+        if tensor.weight.kind == "linear":
+            scale, zero = (tensor.regions[part] for part in ("input_scale", "input_zero_point"))
+            zero_point = int.from_bytes(data[zero.offset : zero.offset + zero.nbytes], "little")
+            scales[tensor.weight.name] = (float(np.frombuffer(data, "<f4", 1, scale.offset)[0]), zero_point, top)
+    weights = StoredWeights(out / DATA_FILE, prepared.plan)
+    found = graph_logits(out, [TOKENS])
+    rounded = forward(prepared.decoder, weights, TOKENS, rounding=round_statically(scales))
+    exact = forward(prepared.decoder, weights, TOKENS)
+    assert rms(found, rounded) < (0.02 if kind == "uint8" else 1e-3)
+    assert rms(found, rounded) < 0.5 * rms(found, exact)
+    assert rms(found, exact) < 0.15
+
+
+def test_onnxruntime_makes_integer_kernels_of_static_products(home: Path, tmp_path: Path, text: Path) -> None:
+    export(home / "llama", out=tmp_path / "out", recipe=preset_for(tmp_path, "int8-static"), calibration=[text])
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    onnxruntime.InferenceSession(tmp_path / "out" / "model.onnx", options, providers=["CPUExecutionProvider"])
+    operators = [
+        node.op_type for node in onnx.load_model(tmp_path / "optimized.onnx", load_external_data=False).graph.node
+    ]
+    assert operators.count("MatMulIntegerToFloat") == 15  # five projections in each of three layers
+    assert "DequantizeLinear" not in operators
+
+
 def test_products_do_not_overflow() -> None:
     """uint8 by int8 in sums of 16 bits would: the largest activations times the largest weights, all of one sign."""
     (weight_rows, columns), rng = (64, 96), np.random.default_rng(0)
@@ -160,9 +228,12 @@ def test_pieces_of_a_text_are_ranged_apart_and_a_token_of_its_own_best(home: Pat
     assert rms(single, reference) < 0.05
 
 
-def test_the_runtime_scores_every_position_from_bundle_and_prepared_form(home: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("preset", ["int8-dynamic", "int8-static", "int8-static-a16"])
+def test_the_runtime_scores_every_position_from_bundle_and_prepared_form(
+    home: Path, tmp_path: Path, text: Path, preset: str
+) -> None:
     """onnxruntime merges equal constants: one that is −1 would be overridden together with logits_start."""
-    export(home / "llama", out=tmp_path / "out", recipe="int8-dynamic")
+    export(home / "llama", out=tmp_path / "out", recipe=preset_for(tmp_path, preset), calibration=[text])
     reference = Reference(home / "llama")
     found = [
         evaluate(tmp_path / "out", [tiny_models.TEXT], context=64, stride=32, reference=reference, prepared=prepared)
@@ -173,10 +244,11 @@ def test_the_runtime_scores_every_position_from_bundle_and_prepared_form(home: P
     assert found[0].kl < 0.05
 
 
-def test_genai_gives_the_same_greedy_tokens(home: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("preset", ["int8-dynamic", "int8-static", "int8-static-a16"])
+def test_genai_gives_the_same_greedy_tokens(home: Path, tmp_path: Path, text: Path, preset: str) -> None:
     genai = pytest.importorskip("onnxruntime_genai")
     bundle, prompt, steps = tmp_path / "out", TOKENS[:12], 16
-    export(home / "llama", out=bundle, recipe="int8-dynamic")
+    export(home / "llama", out=bundle, recipe=preset_for(tmp_path, preset), calibration=[text])
     tokens = list(prompt)
     pieces = [prompt]
     for _ in range(steps):
@@ -200,6 +272,10 @@ def test_genai_gives_the_same_greedy_tokens(home: Path, tmp_path: Path) -> None:
         (f'{DYNAMIC}[[override]]\nmatch = "layers.1.mlp.up"\nsymmetric = false\n', r"layers\.1\.mlp\.up.*zero points"),
         (f'{TABLES}[activations]\ntype = "int9"\n', r"type must be one of .*'int9'"),
         (f'{TABLES}[activations]\ntype = "uint8"\nranges = "loud"\n', r"ranges must be one of .*'loud'"),
+        (f'{TABLES}[activations]\ntype = "uint16"\n', 'ranges = "dynamic" needs type = "uint8"'),
+        (f'{TABLES}[activations]\ntype = "uint16"\nranges = "entropy"\n', "minmax, percentile or mse"),
+        (f'{TABLES}[activations]\nranges = "mse"\n', "ranges is for integers"),
+        (f'{TABLES}[activations]\ntype = "uint8"\nranges = "percentile"\npercentile = 20\n', "above 50.* not 20"),
         (f"{TABLES}[activations]\nbits = 8\n", r"\[activations\] unknown key 'bits'"),
         (f"activations = 8\n{TABLES}", r"\[activations\] must be a table"),
     ],
@@ -213,7 +289,7 @@ def test_a_projection_may_stay_float_and_a_head_in_blocks(home: Path, tmp_path: 
     text = DYNAMIC.replace("bits = 32", "bits = 8\nblock_size = 32") + '[[override]]\nmatch = "*.down"\nbits = 32\n'
     plan = decide(home / "llama", target="arm64-cpu", recipe=recipe(tmp_path, text)).plan
     forms = {tensor.weight.name: (tensor.form, tensor.reason) for tensor in plan.tensors}
-    assert forms["layers.0.mlp.up"] == ("dynamic", "[weights]; uint8 activations by [activations]")
+    assert forms["layers.0.mlp.up"] == ("dynamic", "[weights]; uint8 activations, dynamic ranges by [activations]")
     assert forms["layers.0.mlp.down"][0] == "float"
     assert forms["head"][0] == "blocks"
     assert "float32 activations" in forms["head"][1]
