@@ -9,14 +9,15 @@ from typing import Literal
 from edgepress.errors import InputError
 from edgepress.exporter.compress import Transform, load_method
 from edgepress.exporter.decoder import Decoder, Weight
-from edgepress.exporter.recipe import KEPT_BITS, Recipe, Storage
+from edgepress.exporter.recipe import HALF_BITS, KEPT_BITS, Recipe, Storage
 from edgepress.exporter.scheme import BLOCK_SIZES, Scheme
 
 PAGE = 4096  # bytes: the ONNX external-data recommendation, so that a region can be mapped on its own
 _CACHE_LINE = 64  # bytes: enough for the kernels, and all that a region far smaller than its padding deserves
 _SMALL = 16 * PAGE  # bytes: below this a region is aligned to a cache line only
 _FLOAT = 4  # bytes of a float32
-Form = Literal["float", "blocks", "dynamic", "uint8", "uint16"]
+_HALF = 2  # bytes of a float16
+Form = Literal["float", "blocks", "dynamic", "uint8", "uint16", "half"]
 # Of MatMulNBits' 2-bit kernels, for accuracy_level 4 only (onnxruntime 1.31: AVX-512, its pull request 29064; ARM64
 # with dot products, 29466). Other blocks and levels are unpacked at each call: one row of a 2048 × 2048 product took
 # 22 to 59 ms with blocks of 16 and 256, 0.10 to 0.15 ms with those between.
@@ -43,7 +44,8 @@ class PlannedTensor:
     ``regions`` has ``values`` (uint8 codes), ``scales`` (float32) and, unless the scheme is symmetric, ``zero_points``
     (uint8) when there is a scheme, else ``data`` (float32).
     ``reason`` says why the tensor is kept in float32, or which recipe entry chose the scheme. ``form`` is how the
-    graph computes with it: ``float``; ``blocks`` (MatMulNBits, GatherBlockQuantized); or in integers, then ``values``
+    graph computes with it: ``float``; ``half`` (stored in
+    float16, computed in float32); ``blocks`` (MatMulNBits, GatherBlockQuantized); or in integers, then ``values``
     is uint8 (columns, rows) and ``scales`` (rows,), and the activations have ranges that are ``dynamic``, or are
     ``uint8`` or ``uint16`` with ``input_scale`` (float32) and ``input_zero_point`` (of that type) from calibration.
     """
@@ -59,13 +61,13 @@ class PlannedTensor:
     def stored_as(self) -> str:
         """The storage in words, as plans print it."""
         if self.scheme is None:
-            return "float32"
+            return "float16" if self.form == "half" else "float32"
         return f"{self.scheme.method} {self.scheme.bits} bits, per channel" if self.is_integer else str(self.scheme)
 
     @property
     def is_integer(self) -> bool:
         """Whether products with this weight are computed in integers."""
-        return self.form not in {"float", "blocks"}
+        return self.form not in {"float", "half", "blocks"}
 
     @property
     def has_ranges(self) -> bool:
@@ -218,7 +220,7 @@ def is_kept(weight: Weight) -> bool:
 def region_bytes(shape: tuple[int, ...], scheme: Scheme | None, form: Form = "blocks") -> dict[str, int]:
     """Bytes of each region of a weight: see :class:`PlannedTensor`."""
     if scheme is None:
-        return {"data": prod(shape) * _FLOAT}
+        return {"data": prod(shape) * (_HALF if form == "half" else _FLOAT)}
     rows, columns = shape
     if form != "blocks":
         parts = {"values": rows * columns, "scales": rows * _FLOAT}
@@ -238,7 +240,8 @@ def _form(weight: Weight, scheme: Scheme | None, asked: str, recipe: Recipe) -> 
     """
     activations = recipe.activations
     if scheme is None:
-        return "float", ""
+        half = not is_kept(weight) and recipe.storage(weight.name, weight.kind)[0].bits == HALF_BITS
+        return ("half", "; computed in float32") if half else ("float", "")
     if not activations.is_integer or weight.kind == "embedding":
         return "blocks", ""
     if weight.kind == "head" and activations.is_calibrated:
@@ -252,7 +255,7 @@ def _form(weight: Weight, scheme: Scheme | None, asked: str, recipe: Recipe) -> 
         return "blocks", "; float32 activations, as its weights have scales in blocks"
     raise InputError(
         f'[activations] type = "{activations.type}" needs bits = 8, block_size = "channel" and symmetric = true, or '
-        f"bits = 32; {weight.name} has {scheme.bits} bits, "
+        f"bits = 16 or 32; {weight.name} has {scheme.bits} bits, "
         f"{'one scale a row' if scheme.per_channel else f'block {scheme.block_size}'}"
         f"{'' if scheme.symmetric else ' and zero points'} by {asked}"
     )
@@ -268,7 +271,7 @@ def _choose(weight: Weight, decoder: Decoder, recipe: Recipe) -> tuple[Scheme | 
             why += " ([head] is not used: the model ties the two)"
     scheme = fit_scheme(storage, weight.shape[1])
     if scheme is None:
-        return None, f"kept in float32 by {why}"
+        return None, f"kept in float{storage.bits} by {why}"
     if storage.block_size and storage.block_size != scheme.block_size:
         narrow = storage.block_size > scheme.block_size >= weight.shape[1]
         cause = f"a row has {weight.shape[1]} columns" if narrow else "onnxruntime has no fast 2-bit kernel for that"
@@ -283,7 +286,7 @@ def fit_scheme(storage: Storage, columns: int) -> Scheme | None:
 
     Nor is a 2-bit block one that onnxruntime has no kernel for: it computes those hundreds of times slower.
     """
-    if storage.bits == KEPT_BITS:
+    if storage.bits in {HALF_BITS, KEPT_BITS}:
         return None
     block = next((size for size in BLOCK_SIZES if size >= columns), BLOCK_SIZES[-1])
     per_channel = storage.block_size == 0

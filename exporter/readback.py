@@ -65,7 +65,7 @@ class StoredWeights:
         rows, *rest = tensor.weight.shape
         scheme = tensor.scheme
         if scheme is None:
-            data = self._map(tensor, "data", "<f4", (rows, *rest))[start:stop]
+            data = self._map(tensor, "data", "<f2" if tensor.form == "half" else "<f4", (rows, *rest))[start:stop]
             return np.asarray(data - np.float32(tensor.weight.plus), np.float32)
         columns = rest[0]
         if tensor.is_integer:

@@ -22,6 +22,7 @@ from edgepress.exporter.scheme import BITS, BLOCK_SIZES
 
 PRESETS = Path(__file__).parent / "recipes"
 KEPT_BITS = 32
+HALF_BITS = 16
 ACCURACY_LEVELS = (0, 1, 4)
 PER_CHANNEL = "channel"  # a recipe's block_size for one scale a row
 
@@ -33,7 +34,8 @@ RANGES = ("dynamic", "minmax", "percentile", "mse", "entropy")
 
 @dataclass(frozen=True)
 class Storage:
-    """One way to store a tensor: ``bits`` 2, 4 or 8 in blocks of ``block_size`` columns by ``method``, or 32: float32.
+    """One way to store a tensor: ``bits`` 2, 4 or 8 in blocks of ``block_size`` columns by ``method``, or 16 or 32: a
+    float of so many.
 
     ``block_size`` 0, written "channel" in a recipe, gives each row one scale. ``symmetric`` blocks store no zero point.
     """
@@ -384,7 +386,7 @@ def _storage(table: object, default: Storage, path: Path, where: str) -> Storage
     method = table.get("method", default.method)
     if not isinstance(method, str):
         raise InputError(f"{path}: {where} method must be a name, not {method!r}")
-    bits = _choice(table.get("bits", default.bits), (*BITS, KEPT_BITS), path, f"{where} bits")
+    bits = _choice(table.get("bits", default.bits), (*BITS, HALF_BITS, KEPT_BITS), path, f"{where} bits")
     asked = table.get("block_size", default.block_size)
     block = 0 if asked in (PER_CHANNEL, 0) else _choice(asked, BLOCK_SIZES, path, f"{where} block_size")
     symmetric = table.get("symmetric", default.symmetric)

@@ -137,6 +137,8 @@ def _copy(calibrated: StoredStages, tensor: PlannedTensor, file: BinaryIO) -> Te
         _write(file, tensor, 0, "scales", scales)
         for part in ("input_scale", "input_zero_point") if tensor.has_ranges else ():
             _write_all(file, tensor.regions[part].offset, calibrated.array(name, part))
+    elif tensor.form == "half":
+        _write(file, tensor, 0, "data", _to_half(calibrated.array(name, "data"), tensor))
     else:
         for region in tensor.regions:
             _write(file, tensor, 0, region, calibrated.array(name, region))
@@ -226,6 +228,10 @@ def _write_rows(
         x = x + np.float32(tensor.weight.plus)
     scheme = tensor.scheme
     if scheme is None:
+        if tensor.form == "half":
+            half = _to_half(x, tensor)
+            _write(file, tensor, row, "data", half)
+            return _compare(x, half.astype(np.float32))
         _write(file, tensor, row, "data", x)
         return _Sums(0.0, 0.0, 0.0)
     quantized = methods[scheme.method].quantize(x, scheme, None)
@@ -234,6 +240,17 @@ def _write_rows(
     if quantized.zero_points is not None:
         _write(file, tensor, row, "zero_points", quantized.zero_points)
     return _compare(x, dequantize(quantized.values, quantized.scales, scheme, x.shape[1], quantized.zero_points))
+
+
+def _to_half(x: NDArray[np.float32], tensor: PlannedTensor) -> NDArray[np.float16]:
+    with np.errstate(over="ignore"):
+        half = x.astype(np.float16)
+    if not np.isfinite(half).all():
+        raise InputError(
+            f"{tensor.weight.name} holds {np.abs(x).max():g}, and float16 ends at {np.finfo(np.float16).max:g}; "
+            f"keep it in float32: [[override]] match = {tensor.weight.name!r}, bits = 32"
+        )
+    return half
 
 
 def _write_columns_chunk(
@@ -273,9 +290,7 @@ def _write_all(file: BinaryIO, offset: int, data: NDArray[Any]) -> None:
         left = left[file.write(left) :]
 
 
-def _write(
-    file: BinaryIO, tensor: PlannedTensor, row: int, region: str, rows: NDArray[np.uint8] | NDArray[np.float32]
-) -> None:
+def _write(file: BinaryIO, tensor: PlannedTensor, row: int, region: str, rows: NDArray[Any]) -> None:
     """Write rows of a region at their place."""
     place = tensor.regions[region]
     row_bytes = place.nbytes // tensor.weight.shape[0]

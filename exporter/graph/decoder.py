@@ -134,8 +134,12 @@ class _DecoderGraph:
         g, weight = self.graph, self.decoder.embedding
         tensor = self.plan.of(weight)
         if tensor.scheme is None:
-            table = g.external(weight.name, FLOAT, weight.shape, tensor.regions["data"])
-            x = g.node("Gather", [table, "input_ids"], "embedded")
+            half = tensor.form == "half"
+            kind = TensorProto.FLOAT16 if half else FLOAT
+            table = g.external(weight.name, kind, weight.shape, tensor.regions["data"])
+            x = g.node("Gather", [table, "input_ids"], "embedded.half" if half else "embedded")
+            if half:
+                x = g.node("Cast", [x], "embedded", to=FLOAT)
         else:
             x = self._embed_quantized()
         if self.decoder.embedding_multiplier != 1.0:

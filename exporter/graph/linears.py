@@ -55,6 +55,19 @@ def _float(g: GraphBuilder, p: Projection, x: str, output: str) -> str:
     return _add_bias(g, p, product, output)
 
 
+def _half(g: GraphBuilder, p: Projection, x: str, output: str) -> str:
+    """As :func:`_float`, from a weight in float16.
+
+    onnxruntime's CPU provider has no float16 product on x86-64 (nor Add, Mul, Gelu), and turns the weight into float32
+    once, when the session is opened.
+    """
+    name = p.tensor.weight.name
+    stored = g.external(name, TensorProto.FLOAT16, p.weight.shape, p.tensor.regions["data"])
+    weight = g.node("Cast", [stored], f"{name}.float32", to=FLOAT)
+    product = g.node("FusedMatMul", [x, weight], _product(p, output), domain=CONTRIB, transB=1)
+    return _add_bias(g, p, product, output)
+
+
 def _blocks(g: GraphBuilder, p: Projection, x: str, output: str) -> str:
     """``MatMulNBits(x, codes, scales, zero points)``, which adds the bias too."""
     rows, columns = p.weight.shape
@@ -182,6 +195,7 @@ def _in_float(node: onnx.NodeProto, accuracy_level: int) -> list[onnx.NodeProto]
 
 _FORMS: dict[Form, Callable[[GraphBuilder, Projection, str, str], str]] = {
     "float": _float,
+    "half": _half,
     "blocks": _blocks,
     "dynamic": _dynamic,
     "uint8": _static,

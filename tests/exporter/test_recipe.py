@@ -82,7 +82,7 @@ def test_a_budget_needs_no_weights_table_and_keeps_its_limit_as_written(tmp_path
         ("[weights]\nbit = 4", "unknown key 'bit'; did you mean 'bits'"),
         ("[weights]\nbits = 4\n[embeding]\nbits = 8", "did you mean 'embedding'"),
         ("[weights]\nbits = 4\nblocksize = 32", "did you mean 'block_size'"),
-        ("[weights]\nbits = 5", r"bits must be one of 2, 4, 8, 32, not 5"),
+        ("[weights]\nbits = 5", r"bits must be one of 2, 4, 8, 16, 32, not 5"),
         ("[weights]\nbits = '4'", "not '4'"),
         ("[weights]\nbits = true", "not True"),
         ("[weights]\nbits = 4\nblock_size = 100", "block_size must be one of"),
