@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 BATCH_TOKENS = 2048  # tokens computed at once: bounds what a layer's intermediate activations take
@@ -32,6 +33,10 @@ class Activations:
         count = (batch.stop - batch.start) * length * hidden
         values = np.fromfile(self.path, np.float32, count, offset=4 * batch.start * length * hidden)
         return torch.from_numpy(values.reshape(-1, length, hidden)).to(self.device)
+
+    def read_some(self, sequences: NDArray[np.int64]) -> Tensor:
+        """Any sequences, (sequences, length, hidden)."""
+        return torch.cat([self.read(slice(i, i + 1)) for i in sequences.tolist()])
 
     def write(self, batch: slice, x: Tensor) -> None:
         """Put the sequences of a batch."""

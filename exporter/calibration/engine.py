@@ -203,6 +203,7 @@ class Calibration:
         for tensor in plan.tensors:
             if tensor.scheme is not None:
                 self.methods[tensor.weight.name] = _rounding(tensor.scheme.method)
+        self.starts = {name: self._start(method) for name, method in self.methods.items()}
         self.changes_layers = any(recovery.layer is not None for recovery in self.recoveries) or any(
             isinstance(method, LayerMethod) for method in self.methods.values()
         )
@@ -221,6 +222,18 @@ class Calibration:
         if not isinstance(method, Recovery):
             raise InputError(f"after = [{name!r}]: {name} is not a recovery; it belongs into [weights] or `before`")
         return method
+
+    def _start(self, method: Rounding) -> Method | LinearMethod:
+        """How a weight is rounded at first: by the method itself, or by the ``start`` of a layer method."""
+        if not isinstance(method, LayerMethod):
+            return method
+        name = str(method_options(method, self.recipe)["start"])
+        start = load_method(name)
+        if not isinstance(start, Method | LinearMethod):
+            raise InputError(
+                f"[options.{method.name}] start = {name!r}: it must be a method that rounds one weight, as rtn or gptq"
+            )
+        return start
 
     def stages(self) -> list[str]:
         """Names of the stages, in order: each layer, the head, each repair of the whole model."""
@@ -342,7 +355,7 @@ class Calibration:
             save_file(folded, self._full_file(index))
         _compute_reference(task)
         outputs = self._activations("inputs", index + 1)
-        left = _round_by_linear(task, self.methods, self.recipe, outputs=None if self.changes_layers else outputs)
+        left = _round_by_linear(task, self.starts, self.recipe, outputs=None if self.changes_layers else outputs)
         rounding = [self.methods.get(linear.weight.name) for linear in task.linears()]
         for method in {method.name: method for method in rounding if isinstance(method, LayerMethod)}.values():
             method.tune(task, method_options(method, self.recipe))
@@ -401,7 +414,7 @@ class Calibration:
     def _head(self, stage: str) -> None:
         """Round an untied head when its method looks at what goes in; nothing else is left to do here."""
         weight = self.decoder.head.weight
-        method = None if self.decoder.tied else self.methods.get(weight.name)
+        method = None if self.decoder.tied else self.starts.get(weight.name)
         arrays: dict[str, NDArray[Any]] = {}
         reports = {}
         scheme = None if method is None else self.plan.of(weight).scheme
@@ -463,12 +476,11 @@ def _rounding(name: str) -> Rounding:
 
 
 def _round_by_linear(
-    task: LayerTask, methods: dict[str, Rounding], recipe: Recipe, *, outputs: Activations | None
+    task: LayerTask, methods: dict[str, Method | LinearMethod], recipe: Recipe, *, outputs: Activations | None
 ) -> bool:
     """Round the projections in the order in which they are computed, each on what the rounded ones before it give.
 
-    Projections of a :class:`LayerMethod` are left for it. The layer's ``outputs`` are written when they come for free;
-    returns whether they were.
+    The layer's ``outputs`` are written when they come for free; returns whether they were.
     """
     weights = [linear.weight for linear in task.linears() if task.scheme(linear.weight) is not None]
     if not any(isinstance(methods[weight.name], LinearMethod) for weight in weights):  # no need to run the layer
@@ -570,9 +582,11 @@ class _Waiting:
             self.output = end.value
 
 
-def _round(task: LayerTask, weight: Weight, method: Rounding, moments: Moments | None, recipe: Recipe) -> None:
+def _round(
+    task: LayerTask, weight: Weight, method: Method | LinearMethod, moments: Moments | None, recipe: Recipe
+) -> None:
     scheme, full = task.scheme(weight), task.full(weight)
-    if scheme is None or isinstance(method, LayerMethod):
+    if scheme is None:
         return
     if isinstance(method, Method):
         stored = method.quantize(full.cpu().numpy(), scheme, None)

@@ -7,18 +7,27 @@ so that one learning rate fits every block.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from edgepress.errors import InputError
+from edgepress.exporter.calibration.activations import BATCH_TOKENS
 from edgepress.exporter.calibration.codes import Codes, spread
 from edgepress.exporter.scheme import Scheme
 
 _WITHIN = 0.49  # how far a position may be from the code that it rounds to, at the start and at either end of the range
+_HELD_OUT = 16  # one sequence in so many picks the best state
+_MOST_HELD_OUT = 32  # sequences
+_WARM_UP = 20  # steps
+BETAS = (0.9, 0.99)  # Adam's
 
 
 @dataclass(frozen=True)
@@ -80,6 +89,39 @@ def top_code(scheme: Scheme) -> int:
 def rounded(positions: Tensor, scheme: Scheme) -> Tensor:
     """Codes of ``positions``, float32."""
     return positions.round().clamp_(0, top_code(scheme))
+
+
+def split(sequences: int, seed: int, method: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Which calibration sequences are trained on, and which pick the best state.
+
+    Raises:
+        InputError: there is only one.
+
+    """
+    if sequences < 2:
+        raise InputError(
+            f"{method} needs two calibration sequences or more, one of them to be held out, and there is one; raise "
+            "[calibration] training_tokens or name more text"
+        )
+    count = min(max(1, sequences // _HELD_OUT), _MOST_HELD_OUT)
+    order = np.random.default_rng(seed).permutation(sequences)
+    return np.sort(order[count:]), np.sort(order[:count])
+
+
+def share_of_rate(step: int, steps: int) -> float:
+    """Part of the learning rate that a step takes: a linear warm-up, then a cosine towards 0."""
+    return min(1.0, (step + 1) / _WARM_UP) * 0.5 * (1 + math.cos(math.pi * step / steps))
+
+
+def draw(sequences: NDArray[np.int64], count: int, seed: tuple[int, int]) -> NDArray[np.int64]:
+    """``count`` of the sequences, or all when there are fewer, in their order."""
+    return np.sort(np.random.default_rng(seed).choice(sequences, min(count, len(sequences)), replace=False))
+
+
+def pieces(sequences: NDArray[np.int64], length: int) -> list[NDArray[np.int64]]:
+    """The sequences in parts that are computed at once: what a part's activations take is bounded."""
+    size = max(1, BATCH_TOKENS // length)
+    return [sequences[start : start + size] for start in range(0, len(sequences), size)]
 
 
 class _Dequantize(torch.autograd.Function):

@@ -78,7 +78,10 @@ class LinearMethod:
 
 @dataclass(frozen=True)
 class LayerMethod:
-    """How all projections of one layer are rounded together: ``tune(task, options)`` puts codes into ``task.codes``."""
+    """How all projections of one layer are rounded together: ``tune(task, options)`` changes ``task.codes``.
+
+    Its option ``start`` names the method that rounded them before, one by one.
+    """
 
     name: str
     tune: Callable[[LayerTask, Options], None]

@@ -35,15 +35,11 @@ from edgepress.errors import InputError
 from edgepress.exporter.calibration import network
 from edgepress.exporter.calibration.codes import Codes
 from edgepress.exporter.calibration.engine import ModelTask
-from edgepress.exporter.calibration.learned import LearnedCodes
+from edgepress.exporter.calibration.learned import BETAS, LearnedCodes, draw, pieces, share_of_rate, split
 from edgepress.exporter.compress import Options, Recovery, unchanged
 from edgepress.exporter.decoder import Decoder, Weight
 
-_HELD_OUT = 16  # one sequence in so many picks the best state
-_MOST_HELD_OUT = 32  # sequences
 _CHECKS = 8  # how often the held-out sequences are looked at
-_WARM_UP = 20  # steps
-_BETAS = (0.9, 0.99)
 _LOGITS = 1 << 23  # logits computed at once
 _STATE_FILE = "distill.state"
 _TRAINS = ("rounding", "scales")
@@ -137,13 +133,12 @@ def run(task: ModelTask, options: Options) -> None:
     """
     _check_options(options)
     steps, batch = int(options["steps"]), int(options["batch"])
-    trained, held_out = split(len(task.tokens), task.seed)
+    trained, held_out = split(len(task.tokens), task.seed, METHOD.name)
     student = make_student(task, rounding=options["train"] == "rounding")
     training = _Training(task, student, held_out, float(options["rate"]), float(options["rounding_rate"]))
     with torch.enable_grad():
         for step in range(training.begin(), steps):
-            chosen = np.random.default_rng((task.seed, step)).choice(trained, min(batch, len(trained)), replace=False)
-            training.step(np.sort(chosen), _share(step, steps))
+            training.step(draw(trained, batch, (task.seed, step)), share_of_rate(step, steps))
             if (step + 1) * _CHECKS // steps != step * _CHECKS // steps:
                 training.check(step + 1)
     for weight in task.decoder.weights():
@@ -151,23 +146,6 @@ def run(task: ModelTask, options: Options) -> None:
         if found is not None:
             task.put(weight, found.pack() if isinstance(found, Codes) else found.cpu().numpy())
     training.state_file.unlink()
-
-
-def split(sequences: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Which calibration sequences are trained on, and which pick the best state.
-
-    Raises:
-        InputError: there is only one.
-
-    """
-    if sequences < 2:
-        raise InputError(
-            "distill needs two calibration sequences or more, one of them to be held out, and there is one; raise "
-            "[calibration] training_tokens or name more text"
-        )
-    count = min(max(1, sequences // _HELD_OUT), _MOST_HELD_OUT)
-    order = np.random.default_rng(seed).permutation(sequences)
-    return np.sort(order[count:]), np.sort(order[:count])
 
 
 def make_student(task: ModelTask, *, rounding: bool) -> Student:
@@ -188,11 +166,6 @@ def make_student(task: ModelTask, *, rounding: bool) -> Student:
         else:
             student.fixed[weight.name] = found
     return student
-
-
-def _share(step: int, steps: int) -> float:
-    """Part of the learning rate that a step takes: a linear warm-up, then a cosine towards 0."""
-    return min(1.0, (step + 1) / _WARM_UP) * 0.5 * (1 + math.cos(math.pi * step / steps))
 
 
 class _Training:
@@ -217,14 +190,16 @@ class _Training:
         for name, value in student.floats.items():
             self.trained[f"{name}/data"] = value, rate * float(value.detach().abs().mean())
         groups = [{"params": [value], "lr": rate} for value, rate in self.trained.values()]
-        self.optimizer = torch.optim.Adam(groups, betas=_BETAS)
+        self.optimizer = torch.optim.Adam(groups, betas=BETAS)
 
     def step(self, sequences: NDArray[np.int64], share: float) -> None:
         """Learn from some sequences, with a ``share`` of the learning rate."""
         for group, (_, rate) in zip(self.optimizer.param_groups, self.trained.values(), strict=True):
             group["lr"] = rate * share
         self.optimizer.zero_grad()
-        self.loss(sequences).backward()  # type: ignore[no-untyped-call]
+        for some in pieces(sequences, self.task.tokens.shape[1]):
+            loss = self.loss(some) * (len(some) / len(sequences))
+            loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
         for learned in self.student.coded.values():
             learned.keep_in_range()
@@ -233,7 +208,7 @@ class _Training:
     def loss(self, sequences: NDArray[np.int64]) -> Tensor:
         """Mean divergence over some sequences."""
         tokens = torch.from_numpy(self.task.tokens[sequences]).to(self.task.device)
-        reference = torch.cat([self.task.teacher.read(slice(i, i + 1)) for i in sequences.tolist()])
+        reference = self.task.teacher.read_some(sequences)
         x = self.student.forward(tokens, self.rotaries)
         return divergence(
             self.task.decoder, lambda w: self._teacher[w.name], self.student.values, reference, x, most=_LOGITS
@@ -242,8 +217,8 @@ class _Training:
     def check(self, step: int) -> None:
         """Look at the held-out sequences, keep what is best, and save the state after ``step`` steps."""
         with torch.no_grad():
-            loss = sum(float(self.loss(self.held_out[i : i + 1])) for i in range(len(self.held_out)))
-        loss /= len(self.held_out)
+            some = pieces(self.held_out, self.task.tokens.shape[1])
+            loss = sum(float(self.loss(part)) * len(part) for part in some) / len(self.held_out)
         _log.info("distill: KL %.5f on the held-out sequences after %d steps", loss, step)
         if loss < self.least:
             self.least, self.best = loss, self.student.result()

@@ -13,6 +13,7 @@ from edgepress.errors import InputError
 from edgepress.exporter.calibration import engine, network
 from edgepress.exporter.calibration.codes import Codes
 from edgepress.exporter.calibration.engine import Calibration, ModelTask
+from edgepress.exporter.calibration.learned import split
 from edgepress.exporter.calibration.store import Store
 from edgepress.exporter.compress import distill
 from edgepress.exporter.decoder import Weight
@@ -150,7 +151,7 @@ def test_text_that_was_not_trained_on_is_predicted_better(train: str, tmp_path: 
         run.run()
         after = task_of(run)
         found = {weight.name: after.stored(weight) for weight in run.decoder.weights()}
-        _, held_out = distill.split(len(TOKENS), 0)
+        _, held_out = split(len(TOKENS), 0, "distill")
         learned = kl(after, held_out)
         before = task_of(run, "0004-distill")
         assert learned < 0.97 * kl(before, held_out)
