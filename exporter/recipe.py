@@ -106,7 +106,8 @@ class Budget:
     ``ms_per_token`` the time of one decoded token's matrix products on this host; ``kl`` the KL divergence from the
     full-precision model in nats a token. ``candidates`` are what a tensor may become, "bits:block" or "32"; each
     projection is chosen by itself (``group = "tensor"``) or a layer's together (``"layer"``); ``tokens`` of the
-    calibration text are used to measure.
+    calibration text are used to measure. With ``measure = "one"`` only one candidate of each group is measured, and the
+    others' prices follow from how much they change the weights: many times quicker for a large model.
     """
 
     like: str | None = None
@@ -117,6 +118,7 @@ class Budget:
     candidates: tuple[str, ...] = ("2:128", "2:32", "4:128", "4:64", "4:32", "4:16", "8:128", "8:32")
     group: str = "tensor"
     tokens: int = 2048
+    measure: str = "every"
 
     @property
     def limit(self) -> str:
@@ -326,7 +328,10 @@ def _budget(table: object, path: Path) -> Budget:
         raise InputError(f'{path}: [budget] group must be "tensor" or "layer", not {group!r}')
     if not isinstance(tokens, int) or isinstance(tokens, bool) or tokens < 2:
         raise InputError(f"{path}: [budget] tokens must be a whole number of at least 2, not {tokens!r}")
-    return Budget(**{limits[0]: limit}, candidates=candidates, group=group, tokens=tokens)
+    measure = table.get("measure", default.measure)
+    if measure not in ("every", "one"):
+        raise InputError(f'{path}: [budget] measure must be "every" or "one", not {measure!r}')
+    return Budget(**{limits[0]: limit}, candidates=candidates, group=group, tokens=tokens, measure=measure)
 
 
 def _candidate(text: str, path: Path) -> None:

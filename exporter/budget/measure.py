@@ -63,7 +63,7 @@ def spend_budget(
     )
     described = describe_tokens(short, chosen_tokens)
     tokens = chosen_tokens.tokens
-    groups = tensor_groups(plain, recipe, budget)
+    groups, every = tensor_groups(plain, recipe, budget), budget.measure == "every"
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
     def read(weight: Weight) -> Tensor:
@@ -71,10 +71,10 @@ def spend_budget(
 
     with Store.open(scratch, _key(prepared, groups, described)) as store:
         base = BaseRun(plain, read, tokens, store.directory, device)
-        total = len(plain.layers) + total_passes(plain, groups)
+        total = len(plain.layers) + total_passes(plain, groups, every=every)
         with progress(total, "measuring what each tensor may lose", " layers") as advance:
             base.run(advance)
-            kl = measure_prices(base, groups, store, advance)
+            kl = measure_prices(base, groups, store, every=every, advance=advance)
         ms = group_ms(plain, groups, recipe.accuracy_level) if budget.ms_per_token is not None else None
         fixed = _fixed(prepared, base, groups)
         spent = spend(
@@ -111,6 +111,7 @@ def _key(prepared: Prepared, groups: Sequence[TensorGroup], described: dict[str,
             for group in groups
         ],
         "tokens": described["tokens_sha256"],
+        "measure": prepared.recipe.budget and prepared.recipe.budget.measure,
         "versions": {"edgepress": __version__, "torch": str(torch.__version__), "numpy": np.__version__},
         "threads": torch.get_num_threads(),
         "cuda": torch.cuda.is_available(),

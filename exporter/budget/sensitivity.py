@@ -2,7 +2,7 @@
 
 One group is quantized, everything else stays in full precision, and the model is run from the changed layer on: with
 G groups a layer, L layers and C candidates, G · C · L² / 2 layer passes over the text and G · C · L heads; layers are
-read L² / 2 times.
+read L² / 2 times. With ``measure = "one"`` C is 1.
 
 Prices are then added up (:mod:`.spend`), as if groups did not interact. On tiny1m, 24 random mixtures with a KL of
 0.036 to 1.3 nats: the sum is 0.91 to 1.05 of what the whole model really loses, correlation of the logarithms 0.999.
@@ -103,9 +103,8 @@ def rounding_method(scheme: Scheme) -> Method:
     return method
 
 
-def quantized(read: Values, weight: Weight, scheme: Scheme | None) -> Tensor:
-    """``weight`` as the kernels will see it, rounded from the weights alone."""
-    full = read(weight)
+def quantized(full: Tensor, scheme: Scheme | None) -> Tensor:
+    """The weight ``full`` as the kernels will see it, rounded from the weights alone."""
     if scheme is None:
         return full
     method = rounding_method(scheme)
@@ -117,26 +116,41 @@ def change(read: Values, weights: Sequence[Weight], schemes: Sequence[Scheme | N
     """The change that stores each of ``weights`` by its scheme."""
 
     def maker(weight: Weight, scheme: Scheme | None) -> Callable[[], Tensor]:
-        return lambda: quantized(read, weight, scheme)
+        return lambda: quantized(read(weight), scheme)
 
     return {weight.name: maker(weight, scheme) for weight, scheme in zip(weights, schemes, strict=True)}
 
 
-def total_passes(decoder: Decoder, groups: Sequence[TensorGroup]) -> int:
+def measured_candidates(group: TensorGroup, *, every: bool) -> list[int]:
+    """Which candidates are measured: all, or the one nearest to 4 bits, of these the one with the smallest block."""
+    if every:
+        return list(range(len(group.candidates)))
+
+    def distance(number: int) -> tuple[int, int]:
+        scheme = group.candidates[number].schemes[0]
+        return (32, 0) if scheme is None else (abs(scheme.bits - 4), scheme.block_size)
+
+    return [min(range(len(group.candidates)), key=distance)]
+
+
+def total_passes(decoder: Decoder, groups: Sequence[TensorGroup], *, every: bool) -> int:
     """How often :func:`measure_prices` advances."""
-    return sum(len(group.candidates) * passes(decoder, group.start) for group in groups)
+    return sum(len(measured_candidates(group, every=every)) * passes(decoder, group.start) for group in groups)
 
 
 def measure_prices(
     base: BaseRun,
     groups: Sequence[TensorGroup],
     store: Store,
+    *,
+    every: bool = True,
     advance: Callable[[int], None] = lambda _: None,
 ) -> list[list[float]]:
     """KL of each candidate of each group, nats per token.
 
-    ``base`` is the full-precision model, run. What is measured is kept in ``store`` after every layer, and found again
-    there.
+    ``base`` is the full-precision model, run. Unless ``every`` candidate is measured, one is, and the others' prices
+    are in proportion to what they change in the weights. What is known is kept in ``store`` after every layer, and
+    found again there.
     """
     prices: dict[str, list[float]] = {}
     for start in sorted({group.start for group in groups}):
@@ -144,16 +158,38 @@ def measure_prices(
         stage = f"prices-{start + 1:04}"
         if store.has(stage):
             prices |= store.notes(stage)["prices"]
-            advance(total_passes(base.decoder, here))
+            advance(total_passes(base.decoder, here, every=every))
             continue
-        changes = [
-            change(base.read, group.weights, candidate.schemes) for group in here for candidate in group.candidates
-        ]
-        measured = iter(divergences(base, base, start, changes, advance))
-        found = {group.name: [next(measured) for _ in group.candidates] for group in here}
+        asked = [(group, number) for group in here for number in measured_candidates(group, every=every)]
+        changes = [change(base.read, group.weights, group.candidates[number].schemes) for group, number in asked]
+        kl = dict(zip([(g.name, n) for g, n in asked], divergences(base, base, start, changes, advance), strict=True))
+        found = {
+            group.name: [kl[group.name, number] for number in range(len(group.candidates))]
+            if every
+            else _scaled(base.read, group, *((number, kl[g.name, number]) for g, number in asked if g is group))
+            for group in here
+        }
         store.save(stage, {}, {"prices": found})
         prices |= found
     return [prices[group.name] for group in groups]
+
+
+def _scaled(read: Values, group: TensorGroup, measured: tuple[int, float]) -> list[float]:
+    """The price of every candidate from that of one: KL grows with the squared error of the weights.
+
+    To second order in a small error that is independent of the inputs, as rounding's is. On tiny1m and stories260k,
+    from 4 bits in blocks of 32 to all others (2 to 8 bits, blocks 16 to 128): a factor of 1.04 to 1.16 off (one
+    standard deviation), on average 0.88 to 1.00 of what is measured.
+    """
+    number, kl = measured
+    errors = [0.0] * len(group.candidates)
+    for position, weight in enumerate(group.weights):
+        full = read(weight)
+        power = float(full.double().square().sum())
+        for other, candidate in enumerate(group.candidates):
+            difference = full - quantized(full, candidate.schemes[position])
+            errors[other] += float(difference.double().square().sum()) / power if power else 0.0
+    return [kl * error / errors[number] if errors[number] else kl for error in errors]
 
 
 def measure_choice(base: BaseRun, groups: Sequence[TensorGroup], chosen: Sequence[int], fixed: Change) -> float:

@@ -102,6 +102,7 @@ def test_a_budget_needs_no_weights_table_and_keeps_its_limit_as_written(tmp_path
         ("[budget]\nkl = 0.1\ncandidates = ['4:100']", "candidate '4:100' must be"),
         ("[budget]\nkl = 0.1\ncandidates = ['4']", "candidate '4' must be"),
         ("[budget]\nkl = 0.1\ngroup = 'model'", "group must be"),
+        ("[budget]\nkl = 0.1\nmeasure = 'some'", "measure must be"),
         ("[budget]\nkl = 0.1\ntokens = 1", "tokens must be a whole number of at least 2"),
     ],
 )

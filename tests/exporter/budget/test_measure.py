@@ -95,7 +95,7 @@ def test_what_was_measured_is_not_measured_again(
     monkeypatch.setattr(sensitivity, "divergences", None)  # nothing may ask for a price
     prices: list[object] = []
     original = measure.measure_prices
-    monkeypatch.setattr(measure, "measure_prices", lambda *a: prices.append(original(*a)) or prices[0])
+    monkeypatch.setattr(measure, "measure_prices", lambda *a, **k: prices.append(original(*a, **k)) or prices[0])
     monkeypatch.setattr(measure, "measure_choice", lambda *_: 0.01)
     manifest = export(model, out=out, recipe=recipe(tmp_path, "size_mb = 0.2"), calibration=[text], threads=1)
     assert manifest.budget is not None

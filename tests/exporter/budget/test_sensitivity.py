@@ -12,7 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_models import VOCABULARY, save
 
-from edgepress.exporter.budget.sensitivity import TensorGroup, measure_choice, measure_prices, tensor_groups
+from edgepress.exporter.budget.sensitivity import (
+    TensorGroup,
+    measure_choice,
+    measure_prices,
+    tensor_groups,
+    total_passes,
+)
 from edgepress.exporter.calibration.store import Store
 from edgepress.exporter.calibration.variants import BaseRun, kl_sum
 from edgepress.exporter.checkpoint import Checkpoint
@@ -130,13 +136,34 @@ def test_a_killed_measurement_goes_on_where_it_was(tmp_path: Path) -> None:
             raise Killed
 
     with Store.open(tmp_path / "store", {"a": 1}) as store, pytest.raises(Killed):
-        measure_prices(base, groups, store, kill)
+        measure_prices(base, groups, store, advance=kill)
     with Store.open(tmp_path / "store", {"a": 1}) as store:
         assert store.stages() == ["prices-0000", "prices-0001"]
         before = tiny.reads
         again = measure_prices(base, groups, store)
     assert again == whole
     assert tiny.reads - before < all_reads
+
+
+@pytest.mark.parametrize("group", ["tensor", "layer"])
+def test_prices_that_follow_from_one_are_near_those_measured(tiny: Tiny, group: str, tmp_path: Path) -> None:
+    budget = Budget(kl=1.0, candidates=("4:64", "4:32", "8:32", "32"), group=group)
+    groups = tensor_groups(tiny.decoder, RECIPE, budget)
+    base = started(tiny, tmp_path)
+    with Store.open(tmp_path / "every", {}) as store:
+        measured = measure_prices(base, groups, store)
+    steps: list[int] = []
+    with Store.open(tmp_path / "one", {}) as store:
+        followed = measure_prices(base, groups, store, every=False, advance=steps.append)
+    assert sum(steps) == total_passes(tiny.decoder, groups, every=False)
+    for entry, row, found in zip(groups, measured, followed, strict=True):
+        at = [candidate.label for candidate in entry.candidates].index("4:32")
+        assert found[at] == pytest.approx(row[at], rel=1e-9)
+        assert found[-1] == 0  # float32
+    # 72 tokens and random weights: single prices are far off, all together are not
+    ratios = np.array([f[:-1] for f in followed]) / np.array([m[:-1] for m in measured])
+    assert 0.75 < float(np.exp(np.log(ratios).mean())) < 1.33
+    assert 0.2 < ratios.min() <= 1 <= ratios.max() < 5
 
 
 def test_rows_shorter_than_the_block_make_two_candidates_one(tmp_path: Path) -> None:
