@@ -1,17 +1,22 @@
 """Every compression method found on disk is held to the same contract."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from layer_tasks import TinyModel, layer_task, logits, tiny_model
 
 from edgepress.errors import InputError
-from edgepress.exporter.compress import Method, Quantized, load_method, method_names
+from edgepress.exporter.compress import Method, Quantized, Transform, load_method, method_names, method_options
 from edgepress.exporter.compress.packing import dequantize, unpack, unpack_zero_points
+from edgepress.exporter.recipe import Recipe, Storage
 from edgepress.exporter.scheme import BITS, BLOCK_SIZES, Scheme
 
 ROWS = [name for name in method_names() if isinstance(load_method(name), Method)]
-
+TRANSFORMS = [name for name in method_names() if isinstance(load_method(name), Transform)]
 
 # Largest share of Σ x² that the error of normal samples may be: half as much again as the worst of 3000 draws.
 SHARE = {2: 0.34, 4: 0.027, 8: 1.2e-4}
@@ -100,3 +105,20 @@ def test_importance_moves_the_error_to_where_it_matters_less(
 def test_an_unknown_method_names_the_nearest_and_all() -> None:
     with pytest.raises(InputError, match=r"rtn"):
         load_method("rtm")
+
+
+@pytest.mark.parametrize("name", TRANSFORMS)
+@pytest.mark.parametrize("variant", ["llama-biases-head_dim", "gpt2-untied-scales"])
+def test_a_transform_changes_weights_and_no_logit(name: str, variant: str, tmp_path: Path) -> None:
+    transform, model = load_method(name), tiny_model(variant)
+    storage = Storage("rtn", 4, 32)
+    recipe = Recipe("contract", storage, storage, storage, before=(name,))
+    found = TinyModel(transform.describe(model.decoder, recipe), dict(model.weights))
+    for index, layer in enumerate(model.decoder.layers):
+        task = layer_task(found, tmp_path, storage, index)
+        transform.fold(task, method_options(transform, recipe))
+        found.weights.update(task.weights)
+        qkv = layer.attention.qkv.weight.name
+        assert not torch.equal(found.weights[qkv], model.weights[qkv])
+    before, after = logits(model.decoder, model.weights), logits(found.decoder, found.weights)
+    assert float((after - before).abs().max()) <= 1e-5 * float(before.abs().max())
