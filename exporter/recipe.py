@@ -2,11 +2,12 @@
 
 A recipe says, for linear layers (``[weights]``), the token embedding (``[embedding]``) and the output head
 (``[head]``), which method stores them at which bits and block size; ``[[override]]`` tables change that for tensors
-whose name matches a pattern. ``bits = 32`` keeps float32. ``before`` and ``after`` name methods that prepare the
-weights for rounding and that repair what rounding did; ``[options.<method>]`` sets a method's own options.
-``[calibration]`` says which text shows the methods what the model computes. ``[budget]`` leaves bits and block size of
-every tensor that no override names to measurement and a solver. Presets are the files in ``recipes/``: adding one is
-adding a file. ``[promise]`` is what a preset was measured to lose on models that everyone can try: KL in nats a token.
+whose name matches a pattern. ``bits = 32`` keeps float32, ``16`` stores float16. ``before`` and ``after`` name methods
+that prepare the weights for rounding and that repair what rounding did; ``[options.<method>]`` sets a method's own
+options. ``[activations]`` makes products of integers. ``[calibration]`` says which text shows the methods what the
+model computes. ``[budget]`` leaves bits and block size of every tensor that no override names to measurement and a
+solver. Presets are the files in ``recipes/``: adding one is adding a file. ``[promise]`` is what a preset was measured
+to lose on models that everyone can try: KL in nats a token.
 """
 
 import difflib

@@ -12,7 +12,11 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what ``export`` and ``plan`` share: the model, target, recipe and context."""
     parser.add_argument("model", help="`demo`, a directory in Hugging Face form, or a hub id")
     parser.add_argument("--target", default="arm64-cpu", help="what the bundle must run on")
-    parser.add_argument("--recipe", default="int4", help="fp32, int8, int4, int4-fast, or a TOML file")
+    parser.add_argument(
+        "--recipe",
+        default="int4",
+        help="a preset (int4, int4-fast, int8, int8-dynamic, int8-static, fp16, fp32 …) or a TOML file",
+    )
     parser.add_argument(
         "--calibration",
         action="append",
