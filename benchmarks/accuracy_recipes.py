@@ -70,10 +70,12 @@ ROUND_TO_NEAREST = Asked()
 
 CHOSEN = (
     ROUND_TO_NEAREST,
-    *(Asked(method, block_size=block) for method in ("hqq", "gptq", "autoround") for block in (32, 128)),
+    Asked(block_size=128),
+    *(Asked(method, block_size=block) for method in ("hqq", "gptq") for block in (32, 128)),
+    Asked("gptq", block_size=128, symmetric=False),
+    Asked("autoround", block_size=128),
     *(Asked("gptq", block_size=128, before=(name,)) for name in ("awq", "smoothquant", "hadamard")),
-    *(Asked("gptq", block_size=128, after=(name,)) for name in ("bias_correction", "distill")),
-    Asked("autoround", block_size=128, after=("distill",)),
+    Asked("gptq", block_size=128, after=("bias_correction",)),
     Asked("gptq", bits=8, block_size=128),
     Asked("gptq", bits=2, block_size=32, after=("distill",)),
 )

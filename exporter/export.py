@@ -82,6 +82,10 @@ def decide(
     chosen_recipe = replace(chosen_recipe, after=tuple(name for name in chosen_recipe.after if name not in left_out))
     decoder = describe_methods(plain, chosen_recipe)
 
+    context = chosen_recipe.context_length or decoder.context_length
+    length = min(chosen_recipe.calibration.length, context)
+    chosen_recipe = replace(chosen_recipe, calibration=replace(chosen_recipe.calibration, length=length))
+
     def plan(recipe: Recipe) -> Plan:
         return make_plan(decoder, recipe, lambda name: checkpoint.tensors[name].itemsize)
 

@@ -86,7 +86,8 @@ class Activations:
 class CalibrationText:
     """What the calibrated methods see: ``tokens`` of ``text`` in sequences of ``length``, chosen by ``seed``.
 
-    Methods that train the whole model see ``training_tokens`` of it, if that is more: they need many, and layers few.
+    ``length`` is at most the context. Methods that learn by gradients see ``training_tokens`` of it, if that is more:
+    they need many, and the others few.
     ``text`` names files, each one document, or ``.jsonl`` with a ``text`` on each line; with none the model's own
     generations are used.
     """

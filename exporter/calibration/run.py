@@ -20,8 +20,9 @@ from edgepress.exporter.calibration.engine import Calibration
 from edgepress.exporter.calibration.generate import generate_calibration
 from edgepress.exporter.calibration.store import Store, StoredStages
 from edgepress.exporter.calibration.text import CalibrationTokens, read_calibration, sequences_asked
-from edgepress.exporter.compress import Recovery, load_method
+from edgepress.exporter.compress import LayerMethod, Recovery, load_method
 from edgepress.exporter.decoder import Decoder
+from edgepress.exporter.plan import Plan
 from edgepress.exporter.recipe import CalibrationText, Recipe
 from edgepress.fingerprint import Fingerprint, fingerprint
 from edgepress.progress import Progress
@@ -66,9 +67,10 @@ def calibrate(
     """
     directory = out.absolute().parent / f".{out.name}.calibration"
     use_threads(prepared.decoder, threads)
-    asked = replace(prepared, recipe=wanted_tokens(prepared.recipe))
+    asked = replace(prepared, recipe=wanted_tokens(prepared.recipe, prepared.plan))
     chosen = calibration_tokens(asked, bos, out=out, threads=threads, progress=progress)
-    tokens, layer_sequences = layers_first(chosen.tokens, prepared.recipe.calibration)
+    layers = asked.recipe if trains_layers(prepared.plan) else prepared.recipe
+    tokens, layer_sequences = layers_first(chosen.tokens, layers.calibration)
     for warning in chosen.warnings:
         _log.warning("calibration text: %s", warning)
     described = describe_tokens(prepared.recipe, chosen) | {"left_out": dict(prepared.left_out)}
@@ -108,11 +110,18 @@ def describe_tokens(recipe: Recipe, chosen: CalibrationTokens) -> dict[str, obje
     }
 
 
-def wanted_tokens(recipe: Recipe) -> Recipe:
+def trains_layers(plan: Plan) -> bool:
+    """Whether a method of the plan learns the rounding of a layer."""
+    names = {tensor.scheme.method for tensor in plan.tensors if tensor.scheme is not None}
+    return any(isinstance(load_method(name), LayerMethod) for name in names)
+
+
+def wanted_tokens(recipe: Recipe, plan: Plan) -> Recipe:
     """The recipe, asking for as many tokens as its hungriest method sees."""
     settings = recipe.calibration
     trains = any(isinstance(m := load_method(name), Recovery) and m.model is not None for name in recipe.after)
-    tokens = max(settings.tokens, settings.training_tokens) if trains else settings.tokens
+    hungry = trains or trains_layers(plan)
+    tokens = max(settings.tokens, settings.training_tokens) if hungry else settings.tokens
     return replace(recipe, calibration=replace(settings, tokens=tokens))
 
 
