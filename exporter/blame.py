@@ -28,12 +28,12 @@ from torch import Tensor
 from edgepress.errors import InputError
 from edgepress.exporter import bundle as files
 from edgepress.exporter.calibration import network
-from edgepress.exporter.calibration.engine import LayerTask, layer_linears, layer_weights
+from edgepress.exporter.calibration.engine import LayerTask
 from edgepress.exporter.calibration.run import calibration_tokens, use_threads
 from edgepress.exporter.calibration.variants import BaseRun, Change, divergences, first_layer, passes
 from edgepress.exporter.checkpoint import Checkpoint, read_weight, resolve_model
 from edgepress.exporter.compress import Transform, load_method, method_options
-from edgepress.exporter.decoder import Linear, Weight
+from edgepress.exporter.decoder import Linear, Weight, layer_linears, layer_weights
 from edgepress.exporter.export import Prepared, describe_methods, read_decoder
 from edgepress.exporter.genai_config import bos_token
 from edgepress.exporter.plan import PlannedTensor, make_plan, region_bytes

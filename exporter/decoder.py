@@ -210,3 +210,25 @@ class Decoder:
             add(self.head.weight)
         add(self.head.bias)
         return list(found.values())
+
+
+def layer_linears(layer: Layer) -> list[Linear]:
+    """Projections of a layer in the order in which they are computed."""
+    mlp = layer.mlp
+    gate = [] if mlp.gate is None else [mlp.gate]
+    return [layer.attention.qkv, layer.attention.output, *gate, mlp.up, mlp.down]
+
+
+def layer_weights(layer: Layer) -> list[Weight]:
+    """Every weight of a layer."""
+    norms = [
+        layer.attention_norm,
+        layer.attention.query_norm,
+        layer.attention.key_norm,
+        layer.attention_post_norm,
+        layer.mlp_norm,
+        layer.mlp_post_norm,
+    ]
+    found = [weight for norm in norms if norm is not None for weight in (norm.weight, norm.bias)]
+    found += [weight for linear in layer_linears(layer) for weight in (linear.weight, linear.bias)]
+    return [weight for weight in found if weight is not None]

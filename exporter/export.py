@@ -17,7 +17,7 @@ from edgepress.cores import usable_cores
 from edgepress.errors import InputError
 from edgepress.exporter import bundle
 from edgepress.exporter.architectures import architecture, describe
-from edgepress.exporter.checkpoint import Checkpoint, check_tensors, resolve_model, same_tensor
+from edgepress.exporter.checkpoint import Checkpoint, check_tensors, read_weight, resolve_model, same_tensor
 from edgepress.exporter.compress import Method, Recovery, Transform, load_method, method_options
 from edgepress.exporter.decoder import Decoder
 from edgepress.exporter.genai_config import bos_token, make_genai_config
@@ -29,7 +29,7 @@ from edgepress.files import atomic_directory
 from edgepress.fingerprint import write_fingerprint
 from edgepress.manifest import MANIFEST_NAME, Manifest
 from edgepress.progress import Progress, silent
-from edgepress.targets import Operator, Target, find_target, missing_kernels
+from edgepress.targets import Operator, Target, find_target, has_kernel, missing_kernels
 
 _log = logging.getLogger("edgepress.export")
 
@@ -61,7 +61,8 @@ def decide(
     """Read headers and config only, and plan the export (what ``edgepress plan`` prints).
 
     A recipe with a budget is planned in three steps, measure → solve → plan, the first of which runs the model. What
-    it measures is kept in ``scratch``, nowhere when None.
+    it measures is kept in ``scratch``, nowhere when None. One with float16 activations runs the model too, to find the
+    layers that overflow.
 
     Raises:
         InputError: the model, recipe or target cannot be used; the message says which, why and what to do.
@@ -80,6 +81,8 @@ def decide(
     plain = read_decoder(checkpoint)
     left_out = declined(plain, chosen_recipe)
     chosen_recipe = replace(chosen_recipe, after=tuple(name for name in chosen_recipe.after if name not in left_out))
+    if chosen_recipe.activations.type == "float16":
+        chosen_recipe = keep_what_overflows(checkpoint, plain, chosen_recipe, threads=threads, progress=progress)
     decoder = describe_methods(plain, chosen_recipe)
 
     context = chosen_recipe.context_length or decoder.context_length
@@ -100,6 +103,39 @@ def decide(
         directory = Path(temporary) if scratch is None else scratch
         spent, summary = spend_budget(prepared, plain, scratch=directory, bos=bos, threads=threads, progress=progress)
     return replace(prepared, recipe=spent.recipe, plan=plan(spent.recipe), budget=summary)
+
+
+def keep_what_overflows(
+    checkpoint: Checkpoint, decoder: Decoder, recipe: Recipe, *, threads: int | None, progress: Progress
+) -> Recipe:
+    """The recipe with the layers that cannot compute in float16, by running its calibration text or built-in prose.
+
+    Raises:
+        InputError: the recipe has transforms, which change what overflows, or the text cannot be used.
+
+    """
+    if recipe.before:
+        raise InputError(
+            f'[activations] type = "float16" and before = {list(recipe.before)}: layers that overflow are found before '
+            "transforms change what they compute; leave one of the two out"
+        )
+    from edgepress.exporter.calibration.overflow import layers_in_float32
+    from edgepress.exporter.calibration.run import read_tokens, use_threads
+    from edgepress.exporter.parity import prose_tokens
+
+    bundle.check_tokenizer(checkpoint)
+    use_threads(decoder, threads)
+    context = recipe.context_length or decoder.context_length
+    if recipe.calibration.text:
+        generation = bundle.read_json(checkpoint.file("generation_config.json"))
+        bos = bos_token(decoder, checkpoint.config, generation)
+        tokens, text = read_tokens(checkpoint, decoder, recipe.calibration, bos, context).tokens, "the calibration text"
+    else:
+        tokenizer = checkpoint.directory / "tokenizer.json"
+        tokens, text = prose_tokens(tokenizer, decoder, context)[None], "built-in prose"
+    with progress(len(decoder.layers), "looking for layers that overflow float16", " layers") as advance:
+        kept = layers_in_float32(decoder, lambda weight: read_weight(checkpoint, weight), tokens, text, advance)
+    return replace(recipe, activations=replace(recipe.activations, kept_layers=kept))
 
 
 def declined(decoder: Decoder, recipe: Recipe) -> dict[str, str]:
@@ -204,7 +240,13 @@ def export(
     bundle.check_tokenizer(checkpoint)
     generation = bundle.read_json(checkpoint.file("generation_config.json"))
     genai_config = make_genai_config(decoder, plan, checkpoint.config, generation)
-    graph = build_decoder(decoder, plan, data_file=bundle.DATA_FILE, version=__version__)
+    graph = build_decoder(
+        decoder,
+        plan,
+        data_file=bundle.DATA_FILE,
+        version=__version__,
+        has_half=lambda operator: has_kernel(prepared.target, operator, "float16"),
+    )
     check_legal(graph, prepared.target)
     with (
         ExitStack() as stack,

@@ -8,7 +8,7 @@ from typing import Literal
 
 from edgepress.errors import InputError
 from edgepress.exporter.compress import Transform, load_method
-from edgepress.exporter.decoder import Decoder, Weight
+from edgepress.exporter.decoder import Decoder, Weight, layer_linears, layer_weights
 from edgepress.exporter.recipe import HALF_BITS, KEPT_BITS, Recipe, Storage
 from edgepress.exporter.scheme import BLOCK_SIZES, Scheme
 
@@ -17,7 +17,7 @@ _CACHE_LINE = 64  # bytes: enough for the kernels, and all that a region far sma
 _SMALL = 16 * PAGE  # bytes: below this a region is aligned to a cache line only
 _FLOAT = 4  # bytes of a float32
 _HALF = 2  # bytes of a float16
-Form = Literal["float", "blocks", "dynamic", "uint8", "uint16", "half"]
+Form = Literal["float", "blocks", "dynamic", "uint8", "uint16", "half", "half blocks"]
 # Of MatMulNBits' 2-bit kernels, for accuracy_level 4 only (onnxruntime 1.31: AVX-512, its pull request 29064; ARM64
 # with dot products, 29466). Other blocks and levels are unpacked at each call: one row of a 2048 × 2048 product took
 # 22 to 59 ms with blocks of 16 and 256, 0.10 to 0.15 ms with those between.
@@ -45,7 +45,8 @@ class PlannedTensor:
     (uint8) when there is a scheme, else ``data`` (float32).
     ``reason`` says why the tensor is kept in float32, or which recipe entry chose the scheme. ``form`` is how the
     graph computes with it: ``float``; ``half`` (stored in
-    float16, computed in float32); ``blocks`` (MatMulNBits, GatherBlockQuantized); or in integers, then ``values``
+    float16); ``blocks`` (MatMulNBits, GatherBlockQuantized); ``half blocks`` (MatMulNBits in float16, ``scales`` are
+    float16 too); or in integers, then ``values``
     is uint8 (columns, rows) and ``scales`` (rows,), and the activations have ranges that are ``dynamic``, or are
     ``uint8`` or ``uint16`` with ``input_scale`` (float32) and ``input_zero_point`` (of that type) from calibration.
     """
@@ -67,7 +68,7 @@ class PlannedTensor:
     @property
     def is_integer(self) -> bool:
         """Whether products with this weight are computed in integers."""
-        return self.form not in {"float", "half", "blocks"}
+        return self.form in {"dynamic", "uint8", "uint16"}
 
     @property
     def has_ranges(self) -> bool:
@@ -102,6 +103,7 @@ class Plan:
     context_length: int
     accuracy_level: int
     cache_bytes: int  # key-value cache at the full context, float32
+    half_layers: tuple[int, ...] = ()  # layers that compute in float16 what the target has float16 kernels for
 
     def of(self, weight: Weight) -> PlannedTensor:
         """Return the planned tensor of ``weight`` (KeyError when the plan has none)."""
@@ -161,7 +163,12 @@ def make_plan(decoder: Decoder, recipe: Recipe, itemsize: Callable[[str], int]) 
     weights = decoder.weights()
     _check_overrides(recipe, weights)
     layout = _Layout()
-    tensors = tuple(_plan_tensor(weight, decoder, recipe, itemsize, layout) for weight in weights)
+    half = half_layers(decoder, recipe)
+    places = _places(decoder)
+    tensors = tuple(
+        _plan_tensor(weight, decoder, recipe, itemsize, layout, place=places.get(weight.name), half=half)
+        for weight in weights
+    )
     tensors = _note_what_is_left(tensors, decoder, recipe)
     tables = tuple(
         PlannedTable(f"rope.{name}.{part}", shape, layout.place(prod(shape) * _FLOAT))
@@ -176,7 +183,33 @@ def make_plan(decoder: Decoder, recipe: Recipe, itemsize: Callable[[str], int]) 
             for side, order in orders.items()
         )
     cache = sum(2 * layer.attention.kv_heads * layer.attention.head_dim * context * _FLOAT for layer in decoder.layers)
-    return Plan(tensors, tables, layout.end, context, recipe.accuracy_level, cache)
+    return Plan(tensors, tables, layout.end, context, recipe.accuracy_level, cache, half)
+
+
+def half_layers(decoder: Decoder, recipe: Recipe) -> tuple[int, ...]:
+    """Layers with float16 activations: all that the recipe does not keep in float32."""
+    if recipe.activations.type != "float16":
+        return ()
+    kept = recipe.activations.kept_layers
+    return tuple(index for index in range(len(decoder.layers)) if f"layers.{index}" not in kept)
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a weight of a layer is: the layer, and for a bias the projection that adds it."""
+
+    layer: int
+    added_by: Weight | None = None
+
+
+def _places(decoder: Decoder) -> dict[str, _Place]:
+    found: dict[str, _Place] = {}
+    for index, layer in enumerate(decoder.layers):
+        found |= {weight.name: _Place(index) for weight in layer_weights(layer)}
+        for linear in layer_linears(layer):
+            if linear.bias is not None:
+                found[linear.bias.name] = _Place(index, linear.weight)
+    return found
 
 
 def _note_what_is_left(
@@ -202,12 +235,21 @@ def _check_overrides(recipe: Recipe, weights: list[Weight]) -> None:
 
 
 def _plan_tensor(
-    weight: Weight, decoder: Decoder, recipe: Recipe, itemsize: Callable[[str], int], layout: _Layout
+    weight: Weight,
+    decoder: Decoder,
+    recipe: Recipe,
+    itemsize: Callable[[str], int],
+    layout: _Layout,
+    *,
+    place: _Place | None,
+    half: tuple[int, ...],
 ) -> PlannedTensor:
     columns = prod(weight.shape[1:])
     before = sum((part.stop - part.start) * columns * itemsize(part.tensor) for part in weight.parts)
     scheme, reason = _choose(weight, decoder, recipe)
     form, why = _form(weight, scheme, reason, recipe)
+    if recipe.activations.type == "float16":
+        form, reason, why = _form_in_half(weight, scheme, (form, reason, why), recipe, place=place, half=half)
     regions = {part: layout.place(nbytes) for part, nbytes in region_bytes(weight.shape, scheme, form).items()}
     return PlannedTensor(weight, scheme, f"{reason}{why}", before, regions, form)
 
@@ -222,13 +264,13 @@ def region_bytes(shape: tuple[int, ...], scheme: Scheme | None, form: Form = "bl
     if scheme is None:
         return {"data": prod(shape) * (_HALF if form == "half" else _FLOAT)}
     rows, columns = shape
-    if form != "blocks":
+    if form not in {"blocks", "half blocks"}:
         parts = {"values": rows * columns, "scales": rows * _FLOAT}
         width = {"uint8": 1, "uint16": 2}.get(form)
         return parts if width is None else parts | {"input_scale": _FLOAT, "input_zero_point": width}
     parts = {
         "values": prod(scheme.values_shape(rows, columns)),
-        "scales": prod(scheme.scales_shape(rows, columns)) * _FLOAT,
+        "scales": prod(scheme.scales_shape(rows, columns)) * (_HALF if form == "half blocks" else _FLOAT),
     }
     return parts if scheme.symmetric else parts | {"zero_points": prod(scheme.zero_points_shape(rows, columns))}
 
@@ -259,6 +301,42 @@ def _form(weight: Weight, scheme: Scheme | None, asked: str, recipe: Recipe) -> 
         f"{'one scale a row' if scheme.per_channel else f'block {scheme.block_size}'}"
         f"{'' if scheme.symmetric else ' and zero points'} by {asked}"
     )
+
+
+def _form_in_half(
+    weight: Weight,
+    scheme: Scheme | None,
+    otherwise: tuple[Form, str, str],
+    recipe: Recipe,
+    *,
+    place: _Place | None,
+    half: tuple[int, ...],
+) -> tuple[Form, str, str]:
+    """Form and reasons of a weight when the recipe asks for float16 activations; ``otherwise`` is without them.
+
+    A layer computes in float16 or, when calibration found that it overflows, stays in float32 as a whole. What is
+    outside the layers computes in float32: logits do, and a tied head reads the embedding's bytes.
+    """
+    form, reason, why = otherwise
+    if place is None:
+        return form, reason, f"{why}; float32 activations outside the layers" if scheme is not None else why
+    if place.layer not in half:
+        kept = f"; float32 activations: {recipe.activations.kept_layers[f'layers.{place.layer}']}"
+        if form == "half":
+            return "float", f"kept in float32, not the float16 of {_asked(weight, recipe)}", kept
+        return form, reason, f"{why}{kept}"
+    if scheme is not None:
+        return "half blocks", reason, f"{why}; float16 scales and activations by [activations]"
+    added_in_blocks = place.added_by is not None and fit_scheme(
+        recipe.storage(place.added_by.name, place.added_by.kind)[0], place.added_by.shape[1]
+    )
+    if weight.kind == "norm" or added_in_blocks:
+        return "half", "float16, as its layer's activations are by [activations]", ""
+    return form, reason, why
+
+
+def _asked(weight: Weight, recipe: Recipe) -> str:
+    return recipe.storage(weight.name, weight.kind)[1]
 
 
 def _choose(weight: Weight, decoder: Decoder, recipe: Recipe) -> tuple[Scheme | None, str]:

@@ -72,7 +72,8 @@ class StoredWeights:
             codes = self._map(tensor, "values", "u1", (columns, rows))[:, start:stop]
             return integer.dequantize(codes.T, self._map(tensor, "scales", "<f4", (rows,))[start:stop])
         values = self._map(tensor, "values", "u1", scheme.values_shape(rows, columns))[start:stop]
-        scales = self._map(tensor, "scales", "<f4", scheme.scales_shape(rows, columns))[start:stop]
+        kind = "<f2" if tensor.form == "half blocks" else "<f4"
+        scales = self._map(tensor, "scales", kind, scheme.scales_shape(rows, columns))[start:stop].astype(np.float32)
         zero_points = None
         if not scheme.symmetric:
             zero_points = self._map(tensor, "zero_points", "u1", scheme.zero_points_shape(rows, columns))[start:stop]

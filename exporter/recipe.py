@@ -4,8 +4,8 @@ A recipe says, for linear layers (``[weights]``), the token embedding (``[embedd
 (``[head]``), which method stores them at which bits and block size; ``[[override]]`` tables change that for tensors
 whose name matches a pattern. ``bits = 32`` keeps float32, ``16`` stores float16. ``before`` and ``after`` name methods
 that prepare the weights for rounding and that repair what rounding did; ``[options.<method>]`` sets a method's own
-options. ``[activations]`` makes products of integers. ``[calibration]`` says which text shows the methods what the
-model computes. ``[budget]`` leaves bits and block size of every tensor that no override names to measurement and a
+options. ``[activations]`` computes in float16 or in integers. ``[calibration]`` says which text shows the methods what
+the model computes. ``[budget]`` leaves bits and block size of every tensor that no override names to measurement and a
 solver. Presets are the files in ``recipes/``: adding one is adding a file. ``[promise]`` is what a preset was measured
 to lose on models that everyone can try: KL in nats a token.
 """
@@ -29,7 +29,7 @@ PER_CHANNEL = "channel"  # a recipe's block_size for one scale a row
 
 OptionValue = bool | int | float | str
 
-ACTIVATION_TYPES = ("float32", "uint8", "uint16")
+ACTIVATION_TYPES = ("float32", "float16", "uint8", "uint16")
 RANGES = ("dynamic", "minmax", "percentile", "mse", "entropy")
 
 
@@ -61,7 +61,11 @@ class Override:
 
 @dataclass(frozen=True)
 class Activations:
-    """What goes into the products of linear layers: float32, or integers of ``type``.
+    """What goes into the products of linear layers: float32, float16, or integers of ``type``.
+
+    With "float16" whole layers compute in it, where the target has kernels. ``kept_layers`` are those that stay in
+    float32, such as ``layers.1``, and why: found when the export is planned (:mod:`.calibration.overflow`), not written
+    in a recipe.
 
     ``ranges`` says how real values become integers: "dynamic" finds the range of each call when it is made; the others
     find it once, from calibration text: "minmax", "percentile" (``percentile`` of the values), "mse" or "entropy".
@@ -70,6 +74,7 @@ class Activations:
     type: str = "float32"
     ranges: str = "dynamic"
     percentile: float = 99.99
+    kept_layers: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def is_integer(self) -> bool:
@@ -357,7 +362,7 @@ def candidate_storage(text: str, like: Storage) -> Storage:
 def _activations(value: object, path: Path) -> Activations:
     if not isinstance(value, dict):
         raise InputError(f"{path}: [activations] must be a table, not {value!r}")
-    _known(value, tuple(f.name for f in fields(Activations)), path, "[activations] ")
+    _known(value, ("type", "ranges", "percentile"), path, "[activations] ")
     default = Activations()
     kind = _word(value.get("type", default.type), ACTIVATION_TYPES, path, "[activations] type")
     ranges = _word(value.get("ranges", default.ranges), RANGES, path, "[activations] ranges")
@@ -368,7 +373,7 @@ def _activations(value: object, path: Path) -> Activations:
         raise InputError(
             f'{path}: [activations] ranges = "{ranges}" needs type = "uint8"; for uint16 take minmax, percentile or mse'
         )
-    if kind == "float32" and "ranges" in value:
+    if not kind.startswith("uint") and "ranges" in value:
         raise InputError(f'{path}: [activations] ranges is for integers; add type = "uint8", or leave ranges out')
     return Activations(kind, ranges, float(share))
 

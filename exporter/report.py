@@ -72,12 +72,12 @@ def format_plan(prepared: Prepared) -> str:
         (
             str(tensor["name"]),
             "×".join(map(str, cast("list[int]", tensor["shape"]))),
-            str(tensor["scheme"] or "float32"),
+            planned.stored_as,
             _megabytes(tensor["bytes_before"]),
             _megabytes(tensor["bytes_after"]),
             str(tensor["reason"]),
         )
-        for tensor in cast("list[Json]", plan["tensors"])
+        for tensor, planned in zip(cast("list[Json]", plan["tensors"]), prepared.plan.tensors, strict=True)
     ]
     table = format_table(("tensor", "shape", "scheme", "before MB", "after MB", "why"), rows, right=(3, 4))
     totals, estimates = cast("Json", plan["totals"]), cast("Json", plan["estimates"])

@@ -141,7 +141,9 @@ def _copy(calibrated: StoredStages, tensor: PlannedTensor, file: BinaryIO) -> Te
         _write(file, tensor, 0, "data", _to_half(calibrated.array(name, "data"), tensor))
     else:
         for region in tensor.regions:
-            _write(file, tensor, 0, region, calibrated.array(name, region))
+            stored = calibrated.array(name, region)
+            is_half = region == "scales" and tensor.form == "half blocks"
+            _write(file, tensor, 0, region, _to_half(stored, tensor) if is_half else stored)
     report = calibrated.reports.get(name, {})
     return TensorReport(report.get("sqnr_db"), report.get("max_abs_error", 0.0))
 
@@ -235,11 +237,17 @@ def _write_rows(
         _write(file, tensor, row, "data", x)
         return _Sums(0.0, 0.0, 0.0)
     quantized = methods[scheme.method].quantize(x, scheme, None)
+    scales = quantized.scales
+    if tensor.form == "half blocks":
+        half = _to_half(scales, tensor)
+        _write(file, tensor, row, "scales", half)
+        scales = half.astype(np.float32)
+    else:
+        _write(file, tensor, row, "scales", scales)
     _write(file, tensor, row, "values", quantized.values)
-    _write(file, tensor, row, "scales", quantized.scales)
     if quantized.zero_points is not None:
         _write(file, tensor, row, "zero_points", quantized.zero_points)
-    return _compare(x, dequantize(quantized.values, quantized.scales, scheme, x.shape[1], quantized.zero_points))
+    return _compare(x, dequantize(quantized.values, scales, scheme, x.shape[1], quantized.zero_points))
 
 
 def _to_half(x: NDArray[np.float32], tensor: PlannedTensor) -> NDArray[np.float16]:
@@ -301,7 +309,8 @@ def _write(file: BinaryIO, tensor: PlannedTensor, row: int, region: str, rows: N
 
 
 def _compare(x: NDArray[np.float32], stored: NDArray[np.float32]) -> _Sums:
-    """Row sums in float32 (pairwise), their sum in float64."""
+    """Row sums in float32 (pairwise), their sum in float64; (rows, columns) or (rows,)."""
+    x, stored = (values.reshape(len(values), -1) for values in (x, stored))
     with np.errstate(over="ignore"):
         power = np.square(x).sum(axis=1).sum(dtype=np.float64)
         error = np.subtract(x, stored)

@@ -8,6 +8,7 @@ import importlib
 import pkgutil
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal
 
 from edgepress.errors import InputError
@@ -56,14 +57,42 @@ def missing_kernels(target: Target, operators: Iterable[Operator]) -> list[Opera
 
     The registry is that of the running onnxruntime; kernels are registered alike on x86-64 and ARM.
     """
+    return [operator for operator in operators if not _kernels_of(target, operator)]
+
+
+def has_kernel(target: Target, operator: Operator, float_type: Literal["float32", "float16"]) -> bool:
+    """Whether ``target``'s provider has a kernel of ``operator`` that computes in ``float_type``.
+
+    By the same registry. onnxruntime accepts a node for which there is none, and runs it in float32 between casts that
+    it inserts.
+    """
+    name = {"float32": "tensor(float)", "float16": "tensor(float16)"}[float_type]
+    return any(name in kernel.types for kernel in _kernels_of(target, operator))
+
+
+@dataclass(frozen=True)
+class _Kernel:
+    """What the registry says of a kernel: the opset versions that it is for, and every type that it admits."""
+
+    low: int
+    high: int
+    types: frozenset[str]
+
+
+def _kernels_of(target: Target, operator: Operator) -> list[_Kernel]:
+    found = _registry(target.provider).get((operator.domain, operator.op), [])
+    return [kernel for kernel in found if kernel.low <= operator.version <= kernel.high]
+
+
+@cache
+def _registry(provider: str) -> dict[tuple[str, str], list[_Kernel]]:
+    """The provider's kernels by domain and operator."""
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 
-    ranges: dict[tuple[str, str], list[tuple[int, int]]] = {}
+    kernels: dict[tuple[str, str], list[_Kernel]] = {}
     for kernel in state.get_all_opkernel_def():
-        if kernel.provider == target.provider:
-            ranges.setdefault((kernel.domain, kernel.op_name), []).append(tuple(kernel.version_range))
-    return [
-        operator
-        for operator in operators
-        if not any(low <= operator.version <= high for low, high in ranges.get((operator.domain, operator.op), []))
-    ]
+        if kernel.provider == provider:
+            types = frozenset(name for names in kernel.type_constraints.values() for name in names)
+            low, high = kernel.version_range
+            kernels.setdefault((kernel.domain, kernel.op_name), []).append(_Kernel(low, high, types))
+    return kernels

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from edgepress.exporter.calibration import network
 from edgepress.exporter.calibration.activations import Activations
-from edgepress.exporter.calibration.engine import LayerTask, layer_weights
+from edgepress.exporter.calibration.engine import LayerTask
 from edgepress.exporter.checkpoint import Checkpoint
-from edgepress.exporter.decoder import Decoder, Weight
+from edgepress.exporter.decoder import Decoder, Weight, layer_weights
 from edgepress.exporter.export import read_decoder
 from edgepress.exporter.plan import Plan, make_plan
 from edgepress.exporter.recipe import Recipe, Storage

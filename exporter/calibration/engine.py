@@ -38,7 +38,7 @@ from edgepress.exporter.compress import (
     load_method,
     method_options,
 )
-from edgepress.exporter.decoder import Decoder, Layer, Linear, Weight
+from edgepress.exporter.decoder import Decoder, Layer, Linear, Weight, layer_linears, layer_weights
 from edgepress.exporter.plan import Plan
 from edgepress.exporter.recipe import Recipe
 from edgepress.exporter.scheme import Scheme
@@ -149,28 +149,6 @@ class ModelTask:
                 "that rounds rows from the weights alone, such as rtn"
             )
         return Codes.unpack(method.quantize(full.cpu().numpy(), scheme, None), scheme, full.shape[1]).to(self.device)
-
-
-def layer_linears(layer: Layer) -> list[Linear]:
-    """Projections of a layer in the order in which they are computed."""
-    mlp = layer.mlp
-    gate = [] if mlp.gate is None else [mlp.gate]
-    return [layer.attention.qkv, layer.attention.output, *gate, mlp.up, mlp.down]
-
-
-def layer_weights(layer: Layer) -> list[Weight]:
-    """Every weight of a layer."""
-    norms = [
-        layer.attention_norm,
-        layer.attention.query_norm,
-        layer.attention.key_norm,
-        layer.attention_post_norm,
-        layer.mlp_norm,
-        layer.mlp_post_norm,
-    ]
-    found = [weight for norm in norms if norm is not None for weight in (norm.weight, norm.bias)]
-    found += [weight for linear in layer_linears(layer) for weight in (linear.weight, linear.bias)]
-    return [weight for weight in found if weight is not None]
 
 
 class Calibration:

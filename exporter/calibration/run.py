@@ -20,6 +20,7 @@ from edgepress.exporter.calibration.engine import Calibration
 from edgepress.exporter.calibration.generate import generate_calibration
 from edgepress.exporter.calibration.store import Store, StoredStages
 from edgepress.exporter.calibration.text import CalibrationTokens, read_calibration, sequences_asked
+from edgepress.exporter.checkpoint import Checkpoint
 from edgepress.exporter.compress import LayerMethod, Recovery, load_method
 from edgepress.exporter.decoder import Decoder
 from edgepress.exporter.plan import Plan
@@ -148,13 +149,20 @@ def calibration_tokens(
                 threads=threads,
                 progress=advance,
             )
+    return read_tokens(prepared.checkpoint, prepared.decoder, settings, bos, prepared.plan.context_length)
+
+
+def read_tokens(
+    checkpoint: Checkpoint, decoder: Decoder, settings: CalibrationText, bos: int | None, context_length: int
+) -> CalibrationTokens:
+    """The tokens that ``settings`` asks for of the files of text that it names."""
     return read_calibration(
         settings.text,
-        tokenizer=read_tokenizer(prepared.checkpoint.directory),
+        tokenizer=read_tokenizer(checkpoint.directory),
         bos=bos,
         settings=settings,
-        vocab_size=prepared.decoder.vocab_size,
-        context_length=prepared.plan.context_length,
+        vocab_size=decoder.vocab_size,
+        context_length=context_length,
     )
 
 

@@ -18,8 +18,7 @@ from torch import Tensor
 from edgepress.errors import InputError
 from edgepress.exporter.calibration import network
 from edgepress.exporter.calibration.activations import Activations
-from edgepress.exporter.calibration.engine import layer_weights
-from edgepress.exporter.decoder import Decoder, Weight
+from edgepress.exporter.decoder import Decoder, Weight, layer_weights
 
 _STREAM_BYTES = 256 << 20  # residual streams of changed models that are held at a time
 _LOGIT_BYTES = 32 << 20  # logits of one model that are held at a time

@@ -1,6 +1,7 @@
 """A small builder over ONNX protobufs: nodes in call order, constants inline or in the data file."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import onnx
@@ -8,6 +9,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from edgepress.exporter.plan import Region
+from edgepress.targets import Operator
 
 OPSET = 21
 IR_VERSION = 10
@@ -15,12 +17,23 @@ CONTRIB = "com.microsoft"  # onnxruntime's own operators
 
 Attribute = int | float | str | list[int]
 
+FLOAT, FLOAT16 = TensorProto.FLOAT, TensorProto.FLOAT16
+_SUFFIX: dict[int, str] = {FLOAT: "float32", FLOAT16: "float16"}
+_MOVES = ("Gather", "Reshape", "Slice", "Split")  # these compute nothing: what comes out is of the type that goes in
+
 
 class GraphBuilder:
-    """Collects the parts of one graph; every method that adds a value returns its name."""
+    """Collects the parts of one graph; every method that adds a value returns its name.
 
-    def __init__(self, data_file: str) -> None:
+    Nodes compute in float32, and inside :meth:`in_half` in float16 those for which ``has_half`` says that there is a
+    kernel. Every float value's type is known, and a Cast is written where a node needs another one, so that onnxruntime
+    has none to insert.
+    """
+
+    def __init__(self, data_file: str, has_half: Callable[[Operator], bool] = lambda _: False) -> None:
         self._data_file = data_file
+        self._has_half, self._is_half = has_half, False
+        self._types: dict[str, int] = {}  # of float values: FLOAT or FLOAT16
         self._nodes: list[onnx.NodeProto] = []
         self._made: set[str] = set()
         self._initializers: dict[str, onnx.TensorProto] = {}
@@ -30,6 +43,7 @@ class GraphBuilder:
     def input(self, name: str, dtype: int, shape: Sequence[int | str]) -> str:
         """Add a graph input; names in ``shape`` are dynamic dimensions."""
         self._inputs.append(helper.make_tensor_value_info(name, dtype, list(shape)))
+        self._note_type(name, dtype)
         return name
 
     def output(self, name: str, dtype: int, shape: Sequence[int | str]) -> str:
@@ -41,6 +55,7 @@ class GraphBuilder:
         """Add a small constant inside the model file; adding the same name again is a no-op."""
         if name not in self._initializers:
             self._initializers[name] = numpy_helper.from_array(value, name)
+            self._note_type(name, self._initializers[name].data_type)
         return name
 
     def external(self, name: str, dtype: int, shape: Sequence[int], region: Region) -> str:
@@ -51,11 +66,45 @@ class GraphBuilder:
             for key, value in entries.items():
                 tensor.external_data.add(key=key, value=value)
             self._initializers[name] = tensor
+            self._note_type(name, dtype)
         return name
 
     def has_value(self, name: str) -> bool:
         """Whether a node of this graph makes ``name``."""
         return name in self._made
+
+    @contextmanager
+    def in_half(self, active: bool) -> Iterator[None]:
+        """Nodes added in this block compute in float16, if ``active`` and there is a kernel."""
+        self._is_half, before = active, self._is_half
+        try:
+            yield
+        finally:
+            self._is_half = before
+
+    def _note_type(self, name: str, dtype: int) -> None:
+        if dtype in _SUFFIX:
+            self._types[name] = dtype
+
+    def _computes_in(self, op: str, inputs: Sequence[str], domain: str) -> int | None:
+        """The float type of a node: what it takes and what it gives; None when it takes no floats."""
+        types = [self._types[name] for name in inputs if name in self._types]
+        if not types:
+            return None
+        if op in _MOVES:
+            return types[0]
+        version = 1 if domain else OPSET
+        return FLOAT16 if self._is_half and self._has_half(Operator(domain, op, version)) else FLOAT
+
+    def _as_type(self, name: str, dtype: int) -> str:
+        """A float value in ``dtype``: itself, or its Cast, written once."""
+        if self._types.get(name, dtype) == dtype:
+            return name
+        cast = f"{name}.{_SUFFIX[dtype]}"
+        if cast not in self._made:
+            self._append("Cast", [name], [cast], "", {"to": dtype})
+            self._types[cast] = dtype
+        return cast
 
     def node(
         self,
@@ -67,13 +116,26 @@ class GraphBuilder:
         more_outputs: Sequence[str] = (),
         **attributes: Attribute,
     ) -> str:
-        """Add a node and return its first output's name; an empty input or output name is one left out."""
+        """Add a node and return its first output's name; an empty input or output name is one left out.
+
+        Its float inputs are cast to the type that it computes in.
+        """
         names = [output, *more_outputs]
-        node = onnx.NodeProto(op_type=op, input=inputs, output=names, name=output, domain=domain)
+        dtype = self._computes_in(op, inputs, domain)
+        if dtype is not None:
+            inputs = [self._as_type(name, dtype) for name in inputs]
+            if op != "QuantizeLinear":
+                self._types |= dict.fromkeys(filter(None, names), dtype)
+        self._append(op, inputs, names, domain, attributes)
+        return output
+
+    def _append(
+        self, op: str, inputs: Sequence[str], outputs: Sequence[str], domain: str, attributes: Mapping[str, Attribute]
+    ) -> None:
+        node = onnx.NodeProto(op_type=op, input=inputs, output=outputs, name=outputs[0], domain=domain)
         node.attribute.extend(helper.make_attribute(key, value) for key, value in sorted(attributes.items()))
         self._nodes.append(node)
-        self._made.update(names)
-        return output
+        self._made.update(outputs)
 
     def model(self, name: str, producer_version: str) -> onnx.ModelProto:
         """Return the finished model (opset 21 and onnxruntime's contrib operators)."""

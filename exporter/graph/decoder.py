@@ -9,6 +9,7 @@ buffer of the full context, GroupQueryAttention updates it in place.
 session is made (``SessionOptions.add_initializer``) gives the logits of every position, from the same graph.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,11 +18,12 @@ from onnx import TensorProto
 
 from edgepress.errors import InputError
 from edgepress.exporter.decoder import MLP, Activation, Attention, Decoder, Layer, Linear, Norm, Rotation, Weight
-from edgepress.exporter.graph.builder import CONTRIB, GraphBuilder
+from edgepress.exporter.graph.builder import CONTRIB, FLOAT, FLOAT16, GraphBuilder
 from edgepress.exporter.graph.linears import Projection, block_scales, write_linear
 from edgepress.exporter.plan import Plan
+from edgepress.targets import Operator
 
-INT32, INT64, FLOAT, UINT8 = TensorProto.INT32, TensorProto.INT64, TensorProto.FLOAT, TensorProto.UINT8
+INT32, INT64, UINT8 = TensorProto.INT32, TensorProto.INT64, TensorProto.UINT8
 
 LOGITS_START = "logits_start"
 LONG_FROM = "long_from"
@@ -29,9 +31,19 @@ _HEAD_MULTIPLE = 8  # onnxruntime's CPU kernel; what is rotated inside it must b
 _TO_THE_END = np.iinfo(np.int64).max
 
 
-def build_decoder(decoder: Decoder, plan: Plan, *, data_file: str, version: str) -> onnx.ModelProto:
-    """Return the model of ``decoder`` with the weights that ``plan`` places in ``data_file``."""
-    graph = GraphBuilder(data_file)
+def build_decoder(
+    decoder: Decoder,
+    plan: Plan,
+    *,
+    data_file: str,
+    version: str,
+    has_half: Callable[[Operator], bool] = lambda _: False,
+) -> onnx.ModelProto:
+    """Return the model of ``decoder`` with the weights that ``plan`` places in ``data_file``.
+
+    ``has_half`` says for which operators there is a float16 kernel: the plan's float16 layers compute those in float16.
+    """
+    graph = GraphBuilder(data_file, has_half)
     writer = _DecoderGraph(graph, decoder, plan)
     writer.write()
     return graph.model(decoder.model_type, version)
@@ -67,7 +79,8 @@ class _DecoderGraph:
         stream = _Stream(self._embed())
         last = len(self.decoder.layers) - 1
         for index, layer in enumerate(self.decoder.layers):
-            stream = self._layer(index, layer, stream, trim=index == last)
+            with self.graph.in_half(index in self.plan.half_layers):
+                stream = self._layer(index, layer, stream, trim=index == last)
         if self.decoder.rotation is not None:
             total = (
                 stream.x if stream.pending is None else self.graph.node("Add", [stream.x, stream.pending], "rotated")
@@ -115,7 +128,8 @@ class _DecoderGraph:
 
     def _float(self, weight: Weight) -> str:
         tensor = self.plan.of(weight)
-        return self.graph.external(weight.name, FLOAT, weight.shape, tensor.regions["data"])
+        kind = FLOAT16 if tensor.form == "half" else FLOAT
+        return self.graph.external(weight.name, kind, weight.shape, tensor.regions["data"])
 
     def _linear(self, linear: Linear, x: str, output: str, *, normed: bool = True) -> str:
         weight = linear.weight
@@ -134,12 +148,7 @@ class _DecoderGraph:
         g, weight = self.graph, self.decoder.embedding
         tensor = self.plan.of(weight)
         if tensor.scheme is None:
-            half = tensor.form == "half"
-            kind = TensorProto.FLOAT16 if half else FLOAT
-            table = g.external(weight.name, kind, weight.shape, tensor.regions["data"])
-            x = g.node("Gather", [table, "input_ids"], "embedded.half" if half else "embedded")
-            if half:
-                x = g.node("Cast", [x], "embedded", to=FLOAT)
+            x = g.node("Gather", [self._float(weight), "input_ids"], "embedded")
         else:
             x = self._embed_quantized()
         if self.decoder.embedding_multiplier != 1.0:
@@ -261,7 +270,7 @@ class _DecoderGraph:
         return y, residual
 
     def _attention(self, index: int, attention: Attention, hidden: str) -> str:
-        """Attend with rotary embedding and cache inside GroupQueryAttention.
+        """Attend with rotary embedding and cache inside GroupQueryAttention, in float32 as the cache is.
 
         ::
 
@@ -287,21 +296,22 @@ class _DecoderGraph:
         if apart or attention.query_norm is not None or attention.key_norm is not None:
             query = self._split_qkv(attention, qkv, name)
             query = self._normed(attention, query)
+        with g.in_half(False):
             if apart:
                 query, rope = self._rotated(attention, query, rope), []
-        return g.node(
-            "GroupQueryAttention",
-            [*query, *past, "seqlens_k", "total_length", *rope],
-            f"{name}.attended",
-            domain=CONTRIB,
-            more_outputs=present,
-            num_heads=attention.heads,
-            kv_num_heads=attention.kv_heads,
-            do_rotary=int(bool(rope)),
-            scale=attention.scale,
-            softcap=attention.softcap,
-            local_window_size=-1 if attention.window is None else attention.window,
-        )
+            return g.node(
+                "GroupQueryAttention",
+                [*query, *past, "seqlens_k", "total_length", *rope],
+                f"{name}.attended",
+                domain=CONTRIB,
+                more_outputs=present,
+                num_heads=attention.heads,
+                kv_num_heads=attention.kv_heads,
+                do_rotary=int(bool(rope)),
+                scale=attention.scale,
+                softcap=attention.softcap,
+                local_window_size=-1 if attention.window is None else attention.window,
+            )
 
     def _split_qkv(self, attention: Attention, qkv: str, name: str) -> list[str]:
         """Split into q, k and v, each (batch, sequence, its heads · head_dim)."""

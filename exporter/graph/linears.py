@@ -12,10 +12,10 @@ from onnx import TensorProto, helper
 
 from edgepress.exporter import integer
 from edgepress.exporter.decoder import Weight
-from edgepress.exporter.graph.builder import CONTRIB, GraphBuilder
+from edgepress.exporter.graph.builder import CONTRIB, FLOAT, FLOAT16, GraphBuilder
 from edgepress.exporter.plan import Form, PlannedTensor
 
-FLOAT, UINT8, UINT16 = TensorProto.FLOAT, TensorProto.UINT8, TensorProto.UINT16
+UINT8, UINT16 = TensorProto.UINT8, TensorProto.UINT16
 _ROUNDED, _BACK = ".input.rounded", ".input"  # how values end that are activations in integers, and real again
 _BIAS = 5  # the input of MatMulNBits that is added; two optional ones are between it and the zero points
 
@@ -58,13 +58,11 @@ def _float(g: GraphBuilder, p: Projection, x: str, output: str) -> str:
 def _half(g: GraphBuilder, p: Projection, x: str, output: str) -> str:
     """As :func:`_float`, from a weight in float16.
 
-    onnxruntime's CPU provider has no float16 product on x86-64 (nor Add, Mul, Gelu), and turns the weight into float32
-    once, when the session is opened.
+    onnxruntime's CPU provider has no float16 product (nor Add, Mul, Gelu): the graph casts the weight to float32, which
+    is done once, when the session is opened.
     """
-    name = p.tensor.weight.name
-    stored = g.external(name, TensorProto.FLOAT16, p.weight.shape, p.tensor.regions["data"])
-    weight = g.node("Cast", [stored], f"{name}.float32", to=FLOAT)
-    product = g.node("FusedMatMul", [x, weight], _product(p, output), domain=CONTRIB, transB=1)
+    stored = g.external(p.tensor.weight.name, FLOAT16, p.weight.shape, p.tensor.regions["data"])
+    product = g.node("FusedMatMul", [x, stored], _product(p, output), domain=CONTRIB, transB=1)
     return _add_bias(g, p, product, output)
 
 
@@ -92,12 +90,16 @@ def _blocks(g: GraphBuilder, p: Projection, x: str, output: str) -> str:
 
 
 def block_scales(g: GraphBuilder, tensor: PlannedTensor) -> list[str]:
-    """Inputs that turn block-wise codes into weights: scales and, unless symmetric, zero points."""
+    """Inputs that turn block-wise codes into weights: scales and, unless symmetric, zero points.
+
+    Scales are of the type that the product computes in.
+    """
     name, scheme = tensor.weight.name, tensor.scheme
     if scheme is None:
         raise ValueError(f"{name} has no scheme")
     rows, columns = tensor.weight.shape
-    scales = g.external(f"{name}.scales", FLOAT, scheme.scales_shape(rows, columns), tensor.regions["scales"])
+    kind = FLOAT16 if tensor.form == "half blocks" else FLOAT
+    scales = g.external(f"{name}.scales", kind, scheme.scales_shape(rows, columns), tensor.regions["scales"])
     if scheme.symmetric:
         return [scales]
     shape = scheme.zero_points_shape(rows, columns)
@@ -197,6 +199,7 @@ _FORMS: dict[Form, Callable[[GraphBuilder, Projection, str, str], str]] = {
     "float": _float,
     "half": _half,
     "blocks": _blocks,
+    "half blocks": _blocks,
     "dynamic": _dynamic,
     "uint8": _static,
     "uint16": _static,

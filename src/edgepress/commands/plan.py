@@ -5,7 +5,10 @@ import argparse
 from edgepress.commands.export import add_model_arguments
 
 NAME = "plan"
-HELP = "print what an export would do to each tensor; reads no weights, unless a [budget] must be measured"
+HELP = (
+    "print what an export would do to each tensor; reads no weights, unless a [budget] or float16 [activations] must "
+    "be measured"
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

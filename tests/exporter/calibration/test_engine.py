@@ -12,10 +12,10 @@ from tiny_models import save
 
 from edgepress.errors import InputError
 from edgepress.exporter.calibration import engine, network
-from edgepress.exporter.calibration.engine import Calibration, layer_linears
+from edgepress.exporter.calibration.engine import Calibration
 from edgepress.exporter.calibration.store import Store
 from edgepress.exporter.compress import Quantized
-from edgepress.exporter.decoder import Weight
+from edgepress.exporter.decoder import Weight, layer_linears
 from edgepress.exporter.export import Prepared, decide
 
 GPTQ = '[weights]\nmethod = "gptq"\nbits = 4\nblock_size = 32\n[embedding]\nmethod = "rtn"\n'

@@ -15,11 +15,11 @@ from edgepress.errors import InputError
 from edgepress.exporter.calibration import network
 from edgepress.exporter.calibration.activations import Activations
 from edgepress.exporter.calibration.codes import Codes
-from edgepress.exporter.calibration.engine import Calibration, LayerTask, layer_linears
+from edgepress.exporter.calibration.engine import Calibration, LayerTask
 from edgepress.exporter.calibration.learned import split
 from edgepress.exporter.calibration.store import Store
 from edgepress.exporter.compress import Quantized, autoround
-from edgepress.exporter.decoder import MLP, Attention, Layer, Linear, Weight
+from edgepress.exporter.decoder import MLP, Attention, Layer, Linear, Weight, layer_linears
 from edgepress.exporter.export import Prepared, decide
 from edgepress.exporter.plan import Plan, PlannedTensor
 from edgepress.exporter.scheme import Scheme
