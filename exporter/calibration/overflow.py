@@ -1,7 +1,9 @@
 """Which layers overflow float16: what calibration text makes of everything that would be float16 in a layer.
 
 float16 ends at 65504. Text that was not seen may reach further, so that a layer stays in float32 when anything in it
-comes within a factor of ``MARGIN`` of the end; a weight stays when it is beyond the end itself.
+comes within a factor of ``MARGIN`` of the end; and when a weight in it is beyond the end itself. Every value is looked
+at but those inside attention, which is computed in float32, whether or not a host's onnxruntime has a float16 kernel
+there.
 """
 
 from __future__ import annotations

@@ -1,9 +1,14 @@
 """Every target found on disk is held to the same contract."""
 
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
 import pytest
 
 from edgepress.errors import InputError
-from edgepress.targets import Operator, find_target, missing_kernels, target_names
+from edgepress.targets import Operator, find_target, has_kernel, missing_kernels, target_names
 
 
 @pytest.mark.parametrize("name", target_names())
@@ -25,3 +30,68 @@ def test_the_kernel_registry_knows_what_the_cpu_runs() -> None:
     present = Operator("com.microsoft", "MatMulNBits", 1)
     absent = [Operator("com.microsoft", "NoSuchOperator", 1), Operator("", "MatMul", 0)]
     assert missing_kernels(target, [present, *absent]) == absent
+
+
+HALF = np.ones((1, 2, 32), np.float16)
+CODES = np.full((8, 1, 16), 0x99, np.uint8)
+GAIN = np.ones(32, np.float16)
+TABLE = np.ones((4, 16), np.float16)
+PAST = np.zeros((1, 1, 0, 32), np.float16)
+BLOCKS = {"K": 32, "N": 8, "bits": 4, "block_size": 32}
+NODES = {  # operator: domain, inputs, attributes, outputs
+    "MatMulNBits": ("com.microsoft", [HALF, CODES, np.ones((8, 1), np.float16)], BLOCKS, 1),
+    "SimplifiedLayerNormalization": ("", [HALF, GAIN], {}, 1),
+    "LayerNormalization": ("", [HALF, GAIN, GAIN], {}, 1),
+    "SkipSimplifiedLayerNormalization": ("com.microsoft", [HALF, HALF, GAIN], {}, 1),
+    "SkipLayerNormalization": ("com.microsoft", [HALF, HALF, GAIN, GAIN], {}, 1),
+    "RotaryEmbedding": ("com.microsoft", [HALF, np.array([[0, 1]]), TABLE, TABLE], {"num_heads": 1}, 1),
+    "GroupQueryAttention": (
+        "com.microsoft",
+        [HALF, HALF, HALF, PAST, PAST, np.array([1], np.int32), np.array(2, np.int32)],
+        {"num_heads": 1, "kv_num_heads": 1},
+        3,
+    ),
+    "Gather": ("", [HALF, np.array([0])], {}, 1),
+    "GatherBlockQuantized": (
+        "com.microsoft",
+        [CODES[:, 0], np.array([0]), np.ones((8, 1), np.float16)],
+        {"bits": 4, "block_size": 32, "quantize_axis": 1},
+        1,
+    ),
+    "MatMul": ("", [HALF, HALF[0].T], {}, 1),
+    "FusedMatMul": ("com.microsoft", [HALF, HALF[0]], {"transB": 1}, 1),
+    "Add": ("", [HALF, HALF], {}, 1),
+    "Mul": ("", [HALF, HALF], {}, 1),
+    "Gelu": ("", [HALF], {}, 1),
+    "QuickGelu": ("com.microsoft", [HALF], {}, 1),
+    "Relu": ("", [HALF], {}, 1),
+    "Tanh": ("", [HALF], {}, 1),
+}
+
+
+@pytest.mark.parametrize("op", NODES)
+def test_a_float16_kernel_is_there_when_onnxruntime_inserts_no_casts(tmp_path: Path, op: str) -> None:
+    domain, values, attributes, outputs = NODES[op]
+    feeds = {f"x{number}": value for number, value in enumerate(values)}
+    names = [f"y{number}" for number in range(outputs)]
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node(op, list(feeds), names, domain=domain, **attributes)],
+        op,
+        [
+            onnx.helper.make_tensor_value_info(name, onnx.helper.np_dtype_to_tensor_dtype(value.dtype), value.shape)
+            for name, value in feeds.items()
+        ],
+        [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT16, None) for name in names],
+    )
+    opsets = [onnx.helper.make_opsetid("", 21), onnx.helper.make_opsetid("com.microsoft", 1)]
+    model = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=10)
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.optimized_model_filepath = str(tmp_path / "run.onnx")
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    assert np.isfinite(session.run(["y0"], feeds)[0]).all()
+    casts = [node for node in onnx.load_model(tmp_path / "run.onnx").graph.node if node.op_type == "Cast"]
+    operator = Operator(domain, op, 1 if domain else 21)
+    assert has_kernel(find_target("arm64-cpu"), operator, "float16") == (not casts)
+    assert has_kernel(find_target("arm64-cpu"), operator, "float32")

@@ -11,6 +11,7 @@ import tiny_models
 from hypothesis import given
 from hypothesis import strategies as st
 from oracles_decoder import forward
+from sessions import genai_tokens, graph_logits, greedy_tokens
 
 from edgepress.errors import InputError
 from edgepress.exporter import decide, export, integer, stream
@@ -54,25 +55,6 @@ def recipe(tmp_path: Path, text: str) -> Path:
 def preset_for(tmp_path: Path, name: str) -> Path:
     """A preset with calibration sequences that fit the tiny models' context."""
     return recipe(tmp_path, (PRESETS / f"{name}.toml").read_text(encoding="utf-8") + CALIBRATION)
-
-
-def graph_logits(bundle: Path, pieces: list[np.ndarray]) -> np.ndarray:
-    """Logits of every position, from plain onnxruntime, a piece of the text at a time."""
-    options = onnxruntime.SessionOptions()
-    start = onnxruntime.OrtValue.ortvalue_from_numpy(np.array([0], np.int64))
-    options.add_initializer("logits_start", start)
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(bundle / "model.onnx", options, providers=["CPUExecutionProvider"])
-    inputs = [value for value in session.get_inputs() if value.name.startswith("past")]
-    past = {value.name: np.zeros((1, value.shape[1], 0, value.shape[3]), np.float32) for value in inputs}
-    rows, length = [], 0
-    for piece in pieces:
-        length += len(piece)
-        mask = np.ones((1, length), np.int64)
-        logits, *present = session.run(None, {"input_ids": piece[None], "attention_mask": mask, **past})
-        past = dict(zip(past, present, strict=True))
-        rows.append(logits[0])
-    return np.concatenate(rows)
 
 
 def rms(found: np.ndarray, expected: np.ndarray) -> float:
@@ -246,23 +228,12 @@ def test_the_runtime_scores_every_position_from_bundle_and_prepared_form(
 
 @pytest.mark.parametrize("preset", ["int8-dynamic", "int8-static", "int8-static-a16"])
 def test_genai_gives_the_same_greedy_tokens(home: Path, tmp_path: Path, text: Path, preset: str) -> None:
-    genai = pytest.importorskip("onnxruntime_genai")
-    bundle, prompt, steps = tmp_path / "out", TOKENS[:12], 16
-    export(home / "llama", out=bundle, recipe=preset_for(tmp_path, preset), calibration=[text])
-    tokens = list(prompt)
-    pieces = [prompt]
-    for _ in range(steps):
-        tokens.append(int(graph_logits(bundle, pieces)[-1].argmax()))
-        pieces.append(np.array(tokens[-1:]))
-    parameters = genai.GeneratorParams(genai.Model(str(bundle)))
-    parameters.set_search_options(max_length=len(tokens), do_sample=False)
-    generator = genai.Generator(genai.Model(str(bundle)), parameters)
-    generator.append_tokens(prompt.astype(np.int32))
-    while not generator.is_done():
-        generator.generate_next_token()
-    found = list(generator.get_sequence(0))
+    pytest.importorskip("onnxruntime_genai")
+    prompt, steps = TOKENS[:12], 16
+    export(home / "llama", out=tmp_path / "out", recipe=preset_for(tmp_path, preset), calibration=[text])
+    found = genai_tokens(tmp_path / "out", prompt, steps)
     assert len(found) > len(prompt)
-    assert found == tokens[: len(found)]
+    assert found == greedy_tokens(tmp_path / "out", prompt, steps)[: len(found)]
 
 
 @pytest.mark.parametrize(

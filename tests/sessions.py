@@ -1,0 +1,49 @@
+"""Bundles run by others than our runtime: plain onnxruntime, and onnxruntime-genai."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+
+
+def graph_logits(bundle: Path, pieces: Sequence[np.ndarray]) -> np.ndarray:
+    """Logits of every position, (length, vocabulary), from plain onnxruntime, a piece of the text at a time."""
+    options = onnxruntime.SessionOptions()
+    start = onnxruntime.OrtValue.ortvalue_from_numpy(np.array([0], np.int64))
+    options.add_initializer("logits_start", start)
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(bundle / "model.onnx", options, providers=["CPUExecutionProvider"])
+    inputs = [value for value in session.get_inputs() if value.name.startswith("past")]
+    past = {value.name: np.zeros((1, value.shape[1], 0, value.shape[3]), np.float32) for value in inputs}
+    rows, length = [], 0
+    for piece in pieces:
+        length += len(piece)
+        mask = np.ones((1, length), np.int64)
+        logits, *present = session.run(None, {"input_ids": piece[None], "attention_mask": mask, **past})
+        past = dict(zip(past, present, strict=True))
+        rows.append(logits[0])
+    return np.concatenate(rows)
+
+
+def greedy_tokens(bundle: Path, prompt: np.ndarray, steps: int) -> list[int]:
+    """``prompt`` and the ``steps`` likeliest tokens after it, from plain onnxruntime."""
+    tokens, pieces = list(prompt), [prompt]
+    for _ in range(steps):
+        tokens.append(int(graph_logits(bundle, pieces)[-1].argmax()))
+        pieces.append(np.array(tokens[-1:]))
+    return tokens
+
+
+def genai_tokens(bundle: Path, prompt: np.ndarray, steps: int) -> list[int]:
+    """The same from onnxruntime-genai, which ends at the end-of-sequence token."""
+    import onnxruntime_genai as genai
+
+    model = genai.Model(str(bundle))
+    parameters = genai.GeneratorParams(model)
+    parameters.set_search_options(max_length=len(prompt) + steps, do_sample=False)
+    generator = genai.Generator(model, parameters)
+    generator.append_tokens(prompt.astype(np.int32))
+    while not generator.is_done():
+        generator.generate_next_token()
+    return list(generator.get_sequence(0))
