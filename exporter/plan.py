@@ -23,8 +23,8 @@ Form = Literal["float", "blocks", "dynamic", "uint8", "uint16", "half", "half bl
 # 22 to 59 ms with blocks of 16 and 256, 0.10 to 0.15 ms with those between.
 _BLOCKS_2_BITS = (32, 128)
 _KEPT = {
-    "norm": "onnxruntime's norms take float32 gains",
-    "bias": "MatMulNBits adds float32 biases",
+    "norm": "gains are of the type that the norm computes in, float32",
+    "bias": "biases are of the type that is added up in, float32",
     "positions": "kept: added to the residual stream, where an error reaches every layer",
 }
 
