@@ -12,6 +12,9 @@ from edgepress.exporter.recipe import Storage, candidate_storage, preset_names, 
 from edgepress.exporter.scheme import BITS, BLOCK_SIZES
 
 
+ROOT = Path(__file__).parents[2]
+
+
 def write(folder: Path, text: str) -> Path:
     path = folder / "mine.toml"
     path.write_text(text, encoding="utf-8")
@@ -114,3 +117,16 @@ def test_a_wrong_recipe_is_one_clear_error(tmp_path: Path, text: str, message: s
 def test_an_unknown_preset_names_the_nearest_and_all() -> None:
     with pytest.raises(InputError, match=r"did you mean int4-fast\? Presets: .*fp32"):
         read_recipe("int4-fsat")
+
+
+def test_a_promise_is_what_the_benchmark_measured() -> None:
+    lines = (ROOT / "benchmarks" / "results" / "accuracy.jsonl").read_text(encoding="utf-8").splitlines()[1:]
+    samples = [json.loads(line) for line in lines]
+    measured = {(one["name"], one["model"]): one["kl"] for one in samples if "kl" in one and one["tool"] == "edgepress"}
+    promising = [name for name in preset_names() if read_recipe(name).promise]
+    assert {"int4", "int4-fast", "int4-best", "int4-small"} <= set(promising)
+    for name in promising:
+        promise = read_recipe(name).promise
+        assert promise.keys() == {model for preset, model in measured if preset == name}
+        for model, kl in promise.items():
+            assert kl == pytest.approx(measured[name, model], rel=0.01, abs=0.0005)
