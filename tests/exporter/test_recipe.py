@@ -22,7 +22,9 @@ def write(folder: Path, text: str) -> Path:
 
 
 def test_the_presets_are_those_that_the_readme_names() -> None:
-    assert set(preset_names()) >= {"fp32", "int8", "int4", "int4-fast"}
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    table = readme[readme.index("### Recipes") : readme.index("Calibrated presets")]
+    assert all(f"`{name}`" in table for name in preset_names())
 
 
 @pytest.mark.parametrize(
@@ -31,13 +33,19 @@ def test_the_presets_are_those_that_the_readme_names() -> None:
         ("fp32", Storage("rtn", 32, 32)),
         ("int8", Storage("rtn", 8, 32)),
         ("int4", Storage("rtn", 4, 32)),
-        ("int4-fast", Storage("rtn", 4, 128)),
     ],
 )
 def test_a_preset_stores_layers_embedding_and_head_alike(name: str, storage: Storage) -> None:
     recipe = read_recipe(name)
     assert (recipe.weights, recipe.embedding, recipe.head) == (storage, storage, storage)
     assert recipe.accuracy_level == 4
+
+
+def test_the_fast_preset_is_calibrated_and_no_larger_than_block_128() -> None:
+    recipe = read_recipe("int4-fast")
+    assert recipe.weights == Storage("gptq", 4, 128)
+    assert recipe.embedding == Storage("rtn", 4, 128)
+    assert recipe.after == ("distill",)
 
 
 @given(bits=st.sampled_from(BITS), block=st.sampled_from(BLOCK_SIZES), head_bits=st.sampled_from(BITS))
