@@ -179,7 +179,7 @@ def main() -> None:
     """Measure in turn, keep the raw samples, print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shapes", nargs="*", default=["smollm2-135m", "qwen2.5-0.5b"])
-    parser.add_argument("--recipes", nargs="*", default=["int4", "int4-fast"])
+    parser.add_argument("--recipes", nargs="*", default=["int4", "int4-128"])
     parser.add_argument("--threads", type=int, nargs="*", default=[1, 2])
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--child", nargs=4, help=argparse.SUPPRESS)

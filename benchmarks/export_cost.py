@@ -59,7 +59,7 @@ def main() -> None:
     samples, rows = [], []
     for shape in arguments.shapes:
         checkpoint(shape)
-        for recipe, block in (("int4", 32), ("int4-fast", 128)):
+        for recipe, block in (("int4", 32), ("int4-128", 128)):
             pairs = []
             for turn in range(arguments.rounds):
                 pair = ours(shape, recipe), theirs(shape, block)

@@ -66,7 +66,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
     samples, rows = [], []
-    for recipe in ("int4", "int4-fast"):
+    for recipe in ("int4", "int4-128"):
         bundle = WORK / f"memory-{arguments.shape}-{recipe}"
         export(checkpoint(arguments.shape), out=bundle, recipe=recipe, force=True)
         prepare(bundle)

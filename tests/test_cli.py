@@ -36,7 +36,7 @@ def test_help_names_every_verb_and_the_exit_codes() -> None:
 
 
 def test_an_export_says_what_it_wrote_and_draws_no_bar_in_a_pipe(demo: Path) -> None:
-    result = edgepress("export", "demo", "--recipe", "int4-fast", "--out", demo.parent / "fast")
+    result = edgepress("export", "demo", "--recipe", "int4-128", "--out", demo.parent / "fast")
     assert result.returncode == 0
     assert "MB" in result.stdout
     assert "lowest SQNR" in result.stdout

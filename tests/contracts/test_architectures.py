@@ -209,7 +209,7 @@ def test_only_quantization_differs(workshop: Workshop, name: str, bits: int, blo
 
 
 @every_family
-@pytest.mark.parametrize(("recipe", "block"), [("int4", 32), ("int4-fast", 128), ("int8", 32)])
+@pytest.mark.parametrize(("recipe", "block"), [("int4", 32), ("int4-128", 128), ("int8", 32)])
 def test_presets_differ_by_int8_activations(workshop: Workshop, name: str, recipe: str, block: int) -> None:
     found, expected = _with_dequantized_weights(workshop, name, recipe)
     assert relative_rms(found, expected) < INT8_ACTIVATION_TOLERANCE

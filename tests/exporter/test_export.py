@@ -56,7 +56,7 @@ def edit_tensors(checkpoint: Path, edit: Callable[[dict[str, np.ndarray]], objec
     save_file(tensors, checkpoint / "model.safetensors")
 
 
-@pytest.mark.parametrize("recipe", ["fp32", "int8", "int8-dynamic", "int4", "int4-fast"])
+@pytest.mark.parametrize("recipe", ["fp32", "int8", "int8-dynamic", "int4", "int4-128"])
 def test_the_same_inputs_give_the_same_bytes_on_any_thread_count_and_in_any_place(
     llama: Path, tmp_path: Path, recipe: str
 ) -> None:
@@ -246,9 +246,9 @@ def test_check_puts_parity_into_the_manifest_and_fails_on_a_wrong_graph(
 
 
 def test_the_plan_predicts_the_bundle(llama: Path, tmp_path: Path) -> None:
-    prepared = decide(llama, target="arm64-cpu", recipe="int4-fast")
+    prepared = decide(llama, target="arm64-cpu", recipe="int4-128")
     predicted = plan_to_json(prepared)
-    manifest = export(llama, out=tmp_path / "out", recipe="int4-fast")
+    manifest = export(llama, out=tmp_path / "out", recipe="int4-128")
     assert predicted["totals"]["data_file_bytes"] == manifest.files["model.onnx.data"].size
     assert predicted["estimates"]["bundle_bytes"] == pytest.approx(manifest.totals["bytes_after"], rel=0.25)
     text = format_plan(prepared)

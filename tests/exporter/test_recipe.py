@@ -11,7 +11,6 @@ from edgepress.errors import InputError
 from edgepress.exporter.recipe import Storage, candidate_storage, preset_names, read_recipe, recipe_from_json
 from edgepress.exporter.scheme import BITS, BLOCK_SIZES
 
-
 ROOT = Path(__file__).parents[2]
 
 
