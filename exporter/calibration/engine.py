@@ -42,6 +42,7 @@ from edgepress.exporter.decoder import Decoder, Layer, Linear, Weight, layer_lin
 from edgepress.exporter.plan import Plan
 from edgepress.exporter.recipe import Recipe
 from edgepress.exporter.scheme import Scheme
+from edgepress.progress import Progress, silent
 
 _KEPT_BYTES = 512 << 20  # intermediate activations of one layer that may wait in memory; beyond, they are recomputed
 
@@ -109,7 +110,8 @@ class ModelTask:
 
     ``stages`` gives each weight as it will be stored so far; ``put`` replaces one. ``tokens`` is the calibration text,
     (sequences, length), and ``teacher`` what goes into the full-precision model's final norm for it; ``read`` gives a
-    checkpoint weight in float32, without transforms, ``full`` the one that was rounded, with them.
+    checkpoint weight in float32, without transforms, ``full`` the one that was rounded, with them. ``progress`` makes
+    the method's bar.
     """
 
     decoder: Decoder
@@ -123,7 +125,7 @@ class ModelTask:
     device: torch.device
     seed: int
     changed: dict[str, Quantized | NDArray[np.float32]] = field(default_factory=dict)
-    progress: Callable[[int], None] = lambda _: None
+    progress: Progress = silent
 
     def put(self, weight: Weight, stored: Quantized | NDArray[np.float32]) -> None:
         """Store ``weight`` so."""
@@ -221,25 +223,24 @@ class Calibration:
         repairs = [recovery.name for recovery in self.recoveries if recovery.model is not None]
         return names + [f"{count + 1 + index:04}-{name}" for index, name in enumerate(repairs)]
 
-    def run(self, progress: Callable[[int], None] | None = None) -> StoredStages:
-        """Do every stage that is not done yet; ``progress`` is called with 1 after each.
+    def run(self, progress: Progress = silent) -> StoredStages:
+        """Do every stage that is not done yet; ``progress`` makes a bar for the layers, and one for each repair.
 
         Raises:
             InputError: activations are not finite, or a method cannot use what it was given; what is done is kept.
 
         """
-        with torch.no_grad():
+        count = len(self.decoder.layers)
+        with torch.no_grad(), progress(count + 1, "calibrating", " layers") as advance:
             for index, layer in enumerate(self.decoder.layers):
                 name = f"{index:04}-layer"
                 if not self.store.has(name):
                     self._layer(index, layer, name)
-                if progress is not None:
-                    progress(1)
-            name = f"{len(self.decoder.layers):04}-head"
+                advance(1)
+            name = f"{count:04}-head"
             if not self.store.has(name):
                 self._head(name)
-        if progress is not None:
-            progress(1)
+            advance(1)
         self._repair(progress)
         return self.store.weights()
 
@@ -406,7 +407,7 @@ class Calibration:
             reports[weight.name] = report(full, codes)
         self.store.save(stage, arrays, {"reports": reports})
 
-    def _repair(self, progress: Callable[[int], None] | None) -> None:
+    def _repair(self, progress: Progress) -> None:
         """Let the methods that look at the whole model repair it."""
         first = len(self.decoder.layers) + 1
         repairs = [recovery for recovery in self.recoveries if recovery.model is not None]
@@ -424,12 +425,11 @@ class Calibration:
                     store=self.store,
                     device=self.device,
                     seed=self.recipe.calibration.seed,
+                    progress=progress,
                 )
                 if recovery.model is not None:
                     recovery.model(task, method_options(recovery, self.recipe))
                 self._save_changed(stage, task)
-            if progress is not None:
-                progress(1)
 
     def _save_changed(self, stage: str, task: ModelTask) -> None:
         arrays: dict[str, NDArray[Any]] = {}

@@ -88,8 +88,7 @@ def calibrate(
         done = [stage for stage in calibration.stages() if store.has(stage)]
         if done:
             _log.warning("continuing in %s after stage %s of %d", directory, done[-1], len(calibration.stages()))
-        with progress(len(calibration.stages()), "calibrating", " layers") as advance:
-            stages = calibration.run(advance)
+        stages = calibration.run(progress)
         yield Calibrated(stages, described, _fingerprint(prepared, chosen))
         store.remove()
 

@@ -149,9 +149,12 @@ def run(task: ModelTask, options: Options) -> None:
     trained, held_out = split(len(task.tokens), task.seed, METHOD.name)
     student = make_student(task, rounding=options["train"] == "rounding")
     training = _Training(task, student, held_out, float(options["rate"]), float(options["rounding_rate"]))
-    with torch.enable_grad():
-        for step in range(training.begin(), steps):
+    with torch.enable_grad(), task.progress(steps, "distilling", " steps") as advance:
+        begun = training.begin()
+        advance(begun)
+        for step in range(begun, steps):
             training.step(draw(trained, batch, (task.seed, step)), share_of_rate(step, steps))
+            advance(1)
             if (step + 1) * _CHECKS // steps != step * _CHECKS // steps:
                 training.check(step + 1)
     for weight in task.decoder.weights():
@@ -216,7 +219,6 @@ class _Training:
         self.optimizer.step()
         for learned in self.student.coded.values():
             learned.keep_in_range()
-        self.task.progress(1)
 
     def loss(self, sequences: NDArray[np.int64]) -> Tensor:
         """Mean divergence over some sequences."""

@@ -17,6 +17,7 @@ from edgepress.exporter.calibration.store import Store
 from edgepress.exporter.compress import Quantized
 from edgepress.exporter.decoder import Weight, layer_linears
 from edgepress.exporter.export import Prepared, decide
+from edgepress.progress import Advance, Progress
 
 GPTQ = '[weights]\nmethod = "gptq"\nbits = 4\nblock_size = 32\n[embedding]\nmethod = "rtn"\n'
 TOKENS = np.random.default_rng(3).integers(3, 300, (6, 24)).astype(np.int64)
@@ -126,21 +127,31 @@ class KilledError(Exception):
     pass
 
 
+def stops_at(turn: int) -> Progress:
+    """Bars that kill the run when one advances for the ``turn``-th time."""
+
+    @contextmanager
+    def bar(_total: int, _label: str, _unit: str = "") -> Iterator[Advance]:
+        left = turn
+
+        def advance(_count: int) -> None:
+            nonlocal left
+            left -= 1
+            if left == 0:
+                raise KilledError
+
+        yield advance
+
+    return bar
+
+
 def test_a_stopped_run_goes_on_and_ends_with_the_same_bytes(tmp_path: Path) -> None:
     prepared = prepare(tmp_path)
     with calibration(prepared, tmp_path / "whole") as run:
         run.run()
     for stop in (1, 2, 3):
-        count = 0
-
-        def stopping(_: int) -> None:
-            nonlocal count
-            count += 1
-            if count == stop:  # noqa: B023 - called in this turn of the loop
-                raise KilledError
-
         with pytest.raises(KilledError), calibration(prepared, tmp_path / f"stopped{stop}") as run:
-            run.run(stopping)
+            run.run(stops_at(stop))
         done = content(tmp_path / f"stopped{stop}")
         assert len(done) == stop
         with calibration(prepared, tmp_path / f"stopped{stop}") as run:

@@ -18,6 +18,7 @@ from edgepress.exporter.calibration.store import Store
 from edgepress.exporter.compress import distill
 from edgepress.exporter.decoder import Weight
 from edgepress.exporter.export import Prepared, decide
+from edgepress.progress import Advance
 
 TOKENS = np.random.default_rng(7).integers(3, 300, (10, 20)).astype(np.int64)
 RECIPE = """after = ["distill"]
@@ -208,6 +209,12 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(stop: int, tmp_path: 
         monkeypatch.setattr(distill._Training, "step", original)
         assert not run.store.has("0004-distill")
     resumed: list[float] = []
+    counts: list[int] = []
+
+    @contextmanager
+    def bar(total: int, label: str, _unit: str = "") -> Iterator[Advance]:
+        yield counts.append if label == "distilling" else lambda _: None
+        assert label != "distilling" or sum(counts) == total == 8
 
     def count(self: distill._Training, sequences: np.ndarray, share: float) -> None:
         resumed.append(share)
@@ -215,8 +222,9 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(stop: int, tmp_path: 
 
     monkeypatch.setattr(distill._Training, "step", count)
     with calibration(prepared, tmp_path / "killed") as run:
-        run.run()
+        run.run(bar)
     assert len(resumed) == 8 - stop  # the state is saved after every step of 8
+    assert counts == [stop] + [1] * (8 - stop)
     assert content(tmp_path / "killed") == content(tmp_path / "whole")
 
 
