@@ -13,19 +13,43 @@ from typing import Literal
 
 from edgepress.errors import InputError
 
+CPU = "CPUExecutionProvider"
+
+
+@dataclass(frozen=True)
+class Soc:
+    """A chip of a target for which models are compiled ahead: ``model`` is the number the provider knows it by.
+
+    ``arch`` is the accelerator's version (Hexagon v75 is 75), ``vtcm_mb`` its tightly coupled memory in MiB.
+    """
+
+    name: str
+    description: str
+    model: int
+    arch: int
+    vtcm_mb: int
+
 
 @dataclass(frozen=True)
 class Target:
     """A device class: the onnxruntime execution provider that runs there, and how legality is known.
 
     ``checked`` says where the knowledge comes from: ``asked`` (the provider's own compiler or kernel registry),
-    ``emulated`` or ``table``.
+    ``emulated`` or ``table``; ``source`` names it, with its version, and for a written table its date. ``socs`` are the
+    chips that can be named with ``--soc``; none where one build serves all.
     """
 
     name: str
     description: str
     provider: str
     checked: Literal["asked", "emulated", "table"]
+    source: str
+    socs: tuple[Soc, ...] = ()
+
+    @property
+    def is_cpu(self) -> bool:
+        """Whether onnxruntime's CPU provider is the target itself; else it takes what the accelerator leaves."""
+        return self.provider == CPU
 
 
 @dataclass(frozen=True)
@@ -38,8 +62,8 @@ class Operator:
 
 
 def target_names() -> list[str]:
-    """Names of the targets found on disk."""
-    return sorted(module.name.replace("_", "-") for module in pkgutil.iter_modules(__path__))
+    """Names of the targets found on disk: modules only, packages are what they share."""
+    return sorted(module.name.replace("_", "-") for module in pkgutil.iter_modules(__path__) if not module.ispkg)
 
 
 def find_target(name: str) -> Target:
@@ -50,6 +74,24 @@ def find_target(name: str) -> Target:
         raise InputError(f"unknown target {name!r}{hint} Known: {', '.join(target_names())}")
     target: Target = importlib.import_module(f"{__name__}.{name.replace('-', '_')}").TARGET
     return target
+
+
+def find_soc(target: Target, name: str) -> Soc:
+    """Return the chip of ``target`` called ``name``.
+
+    Raises:
+        InputError: the target has no such chip, or none at all.
+
+    """
+    names = [soc.name for soc in target.socs]
+    for soc in target.socs:
+        if soc.name == name:
+            return soc
+    if not names:
+        raise InputError(f"target {target.name} has no chips to choose from; leave {name!r} out")
+    near = difflib.get_close_matches(name, names, n=1)
+    hint = f"; did you mean {near[0]}?" if near else "."
+    raise InputError(f"target {target.name} knows no chip {name!r}{hint} Known: {', '.join(names)}")
 
 
 def missing_kernels(target: Target, operators: Iterable[Operator]) -> list[Operator]:

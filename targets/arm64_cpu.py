@@ -7,4 +7,5 @@ TARGET = Target(
     description="64-bit ARM CPU, onnxruntime's CPU provider (MLAS and KleidiAI kernels)",
     provider="CPUExecutionProvider",
     checked="asked",
+    source="onnxruntime's kernel registry, as the installed version registers its CPU kernels",
 )

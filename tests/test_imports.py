@@ -32,6 +32,8 @@ def test_no_file_imports_against_the_flow(folder: str) -> None:
     for path in files:
         for module in imported_modules(path):
             for forbidden in FORBIDDEN[folder]:
+                if forbidden == "onnx" and "legality" in path.parts:
+                    continue  # reads models, on a build machine
                 assert module != forbidden, f"{path} imports {module}"
                 assert not module.startswith(f"{forbidden}."), f"{path} imports {module}"
 

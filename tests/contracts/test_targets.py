@@ -8,7 +8,7 @@ import onnxruntime
 import pytest
 
 from edgepress.errors import InputError
-from edgepress.targets import Operator, find_target, has_kernel, missing_kernels, target_names
+from edgepress.targets import Operator, find_soc, find_target, has_kernel, missing_kernels, target_names
 
 
 @pytest.mark.parametrize("name", target_names())
@@ -18,6 +18,20 @@ def test_a_target_is_named_as_its_file_and_says_how_it_is_checked(name: str) -> 
     assert target.checked in {"asked", "emulated", "table"}
     assert target.provider.endswith("ExecutionProvider")
     assert target.description
+    assert target.source
+    assert len({soc.name for soc in target.socs}) == len(target.socs)
+    for soc in target.socs:
+        assert find_soc(target, soc.name) == soc
+        assert min(soc.model, soc.arch, soc.vtcm_mb) > 0
+
+
+def test_packages_beside_the_targets_are_no_targets() -> None:
+    assert not {"legality", "providers"} & set(target_names())
+
+
+def test_a_target_without_chips_says_so() -> None:
+    with pytest.raises(InputError, match="arm64-cpu has no chips"):
+        find_soc(find_target("arm64-cpu"), "sm8650")
 
 
 def test_an_unknown_target_names_the_nearest_and_all() -> None:

@@ -1,0 +1,11 @@
+"""Android phones' CPUs through onnxruntime's CPU provider."""
+
+from edgepress.targets import Target
+
+TARGET = Target(
+    name="android-cpu",
+    description="Android phone's CPU, onnxruntime's CPU provider, model in ORT format",
+    provider="CPUExecutionProvider",
+    checked="asked",
+    source="onnxruntime's kernel registry, as the installed version registers its CPU kernels",
+)

@@ -1,0 +1,11 @@
+"""x86-64 CPUs through onnxruntime's CPU provider."""
+
+from edgepress.targets import Target
+
+TARGET = Target(
+    name="x86-cpu",
+    description="x86-64 CPU, onnxruntime's CPU provider (MLAS kernels)",
+    provider="CPUExecutionProvider",
+    checked="asked",
+    source="onnxruntime's kernel registry, as the installed version registers its CPU kernels",
+)
