@@ -29,7 +29,8 @@ from edgepress.errors import InputError
 from edgepress.exporter import bundle as files
 from edgepress.exporter.calibration import network
 from edgepress.exporter.calibration.engine import LayerTask
-from edgepress.exporter.calibration.run import calibration_tokens, use_threads
+from edgepress.exporter.calibration.run import given_tokens, use_threads, written_tokens
+from edgepress.exporter.calibration.store import Store
 from edgepress.exporter.calibration.variants import BaseRun, Change, divergences, first_layer, passes
 from edgepress.exporter.checkpoint import Checkpoint, read_weight, resolve_model
 from edgepress.exporter.compress import Transform, load_method, method_options
@@ -105,14 +106,15 @@ def blame(
             "one projection cannot be put back alone; a whole layer can: --group layer"
         )
     by_layer = group == "layer" or bool(kept_out)
-    use_threads(prepared.decoder, threads)
     config = prepared.checkpoint.config
     generation = files.read_json(prepared.checkpoint.file("generation_config.json"))
     bos = bos_token(prepared.decoder, config, generation)
     stored = StoredWeights(path / files.DATA_FILE, prepared.plan)
-    with TemporaryDirectory(prefix="edgepress-") as temporary:
+    with use_threads(prepared.decoder, threads), TemporaryDirectory(prefix="edgepress-") as temporary:
         scratch = Path(temporary)
-        chosen = calibration_tokens(prepared, bos, out=scratch / "text", threads=threads, progress=progress)
+        chosen = given_tokens(prepared, bos)
+        if chosen is None:
+            chosen = written_tokens(prepared, Store(scratch), threads=threads, progress=progress)
         return _measure(prepared, stored, chosen.tokens, scratch, by_layer=by_layer, progress=progress)
 
 

@@ -124,7 +124,6 @@ def keep_what_overflows(
     from edgepress.exporter.parity import prose_tokens
 
     bundle.check_tokenizer(checkpoint)
-    use_threads(decoder, threads)
     context = recipe.context_length or decoder.context_length
     if recipe.calibration.text:
         generation = bundle.read_json(checkpoint.file("generation_config.json"))
@@ -133,7 +132,8 @@ def keep_what_overflows(
     else:
         tokenizer = checkpoint.directory / "tokenizer.json"
         tokens, text = prose_tokens(tokenizer, decoder, context)[None], "built-in prose"
-    with progress(len(decoder.layers), "looking for layers that overflow float16", " layers") as advance:
+    label = "looking for layers that overflow float16"
+    with use_threads(decoder, threads), progress(len(decoder.layers), label, " layers") as advance:
         kept = layers_in_float32(decoder, lambda weight: read_weight(checkpoint, weight), tokens, text, advance)
     return replace(recipe, activations=replace(recipe.activations, kept_layers=kept))
 

@@ -7,11 +7,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from edgepress import __version__
 from edgepress.exporter.budget.sensitivity import (
     TensorGroup,
     change,
@@ -23,11 +21,20 @@ from edgepress.exporter.budget.sensitivity import (
 )
 from edgepress.exporter.budget.speed import group_ms
 from edgepress.exporter.budget.spend import Prices, Spent, prices_to_json, spend
-from edgepress.exporter.calibration.run import calibration_tokens, describe_tokens, use_threads
+from edgepress.exporter.calibration.run import (
+    describe_tokens,
+    given_tokens,
+    text_key,
+    use_threads,
+    versions,
+    written_tokens,
+)
 from edgepress.exporter.calibration.store import Store
+from edgepress.exporter.calibration.text import CalibrationTokens
 from edgepress.exporter.calibration.variants import BaseRun, Change
 from edgepress.exporter.checkpoint import read_weight
 from edgepress.exporter.decoder import Decoder, Weight
+from edgepress.exporter.recipe import Budget
 from edgepress.progress import Progress
 
 if TYPE_CHECKING:
@@ -52,25 +59,35 @@ def spend_budget(
         InputError: the text cannot be used, or nothing among the candidates meets the budget.
 
     """
-    recipe, checkpoint = prepared.recipe, prepared.checkpoint
-    budget = recipe.budget
+    budget = prepared.recipe.budget
     if budget is None:
-        raise ValueError(f"recipe {recipe.name} has no budget")
-    use_threads(plain, threads)
-    short = replace(recipe, calibration=replace(recipe.calibration, tokens=budget.tokens))
-    chosen_tokens = calibration_tokens(
-        replace(prepared, recipe=short), bos, out=scratch, threads=threads, progress=progress
-    )
-    described = describe_tokens(short, chosen_tokens)
-    tokens = chosen_tokens.tokens
+        raise ValueError(f"recipe {prepared.recipe.name} has no budget")
+    with use_threads(plain, threads):
+        return _spend(prepared, plain, budget, scratch=scratch, bos=bos, threads=threads, progress=progress)
+
+
+def _spend(
+    prepared: Prepared,
+    plain: Decoder,
+    budget: Budget,
+    *,
+    scratch: Path,
+    bos: int | None,
+    threads: int | None,
+    progress: Progress,
+) -> tuple[Spent, dict[str, object]]:
+    recipe, checkpoint = prepared.recipe, prepared.checkpoint
+    short = replace(prepared, recipe=replace(recipe, calibration=replace(recipe.calibration, tokens=budget.tokens)))
+    given = given_tokens(short, bos)
     groups, every = tensor_groups(plain, recipe, budget), budget.measure == "every"
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
     def read(weight: Weight) -> Tensor:
         return torch.from_numpy(read_weight(checkpoint, weight)).to(device)
 
-    with Store.open(scratch, _key(prepared, groups, described)) as store:
-        base = BaseRun(plain, read, tokens, store.directory, device)
+    with Store.open(scratch, _key(short, groups, given)) as store:
+        chosen = given or written_tokens(short, store, threads=threads, progress=progress)
+        base = BaseRun(plain, read, chosen.tokens, store.directory, device)
         total = len(plain.layers) + total_passes(plain, groups, every=every)
         with progress(total, "measuring what each tensor may lose", " layers") as advance:
             base.run(advance)
@@ -82,11 +99,15 @@ def spend_budget(
             recipe,
             itemsize=lambda name: checkpoint.tensors[name].itemsize,
             prices=Prices(groups, kl, ms),
-            measure=lambda chosen: measure_choice(base, groups, chosen, fixed),
+            measure=lambda options: measure_choice(base, groups, options, fixed),
         )
         base.remove()
-    summary = {**spent.to_json(), "rounded_by": _rounded_by(groups), **described, "prices": prices_to_json(groups, kl)}
-    return spent, summary
+    return spent, {
+        **spent.to_json(),
+        "rounded_by": _rounded_by(groups),
+        **describe_tokens(short.recipe, chosen),
+        "prices": prices_to_json(groups, kl),
+    }
 
 
 def _fixed(prepared: Prepared, base: BaseRun, groups: Sequence[TensorGroup]) -> Change:
@@ -102,17 +123,17 @@ def _rounded_by(groups: Sequence[TensorGroup]) -> list[str]:
     return sorted({rounding_method(s).name for g in groups for c in g.candidates for s in c.schemes if s is not None})
 
 
-def _key(prepared: Prepared, groups: Sequence[TensorGroup], described: dict[str, object]) -> dict[str, object]:
+def _key(short: Prepared, groups: Sequence[TensorGroup], given: CalibrationTokens | None) -> dict[str, object]:
     """Everything that decides a price; the limit is not among it, so that another one is tried at once."""
     return {
-        "source": prepared.checkpoint.source_hashes(),
+        "source": short.checkpoint.source_hashes(),
         "groups": [
             [group.name, [[None if s is None else asdict(s) for s in c.schemes] for c in group.candidates]]
             for group in groups
         ],
-        "tokens": described["tokens_sha256"],
-        "measure": prepared.recipe.budget and prepared.recipe.budget.measure,
-        "versions": {"edgepress": __version__, "torch": str(torch.__version__), "numpy": np.__version__},
+        "tokens": text_key(short.recipe.calibration, given),
+        "measure": short.recipe.budget and short.recipe.budget.measure,
+        "versions": versions(),
         "threads": torch.get_num_threads(),
         "cuda": torch.cuda.is_available(),
     }

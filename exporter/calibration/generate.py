@@ -4,7 +4,7 @@ The model is exported in 8 bits, rounded to nearest, which needs no calibration,
 the whole vocabulary: the text is then drawn from what the model learned, rare tokens too.
 """
 
-import tempfile
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,13 +19,14 @@ from edgepress.runtime.sampling import softmax
 from edgepress.runtime.session import DecoderSession
 
 GENERATOR = "int8"  # the preset that the text is sampled from
+_BUNDLE = "generator"  # its place while it writes
 
 
 def generate_calibration(
     checkpoint: Path,
     settings: CalibrationText,
     *,
-    beside: Path,
+    folder: Path,
     context_length: int,
     threads: int | None = None,
     progress: Callable[[int], None] | None = None,
@@ -36,8 +37,7 @@ def generate_calibration(
     text that ends before its sequence is full is followed by another one, begun in the same way. Sequence i is drawn
     from the seed (``settings.seed``, i), so that the same seed gives the same text.
 
-    The 8-bit model lies in a hidden directory next to ``beside`` while this runs; ``progress`` is called with the
-    number of tokens after each.
+    The 8-bit model lies in ``folder`` while this runs; ``progress`` is called with the number of tokens after each.
 
     Raises:
         InputError: ``length`` is above the context, or the model cannot be exported.
@@ -46,11 +46,9 @@ def generate_calibration(
     from edgepress.exporter.export import export
 
     check_length(settings, context_length)
-    parent = beside.absolute().parent
-    parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{beside.name}.", suffix=".generator", dir=parent) as folder:
-        bundle = Path(folder) / "bundle"
-        export(checkpoint, out=bundle, recipe=GENERATOR, context_length=settings.length, threads=threads)
+    bundle = folder / _BUNDLE
+    try:
+        export(checkpoint, out=bundle, recipe=GENERATOR, context_length=settings.length, threads=threads, force=True)
         session = DecoderSession(
             read_config(bundle), threads=threads or usable_cores(), context=settings.length, prepared=False
         )
@@ -58,6 +56,8 @@ def generate_calibration(
         for index, sequence in enumerate(tokens):
             _fill(sequence, session, np.random.default_rng([settings.seed, index]), progress)
         del session  # its memory-mapped weights go with the directory
+    finally:
+        shutil.rmtree(bundle, ignore_errors=True)
     return CalibrationTokens(tokens)
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import onnxruntime
 import torch
 from numpy.typing import NDArray
 
@@ -32,6 +33,7 @@ from edgepress.runtime.tokenizer import read_tokenizer
 if TYPE_CHECKING:
     from edgepress.exporter.export import Prepared
 
+_WRITTEN = "0000-generated"  # the stage with the model's own text, before those of the layers
 _WORTH_THREADS = 512  # hidden size below which torch's threads wait for each other longer than they compute
 _log = logging.getLogger("edgepress.calibration")
 
@@ -60,43 +62,58 @@ def calibrate(
 ) -> Iterator[Calibrated]:
     """Calibrate in a hidden directory beside ``out``, which is removed when the block ends without an error.
 
-    After an error or a kill it stays, and the next run with the same inputs goes on from the last complete layer.
+    After an error or a kill it stays when a stage is complete, and the next run with the same inputs goes on there.
 
     Raises:
         InputError: the text or a method's result cannot be used; what is done is kept.
 
     """
     directory = out.absolute().parent / f".{out.name}.calibration"
-    use_threads(prepared.decoder, threads)
     asked = replace(prepared, recipe=wanted_tokens(prepared.recipe, prepared.plan))
-    chosen = calibration_tokens(asked, bos, out=out, threads=threads, progress=progress)
-    layers = asked.recipe if trains_layers(prepared.plan) else prepared.recipe
-    tokens, layer_sequences = layers_first(chosen.tokens, layers.calibration)
-    for warning in chosen.warnings:
-        _log.warning("calibration text: %s", warning)
-    described = describe_tokens(prepared.recipe, chosen) | {"left_out": dict(prepared.left_out)}
-    with Store.open(directory, _key(prepared, source, described)) as store:
-        calibration = Calibration(
-            prepared.checkpoint,
-            prepared.decoder,
-            prepared.plan,
-            prepared.recipe,
-            tokens=tokens,
-            layer_sequences=layer_sequences,
-            store=store,
-        )
-        done = [stage for stage in calibration.stages() if store.has(stage)]
-        if done:
-            _log.warning("continuing in %s after stage %s of %d", directory, done[-1], len(calibration.stages()))
-        stages = calibration.run(progress)
+    with ExitStack() as stack:
+        with use_threads(prepared.decoder, threads):
+            given = given_tokens(asked, bos)
+            store = stack.enter_context(Store.open(directory, _key(asked, source, given)))
+            chosen = given or written_tokens(asked, store, threads=threads, progress=progress)
+            for warning in chosen.warnings:
+                _log.warning("calibration text: %s", warning)
+            stages = _run(prepared, chosen, store, progress)
+        described = describe_tokens(prepared.recipe, chosen) | {"left_out": dict(prepared.left_out)}
         yield Calibrated(stages, described, _fingerprint(prepared, chosen))
         store.remove()
 
 
-def use_threads(decoder: Decoder, threads: int | None) -> None:
-    """Let torch compute on ``threads``; when None, on all cores if the model is large enough to gain by it."""
-    small = decoder.hidden_size < _WORTH_THREADS
+def _run(prepared: Prepared, chosen: CalibrationTokens, store: Store, progress: Progress) -> StoredStages:
+    """Pass the layers and repair the model, from where ``store`` ends."""
+    settings = wanted_tokens(prepared.recipe, prepared.plan) if trains_layers(prepared.plan) else prepared.recipe
+    tokens, layer_sequences = layers_first(chosen.tokens, settings.calibration)
+    calibration = Calibration(
+        prepared.checkpoint,
+        prepared.decoder,
+        prepared.plan,
+        prepared.recipe,
+        tokens=tokens,
+        layer_sequences=layer_sequences,
+        store=store,
+    )
+    done = [stage for stage in calibration.stages() if store.has(stage)]
+    if done:
+        _log.warning("continuing in %s after stage %s of %d", store.directory, done[-1], len(calibration.stages()))
+    return calibration.run(progress)
+
+
+@contextmanager
+def use_threads(decoder: Decoder, threads: int | None) -> Iterator[None]:
+    """Let torch compute on ``threads``; when None, on all cores if the model is large enough to gain by it.
+
+    The caller's number, which is one for the whole process, is restored at the end.
+    """
+    before, small = torch.get_num_threads(), decoder.hidden_size < _WORTH_THREADS
     torch.set_num_threads(threads or (1 if small else usable_cores()))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def describe_tokens(recipe: Recipe, chosen: CalibrationTokens) -> dict[str, object]:
@@ -105,7 +122,7 @@ def describe_tokens(recipe: Recipe, chosen: CalibrationTokens) -> dict[str, obje
         "text": [Path(name).name for name in recipe.calibration.text] or "the model's own generations",
         "sequences": chosen.tokens.shape[0],
         "length": chosen.tokens.shape[1],
-        "tokens_sha256": hashlib.sha256(chosen.tokens.astype("<i8").tobytes()).hexdigest(),
+        "tokens_sha256": _digest(chosen),
         "warnings": list(chosen.warnings),
     }
 
@@ -133,22 +150,50 @@ def layers_first(tokens: NDArray[np.int64], settings: CalibrationText) -> tuple[
     return tokens[np.concatenate([seen, rest])], count
 
 
-def calibration_tokens(
-    prepared: Prepared, bos: int | None, *, out: Path, threads: int | None, progress: Progress
-) -> CalibrationTokens:
-    """The tokens that the recipe's calibration asks for; without text the model writes them, beside ``out``."""
+def given_tokens(prepared: Prepared, bos: int | None) -> CalibrationTokens | None:
+    """The tokens of the text that the recipe names; None when it names none and the model has to write its own."""
     settings = prepared.recipe.calibration
     if not settings.text:
+        return None
+    return read_tokens(prepared.checkpoint, prepared.decoder, settings, bos, prepared.plan.context_length)
+
+
+def written_tokens(prepared: Prepared, store: Store, *, threads: int | None, progress: Progress) -> CalibrationTokens:
+    """The tokens that the model writes itself, the first stage of ``store``: written once, and found there again."""
+    settings = prepared.recipe.calibration
+    if not store.has(_WRITTEN):
         with progress(sequences_asked(settings) * settings.length, "writing calibration text", " tokens") as advance:
-            return generate_calibration(
+            written = generate_calibration(
                 prepared.checkpoint.directory,
                 settings,
-                beside=out,
+                folder=store.directory,
                 context_length=prepared.plan.context_length,
                 threads=threads,
                 progress=advance,
             )
-    return read_tokens(prepared.checkpoint, prepared.decoder, settings, bos, prepared.plan.context_length)
+        store.save(_WRITTEN, {"tokens": written.tokens})
+    return CalibrationTokens(store.load(_WRITTEN)["tokens"])
+
+
+def text_key(settings: CalibrationText, given: CalibrationTokens | None) -> dict[str, object]:
+    """What decides the tokens, for the key of a store: what was read, or what the model is asked to write."""
+    if given is not None:
+        return {"sha256": _digest(given)}
+    return {"tokens": settings.tokens, "length": settings.length, "seed": settings.seed}
+
+
+def versions() -> dict[str, str]:
+    """Versions of what computes, for the key of a store."""
+    return {
+        "edgepress": __version__,
+        "torch": str(torch.__version__),
+        "numpy": np.__version__,
+        "onnxruntime": onnxruntime.__version__,
+    }
+
+
+def _digest(chosen: CalibrationTokens) -> str:
+    return hashlib.sha256(chosen.tokens.astype("<i8").tobytes()).hexdigest()
 
 
 def read_tokens(
@@ -173,17 +218,17 @@ def _fingerprint(prepared: Prepared, chosen: CalibrationTokens) -> Fingerprint |
     return fingerprint(tokenizer.decode(row) for row in chosen.tokens.tolist())
 
 
-def _key(prepared: Prepared, source: Mapping[str, str], described: Mapping[str, object]) -> dict[str, object]:
+def _key(asked: Prepared, source: Mapping[str, str], given: CalibrationTokens | None) -> dict[str, object]:
     """Everything that decides the bytes of a stage."""
     return {
         "source": dict(source),
-        "recipe": prepared.recipe.to_json(),
+        "recipe": asked.recipe.to_json(),
         "schemes": {
             tensor.weight.name: None if tensor.scheme is None else asdict(tensor.scheme)
-            for tensor in prepared.plan.tensors
+            for tensor in asked.plan.tensors
         },
-        "tokens": described["tokens_sha256"],
-        "versions": {"edgepress": __version__, "torch": str(torch.__version__), "numpy": np.__version__},
+        "tokens": text_key(asked.recipe.calibration, given),
+        "versions": versions(),
         "threads": torch.get_num_threads(),
         "cuda": torch.cuda.is_available(),
     }

@@ -1,10 +1,11 @@
 """What calibration has done so far, on disk: a killed run goes on from here and ends with the same bytes.
 
-A directory of stages (``layer-0003.safetensors``), each written beside its place and renamed into it, and the
+A directory of stages (``0003-layer.safetensors``), each written beside its place and renamed into it, and the
 activations that go into the next one. The directory belongs to one key: a digest of everything that decides the bytes.
 """
 
 import json
+import logging
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -14,7 +15,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from edgepress.exporter.compress import Quantized
@@ -22,6 +23,7 @@ from edgepress.files import held_directory
 
 _KEY_FILE = "key.json"
 _SUFFIX = ".safetensors"
+_log = logging.getLogger("edgepress.calibration")
 
 
 class Store:
@@ -33,7 +35,9 @@ class Store:
     @classmethod
     @contextmanager
     def open(cls, directory: Path, key: Mapping[str, object]) -> Iterator["Store"]:
-        """Continue in ``directory`` when it was begun with the same ``key``; else begin anew.
+        """Continue in ``directory`` when it was begun with the same ``key`` and every stage is whole; else begin anew.
+
+        An error before the first stage is complete removes the directory.
 
         Raises:
             InputError: another process calibrates there, or the directory cannot be written.
@@ -41,12 +45,27 @@ class Store:
         """
         text = json.dumps(key, sort_keys=True, indent=1)
         with held_directory(directory, "another export calibrates"):
-            path = directory / _KEY_FILE
-            if not path.is_file() or path.read_text(encoding="utf-8") != text:
+            path, store = directory / _KEY_FILE, cls(directory)
+            if not path.is_file() or path.read_bytes() != text.encode() or store._is_damaged():
                 for old in directory.iterdir():
-                    old.unlink()
-                path.write_text(text, encoding="utf-8")
-            yield cls(directory)
+                    shutil.rmtree(old) if old.is_dir() and not old.is_symlink() else old.unlink()
+                path.write_bytes(text.encode())
+            try:
+                yield store
+            except BaseException:
+                if not store.stages():  # nothing to go on from
+                    store.remove()
+                raise
+
+    def _is_damaged(self) -> bool:
+        """Whether a stage is not as it was written; what later ones were made from is gone, so that none can stay."""
+        for stage in self.stages():
+            try:
+                self.notes(stage)
+            except (SafetensorError, ValueError, KeyError, TypeError) as error:
+                _log.warning("%s: stage %s is damaged (%s); beginning anew", self.directory, stage, error)
+                return True
+        return False
 
     def stages(self) -> list[str]:
         """Names of the stages that are complete, in the order of their names."""
@@ -97,7 +116,7 @@ def to_arrays(name: str, stored: Quantized | NDArray[np.float32]) -> dict[str, N
 
 
 class StoredStages:
-    """Weights of all complete stages by name, read when asked for."""
+    """Weights of all complete stages by name, read when asked for; arrays without a ``/`` in their key are none."""
 
     def __init__(self, store: Store) -> None:
         self._files: dict[str, Path] = {}
@@ -109,7 +128,7 @@ class StoredStages:
                     self._files[key] = path
             self.reports |= store.notes(stage).get("reports", {})
         self.complete = store.stages()
-        self._names = {key.rpartition("/")[0] for key in self._files}
+        self._names = {key.rpartition("/")[0] for key in self._files if "/" in key}
 
     def __contains__(self, name: str) -> bool:
         return name in self._names

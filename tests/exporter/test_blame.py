@@ -15,7 +15,7 @@ from edgepress.exporter import blame as module
 from edgepress.exporter import decide, export
 from edgepress.exporter.blame import blame, format_blame
 from edgepress.exporter.bundle import DATA_FILE
-from edgepress.exporter.calibration.run import calibration_tokens
+from edgepress.exporter.calibration.run import given_tokens
 from edgepress.exporter.calibration.text import CalibrationTokens
 from edgepress.exporter.calibration.variants import BaseRun, Change, divergences
 from edgepress.exporter.readback import StoredWeights
@@ -75,11 +75,13 @@ def test_a_group_saves_what_a_whole_model_run_finds(
     out = exported(model, tmp_path, "[weights]\nbits = 4\nblock_size = 32\n", text)
     read: list[CalibrationTokens] = []
 
-    def spy(*arguments: Any, **named: Any) -> CalibrationTokens:
-        read.append(calibration_tokens(*arguments, **named))
-        return read[0]
+    def spy(*arguments: Any) -> CalibrationTokens:
+        given = given_tokens(*arguments)
+        assert given is not None
+        read.append(given)
+        return given
 
-    monkeypatch.setattr(module, "calibration_tokens", spy)
+    monkeypatch.setattr(module, "given_tokens", spy)
     found = blame(out, model, text=[text], tokens=96)
     saved = {entry.name: entry.kl_saved for entry in found.groups}
     tokens = torch.from_numpy(read[0].tokens)

@@ -11,6 +11,7 @@ from edgepress.errors import InputError
 from edgepress.exporter import decide, export
 from edgepress.exporter.budget import measure, sensitivity
 from edgepress.exporter.bundle import DATA_FILE
+from edgepress.exporter.calibration import run
 from edgepress.exporter.report import format_inspection, format_plan, inspect, plan_to_json
 from edgepress.manifest import find_problems
 
@@ -100,6 +101,19 @@ def test_what_was_measured_is_not_measured_again(
     manifest = export(model, out=out, recipe=recipe(tmp_path, "size_mb = 0.2"), calibration=[text], threads=1)
     assert manifest.budget is not None
     assert manifest.budget["measured_kl"] == 0.01
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+def test_what_the_model_wrote_is_not_written_again(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = recipe(tmp_path, "size_mb = 0.01")
+    with pytest.raises(InputError, match=r"size_mb = 0\.01 cannot be met"):
+        export(model, out=tmp_path / "out", recipe=path, threads=1)
+    monkeypatch.setattr(run, "generate_calibration", None)
+    manifest = export(model, out=tmp_path / "out", recipe=recipe(tmp_path, "size_mb = 0.2"), threads=1)
+    assert manifest.budget is not None
+    assert manifest.budget["text"] == "the model's own generations"
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
 
 

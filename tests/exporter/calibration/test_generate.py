@@ -21,10 +21,10 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save("llama", tmp_path_factory.mktemp("model") / "checkpoint")
 
 
-def generate(checkpoint: Path, out: Path, settings: CalibrationText = SETTINGS, threads: int = 1) -> list[list[int]]:
+def generate(checkpoint: Path, folder: Path, settings: CalibrationText = SETTINGS, threads: int = 1) -> list[list[int]]:
     counts: list[int] = []
     found = generate_calibration(
-        checkpoint, settings, beside=out, context_length=128, threads=threads, progress=counts.append
+        checkpoint, settings, folder=folder, context_length=128, threads=threads, progress=counts.append
     )
     assert sum(counts) == found.tokens.size
     rows: list[list[int]] = found.tokens.tolist()
@@ -42,19 +42,19 @@ def test_tokens_are_drawn_with_their_probabilities() -> None:
 
 
 def test_sequences_begin_with_bos_and_depend_on_the_seed_only(checkpoint: Path, tmp_path: Path) -> None:
-    tokens = generate(checkpoint, tmp_path / "out")
+    tokens = generate(checkpoint, tmp_path)
     assert [len(row) for row in tokens] == [32, 32, 32]  # 70 tokens, rounded up to whole sequences
     assert [row[0] for row in tokens] == [1, 1, 1]
     assert tokens[0] != tokens[1]
     assert not any(2 in row for row in tokens)  # the end of a text begins another one
-    assert generate(checkpoint, tmp_path / "out", threads=2) == tokens
-    assert generate(checkpoint, tmp_path / "out", CalibrationText(tokens=70, length=32, seed=4)) != tokens
+    assert generate(checkpoint, tmp_path, threads=2) == tokens
+    assert generate(checkpoint, tmp_path, CalibrationText(tokens=70, length=32, seed=4)) != tokens
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_length_above_the_context_is_refused_before_anything_is_written(checkpoint: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="length is 256, the model's context 128"):
-        generate(checkpoint, tmp_path / "out", CalibrationText())
+        generate(checkpoint, tmp_path, CalibrationText())
     assert list(tmp_path.iterdir()) == []
 
 

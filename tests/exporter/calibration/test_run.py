@@ -17,6 +17,7 @@ from tiny_models import TEXT, save
 from edgepress.errors import InputError
 from edgepress.exporter import decide, export
 from edgepress.exporter.bundle import DATA_FILE
+from edgepress.exporter.calibration import run as module
 from edgepress.exporter.calibration.engine import logits
 from edgepress.exporter.calibration.run import layers_first
 from edgepress.exporter.readback import StoredWeights
@@ -80,36 +81,96 @@ def test_the_same_inputs_give_the_same_bundle(files: tuple[Path, Path, Path], tm
     assert one == two
 
 
-def test_killed_anywhere_it_goes_on_and_gives_the_same_bundle(
-    files: tuple[Path, Path, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    model, recipe, text = files
-    whole = export(model, out=tmp_path / "whole", recipe=recipe, calibration=[text], threads=1)
-    script = (
-        "import sys, time\n"
-        "from edgepress.exporter import export\n"
-        "from edgepress.exporter.calibration.engine import Calibration\n"
-        "original = Calibration._layer\n"
-        "def slow(self, index, *rest):\n"
-        "    if index == 2: print('here', flush=True); time.sleep(60)\n"
-        "    original(self, index, *rest)\n"
-        "Calibration._layer = slow\n"
-        "model, recipe, text, out = sys.argv[1:]\n"
-        "export(model, out=out, recipe=recipe, calibration=[text], threads=1)\n"
-    )
-    out = tmp_path / "killed"
-    command = [sys.executable, "-c", script, str(model), str(recipe), str(text), str(out)]
+# Sleeps where the name of the function and its argument say, for the test to kill it there.
+KILLED = """
+import sys, time
+from edgepress.exporter import export
+from edgepress.exporter.calibration import engine, generate
+model, recipe, out, place, *text = sys.argv[1:]
+
+def waits_at(original, number):
+    turns = iter(range(1000))
+    def function(*args):
+        if next(turns) == number:
+            print("here", flush=True)
+            time.sleep(60)
+        return original(*args)
+    return function
+
+if place == "layer":
+    engine.Calibration._layer = waits_at(engine.Calibration._layer, 2)
+else:
+    generate._fill = waits_at(generate._fill, 1)
+export(model, out=out, recipe=recipe, calibration=text, threads=1)
+"""
+
+
+def kill(place: str, model: Path, recipe: Path, out: Path, text: list[Path]) -> None:
+    """Export in another process, and kill it in its third layer, or in the second sequence that the model writes."""
+    command = [sys.executable, "-c", KILLED, *map(str, (model, recipe, out, place, *text))]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=dict(os.environ)) as child:
         assert child.stdout is not None
         assert child.stdout.readline() == "here\n"
         child.send_signal(signal.SIGKILL)
     assert not out.exists()
-    assert [path.name for path in hidden(tmp_path) if path.name.endswith(".calibration")] == [".killed.calibration"]
+    assert [path.name for path in hidden(out.parent) if path.name.endswith(".calibration")] == [".killed.calibration"]
     time.sleep(0.1)
-    resumed = export(model, out=out, recipe=recipe, calibration=[text], threads=1)
+
+
+@pytest.mark.parametrize("own", [False, True], ids=["text", "own text"])
+def test_killed_in_a_layer_it_goes_on_and_gives_the_same_bundle(
+    own: bool,
+    files: tuple[Path, Path, Path],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, recipe, text = files
+    texts = [] if own else [text]
+    whole = export(model, out=tmp_path / "whole", recipe=recipe, calibration=texts, threads=1)
+    kill("layer", model, recipe, tmp_path / "killed", texts)
+    monkeypatch.setattr(module, "generate_calibration", None)  # what the model wrote is not written again
+    resumed = export(model, out=tmp_path / "killed", recipe=recipe, calibration=texts, threads=1)
     assert "after stage 0001-layer" in caplog.text
     assert resumed == whole
     assert not any(path.name.endswith(".calibration") for path in hidden(tmp_path))
+
+
+def test_killed_while_the_model_writes_it_begins_anew_and_leaves_nothing(
+    files: tuple[Path, Path, Path], tmp_path: Path
+) -> None:
+    model, recipe, _ = files
+    whole = export(model, out=tmp_path / "whole", recipe=recipe, threads=1)
+    kill("generate", model, recipe, tmp_path / "killed", [])
+    assert export(model, out=tmp_path / "killed", recipe=recipe, threads=1) == whole
+    assert not any(path.name.endswith(".calibration") for path in hidden(tmp_path))
+
+
+def test_more_text_of_its_own_is_another_calibration(
+    files: tuple[Path, Path, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model, recipe, _ = files
+    kill("layer", model, recipe, tmp_path / "killed", [])
+    recipe.write_text(RECIPE.replace("tokens = 256", "tokens = 288"), encoding="utf-8")
+    manifest = export(model, out=tmp_path / "killed", recipe=recipe, threads=1)
+    assert "after stage" not in caplog.text
+    assert manifest.calibration is not None
+    assert manifest.calibration["sequences"] == 9
+
+
+def test_the_callers_number_of_threads_is_restored(files: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    model, recipe, text = files
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        export(model, out=tmp_path / "out", recipe=recipe, calibration=[text], threads=1)
+        assert torch.get_num_threads() == 3
+        text.write_text("", encoding="utf-8")
+        with pytest.raises(InputError):
+            export(model, out=tmp_path / "other", recipe=recipe, calibration=[text], threads=2)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_a_text_that_cannot_be_used_leaves_nothing(files: tuple[Path, Path, Path], tmp_path: Path) -> None:
