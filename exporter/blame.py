@@ -35,8 +35,7 @@ from edgepress.exporter.calibration.variants import BaseRun, Change, divergences
 from edgepress.exporter.checkpoint import Checkpoint, read_weight, resolve_model
 from edgepress.exporter.compress import Transform, load_method, method_options
 from edgepress.exporter.decoder import Linear, Weight, layer_linears, layer_weights
-from edgepress.exporter.export import Prepared, describe_methods, read_decoder
-from edgepress.exporter.genai_config import bos_token
+from edgepress.exporter.export import Prepared, describe_methods, first_token, read_decoder
 from edgepress.exporter.plan import PlannedTensor, make_plan, region_bytes
 from edgepress.exporter.readback import StoredWeights
 from edgepress.exporter.recipe import Recipe, recipe_from_json
@@ -106,9 +105,7 @@ def blame(
             "one projection cannot be put back alone; a whole layer can: --group layer"
         )
     by_layer = group == "layer" or bool(kept_out)
-    config = prepared.checkpoint.config
-    generation = files.read_json(prepared.checkpoint.file("generation_config.json"))
-    bos = bos_token(prepared.decoder, config, generation)
+    bos = first_token(prepared.checkpoint, prepared.decoder)
     stored = StoredWeights(path / files.DATA_FILE, prepared.plan)
     with use_threads(prepared.decoder, threads), TemporaryDirectory(prefix="edgepress-") as temporary:
         scratch = Path(temporary)

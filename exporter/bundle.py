@@ -64,6 +64,11 @@ def read_json(path: Path | None) -> dict[str, object]:
     return cast("dict[str, object]", content)
 
 
+def read_generation(checkpoint: Checkpoint) -> dict[str, object]:
+    """The checkpoint's generation_config.json, {} when it has none."""
+    return read_json(checkpoint.file("generation_config.json"))
+
+
 def write_json(path: Path, content: Mapping[str, object]) -> None:
     """Write canonical JSON: sorted keys, so that the same content gives the same bytes."""
     path.write_text(json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")

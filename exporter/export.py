@@ -1,14 +1,16 @@
 """Checkpoint → bundle: what happens, in order."""
 
+from __future__ import annotations
+
 import logging
 import shutil
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import cast
+from typing import TYPE_CHECKING
 
 import onnx
 
@@ -24,12 +26,15 @@ from edgepress.exporter.genai_config import bos_token, make_genai_config
 from edgepress.exporter.graph.decoder import build_decoder
 from edgepress.exporter.plan import Plan, make_plan
 from edgepress.exporter.recipe import Recipe, read_recipe
-from edgepress.exporter.stream import write_weights
+from edgepress.exporter.stream import TensorReport, write_weights
 from edgepress.files import atomic_directory
 from edgepress.fingerprint import write_fingerprint
 from edgepress.manifest import MANIFEST_NAME, Manifest
 from edgepress.progress import Progress, silent
 from edgepress.targets import Operator, Target, find_target, has_kernel, missing_kernels
+
+if TYPE_CHECKING:
+    from edgepress.exporter.calibration.run import Calibrated  # needs torch
 
 _log = logging.getLogger("edgepress.export")
 
@@ -97,8 +102,7 @@ def decide(
         return prepared
     from edgepress.exporter.budget.measure import spend_budget
 
-    generation = bundle.read_json(checkpoint.file("generation_config.json"))
-    bos = bos_token(decoder, checkpoint.config, generation)
+    bos = first_token(checkpoint, decoder)
     with TemporaryDirectory(prefix="edgepress-") as temporary:
         directory = Path(temporary) if scratch is None else scratch
         spent, summary = spend_budget(prepared, plain, scratch=directory, bos=bos, threads=threads, progress=progress)
@@ -126,8 +130,7 @@ def keep_what_overflows(
     bundle.check_tokenizer(checkpoint)
     context = recipe.context_length or decoder.context_length
     if recipe.calibration.text:
-        generation = bundle.read_json(checkpoint.file("generation_config.json"))
-        bos = bos_token(decoder, checkpoint.config, generation)
+        bos = first_token(checkpoint, decoder)
         tokens, text = read_tokens(checkpoint, decoder, recipe.calibration, bos, context).tokens, "the calibration text"
     else:
         tokenizer = checkpoint.directory / "tokenizer.json"
@@ -173,6 +176,11 @@ def read_decoder(checkpoint: Checkpoint) -> Decoder:
     ignored = architecture(decoder.model_type).ignored_tensors
     check_tensors(checkpoint, decoder.weights(), ignored=ignored)
     return decoder
+
+
+def first_token(checkpoint: Checkpoint, decoder: Decoder) -> int | None:
+    """The token that begins every text, None when the model has none."""
+    return bos_token(decoder, checkpoint.config, bundle.read_generation(checkpoint))
 
 
 def _check_tied(checkpoint: Checkpoint, decoder: Decoder) -> None:
@@ -236,61 +244,33 @@ def export(
     )
     for name, why in prepared.left_out.items():
         _log.warning("%s is left out: %s", name, why)
-    checkpoint, decoder, plan = prepared.checkpoint, prepared.decoder, prepared.plan
-    bundle.check_tokenizer(checkpoint)
-    generation = bundle.read_json(checkpoint.file("generation_config.json"))
-    genai_config = make_genai_config(decoder, plan, checkpoint.config, generation)
-    graph = build_decoder(
-        decoder,
-        plan,
-        data_file=bundle.DATA_FILE,
-        version=__version__,
-        has_half=lambda operator: has_kernel(prepared.target, operator, "float16"),
+    bundle.check_tokenizer(prepared.checkpoint)
+    genai_config = make_genai_config(
+        prepared.decoder, prepared.plan, prepared.checkpoint.config, bundle.read_generation(prepared.checkpoint)
     )
-    check_legal(graph, prepared.target)
+    graph = make_graph(prepared, prepared.target)
     with (
         ExitStack() as stack,
         atomic_directory(Path(out), replace=force) as work,
         ThreadPoolExecutor(1) as background,
     ):
-        source = background.submit(checkpoint.source_hashes)
+        source = background.submit(prepared.checkpoint.source_hashes)
         calibrated = None
-        if needs_calibration(prepared.recipe, plan):
-            from edgepress.exporter.calibration.run import calibrate
-
-            model_config = cast("dict[str, int | None]", genai_config["model"])
-            calibrated = stack.enter_context(
-                calibrate(
-                    prepared,
-                    Path(out),
-                    source=source.result(),
-                    bos=model_config.get("bos_token_id"),
-                    threads=threads,
-                    progress=progress,
-                )
-            )
-        with progress(plan.parameters, "quantizing", " weights") as advance:
-            reports = write_weights(
-                checkpoint,
-                plan,
-                work / bundle.DATA_FILE,
-                threads=threads or usable_cores(),
-                calibrated=None if calibrated is None else calibrated.stages,
-                progress=advance,
-            )
-        bundle.write_tables(work / bundle.DATA_FILE, plan, decoder)
-        (work / bundle.MODEL_FILE).write_bytes(graph.SerializeToString(deterministic=True))
-        bundle.copy_tokenizer(checkpoint, work)
+        if needs_calibration(prepared.recipe, prepared.plan):
+            calibrated = stack.enter_context(_calibrate(prepared, Path(out), source.result(), threads, progress))
+        reports = write_data(work, prepared, calibrated, threads=threads, progress=progress)
+        write_graph(work, graph)
+        bundle.copy_tokenizer(prepared.checkpoint, work)
+        bundle.write_json(work / bundle.GENAI_FILE, genai_config)
         if calibrated is not None and calibrated.fingerprint is not None:
             write_fingerprint(work, calibrated.fingerprint)
-        bundle.write_json(work / bundle.GENAI_FILE, genai_config)
         parity = check_parity(work, prepared, progress) if check else None
         manifest = bundle.write_manifest(
             work,
-            decoder=decoder,
+            decoder=prepared.decoder,
             target=prepared.target.name,
             recipe=prepared.recipe,
-            plan=plan,
+            plan=prepared.plan,
             reports=reports,
             source=source.result(),
             calibration=None if calibrated is None else calibrated.described,
@@ -299,6 +279,55 @@ def export(
         )
     shutil.rmtree(scratch, ignore_errors=True)
     return manifest
+
+
+def make_graph(prepared: Prepared, target: Target) -> onnx.ModelProto:
+    """The graph that ``target`` runs; its weights are regions of the data file, which all targets share.
+
+    Raises:
+        InputError: the target's provider lacks a kernel for a node.
+
+    """
+    graph = build_decoder(
+        prepared.decoder,
+        prepared.plan,
+        data_file=bundle.DATA_FILE,
+        version=__version__,
+        has_half=lambda operator: has_kernel(target, operator, "float16"),
+    )
+    check_legal(graph, target)
+    return graph
+
+
+def write_graph(work: Path, graph: onnx.ModelProto) -> None:
+    """Write one target's graph into the bundle."""
+    (work / bundle.MODEL_FILE).write_bytes(graph.SerializeToString(deterministic=True))
+
+
+def _calibrate(
+    prepared: Prepared, out: Path, source: Mapping[str, str], threads: int | None, progress: Progress
+) -> AbstractContextManager[Calibrated]:
+    from edgepress.exporter.calibration.run import calibrate
+
+    bos = first_token(prepared.checkpoint, prepared.decoder)
+    return calibrate(prepared, out, source=source, bos=bos, threads=threads, progress=progress)
+
+
+def write_data(
+    work: Path, prepared: Prepared, calibrated: Calibrated | None, *, threads: int | None, progress: Progress
+) -> dict[str, TensorReport]:
+    """Write every weight and table into the data file; returns how well each tensor is stored."""
+    with progress(prepared.plan.parameters, "quantizing", " weights") as advance:
+        reports = write_weights(
+            prepared.checkpoint,
+            prepared.plan,
+            work / bundle.DATA_FILE,
+            threads=threads or usable_cores(),
+            calibrated=None if calibrated is None else calibrated.stages,
+            progress=advance,
+        )
+    bundle.write_tables(work / bundle.DATA_FILE, prepared.plan, prepared.decoder)
+    return reports
 
 
 def _check_replaceable(out: Path) -> None:
