@@ -1,14 +1,14 @@
 """Blame against whole-model runs with a group put back by hand, and on a bundle with one tensor made bad on purpose."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import transformers
 from tiny_models import TEXT, save
+from whole_models import load, log_probabilities, mean_kl
 
 from edgepress.errors import InputError
 from edgepress.exporter import blame as module
@@ -24,12 +24,7 @@ BAD = "[weights]\nbits = 8\n[[override]]\nmatch = 'layers.1.mlp.down'\nbits = 2\
 GPTQ = "[weights]\nmethod = 'gptq'\nbits = 4\n[embedding]\nmethod = 'rtn'\n[calibration]\ntokens = 256\nlength = 32\n"
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
@@ -86,20 +81,16 @@ def test_a_group_saves_what_a_whole_model_run_finds(
     saved = {entry.name: entry.kl_saved for entry in found.groups}
     tokens = torch.from_numpy(read[0].tokens)
     stored = StoredWeights(out / DATA_FILE, decide(model, target="arm64-cpu", recipe=tmp_path / "recipe.toml").plan)
-    full = transformers.AutoModelForCausalLM.from_pretrained(model, dtype=torch.float64).eval()
+    full = load(model)
     original = {name: parameter.detach().clone() for name, parameter in full.named_parameters()}
 
-    def log_probabilities() -> torch.Tensor:
-        with torch.no_grad():
-            return full(tokens).logits.log_softmax(-1)
-
-    expected = log_probabilities()
+    expected = log_probabilities(full, tokens)
 
     def loss(put_back: tuple[str, ...] = ()) -> float:
         with torch.no_grad():
             for name, parameter in full.named_parameters():
                 parameter.copy_(original[name] if name in put_back else torch.from_numpy(stored(name)).double())
-        return float((expected.exp() * (expected - log_probabilities())).sum(-1).mean())
+        return mean_kl(expected, log_probabilities(full, tokens))
 
     assert found.kl == pytest.approx(loss(), rel=1e-3)
     attention = "model.layers.0.self_attn."

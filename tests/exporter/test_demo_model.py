@@ -4,7 +4,6 @@ import json
 import math
 import random
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,13 +25,7 @@ TEXT = train.default_data() / train.TEXT_IN_DATA
 needs_data = pytest.mark.skipif(not TEXT.exists(), reason=f"no tinyshakespeare at {TEXT}; set EDGEPRESS_DATA")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """The model is too small to share out: on busy cores, two threads took twenty times as long as one."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
 from tiny_models import TEXT, save
 
 from edgepress.errors import InputError
@@ -19,9 +18,7 @@ CALIBRATION = "[calibration]\ntokens = 4096\nlength = 32\n"
 CHOICES = "tokens = 192\ncandidates = ['2:32', '4:32', '8:32']\n"
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> None:
-    torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -1,16 +1,16 @@
 """Prices against whole-model runs in transformers with the quantized weights put into the checkpoint."""
 
 import copy
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import transformers
+from calibrations import KilledError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_models import VOCABULARY, save
+from whole_models import load, log_probabilities, mean_kl
 
 from edgepress.exporter.budget.sensitivity import (
     TensorGroup,
@@ -33,13 +33,7 @@ BUDGET = Budget(kl=1.0, candidates=("2:64", "4:16", "32"))
 RECIPE = Recipe("mine", Storage(), Storage(), Storage(), budget=BUDGET)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Tiny matrices are slower on two threads than on one."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 class Tiny:
@@ -48,18 +42,14 @@ class Tiny:
     def __init__(self, name: str, folder: Path) -> None:
         self.checkpoint = Checkpoint.open(save(name, folder))
         self.decoder: Decoder = read_decoder(self.checkpoint)
-        self.model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64).eval()
-        self.expected = self.log_probabilities(self.model)
+        self.model = load(folder)
+        self.expected = log_probabilities(self.model, torch.from_numpy(TOKENS))
         self.reads = 0
 
     def read(self, weight: Weight) -> torch.Tensor:
         self.reads += 1
         rows = [self.checkpoint.part_rows(part, 0, part.stop - part.start) for part in weight.parts]
         return torch.from_numpy(np.concatenate(rows) + np.float32(weight.plus))
-
-    def log_probabilities(self, model: torch.nn.Module) -> torch.Tensor:
-        with torch.no_grad():
-            return model(torch.from_numpy(TOKENS)).logits.log_softmax(-1)
 
     def brute_force(self, groups: list[TensorGroup], chosen: list[int]) -> float:
         """KL with the chosen candidates, by changing the parameters of a whole transformers model."""
@@ -77,8 +67,7 @@ class Tiny:
                     parameter = parameters[part.tensor].data
                     (parameter.T if part.transposed else parameter)[part.start : part.stop] = rows
                     row += len(full)
-        found = self.log_probabilities(model)
-        return float((self.expected.exp() * (self.expected - found)).sum(-1).mean())
+        return mean_kl(self.expected, log_probabilities(model, torch.from_numpy(TOKENS)))
 
 
 @pytest.fixture(scope="module", params=["llama-tied-llama3", "gemma3_text", "gpt2-untied-scales", "phi3"])
@@ -128,14 +117,11 @@ def test_a_killed_measurement_goes_on_where_it_was(tmp_path: Path) -> None:
         whole = measure_prices(base, groups, store)
         all_reads = tiny.reads - before
 
-    class Killed(Exception):  # noqa: N818 - a signal, not an error
-        pass
-
     def kill(_: int) -> None:
         if store.has("prices-0001"):
-            raise Killed
+            raise KilledError
 
-    with Store.open(tmp_path / "store", {"a": 1}) as store, pytest.raises(Killed):
+    with Store.open(tmp_path / "store", {"a": 1}) as store, pytest.raises(KilledError):
         measure_prices(base, groups, store, advance=kill)
     with Store.open(tmp_path / "store", {"a": 1}) as store:
         assert store.stages() == ["prices-0000", "prices-0001"]

@@ -7,44 +7,26 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from calibrations import KilledError, calibration, content, prepare
 from safetensors.numpy import load_file, save_file
-from tiny_models import save
 
 from edgepress.errors import InputError
 from edgepress.exporter.calibration import engine, network
-from edgepress.exporter.calibration.engine import Calibration
 from edgepress.exporter.calibration.store import Store
 from edgepress.exporter.compress import Quantized
 from edgepress.exporter.decoder import Weight, layer_linears
-from edgepress.exporter.export import Prepared, decide
+from edgepress.exporter.export import decide
 from edgepress.progress import Advance, Progress
 
 GPTQ = '[weights]\nmethod = "gptq"\nbits = 4\nblock_size = 32\n[embedding]\nmethod = "rtn"\n'
 TOKENS = np.random.default_rng(3).integers(3, 300, (6, 24)).astype(np.int64)
 
 
-def prepare(folder: Path, name: str = "llama", recipe: str = GPTQ) -> Prepared:
-    save(name, folder / "model")
-    (folder / "recipe.toml").write_text(recipe, encoding="utf-8")
-    return decide(folder / "model", target="arm64-cpu", recipe=folder / "recipe.toml")
-
-
-@contextmanager
-def calibration(prepared: Prepared, store: Path) -> Iterator[Calibration]:
-    p = prepared
-    with Store.open(store, {"same": "key"}) as opened:
-        yield Calibration(p.checkpoint, p.decoder, p.plan, p.recipe, tokens=TOKENS, store=opened)
-
-
-def content(store: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(store.glob("*.safetensors"))}
-
-
 @pytest.mark.parametrize("name", ["llama", "gpt2", "gemma3_text"])
 def test_what_goes_on_is_what_the_stored_weights_give(name: str, tmp_path: Path) -> None:
-    prepared = prepare(tmp_path, name)
+    prepared = prepare(tmp_path, GPTQ, name)
     decoder, plan = prepared.decoder, prepared.plan
-    with calibration(prepared, tmp_path / "store") as run:
+    with calibration(prepared, tmp_path / "store", TOKENS) as run:
         stages = run.run()
 
         def stored(weight: Weight) -> torch.Tensor:
@@ -75,18 +57,18 @@ def test_what_goes_on_is_what_the_stored_weights_give(name: str, tmp_path: Path)
 
 
 def test_a_layer_that_does_not_fit_into_memory_gives_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    prepared = prepare(tmp_path)
-    with calibration(prepared, tmp_path / "kept") as run:
+    prepared = prepare(tmp_path, GPTQ)
+    with calibration(prepared, tmp_path / "kept", TOKENS) as run:
         run.run()
     monkeypatch.setattr(engine, "_KEPT_BYTES", 0)
-    with calibration(prepared, tmp_path / "again") as run:
+    with calibration(prepared, tmp_path / "again", TOKENS) as run:
         run.run()
     assert content(tmp_path / "kept") == content(tmp_path / "again")
 
 
 def test_each_projection_sees_the_rounded_ones_before_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Moments of the last projection are those of a layer whose other projections are rounded already."""
-    prepared = prepare(tmp_path)
+    prepared = prepare(tmp_path, GPTQ)
     layer = prepared.decoder.layers[0]
     seen: dict[str, torch.Tensor] = {}
     original = engine._round
@@ -96,7 +78,7 @@ def test_each_projection_sees_the_rounded_ones_before_it(tmp_path: Path, monkeyp
         original(task, weight, method, moments, recipe)  # type: ignore[arg-type] - as called
 
     monkeypatch.setattr(engine, "_round", spy)
-    with calibration(prepared, tmp_path / "store") as run:
+    with calibration(prepared, tmp_path / "store", TOKENS) as run:
         inputs = run._inputs(0)[0]
         before = torch.cat(list(inputs))
         run._layer(0, layer, "0000-layer")
@@ -123,10 +105,6 @@ def test_each_projection_sees_the_rounded_ones_before_it(tmp_path: Path, monkeyp
         torch.testing.assert_close(seen[name].double(), second, rtol=1e-3, atol=1e-3 * float(second.abs().max()))
 
 
-class KilledError(Exception):
-    pass
-
-
 def stops_at(turn: int) -> Progress:
     """Bars that kill the run when one advances for the ``turn``-th time."""
 
@@ -146,21 +124,21 @@ def stops_at(turn: int) -> Progress:
 
 
 def test_a_stopped_run_goes_on_and_ends_with_the_same_bytes(tmp_path: Path) -> None:
-    prepared = prepare(tmp_path)
-    with calibration(prepared, tmp_path / "whole") as run:
+    prepared = prepare(tmp_path, GPTQ)
+    with calibration(prepared, tmp_path / "whole", TOKENS) as run:
         run.run()
     for stop in (1, 2, 3):
-        with pytest.raises(KilledError), calibration(prepared, tmp_path / f"stopped{stop}") as run:
+        with pytest.raises(KilledError), calibration(prepared, tmp_path / f"stopped{stop}", TOKENS) as run:
             run.run(stops_at(stop))
         done = content(tmp_path / f"stopped{stop}")
         assert len(done) == stop
-        with calibration(prepared, tmp_path / f"stopped{stop}") as run:
+        with calibration(prepared, tmp_path / f"stopped{stop}", TOKENS) as run:
             run.run()
         assert content(tmp_path / f"stopped{stop}") == content(tmp_path / "whole")
 
 
 def test_activations_that_are_not_finite_are_one_clear_error_and_lose_nothing(tmp_path: Path) -> None:
-    prepared = prepare(tmp_path)
+    prepared = prepare(tmp_path, GPTQ)
     file = tmp_path / "model" / "model.safetensors"
     tensors = load_file(file)
     tensors["model.layers.1.mlp.up_proj.weight"] = tensors["model.layers.1.mlp.up_proj.weight"] * np.float32(1e38)
@@ -168,7 +146,7 @@ def test_activations_that_are_not_finite_are_one_clear_error_and_lose_nothing(tm
     save_file(tensors, file, {"format": "pt"})
     prepared = decide(tmp_path / "model", target="arm64-cpu", recipe=tmp_path / "recipe.toml")
     with (
-        calibration(prepared, tmp_path / "store") as run,
+        calibration(prepared, tmp_path / "store", TOKENS) as run,
         pytest.raises(InputError, match=r"NaN or infinite act.*layer"),
     ):
         run.run()
@@ -182,13 +160,16 @@ def test_methods_in_the_wrong_place_are_refused(tmp_path: Path) -> None:
     ):
         folder = tmp_path / message.replace(" ", "-")
         folder.mkdir()
-        prepared = prepare(folder, recipe=recipe)
-        with pytest.raises(InputError, match=message), calibration(prepared, folder / "store"):
+        prepared = prepare(folder, recipe)
+        with pytest.raises(InputError, match=message), calibration(prepared, folder / "store", TOKENS):
             pass
     folder = tmp_path / "option"
     folder.mkdir()
-    prepared = prepare(folder, recipe=f"{GPTQ}[options.gptq]\ndampning = 0.1\n")
-    with calibration(prepared, folder / "store") as run, pytest.raises(InputError, match="did you mean 'damping'"):
+    prepared = prepare(folder, f"{GPTQ}[options.gptq]\ndampning = 0.1\n")
+    with (
+        calibration(prepared, folder / "store", TOKENS) as run,
+        pytest.raises(InputError, match="did you mean 'damping'"),
+    ):
         run.run()
 
 

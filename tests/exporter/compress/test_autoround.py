@@ -1,58 +1,39 @@
 """Rounding learned on what a layer gives: against all roundings there are, and never worse than where it began."""
 
 import itertools
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from tiny_models import save
+from calibrations import calibration, prepare
 
 from edgepress.errors import InputError
 from edgepress.exporter.calibration import network
 from edgepress.exporter.calibration.activations import Activations
 from edgepress.exporter.calibration.codes import Codes
-from edgepress.exporter.calibration.engine import Calibration, LayerTask
+from edgepress.exporter.calibration.engine import LayerTask
 from edgepress.exporter.calibration.learned import split
-from edgepress.exporter.calibration.store import Store
 from edgepress.exporter.compress import Quantized, autoround
 from edgepress.exporter.decoder import MLP, Attention, Layer, Linear, Weight, layer_linears
-from edgepress.exporter.export import Prepared, decide
+from edgepress.exporter.export import Prepared
 from edgepress.exporter.plan import Plan, PlannedTensor
 from edgepress.exporter.scheme import Scheme
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 TOKENS = np.random.default_rng(7).integers(3, 300, (32, 20)).astype(np.int64)
 OPTIONS = dict(autoround.METHOD.options)
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Threads only get in each other's way on models as small as these."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-def prepare(folder: Path, *, start: str = "gptq", name: str = "llama", more: str = "", steps: int = 24) -> Prepared:
-    if not (folder / "model").exists():
-        save(name, folder / "model")
-    (folder / "recipe.toml").write_text(
-        f'[weights]\nmethod = "autoround"\nbits = 2\nblock_size = 32\n{more}[embedding]\nmethod = "rtn"\nbits = 4\n'
-        f'[options.autoround]\nstart = "{start}"\nsteps = {steps}\n',
-        encoding="utf-8",
+def prepare_autoround(
+    folder: Path, *, start: str = "gptq", name: str = "llama", more: str = "", steps: int = 24
+) -> Prepared:
+    recipe = (
+        '[weights]\nmethod = "autoround"\nbits = 2\nblock_size = 32\n[embedding]\nmethod = "rtn"\nbits = 4\n'
+        f'[options.autoround]\nstart = "{start}"\nsteps = {steps}\n{more}'
     )
-    return decide(folder / "model", target="arm64-cpu", recipe=folder / "recipe.toml")
-
-
-@contextmanager
-def calibration(prepared: Prepared, store: Path, tokens: np.ndarray = TOKENS) -> Iterator[Calibration]:
-    p = prepared
-    with Store.open(store, {"same": "key"}) as opened:
-        yield Calibration(p.checkpoint, p.decoder, p.plan, p.recipe, tokens=tokens, store=opened, device="cpu")
+    return prepare(folder, recipe, name)
 
 
 class Seen:
@@ -89,7 +70,7 @@ def test_each_layer_is_nearer_to_the_full_precision_one_on_text_not_trained_on(
     start: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = Seen(monkeypatch)
-    with calibration(prepare(tmp_path, start=start, name=name), tmp_path / "store") as run:
+    with calibration(prepare_autoround(tmp_path, start=start, name=name), tmp_path / "store", TOKENS) as run:
         stages = run.run()
         assert len(seen.errors) == len(run.decoder.layers)
         for before, after in seen.errors:
@@ -109,9 +90,9 @@ def test_each_layer_is_nearer_to_the_full_precision_one_on_text_not_trained_on(
 
 def test_steps_that_lead_astray_are_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = Seen(monkeypatch)
-    prepared = prepare(tmp_path, start="rtn", steps=2)
+    prepared = prepare_autoround(tmp_path, start="rtn", steps=2)
     prepared.recipe.options["autoround"] |= {"rate": 30.0, "rounding_rate": 30.0}  # type: ignore[operator]
-    with calibration(prepared, tmp_path / "store") as run:
+    with calibration(prepared, tmp_path / "store", TOKENS) as run:
         run.run()
     assert all(before == after for before, after in seen.errors)
     for begun, ended in seen.codes:
@@ -121,11 +102,8 @@ def test_steps_that_lead_astray_are_not_kept(tmp_path: Path, monkeypatch: pytest
 def test_only_what_the_plan_gives_to_autoround_is_learned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = Seen(monkeypatch)
     more = '[[override]]\nmatch = "*down*"\nmethod = "rtn"\nbits = 4\n[[override]]\nmatch = "layers.0.*"\nbits = 32\n'
-    prepare(tmp_path, start="rtn")
-    recipe = tmp_path / "recipe.toml"
-    recipe.write_text(recipe.read_text(encoding="utf-8") + more, encoding="utf-8")
-    prepared = decide(tmp_path / "model", target="arm64-cpu", recipe=recipe)
-    with calibration(prepared, tmp_path / "store") as run:
+    prepared = prepare_autoround(tmp_path, start="rtn", more=more)
+    with calibration(prepared, tmp_path / "store", TOKENS) as run:
         run.run()
     kinds = {"rtn": 0, "autoround": 0}
     for begun, ended in seen.codes:
@@ -137,18 +115,21 @@ def test_only_what_the_plan_gives_to_autoround_is_learned(tmp_path: Path, monkey
 
 
 def test_an_unusable_start_or_option_is_refused(tmp_path: Path) -> None:
-    prepared = prepare(tmp_path, start="distill")
+    prepared = prepare_autoround(tmp_path, start="distill")
     with (
         pytest.raises(InputError, match="start = 'distill': it must be a method that rounds one weight"),
-        calibration(prepared, tmp_path / "store"),
+        calibration(prepared, tmp_path / "store", TOKENS),
     ):
         pass
-    prepared = prepare(tmp_path)
+    prepared = prepare_autoround(tmp_path)
     prepared.recipe.options["autoround"]["batch"] = 0  # type: ignore[index]
-    with calibration(prepared, tmp_path / "store") as run, pytest.raises(InputError, match="batch must be more than 0"):
+    with (
+        calibration(prepared, tmp_path / "store", TOKENS) as run,
+        pytest.raises(InputError, match="batch must be more than 0"),
+    ):
         run.run()
     with (
-        calibration(prepare(tmp_path), tmp_path / "one", TOKENS[:1]) as run,
+        calibration(prepare_autoround(tmp_path), tmp_path / "one", TOKENS[:1]) as run,
         pytest.raises(InputError, match="autoround needs two calibration sequences"),
     ):
         run.run()

@@ -7,19 +7,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny_models import save
+from calibrations import KilledError, calibration, content, prepare
 
 from edgepress.errors import InputError
 from edgepress.exporter.calibration import engine, network
 from edgepress.exporter.calibration.codes import Codes
 from edgepress.exporter.calibration.engine import Calibration, ModelTask
 from edgepress.exporter.calibration.learned import split
-from edgepress.exporter.calibration.store import Store
 from edgepress.exporter.compress import distill
 from edgepress.exporter.decoder import Weight
-from edgepress.exporter.export import Prepared, decide
+from edgepress.exporter.export import Prepared
 from edgepress.progress import Advance
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 TOKENS = np.random.default_rng(7).integers(3, 300, (10, 20)).astype(np.int64)
 RECIPE = """after = ["distill"]
 [weights]
@@ -36,28 +36,10 @@ train = "{train}"
 """
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Threads only get in each other's way on models as small as these."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-def prepare(folder: Path, name: str = "llama", *, train: str = "rounding", steps: int = 16, bits: int = 4) -> Prepared:
-    if not (folder / "model").exists():
-        save(name, folder / "model")
-    recipe = folder / f"{train}-{steps}.toml"
-    recipe.write_text(RECIPE.format(train=train, steps=steps, bits=bits), encoding="utf-8")
-    return decide(folder / "model", target="arm64-cpu", recipe=recipe)
-
-
-@contextmanager
-def calibration(prepared: Prepared, store: Path, tokens: np.ndarray = TOKENS) -> Iterator[Calibration]:
-    p = prepared
-    with Store.open(store, {"same": "key"}) as opened:
-        yield Calibration(p.checkpoint, p.decoder, p.plan, p.recipe, tokens=tokens, store=opened, device="cpu")
+def prepare_distill(
+    folder: Path, name: str = "llama", *, train: str = "rounding", steps: int = 16, bits: int = 4
+) -> Prepared:
+    return prepare(folder, RECIPE.format(train=train, steps=steps, bits=bits), name)
 
 
 def task_of(run: Calibration, without: str | None = None) -> ModelTask:
@@ -104,14 +86,10 @@ def kl(task: ModelTask, sequences: np.ndarray) -> float:
     return float(np.mean(total))
 
 
-def content(store: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(store.glob("*.safetensors"))}
-
-
 @pytest.mark.parametrize("name", ["llama-tied-llama3", "llama-biases-head_dim", "gpt2", "gemma3_text"])
 @pytest.mark.parametrize("rounding", [False, True])
 def test_the_student_begins_as_the_stored_model(name: str, rounding: bool, tmp_path: Path) -> None:
-    with calibration(prepare(tmp_path, name, steps=1), tmp_path / "store") as run:
+    with calibration(prepare_distill(tmp_path, name, steps=1), tmp_path / "store", TOKENS) as run:
         run.run()
         task = task_of(run, "0004-distill")
         student = distill.make_student(task, rounding=rounding)
@@ -127,7 +105,7 @@ def test_the_student_begins_as_the_stored_model(name: str, rounding: bool, tmp_p
 
 @pytest.mark.parametrize("name", ["llama", "gemma3_text"])
 def test_divergence_is_the_mean_kl_however_it_is_cut(name: str, tmp_path: Path) -> None:
-    with calibration(prepare(tmp_path, name, steps=1), tmp_path / "store") as run:
+    with calibration(prepare_distill(tmp_path, name, steps=1), tmp_path / "store", TOKENS) as run:
         run.run()
         task = task_of(run)
         student = distill.make_student(task, rounding=True)
@@ -148,7 +126,7 @@ def test_divergence_is_the_mean_kl_however_it_is_cut(name: str, tmp_path: Path) 
 
 @pytest.mark.parametrize("train", ["rounding", "scales"])
 def test_text_that_was_not_trained_on_is_predicted_better(train: str, tmp_path: Path) -> None:
-    with calibration(prepare(tmp_path, "llama-tied-llama3", train=train), tmp_path / "store") as run:
+    with calibration(prepare_distill(tmp_path, "llama-tied-llama3", train=train), tmp_path / "store", TOKENS) as run:
         run.run()
         after = task_of(run)
         found = {weight.name: after.stored(weight) for weight in run.decoder.weights()}
@@ -170,9 +148,9 @@ def test_text_that_was_not_trained_on_is_predicted_better(train: str, tmp_path: 
 
 
 def test_what_is_worse_than_the_start_is_not_stored(tmp_path: Path) -> None:
-    prepared = prepare(tmp_path, steps=3)
+    prepared = prepare_distill(tmp_path, steps=3)
     prepared.recipe.options["distill"] |= {"rate": 50.0, "rounding_rate": 50.0}  # type: ignore[operator]
-    with calibration(prepared, tmp_path / "store") as run:
+    with calibration(prepared, tmp_path / "store", TOKENS) as run:
         run.run()
         after = task_of(run)
         found = {weight.name: after.stored(weight) for weight in run.decoder.weights()}
@@ -184,14 +162,10 @@ def test_what_is_worse_than_the_start_is_not_stored(tmp_path: Path) -> None:
                 torch.testing.assert_close(now.dequantize(), start.dequantize(), rtol=0, atol=0)
 
 
-class KilledError(Exception):
-    pass
-
-
 @pytest.mark.parametrize("stop", [0, 5])
 def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(stop: int, tmp_path: Path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
-    prepared = prepare(tmp_path, steps=8)
-    with calibration(prepared, tmp_path / "whole") as run:
+    prepared = prepare_distill(tmp_path, steps=8)
+    with calibration(prepared, tmp_path / "whole", TOKENS) as run:
         run.run()
     original = distill._Training.step
     taken: list[float] = []
@@ -202,7 +176,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(stop: int, tmp_path: 
         taken.append(share)
         original(self, sequences, share)
 
-    with calibration(prepared, tmp_path / "killed") as run:
+    with calibration(prepared, tmp_path / "killed", TOKENS) as run:
         monkeypatch.setattr(distill._Training, "step", step)
         with pytest.raises(KilledError):
             run.run()
@@ -221,7 +195,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(stop: int, tmp_path: 
         original(self, sequences, share)
 
     monkeypatch.setattr(distill._Training, "step", count)
-    with calibration(prepared, tmp_path / "killed") as run:
+    with calibration(prepared, tmp_path / "killed", TOKENS) as run:
         run.run(bar)
     assert len(resumed) == 8 - stop  # the state is saved after every step of 8
     assert counts == [stop] + [1] * (8 - stop)
@@ -237,15 +211,15 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(stop: int, tmp_path: 
     ],
 )
 def test_an_option_out_of_range_is_refused(key: str, value: object, message: str, tmp_path: Path) -> None:
-    prepared = prepare(tmp_path)
+    prepared = prepare_distill(tmp_path)
     prepared.recipe.options["distill"][key] = value  # type: ignore[index]
-    with calibration(prepared, tmp_path / "store") as run, pytest.raises(InputError, match=message):
+    with calibration(prepared, tmp_path / "store", TOKENS) as run, pytest.raises(InputError, match=message):
         run.run()
 
 
 def test_one_sequence_is_too_few(tmp_path: Path) -> None:
     with (
-        calibration(prepare(tmp_path), tmp_path / "store", TOKENS[:1]) as run,
+        calibration(prepare_distill(tmp_path), tmp_path / "store", TOKENS[:1]) as run,
         pytest.raises(InputError, match="two calibration sequences"),
     ):
         run.run()
@@ -254,13 +228,13 @@ def test_one_sequence_is_too_few(tmp_path: Path) -> None:
 def test_too_little_memory_is_refused_with_the_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(distill, "free_memory", lambda _: 1_000_000)
     weights = 0
-    prepared = prepare(tmp_path)
+    prepared = prepare_distill(tmp_path)
     for tensor in prepared.plan.tensors:
         if tensor.scheme is not None:
             rows, columns = tensor.weight.shape
             weights += rows * (columns + -(-columns // 32))
     message = f"{16 * weights} bytes of memory .* 1000000 are free; train = .scales."
-    with calibration(prepared, tmp_path / "store") as run, pytest.raises(InputError, match=message):
+    with calibration(prepared, tmp_path / "store", TOKENS) as run, pytest.raises(InputError, match=message):
         run.run()
-    with calibration(prepare(tmp_path, train="scales", steps=1), tmp_path / "scales") as run:
+    with calibration(prepare_distill(tmp_path, train="scales", steps=1), tmp_path / "scales", TOKENS) as run:
         run.run()
