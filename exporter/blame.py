@@ -28,9 +28,9 @@ from torch import Tensor
 from edgepress.errors import InputError
 from edgepress.exporter import bundle as files
 from edgepress.exporter.calibration import network
-from edgepress.exporter.calibration.engine import LayerTask
 from edgepress.exporter.calibration.run import given_tokens, use_threads, written_tokens
 from edgepress.exporter.calibration.store import Store
+from edgepress.exporter.calibration.tasks import LayerTask
 from edgepress.exporter.calibration.variants import BaseRun, Change, divergences, first_layer, passes
 from edgepress.exporter.checkpoint import Checkpoint, read_weight, resolve_model
 from edgepress.exporter.compress import Transform, load_method, method_options

@@ -18,7 +18,7 @@ from tokenizers import Tokenizer
 
 from edgepress.errors import CheckFailed
 from edgepress.exporter.bundle import DATA_FILE, MODEL_FILE
-from edgepress.exporter.calibration.engine import logits
+from edgepress.exporter.calibration.network import logits
 from edgepress.exporter.checkpoint import Checkpoint, read_weight
 from edgepress.exporter.decoder import Decoder
 from edgepress.exporter.export import read_decoder

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from edgepress.exporter.calibration import network
 from edgepress.exporter.calibration.activations import Activations
-from edgepress.exporter.calibration.engine import LayerTask
+from edgepress.exporter.calibration.tasks import LayerTask
 from edgepress.exporter.checkpoint import Checkpoint
 from edgepress.exporter.decoder import Decoder, Weight, layer_weights
 from edgepress.exporter.export import read_decoder

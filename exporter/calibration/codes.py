@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -70,3 +71,13 @@ class Codes:
 def spread(per_block: Tensor, scheme: Scheme, columns: int) -> Tensor:
     """One value a block, (rows, blocks), as one a column, (rows, columns)."""
     return per_block.repeat_interleave(scheme.block_size, dim=1)[:, :columns]
+
+
+def report(full: Tensor, codes: Codes) -> dict[str, float | None]:
+    """How near ``codes`` are to ``full``: SQNR in dB (None when exact) and the largest error."""
+    error = full - codes.dequantize()
+    power, noise = float(full.double().square().sum()), float(error.double().square().sum())
+    return {
+        "sqnr_db": 10 * math.log10(power / noise) if noise > 0 and power > 0 else None,
+        "max_abs_error": float(error.abs().max()),
+    }

@@ -6,9 +6,6 @@ What goes into a layer comes from the compressed layers before it, so that a lay
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +19,12 @@ from torch import Tensor
 from edgepress.errors import InputError
 from edgepress.exporter.calibration import network
 from edgepress.exporter.calibration.activations import Activations
-from edgepress.exporter.calibration.codes import Codes
+from edgepress.exporter.calibration.codes import Codes, report
 from edgepress.exporter.calibration.moments import Moments
 from edgepress.exporter.calibration.ranges import Histogram, find_range, to_scale
+from edgepress.exporter.calibration.rounding import round_by_linear, write_finite
 from edgepress.exporter.calibration.store import Store, StoredStages, to_arrays
+from edgepress.exporter.calibration.tasks import LayerTask, ModelTask
 from edgepress.exporter.checkpoint import Checkpoint, read_weight
 from edgepress.exporter.compress import (
     LayerMethod,
@@ -38,119 +37,10 @@ from edgepress.exporter.compress import (
     load_method,
     method_options,
 )
-from edgepress.exporter.decoder import Decoder, Layer, Linear, Weight, layer_linears, layer_weights
+from edgepress.exporter.decoder import Decoder, Layer, Linear, Weight, layer_weights
 from edgepress.exporter.plan import Plan
 from edgepress.exporter.recipe import Recipe
-from edgepress.exporter.scheme import Scheme
 from edgepress.progress import Progress, silent
-
-_KEPT_BYTES = 512 << 20  # intermediate activations of one layer that may wait in memory; beyond, they are recomputed
-
-
-@dataclass
-class LayerTask:
-    """One layer on its way through the methods.
-
-    ``weights`` has every weight of the layer in float32, with the transforms so far folded in; ``codes`` what is
-    rounded so far, and ``repaired`` what a recovery changed of the rest. ``inputs`` is the residual stream that the
-    compressed layers before this one produce; ``reference_inputs`` what the full-precision ones produce, and
-    ``reference_outputs`` what this layer, in full precision, makes of that; both are kept only when a method asks.
-    """
-
-    index: int
-    layer: Layer
-    plan: Plan
-    rotary: network.Rotary | None
-    weights: dict[str, Tensor]
-    inputs: Activations
-    reference_inputs: Activations | None
-    reference_outputs: Activations | None
-    device: torch.device
-    codes: dict[str, Codes] = field(default_factory=dict)
-    repaired: dict[str, Tensor] = field(default_factory=dict)
-
-    def scheme(self, weight: Weight) -> Scheme | None:
-        """How ``weight`` will be stored; None when it is kept in float32."""
-        return self.plan.of(weight).scheme
-
-    def full(self, weight: Weight) -> Tensor:
-        """``weight`` in full precision, transforms folded in."""
-        return self.weights[weight.name]
-
-    def values(self, weight: Weight) -> Tensor:
-        """``weight`` as it will be stored, dequantized; in full precision when nothing changed it yet."""
-        codes = self.codes.get(weight.name)
-        return self.repaired.get(weight.name, self.weights[weight.name]) if codes is None else codes.dequantize()
-
-    def linears(self) -> list[Linear]:
-        """The layer's projections in the order in which they are computed."""
-        return layer_linears(self.layer)
-
-    def observe(self, values: network.Values) -> dict[str, Moments]:
-        """Run the layer on its inputs and sum up what goes into each projection, by the weight's name."""
-        moments: dict[str, Moments] = {}
-
-        def tap(linears: tuple[Linear, ...], x: Tensor) -> Tensor:
-            key = linears[0].weight.name
-            if key not in moments:
-                moments[key] = Moments(x.shape[-1], self.device)
-            moments[key].add(x)
-            for other in linears[1:]:
-                moments[other.weight.name] = moments[key]
-            return x
-
-        for x in self.inputs:
-            network.layer_forward(self.layer, values, x, self.rotary, tap)
-        return moments
-
-
-@dataclass
-class ModelTask:
-    """The whole compressed model, for a method that repairs it end to end.
-
-    ``stages`` gives each weight as it will be stored so far; ``put`` replaces one. ``tokens`` is the calibration text,
-    (sequences, length), and ``teacher`` what goes into the full-precision model's final norm for it; ``read`` gives a
-    checkpoint weight in float32, without transforms, ``full`` the one that was rounded, with them. ``progress`` makes
-    the method's bar.
-    """
-
-    decoder: Decoder
-    plan: Plan
-    tokens: NDArray[np.int64]
-    stages: StoredStages
-    teacher: Activations
-    read: Callable[[Weight], Tensor]
-    full: Callable[[Weight], Tensor]
-    store: Store
-    device: torch.device
-    seed: int
-    changed: dict[str, Quantized | NDArray[np.float32]] = field(default_factory=dict)
-    progress: Progress = silent
-
-    def put(self, weight: Weight, stored: Quantized | NDArray[np.float32]) -> None:
-        """Store ``weight`` so."""
-        self.changed[weight.name] = stored
-
-    def stored(self, weight: Weight) -> Codes | Tensor:
-        """``weight`` as it will be stored so far; what no stage has made is rounded from the checkpoint's rows."""
-        scheme = self.plan.of(weight).scheme
-        if weight.name in self.stages:
-            found = self.stages.weight(weight.name)
-            if isinstance(found, Quantized):
-                if scheme is None:
-                    raise ValueError(f"{weight.name} is stored in codes, and the plan has no scheme")
-                return Codes.unpack(found, scheme, weight.shape[1]).to(self.device)
-            return torch.from_numpy(found).to(self.device)
-        full = self.read(weight)
-        if scheme is None:
-            return full
-        method = load_method(scheme.method)
-        if not isinstance(method, Method):
-            raise InputError(
-                f"{scheme.method} cannot round {weight.name}, as no layer looks at what goes into it; name a method "
-                "that rounds rows from the weights alone, such as rtn"
-            )
-        return Codes.unpack(method.quantize(full.cpu().numpy(), scheme, None), scheme, full.shape[1]).to(self.device)
 
 
 class Calibration:
@@ -334,7 +224,7 @@ class Calibration:
             save_file(folded, self._full_file(index))
         _compute_reference(task)
         outputs = self._activations("inputs", index + 1)
-        left = _round_by_linear(task, self.starts, self.recipe, outputs=None if self.changes_layers else outputs)
+        left = round_by_linear(task, self.starts, self.recipe, outputs=None if self.changes_layers else outputs)
         rounding = [self.methods.get(linear.weight.name) for linear in task.linears()]
         for method in {method.name: method for method in rounding if isinstance(method, LayerMethod)}.values():
             method.tune(task, method_options(method, self.recipe))
@@ -344,7 +234,7 @@ class Calibration:
         if not left:
             for batch in task.inputs.batches():
                 y = network.layer_forward(task.layer, task.values, task.inputs.read(batch), task.rotary)
-                _write_finite(outputs, batch, y, index)
+                write_finite(outputs, batch, y, index)
         self._save(stage, task)
         for kind in ("inputs", "reference"):
             (self.store.directory / f"{kind}-{index:04}.f32").unlink(missing_ok=True)
@@ -453,27 +343,6 @@ def _rounding(name: str) -> Rounding:
     return method
 
 
-def _round_by_linear(
-    task: LayerTask, methods: dict[str, Method | LinearMethod], recipe: Recipe, *, outputs: Activations | None
-) -> bool:
-    """Round the projections in the order in which they are computed, each on what the rounded ones before it give.
-
-    The layer's ``outputs`` are written when they come for free; returns whether they were.
-    """
-    weights = [linear.weight for linear in task.linears() if task.scheme(linear.weight) is not None]
-    if not any(isinstance(methods[weight.name], LinearMethod) for weight in weights):  # no need to run the layer
-        for weight in weights:
-            _round(task, weight, methods[weight.name], None, recipe)
-        return False
-    passes = _Passes(task)
-    for group in range(_GROUPS):
-        linears, moments = passes.before(group)
-        for linear in linears:
-            if task.scheme(linear.weight) is not None:
-                _round(task, linear.weight, methods[linear.weight.name], moments, recipe)
-    return outputs is not None and passes.finish(outputs)
-
-
 def _compute_reference(task: LayerTask) -> None:
     """Compute what the layer gives in full precision, if a method asks for it."""
     if task.reference_inputs is None or task.reference_outputs is None:
@@ -481,122 +350,3 @@ def _compute_reference(task: LayerTask) -> None:
     for batch in task.reference_inputs.batches():
         x = task.reference_inputs.read(batch)
         task.reference_outputs.write(batch, network.layer_forward(task.layer, task.full, x, task.rotary))
-
-
-def _write_finite(outputs: Activations, batch: slice, y: Tensor, index: int) -> None:
-    """Pass on what a layer gives, (sequences, length, hidden), if it can be computed with."""
-    if not bool(torch.isfinite(y).all()):
-        raise InputError(
-            f"layer {index} gives NaN or infinite activations on the calibration text; the checkpoint "
-            "overflows in float32 there: take another one, or another text"
-        )
-    outputs.write(batch, y)
-
-
-_GROUPS = 4  # qkv; output; gate and up; down
-
-
-class _Passes:
-    """All batches on their way through a layer, stopped before projections that are not rounded yet.
-
-    They wait in memory when there is room; else each group of projections is reached from the layer's inputs again.
-    """
-
-    def __init__(self, task: LayerTask) -> None:
-        self._task = task
-        widest = max(linear.weight.shape[1] for linear in task.linears()) + 2 * task.inputs.shape[2]
-        self._keep = 4 * math.prod(task.inputs.shape[:2]) * widest <= _KEPT_BYTES
-        self._waiting: list[_Waiting] = []
-
-    def before(self, group: int) -> tuple[tuple[Linear, ...], Moments]:
-        """Go on to a group of projections; returns them and what goes into them."""
-        moments: Moments | None = None
-        linears: tuple[Linear, ...] = ()
-        for number, batch in enumerate(self._task.inputs.batches()):
-            linears, x = self._reach(group, number, batch).step
-            if moments is None:
-                moments = Moments(x.shape[-1], self._task.device)
-            moments.add(x)
-        if moments is None or not bool(torch.isfinite(moments.largest).all()):
-            raise InputError(
-                f"NaN or infinite activations go into {linears[0].weight.name} on the calibration text; "
-                "the checkpoint overflows in float32 there: take another one, or another text"
-            )
-        return linears, moments
-
-    def _reach(self, group: int, number: int, batch: slice) -> _Waiting:
-        if self._keep and group:
-            self._waiting[number].answer()
-            return self._waiting[number]
-        task = self._task
-        begun = _Waiting(network.layer_steps(task.layer, task.values, task.inputs.read(batch), task.rotary))
-        if self._keep:
-            self._waiting.append(begun)
-        for _ in range(group):
-            begun.answer()
-        return begun
-
-    def finish(self, outputs: Activations) -> bool:
-        """Write what the layer gives if the batches wait behind their last projection; returns whether they do."""
-        for batch, waiting in zip(outputs.batches(), self._waiting, strict=False):
-            waiting.answer()
-            _write_finite(outputs, batch, waiting.output, self._task.index)
-        return self._keep
-
-
-class _Waiting:
-    """The steps of one batch up to projections that are not rounded yet; ``output`` is there after the last ones."""
-
-    def __init__(self, steps: network.Steps) -> None:
-        self._steps = steps
-        self.step = next(steps)
-        self.output = torch.empty(0)
-
-    def answer(self) -> None:
-        """Compute the projections and what follows, up to the next ones."""
-        try:
-            self.step = self._steps.send(self.step[1])
-        except StopIteration as end:
-            self.output = end.value
-
-
-def _round(
-    task: LayerTask, weight: Weight, method: Method | LinearMethod, moments: Moments | None, recipe: Recipe
-) -> None:
-    scheme, full = task.scheme(weight), task.full(weight)
-    if scheme is None:
-        return
-    if isinstance(method, Method):
-        stored = method.quantize(full.cpu().numpy(), scheme, None)
-        codes = Codes.unpack(stored, scheme, full.shape[1])
-        task.codes[weight.name] = codes.to(task.device)
-        return
-    if moments is None:
-        raise ValueError(f"{weight.name}: {method.name} needs moments")
-    try:
-        task.codes[weight.name] = method.quantize(full, scheme, moments, method_options(method, recipe))
-    except InputError as error:
-        raise InputError(f"{weight.name}: {error}") from error
-
-
-def report(full: Tensor, codes: Codes) -> dict[str, float | None]:
-    """How near ``codes`` are to ``full``: SQNR in dB (None when exact) and the largest error."""
-    error = full - codes.dequantize()
-    power, noise = float(full.double().square().sum()), float(error.double().square().sum())
-    return {
-        "sqnr_db": 10 * math.log10(power / noise) if noise > 0 and power > 0 else None,
-        "max_abs_error": float(error.abs().max()),
-    }
-
-
-def logits(decoder: Decoder, values: network.Values, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Logits (length, vocabulary) of one text (length,); ``values`` is asked for a weight when it is needed."""
-    ids = torch.from_numpy(np.asarray(tokens, np.int64))[None]
-    rotaries = network.rotaries(decoder, ids.shape[1])
-    with torch.no_grad():
-        x = network.embed(decoder, values, ids)
-        for layer in decoder.layers:
-            rotary = None if layer.attention.rope is None else rotaries[layer.attention.rope]
-            x = network.layer_forward(layer, values, x, rotary)
-        found: NDArray[np.float32] = network.head_forward(decoder, values, x)[0].numpy()
-    return found

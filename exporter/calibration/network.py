@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
@@ -117,6 +118,19 @@ def head_forward(decoder: Decoder, values: Values, x: Tensor, tap: Tap | None = 
 def linear_forward(linear: Linear, values: Values, x: Tensor) -> Tensor:
     """``x Wᵀ + b``, (…, columns) → (…, rows)."""
     return functional.linear(x, values(linear.weight), None if linear.bias is None else values(linear.bias))
+
+
+def logits(decoder: Decoder, values: Values, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Logits (length, vocabulary) of one text (length,); ``values`` is asked for a weight when it is needed."""
+    ids = torch.from_numpy(np.asarray(tokens, np.int64))[None]
+    tables = rotaries(decoder, ids.shape[1])
+    with torch.no_grad():
+        x = embed(decoder, values, ids)
+        for layer in decoder.layers:
+            rotary = None if layer.attention.rope is None else tables[layer.attention.rope]
+            x = layer_forward(layer, values, x, rotary)
+        found: NDArray[np.float32] = head_forward(decoder, values, x)[0].numpy()
+    return found
 
 
 def norm_forward(norm: Norm | None, values: Values, x: Tensor) -> Tensor:

@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from edgepress.exporter.calibration.codes import Codes
-    from edgepress.exporter.calibration.engine import LayerTask, ModelTask
     from edgepress.exporter.calibration.moments import Moments
+    from edgepress.exporter.calibration.tasks import LayerTask, ModelTask
 
 _NOT_METHODS = ("packing", "folding")
 

@@ -24,8 +24,8 @@ from torch.nn import functional
 
 from edgepress.errors import InputError
 from edgepress.exporter.calibration import network
-from edgepress.exporter.calibration.engine import LayerTask
 from edgepress.exporter.calibration.learned import BETAS, LearnedCodes, draw, pieces, share_of_rate, split
+from edgepress.exporter.calibration.tasks import LayerTask
 from edgepress.exporter.compress import LayerMethod, Options
 from edgepress.exporter.decoder import Weight
 

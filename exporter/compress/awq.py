@@ -41,8 +41,8 @@ from edgepress.exporter.compress.folding import Group, foldable_groups, not_fold
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from edgepress.exporter.calibration.engine import LayerTask
     from edgepress.exporter.calibration.moments import Moments
+    from edgepress.exporter.calibration.tasks import LayerTask
     from edgepress.exporter.scheme import Scheme
 
 _LEAST = 1e-4  # of the largest channel: what a channel that is nearly always 0 counts as

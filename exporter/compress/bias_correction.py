@@ -25,7 +25,7 @@ from edgepress.exporter.recipe import KEPT_BITS, Recipe
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from edgepress.exporter.calibration.engine import LayerTask
+    from edgepress.exporter.calibration.tasks import LayerTask
 
 
 def _describe(decoder: Decoder, recipe: Recipe) -> Decoder:

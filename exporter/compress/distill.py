@@ -47,8 +47,8 @@ from torch.utils.checkpoint import checkpoint
 from edgepress.errors import InputError
 from edgepress.exporter.calibration import network
 from edgepress.exporter.calibration.codes import Codes
-from edgepress.exporter.calibration.engine import ModelTask
 from edgepress.exporter.calibration.learned import BETAS, LearnedCodes, draw, pieces, share_of_rate, split
+from edgepress.exporter.calibration.tasks import ModelTask
 from edgepress.exporter.compress import Options, Recovery, unchanged
 from edgepress.exporter.decoder import Decoder, Weight
 

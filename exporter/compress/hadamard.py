@@ -39,7 +39,7 @@ from edgepress.exporter.rotation import orthogonal, split
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from edgepress.exporter.calibration.engine import LayerTask
+    from edgepress.exporter.calibration.tasks import LayerTask
 
 
 def _describe(decoder: Decoder, recipe: Recipe) -> Decoder:

@@ -18,7 +18,7 @@ from edgepress.exporter.compress.folding import Group, foldable_groups, not_fold
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from edgepress.exporter.calibration.engine import LayerTask
+    from edgepress.exporter.calibration.tasks import LayerTask
 
 _LEAST = 1e-5  # of the largest channel: what a channel of zeros counts as
 

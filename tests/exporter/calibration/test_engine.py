@@ -11,10 +11,11 @@ from calibrations import KilledError, calibration, content, prepare
 from safetensors.numpy import load_file, save_file
 
 from edgepress.errors import InputError
-from edgepress.exporter.calibration import engine, network
+from edgepress.exporter.calibration import network, rounding
+from edgepress.exporter.calibration.codes import Codes
 from edgepress.exporter.calibration.store import Store
 from edgepress.exporter.compress import Quantized
-from edgepress.exporter.decoder import Weight, layer_linears
+from edgepress.exporter.decoder import Linear, Weight, layer_linears
 from edgepress.exporter.export import decide
 from edgepress.progress import Advance, Progress
 
@@ -36,7 +37,7 @@ def test_what_goes_on_is_what_the_stored_weights_give(name: str, tmp_path: Path)
             if not isinstance(found, Quantized):
                 return torch.from_numpy(found)
             assert scheme is not None
-            return engine.Codes.unpack(found, scheme, weight.shape[1]).dequantize()
+            return Codes.unpack(found, scheme, weight.shape[1]).dequantize()
 
         def table(weight: Weight) -> torch.Tensor:
             if weight is decoder.embedding:
@@ -60,7 +61,7 @@ def test_a_layer_that_does_not_fit_into_memory_gives_the_same(tmp_path: Path, mo
     prepared = prepare(tmp_path, GPTQ)
     with calibration(prepared, tmp_path / "kept", TOKENS) as run:
         run.run()
-    monkeypatch.setattr(engine, "_KEPT_BYTES", 0)
+    monkeypatch.setattr(rounding, "_KEPT_BYTES", 0)
     with calibration(prepared, tmp_path / "again", TOKENS) as run:
         run.run()
     assert content(tmp_path / "kept") == content(tmp_path / "again")
@@ -71,13 +72,13 @@ def test_each_projection_sees_the_rounded_ones_before_it(tmp_path: Path, monkeyp
     prepared = prepare(tmp_path, GPTQ)
     layer = prepared.decoder.layers[0]
     seen: dict[str, torch.Tensor] = {}
-    original = engine._round
+    original = rounding._round
 
     def spy(task: object, weight: Weight, method: object, moments: object, recipe: object) -> None:
         seen[weight.name] = moments.second.clone()  # type: ignore[attr-defined] - Moments
         original(task, weight, method, moments, recipe)  # type: ignore[arg-type] - as called
 
-    monkeypatch.setattr(engine, "_round", spy)
+    monkeypatch.setattr(rounding, "_round", spy)
     with calibration(prepared, tmp_path / "store", TOKENS) as run:
         inputs = run._inputs(0)[0]
         before = torch.cat(list(inputs))
@@ -89,11 +90,11 @@ def test_each_projection_sees_the_rounded_ones_before_it(tmp_path: Path, monkeyp
         if not isinstance(found, Quantized):
             return torch.from_numpy(found)
         assert scheme is not None
-        return engine.Codes.unpack(found, scheme, weight.shape[1]).dequantize()
+        return Codes.unpack(found, scheme, weight.shape[1]).dequantize()
 
     expected: dict[str, torch.Tensor] = {}
 
-    def tap(linears: tuple[engine.Linear, ...], x: torch.Tensor) -> torch.Tensor:
+    def tap(linears: tuple[Linear, ...], x: torch.Tensor) -> torch.Tensor:
         rows = x.reshape(-1, x.shape[-1]).double()
         expected.update({linear.weight.name: rows.T @ rows for linear in linears})
         return x

@@ -18,7 +18,7 @@ from edgepress.errors import InputError
 from edgepress.exporter import decide, export
 from edgepress.exporter.bundle import DATA_FILE
 from edgepress.exporter.calibration import run as module
-from edgepress.exporter.calibration.engine import logits
+from edgepress.exporter.calibration.network import logits
 from edgepress.exporter.calibration.run import layers_first
 from edgepress.exporter.readback import StoredWeights
 from edgepress.exporter.recipe import CalibrationText

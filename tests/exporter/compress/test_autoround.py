@@ -13,8 +13,8 @@ from edgepress.errors import InputError
 from edgepress.exporter.calibration import network
 from edgepress.exporter.calibration.activations import Activations
 from edgepress.exporter.calibration.codes import Codes
-from edgepress.exporter.calibration.engine import LayerTask
 from edgepress.exporter.calibration.learned import split
+from edgepress.exporter.calibration.tasks import LayerTask
 from edgepress.exporter.compress import Quantized, autoround
 from edgepress.exporter.decoder import MLP, Attention, Layer, Linear, Weight, layer_linears
 from edgepress.exporter.export import Prepared

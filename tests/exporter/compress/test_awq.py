@@ -8,8 +8,8 @@ import torch
 from layer_tasks import TinyModel, layer_task, logits, tiny_model
 
 from edgepress.errors import InputError
-from edgepress.exporter.calibration.engine import LayerTask
 from edgepress.exporter.calibration.network import layer_forward
+from edgepress.exporter.calibration.tasks import LayerTask
 from edgepress.exporter.compress import awq, load_method
 from edgepress.exporter.compress.folding import foldable_groups
 from edgepress.exporter.compress.packing import dequantize

@@ -8,8 +8,8 @@ import torch
 from layer_tasks import TinyModel, layer_task, plan, tiny_model
 
 from edgepress.exporter.calibration.codes import Codes
-from edgepress.exporter.calibration.engine import LayerTask
 from edgepress.exporter.calibration.network import layer_forward
+from edgepress.exporter.calibration.tasks import LayerTask
 from edgepress.exporter.compress import Method, load_method
 from edgepress.exporter.compress.bias_correction import METHOD
 from edgepress.exporter.decoder import Linear

@@ -10,10 +10,11 @@ import torch
 from calibrations import KilledError, calibration, content, prepare
 
 from edgepress.errors import InputError
-from edgepress.exporter.calibration import engine, network
+from edgepress.exporter.calibration import network
 from edgepress.exporter.calibration.codes import Codes
-from edgepress.exporter.calibration.engine import Calibration, ModelTask
+from edgepress.exporter.calibration.engine import Calibration
 from edgepress.exporter.calibration.learned import split
+from edgepress.exporter.calibration.tasks import ModelTask
 from edgepress.exporter.compress import distill
 from edgepress.exporter.decoder import Weight
 from edgepress.exporter.export import Prepared
@@ -67,7 +68,7 @@ def stored_logits(task: ModelTask, tokens: np.ndarray) -> np.ndarray:
         found = task.stored(distill.owner(task.decoder, weight))
         return found.dequantize() if isinstance(found, Codes) else found
 
-    return engine.logits(task.decoder, values, tokens)
+    return network.logits(task.decoder, values, tokens)
 
 
 def log_softmax(x: np.ndarray) -> np.ndarray:
@@ -80,7 +81,7 @@ def kl(task: ModelTask, sequences: np.ndarray) -> float:
     """Mean KL(full precision ‖ stored), nats a token, in float64 and without any code of distill."""
     total = []
     for sequence in sequences:
-        wanted = log_softmax(engine.logits(task.decoder, task.read, task.tokens[sequence]))
+        wanted = log_softmax(network.logits(task.decoder, task.read, task.tokens[sequence]))
         found = log_softmax(stored_logits(task, task.tokens[sequence]))
         total.append((np.exp(wanted) * (wanted - found)).sum(-1).mean())
     return float(np.mean(total))
