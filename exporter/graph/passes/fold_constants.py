@@ -1,0 +1,111 @@
+"""What is known before the model runs becomes a constant: shapes, masks and indices of a static graph.
+
+A node is computed when all of its inputs are constants and what comes out is small (a weight is never computed here);
+Shape and Size when the shape of their input is known; Identity, Dropout and a Cast to the type that a value has
+already are passed by. Nodes are computed by onnx's reference evaluator, one at a time.
+"""
+
+import numpy as np
+import onnx
+from onnx import helper
+from onnx.reference import ReferenceEvaluator
+
+from edgepress.exporter.graph.editing import (
+    Editor,
+    attributes_of,
+    infer_shapes,
+    opset,
+    remove_unused,
+    rewrite,
+)
+from edgepress.exporter.graph.passes import Context, Pass
+from edgepress.exporter.graph.weights import Weights, graphs
+
+_MOST = 1 << 20  # elements that a folded constant may have
+_RANDOM = ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli")
+_ROUNDS = 8  # of folding and looking at shapes again; each makes more of them known
+
+
+def _apply(model: onnx.ModelProto, context: Context) -> int:
+    changes = 0
+    for _ in range(_ROUNDS):
+        found = _fold(model, context.weights) + _pass_by(model)
+        if not found:
+            break
+        changes += found
+    return changes
+
+
+def _fold(model: onnx.ModelProto, weights: Weights) -> int:
+    kinds = {("", node.op_type) for node in model.graph.node if node.domain in ("", "ai.onnx")}
+    kinds -= {("", op) for op in (*_RANDOM, "Constant", "If", "Loop", "Scan", "Identity", "Dropout")}
+    return rewrite(model, weights, dict.fromkeys(kinds, _computed))
+
+
+def _computed(editor: Editor, node: onnx.NodeProto) -> bool:
+    if node.op_type in ("Shape", "Size") and _shape(editor, node):
+        return True
+    feeds = {}
+    for name in filter(None, node.input):
+        value = editor.small(name)
+        if value is None:
+            return False
+        feeds[name] = value
+    sizes = [editor.shape(name) for name in node.output if name]
+    if any(size is None or None in size or np.prod(np.array(size, float)) > _MOST for size in sizes):
+        return False
+    inputs = [
+        helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(value.dtype), value.shape)
+        for name, value in feeds.items()
+    ]
+    names = [name for name in node.output if name]
+    graph = helper.make_graph([node], "one", inputs, [onnx.ValueInfoProto(name=name) for name in names])
+    one = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset(editor.model))])
+    for name, value in zip(names, ReferenceEvaluator(one).run(None, feeds), strict=True):
+        editor.constant(name, np.asarray(value))
+    return True
+
+
+def _shape(editor: Editor, node: onnx.NodeProto) -> bool:
+    shape = editor.shape(node.input[0])
+    if shape is None or None in shape:
+        return False
+    attributes = attributes_of(node)
+    part = shape[attributes.get("start", 0) : attributes.get("end", len(shape))]
+    value = np.array(part, np.int64) if node.op_type == "Shape" else np.prod(np.array(shape, np.int64))
+    editor.constant(node.output[0], np.asarray(value, np.int64))
+    return True
+
+
+def _pass_by(model: onnx.ModelProto) -> int:
+    """Let the readers of Identity, Dropout and idle Casts read what these read; outputs keep their names."""
+    graph = model.graph
+    inferred = infer_shapes(model).graph
+    values = (*inferred.input, *inferred.value_info, *inferred.output)
+    types = {value.name: value.type.tensor_type.elem_type for value in values}
+    types |= {tensor.name: tensor.data_type for tensor in graph.initializer}
+    outputs = {value.name for value in graph.output}
+    instead: dict[str, str] = {}
+    for node in graph.node:
+        idle = node.op_type == "Identity" or (node.op_type == "Dropout" and _is_idle_dropout(node))
+        if node.op_type == "Cast":
+            idle = types.get(node.input[0]) == attributes_of(node)["to"]
+        if idle and node.output[0] not in outputs:
+            instead[node.output[0]] = instead.get(node.input[0], node.input[0])
+    for node in (node for inner in graphs(graph) for node in inner.node):
+        for index, name in enumerate(node.input):
+            node.input[index] = instead.get(name, name)
+    return len(instead) if instead and remove_unused(model) else 0
+
+
+def _is_idle_dropout(node: onnx.NodeProto) -> bool:
+    """In inference: no training mode, and nobody asks for the mask."""
+    return len(node.output) == 1 and (len(node.input) < 3 or not node.input[2])
+
+
+PASS = Pass(
+    name="fold-constants",
+    description="What is known before the model runs becomes a constant",
+    operators=("Constant", "Identity", "Dropout", "Shape", "Size", "Range", "ConstantOfShape"),
+    apply=_apply,
+)
