@@ -20,7 +20,8 @@ CPU = "CPUExecutionProvider"
 class Soc:
     """A chip of a target for which models are compiled ahead: ``model`` is the number the provider knows it by.
 
-    ``arch`` is the accelerator's version (Hexagon v75 is 75), ``vtcm_mb`` its tightly coupled memory in MiB.
+    ``arch`` is the accelerator's version (Hexagon v75 is 75), ``vtcm_mb`` its tightly coupled memory in MiB, and
+    ``float16`` whether its compiler takes float graphs (computed in float16) or quantized ones only.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Soc:
     model: int
     arch: int
     vtcm_mb: int
+    float16: bool
 
 
 @dataclass(frozen=True)

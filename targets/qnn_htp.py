@@ -1,6 +1,36 @@
 """Qualcomm's Hexagon tensor processor (HTP) through onnxruntime's QNN provider."""
 
-from edgepress.targets import Target
+from edgepress.targets import Soc, Target
+
+# Number, HTP version, VTCM and float16 are what the compiler in onnxruntime-qnn 2.7.0 (QAIRT 2.51.0) makes of each:
+# tests/targets/test_qnn.py compiles for every chip and reads them out of the context binary. Numbers and names agree
+# with LiteRT's and ExecuTorch's tables (Qualcomm's, 2026), which call sm8475 v69: this compiler makes v68 code for it.
+SOCS = (
+    Soc("sm8350", "Snapdragon 888", model=30, arch=68, vtcm_mb=4, float16=False),
+    Soc("sm8450", "Snapdragon 8 Gen 1", model=36, arch=69, vtcm_mb=8, float16=True),
+    Soc("sm8475", "Snapdragon 8+ Gen 1", model=42, arch=68, vtcm_mb=8, float16=True),
+    Soc("sm8550", "Snapdragon 8 Gen 2", model=43, arch=73, vtcm_mb=8, float16=True),
+    Soc("sm8635", "Snapdragon 8s Gen 3", model=68, arch=73, vtcm_mb=4, float16=False),
+    Soc("sm8650", "Snapdragon 8 Gen 3", model=57, arch=75, vtcm_mb=8, float16=True),
+    Soc("sm8735", "Snapdragon 8s Gen 4", model=85, arch=73, vtcm_mb=8, float16=False),
+    Soc("sm8750", "Snapdragon 8 Elite", model=69, arch=79, vtcm_mb=8, float16=True),
+    Soc("sm8845", "Snapdragon 8 Gen 5", model=97, arch=81, vtcm_mb=8, float16=True),
+    Soc("sm8850", "Snapdragon 8 Elite Gen 5", model=87, arch=81, vtcm_mb=8, float16=True),
+    Soc("sm7325", "Snapdragon 778G", model=35, arch=68, vtcm_mb=2, float16=False),
+    Soc("sm7450", "Snapdragon 7 Gen 1", model=41, arch=68, vtcm_mb=2, float16=True),
+    Soc("sm7550", "Snapdragon 7 Gen 3", model=64, arch=73, vtcm_mb=2, float16=False),
+    Soc("sm7675", "Snapdragon 7+ Gen 3", model=70, arch=73, vtcm_mb=4, float16=False),
+    Soc("sc8280x", "Snapdragon 8cx Gen 3", model=37, arch=68, vtcm_mb=4, float16=False),
+    Soc("sc8380xp", "Snapdragon X Elite", model=60, arch=73, vtcm_mb=8, float16=True),
+    Soc("sc8480xp", "Snapdragon X2 Elite", model=88, arch=81, vtcm_mb=8, float16=True),
+    Soc("qcs6490", "Dragonwing QCS6490 (boards)", model=93, arch=68, vtcm_mb=2, float16=False),
+    Soc("qcs8300", "Dragonwing IQ-8 (boards)", model=82, arch=75, vtcm_mb=8, float16=True),
+    Soc("qcs8550", "Dragonwing QCS8550 (boards)", model=66, arch=73, vtcm_mb=8, float16=True),
+    Soc("qcs9100", "Dragonwing IQ-9 (boards)", model=77, arch=73, vtcm_mb=8, float16=True),
+    Soc("sa8295", "SA8295P (cars)", model=39, arch=68, vtcm_mb=8, float16=True),
+    Soc("sa8255", "SA8255P (cars)", model=52, arch=73, vtcm_mb=8, float16=True),
+    Soc("sxr2230p", "Snapdragon XR2 Gen 2 (headsets)", model=53, arch=69, vtcm_mb=8, float16=True),
+)
 
 TARGET = Target(
     name="qnn-htp",
@@ -8,4 +38,5 @@ TARGET = Target(
     provider="QNNExecutionProvider",
     checked="asked",
     source="the HTP compiler in the wheel onnxruntime-qnn",
+    socs=SOCS,
 )

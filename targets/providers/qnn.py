@@ -1,0 +1,212 @@
+"""Qualcomm's QNN provider for Hexagon NPUs (HTP), from the wheel onnxruntime-qnn.
+
+On x86-64 the wheel holds Qualcomm's own compiler and a simulator of the HTP: models can be compiled, asked about and
+run without a phone. The simulator computes what the chip computes; the "cycles" that it counts are host time, and
+nothing here reports them.
+"""
+
+import ctypes
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from edgepress.errors import InputError
+from edgepress.targets import Soc
+from edgepress.targets.providers.child import Child
+
+PROVIDER = "QNNExecutionProvider"
+CONTEXT_TIMEOUT = 3600.0  # seconds; a decoder of a billion weights takes the compiler minutes
+
+
+def version() -> str:
+    """Return the version of the installed wheel; InputError says how to install it."""
+    return str(_wheel().__version__)
+
+
+def simulated() -> bool:
+    """Whether models run on the simulator, because this machine has no Hexagon NPU."""
+    return not any(device.device.type.name == "NPU" for device in _devices())
+
+
+def open_session(
+    model: Path | bytes,
+    soc: Soc | None = None,
+    *,
+    fp16: bool = False,
+    fallback: bool = False,
+    options: Mapping[str, str] | None = None,
+    config: Mapping[str, str] | None = None,
+    optimize: bool = True,
+) -> Any:
+    """Return an onnxruntime.InferenceSession of ``model`` that is compiled for ``soc``, and run there or simulated.
+
+    Args:
+        model: a file, a serialized model, or the ONNX file of a context binary (see ``compile_context``).
+        soc: the chip to compile for; None takes the one that this runs on.
+        fp16: compute float nodes in float16; without it the HTP takes quantized nodes only.
+        fallback: leave to the CPU what the HTP does not take. Otherwise that is an error: never silently.
+        options: further options of the provider.
+        config: further entries of the session's configuration.
+        optimize: let onnxruntime fold and fuse nodes before the provider is asked.
+
+    Raises:
+        InputError: the wheel is missing, a node is not taken, or the compiler fails.
+
+    """
+    import onnxruntime
+
+    if fp16 and soc is None:
+        raise InputError("float16 on the HTP needs to know the chip; name one with --soc")
+    session = onnxruntime.SessionOptions()
+    session.log_severity_level = 4
+    if not optimize:
+        session.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    entries = {
+        "session.record_ep_graph_assignment_info": "1",
+        "session.disable_cpu_ep_fallback": str(int(not fallback)),
+    }
+    for key, value in {**entries, **(config or {})}.items():
+        session.add_session_config_entry(key, value)
+    session.add_provider_for_devices(_devices()[:1], _options(soc, fp16) | dict(options or {}))
+    source = str(model) if isinstance(model, Path) else model
+    with _stdout_to_stderr():
+        try:
+            return onnxruntime.InferenceSession(source, session, enable_fallback=0)
+        except Exception as error:  # onnxruntime's own have no common base
+            raise InputError(_refusal(model, soc, str(error))) from error
+
+
+def assignment(session: Any) -> list[tuple[str, str, str, str]]:
+    """Return (name, operator, domain, provider) of every node that a session computes, in no particular order.
+
+    Nodes that onnxruntime folded away are not among them; those that it made or renamed are.
+    """
+    return [
+        (node.name, node.op_type, node.domain, part.ep_name)
+        for part in session.get_provider_graph_assignment_info()
+        for node in part.get_nodes()
+    ]
+
+
+def compile_context(
+    model: Path, out: Path, soc: Soc, *, fp16: bool = False, timeout: float = CONTEXT_TIMEOUT
+) -> tuple[Path, Path]:
+    """Compile ``model`` for ``soc`` into the ONNX file ``out`` and the context binary beside it; return both paths.
+
+    The binary is named ``<out's stem>_qnn.bin``. The bytes depend on the model, its file name, the chip and the wheel
+    only. Two things make them so. The compiler numbers graphs and tensors by counters of the process, so each
+    compilation has a process of its own. And onnxruntime names graphs by a hash of the path that it is given, so that
+    process works in the model's folder and names the file alone.
+
+    Raises:
+        InputError: the wheel is missing, a node is not taken by the HTP, or the compiler fails or crashes.
+
+    """
+    version()
+    binary = out.with_name(f"{out.stem}_qnn.bin")
+    for path in (out, binary):
+        path.unlink(missing_ok=True)  # the provider would not replace them
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with Child(timeout, folder=model.resolve().parent) as child:
+        answer = child.call("qnn", "compile", model=model.name, out=str(out.resolve()), soc=asdict(soc), fp16=fp16)
+    if "error" in answer or not (out.is_file() and binary.is_file()):
+        for path in (out, binary):
+            path.unlink(missing_ok=True)
+        error = answer.get("error", "the compiler wrote no context binary").removeprefix(f"{model.name}: ")
+        raise InputError(f"{model}: {error}")
+    return out, binary
+
+
+def answer(question: str, **arguments: Any) -> dict[str, Any]:
+    """Answer a parent process (see child.py): ``compile`` a context binary, or ``ask`` where each node would run."""
+    soc = Soc(**arguments.pop("soc"))
+    return _compile(soc=soc, **arguments) if question == "compile" else _ask(soc=soc, **arguments)
+
+
+def ask(child: Child, model: Path, soc: Soc, *, fp16: bool, traces: Path, optimize: bool = True) -> dict[str, Any]:
+    """Ask in ``child``, because the compiler can crash, where each node of ``model`` would run.
+
+    Returns ``nodes`` (as ``assignment`` returns them) and ``unsupported``, the provider's own words for nodes that it
+    does not take, by node name; or ``error``, when there is no session at all.
+    """
+    arguments = {"model": str(model), "soc": asdict(soc), "fp16": fp16, "optimize": optimize}
+    return child.call("qnn", "ask", traces=str(traces), **arguments)
+
+
+def _compile(model: str, out: str, soc: Soc, fp16: bool) -> dict[str, Any]:
+    config = {"ep.context_enable": "1", "ep.context_file_path": out, "ep.context_embed_mode": "0"}
+    open_session(Path(model), soc, fp16=fp16, config=config)
+    return {}
+
+
+def _ask(model: str, soc: Soc, fp16: bool, optimize: bool, traces: str) -> dict[str, Any]:
+    import json
+
+    trace = Path(traces) / "qnn_op_trace.json"
+    trace.unlink(missing_ok=True)
+    options = {"enable_framework_op_trace": "1", "framework_op_trace_dir": traces}
+    session = open_session(Path(model), soc, fp16=fp16, fallback=True, options=options, optimize=optimize)
+    told = json.loads(trace.read_text(encoding="utf-8"))["unsupported_nodes"] if trace.is_file() else []
+    return {"nodes": assignment(session), "unsupported": {node["node_name"]: node["reason"] for node in told}}
+
+
+def _options(soc: Soc | None, fp16: bool) -> dict[str, str]:
+    chip = {} if soc is None else {"soc_model": str(soc.model), "htp_arch": str(soc.arch)}
+    return chip | {
+        "backend_path": _wheel().get_qnn_htp_path(),
+        "enable_htp_fp16_precision": str(int(fp16)),
+        "offload_graph_io_quantization": "0",  # else the graph's first and last nodes run on the CPU
+    }
+
+
+def _refusal(model: Path | bytes, soc: Soc | None, error: str) -> str:
+    name = model if isinstance(model, Path) else "the model"
+    chip = soc.name if soc else "this machine"
+    if "fallback to CPU EP has been explicitly disabled" in error:
+        where = f" --soc {soc.name}" if soc else ""
+        return (
+            f"{name}: the HTP of {chip} does not take every node; "
+            f"`edgepress check MODEL --target qnn-htp{where}` says which, why, and what would change it"
+        )
+    lines = " ".join(error.split())
+    return f"{name}: Qualcomm's compiler makes no session for {chip}: {lines}"
+
+
+def _wheel() -> Any:
+    try:
+        import onnxruntime_qnn
+    except ImportError as error:
+        raise InputError("the QNN provider is not installed; `pip install 'edgepress[qnn]'`") from error
+    return onnxruntime_qnn
+
+
+@cache
+def _devices() -> list[Any]:
+    """The provider's devices in this process, NPUs first. Registering happens once: a second time is an error."""
+    import onnxruntime
+
+    wheel = _wheel()
+    with _stdout_to_stderr():
+        onnxruntime.register_execution_provider_library(PROVIDER, wheel.get_library_path())
+        ctypes.CDLL(wheel.get_qnn_htp_path())  # greets on stdout when it is loaded, which would spoil --json
+    devices = [device for device in onnxruntime.get_ep_devices() if device.ep_name == PROVIDER]
+    if not devices:
+        raise InputError(f"onnxruntime-qnn {wheel.__version__} finds nothing on this machine to compile or run with")
+    return sorted(devices, key=lambda device: device.device.type.name != "NPU")
+
+
+@contextmanager
+def _stdout_to_stderr() -> Iterator[None]:
+    """Send to stderr what native code prints on stdout."""
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        ctypes.CDLL(None).fflush(None)  # what C's stdio still holds
+        os.dup2(kept, 1)
+        os.close(kept)

@@ -1,0 +1,103 @@
+"""Small ONNX models for NPU compilers, made with onnx.helper and nothing of edgepress."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+KINDS = {
+    "int4": (TensorProto.INT4, -8, 7),
+    "uint4": (TensorProto.UINT4, 0, 15),
+    "int8": (TensorProto.INT8, -128, 127),
+    "uint8": (TensorProto.UINT8, 0, 255),
+    "int16": (TensorProto.INT16, -32768, 32767),
+    "uint16": (TensorProto.UINT16, 0, 65535),
+}
+
+
+class Graph:
+    """Nodes and initializers as they come; ``model`` makes them a ModelProto."""
+
+    def __init__(self) -> None:
+        self.nodes: list[onnx.NodeProto] = []
+        self.initializers: list[onnx.TensorProto] = []
+
+    def constant(self, name: str, values: np.ndarray) -> str:
+        self.initializers.append(numpy_helper.from_array(np.asarray(values), name))
+        return name
+
+    def codes(self, name: str, values: np.ndarray, kind: str) -> str:
+        values = np.asarray(values)
+        self.initializers.append(helper.make_tensor(name, KINDS[kind][0], values.shape, values.ravel().tolist()))
+        return name
+
+    def node(self, op: str, inputs: Sequence[str], output: str, **attributes: object) -> str:
+        self.nodes.append(helper.make_node(op, inputs, [output], name=attributes.pop("name", output), **attributes))
+        return output
+
+    def through_qdq(self, name: str, low: float, high: float, kind: str) -> str:
+        """``name`` rounded to ``kind`` over [low, high] and back."""
+        _, smallest, largest = KINDS[kind]
+        scale = (high - low) / (largest - smallest)
+        zero = int(np.clip(round(smallest - low / scale), smallest, largest))
+        scale_name = self.constant(f"{name}.scale", np.array(scale, np.float32))
+        zero_name = self.codes(f"{name}.zero", np.array(zero), kind)
+        codes = self.node("QuantizeLinear", [name, scale_name, zero_name], f"{name}.codes")
+        return self.node("DequantizeLinear", [codes, scale_name, zero_name], f"{name}.values")
+
+    def weight(
+        self, name: str, codes: np.ndarray, scale: np.ndarray, zero: np.ndarray, kind: str, **attributes: int
+    ) -> str:
+        inputs = [
+            self.codes(f"{name}.codes", codes, kind),
+            self.constant(f"{name}.scale", np.asarray(scale, np.float32)),
+            self.codes(f"{name}.zero", zero, kind),
+        ]
+        return self.node("DequantizeLinear", inputs, name, **attributes)
+
+    def model(
+        self, inputs: dict[str, Sequence[int | str]], outputs: dict[str, Sequence[int | str] | None], opset: int = 23
+    ) -> onnx.ModelProto:
+        graph = helper.make_graph(
+            self.nodes,
+            "small",
+            [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in inputs.items()],
+            [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in outputs.items()],
+            self.initializers,
+        )
+        opsets = [helper.make_opsetid("", opset), helper.make_opsetid("com.microsoft", 1)]
+        return helper.make_model(graph, opset_imports=opsets, ir_version=11)
+
+
+def projection(
+    activations: str = "uint16", weights: str = "int8", zero: int = 0, *, per_channel: bool = False, seed: int = 0
+) -> onnx.ModelProto:
+    """x (1, 16, 64) @ w (64, 32) with everything between QuantizeLinear and DequantizeLinear."""
+    random = np.random.default_rng(seed)
+    graph = Graph()
+    _, smallest, largest = KINDS[weights]
+    codes = random.integers(smallest, largest + 1, (64, 32))
+    span = (largest - smallest) / 2
+    if per_channel:
+        scale, zeros = random.uniform(0.5, 1, 32) / span, np.full(32, zero)
+        w = graph.weight("w", codes, scale, zeros, weights, axis=1)
+    else:
+        w = graph.weight("w", codes, np.array(1 / span), np.array(zero), weights)
+    x = graph.through_qdq("x", -4, 4, activations)
+    product = graph.node("MatMul", [x, w], "product", name="matmul")
+    graph.node("Identity", [graph.through_qdq(product, -40, 40, activations)], "y")
+    return graph.model({"x": (1, 16, 64)}, {"y": (1, 16, 32)})
+
+
+def float_layer() -> onnx.ModelProto:
+    """The operators of a decoder's layer that decide whether an HTP computes floats: norm, products, softmax."""
+    random = np.random.default_rng(0)
+    graph = Graph()
+    gain = graph.constant("gain", np.ones(64, np.float32))
+    w = graph.constant("w", random.standard_normal((64, 64)).astype(np.float32) / 8)
+    normed = graph.node("RMSNormalization", ["x", gain], "normed", axis=-1, epsilon=1e-5)
+    scores = graph.node("MatMul", [normed, w], "scores")
+    spread = graph.node("Softmax", [scores], "spread", axis=-1)
+    graph.node("Add", ["x", spread], "y")
+    return graph.model({"x": (1, 16, 64)}, {"y": (1, 16, 64)})

@@ -1,0 +1,142 @@
+"""The QNN provider: chips, sessions and context binaries, on Qualcomm's own compiler and simulator."""
+
+import hashlib
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import npu_models
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+
+from edgepress.errors import InputError
+from edgepress.targets import Soc, find_soc, find_target
+from edgepress.targets.providers import qnn
+from edgepress.targets.providers.child import Child
+
+pytest.importorskip("onnxruntime_qnn", reason="the QNN provider is not installed: pip install 'edgepress[qnn]'")
+
+TARGET = find_target("qnn-htp")
+FIVE_VERSIONS = [find_soc(TARGET, name) for name in ("sm8350", "sm8550", "sm8650", "sm8750", "sm8850")]
+
+
+def decibels(truth: np.ndarray, seen: np.ndarray) -> float:
+    """Signal-to-noise ratio in dB."""
+    truth, seen = truth.astype(np.float64), seen.astype(np.float64)
+    return float(10 * np.log10((truth**2).sum() / ((truth - seen) ** 2).sum()))
+
+
+def on_cpu(model: onnx.ModelProto, feeds: dict[str, np.ndarray]) -> np.ndarray:
+    output: np.ndarray = onnxruntime.InferenceSession(model.SerializeToString()).run(None, feeds)[0]
+    return output
+
+
+@pytest.fixture(scope="module")
+def projection_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("model") / "projection.onnx"
+    onnx.save(npu_models.projection("uint8"), path)
+    return path
+
+
+@pytest.mark.parametrize("soc", TARGET.socs, ids=lambda soc: soc.name)
+def test_the_compiler_knows_each_chip_as_the_table_does(soc: Soc, projection_file: Path, tmp_path: Path) -> None:
+    config = {"ep.context_enable": "1", "ep.context_file_path": str(tmp_path / "c.onnx"), "ep.context_embed_mode": "0"}
+    qnn.open_session(projection_file, soc, config=config)
+    binary = (tmp_path / "c_qnn.bin").read_bytes()
+    assert f"soc_type={soc.name.upper()};arch={soc.arch};".encode() in binary
+    assert {int(size) for size in re.findall(rb"vtcm_size=(\d+)", binary)} == {soc.vtcm_mb << 20}
+
+
+@pytest.mark.parametrize("soc", TARGET.socs, ids=lambda soc: soc.name)
+def test_the_compiler_takes_floats_where_the_table_says(soc: Soc) -> None:
+    model = npu_models.float_layer().SerializeToString()
+    if soc.float16:
+        assert {provider for *_, provider in qnn.assignment(qnn.open_session(model, soc, fp16=True))} == {qnn.PROVIDER}
+    else:
+        with pytest.raises(InputError, match=soc.name):
+            qnn.open_session(model, soc, fp16=True)
+
+
+@pytest.mark.parametrize("soc", FIVE_VERSIONS, ids=lambda soc: soc.name)
+def test_the_simulator_computes_what_the_cpu_does(soc: Soc) -> None:
+    model = npu_models.projection("uint16", "int8")
+    x = np.random.default_rng(1).standard_normal((1, 16, 64)).astype(np.float32)
+    seen = qnn.open_session(model.SerializeToString(), soc).run(None, {"x": x})[0]
+    assert decibels(on_cpu(model, {"x": x}), seen) > 50
+
+
+def test_a_node_that_the_htp_leaves_is_an_error_unless_it_may_fall_back() -> None:
+    graph = npu_models.Graph()
+    graph.node("Det", ["x"], "y")
+    model = graph.model({"x": (4, 3, 3)}, {"y": (4,)}).SerializeToString()
+    soc = find_soc(TARGET, "sm8650")
+    with pytest.raises(InputError, match=r"sm8650 does not take every node; .*--soc sm8650"):
+        qnn.open_session(model, soc, fp16=True)
+    session = qnn.open_session(model, soc, fp16=True, fallback=True)
+    assert qnn.assignment(session) == [("y", "Det", "", "CPUExecutionProvider")]
+
+
+def test_float16_needs_a_chip() -> None:
+    with pytest.raises(InputError, match="--soc"):
+        qnn.open_session(b"", fp16=True)
+
+
+def test_a_missing_wheel_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime_qnn", None)
+    with pytest.raises(InputError, match=re.escape("pip install 'edgepress[qnn]'")):
+        qnn.version()
+
+
+@pytest.mark.parametrize("soc", FIVE_VERSIONS, ids=lambda soc: soc.name)
+def test_context_binaries_are_the_same_byte_for_byte(soc: Soc, projection_file: Path, tmp_path: Path) -> None:
+    here = qnn.compile_context(projection_file, tmp_path / "a" / "c.onnx", soc)
+    elsewhere = tmp_path / "elsewhere" / projection_file.name
+    elsewhere.parent.mkdir()
+    shutil.copy(projection_file, elsewhere)
+    there = qnn.compile_context(elsewhere, tmp_path / "b" / "c.onnx", soc)
+    for one, other in zip(here, there, strict=True):
+        assert hashlib.sha256(one.read_bytes()).digest() == hashlib.sha256(other.read_bytes()).digest()
+
+
+def test_a_context_binary_computes_what_its_model_does(projection_file: Path, tmp_path: Path) -> None:
+    soc = find_soc(TARGET, "sm8650")
+    x = {"x": np.random.default_rng(1).standard_normal((1, 16, 64)).astype(np.float32)}
+    compiled, _ = qnn.compile_context(projection_file, tmp_path / "c.onnx", soc)
+    from_binary = qnn.open_session(compiled, soc).run(None, x)[0]
+    np.testing.assert_array_equal(from_binary, qnn.open_session(projection_file, soc).run(None, x)[0])
+
+
+def test_a_failed_compilation_leaves_no_file(tmp_path: Path) -> None:
+    (tmp_path / "broken.onnx").write_bytes(b"no model")
+    out = tmp_path / "out" / "c.onnx"
+    with pytest.raises(InputError, match=r"broken\.onnx: Qualcomm's compiler makes no session for sm8650"):
+        qnn.compile_context(tmp_path / "broken.onnx", out, find_soc(TARGET, "sm8650"))
+    assert list(out.parent.iterdir()) == []
+
+
+def test_native_code_prints_nothing_on_stdout() -> None:
+    program = (
+        "from edgepress.targets import find_soc, find_target\n"
+        "from edgepress.targets.providers import qnn\n"
+        f"import sys; sys.path.insert(0, {str(Path(npu_models.__file__).parent)!r}); import npu_models\n"
+        "model = npu_models.projection().SerializeToString()\n"
+        "qnn.open_session(model, find_soc(find_target('qnn-htp'), 'sm8650'))\n"
+        "print('{}')"
+    )
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    assert json.loads(done.stdout) == {}
+
+
+def test_a_child_that_crashes_or_hangs_is_an_answer_and_the_next_question_finds_a_new_one(tmp_path: Path) -> None:
+    with Child(timeout=20) as child:
+        assert "exit code 1" in child.call("no_such_provider", "ask")["error"]
+        soc = find_soc(TARGET, "sm8650")
+        onnx.save(npu_models.projection(), tmp_path / "m.onnx")
+        assert "nodes" in qnn.ask(child, tmp_path / "m.onnx", soc, fp16=False, traces=tmp_path)
+    with Child(timeout=0.01) as child:
+        assert child.call("qnn", "ask")["error"] == "the provider's compiler gave no answer in 0.01 s"
