@@ -20,8 +20,8 @@ from edgepress.errors import InputError
 from edgepress.exporter.calibration import network
 from edgepress.exporter.calibration.activations import Activations
 from edgepress.exporter.calibration.codes import Codes, report
+from edgepress.exporter.calibration.input_ranges import layer_ranges, model_ranges
 from edgepress.exporter.calibration.moments import Moments
-from edgepress.exporter.calibration.ranges import Histogram, find_range, to_scale
 from edgepress.exporter.calibration.rounding import round_by_linear, write_finite
 from edgepress.exporter.calibration.store import Store, StoredStages, to_arrays
 from edgepress.exporter.calibration.tasks import LayerTask, ModelTask
@@ -37,10 +37,12 @@ from edgepress.exporter.compress import (
     load_method,
     method_options,
 )
-from edgepress.exporter.decoder import Decoder, Layer, Linear, Weight, layer_weights
+from edgepress.exporter.decoder import Decoder, Layer, Weight, layer_weights
 from edgepress.exporter.plan import Plan
 from edgepress.exporter.recipe import Recipe
 from edgepress.progress import Progress, silent
+
+_RANGES = "ranges"  # the last stage, when activations have static ranges and the whole model is repaired
 
 
 class Calibration:
@@ -106,12 +108,14 @@ class Calibration:
         return start
 
     def stages(self) -> list[str]:
-        """Names of the stages, in order: each layer, the head, each repair of the whole model."""
+        """Names of the stages, in order: each layer, the head, each repair of the model, static ranges after it."""
         count = len(self.decoder.layers)
         names = [f"{index:04}-layer" for index in range(count)]
         names += [f"{count:04}-head"]
-        repairs = [recovery.name for recovery in self.recoveries if recovery.model is not None]
-        return names + [f"{count + 1 + index:04}-{name}" for index, name in enumerate(repairs)]
+        last = [recovery.name for recovery in self.recoveries if recovery.model is not None]
+        if last and self.recipe.activations.is_calibrated:
+            last.append(_RANGES)
+        return names + [f"{count + 1 + index:04}-{name}" for index, name in enumerate(last)]
 
     def run(self, progress: Progress = silent) -> StoredStages:
         """Do every stage that is not done yet; ``progress`` makes a bar for the layers, and one for each repair.
@@ -243,7 +247,7 @@ class Calibration:
         arrays: dict[str, NDArray[Any]] = {}
         reports = {}
         if self.recipe.activations.is_calibrated:
-            arrays |= self._ranges(task)
+            arrays |= layer_ranges(task.layer, task.values, task.inputs, task.rotary, self.recipe.activations)
         for weight in layer_weights(task.layer):
             full = task.weights[weight.name]
             codes = task.codes.get(weight.name)
@@ -253,30 +257,6 @@ class Calibration:
             arrays |= to_arrays(weight.name, codes.pack())
             reports[weight.name] = report(full, codes)
         self.store.save(stage, arrays, {"reports": reports})
-
-    def _ranges(self, task: LayerTask) -> dict[str, NDArray[Any]]:
-        """Scale and zero point of what goes into each projection of the rounded layer."""
-        histograms: dict[str, Histogram] = {}
-        arrays: dict[str, NDArray[Any]] = {}
-
-        def tap(linears: tuple[Linear, ...], x: Tensor) -> Tensor:
-            seen = x
-            if task.layer.mlp.down in linears:  # the graph scales each token to 1 there (graph/linears.py)
-                seen = x / x.abs().amax(-1, keepdim=True).clamp_min(torch.finfo(x.dtype).tiny)
-            histograms.setdefault(linears[0].weight.name, Histogram()).add(seen.cpu().numpy())
-            for other in linears[1:]:
-                histograms[other.weight.name] = histograms[linears[0].weight.name]
-            return x
-
-        for batch in task.inputs:
-            network.layer_forward(task.layer, task.values, batch, task.rotary, tap)
-        for name, histogram in histograms.items():
-            kind = np.uint16 if self.recipe.activations.type == "uint16" else np.uint8
-            low, high = find_range(histogram, self.recipe.activations)
-            scale, zero_point = to_scale(low, high, np.iinfo(kind).bits)
-            arrays[f"{name}/input_scale"] = np.array(scale, np.float32)
-            arrays[f"{name}/input_zero_point"] = np.array(zero_point, kind)
-        return arrays
 
     # ---- head and whole model ---------------------------------------------------------------------------------------
 
@@ -304,22 +284,39 @@ class Calibration:
         for index, recovery in enumerate(repairs):
             stage = f"{first + index:04}-{recovery.name}"
             if not self.store.has(stage):
-                task = ModelTask(
-                    decoder=self.decoder,
-                    plan=self.plan,
-                    tokens=self.tokens,
-                    stages=self.store.weights(),
-                    teacher=self._activations("reference", len(self.decoder.layers)),
-                    read=self.read,
-                    full=self.full,
-                    store=self.store,
-                    device=self.device,
-                    seed=self.recipe.calibration.seed,
-                    progress=progress,
-                )
+                task = self._model_task(progress)
                 if recovery.model is not None:
                     recovery.model(task, method_options(recovery, self.recipe))
                 self._save_changed(stage, task)
+        stage = f"{first + len(repairs):04}-{_RANGES}"
+        if stage in self.stages() and not self.store.has(stage):
+            self.store.save(stage, self._final_ranges(progress))
+
+    def _model_task(self, progress: Progress) -> ModelTask:
+        return ModelTask(
+            decoder=self.decoder,
+            plan=self.plan,
+            tokens=self.tokens,
+            stages=self.store.weights(),
+            teacher=self._activations("reference", len(self.decoder.layers)),
+            read=self.read,
+            full=self.full,
+            store=self.store,
+            device=self.device,
+            seed=self.recipe.calibration.seed,
+            progress=progress,
+        )
+
+    def _final_ranges(self, progress: Progress) -> dict[str, NDArray[Any]]:
+        """Static ranges once more: those of the layers were taken before the whole model was repaired."""
+        shape = (self.layer_sequences, self.tokens.shape[1], self.decoder.hidden_size)
+        stream = Activations(self.store.directory / "ranges.f32", shape, self.device)
+        count, stored = len(self.decoder.layers), self._model_task(progress).stored
+        with torch.no_grad(), progress(count, "taking ranges again", " layers") as advance:
+            tokens = self.tokens[: self.layer_sequences]
+            found = model_ranges(self.decoder, stored, tokens, stream, self.recipe.activations, advance=advance)
+        stream.path.unlink()
+        return found
 
     def _save_changed(self, stage: str, task: ModelTask) -> None:
         arrays: dict[str, NDArray[Any]] = {}

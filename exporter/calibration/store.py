@@ -79,7 +79,7 @@ class Store:
         """Write ``stage`` whole or not at all; ``notes`` is JSON that is kept with it."""
         path = self.directory / f"{stage}{_SUFFIX}"
         partial = path.with_suffix(".partial")
-        contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+        contiguous = {name: np.ascontiguousarray(array).reshape(array.shape) for name, array in arrays.items()}
         save_file(contiguous, partial, {"notes": json.dumps(notes or {}, sort_keys=True)})
         with partial.open("rb") as file:
             os.fsync(file.fileno())

@@ -46,7 +46,7 @@ def test_a_stage_comes_back_as_it_was(
         found = store.load("0000-layer")
         assert found.keys() == arrays.keys()
         for name, array in arrays.items():
-            assert found[name].dtype == array.dtype
+            assert (found[name].dtype, found[name].shape) == (array.dtype, array.shape)
             np.testing.assert_array_equal(found[name], array)
         assert store.notes("0000-layer") == {"note": note}
         assert store.stages() == ["0000-layer"]
