@@ -142,7 +142,7 @@ def _open(path: Path, checkpoint: Checkpoint, text: Sequence[str | Path], tokens
     }
     if planned != {tensor["name"]: tensor["regions"] for tensor in manifest.tensors}:
         raise _another_version(path, manifest)
-    return Prepared(checkpoint, decoder, recipe, find_target(manifest.target), plan)
+    return Prepared(checkpoint, decoder, recipe, tuple(map(find_target, manifest.targets)), plan)
 
 
 def _another_version(path: Path, manifest: Manifest) -> InputError:

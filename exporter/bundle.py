@@ -129,7 +129,7 @@ def write_manifest(
     bundle: Path,
     *,
     decoder: Decoder,
-    target: str,
+    targets: dict[str, dict[str, object]],
     recipe: Recipe,
     plan: Plan,
     reports: Mapping[str, TensorReport],
@@ -142,7 +142,7 @@ def write_manifest(
     files = describe_files(bundle)
     manifest = Manifest(
         model_type=decoder.model_type,
-        target=target,
+        targets=targets,
         recipe=recipe.to_json(),
         versions={
             "edgepress": __version__,

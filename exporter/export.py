@@ -22,6 +22,7 @@ from edgepress.exporter.architectures import architecture, describe
 from edgepress.exporter.checkpoint import Checkpoint, check_tensors, read_weight, resolve_model, same_tensor
 from edgepress.exporter.compress import Method, Recovery, Transform, load_method, method_options
 from edgepress.exporter.decoder import Decoder
+from edgepress.exporter.forms import FormTask, find_form
 from edgepress.exporter.genai_config import bos_token, make_genai_config
 from edgepress.exporter.graph.decoder import build_decoder
 from edgepress.exporter.plan import Plan, make_plan
@@ -31,12 +32,23 @@ from edgepress.files import atomic_directory
 from edgepress.fingerprint import write_fingerprint
 from edgepress.manifest import MANIFEST_NAME, Manifest
 from edgepress.progress import Progress, silent
-from edgepress.targets import Operator, Target, find_target, has_kernel, missing_kernels
+from edgepress.targets import (
+    Operator,
+    Soc,
+    Target,
+    find_soc,
+    find_target,
+    has_kernel,
+    missing_kernels,
+    target_names,
+)
 
 if TYPE_CHECKING:
     from edgepress.exporter.calibration.run import Calibrated  # needs torch
 
 _log = logging.getLogger("edgepress.export")
+
+FALLBACK = "arm64-cpu"  # what runs the graph of a bundle whose targets are accelerators only
 
 
 @dataclass(frozen=True)
@@ -46,17 +58,24 @@ class Prepared:
     checkpoint: Checkpoint
     decoder: Decoder
     recipe: Recipe
-    target: Target
+    targets: tuple[Target, ...]
     plan: Plan
     budget: dict[str, object] | None = None  # what was measured for the recipe's budget, and chosen
     left_out: Mapping[str, str] = field(default_factory=dict)  # recoveries of the recipe that decline, and why
+    socs: tuple[Soc, ...] = ()  # chips that the targets which have some are compiled for
+
+    @property
+    def cpu(self) -> Target:
+        """The CPU whose kernels the bundle's own graph is made for; accelerators fall back to it."""
+        return next((target for target in self.targets if target.is_cpu), find_target(FALLBACK))
 
 
 def decide(
     model: str | Path,
     *,
-    target: str,
+    target: str | Sequence[str],
     recipe: str | Path,
+    socs: Sequence[str] = (),
     context_length: int | None = None,
     calibration: Sequence[str | Path] = (),
     scratch: Path | None = None,
@@ -73,7 +92,7 @@ def decide(
         InputError: the model, recipe or target cannot be used; the message says which, why and what to do.
 
     """
-    chosen_target = find_target(target)
+    targets, chips = find_targets(target, socs)
     chosen_recipe = read_recipe(recipe)
     if context_length is not None:
         if context_length < 1:
@@ -97,8 +116,9 @@ def decide(
     def plan(recipe: Recipe) -> Plan:
         return make_plan(decoder, recipe, lambda name: checkpoint.tensors[name].itemsize)
 
-    prepared = Prepared(checkpoint, decoder, chosen_recipe, chosen_target, plan(chosen_recipe), left_out=left_out)
+    prepared = Prepared(checkpoint, decoder, chosen_recipe, targets, plan(chosen_recipe), left_out=left_out, socs=chips)
     if chosen_recipe.budget is None:
+        refuse_forms(prepared)
         return prepared
     from edgepress.exporter.budget.measure import spend_budget
 
@@ -106,7 +126,31 @@ def decide(
     with TemporaryDirectory(prefix="edgepress-") as temporary:
         directory = Path(temporary) if scratch is None else scratch
         spent, summary = spend_budget(prepared, plain, scratch=directory, bos=bos, threads=threads, progress=progress)
-    return replace(prepared, recipe=spent.recipe, plan=plan(spent.recipe), budget=summary)
+    prepared = replace(prepared, recipe=spent.recipe, plan=plan(spent.recipe), budget=summary)
+    refuse_forms(prepared)
+    return prepared
+
+
+def find_targets(target: str | Sequence[str], socs: Sequence[str]) -> tuple[tuple[Target, ...], tuple[Soc, ...]]:
+    """The targets of these names, each once, and the chips of the one among them that has some.
+
+    Raises:
+        InputError: a name is unknown, there is none, or chips are named and no target has any.
+
+    """
+    names = [target] if isinstance(target, str) else list(dict.fromkeys(target))
+    if not names:
+        raise InputError(f"name at least one target: {', '.join(target_names())}")
+    targets = tuple(find_target(name) for name in names)
+    owner = next((one for one in targets if one.socs), targets[0])
+    return targets, tuple(find_soc(owner, name) for name in dict.fromkeys(socs))
+
+
+def refuse_forms(prepared: Prepared) -> None:
+    """Raise InputError when a target's form cannot hold what is planned."""
+    for target in prepared.targets:
+        if target.form is not None:
+            find_form(target.form).refuse(prepared, target)
 
 
 def keep_what_overflows(
@@ -197,8 +241,9 @@ def export(
     model: str | Path,
     *,
     out: str | Path,
-    target: str = "arm64-cpu",
+    target: str | Sequence[str] = FALLBACK,
     recipe: str | Path = "int4",
+    socs: Sequence[str] = (),
     context_length: int | None = None,
     calibration: Sequence[str | Path] = (),
     check: bool = False,
@@ -211,8 +256,9 @@ def export(
     Args:
         model: ``demo``, a directory in Hugging Face form, or a hub id.
         out: the bundle's directory; written beside itself and renamed into place when complete.
-        target: a name from :func:`edgepress.targets.target_names`.
+        target: a name from :func:`edgepress.targets.target_names`, or several: they share the weights' computation.
         recipe: a preset's name or a TOML file.
+        socs: chips of the target that has some (qnn-htp), for which its graphs are compiled ahead.
         context_length: positions that the bundle can hold; the model's own maximum when None.
         calibration: files of text for a calibrated recipe; those that the recipe names when empty, and the model's own
             generations when it names none either.
@@ -236,6 +282,7 @@ def export(
         model,
         target=target,
         recipe=recipe,
+        socs=socs,
         context_length=context_length,
         calibration=calibration,
         scratch=scratch,
@@ -248,7 +295,7 @@ def export(
     genai_config = make_genai_config(
         prepared.decoder, prepared.plan, prepared.checkpoint.config, bundle.read_generation(prepared.checkpoint)
     )
-    graph = make_graph(prepared, prepared.target)
+    graph = make_graph(prepared)
     with (
         ExitStack() as stack,
         atomic_directory(Path(out), replace=force) as work,
@@ -265,10 +312,11 @@ def export(
         if calibrated is not None and calibrated.fingerprint is not None:
             write_fingerprint(work, calibrated.fingerprint)
         parity = check_parity(work, prepared, progress) if check else None
+        targets = write_forms(work, prepared, threads=threads, progress=progress)
         manifest = bundle.write_manifest(
             work,
             decoder=prepared.decoder,
-            target=prepared.target.name,
+            targets=targets,
             recipe=prepared.recipe,
             plan=prepared.plan,
             reports=reports,
@@ -281,11 +329,11 @@ def export(
     return manifest
 
 
-def make_graph(prepared: Prepared, target: Target) -> onnx.ModelProto:
-    """The graph that ``target`` runs; its weights are regions of the data file, which all targets share.
+def make_graph(prepared: Prepared) -> onnx.ModelProto:
+    """The graph that CPUs run; its weights are regions of the data file.
 
     Raises:
-        InputError: the target's provider lacks a kernel for a node.
+        InputError: onnxruntime's CPU provider lacks a kernel for a node.
 
     """
     graph = build_decoder(
@@ -293,15 +341,30 @@ def make_graph(prepared: Prepared, target: Target) -> onnx.ModelProto:
         prepared.plan,
         data_file=bundle.DATA_FILE,
         version=__version__,
-        has_half=lambda operator: has_kernel(target, operator, "float16"),
+        has_half=lambda operator: has_kernel(prepared.cpu, operator, "float16"),
     )
-    check_legal(graph, target)
+    check_legal(graph, prepared.cpu)
     return graph
 
 
 def write_graph(work: Path, graph: onnx.ModelProto) -> None:
-    """Write one target's graph into the bundle."""
+    """Write the CPU graph into the bundle."""
     (work / bundle.MODEL_FILE).write_bytes(graph.SerializeToString(deterministic=True))
+
+
+def write_forms(
+    work: Path, prepared: Prepared, *, threads: int | None, progress: Progress
+) -> dict[str, dict[str, object]]:
+    """Write what each target needs beside the CPU graph, into a folder of its name; returns what was written."""
+    written: dict[str, dict[str, object]] = {}
+    for target in prepared.targets:
+        written[target.name] = {}
+        if target.form is not None:
+            folder = work / target.name
+            folder.mkdir()
+            task = FormTask(work, folder, target, prepared, threads or usable_cores(), progress)
+            written[target.name] = find_form(target.form).write(task)
+    return written
 
 
 def _calibrate(

@@ -23,7 +23,7 @@ def plan_to_json(prepared: Prepared) -> Json:
     return {
         "model": str(prepared.checkpoint.directory),
         "model_type": prepared.decoder.model_type,
-        "target": prepared.target.name,
+        "targets": [target.name for target in prepared.targets],
         "recipe": prepared.recipe.to_json(),
         "context_length": plan.context_length,
         "tensors": [_tensor_to_json(tensor) for tensor in plan.tensors],
@@ -85,7 +85,7 @@ def format_plan(prepared: Prepared) -> str:
         [
             table,
             "",
-            f"{plan['model_type']} for {plan['target']}, recipe {prepared.recipe.name}, "
+            f"{plan['model_type']} for {', '.join(t.name for t in prepared.targets)}, recipe {prepared.recipe.name}, "
             f"context {plan['context_length']}, {totals['parameters']:,} parameters",
             f"weights      {_megabytes(totals['bytes_before'])} MB → {_megabytes(totals['weights_bytes'])} MB, "
             f"{prepared.plan.bits_per_weight:.2f} bits a weight",
@@ -144,7 +144,7 @@ def inspect(path: Path) -> Json:
         result["bundle"] = {
             "sha256": bundle_hash(path),
             "model_type": manifest.model_type,
-            "target": manifest.target,
+            "targets": manifest.targets,
             "recipe": manifest.recipe,
             "totals": manifest.totals,
             "parity": manifest.parity,
@@ -220,7 +220,8 @@ def format_inspection(inspection: Json) -> str:
         described = cast("Json", inspection["bundle"])
         files = cast("dict[str, int]", described["files"])
         parts += ["", format_table(("file", "MB"), [(n, _megabytes(s)) for n, s in files.items()], right=(1,))]
-        parts += ["", f"bundle {described['sha256']}: {described['model_type']} for {described['target']}"]
+        targets = ", ".join(cast("Json", described["targets"]))
+        parts += ["", f"bundle {described['sha256']}: {described['model_type']} for {targets}"]
         chosen = cast("dict[str, str]", described["chosen"])
         if chosen:
             parts += ["", format_table(("tensor", "why"), list(chosen.items())), ""]

@@ -38,7 +38,8 @@ class Target:
 
     ``checked`` says where the knowledge comes from: ``asked`` (the provider's own compiler or kernel registry),
     ``emulated`` or ``table``; ``source`` names it, with its version, and for a written table its date. ``socs`` are the
-    chips that can be named with ``--soc``; none where one build serves all.
+    chips that can be named with ``--soc``; none where one build serves all. ``form`` names what an export writes beside
+    the CPU graph (a file of ``exporter/forms/``), None where nothing is needed.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Target:
     checked: Literal["asked", "emulated", "table"]
     source: str
     socs: tuple[Soc, ...] = ()
+    form: str | None = None
 
     @property
     def is_cpu(self) -> bool:

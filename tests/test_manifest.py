@@ -17,7 +17,7 @@ def make_bundle(folder: Path) -> Path:
     (folder / "model.onnx.data").write_bytes(bytes(range(256)))
     manifest = Manifest(
         model_type="llama",
-        target="arm64-cpu",
+        targets={"arm64-cpu": {}},
         recipe={"name": "int4"},
         versions={"edgepress": "0"},
         source={"config.json": "0" * 64},

@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from edgepress.errors import InputError
 from edgepress.files import sha256_file
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MANIFEST_NAME = "manifest.json"
 
 Json = dict[str, object]
@@ -31,6 +31,7 @@ class FileEntry:
 class Manifest:
     """The content of ``manifest.json``.
 
+    ``targets`` has what each target finds in the folder of its name, nothing where the CPU graph is all it needs.
     ``source`` has the SHA-256 of each checkpoint file; ``tensors`` has, for each stored tensor, its scheme or the
     reason why it is kept, bytes, and SQNR in dB as stored (null when exact); ``calibration`` says which
     text a calibrated recipe saw; ``budget`` what was measured for a recipe's budget, and what it came to; ``parity`` is
@@ -39,7 +40,7 @@ class Manifest:
     """
 
     model_type: str
-    target: str
+    targets: dict[str, Json]
     recipe: Json
     versions: dict[str, str]
     source: dict[str, str]

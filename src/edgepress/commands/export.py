@@ -11,7 +11,18 @@ HELP = "quantize a model and write a bundle directory"
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what ``export`` and ``plan`` share: the model, target, recipe and context."""
     parser.add_argument("model", help="`demo`, a directory in Hugging Face form, or a hub id")
-    parser.add_argument("--target", default="arm64-cpu", help="what the bundle must run on")
+    parser.add_argument(
+        "--target",
+        action="append",
+        help="what the bundle must run on; may be given several times (default: arm64-cpu)",
+    )
+    parser.add_argument(
+        "--soc",
+        action="append",
+        default=[],
+        metavar="CHIP",
+        help="compile ahead for this chip of the target (qnn-htp: sm8650 …); may be given several times",
+    )
     parser.add_argument(
         "--recipe",
         default="int4",
@@ -42,6 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
     import time
 
     from edgepress.exporter import export
+    from edgepress.exporter.export import FALLBACK
     from edgepress.exporter.recipe import describe_promise
     from edgepress.progress import progress
 
@@ -49,8 +61,9 @@ def run(arguments: argparse.Namespace) -> int:
     manifest = export(
         arguments.model,
         out=arguments.out,
-        target=arguments.target,
+        target=arguments.target or FALLBACK,
         recipe=arguments.recipe,
+        socs=arguments.soc,
         context_length=arguments.context,
         calibration=arguments.calibration,
         check=arguments.check,
@@ -59,7 +72,8 @@ def run(arguments: argparse.Namespace) -> int:
         progress=progress,
     )
     before, after = int(str(manifest.totals["bytes_before"])), int(str(manifest.totals["bytes_after"]))
-    print(f"{arguments.out}: {manifest.model_type}, recipe {manifest.recipe['name']}, target {manifest.target}")
+    targets = ", ".join(manifest.targets)
+    print(f"{arguments.out}: {manifest.model_type}, recipe {manifest.recipe['name']}, target {targets}")
     print(
         f"  weights in the checkpoint {before / 1e6:,.1f} MB → bundle {after / 1e6:,.1f} MB ({after / before:.0%}), "
         f"{manifest.totals['bits_per_weight']:.2f} bits a weight"

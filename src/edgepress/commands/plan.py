@@ -22,13 +22,15 @@ def run(arguments: argparse.Namespace) -> int:
     import json
 
     from edgepress.exporter import decide
+    from edgepress.exporter.export import FALLBACK
     from edgepress.exporter.report import format_plan, plan_to_json
     from edgepress.progress import progress
 
     prepared = decide(
         arguments.model,
-        target=arguments.target,
+        target=arguments.target or FALLBACK,
         recipe=arguments.recipe,
+        socs=arguments.soc,
         context_length=arguments.context,
         calibration=arguments.calibration,
         progress=progress,
