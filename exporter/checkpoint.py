@@ -1,5 +1,6 @@
 """Read a checkpoint in Hugging Face form: its config and, a few rows at a time, its tensors."""
 
+import math
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -23,7 +24,7 @@ PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 HUB_PATTERNS = ("*.safetensors", "*.json", "tokenizer.model", "*.jinja", "*.txt")
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
-_TRANSPOSED_PIECE = 1 << 18  # elements of a stored tensor read at a time when only some of its columns are wanted
+_PIECE = 1 << 18  # elements of a stored tensor read at a time when only some of its columns are wanted, or NaN counted
 _COMPARED_PIECE = 1 << 20  # bytes
 _AGAIN = "download or convert the checkpoint again"
 _MISMATCH = "the config and the weights do not belong together"
@@ -88,18 +89,48 @@ class Checkpoint:
 
         Rows of a transposed part are columns of the stored tensor, all of whose rows are then read, in bounded
         pieces: ask for many at a time.
+
+        Raises:
+            InputError: one of the values is NaN or infinite.
+
         """
+        rows = self._part_rows(part, start, stop)
+        if (
+            rows.size and not np.isfinite([rows.min(), rows.max()]).all()
+        ):  # as NaN spreads; no mask as large as the rows
+            raise self._not_finite(part.tensor)
+        return rows
+
+    def _part_rows(self, part: Part, start: int, stop: int) -> NDArray[np.float32]:
         first, last = part.start + start, part.start + stop
         tensor = self.tensors[part.tensor]
         if not part.transposed:
             return tensor.rows(first, last)
         stored_rows, stored_columns = tensor.shape
         out = np.empty((stop - start, stored_rows), np.float32)
-        step = max(1, _TRANSPOSED_PIECE // stored_columns)
+        step = max(1, _PIECE // stored_columns)
         for row in range(0, stored_rows, step):
             piece = tensor.rows(row, min(row + step, stored_rows))  # (piece rows, stored columns)
             out[:, row : row + len(piece)] = piece[:, first:last].T
         return out
+
+    def _not_finite(self, name: str) -> InputError:
+        """Count what is not finite in the whole tensor and name the first place."""
+        tensor = self.tensors[name]
+        step = max(1, _PIECE // max(1, math.prod(tensor.shape[1:])))
+        nans = infinities = 0
+        first: tuple[int, ...] | None = None
+        for start in range(0, tensor.shape[0], step):
+            rows = tensor.rows(start, min(start + step, tensor.shape[0]))
+            bad = np.argwhere(~np.isfinite(rows))
+            if first is None and len(bad):
+                first = (start + int(bad[0][0]), *(int(i) for i in bad[0][1:]))
+            nans += int(np.isnan(rows).sum())
+            infinities += int(np.isinf(rows).sum())
+        return InputError(
+            f"{name} holds {nans} NaN and {infinities} infinite values, the first at {list(first or ())}; "
+            "the checkpoint is damaged or its training diverged: take another one"
+        )
 
     def source_hashes(self) -> dict[str, str]:
         """SHA-256 of the config, of every file with weights and of the index that names them, by file name."""

@@ -205,8 +205,6 @@ def _chunks(tensors: Sequence[PlannedTensor]) -> Iterator[_Chunk]:
 def _write_chunk(checkpoint: Checkpoint, chunk: _Chunk, methods: dict[str, Method], file: BinaryIO) -> _Sums:
     """Read the chunk's rows, and handle them ``_CHUNK`` elements at a time (a transposed chunk has more)."""
     x = checkpoint.part_rows(chunk.part, chunk.start, chunk.stop)  # (rows, columns) or (rows,)
-    if not np.isfinite(x).all():
-        raise _not_finite(checkpoint, chunk.part)
     step = max(1, _CHUNK // math.prod(x.shape[1:]))
     if chunk.tensor.is_integer:
         pieces = _write_columns_chunk(x, chunk, methods, file)
@@ -328,25 +326,6 @@ def _report(sums: dict[int, _Sums]) -> TensorReport:
     return TensorReport(
         sqnr_db=10 * math.log10(power / noise) if noise > 0 else None,
         max_abs_error=max((s.max_abs_error for s in ordered), default=0.0),
-    )
-
-
-def _not_finite(checkpoint: Checkpoint, part: Part) -> InputError:
-    """Count what is not finite in the whole tensor and name the first place."""
-    tensor = checkpoint.tensors[part.tensor]
-    step = max(1, _CHUNK // max(1, math.prod(tensor.shape[1:])))
-    nans = infinities = 0
-    first: tuple[int, ...] | None = None
-    for start in range(0, tensor.shape[0], step):
-        rows = tensor.rows(start, min(start + step, tensor.shape[0]))
-        bad = np.argwhere(~np.isfinite(rows))
-        if first is None and len(bad):
-            first = (start + int(bad[0][0]), *(int(i) for i in bad[0][1:]))
-        nans += int(np.isnan(rows).sum())
-        infinities += int(np.isinf(rows).sum())
-    return InputError(
-        f"{part.tensor} holds {nans} NaN and {infinities} infinite values, the first at {list(first or ())}; "
-        "the checkpoint is damaged or its training diverged: take another one"
     )
 
 

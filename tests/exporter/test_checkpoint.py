@@ -85,7 +85,7 @@ def test_transposed_part_rows(
     last = data.draw(st.integers(first + 1, rows))
     start = data.draw(st.integers(0, last - first))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("edgepress.exporter.checkpoint._TRANSPOSED_PIECE", data.draw(st.integers(1, 30)))
+        patch.setattr("edgepress.exporter.checkpoint._PIECE", data.draw(st.integers(1, 30)))
         found = checkpoint.part_rows(Part("x", first, last, transposed=True), start, last - first)
     np.testing.assert_array_equal(found, stored.numpy().T[first + start : last])
 

@@ -1,9 +1,12 @@
 """Exports with a budget, whole: what is on disk meets it, and a killed one goes on."""
 
 import json
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 from tiny_models import TEXT, save
 
 from edgepress.errors import InputError
@@ -99,6 +102,19 @@ def test_what_was_measured_is_not_measured_again(
     assert manifest.budget is not None
     assert manifest.budget["measured_kl"] == 0.01
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+@pytest.mark.parametrize("tensor", ["model.norm.weight", "model.layers.1.mlp.down_proj.weight"])
+def test_a_checkpoint_with_nan_is_refused_before_a_price_is_taken(
+    tensor: str, model: Path, text: Path, tmp_path: Path
+) -> None:
+    broken = Path(shutil.copytree(model, tmp_path / "broken"))
+    tensors = load_file(broken / "model.safetensors")
+    tensors[tensor].flat[1] = np.nan
+    save_file(tensors, broken / "model.safetensors", {"format": "pt"})
+    with pytest.raises(InputError, match=rf"{tensor} holds 1 NaN"):
+        export(broken, out=tmp_path / "out", recipe=recipe(tmp_path, "size_mb = 0.2"), calibration=[text], threads=1)
+    assert not (tmp_path / "out").exists()
 
 
 def test_what_the_model_wrote_is_not_written_again(

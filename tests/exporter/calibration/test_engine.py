@@ -1,5 +1,6 @@
 """Layers pass one at a time, each on what the compressed ones before it give; a stopped run goes on."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -152,6 +153,28 @@ def test_activations_that_are_not_finite_are_one_clear_error_and_lose_nothing(tm
     ):
         run.run()
     assert list(content(tmp_path / "store")) == ["0000-layer.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("tensor", "place", "done"),
+    [
+        ("model.embed_tokens.weight", "[5, 3]", []),  # token 5 is in the text
+        ("model.layers.0.self_attn.q_proj.weight", "[0, 9]", []),
+        ("model.layers.2.input_layernorm.weight", "[9]", ["0000-layer.safetensors", "0001-layer.safetensors"]),
+    ],
+)
+def test_a_checkpoint_with_nan_is_refused_by_name(tensor: str, place: str, done: list[str], tmp_path: Path) -> None:
+    prepared = prepare(tmp_path, GPTQ)
+    file = tmp_path / "model" / "model.safetensors"
+    tensors = load_file(file)
+    tensors[tensor][tuple(int(i) for i in place.strip("[]").split(", "))] = np.nan
+    save_file(tensors, file, {"format": "pt"})
+    tokens = TOKENS.copy()
+    tokens[0, 0] = 5
+    message = re.escape(f"{tensor} holds 1 NaN and 0 infinite values, the first at {place}")
+    with pytest.raises(InputError, match=message), calibration(prepared, tmp_path / "store", tokens) as run:
+        run.run()
+    assert list(content(tmp_path / "store")) == done
 
 
 def test_methods_in_the_wrong_place_are_refused(tmp_path: Path) -> None:
