@@ -1,6 +1,71 @@
 """Qualcomm's Hexagon tensor processor (HTP) through onnxruntime's QNN provider."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
 from edgepress.targets import Soc, Target
+
+Layout = Literal["tensor", "channel", "block"]
+"""What shares a scale and a zero point: the whole weight, a channel of it, or a block of a channel."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Quantized weights that the HTP leaves to the CPU, or (``wrong``) takes and computes wrongly without a word.
+
+    ``operators`` are what reads the dequantized weight, ``weights`` and ``activations`` the types of the codes (the
+    activation's are those that the operator's first input was dequantized from), ``zero`` says which zero points the
+    rule is for: ``other`` if one of them is not 0.
+    """
+
+    operators: tuple[str, ...]
+    weights: tuple[str, ...]
+    layout: Layout
+    zero: Literal["0", "other", "any"]
+    activations: tuple[str, ...]
+    wrong: bool
+    remedy: str
+
+    def speaks_of(
+        self, operator: str, weights: str, layout: Layout, zero_points: Sequence[int], activations: str
+    ) -> bool:
+        """Whether this rule is about a weight of these properties."""
+        found = "other" if any(zero_points) else "0"
+        return (
+            operator in self.operators
+            and weights in self.weights
+            and layout == self.layout
+            and self.zero in {"any", found}
+            and activations in self.activations
+        )
+
+
+PRODUCTS = ("MatMul", "Gemm", "Conv", "ConvTranspose")
+NORMS = ("RMSNormalization", "LayerNormalization")
+FOUR, EIGHT, SIXTEEN = ("int4", "uint4"), ("int8", "uint8"), ("int16", "uint16")
+
+# What was found by asking onnxruntime-qnn 2.7.0; tests/targets/test_qnn_rules.py asks again for every rule, on five
+# versions of the HTP. Zero points are those stored: 0 is the middle of int4 and the end of uint4.
+RULES = (
+    Rule(PRODUCTS, ("int4",), "tensor", "other", SIXTEEN, wrong=True, remedy="int4 with zero point 0"),
+    Rule(PRODUCTS, ("uint4",), "channel", "0", ("uint8", "uint16"), wrong=True, remedy="int4 with zero point 0"),
+    Rule(PRODUCTS, FOUR + EIGHT, "block", "other", SIXTEEN, wrong=True, remedy="int4 with zero point 0"),
+    Rule(PRODUCTS, ("int4", "int8"), "channel", "other", ("uint8", *SIXTEEN), wrong=False, remedy="zero point 0"),
+    Rule(PRODUCTS, ("uint4",), "channel", "other", ("uint8", *SIXTEEN), wrong=False, remedy="int4 with zero point 0"),
+    Rule(PRODUCTS, ("uint4", "uint8"), "tensor", "any", ("int16",), wrong=False, remedy="uint16 activations"),
+    Rule(PRODUCTS, FOUR, "block", "any", ("uint8",), wrong=False, remedy="one scale a channel"),
+    Rule(NORMS, ("int8",), "tensor", "any", ("uint8", *SIXTEEN), wrong=False, remedy="a gain in uint8"),
+    Rule(NORMS, SIXTEEN, "tensor", "any", ("uint8",), wrong=False, remedy="a gain in uint8"),
+)
+
+
+def rules_against(
+    operator: str, weights: str, layout: Layout, zero_points: Sequence[int], activations: str
+) -> list[Rule]:
+    """Return the rules that keep ``operator`` off the HTP, or make it wrong, for a weight of these properties."""
+    return [rule for rule in RULES if rule.speaks_of(operator, weights, layout, zero_points, activations)]
+
 
 # Number, HTP version, VTCM and float16 are what the compiler in onnxruntime-qnn 2.7.0 (QAIRT 2.51.0) makes of each:
 # tests/targets/test_qnn.py compiles for every chip and reads them out of the context binary. Numbers and names agree

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import onnx
+import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
 KINDS = {
@@ -71,23 +72,40 @@ class Graph:
 
 
 def projection(
-    activations: str = "uint16", weights: str = "int8", zero: int = 0, *, per_channel: bool = False, seed: int = 0
+    activations: str = "uint16", weights: str = "int8", zero: int = 0, *, layout: str = "tensor", op: str = "MatMul"
 ) -> onnx.ModelProto:
-    """x (1, 16, 64) @ w (64, 32) with everything between QuantizeLinear and DequantizeLinear."""
-    random = np.random.default_rng(seed)
+    """x (1, 16, 64) @ w (64, 32) with everything between QuantizeLinear and DequantizeLinear.
+
+    ``layout`` is what shares a scale: the tensor, a channel (column), or a block of 32 rows of a column.
+    """
+    random = np.random.default_rng(0)
     graph = Graph()
     _, smallest, largest = KINDS[weights]
     codes = random.integers(smallest, largest + 1, (64, 32))
     span = (largest - smallest) / 2
-    if per_channel:
-        scale, zeros = random.uniform(0.5, 1, 32) / span, np.full(32, zero)
-        w = graph.weight("w", codes, scale, zeros, weights, axis=1)
-    else:
-        w = graph.weight("w", codes, np.array(1 / span), np.array(zero), weights)
+    shape, attributes = {
+        "tensor": ((), {}),
+        "channel": ((32,), {"axis": 1}),
+        "block": ((2, 32), {"axis": 0, "block_size": 32}),
+    }[layout]
+    scale = np.asarray(random.uniform(0.5, 1, shape) / span)
+    w = graph.weight("w", codes, scale, np.full(shape, zero), weights, **attributes)
     x = graph.through_qdq("x", -4, 4, activations)
-    product = graph.node("MatMul", [x, w], "product", name="matmul")
-    graph.node("Identity", [graph.through_qdq(product, -40, 40, activations)], "y")
+    product = graph.node(op, [x, w], "product", name="matmul")
+    graph.node("Identity", [graph.through_qdq(product, -80, 80, activations)], "y")
     return graph.model({"x": (1, 16, 64)}, {"y": (1, 16, 32)})
+
+
+def norm(op: str, activations: str, gain: str) -> onnx.ModelProto:
+    """RMSNormalization or LayerNormalization of x (1, 16, 64) with its gain in the type ``gain``, zero point 0."""
+    random = np.random.default_rng(0)
+    graph = Graph()
+    _, smallest, largest = KINDS[gain]
+    codes = random.integers(smallest // 2, largest, 64)
+    g = graph.weight("gain", codes, np.array(1.5 / (largest - smallest)), np.array(0), gain)
+    y = graph.node(op, [graph.through_qdq("x", -4, 4, activations), g], "normed", axis=-1, epsilon=1e-5, name="norm")
+    graph.node("Identity", [graph.through_qdq(y, -8, 8, activations)], "y")
+    return graph.model({"x": (1, 16, 64)}, {"y": (1, 16, 64)})
 
 
 def float_layer() -> onnx.ModelProto:
@@ -101,3 +119,18 @@ def float_layer() -> onnx.ModelProto:
     spread = graph.node("Softmax", [scores], "spread", axis=-1)
     graph.node("Add", ["x", spread], "y")
     return graph.model({"x": (1, 16, 64)}, {"y": (1, 16, 64)})
+
+
+def on_cpu(model: onnx.ModelProto, feeds: dict[str, np.ndarray]) -> np.ndarray:
+    """The first output by onnxruntime's CPU provider, node by node as the model says: nothing is fused."""
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    output: np.ndarray = onnxruntime.InferenceSession(model.SerializeToString(), options).run(None, feeds)[0]
+    return output
+
+
+def decibels(truth: np.ndarray, seen: np.ndarray) -> float:
+    """Signal-to-noise ratio in dB."""
+    truth, seen = truth.astype(np.float64), seen.astype(np.float64)
+    noise = ((truth - seen) ** 2).sum()
+    return float(10 * np.log10((truth**2).sum() / noise)) if noise else float("inf")

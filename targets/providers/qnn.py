@@ -103,10 +103,14 @@ def compile_context(
     process works in the model's folder and names the file alone.
 
     Raises:
-        InputError: the wheel is missing, a node is not taken by the HTP, or the compiler fails or crashes.
+        InputError: the wheel is missing, a node is not taken by the HTP or would be computed wrongly, or the compiler
+            fails or crashes.
 
     """
+    from edgepress.targets.legality.traps import refuse_traps  # needs onnx, which build machines have
+
     version()
+    refuse_traps(model)
     binary = out.with_name(f"{out.stem}_qnn.bin")
     for path in (out, binary):
         path.unlink(missing_ok=True)  # the provider would not replace them

@@ -1,0 +1,111 @@
+"""Quantized weights that Qualcomm's compiler takes and computes wrongly: found in a model before it is compiled."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, external_data_helper, numpy_helper
+
+from edgepress.errors import InputError
+from edgepress.targets.qnn_htp import Layout, Rule, rules_against
+
+
+@dataclass(frozen=True)
+class Trap:
+    """A weight of a node that would be computed wrongly, and the rule that says so."""
+
+    node: str
+    weight: str
+    kind: str
+    layout: Layout
+    activations: str
+    rule: Rule
+
+    @property
+    def reason(self) -> str:
+        """What is wrong."""
+        zero = "a zero point that is not 0" if self.rule.zero == "other" else "zero point 0"
+        return (
+            f"the HTP takes {self.kind} weights per {self.layout} with {zero} and {self.activations} activations, "
+            "and computes wrong results without a word"
+        )
+
+
+def find_traps(model: onnx.ModelProto, folder: Path) -> list[Trap]:
+    """Return the weights of ``model`` that the HTP would compute wrongly; ``folder`` holds its external data."""
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type == "Constant" and node.attribute and node.attribute[0].name == "value":
+            constants[node.output[0]] = node.attribute[0].t
+    dequantized = {node.output[0]: node for node in model.graph.node if node.op_type == "DequantizeLinear"}
+    codes = _code_types(model, constants)
+    traps = []
+    for node in model.graph.node:
+        activation = dequantized.get(node.input[0]) if node.input else None
+        for name in node.input[1:]:
+            weight = dequantized.get(name)
+            if weight is None or activation is None or weight.input[0] not in constants:
+                continue
+            kind, layout = codes[weight.input[0]], _layout(weight, constants)
+            activations = codes.get(activation.input[0], "")
+            zero_points = _zero_points(weight, constants, folder)
+            rules = rules_against(node.op_type, kind, layout, zero_points, activations)
+            traps += [
+                Trap(node.name or node.output[0], weight.input[0], kind, layout, activations, rule)
+                for rule in rules
+                if rule.wrong
+            ]
+    return traps
+
+
+def refuse_traps(path: Path) -> None:
+    """Raise InputError if the model in ``path`` has a weight that the HTP would compute wrongly."""
+    try:
+        model = onnx.load(path, load_external_data=False)
+    except Exception as error:  # protobuf's and onnx's own have no common base
+        raise InputError(f"{path}: no ONNX model: {error}") from error
+    traps = find_traps(model, path.parent)
+    if traps:
+        first = traps[0]
+        more = f" (and {len(traps) - 1} more)" if len(traps) > 1 else ""
+        raise InputError(f"{path}: node {first.node}{more}: {first.reason}; store {first.rule.remedy}")
+
+
+def _code_types(model: onnx.ModelProto, constants: dict[str, TensorProto]) -> dict[str, str]:
+    """The types of quantized values by name, ``uint16`` and so on: constants, inputs and what is quantized."""
+    kinds = {name: _kind(tensor.data_type) for name, tensor in constants.items()}
+    for value in [*model.graph.input, *model.graph.value_info]:
+        kinds.setdefault(value.name, _kind(value.type.tensor_type.elem_type))
+    for node in model.graph.node:
+        if node.op_type == "QuantizeLinear":
+            dtype = next((attribute.i for attribute in node.attribute if attribute.name == "output_dtype"), 0)
+            default = kinds.get(node.input[2], "") if len(node.input) > 2 else "uint8"
+            kinds[node.output[0]] = _kind(dtype) if dtype else default
+        elif node.op_type == "DequantizeLinear" and len(node.input) > 2 and node.input[2]:
+            kinds.setdefault(node.input[0], kinds.get(node.input[2], ""))  # both have one type
+    return kinds
+
+
+def _kind(number: int) -> str:
+    return str(TensorProto.DataType.Name(number)).lower()
+
+
+def _layout(weight: onnx.NodeProto, constants: dict[str, TensorProto]) -> Layout:
+    if any(attribute.name == "block_size" and attribute.i for attribute in weight.attribute):
+        return "block"
+    scale = constants.get(weight.input[1])
+    return "channel" if scale is not None and int(np.prod(scale.dims)) > 1 else "tensor"
+
+
+def _zero_points(weight: onnx.NodeProto, constants: dict[str, TensorProto], folder: Path) -> list[int]:
+    """The distinct zero points; 0 when there are none."""
+    if len(weight.input) < 3 or weight.input[2] not in constants:
+        return [0]
+    tensor = constants[weight.input[2]]
+    if external_data_helper.uses_external_data(tensor):
+        copy = TensorProto()
+        copy.CopyFrom(tensor)
+        external_data_helper.load_external_data_for_tensor(copy, str(folder))
+        tensor = copy
+    return [int(zero) for zero in np.unique(numpy_helper.to_array(tensor).astype(np.int64))]
