@@ -95,9 +95,8 @@ class Checkpoint:
 
         """
         rows = self._part_rows(part, start, stop)
-        if (
-            rows.size and not np.isfinite([rows.min(), rows.max()]).all()
-        ):  # as NaN spreads; no mask as large as the rows
+        extremes = [rows.min(), rows.max()] if rows.size else []  # NaN if one is; no mask as large as the rows
+        if not np.isfinite(extremes).all():
             raise self._not_finite(part.tensor)
         return rows
 
