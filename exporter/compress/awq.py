@@ -12,17 +12,8 @@ give both, so that the layer runs over the text once. Rows do not depend on each
 scheme, which already searches each block's scale: the paper's search for clipping is in it. α = 0, no scaling, is in
 the grid.
 
-Measured, held-out KL per token of tiny1m at 4 bits (projections only, 12 k tokens of calibration), as it is, and with
-outliers as large models have them: 3 % of the channels of each norm with a gain 16 times as large and columns 16 times
-as small, which computes the same:
-
-======================  ==================  ===================  ==================  ===================
-before                  rtn, block 32       rtn, block 128       gptq, block 32      gptq, block 128
-======================  ==================  ===================  ==================  ===================
-(nothing)               0.0713 | 0.3613     0.1022 | 0.4229      0.0509 | 0.1903     0.0701 | 0.2426
-awq                     0.0673 | 0.0702     0.0988 | 0.1089      0.0504 | 0.0539     0.0729 | 0.0760
-hadamard                0.0709 | 0.0709     0.1013 | 0.1013      0.0515 | 0.0515     0.0721 | 0.0721
-======================  ==================  ===================  ==================  ===================
+What it brings: ``awq + gptq, …`` beside ``gptq, …`` in the results of ``benchmarks/accuracy.py``. Those models have no
+outliers, and gain next to nothing; where there are some, the error falls (tests/exporter/compress/test_awq.py plants them).
 
 Scaling the rows of v or up, as the next group's input, does not change what was found for theirs: each row has scales
 of its own.

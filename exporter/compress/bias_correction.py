@@ -5,9 +5,8 @@ the calibration text, with x as the rounded weights before it make it. Projectio
 they are computed. One without a bias gets one, unless ``only_existing``; it takes 4 bytes a row: 32 / columns bits a
 weight.
 
-Measured, held-out KL per token at 4 bits in blocks of 32, before → after: stories260k rtn 0.0847 → 0.0646, gptq
-0.0559 → 0.0541; tiny1m rtn 0.0713 → 0.0647, gptq 0.0509 → 0.0512; demo rtn 0.0068 → 0.0067, gptq 0.0032 → 0.0032. So
-it repairs rounding to nearest, and not what :mod:`.gptq` has made up for already.
+What :mod:`.gptq` rounded gains nothing by it, as that made up for the mean already: ``gptq + bias_correction, …``
+beside ``gptq, …`` in the results of ``benchmarks/accuracy.py``. It is for methods that look at the weights alone.
 """
 
 from __future__ import annotations

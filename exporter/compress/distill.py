@@ -12,18 +12,8 @@ trained (4 bytes each, gradient and Adam's two moments 12 more: 16 bytes a weigh
 "scales"), of the largest weight in float32 (student's, gradient, and the teacher's when it is the head) and of the
 activations of one batch. The state is saved now and then, so that a killed run goes on and ends with the same bytes.
 
-Measured, KL to full precision in nats a token on held-out stories, 4 bits in blocks of 128 (embedding and head too),
-trained on 600 sequences of 192 tokens in steps of 8; GPTQ alone saw 200:
-
-=============================================  ======  ===========
-after GPTQ                                     tiny1m  stories260k
-=============================================  ======  ===========
-nothing                                        0.095   0.091
-scales, 400 steps                              0.073
-rounding, 200 steps                                    0.035
-rounding, 200 steps, ``rounding_rate`` = 0.02          0.040
-rounding, 400 steps                            0.038
-=============================================  ======  ===========
+What it brings: ``int4-fast``, which is gptq and then this, beside ``gptq, 4 bits, block 128`` in the results of
+``benchmarks/accuracy.py``.
 """
 
 from __future__ import annotations

@@ -11,10 +11,9 @@ multiplications a token, and the factors a few KB; see :mod:`edgepress.exporter.
 A layer norm takes its mean away before it scales, which a rotation commutes with that keeps the vector of ones; its
 bias moves into those of the projections.
 
-A rotation makes outliers harmless and gains nothing where there are none: the table in :mod:`.awq`. Six seeds of
-tiny1m differ by 2.3 % (block 32) and 4.3 % (block 128) of the KL, one standard deviation, and the seed that is best on
-the calibration text is 1.3 % worse and 3.9 % better than their mean on held-out text: not searched for. Random signs
-for the whole, as QuaRot draws them, give the same KL as those of the factors (0.0706 and 0.0709 at block 32).
+A rotation spreads outliers (tests/exporter/compress/test_hadamard.py plants one) and gains next to nothing where there
+are none: ``hadamard + gptq, …`` beside ``gptq, …`` in the results of ``benchmarks/accuracy.py``. No seed is searched
+for: one that is best on the calibration text need not be so on another.
 
 Rotations inside attention and before ``down``, which QuaRot computes at run time (R₃, R₄) for integer caches and
 activations, are not made.

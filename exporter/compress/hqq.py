@@ -9,9 +9,9 @@ off (their equation 3), two steps in turn lower Σ w |e|^p + β/2 Σ w (e − (x
 
 What differs from the paper:
 
-- Its zero points are floats, MatMulNBits' are integers. Rounded at each iteration the mean of step 2 never leaves
-  rtn's zero point (measured: in no block). So a first run moves a float, as the paper does; then both integers beside
-  it are tried, each with a second run that moves the scale only.
+- Its zero points are floats, MatMulNBits' are integers. Rounded at each iteration, the mean of step 2 would seldom
+  leave rtn's zero point. So a first run moves a float, as the paper does; then both integers beside it are tried, each
+  with a second run that moves the scale only.
 - Its scale stays (max − min) / (2^bits − 1). Here it is solved for too, so that symmetric schemes profit as well.
 - β is counted in steps of the scale, not in units of the weights: an error below ``_KEPT`` of a step is never taken
   over, whatever the weights' magnitude.
@@ -20,23 +20,8 @@ What differs from the paper:
 The start is rtn's result, and of it and all iterates with an integer zero point the one with the least Σ w |x − x̂|^p
 is kept: that sum is never above rtn's.
 
-Measured, held-out bits per byte of tiny1m (first 40 documents, everything quantized, accuracy_level 1, windows of 256
-tokens; float32: 0.9081), symmetric | asymmetric:
-
-======  =====  =================  =================
-bits    block  rtn                hqq
-======  =====  =================  =================
-2       32     2.8367 | 2.9210    2.8025 | 2.9653
-2       128    3.1135 | 3.1873    3.1723 | 3.3208
-4       32     0.9724 | 0.9647    0.9725 | 0.9632
-4       128    1.0015 | 0.9927    0.9982 | 0.9948
-8       32     0.9083 | 0.9084    0.9083 | 0.9085
-8       128    0.9087 | 0.9089    0.9085 | 0.9087
-======  =====  =================  =================
-
-So zero points help at 4 bits, and hqq and rtn with its searched scales are alike: which one is ahead differs from row
-to row. At 2 bits all of them leave a model that does not speak, which takes calibration. hqq does 8 million weights a
-second and core, 3 million with zero points; rtn 50 to 110 million.
+What it brings: ``hqq, …`` beside ``rtn, …`` in the results of ``benchmarks/accuracy.py``. rtn searches its scales too,
+and which of the two is ahead differs from model to model.
 """
 
 from dataclasses import dataclass
