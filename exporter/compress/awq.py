@@ -13,7 +13,8 @@ scheme, which already searches each block's scale: the paper's search for clippi
 the grid.
 
 What it brings: ``awq + gptq, …`` beside ``gptq, …`` in the results of ``benchmarks/accuracy.py``. Those models have no
-outliers, and gain next to nothing; where there are some, the error falls (tests/exporter/compress/test_awq.py plants them).
+outliers, and gain next to nothing; where there are some, the error falls (tests/exporter/compress/test_awq.py plants
+them).
 
 Scaling the rows of v or up, as the next group's input, does not change what was found for theirs: each row has scales
 of its own.
