@@ -27,20 +27,17 @@ import platform
 import re
 import shutil
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from edgepress.cache import locked, user_cache
 from edgepress.errors import InputError
 from edgepress.files import atomic_directory, sha256_file
 from edgepress.manifest import bundle_hash, find_problems, read_manifest
 from edgepress.progress import Progress, silent
 from edgepress.runtime.config import read_config
-
-if sys.platform != "win32":
-    import fcntl
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession, SessionOptions
@@ -78,13 +75,8 @@ class Prepared:
 
 def cache_directory() -> Path:
     """Where prepared forms are kept: ``$EDGEPRESS_CACHE``, or ``edgepress/prepared`` in the user's cache directory."""
-    if chosen := os.environ.get("EDGEPRESS_CACHE"):
-        return Path(chosen)
-    home = os.environ.get("XDG_CACHE_HOME")
-    try:
-        return (Path(home) if home else Path.home() / ".cache") / "edgepress" / "prepared"
-    except RuntimeError as error:  # no home directory
-        raise InputError(f"{error}; set EDGEPRESS_CACHE to a directory for prepared models") from error
+    chosen = os.environ.get("EDGEPRESS_CACHE")
+    return Path(chosen) if chosen else user_cache() / "prepared"
 
 
 def cache_limit() -> int:
@@ -190,7 +182,7 @@ def prepare(
     if not force and find_problem(target, key) is None:
         _mark_used(target)
         return target
-    with _lock(cache):
+    with locked(cache):
         if force or find_problem(target, key) is not None:  # another process may have written it meanwhile
             _remove_leftovers(cache)
             model = read_config(bundle).model if model is None else model
@@ -335,22 +327,6 @@ def _write_note(directory: Path, content: dict[str, Any]) -> None:
 
 def _rows(directory: Path) -> tuple[tuple[int, int], ...]:
     return tuple((int(offset), int(size)) for offset, size in _read_note(directory)["rows"])
-
-
-@contextmanager
-def _lock(cache: Path) -> Iterator[None]:
-    """Let one process write to the cache. Where there is no flock, two may write the same; the last one stays."""
-    try:
-        cache.mkdir(parents=True, exist_ok=True)
-        file = (cache / ".lock").open("ab")
-    except OSError as error:
-        raise InputError(
-            f"{cache} cannot be written ({error.strerror}); set EDGEPRESS_CACHE to a directory that can"
-        ) from error
-    with file:
-        if sys.platform != "win32":
-            fcntl.flock(file, fcntl.LOCK_EX)  # let go of when the file is closed, by a kill as well
-        yield
 
 
 def _remove_leftovers(cache: Path) -> None:

@@ -1,0 +1,188 @@
+"""A bundle on emulated arm64 processors, held against the host: does it say there what it says here?
+
+    from edgepress.runtime.emulated import compare_bundles
+    from edgepress.targets.emulator import setup
+
+    [found] = compare_bundles(setup(), ["bundle"], ["cortex-a53"], prompt="ROMEO:", max_tokens=32)
+    assert found.same_text
+
+Both sides run this runtime. Besides the greedy text, logits are compared where both have seen the same tokens: one
+different token early in a text makes everything after it different, and says little. So the host's text is given to
+both, once token by token (decode) and once in one piece (prefill), for these take different kernels.
+"""
+
+import platform
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgepress.errors import CheckFailed, InputError
+from edgepress.runtime.config import read_config
+from edgepress.runtime.evaluate import Scorer, Window, evaluate
+from edgepress.runtime.model import Model, load
+from edgepress.targets.emulator import Agreement, Call, Installation, agreement, run
+from edgepress.targets.emulator.guest import Answer, Arrays
+from edgepress.targets.emulator.machine import check_cpu
+
+Floats = NDArray[np.float32]
+Tokens = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class BundleComparison:
+    """What a bundle says on one processor, and how that agrees with the host.
+
+    - ``first_difference``: index of the first generated token that is another one; None when all are the same
+    - ``decode``, ``prefill``: logits that follow each token of the host's text, given token by token and in one piece
+    - ``bits_per_byte``: of the documents, here (``host_``) and there; None when none were given
+    """
+
+    bundle: str
+    cpu: str
+    prompt_tokens: int
+    host_text: str
+    text: str
+    host_tokens: tuple[int, ...]
+    tokens: tuple[int, ...]
+    first_difference: int | None
+    decode: Agreement
+    prefill: Agreement
+    host_bits_per_byte: float | None
+    bits_per_byte: float | None
+    versions: dict[str, str]
+
+    @property
+    def same_text(self) -> bool:
+        """Whether every generated token is the host's."""
+        return self.first_difference is None
+
+    def to_json(self) -> dict[str, Any]:
+        """The same as plain JSON values."""
+        agreements = {"decode": self.decode.to_json(), "prefill": self.prefill.to_json()}
+        return asdict(self) | {"host": platform.machine(), "same_text": self.same_text} | agreements
+
+
+def compare_bundles(
+    installation: Installation,
+    bundles: Sequence[str | Path],
+    cpus: Sequence[str],
+    *,
+    prompt: str,
+    max_tokens: int = 32,
+    documents: Sequence[str] = (),
+    context: int = 256,
+    threads: int = 1,
+    timeout: float | None = None,
+) -> list[BundleComparison]:
+    """Run bundles on the host, then on each processor in one process; return a comparison for each pair, by processor.
+
+    Args:
+        installation: what :func:`edgepress.targets.emulator.setup` returned.
+        bundles: directories that an export wrote.
+        cpus: processors to emulate.
+        prompt: text to continue greedily.
+        max_tokens: tokens to generate at most.
+        documents: what to measure bits per byte on; nothing is measured without.
+        context: tokens of each window of that, as in :func:`edgepress.runtime.evaluate`; each brings half of it.
+        threads: compute threads on either side.
+        timeout: seconds that one processor may take.
+
+    Raises:
+        InputError: what cannot be used on the host, or there is no such processor.
+        CheckFailed: it ran on the host and not there, or its tokenizer gives other tokens there.
+
+    """
+    for cpu in cpus:
+        check_cpu(installation, cpu)
+    asked = [
+        {
+            "bundle": str(Path(bundle).resolve()),
+            "prompt": prompt,
+            "max_tokens": max_tokens,
+            "documents": list(documents),
+            "context": context,
+            "threads": threads,
+        }
+        for bundle in bundles
+    ]
+    hosts = [answer(arguments, {}) for arguments in asked]
+    calls = [
+        Call(answer, arguments, {"follow": np.array(said["tokens"], np.int64)})
+        for arguments, (said, _) in zip(asked, hosts, strict=True)
+    ]
+    found = []
+    for cpu in cpus:
+        try:
+            guests = run(installation, cpu, calls, timeout=timeout)
+        except InputError as error:
+            raise CheckFailed(f"runs on the host and not on {cpu}: {error}") from error
+        for bundle, host, guest in zip(bundles, hosts, guests, strict=True):
+            found.append(_compare(str(bundle), cpu, host, guest, installation.versions))
+    return found
+
+
+def _compare(bundle: str, cpu: str, host: Answer, guest: Answer, versions: dict[str, str]) -> BundleComparison:
+    (here, here_logits), (there, there_logits) = host, guest
+    if here["prompt"] != there["prompt"]:
+        raise CheckFailed(
+            f"{bundle}: its tokenizer gives other tokens on {cpu}: {there['prompt']}, not {here['prompt']}"
+        )
+    pairs = zip(here["tokens"], there["tokens"], strict=False)
+    parted = next((index for index, (left, right) in enumerate(pairs) if left != right), None)
+    if parted is None and len(here["tokens"]) != len(there["tokens"]):
+        parted = min(len(here["tokens"]), len(there["tokens"]))
+    return BundleComparison(
+        bundle=bundle,
+        cpu=cpu,
+        prompt_tokens=len(here["prompt"]),
+        host_text=here["text"],
+        text=there["text"],
+        host_tokens=tuple(here["tokens"]),
+        tokens=tuple(there["tokens"]),
+        first_difference=parted,
+        decode=agreement(here_logits["decode"], there_logits["decode"], scores=True),
+        prefill=agreement(here_logits["prefill"], there_logits["prefill"], scores=True),
+        host_bits_per_byte=here["bits_per_byte"],
+        bits_per_byte=there["bits_per_byte"],
+        versions=versions,
+    )
+
+
+def answer(arguments: dict[str, Any], arrays: Arrays) -> Answer:
+    """Run a bundle on the machine that this is called on: greedy text, logits along ``follow``, bits per byte.
+
+    ``follow`` (length,) are generated tokens; without them it follows its own.
+    """
+    bundle, threads, documents = arguments["bundle"], arguments["threads"], arguments["documents"]
+    model = load(bundle, threads=threads, prepared=False)
+    generation = model.generate(arguments["prompt"], max_tokens=arguments["max_tokens"])
+    text = generation.text()
+    prompt = generation.prompt
+    follow = arrays.get("follow", np.array(generation.tokens)).astype(np.int64)
+    logits: Arrays = {"decode": _decode(model, prompt, follow), "prefill": _prefill(model, prompt, follow, threads)}
+    bits = None
+    if documents:
+        context = min(arguments["context"], model.config.context_length)
+        bits = evaluate(
+            bundle, documents, context=context, stride=context // 2, threads=threads, prepared=False
+        ).bits_per_byte
+    return {"prompt": prompt, "tokens": generation.tokens, "text": text, "bits_per_byte": bits}, logits
+
+
+def _decode(model: Model, prompt: Sequence[int], follow: Tokens) -> Floats:
+    """Logits that predict each token of ``follow``, (length, vocab), after those before it, one at a time."""
+    model.reset()
+    rows = [model.prefill(prompt).copy()]
+    rows += [model.decode(int(token)).copy() for token in follow[:-1]]
+    return np.stack(rows)
+
+
+def _prefill(model: Model, prompt: Sequence[int], follow: Tokens, threads: int) -> Floats:
+    """Logits that predict each token of prompt and ``follow`` but the first, (length − 1, vocab), in one piece."""
+    tokens = np.array([*prompt, *follow], np.int64)
+    scorer = Scorer(read_config(model.config.bundle), context=tokens.size, threads=threads, prepared=False)
+    return np.concatenate([logits.copy() for _, logits in scorer.pieces(Window(tokens, tokens.size - 1))])

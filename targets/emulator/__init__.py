@@ -1,0 +1,32 @@
+"""Real arm64 onnxruntime on an x86-64 machine: emulated processors, set up without root, held against the host.
+
+    from edgepress.targets.emulator import compare_model, setup
+
+    [found] = compare_model(setup(), "model.onnx", {"input": images}, ["cortex-a76"])
+    assert found.bit_equal
+
+Which kernels onnxruntime takes depends on what the processor can do, so a model may compute other numbers on a phone
+than on the machine that it was tested on. ``edgepress.runtime.emulated`` does the same with bundles. What an emulator
+cannot tell is time.
+"""
+
+from edgepress.targets.emulator.agreement import Agreement, agreement
+from edgepress.targets.emulator.install import Installation, emulator_directory, find, setup
+from edgepress.targets.emulator.machine import Call, processors, run
+from edgepress.targets.emulator.model import ModelComparison, compare_model
+from edgepress.targets.emulator.packages import CPUS
+
+__all__ = [
+    "CPUS",
+    "Agreement",
+    "Call",
+    "Installation",
+    "ModelComparison",
+    "agreement",
+    "compare_model",
+    "emulator_directory",
+    "find",
+    "processors",
+    "run",
+    "setup",
+]

@@ -1,0 +1,167 @@
+"""Python functions called on an emulated arm64 processor.
+
+qemu's user mode translates the program and passes its system calls on: the emulated Python sees the host's files, and
+its own system's in front of them. One start takes seconds, so several calls go into one.
+"""
+
+import difflib
+import hashlib
+import json
+import re
+import signal
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import edgepress
+from edgepress.errors import CheckFailed, InputError
+from edgepress.targets.emulator.guest import Answer, Arrays, Function, read_arrays, write_arrays
+from edgepress.targets.emulator.install import Installation
+
+_TAIL = 3  # lines of a crash that are shown
+
+
+@dataclass(frozen=True)
+class Call:
+    """A function of a module (not a lambda) to call there, with JSON values and arrays."""
+
+    function: Function
+    arguments: dict[str, Any] = field(default_factory=dict)
+    arrays: Arrays = field(default_factory=dict)
+
+
+def run(installation: Installation, cpu: str, calls: Sequence[Call], *, timeout: float | None = None) -> list[Answer]:
+    """Call functions one after the other in one process on ``cpu``, such as ``cortex-a76``; return their answers.
+
+    ``cpu`` may carry qemu's own switches: ``neoverse-n2,sve=off``. ``timeout`` is in seconds.
+
+    Raises:
+        InputError: there is no such processor; or a function raised it there.
+        CheckFailed: the program crashed or ran out of time there; or a function raised it there.
+
+    """
+    check_cpu(installation, cpu)
+    with tempfile.TemporaryDirectory(prefix="edgepress-emulator-") as name:
+        folder = Path(name)
+        write_calls(folder, calls)
+        command: list[str | Path] = [
+            installation.qemu,
+            "-L",
+            installation.root,
+            "-cpu",
+            cpu,
+            installation.python,
+            "-s",
+            "-P",
+        ]
+        command += ["-m", "edgepress.targets.emulator.guest", folder]
+        try:
+            result = subprocess.run(
+                command,
+                env=_environment(installation, folder),
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                timeout=timeout,
+                check=False,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise CheckFailed(f"the program did not end on {cpu} within {timeout:g} s") from error
+        if result.returncode:
+            raise CheckFailed(f"the program died on {cpu}{_reason(result.returncode, result.stderr)}")
+        return read_answers(folder, calls)
+
+
+def write_calls(folder: Path, calls: Sequence[Call]) -> None:
+    """Write what the guest is to do."""
+    listed = [
+        {
+            "function": f"{call.function.__module__}:{call.function.__qualname__}",
+            "arguments": call.arguments,
+            "arrays": write_arrays(folder / f"in-{number}.npz", call.arrays),
+        }
+        for number, call in enumerate(calls)
+    ]
+    (folder / "calls.json").write_text(json.dumps(listed), encoding="utf-8")
+
+
+def read_answers(folder: Path, calls: Sequence[Call]) -> list[Answer]:
+    """Read what the guest left; raise what it raised."""
+    try:
+        answers = json.loads((folder / "answers.json").read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CheckFailed("the emulated program ended without an answer") from error
+    if "error" in answers:
+        raise (CheckFailed if answers["failed"] else InputError)(answers["error"])
+    done = answers["done"]
+    assert len(done) == len(calls)
+    return [
+        (entry["value"], read_arrays(folder / f"out-{number}.npz", entry["arrays"]))
+        for number, entry in enumerate(done)
+    ]
+
+
+def qemu_version(installation: Installation) -> str:
+    """Such as ``10.0.13``."""
+    found = re.search(r"version (\d+\.\d+(\.\d+)?)", _qemu_says(installation, "--version"))
+    if found is None:
+        raise InputError(f"{installation.qemu} does not tell its version; remove {installation.directory}")
+    return found[1]
+
+
+def processors(installation: Installation) -> list[str]:
+    """Every processor that ``cpu`` may name."""
+    return re.findall(r"^  (\S+)", _qemu_says(installation, "-cpu", "help"), re.MULTILINE)
+
+
+def check_cpu(installation: Installation, cpu: str) -> None:
+    """InputError when the emulator has no such processor."""
+    known, name = processors(installation), cpu.partition(",")[0]
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
+        raise InputError(f"the emulator has no processor {name!r}; {hint}")
+
+
+def _qemu_says(installation: Installation, *words: str) -> str:
+    try:
+        return subprocess.run([installation.qemu, *words], capture_output=True, text=True, check=False).stdout
+    except OSError as error:
+        raise InputError(
+            f"{installation.qemu} cannot be run ({error.strerror}); is the cache on a noexec mount?"
+        ) from error
+
+
+def _environment(installation: Installation, folder: Path) -> dict[str, str]:
+    """Nothing of the host's: what is set there (library paths, Python's own) would be obeyed here."""
+    return {
+        "PYTHONPATH": f"{_own_package(installation)}:{installation.wheels}",
+        "PYTHONPYCACHEPREFIX": str(installation.directory / "bytecode"),
+        "PYTHONHASHSEED": "0",
+        "LC_ALL": "C.UTF-8",
+        "HOME": str(folder),
+        "TMPDIR": str(folder),
+        "EDGEPRESS_CACHE": str(folder / "cache"),
+    }
+
+
+def _own_package(installation: Installation) -> Path:
+    """A directory with a link to this edgepress and nothing else.
+
+    Its parent may be a site-packages full of the host's libraries. The link stays, so that bytecode is found again.
+    """
+    package = Path(edgepress.__file__).resolve().parent
+    directory = installation.directory / "import" / hashlib.sha256(str(package).encode()).hexdigest()[:16]
+    directory.mkdir(parents=True, exist_ok=True)
+    with suppress(FileExistsError):
+        (directory / package.name).symlink_to(package)
+    return directory
+
+
+def _reason(code: int, errors: bytes) -> str:
+    name = f" by signal {signal.Signals(-code).name}" if code < 0 else f" with exit code {code}"
+    lines = errors.decode("utf-8", "replace").strip().splitlines()[-_TAIL:]
+    return ": ".join([name, " / ".join(lines)]) if lines else name

@@ -1,0 +1,114 @@
+"""Any ONNX model on emulated processors, held against the host."""
+
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgepress.errors import CheckFailed, InputError
+from edgepress.targets.emulator.agreement import Agreement, agreement
+from edgepress.targets.emulator.guest import Answer, Arrays
+from edgepress.targets.emulator.install import Installation
+from edgepress.targets.emulator.machine import Call, check_cpu, run
+
+
+@dataclass(frozen=True)
+class ModelComparison:
+    """What a model computed on one processor, and how that agrees with the host."""
+
+    cpu: str
+    outputs: Arrays
+    agreements: dict[str, Agreement]
+    versions: dict[str, str]
+
+    @property
+    def bit_equal(self) -> bool:
+        """Whether every output is the host's, bit by bit."""
+        return all(entry.bit_equal for entry in self.agreements.values())
+
+    def to_json(self) -> dict[str, Any]:
+        """The same as plain JSON values, without the outputs themselves."""
+        return {
+            "cpu": self.cpu,
+            "host": platform.machine(),
+            "versions": self.versions,
+            "bit_equal": self.bit_equal,
+            "outputs": {name: entry.to_json() for name, entry in self.agreements.items()},
+        }
+
+
+def compare_model(
+    installation: Installation,
+    model: str | Path,
+    inputs: Arrays,
+    cpus: Sequence[str],
+    *,
+    batch: int | None = None,
+    threads: int = 1,
+    timeout: float | None = None,
+) -> list[ModelComparison]:
+    """Run ``model`` (an ONNX file) on the host, then on each of ``cpus``, and compare all outputs.
+
+    Args:
+        installation: what :func:`~edgepress.targets.emulator.setup` returned.
+        model: the file; its external data is found beside it.
+        inputs: an array for each input.
+        cpus: processors to emulate.
+        batch: rows along axis 0 of all inputs that go into one run; outputs are put together again. By default all.
+        threads: compute threads on either side.
+        timeout: seconds that one processor may take.
+
+    Raises:
+        InputError: the model or an input cannot be used on the host, or there is no such processor.
+        CheckFailed: it ran on the host and not there.
+
+    """
+    for cpu in cpus:
+        check_cpu(installation, cpu)
+    arguments = {"model": str(Path(model).resolve()), "batch": batch, "threads": threads}
+    _, expected = run_model(arguments, inputs)
+    found = []
+    for cpu in cpus:
+        try:
+            [(_, outputs)] = run(installation, cpu, [Call(run_model, arguments, inputs)], timeout=timeout)
+        except InputError as error:
+            raise CheckFailed(f"runs on the host and not on {cpu}: {error}") from error
+        pairs = {name: agreement(expected[name], outputs[name]) for name in expected}
+        found.append(ModelComparison(cpu, outputs, pairs, installation.versions))
+    return found
+
+
+def run_model(arguments: dict[str, Any], arrays: Arrays) -> Answer:
+    """Run the model on the machine that this is called on; every output by its name."""
+    import onnxruntime
+
+    model, batch = arguments["model"], arguments["batch"]
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = arguments["threads"]
+    options.log_severity_level = 3
+    rows = {len(array) if array.ndim else 0 for array in arrays.values()}
+    if batch is not None and (batch < 1 or len(rows) != 1):
+        raise InputError(
+            f"batch is {batch} and inputs have {sorted(rows)} rows; give 1 or more, and inputs of one length"
+        )
+    count = max(rows) if batch is not None else 1
+    step = count if batch is None else batch
+    parts: list[list[Any]] = []
+    try:
+        session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        names = [output.name for output in session.get_outputs()]
+        for start in range(0, count, step):
+            fed = arrays if batch is None else {name: array[start : start + batch] for name, array in arrays.items()}
+            parts.append(session.run(names, fed))
+    except Exception as error:  # onnxruntime's exceptions have no common base class of their own
+        raise InputError(f"{model}: {error}") from error
+    outputs = {}
+    for index, name in enumerate(names):
+        pieces = [part[index] for part in parts]
+        if not all(isinstance(piece, np.ndarray) and not piece.dtype.hasobject for piece in pieces):
+            raise InputError(f"{model}: output {name} is not an array of numbers; only such can be compared")
+        outputs[name] = pieces[0] if batch is None else np.concatenate(pieces)
+    return {}, outputs

@@ -1,0 +1,60 @@
+"""What an emulator is made of: the one list of what is downloaded.
+
+Debian packages come from one suite of a Debian mirror. A mirror keeps only the newest version of each, so what pins
+them is the suite (a stable one: fixes only) and the archive's signature, which apt checks against
+``debian-archive-keyring``; each file is then held against the SHA-256 of the signed index. The versions that came are
+in ``installed.json`` and in every report.
+
+Wheels are those of the *host's own* versions of onnxruntime, numpy and tokenizers, so that a comparison differs in
+the processor and in nothing else. pip checks them against the SHA-256 of the index.
+
+To move to a new Debian release: change ``SUITE`` and ``PYTHON``, run ``edgepress emulator setup`` and the tests of
+``tests/targets/test_emulator*.py``; a missing library shows in the setup's own trial run, by name. The lists are part
+of the cache's key, so old and new live side by side.
+"""
+
+SUITE = "trixie"
+PYTHON = "3.13"  # of that suite, and what wheels are chosen for
+LEAST_QEMU = (10, 0)  # 7.2 crashes in cpuinfo and lets onnxruntime see an SME that is not there
+KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
+
+# The emulator of programs, statically linked: of the host's own architecture. The package has one for each processor.
+USER_EMULATOR = "qemu-user"
+USER_EMULATOR_FILES = ("usr/bin/qemu-aarch64",)
+
+# The emulated system: Python, and what it, numpy, onnxruntime and tokenizers are linked to.
+ROOT = (
+    f"python{PYTHON}-minimal",
+    f"libpython{PYTHON}-minimal",
+    f"libpython{PYTHON}-stdlib",
+    "libc6",
+    "libgcc-s1",
+    "libstdc++6",
+    "libgomp1",
+    "libffi8",
+    "libssl3t64",
+    "libzstd1",
+    "libbz2-1.0",
+    "liblzma5",
+    "libexpat1",
+    "zlib1g",
+)
+ROOT_UNUSED = ("usr/share", "usr/lib/aarch64-linux-gnu/gconv")  # documentation, character sets
+
+WHEELS = ("onnxruntime", "numpy", "tokenizers")
+WHEEL_PLATFORMS = (
+    "manylinux_2_28_aarch64",
+    "manylinux_2_27_aarch64",
+    "manylinux_2_17_aarch64",
+    "manylinux2014_aarch64",
+)
+
+# What ``-cpu`` takes is the emulator's list; these are the ones worth asking for, oldest instruction set first.
+CPUS = {
+    "cortex-a53": "Armv8.0: NEON only (Raspberry Pi 3, the small cores of phones until 2017)",
+    "cortex-a72": "Armv8.0: NEON only (Raspberry Pi 4)",
+    "cortex-a76": "Armv8.2: dot products of int8, float16 (Raspberry Pi 5, phones from 2019)",
+    "neoverse-n1": "Armv8.2: dot products of int8, float16 (servers)",
+    "neoverse-v1": "Armv8.4: matrix products of int8, bfloat16, SVE of 256 bits (servers)",
+    "neoverse-n2": "Armv9.0: matrix products of int8, bfloat16, SVE2 of 128 bits (as Cortex-A710, phones from 2022)",
+}
