@@ -37,7 +37,7 @@ class BundleComparison:
     """What a bundle says on one processor, and how that agrees with the host.
 
     - ``first_difference``: index of the first generated token that is another one; None when all are the same
-    - ``decode``, ``prefill``: logits that follow each token of the host's text, given token by token and in one piece
+    - ``agreements``: of the logits along the host's text, given token by token (``decode``) and at once (``prefill``)
     - ``bits_per_byte``: of the documents, here (``host_``) and there; None when none were given
     """
 
@@ -49,8 +49,7 @@ class BundleComparison:
     host_tokens: tuple[int, ...]
     tokens: tuple[int, ...]
     first_difference: int | None
-    decode: Agreement
-    prefill: Agreement
+    agreements: dict[str, Agreement]
     host_bits_per_byte: float | None
     bits_per_byte: float | None
     versions: dict[str, str]
@@ -62,8 +61,20 @@ class BundleComparison:
 
     def to_json(self) -> dict[str, Any]:
         """The same as plain JSON values."""
-        agreements = {"decode": self.decode.to_json(), "prefill": self.prefill.to_json()}
-        return asdict(self) | {"host": platform.machine(), "same_text": self.same_text} | agreements
+        agreements = {name: entry.to_json() for name, entry in self.agreements.items()}
+        return asdict(self) | {"host": platform.machine(), "same_text": self.same_text, "agreements": agreements}
+
+    def describe(self) -> str:
+        """As lines for a terminal."""
+        count = len(self.host_tokens)
+        said = f"the same, {count} tokens" if self.same_text else f"another one from token {self.first_difference} on"
+        lines = [f"{self.cpu}", f"  greedy text    {said}"]
+        if not self.same_text:
+            lines += [f"    here         {self.host_text!r}", f"    there        {self.text!r}"]
+        lines += [f"  {name:14} {entry.describe()}" for name, entry in self.agreements.items()]
+        if self.bits_per_byte is not None:
+            lines.append(f"  bits per byte  {self.bits_per_byte:.4f}, here {self.host_bits_per_byte:.4f}")
+        return "\n".join(lines)
 
 
 def compare_bundles(
@@ -144,8 +155,7 @@ def _compare(bundle: str, cpu: str, host: Answer, guest: Answer, versions: dict[
         host_tokens=tuple(here["tokens"]),
         tokens=tuple(there["tokens"]),
         first_difference=parted,
-        decode=agreement(here_logits["decode"], there_logits["decode"], scores=True),
-        prefill=agreement(here_logits["prefill"], there_logits["prefill"], scores=True),
+        agreements={name: agreement(here_logits[name], there_logits[name], scores=True) for name in here_logits},
         host_bits_per_byte=here["bits_per_byte"],
         bits_per_byte=there["bits_per_byte"],
         versions=versions,

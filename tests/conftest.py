@@ -7,7 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from edgepress.errors import InputError
+from edgepress.targets.emulator import Installation, emulator_directory, setup
+
 sys.path.insert(0, str(Path(__file__).parent))
+
+EMULATOR = emulator_directory()  # the user's own: fetching 130 MB for each run would be a waste
 
 
 @pytest.fixture(scope="module")
@@ -30,3 +35,14 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         del os.environ["EDGEPRESS_CACHE"]
     else:
         os.environ["EDGEPRESS_CACHE"] = before
+
+
+@pytest.fixture(scope="session")
+def emulator() -> Installation:
+    """Emulated arm64 processors; set up by the first that asks, in whichever process."""
+    try:
+        return setup(EMULATOR)
+    except InputError as error:
+        if "CI" in os.environ:  # what CI skips, nobody runs
+            raise
+        pytest.skip(f"the emulator cannot be set up: {error}")

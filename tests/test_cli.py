@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-VERBS = ("export", "plan", "inspect", "blame", "verify", "prepare", "run", "bench", "eval")
+VERBS = ("export", "plan", "inspect", "blame", "verify", "prepare", "run", "bench", "eval", "emulator")
 
 
 def edgepress(*words: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -99,6 +99,7 @@ def test_bench_and_eval_give_json(demo: Path, tmp_path: Path) -> None:
         (("bench", "absent"), "absent"),
         (("eval", "absent", "--text", "absent.txt"), "absent"),
         (("prepare", "absent"), "absent"),
+        (("emulator", "run", "absent", "--prompt", "x"), "absent"),
         (("blame", "absent", "--model", "demo", "--text", "absent.txt"), "absent"),
     ],
 )

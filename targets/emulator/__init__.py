@@ -13,7 +13,7 @@ cannot tell is time.
 from edgepress.targets.emulator.agreement import Agreement, agreement
 from edgepress.targets.emulator.install import Installation, emulator_directory, find, setup
 from edgepress.targets.emulator.machine import Call, processors, run
-from edgepress.targets.emulator.model import ModelComparison, compare_model
+from edgepress.targets.emulator.model import ModelComparison, compare_model, read_inputs
 from edgepress.targets.emulator.packages import CPUS
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "emulator_directory",
     "find",
     "processors",
+    "read_inputs",
     "run",
     "setup",
 ]

@@ -1,6 +1,7 @@
 """Any ONNX model on emulated processors, held against the host."""
 
 import platform
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,8 +37,25 @@ class ModelComparison:
             "host": platform.machine(),
             "versions": self.versions,
             "bit_equal": self.bit_equal,
-            "outputs": {name: entry.to_json() for name, entry in self.agreements.items()},
+            "agreements": {name: entry.to_json() for name, entry in self.agreements.items()},
         }
+
+    def describe(self) -> str:
+        """As lines for a terminal."""
+        width = max(map(len, self.agreements), default=0)
+        lines = [f"  {name:{width}}  {entry.describe()}" for name, entry in self.agreements.items()]
+        return "\n".join([self.cpu, *lines])
+
+
+def read_inputs(path: Path) -> Arrays:
+    """Read arrays by name from an .npz file; InputError when it is none, or holds objects."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            if not isinstance(file, np.lib.npyio.NpzFile):
+                raise ValueError("it is a single array; write it by numpy.savez(path, input_name=array)")
+            return {name: file[name] for name in file.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path} is no .npz file of arrays: {error}") from error
 
 
 def compare_model(

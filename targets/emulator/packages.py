@@ -56,5 +56,6 @@ CPUS = {
     "cortex-a76": "Armv8.2: dot products of int8, float16 (Raspberry Pi 5, phones from 2019)",
     "neoverse-n1": "Armv8.2: dot products of int8, float16 (servers)",
     "neoverse-v1": "Armv8.4: matrix products of int8, bfloat16, SVE of 256 bits (servers)",
-    "neoverse-n2": "Armv9.0: matrix products of int8, bfloat16, SVE2 of 128 bits (as Cortex-A710, phones from 2022)",
+    "cortex-a710": "Armv9.0: matrix products of int8, bfloat16, SVE2 of 128 bits (phones from 2022)",
+    "neoverse-n2": "Armv9.0: matrix products of int8, bfloat16, SVE2 of 128 bits (servers)",
 }

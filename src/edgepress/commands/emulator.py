@@ -1,0 +1,155 @@
+"""``edgepress emulator``: bundles and models on emulated arm64 processors."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from edgepress.runtime.emulated import BundleComparison
+    from edgepress.targets.emulator import Agreement, Installation, ModelComparison
+
+NAME = "emulator"
+HELP = "run a bundle or any ONNX model on emulated arm64 processors and compare with this machine"
+_CPU = "cortex-a76"
+_ACTIONS = {
+    "setup": "fetch, verify and unpack the emulator, without root",
+    "cpus": "list the processors that it has",
+    "run": "run on emulated processors and compare with this machine",
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add this verb's actions."""
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    setup, cpus, run = (
+        actions.add_parser(name, help=said, description=said, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+        for name, said in _ACTIONS.items()
+    )
+    for action in (setup, cpus, run):
+        action.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help="show an error's traceback")
+    setup.add_argument(
+        "--mirror", metavar="URL", help="a Debian mirror (default: the one that this machine's apt uses)"
+    )
+    _add_run_arguments(run)
+
+
+def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", type=Path, help="a bundle directory, or MODEL.onnx with --inputs")
+    parser.add_argument(
+        "--cpu", action="append", metavar="NAME", help=f"processor; may be given several times (default: {_CPU})"
+    )
+    bundle = parser.add_argument_group("a bundle")
+    bundle.add_argument("--prompt", metavar="TEXT", help="text to continue, always taking the most likely token")
+    bundle.add_argument("--max-tokens", type=int, default=32, metavar="N", help="tokens to generate at most")
+    bundle.add_argument(
+        "--text", type=Path, metavar="FILE", help="compare bits per byte on this, too (.jsonl or plain)"
+    )
+    model = parser.add_argument_group("a model")
+    model.add_argument("--inputs", type=Path, metavar="FILE.npz", help="an array for each input, by its name")
+    model.add_argument("--batch", type=int, metavar="N", help="rows that go into one run (default: all of them)")
+    parser.add_argument("--threads", type=int, default=1, metavar="N", help="compute threads, here and there")
+    parser.add_argument("--timeout", type=float, metavar="SECONDS", help="the most that one processor may take")
+    parser.add_argument("--require", choices=("bit-equal", "same-text"), help="exit 1 when it is not so")
+    parser.add_argument("--min-sqnr", type=float, metavar="DB", help="exit 1 when logits or outputs agree less")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Carry out the action."""
+    return {"setup": _setup, "cpus": _cpus, "run": _run}[arguments.action](arguments)
+
+
+def _setup(arguments: argparse.Namespace) -> int:
+    from edgepress.progress import progress
+    from edgepress.targets.emulator import setup
+
+    found = setup(mirror=arguments.mirror, progress=progress, say=lambda line: print(line, file=sys.stderr))
+    print(f"{found.directory}: {', '.join(f'{name} {version}' for name, version in found.versions.items())}")
+    return 0
+
+
+def _cpus(_arguments: argparse.Namespace) -> int:
+    from edgepress.targets.emulator import CPUS, find, processors
+
+    for name in processors(find()):
+        print(f"{name:18} {CPUS.get(name, '')}".rstrip())
+    return 0
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    import json
+
+    from edgepress.errors import InputError
+    from edgepress.targets.emulator import find
+
+    is_bundle = arguments.model.is_dir()
+    kind = "a bundle" if is_bundle else "an ONNX model"
+    needed, unused = ("prompt", ("inputs", "batch")) if is_bundle else ("inputs", ("prompt", "text"))
+    if not arguments.model.exists():
+        raise InputError(f"{arguments.model} is not there; give a bundle directory or an ONNX file")
+    for name in unused:
+        if getattr(arguments, name) is not None:
+            raise InputError(f"{arguments.model} is {kind}, which takes no --{name}")
+    if getattr(arguments, needed) is None:
+        raise InputError(f"{arguments.model} is {kind}, which needs --{needed}")
+    if arguments.require == "same-text" and not is_bundle:
+        raise InputError(f"{arguments.model} is {kind}, which has no text; --require bit-equal")
+    found = (_run_bundle if is_bundle else _run_model)(arguments, find(), arguments.cpu or [_CPU])
+    if arguments.json:
+        print(json.dumps([comparison.to_json() for comparison in found], indent=2))
+    else:
+        print("\n".join(comparison.describe() for comparison in found))
+    broken = [line for comparison in found for line in _broken(arguments, comparison)]
+    for line in broken:
+        print(f"edgepress: {line}", file=sys.stderr)
+    return 1 if broken else 0
+
+
+def _run_bundle(
+    arguments: argparse.Namespace, installation: "Installation", cpus: Sequence[str]
+) -> "Sequence[BundleComparison]":
+    from edgepress.runtime import read_documents
+    from edgepress.runtime.emulated import compare_bundles
+
+    return compare_bundles(
+        installation,
+        [arguments.model],
+        cpus,
+        prompt=sys.stdin.read() if arguments.prompt == "-" else arguments.prompt,
+        max_tokens=arguments.max_tokens,
+        documents=[] if arguments.text is None else read_documents(arguments.text),
+        threads=arguments.threads,
+        timeout=arguments.timeout,
+    )
+
+
+def _run_model(
+    arguments: argparse.Namespace, installation: "Installation", cpus: Sequence[str]
+) -> "Sequence[ModelComparison]":
+    from edgepress.targets.emulator import compare_model, read_inputs
+
+    return compare_model(
+        installation,
+        arguments.model,
+        read_inputs(arguments.inputs),
+        cpus,
+        batch=arguments.batch,
+        threads=arguments.threads,
+        timeout=arguments.timeout,
+    )
+
+
+def _broken(arguments: argparse.Namespace, comparison: "BundleComparison | ModelComparison") -> list[str]:
+    """What was required and is not so, a line each."""
+    lines = []
+    if arguments.require == "same-text" and not getattr(comparison, "same_text", True):
+        lines.append(f"{comparison.cpu}: another text than on this machine")
+    agreements: dict[str, Agreement] = comparison.agreements
+    for name, agreement in agreements.items():
+        if arguments.require == "bit-equal" and not agreement.bit_equal:
+            lines.append(f"{comparison.cpu}: {name} is not bit-equal: {agreement.describe()}")
+        elif arguments.min_sqnr is not None and agreement.sqnr_db < arguments.min_sqnr:
+            lines.append(f"{comparison.cpu}: {name} is below {arguments.min_sqnr:g} dB: {agreement.describe()}")
+    return lines
