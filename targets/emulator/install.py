@@ -20,7 +20,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edgepress.cache import locked, user_cache
@@ -89,7 +89,7 @@ def _find(directory: Path) -> Installation | None:
         raise InputError(f"{directory / _ready_name()} cannot be read ({error}); remove {directory}") from error
     if not (planned.qemu.is_file() and planned.python.is_file() and planned.wheels.is_dir()):
         return None
-    return Installation(directory, planned.user, planned.wheels, versions)
+    return replace(planned, versions=versions)
 
 
 def setup(
@@ -147,7 +147,7 @@ def _make(directory: Path, mirror: str | None, progress: Progress, say: Callable
     partial = directory / f".{_ready_name()}.{os.getpid()}"
     partial.write_text(json.dumps(note, indent=2) + "\n", encoding="utf-8")
     partial.replace(directory / _ready_name())
-    return Installation(directory, planned.user, planned.wheels, versions)
+    return replace(planned, versions=versions)
 
 
 # ---- Debian packages -------------------------------------------------------------------------------------------------
@@ -227,6 +227,7 @@ def _wheel_versions() -> list[str]:
 
 
 def _planned(directory: Path) -> Installation:
+    directory = directory.resolve()  # bytecode is found again by the path of its source
     user = directory / f"user-{_digest([_form(), host_architecture()])}"
     wheels = directory / f"wheels-{_digest([packages.PYTHON, *_wheel_versions()])}"
     return Installation(directory, user, wheels, {})

@@ -1,0 +1,351 @@
+"""Emulated arm64 against this machine: models, bundles, and what goes wrong.
+
+How far they agree depends on the form of the weights. Integer graphs (QDQ) are the same bits everywhere. Products with
+float activations (``MatMulNBits``) round activations to int8 in each machine's own way: per block, per row, or not
+at all. So float32 and int8 say the same text on every processor; at 4 bits a near tie may fall the other way.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from numpy.typing import NDArray
+from onnx.reference import ReferenceEvaluator
+
+from edgepress.errors import CheckFailed, InputError
+from edgepress.exporter import export
+from edgepress.runtime import load
+from edgepress.runtime.emulated import BundleComparison, compare_bundles
+from edgepress.targets.emulator import CPUS, Call, Installation, agreement, compare_model, processors, run
+from edgepress.targets.emulator.guest import describe
+
+TESTED = ["cortex-a53", "cortex-a76", "neoverse-n2"]
+RECIPES = ["fp32", "int8", "int4-128", "int4"]
+PROMPT = "ROMEO:\n"
+TEXT = (
+    "Is the day so young? But new struck nine. Ay me! sad hours seem long. Was that my father that went hence so fast?"
+)
+TOKENS = 32
+
+
+@pytest.fixture(scope="module")
+def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("emulated")
+    for recipe in RECIPES:
+        export("demo", out=folder / recipe, recipe=recipe)
+    return {recipe: folder / recipe for recipe in RECIPES}
+
+
+@pytest.mark.parametrize("cpu", TESTED)
+def test_the_demo_model_says_on_arm64_what_it_says_here(
+    emulator: Installation, bundles: dict[str, Path], cpu: str
+) -> None:
+    found = dict(
+        zip(
+            RECIPES,
+            compare_bundles(
+                emulator, list(bundles.values()), [cpu], prompt=PROMPT, max_tokens=TOKENS, documents=[TEXT], context=64
+            ),
+            strict=True,
+        )
+    )
+    for recipe, comparison in found.items():
+        print(f"{recipe}: {comparison.describe()}")
+        assert comparison.cpu == cpu
+        assert comparison.versions["machine"] == "aarch64"
+        assert len(comparison.host_tokens) == TOKENS
+        assert comparison.host_text == load(bundles[recipe]).generate(PROMPT, max_tokens=TOKENS).text()
+        vocabulary = load(bundles[recipe]).config.vocab_size
+        assert comparison.agreements["decode"].values == TOKENS * vocabulary
+        assert comparison.agreements["prefill"].values == (TOKENS + comparison.prompt_tokens - 1) * vocabulary
+    for comparison in (found["fp32"], found["int8"], found["int4-128"]):
+        assert comparison.same_text
+        assert comparison.text == comparison.host_text
+    _check_agreement(found["fp32"], least_db=110, bits=1e-5)
+    for recipe in ("int8", "int4-128", "int4"):
+        _check_agreement(found[recipe], least_db=34, bits=0.01)
+    _check_that_texts_part_at_a_near_tie(found["int4"], bundles["int4"])
+
+
+def _check_agreement(comparison: BundleComparison, *, least_db: float, bits: float) -> None:
+    for entry in comparison.agreements.values():
+        assert entry.sqnr_db > least_db
+        assert entry.top1 is not None
+        assert entry.top1 >= 0.9
+    assert comparison.bits_per_byte == pytest.approx(comparison.host_bits_per_byte, rel=bits)
+
+
+def _check_that_texts_part_at_a_near_tie(comparison: BundleComparison, bundle: Path) -> None:
+    """Where another token is chosen, this machine holds it for as likely as the difference of the logits allows."""
+    index = comparison.first_difference
+    if index is None:
+        return
+    model = load(bundle, threads=1)
+    logits = model.prefill([*model.tokenizer.encode(PROMPT), *comparison.host_tokens[:index]])
+    here, there = comparison.host_tokens[index], comparison.tokens[index]
+    assert logits[here] - logits[there] <= 2 * comparison.agreements["decode"].largest_difference
+
+
+# ---- models ----------------------------------------------------------------------------------------------------------
+
+
+def quantized(name: str, scale: float) -> list[onnx.NodeProto]:
+    """``name`` → uint8 → ``name``_q, in float32 again."""
+    return [
+        onnx.helper.make_node("QuantizeLinear", [name, f"{name}_scale", "zero"], [f"{name}_int"]),
+        onnx.helper.make_node("DequantizeLinear", [f"{name}_int", f"{name}_scale", "zero"], [f"{name}_q"]),
+        onnx.helper.make_node("Constant", [], [f"{name}_scale"], value_float=scale),
+    ]
+
+
+def residual_network(*, integer: bool) -> onnx.ModelProto:
+    """A small residual CNN: 3 convolutions, an addition, average pooling and a linear layer.
+
+    ``integer``: int8 weights per channel, uint8 activations, as QDQ. Weights keep to 7 bits: processors with AVX2 and
+    no VNNI add pairs of products up in 16 bits, and would saturate.
+    """
+    generator = np.random.default_rng(5)
+    nodes: list[onnx.NodeProto] = []
+    constants: dict[str, NDArray[np.generic]] = {"zero": np.array(128, np.uint8)}
+
+    def layer(op: str, source: str, name: str, shape: tuple[int, ...], scale: float, **attributes: object) -> None:
+        weights = generator.normal(0, 1, shape).astype(np.float32) * np.float32(np.prod(shape[1:]) ** -0.5)
+        bias = generator.normal(0, 0.1, shape[0]).astype(np.float32)
+        inputs = [f"{name}_w", f"{name}_b"]
+        constants.update({f"{name}_w": weights, f"{name}_b": bias})
+        if integer:
+            steps = np.abs(weights).reshape(shape[0], -1).max(1) / 63  # (rows,)
+            codes = np.rint(weights / steps.reshape(-1, *[1] * (len(shape) - 1))).astype(np.int8)
+            bias_steps = (steps * np.float32(scale)).astype(np.float32)
+            constants[f"{name}_w"], constants[f"{name}_ws"] = codes, steps.astype(np.float32)
+            constants[f"{name}_b"], constants[f"{name}_bs"] = np.rint(bias / bias_steps).astype(np.int32), bias_steps
+            for part in ("w", "b"):
+                scales = [f"{name}_{part}", f"{name}_{part}s"]
+                nodes.append(onnx.helper.make_node("DequantizeLinear", scales, [f"{name}_{part}q"], axis=0))
+            inputs = [f"{name}_wq", f"{name}_bq"]
+        nodes.append(onnx.helper.make_node(op, [source, *inputs], [name], **attributes))
+
+    def step(name: str, scale: float) -> str:
+        """Round ``name`` to uint8 if the network is of integers; the name to go on with."""
+        if integer:
+            nodes.extend(quantized(name, scale))
+        return f"{name}_q" if integer else name
+
+    around = {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1]}
+    source = step("image", 0.03)
+    layer("Conv", source, "first", (16, 3, 3, 3), 0.03, **around)
+    nodes.append(onnx.helper.make_node("Relu", ["first"], ["first_relu"]))
+    trunk = step("first_relu", 0.03)
+    layer("Conv", trunk, "second", (16, 16, 3, 3), 0.03, **around)
+    nodes.append(onnx.helper.make_node("Relu", ["second"], ["second_relu"]))
+    branch = step("second_relu", 0.03)
+    layer("Conv", branch, "third", (16, 16, 3, 3), 0.03, **around)
+    nodes.append(onnx.helper.make_node("Add", [step("third", 0.03), trunk], ["sum"]))
+    nodes.append(onnx.helper.make_node("GlobalAveragePool", [step("sum", 0.05)], ["pooled"]))
+    nodes.append(onnx.helper.make_node("Flatten", [step("pooled", 0.01)], ["flat"]))
+    layer("Gemm", step("flat", 0.01), "logits", (10, 16), 0.01, transB=1)
+    output = step("logits", 0.02)
+    used = {name for node in nodes for name in node.input}
+    graph = onnx.helper.make_graph(
+        [*[node for node in nodes if node.op_type == "Constant"], *[n for n in nodes if n.op_type != "Constant"]],
+        "residual",
+        [onnx.helper.make_tensor_value_info("image", onnx.TensorProto.FLOAT, ["n", 3, 16, 16])],
+        [onnx.helper.make_tensor_value_info(output, onnx.TensorProto.FLOAT, ["n", 10])],
+        [onnx.numpy_helper.from_array(value, name) for name, value in constants.items() if name in used],
+    )
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 21)], ir_version=10)
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+IMAGES = np.random.default_rng(6).normal(0, 1, (24, 3, 16, 16)).astype(np.float32)
+
+
+def test_a_quantized_network_is_bit_equal_on_every_processor(emulator: Installation, tmp_path: Path) -> None:
+    path = tmp_path / "int8.onnx"
+    onnx.save(residual_network(integer=True), path)
+    expected = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"]).run(None, {"image": IMAGES})[0]
+    assert len(np.unique(expected)) > 50  # it is no constant
+    for comparison in compare_model(emulator, path, {"image": IMAGES}, TESTED, batch=7):
+        assert comparison.bit_equal
+        assert np.array_equal(comparison.outputs["logits_q"], expected)
+    truth = ReferenceEvaluator(residual_network(integer=False)).run(None, {"image": IMAGES})[0]
+    assert agreement(truth, expected).sqnr_db > 20  # it computes what the network does
+
+
+def test_a_float_network_is_not_bit_equal_and_close(emulator: Installation, tmp_path: Path) -> None:
+    path = tmp_path / "float.onnx"
+    onnx.save(residual_network(integer=False), path)
+    [comparison] = compare_model(emulator, path, {"image": IMAGES}, ["cortex-a76"])
+    assert not comparison.bit_equal
+    assert comparison.agreements["logits"].sqnr_db > 100
+    truth = ReferenceEvaluator(onnx.load(path)).run(None, {"image": IMAGES})[0]
+    assert agreement(truth, comparison.outputs["logits"]).sqnr_db > 100
+
+
+def test_processors_take_different_kernels(emulator: Installation, tmp_path: Path) -> None:
+    """Without dot products, and with them, 4-bit products are computed in other ways."""
+    generator = np.random.default_rng(7)
+    rows, columns = 64, 256
+    inputs = ["x", "codes", "scales"]
+    node = onnx.helper.make_node(
+        "MatMulNBits", inputs, ["y"], domain="com.microsoft", K=columns, N=rows, bits=4, block_size=32, accuracy_level=4
+    )
+    constants = [
+        onnx.numpy_helper.from_array(generator.integers(0, 256, (rows, 8, 16), np.uint8), "codes"),
+        onnx.numpy_helper.from_array(generator.uniform(0.5, 1, (rows, 8)).astype(np.float32), "scales"),
+    ]
+    graph = onnx.helper.make_graph(
+        [node],
+        "product",
+        [onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["n", columns])],
+        [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["n", rows])],
+        constants,
+    )
+    opsets = [onnx.helper.make_opsetid("", 21), onnx.helper.make_opsetid("com.microsoft", 1)]
+    path = tmp_path / "product.onnx"
+    onnx.save(onnx.helper.make_model(graph, opset_imports=opsets, ir_version=10), path)
+    x = generator.normal(0, 1, (1, columns)).astype(np.float32)
+    old, new = compare_model(emulator, path, {"x": x}, ["cortex-a53", "cortex-a76"])
+    assert not np.array_equal(old.outputs["y"], new.outputs["y"])
+    assert agreement(old.outputs["y"], new.outputs["y"]).sqnr_db > 30
+
+
+@pytest.mark.parametrize(
+    ("inputs", "batch", "message"),
+    [
+        ({"picture": IMAGES}, None, "picture"),
+        ({"image": IMAGES[0]}, None, "rank"),
+        ({"image": IMAGES.astype(np.float64)}, None, "double"),
+        ({"image": IMAGES}, 0, "batch is 0"),
+    ],
+)
+def test_what_the_host_cannot_run_is_not_emulated(
+    tmp_path: Path, inputs: dict[str, NDArray[np.generic]], batch: int | None, message: str
+) -> None:
+    path = tmp_path / "float.onnx"
+    onnx.save(residual_network(integer=False), path)
+    absent = Installation(tmp_path, tmp_path, tmp_path, {})
+    with pytest.raises(InputError, match=f"(?i){message}"):
+        compare_model(absent, path, inputs, [], batch=batch)
+
+
+def test_names_that_a_file_could_not_have_come_back(emulator: Installation, tmp_path: Path) -> None:
+    names = ["/layer/out:0", "file"]
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("Neg", ["a/b"], names[:1]), onnx.helper.make_node("Abs", ["a/b"], names[1:])],
+        "names",
+        [onnx.helper.make_tensor_value_info("a/b", onnx.TensorProto.INT32, [3])],
+        [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.INT32, [3]) for name in names],
+    )
+    path = tmp_path / "names.onnx"
+    opsets = [onnx.helper.make_opsetid("", 21)]
+    onnx.save(onnx.helper.make_model(graph, opset_imports=opsets, ir_version=10), path)
+    [found] = compare_model(emulator, path, {"a/b": np.array([1, -2, 3], np.int32)}, ["cortex-a53"])
+    assert {name: value.tolist() for name, value in found.outputs.items()} == {
+        "/layer/out:0": [-1, 2, -3],
+        "file": [1, 2, 3],
+    }
+    assert found.bit_equal
+
+
+# ---- processors and programs -----------------------------------------------------------------------------------------
+
+
+def test_it_knows_the_processors_that_are_described(emulator: Installation) -> None:
+    assert set(CPUS) <= set(processors(emulator))
+
+
+def test_an_unknown_processor_names_the_nearest(emulator: Installation) -> None:
+    with pytest.raises(InputError, match=r"no processor 'cortex-a77'; did you mean cortex-a7\d\?"):
+        run(emulator, "cortex-a77", [Call(describe)])
+
+
+def test_a_program_that_dies_is_told_with_its_last_words(emulator: Installation) -> None:
+    with pytest.raises(CheckFailed, match=r"died on cortex-a53 with exit code 1: .*TypeError"):
+        run(emulator, "cortex-a53", [Call(os.abort)])  # type: ignore[arg-type]
+
+
+def test_a_program_that_takes_too_long_is_ended(emulator: Installation) -> None:
+    with pytest.raises(CheckFailed, match=r"did not end on cortex-a53 within 0\.05 s"):
+        run(emulator, "cortex-a53", [Call(describe)], timeout=0.05)
+
+
+def test_the_environment_of_the_host_stays_outside(emulator: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", "/nonexistent")
+    monkeypatch.setenv("PYTHONHOME", "/nonexistent")
+    monkeypatch.setenv("LD_LIBRARY_PATH", "/nonexistent")
+    monkeypatch.setenv("QEMU_CPU", "no-such-cpu")
+    [(told, _)] = run(emulator, "cortex-a53,pmu=off", [Call(describe)])
+    assert told["machine"] == "aarch64"
+
+
+# ---- the command -----------------------------------------------------------------------------------------------------
+
+
+def edgepress(emulator: Installation, folder: Path, *words: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "edgepress", "emulator", *map(str, words)]
+    if not (folder / "emulator").exists():
+        (folder / "emulator").symlink_to(emulator.directory)
+    environment = {**os.environ, "EDGEPRESS_CACHE": str(folder)}
+    return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+
+
+def test_the_command_compares_and_holds_to_what_is_required(emulator: Installation, tmp_path: Path) -> None:
+    path, inputs = tmp_path / "float.onnx", tmp_path / "inputs.npz"
+    onnx.save(residual_network(integer=False), path)
+    np.savez(inputs, image=IMAGES[:2])
+    words = ("run", path, "--inputs", inputs, "--cpu", "cortex-a53")
+    result = edgepress(emulator, tmp_path, *words, "--json", "--min-sqnr", 100, "--require", "bit-equal")
+    assert result.returncode == 1
+    assert result.stderr.count("\n") == 1  # of the two requirements one is met
+    assert "cortex-a53: logits is not bit-equal: SQNR" in result.stderr
+    [told] = json.loads(result.stdout)
+    assert told["cpu"] == "cortex-a53"
+    assert told["agreements"]["logits"]["sqnr_db"] > 100
+
+
+def test_the_command_runs_a_bundle(emulator: Installation, bundles: dict[str, Path], tmp_path: Path) -> None:
+    words = ("run", bundles["int8"], "--prompt", PROMPT, "--max-tokens", 4, "--cpu", "cortex-a53")
+    good = edgepress(emulator, tmp_path, *words, "--require", "same-text")
+    assert good.returncode == 0, good.stderr
+    assert "greedy text    the same, 4 tokens" in good.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("run", "BUNDLE"), "needs --prompt"),
+        (("run", "BUNDLE", "--prompt", "x", "--inputs", "x.npz"), "takes no --inputs"),
+        (("run", "MODEL"), "needs --inputs"),
+        (("run", "MODEL", "--inputs", "MODEL"), "is no .npz file"),
+        (("run", "MODEL", "--inputs", "x.npz", "--require", "same-text"), "has no text"),
+        (("run", "BUNDLE", "--prompt", "x", "--cpu", "z80"), "no processor 'z80'"),
+        (("run", "BUNDLE", "--prompt", "x", "--max-tokens", "0"), "max_tokens is 0"),
+        (("run", "BUNDLE", "--prompt", "x", "--threads", "0"), "threads is 0"),
+    ],
+)
+def test_wrong_usage_is_said_in_a_line(
+    emulator: Installation, bundles: dict[str, Path], tmp_path: Path, words: tuple[str, ...], message: str
+) -> None:
+    model = tmp_path / "float.onnx"
+    onnx.save(residual_network(integer=False), model)
+    known = {"BUNDLE": bundles["fp32"], "MODEL": model}
+    result = edgepress(emulator, tmp_path, *(known.get(word, word) for word in words))
+    assert result.returncode == 2, result.stderr
+    assert message in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_without_an_emulator_the_command_names_the_setup(tmp_path: Path, bundles: dict[str, Path]) -> None:
+    command = [sys.executable, "-m", "edgepress", "emulator", "run", str(bundles["fp32"]), "--prompt", "x"]
+    environment = {**os.environ, "EDGEPRESS_CACHE": str(tmp_path)}
+    result = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert result.returncode == 2
+    assert "run: edgepress emulator setup" in result.stderr
