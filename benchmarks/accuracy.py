@@ -7,8 +7,11 @@ it was trained on. onnxruntime-genai's builder and llama.cpp store the same chec
 on the same tokens. ``bits a weight`` counts what is stored for quantized tensors and everything kept in
 float, padding included, over the checkpoint's parameters, tied ones once.
 
-    python benchmarks/accuracy.py [--data ../shared/data]                    # presets, peers and chosen recipes
-    python benchmarks/accuracy.py --grid [--models demo] [--methods gptq]    # every method × scheme; long
+    python benchmarks/accuracy.py [--data ../shared/data]                # presets, peers and chosen recipes
+    python benchmarks/accuracy.py --grid [--models demo]                 # every method × bits × block, on less text
+    python benchmarks/accuracy.py --sequences [--methods gptq]           # methods one after another; long
+
+A run that is killed goes on where it stopped. One of some models, or methods, leaves the samples of others as they are.
 """
 
 import argparse
@@ -17,20 +20,21 @@ import math
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
-from multiprocessing import get_context
+from functools import cache
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import onnx
 import torch
 from accuracy_picture import draw
-from accuracy_recipes import ROUND_TO_NEAREST, Asked, chosen, grid
-from common import ROOT, WORK, save, table
+from accuracy_recipes import Asked, chosen, grid, sequences
+from accuracy_tables import HEADER, Sample, goal, pivot, row
+from common import RESULTS, ROOT, WORK, host, save, table
 from numpy.typing import NDArray
 from peers import Peer, parameters
+from spread import run
 
 from edgepress.cores import usable_cores
 from edgepress.errors import InputError
@@ -44,13 +48,12 @@ from edgepress.runtime.evaluate import Corpus, evaluate_logits, read_corpus
 
 HELD_OUT = 0.1  # of tinyshakespeare, from its end
 STORIES = 200  # documents of each TinyStories file
+LESS = 20  # of them, where there are hundreds of recipes
 PARAGRAPHS = {"stories260k": ("newline", "\n"), "tiny1m": ("blank", "\n\n")}  # as each model was trained
 MODELS = (*PARAGRAPHS, "demo")
 CONTEXT, STRIDE = 256, 128
 SAME = 1e-3  # logits of a conversion in float32: the largest difference from transformers'
 PICTURE = ROOT / "docs" / "accuracy.svg"
-
-Sample = dict[str, Any]
 
 
 class Remembered:
@@ -75,13 +78,15 @@ class Subject:
     name: str
     model: str
     texts: list[str]
-    calibration: Path
+    calibration: str
+    suffix: str
     checkpoint: Checkpoint
     reference: Remembered
 
 
+@cache  # each process measures a model with many recipes
 def make_subject(name: str, data: Path, share: float) -> Subject:
-    """Read a model's texts; ``share`` of the held-out one is scored. Calibration text is written where exports run."""
+    """Read a model's texts; ``share`` of the held-out one is scored."""
     stories, shakespeare = data / "text" / "tinystories", data / "text" / "tinyshakespeare" / "input.txt"
     if name == "demo":
         text = shakespeare.read_text(encoding="utf-8")
@@ -93,12 +98,11 @@ def make_subject(name: str, data: Path, share: float) -> Subject:
         texts, suffix = held_out[: math.ceil(share * len(held_out))], ".jsonl"
         training = json.loads((stories / "tinystories_1000.json").read_text(encoding="utf-8"))
         calibration = "\n".join(json.dumps({"text": story.replace("\n\n", paragraph)}) for story in training)
-    path = WORK / f"calibration-{name}{suffix}"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(calibration, encoding="utf-8")
     model = "demo" if name == "demo" else str(data / "models" / name)
     directory = resolve_model(model)
-    return Subject(name, model, texts, path, Checkpoint.open(directory), Remembered(Reference(directory)))
+    return Subject(
+        name, model, texts, calibration, suffix, Checkpoint.open(directory), Remembered(Reference(directory))
+    )
 
 
 def bits_per_weight(bundle: Path, manifest: Manifest, checkpoint: Checkpoint) -> float:
@@ -115,11 +119,11 @@ def sample(subject: Subject, tool: str, name: str, result: Evaluation, *, bits: 
     return {**named, **asdict(result)}
 
 
-def ours(subject: Subject, name: str, recipe: str | Path) -> Sample:
+def ours(subject: Subject, folder: Path, name: str, recipe: str | Path) -> Sample:
     """Export with a preset or recipe file, and score the bundle."""
-    out = WORK / f"accuracy-{subject.name}"
-    texts = [subject.calibration]
-    manifest = export(subject.model, out=out, recipe=recipe, force=True, calibration=texts, threads=1)
+    out, text = folder / "bundle", folder / f"calibration-{subject.name}{subject.suffix}"
+    text.write_text(subject.calibration, encoding="utf-8")
+    manifest = export(subject.model, out=out, recipe=recipe, force=True, calibration=[text], threads=1)
     result = evaluate(
         out, subject.texts, context=CONTEXT, stride=STRIDE, reference=subject.reference, threads=1, prepared=False
     )
@@ -127,128 +131,123 @@ def ours(subject: Subject, name: str, recipe: str | Path) -> Sample:
     return sample(subject, "edgepress", name, result, bits=bits)
 
 
-def asked(subject: Subject, recipe: Asked) -> Sample:
+def asked(subject: Subject, folder: Path, recipe: Asked) -> Sample:
     """Export and score a recipe; what edgepress refuses is kept with its reason."""
+    described = {"title": recipe.title, **asdict(recipe)}
     try:
-        return ours(subject, recipe.name, recipe.write(WORK / f"recipes-{subject.name}")) | asdict(recipe)
+        return ours(subject, folder, recipe.name, recipe.write(folder)) | described
     except InputError as error:
-        return {"model": subject.name, "tool": "edgepress", "name": recipe.name, "refused": str(error)}
+        named = {"model": subject.name, "tool": "edgepress", "name": recipe.name}
+        return {**named, "refused": str(error).replace(f"{folder}/", ""), **described}
 
 
-def theirs(subject: Subject, corpus: Corpus) -> Iterator[Sample]:
-    """Store and score the checkpoint with each peer."""
-    from peers import genai_builder, llama_cpp
+def scored(subject: Subject, corpus: Corpus, tool: str, name: str, peer: Peer) -> Sample:
+    """Score a peer on the tokens that ours is scored on."""
+    result = evaluate_logits(peer.source, corpus, context=CONTEXT, stride=STRIDE, reference=subject.reference)
+    return sample(subject, tool, name, result, bits=peer.bits_per_weight, note=peer.note)
 
-    def score(tool: str, name: str, peer: Peer) -> Sample:
-        result = evaluate_logits(peer.source, corpus, context=CONTEXT, stride=STRIDE, reference=subject.reference)
-        return sample(subject, tool, name, result, bits=peer.bits_per_weight, note=peer.note)
 
-    exact = WORK / f"accuracy-{subject.name}.gguf"
-    exact.unlink(missing_ok=True)
-    llama_cpp.write_gguf(subject.checkpoint, exact)
+def by_llama_cpp(subject: Subject, folder: Path, corpus: Corpus) -> Iterator[Sample]:
+    """Quantize and score with llama.cpp, after its logits in float32 were seen to be the checkpoint's."""
+    from peers import llama_cpp
+
+    exact = llama_cpp.write_gguf(subject.checkpoint, folder / "float32.gguf")
     window = corpus.documents[0][:CONTEXT]
     logits = llama_cpp.open_peer(exact, subject.checkpoint).source.logits(window)
     difference = float(np.abs(logits - subject.reference.logits(window)).max())
     if difference > SAME:
-        sys.exit(f"{exact}: logits differ from transformers' by {difference:.2g}; the conversion is wrong")
+        raise RuntimeError(f"{exact}: logits differ from transformers' by {difference:.2g}; the conversion is wrong")
     for ftype in llama_cpp.FTYPES:
         path = llama_cpp.quantize(exact, exact.with_suffix(f".{ftype}.gguf"), ftype)
-        yield score("llama.cpp", ftype, llama_cpp.open_peer(path, subject.checkpoint))
+        yield scored(subject, corpus, "llama.cpp", ftype, llama_cpp.open_peer(path, subject.checkpoint))
+
+
+def by_genai(subject: Subject, folder: Path, corpus: Corpus) -> Iterator[Sample]:
+    """Quantize and score with onnxruntime-genai's builder."""
+    from peers import genai_builder
+
     for algorithm in genai_builder.ALGORITHMS:
-        path = genai_builder.build(subject.checkpoint, WORK / f"accuracy-genai-{subject.name}", algorithm)
-        yield score("onnxruntime-genai", algorithm, genai_builder.open_peer(path, subject.checkpoint))
+        path = genai_builder.build(subject.checkpoint, folder / "genai", algorithm)
+        peer = genai_builder.open_peer(path, subject.checkpoint)
+        yield scored(subject, corpus, "onnxruntime-genai", algorithm, peer)
 
 
-def measure(subject: Subject, recipes: Sequence[Asked], *, with_peers: bool) -> Iterator[Sample]:
-    """Yield the samples of one model: presets, peers, then the recipes."""
-    if with_peers:
-        for preset in sorted(preset_names(), key=lambda name: name != "fp32"):
-            yield ours(subject, preset, preset)
-            if preset == "fp32":
-                corpus = read_corpus(WORK / f"accuracy-{subject.name}", subject.texts)
-        yield from theirs(subject, corpus)
-    for recipe in recipes:
-        yield asked(subject, recipe)
+PEERS: dict[str, Callable[[Subject, Path, Corpus], Iterator[Sample]]] = {
+    "llama.cpp": by_llama_cpp,
+    "onnxruntime-genai": by_genai,
+}
 
 
 @dataclass(frozen=True)
-class Run:
-    """What a process of its own measures."""
+class Measure:
+    """A :class:`~spread.Job`: a model stored by a preset, a recipe or a peer, and scored."""
 
-    name: str
+    model: str
     data: Path
     share: float
-    recipes: tuple[Asked, ...]
-    with_peers: bool
+    how: str | Asked
+
+    @property
+    def key(self) -> str:
+        """Model, what stores it, and how much of the text it is scored on."""
+        return f"{self.model}: {self.how if isinstance(self.how, str) else self.how.name}; {self.share:g} of the text"
 
     def __call__(self) -> list[Sample]:
-        """Measure one model, printing each figure as it comes."""
+        """Store and score."""
         torch.set_num_threads(1)  # on models this small a second thread costs more than it brings
-        found = []
-        for one in measure(make_subject(self.name, self.data, self.share), self.recipes, with_peers=self.with_peers):
-            found.append(one)
-            print(" | ".join(row(one)), flush=True)
-        return found
+        subject = make_subject(self.model, self.data, self.share)
+        with TemporaryDirectory(dir=WORK, prefix="accuracy-") as name:
+            folder = Path(name)
+            if isinstance(self.how, Asked):
+                return [asked(subject, folder, self.how)]
+            if self.how not in PEERS:
+                return [ours(subject, folder, self.how, self.how)]
+            export(subject.model, out=folder / "fp32", recipe="fp32", threads=1)
+            return list(PEERS[self.how](subject, folder, read_corpus(folder / "fp32", subject.texts)))
 
 
-def nats_lost(found: Sample) -> float:
-    """Loss over float32 in nats a token."""
-    return float(math.log(found["perplexity"] / found["reference_perplexity"]))
+def earlier(path: Path, models: Sequence[str], *, whole: bool) -> list[Sample]:
+    """Samples of ``path`` that a run of ``models`` leaves: those of other models, and unless ``whole`` all of them.
+
+    Other versions or another processor would make figures that cannot stand beside each other: they are refused.
+    """
+    if not path.is_file() or (whole and set(models) == set(MODELS)):
+        return []
+    header, *samples = map(json.loads, path.read_text(encoding="utf-8").splitlines())
+    kept = [found for found in samples if not (whole and found["model"] in models)]
+    here = host()
+    if kept and any(header["host"][what] != here[what] for what in ("cpu", "python", "versions")):
+        sys.exit(f"{path} has samples of other models from {header['host']}; here is {here}: measure all models")
+    return kept
 
 
-def row(found: Sample) -> tuple[str, ...]:
-    """Return one table row."""
-    if "refused" in found:
-        return (found["model"], found["tool"], found["name"], *["–"] * 6, found["refused"])
-    return (
-        found["model"],
-        found["tool"],
-        found["name"],
-        f"{found['bits_per_weight']:.2f}",
-        f"{found['bits_per_byte']:.4f}",
-        f"{round(found['bits_per_byte'] / found['reference_bits_per_byte'] - 1, 4) + 0.0:+.2%}",
-        f"{nats_lost(found):+.4f}",
-        f"{found['kl']:.4f}",
-        f"{found['top1_agreement']:.1%}",
-        found["note"],
-    )
+def merge(kept: Sequence[Sample], found: Sequence[Sample]) -> list[Sample]:
+    """Put ``found`` in the place of what ``kept`` has under the same names; models in their order."""
+    named = {(one["model"], one["tool"], one["name"]): one for one in (*kept, *found)}
+    return sorted(named.values(), key=lambda one: MODELS.index(one["model"]))
 
 
-HEADER = ("model", "tool", "recipe", "bits a weight", "bits per byte", "against float32", "nats a token lost")
-HEADER += ("KL (nats)", "same top-1", "stored as")
-
-GOAL = ("int4-fast", ROUND_TO_NEAREST.name, "Q4_K_M", "Q4_0", "rtn", "k_quant", "k_quant_mixed")
-
-
-def goal(samples: list[Sample]) -> str:
-    """Whether int4-fast loses at most half of block-32 round-to-nearest, and less than Q4_K_M at fewer bits."""
-    rows, answers = [], []
-    for model in dict.fromkeys(found["model"] for found in samples):
-        named = {found["name"]: found for found in samples if found["model"] == model and "kl" in found}
-        for name in GOAL:
-            found = named[name]
-            lost = found["bits_per_byte"] - found["reference_bits_per_byte"]
-            figures = (
-                f"{found['bits_per_weight']:.2f}",
-                f"{nats_lost(found):+.4f}",
-                f"{lost:+.4f}",
-                f"{found['kl']:.4f}",
-            )
-            rows.append((model, name, *figures))
-        fast, nearest, k_quant = (named[name] for name in GOAL[:3])
-        for measure_name, loss in (("nats a token", nats_lost), ("KL", lambda found: float(found["kl"]))):
-            answers.append((model, measure_name, *answer(fast, nearest, k_quant, loss)))
-    header = ("model", "recipe", "bits a weight", "nats a token lost", "bits per byte lost", "KL (nats)")
-    asked_for = ("at most half of block-32 rtn's loss", "less loss than Q4_K_M", "fewer bits than both")
-    return f"{table(header, rows)}\n\nint4-fast:\n\n{table(('model', 'loss in', *asked_for), answers)}"
+def asked_for(suite: str) -> list[str | Asked]:
+    """What stores the models: presets, peers and chosen recipes, or one of the long lists of recipes."""
+    if suite:
+        return [*(grid() if suite == "grid" else sequences())]
+    return [*sorted(preset_names(), key=lambda name: name != "fp32"), *PEERS, *chosen()]
 
 
-def answer(fast: Sample, nearest: Sample, k_quant: Sample, loss: Callable[[Sample], float]) -> tuple[str, ...]:
-    """Yes or no, with the ratio that says it."""
-    bits = [found["bits_per_weight"] for found in (fast, nearest, k_quant)]
-    holds = loss(fast) <= loss(nearest) / 2, loss(fast) < loss(k_quant), bits[0] < min(bits[1:])
-    ratios = f" ({loss(fast) / loss(nearest):.2f})", f" ({loss(fast) / loss(k_quant):.2f})", ""
-    return tuple(("yes" if yes else "no") + ratio for yes, ratio in zip(holds, ratios, strict=True))
+def measure(suite: str, models: Sequence[str], methods: Sequence[str] | None, data: Path, share: float) -> list[Sample]:
+    """Measure what is asked for, save it with what other runs found, and return it all."""
+    result = f"accuracy_{suite}" if suite else "accuracy"
+    recipes = asked_for(suite)
+    if methods:
+        recipes = [one for one in recipes if isinstance(one, Asked) and set(one.methods) & set(methods)]
+    kept = earlier(RESULTS / f"{result}.jsonl", models, whole=not methods)
+    jobs = [Measure(model, data, share, one) for one in recipes for model in models]
+    partial = WORK / f"{result}.partial.jsonl"
+    found = run(jobs, partial, processes=usable_cores(), show=lambda one: print(" | ".join(row(one)), flush=True))
+    samples = merge(kept, found)
+    print(f"raw samples: {save(result, samples)}")
+    partial.unlink()
+    return samples
 
 
 def main() -> None:
@@ -258,28 +257,27 @@ def main() -> None:
         "--data", type=Path, default=Path(os.environ.get("EDGEPRESS_DATA", ROOT.parent / "shared/data"))
     )
     parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS)
-    parser.add_argument("--grid", action="store_true", help="every method on disk in every scheme; no peers")
-    parser.add_argument("--methods", nargs="+", help="of the grid, only recipes that use one of these")
+    suite = parser.add_mutually_exclusive_group()
+    suite.add_argument("--grid", action="store_true", help="every method on disk in every scheme; no peers")
+    suite.add_argument("--sequences", action="store_true", help="methods on disk one after another; no peers; long")
+    parser.add_argument("--methods", nargs="+", help="of those, only recipes that use one of these")
     parser.add_argument(
-        "--documents", type=int, help=f"score so many of {STORIES} stories, and as much of the demo's text; grid: 40"
+        "--documents",
+        type=int,
+        help=f"score so many of {STORIES} stories, and as much of the demo's text; {LESS} for --grid and --sequences",
     )
     arguments = parser.parse_args()
     if not arguments.data.is_dir():
         sys.exit(f"{arguments.data} is absent; name the folder with models/ and text/ by --data")
-    recipes = tuple(grid() if arguments.grid else chosen())
-    if arguments.methods:
-        recipes = tuple(recipe for recipe in recipes if recipe.methods & set(arguments.methods))
-    share = min(1.0, (arguments.documents or (40 if arguments.grid else STORIES)) / STORIES)
-    result = "accuracy_grid" if arguments.grid else "accuracy"
-    samples: list[Sample] = []
-    with ProcessPoolExecutor(usable_cores(), mp_context=get_context("spawn")) as processes:
-        runs = [Run(name, arguments.data, share, recipes, not arguments.grid) for name in arguments.models]
-        for found in processes.map(Run.__call__, runs):
-            samples += found
-            save(result, samples)  # each time, so that a long run that fails has not been for nothing
-    print(f"raw samples: {save(result, samples)}")
+    suite = "grid" if arguments.grid else "sequences" if arguments.sequences else ""
+    if arguments.methods and not suite:
+        sys.exit("--methods chooses among the recipes of --grid or --sequences; name one of them")
+    share = min(1.0, (arguments.documents or (LESS if suite else STORIES)) / STORIES)
+    samples = measure(suite, arguments.models, arguments.methods, arguments.data.absolute(), share)
     print(table(HEADER, map(row, samples)))
-    if not arguments.grid:
+    if suite == "grid":
+        print(f"\n{pivot(samples)}")
+    if not suite:
         print(f"\n{goal(samples)}")
         draw([found for found in samples if "kl" in found], PICTURE)
         print(f"picture: {PICTURE}")

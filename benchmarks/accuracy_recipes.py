@@ -1,7 +1,7 @@
 """The recipes that accuracy.py asks for, as data: whichever methods are found on disk, in every scheme and sequence."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 
@@ -21,11 +21,29 @@ BLOCKS = (*BLOCK_SIZES, PER_CHANNEL)
 
 
 @dataclass(frozen=True)
+class Training:
+    """How long the methods of a recipe that learn may do so: ``steps`` of ``batch`` sequences out of ``tokens``."""
+
+    steps: int
+    batch: int
+    tokens: int
+
+    def __str__(self) -> str:
+        """As it stands in a recipe's name."""
+        return f"{self.steps} steps of {self.batch}"
+
+
+BRIEF = Training(steps=50, batch=4, tokens=16_384)
+"""An eighth of the sequences that autoround sees by itself, a sixteenth of distill's: the grid has hundreds of recipes."""
+
+
+@dataclass(frozen=True)
 class Asked:
     """One recipe: rounding ``method`` and scheme, and the methods before and after it.
 
     A method that needs to see a layer's inputs is for projections; the embedding, and a head tied to it, is then
-    rounded to nearest in the same scheme.
+    rounded to nearest in the same scheme. With ``training`` the methods that learn do so for that long, else for as
+    long as they do by themselves.
     """
 
     method: str = "rtn"
@@ -34,17 +52,24 @@ class Asked:
     symmetric: bool = True
     before: tuple[str, ...] = ()
     after: tuple[str, ...] = ()
+    training: Training | None = None
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """Names of the methods that it needs, in the order in which they run."""
+        return (*self.before, self.method, *self.after)
+
+    @property
+    def title(self) -> str:
+        """Methods without their scheme, such as ``hadamard + gptq``."""
+        details = ("" if self.symmetric else ", asymmetric") + (f", {self.training}" if self.training else "")
+        return " + ".join(self.methods) + details
 
     @property
     def name(self) -> str:
         """Such as ``hadamard + gptq, 4 bits, block 128``."""
         scheme = f"{self.bits} bits, block {self.block_size}" + ("" if self.symmetric else ", asymmetric")
-        return f"{' + '.join((*self.before, self.method, *self.after))}, {scheme}"
-
-    @property
-    def methods(self) -> set[str]:
-        """Names of the methods that it needs."""
-        return {self.method, *self.before, *self.after}
+        return f"{' + '.join(self.methods)}, {scheme}" + (f", {self.training}" if self.training else "")
 
     def write(self, folder: Path) -> Path:
         """Write the recipe as a TOML file."""
@@ -61,9 +86,22 @@ class Asked:
             f"block_size = {block}\n"
             f"symmetric = {str(self.symmetric).lower()}\n"
             "[embedding]\n"
-            f'method = "{embedding}"\n'
+            f'method = "{embedding}"\n' + self._trained()
         )
         return path
+
+    def _trained(self) -> str:
+        if self.training is None:
+            return ""
+        options = f"steps = {self.training.steps}\nbatch = {self.training.batch}\n"
+        tables = [f"[options.{name}]\n{options}" for name in self.methods if learns(name)]
+        return f"[calibration]\ntraining_tokens = {self.training.tokens}\n" + "".join(tables)
+
+
+def learns(name: str) -> bool:
+    """Whether a method learns by gradients, in steps."""
+    method = load_method(name)
+    return not isinstance(method, Method) and "steps" in method.options
 
 
 ROUND_TO_NEAREST = Asked()
@@ -85,18 +123,35 @@ CHOSEN = (
 def chosen() -> list[Asked]:
     """Those of CHOSEN whose methods are all there."""
     known = set(method_names())
-    return [asked for asked in CHOSEN if asked.methods <= known]
+    return [asked for asked in CHOSEN if known.issuperset(asked.methods)]
 
 
 def grid() -> Iterator[Asked]:
-    """Yield every rounding method in every scheme, then every sequence of methods at 4 bits, block 32 and 128.
+    """Yield every method in every scheme, those that learn last.
 
-    A sequence has at most one transform and one recovery for each rounding method, and all transforms in pairs for
-    the calibrated ones: what more there is costs more time than it can tell.
+    Methods that round do so alone, asymmetric too unless they learn; methods before and after rounding are tried with
+    rounding to nearest, so that what is seen is their own effect.
     """
     rounding, transforms, recoveries = found(Method, LinearMethod, LayerMethod), found(Transform), found(Recovery)
-    for method, bits, block, symmetric in product(rounding, BITS, BLOCKS, (True, False)):
-        yield Asked(method, bits, block, symmetric)
+    alone = [
+        *(Asked(name) for name in rounding),
+        *(Asked(name, symmetric=False) for name in rounding if not learns(name)),
+        *(Asked(before=(name,)) for name in transforms),
+        *(Asked(after=(name,)) for name in recoveries),
+    ]
+    brief = [replace(asked, training=BRIEF if any(map(learns, asked.methods)) else None) for asked in alone]
+    for asked in sorted(brief, key=lambda asked: asked.training is not None):
+        for bits, block in product(BITS, BLOCKS):
+            yield replace(asked, bits=bits, block_size=block)
+
+
+def sequences() -> Iterator[Asked]:
+    """Yield every sequence of methods at 4 bits, block 32 and 128.
+
+    It has at most one transform and one recovery for each rounding method, and all transforms in pairs for the
+    calibrated ones: what more there is costs more time than it can tell.
+    """
+    rounding, transforms, recoveries = found(Method, LinearMethod, LayerMethod), found(Transform), found(Recovery)
     for method, block in product(rounding, (32, 128)):
         befores = [(), *((name,) for name in transforms)]
         if not isinstance(load_method(method), Method):

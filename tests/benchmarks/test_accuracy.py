@@ -19,14 +19,14 @@ def _accuracy(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     import accuracy
 
     yield accuracy
-    for name in ("accuracy", "accuracy_recipes", "accuracy_picture", "common", "peers"):
+    for name in ("accuracy", "accuracy_recipes", "accuracy_picture", "accuracy_tables", "spread", "common", "peers"):
         sys.modules.pop(name, None)
 
 
 def test_every_recipe_of_the_grid_is_read_as_it_was_meant(accuracy: ModuleType, tmp_path: Path) -> None:
-    recipes = [*accuracy.grid(), *accuracy.chosen()]
+    recipes = [*accuracy.grid(), *accuracy.chosen(), *accuracy.sequences()]
     assert len({recipe.name for recipe in accuracy.grid()}) == len(list(accuracy.grid()))
-    assert set.union(*(recipe.methods for recipe in recipes)) == set(method_names())
+    assert set().union(*(recipe.methods for recipe in recipes)) == set(method_names())
     for asked in recipes:
         recipe = read_recipe(asked.write(tmp_path))
         assert (recipe.before, recipe.after) == (asked.before, asked.after)

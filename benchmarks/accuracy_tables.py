@@ -1,0 +1,102 @@
+"""The tables of accuracy.py: a row for each sample, whether the goal is met, and the grid at one look."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from accuracy_recipes import BLOCKS, ROUND_TO_NEAREST
+from common import table
+
+Sample = dict[str, Any]
+
+
+def nats_lost(found: Sample) -> float:
+    """Loss over float32 in nats a token."""
+    return float(math.log(found["perplexity"] / found["reference_perplexity"]))
+
+
+def row(found: Sample) -> tuple[str, ...]:
+    """Return one table row."""
+    if "refused" in found:
+        return (found["model"], found["tool"], found["name"], *["–"] * 6, found["refused"])
+    return (
+        found["model"],
+        found["tool"],
+        found["name"],
+        f"{found['bits_per_weight']:.2f}",
+        f"{found['bits_per_byte']:.4f}",
+        f"{round(found['bits_per_byte'] / found['reference_bits_per_byte'] - 1, 4) + 0.0:+.2%}",
+        f"{nats_lost(found):+.4f}",
+        f"{found['kl']:.4f}",
+        f"{found['top1_agreement']:.1%}",
+        found["note"],
+    )
+
+
+HEADER = ("model", "tool", "recipe", "bits a weight", "bits per byte", "against float32", "nats a token lost")
+HEADER += ("KL (nats)", "same top-1", "stored as")
+
+GOAL = ("int4-fast", ROUND_TO_NEAREST.name, "Q4_K_M", "Q4_0", "rtn", "k_quant", "k_quant_mixed")
+
+
+def goal(samples: list[Sample]) -> str:
+    """Whether int4-fast loses at most half of block-32 round-to-nearest, and less than Q4_K_M at fewer bits."""
+    rows, answers = [], []
+    for model in dict.fromkeys(found["model"] for found in samples):
+        named = {found["name"]: found for found in samples if found["model"] == model and "kl" in found}
+        for name in GOAL:
+            found = named[name]
+            lost = found["bits_per_byte"] - found["reference_bits_per_byte"]
+            figures = (
+                f"{found['bits_per_weight']:.2f}",
+                f"{nats_lost(found):+.4f}",
+                f"{lost:+.4f}",
+                f"{found['kl']:.4f}",
+            )
+            rows.append((model, name, *figures))
+        fast, nearest, k_quant = (named[name] for name in GOAL[:3])
+        for measure_name, loss in (("nats a token", nats_lost), ("KL", lambda found: float(found["kl"]))):
+            answers.append((model, measure_name, *answer(fast, nearest, k_quant, loss)))
+    header = ("model", "recipe", "bits a weight", "nats a token lost", "bits per byte lost", "KL (nats)")
+    asked_for = ("at most half of block-32 rtn's loss", "less loss than Q4_K_M", "fewer bits than both")
+    return f"{table(header, rows)}\n\nint4-fast:\n\n{table(('model', 'loss in', *asked_for), answers)}"
+
+
+def answer(fast: Sample, nearest: Sample, k_quant: Sample, loss: Callable[[Sample], float]) -> tuple[str, ...]:
+    """Yes or no, with the ratio that says it."""
+    bits = [found["bits_per_weight"] for found in (fast, nearest, k_quant)]
+    holds = loss(fast) <= loss(nearest) / 2, loss(fast) < loss(k_quant), bits[0] < min(bits[1:])
+    ratios = f" ({loss(fast) / loss(nearest):.2f})", f" ({loss(fast) / loss(k_quant):.2f})", ""
+    return tuple(("yes" if yes else "no") + ratio for yes, ratio in zip(holds, ratios, strict=True))
+
+
+def pivot(samples: Sequence[Sample]) -> str:
+    """Return a table for each model: a method a row, a block size a column, and what was refused."""
+    parts = []
+    for model in dict.fromkeys(found["model"] for found in samples):
+        of_model = [found for found in samples if found["model"] == model]
+        rows = [line for bits in sorted({found["bits"] for found in of_model}) for line in pivot_rows(of_model, bits)]
+        parts.append(f"{model}:\n\n{table(('bits', 'method', *(f'block {block}' for block in BLOCKS)), rows)}")
+    refused = [f"- {found['model']}, {found['name']}: {found['refused']}" for found in samples if "refused" in found]
+    return "\n\n".join(parts + (["Refused:\n\n" + "\n".join(refused)] if refused else []))
+
+
+def pivot_rows(of_model: Sequence[Sample], bits: int) -> Iterator[tuple[str, ...]]:
+    """Yield ``KL (bits a weight)`` of each method; the least KL of a block size is bold."""
+    at = {(found["title"], found["block_size"]): found for found in of_model if found["bits"] == bits}
+    least = {
+        block: min((found["kl"] for (_, size), found in at.items() if size == block and "kl" in found), default=0.0)
+        for block in BLOCKS
+    }
+    for title in dict.fromkeys(title for title, _ in at):
+        yield str(bits), title, *(cell(at.get((title, block)), least[block]) for block in BLOCKS)
+
+
+def cell(found: Sample | None, least: float) -> str:
+    """KL and bits a weight; nothing where it was not asked for."""
+    if found is None:
+        return ""
+    if "refused" in found:
+        return "refused"
+    kl = f"{found['kl']:.4f}"
+    return f"{f'**{kl}**' if found['kl'] == least else kl} ({found['bits_per_weight']:.2f})"
