@@ -14,7 +14,8 @@ from edgepress.exporter.compress import (
     load_method,
     method_names,
 )
-from edgepress.exporter.recipe import PER_CHANNEL
+from edgepress.exporter.plan import fit_scheme
+from edgepress.exporter.recipe import PER_CHANNEL, Storage
 from edgepress.exporter.scheme import BITS, BLOCK_SIZES
 
 BLOCKS = (*BLOCK_SIZES, PER_CHANNEL)
@@ -34,7 +35,7 @@ class Training:
 
 
 BRIEF = Training(steps=50, batch=4, tokens=16_384)
-"""An eighth of the sequences that autoround sees by itself, a sixteenth of distill's: the grid has hundreds of recipes."""
+"""An eighth of the sequences that autoround sees by itself, a sixteenth of distill's: there are hundreds of recipes."""
 
 
 @dataclass(frozen=True)
@@ -140,9 +141,18 @@ def grid() -> Iterator[Asked]:
         *(Asked(after=(name,)) for name in recoveries),
     ]
     brief = [replace(asked, training=BRIEF if any(map(learns, asked.methods)) else None) for asked in alone]
+    schemes = [(bits, block) for bits, block in product(BITS, BLOCKS) if is_stored(bits, block)]
     for asked in sorted(brief, key=lambda asked: asked.training is not None):
-        for bits, block in product(BITS, BLOCKS):
+        for bits, block in schemes:
             yield replace(asked, bits=bits, block_size=block)
+
+
+def is_stored(bits: int, block: int | str) -> bool:
+    """Whether a wide tensor is stored in such blocks; 2 bits have kernels for some sizes only."""
+    if isinstance(block, str):
+        return True
+    scheme = fit_scheme(Storage(bits=bits, block_size=block), max(BLOCK_SIZES))
+    return scheme is not None and scheme.block_size == block
 
 
 def sequences() -> Iterator[Asked]:
