@@ -241,7 +241,7 @@ def measure(suite: str, models: Sequence[str], methods: Sequence[str] | None, da
     if methods:
         recipes = [one for one in recipes if isinstance(one, Asked) and set(one.methods) & set(methods)]
     kept = earlier(RESULTS / f"{result}.jsonl", models, whole=not methods)
-    jobs = [Measure(model, data, share, one) for one in recipes for model in models]
+    jobs = [Measure(model, data, share, one) for model in models for one in recipes]
     partial = WORK / f"{result}.partial.jsonl"
     found = run(jobs, partial, processes=usable_cores(), show=lambda one: print(" | ".join(row(one)), flush=True))
     samples = merge(kept, found)

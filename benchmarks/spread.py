@@ -1,10 +1,12 @@
 """Jobs spread over the cores, each one's samples kept as it ends: a run that is killed goes on where it stopped."""
 
 import json
+import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
+from threading import Thread
 from typing import Any, Protocol
 
 from common import host
@@ -36,7 +38,8 @@ def run(jobs: Sequence[Job], partial: Path, *, processes: int, show: Callable[[S
     todo = [job for job in jobs if job.key not in done]
     if len(todo) < len(jobs):
         print(f"{partial}: {len(jobs) - len(todo)} of {len(jobs)} are done already; remove it to measure them again")
-    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool, partial.open("a") as file:
+    processes_here = ProcessPoolExecutor(processes, get_context("spawn"), initializer=_end_with_parent)
+    with processes_here as pool, partial.open("a", encoding="utf-8") as file:
         running = {pool.submit(job): job for job in todo}
         try:
             for future in as_completed(running):
@@ -49,6 +52,18 @@ def run(jobs: Sequence[Job], partial: Path, *, processes: int, show: Callable[[S
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
     return [sample for job in jobs for sample in done[job.key]]
+
+
+def _end_with_parent() -> None:
+    """Let a worker whose parent is killed end too: it would wait for work for ever."""
+    parent = parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    Thread(target=watch, daemon=True).start()
 
 
 def _left_behind(partial: Path) -> dict[str, list[Sample]]:

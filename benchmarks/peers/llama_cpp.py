@@ -129,6 +129,7 @@ class Logits:
     def __init__(self, path: Path, context: int, threads: int = 1) -> None:
         settings = llama_cpp.llama_model_default_params()
         settings.n_gpu_layers = 0
+        settings.use_extra_bufts = False  # its AMX products fault in virtual machines that show AMX and do not allow it
         self._model = llama_cpp.llama_model_load_from_file(str(path).encode(), settings)
         if not self._model:
             raise RuntimeError(f"llama.cpp cannot read {path}")
