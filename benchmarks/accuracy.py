@@ -209,15 +209,18 @@ class Measure:
 def earlier(path: Path, models: Sequence[str], *, whole: bool) -> list[Sample]:
     """Samples of ``path`` that a run of ``models`` leaves: those of other models, and unless ``whole`` all of them.
 
-    Other versions or another processor would make figures that cannot stand beside each other: they are refused.
+    Figures of other versions cannot stand beside this run's: that ends it before it begins.
     """
-    if not path.is_file() or (whole and set(models) == set(MODELS)):
+    if not path.is_file():
         return []
     header, *samples = map(json.loads, path.read_text(encoding="utf-8").splitlines())
-    kept = [found for found in samples if not (whole and found["model"] in models)]
-    here = host()
-    if kept and any(header["host"][what] != here[what] for what in ("cpu", "python", "versions")):
-        sys.exit(f"{path} has samples of other models from {header['host']}; here is {here}: measure all models")
+    taken_on = header["host"]
+    kept = [{"cpu": taken_on["cpu"], **found} for found in samples if not (whole and found["model"] in models)]
+    versions = host()["versions"]
+    if kept and taken_on["versions"] != versions:
+        sys.exit(
+            f"{path} has samples of {taken_on['versions']}, and here are {versions}: measure all models and methods"
+        )
     return kept
 
 
@@ -244,7 +247,7 @@ def measure(suite: str, models: Sequence[str], methods: Sequence[str] | None, da
     jobs = [Measure(model, data, share, one) for model in models for one in recipes]
     partial = WORK / f"{result}.partial.jsonl"
     found = run(jobs, partial, processes=usable_cores(), show=lambda one: print(" | ".join(row(one)), flush=True))
-    samples = merge(kept, found)
+    samples = merge(kept, [{**one, "cpu": host()["cpu"]} for one in found])
     print(f"raw samples: {save(result, samples)}")
     partial.unlink()
     return samples
