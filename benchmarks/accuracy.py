@@ -9,7 +9,7 @@ float, padding included, over the checkpoint's parameters, tied ones once.
 
     python benchmarks/accuracy.py [--data ../shared/data]                # presets, peers and chosen recipes
     python benchmarks/accuracy.py --grid [--models demo]                 # every method × bits × block, on less text
-    python benchmarks/accuracy.py --sequences [--methods gptq]           # methods one after another; long
+    python benchmarks/accuracy.py --sequences [--methods awq gptq]       # methods one after another; long
 
 A run that is killed goes on where it stopped. One of some models, or methods, leaves the samples of others as they are.
 """
@@ -242,7 +242,7 @@ def measure(suite: str, models: Sequence[str], methods: Sequence[str] | None, da
     result = f"accuracy_{suite}" if suite else "accuracy"
     recipes = asked_for(suite)
     if methods:
-        recipes = [one for one in recipes if isinstance(one, Asked) and set(one.methods) & set(methods)]
+        recipes = [one for one in recipes if isinstance(one, Asked) and set(one.methods) <= set(methods)]
     kept = earlier(RESULTS / f"{result}.jsonl", models, whole=not methods)
     jobs = [Measure(model, data, share, one) for model in models for one in recipes]
     partial = WORK / f"{result}.partial.jsonl"
@@ -263,7 +263,7 @@ def main() -> None:
     suite = parser.add_mutually_exclusive_group()
     suite.add_argument("--grid", action="store_true", help="every method on disk in every scheme; no peers")
     suite.add_argument("--sequences", action="store_true", help="methods on disk one after another; no peers; long")
-    parser.add_argument("--methods", nargs="+", help="of those, only recipes that use one of these")
+    parser.add_argument("--methods", nargs="+", help="of those, only recipes that use no other methods")
     parser.add_argument(
         "--documents",
         type=int,
