@@ -14,7 +14,7 @@ Only ``attention_mask`` is bound again at each step, because its length is the p
 import mmap
 from dataclasses import dataclass
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -87,7 +87,7 @@ class DecoderSession:
         self._longrope = None
         if config.long_from is not None:
             value = self._replace(options, _LONG_FROM, np.array(config.long_from))
-            self._longrope = _Longrope(value, config.long_from, np.zeros(context, np.int64))
+            self._longrope = Longrope(value, config.long_from, np.zeros(context, np.int64))
         self.session, self.prepared = _open(config, options, prepared)
         self._shrinking = _shrinking_run()
         self._check_inputs()
@@ -99,7 +99,7 @@ class DecoderSession:
 
     def _replace(self, options: "SessionOptions", name: str, value: Tokens) -> Tokens:
         value = value.astype(np.int64)
-        self._replaced.append(_value(value))
+        self._replaced.append(to_value(value))
         options.add_initializer(name, self._replaced[-1])
         return value
 
@@ -116,9 +116,9 @@ class DecoderSession:
         config = self.config
         self._binding = self.session.io_binding()
         shape = (1, config.kv_heads, self.context, config.head_dim)
-        self._cache = _untouched_memory(2 * config.layers, shape)
+        self._cache = untouched_memory((2 * config.layers, *shape))
         for past, present, array in zip(config.past_names, config.present_names, self._cache, strict=True):
-            value = _value(array)  # one value for both: equal pointers tell the operator to write in place
+            value = to_value(array)  # one value for both: equal pointers tell the operator to write in place
             self._binding.bind_ortvalue_input(past, value)
             self._binding.bind_ortvalue_output(present, value)
         row = (1, 1, config.vocab_size)
@@ -162,7 +162,7 @@ class DecoderSession:
         """Append ``tokens`` (length,) to the cache; return the logits after the last one, (vocab,)."""
         self.check_room(tokens.size)
         if self._longrope is not None:
-            tokens = self._rope_tokens(self._longrope, tokens)
+            tokens = self._longrope.rope_tokens(tokens, self)
         for start in range(0, tokens.size, self.prefill_chunk):
             chunk = tokens[start : start + self.prefill_chunk]
             self._tokens[0, : chunk.size] = chunk
@@ -181,19 +181,6 @@ class DecoderSession:
         self._tokens[0, 0] = token
         self._run(1)
         return self._logits
-
-    def _rope_tokens(self, longrope: "_Longrope", tokens: Tokens) -> Tokens:
-        """Choose the table for the text with ``tokens`` at its end; return the tokens to compute.
-
-        These are all of the text where it outgrows the short table: keys that were rotated by the other one are of no
-        use to it. Then the cache starts again, as in the reference implementation.
-        """
-        total = self.position + tokens.size
-        longrope.text[self.position : total] = tokens
-        if longrope.choose(total) and self.position:
-            self.position = 0
-            return longrope.text[:total]
-        return tokens
 
     def score(self, tokens: Tokens, first: int, *, total: int | None = None) -> Floats:
         """Append at most ``prefill_chunk`` tokens; return the logits from index ``first`` of them on, (rows, vocab).
@@ -215,7 +202,7 @@ class DecoderSession:
 
 
 @dataclass
-class _Longrope:
+class Longrope:
     """Which of longrope's two tables the graph reads: the long one for texts of more than ``limit`` tokens.
 
     The graph compares the total length of a call with ``value``; for the pieces of one long text that is 0, so that
@@ -231,6 +218,25 @@ class _Longrope:
         before = int(self.value)
         self.value[...] = 0 if total > self.limit else self.limit
         return int(self.value) != before
+
+    def rope_tokens(self, tokens: Tokens, session: "HasPosition") -> Tokens:
+        """Choose the table for the text with ``tokens`` at its end; return the tokens to compute.
+
+        These are all of the text where it outgrows the short table: keys that were rotated by the other one are of no
+        use to it. Then the cache starts again, as in the reference implementation.
+        """
+        total = session.position + tokens.size
+        self.text[session.position : total] = tokens
+        if self.choose(total) and session.position:
+            session.position = 0
+            return self.text[:total]
+        return tokens
+
+
+class HasPosition(Protocol):
+    """A session whose cache holds ``position`` tokens."""
+
+    position: int
 
 
 def _open(config: BundleConfig, options: "SessionOptions", prepared: bool) -> tuple["InferenceSession", Prepared]:
@@ -249,26 +255,27 @@ def _shrinking_run() -> "RunOptions":
     return options
 
 
-def _value(array: NDArray[np.generic]) -> "OrtValue":
+def to_value(array: NDArray[np.generic]) -> "OrtValue":
+    """An array as onnxruntime takes it: the same memory, which must outlive the value."""
     import onnxruntime
 
     return onnxruntime.OrtValue.ortvalue_from_numpy(array)
 
 
-def _untouched_memory(count: int, shape: tuple[int, ...]) -> list[Floats]:
-    """Float32 arrays of zeros whose pages the operating system provides as they are written.
+def untouched_memory(shape: tuple[int, ...]) -> Floats:
+    """A float32 array of zeros, (…, context, head_dim), whose pages the system provides as they are written.
 
     numpy would ask for huge pages (MADV_HUGEPAGE), of which the first written byte of each head takes 2 MiB.
     """
     size = int(np.prod(shape)) * 4
     try:
         if hasattr(mmap, "MAP_ANONYMOUS"):
-            memory = mmap.mmap(-1, count * size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+            memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         else:  # Windows
-            memory = mmap.mmap(-1, count * size)
+            memory = mmap.mmap(-1, size)
     except OSError as error:
         raise InputError(
-            f"the cache of context {shape[2]} takes {count * size / 1e6:.0f} MB, more than this system gives; "
+            f"the cache of context {shape[-2]} takes {size / 1e6:.0f} MB, more than this system gives; "
             "ask for a shorter context"
         ) from error
-    return [np.frombuffer(memory, np.float32, size // 4, offset=index * size).reshape(shape) for index in range(count)]
+    return np.frombuffer(memory, np.float32).reshape(shape)

@@ -9,12 +9,20 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from edgepress.errors import InputError
-from edgepress.exporter.graph.builder import CONTRIB
-from edgepress.exporter.graph.weights import Rows, Weights, graphs, initializers
+from edgepress.exporter.graph.weights import Rows, Weights, graphs
 
 _ONNX = ("", "ai.onnx")  # two spellings of ONNX's own domain
 _IR_OF_OPSET = 11  # ir version that came with opset 23, the newest that passes need
 _FREE_TO_RAISE = 21  # from here to 24 operators only gained types and optional attributes
+_KEEPS_SHAPE = (
+    "RotaryEmbedding",
+    "QuickGelu",
+    "FastGelu",
+    "BiasGelu",
+    "SimplifiedLayerNormalization",
+    "SkipSimplifiedLayerNormalization",
+    "SkipLayerNormalization",
+)
 _SMALL = 1 << 16  # elements of a constant that is read while rewriting
 
 
@@ -177,7 +185,7 @@ def require_opset(model: onnx.ModelProto, version: int) -> None:
 
 def known_shapes(model: onnx.ModelProto) -> dict[str, list[int | None]]:
     """The shape of every value that shape inference finds; a dimension that is not known is None."""
-    inferred = infer_shapes(model)
+    inferred = infer_shapes(_with_stand_ins(model))
     found: dict[str, list[int | None]] = {}
     for graph in graphs(inferred.graph):
         for tensor in graph.initializer:
@@ -187,6 +195,24 @@ def known_shapes(model: onnx.ModelProto) -> dict[str, list[int | None]]:
                 dims = value.type.tensor_type.shape.dim
                 found[value.name] = [dim.dim_value if dim.HasField("dim_value") else None for dim in dims]
     return found
+
+
+def _with_stand_ins(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy in which onnxruntime's operators that keep their first input's shape are Identity, which onnx knows."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    for graph in graphs(copy.graph):
+        nodes = [stand_in for node in graph.node for stand_in in _stand_ins(node)]
+        del graph.node[:]
+        graph.node.extend(nodes)
+    return copy
+
+
+def _stand_ins(node: onnx.NodeProto) -> list[onnx.NodeProto]:
+    if node.op_type not in _KEEPS_SHAPE:
+        return [_copied(node)]
+    outputs = [name for name in (result(node, 0), result(node, 3)) if name]  # 3 is the sum that Skip… gives besides
+    return [helper.make_node("Identity", node.input[:1], [name]) for name in outputs]
 
 
 def infer_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -230,13 +256,3 @@ def _remove_dead_nodes(outermost: onnx.GraphProto) -> int:
             graph.node.extend(copies)
             break  # what stood inside the removed nodes is gone: look again
     return removed
-
-
-def uses_contrib(model: onnx.ModelProto) -> bool:
-    """Whether a node is one of onnxruntime's own operators."""
-    return any(node.domain == CONTRIB for graph in graphs(model.graph) for node in graph.node)
-
-
-def all_initializers(model: onnx.ModelProto) -> dict[str, onnx.TensorProto]:
-    """Every initializer of a model by name."""
-    return {tensor.name: tensor for tensor in initializers(model.graph)}

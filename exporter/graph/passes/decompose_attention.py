@@ -79,8 +79,10 @@ class GroupQuery:
         return Rotary(self.cos, self.sin, positions, 2 * table[1], self.interleaved)
 
 
-def read_group_query(editor: Editor, node: onnx.NodeProto) -> GroupQuery:
+def read_group_query(editor: Editor, node: onnx.NodeProto, *, name_present: bool = False) -> GroupQuery:
     """Read a GroupQueryAttention and emit what splits its queries, keys and values into heads.
+
+    With ``name_present`` the new rows alone are the present: values get its name, and keys that are not rotated.
 
     Raises:
         InputError: it does what plain operators here do not: smooth softmax, head sinks, a quantized cache.
@@ -95,17 +97,19 @@ def read_group_query(editor: Editor, node: onnx.NodeProto) -> GroupQuery:
         parts = [f"{y}/{part}" for part in "qkv"]
         sizes = editor.integers(heads * head_dim, kv_heads * head_dim, kv_heads * head_dim)
         editor.emit("Split", [node.input[0], sizes], parts, axis=-1)
-    q, k, v = (
-        split_heads(editor, part, head_dim, f"{y}/{name}_heads") for part, name in zip(parts, "qkv", strict=True)
-    )
     rotates = bool(attributes.get("do_rotary", 0))
+    present = (result(node, 1) or f"{y}/present_key", result(node, 2) or f"{y}/present_value")
+    names = [f"{y}/{part}_heads" for part in "qkv"]
+    if name_present:
+        names[1:] = names[1] if rotates else present[0], present[1]
+    q, k, v = (split_heads(editor, part, head_dim, name) for part, name in zip(parts, names, strict=True))
     window = attributes.get("local_window_size", -1)
     return GroupQuery(
         q=q,
         k=k,
         v=v,
         past=(operand(node, 3), operand(node, 4)),
-        present=(result(node, 1) or f"{y}/present_key", result(node, 2) or f"{y}/present_value"),
+        present=present,
         head_dim=head_dim,
         heads=heads,
         kv_heads=kv_heads,

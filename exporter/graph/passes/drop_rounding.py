@@ -3,6 +3,7 @@
 - DynamicQuantizeMatMul and MatMulIntegerToFloat: weights dequantized, as stored
 - QuantizeLinear followed by DequantizeLinear with the same scale: nothing
 - DequantizeLinear of a constant: the float32 weight
+- Div(size) before and Mul(size) after such a product, which scale tokens for their rounding: nothing
 - DynamicQuantizeLinear ─ MatMulInteger ─ Cast ─ Mul(scales): MatMul
 
 Outputs are those of the stored weights without the rounding of activations; what calibration chose for these is lost,
@@ -27,7 +28,25 @@ def _apply(model: onnx.ModelProto, context: Context) -> int:
         (CONTRIB, "DequantizeLinear"): _dequantize,
         ("", "Mul"): _integer_product,
     }
-    return rewrite(model, context.weights, rules)
+    changes = rewrite(model, context.weights, rules)
+    return changes and changes + rewrite(model, context.weights, {("", "Mul"): _unscaled})
+
+
+def _unscaled(editor: Editor, node: onnx.NodeProto) -> bool:
+    """``Mul(MatMul(Div(x, size), W), size)``, which scales tokens for their rounding: ``MatMul(x, W)``."""
+    product = editor.makers.get(node.input[0])
+    if product is None or product.op_type != "MatMul":
+        return False
+    scaled = editor.makers.get(product.input[0])
+    while scaled is not None and scaled.op_type == "Identity":
+        scaled = editor.makers.get(scaled.input[0])
+    if scaled is None or scaled.op_type != "Div" or scaled.input[1] != node.input[1]:
+        return False
+    size = editor.shape(node.input[1])
+    if size is None or size[-1] != 1:  # one number for a whole row, which the product then only scales
+        return False
+    editor.emit("MatMul", [scaled.input[0], product.input[1]], node.output[0])
+    return True
 
 
 def _dynamic(editor: Editor, node: onnx.NodeProto) -> bool:

@@ -1,0 +1,347 @@
+"""A decoder's graph → two static ones, prefill and decode, as compilers of accelerators take them.
+
+Inputs: ``input_ids`` int32 (1, S), ``position_ids`` int32 (1, S), ``mask`` float32 (1, 1, S, P + S) which is added to
+scores, ``past_key_values.{i}.key`` and ``.value`` float32 (1, kv_heads, P, head_dim). Outputs: ``logits`` float32
+(1, S, vocabulary) and ``present.{i}.key``/``.value`` (1, kv_heads, S, head_dim), the new rows only. S is 1 for decode;
+P is the same for both, so that they share the cache's memory, and their weights are one file.
+
+The cache is a set of slots: whoever runs the graph writes new rows into free ones and opens them in the mask, and as
+positions are an input, the order of slots means nothing. Layers with a sliding window have a mask of their own,
+``mask.sliding``. A graph has only the inputs that it reads. What the runner must know besides is in the model's
+metadata, under :data:`METADATA`, as JSON.
+
+Every weight becomes float32, dequantized exactly; what a recipe rounds while the model runs is not rounded here.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper
+
+from edgepress import __version__
+from edgepress.errors import InputError
+from edgepress.exporter.graph.attention import attend, merge_heads, rotate
+from edgepress.exporter.graph.builder import CONTRIB
+from edgepress.exporter.graph.decoder import LOGITS_START, LONG_FROM
+from edgepress.exporter.graph.editing import (
+    Editor,
+    infer_shapes,
+    operand,
+    remove_unused,
+    require_opset,
+    rewrite,
+)
+from edgepress.exporter.graph.passes import Context, run_passes
+from edgepress.exporter.graph.passes.decompose_attention import GroupQuery, read_group_query
+from edgepress.exporter.graph.weights import Array, Rows, Weights, graphs
+
+METADATA = "edgepress.static"
+PREFILL_FILE, DECODE_FILE, DATA_FILE = "prefill.onnx", "decode.onnx", "weights.bin"
+SEQUENCE = 64  # tokens of a prefill call
+CLOSED = -1e4  # what closes a slot in the mask: far below any score, and a number in float16 too
+
+_OPSET = 23  # the first with RMSNormalization
+_POSITIONS, _MASK, _SLIDING = "position_ids", "mask", "mask.sliding"
+_BEFORE = (
+    "float32",
+    "fold-constants",
+    "drop-rounding",
+    "fold-constants",
+    "plain-matmul",
+    "decompose-skip-norm",
+    "plain-norm",
+    "plain-activations",
+)
+_AFTER = ("plain-rotary", "fold-constants")
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """``sequence`` tokens a call, S, and ``slots`` of the cache, P: a text may have P + 1 tokens."""
+
+    sequence: int
+    slots: int
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the runner must know of a static graph; written into its metadata as JSON.
+
+    ``windows`` gives each mask its window, None for one that sees all of the past. ``closed`` closes a slot. A longrope
+    graph reads its tables ``long_rows`` further on when a text has more than ``long_from`` tokens.
+    """
+
+    windows: dict[str, int | None]
+    closed: float = CLOSED
+    long_from: int | None = None
+    long_rows: int = 0
+
+
+def write_static(
+    model: Path, out: Path, *, context: int, sequence: int = SEQUENCE, closed: float = CLOSED
+) -> tuple[Path, Path]:
+    """Write the static graphs of a decoder, ``model``, and their weights into the directory ``out``; return the paths.
+
+    Weights pass through in pieces of 32 MiB, so memory does not grow with the model.
+
+    Args:
+        model: a bundle's ``model.onnx``, or another decoder with GroupQueryAttention.
+        out: an existing directory; :func:`edgepress.files.atomic_directory` makes one that is whole or not there.
+        context: tokens that a text may have; the cache has one slot fewer.
+        sequence: tokens of a prefill call.
+        closed: what closes a slot in the mask.
+
+    Raises:
+        InputError: the graph has something without a static form; the message names the node.
+
+    """
+    if context < 2 or sequence < 1:
+        raise InputError(f"context is {context} and sequence {sequence}; they must be at least 2 and 1")
+    weights = Weights(model.parent)
+    paths = (out / PREFILL_FILE, out / DECODE_FILE)
+    made = [
+        static_decoder(read_graph(model), weights, Shapes(length, context - 1), closed=closed)
+        for length in (min(sequence, context), 1)
+    ]
+    weights.write(made, out / DATA_FILE)
+    for path, graph in zip(paths, made, strict=True):
+        path.write_bytes(graph.SerializeToString(deterministic=True))
+    return paths
+
+
+def read_graph(model: Path) -> onnx.ModelProto:
+    """Read a graph without its external weights; InputError when it is no ONNX model."""
+    try:
+        return onnx.load(model, load_external_data=False)
+    except OSError as error:
+        raise InputError(f"{model} cannot be read: {error.strerror or error}") from error
+    except Exception as error:  # protobuf's DecodeError, which has no public base class
+        raise InputError(f"{model} is not an ONNX model: {error}") from error
+
+
+def static_decoder(
+    model: onnx.ModelProto, weights: Weights, shapes: Shapes, *, closed: float = CLOSED
+) -> onnx.ModelProto:
+    """Turn a decoder's graph, with batches and lengths of any size, into a static one, in place, and return it.
+
+    Raises:
+        InputError: the graph has something without a static form; the message names the node.
+
+    """
+    _keep_all_positions(model)
+    long = _take_positions(model, weights, shapes.slots + 1)
+    run_passes(model, _BEFORE, Context(weights=weights))
+    windows = _make_attention_static(model, weights, shapes)
+    _set_values(model, shapes, windows)
+    run_passes(model, _AFTER, Context(weights=weights))
+    _cut_tables(model, weights, shapes.slots + 1, long)
+    require_opset(model, _OPSET)
+    facts = Facts(windows, closed)
+    _finish(model, shapes, replace(facts, long_from=long.limit, long_rows=shapes.slots + 1) if long else facts)
+    return model
+
+
+def _keep_all_positions(model: onnx.ModelProto) -> None:
+    """Pass by the Slices that leave only the last position of a call: the caller knows which of them is a token."""
+    for node in model.graph.node:
+        if node.op_type == "Slice" and operand(node, 1) == LOGITS_START:
+            node.CopyFrom(helper.make_node("Identity", node.input[:1], node.output, node.name))
+
+
+# ---- positions ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Long:
+    """longrope: texts of more than ``limit`` tokens read tables ``rows`` further on."""
+
+    limit: int
+    rows: int
+
+
+def _take_positions(model: onnx.ModelProto, weights: Weights, context: int) -> _Long | None:
+    """Make ``position_ids`` an input instead of what the graph computes, and say which rows longrope reads.
+
+    The graph's choice between longrope's tables, which depends on the length of the text, becomes the caller's::
+
+        total > long_from ─ Cast ─ Mul(rows) ─ Add(position_ids) = ids        →        position_ids
+    """
+    graph = model.graph
+    readers = [node for node in graph.node if _POSITIONS in node.input]
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    chosen, long = [], None
+    if LONG_FROM in constants:
+        chosen = [node for node in readers if node.op_type == "Add"]
+        limit = int(weights.array(constants[LONG_FROM]))
+        rows = {_rows_of_a_table(graph, node, weights) for node in chosen}
+        if len(rows) != 1 or len(chosen) != len(readers):
+            raise InputError(
+                "layers with longrope and layers without it, or with another one, read the same positions; "
+                "this model has no static form"
+            )
+        long = _Long(limit, rows.pop()) if limit < context else None
+    ids = {node.output[0] for node in chosen}
+    kept = [node for node in graph.node if _POSITIONS not in node.output and node.output[0] not in ids]
+    for node in kept:
+        for index, name in enumerate(node.input):
+            node.input[index] = _POSITIONS if name in ids else name
+    copies = [_copy(node) for node in kept]
+    del graph.node[:]
+    graph.node.extend(copies)
+    if all(value.name != _POSITIONS for value in graph.input):
+        graph.input.append(helper.make_tensor_value_info(_POSITIONS, TensorProto.INT64, ["batch", "sequence"]))
+    return long
+
+
+def _rows_of_a_table(graph: onnx.GraphProto, add: onnx.NodeProto, weights: Weights) -> int:
+    """The constant that the product has which ``add`` adds to the positions."""
+    makers = {output: node for node in graph.node for output in node.output}
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    product = next(makers[name] for name in add.input if name != _POSITIONS)
+    return int(weights.array(next(constants[name] for name in product.input if name in constants)))
+
+
+def _cut_tables(model: onnx.ModelProto, weights: Weights, context: int, long: _Long | None) -> None:
+    """Keep the rows of the tables that positions below ``context`` read: of longrope, those of both halves."""
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    cut: dict[str, str] = {}
+    for node in model.graph.node:
+        table = constants.get(node.input[0]) if node.op_type == "Gather" and node.input[1] == _POSITIONS else None
+        if table is None:
+            continue
+        if table.name not in cut:
+            whole = weights.rows(table)
+            if context > whole.dims[0]:
+                raise InputError(f"a context of {context} is asked for, and {table.name} has {whole.dims[0]} positions")
+            starts = (0, long.rows) if long else (0,)
+            cut[table.name] = f"{table.name}.first_{context}"
+            model.graph.initializer.append(weights.tensor(cut[table.name], _selected(whole, starts, context)))
+        node.input[0] = cut[table.name]
+    remove_unused(model)
+
+
+def _selected(whole: Rows, starts: Sequence[int], count: int) -> Rows:
+    """``count`` rows from each of ``starts`` on, one block below the other."""
+
+    def read(start: int, stop: int) -> Array:
+        pieces = []
+        for block, first in enumerate(starts):
+            low, high = max(start - block * count, 0), min(stop - block * count, count)
+            if low < high:
+                pieces.append(whole.read(first + low, first + high))
+        return np.concatenate(pieces)
+
+    return Rows((len(starts) * count, *whole.dims[1:]), whole.dtype, read)
+
+
+# ---- attention ------------------------------------------------------------------------------------------------------
+
+
+def _make_attention_static(model: onnx.ModelProto, weights: Weights, shapes: Shapes) -> dict[str, int | None]:
+    """Replace every GroupQueryAttention; return the masks that the graph now reads, each with its window."""
+    windows: dict[str, int | None] = {}
+    inputs = {value.name for value in model.graph.input}
+
+    def rule(editor: Editor, node: onnx.NodeProto) -> bool:
+        if not set(node.input[3:5]) <= inputs:
+            raise InputError(f"{node.output[0]}: its past is not an input of the graph, so it has no static form")
+        read = read_group_query(editor, node, name_present=True)
+        if not read.causal or read.bias:
+            raise InputError(f"{node.output[0]}: GroupQueryAttention with a bias or without a mask has no static form")
+        window = read.window if read.window is not None and read.window <= shapes.slots else None
+        mask = _MASK if window is None else _SLIDING
+        if windows.setdefault(mask, window) != window:
+            raise InputError(
+                f"{node.output[0]} has a window of {window} tokens and others have {windows[mask]}; "
+                "layers with different windows have no static form"
+            )
+        _attend(editor, read, mask, node.output[0])
+        return True
+
+    if not rewrite(model, weights, {(CONTRIB, "GroupQueryAttention"): rule}):
+        raise InputError("the model has no GroupQueryAttention, so it is no decoder that has a static form")
+    return windows
+
+
+def _attend(editor: Editor, read: GroupQuery, mask: str, y: str) -> None:
+    """Attention over the slots and the new rows, which are also outputs::
+
+    q ─ (rotary) ─────────────────────────────────────────┐
+    k ─ (rotary) ┬ Concat(past_key, ·) ───────────────────┤
+    v ──────────┬┼ Concat(past_value, ·) ─────────────────┴ attend(+ mask) ─ merge heads
+                └┴ present_value, present_key
+    """
+    q, (key, value) = read.q, read.present
+    rotary = read.rotary(editor, _POSITIONS)
+    if rotary is not None:
+        q = rotate(editor, q, rotary, read.head_dim, f"{q}/rotated")
+        rotate(editor, read.k, rotary, read.head_dim, key)
+    keys = editor.emit("Concat", [read.past[0], key], f"{y}/keys", axis=2)
+    values = editor.emit("Concat", [read.past[1], value], f"{y}/values", axis=2)
+    merge_heads(editor, attend(editor, q, (keys, values), read.scoring(mask), f"{y}/attended"), y)
+
+
+# ---- inputs and outputs ---------------------------------------------------------------------------------------------
+
+
+def _set_values(model: onnx.ModelProto, shapes: Shapes, windows: Mapping[str, int | None]) -> None:
+    """Give inputs and outputs their static shapes, and leave out those that nothing reads any more."""
+    graph = model.graph
+    remove_unused(model)
+    read = {name for node in graph.node for name in node.input}
+    call = [1, shapes.sequence]
+    known = {
+        "input_ids": helper.make_tensor_value_info("input_ids", TensorProto.INT32, call),
+        _POSITIONS: helper.make_tensor_value_info(_POSITIONS, TensorProto.INT32, call),
+    }
+    for mask in windows:
+        size = [1, 1, shapes.sequence, shapes.slots + shapes.sequence]
+        known[mask] = helper.make_tensor_value_info(mask, TensorProto.FLOAT, size)
+    for value in graph.input:
+        dims = value.type.tensor_type.shape.dim
+        if value.name not in known and value.name in read:
+            if len(dims) != 4 or not dims[1].dim_value or not dims[3].dim_value:
+                raise InputError(f"input {value.name} has no place in a static decoder, and nodes read it")
+            cache = [1, dims[1].dim_value, shapes.slots, dims[3].dim_value]
+            known[value.name] = helper.make_tensor_value_info(value.name, TensorProto.FLOAT, cache)
+    del graph.input[:]
+    graph.input.extend(value for value in known.values() if value.name in read)
+    for value in graph.output:
+        dims = value.type.tensor_type.shape.dim
+        dims[0].dim_value = 1
+        dims[1 if len(dims) == 3 else 2].dim_value = shapes.sequence
+    del graph.value_info[:]
+
+
+def _finish(model: onnx.ModelProto, shapes: Shapes, facts: Facts) -> None:
+    """Write down shapes, facts and who made the model; InputError when a node is not plain or a shape not static."""
+    for node in (node for graph in graphs(model.graph) for node in graph.node):
+        if node.domain not in ("", "ai.onnx"):
+            raise InputError(f"{node.name or node.output[0]}: {node.domain}.{node.op_type} has no plain form here")
+    inferred = infer_shapes(model)
+    outputs = {value.name: value for value in inferred.graph.output}
+    for value in (*inferred.graph.value_info, *outputs.values()):
+        shape = [dim.dim_value for dim in value.type.tensor_type.shape.dim if dim.HasField("dim_value")]
+        if len(shape) != len(value.type.tensor_type.shape.dim):
+            raise InputError(f"{value.name} has no static shape; the graph computes it from what it is fed")
+    rows = outputs["logits"].type.tensor_type.shape.dim[1].dim_value if "logits" in outputs else 0
+    if rows != shapes.sequence:
+        raise InputError(f"logits has {rows} rows for {shapes.sequence} tokens; export the model with all of them")
+    del model.graph.value_info[:]
+    model.graph.value_info.extend(inferred.graph.value_info)
+    del model.metadata_props[:]
+    helper.set_model_props(model, {METADATA: json.dumps(asdict(facts), sort_keys=True)})
+    model.producer_name, model.producer_version = "edgepress", __version__
+    kept = [entry for entry in model.opset_import if entry.domain != CONTRIB]
+    del model.opset_import[:]
+    model.opset_import.extend([helper.make_opsetid(entry.domain, entry.version) for entry in kept])
+
+
+def _copy(node: onnx.NodeProto) -> onnx.NodeProto:
+    copy = onnx.NodeProto()
+    copy.CopyFrom(node)
+    return copy

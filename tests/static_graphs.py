@@ -1,0 +1,40 @@
+"""Static graphs of tiny checkpoints and of bundles, opened on the CPU."""
+
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+
+from edgepress.exporter.graph.static import write_static
+from edgepress.runtime.session import DecoderSession
+from edgepress.runtime.static import StaticSession
+
+CONTEXT, SEQUENCE = 100, 16
+
+
+def cpu(path: Path) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = 1
+    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+
+def static_session(bundle: Path, out: Path, *, context: int = CONTEXT, sequence: int = SEQUENCE) -> StaticSession:
+    """The bundle's decoder as static graphs, written into ``out``."""
+    out.mkdir(exist_ok=True)
+    prefill, decode = write_static(bundle / "model.onnx", out, context=context, sequence=sequence)
+    return StaticSession(cpu(prefill), cpu(decode))
+
+
+def logits(session: StaticSession | DecoderSession, tokens: np.ndarray, decoded: int) -> np.ndarray:
+    """Logits of every position, (tokens, vocab): the last ``decoded`` one by one, those before in pieces of a prompt."""
+    session.reset()
+    prompt, rest = tokens[: tokens.size - decoded], tokens[tokens.size - decoded :]
+    pieces = [prompt[start : start + session.prefill_chunk] for start in range(0, prompt.size, session.prefill_chunk)]
+    rows = [session.score(piece, 0, total=tokens.size).copy() for piece in [*pieces, *rest[:, None]]]
+    return np.concatenate(rows)
+
+
+def difference(found: np.ndarray, expected: np.ndarray) -> float:
+    """The largest difference, relative to the largest value."""
+    return float(np.abs(found - expected).max() / np.abs(expected).max())
