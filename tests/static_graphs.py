@@ -27,7 +27,7 @@ def static_session(bundle: Path, out: Path, *, context: int = CONTEXT, sequence:
 
 
 def logits(session: StaticSession | DecoderSession, tokens: np.ndarray, decoded: int) -> np.ndarray:
-    """Logits of every position, (tokens, vocab): the last ``decoded`` one by one, those before in pieces of a prompt."""
+    """Logits of every position, (tokens, vocab): the last ``decoded`` one by one, those before in whole calls."""
     session.reset()
     prompt, rest = tokens[: tokens.size - decoded], tokens[tokens.size - decoded :]
     pieces = [prompt[start : start + session.prefill_chunk] for start in range(0, prompt.size, session.prefill_chunk)]
