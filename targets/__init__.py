@@ -39,7 +39,8 @@ class Target:
     ``checked`` says where the knowledge comes from: ``asked`` (the provider's own compiler or kernel registry),
     ``emulated`` or ``table``; ``source`` names it, with its version, and for a written table its date. ``socs`` are the
     chips that can be named with ``--soc``; none where one build serves all. ``form`` names what an export writes beside
-    the CPU graph (a file of ``exporter/forms/``), None where nothing is needed.
+    the CPU graph (a file of ``exporter/forms/``), None where nothing is needed. ``qdq`` are the
+    widths of QDQ models that run there in integers (``exporter/graph/qdq`` has their names).
     """
 
     name: str
@@ -49,6 +50,7 @@ class Target:
     source: str
     socs: tuple[Soc, ...] = ()
     form: str | None = None
+    qdq: tuple[str, ...] = ()
 
     @property
     def is_cpu(self) -> bool:

@@ -9,4 +9,5 @@ TARGET = Target(
     checked="asked",
     source="onnxruntime's kernel registry, as the installed version registers its CPU kernels",
     form="ort-format",
+    qdq=("a8w8",),
 )

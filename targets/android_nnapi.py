@@ -8,4 +8,5 @@ TARGET = Target(
     provider="NnapiExecutionProvider",
     checked="table",
     source="nnapi_supported_ops.md in onnxruntime's wheel",
+    qdq=("a8w8",),
 )

@@ -8,4 +8,5 @@ TARGET = Target(
     provider="XnnpackExecutionProvider",
     checked="table",
     source="onnxruntime's documentation of the XNNPACK provider",
+    qdq=("a8w8",),
 )

@@ -8,4 +8,5 @@ TARGET = Target(
     provider="OpenVINOExecutionProvider",
     checked="asked",
     source="OpenVINO's CPU plugin in the wheel onnxruntime-ep-openvino",
+    qdq=("a8w8",),
 )

@@ -104,4 +104,5 @@ TARGET = Target(
     checked="asked",
     source="the HTP compiler in the wheel onnxruntime-qnn",
     socs=SOCS,
+    qdq=("a8w8", "a16w8", "a16w4"),
 )

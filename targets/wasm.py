@@ -8,4 +8,5 @@ TARGET = Target(
     provider="CPUExecutionProvider",
     checked="asked",
     source="onnxruntime's kernel registry, of the native build: the web build compiles the same CPU kernels",
+    qdq=("a8w8",),
 )

@@ -8,4 +8,5 @@ TARGET = Target(
     provider="CPUExecutionProvider",
     checked="asked",
     source="onnxruntime's kernel registry, as the installed version registers its CPU kernels",
+    qdq=("a8w8",),
 )

@@ -1,0 +1,45 @@
+"""A float model as other tools write it → one that can be quantized: batch norms folded, constants computed."""
+
+import math
+from pathlib import Path
+
+import onnx
+
+from edgepress.errors import InputError
+
+_LARGE = 1 << 30  # bytes of constants; a protobuf holds twice that
+
+
+def prepare(source: Path, target: Path) -> None:
+    """Write ``source`` to ``target`` as onnxruntime's basic optimization leaves it: the same function.
+
+    Batch norms and constant scales go into the weights before them, what depends on constants alone is computed,
+    nodes that do nothing disappear. Weights go beside ``target`` in ``<name>.data`` when there are more than a protobuf
+    holds.
+
+    Raises:
+        InputError: onnxruntime cannot open ``source``.
+
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.optimized_model_filepath = str(target)
+    if _constant_bytes(source) > _LARGE:
+        key = "session.optimized_model_external_initializers"
+        options.add_session_config_entry(f"{key}_file_name", f"{target.name}.data")
+        options.add_session_config_entry(f"{key}_min_size_in_bytes", "1024")
+    try:
+        onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise InputError(f"{source} cannot be opened: {error}") from error
+
+
+def _constant_bytes(path: Path) -> int:
+    try:
+        model = onnx.load(path, load_external_data=False)
+    except Exception as error:
+        raise InputError(f"{path} cannot be read as an ONNX model: {error}") from error
+    return sum(4 * math.prod(tensor.dims) for tensor in model.graph.initializer)
