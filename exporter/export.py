@@ -269,7 +269,8 @@ def export(
         progress: makes the bars of the long steps; :func:`edgepress.progress.progress` draws them on a terminal.
 
     Raises:
-        InputError: something cannot be used as it is; nothing is left behind.
+        InputError: something cannot be used as it is; no bundle is left behind. What calibration or a budget's
+            measurement had done stays in a hidden directory beside ``out``, for the next run to go on from.
         CheckFailed: ``check`` found that the graph does not compute what the reference computes.
 
     """
