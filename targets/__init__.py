@@ -6,8 +6,8 @@
 import difflib
 import importlib
 import pkgutil
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Literal
 
@@ -33,14 +33,40 @@ class Soc:
 
 
 @dataclass(frozen=True)
+class Table:
+    """The operators that a provider takes, as its documentation lists them, for providers that cannot be asked.
+
+    ``operators`` maps ``domain:operator`` to the table's note: sentences that each say a condition, with ``<br/>``
+    between them; or ``file`` names such a table among ``onnxruntime/tools/mobile_helpers`` in the installed wheel.
+    ``other`` is another such file, of the form of model that ``other_name`` chooses.
+
+    ``types`` are what values may be, ``quantized`` what QuantizeLinear may make. ``max_rank`` bounds tensors; without
+    ``dynamic`` every shape must be fixed; without ``external`` weights in external data files are not taken, and
+    without ``subgraphs`` no node within If, Loop or Scan. A partition of one node of ``trivial`` is left to the CPU.
+    """
+
+    operators: Mapping[str, str] = field(default_factory=dict)
+    file: str = ""
+    other: str = ""
+    other_name: str = ""
+    types: frozenset[str] = frozenset()
+    quantized: frozenset[str] = frozenset()
+    max_rank: int = 8
+    dynamic: bool = False
+    external: bool = True
+    subgraphs: bool = False
+    trivial: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
 class Target:
     """A device class: the onnxruntime execution provider that runs there, and how legality is known.
 
     ``checked`` says where the knowledge comes from: ``asked`` (the provider's own compiler or kernel registry),
-    ``emulated`` or ``table``; ``source`` names it, with its version, and for a written table its date. ``socs`` are the
-    chips that can be named with ``--soc``; none where one build serves all. ``form`` names what an export writes beside
-    the CPU graph (a file of ``exporter/forms/``), None where nothing is needed. ``qdq`` are the
-    widths of QDQ models that run there in integers (``exporter/graph/qdq`` has their names).
+    ``emulated`` or ``table``; ``source`` names it, with its version, and for a written table its date. ``table`` is
+    that table. ``socs`` are the chips that can be named with ``--soc``; none where one build serves all. ``form`` names
+    what an export writes beside the CPU graph (a file of ``exporter/forms/``), None where nothing is needed. ``qdq``
+    are the widths of QDQ models that run there in integers (``exporter/graph/qdq`` has their names).
     """
 
     name: str
@@ -51,6 +77,7 @@ class Target:
     socs: tuple[Soc, ...] = ()
     form: str | None = None
     qdq: tuple[str, ...] = ()
+    table: Table | None = None
 
     @property
     def is_cpu(self) -> bool:
@@ -115,32 +142,37 @@ def has_kernel(target: Target, operator: Operator, float_type: Literal["float32"
     it inserts.
     """
     name = {"float32": "tensor(float)", "float16": "tensor(float16)"}[float_type]
-    return any(name in kernel.types for kernel in _kernels_of(target, operator))
+    return any(name in types for kernel in _kernels_of(target, operator) for types in kernel.constraints.values())
 
 
 @dataclass(frozen=True)
-class _Kernel:
-    """What the registry says of a kernel: the opset versions that it is for, and every type that it admits."""
+class Kernel:
+    """What the registry says of a kernel: the opset versions that it is for, and the types of each type parameter."""
 
     low: int
     high: int
-    types: frozenset[str]
+    constraints: Mapping[str, frozenset[str]]
 
 
-def _kernels_of(target: Target, operator: Operator) -> list[_Kernel]:
-    found = _registry(target.provider).get((operator.domain, operator.op), [])
+def kernels_of(provider: str, domain: str, op: str) -> Sequence[Kernel]:
+    """Return every kernel that ``provider`` has of an operator, of any version."""
+    return _registry(provider).get((domain, op), ())
+
+
+def _kernels_of(target: Target, operator: Operator) -> list[Kernel]:
+    found = kernels_of(target.provider, operator.domain, operator.op)
     return [kernel for kernel in found if kernel.low <= operator.version <= kernel.high]
 
 
 @cache
-def _registry(provider: str) -> dict[tuple[str, str], list[_Kernel]]:
+def _registry(provider: str) -> dict[tuple[str, str], list[Kernel]]:
     """The provider's kernels by domain and operator."""
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 
-    kernels: dict[tuple[str, str], list[_Kernel]] = {}
+    kernels: dict[tuple[str, str], list[Kernel]] = {}
     for kernel in state.get_all_opkernel_def():
         if kernel.provider == provider:
-            types = frozenset(name for names in kernel.type_constraints.values() for name in names)
+            constraints = {name: frozenset(types) for name, types in kernel.type_constraints.items()}
             low, high = kernel.version_range
-            kernels.setdefault((kernel.domain, kernel.op_name), []).append(_Kernel(low, high, types))
+            kernels.setdefault((kernel.domain, kernel.op_name), []).append(Kernel(low, high, constraints))
     return kernels

@@ -15,7 +15,7 @@ from typing import Protocol, cast
 from edgepress import __version__, commands
 from edgepress.errors import EdgepressError
 
-_ORDER = ("export", "plan", "inspect", "blame", "verify", "prepare", "run", "bench", "eval", "emulator")
+_ORDER = ("export", "plan", "inspect", "check", "blame", "verify", "prepare", "run", "bench", "eval", "emulator")
 
 
 class Command(Protocol):

@@ -2,13 +2,16 @@
 
 from pathlib import Path
 
+import legality_models
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
 
 from edgepress.errors import InputError
-from edgepress.targets import Operator, find_soc, find_target, has_kernel, missing_kernels, target_names
+from edgepress.targets import CPU, Operator, find_soc, find_target, has_kernel, missing_kernels, target_names
+from edgepress.targets.legality.check import check
+from edgepress.targets.legality.report import format_report
 
 
 @pytest.mark.parametrize("name", target_names())
@@ -23,6 +26,26 @@ def test_a_target_is_named_as_its_file_and_says_how_it_is_checked(name: str) -> 
     for soc in target.socs:
         assert find_soc(target, soc.name) == soc
         assert min(soc.model, soc.arch, soc.vtcm_mb) > 0
+
+
+@pytest.mark.parametrize("name", target_names())
+def test_a_target_says_of_every_node_where_it_runs(name: str, tmp_path: Path) -> None:
+    target = find_target(name)
+    assert (target.table is not None) == (target.checked == "table")
+    if not target.is_cpu and target.table is None:
+        pytest.importorskip("edgepress.targets.legality.asked")
+        pytest.importorskip({"qnn-htp": "onnxruntime_qnn", "openvino-cpu": "onnxruntime_ep_openvino"}[name])
+    path = tmp_path / "model.onnx"
+    model = legality_models.convolution()
+    model.graph.node.extend([legality_models.node("Erf", ["y"], ["e"]), legality_models.node("Relu", ["e"], ["z"])])
+    model.graph.output[0].CopyFrom(legality_models.value("z", (1, 4, 8, 8)))
+    path.write_bytes(model.SerializeToString())
+    report = check(path, target, target.socs[0].name if target.socs else "")
+    assert [placement.op for placement in report.placements] == ["Conv", "Relu", "Erf", "Relu"]
+    assert {placement.runs_on for placement in report.placements} <= {target.provider, CPU}
+    for placement in report.placements:
+        assert bool(placement.reason) == bool(placement.cause) == (placement.runs_on != target.provider)
+    assert format_report(report).count("_node") >= len(report.placements)
 
 
 def test_packages_beside_the_targets_are_no_targets() -> None:

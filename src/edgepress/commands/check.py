@@ -1,0 +1,37 @@
+"""``edgepress check``: where every node of a model would run on a target."""
+
+import argparse
+from pathlib import Path
+
+NAME = "check"
+HELP = "say for every node of a bundle or ONNX file where it would run on a target, and why not on the accelerator"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add this verb's arguments."""
+    parser.add_argument("path", type=Path, help="a bundle directory or an .onnx file, of edgepress or not")
+    parser.add_argument("--target", required=True, help="the device class, such as android-nnapi or qnn-htp")
+    parser.add_argument("--soc", default="", help="one of the target's chips, such as sm8650")
+    parser.add_argument(
+        "--require", choices=["full"], help="full: exit 1 unless every node is on the target's provider"
+    )
+    parser.add_argument("--json", action="store_true", help="machine-readable")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the report as text or JSON; exit 1 when what is required does not hold."""
+    import json
+
+    from edgepress.exporter.graph.passes import find_pass, pass_for
+    from edgepress.targets import find_target
+    from edgepress.targets.legality.check import check
+    from edgepress.targets.legality.report import Placement, format_report
+
+    def fixed_by(placement: Placement) -> str:
+        if placement.cause == "dynamic shape":
+            return find_pass("bind-shapes").name
+        return pass_for(placement.domain, placement.op) if placement.cause == "op" else ""
+
+    report = check(arguments.path, find_target(arguments.target), arguments.soc, fixed_by)
+    print(json.dumps(report.to_json(), indent=2) if arguments.json else format_report(report))
+    return 1 if arguments.require == "full" and not report.full else 0

@@ -1,0 +1,87 @@
+"""``edgepress check``: where every node of a model would run on a target, in one report."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
+
+import onnx
+
+from edgepress.targets import Soc, Target, find_soc
+from edgepress.targets.legality import cliffs, registry, tables
+from edgepress.targets.legality.files import find_model, read_model, text_of
+from edgepress.targets.legality.graph import Graph, Node, view
+from edgepress.targets.legality.partitions import partitions
+from edgepress.targets.legality.report import Placement, Report
+
+FixedBy = Callable[[Placement], str]
+"""Names the pass that makes a node legal, ``""`` when none does."""
+
+
+def check(path: Path, target: Target, soc: str = "", fixed_by: FixedBy = lambda _: "") -> Report:
+    """Say where each node of the model at ``path`` (an .onnx file or a bundle) would run on ``target``.
+
+    Args:
+        path: the model.
+        target: the device class; its ``checked`` says how the answer is known.
+        soc: one of the target's chips, where it has any.
+        fixed_by: which pass would make a node legal; the exporter's passes say so.
+
+    Raises:
+        InputError: the file cannot be used (see :func:`.files.read_model`), or the target has no such chip.
+
+    """
+    chip = find_soc(target, soc) if soc else None
+    file = find_model(path)
+    with text_of(file):
+        model = read_model(file)
+        graphs = view(model)
+        placements, caveats = _place_all(file, model, graphs, target, chip)
+        taken = {placement.node for placement in placements if placement.runs_on == target.provider}
+        return Report(
+            model=str(path),
+            target=target.name,
+            soc=soc,
+            provider=target.provider,
+            checked=target.checked,
+            source=target.source,
+            placements=tuple(_with_pass(placement, fixed_by) for placement in placements),
+            partitions=sum(len(partitions(graph, taken)) for graph in graphs),
+            warnings=tuple(cliffs.slow_kernels(target, graphs)),
+            caveats=tuple(caveats),
+        )
+
+
+def _place_all(
+    file: Path, model: onnx.ModelProto, graphs: Sequence[Graph], target: Target, chip: Soc | None
+) -> tuple[list[Placement], list[str]]:
+    if target.is_cpu:
+        return _by_registry(model, graphs), []
+    if target.table is not None:
+        return tables.place_all(target, graphs)
+    return list(import_module(f"{__package__}.asked").place_all(file, target, chip)), []
+
+
+def _with_pass(placement: Placement, fixed_by: FixedBy) -> Placement:
+    if not placement.cause or placement.fixed_by:
+        return placement
+    return replace(placement, fixed_by=fixed_by(placement))
+
+
+def _by_registry(model: onnx.ModelProto, graphs: Sequence[Graph]) -> list[Placement]:
+    opset = next((entry.version for entry in model.opset_import if entry.domain in {"", "ai.onnx"}), 0)
+    refused = registry.refused_header(model.ir_version, opset) if opset else ""
+    placements = [_placed(node) for graph in graphs for node in graph.nodes]
+    if not refused:
+        return placements
+    change = f"convert the model to IR version {min(model.ir_version, 10)} and an opset that it takes"
+    return [replace(placement, runs_on="", cause="version", reason=refused, change=change) for placement in placements]
+
+
+def _placed(node: Node) -> Placement:
+    placement = registry.place(node)
+    product = cliffs.product_of(node)
+    if product is None or not cliffs.refused(product):
+        return placement
+    reason = f"onnxruntime's kernel refuses {product.bits} bits in blocks of {product.block}"
+    return replace(placement, runs_on="", cause="attribute", reason=reason, change="use blocks of 32, 64 or 128")

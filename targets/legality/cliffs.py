@@ -1,0 +1,179 @@
+"""Speed cliffs: nodes that run where they should, by a slow kernel.
+
+``cliffs.json`` is measured (``benchmarks/cliffs.py``): how long MatMulNBits takes by bits, block, accuracy level and
+type on one x86-64 host. What is known of ARM kernels from onnxruntime's sources is not measured, and says so.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+
+from edgepress.targets import CPU, Target
+from edgepress.targets.legality.graph import Graph, Node
+from edgepress.targets.legality.registry import needs_casts, short_type
+
+STEEP = 2.5
+"""From this many times the best combination's time on, a combination is called a cliff."""
+
+PHASES = ("decode", "prefill")
+
+
+@dataclass(frozen=True)
+class Product:
+    """What MatMulNBits's kernels are chosen by."""
+
+    bits: int
+    block: int
+    accuracy_level: int
+    type: str
+    zero_points: bool
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The measured table: microseconds of each product by phase, and the products that onnxruntime refuses."""
+
+    cpu: str
+    onnxruntime: str
+    times: Mapping[Product, Mapping[str, float]]
+    refused: frozenset[tuple[int, int]]  # bits, block
+
+    def slowdown(self, product: Product, phase: str) -> float:
+        """How many times as long as the best product of the same bits it takes."""
+        best = min(times[phase] for other, times in self.times.items() if other.bits == product.bits)
+        return self.times[product][phase] / best
+
+
+@cache
+def measured() -> Measured:
+    """Read the measured table that the package carries."""
+    data = json.loads(files(__package__).joinpath("cliffs.json").read_text(encoding="utf-8"))
+    times, no_session = {}, set()
+    for entry in data["entries"]:
+        product = Product(*(entry[name] for name in Product.__dataclass_fields__))
+        if "refused" in entry:
+            no_session.add((product.bits, product.block))
+        else:
+            times[product] = {phase: entry[phase] for phase in PHASES}
+    versions = data["host"]["versions"]
+    return Measured(data["host"]["cpu"], versions["onnxruntime"], times, frozenset(no_session))
+
+
+def product_of(node: Node) -> Product | None:
+    """The product that a MatMulNBits node computes; None for other nodes, and for one without its attributes."""
+    bits, block = node.attribute("bits", 4), node.attribute("block_size")
+    data, zero_points = node.input(0), node.input(3)
+    if node.key != "com.microsoft:MatMulNBits" or not (isinstance(block, int) and isinstance(bits, int) and data):
+        return None
+    level = node.attribute("accuracy_level", 0)
+    return Product(bits, block, level, short_type(data.type) or "float", zero_points is not None)
+
+
+def slow_kernels(target: Target, graphs: Sequence[Graph]) -> Iterator[str]:
+    """Yield a warning for each kind of node that takes a slow kernel on a CPU target, with the count of such nodes."""
+    if target.provider != CPU:
+        return
+    products: dict[Product, list[Node]] = {}
+    cast: dict[str, list[Node]] = {}
+    for node in (node for graph in graphs for node in graph.nodes):
+        if product := product_of(node):
+            products.setdefault(product, []).append(node)
+        elif needs_casts(node):
+            cast.setdefault(node.key, []).append(node)
+    for product, nodes in products.items():
+        yield from (f"{len(nodes)} × {text}" for text in product_warnings(target, product))
+    for key, nodes in cast.items():
+        yield (
+            f"{len(nodes)} × {key} in float16: there is no such kernel, so onnxruntime casts to float32 and back; "
+            "keep it in float32 (kernel registry)"
+        )
+    yield from _saturating(target, graphs)
+
+
+def refused(product: Product) -> bool:
+    """Whether onnxruntime made no session with these bits and this block when it was tried."""
+    return (product.bits, product.block) in measured().refused
+
+
+def product_warnings(target: Target, product: Product) -> Iterator[str]:
+    """Yield what is slow about a product on ``target``: by measurement, and by what is known of ARM kernels."""
+    name = _describe(product)
+    table = measured()
+    if product in table.times:
+        slow = [(phase, ratio) for phase in PHASES if (ratio := table.slowdown(product, phase)) >= STEEP]
+        if slow:
+            times = " and ".join(f"{ratio:.1f} times as long in {phase}" for phase, ratio in slow)
+            where = f"measured on {table.cpu}, onnxruntime {table.onnxruntime}"
+            where += "" if _is_x86(target) else f"; not measured on {target.name}"
+            yield f"{name} takes {times} as the best of {product.bits} bits; {_better(product)} ({where})"
+    elif not refused(product):
+        yield f"{name} was not measured"
+    if _is_arm(target):
+        yield from (f"{name}: {text} (from onnxruntime's sources, not measured)" for text in _known_on_arm(product))
+
+
+def _better(product: Product) -> str:
+    """The change that makes most difference: of one property if that is enough, else of level and block together."""
+    table = measured()
+    changes = [
+        product.__class__(**{**vars(product), name: value})
+        for name, values in (("accuracy_level", (4,)), ("block", (128, 64, 32)), ("zero_points", (False,)))
+        for value in values
+    ]
+    changes += [Product(product.bits, block, 4, product.type, product.zero_points) for block in (128, 64, 32)]
+    for change in changes:
+        if change in table.times and all(table.slowdown(change, phase) < STEEP for phase in PHASES):
+            wanted = {name: value for name, value in vars(change).items() if value != getattr(product, name)}
+            return "use " + ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in wanted.items())
+    return "no other form of these bits was measured to be fast"
+
+
+def _known_on_arm(product: Product) -> Iterator[str]:
+    """What MLAS's dispatch says of ARM: GetMlasQNBitGemmDispatchNeon, UseKleidiAI, GetComputeType<MLFloat16>."""
+    if product.accuracy_level == 4:
+        yield "integer kernels need dotprod (not on Cortex-A53, A57, A72, A73); without it weights are made float32"
+        if product.zero_points or product.block % 32:
+            yield "KleidiAI's kernels take blocks that are multiples of 32 without zero points; others are slower"
+    else:
+        yield f"accuracy level {product.accuracy_level} computes in float32; level 4 computes in integers"
+    if product.type == "float16":
+        yield "float16 kernels need a CPU with half-precision arithmetic (fphp); without it values are converted"
+
+
+def _saturating(target: Target, graphs: Sequence[Graph]) -> Iterator[str]:
+    """uint8 × int8 products on x86: without VNNI the sums of two products saturate at 16 bits (vpmaddubsw)."""
+    if not _is_x86(target):
+        return
+    found = [node for graph in graphs for node in graph.nodes if _mixes_signs(node)]
+    if found:
+        yield (
+            f"{len(found)} × {found[0].op} multiply uint8 by int8: on CPUs with AVX2 and no VNNI sums saturate "
+            "at 16 bits, which changes results; use uint8 or 7-bit weights (from the instruction set, not measured)"
+        )
+
+
+def _mixes_signs(node: Node) -> bool:
+    if node.op not in {"MatMul", "Gemm", "Conv", "MatMulInteger", "ConvInteger", "QLinearMatMul", "QLinearConv"}:
+        return False
+    left = node.input(0)
+    right = node.input(3 if node.op.startswith("QLinear") else 1)
+    if left is None or right is None:
+        return False
+    return (left.stored or left.type, right.stored or right.type) == ("tensor(uint8)", "tensor(int8)")
+
+
+def _describe(product: Product) -> str:
+    kind = {"float": "float32"}.get(product.type, product.type)
+    zero_points = " with zero points" if product.zero_points else ""
+    level = f"accuracy level {product.accuracy_level}"
+    return f"MatMulNBits of {product.bits} bits, block {product.block}, {level}, {kind}{zero_points}"
+
+
+def _is_x86(target: Target) -> bool:
+    return target.name.startswith("x86")
+
+
+def _is_arm(target: Target) -> bool:
+    return target.name.startswith(("arm64", "android"))

@@ -1,0 +1,300 @@
+"""Reading any ONNX file safely: what cannot be used is refused with one clear error, before onnxruntime sees it.
+
+Weights in external data files are never read; only that they are there, inside the model's folder, and long enough.
+"""
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+
+import onnx
+from google.protobuf.message import DecodeError
+from onnx import inliner
+
+from edgepress.errors import InputError
+
+PROTOBUF_LIMIT = 2**31 - 1
+"""Bytes that one protobuf message may have; more has to be in external data (protobuf's encoding specification)."""
+
+_ORT_FORMAT = b"ORTM"  # the file identifier of onnxruntime's flatbuffers schema, at byte 4
+_ZIP, _PYTORCH_HINT = b"PK\x03\x04", "a zip archive (PyTorch checkpoints are): export it to ONNX first"
+
+
+@contextmanager
+def text_of(path: Path) -> Iterator[None]:
+    """Turn names that are no text, found anywhere in a damaged model, into an error that names the file.
+
+    Protobuf checks text only when a field is looked at.
+    """
+    try:
+        yield
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is damaged: a name in it is no UTF-8 text ({error.object[:40]!r})") from error
+
+
+def find_model(path: Path) -> Path:
+    """Return the ONNX file that ``path`` means: itself, or ``model.onnx`` in a bundle's directory.
+
+    Raises:
+        InputError: there is nothing at ``path``, or no model in the directory.
+
+    """
+    if path.is_dir():
+        model = path / "model.onnx"
+        if not model.is_file():
+            raise InputError(f"{path} has no model.onnx; name a bundle or an .onnx file")
+        return model
+    if not path.exists():
+        raise InputError(f"{path} does not exist; name a bundle or an .onnx file")
+    if not path.is_file():
+        raise InputError(f"{path} is no regular file; name a bundle or an .onnx file")
+    return path
+
+
+def read_model(path: Path) -> onnx.ModelProto:
+    """Return the model in ``path`` (an .onnx file), its functions inlined and its external data unread.
+
+    Raises:
+        InputError: it is no ONNX model, truncated, over protobuf's 2 GiB or in ORT format; external data is missing,
+            too short or outside the folder; the graph has a cycle, a value nobody makes or two nodes make; an operator
+            or a domain is unknown.
+
+    """
+    model = _parse(path)
+    _check_header(path, model)
+    _check_external_data(path, model)
+    model = _inline(path, model)
+    versions = {entry.domain: entry.version for entry in model.opset_import}
+    for name, graph, outer in _graphs(model.graph):
+        _check_operators(path, graph, versions)
+        _check_order(path, name, graph, outer)
+    return model
+
+
+def _parse(path: Path) -> onnx.ModelProto:
+    try:
+        size = path.stat().st_size
+        if size == 0:
+            raise InputError(f"{path} is empty")
+        if size > PROTOBUF_LIMIT:
+            raise InputError(
+                f"{path} has {size:,} bytes, more than protobuf's {PROTOBUF_LIMIT:,}; "
+                "save it with its weights as external data"
+            )
+        data = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror or error}") from error
+    if data[4:8] == _ORT_FORMAT:
+        raise InputError(
+            f"{path} is in ORT format, which keeps no node as it was written; check the .onnx it came from"
+        )
+    if data[:4] == _ZIP:
+        raise InputError(f"{path} is {_PYTORCH_HINT}")
+    model = onnx.ModelProto()
+    try:
+        model.ParseFromString(data)
+    except DecodeError as error:
+        raise InputError(f"{path} ({size:,} bytes) is no ONNX model, or is truncated or damaged: {error}") from error
+    return model
+
+
+def _check_header(path: Path, model: onnx.ModelProto) -> None:
+    if not model.ir_version or not model.HasField("graph") or not model.graph.node:
+        raise InputError(f"{path} is no ONNX model, or is truncated: it has no IR version, graph or nodes")
+    if not model.opset_import:
+        raise InputError(f"{path} names no opset; every ONNX model since IR version 3 must")
+    newest = onnx.IR_VERSION
+    if model.ir_version > newest:
+        raise InputError(
+            f"{path} has IR version {model.ir_version}, newer than {newest} which onnx {onnx.__version__} has"
+        )
+
+
+def _inline(path: Path, model: onnx.ModelProto) -> onnx.ModelProto:
+    if not model.functions:
+        return model
+    try:
+        return inliner.inline_local_functions(model)
+    except (RuntimeError, ValueError) as error:
+        raise InputError(f"{path}: the model's functions cannot be inlined: {_first_line(error)}") from error
+
+
+def tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+    """Every tensor of a model: initializers and attributes, in subgraphs and functions too."""
+    for _, graph, _ in _graphs(model.graph):
+        yield from graph.initializer
+        for sparse in graph.sparse_initializer:
+            yield from (sparse.values, sparse.indices)
+        yield from _tensors_of(graph.node)
+    for function in model.functions:
+        yield from _tensors_of(function.node)
+
+
+def _tensors_of(nodes: Iterator[onnx.NodeProto]) -> Iterator[onnx.TensorProto]:
+    for node in nodes:
+        for attribute in node.attribute:
+            if attribute.HasField("t"):
+                yield attribute.t
+            yield from attribute.tensors
+
+
+def _check_external_data(path: Path, model: onnx.ModelProto) -> None:
+    sizes: dict[str, int] = {}
+    for tensor in tensors(model):
+        if tensor.data_location != onnx.TensorProto.EXTERNAL:
+            continue
+        entries = {entry.key: entry.value for entry in tensor.external_data}
+        location = entries.get("location", "")
+        if location not in sizes:
+            sizes[location] = _external_size(path, tensor.name, location)
+        try:
+            end = int(entries.get("offset") or 0) + int(entries.get("length") or 0)
+        except ValueError:
+            raise InputError(f"{path}: tensor {tensor.name!r} has an offset or length that is no number") from None
+        if end < 0 or end > sizes[location]:
+            raise InputError(
+                f"{path}: tensor {tensor.name!r} ends at byte {end:,} of {location!r}, which has {sizes[location]:,}; "
+                "the data file is truncated or belongs to another model"
+            )
+
+
+def _external_size(path: Path, tensor: str, location: str) -> int:
+    """Size of an external data file that lies inside the model's folder, all links followed."""
+    where = f"{path}: tensor {tensor!r} is in {location!r}"
+    if not location or "\0" in location:
+        raise InputError(f"{path}: tensor {tensor!r} is external and names no file")
+    if Path(location).is_absolute() or location.startswith("\\") or location[1:2] == ":":
+        raise InputError(f"{where}, an absolute path; external data must lie beside the model")
+    if ".." in location.replace("\\", "/").split("/"):
+        raise InputError(f"{where}, outside the model's folder; external data must lie beside the model")
+    folder = path.resolve().parent
+    try:
+        file = (folder / location).resolve()
+        if not file.is_relative_to(folder):
+            raise InputError(f"{where}, a link that leads outside the model's folder, to {file}")
+        if not os.access(file, os.R_OK) or not file.is_file():
+            raise InputError(f"{where}, which is missing or unreadable; copy it beside the model")
+        return file.stat().st_size
+    except (OSError, RuntimeError) as error:  # a name that is too long, or links that form a loop
+        raise InputError(f"{where}: {_first_line(error)}") from error
+
+
+def _graphs(
+    graph: onnx.GraphProto, name: str = "", outer: frozenset[str] = frozenset()
+) -> Iterator[tuple[str, onnx.GraphProto, frozenset[str]]]:
+    """Yield a graph and all within it: where it is, the graph, and the values that it sees from outside."""
+    yield name, graph, outer
+    visible = outer | {value.name for value in graph.input} | {value.name for value in graph.initializer}
+    visible |= {output for node in graph.node for output in node.output}
+    visible |= {sparse.values.name for sparse in graph.sparse_initializer}
+    for node in graph.node:
+        for attribute in node.attribute:
+            inner = [attribute.g] if attribute.HasField("g") else list(attribute.graphs)
+            for subgraph in inner:
+                yield from _graphs(subgraph, f"{name}{node.name or node.op_type}/{attribute.name}/", visible)
+
+
+@cache
+def known_operators() -> Mapping[tuple[str, str], tuple[int, ...]]:
+    """The opset versions in which ONNX or onnxruntime define each (domain, operator)."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    found: dict[tuple[str, str], set[int]] = {}
+    for schema in [*state.get_all_operator_schema(), *onnx.defs.get_all_schemas_with_history()]:
+        found.setdefault((schema.domain, schema.name), set()).add(schema.since_version)
+    return {key: tuple(sorted(versions)) for key, versions in found.items()}
+
+
+def _check_operators(path: Path, graph: onnx.GraphProto, versions: Mapping[str, int]) -> None:
+    for node in graph.node:
+        domain = normal_domain(node.domain)
+        called = f"{path}: node {node.name or list(node.output)!r} is {node.op_type!r}"
+        imported = versions.get(domain, versions.get("ai.onnx") if not domain else None)
+        known = known_operators().get((domain, node.op_type))
+        if known is None:
+            if domain not in {known_domain for known_domain, _ in known_operators()}:
+                raise InputError(f"{called} of the unknown domain {domain!r}; it needs a library of custom operators")
+            raise InputError(f"{called}, which neither ONNX nor onnxruntime defines in {domain or 'ai.onnx'!r}")
+        if imported is None:
+            raise InputError(f"{called} of the domain {domain or 'ai.onnx'!r}, whose opset the model does not name")
+        if imported < known[0]:
+            raise InputError(f"{called}, new in opset {known[0]} of {domain or 'ai.onnx'!r}; the model has {imported}")
+
+
+def normal_domain(domain: str) -> str:
+    """ONNX's own domain has two names, ``""`` and ``ai.onnx``; return the first for both."""
+    return "" if domain == "ai.onnx" else domain
+
+
+def _check_order(path: Path, name: str, graph: onnx.GraphProto, outer: frozenset[str]) -> None:
+    """Hold a graph to what onnxruntime needs: each value is made once, by a node that can come before its users."""
+    where = f"{path}{': in ' + name.rstrip('/') if name else ''}"
+    made: dict[str, int] = {}
+    for index, node in enumerate(graph.node):
+        for output in filter(None, node.output):
+            if output in made:
+                raise InputError(f"{where}: {output!r} is made by two nodes; every value must be made once")
+            made[output] = index
+    ready = outer | {value.name for value in graph.input} | {value.name for value in graph.initializer}
+    ready |= {sparse.values.name for sparse in graph.sparse_initializer}
+    needs: list[set[int]] = []
+    users: dict[int, list[int]] = {}
+    for index, node in enumerate(graph.node):
+        before = set()
+        for value in read_by(node):
+            if value in made:
+                before.add(made[value])
+            elif value not in ready:
+                raise InputError(f"{where}: node {_called(node)} reads {value!r}, which nothing makes")
+        needs.append(before)
+        for producer in before:
+            users.setdefault(producer, []).append(index)
+    _check_acyclic(where, graph, needs, users)
+    for value in graph.output:
+        if value.name not in made and value.name not in ready:
+            raise InputError(f"{where}: the output {value.name!r} is made by nothing")
+
+
+def _check_acyclic(where: str, graph: onnx.GraphProto, needs: list[set[int]], users: dict[int, list[int]]) -> None:
+    waiting = [len(before) for before in needs]
+    queue = [index for index, count in enumerate(waiting) if count == 0]
+    done = 0
+    while queue:
+        done += 1
+        for user in users.get(queue.pop(), []):
+            waiting[user] -= 1
+            if waiting[user] == 0:
+                queue.append(user)
+    if done == len(needs):
+        return
+    at = next(index for index, count in enumerate(waiting) if count)
+    seen: list[int] = []
+    while at not in seen:  # a node that waits has one before it that waits: going back must come around
+        seen.append(at)
+        at = next(producer for producer in sorted(needs[at]) if waiting[producer])
+    cycle = [_called(graph.node[index]) for index in reversed(seen[seen.index(at) :])]
+    shown = " → ".join([*cycle[:6], *(["…"] if len(cycle) > 6 else [])])
+    raise InputError(f"{where}: the graph has a cycle of {len(cycle)} nodes: {shown}")
+
+
+def read_by(node: onnx.NodeProto) -> Iterator[str]:
+    """Names that a node reads: its inputs, and what its subgraphs take from outside themselves."""
+    yield from filter(None, node.input)
+    for attribute in node.attribute:
+        for graph in [attribute.g] if attribute.HasField("g") else list(attribute.graphs):
+            own = {value.name for value in graph.input} | {value.name for value in graph.initializer}
+            own |= {sparse.values.name for sparse in graph.sparse_initializer}
+            own |= {output for inner in graph.node for output in inner.output}
+            for inner in graph.node:
+                yield from (value for value in read_by(inner) if value not in own)
+            yield from (value.name for value in graph.output if value.name not in own)
+
+
+def _called(node: onnx.NodeProto) -> str:
+    return node.name or next(iter(node.output), node.op_type)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -1,0 +1,315 @@
+"""A model as the checks look at it: nodes with the types and shapes of what they read and write, subgraphs included."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+import onnx
+
+from edgepress.targets.legality.files import known_operators, normal_domain, read_by
+
+_RANDOM = {"RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial", "Dropout", "QuantizeLinear"}
+_LEFT_OUT = "left out"  # marks weights whose bytes are in the model, and only left out here
+_KEPT = 1024  # elements of a constant that shape inference may look at: shapes, axes and ranges are small
+
+
+@dataclass
+class Value:
+    """One value of a graph. ``type`` is onnxruntime's name for it (``tensor(float)``), ``""`` when it is not known.
+
+    ``shape`` is None when even the rank is unknown; in it, None is a dimension that is not fixed. ``constant`` says
+    that it is an initializer or dequantized from one, ``dequantized`` that a DequantizeLinear makes it, from the type
+    ``stored``. ``external`` says that its bytes are in an external data file, ``data`` holds those of a small constant.
+    """
+
+    name: str
+    type: str = ""
+    shape: tuple[int | None, ...] | None = None
+    constant: bool = False
+    dequantized: bool = False
+    stored: str = ""
+    external: bool = False
+    data: onnx.TensorProto | None = None
+
+    @property
+    def static(self) -> bool:
+        """Whether every dimension is fixed."""
+        return self.shape is not None and None not in self.shape
+
+
+@dataclass(frozen=True)
+class Node:
+    """One node: ``name`` is its path through subgraphs, ``version`` the opset in force, absent inputs are None."""
+
+    name: str
+    proto: onnx.NodeProto
+    version: int
+    inputs: tuple[Value | None, ...]
+    outputs: tuple[Value | None, ...]
+
+    @property
+    def op(self) -> str:
+        """The operator's name."""
+        return str(self.proto.op_type)
+
+    @property
+    def domain(self) -> str:
+        """The operator's domain, ``""`` for ONNX's own."""
+        return normal_domain(self.proto.domain)
+
+    @property
+    def key(self) -> str:
+        """Domain and operator as tables write them: ``ai.onnx:Conv``."""
+        return f"{self.domain or 'ai.onnx'}:{self.op}"
+
+    @property
+    def folded(self) -> bool:
+        """Whether onnxruntime computes it once, when the model is loaded, before any provider is asked."""
+        return self.op != "DequantizeLinear" and all(value.constant for value in self.outputs if value)
+
+    @property
+    def reads(self) -> set[str]:
+        """Names of the values that it needs, those of its subgraphs from outside included."""
+        return set(read_by(self.proto))
+
+    def input(self, index: int) -> Value | None:
+        """The input at ``index``, None where it is absent."""
+        return self.inputs[index] if index < len(self.inputs) else None
+
+    def attribute(self, name: str, default: Any = None) -> Any:
+        """The attribute's value, bytes as text; ``default`` where it is not set or cannot be read."""
+        for attribute in self.proto.attribute:
+            if attribute.name == name:
+                try:
+                    value = onnx.helper.get_attribute_value(attribute)
+                except ValueError:
+                    return default
+                return value.decode(errors="replace") if isinstance(value, bytes) else value
+        return default
+
+
+@dataclass
+class Graph:
+    """The nodes of one graph or subgraph (``path`` is ``""`` for the main one)."""
+
+    path: str
+    nodes: list[Node] = field(default_factory=list)
+
+
+def view(model: onnx.ModelProto) -> list[Graph]:
+    """Return the main graph and every subgraph of a model from :func:`~.files.read_model`.
+
+    Shapes come from onnx's shape inference; types that it does not know (onnxruntime's own operators) from the
+    operators' schemas.
+    """
+    versions = {normal_domain(entry.domain): entry.version for entry in model.opset_import}
+    graphs: list[Graph] = []
+    _add_graph(_inferred(model).graph, "", {}, versions, graphs)
+    return graphs
+
+
+def _inferred(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with its shapes inferred, and without the bytes of its weights; as it is when inference gives up."""
+    light = onnx.ModelProto()
+    light.CopyFrom(_without_weights(model))
+    try:
+        return onnx.shape_inference.infer_shapes(light, data_prop=True)
+    except Exception:  # whatever the C++ code raises on a model that does not fit together
+        return light
+
+
+def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
+    light = onnx.ModelProto()
+    for name, value in model.ListFields():
+        if name.name not in {"graph", "functions", "training_info"}:
+            _set(light, name.name, value)
+    for name, value in model.graph.ListFields():
+        if name.name != "initializer":
+            _set(light.graph, name.name, value)
+    for tensor in model.graph.initializer:
+        copy = light.graph.initializer.add()
+        if _elements(tensor) <= _KEPT:
+            copy.CopyFrom(tensor)
+        else:
+            copy.name, copy.data_type, copy.data_location = tensor.name, tensor.data_type, onnx.TensorProto.EXTERNAL
+            copy.dims.extend(tensor.dims)
+            if tensor.data_location != onnx.TensorProto.EXTERNAL:
+                copy.doc_string = _LEFT_OUT
+    return light
+
+
+def _set(message: Any, name: str, value: Any) -> None:
+    if hasattr(value, "extend") or hasattr(value, "add"):
+        getattr(message, name).extend(value)
+    elif hasattr(value, "CopyFrom"):
+        getattr(message, name).CopyFrom(value)
+    else:
+        setattr(message, name, value)
+
+
+def _elements(tensor: onnx.TensorProto) -> int:
+    count = 1
+    for dimension in tensor.dims:
+        count *= dimension
+    return count
+
+
+def _add_graph(
+    graph: onnx.GraphProto, path: str, outer: Mapping[str, Value], versions: Mapping[str, int], found: list[Graph]
+) -> list[Value | None]:
+    """Add ``graph`` and its subgraphs to ``found``; return its outputs."""
+    values = dict(outer)
+    for info in [*graph.input, *graph.value_info, *graph.output]:
+        values[info.name] = _value(info)
+    for tensor in [*graph.initializer, *(sparse.values for sparse in graph.sparse_initializer)]:
+        values[tensor.name] = _constant(tensor)
+    here = Graph(path)
+    found.append(here)
+    for proto in _in_order(graph):
+        inputs = tuple(values.setdefault(name, Value(name)) if name else None for name in proto.input)
+        outputs = tuple(values.setdefault(name, Value(name)) if name else None for name in proto.output)
+        name = proto.name or next(filter(None, proto.output), proto.op_type)
+        node = Node(f"{path}{name}", proto, versions.get(normal_domain(proto.domain), 1), inputs, outputs)
+        here.nodes.append(node)
+        inner: list[Value | None] = []
+        for attribute in proto.attribute:
+            for subgraph in [attribute.g] if attribute.HasField("g") else list(attribute.graphs):
+                inner = _add_graph(subgraph, f"{node.name}/{attribute.name}/", values, versions, found)
+        _fill_types(node, inner)
+        _mark_constants(node)
+    return [values.get(value.name) for value in graph.output]
+
+
+def _in_order(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    """Yield nodes so that each comes after what it reads; onnxruntime sorts files that are not."""
+    made = {output for node in graph.node for output in node.output if output}
+    done: set[str] = set()
+    waiting = list(graph.node)
+    while waiting:
+        later = []
+        for node in waiting:
+            if all(name not in made or name in done for name in node.input):
+                yield node
+                done.update(node.output)
+            else:
+                later.append(node)
+        if len(later) == len(waiting):  # read only through subgraphs: their order does not matter to types
+            yield from later
+            return
+        waiting = later
+
+
+def _constant(tensor: onnx.TensorProto) -> Value:
+    external = tensor.data_location == onnx.TensorProto.EXTERNAL and not tensor.HasField("doc_string")
+    small = tensor if tensor.data_location != onnx.TensorProto.EXTERNAL and _elements(tensor) <= _KEPT else None
+    shape = tuple(tensor.dims)
+    return Value(tensor.name, _tensor_type(tensor.data_type), shape, constant=True, external=external, data=small)
+
+
+def _value(info: onnx.ValueInfoProto) -> Value:
+    kind = info.type.WhichOneof("value")
+    if kind != "tensor_type":
+        return Value(info.name, _wrapped_type(info.type))
+    tensor = info.type.tensor_type
+    shape = None
+    if tensor.HasField("shape"):
+        shape = tuple(
+            dimension.dim_value if dimension.HasField("dim_value") and dimension.dim_value >= 0 else None
+            for dimension in tensor.shape.dim
+        )
+    return Value(info.name, _tensor_type(tensor.elem_type), shape)
+
+
+def _wrapped_type(kind: onnx.TypeProto) -> str:
+    """Sequences, optionals and maps as onnxruntime writes them, as far as they are tensors inside."""
+    inner = kind.WhichOneof("value")
+    if inner == "tensor_type":
+        return _tensor_type(kind.tensor_type.elem_type)
+    if inner == "sequence_type":
+        return f"seq({_wrapped_type(kind.sequence_type.elem_type)})"
+    if inner == "optional_type":
+        return f"optional({_wrapped_type(kind.optional_type.elem_type)})"
+    return ""
+
+
+def _tensor_type(number: int) -> str:
+    """``tensor(float)`` for FLOAT and so on; ``""`` for undefined and unknown numbers."""
+    names = onnx.TensorProto.DataType
+    if number in names.values() and number != onnx.TensorProto.UNDEFINED:
+        return f"tensor({names.Name(number).lower()})"
+    return ""
+
+
+def _mark_constants(node: Node) -> None:
+    """Note which values are known when the model is loaded: constants, what follows from them alone, fixed shapes."""
+    if node.op == "Constant":
+        for value in filter(None, node.outputs):
+            value.constant, value.data = True, node.attribute("value")
+    if node.op == "DequantizeLinear" and node.outputs and (made := node.outputs[0]):
+        source = node.input(0)
+        made.dequantized = True
+        made.constant = bool(source and source.constant)
+        made.stored = source.type if source else ""
+    elif node.inputs and not any(attribute.HasField("g") for attribute in node.proto.attribute):
+        present = [value for value in node.inputs if value]
+        known = all(value.constant and not value.dequantized for value in present)
+        if known or (node.key in {"ai.onnx:Shape", "ai.onnx:Size"} and present and present[0].static):
+            for value in filter(None, node.outputs):
+                value.constant = node.op not in _RANDOM
+
+
+@cache
+def schemas() -> Mapping[tuple[str, str], Sequence[Any]]:
+    """onnxruntime's schemas of each (domain, operator), oldest first."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    found: dict[tuple[str, str], list[Any]] = {}
+    for schema in sorted(state.get_all_operator_schema(), key=lambda schema: schema.since_version):
+        found.setdefault((schema.domain, schema.name), []).append(schema)
+    return found
+
+
+def schema_of(node: Node) -> Any | None:
+    """onnxruntime's schema in force for a node, None where it has none."""
+    fitting = [found for found in schemas().get((node.domain, node.op), []) if found.since_version <= node.version]
+    return fitting[-1] if fitting else None
+
+
+def since_version(node: Node) -> int:
+    """The opset version in which the node's operator last changed, as far as the model's opset goes."""
+    versions = [version for version in known_operators().get((node.domain, node.op), ()) if version <= node.version]
+    return versions[-1] if versions else node.version
+
+
+def formal_types(declared: Sequence[Any], values: Sequence[Value | None]) -> Iterator[tuple[str, Value]]:
+    """Pair each present value with the type parameter (``T``) or type of the formal input or output that it fills."""
+    if not declared:
+        return
+    for index, value in enumerate(values):
+        formal = declared[min(index, len(declared) - 1)]
+        if value is not None and (index < len(declared) or formal.isHomogeneous):
+            yield formal.typeStr, value
+
+
+def _fill_types(node: Node, inner: Sequence[Value | None]) -> None:
+    """Give outputs whose type shape inference did not find the type that the schema binds them to."""
+    unknown = [value for value in node.outputs if value is not None and not value.type]
+    if not unknown:
+        return
+    if node.op in {"If", "Loop", "Scan"} and not node.domain:
+        for value, made in zip(reversed(node.outputs), reversed(inner), strict=False):
+            if value is not None and made is not None:
+                value.type = value.type or made.type
+        return
+    if node.op == "Cast" or node.attribute("dtype") is not None:
+        number = node.attribute("to" if node.op == "Cast" else "dtype")
+        unknown[0].type = _tensor_type(number) if isinstance(number, int) else ""
+        return
+    schema = schema_of(node)
+    if schema is None:
+        return
+    bound = {parameter: value.type for parameter, value in formal_types(schema.inputs, node.inputs) if value.type}
+    for parameter, value in formal_types(schema.outputs, node.outputs):
+        if not value.type:
+            value.type = bound.get(parameter, parameter if parameter.startswith(("tensor(", "seq(")) else "")

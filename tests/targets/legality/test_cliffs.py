@@ -1,0 +1,98 @@
+"""Slow kernels: warnings follow the measured table, and say what was not measured."""
+
+import legality_models as models
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto
+
+from edgepress.targets import find_target
+from edgepress.targets.legality import cliffs
+from edgepress.targets.legality.cliffs import STEEP, Product, measured, product_warnings, slow_kernels
+from edgepress.targets.legality.graph import view
+
+X86, ARM, WASM = (find_target(name) for name in ("x86-cpu", "arm64-cpu", "wasm"))
+
+
+def warnings_of(model: onnx.ModelProto, target: str = "x86-cpu") -> list[str]:
+    return list(slow_kernels(find_target(target), view(model)))
+
+
+def test_the_measured_table_is_whole() -> None:
+    table = measured()
+    assert {(product.bits, product.block) for product in table.times} == {
+        (bits, block) for bits in (2, 4, 8) for block in (16, 32, 64, 128, 256)
+    }
+    assert {product.accuracy_level for product in table.times} == {0, 1, 2, 3, 4}
+    assert table.refused == {(bits, block) for bits in (2, 4, 8) for block in (8, 24, 48, 512)}
+    assert all(microseconds > 0 for times in table.times.values() for microseconds in times.values())
+    assert table.cpu
+    assert table.onnxruntime
+
+
+@pytest.mark.parametrize("phase", cliffs.PHASES)
+def test_the_best_of_each_bits_is_one_times_as_long(phase: str) -> None:
+    table = measured()
+    for bits in (2, 4, 8):
+        same = [product for product in table.times if product.bits == bits]
+        assert min(table.slowdown(product, phase) for product in same) == 1.0
+
+
+def test_a_warning_is_there_exactly_for_what_the_table_calls_steep() -> None:
+    table = measured()
+    for product in table.times:
+        steep = any(table.slowdown(product, phase) >= STEEP for phase in cliffs.PHASES)
+        assert bool(list(product_warnings(X86, product))) == steep
+
+
+def test_the_change_that_a_warning_names_was_measured_to_be_fast() -> None:
+    (warning,) = product_warnings(X86, Product(4, 32, 0, "float", False))
+    assert "use accuracy level 4 (measured on" in warning
+    better = Product(4, 32, 4, "float", False)
+    assert all(measured().slowdown(better, phase) < STEEP for phase in cliffs.PHASES)
+
+
+@pytest.mark.parametrize("block", [16, 256])
+def test_two_bits_are_slow_outside_blocks_of_32_to_128(block: int) -> None:
+    (warning,) = warnings_of(models.matmul_nbits(2, block))
+    assert warning.startswith(f"1 × MatMulNBits of 2 bits, block {block}, accuracy level 4, float32 takes ")
+    assert "use block" in warning
+    assert not warnings_of(models.matmul_nbits(2, 128))
+
+
+def test_a_fast_product_has_no_warning_on_x86() -> None:
+    assert warnings_of(models.matmul_nbits(4, 32)) == []
+    assert warnings_of(models.matmul_nbits(8, 32, kind=TensorProto.FLOAT16)) == []
+
+
+def test_on_arm_a_measurement_of_another_machine_says_so() -> None:
+    found = warnings_of(models.matmul_nbits(4, 32, level=0), "arm64-cpu")
+    assert any("not measured on arm64-cpu" in warning for warning in found)
+
+
+def test_what_is_known_of_arm_is_labelled_as_not_measured() -> None:
+    found = warnings_of(models.matmul_nbits(4, 32, kind=TensorProto.FLOAT16), "android-cpu")
+    assert any("need dotprod" in warning for warning in found)
+    assert any("half-precision arithmetic" in warning for warning in found)
+    assert all(warning.endswith("(from onnxruntime's sources, not measured)") for warning in found)
+    assert not any("KleidiAI" in warning for warning in found)
+    with_zero_points = warnings_of(models.matmul_nbits(4, 32, zero_points=True), "arm64-cpu")
+    assert any("KleidiAI" in warning for warning in with_zero_points)
+
+
+def test_float16_without_a_kernel_is_named() -> None:
+    nodes = [models.node("Tanh", ["x"], ["y"])]
+    values = [models.value(name, (2,), TensorProto.FLOAT16) for name in "xy"]
+    (warning,) = warnings_of(models.model(nodes, values[:1], values[1:]))
+    assert warning.startswith("1 × ai.onnx:Tanh in float16: there is no such kernel")
+
+
+def test_uint8_by_int8_is_named_on_x86_alone() -> None:
+    mixed = models.quantized_convolution(np.uint8)
+    assert any("saturate at 16 bits" in warning for warning in warnings_of(mixed))
+    assert warnings_of(mixed, "arm64-cpu") == []
+    assert warnings_of(models.quantized_convolution(np.int8)) == []
+
+
+def test_accelerators_have_no_cliffs_of_the_cpus() -> None:
+    assert warnings_of(models.matmul_nbits(4, 32, level=0), "android-nnapi") == []
