@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from edgepress.cores import usable_cores
 from edgepress.errors import InputError
 from edgepress.runtime.config import BundleConfig, read_config
+from edgepress.runtime.placement import open_accelerator
 from edgepress.runtime.session import DecoderSession
 from edgepress.runtime.tokenizer import Tokenizer, read_tokenizer
 
@@ -143,11 +144,14 @@ def evaluate(
     reference: LogitsSource | None = None,
     threads: int | None = None,
     prepared: bool = True,
+    on: str | None = None,
+    soc: str | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Evaluation:
     """Score ``documents`` with a bundle, and with its reference model if one is given.
 
-    ``progress`` is called with the number of UTF-8 bytes scored since the last call, spread evenly over tokens.
+    ``progress`` is called with the number of UTF-8 bytes scored since the last call, spread evenly over tokens. ``on``
+    and ``soc`` are as for :func:`edgepress.runtime.load`.
 
     Raises:
         InputError: there is nothing to score, or ``context`` and ``stride`` do not fit together or the model.
@@ -156,7 +160,8 @@ def evaluate(
     config = read_config(Path(bundle))
     _check(context, stride, config)
     corpus = _corpus(config, documents)
-    scorer = Scorer(config, context=context, threads=usable_cores() if threads is None else threads, prepared=prepared)
+    threads = usable_cores() if threads is None else threads
+    scorer = Scorer(config, context=context, threads=threads, prepared=prepared, on=on, soc=soc)
     return _evaluate(scorer.pieces, corpus, context, stride, reference=reference, progress=progress)
 
 
@@ -216,9 +221,18 @@ def _tokens(tokenizer: Tokenizer, bos: int | None, document: str) -> Tokens:
 class Scorer:
     """A bundle opened to give the logits of many positions, a bounded number of rows at a time."""
 
-    def __init__(self, config: BundleConfig, *, context: int, threads: int, prepared: bool = True) -> None:
+    def __init__(
+        self,
+        config: BundleConfig,
+        *,
+        context: int,
+        threads: int,
+        prepared: bool = True,
+        on: str | None = None,
+        soc: str | None = None,
+    ) -> None:
         rows = max(1, min(context, 2 * _PIECE_BYTES // (4 * config.vocab_size)))
-        self._session = DecoderSession(
+        self._session = open_accelerator(config.bundle, on, soc) or DecoderSession(
             config, threads=threads, context=context, prefill_chunk=rows, prepared=prepared, scoring=True
         )
 

@@ -1,7 +1,7 @@
 """A bundle ready to answer: ``load(bundle).generate(prompt)``."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Literal
@@ -11,8 +11,10 @@ import numpy as np
 from edgepress.cores import usable_cores
 from edgepress.errors import InputError
 from edgepress.runtime.config import BundleConfig, read_config
+from edgepress.runtime.placement import open_accelerator
 from edgepress.runtime.sampling import Floats, Indices, Sampling, choose
 from edgepress.runtime.session import PREFILL_CHUNK, DecoderSession
+from edgepress.runtime.static import StaticSession
 from edgepress.runtime.tokenizer import Detokenizer, StopStrings, Tokenizer, read_tokenizer
 
 StopReason = Literal["end", "stop", "max_tokens", "context"]
@@ -34,6 +36,8 @@ def load(
     context: int | None = None,
     prefill_chunk: int = PREFILL_CHUNK,
     prepared: bool = True,
+    on: str | None = None,
+    soc: str | None = None,
 ) -> "Model":
     """Open a bundle.
 
@@ -44,12 +48,21 @@ def load(
             Memory is taken as tokens come, so a long context costs nothing until it is used.
         prefill_chunk: prompt tokens that are computed at once; larger takes more memory and is hardly faster.
         prepared: start from the prepared form of the weights, making it if there is none yet (see runtime/prepared.py).
+        on: a target of the bundle that has graphs of its own (``qnn-htp``), simulated where this machine is not one, or
+            ``cpu``; None takes an accelerator that is here and that the bundle was made for, else the CPU.
+        soc: with ``on``, the chip.
+
+    The accelerator's graphs fix context and prefill chunk: ``context`` can only be shorter there.
 
     Raises:
         InputError: the directory is not a bundle, or a number is out of range.
 
     """
     config = read_config(Path(bundle))
+    accelerated = open_accelerator(Path(bundle), on, soc)
+    if accelerated is not None:
+        accelerated.context = _checked_context(context, replace(config, context_length=accelerated.context))
+        return Model(config, accelerated)
     session = DecoderSession(
         config,
         threads=usable_cores() if threads is None else threads,
@@ -77,7 +90,7 @@ def _checked_context(context: int | None, config: BundleConfig) -> int:
 class Model:
     """An open bundle. It holds one text at a time; two threads must not use it at once."""
 
-    def __init__(self, config: BundleConfig, session: DecoderSession) -> None:
+    def __init__(self, config: BundleConfig, session: DecoderSession | StaticSession) -> None:
         self.config = config
         self.session = session
         self._tokenizer: Tokenizer | None = None

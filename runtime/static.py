@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgepress.errors import InputError
+from edgepress.runtime.prepared import Prepared
 from edgepress.runtime.session import Floats, Longrope, Tokens, to_value, untouched_memory
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ class StaticSession:
         self.context = self._cache.slots + 1
         self.position = 0
         self.run_seconds = 0.0
+        self.prepared = Prepared()  # the form that the CPU starts from; an accelerator has context binaries
         self._prefill, self._decode = (_Call(session, self._cache, self._facts) for session in (prefill, decode))
         if self._decode.length != 1:
             raise InputError(f"the decode graph takes {self._decode.length} tokens a call, not 1; {_AGAIN}")

@@ -42,16 +42,25 @@ def minmax_error(block: Doubles, bits: int, weights: Doubles) -> float:
 
 
 def best_error(
-    block: Doubles, bits: int, weights: Doubles, *, symmetric: bool = True, power: float = 2.0, steps: int = 1000
+    block: Doubles,
+    bits: int,
+    weights: Doubles,
+    *,
+    symmetric: bool = True,
+    positive: bool = False,
+    power: float = 2.0,
+    steps: int = 1000,
 ) -> float:
-    """Least Σ w |error|^power over a fine grid of scales of both signs and zero points, codes rounded and clipped."""
+    """Least Σ w |error|^power over a fine grid of scales (of both signs unless ``positive``) and zero points."""
     largest, top = np.abs(block).max(), 2**bits - 1
     if largest == 0:
         return 0.0
     best = np.inf
     for zero in [2 ** (bits - 1)] if symmetric else range(0, top + 1, max(1, top // 64)):
         scales = largest / np.linspace(0.2, 2.4, steps) / max(zero, top - zero)
-        scales = (np.concatenate([scales, -scales]) if symmetric else scales)[:, None]  # (candidates, 1)
+        scales = (np.concatenate([scales, -scales]) if symmetric and not positive else scales)[
+            :, None
+        ]  # (candidates, 1)
         codes = np.clip(np.rint(block / scales), -zero, top - zero)
         best = min(best, float((weights * np.abs(block - codes * scales) ** power).sum(axis=1).min()))
     return best

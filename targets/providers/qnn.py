@@ -7,7 +7,7 @@ nothing here reports them.
 
 import ctypes
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import cache
@@ -19,6 +19,7 @@ from edgepress.targets import Soc
 from edgepress.targets.providers.child import Child
 
 PROVIDER = "QNNExecutionProvider"
+_MACHINE = Path("/sys/devices/soc0/machine")  # SM8650 and the like
 CONTEXT_TIMEOUT = 3600.0  # seconds; a decoder of a billion weights takes the compiler minutes
 
 
@@ -30,6 +31,15 @@ def version() -> str:
 def simulated() -> bool:
     """Whether models run on the simulator, because this machine has no Hexagon NPU."""
     return not any(device.device.type.name == "NPU" for device in _devices())
+
+
+def host_soc(socs: Sequence[Soc]) -> Soc | None:
+    """Return the chip that this runs on, as Qualcomm's kernels name it in sysfs; None when it is none of ``socs``."""
+    try:
+        name = _MACHINE.read_text(encoding="utf-8").strip().lower()
+    except (OSError, UnicodeDecodeError):
+        return None
+    return next((soc for soc in socs if soc.name == name), None)
 
 
 def open_session(

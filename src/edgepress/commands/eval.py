@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgepress.commands.run import add_loading_arguments
+from edgepress.commands.run import add_loading_arguments, add_place_arguments
 
 if TYPE_CHECKING:
     from edgepress.runtime.evaluate import LogitsSource
@@ -16,6 +16,7 @@ HELP = "score a bundle on text: bits per byte, perplexity, distance from its ref
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this verb's arguments."""
     add_loading_arguments(parser)
+    add_place_arguments(parser)
     parser.add_argument(
         "--text", type=Path, required=True, metavar="FILE", help="one document, or .jsonl: a `text` on each line"
     )
@@ -39,7 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
     warning = leak_warning(arguments.bundle, documents)
     if warning is not None:
         print(f"warning: {warning}", file=sys.stderr)
-    prepare_first(arguments.bundle, not arguments.no_prepare)
+    prepare_first(arguments.bundle, not arguments.no_prepare and arguments.on in (None, "cpu"))
     with progress(sum(len(document.encode()) for document in documents), "scoring", "B") as advance:
         result = evaluate(
             arguments.bundle,
@@ -49,6 +50,8 @@ def run(arguments: argparse.Namespace) -> int:
             reference=None if arguments.reference is None else _reference(arguments.reference),
             threads=arguments.threads,
             prepared=not arguments.no_prepare,
+            on=arguments.on,
+            soc=arguments.soc,
             progress=advance,
         )
     print(json.dumps(result.to_json(), indent=2) if arguments.json else format_evaluation(result))

@@ -8,6 +8,17 @@ NAME = "run"
 HELP = "continue a prompt with a bundle, as a stream of text on stdout"
 
 
+def add_place_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what every verb has that can run a bundle on its accelerator."""
+    parser.add_argument(
+        "--on",
+        metavar="TARGET",
+        help="run the bundle's graphs for this target (qnn-htp), simulated where this machine is not one; or cpu "
+        "(default: an accelerator that is here, else the CPU)",
+    )
+    parser.add_argument("--soc", metavar="CHIP", help="with --on: the chip to run as, such as sm8650")
+
+
 def add_loading_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what every verb that opens a bundle has."""
     parser.add_argument("bundle", type=Path, help="a bundle directory")
@@ -22,6 +33,7 @@ def add_loading_arguments(parser: argparse.ArgumentParser) -> None:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this verb's arguments."""
     add_loading_arguments(parser)
+    add_place_arguments(parser)
     parser.add_argument("--prompt", required=True, metavar="TEXT", help="text to continue; - reads it from stdin")
     parser.add_argument(
         "--max-tokens", type=int, metavar="N", help="tokens to generate at most (default: until it ends)"
@@ -45,9 +57,14 @@ def run(arguments: argparse.Namespace) -> int:
     from edgepress.commands.prepare import prepare_first
     from edgepress.runtime import load
 
-    prepare_first(arguments.bundle, not arguments.no_prepare)
+    prepare_first(arguments.bundle, not arguments.no_prepare and arguments.on in (None, "cpu"))
     model = load(
-        arguments.bundle, threads=arguments.threads, context=arguments.context, prepared=not arguments.no_prepare
+        arguments.bundle,
+        threads=arguments.threads,
+        context=arguments.context,
+        prepared=not arguments.no_prepare,
+        on=arguments.on,
+        soc=arguments.soc,
     )
     generation = model.generate(
         sys.stdin.read() if arguments.prompt == "-" else arguments.prompt,

@@ -1,0 +1,124 @@
+"""Which of a bundle's graphs runs: an accelerator's, where there is one that the bundle was made for, else the CPU's.
+
+A bundle for an accelerator has, in the folder of the target's name, static ``prefill.onnx`` and ``decode.onnx``, and
+for each chip that it was compiled for a folder with the same two names: context binaries, which open at once. The
+manifest says whether float nodes compute in float16, and which chips there are.
+"""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from edgepress.errors import InputError
+from edgepress.manifest import MANIFEST_NAME, read_manifest
+from edgepress.runtime.static import StaticSession
+from edgepress.targets import Soc, Target, find_target
+from edgepress.targets.providers import find_provider
+
+CPU = "cpu"
+PREFILL_FILE, DECODE_FILE = "prefill.onnx", "decode.onnx"
+
+_log = logging.getLogger("edgepress.runtime")
+
+
+@dataclass(frozen=True)
+class Place:
+    """An accelerator and the folder of the graphs that run there; ``soc`` None compiles for the chip that is found."""
+
+    target: Target
+    folder: Path
+    soc: Soc | None
+    fp16: bool
+    simulated: bool
+
+    def __str__(self) -> str:
+        chip = f" {self.soc.name}" if self.soc else ""
+        return f"{self.target.name}{chip}{', simulated' if self.simulated else ''}"
+
+    def open(self) -> StaticSession:
+        """Open both graphs; InputError when the provider does not take one."""
+        provider = find_provider(self.target.provider)
+        prefill, decode = (
+            provider.open_session(self.folder / name, self.soc, fp16=self.fp16) for name in (PREFILL_FILE, DECODE_FILE)
+        )
+        return StaticSession(prefill, decode)
+
+
+def open_accelerator(bundle: Path, on: str | None = None, soc: str | None = None) -> StaticSession | None:
+    """Open the graphs of an accelerator, or return None for the CPU.
+
+    Args:
+        bundle: the directory that an export wrote.
+        on: a target of the bundle, simulated where this machine is not one; ``cpu``; or None for what is here: an
+            accelerator only if the machine has one, and the CPU, with a warning, when it does not take the graphs.
+        soc: with ``on``, the chip to run or simulate; by default the one that is here, else the first compiled for.
+
+    Raises:
+        InputError: the bundle was not made for ``on`` or ``soc``, or what was asked for by name does not open.
+
+    """
+    if on == CPU or (on is None and not any(path.is_dir() for path in bundle.iterdir())):
+        if soc is not None:
+            raise InputError(f"a chip, {soc}, is named, but the CPU runs the bundle; name its target too")
+        return None
+    graphs = _graphs(bundle)
+    if on is not None:
+        place = _asked(bundle, graphs, on, soc)
+        _log.info("running on %s", place)
+        return place.open()
+    if soc is not None:
+        raise InputError(f"a chip, {soc}, is named, but no target; name one of {', '.join(graphs) or CPU}")
+    for place in filter(None, (_found(bundle, name, described) for name, described in graphs.items())):
+        try:
+            return place.open()
+        except InputError as error:
+            _log.warning("the CPU runs this bundle, because %s does not: %s", place, error)
+    return None
+
+
+def _graphs(bundle: Path) -> dict[str, dict[str, Any]]:
+    """What the manifest says of each target that has static graphs."""
+    if not (bundle / MANIFEST_NAME).is_file():
+        return {}
+    targets = cast("dict[str, dict[str, Any]]", read_manifest(bundle).targets)
+    return {name: described for name, described in targets.items() if "widths" in described}
+
+
+def _asked(bundle: Path, graphs: dict[str, dict[str, Any]], on: str, soc: str | None) -> Place:
+    if on not in graphs:
+        has = f"it has those for {', '.join([*graphs, CPU])}"
+        raise InputError(f"{bundle} has no graphs for {on!r}, {has}; `edgepress export --target {on}` makes them")
+    described, target = graphs[on], find_target(on)
+    provider, compiled = find_provider(target.provider), list(described["socs"])
+    simulated = bool(provider.simulated())
+    if soc is None and simulated:
+        soc = compiled[0] if compiled else _any_soc(target, fp16=described["widths"] == "fp16").name
+    chip = next((one for one in target.socs if one.name == soc), None) if soc else provider.host_soc(target.socs)
+    if soc is not None and chip is None:
+        raise InputError(f"{on} knows no chip {soc!r}; the bundle is compiled for {', '.join(compiled) or 'none'}")
+    return _place(bundle, target, described, chip, simulated=simulated)
+
+
+def _any_soc(target: Target, *, fp16: bool) -> Soc:
+    """The chip that is simulated when none is named: the first that takes the graphs."""
+    return next(soc for soc in target.socs if soc.float16 or not fp16)
+
+
+def _found(bundle: Path, name: str, described: dict[str, Any]) -> Place | None:
+    """The accelerator of this machine, None where there is none or its provider is not installed."""
+    target = find_target(name)
+    provider = find_provider(target.provider)
+    try:
+        if provider.simulated():
+            return None
+    except InputError:  # the provider is not installed
+        return None
+    return _place(bundle, target, described, provider.host_soc(target.socs), simulated=False)
+
+
+def _place(bundle: Path, target: Target, described: dict[str, Any], soc: Soc | None, *, simulated: bool) -> Place:
+    folder = bundle / target.name
+    if soc is not None and soc.name in described["socs"]:
+        folder /= soc.name
+    return Place(target, folder, soc, fp16=described["widths"] == "fp16", simulated=simulated)
