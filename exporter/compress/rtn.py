@@ -62,7 +62,7 @@ _EXTREMES = {2: (-3.5, -3.0, -2.6, -2.2, 2.5, -1.0), 4: (-9.2, -8.7, -8.3, -7.8,
 # A whole row has farther outliers, and it pays to clip more of them.
 _ROW_EXTREMES = {
     2: (-9.75, -6.5, -4.25, -3.5, -2.4, 3.6, 5.1, -1.0),
-    4: (-24.0, -16.5, -14.0, -11.5, -10.0, -8.7, -7.0),
+    4: (-24.0, -16.5, -14.0, -11.5, -10.0, -8.7, -7.8, -7.0),
     8: (-132.0, -128.0, -127.0),
 }
 # Asymmetric candidates: the steps from the group's least to its greatest element, and what is added to the zero point
