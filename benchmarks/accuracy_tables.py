@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
 from accuracy_recipes import BLOCKS, ROUND_TO_NEAREST
 from common import table
 
@@ -93,10 +94,10 @@ def pivot_rows(of_model: Sequence[Sample], bits: int) -> Iterator[tuple[str, ...
 
 
 def cell(found: Sample | None, least: float) -> str:
-    """KL and bits a weight; nothing where it was not asked for."""
+    """KL in three digits and bits a weight; nothing where it was not asked for."""
     if found is None:
         return ""
     if "refused" in found:
         return "refused"
-    kl = f"{found['kl']:.4f}"
+    kl = np.format_float_positional(found["kl"], precision=3, fractional=False)
     return f"{f'**{kl}**' if found['kl'] == least else kl} ({found['bits_per_weight']:.2f})"
