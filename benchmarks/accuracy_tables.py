@@ -99,5 +99,5 @@ def cell(found: Sample | None, least: float) -> str:
         return ""
     if "refused" in found:
         return "refused"
-    kl = np.format_float_positional(found["kl"], precision=3, fractional=False)
+    kl = np.format_float_positional(found["kl"], precision=3, unique=False, fractional=False)
     return f"{f'**{kl}**' if found['kl'] == least else kl} ({found['bits_per_weight']:.2f})"
