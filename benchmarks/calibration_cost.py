@@ -3,13 +3,17 @@
 Whole processes: wall seconds and peak resident memory, imports and start-up included. edgepress rounds projections by
 GPTQ (4 bits, block 128, the embedding to nearest) on random checkpoints of two shapes, with 2048 and 4096 tokens of
 this repository's own documents; the builder's k_quant mixed mode, on the larger shape, sees no text. It takes about
-seven minutes and 9 GB, so there is one round unless more are asked for: it goes first, ours follow.
+seven minutes and 9 GB, so there is one round unless more are asked for: it goes first, ours follow. Each sample keeps
+the load average before and after it: where other work shares the cores, CPU seconds say more than wall seconds.
 
-    python benchmarks/calibration_cost.py [--rounds 1] [--ours-only]
+    python benchmarks/calibration_cost.py [--rounds 1] [--ours-only] [--shapes qwen2.5-0.5b] [--tokens 4096]
 """
 
 import argparse
+import os
 import sys
+from collections.abc import Callable
+from functools import partial
 
 from accuracy_recipes import Asked
 from common import ROOT, WORK, Cost, measure_command, save, spread, table
@@ -37,31 +41,39 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--ours-only", action="store_true", help="leave the builder out")
+    parser.add_argument("--shapes", nargs="+", default=[LARGE, SMALL], choices=[LARGE, SMALL])
+    parser.add_argument("--tokens", nargs="+", type=int, default=[4096, 2048], choices=[4096, 2048])
     arguments = parser.parse_args()
-    for shape in (LARGE, SMALL):
+    runs = [(shape, tokens) for shape, tokens in RUNS if shape in arguments.shapes and tokens in arguments.tokens]
+    for shape in {shape for shape, _ in runs}:
         checkpoint(shape)
     builder: list[Cost] = []
-    found: dict[tuple[str, int], list[Cost]] = {run: [] for run in RUNS}
+    found: dict[tuple[str, int], list[Cost]] = {run: [] for run in runs}
     samples: list[dict[str, object]] = []
     for turn in range(arguments.rounds):
         if not arguments.ours_only:
-            builder.append(theirs(LARGE, MIXED_BLOCK, "k_quant_mixed"))
-            named = {"tool": "onnxruntime-genai builder", "shape": LARGE, "algorithm": "k_quant_mixed"}
-            samples.append({**named, "round": turn, **vars(builder[-1])})
-            print(samples[-1], flush=True)
-        for shape, tokens in RUNS:
-            found[shape, tokens].append(ours(shape, tokens))
-            named = {"tool": "edgepress", "shape": shape, "algorithm": "gptq", "tokens": tokens}
-            samples.append({**named, "round": turn, **vars(found[shape, tokens][-1])})
-            print(samples[-1], flush=True)
+            named = {"tool": "onnxruntime-genai builder", "shape": LARGE, "algorithm": "k_quant_mixed", "round": turn}
+            builder.append(sample(samples, named, lambda: theirs(LARGE, MIXED_BLOCK, "k_quant_mixed")))
+        for shape, tokens in runs:
+            named = {"tool": "edgepress", "shape": shape, "algorithm": "gptq", "tokens": tokens, "round": turn}
+            found[shape, tokens].append(sample(samples, named, partial(ours, shape, tokens)))
     print(f"raw samples: {save('calibration_cost', samples)}")
     rows = [(LARGE, "onnxruntime-genai builder, k_quant mixed", "–", *cells(builder))] if builder else []
     rows += [
         (shape, "edgepress, gptq block 128", str(tokens), *cells(costs)) for (shape, tokens), costs in found.items()
     ]
     print(table(("shape", "tool", "calibration tokens", "s", "CPU s", "peak MB"), rows))
-    if builder:
+    if builder and RUNS[0] in found:
         print(goal(found[RUNS[0]], builder))
+
+
+def sample(samples: list[dict[str, object]], named: dict[str, object], run: Callable[[], Cost]) -> Cost:
+    """Measure one run, and keep it with what else the machine did."""
+    before = os.getloadavg()[0]
+    cost = run()
+    samples.append({**named, **vars(cost), "load_before": before, "load_after": os.getloadavg()[0]})
+    print(samples[-1], flush=True)
+    return cost
 
 
 def cells(costs: list[Cost]) -> tuple[str, str, str]:
@@ -74,8 +86,10 @@ def goal(mine: list[Cost], builder: list[Cost]) -> str:
     shares = [a.wall_s / b.wall_s for a, b in zip(mine, builder, strict=True)]
     quick, small = max(shares) < SHARE, max(cost.peak_bytes for cost in mine) <= MEMORY
     times, memory = spread([1 / share for share in shares], 1), peak(mine)
+    work = spread([b.cpu_s / a.cpu_s for a, b in zip(mine, builder, strict=True)], 1)
     lines = (
         f"less than a third of the builder's time: {'yes' if quick else 'no'} ({times} times as fast)",
+        f"CPU seconds: the builder takes {work} times as many",
         f"at most 1.5 GiB: {'yes' if small else 'no'} ({memory} MB)",
     )
     return "\n".join(lines)

@@ -22,9 +22,9 @@ class Activations:
             with path.open("wb") as file:
                 file.truncate(4 * shape[0] * shape[1] * shape[2])
 
-    def batches(self) -> list[slice]:
-        """Which sequences are computed together."""
-        size = max(1, BATCH_TOKENS // self.shape[1])
+    def batches(self, tokens: int | None = None) -> list[slice]:
+        """Which sequences are computed together: as many as have at most ``tokens``, or one; BATCH_TOKENS when None."""
+        size = max(1, (tokens or BATCH_TOKENS) // self.shape[1])
         return [slice(start, min(start + size, self.shape[0])) for start in range(0, self.shape[0], size)]
 
     def read(self, batch: slice) -> Tensor:

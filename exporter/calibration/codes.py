@@ -8,10 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
+from edgepress.exporter.calibration.parallel import each, pieces
 from edgepress.exporter.compress import Quantized
 from edgepress.exporter.compress.packing import pack, pack_zero_points, unpack, unpack_zero_points
 from edgepress.exporter.scheme import Scheme
+
+_ROWS = 256  # compared at a time
 
 
 @dataclass(frozen=True)
@@ -29,9 +33,10 @@ class Codes:
 
     def dequantize(self) -> Tensor:
         """The weight as the kernels see it, float32 (rows, columns)."""
-        return (self.codes - spread(self.zero_points.float(), self.scheme, self.codes.shape[1])) * spread(
-            self.scales, self.scheme, self.codes.shape[1]
-        )
+        (rows, columns), (_, blocks), size = self.codes.shape, self.scales.shape, self.scheme.block_size
+        codes = functional.pad(self.codes, (0, blocks * size - columns)).view(rows, blocks, size)
+        weights = (codes - self.zero_points.float()[:, :, None]) * self.scales[:, :, None]  # (rows, blocks, block size)
+        return weights.view(rows, blocks * size)[:, :columns]
 
     def to(self, device: torch.device) -> Codes:
         """The same codes on ``device``."""
@@ -76,7 +81,11 @@ def spread(per_block: Tensor, scheme: Scheme, columns: int) -> Tensor:
 def report(full: Tensor, codes: Codes) -> dict[str, float | None]:
     """How near ``codes`` are to ``full``: SQNR in dB (None when exact) and the largest error."""
     error = full - codes.dequantize()
-    power, noise = float(full.double().square().sum()), float(error.double().square().sum())
+
+    def power_of(x: Tensor) -> float:
+        return math.fsum(each(lambda rows: float(x[rows].double().square().sum()), pieces(len(x), _ROWS), x.device))
+
+    power, noise = power_of(full), power_of(error)
     return {
         "sqnr_db": 10 * math.log10(power / noise) if noise > 0 and power > 0 else None,
         "max_abs_error": float(error.abs().max()),

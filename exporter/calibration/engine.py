@@ -22,7 +22,8 @@ from edgepress.exporter.calibration.activations import Activations
 from edgepress.exporter.calibration.codes import Codes, report
 from edgepress.exporter.calibration.input_ranges import layer_ranges, model_ranges
 from edgepress.exporter.calibration.moments import Moments
-from edgepress.exporter.calibration.rounding import round_by_linear, write_finite
+from edgepress.exporter.calibration.parallel import each
+from edgepress.exporter.calibration.rounding import pass_on, round_by_linear
 from edgepress.exporter.calibration.store import Store, StoredStages, to_arrays
 from edgepress.exporter.calibration.tasks import LayerTask, ModelTask
 from edgepress.exporter.checkpoint import Checkpoint, read_weight
@@ -201,12 +202,13 @@ class Calibration:
 
     def _task(self, index: int, layer: Layer) -> LayerTask:
         inputs, reference = self._inputs(index)
+        weights = layer_weights(layer)
         return LayerTask(
             index=index,
             layer=layer,
             plan=self.plan,
             rotary=None if layer.attention.rope is None else self.rotaries[layer.attention.rope],
-            weights={weight.name: self.read(weight) for weight in layer_weights(layer)},
+            weights=dict(zip([weight.name for weight in weights], each(self.read, weights, self.device), strict=True)),
             inputs=inputs,
             reference_inputs=reference,
             reference_outputs=None if reference is None else self._activations("reference", index + 1),
@@ -230,9 +232,7 @@ class Calibration:
             if recovery.layer is not None:
                 recovery.layer(task, method_options(recovery, self.recipe))
         if not left:
-            for batch in task.inputs.batches():
-                y = network.layer_forward(task.layer, task.values, task.inputs.read(batch), task.rotary)
-                write_finite(outputs, batch, y, index)
+            pass_on(task, outputs)
         self._save(stage, task)
         for kind in ("inputs", "reference"):
             (self.store.directory / f"{kind}-{index:04}.f32").unlink(missing_ok=True)

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch import Tensor
+
+from edgepress.exporter.calibration.parallel import each, pieces
+
+_STRIP = (
+    512  # rows of Σ x xᵀ summed at a time, from the diagonal to the right: narrower ones leave out more of the rest
+)
 
 
 class Moments:
@@ -14,7 +19,8 @@ class Moments:
     """
 
     def __init__(self, columns: int, device: torch.device | str = "cpu") -> None:
-        self.second = torch.zeros(columns, columns, device=device)
+        self._second = torch.zeros(columns, columns, device=device)  # left of the diagonal's blocks: see `second`
+        self._is_whole = True
         self.total = torch.zeros(columns, device=device)
         self.largest = torch.zeros(columns, device=device)
         self.count = 0
@@ -22,20 +28,27 @@ class Moments:
     def add(self, x: Tensor) -> None:
         """Add the rows of x (…, columns)."""
         rows = x.detach().reshape(-1, x.shape[-1])
-        if rows.device.type == "cpu":  # numpy notices that both factors are one array, and computes one triangle only
-            array = rows.numpy()
-            with np.errstate(over="ignore", invalid="ignore"):  # the engine says what is not finite
-                self.second += torch.from_numpy(np.dot(array.T, array))
-        else:
-            self.second += rows.T @ rows
+
+        def add_strip(strip: slice) -> None:
+            self._second[strip, strip.start :].addmm_(rows[:, strip].T, rows[:, strip.start :])
+
+        each(add_strip, pieces(rows.shape[1], _STRIP), rows.device)
+        self._is_whole = False
         self.total += rows.sum(0)
         torch.maximum(self.largest, torch.maximum(rows.amax(0), -rows.amin(0)), out=self.largest)
         self.count += len(rows)
 
     @property
-    def hessian(self) -> Tensor:
-        """2 E[x xᵀ], float32 (columns, columns): the Hessian of the mean squared output error in one row of weights."""
-        return self.second * (2 / self.count)
+    def second(self) -> Tensor:
+        """Σ x xᵀ, float32 (columns, columns)."""
+
+        def mirror(strip: slice) -> None:
+            self._second[strip.stop :, strip] = self._second[strip, strip.stop :].T
+
+        if not self._is_whole:
+            each(mirror, pieces(len(self._second), _STRIP), self._second.device)
+            self._is_whole = True
+        return self._second
 
     @property
     def mean(self) -> Tensor:
@@ -45,4 +58,4 @@ class Moments:
     @property
     def mean_square(self) -> Tensor:
         """E[x²], float32 (columns,)."""
-        return self.second.diagonal() / self.count
+        return self._second.diagonal() / self.count

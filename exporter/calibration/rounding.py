@@ -12,13 +12,15 @@ from edgepress.exporter.calibration import network
 from edgepress.exporter.calibration.activations import Activations
 from edgepress.exporter.calibration.codes import Codes
 from edgepress.exporter.calibration.moments import Moments
+from edgepress.exporter.calibration.parallel import at_once, each, pieces
 from edgepress.exporter.calibration.tasks import LayerTask
 from edgepress.exporter.compress import LinearMethod, Method, method_options
-from edgepress.exporter.decoder import Linear, Weight
+from edgepress.exporter.decoder import Linear, Weight, layer_weights
 from edgepress.exporter.recipe import Recipe
 
 _KEPT_BYTES = 512 << 20  # intermediate activations of one layer that may wait in memory; beyond, they are recomputed
 _GROUPS = 4  # qkv; output; gate and up; down
+_BATCH_TOKENS = 1024  # each core has a batch of its own on its way through the layer
 
 
 def round_by_linear(
@@ -26,7 +28,7 @@ def round_by_linear(
 ) -> bool:
     """Round the projections in the order in which they are computed, each on what the rounded ones before it give.
 
-    The layer's ``outputs`` are written when they come for free; returns whether they were.
+    The layer's ``outputs`` are written when that takes no second run of it; returns whether they were.
     """
     weights = [linear.weight for linear in task.linears() if task.scheme(linear.weight) is not None]
     if not any(isinstance(methods[weight.name], LinearMethod) for weight in weights):  # no need to run the layer
@@ -36,13 +38,19 @@ def round_by_linear(
     passes = _Passes(task)
     for group in range(_GROUPS):
         linears, moments = passes.before(group)
-        for linear in linears:
-            if task.scheme(linear.weight) is not None:
-                _round(task, linear.weight, methods[linear.weight.name], moments, recipe)
-    return outputs is not None and passes.finish(outputs)
+        _round_group(task, linears, moments, methods, recipe)
+    if outputs is None:
+        return False
+    passes.finish(outputs)
+    return True
 
 
-def write_finite(outputs: Activations, batch: slice, y: Tensor, index: int) -> None:
+def pass_on(task: LayerTask, outputs: Activations) -> None:
+    """Run the layer as it will be stored, and write what it gives."""
+    _Passes(task).finish(outputs)
+
+
+def _write_finite(outputs: Activations, batch: slice, y: Tensor, index: int) -> None:
     """Pass on what a layer gives, (sequences, length, hidden), if it can be computed with."""
     if not bool(torch.isfinite(y).all()):
         raise InputError(
@@ -62,17 +70,24 @@ class _Passes:
         self._task = task
         widest = max(linear.weight.shape[1] for linear in task.linears()) + 2 * task.inputs.shape[2]
         self._keep = 4 * math.prod(task.inputs.shape[:2]) * widest <= _KEPT_BYTES
-        self._waiting: list[_Waiting] = []
+        self._batches = task.inputs.batches(_BATCH_TOKENS)
+        self._waiting: dict[int, _Waiting] = {}  # by the number of the batch
+        self._rounded: tuple[Linear, ...] = ()
+        self._dequantized: dict[str, Tensor] = {}
 
     def before(self, group: int) -> tuple[tuple[Linear, ...], Moments]:
         """Go on to a group of projections; returns them and what goes into them."""
         moments: Moments | None = None
         linears: tuple[Linear, ...] = ()
-        for number, batch in enumerate(self._task.inputs.batches()):
-            linears, x = self._reach(group, number, batch).step
-            if moments is None:
-                moments = Moments(x.shape[-1], self._task.device)
-            moments.add(x)
+        device = self._task.device
+        self._dequantized = {linear.weight.name: self._task.values(linear.weight) for linear in self._rounded}
+        for some in _together(len(self._batches), device):
+            for step, x in each(lambda number: self._reach(group, number).step, some, device):
+                linears = step
+                if moments is None:
+                    moments = Moments(x.shape[-1], device)
+                moments.add(x)
+        self._rounded = linears
         if moments is None or not bool(torch.isfinite(moments.largest).all()):
             raise InputError(
                 f"NaN or infinite activations go into {linears[0].weight.name} on the calibration text; "
@@ -80,24 +95,39 @@ class _Passes:
             )
         return linears, moments
 
-    def _reach(self, group: int, number: int, batch: slice) -> _Waiting:
-        if self._keep and group:
-            self._waiting[number].answer()
-            return self._waiting[number]
+    def _reach(self, group: int, number: int) -> _Waiting:
+        waiting = self._waiting.get(number)
+        if waiting is not None:
+            waiting.answer()
+            return waiting
         task = self._task
-        begun = _Waiting(network.layer_steps(task.layer, task.values, task.inputs.read(batch), task.rotary))
-        if self._keep:
-            self._waiting.append(begun)
+        x = task.inputs.read(self._batches[number])
+        begun = _Waiting(network.layer_steps(task.layer, self._values, x, task.rotary))
         for _ in range(group):
             begun.answer()
+        if self._keep:
+            self._waiting[number] = begun
         return begun
 
-    def finish(self, outputs: Activations) -> bool:
-        """Write what the layer gives if the batches wait behind their last projection; returns whether they do."""
-        for batch, waiting in zip(outputs.batches(), self._waiting, strict=False):
-            waiting.answer()
-            write_finite(outputs, batch, waiting.output, self._task.index)
-        return self._keep
+    def _values(self, weight: Weight) -> Tensor:
+        """``weight`` as it will be stored; what was rounded last is wanted by every batch, and dequantized once."""
+        found = self._dequantized.get(weight.name)
+        return self._task.values(weight) if found is None else found
+
+    def finish(self, outputs: Activations) -> None:
+        """Write what the layer gives, with all its projections rounded."""
+        device = self._task.device
+        asked = [linear.weight for linear in self._rounded] if self._waiting else layer_weights(self._task.layer)
+        self._dequantized = {weight.name: self._task.values(weight) for weight in asked}
+        for some in _together(len(self._batches), device):
+            reached = each(lambda number: self._reach(_GROUPS, number).output, some, device)
+            for number, y in zip(some, reached, strict=True):
+                _write_finite(outputs, self._batches[number], y, self._task.index)
+
+
+def _together(count: int, device: torch.device) -> list[range]:
+    """Numbers of batches, as many at a time as are computed at once."""
+    return [range(part.start, part.stop) for part in pieces(count, at_once(device))]
 
 
 class _Waiting:
@@ -114,6 +144,18 @@ class _Waiting:
             self.step = self._steps.send(self.step[1])
         except StopIteration as end:
             self.output = end.value
+
+
+def _round_group(
+    task: LayerTask,
+    linears: tuple[Linear, ...],
+    moments: Moments,
+    methods: dict[str, Method | LinearMethod],
+    recipe: Recipe,
+) -> None:
+    """Round projections that share their input."""
+    asked = [linear.weight for linear in linears if task.scheme(linear.weight) is not None]
+    each(lambda weight: _round(task, weight, methods[weight.name], moments, recipe), asked, task.device)
 
 
 def _round(

@@ -13,16 +13,21 @@ groups may then be visited in any order, as ``act_order`` does (largest E[x²] f
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
 from edgepress.errors import InputError
-from edgepress.exporter.calibration.codes import Codes, spread
+from edgepress.exporter.calibration.codes import Codes
 from edgepress.exporter.calibration.moments import Moments
+from edgepress.exporter.calibration.parallel import ahead, each, pieces
 from edgepress.exporter.compress import LinearMethod, Method, Options, load_method
 from edgepress.exporter.scheme import Scheme
 
 _BLOCK = 64  # columns whose errors are passed on among themselves before all others hear of them
+_STRIP = 128  # rows of a matrix that are moved at a time
+_PIECE = 1 << 19  # weights whose scales are searched at a time
 
 
 def quantize(weight: Tensor, scheme: Scheme, moments: Moments, options: Options) -> Codes:
@@ -34,16 +39,16 @@ def quantize(weight: Tensor, scheme: Scheme, moments: Moments, options: Options)
     """
     start = start_codes(weight, scheme, moments)
     columns: int = weight.shape[1]
-    hessian, damping = moments.hessian, float(options["damping"])
-    importance = hessian.diagonal()
+    importance = moments.mean_square
     order = torch.argsort(importance, stable=True) if options["act_order"] else torch.arange(columns).flip(0)
     order = order.to(weight.device)  # the last is rounded first
-    factor = cholesky_factor(hessian[order][:, order], damping)
-    per_column = (spread(y, scheme, columns).T[order] for y in (start.scales, start.zero_points.float()))
-    codes = nearest_plane(weight.T[order], factor, *per_column, top=(1 << scheme.bits) - 1)
-    placed = torch.empty_like(start.codes)
-    placed[:, order] = codes.T
-    return Codes(placed, start.scales, start.zero_points, scheme)
+    factor = cholesky_factor(in_order(moments.second, order), float(options["damping"]))
+    block = order // scheme.block_size  # (columns,)
+    per_column = (y.T.contiguous()[block] for y in (start.scales, start.zero_points.float()))
+    codes = nearest_plane(transposed(weight)[order], factor, *per_column, top=(1 << scheme.bits) - 1)
+    placed = torch.empty_like(codes)
+    placed[order] = codes
+    return Codes(transposed(placed), start.scales, start.zero_points, scheme)
 
 
 def start_codes(weight: Tensor, scheme: Scheme, moments: Moments) -> Codes:
@@ -51,24 +56,55 @@ def start_codes(weight: Tensor, scheme: Scheme, moments: Moments) -> Codes:
     rtn = load_method("rtn")
     if not isinstance(rtn, Method):
         raise TypeError("rtn rounds rows")
-    stored = rtn.quantize(weight.cpu().numpy(), scheme, moments.mean_square.cpu().numpy())
-    return Codes.unpack(stored, scheme, weight.shape[1]).to(weight.device)
+    (rows, columns), importance = weight.shape, moments.mean_square.cpu().numpy()
+    array = weight.cpu().numpy()
+
+    def quantize_piece(piece: slice) -> Codes:
+        return Codes.unpack(rtn.quantize(array[piece], scheme, importance), scheme, columns)
+
+    found = each(quantize_piece, pieces(rows, max(1, _PIECE // columns)), torch.device("cpu"))
+    parts = zip(*((codes.codes, codes.scales, codes.zero_points) for codes in found), strict=True)
+    codes, scales, zero_points = (torch.cat(part) for part in parts)
+    return Codes(codes, scales, zero_points, scheme).to(weight.device)
+
+
+def in_order(matrix: Tensor, order: Tensor) -> Tensor:
+    """Rows and columns of ``matrix`` (columns, columns) taken in this order."""
+    out = torch.empty_like(matrix)
+
+    def take(strip: slice) -> None:
+        rows = order[strip]
+        torch.gather(matrix[rows], 1, order.expand(len(rows), -1), out=out[strip])
+
+    each(take, pieces(len(order), _STRIP), matrix.device)
+    return out
+
+
+def transposed(matrix: Tensor) -> Tensor:
+    """``matrix`` (rows, columns) with each of its columns in one piece, (columns, rows)."""
+    out = torch.empty(matrix.T.shape, dtype=matrix.dtype, device=matrix.device)
+
+    def turn(strip: slice) -> None:
+        out[:, strip] = matrix[strip].T
+
+    each(turn, pieces(len(matrix), _STRIP), matrix.device)
+    return out
 
 
 def cholesky_factor(hessian: Tensor, damping: float) -> Tensor:
-    """Upper triangular R with RᵀR = H + damping · mean(diag H) · I, (columns, columns).
+    """Upper triangular R with RᵀR = H + damping · mean(diag H) · I, (columns, columns); H is damped in place.
+
+    Neither R_ij / R_ii nor the damping's share depends on a factor of H, so Σ x xᵀ will do for the Hessian.
 
     Raises:
         InputError: H is singular even so, or not finite.
 
     """
-    mean = float(hessian.diagonal().mean())
-    damped = hessian.clone()
-    damped.diagonal().add_(damping * mean)
-    factor: Tensor
-    factor, failed = torch.linalg.cholesky_ex(damped, upper=True)
+    mean, zero = float(hessian.diagonal().mean()), int((hessian.diagonal() == 0).sum())
+    hessian.diagonal().add_(damping * mean)
+    lower, failed = torch.linalg.cholesky_ex(hessian)
+    factor: Tensor = lower.mT  # its rows lie in one piece, as LAPACK's columns do
     if int(failed) or not mean > 0 or not bool(torch.isfinite(factor.diagonal()).all()):
-        zero = int((hessian.diagonal() == 0).sum())
         raise InputError(
             f"the Hessian of {len(hessian)} inputs is singular ({zero} of them are always 0 on the calibration text) "
             f"with damping {damping:g}; raise [options.gptq] damping (0.01 is usual), or use more calibration tokens"
@@ -80,23 +116,35 @@ def nearest_plane(weights: Tensor, factor: Tensor, scales: Tensor, zero_points: 
     """Codes 0 … ``top``, uint8, of ``weights``; everything is (columns, rows), so that a column lies in one piece.
 
     ``factor`` is R (columns, columns); ``scales`` and ``zero_points`` are those of each weight. A block of columns
-    first hears of all errors outside it in one matrix product, then its columns follow one by one.
+    first hears of the errors outside it in matrix products, then its columns follow one by one; the product with all
+    but the block before it is made while that one is rounded.
     """
-    columns = len(weights)
-    shares = factor / factor.diagonal()[:, None]  # R_ij / R_ii
-    inverse = torch.where(scales == 0, 0, 1 / scales)
+    columns, diagonal = len(weights), factor.diagonal()[:, None]
     errors = torch.empty_like(weights)  # w − q
     codes = torch.empty(weights.shape, dtype=torch.uint8, device=weights.device)
-    for stop in range(columns, 0, -_BLOCK):
-        start = max(0, stop - _BLOCK)
-        targets = torch.addmm(weights[start:stop], shares[start:stop, stop:], errors[stop:])  # (block, rows)
-        for i in range(stop - 1, start - 1, -1):
-            target = targets[i - start]
-            if i + 1 < stop:
-                target = torch.addmv(target, errors[i + 1 : stop].T, shares[i, i + 1 : stop])
-            code = torch.addcmul(zero_points[i], target, inverse[i]).round_().clamp_(0, top)
-            codes[i] = code
-            torch.addcmul(weights[i], code.sub_(zero_points[i]), scales[i], value=-1, out=errors[i])
+
+    def far(block: slice) -> tuple[Tensor, Tensor]:
+        """R_ij / R_ii of a block, (block, columns), and its targets but for the errors of the block before it."""
+        shares, done = factor[block] / diagonal[block], block.stop + _BLOCK
+        return shares, torch.addmm(weights[block], shares[:, done:], errors[done:])
+
+    blocks = pieces(columns, _BLOCK)[::-1]
+    with ahead(weights.device) as begin:
+        waiting = begin(partial(far, blocks[0]))
+        for number, block in enumerate(blocks):
+            shares, targets = waiting()  # (block, columns), (block, rows)
+            if number + 1 < len(blocks):
+                waiting = begin(partial(far, blocks[number + 1]))
+            near = slice(block.stop, block.stop + _BLOCK)
+            targets.addmm_(shares[:, near], errors[near])
+            inverse = torch.where(scales[block] == 0, 0, 1 / scales[block])
+            found = torch.empty_like(targets)
+            for i in reversed(range(block.start, block.stop)):
+                target, code, later = targets[i - block.start], found[i - block.start], slice(i + 1, block.stop)
+                target.addmv_(errors[later].T, shares[i - block.start, later])
+                torch.addcmul(zero_points[i], target, inverse[i - block.start], out=code).round_().clamp_(0, top)
+                torch.addcmul(weights[i], code - zero_points[i], scales[i], value=-1, out=errors[i])
+            codes[block] = found
     return codes
 
 

@@ -1,5 +1,7 @@
 """GPTQ against Optimal Brain Surgeon as its paper states it: one weight at a time, with an explicit inverse."""
 
+from unittest import mock
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,7 @@ from hypothesis import strategies as st
 
 from edgepress.errors import InputError
 from edgepress.exporter.calibration.moments import Moments
+from edgepress.exporter.compress import gptq
 from edgepress.exporter.compress.gptq import METHOD, cholesky_factor, nearest_plane, start_codes
 from edgepress.exporter.scheme import Scheme
 
@@ -32,8 +35,14 @@ def brute_force(w: np.ndarray, hessian: np.ndarray, scales: np.ndarray, order: l
 
 
 @settings(max_examples=60, deadline=None)
-@given(seed=st.integers(0, 2**16), n=st.integers(1, 16), rows=st.integers(1, 4), bits=st.sampled_from([2, 4, 8]))
-def test_it_gives_the_codes_of_optimal_brain_surgeon(seed: int, n: int, rows: int, bits: int) -> None:
+@given(
+    seed=st.integers(0, 2**16),
+    n=st.integers(1, 16),
+    rows=st.integers(1, 4),
+    bits=st.sampled_from([2, 4, 8]),
+    block=st.sampled_from([1, 3, 64]),
+)
+def test_it_gives_the_codes_of_optimal_brain_surgeon(seed: int, n: int, rows: int, bits: int, block: int) -> None:
     draw = np.random.default_rng(seed)
     inputs = draw.standard_normal((40, n)) @ draw.standard_normal((n, n))  # correlated
     w = draw.standard_normal((rows, n)).astype(np.float32)
@@ -47,11 +56,30 @@ def test_it_gives_the_codes_of_optimal_brain_surgeon(seed: int, n: int, rows: in
     zero_points = torch.full((n, rows), float(1 << (bits - 1)), dtype=torch.float64)
     arrays = (torch.from_numpy(a.T.astype(np.float64))[back] for a in (w, scales))
     weights, per_weight = arrays
-    codes = nearest_plane(weights, factor, per_weight, zero_points, top=top).numpy().astype(float)
+    with mock.patch.object(gptq, "_BLOCK", block):
+        codes = nearest_plane(weights, factor, per_weight, zero_points, top=top).numpy().astype(float)
     found = np.empty((rows, n))
     found[:, back.numpy()] = codes.T - (1 << (bits - 1))
     expected = np.stack([brute_force(w[r], damped, scales[r].astype(np.float64), order, top) for r in range(rows)])
     np.testing.assert_array_equal(found, expected)
+
+
+def test_one_thread_gives_the_codes_of_two() -> None:
+    draw = np.random.default_rng(3)
+    weights, scales = (torch.from_numpy(draw.standard_normal((300, 40)).astype(np.float32)) for _ in range(2))
+    zero_points = torch.full((300, 40), 8.0)
+    inputs = torch.from_numpy(draw.standard_normal((400, 300)).astype(np.float32))
+    before = torch.get_num_threads()
+    try:
+        factor = cholesky_factor(inputs.T @ inputs, 0.01)
+        found = []
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            found.append(nearest_plane(weights, factor, scales.abs(), zero_points, top=15))
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(*found)
 
 
 @pytest.mark.parametrize("columns", [64, 100, 200])
