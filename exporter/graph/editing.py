@@ -88,6 +88,15 @@ class Editor:
             self._add(self.weights.tensor(name, rows))
         return name
 
+    def alias(self, name: str, tensor: onnx.TensorProto, dims: Sequence[int]) -> str:
+        """Add an initializer with the bytes of ``tensor``, which are in a file, and another shape."""
+        same = _copied_tensor(tensor)
+        same.name = name
+        del same.dims[:]
+        same.dims.extend(dims)
+        self._add(same)
+        return name
+
     def _add(self, tensor: onnx.TensorProto) -> None:
         self.graph.initializer.append(tensor)
         self._initializers[tensor.name] = self.graph.initializer[-1]

@@ -135,8 +135,8 @@ def static_decoder(
     _keep_all_positions(model)
     long = _take_positions(model, weights, shapes.slots + 1)
     run_passes(model, _BEFORE, Context(weights=weights))
-    windows = _make_attention_static(model, weights, shapes)
-    _set_values(model, shapes, windows)
+    windows, caches = _make_attention_static(model, weights, shapes)
+    _set_values(model, shapes, windows, caches)
     run_passes(model, _AFTER, Context(weights=weights))
     _cut_tables(model, weights, shapes.slots + 1, long)
     require_opset(model, _OPSET)
@@ -241,9 +241,15 @@ def _selected(whole: Rows, starts: Sequence[int], count: int) -> Rows:
 # ---- attention ------------------------------------------------------------------------------------------------------
 
 
-def _make_attention_static(model: onnx.ModelProto, weights: Weights, shapes: Shapes) -> dict[str, int | None]:
-    """Replace every GroupQueryAttention; return the masks that the graph now reads, each with its window."""
+def _make_attention_static(
+    model: onnx.ModelProto, weights: Weights, shapes: Shapes
+) -> tuple[dict[str, int | None], dict[str, list[int]]]:
+    """Replace every GroupQueryAttention.
+
+    Return the masks that the graph now reads, each with its window, and the shapes of cache inputs and outputs.
+    """
     windows: dict[str, int | None] = {}
+    caches: dict[str, list[int]] = {}
     inputs = {value.name for value in model.graph.input}
 
     def rule(editor: Editor, node: onnx.NodeProto) -> bool:
@@ -259,12 +265,14 @@ def _make_attention_static(model: onnx.ModelProto, weights: Weights, shapes: Sha
                 f"{node.output[0]} has a window of {window} tokens and others have {windows[mask]}; "
                 "layers with different windows have no static form"
             )
+        caches.update((name, [1, read.kv_heads, shapes.slots, read.head_dim]) for name in read.past)
+        caches.update((name, [1, read.kv_heads, shapes.sequence, read.head_dim]) for name in read.present)
         _attend(editor, read, mask, node.output[0])
         return True
 
     if not rewrite(model, weights, {(CONTRIB, "GroupQueryAttention"): rule}):
         raise InputError("the model has no GroupQueryAttention, so it is no decoder that has a static form")
-    return windows
+    return windows, caches
 
 
 def _attend(editor: Editor, read: GroupQuery, mask: str, y: str) -> None:
@@ -288,7 +296,9 @@ def _attend(editor: Editor, read: GroupQuery, mask: str, y: str) -> None:
 # ---- inputs and outputs ---------------------------------------------------------------------------------------------
 
 
-def _set_values(model: onnx.ModelProto, shapes: Shapes, windows: Mapping[str, int | None]) -> None:
+def _set_values(
+    model: onnx.ModelProto, shapes: Shapes, windows: Mapping[str, int | None], caches: Mapping[str, list[int]]
+) -> None:
     """Give inputs and outputs their static shapes, and leave out those that nothing reads any more."""
     graph = model.graph
     remove_unused(model)
@@ -302,18 +312,19 @@ def _set_values(model: onnx.ModelProto, shapes: Shapes, windows: Mapping[str, in
         size = [1, 1, shapes.sequence, shapes.slots + shapes.sequence]
         known[mask] = helper.make_tensor_value_info(mask, TensorProto.FLOAT, size)
     for value in graph.input:
-        dims = value.type.tensor_type.shape.dim
-        if value.name not in known and value.name in read:
-            if len(dims) != 4 or not dims[1].dim_value or not dims[3].dim_value:
-                raise InputError(f"input {value.name} has no place in a static decoder, and nodes read it")
-            cache = [1, dims[1].dim_value, shapes.slots, dims[3].dim_value]
-            known[value.name] = helper.make_tensor_value_info(value.name, TensorProto.FLOAT, cache)
+        if value.name in caches:
+            known[value.name] = helper.make_tensor_value_info(value.name, TensorProto.FLOAT, caches[value.name])
+        elif value.name in read and value.name not in known:
+            raise InputError(f"input {value.name} has no place in a static decoder, and nodes read it")
     del graph.input[:]
     graph.input.extend(value for value in known.values() if value.name in read)
-    for value in graph.output:
-        dims = value.type.tensor_type.shape.dim
-        dims[0].dim_value = 1
-        dims[1 if len(dims) == 3 else 2].dim_value = shapes.sequence
+    for index, value in enumerate(graph.output):
+        if value.name in caches:
+            cache = helper.make_tensor_value_info(value.name, TensorProto.FLOAT, caches[value.name])
+            graph.output[index].CopyFrom(cache)
+        else:
+            for dim, extent in zip(value.type.tensor_type.shape.dim, call, strict=False):
+                dim.dim_value = extent
     del graph.value_info[:]
 
 

@@ -128,6 +128,10 @@ class Weights:
             return np.frombuffer(tensor.raw_data, np.uint8)
         return np.array([value & 0xFF for value in tensor.int32_data], np.uint8)
 
+    def is_stored(self, tensor: onnx.TensorProto) -> bool:
+        """Whether an initializer's bytes are in a file already."""
+        return tensor.data_location == TensorProto.EXTERNAL and _location(tensor) != _PENDING
+
     def array(self, tensor: onnx.TensorProto) -> Array:
         """The whole of an initializer."""
         return self.rows(tensor).array()

@@ -2,7 +2,9 @@
 
 A node is computed when all of its inputs are constants and what comes out is small (a weight is never computed here);
 Shape and Size when the shape of their input is known; Identity, Dropout and a Cast to the type that a value has
-already are passed by. Nodes are computed by onnx's reference evaluator, one at a time.
+already are passed by. Nodes are computed by onnx's reference evaluator, one at a time. A matrix is transposed when it
+is written, and a stored weight gets another shape by saying so. QuantizeLinear and DequantizeLinear stay: what they
+make of constants is a provider's business.
 """
 
 import numpy as np
@@ -23,6 +25,7 @@ from edgepress.exporter.graph.weights import Weights, graphs
 
 _MOST = 1 << 20  # elements that a folded constant may have
 _RANDOM = ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli")
+_KEPT = ("Constant", "If", "Loop", "Scan", "Identity", "Dropout", "QuantizeLinear", "DequantizeLinear")
 _ROUNDS = 8  # of folding and looking at shapes again; each makes more of them known
 
 
@@ -38,12 +41,14 @@ def _apply(model: onnx.ModelProto, context: Context) -> int:
 
 def _fold(model: onnx.ModelProto, weights: Weights) -> int:
     kinds = {("", node.op_type) for node in model.graph.node if node.domain in ("", "ai.onnx")}
-    kinds -= {("", op) for op in (*_RANDOM, "Constant", "If", "Loop", "Scan", "Identity", "Dropout")}
+    kinds -= {("", op) for op in (*_RANDOM, *_KEPT)}
     return rewrite(model, weights, dict.fromkeys(kinds, _computed))
 
 
 def _computed(editor: Editor, node: onnx.NodeProto) -> bool:
     if node.op_type in ("Shape", "Size") and _shape(editor, node):
+        return True
+    if node.op_type in ("Transpose", "Reshape") and _moved(editor, node):
         return True
     feeds = {}
     for name in filter(None, node.input):
@@ -63,6 +68,23 @@ def _computed(editor: Editor, node: onnx.NodeProto) -> bool:
     one = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset(editor.model))])
     for name, value in zip(names, ReferenceEvaluator(one).run(None, feeds), strict=True):
         editor.constant(name, np.asarray(value))
+    return True
+
+
+def _moved(editor: Editor, node: onnx.NodeProto) -> bool:
+    """A weight that is transposed, or of another shape, without reading it."""
+    tensor, y = editor.tensor(node.input[0]), node.output[0]
+    if tensor is None:
+        return False
+    if node.op_type == "Transpose":
+        if len(tensor.dims) != 2 or attributes_of(node).get("perm", [1, 0]) != [1, 0]:
+            return False
+        editor.weight(y, editor.weights.rows(tensor).T)
+        return True
+    shape = editor.shape(y)
+    if not editor.weights.is_stored(tensor) or shape is None or None in shape:
+        return False
+    editor.alias(y, tensor, [size for size in shape if size is not None])
     return True
 
 

@@ -1,6 +1,8 @@
 """Static prefill and decode graphs compute what the bundle's own graph and a float64 oracle compute."""
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -77,6 +79,26 @@ def test_every_form_of_weights_is_dequantized_exactly(home: Path, tmp_path: Path
     prepared = decide(checkpoint(home, name), target="arm64-cpu", recipe=path, calibration=calibration)
     expected = forward(prepared.decoder, StoredWeights(out / DATA_FILE, prepared.plan), TOKENS)
     assert difference(logits(static_session(out, tmp_path / "static"), TOKENS, 20), expected) < 1e-5
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int4"])
+@pytest.mark.parametrize("name", ["qwen2", "qwen3", "mistral-window"])
+def test_the_graphs_of_onnxruntime_genai_s_builder_have_a_static_form(
+    home: Path, tmp_path: Path, name: str, precision: str
+) -> None:
+    pytest.importorskip("onnxruntime_genai")
+    made = tmp_path / "built"
+    command = [sys.executable, "-m", "onnxruntime_genai.models.builder", "-e", "cpu", "-p", precision]
+    command += ["-i", str(checkpoint(home, name)), "-o", str(made), "-c", str(tmp_path / "cache")]
+    options = ["--extra_options", "accuracy_level=1", "block_size=16"] if precision == "int4" else []
+    subprocess.run([*command, *options], check=True, capture_output=True)
+    own = cpu(made / "model.onnx")
+    heads, head_dim = 2, 32 if name == "qwen3" else 16
+    past = [value.name for value in own.get_inputs() if value.name.startswith("past")]
+    feeds = {"input_ids": TOKENS[None], "attention_mask": np.ones((1, TOKENS.size), np.int64)}
+    feeds |= {name: np.zeros((1, heads, 0, head_dim), np.float32) for name in past}
+    expected = own.run(["logits"], feeds)[0][0]
+    assert difference(logits(static_session(made, tmp_path / "static"), TOKENS, 20), expected) < 1e-5
 
 
 def test_inputs_and_outputs_are_named_and_shaped_as_said(home: Path, tmp_path: Path) -> None:
