@@ -50,6 +50,14 @@ def test_the_runtime_loads_neither_torch_nor_onnx() -> None:
     assert not loaded & {"torch", "onnx", "transformers", "safetensors", "edgepress.exporter"}
 
 
+def test_targets_load_neither_onnx_nor_onnxruntime() -> None:
+    loaded = modules_after(
+        "from edgepress.targets import find_target, target_names\n[find_target(n) for n in target_names()]"
+    )
+    assert "edgepress.targets.wasm" in loaded
+    assert not loaded & {"torch", "onnx", "onnxruntime", "numpy"}
+
+
 def test_help_loads_no_library_at_all() -> None:
     code = "from edgepress.cli import main\ntry:\n    main(['--help'])\nexcept SystemExit:\n    pass"
     assert not modules_after(code) & {"numpy", "onnx", "onnxruntime", "torch", "tokenizers", "transformers"}

@@ -1,5 +1,7 @@
 """A model as the checks look at it: nodes with the types and shapes of what they read and write, subgraphs included."""
 
+import heapq
+from collections import ChainMap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -105,7 +107,7 @@ def view(model: onnx.ModelProto) -> list[Graph]:
     """
     versions = {normal_domain(entry.domain): entry.version for entry in model.opset_import}
     graphs: list[Graph] = []
-    _add_graph(_inferred(model).graph, "", {}, versions, graphs)
+    _add_graph(_inferred(model).graph, "", ChainMap(), versions, graphs)
     return graphs
 
 
@@ -156,10 +158,14 @@ def _elements(tensor: onnx.TensorProto) -> int:
 
 
 def _add_graph(
-    graph: onnx.GraphProto, path: str, outer: Mapping[str, Value], versions: Mapping[str, int], found: list[Graph]
+    graph: onnx.GraphProto,
+    path: str,
+    outer: ChainMap[str, Value],
+    versions: Mapping[str, int],
+    found: list[Graph],
 ) -> list[Value | None]:
     """Add ``graph`` and its subgraphs to ``found``; return its outputs."""
-    values = dict(outer)
+    values = outer.new_child()
     for info in [*graph.input, *graph.value_info, *graph.output]:
         values[info.name] = _value(info)
     for tensor in [*graph.initializer, *(sparse.values for sparse in graph.sparse_initializer)]:
@@ -182,22 +188,23 @@ def _add_graph(
 
 
 def _in_order(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
-    """Yield nodes so that each comes after what it reads; onnxruntime sorts files that are not."""
-    made = {output for node in graph.node for output in node.output if output}
-    done: set[str] = set()
-    waiting = list(graph.node)
-    while waiting:
-        later = []
-        for node in waiting:
-            if all(name not in made or name in done for name in node.input):
-                yield node
-                done.update(node.output)
-            else:
-                later.append(node)
-        if len(later) == len(waiting):  # read only through subgraphs: their order does not matter to types
-            yield from later
-            return
-        waiting = later
+    """Yield nodes so that each comes after what it reads; onnxruntime sorts files that are not (Kahn's algorithm)."""
+    makers = {output: index for index, node in enumerate(graph.node) for output in node.output if output}
+    users: dict[int, list[int]] = {}
+    waiting = []
+    for index, node in enumerate(graph.node):
+        before = {makers[name] for name in read_by(node) if name in makers}
+        waiting.append(len(before))
+        for maker in before:
+            users.setdefault(maker, []).append(index)
+    ready = [index for index, count in enumerate(waiting) if count == 0]  # sorted: a heap
+    while ready:
+        index = heapq.heappop(ready)  # files that are in order stay as they are
+        yield graph.node[index]
+        for user in users.get(index, []):
+            waiting[user] -= 1
+            if waiting[user] == 0:
+                heapq.heappush(ready, user)
 
 
 def _constant(tensor: onnx.TensorProto) -> Value:

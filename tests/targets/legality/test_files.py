@@ -182,6 +182,15 @@ def test_nodes_out_of_order_are_no_cycle(tmp_path: Path) -> None:
     onnxruntime.InferenceSession(swapped.SerializeToString(), providers=["CPUExecutionProvider"])  # it sorts them too
 
 
+def test_a_long_chain_in_reverse_order_is_sorted_at_once(tmp_path: Path) -> None:
+    count = 4000
+    model = models.chain(*["Relu"] * count)
+    nodes = list(reversed(model.graph.node))
+    report = check(saved(models.model(nodes, model.graph.input, model.graph.output), tmp_path), find_target("x86-cpu"))
+    assert [placement.node for placement in report.placements] == [f"v{index}_node" for index in range(count)]
+    assert report.partitions == 1
+
+
 @pytest.mark.parametrize(
     ("node", "message"),
     [
