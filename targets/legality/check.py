@@ -9,7 +9,7 @@ import onnx
 
 from edgepress.targets import Soc, Target, find_soc
 from edgepress.targets.legality import cliffs, registry, tables
-from edgepress.targets.legality.files import find_model, read_model, text_of
+from edgepress.targets.legality.files import find_models, read_model, text_of
 from edgepress.targets.legality.graph import Graph, Node, view
 from edgepress.targets.legality.partitions import partitions
 from edgepress.targets.legality.report import Placement, Report
@@ -18,28 +18,32 @@ FixedBy = Callable[[Placement], str]
 """Names the pass that makes a node legal, ``""`` when none does."""
 
 
-def check(path: Path, target: Target, soc: str = "", fixed_by: FixedBy = lambda _: "") -> Report:
-    """Say where each node of the model at ``path`` (an .onnx file or a bundle) would run on ``target``.
+def check(path: Path, target: Target, soc: str = "", fixed_by: FixedBy = lambda _: "") -> list[Report]:
+    """Say where each node of a model or bundle would run on ``target``: one report a graph.
 
     Args:
-        path: the model.
+        path: an .onnx file; or a bundle, whose graphs for the target are checked, or its CPU graph if it has none.
         target: the device class; its ``checked`` says how the answer is known.
         soc: one of the target's chips, where it has any.
         fixed_by: which pass would make a node legal; the exporter's passes say so.
 
     Raises:
-        InputError: the file cannot be used (see :func:`.files.read_model`), or the target has no such chip.
+        InputError: a file cannot be used (see :func:`.files.read_model`), or the target has no such chip.
 
     """
+    return [check_file(file, target, soc, fixed_by) for file in find_models(path, target.name)]
+
+
+def check_file(file: Path, target: Target, soc: str = "", fixed_by: FixedBy = lambda _: "") -> Report:
+    """Say where each node of one .onnx file would run; see :func:`check`."""
     chip = find_soc(target, soc) if soc else None
-    file = find_model(path)
     with text_of(file):
         model = read_model(file)
         graphs = view(model)
         placements, caveats = _place_all(file, model, graphs, target, chip)
         taken = {placement.node for placement in placements if placement.runs_on == target.provider}
         return Report(
-            model=str(path),
+            model=str(file),
             target=target.name,
             soc=soc,
             provider=target.provider,

@@ -34,23 +34,27 @@ def text_of(path: Path) -> Iterator[None]:
         raise InputError(f"{path} is damaged: a name in it is no UTF-8 text ({error.object[:40]!r})") from error
 
 
-def find_model(path: Path) -> Path:
-    """Return the ONNX file that ``path`` means: itself, or ``model.onnx`` in a bundle's directory.
+def find_models(path: Path, target: str) -> list[Path]:
+    """Return the ONNX files that ``path`` means on ``target``.
+
+    A file means itself. A bundle means the graphs in the folder of the target's name where it has such a folder, with
+    .onnx files in it, and else ``model.onnx``.
 
     Raises:
         InputError: there is nothing at ``path``, or no model in the directory.
 
     """
     if path.is_dir():
-        model = path / "model.onnx"
-        if not model.is_file():
+        own = sorted((path / target).glob("*.onnx"))
+        models = own or [path / "model.onnx"]
+        if not models[0].is_file():
             raise InputError(f"{path} has no model.onnx; name a bundle or an .onnx file")
-        return model
+        return models
     if not path.exists():
         raise InputError(f"{path} does not exist; name a bundle or an .onnx file")
     if not path.is_file():
         raise InputError(f"{path} is no regular file; name a bundle or an .onnx file")
-    return path
+    return [path]
 
 
 def read_model(path: Path) -> onnx.ModelProto:

@@ -10,7 +10,7 @@ import pytest
 
 from edgepress.errors import InputError
 from edgepress.targets import CPU, Operator, find_soc, find_target, has_kernel, missing_kernels, target_names
-from edgepress.targets.legality.check import check
+from edgepress.targets.legality.check import check_file
 from edgepress.targets.legality.report import format_report
 
 
@@ -40,7 +40,7 @@ def test_a_target_says_of_every_node_where_it_runs(name: str, tmp_path: Path) ->
     model.graph.node.extend([legality_models.node("Erf", ["y"], ["e"]), legality_models.node("Relu", ["e"], ["z"])])
     model.graph.output[0].CopyFrom(legality_models.value("z", (1, 4, 8, 8)))
     path.write_bytes(model.SerializeToString())
-    report = check(path, target, target.socs[0].name if target.socs else "")
+    report = check_file(path, target, target.socs[0].name if target.socs else "")
     assert [placement.op for placement in report.placements] == ["Conv", "Relu", "Erf", "Relu"]
     assert {placement.runs_on for placement in report.placements} <= {target.provider, CPU}
     for placement in report.placements:

@@ -32,6 +32,10 @@ def run(arguments: argparse.Namespace) -> int:
             return find_pass("bind-shapes").name
         return pass_for(placement.domain, placement.op) if placement.cause == "op" else ""
 
-    report = check(arguments.path, find_target(arguments.target), arguments.soc, fixed_by)
-    print(json.dumps(report.to_json(), indent=2) if arguments.json else format_report(report))
-    return 1 if arguments.require == "full" and not report.full else 0
+    reports = check(arguments.path, find_target(arguments.target), arguments.soc, fixed_by)
+    full = all(report.full for report in reports)
+    if arguments.json:
+        print(json.dumps({"full": full, "models": [report.to_json() for report in reports]}, indent=2))
+    else:
+        print("\n\n".join(map(format_report, reports)))
+    return 1 if arguments.require == "full" and not full else 0

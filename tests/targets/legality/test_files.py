@@ -14,8 +14,8 @@ from onnx import helper
 from edgepress.errors import InputError
 from edgepress.targets import find_target
 from edgepress.targets.legality import files
-from edgepress.targets.legality.check import check
-from edgepress.targets.legality.files import find_model, read_model
+from edgepress.targets.legality.check import check_file
+from edgepress.targets.legality.files import find_models, read_model
 
 WHOLE = models.convolution().SerializeToString()
 
@@ -42,9 +42,18 @@ def test_a_model_is_read_whole(tmp_path: Path) -> None:
 
 
 def test_a_bundle_means_its_model(tmp_path: Path) -> None:
-    assert (
-        find_model(tmp_path / "x.onnx" if False else saved(models.convolution(), tmp_path).parent).name == "model.onnx"
-    )
+    path = saved(models.convolution(), tmp_path)
+    assert find_models(tmp_path, "qnn-htp") == [path]
+    assert find_models(path, "qnn-htp") == [path]
+
+
+def test_a_bundle_with_graphs_for_the_target_means_those(tmp_path: Path) -> None:
+    saved(models.convolution(), tmp_path)
+    (tmp_path / "qnn-htp" / "sm8650").mkdir(parents=True)
+    own = [saved(models.chain("Relu"), tmp_path / "qnn-htp", name) for name in ("decode.onnx", "prefill.onnx")]
+    saved(models.chain("Relu"), tmp_path / "qnn-htp" / "sm8650", "decode.onnx")
+    assert find_models(tmp_path, "qnn-htp") == own
+    assert find_models(tmp_path, "arm64-cpu") == [tmp_path / "model.onnx"]
 
 
 @pytest.mark.parametrize(
@@ -57,7 +66,7 @@ def test_a_bundle_means_its_model(tmp_path: Path) -> None:
 )
 def test_a_path_without_a_model_is_refused(tmp_path: Path, make: object, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        find_model(make(tmp_path))  # type: ignore[operator]
+        find_models(make(tmp_path), "x86-cpu")  # type: ignore[operator]
 
 
 @pytest.mark.parametrize(
@@ -177,7 +186,7 @@ def test_nodes_out_of_order_are_no_cycle(tmp_path: Path) -> None:
     model = models.chain("Relu", "Abs")
     first, second = model.graph.node
     swapped = models.model([second, first], model.graph.input, model.graph.output)
-    report = check(saved(swapped, tmp_path), find_target("x86-cpu"))
+    report = check_file(saved(swapped, tmp_path), find_target("x86-cpu"))
     assert report.full
     onnxruntime.InferenceSession(swapped.SerializeToString(), providers=["CPUExecutionProvider"])  # it sorts them too
 
@@ -186,7 +195,9 @@ def test_a_long_chain_in_reverse_order_is_sorted_at_once(tmp_path: Path) -> None
     count = 4000
     model = models.chain(*["Relu"] * count)
     nodes = list(reversed(model.graph.node))
-    report = check(saved(models.model(nodes, model.graph.input, model.graph.output), tmp_path), find_target("x86-cpu"))
+    report = check_file(
+        saved(models.model(nodes, model.graph.input, model.graph.output), tmp_path), find_target("x86-cpu")
+    )
     assert [placement.node for placement in report.placements] == [f"v{index}_node" for index in range(count)]
     assert report.partitions == 1
 
@@ -224,7 +235,7 @@ def test_a_name_that_is_no_text_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     path.write_bytes(WHOLE.replace(b"\x04test", b"\x04te\xf4t"))
     with pytest.raises(InputError, match="no UTF-8 text"):
-        check(path, find_target("x86-cpu"))
+        check_file(path, find_target("x86-cpu"))
 
 
 def test_functions_of_the_model_are_inlined(tmp_path: Path) -> None:
@@ -272,7 +283,7 @@ def test_a_damaged_file_is_refused_or_reported(
     path = tmp_path_factory.mktemp("damaged") / "model.onnx"
     path.write_bytes(data[:cut])
     try:
-        report = check(path, find_target(target))
+        report = check_file(path, find_target(target))
     except InputError as error:
         refusal = str(error)
     else:
