@@ -42,7 +42,10 @@ class Value:
 
 @dataclass(frozen=True)
 class Node:
-    """One node: ``name`` is its path through subgraphs, ``version`` the opset in force, absent inputs are None."""
+    """One node: ``name`` is its path through subgraphs, which no other node of the model has.
+
+    ``version`` is the opset in force; absent inputs are None.
+    """
 
     name: str
     proto: onnx.NodeProto
@@ -170,12 +173,12 @@ def _add_graph(
         values[info.name] = _value(info)
     for tensor in [*graph.initializer, *(sparse.values for sparse in graph.sparse_initializer)]:
         values[tensor.name] = _constant(tensor)
-    here = Graph(path)
+    here, used = Graph(path), set[str]()
     found.append(here)
     for proto in _in_order(graph):
         inputs = tuple(values.setdefault(name, Value(name)) if name else None for name in proto.input)
         outputs = tuple(values.setdefault(name, Value(name)) if name else None for name in proto.output)
-        name = proto.name or next(filter(None, proto.output), proto.op_type)
+        name = _unique(proto.name or next(filter(None, proto.output), proto.op_type), used)
         node = Node(f"{path}{name}", proto, versions.get(normal_domain(proto.domain), 1), inputs, outputs)
         here.nodes.append(node)
         inner: list[Value | None] = []
@@ -185,6 +188,16 @@ def _add_graph(
         _fill_types(node, inner)
         _mark_constants(node)
     return [values.get(value.name) for value in graph.output]
+
+
+def _unique(name: str, used: set[str]) -> str:
+    """ONNX lets nodes share a name; reports do not: the second ``a`` is ``a#2``."""
+    found, count = name, 1
+    while found in used:
+        count += 1
+        found = f"{name}#{count}"
+    used.add(found)
+    return found
 
 
 def _in_order(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:

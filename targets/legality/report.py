@@ -25,10 +25,11 @@ Cause = Literal[
 class Placement:
     """Where one node would run.
 
-    ``node`` is its name; a nameless one is called by its first output. Nodes in subgraphs follow their parents, as
-    ``parent/then_branch/node``. ``runs_on`` is onnxruntime's name of a provider, or ``""`` when none takes the node and
-    the session cannot be made. ``reason`` says why it is not the accelerator (``""`` when it is), ``change`` what the
-    smallest change is that would put it there, and ``fixed_by`` names the pass of edgepress that makes this change.
+    ``node`` is its name; a nameless one is called by its first output, and the second of two with one name is
+    ``name#2``. Nodes in subgraphs follow their parents, as ``parent/then_branch/node``. ``runs_on`` is onnxruntime's
+    name of a provider, or ``""`` when none takes the node and the session cannot be made. ``reason`` says why it is
+    not the accelerator (``""`` when it is), ``change`` what the smallest change is that would put it there, and
+    ``fixed_by`` names the pass of edgepress that makes this change.
     """
 
     node: str

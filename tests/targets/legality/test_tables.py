@@ -273,6 +273,18 @@ def test_a_shape_that_is_computed_is_told_apart_from_data() -> None:
     assert found["Gather"].reason == "it computes a shape that is not fixed"
 
 
+def test_nodes_that_share_a_name_are_told_apart() -> None:
+    model = models.chain("Relu", "Erf", "Relu")
+    for node in model.graph.node:
+        node.name = "same"
+    placements, _ = place_all(NNAPI, view(model))
+    assert [(placement.node, placement.runs_on == NNAPI.provider) for placement in placements] == [
+        ("same", True),
+        ("same#2", False),
+        ("same#3", True),
+    ]
+
+
 # Neighbours and partitions ---------------------------------------------------------------------------------
 
 
