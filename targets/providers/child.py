@@ -5,6 +5,7 @@ stdout). ``python -m edgepress.targets.providers.child FD`` is the child.
 """
 
 import contextlib
+import ctypes
 import importlib
 import json
 import os
@@ -14,6 +15,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -124,6 +127,38 @@ def main(answers: int) -> None:
             except EdgepressError as error:
                 answer = {"error": str(error)}
             pipe.write(json.dumps(answer).encode() + b"\n")
+
+
+@contextmanager
+def heard(lines: list[str]) -> Iterator[None]:
+    """Add to ``lines`` what onnxruntime and its providers log on stderr, everything they have to say."""
+    import onnxruntime
+
+    with tempfile.TemporaryFile() as file:
+        kept = os.dup(2)
+        os.dup2(file.fileno(), 2)
+        onnxruntime.set_default_logger_severity(0)
+        try:
+            yield
+        finally:
+            onnxruntime.set_default_logger_severity(4)
+            os.dup2(kept, 2)
+            os.close(kept)
+            file.seek(0)
+            lines += file.read().decode(errors="replace").splitlines()
+
+
+@contextmanager
+def stdout_to_stderr() -> Iterator[None]:
+    """Send to stderr what native code prints on stdout."""
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        ctypes.CDLL(None).fflush(None)  # what C's stdio still holds
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 if __name__ == "__main__":

@@ -6,9 +6,9 @@ nothing here reports them.
 """
 
 import ctypes
-import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
@@ -16,10 +16,11 @@ from typing import Any
 
 from edgepress.errors import InputError
 from edgepress.targets import Soc
-from edgepress.targets.providers.child import Child
+from edgepress.targets.providers.child import Child, heard, stdout_to_stderr
 
 PROVIDER = "QNNExecutionProvider"
 _MACHINE = Path("/sys/devices/soc0/machine")  # SM8650 and the like
+_EMPTY_WORDS = re.compile(r"validateOpConfig failed|^Failed to|validateNativeOps|unexpected GraphHtpSettings")
 CONTEXT_TIMEOUT = 3600.0  # seconds; a decoder of a billion weights takes the compiler minutes
 
 
@@ -51,6 +52,7 @@ def open_session(
     options: Mapping[str, str] | None = None,
     config: Mapping[str, str] | None = None,
     optimize: bool = True,
+    verbose: bool = False,
 ) -> Any:
     """Return an onnxruntime.InferenceSession of ``model`` that is compiled for ``soc``, and run there or simulated.
 
@@ -62,6 +64,7 @@ def open_session(
         options: further options of the provider.
         config: further entries of the session's configuration.
         optimize: let onnxruntime fold and fuse nodes before the provider is asked.
+        verbose: log everything to stderr.
 
     Raises:
         InputError: the wheel is missing, a node is not taken, or the compiler fails.
@@ -72,7 +75,7 @@ def open_session(
     if fp16 and soc is None:
         raise InputError("float16 on the HTP needs to know the chip; name one with --soc")
     session = onnxruntime.SessionOptions()
-    session.log_severity_level = 4
+    session.log_severity_level = 0 if verbose else 4
     if not optimize:
         session.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     entries = {
@@ -83,7 +86,7 @@ def open_session(
         session.add_session_config_entry(key, value)
     session.add_provider_for_devices(_devices()[:1], _options(soc, fp16) | dict(options or {}))
     source = str(model) if isinstance(model, Path) else model
-    with _stdout_to_stderr():
+    with stdout_to_stderr():
         try:
             return onnxruntime.InferenceSession(source, session, enable_fallback=0)
         except Exception as error:  # onnxruntime's own have no common base
@@ -135,20 +138,29 @@ def compile_context(
     return out, binary
 
 
+def ask(
+    child: Child, model: Path, weights: Path, soc: Soc | None, *, optimize: bool = True, verbose: bool = False
+) -> dict[str, Any]:
+    """Ask in ``child``, because the compiler can crash, where each node of ``model`` would run.
+
+    ``weights`` is the folder of its external data; files that the provider writes come to lie beside ``model``. Returns
+    ``nodes`` (as ``assignment`` returns them), ``unsupported``, the provider's own words for nodes that it does not
+    take, by node name, and with ``verbose`` in ``said`` what its log calls errors; or ``error``, when there is no
+    session at all.
+    """
+    if soc is None:
+        raise InputError(
+            "the HTP's compiler compiles for one chip; name it with --soc (edgepress's table is in targets/qnn_htp.py)"
+        )
+    return child.call(
+        "qnn", "ask", model=str(model), weights=str(weights), soc=asdict(soc), optimize=optimize, verbose=verbose
+    )
+
+
 def answer(question: str, **arguments: Any) -> dict[str, Any]:
     """Answer a parent process (see child.py): ``compile`` a context binary, or ``ask`` where each node would run."""
     soc = Soc(**arguments.pop("soc"))
     return _compile(soc=soc, **arguments) if question == "compile" else _ask(soc=soc, **arguments)
-
-
-def ask(child: Child, model: Path, soc: Soc, *, fp16: bool, traces: Path, optimize: bool = True) -> dict[str, Any]:
-    """Ask in ``child``, because the compiler can crash, where each node of ``model`` would run.
-
-    Returns ``nodes`` (as ``assignment`` returns them) and ``unsupported``, the provider's own words for nodes that it
-    does not take, by node name; or ``error``, when there is no session at all.
-    """
-    arguments = {"model": str(model), "soc": asdict(soc), "fp16": fp16, "optimize": optimize}
-    return child.call("qnn", "ask", traces=str(traces), **arguments)
 
 
 def _compile(model: str, out: str, soc: Soc, fp16: bool) -> dict[str, Any]:
@@ -157,15 +169,35 @@ def _compile(model: str, out: str, soc: Soc, fp16: bool) -> dict[str, Any]:
     return {}
 
 
-def _ask(model: str, soc: Soc, fp16: bool, optimize: bool, traces: str) -> dict[str, Any]:
+def _ask(model: str, weights: str, soc: Soc, optimize: bool, verbose: bool) -> dict[str, Any]:
     import json
 
-    trace = Path(traces) / "qnn_op_trace.json"
+    trace = Path(model).with_name("qnn_op_trace.json")
     trace.unlink(missing_ok=True)
-    options = {"enable_framework_op_trace": "1", "framework_op_trace_dir": traces}
-    session = open_session(Path(model), soc, fp16=fp16, fallback=True, options=options, optimize=optimize)
+    said: list[str] = []
+    try:
+        with heard(said) if verbose else nullcontext():
+            session = open_session(
+                Path(model).read_bytes(),
+                soc,
+                fp16=soc.float16,
+                fallback=True,
+                options={"enable_framework_op_trace": "1", "framework_op_trace_dir": str(trace.parent)},
+                config={"session.model_external_initializers_file_folder_path": weights},
+                optimize=optimize,
+                verbose=verbose,
+            )
+    except InputError as error:
+        return {"error": str(error), "said": _errors_of_the_backend(said)}
     told = json.loads(trace.read_text(encoding="utf-8"))["unsupported_nodes"] if trace.is_file() else []
-    return {"nodes": assignment(session), "unsupported": {node["node_name"]: node["reason"] for node in told}}
+    unsupported = {node["node_name"]: node["reason"] for node in told}
+    return {"nodes": assignment(session), "unsupported": unsupported, "said": _errors_of_the_backend(said)}
+
+
+def _errors_of_the_backend(lines: list[str]) -> list[str]:
+    """What Qualcomm's backend logs as errors, without those that only say that there were some."""
+    said = dict.fromkeys(line.split("<E>", 1)[1].strip() for line in lines if "<E>" in line)
+    return [line for line in said if not _EMPTY_WORDS.search(line)]
 
 
 def _options(soc: Soc | None, fp16: bool) -> dict[str, str]:
@@ -204,23 +236,10 @@ def _devices() -> list[Any]:
     import onnxruntime
 
     wheel = _wheel()
-    with _stdout_to_stderr():
+    with stdout_to_stderr():
         onnxruntime.register_execution_provider_library(PROVIDER, wheel.get_library_path())
         ctypes.CDLL(wheel.get_qnn_htp_path())  # greets on stdout when it is loaded, which would spoil --json
     devices = [device for device in onnxruntime.get_ep_devices() if device.ep_name == PROVIDER]
     if not devices:
         raise InputError(f"onnxruntime-qnn {wheel.__version__} finds nothing on this machine to compile or run with")
     return sorted(devices, key=lambda device: device.device.type.name != "NPU")
-
-
-@contextmanager
-def _stdout_to_stderr() -> Iterator[None]:
-    """Send to stderr what native code prints on stdout."""
-    kept = os.dup(1)
-    os.dup2(2, 1)
-    try:
-        yield
-    finally:
-        ctypes.CDLL(None).fflush(None)  # what C's stdio still holds
-        os.dup2(kept, 1)
-        os.close(kept)
