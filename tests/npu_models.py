@@ -96,6 +96,16 @@ def projection(
     return graph.model({"x": (1, 16, 64)}, {"y": (1, 16, 32)})
 
 
+def wide_projection(rows: int) -> onnx.ModelProto:
+    """x (1, rows, 512) @ w (512, 512) in 16-bit activations and 8-bit weights, the same for any ``rows``."""
+    graph = Graph()
+    codes = np.random.default_rng(0).integers(-128, 128, (512, 512))
+    w = graph.weight("w", codes, np.array(1 / 128), np.array(0), "int8")
+    product = graph.node("MatMul", [graph.through_qdq("x", -4, 4, "uint16"), w], "product")
+    graph.node("Identity", [graph.through_qdq(product, -80, 80, "uint16")], "y")
+    return graph.model({"x": (1, rows, 512)}, {"y": (1, rows, 512)})
+
+
 def norm(op: str, activations: str, gain: str) -> onnx.ModelProto:
     """RMSNormalization or LayerNormalization of x (1, 16, 64) with its gain in the type ``gain``, zero point 0."""
     random = np.random.default_rng(0)

@@ -9,7 +9,6 @@ import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +20,9 @@ from edgepress.targets.legality.files import read_model
 from edgepress.targets.legality.graph import Graph, Node, view
 from edgepress.targets.legality.report import Cause, Placement
 from edgepress.targets.legality.traps import find_traps
+from edgepress.targets.providers import find_provider
 from edgepress.targets.providers.child import Child
 
-_MODULES = {"QNNExecutionProvider": "qnn", "OpenVINOExecutionProvider": "openvino"}
 _TIMEOUT = 600.0  # seconds for a question
 _QUESTIONS = 150  # about nodes alone in one model; a tenth of a second each
 _LAYOUT = re.compile(r"_token_\d+$")  # what onnxruntime adds to a node's name when it changes its layout to NHWC
@@ -41,7 +40,7 @@ def place_all(path: Path, target: Target, soc: Soc | None = None) -> list[Placem
     """
     model = read_model(path)
     with tempfile.TemporaryDirectory() as folder, Child(_TIMEOUT) as child, Child(_TIMEOUT) as listener:
-        provider = import_module(f"edgepress.targets.providers.{_MODULES[target.provider]}")
+        provider = find_provider(target.provider)
         provider.version()
         return _Questions(provider, child, listener, target, soc, Path(folder), path.resolve().parent).place(model)
 

@@ -5,7 +5,6 @@ stdout). ``python -m edgepress.targets.providers.child FD`` is the child.
 """
 
 import contextlib
-import ctypes
 import importlib
 import json
 import os
@@ -146,19 +145,6 @@ def heard(lines: list[str]) -> Iterator[None]:
             os.close(kept)
             file.seek(0)
             lines += file.read().decode(errors="replace").splitlines()
-
-
-@contextmanager
-def stdout_to_stderr() -> Iterator[None]:
-    """Send to stderr what native code prints on stdout."""
-    kept = os.dup(1)
-    os.dup2(2, 1)
-    try:
-        yield
-    finally:
-        ctypes.CDLL(None).fflush(None)  # what C's stdio still holds
-        os.dup2(kept, 1)
-        os.close(kept)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,8 @@ from typing import Any
 
 from edgepress.errors import InputError
 from edgepress.targets import Soc
-from edgepress.targets.providers.child import Child, heard, stdout_to_stderr
+from edgepress.targets.providers.child import Child, heard
+from edgepress.targets.providers.sessions import assignment, open_on, stdout_to_stderr
 
 PROVIDER = "QNNExecutionProvider"
 _MACHINE = Path("/sys/devices/soc0/machine")  # SM8650 and the like
@@ -70,39 +71,14 @@ def open_session(
         InputError: the wheel is missing, a node is not taken, or the compiler fails.
 
     """
-    import onnxruntime
-
     if fp16 and soc is None:
         raise InputError("float16 on the HTP needs to know the chip; name one with --soc")
-    session = onnxruntime.SessionOptions()
-    session.log_severity_level = 0 if verbose else 4
-    if not optimize:
-        session.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    entries = {
-        "session.record_ep_graph_assignment_info": "1",
-        "session.disable_cpu_ep_fallback": str(int(not fallback)),
-    }
-    for key, value in {**entries, **(config or {})}.items():
-        session.add_session_config_entry(key, value)
-    session.add_provider_for_devices(_devices()[:1], _options(soc, fp16) | dict(options or {}))
-    source = str(model) if isinstance(model, Path) else model
-    with stdout_to_stderr():
-        try:
-            return onnxruntime.InferenceSession(source, session, enable_fallback=0)
-        except Exception as error:  # onnxruntime's own have no common base
-            raise InputError(_refusal(model, soc, str(error))) from error
-
-
-def assignment(session: Any) -> list[tuple[str, str, str, str]]:
-    """Return (name, operator, domain, provider) of every node that a session computes, in no particular order.
-
-    Nodes that onnxruntime folded away are not among them; those that it made or renamed are.
-    """
-    return [
-        (node.name, node.op_type, node.domain, part.ep_name)
-        for part in session.get_provider_graph_assignment_info()
-        for node in part.get_nodes()
-    ]
+    every = _options(soc, fp16) | dict(options or {})
+    devices = _devices()[:1]
+    try:
+        return open_on(devices, model, every, fallback=fallback, config=config, optimize=optimize, verbose=verbose)
+    except Exception as error:  # onnxruntime's own have no common base
+        raise InputError(_refusal(model, soc, str(error))) from error
 
 
 def compile_context(
@@ -120,22 +96,39 @@ def compile_context(
             fails or crashes.
 
     """
+    return out, compile_shared([model], [out], soc, fp16=fp16, timeout=timeout)
+
+
+def compile_shared(
+    models: Sequence[Path], outs: Sequence[Path], soc: Soc, *, fp16: bool = False, timeout: float = CONTEXT_TIMEOUT
+) -> Path:
+    """Compile several models of one folder into one context binary that holds equal weights once; return its path.
+
+    Each model gets its ONNX file of ``outs``, in one folder; the binary is named after the first. As
+    ``compile_context``, for a prefill and a decode graph of one decoder. The simulator does not open a binary of more
+    than one graph: what it holds can be tried on a chip only.
+    """
     from edgepress.targets.legality.traps import refuse_traps  # needs onnx, which build machines have
 
     version()
-    refuse_traps(model)
-    binary = out.with_name(f"{out.stem}_qnn.bin")
-    for path in (out, binary):
+    if len({path.resolve().parent for path in models}) != 1 or len({path.resolve().parent for path in outs}) != 1:
+        raise InputError("graphs that share a context binary must lie in one folder, and be compiled into one folder")
+    for model in models:
+        refuse_traps(model)
+    binary = outs[0].with_name(f"{outs[0].stem}_qnn.bin")
+    written = [*outs, binary]
+    for path in written:
         path.unlink(missing_ok=True)  # the provider would not replace them
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with Child(timeout, folder=model.resolve().parent) as child:
-        answer = child.call("qnn", "compile", model=model.name, out=str(out.resolve()), soc=asdict(soc), fp16=fp16)
-    if "error" in answer or not (out.is_file() and binary.is_file()):
-        for path in (out, binary):
+    outs[0].parent.mkdir(parents=True, exist_ok=True)
+    with Child(timeout, folder=models[0].resolve().parent) as child:
+        pairs = [(model.name, str(out.resolve())) for model, out in zip(models, outs, strict=True)]
+        told = child.call("qnn", "compile", pairs=pairs, soc=asdict(soc), fp16=fp16)
+    if "error" in told or not all(path.is_file() for path in written):
+        for path in written:
             path.unlink(missing_ok=True)
-        error = answer.get("error", "the compiler wrote no context binary").removeprefix(f"{model.name}: ")
-        raise InputError(f"{model}: {error}")
-    return out, binary
+        error = told.get("error", f"{models[0].name}: the compiler wrote no context binary")
+        raise InputError(f"{models[0].parent}/{error}")
+    return binary
 
 
 def ask(
@@ -163,9 +156,14 @@ def answer(question: str, **arguments: Any) -> dict[str, Any]:
     return _compile(soc=soc, **arguments) if question == "compile" else _ask(soc=soc, **arguments)
 
 
-def _compile(model: str, out: str, soc: Soc, fp16: bool) -> dict[str, Any]:
-    config = {"ep.context_enable": "1", "ep.context_file_path": out, "ep.context_embed_mode": "0"}
-    open_session(Path(model), soc, fp16=fp16, config=config)
+def _compile(pairs: list[list[str]], soc: Soc, fp16: bool) -> dict[str, Any]:
+    sessions = []  # the first holds the context that the others join
+    for index, (model, out) in enumerate(pairs):
+        config = {"ep.context_enable": "1", "ep.context_file_path": out, "ep.context_embed_mode": "0"}
+        if len(pairs) > 1:
+            config["ep.share_ep_contexts"] = "1"
+            config["ep.stop_share_ep_contexts"] = str(int(index == len(pairs) - 1))
+        sessions.append(open_session(Path(model), soc, fp16=fp16, config=config))
     return {}
 
 

@@ -104,6 +104,25 @@ def test_a_context_binary_computes_what_its_model_does(projection_file: Path, tm
     np.testing.assert_array_equal(from_binary, qnn.open_session(projection_file, soc).run(None, x)[0])
 
 
+@pytest.mark.parametrize("soc", FIVE_VERSIONS, ids=lambda soc: soc.name)
+def test_two_graphs_share_their_weights_in_one_binary(soc: Soc, tmp_path: Path) -> None:
+    for name, rows in (("prefill", 16), ("decode", 1)):
+        onnx.save(npu_models.wide_projection(rows), tmp_path / f"{name}.onnx")
+    models = [tmp_path / "prefill.onnx", tmp_path / "decode.onnx"]
+    folders = [tmp_path / "one", tmp_path / "two"]
+    shared = [qnn.compile_shared(models, [folder / "p.onnx", folder / "d.onnx"], soc) for folder in folders]
+    assert sorted(path.name for path in (tmp_path / "one").iterdir()) == ["d.onnx", "p.onnx", "p_qnn.bin"]
+    assert [path.read_bytes() for path in shared[:1]] == [path.read_bytes() for path in shared[1:]]
+    apart = [qnn.compile_context(model, tmp_path / f"{model.stem}.ctx.onnx", soc)[1] for model in models]
+    weights = 512 * 512
+    assert sum(path.stat().st_size for path in apart) - shared[0].stat().st_size > weights // 2
+
+
+def test_graphs_that_share_must_lie_together(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="one folder"):
+        qnn.compile_shared([tmp_path / "a" / "m.onnx", tmp_path / "m.onnx"], [tmp_path / "o.onnx"] * 2, TARGET.socs[0])
+
+
 def test_a_failed_compilation_leaves_no_file(tmp_path: Path) -> None:
     onnx.save(determinant(), tmp_path / "no.onnx")
     out = tmp_path / "out" / "c.onnx"
@@ -133,6 +152,6 @@ def test_a_child_that_crashes_or_hangs_is_an_answer_and_the_next_question_finds_
         assert "exit code 1" in child.call("no_such_provider", "ask")["error"]
         soc = find_soc(TARGET, "sm8650")
         onnx.save(npu_models.projection(), tmp_path / "m.onnx")
-        assert "nodes" in qnn.ask(child, tmp_path / "m.onnx", soc, fp16=False, traces=tmp_path)
+        assert "nodes" in qnn.ask(child, tmp_path / "m.onnx", tmp_path, soc)
     with Child(timeout=0.01) as child:
         assert child.call("qnn", "ask")["error"] == "the provider's compiler gave no answer in 0.01 s"
