@@ -9,7 +9,7 @@ import onnx
 
 from edgepress.targets import Soc, Target, find_soc
 from edgepress.targets.legality import cliffs, registry, tables
-from edgepress.targets.legality.files import find_models, read_model, text_of
+from edgepress.targets.legality.files import find_models, read_model
 from edgepress.targets.legality.graph import Graph, Node, view
 from edgepress.targets.legality.partitions import partitions
 from edgepress.targets.legality.report import Placement, Report
@@ -37,23 +37,22 @@ def check(path: Path, target: Target, soc: str = "", fixed_by: FixedBy = lambda 
 def check_file(file: Path, target: Target, soc: str = "", fixed_by: FixedBy = lambda _: "") -> Report:
     """Say where each node of one .onnx file would run; see :func:`check`."""
     chip = find_soc(target, soc) if soc else None
-    with text_of(file):
-        model = read_model(file)
-        graphs = view(model)
-        placements, caveats = _place_all(file, model, graphs, target, chip)
-        taken = {placement.node for placement in placements if placement.runs_on == target.provider}
-        return Report(
-            model=str(file),
-            target=target.name,
-            soc=soc,
-            provider=target.provider,
-            checked=target.checked,
-            source=target.source,
-            placements=tuple(_with_pass(placement, fixed_by) for placement in placements),
-            partitions=sum(len(partitions(graph, taken)) for graph in graphs),
-            warnings=tuple(cliffs.slow_kernels(target, graphs)),
-            caveats=tuple(caveats),
-        )
+    model = read_model(file)
+    graphs = view(model)
+    placements, caveats = _place_all(file, model, graphs, target, chip)
+    taken = {placement.node for placement in placements if placement.runs_on == target.provider}
+    return Report(
+        model=str(file),
+        target=target.name,
+        soc=soc,
+        provider=target.provider,
+        checked=target.checked,
+        source=target.source,
+        placements=tuple(_with_pass(placement, fixed_by) for placement in placements),
+        partitions=sum(len(partitions(graph, taken)) for graph in graphs),
+        warnings=tuple(cliffs.slow_kernels(target, graphs)),
+        caveats=tuple(caveats),
+    )
 
 
 def _place_all(

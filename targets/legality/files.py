@@ -5,12 +5,11 @@ Weights in external data files are never read; only that they are there, inside 
 
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
 import onnx
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
 from onnx import inliner
 
 from edgepress.errors import InputError
@@ -20,18 +19,6 @@ PROTOBUF_LIMIT = 2**31 - 1
 
 _ORT_FORMAT = b"ORTM"  # the file identifier of onnxruntime's flatbuffers schema, at byte 4
 _ZIP, _PYTORCH_HINT = b"PK\x03\x04", "a zip archive (PyTorch checkpoints are): export it to ONNX first"
-
-
-@contextmanager
-def text_of(path: Path) -> Iterator[None]:
-    """Turn names that are no text, found anywhere in a damaged model, into an error that names the file.
-
-    Protobuf checks text only when a field is looked at.
-    """
-    try:
-        yield
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is damaged: a name in it is no UTF-8 text ({error.object[:40]!r})") from error
 
 
 def find_models(path: Path, target: str) -> list[Path]:
@@ -101,7 +88,20 @@ def _parse(path: Path) -> onnx.ModelProto:
         model.ParseFromString(data)
     except DecodeError as error:
         raise InputError(f"{path} ({size:,} bytes) is no ONNX model, or is truncated or damaged: {error}") from error
+    _check_text(path, model)
     return model
+
+
+def _check_text(path: Path, message: Message) -> None:
+    """Refuse names that are no text: protobuf hands them out as bytes, when they are looked at."""
+    for field, value in message.ListFields():
+        if field.type == field.TYPE_STRING:
+            for text in [value] if isinstance(value, str | bytes) else value:
+                if isinstance(text, bytes):
+                    raise InputError(f"{path} is damaged: a {field.name} in it is no UTF-8 text ({text[:40]!r})")
+        elif field.type == field.TYPE_MESSAGE:
+            for inner in [value] if isinstance(value, Message) else value:
+                _check_text(path, inner)
 
 
 def _check_header(path: Path, model: onnx.ModelProto) -> None:

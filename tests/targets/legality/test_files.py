@@ -249,7 +249,7 @@ def test_functions_of_the_model_are_inlined(tmp_path: Path) -> None:
 
 
 def branching() -> bytes:
-    """A model with subgraphs, quantization and shapes that are computed: many places for a damaged byte."""
+    """A model with subgraphs, quantization, external data and computed shapes: many places for a damaged byte."""
     quantized = models.quantized_convolution()
     inner = models.chain("Relu").graph
     del inner.input[:]
@@ -262,10 +262,22 @@ def branching() -> bytes:
     inputs = [*quantized.graph.input, models.value("go", (), onnx.TensorProto.BOOL)]
     model = models.model([*quantized.graph.node, *extra], inputs, [models.value("z", None), models.value("r", None)])
     model.graph.initializer.extend(quantized.graph.initializer)
+    weights = next(tensor for tensor in model.graph.initializer if tensor.name == "weights")
+    weights.ClearField("raw_data")
+    weights.data_location = onnx.TensorProto.EXTERNAL
+    for key, value in (("location", "weights.bin"), ("offset", "8"), ("length", "108")):
+        weights.external_data.add(key=key, value=value)
     return model.SerializeToString()
 
 
 BRANCHING = branching()
+
+
+def test_the_model_that_is_damaged_is_sound(tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes(BRANCHING)
+    (tmp_path / "weights.bin").write_bytes(bytes(116))
+    assert check_file(tmp_path / "model.onnx", find_target("x86-cpu")).full
+    onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
 
 
 @settings(max_examples=300, deadline=None)
@@ -281,6 +293,7 @@ def test_a_damaged_file_is_refused_or_reported(
     for at, byte in flips:
         data[at] = byte
     path = tmp_path_factory.mktemp("damaged") / "model.onnx"
+    (path.parent / "weights.bin").write_bytes(bytes(116))
     path.write_bytes(data[:cut])
     try:
         report = check_file(path, find_target(target))
