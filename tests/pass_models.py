@@ -322,6 +322,35 @@ def shape_arithmetic() -> Case:
     return Case(model(nodes, feeds, ["y"], constants, dims={"x": ["n", 3, 4]}), feeds, {"n": 2})
 
 
+def norm_by_head(*, sequence: int | str = 5) -> Case:
+    """A norm of every head, as queries have it."""
+    constants: Arrays = {"gain": normal(1, 16) + 1, "by_head": np.array([0, 0, 4, 16]), "flat": np.array([0, 0, 64])}
+    nodes = [
+        node("Reshape", ["x", "by_head"], ["heads"]),
+        node("SimplifiedLayerNormalization", ["heads", "gain"], ["normed"], axis=-1, epsilon=1e-5),
+        node("Reshape", ["normed", "flat"], ["y"]),
+    ]
+    feeds = {"x": normal(2, 2, 5, 64)}
+    dims = {"x": [2, sequence, 64]}
+    return Case(model(nodes, feeds, ["y"], constants, dims=dims), feeds, {"s": 5})
+
+
+def moves() -> Case:
+    """A value that is moved and moved back, and one that is moved twice."""
+    nodes = [
+        node("Reshape", ["x", "six"], ["a"]),
+        node("Reshape", ["a", "two"], ["b"]),
+        node("Relu", ["b"], ["c"]),
+        node("Transpose", ["c"], ["d"], perm=[1, 2, 0]),
+        node("Transpose", ["d"], ["e"], perm=[1, 2, 0]),
+        node("Transpose", ["e"], ["f"], perm=[1, 2, 0]),
+        node("Add", ["f", "f"], ["y"]),
+        node("Add", ["e", "e"], ["z"]),
+    ]
+    constants: Arrays = {"six": np.array([6, 4]), "two": np.array([2, 3, 4])}
+    return Case(model(nodes, {"x": normal(1, 2, 3, 4)}, ["y", "z"], constants), {"x": normal(1, 2, 3, 4)})
+
+
 def half() -> Case:
     """A product in float16 between casts."""
     nodes = [
@@ -379,4 +408,7 @@ CASES = {
     "convolution": quantized_convolution(),
     "shapes": shape_arithmetic(),
     "half": half(),
+    "norm by head": norm_by_head(),
+    "norm by head, any length": norm_by_head(sequence="s"),
+    "moves": moves(),
 }

@@ -56,7 +56,7 @@ _BEFORE = (
     "plain-norm",
     "plain-activations",
 )
-_AFTER = ("plain-rotary", "fold-constants")
+_AFTER = ("plain-rotary", "fold-constants", "flatten-norm", "merge-moves")
 
 
 @dataclass(frozen=True)

@@ -68,6 +68,8 @@ def test_all_passes_together_leave_only_onnx_s_own_operators(case: str) -> None:
         "float32",
         "bind-shapes",
         "fold-constants",
+        "flatten-norm",
+        "merge-moves",
     ]
     model, _ = changed(CASES[case], *order)
     close(CASES[case], model)

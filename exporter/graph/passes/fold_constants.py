@@ -32,7 +32,7 @@ _ROUNDS = 8  # of folding and looking at shapes again; each makes more of them k
 def _apply(model: onnx.ModelProto, context: Context) -> int:
     changes = 0
     for _ in range(_ROUNDS):
-        found = _fold(model, context.weights) + _pass_by(model)
+        found = _fold(model, context.weights) + pass_by(model)
         if not found:
             break
         changes += found
@@ -99,7 +99,7 @@ def _shape(editor: Editor, node: onnx.NodeProto) -> bool:
     return True
 
 
-def _pass_by(model: onnx.ModelProto) -> int:
+def pass_by(model: onnx.ModelProto) -> int:
     """Let the readers of Identity, Dropout and idle Casts read what these read; outputs keep their names."""
     graph = model.graph
     inferred = infer_shapes(model).graph
