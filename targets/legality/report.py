@@ -28,8 +28,8 @@ class Placement:
     ``node`` is its name; a nameless one is called by its first output, and the second of two with one name is
     ``name#2``. Nodes in subgraphs follow their parents, as ``parent/then_branch/node``. ``runs_on`` is onnxruntime's
     name of a provider, or ``""`` when none takes the node and the session cannot be made. ``reason`` says why it is
-    not the accelerator (``""`` when it is), ``change`` what the smallest change is that would put it there, and
-    ``fixed_by`` names the pass of edgepress that makes this change.
+    not the accelerator (``""`` when it is), ``change`` what the smallest change is that would put it there (``""`` when
+    none is known), and ``fixed_by`` names the pass of edgepress that helps.
     """
 
     node: str
@@ -123,7 +123,8 @@ def _reasons(report: Report) -> Iterator[str]:
         yield f"  {cause}: {', '.join(f'{count} {name}' for name, count in counts)}"
         example = "" if len({placement.reason for placement in placements}) == 1 else "for example, "
         yield f"    why: {example}{placements[0].reason}"
-        yield f"    change: {change}{f' (the pass {fixed_by} does)' if fixed_by else ''}"
+        passes = f"the pass {fixed_by}" if fixed_by else ""
+        yield f"    change: {'; '.join(filter(None, (change, passes))) or 'none was found'}"
 
 
 def _notes(report: Report) -> Iterator[str]:

@@ -33,7 +33,6 @@ def test_a_target_says_of_every_node_where_it_runs(name: str, tmp_path: Path) ->
     target = find_target(name)
     assert (target.table is not None) == (target.checked == "table")
     if not target.is_cpu and target.table is None:
-        pytest.importorskip("edgepress.targets.legality.asked")
         pytest.importorskip({"qnn-htp": "onnxruntime_qnn", "openvino-cpu": "onnxruntime_ep_openvino"}[name])
     path = tmp_path / "model.onnx"
     model = legality_models.convolution()
