@@ -11,7 +11,15 @@ cannot tell is time.
 """
 
 from edgepress.targets.emulator.agreement import Agreement, agreement
-from edgepress.targets.emulator.install import Installation, emulator_directory, find, setup
+from edgepress.targets.emulator.install import (
+    Installation,
+    System,
+    emulator_directory,
+    find,
+    find_system,
+    setup,
+    setup_system,
+)
 from edgepress.targets.emulator.machine import Call, processors, run
 from edgepress.targets.emulator.model import ModelComparison, compare_model, read_inputs
 from edgepress.targets.emulator.packages import CPUS
@@ -22,12 +30,15 @@ __all__ = [
     "Call",
     "Installation",
     "ModelComparison",
+    "System",
     "agreement",
     "compare_model",
     "emulator_directory",
     "find",
+    "find_system",
     "processors",
     "read_inputs",
     "run",
     "setup",
+    "setup_system",
 ]

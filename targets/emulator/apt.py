@@ -26,6 +26,7 @@ class Package:
     version: str
     size: int
     sha256: str
+    depends: str = ""
 
 
 def machine_mirror() -> str:
@@ -100,7 +101,8 @@ class Apt:
             entry = found.get((name, architecture)) or found.get((name, "all"))
             if entry is None:
                 raise InputError(f"Debian {self.suite} at {self.mirror} has no package {name} for {architecture}")
-            result.append(Package(name, entry["Architecture"], entry["Version"], int(entry["Size"]), entry["SHA256"]))
+            size, depends = int(entry["Size"]), entry.get("Depends", "")
+            result.append(Package(name, entry["Architecture"], entry["Version"], size, entry["SHA256"], depends))
         return result
 
     def download(self, packages: Sequence[Package], progress: Progress) -> list[Path]:

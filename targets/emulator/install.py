@@ -5,6 +5,7 @@
       downloads/                         what a broken setup had fetched; removed when it is unpacked
       user-<key>/  host/ root/           the emulator, and the emulated system
       wheels-<key>/                      onnxruntime, numpy and tokenizers for it
+      system-<key>/  host/ kernel/       the emulator of whole machines, and a kernel; only when asked for
       ready-<key>.json                   versions; written last, after a trial run
       bytecode/  import/                 what the emulated Python compiled; links to this edgepress
 
@@ -21,7 +22,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from edgepress.cache import locked, user_cache
 from edgepress.errors import InputError
@@ -57,9 +58,34 @@ class Installation:
         return self.user / "root"
 
     @property
+    def bytecode(self) -> Path:
+        """What the emulated Python compiled, below the absolute path of its source."""
+        return self.directory / "bytecode"
+
+    @property
     def python(self) -> Path:
         """The emulated Python."""
         return self.root / "usr/bin" / f"python{packages.PYTHON}"
+
+
+@dataclass(frozen=True)
+class System:
+    """The emulator of a whole machine, and the kernel that boots on it."""
+
+    directory: Path
+    versions: dict[str, str]
+
+    @property
+    def kernel(self) -> Path:
+        """The kernel's image."""
+        return next((self.directory / "kernel/boot").glob("vmlinuz-*"))
+
+    @property
+    def command(self) -> list[str | Path]:
+        """How the emulator is started: by the loader that its libraries belong to."""
+        libraries = next((self.directory / "host/usr/lib").glob("*-linux-gnu*"))
+        loader = next(libraries.glob("ld*.so.*"))
+        return [loader, "--library-path", libraries, self.directory / "host" / packages.SYSTEM_EMULATOR_FILE]
 
 
 def emulator_directory() -> Path:
@@ -125,6 +151,50 @@ def setup(
     return found
 
 
+def find_system(directory: Path | None = None) -> System:
+    """The emulator of whole machines; InputError with the command that sets it up."""
+    directory = emulator_directory() if directory is None else directory
+    found = _find_system(directory)
+    if found is None:
+        raise InputError(f"no emulator of whole machines in {directory}; run: edgepress emulator setup --system")
+    return found
+
+
+def _find_system(directory: Path) -> System | None:
+    target = _system_directory(directory)
+    if not target.is_dir():
+        return None
+    try:
+        listed = json.loads((target / NOTE).read_text(encoding="utf-8"))["packages"]
+        versions = {name.partition(":")[0]: str(entry["version"]) for name, entry in listed.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{target / NOTE} cannot be read ({error}); remove {target}") from error
+    kernel = next(name for name in versions if name.startswith("linux-image-"))
+    return System(target, {"qemu": versions[packages.SYSTEM_EMULATOR], "kernel": versions[kernel]})
+
+
+def setup_system(
+    directory: Path | None = None,
+    *,
+    mirror: str | None = None,
+    progress: Progress = silent,
+    say: Callable[[str], None] = lambda _line: None,
+) -> System:
+    """Set the emulator of whole machines up, if it is not; arguments and errors are those of :func:`setup`."""
+    directory = emulator_directory() if directory is None else directory
+    found = _find_system(directory)
+    if found is not None:
+        return found
+    with locked(directory):
+        found = _find_system(directory)
+        if found is None:
+            say(f"fetching the emulator of machines and a kernel from Debian {packages.SUITE} (about 55 MB)")
+            _make_system(_system_directory(directory), directory / "downloads", mirror, progress)
+            found = _find_system(directory)
+    assert found is not None
+    return found
+
+
 def _make(directory: Path, mirror: str | None, progress: Progress, say: Callable[[str], None]) -> Installation:
     from edgepress.targets.emulator.guest import describe
     from edgepress.targets.emulator.machine import Call, qemu_version, run
@@ -168,6 +238,28 @@ def _make_user(target: Path, downloads: Path, mirror: str | None, progress: Prog
             link.symlink_to(f"usr/{name}")
         write_note(work, apt, found)
     shutil.rmtree(downloads)
+
+
+def _make_system(target: Path, downloads: Path, mirror: str | None, progress: Progress) -> None:
+    host = host_architecture()
+    apt = Apt(downloads, machine_mirror() if mirror is None else mirror, packages.SUITE, _distinct([host, "arm64"]))
+    apt.update()
+    [meta] = apt.find([f"{packages.KERNEL}:arm64"])
+    kernel = meta.depends.split()[0]  # linux-image-6.12.107+deb13-cloud-arm64 (= 6.12.107-1)
+    names = [f"{name}:{host}" for name in (packages.SYSTEM_EMULATOR, *packages.SYSTEM_LIBRARIES)]
+    found = apt.find([*names, f"{kernel}:arm64"])
+    *files, kernel_file = apt.download(found, progress)
+    with atomic_directory(target) as work:
+        for file in files:
+            unpack(file, work / "host", lambda name: name == packages.SYSTEM_EMULATOR_FILE or _is_library(name))
+        unpack(kernel_file, work / "kernel", lambda name: name.startswith("boot/vmlinuz-"))
+        write_note(work, apt, found)
+    shutil.rmtree(downloads)
+
+
+def _is_library(name: str) -> bool:
+    path = PurePosixPath(name)
+    return len(path.parts) == 4 and name.startswith("usr/lib/") and ".so" in path.name  # usr/lib/TRIPLET/libx.so.1
 
 
 def host_architecture() -> str:
@@ -231,6 +323,11 @@ def _planned(directory: Path) -> Installation:
     user = directory / f"user-{_digest([_form(), host_architecture()])}"
     wheels = directory / f"wheels-{_digest([packages.PYTHON, *_wheel_versions()])}"
     return Installation(directory, user, wheels, {})
+
+
+def _system_directory(directory: Path) -> Path:
+    parts = (packages.SUITE, packages.SYSTEM_EMULATOR, packages.SYSTEM_LIBRARIES, packages.KERNEL)
+    return directory.resolve() / f"system-{_digest([repr((_FORM, *parts)), host_architecture()])}"
 
 
 def _ready_name() -> str:

@@ -94,14 +94,19 @@ def read_answers(folder: Path, calls: Sequence[Call]) -> list[Answer]:
         answers = json.loads((folder / "answers.json").read_text(encoding="utf-8"))
     except OSError as error:
         raise CheckFailed("the emulated program ended without an answer") from error
-    if "error" in answers:
-        raise (CheckFailed if answers["failed"] else InputError)(answers["error"])
+    raise_error(answers)
     done = answers["done"]
     assert len(done) == len(calls)
     return [
         (entry["value"], read_arrays(folder / f"out-{number}.npz", entry["arrays"]))
         for number, entry in enumerate(done)
     ]
+
+
+def raise_error(answers: dict[str, Any]) -> None:
+    """Raise what a function raised there."""
+    if "error" in answers:
+        raise (CheckFailed if answers["failed"] else InputError)(answers["error"])
 
 
 def qemu_version(installation: Installation) -> str:
@@ -138,8 +143,8 @@ def _qemu_says(installation: Installation, *words: str) -> str:
 def _environment(installation: Installation, folder: Path) -> dict[str, str]:
     """Nothing of the host's: what is set there (library paths, Python's own) would be obeyed here."""
     return {
-        "PYTHONPATH": f"{_own_package(installation)}:{installation.wheels}",
-        "PYTHONPYCACHEPREFIX": str(installation.directory / "bytecode"),
+        "PYTHONPATH": f"{own_package(installation)}:{installation.wheels}",
+        "PYTHONPYCACHEPREFIX": str(installation.bytecode),
         "PYTHONHASHSEED": "0",
         "LC_ALL": "C.UTF-8",
         "HOME": str(folder),
@@ -148,8 +153,8 @@ def _environment(installation: Installation, folder: Path) -> dict[str, str]:
     }
 
 
-def _own_package(installation: Installation) -> Path:
-    """A directory with a link to this edgepress and nothing else.
+def own_package(installation: Installation) -> Path:
+    """A directory with a link ``edgepress`` to this package, and nothing else.
 
     Its parent may be a site-packages full of the host's libraries. The link stays, so that bytecode is found again.
     """
@@ -157,7 +162,7 @@ def _own_package(installation: Installation) -> Path:
     directory = installation.directory / "import" / hashlib.sha256(str(package).encode()).hexdigest()[:16]
     directory.mkdir(parents=True, exist_ok=True)
     with suppress(FileExistsError):
-        (directory / package.name).symlink_to(package)
+        (directory / "edgepress").symlink_to(package)
     return directory
 
 

@@ -41,6 +41,27 @@ ROOT = (
 )
 ROOT_UNUSED = ("usr/share", "usr/lib/aarch64-linux-gnu/gconv")  # documentation, character sets
 
+# The emulator of a whole machine, which counts instructions: its libraries are those that the loader lists
+# (``ld-linux --list``), of the host's own architecture. The kernel's package depends on the one of the day.
+SYSTEM_EMULATOR = "qemu-system-arm"
+SYSTEM_EMULATOR_FILE = "usr/bin/qemu-system-aarch64"
+SYSTEM_LIBRARIES = (
+    *("libaio1t64", "libatomic1", "libblkid1", "libbpf1", "libc6", "libcap2", "libcapstone5", "libdaxctl1"),
+    *("libelf1t64", "libfdt1", "libffi8", "libfuse3-4", "libgcc-s1", "libglib2.0-0t64", "libgmp10", "libgnutls30t64"),
+    *("libhogweed6t64", "libibverbs1", "libidn2-0", "libjpeg62-turbo", "libkmod2", "libmount1", "libndctl6"),
+    *("libnettle8t64", "libnl-3-200", "libnl-route-3-200", "libnuma1", "libp11-kit0", "libpcre2-8-0", "libpixman-1-0"),
+    *("libpmem1", "libpng16-16t64", "librdmacm1t64", "libsasl2-2", "libseccomp2", "libselinux1", "libslirp0"),
+    *("libssl3t64", "libtasn1-6", "libudev1", "libunistring5", "liburing2", "libuuid1", "libvdeplug2t64", "libzstd1"),
+    "zlib1g",
+)
+KERNEL = "linux-image-cloud-arm64"
+
+# What that machine does without: it all has to fit into its memory.
+UNUSED_SUFFIXES = frozenset({".a", ".h", ".pyi", ".md", ".pxd"})
+UNUSED_FOLDERS = frozenset(
+    {"tests", "test", "testing", "f2py", "transformers", "quantization", "tools", "idlelib", "engines-3", "pydoc_data"}
+)
+
 WHEELS = ("onnxruntime", "numpy", "tokenizers")
 WHEEL_PLATFORMS = (
     "manylinux_2_28_aarch64",
