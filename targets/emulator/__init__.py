@@ -7,7 +7,7 @@
 
 Which kernels onnxruntime takes depends on what the processor can do, so a model may compute other numbers on a phone
 than on the machine that it was tested on. ``edgepress.runtime.emulated`` does the same with bundles. What an emulator
-cannot tell is time.
+cannot tell is time; it counts instructions, when ``setup_system`` has fetched what that needs.
 """
 
 from edgepress.targets.emulator.agreement import Agreement, agreement
@@ -21,7 +21,7 @@ from edgepress.targets.emulator.install import (
     setup_system,
 )
 from edgepress.targets.emulator.machine import Call, processors, run
-from edgepress.targets.emulator.model import ModelComparison, compare_model, read_inputs
+from edgepress.targets.emulator.model import ModelComparison, ModelCost, compare_model, count_model, read_inputs
 from edgepress.targets.emulator.packages import CPUS
 
 __all__ = [
@@ -30,9 +30,11 @@ __all__ = [
     "Call",
     "Installation",
     "ModelComparison",
+    "ModelCost",
     "System",
     "agreement",
     "compare_model",
+    "count_model",
     "emulator_directory",
     "find",
     "find_system",

@@ -1,19 +1,25 @@
 """Any ONNX model on emulated processors, held against the host."""
 
+import glob
 import platform
 import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from time import perf_counter_ns
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from edgepress.errors import CheckFailed, InputError
 from edgepress.targets.emulator.agreement import Agreement, agreement
 from edgepress.targets.emulator.guest import Answer, Arrays
-from edgepress.targets.emulator.install import Installation
+from edgepress.targets.emulator.install import Installation, System
 from edgepress.targets.emulator.machine import Call, check_cpu, run
+from edgepress.targets.emulator.system import boot
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
 
 
 @dataclass(frozen=True)
@@ -99,14 +105,76 @@ def compare_model(
     return found
 
 
-def run_model(arguments: dict[str, Any], arrays: Arrays) -> Answer:
-    """Run the model on the machine that this is called on; every output by its name."""
+@dataclass(frozen=True)
+class ModelCost:
+    """Instructions that one run of a model takes on one processor, with one thread, after a first run."""
+
+    cpu: str
+    instructions: int
+    versions: dict[str, str]
+
+    def to_json(self) -> dict[str, Any]:
+        """The same as plain JSON values."""
+        return asdict(self)
+
+    def describe(self) -> str:
+        """As lines for a terminal."""
+        return f"{self.cpu}\n  run  {self.instructions / 1e6:12,.3f} million instructions"
+
+
+def count_model(
+    installation: Installation,
+    system: System,
+    model: str | Path,
+    inputs: Arrays,
+    cpus: Sequence[str],
+    *,
+    timeout: float | None = None,
+) -> list[ModelCost]:
+    """Count the instructions of one run of ``model`` on all of ``inputs``, on emulated machines.
+
+    External data has to lie beside the model in files whose names begin with the model's name, less its suffix.
+    Arguments and errors are otherwise those of :func:`compare_model`.
+    """
+    path = Path(model).resolve()
+    if not path.is_file():
+        raise InputError(f"{model} is not there; give an ONNX file")
+    files = {
+        f"model/{file.name}": file for file in sorted(path.parent.glob(f"{glob.escape(path.stem)}*")) if file.is_file()
+    }
+    call = Call(count_run, {"model": f"/model/{path.name}"}, inputs)
+    found = []
+    for cpu in cpus:
+        [told] = boot(installation, system, cpu, [call], files, timeout=timeout)
+        found.append(ModelCost(cpu, told["instructions"], installation.versions | system.versions))
+    return found
+
+
+def count_run(arguments: dict[str, Any], arrays: Arrays) -> Answer:
+    """Nanoseconds of this machine's clock for the second run of a model."""
+    model = arguments["model"]
+    try:
+        session = _open(model, threads=1)
+        session.run(None, arrays)
+        start = perf_counter_ns()
+        session.run(None, arrays)
+        return {"instructions": perf_counter_ns() - start}, {}
+    except Exception as error:  # onnxruntime's exceptions have no common base class of their own
+        raise InputError(f"{model}: {error}") from error
+
+
+def _open(model: str, threads: int) -> "InferenceSession":
     import onnxruntime
 
-    model, batch = arguments["model"], arguments["batch"]
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = arguments["threads"]
+    options.intra_op_num_threads = threads
     options.log_severity_level = 3
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def run_model(arguments: dict[str, Any], arrays: Arrays) -> Answer:
+    """Run the model on the machine that this is called on; every output by its name."""
+    model, batch = arguments["model"], arguments["batch"]
     rows = {len(array) if array.ndim else 0 for array in arrays.values()}
     if batch is not None and (batch < 1 or len(rows) != 1):
         raise InputError(
@@ -116,7 +184,7 @@ def run_model(arguments: dict[str, Any], arrays: Arrays) -> Answer:
     step = count if batch is None else batch
     parts: list[list[Any]] = []
     try:
-        session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        session = _open(model, arguments["threads"])
         names = [output.name for output in session.get_outputs()]
         for start in range(0, count, step):
             fed = arrays if batch is None else {name: array[start : start + batch] for name, array in arrays.items()}

@@ -80,10 +80,11 @@ def boot(
             raise CheckFailed(f"the machine with {cpu} did not end within {timeout:g} s") from error
         console = folder / "console"
         said = console.read_text(encoding="utf-8", errors="replace") if console.exists() else ""
-        return _answers(said, cpu, result.stderr.decode("utf-8", "replace"))
+        return read_console(said, cpu, result.stderr.decode("utf-8", "replace"))
 
 
-def _answers(console: str, cpu: str, errors: str) -> list[dict[str, Any]]:
+def read_console(console: str, cpu: str, errors: str) -> list[dict[str, Any]]:
+    """What the calls said, from what the machine wrote; raise what one raised. ``errors`` are the emulator's own."""
     for line in console.splitlines():
         if line.startswith(MARK):
             try:

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from edgepress.runtime.emulated import BundleComparison
-    from edgepress.targets.emulator import Agreement, Installation, ModelComparison
+    from edgepress.runtime.emulated import BundleComparison, BundleCost
+    from edgepress.targets.emulator import Agreement, Installation, ModelComparison, ModelCost
 
 NAME = "emulator"
 HELP = "run a bundle or any ONNX model on emulated arm64 processors and compare with this machine"
@@ -32,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     setup.add_argument(
         "--mirror", metavar="URL", help="a Debian mirror (default: the one that this machine's apt uses)"
     )
+    setup.add_argument("--system", action="store_true", help="fetch what --count-instructions needs, too")
     _add_run_arguments(run)
 
 
@@ -53,6 +54,9 @@ def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--timeout", type=float, metavar="SECONDS", help="the most that one processor may take")
     parser.add_argument("--require", choices=("bit-equal", "same-text"), help="exit 1 when it is not so")
     parser.add_argument("--min-sqnr", type=float, metavar="DB", help="exit 1 when logits or outputs agree less")
+    parser.add_argument(
+        "--count-instructions", action="store_true", help="boot a machine that counts them; needs `setup --system`"
+    )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
@@ -63,10 +67,16 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _setup(arguments: argparse.Namespace) -> int:
     from edgepress.progress import progress
-    from edgepress.targets.emulator import setup
+    from edgepress.targets.emulator import setup, setup_system
 
-    found = setup(mirror=arguments.mirror, progress=progress, say=lambda line: print(line, file=sys.stderr))
+    def say(line: str) -> None:
+        print(line, file=sys.stderr)
+
+    found = setup(mirror=arguments.mirror, progress=progress, say=say)
     print(f"{found.directory}: {', '.join(f'{name} {version}' for name, version in found.versions.items())}")
+    if arguments.system:
+        system = setup_system(mirror=arguments.mirror, progress=progress, say=say)
+        print(f"{system.directory}: {', '.join(f'{name} {version}' for name, version in system.versions.items())}")
     return 0
 
 
@@ -96,11 +106,16 @@ def _run(arguments: argparse.Namespace) -> int:
         raise InputError(f"{arguments.model} is {kind}, which needs --{needed}")
     if arguments.require == "same-text" and not is_bundle:
         raise InputError(f"{arguments.model} is {kind}, which has no text; --require bit-equal")
-    found = (_run_bundle if is_bundle else _run_model)(arguments, find(), arguments.cpu or [_CPU])
+    installation, cpus = find(), arguments.cpu or [_CPU]
+    found = (_run_bundle if is_bundle else _run_model)(arguments, installation, cpus)
+    costs = _count(arguments, installation, cpus, is_bundle) if arguments.count_instructions else []
     if arguments.json:
-        print(json.dumps([comparison.to_json() for comparison in found], indent=2))
+        entries = [comparison.to_json() for comparison in found]
+        for entry, cost in zip(entries, costs, strict=False):
+            entry["instructions"] = cost.to_json()
+        print(json.dumps(entries, indent=2))
     else:
-        print("\n".join(comparison.describe() for comparison in found))
+        print("\n".join(result.describe() for result in [*found, *costs]))
     broken = [line for comparison in found for line in _broken(arguments, comparison)]
     for line in broken:
         print(f"edgepress: {line}", file=sys.stderr)
@@ -117,7 +132,7 @@ def _run_bundle(
         installation,
         [arguments.model],
         cpus,
-        prompt=sys.stdin.read() if arguments.prompt == "-" else arguments.prompt,
+        prompt=arguments.prompt,
         max_tokens=arguments.max_tokens,
         documents=[] if arguments.text is None else read_documents(arguments.text),
         threads=arguments.threads,
@@ -137,6 +152,33 @@ def _run_model(
         cpus,
         batch=arguments.batch,
         threads=arguments.threads,
+        timeout=arguments.timeout,
+    )
+
+
+def _count(
+    arguments: argparse.Namespace, installation: "Installation", cpus: Sequence[str], is_bundle: bool
+) -> "Sequence[BundleCost | ModelCost]":
+    """Costs, one for each processor; none, and why on stderr, when what counts them is not set up."""
+    from edgepress.errors import InputError
+    from edgepress.runtime.emulated import count_bundle
+    from edgepress.targets.emulator import count_model, find_system, read_inputs
+
+    try:
+        system = find_system()
+    except InputError as error:
+        print(f"instructions are not counted: {error}", file=sys.stderr)
+        return []
+    if not is_bundle:
+        inputs = read_inputs(arguments.inputs)
+        return count_model(installation, system, arguments.model, inputs, cpus, timeout=arguments.timeout)
+    return count_bundle(
+        installation,
+        system,
+        arguments.model,
+        cpus,
+        prompt=arguments.prompt,
+        max_tokens=arguments.max_tokens,
         timeout=arguments.timeout,
     )
 

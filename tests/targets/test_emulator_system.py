@@ -1,0 +1,148 @@
+"""Machines that count instructions: against loops of known length, and between boots."""
+
+import base64
+import io
+import json
+import os
+import stat
+from pathlib import Path
+
+import arm64_loop
+import numpy as np
+import onnx
+import pytest
+
+from edgepress.errors import CheckFailed, InputError
+from edgepress.exporter import export
+from edgepress.runtime.emulated import count_bundle
+from edgepress.targets.emulator import Call, Installation, System, count_model, find_system
+from edgepress.targets.emulator.guest import describe
+from edgepress.targets.emulator.init import MARK
+from edgepress.targets.emulator.initramfs import Initramfs
+from edgepress.targets.emulator.system import boot, read_console
+
+ROUNDS = 20_000_000
+TIMEOUT = 400  # seconds: a hang ends, a slow machine does not fail
+
+
+def test_it_counts_the_instructions_of_a_loop(emulator: Installation, system: System) -> None:
+    calls = [Call(arm64_loop.loop, {"rounds": rounds}) for rounds in (ROUNDS, 2 * ROUNDS)]
+    files = {"import/arm64_loop.py": Path(arm64_loop.__file__)}
+    once, twice = (told["instructions"] for told in boot(emulator, system, "cortex-a53", calls, files, timeout=TIMEOUT))
+    # Over what the loop takes comes the kernel's timer, 250 times in 10^9 instructions.
+    assert once == pytest.approx(2 * ROUNDS, rel=0.01)
+    assert once >= 2 * ROUNDS
+    assert twice - once == pytest.approx(2 * ROUNDS, rel=0.01)
+
+
+def test_a_bundle_costs_the_same_at_every_boot_and_less_with_dot_products(
+    emulator: Installation, system: System, tmp_path: Path
+) -> None:
+    export("demo", out=tmp_path / "demo", recipe="int4")
+    cpus = ["cortex-a53", "cortex-a53", "cortex-a76"]
+    first, second, newer = count_bundle(
+        emulator, system, tmp_path / "demo", cpus, prompt="ROMEO:\n", max_tokens=4, timeout=TIMEOUT
+    )
+    print(first.describe(), second.describe(), newer.describe(), sep="\n")
+    assert len(first.decode) == 3
+    for left, right in (
+        (first.load, second.load),
+        (first.prefill, second.prefill),
+        (sum(first.decode), sum(second.decode)),
+    ):
+        assert left == pytest.approx(right, rel=5e-4)
+    assert sum(newer.decode) < 0.5 * sum(first.decode)
+    assert newer.prefill < 0.5 * first.prefill
+
+
+def test_a_model_takes_its_multiply_adds(emulator: Installation, system: System, tmp_path: Path) -> None:
+    weights = np.random.default_rng(0).normal(0, 1, (256, 256)).astype(np.float32)
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("MatMul", ["x", "w"], ["y"])],
+        "product",
+        [onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["n", 256])],
+        [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["n", 256])],
+        [onnx.numpy_helper.from_array(weights, "w")],
+    )
+    path = tmp_path / "product.onnx"
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 21)], ir_version=10)
+    onnx.save(model, path, save_as_external_data=True, location="product.data", size_threshold=0)
+    x = np.ones((512, 256), np.float32)
+    [found] = count_model(emulator, system, path, {"x": x}, ["cortex-a53"], timeout=TIMEOUT)
+    fused = 512 * 256 * 256 / 4  # instructions that multiply and add 4 float32 each, the widest of this processor
+    assert fused < found.instructions < 2 * fused
+
+
+def told(answers: object) -> str:
+    return f"booting\n{MARK}{base64.b64encode(json.dumps(answers).encode()).decode()}\n"
+
+
+@pytest.mark.parametrize(
+    ("console", "error", "message"),
+    [
+        (told({"done": [], "error": "no such model", "failed": False}), InputError, "^no such model$"),
+        (told({"done": [], "error": "another sum", "failed": True}), CheckFailed, "^another sum$"),
+        (f"{MARK}abc\n", CheckFailed, "a53 gave half an answer"),
+        ("1\n2\nKernel panic\nat x\n", CheckFailed, "a53 ended without an answer: 2 / Kernel panic / at x$"),
+        ("", CheckFailed, "ended without an answer: it said nothing"),
+    ],
+)
+def test_what_went_wrong_there_is_told(console: str, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        read_console(console, "cortex-a53", "")
+
+
+def test_a_model_that_is_not_there_is_named_before_a_boot(tmp_path: Path) -> None:
+    absent = Installation(tmp_path, tmp_path, tmp_path, {})
+    with pytest.raises(InputError, match=r"absent\.onnx is not there"):
+        count_model(absent, System(tmp_path, {}), tmp_path / "absent.onnx", {}, ["cortex-a53"])
+
+
+def test_a_machine_that_takes_too_long_is_ended(emulator: Installation, system: System) -> None:
+    with pytest.raises(CheckFailed, match=r"cortex-a53 did not end within 0\.5 s"):
+        boot(emulator, system, "cortex-a53", [Call(describe)], {}, timeout=0.5)
+
+
+def test_what_is_not_set_up_is_said_with_the_command(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"run: edgepress emulator setup --system"):
+        find_system(tmp_path)
+
+
+def read_newc(data: bytes) -> dict[str, tuple[int, bytes, int]]:
+    """Names, modes, contents and times, by the kernel's buffer-format.rst, apart from the writer."""
+    found, position = {}, 0
+    while True:
+        assert data[position : position + 6] == b"070701"
+        fields = [int(data[position + start : position + start + 8], 16) for start in range(6, 110, 8)]
+        _, mode, _, _, links, time, size, *_, name_size, check = fields
+        assert (links, check) == (1, 0)
+        name = data[position + 110 : position + 110 + name_size]
+        start = -(-(position + 110 + name_size) // 4) * 4
+        position = -(-(start + size) // 4) * 4
+        if name == b"TRAILER!!!\0":
+            assert position == len(data)
+            return found
+        assert name.endswith(b"\0")
+        found[name[:-1].decode()] = (mode, data[start : start + size], time)
+
+
+def test_the_archive_holds_the_files_and_their_folders_first(tmp_path: Path) -> None:
+    (tmp_path / "deep/er").mkdir(parents=True)
+    (tmp_path / "deep/er/x").write_bytes(b"odd")
+    (tmp_path / "y").write_bytes(bytes(range(256)))
+    (tmp_path / "y").chmod(0o755)
+    os.utime(tmp_path / "y", (5, 1_700_000_000))
+    (tmp_path / "link").symlink_to("deep/er/x")
+    (tmp_path / "not").write_bytes(b"wanted")
+    buffer = io.BytesIO()
+    archive = Initramfs(buffer)
+    archive.character_device("dev/console", 5, 1)
+    archive.tree(tmp_path, "in", lambda name: name != "not")
+    archive.finish()
+    found = read_newc(buffer.getvalue())
+    assert list(found) == ["dev", "dev/console", "in", "in/deep", "in/deep/er", "in/deep/er/x", "in/link", "in/y"]
+    assert found["in/deep/er/x"][1] == b"odd"
+    assert found["in/y"] == (stat.S_IFREG | 0o755, bytes(range(256)), 1_700_000_000)
+    assert found["in/link"][:2] == (stat.S_IFLNK | 0o777, b"deep/er/x")
+    assert stat.S_ISDIR(found["in/deep"][0])
+    assert stat.S_ISCHR(found["dev/console"][0])
