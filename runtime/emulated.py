@@ -187,12 +187,12 @@ class BundleCost:
         """As lines for a terminal."""
         lines = [
             self.cpu,
-            f"  load     {self.load / 1e6:12,.3f} million instructions",
-            f"  prefill  {self.prefill / 1e6:12,.3f} million instructions, {self.prompt_tokens} tokens",
+            f"  load     {self.load:15,} instructions",
+            f"  prefill  {self.prefill:15,} instructions, {self.prompt_tokens} tokens",
         ]
         if self.decode:
             mean = sum(self.decode) / len(self.decode)
-            lines.append(f"  decode   {mean / 1e6:12,.3f} million instructions a token, {len(self.decode)} tokens")
+            lines.append(f"  decode   {mean:15,.0f} instructions a token, {len(self.decode)} tokens")
         return "\n".join(lines)
 
 

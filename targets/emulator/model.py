@@ -119,7 +119,7 @@ class ModelCost:
 
     def describe(self) -> str:
         """As lines for a terminal."""
-        return f"{self.cpu}\n  run  {self.instructions / 1e6:12,.3f} million instructions"
+        return f"{self.cpu}\n  run  {self.instructions:,} instructions"
 
 
 def count_model(

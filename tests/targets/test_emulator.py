@@ -5,6 +5,7 @@ float activations (``MatMulNBits``) round activations to int8 in each machine's 
 at all. So float32 and int8 say the same text on every processor; at 4 bits a near tie may fall the other way.
 """
 
+import argparse
 import json
 import os
 import subprocess
@@ -18,6 +19,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx.reference import ReferenceEvaluator
 
+from edgepress.commands import emulator as command
 from edgepress.errors import CheckFailed, InputError
 from edgepress.exporter import export
 from edgepress.runtime import load
@@ -290,25 +292,39 @@ def test_the_environment_of_the_host_stays_outside(emulator: Installation, monke
 
 
 def edgepress(emulator: Installation, folder: Path, *words: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "edgepress", "emulator", *map(str, words)]
+    line = [sys.executable, "-m", "edgepress", "emulator", *map(str, words)]
     if not (folder / "emulator").exists():
         (folder / "emulator").symlink_to(emulator.directory)
     environment = {**os.environ, "EDGEPRESS_CACHE": str(folder)}
-    return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    return subprocess.run(line, capture_output=True, text=True, env=environment, check=False)
 
 
-def test_the_command_compares_and_holds_to_what_is_required(emulator: Installation, tmp_path: Path) -> None:
+def test_the_command_compares_and_holds_to_what_is_required(
+    emulator: Installation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     path, inputs = tmp_path / "float.onnx", tmp_path / "inputs.npz"
     onnx.save(residual_network(integer=False), path)
     np.savez(inputs, image=IMAGES[:2])
-    words = ("run", path, "--inputs", inputs, "--cpu", "cortex-a53")
-    result = edgepress(emulator, tmp_path, *words, "--json", "--min-sqnr", 100, "--require", "bit-equal")
-    assert result.returncode == 1
-    assert result.stderr.count("\n") == 1  # of the two requirements one is met
-    assert "cortex-a53: logits is not bit-equal: SQNR" in result.stderr
-    [told] = json.loads(result.stdout)
+    (tmp_path / "emulator").symlink_to(emulator.directory)
+    monkeypatch.setenv("EDGEPRESS_CACHE", str(tmp_path))
+
+    def absent() -> None:
+        raise InputError("no emulator of whole machines; run: a command")
+
+    monkeypatch.setattr("edgepress.targets.emulator.find_system", absent)
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    words = ["run", str(path), "--inputs", str(inputs), "--cpu", "cortex-a53", "--json", "--count-instructions"]
+    code = command.run(parser.parse_args([*words, "--min-sqnr", "100", "--require", "bit-equal"]))
+    printed = capsys.readouterr()
+    skipped, broken = printed.err.splitlines()  # of the two requirements one is met
+    assert code == 1
+    assert skipped == "instructions are not counted: no emulator of whole machines; run: a command"
+    assert broken.startswith("edgepress: cortex-a53: logits is not bit-equal: SQNR 1")
+    [told] = json.loads(printed.out)
     assert told["cpu"] == "cortex-a53"
     assert told["agreements"]["logits"]["sqnr_db"] > 100
+    assert told["instructions"] is None
 
 
 def test_the_command_runs_a_bundle(emulator: Installation, bundles: dict[str, Path], tmp_path: Path) -> None:
@@ -344,8 +360,8 @@ def test_wrong_usage_is_said_in_a_line(
 
 
 def test_without_an_emulator_the_command_names_the_setup(tmp_path: Path, bundles: dict[str, Path]) -> None:
-    command = [sys.executable, "-m", "edgepress", "emulator", "run", str(bundles["fp32"]), "--prompt", "x"]
+    line = [sys.executable, "-m", "edgepress", "emulator", "run", str(bundles["fp32"]), "--prompt", "x"]
     environment = {**os.environ, "EDGEPRESS_CACHE": str(tmp_path)}
-    result = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    result = subprocess.run(line, capture_output=True, text=True, env=environment, check=False)
     assert result.returncode == 2
     assert "run: edgepress emulator setup" in result.stderr

@@ -89,6 +89,7 @@ def _cpus(_arguments: argparse.Namespace) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    import itertools
     import json
 
     from edgepress.errors import InputError
@@ -111,8 +112,9 @@ def _run(arguments: argparse.Namespace) -> int:
     costs = _count(arguments, installation, cpus, is_bundle) if arguments.count_instructions else []
     if arguments.json:
         entries = [comparison.to_json() for comparison in found]
-        for entry, cost in zip(entries, costs, strict=False):
-            entry["instructions"] = cost.to_json()
+        if arguments.count_instructions:
+            for entry, cost in itertools.zip_longest(entries, costs):
+                entry["instructions"] = None if cost is None else cost.to_json()
         print(json.dumps(entries, indent=2))
     else:
         print("\n".join(result.describe() for result in [*found, *costs]))
