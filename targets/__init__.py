@@ -15,6 +15,18 @@ from edgepress.errors import InputError
 
 CPU = "CPUExecutionProvider"
 
+HALF_ON_ARM = frozenset(
+    {
+        *("Add", "AveragePool", "Conv", "Div", "Erf", "Gelu", "Gemm", "GlobalAveragePool", "LeakyRelu", "MatMul"),
+        *("MaxPool", "Mul", "Relu", "Sub"),
+    }
+)
+"""ONNX operators that onnxruntime computes in float16 on ARM CPUs with half-precision arithmetic, and on no others.
+
+From the registry of its aarch64 build on emulated processors (tests/targets/test_emulator_registry.py): a Neoverse N2
+has these and a Cortex-A53 has not. Elsewhere such a node is computed in float32 between casts.
+"""
+
 
 @dataclass(frozen=True)
 class Soc:
@@ -130,7 +142,8 @@ def find_soc(target: Target, name: str) -> Soc:
 def missing_kernels(target: Target, operators: Iterable[Operator]) -> list[Operator]:
     """Return the operators for which ``target``'s provider has no kernel, by onnxruntime's own registry.
 
-    The registry is that of the running onnxruntime; kernels are registered alike on x86-64 and ARM.
+    The registry is that of the running onnxruntime. Operators and versions are registered alike on x86-64 and ARM;
+    float16 has more kernels on ARM (:data:`HALF_ON_ARM`).
     """
     return [operator for operator in operators if not _kernels_of(target, operator)]
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 
-from edgepress.targets import CPU, Target
+from edgepress.targets import CPU, HALF_ON_ARM, Target
 from edgepress.targets.legality.graph import Graph, Node
 from edgepress.targets.legality.registry import needs_casts, short_type
 
@@ -85,9 +85,11 @@ def slow_kernels(target: Target, graphs: Sequence[Graph]) -> Iterator[str]:
     for product, nodes in products.items():
         yield from (f"{len(nodes)} × {text}" for text in product_warnings(target, product))
     for key, nodes in cast.items():
+        on_arm = _is_arm(target) and key.removeprefix("ai.onnx:") in HALF_ON_ARM
+        where = " on CPUs without half-precision arithmetic (fphp), such as Cortex-A53" if on_arm else ""
         yield (
-            f"{len(nodes)} × {key} in float16: there is no such kernel, so onnxruntime casts to float32 and back; "
-            "keep it in float32 (kernel registry)"
+            f"{len(nodes)} × {key} in float16: there is no such kernel{where}, so onnxruntime casts to float32 and "
+            "back; keep it in float32 (kernel registry)"
         )
     yield from _saturating(target, graphs)
 

@@ -87,6 +87,16 @@ def test_float16_without_a_kernel_is_named() -> None:
     assert warning.startswith("1 × ai.onnx:Tanh in float16: there is no such kernel")
 
 
+def test_float16_of_products_has_kernels_on_some_arm_cpus() -> None:
+    nodes = [models.node("MatMul", ["x", "x"], ["y"])]
+    values = [models.value(name, (2, 2), TensorProto.FLOAT16) for name in "xy"]
+    model = models.model(nodes, values[:1], values[1:])
+    (warning,) = warnings_of(model, "arm64-cpu")
+    assert "no such kernel on CPUs without half-precision arithmetic" in warning
+    (warning,) = warnings_of(model)
+    assert "no such kernel, so" in warning
+
+
 def test_uint8_by_int8_is_named_on_x86_alone() -> None:
     mixed = models.quantized_convolution(np.uint8)
     assert any("saturate at 16 bits" in warning for warning in warnings_of(mixed))
