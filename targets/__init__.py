@@ -75,10 +75,11 @@ class Target:
     """A device class: the onnxruntime execution provider that runs there, and how legality is known.
 
     ``checked`` says where the knowledge comes from: ``asked`` (the provider's own compiler or kernel registry),
-    ``emulated`` or ``table``; ``source`` names it, with its version, and for a written table its date. ``table`` is
-    that table. ``socs`` are the chips that can be named with ``--soc``; none where one build serves all. ``form`` names
-    what an export writes beside the CPU graph (a file of ``exporter/forms/``), None where nothing is needed. ``qdq``
-    are the widths of QDQ models that run there in integers (``exporter/graph/qdq`` has their names).
+    ``emulated`` or ``table``; ``source`` names it, for a written table with its date, and ``package`` the distribution
+    that it is in, whose installed version reports show. ``table`` is that table. ``socs`` are the chips that can be
+    named with ``--soc``; none where one build serves all. ``form`` names what an export writes beside the CPU graph (a
+    file of ``exporter/forms/``), None where nothing is needed. ``qdq`` are the widths of QDQ models that run there in
+    integers (``exporter/graph/qdq`` has their names).
     """
 
     name: str
@@ -86,6 +87,7 @@ class Target:
     provider: str
     checked: Literal["asked", "emulated", "table"]
     source: str
+    package: str = ""
     socs: tuple[Soc, ...] = ()
     form: str | None = None
     qdq: tuple[str, ...] = ()

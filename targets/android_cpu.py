@@ -7,7 +7,8 @@ TARGET = Target(
     description="Android phone's CPU, onnxruntime's CPU provider, model in ORT format",
     provider="CPUExecutionProvider",
     checked="asked",
-    source="onnxruntime's kernel registry, as the installed version registers its CPU kernels",
+    source="onnxruntime's kernel registry",
+    package="onnxruntime",
     form="ort-format",
     qdq=("a8w8",),
 )

@@ -8,6 +8,7 @@ TARGET = Target(
     provider="NnapiExecutionProvider",
     checked="table",
     source="nnapi_supported_ops.md and the provider's checks of types, ranks and shapes",
+    package="onnxruntime",
     qdq=("a8w8",),
     table=Table(
         file="nnapi_supported_ops.md",

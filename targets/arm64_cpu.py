@@ -7,6 +7,7 @@ TARGET = Target(
     description="64-bit ARM CPU, onnxruntime's CPU provider (MLAS and KleidiAI kernels)",
     provider="CPUExecutionProvider",
     checked="asked",
-    source="onnxruntime's kernel registry, as the installed version registers its CPU kernels",
+    source="onnxruntime's kernel registry",
+    package="onnxruntime",
     qdq=("a8w8",),
 )

@@ -8,6 +8,7 @@ TARGET = Target(
     provider="CoreMLExecutionProvider",
     checked="table",
     source="coreml_supported_mlprogram_ops.md, coreml_supported_neuralnetwork_ops.md",
+    package="onnxruntime",
     table=Table(
         file="coreml_supported_mlprogram_ops.md",
         other="coreml_supported_neuralnetwork_ops.md",

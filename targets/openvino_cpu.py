@@ -7,6 +7,7 @@ TARGET = Target(
     description="Intel CPU, onnxruntime's OpenVINO provider",
     provider="OpenVINOExecutionProvider",
     checked="asked",
-    source="OpenVINO's CPU plugin in the wheel onnxruntime-ep-openvino",
+    source="OpenVINO's CPU plugin",
+    package="onnxruntime-ep-openvino",
     qdq=("a8w8",),
 )

@@ -102,7 +102,8 @@ TARGET = Target(
     description="Qualcomm Hexagon NPU (HTP), onnxruntime's QNN provider",
     provider="QNNExecutionProvider",
     checked="asked",
-    source="the HTP compiler in the wheel onnxruntime-qnn",
+    source="the HTP compiler",
+    package="onnxruntime-qnn",
     socs=SOCS,
     qdq=("a8w8", "a16w8", "a16w4"),
 )

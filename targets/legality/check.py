@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 
 import onnx
@@ -46,7 +47,7 @@ def check_file(file: Path, target: Target, soc: str = "", fixed_by: FixedBy = la
         soc=soc,
         provider=target.provider,
         checked=target.checked,
-        source=target.source,
+        source=f"{target.source}, {target.package} {version(target.package)}" if target.package else target.source,
         placements=tuple(_with_pass(placement, fixed_by) for placement in placements),
         partitions=sum(len(partitions(graph, taken)) for graph in graphs),
         warnings=tuple(cliffs.slow_kernels(target, graphs)),

@@ -1,5 +1,7 @@
 """Every target found on disk is held to the same contract."""
 
+import re
+from importlib.metadata import version
 from pathlib import Path
 
 import legality_models
@@ -22,6 +24,7 @@ def test_a_target_is_named_as_its_file_and_says_how_it_is_checked(name: str) -> 
     assert target.provider.endswith("ExecutionProvider")
     assert target.description
     assert target.source
+    assert target.package or re.search(r"20\d\d", target.source)  # a written table has a date
     assert len({soc.name for soc in target.socs}) == len(target.socs)
     for soc in target.socs:
         assert find_soc(target, soc.name) == soc
@@ -44,6 +47,7 @@ def test_a_target_says_of_every_node_where_it_runs(name: str, tmp_path: Path) ->
     assert {placement.runs_on for placement in report.placements} <= {target.provider, CPU}
     for placement in report.placements:
         assert bool(placement.reason) == bool(placement.cause) == (placement.runs_on != target.provider)
+    assert not target.package or report.source.endswith(f"{target.package} {version(target.package)}")
     assert format_report(report).count("_node") >= len(report.placements)
 
 
