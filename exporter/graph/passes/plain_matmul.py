@@ -72,13 +72,17 @@ def _transposed(editor: Editor, name: str, output: str) -> str | None:
 
 @dataclass(frozen=True)
 class _Codes:
-    """Block-wise codes of a matrix (rows, columns): what MatMulNBits and GatherBlockQuantized read."""
+    """Block-wise codes of a matrix (rows, columns): what MatMulNBits and GatherBlockQuantized read.
+
+    A row has ``stored`` codes: MatMulNBits pads the last block, GatherBlockQuantized does not.
+    """
 
     name: str
     rows: int
     columns: int
     bits: int
     block: int
+    stored: int
 
     @property
     def blocks(self) -> int:
@@ -86,13 +90,15 @@ class _Codes:
 
     @property
     def row_bytes(self) -> int:
-        return self.blocks * self.block * self.bits // 8
+        return self.stored * self.bits // 8
 
     def weight(self, values: Rows, scales: NDArray[Any], zero_points: NDArray[Any] | None) -> Rows:
         """The matrix; ``zero_points`` is packed as uint8 (rows, bytes), or as numbers (rows, blocks)."""
 
         def read(start: int, stop: int) -> NDArray[np.float32]:
             codes = unpack(values.read(start, stop).reshape(stop - start, self.row_bytes), self.bits)
+            if self.stored < self.blocks * self.block:
+                codes = np.pad(codes, ((0, 0), (0, self.blocks * self.block - self.stored)))
             weights = codes.reshape(stop - start, self.blocks, self.block).astype(np.float32)
             if zero_points is None:
                 weights -= np.float32(1 << (self.bits - 1))
@@ -114,7 +120,9 @@ def _blocks(editor: Editor, node: onnx.NodeProto) -> bool:
         return False
     if operand(node, 4):
         raise InputError(f"{y}: MatMulNBits with g_idx, which reorders columns, is not implemented; export without it")
-    codes = _Codes(node.input[1], attributes["N"], attributes["K"], attributes["bits"], attributes["block_size"])
+    columns, block = attributes["K"], attributes["block_size"]
+    stored = -(-columns // block) * block
+    codes = _Codes(node.input[1], attributes["N"], columns, attributes["bits"], block, stored)
     weight = _dequantized(editor, codes, tensors)
     name = editor.weight(f"{codes.name}.matrix", weight.T)
     bias = operand(node, _BIAS)
@@ -141,7 +149,7 @@ def _gather(editor: Editor, node: onnx.NodeProto) -> bool:
         return False
     bits, block = attributes.get("bits", 4), attributes.get("block_size", 128)
     columns = table.dims[1] * 8 // bits
-    codes = _Codes(node.input[0], table.dims[0], columns, bits, block)
+    codes = _Codes(node.input[0], table.dims[0], columns, bits, block, columns)
     name = editor.weight(f"{codes.name}.table", _dequantized(editor, codes, tensors))
     editor.emit("Gather", [name, node.input[1]], node.output[0], axis=0)
     return True
@@ -161,8 +169,8 @@ def _dequantized(editor: Editor, codes: _Codes, tensors: list[onnx.TensorProto |
     stored = editor.weights.rows(values)
     if stored.nbytes != codes.rows * codes.row_bytes:
         raise InputError(
-            f"{codes.name} has {stored.nbytes} bytes, and {codes.rows} rows of {codes.blocks} blocks of {codes.block} "
-            f"codes of {codes.bits} bits take {codes.rows * codes.row_bytes}; the model is broken"
+            f"{codes.name} has {stored.nbytes} bytes, and {codes.rows} rows of {codes.stored} codes of "
+            f"{codes.bits} bits take {codes.rows * codes.row_bytes}; the model is broken"
         )
     scales = editor.weights.array(scale).reshape(codes.rows, codes.blocks)
     zero_points = None if zero_point is None else editor.weights.array(zero_point).reshape(codes.rows, -1)
