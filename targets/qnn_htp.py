@@ -1,6 +1,5 @@
 """Qualcomm's Hexagon tensor processor (HTP) through onnxruntime's QNN provider."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,33 +10,47 @@ Layout = Literal["tensor", "channel", "block"]
 
 
 @dataclass(frozen=True)
+class StoredWeight:
+    """How a quantized weight is stored, and for what.
+
+    ``operator`` reads the dequantized weight, ``kind`` is the type of its codes and ``activations`` that of the codes
+    that the operator's first input was dequantized from. ``centred`` says that all zero points are 0 as stored,
+    ``negative`` that a scale is below 0.
+    """
+
+    operator: str
+    kind: str
+    layout: Layout
+    centred: bool
+    negative: bool
+    activations: str
+
+
+@dataclass(frozen=True)
 class Rule:
     """Quantized weights that the HTP leaves to the CPU, or (``wrong``) takes and computes wrongly without a word.
 
-    ``operators`` are what reads the dequantized weight, ``weights`` and ``activations`` the types of the codes (the
-    activation's are those that the operator's first input was dequantized from), ``zero`` says which zero points the
-    rule is for: ``other`` if one of them is not 0.
+    ``centred`` and ``negative`` are None where a rule is for either; the rest is of :class:`StoredWeight`.
     """
 
     operators: tuple[str, ...]
     weights: tuple[str, ...]
     layout: Layout
-    zero: Literal["0", "other", "any"]
     activations: tuple[str, ...]
-    wrong: bool
     remedy: str
+    wrong: bool = False
+    centred: bool | None = None
+    negative: bool | None = None
 
-    def speaks_of(
-        self, operator: str, weights: str, layout: Layout, zero_points: Sequence[int], activations: str
-    ) -> bool:
-        """Whether this rule is about a weight of these properties."""
-        found = "other" if any(zero_points) else "0"
+    def speaks_of(self, weight: StoredWeight) -> bool:
+        """Whether this rule is about such a weight."""
         return (
-            operator in self.operators
-            and weights in self.weights
-            and layout == self.layout
-            and self.zero in {"any", found}
-            and activations in self.activations
+            weight.operator in self.operators
+            and weight.kind in self.weights
+            and weight.layout == self.layout
+            and weight.activations in self.activations
+            and self.centred in {None, weight.centred}
+            and self.negative in {None, weight.negative}
         )
 
 
@@ -48,23 +61,23 @@ FOUR, EIGHT, SIXTEEN = ("int4", "uint4"), ("int8", "uint8"), ("int16", "uint16")
 # What was found by asking onnxruntime-qnn 2.7.0; tests/targets/test_qnn_rules.py asks again for every rule, on five
 # versions of the HTP. Zero points are those stored: 0 is the middle of int4 and the end of uint4.
 RULES = (
-    Rule(PRODUCTS, ("int4",), "tensor", "other", SIXTEEN, wrong=True, remedy="int4 with zero point 0"),
-    Rule(PRODUCTS, ("uint4",), "channel", "0", ("uint8", "uint16"), wrong=True, remedy="int4 with zero point 0"),
-    Rule(PRODUCTS, FOUR + EIGHT, "block", "other", SIXTEEN, wrong=True, remedy="int4 with zero point 0"),
-    Rule(PRODUCTS, ("int4", "int8"), "channel", "other", ("uint8", *SIXTEEN), wrong=False, remedy="zero point 0"),
-    Rule(PRODUCTS, ("uint4",), "channel", "other", ("uint8", *SIXTEEN), wrong=False, remedy="int4 with zero point 0"),
-    Rule(PRODUCTS, ("uint4", "uint8"), "tensor", "any", ("int16",), wrong=False, remedy="uint16 activations"),
-    Rule(PRODUCTS, FOUR, "block", "any", ("uint8",), wrong=False, remedy="one scale a channel"),
-    Rule(NORMS, ("int8",), "tensor", "any", ("uint8", *SIXTEEN), wrong=False, remedy="a gain in uint8"),
-    Rule(NORMS, SIXTEEN, "tensor", "any", ("uint8",), wrong=False, remedy="a gain in uint8"),
+    Rule(PRODUCTS, ("int4",), "tensor", SIXTEEN, "int4 with zero point 0", wrong=True, centred=False),
+    Rule(PRODUCTS, ("uint4",), "channel", ("uint8", "uint16"), "int4 with zero point 0", wrong=True, centred=True),
+    Rule(PRODUCTS, FOUR + EIGHT, "block", SIXTEEN, "int4 with zero point 0", wrong=True, centred=False),
+    Rule(PRODUCTS, FOUR + EIGHT, "tensor", ("uint8", "uint16"), "scales above 0", wrong=True, negative=True),
+    Rule(PRODUCTS, ("int4", "int8"), "channel", ("uint8", "uint16"), "scales above 0", wrong=True, negative=True),
+    Rule(PRODUCTS, ("int4", "int8"), "channel", ("uint8", *SIXTEEN), "zero point 0", centred=False),
+    Rule(PRODUCTS, ("uint4",), "channel", ("uint8", *SIXTEEN), "int4 with zero point 0", centred=False),
+    Rule(PRODUCTS, ("uint4", "uint8"), "tensor", ("int16",), "uint16 activations"),
+    Rule(PRODUCTS, FOUR, "block", ("uint8",), "one scale a channel"),
+    Rule(NORMS, ("int8",), "tensor", ("uint8", *SIXTEEN), "a gain in uint8"),
+    Rule(NORMS, SIXTEEN, "tensor", ("uint8",), "a gain in uint8"),
 )
 
 
-def rules_against(
-    operator: str, weights: str, layout: Layout, zero_points: Sequence[int], activations: str
-) -> list[Rule]:
-    """Return the rules that keep ``operator`` off the HTP, or make it wrong, for a weight of these properties."""
-    return [rule for rule in RULES if rule.speaks_of(operator, weights, layout, zero_points, activations)]
+def rules_against(weight: StoredWeight) -> list[Rule]:
+    """Return the rules that keep a node with such a weight off the HTP, or make it wrong."""
+    return [rule for rule in RULES if rule.speaks_of(weight)]
 
 
 # Number, HTP version, VTCM and float16 are what the compiler in onnxruntime-qnn 2.7.0 (QAIRT 2.51.0) makes of each:

@@ -72,11 +72,17 @@ class Graph:
 
 
 def projection(
-    activations: str = "uint16", weights: str = "int8", zero: int = 0, *, layout: str = "tensor", op: str = "MatMul"
+    activations: str = "uint16",
+    weights: str = "int8",
+    zero: int = 0,
+    *,
+    layout: str = "tensor",
+    negative: bool = False,
 ) -> onnx.ModelProto:
     """x (1, 16, 64) @ w (64, 32) with everything between QuantizeLinear and DequantizeLinear.
 
-    ``layout`` is what shares a scale: the tensor, a channel (column), or a block of 32 rows of a column.
+    ``layout`` is what shares a scale: the tensor, a channel (column), or a block of 32 rows of a column. With
+    ``negative`` every second scale is below 0.
     """
     random = np.random.default_rng(0)
     graph = Graph()
@@ -89,9 +95,11 @@ def projection(
         "block": ((2, 32), {"axis": 0, "block_size": 32}),
     }[layout]
     scale = np.asarray(random.uniform(0.5, 1, shape) / span)
+    if negative:
+        scale = scale * np.where(np.arange(scale.size) % 2, 1, -1).reshape(shape)
     w = graph.weight("w", codes, scale, np.full(shape, zero), weights, **attributes)
     x = graph.through_qdq("x", -4, 4, activations)
-    product = graph.node(op, [x, w], "product", name="matmul")
+    product = graph.node("MatMul", [x, w], "product", name="matmul")
     graph.node("Identity", [graph.through_qdq(product, -80, 80, activations)], "y")
     return graph.model({"x": (1, 16, 64)}, {"y": (1, 16, 32)})
 

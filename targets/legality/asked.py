@@ -27,7 +27,7 @@ _TIMEOUT = 600.0  # seconds for a question
 _QUESTIONS = 150  # about nodes alone in one model; a tenth of a second each
 _LAYOUT = re.compile(r"_token_\d+$")  # what onnxruntime adds to a node's name when it changes its layout to NHWC
 _FOLLOWERS = {"QuantizeLinear", "DequantizeLinear", "Constant"}
-_NEVER = "not supported by QNN EP"  # what the QNN provider says of an operator that it has in no form
+_NEVER = "Operators of type"  # what the QNN provider says of an operator that it has in no form
 
 
 def place_all(path: Path, target: Target, soc: Soc | None = None) -> list[Placement]:
@@ -155,7 +155,8 @@ class _Questions:
         """Ask about a model of one node as it is, with its shapes fixed, and with one change more."""
         as_it_is = self._alone_answer(model, verbose=True)
         if as_it_is is None:
-            return _Alone("op", _clean(reason) or "not asked: too many nodes were left")
+            words = _clean(reason) or "not asked about alone: too many kinds of nodes were left"
+            return _Alone(_cause_in_words(words), words)
         reason = "; ".join(filter(None, [_clean(reason or as_it_is.reason), *as_it_is.said]))
         reason = reason.removeprefix("Failed to add node.; ")  # the backend's own words say more
         if as_it_is.lands:
@@ -175,7 +176,8 @@ class _Questions:
                 answer = self._alone_answer(changed)
                 if answer is not None and answer.lands:
                     return _Alone(change.cause, reason, prefix + change.text)
-        return _Alone("dynamic shape" if prefix else "op", reason or "the provider does not say why")
+        cause: Cause = "dynamic shape" if prefix else _cause_in_words(reason)
+        return _Alone(cause, reason or "the provider does not say why")
 
     def _alone_answer(self, model: onnx.ModelProto, *, verbose: bool = False) -> "_Answer | None":
         if not self.left:
@@ -216,7 +218,18 @@ def _renamed(placement: Placement, name: str) -> Placement:
 def _clean(reason: str) -> str:
     """The provider's words on one line, without the name that the question gave the node."""
     words = " ".join(reason.split())
-    return re.sub(rf"(?<=[.])\w+ node `{probes.PROBE}`.*", "", words)
+    return re.sub(r"(?<=[.])\w+ node `[^`]*` will not be.*", "", words)
+
+
+def _cause_in_words(reason: str) -> Cause:
+    """What the provider's words blame, for a node that no change helps."""
+    blamed: dict[str, Cause] = {
+        r"\brank\b": "rank",
+        r"data ?type": "dtype",
+        r"constant|initializer|dynamic \w+ input": "constant",
+        r"dynamic|cannot get shape": "dynamic shape",
+    }
+    return next((cause for words, cause in blamed.items() if re.search(words, reason, re.IGNORECASE)), "op")
 
 
 def _name_nodes(model: onnx.ModelProto) -> None:

@@ -214,7 +214,8 @@ def changes(model: onnx.ModelProto) -> list[Change]:
     node = _probe(model)
     return [
         Change("dtype", "compute in float32", _in_float32),
-        Change("dtype", "use int32 instead of int64", _in_int32),
+        Change("dtype", "use int32 instead of int64", _instead_of_int64(TensorProto.INT32)),
+        Change("dtype", "use float32 instead of int64", _instead_of_int64(TensorProto.FLOAT)),
         *_constant_inputs(model, node),
         *_quantization(model),
         Change("quantization", "quantize it: 16-bit activations, 8-bit weights", _quantize),
@@ -243,15 +244,17 @@ def _in_float32(model: onnx.ModelProto) -> bool:
     return changed
 
 
-def _in_int32(model: onnx.ModelProto) -> bool:
-    wide = [info for info in model.graph.input if info.type.tensor_type.elem_type == TensorProto.INT64]
-    for info in wide:
-        info.type.tensor_type.elem_type = TensorProto.INT32
-    if wide:
-        for info in model.graph.output:
-            if info.type.tensor_type.elem_type == TensorProto.INT64:
-                info.type.tensor_type.ClearField("elem_type")
-    return bool(wide)
+def _instead_of_int64(number: int) -> Callable[[onnx.ModelProto], bool]:
+    """Computed inputs and outputs in int64 become ``number``; constants keep their type, shapes and axes are int64."""
+
+    def apply(model: onnx.ModelProto) -> bool:
+        infos = [*model.graph.input, *model.graph.output]
+        wide = [info for info in infos if info.type.tensor_type.elem_type == TensorProto.INT64]
+        for info in wide:
+            info.type.tensor_type.elem_type = number
+        return bool(wide)
+
+    return apply
 
 
 def _constant_inputs(model: onnx.ModelProto, node: onnx.NodeProto) -> Iterator[Change]:
@@ -266,7 +269,10 @@ def _constant_inputs(model: onnx.ModelProto, node: onnx.NodeProto) -> Iterator[C
                 if int(np.prod(shape)) > _COPIED:
                     return False
                 dtype = helper.tensor_dtype_to_np_dtype(info.type.tensor_type.elem_type)
-                model.graph.initializer.append(numpy_helper.from_array(np.ones(shape, dtype), name))
+                values = np.ones(shape, dtype)
+                if _probe(model).op_type == "Reshape":
+                    values[:1] = -1  # a shape that fits
+                model.graph.initializer.append(numpy_helper.from_array(values, name))
                 model.graph.input.remove(info)
                 return True
 

@@ -4,11 +4,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 from onnx import TensorProto, external_data_helper, numpy_helper
 
 from edgepress.errors import InputError
-from edgepress.targets.qnn_htp import Layout, Rule, rules_against
+from edgepress.targets.qnn_htp import Layout, Rule, StoredWeight, rules_against
 
 
 @dataclass(frozen=True)
@@ -16,19 +17,17 @@ class Trap:
     """A weight of a node that would be computed wrongly, and the rule that says so."""
 
     node: str
-    weight: str
-    kind: str
-    layout: Layout
-    activations: str
+    weight: StoredWeight
     rule: Rule
 
     @property
     def reason(self) -> str:
         """What is wrong."""
-        zero = "a zero point that is not 0" if self.rule.zero == "other" else "zero point 0"
+        points = "zero point 0" if self.rule.centred else "a zero point that is not 0"
+        form = "a negative scale" if self.rule.negative else points
         return (
-            f"the HTP takes {self.kind} weights per {self.layout} with {zero} and {self.activations} activations, "
-            "and computes wrong results without a word"
+            f"the HTP takes {self.weight.kind} weights per {self.weight.layout} with {form} and "
+            f"{self.weight.activations} activations, and computes wrong results without a word"
         )
 
 
@@ -47,15 +46,16 @@ def find_traps(model: onnx.ModelProto, folder: Path) -> list[Trap]:
             weight = dequantized.get(name)
             if weight is None or activation is None or weight.input[0] not in constants:
                 continue
-            kind, layout = codes[weight.input[0]], _layout(weight, constants)
-            activations = codes.get(activation.input[0], "")
-            zero_points = _zero_points(weight, constants, folder)
-            rules = rules_against(node.op_type, kind, layout, zero_points, activations)
-            traps += [
-                Trap(node.name or node.output[0], weight.input[0], kind, layout, activations, rule)
-                for rule in rules
-                if rule.wrong
-            ]
+            stored = StoredWeight(
+                operator=node.op_type,
+                kind=codes[weight.input[0]],
+                layout=_layout(weight, constants),
+                centred=not np.any(_values(weight, 2, constants, folder)),
+                negative=bool(np.any(_values(weight, 1, constants, folder) < 0)),
+                activations=codes.get(activation.input[0], ""),
+            )
+            name_of_node = node.name or node.output[0]
+            traps += [Trap(name_of_node, stored, rule) for rule in rules_against(stored) if rule.wrong]
     return traps
 
 
@@ -98,14 +98,16 @@ def _layout(weight: onnx.NodeProto, constants: dict[str, TensorProto]) -> Layout
     return "channel" if scale is not None and int(np.prod(scale.dims)) > 1 else "tensor"
 
 
-def _zero_points(weight: onnx.NodeProto, constants: dict[str, TensorProto], folder: Path) -> list[int]:
-    """The distinct zero points; 0 when there are none."""
-    if len(weight.input) < 3 or weight.input[2] not in constants:
-        return [0]
-    tensor = constants[weight.input[2]]
+def _values(
+    weight: onnx.NodeProto, index: int, constants: dict[str, TensorProto], folder: Path
+) -> npt.NDArray[np.float64]:
+    """The scales (input 1) or zero points (input 2) of a DequantizeLinear; 0 where there are none that are constant."""
+    if len(weight.input) <= index or weight.input[index] not in constants:
+        return np.zeros(1)
+    tensor = constants[weight.input[index]]
     if external_data_helper.uses_external_data(tensor):
         copy = TensorProto()
         copy.CopyFrom(tensor)
         external_data_helper.load_external_data_for_tensor(copy, str(folder))
         tensor = copy
-    return [int(zero) for zero in np.unique(numpy_helper.to_array(tensor).astype(np.int64))]
+    return numpy_helper.to_array(tensor).astype(np.float64)

@@ -58,10 +58,34 @@ ASKED = {
         "leave out the attribute 'clip'",
     ),
     "type": (one_node("Relu", [("x", D, [1, 16])]), "dtype", "", "compute in float32"),
+    "integers": (
+        one_node("Neg", [("x", I64, [1, 16])]),
+        "dtype",
+        "Unsupported input/output datatypes",
+        "use float32 instead of int64",
+    ),
+    "all constant": (
+        one_node("Range", [("a", I64, []), ("b", I64, []), ("c", I64, [])]),
+        "constant",
+        "must be constant initializers",
+        "",
+    ),
     "constant": (
         one_node("Pad", [("x", F, [1, 16]), ("pads", I64, [4])]),
         "constant",
         "",
+        "make its input 1 a constant",
+    ),
+    "rank": (
+        one_node("Add", [("x", F, [2, 1, 2, 2, 4, 4]), ("z", F, [2, 1, 2, 2, 4, 4])]),
+        "rank",
+        "incorrect Rank 6",
+        "merge leading dimensions, to rank 4",
+    ),
+    "shape as a value": (
+        one_node("Reshape", [("x", F, [1, 16]), ("shape", I64, [2])]),
+        "constant",
+        "shape",
         "make its input 1 a constant",
     ),
     "zero point": (
@@ -163,7 +187,7 @@ def test_nodes_without_names_and_in_subgraphs_are_placed(tmp_path: Path) -> None
         ("z/then_branch/a", "Relu"): qnn.PROVIDER,
         ("z/else_branch/b", "Tanh"): qnn.PROVIDER,
         ("same", "Det"): "CPUExecutionProvider",
-        ("same", "Exp"): qnn.PROVIDER,
+        ("same#2", "Exp"): qnn.PROVIDER,
     }
 
 

@@ -11,7 +11,7 @@ from edgepress.errors import InputError
 from edgepress.targets import Soc, find_soc, find_target
 from edgepress.targets.legality.traps import find_traps, refuse_traps
 from edgepress.targets.providers import qnn
-from edgepress.targets.qnn_htp import NORMS, RULES, Rule, rules_against
+from edgepress.targets.qnn_htp import NORMS, RULES, Layout, Rule, StoredWeight, rules_against
 
 pytest.importorskip("onnxruntime_qnn", reason="the QNN provider is not installed: pip install 'edgepress[qnn]'")
 
@@ -38,8 +38,8 @@ def named(value: object) -> str:
 def model_of(rule: Rule, operator: str, weights: str, activations: str) -> onnx.ModelProto:
     if operator in NORMS:
         return npu_models.norm(operator, activations, weights)
-    zero = OTHER_ZERO[weights] if rule.zero == "other" else 0
-    return npu_models.projection(activations, weights, zero, layout=rule.layout)
+    zero = OTHER_ZERO[weights] if rule.centred is False else 0
+    return npu_models.projection(activations, weights, zero, layout=rule.layout, negative=bool(rule.negative))
 
 
 def model_of_remedy(rule: Rule, operator: str, weights: str, activations: str) -> onnx.ModelProto:
@@ -54,7 +54,7 @@ def model_of_remedy(rule: Rule, operator: str, weights: str, activations: str) -
         case "a gain in uint8":
             return npu_models.norm(operator, "uint16" if activations == "int16" else activations, "uint8")
         case other:
-            assert other == "zero point 0"
+            assert other in {"zero point 0", "scales above 0"}
     return npu_models.projection(activations, weights, 0, layout=layout)
 
 
@@ -88,14 +88,17 @@ def test_the_remedy_lands_and_is_right(rule: Rule, operator: str, weights: str, 
 @pytest.mark.parametrize("activations", ["uint8", "uint16"])
 @pytest.mark.parametrize("weights", ["int4", "uint4", "int8", "uint8"])
 @pytest.mark.parametrize("layout", ["tensor", "channel", "block"])
-@pytest.mark.parametrize("zero", ["0", "other"])
-def test_no_wrong_result_is_without_a_rule(activations: str, weights: str, layout: str, zero: str) -> None:
+@pytest.mark.parametrize(("centred", "negative"), [(True, False), (False, False), (True, True)])
+def test_no_wrong_result_is_without_a_rule(
+    activations: str, weights: str, layout: Layout, centred: bool, negative: bool
+) -> None:
     if layout == "block" and weights.endswith("8") and activations == "uint8":
         pytest.skip("onnxruntime's CPU provider has no such product to compare with")
-    zero_point = OTHER_ZERO[weights] if zero == "other" else 0
-    lands, ratio = asked(npu_models.projection(activations, weights, zero_point, layout=layout), SM8650)
-    wrong = [rule for rule in rules_against("MatMul", weights, layout, [zero_point], activations) if rule.wrong]
-    assert (lands and ratio < 15) == bool(wrong)
+    zero = 0 if centred else OTHER_ZERO[weights]
+    lands, ratio = asked(npu_models.projection(activations, weights, zero, layout=layout, negative=negative), SM8650)
+    stored = StoredWeight("MatMul", weights, layout, centred, negative, activations)
+    wrong = [rule for rule in rules_against(stored) if rule.wrong]
+    assert (lands and ratio < 15) == (lands and bool(wrong))
 
 
 def test_the_trap_of_zero_points_is_seen_before_it_is_compiled(tmp_path: Path) -> None:
@@ -104,7 +107,8 @@ def test_the_trap_of_zero_points_is_seen_before_it_is_compiled(tmp_path: Path) -
     assert lands
     assert ratio < 15
     (trap,) = find_traps(wrong, tmp_path)
-    assert (trap.node, trap.kind, trap.layout, trap.activations) == ("matmul", "int4", "block", "uint16")
+    assert trap.node == "matmul"
+    assert trap.weight == StoredWeight("MatMul", "int4", "block", False, False, "uint16")
     onnx.save(wrong, tmp_path / "wrong.onnx")
     with pytest.raises(InputError, match=r"node matmul: the HTP takes int4 weights per block .*store int4 with zero"):
         refuse_traps(tmp_path / "wrong.onnx")
@@ -118,6 +122,12 @@ def test_zero_points_are_found_in_external_data_too(tmp_path: Path) -> None:
     onnx.save(wrong, tmp_path / "w.onnx", save_as_external_data=True, size_threshold=0, location="w.data")
     with pytest.raises(InputError, match="per tensor with a zero point that is not 0"):
         refuse_traps(tmp_path / "w.onnx")
+
+
+def test_negative_scales_are_refused(tmp_path: Path) -> None:
+    onnx.save(npu_models.projection("uint16", "int8", negative=True, layout="channel"), tmp_path / "n.onnx")
+    with pytest.raises(InputError, match=r"per channel with a negative scale .*; store scales above 0"):
+        refuse_traps(tmp_path / "n.onnx")
 
 
 def test_a_right_model_is_not_refused(tmp_path: Path) -> None:
