@@ -175,7 +175,10 @@ class _Call:
             raise InputError(f"the static graph has no input_ids or no logits; {_AGAIN}")
         self.length = inputs["input_ids"][1]
         self._binding = session.io_binding()
-        self._held: list[OrtValue] = []  # the binding has no reference to the memory
+        # OpenVINO reads the memory of an input when it is bound, and not again at the next run.
+        self._binds_again = any(name.startswith("OpenVINO") for name in session.get_providers())
+        self._inputs: dict[str, OrtValue] = {}
+        self._outputs: list[OrtValue] = []  # kept: the binding has no reference to the memory
         self._ids, self._positions = (np.zeros((1, self.length), np.int32) for _ in range(2))
         for name, array in (("input_ids", self._ids), ("position_ids", self._positions)):
             if name in inputs:
@@ -194,11 +197,11 @@ class _Call:
         self.logits: Floats = logits[0]
 
     def _bind_input(self, name: str, value: "OrtValue") -> None:
-        self._held.append(value)
+        self._inputs[name] = value
         self._binding.bind_ortvalue_input(name, value)
 
     def _bind_output(self, name: str, value: "OrtValue") -> None:
-        self._held.append(value)
+        self._outputs.append(value)
         self._binding.bind_ortvalue_output(name, value)
 
     def _close_later_tokens(self, mask: Floats, window: int | None) -> None:
@@ -226,4 +229,7 @@ class _Call:
                 row[: max(first, 0)] = self._facts.closed
 
     def run(self) -> None:
+        if self._binds_again:
+            for name, value in self._inputs.items():
+                self._binding.bind_ortvalue_input(name, value)
         self._session.run_with_iobinding(self._binding)

@@ -46,7 +46,7 @@ def model(
         [numpy_helper.from_array(array, name) for name, array in (constants or {}).items()],
     )
     opsets = [helper.make_opsetid("", opset), helper.make_opsetid(CONTRIB, 1)]
-    made = helper.make_model(graph, opset_imports=opsets, ir_version=10)
+    made = helper.make_model(graph, opset_imports=opsets, ir_version=11 if opset > 22 else 10)
     for value, array in zip(made.graph.output, run(made, feeds), strict=True):  # the checker wants a rank
         value.CopyFrom(info(value.name, array, [f"{value.name}_{axis}" for axis in range(array.ndim)]))
     return made
@@ -195,7 +195,7 @@ def norm(op: str, *, bias: bool = False, residual: bool = False) -> Case:
         feeds["skip"] = normal(3, 2, 3, 32)
         inputs = ["x", "skip", "gain"]
         outputs += ["", "", "sum"] if residual else []
-    if "Simplified" not in op:
+    if "Simplified" not in op and op != "RMSNormalization":
         constants["beta"] = normal(4, 32)
         inputs.append("beta")
     if bias:
@@ -204,7 +204,9 @@ def norm(op: str, *, bias: bool = False, residual: bool = False) -> Case:
     domain = CONTRIB if op.startswith("Skip") else ""
     attributes: dict[str, object] = {"epsilon": 1e-3} | ({} if domain else {"axis": -1})
     named = [name for name in outputs if name]
-    return Case(model([node(op, inputs, outputs, domain=domain, **attributes)], feeds, named, constants), feeds)
+    opset = 23 if op == "RMSNormalization" else 21
+    made = node(op, inputs, outputs, domain=domain, **attributes)
+    return Case(model([made], feeds, named, constants, opset=opset), feeds)
 
 
 def activation(op: str, *, bias: bool = False, **attributes: object) -> Case:
@@ -392,6 +394,7 @@ CASES = {
     "rotary, partial": rotary_embedding(flat=True, interleaved=0, rotated=8),
     "rotary, offset": rotary_embedding(flat=True, interleaved=0, offset=True),
     "rms norm": norm("SimplifiedLayerNormalization"),
+    "onnx's rms norm": norm("RMSNormalization"),
     "skip rms norm": norm("SkipSimplifiedLayerNormalization", residual=True),
     "skip rms norm, bias": norm("SkipSimplifiedLayerNormalization", bias=True),
     "skip norm": norm("SkipLayerNormalization", bias=True, residual=True),

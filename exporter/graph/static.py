@@ -82,7 +82,13 @@ class Facts:
 
 
 def write_static(
-    model: Path, out: Path, *, context: int, sequence: int = SEQUENCE, closed: float = CLOSED
+    model: Path,
+    out: Path,
+    *,
+    context: int,
+    sequence: int = SEQUENCE,
+    closed: float = CLOSED,
+    further: Sequence[str] = (),
 ) -> tuple[Path, Path]:
     """Write the static graphs of a decoder, ``model``, and their weights into the directory ``out``; return the paths.
 
@@ -94,6 +100,7 @@ def write_static(
         context: tokens that a text may have; the cache has one slot fewer.
         sequence: tokens of a prefill call.
         closed: what closes a slot in the mask.
+        further: passes that a provider needs besides, such as ``decompose-norm`` for OpenVINO.
 
     Raises:
         InputError: the graph has something without a static form; the message names the node.
@@ -104,7 +111,7 @@ def write_static(
     weights = Weights(model.parent)
     paths = (out / PREFILL_FILE, out / DECODE_FILE)
     made = [
-        static_decoder(read_graph(model), weights, Shapes(length, context - 1), closed=closed)
+        static_decoder(read_graph(model), weights, Shapes(length, context - 1), closed=closed, further=further)
         for length in (min(sequence, context), 1)
     ]
     weights.write(made, out / DATA_FILE)
@@ -124,7 +131,12 @@ def read_graph(model: Path) -> onnx.ModelProto:
 
 
 def static_decoder(
-    model: onnx.ModelProto, weights: Weights, shapes: Shapes, *, closed: float = CLOSED
+    model: onnx.ModelProto,
+    weights: Weights,
+    shapes: Shapes,
+    *,
+    closed: float = CLOSED,
+    further: Sequence[str] = (),
 ) -> onnx.ModelProto:
     """Turn a decoder's graph, with batches and lengths of any size, into a static one, in place, and return it.
 
@@ -137,7 +149,7 @@ def static_decoder(
     run_passes(model, _BEFORE, Context(weights=weights))
     windows, caches = _make_attention_static(model, weights, shapes)
     _set_values(model, shapes, windows, caches)
-    run_passes(model, _AFTER, Context(weights=weights))
+    run_passes(model, (*_AFTER, *further), Context(weights=weights))
     _cut_tables(model, weights, shapes.slots + 1, long)
     require_opset(model, _OPSET)
     facts = Facts(windows, closed)
