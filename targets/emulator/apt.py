@@ -50,6 +50,7 @@ class Apt:
             raise InputError(
                 f"{KEYRING} is missing, so packages cannot be verified; apt-get install debian-archive-keyring"
             )
+        directory = directory.resolve()
         self.mirror, self.suite = mirror, suite
         self.packages = directory / "packages"
         for folder in ("lists/partial", "cache/archives/partial", "etc/apt.conf.d", "etc/preferences.d", "packages"):

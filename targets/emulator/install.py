@@ -138,8 +138,6 @@ def setup(
         CheckFailed: the trial run failed.
 
     """
-    if sys.platform != "linux":
-        raise InputError(f"the emulator runs on Linux, this is {platform.system()}; use a container or a Linux machine")
     directory = emulator_directory() if directory is None else directory
     found = _find(directory)
     if found is not None:
@@ -210,7 +208,10 @@ def _make(directory: Path, mirror: str | None, progress: Progress, say: Callable
     version = qemu_version(planned)
     if tuple(int(part) for part in version.split(".")[:2]) < packages.LEAST_QEMU:
         least = ".".join(map(str, packages.LEAST_QEMU))
-        raise InputError(f"qemu is {version}, and {least} is the oldest that runs onnxruntime; give a newer --mirror")
+        raise InputError(
+            f"qemu is {version}, and {least} is the oldest that runs onnxruntime; "
+            f"remove {planned.user} and give a --mirror that is up to date"
+        )
     (told, _arrays) = run(planned, "cortex-a53", [Call(describe)])[0]
     versions = {"qemu": version, **told}
     note = {"versions": versions}
@@ -263,7 +264,9 @@ def _is_library(name: str) -> bool:
 
 
 def host_architecture() -> str:
-    """Debian's name of this machine's architecture; InputError for one that Debian has no emulator for."""
+    """Debian's name of this machine's architecture; InputError where Debian's emulator does not run."""
+    if sys.platform != "linux":
+        raise InputError(f"the emulator runs on Linux, this is {platform.system()}; use a container or a Linux machine")
     name = _DEBIAN_NAMES.get(platform.machine())
     if name is None:
         raise InputError(
