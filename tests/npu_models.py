@@ -143,6 +143,7 @@ def on_cpu(model: onnx.ModelProto, feeds: dict[str, np.ndarray]) -> np.ndarray:
     """The first output by onnxruntime's CPU provider, node by node as the model says: nothing is fused."""
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.intra_op_num_threads = 1
     output: np.ndarray = onnxruntime.InferenceSession(model.SerializeToString(), options).run(None, feeds)[0]
     return output
 

@@ -2,7 +2,7 @@
 
 A node that does not land is asked about alone, with the QuantizeLinear and DequantizeLinear next to it, and then in
 changed forms, the smallest change first; the first that lands is reported. Questions go to a process of their own,
-because compilers crash. Equal nodes are asked about once.
+because compilers crash. Nodes of one kind are asked about once.
 """
 
 import re
@@ -146,7 +146,7 @@ class _Questions:
         model = probes.alone(node, where)
         if model is None:
             return _Alone("dynamic shape", _clean(reason) or "the rank of what it reads is not known")
-        key = model.SerializeToString(deterministic=True)
+        key = probes.kind_of(model)
         if key not in self.known:
             self.known[key] = self._probe(model, reason)
         return self.known[key]
@@ -217,7 +217,7 @@ def _renamed(placement: Placement, name: str) -> Placement:
 
 def _clean(reason: str) -> str:
     """The provider's words on one line, without the name that the question gave the node."""
-    words = " ".join(reason.split())
+    words = " ".join(reason.split()).replace(f" in the node '{probes.PROBE}'", "")
     return re.sub(r"(?<=[.])\w+ node `[^`]*` will not be.*", "", words)
 
 

@@ -60,10 +60,29 @@ def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
 def alone(node: Node, where: Around) -> onnx.ModelProto | None:
     """Return a model of ``node`` alone, with the QuantizeLinear and DequantizeLinear next to it.
 
-    Values have names of their own order, and large constants are zeros, so equal nodes give equal bytes. None when
-    that cannot be made: the rank of an input is not known, a constant is too large, or it has subgraphs.
+    Values have names of their own order, and large constants are zeros. None when that cannot be made: the rank of an
+    input is not known, a constant is too large, or it has subgraphs.
     """
     return _Cut(node, where).model()
+
+
+def kind_of(model: onnx.ModelProto) -> bytes:
+    """Return bytes that are equal for models from ``alone`` that a provider is likely to treat alike.
+
+    Those of nodes between quantizers are the whole model: there a zero point decides. Of others, sizes are left out but
+    for whether they are fixed and whether they are 1, and so are the values of constants.
+    """
+    kind = onnx.ModelProto()
+    kind.CopyFrom(model)
+    if not any(node.op_type in {"QuantizeLinear", "DequantizeLinear"} for node in model.graph.node):
+        for info in kind.graph.input:
+            for dimension in info.type.tensor_type.shape.dim:
+                size = dimension.dim_value if dimension.HasField("dim_value") else 0
+                dimension.dim_value = min(size, 2)
+        for tensor in kind.graph.initializer:
+            dims = [min(size, 2) for size in tensor.dims]
+            tensor.CopyFrom(TensorProto(name=tensor.name, data_type=tensor.data_type, dims=dims))
+    return bytes(kind.SerializeToString(deterministic=True))
 
 
 class _Cut:

@@ -132,7 +132,7 @@ def test_a_model_that_lands_whole_is_asked_about_once(tmp_path: Path, monkeypatc
     assert len(questions) == 1
 
 
-def test_equal_nodes_are_asked_about_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nodes_of_one_kind_are_asked_about_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     questions = []
     ask = qnn.ask
     monkeypatch.setattr(qnn, "ask", lambda *args, **options: questions.append(args) or ask(*args, **options))

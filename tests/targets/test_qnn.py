@@ -104,7 +104,7 @@ def test_a_context_binary_computes_what_its_model_does(projection_file: Path, tm
     np.testing.assert_array_equal(from_binary, qnn.open_session(projection_file, soc).run(None, x)[0])
 
 
-@pytest.mark.parametrize("soc", FIVE_VERSIONS, ids=lambda soc: soc.name)
+@pytest.mark.parametrize("soc", [FIVE_VERSIONS[0], FIVE_VERSIONS[-1]], ids=lambda soc: soc.name)
 def test_two_graphs_share_their_weights_in_one_binary(soc: Soc, tmp_path: Path) -> None:
     for name, rows in (("prefill", 16), ("decode", 1)):
         onnx.save(npu_models.wide_projection(rows), tmp_path / f"{name}.onnx")

@@ -25,7 +25,8 @@ FORMS = [
     for activations in rule.activations
 ]
 FIRST_FORMS = [next(form for form in FORMS if form[0] is rule) for rule in RULES]
-CASES = [(*form, SM8650) for form in FORMS] + [(*form, soc) for form in FIRST_FORMS for soc in OTHERS]
+CASES = [(*form, SM8650) for form in FORMS]
+CASES += [(*form, soc) for form in FIRST_FORMS for soc in (OTHERS if form[0].wrong else OTHERS[:1])]
 OTHER_ZERO = {"int4": 3, "uint4": 8, "int8": 64, "uint8": 128}
 
 
@@ -78,7 +79,7 @@ def test_the_compiler_does_what_the_rule_says(
         assert not lands
 
 
-@pytest.mark.parametrize(("rule", "operator", "weights", "activations"), FORMS, ids=named)
+@pytest.mark.parametrize(("rule", "operator", "weights", "activations"), FIRST_FORMS, ids=named)
 def test_the_remedy_lands_and_is_right(rule: Rule, operator: str, weights: str, activations: str) -> None:
     lands, ratio = asked(model_of_remedy(rule, operator, weights, activations), SM8650)
     assert lands
