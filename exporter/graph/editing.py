@@ -172,7 +172,7 @@ def require_opset(model: onnx.ModelProto, version: int) -> None:
     """Bring a model to at least opset ``version``, at most 24.
 
     From 21 on operators only gained types and optional attributes, so the number is raised; an older model must be
-    converted first.
+    exported anew or converted first.
 
     Raises:
         InputError: the model's opset is older than 21 and than ``version``.
@@ -183,8 +183,8 @@ def require_opset(model: onnx.ModelProto, version: int) -> None:
         return
     if found < _FREE_TO_RAISE:
         raise InputError(
-            f"the model is in opset {found}, and at least {version} is needed; convert it first: "
-            "onnx.version_converter.convert_version(model, 21)"
+            f"the model is in opset {found}, and at least {version} is needed; export it in opset 21 or newer "
+            "(onnx's version_converter does it where all operators are ONNX's own)"
         )
     for entry in model.opset_import:
         if entry.domain in _ONNX:
