@@ -119,4 +119,5 @@ TARGET = Target(
     package="onnxruntime-qnn",
     socs=SOCS,
     qdq=("a8w8", "a16w8", "a16w4"),
+    form="static",
 )

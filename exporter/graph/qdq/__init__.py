@@ -9,6 +9,7 @@ rounds again what a recipe has rounded already.
 
 from edgepress.exporter.graph.qdq.calibrate import Calibrator, Ranges, calibrate
 from edgepress.exporter.graph.qdq.codes import Rounded
+from edgepress.exporter.graph.qdq.decoder import calibrate_decoder
 from edgepress.exporter.graph.qdq.prepare import prepare
 from edgepress.exporter.graph.qdq.widths import WIDTHS, Widths, find_widths
 from edgepress.exporter.graph.qdq.writer import quantize, write_models
@@ -20,6 +21,7 @@ __all__ = [
     "Rounded",
     "Widths",
     "calibrate",
+    "calibrate_decoder",
     "find_widths",
     "prepare",
     "quantize",
