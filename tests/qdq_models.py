@@ -62,7 +62,7 @@ def codes(value: np.ndarray, low: float, high: float, bits: int) -> np.ndarray:
 def decibels(truth: np.ndarray, seen: np.ndarray) -> float:
     """Signal-to-noise ratio in dB."""
     truth, seen = truth.astype(np.float64), seen.astype(np.float64)
-    return float(10 * np.log10((truth**2).sum() / ((truth - seen) ** 2).sum()))
+    return float(10 * np.log10((truth**2).sum() / max(float(((truth - seen) ** 2).sum()), 1e-30)))
 
 
 def block(path: Path, *, sequence: int = 4, past: int = 11, seed: int = 0) -> Path:

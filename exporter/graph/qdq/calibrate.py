@@ -33,6 +33,10 @@ class Calibrator:
         self.outputs = model.outputs
         self._names = model.activations()
         self._histograms = {name: Histogram() for name in self._names}
+        self._read_by: dict[str, list[onnx.NodeProto]] = defaultdict(list)
+        for node in model.nodes:
+            for name in dict.fromkeys(node.input):
+                self._read_by[name].append(node)
         self._rows = {node.input[0]: int(attribute(node, "axis", -1)) for node in model.nodes if _is_softmax(node)}
         self._least_peak: dict[str, tuple[float, int]] = {}  # of a Softmax's input: least row maximum, longest row
         proto = model.proto
@@ -82,10 +86,15 @@ class Calibrator:
         groups: dict[str, list[str]] = defaultdict(list)
         for name in [*self._names, *self._tied_constants()]:
             groups[self._model.ties.of(name)].append(name)
-        found: Ranges = {}
+        found, scores = Ranges(), Ranges()
         for names in groups.values():
-            hull = self._scores(names, bits) or self._hull(names, own)
-            found |= dict.fromkeys(names, hull)
+            if (clipped := self._scores(names, bits)) is not None:
+                scores |= dict.fromkeys(names, clipped)
+            found |= dict.fromkeys(names, clipped or self._hull(names, own))
+        for names in groups.values():
+            if (least := self._least_summand(names, scores, found)) is not None:
+                low, high = found[names[0]]
+                found |= dict.fromkeys(names, (max(low, least), high))
         return found
 
     def _tied_constants(self) -> list[str]:
@@ -106,13 +115,35 @@ class Calibrator:
         peaks = [self._least_peak[name] for name in names if name in self._least_peak]
         if not peaks:
             return None
-        tied, outputs = set(names), set(self._model.outputs)
-        readers = [node for node in self._model.nodes if tied.intersection(node.input)]
-        inside = all(_is_softmax(node) or (node.op_type in MOVES and tied & set(node.output)) for node in readers)
-        if not inside or tied & outputs or tied & set(self._model.inputs):
+        if not all(map(_is_softmax, self._readers(names))) or set(names) & {*self.outputs, *self._model.inputs}:
             return None
-        low = min(peak - math.log(length * 2.0**bits) for peak, length in peaks)
+        low = min(0.0, *(peak - math.log(length * 2.0**bits) for peak, length in peaks))
         return max(low, min(self._histograms[n].low for n in names)), max(self._histograms[n].high for n in names)
+
+    def _least_summand(self, names: list[str], scores: Ranges, found: Ranges) -> float | None:
+        """Where values that are only added to others to give ``scores`` end: below it the sum is clipped anyway.
+
+        A mask of −10⁴ has a scale of its own then no coarser than scores have: the HTP adds 8-bit values of far
+        different scales with an error of many steps (18 of 255 were seen).
+        """
+        readers = self._readers(names)
+        if not readers or set(names) & set(self.outputs):
+            return None
+        least = []
+        for node in readers:
+            if node.op_type != "Add" or node.output[0] not in scores:
+                return None
+            other = next((name for name in node.input if name not in names), None)
+            if other not in found:
+                return None
+            least.append(scores[node.output[0]][0] - found[other][1])
+        return min(0.0, *least)
+
+    def _readers(self, names: list[str]) -> list[onnx.NodeProto]:
+        """The nodes that read any of ``names``, but for those that move one to another."""
+        tied = set(names)
+        readers = [node for name in names for node in self._read_by[name]]
+        return [node for node in readers if node.op_type not in MOVES or not tied & set(node.output)]
 
 
 def calibrate(path: Path, feeds: Iterable[Feed], activations: Activations) -> Ranges:

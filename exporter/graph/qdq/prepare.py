@@ -1,12 +1,15 @@
 """A float model as other tools write it → one that can be quantized: batch norms folded, constants computed."""
 
 import math
+import re
 from pathlib import Path
 
 import onnx
 
 from edgepress.errors import InputError
+from edgepress.exporter.graph.weights import graphs
 
+_MADE = re.compile(r"_token_\d+$")
 _LARGE = 1 << 30  # bytes of constants; a protobuf holds twice that
 
 
@@ -35,6 +38,20 @@ def prepare(source: Path, target: Path) -> None:
         onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     except Exception as error:
         raise InputError(f"{source} cannot be opened: {error}") from error
+    model = onnx.load(target, load_external_data=False)
+    _rename_made(model.graph)
+    target.write_bytes(model.SerializeToString(deterministic=True))
+
+
+def _rename_made(outermost: onnx.GraphProto) -> None:
+    """Rename what the optimizer made: names that it would make again, and then find taken, the next time."""
+    for graph in graphs(outermost):
+        for tensor in graph.initializer:
+            tensor.name = _MADE.sub(r"\g<0>.made", tensor.name)
+        for node in graph.node:
+            for names in (node.input, node.output):
+                for index, name in enumerate(names):
+                    names[index] = _MADE.sub(r"\g<0>.made", name)
 
 
 def _constant_bytes(path: Path) -> int:

@@ -22,6 +22,8 @@ FLOAT = frozenset(["GRU", "If", "LSTM", "Loop", "RNN", "Scan"])
 FIRST_ONLY = frozenset(["Clip", "Pad", "Resize", "TopK", "Upsample"])
 # These look at nothing but the shape.
 SHAPES = frozenset(["Shape", "Size"])
+# Norms that may have a bias.
+NORMS = frozenset(("GroupNormalization", "InstanceNormalization", "LayerNormalization"))
 BATCH_NORM = "BatchNormalization"
 
 _ROLES: dict[str, tuple[Role, ...]] = {

@@ -18,7 +18,7 @@ from edgepress.exporter.graph.qdq import codes as arithmetic
 from edgepress.exporter.graph.qdq.calibrate import Ranges
 from edgepress.exporter.graph.qdq.codes import Rounded
 from edgepress.exporter.graph.qdq.graph import FloatModel
-from edgepress.exporter.graph.qdq.roles import MOVES, attribute, channel_axis, role
+from edgepress.exporter.graph.qdq.roles import MOVES, NORMS, attribute, channel_axis, role
 from edgepress.exporter.graph.qdq.widths import Widths
 from edgepress.exporter.graph.weights import graphs
 
@@ -180,10 +180,11 @@ class _Writer:
             return name if part == "float" else self._integers.get(name, name)
         if part == "weight":
             return self._weight(node, name)
-        if part == "bias" and self._has_weight(node):
+        wide_norm = node.op_type in NORMS and self._widths.activation_bits == 16
+        if part == "bias" and self._has_weight(node) and not wide_norm:
             return self._bias(node, name)
         if part == "gain":
-            return self._gain(name)
+            return self._gain(node, name)
         return self._keep(name) if part == "float" else self._constant(name)
 
     def _keep(self, name: str) -> str:
@@ -283,12 +284,17 @@ class _Writer:
         codes = arithmetic.round_bias(name, value, scale)
         return self._dequantized(f"{node.output[0]}.bias", _Integers(codes, scale, "int32"))
 
-    def _gain(self, name: str) -> str:
-        """A norm's gain: int16 around 0 beside 16-bit activations, else uint8. The HTP refuses int8."""
-        key = f"{name}.gain"
+    def _gain(self, node: onnx.NodeProto, name: str) -> str:
+        """A norm's gain, in a type that every version of the HTP takes.
+
+        Beside 8-bit activations that is uint8 (int8 is refused). Beside 16-bit ones it is int16 around 0, with a bias
+        in the type of activations; where a norm that can have a bias has none, v68 takes uint8 only.
+        """
+        is_wide = self._widths.activation_bits == 16 and (node.op_type not in NORMS or len(node.input) > 2)
+        key = f"{name}.gain{16 if is_wide else 8}"
         if key not in self._integers:
             value = np.asarray(self._model.value(name), np.float32)
-            if self._widths.activation_bits == 16:
+            if is_wide:
                 integers = _Integers(*arithmetic.round_symmetric(value, 16), "int16")
             else:
                 codes, scale, zero = arithmetic.round_constant(value, *_extremes(value), 8)

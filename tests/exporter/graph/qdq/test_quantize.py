@@ -91,7 +91,9 @@ def test_every_value_of_a_decoder_passes_through_integers(name: str, tmp_path: P
     kinds = {t.name: t.data_type for t in model.graph.initializer}
     wide = name != "a8w8"
     assert kinds["table.integers"] == (onnx.TensorProto.UINT16 if wide else onnx.TensorProto.UINT8)
-    assert kinds["norm.1.gain.integers"] == (onnx.TensorProto.INT16 if wide else onnx.TensorProto.UINT8)
+    assert kinds[f"norm.1.gain{16 if wide else 8}.integers"] == (
+        onnx.TensorProto.INT16 if wide else onnx.TensorProto.UINT8
+    )
     assert kinds["w.q.weight1.integers"] == (onnx.TensorProto.INT4 if name == "a16w4" else onnx.TensorProto.INT8)
     assert [value.name for value in model.graph.input] == [value.name for value in onnx.load(path).graph.input]
     assert [value.name for value in model.graph.output] == ["logits", "present.key", "present.value"]
@@ -202,7 +204,8 @@ def test_layer_norms_and_what_has_no_integers_stay_near(tmp_path: Path) -> None:
     model = quantize(path, calibrate(path, feeds, settings("a16w8")), WIDTHS["a16w8"])
     kinds = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
     assert kinds["lstm.w"] == onnx.TensorProto.FLOAT
-    assert kinds["n.bias.integers"] == onnx.TensorProto.INT32
+    assert kinds["gain.gain16.integers"] == onnx.TensorProto.INT16
+    assert kinds["beta.integers"] == onnx.TensorProto.UINT16
     assert decibels(run(onnx.load(path), feeds[0])[0], run(model, feeds[0])[0]) > 55
 
 
