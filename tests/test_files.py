@@ -1,18 +1,26 @@
 """Directories appear whole or not at all."""
 
+import contextlib
 import hashlib
+import itertools
 import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import edgepress.files
 from edgepress.errors import InputError
 from edgepress.files import atomic_directory, sha256_file
+
+TraceFunction = Callable[[FrameType, str, Any], Any]
 
 
 @given(content=st.binary(max_size=3 << 20))
@@ -80,6 +88,55 @@ def test_killed_in_the_middle_leaves_the_old_directory_or_none(tmp_path: Path, h
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     assert ([path.name for path in target.iterdir()] if target.exists() else []) == (["old"] if had_old else [])
+
+
+@pytest.mark.parametrize("had_old", [False, True])
+def test_a_signal_between_any_two_instructions_leaves_the_old_directory_or_the_new_one(
+    tmp_path: Path, had_old: bool
+) -> None:
+    """A handler's SystemExit is raised before each bytecode instruction of files.py and of contextlib in turn."""
+    met: set[str] = set()
+    for count in itertools.count():
+        folder = tmp_path / str(count)
+        folder.mkdir()
+        if had_old:
+            (folder / "out").mkdir()
+            (folder / "out" / "old").touch()
+        raised = write_and_raise(folder / "out", count)
+        assert [path.name for path in folder.iterdir()] in ([], ["out"]), f"stopped at instruction {count}"
+        left = [path.name for path in (folder / "out").iterdir()] if (folder / "out").exists() else []
+        met.add(str(left))
+        if not raised:
+            break
+    assert count > 100
+    assert met == {str(["old"] if had_old else []), str(["new"])}
+
+
+def write_and_raise(target: Path, count: int) -> bool:
+    """Replace ``target`` by a directory with a file ``new``; whether that was stopped at instruction ``count``."""
+    left = count
+
+    def trace(frame: FrameType, event: str, _argument: object) -> TraceFunction | None:
+        nonlocal left
+        if frame.f_code.co_filename not in {edgepress.files.__file__, contextlib.__file__}:
+            return None
+        frame.f_trace_opcodes = True
+        left -= event == "opcode"
+        if left < 0:
+            sys.settrace(None)
+            raise SystemExit(143)
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        with atomic_directory(target, replace=True) as work:
+            (work / "new").touch()
+    except SystemExit:
+        return True
+    finally:
+        sys.settrace(before)
+    return False
 
 
 def test_what_a_killed_process_left_is_removed_and_what_a_running_one_holds_is_not(tmp_path: Path) -> None:

@@ -3,9 +3,9 @@
 import glob
 import hashlib
 import os
+import secrets
 import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -47,7 +47,7 @@ def atomic_directory(target: Path, *, replace: bool = False) -> Iterator[Path]:
 
     Killed at any moment, the old directory or none is there, never half of a new one: contents are synced, then one
     rename puts them in place. With ``replace`` the old directory is exchanged for the new one and then removed. On an
-    error the sibling is removed.
+    error the sibling is removed, and so it is on an exception that a signal's handler raises at any moment.
 
     Raises:
         InputError: ``target`` exists and ``replace`` is false, or its parent cannot be written.
@@ -61,12 +61,17 @@ def atomic_directory(target: Path, *, replace: bool = False) -> Iterator[Path]:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         _remove_stale(target)
-        work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=_PARTIAL, dir=target.parent))
-        held = _hold(work)
     except OSError as error:
-        raise InputError(f"cannot write beside {target}: {error.strerror}; choose a writable output") from error
+        raise _unwritable(target, error) from error
+    # Named before it is made: a signal's exception may come between any two steps, and there must be a name to remove.
+    work, held = _sibling(target, _PARTIAL), None
     try:
-        work.chmod(0o755)  # mkdtemp's 0700 would make a shipped bundle unreadable to others
+        try:
+            work.mkdir()
+            held = _hold(work)
+            work.chmod(0o755)  # whatever the umask is, others can read a shipped bundle
+        except OSError as error:
+            raise _unwritable(target, error) from error
         yield work
         for path in sorted(work.rglob("*")):
             if path.is_file():
@@ -80,6 +85,15 @@ def atomic_directory(target: Path, *, replace: bool = False) -> Iterator[Path]:
     finally:
         if held is not None:
             os.close(held)
+
+
+def _sibling(target: Path, suffix: str) -> Path:
+    """A name beside ``target`` that nothing has: 64 random bits."""
+    return target.parent / f".{target.name}.{secrets.token_hex(8)}{suffix}"
+
+
+def _unwritable(target: Path, error: OSError) -> InputError:
+    return InputError(f"cannot write beside {target}: {error.strerror}; choose a writable output")
 
 
 @contextmanager
@@ -138,12 +152,15 @@ def _put_in_place(work: Path, target: Path, replace: bool) -> None:
         return
     # POSIX has no portable exchange of directories: move the old one aside first. A kill between the two renames
     # leaves the old bundle whole under its aside name and none under `target`.
-    aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".old", dir=target.parent))
-    target.rename(aside / target.name)
+    aside = _sibling(target, ".old")
+    old = aside / target.name
     try:
+        aside.mkdir()
+        target.rename(old)
         work.rename(target)
-    except OSError:
-        (aside / target.name).rename(target)
-        raise
-    finally:
         shutil.rmtree(aside, ignore_errors=True)
+    except BaseException:
+        if old.exists() and not target.exists():
+            old.rename(target)
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
