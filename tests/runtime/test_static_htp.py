@@ -59,7 +59,7 @@ def test_the_demo_model_writes_on_the_htp_what_it_writes_on_the_cpu(demo: tuple[
     config = read_config(demo[0].parent.parent / "bundle")
     answers = []
     for sessions in ([cpu(path) for path in demo], [htp(path, CHIP) for path in demo]):
-        model = Model(config, StaticSession(*sessions))  # type: ignore[arg-type]
+        model = Model(config, StaticSession(*sessions))
         answers.append(model.generate("Once upon a time", max_tokens=40))
         answers[-1].text()
     assert len(answers[0].tokens) == 40

@@ -61,7 +61,7 @@ def test_every_architecture_gives_the_logits_and_the_text_of_its_bundle(home: Pa
     own = DecoderSession(config, threads=1, context=CONTEXT, prepared=False, scoring=True)
     assert difference(logits(session, TOKENS, 20), logits(own, TOKENS, 20)) < 1e-5
     prompt = [int(token) for token in TOKENS[:37]]  # two whole calls and a padded one; then past longrope's limit
-    static = Model(config, session).generate(prompt, max_tokens=40)  # type: ignore[arg-type]
+    static = Model(config, session).generate(prompt, max_tokens=40)
     plain = load(made, threads=1, context=CONTEXT, prepared=False).generate(prompt, max_tokens=40)
     assert static.text() == plain.text()
     assert static.tokens == plain.tokens
