@@ -8,9 +8,11 @@ of the thread on its core, so that other processes hardly count.
 import itertools
 import json
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime
 from common import ROOT, host, save, table
 from onnx import TensorProto, helper, numpy_helper
@@ -25,28 +27,33 @@ FEATURES = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_fp16", "amx_in
 WRITTEN = ROOT / "targets" / "legality" / "cliffs.json"
 
 
-def open_session(combination: dict[str, object]) -> onnxruntime.InferenceSession:
-    """Open a session on one MatMulNBits of random codes."""
+def product_model(combination: Mapping[str, object], size: int = SIZE) -> onnx.ModelProto:
+    """x (tokens, size) through one MatMulNBits of random codes (size, size)."""
     bits, block, level = (int(str(combination[key])) for key in ("bits", "block", "accuracy_level"))
     number, dtype = TYPES[str(combination["type"])]
     random = np.random.default_rng(0)
-    blocks = -(-SIZE // block)
+    blocks = -(-size // block)
     weights = [
-        numpy_helper.from_array(random.integers(0, 256, (SIZE, blocks, block * bits // 8), dtype=np.uint8), "codes"),
-        numpy_helper.from_array((random.random((SIZE, blocks)) * 0.01).astype(dtype), "scales"),
+        numpy_helper.from_array(random.integers(0, 256, (size, blocks, block * bits // 8), dtype=np.uint8), "codes"),
+        numpy_helper.from_array((random.random((size, blocks)) * 0.01).astype(dtype), "scales"),
     ]
     if combination["zero_points"]:
-        shape = (SIZE, -(-blocks * bits // 8))
+        shape = (size, -(-blocks * bits // 8))
         weights.append(numpy_helper.from_array(random.integers(0, 256, shape, dtype=np.uint8), "zero_points"))
-    attributes = {"K": SIZE, "N": SIZE, "bits": bits, "block_size": block, "accuracy_level": level}
+    attributes = {"K": size, "N": size, "bits": bits, "block_size": block, "accuracy_level": level}
     inputs = ["x", *(weight.name for weight in weights)]
     node = helper.make_node("MatMulNBits", inputs, ["y"], domain="com.microsoft", **attributes)
-    values = [helper.make_tensor_value_info(name, number, ["tokens", SIZE]) for name in "xy"]
+    values = [helper.make_tensor_value_info(name, number, ["tokens", size]) for name in "xy"]
     graph = helper.make_graph([node], "product", values[:1], values[1:], weights)
     opsets = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=10)
+
+
+def open_session(combination: Mapping[str, object]) -> onnxruntime.InferenceSession:
+    """Open a session on one product."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = 1, 4
-    model = helper.make_model(graph, opset_imports=opsets, ir_version=10).SerializeToString()
+    model = product_model(combination).SerializeToString()
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 

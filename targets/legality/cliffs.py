@@ -1,7 +1,8 @@
 """Speed cliffs: nodes that run where they should, by a slow kernel.
 
 ``cliffs.json`` is measured (``benchmarks/cliffs.py``): how long MatMulNBits takes by bits, block, accuracy level and
-type on one x86-64 host. What is known of ARM kernels from onnxruntime's sources is not measured, and says so.
+type on one x86-64 host. ``arm_cliffs.json`` is counted (``benchmarks/arm_cliffs.py``): instructions on emulated ARM
+processors, which are no times. What is known of ARM kernels from onnxruntime's sources is neither, and says so.
 """
 
 import json
@@ -46,6 +47,21 @@ class Measured:
         return self.times[product][phase] / best
 
 
+@dataclass(frozen=True)
+class Counted:
+    """Instructions of products on one emulated processor by phase, and those of MatMul in float32."""
+
+    cpu: str
+    kind: str  # with or without dotprod
+    onnxruntime: str
+    counts: Mapping[Product, Mapping[str, int]]
+    in_float32: Mapping[str, int]
+
+    def ratio(self, product: Product, phase: str) -> float:
+        """How many times as many instructions as MatMul in float32 it takes."""
+        return self.counts[product][phase] / self.in_float32[phase]
+
+
 @cache
 def measured() -> Measured:
     """Read the measured table that the package carries."""
@@ -59,6 +75,22 @@ def measured() -> Measured:
             times[product] = {phase: entry[phase] for phase in PHASES}
     versions = data["host"]["versions"]
     return Measured(data["host"]["cpu"], versions["onnxruntime"], times, frozenset(no_session))
+
+
+@cache
+def counted() -> tuple[Counted, ...]:
+    """Read the counts that the package carries, by processor."""
+    data = json.loads(files(__package__).joinpath("arm_cliffs.json").read_text(encoding="utf-8"))
+    found = []
+    for cpu, kind in data["cpus"].items():
+        counts = {
+            Product(*(entry[name] for name in Product.__dataclass_fields__)): {phase: entry[phase] for phase in PHASES}
+            for entry in data["entries"]
+            if entry["cpu"] == cpu
+        }
+        in_float32 = counts.pop(Product(32, 0, 0, "float", False))
+        found.append(Counted(cpu, kind, data["host"]["versions"]["onnxruntime"], counts, in_float32))
+    return tuple(found)
 
 
 def product_of(node: Node) -> Product | None:
@@ -113,7 +145,43 @@ def product_warnings(target: Target, product: Product) -> Iterator[str]:
     elif not refused(product):
         yield f"{name} was not measured"
     if _is_arm(target):
+        yield from (f"{name} {text}" for table in counted() if (text := _many_instructions(product, table)))
         yield from (f"{name}: {text} (from onnxruntime's sources, not measured)" for text in _known_on_arm(product))
+
+
+def _many_instructions(product: Product, table: Counted) -> str:
+    """What a product takes that costs many more instructions than MatMul in float32; ``""`` for others."""
+    if product not in table.counts:
+        return ""
+    many = [(phase, ratio) for phase in PHASES if (ratio := table.ratio(product, phase)) >= STEEP]
+    if not many:
+        return ""
+    times = " and ".join(f"{ratio:.1f} times as many in {phase}" for phase, ratio in many)
+    return (
+        f"takes more instructions than MatMul in float32 on CPUs {table.kind}, {times}{_fewer(product, table)} "
+        f"(counted on an emulated {table.cpu}, onnxruntime {table.onnxruntime}; counts are no times)"
+    )
+
+
+def _fewer(product: Product, table: Counted) -> str:
+    """The product nearest to ``product`` among those that decode with fewest instructions, if it is far better."""
+
+    def order(other: Product) -> tuple[float, int]:
+        return round(table.ratio(other, "decode"), 1), len(_differences(product, other))
+
+    for candidates in ([other for other in table.counts if other.bits == product.bits], list(table.counts)):
+        best = min(candidates, key=order)
+        if table.ratio(best, "decode") * STEEP <= table.ratio(product, "decode"):
+            return f"; {_differences_in_words(product, best)}: {table.ratio(best, 'decode'):.1f} times"
+    return ""
+
+
+def _differences(product: Product, other: Product) -> dict[str, object]:
+    return {name: value for name, value in vars(other).items() if value != getattr(product, name)}
+
+
+def _differences_in_words(product: Product, other: Product) -> str:
+    return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in _differences(product, other).items())
 
 
 def _better(product: Product) -> str:
@@ -127,8 +195,7 @@ def _better(product: Product) -> str:
     changes += [Product(product.bits, block, 4, product.type, product.zero_points) for block in (128, 64, 32)]
     for change in changes:
         if change in table.times and all(table.slowdown(change, phase) < STEEP for phase in PHASES):
-            wanted = {name: value for name, value in vars(change).items() if value != getattr(product, name)}
-            return "use " + ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in wanted.items())
+            return f"use {_differences_in_words(product, change)}"
     return "no other form of these bits was measured to be fast"
 
 

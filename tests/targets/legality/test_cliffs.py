@@ -8,7 +8,7 @@ from onnx import TensorProto
 
 from edgepress.targets import find_target
 from edgepress.targets.legality import cliffs
-from edgepress.targets.legality.cliffs import STEEP, Product, measured, product_warnings, slow_kernels
+from edgepress.targets.legality.cliffs import STEEP, Product, counted, measured, product_warnings, slow_kernels
 from edgepress.targets.legality.graph import view
 
 X86, ARM, WASM = (find_target(name) for name in ("x86-cpu", "arm64-cpu", "wasm"))
@@ -78,6 +78,27 @@ def test_what_is_known_of_arm_is_labelled_as_not_measured() -> None:
     assert not any("KleidiAI" in warning for warning in found)
     with_zero_points = warnings_of(models.matmul_nbits(4, 32, zero_points=True), "arm64-cpu")
     assert any("KleidiAI" in warning for warning in with_zero_points)
+
+
+@pytest.mark.parametrize("block", [32, 128])
+def test_eight_bits_on_arm_without_dotprod_are_known_by_their_count(block: int) -> None:
+    without = next(table for table in counted() if table.cpu == "cortex-a53")
+    product = Product(8, block, 4, "float", False)
+    found = [warning for warning in warnings_of(models.matmul_nbits(8, block), "arm64-cpu") if "counted on" in warning]
+    (warning,) = found
+    assert "on CPUs without dotprod" in warning
+    assert f"{without.ratio(product, 'decode'):.1f} times as many in decode" in warning
+    assert f"; bits 4{', block 128' * (block != 128)}: " in warning
+    assert warning.endswith("counts are no times)")
+    assert not any("counted on" in warning for warning in warnings_of(models.matmul_nbits(8, block)))
+
+
+def test_counts_warn_of_what_is_steep_and_of_nothing_else() -> None:
+    for table in counted():
+        for product in table.counts:
+            steep = any(table.ratio(product, phase) >= STEEP for phase in cliffs.PHASES)
+            label = f"counted on an emulated {table.cpu}, "
+            assert any(label in warning for warning in product_warnings(ARM, product)) == steep
 
 
 def test_float16_without_a_kernel_is_named() -> None:
