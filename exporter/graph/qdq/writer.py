@@ -19,6 +19,7 @@ from edgepress.exporter.graph.qdq.calibrate import Ranges
 from edgepress.exporter.graph.qdq.codes import Rounded
 from edgepress.exporter.graph.qdq.graph import FloatModel
 from edgepress.exporter.graph.qdq.roles import MOVES, NORMS, attribute, channel_axis, role
+from edgepress.exporter.graph.qdq.sums import exact_sums
 from edgepress.exporter.graph.qdq.widths import Widths
 from edgepress.exporter.graph.weights import graphs
 
@@ -64,7 +65,8 @@ class _Writer:
     """One model being written. ``self._integers`` maps a float value to the value that comes back from integers."""
 
     def __init__(self, model: FloatModel, ranges: Ranges, widths: Widths, rounded: dict[str, Rounded]) -> None:
-        self._model, self._ranges, self._widths, self._rounded = model, ranges, widths, rounded
+        self._model, self._widths, self._rounded = model, widths, rounded
+        self._ranges = exact_sums(model, ranges) if widths.activation_bits == 8 else ranges
         self._nodes: list[onnx.NodeProto] = []
         self._constants: dict[str, onnx.TensorProto] = {}
         self._integers: dict[str, str] = {}
