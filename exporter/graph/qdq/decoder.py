@@ -43,6 +43,7 @@ class _Counting:
         self._calibrator = calibrator
         self.get_inputs: Callable[[], list[Any]] = calibrator.session.get_inputs
         self.get_modelmeta: Callable[[], Any] = calibrator.session.get_modelmeta
+        self.get_providers: Callable[[], list[str]] = calibrator.session.get_providers
 
     def get_outputs(self) -> list[Any]:
         """The model's own outputs, not those that are counted."""
