@@ -1,5 +1,7 @@
 """Qualcomm's Hexagon tensor processor (HTP) through onnxruntime's QNN provider."""
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,7 +16,8 @@ class StoredWeight:
     """How a quantized weight is stored, and for what.
 
     ``operator`` reads the dequantized weight, ``kind`` is the type of its codes and ``activations`` that of the codes
-    that the operator's first input was dequantized from. ``centred`` says that all zero points are 0 as stored,
+    that the operator's first input was dequantized from; for Gather, whose first input is the weight, those that its
+    output is quantized to. ``centred`` says that all zero points are 0 as stored,
     ``negative`` that a scale is below 0.
     """
 
@@ -54,6 +57,26 @@ class Rule:
         )
 
 
+@dataclass(frozen=True)
+class ShapeRule:
+    """Operators that the HTP takes and computes wrongly, without a word, for some shapes of their first input.
+
+    Wrong results were seen only where the axes before the last two have more than one element together, for some sizes
+    and not for others without a bound that could be told; so the rule is about all of them. ``activations`` are types
+    of the codes that the first input was dequantized from, ``""`` for floats (in float16). ``fixed_by`` names the pass
+    of the exporter that applies the remedy.
+    """
+
+    operators: tuple[str, ...]
+    activations: tuple[str, ...]
+    remedy: str
+    fixed_by: str
+
+    def speaks_of(self, operator: str, shape: Sequence[int], activations: str) -> bool:
+        """Whether this rule is about an operator that reads such a value."""
+        return operator in self.operators and activations in self.activations and math.prod(shape[:-2]) > 1
+
+
 PRODUCTS = ("MatMul", "Gemm", "Conv", "ConvTranspose")
 NORMS = ("RMSNormalization", "LayerNormalization")
 FOUR, EIGHT, SIXTEEN = ("int4", "uint4"), ("int8", "uint8"), ("int16", "uint16")
@@ -72,12 +95,27 @@ RULES = (
     Rule(PRODUCTS, FOUR, "block", ("uint8",), "one scale a channel"),
     Rule(NORMS, ("int8",), "tensor", ("uint8", *SIXTEEN), "a gain in uint8"),
     Rule(NORMS, SIXTEEN, "tensor", ("uint8",), "a gain in uint8"),
+    Rule(NORMS, ("int4",), "tensor", SIXTEEN, "a gain in uint8"),
+    Rule(("LayerNormalization",), ("uint4", "uint8", "int16"), "tensor", ("int16",), "uint16 activations"),
+    Rule(("LayerNormalization",), ("uint16",), "tensor", SIXTEEN, "a gain in uint8"),
+    Rule(("RMSNormalization",), ("uint16",), "tensor", ("int16",), "uint16 activations"),
+    Rule(("Gather",), EIGHT + FOUR + SIXTEEN, "channel", ("uint8", *SIXTEEN), "one scale for the table"),
+)
+
+# Right in 16-bit integers, and LayerNormalization is right.
+SHAPE_RULES = (
+    ShapeRule(("RMSNormalization",), ("", "uint8"), "normalize three dimensions, (1, rows, width)", "flatten-norm"),
 )
 
 
 def rules_against(weight: StoredWeight) -> list[Rule]:
     """Return the rules that keep a node with such a weight off the HTP, or make it wrong."""
     return [rule for rule in RULES if rule.speaks_of(weight)]
+
+
+def shape_rules_against(operator: str, shape: Sequence[int], activations: str) -> list[ShapeRule]:
+    """Return the rules by which the HTP would compute an operator wrongly for the shape of its first input."""
+    return [rule for rule in SHAPE_RULES if rule.speaks_of(operator, shape, activations)]
 
 
 # Number, HTP version, VTCM and float16 are what the compiler in onnxruntime-qnn 2.7.0 (QAIRT 2.51.0) makes of each:

@@ -126,6 +126,36 @@ def norm(op: str, activations: str, gain: str) -> onnx.ModelProto:
     return graph.model({"x": (1, 16, 64)}, {"y": (1, 16, 64)})
 
 
+def rms_norm(shape: Sequence[int], activations: str = "") -> onnx.ModelProto:
+    """RMSNormalization over the last axis of x in ``shape``, in floats or with activations and a gain in integers."""
+    random = np.random.default_rng(0)
+    graph = Graph()
+    settings = {"axis": -1, "epsilon": 1e-5, "name": "norm"}
+    if not activations:
+        gain = graph.constant("gain", np.float32(random.uniform(0.5, 1.5, shape[-1])))
+        graph.node("RMSNormalization", ["x", gain], "y", **settings)
+        return graph.model({"x": shape}, {"y": shape})
+    gain = graph.weight("gain", random.integers(64, 256, shape[-1]), np.array(1.5 / 255), np.array(0), "uint8")
+    normed = graph.node("RMSNormalization", [graph.through_qdq("x", -4, 4, activations), gain], "normed", **settings)
+    graph.node("Identity", [graph.through_qdq(normed, -8, 8, activations)], "y")
+    return graph.model({"x": shape}, {"y": shape})
+
+
+def lookup(table: str, activations: str, *, channels: bool) -> onnx.ModelProto:
+    """Rows x (1, 4), integers, of a table (48, 64) in the type ``table``, with one scale or one for each column."""
+    graph = Graph()
+    random = np.random.default_rng(0)
+    _, smallest, largest = KINDS[table]
+    size, attributes = ((64,), {"axis": 1}) if channels else ((), {})
+    codes = random.integers(smallest, largest + 1, (48, 64))
+    values = graph.weight("table", codes, random.uniform(0.5, 1, size) / largest, np.full(size, 0), table, **attributes)
+    rows = graph.node("Gather", [values, "x"], "rows", axis=0, name="gather")
+    graph.node("Identity", [graph.through_qdq(rows, -2, 2, activations)], "y")
+    model = graph.model({"x": (1, 4)}, {"y": (1, 4, 64)})
+    model.graph.input[0].type.tensor_type.elem_type = TensorProto.INT64
+    return model
+
+
 def float_layer() -> onnx.ModelProto:
     """The operators of a decoder's layer that decide whether an HTP computes floats: norm, products, softmax."""
     random = np.random.default_rng(0)

@@ -83,7 +83,7 @@ class _Questions:
         for index, node in enumerate(node for graph in graphs for node in graph.nodes):
             trap = traps.get(node.proto.name)
             if trap is not None and placements[index].runs_on == self.target.provider:
-                placements[index] = _refused(node, "quantization", trap.reason, f"store {trap.rule.remedy}")
+                placements[index] = _refused(node, trap.cause, trap.reason, trap.change, trap.fixed_by)
         return [_renamed(placement, name) for placement, name in zip(placements, names, strict=True)]
 
     def _ask(self, model: onnx.ModelProto, *, optimize: bool = True, verbose: bool = False) -> dict[str, Any]:
@@ -205,8 +205,8 @@ def _providers(answer: Mapping[str, Any]) -> dict[str, str]:
     return {_LAYOUT.sub("", name): provider for name, _, _, provider in answer.get("nodes", [])}
 
 
-def _refused(node: Node, cause: Cause, reason: str, change: str) -> Placement:
-    return Placement(node.name, node.op, node.domain, "", cause, reason, change)
+def _refused(node: Node, cause: Cause, reason: str, change: str, fixed_by: str = "") -> Placement:
+    return Placement(node.name, node.op, node.domain, "", cause, reason, change, fixed_by)
 
 
 def _renamed(placement: Placement, name: str) -> Placement:

@@ -1,5 +1,6 @@
-"""Quantized weights that Qualcomm's compiler takes and computes wrongly: found in a model before it is compiled."""
+"""Nodes that Qualcomm's compiler takes and computes wrongly: found in a model before it is compiled."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,37 +10,51 @@ import onnx
 from onnx import TensorProto, external_data_helper, numpy_helper
 
 from edgepress.errors import InputError
-from edgepress.targets.qnn_htp import Layout, Rule, StoredWeight, rules_against
+from edgepress.targets.legality.graph import view
+from edgepress.targets.legality.report import Cause
+from edgepress.targets.qnn_htp import Layout, Rule, StoredWeight, rules_against, shape_rules_against
 
 
 @dataclass(frozen=True)
 class Trap:
-    """A weight of a node that would be computed wrongly, and the rule that says so."""
+    """A node that would be computed wrongly, why, the change that helps and the pass that makes it, if there is one."""
 
     node: str
-    weight: StoredWeight
-    rule: Rule
-
-    @property
-    def reason(self) -> str:
-        """What is wrong."""
-        points = "zero point 0" if self.rule.centred else "a zero point that is not 0"
-        form = "a negative scale" if self.rule.negative else points
-        return (
-            f"the HTP takes {self.weight.kind} weights per {self.weight.layout} with {form} and "
-            f"{self.weight.activations} activations, and computes wrong results without a word"
-        )
+    cause: Cause
+    reason: str
+    change: str
+    fixed_by: str = ""
 
 
 def find_traps(model: onnx.ModelProto, folder: Path) -> list[Trap]:
-    """Return the weights of ``model`` that the HTP would compute wrongly; ``folder`` holds its external data."""
+    """Return the nodes of ``model`` that the HTP would compute wrongly; ``folder`` holds its external data."""
+    return [*_by_weight(model, folder), *_by_shape(model)]
+
+
+def _by_shape(model: onnx.ModelProto) -> Iterator[Trap]:
+    for node in (node for graph in view(model) for node in graph.nodes if not node.domain):
+        value = node.input(0)
+        if value is None or value.shape is None:
+            continue
+        shape = tuple(size for size in value.shape if size is not None)
+        if len(shape) < len(value.shape):
+            continue  # a shape that is not fixed is not taken
+        stored = value.stored.removeprefix("tensor(").removesuffix(")") if value.dequantized else ""
+        for rule in shape_rules_against(node.op, shape, stored):
+            reason = (
+                f"the HTP takes {node.op} of {list(shape)} in {stored or 'floating point'}, and where there is more "
+                "than one element before the last two axes it computes wrong results for many sizes, without a word"
+            )
+            yield Trap(node.proto.name or node.proto.output[0], "rank", reason, rule.remedy, rule.fixed_by)
+
+
+def _by_weight(model: onnx.ModelProto, folder: Path) -> Iterator[Trap]:
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
     for node in model.graph.node:
         if node.op_type == "Constant" and node.attribute and node.attribute[0].name == "value":
             constants[node.output[0]] = node.attribute[0].t
     dequantized = {node.output[0]: node for node in model.graph.node if node.op_type == "DequantizeLinear"}
     codes = _code_types(model, constants)
-    traps = []
     for node in model.graph.node:
         activation = dequantized.get(node.input[0]) if node.input else None
         for name in node.input[1:]:
@@ -54,13 +69,23 @@ def find_traps(model: onnx.ModelProto, folder: Path) -> list[Trap]:
                 negative=bool(np.any(_values(weight, 1, constants, folder) < 0)),
                 activations=codes.get(activation.input[0], ""),
             )
-            name_of_node = node.name or node.output[0]
-            traps += [Trap(name_of_node, stored, rule) for rule in rules_against(stored) if rule.wrong]
-    return traps
+            for rule in rules_against(stored):
+                if rule.wrong:
+                    reason = _wrong_weight(stored, rule)
+                    yield Trap(node.name or node.output[0], "quantization", reason, f"store {rule.remedy}")
+
+
+def _wrong_weight(weight: StoredWeight, rule: Rule) -> str:
+    points = "zero point 0" if rule.centred else "a zero point that is not 0"
+    form = "a negative scale" if rule.negative else points
+    return (
+        f"the HTP takes {weight.kind} weights per {weight.layout} with {form} and {weight.activations} activations, "
+        "and computes wrong results without a word"
+    )
 
 
 def refuse_traps(path: Path) -> None:
-    """Raise InputError if the model in ``path`` has a weight that the HTP would compute wrongly."""
+    """Raise InputError if the model in ``path`` has a node that the HTP would compute wrongly."""
     try:
         model = onnx.load(path, load_external_data=False)
     except Exception as error:  # protobuf's and onnx's own have no common base
@@ -69,7 +94,8 @@ def refuse_traps(path: Path) -> None:
     if traps:
         first = traps[0]
         more = f" (and {len(traps) - 1} more)" if len(traps) > 1 else ""
-        raise InputError(f"{path}: node {first.node}{more}: {first.reason}; store {first.rule.remedy}")
+        remedy = first.change + (f" (the pass {first.fixed_by})" if first.fixed_by else "")
+        raise InputError(f"{path}: node {first.node}{more}: {first.reason}; {remedy}")
 
 
 def _code_types(model: onnx.ModelProto, constants: dict[str, TensorProto]) -> dict[str, str]:

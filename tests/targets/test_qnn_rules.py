@@ -1,4 +1,4 @@
-"""Every rule about quantized weights on Qualcomm's HTP, asked of the compiler and computed on the simulator."""
+"""Every rule about quantized weights and shapes on Qualcomm's HTP, asked of its compiler and simulator."""
 
 from pathlib import Path
 
@@ -8,10 +8,21 @@ import onnx
 import pytest
 
 from edgepress.errors import InputError
+from edgepress.exporter.graph.passes import run_passes
 from edgepress.targets import Soc, find_soc, find_target
+from edgepress.targets.legality.asked import place_all
 from edgepress.targets.legality.traps import find_traps, refuse_traps
 from edgepress.targets.providers import qnn
-from edgepress.targets.qnn_htp import NORMS, RULES, Layout, Rule, StoredWeight, rules_against
+from edgepress.targets.qnn_htp import (
+    PRODUCTS,
+    RULES,
+    SHAPE_RULES,
+    Layout,
+    Rule,
+    StoredWeight,
+    rules_against,
+    shape_rules_against,
+)
 
 pytest.importorskip("onnxruntime_qnn", reason="the QNN provider is not installed: pip install 'edgepress[qnn]'")
 
@@ -20,7 +31,7 @@ OTHERS = [find_soc(find_target("qnn-htp"), name) for name in ("sm8350", "sm8550"
 FORMS = [
     (rule, operator, weights, activations)
     for rule in RULES
-    for operator in (NORMS if rule.operators == NORMS else ("MatMul",))
+    for operator in (("MatMul",) if rule.operators == PRODUCTS else rule.operators)
     for weights in rule.weights
     for activations in rule.activations
 ]
@@ -37,7 +48,9 @@ def named(value: object) -> str:
 
 
 def model_of(rule: Rule, operator: str, weights: str, activations: str) -> onnx.ModelProto:
-    if operator in NORMS:
+    if operator == "Gather":
+        return npu_models.lookup(weights, activations, channels=rule.layout == "channel")
+    if operator != "MatMul":
         return npu_models.norm(operator, activations, weights)
     zero = OTHER_ZERO[weights] if rule.centred is False else 0
     return npu_models.projection(activations, weights, zero, layout=rule.layout, negative=bool(rule.negative))
@@ -52,16 +65,24 @@ def model_of_remedy(rule: Rule, operator: str, weights: str, activations: str) -
             activations = "uint16"
         case "one scale a channel":
             weights, layout = "int4", "channel"
+        case "one scale for the table":
+            return npu_models.lookup(weights, activations, channels=False)
         case "a gain in uint8":
             return npu_models.norm(operator, "uint16" if activations == "int16" else activations, "uint8")
         case other:
             assert other in {"zero point 0", "scales above 0"}
+    if operator != "MatMul":
+        return npu_models.norm(operator, activations, weights)
     return npu_models.projection(activations, weights, 0, layout=layout)
 
 
 def asked(model: onnx.ModelProto, soc: Soc) -> tuple[bool, float]:
     """Whether every node lands, and the signal-to-noise ratio against the CPU in dB."""
-    x = {"x": np.random.default_rng(1).standard_normal((1, 16, 64)).astype(np.float32)}
+    tensor = model.graph.input[0].type.tensor_type
+    shape = tuple(dimension.dim_value for dimension in tensor.shape.dim)
+    random = np.random.default_rng(1)
+    floats = tensor.elem_type == onnx.TensorProto.FLOAT
+    x = {"x": random.standard_normal(shape).astype(np.float32) if floats else random.integers(0, 48, shape)}
     session = qnn.open_session(model.SerializeToString(), soc, fp16=True, fallback=True)
     lands = {provider for *_, provider in qnn.assignment(session)} == {qnn.PROVIDER}
     return lands, npu_models.decibels(npu_models.on_cpu(model, x), session.run(None, x)[0])
@@ -108,8 +129,8 @@ def test_the_trap_of_zero_points_is_seen_before_it_is_compiled(tmp_path: Path) -
     assert lands
     assert ratio < 15
     (trap,) = find_traps(wrong, tmp_path)
-    assert trap.node == "matmul"
-    assert trap.weight == StoredWeight("MatMul", "int4", "block", False, False, "uint16")
+    assert (trap.node, trap.cause, trap.change) == ("matmul", "quantization", "store int4 with zero point 0")
+    assert "int4 weights per block with a zero point that is not 0 and uint16 activations" in trap.reason
     onnx.save(wrong, tmp_path / "wrong.onnx")
     with pytest.raises(InputError, match=r"node matmul: the HTP takes int4 weights per block .*store int4 with zero"):
         refuse_traps(tmp_path / "wrong.onnx")
@@ -134,3 +155,56 @@ def test_negative_scales_are_refused(tmp_path: Path) -> None:
 def test_a_right_model_is_not_refused(tmp_path: Path) -> None:
     onnx.save(npu_models.projection("uint16", "int4", 0, layout="channel"), tmp_path / "right.onnx")
     refuse_traps(tmp_path / "right.onnx")
+
+
+WRONG_SHAPES = [(1, 16, 4, 32), (1, 16, 1, 32), (2, 64, 32), (1, 9, 4, 64)]
+RIGHT_SHAPES = [(1, 1, 64, 32), (1, 64, 32), (64, 32), (1, 9, 128)]
+FLOAT_CHIPS = [find_soc(find_target("qnn-htp"), name) for name in ("sm8450", "sm8550", "sm8650", "sm8750", "sm8850")]
+SHAPE_CASES = [("", soc) for soc in FLOAT_CHIPS] + [("uint8", soc) for soc in (*OTHERS, SM8650)]
+
+
+@pytest.mark.parametrize(("activations", "soc"), SHAPE_CASES, ids=named)
+def test_norms_of_four_dimensions_are_wrong_and_right_after_the_pass(activations: str, soc: Soc) -> None:
+    wrong = npu_models.rms_norm(WRONG_SHAPES[0], activations)
+    lands, ratio = asked(wrong, soc)
+    assert lands
+    assert ratio < 10
+    assert run_passes(wrong, [SHAPE_RULES[0].fixed_by]) == {"flatten-norm": 1}
+    lands, ratio = asked(wrong, soc)
+    assert lands
+    assert ratio > (20 if activations else 45)
+    assert not find_traps(wrong, Path())
+
+
+@pytest.mark.parametrize("activations", ["", "uint8", "uint16"])
+@pytest.mark.parametrize("shape", WRONG_SHAPES + RIGHT_SHAPES)
+def test_the_rule_about_shapes_is_as_the_simulator_computes(shape: tuple[int, ...], activations: str) -> None:
+    rules = shape_rules_against("RMSNormalization", shape, activations)
+    assert bool(rules) == (shape in WRONG_SHAPES and activations != "uint16")
+    model = npu_models.rms_norm(shape, activations)
+    lands, ratio = asked(model, SM8650)
+    assert lands
+    assert (ratio < 15) == bool(rules)
+    assert bool(find_traps(model, Path())) == bool(rules)
+
+
+@pytest.mark.parametrize("shape", WRONG_SHAPES)
+def test_layer_norms_of_these_shapes_are_right(shape: tuple[int, ...]) -> None:
+    model = npu_models.rms_norm(shape)
+    model.graph.node[0].op_type = "LayerNormalization"
+    lands, ratio = asked(model, SM8650)
+    assert lands
+    assert ratio > 45
+    assert not find_traps(model, Path())
+
+
+def test_a_norm_that_would_be_wrong_is_reported_and_not_compiled(tmp_path: Path) -> None:
+    path = tmp_path / "norm.onnx"
+    onnx.save(npu_models.rms_norm(WRONG_SHAPES[0]), path)
+    (placement,) = place_all(path, find_target("qnn-htp"), SM8650)
+    assert (placement.runs_on, placement.cause, placement.fixed_by) == ("", "rank", "flatten-norm")
+    assert "[1, 16, 4, 32] in floating point" in placement.reason
+    assert placement.change == "normalize three dimensions, (1, rows, width)"
+    with pytest.raises(InputError, match=r"node norm: .* computes wrong results .*\(the pass flatten-norm\)"):
+        qnn.compile_context(path, tmp_path / "c.onnx", SM8650, fp16=True)
+    assert not (tmp_path / "c.onnx").exists()

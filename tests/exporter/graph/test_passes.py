@@ -185,14 +185,19 @@ def test_gelu_before_opset_20_is_left_alone() -> None:
     assert difference(activation("Gelu"), "plain-activations") < 1e-6
 
 
-def test_static_graphs_norm_no_value_of_four_dimensions() -> None:
+@pytest.mark.parametrize("shape", [(2, 5, 4, 16), (1, 5, 4, 16), (3, 5, 16), (2, 1, 3, 2, 8)])
+def test_static_graphs_norm_three_dimensions_of_which_the_first_is_1(shape: tuple[int, ...]) -> None:
     nodes = [node("RMSNormalization", ["x", "gain"], ["y"], axis=-1, epsilon=1e-5)]
-    feeds = {"x": normal(1, 2, 5, 4, 16)}
-    made = model(nodes, feeds, ["y"], {"gain": normal(2, 16)}, opset=23)
+    feeds = {"x": normal(1, *shape)}
+    made = model(nodes, feeds, ["y"], {"gain": normal(2, shape[-1])}, opset=23)
     before = run(made, feeds)[0]
     assert run_passes(made, ["flatten-norm"]) == {"flatten-norm": 1}
     norm = next(node for node in made.graph.node if node.op_type == "RMSNormalization")
     inferred = onnx.shape_inference.infer_shapes(made, data_prop=True)
-    shapes = {value.name: len(value.type.tensor_type.shape.dim) for value in inferred.graph.value_info}
-    assert shapes[norm.input[0]] == 3
+    shapes = {
+        value.name: [dimension.dim_value for dimension in value.type.tensor_type.shape.dim]
+        for value in inferred.graph.value_info
+    }
+    assert shapes[norm.input[0]] == [1, feeds["x"].size // shape[-1], shape[-1]]
+    assert run_passes(made, ["flatten-norm"]) == {"flatten-norm": 0}
     np.testing.assert_allclose(run(made, feeds)[0], before, rtol=1e-6)
