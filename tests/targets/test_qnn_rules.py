@@ -37,7 +37,11 @@ FORMS = [
 ]
 FIRST_FORMS = [next(form for form in FORMS if form[0] is rule) for rule in RULES]
 CASES = [(*form, SM8650) for form in FORMS]
-CASES += [(*form, soc) for form in FIRST_FORMS for soc in (OTHERS if form[0].wrong else OTHERS[:1])]
+CASES += [
+    (*form, soc)
+    for form in FIRST_FORMS
+    for soc in (OTHERS if form[0].wrong else OTHERS[1:2] if form[1] == "Gather" else OTHERS[:1])
+]
 OTHER_ZERO = {"int4": 3, "uint4": 8, "int8": 64, "uint8": 128}
 
 
