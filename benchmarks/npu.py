@@ -246,12 +246,12 @@ def qwen() -> Decoder:
     The vocabulary is cut: the whole one takes the compiler minutes for each graph and chip, and shows nothing more.
     """
     checkpoint = WORK / "npu-qwen-checkpoint"
-    shape = dataclasses.replace(make_checkpoint.SHAPES["qwen2.5-0.5b"], layers=2, vocab=8192)
+    shape = dataclasses.replace(make_checkpoint.SHAPES["qwen2.5-0.5b"], layers=2, vocab=1024)
     make_checkpoint.make(shape, fresh(checkpoint, make=False), tokenizer=ROOT / "exporter/demo/model")
     folder = static_pair("qwen", str(checkpoint))
     random = np.random.default_rng(0)
     sequences = [random.integers(0, shape.vocab, CONTEXT) for _ in range(5)]
-    return Decoder("qwen2.5-0.5b, 2 layers, vocabulary 8,192", folder, sequences[1:], sequences[0])
+    return Decoder("qwen2.5-0.5b, 2 layers, vocabulary 1,024", folder, sequences[1:], sequences[0])
 
 
 def static_pair(name: str, model: str) -> Path:
@@ -375,14 +375,16 @@ def main() -> None:
     parser.add_argument("--parts", nargs="*", default=["resnet", "minilm", "demo", "qwen"])
     parser.add_argument("--images", type=int, default=2000)
     parser.add_argument("--windows", type=int, default=8, help="windows of held-out text that the simulator scores")
+    parser.add_argument("--chips", nargs="*", default=[soc.name for soc in SOCS], help="for the decoders")
     parser.add_argument("--share", type=float, default=1.0, help="of the held-out text that the CPU scores")
     parser.add_argument("--emulator", type=int, default=0, help="images that emulated arm64 processors see too; slow")
     options = parser.parse_args()
+    chips = [find_soc(TARGET, name) for name in options.chips]
     parts: dict[str, Callable[[], Iterator[Sample]]] = {
         "resnet": lambda: resnet(options.data, images=options.images, emulator=options.emulator),
         "minilm": lambda: minilm(options.data),
-        "demo": lambda: decoder(demo(options.data, options.windows, options.share), SOCS),
-        "qwen": lambda: decoder(qwen(), SOCS),
+        "demo": lambda: decoder(demo(options.data, options.windows, options.share), chips),
+        "qwen": lambda: decoder(qwen(), chips),
     }
     samples: dict[str, list[Sample]] = {part: [] for part in parts}
     old = RESULTS / "npu.jsonl"
