@@ -175,7 +175,7 @@ class Decoder:
         return self.folder / "prefill.onnx", self.folder / "decode.onnx"
 
 
-def decoder(subject: Decoder, socs: Sequence[Soc]) -> Iterator[Sample]:
+def decoder(subject: Decoder, socs: Sequence[Soc], forms: Sequence[str]) -> Iterator[Sample]:
     """Every form on every chip: where nodes run, SQNR in prefill and decode; bits per byte where there is text."""
     exact = Static(*map(on_cpu, subject.pair))
     truth = exact.logits(subject.compared), exact.decoded(subject.compared)
@@ -184,7 +184,7 @@ def decoder(subject: Decoder, socs: Sequence[Soc]) -> Iterator[Sample]:
         bits = evaluate_logits(exact, subject.corpus, context=CONTEXT)
         yield {"model": subject.name, "form": "fp32", "on": "cpu", **dataclasses.asdict(bits)}
     calibrator = calibrate_decoder(*subject.pair, subject.sequences)
-    for form in ("fp16", *WIDTHS):
+    for form in forms:
         pair = subject.pair if form == "fp16" else quantized(subject, form, ranges(calibrator, form))
         same = {"model": subject.name, "form": form}
         if form != "fp16":
@@ -307,7 +307,7 @@ def fresh(folder: Path, *, make: bool = True) -> Path:
 
 def show(samples: Sequence[Mapping[str, Any]]) -> str:
     """The README's table: a row for each model and form."""
-    header = ("model", "form", "nodes on HTP | on CPU", "SQNR on HTP, dB", "on the CPU", "on the HTP", "QDQ on arm64")
+    header = ("model", "form", "nodes on HTP; on CPU", "SQNR on HTP, dB", "on the CPU", "on the HTP", "QDQ on arm64")
     keys = dict.fromkeys((s["model"], s["form"]) for s in samples)
     rows = []
     for model, form in keys:
@@ -334,11 +334,11 @@ def _nodes(chips: Sequence[Mapping[str, Any]]) -> str:
     if not chips:
         return ""
     if len(counts) > 1:
-        return "; ".join(f"{s['on']} {s['nodes']} | {s['cpu_nodes']}" for s in chips)
+        return "; ".join(f"{s['on']} {s['nodes']}, {s['cpu_nodes']}" for s in chips)
     nodes, others = (
         value if isinstance(value, list) else [value] for value in (chips[0]["nodes"], chips[0]["cpu_nodes"])
     )
-    return f"{' + '.join(map(str, nodes))} | {' + '.join(map(str, others))}, {len(chips)} chips"
+    return f"{' + '.join(map(str, nodes))}; {' + '.join(map(str, others))}, {len(chips)} chips"
 
 
 def _quality(chips: Sequence[Mapping[str, Any]]) -> str:
@@ -376,6 +376,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=2000)
     parser.add_argument("--windows", type=int, default=8, help="windows of held-out text that the simulator scores")
     parser.add_argument("--chips", nargs="*", default=[soc.name for soc in SOCS], help="for the decoders")
+    parser.add_argument("--forms", nargs="*", default=["fp16", *WIDTHS], help="of the decoders")
     parser.add_argument("--share", type=float, default=1.0, help="of the held-out text that the CPU scores")
     parser.add_argument("--emulator", type=int, default=0, help="images that emulated arm64 processors see too; slow")
     options = parser.parse_args()
@@ -383,8 +384,8 @@ def main() -> None:
     parts: dict[str, Callable[[], Iterator[Sample]]] = {
         "resnet": lambda: resnet(options.data, images=options.images, emulator=options.emulator),
         "minilm": lambda: minilm(options.data),
-        "demo": lambda: decoder(demo(options.data, options.windows, options.share), chips),
-        "qwen": lambda: decoder(qwen(), chips),
+        "demo": lambda: decoder(demo(options.data, options.windows, options.share), chips, options.forms),
+        "qwen": lambda: decoder(qwen(), chips, options.forms),
     }
     samples: dict[str, list[Sample]] = {part: [] for part in parts}
     old = RESULTS / "npu.jsonl"
