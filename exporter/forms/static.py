@@ -22,6 +22,7 @@ from edgepress.exporter.graph.qdq import Rounded, Widths, calibrate_decoder, fin
 from edgepress.exporter.graph.static import DATA_FILE, DECODE_FILE, PREFILL_FILE, SEQUENCE, write_static
 from edgepress.exporter.plan import PlannedTensor
 from edgepress.exporter.recipe import Activations
+from edgepress.progress import Advance
 from edgepress.targets import Target
 from edgepress.targets.providers import find_provider
 
@@ -106,10 +107,10 @@ def _write_integers(task: FormTask, paths: tuple[Path, Path], widths: Widths, co
     write_models(models, task.folder / DATA_FILE)
 
 
-def _counted(tokens: NDArray[np.int64], advance: object) -> Iterable[NDArray[np.int64]]:
+def _counted(tokens: NDArray[np.int64], advance: Advance) -> Iterable[NDArray[np.int64]]:
     for sequence in tokens:
         yield sequence
-        advance(1)  # type: ignore[operator]
+        advance(1)
 
 
 def _calibration_tokens(task: FormTask) -> NDArray[np.int64]:
@@ -123,10 +124,9 @@ def _calibration_tokens(task: FormTask) -> NDArray[np.int64]:
     if given is not None:
         return given.tokens
     settings = prepared.recipe.calibration
-    total = settings.tokens
     with (
         TemporaryDirectory(prefix="edgepress-") as folder,
-        task.progress(total, "writing calibration text", " tokens") as advance,
+        task.progress(settings.tokens, "writing calibration text", " tokens") as advance,
     ):
         written = generate_calibration(
             prepared.checkpoint.directory,
