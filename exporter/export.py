@@ -313,7 +313,7 @@ def export(
         if calibrated is not None and calibrated.fingerprint is not None:
             write_fingerprint(work, calibrated.fingerprint)
         parity = check_parity(work, prepared, progress) if check else None
-        targets = write_forms(work, prepared, threads=threads, progress=progress)
+        targets = write_forms(work, prepared, calibrated, threads=threads, progress=progress)
         manifest = bundle.write_manifest(
             work,
             decoder=prepared.decoder,
@@ -354,7 +354,7 @@ def write_graph(work: Path, graph: onnx.ModelProto) -> None:
 
 
 def write_forms(
-    work: Path, prepared: Prepared, *, threads: int | None, progress: Progress
+    work: Path, prepared: Prepared, calibrated: Calibrated | None, *, threads: int | None, progress: Progress
 ) -> dict[str, dict[str, object]]:
     """Write what each target needs beside the CPU graph, into a folder of its name; returns what was written."""
     written: dict[str, dict[str, object]] = {}
@@ -363,7 +363,8 @@ def write_forms(
         if target.form is not None:
             folder = work / target.name
             folder.mkdir()
-            task = FormTask(work, folder, target, prepared, threads or usable_cores(), progress)
+            tokens = None if calibrated is None else calibrated.tokens
+            task = FormTask(work, folder, target, prepared, threads or usable_cores(), progress, tokens)
             written[target.name] = find_form(target.form).write(task)
     return written
 

@@ -147,16 +147,9 @@ class DecoderSession:
 
     def check_room(self, count: int) -> None:
         """Raise an InputError when ``count`` more tokens do not fit."""
-        if self.position + count > self.context:
-            held = f" after {self.position} in the cache" if self.position else ""
-            raise InputError(
-                f"{count} tokens{held} do not fit in the context of {self.context}; shorten the text"
-                + (
-                    f" or ask for a longer context (the model allows {self.config.context_length})"
-                    if self.context < self.config.context_length
-                    else ""
-                )
-            )
+        longest = self.config.context_length
+        longer = f" or ask for a longer context (the model allows {longest})" if self.context < longest else ""
+        check_room(self.position, count, self.context, f"; shorten the text{longer}")
 
     def prefill(self, tokens: Tokens) -> Floats:
         """Append ``tokens`` (length,) to the cache; return the logits after the last one, (vocab,)."""
@@ -253,6 +246,13 @@ def _shrinking_run() -> "RunOptions":
     options = onnxruntime.RunOptions()
     options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
     return options
+
+
+def check_room(position: int, count: int, context: int, remedy: str) -> None:
+    """Raise an InputError when ``count`` tokens after ``position`` do not fit; ``remedy`` ends its sentence."""
+    if position + count > context:
+        held = f" after {position} in the cache" if position else ""
+        raise InputError(f"{count} tokens{held} do not fit in the context of {context}{remedy}")
 
 
 def to_value(array: NDArray[np.generic]) -> "OrtValue":

@@ -17,7 +17,7 @@ import numpy as np
 
 from edgepress.errors import InputError
 from edgepress.runtime.prepared import Prepared
-from edgepress.runtime.session import Floats, Longrope, Tokens, to_value, untouched_memory
+from edgepress.runtime.session import Floats, Longrope, Tokens, check_room, to_value, untouched_memory
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession, OrtValue
@@ -62,12 +62,8 @@ class StaticSession:
 
     def check_room(self, count: int) -> None:
         """Raise an InputError when ``count`` more tokens do not fit."""
-        if self.position + count > self.context:
-            held = f" after {self.position} in the cache" if self.position else ""
-            raise InputError(
-                f"{count} tokens{held} do not fit in the context of {self.context} that the static graphs were made "
-                "for; shorten the text or export them with a longer context"
-            )
+        remedy = " that the static graphs were made for; shorten the text or export them with a longer context"
+        check_room(self.position, count, self.context, remedy)
 
     def prefill(self, tokens: Tokens) -> Floats:
         """Append ``tokens`` (length,) to the cache; return the logits after the last one, (vocab,)."""

@@ -40,12 +40,13 @@ _log = logging.getLogger("edgepress.calibration")
 
 @dataclass(frozen=True)
 class Calibrated:
-    """Every weight that calibration made, and what the manifest says about the text.
+    """Every weight that calibration made, the ``tokens`` that layers saw, and what the manifest says about the text.
 
     ``fingerprint`` tells that text from others; None for the model's own.
     """
 
     stages: StoredStages
+    tokens: NDArray[np.int64]  # (sequences, length)
     described: dict[str, object]
     fingerprint: Fingerprint | None
 
@@ -79,7 +80,8 @@ def calibrate(
                 _log.warning("calibration text: %s", warning)
             stages = _run(prepared, chosen, store, progress)
         described = describe_tokens(prepared.recipe, chosen) | {"left_out": dict(prepared.left_out)}
-        yield Calibrated(stages, described, _fingerprint(prepared, chosen))
+        tokens, count = layers_first(chosen.tokens, prepared.recipe.calibration)
+        yield Calibrated(stages, tokens[:count], described, _fingerprint(prepared, chosen))
         store.remove()
 
 

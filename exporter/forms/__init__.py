@@ -16,12 +16,18 @@ from edgepress.progress import Progress, silent
 from edgepress.targets import Target
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from edgepress.exporter.export import Prepared
 
 
 @dataclass(frozen=True)
 class FormTask:
-    """One target's files, to be written into ``folder`` of the bundle being made in ``bundle``."""
+    """One target's files, to be written into ``folder`` of the bundle being made in ``bundle``.
+
+    ``tokens``, int64 (sequences, length), is what the layers were calibrated on; None when nothing was calibrated.
+    """
 
     bundle: Path
     folder: Path
@@ -29,6 +35,7 @@ class FormTask:
     prepared: "Prepared"
     threads: int
     progress: Progress = silent
+    tokens: "NDArray[np.int64] | None" = None
 
 
 @dataclass(frozen=True)

@@ -114,7 +114,9 @@ def _counted(tokens: NDArray[np.int64], advance: Advance) -> Iterable[NDArray[np
 
 
 def _calibration_tokens(task: FormTask) -> NDArray[np.int64]:
-    """(sequences, length) of the recipe's text, or of what the model writes where it names none."""
+    """(sequences, length) that the layers saw, or of the recipe's text, or of what the model writes without any."""
+    if task.tokens is not None:
+        return task.tokens
     from edgepress.exporter.calibration.generate import generate_calibration
     from edgepress.exporter.calibration.run import given_tokens
     from edgepress.exporter.export import first_token
