@@ -48,43 +48,30 @@ class Choice:
 
 
 def count_usage(documents: Iterable[str], library: "Tokenizer") -> Usage:
-    """Encode ``documents`` as they come, a batch in memory; no special tokens are added.
-
-    A document of more than 10⁶ characters is cut at line breaks, so a token across such a cut is not seen.
-    """
+    """Encode ``documents`` as they come, some of them in memory; no special tokens are added."""
     counts = np.zeros(1 + max(library.get_vocab(with_added_tokens=True).values(), default=0), np.int64)
     characters: Counter[str] = Counter()
     for batch in _batches(documents):
-        for encoding in library.encode_batch_fast(batch, add_special_tokens=False):
-            counts += np.bincount(np.array(encoding.ids, np.int64), minlength=len(counts))
+        encodings = library.encode_batch_fast(batch, add_special_tokens=False)
+        ids = np.array([token for encoding in encodings for token in encoding.ids], np.int64)
+        counts += np.bincount(ids, minlength=len(counts))
         for text in batch:
             characters.update(text)
     return Usage(counts, characters)
 
 
 def _batches(documents: Iterable[str]) -> Iterator[list[str]]:
-    """Lists of texts, about ``_BATCH`` characters each."""
+    """Lists of documents, about ``_BATCH`` characters each."""
     batch: list[str] = []
     size = 0
     for document in documents:
-        for text in _cut(document):
-            batch.append(text)
-            size += len(text)
-            if size >= _BATCH:
-                yield batch
-                batch, size = [], 0
+        batch.append(document)
+        size += len(document)
+        if size >= _BATCH:
+            yield batch
+            batch, size = [], 0
     if batch:
         yield batch
-
-
-def _cut(document: str) -> Iterator[str]:
-    start = 0
-    while len(document) - start > _BATCH:
-        line = document.rfind("\n", start + 1, start + _BATCH) + 1
-        stop = line or start + _BATCH
-        yield document[start:stop]
-        start = stop
-    yield document[start:]
 
 
 def choose_tokens(
@@ -108,7 +95,7 @@ def choose_tokens(
             f"size is {size} tokens and at least {len(kept)} must stay (bytes, special tokens, what is always kept and "
             f"their parts); set size to {len(kept)} or more"
         )
-    limit = size - size % ROWS if size - size % ROWS >= len(kept) else size
+    limit, before = size - size % ROWS if size - size % ROWS >= len(kept) else size, len(kept)
     counts = _by_id(usage.counts, vocabulary)
     frequent = [token for token in np.argsort(-counts, kind="stable").tolist() if counts[token] > 0]
     used = [token for token in frequent if counts[token] >= least]
@@ -120,7 +107,8 @@ def choose_tokens(
     rounded = -(-len(kept) // ROWS) * ROWS
     _add(vocabulary, kept, [*rest, *vocabulary.tokens], min(rounded, limit or rounded))
     coverage = float(counts[sorted(kept)].sum() / max(1, counts.sum()))
-    warnings = [] if not size or by_corpus >= limit / 2 else [_too_small(usage, by_corpus, limit)]
+    asked, found = limit - before, by_corpus - before
+    warnings = [_too_small(usage, found, asked)] if size and found < asked / 2 else []
     return Choice(frozenset(kept), len(kept) - by_corpus, coverage, tuple(warnings))
 
 
@@ -149,10 +137,10 @@ def _spelled(vocabulary: Vocabulary, characters: Mapping[str, int]) -> Iterator[
     return (token for token in vocabulary.tokens if (text := vocabulary.text(token)) and known.issuperset(text))
 
 
-def _too_small(usage: Usage, by_corpus: int, limit: int) -> str:
+def _too_small(usage: Usage, found: int, asked: int) -> str:
     return (
-        f"the corpus ({usage.tokens} tokens) speaks for {by_corpus} of the {limit} tokens asked for; the others are "
-        "chosen by their characters alone: give more text, or a smaller size"
+        f"the corpus ({usage.tokens} tokens) is small for this size: it uses {found} of the {asked} tokens that it may "
+        "choose; the others are chosen by their characters alone: give more text, or a smaller size"
     )
 
 
@@ -202,7 +190,7 @@ def _script(letter: str) -> str:
 
 def _tokens_of(letter: str, vocabulary: Vocabulary, library: "Tokenizer") -> int:
     """Tokens that the model makes of one character."""
-    if not vocabulary.byte_level:
-        return len(library.model.tokenize(letter))
-    letters = {byte: written for written, byte in byte_letters().items()}
-    return len(library.model.tokenize("".join(letters[byte] for byte in letter.encode())))
+    if vocabulary.byte_level:
+        letters = {byte: written for written, byte in byte_letters().items()}
+        letter = "".join(letters[byte] for byte in letter.encode())
+    return len(library.model.tokenize(letter))

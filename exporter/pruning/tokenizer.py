@@ -19,7 +19,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, cast
 
 import numpy as np
@@ -117,7 +117,8 @@ class Vocabulary:
             return None
 
 
-def byte_letters() -> dict[str, int]:
+@cache
+def byte_letters() -> Mapping[str, int]:
     """The letters by which byte-level tokenizers write bytes (GPT-2's): printable ones as they are, others moved."""
     printable = {*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)}
     moved = [byte for byte in range(256) if byte not in printable]
