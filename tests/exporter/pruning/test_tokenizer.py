@@ -130,6 +130,16 @@ def test_a_token_needs_the_parts_of_its_own_derivation_and_no_others() -> None:
     assert pruned.content["model"]["merges"] == [["b", "c"], ["a", "bc"]]
 
 
+def test_what_an_unknown_letter_scores_does_not_change() -> None:
+    scores = {"<unk>": 0.0, "ab": -14.0, "bb": -14.0, "b": -14.0, "bbbb": 0.0, "a": -60.0} | dict.fromkeys(BYTES, -2.0)
+    content = bare({"type": "Unigram", "vocab": [*map(list, scores.items())], "unk_id": 0, "byte_fallback": True})
+    vocabulary, old = read_vocabulary(content), Tokenizer.from_str(json.dumps(content))
+    used = old.encode("abbbb").ids
+    assert [vocabulary.tokens[token] for token in used] == ["ab", "b", "bb"]
+    # Without `a` it is unknown: at −70 it stays out, at −24 (ten below the least of the others) a + bbbb would win.
+    assert check_promises(old, prune_tokenizer(vocabulary, [*used, vocabulary.model.ids["bbbb"]]), ["abbbb"]) == 1
+
+
 def test_ids_follow_the_old_order_and_added_tokens_keep_their_flags() -> None:
     content = content_of("byte level")
     vocabulary = read_vocabulary(content)
