@@ -18,18 +18,13 @@ What it brings: ``int4-fast``, which is gptq and then this, beside ``gptq, 4 bit
 
 from __future__ import annotations
 
-import json
-import logging
 import math
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
@@ -37,18 +32,16 @@ from torch.utils.checkpoint import checkpoint
 from edgepress.errors import InputError
 from edgepress.exporter.calibration import network
 from edgepress.exporter.calibration.codes import Codes
-from edgepress.exporter.calibration.learned import BETAS, LearnedCodes, draw, pieces, share_of_rate, split
+from edgepress.exporter.calibration.learned import LearnedCodes, split
 from edgepress.exporter.calibration.tasks import ModelTask
+from edgepress.exporter.calibration.training import Trained, Training
 from edgepress.exporter.compress import Options, Recovery, unchanged
 from edgepress.exporter.decoder import Decoder, Weight
 
-_CHECKS = 8  # how often the held-out sequences are looked at
 _LOGITS = 1 << 23  # logits computed at once
 _STATE_FILE = "distill.state"
 _TRAINS = ("rounding", "scales")
 _TRAINED_BYTES = 16  # a trained number, its gradient and Adam's two moments
-
-_log = logging.getLogger("edgepress.calibration")
 
 
 @dataclass
@@ -67,10 +60,18 @@ class Student:
             return self.coded[name].dequantize()
         return self.floats[name] if name in self.floats else self.fixed[name]
 
-    def result(self) -> dict[str, Codes | Tensor]:
+    def result(self) -> dict[str, Tensor]:
         """What has been learned, as it will be stored; detached from what goes on learning."""
-        codes = {name: learned.round() for name, learned in self.coded.items()}
-        return {**codes, **{name: value.detach().clone() for name, value in self.floats.items()}}
+        found = {f"{name}/data": value.detach().clone() for name, value in self.floats.items()}
+        for name, learned in self.coded.items():
+            codes = learned.round()
+            found |= {f"{name}/codes": codes.codes, f"{name}/scales": codes.scales}
+        return found
+
+    def keep_in_range(self) -> None:
+        """Bring what was learned back to where it can be stored."""
+        for learned in self.coded.values():
+            learned.keep_in_range()
 
     def forward(self, tokens: Tensor, rotaries: dict[str, network.Rotary]) -> Tensor:
         """Tokens (sequences, length) → what goes into the final norm, (sequences, length, hidden).
@@ -135,22 +136,18 @@ def run(task: ModelTask, options: Options) -> None:
 
     """
     _check_options(options)
-    steps, batch = int(options["steps"]), int(options["batch"])
-    trained, held_out = split(len(task.tokens), task.seed, METHOD.name)
+    trained_on, held_out = split(len(task.tokens), task.seed, METHOD.name)
     student = make_student(task, rounding=options["train"] == "rounding")
-    training = _Training(task, student, held_out, float(options["rate"]), float(options["rounding_rate"]))
-    with torch.enable_grad(), task.progress(steps, "distilling", " steps") as advance:
-        begun = training.begin()
-        advance(begun)
-        for step in range(begun, steps):
-            training.step(draw(trained, batch, (task.seed, step)), share_of_rate(step, steps))
-            advance(1)
-            if (step + 1) * _CHECKS // steps != step * _CHECKS // steps:
-                training.check(step + 1)
+    training = make_training(task, student, held_out, float(options["rate"]), float(options["rounding_rate"]))
+    steps, batch = int(options["steps"]), int(options["batch"])
+    training.run(trained_on, steps=steps, batch=batch, progress=task.progress, label="distilling")
     for weight in task.decoder.weights():
-        found = training.best.get(weight.name)
-        if found is not None:
-            task.put(weight, found.pack() if isinstance(found, Codes) else found.cpu().numpy())
+        if weight.name in student.coded:
+            start = student.coded[weight.name].start
+            codes, scales = (training.best[f"{weight.name}/{part}"] for part in ("codes", "scales"))
+            task.put(weight, Codes(codes, scales, start.zero_points, start.scheme).pack())
+        elif weight.name in student.floats:
+            task.put(weight, training.best[f"{weight.name}/data"].cpu().numpy())
     training.state_file.unlink()
 
 
@@ -174,103 +171,39 @@ def make_student(task: ModelTask, *, rounding: bool) -> Student:
     return student
 
 
-class _Training:
-    """The student, its optimizer and the best state so far; saved now and then, so that a killed run goes on."""
+def make_training(
+    task: ModelTask, student: Student, held_out: NDArray[np.int64], rate: float, rounding_rate: float
+) -> Training:
+    """What the student learns, and from what."""
+    rotaries = network.rotaries(task.decoder, task.tokens.shape[1], task.device)
+    final, head = task.decoder.final_norm, task.decoder.head
+    kept = [final.weight, final.bias, head.weight, head.bias]
+    teacher = {weight.name: task.read(weight) for weight in kept if weight is not None}
+    trained: dict[str, Trained] = {}
+    for name, learned in student.coded.items():
+        trained[f"{name}/factors"] = Trained(learned.factors, rate)
+        if learned.positions is not None:
+            trained[f"{name}/positions"] = Trained(learned.positions, rounding_rate)
+    for name, value in student.floats.items():
+        trained[f"{name}/data"] = Trained(value, rate * float(value.detach().abs().mean()))
 
-    def __init__(
-        self, task: ModelTask, student: Student, held_out: NDArray[np.int64], rate: float, rounding_rate: float
-    ) -> None:
-        self.task, self.student, self.held_out = task, student, held_out
-        self.rotaries = network.rotaries(task.decoder, task.tokens.shape[1], task.device)
-        final, head = task.decoder.final_norm, task.decoder.head
-        kept = [final.weight, final.bias, head.weight, head.bias]
-        self._teacher = {weight.name: task.read(weight) for weight in kept if weight is not None}
-        self.state_file = task.store.directory / _STATE_FILE
-        self.best: dict[str, Codes | Tensor] = {}
-        self.least = math.inf
-        self.trained: dict[str, tuple[Tensor, float]] = {}  # each with its learning rate
-        for name, learned in student.coded.items():
-            self.trained[f"{name}/factors"] = learned.factors, rate
-            if learned.positions is not None:
-                self.trained[f"{name}/positions"] = learned.positions, rounding_rate
-        for name, value in student.floats.items():
-            self.trained[f"{name}/data"] = value, rate * float(value.detach().abs().mean())
-        groups = [{"params": [value], "lr": rate} for value, rate in self.trained.values()]
-        self.optimizer = torch.optim.Adam(groups, betas=BETAS)
+    def loss(sequences: NDArray[np.int64]) -> Tensor:
+        tokens = torch.from_numpy(task.tokens[sequences]).to(task.device)
+        reference = task.teacher.read_some(sequences)
+        x = student.forward(tokens, rotaries)
+        return divergence(task.decoder, lambda w: teacher[w.name], student.values, reference, x, most=_LOGITS)
 
-    def step(self, sequences: NDArray[np.int64], share: float) -> None:
-        """Learn from some sequences, with a ``share`` of the learning rate."""
-        for group, (_, rate) in zip(self.optimizer.param_groups, self.trained.values(), strict=True):
-            group["lr"] = rate * share
-        self.optimizer.zero_grad()
-        for some in pieces(sequences, self.task.tokens.shape[1]):
-            loss = self.loss(some) * (len(some) / len(sequences))
-            loss.backward()  # type: ignore[no-untyped-call]
-        self.optimizer.step()
-        for learned in self.student.coded.values():
-            learned.keep_in_range()
-
-    def loss(self, sequences: NDArray[np.int64]) -> Tensor:
-        """Mean divergence over some sequences."""
-        tokens = torch.from_numpy(self.task.tokens[sequences]).to(self.task.device)
-        reference = self.task.teacher.read_some(sequences)
-        x = self.student.forward(tokens, self.rotaries)
-        return divergence(
-            self.task.decoder, lambda w: self._teacher[w.name], self.student.values, reference, x, most=_LOGITS
-        )
-
-    def check(self, step: int) -> None:
-        """Look at the held-out sequences, keep what is best, and save the state after ``step`` steps."""
-        with torch.no_grad():
-            some = pieces(self.held_out, self.task.tokens.shape[1])
-            loss = sum(float(self.loss(part)) * len(part) for part in some) / len(self.held_out)
-        _log.info("distill: KL %.5f on the held-out sequences after %d steps", loss, step)
-        if loss < self.least:
-            self.least, self.best = loss, self.student.result()
-        self._save(step)
-
-    def begin(self) -> int:
-        """The first step to do: 0, or the one before which a killed run saved its state."""
-        if self.state_file.is_file():
-            return self._load()
-        self.check(0)
-        return 0
-
-    def _save(self, step: int) -> None:
-        tensors = {name: value.detach() for name, (value, _) in self.trained.items()}
-        for index, moments in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"adam/{index}/{kind}": value for kind, value in moments.items()}
-        for name, found in self.best.items():
-            parts = {"codes": found.codes, "scales": found.scales} if isinstance(found, Codes) else {"data": found}
-            tensors |= {f"best/{name}/{part}": value for part, value in parts.items()}
-        partial = self.state_file.with_suffix(".partial")
-        notes = json.dumps({"step": step, "least": self.least})
-        save_file({name: value.contiguous() for name, value in tensors.items()}, partial, {"notes": notes})
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
-        partial.replace(self.state_file)
-
-    def _load(self) -> int:
-        with safe_open(self.state_file, "pt", device=str(self.task.device)) as file:
-            notes = json.loads(file.metadata()["notes"])
-            with torch.no_grad():
-                for name, (value, _) in self.trained.items():
-                    value.copy_(file.get_tensor(name))
-            state = self.optimizer.state_dict()
-            keys = list(file.keys())
-            state["state"] = {
-                index: {
-                    key.rpartition("/")[2]: file.get_tensor(key) for key in keys if key.startswith(f"adam/{index}/")
-                }
-                for index in range(len(self.trained) if notes["step"] else 0)
-            }
-            self.optimizer.load_state_dict(state)
-            for name, learned in self.student.coded.items():
-                codes, scales = (file.get_tensor(f"best/{name}/{part}") for part in ("codes", "scales"))
-                self.best[name] = Codes(codes, scales, learned.start.zero_points, learned.start.scheme)
-            self.best |= {name: file.get_tensor(f"best/{name}/data") for name in self.student.floats}
-        self.least = notes["least"]
-        return int(notes["step"])
+    return Training(
+        name=METHOD.name,
+        trained=trained,
+        loss=loss,
+        snapshot=student.result,
+        held_out=held_out,
+        length=task.tokens.shape[1],
+        state_file=task.store.directory / _STATE_FILE,
+        seed=task.seed,
+        settle=student.keep_in_range,
+    )
 
 
 def declines(decoder: Decoder, options: Options) -> str:

@@ -15,6 +15,7 @@ from edgepress.exporter.calibration.codes import Codes
 from edgepress.exporter.calibration.engine import Calibration
 from edgepress.exporter.calibration.learned import split
 from edgepress.exporter.calibration.tasks import ModelTask
+from edgepress.exporter.calibration.training import Training
 from edgepress.exporter.compress import distill
 from edgepress.exporter.decoder import Weight
 from edgepress.exporter.export import Prepared
@@ -168,20 +169,20 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(stop: int, tmp_path: 
     prepared = prepare_distill(tmp_path, steps=8)
     with calibration(prepared, tmp_path / "whole", TOKENS) as run:
         run.run()
-    original = distill._Training.step
+    original = Training.step
     taken: list[float] = []
 
-    def step(self: distill._Training, sequences: np.ndarray, share: float) -> None:
+    def step(self: Training, sequences: np.ndarray, share: float) -> None:
         if len(taken) == stop:
             raise KilledError
         taken.append(share)
         original(self, sequences, share)
 
     with calibration(prepared, tmp_path / "killed", TOKENS) as run:
-        monkeypatch.setattr(distill._Training, "step", step)
+        monkeypatch.setattr(Training, "step", step)
         with pytest.raises(KilledError):
             run.run()
-        monkeypatch.setattr(distill._Training, "step", original)
+        monkeypatch.setattr(Training, "step", original)
         assert not run.store.has("0004-distill")
     resumed: list[float] = []
     counts: list[int] = []
@@ -191,11 +192,11 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(stop: int, tmp_path: 
         yield counts.append if label == "distilling" else lambda _: None
         assert label != "distilling" or sum(counts) == total == 8
 
-    def count(self: distill._Training, sequences: np.ndarray, share: float) -> None:
+    def count(self: Training, sequences: np.ndarray, share: float) -> None:
         resumed.append(share)
         original(self, sequences, share)
 
-    monkeypatch.setattr(distill._Training, "step", count)
+    monkeypatch.setattr(Training, "step", count)
     with calibration(prepared, tmp_path / "killed", TOKENS) as run:
         run.run(bar)
     assert len(resumed) == 8 - stop  # the state is saved after every step of 8

@@ -1,0 +1,147 @@
+"""Training by gradients, shared by the methods that learn a whole model: steps, checks on held-out text, a saved state.
+
+Adam with a warm-up and a cosine to zero. A share of the sequences is not trained on: the state that is best on it is
+what is kept, and that is the start when nothing was better. The state is saved after each check, so that a killed run
+goes on there and ends with the same bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from edgepress.exporter.calibration.learned import BETAS, draw, pieces, share_of_rate
+from edgepress.progress import Progress
+
+CHECKS = 8  # how often the held-out sequences are looked at
+
+_log = logging.getLogger("edgepress.calibration")
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Numbers that are learned, and their learning rate."""
+
+    value: Tensor
+    rate: float
+
+
+@dataclass
+class Training:
+    """One training: what is learned, and how well it does.
+
+    ``loss(sequences)`` is the mean loss, in nats a token, over calibration sequences given by index; ``snapshot()``
+    copies what would be kept of the present state, by name; ``settle()`` brings what was learned back into its range
+    after each step. ``best`` is the snapshot with the least loss on ``held_out``; ``curve`` has, for every check, the
+    steps done, the mean loss on what was trained on since the last one (NaN at the start) and that on ``held_out``.
+    """
+
+    name: str
+    trained: Mapping[str, Trained]
+    loss: Callable[[NDArray[np.int64]], Tensor]
+    snapshot: Callable[[], dict[str, Tensor]]
+    held_out: NDArray[np.int64]
+    length: int  # of a sequence, in tokens
+    state_file: Path
+    seed: int
+    settle: Callable[[], None] = lambda: None
+    best: dict[str, Tensor] = field(default_factory=dict)
+    least: float = math.inf
+    curve: list[tuple[int, float, float]] = field(default_factory=list)
+    _seen: list[float] = field(default_factory=list)  # losses of the steps since the last check
+
+    def __post_init__(self) -> None:
+        groups = [{"params": [one.value], "lr": one.rate} for one in self.trained.values()]
+        self.optimizer = torch.optim.Adam(groups, betas=BETAS)
+
+    def run(self, trained_on: NDArray[np.int64], *, steps: int, batch: int, progress: Progress, label: str) -> None:
+        """Take ``steps`` steps of ``batch`` sequences, from where a killed run saved its state.
+
+        The state file stays: whoever has put ``best`` where it is safe removes it.
+        """
+        with torch.enable_grad(), progress(steps, label, " steps") as advance:
+            begun = self._begin()
+            advance(begun)
+            for step in range(begun, steps):
+                self.step(draw(trained_on, batch, (self.seed, step)), share_of_rate(step, steps))
+                advance(1)
+                if (step + 1) * CHECKS // steps != step * CHECKS // steps:
+                    self._check(step + 1)
+
+    def step(self, sequences: NDArray[np.int64], share: float) -> None:
+        """Learn from some sequences, with a ``share`` of the learning rate."""
+        for group, one in zip(self.optimizer.param_groups, self.trained.values(), strict=True):
+            group["lr"] = one.rate * share
+        self.optimizer.zero_grad()
+        total = 0.0
+        for some in pieces(sequences, self.length):
+            loss = self.loss(some) * (len(some) / len(sequences))
+            loss.backward()  # type: ignore[no-untyped-call]
+            total += float(loss.detach())
+        self.optimizer.step()
+        self.settle()
+        self._seen.append(total)
+
+    def _begin(self) -> int:
+        """The first step to do: 0, or the one before which a killed run saved its state."""
+        if self.state_file.is_file():
+            return self._load()
+        self._check(0)
+        return 0
+
+    def _check(self, step: int) -> None:
+        """Look at the held-out sequences, keep what is best, and save the state after ``step`` steps."""
+        with torch.no_grad():
+            some = pieces(self.held_out, self.length)
+            loss = sum(float(self.loss(part)) * len(part) for part in some) / len(self.held_out)
+        _log.info("%s: loss %.5f on the held-out sequences after %d steps", self.name, loss, step)
+        self.curve.append((step, float(np.mean(self._seen)) if self._seen else math.nan, loss))
+        self._seen.clear()
+        if loss < self.least:
+            self.least, self.best = loss, self.snapshot()
+        self._save(step)
+
+    def _save(self, step: int) -> None:
+        tensors = {name: one.value.detach() for name, one in self.trained.items()}
+        for index, moments in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"adam/{index}/{kind}": value for kind, value in moments.items()}
+        tensors |= {f"best/{name}": value for name, value in self.best.items()}
+        partial = self.state_file.with_suffix(".partial")
+        notes = json.dumps({"step": step, "least": self.least, "curve": self.curve})
+        save_file({name: value.contiguous() for name, value in tensors.items()}, partial, {"notes": notes})
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        partial.replace(self.state_file)
+
+    def _load(self) -> int:
+        device = next(iter(self.trained.values())).value.device
+        with safe_open(self.state_file, "pt", device=str(device)) as file:
+            notes = json.loads(file.metadata()["notes"])
+            with torch.no_grad():
+                for name, one in self.trained.items():
+                    one.value.copy_(file.get_tensor(name))
+            state = self.optimizer.state_dict()
+            keys = list(file.keys())
+            state["state"] = {
+                index: {
+                    key.rpartition("/")[2]: file.get_tensor(key) for key in keys if key.startswith(f"adam/{index}/")
+                }
+                for index in range(len(self.trained) if notes["step"] else 0)
+            }
+            self.optimizer.load_state_dict(state)
+            self.best = {key.removeprefix("best/"): file.get_tensor(key) for key in keys if key.startswith("best/")}
+        self.least = notes["least"]
+        self.curve = [(int(step), float(trained), float(held_out)) for step, trained, held_out in notes["curve"]]
+        return int(notes["step"])
