@@ -11,7 +11,7 @@ import json
 import logging
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,11 +21,16 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
+from edgepress.errors import InputError
+from edgepress.exporter.calibration import network
 from edgepress.exporter.calibration.learned import BETAS, draw, pieces, share_of_rate
+from edgepress.exporter.decoder import Decoder, Weight
 from edgepress.progress import Progress
 
 CHECKS = 8  # how often the held-out sequences are looked at
+LOGITS = 1 << 23  # logits computed at once
 
 _log = logging.getLogger("edgepress.calibration")
 
@@ -145,3 +150,69 @@ class Training:
         self.least = notes["least"]
         self.curve = [(int(step), float(trained), float(held_out)) for step, trained, held_out in notes["curve"]]
         return int(notes["step"])
+
+
+def owner(decoder: Decoder, weight: Weight) -> Weight:
+    """The weight that is stored: a tied head is the embedding."""
+    return decoder.embedding if decoder.tied and weight is decoder.head.weight else weight
+
+
+def passed(
+    decoder: Decoder,
+    values: network.Values,
+    x: Tensor,
+    rotaries: Mapping[str, network.Rotary],
+    at: Collection[int] = (),
+) -> dict[int, Tensor]:
+    """Put the embedded tokens ``x`` (sequences, length, hidden) through the layers.
+
+    Returns the residual stream after the last layer, and after those of ``at``, by the number of layers passed. A layer
+    keeps its input only, and is computed again in the backward pass.
+    """
+    found: dict[int, Tensor] = {}
+    for index, layer in enumerate(decoder.layers):
+        rotary = None if layer.attention.rope is None else rotaries[layer.attention.rope]
+        x = checkpoint(network.layer_forward, layer, values, x, rotary, use_reentrant=False)
+        if index + 1 in at:
+            found[index + 1] = x
+    return found | {len(decoder.layers): x}
+
+
+def mean_over_tokens(piece: Callable[[Tensor, Tensor], Tensor], reference: Tensor, x: Tensor, *, size: int) -> Tensor:
+    """``piece``, a sum over tokens, in parts of ``size`` tokens, over the number of tokens.
+
+    ``reference`` and ``x``, (…, hidden), are what it compares. When it takes more than one part, each is computed again
+    in the backward pass.
+    """
+    reference, x = reference.flatten(0, -2), x.flatten(0, -2)  # (tokens, hidden)
+    if len(x) <= size:
+        return piece(reference, x) / len(x)
+    starts = range(0, len(x), size)
+    parts = [checkpoint(piece, reference[i : i + size], x[i : i + size], use_reentrant=False) for i in starts]
+    return torch.stack(parts).sum() / len(x)
+
+
+def check_memory(name: str, needed: int, device: torch.device, advice: str) -> None:
+    """Refuse what will not fit, before hours are spent.
+
+    Raises:
+        InputError: ``name`` needs more bytes than are free; ``advice`` is what else would do.
+
+    """
+    free = free_memory(device)
+    if free is not None and needed > free:
+        raise InputError(
+            f"{name} needs {needed} bytes of memory for what it trains, and {free} are free; {advice}; or close other "
+            "programs, or take a larger machine"
+        )
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes that can still be had, or None when the system does not say."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    return next((1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")), None)

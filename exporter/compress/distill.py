@@ -20,25 +20,30 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
-from torch.utils.checkpoint import checkpoint
 
 from edgepress.errors import InputError
 from edgepress.exporter.calibration import network
 from edgepress.exporter.calibration.codes import Codes
 from edgepress.exporter.calibration.learned import LearnedCodes, split
 from edgepress.exporter.calibration.tasks import ModelTask
-from edgepress.exporter.calibration.training import Trained, Training
+from edgepress.exporter.calibration.training import (
+    LOGITS,
+    Trained,
+    Training,
+    check_memory,
+    mean_over_tokens,
+    owner,
+    passed,
+)
 from edgepress.exporter.compress import Options, Recovery, unchanged
 from edgepress.exporter.decoder import Decoder, Weight
 
-_LOGITS = 1 << 23  # logits computed at once
 _STATE_FILE = "distill.state"
 _TRAINS = ("rounding", "scales")
 _TRAINED_BYTES = 16  # a trained number, its gradient and Adam's two moments
@@ -78,11 +83,7 @@ class Student:
 
         A layer keeps its input only, and is computed again in the backward pass.
         """
-        x = self._embed(tokens)
-        for layer in self.decoder.layers:
-            rotary = None if layer.attention.rope is None else rotaries[layer.attention.rope]
-            x = checkpoint(network.layer_forward, layer, self.values, x, rotary, use_reentrant=False)
-        return x
+        return passed(self.decoder, self.values, self._embed(tokens), rotaries)[len(self.decoder.layers)]
 
     def _embed(self, tokens: Tensor) -> Tensor:
         """Embed the tokens, with only the rows of the table that occur."""
@@ -94,11 +95,6 @@ class Student:
         return network.embed(
             self.decoder, lambda weight: rows if weight is self.decoder.embedding else self.values(weight), places
         )
-
-
-def owner(decoder: Decoder, weight: Weight) -> Weight:
-    """The weight that is stored: a tied head is the embedding."""
-    return decoder.embedding if decoder.tied and weight is decoder.head.weight else weight
 
 
 def divergence(
@@ -119,13 +115,7 @@ def divergence(
         ).log_softmax(-1)
         return functional.kl_div(found, wanted, reduction="sum", log_target=True)
 
-    reference, x = reference.flatten(0, -2), x.flatten(0, -2)  # (tokens, hidden)
-    size = max(1, most // decoder.vocab_size)
-    if len(x) <= size:
-        return piece(reference, x) / len(x)
-    starts = range(0, len(x), size)
-    parts = [checkpoint(piece, reference[i : i + size], x[i : i + size], use_reentrant=False) for i in starts]
-    return torch.stack(parts).sum() / len(x)
+    return mean_over_tokens(piece, reference, x, size=max(1, most // decoder.vocab_size))
 
 
 def run(task: ModelTask, options: Options) -> None:
@@ -191,7 +181,7 @@ def make_training(
         tokens = torch.from_numpy(task.tokens[sequences]).to(task.device)
         reference = task.teacher.read_some(sequences)
         x = student.forward(tokens, rotaries)
-        return divergence(task.decoder, lambda w: teacher[w.name], student.values, reference, x, most=_LOGITS)
+        return divergence(task.decoder, lambda w: teacher[w.name], student.values, reference, x, most=LOGITS)
 
     return Training(
         name=METHOD.name,
@@ -233,24 +223,8 @@ def _check_memory(task: ModelTask, *, rounding: bool) -> None:
         if scheme is not None:
             rows, columns = weight.shape
             numbers += rows * (scheme.blocks(columns) + (columns if rounding else 0))
-    needed, free = _TRAINED_BYTES * numbers, free_memory(task.device)
-    if free is not None and needed > free:
-        advice = 'train = "scales" needs far less, ' if rounding else ""
-        raise InputError(
-            f"distill needs {needed} bytes of memory for what it trains, and {free} are free; {advice}close other "
-            "programs or take a larger machine"
-        )
-
-
-def free_memory(device: torch.device) -> int | None:
-    """Bytes that can still be had, or None when the system does not say."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return None
-    return next((1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")), None)
+    advice = 'train = "scales" needs far less' if rounding else "a smaller model needs less"
+    check_memory(METHOD.name, _TRAINED_BYTES * numbers, task.device, advice)
 
 
 METHOD = Recovery(

@@ -10,12 +10,12 @@ import torch
 from calibrations import KilledError, calibration, content, prepare
 
 from edgepress.errors import InputError
-from edgepress.exporter.calibration import network
+from edgepress.exporter.calibration import network, training
 from edgepress.exporter.calibration.codes import Codes
 from edgepress.exporter.calibration.engine import Calibration
 from edgepress.exporter.calibration.learned import split
 from edgepress.exporter.calibration.tasks import ModelTask
-from edgepress.exporter.calibration.training import Training
+from edgepress.exporter.calibration.training import Training, owner
 from edgepress.exporter.compress import distill
 from edgepress.exporter.decoder import Weight
 from edgepress.exporter.export import Prepared
@@ -66,7 +66,7 @@ def stored_logits(task: ModelTask, tokens: np.ndarray) -> np.ndarray:
     """Logits (length, vocabulary) of the model as stored, by the engine's own forward."""
 
     def values(weight: Weight) -> torch.Tensor:
-        found = task.stored(distill.owner(task.decoder, weight))
+        found = task.stored(owner(task.decoder, weight))
         return found.dequantize() if isinstance(found, Codes) else found
 
     return network.logits(task.decoder, values, tokens)
@@ -228,7 +228,7 @@ def test_one_sequence_is_too_few(tmp_path: Path) -> None:
 
 
 def test_too_little_memory_is_refused_with_the_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(distill, "free_memory", lambda _: 1_000_000)
+    monkeypatch.setattr(training, "free_memory", lambda _: 1_000_000)
     weights = 0
     prepared = prepare_distill(tmp_path)
     for tensor in prepared.plan.tensors:
