@@ -7,7 +7,7 @@ from math import prod
 from typing import Literal
 
 from edgepress.errors import InputError
-from edgepress.exporter.compress import Transform, load_method
+from edgepress.exporter.compress import Transform, load_method, zeros_asked
 from edgepress.exporter.decoder import Decoder, Weight, layer_linears, layer_weights
 from edgepress.exporter.recipe import HALF_BITS, KEPT_BITS, Recipe, Storage
 from edgepress.exporter.scheme import BLOCK_SIZES, Scheme
@@ -63,7 +63,10 @@ class PlannedTensor:
         """The storage in words, as plans print it."""
         if self.scheme is None:
             return "float16" if self.form == "half" else "float32"
-        return f"{self.scheme.method} {self.scheme.bits} bits, per channel" if self.is_integer else str(self.scheme)
+        if not self.is_integer:
+            return str(self.scheme)
+        zeros = f", {self.scheme.zeros}" if self.scheme.zeros else ""
+        return f"{self.scheme.method} {self.scheme.bits} bits, per channel{zeros}"
 
     @property
     def is_integer(self) -> bool:
@@ -348,8 +351,11 @@ def _choose(weight: Weight, decoder: Decoder, recipe: Recipe) -> tuple[Scheme | 
         if recipe.head != recipe.embedding:
             why += " ([head] is not used: the model ties the two)"
     scheme = fit_scheme(storage, weight.shape[1])
+    zeros = zeros_asked(storage.method, recipe)
     if scheme is None:
+        _refuse_sparse_floats(weight, storage, why, zeros)
         return None, f"kept in float{storage.bits} by {why}"
+    scheme = replace(scheme, zeros=zeros)
     if storage.block_size and storage.block_size != scheme.block_size:
         narrow = storage.block_size > scheme.block_size >= weight.shape[1]
         cause = f"a row has {weight.shape[1]} columns" if narrow else "onnxruntime has no fast 2-bit kernel for that"
@@ -357,6 +363,15 @@ def _choose(weight: Weight, decoder: Decoder, recipe: Recipe) -> tuple[Scheme | 
     if scheme.bits == 2 and recipe.accuracy_level != 4 and (decoder.tied or weight.kind != "embedding"):
         why += f"; slow: accuracy_level {recipe.accuracy_level} unpacks 2 bits at each call"
     return scheme, why
+
+
+def _refuse_sparse_floats(weight: Weight, storage: Storage, asked: str, zeros: str) -> None:
+    """Zeros are codes: a method that makes them has nothing to do where [weights] keeps floats."""
+    if zeros and asked == "[weights]":
+        raise InputError(
+            f"{weight.name}: {storage.method} makes {zeros} among codes, and {asked} asks for bits = {storage.bits}, "
+            'which are floats; ask for 2, 4 or 8 bits, or for method = "rtn" to keep all weights'
+        )
 
 
 def fit_scheme(storage: Storage, columns: int) -> Scheme | None:

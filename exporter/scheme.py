@@ -13,7 +13,8 @@ class Scheme:
     Each row is cut into blocks of ``block_size`` columns (the last one padded); a block has one float32 scale, unsigned
     codes and, unless ``symmetric``, a zero point among the codes; ``w ≈ (code − zero_point) · scale``. Symmetric blocks
     have the zero point 2^(bits−1), which is not stored. With ``per_channel`` the blocks of a row share one scale (and
-    zero point): it is stored once for each block, because the kernels read it so.
+    zero point): it is stored once for each block, because the kernels read it so. ``zeros`` says in words which weights
+    are 0 on purpose, such as ``2:4 zeros``: codes that mean 0 then stay, whatever learns after.
     """
 
     method: str
@@ -21,6 +22,7 @@ class Scheme:
     block_size: int
     symmetric: bool = True
     per_channel: bool = False
+    zeros: str = ""
 
     def __post_init__(self) -> None:
         if self.bits not in BITS:
@@ -38,7 +40,8 @@ class Scheme:
         block = (
             f"per channel, stored in blocks of {self.block_size}" if self.per_channel else f"block {self.block_size}"
         )
-        return f"{self.method} {self.bits} bits, {'' if self.symmetric else 'asymmetric, '}{block}"
+        zeros = f", {self.zeros}" if self.zeros else ""
+        return f"{self.method} {self.bits} bits, {'' if self.symmetric else 'asymmetric, '}{block}{zeros}"
 
     def blocks(self, columns: int) -> int:
         """Blocks in a row."""

@@ -36,7 +36,7 @@ class LearnedCodes:
 
     ``positions`` float32 (rows, columns) round to the codes and are None when the codes stay as ``start`` has them;
     ``factors`` (rows, blocks), or (rows, 1) when the blocks of a row share their scale, multiply the scales of
-    ``start``. Zero points stay.
+    ``start``. Zero points stay, and of a sparse scheme the codes that mean 0.
     """
 
     start: Codes
@@ -64,6 +64,9 @@ class LearnedCodes:
         """Weights of ``rows`` as the kernels see them, (rows, columns), differentiable."""
         scales = (self.start.scales * self.factors)[rows]  # (rows, blocks)
         values = self.start.codes[rows] if self.positions is None else self.positions[rows]
+        if self.positions is not None and self.start.scheme.zeros:  # what is 0 on purpose gets no gradient
+            zero_points = spread(self.start.zero_points[rows], self.start.scheme, values.shape[1])
+            values = torch.where(self.start.codes[rows] == zero_points, zero_points.float(), values)
         apply: Callable[..., Tensor] = _Dequantize.apply  # torch does not annotate it
         return apply(values, scales, self.start.zero_points[rows], self.start.scheme)
 

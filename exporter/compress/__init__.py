@@ -8,7 +8,8 @@ The file's name is the method's key. What kind of method it is, its type says:
 - :class:`Transform` prepares the weights for rounding without changing what the model computes (recipe: ``before``).
 - :class:`Recovery` repairs what rounding did, after each layer or at the end (recipe: ``after``).
 
-Arithmetic shared by methods is in :mod:`.packing` (codes in bytes) and :mod:`.folding` (scales moved between weights).
+Arithmetic shared by methods is in :mod:`.packing` (codes in bytes), :mod:`.folding` (scales moved between weights) and
+:mod:`.sparsity` (which weights become 0).
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from edgepress.exporter.calibration.moments import Moments
     from edgepress.exporter.calibration.tasks import LayerTask, ModelTask
 
-_NOT_METHODS = ("packing", "folding")
+_NOT_METHODS = ("packing", "folding", "sparsity")
 
 Options = Mapping[str, OptionValue]
 """A method's options: those that it declares, with the recipe's values."""
@@ -68,12 +69,15 @@ class LinearMethod:
     """How one projection is rounded when it is known what goes into it.
 
     ``quantize(weight, scheme, moments, options)``: ``weight`` is float32 (rows, columns); ``moments`` sums up the
-    inputs that the quantized layers before it produce.
+    inputs that the quantized layers before it produce. ``zeros(options)`` says in words which weights it makes 0 on
+    purpose, such as ``2:4 zeros``, and refuses what leaves nothing (InputError): what learns after it leaves codes that
+    mean 0 where they are.
     """
 
     name: str
     quantize: Callable[[Tensor, Scheme, Moments, Options], Codes]
     options: Options = field(default_factory=dict)
+    zeros: Callable[[Options], str] = lambda _: ""
 
 
 @dataclass(frozen=True)
@@ -173,3 +177,16 @@ def method_options(method: LinearMethod | LayerMethod | Transform | Recovery, re
         if not fits or (isinstance(value, bool) and not isinstance(default, bool)):
             raise InputError(f"[options.{method.name}] {key} must be like {default!r}, not {value!r}")
     return {**method.options, **asked}
+
+
+def zeros_asked(name: str, recipe: Recipe) -> str:
+    """Which weights the method ``name`` makes 0 on purpose, or the one that a layer method starts with; "" for none.
+
+    Raises:
+        InputError: there is no such method, or its options cannot be used.
+
+    """
+    method = load_method(name)
+    if isinstance(method, LayerMethod):
+        method = load_method(str(method_options(method, recipe)["start"]))
+    return method.zeros(method_options(method, recipe)) if isinstance(method, LinearMethod) else ""

@@ -13,6 +13,7 @@ groups may then be visited in any order, as ``act_order`` does (largest E[x²] f
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -26,8 +27,17 @@ from edgepress.exporter.compress import LinearMethod, Method, Options, load_meth
 from edgepress.exporter.scheme import Scheme
 
 _BLOCK = 64  # columns whose errors are passed on among themselves before all others hear of them
+_CHOICE = 16  # columns of a block that are chosen from at once, when some weights become 0
 _STRIP = 128  # rows of a matrix that are moved at a time
 _PIECE = 1 << 19  # weights whose scales are searched at a time
+
+
+Keep = Callable[[slice, Tensor, Tensor, Tensor], Tensor]
+"""Which weights of some columns do not become 0: ``keep(some, weights, targets, factor)`` → bool (some, rows).
+
+``weights`` (columns, rows) and ``factor`` (columns, columns) are those of :func:`nearest_plane`; ``targets``
+(some, rows) are these columns with the errors of those after them, but none of their own.
+"""
 
 
 def quantize(weight: Tensor, scheme: Scheme, moments: Moments, options: Options) -> Codes:
@@ -38,29 +48,51 @@ def quantize(weight: Tensor, scheme: Scheme, moments: Moments, options: Options)
 
     """
     start = start_codes(weight, scheme, moments)
-    columns: int = weight.shape[1]
-    importance = moments.mean_square
-    order = torch.argsort(importance, stable=True) if options["act_order"] else torch.arange(columns).flip(0)
-    order = order.to(weight.device)  # the last is rounded first
+    order = visiting_order(moments.mean_square, act_order=bool(options["act_order"]))
     factor = cholesky_factor(in_order(moments.second, order), float(options["damping"]))
+    return compensate(weight, start, factor, order)
+
+
+def visiting_order(importance: Tensor, *, act_order: bool, group: int = 1) -> Tensor:
+    """Columns in the order of :func:`nearest_plane`, which rounds the last first; int64 (columns,).
+
+    ``group`` consecutive columns stay together and in order; those that fill no group are rounded first. Without
+    ``act_order`` groups are rounded from the first to the last, with it from the greatest sum of ``importance``
+    (columns,) to the least.
+    """
+    whole = len(importance) // group * group
+    groups = torch.arange(whole, device=importance.device).view(-1, group)
+    sums = importance[:whole].view(-1, group).sum(1)
+    groups = groups[torch.argsort(sums, stable=True)] if act_order else groups.flip(0)
+    return torch.cat([groups.flatten(), torch.arange(whole, len(importance), device=importance.device)])
+
+
+def compensate(weight: Tensor, start: Codes, factor: Tensor, order: Tensor, keep: Keep | None = None) -> Codes:
+    """Round ``weight`` (rows, columns) with the scales of ``start``, the last column of ``order`` first.
+
+    ``factor`` is that of the Hessian in this order. With ``keep`` some weights become 0, and the columns that are left
+    make up for that too.
+    """
+    scheme = start.scheme
     block = order // scheme.block_size  # (columns,)
     per_column = (y.T.contiguous()[block] for y in (start.scales, start.zero_points.float()))
-    codes = nearest_plane(transposed(weight)[order], factor, *per_column, top=(1 << scheme.bits) - 1)
+    top = (1 << scheme.bits) - 1
+    codes = nearest_plane(transposed(weight)[order], factor, *per_column, top=top, keep=keep)
     placed = torch.empty_like(codes)
     placed[order] = codes
     return Codes(transposed(placed), start.scales, start.zero_points, scheme)
 
 
-def start_codes(weight: Tensor, scheme: Scheme, moments: Moments) -> Codes:
+def start_codes(weight: Tensor, scheme: Scheme, moments: Moments, method: str = "rtn") -> Codes:
     """Round to nearest with scales searched under the inputs' E[x²]: where methods that move codes begin."""
-    rtn = load_method("rtn")
-    if not isinstance(rtn, Method):
-        raise TypeError("rtn rounds rows")
+    rounding = load_method(method)
+    if not isinstance(rounding, Method):
+        raise TypeError(f"{method} does not round rows")
     (rows, columns), importance = weight.shape, moments.mean_square.cpu().numpy()
     array = weight.cpu().numpy()
 
     def quantize_piece(piece: slice) -> Codes:
-        return Codes.unpack(rtn.quantize(array[piece], scheme, importance), scheme, columns)
+        return Codes.unpack(rounding.quantize(array[piece], scheme, importance), scheme, columns)
 
     found = each(quantize_piece, pieces(rows, max(1, _PIECE // columns)), torch.device("cpu"))
     parts = zip(*((codes.codes, codes.scales, codes.zero_points) for codes in found), strict=True)
@@ -107,17 +139,19 @@ def cholesky_factor(hessian: Tensor, damping: float) -> Tensor:
     if int(failed) or not mean > 0 or not bool(torch.isfinite(factor.diagonal()).all()):
         raise InputError(
             f"the Hessian of {len(hessian)} inputs is singular ({zero} of them are always 0 on the calibration text) "
-            f"with damping {damping:g}; raise [options.gptq] damping (0.01 is usual), or use more calibration tokens"
+            f"with damping {damping:g}; raise the option damping (0.01 is usual), or use more calibration tokens"
         )
     return factor
 
 
-def nearest_plane(weights: Tensor, factor: Tensor, scales: Tensor, zero_points: Tensor, *, top: int) -> Tensor:
+def nearest_plane(
+    weights: Tensor, factor: Tensor, scales: Tensor, zero_points: Tensor, *, top: int, keep: Keep | None = None
+) -> Tensor:
     """Codes 0 … ``top``, uint8, of ``weights``; everything is (columns, rows), so that a column lies in one piece.
 
     ``factor`` is R (columns, columns); ``scales`` and ``zero_points`` are those of each weight. A block of columns
     first hears of the errors outside it in matrix products, then its columns follow one by one; the product with all
-    but the block before it is made while that one is rounded.
+    but the block before it is made while that one is rounded. What ``keep`` does not keep gets the code that means 0.
     """
     columns, diagonal = len(weights), factor.diagonal()[:, None]
     errors = torch.empty_like(weights)  # w − q
@@ -139,10 +173,18 @@ def nearest_plane(weights: Tensor, factor: Tensor, scales: Tensor, zero_points: 
             targets.addmm_(shares[:, near], errors[near])
             inverse = torch.where(scales[block] == 0, 0, 1 / scales[block])
             found = torch.empty_like(targets)
+            chosen, kept = slice(block.stop, block.stop), None
             for i in reversed(range(block.start, block.stop)):
+                if keep is not None and i < chosen.start:
+                    chosen = slice(max(block.start, i // _CHOICE * _CHOICE), i + 1)
+                    own, after = slice(chosen.start - block.start, i + 1 - block.start), slice(i + 1, block.stop)
+                    heard = torch.addmm(targets[own], shares[own, after], errors[after])
+                    kept = keep(chosen, weights, heard, factor)
                 target, code, later = targets[i - block.start], found[i - block.start], slice(i + 1, block.stop)
                 target.addmv_(errors[later].T, shares[i - block.start, later])
                 torch.addcmul(zero_points[i], target, inverse[i - block.start], out=code).round_().clamp_(0, top)
+                if kept is not None:
+                    torch.where(kept[i - chosen.start], code, zero_points[i], out=code)
                 torch.addcmul(weights[i], code - zero_points[i], scales[i], value=-1, out=errors[i])
             codes[block] = found
     return codes

@@ -10,12 +10,22 @@ from hypothesis import strategies as st
 from layer_tasks import TinyModel, layer_task, logits, tiny_model
 
 from edgepress.errors import InputError
-from edgepress.exporter.compress import Method, Quantized, Transform, load_method, method_names, method_options
+from edgepress.exporter.calibration.moments import Moments
+from edgepress.exporter.compress import (
+    LinearMethod,
+    Method,
+    Quantized,
+    Transform,
+    load_method,
+    method_names,
+    method_options,
+)
 from edgepress.exporter.compress.packing import dequantize, unpack, unpack_zero_points
 from edgepress.exporter.recipe import Recipe, Storage
 from edgepress.exporter.scheme import BITS, BLOCK_SIZES, Scheme
 
 ROWS = [name for name in method_names() if isinstance(load_method(name), Method)]
+LINEAR = [name for name in method_names() if isinstance(load_method(name), LinearMethod)]
 TRANSFORMS = [name for name in method_names() if isinstance(load_method(name), Transform)]
 
 # Largest share of Σ x² that the error of normal samples may be: half as much again as the worst of 3000 draws.
@@ -83,6 +93,41 @@ def test_a_method_keeps_its_shapes_its_error_and_its_rows_apart(
 def test_zeros_stay_zeros(name: str, scheme: Scheme) -> None:
     stored = load_method(name).quantize(np.zeros((3, 70), np.float32), scheme, None)
     np.testing.assert_array_equal(restored(stored, scheme, 70), np.zeros((3, 70)))
+
+
+@pytest.mark.parametrize("name", ROWS)
+@settings(max_examples=30, deadline=None)
+@given(scheme=schemes, columns=st.integers(1, 200), share=st.floats(0, 1), seed=st.integers(0, 2**16))
+def test_zeros_among_others_stay_zeros(name: str, scheme: Scheme, columns: int, share: float, seed: int) -> None:
+    gone = np.random.default_rng(seed).random((3, columns)) < share
+    stored = load_method(name).quantize(np.where(gone, np.float32(0), weights(seed, 3, columns)), scheme, None)
+    assert (restored(stored, scheme, columns)[gone] == 0).all()
+
+
+@pytest.mark.parametrize("name", LINEAR)
+@settings(max_examples=20, deadline=None)
+@given(
+    scheme=schemes,
+    rows=st.integers(1, 9),
+    columns=st.integers(1, 200),
+    seed=st.integers(0, 2**16),
+)
+def test_a_linear_method_keeps_its_shapes_and_what_it_says_of_zeros(
+    name: str, scheme: Scheme, rows: int, columns: int, seed: int
+) -> None:
+    method, moments = load_method(name), Moments(columns)
+    moments.add(torch.from_numpy(weights(seed + 1, 2 * columns, columns)))
+    codes = method.quantize(torch.from_numpy(weights(seed, rows, columns)), scheme, moments, method.options)
+    assert (codes.codes.shape, codes.codes.dtype) == ((rows, columns), torch.uint8)
+    assert codes.scales.shape == codes.zero_points.shape == (rows, scheme.blocks(columns))
+    assert int(codes.codes.max()) < 1 << scheme.bits
+    assert bool(torch.isfinite(codes.dequantize()).all())
+    again = codes.unpack(codes.pack(), scheme, columns)
+    assert torch.equal(again.dequantize(), codes.dequantize())
+    if method.zeros(method.options):
+        assert float((codes.dequantize() == 0).float().mean()) >= 0.5 - 1 / columns
+    nothing = method.quantize(torch.zeros(rows, columns), scheme, moments, method.options)
+    assert bool((nothing.dequantize() == 0).all())
 
 
 @pytest.mark.parametrize("name", ROWS)

@@ -189,12 +189,49 @@ def test_methods_in_the_wrong_place_are_refused(tmp_path: Path) -> None:
             pass
     folder = tmp_path / "option"
     folder.mkdir()
-    prepared = prepare(folder, f"{GPTQ}[options.gptq]\ndampning = 0.1\n")
-    with (
-        calibration(prepared, folder / "store", TOKENS) as run,
-        pytest.raises(InputError, match="did you mean 'damping'"),
+    with pytest.raises(InputError, match="did you mean 'damping'"):
+        prepare(folder, f"{GPTQ}[options.gptq]\ndampning = 0.1\n")
+
+
+@pytest.mark.parametrize(
+    ("name", "rounding", "more"),
+    [
+        ("llama", "sparsegpt", ""),
+        ("gpt2", "wanda", ""),
+        ("gemma3_text", "magnitude", '[options.magnitude]\nthen = "hqq"\n'),
+        ("llama", "sparsegpt", '[options.sparsegpt]\npattern = "2:4"\n'),
+    ],
+)
+def test_zeros_of_a_sparse_method_go_through_the_layers(name: str, rounding: str, more: str, tmp_path: Path) -> None:
+    recipe = GPTQ.replace("gptq", rounding) + more
+    prepared = prepare(tmp_path, recipe, name)
+    with calibration(prepared, tmp_path / "store", TOKENS) as run:
+        stages = run.run()
+        for layer in prepared.decoder.layers:
+            for linear in layer_linears(layer):
+                planned, found = prepared.plan.of(linear.weight), stages.weight(linear.weight.name)
+                assert planned.scheme is not None
+                assert isinstance(found, Quantized)
+                assert planned.scheme.zeros == ("2:4 zeros" if more.endswith('"2:4"\n') else "50% zeros")
+                assert planned.stored_as.endswith(planned.scheme.zeros)
+                restored = Codes.unpack(found, planned.scheme, linear.weight.shape[1]).dequantize()
+                assert 0.5 <= float((restored == 0).float().mean()) < 0.75
+
+
+def test_what_a_sparse_recipe_cannot_have_is_said_when_it_is_planned(tmp_path: Path) -> None:
+    sparse = GPTQ.replace("gptq", "wanda")
+    for recipe, message in (
+        (f"{sparse}[options.wanda]\nsparsity = 1.0\n", r"\[options.wanda\] sparsity is 1; it must be"),
+        (f"{sparse}[options.wanda]\nsparsety = 0.2\n", "did you mean 'sparsity'"),
+        (sparse.replace("bits = 4", "bits = 32"), r"layers.0\.\S+: wanda makes 50% zeros among codes.*bits = 32"),
     ):
-        run.run()
+        with pytest.raises(InputError, match=message):
+            prepare(tmp_path, recipe)
+    override = '[[override]]\nmatch = "layers.0.*"\nbits = 32\n'
+    prepared = prepare(tmp_path, f"{sparse}{override}")  # one tensor may stay whole
+    planned = {tensor.weight.name: tensor for tensor in prepared.plan.tensors}
+    assert planned["layers.0.mlp.down"].scheme is None
+    assert "50% zeros" in planned["layers.1.mlp.down"].stored_as
 
 
 def test_two_runs_do_not_share_a_directory(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """Codes that gradients move: where they begin, what their gradients are, and that they stay what a kernel can read."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -100,6 +102,26 @@ def test_codes_that_stay_get_no_gradient_and_rows_are_the_rows() -> None:
         assert bool((learned.factors.grad[1] == 0).all())
         assert bool((learned.factors.grad[[0, 2]] != 0).any())
     assert fixed.positions is None
+
+
+@pytest.mark.parametrize("scheme", SCHEMES, ids=str)
+@pytest.mark.parametrize("zeros", ["50% zeros", ""])
+def test_zeros_of_a_sparse_scheme_stay_however_long_the_rest_is_trained(scheme: Scheme, zeros: str) -> None:
+    start, full = draw(replace(scheme, zeros=zeros), 7)
+    blocks = start.zero_points.repeat_interleave(scheme.block_size, 1)[:, :40]
+    start.codes[:, ::2] = blocks[:, ::2]
+    zero = start.codes == blocks
+    learned = LearnedCodes.of(start, full)
+    assert learned.positions is not None
+    optimizer = torch.optim.Adam([learned.positions, learned.factors], lr=0.2)
+    for step in range(20):
+        optimizer.zero_grad()
+        (learned.dequantize(slice(0, 3)) - 3 * (-1) ** (step // 15)).square().sum().backward()
+        optimizer.step()
+        learned.keep_in_range()
+    moved = learned.round().codes != start.codes
+    assert bool(moved[~zero].any())
+    assert bool(moved[zero].any()) == (not zeros)
 
 
 @settings(max_examples=20, deadline=None)

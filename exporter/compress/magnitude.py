@@ -1,0 +1,38 @@
+"""Magnitude pruning: the smallest weights of a projection become 0 (Han et al. 2015), then the rest is rounded.
+
+"Learning both Weights and Connections for Efficient Neural Networks". All weights of a projection compete, as in the
+papers that compare with it; in an n:m pattern those of a group. What it is good for is to compare with: :mod:`.wanda`
+and :mod:`.sparsegpt` look at what goes into the projection. Figures: ``benchmarks/sparsity.py``.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from edgepress.exporter.calibration.codes import Codes
+from edgepress.exporter.calibration.moments import Moments
+from edgepress.exporter.compress import LinearMethod, Options
+from edgepress.exporter.compress.sparsity import OPTIONS, read_sparsity, round_kept
+from edgepress.exporter.scheme import Scheme
+
+
+def quantize(weight: Tensor, scheme: Scheme, moments: Moments, options: Options) -> Codes:
+    """See :class:`~edgepress.exporter.compress.LinearMethod`.
+
+    Raises:
+        InputError: an option cannot be used, a weight is not finite, or the Hessian is singular.
+
+    """
+    sparsity = read_sparsity("magnitude", options)
+    rows, columns = weight.shape
+    size = weight.abs()
+    sets = size if sparsity.group > 1 else size.reshape(1, rows * columns)
+    return round_kept(weight, sparsity.keeps(sets).reshape(rows, columns), scheme, moments, options)
+
+
+METHOD = LinearMethod(
+    "magnitude",
+    quantize,
+    options={**OPTIONS, "then": "gptq"},
+    zeros=lambda options: str(read_sparsity("magnitude", options)),
+)
