@@ -120,6 +120,11 @@ def _open(path: Path, checkpoint: Checkpoint, text: Sequence[str | Path], tokens
     manifest = read_manifest(path)
     for problem in find_problems(path):
         raise InputError(f"{path}: {problem}; export the bundle again")
+    if manifest.steps:
+        raise InputError(
+            f"{path} was pruned ({', '.join(str(step['name']) for step in manifest.steps[1:-1])}), and the smaller "
+            "checkpoint that its weights were rounded from is not kept; blame a bundle that was not pruned"
+        )
     hashes = checkpoint.source_hashes()
     for name in sorted({*hashes, *manifest.source}):
         if hashes.get(name) != manifest.source.get(name):

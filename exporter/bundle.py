@@ -3,7 +3,7 @@
 import json
 import platform
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -165,5 +165,14 @@ def write_manifest(
         parity=parity,
         long_from=decoder.long_from,
     )
+    return _write_manifest(bundle, manifest)
+
+
+def add_steps(bundle: Path, manifest: Manifest, steps: tuple[dict[str, object], ...]) -> Manifest:
+    """Write the manifest again with what the steps of a recipe came to, the last of them the bundle itself."""
+    return _write_manifest(bundle, replace(manifest, steps=steps))
+
+
+def _write_manifest(bundle: Path, manifest: Manifest) -> Manifest:
     (bundle / MANIFEST_NAME).write_text(manifest.serialize(), encoding="utf-8")
     return read_manifest(bundle)

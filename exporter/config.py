@@ -130,6 +130,15 @@ class Config:
             raise self.refuse(key, f"must be a list of {length} integers")
         return integers
 
+    def integers_by_layer(self, key: str, default: int, layers: int) -> tuple[int, ...]:
+        """Return one integer of at least 1 for each layer: a list of exactly so many, or one number for all."""
+        if not isinstance(self.values.get(key), list):
+            return (self.integer(key, default),) * layers
+        found = self.optional_integers(key, layers) or []
+        if len(found) != layers or min(found) < 1 or any(isinstance(item, bool) for item in found):
+            raise self.refuse(key, f"must be an integer of at least 1, or a list of {layers}, one for each layer")
+        return tuple(found)
+
     def numbers(self, key: str, length: int) -> list[float]:
         """Return a list of exactly ``length`` finite numbers."""
         value = self._value(key)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -28,7 +28,7 @@ from edgepress.exporter.graph.decoder import build_decoder
 from edgepress.exporter.plan import Plan, make_plan
 from edgepress.exporter.recipe import Recipe, read_recipe
 from edgepress.exporter.stream import TensorReport, write_weights
-from edgepress.files import atomic_directory
+from edgepress.files import atomic_directory, held_directory
 from edgepress.fingerprint import write_fingerprint
 from edgepress.manifest import MANIFEST_NAME, Manifest
 from edgepress.progress import Progress, silent
@@ -45,6 +45,7 @@ from edgepress.targets import (
 
 if TYPE_CHECKING:
     from edgepress.exporter.calibration.run import Calibrated  # needs torch
+    from edgepress.exporter.pruning.run import Pruned
 
 _log = logging.getLogger("edgepress.export")
 
@@ -53,7 +54,10 @@ FALLBACK = "arm64-cpu"  # what runs the graph of a bundle whose targets are acce
 
 @dataclass(frozen=True)
 class Prepared:
-    """Everything that is decided before a weight is read."""
+    """Everything that is decided before a weight is read.
+
+    ``checkpoint`` is what is exported: where the recipe prunes, what the last of its steps wrote.
+    """
 
     checkpoint: Checkpoint
     decoder: Decoder
@@ -63,11 +67,17 @@ class Prepared:
     budget: dict[str, object] | None = None  # what was measured for the recipe's budget, and chosen
     left_out: Mapping[str, str] = field(default_factory=dict)  # recoveries of the recipe that decline, and why
     socs: tuple[Soc, ...] = ()  # chips that the targets which have some are compiled for
+    pruned: Pruned | None = None  # what the recipe's steps made, and the checkpoint that they began with
 
     @property
     def cpu(self) -> Target:
         """The CPU whose kernels the bundle's own graph is made for; accelerators fall back to it."""
         return next((target for target in self.targets if target.is_cpu), find_target(FALLBACK))
+
+    @property
+    def original(self) -> Checkpoint:
+        """The checkpoint that the user named."""
+        return self.checkpoint if self.pruned is None else self.pruned.original
 
 
 def decide(
@@ -79,10 +89,14 @@ def decide(
     context_length: int | None = None,
     calibration: Sequence[str | Path] = (),
     scratch: Path | None = None,
+    pruning: Path | None = None,
     threads: int | None = None,
     progress: Progress = silent,
 ) -> Prepared:
     """Read headers and config only, and plan the export (what ``edgepress plan`` prints).
+
+    A recipe that prunes is planned for the model that its steps leave: they are run, and kept in ``pruning``. When that
+    is None only those that change sizes are run, in a temporary directory.
 
     A recipe with a budget is planned in three steps, measure → solve → plan, the first of which runs the model. What
     it measures is kept in ``scratch``, nowhere when None. One with float16 activations runs the model too, to find the
@@ -101,7 +115,13 @@ def decide(
     if calibration:
         text = replace(chosen_recipe.calibration, text=tuple(map(str, calibration)))
         chosen_recipe = replace(chosen_recipe, calibration=text)
-    checkpoint = Checkpoint.open(resolve_model(str(model)))
+    checkpoint, pruned = Checkpoint.open(resolve_model(str(model))), None
+    if chosen_recipe.prune:
+        from edgepress.exporter.pruning.run import prune
+
+        pruned = prune(checkpoint, chosen_recipe, targets, folder=pruning, threads=threads, progress=progress)
+        checkpoint, text = pruned.checkpoint, replace(chosen_recipe.calibration, text=pruned.text)
+        chosen_recipe = replace(chosen_recipe, calibration=text)
     plain = read_decoder(checkpoint)
     left_out = declined(plain, chosen_recipe)
     chosen_recipe = replace(chosen_recipe, after=tuple(name for name in chosen_recipe.after if name not in left_out))
@@ -116,7 +136,16 @@ def decide(
     def plan(recipe: Recipe) -> Plan:
         return make_plan(decoder, recipe, lambda name: checkpoint.tensors[name].itemsize)
 
-    prepared = Prepared(checkpoint, decoder, chosen_recipe, targets, plan(chosen_recipe), left_out=left_out, socs=chips)
+    prepared = Prepared(
+        checkpoint,
+        decoder,
+        chosen_recipe,
+        targets,
+        plan(chosen_recipe),
+        left_out=left_out,
+        socs=chips,
+        pruned=pruned,
+    )
     if chosen_recipe.budget is None:
         refuse_forms(prepared)
         return prepared
@@ -270,7 +299,8 @@ def export(
 
     Raises:
         InputError: something cannot be used as it is; no bundle is left behind. What calibration or a budget's
-            measurement had done stays in a hidden directory beside ``out``, for the next run to go on from.
+            measurement had done stays in a hidden directory beside ``out``, for the next run to go on from; so do
+            the steps of a recipe that prunes.
         CheckFailed: ``check`` found that the graph does not compute what the reference computes.
 
     """
@@ -279,17 +309,48 @@ def export(
     if force:
         _check_replaceable(Path(out))
     scratch = Path(out).absolute().parent / f".{Path(out).name}.budget"
-    prepared = decide(
-        model,
-        target=target,
-        recipe=recipe,
-        socs=socs,
-        context_length=context_length,
-        calibration=calibration,
-        scratch=scratch,
-        threads=threads,
-        progress=progress,
-    )
+    with kept_steps(recipe, Path(out)) as pruning:
+        prepared = decide(
+            model,
+            target=target,
+            recipe=recipe,
+            socs=socs,
+            context_length=context_length,
+            calibration=calibration,
+            scratch=scratch,
+            pruning=pruning,
+            threads=threads,
+            progress=progress,
+        )
+        manifest = write_bundle(prepared, Path(out), check=check, force=force, threads=threads, progress=progress)
+    shutil.rmtree(scratch, ignore_errors=True)
+    return manifest
+
+
+@contextmanager
+def kept_steps(recipe: str | Path, out: Path) -> Iterator[Path | None]:
+    """The hidden directory beside ``out`` for the steps of a recipe that prunes, None for others.
+
+    It is held while the block runs, and removed when that ends without an error, or with one before any step is done.
+    """
+    if not read_recipe(recipe).prune:
+        yield None
+        return
+    folder = out.absolute().parent / f".{out.name}.pruning"
+    with held_directory(folder, "another export prunes"):
+        try:
+            yield folder
+        except BaseException:
+            if not any(folder.iterdir()):
+                folder.rmdir()
+            raise
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def write_bundle(
+    prepared: Prepared, out: Path, *, check: bool, force: bool, threads: int | None, progress: Progress
+) -> Manifest:
+    """Write what is planned: calibrate, round, write the files and read them back; see :func:`export`."""
     for name, why in prepared.left_out.items():
         _log.warning("%s is left out: %s", name, why)
     bundle.check_tokenizer(prepared.checkpoint)
@@ -299,13 +360,14 @@ def export(
     graph = make_graph(prepared)
     with (
         ExitStack() as stack,
-        atomic_directory(Path(out), replace=force) as work,
+        atomic_directory(out, replace=force) as work,
         ThreadPoolExecutor(1) as background,
     ):
-        source = background.submit(prepared.checkpoint.source_hashes)
+        source = background.submit(prepared.original.source_hashes)
+        current = source if prepared.pruned is None else background.submit(prepared.checkpoint.source_hashes)
         calibrated = None
         if needs_calibration(prepared.recipe, prepared.plan):
-            calibrated = stack.enter_context(_calibrate(prepared, Path(out), source.result(), threads, progress))
+            calibrated = stack.enter_context(_calibrate(prepared, out, current.result(), threads, progress))
         reports = write_data(work, prepared, calibrated, threads=threads, progress=progress)
         write_graph(work, graph)
         bundle.copy_tokenizer(prepared.checkpoint, work)
@@ -326,8 +388,33 @@ def export(
             budget=prepared.budget,
             parity=parity,
         )
-    shutil.rmtree(scratch, ignore_errors=True)
+        if prepared.pruned is not None:
+            manifest = bundle.add_steps(work, manifest, describe_steps(work, prepared, threads, progress))
     return manifest
+
+
+def describe_steps(
+    work: Path, prepared: Prepared, threads: int | None, progress: Progress
+) -> tuple[dict[str, object], ...]:
+    """What each step came to, the bundle last: scored through its own graph on the same text."""
+    from edgepress.exporter.pruning.score import DIGITS, scored_context
+    from edgepress.runtime.evaluate import evaluate
+
+    if prepared.pruned is None:
+        return ()
+    documents = prepared.pruned.held_out
+    context, stride = scored_context(prepared.plan.context_length)
+    with progress(sum(len(document.encode()) for document in documents), "scoring bundle", "B") as advance:
+        found = evaluate(
+            work, documents, context=context, stride=stride, threads=threads, prepared=False, progress=advance
+        )
+    last = {
+        "name": "bundle",
+        "parameters": prepared.plan.parameters,
+        "bytes": prepared.plan.data_bytes,
+        "bits_per_byte": round(found.bits_per_byte, DIGITS),
+    }
+    return (*prepared.pruned.steps, last)
 
 
 def make_graph(prepared: Prepared) -> onnx.ModelProto:

@@ -2,10 +2,11 @@
 
 A recipe says, for linear layers (``[weights]``), the token embedding (``[embedding]``) and the output head
 (``[head]``), which method stores them at which bits and block size; ``[[override]]`` tables change that for tensors
-whose name matches a pattern. ``bits = 32`` keeps float32, ``16`` stores float16. ``before`` and ``after`` name methods
-that prepare the weights for rounding and that repair what rounding did; ``[options.<method>]`` sets a method's own
-options. ``[activations]`` computes in float16 or in integers. ``[calibration]`` says which text shows the methods what
-the model computes. ``[budget]`` leaves bits and block size of every tensor that no override names to measurement and a
+whose name matches a pattern. ``bits = 32`` keeps float32, ``16`` stores float16. ``prune`` names steps that make the
+model smaller before any weight is rounded, in their order; ``before`` and ``after`` name methods that prepare the
+weights for rounding and that repair what rounding did; ``[options.<method>]`` sets a method's own options.
+``[activations]`` computes in float16 or in integers. ``[calibration]`` says which text shows the methods what the model
+computes. ``[budget]`` leaves bits and block size of every tensor that no override names to measurement and a
 solver. Presets are the files in ``recipes/``: adding one is adding a file. ``[promise]`` is what a preset was measured
 to lose on models that everyone can try: KL in nats a token.
 """
@@ -149,6 +150,7 @@ class Recipe:
     overrides: tuple[Override, ...] = ()
     accuracy_level: int = 4
     context_length: int | None = None
+    prune: tuple[str, ...] = ()
     before: tuple[str, ...] = ()
     after: tuple[str, ...] = ()
     options: Mapping[str, Mapping[str, OptionValue]] = field(default_factory=dict)
@@ -182,7 +184,7 @@ class Recipe:
 def recipe_from_json(content: Mapping[str, Any]) -> Recipe:
     """The inverse of :meth:`Recipe.to_json`, of a manifest that this version wrote (TypeError, KeyError otherwise)."""
     tables = {key: Storage(**content[key]) for key in ("weights", "embedding", "head")}
-    lists = {key: tuple(content[key]) for key in ("before", "after")}
+    lists = {key: tuple(content.get(key, ())) for key in ("prune", "before", "after")}
     calibration, budget = content["calibration"], content["budget"]
     made = {
         "overrides": tuple(
@@ -233,6 +235,7 @@ _KEYS = (
     "override",
     "accuracy_level",
     "context_length",
+    "prune",
     "before",
     "after",
     "options",
@@ -261,6 +264,7 @@ def _recipe(content: dict[str, object], path: Path) -> Recipe:
         overrides=tuple(_override(entry, weights, path) for entry in entries),
         accuracy_level=_choice(content.get("accuracy_level", 4), ACCURACY_LEVELS, path, "accuracy_level"),
         context_length=_context(content.get("context_length"), path),
+        prune=_names(content.get("prune", []), path, "prune"),
         before=_names(content.get("before", []), path, "before"),
         after=_names(content.get("after", []), path, "after"),
         options=_options(content.get("options", {}), path),

@@ -24,6 +24,7 @@ Weights = Callable[[str], NDArray[np.float32]]
 
 _KEEP_BYTES = 2 << 30  # float32 weights that stay in memory between calls
 _READ_ELEMENTS = 1 << 22
+_WIDTHS = ("intermediate_size", "n_inner")  # config keys that may list a width for each layer
 
 
 class Reference:
@@ -45,12 +46,13 @@ class Reference:
         self._torch = torch
         self._checkpoint = Checkpoint.open(resolve_model(str(model)))
         self._weights = weights
-        config = transformers.AutoConfig.from_pretrained(self._checkpoint.directory, trust_remote_code=False)
+        config = _read_config(transformers, self._checkpoint)
         with _parameters_without_memory(torch):
             self._model = transformers.AutoModelForCausalLM.from_config(
                 config, trust_remote_code=False, dtype=torch.float32, attn_implementation="sdpa"
             )
         self._model.eval().requires_grad_(False)
+        _fit_widths(torch, self._model, self._checkpoint)
         nbytes = sum(4 * parameter.numel() for parameter in self._model.parameters())
         self._keep = nbytes <= _KEEP_BYTES if keep is None else keep
         self._kept: dict[str, Any] = {}  # parameters, by their tensor
@@ -129,6 +131,33 @@ class Reference:
             stop = min(start + step, shape[0])
             whole[start:stop] = self._checkpoint.rows(tensor, start, stop)
         return whole
+
+
+def _read_config(transformers: Any, checkpoint: Checkpoint) -> Any:
+    """The checkpoint's config; where MLPs differ in width from layer to layer, as if all were as the widest."""
+    values = dict(checkpoint.config)
+    by_layer = {key: max(value) for key in _WIDTHS if isinstance(value := values.get(key), list) and value}
+    if not by_layer:
+        return transformers.AutoConfig.from_pretrained(checkpoint.directory, trust_remote_code=False)
+    return transformers.CONFIG_MAPPING[values["model_type"]].from_dict(values | by_layer)
+
+
+def _fit_widths(torch: Any, model: Any, checkpoint: Checkpoint) -> None:
+    """Give the projections of each MLP the shapes of the checkpoint, where its config says that they differ."""
+    if not any(isinstance(checkpoint.config.get(key), list) for key in _WIDTHS):
+        return
+    prefix = f"{model.base_model_prefix}."
+    for module_name, module in model.named_modules():
+        if ".mlp." not in module_name:
+            continue
+        for key, parameter in _own_parameters(module).items():
+            name = f"{module_name}.{key}"
+            tensor = checkpoint.tensors.get(name) or checkpoint.tensors.get(name.removeprefix(prefix))
+            if tensor is not None and tensor.shape != tuple(parameter.shape):
+                empty = torch.empty(tensor.shape, device="meta")
+                setattr(module, key, torch.nn.Parameter(empty, requires_grad=False))
+                if hasattr(module, "nf"):  # GPT-2's Conv1D keeps how many features it gives
+                    module.nf = tensor.shape[-1]
 
 
 def _drop(module: torch.nn.Module, _inputs: object, _output: object) -> None:

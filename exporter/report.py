@@ -16,6 +16,8 @@ from edgepress.manifest import MANIFEST_NAME, bundle_hash, read_manifest
 
 Json = dict[str, object]
 
+_LONGEST_FACT = 60  # characters of what a step says of itself, in a table
+
 
 def plan_to_json(prepared: Prepared) -> Json:
     """Return the plan with its totals; sizes in bytes, and what is only estimated under ``estimates``."""
@@ -42,6 +44,8 @@ def plan_to_json(prepared: Prepared) -> Json:
             "runtime_memory_bytes": plan.data_bytes + plan.cache_bytes,
         },
         "budget": prepared.budget,
+        "steps": [] if prepared.pruned is None else list(prepared.pruned.steps),
+        "steps_not_run": [] if prepared.pruned is None else list(prepared.pruned.skipped),
     }
 
 
@@ -96,8 +100,33 @@ def format_plan(prepared: Prepared) -> str:
             f"{_megabytes(totals['cache_bytes_at_full_context'])} MB of it key-value cache (estimate)",
             *_budget_lines(prepared.budget),
             *(f"left out     {name}: {why}" for name, why in prepared.left_out.items()),
+            *_step_lines(cast("list[Json]", plan["steps"])),
+            *(f"not run      {name}: it keeps the sizes" for name in cast("list[str]", plan["steps_not_run"])),
         ]
     )
+
+
+def _step_lines(steps: Sequence[Json]) -> list[str]:
+    """A table of the steps: what each left of the model, and what the step says of itself."""
+    if not steps:
+        return []
+    known = ("name", "parameters", "bytes", "bits_per_byte")
+    rows = [
+        (
+            str(step["name"]),
+            f"{step['parameters']:,}",
+            _megabytes(step["bytes"]),
+            "" if step["bits_per_byte"] is None else f"{step['bits_per_byte']:.4f}",
+            "; ".join(f"{key.replace('_', ' ')} {_short(value)}" for key, value in step.items() if key not in known),
+        )
+        for step in steps
+    ]
+    return ["", format_table(("step", "parameters", "MB", "bits per byte", "what it did"), rows, right=(1, 2, 3))]
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= _LONGEST_FACT else f"{text[:_LONGEST_FACT]}…"
 
 
 def _budget_lines(budget: Json | None) -> list[str]:
@@ -149,6 +178,7 @@ def inspect(path: Path) -> Json:
             "totals": manifest.totals,
             "parity": manifest.parity,
             "budget": manifest.budget,
+            "steps": list(manifest.steps),
             "chosen": {
                 str(tensor["name"]): tensor["reason"]
                 for tensor in manifest.tensors
@@ -226,6 +256,7 @@ def format_inspection(inspection: Json) -> str:
         if chosen:
             parts += ["", format_table(("tensor", "why"), list(chosen.items())), ""]
         parts += _budget_lines(cast("Json | None", described["budget"]))
+        parts += _step_lines(cast("list[Json]", described["steps"]))
         if described["parity"] is not None:
             parts.append(f"parity {described['parity']}")
     return "\n".join(parts)

@@ -79,7 +79,8 @@ class Target:
     that it is in, whose installed version reports show. ``table`` is that table. ``socs`` are the chips that can be
     named with ``--soc``; none where one build serves all. ``form`` names what an export writes beside the CPU graph (a
     file of ``exporter/forms/``), None where nothing is needed. ``qdq`` are the widths of QDQ models that run there in
-    integers (``exporter/graph/qdq`` has their names).
+    integers (``exporter/graph/qdq`` has their names). ``same_layers`` says why all layers of a model must have the same
+    sizes there; empty where they may differ.
     """
 
     name: str
@@ -92,6 +93,7 @@ class Target:
     form: str | None = None
     qdq: tuple[str, ...] = ()
     table: Table | None = None
+    same_layers: str = ""
 
     @property
     def is_cpu(self) -> bool:

@@ -22,12 +22,18 @@ class Architecture:
     ``ignored_tensors`` are regular expressions (full match) for tensors that are in real checkpoints and are no
     parameters: buffers, and the second copy of a tied head (a tensor that is used is never ignored).
     ``base_prefix`` starts the names of everything but the head; checkpoints saved without the head leave it out.
+    ``layers_key`` and ``width_key`` are the config's names of the number of layers and of the MLP's width.
+    ``by_layer(config, layers)`` spells out, as lists with one entry a layer, what the config says by a rule about the
+    layers' numbers, by key: without some of its layers a model needs the list.
     """
 
     model_type: str
     read: Callable[[Config], Decoder]
     ignored_tensors: tuple[str, ...] = ()
     base_prefix: str = "model."
+    layers_key: str = "num_hidden_layers"
+    width_key: str = "intermediate_size"
+    by_layer: Callable[[Config, int], dict[str, list[int] | list[str]]] = lambda *_: {}
 
 
 def model_types() -> list[str]:

@@ -42,11 +42,11 @@ LAYER_TYPES = ("full_attention", "sliding_attention")
 
 @dataclass(frozen=True)
 class Sizes:
-    """The dimensions of a decoder."""
+    """The dimensions of a decoder; ``intermediate`` has the MLP's width in each layer: pruning makes them differ."""
 
     vocab: int
     hidden: int
-    intermediate: int
+    intermediate: tuple[int, ...]
     layers: int
     heads: int
     kv_heads: int
@@ -69,6 +69,7 @@ def read_sizes(
     """Read the usual keys; the arguments are the family's defaults.
 
     ``kv_heads`` None, or null in the config, means as many as heads; ``head_dim`` None means hidden size / heads.
+    ``intermediate_size`` may be a list, one for each layer.
     """
     hidden_size = config.integer("hidden_size", hidden)
     count = config.integer("num_attention_heads", heads)
@@ -78,11 +79,12 @@ def read_sizes(
     dimensions = config.optional_integer("head_dim", head_dim)
     if dimensions is None and hidden_size % count:
         raise config.refuse("hidden_size", f"must be a multiple of num_attention_heads = {count}")
+    layer_count = config.integer("num_hidden_layers", layers)
     return Sizes(
         vocab=config.integer("vocab_size", vocab),
         hidden=hidden_size,
-        intermediate=config.integer("intermediate_size", intermediate),
-        layers=config.integer("num_hidden_layers", layers),
+        intermediate=config.integers_by_layer("intermediate_size", intermediate, layer_count),
+        layers=layer_count,
         heads=count,
         kv_heads=kv_count,
         head_dim=dimensions or hidden_size // count,
@@ -188,10 +190,11 @@ def query_and_key_norm(
 def gated_mlp(index: int, sizes: Sizes, activation: Activation, *, bias: bool = False) -> MLP:
     """``down_proj(activation(gate_proj(x)) · up_proj(x))``."""
     name, tensors = f"layers.{index}.mlp", f"model.layers.{index}.mlp"
+    width = sizes.intermediate[index]
     return MLP(
-        gate=linear(f"{name}.gate", f"{tensors}.gate_proj", sizes.intermediate, sizes.hidden, bias=bias),
-        up=linear(f"{name}.up", f"{tensors}.up_proj", sizes.intermediate, sizes.hidden, bias=bias),
-        down=linear(f"{name}.down", f"{tensors}.down_proj", sizes.hidden, sizes.intermediate, bias=bias),
+        gate=linear(f"{name}.gate", f"{tensors}.gate_proj", width, sizes.hidden, bias=bias),
+        up=linear(f"{name}.up", f"{tensors}.up_proj", width, sizes.hidden, bias=bias),
+        down=linear(f"{name}.down", f"{tensors}.down_proj", sizes.hidden, width, bias=bias),
         activation=activation,
     )
 
@@ -261,14 +264,22 @@ def upper_layer_windows(config: Config, sizes: Sizes) -> list[int | None]:
     """Qwen's windows: with ``use_sliding_window``, the layers that ``layer_types`` names, or those from
     ``max_window_layers`` on (default 28) when it names none.
     """
-    sliding = config.flag("use_sliding_window", False)
-    window = config.optional_integer("sliding_window", 4096)  # null turns windows off
+    types = upper_layer_types(config, sizes.layers)
+    window = _upper_window(config)
+    return windows_of(config, types, window, sizes)
+
+
+def upper_layer_types(config: Config, layers: int) -> list[str]:
+    """Qwen's layer types, those that the config lists or those of its rule."""
+    on = _upper_window(config) is not None
     first = config.integer("max_window_layers", 28, minimum=0)
-    types = config.optional_texts("layer_types", sizes.layers, LAYER_TYPES)
-    on = sliding and window is not None
-    if types is None:
-        types = [LAYER_TYPES[on and index >= first] for index in range(sizes.layers)]
-    return windows_of(config, types, window if on else None, sizes)
+    types = config.optional_texts("layer_types", layers, LAYER_TYPES)
+    return types or [LAYER_TYPES[on and index >= first] for index in range(layers)]
+
+
+def _upper_window(config: Config) -> int | None:
+    window = config.optional_integer("sliding_window", 4096)  # null turns windows off
+    return window if config.flag("use_sliding_window", False) else None
 
 
 def windows_of(config: Config, types: list[str], window: int | None, sizes: Sizes) -> list[int | None]:

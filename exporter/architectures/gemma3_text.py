@@ -34,7 +34,7 @@ def read(config: Config) -> Decoder:
         head_dim=256,
         context=131_072,
     )
-    types = _layer_types(config, sizes)
+    types = _layer_types(config, sizes.layers)
     windows = windows_of(config, types, config.optional_integer("sliding_window", 4096), sizes)
     epsilon = config.number("rms_norm_eps", 1e-6, above=0.0)
     activation = read_activation(config, "hidden_activation", "gelu_pytorch_tanh")
@@ -82,12 +82,17 @@ def read(config: Config) -> Decoder:
     )
 
 
-def _layer_types(config: Config, sizes: Sizes) -> list[str]:
+def by_layer(config: Config, layers: int) -> dict[str, list[int] | list[str]]:
+    """Full attention in every ``sliding_window_pattern``-th layer."""
+    return {"layer_types": _layer_types(config, layers)}
+
+
+def _layer_types(config: Config, layers: int) -> list[str]:
     """Read ``layer_types``, or every ``sliding_window_pattern``-th layer full (transformers 4; 6 by default)."""
     pattern = config.integer("sliding_window_pattern", 6)
     config.without_effect("_sliding_window_pattern")  # transformers 4.5x saves its own copy of the number
-    types = config.optional_texts("layer_types", sizes.layers, LAYER_TYPES)
-    return types or [LAYER_TYPES[bool((index + 1) % pattern)] for index in range(sizes.layers)]
+    types = config.optional_texts("layer_types", layers, LAYER_TYPES)
+    return types or [LAYER_TYPES[bool((index + 1) % pattern)] for index in range(layers)]
 
 
 def _ropes(config: Config, sizes: Sizes, types: list[str]) -> dict[str, Rope]:
@@ -120,4 +125,4 @@ def _ropes(config: Config, sizes: Sizes, types: list[str]) -> dict[str, Rope]:
     return found
 
 
-ARCHITECTURE = Architecture(model_type="gemma3_text", read=read, ignored_tensors=IGNORED_TENSORS)
+ARCHITECTURE = Architecture(model_type="gemma3_text", read=read, ignored_tensors=IGNORED_TENSORS, by_layer=by_layer)

@@ -29,7 +29,7 @@ def read(config: Config) -> Decoder:
 
     def layer(index: int) -> Layer:
         name, tensors = f"layers.{index}", f"transformer.h.{index}"
-        hidden, inner = sizes.hidden, sizes.intermediate
+        hidden, inner = sizes.hidden, sizes.intermediate[index]
 
         def conv1d(role: str, tensor: str, rows: int, columns: int) -> Linear:
             return linear(f"{name}.{role}", f"{tensors}.{tensor}", rows, columns, bias=True, transposed=True)
@@ -71,11 +71,12 @@ def _sizes(config: Config) -> Sizes:
     hidden, heads = config.integer("n_embd", 768), config.integer("n_head", 12)
     if hidden % heads:
         raise config.refuse("n_embd", f"must be a multiple of n_head = {heads}")
+    layers = config.integer("n_layer", 12)
     return Sizes(
         vocab=config.integer("vocab_size", 50257),
         hidden=hidden,
-        intermediate=config.integer("n_inner", 4 * hidden),
-        layers=config.integer("n_layer", 12),
+        intermediate=config.integers_by_layer("n_inner", 4 * hidden, layers),
+        layers=layers,
         heads=heads,
         kv_heads=heads,
         head_dim=hidden // heads,
@@ -88,4 +89,6 @@ ARCHITECTURE = Architecture(
     read=read,
     ignored_tensors=(r"(transformer\.)?h\.\d+\.attn\.(bias|masked_bias)", r"lm_head\.weight"),  # masks; the tied head
     base_prefix="transformer.",
+    layers_key="n_layer",
+    width_key="n_inner",
 )

@@ -67,7 +67,7 @@ def _attention(index: int, sizes: Sizes, window: int | None) -> Attention:
 def _mlp(index: int, sizes: Sizes, activation: Activation) -> MLP:
     """Take the gate from the first half of ``gate_up_proj``'s rows and up from the second."""
     name, tensors = f"layers.{index}.mlp", f"model.layers.{index}.mlp"
-    both, rows, columns = f"{tensors}.gate_up_proj.weight", sizes.intermediate, sizes.hidden
+    both, rows, columns = f"{tensors}.gate_up_proj.weight", sizes.intermediate[index], sizes.hidden
     return MLP(
         gate=Linear(matrix(f"{name}.gate", "linear", both, rows, columns)),
         up=Linear(matrix(f"{name}.up", "linear", both, rows, columns, start=rows)),

@@ -9,6 +9,7 @@ from edgepress.exporter.architectures._common import (
     read_sizes,
     rms_decoder,
     separate_attention,
+    upper_layer_types,
     upper_layer_windows,
 )
 from edgepress.exporter.config import Config
@@ -33,4 +34,9 @@ def read(config: Config) -> Decoder:
     return rms_decoder(config, "qwen2", sizes, layer, ropes={"default": rope}, epsilon=epsilon, tied=False)
 
 
-ARCHITECTURE = Architecture(model_type="qwen2", read=read, ignored_tensors=IGNORED_TENSORS)
+def by_layer(config: Config, layers: int) -> dict[str, list[int] | list[str]]:
+    """Windows in the layers from ``max_window_layers`` on."""
+    return {"layer_types": upper_layer_types(config, layers)}
+
+
+ARCHITECTURE = Architecture(model_type="qwen2", read=read, ignored_tensors=IGNORED_TENSORS, by_layer=by_layer)

@@ -24,10 +24,7 @@ def read(config: Config) -> Decoder:
         config, vocab=128256, hidden=2048, intermediate=11008, layers=36, heads=16, kv_heads=4, context=32768
     )
     rope = read_rope(config, head_dim=sizes.head_dim, context_length=sizes.context, theta=2_000_000.0)
-    interval = config.integer("no_rope_layer_interval", 4)
-    rotary = config.optional_integers("no_rope_layers", sizes.layers)
-    if rotary is None:
-        rotary = [int((index + 1) % interval != 0) for index in range(sizes.layers)]
+    rotary = _rotary(config, sizes.layers)
     config.without_effect("max_window_layers")  # left in SmolLM3's config by Qwen2's; the model does not read it
     windows = _windows(config, sizes, rotary)
     epsilon = config.number("rms_norm_eps", 1e-6, above=0.0)
@@ -48,6 +45,18 @@ def read(config: Config) -> Decoder:
     return rms_decoder(config, "smollm3", sizes, layer, ropes={"default": rope}, epsilon=epsilon, tied=True)
 
 
+def by_layer(config: Config, layers: int) -> dict[str, list[int] | list[str]]:
+    """No rotary embedding in every ``no_rope_layer_interval``-th layer."""
+    return {"no_rope_layers": _rotary(config, layers)}
+
+
+def _rotary(config: Config, layers: int) -> list[int]:
+    interval = config.integer("no_rope_layer_interval", 4)
+    return config.optional_integers("no_rope_layers", layers) or [
+        int((index + 1) % interval != 0) for index in range(layers)
+    ]
+
+
 def _windows(config: Config, sizes: Sizes, rotary: list[int]) -> list[int | None]:
     """Windows only with ``use_sliding_window``: in ``layer_types``' layers, by default those without rotary."""
     window = config.optional_integer("sliding_window")
@@ -59,4 +68,4 @@ def _windows(config: Config, sizes: Sizes, rotary: list[int]) -> list[int | None
     return windows_of(config, types, window, sizes)
 
 
-ARCHITECTURE = Architecture(model_type="smollm3", read=read, ignored_tensors=IGNORED_TENSORS)
+ARCHITECTURE = Architecture(model_type="smollm3", read=read, ignored_tensors=IGNORED_TENSORS, by_layer=by_layer)

@@ -7,6 +7,7 @@ The file's name is the method's key. What kind of method it is, its type says:
 - :class:`LayerMethod` rounds the projections of a layer together, from the layer's inputs and outputs.
 - :class:`Transform` prepares the weights for rounding without changing what the model computes (recipe: ``before``).
 - :class:`Recovery` repairs what rounding did, after each layer or at the end (recipe: ``after``).
+- :class:`Pruning` makes another, smaller checkpoint before anything is rounded (recipe: ``prune``).
 
 Arithmetic shared by methods is in :mod:`.packing` (codes in bytes), :mod:`.folding` (scales moved between weights) and
 :mod:`.sparsity` (which weights become 0).
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from edgepress.exporter.calibration.codes import Codes
     from edgepress.exporter.calibration.moments import Moments
     from edgepress.exporter.calibration.tasks import LayerTask, ModelTask
+    from edgepress.exporter.pruning.task import PruneTask
 
 _NOT_METHODS = ("packing", "folding", "sparsity")
 
@@ -127,7 +129,20 @@ class Recovery:
     options: Options = field(default_factory=dict)
 
 
-AnyMethod = Method | LinearMethod | LayerMethod | Transform | Recovery
+@dataclass(frozen=True)
+class Pruning:
+    """Turns a checkpoint into another one, before any weight is rounded: ``run(task, options)`` calls ``task.write``.
+
+    ``keeps_shapes`` says that the sizes stay (the weights are trained), so that a plan need not run it.
+    """
+
+    name: str
+    run: Callable[[PruneTask, Options], None]
+    options: Options = field(default_factory=dict)
+    keeps_shapes: bool = False
+
+
+AnyMethod = Method | LinearMethod | LayerMethod | Transform | Recovery | Pruning
 Rounding = Method | LinearMethod | LayerMethod
 
 
@@ -159,7 +174,7 @@ def load_method(name: str) -> AnyMethod:
     return method
 
 
-def method_options(method: LinearMethod | LayerMethod | Transform | Recovery, recipe: Recipe) -> Options:
+def method_options(method: LinearMethod | LayerMethod | Transform | Recovery | Pruning, recipe: Recipe) -> Options:
     """The method's options with the recipe's values.
 
     Raises:

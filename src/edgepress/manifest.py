@@ -34,8 +34,9 @@ class Manifest:
     ``targets`` has what each target finds in the folder of its name, nothing where the CPU graph is all it needs.
     ``source`` has the SHA-256 of each checkpoint file; ``tensors`` has, for each stored tensor, its scheme or the
     reason why it is kept, bytes, and SQNR in dB as stored (null when exact); ``calibration`` says which
-    text a calibrated recipe saw; ``budget`` what was measured for a recipe's budget, and what it came to; ``parity`` is
-    there after ``--check``.
+    text a calibrated recipe saw; ``steps`` what each step of a recipe that prunes came to, from the original to the
+    bundle (parameters, bytes of the weights, bits per byte on held-out text); ``budget`` what was measured for a
+    recipe's budget, and what it came to; ``parity`` is there after ``--check``.
     ``long_from`` is the total length beyond which a longrope model uses its long frequencies, null for other models.
     """
 
@@ -49,6 +50,7 @@ class Manifest:
     files: dict[str, FileEntry] = field(default_factory=dict)
     calibration: Json | None = None
     budget: Json | None = None
+    steps: tuple[Json, ...] = ()
     parity: Json | None = None
     long_from: int | None = None
     schema_version: int = SCHEMA_VERSION
@@ -112,8 +114,8 @@ def read_manifest(bundle: Path) -> Manifest:
         raise InputError(f"{path} was changed after it was written (its own SHA-256 differs); export again")
     try:
         files = {name: FileEntry(**entry) for name, entry in content.pop("files").items()}
-        tensors = tuple(content.pop("tensors"))
-        return Manifest(**content, files=files, tensors=tensors)
+        tensors, steps = tuple(content.pop("tensors")), tuple(content.pop("steps", ()))
+        return Manifest(**content, files=files, tensors=tensors, steps=steps)
     except (TypeError, AttributeError, KeyError) as error:
         raise InputError(f"{path} lacks or has unknown fields ({error}); export the bundle again") from error
 

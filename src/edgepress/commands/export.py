@@ -33,8 +33,8 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="FILE",
-        help="text for a calibrated recipe, .jsonl with a `text` on each line or plain; may be given several times "
-        "(default: the recipe's, else the model's own generations)",
+        help="text for a calibrated recipe or one that prunes, .jsonl with a `text` on each line or plain; may be "
+        "given several times (default: the recipe's, else the model's own generations)",
     )
     parser.add_argument("--context", type=int, metavar="N", help="positions the bundle can hold (default: the model's)")
 

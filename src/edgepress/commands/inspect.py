@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 NAME = "inspect"
-HELP = "print what a bundle or ONNX file contains: operators, inputs, outputs, bytes"
+HELP = "print what a bundle or ONNX file contains: operators, inputs, outputs, bytes, and what pruning came to"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -7,7 +7,7 @@ from edgepress.commands.export import add_model_arguments
 NAME = "plan"
 HELP = (
     "print what an export would do to each tensor; reads no weights, unless a [budget] or float16 [activations] must "
-    "be measured"
+    "be measured, or the recipe prunes"
 )
 
 

@@ -1,0 +1,64 @@
+"""The config of a smaller model: what changes when layers go, or when they become narrower."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from edgepress.errors import InputError
+from edgepress.exporter.architectures import architecture, describe
+from edgepress.exporter.checkpoint import Checkpoint
+from edgepress.exporter.config import Config
+from edgepress.exporter.decoder import Decoder, Layer
+from edgepress.targets import Target
+
+_BY_LAYER = ("layer_types", "no_rope_layers", "intermediate_size", "n_inner")  # keys that may hold a list, one a layer
+
+Values = dict[str, object]
+
+
+def with_layers(config: Mapping[str, object], layers: int, kept: Sequence[int]) -> Values:
+    """The config of a model of which only the layers ``kept`` are left; each keeps its own window, rope and width."""
+    family = architecture(str(config["model_type"]))
+    lists: dict[str, list[object]] = {
+        key: list(values) for key in _BY_LAYER if isinstance(values := config.get(key), list)
+    }
+    lists |= {key: list(values) for key, values in family.by_layer(Config(config), layers).items()}
+    cut: Values = {key: [values[index] for index in kept] for key, values in lists.items()}
+    return {**config, **cut, family.layers_key: len(kept)}
+
+
+def with_widths(config: Mapping[str, object], widths: Sequence[int]) -> Values:
+    """The config of a model whose MLPs are that wide; one number where all are alike."""
+    key = architecture(str(config["model_type"])).width_key
+    return {**config, key: widths[0] if len(set(widths)) == 1 else list(widths)}
+
+
+def described(checkpoint: Checkpoint, config: Mapping[str, object]) -> Decoder:
+    """The decoder of a changed config whose tensors are named as the checkpoint's are."""
+    return describe(config, checkpoint.tensors.keys())
+
+
+def check_same_layer(old: Layer, new: Layer, where: str) -> None:
+    """Raise InputError when a layer that stays would compute something else in the new model.
+
+    What is compared is what a config can say; scale is not: it can be moved into the weights.
+    """
+
+    def facts(layer: Layer) -> tuple[object, ...]:
+        attention = layer.attention
+        return (attention.rope, attention.window, attention.softcap, layer.residual_multiplier, layer.mlp.activation)
+
+    if facts(old) != facts(new):
+        raise InputError(
+            f"{where} would compute with {facts(new)}, and computes with {facts(old)}; the config cannot say that of "
+            "it alone: please report this architecture and config"
+        )
+
+
+def refuse_different(targets: Sequence[Target], what: str, remedy: str) -> None:
+    """Raise InputError when a target wants all layers alike and ``what`` makes them different."""
+    for target in targets:
+        if target.same_layers:
+            raise InputError(
+                f"{what}, and {target.name} takes layers of one size only ({target.same_layers}); {remedy}"
+            )

@@ -1,0 +1,374 @@
+"""The steps of a recipe's ``prune``, one after the other, each kept on disk until the bundle is in place.
+
+``.NAME.pruning/`` beside the output holds ``text`` and a checkpoint for each step that is done (``0-depth``), written
+whole under a key of everything that decides its bytes. A killed export goes on at the step in which it was.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+import shutil
+import tempfile
+import weakref
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from edgepress.errors import InputError
+from edgepress.exporter.bundle import check_tokenizer, read_json, write_json
+from edgepress.exporter.calibration.generate import generate_calibration
+from edgepress.exporter.calibration.run import use_threads, versions
+from edgepress.exporter.checkpoint import Checkpoint
+from edgepress.exporter.compress import Options, Pruning, load_method, method_options
+from edgepress.exporter.decoder import Decoder
+from edgepress.exporter.export import first_token, read_decoder
+from edgepress.exporter.pruning.score import bits_per_byte
+from edgepress.exporter.pruning.task import PruneTask
+from edgepress.exporter.pruning.text import Documents, held_out, put_aside, text_key, training_files
+from edgepress.exporter.recipe import Recipe
+from edgepress.files import atomic_directory, sha256_file
+from edgepress.progress import Progress
+from edgepress.runtime.tokenizer import read_tokenizer
+from edgepress.targets import Target
+
+_STEP_FILE = "step.json"  # the key of a stage, its files' hashes and what the manifest says of it
+_KEPT_TOKENS = "kept_tokens.npy"
+_TEXT = "text"
+_GENERATED = "generations.jsonl"  # the model's own text, where there is no other
+_log = logging.getLogger("edgepress.pruning")
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """What the steps made, and what the rest of the export needs of them.
+
+    ``text`` are the files of text without what was put aside, ``held_out`` is that; ``steps`` are the manifest's
+    entries, and ``skipped`` the steps that were left out because only the sizes were asked for.
+    """
+
+    original: Checkpoint
+    checkpoint: Checkpoint
+    text: tuple[str, ...]
+    held_out: tuple[str, ...]
+    steps: tuple[dict[str, object], ...]
+    skipped: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Step:
+    name: str
+    method: Pruning
+    options: Options
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What is the same for all steps."""
+
+    original: Checkpoint
+    decoder: Decoder  # the original's
+    recipe: Recipe
+    targets: tuple[Target, ...]
+    folder: Path
+    context_length: int
+    device: torch.device
+    progress: Progress
+    scores: bool
+
+    def stage(self, name: str) -> Path:
+        return self.folder / name
+
+
+@dataclass(frozen=True)
+class _Model:
+    """A checkpoint on the way: see :class:`.task.PruneTask` for ``kept_tokens``."""
+
+    checkpoint: Checkpoint
+    decoder: Decoder
+    kept_tokens: NDArray[np.int64] | None = None
+
+
+def find_steps(recipe: Recipe) -> list[_Step]:
+    """The steps that the recipe names, with their options.
+
+    Raises:
+        InputError: one is no pruning step, or an option is wrong.
+
+    """
+    steps = []
+    for name in recipe.prune:
+        method = load_method(name)
+        if not isinstance(method, Pruning):
+            raise InputError(
+                f"prune = [{name!r}]: {name} does not make a smaller model; it belongs into [weights], `before` or "
+                "`after`"
+            )
+        steps.append(_Step(name, method, method_options(method, recipe)))
+    return steps
+
+
+def prune(
+    original: Checkpoint,
+    recipe: Recipe,
+    targets: Sequence[Target],
+    *,
+    folder: Path | None,
+    threads: int | None,
+    progress: Progress,
+) -> Pruned:
+    """Run the recipe's steps in ``folder``, from where they ended last time.
+
+    Without a folder only the sizes are asked for: steps that keep shapes are left out, nothing is scored, and the
+    checkpoint lies in a temporary directory for as long as it is referred to.
+
+    Raises:
+        InputError: a step or the text cannot be used; what is done is kept.
+
+    """
+    steps = find_steps(recipe)
+    check_tokenizer(original)
+    decoder = read_decoder(original)
+    skipped = tuple(step.name for step in steps if step.method.keeps_shapes and folder is None)
+    place = Path(tempfile.mkdtemp(prefix="edgepress-")) if folder is None else folder
+    run = _Run(
+        original,
+        decoder,
+        recipe,
+        tuple(targets),
+        place,
+        context_length=recipe.context_length or decoder.context_length,
+        device=torch.device("cuda" if torch.cuda.is_available() else "cpu"),
+        progress=progress,
+        scores=folder is not None,
+    )
+    try:
+        with use_threads(decoder, threads):
+            pruned = _run(run, [step for step in steps if step.name not in skipped], threads)
+    except BaseException:
+        if folder is None:
+            shutil.rmtree(place, ignore_errors=True)
+        raise
+    if folder is None:
+        weakref.finalize(pruned.checkpoint, shutil.rmtree, place, ignore_errors=True)
+    return replace(pruned, skipped=skipped)
+
+
+def _run(run: _Run, steps: Sequence[_Step], threads: int | None) -> Pruned:
+    key = _digest({"source": run.original.source_hashes(), "versions": versions(), "device": str(run.device)})
+    key, text = _text(run, steps, key, threads)
+    held = held_out(text)
+    key = _digest({"text": key, "threads": torch.get_num_threads()})
+    entries = [_original(run, held, key)]
+    model = _Model(run.original, run.decoder)
+    for index, step in enumerate(steps):
+        stage = run.stage(f"{index}-{step.name}")
+        key = _step_key(run, step, key)
+        if _is_whole(stage, key):
+            _log.warning("continuing after step %d, %s, kept in %s", index, step.name, run.folder)
+        else:
+            _drop_from(run, index)
+            _do(run, step, _task(run, model, stage, text), held, key)
+        model = _read_model(stage)
+        entries.append(_entry(stage))
+    files = tuple(map(str, training_files(text)))
+    return Pruned(run.original, model.checkpoint, files, held, tuple(entries))
+
+
+def _read_model(stage: Path) -> _Model:
+    """What a step has left."""
+    checkpoint, path = Checkpoint.open(stage), stage / _KEPT_TOKENS
+    kept_tokens = np.load(path, allow_pickle=False) if path.is_file() else None
+    return _Model(checkpoint, read_decoder(checkpoint), kept_tokens)
+
+
+def _task(run: _Run, model: _Model, stage: Path, text: Path) -> PruneTask:
+    return PruneTask(
+        checkpoint=model.checkpoint,
+        decoder=model.decoder,
+        original=run.original,
+        original_decoder=run.decoder,
+        recipe=run.recipe,
+        targets=run.targets,
+        texts=Documents(training_files(text)),
+        folder=run.stage(f"{stage.name}.state"),
+        out=stage,
+        device=run.device,
+        context_length=run.context_length,
+        kept_tokens=model.kept_tokens,
+        progress=run.progress,
+    )
+
+
+def _do(run: _Run, step: _Step, task: PruneTask, held: Sequence[str], key: str) -> None:
+    """Run one step into its stage, which is put in place whole."""
+    _claim(task.folder, key)
+    with atomic_directory(task.out, replace=True) as work:
+        task.out = work
+        step.method.run(task, step.options)
+        if task.written is None:
+            raise TypeError(f"the step {step.name} has written no checkpoint")
+        checkpoint, decoder = task.written
+        if task.kept_tokens is not None:
+            np.save(work / _KEPT_TOKENS, task.kept_tokens)
+        entry = _describe(run, step.name, checkpoint, decoder, held) | task.report
+        _finish(work, key, entry)
+    shutil.rmtree(task.folder, ignore_errors=True)
+
+
+def _claim(folder: Path, key: str) -> None:
+    """Make a step's own folder, empty unless it is from the same step and inputs."""
+    path = folder / _STEP_FILE
+    if not path.is_file() or read_json(path).get("key") != key:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        write_json(path, {"key": key})
+
+
+def _drop_from(run: _Run, index: int) -> None:
+    """Remove the stages of step ``index`` and later ones: what they were made from is another model now."""
+    for path in run.folder.iterdir():
+        number = path.name.split("-")[0]
+        if path.is_dir() and number.isdigit() and (int(number) > index or (int(number) == index and path.suffix == "")):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _finish(work: Path, key: str, entry: Mapping[str, object]) -> None:
+    files = _hashes(work)
+    write_json(work / _STEP_FILE, {"key": key, "files": files, "entry": dict(entry)})
+
+
+def _hashes(stage: Path) -> dict[str, str]:
+    """SHA-256 of every file of a stage but the one that holds them."""
+    found = sorted(path for path in stage.rglob("*") if path.is_file())
+    return {path.relative_to(stage).as_posix(): sha256_file(path) for path in found if path != stage / _STEP_FILE}
+
+
+def _is_whole(stage: Path, key: str) -> bool:
+    """Whether a stage was made from the same inputs and is as it was written."""
+    path = stage / _STEP_FILE
+    if not path.is_file():
+        return False
+    try:
+        content: dict[str, Any] = read_json(path)
+        files = _hashes(stage)
+    except (InputError, OSError):
+        return False
+    if content.get("key") != key:
+        return False
+    if content.get("files") != files:
+        _log.warning("%s is damaged; beginning again there", stage)
+        return False
+    return True
+
+
+def _entry(stage: Path) -> dict[str, object]:
+    content: dict[str, Any] = read_json(stage / _STEP_FILE)
+    entry: dict[str, object] = content["entry"]
+    return entry
+
+
+def _step_key(run: _Run, step: _Step, before: str) -> str:
+    """Everything that decides the bytes of a step, beside what decided those of the step before it."""
+    recipe = run.recipe.to_json()
+    asked = {name: value for name, value in recipe.items() if name not in {"name", "prune", "options", "promise"}}
+    content = {
+        "before": before,
+        "name": step.name,
+        "options": dict(step.options),
+        "recipe": asked,
+        "rounding": recipe["options"] if step.method.keeps_shapes else None,
+        "context_length": run.context_length,
+        "targets": [target.name for target in run.targets],
+    }
+    return _digest(content)
+
+
+def _digest(content: object) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+# ---- text -----------------------------------------------------------------------------------------------------------
+
+
+def _text(run: _Run, steps: Sequence[_Step], before: str, threads: int | None) -> tuple[str, Path]:
+    """The stage with the text, and its key: what the recipe names, or what the model writes itself."""
+    settings = run.recipe.calibration
+    hungry = any(step.method.keeps_shapes for step in steps)
+    tokens = max(settings.tokens, settings.training_tokens) if hungry else settings.tokens
+    asked = replace(settings, tokens=tokens, length=min(settings.length, run.context_length))
+    written = {"tokens": asked.tokens, "length": asked.length, "seed": asked.seed}
+    key = _digest({"before": before, "text": text_key(settings.text) if settings.text else written})
+    stage = run.stage(_TEXT)
+    if _is_whole(stage, key):
+        return key, stage
+    with atomic_directory(stage, replace=True) as work:
+        if settings.text:
+            put_aside(settings.text, work)
+        else:
+            generated = run.stage(_GENERATED)
+            with run.progress(tokens, "writing text", " tokens") as advance:
+                found = generate_calibration(
+                    run.original.directory,
+                    asked,
+                    folder=run.folder,
+                    context_length=run.context_length,
+                    threads=threads,
+                    progress=advance,
+                )
+            tokenizer = read_tokenizer(run.original.directory)
+            texts = [text for row in found.tokens.tolist() if (text := tokenizer.decode(row)).strip()]
+            generated.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8")
+            put_aside([generated], work)
+            generated.unlink()
+        _finish(work, key, {})
+    return key, stage
+
+
+# ---- what the manifest says -----------------------------------------------------------------------------------------
+
+
+def _original(run: _Run, held: Sequence[str], key: str) -> dict[str, object]:
+    """The entry of the model as the user gave it, scored once."""
+    path = run.stage("original.json")
+    if path.is_file():
+        content: dict[str, Any] = read_json(path)
+        if content.get("key") == key:
+            entry: dict[str, object] = content["entry"]
+            return entry
+    entry = _describe(run, "original", run.original, run.decoder, held)
+    partial = path.with_suffix(".partial")
+    write_json(partial, {"key": key, "entry": entry})
+    partial.replace(path)
+    return entry
+
+
+def _describe(run: _Run, name: str, checkpoint: Checkpoint, decoder: Decoder, held: Sequence[str]) -> dict[str, object]:
+    weights = decoder.weights()
+    used = {part.tensor for weight in weights for part in weight.parts}
+    entry: dict[str, object] = {
+        "name": name,
+        "parameters": sum(math.prod(weight.shape) for weight in weights),
+        "bytes": sum(checkpoint.tensors[tensor].nbytes for tensor in used),
+        "bits_per_byte": None,
+    }
+    if run.scores:
+        entry["bits_per_byte"] = bits_per_byte(
+            checkpoint,
+            decoder,
+            held,
+            bos=first_token(checkpoint, decoder),
+            context_length=run.context_length,
+            folder=run.folder,
+            device=run.device,
+            progress=run.progress,
+            label=name,
+        )
+    return entry

@@ -1,0 +1,229 @@
+"""The text of a pruning recipe: the last of it put aside to score every step, the rest for the steps and calibration.
+
+One twentieth of the text, by bytes, at least 2 KiB and at most 64 KiB, is taken from the end of every file in
+proportion to its size, before anything looks at the text.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgepress.errors import InputError
+from edgepress.files import sha256_file
+from edgepress.runtime.evaluate import jsonl_text
+
+SHARE = 20  # one part in so many is put aside
+LEAST, MOST = 2 << 10, 64 << 10  # bytes that are put aside
+_FEWEST = 4 * LEAST  # bytes of text below which too little would be left
+_COPIED = 1 << 20  # bytes copied at a time
+_DOCUMENT = 1 << 20  # bytes of a plain text that count as one document of a corpus
+_LARGEST_JSON = 256 << 20  # bytes: a JSON list can only be read whole
+
+
+@dataclass(frozen=True)
+class Documents:
+    """The documents of files of text, read anew each time that it is iterated over.
+
+    A ``.jsonl`` file has one on each line, a ``.json`` file is a list of them; any other file is cut into documents of
+    about 1 MiB at the starts of lines.
+    """
+
+    files: tuple[Path, ...]
+
+    def __iter__(self) -> Iterator[str]:
+        for path in self.files:
+            if path.suffix == ".jsonl":
+                yield from _lines(path)
+            elif path.suffix == ".json":
+                yield from _list(path)
+            else:
+                yield from _plain(path)
+
+
+def text_key(files: Sequence[str]) -> dict[str, object]:
+    """What decides how text is put aside, for the key of a stage.
+
+    Raises:
+        InputError: a file cannot be read.
+
+    """
+    return {
+        "files": [[Path(name).name, sha256_file(_readable(Path(name)))] for name in files],
+        "share": [SHARE, LEAST, MOST],
+    }
+
+
+def put_aside(files: Sequence[str | Path], folder: Path) -> None:
+    """Write what is left of each file to ``folder``/N/name, and what was put aside to ``folder``/held_out.json.
+
+    Raises:
+        InputError: a file cannot be read as text, or there are fewer than 8 KiB of it.
+
+    """
+    paths = [_readable(Path(file)) for file in files]
+    sizes = [path.stat().st_size for path in paths]
+    total = sum(sizes)
+    if total < _FEWEST:
+        names = ", ".join(map(str, paths))
+        raise InputError(
+            f"{names}: {total:,} bytes of text, and pruning needs {_FEWEST:,}: {LEAST:,} of them are put aside to "
+            "score its steps; give more text"
+        )
+    share = min(max(total // SHARE, LEAST), MOST)
+    held: list[str] = []
+    for index, (path, size) in enumerate(zip(paths, sizes, strict=True)):
+        out = folder / str(index) / path.name
+        out.parent.mkdir(parents=True)
+        held += _split(path, out, share * size // total)
+    (folder / "held_out.json").write_text(json.dumps(held, ensure_ascii=False), encoding="utf-8")
+
+
+def training_files(folder: Path) -> tuple[Path, ...]:
+    """What :func:`put_aside` left of each file, in their order."""
+    numbered = sorted((path for path in folder.iterdir() if path.is_dir()), key=lambda path: int(path.name))
+    return tuple(next(path.iterdir()) for path in numbered)
+
+
+def held_out(folder: Path) -> tuple[str, ...]:
+    """The documents that :func:`put_aside` put aside."""
+    return tuple(json.loads((folder / "held_out.json").read_text(encoding="utf-8")))
+
+
+def _readable(path: Path) -> Path:
+    if path.is_dir():
+        raise InputError(f"text {path} is a directory; name the files in it")
+    try:
+        empty = not path.stat().st_size
+    except OSError as error:
+        raise InputError(f"text {path} cannot be read: {error.strerror}; name a text file") from error
+    if empty:
+        raise InputError(f"text {path} is empty; give a file with text in it")
+    return path
+
+
+def _split(path: Path, out: Path, share: int) -> list[str]:
+    """Write ``path`` without its last ``share`` bytes of text to ``out``; returns what was cut off."""
+    if path.suffix == ".jsonl":
+        return _split_lines(path, out, share)
+    if path.suffix == ".json":
+        kept, held = _split_texts(list(_list(path)), share)
+        out.write_text(json.dumps(kept, ensure_ascii=False), encoding="utf-8")
+        return held
+    return _split_plain(path, out, share)
+
+
+def _split_plain(path: Path, out: Path, share: int) -> list[str]:
+    """Cut at the first line that begins in the share's first half, else between two characters."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        file.seek(size - share)
+        tail = file.read()
+    newline = tail.find(b"\n", 0, share // 2)
+    start = newline + 1 if newline >= 0 else _character(tail)
+    _copy(path, out, size - share + start)
+    held = _decoded(path, tail[start:])
+    return [held] if held.strip() else []
+
+
+def _split_lines(path: Path, out: Path, share: int) -> list[str]:
+    """Take whole lines from the end, and the end of the text of the one before them."""
+    nbytes, size = share, path.stat().st_size
+    while True:  # how much JSON there is around a text is not known before
+        nbytes *= 2
+        last = _last_lines(path, nbytes)
+        texts = [jsonl_text(_decoded(path, line), f"{path}, byte {start}") for start, line in last]
+        if nbytes >= size or sum(len(text.encode()) for text in texts) >= share:
+            break
+    kept, held = _split_texts(texts, share)
+    _copy(path, out, last[0][0] if last else 0)
+    with out.open("ab") as copy:
+        for text in kept:
+            copy.write(json.dumps({"text": text}, ensure_ascii=False).encode() + b"\n")
+    return held
+
+
+def _last_lines(path: Path, nbytes: int) -> list[tuple[int, bytes]]:
+    """The last lines that have ``nbytes`` bytes together, or all, and where each begins; blank ones are passed over."""
+    last: deque[tuple[int, bytes]] = deque()
+    total = 0
+    with path.open("rb") as file:
+        while line := file.readline():
+            if line.strip():
+                last.append((file.tell() - len(line), line))
+                total += len(line)
+                while total - len(last[0][1]) >= nbytes:
+                    total -= len(last.popleft()[1])
+    return list(last)
+
+
+def _split_texts(texts: list[str], share: int) -> tuple[list[str], list[str]]:
+    """What is left of a list of texts, and the last ``share`` bytes of it; one text may be cut in two."""
+    held: list[str] = []
+    kept = list(texts)
+    while kept and share > 0:
+        text = kept.pop()
+        raw = text.encode()
+        if len(raw) > share:
+            start = len(raw) - share
+            start += _character(raw[start:])
+            kept.append(raw[:start].decode())
+            text = raw[start:].decode()
+        if text.strip():
+            held.insert(0, text)
+        share -= len(raw)
+    return [text for text in kept if text], held
+
+
+def _character(raw: bytes) -> int:
+    """Where the first whole character of UTF-8 begins, the end when there is none."""
+    return next((at for at, byte in enumerate(raw[:4]) if byte & 0xC0 != 0x80), len(raw[:4]))
+
+
+def _copy(path: Path, out: Path, nbytes: int) -> None:
+    """Copy the first ``nbytes`` bytes of a file."""
+    with path.open("rb") as source, out.open("wb") as target:
+        shutil.copyfileobj(source, target, _COPIED)
+        target.truncate(nbytes)
+
+
+def _lines(path: Path) -> Iterator[str]:
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if line.strip():
+                yield jsonl_text(_decoded(path, line), f"{path}, line {number}")
+
+
+def _list(path: Path) -> Iterator[str]:
+    if path.stat().st_size > _LARGEST_JSON:
+        raise InputError(f"{path} has more than {_LARGEST_JSON:,} bytes and is read whole; write it as .jsonl")
+    try:
+        content = json.loads(_decoded(path, path.read_bytes()))
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise InputError(f"{path} is not JSON: {error}") from error
+    if not isinstance(content, list) or not content:
+        raise InputError(f'{path} must hold a list of texts, or of objects like {{"text": "…"}}')
+    for number, entry in enumerate(content):
+        text = entry.get("text") if isinstance(entry, dict) else entry
+        if not isinstance(text, str) or not text:
+            raise InputError(
+                f'{path}, entry {number} has no text; each must be a text or an object like {{"text": "…"}}'
+            )
+        yield text
+
+
+def _plain(path: Path) -> Iterator[str]:
+    with path.open("rb") as file:
+        while raw := file.read(_DOCUMENT):
+            yield _decoded(path, raw + file.readline())
+
+
+def _decoded(path: Path, raw: bytes) -> str:
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8: it holds the byte {raw[error.start]:#04x}") from error

@@ -1,0 +1,63 @@
+"""Every pruning method found on disk is held to the same contract, on tiny checkpoints of every architecture."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from prune_tasks import TOKENS, prune_task, pruning, tiny
+from tiny_models import VARIANTS
+
+from edgepress.exporter import export
+from edgepress.exporter.architectures import model_types
+from edgepress.exporter.checkpoint import Checkpoint
+from edgepress.exporter.compress import Pruning, load_method, method_names
+from edgepress.exporter.export import read_decoder
+from edgepress.exporter.reference import Reference
+from edgepress.runtime.config import read_config
+from edgepress.runtime.evaluate import Scorer, Window
+
+METHODS = [name for name in method_names() if isinstance(load_method(name), Pruning)]
+FAMILIES = [next(name for name, v in VARIANTS.items() if v.model_type == kind) for kind in model_types()]
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    return tmp_path_factory.mktemp("pruning")
+
+
+def weights_bytes(checkpoint: Path) -> int:
+    return sum(tensor.nbytes for tensor in Checkpoint.open(checkpoint).tensors.values())
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("method", METHODS)
+def test_a_step_writes_a_model(method: str, name: str, home: Path, tmp_path: Path) -> None:
+    """It opens, is described, is smaller, computes what transformers computes of it, and so does its bundle."""
+    model, step = tiny(name, home), pruning(method)
+    task = prune_task(model, tmp_path / "one")
+    step.run(task, step.options)
+    assert task.written is not None
+    checkpoint, decoder = task.written
+    assert checkpoint.directory == task.out
+    before, after = weights_bytes(model), weights_bytes(task.out)
+    assert after < before if not step.keeps_shapes else after == before
+    assert read_decoder(Checkpoint.open(task.out)) == decoder
+    tokens = TOKENS % decoder.vocab_size
+    expected = Reference(task.out).logits(tokens)
+    export(task.out, out=tmp_path / "bundle", recipe="fp32", threads=1)
+    scorer = Scorer(read_config(tmp_path / "bundle"), context=64, threads=1, prepared=False)
+    found = np.concatenate([rows for _, rows in scorer.pieces(Window(tokens, len(tokens) - 1))])
+    assert np.abs(found - expected[:-1]).max() <= 2e-5 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+@pytest.mark.parametrize("method", METHODS)
+def test_the_same_inputs_give_the_same_bytes(method: str, name: str, home: Path, tmp_path: Path) -> None:
+    step, written = pruning(method), []
+    for folder in ("one", "two"):
+        task = prune_task(tiny(name, home), tmp_path / folder)
+        step.run(task, step.options)
+        written.append({path.name: path.read_bytes() for path in task.out.iterdir()})
+    assert written[0] == written[1]

@@ -1,0 +1,62 @@
+"""A pruning step on a tiny checkpoint, as the exporter gives it one."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from tiny_models import TEXT, save
+
+from edgepress.exporter.calibration import network
+from edgepress.exporter.checkpoint import Checkpoint, read_weight
+from edgepress.exporter.compress import Pruning, load_method
+from edgepress.exporter.decoder import Decoder
+from edgepress.exporter.export import read_decoder
+from edgepress.exporter.pruning.task import PruneTask
+from edgepress.exporter.pruning.text import Documents
+from edgepress.exporter.recipe import CalibrationText, Recipe, Storage
+from edgepress.targets import Target, find_target
+
+TOKENS = np.random.default_rng(0).integers(3, 300, 40).astype(np.int64)
+
+
+def prune_task(
+    model: Path, folder: Path, *, text: str = TEXT * 3, targets: tuple[Target, ...] = (), length: int = 32
+) -> PruneTask:
+    """A task on the checkpoint in ``model``; everything it writes is under ``folder``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "state").mkdir()
+    (folder / "text.txt").write_text(text)
+    checkpoint = Checkpoint.open(model)
+    decoder = read_decoder(checkpoint)
+    storage = Storage(bits=4, block_size=32)
+    return PruneTask(
+        checkpoint=checkpoint,
+        decoder=decoder,
+        original=checkpoint,
+        original_decoder=decoder,
+        recipe=Recipe("test", storage, storage, storage, calibration=CalibrationText(tokens=256, length=length)),
+        targets=targets or (find_target("x86-cpu"),),
+        texts=Documents((folder / "text.txt",)),
+        folder=folder / "state",
+        out=folder / "out",
+        device=torch.device("cpu"),
+        context_length=decoder.context_length,
+    )
+
+
+def tiny(name: str, folder: Path) -> Path:
+    """The checkpoint of a variant of tiny_models, made once in ``folder``."""
+    path = folder / name
+    return path if path.is_dir() else save(name, path)
+
+
+def pruning(name: str) -> Pruning:
+    """A pruning method by its name."""
+    method = load_method(name)
+    assert isinstance(method, Pruning)
+    return method
+
+
+def described_logits(checkpoint: Checkpoint, decoder: Decoder, tokens: np.ndarray) -> np.ndarray:
+    """Logits (length, vocabulary) by the description of the model."""
+    return network.logits(decoder, lambda weight: torch.from_numpy(read_weight(checkpoint, weight)), tokens)
