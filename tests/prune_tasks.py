@@ -25,16 +25,17 @@ def prune_task(
     """A task on the checkpoint in ``model``; everything it writes is under ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "state").mkdir()
-    (folder / "text.txt").write_text(text)
+    (folder / "text.txt").write_text(text, encoding="utf-8")
     checkpoint = Checkpoint.open(model)
     decoder = read_decoder(checkpoint)
     storage = Storage(bits=4, block_size=32)
+    calibration = CalibrationText(text=(str(folder / "text.txt"),), tokens=256, length=length)
     return PruneTask(
         checkpoint=checkpoint,
         decoder=decoder,
         original=checkpoint,
         original_decoder=decoder,
-        recipe=Recipe("test", storage, storage, storage, calibration=CalibrationText(tokens=256, length=length)),
+        recipe=Recipe("test", storage, storage, storage, calibration=calibration),
         targets=targets or (find_target("x86-cpu"),),
         texts=Documents((folder / "text.txt",)),
         folder=folder / "state",

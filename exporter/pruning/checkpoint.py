@@ -53,11 +53,12 @@ def write_checkpoint(
     *,
     config: Mapping[str, object],
     tensors: Sequence[NewTensor],
-    files: Mapping[str, bytes] | None = None,
+    files: Mapping[str, bytes | None] | None = None,
 ) -> tuple[Checkpoint, Decoder]:
     """Write a checkpoint into ``out`` and return it as read back, with the description of its model.
 
-    Tokenizer files are ``source``'s, except those that ``files`` has. Memory is that of a piece of a tensor.
+    Tokenizer files are ``source``'s, except those that ``files`` has (None: left out). Memory is that of a piece of a
+    tensor.
 
     Raises:
         InputError: a value is not finite, or what was written cannot be read back as a model.

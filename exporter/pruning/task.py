@@ -99,7 +99,7 @@ class PruneTask:
         *,
         config: Mapping[str, object],
         tensors: Sequence[NewTensor],
-        files: Mapping[str, bytes] | None = None,
+        files: Mapping[str, bytes | None] | None = None,
     ) -> tuple[Checkpoint, Decoder]:
         """Write the step's checkpoint and read it back; see :func:`.checkpoint.write_checkpoint`."""
         self.written = write_checkpoint(self.checkpoint, self.out, config=config, tensors=tensors, files=files)

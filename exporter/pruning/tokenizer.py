@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 
 from edgepress.errors import InputError
 from edgepress.exporter.pruning.bpe import Bpe
+from edgepress.exporter.pruning.decoders import check_decoder, looked_for, types
 from edgepress.exporter.pruning.unigram import Unigram
 
 _SAVE_AGAIN = "save the tokenizer again, or leave the step out"
@@ -78,7 +79,7 @@ class Vocabulary:
         if self.byte_level:
             yield from (self.model.ids[letter] for letter in byte_letters() if letter in self.model.ids)
         elif _writes_bytes(self.content, self.model):
-            yield from (self.model.ids[one] for one in _looked_for(self.content) if one in self.model.ids)
+            yield from (self.model.ids[one] for one in looked_for(self.content) if one in self.model.ids)
         else:
             yield from (token for token, text in self.model.tokens.items() if len(text) == 1)
 
@@ -134,9 +135,9 @@ def read_vocabulary(content: Mapping[str, object], *, rows: int | None = None) -
 
     """
     model = _read_model(content.get("model"))
-    pre = {*_types(content.get("pre_tokenizer")), *_types(content.get("normalizer"))}
-    byte_level = "ByteLevel" in pre and _types(content.get("decoder")) == ["ByteLevel"]
-    _check_decoder(content)
+    pre = {*types(content.get("pre_tokenizer")), *types(content.get("normalizer"))}
+    byte_level = "ByteLevel" in pre and types(content.get("decoder")) == ["ByteLevel"]
+    check_decoder(content)
     if isinstance(model, Unigram) and (byte_level or not _writes_bytes(content, model)):
         _check_spelled(model, content)
     added = {entry["id"]: entry["content"] for entry in _entries(content)}
@@ -200,79 +201,9 @@ def _entries(content: Mapping[str, object]) -> list[dict[str, Any]]:
     return entries
 
 
-def _steps(part: object) -> list[dict[str, Any]]:
-    """A decoder, normalizer, pre-tokenizer or post-processor as the list of its steps."""
-    if not isinstance(part, dict):
-        return []
-    inner = next((part[key] for key in ("decoders", "normalizers", "pretokenizers", "processors") if key in part), None)
-    if part.get("type") != "Sequence" or not isinstance(inner, list):
-        return [part]
-    return [step for one in inner for step in _steps(one)]
-
-
-def _types(part: object) -> list[object]:
-    return [step.get("type") for step in _steps(part)]
-
-
 def _writes_bytes(content: Mapping[str, object], model: Bpe | Unigram) -> bool:
     """Whether a character without a token becomes bytes, and these the character again."""
-    return model.falls_back and "ByteFallback" in _types(content.get("decoder"))
-
-
-def _looked_for(content: Mapping[str, object]) -> set[str]:
-    """Characters that the decoder treats unlike others."""
-    found = set()
-    for step in _steps(content.get("decoder")):
-        if step.get("type") == "Replace":
-            found.add(_replaced(step))
-        elif step.get("type") == "Metaspace":
-            found.add(str(step.get("replacement", _SPACE)))
-    return found
-
-
-def _replaced(step: Mapping[str, object]) -> str:
-    """The one character that a Replace step replaces; more of them could lie in two tokens."""
-    pattern = step.get("pattern")
-    text = pattern.get("String") if isinstance(pattern, dict) else None
-    if not isinstance(text, str) or len(text) != 1:
-        raise InputError(
-            f"tokenizer.json: its decoder replaces {pattern!r}, so text depends on where tokens end; such a vocabulary "
-            "cannot be pruned"
-        )
-    return text
-
-
-def _check_decoder(content: Mapping[str, object]) -> None:
-    """Refuse decoders whose text depends on where tokens end."""
-    steps = _steps(content.get("decoder"))
-    if not steps:
-        raise InputError("tokenizer.json has no decoder, so text depends on where tokens end; it cannot be pruned")
-    fused = False
-    for step in steps:
-        kind, fits = step.get("type"), True
-        if kind == "Replace":
-            _replaced(step)
-        elif kind == "Metaspace":
-            _check_metaspace(content)
-        elif kind == "ByteLevel":
-            fits = "ByteLevel" in (*_types(content.get("pre_tokenizer")), *_types(content.get("normalizer")))
-        elif kind not in ("ByteFallback", "Fuse"):
-            fits = kind == "Strip" and fused
-        if not fits:
-            raise InputError(
-                f"tokenizer.json: its decoder {kind} looks at where tokens end; such a vocabulary cannot be pruned"
-            )
-        fused = fused or kind == "Fuse"
-
-
-def _check_metaspace(content: Mapping[str, object]) -> None:
-    """The decoder drops every space of the first token: no token may have two, so the words must be split."""
-    steps = [step for step in _steps(content.get("pre_tokenizer")) if step.get("type") == "Metaspace"]
-    if not steps or not all(step.get("split", True) for step in steps):
-        raise InputError(
-            "tokenizer.json: its decoder Metaspace needs a pre-tokenizer Metaspace that splits words; such a "
-            "vocabulary cannot be pruned"
-        )
+    return model.falls_back and "ByteFallback" in types(content.get("decoder"))
 
 
 def _check_spelled(model: Unigram, content: Mapping[str, object]) -> None:

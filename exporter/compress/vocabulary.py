@@ -1,0 +1,111 @@
+"""Tokens removed: those that the app's text does not use, with their rows of the embedding and the head.
+
+Which tokens stay, and why any text is still encoded and decoded, is in :mod:`..pruning.corpus` and
+:mod:`..pruning.tokenizer`. Rows are copied bit for bit, so the smaller model's logits are those of the larger one at
+the tokens that are kept. Rows that pad the embedding beyond the tokenizer's tokens go too.
+
+Source: the trimming of Abdaoui et al. 2020, Load What You Need (arXiv:2010.05609), with merges closed under what the
+kept tokens are made of.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from edgepress.errors import InputError
+from edgepress.exporter.bundle import TOKENIZER_FILES, read_generation, read_json
+from edgepress.exporter.compress import Options, Pruning
+from edgepress.exporter.pruning.config import described
+from edgepress.exporter.pruning.corpus import Choice, Usage, choose_tokens, count_usage, script_costs, script_warnings
+from edgepress.exporter.pruning.picks import Pick, picked_tensors, whole
+from edgepress.exporter.pruning.task import PruneTask
+from edgepress.exporter.pruning.token_ids import LEFT_OUT, named_tokens, renumber, renumber_files
+from edgepress.exporter.pruning.tokenizer import PrunedTokenizer, Vocabulary, prune_tokenizer, read_vocabulary
+from edgepress.runtime.tokenizer import read_tokenizer
+
+_log = logging.getLogger("edgepress.pruning")
+
+
+def remove_tokens(task: PruneTask, options: Options) -> None:
+    """Write the checkpoint with only the tokens that the text asks for."""
+    size, least = int(options["size"]), int(options["least"])
+    if size < 0 or least < 1:
+        raise InputError(
+            f"[options.vocabulary] size = {size}, least = {least}: size is the most tokens to keep (0: all that the "
+            "text uses), least how often one must occur, at least 1"
+        )
+    if not task.recipe.calibration.text:
+        raise InputError(
+            'prune = ["vocabulary"] keeps the tokens that your text uses, and there is no text; name some with '
+            "--calibration FILE or [calibration] text"
+        )
+    checkpoint, rows = task.checkpoint, task.decoder.vocab_size
+    vocabulary = read_vocabulary(read_json(checkpoint.file("tokenizer.json")), rows=rows)
+    library = read_tokenizer(checkpoint.directory).library
+    always = {
+        *named_tokens(checkpoint.config, "config.json"),
+        *named_tokens(read_generation(checkpoint), "generation_config.json"),
+    }
+    for text in (str(options["always"]), *str(options["always"])):
+        always.update(library.encode(text, add_special_tokens=False).ids)
+    usage = count_usage(_counted(task), library)
+    choice = choose_tokens(vocabulary, usage, size=size, least=least, always=always)
+    if len(choice.keep) == rows:
+        raise InputError(f"[options.vocabulary] keeps all {rows} tokens; set a smaller size, or leave the step out")
+    warnings = [*choice.warnings, *script_warnings(script_costs(usage.characters, vocabulary, library))]
+    for warning in warnings:
+        _log.warning("vocabulary: %s", warning)
+    task.report |= _described(vocabulary, usage, choice, rows, warnings)
+    keep_tokens(task, prune_tokenizer(vocabulary, choice.keep))
+
+
+def keep_tokens(task: PruneTask, pruned: PrunedTokenizer) -> None:
+    """Write the checkpoint that has only the rows of ``pruned``'s tokens."""
+    checkpoint, old, kept = task.checkpoint, task.decoder, pruned.kept
+    new_ids = {int(token): index for index, token in enumerate(kept)}
+    config = {**renumber(checkpoint.config, new_ids), "vocab_size": len(kept)}
+    new = described(checkpoint, config)
+    picks = whole(old, new)
+    for weight in (old.embedding, old.head.weight, old.head.bias):
+        if weight is not None:
+            picks[weight.name] = Pick(weight, rows=kept)
+    found = {name: path for name in TOKENIZER_FILES if (path := checkpoint.file(name)) is not None}
+    files: dict[str, bytes | None] = dict.fromkeys(LEFT_OUT)
+    files |= renumber_files({name: path.read_bytes() for name, path in found.items()}, pruned)
+    task.write(config=config, tensors=picked_tensors(checkpoint, new, picks), files=files)
+    task.kept_tokens = kept if task.kept_tokens is None else task.kept_tokens[kept]
+
+
+def _counted(task: PruneTask) -> Iterator[str]:
+    """The documents, with a bar over the bytes of their files."""
+    with task.progress(_bytes(task.texts.files), "counting tokens", " bytes") as advance:
+        for document in task.texts:
+            yield document
+            advance(len(document.encode()))
+
+
+def _bytes(files: Sequence[Path]) -> int:
+    return sum(path.stat().st_size for path in files)
+
+
+def _described(
+    vocabulary: Vocabulary, usage: Usage, choice: Choice, rows: int, warnings: Sequence[str]
+) -> dict[str, object]:
+    """What the manifest says of the step: ``filled`` tokens are there for the size alone."""
+    facts: dict[str, object] = {
+        "vocabulary": [rows, len(choice.keep)],
+        "text_tokens": usage.tokens,
+        "text_uses": int(np.count_nonzero(usage.counts)),
+        "text_kept": float(f"{choice.coverage:.6g}"),
+        "filled": choice.filled,
+        "without_a_row": list(vocabulary.left_out),
+        "warnings": list(warnings),
+    }
+    return {key: value for key, value in facts.items() if value != []}
+
+
+METHOD = Pruning(name="vocabulary", run=remove_tokens, options={"size": 0, "least": 1, "always": ""})
