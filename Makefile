@@ -49,6 +49,7 @@ bench: $(VENV)/.bench
 	$(BIN)/python benchmarks/accuracy.py
 	$(BIN)/python benchmarks/calibration_cost.py
 	$(BIN)/python benchmarks/fusion.py
+	$(BIN)/python benchmarks/vocabulary.py
 
 clean:
 	rm -rf build .venv

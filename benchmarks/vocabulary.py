@@ -1,0 +1,205 @@
+"""Does a smaller vocabulary save what the head and the embedding cost: bytes, and time a token?
+
+A random checkpoint of Qwen2.5-0.5B's shape, with a made-up byte-level tokenizer of as many tokens, is exported twice:
+whole, and with its vocabulary pruned. Both bundles are held open in one process and take turns, a prompt each and then
+decode steps in short blocks; a second process opens them in the other order. A ratio is that of two turns that
+followed each other, and the figure is the median of ratios.
+
+What should be saved follows from the manifest: bytes of the rows that went, over all bytes of the data file; and over
+all bytes that a decoded token reads. The text says nothing here (the model is noise): it only decides which rows go.
+
+    python benchmarks/vocabulary.py [--size 32000] [--threads 1 2] [--turns 8]
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from common import ROOT, WORK, Cost, measure_command, save, spread, table
+from decode_speed import BLOCK, PROMPT, STEPS, Ours, timed
+from make_checkpoint import SHAPES
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+SHAPE, RECIPE = "qwen2.5-0.5b", "int4-128"
+LONGEST = 12  # letters of a made-up token
+WORDS = 8_000  # of the text: as much as is put aside to score costs minutes at this size
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A prompt and its decode steps by one bundle."""
+
+    bundle: str
+    turn: int
+    opened_first: str
+    threads: int
+    prefill_s: float
+    steps_s: list[float]
+
+
+def make_tokenizer(tokens: int, seed: int = 0) -> Tokenizer:
+    """A byte-level tokenizer: 256 letters, three special tokens, and random merges of words and their parts."""
+    random = np.random.default_rng(seed)
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocab = {text: index for index, text in enumerate(["<pad>", "<s>", "</s>", *letters])}
+    inner = [chr(letter) for letter in range(ord("a"), ord("z") + 1)]
+    parts, merges = ["Ġ", *inner], []
+    while len(vocab) < tokens:
+        a = parts[int(len(parts) * random.random() ** 2)]  # the earlier ones are the more frequent ones
+        b = inner[int(len(inner) * random.random() ** 2)]
+        if len(a + b) <= LONGEST and a + b not in vocab:
+            vocab[a + b] = len(vocab)
+            merges.append((a, b))
+            parts.append(a + b)
+            if not a.startswith("Ġ"):
+                inner.append(a + b)
+    tokenizer = Tokenizer(models.BPE(vocab, merges))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(["<pad>", "<s>", "</s>"])
+    return tokenizer
+
+
+def make_text(tokenizer: Tokenizer, words: int, seed: int = 0) -> str:
+    """Words of the tokenizer's own, the earlier the more frequent."""
+    random = np.random.default_rng(seed)
+    known = [text[1:] for text, _ in sorted(tokenizer.get_vocab().items(), key=lambda item: item[1]) if text[0] == "Ġ"]
+    picks = (len(known) * random.random(words) ** 2).astype(int)
+    return "\n".join(" ".join(known[pick] for pick in line) for line in np.array_split(picks, max(1, words // 10)))
+
+
+def checkpoint() -> Path:
+    """Make the checkpoint, its tokenizer and its text, once."""
+    path, parts = WORK / f"vocabulary-{SHAPE}", WORK / "vocabulary-tokenizer"
+    if not path.exists():
+        parts.mkdir(parents=True, exist_ok=True)
+        tokenizer = make_tokenizer(SHAPES[SHAPE].vocab)
+        tokenizer.save(str(parts / "tokenizer.json"))
+        (parts / "text.txt").write_text(make_text(tokenizer, WORDS), encoding="utf-8")
+        script = Path(__file__).parent / "make_checkpoint.py"
+        measure_command([sys.executable, script, SHAPE, path, "--tokenizer", parts])
+    return path
+
+
+def export(size: int) -> dict[str, Cost]:
+    """Write both bundles; what each export cost."""
+    model, text = checkpoint(), WORK / "vocabulary-tokenizer" / "text.txt"
+    preset = (ROOT / "exporter" / "recipes" / f"{RECIPE}.toml").read_text(encoding="utf-8")
+    recipe = WORK / "vocabulary.toml"
+    recipe.write_text(f'prune = ["vocabulary"]\n{preset}\n[options.vocabulary]\nsize = {size}\n', encoding="utf-8")
+    start = [sys.executable, "-m", "edgepress", "export", model, "--force"]
+    return {
+        "whole": measure_command([*start, "--recipe", RECIPE, "--out", bundle("whole")]),
+        "pruned": measure_command([*start, "--recipe", recipe, "--calibration", text, "--out", bundle("pruned")]),
+    }
+
+
+def bundle(name: str) -> Path:
+    """Where a bundle lies."""
+    return WORK / f"vocabulary-bundle-{name}"
+
+
+def measure(threads: int, turns: int, first: str) -> list[Turn]:
+    """Open both, ``first`` first, and take turns; the first turn is warm-up and not returned."""
+    names = sorted(("whole", "pruned"), key=lambda name: name != first)
+    opened = {name: Ours(bundle(name), threads) for name in names}
+    vocabulary = json.loads((bundle("pruned") / "genai_config.json").read_text())["model"]["vocab_size"]
+    prompt = [int(token) for token in np.random.default_rng(0).integers(3, vocabulary, PROMPT)]
+    found = []
+    for turn in range(turns + 1):
+        order = names if turn % 2 else names[::-1]
+        prefill = {name: timed(lambda name=name: opened[name].start(prompt)) for name in order}
+        steps: dict[str, list[float]] = {name: [] for name in names}
+        for _ in range(STEPS // BLOCK):
+            for name in order:
+                steps[name] += [timed(opened[name].step) for _ in range(BLOCK)]
+        found += [Turn(name, turn, first, threads, prefill[name], steps[name]) for name in names]
+    return [turn for turn in found if turn.turn > 0]
+
+
+def measure_apart(threads: int, turns: int, first: str) -> list[Turn]:
+    """Run :func:`measure` in a fresh process, with a cache of prepared bundles that is the benchmarks' own."""
+    command = [sys.executable, __file__, "--child", str(threads), str(turns), first]
+    environment = os.environ | {"EDGEPRESS_CACHE": str(WORK / "prepared")}
+    output = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE).stdout
+    return [Turn(**entry) for entry in json.loads(output)]
+
+
+def expected(whole: dict[str, object], pruned: dict[str, object]) -> tuple[float, float]:
+    """Shares of the data file, and of what a token reads, that the rows which went were; from two manifests."""
+    before, after = ({t["name"]: t["bytes_after"] for t in m["tensors"]} for m in (whole, pruned))
+    gone = {name: before[name] - after[name] for name in before if name in ("embedding", "head")}
+    read = sum(before.values()) - (before["embedding"] if "head" in before else 0)  # a gathered row is next to nothing
+    head = gone.get("head", gone["embedding"])
+    return sum(gone.values()) / whole["files"]["model.onnx.data"]["size"], head / read
+
+
+def bytes_row(manifests: dict[str, dict[str, object]], costs: dict[str, Cost]) -> tuple[str, ...]:
+    """Sizes before and after, the fall, and what it should be."""
+    sizes = [manifests[name]["files"]["model.onnx.data"]["size"] for name in ("whole", "pruned")]
+    rows = [next(t["shape"][0] for t in manifests[n]["tensors"] if t["name"] == "embedding") for n in manifests]
+    fall, share = 1 - sizes[1] / sizes[0], expected(manifests["whole"], manifests["pruned"])[0]
+    peaks = " → ".join(f"{costs[name].peak_bytes / 1e6:,.0f}" for name in ("whole", "pruned"))
+    return (
+        SHAPE,
+        " → ".join(f"{count:,}" for count in rows),
+        " → ".join(f"{size / 1e6:.1f}" for size in sizes),
+        f"{fall:.1%}",
+        f"{share:.1%}",
+        f"{fall / share:.2f}",
+        peaks,
+    )
+
+
+def time_row(threads: int, turns: list[Turn], share: float) -> tuple[str, ...]:
+    """Milliseconds a token before and after, the fall as the median of ratios, and what it should be."""
+    medians = {name: [statistics.median(t.steps_s) for t in turns if t.bundle == name] for name in ("whole", "pruned")}
+    falls = [1 - after / before for before, after in zip(medians["whole"], medians["pruned"], strict=True)]
+    fall = statistics.median(falls)
+    return (
+        SHAPE,
+        str(threads),
+        *(spread([1e3 * value for value in medians[name]], 1) for name in ("whole", "pruned")),
+        f"{fall:.1%} ({min(falls):.1%}–{max(falls):.1%})",
+        f"{share:.1%}",
+        f"{fall / share:.2f}",
+    )
+
+
+def main() -> None:
+    """Export, measure in turn, keep the raw samples, print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", type=int, default=32_000)
+    parser.add_argument("--threads", type=int, nargs="*", default=[1, 2])
+    parser.add_argument("--turns", type=int, default=8)
+    parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.child:
+        threads, turns, first = arguments.child
+        print(json.dumps([asdict(turn) for turn in measure(int(threads), int(turns), first)]))
+        return
+    load = os.getloadavg()[0]
+    costs = export(arguments.size)
+    manifests = {name: json.loads((bundle(name) / "manifest.json").read_text()) for name in ("whole", "pruned")}
+    share = expected(manifests["whole"], manifests["pruned"])[1]
+    samples: list[dict[str, object]] = [{"load": load, "size": arguments.size}]
+    samples += [{"bundle": name, **vars(cost), "files": manifests[name]["files"]} for name, cost in costs.items()]
+    rows = []
+    for threads in arguments.threads:
+        turns = [turn for first in ("whole", "pruned") for turn in measure_apart(threads, arguments.turns, first)]
+        samples += [asdict(turn) for turn in turns]
+        rows.append(time_row(threads, turns, share))
+    print(f"raw samples: {save('vocabulary', samples)}; load before: {load:.1f}")
+    falls = ("fall", "should be", "÷")
+    print(table(("shape", "tokens", "data MB", *falls, "export's peak MB"), [bytes_row(manifests, costs)]))
+    print(table(("shape", "threads", "whole ms/token", "pruned ms/token", *falls), rows))
+
+
+if __name__ == "__main__":
+    main()
