@@ -6,7 +6,7 @@ Exported graphs are held against this. Needs torch and transformers, which nothi
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -53,6 +53,7 @@ class Reference:
             )
         self._model.eval().requires_grad_(False)
         _fit_widths(torch, self._model, self._checkpoint)
+        _fit_gpt2_heads(torch, self._model, self._checkpoint)
         nbytes = sum(4 * parameter.numel() for parameter in self._model.parameters())
         self._keep = nbytes <= _KEEP_BYTES if keep is None else keep
         self._kept: dict[str, Any] = {}  # parameters, by their tensor
@@ -134,12 +135,35 @@ class Reference:
 
 
 def _read_config(transformers: Any, checkpoint: Checkpoint) -> Any:
-    """The checkpoint's config; where MLPs differ in width from layer to layer, as if all were as the widest."""
+    """The checkpoint's config; sizes that transformers has no words for are others at first, and fitted later."""
     values = dict(checkpoint.config)
-    by_layer = {key: max(value) for key in _WIDTHS if isinstance(value := values.get(key), list) and value}
-    if not by_layer:
+    others = {key: max(value) for key in _WIDTHS if isinstance(value := values.get(key), list) and value}
+    if _has_gpt2_heads(checkpoint):
+        others["n_head"] = 1  # any divisor of the hidden size
+    later = _refused_heads(values)
+    if not others and not later:
         return transformers.AutoConfig.from_pretrained(checkpoint.directory, trust_remote_code=False)
-    return transformers.CONFIG_MAPPING[values["model_type"]].from_dict(values | by_layer)
+    if later:
+        hidden, head_dim = (int(str(values[key])) for key in ("hidden_size", "head_dim"))
+        others |= dict.fromkeys(later, 1 if hidden % head_dim else hidden // head_dim)
+    config = transformers.CONFIG_MAPPING[values["model_type"]].from_dict(values | others)
+    for key, value in later.items():
+        setattr(config, key, value)
+    return config
+
+
+def _refused_heads(values: Mapping[str, object]) -> dict[str, int]:
+    """Numbers of heads that the models compute with, and a check of transformers' configs refuses.
+
+    It holds the hidden size, or longrope's factors, against hidden size / heads, though ``head_dim`` says otherwise.
+    """
+    names = ("hidden_size", "num_attention_heads", "num_key_value_heads", "head_dim")
+    sizes = [value for name in names if isinstance(value := values.get(name), int)]
+    if len(sizes) < len(names):
+        return {}
+    hidden, heads, kv_heads, head_dim = sizes
+    refused = hidden % heads != 0 or (values["model_type"] == "phi3" and heads * head_dim != hidden)
+    return {names[1]: heads, names[2]: kv_heads} if refused else {}
 
 
 def _fit_widths(torch: Any, model: Any, checkpoint: Checkpoint) -> None:
@@ -150,14 +174,37 @@ def _fit_widths(torch: Any, model: Any, checkpoint: Checkpoint) -> None:
     for module_name, module in model.named_modules():
         if ".mlp." not in module_name:
             continue
-        for key, parameter in _own_parameters(module).items():
-            name = f"{module_name}.{key}"
-            tensor = checkpoint.tensors.get(name) or checkpoint.tensors.get(name.removeprefix(prefix))
-            if tensor is not None and tensor.shape != tuple(parameter.shape):
-                empty = torch.empty(tensor.shape, device="meta")
-                setattr(module, key, torch.nn.Parameter(empty, requires_grad=False))
-                if hasattr(module, "nf"):  # GPT-2's Conv1D keeps how many features it gives
-                    module.nf = tensor.shape[-1]
+        _fit_shapes(torch, module_name, module, prefix, checkpoint)
+
+
+def _has_gpt2_heads(checkpoint: Checkpoint) -> bool:
+    return checkpoint.config.get("model_type") == "gpt2" and isinstance(checkpoint.config.get("head_dim"), int)
+
+
+def _fit_gpt2_heads(torch: Any, model: Any, checkpoint: Checkpoint) -> None:
+    """Where GPT-2 has lost heads, its config says how wide one is, which transformers does not read."""
+    if not _has_gpt2_heads(checkpoint):
+        return
+    head_dim, heads = (int(str(checkpoint.config[key])) for key in ("head_dim", "n_head"))
+    prefix = f"{model.base_model_prefix}."
+    for module_name, module in model.named_modules():
+        if module_name.endswith(".attn"):
+            if model.config.scale_attn_weights:
+                module.scaling *= (module.head_dim / head_dim) ** 0.5
+            module.head_dim, module.num_heads, module.split_size = head_dim, heads, heads * head_dim
+        elif ".attn." in module_name:
+            _fit_shapes(torch, module_name, module, prefix, checkpoint)
+
+
+def _fit_shapes(torch: Any, module_name: str, module: Any, prefix: str, checkpoint: Checkpoint) -> None:
+    """Give a module's own parameters the shapes of their tensors."""
+    for key, parameter in _own_parameters(module).items():
+        name = f"{module_name}.{key}"
+        tensor = checkpoint.tensors.get(name) or checkpoint.tensors.get(name.removeprefix(prefix))
+        if tensor is not None and tensor.shape != tuple(parameter.shape):
+            setattr(module, key, torch.nn.Parameter(torch.empty(tensor.shape, device="meta"), requires_grad=False))
+            if hasattr(module, "nf"):  # GPT-2's Conv1D keeps how many features it gives
+                module.nf = tensor.shape[-1]
 
 
 def _drop(module: torch.nn.Module, _inputs: object, _output: object) -> None:

@@ -22,7 +22,8 @@ class Architecture:
     ``ignored_tensors`` are regular expressions (full match) for tensors that are in real checkpoints and are no
     parameters: buffers, and the second copy of a tied head (a tensor that is used is never ignored).
     ``base_prefix`` starts the names of everything but the head; checkpoints saved without the head leave it out.
-    ``layers_key`` and ``width_key`` are the config's names of the number of layers and of the MLP's width.
+    ``layers_key``, ``width_key`` and ``heads_key`` are the config's names of the number of layers, of the MLP's width
+    and of the number of query heads.
     ``by_layer(config, layers)`` spells out, as lists with one entry a layer, what the config says by a rule about the
     layers' numbers, by key: without some of its layers a model needs the list.
     """
@@ -33,6 +34,7 @@ class Architecture:
     base_prefix: str = "model."
     layers_key: str = "num_hidden_layers"
     width_key: str = "intermediate_size"
+    heads_key: str = "num_attention_heads"
     by_layer: Callable[[Config, int], dict[str, list[int] | list[str]]] = lambda *_: {}
 
 

@@ -17,7 +17,8 @@ def read(config: Config) -> Decoder:
     """Defaults are transformers' GPT2Config's.
 
     ``scale_attn_weights`` false means no 1 / sqrt(head_dim); ``scale_attn_by_inverse_layer_idx`` divides scores by the
-    layer's number, from 1.
+    layer's number, from 1. ``head_dim`` is ours: transformers takes hidden size / heads, which is another number where
+    heads were removed.
     """
     sizes = _sizes(config)
     epsilon = config.number("layer_norm_epsilon", 1e-5, above=0.0)
@@ -29,7 +30,7 @@ def read(config: Config) -> Decoder:
 
     def layer(index: int) -> Layer:
         name, tensors = f"layers.{index}", f"transformer.h.{index}"
-        hidden, inner = sizes.hidden, sizes.intermediate[index]
+        hidden, inner, attended = sizes.hidden, sizes.intermediate[index], sizes.heads * sizes.head_dim
 
         def conv1d(role: str, tensor: str, rows: int, columns: int) -> Linear:
             return linear(f"{name}.{role}", f"{tensors}.{tensor}", rows, columns, bias=True, transposed=True)
@@ -40,8 +41,8 @@ def read(config: Config) -> Decoder:
                 kv_heads=sizes.kv_heads,
                 head_dim=sizes.head_dim,
                 scale=scale / (index + 1) if by_layer else scale,
-                qkv=conv1d("attention.qkv", "attn.c_attn", 3 * hidden, hidden),
-                output=conv1d("attention.output", "attn.c_proj", hidden, hidden),
+                qkv=conv1d("attention.qkv", "attn.c_attn", 3 * attended, hidden),
+                output=conv1d("attention.output", "attn.c_proj", hidden, attended),
                 rope=None,
             ),
             mlp=MLP(
@@ -69,7 +70,8 @@ def read(config: Config) -> Decoder:
 
 def _sizes(config: Config) -> Sizes:
     hidden, heads = config.integer("n_embd", 768), config.integer("n_head", 12)
-    if hidden % heads:
+    head_dim = config.optional_integer("head_dim")
+    if head_dim is None and hidden % heads:
         raise config.refuse("n_embd", f"must be a multiple of n_head = {heads}")
     layers = config.integer("n_layer", 12)
     return Sizes(
@@ -79,7 +81,7 @@ def _sizes(config: Config) -> Sizes:
         layers=layers,
         heads=heads,
         kv_heads=heads,
-        head_dim=hidden // heads,
+        head_dim=head_dim or hidden // heads,
         context=config.integer("n_positions", 1024),
     )
 
@@ -91,4 +93,5 @@ ARCHITECTURE = Architecture(
     base_prefix="transformer.",
     layers_key="n_layer",
     width_key="n_inner",
+    heads_key="n_head",
 )

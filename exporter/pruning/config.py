@@ -33,6 +33,13 @@ def with_widths(config: Mapping[str, object], widths: Sequence[int]) -> Values:
     return {**config, key: widths[0] if len(set(widths)) == 1 else list(widths)}
 
 
+def with_heads(config: Mapping[str, object], decoder: Decoder, heads: int, kv_heads: int) -> Values:
+    """The config of a model with so many heads of the same size as before."""
+    key = architecture(str(config["model_type"])).heads_key
+    changed: Values = {**config, key: heads, "head_dim": decoder.layers[0].attention.head_dim}
+    return changed if key == "n_head" else {**changed, "num_key_value_heads": kv_heads}
+
+
 def described(checkpoint: Checkpoint, config: Mapping[str, object]) -> Decoder:
     """The decoder of a changed config whose tensors are named as the checkpoint's are."""
     return describe(config, checkpoint.tensors.keys())

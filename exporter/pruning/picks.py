@@ -24,8 +24,8 @@ Indices = NDArray[np.int64]
 class Pick:
     """Rows and columns of ``weight``, in the new order; None is all of them.
 
-    ``scale`` (rows,) multiplies the picked rows, which are then stored in float32; without it they are copied bit for
-    bit.
+    ``scale`` (rows,) multiplies the picked rows as the graph uses them, which are then stored in float32; without it
+    they are copied bit for bit.
     """
 
     weight: Weight
@@ -45,6 +45,7 @@ class _Piece:
     rows: Indices
     columns: Indices | None
     scale: NDArray[np.float32] | None
+    plus: float  # what the graph adds to the stored values
 
 
 def whole(old: Decoder, new: Decoder) -> dict[str, Pick]:
@@ -86,7 +87,9 @@ def _pieces(weight: Weight, pick: Pick) -> list[_Piece]:
         source: Part = old.parts[int(owners[0])]
         stored = rows[span] - begins[owners[0]] + source.start
         scale = None if pick.scale is None else pick.scale[span]
-        found.append(_Piece(part.start, part.stop, source.tensor, part.transposed, stored, pick.columns, scale))
+        found.append(
+            _Piece(part.start, part.stop, source.tensor, part.transposed, stored, pick.columns, scale, weight.plus)
+        )
     return found
 
 
@@ -113,7 +116,7 @@ def _tensor(checkpoint: Checkpoint, name: str, pieces: list[_Piece]) -> NewTenso
             return raw
         values = to_float32(np.ascontiguousarray(raw).reshape(-1), stored.dtype).reshape(len(raw), *inner)
         factor = scale if head.transposed else scale[start:stop].reshape(-1, *(1 for _ in inner))
-        return values * factor
+        return (values + np.float32(head.plus)) * factor - np.float32(head.plus)
 
     return NewTensor(name, stored.dtype if scale is None else "F32", (len(along), *inner), rows)
 

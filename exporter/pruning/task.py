@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from edgepress.errors import InputError
 from edgepress.exporter.bundle import read_generation
 from edgepress.exporter.calibration.text import read_calibration
 from edgepress.exporter.checkpoint import Checkpoint, read_weight
@@ -76,6 +77,8 @@ class PruneTask:
             InputError: the text cannot be used.
 
         """
+        if count < 2:
+            raise InputError(f"a step is to look at {count} tokens of the text; give at least 2 (option tokens)")
         length = min(self.recipe.calibration.length, self.context_length)
         return read_calibration(
             self.texts.files,

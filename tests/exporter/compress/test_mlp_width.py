@@ -16,6 +16,7 @@ from edgepress.exporter.checkpoint import Checkpoint, read_weight
 from edgepress.exporter.compress import mlp_width
 from edgepress.exporter.compress.mlp_width import METHOD, choose
 from edgepress.exporter.decoder import Weight
+from edgepress.exporter.pruning import importance
 from edgepress.exporter.pruning.task import PruneTask
 from edgepress.exporter.reference import Reference
 from edgepress.targets import Target, find_target
@@ -82,7 +83,7 @@ def test_importance_by_activations_is_the_formula(home: Path, tmp_path: Path) ->
     """Sⱼ = Σᵣ |W[r, j]| · RMS(xⱼ) within a layer; between layers, in shares of the residual stream."""
     task = prune_task(tiny("llama", home), tmp_path / "task", length=16)
     tokens = task.tokens(64)
-    found = mlp_width.activation_scores(task, tokens)
+    found = importance.activation_scores(task, tokens, importance.mlp_down)
     inputs: dict[int, list[np.ndarray]] = {0: [], 1: [], 2: []}
     after: dict[int, list[np.ndarray]] = {0: [], 1: [], 2: []}
     for row in tokens:
@@ -109,7 +110,7 @@ def test_importance_by_loss_is_the_slope_of_the_loss(home: Path, tmp_path: Path)
     """For one token |∂L/∂x · x| is what scaling that input by 1 + h changes, over h: by finite differences."""
     task = prune_task(tiny("gpt2", home), tmp_path / "task", length=8)
     tokens = task.tokens(8)[:1]
-    found = mlp_width.loss_scores(task, tokens)
+    found = importance.loss_scores(task, tokens, importance.mlp_down)
     ids = torch.from_numpy(tokens[0])[None]
     values = {weight.name: task.read(weight).double() for weight in task.decoder.weights()}
 

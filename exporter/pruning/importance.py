@@ -1,0 +1,121 @@
+"""How much each input of a projection matters, seen on text: what channels and heads are chosen by.
+
+By activations, as Wanda scores weights (Sun et al. 2024, equation 1), summed over a column:
+Sⱼ = Σᵣ |W[r, j]| · RMS(xⱼ), xⱼ being what goes into that column. Layers are compared by what is added to the residual
+stream: Sⱼ is divided by the RMS of the projection's output and multiplied by the RMS of what is added (a norm may come
+between) over that of the stream. By loss: the first-order change of the next-token loss when xⱼ becomes 0 (Molchanov et
+al. 2017, equation 6), the mean over tokens of |∂L/∂xⱼ · xⱼ|.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from edgepress.errors import InputError
+from edgepress.exporter.calibration import network
+from edgepress.exporter.decoder import Layer, Linear, Norm, layer_weights
+from edgepress.exporter.pruning.streams import embedded, held, pass_layers
+from edgepress.exporter.pruning.task import PruneTask
+
+Scores = NDArray[np.float64]
+
+WAYS = ("activations", "loss")
+
+Find = Callable[[Layer], tuple[Linear, Norm | None]]
+"""The projection of a layer whose inputs are scored, and the norm of its output where there is one."""
+
+
+def mlp_down(layer: Layer) -> tuple[Linear, Norm | None]:
+    """The MLP's last projection: its inputs are the channels."""
+    return layer.mlp.down, layer.mlp_post_norm
+
+
+def attention_output(layer: Layer) -> tuple[Linear, Norm | None]:
+    """The projection after attention: its inputs are the heads, one after the other."""
+    return layer.attention.output, layer.attention_post_norm
+
+
+def input_scores(task: PruneTask, find: Find, *, by: object, tokens: object, method: str) -> list[Scores]:
+    """Scores of the inputs of each layer's projection, (columns,) each, on about ``tokens`` tokens of the text.
+
+    Raises:
+        InputError: ``by`` is no way to score.
+
+    """
+    if by not in WAYS:
+        raise InputError(f"[options.{method}] by must be one of {', '.join(WAYS)}, not {by!r}")
+    sequences = task.tokens(int(str(tokens)))
+    return activation_scores(task, sequences, find) if by == "activations" else loss_scores(task, sequences, find)
+
+
+def activation_scores(task: PruneTask, tokens: NDArray[np.int64], find: Find) -> list[Scores]:
+    """Importance of the inputs of each layer's projection, (columns,) each, on tokens (sequences, length)."""
+    decoder = task.decoder
+    squares = [torch.zeros(find(layer)[0].weight.shape[1], dtype=torch.float64) for layer in decoder.layers]
+    outputs, added, streams = ([0.0] * len(decoder.layers) for _ in range(3))  # Σ of squares
+    read: dict[int, network.Values] = {}
+
+    def tap(index: int, linears: tuple[Linear, ...], x: Tensor) -> None:
+        layer = decoder.layers[index]
+        linear, norm = find(layer)
+        if linears[0] is not linear:
+            return
+        if index not in read:
+            read.clear()
+            read[index] = held(task.read, layer_weights(layer))
+        y = network.linear_forward(linear, read[index], x)
+        squares[index] += x.double().square().sum((0, 1)).cpu()
+        outputs[index] += float(y.double().square().sum())
+        y = layer.residual_multiplier * network.norm_forward(norm, read[index], y)
+        added[index] += float(y.double().square().sum())
+
+    def seen(index: int, _before: Tensor, after: Tensor) -> None:
+        streams[index] += float(after.double().square().sum())
+
+    with (
+        embedded(task.checkpoint, decoder, tokens, task.folder / "stream.f32", task.device) as stream,
+        task.progress(len(decoder.layers), "importance of inputs", " layers") as advance,
+    ):
+        pass_layers(task.checkpoint, decoder, [stream], seen=seen, tap=tap, advance=advance)
+    found = []
+    for index, layer in enumerate(decoder.layers):
+        columns = task.read(find(layer)[0].weight).abs().sum(0).double().cpu()  # (columns,)
+        stream_square = streams[index] / (tokens.size * decoder.hidden_size)
+        weight = (added[index] / max(outputs[index], 1e-300) / max(stream_square, 1e-300)) ** 0.5
+        found.append((columns * (squares[index] / tokens.size).sqrt() * weight).numpy())
+    return found
+
+
+def loss_scores(task: PruneTask, tokens: NDArray[np.int64], find: Find) -> list[Scores]:
+    """The same by the first-order change of the next-token loss."""
+    decoder = task.decoder
+    values = held(task.read, decoder.weights())
+    rotaries = network.rotaries(decoder, tokens.shape[1], task.device)
+    sums = [torch.zeros(find(layer)[0].weight.shape[1], dtype=torch.float64) for layer in decoder.layers]
+    with task.progress(len(tokens), "importance of inputs", " sequences") as advance, torch.enable_grad():
+        for sequence in tokens:
+            ids = torch.from_numpy(sequence).to(task.device)[None]  # (1, length)
+            inputs: list[Tensor] = []  # of each projection, (1, length, columns)
+
+            def tap(linear: Linear, linears: tuple[Linear, ...], x: Tensor, inputs: list[Tensor]) -> Tensor:
+                if linears[0] is linear:
+                    x = x if x.requires_grad else x.requires_grad_()
+                    inputs.append(x)
+                return x
+
+            x = network.embed(decoder, values, ids)
+            for layer in decoder.layers:
+                rotary = None if layer.attention.rope is None else rotaries[layer.attention.rope]
+                x = network.layer_forward(layer, values, x, rotary, partial(tap, find(layer)[0], inputs=inputs))
+            logits = network.head_forward(decoder, values, x)[0, :-1]  # (length − 1, vocabulary)
+            loss = torch.nn.functional.cross_entropy(logits, ids[0, 1:], reduction="sum")
+            for index, (x, gradient) in enumerate(zip(inputs, torch.autograd.grad(loss, inputs), strict=True)):
+                sums[index] += (gradient * x.detach())[0].double().abs().sum(0).cpu()
+            advance(1)
+    return [(total / tokens.size).numpy() for total in sums]
