@@ -137,6 +137,7 @@ def write_manifest(
     calibration: dict[str, object] | None,
     budget: dict[str, object] | None,
     parity: dict[str, object] | None,
+    sparsity: dict[str, object] | None,
 ) -> Manifest:
     """Hash what is on disk, as read back from there; write ``manifest.json`` and return it as read back too."""
     files = describe_files(bundle)
@@ -163,6 +164,7 @@ def write_manifest(
         calibration=calibration,
         budget=budget,
         parity=parity,
+        sparsity=sparsity,
         long_from=decoder.long_from,
     )
     return _write_manifest(bundle, manifest)

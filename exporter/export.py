@@ -22,6 +22,7 @@ from edgepress.exporter.architectures import architecture, describe
 from edgepress.exporter.checkpoint import Checkpoint, check_tensors, read_weight, resolve_model, same_tensor
 from edgepress.exporter.compress import Method, Recovery, Transform, load_method, method_options
 from edgepress.exporter.decoder import Decoder
+from edgepress.exporter.download import describe_zeros
 from edgepress.exporter.forms import FormTask, find_form
 from edgepress.exporter.genai_config import bos_token, make_genai_config
 from edgepress.exporter.graph.decoder import build_decoder
@@ -369,6 +370,7 @@ def write_bundle(
         if needs_calibration(prepared.recipe, prepared.plan):
             calibrated = stack.enter_context(_calibrate(prepared, out, current.result(), threads, progress))
         reports = write_data(work, prepared, calibrated, threads=threads, progress=progress)
+        sparsity = measure_zeros(work, prepared, threads=threads, progress=progress)
         write_graph(work, graph)
         bundle.copy_tokenizer(prepared.checkpoint, work)
         bundle.write_json(work / bundle.GENAI_FILE, genai_config)
@@ -387,6 +389,7 @@ def write_bundle(
             calibration=None if calibrated is None else calibrated.described,
             budget=prepared.budget,
             parity=parity,
+            sparsity=sparsity,
         )
         if prepared.pruned is not None:
             manifest = bundle.add_steps(work, manifest, describe_steps(work, prepared, threads, progress))
@@ -480,6 +483,20 @@ def write_data(
         )
     bundle.write_tables(work / bundle.DATA_FILE, prepared.plan, prepared.decoder)
     return reports
+
+
+def measure_zeros(
+    work: Path, prepared: Prepared, *, threads: int | None, progress: Progress
+) -> dict[str, object] | None:
+    """What zeros that the recipe asks for save in the download; see :mod:`edgepress.exporter.download`."""
+    return describe_zeros(
+        work / bundle.DATA_FILE,
+        prepared.plan,
+        prepared.decoder,
+        prepared.checkpoint,
+        threads=threads or usable_cores(),
+        progress=progress,
+    )
 
 
 def _check_replaceable(out: Path) -> None:

@@ -41,7 +41,7 @@ class StoredWeights:
             for part in tensor.weight.parts:
                 count = part.stop - part.start
                 if part.tensor == name:
-                    pieces.append((part.start, self._rows(tensor, row, row + count)))
+                    pieces.append((part.start, self.rows(tensor, row, row + count)))
                     transposed = part.transposed
                 row += count
         # one tensor may be cut into several weights (a fused gate_up_proj), always along its rows
@@ -58,10 +58,10 @@ class StoredWeights:
         tensor = self._tensors.get(weight.name)
         if tensor is None:  # a tied head is stored as the embedding
             tensor = next(other for other in self._tensors.values() if other.weight.parts == weight.parts)
-        return self._rows(tensor, 0, weight.shape[0]) + np.float32(0 if tensor.scheme else weight.plus)
+        return self.rows(tensor, 0, weight.shape[0]) + np.float32(0 if tensor.scheme else weight.plus)
 
-    def _rows(self, tensor: PlannedTensor, start: int, stop: int) -> NDArray[np.float32]:
-        """Rows ``start`` to ``stop`` of one planned tensor, (rows, columns) or (rows,)."""
+    def rows(self, tensor: PlannedTensor, start: int, stop: int) -> NDArray[np.float32]:
+        """Return rows ``start`` to ``stop`` of one planned tensor as stored, (rows, columns) or (rows,)."""
         rows, *rest = tensor.weight.shape
         scheme = tensor.scheme
         if scheme is None:

@@ -9,6 +9,7 @@ import onnx
 
 from edgepress.errors import InputError
 from edgepress.exporter.bundle import MODEL_FILE
+from edgepress.exporter.download import describe_saving
 from edgepress.exporter.export import Prepared
 from edgepress.exporter.plan import PlannedTensor
 from edgepress.exporter.recipe import CHOSEN_BY_BUDGET, describe_promise
@@ -177,6 +178,7 @@ def inspect(path: Path) -> Json:
             "recipe": manifest.recipe,
             "totals": manifest.totals,
             "parity": manifest.parity,
+            "sparsity": manifest.sparsity,
             "budget": manifest.budget,
             "steps": list(manifest.steps),
             "chosen": {
@@ -257,6 +259,8 @@ def format_inspection(inspection: Json) -> str:
             parts += ["", format_table(("tensor", "why"), list(chosen.items())), ""]
         parts += _budget_lines(cast("Json | None", described["budget"]))
         parts += _step_lines(cast("list[Json]", described["steps"]))
+        if described["sparsity"] is not None:
+            parts.append(f"zeros        {describe_saving(cast('Json', described['sparsity']))}")
         if described["parity"] is not None:
             parts.append(f"parity {described['parity']}")
     return "\n".join(parts)

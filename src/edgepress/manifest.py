@@ -36,7 +36,8 @@ class Manifest:
     reason why it is kept, bytes, and SQNR in dB as stored (null when exact); ``calibration`` says which
     text a calibrated recipe saw; ``steps`` what each step of a recipe that prunes came to, from the original to the
     bundle (parameters, bytes of the weights, bits per byte on held-out text); ``budget`` what was measured for a
-    recipe's budget, and what it came to; ``parity`` is there after ``--check``.
+    recipe's budget, and what it came to; ``parity`` is there after ``--check``, and ``sparsity`` where a method made
+    zeros: how many, and what the download gains by them.
     ``long_from`` is the total length beyond which a longrope model uses its long frequencies, null for other models.
     """
 
@@ -52,6 +53,7 @@ class Manifest:
     budget: Json | None = None
     steps: tuple[Json, ...] = ()
     parity: Json | None = None
+    sparsity: Json | None = None
     long_from: int | None = None
     schema_version: int = SCHEMA_VERSION
     manifest_sha256: str = ""

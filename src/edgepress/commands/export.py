@@ -53,6 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
     import time
 
     from edgepress.exporter import export
+    from edgepress.exporter.download import describe_saving
     from edgepress.exporter.export import FALLBACK
     from edgepress.exporter.recipe import describe_promise
     from edgepress.progress import progress
@@ -84,6 +85,8 @@ def run(arguments: argparse.Namespace) -> int:
     promise = cast("dict[str, float]", manifest.recipe["promise"])
     if promise:
         print(f"  promise: {describe_promise(promise)}")
+    if manifest.sparsity is not None:
+        print(f"  zeros: {describe_saving(manifest.sparsity)}")
     if manifest.parity is not None:
         for key, value in manifest.parity.items():
             print(f"  {key.replace('_', ' ')}: {value}")
