@@ -4,7 +4,9 @@ import zlib
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
+from onnxruntime.capi import _pybind_state
 from tiny_models import TEXT, save
 
 from edgepress.cli import main
@@ -97,3 +99,19 @@ def test_a_file_is_deflated_a_piece_at_a_time(tmp_path: Path) -> None:
     assert deflated_bytes(tmp_path / "file", heard.append) == len(zlib.compress(data, 6))
     assert sum(heard) == len(data)
     assert len(heard) == 3
+
+
+def test_no_kernel_that_a_bundle_uses_takes_sparse_weights(tmp_path: Path) -> None:
+    """What `inspect` says of the device: of onnxruntime's CPU kernels one takes sparse tensors, and no graph has it."""
+    registered = _pybind_state.get_all_opkernel_def()
+    sparse = {
+        kernel.op_name
+        for kernel in registered
+        if any("sparse_tensor" in kind for kinds in kernel.type_constraints.values() for kind in kinds)
+    }
+    assert sparse <= {"SparseToDenseMatMul"}
+    assert "SparseToDenseMatMul" in {kernel.op_name for kernel in registered}
+    out, _ = make(tmp_path, "magnitude")
+    graph = onnx.load(out / "model.onnx", load_external_data=False).graph
+    assert not graph.sparse_initializer
+    assert "SparseToDenseMatMul" not in {node.op_type for node in graph.node}
