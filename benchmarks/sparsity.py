@@ -31,12 +31,16 @@ from spread import Sample, run
 from edgepress.cores import usable_cores
 from edgepress.exporter import decide
 from edgepress.exporter.bundle import DATA_FILE
-from edgepress.exporter.compress.packing import pack, unpack
+from edgepress.exporter.compress.packing import pack, unpack, unpack_zero_points
 from edgepress.exporter.download import LEVEL, deflated_bytes
+from edgepress.exporter.scheme import Scheme
 from edgepress.manifest import read_manifest
 
 DOCUMENTS = 20  # of 200
-MIXED_SHARE = 0.75  # of the bytes of 4 bits, block 128: what 3 bits would take
+MIXED = (
+    0.75,
+    0.87,
+)  # of the bytes of 4 bits, block 128: as many as 3 bits take, and as half of the weights does deflated
 DENSE = "gptq"
 
 
@@ -49,20 +53,26 @@ class Stored:
     bits: int = 4
     block_size: int = 128
     then: str = ""
+    symmetric: bool = True
     distilled: bool = False
-    mixed: bool = False
+    mixed: float = 0.0  # a budget of so many of the bytes of 4 bits, block 128
 
     @property
     def name(self) -> str:
         """Such as ``wanda 2:4 + rtn, 4 bits, block 128``."""
         steps = [f"{self.method} {self.zeros}".strip(), self.then, "distill" if self.distilled else ""]
-        bits = "2 and 4 bits by budget" if self.mixed else f"{self.bits} bits, block {self.block_size}"
+        bits = (
+            f"2 and 4 bits by a budget of {self.mixed:.0%}"
+            if self.mixed
+            else f"{self.bits} bits, block {self.block_size}"
+        )
+        bits += "" if self.symmetric else ", asymmetric"
         return f"{' + '.join(filter(None, steps))}, {bits}"
 
     def write(self, folder: Path, model: str) -> Path:
         """Write the recipe as a TOML file."""
         after, training = (("distill",), BRIEF) if self.distilled else ((), None)
-        asked = Asked(self.method, self.bits, self.block_size, after=after, training=training)
+        asked = Asked(self.method, self.bits, self.block_size, self.symmetric, after=after, training=training)
         path = asked.write(folder)
         lines = []
         if self.zeros:
@@ -71,7 +81,7 @@ class Stored:
             lines = [f"[options.{self.method}]", f"sparsity = {share}", f'pattern = "{pattern}"']
             lines += [f'then = "{self.then}"'] if self.then else []
         if self.mixed:
-            size = MIXED_SHARE * decide(model, target="arm64-cpu", recipe="int4-128").plan.data_bytes / 1e6
+            size = self.mixed * decide(model, target="arm64-cpu", recipe="int4-128").plan.data_bytes / 1e6
             candidates = '["2:32", "2:128", "4:128", "4:32"]'
             lines += ["[budget]", f"size_mb = {size:.6f}", f"candidates = {candidates}"]
         path.write_text(path.read_text(encoding="utf-8") + "\n".join([*lines, ""]), encoding="utf-8")
@@ -89,7 +99,9 @@ def chosen() -> Iterator[Stored]:
     for method in ("magnitude", "wanda"):
         for zeros in ("50%", "2:4"):
             yield Stored(method, zeros, then="rtn")
-    yield Stored(mixed=True)
+    yield Stored(symmetric=False)
+    yield Stored("sparsegpt", "50%", symmetric=False)
+    yield from (Stored(mixed=share) for share in MIXED)
     yield Stored(distilled=True)
     yield Stored(bits=2, block_size=32, distilled=True)
     for zeros in ("50%", "2:4"):
@@ -134,15 +146,16 @@ def weigh(bundle: Path) -> Sample:
         scheme, regions = tensor["scheme"], tensor["regions"]
         if tensor["kind"] != "linear" or not isinstance(scheme, dict) or not isinstance(regions, dict):
             continue
-        values, of_scales = (data[start : start + size] for start, size in (regions["values"], regions["scales"]))
-        codes, bits = unpack(values, scheme["bits"]), scheme["bits"]
-        is_zero = codes == 1 << (bits - 1)
+        (rows, columns), scheme = tensor["shape"], Scheme(**scheme)  # type: ignore[misc] - as the manifest has it
+        region = {part: data[start : start + size] for part, (start, size) in regions.items()}
+        codes = unpack(region["values"], scheme.bits).reshape(rows, -1)  # (rows, blocks · block size)
+        is_zero = codes == zero_codes(region, scheme, rows, columns)
         rest = codes[~is_zero]
-        packed.add(values)
-        scales.add(of_scales)
+        packed.add(region["values"])
+        scales.add(region["scales"])
         masks.add(np.packbits(is_zero))
-        others.add(pack(np.pad(rest, (0, -len(rest) % (8 // bits))), bits))
-        zeros, count = zeros + int(is_zero.sum()), count + codes.size
+        others.add(pack(np.pad(rest, (0, -len(rest) % (8 // scheme.bits))), scheme.bits))
+        zeros, count = zeros + int(is_zero[:, :columns].sum()), count + rows * columns
         entropy += entropy_bytes(codes)
     return {
         "data_bytes": len(data),
@@ -157,6 +170,14 @@ def weigh(bundle: Path) -> Sample:
         "scales": {"bytes": scales.bytes, "deflated": scales.end()},
         "zlib": zlib.ZLIB_RUNTIME_VERSION,
     }
+
+
+def zero_codes(region: dict[str, NDArray[np.uint8]], scheme: Scheme, rows: int, columns: int) -> NDArray[np.uint8]:
+    """The code that means 0 at each place, (rows, blocks · block size)."""
+    if "zero_points" not in region:
+        return np.full((rows, 1), scheme.zero_point, np.uint8)
+    zero_points = unpack_zero_points(region["zero_points"].reshape(rows, -1), scheme.bits, scheme.blocks(columns))
+    return np.repeat(zero_points, scheme.block_size, axis=1)
 
 
 class Deflate:

@@ -9,7 +9,7 @@ from types import ModuleType
 
 import numpy as np
 import pytest
-from tiny_models import save
+from tiny_models import TEXT, save
 
 from edgepress.exporter import export
 from edgepress.exporter.compress import zeros_asked
@@ -38,7 +38,8 @@ def test_every_recipe_is_what_its_name_says(sparsity: ModuleType, tmp_path: Path
         words = zeros_asked(recipe.weights.method, recipe)
         assert words == (f"{stored.zeros} zeros" if stored.zeros else "")
         assert stored.name.startswith(f"{stored.method} {stored.zeros}".strip())
-        assert (recipe.budget is not None) == stored.mixed
+        assert recipe.weights.symmetric == stored.symmetric
+        assert (recipe.budget is not None) == bool(stored.mixed)
         assert recipe.after == (("distill",) if stored.distilled else ())
         assert recipe.options.get(stored.method, {}).get("then", "") == stored.then
 
@@ -63,6 +64,16 @@ def test_bytes_are_those_of_the_files(sparsity: ModuleType, tmp_path: Path) -> N
     assert found["codes"]["entropy"] == pytest.approx(entropy)
     assert found["zeros"] == pytest.approx(zeros / (2 * len(values)))
     assert found["codes"]["mask_and_rest_deflated"] > 0.9 * entropy
+
+
+def test_zeros_are_those_of_each_block(sparsity: ModuleType, tmp_path: Path) -> None:
+    recipe, text = tmp_path / "recipe.toml", tmp_path / "text.txt"
+    lines = ["[weights]", 'method = "wanda"', "bits = 4", "symmetric = false", "[embedding]", 'method = "rtn"']
+    recipe.write_text("\n".join([*lines, "[calibration]", "tokens = 64", "length = 32"]), encoding="utf-8")
+    text.write_text(TEXT * 3, encoding="utf-8")
+    manifest = export(save("llama", tmp_path / "model"), out=tmp_path / "out", recipe=recipe, calibration=[text])
+    assert manifest.sparsity is not None
+    assert sparsity.weigh(tmp_path / "out")["zeros"] == pytest.approx(manifest.sparsity["zeros"], abs=1e-6)
 
 
 def test_a_sparse_model_stands_beside_the_best_dense_one_that_is_no_larger(sparsity: ModuleType) -> None:
