@@ -5,8 +5,6 @@ from pathlib import Path
 
 NAME = "inspect"
 HELP = "print what a bundle or ONNX file contains: operators, inputs, outputs, bytes, what pruning and zeros save"
-    "print what a bundle or ONNX file contains: operators, inputs, outputs, bytes, what pruning came to and zeros save"
-)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
