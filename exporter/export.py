@@ -309,6 +309,8 @@ def export(
         raise InputError(f"threads is {threads}; it must be at least 1")
     if force:
         _check_replaceable(Path(out))
+    elif Path(out).exists():
+        raise InputError(f"{out} exists already; choose another output or pass --force to replace it")
     scratch = Path(out).absolute().parent / f".{Path(out).name}.budget"
     with kept_steps(recipe, Path(out)) as pruning:
         prepared = decide(

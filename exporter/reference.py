@@ -140,30 +140,30 @@ def _read_config(transformers: Any, checkpoint: Checkpoint) -> Any:
     others = {key: max(value) for key in _WIDTHS if isinstance(value := values.get(key), list) and value}
     if _has_gpt2_heads(checkpoint):
         others["n_head"] = 1  # any divisor of the hidden size
-    later = _refused_heads(values)
-    if not others and not later:
+    hidden = values.get("hidden_size")
+    if (checked := _checked_hidden(values)) is not None:
+        others["hidden_size"] = checked
+    if not others:
         return transformers.AutoConfig.from_pretrained(checkpoint.directory, trust_remote_code=False)
-    if later:
-        hidden, head_dim = (int(str(values[key])) for key in ("hidden_size", "head_dim"))
-        others |= dict.fromkeys(later, 1 if hidden % head_dim else hidden // head_dim)
     config = transformers.CONFIG_MAPPING[values["model_type"]].from_dict(values | others)
-    for key, value in later.items():
-        setattr(config, key, value)
+    if checked is not None:
+        config.hidden_size = hidden
     return config
 
 
-def _refused_heads(values: Mapping[str, object]) -> dict[str, int]:
-    """Numbers of heads that the models compute with, and a check of transformers' configs refuses.
+def _checked_hidden(values: Mapping[str, object]) -> int | None:
+    """A hidden size that a check of transformers' configs takes where it refuses the model's own, None elsewhere.
 
-    It holds the hidden size, or longrope's factors, against hidden size / heads, though ``head_dim`` says otherwise.
+    It holds the hidden size, or longrope's factors, against the number of heads, though ``head_dim`` says otherwise;
+    the models compute with ``head_dim``.
     """
-    names = ("hidden_size", "num_attention_heads", "num_key_value_heads", "head_dim")
+    names = ("hidden_size", "num_attention_heads", "head_dim")
     sizes = [value for name in names if isinstance(value := values.get(name), int)]
     if len(sizes) < len(names):
-        return {}
-    hidden, heads, kv_heads, head_dim = sizes
+        return None
+    hidden, heads, head_dim = sizes
     refused = hidden % heads != 0 or (values["model_type"] == "phi3" and heads * head_dim != hidden)
-    return {names[1]: heads, names[2]: kv_heads} if refused else {}
+    return heads * head_dim if refused else None
 
 
 def _fit_widths(torch: Any, model: Any, checkpoint: Checkpoint) -> None:

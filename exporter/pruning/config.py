@@ -40,6 +40,16 @@ def with_heads(config: Mapping[str, object], decoder: Decoder, heads: int, kv_he
     return changed if key == "n_head" else {**changed, "num_key_value_heads": kv_heads}
 
 
+def with_hidden(config: Mapping[str, object], decoder: Decoder, hidden: int) -> Values:
+    """The config of a model with RMS norms whose residual stream has so many channels, heads being as they were."""
+    return {
+        **config,
+        "hidden_size": hidden,
+        "head_dim": decoder.layers[0].attention.head_dim,
+        "rms_norm_eps": decoder.final_norm.epsilon * decoder.hidden_size / hidden,
+    }
+
+
 def described(checkpoint: Checkpoint, config: Mapping[str, object]) -> Decoder:
     """The decoder of a changed config whose tensors are named as the checkpoint's are."""
     return describe(config, checkpoint.tensors.keys())

@@ -8,6 +8,7 @@ import pytest
 from prune_tasks import TOKENS, prune_task, pruning, tiny
 from tiny_models import VARIANTS
 
+from edgepress.errors import InputError
 from edgepress.exporter import export
 from edgepress.exporter.architectures import model_types
 from edgepress.exporter.checkpoint import Checkpoint
@@ -19,6 +20,7 @@ from edgepress.runtime.evaluate import Scorer, Window
 
 METHODS = [name for name in method_names() if isinstance(load_method(name), Pruning)]
 FAMILIES = [next(name for name, v in VARIANTS.items() if v.model_type == kind) for kind in model_types()]
+REFUSED = {("hidden", "gpt2")}  # its layer norms subtract the mean over all channels
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
@@ -37,6 +39,10 @@ def test_a_step_writes_a_model(method: str, name: str, home: Path, tmp_path: Pat
     """It opens, is described, is smaller, computes what transformers computes of it, and so does its bundle."""
     model, step = tiny(name, home), pruning(method)
     task = prune_task(model, tmp_path / "one")
+    if (method, name) in REFUSED:
+        with pytest.raises(InputError, match=f"{method} cannot prune {name}"):
+            step.run(task, step.options)
+        return
     step.run(task, step.options)
     assert task.written is not None
     checkpoint, decoder = task.written
@@ -52,7 +58,7 @@ def test_a_step_writes_a_model(method: str, name: str, home: Path, tmp_path: Pat
     assert np.abs(found - expected[:-1]).max() <= 2e-5 * np.abs(expected).max()
 
 
-@pytest.mark.parametrize("name", ["llama", "gpt2"])
+@pytest.mark.parametrize("name", ["llama", "phi3"])
 @pytest.mark.parametrize("method", METHODS)
 def test_the_same_inputs_give_the_same_bytes(method: str, name: str, home: Path, tmp_path: Path) -> None:
     step, written = pruning(method), []
