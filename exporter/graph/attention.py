@@ -2,7 +2,9 @@
 
 Shapes: queries (batch, heads, sequence, head_dim), keys and values (batch, kv_heads, total, head_dim), scores
 (batch, heads, sequence, total). Queries of one group are stacked, (batch, kv_heads, group · sequence, head_dim), so
-that keys are read once for all of them and nothing is repeated.
+that keys are read once for all of them and nothing is repeated. Rotary embeddings are applied before heads come first:
+then rows of the tables and of what they turn lie along one axis, without which Qualcomm's compiler computes integers
+wrongly (targets/qnn_htp.py, ``LOOKUP_RULES``).
 """
 
 from dataclasses import dataclass
@@ -35,19 +37,27 @@ class Scoring:
 
 
 def split_heads(editor: Editor, x: str, head_dim: int, output: str) -> str:
-    """(batch, sequence, heads · head_dim) → (batch, heads, sequence, head_dim)."""
-    apart = editor.emit("Reshape", [x, editor.integers(0, 0, -1, head_dim)], f"{output}/apart")
-    return editor.emit("Transpose", [apart], output, perm=[0, 2, 1, 3])
+    """(batch, sequence, heads · head_dim) → (batch, sequence, heads, head_dim)."""
+    return editor.emit("Reshape", [x, editor.integers(0, 0, -1, head_dim)], output)
+
+
+def join_heads(editor: Editor, x: str, output: str) -> str:
+    """(batch, sequence, heads, head_dim) → (batch, sequence, heads · head_dim)."""
+    return editor.emit("Reshape", [x, editor.integers(0, 0, -1)], output)
+
+
+def swap_heads(editor: Editor, x: str, output: str) -> str:
+    """(batch, sequence, heads, head_dim) → (batch, heads, sequence, head_dim), or back."""
+    return editor.emit("Transpose", [x], output, perm=[0, 2, 1, 3])
 
 
 def merge_heads(editor: Editor, x: str, output: str) -> str:
     """(batch, heads, sequence, head_dim) → (batch, sequence, heads · head_dim)."""
-    by_token = editor.emit("Transpose", [x], f"{output}/by_token", perm=[0, 2, 1, 3])
-    return editor.emit("Reshape", [by_token, editor.integers(0, 0, -1)], output)
+    return join_heads(editor, swap_heads(editor, x, f"{output}/by_token"), output)
 
 
 def rotate(editor: Editor, x: str, rotary: Rotary, head_dim: int, output: str) -> str:
-    """Rotate the first ``rotated`` dimensions of x (batch, heads, sequence, head_dim).
+    """Rotate the first ``rotated`` dimensions of x (batch, sequence, heads, head_dim).
 
     ::
 
@@ -76,13 +86,13 @@ def rotate(editor: Editor, x: str, rotary: Rotary, head_dim: int, output: str) -
 
 
 def _angles(editor: Editor, table: str, positions: str) -> str:
-    """The table's rows at the positions, (batch, 1, sequence, rotated / 2); looked up once for all that share both."""
+    """The table's rows at the positions, (batch, sequence, 1, rotated / 2); looked up once for all that share both."""
     output = f"{table}/at/{positions}"
     while output in editor.makers:  # another pass wrote it, perhaps further on in the graph
         output += "'"
     if all(output not in node.output for node in editor.nodes):
         rows = editor.emit("Gather", [table, positions], f"{output}/rows", axis=0)
-        editor.emit("Unsqueeze", [rows, editor.integers(1)], output)
+        editor.emit("Unsqueeze", [rows, editor.integers(2)], output)
     return output
 
 

@@ -24,7 +24,7 @@ from onnx import TensorProto, helper
 
 from edgepress import __version__
 from edgepress.errors import InputError
-from edgepress.exporter.graph.attention import attend, merge_heads, rotate
+from edgepress.exporter.graph.attention import attend, merge_heads
 from edgepress.exporter.graph.builder import CONTRIB
 from edgepress.exporter.graph.decoder import LOGITS_START, LONG_FROM
 from edgepress.exporter.graph.editing import (
@@ -267,7 +267,7 @@ def _make_attention_static(
     def rule(editor: Editor, node: onnx.NodeProto) -> bool:
         if not set(node.input[3:5]) <= inputs:
             raise InputError(f"{node.output[0]}: its past is not an input of the graph, so it has no static form")
-        read = read_group_query(editor, node, name_present=True)
+        read = read_group_query(editor, node)
         if not read.causal or read.bias:
             raise InputError(f"{node.output[0]}: GroupQueryAttention with a bias or without a mask has no static form")
         window = read.window if read.window is not None and read.window <= shapes.slots else None
@@ -290,16 +290,12 @@ def _make_attention_static(
 def _attend(editor: Editor, read: GroupQuery, mask: str, y: str) -> None:
     """Attention over the slots and the new rows, which are also outputs::
 
-    q ─ (rotary) ─────────────────────────────────────────┐
-    k ─ (rotary) ┬ Concat(past_key, ·) ───────────────────┤
-    v ──────────┬┼ Concat(past_value, ·) ─────────────────┴ attend(+ mask) ─ merge heads
-                └┴ present_value, present_key
+    q ─ (rotary) ─ heads ─────────────────────────────────┐
+    k ─ (rotary) ─ heads ┬ Concat(past_key, ·) ───────────┤
+    v ─ heads ──────────┬┼ Concat(past_value, ·) ─────────┴ attend(+ mask) ─ merge heads
+                        └┴ present_value, present_key
     """
-    q, (key, value) = read.q, read.present
-    rotary = read.rotary(editor, _POSITIONS)
-    if rotary is not None:
-        q = rotate(editor, q, rotary, read.head_dim, f"{q}/rotated")
-        rotate(editor, read.k, rotary, read.head_dim, key)
+    q, key, value = read.by_head(editor, _POSITIONS, (f"{y}/q_heads", *read.present))
     keys = editor.emit("Concat", [read.past[0], key], f"{y}/keys", axis=2)
     values = editor.emit("Concat", [read.past[1], value], f"{y}/values", axis=2)
     merge_heads(editor, attend(editor, q, (keys, values), read.scoring(mask), f"{y}/attended"), y)

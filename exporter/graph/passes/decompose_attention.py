@@ -6,8 +6,8 @@ batches whose rows are equally long and caches that hold nothing but the past: p
 
 ::
 
-    query ─ (Split) ─ heads ─ (rotary) ───────────────────────┬ attend ─ merge heads
-    key ─── heads ─ (rotary) ─ Concat(past_key, ·) = present ─┤
+    query ─ (Split) ─ (rotary) ─ heads ───────────────────────┬ attend ─ merge heads
+    key ─── (rotary) ─ heads ─ Concat(past_key, ·) = present ─┤
     value ─ heads ─ Concat(past_value, ·) = present ──────────┤
     Range(past, total) ≥ Range(0, total) ─ Where(0, lowest) ──┘
 """
@@ -20,7 +20,7 @@ import numpy as np
 import onnx
 
 from edgepress.errors import InputError
-from edgepress.exporter.graph.attention import Rotary, Scoring, attend, merge_heads, rotate, split_heads
+from edgepress.exporter.graph.attention import Rotary, Scoring, attend, merge_heads, rotate, split_heads, swap_heads
 from edgepress.exporter.graph.builder import CONTRIB
 from edgepress.exporter.graph.editing import Editor, attributes_of, operand, result, rewrite
 from edgepress.exporter.graph.passes import Context, Pass
@@ -44,7 +44,7 @@ def _apply(model: onnx.ModelProto, context: Context) -> int:
 
 @dataclass(frozen=True)
 class GroupQuery:
-    """One GroupQueryAttention, read: q, k, v are (batch, heads, sequence, head_dim) and not rotated yet."""
+    """One GroupQueryAttention, read: q, k, v are (batch, sequence, heads, head_dim) and not rotated yet."""
 
     q: str
     k: str
@@ -69,20 +69,23 @@ class GroupQuery:
         biases = (*([self.bias] if self.bias else []), *masks)
         return Scoring(self.heads, self.kv_heads, self.scale, self.softcap, biases)
 
-    def rotary(self, editor: Editor, positions: str) -> Rotary | None:
-        """Its rotary embedding at these positions, None when it has none."""
-        if not self.cos:
-            return None
-        table = editor.shape(self.cos)
-        if table is None or table[1] is None:
-            raise InputError(f"{self.present[0]}: the shape of {self.cos} is not known; name it in the model")
-        return Rotary(self.cos, self.sin, positions, 2 * table[1], self.interleaved)
+    def by_head(self, editor: Editor, positions: str, names: tuple[str, str, str]) -> tuple[str, str, str]:
+        """Queries and keys, rotated if they are to be, and values, (batch, heads, sequence, head_dim), so named."""
+        q, k = self.q, self.k
+        if self.cos:
+            table = editor.shape(self.cos)
+            if table is None or table[1] is None:
+                raise InputError(f"{self.present[0]}: the shape of {self.cos} is not known; name it in the model")
+            rotary = Rotary(self.cos, self.sin, positions, 2 * table[1], self.interleaved)
+            q, k = (rotate(editor, x, rotary, self.head_dim, f"{x}/rotated") for x in (q, k))
+        swap_heads(editor, q, names[0])
+        swap_heads(editor, k, names[1])
+        swap_heads(editor, self.v, names[2])
+        return names
 
 
-def read_group_query(editor: Editor, node: onnx.NodeProto, *, name_present: bool = False) -> GroupQuery:
+def read_group_query(editor: Editor, node: onnx.NodeProto) -> GroupQuery:
     """Read a GroupQueryAttention and emit what splits its queries, keys and values into heads.
-
-    With ``name_present`` the new rows alone are the present: values get its name, and keys that are not rotated.
 
     Raises:
         InputError: it does what plain operators here do not: smooth softmax, head sinks, a quantized cache.
@@ -99,10 +102,9 @@ def read_group_query(editor: Editor, node: onnx.NodeProto, *, name_present: bool
         editor.emit("Split", [node.input[0], sizes], parts, axis=-1)
     rotates = bool(attributes.get("do_rotary", 0))
     present = (result(node, 1) or f"{y}/present_key", result(node, 2) or f"{y}/present_value")
-    names = [f"{y}/{part}_heads" for part in "qkv"]
-    if name_present:
-        names[1:] = names[1] if rotates else present[0], present[1]
-    q, k, v = (split_heads(editor, part, head_dim, name) for part, name in zip(parts, names, strict=True))
+    q, k, v = (
+        split_heads(editor, part, head_dim, f"{y}/{name}_apart") for part, name in zip(parts, "qkv", strict=True)
+    )
     window = attributes.get("local_window_size", -1)
     return GroupQuery(
         q=q,
@@ -154,17 +156,14 @@ def _head_dim(editor: Editor, node: onnx.NodeProto, heads: int, kv_heads: int) -
 
 def _group_query(editor: Editor, node: onnx.NodeProto) -> bool:
     read, y = read_group_query(editor, node), node.output[0]
-    length = _extent(editor, read.q, f"{y}/sequence")
+    length = _extent(editor, read.q, 1, f"{y}/sequence")
     past_key, past_value = read.past
-    past = _extent(editor, past_key, f"{y}/past") if past_key else editor.constant("int_0", np.array(0, np.int64))
+    past = _extent(editor, past_key, 2, f"{y}/past") if past_key else editor.constant("int_0", np.array(0, np.int64))
     total = editor.emit("Add", [past, length], f"{y}/total")
     step = editor.constant("int_1", np.array(1, np.int64))
     rows = editor.emit("Range", [past, total, step], f"{y}/rows")  # (sequence,)
     positions = read.position_ids or editor.emit("Unsqueeze", [rows, editor.integers(0)], f"{y}/positions")
-    q, k, v = read.q, read.k, read.v
-    rotary = read.rotary(editor, positions)
-    if rotary is not None:
-        q, k = (rotate(editor, x, rotary, read.head_dim, f"{x}/rotated") for x in (q, k))
+    q, k, v = read.by_head(editor, positions, (f"{y}/q_heads", f"{y}/k_heads", f"{y}/v_heads"))
     keys, values = _append(editor, past_key, k, read.present[0]), _append(editor, past_value, v, read.present[1])
     masks = [_causal_mask(editor, rows, total, read.window, f"{y}/mask")] if read.causal else []
     attended = attend(editor, q, (keys, values), read.scoring(*masks), f"{y}/attended")
@@ -172,9 +171,9 @@ def _group_query(editor: Editor, node: onnx.NodeProto) -> bool:
     return True
 
 
-def _extent(editor: Editor, x: str, output: str) -> str:
-    """The third dimension of x, a scalar."""
-    return editor.emit("Squeeze", [editor.emit("Shape", [x], f"{output}/shape", start=2, end=3)], output)
+def _extent(editor: Editor, x: str, axis: int, output: str) -> str:
+    """A dimension of x, a scalar."""
+    return editor.emit("Squeeze", [editor.emit("Shape", [x], f"{output}/shape", start=axis, end=axis + 1)], output)
 
 
 def _append(editor: Editor, past: str, new: str, present: str) -> str:
@@ -213,7 +212,7 @@ def _multi_head(editor: Editor, node: onnx.NodeProto) -> bool:
         return False
     head_dim = query[2] // heads
     q, k, v = (
-        split_heads(editor, part, head_dim, f"{y}/{name}_heads")
+        swap_heads(editor, split_heads(editor, part, head_dim, f"{y}/{name}_apart"), f"{y}/{name}_heads")
         for part, name in zip(_biased(editor, node, query[2]), "qkv", strict=True)
     )
     present = [result(node, 1) or f"{y}/present_key", result(node, 2) or f"{y}/present_value"]

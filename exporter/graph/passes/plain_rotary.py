@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 
 from edgepress.errors import InputError
-from edgepress.exporter.graph.attention import Rotary, merge_heads, rotate, split_heads
+from edgepress.exporter.graph.attention import Rotary, join_heads, rotate, split_heads, swap_heads
 from edgepress.exporter.graph.builder import CONTRIB
 from edgepress.exporter.graph.editing import Editor, attributes_of, rewrite
 from edgepress.exporter.graph.passes import Context, Pass
@@ -33,17 +33,14 @@ def _plain(editor: Editor, node: onnx.NodeProto) -> bool:
         heads = attributes.get("num_heads", 0)
         width = shape[-1]
         head_dim = rotated if not attributes.get("rotary_embedding_dim", 0) else _divided(width, heads)
-        if head_dim is None:
-            return False
-        x = split_heads(editor, x, head_dim, f"{y}/heads")
     if head_dim is None:
         return False
+    x = split_heads(editor, x, head_dim, f"{y}/heads") if flat else swap_heads(editor, x, f"{y}/by_token")
     if len(positions_shape) == 1:  # one offset: positions count on from it
         positions = _counted(editor, x, positions, f"{y}/positions")
     rotary = Rotary(cos, sin, positions, rotated, interleaved=bool(attributes.get("interleaved", 0)))
-    turned = rotate(editor, x, rotary, head_dim, f"{y}/rotated" if flat else y)
-    if flat:
-        merge_heads(editor, turned, y)
+    turned = rotate(editor, x, rotary, head_dim, f"{y}/rotated")
+    (join_heads if flat else swap_heads)(editor, turned, y)
     return True
 
 
@@ -52,8 +49,8 @@ def _divided(width: int | None, heads: int) -> int | None:
 
 
 def _counted(editor: Editor, x: str, offset: str, output: str) -> str:
-    """Positions (1, sequence) from ``offset`` on; x is (batch, heads, sequence, head_dim)."""
-    shape = editor.emit("Shape", [x], f"{output}/shape", start=2, end=3)
+    """Positions (1, sequence) from ``offset`` on; x is (batch, sequence, heads, head_dim)."""
+    shape = editor.emit("Shape", [x], f"{output}/shape", start=1, end=2)
     length = editor.emit("Squeeze", [shape], f"{output}/length")
     start, step = (editor.constant(f"int_{n}", np.array(n, np.int64)) for n in (0, 1))
     row = editor.emit("Range", [start, length, step], f"{output}/steps")
