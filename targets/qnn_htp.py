@@ -77,6 +77,37 @@ class ShapeRule:
         return operator in self.operators and activations in self.activations and math.prod(shape[:-2]) > 1
 
 
+Reading = tuple[Sequence[int], Sequence[int]]
+"""Shapes of an operand and of the result of the node that reads it."""
+
+
+@dataclass(frozen=True)
+class LookupRule:
+    """Rows that Gather looks up in a table of codes, and that the HTP gives wrongly, without a word, to their readers.
+
+    Where two nodes or more read (1, 1, S, W) as (1, H, S, W), the compiler looks rows up in tiles of S, with the first
+    tile's indices for every tile. Seen for some sizes and not for others without a bound that could be told, so the
+    rule is about all of them; never seen where the axis that is broadcast comes after S, (1, S, 1, W) as (1, S, H, W).
+    """
+
+    activations: tuple[str, ...]
+    indices: tuple[str, ...]
+    remedy: str
+
+    def speaks_of(self, activations: str, indices: str, readings: Sequence[Reading]) -> bool:
+        """Whether this rule is about rows of such codes, looked up by such indices and read like this."""
+        if activations not in self.activations or indices not in self.indices:
+            return False
+        return sum(_broadcast_before_rows(*reading) for reading in readings) > 1
+
+
+def _broadcast_before_rows(operand: Sequence[int], result: Sequence[int]) -> bool:
+    """Whether the operand is broadcast along an axis that another one of it, but for the last, comes after."""
+    aligned = [1] * (len(result) - len(operand)) + list(operand)
+    spread = [axis for axis, size in enumerate(aligned) if size < result[axis]]
+    return bool(spread) and any(size > 1 for size in aligned[spread[0] + 1 : -1])
+
+
 PRODUCTS = ("MatMul", "Gemm", "Conv", "ConvTranspose")
 NORMS = ("RMSNormalization", "LayerNormalization")
 FOUR, EIGHT, SIXTEEN = ("int4", "uint4"), ("int8", "uint8"), ("int16", "uint16")
@@ -108,6 +139,10 @@ SHAPE_RULES = (
 )
 
 
+# Right in floats and with int64 indices, and where a Transpose or a product stands between the lookup and its readers.
+LOOKUP_RULES = (LookupRule(SIXTEEN + EIGHT, ("int32",), "let the rows come first: (1, S, 1, W)"),)
+
+
 def rules_against(weight: StoredWeight) -> list[Rule]:
     """Return the rules that keep a node with such a weight off the HTP, or make it wrong."""
     return [rule for rule in RULES if rule.speaks_of(weight)]
@@ -116,6 +151,11 @@ def rules_against(weight: StoredWeight) -> list[Rule]:
 def shape_rules_against(operator: str, shape: Sequence[int], activations: str) -> list[ShapeRule]:
     """Return the rules by which the HTP would compute an operator wrongly for the shape of its first input."""
     return [rule for rule in SHAPE_RULES if rule.speaks_of(operator, shape, activations)]
+
+
+def lookup_rules_against(activations: str, indices: str, readings: Sequence[Reading]) -> list[LookupRule]:
+    """Return the rules by which the HTP would give rows that are looked up wrongly to the nodes that read them."""
+    return [rule for rule in LOOKUP_RULES if rule.speaks_of(activations, indices, readings)]
 
 
 # Number, HTP version, VTCM and float16 are what the compiler in onnxruntime-qnn 2.7.0 (QAIRT 2.51.0) makes of each:

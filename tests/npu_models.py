@@ -156,6 +156,36 @@ def lookup(table: str, activations: str, *, channels: bool) -> onnx.ModelProto:
     return model
 
 
+def broadcast_rows(
+    rows: int, heads: Sequence[int], activations: str, *, rows_first: bool = False, columns: int = 32
+) -> onnx.ModelProto:
+    """Rows x (1, rows), integers, of a table (300, columns), times an input for each of ``heads``: a0, a1 and so on.
+
+    The rows are read as (1, 1, rows, columns) by (1, heads, rows, columns), or with ``rows_first`` as (1, rows, 1,
+    columns) by (1, rows, heads, columns). ``activations`` is the type of codes, ``""`` for floats.
+    """
+    graph = Graph()
+    random = np.random.default_rng(0)
+
+    def rounded(name: str, low: float, high: float) -> str:
+        return graph.through_qdq(name, low, high, activations) if activations else name
+
+    table = rounded(graph.constant("table", random.uniform(-1, 1, (300, columns)).astype(np.float32)), -1, 1)
+    found = rounded(graph.node("Gather", [table, "x"], "rows", axis=0, name="gather"), -1, 1)
+    axis = graph.constant("axis", np.array([2 if rows_first else 1]))
+    apart = rounded(graph.node("Unsqueeze", [found, axis], "apart"), -1, 1)
+    inputs: dict[str, Sequence[int | str]] = {"x": (1, rows)}
+    outputs: dict[str, Sequence[int | str] | None] = {}
+    for number, count in enumerate(heads):
+        shape = (1, rows, count, columns) if rows_first else (1, count, rows, columns)
+        inputs[f"a{number}"] = shape
+        product = graph.node("Mul", [rounded(f"a{number}", -4, 4), apart], f"product{number}")
+        outputs[graph.node("Identity", [rounded(product, -4, 4)], f"y{number}")] = shape
+    model = graph.model(inputs, outputs)
+    model.graph.input[0].type.tensor_type.elem_type = TensorProto.INT32
+    return model
+
+
 def float_layer() -> onnx.ModelProto:
     """The operators of a decoder's layer that decide whether an HTP computes floats: norm, products, softmax."""
     random = np.random.default_rng(0)
@@ -171,11 +201,15 @@ def float_layer() -> onnx.ModelProto:
 
 def on_cpu(model: onnx.ModelProto, feeds: dict[str, np.ndarray]) -> np.ndarray:
     """The first output by onnxruntime's CPU provider, node by node as the model says: nothing is fused."""
+    return all_on_cpu(model, feeds)[0]
+
+
+def all_on_cpu(model: onnx.ModelProto, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
+    """As ``on_cpu``, every output."""
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.intra_op_num_threads = 1
-    output: np.ndarray = onnxruntime.InferenceSession(model.SerializeToString(), options).run(None, feeds)[0]
-    return output
+    return list(onnxruntime.InferenceSession(model.SerializeToString(), options).run(None, feeds))
 
 
 def decibels(truth: np.ndarray, seen: np.ndarray) -> float:

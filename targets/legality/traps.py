@@ -10,9 +10,19 @@ import onnx
 from onnx import TensorProto, external_data_helper, numpy_helper
 
 from edgepress.errors import InputError
-from edgepress.targets.legality.graph import view
+from edgepress.targets.legality.graph import Node, Value, view
 from edgepress.targets.legality.report import Cause
-from edgepress.targets.qnn_htp import Layout, Rule, StoredWeight, rules_against, shape_rules_against
+from edgepress.targets.qnn_htp import (
+    Layout,
+    Rule,
+    StoredWeight,
+    lookup_rules_against,
+    rules_against,
+    shape_rules_against,
+)
+
+# What the compiler looks rows up through.
+_PASSED = frozenset(("DequantizeLinear", "Identity", "QuantizeLinear", "Reshape", "Split", "Squeeze", "Unsqueeze"))
 
 
 @dataclass(frozen=True)
@@ -28,24 +38,64 @@ class Trap:
 
 def find_traps(model: onnx.ModelProto, folder: Path) -> list[Trap]:
     """Return the nodes of ``model`` that the HTP would compute wrongly; ``folder`` holds its external data."""
-    return [*_by_weight(model, folder), *_by_shape(model)]
+    return [*_by_weight(model, folder), *_by_shape(model), *_by_lookup(model)]
 
 
 def _by_shape(model: onnx.ModelProto) -> Iterator[Trap]:
     for node in (node for graph in view(model) for node in graph.nodes if not node.domain):
         value = node.input(0)
-        if value is None or value.shape is None:
-            continue
-        shape = tuple(size for size in value.shape if size is not None)
-        if len(shape) < len(value.shape):
+        shape = _fixed(value)
+        if value is None or shape is None:
             continue  # a shape that is not fixed is not taken
         stored = value.stored.removeprefix("tensor(").removesuffix(")") if value.dequantized else ""
         for rule in shape_rules_against(node.op, shape, stored):
             reason = (
-                f"the HTP takes {node.op} of {list(shape)} in {stored or 'floating point'}, and where there is more "
+                f"the HTP takes {node.op} of {shape} in {stored or 'floating point'}, and where there is more "
                 "than one element before the last two axes it computes wrong results for many sizes, without a word"
             )
             yield Trap(node.proto.name or node.proto.output[0], "rank", reason, rule.remedy, rule.fixed_by)
+
+
+def _by_lookup(model: onnx.ModelProto) -> Iterator[Trap]:
+    for graph in view(model):
+        readers: dict[str, list[Node]] = {}
+        for node in graph.nodes:
+            for name in dict.fromkeys(node.proto.input):
+                readers.setdefault(name, []).append(node)
+        for node in graph.nodes:
+            table, rows = node.input(0), node.input(1)
+            if node.key != "ai.onnx:Gather" or table is None or not table.dequantized or rows is None or rows.constant:
+                continue
+            stored, indices = (kind.removeprefix("tensor(").removesuffix(")") for kind in (table.stored, rows.type))
+            for rule in lookup_rules_against(stored, indices, list(_readings(node, readers))):
+                reason = (
+                    f"the HTP takes rows of {stored} that are looked up here, and where nodes broadcast them over an "
+                    "axis before the rows it gives them wrong ones for many sizes, without a word"
+                )
+                yield Trap(node.proto.name or node.proto.output[0], "rank", reason, rule.remedy)
+
+
+def _readings(lookup: Node, readers: dict[str, list[Node]]) -> Iterator[tuple[list[int], list[int]]]:
+    """The shapes of what is looked up and of the result, for each node that reads it, as far as they are fixed."""
+    waiting = list(lookup.proto.output)
+    while waiting:
+        name = waiting.pop()
+        for node in readers.get(name, []):
+            if node.op in _PASSED and node.proto.input[0] == name:
+                waiting += node.proto.output
+                continue
+            read = next(value for value in node.inputs if value is not None and value.name == name)
+            shape, result = _fixed(read), _fixed(node.outputs[0])
+            if shape is not None and result is not None:
+                yield shape, result
+
+
+def _fixed(value: Value | None) -> list[int] | None:
+    """The shape, None where it is not fixed."""
+    if value is None or value.shape is None:
+        return None
+    shape = [size for size in value.shape if size is not None]
+    return shape if len(shape) == len(value.shape) else None
 
 
 def _by_weight(model: onnx.ModelProto, folder: Path) -> Iterator[Trap]:

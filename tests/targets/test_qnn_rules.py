@@ -6,6 +6,8 @@ import npu_models
 import numpy as np
 import onnx
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from edgepress.errors import InputError
 from edgepress.exporter.graph.passes import run_passes
@@ -14,12 +16,15 @@ from edgepress.targets.legality.asked import place_all
 from edgepress.targets.legality.traps import find_traps, refuse_traps
 from edgepress.targets.providers import qnn
 from edgepress.targets.qnn_htp import (
+    LOOKUP_RULES,
     PRODUCTS,
     RULES,
     SHAPE_RULES,
     Layout,
+    Reading,
     Rule,
     StoredWeight,
+    lookup_rules_against,
     rules_against,
     shape_rules_against,
 )
@@ -81,15 +86,19 @@ def model_of_remedy(rule: Rule, operator: str, weights: str, activations: str) -
 
 
 def asked(model: onnx.ModelProto, soc: Soc) -> tuple[bool, float]:
-    """Whether every node lands, and the signal-to-noise ratio against the CPU in dB."""
-    tensor = model.graph.input[0].type.tensor_type
-    shape = tuple(dimension.dim_value for dimension in tensor.shape.dim)
+    """Whether every node lands, and the signal-to-noise ratio against the CPU in dB, of the worst output."""
     random = np.random.default_rng(1)
-    floats = tensor.elem_type == onnx.TensorProto.FLOAT
-    x = {"x": random.standard_normal(shape).astype(np.float32) if floats else random.integers(0, 48, shape)}
+    feeds = {}
+    for value in model.graph.input:
+        tensor = value.type.tensor_type
+        shape = tuple(dimension.dim_value for dimension in tensor.shape.dim)
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)
+        floats = dtype == np.float32
+        feeds[value.name] = (random.standard_normal(shape) if floats else random.integers(0, 48, shape)).astype(dtype)
     session = qnn.open_session(model.SerializeToString(), soc, fp16=True, fallback=True)
     lands = {provider for *_, provider in qnn.assignment(session)} == {qnn.PROVIDER}
-    return lands, npu_models.decibels(npu_models.on_cpu(model, x), session.run(None, x)[0])
+    pairs = zip(npu_models.all_on_cpu(model, feeds), session.run(None, feeds), strict=True)
+    return lands, min(npu_models.decibels(truth, seen) for truth, seen in pairs)
 
 
 @pytest.mark.parametrize(("rule", "operator", "weights", "activations", "soc"), CASES, ids=named)
@@ -211,4 +220,76 @@ def test_a_norm_that_would_be_wrong_is_reported_and_not_compiled(tmp_path: Path)
     assert placement.change == "normalize three dimensions, (1, rows, width)"
     with pytest.raises(InputError, match=r"node norm: .* computes wrong results .*\(the pass flatten-norm\)"):
         qnn.compile_context(path, tmp_path / "c.onnx", SM8650, fp16=True)
+    assert not (tmp_path / "c.onnx").exists()
+
+
+HEADS = (14, 2)  # queries and keys of Qwen2.5-0.5B
+LOOKUPS = [(soc, *case) for soc in (SM8650, *OTHERS) for case in ((64, "uint16"), (64, "int16"), (256, "uint8"))]
+
+
+@pytest.mark.parametrize(("soc", "rows", "activations"), LOOKUPS, ids=named)
+def test_rows_that_are_broadcast_are_wrong_and_right_where_they_come_first(
+    soc: Soc, rows: int, activations: str
+) -> None:
+    wrong = npu_models.broadcast_rows(rows, HEADS, activations)
+    lands, ratio = asked(wrong, soc)
+    assert lands
+    assert ratio < 10
+    (trap,) = find_traps(wrong, Path())
+    assert (trap.node, trap.cause, trap.change) == ("gather", "rank", LOOKUP_RULES[0].remedy)
+    right = npu_models.broadcast_rows(rows, HEADS, activations, rows_first=True)
+    lands, ratio = asked(right, soc)
+    assert lands
+    assert ratio > (40 if activations == "uint8" else 80)
+    assert not find_traps(right, Path())
+
+
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(
+    rows=st.sampled_from([1, 7, 16, 32, 33, 64, 96, 128, 256]),
+    heads=st.lists(st.sampled_from([1, 2, 3, 4, 8, 9, 14, 16]), min_size=1, max_size=3),
+    columns=st.sampled_from([8, 16, 24, 32, 40, 64, 128]),
+    activations=st.sampled_from(["", "uint8", "uint16"]),
+    rows_first=st.booleans(),
+)
+def test_no_broadcast_of_rows_is_wrong_without_the_rule(
+    rows: int, heads: list[int], columns: int, activations: str, rows_first: bool
+) -> None:
+    model = npu_models.broadcast_rows(rows, heads, activations, rows_first=rows_first, columns=columns)
+    lands, ratio = asked(model, SM8650)
+    assert lands
+    assert ratio > (40 if activations != "uint16" else 80) or find_traps(model, Path())
+
+
+@pytest.mark.parametrize(("dtype", "activations"), [(onnx.TensorProto.INT32, ""), (onnx.TensorProto.INT64, "uint16")])
+def test_floats_and_wide_indices_are_right(dtype: int, activations: str) -> None:
+    model = npu_models.broadcast_rows(64, HEADS, activations)
+    model.graph.input[0].type.tensor_type.elem_type = dtype
+    lands, ratio = asked(model, SM8650)
+    assert lands
+    assert ratio > 45
+    assert not find_traps(model, Path())
+
+
+READINGS = [
+    ([((1, 1, 64, 32), (1, 14, 64, 32)), ((1, 1, 64, 32), (1, 2, 64, 32))], True),
+    ([((64, 32), (14, 64, 32))] * 2, True),
+    ([((1, 64, 1, 32), (1, 64, 14, 32))] * 2, False),
+    ([((1, 1, 64, 32), (1, 14, 64, 32))], False),  # one reader
+    ([((1, 64, 32), (1, 64, 32))] * 2, False),  # nothing is broadcast: an embedding
+    ([((1, 1, 1, 32), (1, 14, 1, 32))] * 2, False),  # one row
+]
+
+
+@pytest.mark.parametrize(("readings", "wrong"), READINGS)
+def test_what_the_rule_about_lookups_speaks_of(readings: list[Reading], wrong: bool) -> None:
+    assert bool(lookup_rules_against("uint16", "int32", readings)) == wrong
+    assert not lookup_rules_against("", "int32", readings)
+    assert not lookup_rules_against("uint16", "int64", readings)
+
+
+def test_a_lookup_that_would_be_wrong_is_not_compiled(tmp_path: Path) -> None:
+    onnx.save(npu_models.broadcast_rows(64, HEADS, "uint16"), tmp_path / "lookup.onnx")
+    with pytest.raises(InputError, match=r"node gather: .* wrong ones for many sizes, .* let the rows come first"):
+        qnn.compile_context(tmp_path / "lookup.onnx", tmp_path / "c.onnx", SM8650)
     assert not (tmp_path / "c.onnx").exists()
