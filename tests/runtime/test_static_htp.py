@@ -1,4 +1,4 @@
-"""Static graphs on Qualcomm's HTP, by its own compiler and simulator, in float16."""
+"""Static graphs on Qualcomm's HTP, by its own compiler and simulator, in float16 and in integers."""
 
 from pathlib import Path
 from typing import Any
@@ -9,11 +9,15 @@ import tiny_models
 from static_graphs import cpu, logits
 
 from edgepress.exporter import export
+from edgepress.exporter.graph.qdq import WIDTHS, quantize, write_models
+from edgepress.exporter.graph.qdq.decoder import calibrate_decoder
 from edgepress.exporter.graph.static import write_static
+from edgepress.exporter.recipe import Activations
 from edgepress.runtime.config import read_config
 from edgepress.runtime.model import Model
 from edgepress.runtime.static import StaticSession
 from edgepress.targets import Soc, find_soc, find_target
+from edgepress.targets.legality.traps import refuse_traps
 from edgepress.targets.providers import qnn
 
 pytest.importorskip("onnxruntime_qnn", reason="the QNN provider is not installed: pip install 'edgepress[qnn]'")
@@ -26,9 +30,9 @@ FAMILIES = ["qwen3", "gemma3_text-version4", "gpt2", "phi3-longrope-partial", "l
 CHIP = find_soc(TARGET, "sm8650")
 
 
-def htp(path: Path, soc: Soc) -> Any:
+def htp(path: Path, soc: Soc, *, fp16: bool = True) -> Any:
     """A session without a node on the CPU: onnxruntime is told to refuse one, and asked where each is."""
-    session = qnn.open_session(path, soc, fp16=True)
+    session = qnn.open_session(path, soc, fp16=fp16)
     assert {provider for *_, provider in qnn.assignment(session)} == {qnn.PROVIDER}
     return session
 
@@ -84,3 +88,33 @@ def test_layers_as_wide_as_qwen2_5_0_5b_are_whole_on_the_htp(tmp_path: Path, mon
     for path in static(tiny_models.save("wide", tmp_path / "wide"), tmp_path, context=100):
         for soc in FIVE_VERSIONS[:3]:
             htp(path, soc)
+
+
+# Heads of queries, of keys and values, and their width: SmolLM2-135M, Qwen2.5-0.5B, Qwen3-0.6B, and one for all.
+HEADS = [(9, 3, 64), (14, 2, 64), (16, 8, 128), (4, 1, 32)]
+
+
+@pytest.mark.parametrize("form", ["a8w8", "a16w8"])
+@pytest.mark.parametrize(("heads", "kv_heads", "head_dim"), HEADS)
+def test_heads_of_all_sizes_are_rotated_in_integers_as_well_as_on_the_cpu(
+    heads: int, kv_heads: int, head_dim: int, form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = {"num_attention_heads": heads, "num_key_value_heads": kv_heads, "head_dim": head_dim}
+    sizes |= {"hidden_size": 16 * heads, "num_hidden_layers": 1}
+    monkeypatch.setitem(tiny_models.VARIANTS, "heads", tiny_models.Variant("llama", sizes))
+    plain = static(tiny_models.save("heads", tmp_path / "heads"), tmp_path, context=128)
+    tokens = np.random.default_rng(5).integers(3, tiny_models.VOCABULARY, 128)
+    ranges = calibrate_decoder(*plain, [tokens]).ranges(Activations(WIDTHS[form].activations, "minmax"))
+    paths = [tmp_path / f"{form}.{path.name}" for path in plain]
+    models = {path: quantize(float_path, ranges, WIDTHS[form]) for path, float_path in zip(paths, plain, strict=True)}
+    write_models(models, tmp_path / "integers.bin")
+    for path in paths:
+        refuse_traps(path)
+    opened = (
+        [cpu(path) for path in plain],
+        [cpu(path) for path in paths],
+        [htp(path, CHIP, fp16=False) for path in paths],
+    )
+    exact, on_cpu, on_htp = (logits(StaticSession(*pair), tokens[:127], 4) for pair in opened)
+    print("SQNR", form, heads, sqnr(exact, on_cpu), sqnr(exact, on_htp))
+    assert sqnr(exact, on_htp) > sqnr(exact, on_cpu) - 4
