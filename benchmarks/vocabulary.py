@@ -19,9 +19,10 @@ import subprocess
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from common import ROOT, WORK, Cost, measure_command, save, spread, table
+from common import ROOT, WORK, measure_command, save, spread, table
 from decode_speed import BLOCK, PROMPT, STEPS, Ours, timed
 from make_checkpoint import SHAPES
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -76,7 +77,7 @@ def make_text(tokenizer: Tokenizer, words: int, seed: int = 0) -> str:
 
 def checkpoint() -> Path:
     """Make the checkpoint, its tokenizer and its text, once."""
-    path, parts = WORK / f"vocabulary-{SHAPE}", WORK / "vocabulary-tokenizer"
+    path, parts = WORK / f"checkpoint-vocabulary-{SHAPE}", WORK / "vocabulary-tokenizer"
     if not path.exists():
         parts.mkdir(parents=True, exist_ok=True)
         tokenizer = make_tokenizer(SHAPES[SHAPE].vocab)
@@ -87,30 +88,31 @@ def checkpoint() -> Path:
     return path
 
 
-def export(size: int) -> dict[str, Cost]:
-    """Write both bundles; what each export cost."""
+def bundle(name: str) -> Path:
+    """Where a bundle lies: ``whole``, or ``pruned-`` and its number of tokens."""
+    return WORK / f"vocabulary-{name}"
+
+
+def export(name: str) -> None:
+    """Write a bundle, once."""
+    if bundle(name).exists():
+        return
     model, text = checkpoint(), WORK / "vocabulary-tokenizer" / "text.txt"
+    command = [sys.executable, "-m", "edgepress", "export", model, "--out", bundle(name), "--recipe"]
+    if name == "whole":
+        measure_command([*command, RECIPE])
+        return
     preset = (ROOT / "exporter" / "recipes" / f"{RECIPE}.toml").read_text(encoding="utf-8")
     recipe = WORK / "vocabulary.toml"
+    size = name.removeprefix("pruned-")
     recipe.write_text(f'prune = ["vocabulary"]\n{preset}\n[options.vocabulary]\nsize = {size}\n', encoding="utf-8")
-    start = [sys.executable, "-m", "edgepress", "export", model, "--force"]
-    return {
-        "whole": measure_command([*start, "--recipe", RECIPE, "--out", bundle("whole")]),
-        "pruned": measure_command([*start, "--recipe", recipe, "--calibration", text, "--out", bundle("pruned")]),
-    }
+    measure_command([*command, recipe, "--calibration", text])
 
 
-def bundle(name: str) -> Path:
-    """Where a bundle lies."""
-    return WORK / f"vocabulary-bundle-{name}"
-
-
-def measure(threads: int, turns: int, first: str) -> list[Turn]:
-    """Open both, ``first`` first, and take turns; the first turn is warm-up and not returned."""
-    names = sorted(("whole", "pruned"), key=lambda name: name != first)
+def measure(names: tuple[str, str], threads: int, turns: int) -> list[Turn]:
+    """Open both bundles in this order, and take turns; the first turn is warm-up and not returned."""
     opened = {name: Ours(bundle(name), threads) for name in names}
-    vocabulary = json.loads((bundle("pruned") / "genai_config.json").read_text())["model"]["vocab_size"]
-    prompt = [int(token) for token in np.random.default_rng(0).integers(3, vocabulary, PROMPT)]
+    prompt = [int(token) for token in np.random.default_rng(0).integers(3, 1000, PROMPT)]
     found = []
     for turn in range(turns + 1):
         order = names if turn % 2 else names[::-1]
@@ -119,19 +121,19 @@ def measure(threads: int, turns: int, first: str) -> list[Turn]:
         for _ in range(STEPS // BLOCK):
             for name in order:
                 steps[name] += [timed(opened[name].step) for _ in range(BLOCK)]
-        found += [Turn(name, turn, first, threads, prefill[name], steps[name]) for name in names]
+        found += [Turn(name, turn, names[0], threads, prefill[name], steps[name]) for name in names]
     return [turn for turn in found if turn.turn > 0]
 
 
-def measure_apart(threads: int, turns: int, first: str) -> list[Turn]:
+def measure_apart(names: tuple[str, str], threads: int, turns: int) -> list[Turn]:
     """Run :func:`measure` in a fresh process, with a cache of prepared bundles that is the benchmarks' own."""
-    command = [sys.executable, __file__, "--child", str(threads), str(turns), first]
+    command = [sys.executable, __file__, "--child", *names, str(threads), str(turns)]
     environment = os.environ | {"EDGEPRESS_CACHE": str(WORK / "prepared")}
     output = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE).stdout
     return [Turn(**entry) for entry in json.loads(output)]
 
 
-def expected(whole: dict[str, object], pruned: dict[str, object]) -> tuple[float, float]:
+def expected(whole: dict[str, Any], pruned: dict[str, Any]) -> tuple[float, float]:
     """Shares of the data file, and of what a token reads, that the rows which went were; from two manifests."""
     before, after = ({t["name"]: t["bytes_after"] for t in m["tensors"]} for m in (whole, pruned))
     gone = {name: before[name] - after[name] for name in before if name in ("embedding", "head")}
@@ -140,12 +142,11 @@ def expected(whole: dict[str, object], pruned: dict[str, object]) -> tuple[float
     return sum(gone.values()) / whole["files"]["model.onnx.data"]["size"], head / read
 
 
-def bytes_row(manifests: dict[str, dict[str, object]], costs: dict[str, Cost]) -> tuple[str, ...]:
+def bytes_row(whole: dict[str, Any], pruned: dict[str, Any]) -> tuple[str, ...]:
     """Sizes before and after, the fall, and what it should be."""
-    sizes = [manifests[name]["files"]["model.onnx.data"]["size"] for name in ("whole", "pruned")]
-    rows = [next(t["shape"][0] for t in manifests[n]["tensors"] if t["name"] == "embedding") for n in manifests]
-    fall, share = 1 - sizes[1] / sizes[0], expected(manifests["whole"], manifests["pruned"])[0]
-    peaks = " → ".join(f"{costs[name].peak_bytes / 1e6:,.0f}" for name in ("whole", "pruned"))
+    sizes = [manifest["files"]["model.onnx.data"]["size"] for manifest in (whole, pruned)]
+    rows = [t["shape"][0] for m in (whole, pruned) for t in m["tensors"] if t["name"] == "embedding"]
+    fall, share = 1 - sizes[1] / sizes[0], expected(whole, pruned)[0]
     return (
         SHAPE,
         " → ".join(f"{count:,}" for count in rows),
@@ -153,19 +154,21 @@ def bytes_row(manifests: dict[str, dict[str, object]], costs: dict[str, Cost]) -
         f"{fall:.1%}",
         f"{share:.1%}",
         f"{fall / share:.2f}",
-        peaks,
     )
 
 
 def time_row(threads: int, turns: list[Turn], share: float) -> tuple[str, ...]:
     """Milliseconds a token before and after, the fall as the median of ratios, and what it should be."""
-    medians = {name: [statistics.median(t.steps_s) for t in turns if t.bundle == name] for name in ("whole", "pruned")}
-    falls = [1 - after / before for before, after in zip(medians["whole"], medians["pruned"], strict=True)]
+    whole, pruned = (
+        [statistics.median(turn.steps_s) for turn in turns if (turn.bundle == "whole") == is_whole]
+        for is_whole in (True, False)
+    )
+    falls = [1 - after / before for before, after in zip(whole, pruned, strict=True)]
     fall = statistics.median(falls)
     return (
         SHAPE,
         str(threads),
-        *(spread([1e3 * value for value in medians[name]], 1) for name in ("whole", "pruned")),
+        *(spread([1e3 * value for value in values], 1) for values in (whole, pruned)),
         f"{fall:.1%} ({min(falls):.1%}–{max(falls):.1%})",
         f"{share:.1%}",
         f"{fall / share:.2f}",
@@ -178,27 +181,30 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=32_000)
     parser.add_argument("--threads", type=int, nargs="*", default=[1, 2])
     parser.add_argument("--turns", type=int, default=8)
-    parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--child", nargs=4, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child:
-        threads, turns, first = arguments.child
-        print(json.dumps([asdict(turn) for turn in measure(int(threads), int(turns), first)]))
+        first, second, threads, turns = arguments.child
+        print(json.dumps([asdict(turn) for turn in measure((first, second), int(threads), int(turns))]))
         return
-    load = os.getloadavg()[0]
-    costs = export(arguments.size)
-    manifests = {name: json.loads((bundle(name) / "manifest.json").read_text()) for name in ("whole", "pruned")}
-    share = expected(manifests["whole"], manifests["pruned"])[1]
-    samples: list[dict[str, object]] = [{"load": load, "size": arguments.size}]
-    samples += [{"bundle": name, **vars(cost), "files": manifests[name]["files"]} for name, cost in costs.items()]
+    names = ("whole", f"pruned-{arguments.size}")
+    for name in names:
+        export(name)
+    whole, pruned = (json.loads((bundle(name) / "manifest.json").read_text(encoding="utf-8")) for name in names)
+    share = expected(whole, pruned)[1]
+    samples: list[dict[str, object]] = [
+        {"bundle": name, "files": m["files"]} for name, m in zip(names, (whole, pruned), strict=True)
+    ]
     rows = []
     for threads in arguments.threads:
-        turns = [turn for first in ("whole", "pruned") for turn in measure_apart(threads, arguments.turns, first)]
-        samples += [asdict(turn) for turn in turns]
-        rows.append(time_row(threads, turns, share))
-    print(f"raw samples: {save('vocabulary', samples)}; load before: {load:.1f}")
-    falls = ("fall", "should be", "÷")
-    print(table(("shape", "tokens", "data MB", *falls, "export's peak MB"), [bytes_row(manifests, costs)]))
-    print(table(("shape", "threads", "whole ms/token", "pruned ms/token", *falls), rows))
+        load = os.getloadavg()[0]
+        turns = [turn for order in (names, names[::-1]) for turn in measure_apart(order, threads, arguments.turns)]
+        samples += [{"load": round(load, 2)} | asdict(turn) for turn in turns]
+        rows.append((*time_row(threads, turns, share), f"{load:.1f}"))
+    print(f"raw samples: {save('vocabulary', samples)}")
+    falls = ("fall", "should be", "fall ÷ should")
+    print(table(("shape", "tokens", "data MB", *falls), [bytes_row(whole, pruned)]))
+    print(table(("shape", "threads", "whole ms/token", "pruned ms/token", *falls, "load before"), rows))
 
 
 if __name__ == "__main__":

@@ -17,7 +17,8 @@ from pathlib import Path
 import numpy as np
 
 from edgepress.errors import InputError
-from edgepress.exporter.bundle import TOKENIZER_FILES, read_generation, read_json
+from edgepress.exporter.bundle import TOKENIZER_FILES, read_json
+from edgepress.exporter.checkpoint import Checkpoint
 from edgepress.exporter.compress import Options, Pruning
 from edgepress.exporter.pruning.config import described
 from edgepress.exporter.pruning.corpus import Choice, Usage, choose_tokens, count_usage, script_costs, script_warnings
@@ -46,10 +47,7 @@ def remove_tokens(task: PruneTask, options: Options) -> None:
     checkpoint, rows = task.checkpoint, task.decoder.vocab_size
     vocabulary = read_vocabulary(read_json(checkpoint.file("tokenizer.json")), rows=rows)
     library = read_tokenizer(checkpoint.directory).library
-    always = {
-        *named_tokens(checkpoint.config, "config.json"),
-        *named_tokens(read_generation(checkpoint), "generation_config.json"),
-    }
+    always = {*_named(checkpoint, vocabulary)}
     for text in (str(options["always"]), *str(options["always"])):
         always.update(library.encode(text, add_special_tokens=False).ids)
     usage = count_usage(_counted(task), library)
@@ -78,6 +76,20 @@ def keep_tokens(task: PruneTask, pruned: PrunedTokenizer) -> None:
     files |= renumber_files({name: path.read_bytes() for name, path in found.items()}, pruned)
     task.write(config=config, tensors=picked_tensors(checkpoint, new, picks), files=files)
     task.kept_tokens = kept if task.kept_tokens is None else task.kept_tokens[kept]
+
+
+def _named(checkpoint: Checkpoint, vocabulary: Vocabulary) -> Iterator[int]:
+    """Tokens that the config and the settings of tokenizer and generation name by id."""
+    contents = {"config.json": checkpoint.config} | {
+        name: read_json(checkpoint.file(name)) for name in ("generation_config.json", "tokenizer_config.json")
+    }
+    for name, content in contents.items():
+        for token in sorted(named_tokens(content, name)):
+            if token not in vocabulary.tokens:
+                raise InputError(
+                    f"{name} names token {token}, and tokenizer.json has none of that id; correct it there"
+                )
+            yield token
 
 
 def _counted(task: PruneTask) -> Iterator[str]:

@@ -43,6 +43,8 @@ class Bpe:
         vocab, merges = content.get("vocab"), content.get("merges")
         if not isinstance(vocab, dict) or not isinstance(merges, list):
             raise InputError("tokenizer.json: a BPE model needs vocab and merges; save the tokenizer again")
+        if odd := next((text for text, token in vocab.items() if not isinstance(token, int)), None):
+            raise InputError(f"tokenizer.json: {odd!r} has id {vocab[odd]!r}, which is no number; save it again")
         self.ids: dict[str, int] = vocab
         self.tokens: dict[int, str] = {token: text for text, token in vocab.items()}
         self._merges = [(_pair(merge), merge) for merge in merges]

@@ -22,7 +22,7 @@ class Unigram:
     def __init__(self, content: Mapping[str, object]) -> None:
         self._content = content
         vocab = content.get("vocab")
-        if not isinstance(vocab, list) or not vocab or not all(isinstance(e, list) and len(e) == 2 for e in vocab):
+        if not isinstance(vocab, list) or not vocab or not all(map(_is_entry, vocab)):
             raise InputError(
                 "tokenizer.json: a Unigram model needs a vocab of [piece, score]; save the tokenizer again"
             )
@@ -57,3 +57,9 @@ class Unigram:
         vocab = [entry for old, entry in enumerate(self._entries) if old in new]
         unknown = self.unknown
         return {**self._content, "vocab": vocab, "unk_id": None if unknown is None else new[unknown]}
+
+
+def _is_entry(entry: object) -> bool:
+    return (
+        isinstance(entry, list) and len(entry) == 2 and isinstance(entry[0], str) and isinstance(entry[1], int | float)
+    )

@@ -2,8 +2,9 @@
 
 import json
 import os
+import tracemalloc
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +20,14 @@ from whole_models import load
 from edgepress.cli import main
 from edgepress.errors import InputError
 from edgepress.exporter import export
+from edgepress.exporter.architectures import describe
+from edgepress.exporter.checkpoint import Checkpoint
+from edgepress.exporter.compress import vocabulary
 from edgepress.exporter.demo import DEMO_DIRECTORY
 from edgepress.exporter.pruning import corpus
+from edgepress.exporter.pruning.checkpoint import NewTensor, write_safetensors
 from edgepress.exporter.pruning.task import PruneTask
+from edgepress.exporter.pruning.tokenizer import PrunedTokenizer
 from edgepress.exporter.recipe import CalibrationText, OptionValue
 from edgepress.runtime.tokenizer import read_tokenizer
 
@@ -125,6 +131,36 @@ def test_a_size_that_cannot_be_is_refused(tmp_path: Path, options: dict[str, Opt
     with pytest.raises(InputError, match=message):
         prune(model, tmp_path / "out", TEXT, **options)
     assert not (tmp_path / "out" / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["generation_config.json", "tokenizer_config.json"])
+def test_a_token_that_no_tokenizer_has_is_named(tmp_path: Path, name: str) -> None:
+    model = save("llama", tmp_path / "model")
+    (model / name).write_text('{"eos_token_id": 319, "pad_token_id": -1}')
+    with pytest.raises(InputError, match=f"{name} names token 319"):
+        prune(model, tmp_path / "out")
+
+
+def test_memory_is_that_of_a_piece(tmp_path: Path) -> None:
+    rows, columns = 60_000, 256  # 61 MB of float32
+    checkpoint = Checkpoint.open(save("llama", tmp_path / "model"))
+    config = {**checkpoint.config, "vocab_size": rows, "tie_word_embeddings": True, "hidden_size": columns}
+    (tmp_path / "model" / "config.json").write_text(json.dumps(config))
+    decoder = describe(config, checkpoint.tensors.keys() - {"lm_head.weight"})
+    tensors = {part.tensor: (part.stop, *weight.shape[1:]) for weight in decoder.weights() for part in weight.parts}
+    new = [NewTensor(name, "F32", shape, partial(zeros, shape[1:])) for name, shape in tensors.items()]
+    write_safetensors(tmp_path / "model" / "model.safetensors", new)
+    task, kept = prune_task(tmp_path / "model", tmp_path / "out"), np.r_[0:3, 3:rows:3]
+    tracemalloc.start()
+    vocabulary.keep_tokens(task, PrunedTokenizer({}, kept))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert task.written[0].tensors["model.embed_tokens.weight"].shape == (len(kept), columns)
+    assert peak < 30 << 20  # 4 MiB that are written, the 12 that they are picked from, copies, and the ids
+
+
+def zeros(shape: tuple[int, ...], start: int, stop: int) -> np.ndarray:
+    return np.zeros((stop - start, *shape), np.float32)
 
 
 def test_without_text_there_is_nothing_to_keep(tmp_path: Path) -> None:

@@ -1,0 +1,47 @@
+"""What the vocabulary benchmark is measured on, and what it says should be saved."""
+
+import importlib
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from edgepress.exporter.pruning.corpus import choose_tokens, count_usage
+from edgepress.exporter.pruning.tokenizer import prune_tokenizer, read_vocabulary
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
+
+@pytest.fixture(name="script")
+def _script(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    before = set(sys.modules)
+    yield importlib.import_module("vocabulary")
+    for name in set(sys.modules) - before:
+        if getattr(sys.modules[name], "__file__", None) and Path(str(sys.modules[name].__file__)).parent == BENCHMARKS:
+            del sys.modules[name]
+
+
+def test_the_made_up_tokenizer_has_its_size_and_can_be_pruned(script: ModuleType) -> None:
+    tokenizer = script.make_tokenizer(900)
+    assert tokenizer.get_vocab_size() == 900
+    text = script.make_text(tokenizer, 200)
+    assert tokenizer.decode(tokenizer.encode(text).ids) == text
+    vocabulary = read_vocabulary(json.loads(tokenizer.to_str()), rows=900)
+    choice = choose_tokens(vocabulary, count_usage([text], tokenizer), size=640)
+    assert len(prune_tokenizer(vocabulary, choice.keep).kept) == 640
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_what_should_be_saved(script: ModuleType, tied: bool) -> None:
+    def manifest(rows: int) -> dict[str, object]:
+        tensors = [{"name": "embedding", "bytes_after": 10 * rows}, {"name": "layers.0", "bytes_after": 3000}]
+        tensors += [] if tied else [{"name": "head", "bytes_after": 20 * rows}]
+        size = sum(tensor["bytes_after"] for tensor in tensors)
+        return {"tensors": tensors, "files": {"model.onnx.data": {"size": size}}}
+
+    expected = script.expected(manifest(100), manifest(40))
+    assert expected == pytest.approx((600 / 4000, 600 / 4000) if tied else (1800 / 6000, 1200 / 5000))
