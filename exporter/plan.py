@@ -352,8 +352,8 @@ def _choose(weight: Weight, decoder: Decoder, recipe: Recipe) -> tuple[Scheme | 
             why += " ([head] is not used: the model ties the two)"
     scheme = fit_scheme(storage, weight.shape[1])
     zeros = zeros_asked(storage.method, recipe)
+    _refuse_zeros(weight, storage, recipe, why, zeros)
     if scheme is None:
-        _refuse_sparse_floats(weight, storage, why, zeros)
         return None, f"kept in float{storage.bits} by {why}"
     scheme = replace(scheme, zeros=zeros)
     if storage.block_size and storage.block_size != scheme.block_size:
@@ -365,9 +365,16 @@ def _choose(weight: Weight, decoder: Decoder, recipe: Recipe) -> tuple[Scheme | 
     return scheme, why
 
 
-def _refuse_sparse_floats(weight: Weight, storage: Storage, asked: str, zeros: str) -> None:
-    """Zeros are codes: a method that makes them has nothing to do where [weights] keeps floats."""
-    if zeros and asked == "[weights]":
+def _refuse_zeros(weight: Weight, storage: Storage, recipe: Recipe, asked: str, zeros: str) -> None:
+    """Zeros are codes, so there are none where [weights] keeps floats; and a budget measures tensors without them."""
+    if not zeros:
+        return
+    if recipe.budget is not None:
+        raise InputError(
+            f"{weight.name}: {storage.method} makes {zeros}, and [budget] measures what tensors lose without them; "
+            "leave the budget out, or take a method without zeros, such as gptq"
+        )
+    if storage.bits in {HALF_BITS, KEPT_BITS} and asked == "[weights]":
         raise InputError(
             f"{weight.name}: {storage.method} makes {zeros} among codes, and {asked} asks for bits = {storage.bits}, "
             'which are floats; ask for 2, 4 or 8 bits, or for method = "rtn" to keep all weights'

@@ -200,6 +200,7 @@ def test_methods_in_the_wrong_place_are_refused(tmp_path: Path) -> None:
         ("gpt2", "wanda", ""),
         ("gemma3_text", "magnitude", '[options.magnitude]\nthen = "hqq"\n'),
         ("llama", "sparsegpt", '[options.sparsegpt]\npattern = "2:4"\n'),
+        ("llama", "autoround", '[options.autoround]\nstart = "wanda"\nsteps = 4\n[options.wanda]\npattern = "2:4"\n'),
     ],
 )
 def test_zeros_of_a_sparse_method_go_through_the_layers(name: str, rounding: str, more: str, tmp_path: Path) -> None:
@@ -224,6 +225,7 @@ def test_what_a_sparse_recipe_cannot_have_is_said_when_it_is_planned(tmp_path: P
         (f"{sparse}[options.wanda]\nsparsity = 1.0\n", r"\[options.wanda\] sparsity is 1; it must be"),
         (f"{sparse}[options.wanda]\nsparsety = 0.2\n", "did you mean 'sparsity'"),
         (sparse.replace("bits = 4", "bits = 32"), r"layers.0\.\S+: wanda makes 50% zeros among codes.*bits = 32"),
+        (f"{sparse}[budget]\nkl = 0.1\n", r"wanda makes 50% zeros, and \[budget\] measures what tensors lose without"),
     ):
         with pytest.raises(InputError, match=message):
             prepare(tmp_path, recipe)
