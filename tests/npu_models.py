@@ -114,6 +114,15 @@ def wide_projection(rows: int) -> onnx.ModelProto:
     return graph.model({"x": (1, rows, 512)}, {"y": (1, rows, 512)})
 
 
+def product(first: str, second: str) -> onnx.ModelProto:
+    """a (1, 2, 64, 64) @ b (1, 2, 64, 96), both activations, in codes of these types."""
+    graph = Graph()
+    factors = [graph.through_qdq("a", -4, 4, first), graph.through_qdq("b", -4, 4, second)]
+    y = graph.through_qdq(graph.node("MatMul", factors, "product"), -60, 60, "uint16")
+    graph.node("Identity", [y], "y")
+    return graph.model({"a": (1, 2, 64, 64), "b": (1, 2, 64, 96)}, {"y": (1, 2, 64, 96)})
+
+
 def norm(op: str, activations: str, gain: str) -> onnx.ModelProto:
     """RMSNormalization or LayerNormalization of x (1, 16, 64) with its gain in the type ``gain``, zero point 0."""
     random = np.random.default_rng(0)

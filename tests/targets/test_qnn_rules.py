@@ -293,3 +293,15 @@ def test_a_lookup_that_would_be_wrong_is_not_compiled(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"node gather: .* wrong ones for many sizes, .* let the rows come first"):
         qnn.compile_context(tmp_path / "lookup.onnx", tmp_path / "c.onnx", SM8650)
     assert not (tmp_path / "c.onnx").exists()
+
+
+@pytest.mark.parametrize("soc", [SM8650, *OTHERS], ids=named)
+def test_a_product_of_two_uint16_activations_is_as_exact_as_8_bits_for_one_of_them(soc: Soc) -> None:
+    """Should this fail, the HTP has learned it, and what the README says of a16w8 is out of date."""
+    lands, ratio = asked(npu_models.product("uint16", "uint16"), soc)
+    assert lands
+    assert ratio < 50
+    assert asked(npu_models.product("uint8", "uint16"), soc)[1] > ratio - 2
+    lands, ratio = asked(npu_models.product("uint16", "int16"), soc)
+    assert lands == (soc.arch > 68)
+    assert ratio > 70
