@@ -29,13 +29,12 @@ def prune_task(
     checkpoint = Checkpoint.open(model)
     decoder = read_decoder(checkpoint)
     storage = Storage(bits=4, block_size=32)
-    calibration = CalibrationText(text=(str(folder / "text.txt"),), tokens=256, length=length)
     return PruneTask(
         checkpoint=checkpoint,
         decoder=decoder,
         original=checkpoint,
         original_decoder=decoder,
-        recipe=Recipe("test", storage, storage, storage, calibration=calibration),
+        recipe=Recipe("test", storage, storage, storage, calibration=CalibrationText(tokens=256, length=length)),
         targets=targets or (find_target("x86-cpu"),),
         texts=Documents((folder / "text.txt",)),
         folder=folder / "state",

@@ -133,13 +133,15 @@ class Recovery:
 class Pruning:
     """Turns a checkpoint into another one, before any weight is rounded: ``run(task, options)`` calls ``task.write``.
 
-    ``keeps_shapes`` says that the sizes stay (the weights are trained), so that a plan need not run it.
+    ``keeps_shapes`` says that the sizes stay (the weights are trained), so that a plan need not run it; ``needs_text``
+    that the model's own generations will not do.
     """
 
     name: str
     run: Callable[[PruneTask, Options], None]
     options: Options = field(default_factory=dict)
     keeps_shapes: bool = False
+    needs_text: bool = False
 
 
 AnyMethod = Method | LinearMethod | LayerMethod | Transform | Recovery | Pruning

@@ -39,11 +39,6 @@ def remove_tokens(task: PruneTask, options: Options) -> None:
             f"[options.vocabulary] size = {size}, least = {least}: size is the most tokens to keep (0: all that the "
             "text uses), least how often one must occur, at least 1"
         )
-    if not task.recipe.calibration.text:
-        raise InputError(
-            'prune = ["vocabulary"] keeps the tokens that your text uses, and there is no text; name some with '
-            "--calibration FILE or [calibration] text"
-        )
     checkpoint, rows = task.checkpoint, task.decoder.vocab_size
     vocabulary = read_vocabulary(read_json(checkpoint.file("tokenizer.json")), rows=rows)
     library = read_tokenizer(checkpoint.directory).library
@@ -120,4 +115,4 @@ def _described(
     return {key: value for key, value in facts.items() if value != []}
 
 
-METHOD = Pruning(name="vocabulary", run=remove_tokens, options={"size": 0, "least": 1, "always": ""})
+METHOD = Pruning("vocabulary", remove_tokens, {"size": 0, "least": 1, "always": ""}, needs_text=True)

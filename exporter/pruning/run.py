@@ -100,7 +100,7 @@ def find_steps(recipe: Recipe) -> list[_Step]:
     """The steps that the recipe names, with their options.
 
     Raises:
-        InputError: one is no pruning step, or an option is wrong.
+        InputError: one is no pruning step, or an option is wrong, or one needs text and there is none.
 
     """
     steps = []
@@ -110,6 +110,11 @@ def find_steps(recipe: Recipe) -> list[_Step]:
             raise InputError(
                 f"prune = [{name!r}]: {name} does not make a smaller model; it belongs into [weights], `before` or "
                 "`after`"
+            )
+        if method.needs_text and not recipe.calibration.text:
+            raise InputError(
+                f"prune = [{name!r}]: {name} keeps what your text uses, and there is no text; name some with "
+                "--calibration FILE or [calibration] text"
             )
         steps.append(_Step(name, method, method_options(method, recipe)))
     return steps

@@ -3,7 +3,6 @@
 import json
 import os
 import tracemalloc
-from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 
@@ -28,7 +27,7 @@ from edgepress.exporter.pruning import corpus
 from edgepress.exporter.pruning.checkpoint import NewTensor, write_safetensors
 from edgepress.exporter.pruning.task import PruneTask
 from edgepress.exporter.pruning.tokenizer import PrunedTokenizer
-from edgepress.exporter.recipe import CalibrationText, OptionValue
+from edgepress.exporter.recipe import OptionValue
 from edgepress.runtime.tokenizer import read_tokenizer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -164,10 +163,10 @@ def zeros(shape: tuple[int, ...], start: int, stop: int) -> np.ndarray:
 
 
 def test_without_text_there_is_nothing_to_keep(tmp_path: Path) -> None:
-    task = prune_task(save("llama", tmp_path / "model"), tmp_path / "out")
-    task.recipe = replace(task.recipe, calibration=CalibrationText())
-    with pytest.raises(InputError, match="there is no text"):
-        METHOD.run(task, METHOD.options)
+    (tmp_path / "recipe.toml").write_text(RECIPE.format(size=0))
+    with pytest.raises(InputError, match=r"vocabulary keeps what your text uses, and there is no text"):
+        export(DEMO_DIRECTORY, out=tmp_path / "out", recipe=tmp_path / "recipe.toml")
+    assert [path.name for path in tmp_path.iterdir()] == ["recipe.toml"]
 
 
 def test_a_script_without_tokens_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
