@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import onnx
 
@@ -46,6 +46,7 @@ from edgepress.targets import (
 
 if TYPE_CHECKING:
     from edgepress.exporter.calibration.run import Calibrated  # needs torch
+    from edgepress.exporter.pruning.curve import Point
     from edgepress.exporter.pruning.run import Pruned
 
 _log = logging.getLogger("edgepress.export")
@@ -380,6 +381,7 @@ def write_bundle(
             write_fingerprint(work, calibrated.fingerprint)
         parity = check_parity(work, prepared, progress) if check else None
         targets = write_forms(work, prepared, calibrated, threads=threads, progress=progress)
+        write_curves(work, prepared)
         manifest = bundle.write_manifest(
             work,
             decoder=prepared.decoder,
@@ -396,6 +398,17 @@ def write_bundle(
         if prepared.pruned is not None:
             manifest = bundle.add_steps(work, manifest, describe_steps(work, prepared, threads, progress))
     return manifest
+
+
+def write_curves(work: Path, prepared: Prepared) -> None:
+    """Draw the loss of each step that trained, as ``NUMBER-STEP.svg``."""
+    from edgepress.exporter.pruning.curve import draw_curve
+
+    for index, step in enumerate(() if prepared.pruned is None else prepared.pruned.steps):
+        curve = cast("list[Point] | None", step.get("curve"))
+        if curve is not None:
+            name = f"{index}-{step['name']}"
+            (work / f"{name}.svg").write_text(draw_curve(f"{name}: loss, nats a token", curve), encoding="utf-8")
 
 
 def describe_steps(
