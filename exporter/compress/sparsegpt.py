@@ -7,11 +7,11 @@ With H = Rᵀ R as in :mod:`.gptq`, [H⁻¹]_cc of the columns up to c is 1 / R_
 after B have made of the weight: w₀ + R_BB⁻¹ D (t − w₀), with its first value w₀, its target t in the nearest plane,
 and the diagonal D of R_BB. In an n:m pattern the weights of a group compete, else those of B, of all rows.
 
-Two things are not the paper's. B has 16 columns, not 128: the fewer are chosen from at once, the better is known what
-the others cost (a tenth less error than with 64, on three small models at 50 % and 2:4). And not the same share of
-each B becomes 0: GPTQ's order puts the columns that matter most together, and half of those as zeros cost more than
-Wanda's zeros do. So the price of each weight alone, w² / [H⁻¹]_cc with H of all columns (Hassibi & Stork 1993), decides
-row by row how many of B become 0; and scales are searched on what these prices would keep.
+Two things are not the paper's, and tests show why. B has 16 columns, not 128: the fewer are chosen from at once, the
+better is known what the others cost. And not the same share of each B becomes 0: GPTQ's order puts the columns that
+matter most together, and half of those as zeros cost more than Wanda's zeros do. So the price of each weight alone,
+w² / [H⁻¹]_cc with H of all columns (Hassibi & Stork 1993), decides row by row how many of B become 0; and scales are
+searched on what these prices would keep.
 Figures: ``benchmarks/sparsity.py``.
 """
 

@@ -313,6 +313,39 @@ def test_the_more_a_method_looks_at_the_nearer_is_the_output(pattern: str, bits:
     assert mean["sparsegpt"] <= 1.02 * mean["wanda then gptq"] < mean["wanda"]
 
 
+@pytest.mark.parametrize("pattern", ["unstructured", "2:4"])
+def test_few_columns_at_a_time_are_better_chosen_from_than_many(pattern: str) -> None:
+    errors = {}
+    for choice in (16, 64):
+        found = []
+        for seed in range(4):
+            inputs, w = correlated(seed, 192), normal(seed + 50, 32, 192)
+            with mock.patch.object(gptq, "_CHOICE", choice):
+                options = asked("sparsegpt", pattern=pattern)
+                codes = load_method("sparsegpt").quantize(w, Scheme("s", 4, 32), moments_of(inputs), options)
+            found.append(loss(w, codes, inputs) / float(np.square(w.numpy() @ inputs.T).mean()))
+        errors[choice] = float(np.mean(found))
+    assert errors[16] < errors[64]
+
+
+def test_the_same_share_of_all_columns_costs_more_when_the_first_ones_matter_most() -> None:
+    """SparseGPT's own share for each block, in the order of GPTQ: why ours asks each weight's price first."""
+    ours, shared, wanda = 0.0, 0.0, 0.0
+    for seed in range(4):
+        inputs, w = correlated(seed, 192), normal(seed + 50, 32, 192)
+        moments, scheme = moments_of(inputs), Scheme("s", 4, 32)
+        power = float(np.square(w.numpy() @ inputs.T).mean())
+        ours += loss(w, load_method("sparsegpt").quantize(w, scheme, moments, asked("sparsegpt")), inputs) / power
+        wanda += loss(w, load_method("wanda").quantize(w, scheme, moments, asked("wanda", then="rtn")), inputs) / power
+        order = visiting_order(moments.mean_square, act_order=True)
+        factor = cholesky_factor(gptq.in_order(moments.second, order), 0.01)
+        half = (torch.arange(192 * 32).reshape(192, 32) % 2).bool()  # half of each block's weights, whatever they are
+        start = gptq.start_codes(w, scheme, moments)
+        codes = gptq.compensate(w, start, factor, order, keep_dearest(Sparsity(0.5), half))
+        shared += loss(w, codes, inputs) / power
+    assert ours < wanda < shared
+
+
 def test_groups_stay_together_in_the_order_of_visit() -> None:
     importance = torch.tensor([1.0, 1, 9, 9, 0, 0, 5, 5, 7])
     assert visiting_order(importance, act_order=True, group=4).tolist() == [4, 5, 6, 7, 0, 1, 2, 3, 8]
