@@ -6,6 +6,7 @@ from itertools import product
 from pathlib import Path
 
 from edgepress.exporter.compress import (
+    AnyMethod,
     LayerMethod,
     LinearMethod,
     Method,
@@ -173,5 +174,11 @@ def sequences() -> Iterator[Asked]:
 
 
 def found(*kinds: type) -> list[str]:
-    """Names of the methods on disk that are of one of these types."""
-    return [name for name in method_names() if isinstance(load_method(name), kinds)]
+    """Names of the methods on disk that are of one of these types, but those that make zeros: see sparsity.py."""
+    methods = [load_method(name) for name in method_names()]
+    return [method.name for method in methods if isinstance(method, kinds) and not makes_zeros(method)]
+
+
+def makes_zeros(method: AnyMethod) -> bool:
+    """Whether a method sets weights to 0."""
+    return not isinstance(method, Method) and "sparsity" in method.options
