@@ -7,7 +7,7 @@ from math import prod
 from typing import Literal
 
 from edgepress.errors import InputError
-from edgepress.exporter.compress import Transform, load_method, zeros_asked
+from edgepress.exporter.compress import Method, Transform, load_method, zeros_asked
 from edgepress.exporter.decoder import Decoder, Weight, layer_linears, layer_weights
 from edgepress.exporter.recipe import HALF_BITS, KEPT_BITS, Recipe, Storage
 from edgepress.exporter.scheme import BLOCK_SIZES, Scheme
@@ -346,6 +346,9 @@ def _choose(weight: Weight, decoder: Decoder, recipe: Recipe) -> tuple[Scheme | 
     if is_kept(weight):
         return None, _KEPT[weight.kind]
     storage, why = recipe.storage(weight.name, weight.kind)
+    if weight.kind == "embedding" and not isinstance(load_method(storage.method), Method):
+        why += f"; rtn, as {storage.method} looks at what goes into a projection, and a table is only read"
+        storage = replace(storage, method="rtn")
     if weight.kind == "embedding" and decoder.tied:
         why += ", stored once for embedding and head"
         if recipe.head != recipe.embedding:

@@ -10,7 +10,7 @@ from safetensors.numpy import load_file, save_file
 from tiny_models import TEXT, save
 
 from edgepress.cli import main
-from edgepress.manifest import find_problems
+from edgepress.manifest import find_problems, read_manifest
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 GPTQ = """[weights]
@@ -107,3 +107,21 @@ def test_a_budget_that_cannot_be_met_names_the_smallest_that_can(
     assert export(model, write_recipe(tmp_path, budget=budget.format(key, smallest)), text, out) == 0
     assert find_problems(out) == []
     assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize("method", ["gptq", "autoround"])
+def test_a_table_that_nothing_goes_into_is_rounded_to_nearest(
+    method: str, model: Path, text: Path, tmp_path: Path
+) -> None:
+    """A recipe need not name another method for the embedding; the plan says which it took."""
+    recipe = tmp_path / "short.toml"
+    settings = "[calibration]\ntokens = 256\ntraining_tokens = 256\nlength = 32\n"
+    steps = "[options.autoround]\nsteps = 2\n" if method == "autoround" else ""
+    recipe.write_text(f'[weights]\nmethod = "{method}"\nbits = 4\n{settings}{steps}', encoding="utf-8")
+    assert export(model, recipe, text, tmp_path / "bundle") == 0
+    schemes = {str(tensor["name"]): tensor for tensor in read_manifest(tmp_path / "bundle").tensors}
+    embedding, head = (schemes[name]["scheme"] for name in ("embedding", "head"))
+    assert isinstance(embedding, dict)
+    assert isinstance(head, dict)
+    assert (embedding["method"], head["method"]) == ("rtn", method)
+    assert f"rtn, as {method} looks at what goes into a projection" in str(schemes["embedding"]["reason"])
