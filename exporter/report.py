@@ -111,7 +111,7 @@ def _step_lines(steps: Sequence[Json]) -> list[str]:
     """A table of the steps: what each left of the model, and what the step says of itself."""
     if not steps:
         return []
-    known = ("name", "parameters", "bytes", "bits_per_byte")
+    known = ("name", "parameters", "bytes", "bits_per_byte", "curve")  # a curve is drawn in the bundle
     rows = [
         (
             str(step["name"]),

@@ -161,6 +161,7 @@ def run(task: PruneTask, options: Options) -> None:
     )
     steps, batch = int(options["steps"]), int(options["batch"])
     training.run(trained_on, steps=steps, batch=batch, progress=task.progress, label="retraining")
+    task.report["held_out_loss"] = [round(training.curve[0][2], 4), round(training.least, 4)]  # before and after
     task.report["curve"] = [[step, None if math.isnan(seen) else seen, out] for step, seen, out in training.curve]
     values = {name: value.cpu().numpy() for name, value in training.best.items()}
     task.write(config=_config(task, options), tensors=_tensors(task, values, keep=not options["quantized"]))
