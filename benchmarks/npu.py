@@ -322,7 +322,7 @@ def show(samples: Sequence[Mapping[str, Any]]) -> str:
                 _quality(chips),
                 _score([s for s in own if s["on"] == "cpu"]),
                 _score([s for s in own if s["on"] == FIRST.name]),
-                f"bit-equal on {sum(s['bit_equal'] for s in arm)} of {len(arm)}" if arm else "",
+                _equal(arm),
             )
         )
     return table(header, rows)
@@ -361,6 +361,13 @@ def _score(own: Sequence[Mapping[str, Any]]) -> str:
         if "bits_per_byte" in s:
             found.append(f"{s['bits_per_byte']:.4f} bits/byte of {s['utf8_bytes']:,} B" + _beside(s))
     return ", ".join(found)
+
+
+def _equal(arm: Sequence[Mapping[str, Any]]) -> str:
+    """What emulated processors say, and how many of them say it bit by bit."""
+    if not arm:
+        return ""
+    return f"{_score(arm[:1])}, bit-equal on {sum(s['bit_equal'] for s in arm)} of {len(arm)} CPUs"
 
 
 def _beside(sample: Mapping[str, Any]) -> str:
