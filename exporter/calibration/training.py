@@ -178,18 +178,19 @@ def passed(
     return found | {len(decoder.layers): x}
 
 
-def mean_over_tokens(piece: Callable[[Tensor, Tensor], Tensor], reference: Tensor, x: Tensor, *, size: int) -> Tensor:
+def mean_over_tokens(piece: Callable[..., Tensor], *streams: Tensor, size: int) -> Tensor:
     """``piece``, a sum over tokens, in parts of ``size`` tokens, over the number of tokens.
 
-    ``reference`` and ``x``, (…, hidden), are what it compares. When it takes more than one part, each is computed again
-    in the backward pass.
+    ``streams``, (…, columns) each, are what it takes. When there is more than one part, each is computed again in the
+    backward pass.
     """
-    reference, x = reference.flatten(0, -2), x.flatten(0, -2)  # (tokens, hidden)
-    if len(x) <= size:
-        return piece(reference, x) / len(x)
-    starts = range(0, len(x), size)
-    parts = [checkpoint(piece, reference[i : i + size], x[i : i + size], use_reentrant=False) for i in starts]
-    return torch.stack(parts).sum() / len(x)
+    flat = [stream.flatten(0, -2) for stream in streams]  # (tokens, columns)
+    count = len(flat[0])
+    if count <= size:
+        return piece(*flat) / count
+    starts = range(0, count, size)
+    parts = [checkpoint(piece, *(x[i : i + size] for x in flat), use_reentrant=False) for i in starts]
+    return torch.stack(parts).sum() / count
 
 
 def check_memory(name: str, needed: int, device: torch.device, advice: str) -> None:

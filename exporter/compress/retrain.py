@@ -3,8 +3,9 @@
 The loss, a mean over tokens, is ``forward`` · KL(original ‖ student) + ``reverse`` · KL(student ‖ original), both of
 distributions at ``temperature`` T and times T² (Hinton et al. 2015; the reverse divergence: Gu et al. 2024, MiniLLM),
 + ``hidden`` · the squared distance of residual streams over the original's square, at the ends of ``hidden_layers``
-layers that lie evenly over either model (Jiao et al. 2020, TinyBERT). The original sees the same text; where tokens
-were removed, its logits are cut to those that are left.
+layers that lie evenly over either model (Jiao et al. 2020, TinyBERT), + ``truth`` · the loss of predicting the text
+itself. The original sees the same text; where tokens were removed, its logits are cut to those that are left. A model
+that lost nothing but tokens says what the original says of the new, finer tokens: it learns from ``truth`` only.
 
 All weights learn (``rank = 0``), or low-rank adapters beside the projections that are added to them at the end (Hu et
 al. 2021, LoRA), with norms and biases. With ``quantized`` the student computes with its weights as the recipe will
@@ -57,6 +58,7 @@ _STATE_FILE = "retrain.state"
 _TEACHER_FILE = "teacher.json"  # says that the original's streams are whole
 _NUMBER_BYTES = 20  # a number that learns, its gradient, Adam's two moments and the best so far
 _ROUNDED_BYTES = 4
+_NONE = -100  # in the place of the token after the last
 
 
 @dataclass
@@ -142,7 +144,8 @@ def run(task: PruneTask, options: Options) -> None:
         ids = torch.from_numpy(tokens[sequences]).to(task.device)
         streams = passed(task.decoder, student.values, network.embed(task.decoder, student.values, ids), rotaries, at)
         reference = teacher.streams[teacher.last].read_some(sequences)
-        found = _divergence(student, teacher, reference, streams[len(task.decoder.layers)], options)
+        x = streams[len(task.decoder.layers)]
+        found = _output_loss(student, teacher, reference, x, tokens=ids, options=options)
         if pairs:
             distances = [_distance(streams[ours], teacher.streams[theirs], sequences) for ours, theirs in pairs]
             found = found + float(options["hidden"]) * torch.stack(distances).mean()
@@ -215,30 +218,41 @@ def schemes(task: PruneTask) -> dict[str, Scheme]:
     return {planned.weight.name: planned.scheme for planned in plan.tensors if planned.scheme is not None}
 
 
-def _divergence(student: Student, teacher: Teacher, reference: Tensor, x: Tensor, options: Options) -> Tensor:
-    """Mean over tokens of the divergences that the options ask for, times T².
+def _output_loss(
+    student: Student, teacher: Teacher, reference: Tensor, x: Tensor, *, tokens: Tensor, options: Options
+) -> Tensor:
+    """Mean over tokens of the divergences that the options ask for, times T², and of the text's own loss.
 
     ``reference`` and ``x``, (sequences, length, hidden), are what goes into the final norm of each.
     """
     decoder = student.decoder
     temperature, forward, reverse = (float(options[name]) for name in ("temperature", "forward", "reverse"))
+    truth = float(options["truth"])
+    following = torch.full((*tokens.shape, 1), _NONE, device=tokens.device)
+    following[:, :-1, 0] = tokens[:, 1:]
     head = student.values(decoder.head.weight)  # made once
 
     def values(weight: Weight) -> Tensor:
         return head if weight is decoder.head.weight else student.values(weight)
 
-    def piece(reference: Tensor, x: Tensor) -> Tensor:
+    def piece(reference: Tensor, x: Tensor, following: Tensor) -> Tensor:
         with torch.no_grad():
             wanted = (teacher.logits(reference) / temperature).log_softmax(-1)
-        found = (network.head_forward(decoder, values, x) / temperature).log_softmax(-1)
+        logits = network.head_forward(decoder, values, x)
+        found = (logits / temperature).log_softmax(-1)
         total = x.new_zeros(())
         if forward:
             total = total + forward * functional.kl_div(found, wanted, reduction="sum", log_target=True)
         if reverse:
             total = total + reverse * functional.kl_div(wanted, found, reduction="sum", log_target=True)
-        return total * temperature**2
+        total = total * temperature**2
+        if truth:
+            total = total + truth * functional.cross_entropy(
+                logits, following[:, 0], reduction="sum", ignore_index=_NONE
+            )
+        return total
 
-    return mean_over_tokens(piece, reference, x, size=max(1, LOGITS // decoder.vocab_size))
+    return mean_over_tokens(piece, reference, x, following, size=max(1, LOGITS // decoder.vocab_size))
 
 
 def _distance(x: Tensor, stream: Activations, sequences: NDArray[np.int64]) -> Tensor:
@@ -342,11 +356,11 @@ def _check_options(task: PruneTask, options: Options) -> list[tuple[int, int]]:
     for name in ("steps", "batch", "rate", "temperature"):
         if not float(options[name]) > 0:
             raise InputError(f"[options.retrain] {name} must be more than 0, not {options[name]!r}")
-    for name in ("forward", "reverse", "hidden", "rank"):
+    for name in ("forward", "reverse", "truth", "hidden", "rank"):
         if not float(options[name]) >= 0:
             raise InputError(f"[options.retrain] {name} must be at least 0, not {options[name]!r}")
-    if not float(options["forward"]) + float(options["reverse"]) > 0:
-        raise InputError("[options.retrain] forward and reverse are both 0: there is nothing to learn; raise one")
+    if not sum(float(options[name]) for name in ("forward", "reverse", "truth")) > 0:
+        raise InputError("[options.retrain] forward, reverse and truth are all 0: there is nothing to learn; raise one")
     if not float(options["hidden"]):
         return []
     ours, theirs = task.decoder, task.original_decoder
@@ -370,6 +384,7 @@ METHOD = Pruning(
         "forward": 1.0,
         "reverse": 0.0,
         "temperature": 1.0,
+        "truth": 0.0,
         "hidden": 0.0,
         "hidden_layers": 4,
         "rank": 0,

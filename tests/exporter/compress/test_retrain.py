@@ -81,6 +81,16 @@ def test_the_loss_is_the_divergence_from_the_original(
     assert loss == pytest.approx(4.0 * (0.75 * forward + 0.5 * reverse), rel=1e-3)
 
 
+def test_the_text_itself_can_be_learned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    task = narrowed(tiny("llama", tmp_path), tmp_path)
+    loss, sequences = first_loss(task, options(forward=0.0, truth=0.5), monkeypatch)
+    lost = []
+    for tokens in sequences:
+        found = log_softmax(described_logits(task.checkpoint, task.decoder, tokens))
+        lost.append(-found[np.arange(len(tokens) - 1), tokens[1:]].sum() / len(tokens))
+    assert loss == pytest.approx(0.5 * np.mean(lost), rel=1e-4)
+
+
 def test_hidden_states_are_compared_where_layers_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     task = narrowed(tiny("llama", tmp_path), tmp_path)
     loss, sequences = first_loss(task, options(hidden=3.0, hidden_layers=2), monkeypatch)
@@ -260,7 +270,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(
         ({"steps": 0}, "steps must be more than 0"),
         ({"temperature": -1.0}, "temperature must be more than 0"),
         ({"reverse": -0.5}, "reverse must be at least 0"),
-        ({"forward": 0.0}, "forward and reverse are both 0"),
+        ({"forward": 0.0}, "forward, reverse and truth are all 0"),
     ],
 )
 def test_an_option_out_of_range_is_refused(asked: dict[str, float], message: str, tmp_path: Path) -> None:
