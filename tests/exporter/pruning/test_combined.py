@@ -5,14 +5,27 @@ import re
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from tokenizers import Tokenizer
+from whole_models import load, mean_kl
 
 from edgepress.exporter import export
+from edgepress.exporter.calibration.learned import split
+from edgepress.exporter.calibration.run import read_tokens
+from edgepress.exporter.calibration.training import Training
+from edgepress.exporter.checkpoint import Checkpoint
+from edgepress.exporter.demo import DEMO_DIRECTORY
+from edgepress.exporter.export import read_decoder
+from edgepress.exporter.pruning.run import prune
+from edgepress.exporter.recipe import read_recipe
 from edgepress.exporter.report import format_inspection, inspect
 from edgepress.manifest import find_problems, read_manifest
+from edgepress.progress import silent
 
 RECIPE = """
 prune = ["vocabulary", "mlp_width", "retrain"]
@@ -88,6 +101,10 @@ def test_every_steps_effect_is_in_the_manifest_and_in_what_inspect_prints(bundle
         row = rf"^{step['name']} +{step['parameters']:,} +[\d.]+ +{step['bits_per_byte']:.4f}"
         assert re.search(row, printed, re.MULTILINE), step["name"]
     assert "3-retrain.svg" in printed
+    curve = steps[3]["curve"]
+    assert isinstance(curve, list)
+    assert steps[3]["held_out_loss"] == pytest.approx([curve[0][2], min(point[2] for point in curve)], abs=1e-4)
+    assert f"held out loss {steps[3]['held_out_loss']}" in printed
     assert find_problems(bundle) == []
 
 
@@ -153,3 +170,37 @@ def test_killed_again_and_again_it_ends_with_the_same_bytes(bundle: Path, home: 
     make(home, out)
     assert contents(out) == contents(bundle)
     assert [path.name for path in tmp_path.iterdir()] == ["killed"]
+
+
+@pytest.mark.parametrize("before", [["vocabulary"], ["vocabulary", "mlp_width"]])
+def test_distillation_after_a_vocabulary_step_compares_with_the_original_s_logits_of_kept_tokens(
+    before: list[str], home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first loss is the KL of the two models as transformers runs them in float64, on tokens that all stay."""
+    recipe = read_recipe(home / "recipe.toml")
+    recipe = replace(
+        recipe,
+        prune=(*before, "retrain"),
+        options={**recipe.options, "mlp_width": {"uniform": True}},
+        calibration=replace(recipe.calibration, text=(str(home / "text.txt"),)),
+    )
+    monkeypatch.setattr(Training, "step", lambda *_: None)
+    pruned = prune(Checkpoint.open(DEMO_DIRECTORY), recipe, [], folder=tmp_path, threads=1, progress=silent)
+    stage = tmp_path / f"{len(before) - 1}-{before[-1]}"
+    checkpoint = Checkpoint.open(stage)
+    kept = torch.from_numpy(np.load(stage / "kept_tokens.npy"))
+    settings = replace(recipe.calibration, text=pruned.text, tokens=recipe.calibration.training_tokens)
+    tokens = read_tokens(checkpoint, read_decoder(checkpoint), settings, 0, 512).tokens
+    sequences = torch.from_numpy(tokens[split(len(tokens), recipe.calibration.seed, "retrain")[1]])
+    original = Tokenizer.from_file(str(DEMO_DIRECTORY / "tokenizer.json"))
+    for row in sequences:  # every token of the text is kept, so that the original is asked what it always was
+        text = original.decode(kept[row[1:]].tolist(), skip_special_tokens=False)
+        assert set(original.encode(text).ids) <= set(kept.tolist())
+    with torch.no_grad():
+        wanted = load(DEMO_DIRECTORY)(kept[sequences]).logits[..., kept].log_softmax(-1)
+        found = load(stage)(sequences).logits.log_softmax(-1)
+    expected = mean_kl(wanted, found)
+    curve = pruned.steps[-1]["curve"]
+    assert isinstance(curve, list)
+    assert curve[0][2] == pytest.approx(expected, rel=1e-4, abs=2e-6)
+    assert (expected < 1e-12) == (before == ["vocabulary"])
