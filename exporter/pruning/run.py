@@ -32,7 +32,7 @@ from edgepress.exporter.decoder import Decoder
 from edgepress.exporter.export import first_token, read_decoder
 from edgepress.exporter.pruning.score import bits_per_byte
 from edgepress.exporter.pruning.task import PruneTask
-from edgepress.exporter.pruning.text import Documents, held_out, put_aside, text_key, training_files
+from edgepress.exporter.pruning.text import Documents, held_out, most_put_aside, put_aside, text_key, training_files
 from edgepress.exporter.recipe import Recipe
 from edgepress.files import atomic_directory, sha256_file
 from edgepress.progress import Progress
@@ -309,14 +309,15 @@ def _text(run: _Run, steps: Sequence[_Step], before: str, threads: int | None) -
     hungry = any(step.method.keeps_shapes for step in steps)
     tokens = max(settings.tokens, settings.training_tokens) if hungry else settings.tokens
     asked = replace(settings, tokens=tokens, length=min(settings.length, run.context_length))
-    written = {"tokens": asked.tokens, "length": asked.length, "seed": asked.seed}
-    key = _digest({"before": before, "text": text_key(settings.text) if settings.text else written})
+    most = most_put_aside(_parameters(run.decoder))
+    written = {"tokens": asked.tokens, "length": asked.length, "seed": asked.seed, "most": most}
+    key = _digest({"before": before, "text": text_key(settings.text, most) if settings.text else written})
     stage = run.stage(_TEXT)
     if _is_whole(stage, key):
         return key, stage
     with atomic_directory(stage, replace=True) as work:
         if settings.text:
-            put_aside(settings.text, work)
+            put_aside(settings.text, work, most=most)
         else:
             generated = run.stage(_GENERATED)
             with run.progress(tokens, "writing text", " tokens") as advance:
@@ -331,7 +332,7 @@ def _text(run: _Run, steps: Sequence[_Step], before: str, threads: int | None) -
             tokenizer = read_tokenizer(run.original.directory)
             texts = [text for row in found.tokens.tolist() if (text := tokenizer.decode(row)).strip()]
             generated.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8")
-            put_aside([generated], work)
+            put_aside([generated], work, most=most)
             generated.unlink()
         _finish(work, key, {})
     return key, stage
@@ -349,6 +350,7 @@ def _original(run: _Run, held: Sequence[str], key: str) -> dict[str, object]:
             entry: dict[str, object] = content["entry"]
             return entry
     entry = _describe(run, "original", run.original, run.decoder, held)
+    entry["scored_bytes"] = sum(len(document.encode()) for document in held)  # of text, for every step
     partial = path.with_suffix(".partial")
     write_json(partial, {"key": key, "entry": entry})
     partial.replace(path)
@@ -360,7 +362,7 @@ def _describe(run: _Run, name: str, checkpoint: Checkpoint, decoder: Decoder, he
     used = {part.tensor for weight in weights for part in weight.parts}
     entry: dict[str, object] = {
         "name": name,
-        "parameters": sum(math.prod(weight.shape) for weight in weights),
+        "parameters": _parameters(decoder),
         "bytes": sum(checkpoint.tensors[tensor].nbytes for tensor in used),
         "bits_per_byte": None,
     }
@@ -377,3 +379,7 @@ def _describe(run: _Run, name: str, checkpoint: Checkpoint, decoder: Decoder, he
             label=name,
         )
     return entry
+
+
+def _parameters(decoder: Decoder) -> int:
+    return sum(math.prod(weight.shape) for weight in decoder.weights())

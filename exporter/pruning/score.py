@@ -1,7 +1,12 @@
-"""Bits per byte of a checkpoint on the held-out text: as ``edgepress eval`` scores a bundle, a layer at a time."""
+"""Bits per byte of a checkpoint on the held-out text: as ``edgepress eval`` scores a bundle, a layer at a time.
+
+Memory is a layer, a batch of tokens and a piece of the head: logits are made some rows of the head at a time, and what
+is kept of them is the log of the sum of their exponentials and the logit of the token that followed.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -9,18 +14,22 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
+from edgepress.errors import InputError
 from edgepress.exporter.calibration import network
 from edgepress.exporter.calibration.activations import Activations
 from edgepress.exporter.checkpoint import Checkpoint
-from edgepress.exporter.decoder import Decoder
+from edgepress.exporter.decoder import Decoder, Weight
 from edgepress.exporter.pruning.streams import embedded, held, pass_layers, reader
 from edgepress.progress import Progress
-from edgepress.runtime.evaluate import Corpus, evaluate_logits, windows
+from edgepress.runtime.evaluate import Window, windows
 from edgepress.runtime.tokenizer import read_tokenizer
 
 CONTEXT = 256  # tokens of a window, at most
 DIGITS = 4  # of bits per byte: below them are the thread count and the processor
+_TOKENS = 2048  # whose logits are made at once,
+_ROWS = 2048  # for so many rows of the head
 
 
 def scored_context(context_length: int) -> tuple[int, int]:
@@ -49,43 +58,62 @@ def bits_per_byte(
     """
     tokenizer = read_tokenizer(checkpoint.directory)
     start = [] if bos is None else [bos]
-    corpus = Corpus(
-        tuple(np.array([*start, *tokenizer.encode_plain(document)], np.int64) for document in documents),
-        tuple(len(document.encode()) for document in documents),
-        bos is not None,
-    )
-    context, stride = scored_context(context_length)
-    pieces = [window.tokens for document in corpus.documents for window in windows(document, context, stride)]
+    found: dict[int, list[Window]] = {}  # by the windows' length: longrope's table depends on it
+    for document in documents:
+        tokens = np.array([*start, *tokenizer.encode_plain(document)], np.int64)
+        for window in windows(tokens, *scored_context(context_length)):
+            found.setdefault(window.tokens.size, []).append(window)
+    if not found:
+        raise InputError("no text that is put aside is longer than one token, so there is nothing to score; give more")
+    surprise = 0.0
     with ExitStack() as stack, progress(len(decoder.layers), f"scoring {label}", " layers") as advance:
-        streams: dict[int, Activations] = {}  # by the windows' length: longrope's table depends on it
-        for length in sorted({piece.size for piece in pieces}):
-            tokens = np.stack([piece for piece in pieces if piece.size == length])  # (windows, length)
+        streams: dict[int, Activations] = {}
+        for length, group in sorted(found.items()):
+            rows = np.stack([window.tokens for window in group])  # (windows, length)
             path = folder / f"score-{length}.f32"
-            streams[length] = stack.enter_context(embedded(checkpoint, decoder, tokens, path, device))
-        if streams:
-            pass_layers(checkpoint, decoder, list(streams.values()), advance=advance)
-        source = _Head(checkpoint, decoder, streams, device)
-        found = evaluate_logits(source, corpus, context=context, stride=stride)
-    return round(found.bits_per_byte, DIGITS)
+            streams[length] = stack.enter_context(embedded(checkpoint, decoder, rows, path, device))
+        pass_layers(checkpoint, decoder, list(streams.values()), advance=advance)
+        for length, stream in streams.items():
+            surprise += _windows_surprise(checkpoint, decoder, stream, found[length])
+    return round(surprise / math.log(2) / sum(len(document.encode()) for document in documents), DIGITS)
 
 
-class _Head:
-    """Logits of the windows, asked for in their order; their residual streams have passed the layers."""
+def _windows_surprise(checkpoint: Checkpoint, decoder: Decoder, stream: Activations, group: Sequence[Window]) -> float:
+    """The surprise of all scored tokens of windows of one length, whose streams have passed the layers."""
+    total = 0.0
+    for batch in stream.batches(_TOKENS):
+        some = group[batch]
+        x = stream.read(batch)  # (windows, length, hidden)
+        scored = [row[-window.scored - 1 : -1] for row, window in zip(x, some, strict=True)]
+        targets = np.concatenate([window.tokens[-window.scored :] for window in some])
+        total += surprise(checkpoint, decoder, torch.cat(scored), targets)
+    return total
 
-    def __init__(
-        self, checkpoint: Checkpoint, decoder: Decoder, streams: dict[int, Activations], device: torch.device
-    ) -> None:
-        norm, head = decoder.final_norm, decoder.head
-        used = (norm.weight, norm.bias, head.weight, head.bias)
-        self._values = held(reader(checkpoint, device), used)
-        self._decoder, self._streams = decoder, streams
-        self._next = dict.fromkeys(streams, 0)
 
-    def logits(self, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Logits (length, vocabulary) of the next window of that length."""
-        at = self._next[tokens.size]
-        self._next[tokens.size] = at + 1
-        with torch.no_grad():
-            x = self._streams[tokens.size].read(slice(at, at + 1))
-            found: NDArray[np.float32] = network.head_forward(self._decoder, self._values, x)[0].cpu().numpy()
-        return found
+def surprise(checkpoint: Checkpoint, decoder: Decoder, x: Tensor, targets: NDArray[np.int64]) -> float:
+    """Summed negative log-likelihood, in nats, of ``targets`` (tokens,).
+
+    ``x`` (tokens, hidden) is what goes into the final norm at the tokens before them.
+    """
+    norm, head = decoder.final_norm, decoder.head
+    small = held(reader(checkpoint, x.device), (norm.weight, norm.bias, head.bias))
+    (part,) = head.weight.parts
+    wanted = torch.from_numpy(targets).to(x.device)
+    total = x.new_full((len(x),), -math.inf, dtype=torch.float64)  # log of the sum of exponentials so far
+    found = torch.zeros_like(total)  # logits of the targets
+    with torch.no_grad():
+        for first in range(0, decoder.vocab_size, _ROWS):
+            stop = min(first + _ROWS, decoder.vocab_size)
+            rows = checkpoint.part_rows(part, first, stop) + np.float32(head.weight.plus)
+            piece = torch.from_numpy(rows).to(x.device)  # (stop − first, hidden)
+
+            def values(weight: Weight, piece: Tensor = piece, at: slice = slice(first, stop)) -> Tensor:
+                if weight is head.weight:
+                    return piece
+                return small(weight)[at] if weight is head.bias else small(weight)
+
+            logits = network.head_forward(decoder, values, x)  # (tokens, stop − first)
+            total = torch.logaddexp(total, logits.logsumexp(-1).double())
+            here = (wanted >= first) & (wanted < stop)
+            found[here] = logits[here, wanted[here] - first].double()
+    return float((total - found).sum())

@@ -1,7 +1,8 @@
 """The text of a pruning recipe: the last of it put aside to score every step, the rest for the steps and calibration.
 
 One twentieth of the text, by bytes, at least 2 KiB and at most 64 KiB, is taken from the end of every file in
-proportion to its size, before anything looks at the text.
+proportion to its size, before anything looks at the text. For models of more than 122 million weights the most is less,
+in proportion: every step is scored on all of it, and that is to take about as long for every model.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from edgepress.runtime.evaluate import jsonl_text
 
 SHARE = 20  # one part in so many is put aside
 LEAST, MOST = 2 << 10, 64 << 10  # bytes that are put aside
+_SCORING = 8 * 10**12  # weights · bytes of text that are scored at most
 _FEWEST = 4 * LEAST  # bytes of text below which too little would be left
 _COPIED = 1 << 20  # bytes copied at a time
 _DOCUMENT = 1 << 20  # bytes of a plain text that count as one document of a corpus
@@ -45,7 +47,12 @@ class Documents:
                 yield from _plain(path)
 
 
-def text_key(files: Sequence[str]) -> dict[str, object]:
+def most_put_aside(weights: int) -> int:
+    """How many bytes are put aside at most for a model of so many weights: 64 KiB, 16 KB at half a billion."""
+    return max(LEAST, min(MOST, _SCORING // weights))
+
+
+def text_key(files: Sequence[str], most: int) -> dict[str, object]:
     """What decides how text is put aside, for the key of a stage.
 
     Raises:
@@ -54,12 +61,14 @@ def text_key(files: Sequence[str]) -> dict[str, object]:
     """
     return {
         "files": [[Path(name).name, sha256_file(_readable(Path(name)))] for name in files],
-        "share": [SHARE, LEAST, MOST],
+        "share": [SHARE, LEAST, most],
     }
 
 
-def put_aside(files: Sequence[str | Path], folder: Path) -> None:
+def put_aside(files: Sequence[str | Path], folder: Path, *, most: int = MOST) -> None:
     """Write what is left of each file to ``folder``/N/name, and what was put aside to ``folder``/held_out.json.
+
+    ``most`` is how many bytes are put aside at most.
 
     Raises:
         InputError: a file cannot be read as text, or there are fewer than 8 KiB of it.
@@ -74,7 +83,7 @@ def put_aside(files: Sequence[str | Path], folder: Path) -> None:
             f"{names}: {total:,} bytes of text, and pruning needs {_FEWEST:,}: {LEAST:,} of them are put aside to "
             "score its steps; give more text"
         )
-    share = min(max(total // SHARE, LEAST), MOST)
+    share = min(max(total // SHARE, LEAST), most)
     held: list[str] = []
     for index, (path, size) in enumerate(zip(paths, sizes, strict=True)):
         out = folder / str(index) / path.name

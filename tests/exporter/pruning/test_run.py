@@ -66,6 +66,14 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+def aside(home: Path) -> Path:
+    """A folder with what is put aside of the text."""
+    folder = home / "aside"
+    if not folder.exists():
+        texts.put_aside([home / "text.txt"], folder)
+    return folder
+
+
 def test_every_step_is_in_the_manifest_and_in_what_inspect_prints(bundle: Path, home: Path) -> None:
     manifest = read_manifest(bundle)
     steps = {str(step["name"]): step for step in manifest.steps}
@@ -74,6 +82,8 @@ def test_every_step_is_in_the_manifest_and_in_what_inspect_prints(bundle: Path, 
     assert sizes[0] > sizes[1] > sizes[2] == sizes[3]
     assert steps["bundle"]["bytes"] == (bundle / "model.onnx.data").stat().st_size
     assert steps["original"]["bytes"] == sum(t.nbytes for t in Checkpoint.open(home / "qwen2").tensors.values())
+    put_aside = sum(len(text.encode()) for text in texts.held_out(aside(home)))
+    assert steps["original"]["scored_bytes"] == put_aside
     assert len(steps["depth"]["removed_layers"]) == 1  # type: ignore[arg-type]
     assert len(steps["mlp_width"]["widths"]) == 2  # type: ignore[arg-type]
     assert manifest.parity is not None  # the reference loads the pruned checkpoint
@@ -89,8 +99,7 @@ def test_every_step_is_in_the_manifest_and_in_what_inspect_prints(bundle: Path, 
 
 def test_the_scores_are_those_of_the_text_that_was_put_aside(bundle: Path, home: Path, tmp_path: Path) -> None:
     """The float32 bundle of the original scores what the manifest says of the original."""
-    texts.put_aside([home / "text.txt"], tmp_path)
-    held = texts.held_out(tmp_path)
+    held = texts.held_out(aside(home))
     export(home / "qwen2", out=tmp_path / "whole", recipe="fp32", threads=1)
     steps = {step["name"]: step["bits_per_byte"] for step in read_manifest(bundle).steps}
     whole = evaluate(tmp_path / "whole", held, context=128, stride=64, prepared=False, threads=1)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgepress.errors import InputError
-from edgepress.exporter.pruning.text import LEAST, MOST, Documents, held_out, put_aside, training_files
+from edgepress.exporter.pruning.text import LEAST, MOST, Documents, held_out, most_put_aside, put_aside, training_files
 
 TEXT = "".join(
     f"Line {number}: Ärger, 日本語, and more.\n" for number in range(4000)
@@ -38,6 +38,14 @@ def test_the_share_is_within_its_bounds(size: int, tmp_path: Path) -> None:
     assert sum(map(len, left)) + sum(map(len, held)) == size
     share = min(max(size // 20, LEAST), MOST)
     assert share - 64 <= len(held[0]) <= share
+
+
+def test_less_is_put_aside_to_score_a_larger_model(tmp_path: Path) -> None:
+    sizes = [most_put_aside(weights) for weights in (1_000_000, 122_000_000, 244_000_000, 494_000_000, 70 * 10**9)]
+    assert sizes == [MOST, MOST, pytest.approx(MOST / 2, rel=0.01), pytest.approx(16_194, rel=0.01), LEAST]
+    (tmp_path / "a.txt").write_text(TEXT, encoding="utf-8")
+    put_aside([tmp_path / "a.txt"], tmp_path, most=5000)
+    assert 4900 < len("".join(held_out(tmp_path)).encode()) <= 5000
 
 
 @settings(max_examples=60, deadline=None)
