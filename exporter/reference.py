@@ -59,6 +59,11 @@ class Reference:
         self._kept: dict[str, Any] = {}  # parameters, by their tensor
         self._install(self._checkpoint_names())
 
+    @property
+    def vocab_size(self) -> int:
+        """How many tokens it gives logits of."""
+        return int(self._model.config.vocab_size)
+
     def logits(self, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
         """Logits (length, vocabulary) of ``tokens`` (length,); row i predicts token i + 1."""
         with self._torch.inference_mode():

@@ -47,7 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
             documents,
             context=arguments.context,
             stride=arguments.stride,
-            reference=None if arguments.reference is None else _reference(arguments.reference),
+            reference=None if arguments.reference is None else _reference(arguments.reference, arguments.bundle),
             threads=arguments.threads,
             prepared=not arguments.no_prepare,
             on=arguments.on,
@@ -58,7 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _reference(model: str) -> "LogitsSource":
+def _reference(model: str, bundle: Path) -> "LogitsSource":
     from edgepress.errors import InputError
 
     try:
@@ -67,4 +67,21 @@ def _reference(model: str) -> "LogitsSource":
         if (error.name or "").startswith("edgepress"):
             raise
         raise InputError(f"--reference needs {error.name}; pip install 'edgepress[export]'") from error
-    return Reference(model)
+    reference = Reference(model)
+    _refuse_pruned_vocabulary(bundle, model, reference.vocab_size)
+    return reference
+
+
+def _refuse_pruned_vocabulary(bundle: Path, model: str, tokens: int) -> None:
+    """Raise InputError when the bundle's tokens were renumbered, and ``model`` has others, ``tokens`` in all."""
+    from edgepress.errors import InputError
+    from edgepress.manifest import read_manifest
+    from edgepress.runtime.config import read_config
+
+    left = read_config(bundle).vocab_size
+    if left != tokens and any("vocabulary" in step for step in read_manifest(bundle).steps):
+        raise InputError(
+            f"{bundle} has {left} tokens since its vocabulary was pruned, and {model} has {tokens}: they are not the "
+            "same tokens, so that no distribution over them can be compared. Leave --reference out and compare bits "
+            f"per byte: `edgepress inspect {bundle}` has the original's on the same text as the bundle's"
+        )

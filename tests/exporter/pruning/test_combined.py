@@ -14,6 +14,7 @@ import torch
 from tokenizers import Tokenizer
 from whole_models import load, mean_kl
 
+from edgepress.cli import main
 from edgepress.exporter import export
 from edgepress.exporter.calibration.learned import split
 from edgepress.exporter.calibration.run import read_tokens
@@ -170,6 +171,18 @@ def test_killed_again_and_again_it_ends_with_the_same_bytes(bundle: Path, home: 
     make(home, out)
     assert contents(out) == contents(bundle)
     assert [path.name for path in tmp_path.iterdir()] == ["killed"]
+
+
+def test_the_original_is_no_reference_for_another_vocabulary(
+    bundle: Path, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tokens = read_manifest(bundle).steps[1]["vocabulary"]
+    assert isinstance(tokens, list)
+    command = ["eval", str(bundle), "--text", str(home / "text.txt"), "--reference", "demo", "--no-prepare"]
+    assert main(command) == 2
+    message = capsys.readouterr().err
+    assert f"has {tokens[1]} tokens since its vocabulary was pruned, and demo has {tokens[0]}" in message
+    assert "compare bits per byte" in message
 
 
 @pytest.mark.parametrize("before", [["vocabulary"], ["vocabulary", "mlp_width"]])
