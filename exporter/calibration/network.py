@@ -32,6 +32,9 @@ Steps = Generator[Step, Tensor, Tensor]
 Tap = Callable[[tuple[Linear, ...], Tensor], Tensor]
 """Sees a :data:`Step` and returns what is to go into the projections."""
 
+Added = Callable[[Tensor], Tensor]
+"""Sees what is added to the residual stream, (sequences, length, hidden), and returns what is added in its place."""
+
 
 @dataclass(frozen=True)
 class Rotary:
@@ -67,7 +70,7 @@ def rotate(rotation: Rotation, x: Tensor, *, back: bool = False) -> Tensor:
     return (left @ matrix @ right.T if back else left.T @ matrix @ right).reshape(x.shape)
 
 
-def layer_steps(layer: Layer, values: Values, x: Tensor, rotary: Rotary | None) -> Steps:
+def layer_steps(layer: Layer, values: Values, x: Tensor, rotary: Rotary | None, added: Added | None = None) -> Steps:
     """One decoder layer on the residual stream, (sequences, length, hidden) → the same, a step at a time.
 
     A projection's weights are asked for after its step was answered, so that they can be made in between.
@@ -76,12 +79,14 @@ def layer_steps(layer: Layer, values: Values, x: Tensor, rotary: Rotary | None) 
     y = yield (attention.qkv,), norm_forward(layer.attention_norm, values, x)
     y = yield (attention.output,), attend(attention, values, linear_forward(attention.qkv, values, y), rotary)
     y = norm_forward(layer.attention_post_norm, values, linear_forward(attention.output, values, y))
-    x = x + layer.residual_multiplier * y
+    y = layer.residual_multiplier * y
+    x = x + (y if added is None else added(y))
     group = (mlp.up,) if mlp.gate is None else (mlp.gate, mlp.up)
     y = yield group, norm_forward(layer.mlp_norm, values, x)
     y = yield (mlp.down,), mlp_activation(mlp, values, y)
     y = norm_forward(layer.mlp_post_norm, values, linear_forward(mlp.down, values, y))
-    return x + layer.residual_multiplier * y
+    y = layer.residual_multiplier * y
+    return x + (y if added is None else added(y))
 
 
 def head_steps(decoder: Decoder, values: Values, x: Tensor) -> Steps:
@@ -105,9 +110,17 @@ def run(steps: Steps, tap: Tap | None = None) -> Tensor:
         return output
 
 
-def layer_forward(layer: Layer, values: Values, x: Tensor, rotary: Rotary | None, tap: Tap | None = None) -> Tensor:
+def layer_forward(
+    layer: Layer,
+    values: Values,
+    x: Tensor,
+    rotary: Rotary | None,
+    tap: Tap | None = None,
+    *,
+    added: Added | None = None,
+) -> Tensor:
     """One decoder layer on the residual stream, (sequences, length, hidden) → the same."""
-    return run(layer_steps(layer, values, x, rotary), tap)
+    return run(layer_steps(layer, values, x, rotary, added), tap)
 
 
 def head_forward(decoder: Decoder, values: Values, x: Tensor, tap: Tap | None = None) -> Tensor:

@@ -1,7 +1,9 @@
 """Channels of the residual stream removed, the same ones everywhere: embedding, every projection, every norm and head.
 
-How important channel j is: Σᵣ |W[r, j]| · RMS(xⱼ) over each projection that reads the stream (Wanda's score of weights,
-Sun et al. 2024, equation 1), as a share of that projection's sum, added up over all of them, the head too.
+How important channel j is, by activations: Σᵣ |W[r, j]| · RMS(xⱼ) over each projection that reads the stream (Wanda's
+score of weights, Sun et al. 2024, equation 1), as a share of that projection's sum, added up over all of them, the head
+too. By loss: the first-order change of the next-token loss when the channel is held at zero
+(:mod:`edgepress.exporter.pruning.importance`).
 
 What is left computes what the original computes with those channels held at zero: an RMS norm then divides by the root
 of S / H, S being the sum of squares of what stays and H the old size; S / H' with gains of √(H / H') and ε · H / H' is
@@ -21,12 +23,12 @@ from edgepress.exporter.calibration import network
 from edgepress.exporter.compress import Options, Pruning
 from edgepress.exporter.decoder import Decoder, Layer, Linear, Norm
 from edgepress.exporter.pruning.config import described, with_hidden
+from edgepress.exporter.pruning.importance import Scores, check_way, stream_loss_scores
 from edgepress.exporter.pruning.picks import Pick, picked_tensors, whole
 from edgepress.exporter.pruning.streams import embedded, pass_layers
 from edgepress.exporter.pruning.task import PruneTask
 
 Indices = NDArray[np.int64]
-Scores = NDArray[np.float64]
 
 _SHARE = 0.75  # of the channels that stay when a recipe says nothing
 
@@ -39,7 +41,9 @@ def remove_channels(task: PruneTask, options: Options) -> None:
             "depth, heads or mlp_width"
         )
     size = size_left(task.decoder.hidden_size, options, task.block)
-    scores = channel_scores(task, task.tokens(int(options["tokens"])))
+    check_way(options["by"], METHOD.name)
+    score = channel_scores if options["by"] == "activations" else stream_loss_scores
+    scores = score(task, task.tokens(int(options["tokens"])))
     kept = np.sort(np.argsort(-scores, kind="stable")[:size])
     task.report["hidden_size"] = size
     task.report["importance_kept"] = float(f"{scores[kept].sum() / scores.sum():.4g}")
@@ -75,7 +79,7 @@ def size_left(hidden: int, options: Options, block: int) -> int:
 
 
 def channel_scores(task: PruneTask, tokens: NDArray[np.int64]) -> Scores:
-    """Importance of each channel of the residual stream, (hidden,), on sequences of tokens (sequences, length)."""
+    """Importance of each channel of the residual stream by activations, (hidden,), on tokens (sequences, length)."""
     decoder = task.decoder
     scores = np.zeros(decoder.hidden_size)
     squares: dict[tuple[Linear, ...], Tensor] = {}  # Σ of squares of each input, by the projections that share it
@@ -153,5 +157,5 @@ def _end_picks(old: Decoder, new: Decoder, kept: Indices, gain: float) -> dict[s
 METHOD = Pruning(
     name="hidden",
     run=remove_channels,
-    options={"size": 0, "share": 0.0, "multiple": 0, "tokens": 4096},
+    options={"size": 0, "share": 0.0, "by": "activations", "multiple": 0, "tokens": 4096},
 )

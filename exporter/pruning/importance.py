@@ -1,16 +1,16 @@
-"""How much each input of a projection matters, seen on text: what channels and heads are chosen by.
+"""How much each input of a projection, or channel of the residual stream, matters, seen on text.
 
 By activations, as Wanda scores weights (Sun et al. 2024, equation 1), summed over a column:
 Sⱼ = Σᵣ |W[r, j]| · RMS(xⱼ), xⱼ being what goes into that column. Layers are compared by what is added to the residual
 stream: Sⱼ is divided by the RMS of the projection's output and multiplied by the RMS of what is added (a norm may come
 between) over that of the stream. By loss: the first-order change of the next-token loss when xⱼ becomes 0 (Molchanov et
-al. 2017, equation 6), the mean over tokens of |∂L/∂xⱼ · xⱼ|.
+al. 2017, equation 6), the mean over tokens of |∂L/∂xⱼ · xⱼ|; where xⱼ is a channel of the residual stream, everything
+that is written into it at that token becomes 0 together.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 
 import numpy as np
 import torch
@@ -41,6 +41,12 @@ def attention_output(layer: Layer) -> tuple[Linear, Norm | None]:
     return layer.attention.output, layer.attention_post_norm
 
 
+def check_way(by: object, method: str) -> None:
+    """Raise InputError when ``by`` is no way to score."""
+    if by not in WAYS:
+        raise InputError(f"[options.{method}] by must be one of {', '.join(WAYS)}, not {by!r}")
+
+
 def input_scores(task: PruneTask, find: Find, *, by: object, tokens: object, method: str) -> list[Scores]:
     """Scores of the inputs of each layer's projection, (columns,) each, on about ``tokens`` tokens of the text.
 
@@ -48,8 +54,7 @@ def input_scores(task: PruneTask, find: Find, *, by: object, tokens: object, met
         InputError: ``by`` is no way to score.
 
     """
-    if by not in WAYS:
-        raise InputError(f"[options.{method}] by must be one of {', '.join(WAYS)}, not {by!r}")
+    check_way(by, method)
     sequences = task.tokens(int(str(tokens)))
     return activation_scores(task, sequences, find) if by == "activations" else loss_scores(task, sequences, find)
 
@@ -94,28 +99,62 @@ def activation_scores(task: PruneTask, tokens: NDArray[np.int64], find: Find) ->
 
 def loss_scores(task: PruneTask, tokens: NDArray[np.int64], find: Find) -> list[Scores]:
     """The same by the first-order change of the next-token loss."""
+    wanted = {find(layer)[0] for layer in task.decoder.layers}
+    sums = [torch.zeros(find(layer)[0].weight.shape[1], dtype=torch.float64) for layer in task.decoder.layers]
+    inputs: list[Tensor] = []  # of each projection, (1, length, columns)
+
+    def tap(linears: tuple[Linear, ...], x: Tensor) -> Tensor:
+        if linears[0] in wanted:
+            x = x if x.requires_grad else x.requires_grad_()
+            inputs.append(x)
+        return x
+
+    def seen(loss: Tensor) -> None:
+        gradients = torch.autograd.grad(loss, inputs)
+        for total, x, gradient in zip(sums, inputs, gradients, strict=True):
+            total.add_((gradient * x.detach())[0].double().abs().sum(0).cpu())
+        inputs.clear()
+
+    _each_loss(task, tokens, seen, "importance of inputs", tap=tap)
+    return [(total / tokens.size).numpy() for total in sums]
+
+
+def stream_loss_scores(task: PruneTask, tokens: NDArray[np.int64]) -> Scores:
+    """Importance of each channel of the residual stream, (hidden,), by the loss, on tokens (sequences, length)."""
+    total = torch.zeros(task.decoder.hidden_size, dtype=torch.float64)
+    factors = torch.ones(1, tokens.shape[1], task.decoder.hidden_size, device=task.device, requires_grad=True)
+
+    def seen(loss: Tensor) -> None:
+        (gradient,) = torch.autograd.grad(loss, factors)  # Σ of ∂L/∂y · y over all y that are written there
+        total.add_(gradient[0].double().abs().sum(0).cpu())
+
+    _each_loss(task, tokens, seen, "importance of channels", added=lambda y: y * factors)
+    return (total / tokens.size).numpy()
+
+
+def _each_loss(
+    task: PruneTask,
+    tokens: NDArray[np.int64],
+    seen: Callable[[Tensor], None],
+    label: str,
+    *,
+    tap: network.Tap | None = None,
+    added: network.Added = lambda y: y,
+) -> None:
+    """Call ``seen`` with the next-token loss of each sequence, summed over its tokens; gradients can be taken of it.
+
+    ``added`` sees what the embedding and each layer write into the residual stream.
+    """
     decoder = task.decoder
     values = held(task.read, decoder.weights())
     rotaries = network.rotaries(decoder, tokens.shape[1], task.device)
-    sums = [torch.zeros(find(layer)[0].weight.shape[1], dtype=torch.float64) for layer in decoder.layers]
-    with task.progress(len(tokens), "importance of inputs", " sequences") as advance, torch.enable_grad():
+    with task.progress(len(tokens), label, " sequences") as advance, torch.enable_grad():
         for sequence in tokens:
             ids = torch.from_numpy(sequence).to(task.device)[None]  # (1, length)
-            inputs: list[Tensor] = []  # of each projection, (1, length, columns)
-
-            def tap(linear: Linear, linears: tuple[Linear, ...], x: Tensor, inputs: list[Tensor]) -> Tensor:
-                if linears[0] is linear:
-                    x = x if x.requires_grad else x.requires_grad_()
-                    inputs.append(x)
-                return x
-
-            x = network.embed(decoder, values, ids)
+            x = added(network.embed(decoder, values, ids))
             for layer in decoder.layers:
                 rotary = None if layer.attention.rope is None else rotaries[layer.attention.rope]
-                x = network.layer_forward(layer, values, x, rotary, partial(tap, find(layer)[0], inputs=inputs))
+                x = network.layer_forward(layer, values, x, rotary, tap, added=added)
             logits = network.head_forward(decoder, values, x)[0, :-1]  # (length − 1, vocabulary)
-            loss = torch.nn.functional.cross_entropy(logits, ids[0, 1:], reduction="sum")
-            for index, (x, gradient) in enumerate(zip(inputs, torch.autograd.grad(loss, inputs), strict=True)):
-                sums[index] += (gradient * x.detach())[0].double().abs().sum(0).cpu()
+            seen(torch.nn.functional.cross_entropy(logits, ids[0, 1:], reduction="sum"))
             advance(1)
-    return [(total / tokens.size).numpy() for total in sums]

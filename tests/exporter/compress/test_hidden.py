@@ -13,7 +13,8 @@ from edgepress.errors import InputError
 from edgepress.exporter.calibration import network
 from edgepress.exporter.checkpoint import read_weight
 from edgepress.exporter.compress.hidden import METHOD, channel_scores, keep_channels, size_left
-from edgepress.exporter.decoder import Attention, Weight
+from edgepress.exporter.decoder import MLP, Attention, Layer, Linear, Weight
+from edgepress.exporter.pruning.importance import stream_loss_scores
 from edgepress.exporter.pruning.task import PruneTask
 from edgepress.exporter.reference import Reference
 
@@ -101,7 +102,61 @@ def test_importance_is_the_formula(home: Path, tmp_path: Path) -> None:
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
-def test_channels_that_nobody_uses_go_first(home: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["llama", "gemma3_text", "granite", "olmo2"])
+def test_importance_by_loss_is_the_slope_of_the_loss(name: str, home: Path, tmp_path: Path) -> None:
+    """Of all that is written into a channel at a token, scaled by 1 + h: by finite differences, in float64."""
+    task = prune_task(tiny(name, home), tmp_path / "task", length=8)
+    decoder, tokens = task.decoder, task.tokens(8)[:1]
+    found = stream_loss_scores(task, tokens)
+    assert found.shape == (decoder.hidden_size,)
+    ids = torch.from_numpy(tokens[0])[None]
+    values = {weight.name: task.read(weight).double() for weight in decoder.weights()}
+    tables = {
+        key: network.Rotary(table.cos.double(), table.sin.double())
+        for key, table in network.rotaries(decoder, tokens.shape[1]).items()
+    }
+
+    def loss(position: int, channel: int, factor: float) -> float:
+        factors = torch.ones(1, tokens.shape[1], decoder.hidden_size, dtype=torch.float64)
+        factors[0, position, channel] = factor
+        x = network.embed(decoder, lambda w: values[w.name], ids) * factors
+        for layer in decoder.layers:
+            rotary = None if layer.attention.rope is None else tables[layer.attention.rope]
+            attended = replace(layer, mlp=silent(layer.mlp, values))  # attention only: nothing is added after it
+            half = network.layer_forward(attended, lambda w: values[w.name], x, rotary)
+            x = x + (half - x) * factors
+            after = network.layer_forward(unattended(layer, values), lambda w: values[w.name], x, rotary)
+            x = x + (after - x) * factors
+        logits = network.head_forward(decoder, lambda w: values[w.name], x)[0, :-1]
+        return float(torch.nn.functional.cross_entropy(logits, ids[0, 1:], reduction="sum"))
+
+    step = 1e-5
+    for channel in (0, 13, 50):
+        slopes = [
+            (loss(position, channel, 1 + step) - loss(position, channel, 1 - step)) / (2 * step)
+            for position in range(tokens.shape[1])
+        ]
+        assert found[channel] == pytest.approx(np.abs(slopes).sum() / tokens.shape[1], rel=1e-3, abs=1e-7)
+
+
+def silent(mlp: MLP, values: dict[str, torch.Tensor]) -> MLP:
+    """An MLP that adds nothing."""
+    name = f"{mlp.down.weight.name}/zero"
+    values[name] = torch.zeros_like(values[mlp.down.weight.name])
+    return replace(mlp, down=Linear(replace(mlp.down.weight, name=name)))
+
+
+def unattended(layer: Layer, values: dict[str, torch.Tensor]) -> Layer:
+    """A layer whose attention adds nothing."""
+    weight = layer.attention.output.weight
+    values[f"{weight.name}/zero"] = torch.zeros_like(values[weight.name])
+    return replace(
+        layer, attention=replace(layer.attention, output=Linear(replace(weight, name=f"{weight.name}/zero")))
+    )
+
+
+@pytest.mark.parametrize("by", ["activations", "loss"])
+def test_channels_that_nobody_uses_go_first(by: str, home: Path, tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 
     model = tmp_path / "model"
@@ -116,10 +171,16 @@ def test_channels_that_nobody_uses_go_first(home: Path, tmp_path: Path) -> None:
             tensor[1::4] = 0
     save_file(tensors, model / "model.safetensors", {"format": "pt"})
     task = prune_task(model, tmp_path / "task")
-    METHOD.run(task, {**METHOD.options, "size": 48})
+    METHOD.run(task, {**METHOD.options, "size": 48, "by": by})
     assert task.report["importance_kept"] == 1
     expected = Reference(model).logits(TOKENS)
     assert np.abs(Reference(task.out).logits(TOKENS) - expected).max() <= 1e-5 * np.abs(expected).max()
+
+
+def test_an_unknown_way_to_score_is_refused(home: Path, tmp_path: Path) -> None:
+    task = prune_task(tiny("llama", home), tmp_path / "task")
+    with pytest.raises(InputError, match=r"\[options.hidden\] by must be one of activations, loss, not 'luck'"):
+        METHOD.run(task, {**METHOD.options, "by": "luck"})
 
 
 def test_layer_norms_are_refused(home: Path, tmp_path: Path) -> None:
