@@ -119,6 +119,8 @@ def decide(
         chosen_recipe = replace(chosen_recipe, calibration=text)
     checkpoint, pruned = Checkpoint.open(resolve_model(str(model))), None
     if chosen_recipe.prune:
+        check_methods(chosen_recipe)
+
         from edgepress.exporter.pruning.run import prune
 
         pruned = prune(checkpoint, chosen_recipe, targets, folder=pruning, threads=threads, progress=progress)
@@ -224,6 +226,20 @@ def declined(decoder: Decoder, recipe: Recipe) -> dict[str, str]:
         if isinstance(method, Recovery) and (reason := method.declines(decoder, method_options(method, recipe))):
             reasons[name] = reason
     return reasons
+
+
+def check_methods(recipe: Recipe) -> None:
+    """Refuse what is named wrongly before hours are spent on pruning: the methods that round, prepare and repair.
+
+    Raises:
+        InputError: there is no method of that name, or it has no such option.
+
+    """
+    storages = (recipe.weights, recipe.embedding, recipe.head, *(override.storage for override in recipe.overrides))
+    for name in sorted({*recipe.before, *recipe.after, *(storage.method for storage in storages)}):
+        method = load_method(name)
+        if not isinstance(method, Method):
+            method_options(method, recipe)
 
 
 def needs_calibration(recipe: Recipe, plan: Plan) -> bool:

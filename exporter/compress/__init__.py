@@ -20,7 +20,7 @@ import importlib
 import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +39,9 @@ if TYPE_CHECKING:
     from edgepress.exporter.pruning.task import PruneTask
 
 _NOT_METHODS = ("packing", "folding", "sparsity")
+
+Size = Literal["layers", "widths", "heads", "hidden", "vocabulary"]
+"""What a pruning step may change of a model; ``widths`` are those of the MLPs."""
 
 Options = Mapping[str, OptionValue]
 """A method's options: those that it declares, with the recipe's values."""
@@ -135,6 +138,10 @@ class Pruning:
 
     ``keeps_shapes`` says that the sizes stay (the weights are trained), so that a plan need not run it; ``needs_text``
     that the model's own generations will not do.
+
+    ``check(task, options)`` refuses, from config and tokenizer alone, what cannot be done to the model of ``task``
+    (InputError). Before the first step runs it is asked of the original, unless an earlier step ``changes`` one of the
+    sizes that it ``looks_at``; ``run`` asks it again.
     """
 
     name: str
@@ -142,6 +149,9 @@ class Pruning:
     options: Options = field(default_factory=dict)
     keeps_shapes: bool = False
     needs_text: bool = False
+    check: Callable[[PruneTask, Options], None] = lambda *_: None
+    looks_at: frozenset[Size] = frozenset()
+    changes: frozenset[Size] = frozenset()
 
 
 AnyMethod = Method | LinearMethod | LayerMethod | Transform | Recovery | Pruning

@@ -34,9 +34,8 @@ _LOGIT_ROWS = 256  # tokens whose logits are held at a time
 
 def remove_layers(task: PruneTask, options: Options) -> None:
     """Write the checkpoint without the layers that matter least."""
+    check(task, options)
     decoder, count = task.decoder, layers_left(len(task.decoder.layers), options)
-    if options["by"] not in _WAYS:
-        raise InputError(f"[options.depth] by must be one of {', '.join(_WAYS)}, not {options['by']!r}")
     tokens = task.tokens(int(options["tokens"]))
     gone = len(decoder.layers) - count
     if options["by"] == "influence":
@@ -49,6 +48,13 @@ def remove_layers(task: PruneTask, options: Options) -> None:
         removed = sorted(removed)
     task.report["removed_layers"] = removed
     keep_layers(task, [index for index in range(len(decoder.layers)) if index not in removed])
+
+
+def check(task: PruneTask, options: Options) -> None:
+    """See :class:`~edgepress.exporter.compress.Pruning`."""
+    layers_left(len(task.decoder.layers), options)
+    if options["by"] not in _WAYS:
+        raise InputError(f"[options.depth] by must be one of {', '.join(_WAYS)}, not {options['by']!r}")
 
 
 def layers_left(count: int, options: Options) -> int:
@@ -192,4 +198,7 @@ METHOD = Pruning(
     name="depth",
     run=remove_layers,
     options={"layers": 0, "share": 0.0, "by": "influence", "tokens": 4096},
+    check=check,
+    looks_at=frozenset({"layers"}),
+    changes=frozenset({"layers"}),
 )

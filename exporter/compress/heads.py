@@ -22,7 +22,7 @@ from edgepress.exporter.calibration import network
 from edgepress.exporter.compress import Options, Pruning
 from edgepress.exporter.decoder import Attention, Linear
 from edgepress.exporter.pruning.config import described, with_heads
-from edgepress.exporter.pruning.importance import Scores, attention_output, input_scores
+from edgepress.exporter.pruning.importance import Scores, attention_output, check_way, input_scores
 from edgepress.exporter.pruning.picks import Pick, picked_tensors, whole
 from edgepress.exporter.pruning.streams import embedded, held, pass_layers
 from edgepress.exporter.pruning.task import PruneTask
@@ -42,6 +42,7 @@ class Kept:
 
 def remove_heads(task: PruneTask, options: Options) -> None:
     """Write the checkpoint with fewer heads."""
+    check(task, options)
     attention = task.decoder.layers[0].attention
     heads, kv_heads = heads_left(attention.heads, attention.kv_heads, options)
     scores = input_scores(task, attention_output, by=options["by"], tokens=options["tokens"], method="heads")
@@ -49,6 +50,13 @@ def remove_heads(task: PruneTask, options: Options) -> None:
     task.report |= {"heads": heads, "kv_heads": kv_heads}
     task.report["kept_heads"] = [one.heads.tolist() for one in kept]
     keep_heads(task, kept, int(options["tokens"]))
+
+
+def check(task: PruneTask, options: Options) -> None:
+    """See :class:`~edgepress.exporter.compress.Pruning`."""
+    attention = task.decoder.layers[0].attention
+    heads_left(attention.heads, attention.kv_heads, options)
+    check_way(options["by"], METHOD.name)
 
 
 def heads_left(heads: int, kv_heads: int, options: Options) -> tuple[int, int]:
@@ -174,4 +182,7 @@ METHOD = Pruning(
     name="heads",
     run=remove_heads,
     options={"heads": 0, "kv_heads": 0, "share": 0.0, "by": "activations", "tokens": 4096},
+    check=check,
+    looks_at=frozenset({"heads"}),
+    changes=frozenset({"heads"}),
 )

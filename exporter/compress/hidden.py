@@ -35,19 +35,25 @@ _SHARE = 0.75  # of the channels that stay when a recipe says nothing
 
 def remove_channels(task: PruneTask, options: Options) -> None:
     """Write the checkpoint with a narrower residual stream."""
-    if task.decoder.final_norm.kind != "rms":
-        raise InputError(
-            f"hidden cannot prune {task.decoder.model_type}: its layer norms subtract the mean over all channels; take "
-            "depth, heads or mlp_width"
-        )
+    check(task, options)
     size = size_left(task.decoder.hidden_size, options, task.block)
-    check_way(options["by"], METHOD.name)
     score = channel_scores if options["by"] == "activations" else stream_loss_scores
     scores = score(task, task.tokens(int(options["tokens"])))
     kept = np.sort(np.argsort(-scores, kind="stable")[:size])
     task.report["hidden_size"] = size
     task.report["importance_kept"] = float(f"{scores[kept].sum() / scores.sum():.4g}")
     keep_channels(task, kept)
+
+
+def check(task: PruneTask, options: Options) -> None:
+    """See :class:`~edgepress.exporter.compress.Pruning`."""
+    if task.decoder.final_norm.kind != "rms":
+        raise InputError(
+            f"hidden cannot prune {task.decoder.model_type}: its layer norms subtract the mean over all channels; take "
+            "depth, heads or mlp_width"
+        )
+    size_left(task.decoder.hidden_size, options, task.block)
+    check_way(options["by"], METHOD.name)
 
 
 def size_left(hidden: int, options: Options, block: int) -> int:
@@ -158,4 +164,7 @@ METHOD = Pruning(
     name="hidden",
     run=remove_channels,
     options={"size": 0, "share": 0.0, "by": "activations", "multiple": 0, "tokens": 4096},
+    check=check,
+    looks_at=frozenset({"hidden"}),
+    changes=frozenset({"hidden"}),
 )

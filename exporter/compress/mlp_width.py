@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from edgepress.errors import InputError
 from edgepress.exporter.compress import Options, Pruning
+from edgepress.exporter.decoder import Decoder
 from edgepress.exporter.pruning.config import described, refuse_different, with_widths
-from edgepress.exporter.pruning.importance import Scores, input_scores, mlp_down
+from edgepress.exporter.pruning.importance import Scores, check_way, input_scores, mlp_down
 from edgepress.exporter.pruning.picks import Pick, picked_tensors, whole
 from edgepress.exporter.pruning.task import PruneTask
 
@@ -23,20 +24,30 @@ Indices = NDArray[np.int64]
 
 def remove_channels(task: PruneTask, options: Options) -> None:
     """Write the checkpoint with narrower MLPs."""
-    widths = [layer.mlp.up.weight.shape[0] for layer in task.decoder.layers]
-    multiple = _multiple(widths, options, task.block)
+    check(task, options)
+    multiple = _multiple(_widths(task.decoder), options, task.block)
     share, uniform = float(options["share"]), bool(options["uniform"])
-    check_share(widths, share, multiple, uniform=uniform)
+    scores = input_scores(task, mlp_down, by=options["by"], tokens=options["tokens"], method="mlp_width")
+    kept = choose(scores, share, multiple, uniform=uniform)
+    task.report["widths"] = [len(channels) for channels in kept]
+    keep_channels(task, kept)
+
+
+def check(task: PruneTask, options: Options) -> None:
+    """See :class:`~edgepress.exporter.compress.Pruning`."""
+    widths, uniform = _widths(task.decoder), bool(options["uniform"])
+    check_share(widths, float(options["share"]), _multiple(widths, options, task.block), uniform=uniform)
+    check_way(options["by"], METHOD.name)
     if not uniform:
         refuse_different(
             task.targets,
             "mlp_width gives each layer its own width",
             "set uniform = true in [options.mlp_width]",
         )
-    scores = input_scores(task, mlp_down, by=options["by"], tokens=options["tokens"], method="mlp_width")
-    kept = choose(scores, share, multiple, uniform=uniform)
-    task.report["widths"] = [len(channels) for channels in kept]
-    keep_channels(task, kept)
+
+
+def _widths(decoder: Decoder) -> list[int]:
+    return [layer.mlp.up.weight.shape[0] for layer in decoder.layers]
 
 
 def _multiple(widths: Sequence[int], options: Options, block: int) -> int:
@@ -113,4 +124,7 @@ METHOD = Pruning(
     name="mlp_width",
     run=remove_channels,
     options={"share": 0.75, "by": "activations", "uniform": False, "multiple": 0, "tokens": 4096},
+    check=check,
+    looks_at=frozenset({"widths"}),
+    changes=frozenset({"widths"}),
 )

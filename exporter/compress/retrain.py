@@ -132,7 +132,8 @@ def run(task: PruneTask, options: Options) -> None:
         InputError: an option is out of range, the text has one sequence only, or memory does not do.
 
     """
-    pairs = _check_options(task, options)
+    check(task, options)
+    pairs = _compared(task, options)
     tokens = task.tokens(task.recipe.calibration.training_tokens)
     trained_on, held_out = split(len(tokens), task.seed, METHOD.name)
     student, trained = make_student(task, options)
@@ -351,8 +352,8 @@ def _config(task: PruneTask, options: Options) -> Mapping[str, object]:
     return {**config, key: "float32"} if options["quantized"] and key else config
 
 
-def _check_options(task: PruneTask, options: Options) -> list[tuple[int, int]]:
-    """Refuse what cannot be meant; returns which streams are compared, as layers passed here and in the original."""
+def check(task: PruneTask, options: Options) -> None:
+    """See :class:`~edgepress.exporter.compress.Pruning`."""
     for name in ("steps", "batch", "rate", "temperature"):
         if not float(options[name]) > 0:
             raise InputError(f"[options.retrain] {name} must be more than 0, not {options[name]!r}")
@@ -361,14 +362,19 @@ def _check_options(task: PruneTask, options: Options) -> list[tuple[int, int]]:
             raise InputError(f"[options.retrain] {name} must be at least 0, not {options[name]!r}")
     if not sum(float(options[name]) for name in ("forward", "reverse", "truth")) > 0:
         raise InputError("[options.retrain] forward, reverse and truth are all 0: there is nothing to learn; raise one")
-    if not float(options["hidden"]):
-        return []
     ours, theirs = task.decoder, task.original_decoder
-    if ours.hidden_size != theirs.hidden_size:
+    if float(options["hidden"]) and ours.hidden_size != theirs.hidden_size:
         raise InputError(
             f"[options.retrain] hidden = {options['hidden']}: the pruned model has hidden size {ours.hidden_size} and "
             f"the original {theirs.hidden_size}, which cannot be compared; set it to 0"
         )
+
+
+def _compared(task: PruneTask, options: Options) -> list[tuple[int, int]]:
+    """Which streams are compared, as layers passed here and in the original."""
+    if not float(options["hidden"]):
+        return []
+    ours, theirs = task.decoder, task.original_decoder
     count = min(max(1, int(options["hidden_layers"])), len(ours.layers))
     passed_here = [math.ceil((i + 1) * len(ours.layers) / count) for i in range(count)]
     return [(here, math.ceil(here * len(theirs.layers) / len(ours.layers))) for here in passed_here]
@@ -391,4 +397,5 @@ METHOD = Pruning(
         "quantized": False,
     },
     keeps_shapes=True,
+    check=check,
 )

@@ -33,14 +33,8 @@ _log = logging.getLogger("edgepress.pruning")
 
 def remove_tokens(task: PruneTask, options: Options) -> None:
     """Write the checkpoint with only the tokens that the text asks for."""
-    size, least = int(options["size"]), int(options["least"])
-    if size < 0 or least < 1:
-        raise InputError(
-            f"[options.vocabulary] size = {size}, least = {least}: size is the most tokens to keep (0: all that the "
-            "text uses), least how often one must occur, at least 1"
-        )
-    checkpoint, rows = task.checkpoint, task.decoder.vocab_size
-    vocabulary = read_vocabulary(read_json(checkpoint.file("tokenizer.json")), rows=rows)
+    size, least = _limits(options)
+    checkpoint, rows, vocabulary = task.checkpoint, task.decoder.vocab_size, _vocabulary(task)
     library = read_tokenizer(checkpoint.directory).library
     always = {*_named(checkpoint, vocabulary)}
     for text in (str(options["always"]), *str(options["always"])):
@@ -54,6 +48,26 @@ def remove_tokens(task: PruneTask, options: Options) -> None:
         _log.warning("vocabulary: %s", warning)
     task.report |= _described(vocabulary, usage, choice, rows, warnings)
     keep_tokens(task, prune_tokenizer(vocabulary, choice.keep))
+
+
+def check(task: PruneTask, options: Options) -> None:
+    """See :class:`~edgepress.exporter.compress.Pruning`."""
+    _limits(options)
+    _vocabulary(task)
+
+
+def _limits(options: Options) -> tuple[int, int]:
+    size, least = int(options["size"]), int(options["least"])
+    if size < 0 or least < 1:
+        raise InputError(
+            f"[options.vocabulary] size = {size}, least = {least}: size is the most tokens to keep (0: all that the "
+            "text uses), least how often one must occur, at least 1"
+        )
+    return size, least
+
+
+def _vocabulary(task: PruneTask) -> Vocabulary:
+    return read_vocabulary(read_json(task.checkpoint.file("tokenizer.json")), rows=task.decoder.vocab_size)
 
 
 def keep_tokens(task: PruneTask, pruned: PrunedTokenizer) -> None:
@@ -115,4 +129,12 @@ def _described(
     return {key: value for key, value in facts.items() if value != []}
 
 
-METHOD = Pruning("vocabulary", remove_tokens, {"size": 0, "least": 1, "always": ""}, needs_text=True)
+METHOD = Pruning(
+    "vocabulary",
+    remove_tokens,
+    {"size": 0, "least": 1, "always": ""},
+    needs_text=True,
+    check=check,
+    looks_at=frozenset({"vocabulary"}),
+    changes=frozenset({"vocabulary"}),
+)

@@ -27,7 +27,7 @@ from edgepress.exporter.bundle import check_tokenizer, read_json, write_json
 from edgepress.exporter.calibration.generate import generate_calibration
 from edgepress.exporter.calibration.run import use_threads, versions
 from edgepress.exporter.checkpoint import Checkpoint
-from edgepress.exporter.compress import Options, Pruning, load_method, method_options
+from edgepress.exporter.compress import Options, Pruning, Size, load_method, method_options
 from edgepress.exporter.decoder import Decoder
 from edgepress.exporter.export import first_token, read_decoder
 from edgepress.exporter.pruning.score import bits_per_byte
@@ -155,6 +155,7 @@ def prune(
         scores=folder is not None,
     )
     try:
+        _check(run, steps)
         with use_threads(decoder, threads):
             pruned = _run(run, [step for step in steps if step.name not in skipped], threads)
     except BaseException:
@@ -164,6 +165,19 @@ def prune(
     if folder is None:
         weakref.finalize(pruned.checkpoint, shutil.rmtree, place, ignore_errors=True)
     return replace(pruned, skipped=skipped)
+
+
+def _check(run: _Run, steps: Sequence[_Step]) -> None:
+    """Refuse before the first step what is known to be impossible for a later one."""
+    changed: set[Size] = set()
+    widths = {layer.mlp.up.weight.shape[0] for layer in run.decoder.layers}
+    for index, step in enumerate(steps):
+        if not step.method.looks_at & changed:
+            stage = run.stage(f"{index}-{step.name}")
+            step.method.check(_task(run, _Model(run.original, run.decoder), stage, ()), step.options)
+        changed |= step.method.changes
+        if "layers" in changed and len(widths) > 1:  # which layers stay decides which widths there are
+            changed.add("widths")
 
 
 def _run(run: _Run, steps: Sequence[_Step], threads: int | None) -> Pruned:
@@ -180,7 +194,7 @@ def _run(run: _Run, steps: Sequence[_Step], threads: int | None) -> Pruned:
             _log.warning("continuing after step %d, %s, kept in %s", index, step.name, run.folder)
         else:
             _drop_from(run, index)
-            _do(run, step, _task(run, model, stage, text), held, key)
+            _do(run, step, _task(run, model, stage, training_files(text)), held, key)
         model = _read_model(stage)
         entries.append(_entry(stage))
     files = tuple(map(str, training_files(text)))
@@ -194,7 +208,7 @@ def _read_model(stage: Path) -> _Model:
     return _Model(checkpoint, read_decoder(checkpoint), kept_tokens)
 
 
-def _task(run: _Run, model: _Model, stage: Path, text: Path) -> PruneTask:
+def _task(run: _Run, model: _Model, stage: Path, texts: tuple[Path, ...]) -> PruneTask:
     return PruneTask(
         checkpoint=model.checkpoint,
         decoder=model.decoder,
@@ -202,7 +216,7 @@ def _task(run: _Run, model: _Model, stage: Path, text: Path) -> PruneTask:
         original_decoder=run.decoder,
         recipe=run.recipe,
         targets=run.targets,
-        texts=Documents(training_files(text)),
+        texts=Documents(texts),
         folder=run.stage(f"{stage.name}.state"),
         out=stage,
         device=run.device,

@@ -18,7 +18,7 @@ from edgepress.exporter import decide, export
 from edgepress.exporter.checkpoint import Checkpoint
 from edgepress.exporter.pruning import run as module
 from edgepress.exporter.pruning import text as texts
-from edgepress.exporter.recipe import read_recipe
+from edgepress.exporter.recipe import OptionValue, read_recipe
 from edgepress.exporter.report import format_inspection, format_plan, inspect, plan_to_json
 from edgepress.manifest import find_problems, read_manifest
 from edgepress.progress import silent
@@ -236,6 +236,8 @@ def test_plan_has_the_sizes_of_the_bundle(bundle: Path, home: Path) -> None:
     ("recipe", "message"),
     [
         ('prune = ["deth"]', "unknown compression method 'deth'; did you mean 'depth'"),
+        ('prune = ["depth"]\nafter = ["distil"]', "unknown compression method 'distil'; did you mean 'distill'"),
+        ('prune = ["depth"]\nafter = ["distill"]\n[options.distill]\nstep = 2', "has no option 'step'"),
         ('prune = ["gptq"]', "gptq does not make a smaller model"),
         ('prune = "depth"', "prune must be a list of names"),
         ('prune = ["depth"]\n[options.depth]\nlayer = 2', "has no option 'layer'; did you mean 'layers'"),
@@ -254,6 +256,39 @@ def test_bad_recipes_are_refused_by_name(
     assert main([*command, "--calibration", str(home / "text.txt"), "--threads", "1"]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("prune", "options", "message"),
+    [
+        (["mlp_width", "depth"], {"depth": {"layers": 9}}, "keeps all 3 layers"),
+        (["depth", "mlp_width"], {"mlp_width": {"share": 0.01}}, "leaves a layer with none"),
+        (["depth", "mlp_width"], {"mlp_width": {"by": "luck"}}, "must be one of activations, loss"),
+        (["mlp_width", "hidden"], {"hidden": {"size": 64}}, "keeps all 64 channels"),
+        (["hidden", "heads"], {"heads": {"kv_heads": 7}}, "each key-value head that stays"),
+        (["retrain", "vocabulary"], {"vocabulary": {"least": 0}}, "at least 1"),
+        (["hidden", "depth", "retrain"], {"retrain": {"steps": 0}}, "steps must be more than 0"),
+    ],
+)
+def test_what_a_later_step_cannot_do_is_refused_before_the_first(
+    prune: list[str], options: dict[str, dict[str, OptionValue]], message: str, home: Path, tmp_path: Path
+) -> None:
+    recipe, source = read_recipe(home / "recipe.toml"), Checkpoint.open(home / "qwen2")
+    text = replace(recipe.calibration, text=(str(home / "text.txt"),))
+    recipe = replace(recipe, prune=tuple(prune), options=options, calibration=text)
+    with pytest.raises(InputError, match=message):
+        module.prune(source, recipe, [], folder=tmp_path, threads=1, progress=silent)
+    assert list(tmp_path.iterdir()) == []  # not even text was put aside
+
+
+def test_a_size_that_an_earlier_step_changes_is_not_asked_of_the_original(home: Path, tmp_path: Path) -> None:
+    """Two of three layers, twice: the second step alone can see that there is nothing to remove."""
+    recipe, source = read_recipe(home / "recipe.toml"), Checkpoint.open(home / "qwen2")
+    text = replace(recipe.calibration, text=(str(home / "text.txt"),))
+    recipe = replace(recipe, prune=("depth", "depth"), options={"depth": {"layers": 2}}, calibration=text)
+    with pytest.raises(InputError, match="keeps all 2 layers"):
+        module.prune(source, recipe, [], folder=tmp_path, threads=1, progress=silent)
+    assert (tmp_path / "0-depth").is_dir()
 
 
 def test_blame_says_that_it_cannot(bundle: Path, home: Path) -> None:
