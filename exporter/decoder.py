@@ -5,8 +5,9 @@ in here reads a file or a weight. Shapes are ``(rows, columns)`` = ``(out_featur
 ``torch.nn.Linear`` stores them.
 """
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any, Literal
 
 Kind = Literal["linear", "embedding", "head", "norm", "bias", "positions"]
 Activation = Literal["silu", "gelu", "gelu_tanh", "relu"]
@@ -48,10 +49,20 @@ class Weight:
 
 @dataclass(frozen=True)
 class Linear:
-    """``y = x Wᵀ + b``: x (…, columns) → y (…, rows)."""
+    """``y = x Wᵀ + b``: x (…, columns) → y (…, rows).
+
+    With ``inner`` the projection has two factors: what goes into it is what ``inner`` gives,
+    ``y = inner(x) Wᵀ + b``. Each of the two is a projection of its own to what rounds or writes them.
+    """
 
     weight: Weight
     bias: Weight | None = None
+    inner: "Linear | None" = None
+
+    @property
+    def reader(self) -> "Linear":
+        """The projection that reads x: the inner one where there are two."""
+        return self if self.inner is None else self.inner.reader
 
 
 @dataclass(frozen=True)
@@ -192,18 +203,22 @@ class Decoder:
             if norm is not None:
                 add(norm.weight, norm.bias)
 
+        def add_linears(*linears: Linear | None) -> None:
+            for linear in linears:
+                if linear is not None:
+                    add_linears(linear.inner)
+                    add(linear.weight, linear.bias)
+
         add(self.embedding, self.positions)
         for layer in self.layers:
             add_norm(layer.attention_norm)
-            add(layer.attention.qkv.weight, layer.attention.qkv.bias)
+            add_linears(layer.attention.qkv)
             add_norm(layer.attention.query_norm)
             add_norm(layer.attention.key_norm)
-            add(layer.attention.output.weight, layer.attention.output.bias)
+            add_linears(layer.attention.output)
             add_norm(layer.attention_post_norm)
             add_norm(layer.mlp_norm)
-            for linear in (layer.mlp.gate, layer.mlp.up, layer.mlp.down):
-                if linear is not None:
-                    add(linear.weight, linear.bias)
+            add_linears(layer.mlp.gate, layer.mlp.up, layer.mlp.down)
             add_norm(layer.mlp_post_norm)
         add_norm(self.final_norm)
         if not self.tied:
@@ -212,11 +227,38 @@ class Decoder:
         return list(found.values())
 
 
-def layer_linears(layer: Layer) -> list[Linear]:
-    """Projections of a layer in the order in which they are computed."""
+def layer_groups(layer: Layer) -> list[tuple[Linear, ...]]:
+    """Projections of a layer that share their input, in the order in which they are computed."""
     mlp = layer.mlp
-    gate = [] if mlp.gate is None else [mlp.gate]
-    return [layer.attention.qkv, layer.attention.output, *gate, mlp.up, mlp.down]
+    first = (mlp.up,) if mlp.gate is None else (mlp.gate, mlp.up)
+    found: list[tuple[Linear, ...]] = []
+    for group in ((layer.attention.qkv,), (layer.attention.output,), first, (mlp.down,)):
+        found.append(tuple(linear.reader for linear in group))
+        found += [(linear,) for linear in group if linear.inner is not None]
+    return found
+
+
+def layer_linears(layer: Layer) -> list[Linear]:
+    """Projections of a layer in the order in which they are computed; of two factors each is one."""
+    return [linear for group in layer_groups(layer) for linear in group]
+
+
+def with_linears(layer: Layer, change: Callable[[Linear], Linear]) -> Layer:
+    """The layer with each of its projections changed; ``change`` is given both factors in one."""
+    attention, mlp = layer.attention, layer.mlp
+    return replace(
+        layer,
+        attention=replace(attention, qkv=change(attention.qkv), output=change(attention.output)),
+        mlp=MLP(change(mlp.up), change(mlp.down), mlp.activation, None if mlp.gate is None else change(mlp.gate)),
+    )
+
+
+def scaled_by_token(layer: Layer) -> list[Linear]:
+    """Projections into which tokens of very different sizes go: integer graphs scale each token to 1 there.
+
+    What leaves a norm or attention is alike in size; what goes into ``down``, or between two factors, is not.
+    """
+    return [linear for linear in layer_linears(layer) if linear is layer.mlp.down.reader or linear.inner is not None]
 
 
 def layer_weights(layer: Layer) -> list[Weight]:
@@ -232,3 +274,14 @@ def layer_weights(layer: Layer) -> list[Weight]:
     found = [weight for norm in norms if norm is not None for weight in (norm.weight, norm.bias)]
     found += [weight for linear in layer_linears(layer) for weight in (linear.weight, linear.bias)]
     return [weight for weight in found if weight is not None]
+
+
+def change_parts(tree: Any, change: Callable[[Part], Part]) -> Any:
+    """A description (dataclasses, tuples, dicts) with every part changed."""
+    if isinstance(tree, Part):
+        return change(tree)
+    if isinstance(tree, tuple):
+        return tuple(change_parts(item, change) for item in tree)
+    if is_dataclass(tree) and not isinstance(tree, type):
+        return replace(tree, **{field.name: change_parts(getattr(tree, field.name), change) for field in fields(tree)})
+    return tree

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,12 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgepress.errors import InputError
+from edgepress.exporter.architectures import describe
 from edgepress.exporter.checkpoint import Checkpoint, resolve_model
+from edgepress.exporter.factors import KEY, Product, products
 
 if TYPE_CHECKING:
     import torch
 
 Weights = Callable[[str], NDArray[np.float32]]
+Shapes = Mapping[str, tuple[int, ...]]
 
 _KEEP_BYTES = 2 << 30  # float32 weights that stay in memory between calls
 _READ_ELEMENTS = 1 << 22
@@ -46,14 +49,17 @@ class Reference:
         self._torch = torch
         self._checkpoint = Checkpoint.open(resolve_model(str(model)))
         self._weights = weights
+        self._products = _products(self._checkpoint)
+        self._shapes = {name: tensor.shape for name, tensor in self._checkpoint.tensors.items()}
+        self._shapes |= {name: product.shape for name, product in self._products.items()}
         config = _read_config(transformers, self._checkpoint)
         with _parameters_without_memory(torch):
             self._model = transformers.AutoModelForCausalLM.from_config(
                 config, trust_remote_code=False, dtype=torch.float32, attn_implementation="sdpa"
             )
         self._model.eval().requires_grad_(False)
-        _fit_widths(torch, self._model, self._checkpoint)
-        _fit_gpt2_heads(torch, self._model, self._checkpoint)
+        _fit_widths(torch, self._model, self._checkpoint, self._shapes)
+        _fit_gpt2_heads(torch, self._model, self._checkpoint, self._shapes)
         nbytes = sum(4 * parameter.numel() for parameter in self._model.parameters())
         self._keep = nbytes <= _KEEP_BYTES if keep is None else keep
         self._kept: dict[str, Any] = {}  # parameters, by their tensor
@@ -77,14 +83,13 @@ class Reference:
         Tied parameters are one object under several names; checkpoints without a head leave the base prefix out.
         """
         prefix = f"{self._model.base_model_prefix}."
-        tensors = self._checkpoint.tensors
         same: dict[int, list[str]] = {}
         for name, parameter in self._model.named_parameters(remove_duplicate=False):
             same.setdefault(id(parameter), []).append(name)
         found: dict[str, str] = {}
         for names in same.values():
             candidates = [*names, *(name.removeprefix(prefix) for name in names)]
-            tensor = next((candidate for candidate in candidates if candidate in tensors), None)
+            tensor = next((candidate for candidate in candidates if candidate in self._shapes), None)
             if tensor is None:
                 raise InputError(
                     f"{self._checkpoint.directory} has no tensor {names[0]}, which the reference model needs; "
@@ -122,21 +127,32 @@ class Reference:
         return parameter
 
     def _read(self, tensor: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
-        try:
-            value = self._weights(tensor) if self._weights is not None else None
-        except KeyError:
-            value = None
-        found = self._checkpoint.tensors[tensor].shape if value is None else value.shape
-        if found != shape:
-            raise InputError(f"{tensor} has shape {found}, and the reference model asks for {shape}")
-        if value is not None:
-            return np.require(value, np.float32, ["C", "W"])
+        product = self._products.get(tensor)
+        value = self._stored(tensor) if product is None else product.compute(self._stored)
+        if value.shape != shape:
+            raise InputError(f"{tensor} has shape {value.shape}, and the reference model asks for {shape}")
+        return np.require(value, np.float32, ["C", "W"])
+
+    def _stored(self, tensor: str) -> NDArray[np.float32]:
+        """A tensor of the checkpoint, or what was given instead."""
+        with suppress(KeyError):
+            if self._weights is not None:
+                return self._weights(tensor)
+        shape = self._checkpoint.tensors[tensor].shape
         whole = np.empty(shape, np.float32)
         step = max(1, _READ_ELEMENTS // math.prod(shape[1:]))
         for start in range(0, shape[0], step):  # the stored bytes of a piece, not of the whole, are in memory beside it
             stop = min(start + step, shape[0])
             whole[start:stop] = self._checkpoint.rows(tensor, start, stop)
         return whole
+
+
+def _products(checkpoint: Checkpoint) -> dict[str, Product]:
+    """Tensors that the checkpoint has in two factors, of which transformers knows nothing."""
+    if checkpoint.config.get(KEY) is None:
+        return {}
+    plain = {key: value for key, value in checkpoint.config.items() if key != KEY}
+    return products(describe(plain, checkpoint.tensors), describe(checkpoint.config, checkpoint.tensors))
 
 
 def _read_config(transformers: Any, checkpoint: Checkpoint) -> Any:
@@ -171,7 +187,7 @@ def _checked_hidden(values: Mapping[str, object]) -> int | None:
     return heads * head_dim if refused else None
 
 
-def _fit_widths(torch: Any, model: Any, checkpoint: Checkpoint) -> None:
+def _fit_widths(torch: Any, model: Any, checkpoint: Checkpoint, shapes: Shapes) -> None:
     """Give the projections of each MLP the shapes of the checkpoint, where its config says that they differ."""
     if not any(isinstance(checkpoint.config.get(key), list) for key in _WIDTHS):
         return
@@ -179,14 +195,14 @@ def _fit_widths(torch: Any, model: Any, checkpoint: Checkpoint) -> None:
     for module_name, module in model.named_modules():
         if ".mlp." not in module_name:
             continue
-        _fit_shapes(torch, module_name, module, prefix, checkpoint)
+        _fit_shapes(torch, module_name, module, prefix, shapes)
 
 
 def _has_gpt2_heads(checkpoint: Checkpoint) -> bool:
     return checkpoint.config.get("model_type") == "gpt2" and isinstance(checkpoint.config.get("head_dim"), int)
 
 
-def _fit_gpt2_heads(torch: Any, model: Any, checkpoint: Checkpoint) -> None:
+def _fit_gpt2_heads(torch: Any, model: Any, checkpoint: Checkpoint, shapes: Shapes) -> None:
     """Where GPT-2 has lost heads, its config says how wide one is, which transformers does not read."""
     if not _has_gpt2_heads(checkpoint):
         return
@@ -198,18 +214,18 @@ def _fit_gpt2_heads(torch: Any, model: Any, checkpoint: Checkpoint) -> None:
                 module.scaling *= (module.head_dim / head_dim) ** 0.5
             module.head_dim, module.num_heads, module.split_size = head_dim, heads, heads * head_dim
         elif ".attn." in module_name:
-            _fit_shapes(torch, module_name, module, prefix, checkpoint)
+            _fit_shapes(torch, module_name, module, prefix, shapes)
 
 
-def _fit_shapes(torch: Any, module_name: str, module: Any, prefix: str, checkpoint: Checkpoint) -> None:
+def _fit_shapes(torch: Any, module_name: str, module: Any, prefix: str, shapes: Shapes) -> None:
     """Give a module's own parameters the shapes of their tensors."""
     for key, parameter in _own_parameters(module).items():
         name = f"{module_name}.{key}"
-        tensor = checkpoint.tensors.get(name) or checkpoint.tensors.get(name.removeprefix(prefix))
-        if tensor is not None and tensor.shape != tuple(parameter.shape):
-            setattr(module, key, torch.nn.Parameter(torch.empty(tensor.shape, device="meta"), requires_grad=False))
+        shape = shapes.get(name) or shapes.get(name.removeprefix(prefix))
+        if shape is not None and shape != tuple(parameter.shape):
+            setattr(module, key, torch.nn.Parameter(torch.empty(shape, device="meta"), requires_grad=False))
             if hasattr(module, "nf"):  # GPT-2's Conv1D keeps how many features it gives
-                module.nf = tensor.shape[-1]
+                module.nf = shape[-1]
 
 
 def _drop(module: torch.nn.Module, _inputs: object, _output: object) -> None:

@@ -7,12 +7,12 @@ names it. :func:`describe` is what the exporter calls.
 import importlib
 import pkgutil
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, fields, is_dataclass, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 from edgepress.errors import InputError
 from edgepress.exporter.config import Config
-from edgepress.exporter.decoder import Decoder, Part
+from edgepress.exporter.decoder import Decoder, change_parts
+from edgepress.exporter.factors import KEY, read_ranks, with_factors
 
 
 @dataclass(frozen=True)
@@ -70,21 +70,18 @@ def describe(values: Mapping[str, object], tensors: Collection[str], where: str 
         raise InputError(f"{where}: model_type = {model_type!r}: must be one of {', '.join(model_types())}")
     family = architecture(model_type)
     config = Config(values, where)
-    decoder = family.read(config)
+    decoder = _factored(family.read(config), config)
     config.finish()
     if any(name.startswith(family.base_prefix) for name in tensors):
         return decoder
-    renamed = _rename(decoder, lambda name: name.removeprefix(family.base_prefix))
+    renamed = change_parts(decoder, lambda part: replace(part, tensor=part.tensor.removeprefix(family.base_prefix)))
     assert isinstance(renamed, Decoder)
     return renamed
 
 
-def _rename(tree: Any, rename: Callable[[str], str]) -> Any:
-    """Return a description (dataclasses, tuples, dicts) with every part's tensor renamed."""
-    if isinstance(tree, Part):
-        return replace(tree, tensor=rename(tree.tensor))
-    if isinstance(tree, tuple):
-        return tuple(_rename(item, rename) for item in tree)
-    if is_dataclass(tree) and not isinstance(tree, type):
-        return replace(tree, **{field.name: _rename(getattr(tree, field.name), rename) for field in fields(tree)})
-    return tree
+def _factored(decoder: Decoder, config: Config) -> Decoder:
+    """The decoder with the factors that the config has instead of some of its projections."""
+    try:
+        return with_factors(decoder, read_ranks(config))
+    except KeyError as error:
+        raise config.refuse(KEY, f"{error.args[0]} is no projection of a layer") from error

@@ -14,7 +14,7 @@ from edgepress.exporter.calibration import network
 from edgepress.exporter.calibration.activations import Activations
 from edgepress.exporter.calibration.codes import Codes
 from edgepress.exporter.calibration.ranges import Histogram, find_range, to_scale
-from edgepress.exporter.decoder import Decoder, Layer, Linear, Weight, layer_weights
+from edgepress.exporter.decoder import Decoder, Layer, Linear, Weight, layer_weights, scaled_by_token
 from edgepress.exporter.recipe import Activations as Asked
 
 Ranges = dict[str, NDArray[Any]]
@@ -32,10 +32,11 @@ def layer_ranges(
 ) -> Ranges:
     """Ranges of one layer on its ``inputs``; what it gives goes to ``outputs``, which may be ``inputs`` itself."""
     histograms: dict[str, Histogram] = {}
+    by_token = scaled_by_token(layer)
 
     def tap(linears: tuple[Linear, ...], x: Tensor) -> Tensor:
         seen = x
-        if layer.mlp.down in linears:  # the graph scales each token to 1 there (graph/linears.py)
+        if linears[0] in by_token:  # the graph scales each token to 1 there (graph/linears.py)
             seen = x / x.abs().amax(-1, keepdim=True).clamp_min(torch.finfo(x.dtype).tiny)
         histograms.setdefault(linears[0].weight.name, Histogram()).add(seen.cpu().numpy())
         for other in linears[1:]:

@@ -76,17 +76,27 @@ def layer_steps(layer: Layer, values: Values, x: Tensor, rotary: Rotary | None, 
     A projection's weights are asked for after its step was answered, so that they can be made in between.
     """
     attention, mlp = layer.attention, layer.mlp
-    y = yield (attention.qkv,), norm_forward(layer.attention_norm, values, x)
-    y = yield (attention.output,), attend(attention, values, linear_forward(attention.qkv, values, y), rotary)
-    y = norm_forward(layer.attention_post_norm, values, linear_forward(attention.output, values, y))
-    y = layer.residual_multiplier * y
+    (qkv,) = yield from _project((attention.qkv,), values, norm_forward(layer.attention_norm, values, x))
+    (y,) = yield from _project((attention.output,), values, attend(attention, values, qkv, rotary))
+    y = layer.residual_multiplier * norm_forward(layer.attention_post_norm, values, y)
     x = x + (y if added is None else added(y))
     group = (mlp.up,) if mlp.gate is None else (mlp.gate, mlp.up)
-    y = yield group, norm_forward(layer.mlp_norm, values, x)
-    y = yield (mlp.down,), mlp_activation(mlp, values, y)
-    y = norm_forward(layer.mlp_post_norm, values, linear_forward(mlp.down, values, y))
-    y = layer.residual_multiplier * y
+    projected = yield from _project(group, values, norm_forward(layer.mlp_norm, values, x))
+    (y,) = yield from _project((mlp.down,), values, mlp_activation(mlp, projected))
+    y = layer.residual_multiplier * norm_forward(layer.mlp_post_norm, values, y)
     return x + (y if added is None else added(y))
+
+
+def _project(group: tuple[Linear, ...], values: Values, x: Tensor) -> Generator[Step, Tensor, list[Tensor]]:
+    """What projections that share their input give; second factors are steps of their own, after all first ones."""
+    x = yield tuple(linear.reader for linear in group), x
+    outputs = []
+    for linear in group:
+        y = linear_forward(linear.reader, values, x)
+        if linear.inner is not None:
+            y = linear_forward(linear, values, (yield (linear,), y))
+        outputs.append(y)
+    return outputs
 
 
 def head_steps(decoder: Decoder, values: Values, x: Tensor) -> Steps:
@@ -129,7 +139,7 @@ def head_forward(decoder: Decoder, values: Values, x: Tensor, tap: Tap | None = 
 
 
 def linear_forward(linear: Linear, values: Values, x: Tensor) -> Tensor:
-    """``x Wᵀ + b``, (…, columns) → (…, rows)."""
+    """``x Wᵀ + b``, (…, columns) → (…, rows); of two factors this is one, and x what goes into it."""
     return functional.linear(x, values(linear.weight), None if linear.bias is None else values(linear.bias))
 
 
@@ -201,10 +211,10 @@ def _rotate(rotary: Rotary, x: Tensor) -> Tensor:
     return torch.cat([first * rotary.cos - second * rotary.sin, second * rotary.cos + first * rotary.sin, rest], dim=-1)
 
 
-def mlp_activation(mlp: MLP, values: Values, x: Tensor) -> Tensor:
-    """What goes into ``down``: ``activation(gate(x)) · up(x)``, or ``activation(up(x))`` when there is no gate."""
-    activation, up = _ACTIVATIONS[mlp.activation], linear_forward(mlp.up, values, x)
-    return activation(up) if mlp.gate is None else activation(linear_forward(mlp.gate, values, x)) * up
+def mlp_activation(mlp: MLP, projected: list[Tensor]) -> Tensor:
+    """What goes into ``down``: ``activation(gate) · up``, or ``activation(up)`` when that is all that is projected."""
+    activation, up = _ACTIVATIONS[mlp.activation], projected[-1]
+    return activation(up) if mlp.gate is None else activation(projected[0]) * up
 
 
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {

@@ -15,11 +15,10 @@ from edgepress.exporter.calibration.moments import Moments
 from edgepress.exporter.calibration.parallel import at_once, each, pieces
 from edgepress.exporter.calibration.tasks import LayerTask
 from edgepress.exporter.compress import LinearMethod, Method, method_options
-from edgepress.exporter.decoder import Linear, Weight, layer_weights
+from edgepress.exporter.decoder import Linear, Weight, layer_groups, layer_weights
 from edgepress.exporter.recipe import Recipe
 
 _KEPT_BYTES = 512 << 20  # intermediate activations of one layer that may wait in memory; beyond, they are recomputed
-_GROUPS = 4  # qkv; output; gate and up; down
 _BATCH_TOKENS = 1024  # each core has a batch of its own on its way through the layer
 
 
@@ -36,7 +35,7 @@ def round_by_linear(
             _round(task, weight, methods[weight.name], None, recipe)
         return False
     passes = _Passes(task)
-    for group in range(_GROUPS):
+    for group in range(len(layer_groups(task.layer))):
         linears, moments = passes.before(group)
         _round_group(task, linears, moments, methods, recipe)
     if outputs is None:
@@ -116,11 +115,11 @@ class _Passes:
 
     def finish(self, outputs: Activations) -> None:
         """Write what the layer gives, with all its projections rounded."""
-        device = self._task.device
+        device, groups = self._task.device, len(layer_groups(self._task.layer))
         asked = [linear.weight for linear in self._rounded] if self._waiting else layer_weights(self._task.layer)
         self._dequantized = {weight.name: self._task.values(weight) for weight in asked}
         for some in _together(len(self._batches), device):
-            reached = each(lambda number: self._reach(_GROUPS, number).output, some, device)
+            reached = each(lambda number: self._reach(groups, number).output, some, device)
             for number, y in zip(some, reached, strict=True):
                 _write_finite(outputs, self._batches[number], y, self._task.index)
 

@@ -18,7 +18,7 @@ import torch
 
 from edgepress.exporter.calibration import network
 from edgepress.exporter.compress import Options, Recovery, method_options
-from edgepress.exporter.decoder import MLP, Decoder, Layer, Linear, Weight
+from edgepress.exporter.decoder import Decoder, Layer, Linear, Weight, layer_groups, with_linears
 from edgepress.exporter.recipe import KEPT_BITS, Recipe
 
 if TYPE_CHECKING:
@@ -35,30 +35,23 @@ def _describe(decoder: Decoder, recipe: Recipe) -> Decoder:
 
 def _with_biases(layer: Layer, recipe: Recipe) -> Layer:
     def biased(linear: Linear) -> Linear:
-        weight = linear.weight
+        weight, inner = linear.weight, linear.inner
+        linear = replace(linear, inner=None if inner is None else biased(inner))
         if linear.bias is not None or recipe.storage(weight.name, weight.kind)[0].bits == KEPT_BITS:
             return linear
         return replace(linear, bias=Weight(f"{weight.name}.bias", "bias", weight.shape[:1], ()))
 
-    attention, mlp = layer.attention, layer.mlp
-    return replace(
-        layer,
-        attention=replace(attention, qkv=biased(attention.qkv), output=biased(attention.output)),
-        mlp=MLP(biased(mlp.up), biased(mlp.down), mlp.activation, None if mlp.gate is None else biased(mlp.gate)),
-    )
+    return with_linears(layer, biased)
 
 
 def _correct(task: LayerTask, options: Options) -> None:  # noqa: ARG001 - the options are describe's
-    for group in range(_GROUPS):
+    for group in range(len(layer_groups(task.layer))):
         linears, mean = _mean_input(task, group)
         for linear in linears:
             weight, bias = linear.weight, linear.bias
             if weight.name in task.codes and bias is not None:
                 moved = (task.values(weight) - task.full(weight)) @ mean
                 task.repaired[bias.name] = task.values(bias) - moved
-
-
-_GROUPS = 4  # qkv; output; gate and up; down
 
 
 def _mean_input(task: LayerTask, group: int) -> tuple[tuple[Linear, ...], Tensor]:

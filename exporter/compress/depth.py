@@ -22,7 +22,7 @@ from edgepress.exporter.calibration.activations import Activations
 from edgepress.exporter.calibration.variants import kl_sum
 from edgepress.exporter.compress import Options, Pruning
 from edgepress.exporter.decoder import Decoder, Layer, layer_weights
-from edgepress.exporter.pruning.config import check_same_layer, described, with_layers
+from edgepress.exporter.pruning.config import check_same_layer, described, refuse_factors, with_layers
 from edgepress.exporter.pruning.picks import Pick, picked_tensors, whole
 from edgepress.exporter.pruning.streams import embedded, held, pass_layer, pass_layers, reader
 from edgepress.exporter.pruning.task import PruneTask
@@ -52,6 +52,7 @@ def remove_layers(task: PruneTask, options: Options) -> None:
 
 def check(task: PruneTask, options: Options) -> None:
     """See :class:`~edgepress.exporter.compress.Pruning`."""
+    refuse_factors(task.decoder, METHOD.name)
     layers_left(len(task.decoder.layers), options)
     if options["by"] not in _WAYS:
         raise InputError(f"[options.depth] by must be one of {', '.join(_WAYS)}, not {options['by']!r}")

@@ -21,7 +21,7 @@ from edgepress.errors import InputError
 from edgepress.exporter.calibration import network
 from edgepress.exporter.compress import Options, Pruning
 from edgepress.exporter.decoder import Attention, Linear
-from edgepress.exporter.pruning.config import described, with_heads
+from edgepress.exporter.pruning.config import described, refuse_factors, with_heads
 from edgepress.exporter.pruning.importance import Scores, attention_output, check_way, input_scores
 from edgepress.exporter.pruning.picks import Pick, picked_tensors, whole
 from edgepress.exporter.pruning.streams import embedded, held, pass_layers
@@ -54,6 +54,7 @@ def remove_heads(task: PruneTask, options: Options) -> None:
 
 def check(task: PruneTask, options: Options) -> None:
     """See :class:`~edgepress.exporter.compress.Pruning`."""
+    refuse_factors(task.decoder, METHOD.name)
     attention = task.decoder.layers[0].attention
     heads_left(attention.heads, attention.kv_heads, options)
     check_way(options["by"], METHOD.name)

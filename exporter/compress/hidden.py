@@ -22,7 +22,7 @@ from edgepress.errors import InputError
 from edgepress.exporter.calibration import network
 from edgepress.exporter.compress import Options, Pruning
 from edgepress.exporter.decoder import Decoder, Layer, Linear, Norm
-from edgepress.exporter.pruning.config import described, with_hidden
+from edgepress.exporter.pruning.config import described, refuse_factors, with_hidden
 from edgepress.exporter.pruning.importance import Scores, check_way, stream_loss_scores
 from edgepress.exporter.pruning.picks import Pick, picked_tensors, whole
 from edgepress.exporter.pruning.streams import embedded, pass_layers
@@ -47,6 +47,7 @@ def remove_channels(task: PruneTask, options: Options) -> None:
 
 def check(task: PruneTask, options: Options) -> None:
     """See :class:`~edgepress.exporter.compress.Pruning`."""
+    refuse_factors(task.decoder, METHOD.name)
     if task.decoder.final_norm.kind != "rms":
         raise InputError(
             f"hidden cannot prune {task.decoder.model_type}: its layer norms subtract the mean over all channels; take "

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from edgepress.errors import InputError
 from edgepress.exporter.compress import Options, Pruning
 from edgepress.exporter.decoder import Decoder
-from edgepress.exporter.pruning.config import described, refuse_different, with_widths
+from edgepress.exporter.pruning.config import described, refuse_different, refuse_factors, with_widths
 from edgepress.exporter.pruning.importance import Scores, check_way, input_scores, mlp_down
 from edgepress.exporter.pruning.picks import Pick, picked_tensors, whole
 from edgepress.exporter.pruning.task import PruneTask
@@ -35,6 +35,7 @@ def remove_channels(task: PruneTask, options: Options) -> None:
 
 def check(task: PruneTask, options: Options) -> None:
     """See :class:`~edgepress.exporter.compress.Pruning`."""
+    refuse_factors(task.decoder, METHOD.name)
     widths, uniform = _widths(task.decoder), bool(options["uniform"])
     check_share(widths, float(options["share"]), _multiple(widths, options, task.block), uniform=uniform)
     check_way(options["by"], METHOD.name)

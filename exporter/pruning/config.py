@@ -8,7 +8,7 @@ from edgepress.errors import InputError
 from edgepress.exporter.architectures import architecture, describe
 from edgepress.exporter.checkpoint import Checkpoint
 from edgepress.exporter.config import Config
-from edgepress.exporter.decoder import Decoder, Layer
+from edgepress.exporter.decoder import Decoder, Layer, layer_linears
 from edgepress.targets import Target
 
 _BY_LAYER = ("layer_types", "no_rope_layers", "intermediate_size", "n_inner")  # keys that may hold a list, one a layer
@@ -69,6 +69,14 @@ def check_same_layer(old: Layer, new: Layer, where: str) -> None:
         raise InputError(
             f"{where} would compute with {facts(new)}, and computes with {facts(old)}; the config cannot say that of "
             "it alone: please report this architecture and config"
+        )
+
+
+def refuse_factors(decoder: Decoder, method: str) -> None:
+    """Raise InputError when a step that changes projections finds some in two factors."""
+    if any(linear.inner is not None for layer in decoder.layers for linear in layer_linears(layer)):
+        raise InputError(
+            f"{method} cannot prune projections that are two factors; in `prune`, put {method} before low_rank"
         )
 
 

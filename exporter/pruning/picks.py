@@ -55,7 +55,7 @@ def whole(old: Decoder, new: Decoder) -> dict[str, Pick]:
 
 
 def picked_tensors(checkpoint: Checkpoint, new: Decoder, picks: Mapping[str, Pick]) -> list[NewTensor]:
-    """The tensors of ``new``, whose every weight is a pick from ``checkpoint``.
+    """The tensors of ``new`` whose weights are picks from ``checkpoint``; one without a pick is left out.
 
     Raises:
         ValueError: a pick does not have the shape of its weight, or mixes stored tensors.
@@ -63,7 +63,8 @@ def picked_tensors(checkpoint: Checkpoint, new: Decoder, picks: Mapping[str, Pic
     """
     pieces: dict[str, list[_Piece]] = {}
     for weight in new.weights():
-        for part, piece in zip(weight.parts, _pieces(weight, picks[weight.name]), strict=True):
+        pick = picks.get(weight.name)
+        for part, piece in zip(weight.parts, _pieces(weight, pick), strict=True) if pick else ():
             pieces.setdefault(part.tensor, []).append(piece)
     return [_tensor(checkpoint, name, found) for name, found in pieces.items()]
 
