@@ -1,0 +1,242 @@
+"""What does pruning cost and bring, before and after the model is retrained?
+
+Each method alone, and half of the demo model's layers by several together, in float32, so that nothing but pruning is
+seen: parameters, bytes, bits per byte of held-out text (that of accuracy.py) and the time of a decoded token; then the
+same with ``retrain``, whose losses are drawn. The last recipe prunes, retrains and rounds to 4 bits in one export.
+Tokens are decoded in turn, bundle after bundle, round after round, on one thread; speeds are ratios to the unpruned
+model's of the same round. Text for pruning and retraining is what accuracy.py calibrates on.
+
+    python benchmarks/pruning.py [--data ../shared/data] [--models demo] [--documents 20] [--processes 1]
+
+A run that is killed goes on where it stopped; one of some models leaves the samples of others as they are.
+"""
+
+import argparse
+import os
+import shutil
+import statistics
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import perf_counter
+
+import torch
+from accuracy import CONTEXT, MODELS, STORIES, STRIDE, Subject, earlier, make_subject, merge
+from common import RESULTS, ROOT, WORK, host, save, table
+from spread import Sample, run
+
+from edgepress.cores import usable_cores
+from edgepress.exporter import export
+from edgepress.manifest import read_manifest
+from edgepress.runtime import evaluate, load
+
+DOCUMENTS = 20  # of 200, and as much of the demo's text
+BUNDLES = WORK / "pruning"
+PICTURES = ROOT / "docs" / "pruning"
+DECODED, ROUNDS = 96, 7  # tokens a turn; turns
+BRIEF = {"steps": 200, "batch": 8}
+LONG = {"steps": 700, "batch": 8, "temperature": 2.0}  # softer than the text that the original knows by heart
+TOKENS = 400_000  # of the text that training sees
+Options = Mapping[str, object]
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """A recipe: the steps with their options, how long it retrains, and the bits of its weights."""
+
+    name: str
+    steps: Mapping[str, Options] = field(default_factory=dict)
+    retrain: Options | None = None
+    bits: int = 32
+
+    @property
+    def title(self) -> str:
+        """As the tables have it."""
+        trained = f" + retrain, {self.retrain['steps']} steps" if self.retrain else ""
+        return self.name + trained + (f", {self.bits} bits" if self.bits < 32 else "")
+
+    @property
+    def slug(self) -> str:
+        """As files are named."""
+        return self.title.replace(" ", "-").replace(",", "").replace("+-", "")
+
+    def write(self, path: Path) -> Path:
+        """Write the recipe as a TOML file."""
+        steps = dict(self.steps) | ({"retrain": self.retrain} if self.retrain else {})
+        lines = [f"prune = {list(steps)}", "[weights]", f"bits = {self.bits}", "block_size = 32"]
+        lines += ["[calibration]", f"training_tokens = {TOKENS}"]
+        for name, options in steps.items():
+            lines.append(f"[options.{name}]")
+            lines += [f"{key} = {_toml(value)}" for key, value in (options or {}).items()]
+        path.write_text("\n".join([*lines, ""]), encoding="utf-8")
+        return path
+
+
+def _toml(value: object) -> str:
+    return f'"{value}"' if isinstance(value, str) else str(value).lower()
+
+
+VOCABULARY = {"demo": 640, "stories260k": 416, "tiny1m": 416}  # tokens to keep
+METHODS: dict[str, Options] = {
+    "vocabulary": {},
+    "depth": {"share": 0.67},
+    "mlp_width": {"share": 0.5},
+    "heads": {"share": 0.5},
+    "hidden": {"share": 0.75},
+}
+HALF: dict[str, Options] = {"hidden": {"share": 0.75}, "mlp_width": {"share": 0.53, "by": "loss"}}
+
+
+def chosen(model: str) -> Iterator[Pruned]:
+    """Yield what is measured of a model, the original first."""
+    yield Pruned("original")
+    for retrain in (None, BRIEF):
+        for name, options in METHODS.items():
+            is_tokens = name == "vocabulary"  # the original knows as little of the finer tokens: the text teaches them
+            sized = {"size": VOCABULARY[model]} if is_tokens else options
+            yield Pruned(name, {name: sized}, {**retrain, "truth": 1.0} if retrain and is_tokens else retrain)
+    if model == "demo":
+        yield Pruned("half of the layers", HALF)
+        yield Pruned("half of the layers", HALF, LONG)
+        yield Pruned("half of the layers", HALF, {**LONG, "quantized": True}, bits=4)
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A :class:`~spread.Job`: a model pruned so, and scored; its bundle stays for the clock."""
+
+    model: str
+    data: Path
+    share: float
+    how: Pruned
+
+    @property
+    def bundle(self) -> Path:
+        """Where it is."""
+        return BUNDLES / self.model / self.how.slug
+
+    @property
+    def key(self) -> str:
+        """Model, recipe, and how much of the text it is scored on."""
+        return f"{self.model}: {self.how.title}; {self.share:g} of the text"
+
+    def __call__(self) -> list[Sample]:
+        """Export and score."""
+        torch.set_num_threads(1)
+        subject = make_subject(self.model, self.data, self.share)
+        self.bundle.parent.mkdir(parents=True, exist_ok=True)
+        return [measure(subject, self.bundle, self.how)]
+
+
+def measure(subject: Subject, bundle: Path, how: Pruned) -> Sample:
+    """Export, score, and keep what the manifest says of the steps."""
+    text, recipe = bundle.with_suffix(f".text{subject.suffix}"), bundle.with_suffix(".toml")
+    text.write_text(subject.calibration, encoding="utf-8")
+    start = perf_counter()
+    manifest = export(subject.model, out=bundle, recipe=how.write(recipe), calibration=[text], force=True, threads=1)
+    seconds = perf_counter() - start
+    text.unlink()
+    found = evaluate(bundle, subject.texts, context=CONTEXT, stride=STRIDE, threads=1, prepared=False)
+    tensors = [tensor for tensor in manifest.tensors if tensor["kind"] == "linear"]
+    for picture in bundle.glob("*.svg"):
+        PICTURES.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(picture, PICTURES / f"{subject.name}-{how.slug}.svg")
+    return {
+        "model": subject.name,
+        "tool": "edgepress",
+        "name": how.title,
+        "bits_per_byte": found.bits_per_byte,
+        "utf8_bytes": found.utf8_bytes,
+        "layer_parameters": sum(_size(tensor["shape"]) for tensor in tensors),
+        "parameters": sum(_size(tensor["shape"]) for tensor in manifest.tensors),
+        "bytes": sum(int(str(tensor["bytes_after"])) for tensor in manifest.tensors),
+        "steps": list(read_manifest(bundle).steps),
+        "export_s": seconds,
+    }
+
+
+def _size(shape: object) -> int:
+    assert isinstance(shape, list)
+    product = 1
+    for dimension in shape:
+        product *= int(dimension)
+    return product
+
+
+def clock(bundles: Sequence[Path]) -> list[list[float]]:
+    """Median milliseconds of a decoded token, a list of rounds for each bundle; round after round, all in turn."""
+    models = [load(bundle, threads=1, prepared=False) for bundle in bundles]
+    found: list[list[float]] = [[] for _ in bundles]
+    for _ in range(ROUNDS + 1):
+        for model, times in zip(models, found, strict=True):
+            model.reset()
+            logits = model.prefill(model.tokenizer.encode("Once upon a time"))
+            steps = []
+            for _ in range(DECODED):
+                start = perf_counter()
+                logits = model.decode(int(logits.argmax()))
+                steps.append(perf_counter() - start)
+            times.append(1e3 * statistics.median(steps))
+    return [times[1:] for times in found]  # the first round warms up
+
+
+def rows(samples: Sequence[Sample]) -> Iterator[tuple[str, ...]]:
+    """Yield the table's rows, beside the unpruned model of each."""
+    for sample in samples:
+        whole = next(one for one in samples if one["model"] == sample["model"])
+        ratios = [b / a for a, b in zip(sample["ms_per_token"], whole["ms_per_token"], strict=True)]
+        yield (
+            sample["model"],
+            sample["name"],
+            f"{sample['parameters']:,}",
+            f"{sample['layer_parameters'] / whole['layer_parameters']:.0%}",
+            f"{sample['bytes'] / 1e6:.2f}",
+            f"{sample['bits_per_byte']:.4f}",
+            f"{round(sample['bits_per_byte'] / whole['bits_per_byte'] - 1, 4) + 0.0:+.1%}",
+            f"{1e3 / statistics.median(sample['ms_per_token']):,.0f}",
+            f"{statistics.median(ratios):.2f} ({min(ratios):.2f}–{max(ratios):.2f})",
+        )
+
+
+HEADER = ("model", "recipe", "parameters", "of the layers' weights", "MB", "bits per byte", "against the original")
+HEADER += ("tokens/s", "speed ÷ the original's")
+
+
+def main() -> None:
+    """Export and score what is asked for, time it, keep the samples, print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--data", type=Path, default=Path(os.environ.get("EDGEPRESS_DATA", ROOT.parent / "shared/data"))
+    )
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS)
+    parser.add_argument("--documents", type=int, default=DOCUMENTS, help=f"score so many of {STORIES} stories")
+    parser.add_argument("--processes", type=int, default=usable_cores())
+    arguments = parser.parse_args()
+    if not arguments.data.is_dir():
+        sys.exit(f"{arguments.data} is absent; name the folder with models/ and text/ by --data")
+    share = min(1.0, arguments.documents / STORIES)
+    kept = earlier(RESULTS / "pruning.jsonl", arguments.models, whole=True)
+    jobs = [
+        Measure(model, arguments.data.absolute(), share, how) for model in arguments.models for how in chosen(model)
+    ]
+    partial = WORK / f"pruning-{'-'.join(arguments.models)}.partial.jsonl"
+    samples = run(
+        jobs,
+        partial,
+        processes=arguments.processes,
+        show=lambda one: print(f"{one['model']} | {one['name']} | {one['bits_per_byte']:.4f}", flush=True),
+    )
+    for model in arguments.models:
+        of_model = [(job, sample) for job, sample in zip(jobs, samples, strict=True) if job.model == model]
+        for (_, sample), times in zip(of_model, clock([job.bundle for job, _ in of_model]), strict=True):
+            sample["ms_per_token"] = times
+    samples = merge(kept, [{**one, "cpu": host()["cpu"]} for one in samples])
+    print(f"raw samples: {save('pruning', samples)}")
+    partial.unlink()
+    print(table(HEADER, rows(samples)))
+    print(f"pictures of the losses: {PICTURES}")
+
+
+if __name__ == "__main__":
+    main()
