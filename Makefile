@@ -50,6 +50,7 @@ bench: $(VENV)/.bench
 	$(BIN)/python benchmarks/calibration_cost.py
 	$(BIN)/python benchmarks/fusion.py
 	$(BIN)/python benchmarks/vocabulary.py
+	$(BIN)/python benchmarks/pruning.py
 
 clean:
 	rm -rf build .venv
