@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import onnx
 
@@ -27,9 +27,10 @@ from edgepress.exporter.forms import FormTask, find_form
 from edgepress.exporter.genai_config import bos_token, make_genai_config
 from edgepress.exporter.graph.decoder import build_decoder
 from edgepress.exporter.plan import Plan, make_plan
+from edgepress.exporter.pruning.shipped import describe_steps, kept_steps, write_curves
 from edgepress.exporter.recipe import Recipe, read_recipe
 from edgepress.exporter.stream import TensorReport, write_weights
-from edgepress.files import atomic_directory, held_directory
+from edgepress.files import atomic_directory, refuse_existing
 from edgepress.fingerprint import write_fingerprint
 from edgepress.manifest import MANIFEST_NAME, Manifest
 from edgepress.progress import Progress, silent
@@ -46,7 +47,6 @@ from edgepress.targets import (
 
 if TYPE_CHECKING:
     from edgepress.exporter.calibration.run import Calibrated  # needs torch
-    from edgepress.exporter.pruning.curve import Point
     from edgepress.exporter.pruning.run import Pruned
 
 _log = logging.getLogger("edgepress.export")
@@ -326,8 +326,8 @@ def export(
         raise InputError(f"threads is {threads}; it must be at least 1")
     if force:
         _check_replaceable(Path(out))
-    elif Path(out).exists():
-        raise InputError(f"{out} exists already; choose another output or pass --force to replace it")
+    else:
+        refuse_existing(Path(out))
     scratch = Path(out).absolute().parent / f".{Path(out).name}.budget"
     with kept_steps(recipe, Path(out)) as pruning:
         prepared = decide(
@@ -345,26 +345,6 @@ def export(
         manifest = write_bundle(prepared, Path(out), check=check, force=force, threads=threads, progress=progress)
     shutil.rmtree(scratch, ignore_errors=True)
     return manifest
-
-
-@contextmanager
-def kept_steps(recipe: str | Path, out: Path) -> Iterator[Path | None]:
-    """The hidden directory beside ``out`` for the steps of a recipe that prunes, None for others.
-
-    It is held while the block runs, and removed when that ends without an error, or with one before any step is done.
-    """
-    if not read_recipe(recipe).prune:
-        yield None
-        return
-    folder = out.absolute().parent / f".{out.name}.pruning"
-    with held_directory(folder, "another export prunes"):
-        try:
-            yield folder
-        except BaseException:
-            if not any(folder.iterdir()):
-                folder.rmdir()
-            raise
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def write_bundle(
@@ -414,41 +394,6 @@ def write_bundle(
         if prepared.pruned is not None:
             manifest = bundle.add_steps(work, manifest, describe_steps(work, prepared, threads, progress))
     return manifest
-
-
-def write_curves(work: Path, prepared: Prepared) -> None:
-    """Draw the loss of each step that trained, as ``NUMBER-STEP.svg``."""
-    from edgepress.exporter.pruning.curve import draw_curve
-
-    for index, step in enumerate(() if prepared.pruned is None else prepared.pruned.steps):
-        curve = cast("list[Point] | None", step.get("curve"))
-        if curve is not None:
-            name = f"{index}-{step['name']}"
-            (work / f"{name}.svg").write_text(draw_curve(f"{name}: loss, nats a token", curve), encoding="utf-8")
-
-
-def describe_steps(
-    work: Path, prepared: Prepared, threads: int | None, progress: Progress
-) -> tuple[dict[str, object], ...]:
-    """What each step came to, the bundle last: scored through its own graph on the same text."""
-    from edgepress.exporter.pruning.score import DIGITS, scored_context
-    from edgepress.runtime.evaluate import evaluate
-
-    if prepared.pruned is None:
-        return ()
-    documents = prepared.pruned.held_out
-    context, stride = scored_context(prepared.plan.context_length)
-    with progress(sum(len(document.encode()) for document in documents), "scoring bundle", "B") as advance:
-        found = evaluate(
-            work, documents, context=context, stride=stride, threads=threads, prepared=False, progress=advance
-        )
-    last = {
-        "name": "bundle",
-        "parameters": prepared.plan.parameters,
-        "bytes": prepared.plan.data_bytes,
-        "bits_per_byte": round(found.bits_per_byte, DIGITS),
-    }
-    return (*prepared.pruned.steps, last)
 
 
 def make_graph(prepared: Prepared) -> onnx.ModelProto:

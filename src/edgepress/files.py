@@ -41,6 +41,12 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def refuse_existing(target: Path) -> None:
+    """Raise InputError when ``target`` is there: before work whose result would have no place."""
+    if target.exists():
+        raise InputError(f"{target} exists already; choose another output or pass --force to replace it")
+
+
 @contextmanager
 def atomic_directory(target: Path, *, replace: bool = False) -> Iterator[Path]:
     """Yield an empty sibling of ``target`` that becomes ``target`` when the block ends without an error.
@@ -56,8 +62,8 @@ def atomic_directory(target: Path, *, replace: bool = False) -> Iterator[Path]:
     target = Path(os.path.abspath(target))  # noqa: PTH100 - resolve() would follow a link at `target` itself
     if target.is_symlink():
         raise InputError(f"{target} is a symbolic link; name the directory itself")
-    if not replace and target.exists():
-        raise InputError(f"{target} exists already; choose another output or pass --force to replace it")
+    if not replace:
+        refuse_existing(target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         _remove_stale(target)
