@@ -106,6 +106,7 @@ def chosen() -> Iterator[Stored]:
     yield Stored(bits=2, block_size=32, distilled=True)
     for zeros in ("50%", "2:4"):
         yield Stored("sparsegpt", zeros, distilled=True)
+    yield from (Stored(mixed=share, distilled=True) for share in MIXED)
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,10 @@ whole, and with its vocabulary pruned. Both bundles are held open in one process
 decode steps in short blocks; a second process opens them in the other order. A ratio is that of two turns that
 followed each other, and the figure is the median of ratios.
 
-What should be saved follows from the manifest: bytes of the rows that went, over all bytes of the data file; and over
-all bytes that a decoded token reads. The text says nothing here (the model is noise): it only decides which rows go.
+What should be saved: of the bytes, those of the rows that went, by the manifest; of a token's time, as large a part of
+what the head took as rows went. The head's share of the time is that of its kernels in all kernels of the whole bundle,
+by onnxruntime's profiler, in a process of its own (the profiler is slow itself). Beside it stands the share that the
+rows are of all bytes that a decoded token reads. The text says nothing here: it only decides which rows go.
 
     python benchmarks/vocabulary.py [--size 32000] [--threads 1 2] [--turns 8]
 """
@@ -17,15 +19,21 @@ import os
 import statistics
 import subprocess
 import sys
+from collections import defaultdict
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
+from unittest import mock
 
 import numpy as np
+import onnxruntime
 from common import ROOT, WORK, measure_command, save, spread, table
 from decode_speed import BLOCK, PROMPT, STEPS, Ours, timed
 from make_checkpoint import SHAPES
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+from edgepress.runtime import load, session
 
 SHAPE, RECIPE = "qwen2.5-0.5b", "int4-128"
 LONGEST = 12  # letters of a made-up token
@@ -42,6 +50,21 @@ class Turn:
     threads: int
     prefill_s: float
     steps_s: list[float]
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Microseconds in kernels, by decode step: all of them, and those that multiply by the head."""
+
+    bundle: str
+    threads: int
+    kernels_us: list[int]
+    head_us: list[int]
+
+    @property
+    def share(self) -> float:
+        """Of the time in kernels that the head takes, the median over steps."""
+        return statistics.median(head / all_ for head, all_ in zip(self.head_us, self.kernels_us, strict=True))
 
 
 def make_tokenizer(tokens: int, seed: int = 0) -> Tokenizer:
@@ -109,10 +132,15 @@ def export(name: str) -> None:
     measure_command([*command, recipe, "--calibration", text])
 
 
+def make_prompt() -> list[int]:
+    """Tokens that both vocabularies have."""
+    return [int(token) for token in np.random.default_rng(0).integers(3, 1000, PROMPT)]
+
+
 def measure(names: tuple[str, str], threads: int, turns: int) -> list[Turn]:
     """Open both bundles in this order, and take turns; the first turn is warm-up and not returned."""
     opened = {name: Ours(bundle(name), threads) for name in names}
-    prompt = [int(token) for token in np.random.default_rng(0).integers(3, 1000, PROMPT)]
+    prompt = make_prompt()
     found = []
     for turn in range(turns + 1):
         order = names if turn % 2 else names[::-1]
@@ -127,10 +155,49 @@ def measure(names: tuple[str, str], threads: int, turns: int) -> list[Turn]:
 
 def measure_apart(names: tuple[str, str], threads: int, turns: int) -> list[Turn]:
     """Run :func:`measure` in a fresh process, with a cache of prepared bundles that is the benchmarks' own."""
-    command = [sys.executable, __file__, "--child", *names, str(threads), str(turns)]
+    return [Turn(**entry) for entry in run_apart("--turns-of", *names, str(threads), str(turns))]
+
+
+def profile(name: str, threads: int) -> Profile:
+    """Decode a turn's steps with onnxruntime's profiler on."""
+    with TemporaryDirectory() as folder:
+
+        def profiled(count: int) -> onnxruntime.SessionOptions:
+            options = plain(count)
+            options.enable_profiling, options.profile_file_prefix = True, f"{folder}/profile"
+            return options
+
+        plain = session.session_options
+        with mock.patch.object(session, "session_options", profiled):
+            model = load(bundle(name), threads=threads)
+        logits = model.prefill(make_prompt())
+        for _ in range(STEPS):
+            logits = model.decode(int(logits.argmax()))
+        events = json.loads(Path(model.session.session.end_profiling()).read_text(encoding="utf-8"))
+    return Profile(name, threads, *kernel_times(events))
+
+
+def kernel_times(events: list[dict[str, Any]]) -> tuple[list[int], list[int]]:
+    """Return microseconds of all kernels and of the head's in each of the last ``STEPS`` runs of a profile."""
+    found: dict[str, list[int]] = defaultdict(list)  # by node, a run after the other
+    for event in events:
+        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
+            found[event["name"]].append(event["dur"])
+    steps = {name: times[-STEPS:] for name, times in found.items()}
+    head = [times for name, times in steps.items() if name.startswith("logits")]  # in pieces where it is large
+    return [sum(step) for step in zip(*steps.values(), strict=True)], [sum(step) for step in zip(*head, strict=True)]
+
+
+def profile_apart(name: str, threads: int) -> Profile:
+    """Run :func:`profile` in a fresh process."""
+    return Profile(**run_apart("--profile-of", name, str(threads)))
+
+
+def run_apart(*arguments: str) -> Any:
+    """Run this script on the benchmarks' own cache of prepared bundles, and return what it prints."""
     environment = os.environ | {"EDGEPRESS_CACHE": str(WORK / "prepared")}
-    output = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE).stdout
-    return [Turn(**entry) for entry in json.loads(output)]
+    command = [sys.executable, __file__, *arguments]
+    return json.loads(subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE).stdout)
 
 
 def expected(whole: dict[str, Any], pruned: dict[str, Any]) -> tuple[float, float]:
@@ -145,7 +212,7 @@ def expected(whole: dict[str, Any], pruned: dict[str, Any]) -> tuple[float, floa
 def bytes_row(whole: dict[str, Any], pruned: dict[str, Any]) -> tuple[str, ...]:
     """Sizes before and after, the fall, and what it should be."""
     sizes = [manifest["files"]["model.onnx.data"]["size"] for manifest in (whole, pruned)]
-    rows = [t["shape"][0] for m in (whole, pruned) for t in m["tensors"] if t["name"] == "embedding"]
+    rows = [rows_of(manifest) for manifest in (whole, pruned)]
     fall, share = 1 - sizes[1] / sizes[0], expected(whole, pruned)[0]
     return (
         SHAPE,
@@ -157,8 +224,17 @@ def bytes_row(whole: dict[str, Any], pruned: dict[str, Any]) -> tuple[str, ...]:
     )
 
 
-def time_row(threads: int, turns: list[Turn], share: float) -> tuple[str, ...]:
-    """Milliseconds a token before and after, the fall as the median of ratios, and what it should be."""
+def rows_of(manifest: dict[str, Any]) -> int:
+    """The number of tokens of a bundle."""
+    return next(int(tensor["shape"][0]) for tensor in manifest["tensors"] if tensor["name"] == "embedding")
+
+
+def time_row(threads: int, turns: list[Turn], head: float, gone: float, read: float) -> tuple[str, ...]:
+    """Milliseconds a token before and after, the fall as the median of ratios, and what it should be.
+
+    ``head`` is the head's share of the time, ``gone`` the share of its rows that went, ``read`` the share of the bytes
+    read that these were.
+    """
     whole, pruned = (
         [statistics.median(turn.steps_s) for turn in turns if (turn.bundle == "whole") == is_whole]
         for is_whole in (True, False)
@@ -170,9 +246,14 @@ def time_row(threads: int, turns: list[Turn], share: float) -> tuple[str, ...]:
         str(threads),
         *(spread([1e3 * value for value in values], 1) for values in (whole, pruned)),
         f"{fall:.1%} ({min(falls):.1%}–{max(falls):.1%})",
-        f"{share:.1%}",
-        f"{fall / share:.2f}",
+        f"{head:.1%} × {gone:.1%} = {head * gone:.1%}",
+        f"{fall / (head * gone):.2f}",
+        f"{read:.1%}",
     )
+
+
+TIMES = ("shape", "threads", "whole ms/token", "pruned ms/token", "fall", "head's share × rows that went")
+TIMES += ("fall ÷ that", "of the bytes read", "load before")
 
 
 def main() -> None:
@@ -181,30 +262,36 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=32_000)
     parser.add_argument("--threads", type=int, nargs="*", default=[1, 2])
     parser.add_argument("--turns", type=int, default=8)
-    parser.add_argument("--child", nargs=4, help=argparse.SUPPRESS)
+    parser.add_argument("--turns-of", nargs=4, help=argparse.SUPPRESS)
+    parser.add_argument("--profile-of", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.child:
-        first, second, threads, turns = arguments.child
+    if arguments.turns_of:
+        first, second, threads, turns = arguments.turns_of
         print(json.dumps([asdict(turn) for turn in measure((first, second), int(threads), int(turns))]))
+        return
+    if arguments.profile_of:
+        name, threads = arguments.profile_of
+        print(json.dumps(asdict(profile(name, int(threads)))))
         return
     names = ("whole", f"pruned-{arguments.size}")
     for name in names:
         export(name)
     whole, pruned = (json.loads((bundle(name) / "manifest.json").read_text(encoding="utf-8")) for name in names)
-    share = expected(whole, pruned)[1]
+    read, gone = expected(whole, pruned)[1], 1 - rows_of(pruned) / rows_of(whole)
     samples: list[dict[str, object]] = [
         {"bundle": name, "files": m["files"]} for name, m in zip(names, (whole, pruned), strict=True)
     ]
     rows = []
     for threads in arguments.threads:
-        load = os.getloadavg()[0]
+        before = os.getloadavg()[0]
         turns = [turn for order in (names, names[::-1]) for turn in measure_apart(order, threads, arguments.turns)]
-        samples += [{"load": round(load, 2)} | asdict(turn) for turn in turns]
-        rows.append((*time_row(threads, turns, share), f"{load:.1f}"))
+        samples += [{"load": round(before, 2)} | asdict(turn) for turn in turns]
+        profiled = profile_apart("whole", threads)
+        samples.append({"load": round(before, 2)} | asdict(profiled))
+        rows.append((*time_row(threads, turns, profiled.share, gone, read), f"{before:.1f}"))
     print(f"raw samples: {save('vocabulary', samples)}")
-    falls = ("fall", "should be", "fall ÷ should")
-    print(table(("shape", "tokens", "data MB", *falls), [bytes_row(whole, pruned)]))
-    print(table(("shape", "threads", "whole ms/token", "pruned ms/token", *falls, "load before"), rows))
+    print(table(("shape", "tokens", "data MB", "fall", "should be", "fall ÷ should"), [bytes_row(whole, pruned)]))
+    print(table(TIMES, rows))
 
 
 if __name__ == "__main__":
