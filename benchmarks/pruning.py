@@ -2,7 +2,8 @@
 
 Each method alone, and half of the demo model's layers by several together, in float32, so that nothing but pruning is
 seen: parameters, bytes, bits per byte of held-out text (that of accuracy.py) and the time of a decoded token; then the
-same with ``retrain``, whose losses are drawn. The last recipe prunes, retrains and rounds to 4 bits in one export.
+same with ``retrain``, whose losses are drawn. One recipe prunes, retrains and rounds to 4 bits in one export. Zeros are
+made as weights are rounded, so these rows have 4 bits, beside GPTQ's without zeros; ``distill`` recovers them.
 Tokens are decoded in turn, bundle after bundle, round after round, on one thread; speeds are ratios to the unpruned
 model's of the same round. Text for pruning and retraining is what accuracy.py calibrates on.
 
@@ -43,18 +44,31 @@ Options = Mapping[str, object]
 
 @dataclass(frozen=True)
 class Pruned:
-    """A recipe: the steps with their options, how long it retrains, and the bits of its weights."""
+    """A recipe: the steps with their options, how long it learns, how its weights are rounded and to how many bits."""
 
     name: str
     steps: Mapping[str, Options] = field(default_factory=dict)
     retrain: Options | None = None
     bits: int = 32
+    method: str = "rtn"
+    distill: Options | None = None
 
     @property
     def title(self) -> str:
         """As the tables have it."""
-        trained = f" + retrain, {self.retrain['steps']} steps" if self.retrain else ""
+        trained = "".join(f" + {name}, {options['steps']} steps" for name, options in self.learning.items())
         return self.name + trained + (f", {self.bits} bits" if self.bits < 32 else "")
+
+    @property
+    def learning(self) -> dict[str, Options]:
+        """What learns, with its options."""
+        return {name: found for name, found in (("retrain", self.retrain), ("distill", self.distill)) if found}
+
+    @property
+    def options(self) -> dict[str, Options]:
+        """Of all methods that have any."""
+        zeros = {self.method: {"sparsity": ZEROS}} if self.method in SPARSE else {}
+        return dict(self.steps) | zeros | self.learning
 
     @property
     def slug(self) -> str:
@@ -63,12 +77,13 @@ class Pruned:
 
     def write(self, path: Path) -> Path:
         """Write the recipe as a TOML file."""
-        steps = dict(self.steps) | ({"retrain": self.retrain} if self.retrain else {})
-        lines = [f"prune = {list(steps)}", "[weights]", f"bits = {self.bits}", "block_size = 32"]
+        steps = [*self.steps, *(["retrain"] if self.retrain else [])]
+        lines = [f"prune = {steps}", f"after = {['distill'] if self.distill else []}"]
+        lines += ["[weights]", f'method = "{self.method}"', f"bits = {self.bits}", "block_size = 32"]
         lines += ["[calibration]", f"training_tokens = {TOKENS}"]
-        for name, options in steps.items():
+        for name, options in self.options.items():
             lines.append(f"[options.{name}]")
-            lines += [f"{key} = {_toml(value)}" for key, value in (options or {}).items()]
+            lines += [f"{key} = {_toml(value)}" for key, value in options.items()]
         path.write_text("\n".join([*lines, ""]), encoding="utf-8")
         return path
 
@@ -84,7 +99,9 @@ METHODS: dict[str, Options] = {
     "mlp_width": {"share": 0.5},
     "heads": {"share": 0.5},
     "hidden": {"share": 0.75},
+    "low_rank": {"share": 0.75, "match": "layers.*.mlp.*", "multiple": 1},
 }
+SPARSE, ZEROS = ("magnitude", "wanda", "sparsegpt"), 0.5
 HALF: dict[str, Options] = {"hidden": {"share": 0.75}, "mlp_width": {"share": 0.53, "by": "loss"}}
 
 
@@ -96,6 +113,10 @@ def chosen(model: str) -> Iterator[Pruned]:
             is_tokens = name == "vocabulary"  # the original knows as little of the finer tokens: the text teaches them
             sized = {"size": VOCABULARY[model]} if is_tokens else options
             yield Pruned(name, {name: sized}, {**retrain, "truth": 1.0} if retrain and is_tokens else retrain)
+    for distill in (None, BRIEF):
+        yield Pruned("gptq", bits=4, method="gptq", distill=distill)
+        for method in SPARSE:
+            yield Pruned(f"{method}, half zeros", bits=4, method=method, distill=distill)
     if model == "demo":
         yield Pruned("half of the layers", HALF)
         yield Pruned("half of the layers", HALF, LONG)

@@ -1,8 +1,7 @@
 """The recipes that accuracy.py asks for are recipes, and its answer to the goal is what the figures say."""
 
 import json
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -11,17 +10,10 @@ import pytest
 from edgepress.exporter.compress import Pruning, load_method, method_names
 from edgepress.exporter.recipe import read_recipe
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-
 
 @pytest.fixture(name="accuracy")
-def _accuracy(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    import accuracy
-
-    yield accuracy
-    for name in ("accuracy", "accuracy_recipes", "accuracy_picture", "accuracy_tables", "spread", "common", "peers"):
-        sys.modules.pop(name, None)
+def _accuracy(import_script: Callable[[str], ModuleType]) -> ModuleType:
+    return import_script("accuracy")
 
 
 def test_every_recipe_is_read_as_it_was_meant(accuracy: ModuleType, tmp_path: Path) -> None:

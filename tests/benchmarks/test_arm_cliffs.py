@@ -1,8 +1,7 @@
 """The benchmark behind ``targets/legality/arm_cliffs.json``: the table is what was counted."""
 
-import importlib
 import json
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -14,12 +13,9 @@ ROOT = Path(__file__).parents[2]
 TABLE = json.loads((ROOT / "targets/legality/arm_cliffs.json").read_text())
 
 
-@pytest.fixture
-def arm_cliffs(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    for name in ("cliffs", "arm_cliffs"):
-        sys.modules.pop(name, None)
-    return importlib.import_module("arm_cliffs")
+@pytest.fixture(name="arm_cliffs")
+def _arm_cliffs(import_script: Callable[[str], ModuleType]) -> ModuleType:
+    return import_script("arm_cliffs")
 
 
 def test_the_committed_table_is_of_the_raw_counts_of_every_product(arm_cliffs: ModuleType) -> None:

@@ -1,8 +1,7 @@
 """The benchmark behind ``targets/legality/cliffs.json``: what it tries is what the table has."""
 
-import importlib
 import json
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -13,11 +12,9 @@ from edgepress.targets.legality.cliffs import Product
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture
-def cliffs(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    sys.modules.pop("cliffs", None)
-    return importlib.import_module("cliffs")
+@pytest.fixture(name="cliffs")
+def _cliffs(import_script: Callable[[str], ModuleType]) -> ModuleType:
+    return import_script("cliffs")
 
 
 def test_the_committed_table_has_every_combination_that_is_measured(cliffs: ModuleType) -> None:

@@ -1,7 +1,6 @@
 """The benchmark's recipes are what their names say, and its comparison is with what takes no more bytes."""
 
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -10,18 +9,10 @@ import pytest
 from edgepress.exporter import decide
 from edgepress.exporter.recipe import read_recipe
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-
 
 @pytest.fixture(name="low_rank")
-def _low_rank(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    import low_rank
-
-    yield low_rank
-    names = ("accuracy", "accuracy_recipes", "accuracy_picture", "accuracy_tables", "low_rank", "spread", "common")
-    for name in (*names, "peers"):
-        sys.modules.pop(name, None)
+def _low_rank(import_script: Callable[[str], ModuleType]) -> ModuleType:
+    return import_script("low_rank")
 
 
 def test_every_recipe_is_what_its_name_says(low_rank: ModuleType, tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 """The random checkpoints that benchmarks measure on are whole, seeded and what their config says."""
 
-import importlib.util
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -11,18 +10,10 @@ import pytest
 from edgepress.exporter.checkpoint import INDEX, Checkpoint
 from edgepress.exporter.export import read_decoder
 
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "make_checkpoint.py"
-
 
 @pytest.fixture(name="script")
-def _script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("make_checkpoint", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["make_checkpoint"] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
+def _script(import_script: Callable[[str], ModuleType]) -> ModuleType:
+    return import_script("make_checkpoint")
 
 
 @pytest.mark.parametrize(("model_type", "shard"), [("qwen2", 1 << 30), ("llama", 20_000)])

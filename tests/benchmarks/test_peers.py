@@ -12,13 +12,9 @@ from tiny_models import save
 from edgepress.exporter.checkpoint import Checkpoint, resolve_model
 from edgepress.exporter.reference import Reference
 
+pytestmark = pytest.mark.usefixtures("import_script")
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 TOKENS = np.random.default_rng(0).integers(3, 300, 60)
-
-
-@pytest.fixture(autouse=True)
-def _benchmarks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(BENCHMARKS)
 
 
 @pytest.mark.parametrize("name", ["llama", "demo"])

@@ -1,26 +1,20 @@
 """The benchmark of pruning: its recipes are read as they were meant, and its table says what was measured."""
 
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
+from edgepress.exporter.compress import zeros_asked
 from edgepress.exporter.pruning.run import find_steps
 from edgepress.exporter.recipe import read_recipe
 
 
-@pytest.fixture
-def pruning(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
-    folder = Path(__file__).resolve().parents[2] / "benchmarks"
-    monkeypatch.syspath_prepend(str(folder))
-    import pruning
-
-    yield pruning
-    for name in ("pruning", "accuracy", "accuracy_recipes", "accuracy_picture", "accuracy_tables", "spread", "common"):
-        sys.modules.pop(name, None)
+@pytest.fixture(name="pruning")
+def _pruning(import_script: Callable[[str], ModuleType]) -> ModuleType:
+    return import_script("pruning")
 
 
 @pytest.mark.parametrize("model", ["demo", "stories260k", "tiny1m"])
@@ -36,7 +30,11 @@ def test_every_recipe_is_read_as_it_was_meant(model: str, pruning: ModuleType, t
         assert list(steps) == list(expected)
         for name, options in expected.items():
             assert {key: steps[name][key] for key in options} == options
-        assert recipe.weights.bits == one.bits
+        assert (recipe.weights.bits, recipe.weights.method) == (one.bits, one.method)
+        assert zeros_asked(one.method, recipe) == ("50% zeros" if "half zeros" in one.name else "")
+        assert recipe.after == (("distill",) if one.distill else ())
+        if one.distill:
+            assert {key: recipe.options["distill"][key] for key in one.distill} == one.distill
 
 
 def test_speeds_are_ratios_of_the_same_round(pruning: ModuleType) -> None:

@@ -1,8 +1,7 @@
 """The benchmark's recipes are what their names say, its bytes are those of the files, its comparison is fair."""
 
-import sys
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable
 from math import log2
 from pathlib import Path
 from types import ModuleType
@@ -16,18 +15,10 @@ from edgepress.exporter.compress import zeros_asked
 from edgepress.exporter.recipe import read_recipe
 from edgepress.manifest import read_manifest
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-
 
 @pytest.fixture(name="sparsity")
-def _sparsity(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    import sparsity
-
-    yield sparsity
-    names = ("accuracy", "accuracy_recipes", "accuracy_picture", "accuracy_tables", "sparsity", "spread", "common")
-    for name in (*names, "peers"):
-        sys.modules.pop(name, None)
+def _sparsity(import_script: Callable[[str], ModuleType]) -> ModuleType:
+    return import_script("sparsity")
 
 
 def test_every_recipe_is_what_its_name_says(sparsity: ModuleType, tmp_path: Path) -> None:

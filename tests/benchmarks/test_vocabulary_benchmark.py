@@ -1,10 +1,7 @@
 """What the vocabulary benchmark is measured on, and what it says should be saved."""
 
-import importlib
 import json
-import sys
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable
 from types import ModuleType
 
 import pytest
@@ -12,17 +9,10 @@ import pytest
 from edgepress.exporter.pruning.corpus import choose_tokens, count_usage
 from edgepress.exporter.pruning.tokenizer import prune_tokenizer, read_vocabulary
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-
 
 @pytest.fixture(name="script")
-def _script(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    before = set(sys.modules)
-    yield importlib.import_module("vocabulary")
-    for name in set(sys.modules) - before:
-        if getattr(sys.modules[name], "__file__", None) and Path(str(sys.modules[name].__file__)).parent == BENCHMARKS:
-            del sys.modules[name]
+def _script(import_script: Callable[[str], ModuleType]) -> ModuleType:
+    return import_script("vocabulary")
 
 
 def test_the_made_up_tokenizer_has_its_size_and_can_be_pruned(script: ModuleType) -> None:
