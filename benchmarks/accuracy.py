@@ -30,8 +30,8 @@ import onnx
 import torch
 from accuracy_picture import draw
 from accuracy_recipes import Asked, chosen, grid, sequences
-from accuracy_tables import HEADER, Sample, goal, pivot, row
-from common import RESULTS, ROOT, WORK, host, save, table
+from accuracy_tables import Sample, report, row
+from common import RESULTS, ROOT, WORK, host, save
 from numpy.typing import NDArray
 from peers import Peer, parameters
 from spread import run
@@ -277,11 +277,8 @@ def main() -> None:
         sys.exit("--methods chooses among the recipes of --grid or --sequences; name one of them")
     share = min(1.0, (arguments.documents or (LESS if suite else STORIES)) / STORIES)
     samples = measure(suite, arguments.models, arguments.methods, arguments.data.absolute(), share)
-    print(table(HEADER, map(row, samples)))
-    if suite == "grid":
-        print(f"\n{pivot(samples)}")
+    print(report(samples))
     if not suite:
-        print(f"\n{goal(samples)}")
         draw([found for found in samples if "kl" in found], PICTURE)
         print(f"picture: {PICTURE}")
 

@@ -12,12 +12,13 @@ the load average before and after it: where other work shares the cores, CPU sec
 import argparse
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 from accuracy_recipes import Asked
-from common import ROOT, WORK, Cost, measure_command, save, spread, table
-from export_cost import checkpoint, peak, theirs
+from common import ROOT, WORK, Cost, group, measure_command, read_sample, save, spread, table
+from export_cost import OURS, THEIRS, checkpoint, peak, theirs
 
 LARGE, SMALL = "qwen2.5-0.5b", "smollm2-135m"
 RUNS = ((LARGE, 4096), (LARGE, 2048), (SMALL, 4096), (SMALL, 2048))  # shapes and calibration tokens
@@ -47,33 +48,35 @@ def main() -> None:
     runs = [(shape, tokens) for shape, tokens in RUNS if shape in arguments.shapes and tokens in arguments.tokens]
     for shape in {shape for shape, _ in runs}:
         checkpoint(shape)
-    builder: list[Cost] = []
-    found: dict[tuple[str, int], list[Cost]] = {run: [] for run in runs}
     samples: list[dict[str, object]] = []
     for turn in range(arguments.rounds):
         if not arguments.ours_only:
-            named = {"tool": "onnxruntime-genai builder", "shape": LARGE, "algorithm": "k_quant_mixed", "round": turn}
-            builder.append(sample(samples, named, lambda: theirs(LARGE, MIXED_BLOCK, "k_quant_mixed")))
+            named = {"tool": THEIRS, "shape": LARGE, "algorithm": "k_quant_mixed", "round": turn}
+            samples.append(sample(named, lambda: theirs(LARGE, MIXED_BLOCK, "k_quant_mixed")))
         for shape, tokens in runs:
-            named = {"tool": "edgepress", "shape": shape, "algorithm": "gptq", "tokens": tokens, "round": turn}
-            found[shape, tokens].append(sample(samples, named, partial(ours, shape, tokens)))
+            named = {"tool": OURS, "shape": shape, "algorithm": "gptq", "tokens": tokens, "round": turn}
+            samples.append(sample(named, partial(ours, shape, tokens)))
     print(f"raw samples: {save('calibration_cost', samples)}")
-    rows = [(LARGE, "onnxruntime-genai builder, k_quant mixed", "–", *cells(builder))] if builder else []
-    rows += [
-        (shape, "edgepress, gptq block 128", str(tokens), *cells(costs)) for (shape, tokens), costs in found.items()
-    ]
-    print(table(("shape", "tool", "calibration tokens", "s", "CPU s", "peak MB"), rows))
-    if builder and RUNS[0] in found:
-        print(goal(found[RUNS[0]], builder))
+    print(report(samples))
 
 
-def sample(samples: list[dict[str, object]], named: dict[str, object], run: Callable[[], Cost]) -> Cost:
-    """Measure one run, and keep it with what else the machine did."""
+def report(samples: Sequence[Mapping[str, Any]]) -> str:
+    """The table, and whether the goal is met, from raw samples."""
+    cases = group(samples, "tool", "shape", "tokens")
+    found = {case: [read_sample(Cost, one) for one in ones] for case, ones in cases.items()}
+    names = {OURS: "edgepress, gptq block 128", THEIRS: "onnxruntime-genai builder, k_quant mixed"}
+    rows = [(shape, names[tool], str(tokens or "–"), *cells(costs)) for (tool, shape, tokens), costs in found.items()]
+    made = table(("shape", "tool", "calibration tokens", "s", "CPU s", "peak MB"), rows)
+    mine, builder = found.get((OURS, *RUNS[0])), found.get((THEIRS, LARGE, None))
+    return f"{made}\n{goal(mine, builder)}" if mine and builder else made
+
+
+def sample(named: dict[str, object], run: Callable[[], Cost]) -> dict[str, object]:
+    """Measure one run; return it with what else the machine did."""
     before = os.getloadavg()[0]
-    cost = run()
-    samples.append({**named, **vars(cost), "load_before": before, "load_after": os.getloadavg()[0]})
-    print(samples[-1], flush=True)
-    return cost
+    found = {**named, **vars(run()), "load_before": before, "load_after": os.getloadavg()[0]}
+    print(found, flush=True)
+    return found
 
 
 def cells(costs: list[Cost]) -> tuple[str, str, str]:

@@ -8,10 +8,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any, TypeVar
 
+Kind = TypeVar("Kind")
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 WORK = ROOT / "build" / "bench"  # checkpoints and bundles made for measurements; not committed
@@ -76,8 +78,22 @@ def save(name: str, samples: Iterable[Mapping[str, object]]) -> Path:
 
 
 def spread(values: Sequence[float], digits: int = 2) -> str:
-    """``median (min–max)``."""
-    return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f}–{max(values):.{digits}f})"
+    """``median (min–max)``, of one value the value."""
+    middle = f"{statistics.median(values):.{digits}f}"
+    return middle if len(values) == 1 else f"{middle} ({min(values):.{digits}f}–{max(values):.{digits}f})"
+
+
+def read_sample(kind: type[Kind], sample: Mapping[str, Any]) -> Kind:
+    """Make a dataclass from a raw sample, which may have more than its fields."""
+    return kind(**{field.name: sample[field.name] for field in fields(kind)})  # type: ignore[arg-type]
+
+
+def group(samples: Iterable[Mapping[str, Any]], *keys: str) -> dict[tuple[Any, ...], list[Mapping[str, Any]]]:
+    """Samples by what they have under ``keys``, in the order in which each first came; None where one has nothing."""
+    found: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
+    for sample in samples:
+        found.setdefault(tuple(sample.get(key) for key in keys), []).append(sample)
+    return found
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

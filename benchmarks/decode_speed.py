@@ -14,13 +14,14 @@ import os
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 import numpy as np
-from common import WORK, measure_command, save, spread, table
+from common import WORK, group, measure_command, read_sample, save, spread, table
 from export_cost import checkpoint
 
 PROMPT, STEPS, BLOCK = 256, 64, 8  # tokens of a prompt, decode steps of a turn, steps until the other's go
@@ -175,6 +176,18 @@ def row(shape: str, recipe: str, threads: int, found: list[Turn]) -> tuple[str, 
     )
 
 
+def report(samples: Sequence[Mapping[str, Any]]) -> str:
+    """The table, from raw samples."""
+    found = {
+        case: [read_sample(Turn, one) for one in ones]
+        for case, ones in group(samples, "shape", "recipe", "threads").items()
+    }
+    speeds = ("edgepress prefill tokens/s", "genai prefill tokens/s", "prefill speed ÷ genai's")
+    steps = ("edgepress ms/token", "genai ms/token", "decode speed ÷ genai's")
+    header = ("shape", "recipe", "threads", *speeds, *steps, "own overhead", "same tokens")
+    return table(header, [row(*case, turns) for case, turns in found.items()])
+
+
 def main() -> None:
     """Measure in turn, keep the raw samples, print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -188,7 +201,7 @@ def main() -> None:
         bundle, threads, turns, first = arguments.child
         print(json.dumps([asdict(turn) for turn in measure(Path(bundle), int(threads), int(turns), first)]))
         return
-    samples, rows = [], []
+    samples: list[dict[str, object]] = []
     for shape in arguments.shapes:
         for recipe in arguments.recipes:
             for threads in arguments.threads:
@@ -200,12 +213,9 @@ def main() -> None:
                 ]
                 case = {"shape": shape, "recipe": recipe, "threads": threads, "prompt": PROMPT}
                 samples += [case | asdict(turn) for turn in found]
-                rows.append(row(shape, recipe, threads, found))
-                print(rows[-1], file=sys.stderr, flush=True)
+                print(row(shape, recipe, threads, found), file=sys.stderr, flush=True)
     print(f"raw samples: {save('decode_speed', samples)}")
-    speeds = ("edgepress prefill tokens/s", "genai prefill tokens/s", "prefill speed ÷ genai's")
-    steps = ("edgepress ms/token", "genai ms/token", "decode speed ÷ genai's")
-    print(table(("shape", "recipe", "threads", *speeds, *steps, "own overhead", "same tokens"), rows))
+    print(report(samples))
 
 
 if __name__ == "__main__":

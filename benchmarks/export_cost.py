@@ -11,10 +11,13 @@ import argparse
 import shutil
 import statistics
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from common import WORK, Cost, measure_command, save, spread, table
+from common import WORK, Cost, group, measure_command, read_sample, save, spread, table
 
+OURS, THEIRS = "edgepress", "onnxruntime-genai builder"
 HERE = Path(__file__).parent
 TOKENIZER = HERE.parent / "exporter" / "demo" / "model"
 
@@ -44,9 +47,9 @@ def theirs(shape: str, block: int, algorithm: str = "rtn") -> Cost:
     return measure_command([*command, "-p", "int4", "-e", "cpu", "-c", cache, "--extra_options", *options])
 
 
-def sample(tool: str, shape: str, recipe: str, turn: int, cost: Cost) -> dict[str, object]:
+def sample(tool: str, shape: str, recipe: str, turn: int, found: Cost) -> dict[str, object]:
     """Return one raw sample as a JSON line's content."""
-    return {"tool": tool, "shape": shape, "recipe": recipe, "round": turn, **vars(cost)}
+    return {"tool": tool, "shape": shape, "recipe": recipe, "round": turn, **vars(found)}
 
 
 def main() -> None:
@@ -56,38 +59,44 @@ def main() -> None:
     parser.add_argument("--ours-only", nargs="*", default=[], help="shapes too large for the builder to be run here")
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
-    samples, rows = [], []
+    samples: list[dict[str, object]] = []
     for shape in arguments.shapes:
         checkpoint(shape)
         for recipe, block in (("int4", 32), ("int4-128", 128)):
-            pairs = []
             for turn in range(arguments.rounds):
-                pair = ours(shape, recipe), theirs(shape, block)
-                pairs.append(pair)
-                for tool, cost in zip(("edgepress", "onnxruntime-genai builder"), pair, strict=True):
-                    samples.append(sample(tool, shape, recipe, turn, cost))
-            rows.append(row(shape, recipe, pairs))
-            print(rows[-1], flush=True)
+                samples.append(sample(OURS, shape, recipe, turn, ours(shape, recipe)))
+                samples.append(sample(THEIRS, shape, recipe, turn, theirs(shape, block)))
+                print(samples[-2:], flush=True)
     for shape in arguments.ours_only:
         checkpoint(shape)
-        costs = [ours(shape, "int4") for _ in range(arguments.rounds)]
-        samples += [sample("edgepress", shape, "int4", turn, cost) for turn, cost in enumerate(costs)]
-        rows.append((shape, "int4", spread([c.wall_s for c in costs], 1), "not run", "–", peak(costs), "–"))
+        samples += [sample(OURS, shape, "int4", turn, ours(shape, "int4")) for turn in range(arguments.rounds)]
     print(f"raw samples: {save('export_cost' if arguments.shapes else 'export_cost_large', samples)}")
+    print(report(samples))
+
+
+def report(samples: Sequence[Mapping[str, Any]]) -> str:
+    """The table, from raw samples."""
+    rows = []
+    for (shape, recipe), of_case in group(samples, "shape", "recipe").items():
+        mine, other = ([read_sample(Cost, one) for one in of_case if one["tool"] == tool] for tool in (OURS, THEIRS))
+        if other:
+            rows.append(row(shape, recipe, list(zip(mine, other, strict=True))))
+        else:
+            rows.append((shape, recipe, spread([one.wall_s for one in mine], 1), "not run", "–", peak(mine), "–"))
     header = ("shape", "recipe", "edgepress s", "genai builder s", "builder ÷ edgepress", "edgepress MB", "builder MB")
-    print(table(header, rows))
+    return table(header, rows)
 
 
 def peak(costs: list[Cost]) -> str:
     """Median peak memory in MB."""
-    return f"{statistics.median(cost.peak_bytes for cost in costs) / 1e6:,.0f}"
+    return f"{statistics.median(one.peak_bytes for one in costs) / 1e6:,.0f}"
 
 
 def row(shape: str, recipe: str, pairs: list[tuple[Cost, Cost]]) -> tuple[str, ...]:
     """Return one table row: medians with ranges, and the median of the per-round ratios."""
     mine, other = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
     ratios = [b.wall_s / a.wall_s for a, b in pairs]
-    walls = [spread([cost.wall_s for cost in costs], 1) for costs in (mine, other)]
+    walls = [spread([one.wall_s for one in costs], 1) for costs in (mine, other)]
     return shape, recipe, *walls, spread(ratios, 1), peak(mine), peak(other)
 
 

@@ -6,10 +6,12 @@ Times chains of the two forms with onnxruntime's own kernels in turn, 1 and 2 th
 
 import statistics
 import time
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import onnxruntime
-from common import save, spread, table
+from common import group, save, spread, table
 from onnx import TensorProto, helper, numpy_helper
 
 HIDDEN, INTERMEDIATE, KV, HEAD = 896, 4864, 128, 64
@@ -88,7 +90,7 @@ def session(what: str, fused: bool, block: int, threads: int) -> onnxruntime.Inf
 
 def main() -> None:
     """Time both forms in turn, keep the raw samples, print the table."""
-    samples, rows = [], []
+    samples: list[dict[str, object]] = []
     for what in ("qkv", "mlp"):
         for block in (32, 128):
             for threads in (1, 2):
@@ -107,11 +109,19 @@ def main() -> None:
                     pairs = pairs[2:]  # warm-up
                     key = {"what": what, "block": block, "threads": threads, "tokens": tokens}
                     samples += [{**key, "apart_s": apart, "fused_s": fused} for apart, fused in pairs]
-                    ratios = [apart / fused for apart, fused in pairs]
-                    milliseconds = f"{statistics.median(fused for _, fused in pairs) * 1e3 / CHAIN:.3f}"
-                    rows.append((what, str(block), str(threads), str(tokens), milliseconds, spread(ratios)))
     print(f"raw samples: {save('fusion', samples)}")
-    print(table(("projection", "block", "threads", "tokens", "fused ms", "apart ÷ fused"), rows))
+    print(report(samples))
+
+
+def report(samples: Sequence[Mapping[str, Any]]) -> str:
+    """The table, from raw samples."""
+    rows = []
+    for case, pairs in group(samples, "what", "block", "threads", "tokens").items():
+        milliseconds = statistics.median(one["fused_s"] for one in pairs) * 1e3 / CHAIN
+        rows.append(
+            (*map(str, case), f"{milliseconds:.3f}", spread([one["apart_s"] / one["fused_s"] for one in pairs]))
+        )
+    return table(("projection", "block", "threads", "tokens", "fused ms", "apart ÷ fused"), rows)
 
 
 if __name__ == "__main__":

@@ -118,6 +118,11 @@ def rows(samples: Sequence[Sample]) -> Iterator[tuple[str, ...]]:
         yield found["model"], found["name"], *scores, *other
 
 
+def report(samples: Sequence[Sample]) -> str:
+    """The table, from raw samples."""
+    return table(HEADER, rows(samples))
+
+
 def main() -> None:
     """Export, score and weigh; keep the samples, print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -143,7 +148,7 @@ def main() -> None:
             if how.share < 1:
                 todo.append(Stored(budget=samples[-1]["data_bytes"]))
     print(f"raw samples: {save('low_rank', samples)}")
-    print(table(HEADER, rows(samples)))
+    print(report(samples))
 
 
 if __name__ == "__main__":

@@ -12,9 +12,11 @@ import json
 import statistics
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from common import WORK, save, spread, table
+from common import WORK, group, save, spread, table
 from export_cost import checkpoint
 
 from edgepress.exporter import export
@@ -65,7 +67,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
-    samples, rows = [], []
+    samples: list[dict[str, Any]] = []
     for recipe in ("int4", "int4-128"):
         bundle = WORK / f"memory-{arguments.shape}-{recipe}"
         export(checkpoint(arguments.shape), out=bundle, recipe=recipe, force=True)
@@ -79,15 +81,23 @@ def main() -> None:
             found = [turn[prepared] for turn in turns]
             key = {"shape": arguments.shape, "recipe": recipe, "prepared": prepared, "packed_bytes": packed}
             samples += [{**key, "threads": arguments.threads, "round": n, **one} for n, one in enumerate(found)]
-            rows.append(row(recipe, prepared, packed, found))
     print(f"raw samples: {save('memory', samples)}")
+    print(report(samples))
+
+
+def report(samples: Sequence[Mapping[str, Any]]) -> str:
+    """The table, from raw samples, and what all its figures include."""
+    found = group(samples, "recipe", "prepared", "packed_bytes")
     header = ("recipe", "opened from", "start s", "anonymous MB, started", "anonymous MB, end", "resident MB, end")
-    print(table((*header, "resident ÷ packed"), rows))
-    print(f"an interpreter with onnxruntime imported: {megabytes([s['before']['rss'] for s in samples])} MB resident, ")
-    print(f"{megabytes([s['before']['anonymous'] for s in samples])} MB of it anonymous; all figures include it")
+    made = table((*header, "resident ÷ packed"), [row(*case, turns) for case, turns in found.items()])
+    resident, anonymous = (megabytes([one["before"][key] for one in samples]) for key in ("rss", "anonymous"))
+    return (
+        f"{made}\nan interpreter with onnxruntime imported: {resident} MB resident, {anonymous} MB of it anonymous; "
+        "all figures include it"
+    )
 
 
-def row(recipe: str, prepared: bool, packed: int, found: list[dict[str, object]]) -> tuple[str, ...]:
+def row(recipe: str, prepared: bool, packed: int, found: list[Mapping[str, Any]]) -> tuple[str, ...]:
     """Return one table row of medians."""
     resident = [one["end"]["rss"] for one in found]
     return (

@@ -305,7 +305,7 @@ def fresh(folder: Path, *, make: bool = True) -> Path:
     return folder
 
 
-def show(samples: Sequence[Mapping[str, Any]]) -> str:
+def report(samples: Sequence[Mapping[str, Any]]) -> str:
     """The README's table: a row for each model and form."""
     header = ("model", "form", "nodes on HTP; on CPU", "SQNR on HTP, dB", "on the CPU", "on the HTP", "QDQ on arm64")
     keys = dict.fromkeys((s["model"], s["form"]) for s in samples)
@@ -405,7 +405,7 @@ def main() -> None:
             samples[part].append({"part": part, "wheel": qnn.version(), **sample})
             print(json.dumps(sample), flush=True)
         save("npu", [sample for found in samples.values() for sample in found])
-    print(show([sample for found in samples.values() for sample in found]))
+    print(report([sample for found in samples.values() for sample in found]))
 
 
 if __name__ == "__main__":

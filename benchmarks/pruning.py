@@ -224,6 +224,11 @@ HEADER = ("model", "recipe", "parameters", "of the layers' weights", "MB", "bits
 HEADER += ("tokens/s", "speed ÷ the original's")
 
 
+def report(samples: Sequence[Sample]) -> str:
+    """The table, from raw samples."""
+    return table(HEADER, rows(samples))
+
+
 def main() -> None:
     """Export and score what is asked for, time it, keep the samples, print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -255,7 +260,7 @@ def main() -> None:
     samples = merge(kept, [{**one, "cpu": host()["cpu"]} for one in samples])
     print(f"raw samples: {save('pruning', samples)}")
     partial.unlink()
-    print(table(HEADER, rows(samples)))
+    print(report(samples))
     print(f"pictures of the losses: {PICTURES}")
 
 

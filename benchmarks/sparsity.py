@@ -256,6 +256,11 @@ def layouts(samples: Sequence[Sample]) -> Iterator[tuple[str, ...]]:
 LAYOUTS = ("model", "projections", "bits a code, packed", "deflated", "mask and rest, deflated", "entropy")
 
 
+def report(samples: Sequence[Sample]) -> str:
+    """The tables, from raw samples."""
+    return f"{table(HEADER, rows(samples))}\n\n{table(LAYOUTS, layouts(samples))}"
+
+
 def main() -> None:
     """Export, score and weigh; keep the samples, print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -280,8 +285,7 @@ def main() -> None:
     samples = merge(kept, [{**one, "cpu": host()["cpu"]} for one in found])
     print(f"raw samples: {save('sparsity', samples)}")
     partial.unlink()
-    print(table(HEADER, rows(samples)))
-    print(f"\n{table(LAYOUTS, layouts(samples))}")
+    print(report(samples))
 
 
 if __name__ == "__main__":

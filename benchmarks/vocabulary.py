@@ -20,6 +20,7 @@ import statistics
 import subprocess
 import sys
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -28,7 +29,7 @@ from unittest import mock
 
 import numpy as np
 import onnxruntime
-from common import ROOT, WORK, measure_command, save, spread, table
+from common import ROOT, WORK, group, measure_command, read_sample, save, spread, table
 from decode_speed import BLOCK, PROMPT, STEPS, Ours, timed
 from make_checkpoint import SHAPES
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -200,33 +201,45 @@ def run_apart(*arguments: str) -> Any:
     return json.loads(subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE).stdout)
 
 
-def expected(whole: dict[str, Any], pruned: dict[str, Any]) -> tuple[float, float]:
-    """Shares of the data file, and of what a token reads, that the rows which went were; from two manifests."""
-    before, after = ({t["name"]: t["bytes_after"] for t in m["tensors"]} for m in (whole, pruned))
-    gone = {name: before[name] - after[name] for name in before if name in ("embedding", "head")}
-    read = sum(before.values()) - (before["embedding"] if "head" in before else 0)  # a gathered row is next to nothing
-    head = gone.get("head", gone["embedding"])
-    return sum(gone.values()) / whole["files"]["model.onnx.data"]["size"], head / read
+@dataclass(frozen=True)
+class Weight:
+    """A bundle's bytes, by its manifest: its data file, embedding and head (0: tied), and what a token reads of it."""
+
+    bundle: str
+    tokens: int
+    data_bytes: int
+    embedding_bytes: int
+    head_bytes: int
+    read_bytes: int
 
 
-def bytes_row(whole: dict[str, Any], pruned: dict[str, Any]) -> tuple[str, ...]:
+def weigh(name: str, manifest: Mapping[str, Any]) -> Weight:
+    """Add up what a manifest says."""
+    tensors = {tensor["name"]: tensor for tensor in manifest["tensors"]}
+    sizes = {tensor: int(found["bytes_after"]) for tensor, found in tensors.items()}
+    gathered = sizes["embedding"] if "head" in sizes else 0  # of which a token reads a row, next to nothing
+    size = manifest["files"]["model.onnx.data"]["size"]
+    read = sum(sizes.values()) - gathered
+    return Weight(name, tensors["embedding"]["shape"][0], size, sizes["embedding"], sizes.get("head", 0), read)
+
+
+def expected(whole: Weight, pruned: Weight) -> tuple[float, float]:
+    """Shares of the data file, and of what a token reads, that the rows which went were."""
+    embedding, head = whole.embedding_bytes - pruned.embedding_bytes, whole.head_bytes - pruned.head_bytes
+    return (embedding + head) / whole.data_bytes, (head or embedding) / whole.read_bytes
+
+
+def bytes_row(whole: Weight, pruned: Weight) -> tuple[str, ...]:
     """Sizes before and after, the fall, and what it should be."""
-    sizes = [manifest["files"]["model.onnx.data"]["size"] for manifest in (whole, pruned)]
-    rows = [rows_of(manifest) for manifest in (whole, pruned)]
-    fall, share = 1 - sizes[1] / sizes[0], expected(whole, pruned)[0]
+    fall, share = 1 - pruned.data_bytes / whole.data_bytes, expected(whole, pruned)[0]
     return (
         SHAPE,
-        " → ".join(f"{count:,}" for count in rows),
-        " → ".join(f"{size / 1e6:.1f}" for size in sizes),
+        f"{whole.tokens:,} → {pruned.tokens:,}",
+        f"{whole.data_bytes / 1e6:.1f} → {pruned.data_bytes / 1e6:.1f}",
         f"{fall:.1%}",
         f"{share:.1%}",
         f"{fall / share:.2f}",
     )
-
-
-def rows_of(manifest: dict[str, Any]) -> int:
-    """The number of tokens of a bundle."""
-    return next(int(tensor["shape"][0]) for tensor in manifest["tensors"] if tensor["name"] == "embedding")
 
 
 def time_row(threads: int, turns: list[Turn], head: float, gone: float, read: float) -> tuple[str, ...]:
@@ -256,6 +269,19 @@ TIMES = ("shape", "threads", "whole ms/token", "pruned ms/token", "fall", "head'
 TIMES += ("fall ÷ that", "of the bytes read", "load before")
 
 
+def report(samples: Sequence[Mapping[str, Any]]) -> str:
+    """The tables, from raw samples."""
+    whole, pruned = (read_sample(Weight, one) for one in samples if "data_bytes" in one)
+    read, gone = expected(whole, pruned)[1], 1 - pruned.tokens / whole.tokens
+    rows = []
+    for (threads, load_before), found in group((one for one in samples if "threads" in one), "threads", "load").items():
+        turns = [read_sample(Turn, one) for one in found if "steps_s" in one]
+        (head,) = (read_sample(Profile, one) for one in found if "head_us" in one)
+        rows.append((*time_row(threads, turns, head.share, gone, read), f"{load_before:.1f}"))
+    sizes = table(("shape", "tokens", "data MB", "fall", "should be", "fall ÷ should"), [bytes_row(whole, pruned)])
+    return f"{sizes}\n\n{table(TIMES, rows)}"
+
+
 def main() -> None:
     """Export, measure in turn, keep the raw samples, print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -276,22 +302,14 @@ def main() -> None:
     names = ("whole", f"pruned-{arguments.size}")
     for name in names:
         export(name)
-    whole, pruned = (json.loads((bundle(name) / "manifest.json").read_text(encoding="utf-8")) for name in names)
-    read, gone = expected(whole, pruned)[1], 1 - rows_of(pruned) / rows_of(whole)
-    samples: list[dict[str, object]] = [
-        {"bundle": name, "files": m["files"]} for name, m in zip(names, (whole, pruned), strict=True)
-    ]
-    rows = []
+    manifests = [json.loads((bundle(name) / "manifest.json").read_text(encoding="utf-8")) for name in names]
+    samples = [asdict(weigh(name, manifest)) for name, manifest in zip(names, manifests, strict=True)]
     for threads in arguments.threads:
         before = os.getloadavg()[0]
         turns = [turn for order in (names, names[::-1]) for turn in measure_apart(order, threads, arguments.turns)]
-        samples += [{"load": round(before, 2)} | asdict(turn) for turn in turns]
-        profiled = profile_apart("whole", threads)
-        samples.append({"load": round(before, 2)} | asdict(profiled))
-        rows.append((*time_row(threads, turns, profiled.share, gone, read), f"{before:.1f}"))
+        samples += [{"load": round(before, 2)} | asdict(one) for one in (*turns, profile_apart("whole", threads))]
     print(f"raw samples: {save('vocabulary', samples)}")
-    print(table(("shape", "tokens", "data MB", "fall", "should be", "fall ÷ should"), [bytes_row(whole, pruned)]))
-    print(table(TIMES, rows))
+    print(report(samples))
 
 
 if __name__ == "__main__":

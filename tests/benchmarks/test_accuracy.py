@@ -89,7 +89,8 @@ def test_samples_of_other_versions_are_not_put_beside_new_ones(accuracy: ModuleT
     assert accuracy.earlier(path, ["demo"], whole=True) == []
 
 
-def test_the_pivot_shows_kl_and_bits_with_the_least_in_bold(accuracy: ModuleType) -> None:
+@pytest.mark.usefixtures("accuracy")
+def test_the_pivot_shows_kl_and_bits_with_the_least_in_bold() -> None:
     def at(title: str, block: int | str, **found: object) -> dict[str, object]:
         named = {"model": "demo", "name": f"{title}, 4 bits, block {block}", "title": title, "bits": 4}
         return {**named, "block_size": block, **found}
@@ -100,7 +101,9 @@ def test_the_pivot_shows_kl_and_bits_with_the_least_in_bold(accuracy: ModuleType
         at("awq + rtn", 32, kl=0.0001014, bits_per_weight=5.04),
         at("awq + rtn", "channel", refused="why not"),
     ]
-    assert accuracy.pivot(samples).splitlines() == [
+    from accuracy_tables import pivot
+
+    assert pivot(samples).splitlines() == [
         "demo:",
         "",
         "| bits | method | block 16 | block 32 | block 64 | block 128 | block 256 | block channel |",
@@ -117,9 +120,9 @@ def test_the_pivot_shows_kl_and_bits_with_the_least_in_bold(accuracy: ModuleType
 @pytest.mark.parametrize(
     ("kl", "bits", "answers"),
     [
-        (0.010, 4.25, ("yes (0.50)", "yes (0.67)", "yes")),
-        (0.012, 4.97, ("no (0.60)", "yes (0.80)", "no")),
-        (0.016, 5.10, ("no (0.80)", "no (1.07)", "no")),
+        (0.010, 4.25, ("yes", "yes", "yes: 4.25 against 5.00 and 4.96")),
+        (0.012, 4.97, ("no", "yes", "no: 4.97 against 5.00 and 4.96")),
+        (0.016, 5.10, ("no", "no", "no: 5.10 against 5.00 and 4.96")),
     ],
 )
 @pytest.mark.usefixtures("accuracy")
@@ -129,7 +132,8 @@ def test_the_goal_is_answered_from_the_figures(kl: float, bits: float, answers: 
     k_quant = {"bits_per_weight": 4.96, "kl": 0.015}
     from accuracy_tables import answer
 
-    assert answer(fast, nearest, k_quant, lambda found: found["kl"]) == answers
+    found = answer(fast, nearest, k_quant, lambda found: found["kl"])
+    assert found == (f"{kl:.4f}", "0.0200", "0.0150", *answers)
 
 
 def test_a_reference_is_asked_once_for_each_window(accuracy: ModuleType) -> None:
