@@ -109,14 +109,7 @@ def decide(
 
     """
     targets, chips = find_targets(target, socs)
-    chosen_recipe = read_recipe(recipe)
-    if context_length is not None:
-        if context_length < 1:
-            raise InputError(f"the context is {context_length}; it must be at least 1 token")
-        chosen_recipe = replace(chosen_recipe, context_length=context_length)
-    if calibration:
-        text = replace(chosen_recipe.calibration, text=tuple(map(str, calibration)))
-        chosen_recipe = replace(chosen_recipe, calibration=text)
+    chosen_recipe = ask_recipe(recipe, context_length, calibration)
     checkpoint, pruned = Checkpoint.open(resolve_model(str(model))), None
     if chosen_recipe.prune:
         check_methods(chosen_recipe)
@@ -137,31 +130,43 @@ def decide(
     length = min(chosen_recipe.calibration.length, context)
     chosen_recipe = replace(chosen_recipe, calibration=replace(chosen_recipe.calibration, length=length))
 
-    def plan(recipe: Recipe) -> Plan:
-        return make_plan(decoder, recipe, lambda name: checkpoint.tensors[name].itemsize)
+    plan = plan_tensors(checkpoint, decoder, chosen_recipe)
+    prepared = Prepared(checkpoint, decoder, chosen_recipe, targets, plan, left_out=left_out, socs=chips, pruned=pruned)
+    if chosen_recipe.budget is not None:
+        prepared = spend(prepared, plain, scratch=scratch, threads=threads, progress=progress)
+    refuse_forms(prepared)
+    return prepared
 
-    prepared = Prepared(
-        checkpoint,
-        decoder,
-        chosen_recipe,
-        targets,
-        plan(chosen_recipe),
-        left_out=left_out,
-        socs=chips,
-        pruned=pruned,
-    )
-    if chosen_recipe.budget is None:
-        refuse_forms(prepared)
-        return prepared
+
+def ask_recipe(recipe: str | Path, context_length: int | None, calibration: Sequence[str | Path]) -> Recipe:
+    """The recipe, with the context length and the text that whoever called gave in the place of its own."""
+    found = read_recipe(recipe)
+    if context_length is not None:
+        if context_length < 1:
+            raise InputError(f"the context is {context_length}; it must be at least 1 token")
+        found = replace(found, context_length=context_length)
+    if calibration:
+        found = replace(found, calibration=replace(found.calibration, text=tuple(map(str, calibration))))
+    return found
+
+
+def plan_tensors(checkpoint: Checkpoint, decoder: Decoder, recipe: Recipe) -> Plan:
+    """The plan of a checkpoint's tensors, which knows how wide their elements are stored."""
+    return make_plan(decoder, recipe, lambda name: checkpoint.tensors[name].itemsize)
+
+
+def spend(
+    prepared: Prepared, plain: Decoder, *, scratch: Path | None, threads: int | None, progress: Progress
+) -> Prepared:
+    """Measure and solve the recipe's budget; see :func:`decide`. ``plain`` is the decoder before any method."""
     from edgepress.exporter.budget.measure import spend_budget
 
-    bos = first_token(checkpoint, decoder)
+    bos = first_token(prepared.checkpoint, prepared.decoder)
     with TemporaryDirectory(prefix="edgepress-") as temporary:
         directory = Path(temporary) if scratch is None else scratch
         spent, summary = spend_budget(prepared, plain, scratch=directory, bos=bos, threads=threads, progress=progress)
-    prepared = replace(prepared, recipe=spent.recipe, plan=plan(spent.recipe), budget=summary)
-    refuse_forms(prepared)
-    return prepared
+    plan = plan_tensors(prepared.checkpoint, prepared.decoder, spent.recipe)
+    return replace(prepared, recipe=spent.recipe, plan=plan, budget=summary)
 
 
 def find_targets(target: str | Sequence[str], socs: Sequence[str]) -> tuple[tuple[Target, ...], tuple[Soc, ...]]:
