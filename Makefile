@@ -51,6 +51,8 @@ bench: $(VENV)/.bench
 	$(BIN)/python benchmarks/fusion.py
 	$(BIN)/python benchmarks/vocabulary.py
 	$(BIN)/python benchmarks/pruning.py
+	$(BIN)/python benchmarks/sparsity.py
+	$(BIN)/python benchmarks/low_rank.py
 
 clean:
 	rm -rf build .venv

@@ -27,13 +27,16 @@ def test_the_made_up_tokenizer_has_its_size_and_can_be_pruned(script: ModuleType
 
 @pytest.mark.parametrize("tied", [True, False])
 def test_what_should_be_saved(script: ModuleType, tied: bool) -> None:
-    def manifest(rows: int) -> dict[str, object]:
-        tensors = [{"name": "embedding", "bytes_after": 10 * rows}, {"name": "layers.0", "bytes_after": 3000}]
-        tensors += [] if tied else [{"name": "head", "bytes_after": 20 * rows}]
-        size = sum(tensor["bytes_after"] for tensor in tensors)
-        return {"tensors": tensors, "files": {"model.onnx.data": {"size": size}}}
+    def weight(rows: int) -> object:
+        tensors = [
+            {"name": "embedding", "bytes_after": 10 * rows, "shape": [rows, 20]},
+            {"name": "layers.0", "bytes_after": 3000, "shape": [60, 50]},
+        ]
+        tensors += [] if tied else [{"name": "head", "bytes_after": 20 * rows, "shape": [rows, 20]}]
+        size = sum(int(str(tensor["bytes_after"])) for tensor in tensors)
+        return script.weigh("name", {"tensors": tensors, "files": {"model.onnx.data": {"size": size}}})
 
-    expected = script.expected(manifest(100), manifest(40))
+    expected = script.expected(weight(100), weight(40))
     assert expected == pytest.approx((600 / 4000, 600 / 4000) if tied else (1800 / 6000, 1200 / 5000))
 
 
