@@ -17,8 +17,9 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import math
 import pkgutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
@@ -39,9 +40,10 @@ if TYPE_CHECKING:
     from edgepress.exporter.pruning.task import PruneTask
 
 _NOT_METHODS = ("packing", "folding", "sparsity")
+_KINDS: Mapping[type, str] = {bool: "true or false", int: "a whole number", float: "a number", str: "a string"}
 
-Size = Literal["layers", "widths", "heads", "hidden", "vocabulary"]
-"""What a pruning step may change of a model; ``widths`` are those of the MLPs."""
+Size = Literal["layers", "widths", "heads", "hidden", "vocabulary", "factors"]
+"""What a pruning step may change of a model; ``widths`` are those of the MLPs, ``factors`` projections in two."""
 
 Options = Mapping[str, OptionValue]
 """A method's options: those that it declares, with the recipe's values."""
@@ -141,7 +143,10 @@ class Pruning:
 
     ``check(task, options)`` refuses, from config and tokenizer alone, what cannot be done to the model of ``task``
     (InputError). Before the first step runs it is asked of the original, unless an earlier step ``changes`` one of the
-    sizes that it ``looks_at``; ``run`` asks it again.
+    sizes that it ``looks_at``; ``run`` asks it again. ``check_order(changed, options)`` refuses, before the first step,
+    to come after steps that change these sizes (InputError).
+
+    ``unset_at_zero`` are options that say nothing while they are 0, which is their default: a recipe may not set that.
     """
 
     name: str
@@ -152,6 +157,8 @@ class Pruning:
     check: Callable[[PruneTask, Options], None] = lambda *_: None
     looks_at: frozenset[Size] = frozenset()
     changes: frozenset[Size] = frozenset()
+    check_order: Callable[[Set[Size], Options], None] = lambda *_: None
+    unset_at_zero: frozenset[str] = frozenset()
 
 
 AnyMethod = Method | LinearMethod | LayerMethod | Transform | Recovery | Pruning
@@ -190,7 +197,8 @@ def method_options(method: LinearMethod | LayerMethod | Transform | Recovery | P
     """The method's options with the recipe's values.
 
     Raises:
-        InputError: the recipe sets an option that the method does not have, or gives one another type.
+        InputError: the recipe sets an option that the method does not have, gives one another type, or a number that
+            is none.
 
     """
     asked = recipe.options.get(method.name, {})
@@ -202,7 +210,11 @@ def method_options(method: LinearMethod | LayerMethod | Transform | Recovery | P
         default = method.options[key]
         fits = isinstance(value, int | float) if isinstance(default, float) else isinstance(value, type(default))
         if not fits or (isinstance(value, bool) and not isinstance(default, bool)):
-            raise InputError(f"[options.{method.name}] {key} must be like {default!r}, not {value!r}")
+            raise InputError(f"[options.{method.name}] {key} must be {_KINDS[type(default)]}, not {value!r}")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise InputError(f"[options.{method.name}] {key} must be a finite number, not {value!r}")
+        if isinstance(method, Pruning) and key in method.unset_at_zero and not value:
+            raise InputError(f"[options.{method.name}] {key} = {value!r}: give more than 0, or leave {key} out")
     return {**method.options, **asked}
 
 

@@ -22,7 +22,7 @@ from edgepress.exporter.calibration.activations import Activations
 from edgepress.exporter.calibration.variants import kl_sum
 from edgepress.exporter.compress import Options, Pruning
 from edgepress.exporter.decoder import Decoder, Layer, layer_weights
-from edgepress.exporter.pruning.config import check_same_layer, described, refuse_factors, with_layers
+from edgepress.exporter.pruning.config import before_low_rank, check_same_layer, described, refuse_factors, with_layers
 from edgepress.exporter.pruning.picks import Pick, picked_tensors, whole
 from edgepress.exporter.pruning.streams import embedded, held, pass_layer, pass_layers, reader
 from edgepress.exporter.pruning.task import PruneTask
@@ -202,4 +202,6 @@ METHOD = Pruning(
     check=check,
     looks_at=frozenset({"layers"}),
     changes=frozenset({"layers"}),
+    check_order=before_low_rank("depth"),
+    unset_at_zero=frozenset({"layers", "share"}),
 )

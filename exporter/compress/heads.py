@@ -21,7 +21,7 @@ from edgepress.errors import InputError
 from edgepress.exporter.calibration import network
 from edgepress.exporter.compress import Options, Pruning
 from edgepress.exporter.decoder import Attention, Linear
-from edgepress.exporter.pruning.config import described, refuse_factors, with_heads
+from edgepress.exporter.pruning.config import before_low_rank, described, refuse_factors, with_heads
 from edgepress.exporter.pruning.importance import Scores, attention_output, check_way, input_scores
 from edgepress.exporter.pruning.picks import Pick, picked_tensors, whole
 from edgepress.exporter.pruning.streams import embedded, held, pass_layers
@@ -186,4 +186,6 @@ METHOD = Pruning(
     check=check,
     looks_at=frozenset({"heads"}),
     changes=frozenset({"heads"}),
+    check_order=before_low_rank("heads"),
+    unset_at_zero=frozenset({"heads", "kv_heads", "share"}),
 )

@@ -22,7 +22,7 @@ from edgepress.errors import InputError
 from edgepress.exporter.calibration import network
 from edgepress.exporter.compress import Options, Pruning
 from edgepress.exporter.decoder import Decoder, Layer, Linear, Norm
-from edgepress.exporter.pruning.config import described, refuse_factors, with_hidden
+from edgepress.exporter.pruning.config import before_low_rank, described, refuse_factors, with_hidden
 from edgepress.exporter.pruning.importance import Scores, check_way, stream_loss_scores
 from edgepress.exporter.pruning.picks import Pick, picked_tensors, whole
 from edgepress.exporter.pruning.streams import embedded, pass_layers
@@ -168,4 +168,6 @@ METHOD = Pruning(
     check=check,
     looks_at=frozenset({"hidden"}),
     changes=frozenset({"hidden"}),
+    check_order=before_low_rank("hidden"),
+    unset_at_zero=frozenset({"size", "share", "multiple"}),
 )

@@ -11,7 +11,7 @@ of the model: ``benchmarks/low_rank.py`` asks it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from fnmatch import fnmatchcase
 
 import torch
@@ -21,7 +21,7 @@ from edgepress.errors import InputError
 from edgepress.exporter.calibration import network
 from edgepress.exporter.calibration.activations import Activations
 from edgepress.exporter.calibration.moments import Moments
-from edgepress.exporter.compress import Options, Pruning
+from edgepress.exporter.compress import Options, Pruning, Size
 from edgepress.exporter.decoder import Decoder, Layer, Linear, layer_linears, layer_weights
 from edgepress.exporter.factors import KEY
 from edgepress.exporter.pruning.checkpoint import NewTensor, copied, write_safetensors
@@ -43,6 +43,15 @@ def factor_projections(task: PruneTask, options: Options) -> None:
 def check(task: PruneTask, options: Options) -> None:
     """See :class:`~edgepress.exporter.compress.Pruning`."""
     choose(task.decoder, options, task.block)
+
+
+def check_order(changed: Set[Size], options: Options) -> None:
+    """See :class:`~edgepress.exporter.compress.Pruning`."""
+    if "factors" in changed:
+        raise InputError(
+            f"low_rank is in `prune` twice, and what it has factored (match = {options['match']!r}) is not factored "
+            "again; name it once"
+        )
 
 
 def choose(decoder: Decoder, options: Options, block: int) -> dict[str, int]:
@@ -77,7 +86,8 @@ def choose(decoder: Decoder, options: Options, block: int) -> dict[str, int]:
         name = names[0]
         raise InputError(
             f"[options.low_rank] {f'rank = {rank}' if rank else f'share = {share}'} makes no projection smaller: "
-            f"{name}, {whole[name][0]} × {whole[name][1]}, would have rank {found[name]}; give less, at least rank 1"
+            f"{name}, {whole[name][0]} × {whole[name][1]}, would have rank {found[name]}; "
+            + ("give less" if found[name] else "give more, so that the rank is at least 1")
         )
     return smaller
 
@@ -189,4 +199,7 @@ METHOD = Pruning(
     options={"share": 0.0, "rank": 0, "match": "layers.*.mlp.*", "multiple": 0, "tokens": 8192},
     check=check,
     looks_at=frozenset({"layers", "widths", "heads", "hidden"}),
+    changes=frozenset({"factors"}),
+    check_order=check_order,
+    unset_at_zero=frozenset({"share", "rank", "multiple"}),
 )

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from edgepress.errors import InputError
 from edgepress.exporter.compress import Options, Pruning
 from edgepress.exporter.decoder import Decoder
-from edgepress.exporter.pruning.config import described, refuse_different, refuse_factors, with_widths
+from edgepress.exporter.pruning.config import before_low_rank, described, refuse_different, refuse_factors, with_widths
 from edgepress.exporter.pruning.importance import Scores, check_way, input_scores, mlp_down
 from edgepress.exporter.pruning.picks import Pick, picked_tensors, whole
 from edgepress.exporter.pruning.task import PruneTask
@@ -128,4 +128,6 @@ METHOD = Pruning(
     check=check,
     looks_at=frozenset({"widths"}),
     changes=frozenset({"widths"}),
+    check_order=before_low_rank("mlp_width"),
+    unset_at_zero=frozenset({"multiple"}),
 )

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -46,7 +46,7 @@ from edgepress.exporter.calibration.training import (
     owner,
     passed,
 )
-from edgepress.exporter.compress import Method, Options, Pruning, load_method
+from edgepress.exporter.compress import Method, Options, Pruning, Size, load_method
 from edgepress.exporter.decoder import Decoder, Part, Weight, layer_weights
 from edgepress.exporter.plan import make_plan
 from edgepress.exporter.pruning.checkpoint import NewTensor, copied
@@ -370,6 +370,21 @@ def check(task: PruneTask, options: Options) -> None:
         )
 
 
+def check_order(changed: Set[Size], options: Options) -> None:
+    """See :class:`~edgepress.exporter.compress.Pruning`."""
+    if float(options["hidden"]) and "hidden" in changed:
+        raise InputError(
+            f"[options.retrain] hidden = {options['hidden']} compares residual streams with the original's, and the "
+            "step hidden before it changes their size; set it to 0"
+        )
+    if changed <= {"vocabulary"} and not options["quantized"] and not float(options["truth"]):
+        before = "only vocabulary" if changed else "no step"
+        raise InputError(
+            f"retrain has nothing to learn: {before} comes before it in `prune`, so the model says what the original "
+            "says; put it after what it is to repair, or set truth or quantized in [options.retrain]"
+        )
+
+
 def _compared(task: PruneTask, options: Options) -> list[tuple[int, int]]:
     """Which streams are compared, as layers passed here and in the original."""
     if not float(options["hidden"]):
@@ -398,4 +413,5 @@ METHOD = Pruning(
     },
     keeps_shapes=True,
     check=check,
+    check_order=check_order,
 )

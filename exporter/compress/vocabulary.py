@@ -11,7 +11,7 @@ kept tokens are made of.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,7 @@ import numpy as np
 from edgepress.errors import InputError
 from edgepress.exporter.bundle import TOKENIZER_FILES, read_json
 from edgepress.exporter.checkpoint import Checkpoint
-from edgepress.exporter.compress import Options, Pruning
+from edgepress.exporter.compress import Options, Pruning, Size
 from edgepress.exporter.pruning.config import described
 from edgepress.exporter.pruning.corpus import Choice, Usage, choose_tokens, count_usage, script_costs, script_warnings
 from edgepress.exporter.pruning.picks import Pick, picked_tensors, whole
@@ -54,6 +54,12 @@ def check(task: PruneTask, options: Options) -> None:
     """See :class:`~edgepress.exporter.compress.Pruning`."""
     _limits(options)
     _vocabulary(task)
+
+
+def check_order(changed: Set[Size], _: Options) -> None:
+    """See :class:`~edgepress.exporter.compress.Pruning`."""
+    if "vocabulary" in changed:
+        raise InputError("vocabulary is in `prune` twice, and would keep the same tokens again; name it once")
 
 
 def _limits(options: Options) -> tuple[int, int]:
@@ -137,4 +143,5 @@ METHOD = Pruning(
     check=check,
     looks_at=frozenset({"vocabulary"}),
     changes=frozenset({"vocabulary"}),
+    check_order=check_order,
 )

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 
 from edgepress.errors import InputError
 from edgepress.exporter.architectures import architecture, describe
 from edgepress.exporter.checkpoint import Checkpoint
+from edgepress.exporter.compress import Options, Size
 from edgepress.exporter.config import Config
 from edgepress.exporter.decoder import Decoder, Layer, layer_linears
 from edgepress.targets import Target
@@ -75,9 +76,23 @@ def check_same_layer(old: Layer, new: Layer, where: str) -> None:
 def refuse_factors(decoder: Decoder, method: str) -> None:
     """Raise InputError when a step that changes projections finds some in two factors."""
     if any(linear.inner is not None for layer in decoder.layers for linear in layer_linears(layer)):
-        raise InputError(
-            f"{method} cannot prune projections that are two factors; in `prune`, put {method} before low_rank"
-        )
+        raise _in_factors(method)
+
+
+def before_low_rank(method: str) -> Callable[[Set[Size], Options], None]:
+    """``check_order`` of a step that changes projections: it cannot come after one that factors them."""
+
+    def check_order(changed: Set[Size], _: Options) -> None:
+        if "factors" in changed:
+            raise _in_factors(method)
+
+    return check_order
+
+
+def _in_factors(method: str) -> InputError:
+    return InputError(
+        f"{method} cannot prune projections that are two factors; in `prune`, put {method} before low_rank"
+    )
 
 
 def refuse_different(targets: Sequence[Target], what: str, remedy: str) -> None:

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 ROWS = 32  # the head's rows come in such blocks where that can be
 _BATCH = 1 << 20  # characters that are encoded at a time
-_COMMON = 0.05  # share of the corpus's letters from which on a script is its own
+_COMMON = 0.05  # share of the corpus's letters and symbols from which on a script is its own
+_SYMBOL = "So"  # Unicode's category of other symbols: emoji, arrows, signs
 _BROKEN = 0.5  # share of a script's letters without a token from which on the tokenizer does not know it
 
 
@@ -146,22 +147,25 @@ def _too_small(usage: Usage, found: int, asked: int) -> str:
 
 @dataclass(frozen=True)
 class ScriptCost:
-    """What a script costs: tokens for each of its letters in the corpus, and the share of them without a token."""
+    """What a script costs: tokens for each of its letters in the corpus, and the share of them without a token.
+
+    Symbols, such as emoji, count as letters of a script of their own.
+    """
 
     script: str
-    share: float  # of the corpus's letters
+    share: float  # of the corpus's letters and symbols
     tokens_per_character: float
     broken: float
 
 
 def script_costs(characters: Mapping[str, int], vocabulary: Vocabulary, library: "Tokenizer") -> list[ScriptCost]:
-    """Cost of each script's letters and marks, one by one, the most frequent script first.
+    """Cost of each script's letters and marks, and of symbols, one by one, the most frequent script first.
 
     A letter that has no token of its own is written as bytes, alone as in any word, unless a longer token has it.
     """
     scripts: dict[str, list[tuple[str, int]]] = {}
     for letter, count in characters.items():
-        if unicodedata.category(letter)[0] in "LM":
+        if unicodedata.category(letter)[0] in "LM" or unicodedata.category(letter) == _SYMBOL:
             scripts.setdefault(_script(letter), []).append((letter, count))
     total = sum(count for letters in scripts.values() for _, count in letters)
     found = []
@@ -176,15 +180,24 @@ def script_costs(characters: Mapping[str, int], vocabulary: Vocabulary, library:
 def script_warnings(costs: Sequence[ScriptCost]) -> list[str]:
     """One line for each script of the corpus that the tokenizer writes as bytes."""
     return [
-        f"the tokenizer has no tokens for {cost.broken:.0%} of the {cost.script.lower()} letters, {cost.share:.0%} of "
-        f"the corpus's: a character costs {cost.tokens_per_character:.1f} tokens, and the model hardly knows the script"
+        f"the tokenizer has no tokens for {cost.broken:.0%} of the {_letters(cost.script)}, {cost.share:.0%} of "
+        f"the corpus's: a character costs {cost.tokens_per_character:.1f} tokens, and the model hardly knows them"
         for cost in costs
         if cost.share >= _COMMON and cost.broken >= _BROKEN
     ]
 
 
+def _letters(script: str) -> str:
+    return "symbols (emoji and the like)" if script == _SYMBOL else f"{script.lower()} letters"
+
+
 def _script(letter: str) -> str:
-    """The first word of a letter's name, which is its script's: LATIN, GREEK, CJK, HIRAGANA, DEVANAGARI …"""
+    """The first word of a letter's name, which is its script's: LATIN, GREEK, CJK, HIRAGANA, DEVANAGARI …
+
+    Symbols have no script; for them it is their category.
+    """
+    if unicodedata.category(letter) == _SYMBOL:
+        return _SYMBOL
     return unicodedata.name(letter, "UNNAMED").split(" ")[0].split("-")[0]
 
 

@@ -43,6 +43,7 @@ _STEP_FILE = "step.json"  # the key of a stage, its files' hashes and what the m
 _KEPT_TOKENS = "kept_tokens.npy"
 _TEXT = "text"
 _GENERATED = "generations.jsonl"  # the model's own text, where there is no other
+_FEWEST = 2  # tokens that a step can look at
 _log = logging.getLogger("edgepress.pruning")
 
 
@@ -172,6 +173,12 @@ def _check(run: _Run, steps: Sequence[_Step]) -> None:
     changed: set[Size] = set()
     widths = {layer.mlp.up.weight.shape[0] for layer in run.decoder.layers}
     for index, step in enumerate(steps):
+        step.method.check_order(changed, step.options)
+        if "tokens" in step.options and int(step.options["tokens"]) < _FEWEST:
+            raise InputError(
+                f"[options.{step.name}] tokens = {step.options['tokens']}: of the text that the step looks at; give "
+                f"at least {_FEWEST}"
+            )
         if not step.method.looks_at & changed:
             stage = run.stage(f"{index}-{step.name}")
             step.method.check(_task(run, _Model(run.original, run.decoder), stage, ()), step.options)

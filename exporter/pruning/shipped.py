@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from edgepress.errors import InputError
 from edgepress.exporter.pruning.curve import Point, draw_curve
 from edgepress.exporter.recipe import read_recipe
 from edgepress.files import held_directory
@@ -16,12 +18,15 @@ from edgepress.progress import Progress
 if TYPE_CHECKING:
     from edgepress.exporter.export import Prepared
 
+_log = logging.getLogger("edgepress.pruning")
+
 
 @contextmanager
 def kept_steps(recipe: str | Path, out: Path) -> Iterator[Path | None]:
     """The hidden directory beside ``out`` for the steps of a recipe that prunes, None for others.
 
-    It is held while the block runs, and removed when that ends without an error, or with one before any step is done.
+    It is held while the block runs, and removed when that ends without an error, or with a refusal (InputError) before
+    any step is done. Where it stays, a warning says so.
     """
     if not read_recipe(recipe).prune:
         yield None
@@ -30,11 +35,21 @@ def kept_steps(recipe: str | Path, out: Path) -> Iterator[Path | None]:
     with held_directory(folder, "another export prunes"):
         try:
             yield folder
-        except BaseException:
-            if not any(folder.iterdir()):
-                folder.rmdir()
+        except BaseException as error:
+            if _is_worth_keeping(folder, refused=isinstance(error, InputError)):
+                _log.warning("what is done is kept in %s: the same command goes on from there, or remove it", folder)
+            else:
+                shutil.rmtree(folder, ignore_errors=True)
             raise
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_worth_keeping(folder: Path, *, refused: bool) -> bool:
+    """Whether there is anything to go on from: after a refusal a step that is done, or text that the model wrote."""
+    if not refused:
+        return any(folder.iterdir())
+    steps = [path for path in folder.glob("[0-9]*-*/step.json") if path.parent.suffix != ".state"]
+    return bool(steps) or any(folder.glob("text/*/generations.jsonl"))
 
 
 def write_curves(work: Path, prepared: Prepared) -> None:

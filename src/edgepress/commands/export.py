@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from collections.abc import Mapping, Sequence
 from typing import cast
 
 NAME = "export"
@@ -72,13 +73,18 @@ def run(arguments: argparse.Namespace) -> int:
         threads=arguments.threads,
         progress=progress,
     )
-    before, after = int(str(manifest.totals["bytes_before"])), int(str(manifest.totals["bytes_after"]))
+    steps = cast("Sequence[Mapping[str, float]]", manifest.steps)
+    before = int(str(steps[0]["bytes"] if steps else manifest.totals["bytes_before"]))
+    after = int(str(manifest.totals["bytes_after"]))
     targets = ", ".join(manifest.targets)
     print(f"{arguments.out}: {manifest.model_type}, recipe {manifest.recipe['name']}, target {targets}")
     print(
         f"  weights in the checkpoint {before / 1e6:,.1f} MB → bundle {after / 1e6:,.1f} MB ({after / before:.0%}), "
         f"{manifest.totals['bits_per_weight']:.2f} bits a weight"
     )
+    if steps:
+        passed = " → ".join(f"{step['name']} {step['bits_per_byte']:.4f}" for step in steps)
+        print(f"  bits per byte of text put aside: {passed}")
     worst = sorted((t for t in manifest.tensors if t["sqnr_db"] is not None), key=lambda t: float(str(t["sqnr_db"])))
     if worst:
         print(f"  {len(worst)} tensors quantized; lowest SQNR {worst[0]['sqnr_db']} dB in {worst[0]['name']}")

@@ -172,7 +172,7 @@ def test_what_would_not_be_smaller_is_left(home_decoder: Decoder) -> None:
         ({"match": "*.middle"}, "match = '*.middle' is the name of no projection"),
         ({"match": "embedding"}, "no projection that is whole; there are: layers.0.attention.qkv"),
         ({"rank": 64}, "rank = 64 makes no projection smaller: layers.0.mlp.gate, 96 × 64, would have rank 64"),
-        ({"share": 0.001}, "share = 0.001 makes no projection smaller"),
+        ({"share": 0.001}, "smaller: layers.0.mlp.gate, 96 × 64, would have rank 0; give more, so that"),
     ],
 )
 def test_bad_options_are_refused(home: Path, tmp_path: Path, options: dict[str, float | str], message: str) -> None:

@@ -120,6 +120,16 @@ def test_a_script_that_the_tokenizer_writes_as_bytes_is_warned_of(kind: str, tex
     assert f"costs {one.tokens_per_character:.1f} tokens" in warnings[0]
 
 
+def test_emoji_are_warned_of_as_symbols() -> None:
+    """Four bytes each, and the tokenizer has none of them."""
+    vocabulary, library = read_vocabulary(content_of("byte fallback")), library_of("byte fallback")
+    usage = count_usage(["🚀🔥🍕🎉" * 20], library)
+    cost = script_costs(usage.characters, vocabulary, library)[0]
+    assert (cost.share, cost.tokens_per_character, cost.broken) == (1.0, 4.0, 1.0)
+    warning = script_warnings([cost])[0]
+    assert "100% of the symbols (emoji and the like), 100% of the corpus's: a character costs 4.0 tokens" in warning
+
+
 def test_a_known_script_and_a_few_strange_letters_are_not() -> None:
     vocabulary, library = read_vocabulary(content_of("byte level")), library_of("byte level")
     usage = count_usage([ENGLISH * 5, "ສະ"], library)

@@ -241,7 +241,13 @@ def test_plan_has_the_sizes_of_the_bundle(bundle: Path, home: Path) -> None:
         ('prune = ["gptq"]', "gptq does not make a smaller model"),
         ('prune = "depth"', "prune must be a list of names"),
         ('prune = ["depth"]\n[options.depth]\nlayer = 2', "has no option 'layer'; did you mean 'layers'"),
-        ('prune = ["depth"]\n[options.depth]\nlayers = "two"', "layers must be like 0"),
+        (
+            'prune = ["depth"]\n[options.depth]\nlayers = "two"',
+            "[options.depth] layers must be a whole number, not 'two'",
+        ),
+        ('prune = ["depth"]\n[options.depth]\nlayers = 0', "[options.depth] layers = 0: give more than 0, or leave"),
+        ('prune = ["low_rank"]\n[options.low_rank]\nshare = 0.0', "[options.low_rank] share = 0.0: give more than 0"),
+        ('prune = ["depth", "retrain"]\n[options.retrain]\nrate = inf', "rate must be a finite number, not inf"),
         ('prune = ["depth"]\n[options.depth]\nlayers = 1\nshare = 0.5', "keep one of them"),
         ('prune = ["depth", "mlp_width"]\n[options.mlp_width]\nshare = 0.01', "leaves a layer with none"),
     ],
@@ -255,7 +261,7 @@ def test_bad_recipes_are_refused_by_name(
     command = ["export", str(home / "qwen2"), "--recipe", str(path), "--out", str(tmp_path / "out")]
     assert main([*command, "--calibration", str(home / "text.txt"), "--threads", "1"]) == 2
     assert message in capsys.readouterr().err
-    assert not (tmp_path / "out").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["recipe.toml"]
 
 
 @pytest.mark.parametrize(
@@ -266,8 +272,18 @@ def test_bad_recipes_are_refused_by_name(
         (["depth", "mlp_width"], {"mlp_width": {"by": "luck"}}, "must be one of activations, loss"),
         (["mlp_width", "hidden"], {"hidden": {"size": 64}}, "keeps all 64 channels"),
         (["hidden", "heads"], {"heads": {"kv_heads": 7}}, "each key-value head that stays"),
-        (["retrain", "vocabulary"], {"vocabulary": {"least": 0}}, "at least 1"),
+        (["depth", "vocabulary"], {"vocabulary": {"least": 0}}, "at least 1"),
         (["hidden", "depth", "retrain"], {"retrain": {"steps": 0}}, "steps must be more than 0"),
+        (["hidden", "retrain"], {"retrain": {"hidden": 1.0}}, "the step hidden before it changes their size"),
+        (["depth", "mlp_width"], {"mlp_width": {"tokens": 1}}, r"\[options.mlp_width\] tokens = 1: .* at least 2"),
+        (["low_rank", "depth"], {}, "put depth before low_rank"),
+        (["low_rank", "mlp_width"], {}, "put mlp_width before low_rank"),
+        (["heads", "low_rank", "heads"], {}, "put heads before low_rank"),
+        (["low_rank", "retrain", "hidden"], {}, "put hidden before low_rank"),
+        (["low_rank", "low_rank"], {}, "low_rank is in `prune` twice"),
+        (["vocabulary", "vocabulary"], {}, "vocabulary is in `prune` twice"),
+        (["retrain", "depth"], {}, "nothing to learn: no step comes before it"),
+        (["vocabulary", "retrain"], {}, "nothing to learn: only vocabulary comes before it"),
     ],
 )
 def test_what_a_later_step_cannot_do_is_refused_before_the_first(
@@ -289,6 +305,53 @@ def test_a_size_that_an_earlier_step_changes_is_not_asked_of_the_original(home: 
     with pytest.raises(InputError, match="keeps all 2 layers"):
         module.prune(source, recipe, [], folder=tmp_path, threads=1, progress=silent)
     assert (tmp_path / "0-depth").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("prune", "options", "message", "left"),
+    [
+        ("vocabulary", "[options.vocabulary]\nsize = 5", "set size to", False),
+        ('depth", "depth', "[options.depth]\nlayers = 2", "keeps all 2 layers", True),
+    ],
+)
+def test_what_a_refused_step_leaves_is_said_or_nothing(
+    prune: str,
+    options: str,
+    message: str,
+    left: bool,
+    home: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Steps that are refused when they start: the first has nothing to go on from, the second has what was done."""
+    (tmp_path / "recipe.toml").write_text(f'prune = ["{prune}"]\n[weights]\nbits = 4\n{options}\n')
+    with pytest.raises(InputError, match=message):
+        export(
+            home / "qwen2",
+            out=tmp_path / "out",
+            recipe=tmp_path / "recipe.toml",
+            calibration=[home / "text.txt"],
+            threads=1,
+        )
+    kept = tmp_path / ".out.pruning"
+    assert kept.exists() == left
+    assert (f"what is done is kept in {kept}" in caplog.text) == left
+    assert not (tmp_path / "out").exists()
+
+
+def test_export_prints_what_the_steps_cost_against_the_model_that_was_given(
+    bundle: Path, home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["export", str(home / "qwen2"), "--recipe", str(home / "recipe.toml"), "--out", str(tmp_path / "out")]
+    assert main([*command, "--calibration", str(home / "text.txt"), "--threads", "1"]) == 0
+    printed = capsys.readouterr().out
+    steps = read_manifest(bundle).steps
+    whole = (home / "qwen2" / "model.safetensors").stat().st_size
+    size = sum(path.stat().st_size for path in (tmp_path / "out").iterdir() if path.name != "manifest.json")
+    assert abs(int(str(steps[0]["bytes"])) - whole) < 0.1 * whole  # the header of the file is its difference
+    assert f"in the checkpoint {int(str(steps[0]['bytes'])) / 1e6:,.1f} MB → bundle {size / 1e6:,.1f} MB" in printed
+    scores = " → ".join(f"{step['name']} {float(str(step['bits_per_byte'])):.4f}" for step in steps)
+    assert f"bits per byte of text put aside: {scores}" in printed
 
 
 def test_blame_says_that_it_cannot(bundle: Path, home: Path) -> None:
