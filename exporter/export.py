@@ -20,7 +20,7 @@ from edgepress.errors import InputError
 from edgepress.exporter import bundle
 from edgepress.exporter.architectures import architecture, describe
 from edgepress.exporter.checkpoint import Checkpoint, check_tensors, read_weight, resolve_model, same_tensor
-from edgepress.exporter.compress import Method, Recovery, Transform, load_method, method_options
+from edgepress.exporter.compress import Method, Pruning, Recovery, Transform, load_method, method_options
 from edgepress.exporter.decoder import Decoder
 from edgepress.exporter.download import describe_zeros
 from edgepress.exporter.forms import FormTask, find_form
@@ -110,6 +110,7 @@ def decide(
     """
     targets, chips = find_targets(target, socs)
     chosen_recipe = ask_recipe(recipe, context_length, calibration)
+    check_options(chosen_recipe)
     checkpoint, pruned = Checkpoint.open(resolve_model(str(model))), None
     if chosen_recipe.prune:
         check_methods(chosen_recipe)
@@ -245,6 +246,23 @@ def check_methods(recipe: Recipe) -> None:
         method = load_method(name)
         if not isinstance(method, Method):
             method_options(method, recipe)
+
+
+def check_options(recipe: Recipe) -> None:
+    """Refuse options that nothing reads: of a method that there is not, or of a pruning step that is not in `prune`.
+
+    Others may be read by a method that another one starts with, so they are not looked for.
+
+    Raises:
+        InputError: there are such options.
+
+    """
+    for name in recipe.options:
+        if isinstance(load_method(name), Pruning) and name not in recipe.prune:
+            steps = ", ".join(recipe.prune) or "no step"
+            raise InputError(
+                f"[options.{name}] is for {name}, and `prune` has {steps}; add {name} there, or leave its options out"
+            )
 
 
 def needs_calibration(recipe: Recipe, plan: Plan) -> bool:

@@ -245,6 +245,8 @@ def test_plan_has_the_sizes_of_the_bundle(bundle: Path, home: Path) -> None:
             'prune = ["depth"]\n[options.depth]\nlayers = "two"',
             "[options.depth] layers must be a whole number, not 'two'",
         ),
+        ('prune = ["depth"]\n[options.heads]\nheads = 1', "[options.heads] is for heads, and `prune` has depth; add"),
+        ('prune = ["depth"]\n[options.dept]\nlayers = 2', "unknown compression method 'dept'; did you mean 'depth'"),
         ('prune = ["depth"]\n[options.depth]\nlayers = 0', "[options.depth] layers = 0: give more than 0, or leave"),
         ('prune = ["low_rank"]\n[options.low_rank]\nshare = 0.0', "[options.low_rank] share = 0.0: give more than 0"),
         ('prune = ["depth", "retrain"]\n[options.retrain]\nrate = inf', "rate must be a finite number, not inf"),
