@@ -1,5 +1,6 @@
 """The command line as a user meets it: what it prints, where, and with which exit code."""
 
+import errno
 import hashlib
 import json
 import os
@@ -143,3 +144,18 @@ def test_a_job_that_is_stopped_leaves_nothing(tmp_path: Path) -> None:
     assert process.returncode == 143
     assert b"Traceback" not in errors
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_said_with_its_remedy(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from edgepress.cli import main
+    from edgepress.commands import verify
+
+    def full(_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device", "model.onnx.data")
+
+    monkeypatch.setattr(verify, "run", full)
+    assert main(["verify", "bundle"]) == 2
+    said = capsys.readouterr().err
+    assert said == "edgepress: model.onnx.data: No space left on device; free some, or choose another output\n"

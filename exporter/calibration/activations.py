@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import prod
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+from edgepress.errors import InputError
 
 BATCH_TOKENS = 2048  # tokens computed at once: bounds what a layer's intermediate activations take
 
@@ -39,10 +42,21 @@ class Activations:
         return torch.cat([self.read(slice(i, i + 1)) for i in sequences.tolist()])
 
     def write(self, batch: slice, x: Tensor) -> None:
-        """Put the sequences of a batch."""
-        with self.path.open("r+b") as file:
-            file.seek(4 * batch.start * self.shape[1] * self.shape[2])
-            x.detach().cpu().contiguous().numpy().tofile(file)
+        """Put the sequences of a batch.
+
+        Raises:
+            InputError: the disk is full.
+
+        """
+        try:
+            with self.path.open("r+b") as file:
+                file.seek(4 * batch.start * self.shape[1] * self.shape[2])
+                file.write(x.detach().cpu().contiguous().numpy().data)
+        except OSError as error:
+            raise InputError(
+                f"{self.path}, {4 * prod(self.shape):,} bytes, cannot be written: {error.strerror}; free space there, "
+                "or choose another output"
+            ) from error
 
     def __iter__(self) -> Iterator[Tensor]:
         for batch in self.batches():

@@ -75,10 +75,14 @@ def read_sparsity(method: str, options: Options) -> Sparsity:
     """What the options ``sparsity`` and ``pattern`` of a method ask for.
 
     Raises:
-        InputError: the share leaves nothing or is below 0, or the pattern is none or says another share.
+        InputError: the share leaves nothing or is below 0, the pattern is none or says another share, or ``then`` is no
+            method that can keep zeros.
 
     """
     share, pattern, where = float(options["sparsity"]), str(options["pattern"]), f"[options.{method}]"
+    then = str(options.get("then", "gptq"))
+    if then != "gptq" and not isinstance(load_method(then), Method):
+        raise InputError(f'{where} then = {then!r}: it must be "gptq", or a method that rounds rows, such as "rtn"')
     if not 0 <= share < 1:
         raise InputError(f"{where} sparsity is {share:g}; it must be from 0 to less than 1, which would leave nothing")
     if pattern == UNSTRUCTURED:
@@ -105,12 +109,10 @@ def round_kept(weight: Tensor, kept: Tensor, scheme: Scheme, moments: Moments, o
     weights, so that the columns that are left make up for the zeros too.
 
     Raises:
-        InputError: ``then`` is no method that can keep zeros, or the Hessian is singular.
+        InputError: the Hessian is singular.
 
     """
     then = str(options["then"])
-    if then != "gptq" and not isinstance(load_method(then), Method):
-        raise InputError(f'then = {then!r}: it must be "gptq", or a method that rounds rows, such as "rtn"')
     start = start_codes(weight * kept, scheme, moments, "rtn" if then == "gptq" else then)
     if then != "gptq":
         return start

@@ -371,7 +371,8 @@ def _original(run: _Run, held: Sequence[str], key: str) -> dict[str, object]:
             entry: dict[str, object] = content["entry"]
             return entry
     entry = _describe(run, "original", run.original, run.decoder, held)
-    entry["scored_bytes"] = sum(len(document.encode()) for document in held)  # of text, for every step
+    if run.scores:
+        entry["scored_bytes"] = sum(len(document.encode()) for document in held)  # of text, for every step
     partial = path.with_suffix(".partial")
     write_json(partial, {"key": key, "entry": entry})
     partial.replace(path)

@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from edgepress.errors import InputError
 from edgepress.exporter.pruning.curve import Point, draw_curve
 from edgepress.exporter.recipe import read_recipe
 from edgepress.files import held_directory
@@ -25,8 +24,8 @@ _log = logging.getLogger("edgepress.pruning")
 def kept_steps(recipe: str | Path, out: Path) -> Iterator[Path | None]:
     """The hidden directory beside ``out`` for the steps of a recipe that prunes, None for others.
 
-    It is held while the block runs, and removed when that ends without an error, or with a refusal (InputError) before
-    any step is done. Where it stays, a warning says so.
+    It is held while the block runs, and removed when that ends without an error, or with one that leaves nothing to go
+    on from. Where it stays, a warning says so.
     """
     if not read_recipe(recipe).prune:
         yield None
@@ -36,7 +35,7 @@ def kept_steps(recipe: str | Path, out: Path) -> Iterator[Path | None]:
         try:
             yield folder
         except BaseException as error:
-            if _is_worth_keeping(folder, refused=isinstance(error, InputError)):
+            if _is_worth_keeping(folder, stopped=not isinstance(error, Exception)):
                 _log.warning("what is done is kept in %s: the same command goes on from there, or remove it", folder)
             else:
                 shutil.rmtree(folder, ignore_errors=True)
@@ -44,12 +43,15 @@ def kept_steps(recipe: str | Path, out: Path) -> Iterator[Path | None]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _is_worth_keeping(folder: Path, *, refused: bool) -> bool:
-    """Whether there is anything to go on from: after a refusal a step that is done, or text that the model wrote."""
-    if not refused:
+def _is_worth_keeping(folder: Path, *, stopped: bool) -> bool:
+    """Whether there is anything to go on from: a step that is done, training's state, or text that the model wrote.
+
+    Where the user has ``stopped`` the export, whatever there is.
+    """
+    if stopped:
         return any(folder.iterdir())
     steps = [path for path in folder.glob("[0-9]*-*/step.json") if path.parent.suffix != ".state"]
-    return bool(steps) or any(folder.glob("text/*/generations.jsonl"))
+    return bool(steps) or any(folder.glob("*.state/*.state")) or any(folder.glob("text/*/generations.jsonl"))
 
 
 def write_curves(work: Path, prepared: Prepared) -> None:

@@ -4,6 +4,7 @@ Exit codes: 0 good, 1 a check failed, 2 wrong usage or input.
 """
 
 import argparse
+import errno
 import importlib
 import os
 import pkgutil
@@ -82,7 +83,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if parsed.debug:
             raise
         where = f"{error.filename}: " if error.filename else ""
-        print(f"edgepress: {where}{error.strerror or error}; --debug shows where", file=sys.stderr)
+        remedy = "free some, or choose another output" if error.errno == errno.ENOSPC else "--debug shows where"
+        print(f"edgepress: {where}{error.strerror or error}; {remedy}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("edgepress: interrupted; nothing half-written is left", file=sys.stderr)

@@ -4,10 +4,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgepress.errors import InputError
 from edgepress.exporter.calibration import activations as module
 from edgepress.exporter.calibration.activations import Activations
 
@@ -60,3 +62,12 @@ def test_a_view_is_written_in_the_order_of_its_elements(tmp_path: Path) -> None:
     stored.write(slice(1, 2), view)
     assert torch.equal(stored.read(slice(1, 2)), view)
     assert not stored.read_some(np.array([0, 2])).any()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_a_full_disk_is_one_clear_error(tmp_path: Path) -> None:
+    full = tmp_path / "inputs.f32"
+    full.symlink_to("/dev/full")
+    stored = Activations(full, (4, 800, 2))
+    with pytest.raises(InputError, match=r"inputs.f32, 25,600 bytes, cannot be written: No space left .*; free space"):
+        stored.write(slice(0, 4), torch.ones(4, 800, 2))

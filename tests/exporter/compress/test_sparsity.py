@@ -405,11 +405,11 @@ def test_what_it_asks_for_is_said_in_words() -> None:
     assert not str(read_sparsity("wanda", {"sparsity": 0, "pattern": "unstructured"}))
 
 
-def test_zeros_are_kept_by_a_method_that_can() -> None:
-    with pytest.raises(InputError, match="then = 'distill': it must be \"gptq\", or a method that rounds rows"):
-        load_method("wanda").quantize(
-            normal(0, 2, 32), Scheme("wanda", 4, 32), moments_of(correlated(0, 32)), asked("wanda", then="distill")
-        )
+@pytest.mark.parametrize("name", ["wanda", "magnitude"])
+def test_zeros_are_kept_by_a_method_that_can(name: str) -> None:
+    """Asked when the plan is made, before a weight is read."""
+    with pytest.raises(InputError, match=f"options.{name}\\] then = 'sparsegpt': it must be \"gptq\", or a"):
+        load_method(name).zeros(asked(name, then="sparsegpt"))
 
 
 def test_the_norms_are_those_of_the_columns() -> None:
