@@ -17,19 +17,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from edgepress.errors import InputError
-from edgepress.exporter.calibration import network
 from edgepress.exporter.calibration.activations import Activations
-from edgepress.exporter.calibration.variants import kl_sum
 from edgepress.exporter.compress import Options, Pruning
-from edgepress.exporter.decoder import Decoder, Layer, layer_weights
+from edgepress.exporter.decoder import Layer, layer_weights
 from edgepress.exporter.pruning.config import before_low_rank, check_same_layer, described, refuse_factors, with_layers
+from edgepress.exporter.pruning.head import divergences
 from edgepress.exporter.pruning.picks import Pick, picked_tensors, whole
 from edgepress.exporter.pruning.streams import embedded, held, pass_layer, pass_layers, reader
 from edgepress.exporter.pruning.task import PruneTask
 
 _SHARE = 0.75  # of the layers that stay when a recipe says nothing
 _WAYS = ("influence", "loss")
-_LOGIT_ROWS = 256  # tokens whose logits are held at a time
+_TOKENS = 512  # whose logits are made at once
 
 
 def remove_layers(task: PruneTask, options: Options) -> None:
@@ -149,23 +148,17 @@ def losses_without(
                 pass_layer(index, decoder, values, stream)
             branches.append(branch)
             advance(1)
-        return _divergences(decoder, read, whole_stream, branches)
+        return _divergences(task, whole_stream, branches)
 
 
-def _divergences(
-    decoder: Decoder, read: network.Values, expected: Activations, branches: list[Activations]
-) -> list[float]:
+def _divergences(task: PruneTask, expected: Activations, branches: list[Activations]) -> list[float]:
     """KL of the head's logits on each stream against those on ``expected``, nats a token."""
-    norm, head = decoder.final_norm, decoder.head
-    values = held(read, (norm.weight, norm.bias, head.weight, head.bias))
-    sums = [0.0] * len(branches)
-    with torch.no_grad():
-        for batch in expected.batches(_LOGIT_ROWS):
-            logits = network.head_forward(decoder, values, expected.read(batch))
-            for number, branch in enumerate(branches):
-                found = network.head_forward(decoder, values, branch.read(batch))
-                sums[number] += kl_sum(logits.flatten(0, 1), found.flatten(0, 1))
-    return [total / (expected.shape[0] * expected.shape[1]) for total in sums]
+    sums = np.zeros(len(branches))
+    for batch in expected.batches(_TOKENS):
+        streams = [stream.read(batch).flatten(0, 1) for stream in (expected, *branches)]  # (tokens, hidden) each
+        sums += divergences(task.checkpoint, task.decoder, streams[0], streams[1:])
+    found: list[float] = (sums / (expected.shape[0] * expected.shape[1])).tolist()
+    return found
 
 
 def keep_layers(task: PruneTask, kept: list[int]) -> None:

@@ -19,7 +19,9 @@ from torch import Tensor
 
 from edgepress.errors import InputError
 from edgepress.exporter.calibration import network
+from edgepress.exporter.calibration.activations import Activations
 from edgepress.exporter.decoder import Layer, Linear, Norm, layer_weights
+from edgepress.exporter.pruning.gradients import inputs_of, writes_of
 from edgepress.exporter.pruning.streams import embedded, held, pass_layers
 from edgepress.exporter.pruning.task import PruneTask
 
@@ -99,62 +101,29 @@ def activation_scores(task: PruneTask, tokens: NDArray[np.int64], find: Find) ->
 
 def loss_scores(task: PruneTask, tokens: NDArray[np.int64], find: Find) -> list[Scores]:
     """The same by the first-order change of the next-token loss."""
-    wanted = {find(layer)[0] for layer in task.decoder.layers}
-    sums = [torch.zeros(find(layer)[0].weight.shape[1], dtype=torch.float64) for layer in task.decoder.layers]
-    inputs: list[Tensor] = []  # of each projection, (1, length, columns)
+    found = [find(layer)[0] for layer in task.decoder.layers]
+    sums = [torch.zeros(linear.weight.shape[1], dtype=torch.float64) for linear in found]
 
-    def tap(linears: tuple[Linear, ...], x: Tensor) -> Tensor:
-        if linears[0] in wanted:
-            x = x if x.requires_grad else x.requires_grad_()
-            inputs.append(x)
-        return x
+    def seen(index: int, _batch: slice, x: Tensor, slope: Tensor) -> None:
+        if index >= 0:
+            sums[index] += (x * slope).double().abs().sum((0, 1)).cpu()
 
-    def seen(loss: Tensor) -> None:
-        gradients = torch.autograd.grad(loss, inputs)
-        for total, x, gradient in zip(sums, inputs, gradients, strict=True):
-            total.add_((gradient * x.detach())[0].double().abs().sum(0).cpu())
-        inputs.clear()
-
-    _each_loss(task, tokens, seen, "importance of inputs", tap=tap)
+    inputs_of(task, tokens, set(found), seen, "importance of inputs")
     return [(total / tokens.size).numpy() for total in sums]
 
 
 def stream_loss_scores(task: PruneTask, tokens: NDArray[np.int64]) -> Scores:
     """Importance of each channel of the residual stream, (hidden,), by the loss, on tokens (sequences, length)."""
-    total = torch.zeros(task.decoder.hidden_size, dtype=torch.float64)
-    factors = torch.ones(1, tokens.shape[1], task.decoder.hidden_size, device=task.device, requires_grad=True)
+    shape = (*tokens.shape, task.decoder.hidden_size)
+    changes = Activations(task.folder / "changes.f32", shape, task.device)  # Σ of ∂L/∂y · y over what is written there
 
-    def seen(loss: Tensor) -> None:
-        (gradient,) = torch.autograd.grad(loss, factors)  # Σ of ∂L/∂y · y over all y that are written there
-        total.add_(gradient[0].double().abs().sum(0).cpu())
+    def seen(_index: int, batch: slice, y: Tensor, slope: Tensor) -> None:
+        changes.write(batch, changes.read(batch) + y * slope)
 
-    _each_loss(task, tokens, seen, "importance of channels", added=lambda y: y * factors)
-    return (total / tokens.size).numpy()
-
-
-def _each_loss(
-    task: PruneTask,
-    tokens: NDArray[np.int64],
-    seen: Callable[[Tensor], None],
-    label: str,
-    *,
-    tap: network.Tap | None = None,
-    added: network.Added = lambda y: y,
-) -> None:
-    """Call ``seen`` with the next-token loss of each sequence, summed over its tokens; gradients can be taken of it.
-
-    ``added`` sees what the embedding and each layer write into the residual stream.
-    """
-    decoder = task.decoder
-    values = held(task.read, decoder.weights())
-    rotaries = network.rotaries(decoder, tokens.shape[1], task.device)
-    with task.progress(len(tokens), label, " sequences") as advance, torch.enable_grad():
-        for sequence in tokens:
-            ids = torch.from_numpy(sequence).to(task.device)[None]  # (1, length)
-            x = added(network.embed(decoder, values, ids))
-            for layer in decoder.layers:
-                rotary = None if layer.attention.rope is None else rotaries[layer.attention.rope]
-                x = network.layer_forward(layer, values, x, rotary, tap, added=added)
-            logits = network.head_forward(decoder, values, x)[0, :-1]  # (length − 1, vocabulary)
-            seen(torch.nn.functional.cross_entropy(logits, ids[0, 1:], reduction="sum"))
-            advance(1)
+    try:
+        writes_of(task, tokens, seen, "importance of channels")
+        total = sum(change.double().abs().sum((0, 1)).cpu() for change in changes)
+    finally:
+        changes.path.unlink(missing_ok=True)
+    found: Scores = (torch.as_tensor(total) / tokens.size).numpy()
+    return found

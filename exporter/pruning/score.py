@@ -20,16 +20,16 @@ from edgepress.errors import InputError
 from edgepress.exporter.calibration import network
 from edgepress.exporter.calibration.activations import Activations
 from edgepress.exporter.checkpoint import Checkpoint
-from edgepress.exporter.decoder import Decoder, Weight
-from edgepress.exporter.pruning.streams import embedded, held, pass_layers, reader
+from edgepress.exporter.decoder import Decoder
+from edgepress.exporter.pruning.head import pieces
+from edgepress.exporter.pruning.streams import embedded, pass_layers
 from edgepress.progress import Progress
 from edgepress.runtime.evaluate import Window, windows
 from edgepress.runtime.tokenizer import read_tokenizer
 
 CONTEXT = 256  # tokens of a window, at most
 DIGITS = 4  # of bits per byte: below them are the thread count and the processor
-_TOKENS = 2048  # whose logits are made at once,
-_ROWS = 2048  # for so many rows of the head
+_TOKENS = 2048  # whose logits are made at once
 
 
 def scored_context(context_length: int) -> tuple[int, int]:
@@ -95,25 +95,13 @@ def surprise(checkpoint: Checkpoint, decoder: Decoder, x: Tensor, targets: NDArr
 
     ``x`` (tokens, hidden) is what goes into the final norm at the tokens before them.
     """
-    norm, head = decoder.final_norm, decoder.head
-    small = held(reader(checkpoint, x.device), (norm.weight, norm.bias, head.bias))
-    (part,) = head.weight.parts
     wanted = torch.from_numpy(targets).to(x.device)
     total = x.new_full((len(x),), -math.inf, dtype=torch.float64)  # log of the sum of exponentials so far
     found = torch.zeros_like(total)  # logits of the targets
     with torch.no_grad():
-        for first in range(0, decoder.vocab_size, _ROWS):
-            stop = min(first + _ROWS, decoder.vocab_size)
-            rows = checkpoint.part_rows(part, first, stop) + np.float32(head.weight.plus)
-            piece = torch.from_numpy(rows).to(x.device)  # (stop − first, hidden)
-
-            def values(weight: Weight, piece: Tensor = piece, at: slice = slice(first, stop)) -> Tensor:
-                if weight is head.weight:
-                    return piece
-                return small(weight)[at] if weight is head.bias else small(weight)
-
-            logits = network.head_forward(decoder, values, x)  # (tokens, stop − first)
+        for at, values in pieces(checkpoint, decoder, x.device):
+            logits = network.head_forward(decoder, values, x)  # (tokens, rows)
             total = torch.logaddexp(total, logits.logsumexp(-1).double())
-            here = (wanted >= first) & (wanted < stop)
-            found[here] = logits[here, wanted[here] - first].double()
+            here = (wanted >= at.start) & (wanted < at.stop)
+            found[here] = logits[here, wanted[here] - at.start].double()
     return float((total - found).sum())

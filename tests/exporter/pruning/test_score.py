@@ -10,7 +10,7 @@ from prune_tasks import described_logits, prune_task, tiny
 from tiny_models import TEXT
 
 from edgepress.errors import InputError
-from edgepress.exporter.pruning import score
+from edgepress.exporter.pruning import head, score
 from edgepress.exporter.pruning.task import PruneTask
 from edgepress.progress import silent
 from edgepress.runtime.evaluate import log_softmax, windows
@@ -40,7 +40,7 @@ def test_pieces_add_up_to_the_whole(
 ) -> None:
     """Documents shorter and longer than a window, and one that is only its first token."""
     monkeypatch.setattr(score, "_TOKENS", tokens)
-    monkeypatch.setattr(score, "_ROWS", rows)
+    monkeypatch.setattr(head, "ROWS", rows)
     task = prune_task(tiny(name, tmp_path), tmp_path / "task")
     documents = [TEXT * 2, "To be, or not", "T", "the slings and arrows of " * 3]
     tokenizer, total = read_tokenizer(task.checkpoint.directory), 0.0
