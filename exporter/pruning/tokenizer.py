@@ -9,6 +9,8 @@ The second rests on tokens that are always kept, and on decoders that do not ask
 tokenizer keeps its 256 letters: text is spelled with them, and decoded from the string that tokens make together.
 One with byte fallback keeps its byte tokens and the characters that its decoder looks for (``▁``): a character that is
 dropped becomes its bytes, all of them, and those become the character. Any other keeps every token of one character.
+(One text is excepted: of a Unigram with byte fallback the library takes a byte token's name, typed in a text, for that
+byte. ``<0xE2>`` was lost before; now dropped characters beside it are too, because the run of bytes is no UTF-8.)
 
 What comes before the model (added tokens, normalizer, pre-tokenizer) stays as it is, so the model sees the same words.
 Tokenizers of which this cannot be said are refused by name.

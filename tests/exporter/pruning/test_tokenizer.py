@@ -140,6 +140,33 @@ def test_what_an_unknown_letter_scores_does_not_change() -> None:
     assert check_promises(old, prune_tokenizer(vocabulary, [*used, vocabulary.model.ids["bbbb"]]), ["abbbb"]) == 1
 
 
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "unigram, byte fallback"])  # the named exception
+@pytest.mark.parametrize("seed", range(2))
+def test_what_looks_like_a_token_is_text(kind: str, seed: int) -> None:
+    """Names of bytes that are no UTF-8, added tokens in words and beside marks, runs of spaces, lines, NULs, flags."""
+    vocabulary, old = read_vocabulary(content_of(kind)), library_of(kind)
+    generator = random.Random(f"{kind}{seed}")
+    added = [entry["content"] for entry in content_of(kind)["added_tokens"]] or ["x"]
+    odd = [
+        "<0xE2>",
+        "<0x0A>",
+        "▁▁",
+        "Ġ",
+        "\x00",
+        "\u0301\u0327",
+        "\n" * 9,
+        " " * 65,
+        "\t\t",
+        "👨\u200d👩\u200d👧",
+        "🇩🇪🇫🇷",
+        "e\u0301",
+    ]
+    words = [*added, *odd, *PROSE.split(" ")]
+    texts = ["".join(generator.choice(words) for _ in range(9)) for _ in range(200)]
+    for share in (0.0, 0.5):
+        check_promises(old, prune_tokenizer(vocabulary, some_tokens(vocabulary, share, seed)), texts)
+
+
 def test_ids_follow_the_old_order_and_added_tokens_keep_their_flags() -> None:
     content = content_of("byte level")
     vocabulary = read_vocabulary(content)
