@@ -146,6 +146,7 @@ def losses_without(
                 branch.write(batch, base.read(batch))
             for stream in (base, *branches):
                 pass_layer(index, decoder, values, stream)
+            del values  # before the next layer is read
             branches.append(branch)
             advance(1)
         return _divergences(task, whole_stream, branches)

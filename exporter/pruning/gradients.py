@@ -27,6 +27,8 @@ _TOKENS = 512  # whose gradients are computed at once
 Watched = Callable[[int, slice, Tensor, Tensor], None]
 """Sees a layer's number (−1: the embedding), a batch, a watched tensor (sequences, length, …) and its gradient."""
 
+_Watch = Callable[[list[Tensor]], tuple[network.Tap | None, network.Added | None]]  # what puts tensors into the list
+
 
 def inputs_of(task: PruneTask, tokens: NDArray[np.int64], wanted: set[Linear], seen: Watched, label: str) -> None:
     """Call ``seen`` with what goes into the projections ``wanted``, for tokens (sequences, length)."""
@@ -58,7 +60,7 @@ def writes_of(task: PruneTask, tokens: NDArray[np.int64], seen: Watched, label: 
 def _back(
     task: PruneTask,
     tokens: NDArray[np.int64],
-    watch: Callable[[list[Tensor]], tuple[network.Tap | None, network.Added | None]],
+    watch: _Watch,
     seen: Watched,
     label: str,
 ) -> None:
@@ -80,24 +82,32 @@ def _back(
             advance(1)
         gradient = stream("gradient")
         _from_head(task, tokens, before[-1], gradient)
-        rotaries = network.rotaries(decoder, tokens.shape[1], task.device)
-        for index, layer in reversed(layers):
+        for index, _ in reversed(layers):
             before[index + 1].path.unlink()
-            values = held(task.read, layer_weights(layer))
-            rotary = None if layer.attention.rope is None else rotaries[layer.attention.rope]
-            for batch in gradient.batches(_TOKENS):
-                x = before[index].read(batch).requires_grad_()
-                watched: list[Tensor] = []
-                tap, added = watch(watched)
-                with torch.enable_grad():
-                    y = network.layer_forward(layer, values, x, rotary, tap, added=added)
-                passed, *found = torch.autograd.grad(y, [x, *watched], gradient.read(batch))
-                gradient.write(batch, passed)
-                for one, slope in zip(watched, found, strict=True):
-                    seen(index, batch, one.detach(), slope)
+            _through_layer(task, index, before[index], gradient, watch=watch, seen=seen)
             advance(1)
         for batch in gradient.batches(_TOKENS):
             seen(-1, batch, before[0].read(batch), gradient.read(batch))
+
+
+def _through_layer(
+    task: PruneTask, index: int, before: Activations, gradient: Activations, *, watch: _Watch, seen: Watched
+) -> None:
+    """Take the gradient from behind a layer to before it, in place."""
+    layer = task.decoder.layers[index]
+    rotaries = network.rotaries(task.decoder, before.shape[1], task.device)
+    rotary = None if layer.attention.rope is None else rotaries[layer.attention.rope]
+    values = held(task.read, layer_weights(layer))
+    for batch in gradient.batches(_TOKENS):
+        x = before.read(batch).requires_grad_()
+        watched: list[Tensor] = []
+        tap, added = watch(watched)
+        with torch.enable_grad():
+            y = network.layer_forward(layer, values, x, rotary, tap, added=added)
+        passed, *found = torch.autograd.grad(y, [x, *watched], gradient.read(batch))
+        gradient.write(batch, passed)
+        for one, slope in zip(watched, found, strict=True):
+            seen(index, batch, one.detach(), slope)
 
 
 def _from_head(task: PruneTask, tokens: NDArray[np.int64], last: Activations, out: Activations) -> None:

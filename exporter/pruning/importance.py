@@ -20,7 +20,7 @@ from torch import Tensor
 from edgepress.errors import InputError
 from edgepress.exporter.calibration import network
 from edgepress.exporter.calibration.activations import Activations
-from edgepress.exporter.decoder import Layer, Linear, Norm, layer_weights
+from edgepress.exporter.decoder import Layer, Linear, Norm
 from edgepress.exporter.pruning.gradients import inputs_of, writes_of
 from edgepress.exporter.pruning.streams import embedded, held, pass_layers
 from edgepress.exporter.pruning.task import PruneTask
@@ -75,7 +75,8 @@ def activation_scores(task: PruneTask, tokens: NDArray[np.int64], find: Find) ->
             return
         if index not in read:
             read.clear()
-            read[index] = held(task.read, layer_weights(layer))
+            gains = () if norm is None else (norm.weight, norm.bias)
+            read[index] = held(task.read, (linear.weight, linear.bias, *gains))
         y = network.linear_forward(linear, read[index], x)
         squares[index] += x.double().square().sum((0, 1)).cpu()
         outputs[index] += float(y.double().square().sum())

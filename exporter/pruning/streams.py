@@ -116,4 +116,5 @@ def pass_layers(
         values = held(reader(checkpoint, device), layer_weights(layer))
         for stream in streams:
             pass_layer(index, decoder, values, stream, seen=seen, tap=tap)
+        del values  # before the next layer is read
         advance(1)
