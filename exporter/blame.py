@@ -35,9 +35,10 @@ from edgepress.exporter.calibration.variants import BaseRun, Change, divergences
 from edgepress.exporter.checkpoint import Checkpoint, read_weight, resolve_model
 from edgepress.exporter.compress import Transform, load_method, method_options
 from edgepress.exporter.decoder import Linear, Weight, layer_linears, layer_weights
-from edgepress.exporter.export import Prepared, describe_methods, first_token, read_decoder
 from edgepress.exporter.plan import PlannedTensor, make_plan, region_bytes
+from edgepress.exporter.prepare import Prepared, describe_methods
 from edgepress.exporter.readback import StoredWeights
+from edgepress.exporter.reading import first_token, read_decoder
 from edgepress.exporter.recipe import Recipe, recipe_from_json
 from edgepress.exporter.report import format_table
 from edgepress.manifest import Manifest, find_problems, read_manifest

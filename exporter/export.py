@@ -1,4 +1,4 @@
-"""Checkpoint → bundle: what happens, in order."""
+"""Checkpoint → bundle: what happens, in order. What is decided first is in prepare.py."""
 
 from __future__ import annotations
 
@@ -7,9 +7,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass, field, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import onnx
@@ -18,17 +16,13 @@ from edgepress import __version__
 from edgepress.cores import usable_cores
 from edgepress.errors import InputError
 from edgepress.exporter import bundle
-from edgepress.exporter.architectures import architecture, describe
-from edgepress.exporter.checkpoint import Checkpoint, check_tensors, read_weight, resolve_model, same_tensor
-from edgepress.exporter.compress import Method, Pruning, Recovery, Transform, load_method, method_options
-from edgepress.exporter.decoder import Decoder
 from edgepress.exporter.download import describe_zeros
 from edgepress.exporter.forms import FormTask, find_form
-from edgepress.exporter.genai_config import bos_token, make_genai_config
+from edgepress.exporter.genai_config import make_genai_config
 from edgepress.exporter.graph.decoder import build_decoder
-from edgepress.exporter.plan import Plan, make_plan
+from edgepress.exporter.prepare import FALLBACK, Prepared, decide, needs_calibration
 from edgepress.exporter.pruning.shipped import describe_steps, kept_steps, write_curves
-from edgepress.exporter.recipe import Recipe, read_recipe
+from edgepress.exporter.reading import first_token
 from edgepress.exporter.stream import TensorReport, write_weights
 from edgepress.files import atomic_directory, refuse_existing
 from edgepress.fingerprint import write_fingerprint
@@ -36,275 +30,16 @@ from edgepress.manifest import MANIFEST_NAME, Manifest
 from edgepress.progress import Progress, silent
 from edgepress.targets import (
     Operator,
-    Soc,
     Target,
-    find_soc,
-    find_target,
     has_kernel,
     missing_kernels,
-    target_names,
 )
 
 if TYPE_CHECKING:
     from edgepress.exporter.calibration.run import Calibrated  # needs torch
-    from edgepress.exporter.pruning.run import Pruned
+
 
 _log = logging.getLogger("edgepress.export")
-
-FALLBACK = "arm64-cpu"  # what runs the graph of a bundle whose targets are accelerators only
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """Everything that is decided before a weight is read.
-
-    ``checkpoint`` is what is exported: where the recipe prunes, what the last of its steps wrote.
-    """
-
-    checkpoint: Checkpoint
-    decoder: Decoder
-    recipe: Recipe
-    targets: tuple[Target, ...]
-    plan: Plan
-    budget: dict[str, object] | None = None  # what was measured for the recipe's budget, and chosen
-    left_out: Mapping[str, str] = field(default_factory=dict)  # recoveries of the recipe that decline, and why
-    socs: tuple[Soc, ...] = ()  # chips that the targets which have some are compiled for
-    pruned: Pruned | None = None  # what the recipe's steps made, and the checkpoint that they began with
-
-    @property
-    def cpu(self) -> Target:
-        """The CPU whose kernels the bundle's own graph is made for; accelerators fall back to it."""
-        return next((target for target in self.targets if target.is_cpu), find_target(FALLBACK))
-
-    @property
-    def original(self) -> Checkpoint:
-        """The checkpoint that the user named."""
-        return self.checkpoint if self.pruned is None else self.pruned.original
-
-
-def decide(
-    model: str | Path,
-    *,
-    target: str | Sequence[str],
-    recipe: str | Path,
-    socs: Sequence[str] = (),
-    context_length: int | None = None,
-    calibration: Sequence[str | Path] = (),
-    scratch: Path | None = None,
-    pruning: Path | None = None,
-    threads: int | None = None,
-    progress: Progress = silent,
-) -> Prepared:
-    """Read headers and config only, and plan the export (what ``edgepress plan`` prints).
-
-    A recipe that prunes is planned for the model that its steps leave: they are run, and kept in ``pruning``. When that
-    is None only those that change sizes are run, in a temporary directory.
-
-    A recipe with a budget is planned in three steps, measure → solve → plan, the first of which runs the model. What
-    it measures is kept in ``scratch``, nowhere when None. One with float16 activations runs the model too, to find the
-    layers that overflow.
-
-    Raises:
-        InputError: the model, recipe or target cannot be used; the message says which, why and what to do.
-
-    """
-    targets, chips = find_targets(target, socs)
-    chosen_recipe = ask_recipe(recipe, context_length, calibration)
-    check_options(chosen_recipe)
-    checkpoint, pruned = Checkpoint.open(resolve_model(str(model))), None
-    if chosen_recipe.prune:
-        check_methods(chosen_recipe)
-
-        from edgepress.exporter.pruning.run import prune
-
-        pruned = prune(checkpoint, chosen_recipe, targets, folder=pruning, threads=threads, progress=progress)
-        checkpoint, text = pruned.checkpoint, replace(chosen_recipe.calibration, text=pruned.text)
-        chosen_recipe = replace(chosen_recipe, calibration=text)
-    plain = read_decoder(checkpoint)
-    left_out = declined(plain, chosen_recipe)
-    chosen_recipe = replace(chosen_recipe, after=tuple(name for name in chosen_recipe.after if name not in left_out))
-    if chosen_recipe.activations.type == "float16":
-        chosen_recipe = keep_what_overflows(checkpoint, plain, chosen_recipe, threads=threads, progress=progress)
-    decoder = describe_methods(plain, chosen_recipe)
-
-    context = chosen_recipe.context_length or decoder.context_length
-    length = min(chosen_recipe.calibration.length, context)
-    chosen_recipe = replace(chosen_recipe, calibration=replace(chosen_recipe.calibration, length=length))
-
-    plan = plan_tensors(checkpoint, decoder, chosen_recipe)
-    prepared = Prepared(checkpoint, decoder, chosen_recipe, targets, plan, left_out=left_out, socs=chips, pruned=pruned)
-    if chosen_recipe.budget is not None:
-        prepared = spend(prepared, plain, scratch=scratch, threads=threads, progress=progress)
-    refuse_forms(prepared)
-    return prepared
-
-
-def ask_recipe(recipe: str | Path, context_length: int | None, calibration: Sequence[str | Path]) -> Recipe:
-    """The recipe, with the context length and the text that whoever called gave in the place of its own."""
-    found = read_recipe(recipe)
-    if context_length is not None:
-        if context_length < 1:
-            raise InputError(f"the context is {context_length}; it must be at least 1 token")
-        found = replace(found, context_length=context_length)
-    if calibration:
-        found = replace(found, calibration=replace(found.calibration, text=tuple(map(str, calibration))))
-    return found
-
-
-def plan_tensors(checkpoint: Checkpoint, decoder: Decoder, recipe: Recipe) -> Plan:
-    """The plan of a checkpoint's tensors, which knows how wide their elements are stored."""
-    return make_plan(decoder, recipe, lambda name: checkpoint.tensors[name].itemsize)
-
-
-def spend(
-    prepared: Prepared, plain: Decoder, *, scratch: Path | None, threads: int | None, progress: Progress
-) -> Prepared:
-    """Measure and solve the recipe's budget; see :func:`decide`. ``plain`` is the decoder before any method."""
-    from edgepress.exporter.budget.measure import spend_budget
-
-    bos = first_token(prepared.checkpoint, prepared.decoder)
-    with TemporaryDirectory(prefix="edgepress-") as temporary:
-        directory = Path(temporary) if scratch is None else scratch
-        spent, summary = spend_budget(prepared, plain, scratch=directory, bos=bos, threads=threads, progress=progress)
-    plan = plan_tensors(prepared.checkpoint, prepared.decoder, spent.recipe)
-    return replace(prepared, recipe=spent.recipe, plan=plan, budget=summary)
-
-
-def find_targets(target: str | Sequence[str], socs: Sequence[str]) -> tuple[tuple[Target, ...], tuple[Soc, ...]]:
-    """The targets of these names, each once, and the chips of the one among them that has some.
-
-    Raises:
-        InputError: a name is unknown, there is none, or chips are named and no target has any.
-
-    """
-    names = [target] if isinstance(target, str) else list(dict.fromkeys(target))
-    if not names:
-        raise InputError(f"name at least one target: {', '.join(target_names())}")
-    targets = tuple(find_target(name) for name in names)
-    owner = next((one for one in targets if one.socs), targets[0])
-    return targets, tuple(find_soc(owner, name) for name in dict.fromkeys(socs))
-
-
-def refuse_forms(prepared: Prepared) -> None:
-    """Raise InputError when a target's form cannot hold what is planned."""
-    for target in prepared.targets:
-        if target.form is not None:
-            find_form(target.form).refuse(prepared, target)
-
-
-def keep_what_overflows(
-    checkpoint: Checkpoint, decoder: Decoder, recipe: Recipe, *, threads: int | None, progress: Progress
-) -> Recipe:
-    """The recipe with the layers that cannot compute in float16, by running its calibration text or built-in prose.
-
-    Raises:
-        InputError: the recipe has transforms, which change what overflows, or the text cannot be used.
-
-    """
-    if recipe.before:
-        raise InputError(
-            f'[activations] type = "float16" and before = {list(recipe.before)}: layers that overflow are found before '
-            "transforms change what they compute; leave one of the two out"
-        )
-    from edgepress.exporter.calibration.overflow import layers_in_float32
-    from edgepress.exporter.calibration.run import read_tokens, use_threads
-    from edgepress.exporter.parity import prose_tokens
-
-    bundle.check_tokenizer(checkpoint)
-    context = recipe.context_length or decoder.context_length
-    if recipe.calibration.text:
-        bos = first_token(checkpoint, decoder)
-        tokens, text = read_tokens(checkpoint, decoder, recipe.calibration, bos, context).tokens, "the calibration text"
-    else:
-        tokenizer = checkpoint.directory / "tokenizer.json"
-        tokens, text = prose_tokens(tokenizer, decoder, context)[None], "built-in prose"
-    label = "looking for layers that overflow float16"
-    with use_threads(decoder, threads), progress(len(decoder.layers), label, " layers") as advance:
-        kept = layers_in_float32(decoder, lambda weight: read_weight(checkpoint, weight), tokens, text, advance)
-    return replace(recipe, activations=replace(recipe.activations, kept_layers=kept))
-
-
-def declined(decoder: Decoder, recipe: Recipe) -> dict[str, str]:
-    """Recoveries of the recipe that leave this model alone, by name, and why."""
-    reasons: dict[str, str] = {}
-    for name in recipe.after:
-        method = load_method(name)
-        if isinstance(method, Recovery) and (reason := method.declines(decoder, method_options(method, recipe))):
-            reasons[name] = reason
-    return reasons
-
-
-def check_methods(recipe: Recipe) -> None:
-    """Refuse what is named wrongly before hours are spent on pruning: the methods that round, prepare and repair.
-
-    Raises:
-        InputError: there is no method of that name, or it has no such option.
-
-    """
-    storages = (recipe.weights, recipe.embedding, recipe.head, *(override.storage for override in recipe.overrides))
-    for name in sorted({*recipe.before, *recipe.after, *(storage.method for storage in storages)}):
-        method = load_method(name)
-        if not isinstance(method, Method):
-            method_options(method, recipe)
-
-
-def check_options(recipe: Recipe) -> None:
-    """Refuse options that nothing reads: of a method that there is not, or of a pruning step that is not in `prune`.
-
-    Others may be read by a method that another one starts with, so they are not looked for.
-
-    Raises:
-        InputError: there are such options.
-
-    """
-    for name in recipe.options:
-        if isinstance(load_method(name), Pruning) and name not in recipe.prune:
-            steps = ", ".join(recipe.prune) or "no step"
-            raise InputError(
-                f"[options.{name}] is for {name}, and `prune` has {steps}; add {name} there, or leave its options out"
-            )
-
-
-def needs_calibration(recipe: Recipe, plan: Plan) -> bool:
-    """Whether a method of the recipe looks at what the model computes."""
-    rounding = {tensor.scheme.method for tensor in plan.tensors if tensor.scheme is not None}
-    looks = any(not isinstance(load_method(name), Method) for name in rounding)
-    return looks or bool(recipe.before or recipe.after) or recipe.activations.is_calibrated
-
-
-def describe_methods(decoder: Decoder, recipe: Recipe) -> Decoder:
-    """Add to the decoder what the recipe's methods add to it: biases, a rotation."""
-    for name in (*recipe.before, *recipe.after):
-        method = load_method(name)
-        if isinstance(method, Transform | Recovery):
-            decoder = method.describe(decoder, recipe)
-    return decoder
-
-
-def read_decoder(checkpoint: Checkpoint) -> Decoder:
-    """Describe the checkpoint's model; every config key is understood and every tensor is used, or it is an error."""
-    where = str(checkpoint.directory / "config.json")
-    decoder = describe(checkpoint.config, checkpoint.tensors.keys(), where)
-    if decoder.tied:
-        _check_tied(checkpoint, decoder)
-    ignored = architecture(decoder.model_type).ignored_tensors
-    check_tensors(checkpoint, decoder.weights(), ignored=ignored)
-    return decoder
-
-
-def first_token(checkpoint: Checkpoint, decoder: Decoder) -> int | None:
-    """The token that begins every text, None when the model has none."""
-    return bos_token(decoder, checkpoint.config, bundle.read_generation(checkpoint))
-
-
-def _check_tied(checkpoint: Checkpoint, decoder: Decoder) -> None:
-    """Refuse a checkpoint whose config ties head and embedding while it stores two that differ: which is meant?"""
-    embedding, stored_head = decoder.embedding.parts[0].tensor, "lm_head.weight"
-    if stored_head in checkpoint.tensors and not same_tensor(checkpoint, embedding, stored_head):
-        raise InputError(
-            f"config.json ties the head to {embedding}, but the checkpoint stores another {stored_head}; "
-            "set tie_word_embeddings to false, or remove that tensor"
-        )
 
 
 def export(

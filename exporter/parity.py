@@ -21,11 +21,11 @@ from edgepress.exporter.bundle import DATA_FILE, MODEL_FILE
 from edgepress.exporter.calibration.network import logits
 from edgepress.exporter.checkpoint import Checkpoint, read_weight
 from edgepress.exporter.decoder import Decoder
-from edgepress.exporter.export import read_decoder
 from edgepress.exporter.graph.decoder import LOGITS_START
 from edgepress.exporter.graph.linears import compute_in_float
 from edgepress.exporter.plan import Plan
 from edgepress.exporter.readback import StoredWeights
+from edgepress.exporter.reading import read_decoder
 from edgepress.exporter.reference import Reference
 from edgepress.progress import Progress, silent
 

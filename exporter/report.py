@@ -10,8 +10,8 @@ import onnx
 from edgepress.errors import InputError
 from edgepress.exporter.bundle import MODEL_FILE
 from edgepress.exporter.download import describe_saving
-from edgepress.exporter.export import Prepared
 from edgepress.exporter.plan import PlannedTensor
+from edgepress.exporter.prepare import Prepared
 from edgepress.exporter.recipe import CHOSEN_BY_BUDGET, describe_promise
 from edgepress.manifest import MANIFEST_NAME, bundle_hash, read_manifest
 

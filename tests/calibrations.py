@@ -9,7 +9,7 @@ from tiny_models import save
 
 from edgepress.exporter.calibration.engine import Calibration
 from edgepress.exporter.calibration.store import Store
-from edgepress.exporter.export import Prepared, decide
+from edgepress.exporter.prepare import Prepared, decide
 
 
 class KilledError(Exception):

@@ -15,8 +15,8 @@ from edgepress.exporter.calibration.activations import Activations
 from edgepress.exporter.calibration.tasks import LayerTask
 from edgepress.exporter.checkpoint import Checkpoint
 from edgepress.exporter.decoder import Decoder, Weight, layer_weights
-from edgepress.exporter.export import read_decoder
 from edgepress.exporter.plan import Plan, make_plan
+from edgepress.exporter.reading import read_decoder
 from edgepress.exporter.recipe import Recipe, Storage
 
 TOKENS = torch.from_numpy(np.random.default_rng(0).integers(3, 300, (4, 40)))

@@ -10,9 +10,9 @@ from edgepress.exporter.calibration import network
 from edgepress.exporter.checkpoint import Checkpoint, read_weight
 from edgepress.exporter.compress import Pruning, load_method
 from edgepress.exporter.decoder import Decoder
-from edgepress.exporter.export import read_decoder
 from edgepress.exporter.pruning.task import PruneTask
 from edgepress.exporter.pruning.text import Documents
+from edgepress.exporter.reading import read_decoder
 from edgepress.exporter.recipe import CalibrationText, Recipe, Storage
 from edgepress.targets import Target, find_target
 

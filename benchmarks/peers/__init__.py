@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from math import prod
 
 from edgepress.exporter.checkpoint import Checkpoint
-from edgepress.exporter.export import read_decoder
+from edgepress.exporter.reading import read_decoder
 from edgepress.runtime import LogitsSource
 
 

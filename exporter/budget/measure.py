@@ -38,7 +38,7 @@ from edgepress.exporter.recipe import Budget
 from edgepress.progress import Progress
 
 if TYPE_CHECKING:
-    from edgepress.exporter.export import Prepared
+    from edgepress.exporter.prepare import Prepared
 
 
 def spend_budget(

@@ -31,7 +31,7 @@ from edgepress.progress import Progress
 from edgepress.runtime.tokenizer import read_tokenizer
 
 if TYPE_CHECKING:
-    from edgepress.exporter.export import Prepared
+    from edgepress.exporter.prepare import Prepared
 
 _WRITTEN = "0000-generated"  # the stage with the model's own text, before those of the layers
 _WORTH_THREADS = 512  # hidden size below which torch's threads wait for each other longer than they compute

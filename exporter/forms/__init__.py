@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from edgepress.exporter.export import Prepared
+    from edgepress.exporter.prepare import Prepared
 
 
 @dataclass(frozen=True)

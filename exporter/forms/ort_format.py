@@ -18,7 +18,7 @@ from edgepress.exporter.ort_flatbuffer import sort_kernel_types
 from edgepress.targets import Target
 
 if TYPE_CHECKING:
-    from edgepress.exporter.export import Prepared
+    from edgepress.exporter.prepare import Prepared
 
 ORT_FILE = "model.ort"
 CONFIG_FILE = "required_operators_and_types.config"

@@ -27,7 +27,7 @@ from edgepress.targets import Target
 from edgepress.targets.providers import find_provider
 
 if TYPE_CHECKING:
-    from edgepress.exporter.export import Prepared
+    from edgepress.exporter.prepare import Prepared
 
 FLOAT16 = "fp16"
 LONGEST = 1024  # tokens of context unless --context says otherwise: each token is compared with every slot of the cache
@@ -119,7 +119,7 @@ def _calibration_tokens(task: FormTask) -> NDArray[np.int64]:
         return task.tokens
     from edgepress.exporter.calibration.generate import generate_calibration
     from edgepress.exporter.calibration.run import given_tokens
-    from edgepress.exporter.export import first_token
+    from edgepress.exporter.reading import first_token
 
     prepared = task.prepared
     given = given_tokens(prepared, first_token(prepared.checkpoint, prepared.decoder))

@@ -19,6 +19,7 @@ from edgepress.errors import InputError
 from edgepress.exporter.bundle import TOKENIZER_FILES, write_json
 from edgepress.exporter.checkpoint import READABLE, SINGLE, Checkpoint
 from edgepress.exporter.decoder import Decoder
+from edgepress.exporter.reading import read_decoder
 from edgepress.exporter.stored import StoredTensor, to_float32
 
 _PIECE = 4 << 20  # bytes of a tensor that are made at a time
@@ -64,8 +65,6 @@ def write_checkpoint(
         InputError: a value is not finite, or what was written cannot be read back as a model.
 
     """
-    from edgepress.exporter.export import read_decoder  # the exporter's story imports the steps
-
     given = files or {}
     if unknown := set(given) - set(TOKENIZER_FILES):
         raise ValueError(f"{sorted(unknown)} are no tokenizer files")

@@ -29,10 +29,10 @@ from edgepress.exporter.calibration.run import use_threads, versions
 from edgepress.exporter.checkpoint import Checkpoint
 from edgepress.exporter.compress import Options, Pruning, Size, load_method, method_options
 from edgepress.exporter.decoder import Decoder
-from edgepress.exporter.export import first_token, read_decoder
 from edgepress.exporter.pruning.score import bits_per_byte
 from edgepress.exporter.pruning.task import PruneTask
 from edgepress.exporter.pruning.text import Documents, held_out, most_put_aside, put_aside, text_key, training_files
+from edgepress.exporter.reading import first_token, read_decoder
 from edgepress.exporter.recipe import Recipe
 from edgepress.files import atomic_directory, sha256_file
 from edgepress.progress import Progress

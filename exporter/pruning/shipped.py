@@ -15,7 +15,7 @@ from edgepress.files import held_directory
 from edgepress.progress import Progress
 
 if TYPE_CHECKING:
-    from edgepress.exporter.export import Prepared
+    from edgepress.exporter.prepare import Prepared
 
 _log = logging.getLogger("edgepress.pruning")
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from edgepress.exporter.checkpoint import INDEX, Checkpoint
-from edgepress.exporter.export import read_decoder
+from edgepress.exporter.reading import read_decoder
 
 
 @pytest.fixture(name="script")

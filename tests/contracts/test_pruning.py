@@ -13,7 +13,7 @@ from edgepress.exporter import export
 from edgepress.exporter.architectures import model_types
 from edgepress.exporter.checkpoint import Checkpoint
 from edgepress.exporter.compress import Pruning, load_method, method_names
-from edgepress.exporter.export import read_decoder
+from edgepress.exporter.reading import read_decoder
 from edgepress.exporter.reference import Reference
 from edgepress.runtime.config import read_config
 from edgepress.runtime.evaluate import Scorer, Window

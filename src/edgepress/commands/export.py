@@ -55,7 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     from edgepress.exporter import export
     from edgepress.exporter.download import describe_saving
-    from edgepress.exporter.export import FALLBACK
+    from edgepress.exporter.prepare import FALLBACK
     from edgepress.exporter.recipe import describe_promise
     from edgepress.progress import progress
 

@@ -22,7 +22,7 @@ def run(arguments: argparse.Namespace) -> int:
     import json
 
     from edgepress.exporter import decide
-    from edgepress.exporter.export import FALLBACK
+    from edgepress.exporter.prepare import FALLBACK
     from edgepress.exporter.report import format_plan, plan_to_json
     from edgepress.progress import progress
 

@@ -25,7 +25,7 @@ from edgepress.exporter.checkpoint import Checkpoint
 from edgepress.exporter.compress import rtn
 from edgepress.exporter.compress.packing import dequantize
 from edgepress.exporter.decoder import Decoder, Weight
-from edgepress.exporter.export import read_decoder
+from edgepress.exporter.reading import read_decoder
 from edgepress.exporter.recipe import Budget, Override, Recipe, Storage
 
 TOKENS = np.random.default_rng(0).integers(3, VOCABULARY, (3, 24)).astype(np.int64)

@@ -16,8 +16,8 @@ from edgepress.exporter.budget.speed import group_ms
 from edgepress.exporter.budget.spend import Prices, Spent, spend
 from edgepress.exporter.checkpoint import Checkpoint
 from edgepress.exporter.decoder import Decoder
-from edgepress.exporter.export import read_decoder
 from edgepress.exporter.plan import Plan, make_plan
+from edgepress.exporter.reading import read_decoder
 from edgepress.exporter.recipe import Budget, Recipe, Storage, read_recipe
 
 CANDIDATES = ("2:64", "4:64", "4:16", "8:32")

@@ -17,7 +17,7 @@ from edgepress.exporter.calibration.codes import Codes
 from edgepress.exporter.calibration.store import Store
 from edgepress.exporter.compress import Quantized
 from edgepress.exporter.decoder import Linear, Weight, layer_linears
-from edgepress.exporter.export import decide
+from edgepress.exporter.prepare import decide
 from edgepress.progress import Advance, Progress
 
 GPTQ = '[weights]\nmethod = "gptq"\nbits = 4\nblock_size = 32\n[embedding]\nmethod = "rtn"\n'

@@ -10,7 +10,7 @@ from tiny_models import VARIANTS, save
 from edgepress.exporter.calibration import network
 from edgepress.exporter.checkpoint import Checkpoint
 from edgepress.exporter.decoder import Weight
-from edgepress.exporter.export import read_decoder
+from edgepress.exporter.reading import read_decoder
 from edgepress.exporter.reference import Reference
 
 TOKENS = np.random.default_rng(0).integers(3, 300, 40).astype(np.int64)

@@ -12,7 +12,7 @@ from oracles_decoder import forward
 from edgepress.exporter.calibration.overflow import LARGEST, MARGIN, layers_in_float32
 from edgepress.exporter.checkpoint import Checkpoint, read_weight
 from edgepress.exporter.decoder import Decoder, Linear, Weight
-from edgepress.exporter.export import read_decoder
+from edgepress.exporter.reading import read_decoder
 
 Change = dict[str, float]  # factors by the weight's name
 TOKENS = np.random.default_rng(5).integers(3, tiny_models.VOCABULARY, (3, 24))

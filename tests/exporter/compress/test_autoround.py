@@ -17,8 +17,8 @@ from edgepress.exporter.calibration.learned import split
 from edgepress.exporter.calibration.tasks import LayerTask
 from edgepress.exporter.compress import Quantized, autoround
 from edgepress.exporter.decoder import MLP, Attention, Layer, Linear, Weight, layer_linears
-from edgepress.exporter.export import Prepared
 from edgepress.exporter.plan import Plan, PlannedTensor
+from edgepress.exporter.prepare import Prepared
 from edgepress.exporter.scheme import Scheme
 
 pytestmark = pytest.mark.usefixtures("one_thread")

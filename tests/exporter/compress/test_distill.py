@@ -18,7 +18,7 @@ from edgepress.exporter.calibration.tasks import ModelTask
 from edgepress.exporter.calibration.training import Training, owner
 from edgepress.exporter.compress import distill
 from edgepress.exporter.decoder import Weight
-from edgepress.exporter.export import Prepared
+from edgepress.exporter.prepare import Prepared
 from edgepress.progress import Advance
 
 pytestmark = pytest.mark.usefixtures("one_thread")

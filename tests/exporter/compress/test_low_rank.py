@@ -21,8 +21,8 @@ from edgepress.exporter.checkpoint import Checkpoint, read_weight
 from edgepress.exporter.compress import low_rank
 from edgepress.exporter.compress.low_rank import METHOD, choose, factors
 from edgepress.exporter.decoder import Decoder, layer_linears
-from edgepress.exporter.export import read_decoder
 from edgepress.exporter.pruning.task import PruneTask
+from edgepress.exporter.reading import read_decoder
 from edgepress.exporter.reference import Reference
 from edgepress.manifest import read_manifest
 

@@ -17,9 +17,10 @@ from edgepress.exporter.calibration.learned import split
 from edgepress.exporter.calibration.training import Training
 from edgepress.exporter.checkpoint import Checkpoint, read_weight
 from edgepress.exporter.compress import Options, retrain
-from edgepress.exporter.export import decide, read_decoder
+from edgepress.exporter.prepare import decide
 from edgepress.exporter.pruning.task import PruneTask
 from edgepress.exporter.readback import StoredWeights
+from edgepress.exporter.reading import read_decoder
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 QUICK = {"steps": 8, "batch": 4}

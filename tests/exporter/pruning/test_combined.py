@@ -21,8 +21,8 @@ from edgepress.exporter.calibration.run import read_tokens
 from edgepress.exporter.calibration.training import Training
 from edgepress.exporter.checkpoint import Checkpoint
 from edgepress.exporter.demo import DEMO_DIRECTORY
-from edgepress.exporter.export import read_decoder
 from edgepress.exporter.pruning.run import prune
+from edgepress.exporter.reading import read_decoder
 from edgepress.exporter.recipe import read_recipe
 from edgepress.exporter.report import format_inspection, inspect
 from edgepress.manifest import find_problems, read_manifest
