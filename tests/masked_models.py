@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from edgepress.exporter.checkpoint import Checkpoint
 from edgepress.exporter.decoder import Decoder, Norm, Weight
-from edgepress.exporter.export import read_decoder
+from edgepress.exporter.reading import read_decoder
 
 Indices = NDArray[np.int64]
 
