@@ -1,7 +1,8 @@
 """The steps of a recipe's ``prune``, one after the other, each kept on disk until the bundle is in place.
 
-``.NAME.pruning/`` beside the output holds ``text`` and a checkpoint for each step that is done (``0-depth``), written
-whole under a key of everything that decides its bytes. A killed export goes on at the step in which it was.
+``.NAME.pruning/`` beside the output holds ``text`` and a stage for each step that is done (``0-depth``), written whole
+under a key of everything that decides its bytes; the last has the checkpoint. A killed export goes on at the step in
+which it was.
 """
 
 from __future__ import annotations
@@ -192,20 +193,42 @@ def _run(run: _Run, steps: Sequence[_Step], threads: int | None) -> Pruned:
     key, text = _text(run, steps, key, threads)
     held = held_out(text)
     key = _digest({"text": key, "threads": torch.get_num_threads()})
-    entries = [_original(run, held, key)]
-    model = _Model(run.original, run.decoder)
-    for index, step in enumerate(steps):
-        stage = run.stage(f"{index}-{step.name}")
-        key = _step_key(run, step, key)
-        if _is_whole(stage, key):
-            _log.warning("continuing after step %d, %s, kept in %s", index, step.name, run.folder)
-        else:
-            _drop_from(run, index)
-            _do(run, step, _task(run, model, stage, training_files(text)), held, key)
+    original = _original(run, held, key)
+    keys = [key := _step_key(run, step, key) for step in steps]
+    stages = [run.stage(f"{index}-{step.name}") for index, step in enumerate(steps)]
+    done = _count_done(stages, keys)
+    if done:
+        _log.warning("continuing after step %d, %s, kept in %s", done - 1, steps[done - 1].name, run.folder)
+    _drop_from(run, done)
+    model = _read_model(stages[done - 1]) if done else _Model(run.original, run.decoder)
+    for step, stage, step_key in zip(steps[done:], stages[done:], keys[done:], strict=True):
+        _do(run, step, _task(run, model, stage, training_files(text)), held, step_key)
         model = _read_model(stage)
-        entries.append(_entry(stage))
+        _keep_last(stages[: stages.index(stage) + 1])
     files = tuple(map(str, training_files(text)))
-    return Pruned(run.original, model.checkpoint, files, held, tuple(entries))
+    return Pruned(run.original, model.checkpoint, files, held, (original, *map(_entry, stages)))
+
+
+def _count_done(stages: Sequence[Path], keys: Sequence[str]) -> int:
+    """How many steps need not run again: those up to the last whole stage, if all before it were made as now asked."""
+    for count in range(len(stages), 0, -1):
+        made = zip(stages[: count - 1], keys, strict=False)
+        if _is_whole(stages[count - 1], keys[count - 1]) and all(_has_key(stage, key) for stage, key in made):
+            return count
+    return 0
+
+
+def _keep_last(stages: Sequence[Path]) -> None:
+    """Remove the checkpoints of all stages but the last, which is all that the next step reads; entries stay."""
+    for stage in stages[:-1]:
+        content = _content(stage)
+        if content and not content.get("spent"):
+            partial = stage.parent / f"{stage.name}.partial"
+            write_json(partial, content | {"spent": True})  # first, so that half of a checkpoint is not taken for one
+            partial.replace(stage / _STEP_FILE)
+            for path in stage.iterdir():
+                if path != stage / _STEP_FILE:
+                    path.unlink()
 
 
 def _read_model(stage: Path) -> _Model:
@@ -279,20 +302,26 @@ def _hashes(stage: Path) -> dict[str, str]:
 
 def _is_whole(stage: Path, key: str) -> bool:
     """Whether a stage was made from the same inputs and is as it was written."""
-    path = stage / _STEP_FILE
-    if not path.is_file():
+    content = _content(stage)
+    if content.get("key") != key or content.get("spent"):
         return False
-    try:
-        content: dict[str, Any] = read_json(path)
-        files = _hashes(stage)
-    except (InputError, OSError):
-        return False
-    if content.get("key") != key:
-        return False
-    if content.get("files") != files:
-        _log.warning("%s is damaged; beginning again there", stage)
+    if content.get("files") != _hashes(stage):
+        _log.warning("%s is damaged; what came of it is made again", stage)
         return False
     return True
+
+
+def _has_key(stage: Path, key: str) -> bool:
+    """Whether a stage was made from the same inputs; its checkpoint may be gone."""
+    return _content(stage).get("key") == key
+
+
+def _content(stage: Path) -> dict[str, Any]:
+    """What a stage says of itself, nothing where it says nothing that can be read."""
+    try:
+        return read_json(stage / _STEP_FILE)
+    except (InputError, OSError):
+        return {}
 
 
 def _entry(stage: Path) -> dict[str, object]:

@@ -194,13 +194,16 @@ def test_distillation_after_a_vocabulary_step_compares_with_the_original_s_logit
     retrain = {**recipe.options["retrain"], "truth": 1e-12}  # without any, retraining after vocabulary is refused
     recipe = replace(
         recipe,
-        prune=(*before, "retrain"),
         options={**recipe.options, "retrain": retrain, "mlp_width": {"uniform": True}},
         calibration=replace(recipe.calibration, text=(str(home / "text.txt"),)),
     )
     monkeypatch.setattr(Training, "step", lambda *_: None)
-    pruned = prune(Checkpoint.open(DEMO_DIRECTORY), recipe, [], folder=tmp_path, threads=1, progress=silent)
-    stage = tmp_path / f"{len(before) - 1}-{before[-1]}"
+    folders = tmp_path / "before", tmp_path / "all"
+    for folder, steps in zip(folders, (before, [*before, "retrain"]), strict=True):
+        folder.mkdir()
+        asked, source = replace(recipe, prune=tuple(steps)), Checkpoint.open(DEMO_DIRECTORY)
+        pruned = prune(source, asked, [], folder=folder, threads=1, progress=silent)
+    stage = folders[0] / f"{len(before) - 1}-{before[-1]}"  # what retraining began with
     checkpoint = Checkpoint.open(stage)
     kept = torch.from_numpy(np.load(stage / "kept_tokens.npy"))
     settings = replace(recipe.calibration, text=pruned.text, tokens=recipe.calibration.training_tokens)

@@ -155,9 +155,12 @@ export(model, out=out, recipe=recipe, calibration=[text], threads=1)
 """
 
 
-@pytest.mark.parametrize("place", ["0.0", "1.1", "bundle"])
+@pytest.mark.parametrize(
+    ("place", "goes_on"),
+    [("0.0", ""), ("1.1", "continuing after step 0, depth"), ("bundle", "continuing after step 1, mlp_width")],
+)
 def test_killed_anywhere_it_goes_on_and_gives_the_same_bytes(
-    place: str, bundle: Path, home: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    place: str, goes_on: str, bundle: Path, home: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """While the first step writes, when the second is about to be in place, and after the last."""
     out = tmp_path / "killed"
@@ -178,7 +181,8 @@ def test_killed_anywhere_it_goes_on_and_gives_the_same_bytes(
     assert ("1-mlp_width" in done) == (place == "bundle")
     with caplog.at_level(logging.WARNING):
         make(home, out, check=True)
-    assert ("continuing after step 0, depth" in caplog.text) == (place != "0.0")
+    assert goes_on in caplog.text
+    assert bool(goes_on) == ("continuing" in caplog.text)
     assert contents(out) == contents(bundle)
     assert [path.name for path in tmp_path.iterdir()] == ["killed"]
 
@@ -198,12 +202,13 @@ def test_a_kept_step_is_not_run_again_and_a_damaged_one_is(
     with monkeypatch.context() as patch:
         patch.setattr(module, "_do", None)
         assert prune().steps == first.steps
-    weights = tmp_path / "steps" / "0-depth" / "model.safetensors"
+    assert [path.name for path in (tmp_path / "steps" / "0-depth").iterdir()] == ["step.json"]  # the next step is done
+    weights = tmp_path / "steps" / "1-mlp_width" / "model.safetensors"
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
     weights.write_bytes(content)
     prune()
-    assert "0-depth is damaged" in caplog.text
+    assert "1-mlp_width is damaged" in caplog.text
     assert contents(tmp_path / "steps") == before
 
 
