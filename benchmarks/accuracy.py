@@ -15,94 +15,34 @@ A run that is killed goes on where it stopped. One of some models, or methods, l
 """
 
 import argparse
-import json
 import math
-import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from functools import cache
+from dataclasses import asdict
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 import onnx
-import torch
 from accuracy_picture import draw
 from accuracy_recipes import Asked, chosen, grid, sequences
 from accuracy_tables import Sample, report, row
 from common import RESULTS, ROOT, WORK, host, save
-from numpy.typing import NDArray
 from peers import Peer, parameters
 from spread import run
+from subjects import CONTEXT, MODELS, STORIES, STRIDE, Measure, Subject, add_data, earlier, merge
 
 from edgepress.cores import usable_cores
 from edgepress.errors import InputError
 from edgepress.exporter import export
-from edgepress.exporter.checkpoint import Checkpoint, resolve_model
+from edgepress.exporter.checkpoint import Checkpoint
 from edgepress.exporter.recipe import preset_names
-from edgepress.exporter.reference import Reference
 from edgepress.manifest import Manifest
-from edgepress.runtime import Evaluation, LogitsSource, evaluate, read_documents
+from edgepress.runtime import Evaluation, evaluate
 from edgepress.runtime.evaluate import Corpus, evaluate_logits, read_corpus
 
-HELD_OUT = 0.1  # of tinyshakespeare, from its end
-STORIES = 200  # documents of each TinyStories file
 LESS = 20  # of them, where there are hundreds of recipes
-PARAGRAPHS = {"stories260k": ("newline", "\n"), "tiny1m": ("blank", "\n\n")}  # as each model was trained
-MODELS = (*PARAGRAPHS, "demo")
-CONTEXT, STRIDE = 256, 128
 SAME = 1e-3  # logits of a conversion in float32: the largest difference from transformers'
 PICTURE = ROOT / "docs" / "accuracy.svg"
-
-
-class Remembered:
-    """A reference that computes each window once, however many models are held against it."""
-
-    def __init__(self, source: LogitsSource) -> None:
-        self._source = source
-        self._found: dict[bytes, NDArray[np.float32]] = {}
-
-    def logits(self, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Logits (length, vocab) of ``tokens`` (length,)."""
-        key = tokens.tobytes()
-        if key not in self._found:
-            self._found[key] = self._source.logits(tokens)
-        return self._found[key]
-
-
-@dataclass(frozen=True)
-class Subject:
-    """A model, the text that it is scored on and another that it is calibrated on."""
-
-    name: str
-    model: str
-    texts: list[str]
-    calibration: str
-    suffix: str
-    checkpoint: Checkpoint
-    reference: Remembered
-
-
-@cache  # each process measures a model with many recipes
-def make_subject(name: str, data: Path, share: float) -> Subject:
-    """Read a model's texts; ``share`` of the held-out one is scored."""
-    stories, shakespeare = data / "text" / "tinystories", data / "text" / "tinyshakespeare" / "input.txt"
-    if name == "demo":
-        text = shakespeare.read_text(encoding="utf-8")
-        cut = int(len(text) * (1 - HELD_OUT))
-        texts, calibration, suffix = [text[cut : cut + math.ceil(share * (len(text) - cut))]], text[:cut], ".txt"
-    else:
-        kind, paragraph = PARAGRAPHS[name]
-        held_out = read_documents(stories / f"stories_heldout_{kind}.jsonl")
-        texts, suffix = held_out[: math.ceil(share * len(held_out))], ".jsonl"
-        training = json.loads((stories / "tinystories_1000.json").read_text(encoding="utf-8"))
-        calibration = "\n".join(json.dumps({"text": story.replace("\n\n", paragraph)}) for story in training)
-    model = "demo" if name == "demo" else str(data / "models" / name)
-    directory = resolve_model(model)
-    return Subject(
-        name, model, texts, calibration, suffix, Checkpoint.open(directory), Remembered(Reference(directory))
-    )
 
 
 def bits_per_weight(bundle: Path, manifest: Manifest, checkpoint: Checkpoint) -> float:
@@ -178,56 +118,14 @@ PEERS: dict[str, Callable[[Subject, Path, Corpus], Iterator[Sample]]] = {
 }
 
 
-@dataclass(frozen=True)
-class Measure:
-    """A :class:`~spread.Job`: a model stored by a preset, a recipe or a peer, and scored."""
-
-    model: str
-    data: Path
-    share: float
-    how: str | Asked
-
-    @property
-    def key(self) -> str:
-        """Model, what stores it, and how much of the text it is scored on."""
-        return f"{self.model}: {self.how if isinstance(self.how, str) else self.how.name}; {self.share:g} of the text"
-
-    def __call__(self) -> list[Sample]:
-        """Store and score."""
-        torch.set_num_threads(1)  # on models this small a second thread costs more than it brings
-        subject = make_subject(self.model, self.data, self.share)
-        with TemporaryDirectory(dir=WORK, prefix="accuracy-") as name:
-            folder = Path(name)
-            if isinstance(self.how, Asked):
-                return [asked(subject, folder, self.how)]
-            if self.how not in PEERS:
-                return [ours(subject, folder, self.how, self.how)]
-            export(subject.model, out=folder / "fp32", recipe="fp32", threads=1)
-            return list(PEERS[self.how](subject, folder, read_corpus(folder / "fp32", subject.texts)))
-
-
-def earlier(path: Path, models: Sequence[str], *, whole: bool) -> list[Sample]:
-    """Samples of ``path`` that a run of ``models`` leaves: those of other models, and unless ``whole`` all of them.
-
-    Figures of other versions cannot stand beside this run's: that ends it before it begins.
-    """
-    if not path.is_file():
-        return []
-    header, *samples = map(json.loads, path.read_text(encoding="utf-8").splitlines())
-    taken_on = header["host"]
-    kept = [{"cpu": taken_on["cpu"], **found} for found in samples if not (whole and found["model"] in models)]
-    versions = host()["versions"]
-    if kept and taken_on["versions"] != versions:
-        sys.exit(
-            f"{path} has samples of {taken_on['versions']}, and here are {versions}: measure all models and methods"
-        )
-    return kept
-
-
-def merge(kept: Sequence[Sample], found: Sequence[Sample]) -> list[Sample]:
-    """Put ``found`` in the place of what ``kept`` has under the same names; models in their order."""
-    named = {(one["model"], one["tool"], one["name"]): one for one in (*kept, *found)}
-    return sorted(named.values(), key=lambda one: MODELS.index(one["model"]))
+def take(subject: Subject, folder: Path, how: str | Asked) -> list[Sample]:
+    """Store a model by a preset, a recipe or a peer, and score it."""
+    if isinstance(how, Asked):
+        return [asked(subject, folder, how)]
+    if how not in PEERS:
+        return [ours(subject, folder, how, how)]
+    export(subject.model, out=folder / "fp32", recipe="fp32", threads=1)
+    return list(PEERS[how](subject, folder, read_corpus(folder / "fp32", subject.texts)))
 
 
 def asked_for(suite: str) -> list[str | Asked]:
@@ -244,7 +142,7 @@ def measure(suite: str, models: Sequence[str], methods: Sequence[str] | None, da
     if methods:
         recipes = [one for one in recipes if isinstance(one, Asked) and set(one.methods) <= set(methods)]
     kept = earlier(RESULTS / f"{result}.jsonl", models, whole=not methods)
-    jobs = [Measure(model, data, share, one) for model in models for one in recipes]
+    jobs = [Measure(model, data, share, one, take) for model in models for one in recipes]
     partial = WORK / f"{result}.partial.jsonl"
     found = run(jobs, partial, processes=usable_cores(), show=lambda one: print(" | ".join(row(one)), flush=True))
     samples = merge(kept, [{**one, "cpu": host()["cpu"]} for one in found])
@@ -256,9 +154,7 @@ def measure(suite: str, models: Sequence[str], methods: Sequence[str] | None, da
 def main() -> None:
     """Export, score, keep the samples, print the tables and draw the picture."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--data", type=Path, default=Path(os.environ.get("EDGEPRESS_DATA", ROOT.parent / "shared/data"))
-    )
+    add_data(parser)
     parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS)
     suite = parser.add_mutually_exclusive_group()
     suite.add_argument("--grid", action="store_true", help="every method on disk in every scheme; no peers")
@@ -270,13 +166,11 @@ def main() -> None:
         help=f"score so many of {STORIES} stories, and as much of the demo's text; {LESS} for --grid and --sequences",
     )
     arguments = parser.parse_args()
-    if not arguments.data.is_dir():
-        sys.exit(f"{arguments.data} is absent; name the folder with models/ and text/ by --data")
     suite = "grid" if arguments.grid else "sequences" if arguments.sequences else ""
     if arguments.methods and not suite:
         sys.exit("--methods chooses among the recipes of --grid or --sequences; name one of them")
     share = min(1.0, (arguments.documents or (LESS if suite else STORIES)) / STORIES)
-    samples = measure(suite, arguments.models, arguments.methods, arguments.data.absolute(), share)
+    samples = measure(suite, arguments.models, arguments.methods, arguments.data, share)
     print(report(samples))
     if not suite:
         draw([found for found in samples if "kl" in found], PICTURE)

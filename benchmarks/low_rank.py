@@ -8,17 +8,16 @@ bits for the whole projections of all layers, in no more bytes than the factors 
 """
 
 import argparse
-import os
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
-from accuracy import STORIES, Subject, make_subject, ours
-from common import ROOT, WORK, save, table
+from accuracy import ours
+from common import WORK, save, table
 from spread import Sample
+from subjects import STORIES, Subject, add_data, make_subject
 
 from edgepress.exporter.bundle import DATA_FILE
 
@@ -126,20 +125,17 @@ def report(samples: Sequence[Sample]) -> str:
 def main() -> None:
     """Export, score and weigh; keep the samples, print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    data = Path(os.environ.get("EDGEPRESS_DATA", ROOT.parent / "shared/data"))
-    parser.add_argument("--data", type=Path, default=data)
+    add_data(parser)
     parser.add_argument("--models", nargs="+", choices=("demo", "stories260k", "tiny1m"), default=("demo", "tiny1m"))
     parser.add_argument(
         "--documents", type=int, default=DOCUMENTS, help=f"of {STORIES} stories, and as much of the demo's"
     )
     arguments = parser.parse_args()
-    if not arguments.data.is_dir():
-        sys.exit(f"{arguments.data} is absent; name the folder with models/ and text/ by --data")
     torch.set_num_threads(1)
     WORK.mkdir(parents=True, exist_ok=True)
     samples: list[Sample] = []
     for model in arguments.models:
-        subject = make_subject(model, arguments.data.absolute(), min(1.0, arguments.documents / STORIES))
+        subject = make_subject(model, arguments.data, min(1.0, arguments.documents / STORIES))
         todo = list(chosen())
         for how in todo:  # grows
             with TemporaryDirectory(dir=WORK, prefix="low-rank-") as name:

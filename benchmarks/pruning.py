@@ -13,19 +13,16 @@ A run that is killed goes on where it stopped; one of some models leaves the sam
 """
 
 import argparse
-import os
 import shutil
 import statistics
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
 
-import torch
-from accuracy import CONTEXT, MODELS, STORIES, STRIDE, Subject, earlier, make_subject, merge
 from common import RESULTS, ROOT, WORK, host, save, table
 from spread import Sample, run
+from subjects import CONTEXT, MODELS, STORIES, STRIDE, Measure, Subject, add_data, earlier, merge
 
 from edgepress.cores import usable_cores
 from edgepress.exporter import export
@@ -46,7 +43,7 @@ Options = Mapping[str, object]
 class Pruned:
     """A recipe: the steps with their options, how long it learns, how its weights are rounded and to how many bits."""
 
-    name: str
+    what: str
     steps: Mapping[str, Options] = field(default_factory=dict)
     retrain: Options | None = None
     bits: int = 32
@@ -54,10 +51,10 @@ class Pruned:
     distill: Options | None = None
 
     @property
-    def title(self) -> str:
+    def name(self) -> str:
         """As the tables have it."""
         trained = "".join(f" + {name}, {options['steps']} steps" for name, options in self.learning.items())
-        return self.name + trained + (f", {self.bits} bits" if self.bits < 32 else "")
+        return self.what + trained + (f", {self.bits} bits" if self.bits < 32 else "")
 
     @property
     def learning(self) -> dict[str, Options]:
@@ -73,7 +70,7 @@ class Pruned:
     @property
     def slug(self) -> str:
         """As files are named."""
-        return self.title.replace(" ", "-").replace(",", "").replace("+-", "")
+        return self.name.replace(" ", "-").replace(",", "").replace("+-", "")
 
     def write(self, path: Path) -> Path:
         """Write the recipe as a TOML file."""
@@ -123,50 +120,29 @@ def chosen(model: str) -> Iterator[Pruned]:
         yield Pruned("half of the layers", HALF, {**LONG, "quantized": True}, bits=4)
 
 
-@dataclass(frozen=True)
-class Measure:
-    """A :class:`~spread.Job`: a model pruned so, and scored; its bundle stays for the clock."""
-
-    model: str
-    data: Path
-    share: float
-    how: Pruned
-
-    @property
-    def bundle(self) -> Path:
-        """Where it is."""
-        return BUNDLES / self.model / self.how.slug
-
-    @property
-    def key(self) -> str:
-        """Model, recipe, and how much of the text it is scored on."""
-        return f"{self.model}: {self.how.title}; {self.share:g} of the text"
-
-    def __call__(self) -> list[Sample]:
-        """Export and score."""
-        torch.set_num_threads(1)
-        subject = make_subject(self.model, self.data, self.share)
-        self.bundle.parent.mkdir(parents=True, exist_ok=True)
-        return [measure(subject, self.bundle, self.how)]
+def bundle_of(model: str, how: Pruned) -> Path:
+    """Where a bundle stays, for the clock."""
+    return BUNDLES / model / how.slug
 
 
-def measure(subject: Subject, bundle: Path, how: Pruned) -> Sample:
+def take(subject: Subject, folder: Path, how: Pruned) -> list[Sample]:
     """Export, score, and keep what the manifest says of the steps."""
-    text, recipe = bundle.with_suffix(f".text{subject.suffix}"), bundle.with_suffix(".toml")
+    bundle, text = bundle_of(subject.name, how), folder / f"text{subject.suffix}"
+    bundle.parent.mkdir(parents=True, exist_ok=True)
     text.write_text(subject.calibration, encoding="utf-8")
+    recipe = how.write(folder / "recipe.toml")
     start = perf_counter()
-    manifest = export(subject.model, out=bundle, recipe=how.write(recipe), calibration=[text], force=True, threads=1)
+    manifest = export(subject.model, out=bundle, recipe=recipe, calibration=[text], force=True, threads=1)
     seconds = perf_counter() - start
-    text.unlink()
     found = evaluate(bundle, subject.texts, context=CONTEXT, stride=STRIDE, threads=1, prepared=False)
     tensors = [tensor for tensor in manifest.tensors if tensor["kind"] == "linear"]
     for picture in bundle.glob("*.svg"):
         PICTURES.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(picture, PICTURES / f"{subject.name}-{how.slug}.svg")
-    return {
+    found = {
         "model": subject.name,
         "tool": "edgepress",
-        "name": how.title,
+        "name": how.name,
         "bits_per_byte": found.bits_per_byte,
         "utf8_bytes": found.utf8_bytes,
         "layer_parameters": sum(_size(tensor["shape"]) for tensor in tensors),
@@ -175,6 +151,7 @@ def measure(subject: Subject, bundle: Path, how: Pruned) -> Sample:
         "steps": list(read_manifest(bundle).steps),
         "export_s": seconds,
     }
+    return [found]
 
 
 def _size(shape: object) -> int:
@@ -232,20 +209,14 @@ def report(samples: Sequence[Sample]) -> str:
 def main() -> None:
     """Export and score what is asked for, time it, keep the samples, print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--data", type=Path, default=Path(os.environ.get("EDGEPRESS_DATA", ROOT.parent / "shared/data"))
-    )
+    add_data(parser)
     parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS)
     parser.add_argument("--documents", type=int, default=DOCUMENTS, help=f"score so many of {STORIES} stories")
     parser.add_argument("--processes", type=int, default=usable_cores())
     arguments = parser.parse_args()
-    if not arguments.data.is_dir():
-        sys.exit(f"{arguments.data} is absent; name the folder with models/ and text/ by --data")
     share = min(1.0, arguments.documents / STORIES)
     kept = earlier(RESULTS / "pruning.jsonl", arguments.models, whole=True)
-    jobs = [
-        Measure(model, arguments.data.absolute(), share, how) for model in arguments.models for how in chosen(model)
-    ]
+    jobs = [Measure(model, arguments.data, share, how, take) for model in arguments.models for how in chosen(model)]
     partial = WORK / f"pruning-{'-'.join(arguments.models)}.partial.jsonl"
     samples = run(
         jobs,
@@ -255,7 +226,7 @@ def main() -> None:
     )
     for model in arguments.models:
         of_model = [(job, sample) for job, sample in zip(jobs, samples, strict=True) if job.model == model]
-        for (_, sample), times in zip(of_model, clock([job.bundle for job, _ in of_model]), strict=True):
+        for (_, sample), times in zip(of_model, clock([bundle_of(model, job.how) for job, _ in of_model]), strict=True):
             sample["ms_per_token"] = times
     samples = merge(kept, [{**one, "cpu": host()["cpu"]} for one in samples])
     print(f"raw samples: {save('pruning', samples)}")

@@ -12,21 +12,18 @@ A run that is killed goes on where it stopped.
 """
 
 import argparse
-import os
-import sys
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
-import torch
-from accuracy import MODELS, STORIES, Subject, earlier, make_subject, merge, ours
+from accuracy import ours
 from accuracy_recipes import BRIEF, Asked
-from common import RESULTS, ROOT, WORK, host, save, table
+from common import RESULTS, WORK, host, save, table
 from numpy.typing import NDArray
 from spread import Sample, run
+from subjects import MODELS, STORIES, Measure, Subject, add_data, earlier, merge
 
 from edgepress.cores import usable_cores
 from edgepress.exporter import decide
@@ -109,32 +106,10 @@ def chosen() -> Iterator[Stored]:
     yield from (Stored(mixed=share, distilled=True) for share in MIXED)
 
 
-@dataclass(frozen=True)
-class Measure:
-    """A :class:`~spread.Job`: a model stored so, scored and weighed."""
-
-    model: str
-    data: Path
-    share: float
-    how: Stored
-
-    @property
-    def key(self) -> str:
-        """Model, what stores it, and how much of the text it is scored on."""
-        return f"{self.model}: {self.how.name}; {self.share:g} of the text"
-
-    def __call__(self) -> list[Sample]:
-        """Export, score and weigh."""
-        torch.set_num_threads(1)
-        subject = make_subject(self.model, self.data, self.share)
-        with TemporaryDirectory(dir=WORK, prefix="sparsity-") as name:
-            return [measure(subject, Path(name), self.how)]
-
-
-def measure(subject: Subject, folder: Path, how: Stored) -> Sample:
+def take(subject: Subject, folder: Path, how: Stored) -> list[Sample]:
     """Export and score a model, and weigh its bundle."""
     found = ours(subject, folder, how.name, how.write(folder, subject.model))
-    return {**found, "zeros_asked": how.zeros, **weigh(folder / "bundle")}
+    return [{**found, "zeros_asked": how.zeros, **weigh(folder / "bundle")}]
 
 
 def weigh(bundle: Path) -> Sample:
@@ -264,20 +239,16 @@ def report(samples: Sequence[Sample]) -> str:
 def main() -> None:
     """Export, score and weigh; keep the samples, print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--data", type=Path, default=Path(os.environ.get("EDGEPRESS_DATA", ROOT.parent / "shared/data"))
-    )
+    add_data(parser)
     parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS)
     parser.add_argument(
         "--documents", type=int, default=DOCUMENTS, help=f"of {STORIES} stories, and as much of the demo's"
     )
     parser.add_argument("--processes", type=int, default=usable_cores())
     arguments = parser.parse_args()
-    if not arguments.data.is_dir():
-        sys.exit(f"{arguments.data} is absent; name the folder with models/ and text/ by --data")
-    share, data = min(1.0, arguments.documents / STORIES), arguments.data.absolute()
+    share = min(1.0, arguments.documents / STORIES)
     kept = earlier(RESULTS / "sparsity.jsonl", arguments.models, whole=True)
-    jobs = [Measure(model, data, share, how) for model in arguments.models for how in chosen()]
+    jobs = [Measure(model, arguments.data, share, how, take) for model in arguments.models for how in chosen()]
     partial = WORK / "sparsity.partial.jsonl"
     found = run(
         jobs, partial, processes=arguments.processes, show=lambda one: print(one["model"], one["name"], flush=True)

@@ -136,7 +136,7 @@ def test_the_goal_is_answered_from_the_figures(kl: float, bits: float, answers: 
     assert found == (f"{kl:.4f}", "0.0200", "0.0150", *answers)
 
 
-def test_a_reference_is_asked_once_for_each_window(accuracy: ModuleType) -> None:
+def test_a_reference_is_asked_once_for_each_window(import_script: Callable[[str], ModuleType]) -> None:
     import numpy as np
 
     class Counted:
@@ -147,7 +147,7 @@ def test_a_reference_is_asked_once_for_each_window(accuracy: ModuleType) -> None
             return np.outer(tokens, np.ones(3)).astype(np.float32)
 
     source = Counted()
-    reference = accuracy.Remembered(source)
+    reference = import_script("subjects").Remembered(source)
     for tokens in (np.arange(4), np.arange(5), np.arange(4)):
         assert np.array_equal(reference.logits(tokens), np.outer(tokens, np.ones(3)))
     assert source.calls == 2

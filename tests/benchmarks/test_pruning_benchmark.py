@@ -31,7 +31,7 @@ def test_every_recipe_is_read_as_it_was_meant(model: str, pruning: ModuleType, t
         for name, options in expected.items():
             assert {key: steps[name][key] for key in options} == options
         assert (recipe.weights.bits, recipe.weights.method) == (one.bits, one.method)
-        assert zeros_asked(one.method, recipe) == ("50% zeros" if "half zeros" in one.name else "")
+        assert zeros_asked(one.method, recipe) == ("50% zeros" if "half zeros" in one.what else "")
         assert recipe.after == (("distill",) if one.distill else ())
         if one.distill:
             assert {key: recipe.options["distill"][key] for key in one.distill} == one.distill
