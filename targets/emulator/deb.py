@@ -17,6 +17,9 @@ from typing import BinaryIO, Literal
 from edgepress.errors import InputError
 from edgepress.files import sha256_file
 
+if not hasattr(tarfile, "data_filter"):  # before Python 3.11.4
+    from backports import tarfile  # type: ignore[no-redef]  # the same module, of a later Python
+
 _MAGIC = b"!<arch>\n"
 _HEADER_BYTES = 60  # name 16, time 12, owner 6, group 6, mode 8, size 10, end mark 2
 _END_MARK = b"`\n"
@@ -43,8 +46,6 @@ def unpack(package: Path, into: Path, wanted: Callable[[str], bool] = lambda _na
         InputError: it is not a whole .deb, its compression is not known here, or an entry would leave ``into``.
 
     """
-    if not hasattr(tarfile, "data_filter"):
-        raise InputError("unpacking Debian packages safely needs Python 3.11.4 or newer")
     into.mkdir(parents=True, exist_ok=True)
     names = []
     try:

@@ -159,7 +159,7 @@ def test_a_layer_that_overflows_stays_in_float32_and_is_named(
     def keep_nothing(_checkpoint: object, _decoder: object, recipe: Recipe, **_: object) -> Recipe:
         return recipe
 
-    monkeypatch.setattr(importlib.import_module("edgepress.exporter.export"), "keep_what_overflows", keep_nothing)
+    monkeypatch.setattr(importlib.import_module("edgepress.exporter.prepare"), "keep_what_overflows", keep_nothing)
     export(checkpoint, out=tmp_path / "forced", recipe=asked)
     if bits == "4":  # with 16 and 32 the whole MLP is computed in float32, as onnxruntime has no float16 products
         assert not np.isfinite(graph_logits(tmp_path / "forced", [TOKENS])).any()
