@@ -8,7 +8,8 @@ weights for rounding and that repair what rounding did; ``[options.<method>]`` s
 ``[activations]`` computes in float16 or in integers. ``[calibration]`` says which text shows the methods what the model
 computes. ``[budget]`` leaves bits and block size of every tensor that no override names to measurement and a
 solver. Presets are the files in ``recipes/``: adding one is adding a file. ``[promise]`` is what a preset was measured
-to lose on models that everyone can try: KL in nats a token.
+to lose on models that everyone can try: KL in nats a token; where a recipe prunes it is dropped, as it says nothing of
+that.
 """
 
 import difflib
@@ -256,6 +257,7 @@ def _recipe(content: dict[str, object], path: Path) -> Recipe:
     entries = content.get("override", [])
     if not isinstance(entries, list):
         raise InputError(f"{path}: overrides are written as [[override]] tables")
+    promise = _promise(content.get("promise", {}), path)
     return Recipe(
         name=path.stem,
         weights=weights,
@@ -270,7 +272,7 @@ def _recipe(content: dict[str, object], path: Path) -> Recipe:
         options=_options(content.get("options", {}), path),
         calibration=_calibration(content.get("calibration", {}), path),
         budget=_budget(content["budget"], path) if "budget" in content else None,
-        promise=_promise(content.get("promise", {}), path),
+        promise={} if content.get("prune") else promise,  # which is of rounding alone
         activations=_activations(content.get("activations", {}), path),
     )
 

@@ -68,6 +68,13 @@ def test_a_recipe_comes_back_from_json(tmp_path: Path) -> None:
         assert recipe_from_json(json.loads(json.dumps(recipe.to_json()))) == recipe
 
 
+def test_a_recipe_that_prunes_makes_no_promise(tmp_path: Path) -> None:
+    """It was measured without: a preset's file with `prune` added would promise what it does not keep."""
+    text = "[weights]\nbits = 4\n[promise]\ndemo = 0.1\n"
+    assert read_recipe(write(tmp_path, text)).promise == {"demo": 0.1}
+    assert read_recipe(write(tmp_path, f"prune = ['depth']\n{text}")).promise == {}
+
+
 def test_the_last_matching_override_wins(tmp_path: Path) -> None:
     text = (
         "[weights]\nbits = 4\n[[override]]\nmatch = 'layers.*'\nbits = 8\n[[override]]\nmatch = '*.down'\nbits = 32\n"
