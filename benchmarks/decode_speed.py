@@ -1,9 +1,10 @@
 """Do prefill and decode run at least as fast as in onnxruntime-genai, on the same bundle?
 
 Both hold the bundle open in one process and take turns: a prompt each, then decode steps in short blocks, so that
-whatever else the machine does falls on both. Each shape, recipe and thread count has two processes of its own, in which
-the one and the other opens the bundle first: whoever packs its weights first in a process was measured 4 to 7 % slower,
-also against itself. Greedy; the tokens that the two choose are compared as well.
+whatever else the machine does falls on both. Before each go there is a rest: the threads of the one still spin for work
+when the other begins, which made its first steps up to twice as slow. Each shape, recipe and thread count has two
+processes of its own, in which the one and the other opens the bundle first: whoever packs its weights first in a
+process was measured 4 to 7 % slower, also against itself. Greedy; the tokens that the two choose are compared as well.
 
     python benchmarks/decode_speed.py [--shapes smollm2-135m qwen2.5-0.5b] [--threads 1 2] [--turns 8]
 """
@@ -17,7 +18,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, sleep
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from common import WORK, group, measure_command, read_sample, save, spread, tabl
 from export_cost import checkpoint
 
 PROMPT, STEPS, BLOCK = 256, 64, 8  # tokens of a prompt, decode steps of a turn, steps until the other's go
+REST = 0.1  # s before a go: onnxruntime's threads were seen to spin for some 50 ms after their last work
 
 
 @dataclass(frozen=True)
@@ -110,8 +112,14 @@ def timed(action: Callable[[], object]) -> float:
     return perf_counter() - start
 
 
+def rest() -> None:
+    """Wait until no thread spins for work."""
+    sleep(REST)
+
+
 def decode_block(tool: Ours | Genai, seconds: list[float], tokens: list[int]) -> None:
     """Append the time and token of each of a block's steps."""
+    rest()
     for _ in range(BLOCK):
         seconds.append(timed(lambda: tokens.append(tool.step())))
 
@@ -125,7 +133,10 @@ def measure(bundle: Path, threads: int, turns: int, first: str) -> list[Turn]:
     found = []
     for turn in range(turns + 1):
         order = tools if turn % 2 else tools[::-1]
-        prefill = {tool.name: timed(lambda tool=tool: tool.start(prompt)) for tool in order}
+        prefill = {}
+        for tool in order:
+            rest()
+            prefill[tool.name] = timed(lambda tool=tool: tool.start(prompt))
         steps: dict[str, list[float]] = {tool.name: [] for tool in tools}
         tokens: dict[str, list[int]] = {tool.name: [] for tool in tools}
         for _ in range(STEPS // BLOCK):

@@ -30,7 +30,7 @@ from unittest import mock
 import numpy as np
 import onnxruntime
 from common import ROOT, WORK, group, measure_command, read_sample, save, spread, table
-from decode_speed import BLOCK, PROMPT, STEPS, Ours, timed
+from decode_speed import BLOCK, PROMPT, STEPS, Ours, rest, timed
 from make_checkpoint import SHAPES
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
@@ -145,10 +145,14 @@ def measure(names: tuple[str, str], threads: int, turns: int) -> list[Turn]:
     found = []
     for turn in range(turns + 1):
         order = names if turn % 2 else names[::-1]
-        prefill = {name: timed(lambda name=name: opened[name].start(prompt)) for name in order}
+        prefill = {}
+        for name in order:
+            rest()
+            prefill[name] = timed(lambda name=name: opened[name].start(prompt))
         steps: dict[str, list[float]] = {name: [] for name in names}
         for _ in range(STEPS // BLOCK):
             for name in order:
+                rest()
                 steps[name] += [timed(opened[name].step) for _ in range(BLOCK)]
         found += [Turn(name, turn, names[0], threads, prefill[name], steps[name]) for name in names]
     return [turn for turn in found if turn.turn > 0]
