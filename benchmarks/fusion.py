@@ -5,13 +5,14 @@ Times chains of the two forms with onnxruntime's own kernels in turn, 1 and 2 th
 """
 
 import statistics
-import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import onnxruntime
 from common import group, save, spread, table
+from decode_speed import rest, timed
 from onnx import TensorProto, helper, numpy_helper
 
 HIDDEN, INTERMEDIATE, KV, HEAD = 896, 4864, 128, 64
@@ -98,13 +99,14 @@ def main() -> None:
                 for tokens, turns in ((1, 60), (128, 8)):
                     x = np.random.default_rng(1).standard_normal((1, tokens, HIDDEN), dtype=np.float32)
                     lengths = {"seqlens_k": np.array([tokens - 1], np.int32), "total": np.array(tokens, np.int32)}
+                    feeds = {"x": x, **lengths}
                     pairs = []
                     for _ in range(turns + 2):
                         pair = []
                         for one in sessions:
-                            start = time.perf_counter()
-                            one.run(None, {"x": x, **lengths})
-                            pair.append(time.perf_counter() - start)
+                            rest()
+                            one.run(None, feeds)  # its threads wake up
+                            pair.append(timed(partial(one.run, None, feeds)))
                         pairs.append(pair)
                     pairs = pairs[2:]  # warm-up
                     key = {"what": what, "block": block, "threads": threads, "tokens": tokens}
