@@ -2,13 +2,14 @@
 
 A random checkpoint of Qwen2.5-0.5B's shape, with a made-up byte-level tokenizer of as many tokens, is exported twice:
 whole, and with its vocabulary pruned. Both bundles are held open in one process and take turns, a prompt each and then
-decode steps in short blocks; a second process opens them in the other order. A ratio is that of two turns that
-followed each other, and the figure is the median of ratios.
+decode steps, one each; a second process opens them in the other order. Before each step 1 GiB of something else is
+read: no device has a cache that holds the weights, and on a server that has one the bundles would compete for it. A
+ratio is that of two turns that followed each other, and the figure is the median of ratios.
 
 What should be saved: of the bytes, those of the rows that went, by the manifest; of a token's time, as large a part of
-what the head took as rows went. The head's share of the time is that of its kernels in all kernels of the whole bundle,
-by onnxruntime's profiler, in a process of its own (the profiler is slow itself). Beside it stands the share that the
-rows are of all bytes that a decoded token reads. The text says nothing here: it only decides which rows go.
+what the head took as rows went. The head's share of the time is that of its kernels, by onnxruntime's profiler in a
+process of its own (the profiler slows the rest), over the step without the profiler. Beside it stands the share that
+the rows were of all bytes that a token reads. The text says nothing here: it only decides which rows go.
 
     python benchmarks/vocabulary.py [--size 32000] [--threads 1 2] [--turns 8]
 """
@@ -20,7 +21,7 @@ import statistics
 import subprocess
 import sys
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -30,13 +31,14 @@ from unittest import mock
 import numpy as np
 import onnxruntime
 from common import ROOT, WORK, group, measure_command, read_sample, save, spread, table
-from decode_speed import BLOCK, PROMPT, STEPS, Ours, rest, timed
+from decode_speed import PROMPT, STEPS, Ours, timed
 from make_checkpoint import SHAPES
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from edgepress.runtime import load, session
 
 SHAPE, RECIPE = "qwen2.5-0.5b", "int4-128"
+EVICTED = 1 << 30  # bytes; the largest cache seen had 480 MiB
 LONGEST = 12  # letters of a made-up token
 WORDS = 8_000  # of the text: as much as is put aside to score costs minutes at this size
 
@@ -55,17 +57,11 @@ class Turn:
 
 @dataclass(frozen=True)
 class Profile:
-    """Microseconds in kernels, by decode step: all of them, and those that multiply by the head."""
+    """Microseconds in the kernels that multiply by the head, by decode step."""
 
     bundle: str
     threads: int
-    kernels_us: list[int]
     head_us: list[int]
-
-    @property
-    def share(self) -> float:
-        """Of the time in kernels that the head takes, the median over steps."""
-        return statistics.median(head / all_ for head, all_ in zip(self.head_us, self.kernels_us, strict=True))
 
 
 def make_tokenizer(tokens: int, seed: int = 0) -> Tokenizer:
@@ -138,22 +134,27 @@ def make_prompt() -> list[int]:
     return [int(token) for token in np.random.default_rng(0).integers(3, 1000, PROMPT)]
 
 
+def make_evict() -> Callable[[], object]:
+    """What reads through more memory than any cache holds."""
+    return np.ones(EVICTED // 8).sum
+
+
 def measure(names: tuple[str, str], threads: int, turns: int) -> list[Turn]:
     """Open both bundles in this order, and take turns; the first turn is warm-up and not returned."""
-    opened = {name: Ours(bundle(name), threads) for name in names}
+    opened, evict = {name: Ours(bundle(name), threads) for name in names}, make_evict()
     prompt = make_prompt()
     found = []
     for turn in range(turns + 1):
         order = names if turn % 2 else names[::-1]
         prefill = {}
         for name in order:
-            rest()
+            evict()
             prefill[name] = timed(lambda name=name: opened[name].start(prompt))
         steps: dict[str, list[float]] = {name: [] for name in names}
-        for _ in range(STEPS // BLOCK):
+        for _ in range(STEPS):
             for name in order:
-                rest()
-                steps[name] += [timed(opened[name].step) for _ in range(BLOCK)]
+                evict()
+                steps[name].append(timed(opened[name].step))
         found += [Turn(name, turn, names[0], threads, prefill[name], steps[name]) for name in names]
     return [turn for turn in found if turn.turn > 0]
 
@@ -175,22 +176,22 @@ def profile(name: str, threads: int) -> Profile:
         plain = session.session_options
         with mock.patch.object(session, "session_options", profiled):
             model = load(bundle(name), threads=threads)
-        logits = model.prefill(make_prompt())
+        logits, evict = model.prefill(make_prompt()), make_evict()
         for _ in range(STEPS):
+            evict()
             logits = model.decode(int(logits.argmax()))
         events = json.loads(Path(model.session.session.end_profiling()).read_text(encoding="utf-8"))
-    return Profile(name, threads, *kernel_times(events))
+    return Profile(name, threads, head_times(events))
 
 
-def kernel_times(events: list[dict[str, Any]]) -> tuple[list[int], list[int]]:
-    """Return microseconds of all kernels and of the head's in each of the last ``STEPS`` runs of a profile."""
-    found: dict[str, list[int]] = defaultdict(list)  # by node, a run after the other
+def head_times(events: list[dict[str, Any]]) -> list[int]:
+    """Return microseconds of the head's kernels, several where it is large, in each of the last ``STEPS`` runs."""
+    found: dict[str, list[int]] = defaultdict(list)  # by kernel, a run after the other
     for event in events:
-        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
-            found[event["name"]].append(event["dur"])
-    steps = {name: times[-STEPS:] for name, times in found.items()}
-    head = [times for name, times in steps.items() if name.startswith("logits")]  # in pieces where it is large
-    return [sum(step) for step in zip(*steps.values(), strict=True)], [sum(step) for step in zip(*head, strict=True)]
+        name = event["name"]
+        if event.get("cat") == "Node" and name.startswith("logits") and name.endswith("_kernel_time"):
+            found[name].append(event["dur"])
+    return [sum(step) for step in zip(*(times[-STEPS:] for times in found.values()), strict=True)]
 
 
 def profile_apart(name: str, threads: int) -> Profile:
@@ -246,11 +247,10 @@ def bytes_row(whole: Weight, pruned: Weight) -> tuple[str, ...]:
     )
 
 
-def time_row(threads: int, turns: list[Turn], head: float, gone: float, read: float) -> tuple[str, ...]:
+def time_row(turns: list[Turn], profiled: Profile, gone: float, read: float) -> tuple[str, ...]:
     """Milliseconds a token before and after, the fall as the median of ratios, and what it should be.
 
-    ``head`` is the head's share of the time, ``gone`` the share of its rows that went, ``read`` the share of the bytes
-    read that these were.
+    ``gone`` is the share of the head's rows that went, ``read`` the share of the bytes read that these were.
     """
     whole, pruned = (
         [statistics.median(turn.steps_s) for turn in turns if (turn.bundle == "whole") == is_whole]
@@ -258,9 +258,10 @@ def time_row(threads: int, turns: list[Turn], head: float, gone: float, read: fl
     )
     falls = [1 - after / before for before, after in zip(whole, pruned, strict=True)]
     fall = statistics.median(falls)
+    head = statistics.median(profiled.head_us) / 1e6 / statistics.median(whole)
     return (
         SHAPE,
-        str(threads),
+        str(profiled.threads),
         *(spread([1e3 * value for value in values], 1) for values in (whole, pruned)),
         f"{fall:.1%} ({min(falls):.1%}–{max(falls):.1%})",
         f"{head:.1%} × {gone:.1%} = {head * gone:.1%}",
@@ -278,10 +279,10 @@ def report(samples: Sequence[Mapping[str, Any]]) -> str:
     whole, pruned = (read_sample(Weight, one) for one in samples if "data_bytes" in one)
     read, gone = expected(whole, pruned)[1], 1 - pruned.tokens / whole.tokens
     rows = []
-    for (threads, load_before), found in group((one for one in samples if "threads" in one), "threads", "load").items():
+    for (_, load_before), found in group((one for one in samples if "threads" in one), "threads", "load").items():
         turns = [read_sample(Turn, one) for one in found if "steps_s" in one]
-        (head,) = (read_sample(Profile, one) for one in found if "head_us" in one)
-        rows.append((*time_row(threads, turns, head.share, gone, read), f"{load_before:.1f}"))
+        (profiled,) = (read_sample(Profile, one) for one in found if "head_us" in one)
+        rows.append((*time_row(turns, profiled, gone, read), f"{load_before:.1f}"))
     sizes = table(("shape", "tokens", "data MB", "fall", "should be", "fall ÷ should"), [bytes_row(whole, pruned)])
     return f"{sizes}\n\n{table(TIMES, rows)}"
 

@@ -40,15 +40,13 @@ def test_what_should_be_saved(script: ModuleType, tied: bool) -> None:
     assert expected == pytest.approx((600 / 4000, 600 / 4000) if tied else (1800 / 6000, 1200 / 5000))
 
 
-def test_the_heads_share_of_a_profile(script: ModuleType) -> None:
-    """Kernels by step, the prompt left out; whole heads and heads in pieces."""
+def test_the_heads_time_in_a_profile(script: ModuleType) -> None:
+    """Its kernels by step, the prompt left out; a head in pieces."""
 
     def event(name: str, microseconds: int, category: str = "Node") -> dict[str, object]:
         return {"cat": category, "name": name, "dur": microseconds}
 
     prompt = [event("layers.0_kernel_time", 10_000), event("logits/1_kernel_time", 9), event("logits_kernel_time", 9)]
     step = [event("layers.0_kernel_time", 60), event("logits/1_kernel_time", 15), event("logits_kernel_time", 5)]
-    outside = [event("model_run", 5000, "Session"), event("layers.0_fence_before", 7)]
-    kernels, head = script.kernel_times(prompt + outside + (step + outside) * script.STEPS)
-    assert (kernels, head) == ([80] * script.STEPS, [20] * script.STEPS)
-    assert script.Profile("whole", 1, kernels, head).share == 0.25
+    outside = [event("model_run", 5000, "Session"), event("logits_fence_before", 7)]
+    assert script.head_times(prompt + outside + (step + outside) * script.STEPS) == [20] * script.STEPS
