@@ -3,7 +3,7 @@
 A random checkpoint of Qwen2.5-0.5B's shape, with a made-up byte-level tokenizer of as many tokens, is exported twice:
 whole, and with its vocabulary pruned. Both bundles are held open in one process and take turns, a prompt each and then
 decode steps, one each; a second process opens them in the other order. Before each step 1 GiB of something else is
-read: no device has a cache that holds the weights, and on a server that has one the bundles would compete for it. A
+read: a phone has no cache that holds the weights, and on a server that has one the bundles would compete for it. A
 ratio is that of two turns that followed each other, and the figure is the median of ratios.
 
 What should be saved: of the bytes, those of the rows that went, by the manifest; of a token's time, as large a part of

@@ -305,7 +305,11 @@ def _is_whole(stage: Path, key: str) -> bool:
     content = _content(stage)
     if content.get("key") != key or content.get("spent"):
         return False
-    if content.get("files") != _hashes(stage):
+    try:
+        files = _hashes(stage)
+    except OSError:
+        return False
+    if content.get("files") != files:
         _log.warning("%s is damaged; what came of it is made again", stage)
         return False
     return True

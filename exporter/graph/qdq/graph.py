@@ -30,7 +30,7 @@ class FloatModel:
         try:
             # Shapes are inferred on a copy that has no weights.
             self.proto = shape_inference.infer_shapes(onnx.load(path, load_external_data=False))
-        except Exception as error:
+        except Exception as error:  # protobuf's and onnx's exceptions have no common type
             raise InputError(f"{path} cannot be read as an ONNX model: {error}") from error
         self._weights = Weights(path.parent)
         graph = self.proto.graph

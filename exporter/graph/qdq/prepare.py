@@ -36,7 +36,7 @@ def prepare(source: Path, target: Path) -> None:
         options.add_session_config_entry(f"{key}_min_size_in_bytes", "1024")
     try:
         onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
-    except Exception as error:
+    except Exception as error:  # onnxruntime's exceptions have no common type
         raise InputError(f"{source} cannot be opened: {error}") from error
     model = onnx.load(target, load_external_data=False)
     _rename_made(model.graph)
@@ -57,6 +57,6 @@ def _rename_made(outermost: onnx.GraphProto) -> None:
 def _constant_bytes(path: Path) -> int:
     try:
         model = onnx.load(path, load_external_data=False)
-    except Exception as error:
+    except Exception as error:  # protobuf's DecodeError, which has no public base class
         raise InputError(f"{path} cannot be read as an ONNX model: {error}") from error
     return sum(4 * math.prod(tensor.dims) for tensor in model.graph.initializer)

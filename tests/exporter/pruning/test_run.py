@@ -52,8 +52,11 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home
 
 
-def make(home: Path, out: Path, recipe: str = "recipe.toml", **arguments: object) -> None:
-    export(home / "qwen2", out=out, recipe=home / recipe, calibration=[home / "text.txt"], threads=1, **arguments)  # type: ignore[arg-type]
+def make(
+    home: Path, out: Path, recipe: str | Path = "recipe.toml", text: str | Path = "text.txt", **arguments: object
+) -> None:
+    """Export the model of ``home``; recipe and text are there too, or elsewhere by an absolute path."""
+    export(home / "qwen2", out=out, recipe=home / recipe, calibration=[home / text], threads=1, **arguments)  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")
@@ -114,13 +117,7 @@ def test_no_step_and_no_calibration_sees_what_is_put_aside(home: Path, tmp_path:
     changed = TEXT[:-300] + "Something else altogether. " * 11 + "\n\n\n"
     assert len(changed) == len(TEXT)
     (tmp_path / "text.txt").write_text(changed)
-    export(
-        home / "qwen2",
-        out=tmp_path / "two",
-        recipe=home / "recipe.toml",
-        calibration=[tmp_path / "text.txt"],
-        threads=1,
-    )
+    make(home, tmp_path / "two", text=tmp_path / "text.txt")
     one, two = contents(tmp_path / "one"), contents(tmp_path / "two")
     assert {name for name in one if one[name] != two[name]} == {"manifest.json"}
     before, after = (read_manifest(tmp_path / name).steps for name in ("one", "two"))
@@ -333,13 +330,7 @@ def test_what_a_refused_step_leaves_is_said_or_nothing(
     """Steps that are refused when they start: the first has nothing to go on from, the second has what was done."""
     (tmp_path / "recipe.toml").write_text(f'prune = ["{prune}"]\n[weights]\nbits = 4\n{options}\n')
     with pytest.raises(InputError, match=message):
-        export(
-            home / "qwen2",
-            out=tmp_path / "out",
-            recipe=tmp_path / "recipe.toml",
-            calibration=[home / "text.txt"],
-            threads=1,
-        )
+        make(home, tmp_path / "out", recipe=tmp_path / "recipe.toml")
     kept = tmp_path / ".out.pruning"
     assert kept.exists() == left
     assert (f"what is done is kept in {kept}" in caplog.text) == left
