@@ -11,6 +11,7 @@ from edgepress.targets import Soc, Target, find_soc
 from edgepress.targets.legality import cliffs, registry, tables
 from edgepress.targets.legality.files import find_models, read_model
 from edgepress.targets.legality.graph import Graph, Node, view
+from edgepress.targets.legality.headers import opsets_of, refused_header
 from edgepress.targets.legality.partitions import partitions
 from edgepress.targets.legality.report import Placement, Report
 
@@ -58,8 +59,11 @@ def check_file(file: Path, target: Target, soc: str = "", fixed_by: FixedBy = la
 def _place_all(
     file: Path, model: onnx.ModelProto, graphs: Sequence[Graph], target: Target, chip: Soc | None
 ) -> tuple[list[Placement], list[str]]:
+    refused = refused_header(model.ir_version, tuple(sorted(opsets_of(model).items())))
+    if refused:
+        return [_unread(node, refused) for graph in graphs for node in graph.nodes], []
     if target.is_cpu:
-        return _by_registry(model, graphs), []
+        return [_placed(node) for graph in graphs for node in graph.nodes], []
     if target.table is not None:
         return tables.place_all(target, graphs)
     from edgepress.targets.legality import asked
@@ -73,14 +77,10 @@ def _with_pass(placement: Placement, fixed_by: FixedBy) -> Placement:
     return replace(placement, fixed_by=fixed_by(placement))
 
 
-def _by_registry(model: onnx.ModelProto, graphs: Sequence[Graph]) -> list[Placement]:
-    opset = next((entry.version for entry in model.opset_import if entry.domain in {"", "ai.onnx"}), 0)
-    refused = registry.refused_header(model.ir_version, opset) if opset else ""
-    placements = [_placed(node) for graph in graphs for node in graph.nodes]
-    if not refused:
-        return placements
-    change = f"convert the model to IR version {min(model.ir_version, 10)} and an opset that it takes"
-    return [replace(placement, runs_on="", cause="version", reason=refused, change=change) for placement in placements]
+def _unread(node: Node, refused: str) -> Placement:
+    """No provider is asked about a file that onnxruntime does not read."""
+    change = "convert the model to an IR version and opset that it reads"
+    return Placement(node.name, node.op, node.domain, "", "version", refused, change)
 
 
 def _placed(node: Node) -> Placement:

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import onnx
 from google.protobuf.message import DecodeError, Message
-from onnx import inliner
 
 from edgepress.errors import InputError
+from edgepress.targets.legality.functions import inline_functions
+from edgepress.targets.legality.headers import normal_domain, opsets_of
 
 PROTOBUF_LIMIT = 2**31 - 1
 """Bytes that one protobuf message may have; more has to be in external data (protobuf's encoding specification)."""
@@ -56,8 +57,8 @@ def read_model(path: Path) -> onnx.ModelProto:
     model = _parse(path)
     _check_header(path, model)
     _check_external_data(path, model)
-    model = _inline(path, model)
-    versions = {entry.domain: entry.version for entry in model.opset_import}
+    model = inline_functions(path, model)
+    versions = opsets_of(model)
     for name, graph, outer in _graphs(model.graph):
         _check_operators(path, graph, versions)
         _check_order(path, name, graph, outer)
@@ -116,15 +117,6 @@ def _check_header(path: Path, model: onnx.ModelProto) -> None:
         )
 
 
-def _inline(path: Path, model: onnx.ModelProto) -> onnx.ModelProto:
-    if not model.functions:
-        return model
-    try:
-        return inliner.inline_local_functions(model)
-    except (RuntimeError, ValueError) as error:
-        raise InputError(f"{path}: the model's functions cannot be inlined: {_first_line(error)}") from error
-
-
 def tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
     """Every tensor of a model: initializers and attributes, in subgraphs and functions too."""
     for _, graph, _ in _graphs(model.graph):
@@ -154,10 +146,13 @@ def _check_external_data(path: Path, model: onnx.ModelProto) -> None:
         if location not in sizes:
             sizes[location] = _external_size(path, tensor.name, location)
         try:
-            end = int(entries.get("offset") or 0) + int(entries.get("length") or 0)
+            offset, length = int(entries.get("offset") or 0), int(entries.get("length") or 0)
         except ValueError:
             raise InputError(f"{path}: tensor {tensor.name!r} has an offset or length that is no number") from None
-        if end < 0 or end > sizes[location]:
+        if min(offset, length) < 0:
+            raise InputError(f"{path}: tensor {tensor.name!r} has a negative offset or length ({offset}, {length})")
+        end = offset + length
+        if end > sizes[location]:
             raise InputError(
                 f"{path}: tensor {tensor.name!r} ends at byte {end:,} of {location!r}, which has {sizes[location]:,}; "
                 "the data file is truncated or belongs to another model"
@@ -215,7 +210,7 @@ def _check_operators(path: Path, graph: onnx.GraphProto, versions: Mapping[str, 
     for node in graph.node:
         domain = normal_domain(node.domain)
         called = f"{path}: node {node.name or list(node.output)!r} is {node.op_type!r}"
-        imported = versions.get(domain, versions.get("ai.onnx") if not domain else None)
+        imported = versions.get(domain)
         known = known_operators().get((domain, node.op_type))
         if known is None:
             if domain not in {known_domain for known_domain, _ in known_operators()}:
@@ -225,11 +220,6 @@ def _check_operators(path: Path, graph: onnx.GraphProto, versions: Mapping[str, 
             raise InputError(f"{called} of the domain {domain or 'ai.onnx'!r}, whose opset the model does not name")
         if imported < known[0]:
             raise InputError(f"{called}, new in opset {known[0]} of {domain or 'ai.onnx'!r}; the model has {imported}")
-
-
-def normal_domain(domain: str) -> str:
-    """ONNX's own domain has two names, ``""`` and ``ai.onnx``; return the first for both."""
-    return "" if domain == "ai.onnx" else domain
 
 
 def _check_order(path: Path, name: str, graph: onnx.GraphProto, outer: frozenset[str]) -> None:
@@ -274,11 +264,12 @@ def _check_acyclic(where: str, graph: onnx.GraphProto, needs: list[set[int]], us
     if done == len(needs):
         return
     at = next(index for index, count in enumerate(waiting) if count)
-    seen: list[int] = []
+    seen: dict[int, None] = {}
     while at not in seen:  # a node that waits has one before it that waits: going back must come around
-        seen.append(at)
+        seen[at] = None
         at = next(producer for producer in sorted(needs[at]) if waiting[producer])
-    cycle = [_called(graph.node[index]) for index in reversed(seen[seen.index(at) :])]
+    around = list(seen)
+    cycle = [_called(graph.node[index]) for index in reversed(around[around.index(at) :])]
     shown = " → ".join([*cycle[:6], *(["…"] if len(cycle) > 6 else [])])
     raise InputError(f"{where}: the graph has a cycle of {len(cycle)} nodes: {shown}")
 

@@ -9,7 +9,8 @@ from typing import Any
 
 import onnx
 
-from edgepress.targets.legality.files import known_operators, normal_domain, read_by
+from edgepress.targets.legality.files import known_operators, read_by
+from edgepress.targets.legality.headers import normal_domain, opsets_of
 
 _RANDOM = {"RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial", "Dropout", "QuantizeLinear"}
 _LEFT_OUT = "left out"  # marks weights whose bytes are in the model, and only left out here
@@ -108,9 +109,8 @@ def view(model: onnx.ModelProto) -> list[Graph]:
     Shapes come from onnx's shape inference; types that it does not know (onnxruntime's own operators) from the
     operators' schemas.
     """
-    versions = {normal_domain(entry.domain): entry.version for entry in model.opset_import}
     graphs: list[Graph] = []
-    _add_graph(_inferred(model).graph, "", ChainMap(), versions, graphs)
+    _add_graph(_inferred(model).graph, "", ChainMap(), opsets_of(model), graphs)
     return graphs
 
 
@@ -173,7 +173,7 @@ def _add_graph(
         values[info.name] = _value(info)
     for tensor in [*graph.initializer, *(sparse.values for sparse in graph.sparse_initializer)]:
         values[tensor.name] = _constant(tensor)
-    here, used = Graph(path), set[str]()
+    here, used = Graph(path), dict[str, int]()
     found.append(here)
     for proto in _in_order(graph):
         inputs = tuple(values.setdefault(name, Value(name)) if name else None for name in proto.input)
@@ -190,13 +190,14 @@ def _add_graph(
     return [values.get(value.name) for value in graph.output]
 
 
-def _unique(name: str, used: set[str]) -> str:
+def _unique(name: str, used: dict[str, int]) -> str:
     """ONNX lets nodes share a name; reports do not: the second ``a`` is ``a#2``."""
-    found, count = name, 1
-    while found in used:
+    found, count = name, used.get(name, 0)
+    while count and found in used:
         count += 1
         found = f"{name}#{count}"
-    used.add(found)
+    used[name] = max(count, 1)
+    used[found] = used.get(found, 1)
     return found
 
 
@@ -242,15 +243,25 @@ def _value(info: onnx.ValueInfoProto) -> Value:
 
 
 def _wrapped_type(kind: onnx.TypeProto) -> str:
-    """Sequences, optionals and maps as onnxruntime writes them, as far as they are tensors inside."""
+    """Sequences, optionals, maps and sparse tensors as onnxruntime writes them; ``""`` for what it has no name for."""
     inner = kind.WhichOneof("value")
     if inner == "tensor_type":
         return _tensor_type(kind.tensor_type.elem_type)
+    if inner == "sparse_tensor_type":
+        return _wrapped("sparse_tensor", _tensor_type(kind.sparse_tensor_type.elem_type)[len("tensor(") : -1])
     if inner == "sequence_type":
-        return f"seq({_wrapped_type(kind.sequence_type.elem_type)})"
+        return _wrapped("seq", _wrapped_type(kind.sequence_type.elem_type))
     if inner == "optional_type":
-        return f"optional({_wrapped_type(kind.optional_type.elem_type)})"
+        return _wrapped("optional", _wrapped_type(kind.optional_type.elem_type))
+    if inner == "map_type":
+        key = _tensor_type(kind.map_type.key_type)[len("tensor(") : -1]
+        value = _wrapped_type(kind.map_type.value_type)
+        return f"map({key},{value})" if key and value else ""
     return ""
+
+
+def _wrapped(outer: str, inner: str) -> str:
+    return f"{outer}({inner})" if inner else ""
 
 
 def _tensor_type(number: int) -> str:
@@ -332,4 +343,4 @@ def _fill_types(node: Node, inner: Sequence[Value | None]) -> None:
     bound = {parameter: value.type for parameter, value in formal_types(schema.inputs, node.inputs) if value.type}
     for parameter, value in formal_types(schema.outputs, node.outputs):
         if not value.type:
-            value.type = bound.get(parameter, parameter if parameter.startswith(("tensor(", "seq(")) else "")
+            value.type = bound.get(parameter, parameter if "(" in parameter else "")

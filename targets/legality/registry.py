@@ -1,7 +1,6 @@
 """What onnxruntime's kernel registry says: each node against the kernels of its operator, by version and by type."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cache
 from typing import Any
 
 import onnx
@@ -55,29 +54,6 @@ def needs_casts(node: Node, provider: str = CPU) -> bool:
     return not any(_admits(kernel, types) for kernel in kernels) and any(
         _admits(kernel, _in_float(types)) for kernel in kernels
     )
-
-
-@cache
-def refused_header(ir_version: int, opset: int) -> str:
-    """Why the installed onnxruntime refuses every model of this IR version and opset; ``""`` when it does not.
-
-    Asked with a model of one Identity.
-    """
-    import onnxruntime
-
-    tensor = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1]) for name in "xy"]
-    graph = onnx.helper.make_graph([onnx.helper.make_node("Identity", ["x"], ["y"])], "probe", tensor[:1], tensor[1:])
-    opsets = [onnx.helper.make_opsetid("", opset)]
-    model = onnx.helper.make_model(graph, ir_version=ir_version, opset_imports=opsets)
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    try:
-        onnxruntime.InferenceSession(model.SerializeToString(), options, providers=[CPU])
-    except Exception as error:  # onnxruntime's exceptions have no common type
-        if "IR version" in str(error):
-            return f"onnxruntime {onnxruntime.__version__} does not read IR version {ir_version}"
-        return f"onnxruntime {onnxruntime.__version__} does not take opset {opset}"
-    return ""
 
 
 def _fits(kernel: Kernel, node: Node) -> bool:

@@ -157,7 +157,7 @@ def test_a_link_to_itself_is_refused(tmp_path: Path) -> None:
         read_model(external(tmp_path, "weights.bin"))
 
 
-@pytest.mark.parametrize(("offset", "length"), [(1, 432), (0, 433), (10**30, 1), (-5, 2)])
+@pytest.mark.parametrize(("offset", "length"), [(1, 432), (0, 433), (10**30, 1)])
 def test_external_data_that_is_too_short_is_refused(tmp_path: Path, offset: int, length: int) -> None:
     (tmp_path / "weights.bin").write_bytes(bytes(432))
     with pytest.raises(InputError, match="which has 432"):

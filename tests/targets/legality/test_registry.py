@@ -12,7 +12,8 @@ from onnx import TensorProto, helper
 from onnx.backend.test.loader import load_model_tests
 
 from edgepress.targets.legality.graph import Node, view
-from edgepress.targets.legality.registry import needs_casts, place, refused_header
+from edgepress.targets.legality.headers import opsets_of, refused_header
+from edgepress.targets.legality.registry import needs_casts, place
 from edgepress.targets.legality.report import Placement
 
 EVERY = 4  # of ONNX's own node tests, some 1,900
@@ -60,8 +61,8 @@ def only(model: onnx.ModelProto) -> Node:
 def test_the_registry_agrees_with_the_sessions_of_onnxs_own_node_tests() -> None:
     wrong = []
     for name, model in node_tests().items():
-        opset = next((entry.version for entry in model.opset_import if not entry.domain), 17)
-        ours = not refused_header(model.ir_version, opset) and all(found.runs_on for found in placements(model))
+        opsets = tuple(opsets_of(model).items())
+        ours = not refused_header(model.ir_version, opsets) and all(found.runs_on for found in placements(model))
         if ours != makes_a_session(model):
             wrong.append(name)
     assert len(node_tests()) > 400
@@ -137,9 +138,9 @@ def kernels_of_half() -> set[str]:
 
 
 def test_the_header_is_asked() -> None:
-    assert refused_header(9, 17) == ""
-    assert "opset 9999" in refused_header(9, 9999)
-    assert "IR version" in refused_header(10_000, 17)
+    assert refused_header(9, (("", 17),)) == ""
+    assert "opset 9999" in refused_header(9, (("", 9999),))
+    assert "IR version" in refused_header(10_000, (("", 17),))
 
 
 def test_what_follows_from_constants_alone_is_folded() -> None:

@@ -1,0 +1,60 @@
+"""IR versions and opsets that the installed onnxruntime reads: it is asked, with models of one node."""
+
+import re
+from collections.abc import Mapping
+from functools import cache
+
+import onnx
+
+from edgepress.targets import CPU
+
+Opsets = tuple[tuple[str, int], ...]
+"""Domains and their versions."""
+
+
+def opsets_of(message: onnx.ModelProto | onnx.FunctionProto) -> dict[str, int]:
+    """The opset version of each domain; ONNX's own domain is ``""``."""
+    return {normal_domain(entry.domain): entry.version for entry in message.opset_import}
+
+
+def normal_domain(domain: str) -> str:
+    """ONNX's own domain has two names, ``""`` and ``ai.onnx``; return the first for both."""
+    return "" if domain == "ai.onnx" else domain
+
+
+@cache
+def refused_header(ir_version: int, opsets: Opsets) -> str:
+    """Why the installed onnxruntime refuses every model of this IR version and these opsets; ``""`` when it does not.
+
+    Asked with a model of one Identity, once for the IR version and once for each opset.
+    """
+    import onnxruntime
+
+    ours = {"": 17}  # what every onnxruntime of today reads
+    if _refusal(ir_version, ours):
+        return f"onnxruntime {onnxruntime.__version__} does not read IR version {ir_version}"
+    for domain, version in opsets:
+        if words := _refusal(8, ours | {domain: version}):
+            newest = re.search(r"till opset (\d+)", words)
+            reads = f"; it reads up to {newest[1]}" if newest else ""
+            return (
+                f"onnxruntime {onnxruntime.__version__} does not read opset {version} of {domain or 'ai.onnx'}{reads}"
+            )
+    return ""
+
+
+def _refusal(ir_version: int, opsets: Mapping[str, int]) -> str:
+    """What onnxruntime says when it refuses a model of one Identity."""
+    import onnxruntime
+
+    tensor = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1]) for name in "xy"]
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Identity", ["x"], ["y"])], "probe", tensor[:1], tensor[1:])
+    imports = [onnx.helper.make_opsetid(domain, version) for domain, version in opsets.items()]
+    model = onnx.helper.make_model(graph, ir_version=ir_version, opset_imports=imports)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    try:
+        onnxruntime.InferenceSession(model.SerializeToString(), options, providers=[CPU])
+    except Exception as error:  # onnxruntime's exceptions have no common type
+        return str(error)
+    return ""
