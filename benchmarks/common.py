@@ -13,11 +13,35 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TypeVar
 
+from edgepress import __version__
+
 Kind = TypeVar("Kind")
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 WORK = ROOT / "build" / "bench"  # checkpoints and bundles made for measurements; not committed
-_PACKAGES = ("edgepress", "onnxruntime", "onnxruntime-genai", "numpy", "onnx", "torch", "transformers")
+_PACKAGES = ("onnxruntime", "onnxruntime-genai", "numpy", "onnx", "torch", "transformers")
+
+
+def commit(root: Path) -> str | None:
+    """The commit of the checkout ``root``, ``-dirty`` after it when anything but results was changed since.
+
+    None where there is no git, or no checkout.
+    """
+    git = ["git", "-C", str(root)]
+    try:
+        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+        changed = subprocess.run(
+            [*git, "status", "--porcelain", "--", ".", ":!benchmarks/results"],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return f"{head}-dirty" if changed else head
+
+
+COMMIT = commit(ROOT)  # when the run begins: a commit made while it goes on is not what it measures
 
 
 @dataclass(frozen=True)
@@ -45,7 +69,7 @@ def measure_command(command: Sequence[str | Path]) -> Cost:
 
 def host() -> dict[str, object]:
     """Return the machine and the versions that a figure was taken on."""
-    versions = {}
+    versions = {"edgepress": __version__}  # which is not that of an old editable install's metadata
     for package in _PACKAGES:
         try:
             versions[package] = version(package)
@@ -58,6 +82,7 @@ def host() -> dict[str, object]:
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
         "versions": versions,
+        "commit": COMMIT,
     }
 
 
@@ -69,10 +94,14 @@ def _cpu_model() -> str:
 
 
 def save(name: str, samples: Iterable[Mapping[str, object]]) -> Path:
-    """Replace ``results/<name>.jsonl``: one line for the host, then one for each raw sample."""
+    """Replace ``results/<name>.jsonl``: one line for the host, then one for each raw sample.
+
+    Each has the ``commit`` that it was taken at: this run's, unless it says another (None is one that nobody noted).
+    """
     RESULTS.mkdir(parents=True, exist_ok=True)
     path = RESULTS / f"{name}.jsonl"
-    lines = [json.dumps({"host": host(), "date": time.strftime("%Y-%m-%d")}), *(json.dumps(s) for s in samples)]
+    head = {"host": host(), "date": time.strftime("%Y-%m-%d")}
+    lines = [json.dumps(head), *(json.dumps({"commit": COMMIT, **sample}) for sample in samples)]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return path
 

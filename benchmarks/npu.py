@@ -396,9 +396,9 @@ def main() -> None:
     }
     samples: dict[str, list[Sample]] = {part: [] for part in parts}
     old = RESULTS / "npu.jsonl"
-    for line in old.read_text(encoding="utf-8").splitlines()[1:] if old.is_file() else []:
-        sample = json.loads(line)
-        samples[sample["part"]].append(sample)
+    lines = [json.loads(line) for line in old.read_text(encoding="utf-8").splitlines()] if old.is_file() else []
+    for sample in lines[1:]:
+        samples[sample["part"]].append({"commit": lines[0]["host"].get("commit"), **sample})
     for part in options.parts:
         samples[part] = []
         for sample in parts[part]():

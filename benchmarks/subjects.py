@@ -117,7 +117,8 @@ def earlier(path: Path, models: Sequence[str], *, whole: bool) -> list[Sample]:
         return []
     header, *samples = map(json.loads, path.read_text(encoding="utf-8").splitlines())
     taken_on = header["host"]
-    kept = [{"cpu": taken_on["cpu"], **found} for found in samples if not (whole and found["model"] in models)]
+    known = {"cpu": taken_on["cpu"], "commit": taken_on.get("commit")}
+    kept = [{**known, **found} for found in samples if not (whole and found["model"] in models)]
     versions = host()["versions"]
     if kept and taken_on["versions"] != versions:
         sys.exit(

@@ -7,4 +7,4 @@ Three parts, each importable on its own:
 - :mod:`edgepress.runtime` — the device: bundle → tokens and measurements (numpy, onnxruntime, tokenizers only).
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
