@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from edgepress import __version__
+from edgepress import __version__, texts
 from edgepress.errors import InputError
 from edgepress.exporter.checkpoint import Checkpoint
 from edgepress.exporter.decoder import Decoder
@@ -55,10 +55,7 @@ def read_json(path: Path | None) -> dict[str, object]:
     """Read a JSON object, or {} when there is no file; InputError when it is not a JSON object."""
     if path is None:
         return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise InputError(f"{path} is not JSON: {error}") from error
+    content = texts.read_json(path)
     if not isinstance(content, dict):
         raise InputError(f"{path} is not a JSON object")
     return cast("dict[str, object]", content)

@@ -22,6 +22,7 @@ from typing import Any
 
 from edgepress.errors import InputError
 from edgepress.exporter.scheme import BITS, BLOCK_SIZES
+from edgepress.texts import read_text
 
 PRESETS = Path(__file__).parent / "recipes"
 KEPT_BITS = 32
@@ -223,8 +224,8 @@ def read_recipe(recipe: str | Path) -> Recipe:
         hint = f"; did you mean {near[0]}?" if near else ""
         raise InputError(f"no recipe {text!r}{hint} Presets: {', '.join(preset_names())}; or name a TOML file")
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        content = tomllib.loads(read_text(path).replace("\r\n", "\n").replace("\r", "\n"))
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise InputError(f"{path} is not a TOML recipe: {error}") from error
     return _recipe(content, path)
 

@@ -5,6 +5,7 @@ until they are unmapped, so rows are read into small buffers instead; and numpy 
 Format: https://github.com/huggingface/safetensors#format
 """
 
+import codecs
 import json
 import math
 import os
@@ -111,7 +112,7 @@ def read_errors(file: Path) -> Iterator[None]:
 def read_json(file: Path, remedy: str) -> dict[str, object]:
     """Read a small file that holds a JSON object."""
     with read_errors(file):
-        text = file.read_bytes()
+        text = file.read_bytes().removeprefix(codecs.BOM_UTF8)
     return json_object(file, text, remedy)
 
 

@@ -4,13 +4,13 @@ Read from ``genai_config.json``, which is onnxruntime-genai's, so that a bundle 
 one of ours; what that file has no word for comes from our ``manifest.json``.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from edgepress.errors import InputError
 from edgepress.manifest import MANIFEST_NAME, read_manifest
+from edgepress.texts import read_json
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,8 @@ def read_config(bundle: Path) -> BundleConfig:
             f"{path} is missing, so {bundle} is not a language-model bundle; make one with `edgepress export`"
         )
     try:
-        model: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["model"]
+        content: Any = read_json(path)
+        model: dict[str, Any] = content["model"]
         decoder = model["decoder"]
         layers = int(decoder["num_hidden_layers"])
         eos = model.get("eos_token_id")

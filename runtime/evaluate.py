@@ -6,7 +6,7 @@ negative log-likelihood / ln 2 / UTF-8 bytes of all documents. Vocabularies diff
 byte across them, never perplexity per token.
 """
 
-import json
+import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -22,6 +22,9 @@ from edgepress.runtime.config import BundleConfig, read_config
 from edgepress.runtime.placement import open_accelerator
 from edgepress.runtime.session import DecoderSession
 from edgepress.runtime.tokenizer import Tokenizer, read_tokenizer
+from edgepress.texts import Skipped, documents_of
+
+_log = logging.getLogger("edgepress.evaluate")
 
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
@@ -337,35 +340,16 @@ def format_evaluation(evaluation: Evaluation) -> str:
 
 
 def read_documents(path: Path) -> list[str]:
-    """Read what to score: a ``.jsonl`` file holds one JSON object with ``text`` a line, any other file one document.
+    """Read what to score: a ``.jsonl`` file holds one JSON object with ``text`` a line, a ``.json`` file a list.
+
+    Any other file is one document. Texts with half a character in them are passed over, and a warning is logged.
 
     Raises:
-        InputError: the file is missing, empty, not UTF-8, or a line is not such an object (the line is named).
+        InputError: the file is missing, empty, not UTF-8, or a line or entry is not such an object (it is named).
 
     """
-    try:
-        # Bytes, not read_text: text mode would turn \\r\\n into \\n and change what is scored.
-        content = path.read_bytes().decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8: byte {error.start} is {error.object[error.start]:#04x}") from error
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}") from error
-    if not content.strip():
-        raise InputError(f"{path} is empty; give a file with text in it")
-    if path.suffix != ".jsonl":
-        return [content]
-    # split("\n"), not splitlines: JSON strings may hold U+2028 and other line separators as they are
-    lines = enumerate(content.split("\n"), start=1)
-    return [jsonl_text(line, f"{path}, line {number}") for number, line in lines if line.strip()]
-
-
-def jsonl_text(line: str, where: str) -> str:
-    """The ``text`` of one line of a ``.jsonl`` file; InputError, which names ``where``, when it has none."""
-    try:
-        entry = json.loads(line)
-    except ValueError as error:
-        raise InputError(f"{where} is not valid JSON: {error}") from error
-    text = entry.get("text") if isinstance(entry, dict) else None
-    if not isinstance(text, str) or not text:
-        raise InputError(f'{where} has no text; each line must look like {{"text": "…"}}')
-    return text
+    skipped = Skipped()
+    documents = documents_of(path, skipped)
+    if warning := skipped.warning():
+        _log.warning("%s", warning)
+    return documents

@@ -1,14 +1,13 @@
 """Text to tokens and back, the way back one token at a time."""
 
 import codecs
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from tokenizers import Tokenizer as _Library
 
 from edgepress.errors import InputError
+from edgepress.texts import read_json
 
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"  # what a decoder writes for bytes that are no character (yet)
 _CONTEXT = 16  # tokens of the prompt that the first new token is decoded after
@@ -75,10 +74,9 @@ def _added_bos(bundle: Path, library: _Library) -> int | None:
     path = bundle / "tokenizer_config.json"
     if not path.is_file():
         return None
-    try:
-        config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path} is not valid JSON: {error}") from error
+    config = read_json(path)
+    if not isinstance(config, dict):
+        raise InputError(f"{path} is not a JSON object; export the bundle again")
     if not config.get("add_bos_token"):
         return None
     token = config.get("bos_token")

@@ -6,8 +6,6 @@ as ``tokens`` needs are taken: the stream is divided into that many equal parts 
 each, so that they are spread over all of the text.
 """
 
-import codecs
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +16,8 @@ from numpy.typing import NDArray
 
 from edgepress.errors import InputError
 from edgepress.exporter.recipe import CalibrationText
-from edgepress.runtime.evaluate import jsonl_text, read_documents
 from edgepress.runtime.tokenizer import Tokenizer
+from edgepress.texts import Skipped, decode, documents_of, is_lines, is_list, line_text, read_json_list
 
 Tokens = NDArray[np.int64]
 
@@ -34,7 +32,6 @@ _LEAST_DISTINCT = 0.5
 # saves at most 0.36. Chinese in phi-3-mini saves 0.52, and 39 % of its tokens are parts of characters.
 _LEAST_SAVED = 0.42
 _MOST_BROKEN = 0.25
-_LARGEST_JSON = 256 << 20  # bytes: a JSON list can only be read whole
 
 
 @dataclass(frozen=True)
@@ -64,6 +61,8 @@ def read_calibration(
     moved to the next start of a line. A piece of a plain text then counts as a document; of a ``.jsonl`` file whole
     lines are taken, at least one. A ``.json`` list is read whole (up to 256 MiB), and its texts chosen evenly.
 
+    A text of JSON with half a character in it is passed over; the warnings say so.
+
     Fewer tokens than asked for in the text mean fewer sequences, or one shorter one, never repeated text; there is a
     warning then.
 
@@ -77,7 +76,8 @@ def read_calibration(
         raise InputError("no calibration files; name one with --calibration or [calibration] text")
     paths = [Path(file) for file in files]
     generator = np.random.default_rng(settings.seed)
-    documents = _read(paths, max(_LEAST_READ, _READ_PER_TOKEN * settings.tokens), generator)
+    skipped = Skipped()
+    documents = _read(paths, max(_LEAST_READ, _READ_PER_TOKEN * settings.tokens), generator, skipped)
     names = ", ".join(map(str, paths))
     stream = pack(documents, tokenizer, bos)
     if stream.size < 2:
@@ -88,7 +88,9 @@ def read_calibration(
             "tokenizer.json belongs to another checkpoint"
         )
     tokens = choose(stream, settings, generator)
-    return CalibrationTokens(tokens, tuple(_warnings(tokens, settings, tokenizer)))
+    passed_over = skipped.warning()
+    warnings = [] if passed_over is None else [passed_over]
+    return CalibrationTokens(tokens, (*warnings, *_warnings(tokens, settings, tokenizer)))
 
 
 def check_length(settings: CalibrationText, context_length: int) -> None:
@@ -200,19 +202,19 @@ def _is_byte_level(tokenizer: Tokenizer) -> bool:
     return tokenizer.library.token_to_id("\u0120") is not None  # how such vocabularies write the space
 
 
-def _read(paths: Sequence[Path], budget: int, generator: np.random.Generator) -> list[str]:
+def _read(paths: Sequence[Path], budget: int, generator: np.random.Generator, skipped: Skipped) -> list[str]:
     """Documents of all files, or about ``budget`` bytes of them, each file its share."""
     sizes = [_size(path) for path in paths]
     total = sum(sizes)
     documents = []
     for path, size in zip(paths, sizes, strict=True):
-        if path.suffix == ".json":
-            documents += _read_list(path, size, max(1, budget * size // total))
-        elif total <= budget:
-            documents += read_documents(path)
+        if total <= budget:
+            documents += documents_of(path, skipped)
+        elif is_list(path):
+            documents += _spread(read_json_list(path, skipped), max(1, budget * size // total))
         else:
             pieces = max(1, budget * size // total // _PIECE)
-            documents += _sample(path, size, pieces, generator)
+            documents += _sample(path, size, pieces, generator, skipped)
     return documents
 
 
@@ -228,55 +230,38 @@ def _size(path: Path) -> int:
     return size
 
 
-def _read_list(path: Path, size: int, budget: int) -> list[str]:
-    """Texts of a JSON list, evenly chosen where they have more than ``budget`` bytes."""
-    if size > _LARGEST_JSON:
-        raise InputError(f"{path} has {size:,} bytes and a JSON list is read whole; write it as .jsonl, a text a line")
-    try:
-        content = json.loads(path.read_bytes().decode("utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise InputError(f"{path} is not JSON in UTF-8: {error}") from error
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}") from error
-    if not isinstance(content, list) or not content:
-        raise InputError(f'{path} must hold a list of texts, or of objects like {{"text": "…"}}')
-    texts = [_entry_text(path, number, entry) for number, entry in enumerate(content)]
-    every = max(1, sum(len(text.encode()) for text in texts) // max(budget, 1))
-    return texts[::every]
+def _spread(texts: list[str], budget: int) -> list[str]:
+    """Texts of a list, evenly chosen where they have more than ``budget`` bytes."""
+    return texts[:: max(1, sum(len(text.encode()) for text in texts) // budget)]
 
 
-def _entry_text(path: Path, number: int, entry: object) -> str:
-    text = entry.get("text") if isinstance(entry, dict) else entry
-    if not isinstance(text, str) or not text:
-        raise InputError(f'{path}, entry {number} has no text; each must be a text or an object like {{"text": "…"}}')
-    return text
-
-
-def _sample(path: Path, size: int, pieces: int, generator: np.random.Generator) -> list[str]:
+def _sample(path: Path, size: int, pieces: int, generator: np.random.Generator, skipped: Skipped) -> list[str]:
     """``pieces`` pieces of a large file, one from each of as many equal stretches of it."""
     bounds = np.arange(pieces + 1) * size // pieces
     latest = np.maximum(bounds[1:] - _PIECE, bounds[:-1])
     starts = generator.integers(bounds[:-1], latest + 1)
     documents: list[str] = []
     with path.open("rb") as file:
+        decode(file.read(_PIECE), path, final=False)  # what is no text says so at its start
+        file.seek(0)
         for start in starts.tolist():
             file.seek(max(start, file.tell()))  # a line of the piece before may have reached further
-            documents += _lines(path, file) if path.suffix == ".jsonl" else _passage(path, file)
+            documents += _lines(path, file, skipped) if is_lines(path) else _passage(path, file)
     if not documents:
         raise InputError(f"{path}: no text was found at {pieces} places of its {size:,} bytes; give another file")
     return documents
 
 
-def _lines(path: Path, file: BinaryIO) -> list[str]:
+def _lines(path: Path, file: BinaryIO, skipped: Skipped) -> list[str]:
     """Documents of the ``.jsonl`` lines from the next one on, a piece's bytes of them but at least one."""
     _skip_to_line(path, file)
     stop = file.tell() + _PIECE
     found = []
     while file.tell() < stop and (line := _whole_line(path, file)):
         if line.strip():
-            found.append(
-                jsonl_text(_decoded(path, line, file.tell() - len(line)), f"{path}, before byte {file.tell()}")
-            )
+            start = file.tell() - len(line)
+            text = line_text(decode(line, path, start=start), f"{path}, at byte {start}", skipped)
+            found += [] if text is None else [text]
     return found
 
 
@@ -304,12 +289,5 @@ def _passage(path: Path, file: BinaryIO) -> list[str]:
         if not first:  # no line begins here: skip the rest of the character that the piece may start in
             first = next((at for at, byte in enumerate(piece[:4]) if byte & 0xC0 != 0x80), 0)
         start, piece = start + first, piece[first:]
-    text = _decoded(path, piece, start, final=False)
+    text = decode(piece, path, start=start, final=False)
     return [text] if text.strip() else []
-
-
-def _decoded(path: Path, content: bytes, start: int, *, final: bool = True) -> str:
-    try:
-        return codecs.getincrementaldecoder("utf-8")().decode(content, final=final)
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8: byte {start + error.start} is {content[error.start]:#04x}") from error

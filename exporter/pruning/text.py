@@ -8,6 +8,7 @@ in proportion: every step is scored on all of it, and that is to take about as l
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -16,15 +17,17 @@ from pathlib import Path
 
 from edgepress.errors import InputError
 from edgepress.files import sha256_file
-from edgepress.runtime.evaluate import jsonl_text
+from edgepress.texts import Skipped, decode, is_lines, is_list, line_text, read_json_lines, read_json_list
 
 SHARE = 20  # one part in so many is put aside
 LEAST, MOST = 2 << 10, 64 << 10  # bytes that are put aside
 _SCORING = 8 * 10**12  # weights · bytes of text that are scored at most
 _FEWEST = 4 * LEAST  # bytes of text below which too little would be left
 _COPIED = 1 << 20  # bytes copied at a time
+_HEAD = 16 << 10  # bytes of a plain text that are looked at before it is copied
 _DOCUMENT = 1 << 20  # bytes of a plain text that count as one document of a corpus
-_LARGEST_JSON = 256 << 20  # bytes: a JSON list can only be read whole
+
+_log = logging.getLogger("edgepress.pruning")
 
 
 @dataclass(frozen=True)
@@ -38,11 +41,12 @@ class Documents:
     files: tuple[Path, ...]
 
     def __iter__(self) -> Iterator[str]:
+        skipped = Skipped()  # which put_aside has told of
         for path in self.files:
-            if path.suffix == ".jsonl":
-                yield from _lines(path)
-            elif path.suffix == ".json":
-                yield from _list(path)
+            if is_lines(path):
+                yield from read_json_lines(path, skipped)
+            elif is_list(path):
+                yield from read_json_list(path, skipped)
             else:
                 yield from _plain(path)
 
@@ -68,7 +72,8 @@ def text_key(files: Sequence[str], most: int) -> dict[str, object]:
 def put_aside(files: Sequence[str | Path], folder: Path, *, most: int = MOST) -> None:
     """Write what is left of each file to ``folder``/N/name, and what was put aside to ``folder``/held_out.json.
 
-    ``most`` is how many bytes are put aside at most.
+    ``most`` is how many bytes are put aside at most. Texts of JSON with half a character in them are passed over, by
+    :class:`Documents` too; a warning is logged.
 
     Raises:
         InputError: a file cannot be read as text, or there are fewer than 8 KiB of it.
@@ -85,10 +90,13 @@ def put_aside(files: Sequence[str | Path], folder: Path, *, most: int = MOST) ->
         )
     share = min(max(total // SHARE, LEAST), most)
     held: list[str] = []
+    skipped = Skipped()
     for index, (path, size) in enumerate(zip(paths, sizes, strict=True)):
         out = folder / str(index) / path.name
         out.parent.mkdir(parents=True)
-        held += _split(path, out, share * size // total)
+        held += _split(path, out, share * size // total, skipped)
+    if warning := skipped.warning():
+        _log.warning("%s", warning)
     (folder / "held_out.json").write_text(json.dumps(held, ensure_ascii=False), encoding="utf-8")
 
 
@@ -115,12 +123,12 @@ def _readable(path: Path) -> Path:
     return path
 
 
-def _split(path: Path, out: Path, share: int) -> list[str]:
+def _split(path: Path, out: Path, share: int, skipped: Skipped) -> list[str]:
     """Write ``path`` without its last ``share`` bytes of text to ``out``; returns what was cut off."""
-    if path.suffix == ".jsonl":
-        return _split_lines(path, out, share)
-    if path.suffix == ".json":
-        kept, held = _split_texts(list(_list(path)), share)
+    if is_lines(path):
+        return _split_lines(path, out, share, skipped)
+    if is_list(path):
+        kept, held = _split_texts(read_json_list(path, skipped), share)
         out.write_text(json.dumps(kept, ensure_ascii=False), encoding="utf-8")
         return held
     return _split_plain(path, out, share)
@@ -130,22 +138,26 @@ def _split_plain(path: Path, out: Path, share: int) -> list[str]:
     """Cut at the first line that begins in the share's first half, else between two characters."""
     size = path.stat().st_size
     with path.open("rb") as file:
+        decode(file.read(_HEAD), path, final=False)  # what is no text says so at its start
         file.seek(size - share)
         tail = file.read()
     newline = tail.find(b"\n", 0, share // 2)
     start = newline + 1 if newline >= 0 else _character(tail)
     _copy(path, out, size - share + start)
-    held = _decoded(path, tail[start:])
+    held = decode(tail[start:], path, start=size - share + start)
     return [held] if held.strip() else []
 
 
-def _split_lines(path: Path, out: Path, share: int) -> list[str]:
+def _split_lines(path: Path, out: Path, share: int, skipped: Skipped) -> list[str]:
     """Take whole lines from the end, and the end of the text of the one before them."""
+    for _ in read_json_lines(path, skipped):
+        pass  # each line is read once, so that a wrong one is found, and half a character counted, before the work
     nbytes, size = share, path.stat().st_size
     while True:  # how much JSON there is around a text is not known before
         nbytes *= 2
         last = _last_lines(path, nbytes)
-        texts = [jsonl_text(_decoded(path, line), f"{path}, byte {start}") for start, line in last]
+        read = [line_text(decode(line, path, start=at), f"{path}, at byte {at}", Skipped()) for at, line in last]
+        texts = [text for text in read if text is not None]
         if nbytes >= size or sum(len(text.encode()) for text in texts) >= share:
             break
     kept, held = _split_texts(texts, share)
@@ -200,39 +212,8 @@ def _copy(path: Path, out: Path, nbytes: int) -> None:
         target.truncate(nbytes)
 
 
-def _lines(path: Path) -> Iterator[str]:
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            if line.strip():
-                yield jsonl_text(_decoded(path, line), f"{path}, line {number}")
-
-
-def _list(path: Path) -> Iterator[str]:
-    if path.stat().st_size > _LARGEST_JSON:
-        raise InputError(f"{path} has more than {_LARGEST_JSON:,} bytes and is read whole; write it as .jsonl")
-    try:
-        content = json.loads(_decoded(path, path.read_bytes()))
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise InputError(f"{path} is not JSON: {error}") from error
-    if not isinstance(content, list) or not content:
-        raise InputError(f'{path} must hold a list of texts, or of objects like {{"text": "…"}}')
-    for number, entry in enumerate(content):
-        text = entry.get("text") if isinstance(entry, dict) else entry
-        if not isinstance(text, str) or not text:
-            raise InputError(
-                f'{path}, entry {number} has no text; each must be a text or an object like {{"text": "…"}}'
-            )
-        yield text
-
-
 def _plain(path: Path) -> Iterator[str]:
     with path.open("rb") as file:
         while raw := file.read(_DOCUMENT):
-            yield _decoded(path, raw + file.readline())
-
-
-def _decoded(path: Path, raw: bytes) -> str:
-    try:
-        return raw.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8: it holds the byte {raw[error.start]:#04x}") from error
+            start = file.tell() - len(raw)
+            yield decode(raw + file.readline(), path, start=start)

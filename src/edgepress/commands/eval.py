@@ -18,7 +18,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_loading_arguments(parser)
     add_place_arguments(parser)
     parser.add_argument(
-        "--text", type=Path, required=True, metavar="FILE", help="one document, or .jsonl: a `text` on each line"
+        "--text",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="one document, or .jsonl: a `text` on each line, or .json: a list",
     )
     parser.add_argument("--reference", metavar="MODEL", help="the checkpoint, to compare with (needs torch)")
     parser.add_argument("--context", type=int, default=256, metavar="N", help="tokens of each window")

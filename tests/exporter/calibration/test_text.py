@@ -178,7 +178,7 @@ def test_errors_name_the_file_and_the_remedy(tokenizer: Tokenizer, tmp_path: Pat
         (written("object.json", b'{"text": "a"}'), "must hold a list of texts"),
         (written("none.json", b"[]"), "must hold a list of texts"),
         (written("number.json", b'["a", 1]'), "entry 1 has no text"),
-        (written("broken.json", b'["a", '), "is not JSON"),
+        (written("broken.json", b'["a", '), "is not valid JSON"),
     ]
     for path, message in cases:
         with pytest.raises(InputError, match="(?s).*" + message) as raised:

@@ -13,6 +13,7 @@ from edgepress.exporter.pruning.text import LEAST, MOST, Documents, held_out, mo
 TEXT = "".join(
     f"Line {number}: Ärger, 日本語, and more.\n" for number in range(4000)
 )  # 160 KB, characters of 1 to 3 bytes
+CHARACTERS = st.characters(exclude_categories=["Cs"], exclude_characters="\ufeff")  # no halves, no byte order mark
 
 
 def split(folder: Path, *files: Path) -> tuple[list[str], list[str]]:
@@ -49,7 +50,9 @@ def test_less_is_put_aside_to_score_a_larger_model(tmp_path: Path) -> None:
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.text(min_size=1, max_size=600).filter(str.strip), min_size=60, max_size=90), st.booleans())
+@given(
+    st.lists(st.text(CHARACTERS, min_size=1, max_size=600).filter(str.strip), min_size=60, max_size=90), st.booleans()
+)
 def test_documents_are_left_or_put_aside(
     tmp_path_factory: pytest.TempPathFactory, texts: list[str], as_lines: bool
 ) -> None:
@@ -102,3 +105,42 @@ def test_missing_text_and_wrong_lines_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"words": 1}\n' * 1000)
     with pytest.raises(InputError, match="has no text"):
         put_aside([tmp_path / "a.jsonl"], tmp_path)
+
+
+@pytest.mark.parametrize("suffix", [".txt", ".jsonl", ".json"])
+def test_a_byte_order_mark_is_neither_left_nor_put_aside(suffix: str, tmp_path: Path) -> None:
+    texts = [f"Line {number}: Ärger, 日本語, and more.\n" for number in range(400)]
+    content = {
+        ".txt": "".join(texts),
+        ".jsonl": "\n".join(json.dumps({"text": text}) for text in texts),
+        ".json": json.dumps(texts),
+    }[suffix]
+    (tmp_path / f"a{suffix}").write_bytes(b"\xef\xbb\xbf" + content.encode())
+    left, held = split(tmp_path, tmp_path / f"a{suffix}")
+    assert "".join(left) + "".join(held) == "".join(texts)
+
+
+@pytest.mark.parametrize("place", [0, 200, 398, 399])
+@pytest.mark.parametrize("suffix", [".jsonl", ".json"])
+def test_half_a_character_is_passed_over_and_said(
+    suffix: str, place: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    texts = [f"Line {number}: and more, so that there is enough of it.\n" for number in range(400)]
+    marked = [*texts[:place], "half an emoji \ud83d", *texts[place:]]
+    lines = "".join(json.dumps({"text": text}) + "\n" for text in marked)
+    path = tmp_path / f"a{suffix}"
+    path.write_text(lines if suffix == ".jsonl" else json.dumps(marked), encoding="utf-8")
+    left, held = split(tmp_path, path)
+    assert "".join(left) + "".join(held) == "".join(texts)
+    (said,) = [record.getMessage() for record in caplog.records]
+    where = f"line {place + 1}" if suffix == ".jsonl" else f"entry {place}"
+    assert said.startswith("one text holds half a character")
+    assert said.endswith(f"{path}, {where}")
+
+
+def test_a_wrong_line_far_from_the_end_is_found_before_the_work(tmp_path: Path) -> None:
+    lines = [json.dumps({"text": f"text number {number}"}) for number in range(20_000)]
+    lines[100] = "no JSON"
+    (tmp_path / "a.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    with pytest.raises(InputError, match=r"a\.jsonl, line 101 is not valid JSON"):
+        split(tmp_path, tmp_path / "a.jsonl")
