@@ -19,36 +19,18 @@ from edgepress.exporter.plan import Plan
 from edgepress.exporter.recipe import Recipe
 from edgepress.exporter.rope import rope_tables
 from edgepress.exporter.rotation import factors
+from edgepress.exporter.source_tokenizer import check_tokens, tokenizer_files, whole_tokenizer
 from edgepress.exporter.stream import TensorReport
 from edgepress.manifest import MANIFEST_NAME, Manifest, describe_files, read_manifest
 
 MODEL_FILE = "model.onnx"
 DATA_FILE = "model.onnx.data"
 GENAI_FILE = "genai_config.json"
-# What tokenizers and chat templates consist of in Hugging Face form; the first one must be there.
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-    "chat_template.json",
-    "vocab.json",
-    "merges.txt",
-    "tokenizer.model",
-    "generation_config.json",
-)
 
 
 def check_tokenizer(checkpoint: Checkpoint) -> None:
-    """Raise InputError unless ``checkpoint`` has a readable tokenizer.json; before any work is done."""
-    path = checkpoint.file(TOKENIZER_FILES[0])
-    if path is None:
-        raise InputError(
-            f"{checkpoint.directory} has no tokenizer.json; save it there with transformers: "
-            f"AutoTokenizer.from_pretrained(…).save_pretrained({str(checkpoint.directory)!r})"
-        )
-    read_json(path)
+    """Raise InputError unless ``checkpoint`` has a readable tokenizer; before any work is done."""
+    whole_tokenizer(checkpoint)
 
 
 def read_json(path: Path | None) -> dict[str, object]:
@@ -72,14 +54,20 @@ def write_json(path: Path, content: Mapping[str, object]) -> None:
 
 
 def copy_tokenizer(checkpoint: Checkpoint, bundle: Path) -> None:
-    """Copy the tokenizer's files by content; onnxruntime-genai also needs a tokenizer_config.json to be there."""
-    for name in TOKENIZER_FILES:
-        source = checkpoint.file(name)
-        if source is not None:
-            (bundle / name).write_bytes(source.read_bytes())
+    """Write the tokenizer's files by content, tokenizer.json with every token that one of them names; read it back.
+
+    onnxruntime-genai also needs a tokenizer_config.json to be there.
+
+    Raises:
+        InputError: the tokenizer that was written does not see one of its tokens.
+
+    """
+    for name, content in tokenizer_files(checkpoint).items():
+        (bundle / name).write_bytes(content)
     config = bundle / "tokenizer_config.json"
     if not config.exists():
         write_json(config, {"tokenizer_class": "PreTrainedTokenizerFast"})
+    check_tokens(bundle, whole_tokenizer(checkpoint).tokens)
 
 
 def write_tables(path: Path, plan: Plan, decoder: Decoder) -> None:

@@ -14,7 +14,6 @@ import onnx
 import onnxruntime
 import torch
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
 
 from edgepress.errors import CheckFailed
 from edgepress.exporter.bundle import DATA_FILE, MODEL_FILE
@@ -27,6 +26,7 @@ from edgepress.exporter.plan import Plan
 from edgepress.exporter.readback import StoredWeights
 from edgepress.exporter.reading import read_decoder
 from edgepress.exporter.reference import Reference
+from edgepress.exporter.source_tokenizer import source_tokenizer
 from edgepress.progress import Progress, silent
 
 TOLERANCE = 1e-3  # of the largest reference logit; float32 graphs are within 1e-5, a wrong graph is off by 1e-1
@@ -52,7 +52,7 @@ def parity(
         CheckFailed: the graph's logits, or the description's, are further than the tolerance from what they must be.
 
     """
-    tokens = prose_tokens(checkpoint.directory / "tokenizer.json", decoder, plan.context_length)
+    tokens = prose_tokens(checkpoint, decoder, plan.context_length)
     stored = StoredWeights(work / DATA_FILE, plan)
     plain = read_decoder(checkpoint)  # without what methods add to it
     with progress(5, "checking against the reference model", " runs") as advance:
@@ -90,9 +90,9 @@ def _difference(found: Logits, expected: Logits, what: str, tolerance: float = T
     return difference
 
 
-def prose_tokens(tokenizer: Path, decoder: Decoder, context_length: int) -> NDArray[np.int64]:
+def prose_tokens(checkpoint: Checkpoint, decoder: Decoder, context_length: int) -> NDArray[np.int64]:
     """About 100 tokens of built-in prose, (length,)."""
-    ids = np.array(Tokenizer.from_file(str(tokenizer)).encode(_TEXT).ids, np.int64)
+    ids = np.array(source_tokenizer(checkpoint).library.encode(_TEXT).ids, np.int64)
     return ids[ids < decoder.vocab_size][: min(_TOKENS, context_length)]
 
 

@@ -91,6 +91,7 @@ def decide(
     chosen_recipe = ask_recipe(recipe, context_length, calibration)
     check_options(chosen_recipe)
     checkpoint, pruned = Checkpoint.open(resolve_model(str(model))), None
+    bundle.check_tokenizer(checkpoint)
     if chosen_recipe.prune:
         check_methods(chosen_recipe)
 
@@ -195,8 +196,7 @@ def keep_what_overflows(
         bos = first_token(checkpoint, decoder)
         tokens, text = read_tokens(checkpoint, decoder, recipe.calibration, bos, context).tokens, "the calibration text"
     else:
-        tokenizer = checkpoint.directory / "tokenizer.json"
-        tokens, text = prose_tokens(tokenizer, decoder, context)[None], "built-in prose"
+        tokens, text = prose_tokens(checkpoint, decoder, context)[None], "built-in prose"
     label = "looking for layers that overflow float16"
     with use_threads(decoder, threads), progress(len(decoder.layers), label, " layers") as advance:
         kept = layers_in_float32(decoder, lambda weight: read_weight(checkpoint, weight), tokens, text, advance)

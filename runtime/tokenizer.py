@@ -52,17 +52,17 @@ class Tokenizer:
         return str(self.library.decode(list(tokens), skip_special_tokens=True))
 
 
-def read_tokenizer(bundle: Path) -> Tokenizer:
-    """Read the tokenizer of a bundle.
+def read_tokenizer(bundle: Path, content: bytes | None = None) -> Tokenizer:
+    """Read the tokenizer of a bundle; ``content`` takes the place of its tokenizer.json.
 
     A beginning-of-sequence token is put before a prompt if ``tokenizer_config.json`` says ``add_bos_token`` and the
     tokenizer does not do it itself.
     """
     path = bundle / "tokenizer.json"
-    if not path.is_file():
+    if content is None and not path.is_file():
         raise InputError(f"{path} is missing; export the bundle again, or prompt with token ids")
     try:
-        library = _Library.from_file(str(path))
+        library = _Library.from_file(str(path)) if content is None else _Library.from_str(content.decode("utf-8"))
     except Exception as error:  # the library raises plain Exception
         raise InputError(f"{path} cannot be read: {error}") from error
     library.no_truncation()  # limits baked into the file are for training batches

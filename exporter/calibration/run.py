@@ -26,9 +26,9 @@ from edgepress.exporter.compress import LayerMethod, Recovery, load_method
 from edgepress.exporter.decoder import Decoder
 from edgepress.exporter.plan import Plan
 from edgepress.exporter.recipe import CalibrationText, Recipe
+from edgepress.exporter.source_tokenizer import source_tokenizer
 from edgepress.fingerprint import Fingerprint, fingerprint
 from edgepress.progress import Progress
-from edgepress.runtime.tokenizer import read_tokenizer
 
 if TYPE_CHECKING:
     from edgepress.exporter.prepare import Prepared
@@ -204,7 +204,7 @@ def read_tokens(
     """The tokens that ``settings`` asks for of the files of text that it names."""
     return read_calibration(
         settings.text,
-        tokenizer=read_tokenizer(checkpoint.directory),
+        tokenizer=source_tokenizer(checkpoint),
         bos=bos,
         settings=settings,
         vocab_size=decoder.vocab_size,
@@ -216,7 +216,7 @@ def _fingerprint(prepared: Prepared, chosen: CalibrationTokens) -> Fingerprint |
     """Sketch the text that was used; None for the model's own."""
     if not prepared.recipe.calibration.text:
         return None
-    tokenizer = read_tokenizer(prepared.checkpoint.directory)
+    tokenizer = source_tokenizer(prepared.checkpoint)
     return fingerprint(tokenizer.decode(row) for row in chosen.tokens.tolist())
 
 

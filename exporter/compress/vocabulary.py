@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from edgepress.errors import InputError
-from edgepress.exporter.bundle import TOKENIZER_FILES, read_json
+from edgepress.exporter.bundle import read_json
 from edgepress.exporter.checkpoint import Checkpoint
 from edgepress.exporter.compress import Options, Pruning, Size
 from edgepress.exporter.pruning.config import described
@@ -26,7 +26,8 @@ from edgepress.exporter.pruning.picks import Pick, picked_tensors, whole
 from edgepress.exporter.pruning.task import PruneTask
 from edgepress.exporter.pruning.token_ids import LEFT_OUT, named_tokens, renumber, renumber_files
 from edgepress.exporter.pruning.tokenizer import PrunedTokenizer, Vocabulary, prune_tokenizer, read_vocabulary
-from edgepress.runtime.tokenizer import read_tokenizer
+from edgepress.exporter.source_tokenizer import source_tokenizer, tokenizer_files, whole_tokenizer
+from edgepress.exporter.stored import json_object
 
 _log = logging.getLogger("edgepress.pruning")
 
@@ -35,7 +36,7 @@ def remove_tokens(task: PruneTask, options: Options) -> None:
     """Write the checkpoint with only the tokens that the text asks for."""
     size, least = _limits(options)
     checkpoint, rows, vocabulary = task.checkpoint, task.decoder.vocab_size, _vocabulary(task)
-    library = read_tokenizer(checkpoint.directory).library
+    library = source_tokenizer(checkpoint).library
     always = {*_named(checkpoint, vocabulary)}
     for text in (str(options["always"]), *str(options["always"])):
         always.update(library.encode(text, add_special_tokens=False).ids)
@@ -73,7 +74,9 @@ def _limits(options: Options) -> tuple[int, int]:
 
 
 def _vocabulary(task: PruneTask) -> Vocabulary:
-    return read_vocabulary(read_json(task.checkpoint.file("tokenizer.json")), rows=task.decoder.vocab_size)
+    content = whole_tokenizer(task.checkpoint).content
+    where = task.checkpoint.directory / "tokenizer.json"
+    return read_vocabulary(json_object(where, content, "save the tokenizer again"), rows=task.decoder.vocab_size)
 
 
 def keep_tokens(task: PruneTask, pruned: PrunedTokenizer) -> None:
@@ -86,9 +89,8 @@ def keep_tokens(task: PruneTask, pruned: PrunedTokenizer) -> None:
     for weight in (old.embedding, old.head.weight, old.head.bias):
         if weight is not None:
             picks[weight.name] = Pick(weight, rows=kept)
-    found = {name: path for name in TOKENIZER_FILES if (path := checkpoint.file(name)) is not None}
     files: dict[str, bytes | None] = dict.fromkeys(LEFT_OUT)
-    files |= renumber_files({name: path.read_bytes() for name, path in found.items()}, pruned)
+    files |= renumber_files(tokenizer_files(checkpoint), pruned)
     task.write(config=config, tensors=picked_tensors(checkpoint, new, picks), files=files)
     task.kept_tokens = kept if task.kept_tokens is None else task.kept_tokens[kept]
 

@@ -16,10 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgepress.errors import InputError
-from edgepress.exporter.bundle import TOKENIZER_FILES, write_json
+from edgepress.exporter.bundle import write_json
 from edgepress.exporter.checkpoint import READABLE, SINGLE, Checkpoint
 from edgepress.exporter.decoder import Decoder
 from edgepress.exporter.reading import read_decoder
+from edgepress.exporter.source_tokenizer import TOKENIZER_FILES, tokenizer_files
 from edgepress.exporter.stored import StoredTensor, to_float32
 
 _PIECE = 4 << 20  # bytes of a tensor that are made at a time
@@ -70,9 +71,7 @@ def write_checkpoint(
         raise ValueError(f"{sorted(unknown)} are no tokenizer files")
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / "config.json", config)
-    for name in TOKENIZER_FILES:
-        path = source.file(name)
-        content = given.get(name, None if path is None else path.read_bytes())
+    for name, content in {**tokenizer_files(source), **given}.items():
         if content is not None:
             (out / name).write_bytes(content)
     write_safetensors(out / SINGLE, tensors)

@@ -35,9 +35,9 @@ from edgepress.exporter.pruning.task import PruneTask
 from edgepress.exporter.pruning.text import Documents, held_out, most_put_aside, put_aside, text_key, training_files
 from edgepress.exporter.reading import first_token, read_decoder
 from edgepress.exporter.recipe import Recipe
+from edgepress.exporter.source_tokenizer import source_tokenizer
 from edgepress.files import atomic_directory, sha256_file
 from edgepress.progress import Progress
-from edgepress.runtime.tokenizer import read_tokenizer
 from edgepress.targets import Target
 
 _STEP_FILE = "step.json"  # the key of a stage, its files' hashes and what the manifest says of it
@@ -383,7 +383,7 @@ def _text(run: _Run, steps: Sequence[_Step], before: str, threads: int | None) -
                     threads=threads,
                     progress=advance,
                 )
-            tokenizer = read_tokenizer(run.original.directory)
+            tokenizer = source_tokenizer(run.original)
             texts = [text for row in found.tokens.tolist() if (text := tokenizer.decode(row)).strip()]
             generated.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8")
             put_aside([generated], work, most=most)

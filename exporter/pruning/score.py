@@ -23,9 +23,9 @@ from edgepress.exporter.checkpoint import Checkpoint
 from edgepress.exporter.decoder import Decoder
 from edgepress.exporter.pruning.head import pieces
 from edgepress.exporter.pruning.streams import embedded, pass_layers
+from edgepress.exporter.source_tokenizer import source_tokenizer
 from edgepress.progress import Progress
 from edgepress.runtime.evaluate import Window, windows
-from edgepress.runtime.tokenizer import read_tokenizer
 
 CONTEXT = 256  # tokens of a window, at most
 DIGITS = 4  # of bits per byte: below them are the thread count and the processor
@@ -56,7 +56,7 @@ def bits_per_byte(
         InputError: no document has two tokens.
 
     """
-    tokenizer = read_tokenizer(checkpoint.directory)
+    tokenizer = source_tokenizer(checkpoint)
     start = [] if bos is None else [bos]
     found: dict[int, list[Window]] = {}  # by the windows' length: longrope's table depends on it
     for document in documents:

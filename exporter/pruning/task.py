@@ -20,8 +20,8 @@ from edgepress.exporter.genai_config import bos_token
 from edgepress.exporter.pruning.checkpoint import NewTensor, write_checkpoint
 from edgepress.exporter.pruning.text import Documents
 from edgepress.exporter.recipe import Recipe
+from edgepress.exporter.source_tokenizer import source_tokenizer
 from edgepress.progress import Progress, silent
-from edgepress.runtime.tokenizer import read_tokenizer
 from edgepress.targets import Target
 
 
@@ -82,7 +82,7 @@ class PruneTask:
         length = min(self.recipe.calibration.length, self.context_length)
         return read_calibration(
             self.texts.files,
-            tokenizer=read_tokenizer(self.checkpoint.directory),
+            tokenizer=source_tokenizer(self.checkpoint),
             bos=self.bos,
             settings=replace(self.recipe.calibration, tokens=count, length=length),
             vocab_size=self.decoder.vocab_size,
