@@ -14,6 +14,7 @@ from edgepress.errors import InputError
 from edgepress.exporter.decoder import Part, Weight
 from edgepress.exporter.stored import READABLE, StoredTensor, read_header, read_json
 from edgepress.files import sha256_file
+from edgepress.hub_layout import resolve_inside
 
 __all__ = ["READABLE", "Checkpoint", "StoredTensor", "check_tensors", "read_weight", "resolve_model", "same_tensor"]
 
@@ -142,21 +143,13 @@ class Checkpoint:
 def member(directory: Path, name: str) -> Path | None:
     """Path of a file in a checkpoint directory, None when absent.
 
-    A link may point to a file in the same directory. In the hub cache, where ``models--…/snapshots/<revision>/<file>``
-    is a link, it may also point into ``models--…/blobs``. Anything else could put an unrelated file in the bundle.
+    It may be a link to a file in the same directory, or one of the hub cache's to its blobs
+    (:mod:`edgepress.hub_layout`). Any other could put an unrelated file in the bundle.
     """
     path = directory / name
     if not os.path.lexists(path):
         return None
-    target, home = path.resolve(), directory.resolve()
-    allowed = [home]
-    if home.parent.name == "snapshots" and home.parent.parent.name.startswith("models--"):
-        allowed.append(home.parent.parent / "blobs")
-    if not any(target.is_relative_to(folder) for folder in allowed):
-        raise InputError(f"{path} is a link out of its directory, to {target}; put the file itself there")
-    if not target.is_file():
-        what = "is not a file" if target.exists() else f"is a link to {target}, which does not exist"
-        raise InputError(f"{path} {what}; {_AGAIN}")
+    resolve_inside(path, directory)
     return path
 
 
