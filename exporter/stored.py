@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgepress.errors import InputError
+from edgepress.files import read_into
 
 READABLE = ("F32", "F16", "BF16")  # dtypes that become weights; the others may be present, unused
 _BITS = {
@@ -68,14 +69,10 @@ class StoredTensor:
         if not 0 <= start <= start + nbytes <= self.nbytes:
             raise ValueError(f"bytes {start}:{start + nbytes} of {self.name}, which has {self.nbytes}")
         raw = np.empty(nbytes, np.uint8)
-        done = 0
-        with read_errors(self.file), self.file.open("rb", buffering=0) as file:
-            file.seek(self.offset + start)
-            while done < nbytes:
-                count = file.readinto(raw.data[done:])
-                if not count:
-                    raise InputError(f"{self.file} ended {nbytes - done} bytes early inside {self.name}; {_AGAIN}")
-                done += count
+        with read_errors(self.file):
+            done = read_into(self.file, self.offset + start, raw.data)
+        if done < nbytes:
+            raise InputError(f"{self.file} ended {nbytes - done} bytes early inside {self.name}; {_AGAIN}")
         return raw
 
     def rows(self, start: int, stop: int) -> NDArray[np.float32]:

@@ -39,6 +39,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from edgepress.errors import InputError
+from edgepress.files import read_into
 from edgepress.progress import Advance, Progress, silent
 from edgepress.runtime import protobuf as pb
 from edgepress.runtime.products import (
@@ -266,9 +267,10 @@ class _Writer:
         if tensor.external is None:
             return [*pb.without(tensor.message, 8), pb.text(8, name)]
         location, offset, size = tensor.external
-        with (self.bundle / location).open("rb") as file:
-            file.seek(offset)
-            return [*header(tensor, name), pb.Field(9, pb.BYTES, file.read(size))]
+        content = bytearray(size)
+        if (done := read_into(self.bundle / location, offset, memoryview(content))) < size:
+            raise _too_early(self.bundle / location, size - done)
+        return [*header(tensor, name), pb.Field(9, pb.BYTES, bytes(content))]
 
     def _append(self, tensor: Tensor, name: str, *, inline: bool = True) -> Message:
         """The constant with its bytes appended, once; in the graph when they are few."""
@@ -299,11 +301,15 @@ def _place(tensor: Tensor) -> tuple[str, int]:
     return location, offset
 
 
+def _too_early(name: str | Path, missing: int) -> InputError:
+    return InputError(f"{name} ends {missing} bytes too early; run `edgepress verify` on the bundle")
+
+
 def _copy(source: BinaryIO, target: BinaryIO, size: int) -> None:
     while size:
         block = source.read(min(size, 1 << 20))
         if not block:
-            raise InputError(f"{source.name} ends {size} bytes too early; run `edgepress verify` on the bundle")
+            raise _too_early(source.name, size)
         target.write(block)
         size -= len(block)
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import io
 import itertools
 import os
 import signal
@@ -18,7 +19,7 @@ from hypothesis import strategies as st
 
 import edgepress.files
 from edgepress.errors import InputError
-from edgepress.files import atomic_directory, sha256_file
+from edgepress.files import atomic_directory, read_into, sha256_file
 
 TraceFunction = Callable[[FrameType, str, Any], Any]
 
@@ -28,6 +29,30 @@ def test_sha256_is_that_of_the_whole_content(tmp_path_factory: pytest.TempPathFa
     path = tmp_path_factory.mktemp("hash") / "file"
     path.write_bytes(content)
     assert sha256_file(path) == hashlib.sha256(content).hexdigest()
+
+
+@given(content=st.binary(max_size=300), offset=st.integers(0, 300), count=st.integers(0, 300), most=st.integers(1, 64))
+def test_a_read_goes_on_where_the_system_gives_less_than_was_asked(
+    tmp_path_factory: pytest.TempPathFactory, content: bytes, offset: int, count: int, most: int
+) -> None:
+    path = tmp_path_factory.mktemp("short") / "file"
+    path.write_bytes(content)
+    asked: list[int] = []
+
+    class Short(io.FileIO):
+        def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+            asked.append(len(buffer))
+            return super().readinto(buffer[: most // 2 + 1])
+
+    buffer = bytearray(b"\xff" * count)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(edgepress.files, "_MOST_AT_ONCE", most)
+        patch.setattr(Path, "open", lambda self, *_, **__: Short(self))
+        done = read_into(path, offset, memoryview(buffer))
+    expected = content[offset : offset + count]
+    assert done == len(expected)
+    assert buffer == expected + b"\xff" * (count - done)
+    assert max(asked, default=0) <= most
 
 
 def test_the_directory_appears_when_the_block_ends(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from edgepress.errors import InputError
+from edgepress.files import read_into
 
 BATCH_TOKENS = 2048  # tokens computed at once: bounds what a layer's intermediate activations take
 
@@ -31,11 +32,17 @@ class Activations:
         return [slice(start, min(start + size, self.shape[0])) for start in range(0, self.shape[0], size)]
 
     def read(self, batch: slice) -> Tensor:
-        """Sequences of a batch, (sequences, length, hidden)."""
+        """Sequences of a batch, (sequences, length, hidden).
+
+        Raises:
+            InputError: the file has become shorter.
+
+        """
         _, length, hidden = self.shape
-        count = (batch.stop - batch.start) * length * hidden
-        values = np.fromfile(self.path, np.float32, count, offset=4 * batch.start * length * hidden)
-        return torch.from_numpy(values.reshape(-1, length, hidden)).to(self.device)
+        values = np.empty((batch.stop - batch.start, length, hidden), np.float32)
+        if read_into(self.path, 4 * batch.start * length * hidden, values.data) != values.nbytes:
+            raise InputError(f"{self.path} was cut short while it was in use; run the same command again")
+        return torch.from_numpy(values).to(self.device)
 
     def read_some(self, sequences: NDArray[np.int64]) -> Tensor:
         """Any sequences, (sequences, length, hidden)."""

@@ -22,6 +22,7 @@ from edgepress.exporter.graph.qdq import Rounded, Widths, calibrate_decoder, fin
 from edgepress.exporter.graph.static import DATA_FILE, DECODE_FILE, PREFILL_FILE, SEQUENCE, write_static
 from edgepress.exporter.plan import PlannedTensor
 from edgepress.exporter.recipe import Activations
+from edgepress.files import read_into
 from edgepress.progress import Advance
 from edgepress.targets import Target
 from edgepress.targets.providers import find_provider
@@ -149,19 +150,20 @@ def rounded_weights(task: FormTask, graph: Path) -> dict[str, Rounded]:
     """
     found: dict[str, Rounded] = {}
     tensors = onnx.load(graph, load_external_data=False).graph.initializer
-    with (task.bundle / BUNDLE_DATA).open("rb") as file:
-        for planned in task.prepared.plan.tensors:
-            scheme = planned.scheme
-            if scheme is None or not (scheme.per_channel and scheme.symmetric and scheme.bits > 2):
-                continue
-            rows, columns = planned.weight.shape
-            region = planned.regions["scales"]
-            file.seek(region.offset)
-            scales = np.frombuffer(file.read(region.nbytes), "<f4").reshape(rows, -1)[:, 0].copy()
-            scales[scales == 0] = 1  # a row of zeros
-            for tensor in tensors:
-                if tensor.name.startswith(f"{planned.weight.name}.") and [*tensor.dims] == [columns, rows]:
-                    found[tensor.name] = Rounded(scales, scheme.bits)
+    for planned in task.prepared.plan.tensors:
+        scheme = planned.scheme
+        if scheme is None or not (scheme.per_channel and scheme.symmetric and scheme.bits > 2):
+            continue
+        rows, columns = planned.weight.shape
+        region = planned.regions["scales"]
+        stored = np.empty((rows, region.nbytes // rows // 4), "<f4")
+        if read_into(task.bundle / BUNDLE_DATA, region.offset, stored.data) != region.nbytes:
+            raise InputError(f"{task.bundle / BUNDLE_DATA} ended inside {planned.weight.name}; export again")
+        scales = stored[:, 0].copy()
+        scales[scales == 0] = 1  # a row of zeros
+        for tensor in tensors:
+            if tensor.name.startswith(f"{planned.weight.name}.") and [*tensor.dims] == [columns, rows]:
+                found[tensor.name] = Rounded(scales, scheme.bits)
     return found
 
 

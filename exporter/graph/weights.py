@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from edgepress.errors import InputError
+from edgepress.files import read_into
 
 Array = NDArray[Any]
 
@@ -115,7 +116,7 @@ class Weights:
 
         def read(start: int, stop: int) -> Array:
             content = _read(region.file, region.offset + start * row, (stop - start) * row, tensor.name)
-            return np.frombuffer(content, kind).reshape(stop - start, *shape[1:])
+            return content.view(kind).reshape(stop - start, *shape[1:])
 
         return Rows(shape, tensor.data_type, read)
 
@@ -123,7 +124,7 @@ class Weights:
         """An initializer's bytes as they are stored, (bytes,); for codes of less than a byte."""
         if tensor.data_location == TensorProto.EXTERNAL:
             region = self._region(tensor)
-            return np.frombuffer(_read(region.file, region.offset, region.length, tensor.name), np.uint8)
+            return _read(region.file, region.offset, region.length, tensor.name)
         if tensor.raw_data:
             return np.frombuffer(tensor.raw_data, np.uint8)
         return np.array([value & 0xFF for value in tensor.int32_data], np.uint8)
@@ -170,7 +171,8 @@ class Weights:
             region = self._region(tensor)
             for start in range(0, region.length, _PIECE):
                 count = min(_PIECE, region.length - start)
-                _pwrite(descriptor, _read(region.file, region.offset + start, count, tensor.name), offset + start)
+                content = _read(region.file, region.offset + start, count, tensor.name)
+                _pwrite(descriptor, content.data, offset + start)
             return offset, region.length
         rows = self._pending[tensor.name]
         kind = rows.numpy_dtype.newbyteorder("<")
@@ -234,17 +236,15 @@ def _refer(tensor: onnx.TensorProto, location: str, offset: int, length: int) ->
         tensor.external_data.add(key=key, value=value)
 
 
-def _read(file: Path, offset: int, count: int, name: str) -> bytes:
-    with file.open("rb", buffering=0) as opened:
-        opened.seek(offset)
-        content = opened.read(count)
-    if len(content) != count:
+def _read(file: Path, offset: int, count: int, name: str) -> NDArray[np.uint8]:
+    content = np.empty(count, np.uint8)
+    if read_into(file, offset, content.data) != count:
         raise InputError(f"{file} ended inside {name}; the file is cut short")
     return content
 
 
-def _pwrite(descriptor: int, content: bytes | memoryview, offset: int) -> None:
-    view = memoryview(content).cast("B")
+def _pwrite(descriptor: int, content: memoryview, offset: int) -> None:
+    view = content.cast("B")
     os.lseek(descriptor, offset, os.SEEK_SET)
     while view.nbytes:
         view = view[os.write(descriptor, view) :]

@@ -19,6 +19,7 @@ if sys.platform != "win32":
 _PARTIAL = ".partial"
 _YOUNG = 2.0  # seconds in which a directory that was just made may not be locked yet
 _HASH_CHUNK = 1 << 20  # bytes read at a time: bounded memory, few system calls
+_MOST_AT_ONCE = 1 << 30  # bytes of one read: Linux gives 0x7ffff000 at most, macOS and Windows take INT_MAX at most
 
 
 def sha256_file(path: Path) -> str:
@@ -29,6 +30,28 @@ def sha256_file(path: Path) -> str:
         while count := file.readinto(buffer):
             digest.update(buffer[:count])
     return digest.hexdigest()
+
+
+def read_into(path: Path, offset: int, buffer: memoryview) -> int:
+    """Fill ``buffer`` with what ``path`` holds from byte ``offset`` on, of any size; return the bytes that were there.
+
+    These are fewer than asked for where the file ends early, and only there: a read that gives less is gone on with.
+
+    Raises:
+        OSError: the file cannot be read.
+
+    """
+    if not buffer.nbytes:
+        return 0  # an empty view cannot be cast
+    done, whole = 0, buffer.cast("B")
+    with path.open("rb", buffering=0) as file:
+        file.seek(offset)
+        while done < whole.nbytes:
+            count = file.readinto(whole[done : done + _MOST_AT_ONCE])
+            if not count:
+                break
+            done += count
+    return done
 
 
 def _sync(path: Path) -> None:

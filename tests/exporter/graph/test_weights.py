@@ -1,5 +1,6 @@
 """Weights of a rewritten model: made a piece at a time, copied by region, never read from outside their folder."""
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -97,3 +98,26 @@ def test_a_place_that_cannot_be_is_refused(tmp_path: Path, entries: dict[str, st
         Weights(folder).array(tensor)
     with pytest.raises(InputError, match="say in which folder the model lies"):
         Weights().array(tensor)
+
+
+@pytest.mark.parametrize("most", [1, 7, 4096])
+def test_a_region_that_takes_several_reads_is_whole_and_not_cut_short(
+    most: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Linux gives 0x7ffff000 bytes a read at most: here a file that gives ``most``."""
+
+    class Capped(io.FileIO):
+        def read(self, size: int = -1) -> bytes:
+            return super().read(min(size, most) if size >= 0 else most)
+
+        def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+            return super().readinto(buffer[:most])
+
+    array = np.random.default_rng(most).standard_normal((60, 100)).astype(np.float32)
+    made = model(numpy_helper.from_array(array, "a"))
+    onnx.save(made, tmp_path / "m.onnx", save_as_external_data=True, location="m.data", size_threshold=0)
+    (tensor,) = onnx.load(tmp_path / "m.onnx", load_external_data=False).graph.initializer
+    weights = Weights(tmp_path)
+    monkeypatch.setattr(Path, "open", lambda self, *_, **__: Capped(self))
+    np.testing.assert_array_equal(weights.array(tensor), array)
+    np.testing.assert_array_equal(weights.packed(tensor), array.reshape(-1).view(np.uint8))
