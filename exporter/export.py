@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import onnx
 
-from edgepress import __version__
+from edgepress import __version__, workspace
 from edgepress.cores import usable_cores
 from edgepress.errors import InputError
 from edgepress.exporter import bundle
@@ -23,10 +22,11 @@ from edgepress.exporter.graph.decoder import build_decoder
 from edgepress.exporter.prepare import FALLBACK, Prepared, decide, needs_calibration
 from edgepress.exporter.pruning.shipped import describe_steps, kept_steps, write_curves
 from edgepress.exporter.reading import first_token
+from edgepress.exporter.replacing import check_output, check_replaceable
 from edgepress.exporter.stream import TensorReport, write_weights
-from edgepress.files import atomic_directory, refuse_existing
+from edgepress.files import atomic_directory
 from edgepress.fingerprint import write_fingerprint
-from edgepress.manifest import MANIFEST_NAME, Manifest
+from edgepress.manifest import Manifest
 from edgepress.progress import Progress, silent
 from edgepress.targets import (
     Operator,
@@ -68,7 +68,7 @@ def export(
         calibration: files of text for a calibrated recipe; those that the recipe names when empty, and the model's own
             generations when it names none either.
         check: compare the bundle with the reference model and keep the result in the manifest.
-        force: replace ``out`` when it is a bundle, or an empty directory.
+        force: replace ``out`` when it is a bundle with nothing else in it, or an empty directory.
         threads: threads that quantize; all cores when None. The bytes do not depend on it, but in calibrated recipes
             they do: matrix products add up in another order.
         progress: makes the bars of the long steps; :func:`edgepress.progress.progress` draws them on a terminal.
@@ -82,11 +82,8 @@ def export(
     """
     if threads is not None and threads < 1:
         raise InputError(f"threads is {threads}; it must be at least 1")
-    if force:
-        _check_replaceable(Path(out))
-    else:
-        refuse_existing(Path(out))
-    scratch = Path(out).absolute().parent / f".{Path(out).name}.budget"
+    check_output(Path(out), force=force)
+    scratch = workspace.beside(Path(out), "budget")
     with kept_steps(recipe, Path(out)) as pruning:
         prepared = decide(
             model,
@@ -101,7 +98,7 @@ def export(
             progress=progress,
         )
         manifest = write_bundle(prepared, Path(out), check=check, force=force, threads=threads, progress=progress)
-    shutil.rmtree(scratch, ignore_errors=True)
+    workspace.remove(scratch)
     return manifest
 
 
@@ -118,7 +115,7 @@ def write_bundle(
     graph = make_graph(prepared)
     with (
         ExitStack() as stack,
-        atomic_directory(out, replace=force) as work,
+        atomic_directory(out, replace=force, may_remove=check_replaceable) as work,
         ThreadPoolExecutor(1) as background,
     ):
         source = background.submit(prepared.original.source_hashes)
@@ -231,13 +228,6 @@ def measure_zeros(
         threads=threads or usable_cores(),
         progress=progress,
     )
-
-
-def _check_replaceable(out: Path) -> None:
-    """Refuse to replace what is no bundle: ``--force`` on a home directory must not empty it."""
-    is_bundle = (out / MANIFEST_NAME).is_file()
-    if out.exists() and not is_bundle and not (out.is_dir() and not any(out.iterdir())):
-        raise InputError(f"{out} is not a bundle (it has no {MANIFEST_NAME}); --force replaces bundles only")
 
 
 def check_legal(graph: onnx.ModelProto, target: Target) -> None:

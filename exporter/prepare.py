@@ -144,7 +144,7 @@ def spend(
 
     bos = first_token(prepared.checkpoint, prepared.decoder)
     with TemporaryDirectory(prefix="edgepress-") as temporary:
-        directory = Path(temporary) if scratch is None else scratch
+        directory = Path(temporary) / "budget" if scratch is None else scratch
         spent, summary = spend_budget(prepared, plain, scratch=directory, bos=bos, threads=threads, progress=progress)
     plan = plan_tensors(prepared.checkpoint, prepared.decoder, spent.recipe)
     return replace(prepared, recipe=spent.recipe, plan=plan, budget=summary)

@@ -17,10 +17,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import edgepress.exchange
 import edgepress.files
+from edgepress import workspace
 from edgepress.errors import InputError
 from edgepress.files import atomic_directory, read_into, sha256_file
 
+TRACED = {edgepress.files.__file__, workspace.__file__, edgepress.exchange.__file__, contextlib.__file__}
 TraceFunction = Callable[[FrameType, str, Any], Any]
 
 
@@ -143,7 +146,7 @@ def write_and_raise(target: Path, count: int) -> bool:
 
     def trace(frame: FrameType, event: str, _argument: object) -> TraceFunction | None:
         nonlocal left
-        if frame.f_code.co_filename not in {edgepress.files.__file__, contextlib.__file__}:
+        if frame.f_code.co_filename not in TRACED:
             return None
         frame.f_trace_opcodes = True
         left -= event == "opcode"
@@ -165,13 +168,13 @@ def write_and_raise(target: Path, count: int) -> bool:
 
 
 def test_what_a_killed_process_left_is_removed_and_what_a_running_one_holds_is_not(tmp_path: Path) -> None:
-    left = tmp_path / ".out.abc.partial"
-    left.mkdir()
-    (left / "file").touch()
-    os.utime(left, (1, 1))
+    left = tmp_path / f".out.{16 * 'a'}.partial"
+    left.mkdir(0o700)
+    workspace.write_note(left)
+    (left / "out").mkdir()
+    (left / "out" / "file").touch()
     with atomic_directory(tmp_path / "out") as first:
         assert not left.exists()
-        os.utime(first, (1, 1))
         with atomic_directory(tmp_path / "out") as second:
             assert first.exists()
             (second / "mine").touch()

@@ -47,8 +47,9 @@ def generate_calibration(
 
     check_length(settings, context_length)
     bundle = folder / _BUNDLE
+    shutil.rmtree(bundle, ignore_errors=True)  # what a kill left
     try:
-        export(checkpoint, out=bundle, recipe=GENERATOR, context_length=settings.length, threads=threads, force=True)
+        export(checkpoint, out=bundle, recipe=GENERATOR, context_length=settings.length, threads=threads)
         session = DecoderSession(
             read_config(bundle), threads=threads or usable_cores(), context=settings.length, prepared=False
         )

@@ -15,7 +15,7 @@ import onnxruntime
 import torch
 from numpy.typing import NDArray
 
-from edgepress import __version__
+from edgepress import __version__, workspace
 from edgepress.cores import usable_cores
 from edgepress.exporter.calibration.engine import Calibration
 from edgepress.exporter.calibration.generate import generate_calibration
@@ -69,7 +69,7 @@ def calibrate(
         InputError: the text or a method's result cannot be used; what is done is kept.
 
     """
-    directory = out.absolute().parent / f".{out.name}.calibration"
+    directory = workspace.beside(out, "calibration")
     asked = replace(prepared, recipe=wanted_tokens(prepared.recipe, prepared.plan))
     with ExitStack() as stack:
         with use_threads(prepared.decoder, threads):

@@ -7,7 +7,6 @@ activations that go into the next one. The directory belongs to one key: a diges
 import json
 import logging
 import os
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,8 +17,8 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from edgepress import workspace
 from edgepress.exporter.compress import Quantized
-from edgepress.files import held_directory
 
 _KEY_FILE = "key.json"
 _SUFFIX = ".safetensors"
@@ -44,11 +43,10 @@ class Store:
 
         """
         text = json.dumps(key, sort_keys=True, indent=1)
-        with held_directory(directory, "another export calibrates"):
+        with workspace.held(directory, "another export calibrates"):
             path, store = directory / _KEY_FILE, cls(directory)
             if not path.is_file() or path.read_bytes() != text.encode() or store._is_damaged():
-                for old in directory.iterdir():
-                    shutil.rmtree(old) if old.is_dir() and not old.is_symlink() else old.unlink()
+                workspace.clear(directory)
                 path.write_bytes(text.encode())
             try:
                 yield store
@@ -102,7 +100,7 @@ class Store:
 
     def remove(self) -> None:
         """Delete the directory: the bundle is written."""
-        shutil.rmtree(self.directory, ignore_errors=True)
+        workspace.remove(self.directory)
 
 
 def to_arrays(name: str, stored: Quantized | NDArray[np.float32]) -> dict[str, NDArray[Any]]:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import logging
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from edgepress import workspace
 from edgepress.exporter.pruning.curve import Point, draw_curve
 from edgepress.exporter.recipe import read_recipe
-from edgepress.files import held_directory
 from edgepress.progress import Progress
 
 if TYPE_CHECKING:
@@ -30,17 +29,17 @@ def kept_steps(recipe: str | Path, out: Path) -> Iterator[Path | None]:
     if not read_recipe(recipe).prune:
         yield None
         return
-    folder = out.absolute().parent / f".{out.name}.pruning"
-    with held_directory(folder, "another export prunes"):
+    folder = workspace.beside(out, "pruning")
+    with workspace.held(folder, "another export prunes"):
         try:
             yield folder
         except BaseException as error:
             if _is_worth_keeping(folder, stopped=not isinstance(error, Exception)):
                 _log.warning("what is done is kept in %s: the same command goes on from there, or remove it", folder)
             else:
-                shutil.rmtree(folder, ignore_errors=True)
+                workspace.remove(folder)
             raise
-        shutil.rmtree(folder, ignore_errors=True)
+        workspace.remove(folder)
 
 
 def _is_worth_keeping(folder: Path, *, stopped: bool) -> bool:
@@ -49,7 +48,7 @@ def _is_worth_keeping(folder: Path, *, stopped: bool) -> bool:
     Where the user has ``stopped`` the export, whatever there is.
     """
     if stopped:
-        return any(folder.iterdir())
+        return any(path.name != workspace.NOTE for path in folder.iterdir())
     steps = [path for path in folder.glob("[0-9]*-*/step.json") if path.parent.suffix != ".state"]
     return bool(steps) or any(folder.glob("*.state/*.state")) or any(folder.glob("text/*/generations.jsonl"))
 

@@ -3,21 +3,22 @@
 import glob
 import hashlib
 import os
+import re
 import secrets
 import shutil
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from edgepress import workspace
 from edgepress.errors import InputError
-
-if sys.platform != "win32":
-    import fcntl
+from edgepress.exchange import exchange
 
 _PARTIAL = ".partial"
-_YOUNG = 2.0  # seconds in which a directory that was just made may not be locked yet
+_REPLACED = ".replaced"  # after the name of the old directory on its way out, beside the new one
+_YOUNG = 2.0  # seconds in which a directory that was just made may have no note yet
 _HASH_CHUNK = 1 << 20  # bytes read at a time: bounded memory, few system calls
 _MOST_AT_ONCE = 1 << 30  # bytes of one read: Linux gives 0x7ffff000 at most, macOS and Windows take INT_MAX at most
 
@@ -71,125 +72,143 @@ def refuse_existing(target: Path) -> None:
 
 
 @contextmanager
-def atomic_directory(target: Path, *, replace: bool = False) -> Iterator[Path]:
-    """Yield an empty sibling of ``target`` that becomes ``target`` when the block ends without an error.
+def atomic_directory(
+    target: Path, *, replace: bool = False, may_remove: Callable[[Path], None] | None = None
+) -> Iterator[Path]:
+    """Yield an empty directory that becomes ``target`` when the block ends without an error.
 
-    Killed at any moment, the old directory or none is there, never half of a new one: contents are synced, then one
-    rename puts them in place. With ``replace`` the old directory is exchanged for the new one and then removed. On an
-    error the sibling is removed, and so it is on an exception that a signal's handler raises at any moment.
+    It lies in a hidden directory of ours beside ``target``. Killed at any moment, the old directory or none is there,
+    never half of a new one: contents are synced, then one step puts them in place. With ``replace`` that step exchanges
+    the old directory for the new one, which is never missing on the way, and the old one is then removed. Where the
+    system cannot exchange (see :func:`edgepress.exchange.exchange`) there are two steps, and what a kill between them
+    left is put back by the next call. On an error what was made is removed, and so it is on an exception that a
+    signal's handler raises at any moment.
+
+    ``may_remove`` is asked right before the exchange, and raises InputError for a directory that has to stay.
 
     Raises:
-        InputError: ``target`` exists and ``replace`` is false, or its parent cannot be written.
+        InputError: ``target`` exists and ``replace`` is false, or may not be removed, or its parent cannot be written.
 
     """
-    target = Path(os.path.abspath(target))  # noqa: PTH100 - resolve() would follow a link at `target` itself
-    if target.is_symlink():
-        raise InputError(f"{target} is a symbolic link; name the directory itself")
+    target = _absolute(target)
+    recover(target, may_remove)
     if not replace:
         refuse_existing(target)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        _remove_stale(target)
-    except OSError as error:
-        raise _unwritable(target, error) from error
     # Named before it is made: a signal's exception may come between any two steps, and there must be a name to remove.
-    work, held = _sibling(target, _PARTIAL), None
+    place, held = target.parent / f".{target.name}.{secrets.token_hex(8)}{_PARTIAL}", None
+    work = place / target.name
     try:
         try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            place.mkdir(0o700)
+            held = workspace.hold(place)
+            workspace.write_note(place)
             work.mkdir()
-            held = _hold(work)
             work.chmod(0o755)  # whatever the umask is, others can read a shipped bundle
         except OSError as error:
             raise _unwritable(target, error) from error
         yield work
         for path in sorted(work.rglob("*")):
-            if path.is_file():
+            if not path.is_symlink():
                 _sync(path)
         _sync(work)
-        _put_in_place(work, target, replace)
+        _put_in_place(work, target, replace, may_remove)
         _sync(target.parent)
+        workspace.remove_made(place)
     except BaseException:
-        shutil.rmtree(work, ignore_errors=True)
+        _put_back(place, target)
+        workspace.remove_made(place)
         raise
     finally:
         if held is not None:
             os.close(held)
 
 
-def _sibling(target: Path, suffix: str) -> Path:
-    """A name beside ``target`` that nothing has: 64 random bits."""
-    return target.parent / f".{target.name}.{secrets.token_hex(8)}{suffix}"
+def recover(target: Path, may_remove: Callable[[Path], None] | None = None) -> None:
+    """Put back and tidy up what a killed process left beside ``target``, where nobody holds it any more.
+
+    What an edgepress before 0.2.0 left of a directory that it replaced (``.NAME.….old``) is put back when ``target`` is
+    missing, and removed otherwise when ``may_remove`` lets it be.
+
+    Raises:
+        InputError: ``target`` is a link or no name, or the directory in which it lies cannot be written.
+
+    """
+    target = _absolute(target)
+    if target.is_symlink():
+        raise InputError(f"{target} is a symbolic link; name the directory itself")
+    try:
+        for path in sorted(target.parent.glob(f".{glob.escape(target.name)}.*")):
+            if path.is_symlink() or not path.is_dir():
+                continue
+            suffix = path.name.removeprefix(f".{target.name}.")
+            if re.fullmatch(rf"[0-9a-f]{{16}}\{_PARTIAL}", suffix):
+                _tidy(path, target)
+            elif re.fullmatch(r"[0-9a-f]{16}\.old", suffix):
+                _tidy_old(path, target, may_remove)
+    except OSError as error:
+        raise _unwritable(target, error) from error
+
+
+def _absolute(target: Path) -> Path:
+    whole = Path(os.path.abspath(target))  # noqa: PTH100 - resolve() would follow a link at `target` itself
+    if not whole.name:
+        raise InputError(f"{target} is the root of the file system; name a directory in it")
+    return whole
 
 
 def _unwritable(target: Path, error: OSError) -> InputError:
     return InputError(f"cannot write beside {target}: {error.strerror}; choose a writable output")
 
 
-@contextmanager
-def held_directory(directory: Path, by: str) -> Iterator[None]:
-    """Make ``directory`` and keep other processes out of it while the block runs; ``by`` says who may be in there.
-
-    Raises:
-        InputError: another process holds it, or it cannot be made.
-
-    """
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        held = _hold(directory)
-    except OSError as error:
-        raise InputError(f"{directory}: {error.strerror or error}; choose a writable output") from error
-    if held is None and sys.platform != "win32":
-        raise InputError(f"{by} in {directory}; wait for it, or choose another output")
-    try:
-        yield
-    finally:
-        if held is not None:
-            os.close(held)
-
-
-def _hold(directory: Path) -> int | None:
-    """Lock a directory for as long as the returned descriptor is open; None when another process holds it.
-
-    Windows has no such locks: nothing is held there, and what a killed process left stays.
-    """
-    if sys.platform == "win32":
-        return None
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        return None
-    return descriptor
-
-
-def _remove_stale(target: Path) -> None:
-    """Remove what a killed process left beside ``target``: partial directories that nobody holds any more."""
-    for path in target.parent.glob(f".{glob.escape(target.name)}.*{_PARTIAL}"):
-        if path.is_symlink() or not path.is_dir():
-            continue
-        age = time.time() - path.stat().st_mtime
-        held = _hold(path) if age > _YOUNG else None
-        if held is not None:
-            shutil.rmtree(path, ignore_errors=True)
-            os.close(held)
-
-
-def _put_in_place(work: Path, target: Path, replace: bool) -> None:
-    if not (replace and target.exists()):
-        work.rename(target)
+def _tidy(place: Path, target: Path) -> None:
+    """Remove a directory in which something was to be made, unless somebody is at it or it is not ours."""
+    if not workspace.is_ours(place):
+        if time.time() - place.stat().st_mtime > _YOUNG:
+            with suppress(OSError):
+                place.rmdir()  # if it is empty: killed before the note was written
         return
-    # POSIX has no portable exchange of directories: move the old one aside first. A kill between the two renames
-    # leaves the old bundle whole under its aside name and none under `target`.
-    aside = _sibling(target, ".old")
+    held = workspace.hold(place)  # one that has a note is held until it is removed, or its process is gone
+    if held is not None:
+        _put_back(place, target)
+        workspace.remove_made(place)
+        os.close(held)
+
+
+def _tidy_old(aside: Path, target: Path, may_remove: Callable[[Path], None] | None) -> None:
     old = aside / target.name
+    if [path.name for path in aside.iterdir()] != [target.name] or old.is_symlink():
+        return
+    if not target.exists():
+        old.rename(target)
+    elif may_remove is not None:
+        try:
+            may_remove(old)
+        except InputError:
+            return
+        shutil.rmtree(old)
+    with suppress(OSError):
+        aside.rmdir()
+
+
+def _put_in_place(work: Path, target: Path, replace: bool, may_remove: Callable[[Path], None] | None) -> None:
     try:
-        aside.mkdir()
-        target.rename(old)
-        work.rename(target)
-        shutil.rmtree(aside, ignore_errors=True)
-    except BaseException:
-        if old.exists() and not target.exists():
-            old.rename(target)
-        shutil.rmtree(aside, ignore_errors=True)
-        raise
+        if not (replace and target.exists()):
+            work.rename(target)
+            return
+        if target.is_symlink():
+            raise InputError(f"{target} has become a symbolic link meanwhile; name the directory itself")
+        if may_remove is not None:
+            may_remove(target)
+        if not exchange(work, target):
+            target.rename(work.with_name(target.name + _REPLACED))  # killed here, `_put_back` finds the old one
+            work.rename(target)
+    except OSError as error:
+        raise InputError(f"{target} cannot be put in place: {error.strerror}; choose another output") from error
+
+
+def _put_back(place: Path, target: Path) -> None:
+    """Undo half of an exchange: the old directory lies aside, and nothing is where it was."""
+    old = place / (target.name + _REPLACED)
+    if old.exists() and not target.exists():
+        old.rename(target)

@@ -71,6 +71,11 @@ def _digest(content: Json) -> str:
     return hashlib.sha256(_canonical({**content, "manifest_sha256": ""}).encode()).hexdigest()
 
 
+def is_sealed(content: Json) -> bool:
+    """Whether a manifest, of any version, is as it was written: what it says of itself is its own digest."""
+    return content.get("manifest_sha256") == _digest(content)
+
+
 def describe_files(bundle: Path) -> dict[str, FileEntry]:
     """Size and SHA-256 of every file in ``bundle`` but the manifest, by POSIX path relative to it."""
     return {

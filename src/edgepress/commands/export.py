@@ -44,7 +44,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this verb's arguments."""
     add_model_arguments(parser)
     parser.add_argument("--out", required=True, metavar="DIR", help="the bundle's directory")
-    parser.add_argument("--force", action="store_true", help="replace DIR when it is a bundle")
+    parser.add_argument(
+        "--force", action="store_true", help="replace DIR when it is a bundle and nothing else is in it"
+    )
     parser.add_argument("--check", action="store_true", help="compare with the reference model")
     parser.add_argument("--threads", type=int, metavar="N", help="threads that quantize (default: all cores)")
 

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hypothesis_numpy
 
+from edgepress import workspace
 from edgepress.exporter.calibration.store import Store, to_arrays
 from edgepress.exporter.compress import Quantized
 
@@ -79,7 +80,7 @@ def test_another_key_begins_anew_with_nothing_of_the_old_one(tmp_path: Path) -> 
         assert store.stages() == ["0000-layer", "0001-layer"]
     with Store.open(directory, {**KEY, "threads": 2}) as store:
         assert store.stages() == []
-        assert [path.name for path in directory.iterdir()] == ["key.json"]
+        assert {path.name for path in directory.iterdir()} == {workspace.NOTE, "key.json"}
         store.save("0000-layer", {})
     with Store.open(directory, {**KEY, "threads": 2}) as store:
         assert store.stages() == ["0000-layer"]

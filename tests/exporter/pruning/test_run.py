@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from prune_tasks import tiny
 
+from edgepress import workspace
 from edgepress.cli import main
 from edgepress.errors import InputError
 from edgepress.exporter import decide, export
@@ -360,10 +361,8 @@ def test_blame_says_that_it_cannot(bundle: Path, home: Path) -> None:
 
 
 def test_two_exports_to_one_place_do_not_meet(home: Path, tmp_path: Path) -> None:
-    from edgepress.files import held_directory
-
     with (
-        held_directory(tmp_path / ".out.pruning", "the test works"),
+        workspace.held(tmp_path / ".out.pruning", "the test works"),
         pytest.raises(InputError, match="another export prunes"),
     ):
         make(home, tmp_path / "out")

@@ -1,0 +1,195 @@
+"""Folders of ours beside an output: recognised by a note inside, never followed, never emptied otherwise.
+
+An export keeps what can be gone on from in hidden folders beside its output (``.NAME.calibration``), and makes the
+output itself in one. Their names can be guessed, and the place may be one where others write: what lies there under
+such a name is used, emptied or removed only when it is a plain directory of this user, closed to the others, that has
+:data:`NOTE` in it. The note is written first and removed last, so that a kill leaves none without it but an empty one.
+"""
+
+import json
+import os
+import shutil
+import stat
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from edgepress.errors import InputError
+
+if sys.platform != "win32":
+    import fcntl
+
+NOTE = ".edgepress-workspace"  # its name is the sign; what is in it tells a reader
+_PRIVATE = 0o700
+_OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
+_REPARSE_POINT = 0x400  # Windows' junctions and links
+_NAMED = 3  # entries that a message names
+
+
+def beside(out: Path, kind: str) -> Path:
+    """Where an export to ``out`` keeps what it does of a ``kind``: ``.NAME.kind`` beside it."""
+    whole = Path(os.path.abspath(out))  # noqa: PTH100 - resolve() would follow a link at `out` itself
+    return whole.parent / f".{whole.name}.{kind}"
+
+
+@contextmanager
+def held(directory: Path, by: str) -> Iterator[None]:
+    """Make ``directory`` and keep other processes out of it while the block runs; ``by`` says who may be in there.
+
+    Raises:
+        InputError: another process holds it, it is not ours, something in it is a link, or it cannot be made.
+
+    """
+    try:
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(FileExistsError):
+            directory.mkdir(_PRIVATE)
+        _refuse_foreign(directory)
+        descriptor = hold(directory)
+    except OSError as error:
+        raise InputError(f"{directory}: {error.strerror or error}; choose a writable output") from error
+    try:
+        if descriptor is None and sys.platform != "win32":
+            raise InputError(f"{by} in {directory}; wait for it, or choose another output")
+        _refuse_without_note(directory)
+        _refuse_links(directory)
+        write_note(directory)
+        yield
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+def hold(directory: Path) -> int | None:
+    """Lock a directory for as long as the returned descriptor is open; None when another process holds it.
+
+    Windows has no such locks: nothing is held there, and what a killed process left stays.
+    """
+    if sys.platform == "win32":
+        return None
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+def write_note(directory: Path) -> None:
+    """Mark a directory as one that edgepress made, and may remove."""
+    path = directory / NOTE
+    if not path.exists():
+        told = "edgepress keeps here what an export has done so far; it removes this folder when the bundle is whole"
+        path.write_text(json.dumps({"what": told}) + "\n", encoding="utf-8")
+
+
+def is_ours(directory: Path) -> bool:
+    """Whether a directory has our note, belongs to this user, and is no link."""
+    try:
+        _refuse_foreign(directory)
+    except (InputError, OSError):
+        return False
+    return _has_note(directory)
+
+
+def clear(directory: Path) -> None:
+    """Remove everything in a directory of ours but its note; links are removed, never followed."""
+    for entry in directory.iterdir():
+        if entry.name == NOTE:
+            continue
+        if _is_link(entry.lstat()) or not entry.is_dir():
+            entry.unlink()
+        else:
+            shutil.rmtree(entry)
+
+
+def remove(directory: Path) -> None:
+    """Remove a directory if it is ours; what is not stays as it is."""
+    if is_ours(directory):
+        remove_made(directory)
+
+
+def remove_made(directory: Path) -> None:
+    """Remove a directory that this process has made, the note last; what cannot be removed stays."""
+    with suppress(OSError):
+        clear(directory)
+        (directory / NOTE).unlink(missing_ok=True)
+        directory.rmdir()
+
+
+def _has_note(directory: Path) -> bool:
+    try:
+        return stat.S_ISREG((directory / NOTE).lstat().st_mode)
+    except OSError:
+        return False
+
+
+def _is_link(status: os.stat_result) -> bool:
+    return stat.S_ISLNK(status.st_mode) or bool(getattr(status, "st_file_attributes", 0) & _REPARSE_POINT)
+
+
+def _refuse_foreign(directory: Path) -> None:
+    """Refuse a link, a file, and a directory into which others may write."""
+    status = directory.lstat()
+    if _is_link(status):
+        raise InputError(f"{directory} is a link, and edgepress makes none there; remove it, or choose another output")
+    if not stat.S_ISDIR(status.st_mode):
+        raise InputError(
+            f"{directory} is no directory, and edgepress needs one of that name; move it, or choose another output"
+        )
+    if sys.platform == "win32":
+        return
+    foreign, open_to_others = status.st_uid != os.geteuid(), bool(status.st_mode & _OTHERS_WRITE)
+    if not foreign and not open_to_others:
+        return
+    made = _as_made_here(directory.parent)
+    if foreign and made.st_uid != status.st_uid:
+        raise InputError(
+            f"{directory} belongs to another user (number {status.st_uid}, this is {os.geteuid()}); what is in it "
+            "cannot be trusted: remove it, or choose another output"
+        )
+    if open_to_others and not made.st_mode & _OTHERS_WRITE:
+        raise InputError(
+            f"others may write into {directory} (mode {stat.S_IMODE(status.st_mode):o}), so what is in it cannot be "
+            "trusted: remove it, or choose another output"
+        )
+
+
+def _as_made_here(parent: Path) -> os.stat_result:
+    """How a new private directory looks in ``parent``: some file systems give all of theirs one owner and mode."""
+    probe = Path(tempfile.mkdtemp(prefix=".edgepress-", dir=parent))
+    try:
+        return probe.lstat()
+    finally:
+        probe.rmdir()
+
+
+def _refuse_without_note(directory: Path) -> None:
+    names = sorted(entry.name for entry in directory.iterdir())
+    if names and not _has_note(directory):
+        raise InputError(
+            f"{directory} is not edgepress's: it holds {listed(names)}, and no note of ours. Move it away, or choose "
+            "another output. If an edgepress before 0.2.0 left it, this one cannot go on from there: remove it"
+        )
+
+
+def _refuse_links(directory: Path) -> None:
+    """Refuse what would lead out of a directory: edgepress makes plain files and directories only."""
+    for folder, folders, files in os.walk(directory, followlinks=False):
+        for name in (*folders, *files):
+            path = Path(folder) / name
+            status = path.lstat()
+            if _is_link(status) or not (stat.S_ISDIR(status.st_mode) or stat.S_ISREG(status.st_mode)):
+                raise InputError(
+                    f"{path} is a link or a special file, and edgepress makes none there; remove it, or choose another "
+                    "output"
+                )
+
+
+def listed(names: list[str]) -> str:
+    """The first few of ``names``, and how many more there are."""
+    more = len(names) - _NAMED
+    return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
