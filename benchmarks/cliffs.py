@@ -17,6 +17,8 @@ import onnxruntime
 from common import ROOT, host, save, table
 from onnx import TensorProto, helper, numpy_helper
 
+from edgepress.sessions import open_on_cpu, session_options
+
 SIZE = 1024  # rows and columns of the weights
 TOKENS = {"decode": 1, "prefill": 32}
 BITS, BLOCKS, LEVELS = (2, 4, 8), (16, 32, 64, 128, 256), (0, 1, 2, 3, 4)
@@ -51,10 +53,9 @@ def product_model(combination: Mapping[str, object], size: int = SIZE) -> onnx.M
 
 def open_session(combination: Mapping[str, object]) -> onnxruntime.InferenceSession:
     """Open a session on one product."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.log_severity_level = 1, 4
-    model = product_model(combination).SerializeToString()
-    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    options = session_options(1)
+    options.log_severity_level = 4
+    return open_on_cpu(product_model(combination).SerializeToString(), options)
 
 
 def measure(session: onnxruntime.InferenceSession, tokens: int, dtype: type) -> list[float]:

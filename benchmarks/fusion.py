@@ -15,6 +15,8 @@ from common import group, save, spread, table
 from decode_speed import rest, timed
 from onnx import TensorProto, helper, numpy_helper
 
+from edgepress.sessions import open_on_cpu, session_options
+
 HIDDEN, INTERMEDIATE, KV, HEAD = 896, 4864, 128, 64
 CHAIN = 6  # layers in a row, so that a call is long enough to time
 
@@ -83,10 +85,8 @@ def session(what: str, fused: bool, block: int, threads: int) -> onnxruntime.Inf
     inputs = [helper.make_tensor_value_info(name, TensorProto.INT32, shape) for name, shape in lengths]
     graph = helper.make_graph(chain.nodes, "chain", [hidden, *inputs], [output], chain.constants)
     opsets = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.log_severity_level = threads, 3
     model = helper.make_model(graph, opset_imports=opsets, ir_version=10).SerializeToString()
-    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    return open_on_cpu(model, session_options(threads))
 
 
 def main() -> None:

@@ -26,7 +26,6 @@ from typing import Any
 
 import make_checkpoint
 import numpy as np
-import onnxruntime
 from common import RESULTS, ROOT, WORK, save, table
 from numpy.typing import NDArray
 from resnet import build_resnet, normalize
@@ -38,6 +37,7 @@ from edgepress.exporter.graph.static import write_static
 from edgepress.exporter.recipe import Activations
 from edgepress.runtime.evaluate import Corpus, evaluate_logits, read_corpus
 from edgepress.runtime.static import StaticSession
+from edgepress.sessions import open_on_cpu
 from edgepress.targets import Soc, find_soc, find_target
 from edgepress.targets.providers import qnn
 
@@ -63,9 +63,7 @@ def decibels(truth: Array, seen: Array) -> float:
 
 def on_cpu(model: Path) -> Any:
     """A session of onnxruntime's CPU provider."""
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    return open_on_cpu(model)
 
 
 def placement(session: Any) -> dict[str, int]:

@@ -28,6 +28,7 @@ from edgepress.exporter.reading import read_decoder
 from edgepress.exporter.reference import Reference
 from edgepress.exporter.source_tokenizer import source_tokenizer
 from edgepress.progress import Progress, silent
+from edgepress.sessions import open_on_cpu, session_options
 
 TOLERANCE = 1e-3  # of the largest reference logit; float32 graphs are within 1e-5, a wrong graph is off by 1e-1
 HALF_TOLERANCE = 2e-2  # where layers compute in float16: eps is 5e-4, and it adds up over the layers
@@ -102,18 +103,17 @@ def _graph_logits(work: Path, tokens: NDArray[np.int64], *, accuracy_level: int 
     Then nothing that goes into a product is rounded, integer products included.
     """
     model = onnx.load_model(work / MODEL_FILE, load_external_data=False)
-    options = onnxruntime.SessionOptions()
+    options = session_options()  # its warnings would be about logits having more rows than the graph declares
     if accuracy_level is not None:
         compute_in_float(model, accuracy_level)
         # what onnxruntime itself makes MatMulNBits of, it would compute in int8
         options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", str(accuracy_level))
-    options.log_severity_level = 3  # its warnings are about logits having more rows than the graph declares
     start = onnxruntime.OrtValue.ortvalue_from_numpy(np.array([0], np.int64))
     options.add_initializer(LOGITS_START, start)
     path = work / ".check.onnx"  # beside the data file that it refers to
     try:
         path.write_bytes(model.SerializeToString())
-        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        session = open_on_cpu(path, options)
     finally:
         path.unlink(missing_ok=True)
     feeds: dict[str, NDArray[np.generic]] = {"input_ids": tokens[None], "attention_mask": np.ones_like(tokens)[None]}

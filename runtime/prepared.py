@@ -38,6 +38,7 @@ from edgepress.files import atomic_directory, sha256_file
 from edgepress.manifest import bundle_hash, find_problems, read_manifest
 from edgepress.progress import Progress, silent
 from edgepress.runtime.config import read_config
+from edgepress.sessions import open_on_cpu, saturates
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession, SessionOptions
@@ -110,14 +111,13 @@ def open_session(
     """
     import onnxruntime
 
-    providers = ["CPUExecutionProvider"]
     reason = ""
     if prepared:
         level = options.graph_optimization_level
         try:
             directory = _ready(bundle, model, cache, limit)
             options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-            session = onnxruntime.InferenceSession(str(directory / "model.onnx"), options, providers=providers)
+            session = open_on_cpu(directory / "model.onnx", options)
         except Exception as error:  # a cache must never keep a bundle from being opened
             reason = str(error)
             _log.warning("the bundle is opened without its prepared form: %s", reason)
@@ -127,7 +127,7 @@ def open_session(
             return session, state
         finally:
             options.graph_optimization_level = level
-    return onnxruntime.InferenceSession(str(model), options, providers=providers), Prepared(reason=reason)
+    return open_on_cpu(model, options), Prepared(reason=reason)
 
 
 def _ready(bundle: Path, model: Path, cache: Path | None, limit: int | None) -> Path:
@@ -262,6 +262,8 @@ def machine() -> str:
             if name.strip() in {"flags", "Features"}:
                 features.update(value.split())
                 break  # onnxruntime looks at one core, too
+    if saturates():  # weights are made uint8 (see edgepress.sessions); an emulated processor shows the host's flags
+        features.add("saturating products")
     described = " ".join(sorted(features)) or platform.processor()
     return f"{platform.system()} {platform.machine()} {hashlib.sha256(described.encode()).hexdigest()[:16]}"
 

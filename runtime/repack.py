@@ -58,6 +58,7 @@ from edgepress.runtime.products import (
     with_packed,
 )
 from edgepress.runtime.protobuf import Message
+from edgepress.sessions import open_on_cpu, session_options
 
 MODEL, DATA, CHECK = "model.onnx", "model.onnx.data", "check.onnx"
 _PAGE = 4096
@@ -405,13 +406,11 @@ def _same_bits(ours: Arrays, expected: Arrays) -> bool:
 
 
 def _options() -> onnxruntime.SessionOptions:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
+    options = session_options(1)
     options.inter_op_num_threads = 1
-    options.log_severity_level = 3  # its warning that the saved graph is for this machine only is what we want
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     return options
 
 
 def _session(model: str | bytes, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
-    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    return open_on_cpu(model, options)

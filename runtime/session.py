@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from edgepress import sessions
 from edgepress.errors import InputError
 from edgepress.runtime.config import BundleConfig
 from edgepress.runtime.prepared import Prepared, open_session
@@ -36,23 +37,18 @@ _LOGITS_START = "logits_start"  # the graph's initializer: the first position of
 _LAST_ONLY = -1
 _LONG_FROM = "long_from"  # the graph's initializer: a call whose total length exceeds it uses longrope's long table
 _TRIM_FROM = 64  # tokens of a prompt that is worth the millisecond of giving memory back after it
-_ERRORS_ONLY = 3  # onnxruntime's log severity: its warnings are about how a graph was built, nothing a user can act on
 
 
 def session_options(threads: int) -> "SessionOptions":
     """Options that every session of the runtime has in common; InputError when ``threads`` is less than 1."""
-    import onnxruntime
-
     if threads < 1:
         raise InputError(f"threads is {threads}; it must be at least 1")
 
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
+    options = sessions.session_options(threads)
     options.inter_op_num_threads = 1
     # A memory pattern is kept for each combination of input shapes, and each decode step has a new one: the list only
     # grows, and searching and filling it makes steps 2 to 4 % slower after a few hundred tokens.
     options.enable_mem_pattern = False
-    options.log_severity_level = _ERRORS_ONLY
     return options
 
 

@@ -8,15 +8,13 @@ import onnxruntime
 from edgepress.exporter.graph.static import write_static
 from edgepress.runtime.session import DecoderSession
 from edgepress.runtime.static import StaticSession
+from edgepress.sessions import open_on_cpu, session_options
 
 CONTEXT, SEQUENCE = 100, 16
 
 
 def cpu(path: Path) -> onnxruntime.InferenceSession:
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.intra_op_num_threads = 1
-    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    return open_on_cpu(path, session_options(1))
 
 
 def static_session(bundle: Path, out: Path, *, context: int = CONTEXT, sequence: int = SEQUENCE) -> StaticSession:

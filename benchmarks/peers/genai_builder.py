@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 from numpy.typing import NDArray
 
 from edgepress.exporter.checkpoint import Checkpoint
+from edgepress.sessions import open_on_cpu, session_options
 from peers import Peer, parameters
 
 ALGORITHMS = ("rtn", "k_quant", "k_quant_mixed")
@@ -112,9 +112,7 @@ class Logits:
     """The ONNX model in onnxruntime on the CPU, with an empty cache at each call."""
 
     def __init__(self, path: Path, head_dim: int, threads: int = 1) -> None:
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        self._session = open_on_cpu(path, session_options(threads))
         inputs = {value.name: value.shape for value in self._session.get_inputs()}
         self._with_positions = "position_ids" in inputs
         self._past = {

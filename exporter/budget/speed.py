@@ -8,7 +8,6 @@ import statistics
 import time
 
 import numpy as np
-import onnxruntime
 from onnx import TensorProto
 
 from edgepress import __version__
@@ -18,6 +17,7 @@ from edgepress.exporter.decoder import Decoder, Weight
 from edgepress.exporter.graph.builder import CONTRIB, GraphBuilder
 from edgepress.exporter.plan import region_bytes
 from edgepress.exporter.scheme import Scheme
+from edgepress.sessions import open_on_cpu, session_options
 
 _BYTES = 48 << 20  # weights multiplied in one run: beyond the caches of what exports
 _COPIES = 64  # at most; a model of tiny matrices does fit into caches
@@ -77,10 +77,7 @@ def matmul_ms(shape: tuple[int, ...], scheme: Scheme | None, accuracy_level: int
                 accuracy_level=accuracy_level,
             )
         g.output(output, TensorProto.FLOAT, (1, rows))
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = usable_cores()
-    model = g.model("speed", __version__).SerializeToString()
-    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    session = open_on_cpu(g.model("speed", __version__).SerializeToString(), session_options(usable_cores()))
     feeds = {"x": random.standard_normal((1, columns), np.float32)}
     samples = []
     for _ in range(_RUNS + 1):

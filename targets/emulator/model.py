@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgepress.errors import CheckFailed, InputError
+from edgepress.sessions import open_on_cpu, session_options
 from edgepress.targets.emulator.agreement import Agreement, agreement
 from edgepress.targets.emulator.guest import Answer, Arrays
 from edgepress.targets.emulator.install import Installation, System
@@ -164,12 +165,7 @@ def count_run(arguments: dict[str, Any], arrays: Arrays) -> Answer:
 
 
 def _open(model: str, threads: int) -> "InferenceSession":
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3
-    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    return open_on_cpu(model, session_options(threads))
 
 
 def run_model(arguments: dict[str, Any], arrays: Arrays) -> Answer:

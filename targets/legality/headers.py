@@ -6,7 +6,7 @@ from functools import cache
 
 import onnx
 
-from edgepress.targets import CPU
+from edgepress.sessions import open_on_cpu, session_options
 
 Opsets = tuple[tuple[str, int], ...]
 """Domains and their versions."""
@@ -45,16 +45,14 @@ def refused_header(ir_version: int, opsets: Opsets) -> str:
 
 def _refusal(ir_version: int, opsets: Mapping[str, int]) -> str:
     """What onnxruntime says when it refuses a model of one Identity."""
-    import onnxruntime
-
     tensor = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1]) for name in "xy"]
     graph = onnx.helper.make_graph([onnx.helper.make_node("Identity", ["x"], ["y"])], "probe", tensor[:1], tensor[1:])
     imports = [onnx.helper.make_opsetid(domain, version) for domain, version in opsets.items()]
     model = onnx.helper.make_model(graph, ir_version=ir_version, opset_imports=imports)
-    options = onnxruntime.SessionOptions()
+    options = session_options()
     options.log_severity_level = 4
     try:
-        onnxruntime.InferenceSession(model.SerializeToString(), options, providers=[CPU])
+        open_on_cpu(model.SerializeToString(), options)
     except Exception as error:  # onnxruntime's exceptions have no common type
         return str(error)
     return ""

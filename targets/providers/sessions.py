@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from edgepress.sessions import session_options
+
 
 def open_on(
     devices: Sequence[Any],
@@ -26,7 +28,7 @@ def open_on(
     """
     import onnxruntime
 
-    session = onnxruntime.SessionOptions()
+    session = session_options()  # what is left to the CPU is computed as on ARM
     session.log_severity_level = 0 if verbose else 4
     if not optimize:
         session.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL

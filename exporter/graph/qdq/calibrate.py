@@ -14,6 +14,7 @@ from edgepress.exporter.calibration.ranges import Histogram, find_range
 from edgepress.exporter.graph.qdq.graph import FloatModel
 from edgepress.exporter.graph.qdq.roles import MOVES, attribute, fixed_range
 from edgepress.exporter.recipe import Activations
+from edgepress.sessions import open_on_cpu, session_options
 
 Feed = Mapping[str, NDArray[np.generic]]
 Ranges = dict[str, tuple[float, float]]
@@ -27,8 +28,6 @@ class Calibrator:
     """
 
     def __init__(self, path: Path, *, threads: int | None = None) -> None:
-        import onnxruntime
-
         self._model = model = FloatModel(path)
         self.outputs = model.outputs
         self._names = model.activations()
@@ -44,14 +43,9 @@ class Calibrator:
         for name in self._names:
             if name not in outputs and name not in model.inputs:
                 proto.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
+        options = session_options(threads)
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent))
-        if threads is not None:
-            options.intra_op_num_threads = threads
-        self.session = onnxruntime.InferenceSession(
-            proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
+        self.session = open_on_cpu(proto.SerializeToString(), options)
         self._fetched = list(dict.fromkeys([*model.outputs, *(n for n in self._names if n not in model.inputs)]))
 
     def run(self, feed: Feed) -> dict[str, NDArray[np.generic]]:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from edgepress.exporter.graph.qdq.calibrate import Calibrator
 from edgepress.runtime.static import StaticSession
+from edgepress.sessions import open_on_cpu
 
 
 def calibrate_decoder(
@@ -20,13 +21,8 @@ def calibrate_decoder(
     writes and the other reads then has one scale. Sequences whose lengths are multiples of the graph's need no
     padding, which would be counted as well.
     """
-    import onnxruntime
-
     calibrator = Calibrator(prefill, threads=threads)
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    single: Any = onnxruntime.InferenceSession(decode, options, providers=["CPUExecutionProvider"])
-    session = StaticSession(_Counting(calibrator), single)
+    session = StaticSession(_Counting(calibrator), open_on_cpu(decode))
     for tokens in sequences:
         session.reset()
         for start in range(0, tokens.size, session.prefill_chunk):

@@ -8,6 +8,7 @@ import onnx
 
 from edgepress.errors import InputError
 from edgepress.exporter.graph.weights import graphs
+from edgepress.sessions import open_on_cpu, session_options
 
 _MADE = re.compile(r"_token_\d+$")
 _LARGE = 1 << 30  # bytes of constants; a protobuf holds twice that
@@ -26,8 +27,7 @@ def prepare(source: Path, target: Path) -> None:
     """
     import onnxruntime
 
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
+    options = session_options()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.optimized_model_filepath = str(target)
     if _constant_bytes(source) > _LARGE:
@@ -35,7 +35,7 @@ def prepare(source: Path, target: Path) -> None:
         options.add_session_config_entry(f"{key}_file_name", f"{target.name}.data")
         options.add_session_config_entry(f"{key}_min_size_in_bytes", "1024")
     try:
-        onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+        open_on_cpu(source, options)
     except Exception as error:  # onnxruntime's exceptions have no common type
         raise InputError(f"{source} cannot be opened: {error}") from error
     model = onnx.load(target, load_external_data=False)

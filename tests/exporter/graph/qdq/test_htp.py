@@ -4,13 +4,13 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 from onnx import numpy_helper
 from qdq_models import block, block_feed, decibels, save_model
 
 from edgepress.exporter.graph.qdq import WIDTHS, Calibrator, quantize
 from edgepress.exporter.recipe import Activations
+from edgepress.sessions import open_on_cpu
 from edgepress.targets import find_soc, find_target
 from edgepress.targets.providers import qnn
 
@@ -29,7 +29,7 @@ def quantized(path: Path, name: str, feeds: list[dict[str, np.ndarray]]) -> onnx
 
 
 def on_cpu(model: onnx.ModelProto, feed: dict[str, np.ndarray]) -> list[np.ndarray]:
-    outputs: list[np.ndarray] = onnxruntime.InferenceSession(model.SerializeToString()).run(None, feed)
+    outputs: list[np.ndarray] = open_on_cpu(model.SerializeToString()).run(None, feed)
     return outputs
 
 

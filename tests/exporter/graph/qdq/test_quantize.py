@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 from onnx.reference import ReferenceEvaluator
 from qdq_models import block, block_feed, codes, decibels, initializers, makers, save_model
@@ -13,6 +12,7 @@ from qdq_models import block, block_feed, codes, decibels, initializers, makers,
 from edgepress.errors import InputError
 from edgepress.exporter.graph.qdq import WIDTHS, Ranges, Rounded, calibrate, find_widths, quantize, write_models
 from edgepress.exporter.recipe import Activations
+from edgepress.sessions import open_on_cpu
 from edgepress.targets import find_target, target_names
 
 ALL = pytest.mark.parametrize("name", sorted(WIDTHS))
@@ -23,9 +23,7 @@ def settings(name: str) -> Activations:
 
 
 def run(model: onnx.ModelProto, feed: dict[str, np.ndarray]) -> list[np.ndarray]:
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    outputs: list[np.ndarray] = onnxruntime.InferenceSession(model.SerializeToString(), options).run(None, feed)
+    outputs: list[np.ndarray] = open_on_cpu(model.SerializeToString()).run(None, feed)
     return outputs
 
 
@@ -281,7 +279,7 @@ def test_models_share_equal_constants_in_one_file_and_its_bytes_are_the_same_aga
         assert len(sizes) > 4
         assert sum(sizes) <= (folder / "weights.bin").stat().st_size < sum(sizes) + 4096 * len(sizes)
         for path, expected in alone.items():
-            found = onnxruntime.InferenceSession(path).run(None, block_feed(3, sequence=int(path.stem)))
+            found = open_on_cpu(path).run(None, block_feed(3, sequence=int(path.stem)))
             assert all(np.array_equal(a, b) for a, b in zip(expected, found, strict=True))
         written.append([path.read_bytes() for path in (*models, folder / "weights.bin")])
     assert written[0] == written[1]

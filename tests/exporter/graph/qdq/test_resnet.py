@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 from qdq_models import decibels
 
 from edgepress.exporter.graph.qdq import WIDTHS, Calibrator, prepare, quantize
 from edgepress.exporter.recipe import Activations
+from edgepress.sessions import open_on_cpu
 from edgepress.targets import find_soc, find_target
 from edgepress.targets.emulator import Installation, compare_model
 
@@ -69,14 +69,14 @@ def logits(session: Any, images: np.ndarray) -> np.ndarray:
 def test_batch_norms_are_folded_and_nothing_else_changes(network: Network) -> None:
     before, after = network.plain.with_name("bn.onnx"), network.plain
     assert "BatchNormalization" not in {node.op_type for node in onnx.load(after).graph.node}
-    found = [logits(onnxruntime.InferenceSession(path), network.images[:BATCH]) for path in (before, after)]
+    found = [logits(open_on_cpu(path), network.images[:BATCH]) for path in (before, after)]
     assert np.allclose(*found, atol=1e-4)
 
 
 def test_int8_top1_is_within_half_a_percent_of_float32(network: Network) -> None:
     top1 = {}
     for path in (network.plain, network.int8):
-        found = logits(onnxruntime.InferenceSession(path), network.images)
+        found = logits(open_on_cpu(path), network.images)
         top1[path] = float((found.argmax(1) == network.labels).mean())
     assert top1[network.plain] == pytest.approx(0.9173, abs=0.015)  # as its authors measured on all 10,000
     assert abs(top1[network.int8] - top1[network.plain]) <= 0.005
@@ -89,7 +89,7 @@ def test_the_htp_computes_all_of_it_and_the_same(network: Network) -> None:
     session = qnn.open_session(network.int8, find_soc(find_target("qnn-htp"), "sm8650"))
     assert {node[3] for node in qnn.assignment(session)} == {qnn.PROVIDER}
     images = network.images[: 3 * BATCH]
-    found, expected = logits(session, images), logits(onnxruntime.InferenceSession(network.int8), images)
+    found, expected = logits(session, images), logits(open_on_cpu(network.int8), images)
     assert decibels(expected, found) > 20
     assert (found.argmax(1) == expected.argmax(1)).mean() > 0.95
 

@@ -1,0 +1,114 @@
+"""onnxruntime sessions whose integer products are those of ARM, on every processor.
+
+On x86-64 with AVX2 and no VNNI, onnxruntime multiplies uint8 by int8 with an instruction that adds pairs of products
+up in 16 bits, which saturate: 255 · 127 + 255 · 127 gives 32767. ARM and x86-64 with VNNI add them up in 32 bits. Its
+option ``session.x64quantprecision`` makes constant int8 weights uint8 when a model is opened, the same numbers with
+another zero point, whose kernel is exact. It is set where sums saturate and nowhere else: onnxruntime 1.31 obeys it
+with VNNI too, where it changes no bit and makes products 2.6 times as slow.
+"""
+
+import logging
+import platform
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession, SessionOptions
+
+EXACT_PRODUCTS = "session.x64quantprecision"
+UNFUSED = "session.disable_quant_qdq"
+_X86 = {"x86_64", "amd64", "i386", "i686", "x86"}
+_ERRORS_ONLY = 3  # onnxruntime's log severity: its warnings are about how a graph was built, nothing a user can act on
+_UINT8, _INT8, _INT32 = 2, 3, 6  # TensorProto.DataType
+
+_log = logging.getLogger("edgepress.sessions")
+
+
+def session_options(threads: int | None = None) -> "SessionOptions":
+    """Options of a session: exact integer products, no warnings, and ``threads`` within a node where they are given."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = _ERRORS_ONLY
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    if saturates():
+        options.add_session_config_entry(EXACT_PRODUCTS, "1")
+    return options
+
+
+def open_on_cpu(model: Path | str | bytes, options: "SessionOptions | None" = None) -> "InferenceSession":
+    """Open a model on onnxruntime's CPU provider, with :func:`session_options` where none are given.
+
+    onnxruntime 1.31 cannot make some weights uint8: one that two nodes share, one of an operator that takes int8 by
+    int8 (which does not saturate). It then opens no session. Such a model is opened with its QuantizeLinear and
+    DequantizeLinear computed one by one, products in float32 between them, which is exact but for ties of rounding.
+
+    Raises:
+        Exception: what onnxruntime raises; its exceptions have no common base.
+
+    """
+    import onnxruntime
+
+    options = session_options() if options is None else options
+    given = str(model) if isinstance(model, Path) else model
+    providers = ["CPUExecutionProvider"]
+    try:
+        return onnxruntime.InferenceSession(given, options, providers=providers)
+    except Exception:
+        if not saturates():
+            raise
+        options.add_session_config_entry(EXACT_PRODUCTS, "0")
+        options.add_session_config_entry(UNFUSED, "1")
+        try:
+            session = onnxruntime.InferenceSession(given, options, providers=providers)
+        except Exception:
+            session = None
+        finally:  # the caller may open another model with them
+            options.add_session_config_entry(EXACT_PRODUCTS, "1")
+            options.add_session_config_entry(UNFUSED, "0")
+        if session is None:
+            raise
+        name = "a model" if isinstance(model, bytes) else model
+        _log.warning(
+            "%s: onnxruntime cannot make its int8 weights uint8, so its QDQ products are computed in float32: "
+            "in integers they would saturate on this processor",
+            name,
+        )
+        return session
+
+
+@cache
+def saturates() -> bool:
+    """Whether a plain session on this processor adds products of uint8 by int8 up in 16 bits.
+
+    Asked of onnxruntime itself, by 255 · 127 + 255 · 127: what the processor can do decides, whatever the system says
+    of it, and an emulated one is asked the same way. A third of a millisecond, once a process.
+    """
+    if platform.machine().lower() not in _X86:
+        return False
+    import numpy as np
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    session = onnxruntime.InferenceSession(_two_products(), options, providers=["CPUExecutionProvider"])
+    feed = {"x": np.full((1, 2), 255, np.uint8), "w": np.full((2, 1), 127, np.int8)}
+    return bool(session.run(["y"], feed)[0][0, 0] != 2 * 255 * 127)
+
+
+def _two_products() -> bytes:
+    """The ONNX model x (1, 2) ─► MatMulInteger ◄─ w (2, 1), on the wire: a device has no onnx to write it with."""
+
+    def field(number: int, content: bytes) -> bytes:
+        return bytes([number << 3 | 2, len(content)]) + content
+
+    def value(number: int, name: bytes, kind: int, rows: int, columns: int) -> bytes:
+        shape = b"".join(field(1, bytes([1 << 3, size])) for size in (rows, columns))
+        return field(number, field(1, name) + field(2, field(1, bytes([1 << 3, kind]) + field(2, shape))))
+
+    node = field(1, field(1, b"x") + field(1, b"w") + field(2, b"y") + field(4, b"MatMulInteger"))
+    values = value(11, b"x", _UINT8, 1, 2) + value(11, b"w", _INT8, 2, 1) + value(12, b"y", _INT32, 1, 1)
+    graph = field(7, node + field(2, b"products") + values)
+    return bytes([1 << 3, 10]) + graph + field(8, bytes([2 << 3, 10]))  # IR version 10, opset 10
