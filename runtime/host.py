@@ -5,6 +5,8 @@ import platform
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgepress.processor import cpu_info, cpu_name
+
 _FREQUENCY = "cpufreq"
 
 
@@ -30,11 +32,11 @@ class Host:
 
 def read_host(root: Path = Path("/")) -> Host:
     """Describe this machine. ``root`` is where ``proc`` and ``sys`` are; tests give another."""
-    info = _cpu_info(root)
+    info = cpu_info(root)
     return Host(
-        cpu=_first(info, "model name", "Model", "Hardware") or platform.processor() or "unknown",
+        cpu=cpu_name(info),
         architecture=platform.machine(),
-        features=tuple(sorted((_first(info, "flags", "Features") or "").split())),
+        features=tuple(sorted((info.get("flags") or info.get("Features") or "").split())),
         cores=os.cpu_count(),
         cores_usable=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
         memory_bytes=_memory(root),
@@ -50,20 +52,6 @@ def _read(path: Path) -> str | None:
         return path.read_text(encoding="utf-8", errors="replace").strip() or None
     except OSError:
         return None
-
-
-def _cpu_info(root: Path) -> dict[str, str]:
-    """The first value of each key in /proc/cpuinfo; cores of one system differ in little that matters here."""
-    found: dict[str, str] = {}
-    for line in (_read(root / "proc/cpuinfo") or "").splitlines():
-        key, colon, value = line.partition(":")
-        if colon:
-            found.setdefault(key.strip(), value.strip())
-    return found
-
-
-def _first(info: dict[str, str], *keys: str) -> str | None:
-    return next((info[key] for key in keys if info.get(key)), None)
 
 
 def _memory(root: Path) -> int | None:

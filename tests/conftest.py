@@ -52,6 +52,18 @@ def system() -> System:
         return setup_system(EMULATOR)
 
 
+@pytest.fixture(scope="session")
+def openvino_cpu() -> None:
+    """OpenVINO's CPU device, where its wheel is installed and takes this processor."""
+    pytest.importorskip("onnxruntime_ep_openvino", reason="not installed: pip install 'edgepress[openvino]'")
+    from edgepress.targets.providers import openvino
+
+    try:
+        openvino._devices("CPU")
+    except InputError as error:
+        pytest.skip(str(error))
+
+
 @contextmanager
 def _skipped_where_there_is_none() -> Iterator[None]:
     try:

@@ -14,6 +14,7 @@ from typing import Any
 
 import onnx
 
+from edgepress.errors import InputError
 from edgepress.targets import CPU, Soc, Target
 from edgepress.targets.legality import probes
 from edgepress.targets.legality.files import read_model
@@ -34,8 +35,8 @@ def place_all(path: Path, target: Target, soc: Soc | None = None) -> list[Placem
     """Return where ``target``'s provider puts each node of the model at ``path``, in the order of ``graph.view``.
 
     Raises:
-        InputError: the file cannot be used, the provider's wheel is missing, or ``target`` compiles for one chip and
-            ``soc`` names none.
+        InputError: the file cannot be used, the provider's wheel is missing or does not take this machine, or
+            ``target`` compiles for one chip and ``soc`` names none.
 
     """
     model = read_model(path)
@@ -73,6 +74,8 @@ class _Questions:
         _name_nodes(named)
         graphs = view(named)
         whole = self._ask(named)
+        if "absent" in whole:  # no answer of the provider's would be about the target
+            raise InputError(whole["absent"])
         traps = {trap.node: trap for trap in find_traps(named, self.weights)} if self.soc else {}
         where = probes.around(named, str(self.weights))
         placements = (

@@ -1,7 +1,8 @@
 """Intel's OpenVINO provider, from the wheel onnxruntime-ep-openvino.
 
-Its CPU device runs anywhere on x86-64. Its NPU device needs an Intel NPU and Intel's driver: the NPU's compiler is part
-of the driver and in no wheel, so nothing can be compiled for an NPU, or asked about one, elsewhere.
+Its CPU device runs on Intel's processors: of another maker's the provider has none. Its NPU device needs an Intel NPU
+and Intel's driver: the NPU's compiler is part of the driver and in no wheel, so nothing can be compiled for an NPU, or
+asked about one, elsewhere.
 """
 
 import json
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from edgepress.errors import InputError
+from edgepress.processor import cpu_name
 from edgepress.targets import Soc
 from edgepress.targets.providers.child import Child
 from edgepress.targets.providers.sessions import assignment, open_on, stdout_to_stderr
@@ -88,7 +90,7 @@ def ask(
 ) -> dict[str, Any]:
     """Ask in ``child`` where each node of ``model`` would run on the CPU device; as ``qnn.ask``.
 
-    OpenVINO does not say why it leaves a node.
+    OpenVINO does not say why it leaves a node. On a machine that is no such device the answer is ``absent``, and why.
     """
     if soc is not None:
         raise InputError(f"OpenVINO compiles for the device that it finds; leave {soc.name} out")
@@ -99,6 +101,10 @@ def ask(
 def answer(question: str, model: str, weights: str, optimize: bool) -> dict[str, Any]:
     """Answer a parent process (see child.py): ``ask`` is the one question."""
     assert question == "ask"
+    try:
+        _devices("CPU")
+    except InputError as error:
+        return {"absent": str(error)}
     config = {"session.model_external_initializers_file_folder_path": weights}
     session = open_session(Path(model).read_bytes(), fallback=True, config=config, optimize=optimize)
     return {"nodes": assignment(session), "unsupported": {}, "said": []}
@@ -107,8 +113,11 @@ def answer(question: str, model: str, weights: str, optimize: bool) -> dict[str,
 def _devices(kind: Device) -> list[Any]:
     found = [device for device in _registered() if device.device.type.name == kind]
     if not found:
-        driver = "; the NPU's compiler comes with Intel's driver, not with the wheel" if kind == "NPU" else ""
-        raise InputError(f"OpenVINO {version()} finds no {kind} on this machine{driver}")
+        reason = {
+            "NPU": "the NPU's compiler comes with Intel's driver, not with the wheel",
+            "CPU": f"its provider takes Intel's processors only, and this is {cpu_name()}; ask on a machine with one",
+        }[kind]
+        raise InputError(f"OpenVINO {version()} finds no {kind} on this machine: {reason}")
     return found[:1]
 
 

@@ -15,6 +15,7 @@ from edgepress.targets.providers import openvino
 pytest.importorskip("onnxruntime_ep_openvino", reason="not installed: pip install 'edgepress[openvino]'")
 
 
+@pytest.mark.usefixtures("openvino_cpu")
 @pytest.mark.parametrize("name", ["qwen3", "gemma3_text-version4", "gpt2"])
 def test_a_static_decoder_runs_on_openvino_whole_and_right(tmp_path: Path, name: str) -> None:
     export(tiny_models.save(name, tmp_path / name), out=tmp_path / "bundle", recipe="fp32")

@@ -3,14 +3,18 @@
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import npu_models
 import numpy as np
 import onnx
 import pytest
 
+from edgepress import cli
 from edgepress.errors import InputError
+from edgepress.processor import cpu_info
 from edgepress.targets import find_soc, find_target
+from edgepress.targets.legality import asked
 from edgepress.targets.legality.asked import place_all
 from edgepress.targets.providers import openvino
 from edgepress.targets.providers.sessions import assignment
@@ -50,6 +54,7 @@ def float_product() -> onnx.ModelProto:
     ],
     ids=["int8", "int8 per channel", "MatMulNBits", "float32"],
 )
+@pytest.mark.usefixtures("openvino_cpu")
 def test_openvino_takes_every_node_and_computes_what_the_cpu_provider_does(
     model: Callable[[], onnx.ModelProto], least: float
 ) -> None:
@@ -59,6 +64,7 @@ def test_openvino_takes_every_node_and_computes_what_the_cpu_provider_does(
     assert npu_models.decibels(npu_models.on_cpu(made, X), session.run(None, X)[0]) > least
 
 
+@pytest.mark.usefixtures("openvino_cpu")
 def test_precision_is_what_was_asked_for() -> None:
     made = float_product()
     truth = npu_models.on_cpu(made, X)
@@ -70,6 +76,7 @@ def test_precision_is_what_was_asked_for() -> None:
         assert 50 < npu_models.decibels(truth, in_float16) < 90
 
 
+@pytest.mark.usefixtures("openvino_cpu")
 def test_a_node_that_openvino_leaves_is_an_error_and_check_finds_it(tmp_path: Path) -> None:
     graph = npu_models.Graph()
     graph.node("Det", [graph.node("Relu", ["x"], "r")], "y")
@@ -85,7 +92,7 @@ def test_a_node_that_openvino_leaves_is_an_error_and_check_finds_it(tmp_path: Pa
 def test_there_is_no_npu_and_its_compiler_is_in_no_wheel() -> None:
     if any(device.device.type.name == "NPU" for device in openvino._registered()):
         pytest.skip("this machine has an NPU")
-    with pytest.raises(InputError, match="finds no NPU on this machine; the NPU's compiler comes with Intel's driver"):
+    with pytest.raises(InputError, match="finds no NPU on this machine: the NPU's compiler comes with Intel's driver"):
         openvino.open_session(b"", device="NPU")
 
 
@@ -94,10 +101,56 @@ def test_it_has_no_chips() -> None:
         openvino.open_session(b"", find_soc(find_target("qnn-htp"), "sm8650"))
 
 
+@pytest.mark.usefixtures("openvino_cpu")
 def test_a_broken_model_is_one_error(tmp_path: Path) -> None:
     (tmp_path / "m.onnx").write_bytes(b"no model")
     with pytest.raises(InputError, match=r"m\.onnx: OpenVINO makes no session"):
         openvino.open_session(tmp_path / "m.onnx")
+
+
+def test_a_processor_of_another_maker_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its provider has no device there, which onnxruntime would not explain."""
+    monkeypatch.setattr(openvino, "_registered", list)
+    monkeypatch.setattr(openvino, "cpu_name", lambda: "AMD EPYC 7763")
+    with pytest.raises(InputError, match=r"finds no CPU .*takes Intel's processors only, and this is AMD EPYC 7763;"):
+        openvino.open_session(float_product().SerializeToString())
+
+
+def test_check_on_a_processor_of_another_maker_is_one_error_and_no_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class NoDevice:
+        """A child whose OpenVINO finds nothing."""
+
+        def __init__(self, timeout: float) -> None:
+            del timeout
+
+        def __enter__(self) -> "NoDevice":
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+        def call(self, provider: str, question: str, **arguments: Any) -> dict[str, Any]:
+            assert (provider, question) == ("openvino", "ask")
+            return openvino.answer(question, **arguments)
+
+    monkeypatch.setattr(openvino, "_registered", list)
+    monkeypatch.setattr(asked, "Child", NoDevice)
+    onnx.save(float_product(), tmp_path / "m.onnx")
+    assert cli.main(["check", str(tmp_path / "m.onnx"), "--target", "openvino-cpu"]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.count("\n") == 1
+    assert "takes Intel's processors only" in said.err
+
+
+def test_this_machines_own_devices_decide() -> None:
+    """Where the provider has a device, it is asked; where it has none, the error is the other's and not this one's."""
+    if "CPU" in {device.device.type.name for device in openvino._registered()}:
+        assert openvino._devices("CPU")
+    else:
+        assert cpu_info().get("vendor_id") != "GenuineIntel"
 
 
 def test_a_missing_wheel_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
