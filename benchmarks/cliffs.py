@@ -11,6 +11,9 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+import edgepress  # noqa: F401 - before onnxruntime, whose telemetry it switches off
+
+# isort: split
 import numpy as np
 import onnx
 import onnxruntime

@@ -9,6 +9,9 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
+import edgepress  # noqa: F401 - before onnxruntime, whose telemetry it switches off
+
+# isort: split
 import numpy as np
 import onnxruntime
 from common import group, save, spread, table

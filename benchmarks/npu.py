@@ -24,6 +24,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import edgepress  # noqa: F401 - before onnxruntime, whose telemetry it switches off
+
+# isort: split
 import make_checkpoint
 import numpy as np
 from common import RESULTS, ROOT, WORK, save, table

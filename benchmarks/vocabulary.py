@@ -28,6 +28,9 @@ from tempfile import TemporaryDirectory
 from typing import Any
 from unittest import mock
 
+import edgepress  # noqa: F401 - before onnxruntime, whose telemetry it switches off
+
+# isort: split
 import numpy as np
 import onnxruntime
 from common import ROOT, WORK, group, measure_command, read_sample, save, spread, table

@@ -7,6 +7,9 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+import edgepress  # noqa: F401 - before onnxruntime, whose telemetry it switches off
+
+# isort: split
 import numpy as np
 import onnx
 from numpy.typing import NDArray
