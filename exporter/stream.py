@@ -22,12 +22,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgepress.errors import InputError
-from edgepress.exporter import integer
+from edgepress.exporter import integer, kernels
 from edgepress.exporter.checkpoint import Checkpoint
 from edgepress.exporter.compress import Method, Quantized, load_method
-from edgepress.exporter.compress.packing import dequantize
+from edgepress.exporter.compress.packing import dequantize, unpack_zero_points
 from edgepress.exporter.decoder import Part
 from edgepress.exporter.plan import Plan, PlannedTensor
+from edgepress.exporter.scheme import Scheme
 
 if TYPE_CHECKING:
     from edgepress.exporter.calibration.store import StoredStages
@@ -100,6 +101,7 @@ def write_weights(
     written = [0]
 
     def work() -> None:
+        kernels.load(plan.parameters)
         with path.open("r+b", buffering=0) as file:
             while not stop.is_set():
                 with lock:
@@ -245,7 +247,25 @@ def _write_rows(
     _write(file, tensor, row, "values", quantized.values)
     if quantized.zero_points is not None:
         _write(file, tensor, row, "zero_points", quantized.zero_points)
-    return _compare(x, dequantize(quantized.values, scales, scheme, x.shape[1], quantized.zero_points))
+    return _compare_stored(x, Quantized(quantized.values, scales, quantized.zero_points), scheme)
+
+
+def _compare_stored(x: NDArray[np.float32], stored: Quantized, scheme: Scheme) -> _Sums:
+    """What :func:`_compare` finds, without the stored rows in memory where there is a kernel for it."""
+    compiled = kernels.loaded()
+    if compiled is not None:
+        rows, blocks = stored.scales.shape
+        if stored.zero_points is None:
+            zeros = np.full((rows, blocks), scheme.zero_point, np.uint8)
+        else:
+            zeros = unpack_zero_points(stored.zero_points, scheme.bits, blocks)
+        power, noise, largest = (np.empty(rows, np.float32) for _ in range(3))
+        pieces = compiled.pairwise(x.shape[1])
+        compiled.compare(x, pieces, stored.values, stored.scales, zeros, scheme.bits, power, noise, largest)
+        total = power.sum(dtype=np.float64)
+        if np.isfinite(total):
+            return _Sums(float(total), float(noise.sum(dtype=np.float64)), float(largest.max()))
+    return _compare(x, dequantize(stored.values, stored.scales, scheme, x.shape[1], stored.zero_points))
 
 
 def _to_half(x: NDArray[np.float32], tensor: PlannedTensor) -> NDArray[np.float16]:

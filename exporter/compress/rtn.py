@@ -48,6 +48,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from edgepress.exporter import kernels
 from edgepress.exporter.compress import Method, Quantized
 from edgepress.exporter.compress.packing import pack, pack_zero_points
 from edgepress.exporter.scheme import Scheme
@@ -110,22 +111,60 @@ class Work:
 
 def quantize(rows: Floats, scheme: Scheme, importance: Floats | None) -> Quantized:
     """See :class:`~edgepress.exporter.compress.Method`."""
-    return by_groups(rows, scheme, importance, search, _TILE)
+    compiled = kernels.loaded()
+    if compiled is None or importance is not None:
+        return by_groups(rows, scheme, importance, search, _TILE)
+    every, found = _groups(rows, scheme)
+    if scheme.symmetric:
+        steps = (_ROW_EXTREMES if scheme.per_channel else _EXTREMES)[scheme.bits]
+        shifts = (0.0,) * len(steps)
+    else:
+        steps, shifts = zip(*(_ROW_SPANS if scheme.per_channel else _SPANS)[scheme.bits], strict=True)
+    candidates = (np.array(each, np.float32) for each in (steps, shifts))
+    asked = (scheme.symmetric, _is_aligned(scheme), scheme.bits)
+    compiled.search(every, *candidates, *asked, found.values, found.scales, found.zero_points)
+    return found.of_rows(len(rows), rows.shape[1], scheme)
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What is found for groups, before it is laid out as rows: (groups, …) each."""
+
+    values: NDArray[np.uint8]
+    scales: Floats
+    zero_points: NDArray[np.uint8]
+
+    def of_rows(self, rows: int, columns: int, scheme: Scheme) -> Quantized:
+        """Groups that are rows: what a row has once is stored for each of its blocks."""
+        groups = len(self.scales) // rows if rows else 1
+        each = scheme.blocks(columns) // groups
+        zero_points = np.repeat(self.zero_points.reshape(rows, groups), each, axis=1)
+        return Quantized(
+            self.values.reshape(scheme.values_shape(rows, columns)),
+            np.repeat(self.scales.reshape(rows, groups), each, axis=1),
+            None if scheme.symmetric else pack_zero_points(zero_points, scheme.bits),
+        )
+
+
+def _groups(rows: Floats, scheme: Scheme) -> tuple[Floats, _Found]:
+    """Cut rows into groups of one scale, blocks or whole rows, (groups, size), and make room for what is found."""
+    blocks = scheme.blocks(rows.shape[1])
+    groups, size = (1, blocks * scheme.block_size) if scheme.per_channel else (blocks, scheme.block_size)
+    padding = groups * size - rows.shape[1]
+    if padding:
+        rows = np.pad(rows, ((0, 0), (0, padding)))
+    every = np.ascontiguousarray(rows).reshape(-1, size)
+    values = np.empty((len(every), size * scheme.bits // 8), np.uint8)
+    return every, _Found(values, np.empty(len(every), np.float32), np.zeros(len(every), np.uint8))
 
 
 def by_groups(
     rows: Floats, scheme: Scheme, importance: Floats | None, quantize_tile: QuantizeTile, elements: int
 ) -> Quantized:
-    """Cut rows into groups, which have one scale each; quantize tiles of about ``elements`` and pack them."""
-    blocks = scheme.blocks(rows.shape[1])
-    # A group has a scale of its own: a block, or a whole row.
-    groups, size = (1, blocks * scheme.block_size) if scheme.per_channel else (blocks, scheme.block_size)
-    padding = groups * size - rows.shape[1]
-    if padding:
-        rows = np.pad(rows, ((0, 0), (0, padding)))
-    every = rows.reshape(-1, size)  # (rows · groups, group size)
-    values = np.empty((len(every), size * scheme.bits // 8), np.uint8)
-    scales, zero_points = np.empty(len(every), np.float32), np.empty(len(every), np.uint8)
+    """Quantize tiles of about ``elements`` of the rows' groups and pack them."""
+    every, into = _groups(rows, scheme)
+    size = every.shape[1]
+    groups = len(every) // len(rows) if len(rows) else 1  # in a row
     weights = None if importance is None else _group_weights(importance, groups, size)  # (group size, groups)
     # numpy sums a lone column pairwise, not in order: every tile has two groups or more, the last one zeros if need be
     tile = max(2, min(elements // size, len(every)))
@@ -143,19 +182,11 @@ def by_groups(
         if factor is not None:
             found = found / factor
         codes = used.q[:, : stop - start].astype(np.uint8)  # (group size, groups)
-        values[start:stop] = pack(codes.T, scheme.bits)
-        scales[start:stop] = found[: stop - start]
+        into.values[start:stop] = pack(codes.T, scheme.bits)
+        into.scales[start:stop] = found[: stop - start]
         if zeros is not None:
-            zero_points[start:stop] = zeros[: stop - start]
-    # Groups that are rows: what a row has once is stored for each of its blocks.
-    each = blocks // groups
-    return Quantized(
-        values.reshape(scheme.values_shape(len(rows), rows.shape[1])),
-        np.repeat(scales.reshape(-1, groups), each, axis=1),
-        None
-        if scheme.symmetric
-        else pack_zero_points(np.repeat(zero_points.reshape(-1, groups), each, axis=1), scheme.bits),
-    )
+            into.zero_points[start:stop] = zeros[: stop - start]
+    return into.of_rows(len(rows), rows.shape[1], scheme)
 
 
 def _group_weights(importance: Floats, groups: int, size: int) -> Floats:
@@ -202,10 +233,14 @@ def search(work: Work, extreme: Floats, w: Floats | None, scheme: Scheme) -> tup
 def _symmetric(extreme: Floats, scheme: Scheme) -> Iterator[tuple[Floats, None]]:
     """Candidates: 1 / scale, (groups,)."""
     inverse = np.empty_like(extreme)
-    aligned = scheme.per_channel and scheme.bits in _ACCELERATED
-    largest = -np.abs(extreme) if aligned else extreme
+    largest = -np.abs(extreme) if _is_aligned(scheme) else extreme
     for step in (_ROW_EXTREMES if scheme.per_channel else _EXTREMES)[scheme.bits]:
         yield np.divide(np.float32(step), largest, out=inverse), None
+
+
+def _is_aligned(scheme: Scheme) -> bool:
+    """Whether scales must be positive."""
+    return scheme.symmetric and scheme.per_channel and scheme.bits in _ACCELERATED
 
 
 def _asymmetric(x: Floats, scheme: Scheme) -> Iterator[tuple[Floats, Floats]]:
