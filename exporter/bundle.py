@@ -123,6 +123,7 @@ def write_manifest(
     budget: dict[str, object] | None,
     parity: dict[str, object] | None,
     sparsity: dict[str, object] | None,
+    notes: tuple[str, ...],
 ) -> Manifest:
     """Hash what is on disk, as read back from there; write ``manifest.json`` and return it as read back too."""
     files = describe_files(bundle)
@@ -151,6 +152,7 @@ def write_manifest(
         parity=parity,
         sparsity=sparsity,
         long_from=decoder.long_from,
+        notes=notes,
     )
     return _write_manifest(bundle, manifest)
 

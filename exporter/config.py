@@ -1,9 +1,11 @@
 """Reads a checkpoint's ``config.json`` and remembers what was read, so that nothing in it is ignored by accident.
 
 Every value is either read by the architecture file, or without effect on the logits (:data:`WITHOUT_EFFECT`, each with
-its reason), or an error that names it.
+its reason), or an error that names it when transformers' class of the model reads it, or noted when it does not
+(:attr:`Config.notes`).
 """
 
+import difflib
 import math
 import re
 from collections.abc import Collection, Mapping
@@ -19,7 +21,7 @@ WITHOUT_EFFECT: dict[str, str] = {
     r"transformers_version|unsloth_\w+|transformers\.js_config|is_llama_config": "who wrote the file, and for whom",
     r"(torch_)?dtype": "how the weights are stored; each tensor says so itself",
     r"\w+_token_ids?|suppress_tokens|begin_suppress_tokens|bad_words_ids": "what tokens mean to a generation loop",
-    r"(attention|hidden|resid|embd|attn|classifier|summary_first)_?(dropout|pdrop)|dropout": "only in training",
+    r"(attention|hidden|resid|embd|attn|classifier|summary_(first|last))_?(dropout|pdrop)|dropout": "only in training",
     r"initializer_range|initializer_factor|use_cache|gradient_checkpointing": "training, or the cache's existence",
     r"output_\w+|return_dict|return_dict_in_generate|torchscript|use_return_dict": "what transformers returns",
     r"_?attn_implementation(_\w+)?|cache_implementation|use_flash_attn|_flash_attn_2_enabled": "same mathematics",
@@ -36,15 +38,18 @@ WITHOUT_EFFECT: dict[str, str] = {
 }
 _WITHOUT_EFFECT = re.compile("|".join(f"(?:{pattern})" for pattern in WITHOUT_EFFECT))
 
-# Keys whose one harmless value is accepted for every architecture; any other value is refused.
+# Keys whose one harmless value is what every architecture computes, so that nothing needs to be said of it. Another
+# value is refused where transformers reads the key, and noted elsewhere.
 ONLY_VALUE: dict[str, object] = {
+    "is_causal": True,
+    "partial_rotary_factor": 1.0,
     "is_encoder_decoder": False,
     "is_decoder": False,  # set by encoder-decoder wrappers only
     "add_cross_attention": False,
     "tie_encoder_decoder": False,
     "pruned_heads": {},
     "use_mrope": False,
-    "rope_interleaved": False,  # SmolLM2 ships false; true would be another rotation
+    "rope_interleaved": False,  # SmolLM2 ships it
     "use_bidirectional_attention": False,
     "use_bfloat16": False,  # TensorFlow only
     # Read by some families (which then do not leave them for here) and absent from the others: Phi-4-mini ships them.
@@ -55,6 +60,19 @@ ONLY_VALUE: dict[str, object] = {
     "full_attn_mod": 1,
     "interpolate_factor": 1,
 }
+# What transformers' code for all models reads of any config, and may change the logits; families add to it
+# (Architecture.config_keys). A test finds both in transformers' source.
+READ_BY_ALL = (
+    "attention_chunk_size",  # cache_utils, masking_utils
+    "is_causal",  # masking_utils
+    "is_encoder_decoder",  # configuration_utils
+    "kv_sharing_modes",  # cache_utils
+    "layer_types",  # cache_utils, masking_utils
+    "per_layer_config",  # configuration_utils, modeling_layers
+    "pruned_heads",  # transformers 4
+    "sliding_window",  # cache_utils, masking_utils
+)
+QUANTIZED = ("quantization_config", "quantization", "compression_config")  # transformers; MLX; compressed-tensors once
 
 
 class Config:
@@ -68,8 +86,11 @@ class Config:
     def __init__(self, values: Mapping[str, object], where: str = "config.json") -> None:
         self.values = dict(values)
         self.where = where
+        self.notes: list[str] = []  # what was passed over, a sentence each; complete once finished
+        self.significant: Collection[str] | None = None  # the keys that must be read if they are there; None: all
         self._read: set[str] = set()
         self._sections: list[Config] = []
+        self._is_section = False
 
     def integer(self, key: str, default: int | None = None, *, minimum: int = 1) -> int:
         """Return an integer of at least ``minimum``."""
@@ -169,6 +190,7 @@ class Config:
         if not isinstance(value, dict):
             raise self.refuse(key, "must be a mapping")
         section = Config(value, f"{self.where}: {key}")
+        section._is_section = True
         self._sections.append(section)
         return section
 
@@ -185,20 +207,33 @@ class Config:
         return InputError(f"{self.where}: {key} = {_shown(self.values.get(key))}: {why}")
 
     def finish(self) -> None:
-        """Raise InputError for every key that nobody read; null means not set."""
+        """Raise InputError for every significant key that nobody read, and note the others; null means not set."""
         for key, value in self.values.items():
-            if key in self._read or value is None:
+            if key in self._read or value is None or _WITHOUT_EFFECT.fullmatch(key):
                 continue
-            if key == "quantization_config":
+            if key in QUANTIZED:
                 raise self.refuse(key, "the checkpoint is quantized already; export the original one")
-            if key in ONLY_VALUE:
-                if value != ONLY_VALUE[key]:
-                    raise self.refuse(key, f"not implemented; only {_shown(ONLY_VALUE[key])} is")
-            elif not _WITHOUT_EFFECT.fullmatch(key):
-                kind = self.values.get("model_type", "this architecture")
-                raise self.refuse(key, f"not implemented for {kind}; exporting without it would change the model")
+            if key in ONLY_VALUE and value == ONLY_VALUE[key]:
+                continue
+            if key == "layer_types" and isinstance(value, list) and {*map(str, value)} == {"full_attention"}:
+                continue
+            if self.significant is None or key in self.significant or (isinstance(value, dict) and self._is_section):
+                self._refuse_unread(key)
+            self.notes.append(f"{self.where}: {key} = {_shown(value)} is passed over: {self._why_not_read(key)}")
         for section in self._sections:
             section.finish()
+            self.notes += section.notes
+
+    def _refuse_unread(self, key: str) -> None:
+        if key in ONLY_VALUE:
+            raise self.refuse(key, f"not implemented; only {_shown(ONLY_VALUE[key])} is")
+        kind = self.values.get("model_type", "this architecture")
+        raise self.refuse(key, f"not implemented for {kind}; exporting without it would change the model")
+
+    def _why_not_read(self, key: str) -> str:
+        near = difflib.get_close_matches(key, sorted(self._read - self.values.keys()), n=1, cutoff=0.85)
+        meant = f"; was {near[0]} meant?" if near else ""
+        return f"transformers does not read it for this model either{meant}"
 
     def _value(self, key: str) -> object:
         self._read.add(key)

@@ -145,6 +145,7 @@ def write_bundle(
             budget=prepared.budget,
             parity=parity,
             sparsity=sparsity,
+            notes=prepared.notes,
         )
         if prepared.pruned is not None:
             manifest = bundle.add_steps(work, manifest, describe_steps(work, prepared, threads, progress))

@@ -81,13 +81,18 @@ def _known(value: object, default: object) -> object:
 
 
 def _token_ids(key: str, config: Mapping[str, object], generation: Mapping[str, object], vocab_size: int) -> list[int]:
-    value = generation.get(key, config.get(key))
-    if value is None:
-        value = config.get(key)
-    candidates: list[object] = value if isinstance(value, list) else [] if value is None else [value]
-    tokens = []
-    for token in candidates:
-        if not isinstance(token, int) or not 0 <= token < vocab_size:
-            raise InputError(f"{key} {token!r} is not a token of the vocabulary of {vocab_size}; correct the config")
-        tokens.append(token)
-    return tokens
+    """Ids under ``key``, in generation_config.json or, where it has none, in config.json; negative ones are none."""
+    for content in (generation, config):
+        value = content.get(key)
+        candidates: list[object] = value if isinstance(value, list) else [] if value is None else [value]
+        tokens = []
+        for token in candidates:
+            if not isinstance(token, int) or isinstance(token, bool) or token >= vocab_size:
+                raise InputError(
+                    f"{key} {token!r} is not a token of the vocabulary of {vocab_size}; correct the config"
+                )
+            if token >= 0:  # some configs write −1 for none
+                tokens.append(token)
+        if tokens:
+            return tokens
+    return []

@@ -15,7 +15,7 @@ from edgepress.exporter.compress import Method, Pruning, Recovery, Transform, lo
 from edgepress.exporter.decoder import Decoder
 from edgepress.exporter.forms import find_form
 from edgepress.exporter.plan import Plan, make_plan
-from edgepress.exporter.reading import first_token, read_decoder
+from edgepress.exporter.reading import first_token, notes, read_decoder
 from edgepress.exporter.recipe import Recipe, read_recipe
 from edgepress.progress import Progress, silent
 from edgepress.targets import (
@@ -59,6 +59,11 @@ class Prepared:
     def original(self) -> Checkpoint:
         """The checkpoint that the user named."""
         return self.checkpoint if self.pruned is None else self.pruned.original
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the user should know of how the checkpoint was read; see :func:`.reading.notes`."""
+        return notes(self.original, read_decoder(self.original))
 
 
 def decide(

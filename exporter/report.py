@@ -40,6 +40,7 @@ def plan_to_json(prepared: Prepared) -> Json:
             "cache_bytes_at_full_context": plan.cache_bytes,
         },
         "left_out": dict(prepared.left_out),
+        "notes": list(prepared.notes),
         "estimates": {
             "bundle_bytes": plan.data_bytes + _graph_and_tokenizer_bytes(prepared),
             "runtime_memory_bytes": plan.data_bytes + plan.cache_bytes,
@@ -101,6 +102,7 @@ def format_plan(prepared: Prepared) -> str:
             f"{_megabytes(totals['cache_bytes_at_full_context'])} MB of it key-value cache (estimate)",
             *_budget_lines(prepared.budget),
             *(f"left out     {name}: {why}" for name, why in prepared.left_out.items()),
+            *(f"note         {note}" for note in cast("list[str]", plan["notes"])),
             *_step_lines(cast("list[Json]", plan["steps"])),
             *(f"not run      {name}: it keeps the sizes" for name in cast("list[str]", plan["steps_not_run"])),
         ]

@@ -38,28 +38,38 @@ def read_rope(
 ) -> Rope:
     """Read one rope for all layers, in the form of transformers 4 or 5.
 
-    transformers 4: ``rope_theta`` and ``rope_scaling``; transformers 5: ``rope_parameters`` with both inside.
+    transformers 4: ``rope_theta`` and ``rope_scaling``; transformers 5: ``rope_parameters`` with both inside. If both
+    forms are there, they must say the same.
     ``theta`` is the family's default, ``partial`` whether it implements ``partial_rotary_factor``, ``aliases`` its
     other names for ``types``, ``original_context`` its default for ``original_max_position_embeddings``.
     """
-    if config.has("rope_scaling") and config.has("rope_parameters"):
-        raise config.refuse("rope_scaling", "rope_parameters is there too; keep one of them")
-    section = config.section("rope_scaling") or config.section("rope_parameters") or Config({}, config.where)
-    theta = inside_or_outside(section, config, "rope_theta", above=1.0) or theta
-    factor = inside_or_outside(section, config, "partial_rotary_factor", above=0.0) or 1.0
-    if factor != 1.0 and not partial:
-        place = section if section.has("partial_rotary_factor") else config
-        raise place.refuse("partial_rotary_factor", "this architecture rotates whole heads; only 1.0 is implemented")
     original = config.optional_integer("original_max_position_embeddings", original_context)
-    return rope_from_section(
-        section,
-        rotated=rotated_dimensions(config, head_dim, factor),
-        context_length=context_length,
-        theta=theta,
-        aliases=aliases,
-        types=types,
-        original_context=original,
-    )
+
+    def read(section: Config) -> Rope:
+        base = inside_or_outside(section, config, "rope_theta", above=1.0) or theta
+        factor = inside_or_outside(section, config, "partial_rotary_factor", above=0.0) or 1.0
+        if factor != 1.0 and not partial:
+            place = section if section.has("partial_rotary_factor") else config
+            raise place.refuse("partial_rotary_factor", "this family rotates whole heads; only 1.0 is implemented")
+        return rope_from_section(
+            section,
+            rotated=rotated_dimensions(config, head_dim, factor),
+            context_length=context_length,
+            theta=base,
+            aliases=aliases,
+            types=types,
+            original_context=original,
+        )
+
+    sections = [config.section("rope_scaling"), config.section("rope_parameters")]
+    return same_rope(config, [read(section) for section in sections if section] or [read(Config({}, config.where))])
+
+
+def same_rope(config: Config, ropes: Sequence[Rope]) -> Rope:
+    """The rope that ``rope_scaling`` and ``rope_parameters`` both say; InputError when they say different ones."""
+    if any(rope != ropes[0] for rope in ropes):
+        raise config.refuse("rope_scaling", "rope_parameters is there too, and says something else; keep one of them")
+    return ropes[0]
 
 
 def rotated_dimensions(config: Config, head_dim: int, factor: float = 1.0) -> int:
@@ -82,6 +92,7 @@ def rope_from_section(
     original_context: int | None = None,
 ) -> Rope:
     """Read one mapping of rope parameters; ``original_context`` is what the config says outside of it."""
+    section.significant = ("partial_rotary_factor",)  # other keys are read for one type of rope, and left for others
     try:
         with np.errstate(all="ignore"):
             rope = _read_section(section, rotated, context_length, theta, {*types}, aliases, original_context)

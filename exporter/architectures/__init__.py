@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 
 from edgepress.errors import InputError
-from edgepress.exporter.config import Config
+from edgepress.exporter.config import READ_BY_ALL, Config
 from edgepress.exporter.decoder import Decoder, change_parts
 from edgepress.exporter.factors import KEY, read_ranks, with_factors
 
@@ -26,6 +26,8 @@ class Architecture:
     and of the number of query heads.
     ``by_layer(config, layers)`` spells out, as lists with one entry a layer, what the config says by a rule about the
     layers' numbers, by key: without some of its layers a model needs the list.
+    ``config_keys`` are those that transformers' class reads and ``read`` does not, so that values are refused. Keys
+    that neither reads are passed over, and noted (:func:`unread_keys`).
     """
 
     model_type: str
@@ -36,6 +38,7 @@ class Architecture:
     width_key: str = "intermediate_size"
     heads_key: str = "num_attention_heads"
     by_layer: Callable[[Config, int], dict[str, list[int] | list[str]]] = lambda *_: {}
+    config_keys: tuple[str, ...] = ()
 
 
 def model_types() -> list[str]:
@@ -65,18 +68,29 @@ def describe(values: Mapping[str, object], tensors: Collection[str], where: str 
         InputError: the family or one of the values is not implemented.
 
     """
-    model_type = values.get("model_type")
-    if not isinstance(model_type, str):
-        raise InputError(f"{where}: model_type = {model_type!r}: must be one of {', '.join(model_types())}")
-    family = architecture(model_type)
-    config = Config(values, where)
-    decoder = _factored(family.read(config), config)
-    config.finish()
+    family, _, decoder = _read(values, where)
     if any(name.startswith(family.base_prefix) for name in tensors):
         return decoder
     renamed = change_parts(decoder, lambda part: replace(part, tensor=part.tensor.removeprefix(family.base_prefix)))
     assert isinstance(renamed, Decoder)
     return renamed
+
+
+def unread_keys(values: Mapping[str, object], where: str = "config.json") -> tuple[str, ...]:
+    """What of a config is passed over because transformers does not read it either, a sentence each."""
+    return tuple(_read(values, where)[1].notes)
+
+
+def _read(values: Mapping[str, object], where: str) -> tuple[Architecture, Config, Decoder]:
+    model_type = values.get("model_type")
+    if not isinstance(model_type, str):
+        raise InputError(f"{where}: model_type = {model_type!r}: must be one of {', '.join(model_types())}")
+    family = architecture(model_type)
+    config = Config(values, where)
+    config.significant = {*READ_BY_ALL, *family.config_keys}
+    decoder = _factored(family.read(config), config)
+    config.finish()
+    return family, config, decoder
 
 
 def _factored(decoder: Decoder, config: Config) -> Decoder:

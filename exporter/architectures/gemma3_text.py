@@ -16,7 +16,7 @@ from edgepress.exporter.architectures._common import (
 )
 from edgepress.exporter.config import Config
 from edgepress.exporter.decoder import Decoder, Layer, Norm, Rope
-from edgepress.exporter.rope import rope_from_section, rotated_dimensions
+from edgepress.exporter.rope import rope_from_section, rotated_dimensions, same_rope
 
 NORM_PLUS = 1.0  # Gemma3RMSNorm multiplies by 1 + weight
 
@@ -40,11 +40,6 @@ def read(config: Config) -> Decoder:
     activation = read_activation(config, "hidden_activation", "gelu_pytorch_tanh")
     bias = config.flag("attention_bias", False)
     scale = config.number("query_pre_attn_scalar", 256.0, above=0.0) ** -0.5
-    if config.optional_number("attn_logit_softcapping") is not None:
-        raise config.refuse(
-            "attn_logit_softcapping",
-            "the reference (transformers) does not apply it; null exports what runs there",
-        )
 
     def layer(index: int) -> Layer:
         def norm(role: str, tensor: str) -> Norm:
@@ -104,25 +99,31 @@ def _ropes(config: Config, sizes: Sizes, types: list[str]) -> dict[str, Rope]:
     both = config.section("rope_parameters") or Config({}, config.where)
     scaling, local = config.section("rope_scaling"), both.section("sliding_attention")
     full = both.section("full_attention")
-    if full is not None and scaling is not None:
-        raise config.refuse("rope_scaling", "rope_parameters is there too; keep one of them")
-    sections = {"full_attention": full or scaling, "sliding_attention": local}
+    sections = {"full_attention": [scaling, full], "sliding_attention": [local]}
     thetas = {
         "full_attention": config.number("rope_theta", 1_000_000.0, above=1.0),
         "sliding_attention": config.number("rope_local_base_freq", 10_000.0, above=1.0),
     }
     found = {}
     for kind in LAYER_TYPES:
-        section = sections[kind] or Config({}, config.where)
-        rope = rope_from_section(
-            section,
-            rotated=rotated_dimensions(config, sizes.head_dim),
-            context_length=sizes.context,
-            theta=section.number("rope_theta", thetas[kind], above=1.0),
-        )
+        ropes = [
+            rope_from_section(
+                section,
+                rotated=rotated_dimensions(config, sizes.head_dim),
+                context_length=sizes.context,
+                theta=section.number("rope_theta", thetas[kind], above=1.0),
+            )
+            for section in [one for one in sections[kind] if one] or [Config({}, config.where)]
+        ]
         if kind in types:
-            found[kind] = rope
+            found[kind] = same_rope(config, ropes)
     return found
 
 
-ARCHITECTURE = Architecture(model_type="gemma3_text", read=read, ignored_tensors=IGNORED_TENSORS, by_layer=by_layer)
+ARCHITECTURE = Architecture(
+    model_type="gemma3_text",
+    read=read,
+    ignored_tensors=IGNORED_TENSORS,
+    by_layer=by_layer,
+    config_keys=("partial_rotary_factor", "use_bidirectional_attention"),
+)

@@ -94,4 +94,12 @@ ARCHITECTURE = Architecture(
     layers_key="n_layer",
     width_key="n_inner",
     heads_key="n_head",
+    # GPT2Config takes the last four for n_embd, n_positions, n_head and n_layer
+    config_keys=(
+        "add_cross_attention",
+        "hidden_size",
+        "max_position_embeddings",
+        "num_attention_heads",
+        "num_hidden_layers",
+    ),
 )

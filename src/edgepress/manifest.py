@@ -38,6 +38,7 @@ class Manifest:
     bundle (parameters, bytes of the weights, bits per byte on held-out text); ``budget`` what was measured for a
     recipe's budget, and what it came to; ``parity`` is there after ``--check``, and ``sparsity`` where a method made
     zeros: how many, and what the download gains by them.
+    ``notes`` say what was passed over in the checkpoint's config, or added to its tokenizer, a sentence each.
     ``long_from`` is the total length beyond which a longrope model uses its long frequencies, null for other models.
     """
 
@@ -55,6 +56,7 @@ class Manifest:
     parity: Json | None = None
     sparsity: Json | None = None
     long_from: int | None = None
+    notes: tuple[str, ...] = ()
     schema_version: int = SCHEMA_VERSION
     manifest_sha256: str = ""
 
@@ -122,7 +124,8 @@ def read_manifest(bundle: Path) -> Manifest:
     try:
         files = {name: FileEntry(**entry) for name, entry in content.pop("files").items()}
         tensors, steps = tuple(content.pop("tensors")), tuple(content.pop("steps", ()))
-        return Manifest(**content, files=files, tensors=tensors, steps=steps)
+        notes = tuple(content.pop("notes", ()))
+        return Manifest(**content, files=files, tensors=tensors, steps=steps, notes=notes)
     except (TypeError, AttributeError, KeyError) as error:
         raise InputError(f"{path} lacks or has unknown fields ({error}); export the bundle again") from error
 

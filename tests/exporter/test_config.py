@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from tiny_models import SMALL
 
 from edgepress.errors import InputError
-from edgepress.exporter.architectures import architecture, describe, model_types
+from edgepress.exporter.architectures import architecture, describe, model_types, unread_keys
 from edgepress.exporter.config import Config
 from edgepress.exporter.decoder import Decoder
 
@@ -234,7 +234,6 @@ REFUSED = {
     "activation": (small(hidden_act="relu6"), "hidden_act = 'relu6'"),
     "dynamic rope": (small(rope_scaling={"type": "dynamic", "factor": 2.0}), "type = 'dynamic'"),
     "mrope": (small("qwen2", rope_scaling={"type": "mrope", "mrope_section": [2, 3, 3]}), "type = 'mrope'"),
-    "unknown rope key": (small(rope_parameters={**ROPE, "finetuned": True}), "rope_parameters: finetuned = True"),
     "rope types that differ": (small(rope_scaling={"type": "linear", "rope_type": "yarn"}), "rope_type = 'yarn'"),
     "two thetas": (small(rope_theta=5e5, rope_parameters=ROPE), "rope_theta = 10000.0: contradicts"),
     "both rope forms": (small(rope_scaling={"type": "linear", "factor": 2.0}, rope_parameters=ROPE), "rope_scaling"),
@@ -252,16 +251,12 @@ REFUSED = {
     ),
     "phi3 linear rope": (small("phi3", rope_scaling={"type": "linear", "factor": 2.0}), "type = 'linear'"),
     "quantized": (small(quantization_config={"quant_method": "gptq"}), "quantized already"),
-    "experts": (small(num_local_experts=8), "num_local_experts = 8"),
-    "attention sink": (small(attention_sink=4), "attention_sink = 4"),
     "window in llama": (small(sliding_window=64), "sliding_window = 64"),
-    "interleaved": (small(rope_interleaved=True), "rope_interleaved = True"),
-    "mrope flag": (small("qwen2", use_mrope=True), "use_mrope = True"),
-    "bias in mistral": (small("mistral", attention_bias=True), "attention_bias = True"),
-    "typo": (small(num_hiden_layers=4), "num_hiden_layers = 4"),
-    "dual chunk": (small("qwen2", dual_chunk_attention_config={"chunk_size": 8}), "dual_chunk_attention_config"),
     "bidirectional": (small("gemma3_text", use_bidirectional_attention=True), "use_bidirectional_attention = True"),
-    "attention softcap": (small("gemma3_text", attn_logit_softcapping=50.0), "attn_logit_softcapping = 50.0"),
+    "not causal": (small(is_causal=False), "is_causal = False: not implemented; only True is"),
+    "layer types in llama": (small(layer_types=["full_attention", "sliding_attention"]), "would change the model"),
+    "partial rotary in gemma": (small("gemma3_text", partial_rotary_factor=0.5), "partial_rotary_factor = 0.5"),
+    "quantized by MLX": (small(quantization={"group_size": 64, "bits": 4}), "quantized already"),
     "cross attention": (small("gpt2", add_cross_attention=True), "add_cross_attention = True"),
     "layer type": (
         small("qwen3", layer_types=["full_attention", "chunked_attention", "full_attention"]),
@@ -295,10 +290,61 @@ def test_what_is_not_implemented_is_named(config: dict[str, object], message: st
     assert len(str(error.value).splitlines()) == 1
 
 
+PASSED_OVER = {
+    "experts": (small(num_local_experts=8), "num_local_experts = 8"),
+    "attention sink": (small(attention_sink=4), "attention_sink = 4"),
+    "interleaved": (small(rope_interleaved=True), "rope_interleaved = True"),
+    "mrope flag": (small("qwen2", use_mrope=True), "use_mrope = True"),
+    "attention softcap": (small("gemma3_text", attn_logit_softcapping=50.0), "attn_logit_softcapping = 50.0"),
+    "bias in qwen2": (small("qwen2", attention_bias=True), "attention_bias = True"),
+    "bias in mistral": (small("mistral", attention_bias=True), "attention_bias = True"),
+    "typo": (small(num_hiden_layers=4, num_hidden_layers=...), "was num_hidden_layers meant?"),
+    "dual chunk": (small("qwen2", dual_chunk_attention_config={"chunk_size": 8}), "dual_chunk_attention_config"),
+    "unknown rope key": (small(rope_parameters={**ROPE, "finetuned": True}), "rope_parameters: finetuned = True"),
+    "another rope's key": (small(rope_scaling={**ROPE, "original_max_position_embeddings": 64}), "= 64 is passed over"),
+    "mrope's section": (small(rope_parameters={**ROPE, "mrope_section": [2, 3, 3]}), "mrope_section = [2, 3, 3]"),
+}
+
+
+@pytest.mark.parametrize(("config", "message"), PASSED_OVER.values(), ids=PASSED_OVER)
+def test_keys_that_transformers_does_not_read_are_passed_over_and_noted(
+    config: dict[str, object], message: str
+) -> None:
+    assert isinstance(read(config), Decoder)
+    [note] = unread_keys(config)
+    assert message in note
+    assert "passed over" in note
+
+
+HARMLESS = {
+    "biases off": small("qwen2", attention_bias=False, mlp_bias=False),
+    "full attention in all layers": small(layer_types=["full_attention"] * 3),
+    "causal": small(is_causal=True),
+    "null": small(attention_sink=None),
+    "both rope forms": small(
+        rope_scaling={"type": "linear", "factor": 2.0},
+        rope_parameters={"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4},
+    ),
+    "both rope forms of gemma": small(
+        "gemma3_text",
+        rope_scaling={"rope_type": "linear", "factor": 8.0},
+        rope_parameters={"full_attention": {"rope_type": "linear", "factor": 8.0}, "sliding_attention": ROPE},
+    ),
+}
+
+
+@pytest.mark.parametrize("config", HARMLESS.values(), ids=HARMLESS)
+def test_values_that_say_what_is_done_anyway_are_no_note(config: dict[str, object]) -> None:
+    assert isinstance(read(config), Decoder)
+    assert unread_keys(config) == ()
+
+
 @pytest.mark.parametrize("kind", model_types())
-def test_every_family_refuses_keys_it_does_not_know(kind: str) -> None:
-    with pytest.raises(InputError, match=r"config.json: mystery_gate = 0.5: not implemented for " + kind):
-        read({"model_type": kind, "mystery_gate": 0.5})
+def test_every_family_notes_keys_it_does_not_know(kind: str) -> None:
+    [note] = unread_keys({"model_type": kind, "mystery_gate": 0.5})
+    assert note == (
+        "config.json: mystery_gate = 0.5 is passed over: transformers does not read it for this model either"
+    )
 
 
 @pytest.mark.parametrize("kind", model_types())

@@ -162,7 +162,7 @@ def test_killed_in_the_middle_leaves_the_old_bundle_or_none(llama: Path, tmp_pat
         (lambda c: edit_config(c, num_hidden_layers=2), r"layers\.2"),
         (lambda c: edit_config(c, vocab_size=100), "100"),
         (lambda c: edit_config(c, hidden_act="swishy"), "swishy"),
-        (lambda c: edit_config(c, some_new_thing=7), "some_new_thing"),
+        (lambda c: edit_config(c, is_causal=False), "is_causal"),
         (lambda c: edit_config(forget_generation(c), eos_token_id=None), "eos_token_id"),
         (lambda c: edit_config(forget_generation(c), eos_token_id=10**6), "1000000"),
         (lambda c: (c / "config.json").write_text("{"), "JSON"),

@@ -93,6 +93,8 @@ def run(arguments: argparse.Namespace) -> int:
     promise = cast("dict[str, float]", manifest.recipe["promise"])
     if promise:
         print(f"  promise: {describe_promise(promise)}")
+    for note in manifest.notes:
+        print(f"  note: {note}")
     if manifest.sparsity is not None:
         print(f"  zeros: {describe_saving(manifest.sparsity)}")
     if manifest.parity is not None:
