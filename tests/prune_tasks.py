@@ -8,7 +8,7 @@ from tiny_models import TEXT, save
 
 from edgepress.exporter.calibration import network
 from edgepress.exporter.checkpoint import Checkpoint, read_weight
-from edgepress.exporter.compress import Pruning, load_method
+from edgepress.exporter.compress import Options, Pruning, load_method
 from edgepress.exporter.decoder import Decoder
 from edgepress.exporter.pruning.task import PruneTask
 from edgepress.exporter.pruning.text import Documents
@@ -55,6 +55,11 @@ def pruning(name: str) -> Pruning:
     method = load_method(name)
     assert isinstance(method, Pruning)
     return method
+
+
+def few_steps(step: Pruning) -> Options:
+    """The method's own options, but for how long it trains: what a contract says does not depend on that."""
+    return {**step.options, **({"steps": 16} if "steps" in step.options else {})}
 
 
 def described_logits(checkpoint: Checkpoint, decoder: Decoder, tokens: np.ndarray) -> np.ndarray:

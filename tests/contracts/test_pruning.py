@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from prune_tasks import TOKENS, prune_task, pruning, tiny
+from prune_tasks import TOKENS, few_steps, prune_task, pruning, tiny
 from tiny_models import VARIANTS
 
 from edgepress.errors import InputError
@@ -41,9 +41,9 @@ def test_a_step_writes_a_model(method: str, name: str, home: Path, tmp_path: Pat
     task = prune_task(model, tmp_path / "one")
     if (method, name) in REFUSED:
         with pytest.raises(InputError, match=f"{method} cannot prune {name}"):
-            step.run(task, step.options)
+            step.run(task, few_steps(step))
         return
-    step.run(task, step.options)
+    step.run(task, few_steps(step))
     assert task.written is not None
     checkpoint, decoder = task.written
     assert checkpoint.directory == task.out
@@ -64,6 +64,6 @@ def test_the_same_inputs_give_the_same_bytes(method: str, name: str, home: Path,
     step, written = pruning(method), []
     for folder in ("one", "two"):
         task = prune_task(tiny(name, home), tmp_path / folder)
-        step.run(task, step.options)
+        step.run(task, few_steps(step))
         written.append({path.name: path.read_bytes() for path in task.out.iterdir()})
     assert written[0] == written[1]
