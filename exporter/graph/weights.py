@@ -18,6 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgepress.errors import InputError
 from edgepress.files import read_into
+from edgepress.hub_layout import is_hub_link
 
 Array = NDArray[Any]
 
@@ -194,7 +195,8 @@ class Weights:
         location = entries.get("location", "")
         pure = PurePosixPath(location)
         file = self.folder / location
-        if pure.is_absolute() or ".." in pure.parts or not file.resolve().is_relative_to(self.folder.resolve()):
+        within = file.resolve().is_relative_to(self.folder.resolve()) or is_hub_link(file, self.folder)
+        if pure.is_absolute() or ".." in pure.parts or not within:
             raise InputError(f"{tensor.name} is said to be in {location!r}, outside of {self.folder}; refused")
         if not file.is_file():
             raise InputError(f"{file} is missing, where {tensor.name} is; copy it beside the model")

@@ -17,7 +17,7 @@ import onnx
 from edgepress.errors import InputError
 from edgepress.targets import CPU, Soc, Target
 from edgepress.targets.legality import probes
-from edgepress.targets.legality.files import read_model
+from edgepress.targets.legality.files import gather_external_data, read_model
 from edgepress.targets.legality.graph import Graph, Node, view
 from edgepress.targets.legality.report import Cause, Placement
 from edgepress.targets.legality.traps import find_traps
@@ -43,7 +43,8 @@ def place_all(path: Path, target: Target, soc: Soc | None = None) -> list[Placem
     with tempfile.TemporaryDirectory() as folder, Child(_TIMEOUT) as child, Child(_TIMEOUT) as listener:
         provider = find_provider(target.provider)
         provider.version()
-        return _Questions(provider, child, listener, target, soc, Path(folder), path.resolve().parent).place(model)
+        weights = gather_external_data(path, model)
+        return _Questions(provider, child, listener, target, soc, Path(folder), weights).place(model)
 
 
 @dataclass

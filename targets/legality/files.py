@@ -12,6 +12,7 @@ import onnx
 from google.protobuf.message import DecodeError, Message
 
 from edgepress.errors import InputError
+from edgepress.hub_layout import is_hub_link
 from edgepress.targets.legality.functions import inline_functions
 from edgepress.targets.legality.headers import normal_domain, opsets_of
 
@@ -160,7 +161,7 @@ def _check_external_data(path: Path, model: onnx.ModelProto) -> None:
 
 
 def _external_size(path: Path, tensor: str, location: str) -> int:
-    """Size of an external data file that lies inside the model's folder, all links followed."""
+    """Size of an external data file that lies in the model's folder, or is the hub cache's; all links followed."""
     where = f"{path}: tensor {tensor!r} is in {location!r}"
     if not location or "\0" in location:
         raise InputError(f"{path}: tensor {tensor!r} is external and names no file")
@@ -168,16 +169,32 @@ def _external_size(path: Path, tensor: str, location: str) -> int:
         raise InputError(f"{where}, an absolute path; external data must lie beside the model")
     if ".." in location.replace("\\", "/").split("/"):
         raise InputError(f"{where}, outside the model's folder; external data must lie beside the model")
-    folder = path.resolve().parent
     try:
-        file = (folder / location).resolve()
-        if not file.is_relative_to(folder):
-            raise InputError(f"{where}, a link that leads outside the model's folder, to {file}")
+        file = path.parent / location
         if not os.access(file, os.R_OK) or not file.is_file():
             raise InputError(f"{where}, which is missing or unreadable; copy it beside the model")
-        return file.stat().st_size
+        # As onnxruntime has it: looked for beside the name of the model, it may lie beside that or beside the file.
+        real, folders = file.resolve(), (path.parent.resolve(), path.resolve().parent)
+        if not any(map(real.is_relative_to, folders)) and not is_hub_link(file, path.parent):
+            raise InputError(f"{where}, a link that leads outside the model's folder, to {real}")
+        return real.stat().st_size
     except (OSError, RuntimeError) as error:  # a name that is too long, or links that form a loop
         raise InputError(f"{where}: {_first_line(error)}") from error
+
+
+def gather_external_data(path: Path, model: onnx.ModelProto) -> Path:
+    """The folder from which a copy of ``model``, read from ``path``, finds its external data; changes its locations.
+
+    onnxruntime follows no link out of that folder, and the hub's cache consists of such links.
+    """
+    places = [entry for tensor in tensors(model) for entry in tensor.external_data if entry.key == "location"]
+    files = {entry.value: (path.parent / entry.value).resolve() for entry in places}
+    folder = path.parent.resolve()
+    if not all(file.is_relative_to(folder) for file in files.values()):
+        folder = Path(os.path.commonpath([file.parent for file in files.values()]))
+        for entry in places:
+            entry.value = files[entry.value].relative_to(folder).as_posix()
+    return folder
 
 
 def _graphs(

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from edgepress.errors import InputError
 from edgepress.targets import find_target
 from edgepress.targets.legality.check import check_file
-from edgepress.targets.legality.files import read_model
+from edgepress.targets.legality.files import gather_external_data, read_model
 from edgepress.targets.legality.functions import MOST_NODES
 
 Opsets = Sequence[tuple[str, int]]
@@ -247,3 +247,71 @@ def test_external_data_at_negative_places_is_refused(tmp_path: Path, offset: int
     (tmp_path / "w.bin").write_bytes(bytes(64))
     with pytest.raises(InputError, match="negative offset or length"):
         read_model(saved(proto, tmp_path))
+
+
+# ---- where the hub's cache and links put files -----------------------------------------------------------------------
+
+
+def multiplied(folder: Path) -> tuple[Path, Path]:
+    """A model with its weight in a data file of its own, both in ``folder``."""
+    weight = numpy_helper.from_array(np.eye(4, dtype=np.float32), "w")
+    proto = model([helper.make_node("MatMul", ["x", "w"], ["y"])])
+    proto.graph.initializer.append(weight)
+    path = folder / "model.onnx"
+    folder.mkdir(parents=True, exist_ok=True)
+    onnx.save_model(proto, path, save_as_external_data=True, location="model.onnx_data", size_threshold=0)
+    return path, folder / "model.onnx_data"
+
+
+def cached(folder: Path, repository: str = "models--org--tiny") -> Path:
+    """The same as huggingface_hub leaves it: two links into blobs."""
+    root = folder / repository
+    snapshot = root / "snapshots" / "0123abcd" / "onnx"
+    snapshot.mkdir(parents=True)
+    for number, file in enumerate(multiplied(root / "blobs")):
+        blob = file.rename(file.with_name(str(number) * 40))
+        (snapshot / file.name).symlink_to(f"../../../blobs/{blob.name}")
+    return snapshot / "model.onnx"
+
+
+def test_a_model_in_the_hubs_cache_runs_as_onnxruntime_runs_it(tmp_path: Path) -> None:
+    path = cached(tmp_path)
+    assert opens(path)
+    assert runs(path)
+
+
+def test_a_cache_whose_blobs_are_on_another_disk_is_read(tmp_path: Path) -> None:
+    path = cached(tmp_path / "cache")
+    blobs = tmp_path / "cache" / "models--org--tiny" / "blobs"
+    blobs.symlink_to(blobs.rename(tmp_path / "disk"))
+    assert runs(path) is opens(path) is True
+
+
+def test_a_link_to_a_model_needs_its_data_beside_the_link(tmp_path: Path) -> None:
+    real, data = multiplied(tmp_path / "real")
+    (tmp_path / "link").mkdir()
+    link = tmp_path / "link" / "model.onnx"
+    link.symlink_to(real)
+    assert runs(link) is opens(link) is False
+    (tmp_path / "link" / data.name).symlink_to(data)
+    assert runs(link) is opens(link) is True
+
+
+def test_data_of_another_repository_is_refused(tmp_path: Path) -> None:
+    path, other = cached(tmp_path), cached(tmp_path, "models--org--other")
+    (path.parent / "model.onnx_data").unlink()
+    (path.parent / "model.onnx_data").symlink_to(other.parent / "model.onnx_data")
+    with pytest.raises(InputError, match="a link that leads outside"):
+        read_model(path)
+
+
+def test_a_copy_finds_the_data_of_the_hubs_cache(tmp_path: Path) -> None:
+    """A compiler is asked about a changed copy of the model, in a folder of its own."""
+    path = cached(tmp_path)
+    proto = read_model(path)
+    folder = gather_external_data(path, proto)
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
+    session = onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    x = np.arange(8, dtype=np.float32).reshape(2, 4)
+    np.testing.assert_array_equal(session.run(None, {"x": x})[0], x)
