@@ -6,6 +6,7 @@ What goes into a layer comes from the compressed layers before it, so that a lay
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -233,11 +234,15 @@ class Calibration:
                 recovery.layer(task, method_options(recovery, self.recipe))
         if not left:
             pass_on(task, outputs)
-        self._save(stage, task)
-        for kind in ("inputs", "reference"):
-            (self.store.directory / f"{kind}-{index:04}.f32").unlink(missing_ok=True)
+        files = [outputs.path]
+        if task.reference_outputs is not None:
+            files.append(task.reference_outputs.path)
+        if self.keeps_full:
+            files.append(self._full_file(index))
+        spent = [self.store.directory / f"{kind}-{index:04}.f32" for kind in ("inputs", "reference")]
+        self._save(stage, task, files=files, spent=spent)
 
-    def _save(self, stage: str, task: LayerTask) -> None:
+    def _save(self, stage: str, task: LayerTask, *, files: Sequence[Path], spent: Sequence[Path]) -> None:
         arrays: dict[str, NDArray[Any]] = {}
         reports = {}
         if self.recipe.activations.is_calibrated:
@@ -250,7 +255,7 @@ class Calibration:
                 continue
             arrays |= to_arrays(weight.name, codes.pack())
             reports[weight.name] = report(full, codes)
-        self.store.save(stage, arrays, {"reports": reports})
+        self.store.save(stage, arrays, {"reports": reports}, files=files, spent=spent)
 
     # ---- head and whole model ---------------------------------------------------------------------------------------
 

@@ -2,23 +2,25 @@
 
 A directory of stages (``0003-layer.safetensors``), each written beside its place and renamed into it, and the
 activations that go into the next one. The directory belongs to one key: a digest of everything that decides the bytes.
+Each stage carries its own digest, the names of those before it, and the digests of the files that the next ones read
+beside it (:mod:`edgepress.exporter.sealed`).
 """
 
 import json
 import logging
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors import safe_open
 
 from edgepress import workspace
+from edgepress.errors import InputError
 from edgepress.exporter.compress import Quantized
+from edgepress.exporter.sealed import DamagedError, check_hashes, check_sealed, hashes, load_sealed, save_sealed
 
 _KEY_FILE = "key.json"
 _SUFFIX = ".safetensors"
@@ -30,6 +32,7 @@ class Store:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
+        self._files: dict[str, str] = {}  # digests of the files that stages to come read
 
     @classmethod
     @contextmanager
@@ -39,7 +42,7 @@ class Store:
         An error before the first stage is complete removes the directory.
 
         Raises:
-            InputError: another process calibrates there, or the directory cannot be written.
+            InputError: another process calibrates there, it is not ours, or it cannot be written.
 
         """
         text = json.dumps(key, sort_keys=True, indent=1)
@@ -56,14 +59,24 @@ class Store:
                 raise
 
     def _is_damaged(self) -> bool:
-        """Whether a stage is not as it was written; what later ones were made from is gone, so that none can stay."""
-        for stage in self.stages():
+        """Whether something is not as it was written; what later stages were made from is gone, so none can stay."""
+        stages, files = self.stages(), dict[str, str]()
+        for number, stage in enumerate(stages):
             try:
-                self.notes(stage)
-            except (SafetensorError, ValueError, KeyError, TypeError) as error:
+                sealed = check_sealed(self._path(stage))
+                files = sealed["files"]
+                if sealed["before"] != stages[:number]:
+                    raise DamagedError("stages before it are missing, or are others")
+                if stage == stages[-1]:
+                    check_hashes(self.directory, files)
+            except (DamagedError, KeyError, TypeError) as error:
                 _log.warning("%s: stage %s is damaged (%s); beginning anew", self.directory, stage, error)
                 return True
+        self._files = files
         return False
+
+    def _path(self, stage: str) -> Path:
+        return self.directory / f"{stage}{_SUFFIX}"
 
     def stages(self) -> list[str]:
         """Names of the stages that are complete, in the order of their names."""
@@ -71,31 +84,63 @@ class Store:
 
     def has(self, stage: str) -> bool:
         """Whether ``stage`` is complete."""
-        return (self.directory / f"{stage}{_SUFFIX}").is_file()
+        return self._path(stage).is_file()
 
-    def save(self, stage: str, arrays: Mapping[str, NDArray[Any]], notes: Mapping[str, object] | None = None) -> None:
-        """Write ``stage`` whole or not at all; ``notes`` is JSON that is kept with it."""
-        path = self.directory / f"{stage}{_SUFFIX}"
-        partial = path.with_suffix(".partial")
-        contiguous = {name: np.ascontiguousarray(array).reshape(array.shape) for name, array in arrays.items()}
-        save_file(contiguous, partial, {"notes": json.dumps(notes or {}, sort_keys=True)})
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
-        partial.replace(path)
+    def save(
+        self,
+        stage: str,
+        arrays: Mapping[str, NDArray[Any]],
+        notes: Mapping[str, object] | None = None,
+        *,
+        files: Sequence[Path] = (),
+        spent: Sequence[Path] = (),
+    ) -> None:
+        """Write ``stage`` whole or not at all; ``notes`` is JSON that is kept with it.
+
+        ``files`` in the directory are read by stages to come, until one of these has them among its ``spent``: those
+        are then removed.
+        """
+        gone = {path.name for path in spent}
+        self._files |= hashes(self.directory, [path.name for path in files])
+        self._files = {name: digest for name, digest in self._files.items() if name not in gone}
+        before = [other for other in self.stages() if other != stage]
+        save_sealed(self._path(stage), arrays, {"notes": notes or {}, "before": before, "files": self._files})
+        for path in spent:
+            path.unlink(missing_ok=True)
 
     def load(self, stage: str) -> dict[str, NDArray[Any]]:
-        """Every array of ``stage``."""
-        with safe_open(self.directory / f"{stage}{_SUFFIX}", "numpy") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+        """Every array of ``stage``.
+
+        Raises:
+            InputError: it is not as it was written.
+
+        """
+        with self._said(stage):
+            return load_sealed(self._path(stage))[0]
 
     def notes(self, stage: str) -> dict[str, Any]:
-        """The notes of ``stage``."""
-        with safe_open(self.directory / f"{stage}{_SUFFIX}", "numpy") as file:
-            notes: dict[str, Any] = json.loads(file.metadata()["notes"])
+        """The notes of ``stage``; errors as :meth:`load`."""
+        with self._said(stage):
+            notes: dict[str, Any] = check_sealed(self._path(stage))["notes"]
         return notes
 
+    @contextmanager
+    def _said(self, stage: str) -> Iterator[None]:
+        try:
+            yield
+        except DamagedError as error:
+            raise InputError(
+                f"{self.directory}: stage {stage} was damaged while it was in use ({error}); look after the disk, and "
+                "run the same command again: what is damaged is made anew"
+            ) from error
+
     def weights(self) -> "StoredStages":
-        """What the complete stages hold; a later stage replaces what an earlier one says of a weight."""
+        """What the complete stages hold; a later stage replaces what an earlier one says of a weight.
+
+        Raises:
+            InputError: one is not as it was written.
+
+        """
         return StoredStages(self)
 
     def remove(self) -> None:
@@ -121,10 +166,10 @@ class StoredStages:
         self.reports: dict[str, dict[str, Any]] = {}
         for stage in store.stages():
             path = store.directory / f"{stage}{_SUFFIX}"
+            self.reports |= store.notes(stage).get("reports", {})
             with safe_open(path, "numpy") as file:
                 for key in file.keys():  # noqa: SIM118 - not a mapping
                     self._files[key] = path
-            self.reports |= store.notes(stage).get("reports", {})
         self.complete = store.stages()
         self._names = {key.rpartition("/")[0] for key in self._files if "/" in key}
 

@@ -7,19 +7,16 @@ goes on there and ends with the same bytes.
 
 from __future__ import annotations
 
-import json
 import logging
 import math
-import os
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
@@ -27,6 +24,7 @@ from edgepress.errors import InputError
 from edgepress.exporter.calibration import network
 from edgepress.exporter.calibration.learned import BETAS, draw, pieces, share_of_rate
 from edgepress.exporter.decoder import Decoder, Weight
+from edgepress.exporter.sealed import Arrays, DamagedError, load_sealed, save_sealed
 from edgepress.progress import Progress
 
 CHECKS = 8  # how often the held-out sequences are looked at
@@ -102,7 +100,10 @@ class Training:
     def _begin(self) -> int:
         """The first step to do: 0, or the one before which a killed run saved its state."""
         if self.state_file.is_file():
-            return self._load()
+            try:
+                return self._load(*load_sealed(self.state_file))
+            except DamagedError as error:
+                _log.warning("%s: the saved state is damaged (%s); beginning anew", self.state_file, error)
         self._check(0)
         return 0
 
@@ -123,30 +124,22 @@ class Training:
         for index, moments in self.optimizer.state_dict()["state"].items():
             tensors |= {f"adam/{index}/{kind}": value for kind, value in moments.items()}
         tensors |= {f"best/{name}": value for name, value in self.best.items()}
-        partial = self.state_file.with_suffix(".partial")
-        notes = json.dumps({"step": step, "least": self.least, "curve": self.curve})
-        save_file({name: value.contiguous() for name, value in tensors.items()}, partial, {"notes": notes})
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
-        partial.replace(self.state_file)
+        arrays = {name: value.cpu().numpy() for name, value in tensors.items()}
+        save_sealed(self.state_file, arrays, {"step": step, "least": self.least, "curve": self.curve})
 
-    def _load(self) -> int:
+    def _load(self, arrays: Arrays, notes: Mapping[str, Any]) -> int:
         device = next(iter(self.trained.values())).value.device
-        with safe_open(self.state_file, "pt", device=str(device)) as file:
-            notes = json.loads(file.metadata()["notes"])
-            with torch.no_grad():
-                for name, one in self.trained.items():
-                    one.value.copy_(file.get_tensor(name))
-            state = self.optimizer.state_dict()
-            keys = list(file.keys())
-            state["state"] = {
-                index: {
-                    key.rpartition("/")[2]: file.get_tensor(key) for key in keys if key.startswith(f"adam/{index}/")
-                }
-                for index in range(len(self.trained) if notes["step"] else 0)
-            }
-            self.optimizer.load_state_dict(state)
-            self.best = {key.removeprefix("best/"): file.get_tensor(key) for key in keys if key.startswith("best/")}
+        found = {name: torch.from_numpy(array).to(device) for name, array in arrays.items()}
+        with torch.no_grad():
+            for name, one in self.trained.items():
+                one.value.copy_(found[name])
+        state = self.optimizer.state_dict()
+        state["state"] = {
+            index: {key.rpartition("/")[2]: value for key, value in found.items() if key.startswith(f"adam/{index}/")}
+            for index in range(len(self.trained) if notes["step"] else 0)
+        }
+        self.optimizer.load_state_dict(state)
+        self.best = {key.removeprefix("best/"): value for key, value in found.items() if key.startswith("best/")}
         self.least = notes["least"]
         self.curve = [(int(step), float(trained), float(held_out)) for step, trained, held_out in notes["curve"]]
         return int(notes["step"])

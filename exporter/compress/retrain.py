@@ -19,7 +19,7 @@ once, and its streams lie on disk: 4 bytes a token and hidden size for each poin
 
 from __future__ import annotations
 
-import json
+import logging
 import math
 from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
@@ -53,11 +53,13 @@ from edgepress.exporter.pruning.checkpoint import NewTensor, copied
 from edgepress.exporter.pruning.streams import embedded, held, pass_layer, reader
 from edgepress.exporter.pruning.task import PruneTask
 from edgepress.exporter.scheme import Scheme
+from edgepress.exporter.sealed import DamagedError, check_hashes, hashes, read_sealed_json, write_sealed_json
 
 _STATE_FILE = "retrain.state"
 _TEACHER_FILE = "teacher.json"  # says that the original's streams are whole
 _NUMBER_BYTES = 20  # a number that learns, its gradient, Adam's two moments and the best so far
 _ROUNDED_BYTES = 4
+_log = logging.getLogger("edgepress.pruning")
 _NONE = -100  # in the place of the token after the last
 
 
@@ -269,10 +271,11 @@ def teach(task: PruneTask, tokens: NDArray[np.int64], points: list[int]) -> Teac
     kept = task.kept_tokens
     ids = tokens if kept is None else kept[tokens]
     shape = (*tokens.shape, decoder.hidden_size)
-    whole, done = task.folder / _TEACHER_FILE, json.dumps({"points": sorted({*points, last}), "shape": shape})
-    if not whole.is_file() or whole.read_text(encoding="utf-8") != done:
+    asked = {"points": sorted({*points, last}), "shape": list(shape)}
+    if not _has_streams(task.folder, asked):
         _compute_streams(task, ids, {*points, last})
-        whole.write_text(done, encoding="utf-8")
+        files = hashes(task.folder, [_stream_file(task.folder, point).name for point in asked["points"]])
+        write_sealed_json(task.folder / _TEACHER_FILE, asked | {"files": files})
     streams = {point: Activations(_stream_file(task.folder, point), shape, task.device) for point in {*points, last}}
     final, head = decoder.final_norm, decoder.head
     read = held(task.read_original, (final.weight, final.bias, head.weight, head.bias))
@@ -283,6 +286,22 @@ def teach(task: PruneTask, tokens: NDArray[np.int64], points: list[int]) -> Teac
 
     cut = {weight.name: values(weight) for weight in (final.weight, final.bias, head.weight, head.bias) if weight}
     return Teacher(decoder, lambda weight: cut[weight.name], streams, last)
+
+
+def _has_streams(folder: Path, asked: Mapping[str, object]) -> bool:
+    """Whether a killed run left the streams that are asked for, whole."""
+    path = folder / _TEACHER_FILE
+    if not path.is_file():
+        return False
+    try:
+        found = read_sealed_json(path)
+        if any(found.get(name) != value for name, value in asked.items()):
+            return False
+        check_hashes(folder, found["files"])
+    except DamagedError as error:
+        _log.warning("%s: the original's streams are damaged (%s); computing them anew", folder, error)
+        return False
+    return True
 
 
 def _compute_streams(task: PruneTask, ids: NDArray[np.int64], points: set[int]) -> None:

@@ -24,7 +24,7 @@ import torch
 from numpy.typing import NDArray
 
 from edgepress.errors import InputError
-from edgepress.exporter.bundle import check_tokenizer, read_json, write_json
+from edgepress.exporter.bundle import check_tokenizer
 from edgepress.exporter.calibration.generate import generate_calibration
 from edgepress.exporter.calibration.run import use_threads, versions
 from edgepress.exporter.checkpoint import Checkpoint
@@ -35,6 +35,7 @@ from edgepress.exporter.pruning.task import PruneTask
 from edgepress.exporter.pruning.text import Documents, held_out, most_put_aside, put_aside, text_key, training_files
 from edgepress.exporter.reading import first_token, read_decoder
 from edgepress.exporter.recipe import Recipe
+from edgepress.exporter.sealed import DamagedError, read_sealed_json, write_sealed_json
 from edgepress.exporter.source_tokenizer import source_tokenizer
 from edgepress.files import atomic_directory, sha256_file
 from edgepress.progress import Progress
@@ -223,9 +224,7 @@ def _keep_last(stages: Sequence[Path]) -> None:
     for stage in stages[:-1]:
         content = _content(stage)
         if content and not content.get("spent"):
-            partial = stage.parent / f"{stage.name}.partial"
-            write_json(partial, content | {"spent": True})  # first, so that half of a checkpoint is not taken for one
-            partial.replace(stage / _STEP_FILE)
+            write_sealed_json(stage / _STEP_FILE, content | {"spent": True})  # first: half of a checkpoint is none
             for path in stage.iterdir():
                 if path != stage / _STEP_FILE:
                     path.unlink()
@@ -274,11 +273,10 @@ def _do(run: _Run, step: _Step, task: PruneTask, held: Sequence[str], key: str) 
 
 def _claim(folder: Path, key: str) -> None:
     """Make a step's own folder, empty unless it is from the same step and inputs."""
-    path = folder / _STEP_FILE
-    if not path.is_file() or read_json(path).get("key") != key:
+    if not _has_key(folder, key):
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        write_json(path, {"key": key})
+        write_sealed_json(folder / _STEP_FILE, {"key": key})
 
 
 def _drop_from(run: _Run, index: int) -> None:
@@ -291,7 +289,7 @@ def _drop_from(run: _Run, index: int) -> None:
 
 def _finish(work: Path, key: str, entry: Mapping[str, object]) -> None:
     files = _hashes(work)
-    write_json(work / _STEP_FILE, {"key": key, "files": files, "entry": dict(entry)})
+    write_sealed_json(work / _STEP_FILE, {"key": key, "files": files, "entry": dict(entry)})
 
 
 def _hashes(stage: Path) -> dict[str, str]:
@@ -321,15 +319,24 @@ def _has_key(stage: Path, key: str) -> bool:
 
 
 def _content(stage: Path) -> dict[str, Any]:
-    """What a stage says of itself, nothing where it says nothing that can be read."""
+    """What a stage says of itself, nothing where it says nothing that can be believed."""
+    return _read(stage / _STEP_FILE)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
     try:
-        return read_json(stage / _STEP_FILE)
-    except (InputError, OSError):
+        return read_sealed_json(path)
+    except DamagedError as error:
+        _log.warning("%s is damaged (%s); what came of it is made again", path.parent, error)
         return {}
 
 
 def _entry(stage: Path) -> dict[str, object]:
-    content: dict[str, Any] = read_json(stage / _STEP_FILE)
+    content = _content(stage)
+    if "entry" not in content:
+        raise InputError(f"{stage} was damaged while it was in use; run the same command again")
     entry: dict[str, object] = content["entry"]
     return entry
 
@@ -398,17 +405,14 @@ def _text(run: _Run, steps: Sequence[_Step], before: str, threads: int | None) -
 def _original(run: _Run, held: Sequence[str], key: str) -> dict[str, object]:
     """The entry of the model as the user gave it, scored once."""
     path = run.stage("original.json")
-    if path.is_file():
-        content: dict[str, Any] = read_json(path)
-        if content.get("key") == key:
-            entry: dict[str, object] = content["entry"]
-            return entry
+    content = _read(path)
+    if content.get("key") == key:
+        found: dict[str, object] = content["entry"]
+        return found
     entry = _describe(run, "original", run.original, run.decoder, held)
     if run.scores:
         entry["scored_bytes"] = sum(len(document.encode()) for document in held)  # of text, for every step
-    partial = path.with_suffix(".partial")
-    write_json(partial, {"key": key, "entry": entry})
-    partial.replace(path)
+    write_sealed_json(path, {"key": key, "entry": entry})
     return entry
 
 
