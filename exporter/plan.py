@@ -359,13 +359,24 @@ def _choose(weight: Weight, decoder: Decoder, recipe: Recipe) -> tuple[Scheme | 
     if scheme is None:
         return None, f"kept in float{storage.bits} by {why}"
     scheme = replace(scheme, zeros=zeros)
-    if storage.block_size and storage.block_size != scheme.block_size:
-        narrow = storage.block_size > scheme.block_size >= weight.shape[1]
-        cause = f"a row has {weight.shape[1]} columns" if narrow else "onnxruntime has no fast 2-bit kernel for that"
-        why += f"; block {storage.block_size} → {scheme.block_size}, as {cause}"
+    why += _why_block(storage, scheme, weight.shape[1])
     if scheme.bits == 2 and recipe.accuracy_level != 4 and (decoder.tied or weight.kind != "embedding"):
         why += f"; slow: accuracy_level {recipe.accuracy_level} unpacks 2 bits at each call"
     return scheme, why
+
+
+def _why_block(storage: Storage, scheme: Scheme, columns: int) -> str:
+    """What a plan adds where a tensor gets another block than the recipe names, or than the first that it names."""
+    named = storage.block_size if isinstance(storage.block_size, tuple) else (storage.block_size,)
+    if named in {(0,), (scheme.block_size,)} or named[0] == scheme.block_size:
+        return ""
+    if named[0] > scheme.block_size >= columns:
+        cause = f"a row has {columns} columns"
+    elif len(named) > 1 and scheme.block_size in named:
+        cause = f"that takes the fewest bytes for {columns} columns"
+    else:
+        cause = "onnxruntime has no fast 2-bit kernel for that"
+    return f"; block {named[0]} → {scheme.block_size}, as {cause}"
 
 
 def _refuse_zeros(weight: Weight, storage: Storage, recipe: Recipe, asked: str, zeros: str) -> None:
@@ -387,13 +398,20 @@ def _refuse_zeros(weight: Weight, storage: Storage, recipe: Recipe, asked: str, 
 def fit_scheme(storage: Storage, columns: int) -> Scheme | None:
     """The scheme of a tensor with so many columns: no block is larger than it needs to be. None is float32.
 
-    Nor is a 2-bit block one that onnxruntime has no kernel for: it computes those hundreds of times slower.
+    Nor is a 2-bit block one that onnxruntime has no kernel for: it computes those hundreds of times slower. Of several
+    blocks that are allowed (all are where a row has one scale) it is the one that takes the fewest bytes, of these the
+    largest: rows are padded to whole blocks, so that 128 takes more than 64 where a row has 192 columns.
     """
     if storage.bits in {HALF_BITS, KEPT_BITS}:
         return None
-    block = next((size for size in BLOCK_SIZES if size >= columns), BLOCK_SIZES[-1])
+    widest = next((size for size in BLOCK_SIZES if size >= columns), BLOCK_SIZES[-1])
     per_channel = storage.block_size == 0
-    block = block if per_channel else min(storage.block_size, block)
+    named = storage.block_size if isinstance(storage.block_size, tuple) else (storage.block_size,)
+    sizes = {min(size, widest) for size in (BLOCK_SIZES if per_channel else named)}
     if storage.bits == 2:
-        block = min(max(block, _BLOCKS_2_BITS[0]), _BLOCKS_2_BITS[1])
-    return Scheme(storage.method, storage.bits, block, storage.symmetric, per_channel)
+        sizes = {min(max(size, _BLOCKS_2_BITS[0]), _BLOCKS_2_BITS[1]) for size in sizes}
+    schemes = [
+        Scheme(storage.method, storage.bits, size, storage.symmetric, per_channel)
+        for size in sorted(sizes, reverse=True)
+    ]
+    return min(schemes, key=lambda scheme: sum(region_bytes((1, columns), scheme).values()))

@@ -5,6 +5,7 @@ A recipe says, for linear layers (``[weights]``), the token embedding (``[embedd
 whose name matches a pattern. ``bits = 32`` keeps float32, ``16`` stores float16. ``prune`` names steps that make the
 model smaller before any weight is rounded, in their order; ``before`` and ``after`` name methods that prepare the
 weights for rounding and that repair what rounding did; ``[options.<method>]`` sets a method's own options.
+``block_size`` may list sizes: each tensor gets the one that takes the fewest bytes at its width, as presets do.
 ``[activations]`` computes in float16 or in integers. ``[calibration]`` says which text shows the methods what the model
 computes. ``[budget]`` leaves bits and block size of every tensor that no override names to measurement and a
 solver. Presets are the files in ``recipes/``: adding one is adding a file. ``[promise]`` is what a preset was measured
@@ -41,12 +42,13 @@ class Storage:
     """One way to store a tensor: ``bits`` 2, 4 or 8 in blocks of ``block_size`` columns by ``method``, or 16 or 32: a
     float of so many.
 
-    ``block_size`` 0, written "channel" in a recipe, gives each row one scale. ``symmetric`` blocks store no zero point.
+    ``block_size`` 0, written "channel" in a recipe, gives each row one scale. Several sizes leave the choice to each
+    tensor's width: the one that takes the fewest bytes. ``symmetric`` blocks store no zero point.
     """
 
     method: str = "rtn"
     bits: int = KEPT_BITS
-    block_size: int = 32
+    block_size: int | tuple[int, ...] = 32
     symmetric: bool = True
 
 
@@ -185,18 +187,23 @@ class Recipe:
 
 def recipe_from_json(content: Mapping[str, Any]) -> Recipe:
     """The inverse of :meth:`Recipe.to_json`, of a manifest that this version wrote (TypeError, KeyError otherwise)."""
-    tables = {key: Storage(**content[key]) for key in ("weights", "embedding", "head")}
+    tables = {key: _storage_from_json(content[key]) for key in ("weights", "embedding", "head")}
     lists = {key: tuple(content.get(key, ())) for key in ("prune", "before", "after")}
     calibration, budget = content["calibration"], content["budget"]
     made = {
         "overrides": tuple(
-            Override(**{**entry, "storage": Storage(**entry["storage"])}) for entry in content["overrides"]
+            Override(**{**entry, "storage": _storage_from_json(entry["storage"])}) for entry in content["overrides"]
         ),
         "activations": Activations(**content["activations"]),
         "calibration": CalibrationText(**{**calibration, "text": tuple(calibration["text"])}),
         "budget": budget and Budget(**{**budget, "candidates": tuple(budget["candidates"])}),
     }
     return Recipe(**{**content, **tables, **lists, **made})
+
+
+def _storage_from_json(content: Mapping[str, Any]) -> Storage:
+    block = content["block_size"]
+    return Storage(**{**content, "block_size": tuple(block) if isinstance(block, list) else block})
 
 
 def describe_promise(promise: Mapping[str, float]) -> str:
@@ -406,12 +413,22 @@ def _storage(table: object, default: Storage, path: Path, where: str) -> Storage
     if not isinstance(method, str):
         raise InputError(f"{path}: {where} method must be a name, not {method!r}")
     bits = _choice(table.get("bits", default.bits), (*BITS, HALF_BITS, KEPT_BITS), path, f"{where} bits")
-    asked = table.get("block_size", default.block_size)
-    block = 0 if asked in (PER_CHANNEL, 0) else _choice(asked, BLOCK_SIZES, path, f"{where} block_size")
+    block = _block_size(table["block_size"], path, where) if "block_size" in table else default.block_size
     symmetric = table.get("symmetric", default.symmetric)
     if not isinstance(symmetric, bool):
         raise InputError(f"{path}: {where} symmetric must be true or false, not {symmetric!r}")
     return Storage(method, bits, block, symmetric)
+
+
+def _block_size(value: object, path: Path, where: str) -> int | tuple[int, ...]:
+    if value == PER_CHANNEL or (isinstance(value, int) and not isinstance(value, bool) and value == 0):
+        return 0
+    if isinstance(value, list):
+        if not value:
+            raise InputError(f"{path}: {where} block_size is an empty list; give some sizes, such as [128, 64, 32]")
+        sizes = {_choice(size, BLOCK_SIZES, path, f"{where} each block_size") for size in value}
+        return tuple(sorted(sizes, reverse=True))
+    return _choice(value, BLOCK_SIZES, path, f"{where} block_size")
 
 
 def _known(table: dict[str, object], valid: tuple[str, ...], path: Path, where: str) -> None:

@@ -68,7 +68,8 @@ class PruneTask:
     def block(self) -> int:
         """Columns that share a scale in the recipe's weights, to which sizes are best rounded; 32 where none do."""
         weights = self.recipe.weights
-        return weights.block_size if weights.block_size and weights.bits < 16 else 32
+        block = max(weights.block_size) if isinstance(weights.block_size, tuple) else weights.block_size
+        return block if block and weights.bits < 16 else 32
 
     def tokens(self, count: int) -> NDArray[np.int64]:
         """Sequences of about ``count`` tokens of the text in all, (sequences, length), under the current tokenizer.

@@ -42,8 +42,8 @@ def test_a_preset_stores_layers_embedding_and_head_alike(name: str, storage: Sto
 
 def test_the_fast_preset_is_calibrated_and_no_larger_than_block_128() -> None:
     recipe = read_recipe("int4-fast")
-    assert recipe.weights == Storage("gptq", 4, 128)
-    assert recipe.embedding == Storage("rtn", 4, 128)
+    assert recipe.weights == Storage("gptq", 4, (128, 64, 32))
+    assert recipe.embedding == Storage("rtn", 4, (128, 64, 32))
     assert recipe.after == ("distill",)
 
 
@@ -75,6 +75,15 @@ def test_a_recipe_that_prunes_makes_no_promise(tmp_path: Path) -> None:
     assert read_recipe(write(tmp_path, f"prune = ['depth']\n{text}")).promise == {}
 
 
+def test_several_block_sizes_are_kept_from_the_largest(tmp_path: Path) -> None:
+    """Overrides, tables that follow another and a manifest's copy keep them too."""
+    text = "[weights]\nbits = 4\nblock_size = [32, 128, 32]\n[[override]]\nmatch = '*.down'\nbits = 8\n"
+    recipe = read_recipe(write(tmp_path, text))
+    assert recipe.weights.block_size == recipe.head.block_size == (128, 32)
+    assert recipe.overrides[0].storage == Storage("rtn", 8, (128, 32))
+    assert recipe_from_json(json.loads(json.dumps(recipe.to_json()))) == recipe
+
+
 def test_the_last_matching_override_wins(tmp_path: Path) -> None:
     text = (
         "[weights]\nbits = 4\n[[override]]\nmatch = 'layers.*'\nbits = 8\n[[override]]\nmatch = '*.down'\nbits = 32\n"
@@ -103,6 +112,13 @@ def test_a_budget_needs_no_weights_table_and_keeps_its_limit_as_written(tmp_path
         ("[weights]\nbits = '4'", "not '4'"),
         ("[weights]\nbits = true", "not True"),
         ("[weights]\nbits = 4\nblock_size = 100", "block_size must be one of"),
+        ("[weights]\nbits = 4\nblock_size = []", "block_size is an empty list"),
+        ("[weights]\nbits = 4\nblock_size = [128, 100]", "each block_size must be one of"),
+        ("[weights]\nbits = 4\nblock_size = [128, 'channel']", "each block_size must be one of"),
+        ("[weights]\nbits = 4\nblock_size = [[128]]", "each block_size must be one of"),
+        ("[weights]\nbits = 4\nblock_size = [true]", "each block_size must be one of"),
+        ("[weights]\nbits = 4\nblock_size = false", "block_size must be one of"),
+        ("[weights]\nbits = 4\nblock_size = 0.0", "block_size must be one of"),
         ("[head]\nbits = 4", r"needs a \[weights\] table"),
         ("accuracy_level = 3\n[weights]\nbits = 4", "accuracy_level must be one of 0, 1, 4"),
         ("context_length = 0\n[weights]\nbits = 4", "context_length"),
