@@ -51,8 +51,8 @@ class Spent:
     """The choice: ``chosen`` candidate of each group, the recipe that asks for it and what it costs.
 
     ``used`` is what it takes of the limit, in ``unit``; ``predicted_kl`` is the sum of the prices,
-    ``measured_kl`` that of the whole model, both in nats per token with everything
-    rounded as when prices were measured.
+    ``measured_kl`` that of the whole model, rounded as the export rounds it up to repairs of the whole model; both in
+    nats per token.
     """
 
     chosen: tuple[int, ...]
@@ -98,7 +98,7 @@ def spend(
 
     measured: float | None = None
     if budget.kl is not None:
-        chosen, measured = _least_bytes(prices, budget.kl, measure)
+        chosen, measured = _least_bytes(prices, budget.kl, measure, plan)
         used, unit = measured, "nats a token"
     elif budget.ms_per_token is not None:
         chosen, used = _within_time(prices, budget.ms_per_token)
@@ -209,40 +209,65 @@ def _within_time(prices: Prices, limit: float) -> tuple[list[int], float]:
     return chosen, _total(prices.ms, chosen)
 
 
-def _least_bytes(prices: Prices, target: float, measure: Measure) -> tuple[list[int], float]:
+def _least_bytes(
+    prices: Prices, target: float, measure: Measure, plan: Callable[[Sequence[int]], Plan]
+) -> tuple[list[int], float]:
     """The smallest choice found whose measured KL is at most ``target``, and that KL.
 
     The sum of prices that the solver may spend starts at ``target`` and follows measured / predicted, between the
-    largest that was met and the smallest that was not.
+    largest that was met and the smallest that was not. A choice of one number of bits for all, as recipes without a
+    budget make, is taken where it is smaller and meets the target too.
     """
     sizes = prices.bytes()
     best = [row.index(min(row)) for row in prices.kl]
-    found, kl = best, measure(best)
-    if kl > target:
-        raise InputError(
-            f"[budget] kl = {target} cannot be met with these candidates; the smallest that can is kl = {kl:.6g}: "
-            "raise it, or add candidates with more bits"
-        )
-    low, high = _total(prices.kl, best), math.inf  # sums of prices that met the target, and that did not
-    limit = max(target, low)
-    tried: set[tuple[int, ...]] = {tuple(best)}
+    least = _total(prices.kl, best)
+    low, high = least, math.inf  # sums of prices: the largest that met the target, the smallest that did not
+    limit = max(target, least)
+    measured: dict[tuple[int, ...], float] = {}
     for _ in range(_CORRECTIONS):
-        chosen = choose(sizes, prices.kl, limit)
-        if tuple(chosen) in tried:
+        chosen = tuple(choose(sizes, prices.kl, limit))
+        if chosen in measured:
             break
-        tried.add(tuple(chosen))
-        measured, predicted = measure(chosen), _total(prices.kl, chosen)
-        if measured > target:
-            high = limit
-        else:
-            low = limit
-            if _total(sizes, chosen) < _total(sizes, found):
-                found, kl = chosen, measured
-            if measured >= _NEAR * target:
-                break
-        corrected = target * predicted / measured if measured > 0 else 2 * limit
+        measured[chosen] = kl = measure(chosen)
+        low, high = (limit, high) if kl <= target else (low, limit)
+        if _NEAR * target <= kl <= target or (low > least and high < low / _NEAR):
+            break
+        corrected = target * _total(prices.kl, chosen) / kl if kl > 0 else 2 * limit
         limit = corrected if low < corrected < high else (low + min(high, 2 * low)) / 2
-    return found, kl
+    met = [chosen for chosen, kl in measured.items() if kl <= target]
+    if not met:
+        kl = measure(best)
+        if kl > target:
+            raise InputError(
+                f"[budget] kl = {target} cannot be met with these candidates; the smallest that can is kl = {kl:.6g}: "
+                "raise it, or add candidates with more bits"
+            )
+        met, measured[tuple(best)] = [tuple(best)], kl
+    found = min(met, key=lambda chosen: _total(sizes, chosen))
+    for alike in _alike(prices, sizes):
+        smaller = plan(alike).data_bytes < plan(found).data_bytes
+        if smaller and alike not in measured and _total(prices.kl, alike) <= 2 * target:
+            measured[alike] = measure(alike)
+        if smaller and measured.get(alike, math.inf) <= target:
+            found = alike
+    return list(found), measured[found]
+
+
+def _alike(prices: Prices, sizes: Sequence[Sequence[int]]) -> list[tuple[int, ...]]:
+    """Choices of one number of bits for every group, each in the smallest form that it has in so many."""
+    found = []
+    for bits in sorted({scheme.bits for g in prices.groups for c in g.candidates for scheme in c.schemes if scheme}):
+        options = [
+            [
+                number
+                for number, candidate in enumerate(group.candidates)
+                if all(scheme is not None and scheme.bits == bits for scheme in candidate.schemes)
+            ]
+            for group in prices.groups
+        ]
+        if all(options):
+            found.append(tuple(min(row, key=size.__getitem__) for row, size in zip(options, sizes, strict=True)))
+    return found
 
 
 # ---- reasons --------------------------------------------------------------------------------------------------------

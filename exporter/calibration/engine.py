@@ -38,6 +38,7 @@ from edgepress.exporter.compress import (
     Transform,
     load_method,
     method_options,
+    start_method,
 )
 from edgepress.exporter.decoder import Decoder, Layer, Weight, layer_weights
 from edgepress.exporter.plan import Plan
@@ -99,15 +100,7 @@ class Calibration:
 
     def _start(self, method: Rounding) -> Method | LinearMethod:
         """How a weight is rounded at first: by the method itself, or by the ``start`` of a layer method."""
-        if not isinstance(method, LayerMethod):
-            return method
-        name = str(method_options(method, self.recipe)["start"])
-        start = load_method(name)
-        if not isinstance(start, Method | LinearMethod):
-            raise InputError(
-                f"[options.{method.name}] start = {name!r}: it must be a method that rounds one weight, as rtn or gptq"
-            )
-        return start
+        return start_method(method.name, self.recipe)
 
     def stages(self) -> list[str]:
         """Names of the stages, in order: each layer, the head, each repair of the model, static ranges after it."""
@@ -305,6 +298,16 @@ class Calibration:
             seed=self.recipe.calibration.seed,
             progress=progress,
         )
+
+    def values(self) -> network.Values:
+        """Every weight as it will be stored by what is done so far, dequantized."""
+        stored = self._model_task(silent).stored
+
+        def value(weight: Weight) -> Tensor:
+            found = stored(weight)
+            return found.dequantize() if isinstance(found, Codes) else found
+
+        return value
 
     def _final_ranges(self, progress: Progress) -> dict[str, NDArray[Any]]:
         """Static ranges once more: those of the layers were taken before the whole model was repaired."""

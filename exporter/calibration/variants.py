@@ -30,7 +30,8 @@ Change = Mapping[str, Callable[[], Tensor]]
 class BaseRun:
     """One model's residual stream before every layer and before the head, for ``tokens`` (sequences, length).
 
-    ``read`` gives a weight in float32 on ``device``; a head that is tied is asked for as the embedding.
+    ``read`` gives a weight in float32 on ``device``; a head that is tied is asked for as the embedding. Logits are
+    compared from position ``first`` on.
     """
 
     def __init__(
@@ -40,8 +41,10 @@ class BaseRun:
         tokens: NDArray[np.int64],
         directory: Path,
         device: torch.device | str = "cpu",
+        *,
+        first: int = 0,
     ) -> None:
-        self.decoder, self.read, self.tokens, self.device = decoder, read, tokens, device
+        self.decoder, self.read, self.tokens, self.device, self.first = decoder, read, tokens, device, first
         shape = (*tokens.shape, decoder.hidden_size)
         self.streams = [
             Activations(directory / f"stream-{index:04}.f32", shape, device) for index in range(len(decoder.layers) + 1)
@@ -87,11 +90,11 @@ class BaseRun:
         """Every weight of a layer, by name."""
         return {weight.name: self.read(weight) for weight in layer_weights(self.decoder.layers[index])}
 
-    def layer(self, index: int, values: Mapping[str, Tensor], x: Tensor) -> Tensor:
-        """Compute a layer on the residual stream."""
+    def layer(self, index: int, values: Mapping[str, Tensor], x: Tensor, tap: network.Tap | None = None) -> Tensor:
+        """Compute a layer on the residual stream; ``tap`` sees what goes into its projections."""
         layer = self.decoder.layers[index]
         rotary = None if layer.attention.rope is None else self.rotaries[layer.attention.rope]
-        return network.layer_forward(layer, lambda weight: values[weight.name], x, rotary)
+        return network.layer_forward(layer, lambda weight: values[weight.name], x, rotary, tap)
 
     def head_values(self, change: Change) -> dict[str, Tensor]:
         """Weights of the final norm and the head, by name."""
@@ -106,8 +109,8 @@ class BaseRun:
         return network.head_forward(self.decoder, lambda weight: values[self._owner(weight).name], x)
 
     def final(self) -> Tensor:
-        """What enters the head, (tokens, hidden)."""
-        return torch.cat(list(self.streams[-1])).flatten(0, 1)
+        """What enters the head where logits are compared, (tokens, hidden)."""
+        return torch.cat(list(self.streams[-1]))[:, self.first :].flatten(0, 1)
 
     def _made(self, weight: Weight, change: Change) -> Tensor:
         make = change.get(weight.name)
@@ -149,9 +152,10 @@ def divergences(
     changes: Sequence[Change],
     advance: Callable[[int], None] = lambda _: None,
 ) -> list[float]:
-    """KL(reference ‖ base with a change), nats per token over all positions, of each change.
+    """KL(reference ‖ base with a change), nats per token over the positions that are compared, of each change.
 
-    ``start`` is the first place that the changes touch, as :func:`first_layer` gives it; both runs have run.
+    ``start`` is the first place that the changes touch, as :func:`first_layer` gives it. Both runs have run, and
+    compare the same positions.
     """
     at_once = max(1, _STREAM_BYTES // (4 * base.tokens.size * base.decoder.hidden_size))
     found: list[float] = []
@@ -176,7 +180,7 @@ def _divergences(
             own = {name: change[name]() if name in change else value for name, value in values.items()}
             streams[number] = torch.cat([base.layer(index, own, streams[number][batch]) for batch in batches])
             advance(1)
-    return _head_divergences(base, reference, [x.flatten(0, 1) for x in streams], changes, advance)
+    return _head_divergences(base, reference, [x[:, base.first :].flatten(0, 1) for x in streams], changes, advance)
 
 
 def _head_divergences(

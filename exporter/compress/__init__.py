@@ -165,6 +165,12 @@ AnyMethod = Method | LinearMethod | LayerMethod | Transform | Recovery | Pruning
 Rounding = Method | LinearMethod | LayerMethod
 
 
+def place_of(method: AnyMethod) -> str:
+    """Where a recipe names a method of this kind, as a remedy."""
+    place = {Transform: "`before`", Recovery: "`after`", Pruning: "`prune`"}.get(type(method), "[weights]")
+    return f"{method.name} belongs into {place}"
+
+
 def unchanged(decoder: Decoder, recipe: Recipe) -> Decoder:  # noqa: ARG001 - the signature of `describe`
     """``describe`` of a method that adds nothing to the decoder."""
     return decoder
@@ -216,6 +222,26 @@ def method_options(method: LinearMethod | LayerMethod | Transform | Recovery | P
         if isinstance(method, Pruning) and key in method.unset_at_zero and not value:
             raise InputError(f"[options.{method.name}] {key} = {value!r}: give more than 0, or leave {key} out")
     return {**method.options, **asked}
+
+
+def start_method(name: str, recipe: Recipe) -> Method | LinearMethod:
+    """What rounds a weight by itself: the method ``name``, or the one that a layer method starts with.
+
+    Raises:
+        InputError: there is no such method, or it rounds no weights.
+
+    """
+    method = load_method(name)
+    if isinstance(method, LayerMethod):
+        start = str(method_options(method, recipe)["start"])
+        method = load_method(start)
+        if not isinstance(method, Method | LinearMethod):
+            raise InputError(
+                f"[options.{name}] start = {start!r}: it must be a method that rounds one weight, as rtn or gptq"
+            )
+    if not isinstance(method, Method | LinearMethod):
+        raise InputError(f"method = {name!r} does not round; {place_of(method)}")
+    return method
 
 
 def zeros_asked(name: str, recipe: Recipe) -> str:

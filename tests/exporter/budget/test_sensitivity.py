@@ -1,6 +1,7 @@
 """Prices against whole-model runs in transformers with the quantized weights put into the checkpoint."""
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,17 +13,14 @@ from hypothesis import strategies as st
 from tiny_models import VOCABULARY, save
 from whole_models import load, log_probabilities, mean_kl
 
-from edgepress.exporter.budget.sensitivity import (
-    TensorGroup,
-    measure_choice,
-    measure_prices,
-    tensor_groups,
-    total_passes,
-)
+from edgepress.exporter.budget.rounder import Rounder
+from edgepress.exporter.budget.sensitivity import TensorGroup, measure_prices, overrides, tensor_groups, total_passes
+from edgepress.exporter.budget.shipped import measure_shipped
+from edgepress.exporter.calibration.moments import Moments
 from edgepress.exporter.calibration.store import Store
 from edgepress.exporter.calibration.variants import BaseRun, kl_sum
 from edgepress.exporter.checkpoint import Checkpoint
-from edgepress.exporter.compress import rtn
+from edgepress.exporter.compress import gptq, rtn
 from edgepress.exporter.compress.packing import dequantize
 from edgepress.exporter.decoder import Decoder, Weight
 from edgepress.exporter.reading import read_decoder
@@ -81,12 +79,24 @@ def started(tiny: Tiny, folder: Path) -> BaseRun:
     return base
 
 
+def shipped(tiny: Tiny, base: BaseRun, recipe: Recipe) -> float:
+    return measure_shipped(
+        base,
+        tiny.checkpoint,
+        tiny.decoder,
+        recipe,
+        seen=TOKENS,
+        itemsize=lambda name: tiny.checkpoint.tensors[name].itemsize,
+    )
+
+
 @pytest.mark.parametrize("group", ["tensor", "layer"])
 def test_a_price_is_what_a_whole_model_run_finds(tiny: Tiny, group: str, tmp_path: Path) -> None:
     budget = Budget(kl=1.0, candidates=BUDGET.candidates, group=group)
     groups = tensor_groups(tiny.decoder, RECIPE, budget)
     with Store.open(tmp_path / "store", {}) as store:
-        prices = measure_prices(started(tiny, tmp_path), groups, store)
+        base = started(tiny, tmp_path)
+        prices = measure_prices(base, groups, store, Rounder(base, RECIPE))
     linears = 5 if tiny.decoder.layers[0].mlp.gate is not None else 4
     per_layer = linears if group == "tensor" else 1
     assert len(groups) == per_layer * len(tiny.decoder.layers) + (1 if tiny.decoder.tied else 2)
@@ -104,8 +114,36 @@ def test_a_price_is_what_a_whole_model_run_finds(tiny: Tiny, group: str, tmp_pat
 def test_a_choice_is_what_a_whole_model_run_finds(tiny: Tiny, tmp_path: Path) -> None:
     groups = tensor_groups(tiny.decoder, RECIPE, BUDGET)
     chosen = [number % 3 for number in range(len(groups))]
-    found = measure_choice(started(tiny, tmp_path), groups, chosen, {})
+    found = shipped(tiny, started(tiny, tmp_path), replace(RECIPE, overrides=overrides(groups, chosen, RECIPE)))
     assert found == pytest.approx(tiny.brute_force(groups, chosen), rel=1e-3)
+
+
+GPTQ = Recipe("mine", Storage("gptq"), Storage(), Storage("gptq"), budget=BUDGET)
+
+
+def test_prices_are_those_of_the_method_that_ships(tmp_path: Path) -> None:
+    """GPTQ's codes from inputs that transformers' hooks saw, put into transformers' own model."""
+    tiny = Tiny("llama", tmp_path / "model")
+    groups = tensor_groups(tiny.decoder, GPTQ, BUDGET)
+    base = started(tiny, tmp_path)
+    with Store.open(tmp_path / "store", {}) as store:
+        prices = measure_prices(base, groups, store, Rounder(base, GPTQ))
+    for name, module in (("layers.1.mlp.down", "model.layers.1.mlp.down_proj"), ("head", "lm_head")):
+        number = next(number for number, group in enumerate(groups) if group.name == name)
+        (weight,), scheme = groups[number].weights, groups[number].candidates[0].schemes[0]
+        assert scheme is not None
+        model = copy.deepcopy(tiny.model)
+        layer, moments = model.get_submodule(module), Moments(weight.shape[1])
+        assert isinstance(layer, torch.nn.Linear)
+        handle = layer.register_forward_pre_hook(lambda _, x, moments=moments: moments.add(x[0].float()))
+        log_probabilities(model, torch.from_numpy(TOKENS))
+        handle.remove()
+        assert moments.count == TOKENS.size
+        codes = gptq.METHOD.quantize(tiny.read(weight), scheme, moments, gptq.METHOD.options)
+        layer.weight.data = codes.dequantize().double()
+        expected = mean_kl(tiny.expected, log_probabilities(model, torch.from_numpy(TOKENS)))
+        assert prices[number][0] == pytest.approx(expected, rel=0.02)
+        assert prices[number][0] != pytest.approx(tiny.brute_force([groups[number]], [0]), rel=0.02)  # rtn's
 
 
 def test_a_killed_measurement_goes_on_where_it_was(tmp_path: Path) -> None:
@@ -114,7 +152,7 @@ def test_a_killed_measurement_goes_on_where_it_was(tmp_path: Path) -> None:
     base = started(tiny, tmp_path)
     with Store.open(tmp_path / "whole", {}) as store:
         before = tiny.reads
-        whole = measure_prices(base, groups, store)
+        whole = measure_prices(base, groups, store, Rounder(base, RECIPE))
         all_reads = tiny.reads - before
 
     def kill(_: int) -> None:
@@ -122,11 +160,11 @@ def test_a_killed_measurement_goes_on_where_it_was(tmp_path: Path) -> None:
             raise KilledError
 
     with Store.open(tmp_path / "store", {"a": 1}) as store, pytest.raises(KilledError):
-        measure_prices(base, groups, store, advance=kill)
+        measure_prices(base, groups, store, Rounder(base, RECIPE), advance=kill)
     with Store.open(tmp_path / "store", {"a": 1}) as store:
         assert store.stages() == ["prices-0000", "prices-0001"]
         before = tiny.reads
-        again = measure_prices(base, groups, store)
+        again = measure_prices(base, groups, store, Rounder(base, RECIPE))
     assert again == whole
     assert tiny.reads - before < all_reads
 
@@ -137,10 +175,10 @@ def test_prices_that_follow_from_one_are_near_those_measured(tiny: Tiny, group: 
     groups = tensor_groups(tiny.decoder, RECIPE, budget)
     base = started(tiny, tmp_path)
     with Store.open(tmp_path / "every", {}) as store:
-        measured = measure_prices(base, groups, store)
+        measured = measure_prices(base, groups, store, Rounder(base, RECIPE))
     steps: list[int] = []
     with Store.open(tmp_path / "one", {}) as store:
-        followed = measure_prices(base, groups, store, every=False, advance=steps.append)
+        followed = measure_prices(base, groups, store, Rounder(base, RECIPE), every=False, advance=steps.append)
     assert sum(steps) == total_passes(tiny.decoder, groups, every=False)
     for entry, row, found in zip(groups, measured, followed, strict=True):
         at = [candidate.label for candidate in entry.candidates].index("4:32")

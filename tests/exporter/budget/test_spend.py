@@ -120,6 +120,19 @@ def test_the_least_bytes_within_a_measured_kl(small: Small, scale: float) -> Non
     assert least <= size(spent.chosen) <= 1.05 * least
 
 
+def test_what_all_alike_would_take_is_never_exceeded(small: Small) -> None:
+    """Where prices mislead the solver, one number of bits for all may be smaller than what it chose, and still meet."""
+    alike = (1, 1, 1, 1)  # 4 bits, the smaller form of two
+
+    def measured(chosen: Sequence[int]) -> float:  # any mixture loses ten times what its prices say
+        return 0.1 if tuple(chosen) == alike else 10 * small.kl(chosen)
+
+    recipe = replace(small.recipe, budget=Budget(kl=0.1))
+    spent = spend(small.decoder, recipe, itemsize=small.itemsize, prices=small.prices, measure=measured)
+    assert spent.measured_kl <= 0.1
+    assert small.plan(spent.chosen).data_bytes <= small.plan(alike).data_bytes
+
+
 def test_the_least_kl_within_a_time(small: Small) -> None:
     assert small.prices.ms is not None
     ms = small.prices.ms
