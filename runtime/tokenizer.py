@@ -7,7 +7,7 @@ from pathlib import Path
 from tokenizers import Tokenizer as _Library
 
 from edgepress.errors import InputError
-from edgepress.texts import read_json
+from edgepress.texts import check_unicode, read_json
 
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"  # what a decoder writes for bytes that are no character (yet)
 _CONTEXT = 16  # tokens of the prompt that the first new token is decoded after
@@ -37,14 +37,21 @@ class Tokenizer:
         return int(self.library.get_vocab_size(with_added_tokens=True))
 
     def encode(self, text: str) -> list[int]:
-        """Tokens of a prompt, with the special tokens that the model was trained to see before a text."""
+        """Tokens of a prompt, with the special tokens that the model was trained to see before a text.
+
+        Raises:
+            InputError: the text is no Unicode.
+
+        """
+        check_unicode(text, "the prompt")
         tokens = list(self.library.encode(text).ids)
         if self.bos is not None and tokens[:1] != [self.bos]:
             tokens.insert(0, self.bos)
         return tokens
 
     def encode_plain(self, text: str) -> list[int]:
-        """Tokens of the text alone: nothing added before or after."""
+        """Tokens of the text alone: nothing added before or after; InputError as for :meth:`encode`."""
+        check_unicode(text, "the text")
         return list(self.library.encode(text, add_special_tokens=False).ids)
 
     def decode(self, tokens: Sequence[int]) -> str:

@@ -154,7 +154,7 @@ def test_standard_input_is_read_as_a_file_is(monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("ab\udcff", "--prompt has the byte 0xff, which is no UTF-8, at character 2; give text in UTF-8"),
+        ("ab\udcff", "--prompt has the byte 0xff, which is no UTF-8, at character 2; give it in UTF-8"),
         ("\ud83d", "--prompt has half a character, at character 0"),
     ],
 )

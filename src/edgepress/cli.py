@@ -6,15 +6,16 @@ Exit codes: 0 good, 1 a check failed, 2 wrong usage or input.
 import argparse
 import errno
 import importlib
-import os
 import pkgutil
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Protocol, cast
 
-from edgepress import __version__, commands
+from edgepress import __version__, commands, stdio
 from edgepress.errors import EdgepressError
+from edgepress.texts import check_unicode
 
 _ORDER = ("export", "plan", "inspect", "check", "blame", "verify", "prepare", "run", "bench", "eval", "emulator")
 
@@ -59,36 +60,56 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb and return its exit code."""
-    parsed = _parser().parse_args(arguments)
-    # A build server stops a job by SIGTERM: let it unwind, so that nothing half-written is left.
-    signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(143))
+    stdio.set_up()
     try:
+        parsed = _parser().parse_args(arguments)
+        # A build server stops a job by SIGTERM: let it unwind, so that nothing half-written is left.
+        signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(143))
+        return _run(parsed)
+    finally:
+        stdio.let_go()
+
+
+def _run(parsed: argparse.Namespace) -> int:
+    try:
+        _check_unicode(parsed)
         code: int = parsed.command.run(parsed)
         sys.stdout.flush()
         return code
-    except BrokenPipeError:  # `edgepress … | head`: the reader has what it wanted
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except EdgepressError as error:
-        if parsed.debug:
+    except KeyboardInterrupt:
+        stdio.say("edgepress: interrupted; nothing half-written is left")
+        return 130
+    except Exception as error:
+        if isinstance(error, BrokenPipeError) and stdio.is_broken():
+            return 0  # `edgepress … | head`: the reader has what it wanted
+        message = _message(error)
+        if message is None or parsed.debug:
             raise
-        print(f"edgepress: {error}", file=sys.stderr)
-        return error.exit_code
-    except ModuleNotFoundError as error:
-        if parsed.debug or (error.name or "").startswith("edgepress"):
-            raise
-        print(f"edgepress: {error.name} is not installed; pip install 'edgepress[export]'", file=sys.stderr)
-        return 2
-    except OSError as error:
-        if parsed.debug:
-            raise
+        stdio.say(f"edgepress: {message}")
+        return error.exit_code if isinstance(error, EdgepressError) else 2
+
+
+def _message(error: Exception) -> str | None:
+    """What the user is told of an error; None of one that nobody foresaw, which is shown with its traceback."""
+    if isinstance(error, EdgepressError):
+        return str(error)
+    if isinstance(error, ModuleNotFoundError) and not (error.name or "").startswith("edgepress"):
+        return f"{error.name} is not installed; pip install 'edgepress[export]'"
+    if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
         remedy = "free some, or choose another output" if error.errno == errno.ENOSPC else "--debug shows where"
-        print(f"edgepress: {where}{error.strerror or error}; {remedy}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("edgepress: interrupted; nothing half-written is left", file=sys.stderr)
-        return 130
+        return f"{where}{error.strerror or error}; {remedy}"
+    if isinstance(error, UnicodeEncodeError):  # such as the working directory's name
+        return f"{error.object[:200]!a} is not Unicode, and libraries take names in UTF-8 only; rename it"
+    return None
+
+
+def _check_unicode(parsed: argparse.Namespace) -> None:
+    """Refuse bytes that are no UTF-8: no tokenizer takes them, and of names neither does a manifest or onnxruntime."""
+    for name, value in vars(parsed).items():
+        for entry in value if isinstance(value, list) else [value]:
+            if isinstance(entry, str | Path):
+                check_unicode(str(entry), f"{name.replace('_', '-')} {str(entry)[:80]!a}")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
 """A progress bar on a terminal, and nothing at all in a pipe."""
 
+import os
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 
 Advance = Callable[[int], None]
 Progress = Callable[[int, str, str], AbstractContextManager[Advance]]  # (total, label, unit) → advance(count)
@@ -34,7 +35,12 @@ class _Bar:
         filled = round(share * _WIDTH)
         rate = self._done / max(now - self._start, 1e-9)
         bar = "#" * filled + "-" * (_WIDTH - filled)
-        sys.stderr.write(f"\r{self._label} [{bar}] {share:4.0%} {_quantity(rate, self._unit)}/s \x1b[K")
+        _write(f"\r{self._label} [{bar}] {share:4.0%} {_quantity(rate, self._unit)}/s \x1b[K")
+
+
+def _write(text: str) -> None:
+    with suppress(OSError):  # a terminal that is gone ends no work
+        sys.stderr.write(text)
         sys.stderr.flush()
 
 
@@ -50,17 +56,18 @@ def _quantity(value: float, unit: str) -> str:
 def progress(total: int, label: str, unit: str = "") -> Iterator[Advance]:
     """Yield ``advance(count)``; the bar is drawn on stderr only when that is a terminal, and erased at the end.
 
+    A terminal that cannot erase (``TERM=dumb``) has none.
+
     ``total`` and the counts are in ``unit`` (shown with k, M, G before it).
     """
-    if not sys.stderr.isatty():
+    if sys.stderr is None or not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
         yield lambda _count: None
         return
     bar = _Bar(total, label, unit)
     try:
         yield bar.advance
     finally:
-        sys.stderr.write("\r\x1b[K")
-        sys.stderr.flush()
+        _write("\r\x1b[K")
 
 
 @contextmanager

@@ -10,8 +10,10 @@ encoding. One such text among many is passed over, counted and said, see :class:
 
 import codecs
 import json
+import os
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -95,9 +97,12 @@ def check_unicode(text: str, what: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError as error:
+        with suppress(UnicodeError):
+            os.fsencode(text).decode()
+            raise InputError(f"{what} has characters that this locale cannot read; set PYTHONUTF8=1") from error
         code = ord(text[error.start])
         kind = f"the byte {code - 0xDC00:#04x}, which is no UTF-8" if 0xDC80 <= code <= 0xDCFF else "half a character"
-        raise InputError(f"{what} has {kind}, at character {error.start}; give text in UTF-8") from error
+        raise InputError(f"{what} has {kind}, at character {error.start}; give it in UTF-8") from error
     return text
 
 

@@ -150,7 +150,9 @@ def _run(command: list[str], environment: dict[str, str], what: str = "") -> str
             f"{command[0]} is not there: the emulator is made of Debian packages, which apt verifies and fetches. "
             "Any Debian or Ubuntu has it; elsewhere run in a container of one"
         )
-    result = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    result = subprocess.run(
+        command, capture_output=True, encoding="utf-8", errors="replace", env=environment, check=False
+    )
     if result.returncode:
         raise _failure(what or " ".join(command), result.stderr)
     return result.stdout

@@ -299,7 +299,9 @@ def _make_wheels(target: Path) -> None:
         command += ["--implementation", "cp", "--python-version", packages.PYTHON]
         command += [word for abi in (tag, "abi3", "none") for word in ("--abi", abi)]
         command += [word for name in packages.WHEEL_PLATFORMS for word in ("--platform", name)]
-        result = subprocess.run([*command, *_wheel_versions()], capture_output=True, text=True, check=False)
+        result = subprocess.run(
+            [*command, *_wheel_versions()], capture_output=True, encoding="utf-8", errors="replace", check=False
+        )
         if "No module named pip" in result.stderr:
             raise InputError(f"{sys.executable} has no pip, which fetches wheels; run: {sys.executable} -m ensurepip")
         if result.returncode:

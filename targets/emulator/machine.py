@@ -133,7 +133,9 @@ def check_cpu(installation: Installation, cpu: str) -> None:
 
 def _qemu_says(installation: Installation, *words: str) -> str:
     try:
-        return subprocess.run([installation.qemu, *words], capture_output=True, text=True, check=False).stdout
+        return subprocess.run(
+            [installation.qemu, *words], capture_output=True, encoding="utf-8", errors="replace", check=False
+        ).stdout
     except OSError as error:
         raise InputError(
             f"{installation.qemu} cannot be run ({error.strerror}); is the cache on a noexec mount?"

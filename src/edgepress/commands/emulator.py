@@ -1,10 +1,11 @@
 """``edgepress emulator``: bundles and models on emulated arm64 processors."""
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from edgepress.stdio import say
 
 if TYPE_CHECKING:
     from edgepress.runtime.emulated import BundleComparison, BundleCost
@@ -69,9 +70,6 @@ def _setup(arguments: argparse.Namespace) -> int:
     from edgepress.progress import progress
     from edgepress.targets.emulator import setup, setup_system
 
-    def say(line: str) -> None:
-        print(line, file=sys.stderr)
-
     found = setup(mirror=arguments.mirror, progress=progress, say=say)
     print(f"{found.directory}: {', '.join(f'{name} {version}' for name, version in found.versions.items())}")
     if arguments.system:
@@ -120,7 +118,7 @@ def _run(arguments: argparse.Namespace) -> int:
         print("\n".join(result.describe() for result in [*found, *costs]))
     broken = [line for comparison in found for line in _broken(arguments, comparison)]
     for line in broken:
-        print(f"edgepress: {line}", file=sys.stderr)
+        say(f"edgepress: {line}")
     return 1 if broken else 0
 
 
@@ -169,7 +167,7 @@ def _count(
     try:
         system = find_system()
     except InputError as error:
-        print(f"instructions are not counted: {error}", file=sys.stderr)
+        say(f"instructions are not counted: {error}")
         return []
     if not is_bundle:
         inputs = read_inputs(arguments.inputs)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgepress.commands.run import add_loading_arguments, add_place_arguments
+from edgepress.stdio import say
 
 if TYPE_CHECKING:
     from edgepress.runtime.evaluate import LogitsSource
@@ -33,7 +34,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Score, then print the result."""
     import json
-    import sys
 
     from edgepress.commands.prepare import prepare_first
     from edgepress.fingerprint import leak_warning
@@ -43,7 +43,7 @@ def run(arguments: argparse.Namespace) -> int:
     documents = read_documents(arguments.text)
     warning = leak_warning(arguments.bundle, documents)
     if warning is not None:
-        print(f"warning: {warning}", file=sys.stderr)
+        say(f"warning: {warning}")
     prepare_first(arguments.bundle, not arguments.no_prepare and arguments.on in (None, "cpu"))
     with progress(sum(len(document.encode()) for document in documents), "scoring", "B") as advance:
         result = evaluate(

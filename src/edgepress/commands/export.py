@@ -1,9 +1,10 @@
 """``edgepress export``: checkpoint → bundle."""
 
 import argparse
-import sys
 from collections.abc import Mapping, Sequence
 from typing import cast
+
+from edgepress.stdio import say
 
 NAME = "export"
 HELP = "quantize a model and write a bundle directory"
@@ -101,5 +102,5 @@ def run(arguments: argparse.Namespace) -> int:
         for key, value in manifest.parity.items():
             print(f"  {key.replace('_', ' ')}: {value}")
     print(f"  {len(manifest.files) + 1} files written and read back in {time.perf_counter() - start:.1f} s")
-    print(f"next: edgepress run {arguments.out} --prompt …", file=sys.stderr)
+    say(f"next: edgepress run {arguments.out} --prompt …")
     return 0

@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from edgepress.stdio import say
+
 NAME = "prepare"
 HELP = "write the memory-mapped form of a bundle into the cache, as the first load would"
 
@@ -34,15 +36,13 @@ def prepare_first(bundle: Path, wanted: bool) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Prepare, or check what is prepared; say where it is and what it takes on the disk."""
-    import sys
-
     from edgepress.progress import progress
     from edgepress.runtime.prepared import check, prepare
 
     directory = prepare(arguments.bundle, cache=arguments.cache, force=arguments.force, progress=progress)
     problems = check(directory) if arguments.check else []
     for problem in problems:
-        print(problem, file=sys.stderr)
+        say(problem)
     if not problems:
         blocks = sum(path.stat().st_blocks for path in directory.iterdir() if path.is_file())
         print(f"{directory}: {blocks * 512 / 1e6:,.1f} MB on disk{', all as written' if arguments.check else ''}")

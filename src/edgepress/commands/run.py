@@ -1,8 +1,9 @@
 """``edgepress run``: continue a prompt."""
 
 import argparse
-import sys
 from pathlib import Path
+
+from edgepress.stdio import say
 
 NAME = "run"
 HELP = "continue a prompt with a bundle, as a stream of text on stdout"
@@ -56,6 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Print the text as it comes on stdout, then what it cost on stderr."""
     from edgepress.commands.prepare import prepare_first
     from edgepress.runtime import load
+    from edgepress.texts import read_standard_input
 
     prepare_first(arguments.bundle, not arguments.no_prepare and arguments.on in (None, "cpu"))
     model = load(
@@ -67,7 +69,7 @@ def run(arguments: argparse.Namespace) -> int:
         soc=arguments.soc,
     )
     generation = model.generate(
-        sys.stdin.read() if arguments.prompt == "-" else arguments.prompt,
+        read_standard_input() if arguments.prompt == "-" else arguments.prompt.removeprefix("\ufeff"),
         max_tokens=arguments.max_tokens,
         temperature=arguments.temperature,
         top_k=arguments.top_k,
@@ -80,5 +82,5 @@ def run(arguments: argparse.Namespace) -> int:
     for piece in generation:
         print(piece, end="", flush=True)
     print(flush=True)
-    print(generation.statistics(), file=sys.stderr)
+    say(generation.statistics())
     return 0

@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from edgepress.stdio import say
+
 NAME = "verify"
 HELP = "recompute every hash of a bundle and name what differs"
 
@@ -14,15 +16,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Exit 0 when the bundle is sound; else name each file that is not, and exit 1."""
-    import sys
-
     from edgepress.manifest import find_problems, read_manifest
 
     if not arguments.bundle.is_dir():
         read_manifest(arguments.bundle)  # raises the InputError that says what is wrong
     problems = find_problems(arguments.bundle)
     for problem in problems:
-        print(f"{arguments.bundle}: {problem}", file=sys.stderr)
+        say(f"{arguments.bundle}: {problem}")
     if not problems:
         manifest = read_manifest(arguments.bundle)
         size = sum(entry.size for entry in manifest.files.values())
