@@ -12,6 +12,13 @@ from numpy.typing import NDArray
 
 from edgepress.errors import InputError
 from edgepress.exporter.decoder import Part, Weight
+from edgepress.exporter.kinds import (
+    refuse_file,
+    refuse_folder,
+    refuse_other_kinds,
+    refuse_quantized_tensors,
+    refuse_without_weights,
+)
 from edgepress.exporter.stored import READABLE, StoredTensor, read_header, read_json
 from edgepress.files import sha256_file
 from edgepress.hub_layout import resolve_inside
@@ -20,7 +27,6 @@ __all__ = ["READABLE", "Checkpoint", "StoredTensor", "check_tensors", "read_weig
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 # What a hub download may bring: weights as safetensors, configs and tokenizer files. Never pickles, never code.
 HUB_PATTERNS = ("*.safetensors", "*.json", "tokenizer.model", "*.jinja", "*.txt")
 
@@ -57,14 +63,15 @@ class Checkpoint:
             raise InputError(f"{directory} is empty; name a directory with config.json and {SINGLE}")
         config_file = member(directory, "config.json")
         if config_file is None:
-            raise InputError(f"{directory} has no config.json; copy it from where the checkpoint came from")
+            raise refuse_folder(directory)
         config = read_json(config_file, "correct it or copy it again")
+        refuse_other_kinds(directory, config)
         if (single := member(directory, SINGLE)) is not None:
             shards: dict[Path, list[str]] = {single: []}
         elif (index := member(directory, INDEX)) is not None:
             shards = _read_index(directory, index)
         else:
-            raise InputError(_no_weights(directory))
+            raise refuse_without_weights(directory, f"{SINGLE} and no {INDEX}")
         tensors: dict[str, StoredTensor] = {}
         for file, listed in shards.items():
             found = read_header(file)
@@ -174,18 +181,6 @@ def _read_index(directory: Path, index: Path) -> dict[Path, list[str]]:
     return shards
 
 
-def _no_weights(directory: Path) -> str:
-    for pattern in PICKLED:
-        for file in sorted(directory.glob(pattern)):
-            return (
-                f"{directory} has no {SINGLE}, only {file.name}: pickled weights run code when they are read; "
-                "convert them with safetensors (model.save_pretrained does, in a place that you trust)"
-            )
-    others = sorted(file.name for file in directory.glob("*.safetensors"))
-    found = f" (it has {', '.join(others[:3])})" if others else ""
-    return f"{directory} has no {SINGLE} and no {INDEX}{found}; name a checkpoint in Hugging Face form"
-
-
 def check_tensors(checkpoint: Checkpoint, weights: Sequence[Weight], ignored: Sequence[str] = ()) -> None:
     """Hold the checkpoint's tensors against those that the model is made of, before any weight is read.
 
@@ -206,6 +201,7 @@ def check_tensors(checkpoint: Checkpoint, weights: Sequence[Weight], ignored: Se
     patterns = [re.compile(pattern) for pattern in ignored]
     extra = [name for name in checkpoint.tensors if name not in spans and not any(p.fullmatch(name) for p in patterns)]
     if extra:
+        refuse_quantized_tensors(checkpoint.directory, extra)
         more = f" and {len(extra) - 3} more" if len(extra) > 3 else ""
         raise InputError(
             f"{checkpoint.directory} has tensors that its config has no use for: {', '.join(extra[:3])}{more}; "
@@ -216,9 +212,10 @@ def check_tensors(checkpoint: Checkpoint, weights: Sequence[Weight], ignored: Se
 def _check_part(checkpoint: Checkpoint, weight: Weight, part: Part) -> None:
     tensor = checkpoint.tensors.get(part.tensor)
     if tensor is None:
+        refuse_quantized_tensors(checkpoint.directory, checkpoint.tensors)
         raise InputError(
-            f"{checkpoint.directory} has no tensor {part.tensor} ({weight.kind}), which its config asks for; "
-            "is the checkpoint complete, and the config its own?"
+            f"{checkpoint.directory} has no tensor {part.tensor} ({weight.kind}), which its config asks for"
+            f"{_other_names(checkpoint, part.tensor)}; is the checkpoint complete, and the config its own?"
         )
     tensor.check_readable()
     used = tensor.shape[::-1] if part.transposed else tensor.shape
@@ -226,6 +223,13 @@ def _check_part(checkpoint: Checkpoint, weight: Weight, part: Part) -> None:
     if len(used) != len(needed) or used[1:] != needed[1:] or used[0] < part.stop:
         asked = needed[::-1] if part.transposed else needed
         raise InputError(f"{tensor.name} has shape {tensor.shape}, and config.json asks for {asked}; {_MISMATCH}")
+
+
+def _other_names(checkpoint: Checkpoint, name: str) -> str:
+    """What a missing tensor seems to be called instead."""
+    ends = (name, name.removeprefix("model."))
+    found = next((other for end in ends for other in checkpoint.tensors if other.endswith(f".{end}")), None)
+    return "" if found is None else f" (it has {found}: rename the tensors as transformers does)"
 
 
 def _check_covered(tensor: StoredTensor, parts: Sequence[Part]) -> None:
@@ -274,7 +278,7 @@ def resolve_model(model: str) -> Path:
     if model and path.is_dir():
         return path
     if model and path.exists():
-        raise InputError(f"{model} is a file; name the directory that holds it")
+        raise refuse_file(path)
     if not _HUB_ID.fullmatch(model):
         raise InputError(f"no such directory: {model!r}; name a directory, a hub id (org/name), or 'demo'")
     return _download(model)

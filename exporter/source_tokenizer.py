@@ -21,6 +21,7 @@ from tokenizers import Tokenizer as Library
 from edgepress.errors import InputError
 from edgepress.exporter.checkpoint import Checkpoint
 from edgepress.exporter.stored import json_object, read_json
+from edgepress.pointers import refuse_pointer
 from edgepress.runtime.tokenizer import Tokenizer, read_tokenizer
 
 # What tokenizers and chat templates consist of in Hugging Face form; the first one is made when it is not there.
@@ -76,6 +77,8 @@ def whole_tokenizer(checkpoint: Checkpoint) -> SourceTokenizer:
 def tokenizer_files(checkpoint: Checkpoint) -> dict[str, bytes]:
     """Content of those of :data:`TOKENIZER_FILES` that the checkpoint has, tokenizer.json whole."""
     found = {name: path.read_bytes() for name in TOKENIZER_FILES if (path := checkpoint.file(name)) is not None}
+    for name, content in found.items():
+        refuse_pointer(checkpoint.directory / name, content)
     return found | {TOKENIZER_FILES[0]: whole_tokenizer(checkpoint).content}
 
 
@@ -113,6 +116,9 @@ def _whole(directory: Path, stamps: Sequence[tuple[str, Path, int, int]]) -> Sou
     files = {name: path for name, path, _, _ in stamps}
     path = files.get(TOKENIZER_FILES[0])
     own = _converted(directory, files) if path is None else path.read_bytes()
+    for name, beside in files.items():
+        with beside.open("rb") as file:
+            refuse_pointer(directory / name, file.read(200))
     library = _read(own, directory / TOKENIZER_FILES[0] if path is None else path)
     before = {token.content: _flags(token) for token in library.get_added_tokens_decoder().values()}
     by_id, others = _declared(directory, files, library.get_added_tokens_decoder())

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from edgepress.errors import InputError
 from edgepress.files import read_into
+from edgepress.pointers import refuse_pointer
 
 READABLE = ("F32", "F16", "BF16")  # dtypes that become weights; the others may be present, unused
 _BITS = {
@@ -31,6 +32,7 @@ _BITS = {
     **dict.fromkeys(("U64", "I64", "F64", "C64"), 64),
 }
 _MAX_HEADER = 100_000_000  # bytes, the format's own limit
+_POINTER = 200  # bytes that show whether a file is a git-lfs pointer
 _AGAIN = "download or convert the checkpoint again"
 
 
@@ -124,6 +126,7 @@ def json_object(file: Path, text: bytes, remedy: str) -> dict[str, object]:
             raise InputError(f"{file}: the key {twice!r} occurs twice; {remedy}")
         return found
 
+    refuse_pointer(file, text[:_POINTER])
     try:
         value = json.loads(text.decode("utf-8"), object_pairs_hook=unique)
     except (ValueError, RecursionError) as error:
@@ -143,6 +146,8 @@ def read_header(file: Path) -> dict[str, StoredTensor]:
     """
     with read_errors(file), file.open("rb") as stream:
         size = os.fstat(stream.fileno()).st_size
+        refuse_pointer(file, stream.read(_POINTER))
+        stream.seek(0)
         prefix = stream.read(8)
         if len(prefix) < 8:
             raise InputError(f"{file} has {size} bytes, too few for a safetensors header; {_AGAIN}")

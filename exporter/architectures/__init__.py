@@ -13,6 +13,7 @@ from edgepress.errors import InputError
 from edgepress.exporter.config import READ_BY_ALL, Config
 from edgepress.exporter.decoder import Decoder, change_parts
 from edgepress.exporter.factors import KEY, read_ranks, with_factors
+from edgepress.exporter.kinds import what_it_is
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,11 @@ def unread_keys(values: Mapping[str, object], where: str = "config.json") -> tup
 def _read(values: Mapping[str, object], where: str) -> tuple[Architecture, Config, Decoder]:
     model_type = values.get("model_type")
     if not isinstance(model_type, str):
-        raise InputError(f"{where}: model_type = {model_type!r}: must be one of {', '.join(model_types())}")
+        known = f"must be one of {', '.join(model_types())}"
+        raise InputError(f"{where}: model_type = {model_type!r}: {known}; {what_it_is(values)}")
+    if model_type not in model_types():
+        known = ", ".join(model_types())
+        raise InputError(f"architecture {model_type!r} is not implemented; known: {known}; {what_it_is(values)}")
     family = architecture(model_type)
     config = Config(values, where)
     config.significant = {*READ_BY_ALL, *family.config_keys}

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgepress.errors import InputError
+from edgepress.pointers import refuse_pointer
 
 LARGEST_JSON = 256 << 20  # bytes: a JSON list can only be read whole
 
@@ -70,6 +71,8 @@ def decode(raw: bytes, where: str | Path, *, start: int = 0, final: bool = True)
 
     """
     try:
+        if not start:
+            refuse_pointer(where, raw)
         text, _ = codecs.utf_8_decode(raw, "strict", final)
     except UnicodeDecodeError as error:
         raise _refusal(raw, where, start, error.start) from error

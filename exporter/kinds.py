@@ -1,0 +1,363 @@
+"""What a path is that is no checkpoint of a text generator, by its content, and what to do with it.
+
+Files are known by their first bytes, folders by the files that only their kind has, models by their config. Nothing is
+unpickled or unpacked.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import zipfile
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+
+from edgepress.errors import InputError
+from edgepress.exporter.stored import read_json
+from edgepress.pointers import refuse_pointer
+
+_HEAD = 512  # bytes: the name in a tar archive's header is the last thing looked for
+_LISTED = 1000  # entries of a folder that are looked at
+_TO_EXPORT = "edgepress exports a checkpoint in Hugging Face form (config.json and model.safetensors)"
+
+_GGUF = (
+    "a GGUF file of llama.cpp, whose weights are rounded and renamed already",
+    f"{_TO_EXPORT}: name the original that it was converted from",
+)
+_ONNX = (
+    "an ONNX model",
+    "`edgepress check FILE --target …` says where it would run; to export, name the checkpoint that it was made from",
+)
+_PICKLE = (
+    "pickled weights run code when they are read",
+    "convert them with safetensors (model.save_pretrained does, in a place that you trust)",
+)
+_ARCHIVE = ("an archive", "unpack it, and name the directory with config.json")
+_OTHER_FORMAT = f"{_TO_EXPORT}: name the one that it was converted from"
+_MAGIC: tuple[tuple[int, bytes, tuple[str, str]], ...] = (  # where, bytes, what that is
+    (0, b"GGUF", _GGUF),
+    *((0, magic, _GGUF) for magic in (b"lmgg", b"fmgg", b"tjgg", b"algg")),  # what llama.cpp wrote before
+    (0, b"\x89HDF\r\n\x1a\n", ("a Keras or TensorFlow file (HDF5)", _OTHER_FORMAT)),
+    (4, b"TFL3", ("a TensorFlow Lite model", _OTHER_FORMAT)),
+    (4, b"ORTM", ("an ONNX model in onnxruntime's own format", _OTHER_FORMAT)),
+    (4, b"ET12", ("an ExecuTorch program", _OTHER_FORMAT)),
+    (0, b"\x1f\x8b", _ARCHIVE),
+    (0, b"\x28\xb5\x2f\xfd", _ARCHIVE),
+    (0, b"\xfd7zXZ\x00", _ARCHIVE),
+    (0, b"7z\xbc\xaf\x27\x1c", _ARCHIVE),
+    (257, b"ustar", _ARCHIVE),
+)
+_PICKLE_PROTOCOLS = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+_PICKLE_NAMES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+_ONNX_FIRST = re.compile(rb"\x08[\x03-\x20][\x12\x1a\x22\x2a\x32\x3a\x42]")  # ir_version, then another field
+
+_ADAPTERS = re.compile(r"adapter_config\.json|adapter_model\.(safetensors|bin)|adapters?\.(safetensors|npz)")
+_POOLING = ("modules.json", "config_sentence_transformers.json", "sentence_bert_config.json", "1_Pooling")
+_QUANTIZED_NAMES = re.compile(
+    r".*\.(qweight|qzeros|g_idx|weight_packed|weight_scale(_inv)?|absmax|quant_map|SCB|biases)|.*_(blocks|scales)"
+)
+
+_TAKES_GENERATORS = (
+    "edgepress exports text generators (…ForCausalLM); any model that is ONNX already can be given to `edgepress check`"
+)
+# What the ends of transformers' class names say, longest first where one ends another.
+_ENDINGS: tuple[tuple[str, str], ...] = (
+    ("LMHeadModel", "text generator"),
+    ("DoubleHeadsModel", "text generator with a second head"),
+    ("ForCausalLM", "text generator"),
+    ("ForMaskedLM", "encoder"),
+    ("ForPreTraining", "encoder"),
+    ("ForSequenceClassification", "classifier, reward model or reranker"),
+    ("ForTokenClassification", "classifier of tokens"),
+    ("ForQuestionAnswering", "question answerer"),
+    ("ForMultipleChoice", "classifier"),
+    ("RewardModel", "reward model"),
+    ("ForSpeechSeq2Seq", "speech model"),
+    ("ForCTC", "speech model"),
+    ("ForAudioClassification", "speech model"),
+    ("ForTextToSpeech", "speech model"),
+    ("ForTextToWaveform", "speech model"),
+    ("ForImageClassification", "vision model"),
+    ("ForObjectDetection", "vision model"),
+    ("ForSemanticSegmentation", "vision model"),
+    ("ForImageTextToText", "vision-language model"),
+    ("EncoderModel", "encoder"),
+    ("Model", "model without a head for next tokens, as embedding models are"),
+)
+_TYPES: dict[str, str] = {  # by model_type, for configs that name no class
+    "encoder": (
+        "albert bert camembert convbert deberta deberta-v2 distilbert electra ernie eurobert ibert layoutlm longformer "
+        "mobilebert modernbert mpnet nomic_bert roberta roformer squeezebert xlm xlm-roberta xlm-roberta-xl"
+    ),
+    "encoder and decoder (sequence to sequence)": (
+        "bart bigbird_pegasus blenderbot blenderbot-small fsmt led longt5 m2m_100 marian mbart mt5 mvp nllb-moe "
+        "pegasus pegasus_x plbart prophetnet switch_transformers t5 t5gemma umt5"
+    ),
+    "speech model": (
+        "bark clap dia granite_speech hubert kyutai_speech_to_text moonshine musicgen parakeet_ctc seamless_m4t "
+        "sew speech_to_text speecht5 unispeech vits voxtral wav2vec2 wav2vec2-bert wavlm whisper"
+    ),
+    "vision-language model": (
+        "align aya_vision blip blip-2 chameleon clip cohere2_vision emu3 florence2 fuyu gemma3 gemma3n gemma4 git "
+        "glm4v got_ocr2 idefics idefics2 idefics3 instructblip internvl janus kosmos-2 lfm2_vl llama4 llava llava_next "
+        "llava_onevision mistral3 mllama paligemma perception_lm phi4_multimodal pix2struct pixtral qwen2_5_omni "
+        "qwen2_5_vl qwen2_vl qwen3_5 qwen3_vl qwen3_vl_moe siglip siglip2 smolvlm video_llava vipllava "
+        "vision-encoder-decoder"
+    ),
+    "vision model": (
+        "beit convnext convnextv2 deit depth_anything detr dinov2 dpt efficientnet mask2former mobilenet_v1 "
+        "mobilenet_v2 mobilevit resnet rt_detr sam segformer swin vit yolos"
+    ),
+}
+_EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
+_STATES = ("state_size", "mamba_d_state", "ssm_cfg", "conv_kernel", "linear_conv_kernel_dim", "conv_L_cache", "d_state")
+
+
+def refuse_file(path: Path) -> InputError:
+    """The error for a file where a directory is asked for."""
+    found = _file_kind(path)
+    if found is None:
+        return InputError(f"{path} is a file; name the directory that holds it")
+    return InputError(f"{path}: {found[0]}; {found[1]}")
+
+
+def refuse_folder(directory: Path) -> InputError:
+    """The error for a directory without config.json."""
+    names = _names(directory)
+    if any(_ADAPTERS.fullmatch(name) for name in names):
+        return _adapter_alone(directory)
+    if names & {*_POOLING}:
+        return _pooling(directory, min(names & {*_POOLING}))
+    if (what := _known_folder(directory, names)) is not None:
+        return InputError(f"{directory} is {what}")
+    if (found := _only_kind(directory, names)) is not None:
+        return InputError(f"{directory} has no config.json, only {found}")
+    inside = next((name for name in sorted(names) if (directory / name / "config.json").is_file()), "")
+    if inside:
+        return InputError(f"{directory} has no config.json, and {inside} in it has one; name {directory / inside}")
+    return InputError(f"{directory} has no config.json; copy it from where the checkpoint came from")
+
+
+def _known_folder(directory: Path, names: Collection[str]) -> str | None:
+    """What a directory is that another tool wrote, and what to do with it."""
+    if {"manifest.json", "genai_config.json"} <= {*names}:
+        return "a bundle that was exported already; name the checkpoint that it was made from"
+    if {"blobs", "snapshots"} <= {*names}:
+        snapshots = sorted(str(one) for one in (directory / "snapshots").iterdir() if (one / "config.json").is_file())
+        inside = snapshots[0] if snapshots else f"{directory / 'snapshots'}/…, where none has a config.json"
+        return f"a repository of the hub's cache; name the snapshot in it: {inside}"
+    if "model_index.json" in names:
+        return f"a diffusion pipeline (model_index.json), which makes images or sound; {_TAKES_GENERATORS}"
+    if "params.json" in names or any(name.startswith("consolidated.") for name in names):
+        return (
+            f"in the publisher's own form (params.json, consolidated.*), and {_TO_EXPORT}: download that form, or "
+            "convert it with transformers' convert_…_weights_to_hf.py"
+        )
+    return None
+
+
+def refuse_without_weights(directory: Path, wanted: str) -> InputError:
+    """The error for a directory with a config and none of the files ``wanted``."""
+    names = _names(directory)
+    if (found := _only_kind(directory, names)) is not None:
+        return InputError(f"{directory} has no {wanted.partition(' ')[0]}, only {found}")
+    others = sorted(name for name in names if name.endswith(".safetensors"))
+    known = f" (it has {', '.join(others[:3])})" if others else ""
+    return InputError(f"{directory} has no {wanted}{known}; name a checkpoint in Hugging Face form")
+
+
+def refuse_other_kinds(directory: Path, config: Mapping[str, object], names: Collection[str] | None = None) -> None:
+    """Refuse what would be exported as a text generator and is none, or only a part of the model.
+
+    ``names`` are the paths in the folder, or in the repository that it is made of; those on disk when None.
+
+    Raises:
+        InputError: an adapter lies beside its base, the model has another task, or its weights are rounded already.
+
+    """
+    found = _names(directory) if names is None else {name.split("/")[0] for name in names}
+    adapters = sorted(name for name in found if _ADAPTERS.fullmatch(name))
+    if adapters:
+        raise InputError(
+            f"{directory} holds an adapter ({', '.join(adapters)}) beside its base model, and an export would leave it "
+            f"out. To have it in the bundle, merge it with peft, {_merging('BASE', directory)}, and export that; to "
+            "export the base alone, name a folder without these files"
+        )
+    pooling = found & {*_POOLING}
+    if pooling:
+        raise _pooling(directory, min(pooling))
+    _refuse_quantized(directory, config)
+    _refuse_other_task(directory, config)
+
+
+def refuse_quantized_tensors(directory: Path, names: Collection[str]) -> None:
+    """Raise InputError when names of tensors are those that quantizers write."""
+    found = next((name for name in names if _QUANTIZED_NAMES.fullmatch(name)), None)
+    if found is not None:
+        raise InputError(
+            f"{directory} holds {found}, as quantized checkpoints do (GPTQ, AWQ, bitsandbytes, compressed-tensors, "
+            "MLX, MXFP4): its weights are rounded already; export the original checkpoint"
+        )
+
+
+def what_it_is(config: Mapping[str, object]) -> str:
+    """What kind of model a config of no known family describes, and what can be done: the end of a sentence."""
+    kind, why = _kind(config)
+    text = _mapping(config.get("text_config")).get("model_type")
+    language = (
+        f"; its language model ({text}) can be exported when it is saved, with its head, as a checkpoint of its own"
+        if isinstance(text, str)
+        else ""
+    )
+    if kind == "text generator":
+        parts = [
+            what
+            for keys, what in ((_EXPERTS, "with a mixture of experts"), (_STATES, "with states instead of attention"))
+            if any(config.get(key) for key in keys)
+        ]
+        with_parts = f" {' and '.join(parts)}" if parts else ""
+        return f"it is a text generator{with_parts} of a family that there is no file for"
+    if kind is None:
+        return f"its config does not say what kind of model it is; {_TAKES_GENERATORS}"
+    return f"it is {_article(kind)} {kind}{why}, and {_TAKES_GENERATORS}{language}"
+
+
+def _article(kind: str) -> str:
+    return "an" if kind[0] in "aeiou" else "a"
+
+
+def _kind(config: Mapping[str, object]) -> tuple[str | None, str]:
+    """The kind, None when the config does not say, and the class that shows it in brackets."""
+    if "_diffusers_version" in config or "_class_name" in config:
+        return "part of a diffusion pipeline", ""
+    name = _class_name(config)
+    shown = f" ({name})" if name else ""
+    ending = next((kind for end, kind in _ENDINGS if name.endswith(end)), None)
+    listed = next((kind for kind, types in _TYPES.items() if config.get("model_type") in types.split()), None)
+    if config.get("vision_config") is not None or config.get("vision_tower") is not None:
+        found: str | None = "vision-language model"
+    elif config.get("audio_config") is not None or config.get("audio_encoder") is not None:
+        found = "speech model"
+    elif ending is not None and not name.endswith("Model"):
+        found = ending
+    elif listed is None and (config.get("is_encoder_decoder") is True or name.endswith("ForConditionalGeneration")):
+        found = "encoder and decoder (sequence to sequence)"
+    else:
+        found = listed or ending
+    return found, shown
+
+
+def _class_name(config: Mapping[str, object]) -> str:
+    names = config.get("architectures")
+    return names[0] if isinstance(names, list) and names and isinstance(names[0], str) else ""
+
+
+def _refuse_other_task(directory: Path, config: Mapping[str, object]) -> None:
+    """Refuse a model that does not generate text; the class that its config names says so, or its type."""
+    kind, _ = _kind(config)
+    if kind is None or kind.startswith("text generator"):
+        return
+    name = _class_name(config)
+    stem = re.sub(r"(For[A-Z]\w*|RewardModel|EncoderModel|TextModel|Model)$", "", name)
+    is_part = any(config.get(key) is not None for key in ("text_config", "vision_config", "audio_config"))
+    renamed = (
+        f'. If it is a text generator that was saved under this name, set architectures to ["{stem}ForCausalLM"] in '
+        "config.json"
+    )
+    if is_part or not stem:
+        renamed = ""
+    raise InputError(f"{directory}: {what_it_is(config)}{renamed}")
+
+
+def _refuse_quantized(directory: Path, config: Mapping[str, object]) -> None:
+    for key in ("quantization_config", "compression_config", "quantization"):
+        found = config.get(key)
+        if found is None:
+            continue
+        values = _mapping(found)
+        method = values.get("quant_method") or values.get("quant_algo") or values.get("format")
+        by = f" by {method}" if isinstance(method, str) else " by MLX" if key == "quantization" else ""
+        bits = next((values[name] for name in ("bits", "w_bit", "wbits") if isinstance(values.get(name), int)), None)
+        to = f" to {bits} bits" if bits is not None else ""
+        raise InputError(
+            f"{directory}/config.json: {key}: the checkpoint is quantized already{by}{to}, and rounding what is "
+            "rounded loses more than either; export the original one"
+        )
+
+
+def _pooling(directory: Path, name: str) -> InputError:
+    return InputError(
+        f"{directory} is an embedding model or reranker for sentence-transformers ({name}): what it gives are vectors "
+        f"or scores, not next tokens, and {_TAKES_GENERATORS}. To export it as a text generator all the same, name a "
+        f"folder without {', '.join(_POOLING)}"
+    )
+
+
+def _adapter_alone(directory: Path) -> InputError:
+    base: object = None
+    if (directory / "adapter_config.json").is_file():
+        base = read_json(directory / "adapter_config.json", "copy it again").get("base_model_name_or_path")
+    named = base if isinstance(base, str) and base else "its base model"
+    of = f" of {named}" if named == base else ""
+    return InputError(
+        f"{directory} is an adapter{of}, not a model: merge it with peft, {_merging(named, directory)}, and export that"
+    )
+
+
+def _merging(base: str, adapter: Path) -> str:
+    return (
+        f"PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained({base!r}), {str(adapter)!r})"
+        ".merge_and_unload().save_pretrained(FOLDER), with the base's tokenizer files beside it"
+    )
+
+
+def _only_kind(directory: Path, names: Collection[str]) -> str | None:
+    """The first file of a kind that is no checkpoint: its name, what it is and what to do."""
+    for name in sorted(names):
+        path = directory / name
+        if path.is_file() and (found := _file_kind(path)) is not None and found is not _ARCHIVE:
+            return f"{name}: {found[0]}; {found[1]}"
+    return None
+
+
+def _file_kind(path: Path) -> tuple[str, str] | None:
+    """What a file is and what to do with it; None for one that says nothing. A git-lfs pointer is an error."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(_HEAD)
+    except OSError:
+        return None
+    refuse_pointer(path, head)
+    for offset, magic, found in _MAGIC:
+        if head[offset : offset + len(magic)] == magic:
+            return found
+    suffix = path.suffix.lower()
+    if head[:4] == b"PK\x03\x04":
+        return _PICKLE if _holds_pickle(path) else _ARCHIVE
+    if head[:2] in _PICKLE_PROTOCOLS or suffix in _PICKLE_NAMES:
+        return _PICKLE
+    if suffix == ".onnx" or _ONNX_FIRST.match(head):
+        return _ONNX
+    return ("weights of Flax", _OTHER_FORMAT) if suffix == ".msgpack" else None
+
+
+def _holds_pickle(path: Path) -> bool:
+    """Whether a zip archive is what torch.save writes; only its list of names is read."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith(".pkl") for name in archive.namelist())
+    except (OSError, ValueError, zipfile.BadZipFile):
+        return False
+
+
+def _names(directory: Path) -> set[str]:
+    def listed() -> Iterator[str]:
+        with os.scandir(directory) as entries:
+            for _, entry in zip(range(_LISTED), entries, strict=False):
+                yield entry.name
+
+    return set(listed())
+
+
+def _mapping(value: object) -> Mapping[str, object]:
+    return value if isinstance(value, dict) else {}
