@@ -37,7 +37,6 @@ TOKENIZER_FILES = (
     "tokenizer.model",
     "generation_config.json",
 )
-_READ = TOKENIZER_FILES[:4]
 _SLOW = ("vocab.json", "tokenizer.model")  # what a tokenizer.json can be made of
 _NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 _EXTRA = "extra_special_tokens"
@@ -67,7 +66,7 @@ def whole_tokenizer(checkpoint: Checkpoint) -> SourceTokenizer:
         InputError: there is none, it cannot be read, or two of its files contradict each other.
 
     """
-    paths = tuple((name, checkpoint.file(name)) for name in (*_READ, *_SLOW))
+    paths = tuple((name, checkpoint.file(name)) for name in TOKENIZER_FILES)
     stamps = tuple(
         (name, path, path.stat().st_mtime_ns, path.stat().st_size) for name, path in paths if path is not None
     )
@@ -77,8 +76,6 @@ def whole_tokenizer(checkpoint: Checkpoint) -> SourceTokenizer:
 def tokenizer_files(checkpoint: Checkpoint) -> dict[str, bytes]:
     """Content of those of :data:`TOKENIZER_FILES` that the checkpoint has, tokenizer.json whole."""
     found = {name: path.read_bytes() for name in TOKENIZER_FILES if (path := checkpoint.file(name)) is not None}
-    for name, content in found.items():
-        refuse_pointer(checkpoint.directory / name, content)
     return found | {TOKENIZER_FILES[0]: whole_tokenizer(checkpoint).content}
 
 
