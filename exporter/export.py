@@ -19,7 +19,7 @@ from edgepress.exporter.download import describe_zeros
 from edgepress.exporter.forms import FormTask, find_form
 from edgepress.exporter.genai_config import make_genai_config
 from edgepress.exporter.graph.decoder import build_decoder
-from edgepress.exporter.prepare import FALLBACK, Prepared, decide, needs_calibration
+from edgepress.exporter.prepare import FALLBACK, Prepared, choose_recipe, decide, needs_calibration
 from edgepress.exporter.pruning.shipped import describe_steps, kept_steps, write_curves
 from edgepress.exporter.reading import first_token
 from edgepress.exporter.replacing import check_output, check_replaceable
@@ -47,7 +47,7 @@ def export(
     *,
     out: str | Path,
     target: str | Sequence[str] = FALLBACK,
-    recipe: str | Path = "int4",
+    recipe: str | Path | None = None,
     socs: Sequence[str] = (),
     context_length: int | None = None,
     calibration: Sequence[str | Path] = (),
@@ -62,7 +62,7 @@ def export(
         model: ``demo``, a directory in Hugging Face form, or a hub id.
         out: the bundle's directory; written beside itself and renamed into place when complete.
         target: a name from :func:`edgepress.targets.target_names`, or several: they share the weights' computation.
-        recipe: a preset's name or a TOML file.
+        recipe: a preset's name or a TOML file; when None the one that suits the targets.
         socs: chips of the target that has some (qnn-htp), for which its graphs are compiled ahead.
         context_length: positions that the bundle can hold; the model's own maximum when None.
         calibration: files of text for a calibrated recipe; those that the recipe names when empty, and the model's own
@@ -83,6 +83,7 @@ def export(
     if threads is not None and threads < 1:
         raise InputError(f"threads is {threads}; it must be at least 1")
     check_output(Path(out), force=force)
+    recipe, _ = choose_recipe(recipe, target)
     scratch = workspace.beside(Path(out), "budget")
     with kept_steps(recipe, Path(out)) as pruning:
         prepared = decide(

@@ -21,6 +21,7 @@ from edgepress.progress import Progress, silent
 from edgepress.targets import (
     Soc,
     Target,
+    default_recipe,
     find_soc,
     find_target,
     target_names,
@@ -48,6 +49,7 @@ class Prepared:
     budget: dict[str, object] | None = None  # what was measured for the recipe's budget, and chosen
     left_out: Mapping[str, str] = field(default_factory=dict)  # recoveries of the recipe that decline, and why
     socs: tuple[Soc, ...] = ()  # chips that the targets which have some are compiled for
+    why_recipe: str = ""  # why it is this recipe, when none was named
     pruned: Pruned | None = None  # what the recipe's steps made, and the checkpoint that they began with
 
     @property
@@ -70,7 +72,7 @@ def decide(
     model: str | Path,
     *,
     target: str | Sequence[str],
-    recipe: str | Path,
+    recipe: str | Path | None = None,
     socs: Sequence[str] = (),
     context_length: int | None = None,
     calibration: Sequence[str | Path] = (),
@@ -80,6 +82,8 @@ def decide(
     progress: Progress = silent,
 ) -> Prepared:
     """Read headers and config only, and plan the export (what ``edgepress plan`` prints).
+
+    Without a ``recipe`` it is the one that suits the targets (:func:`~edgepress.targets.default_recipe`).
 
     A recipe that prunes is planned for the model that its steps leave: they are run, and kept in ``pruning``. When that
     is None only those that change sizes are run, in a temporary directory.
@@ -93,7 +97,8 @@ def decide(
 
     """
     targets, chips = find_targets(target, socs)
-    chosen_recipe = ask_recipe(recipe, context_length, calibration)
+    name, why = choose_recipe(recipe, target)
+    chosen_recipe = ask_recipe(name, context_length, calibration)
     check_options(chosen_recipe)
     checkpoint, pruned = Checkpoint.open(resolve_model(str(model))), None
     bundle.check_tokenizer(checkpoint)
@@ -117,11 +122,26 @@ def decide(
     chosen_recipe = replace(chosen_recipe, calibration=replace(chosen_recipe.calibration, length=length))
 
     plan = plan_tensors(checkpoint, decoder, chosen_recipe)
-    prepared = Prepared(checkpoint, decoder, chosen_recipe, targets, plan, left_out=left_out, socs=chips, pruned=pruned)
+    prepared = Prepared(
+        checkpoint, decoder, chosen_recipe, targets, plan, left_out=left_out, socs=chips, pruned=pruned, why_recipe=why
+    )
     if chosen_recipe.budget is not None:
         prepared = spend(prepared, plain, scratch=scratch, threads=threads, progress=progress)
     refuse_forms(prepared)
     return prepared
+
+
+def choose_recipe(recipe: str | Path | None, target: str | Sequence[str]) -> tuple[str | Path, str]:
+    """The recipe that is named, or the one that suits the targets of these names and why ("" for one that is named).
+
+    Raises:
+        InputError: a target is unknown, or no one recipe suits them all.
+
+    """
+    if recipe is not None:
+        return recipe, ""
+    targets, _ = find_targets(target, ())
+    return default_recipe(targets)
 
 
 def ask_recipe(recipe: str | Path, context_length: int | None, calibration: Sequence[str | Path]) -> Recipe:

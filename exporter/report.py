@@ -28,6 +28,7 @@ def plan_to_json(prepared: Prepared) -> Json:
         "model_type": prepared.decoder.model_type,
         "targets": [target.name for target in prepared.targets],
         "recipe": prepared.recipe.to_json(),
+        "why_recipe": prepared.why_recipe,
         "context_length": plan.context_length,
         "tensors": [_tensor_to_json(tensor) for tensor in plan.tensors],
         "tables": [{"name": table.name, "bytes": table.region.nbytes} for table in plan.tables],
@@ -91,7 +92,8 @@ def format_plan(prepared: Prepared) -> str:
         [
             table,
             "",
-            f"{plan['model_type']} for {', '.join(t.name for t in prepared.targets)}, recipe {prepared.recipe.name}, "
+            f"{plan['model_type']} for {', '.join(t.name for t in prepared.targets)}, recipe {prepared.recipe.name}"
+            f"{prepared.why_recipe and f' ({prepared.why_recipe})'}, "
             f"context {plan['context_length']}, {totals['parameters']:,} parameters",
             f"weights      {_megabytes(totals['bytes_before'])} MB → {_megabytes(totals['weights_bytes'])} MB, "
             f"{prepared.plan.bits_per_weight:.2f} bits a weight",

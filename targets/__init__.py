@@ -80,7 +80,8 @@ class Target:
     named with ``--soc``; none where one build serves all. ``form`` names what an export writes beside the CPU graph (a
     file of ``exporter/forms/``), None where nothing is needed. ``qdq`` are the widths of QDQ models that run there in
     integers (``exporter/graph/qdq`` has their names). ``same_layers`` says why all layers of a model must have the same
-    sizes there; empty where they may differ.
+    sizes there; empty where they may differ. ``recipes`` are presets of the exporter that suit it, best first: the one
+    that is taken where no recipe is named; for several targets it is one that suits all.
     """
 
     name: str
@@ -94,6 +95,7 @@ class Target:
     qdq: tuple[str, ...] = ()
     table: Table | None = None
     same_layers: str = ""
+    recipes: tuple[str, ...] = ("int4", "int4-channel")
 
     @property
     def is_cpu(self) -> bool:
@@ -123,6 +125,27 @@ def find_target(name: str) -> Target:
         raise InputError(f"unknown target {name!r}{hint} Known: {', '.join(target_names())}")
     target: Target = importlib.import_module(f"{__name__}.{name.replace('-', '_')}").TARGET
     return target
+
+
+def default_recipe(targets: Sequence[Target]) -> tuple[str, str]:
+    """The preset that suits ``targets`` where no recipe is named, and why it is that one.
+
+    Of those that suit all of them, the one that is furthest to the front of their lists together.
+
+    Raises:
+        InputError: none suits all; the message says what suits each.
+
+    """
+    common = [name for name in targets[0].recipes if all(name in target.recipes for target in targets)]
+    if not common:
+        suits = "; ".join(f"{target.name}: {', '.join(target.recipes)}" for target in targets)
+        raise InputError(f"no one recipe suits these targets ({suits}); name one, or export them one by one")
+    found = min(common, key=lambda name: sum(target.recipes.index(name) for target in targets))
+    names = " and ".join(target.name for target in targets)
+    if all(found == target.recipes[0] for target in targets):
+        return found, f"the default of {names}"
+    own = ", ".join(f"{target.recipes[0]} of {target.name}" for target in targets)
+    return found, f"suits {names}, whose defaults differ: {own}"
 
 
 def find_soc(target: Target, name: str) -> Soc:

@@ -198,4 +198,5 @@ TARGET = Target(
     socs=SOCS,
     qdq=("a8w8", "a16w8", "a16w4"),
     form="static",
+    recipes=("int8-static-a16", "int4-channel", "int8-static", "fp16"),
 )

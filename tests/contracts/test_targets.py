@@ -1,6 +1,8 @@
 """Every target found on disk is held to the same contract."""
 
+import itertools
 import re
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -10,8 +12,22 @@ import onnx
 import onnxruntime
 import pytest
 
+from edgepress.cli import main
 from edgepress.errors import InputError
-from edgepress.targets import CPU, Operator, find_soc, find_target, has_kernel, missing_kernels, target_names
+from edgepress.exporter import decide
+from edgepress.exporter.recipe import preset_names
+from edgepress.exporter.report import format_plan
+from edgepress.manifest import read_manifest
+from edgepress.targets import (
+    CPU,
+    Operator,
+    default_recipe,
+    find_soc,
+    find_target,
+    has_kernel,
+    missing_kernels,
+    target_names,
+)
 from edgepress.targets.legality.check import check_file
 from edgepress.targets.legality.report import format_report
 
@@ -52,6 +68,46 @@ def test_a_target_says_of_every_node_where_it_runs(name: str, tmp_path: Path, re
         assert bool(placement.reason) == bool(placement.cause) == (placement.runs_on != target.provider)
     assert not target.package or report.source.endswith(f"{target.package} {version(target.package)}")
     assert format_report(report).count("_node") >= len(report.placements)
+
+
+@pytest.mark.parametrize("name", target_names())
+def test_without_a_recipe_a_target_gets_one_that_it_takes(name: str) -> None:
+    target = find_target(name)
+    assert set(target.recipes) <= set(preset_names())
+    prepared = decide("demo", target=name)
+    assert prepared.recipe.name == target.recipes[0]
+    assert f"recipe {target.recipes[0]} (the default of {name})" in format_plan(prepared)
+    for recipe in target.recipes:  # all that it names, it takes
+        assert decide("demo", target=name, recipe=recipe).why_recipe == ""
+
+
+def test_without_a_recipe_several_targets_get_one_that_suits_all() -> None:
+    for pair in itertools.combinations(target_names(), 2):
+        recipe, why = default_recipe([find_target(name) for name in pair])
+        assert all(recipe in find_target(name).recipes for name in pair)
+        assert all(name in why for name in pair)
+    prepared = decide("demo", target=["arm64-cpu", "qnn-htp"])
+    assert prepared.recipe.name == "int4-channel"
+    assert "int4 of arm64-cpu, int8-static-a16 of qnn-htp" in format_plan(prepared)
+
+
+def test_targets_that_no_one_recipe_suits_are_named_with_what_suits_each() -> None:
+    apart = [replace(find_target("arm64-cpu"), recipes=("int4",)), find_target("qnn-htp")]
+    with pytest.raises(InputError, match=r"no one recipe suits .*arm64-cpu: int4; qnn-htp: int8-static-a16, int4-ch"):
+        default_recipe(apart)
+
+
+def test_a_recipe_that_is_named_wins_and_is_refused_where_it_does_not_fit() -> None:
+    assert decide("demo", target="qnn-htp", recipe="fp32").recipe.name == "fp32"
+    with pytest.raises(InputError, match=r"recipe int4 stores .* with block 32"):
+        decide("demo", target="qnn-htp", recipe="int4")
+
+
+def test_an_export_without_a_recipe_takes_the_targets(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The first command that a stranger with a phone tries."""
+    assert main(["export", "demo", "--target", "qnn-htp", "--context", "32", "--out", str(tmp_path / "out")]) == 0
+    assert "recipe int8-static-a16 (the default of qnn-htp), target qnn-htp" in capsys.readouterr().out
+    assert read_manifest(tmp_path / "out").recipe["name"] == "int8-static-a16"
 
 
 def test_packages_beside_the_targets_are_no_targets() -> None:

@@ -27,8 +27,8 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--recipe",
-        default="int4",
-        help="a preset (int4, int4-fast, int8, int8-dynamic, int8-static, fp16, fp32 …) or a TOML file",
+        help="a preset (int4, int4-fast, int8, int8-dynamic, int8-static, fp16, fp32 …) or a TOML file (default: what "
+        "suits the targets: int4 for CPUs, int8-static-a16 for qnn-htp, int4-channel for both)",
     )
     parser.add_argument(
         "--calibration",
@@ -58,16 +58,18 @@ def run(arguments: argparse.Namespace) -> int:
 
     from edgepress.exporter import export
     from edgepress.exporter.download import describe_saving
-    from edgepress.exporter.prepare import FALLBACK
+    from edgepress.exporter.prepare import FALLBACK, choose_recipe
     from edgepress.exporter.recipe import describe_promise
     from edgepress.progress import progress
 
     start = time.perf_counter()
+    target = arguments.target or FALLBACK
+    recipe, why = choose_recipe(arguments.recipe, target)
     manifest = export(
         arguments.model,
         out=arguments.out,
-        target=arguments.target or FALLBACK,
-        recipe=arguments.recipe,
+        target=target,
+        recipe=recipe,
         socs=arguments.soc,
         context_length=arguments.context,
         calibration=arguments.calibration,
@@ -80,7 +82,10 @@ def run(arguments: argparse.Namespace) -> int:
     before = int(str(steps[0]["bytes"] if steps else manifest.totals["bytes_before"]))
     after = int(str(manifest.totals["bytes_after"]))
     targets = ", ".join(manifest.targets)
-    print(f"{arguments.out}: {manifest.model_type}, recipe {manifest.recipe['name']}, target {targets}")
+    print(
+        f"{arguments.out}: {manifest.model_type}, recipe {manifest.recipe['name']}{why and f' ({why})'}, "
+        f"target {targets}"
+    )
     print(
         f"  weights in the checkpoint {before / 1e6:,.1f} MB → bundle {after / 1e6:,.1f} MB ({after / before:.0%}), "
         f"{manifest.totals['bits_per_weight']:.2f} bits a weight"
