@@ -156,7 +156,7 @@ def test_who_reads_while_directories_are_replaced_never_finds_none_or_half_of_on
 
 def test_what_a_kill_between_two_renames_left_is_put_back(tmp_path: Path) -> None:
     """As this version leaves it where nothing exchanges directories, and as those before 0.2.0 left it anywhere."""
-    for place, inside in ((f".new.{16 * 'a'}.partial", "new.replaced"), (f".old.{16 * 'a'}.old", "old")):
+    for place, inside in ((f".new.{16 * 'a'}.partial", ".edgepress-replaced"), (f".old.{16 * 'a'}.old", "old")):
         (tmp_path / place).mkdir(0o700)
         fill(tmp_path / place / inside, "old")
     workspace.write_note(tmp_path / f".new.{16 * 'a'}.partial")

@@ -80,10 +80,9 @@ def hold(directory: Path) -> int | None:
 
 def write_note(directory: Path) -> None:
     """Mark a directory as one that edgepress made, and may remove."""
-    path = directory / NOTE
-    if not path.exists():
-        told = "edgepress keeps here what an export has done so far; it removes this folder when the bundle is whole"
-        path.write_text(json.dumps({"what": told}) + "\n", encoding="utf-8")
+    told = "edgepress keeps here what an export has done so far; it removes this folder when the bundle is whole"
+    with suppress(FileExistsError), (directory / NOTE).open("x", encoding="utf-8") as file:
+        file.write(json.dumps({"what": told}) + "\n")
 
 
 def is_ours(directory: Path) -> bool:
@@ -190,6 +189,7 @@ def _refuse_links(directory: Path) -> None:
 
 
 def listed(names: list[str]) -> str:
-    """The first few of ``names``, and how many more there are."""
+    """The first few of ``names``, on one line whatever they hold, and how many more there are."""
     more = len(names) - _NAMED
-    return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
+    shown = [name if name.isprintable() else ascii(name) for name in names[:_NAMED]]
+    return ", ".join(shown) + (f" and {more} more" if more > 0 else "")

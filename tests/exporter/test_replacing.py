@@ -96,6 +96,10 @@ def a_repository(out: Path) -> None:
     (out / ".git" / "HEAD").touch()
 
 
+def a_name_of_two_lines(out: Path) -> None:
+    (out / "two\nlines").touch()
+
+
 def a_card(out: Path) -> None:
     (out / "README.md").write_text("What I found out about this model")
 
@@ -115,6 +119,7 @@ def a_card(out: Path) -> None:
         (notes_beside, r"holds what no export wrote: results/notes.txt. --force would remove that too"),
         (a_link_beside, r"holds what no export wrote: data\. "),
         (a_repository, r"holds what no export wrote: \.git/HEAD\. "),
+        (a_name_of_two_lines, r"holds what no export wrote: 'two\\nlines'\. "),
         (a_card, r"holds what no export wrote: README.md\. "),
     ],
 )
