@@ -188,7 +188,7 @@ def test_what_a_killed_process_left_is_removed_and_what_a_running_one_holds_is_n
 @pytest.mark.parametrize("length", [230, 240, 255])
 def test_a_name_too_long_for_a_place_beside_it_is_one_clear_error(length: int, tmp_path: Path) -> None:
     target = tmp_path / ("n" * length)
-    refused = pytest.raises(InputError, match="cannot write beside .*n: File name too long")
+    refused = pytest.raises(InputError, match=r"cannot write beside .*n: File name too long")
     with refused, atomic_directory(target, replace=True):
         pytest.fail("the block must not run")
     assert list(tmp_path.iterdir()) == []
