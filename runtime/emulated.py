@@ -29,6 +29,7 @@ from edgepress.targets.emulator import Agreement, Call, Installation, System, ag
 from edgepress.targets.emulator.guest import Answer, Arrays
 from edgepress.targets.emulator.machine import check_cpu
 from edgepress.targets.emulator.system import boot
+from edgepress.verified import verify_first
 
 Floats = NDArray[np.float32]
 Tokens = NDArray[np.int64]
@@ -111,6 +112,8 @@ def compare_bundles(
     """
     for cpu in cpus:
         check_cpu(installation, cpu)
+    for bundle in bundles:
+        verify_first(Path(bundle))  # here: an emulated processor hashes slowly
     asked = [
         {
             "bundle": str(Path(bundle).resolve()),
@@ -222,6 +225,7 @@ def count_bundle(
         CheckFailed: the machine ended without an answer.
 
     """
+    verify_first(Path(bundle))
     read_config(Path(bundle))  # what is no bundle is said here, not by a machine after half a minute
     found = []
     for cpu in cpus:
@@ -242,7 +246,7 @@ def count(arguments: dict[str, Any], _arrays: Arrays) -> Answer:
     import tokenizers  # noqa: F401
 
     start = perf_counter_ns()
-    model = load(arguments["bundle"], threads=1, prepared=False)
+    model = load(arguments["bundle"], threads=1, prepared=False, verify=False)
     loaded = perf_counter_ns() - start
     generation = model.generate(arguments["prompt"], max_tokens=arguments["max_tokens"])
     generation.text()
@@ -264,7 +268,7 @@ def answer(arguments: dict[str, Any], arrays: Arrays) -> Answer:
     ``follow`` (length,) are generated tokens; without them it follows its own.
     """
     bundle, threads, documents = arguments["bundle"], arguments["threads"], arguments["documents"]
-    model = load(bundle, threads=threads, prepared=False)
+    model = load(bundle, threads=threads, prepared=False, verify=False)
     generation = model.generate(arguments["prompt"], max_tokens=arguments["max_tokens"])
     text = generation.text()
     prompt = generation.prompt
@@ -274,7 +278,7 @@ def answer(arguments: dict[str, Any], arrays: Arrays) -> Answer:
     if documents:
         context = min(arguments["context"], model.config.context_length)
         bits = evaluate(
-            bundle, documents, context=context, stride=context // 2, threads=threads, prepared=False
+            bundle, documents, context=context, stride=context // 2, threads=threads, prepared=False, verify=False
         ).bits_per_byte
     return {"prompt": prompt, "tokens": generation.tokens, "text": text, "bits_per_byte": bits}, logits
 

@@ -23,6 +23,7 @@ from edgepress.runtime.placement import open_accelerator
 from edgepress.runtime.session import DecoderSession
 from edgepress.runtime.tokenizer import Tokenizer, read_tokenizer
 from edgepress.texts import Skipped, documents_of
+from edgepress.verified import verify_first
 
 _log = logging.getLogger("edgepress.evaluate")
 
@@ -149,17 +150,21 @@ def evaluate(
     prepared: bool = True,
     on: str | None = None,
     soc: str | None = None,
+    verify: bool = True,
     progress: Callable[[int], None] | None = None,
 ) -> Evaluation:
     """Score ``documents`` with a bundle, and with its reference model if one is given.
 
-    ``progress`` is called with the number of UTF-8 bytes scored since the last call, spread evenly over tokens. ``on``
-    and ``soc`` are as for :func:`edgepress.runtime.load`.
+    ``progress`` is called with the number of UTF-8 bytes scored since the last call, spread evenly over tokens. ``on``,
+    ``soc`` and ``verify`` are as for :func:`edgepress.runtime.load`.
 
     Raises:
-        InputError: there is nothing to score, or ``context`` and ``stride`` do not fit together or the model.
+        InputError: there is nothing to score, the bundle is not as it was written, or ``context`` and ``stride`` do not
+            fit together or the model.
 
     """
+    if verify:
+        verify_first(Path(bundle))
     config = read_config(Path(bundle))
     _check(context, stride, config)
     corpus = _corpus(config, documents)
@@ -193,6 +198,7 @@ def evaluate_logits(
 
 def read_corpus(bundle: str | Path, documents: Sequence[str]) -> Corpus:
     """Tokenize ``documents`` as :func:`evaluate` does for the bundle, so that another model sees the same tokens."""
+    verify_first(Path(bundle))
     return _corpus(read_config(Path(bundle)), documents)
 
 

@@ -16,6 +16,7 @@ from edgepress.runtime.sampling import Floats, Indices, Sampling, choose
 from edgepress.runtime.session import PREFILL_CHUNK, DecoderSession
 from edgepress.runtime.static import StaticSession
 from edgepress.runtime.tokenizer import Detokenizer, StopStrings, Tokenizer, read_tokenizer
+from edgepress.verified import verify_first
 
 StopReason = Literal["end", "stop", "max_tokens", "context"]
 
@@ -38,6 +39,7 @@ def load(
     prepared: bool = True,
     on: str | None = None,
     soc: str | None = None,
+    verify: bool = True,
 ) -> "Model":
     """Open a bundle.
 
@@ -51,13 +53,17 @@ def load(
         on: a target of the bundle that has graphs of its own (``qnn-htp``), simulated where this machine is not one, or
             ``cpu``; None takes an accelerator that is here and that the bundle was made for, else the CPU.
         soc: with ``on``, the chip.
+        verify: hash the bundle before it is first used, and when a file has changed since (see verified.py); False
+            trusts what is there.
 
     The accelerator's graphs fix context and prefill chunk: ``context`` can only be shorter there.
 
     Raises:
-        InputError: the directory is not a bundle, or a number is out of range.
+        InputError: the directory is not a bundle or not as it was written, or a number is out of range.
 
     """
+    if verify:
+        verify_first(Path(bundle))
     config = read_config(Path(bundle))
     accelerated = open_accelerator(Path(bundle), on, soc)
     if accelerated is not None:

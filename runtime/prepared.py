@@ -9,46 +9,43 @@ One directory per bundle, onnxruntime and processor::
     ~/.cache/edgepress/prepared/         $EDGEPRESS_CACHE, or $XDG_CACHE_HOME/edgepress/prepared
       .lock                              held while something is written: one builder at a time
       <bundle hash>-<machine hash>/
-        model.onnx  model.onnx.data  check.onnx
+        model.onnx  model.onnx.data  check.onnx  pages.crc32
         prepared.json                    what it is, sizes, SHA-256 and stamps; its own time is that of the last use
 
-A form is checked before each use: the graphs by SHA-256, the data by its size and its time of modification, and one
-product of each kind by what it computes. Hashing 300 MB at each start would cost more than all that is gained; but
-data whose time is not the noted one is hashed, and :func:`check` hashes always. Whatever does not fit is built anew.
+A form is checked before each use (:mod:`edgepress.runtime.form`), and one product of each kind by what it computes.
+Hashing 300 MB at each start would cost more than all that is gained: stamps tell whether the data may have changed, and
+:func:`check` recomputes all of it from the bundle. Whatever does not fit is built anew. The folder is the user's alone:
+one that others own or may write is not used.
 """
 
-import ctypes
-import hashlib
-import json
 import logging
-import mmap
 import os
-import platform
 import re
+import secrets
 import shutil
 import sys
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
-from edgepress.cache import locked, user_cache
+from edgepress.cache import locked, refuse_strangers, user_cache
 from edgepress.errors import InputError
-from edgepress.files import atomic_directory, sha256_file
-from edgepress.manifest import bundle_hash, find_problems, read_manifest
+from edgepress.files import atomic_directory
+from edgepress.manifest import read_manifest
 from edgepress.progress import Progress, silent
+from edgepress.runtime import form
 from edgepress.runtime.config import read_config
-from edgepress.sessions import open_on_cpu, saturates
+from edgepress.runtime.memory import drop_mapped, trim_heap
+from edgepress.sessions import open_on_cpu
+from edgepress.verified import verify_first
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession, SessionOptions
 
-SCHEMA_VERSION = 1  # of what is written: another one is another key, so that old forms age away
 DEFAULT_LIMIT = 8 << 30
-NOTE = "prepared.json"
 _OURS = re.compile(r"[0-9a-f]{16}-[0-9a-f]{16}")
 _LEFT_OVER = re.compile(r"\.[0-9a-f]{16}-[0-9a-f]{16}\..*\.(partial|old)")
-_MADV_DONTNEED = 4  # Linux
 _log = logging.getLogger("edgepress.prepared")
 
 
@@ -70,8 +67,8 @@ class Prepared:
         prompt's activations took. Costs a few milliseconds. Rows that are read again are still in the system's cache.
         """
         if self.directory is not None:
-            _drop_mapped(self.directory / "model.onnx.data", self.rows)
-        _trim_heap()
+            drop_mapped(self.directory / "model.onnx.data", self.rows)
+        trim_heap()
 
 
 def cache_directory() -> Path:
@@ -122,7 +119,7 @@ def open_session(
             reason = str(error)
             _log.warning("the bundle is opened without its prepared form: %s", reason)
         else:
-            state = Prepared(directory, rows=_rows(directory))
+            state = Prepared(directory, rows=form.rows_of(directory))
             state.trim()
             return session, state
         finally:
@@ -132,10 +129,10 @@ def open_session(
 
 def _ready(bundle: Path, model: Path, cache: Path | None, limit: int | None) -> Path:
     """A form that this machine is known to find its packed weights in."""
-    directory = prepare(bundle, model=model, cache=cache, limit=limit)
+    directory = _prepare(bundle, model=model, cache=cache, limit=limit)
     if _finds_packed(directory):
         return directory
-    directory = prepare(bundle, model=model, cache=cache, limit=limit, force=True)
+    directory = _prepare(bundle, model=model, cache=cache, limit=limit, force=True)
     if not _finds_packed(directory):
         raise InputError(
             f"onnxruntime does not find the packed weights in {directory} although it just wrote them; "
@@ -148,7 +145,7 @@ def _finds_packed(directory: Path) -> bool:
     from edgepress.runtime import repack
 
     found: list[str] = repack.run_check(directory)
-    return found == list(_read_note(directory)["checks"])
+    return found == list(form.read_note(directory)["checks"])
 
 
 def prepare(
@@ -175,15 +172,31 @@ def prepare(
             full, or the form alone is larger than ``limit``.
 
     """
+    verify_first(bundle, progress)
+    return _prepare(bundle, model=model, cache=cache, limit=limit, force=force, progress=progress)
+
+
+def _prepare(
+    bundle: Path,
+    *,
+    model: Path | None,
+    cache: Path | None,
+    limit: int | None,
+    force: bool = False,
+    progress: Progress = silent,
+) -> Path:
+    """As :func:`prepare`, for a bundle that is verified when a form is made of it."""
     cache = cache_directory() if cache is None else cache
     limit = cache_limit() if limit is None else limit
-    key = _key(bundle)
-    target = cache / _name(key)
-    if not force and find_problem(target, key) is None:
+    key = form.key_of(bundle)
+    target = cache / form.name_of(key)
+    if cache.exists():
+        refuse_strangers(cache)
+    if not force and form.find_problem(target, key) is None:
         _mark_used(target)
         return target
     with locked(cache):
-        if force or find_problem(target, key) is not None:  # another process may have written it meanwhile
+        if force or form.find_problem(target, key) is not None:  # another process may have written it meanwhile
             _remove_leftovers(cache)
             model = read_config(bundle).model if model is None else model
             _build(bundle, model, target, key, limit=limit, progress=progress)
@@ -192,88 +205,44 @@ def prepare(
     return target
 
 
-def check(directory: Path) -> list[str]:
-    """Recompute every hash of a prepared form; return what differs, one line a file. Empty: all as written."""
-    try:
-        note = _read_note(directory)
-        files = [(name, directory / name, entry) for name, entry in sorted(note["files"].items())]
-        return [
-            f"{path}: content changed; prepare the bundle again"
-            for name, path, entry in files
-            if not path.is_file() or path.stat().st_size != entry["size"] or sha256_file(path) != entry["sha256"]
-        ]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        return [f"{directory / NOTE} cannot be read ({error}); prepare the bundle again"]
+def find_form(bundle: Path, cache: Path | None = None) -> Path | None:
+    """The directory of ``bundle``'s prepared form, sound or not; None when there is none."""
+    directory = (cache_directory() if cache is None else cache) / form.name_of(form.key_of(bundle))
+    return directory if directory.exists() else None
 
 
-def find_problem(directory: Path, key: dict[str, str]) -> str | None:
-    """Why a prepared form cannot be used as it is, None when it can. Hashes the data only when its time has changed."""
-    try:
-        note = _read_note(directory)
-        problem = None if note["key"] == key else f"{directory}: made for {note['key']}"
-        moved = False  # a copy of the cache: same content, other times
-        for name, entry in note["files"].items():
-            path = directory / name
-            stat = path.stat()
-            stamped = stat.st_mtime_ns == entry["modified"]
-            if stat.st_size != entry["size"]:
-                problem = f"{path}: {stat.st_size} bytes, should be {entry['size']}"
-            elif (not stamped or name.endswith(".onnx")) and sha256_file(path) != entry["sha256"]:
-                problem = f"{path}: content changed"
-            moved |= not stamped
-            entry["modified"] = stat.st_mtime_ns
-        if not {"checks", "rows"} <= note.keys():
-            problem = f"{directory / NOTE}: incomplete"
-    except FileNotFoundError as error:
-        return f"{error.filename} is missing"
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        return f"{directory / NOTE} cannot be read ({error})"
-    if moved and problem is None:
-        with suppress(OSError):
-            _write_note(directory, note)
-    return problem
+def check(
+    bundle: Path, *, model: Path | None = None, cache: Path | None = None, progress: Progress = silent
+) -> list[str]:
+    """Make the prepared form of ``bundle`` once more, beside the one that is there; return what that one has other.
 
+    One line a file; an empty list says that it is what the bundle gives, byte for byte.
 
-# ---- what a form depends on ------------------------------------------------------------------------------------------
+    Raises:
+        InputError: as :func:`prepare`; also when there is no form.
 
+    """
+    from edgepress.runtime import repack
 
-def _key(bundle: Path) -> dict[str, str]:
-    import onnxruntime
-
-    return {
-        "bundle": bundle_hash(bundle),
-        "onnxruntime": onnxruntime.__version__,
-        "machine": machine(),
-        "form": str(SCHEMA_VERSION),
-    }
-
-
-def _name(key: dict[str, str]) -> str:
-    rest = "|".join(f"{name}={value}" for name, value in sorted(key.items()) if name != "bundle")
-    return f"{key['bundle'][:16]}-{hashlib.sha256(rest.encode()).hexdigest()[:16]}"
-
-
-def machine() -> str:
-    """What decides how onnxruntime packs: the architecture and the processor's instruction sets."""
-    features: set[str] = set()
-    with suppress(OSError), Path("/proc/cpuinfo").open(encoding="utf-8", errors="replace") as file:
-        for line in file:
-            name, _, value = line.partition(":")
-            if name.strip() in {"flags", "Features"}:
-                features.update(value.split())
-                break  # onnxruntime looks at one core, too
-    if saturates():  # weights are made uint8 (see edgepress.sessions); an emulated processor shows the host's flags
-        features.add("saturating products")
-    described = " ".join(sorted(features)) or platform.processor()
-    return f"{platform.system()} {platform.machine()} {hashlib.sha256(described.encode()).hexdigest()[:16]}"
+    verify_first(bundle, progress)
+    directory = find_form(bundle, cache)
+    if directory is None:
+        raise InputError(f"{bundle} has no prepared form; run `edgepress prepare {bundle}`")
+    with locked(directory.parent):
+        work = directory.with_name(f".{directory.name}.{secrets.token_hex(8)}.partial")
+        try:
+            work.mkdir(mode=0o700)
+            written = repack.write(read_config(bundle).model if model is None else model, work, progress)
+            return form.find_differences(directory, work, asdict(written))
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
 
 
 # ---- writing ---------------------------------------------------------------------------------------------------------
 
 
 def _build(bundle: Path, model: Path, target: Path, key: dict[str, str], *, limit: int, progress: Progress) -> None:
-    if problems := find_problems(bundle):
-        raise InputError(f"{bundle} is not as it was written: {problems[0]}; export it again")
+    verify_first(bundle, progress)
     least = sum(entry.size for entry in read_manifest(bundle).files.values())
     if least > limit:
         raise InputError(
@@ -301,34 +270,7 @@ def _build(bundle: Path, model: Path, target: Path, key: dict[str, str], *, limi
 def _write(model: Path, work: Path, key: dict[str, str], progress: Progress) -> None:
     from edgepress.runtime import repack
 
-    written = repack.write(model, work, progress)
-    files = {
-        path.name: {"size": path.stat().st_size, "sha256": sha256_file(path), "modified": path.stat().st_mtime_ns}
-        for path in sorted(work.iterdir())
-    }
-    content = {
-        "key": key,
-        "files": files,
-        "forms": written.forms,
-        "packed_bytes": written.packed_bytes,
-        "rows": written.rows,
-        "checks": written.checks,
-    }
-    _write_note(work, content)
-
-
-def _read_note(directory: Path) -> dict[str, Any]:
-    return cast("dict[str, Any]", json.loads((directory / NOTE).read_text(encoding="utf-8")))
-
-
-def _write_note(directory: Path, content: dict[str, Any]) -> None:
-    path = directory / f".{NOTE}.{os.getpid()}"
-    path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    path.replace(directory / NOTE)
-
-
-def _rows(directory: Path) -> tuple[tuple[int, int], ...]:
-    return tuple((int(offset), int(size)) for offset, size in _read_note(directory)["rows"])
+    form.describe(work, key, asdict(repack.write(model, work, progress)))
 
 
 def _remove_leftovers(cache: Path) -> None:
@@ -342,7 +284,7 @@ def _remove_leftovers(cache: Path) -> None:
 
 def _mark_used(directory: Path) -> None:
     with suppress(OSError):  # a cache that can be read only: nothing is removed from it either
-        os.utime(directory / NOTE)
+        os.utime(directory / form.NOTE)
 
 
 def _evict(cache: Path, limit: int, keep: Path) -> None:
@@ -362,7 +304,7 @@ def _evict(cache: Path, limit: int, keep: Path) -> None:
 
 def _last_use(directory: Path) -> float:
     try:
-        return (directory / NOTE).stat().st_mtime
+        return (directory / form.NOTE).stat().st_mtime
     except OSError:
         return 0.0  # half removed: goes first
 
@@ -371,34 +313,3 @@ def _disk_bytes(directory: Path) -> int:
     """Bytes on the disk: a hole takes none."""
     stats = [path.stat() for path in directory.iterdir() if path.is_file()]
     return sum(min(stat.st_size, getattr(stat, "st_blocks", stat.st_size) * 512) for stat in stats)
-
-
-# ---- memory ----------------------------------------------------------------------------------------------------------
-
-
-def _drop_mapped(data: Path, regions: tuple[tuple[int, int], ...]) -> None:
-    """Let go of the resident pages of ``regions`` of a mapped file; they are clean, and read again when needed."""
-    if sys.platform != "linux" or not regions:
-        return
-    libc = ctypes.CDLL(None)
-    name = str(data.resolve())
-    with suppress(OSError), Path("/proc/self/maps").open(encoding="utf-8", errors="replace") as file:
-        for line in file:  # 7f1c…-7f1d… rw-p 0000a000 fd:01 1234   /path
-            if not line.rstrip("\n").endswith(name):
-                continue
-            span, _, offset_text, *_ = line.split(maxsplit=5)
-            begin, end = (int(part, 16) for part in span.split("-"))
-            first = int(offset_text, 16)
-            for offset, size in regions:
-                low = -(-max(first, offset) // mmap.PAGESIZE) * mmap.PAGESIZE
-                high = min(first + end - begin, offset + size) // mmap.PAGESIZE * mmap.PAGESIZE
-                if low < high:
-                    address = ctypes.c_void_p(begin + low - first)
-                    libc.madvise(address, ctypes.c_size_t(high - low), _MADV_DONTNEED)
-
-
-def _trim_heap() -> None:
-    """Hand free memory of the allocator back to the system, where the C library can (glibc)."""
-    if sys.platform == "linux":
-        with suppress(OSError, AttributeError):
-            ctypes.CDLL(None).malloc_trim(0)

@@ -42,6 +42,7 @@ from edgepress.errors import InputError
 from edgepress.files import read_into
 from edgepress.progress import Advance, Progress, silent
 from edgepress.runtime import protobuf as pb
+from edgepress.runtime.form import CHECK, DATA, MODEL
 from edgepress.runtime.products import (
     Product,
     Region,
@@ -60,7 +61,6 @@ from edgepress.runtime.products import (
 from edgepress.runtime.protobuf import Message
 from edgepress.sessions import open_on_cpu, session_options
 
-MODEL, DATA, CHECK = "model.onnx", "model.onnx.data", "check.onnx"
 _PAGE = 4096
 _MARK = 64  # bytes by which two windows differ; keeps windows aligned
 _INLINE = 4096  # bytes up to which a tensor is stored in the graph: a mapping costs more

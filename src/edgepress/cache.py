@@ -1,15 +1,25 @@
-"""Where edgepress keeps what it can make or fetch again, and one writer at a time."""
+"""Where edgepress keeps what it can make or fetch again: private folders, with one writer at a time."""
 
 import os
+import stat
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import takewhile
 from pathlib import Path
 
 from edgepress.errors import InputError
 
 if sys.platform != "win32":
     import fcntl
+
+_REMEDY = "set EDGEPRESS_CACHE to a directory of your own"
+
+
+def cache_home() -> Path:
+    """``$EDGEPRESS_CACHE``, or ``edgepress`` in the user's cache directory."""
+    chosen = os.environ.get("EDGEPRESS_CACHE")
+    return Path(chosen) if chosen else user_cache()
 
 
 def user_cache() -> Path:
@@ -21,16 +31,66 @@ def user_cache() -> Path:
         raise InputError(f"{error}; set EDGEPRESS_CACHE to a directory that edgepress may fill") from error
 
 
+def find_stranger(path: Path) -> str | None:
+    """Why another user may have made or changed what is at ``path``; None when only this user or root could.
+
+    A link is not followed. Windows, which has no such owners, gives None.
+
+    Raises:
+        OSError: there is nothing at ``path``, or it cannot be looked at.
+
+    """
+    found = path.lstat()
+    if stat.S_ISLNK(found.st_mode):
+        return f"{path} is a symbolic link"
+    if sys.platform == "win32":
+        return None
+    if found.st_uid not in (os.geteuid(), 0):
+        return f"{path} belongs to another user (number {found.st_uid})"
+    if found.st_mode & 0o022:
+        return f"{path} may be written by others (mode {stat.S_IMODE(found.st_mode):03o})"
+    return None
+
+
+def refuse_strangers(folder: Path) -> None:
+    """Raise InputError when another user owns ``folder``, a folder of a cache, or may write to it."""
+    try:
+        stranger = find_stranger(folder.resolve())  # that the user's cache is elsewhere is the user's affair
+    except OSError as error:
+        raise InputError(f"{folder} cannot be looked at ({error.strerror}); {_REMEDY}") from error
+    if stranger is not None:
+        mend = f"chmod go-w {folder}, once you know what is in it, or " if "written" in stranger else ""
+        raise InputError(f"{stranger}, so that nothing in it can be trusted; {mend}{_REMEDY}")
+
+
+def make_private(folder: Path) -> None:
+    """Make ``folder``, and what is missing of its parents, for this user alone (mode 0700).
+
+    Raises:
+        InputError: it cannot be made, or another user owns it or may write to it.
+
+    """
+    try:
+        missing = list(takewhile(lambda path: not path.is_dir(), (folder, *folder.parents)))
+        for path in reversed(missing):
+            path.mkdir(mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"{folder} cannot be written ({error.strerror}); set EDGEPRESS_CACHE to a directory that can"
+        ) from error
+    refuse_strangers(folder)
+
+
 @contextmanager
 def locked(cache: Path) -> Iterator[None]:
     """Let one process write to ``cache``; others wait. Where there is no flock, two may write the same; the last stays.
 
     Raises:
-        InputError: the directory cannot be made or written.
+        InputError: the directory cannot be made or written, or another user owns it or may write to it.
 
     """
+    make_private(cache)
     try:
-        cache.mkdir(parents=True, exist_ok=True)
         file = (cache / ".lock").open("ab")
     except OSError as error:
         raise InputError(

@@ -23,13 +23,17 @@ _HASH_CHUNK = 1 << 20  # bytes read at a time: bounded memory, few system calls
 _MOST_AT_ONCE = 1 << 30  # bytes of one read: Linux gives 0x7ffff000 at most, macOS and Windows take INT_MAX at most
 
 
-def sha256_file(path: Path) -> str:
-    """Return the SHA-256 of a file as 64 hexadecimal digits, reading it in pieces of 1 MiB."""
+def sha256_file(path: Path, advance: Callable[[int], None] = lambda _: None) -> str:
+    """Return the SHA-256 of a file as 64 hexadecimal digits, reading it in pieces of 1 MiB.
+
+    ``advance`` hears how many bytes each of them has.
+    """
     digest = hashlib.sha256()
     buffer = memoryview(bytearray(_HASH_CHUNK))
     with path.open("rb", buffering=0) as file:
         while count := file.readinto(buffer):
             digest.update(buffer[:count])
+            advance(count)
     return digest.hexdigest()
 
 

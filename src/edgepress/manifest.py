@@ -7,14 +7,18 @@ flipped byte is found, in the manifest too. The same inputs give the same manife
 import hashlib
 import json
 import os
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
 from edgepress.errors import InputError
 from edgepress.files import sha256_file
+from edgepress.hub_layout import is_beside, is_hub_link, resolve_inside
+from edgepress.progress import Advance, Progress, silent
 
 SCHEMA_VERSION = 2
 MANIFEST_NAME = "manifest.json"
+_LINK = "is a symbolic link; a bundle holds plain files only"
 
 Json = dict[str, object]
 
@@ -96,7 +100,9 @@ def _manifest_path(bundle: Path) -> Path:
     path = bundle / MANIFEST_NAME
     if not bundle.is_dir():
         raise InputError(f"{bundle} is not a directory; name a bundle made by `edgepress export`")
-    if path.is_symlink() or not path.is_file():
+    if _is_strange_link(path, bundle):
+        raise InputError(f"{path} {_LINK}")
+    if not path.is_file():
         raise InputError(f"{bundle} has no {MANIFEST_NAME}; name a bundle made by `edgepress export`")
     return path
 
@@ -130,42 +136,78 @@ def read_manifest(bundle: Path) -> Manifest:
         raise InputError(f"{path} lacks or has unknown fields ({error}); export the bundle again") from error
 
 
-def find_problems(bundle: Path) -> list[str]:
+def find_problems(bundle: Path, progress: Progress = silent) -> list[str]:
     """Recompute every hash of ``bundle`` and return what differs, one line a file; an empty list is a sound bundle.
 
-    Names flipped bytes, missing and extra files, symbolic links, special files and paths that leave the folder.
+    Names flipped bytes, missing and extra files, symbolic links, special files and paths that leave the folder. What
+    the hub leaves beside a model, such as ``.gitattributes``, is no part of it, and its cache's links are followed.
     """
     try:
         manifest = read_manifest(bundle)
     except InputError as error:
         return [str(error)]
-    problems = []
-    for name, entry in sorted(manifest.files.items()):
-        problem = _problem(bundle, name, entry)
-        if problem:
-            problems.append(f"{name}: {problem}")
     known = {*manifest.files, MANIFEST_NAME}
+    strange = [f"{name}: not in the manifest; remove it" for name, _ in _walk(bundle) if name not in known]
+    return find_damage(bundle, manifest, progress) + strange
+
+
+def find_damage(bundle: Path, manifest: Manifest, progress: Progress = silent) -> list[str]:
+    """Hash every file that the manifest names; return what differs, one line a file."""
+    with progress(sum(entry.size for entry in manifest.files.values()), "verifying", "B") as advance:
+        found = [(name, _problem(bundle, name, entry, advance)) for name, entry in sorted(manifest.files.items())]
+    return [f"{name}: {problem}" for name, problem in found if problem]
+
+
+def refuse_links(bundle: Path) -> None:
+    """Raise InputError when there is a link in ``bundle`` that is not one of the hub's cache to its own files."""
+    for name, is_link in _walk(bundle):
+        if is_link:
+            raise InputError(f"{bundle / name} {_LINK}; `edgepress verify {bundle}` names everything that is wrong")
+
+
+def check_links(folder: Path, files: Sequence[Path]) -> None:
+    """Refuse links before ``files`` of ``folder`` are read: any in a bundle, and those that lead out of another folder.
+
+    Raises:
+        InputError: there is such a link, which is not one of the hub's cache to its own files.
+
+    """
+    if os.path.lexists(folder / MANIFEST_NAME):
+        refuse_links(folder)
+    for file in files:
+        resolve_inside(file, folder)
+
+
+def _walk(bundle: Path) -> Iterator[tuple[str, bool]]:
+    """Each file in ``bundle`` by its POSIX path, and each link that is not the hub's, files beside the model left out.
+
+    The second of each pair says whether it is such a link.
+    """
     for folder, folders, names in os.walk(bundle, followlinks=False):
-        links = [name for name in folders if (Path(folder) / name).is_symlink()]
-        for name in sorted(names + links):
-            relative = (Path(folder) / name).relative_to(bundle).as_posix()
-            if relative not in known:
-                problems.append(f"{relative}: not in the manifest; remove it")
-    return problems
+        for name in sorted([*names, *(name for name in folders if (Path(folder) / name).is_symlink())]):
+            path = Path(folder) / name
+            relative = path.relative_to(bundle)
+            is_link = _is_strange_link(path, bundle)
+            if is_link or not is_beside(PurePosixPath(relative.as_posix())):
+                yield relative.as_posix(), is_link
 
 
-def _problem(bundle: Path, name: str, entry: FileEntry) -> str | None:
+def _problem(bundle: Path, name: str, entry: FileEntry, advance: Advance) -> str | None:
     pure = PurePosixPath(name)
     if pure.is_absolute() or ".." in pure.parts or "\\" in name or "\0" in name:
         return "the manifest names a path outside the bundle"
     path = bundle / name
-    if any((bundle / parent).is_symlink() for parent in (pure, *pure.parents)):
-        return "is a symbolic link; a bundle holds plain files only"
+    if any((bundle / parent).is_symlink() for parent in pure.parents[:-1]) or _is_strange_link(path, bundle):
+        return _LINK
     if not path.is_file():
         return "missing"
     size = path.stat().st_size
     if size != entry.size:
         return f"{size} bytes, the manifest says {entry.size}"
-    if sha256_file(path) != entry.sha256:
+    if sha256_file(path, advance) != entry.sha256:
         return f"content changed (SHA-256 differs from {entry.sha256[:12]}…)"
     return None
+
+
+def _is_strange_link(path: Path, bundle: Path) -> bool:
+    return path.is_symlink() and not is_hub_link(path, bundle)

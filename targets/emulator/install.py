@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
-from edgepress.cache import locked, user_cache
+from edgepress.cache import cache_home, locked
 from edgepress.errors import InputError
 from edgepress.files import atomic_directory
 from edgepress.progress import Progress, silent
@@ -90,8 +90,7 @@ class System:
 
 def emulator_directory() -> Path:
     """Where the emulator is kept: ``$EDGEPRESS_CACHE/emulator``, or in the user's cache directory."""
-    chosen = os.environ.get("EDGEPRESS_CACHE")
-    return (Path(chosen) if chosen else user_cache()) / "emulator"
+    return cache_home() / "emulator"
 
 
 def find(directory: Path | None = None) -> Installation:

@@ -13,6 +13,7 @@ from google.protobuf.message import DecodeError, Message
 
 from edgepress.errors import InputError
 from edgepress.hub_layout import is_hub_link
+from edgepress.manifest import check_links
 from edgepress.targets.legality.functions import inline_functions
 from edgepress.targets.legality.headers import normal_domain, opsets_of
 
@@ -38,6 +39,7 @@ def find_models(path: Path, target: str) -> list[Path]:
         models = own or [path / "model.onnx"]
         if not models[0].is_file():
             raise InputError(f"{path} has no model.onnx; name a bundle or an .onnx file")
+        check_links(path, models)
         return models
     if not path.exists():
         raise InputError(f"{path} does not exist; name a bundle or an .onnx file")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from bundles import sign
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny_models import save
@@ -123,6 +124,7 @@ def test_a_model_without_a_first_token_says_so(bundle: Path, tmp_path: Path) -> 
     config = json.loads((copy / "genai_config.json").read_text())
     del config["model"]["bos_token_id"]
     (copy / "genai_config.json").write_text(json.dumps(config))
+    sign(copy)
     result = evaluate(copy, DOCUMENTS[:1], context=64, stride=32, threads=1, prepared=False)
     assert result.first_token == "first token of the document"
     assert result.scored_tokens == len(read_tokenizer(copy).encode_plain(DOCUMENTS[0])) - 1

@@ -10,6 +10,7 @@ import onnxruntime_genai
 import pytest
 import torch
 import transformers
+from bundles import sign
 from tiny_models import save
 
 from edgepress.errors import InputError
@@ -158,6 +159,7 @@ def test_it_ends_at_an_end_token_and_the_config_may_list_several(bundle: Bundle,
     config = json.loads((copy / "genai_config.json").read_text())
     config["model"]["eos_token_id"] = [319, free.tokens[4]]
     (copy / "genai_config.json").write_text(json.dumps(config))
+    sign(copy)
     generation = opened(copy).generate(PROMPT, max_tokens=10)
     generation.text()
     assert generation.stop_reason == "end"
@@ -225,6 +227,7 @@ def test_a_graph_outside_of_the_bundle_is_refused(bundle: Bundle, tmp_path: Path
     config = json.loads((copy / "genai_config.json").read_text())
     config["model"]["decoder"]["filename"] = filename
     (copy / "genai_config.json").write_text(json.dumps(config))
+    sign(copy)
     with pytest.raises(InputError, match="which is not in"):
         opened(copy)
 
@@ -233,7 +236,7 @@ def test_a_graph_outside_of_the_bundle_is_refused(bundle: Bundle, tmp_path: Path
     ("name", "content", "message"),
     [
         ("genai_config.json", None, r"genai_config\.json is missing"),
-        ("genai_config.json", "{", r"genai_config\.json cannot be read"),
+        ("genai_config.json", "{", r"genai_config\.json is not valid JSON"),
         ("genai_config.json", "{}", r"genai_config\.json has no entry 'model'"),
         ("model.onnx", None, r"model\.onnx is missing, though genai_config\.json names it"),
         ("model.onnx", "not a graph", r"model\.onnx cannot be opened"),
@@ -244,6 +247,7 @@ def test_a_damaged_bundle_is_named(
 ) -> None:
     copy = shutil.copytree(bundle("llama", "int4"), tmp_path / "copy")
     damage(copy, name, content)
+    sign(copy)
     with pytest.raises(InputError, match=message):
         opened(copy)
 
@@ -257,5 +261,6 @@ def test_a_config_that_names_other_inputs_is_refused(bundle: Bundle, tmp_path: P
     copy = shutil.copytree(bundle("llama", "int4"), tmp_path / "copy")
     text = (copy / "genai_config.json").read_text().replace('"num_hidden_layers": 3', '"num_hidden_layers": 2')
     (copy / "genai_config.json").write_text(text)
+    sign(copy)
     with pytest.raises(InputError, match=r"disagree on past_key_values\.2\.key, past_key_values\.2\.value"):
         opened(copy)

@@ -17,7 +17,8 @@ import pytest
 from prepared_bundles import Shape, make_bundle, run
 
 from edgepress.errors import InputError
-from edgepress.runtime import prepared, products, repack
+from edgepress.runtime import form, prepared, products, repack
+from edgepress.stamps import stamp
 
 X86 = platform.machine() in {"x86_64", "AMD64"}
 LINUX = sys.platform == "linux"
@@ -123,13 +124,13 @@ def test_rows_of_a_piece_that_do_not_divide(tmp_path: Path, cache: Path, monkeyp
 
 def test_every_form_computes_the_same(bundle: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     expected, _ = run(bundle, cache, prepared=False)
-    for index, form in enumerate(repack.FORMS):
+    for index, way in enumerate(repack.FORMS):
         monkeypatch.setattr(repack, "FORMS", repack.FORMS[index:])
         found, state = run(bundle, cache / str(index))
         assert found == expected
         assert state.directory is not None
         if X86:
-            assert made.forms(state.directory) == {form: 3}
+            assert made.forms(state.directory) == {way: 3}
         monkeypatch.undo()
 
 
@@ -189,7 +190,7 @@ def test_a_sound_form_is_used_again(bundle: Path, cache: Path, monkeypatch: pyte
     directory = prepared.prepare(bundle, model=bundle / "model.onnx", cache=cache)
     monkeypatch.setattr(repack, "write", None)
     assert prepared.prepare(bundle, model=bundle / "model.onnx", cache=cache) == directory
-    assert prepared.check(directory) == []
+    assert form.check(directory) == []
 
 
 def test_force_writes_anew(bundle: Path, cache: Path) -> None:
@@ -249,11 +250,11 @@ def test_a_damaged_form_is_found_and_written_anew(bundle: Path, cache: Path, dam
     assert callable(damage)
     damage(state.directory)
     if damage is not _lacking_note:
-        assert prepared.check(state.directory)
+        assert form.check(state.directory)
     found, again = run(bundle, cache)
     assert found == expected
     assert again == state
-    assert prepared.check(state.directory) == []
+    assert form.check(state.directory) == []
 
 
 def test_a_full_check_finds_what_the_stamps_hide(bundle: Path, cache: Path) -> None:
@@ -261,7 +262,7 @@ def test_a_full_check_finds_what_the_stamps_hide(bundle: Path, cache: Path) -> N
     times = (directory / "model.onnx.data").stat()
     _flip(directory)
     os.utime(directory / "model.onnx.data", ns=(times.st_atime_ns, times.st_mtime_ns))
-    (problem,) = prepared.check(directory)
+    (problem,) = form.check(directory)
     assert "model.onnx.data: content changed; prepare the bundle again" in problem
 
 
@@ -271,7 +272,7 @@ def test_a_copied_cache_is_hashed_once_and_used(bundle: Path, cache: Path, monke
     monkeypatch.setattr(repack, "write", None)
     prepared.prepare(bundle, model=bundle / "model.onnx", cache=cache)
     note = json.loads((directory / "prepared.json").read_text())
-    assert note["files"]["model.onnx.data"]["modified"] == 1
+    assert note["files"]["model.onnx.data"]["stamp"] == stamp(directory / "model.onnx.data")
 
 
 def test_weights_that_are_not_found_are_noticed(bundle: Path, cache: Path) -> None:
@@ -286,11 +287,10 @@ def test_weights_that_are_not_found_are_noticed(bundle: Path, cache: Path) -> No
                 if entry.key == "prepacked_0":
                     entry.value = entry.value.replace("+", "+9")
         onnx.save(model, state.directory / name)
-        stat = (state.directory / name).stat()
-        digest = prepared.sha256_file(state.directory / name)
-        note["files"][name] = {"size": stat.st_size, "sha256": digest, "modified": stat.st_mtime_ns}
+        size, digest = (state.directory / name).stat().st_size, form.sha256_file(state.directory / name)
+        note["files"][name] = {"size": size, "sha256": digest, "stamp": stamp(state.directory / name)}
     (state.directory / "prepared.json").write_text(json.dumps(note))
-    assert prepared.check(state.directory) == []
+    assert form.check(state.directory) == []
     found, again = run(bundle, cache)
     assert found == expected
     assert again == state
@@ -302,16 +302,16 @@ def test_another_key_is_another_form(bundle: Path, cache: Path, what: str, monke
     if what == "onnxruntime":
         monkeypatch.setattr(onnxruntime, "__version__", "1.99.0")
     elif what == "machine":
-        monkeypatch.setattr(prepared, "machine", lambda: "another")
+        monkeypatch.setattr(form, "machine", lambda: "another")
     else:
         bundle = make_bundle(bundle.parent / "other", seed=1)
     assert prepared.prepare(bundle, model=bundle / "model.onnx", cache=cache) != first
-    assert prepared.check(first) == []
+    assert form.check(first) == []
 
 
 def test_the_machine_is_named_by_its_instruction_sets() -> None:
-    assert prepared.machine() == prepared.machine()
-    assert prepared.machine().startswith(f"{platform.system()} {platform.machine()} ")
+    assert form.machine() == form.machine()
+    assert form.machine().startswith(f"{platform.system()} {platform.machine()} ")
 
 
 # ---- room ----------------------------------------------------------------------------------------------------------
@@ -495,7 +495,7 @@ made.run(Path(sys.argv[1]), Path(sys.argv[2]))
     assert partial.name.endswith(".partial")
     run(bundle, cache)
     (directory,) = (path for path in cache.iterdir() if path.is_dir())
-    assert prepared.check(directory) == []
+    assert form.check(directory) == []
 
 
 def test_neither_torch_nor_onnx_is_loaded(bundle: Path, cache: Path) -> None:

@@ -35,8 +35,8 @@ def run(arguments: argparse.Namespace) -> int:
     )
     from edgepress.runtime.session import PREFILL_CHUNK
 
-    lengths = arguments.prompt_lengths or default_prompt_lengths(arguments.bundle, arguments.decode_tokens)
     prepare_first(arguments.bundle, not arguments.no_prepare)
+    lengths = arguments.prompt_lengths or default_prompt_lengths(arguments.bundle, arguments.decode_tokens)
     with progress(bench_turns(lengths, arguments.repetitions, arguments.warmup), "measuring", " turns") as advance:
         measurement = bench(
             arguments.bundle,

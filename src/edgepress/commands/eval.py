@@ -41,10 +41,10 @@ def run(arguments: argparse.Namespace) -> int:
     from edgepress.runtime.evaluate import evaluate, format_evaluation, read_documents
 
     documents = read_documents(arguments.text)
+    prepare_first(arguments.bundle, not arguments.no_prepare and arguments.on in (None, "cpu"))
     warning = leak_warning(arguments.bundle, documents)
     if warning is not None:
         say(f"warning: {warning}")
-    prepare_first(arguments.bundle, not arguments.no_prepare and arguments.on in (None, "cpu"))
     with progress(sum(len(document.encode()) for document in documents), "scoring", "B") as advance:
         result = evaluate(
             arguments.bundle,

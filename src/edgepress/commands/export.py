@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import cast
 
 from edgepress.stdio import say
@@ -60,6 +61,7 @@ def run(arguments: argparse.Namespace) -> int:
     from edgepress.exporter.download import describe_saving
     from edgepress.exporter.prepare import FALLBACK, choose_recipe
     from edgepress.exporter.recipe import describe_promise
+    from edgepress.manifest import bundle_hash
     from edgepress.progress import progress
 
     start = time.perf_counter()
@@ -107,5 +109,6 @@ def run(arguments: argparse.Namespace) -> int:
         for key, value in manifest.parity.items():
             print(f"  {key.replace('_', ' ')}: {value}")
     print(f"  {len(manifest.files) + 1} files written and read back in {time.perf_counter() - start:.1f} s")
+    print(f"  hash {bundle_hash(Path(arguments.out))}")
     say(f"next: edgepress run {arguments.out} --prompt …")
     return 0

@@ -16,19 +16,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--cache", type=Path, metavar="DIR", help="where to keep it (default: $EDGEPRESS_CACHE or the user's cache)"
     )
     parser.add_argument(
-        "--check", action="store_true", help="recompute every hash of the prepared form; exit 1 if one differs"
+        "--check",
+        action="store_true",
+        help="make the form once more from the bundle and compare it with the one that is there; exit 1 if it differs",
     )
     parser.add_argument("--force", action="store_true", help="write it anew even if it is there")
 
 
 def prepare_first(bundle: Path, wanted: bool) -> None:
-    """Make the prepared form with a bar before a verb loads ``bundle``; what keeps it from it, the load itself says."""
+    """Verify ``bundle`` and make its prepared form, with bars, before a verb loads it.
+
+    What keeps it from being prepared, the load itself says.
+    """
     from contextlib import suppress
 
     from edgepress.errors import InputError
     from edgepress.progress import progress
     from edgepress.runtime.prepared import prepare
+    from edgepress.verified import verify_first
 
+    verify_first(bundle, progress)
     if wanted:
         with suppress(InputError):
             prepare(bundle, progress=progress)
@@ -37,13 +44,17 @@ def prepare_first(bundle: Path, wanted: bool) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Prepare, or check what is prepared; say where it is and what it takes on the disk."""
     from edgepress.progress import progress
-    from edgepress.runtime.prepared import check, prepare
+    from edgepress.runtime.prepared import check, find_form, prepare
 
-    directory = prepare(arguments.bundle, cache=arguments.cache, force=arguments.force, progress=progress)
-    problems = check(directory) if arguments.check else []
+    bundle, cache = arguments.bundle, arguments.cache
+    directory = None if arguments.force or not arguments.check else find_form(bundle, cache)
+    if directory is None:
+        directory = prepare(bundle, cache=cache, force=arguments.force, progress=progress)
+    problems = check(bundle, cache=cache, progress=progress) if arguments.check else []
     for problem in problems:
-        say(problem)
+        say(f"{problem}; `edgepress prepare {bundle} --force` writes it anew")
     if not problems:
         blocks = sum(path.stat().st_blocks for path in directory.iterdir() if path.is_file())
-        print(f"{directory}: {blocks * 512 / 1e6:,.1f} MB on disk{', all as written' if arguments.check else ''}")
+        checked = ", byte for byte what the bundle gives" if arguments.check else ""
+        print(f"{directory}: {blocks * 512 / 1e6:,.1f} MB on disk{checked}")
     return 1 if problems else 0

@@ -1,6 +1,7 @@
 """``edgepress verify``: recompute a bundle's hashes."""
 
 import argparse
+import re
 from pathlib import Path
 
 from edgepress.stdio import say
@@ -8,23 +9,46 @@ from edgepress.stdio import say
 NAME = "verify"
 HELP = "recompute every hash of a bundle and name what differs"
 
+_HASH = re.compile(r"(?:sha256:)?([0-9a-f]{64})")
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this verb's arguments."""
     parser.add_argument("bundle", type=Path, help="a bundle directory")
+    parser.add_argument(
+        "--expect",
+        metavar="HASH",
+        help="the bundle's hash, noted elsewhere: what `export` and `verify` print. A bundle that was changed together "
+        "with its manifest has another; exit 1 if it is",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Exit 0 when the bundle is sound; else name each file that is not, and exit 1."""
-    from edgepress.manifest import find_problems, read_manifest
+    """Exit 0 when the bundle is sound and the one that is expected; else name what is not, and exit 1."""
+    from edgepress.manifest import bundle_hash, find_problems, read_manifest
+    from edgepress.progress import progress
 
-    if not arguments.bundle.is_dir():
-        read_manifest(arguments.bundle)  # raises the InputError that says what is wrong
-    problems = find_problems(arguments.bundle)
+    bundle: Path = arguments.bundle
+    expected = None if arguments.expect is None else _hash(arguments.expect)
+    if not bundle.is_dir():
+        read_manifest(bundle)  # raises the InputError that says what is wrong
+    problems = find_problems(bundle, progress)
+    if not problems and expected not in {None, found := bundle_hash(bundle)}:
+        problems = [f"its hash is {found}, not {expected}: it is another bundle, though its files fit its manifest"]
     for problem in problems:
-        say(f"{arguments.bundle}: {problem}")
+        say(f"{bundle}: {problem}")
     if not problems:
-        manifest = read_manifest(arguments.bundle)
+        manifest = read_manifest(bundle)
         size = sum(entry.size for entry in manifest.files.values())
-        print(f"{arguments.bundle}: {len(manifest.files) + 1} files, {size / 1e6:,.1f} MB, all as written")
+        print(f"{bundle}: {len(manifest.files) + 1} files, {size / 1e6:,.1f} MB, all as written")
+        print(f"  hash {bundle_hash(bundle)}")
     return 1 if problems else 0
+
+
+def _hash(text: str) -> str:
+    from edgepress.errors import InputError
+
+    found = _HASH.fullmatch(text.strip().lower())
+    if found is None:
+        raise InputError(f"--expect is {text!r}; give the 64 hexadecimal digits that `edgepress verify` prints")
+    return found[1]
