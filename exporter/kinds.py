@@ -12,44 +12,34 @@ import zipfile
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
+from edgepress import file_kinds
 from edgepress.errors import InputError
 from edgepress.exporter.stored import read_json
-from edgepress.pointers import refuse_pointer
 
-_HEAD = 512  # bytes: the name in a tar archive's header is the last thing looked for
 _LISTED = 1000  # entries of a folder that are looked at
 _TO_EXPORT = "edgepress exports a checkpoint in Hugging Face form (config.json and model.safetensors)"
 
-_GGUF = (
-    "a GGUF file of llama.cpp, whose weights are rounded and renamed already",
-    f"{_TO_EXPORT}: name the original that it was converted from",
-)
-_ONNX = (
-    "an ONNX model",
-    "`edgepress check FILE --target …` says where it would run; to export, name the checkpoint that it was made from",
-)
-_PICKLE = (
+_OTHER_FORMAT = f"{_TO_EXPORT}: name the one that it was converted from"
+_PICKLED = (
     "pickled weights run code when they are read",
     "convert them with safetensors (model.save_pretrained does, in a place that you trust)",
 )
-_ARCHIVE = ("an archive", "unpack it, and name the directory with config.json")
-_OTHER_FORMAT = f"{_TO_EXPORT}: name the one that it was converted from"
-_MAGIC: tuple[tuple[int, bytes, tuple[str, str]], ...] = (  # where, bytes, what that is
-    (0, b"GGUF", _GGUF),
-    *((0, magic, _GGUF) for magic in (b"lmgg", b"fmgg", b"tjgg", b"algg")),  # what llama.cpp wrote before
-    (0, b"\x89HDF\r\n\x1a\n", ("a Keras or TensorFlow file (HDF5)", _OTHER_FORMAT)),
-    (4, b"TFL3", ("a TensorFlow Lite model", _OTHER_FORMAT)),
-    (4, b"ORTM", ("an ONNX model in onnxruntime's own format", _OTHER_FORMAT)),
-    (4, b"ET12", ("an ExecuTorch program", _OTHER_FORMAT)),
-    (0, b"\x1f\x8b", _ARCHIVE),
-    (0, b"\x28\xb5\x2f\xfd", _ARCHIVE),
-    (0, b"\xfd7zXZ\x00", _ARCHIVE),
-    (0, b"7z\xbc\xaf\x27\x1c", _ARCHIVE),
-    (257, b"ustar", _ARCHIVE),
-)
-_PICKLE_PROTOCOLS = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+_ARCHIVED = ("an archive", "unpack it, and name the directory with config.json")
+_REMEDIES = {  # of the kinds that have one of their own: what it is, and what to do with it
+    file_kinds.GGUF: (
+        f"{file_kinds.GGUF}, whose weights are rounded and renamed already",
+        f"{_TO_EXPORT}: name the original that it was converted from",
+    ),
+    file_kinds.ONNX: (
+        file_kinds.ONNX,
+        "`edgepress check FILE --target …` says where it would run; to export, name the checkpoint that it was made "
+        "from",
+    ),
+    file_kinds.PICKLE: _PICKLED,
+    file_kinds.ARCHIVE: _ARCHIVED,
+}
+_FLAX = "weights of Flax"
 _PICKLE_NAMES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-_ONNX_FIRST = re.compile(rb"\x08[\x03-\x20][\x12\x1a\x22\x2a\x32\x3a\x42]")  # ir_version, then another field
 
 _ADAPTERS = re.compile(r"adapter_config\.json|adapter_model\.(safetensors|bin)|adapters?\.(safetensors|npz)")
 _POOLING = ("modules.json", "config_sentence_transformers.json", "sentence_bert_config.json", "1_Pooling")
@@ -315,7 +305,7 @@ def _only_kind(directory: Path, names: Collection[str]) -> str | None:
     """The first file of a kind that is no checkpoint: its name, what it is and what to do."""
     for name in sorted(names):
         path = directory / name
-        if path.is_file() and (found := _file_kind(path)) is not None and found is not _ARCHIVE:
+        if path.is_file() and (found := _file_kind(path)) is not None and found is not _ARCHIVED:
             return f"{name}: {found[0]}; {found[1]}"
     return None
 
@@ -324,21 +314,18 @@ def _file_kind(path: Path) -> tuple[str, str] | None:
     """What a file is and what to do with it; None for one that says nothing. A git-lfs pointer is an error."""
     try:
         with path.open("rb") as file:
-            head = file.read(_HEAD)
+            head = file.read(file_kinds.HEAD)
     except OSError:
         return None
-    refuse_pointer(path, head)
-    for offset, magic, found in _MAGIC:
-        if head[offset : offset + len(magic)] == magic:
-            return found
-    suffix = path.suffix.lower()
-    if head[:4] == b"PK\x03\x04":
-        return _PICKLE if _holds_pickle(path) else _ARCHIVE
-    if head[:2] in _PICKLE_PROTOCOLS or suffix in _PICKLE_NAMES:
-        return _PICKLE
-    if suffix == ".onnx" or _ONNX_FIRST.match(head):
-        return _ONNX
-    return ("weights of Flax", _OTHER_FORMAT) if suffix == ".msgpack" else None
+    kind, suffix = file_kinds.kind_of(path, head), path.suffix.lower()
+    if kind == file_kinds.ZIP:
+        kind = file_kinds.PICKLE if _holds_pickle(path) else file_kinds.ARCHIVE
+    elif kind in {None, file_kinds.ONNX}:  # a few bytes say little, or nothing: names say more
+        by_name = {**dict.fromkeys(_PICKLE_NAMES, file_kinds.PICKLE), ".onnx": file_kinds.ONNX, ".msgpack": _FLAX}
+        kind = by_name.get(suffix, kind)
+    if kind is None or kind == file_kinds.SAFETENSORS:
+        return None
+    return _REMEDIES.get(kind, (kind, _OTHER_FORMAT))
 
 
 def _holds_pickle(path: Path) -> bool:

@@ -12,16 +12,23 @@ import onnx
 from google.protobuf.message import DecodeError, Message
 
 from edgepress.errors import InputError
+from edgepress.file_kinds import GGUF, HEAD, ONNX, ORT, SAFETENSORS, ZIP, kind_of
 from edgepress.hub_layout import is_hub_link
 from edgepress.manifest import check_links
+from edgepress.pointers import refuse_pointer
 from edgepress.targets.legality.functions import inline_functions
 from edgepress.targets.legality.headers import normal_domain, opsets_of
 
 PROTOBUF_LIMIT = 2**31 - 1
 """Bytes that one protobuf message may have; more has to be in external data (protobuf's encoding specification)."""
 
-_ORT_FORMAT = b"ORTM"  # the file identifier of onnxruntime's flatbuffers schema, at byte 4
-_ZIP, _PYTORCH_HINT = b"PK\x03\x04", "a zip archive (PyTorch checkpoints are): export it to ONNX first"
+_CONVERT = {
+    ORT: "which keeps no node as it was written; check the .onnx it came from",
+    ZIP: "as PyTorch's checkpoints are; export it to ONNX first",
+    GGUF: "not an ONNX model; check the bundle that is exported from the checkpoint which it was converted from",
+    SAFETENSORS: "weights without a graph; check the bundle that is exported from them",
+}
+_SMALL = 1024  # bytes of a data file that may be a git-lfs pointer
 
 
 def find_models(path: Path, target: str) -> list[Path]:
@@ -73,6 +80,10 @@ def _parse(path: Path) -> onnx.ModelProto:
         size = path.stat().st_size
         if size == 0:
             raise InputError(f"{path} is empty")
+        with path.open("rb") as file:
+            kind = kind_of(path, file.read(HEAD))
+        if kind is not None and kind != ONNX:
+            raise InputError(f"{path} is {kind}, {_CONVERT.get(kind, 'not an ONNX model; name an .onnx file')}")
         if size > PROTOBUF_LIMIT:
             raise InputError(
                 f"{path} has {size:,} bytes, more than protobuf's {PROTOBUF_LIMIT:,}; "
@@ -81,12 +92,6 @@ def _parse(path: Path) -> onnx.ModelProto:
         data = path.read_bytes()
     except OSError as error:
         raise InputError(f"{path}: {error.strerror or error}") from error
-    if data[4:8] == _ORT_FORMAT:
-        raise InputError(
-            f"{path} is in ORT format, which keeps no node as it was written; check the .onnx it came from"
-        )
-    if data[:4] == _ZIP:
-        raise InputError(f"{path} is {_PYTORCH_HINT}")
     model = onnx.ModelProto()
     try:
         model.ParseFromString(data)
@@ -179,7 +184,10 @@ def _external_size(path: Path, tensor: str, location: str) -> int:
         real, folders = file.resolve(), (path.parent.resolve(), path.resolve().parent)
         if not any(map(real.is_relative_to, folders)) and not is_hub_link(file, path.parent):
             raise InputError(f"{where}, a link that leads outside the model's folder, to {real}")
-        return real.stat().st_size
+        size = real.stat().st_size
+        if size <= _SMALL:
+            refuse_pointer(file, real.read_bytes())
+        return size
     except (OSError, RuntimeError) as error:  # a name that is too long, or links that form a loop
         raise InputError(f"{where}: {_first_line(error)}") from error
 

@@ -303,3 +303,29 @@ def test_a_damaged_file_is_refused_or_reported(
         refusal = ""
         assert report.placements
     assert not refusal or str(path) in refusal
+
+
+@pytest.mark.parametrize(
+    ("head", "message"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 12345\n", "git-lfs pointer.* 12,345 bytes"),
+        (b"GGUF\x03\x00\x00\x00", "a GGUF file of llama.cpp, not an ONNX model"),
+        (b"\x40\x00\x00\x00\x00\x00\x00\x00{\"w\": {}}", "a safetensors file, weights without a graph"),
+        (b"\x1c\x00\x00\x00TFL3", "a TensorFlow Lite model, not an ONNX model"),
+        (b"\x80\x02}q\x00.", "a pickle, not an ONNX model"),
+        (b"\n<!DOCTYPE html><html>", "a web page"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("size", [64, files.PROTOBUF_LIMIT + 1])
+def test_a_file_of_another_kind_is_named(tmp_path: Path, head: bytes, message: str, size: int) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(head)
+    os.truncate(path, max(size, len(head)))
+    with pytest.raises(InputError, match=message):
+        read_model(path)
+
+
+def test_a_data_file_that_git_lfs_left_out_is_named(tmp_path: Path) -> None:
+    (tmp_path / "weights.bin").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 432\n")
+    with pytest.raises(InputError, match=r"weights\.bin is a git-lfs pointer"):
+        read_model(external(tmp_path, "weights.bin"))
