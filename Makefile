@@ -4,12 +4,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO := build/demo
 
-.PHONY: help install demo test lint bench clean
+.PHONY: help install demo test lint fuzz bench clean
 
 help:
 	@echo "make install   .venv/bin/edgepress"
 	@echo "make demo      quantize, export, verify, run and measure the built-in model"
 	@echo "make test      lint, type check and tests"
+	@echo "make fuzz      hostile bundles, checkpoints, recipes and texts for ten minutes (SECONDS=600)"
 	@echo "make bench     measure against onnxruntime-genai and llama.cpp, print the README's tables (long; needs a C++ compiler)"
 
 $(VENV)/.export: pyproject.toml
@@ -41,6 +42,9 @@ lint: $(VENV)/.dev
 
 test: lint
 	$(BIN)/pytest -n 2
+
+fuzz: $(VENV)/.dev
+	$(BIN)/python -m tests.fuzz --seconds $(or $(SECONDS),600) --seed $(or $(SEED),1000000)
 
 bench: $(VENV)/.bench
 	$(BIN)/python benchmarks/export_cost.py
