@@ -5,14 +5,13 @@ import platform
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from edgepress import __version__, texts
-from edgepress.errors import InputError
+from edgepress import __version__
 from edgepress.exporter.checkpoint import Checkpoint
 from edgepress.exporter.decoder import Decoder
 from edgepress.exporter.plan import Plan
@@ -22,6 +21,7 @@ from edgepress.exporter.rotation import factors
 from edgepress.exporter.source_tokenizer import check_tokens, tokenizer_files, whole_tokenizer
 from edgepress.exporter.stream import TensorReport
 from edgepress.manifest import MANIFEST_NAME, Manifest, describe_files, read_manifest
+from edgepress.schema import read_object
 
 MODEL_FILE = "model.onnx"
 DATA_FILE = "model.onnx.data"
@@ -34,13 +34,10 @@ def check_tokenizer(checkpoint: Checkpoint) -> None:
 
 
 def read_json(path: Path | None) -> dict[str, object]:
-    """Read a JSON object, or {} when there is no file; InputError when it is not a JSON object."""
+    """Read a JSON object, or {} when there is no file; InputError when it is not a JSON object that can be used."""
     if path is None:
         return {}
-    content = texts.read_json(path)
-    if not isinstance(content, dict):
-        raise InputError(f"{path} is not a JSON object")
-    return cast("dict[str, object]", content)
+    return read_object(path, "copy it again from where the checkpoint came from")
 
 
 def read_generation(checkpoint: Checkpoint) -> dict[str, object]:

@@ -19,9 +19,10 @@ from edgepress.exporter.kinds import (
     refuse_quantized_tensors,
     refuse_without_weights,
 )
-from edgepress.exporter.stored import READABLE, StoredTensor, read_header, read_json
+from edgepress.exporter.stored import READABLE, StoredTensor, read_header
 from edgepress.files import sha256_file
 from edgepress.hub_layout import resolve_inside
+from edgepress.schema import read_object
 
 __all__ = ["READABLE", "Checkpoint", "StoredTensor", "check_tensors", "read_weight", "resolve_model", "same_tensor"]
 
@@ -64,7 +65,7 @@ class Checkpoint:
         config_file = member(directory, "config.json")
         if config_file is None:
             raise refuse_folder(directory)
-        config = read_json(config_file, "correct it or copy it again")
+        config = read_object(config_file, "correct it or copy it again")
         refuse_other_kinds(directory, config)
         if (single := member(directory, SINGLE)) is not None:
             shards: dict[Path, list[str]] = {single: []}
@@ -162,7 +163,7 @@ def member(directory: Path, name: str) -> Path | None:
 
 def _read_index(directory: Path, index: Path) -> dict[Path, list[str]]:
     """Shards in the order of their names, each with the tensors that the index expects in it."""
-    weight_map = read_json(index, _AGAIN).get("weight_map")
+    weight_map = read_object(index, _AGAIN).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise InputError(f"{index} has no weight_map; {_AGAIN}")
     names: dict[str, list[str]] = {}

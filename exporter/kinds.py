@@ -14,7 +14,7 @@ from pathlib import Path
 
 from edgepress import file_kinds
 from edgepress.errors import InputError
-from edgepress.exporter.stored import read_json
+from edgepress.schema import read_object
 
 _LISTED = 1000  # entries of a folder that are looked at
 _TO_EXPORT = "edgepress exports a checkpoint in Hugging Face form (config.json and model.safetensors)"
@@ -286,7 +286,7 @@ def _pooling(directory: Path, name: str) -> InputError:
 def _adapter_alone(directory: Path) -> InputError:
     base: object = None
     if (directory / "adapter_config.json").is_file():
-        base = read_json(directory / "adapter_config.json", "copy it again").get("base_model_name_or_path")
+        base = read_object(directory / "adapter_config.json", "copy it again").get("base_model_name_or_path")
     named = base if isinstance(base, str) and base else "its base model"
     of = f" of {named}" if named == base else ""
     return InputError(

@@ -20,9 +20,10 @@ from tokenizers import Tokenizer as Library
 
 from edgepress.errors import InputError
 from edgepress.exporter.checkpoint import Checkpoint
-from edgepress.exporter.stored import json_object, read_json
 from edgepress.pointers import refuse_pointer
-from edgepress.runtime.tokenizer import Tokenizer, read_tokenizer
+from edgepress.runtime.tokenizer import Tokenizer, library_errors, open_library, read_tokenizer
+from edgepress.runtime.tokenizer_limits import LARGEST, try_tokenizer
+from edgepress.schema import parse_object, read_bytes, read_object
 
 # What tokenizers and chat templates consist of in Hugging Face form; the first one is made when it is not there.
 TOKENIZER_FILES = (
@@ -75,7 +76,8 @@ def whole_tokenizer(checkpoint: Checkpoint) -> SourceTokenizer:
 
 def tokenizer_files(checkpoint: Checkpoint) -> dict[str, bytes]:
     """Content of those of :data:`TOKENIZER_FILES` that the checkpoint has, tokenizer.json whole."""
-    found = {name: path.read_bytes() for name in TOKENIZER_FILES if (path := checkpoint.file(name)) is not None}
+    paths = {name: path for name in TOKENIZER_FILES if (path := checkpoint.file(name)) is not None}
+    found = {name: read_bytes(path, _REMEDY, largest=LARGEST) for name, path in paths.items()}
     return found | {TOKENIZER_FILES[0]: whole_tokenizer(checkpoint).content}
 
 
@@ -92,6 +94,11 @@ def check_tokens(bundle: Path, tokens: Mapping[str, int]) -> None:
 
     """
     library = read_tokenizer(bundle).library
+    with library_errors(f"the tokenizer in {bundle} cannot be used", _REMEDY):
+        _check_seen(bundle, library, tokens)
+
+
+def _check_seen(bundle: Path, library: Library, tokens: Mapping[str, int]) -> None:
     exact = {token.content for token in library.get_added_tokens_decoder().values() if not token.normalized}
     texts = [text for text in tokens if text in exact]
     encoded = [encoding.ids for encoding in library.encode_batch(texts, add_special_tokens=False)]
@@ -112,10 +119,17 @@ def check_tokens(bundle: Path, tokens: Mapping[str, int]) -> None:
 def _whole(directory: Path, stamps: Sequence[tuple[str, Path, int, int]]) -> SourceTokenizer:
     files = {name: path for name, path, _, _ in stamps}
     path = files.get(TOKENIZER_FILES[0])
-    own = _converted(directory, files) if path is None else path.read_bytes()
     for name, beside in files.items():
         with beside.open("rb") as file:
             refuse_pointer(directory / name, file.read(200))
+    if path is not None:
+        try_tokenizer(directory)
+    with library_errors(f"the tokenizer in {directory} cannot be used", _REMEDY):
+        return _completed(directory, files, path)
+
+
+def _completed(directory: Path, files: Mapping[str, Path], path: Path | None) -> SourceTokenizer:
+    own = _converted(directory, files) if path is None else read_bytes(path, _REMEDY, largest=LARGEST)
     library = _read(own, directory / TOKENIZER_FILES[0] if path is None else path)
     before = {token.content: _flags(token) for token in library.get_added_tokens_decoder().values()}
     by_id, others = _declared(directory, files, library.get_added_tokens_decoder())
@@ -135,10 +149,10 @@ def _whole(directory: Path, stamps: Sequence[tuple[str, Path, int, int]]) -> Sou
 
 def _read(content: bytes, where: Path) -> Library:
     try:
-        return Library.from_str(content.decode("utf-8"))
-    except Exception as error:  # the library raises plain Exception
-        json_object(where, content, _REMEDY)  # says more of what is no JSON
-        raise InputError(f"{where} cannot be read: {error}; {_REMEDY}") from error
+        return open_library(content, where, _REMEDY)
+    except InputError:
+        parse_object(content, where, _REMEDY)  # says more of what is no JSON
+        raise
 
 
 def _flags(token: AddedToken) -> tuple[bool, ...]:
@@ -251,7 +265,7 @@ def _check_ids(directory: Path, library: Library, by_id: Mapping[int, AddedToken
 
 
 def _object(directory: Path, files: Mapping[str, Path], name: str) -> dict[str, object]:
-    return read_json(directory / name, _REMEDY) if name in files else {}
+    return read_object(directory / name, _REMEDY) if name in files else {}
 
 
 def _converted(directory: Path, files: Mapping[str, Path]) -> bytes:

@@ -5,8 +5,6 @@ until they are unmapped, so rows are read into small buffers instead; and numpy 
 Format: https://github.com/huggingface/safetensors#format
 """
 
-import codecs
-import json
 import math
 import os
 import struct
@@ -21,6 +19,7 @@ from numpy.typing import NDArray
 from edgepress.errors import InputError
 from edgepress.files import read_into
 from edgepress.pointers import refuse_pointer
+from edgepress.schema import parse_object
 
 READABLE = ("F32", "F16", "BF16")  # dtypes that become weights; the others may be present, unused
 _BITS = {
@@ -33,6 +32,7 @@ _BITS = {
 }
 _MAX_HEADER = 100_000_000  # bytes, the format's own limit
 _POINTER = 200  # bytes that show whether a file is a git-lfs pointer
+_MOST_DIMENSIONS = 32
 _AGAIN = "download or convert the checkpoint again"
 
 
@@ -108,35 +108,6 @@ def read_errors(file: Path) -> Iterator[None]:
         ) from error
 
 
-def read_json(file: Path, remedy: str) -> dict[str, object]:
-    """Read a small file that holds a JSON object."""
-    with read_errors(file):
-        text = file.read_bytes().removeprefix(codecs.BOM_UTF8)
-    return json_object(file, text, remedy)
-
-
-def json_object(file: Path, text: bytes, remedy: str) -> dict[str, object]:
-    """Parse a JSON object, refusing anything else and keys that occur twice."""
-
-    def unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
-        found = dict(pairs)
-        if len(found) < len(pairs):
-            names = [key for key, _ in pairs]
-            twice = next(key for key in names if names.count(key) > 1)
-            raise InputError(f"{file}: the key {twice!r} occurs twice; {remedy}")
-        return found
-
-    refuse_pointer(file, text[:_POINTER])
-    try:
-        value = json.loads(text.decode("utf-8"), object_pairs_hook=unique)
-    except (ValueError, RecursionError) as error:
-        reason = str(error) if isinstance(error, ValueError) else "nested too deeply"
-        raise InputError(f"{file} is not JSON ({reason}); {remedy}") from error
-    if not isinstance(value, dict):
-        raise InputError(f"{file} holds a JSON {type(value).__name__}, not an object; {remedy}")
-    return value
-
-
 def read_header(file: Path) -> dict[str, StoredTensor]:
     """Every tensor of a safetensors file, in the order of its bytes, which must cover the file without holes.
 
@@ -159,7 +130,7 @@ def read_header(file: Path) -> dict[str, StoredTensor]:
         if 8 + length > size:
             raise InputError(f"{file} has {size} bytes, its header alone needs {8 + length}: truncated; {_AGAIN}")
         text = stream.read(length)
-    entries = json_object(file, text, _AGAIN)
+    entries = parse_object(text, file, _AGAIN)
     entries.pop("__metadata__", None)
     tensors = sorted((_entry(file, name, entry, 8 + length) for name, entry in entries.items()), key=_place)
     _check_layout(file, tensors, 8 + length, size)
@@ -171,8 +142,10 @@ def _place(tensor: StoredTensor) -> tuple[int, int]:
 
 
 def _natural_numbers(value: object) -> tuple[int, ...] | None:
-    """``value`` as a tuple when it is a list of integers ≥ 0 (JSON's true is not one)."""
-    if not isinstance(value, list) or not all(type(item) is int and item >= 0 for item in value):
+    """``value`` as a tuple when it is a list of integers ≥ 0 (JSON's true is not one), as many as a shape may have."""
+    if not isinstance(value, list) or len(value) > _MOST_DIMENSIONS:
+        return None
+    if not all(type(item) is int and item >= 0 for item in value):
         return None
     return tuple(value)
 

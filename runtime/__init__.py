@@ -5,7 +5,7 @@
     for piece in load("bundle").generate("Once upon a time", max_tokens=100):
         print(piece, end="", flush=True)
 
-Needs numpy, onnxruntime and tokenizers; onnxruntime itself is imported when the first bundle is opened.
+Needs numpy, onnxruntime, tokenizers and msgspec; onnxruntime itself is imported when the first bundle is opened.
 """
 
 from edgepress.runtime.bench import Measurement, bench, format_measurement

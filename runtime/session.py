@@ -11,6 +11,7 @@ Python's share of a decode step must be small against the step itself. Binding 6
 Only ``attention_mask`` is bound again at each step, because its length is the position: a pointer to the same ones.
 """
 
+import math
 import mmap
 from dataclasses import dataclass
 from time import perf_counter
@@ -25,7 +26,7 @@ from edgepress.runtime.config import BundleConfig
 from edgepress.runtime.prepared import Prepared, open_session
 
 if TYPE_CHECKING:
-    from onnxruntime import InferenceSession, OrtValue, RunOptions, SessionOptions
+    from onnxruntime import InferenceSession, NodeArg, OrtValue, RunOptions, SessionOptions
 
 Floats = NDArray[np.float32]
 Tokens = NDArray[np.int64]
@@ -37,6 +38,7 @@ _LOGITS_START = "logits_start"  # the graph's initializer: the first position of
 _LAST_ONLY = -1
 _LONG_FROM = "long_from"  # the graph's initializer: a call whose total length exceeds it uses longrope's long table
 _TRIM_FROM = 64  # tokens of a prompt that is worth the millisecond of giving memory back after it
+_NAMED, _SHOWN = 6, 200  # inputs in a message, and characters of each
 
 
 def session_options(threads: int) -> "SessionOptions":
@@ -86,7 +88,7 @@ class DecoderSession:
             self._longrope = Longrope(value, config.long_from, np.zeros(context, np.int64))
         self.session, self.prepared = _open(config, options, prepared)
         self._shrinking = _shrinking_run()
-        self._check_inputs()
+        self._check_graph()
         self._tokens = np.zeros((1, max(1, min(prefill_chunk, context))), np.int64)
         self._mask = np.ones((1, context), np.int64)
         self._mask_address = self._mask.ctypes.data  # asking numpy for it at each step would cost as much as binding it
@@ -99,13 +101,24 @@ class DecoderSession:
         options.add_initializer(name, self._replaced[-1])
         return value
 
-    def _check_inputs(self) -> None:
-        known = {"input_ids", "attention_mask", *self.config.past_names}
-        wrong = known.symmetric_difference(value.name for value in self.session.get_inputs())
+    def _check_graph(self) -> None:
+        """Hold the graph's inputs and outputs against what ``genai_config.json`` says of them."""
+        config, inputs = self.config, {value.name: value for value in self.session.get_inputs()}
+        outputs = {value.name: value for value in self.session.get_outputs()}
+        wrong = {"input_ids", "attention_mask", *config.past_names}.symmetric_difference(inputs)
+        wrong |= {"logits", *config.present_names} - outputs.keys()
+        cache = (1, config.kv_heads, None, config.head_dim)
+        for values, names in ((inputs, config.past_names), (outputs, config.present_names)):
+            wrong |= {name for name in names if name in values and not _fits(values[name], "float", cache)}
+        wrong |= {name for name in ("input_ids", "attention_mask") if not _fits(inputs.get(name), "int64", (1, None))}
+        if not _fits(outputs.get("logits"), "float", (1, None, config.vocab_size)):
+            wrong.add("logits")
         if wrong:
+            first = sorted(wrong)[:_NAMED]
+            more = f" and {len(wrong) - len(first)} more" if len(wrong) > len(first) else ""
             raise InputError(
-                f"{self.config.model}: its inputs and genai_config.json disagree on {', '.join(sorted(wrong))}; "
-                "export the bundle again"
+                f"{config.model}: its inputs or outputs and genai_config.json disagree on "
+                f"{', '.join(name[:_SHOWN] for name in first)}{more}; export the bundle again"
             )
 
     def _bind_once(self) -> None:
@@ -133,7 +146,10 @@ class DecoderSession:
         position = self.position + count
         self._binding.bind_input("attention_mask", "cpu", 0, np.int64, (1, position), self._mask_address)
         start = perf_counter()
-        self.session.run_with_iobinding(self._binding, options)
+        try:
+            self.session.run_with_iobinding(self._binding, options)
+        except Exception as error:  # onnxruntime's exceptions have no common base class of their own
+            raise InputError(f"{self.config.model} cannot be run: {error}") from error
         self.run_seconds += perf_counter() - start
         self.position = position
 
@@ -228,6 +244,14 @@ class HasPosition(Protocol):
     position: int
 
 
+def _fits(value: "NodeArg | None", kind: str, shape: tuple[int | None, ...]) -> bool:
+    """Whether an input or output is a tensor of that type, and of that shape where it says a number."""
+    if value is None or value.type != f"tensor({kind})" or len(value.shape) != len(shape):
+        return False
+    return all(None in (is_, wanted) or isinstance(is_, str) or is_ == wanted
+               for is_, wanted in zip(value.shape, shape, strict=True))  # fmt: skip
+
+
 def _open(config: BundleConfig, options: "SessionOptions", prepared: bool) -> tuple["InferenceSession", Prepared]:
     try:
         return open_session(config.bundle, config.model, options, prepared=prepared)
@@ -263,13 +287,13 @@ def untouched_memory(shape: tuple[int, ...]) -> Floats:
 
     numpy would ask for huge pages (MADV_HUGEPAGE), of which the first written byte of each head takes 2 MiB.
     """
-    size = int(np.prod(shape)) * 4
+    size = math.prod(shape) * 4
     try:
         if hasattr(mmap, "MAP_ANONYMOUS"):
             memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         else:  # Windows
             memory = mmap.mmap(-1, size)
-    except OSError as error:
+    except (OSError, OverflowError, ValueError) as error:
         raise InputError(
             f"the cache of context {shape[-2]} takes {size / 1e6:.0f} MB, more than this system gives; "
             "ask for a shorter context"

@@ -1,17 +1,25 @@
 """Text to tokens and back, the way back one token at a time."""
 
 import codecs
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
+import msgspec
 from tokenizers import Tokenizer as _Library
 
 from edgepress.errors import InputError
-from edgepress.texts import check_unicode, read_json
+from edgepress.runtime.tokenizer_limits import LARGEST, check_growth
+from edgepress.schema import read_as, read_bytes
+from edgepress.texts import check_unicode
+
+_AGAIN = "export the bundle again"
+_OTHERS = "give another text, or take the tokenizer from where the model came from and export again"
 
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"  # what a decoder writes for bytes that are no character (yet)
 _CONTEXT = 16  # tokens of the prompt that the first new token is decoded after
 _HELD = 8  # tokens held back for an unfinished character before the finished part of them is let go
+_REASON = 200  # characters of what the library says
 _UNFINISHED = 4  # tokens that may still belong to an unfinished character: it has at most three bytes
 
 
@@ -40,11 +48,11 @@ class Tokenizer:
         """Tokens of a prompt, with the special tokens that the model was trained to see before a text.
 
         Raises:
-            InputError: the text is no Unicode.
+            InputError: the text is no Unicode, or the library cannot encode it.
 
         """
         check_unicode(text, "the prompt")
-        tokens = list(self.library.encode(text).ids)
+        tokens = self._encoded(text, add_special_tokens=True)
         if self.bos is not None and tokens[:1] != [self.bos]:
             tokens.insert(0, self.bos)
         return tokens
@@ -52,11 +60,16 @@ class Tokenizer:
     def encode_plain(self, text: str) -> list[int]:
         """Tokens of the text alone: nothing added before or after; InputError as for :meth:`encode`."""
         check_unicode(text, "the text")
-        return list(self.library.encode(text, add_special_tokens=False).ids)
+        return self._encoded(text, add_special_tokens=False)
+
+    def _encoded(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        with library_errors("the tokenizer cannot encode this text", _OTHERS):
+            return list(self.library.encode(text, add_special_tokens=add_special_tokens).ids)
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Text of the tokens, special ones left out."""
-        return str(self.library.decode(list(tokens), skip_special_tokens=True))
+        with library_errors("the tokenizer cannot decode what the model says", _OTHERS):
+            return str(self.library.decode(list(tokens), skip_special_tokens=True))
 
 
 def read_tokenizer(bundle: Path, content: bytes | None = None) -> Tokenizer:
@@ -68,28 +81,67 @@ def read_tokenizer(bundle: Path, content: bytes | None = None) -> Tokenizer:
     path = bundle / "tokenizer.json"
     if content is None and not path.is_file():
         raise InputError(f"{path} is missing; export the bundle again, or prompt with token ids")
-    try:
-        library = _Library.from_file(str(path)) if content is None else _Library.from_str(content.decode("utf-8"))
-    except Exception as error:  # the library raises plain Exception
-        raise InputError(f"{path} cannot be read: {error}") from error
+    if content is None:
+        content = read_bytes(path, _AGAIN, largest=LARGEST)
+    library = open_library(content, path, _AGAIN)
     library.no_truncation()  # limits baked into the file are for training batches
     library.no_padding()
-    return Tokenizer(library, bos=_added_bos(bundle, library))
+    with library_errors(f"{path} cannot be read", _AGAIN):
+        return Tokenizer(library, bos=_added_bos(bundle, library))
+
+
+def open_library(content: bytes, where: Path, remedy: str) -> _Library:
+    """The library's tokenizer of a tokenizer.json.
+
+    Raises:
+        InputError: it cannot be read, or may make texts grow beyond what :func:`check_growth` allows.
+
+    """
+    with library_errors(f"{where} cannot be read", remedy):
+        library = _Library.from_buffer(content)
+        check_growth(library, where, remedy)
+    return library
+
+
+@contextmanager
+def library_errors(what: str, remedy: str) -> Iterator[None]:
+    """Turn what the library raises, plain Exceptions and panics, into an InputError that begins with ``what``."""
+    try:
+        yield
+    except InputError:
+        raise
+    except BaseException as error:
+        if not isinstance(error, Exception) and not is_panic(error):
+            raise
+        raise InputError(f"{what}: {str(error)[:_REASON]}; {remedy}") from error
+
+
+def is_panic(error: BaseException) -> bool:
+    """Whether ``error`` is a failed assertion of the library: pyo3's class has no module to import it from."""
+    return type(error).__name__ == "PanicException"
+
+
+class _AddedToken(msgspec.Struct, frozen=True):
+    content: str
+
+
+class _TokenizerConfig(msgspec.Struct, frozen=True):
+    """What is read of tokenizer_config.json; it says more."""
+
+    add_bos_token: bool | None = None
+    bos_token: str | _AddedToken | None = None
 
 
 def _added_bos(bundle: Path, library: _Library) -> int | None:
     path = bundle / "tokenizer_config.json"
     if not path.is_file():
         return None
-    config = read_json(path)
-    if not isinstance(config, dict):
-        raise InputError(f"{path} is not a JSON object; export the bundle again")
-    if not config.get("add_bos_token"):
+    config = read_as(path, _TokenizerConfig, _AGAIN)
+    if not config.add_bos_token or config.bos_token is None:
         return None
-    token = config.get("bos_token")
-    if isinstance(token, dict):
-        token = token.get("content")
-    return library.token_to_id(token) if isinstance(token, str) else None
+    token = config.bos_token if isinstance(config.bos_token, str) else config.bos_token.content
+    number: int | None = library.token_to_id(token)
+    return number
 
 
 class Detokenizer:

@@ -60,7 +60,7 @@ def test_targets_load_neither_onnx_nor_onnxruntime() -> None:
 
 def test_help_loads_no_library_at_all() -> None:
     code = "from edgepress.cli import main\ntry:\n    main(['--help'])\nexcept SystemExit:\n    pass"
-    assert not modules_after(code) & {"numpy", "onnx", "onnxruntime", "torch", "tokenizers", "transformers"}
+    assert not modules_after(code) & {"numpy", "onnx", "onnxruntime", "torch", "tokenizers", "transformers", "msgspec"}
 
 
 def test_a_small_export_loads_neither_torch_nor_a_compiler(tmp_path: Path) -> None:

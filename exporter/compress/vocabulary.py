@@ -27,7 +27,7 @@ from edgepress.exporter.pruning.task import PruneTask
 from edgepress.exporter.pruning.token_ids import LEFT_OUT, named_tokens, renumber, renumber_files
 from edgepress.exporter.pruning.tokenizer import PrunedTokenizer, Vocabulary, prune_tokenizer, read_vocabulary
 from edgepress.exporter.source_tokenizer import source_tokenizer, tokenizer_files, whole_tokenizer
-from edgepress.exporter.stored import json_object
+from edgepress.schema import parse_object
 
 _log = logging.getLogger("edgepress.pruning")
 
@@ -76,7 +76,7 @@ def _limits(options: Options) -> tuple[int, int]:
 def _vocabulary(task: PruneTask) -> Vocabulary:
     content = whole_tokenizer(task.checkpoint).content
     where = task.checkpoint.directory / "tokenizer.json"
-    return read_vocabulary(json_object(where, content, "save the tokenizer again"), rows=task.decoder.vocab_size)
+    return read_vocabulary(parse_object(content, where, "save the tokenizer again"), rows=task.decoder.vocab_size)
 
 
 def keep_tokens(task: PruneTask, pruned: PrunedTokenizer) -> None:

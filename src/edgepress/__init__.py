@@ -4,7 +4,7 @@ Three parts, each importable on its own:
 
 - :mod:`edgepress.exporter` — the build machine: checkpoint → bundle (needs the ``[export]`` extra).
 - :mod:`edgepress.targets` — what a device can run, and why a node does or does not run there.
-- :mod:`edgepress.runtime` — the device: bundle → tokens and measurements (numpy, onnxruntime, tokenizers only).
+- :mod:`edgepress.runtime` — the device: bundle → tokens and measurements (numpy, onnxruntime, tokenizers, msgspec).
 
 Importing any of it switches off what onnxruntime, onnxruntime-genai and the hub's client send about their use, in this
 process and in those that it starts; whoever sets ``ORT_DISABLE_TELEMETRY`` or ``HF_HUB_DISABLE_TELEMETRY`` decides.

@@ -150,11 +150,6 @@ def parse_json(text: str, where: str | Path) -> object:
         raise InputError(f"{where} is not valid JSON: {error}") from error
 
 
-def read_json(path: Path) -> object:
-    """The value of a JSON file; InputError as for :func:`read_text` and :func:`parse_json`."""
-    return parse_json(read_text(path), path)
-
-
 def line_text(line: str, where: str, skipped: Skipped) -> str | None:
     """The ``text`` of one line of JSON lines; None, counted in ``skipped``, when half a character is in it.
 

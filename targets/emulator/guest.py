@@ -26,6 +26,7 @@ Function = Callable[[dict[str, Any], Arrays], Answer]
 
 def describe(_arguments: dict[str, Any], _arrays: Arrays) -> Answer:
     """Versions of what an edgepress runtime consists of, on the machine that this runs on."""
+    import msgspec
     import onnxruntime
     import tokenizers
 
@@ -35,6 +36,7 @@ def describe(_arguments: dict[str, Any], _arrays: Arrays) -> Answer:
         "onnxruntime": onnxruntime.__version__,
         "numpy": np.__version__,
         "tokenizers": tokenizers.__version__,
+        "msgspec": msgspec.__version__,
     }, {}
 
 

@@ -4,7 +4,7 @@
       .lock                              held while something is written: one at a time, others wait
       downloads/                         what a broken setup had fetched; removed when it is unpacked
       user-<key>/  host/ root/           the emulator, and the emulated system
-      wheels-<key>/                      onnxruntime, numpy and tokenizers for it
+      wheels-<key>/                      onnxruntime, numpy, tokenizers and msgspec for it
       system-<key>/  host/ kernel/       the emulator of whole machines, and a kernel; only when asked for
       ready-<key>.json                   versions; written last, after a trial run
       bytecode/  import/                 what the emulated Python compiled; links to this edgepress

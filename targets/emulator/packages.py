@@ -5,8 +5,8 @@ them is the suite (a stable one: fixes only) and the archive's signature, which 
 ``debian-archive-keyring``; each file is then held against the SHA-256 of the signed index. The versions that came are
 in ``installed.json`` and in every report.
 
-Wheels are those of the *host's own* versions of onnxruntime, numpy and tokenizers, so that a comparison differs in
-the processor and in nothing else. pip checks them against the SHA-256 of the index.
+Wheels are those of the *host's own* versions of onnxruntime, numpy, tokenizers and msgspec, so that a comparison
+differs in the processor and in nothing else. pip checks them against the SHA-256 of the index.
 
 To move to a new Debian release: change ``SUITE`` and ``PYTHON``, run ``edgepress emulator setup`` and the tests of
 ``tests/targets/test_emulator*.py``; a missing library shows in the setup's own trial run, by name. The lists are part
@@ -22,7 +22,7 @@ KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 USER_EMULATOR = "qemu-user"
 USER_EMULATOR_FILES = ("usr/bin/qemu-aarch64",)
 
-# The emulated system: Python, and what it, numpy, onnxruntime and tokenizers are linked to.
+# The emulated system: Python, and what it and the wheels are linked to.
 ROOT = (
     f"python{PYTHON}-minimal",
     f"libpython{PYTHON}-minimal",
@@ -62,7 +62,7 @@ UNUSED_FOLDERS = frozenset(
     {"tests", "test", "testing", "f2py", "transformers", "quantization", "tools", "idlelib", "engines-3", "pydoc_data"}
 )
 
-WHEELS = ("onnxruntime", "numpy", "tokenizers")
+WHEELS = ("onnxruntime", "numpy", "tokenizers", "msgspec")
 WHEEL_PLATFORMS = (
     "manylinux_2_28_aarch64",
     "manylinux_2_27_aarch64",

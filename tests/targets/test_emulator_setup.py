@@ -137,10 +137,12 @@ def test_a_second_setup_needs_nothing(emulator: Installation, monkeypatch: pytes
 
 
 def test_it_holds_the_versions_that_run_here(emulator: Installation) -> None:
+    import msgspec
     import numpy as np
     import onnxruntime
     import tokenizers
 
+    assert emulator.versions["msgspec"] == msgspec.__version__
     assert emulator.versions["onnxruntime"] == onnxruntime.__version__
     assert emulator.versions["numpy"] == np.__version__
     assert emulator.versions["tokenizers"] == tokenizers.__version__
