@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from edgepress.errors import InputError
 from edgepress.files import sha256_file
 
 Arrays = dict[str, NDArray[Any]]
@@ -30,14 +31,26 @@ class DamagedError(Exception):
 
 
 def save_sealed(path: Path, arrays: Mapping[str, NDArray[Any]], notes: Mapping[str, object]) -> None:
-    """Write ``arrays`` and ``notes``, which are JSON, into a safetensors file, whole or not at all."""
+    """Write ``arrays`` and ``notes``, which are JSON, into a safetensors file, whole or not at all.
+
+    Raises:
+        InputError: the disk is full, or cannot be written.
+
+    """
     contiguous = {name: np.ascontiguousarray(array).reshape(array.shape) for name, array in arrays.items()}
     text = json.dumps(notes, sort_keys=True)
     digest = _start(text)
     for name in sorted(contiguous):
         _add(digest, name, contiguous[name])
     partial = path.with_suffix(".partial")
-    save_file(contiguous, partial, {_SEAL: json.dumps({"notes": text, _DIGEST: digest.hexdigest()})})
+    try:
+        save_file(contiguous, partial, {_SEAL: json.dumps({"notes": text, _DIGEST: digest.hexdigest()})})
+    except SafetensorError as error:
+        partial.unlink(missing_ok=True)
+        size = sum(array.nbytes for array in contiguous.values())
+        raise InputError(
+            f"{path}, {size:,} bytes, cannot be written: {error}; free space there, or choose another output"
+        ) from error
     with partial.open("rb") as file:
         os.fsync(file.fileno())
     partial.replace(path)

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from edgepress.errors import InputError
@@ -43,6 +42,7 @@ from edgepress.exporter.compress import (
 from edgepress.exporter.decoder import Decoder, Layer, Weight, layer_weights
 from edgepress.exporter.plan import Plan
 from edgepress.exporter.recipe import Recipe
+from edgepress.exporter.sealed import save_sealed
 from edgepress.progress import Progress, silent
 
 _RANGES = "ranges"  # the last stage, when activations have static ranges and the whole model is repaired
@@ -214,8 +214,8 @@ class Calibration:
         for transform in self.transforms:
             transform.fold(task, method_options(transform, self.recipe))
         if self.keeps_full:
-            folded = {weight.name: task.full(weight).cpu().contiguous() for weight in layer_weights(layer)}
-            save_file(folded, self._full_file(index))
+            folded = {weight.name: task.full(weight).cpu().numpy() for weight in layer_weights(layer)}
+            save_sealed(self._full_file(index), folded, {})
         _compute_reference(task)
         outputs = self._activations("inputs", index + 1)
         left = round_by_linear(task, self.starts, self.recipe, outputs=None if self.changes_layers else outputs)

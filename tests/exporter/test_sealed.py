@@ -2,6 +2,9 @@
 
 import contextlib
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -105,3 +108,22 @@ def test_files_beside_are_missed_and_compared(tmp_path: Path) -> None:
         check_hashes(tmp_path, noted)
     with pytest.raises(DamagedError, match=r"gone\.json cannot be read"):
         read_sealed_json(tmp_path / "gone.json")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="a limit on files is one on a process")
+def test_a_full_disk_is_one_clear_error_and_leaves_what_was_there(tmp_path: Path) -> None:
+    """A limit of 1 MiB on files stands for the disk; SIGXFSZ is ignored, so that writing fails as on a full one."""
+    path = tmp_path / "stage.safetensors"
+    save_sealed(path, {"a": np.arange(9)}, {})
+    code = (
+        "import resource, signal, sys\nimport numpy as np\nfrom pathlib import Path\n"
+        "from edgepress.errors import InputError\nfrom edgepress.exporter.sealed import save_sealed\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\nresource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))\n"
+        "try:\n    save_sealed(Path(sys.argv[1]), {'a': np.zeros(1 << 20)}, {})\n"
+        "except InputError as error:\n    print(error)\n"
+    )
+    told = subprocess.run([sys.executable, "-c", code, str(path)], check=True, capture_output=True, text=True).stdout
+    assert "stage.safetensors, 8,388,608 bytes, cannot be written: " in told
+    assert "free space there, or choose another output" in told
+    assert [file.name for file in tmp_path.iterdir()] == ["stage.safetensors"]
+    assert np.array_equal(load_sealed(path)[0]["a"], np.arange(9))
