@@ -7,7 +7,19 @@ from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from edgepress.errors import InputError
+from edgepress.workspace import listed
+
 METRIC = "bits_per_byte"
+_WRITTEN_BY = "Written by `exporter/demo/train.py`"
+_FILES = {
+    "README.md",
+    "config.json",
+    "generation_config.json",
+    "model.safetensors",
+    "tokenizer.json",
+    "tokenizer_config.json",
+}
 
 TEMPLATE = """---
 {header}
@@ -104,3 +116,16 @@ def read_bits_per_byte(directory: Path) -> float:
     if len(values) != 1:
         raise ValueError(f"{directory / 'README.md'} states {len(values)} values of {METRIC}; it must state one")
     return float(values[0])
+
+
+def refuse_other_models(directory: Path) -> None:
+    """Raise InputError unless ``directory`` is missing, empty, or holds a model that the script wrote and no more."""
+    if not directory.exists():
+        return
+    names = sorted(path.name for path in directory.iterdir()) if directory.is_dir() else [directory.name]
+    card = directory / "README.md"
+    is_ours = card.is_file() and _WRITTEN_BY in card.read_text(encoding="utf-8", errors="replace")
+    if names and (set(names) - _FILES or not is_ours):
+        raise InputError(
+            f"{directory} holds {listed(names)}, and not just a model that this script wrote; choose another folder"
+        )

@@ -36,7 +36,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from edgepress.exporter.demo.card import write_card
+from edgepress.exporter.demo.card import refuse_other_models, write_card
+from edgepress.files import atomic_directory
 
 MODULE = "edgepress.exporter.demo.train"
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -405,6 +406,7 @@ def parse_arguments(arguments: list[str]) -> tuple[Path, Path, Settings]:
 def main(arguments: list[str]) -> None:
     """Train, save, read back, measure, describe."""
     data, out, settings = parse_arguments(arguments)
+    refuse_other_models(out)
     torch.set_num_threads(settings.threads)
     torch.manual_seed(settings.seed)
 
@@ -419,20 +421,20 @@ def main(arguments: list[str]) -> None:
     batches = draw_windows(tokens, speeches, begin_id, settings)
     held_out_tokens = torch.tensor(tokenizer.encode(held_out, verbose=False))
     outcome = train_model(model, batches, held_out_tokens, settings)
-    save(model, tokenizer, out)
-
-    model, tokenizer = load(out)
-    measured = bits_per_byte(model, tokenizer, held_out)
-    write_card(
-        out,
-        measured,
-        card_facts(model, text, settings, outcome),
-        protocol=f"Windows hold {EVALUATION_WINDOW} tokens; the first is scored whole, each later one brings "
-        f"{EVALUATION_STRIDE} new tokens.",
-        prompt=SAMPLE_PROMPT,
-        sample=sample_text(model, tokenizer, SAMPLE_PROMPT, settings.seed),
-        command=" ".join([f"python -m {MODULE}", "--out exporter/demo/model", *changed_flags(settings)]),
-    )
+    with atomic_directory(out, replace=True, may_remove=refuse_other_models) as work:
+        save(model, tokenizer, work)
+        model, tokenizer = load(work)
+        measured = bits_per_byte(model, tokenizer, held_out)
+        write_card(
+            work,
+            measured,
+            card_facts(model, text, settings, outcome),
+            protocol=f"Windows hold {EVALUATION_WINDOW} tokens; the first is scored whole, each later one brings "
+            f"{EVALUATION_STRIDE} new tokens.",
+            prompt=SAMPLE_PROMPT,
+            sample=sample_text(model, tokenizer, SAMPLE_PROMPT, settings.seed),
+            command=" ".join([f"python -m {MODULE}", "--out exporter/demo/model", *changed_flags(settings)]),
+        )
     print(f"{out}: {measured:.4f} held-out bits per byte, {outcome.seconds / 60:.1f} minutes")
 
 

@@ -18,6 +18,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from edgepress.errors import InputError
 from edgepress.exporter.demo import DEMO_DIRECTORY, train
 from edgepress.exporter.demo.card import read_bits_per_byte
 
@@ -169,8 +170,18 @@ def test_the_script_trains_saves_and_describes_a_model(tmp_path: Path) -> None:
     source.parent.mkdir(parents=True)
     source.write_text("\n\n".join(speeches))
     out = tmp_path / "model"
-    train.main(["--data", str(tmp_path / "data"), "--out", str(out), "--steps", "2", "--windows", "1"])
+    command = ["--data", str(tmp_path / "data"), "--out", str(out), "--steps", "2", "--windows", "1"]
+    train.main(command)
     model, tokenizer = train.load(out)
     _, held_out = train.split_text(source.read_text())
     assert train.bits_per_byte(model, tokenizer, held_out) == pytest.approx(read_bits_per_byte(out), rel=1e-4)
     assert "--steps 2 --windows 1\n" in (out / "README.md").read_text()
+    train.main(command)  # in the place of the first
+    (out / "thesis.tex").write_text("mine")
+    with pytest.raises(InputError, match=r"holds README.md, config.json, generation_config.json and 4 more"):
+        train.main(command)
+    (out / "thesis.tex").unlink()
+    (out / "README.md").write_text("# Another Llama, whose files have the same names")
+    with pytest.raises(InputError, match="not just a model that this script wrote"):
+        train.main(command)
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
