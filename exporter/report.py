@@ -13,6 +13,7 @@ from edgepress.exporter.download import describe_saving
 from edgepress.exporter.plan import PlannedTensor
 from edgepress.exporter.prepare import Prepared
 from edgepress.exporter.recipe import CHOSEN_BY_BUDGET, describe_promise
+from edgepress.files import refuse_aside
 from edgepress.manifest import MANIFEST_NAME, bundle_hash, check_links, read_manifest
 
 Json = dict[str, object]
@@ -154,6 +155,7 @@ def inspect(path: Path) -> Json:
     """
     model_path = path / MODEL_FILE if path.is_dir() else path
     if not model_path.is_file():
+        refuse_aside(path)
         raise InputError(f"{path} is neither a bundle (no {MODEL_FILE}) nor a file; name one of them")
     if path.is_dir():
         check_links(path, [model_path])

@@ -11,6 +11,7 @@ from typing import Annotated
 import msgspec
 
 from edgepress.errors import InputError
+from edgepress.files import refuse_aside
 from edgepress.manifest import MANIFEST_NAME, read_manifest
 from edgepress.schema import Count, read_as
 
@@ -80,6 +81,7 @@ class BundleConfig:
 def read_config(bundle: Path) -> BundleConfig:
     """Read ``genai_config.json`` of the bundle, or say what is wrong with it."""
     if not bundle.is_dir():
+        refuse_aside(bundle)
         raise InputError(f"{bundle} is not a directory; give the directory that `edgepress export --out` wrote")
     path = bundle / "genai_config.json"
     if not path.is_file():

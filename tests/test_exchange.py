@@ -18,6 +18,8 @@ from edgepress import workspace
 from edgepress.errors import InputError
 from edgepress.exchange import exchange
 from edgepress.files import atomic_directory, recover
+from edgepress.manifest import read_manifest
+from edgepress.runtime.config import read_config
 
 TRACED = {edgepress.files.__file__, workspace.__file__, edgepress.exchange.__file__, shutil.__file__}
 FILES = ("a", "inner/b")
@@ -160,6 +162,11 @@ def test_what_a_kill_between_two_renames_left_is_put_back(tmp_path: Path) -> Non
         (tmp_path / place).mkdir(0o700)
         fill(tmp_path / place / inside, "old")
     workspace.write_note(tmp_path / f".new.{16 * 'a'}.partial")
+    for name in ("new", "old"):
+        with pytest.raises(InputError, match=rf"{name} is missing: .* left it in .*\.{name}\..*; move it back"):
+            read_manifest(tmp_path / name)
+        with pytest.raises(InputError, match=f"{name} is missing: "):
+            read_config(tmp_path / name)
     for name in ("new", "old"):
         with pytest.raises(InputError, match="exists already"), atomic_directory(tmp_path / name):
             pytest.fail("the block must not run")

@@ -154,6 +154,18 @@ def recover(target: Path, may_remove: Callable[[Path], None] | None = None) -> N
         raise _unwritable(target, error) from error
 
 
+def refuse_aside(target: Path) -> None:
+    """Raise InputError when ``target`` is missing because a kill in the middle of replacing it left it elsewhere.
+
+    Who only reads says where that is; the next export to that place puts it back (:func:`recover`).
+    """
+    whole = _absolute(target)
+    name = glob.escape(whole.name)
+    for pattern in () if os.path.lexists(whole) else (f".{name}.*{_PARTIAL}/{_REPLACED}", f".{name}.*.old/{name}"):
+        for path in whole.parent.glob(pattern):
+            raise InputError(f"{target} is missing: an export that was killed left it in {path}; move it back")
+
+
 def _absolute(target: Path) -> Path:
     whole = Path(os.path.abspath(target))  # noqa: PTH100 - resolve() would follow a link at `target` itself
     if not whole.name:

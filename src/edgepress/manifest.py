@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
 from edgepress.errors import InputError
-from edgepress.files import sha256_file
+from edgepress.files import refuse_aside, sha256_file
 from edgepress.hub_layout import is_beside, is_hub_link, resolve_inside
 from edgepress.progress import Advance, Progress, silent
 
@@ -99,6 +99,7 @@ def bundle_hash(bundle: Path) -> str:
 def _manifest_path(bundle: Path) -> Path:
     path = bundle / MANIFEST_NAME
     if not bundle.is_dir():
+        refuse_aside(bundle)
         raise InputError(f"{bundle} is not a directory; name a bundle made by `edgepress export`")
     if _is_strange_link(path, bundle):
         raise InputError(f"{path} {_LINK}")

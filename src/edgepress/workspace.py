@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from edgepress.cache import find_stranger
 from edgepress.errors import InputError
 
 if sys.platform != "win32":
@@ -23,7 +24,6 @@ if sys.platform != "win32":
 
 NOTE = ".edgepress-workspace"  # its name is the sign; what is in it tells a reader
 _PRIVATE = 0o700
-_OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 _REPARSE_POINT = 0x400  # Windows' junctions and links
 _NAMED = 3  # entries that a message names
 
@@ -139,31 +139,19 @@ def _refuse_foreign(directory: Path) -> None:
         raise InputError(
             f"{directory} is no directory, and edgepress needs one of that name; move it, or choose another output"
         )
-    if sys.platform == "win32":
-        return
-    foreign, open_to_others = status.st_uid != os.geteuid(), bool(status.st_mode & _OTHERS_WRITE)
-    if not foreign and not open_to_others:
-        return
-    made = _as_made_here(directory.parent)
-    if foreign and made.st_uid != status.st_uid:
-        raise InputError(
-            f"{directory} belongs to another user (number {status.st_uid}, this is {os.geteuid()}); what is in it "
-            "cannot be trusted: remove it, or choose another output"
-        )
-    if open_to_others and not made.st_mode & _OTHERS_WRITE:
-        raise InputError(
-            f"others may write into {directory} (mode {stat.S_IMODE(status.st_mode):o}), so what is in it cannot be "
-            "trusted: remove it, or choose another output"
-        )
+    stranger = find_stranger(directory)
+    if stranger is not None and not _is_as_made_here(status, directory.parent):
+        raise InputError(f"{stranger}; what is in it cannot be trusted: remove it, or choose another output")
 
 
-def _as_made_here(parent: Path) -> os.stat_result:
-    """How a new private directory looks in ``parent``: some file systems give all of theirs one owner and mode."""
+def _is_as_made_here(status: os.stat_result, parent: Path) -> bool:
+    """Whether a new private directory in ``parent`` looks so: some file systems have one owner and mode for all."""
     probe = Path(tempfile.mkdtemp(prefix=".edgepress-", dir=parent))
     try:
-        return probe.lstat()
+        made = probe.lstat()
     finally:
         probe.rmdir()
+    return (made.st_uid, made.st_mode) == (status.st_uid, status.st_mode)
 
 
 def _refuse_without_note(directory: Path) -> None:
