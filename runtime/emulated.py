@@ -1,4 +1,4 @@
-"""A bundle on emulated arm64 processors, held against the host: does it say there what it says here?
+"""A bundle on emulated processors, held against the host: does it say there what it says here?
 
     from edgepress.runtime.emulated import compare_bundles
     from edgepress.targets.emulator import setup
@@ -27,7 +27,7 @@ from edgepress.runtime.evaluate import Scorer, Window, evaluate
 from edgepress.runtime.model import Model, load
 from edgepress.targets.emulator import Agreement, Call, Installation, System, agreement, run
 from edgepress.targets.emulator.guest import Answer, Arrays
-from edgepress.targets.emulator.machine import check_cpu
+from edgepress.targets.emulator.machine import check_cpu, versions_on
 from edgepress.targets.emulator.system import boot
 from edgepress.verified import verify_first
 
@@ -137,7 +137,7 @@ def compare_bundles(
         except InputError as error:
             raise CheckFailed(f"runs on the host and not on {cpu}: {error}") from error
         for bundle, host, guest in zip(bundles, hosts, guests, strict=True):
-            found.append(_compare(str(bundle), cpu, host, guest, installation.versions))
+            found.append(_compare(str(bundle), cpu, host, guest, versions_on(installation, cpu)))
     return found
 
 

@@ -1,4 +1,4 @@
-"""Real arm64 onnxruntime on an x86-64 machine: emulated processors, set up without root, held against the host.
+"""onnxruntime on emulated processors, set up without root, held against the host: arm64, and x86-64 on such a host.
 
     from edgepress.targets.emulator import compare_model, setup
 

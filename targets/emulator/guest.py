@@ -40,6 +40,13 @@ def describe(_arguments: dict[str, Any], _arrays: Arrays) -> Answer:
     }, {}
 
 
+def products(_arguments: dict[str, Any], _arrays: Arrays) -> Answer:
+    """Whether sums of uint8 by int8 ``saturate`` in a plain session, on the machine that this runs on."""
+    from edgepress.sessions import saturates
+
+    return {"saturate": saturates()}, {}
+
+
 def write_arrays(path: Path, arrays: Arrays) -> list[str]:
     """Write arrays in order and return their names, which a .npz cannot hold as they are (slashes, ``file``).
 

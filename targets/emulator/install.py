@@ -49,8 +49,13 @@ class Installation:
 
     @property
     def qemu(self) -> Path:
-        """The emulator of programs."""
-        return self.user / "host" / packages.USER_EMULATOR_FILES[0]
+        """The emulator of arm64 programs."""
+        return self.user / "host" / packages.ARM_EMULATOR
+
+    @property
+    def x86_qemu(self) -> Path:
+        """The emulator of x86-64 programs."""
+        return self.user / "host" / packages.X86_EMULATOR
 
     @property
     def root(self) -> Path:
@@ -112,7 +117,8 @@ def _find(directory: Path) -> Installation | None:
         return None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{directory / _ready_name()} cannot be read ({error}); remove {directory}") from error
-    if not (planned.qemu.is_file() and planned.python.is_file() and planned.wheels.is_dir()):
+    needed = (planned.qemu, planned.x86_qemu, planned.python)
+    if not (all(path.is_file() for path in needed) and planned.wheels.is_dir()):
         return None
     return replace(planned, versions=versions)
 

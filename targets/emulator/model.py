@@ -16,7 +16,7 @@ from edgepress.sessions import open_on_cpu, session_options
 from edgepress.targets.emulator.agreement import Agreement, agreement
 from edgepress.targets.emulator.guest import Answer, Arrays
 from edgepress.targets.emulator.install import Installation, System
-from edgepress.targets.emulator.machine import Call, check_cpu, run
+from edgepress.targets.emulator.machine import Call, check_cpu, run, versions_on
 from edgepress.targets.emulator.system import boot
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def compare_model(
         except InputError as error:
             raise CheckFailed(f"runs on the host and not on {cpu}: {error}") from error
         pairs = {name: agreement(expected[name], outputs[name]) for name in expected}
-        found.append(ModelComparison(cpu, outputs, pairs, installation.versions))
+        found.append(ModelComparison(cpu, outputs, pairs, versions_on(installation, cpu)))
     return found
 
 

@@ -5,6 +5,8 @@ them is the suite (a stable one: fixes only) and the archive's signature, which 
 ``debian-archive-keyring``; each file is then held against the SHA-256 of the signed index. The versions that came are
 in ``installed.json`` and in every report.
 
+x86-64 processors are emulated on x86-64 machines only: there the host's own Python, onnxruntime and libraries run.
+
 Wheels are those of the *host's own* versions of onnxruntime, numpy, tokenizers and msgspec, so that a comparison
 differs in the processor and in nothing else. pip checks them against the SHA-256 of the index.
 
@@ -18,9 +20,10 @@ PYTHON = "3.13"  # of that suite, and what wheels are chosen for
 LEAST_QEMU = (10, 0)  # 7.2 crashes in cpuinfo and lets onnxruntime see an SME that is not there
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 
-# The emulator of programs, statically linked: of the host's own architecture. The package has one for each processor.
+# The emulators of programs, statically linked: of the host's own architecture. The package has one for each processor.
 USER_EMULATOR = "qemu-user"
-USER_EMULATOR_FILES = ("usr/bin/qemu-aarch64",)
+ARM_EMULATOR, X86_EMULATOR = "usr/bin/qemu-aarch64", "usr/bin/qemu-x86_64"
+USER_EMULATOR_FILES = (ARM_EMULATOR, X86_EMULATOR)
 
 # The emulated system: Python, and what it and the wheels are linked to.
 ROOT = (
@@ -79,4 +82,5 @@ CPUS = {
     "neoverse-v1": "Armv8.4: matrix products of int8, bfloat16, SVE of 256 bits (servers)",
     "cortex-a710": "Armv9.0: matrix products of int8, bfloat16, SVE2 of 128 bits (phones from 2022)",
     "neoverse-n2": "Armv9.0: matrix products of int8, bfloat16, SVE2 of 128 bits (servers)",
+    "Haswell-noTSX": "x86-64: AVX2 and no VNNI: sums of uint8 by int8 saturate (Intel from 2013, AMD Zen to Zen 3)",
 }

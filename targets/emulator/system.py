@@ -15,12 +15,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from edgepress.errors import CheckFailed
+from edgepress.errors import CheckFailed, InputError
 from edgepress.targets.emulator import packages
 from edgepress.targets.emulator.init import JOB, MARK
 from edgepress.targets.emulator.initramfs import Initramfs
 from edgepress.targets.emulator.install import Installation, System
-from edgepress.targets.emulator.machine import Call, check_cpu, own_package, raise_error, write_calls
+from edgepress.targets.emulator.machine import Call, check_cpu, is_x86_cpu, own_package, raise_error, write_calls
 
 _MEMORY_MB = 2048
 _SETTINGS = {
@@ -63,6 +63,8 @@ def boot(
 
     """
     check_cpu(installation, cpu)
+    if is_x86_cpu(installation, cpu):
+        raise InputError(f"{cpu} is an x86-64 processor; the machines that count instructions are arm64")
     with tempfile.TemporaryDirectory(prefix="edgepress-emulator-") as name:
         folder = Path(name)
         (folder / JOB).mkdir()

@@ -1,4 +1,4 @@
-"""``edgepress emulator``: bundles and models on emulated arm64 processors."""
+"""``edgepress emulator``: bundles and models on emulated processors."""
 
 import argparse
 from collections.abc import Sequence
@@ -12,29 +12,32 @@ if TYPE_CHECKING:
     from edgepress.targets.emulator import Agreement, Installation, ModelComparison, ModelCost
 
 NAME = "emulator"
-HELP = "run a bundle or any ONNX model on emulated arm64 processors and compare with this machine"
-_CPU = "cortex-a76"
+HELP = "run a bundle or any ONNX model on emulated processors and compare with this machine"
+_CPU, _X86_CPU = "cortex-a76", "Haswell-noTSX"
 _ACTIONS = {
     "setup": "fetch, verify and unpack the emulator, without root",
     "cpus": "list the processors that it has",
     "run": "run on emulated processors and compare with this machine",
+    "python": "run this very Python on an emulated x86-64 processor, by default one with AVX2 and no VNNI",
 }
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this verb's actions."""
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
-    setup, cpus, run = (
+    setup, cpus, run, python = (
         actions.add_parser(name, help=said, description=said, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
         for name, said in _ACTIONS.items()
     )
-    for action in (setup, cpus, run):
+    for action in (setup, cpus, run, python):
         action.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help="show an error's traceback")
     setup.add_argument(
         "--mirror", metavar="URL", help="a Debian mirror (default: the one that this machine's apt uses)"
     )
     setup.add_argument("--system", action="store_true", help="fetch what --count-instructions needs, too")
     _add_run_arguments(run)
+    python.add_argument("--cpu", default=_X86_CPU, metavar="NAME", help="processor")
+    python.add_argument("words", nargs=argparse.REMAINDER, metavar="ARGUMENT", help="Python's arguments, after --")
 
 
 def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
@@ -63,7 +66,7 @@ def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Carry out the action."""
-    return {"setup": _setup, "cpus": _cpus, "run": _run}[arguments.action](arguments)
+    return {"setup": _setup, "cpus": _cpus, "run": _run, "python": _python}[arguments.action](arguments)
 
 
 def _setup(arguments: argparse.Namespace) -> int:
@@ -84,6 +87,22 @@ def _cpus(_arguments: argparse.Namespace) -> int:
     for name in processors(find()):
         print(f"{name:18} {CPUS.get(name, '')}".rstrip())
     return 0
+
+
+def _python(arguments: argparse.Namespace) -> int:
+    """Processes that the program starts run on this machine itself."""
+    import subprocess
+
+    from edgepress.errors import InputError
+    from edgepress.targets.emulator import find
+    from edgepress.targets.emulator.machine import check_cpu, is_x86_cpu, x86_python
+
+    installation = find()
+    check_cpu(installation, arguments.cpu)
+    if not is_x86_cpu(installation, arguments.cpu):
+        raise InputError(f"{arguments.cpu} is no x86-64 processor: this Python and its libraries do not run there")
+    words = arguments.words[arguments.words[:1] == ["--"] :]
+    return subprocess.run([*x86_python(installation, arguments.cpu), *words], check=False).returncode
 
 
 def _run(arguments: argparse.Namespace) -> int:

@@ -1,0 +1,144 @@
+"""A processor with AVX2 and no VNNI, emulated on any x86-64 host: integer products saturate there, and not with us.
+
+The same wheel of onnxruntime runs there as here, so only its kernels differ.
+"""
+
+import platform
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import product_models as made
+import pytest
+from qdq_models import block, block_feed
+from residual_network import IMAGES, residual_network
+
+from edgepress.errors import InputError
+from edgepress.exporter.graph.qdq import WIDTHS, calibrate, quantize
+from edgepress.exporter.recipe import Activations
+from edgepress.targets.emulator import Call, Installation, agreement, compare_model, machine, processors, run
+from edgepress.targets.emulator.guest import describe, products
+from edgepress.targets.emulator.model import run_model
+
+ROOT = Path(__file__).resolve().parents[2]
+QUANTIZE = "tests/exporter/graph/qdq/test_quantize.py"
+WITHOUT_VNNI = "Haswell-noTSX"
+ARM = ["cortex-a53", "cortex-a76"]  # without and with dot products
+on_x86 = pytest.mark.skipif(
+    platform.machine() != "x86_64", reason="runs this machine's own Python, which is not x86-64"
+)
+
+
+@on_x86
+def test_sums_saturate_there_and_what_runs_there_is_what_runs_here(emulator: Installation) -> None:
+    [(said, _), (told, _)] = run(emulator, WITHOUT_VNNI, [Call(products), Call(describe)])
+    assert said == {"saturate": True}
+    assert told == describe({}, {})[0]
+
+
+@on_x86
+def test_a_processor_without_avx2_has_another_kernel_that_is_exact(emulator: Installation) -> None:
+    [(said, _)] = run(emulator, "SandyBridge", [Call(products)])
+    assert said == {"saturate": False}
+
+
+@on_x86
+def test_the_tests_of_arithmetic_pass_there(emulator: Installation) -> None:
+    """Every operator's product, plain and by our sessions; decoders in QDQ against their float models."""
+    chosen = ["tests/test_sessions.py", f"{QUANTIZE}::test_a_decoder_stays_near_its_float_model"]
+    words = [
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "-k",
+        "products or saturates or option or decoder",
+        *chosen,
+    ]
+    command = [*machine.x86_python(emulator, WITHOUT_VNNI), *words]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    counts = re.search(r"(\d+) passed, (\d+) skipped", done.stdout)
+    assert done.returncode == 0, done.stdout[-4000:]
+    assert counts is not None
+    unrepaired = sum(not make().repaired for make in made.CASES.values())
+    assert int(counts[1]) > 50
+    assert int(counts[2]) == unrepaired  # there the products were found to saturate
+
+
+@pytest.mark.parametrize("kind", ["MatMulInteger", "MatMul in QDQ", "Conv in QDQ", "MatMul in QDQ, a shared weight"])
+def test_products_are_armes_bit_by_bit(kind: str, emulator: Installation, tmp_path: Path) -> None:
+    case = made.CASES[kind]()
+    path = tmp_path / "product.onnx"
+    path.write_bytes(case.model)
+    compared = compare_model(emulator, path, case.feed, cpus(), timeout=600)
+    for comparison in compared:
+        assert comparison.bit_equal, f"{comparison.cpu}: {comparison.describe()}"
+
+
+def test_a_network_with_weights_of_all_eight_bits_is_armes_bit_by_bit(emulator: Installation, tmp_path: Path) -> None:
+    path = tmp_path / "int8.onnx"
+    onnx.save(residual_network(integer=True, top=127), path)
+    for comparison in compare_model(emulator, path, {"image": IMAGES}, cpus(), batch=7):
+        assert comparison.bit_equal, f"{comparison.cpu}: {comparison.describe()}"
+
+
+def test_a_decoder_in_qdq_is_armes(emulator: Installation, tmp_path: Path) -> None:
+    path = block(tmp_path / "m.onnx")
+    ranges = calibrate(path, map(block_feed, range(60)), Activations("uint8", "minmax"))
+    onnx.save(quantize(path, ranges, WIDTHS["a8w8"]), tmp_path / "int8.onnx")
+    for comparison in compare_model(emulator, tmp_path / "int8.onnx", block_feed(3), cpus()):
+        for name, found in comparison.agreements.items():
+            assert found.bit_equal, f"{comparison.cpu}, {name}: {found.describe()}"
+
+
+def cpus() -> list[str]:
+    return [*ARM, *([WITHOUT_VNNI] if platform.machine() == "x86_64" else [])]
+
+
+@on_x86
+def test_without_our_options_the_same_model_is_wrong_there(emulator: Installation, tmp_path: Path) -> None:
+    """What a user's own session gives there, from a script of theirs, and what ours gives."""
+    case = made.CASES["MatMulInteger"]()
+    model, feed, plain = tmp_path / "m.onnx", tmp_path / "feed.npz", tmp_path / "plain.npy"
+    model.write_bytes(case.model)
+    np.savez(feed, **case.feed)
+    script = (
+        "import numpy as np, onnxruntime as ort, sys\n"
+        "session = ort.InferenceSession(sys.argv[1], providers=['CPUExecutionProvider'])\n"
+        "np.save(sys.argv[3], session.run(None, dict(np.load(sys.argv[2])))[0])\n"
+    )
+    command = [*machine.x86_python(emulator, WITHOUT_VNNI), "-c", script, model, feed, plain]
+    subprocess.run(command, check=True)
+    wrong = np.load(plain)
+    assert agreement(case.expected, wrong).sqnr_db < 3
+    arguments = {"model": str(model), "batch": None, "threads": 1}
+    [(_, right)] = run(emulator, WITHOUT_VNNI, [Call(run_model, arguments, case.feed)])
+    np.testing.assert_array_equal(right["y"], case.expected)
+
+
+def test_x86_processors_are_for_x86_hosts(emulator: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine.platform, "machine", lambda: "aarch64")
+    assert WITHOUT_VNNI not in processors(emulator)
+    with pytest.raises(InputError, match="needs an x86-64 machine, and this is aarch64"):
+        run(emulator, WITHOUT_VNNI, [Call(products)])
+    monkeypatch.setattr(machine.platform, "machine", lambda: "x86_64")
+    assert WITHOUT_VNNI in processors(emulator)
+
+
+@on_x86
+def test_the_command_runs_this_python_there(emulator: Installation, tmp_path: Path) -> None:
+    (tmp_path / "emulator").symlink_to(emulator.directory)
+    line = [sys.executable, "-m", "edgepress", "emulator", "python"]
+    ask = "from edgepress.sessions import saturates; raise SystemExit(40 + saturates())"
+    environment = {**machine.os.environ, "EDGEPRESS_CACHE": str(tmp_path)}
+    done = subprocess.run([*line, "--", "-c", ask], capture_output=True, env=environment, check=False)
+    assert done.returncode == 41, done.stderr
+    done = subprocess.run(
+        [*line, "--cpu", "cortex-a53", "--", "-c", ""], capture_output=True, env=environment, check=False
+    )
+    assert done.returncode == 2
+    assert b"cortex-a53 is no x86-64 processor" in done.stderr
