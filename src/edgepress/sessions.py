@@ -18,6 +18,17 @@ if TYPE_CHECKING:
 
 EXACT_PRODUCTS = "session.x64quantprecision"
 UNFUSED = "session.disable_quant_qdq"
+WEIGHT_INPUTS = {
+    **dict.fromkeys(("MatMul", "Gemm", "Conv"), 1),  # between DequantizeLinear and QuantizeLinear
+    **dict.fromkeys(("MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "DynamicQuantizeLSTM"), 1),
+    **dict.fromkeys(("QLinearMatMul", "QLinearConv", "QGemm"), 3),
+    "QAttention": 1,
+}
+"""Operators whose kernel multiplies uint8 by int8, and which input holds the int8 (tests/product_models.py)."""
+
+REMEDY = (
+    f"open it with the session option {EXACT_PRODUCTS}=1, as edgepress does, or store weights as uint8 or in 7 bits"
+)
 _X86 = {"x86_64", "amd64", "i386", "i686", "x86"}
 _ERRORS_ONLY = 3  # onnxruntime's log severity: its warnings are about how a graph was built, nothing a user can act on
 _UINT8, _INT8, _INT32 = 2, 3, 6  # TensorProto.DataType

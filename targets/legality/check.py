@@ -14,6 +14,7 @@ from edgepress.targets.legality.graph import Graph, Node, view
 from edgepress.targets.legality.headers import opsets_of, refused_header
 from edgepress.targets.legality.partitions import partitions
 from edgepress.targets.legality.report import Placement, Report
+from edgepress.targets.legality.saturation import saturating_products
 
 FixedBy = Callable[[Placement], str]
 """Names the pass that makes a node legal, ``""`` when none does."""
@@ -52,6 +53,7 @@ def check_file(file: Path, target: Target, soc: str = "", fixed_by: FixedBy = la
         placements=tuple(_with_pass(placement, fixed_by) for placement in placements),
         partitions=sum(len(partitions(graph, taken)) for graph in graphs),
         warnings=tuple(cliffs.slow_kernels(target, graphs)),
+        products=tuple(saturating_products(target, model, graphs)),
         caveats=tuple(caveats),
     )
 

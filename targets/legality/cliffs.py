@@ -123,7 +123,6 @@ def slow_kernels(target: Target, graphs: Sequence[Graph]) -> Iterator[str]:
             f"{len(nodes)} × {key} in float16: there is no such kernel{where}, so onnxruntime casts to float32 and "
             "back; keep it in float32 (kernel registry)"
         )
-    yield from _saturating(target, graphs)
 
 
 def refused(product: Product) -> bool:
@@ -209,28 +208,6 @@ def _known_on_arm(product: Product) -> Iterator[str]:
         yield f"accuracy level {product.accuracy_level} computes in float32; level 4 computes in integers"
     if product.type == "float16":
         yield "float16 kernels need a CPU with half-precision arithmetic (fphp); without it values are converted"
-
-
-def _saturating(target: Target, graphs: Sequence[Graph]) -> Iterator[str]:
-    """uint8 × int8 products on x86: without VNNI the sums of two products saturate at 16 bits (vpmaddubsw)."""
-    if not _is_x86(target):
-        return
-    found = [node for graph in graphs for node in graph.nodes if _mixes_signs(node)]
-    if found:
-        yield (
-            f"{len(found)} × {found[0].op} multiply uint8 by int8: on CPUs with AVX2 and no VNNI sums saturate "
-            "at 16 bits, which changes results; use uint8 or 7-bit weights (from the instruction set, not measured)"
-        )
-
-
-def _mixes_signs(node: Node) -> bool:
-    if node.op not in {"MatMul", "Gemm", "Conv", "MatMulInteger", "ConvInteger", "QLinearMatMul", "QLinearConv"}:
-        return False
-    left = node.input(0)
-    right = node.input(3 if node.op.startswith("QLinear") else 1)
-    if left is None or right is None:
-        return False
-    return (left.stored or left.type, right.stored or right.type) == ("tensor(uint8)", "tensor(int8)")
 
 
 def _describe(product: Product) -> str:

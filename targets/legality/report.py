@@ -47,8 +47,9 @@ class Report:
     """Every node of a model on a target.
 
     ``partitions`` counts the pieces that the accelerator gets: data crosses to the CPU and back between them.
-    ``warnings`` are speed cliffs, nodes that run where they should by a slow kernel; ``caveats`` are conditions of a
-    table that could not be checked.
+    ``warnings`` are speed cliffs, nodes that run where they should by a slow kernel; ``products`` are integer products
+    whose sums saturate on some of the target's processors; ``caveats`` are conditions of a table that could not be
+    checked.
     """
 
     model: str
@@ -61,6 +62,7 @@ class Report:
     partitions: int
     warnings: tuple[str, ...] = ()
     caveats: tuple[str, ...] = ()
+    products: tuple[str, ...] = ()
 
     @property
     def full(self) -> bool:
@@ -132,6 +134,10 @@ def _notes(report: Report) -> Iterator[str]:
         yield ""
         yield "slow kernels"
         yield from (f"  {warning}" for warning in report.warnings)
+    if report.products:
+        yield ""
+        yield "integer products"
+        yield from (f"  {product}" for product in report.products)
     if report.caveats:
         yield ""
         yield "conditions that are not checked"

@@ -1,7 +1,6 @@
 """Slow kernels: warnings follow the measured table, and say what was not measured."""
 
 import legality_models as models
-import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto
@@ -116,13 +115,6 @@ def test_float16_of_products_has_kernels_on_some_arm_cpus() -> None:
     assert "no such kernel on CPUs without half-precision arithmetic" in warning
     (warning,) = warnings_of(model)
     assert "no such kernel, so" in warning
-
-
-def test_uint8_by_int8_is_named_on_x86_alone() -> None:
-    mixed = models.quantized_convolution(np.uint8)
-    assert any("saturate at 16 bits" in warning for warning in warnings_of(mixed))
-    assert warnings_of(mixed, "arm64-cpu") == []
-    assert warnings_of(models.quantized_convolution(np.int8)) == []
 
 
 def test_accelerators_have_no_cliffs_of_the_cpus() -> None:
