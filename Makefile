@@ -4,13 +4,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO := build/demo
 
-.PHONY: help install demo test lint fuzz bench clean
+.PHONY: help install demo test test-haswell lint fuzz bench clean
 
 help:
 	@echo "make install   .venv/bin/edgepress"
 	@echo "make demo      quantize, export, verify, run and measure the built-in model"
 	@echo "make test      lint, type check and tests"
 	@echo "make fuzz      hostile bundles, checkpoints, recipes and texts for ten minutes (SECONDS=600)"
+	@echo "make test-haswell   tests of arithmetic on an emulated x86-64 processor with AVX2 and no VNNI"
 	@echo "make bench     measure against onnxruntime-genai and llama.cpp, print the README's tables (long; needs a C++ compiler)"
 
 $(VENV)/.export: pyproject.toml
@@ -45,6 +46,14 @@ test: lint
 
 fuzz: $(VENV)/.dev
 	$(BIN)/python -m tests.fuzz --seconds $(or $(SECONDS),600) --seed $(or $(SEED),1000000)
+
+ARITHMETIC := tests/test_sessions.py tests/exporter/graph/qdq/test_quantize.py tests/exporter/graph/qdq/test_sums.py \
+	tests/exporter/graph/qdq/test_calibrate.py tests/exporter/test_integer.py tests/exporter/test_packing.py \
+	tests/targets/legality/test_saturation.py tests/runtime/test_evaluate.py
+
+test-haswell: $(VENV)/.dev
+	$(BIN)/edgepress emulator setup
+	$(BIN)/edgepress emulator python -- -m pytest $(ARITHMETIC)
 
 bench: $(VENV)/.bench
 	$(BIN)/python benchmarks/export_cost.py

@@ -7,7 +7,7 @@ step. Nothing is averaged here: :func:`format_measurement` does that for the eye
 
 import platform
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -24,9 +24,11 @@ from edgepress.runtime.energy import Meter, Unavailable, open_meter
 from edgepress.runtime.host import Host, read_host
 from edgepress.runtime.memory import Memory, read_memory
 from edgepress.runtime.model import Model, load
-from edgepress.runtime.session import PREFILL_CHUNK
+from edgepress.runtime.placement import find_places
+from edgepress.runtime.saturation import saturation_warnings
+from edgepress.runtime.session import PREFILL_CHUNK, RanOn
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _SEED = 0  # of the prompts' random tokens: speed does not depend on them, results must be repeatable
 
 
@@ -105,7 +107,8 @@ class Measurement:
 
     ``prepared_from`` is the prepared form that the weights came from; without one it is None, and
     ``not_prepared_because`` has the reason unless nobody asked for it. The time to make one, when there was none yet,
-    is in ``load_seconds``.
+    is in ``load_seconds``. ``ran_on`` says what computed: the CPU, an accelerator or its simulation. ``warnings`` are
+    what a session that is not edgepress's would do otherwise on this processor.
     """
 
     schema_version: int
@@ -113,6 +116,7 @@ class Measurement:
     bundle_hash: str | None
     started: str
     host: Host
+    ran_on: RanOn
     versions: dict[str, str]
     settings: Settings
     load_seconds: float
@@ -122,6 +126,7 @@ class Measurement:
     decode: DecodeSamples
     memory: MemorySamples
     energy: EnergySamples
+    warnings: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """The same as plain JSON values."""
@@ -139,6 +144,8 @@ def bench(
     context: int | None = None,
     prefill_chunk: int = PREFILL_CHUNK,
     prepared: bool = True,
+    on: str | None = None,
+    soc: str | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Measurement:
     """Measure a bundle in this process. Memory is the process's, so a fresh process gives the clean figure.
@@ -153,6 +160,8 @@ def bench(
         context: see :func:`load`.
         prefill_chunk: see :func:`load`.
         prepared: see :func:`load`.
+        on: see :func:`load`; an accelerator's graphs hold the context and the chunk that they were made for.
+        soc: see :func:`load`.
         progress: called with the number of turns done since the last call; there are :func:`bench_turns`.
 
     Raises:
@@ -164,8 +173,8 @@ def bench(
     config = read_config(Path(bundle))
     settings = Settings(
         threads=usable_cores() if threads is None else threads,
-        context=context or config.context_length,
-        prompt_lengths=tuple(prompt_lengths or default_prompt_lengths(config.bundle, decode_tokens, context)),
+        context=_longest_context(config.bundle, on, soc) if context is None else context,
+        prompt_lengths=tuple(prompt_lengths or default_prompt_lengths(config.bundle, decode_tokens, context, on, soc)),
         decode_tokens=decode_tokens,
         repetitions=repetitions,
         warmup=warmup,
@@ -174,9 +183,16 @@ def bench(
     )
     start = perf_counter()
     model = load(
-        bundle, threads=settings.threads, context=settings.context, prefill_chunk=prefill_chunk, prepared=prepared
+        bundle,
+        threads=settings.threads,
+        context=settings.context,
+        prefill_chunk=prefill_chunk,
+        prepared=prepared,
+        on=on,
+        soc=soc,
     )
     load_seconds = perf_counter() - start
+    settings = replace(settings, prefill_chunk=model.session.prefill_chunk)
     after_load = read_memory()
     prepared_form = model.session.prepared
     done = progress or (lambda _turns: None)
@@ -189,6 +205,7 @@ def bench(
         bundle_hash=_bundle_hash(config.bundle),
         started=started,
         host=read_host(),
+        ran_on=model.session.ran_on,
         versions=_versions(),
         settings=settings,
         load_seconds=load_seconds,
@@ -198,6 +215,7 @@ def bench(
         decode=decode,
         memory=MemorySamples(before, after_load, after_prefill, read_memory()),
         energy=energy,
+        warnings=saturation_warnings(config.bundle),
     )
 
 
@@ -206,10 +224,22 @@ def bench_turns(prompt_lengths: Sequence[int], repetitions: int, warmup: int) ->
     return (len(prompt_lengths) + 1) * (repetitions + warmup)
 
 
-def default_prompt_lengths(bundle: str | Path, decode_tokens: int, context: int | None = None) -> tuple[int, ...]:
-    """64 and 256 tokens, as far as they fit with the tokens to decode."""
-    room = (context or read_config(Path(bundle)).context_length) - decode_tokens
+def default_prompt_lengths(
+    bundle: str | Path,
+    decode_tokens: int,
+    context: int | None = None,
+    on: str | None = None,
+    soc: str | None = None,
+) -> tuple[int, ...]:
+    """64 and 256 tokens, as far as they fit with the tokens to decode where the bundle runs."""
+    room = (_longest_context(Path(bundle), on, soc) if context is None else context) - decode_tokens
     return tuple(length for length in (64, 256) if length <= room) or (max(1, room),)
+
+
+def _longest_context(bundle: Path, on: str | None, soc: str | None) -> int:
+    """What the graphs hold that will run: an accelerator's often less than the CPU's."""
+    places = find_places(bundle, on, soc)
+    return places[0].context if places else read_config(bundle).context_length
 
 
 def _prompt(model: Model, length: int) -> list[int]:
@@ -296,6 +326,7 @@ def format_measurement(measurement: Measurement) -> str:
     settings, decode, memory = measurement.settings, measurement.decode, measurement.memory
     lines = [
         f"{measurement.bundle} on {measurement.host.cpu}, {_counted(settings.threads, 'thread')}",
+        f"  ran on         {_ran_on(measurement.ran_on)}",
         f"  load           {measurement.load_seconds:.3f} s, {_origin(measurement)}",
     ]
     for prefill in measurement.prefill:
@@ -315,8 +346,13 @@ def format_measurement(measurement: Measurement) -> str:
         f"  memory steady  {_megabytes(memory.after_decode.rss)} resident, {_megabytes(memory.after_decode.pss)} "
         f"proportional (PSS), {_megabytes(memory.after_decode.anonymous)} anonymous",
         f"  energy         {_energy(measurement.energy, settings)}",
+        *(f"  warning        {warning}" for warning in measurement.warnings),
     ]
     return "\n".join(lines)
+
+
+def _ran_on(ran_on: RanOn) -> str:
+    return f"{ran_on}: times are this machine's, not the chip's" if ran_on.simulated else str(ran_on)
 
 
 def _origin(measurement: Measurement) -> str:

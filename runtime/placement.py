@@ -12,6 +12,7 @@ from typing import Any, cast
 
 from edgepress.errors import InputError
 from edgepress.manifest import MANIFEST_NAME, read_manifest
+from edgepress.runtime.session import RanOn
 from edgepress.runtime.static import StaticSession
 from edgepress.targets import Soc, Target, find_target
 from edgepress.targets.providers import find_provider
@@ -24,17 +25,25 @@ _log = logging.getLogger("edgepress.runtime")
 
 @dataclass(frozen=True)
 class Place:
-    """An accelerator and the folder of the graphs that run there; ``soc`` None compiles for the chip that is found."""
+    """An accelerator and the folder of the graphs that run there; ``soc`` None compiles for the chip that is found.
+
+    ``context`` is the length that the graphs were made for.
+    """
 
     target: Target
     folder: Path
     soc: Soc | None
     fp16: bool
     simulated: bool
+    context: int
+
+    @property
+    def ran_on(self) -> RanOn:
+        """What a session there says of itself."""
+        return RanOn(self.target.provider, self.target.name, self.soc.name if self.soc else None, self.simulated)
 
     def __str__(self) -> str:
-        chip = f" {self.soc.name}" if self.soc else ""
-        return f"{self.target.name}{chip}{', simulated' if self.simulated else ''}"
+        return str(self.ran_on)
 
     def open(self) -> StaticSession:
         """Open both graphs; InputError when the provider does not take one."""
@@ -42,7 +51,7 @@ class Place:
         prefill, decode = (
             provider.open_session(self.folder / name, self.soc, fp16=self.fp16) for name in (PREFILL_FILE, DECODE_FILE)
         )
-        return StaticSession(prefill, decode)
+        return StaticSession(prefill, decode, self.ran_on)
 
 
 def open_accelerator(bundle: Path, on: str | None = None, soc: str | None = None) -> StaticSession | None:
@@ -58,23 +67,29 @@ def open_accelerator(bundle: Path, on: str | None = None, soc: str | None = None
         InputError: the bundle was not made for ``on`` or ``soc``, or what was asked for by name does not open.
 
     """
-    if on == CPU or (on is None and not any(path.is_dir() for path in bundle.iterdir())):
-        if soc is not None:
-            raise InputError(f"a chip, {soc}, is named, but the CPU runs the bundle; name its target too")
-        return None
-    graphs = _graphs(bundle)
-    if on is not None:
-        place = _asked(bundle, graphs, on, soc)
-        _log.info("running on %s", place)
-        return place.open()
-    if soc is not None:
-        raise InputError(f"a chip, {soc}, is named, but no target; name one of {', '.join(graphs) or CPU}")
-    for place in filter(None, (_found(bundle, name, described) for name, described in graphs.items())):
+    for place in find_places(bundle, on, soc):
+        if on is not None:
+            _log.info("running on %s", place)
+            return place.open()
         try:
             return place.open()
         except InputError as error:
             _log.warning("the CPU runs this bundle, because %s does not: %s", place, error)
     return None
+
+
+def find_places(bundle: Path, on: str | None = None, soc: str | None = None) -> list[Place]:
+    """Where :func:`open_accelerator` would open a bundle, in the order in which it tries; empty for the CPU."""
+    if on == CPU or (on is None and not any(path.is_dir() for path in bundle.iterdir())):
+        if soc is not None:
+            raise InputError(f"a chip, {soc}, is named, but the CPU runs the bundle; name its target too")
+        return []
+    graphs = _graphs(bundle)
+    if on is not None:
+        return [_asked(bundle, graphs, on, soc)]
+    if soc is not None:
+        raise InputError(f"a chip, {soc}, is named, but no target; name one of {', '.join(graphs) or CPU}")
+    return list(filter(None, (_found(bundle, name, described) for name, described in graphs.items())))
 
 
 def _graphs(bundle: Path) -> dict[str, dict[str, Any]]:
@@ -121,4 +136,5 @@ def _place(bundle: Path, target: Target, described: dict[str, Any], soc: Soc | N
     folder = bundle / target.name
     if soc is not None and soc.name in described["socs"]:
         folder /= soc.name
-    return Place(target, folder, soc, fp16=described["widths"] == "fp16", simulated=simulated)
+    fp16, context = described["widths"] == "fp16", int(described["context_length"])
+    return Place(target, folder, soc, fp16=fp16, simulated=simulated, context=context)

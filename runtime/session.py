@@ -41,6 +41,23 @@ _TRIM_FROM = 64  # tokens of a prompt that is worth the millisecond of giving me
 _NAMED, _SHOWN = 6, 200  # inputs in a message, and characters of each
 
 
+@dataclass(frozen=True)
+class RanOn:
+    """What computes a session: an execution provider, and for an accelerator the target and chip that it is."""
+
+    provider: str
+    target: str
+    soc: str | None = None
+    simulated: bool = False
+
+    def __str__(self) -> str:
+        chip = f" {self.soc}" if self.soc else ""
+        return f"{self.target}{chip}{', simulated' if self.simulated else ''} ({self.provider})"
+
+
+ON_CPU = RanOn("CPUExecutionProvider", "cpu")
+
+
 def session_options(threads: int) -> "SessionOptions":
     """Options that every session of the runtime has in common; InputError when ``threads`` is less than 1."""
     if threads < 1:
@@ -72,6 +89,7 @@ class DecoderSession:
         scoring: bool = False,
     ) -> None:
         self.config = config
+        self.ran_on = ON_CPU
         self.context = context
         self.prefill_chunk = prefill_chunk
         self.position = 0

@@ -17,7 +17,7 @@ import numpy as np
 
 from edgepress.errors import InputError
 from edgepress.runtime.prepared import Prepared
-from edgepress.runtime.session import Floats, Longrope, Tokens, check_room, to_value, untouched_memory
+from edgepress.runtime.session import ON_CPU, Floats, Longrope, RanOn, Tokens, check_room, to_value, untouched_memory
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession, OrtValue
@@ -30,10 +30,11 @@ class StaticSession:
     """A decoder and its cache, from two static graphs. Arrays returned are views that the next call overwrites.
 
     ``position`` counts the tokens in the cache; ``run_seconds`` adds up the time spent inside onnxruntime. ``context``
-    is what the graphs were made for: one token more than the cache has slots.
+    is what the graphs were made for: one token more than the cache has slots. ``ran_on`` says what computes them.
     """
 
-    def __init__(self, prefill: "InferenceSession", decode: "InferenceSession") -> None:
+    def __init__(self, prefill: "InferenceSession", decode: "InferenceSession", ran_on: RanOn = ON_CPU) -> None:
+        self.ran_on = ran_on
         self._facts = _read_facts(prefill)
         if _read_facts(decode) != self._facts:
             raise InputError(f"the prefill and the decode graph were made apart; {_AGAIN}")

@@ -2,7 +2,7 @@
 
 import argparse
 
-from edgepress.commands.run import add_loading_arguments
+from edgepress.commands.run import add_loading_arguments, add_place_arguments
 
 NAME = "bench"
 HELP = "measure a bundle on this machine: load, prefill, decode, memory, energy"
@@ -11,6 +11,7 @@ HELP = "measure a bundle on this machine: load, prefill, decode, memory, energy"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this verb's arguments."""
     add_loading_arguments(parser)
+    add_place_arguments(parser)
     parser.add_argument(
         "--prompt-lengths", type=int, nargs="+", metavar="N", help="tokens to prefill (default: 64 256, if they fit)"
     )
@@ -35,8 +36,9 @@ def run(arguments: argparse.Namespace) -> int:
     )
     from edgepress.runtime.session import PREFILL_CHUNK
 
-    prepare_first(arguments.bundle, not arguments.no_prepare)
-    lengths = arguments.prompt_lengths or default_prompt_lengths(arguments.bundle, arguments.decode_tokens)
+    place = {"on": arguments.on, "soc": arguments.soc}
+    prepare_first(arguments.bundle, not arguments.no_prepare and arguments.on in (None, "cpu"))
+    lengths = arguments.prompt_lengths or default_prompt_lengths(arguments.bundle, arguments.decode_tokens, **place)
     with progress(bench_turns(lengths, arguments.repetitions, arguments.warmup), "measuring", " turns") as advance:
         measurement = bench(
             arguments.bundle,
@@ -48,6 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
             prefill_chunk=PREFILL_CHUNK if arguments.prefill_chunk is None else arguments.prefill_chunk,
             prepared=not arguments.no_prepare,
             progress=advance,
+            **place,
         )
     print(json.dumps(measurement.to_json(), indent=2) if arguments.json else format_measurement(measurement))
     return 0
