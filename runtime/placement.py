@@ -43,7 +43,7 @@ class Place:
         return RanOn(self.target.provider, self.target.name, self.soc.name if self.soc else None, self.simulated)
 
     def __str__(self) -> str:
-        return str(self.ran_on)
+        return self.ran_on.name
 
     def open(self) -> StaticSession:
         """Open both graphs; InputError when the provider does not take one."""

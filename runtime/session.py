@@ -50,9 +50,14 @@ class RanOn:
     soc: str | None = None
     simulated: bool = False
 
-    def __str__(self) -> str:
+    @property
+    def name(self) -> str:
+        """The target, its chip and whether that is simulated."""
         chip = f" {self.soc}" if self.soc else ""
-        return f"{self.target}{chip}{', simulated' if self.simulated else ''} ({self.provider})"
+        return f"{self.target}{chip}{', simulated' if self.simulated else ''}"
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.provider})"
 
 
 ON_CPU = RanOn("CPUExecutionProvider", "cpu")

@@ -1,7 +1,8 @@
 """Models of one integer product each, whose sums of two products do not fit into 16 bits, and what they must compute.
 
 Expected values are sums of Python's own integers. ``saturates`` is what a plain onnxruntime session does with the model
-on x86-64 with AVX2 and no VNNI, and ``repaired`` whether its option for exact products helps.
+on x86-64 with AVX2 and no VNNI, ``repaired`` whether its option for exact products helps, and ``fails`` whether a model
+that is opened with it cannot be run.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -30,6 +31,7 @@ class Case:
     tolerance: float
     saturates: bool = True
     repaired: bool = True
+    fails: bool = False
 
 
 def large(kind: type[np.generic], shape: tuple[int, ...], seed: int) -> np.ndarray:
@@ -135,9 +137,19 @@ def conv_integer() -> Case:
 
 
 def qdq(
-    op: str, kind: type[np.generic], weight: np.ndarray, *, readers: int = 1, groups: int = 1, saturates: bool = True
+    op: str,
+    kind: type[np.generic],
+    weight: np.ndarray,
+    *,
+    readers: int = 1,
+    groups: int = 1,
+    saturates: bool = True,
+    zero_points: bool = True,
 ) -> Case:
-    """x ─► Q ─► DQ ─► MatMul, Gemm or Conv ─► Q ─► DQ, the weight from int8; ``readers`` such side by side, added."""
+    """x ─► Q ─► DQ ─► MatMul, Gemm or Conv ─► Q ─► DQ, the weight from int8; ``readers`` such side by side, added.
+
+    Without ``zero_points`` the weight has none, and a scale for each output channel.
+    """
     shape = (1, weight.shape[1] * groups, 2, 2) if op == "Conv" else (ROWS, DEPTH)
     x = large(kind, shape, 13)
     if op == "MatMul":
@@ -154,6 +166,9 @@ def qdq(
         ("DequantizeLinear", ["xq", "s", "xz"], "xf", {}),
         ("DequantizeLinear", ["w", "s", "wz"], "wf", {}),
     ]
+    if not zero_points:
+        nodes[-1] = ("DequantizeLinear", ["w", "ws"], "wf", {"axis": 0})
+        constants["ws"] = np.full(len(weight), SCALE)
     attributes: dict[str, object] = {"MatMul": {}, "Gemm": {"transB": 1}, "Conv": {"group": groups}}[op]
     for index in range(readers):
         nodes += [
@@ -166,7 +181,8 @@ def qdq(
     feed = {"x": (whole(x) * float(SCALE)).astype(np.float32)}
     expected = readers * (codes - int(zero_of(kind))) * step
     model = model_of(nodes, feed, constants, TensorProto.FLOAT)
-    return Case(model, feed, expected.astype(np.float32), 1.01 * readers * step, saturates)
+    fails = not zero_points and op != "Conv"
+    return Case(model, feed, expected.astype(np.float32), 1.01 * readers * step, saturates, fails=fails)
 
 
 def in_bits(bits: int) -> Case:
@@ -223,6 +239,10 @@ CASES: Mapping[str, Callable[[], Case]] = {
     "MatMul in QDQ, 7-bit weights": lambda: qdq("MatMul", np.uint8, _int8(DEPTH, COLUMNS) // 2, saturates=False),
     "MatMul in QDQ, a shared weight": lambda: qdq("MatMul", np.uint8, _int8(DEPTH, COLUMNS), readers=2),
     "Gemm in QDQ": lambda: qdq("Gemm", np.uint8, _int8(COLUMNS, DEPTH)),
+    "Gemm in QDQ, no zero points": lambda: qdq(
+        "Gemm", np.uint8, _int8(COLUMNS, DEPTH), zero_points=False, saturates=False
+    ),
+    "Conv in QDQ, no zero points": lambda: qdq("Conv", np.uint8, _int8(COLUMNS, DEPTH, 1, 1), zero_points=False),
     "Conv in QDQ": lambda: qdq("Conv", np.uint8, _int8(COLUMNS, DEPTH, 1, 1)),
     "Conv in QDQ of int8": lambda: qdq("Conv", np.int8, _int8(COLUMNS, DEPTH, 1, 1)),
     "Conv in QDQ, groups": lambda: qdq("Conv", np.uint8, _int8(32, 8, 1, 1), groups=4),

@@ -9,6 +9,7 @@ with VNNI too, where it changes no bit and makes products 2.6 times as slow.
 
 import logging
 import platform
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -53,41 +54,49 @@ def open_on_cpu(model: Path | str | bytes, options: "SessionOptions | None" = No
     """Open a model on onnxruntime's CPU provider, with :func:`session_options` where none are given.
 
     onnxruntime 1.31 cannot make some weights uint8: one that two nodes share, one of an operator that takes int8 by
-    int8 (which does not saturate). It then opens no session. Such a model is opened with its QuantizeLinear and
-    DequantizeLinear computed one by one, products in float32 between them, which is exact but for ties of rounding.
+    int8 (which does not saturate). It then opens no session, and :func:`open_unfused` does.
 
     Raises:
         Exception: what onnxruntime raises; its exceptions have no common base.
 
     """
-    import onnxruntime
-
     options = session_options() if options is None else options
-    given = str(model) if isinstance(model, Path) else model
-    providers = ["CPUExecutionProvider"]
     try:
-        return onnxruntime.InferenceSession(given, options, providers=providers)
+        return _open(model, options)
     except Exception:
         if not saturates():
             raise
-        options.add_session_config_entry(EXACT_PRODUCTS, "0")
-        options.add_session_config_entry(UNFUSED, "1")
-        try:
-            session = onnxruntime.InferenceSession(given, options, providers=providers)
-        except Exception:
-            session = None
-        finally:  # the caller may open another model with them
-            options.add_session_config_entry(EXACT_PRODUCTS, "1")
-            options.add_session_config_entry(UNFUSED, "0")
-        if session is None:
-            raise
-        name = "a model" if isinstance(model, bytes) else model
-        _log.warning(
-            "%s: onnxruntime cannot make its int8 weights uint8, so its QDQ products are computed in float32: "
-            "in integers they would saturate on this processor",
-            name,
-        )
-        return session
+        with suppress(Exception):  # the first error tells more
+            return open_unfused(model, options)
+        raise
+
+
+def open_unfused(model: Path | str | bytes, options: "SessionOptions") -> "InferenceSession":
+    """Open a model with its QuantizeLinear and DequantizeLinear computed one by one, products in float32 between them.
+
+    That is exact but for ties of rounding, and what is left where onnxruntime fails with uint8 weights: when it opens
+    a model, or when it runs one whose weights have scales by channel and no zero points. A warning says so.
+    """
+    options.add_session_config_entry(EXACT_PRODUCTS, "0")
+    options.add_session_config_entry(UNFUSED, "1")
+    try:
+        session = _open(model, options)
+    finally:  # the caller may open another model with them
+        options.add_session_config_entry(EXACT_PRODUCTS, str(int(saturates())))
+        options.add_session_config_entry(UNFUSED, "0")
+    _log.warning(
+        "%s: onnxruntime cannot make its int8 weights uint8, so its QDQ products are computed in float32: in integers "
+        "they would saturate on this processor",
+        "a model" if isinstance(model, bytes) else model,
+    )
+    return session
+
+
+def _open(model: Path | str | bytes, options: "SessionOptions") -> "InferenceSession":
+    import onnxruntime
+
+    given = str(model) if isinstance(model, Path) else model
+    return onnxruntime.InferenceSession(given, options, providers=["CPUExecutionProvider"])
 
 
 @cache

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgepress.errors import CheckFailed, InputError
-from edgepress.sessions import open_on_cpu, session_options
+from edgepress.sessions import open_on_cpu, open_unfused, saturates, session_options
 from edgepress.targets.emulator.agreement import Agreement, agreement
 from edgepress.targets.emulator.guest import Answer, Arrays
 from edgepress.targets.emulator.install import Installation, System
@@ -20,7 +20,7 @@ from edgepress.targets.emulator.machine import Call, check_cpu, run, versions_on
 from edgepress.targets.emulator.system import boot
 
 if TYPE_CHECKING:
-    from onnxruntime import InferenceSession
+    from onnxruntime import SessionOptions
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,7 @@ def count_run(arguments: dict[str, Any], arrays: Arrays) -> Answer:
     """Nanoseconds of this machine's clock for the second run of a model."""
     model = arguments["model"]
     try:
-        session = _open(model, threads=1)
+        session = open_on_cpu(model, session_options(1))
         session.run(None, arrays)
         start = perf_counter_ns()
         session.run(None, arrays)
@@ -164,8 +164,17 @@ def count_run(arguments: dict[str, Any], arrays: Arrays) -> Answer:
         raise InputError(f"{model}: {error}") from error
 
 
-def _open(model: str, threads: int) -> "InferenceSession":
-    return open_on_cpu(model, session_options(threads))
+def _run_all(model: str, options: "SessionOptions", batches: Sequence[Arrays]) -> tuple[list[str], list[list[Any]]]:
+    """Names of the outputs, and the outputs of each batch."""
+    session = open_on_cpu(model, options)
+    names = [output.name for output in session.get_outputs()]
+    try:
+        return names, [session.run(names, fed) for fed in batches]
+    except Exception:
+        if not saturates():
+            raise
+        session = open_unfused(model, options)
+        return names, [session.run(names, fed) for fed in batches]
 
 
 def run_model(arguments: dict[str, Any], arrays: Arrays) -> Answer:
@@ -178,13 +187,12 @@ def run_model(arguments: dict[str, Any], arrays: Arrays) -> Answer:
         )
     count = max(rows) if batch is not None else 1
     step = count if batch is None else batch
-    parts: list[list[Any]] = []
+    batches = [
+        arrays if batch is None else {name: array[start : start + batch] for name, array in arrays.items()}
+        for start in range(0, count, step)
+    ]
     try:
-        session = _open(model, arguments["threads"])
-        names = [output.name for output in session.get_outputs()]
-        for start in range(0, count, step):
-            fed = arrays if batch is None else {name: array[start : start + batch] for name, array in arrays.items()}
-            parts.append(session.run(names, fed))
+        names, parts = _run_all(model, session_options(arguments["threads"]), batches)
     except Exception as error:  # onnxruntime's exceptions have no common base class of their own
         raise InputError(f"{model}: {error}") from error
     outputs = {}

@@ -6,6 +6,7 @@ saturate, where onnxruntime's option for exact products helps, and where it keep
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import onnx
@@ -27,12 +28,9 @@ def saturating_products(target: Target, model: onnx.ModelProto, graphs: Sequence
     if not (target.is_cpu and target.name.startswith("x86")):
         return
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
-    found = [pair for graph in graphs for pair in _products_of(graph, tensors)]
-    readers = Counter(weight.name for _, weight in found)
-    groups: dict[tuple[str, str], int] = {}
-    for node, weight in found:
-        key = node.op, _remedy(node, weight, shared=readers[weight.name] > 1)
-        groups[key] = groups.get(key, 0) + 1
+    found = [product for graph in graphs for product in _products_of(graph, tensors)]
+    fails = _why_the_option_fails(found, graphs)
+    groups = Counter((product.node.op, _remedy(product, fails)) for product in found)
     here = f"this processor ({cpu_name()}) is {'one' if saturates() else 'none of them'}"
     for (op, remedy), count in groups.items():
         yield (
@@ -41,8 +39,17 @@ def saturating_products(target: Target, model: onnx.ModelProto, graphs: Sequence
         )
 
 
-def _products_of(graph: Graph, tensors: Mapping[str, onnx.TensorProto]) -> Iterator[tuple[Node, Value]]:
-    """Nodes that multiply uint8 by int8 in integers, each with its weight."""
+@dataclass(frozen=True)
+class _Product:
+    """A node that multiplies uint8 by int8, its weight as it is stored, and the DequantizeLinear between them."""
+
+    node: Node
+    weight: Value
+    maker: Node | None
+
+
+def _products_of(graph: Graph, tensors: Mapping[str, onnx.TensorProto]) -> Iterator[_Product]:
+    """Nodes that multiply uint8 by int8 in integers."""
     makers = {value.name: node for node in graph.nodes for value in node.outputs if value}
     for node in graph.nodes:
         if node.op not in WEIGHT_INPUTS:
@@ -50,10 +57,10 @@ def _products_of(graph: Graph, tensors: Mapping[str, onnx.TensorProto]) -> Itera
         x, weight = node.input(0), _unmoved(node.input(WEIGHT_INPUTS[node.op]), makers)
         if x is None or weight is None or not _mixes_signs(node, x, weight):
             continue
-        if weight.dequantized and (maker := makers.get(weight.name)):
-            weight = maker.input(0) or weight
-        if not (_is_depthwise(node, weight) or _is_small(weight, tensors)):
-            yield node, weight
+        maker = makers.get(weight.name) if weight.dequantized else None
+        weight = (maker.input(0) if maker else None) or weight
+        if not (_is_depthwise(node, weight) or _is_small(weight, tensors) or _is_left_in_float(node, maker)):
+            yield _Product(node, weight, maker)
 
 
 def _unmoved(value: Value | None, makers: Mapping[str, Node]) -> Value | None:
@@ -98,17 +105,42 @@ def _is_small(weight: Value, tensors: Mapping[str, onnx.TensorProto]) -> bool:
     return codes.size == 0 or int(np.abs(codes.astype(np.int16)).max()) <= _SAFE
 
 
-def _remedy(node: Node, weight: Value, *, shared: bool) -> str:
-    in_qdq = node.op in _IN_QDQ
+def _why_the_option_fails(found: Sequence[_Product], graphs: Sequence[Graph]) -> str:
+    """Why no session with the option computes the model, whichever of its nodes is to blame; ``""`` when one does."""
+    if max(Counter(product.weight.name for product in found if product.maker).values(), default=0) > 1:
+        return "nodes share a weight"
+    for graph in graphs:
+        makers = {value.name: node for node in graph.nodes for value in node.outputs if value}
+        for node in graph.nodes:
+            weight = node.input(1) if node.op in _IN_QDQ else None
+            if weight is not None and _is_left_in_float(node, makers.get(weight.name)):
+                return f"the weight of a {node.op} has scales by channel and no zero points"
+    return ""
+
+
+def _remedy(product: _Product, fails: str) -> str:
+    node, weight = product.node, product.weight
     if not weight.constant or node.version >= _FIRST_UNKNOWN.get(node.op, node.version + 1):
         why = "its int8 input is computed" if not weight.constant else f"of opset {node.version} it is left as it is"
         return f"{EXACT_PRODUCTS}=1 does not help, as {why}; store that input as uint8, with its zero point 128 higher"
-    if shared and in_qdq:
+    if fails:
         return (
-            f"onnxruntime cannot open it with {EXACT_PRODUCTS}=1, as nodes share a weight; use {UNFUSED}=1, which "
-            "computes it in float32, as edgepress does"
+            f"onnxruntime fails with {EXACT_PRODUCTS}=1, as {fails}; use {UNFUSED}=1, which computes products between "
+            "roundings in float32, as edgepress does"
         )
     if node.op == "DynamicQuantizeLSTM":
-        return f"onnxruntime cannot open it with {EXACT_PRODUCTS}=1; store weights as uint8 or in 7 bits"
+        return f"onnxruntime fails with {EXACT_PRODUCTS}=1; store weights as uint8 or in 7 bits"
     external = "" if weight.data is not None or not weight.external else ", unless they are already"
     return REMEDY + external
+
+
+def _is_left_in_float(node: Node, maker: Node | None) -> bool:
+    """Whether onnxruntime multiplies in float32: a weight of MatMul or Gemm by channel, without zero points.
+
+    Its option for exact products then gives such a weight one zero point for all channels, and running it fails.
+    """
+    if maker is None or maker.op != "DequantizeLinear" or node.op not in ("MatMul", "Gemm"):
+        return False
+    codes, scale = maker.input(0), maker.input(1)
+    by_channel = scale is not None and scale.shape not in ((), (1,))
+    return by_channel and maker.input(2) is None and codes is not None and codes.type == "tensor(int8)"

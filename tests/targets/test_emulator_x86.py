@@ -48,17 +48,9 @@ def test_a_processor_without_avx2_has_another_kernel_that_is_exact(emulator: Ins
 @on_x86
 def test_the_tests_of_arithmetic_pass_there(emulator: Installation) -> None:
     """Every operator's product, plain and by our sessions; decoders in QDQ against their float models."""
+    picked = "products or saturates or option or decoder"
     chosen = ["tests/test_sessions.py", f"{QUANTIZE}::test_a_decoder_stays_near_its_float_model"]
-    words = [
-        "-m",
-        "pytest",
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        "-k",
-        "products or saturates or option or decoder",
-        *chosen,
-    ]
+    words = ["-m", "pytest", "-o", "addopts=--import-mode=importlib", "-p", "no:cacheprovider", "-k", picked, *chosen]
     command = [*machine.x86_python(emulator, WITHOUT_VNNI), *words]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     counts = re.search(r"(\d+) passed, (\d+) skipped", done.stdout)
