@@ -78,6 +78,7 @@ def blame(
     bundle: str | Path,
     model: str | Path,
     *,
+    revision: str | None = None,
     text: Sequence[str | Path] = (),
     group: str | None = None,
     tokens: int = 2048,
@@ -86,7 +87,8 @@ def blame(
 ) -> Blame:
     """Put back each group of ``bundle`` in full precision, and say what that saves.
 
-    ``model`` is the checkpoint that the bundle was made from; ``text`` what it reads, its own generations when empty.
+    ``model`` is the checkpoint that the bundle was made from, and ``revision`` which of it, if it is on the hub;
+    ``text`` is what it reads, its own generations when empty.
     ``group`` is "tensor", each projection by itself, or "layer"; None is "tensor" where that is possible.
 
     Raises:
@@ -98,7 +100,7 @@ def blame(
         if number is not None and number < least:
             raise InputError(f"{name} is {number}; it must be at least {least}")
     path = Path(bundle)
-    prepared = _open(path, Checkpoint.open(resolve_model(str(model))), text, tokens)
+    prepared = _open(path, Checkpoint.open(resolve_model(str(model), revision)), text, tokens)
     kept_out = _needing_inputs(prepared.recipe)
     if group == "tensor" and kept_out:
         raise InputError(

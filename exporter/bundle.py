@@ -121,6 +121,7 @@ def write_manifest(
     parity: dict[str, object] | None,
     sparsity: dict[str, object] | None,
     notes: tuple[str, ...],
+    origin: dict[str, object] | None,
 ) -> Manifest:
     """Hash what is on disk, as read back from there; write ``manifest.json`` and return it as read back too."""
     files = describe_files(bundle)
@@ -150,6 +151,7 @@ def write_manifest(
         sparsity=sparsity,
         long_from=decoder.long_from,
         notes=notes,
+        origin=origin,
     )
     return _write_manifest(bundle, manifest)
 

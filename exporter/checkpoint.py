@@ -12,26 +12,31 @@ from numpy.typing import NDArray
 
 from edgepress.errors import InputError
 from edgepress.exporter.decoder import Part, Weight
+from edgepress.exporter.hub import resolve_model
 from edgepress.exporter.kinds import (
-    refuse_file,
     refuse_folder,
     refuse_other_kinds,
     refuse_quantized_tensors,
     refuse_without_weights,
 )
+from edgepress.exporter.layout import INDEX, SINGLE
 from edgepress.exporter.stored import READABLE, StoredTensor, read_header
 from edgepress.files import sha256_file
 from edgepress.hub_layout import resolve_inside
 from edgepress.schema import read_object
 
-__all__ = ["READABLE", "Checkpoint", "StoredTensor", "check_tensors", "read_weight", "resolve_model", "same_tensor"]
+__all__ = [
+    "INDEX",
+    "READABLE",
+    "SINGLE",
+    "Checkpoint",
+    "StoredTensor",
+    "check_tensors",
+    "read_weight",
+    "resolve_model",
+    "same_tensor",
+]
 
-SINGLE = "model.safetensors"
-INDEX = "model.safetensors.index.json"
-# What a hub download may bring: weights as safetensors, configs and tokenizer files. Never pickles, never code.
-HUB_PATTERNS = ("*.safetensors", "*.json", "tokenizer.model", "*.jinja", "*.txt")
-
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 _PIECE = 1 << 18  # elements of a stored tensor read at a time when only some of its columns are wanted, or NaN counted
 _COMPARED_PIECE = 1 << 20  # bytes
 _AGAIN = "download or convert the checkpoint again"
@@ -262,50 +267,3 @@ def same_tensor(checkpoint: Checkpoint, first: str, second: str) -> bool:
         if not np.array_equal(a.read(start, count), b.read(start, count)):
             return False
     return True
-
-
-def resolve_model(model: str) -> Path:
-    """Directory of ``demo``, of an existing path, or of a hub id ``org/name``, downloaded when it is not cached.
-
-    Raises:
-        InputError: none of the three, or the hub cannot be reached, does not know it or does not let us have it.
-
-    """
-    if model == "demo":
-        from edgepress.exporter.demo import DEMO_DIRECTORY
-
-        return DEMO_DIRECTORY
-    path = Path(model)
-    if model and path.is_dir():
-        return path
-    if model and path.exists():
-        raise refuse_file(path)
-    if not _HUB_ID.fullmatch(model):
-        raise InputError(f"no such directory: {model!r}; name a directory, a hub id (org/name), or 'demo'")
-    return _download(model)
-
-
-def _download(model: str) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HfHubHTTPError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-    )
-
-    try:
-        return Path(snapshot_download(model, allow_patterns=list(HUB_PATTERNS)))
-    except GatedRepoError as error:
-        raise InputError(f"{model} is gated: accept its terms on huggingface.co and log in (hf auth login)") from error
-    except (RepositoryNotFoundError, HFValidationError) as error:
-        raise InputError(
-            f"no directory {model} here and no such public model on the hub; check the name, or log in (hf auth login)"
-        ) from error
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-        # huggingface_hub wraps what went wrong on the way in LocalEntryNotFoundError; connection errors are OSErrors.
-        raise InputError(
-            f"no directory {model} here, and it could not be downloaded from the hub ({type(error).__name__}); "
-            "connect to a network, or pass a directory that holds the checkpoint"
-        ) from error

@@ -51,6 +51,7 @@ def export(
     socs: Sequence[str] = (),
     context_length: int | None = None,
     calibration: Sequence[str | Path] = (),
+    revision: str | None = None,
     check: bool = False,
     force: bool = False,
     threads: int | None = None,
@@ -67,6 +68,7 @@ def export(
         context_length: positions that the bundle can hold; the model's own maximum when None.
         calibration: files of text for a calibrated recipe; those that the recipe names when empty, and the model's own
             generations when it names none either.
+        revision: branch, tag or commit of a model on the hub; its main branch when None.
         check: compare the bundle with the reference model and keep the result in the manifest.
         force: replace ``out`` when it is a bundle with nothing else in it, or an empty directory.
         threads: threads that quantize; all cores when None. The bytes do not depend on it, but in calibrated recipes
@@ -93,6 +95,7 @@ def export(
             socs=socs,
             context_length=context_length,
             calibration=calibration,
+            revision=revision,
             scratch=scratch,
             pruning=pruning,
             threads=threads,
@@ -147,6 +150,7 @@ def write_bundle(
             parity=parity,
             sparsity=sparsity,
             notes=prepared.notes,
+            origin=None if prepared.origin is None else prepared.origin.to_json(),
         )
         if prepared.pruned is not None:
             manifest = bundle.add_steps(work, manifest, describe_steps(work, prepared, threads, progress))

@@ -38,7 +38,6 @@ _REMEDIES = {  # of the kinds that have one of their own: what it is, and what t
     file_kinds.PICKLE: _PICKLED,
     file_kinds.ARCHIVE: _ARCHIVED,
 }
-_FLAX = "weights of Flax"
 _PICKLE_NAMES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 _ADAPTERS = re.compile(r"adapter_config\.json|adapter_model\.(safetensors|bin)|adapters?\.(safetensors|npz)")
@@ -46,6 +45,17 @@ _POOLING = ("modules.json", "config_sentence_transformers.json", "sentence_bert_
 _QUANTIZED_NAMES = re.compile(
     r".*\.(qweight|qzeros|g_idx|weight_packed|weight_scale(_inv)?|absmax|quant_map|SCB|biases)|.*_(blocks|scales)"
 )
+
+# Files that say what a folder without config.json is; small ones.
+FOLDER_MARKS = ("adapter_config.json", "model_index.json", "params.json", *_POOLING[:3])
+_SUFFIXES = {  # what files are by their names, where these say more than the first bytes, or are all that is known
+    **dict.fromkeys(_PICKLE_NAMES, file_kinds.PICKLE),
+    ".onnx": file_kinds.ONNX,
+    ".msgpack": "weights of Flax",
+    ".gguf": file_kinds.GGUF,
+    ".h5": file_kinds.HDF5,
+    ".tflite": file_kinds.TFLITE,
+}
 
 _TAKES_GENERATORS = (
     "edgepress exports text generators (…ForCausalLM); any model that is ONNX already can be given to `edgepress check`"
@@ -154,6 +164,18 @@ def refuse_without_weights(directory: Path, wanted: str) -> InputError:
     others = sorted(name for name in names if name.endswith(".safetensors"))
     known = f" (it has {', '.join(others[:3])})" if others else ""
     return InputError(f"{directory} has no {wanted}{known}; name a checkpoint in Hugging Face form")
+
+
+def refuse_names(model: str, names: Collection[str], wanted: str) -> InputError:
+    """The error for a repository that has no file ``wanted``, by the names of those that it has."""
+    for name in sorted(names, key=_model_first):
+        kind = _SUFFIXES.get(Path(name).suffix.lower())
+        if kind is not None:
+            what, remedy = _REMEDIES.get(kind, (kind, _OTHER_FORMAT))
+            return InputError(f"{model} has no {wanted}, only {name}: {what}; {remedy}")
+    inside = next((name for name in sorted(names) if name.endswith(f"/{wanted}")), "")
+    at = f" (but {inside}: download that folder, and name it)" if inside else ""
+    return InputError(f"{model} has no {wanted}{at}; name a checkpoint in Hugging Face form")
 
 
 def refuse_other_kinds(directory: Path, config: Mapping[str, object], names: Collection[str] | None = None) -> None:
@@ -303,11 +325,16 @@ def _merging(base: str, adapter: Path) -> str:
 
 def _only_kind(directory: Path, names: Collection[str]) -> str | None:
     """The first file of a kind that is no checkpoint: its name, what it is and what to do."""
-    for name in sorted(names):
+    for name in sorted(names, key=_model_first):
         path = directory / name
         if path.is_file() and (found := _file_kind(path)) is not None and found is not _ARCHIVED:
             return f"{name}: {found[0]}; {found[1]}"
     return None
+
+
+def _model_first(name: str) -> tuple[bool, str]:
+    """Order in which files are named: the model before what a training leaves beside it."""
+    return not Path(name).stem.startswith("pytorch_model"), name
 
 
 def _file_kind(path: Path) -> tuple[str, str] | None:
@@ -321,8 +348,7 @@ def _file_kind(path: Path) -> tuple[str, str] | None:
     if kind == file_kinds.ZIP:
         kind = file_kinds.PICKLE if _holds_pickle(path) else file_kinds.ARCHIVE
     elif kind in {None, file_kinds.ONNX}:  # a few bytes say little, or nothing: names say more
-        by_name = {**dict.fromkeys(_PICKLE_NAMES, file_kinds.PICKLE), ".onnx": file_kinds.ONNX, ".msgpack": _FLAX}
-        kind = by_name.get(suffix, kind)
+        kind = _SUFFIXES.get(suffix, kind)
     if kind is None or kind == file_kinds.SAFETENSORS:
         return None
     return _REMEDIES.get(kind, (kind, _OTHER_FORMAT))

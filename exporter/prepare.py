@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 
 from edgepress.errors import InputError
 from edgepress.exporter import bundle
-from edgepress.exporter.checkpoint import Checkpoint, read_weight, resolve_model
+from edgepress.exporter.checkpoint import Checkpoint, read_weight
 from edgepress.exporter.compress import Method, Pruning, Recovery, Transform, load_method, method_options
 from edgepress.exporter.decoder import Decoder
 from edgepress.exporter.forms import find_form
+from edgepress.exporter.hub import Origin, find_model
 from edgepress.exporter.plan import Plan, make_plan
 from edgepress.exporter.reading import first_token, notes, read_decoder
 from edgepress.exporter.recipe import Recipe, read_recipe
@@ -50,6 +51,7 @@ class Prepared:
     left_out: Mapping[str, str] = field(default_factory=dict)  # recoveries of the recipe that decline, and why
     socs: tuple[Soc, ...] = ()  # chips that the targets which have some are compiled for
     why_recipe: str = ""  # why it is this recipe, when none was named
+    origin: Origin | None = None  # the repository of the hub that the model came from
     pruned: Pruned | None = None  # what the recipe's steps made, and the checkpoint that they began with
 
     @property
@@ -76,6 +78,7 @@ def decide(
     socs: Sequence[str] = (),
     context_length: int | None = None,
     calibration: Sequence[str | Path] = (),
+    revision: str | None = None,
     scratch: Path | None = None,
     pruning: Path | None = None,
     threads: int | None = None,
@@ -100,7 +103,8 @@ def decide(
     name, why = choose_recipe(recipe, target)
     chosen_recipe = ask_recipe(name, context_length, calibration)
     check_options(chosen_recipe)
-    checkpoint, pruned = Checkpoint.open(resolve_model(str(model))), None
+    directory, origin = find_model(str(model), revision)
+    checkpoint, pruned = Checkpoint.open(directory), None
     bundle.check_tokenizer(checkpoint)
     if chosen_recipe.prune:
         check_methods(chosen_recipe)
@@ -123,7 +127,16 @@ def decide(
 
     plan = plan_tensors(checkpoint, decoder, chosen_recipe)
     prepared = Prepared(
-        checkpoint, decoder, chosen_recipe, targets, plan, left_out=left_out, socs=chips, pruned=pruned, why_recipe=why
+        checkpoint,
+        decoder,
+        chosen_recipe,
+        targets,
+        plan,
+        left_out=left_out,
+        socs=chips,
+        origin=origin,
+        pruned=pruned,
+        why_recipe=why,
     )
     if chosen_recipe.budget is not None:
         prepared = spend(prepared, plain, scratch=scratch, threads=threads, progress=progress)

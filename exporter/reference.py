@@ -44,10 +44,17 @@ class Reference:
 
     """
 
-    def __init__(self, model: str | Path, *, weights: Weights | None = None, keep: bool | None = None) -> None:
+    def __init__(
+        self,
+        model: str | Path,
+        *,
+        revision: str | None = None,
+        weights: Weights | None = None,
+        keep: bool | None = None,
+    ) -> None:
         torch, transformers = _libraries()
         self._torch = torch
-        self._checkpoint = Checkpoint.open(resolve_model(str(model)))
+        self._checkpoint = Checkpoint.open(resolve_model(str(model), revision))
         self._weights = weights
         self._products = _products(self._checkpoint)
         self._shapes = {name: tensor.shape for name, tensor in self._checkpoint.tensors.items()}

@@ -26,6 +26,7 @@ def plan_to_json(prepared: Prepared) -> Json:
     plan = prepared.plan
     return {
         "model": str(prepared.checkpoint.directory),
+        "origin": None if prepared.origin is None else prepared.origin.to_json(),
         "model_type": prepared.decoder.model_type,
         "targets": [target.name for target in prepared.targets],
         "recipe": prepared.recipe.to_json(),

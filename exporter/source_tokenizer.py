@@ -20,24 +20,12 @@ from tokenizers import Tokenizer as Library
 
 from edgepress.errors import InputError
 from edgepress.exporter.checkpoint import Checkpoint
+from edgepress.exporter.layout import TOKENIZER_FILES
 from edgepress.pointers import refuse_pointer
 from edgepress.runtime.tokenizer import Tokenizer, library_errors, open_library, read_tokenizer
 from edgepress.runtime.tokenizer_limits import LARGEST, try_tokenizer
 from edgepress.schema import parse_object, read_bytes, read_object
 
-# What tokenizers and chat templates consist of in Hugging Face form; the first one is made when it is not there.
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-    "chat_template.json",
-    "vocab.json",
-    "merges.txt",
-    "tokenizer.model",
-    "generation_config.json",
-)
 _SLOW = ("vocab.json", "tokenizer.model")  # what a tokenizer.json can be made of
 _NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 _EXTRA = "extra_special_tokens"

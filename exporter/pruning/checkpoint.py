@@ -19,8 +19,9 @@ from edgepress.errors import InputError
 from edgepress.exporter.bundle import write_json
 from edgepress.exporter.checkpoint import READABLE, SINGLE, Checkpoint
 from edgepress.exporter.decoder import Decoder
+from edgepress.exporter.layout import TOKENIZER_FILES
 from edgepress.exporter.reading import read_decoder
-from edgepress.exporter.source_tokenizer import TOKENIZER_FILES, tokenizer_files
+from edgepress.exporter.source_tokenizer import tokenizer_files
 from edgepress.exporter.stored import StoredTensor, to_float32
 
 _PIECE = 4 << 20  # bytes of a tensor that are made at a time

@@ -11,6 +11,8 @@ GGUF = "a GGUF file of llama.cpp"
 ONNX = "an ONNX model"
 ORT = "a model in ORT format, onnxruntime's own"
 PICKLE = "a pickle"
+HDF5 = "a Keras or TensorFlow file (HDF5)"
+TFLITE = "a TensorFlow Lite model"
 SAFETENSORS = "a safetensors file"
 ZIP = "a zip archive"
 ARCHIVE = "an archive"
@@ -18,8 +20,8 @@ ARCHIVE = "an archive"
 _MAGIC = (  # where, bytes, what that is
     (0, b"GGUF", GGUF),
     *((0, magic, GGUF) for magic in (b"lmgg", b"fmgg", b"tjgg", b"algg")),  # what llama.cpp wrote before
-    (0, b"\x89HDF\r\n\x1a\n", "a Keras or TensorFlow file (HDF5)"),
-    (4, b"TFL3", "a TensorFlow Lite model"),
+    (0, b"\x89HDF\r\n\x1a\n", HDF5),
+    (4, b"TFL3", TFLITE),
     (4, b"ORTM", ORT),
     (4, b"ET12", "an ExecuTorch program"),
     (8, b'{"', SAFETENSORS),

@@ -43,6 +43,7 @@ class Manifest:
     recipe's budget, and what it came to; ``parity`` is there after ``--check``, and ``sparsity`` where a method made
     zeros: how many, and what the download gains by them.
     ``notes`` say what was passed over in the checkpoint's config, or added to its tokenizer, a sentence each.
+    ``origin`` is the repository on the hub, the revision that was asked for and the commit that it was; null elsewhere.
     ``long_from`` is the total length beyond which a longrope model uses its long frequencies, null for other models.
     """
 
@@ -61,6 +62,7 @@ class Manifest:
     sparsity: Json | None = None
     long_from: int | None = None
     notes: tuple[str, ...] = ()
+    origin: Json | None = None
     schema_version: int = SCHEMA_VERSION
     manifest_sha256: str = ""
 

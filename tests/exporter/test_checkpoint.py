@@ -412,22 +412,7 @@ def test_resolve_file(tmp_path: Path) -> None:
 def _hub(monkeypatch: pytest.MonkeyPatch, download: Callable[..., str]) -> None:
     import huggingface_hub
 
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
-
-
-def test_hub_download_takes_no_code_and_no_pickles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: dict[str, object] = {}
-
-    def download(model: str, **options: object) -> str:
-        asked.update(options, model=model)
-        return str(tmp_path)
-
-    _hub(monkeypatch, download)
-    assert resolve_model("org/some-Model_1.5") == tmp_path
-    assert asked == {
-        "model": "org/some-Model_1.5",
-        "allow_patterns": ["*.safetensors", "*.json", "tokenizer.model", "*.jinja", "*.txt"],
-    }
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from edgepress.commands.export import add_revision_argument
+
 NAME = "blame"
 HELP = "print which tensors of a bundle cost how much quality, found by putting them back in full precision"
 
@@ -11,6 +13,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this verb's arguments."""
     parser.add_argument("bundle", type=Path, help="a bundle directory")
     parser.add_argument("--model", required=True, help="the checkpoint that the bundle was made from (needs torch)")
+    add_revision_argument(parser)
     parser.add_argument(
         "--text",
         action="append",
@@ -40,6 +43,7 @@ def run(arguments: argparse.Namespace) -> int:
     found = blame(
         arguments.bundle,
         arguments.model,
+        revision=arguments.revision,
         text=arguments.text,
         group=arguments.group,
         tokens=arguments.tokens,

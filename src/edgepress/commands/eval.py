@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgepress.commands.export import add_revision_argument
 from edgepress.commands.run import add_loading_arguments, add_place_arguments
 from edgepress.stdio import say
 
@@ -26,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="one document, or .jsonl: a `text` on each line, or .json: a list",
     )
     parser.add_argument("--reference", metavar="MODEL", help="the checkpoint, to compare with (needs torch)")
+    add_revision_argument(parser)
     parser.add_argument("--context", type=int, default=256, metavar="N", help="tokens of each window")
     parser.add_argument("--stride", type=int, default=128, metavar="N", help="new tokens of each window but the first")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
@@ -51,7 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
             documents,
             context=arguments.context,
             stride=arguments.stride,
-            reference=None if arguments.reference is None else _reference(arguments.reference, arguments.bundle),
+            reference=None if arguments.reference is None else _reference(arguments),
             threads=arguments.threads,
             prepared=not arguments.no_prepare,
             on=arguments.on,
@@ -62,7 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _reference(model: str, bundle: Path) -> "LogitsSource":
+def _reference(arguments: argparse.Namespace) -> "LogitsSource":
     from edgepress.errors import InputError
 
     try:
@@ -71,8 +73,8 @@ def _reference(model: str, bundle: Path) -> "LogitsSource":
         if (error.name or "").startswith("edgepress"):
             raise
         raise InputError(f"--reference needs {error.name}; pip install 'edgepress[export]'") from error
-    reference = Reference(model)
-    _refuse_pruned_vocabulary(bundle, model, reference.vocab_size)
+    reference = Reference(arguments.reference, revision=arguments.revision)
+    _refuse_pruned_vocabulary(arguments.bundle, arguments.reference, reference.vocab_size)
     return reference
 
 

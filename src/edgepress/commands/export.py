@@ -11,6 +11,13 @@ NAME = "export"
 HELP = "quantize a model and write a bundle directory"
 
 
+def add_revision_argument(parser: argparse.ArgumentParser) -> None:
+    """Add the revision of a model that is named by its hub id."""
+    parser.add_argument(
+        "--revision", metavar="REV", help="branch, tag or commit of a model on the hub (default: its main branch)"
+    )
+
+
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what ``export`` and ``plan`` share: the model, target, recipe and context."""
     parser.add_argument("model", help="`demo`, a directory in Hugging Face form, or a hub id")
@@ -39,6 +46,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         help="text for a calibrated recipe or one that prunes, .jsonl with a `text` on each line or plain; may be "
         "given several times (default: the recipe's, else the model's own generations)",
     )
+    add_revision_argument(parser)
     parser.add_argument("--context", type=int, metavar="N", help="positions the bundle can hold (default: the model's)")
 
 
@@ -75,6 +83,7 @@ def run(arguments: argparse.Namespace) -> int:
         socs=arguments.soc,
         context_length=arguments.context,
         calibration=arguments.calibration,
+        revision=arguments.revision,
         check=arguments.check,
         force=arguments.force,
         threads=arguments.threads,

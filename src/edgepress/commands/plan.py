@@ -33,6 +33,7 @@ def run(arguments: argparse.Namespace) -> int:
         socs=arguments.soc,
         context_length=arguments.context,
         calibration=arguments.calibration,
+        revision=arguments.revision,
         progress=progress,
     )
     print(json.dumps(plan_to_json(prepared), indent=2) if arguments.json else format_plan(prepared))
