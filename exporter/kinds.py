@@ -347,7 +347,7 @@ def _file_kind(path: Path) -> tuple[str, str] | None:
     kind, suffix = file_kinds.kind_of(path, head), path.suffix.lower()
     if kind == file_kinds.ZIP:
         kind = file_kinds.PICKLE if _holds_pickle(path) else file_kinds.ARCHIVE
-    elif kind in {None, file_kinds.ONNX}:  # a few bytes say little, or nothing: names say more
+    elif kind in {None, file_kinds.ONNX, file_kinds.SAFETENSORS}:  # a few bytes say little, or nothing: names say more
         kind = _SUFFIXES.get(suffix, kind)
     if kind is None or kind == file_kinds.SAFETENSORS:
         return None
