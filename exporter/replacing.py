@@ -8,13 +8,16 @@ beside these is somebody's work.
 import json
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from edgepress.errors import InputError
 from edgepress.files import recover, refuse_existing
 from edgepress.manifest import MANIFEST_NAME, is_sealed
 from edgepress.workspace import listed
 
+_LARGEST = 64 << 20  # bytes of a manifest: ours have some hundred a tensor
 _OTHER = "--force replaces bundles only: move it away, or choose another output"
 _HUB_NOTES = PurePosixPath(".cache/huggingface")  # what huggingface_hub writes down about its downloads
 _MADE_BY_OTHERS = {".gitattributes", ".DS_Store", "Thumbs.db", "desktop.ini"}  # by the hub and by file managers, anew
@@ -59,22 +62,20 @@ def _files_of_bundle(out: Path, names: list[str]) -> set[str]:
 
     """
     path = out / MANIFEST_NAME
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        content = None
-    is_object = isinstance(content, dict)
-    try:
-        if is_object and is_sealed(content):
+    content: Any = None
+    with suppress(OSError, ValueError, RecursionError):
+        if path.is_file() and path.stat().st_size <= _LARGEST:
+            content = json.loads(path.read_text(encoding="utf-8"))
+    keys = sorted(content) if isinstance(content, dict) else []
+    with suppress(ValueError, TypeError, RecursionError):  # what JSON can hold, and a manifest cannot
+        if "files" in keys and is_sealed(content):
             return {MANIFEST_NAME, *content["files"]}
-    except (ValueError, TypeError, KeyError, RecursionError):
-        pass
-    if is_object and "manifest_sha256" in content:
+    if "manifest_sha256" in keys:
         raise InputError(
             f"{out}: {MANIFEST_NAME} was changed after it was written, so it does not show what an export put there; "
             "remove the directory yourself if you do not need it, or choose another output"
         )
-    told = f"with {listed(sorted(map(str, content)))} in it" if is_object and content else "which is not ours"
+    told = f"with {listed(keys)} in it" if keys else "which is not ours"
     raise InputError(
         f"{out} is not a bundle: its {MANIFEST_NAME}, {told}, was written by another program; the directory holds "
         f"{listed(names)}; {_OTHER}"

@@ -184,6 +184,10 @@ def _tidy(place: Path, target: Path) -> None:
             with suppress(OSError):
                 place.rmdir()  # if it is empty: killed before the note was written
         return
+    if sys.platform == "win32":  # no locks, so nobody knows who is at it; but two renames take no seconds
+        if time.time() - place.stat().st_mtime > _YOUNG:
+            _put_back(place, target)
+        return
     held = workspace.hold(place)  # one that has a note is held until it is removed, or its process is gone
     if held is not None:
         _put_back(place, target)
@@ -194,6 +198,8 @@ def _tidy(place: Path, target: Path) -> None:
 def _tidy_old(aside: Path, target: Path, may_remove: Callable[[Path], None] | None) -> None:
     old = aside / target.name
     if [path.name for path in aside.iterdir()] != [target.name] or old.is_symlink():
+        return
+    if sys.platform != "win32" and aside.stat().st_uid != os.geteuid():
         return
     if not target.exists():
         old.rename(target)

@@ -24,8 +24,9 @@ if sys.platform != "win32":
 
 NOTE = ".edgepress-workspace"  # its name is the sign; what is in it tells a reader
 _PRIVATE = 0o700
-_REPARSE_POINT = 0x400  # Windows' junctions and links
+_JUNCTION = 0xA0000003  # IO_REPARSE_TAG_MOUNT_POINT of Windows; its symbolic links are such by their mode
 _NAMED = 3  # entries that a message names
+_SHOWN = 80  # characters of a name in a message
 
 
 def beside(out: Path, kind: str) -> Path:
@@ -127,7 +128,7 @@ def _has_note(directory: Path) -> bool:
 
 
 def _is_link(status: os.stat_result) -> bool:
-    return stat.S_ISLNK(status.st_mode) or bool(getattr(status, "st_file_attributes", 0) & _REPARSE_POINT)
+    return stat.S_ISLNK(status.st_mode) or getattr(status, "st_reparse_tag", 0) == _JUNCTION
 
 
 def _refuse_foreign(directory: Path) -> None:
@@ -180,4 +181,5 @@ def listed(names: list[str]) -> str:
     """The first few of ``names``, on one line whatever they hold, and how many more there are."""
     more = len(names) - _NAMED
     shown = [name if name.isprintable() else ascii(name) for name in names[:_NAMED]]
+    shown = [name if len(name) <= _SHOWN else f"{name[:_SHOWN]}…" for name in shown]
     return ", ".join(shown) + (f" and {more} more" if more > 0 else "")
