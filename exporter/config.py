@@ -13,6 +13,8 @@ from typing import TypeVar
 
 from edgepress.errors import InputError
 
+LARGEST = 2**31 - 1  # of an integer in a config
+
 Number = TypeVar("Number", int, float)
 
 # Keys that cannot change the logits of one forward pass at inference, and why. Full-match regular expressions.
@@ -127,6 +129,8 @@ class Config:
             return None if key in self.values else default
         if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
             raise self.refuse(key, f"must be an integer of at least {minimum}")
+        if value > LARGEST:
+            raise self.refuse(key, f"must be at most {LARGEST}: no model has so much of anything")
         return value
 
     def optional_number(self, key: str, default: float | None = None, *, above: float = -math.inf) -> float | None:

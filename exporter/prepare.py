@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from edgepress.exporter.pruning.run import Pruned
 
 
+MOST_POSITIONS = 1 << 24  # as many as the runtime takes
 FALLBACK = "arm64-cpu"  # what runs the graph of a bundle whose targets are accelerators only
 
 
@@ -122,6 +123,8 @@ def decide(
     decoder = describe_methods(plain, chosen_recipe)
 
     context = chosen_recipe.context_length or decoder.context_length
+    if context > MOST_POSITIONS:
+        raise InputError(f"the context is {context} tokens, and a bundle can hold {MOST_POSITIONS}; give --context")
     length = min(chosen_recipe.calibration.length, context)
     chosen_recipe = replace(chosen_recipe, calibration=replace(chosen_recipe.calibration, length=length))
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from edgepress.errors import InputError
 from edgepress.exporter import bundle
-from edgepress.exporter.architectures import architecture, describe, unread_keys
+from edgepress.exporter.architectures import architecture, check_layers, describe, unread_keys
 from edgepress.exporter.checkpoint import Checkpoint, check_tensors, same_tensor
 from edgepress.exporter.decoder import Decoder
 from edgepress.exporter.genai_config import bos_token
@@ -16,6 +16,7 @@ from edgepress.exporter.source_tokenizer import whole_tokenizer
 def read_decoder(checkpoint: Checkpoint) -> Decoder:
     """Describe the checkpoint's model; every config key is understood and every tensor is used, or it is an error."""
     where = str(checkpoint.directory / "config.json")
+    check_layers(checkpoint.config, len(checkpoint.tensors), where)
     decoder = describe(checkpoint.config, checkpoint.tensors.keys(), where)
     if decoder.tied:
         _check_tied(checkpoint, decoder)

@@ -23,8 +23,11 @@ from typing import Any
 
 from edgepress.errors import InputError
 from edgepress.exporter.scheme import BITS, BLOCK_SIZES
-from edgepress.texts import read_text
+from edgepress.schema import DEEPEST, is_deep, read_bytes
+from edgepress.texts import decode
 
+_LARGEST = 1 << 20  # bytes of a recipe
+_MOST_DOTS = 200  # in a line: the parser's time and memory grow with the square of the parts of a key
 PRESETS = Path(__file__).parent / "recipes"
 KEPT_BITS = 32
 HALF_BITS = 16
@@ -231,10 +234,20 @@ def read_recipe(recipe: str | Path) -> Recipe:
         hint = f"; did you mean {near[0]}?" if near else ""
         raise InputError(f"no recipe {text!r}{hint} Presets: {', '.join(preset_names())}; or name a TOML file")
     try:
-        content = tomllib.loads(read_text(path).replace("\r\n", "\n").replace("\r", "\n"))
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        text = decode(read_bytes(path, "name a TOML file", largest=_LARGEST), path)
+        _refuse_depth(text, path)
+        content = tomllib.loads(text.replace("\r\n", "\n").replace("\r", "\n"))
+    except (ValueError, RecursionError) as error:  # ValueError: integers of thousands of digits too
         raise InputError(f"{path} is not a TOML recipe: {error}") from error
+    if is_deep(content):
+        raise InputError(f"{path} is not a recipe: it is nested more than {DEEPEST} levels deep")
     return _recipe(content, path)
+
+
+def _refuse_depth(text: str, path: Path) -> None:
+    for number, line in enumerate(text.splitlines(), start=1):
+        if line.count(".") > _MOST_DOTS:
+            raise InputError(f"{path}, line {number} has more than {_MOST_DOTS} dots; a recipe's keys have two at most")
 
 
 _KEYS = (

@@ -1,5 +1,6 @@
 """What ``edgepress plan`` and ``edgepress inspect`` print: plans and graphs as data, and as tables for reading."""
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from edgepress.exporter.prepare import Prepared
 from edgepress.exporter.recipe import CHOSEN_BY_BUDGET, describe_promise
 from edgepress.files import refuse_aside
 from edgepress.manifest import MANIFEST_NAME, bundle_hash, check_links, read_manifest
+from edgepress.targets.legality.files import PROTOBUF_LIMIT
 
 Json = dict[str, object]
 
@@ -160,6 +162,8 @@ def inspect(path: Path) -> Json:
         raise InputError(f"{path} is neither a bundle (no {MODEL_FILE}) nor a file; name one of them")
     if path.is_dir():
         check_links(path, [model_path])
+    if (size := model_path.stat().st_size) > PROTOBUF_LIMIT:
+        raise InputError(f"{model_path} has {size:,} bytes, more than the {PROTOBUF_LIMIT:,} of an ONNX model")
     try:
         model = onnx.load_model(model_path, load_external_data=False)
     except Exception as error:  # protobuf's own exception types differ between its C++ and Python builds
@@ -193,7 +197,7 @@ def inspect(path: Path) -> Json:
             "chosen": {
                 str(tensor["name"]): tensor["reason"]
                 for tensor in manifest.tensors
-                if str(tensor["reason"]).startswith(CHOSEN_BY_BUDGET)
+                if str(tensor.get("reason")).startswith(CHOSEN_BY_BUDGET)
             },
             "files": {name: entry.size for name, entry in manifest.files.items()},
         }
@@ -212,7 +216,9 @@ def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
 def _value_to_json(value: onnx.ValueInfoProto) -> Json:
     tensor = value.type.tensor_type
     shape = [dim.dim_param or (dim.dim_value if dim.HasField("dim_value") else "?") for dim in tensor.shape.dim]
-    return {"name": value.name, "dtype": onnx.TensorProto.DataType.Name(tensor.elem_type).lower(), "shape": shape}
+    known = onnx.TensorProto.DataType.values()
+    dtype = onnx.TensorProto.DataType.Name(tensor.elem_type).lower() if tensor.elem_type in known else "unknown"
+    return {"name": value.name, "dtype": dtype, "shape": shape}
 
 
 def _groups(initializers: Iterable[onnx.TensorProto]) -> Json:
@@ -222,7 +228,10 @@ def _groups(initializers: Iterable[onnx.TensorProto]) -> Json:
     for tensor in initializers:
         entries = {entry.key: entry.value for entry in tensor.external_data}
         place = (entries.get("location", tensor.name), entries.get("offset", ""))
-        nbytes = 0 if place in seen else int(entries.get("length", 0)) or _inline_bytes(tensor)
+        length = entries.get("length", "0")
+        if not re.fullmatch("[0-9]{1,18}", length):
+            raise InputError(f"{tensor.name} has a length of {length!r} bytes in the graph; export the model again")
+        nbytes = 0 if place in seen else int(length) or _inline_bytes(tensor)
         seen.add(place)
         name = ".".join("*" if piece.isdigit() else piece for piece in tensor.name.split("."))
         group = groups.setdefault(name, {"tensors": 0, "bytes": 0})

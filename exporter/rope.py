@@ -22,6 +22,7 @@ from edgepress.exporter.decoder import Rope
 Floats = npt.NDArray[np.float32]
 
 ROPE_TYPES = ("default", "linear", "llama3", "longrope", "yarn")
+_MOST_ROTATED = 1 << 16  # dimensions of a head: the largest models have 512
 _TABLE_ROWS = 4096  # rows of a table made at a time: bounds the float64 intermediates
 
 
@@ -75,6 +76,8 @@ def same_rope(config: Config, ropes: Sequence[Rope]) -> Rope:
 def rotated_dimensions(config: Config, head_dim: int, factor: float = 1.0) -> int:
     """Return how many leading dimensions of a head are rotated; they come in pairs."""
     rotated = int(head_dim * factor)
+    if rotated > _MOST_ROTATED:
+        raise config.refuse("head_dim", f"{rotated} dimensions would be rotated; at most {_MOST_ROTATED} are")
     if rotated % 2 or not 0 < rotated <= head_dim:
         key = "head_dim" if factor == 1.0 else "partial_rotary_factor"
         raise config.refuse(key, f"{rotated} of {head_dim} dimensions would be rotated; an even number must be")

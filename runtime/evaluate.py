@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 from edgepress.cores import usable_cores
 from edgepress.errors import InputError
 from edgepress.runtime.config import BundleConfig, read_config
+from edgepress.runtime.first_use import verify_first
 from edgepress.runtime.placement import open_accelerator
 from edgepress.runtime.session import DecoderSession
 from edgepress.runtime.tokenizer import Tokenizer, read_tokenizer
 from edgepress.texts import Skipped, documents_of
-from edgepress.verified import verify_first
 
 _log = logging.getLogger("edgepress.evaluate")
 

@@ -12,17 +12,22 @@ import os
 import platform
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
+
+import msgspec
 
 from edgepress.cache import find_stranger
+from edgepress.errors import InputError
 from edgepress.files import sha256_file
 from edgepress.manifest import bundle_hash
+from edgepress.schema import Digest, Size, convert, read_object
 from edgepress.sessions import saturates
 from edgepress.stamps import Stamp, find_changed_page, hash_pages, stamp
 
 SCHEMA_VERSION = 2  # of what is written: another one is another key, so that old forms age away
 MODEL, DATA, CHECK = "model.onnx", "model.onnx.data", "check.onnx"
 NOTE = "prepared.json"
+_AGAIN = "prepare the bundle again"
 PAGES = "pages.crc32"  # of the data file
 SECONDS = 0.003  # for looking at pages at each start
 _SMALL = 1 << 18  # bytes; hashing them takes a fraction of a millisecond
@@ -67,6 +72,21 @@ def machine() -> str:
     return f"{platform.system()} {platform.machine()} {hashlib.sha256(described.encode()).hexdigest()[:16]}"
 
 
+class _File(msgspec.Struct, frozen=True):
+    size: Size
+    sha256: Digest
+    stamp: list[int]
+
+
+class _Parts(msgspec.Struct, frozen=True):
+    """What a note must have; it says more."""
+
+    key: dict[str, str]
+    files: dict[str, _File]
+    rows: list[tuple[Size, Size]]
+    checks: list[str]
+
+
 # ---- the note --------------------------------------------------------------------------------------------------------
 
 
@@ -84,8 +104,17 @@ def describe(work: Path, key: dict[str, str], written: Note) -> None:
 
 
 def read_note(directory: Path) -> Note:
-    """The note as it is; OSError and ValueError when there is none that can be read."""
-    return cast("Note", json.loads((directory / NOTE).read_text(encoding="utf-8")))
+    """The note as it is; FileNotFoundError when there is none.
+
+    Raises:
+        InputError: it cannot be read, or is not as :func:`describe` writes it.
+
+    """
+    path = directory / NOTE
+    path.lstat()
+    note: Note = read_object(path, _AGAIN)
+    convert(note, _Parts, path, _AGAIN)
+    return note
 
 
 def _write_note(directory: Path, content: Note) -> None:
@@ -96,8 +125,9 @@ def _write_note(directory: Path, content: Note) -> None:
 
 
 def rows_of(directory: Path) -> tuple[tuple[int, int], ...]:
-    """Regions of the data file that are read row by row."""
-    return tuple((int(offset), int(size)) for offset, size in read_note(directory)["rows"])
+    """Regions of the data file that are read row by row; none of those that are not in it."""
+    end = (directory / DATA).stat().st_size
+    return tuple((offset, size) for offset, size in read_note(directory)["rows"] if offset + size <= end)
 
 
 # ---- checks ----------------------------------------------------------------------------------------------------------
@@ -115,6 +145,8 @@ def find_problem(directory: Path, key: dict[str, str]) -> str | None:
         return str(found)
     except FileNotFoundError as error:
         return f"{error.filename} is missing"
+    except InputError as error:
+        return str(error)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return f"{directory / NOTE} cannot be read ({error})"
     return None
@@ -168,6 +200,8 @@ def check(directory: Path) -> list[str]:
             for name, path, entry in files
             if not path.is_file() or path.stat().st_size != entry["size"] or sha256_file(path) != entry["sha256"]
         ]
+    except InputError as error:
+        return [str(error)]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return [f"{directory / NOTE} cannot be read ({error}); prepare the bundle again"]
 

@@ -11,12 +11,12 @@ import numpy as np
 from edgepress.cores import usable_cores
 from edgepress.errors import InputError
 from edgepress.runtime.config import BundleConfig, read_config
+from edgepress.runtime.first_use import verify_first
 from edgepress.runtime.placement import open_accelerator
 from edgepress.runtime.sampling import Floats, Indices, Sampling, choose
 from edgepress.runtime.session import PREFILL_CHUNK, DecoderSession
 from edgepress.runtime.static import StaticSession
 from edgepress.runtime.tokenizer import Detokenizer, StopStrings, Tokenizer, read_tokenizer
-from edgepress.verified import verify_first
 
 StopReason = Literal["end", "stop", "max_tokens", "context"]
 

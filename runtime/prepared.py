@@ -36,9 +36,9 @@ from edgepress.manifest import read_manifest
 from edgepress.progress import Progress, silent
 from edgepress.runtime import form
 from edgepress.runtime.config import read_config
+from edgepress.runtime.first_use import verify_first
 from edgepress.runtime.memory import drop_mapped, trim_heap
 from edgepress.sessions import open_on_cpu
-from edgepress.verified import verify_first
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession, SessionOptions

@@ -94,7 +94,7 @@ def test_reading_says_what_is_wrong_with_a_folder(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"has no manifest\.json"):
         read_manifest(tmp_path)
     (tmp_path / MANIFEST_NAME).write_text("[]", encoding="utf-8")
-    with pytest.raises(InputError, match="not a JSON object"):
+    with pytest.raises(InputError, match="holds a JSON list, not an object"):
         read_manifest(tmp_path)
     (tmp_path / MANIFEST_NAME).write_text('{"schema_version": 99}', encoding="utf-8")
     with pytest.raises(InputError, match="schema version 99"):

@@ -77,6 +77,15 @@ def describe(values: Mapping[str, object], tensors: Collection[str], where: str 
     return renamed
 
 
+def check_layers(values: Mapping[str, object], tensors: int, where: str = "config.json") -> None:
+    """Raise InputError when a config has more layers than its checkpoint has tensors: before they are described."""
+    model_type = values.get("model_type")
+    if isinstance(model_type, str) and model_type in model_types():
+        config, key = Config(values, where), architecture(model_type).layers_key
+        if config.integer(key, 1) > tensors:
+            raise config.refuse(key, f"the checkpoint has only {tensors} tensors; correct it or copy it again")
+
+
 def unread_keys(values: Mapping[str, object], where: str = "config.json") -> tuple[str, ...]:
     """What of a config is passed over because transformers does not read it either, a sentence each."""
     return tuple(_read(values, where)[1].notes)

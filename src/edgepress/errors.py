@@ -3,11 +3,18 @@
 Every message is one or two lines: it names the thing and the numbers, then the remedy.
 """
 
+_LONGEST = 1500  # characters of a message
+
 
 class EdgepressError(Exception):
     """An error with a message written for the user; never shown with a traceback unless ``--debug`` asks for it."""
 
     exit_code = 2
+
+    def __str__(self) -> str:
+        """The message, cut in the middle where what it quotes from a file makes it longer than anybody reads."""
+        text = super().__str__()
+        return text if len(text) <= _LONGEST else f"{text[: _LONGEST // 2]} … {text[-_LONGEST // 2 :]}"
 
 
 class InputError(EdgepressError):

@@ -17,11 +17,13 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgepress.errors import InputError
+from edgepress.schema import read_object
 
 CALIBRATION_NAME = "calibration.json"
 WORDS = 13
@@ -133,7 +135,7 @@ def read_fingerprint(bundle: Path) -> Fingerprint | None:
     if not path.is_file():
         return None
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content: dict[str, Any] = read_object(path, "export the bundle again")
         if content["words"] != WORDS:
             raise ValueError(f"it has runs of {content['words']} words, this edgepress reads runs of {WORDS}")
         hashes = np.frombuffer(base64.b64decode(content["hashes"], validate=True), "<u4").astype(np.uint32)

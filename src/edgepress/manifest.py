@@ -8,16 +8,20 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path, PurePosixPath
+
+import msgspec
 
 from edgepress.errors import InputError
 from edgepress.files import refuse_aside, sha256_file
 from edgepress.hub_layout import is_beside, is_hub_link, resolve_inside
 from edgepress.progress import Advance, Progress, silent
+from edgepress.schema import Count, Digest, Size, convert, parse_object, read_bytes
 
 SCHEMA_VERSION = 2
 MANIFEST_NAME = "manifest.json"
+_AGAIN = "export the bundle again"
 _LINK = "is a symbolic link; a bundle holds plain files only"
 
 Json = dict[str, object]
@@ -27,8 +31,8 @@ Json = dict[str, object]
 class FileEntry:
     """Size in bytes and SHA-256 of one file of the bundle."""
 
-    size: int
-    sha256: str
+    size: Size
+    sha256: Digest
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,53 @@ class Manifest:
     def serialize(self) -> str:
         """Return the canonical JSON text, with its own digest filled in."""
         return _canonical(asdict(replace(self, manifest_sha256=_digest(asdict(self)))))
+
+
+class _Tensor(msgspec.Struct, frozen=True):
+    name: str
+    reason: str = ""
+    regions: dict[str, list[Size]] = {}
+    sqnr_db: float | None = None
+
+
+class _Step(msgspec.Struct, frozen=True):
+    name: str
+    parameters: Size
+    bytes: Size
+    bits_per_byte: float | None
+
+
+class _Budget(msgspec.Struct, frozen=True):
+    sequences: Size
+    length: Size
+    limit: object
+    used: object
+    measured_kl: object
+    predicted_kl: object
+    rounded_by: list[str]
+
+
+class _Sparsity(msgspec.Struct, frozen=True):
+    zeros: float
+    data_bytes: Size
+    deflated_bytes: Size
+    dense_deflated_bytes: Size
+
+
+class _Target(msgspec.Struct, frozen=True):
+    widths: str | msgspec.UnsetType = msgspec.UNSET
+    socs: list[str] | dict[str, object] = []
+
+
+class _Parts(msgspec.Struct, frozen=True):
+    """What is read of the parts of a manifest that are objects of their own; they say more."""
+
+    tensors: list[_Tensor]
+    targets: dict[str, _Target]
+    steps: list[_Step] = []
+    budget: _Budget | None = None
+    sparsity: _Sparsity | None = None
+    long_from: Count | None = None
 
 
 def _canonical(content: Json) -> str:
@@ -118,25 +169,19 @@ def read_manifest(bundle: Path) -> Manifest:
 
     """
     path = _manifest_path(bundle)
-    try:
-        text = path.read_text(encoding="utf-8")
-        content = json.loads(text)
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise InputError(f"{path} is not JSON ({error}); export the bundle again") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{path} is not a JSON object; export the bundle again")
+    data = read_bytes(path, _AGAIN)
+    content = parse_object(data, path, _AGAIN)
     version = content.get("schema_version")
     if version != SCHEMA_VERSION:
         raise InputError(f"{path}: schema version {version!r}, this edgepress reads {SCHEMA_VERSION}; export again")
-    if content.get("manifest_sha256") != _digest(content) or text != _canonical(content):
+    if content.get("manifest_sha256") != _digest(content) or data != _canonical(content).encode():
         raise InputError(f"{path} was changed after it was written (its own SHA-256 differs); export again")
-    try:
-        files = {name: FileEntry(**entry) for name, entry in content.pop("files").items()}
-        tensors, steps = tuple(content.pop("tensors")), tuple(content.pop("steps", ()))
-        notes = tuple(content.pop("notes", ()))
-        return Manifest(**content, files=files, tensors=tensors, steps=steps, notes=notes)
-    except (TypeError, AttributeError, KeyError) as error:
-        raise InputError(f"{path} lacks or has unknown fields ({error}); export the bundle again") from error
+    unknown = content.keys() - {entry.name for entry in fields(Manifest)}
+    if unknown or "files" not in content:
+        wrong = f"unknown fields ({', '.join(sorted(unknown))})" if unknown else "no field 'files'"
+        raise InputError(f"{path} has {wrong}; {_AGAIN}")
+    convert(content, _Parts, path, _AGAIN)
+    return convert(content, Manifest, path, _AGAIN)
 
 
 def find_problems(bundle: Path, progress: Progress = silent) -> list[str]:

@@ -74,7 +74,7 @@ def parse_object(data: bytes, where: str | Path, remedy: str) -> dict[str, objec
     """The JSON object that a text is; see :func:`parse_json`."""
     value = parse_json(data, where, remedy)
     if not isinstance(value, dict):
-        raise InputError(f"{where} holds a JSON {type(value).__name__}, not an object; {remedy}")
+        raise InputError(f"{where} cannot be read: it holds a JSON {type(value).__name__}, not an object; {remedy}")
     return cast("dict[str, object]", value)
 
 
@@ -106,7 +106,7 @@ def parse_json(data: bytes, where: str | Path, remedy: str) -> object:
     except (ValueError, RecursionError) as error:
         reason = str(error) if isinstance(error, ValueError) else "nested too deeply"
         raise InputError(f"{where} cannot be read: it is not JSON ({reason[:_LONGEST]}); {remedy}") from error
-    if _is_deep(value):
+    if is_deep(value):
         raise InputError(f"{where} is nested more than {DEEPEST} levels deep; {remedy}")
     return value
 
@@ -155,7 +155,7 @@ def _short(text: str) -> int:
     return int(text)
 
 
-def _is_deep(value: object) -> bool:
+def is_deep(value: object) -> bool:
     """Whether lists and objects stand inside each other more than ``DEEPEST`` levels deep."""
     level = [value]
     for _ in range(DEEPEST):

@@ -13,6 +13,7 @@ import json
 import logging
 import os
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -31,7 +32,9 @@ Record = dict[str, Any]
 _verified_here: dict[Path, Record] = {}  # by this process: there may be no cache that can be written
 
 
-def verify_first(bundle: Path, progress: Progress = silent) -> None:
+def verify_first(
+    bundle: Path, progress: Progress = silent, trial: Callable[[Path], None] = lambda _bundle: None
+) -> None:
     """Raise InputError unless ``bundle`` is as it was written; it is hashed only when it may have changed since.
 
     One without a manifest, as onnxruntime-genai's builder makes them, is used with a warning. Its links are refused.
@@ -39,6 +42,7 @@ def verify_first(bundle: Path, progress: Progress = silent) -> None:
     Args:
         bundle: a directory that an export wrote, or such a builder.
         progress: makes the bar of hashing; :func:`edgepress.progress.progress` draws it on a terminal.
+        trial: what else it is held against before it counts as verified; raises InputError.
 
     Raises:
         InputError: a file is not what the manifest says, the manifest was changed, or there is a symbolic link that is
@@ -49,6 +53,7 @@ def verify_first(bundle: Path, progress: Progress = silent) -> None:
         if (bundle / "genai_config.json").is_file():  # else it is no bundle, as whoever reads it will say
             refuse_links(bundle)
             _say_unverified(bundle.resolve())
+            trial(bundle)
         return
     refuse_links(bundle)
     note = _note(bundle)
@@ -64,6 +69,7 @@ def verify_first(bundle: Path, progress: Progress = silent) -> None:
             f"{bundle} is not as it was written: {problems[0]}{more}; `edgepress verify {bundle}` names everything, "
             "download or export it again"
         )
+    trial(bundle)
     _keep(note, record, moment)
 
 

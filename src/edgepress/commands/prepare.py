@@ -32,8 +32,8 @@ def prepare_first(bundle: Path, wanted: bool) -> None:
 
     from edgepress.errors import InputError
     from edgepress.progress import progress
+    from edgepress.runtime.first_use import verify_first
     from edgepress.runtime.prepared import prepare
-    from edgepress.verified import verify_first
 
     verify_first(bundle, progress)
     if wanted:
