@@ -117,7 +117,7 @@ def write_weights(
     with _disk_errors(path, plan.data_bytes):
         _allocate(path, plan.data_bytes)
     _run(work, threads, stop, lambda: written[0], progress)
-    reports = {name: _report(found) for name, found in sums.items()}
+    reports = {name: _report(name, found) for name, found in sums.items()}
     if calibrated is not None:
         with path.open("r+b", buffering=0) as file, _disk_errors(path, plan.data_bytes):
             for tensor in made:
@@ -340,9 +340,14 @@ def _compare(x: NDArray[np.float32], stored: NDArray[np.float32]) -> _Sums:
     return _Sums(float(power), float(noise), largest)
 
 
-def _report(sums: dict[int, _Sums]) -> TensorReport:
+def _report(name: str, sums: dict[int, _Sums]) -> TensorReport:
     ordered = [sums[row] for row in sorted(sums)]
     power, noise = math.fsum(s.power for s in ordered), math.fsum(s.noise for s in ordered)
+    if not math.isfinite(noise):
+        raise InputError(
+            f"{name} has weights so large that what is stored is not finite; the checkpoint is damaged or its training "
+            "diverged: take another one"
+        )
     return TensorReport(
         sqnr_db=10 * math.log10(power / noise) if noise > 0 else None,
         max_abs_error=max((s.max_abs_error for s in ordered), default=0.0),

@@ -20,6 +20,8 @@ from pathlib import Path
 from edgepress.errors import InputError
 from edgepress.pointers import refuse_pointer
 
+LARGEST_TEXT = 512 << 20  # bytes of one document
+LARGEST_LINE = 64 << 20  # bytes of a line of JSON
 LARGEST_JSON = 256 << 20  # bytes: a JSON list can only be read whole
 
 _MARK = "\N{ZERO WIDTH NO-BREAK SPACE}"
@@ -113,13 +115,17 @@ def read_text(path: Path) -> str:
     """The text of a file.
 
     Raises:
-        InputError: it cannot be read, or is no UTF-8.
+        InputError: it cannot be read, has more than 512 MiB, or is no UTF-8.
 
     """
     try:
-        return decode(path.read_bytes(), path)
+        with path.open("rb") as file:
+            raw = file.read(LARGEST_TEXT + 1)
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
+    if len(raw) > LARGEST_TEXT:
+        raise InputError(f"{path} has more than {LARGEST_TEXT:,} bytes, and a text is read whole; give a part of it")
+    return decode(raw, path)
 
 
 def read_standard_input() -> str:
@@ -217,7 +223,10 @@ def read_json_lines(path: Path, skipped: Skipped) -> Iterator[str]:
     at = 0
     try:
         with path.open("rb") as file:
-            for number, line in enumerate(file, start=1):  # at \n only: U+2028 may stand in JSON as it is
+            lines = iter(lambda: file.readline(LARGEST_LINE + 1), b"")  # at \n only: U+2028 may stand in JSON as it is
+            for number, line in enumerate(lines, start=1):
+                if len(line) > LARGEST_LINE:
+                    raise InputError(f"{path}, line {number} has more than {LARGEST_LINE:,} bytes; cut its text")
                 where = f"{path}, line {number}"
                 text = decode(line, path, start=at)
                 at += len(line)

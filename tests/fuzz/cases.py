@@ -319,6 +319,8 @@ def _text(random: Random, bases: Path, folder: Path) -> tuple[str, Commands]:
     path.write_bytes(data)
     if random.random() < 0.06:
         said = _replace_file(path, random)
+        if said == "pipe":  # which a user may name, `--text <(program)`, and is then waited for
+            path.unlink()
     return f"{path.name}: {said}", _text_commands(path, bases, folder / "out")
 
 
