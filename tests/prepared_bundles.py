@@ -155,7 +155,7 @@ def make_bundle(folder: Path, shape: Shape | None = None, *, seed: int = 0) -> P
 def write_manifest(folder: Path) -> None:
     """Describe the folder's files as they are now."""
     (folder / "manifest.json").unlink(missing_ok=True)
-    manifest = Manifest("llama", "cpu", {}, {}, {}, (), {}, files=describe_files(folder))
+    manifest = Manifest("llama", {"arm64-cpu": {}}, {}, {}, {}, (), {}, files=describe_files(folder))
     (folder / "manifest.json").write_text(manifest.serialize())
 
 

@@ -22,6 +22,7 @@ from pathlib import Path
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["RUST_BACKTRACE"] = "0"  # a panic of a library prints two lines, not its stack
 
 from .cases import KINDS, make_case, sound_commands
 from .judge import Verdict, judge_command
