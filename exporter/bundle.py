@@ -5,18 +5,15 @@ import platform
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 
 from edgepress import __version__
 from edgepress.exporter.checkpoint import Checkpoint
 from edgepress.exporter.decoder import Decoder
 from edgepress.exporter.plan import Plan
 from edgepress.exporter.recipe import Recipe
-from edgepress.exporter.rope import rope_tables
 from edgepress.exporter.rotation import factors
 from edgepress.exporter.source_tokenizer import check_tokens, tokenizer_files, whole_tokenizer
 from edgepress.exporter.stream import TensorReport
@@ -68,12 +65,10 @@ def copy_tokenizer(checkpoint: Checkpoint, bundle: Path) -> None:
 
 
 def write_tables(path: Path, plan: Plan, decoder: Decoder) -> None:
-    """Write the rotary embeddings' cos and sin and the rotation's factors into their regions of the data file."""
-    tables: dict[str, NDArray[np.floating[Any]]] = {}
-    for name, rope in decoder.ropes.items():
-        tables[f"rope.{name}.cos"], tables[f"rope.{name}.sin"] = rope_tables(rope, plan.context_length)
-    if decoder.rotation is not None:
-        tables["rotation.left"], tables["rotation.right"] = factors(decoder.rotation)
+    """Write the rotation's factors into their regions of the data file."""
+    if decoder.rotation is None:
+        return
+    tables = dict(zip(("rotation.left", "rotation.right"), factors(decoder.rotation), strict=True))
     with path.open("r+b") as file:
         for planned in plan.tables:
             table = tables[planned.name]

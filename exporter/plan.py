@@ -14,6 +14,7 @@ from edgepress.exporter.scheme import BLOCK_SIZES, Scheme
 
 PAGE = 4096  # bytes: the ONNX external-data recommendation, so that a region can be mapped on its own
 _CACHE_LINE = 64  # bytes: enough for the kernels, and all that a region far smaller than its padding deserves
+_USUAL_CONTEXT = 4096  # tokens: a conversation, or a document of some pages
 _SMALL = 16 * PAGE  # bytes: below this a region is aligned to a cache line only
 _FLOAT = 4  # bytes of a float32
 _HALF = 2  # bytes of a float16
@@ -86,10 +87,7 @@ class PlannedTensor:
 
 @dataclass(frozen=True)
 class PlannedTable:
-    """A float32 constant that is computed, not read.
-
-    A rotary embedding's cos or sin, (positions, rotated / 2), or a factor of the rotation, (order, order).
-    """
+    """A float32 constant that is computed, not read: a factor of the rotation, (order, order)."""
 
     name: str
     shape: tuple[int, int]
@@ -115,6 +113,15 @@ class Plan:
     def table(self, name: str) -> PlannedTable:
         """Return the planned table called ``name`` (KeyError when the plan has none)."""
         return next(table for table in self.tables if table.name == name)
+
+    @property
+    def usual_context(self) -> int:
+        """Tokens of a text as people use models on devices, or the whole context where that is less."""
+        return min(_USUAL_CONTEXT, self.context_length)
+
+    def cache_bytes_at(self, length: int) -> int:
+        """Bytes of the key-value cache of a text of ``length`` tokens."""
+        return self.cache_bytes // self.context_length * length
 
     @cached_property
     def _by_name(self) -> dict[str, PlannedTensor]:
@@ -173,15 +180,10 @@ def make_plan(decoder: Decoder, recipe: Recipe, itemsize: Callable[[str], int]) 
         for weight in weights
     )
     tensors = _note_what_is_left(tensors, decoder, recipe)
-    tables = tuple(
-        PlannedTable(f"rope.{name}.{part}", shape, layout.place(prod(shape) * _FLOAT))
-        for name, rope in sorted(decoder.ropes.items())
-        for shape in [((1 if rope.long_inverse_frequencies is None else 2) * context, len(rope.inverse_frequencies))]
-        for part in ("cos", "sin")
-    )
+    tables: tuple[PlannedTable, ...] = ()
     if decoder.rotation is not None:
         orders = {"left": decoder.rotation.left, "right": decoder.rotation.right}
-        tables += tuple(
+        tables = tuple(
             PlannedTable(f"rotation.{side}", (order, order), layout.place(order * order * _FLOAT))
             for side, order in orders.items()
         )

@@ -6,6 +6,7 @@ Exported graphs are held against this. Needs torch and transformers, which nothi
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -35,9 +36,9 @@ class Reference:
 
     The model is made without weights; each module that holds some reads them just before its forward pass and drops
     them after it, so that peak memory is one tensor and the activations. Models of at most 2 GiB in float32 are read
-    once and kept; ``keep`` overrides that. ``weights`` is asked first for a tensor, by its name in the checkpoint, and
-    the checkpoint when that raises KeyError: put a bundle's dequantized weights there, and what still differs from
-    the bundle is its graph.
+    once and kept; ``keep`` overrides that. ``threads`` are torch's, all cores' when None. ``weights`` is asked first
+    for a tensor, by its name in the checkpoint, and the checkpoint when that raises KeyError: put a bundle's
+    dequantized weights there, and what still differs from the bundle is its graph.
 
     Raises:
         InputError: torch or transformers is missing, or the checkpoint lacks a tensor that the model needs.
@@ -51,9 +52,10 @@ class Reference:
         revision: str | None = None,
         weights: Weights | None = None,
         keep: bool | None = None,
+        threads: int | None = None,
     ) -> None:
         torch, transformers = _libraries()
-        self._torch = torch
+        self._torch, self._threads, self._one_at_a_time = torch, threads, threading.Lock()
         self._checkpoint = Checkpoint.open(resolve_model(str(model), revision))
         self._weights = weights
         self._products = _products(self._checkpoint)
@@ -79,7 +81,9 @@ class Reference:
 
     def logits(self, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
         """Logits (length, vocabulary) of ``tokens`` (length,); row i predicts token i + 1."""
-        with self._torch.inference_mode():
+        with self._one_at_a_time, self._torch.inference_mode():
+            if self._threads is not None:
+                self._torch.set_num_threads(self._threads)  # of the calling thread
             ids = self._torch.from_numpy(np.asarray(tokens, np.int64))[None]
             logits: NDArray[np.float32] = self._model(input_ids=ids, use_cache=False).logits[0].numpy()
         return logits

@@ -11,7 +11,7 @@ import onnx
 from edgepress.errors import InputError
 from edgepress.exporter.bundle import MODEL_FILE
 from edgepress.exporter.download import describe_saving
-from edgepress.exporter.plan import PlannedTensor
+from edgepress.exporter.plan import Plan, PlannedTensor
 from edgepress.exporter.prepare import Prepared
 from edgepress.exporter.recipe import CHOSEN_BY_BUDGET, describe_promise
 from edgepress.files import refuse_aside
@@ -43,12 +43,15 @@ def plan_to_json(prepared: Prepared) -> Json:
             "bits_per_weight": plan.bits_per_weight,
             "data_file_bytes": plan.data_bytes,
             "cache_bytes_at_full_context": plan.cache_bytes,
+            "usual_context": plan.usual_context,
+            "cache_bytes_at_usual_context": plan.cache_bytes_at(plan.usual_context),
         },
         "left_out": dict(prepared.left_out),
         "notes": list(prepared.notes),
         "estimates": {
             "bundle_bytes": plan.data_bytes + _graph_and_tokenizer_bytes(prepared),
             "runtime_memory_bytes": plan.data_bytes + plan.cache_bytes,
+            "runtime_memory_bytes_at_usual_context": plan.data_bytes + plan.cache_bytes_at(plan.usual_context),
         },
         "budget": prepared.budget,
         "steps": [] if prepared.pruned is None else list(prepared.pruned.steps),
@@ -102,10 +105,9 @@ def format_plan(prepared: Prepared) -> str:
             f"weights      {_megabytes(totals['bytes_before'])} MB → {_megabytes(totals['weights_bytes'])} MB, "
             f"{prepared.plan.bits_per_weight:.2f} bits a weight",
             *([f"promise      {describe_promise(prepared.recipe.promise)}"] if prepared.recipe.promise else []),
-            f"data file    {_megabytes(totals['data_file_bytes'])} MB (with rotary tables and alignment)",
+            f"data file    {_megabytes(totals['data_file_bytes'])} MB (with alignment)",
             f"bundle       about {_megabytes(estimates['bundle_bytes'])} MB (estimate)",
-            f"memory       about {_megabytes(estimates['runtime_memory_bytes'])} MB to run at the full context, "
-            f"{_megabytes(totals['cache_bytes_at_full_context'])} MB of it key-value cache (estimate)",
+            *_memory_lines(prepared.plan),
             *_budget_lines(prepared.budget),
             *(f"left out     {name}: {why}" for name, why in prepared.left_out.items()),
             *(f"note         {note}" for note in cast("list[str]", plan["notes"])),
@@ -113,6 +115,18 @@ def format_plan(prepared: Prepared) -> str:
             *(f"not run      {name}: it keeps the sizes" for name in cast("list[str]", plan["steps_not_run"])),
         ]
     )
+
+
+def _memory_lines(plan: Plan) -> list[str]:
+    """What running takes, at a length that people use and at the whole context, where that is another."""
+    lines = []
+    for name, length in zip(("memory", ""), dict.fromkeys((plan.usual_context, plan.context_length)), strict=False):
+        cache = plan.cache_bytes_at(length)
+        lines.append(
+            f"{name:<12} about {_megabytes(plan.data_bytes + cache)} MB to run at {length:,} tokens, "
+            f"{_megabytes(cache)} MB of it key-value cache (estimate)"
+        )
+    return lines
 
 
 def _step_lines(steps: Sequence[Json]) -> list[str]:

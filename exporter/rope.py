@@ -10,6 +10,7 @@ longrope: θ_d / λ_d with one λ for short and one for long inputs (Ding et al.
 
 import math
 from collections.abc import Collection, Mapping, Sequence
+from functools import lru_cache
 from types import MappingProxyType
 
 import numpy as np
@@ -229,26 +230,31 @@ def longrope_attention_factor(factor: float, original: int) -> float:
     return 1.0 if factor <= 1.0 else math.sqrt(1 + math.log(factor) / math.log(original))
 
 
-def rope_tables(rope: Rope, context_length: int) -> tuple[Floats, Floats]:
-    """Return cos and sin, float32 (positions, rotated / 2), one row for each position up to ``context_length``.
-
-    longrope has a second block of ``context_length`` rows, from the long frequencies: the graph adds
-    ``context_length`` to its position ids when the total length exceeds ``rope.long_from``.
-    """
-    blocks = [rope.inverse_frequencies]
-    if rope.long_inverse_frequencies is not None:
-        blocks.append(rope.long_inverse_frequencies)
-    shape = (len(blocks) * context_length, len(rope.inverse_frequencies))
+def rope_rows(frequencies: Sequence[float], attention_factor: float, start: int, stop: int) -> tuple[Floats, Floats]:
+    """Return cos and sin of the positions from ``start`` to ``stop``, float32 (positions, rotated / 2) each."""
+    shape = (stop - start, len(frequencies))
     cosines, sines = np.empty(shape, np.float32), np.empty(shape, np.float32)
-    attention_factor = np.float32(rope.attention_factor)
-    for block, frequencies in enumerate(blocks):
-        for start in range(0, context_length, _TABLE_ROWS):
-            positions = np.arange(start, min(start + _TABLE_ROWS, context_length), dtype=np.float32)
-            angles = np.outer(positions, np.asarray(frequencies, np.float32)).astype(np.float64)  # product in float32
-            rows = slice(block * context_length + start, block * context_length + start + len(positions))
-            cosines[rows] = np.cos(angles).astype(np.float32) * attention_factor
-            sines[rows] = np.sin(angles).astype(np.float32) * attention_factor
+    for first in range(start, stop, _TABLE_ROWS):
+        positions = np.arange(first, min(first + _TABLE_ROWS, stop), dtype=np.float32)
+        angles = np.outer(positions, np.asarray(frequencies, np.float32)).astype(np.float64)  # product in float32
+        rows = slice(first - start, first - start + len(positions))
+        cosines[rows] = np.cos(angles).astype(np.float32) * np.float32(attention_factor)
+        sines[rows] = np.sin(angles).astype(np.float32) * np.float32(attention_factor)
     return cosines, sines
+
+
+@lru_cache(maxsize=8)  # some megabytes each; every pass over a layer asks for the same
+def rope_tables(rope: Rope, length: int) -> tuple[Floats, Floats]:
+    """Return cos and sin, float32 (length, rotated / 2), of a text of ``length`` tokens: which longrope looks at.
+
+    Shared by all who ask: not to be written to.
+    """
+    long = rope.long_inverse_frequencies
+    chosen = rope.inverse_frequencies if long is None or length <= rope.long_from else long
+    tables = rope_rows(chosen, rope.attention_factor, 0, length)
+    for table in tables:
+        table.flags.writeable = False
+    return tables
 
 
 def _powers(theta: float, rotated: int) -> Floats:

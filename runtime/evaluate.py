@@ -8,7 +8,9 @@ byte across them, never perplexity per token.
 
 import logging
 import math
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -31,7 +33,9 @@ Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
 Tokens = NDArray[np.int64]
 
-_PIECE_BYTES = 16 << 20  # float64 numbers worked on at once: a vocabulary of 150,000 in rows of 13
+_PIECE_BYTES = 16 << 20  # logits that a session gives at once are twice as many bytes
+_SCORED_BYTES = 1 << 20  # float64 numbers that a core works on at once: near it, in its cache
+_AHEAD = 2  # windows for which the reference's logits are made before they are asked for
 
 
 class LogitsSource(Protocol):
@@ -113,22 +117,42 @@ class _Sums:
     agreed: int = 0
     tokens: int = 0
 
-    def add(self, logits: Floats, targets: Tokens, reference: Floats | None) -> None:
-        """Add rows of logits (rows, vocab) and the tokens (rows,) that followed, in pieces of bounded memory."""
-        rows_at_once = max(1, _PIECE_BYTES // (8 * logits.shape[1]))
-        for start in range(0, len(targets), rows_at_once):
-            piece = slice(start, start + rows_at_once)
-            log_q = log_softmax(logits[piece])  # (rows, vocab)
-            rows = np.arange(len(log_q))
-            self.nll -= float(log_q[rows, targets[piece]].sum())
-            if reference is not None:
-                log_p = log_softmax(reference[piece])
-                self.reference_nll -= float(log_p[rows, targets[piece]].sum())
-                # xlogy(p, p / q) with 0 · log 0 = 0, which a masked vocabulary entry (logit -inf) needs
-                difference = np.where(np.isneginf(log_p), 0.0, log_p - log_q)
-                self.kl += float((np.exp(log_p) * difference).sum())
-                self.agreed += int((log_p.argmax(1) == log_q.argmax(1)).sum())
-        self.tokens += len(targets)
+    def add(self, other: "_Sums") -> None:
+        """Add the sums over other tokens."""
+        for name, value in vars(other).items():
+            setattr(self, name, getattr(self, name) + value)
+
+
+def _score_rows(logits: Floats, targets: Tokens, reference: Floats | None) -> _Sums:
+    """Sums over rows of logits (rows, vocab) and the tokens (rows,) that followed, in float64.
+
+    With z = ln Σ exp x, KL(p ‖ q) = Σ p (x_p − x_q) − z_p + z_q: no log-probability of every token is made.
+    """
+    rows = np.arange(len(targets))
+    z_q, _ = _log_sums(logits)
+    found = _Sums(nll=float((z_q - logits[rows, targets]).sum()), tokens=len(targets))
+    if reference is not None:
+        z_p, p = _log_sums(reference)
+        found.reference_nll = float((z_p - reference[rows, targets]).sum())
+        with np.errstate(invalid="ignore"):
+            difference = np.subtract(reference, logits, dtype=np.float64)
+        # 0 · log 0 = 0, which a masked vocabulary entry (logit -inf) needs
+        masked = np.isneginf(reference)
+        if masked.any():
+            difference[masked] = 0.0
+        found.kl = float((np.einsum("ij,ij->i", p, difference) - z_p + z_q).sum())
+        found.agreed = int((reference.argmax(1) == logits.argmax(1)).sum())
+    return found
+
+
+def _log_sums(logits: Floats) -> tuple[Doubles, Doubles]:
+    """ln Σ exp of each row, (rows,), and the probabilities, (rows, vocab)."""
+    most = logits.max(1, keepdims=True)
+    p = np.subtract(logits, most, dtype=np.float64)
+    np.exp(p, out=p)
+    total = p.sum(1, keepdims=True)
+    np.divide(p, total, out=p)
+    return most[:, 0] + np.log(total[:, 0]), p
 
 
 def log_softmax(logits: Floats) -> Doubles:
@@ -169,8 +193,9 @@ def evaluate(
     _check(context, stride, config)
     corpus = _corpus(config, documents)
     threads = usable_cores() if threads is None else threads
-    scorer = Scorer(config, context=context, threads=threads, prepared=prepared, on=on, soc=soc)
-    return _evaluate(scorer.pieces, corpus, context, stride, reference=reference, progress=progress)
+    own = threads if reference is None else max(1, threads // 2)  # the reference computes at the same time
+    scorer = Scorer(config, context=context, threads=own, prepared=prepared, on=on, soc=soc)
+    return _evaluate(scorer.pieces, corpus, context, stride, threads=threads, reference=reference, progress=progress)
 
 
 def evaluate_logits(
@@ -193,7 +218,8 @@ def evaluate_logits(
     def pieces(window: Window) -> Iterator[tuple[slice, Floats]]:
         yield slice(0, window.scored), source.logits(window.tokens)[-window.scored - 1 : -1]
 
-    return _evaluate(pieces, corpus, context, stride, reference=reference, progress=progress)
+    threads = usable_cores()
+    return _evaluate(pieces, corpus, context, stride, threads=threads, reference=reference, progress=progress)
 
 
 def read_corpus(bundle: str | Path, documents: Sequence[str]) -> Corpus:
@@ -264,38 +290,73 @@ def _evaluate(
     context: int,
     stride: int,
     *,
+    threads: int,
     reference: LogitsSource | None,
     progress: Callable[[int], None] | None,
 ) -> Evaluation:
     """Score a corpus by ``pieces``, which yields the logits of a window's scored tokens as :meth:`Scorer.pieces`."""
     sums = _Sums()
-    for tokens, size in zip(corpus.documents, corpus.utf8_bytes, strict=True):
-        scored = 0
-        for window in windows(tokens, context, stride):
-            _score_window(pieces(window), window, reference, sums)
+    documents = enumerate(corpus.documents)
+    cut = ((index, window) for index, tokens in documents for window in windows(tokens, context, stride))
+    scored = [0] * len(corpus.documents)
+    with ThreadPoolExecutor(threads, "edgepress-scores") as cores:
+        for (index, window), expected in _with_reference(cut, reference):
+            _score_window(pieces(window), window, expected, sums, cores)
             if progress is not None:
-                before, scored = scored, scored + window.scored
-                progress(size * scored // (tokens.size - 1) - size * before // (tokens.size - 1))
+                size, last = corpus.utf8_bytes[index], corpus.documents[index].size - 1
+                before = scored[index]
+                scored[index] += window.scored
+                progress(size * scored[index] // last - size * before // last)
     if not sums.tokens:
         raise InputError("no document is longer than one token, so there is nothing to score; give more text")
     return _result(sums, corpus, context, stride, referenced=reference is not None)
 
 
+Cut = tuple[int, Window]
+"""A document's index, and a window of it."""
+
+
+def _with_reference(cut: Iterator[Cut], reference: LogitsSource | None) -> Iterator[tuple[Cut, Floats | None]]:
+    """Each window with the reference's logits (length, vocab) of it, which are made while others are scored."""
+    if reference is None:
+        yield from ((one, None) for one in cut)
+        return
+    with ThreadPoolExecutor(1, "edgepress-reference") as pool:
+        waiting: deque[tuple[Cut, Future[Floats]]] = deque()
+        try:
+            for one in cut:
+                waiting.append((one, pool.submit(reference.logits, one[1].tokens)))
+                if len(waiting) > _AHEAD:
+                    before, found = waiting.popleft()
+                    yield before, found.result()
+            while waiting:
+                before, found = waiting.popleft()
+                yield before, found.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
 def _score_window(
-    pieces: Iterator[tuple[slice, Floats]], window: Window, reference: LogitsSource | None, sums: _Sums
+    pieces: Iterator[tuple[slice, Floats]], window: Window, expected: Floats | None, sums: _Sums, cores: Executor
 ) -> None:
+    """Add a window's scores; ``expected`` is what the reference gives for it, (length, vocab)."""
     targets = window.tokens[-window.scored :]
-    expected = None if reference is None else reference.logits(window.tokens)  # (length, vocab)
     for piece, logits in pieces:
-        if expected is None:
-            sums.add(logits, targets[piece], None)
-            continue
-        if expected.shape != (window.tokens.size, logits.shape[1]):
+        if expected is not None and expected.shape != (window.tokens.size, logits.shape[1]):
             raise InputError(
                 f"the reference gives logits of shape {expected.shape}, the bundle "
                 f"{(window.tokens.size, logits.shape[1])}; give the checkpoint that the bundle was made from"
             )
-        sums.add(logits, targets[piece], expected[-window.scored - 1 : -1][piece])
+        reference = None if expected is None else expected[-window.scored - 1 : -1][piece]
+        step = max(1, _SCORED_BYTES // (8 * logits.shape[1]))
+        rows = [slice(start, start + step) for start in range(0, len(logits), step)]
+        parts = (
+            [logits[some] for some in rows],
+            [targets[piece][some] for some in rows],
+            [None if reference is None else reference[some] for some in rows],
+        )
+        for found in cores.map(_score_rows, *parts):  # in the order of the rows: the same sums on any machine
+            sums.add(found)
 
 
 def _result(sums: _Sums, corpus: Corpus, context: int, stride: int, *, referenced: bool) -> Evaluation:

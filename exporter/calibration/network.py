@@ -46,13 +46,10 @@ class Rotary:
 
 def rotaries(decoder: Decoder, length: int, device: torch.device | str = "cpu") -> dict[str, Rotary]:
     """Tables of every rope of ``decoder`` for sequences of ``length`` tokens from position 0."""
-    found: dict[str, Rotary] = {}
-    for name, rope in decoder.ropes.items():
-        cos, sin = rope_tables(rope, decoder.context_length)  # (context or 2 · context, rotated / 2)
-        is_long = rope.long_inverse_frequencies is not None and length > rope.long_from
-        rows = slice(decoder.context_length, decoder.context_length + length) if is_long else slice(length)
-        found[name] = Rotary(*(torch.from_numpy(np.ascontiguousarray(t[rows])).to(device) for t in (cos, sin)))
-    return found
+    return {
+        name: Rotary(*(torch.tensor(table, device=device) for table in rope_tables(rope, length)))
+        for name, rope in decoder.ropes.items()
+    }
 
 
 def embed(decoder: Decoder, values: Values, tokens: Tensor) -> Tensor:

@@ -39,6 +39,7 @@ class GraphBuilder:
         self._initializers: dict[str, onnx.TensorProto] = {}
         self._inputs: list[onnx.ValueInfoProto] = []
         self._outputs: list[onnx.ValueInfoProto] = []
+        self._shapes: list[onnx.ValueInfoProto] = []
 
     def input(self, name: str, dtype: int, shape: Sequence[int | str]) -> str:
         """Add a graph input; names in ``shape`` are dynamic dimensions."""
@@ -49,6 +50,11 @@ class GraphBuilder:
     def output(self, name: str, dtype: int, shape: Sequence[int | str]) -> str:
         """Declare ``name``, a value that some node makes, as a graph output."""
         self._outputs.append(helper.make_tensor_value_info(name, dtype, list(shape)))
+        return name
+
+    def shape(self, name: str, dtype: int, shape: Sequence[int | str]) -> str:
+        """Say which shape a value has where it does not follow from the nodes."""
+        self._shapes.append(helper.make_tensor_value_info(name, dtype, list(shape)))
         return name
 
     def constant(self, name: str, value: NDArray[np.generic]) -> str:
@@ -139,7 +145,8 @@ class GraphBuilder:
 
     def model(self, name: str, producer_version: str) -> onnx.ModelProto:
         """Return the finished model (opset 21 and onnxruntime's contrib operators)."""
-        graph = helper.make_graph(self._nodes, name, self._inputs, self._outputs, list(self._initializers.values()))
+        constants = list(self._initializers.values())
+        graph = helper.make_graph(self._nodes, name, self._inputs, self._outputs, constants, value_info=self._shapes)
         return helper.make_model(
             graph,
             producer_name="edgepress",

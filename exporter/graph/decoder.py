@@ -20,13 +20,13 @@ from edgepress.errors import InputError
 from edgepress.exporter.decoder import MLP, Activation, Attention, Decoder, Layer, Linear, Norm, Rotation, Weight
 from edgepress.exporter.graph.builder import CONTRIB, FLOAT, FLOAT16, GraphBuilder
 from edgepress.exporter.graph.linears import Projection, block_scales, write_linear
+from edgepress.exporter.graph.rotary import CONTEXT_LENGTH, write_rotary
 from edgepress.exporter.plan import Plan
 from edgepress.targets import Operator
 
 INT32, INT64, UINT8 = TensorProto.INT32, TensorProto.INT64, TensorProto.UINT8
 
 LOGITS_START = "logits_start"
-LONG_FROM = "long_from"
 _HEAD_MULTIPLE = 8  # onnxruntime's CPU kernel; what is rotated inside it must be a multiple of 16
 _TO_THE_END = np.iinfo(np.int64).max
 
@@ -46,7 +46,9 @@ def build_decoder(
     graph = GraphBuilder(data_file, has_half)
     writer = _DecoderGraph(graph, decoder, plan)
     writer.write()
-    return graph.model(decoder.model_type, version)
+    model = graph.model(decoder.model_type, version)
+    onnx.helper.set_model_props(model, {CONTEXT_LENGTH: str(plan.context_length)})
+    return model
 
 
 def _rotates_apart(attention: Attention, decoder: Decoder) -> bool:
@@ -56,8 +58,11 @@ def _rotates_apart(attention: Attention, decoder: Decoder) -> bool:
     """
     if attention.rope is None:
         return False
-    rotated_dimensions = 2 * len(decoder.ropes[attention.rope].inverse_frequencies)
-    return bool(attention.head_dim % 16 or rotated_dimensions % 16)
+    return bool(attention.head_dim % 16 or _rotated_dimensions(attention.rope, decoder) % 16)
+
+
+def _rotated_dimensions(rope: str, decoder: Decoder) -> int:
+    return 2 * len(decoder.ropes[rope].inverse_frequencies)
 
 
 @dataclass(frozen=True)
@@ -110,8 +115,7 @@ class _DecoderGraph:
         shape = g.node("Shape", ["attention_mask"], "mask_shape", start=1, end=2)  # (1,)
         total = g.node("Squeeze", [shape], "total")
         g.node("Cast", [total], "total_length", to=INT32)
-        apart = any(_rotates_apart(layer.attention, self.decoder) for layer in self.decoder.layers)
-        if self.decoder.positions is not None or self.decoder.long_from is not None or apart:
+        if self.decoder.positions is not None:
             self._position_ids()
 
     def _position_ids(self) -> None:
@@ -293,7 +297,7 @@ class _DecoderGraph:
             g.output(value, FLOAT, ["batch", attention.kv_heads, "total", attention.head_dim])
         qkv = self._linear(attention.qkv, hidden, f"{name}.qkv.y")
         apart = _rotates_apart(attention, self.decoder)
-        rope = self._rope(attention.rope)
+        rope = [] if attention.rope is None else list(self._rotary(attention.rope))
         query = [qkv, "", ""]
         if apart or attention.query_norm is not None or attention.key_norm is not None:
             query = self._split_qkv(attention, qkv, name)
@@ -341,16 +345,18 @@ class _DecoderGraph:
         return [*normed, v]
 
     def _rotated(self, attention: Attention, qkv: list[str], rope: list[str]) -> list[str]:
-        """Rotate q and k by nodes of their own; ``rope`` is cos, sin and, for longrope, the position ids."""
-        cos, sin, *ids = rope
-        rotated_dimensions = 2 * self.plan.table(cos).shape[1]
+        """Rotate q and k by nodes of their own; ``rope`` is cos, sin and the row of each token."""
+        if attention.rope is None:
+            raise ValueError("attention without a rope is not rotated")
+        rotated_dimensions = _rotated_dimensions(attention.rope, self.decoder)
         partial = rotated_dimensions < attention.head_dim
         q, k, v = qkv
+        cos, sin, rows = rope
         return [
             *(
                 self.graph.node(
                     "RotaryEmbedding",
-                    [x, *(ids or ["position_ids"]), cos, sin],
+                    [x, rows, cos, sin],
                     f"{x}_rotated",
                     domain=CONTRIB,
                     num_heads=heads,
@@ -361,30 +367,8 @@ class _DecoderGraph:
             v,
         ]
 
-    def _rope(self, key: str | None) -> list[str]:
-        """Inputs cos, sin and, for longrope, the positions that choose between its two tables.
-
-        The tables are stacked, short above long: a call with total > long_from reads rows ``context_length`` further.
-        ``long_from`` is an initializer that the runtime overrides, so that the pieces of one prompt agree on the table.
-        """
-        if key is None:
-            return []
-        g, rope = self.graph, self.decoder.ropes[key]
-        inputs = []
-        for part in ("cos", "sin"):
-            table = self.plan.table(f"rope.{key}.{part}")
-            inputs.append(g.external(table.name, FLOAT, table.shape, table.region))
-        if rope.long_inverse_frequencies is not None:
-            ids = f"rope.{key}.position_ids"
-            if not g.has_value(ids):
-                limit = g.constant(LONG_FROM, np.array(rope.long_from, np.int64))
-                rows = g.constant(f"rope.{key}.rows", np.array(self.plan.context_length, np.int64))
-                is_long = g.node("Greater", ["total", limit], f"rope.{key}.is_long")
-                flag = g.node("Cast", [is_long], f"rope.{key}.flag", to=INT64)
-                offset = g.node("Mul", [flag, rows], f"rope.{key}.offset")
-                g.node("Add", ["position_ids", offset], ids)
-            inputs.append(ids)
-        return inputs
+    def _rotary(self, key: str) -> tuple[str, str, str]:
+        return write_rotary(self.graph, key, self.decoder.ropes[key])
 
     def _mlp(self, mlp: MLP, hidden: str, name: str) -> str:
         """``down(act(gate) · up)``; gate and up stay apart: fusing them is measured to gain nothing."""

@@ -26,7 +26,7 @@ from edgepress import __version__
 from edgepress.errors import InputError
 from edgepress.exporter.graph.attention import attend, merge_heads
 from edgepress.exporter.graph.builder import CONTRIB
-from edgepress.exporter.graph.decoder import LOGITS_START, LONG_FROM
+from edgepress.exporter.graph.decoder import LOGITS_START
 from edgepress.exporter.graph.editing import (
     Editor,
     infer_shapes,
@@ -37,6 +37,7 @@ from edgepress.exporter.graph.editing import (
 )
 from edgepress.exporter.graph.passes import Context, run_passes
 from edgepress.exporter.graph.passes.decompose_attention import GroupQuery, read_group_query
+from edgepress.exporter.graph.rotary import LONG_FROM, check_context, restore_tables
 from edgepress.exporter.graph.weights import Array, Rows, Weights, graphs
 
 METADATA = "edgepress.static"
@@ -145,7 +146,11 @@ def static_decoder(
 
     """
     _keep_all_positions(model)
+    check_context(model, shapes.slots + 1)
+    limit = restore_tables(model, weights, shapes.slots + 1, _POSITIONS)
     long = _take_positions(model, weights, shapes.slots + 1)
+    if limit is not None:
+        long = _Long(limit, shapes.slots + 1)
     run_passes(model, _BEFORE, Context(weights=weights))
     windows, caches = _make_attention_static(model, weights, shapes)
     _set_values(model, shapes, windows, caches)
@@ -178,7 +183,8 @@ class _Long:
 def _take_positions(model: onnx.ModelProto, weights: Weights, context: int) -> _Long | None:
     """Make ``position_ids`` an input instead of what the graph computes, and say which rows longrope reads.
 
-    The graph's choice between longrope's tables, which depends on the length of the text, becomes the caller's::
+    The choice between longrope's tables of a graph that stores them, as edgepress did before it computed them, depends
+    on the length of the text and becomes the caller's::
 
         total > long_from ─ Cast ─ Mul(rows) ─ Add(position_ids) = ids        →        position_ids
     """

@@ -160,13 +160,22 @@ def test_tables_are_those_of_transformers(attention_factor: float) -> None:
         np.testing.assert_allclose(found, reference, rtol=0, atol=2 * ULP)
 
 
-def test_longrope_tables_are_stacked() -> None:
+@pytest.mark.parametrize(("length", "frequencies"), [(3, (1.0, 0.5)), (6, (0.25, 0.125))])
+def test_longrope_tables_follow_the_length_of_the_text(length: int, frequencies: tuple[float, float]) -> None:
     rope = Rope((1.0, 0.5), 1.1, (0.25, 0.125), 3)
-    cosines, sines = rope_tables(rope, 6)
-    assert cosines.shape == sines.shape == (12, 2)
-    for block, frequencies in enumerate(([1.0, 0.5], [0.25, 0.125])):
-        for position in range(6):
-            for pair, frequency in enumerate(frequencies):
-                angle = position * frequency
-                assert cosines[6 * block + position, pair] == pytest.approx(1.1 * math.cos(angle), rel=1e-6)
-                assert sines[6 * block + position, pair] == pytest.approx(1.1 * math.sin(angle), rel=1e-6)
+    cosines, sines = rope_tables(rope, length)
+    assert cosines.shape == sines.shape == (length, 2)
+    for position in range(length):
+        for pair, frequency in enumerate(frequencies):
+            angle = position * frequency
+            assert cosines[position, pair] == pytest.approx(1.1 * math.cos(angle), rel=1e-6)
+            assert sines[position, pair] == pytest.approx(1.1 * math.sin(angle), rel=1e-6)
+
+
+def test_tables_are_made_once_a_length_and_as_long_as_the_text() -> None:
+    rope = read_rope(Config({"rope_theta": 1e6}), head_dim=64, context_length=131_072)
+    first = rope_tables(rope, 70)
+    assert first[0].shape == (70, 32)  # not the whole context
+    assert rope_tables(Rope(rope.inverse_frequencies), 70)[0] is first[0]
+    assert not first[0].flags.writeable
+    np.testing.assert_array_equal(rope_tables(rope, 40)[1], first[1][:40])

@@ -65,6 +65,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _reference(arguments: argparse.Namespace) -> "LogitsSource":
+    from edgepress.cores import usable_cores
     from edgepress.errors import InputError
 
     try:
@@ -73,7 +74,9 @@ def _reference(arguments: argparse.Namespace) -> "LogitsSource":
         if (error.name or "").startswith("edgepress"):
             raise
         raise InputError(f"--reference needs {error.name}; pip install 'edgepress[export]'") from error
-    reference = Reference(arguments.reference, revision=arguments.revision)
+    threads = usable_cores() if arguments.threads is None else arguments.threads
+    own = max(1, threads - threads // 2)  # the bundle has the others
+    reference = Reference(arguments.reference, revision=arguments.revision, threads=own)
     _refuse_pruned_vocabulary(arguments.bundle, arguments.reference, reference.vocab_size)
     return reference
 

@@ -1,0 +1,160 @@
+"""Rotary embedding without stored tables: cos and sin of the positions of each call, and back to tables.
+
+A table for every position of the context is a third of a small model's bundle. A call needs the rows of its own tokens
+only: so each call computes these, and the nodes that rotate are told which row is whose. GroupQueryAttention asks for
+as many rows as the text is long all the same; the rest is padding, a hundredth of what it reads of the cache.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from onnx import TensorProto
+
+from edgepress.errors import InputError
+from edgepress.exporter.decoder import Rope
+from edgepress.exporter.graph.builder import FLOAT, GraphBuilder
+from edgepress.exporter.graph.editing import remove_unused
+from edgepress.exporter.graph.weights import Array, Rows, Weights
+from edgepress.exporter.rope import rope_rows
+
+LONG_FROM = "long_from"  # an initializer; the runtime overrides it, so that the pieces of one prompt agree
+ROWS = "rope.rows"  # (batch, sequence): the row of each token of a call
+CONTEXT_LENGTH = "edgepress.context_length"  # a graph's metadata: for how many positions it was made
+INT64 = TensorProto.INT64
+_FREQUENCIES, _FACTOR = "frequencies", "attention_factor"
+
+
+def write_rotary(g: GraphBuilder, key: str, rope: Rope) -> tuple[str, str, str]:
+    """Write the cos and sin of a call's positions, once; return their names and that of the rows, :data:`ROWS`.
+
+    ::
+
+        positions (batch · sequence, 1) ─ Mul(frequencies) ┬ Cos ─ (Mul attention factor) ─ Pad(total) ─ cos
+                                                           └ Sin ─ …
+
+    longrope's frequencies are two rows, and ``total > long_from`` chooses one of them.
+    """
+    names = (f"rope.{key}.cos", f"rope.{key}.sin", ROWS)
+    if g.has_value(names[0]):
+        return names
+    with g.in_half(False):
+        if not g.has_value(ROWS):
+            _write_positions(g)
+        name, long = f"rope.{key}.{_FREQUENCIES}", rope.long_inverse_frequencies
+        if long is None:
+            chosen = g.constant(name, np.array(rope.inverse_frequencies, np.float32))
+        else:
+            both = g.constant(name, np.array([rope.inverse_frequencies, long], np.float32))
+            limit = g.constant(LONG_FROM, np.array(rope.long_from, np.int64))
+            is_long = g.node("Greater", ["total", limit], f"rope.{key}.is_long")
+            chosen = g.node("Gather", [both, g.node("Cast", [is_long], f"rope.{key}.row", to=INT64)], f"{name}.chosen")
+        angles = g.node("Mul", ["rope.positions", chosen], f"rope.{key}.angles")
+        for table, function in zip(names, ("Cos", "Sin"), strict=False):
+            rows = g.node(function, [angles], f"{table}.of_call")
+            if rope.attention_factor != 1.0:
+                factor = g.constant(f"rope.{key}.{_FACTOR}", np.array(rope.attention_factor, np.float32))
+                rows = g.node("Mul", [rows, factor], f"{table}.scaled")
+            g.shape(table, FLOAT, ["rope_rows", len(rope.inverse_frequencies)])
+            g.node("Pad", [rows, "rope.pads"], table)
+    return names
+
+
+def _write_positions(g: GraphBuilder) -> None:
+    """Positions as a column of floats, the row of each token, and how far the tables are padded.
+
+    A row of the batch goes on after the tokens of it that its mask has, as GroupQueryAttention does::
+
+        lengths − sequence, at least 0 ─ Add(0 … sequence − 1) ─ Reshape ─ Cast ─ rope.positions (batch · sequence, 1)
+    """
+    zero, one = (g.constant(f"rope.{i}", np.array(i, np.int64)) for i in (0, 1))
+    shape = g.node("Shape", ["input_ids"], "rope.shape")  # (2,)
+    length = g.node("Gather", [shape, one], "rope.sequence")
+    before = g.node("Max", [g.node("Sub", ["lengths", length], "rope.before"), zero], "rope.past")  # (batch,)
+    column = g.node("Unsqueeze", [before, g.constant("rope.axis", np.array([1], np.int64))], "rope.past_column")
+    steps = g.node("Range", [zero, length, one], "rope.steps")
+    positions = g.node("Add", [column, steps], "rope.position_ids")  # (batch, sequence)
+    flat = g.node("Reshape", [positions, g.constant("rope.flat", np.array([-1, 1], np.int64))], "rope.positions_flat")
+    g.node("Cast", [flat], "rope.positions", to=FLOAT)
+    count = g.node("Range", [zero, g.node("Size", ["input_ids"], "rope.count"), one], "rope.numbers")
+    g.node("Reshape", [count, shape], ROWS)
+    ends = (g.constant(f"rope.pads_{name}", np.zeros(n, np.int64)) for name, n in (("before", 2), ("after", 1)))
+    first, last = ends
+    g.node("Concat", [first, "mask_shape", last], "rope.pads", axis=0)
+
+
+@dataclass(frozen=True)
+class _Computed:
+    """One rope that a graph computes: its frequencies (1 or 2, rotated / 2)."""
+
+    key: str
+    frequencies: Array
+    attention_factor: float
+
+
+def restore_tables(model: onnx.ModelProto, weights: Weights, context: int, positions: str) -> int | None:
+    """Put tables of ``context`` positions, in the order of ``positions``, in place of the nodes that compute them.
+
+    Where there are long frequencies their rows stand below the short ones'; returns from which length on they are read.
+    A graph without such nodes stays as it is.
+    """
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    ropes = [_read(name, weights, constants) for name in constants if _is_frequencies(name)]
+    if not ropes:
+        return None
+    long = [rope for rope in ropes if len(rope.frequencies) == 2]
+    learned = any("position_ids" in node.output for node in model.graph.node)
+    if long and (len(ropes) > 1 or learned):
+        raise InputError(
+            "layers with longrope and layers without it, or with another one, read the same positions; "
+            "this model has no static form"
+        )
+    tables = {f"rope.{rope.key}.{part}": (rope, index) for rope in ropes for index, part in enumerate(("cos", "sin"))}
+    limit = int(weights.array(constants[LONG_FROM])) if long else None
+    kept = [node for node in model.graph.node if not set(node.output) & set(tables)]
+    for node in kept:
+        for index, name in enumerate(node.input):
+            node.input[index] = positions if name == ROWS else name
+    copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in kept]
+    del model.graph.node[:]
+    model.graph.node.extend(copies)
+    used = 2 if limit is not None and limit < context else 1
+    for name, (rope, index) in tables.items():
+        model.graph.initializer.append(weights.tensor(name, _rows(rope, index, context, used)))
+    shapes = [value for value in model.graph.value_info if value.name not in tables]
+    del model.graph.value_info[:]
+    model.graph.value_info.extend(shapes)
+    remove_unused(model)
+    return limit if used == 2 else None
+
+
+def check_context(model: onnx.ModelProto, context: int) -> None:
+    """Raise InputError when the model was made for fewer than ``context`` positions, if it says for how many."""
+    known = next((entry.value for entry in model.metadata_props if entry.key == CONTEXT_LENGTH), None)
+    if known is not None and known.isdecimal() and context > int(known):
+        raise InputError(f"a context of {context} is asked for, and the model has {known} positions")
+
+
+def _is_frequencies(name: str) -> bool:
+    return name.startswith("rope.") and name.endswith(f".{_FREQUENCIES}")
+
+
+def _read(name: str, weights: Weights, constants: dict[str, onnx.TensorProto]) -> _Computed:
+    key = name.removeprefix("rope.").removesuffix(f".{_FREQUENCIES}")
+    factor = constants.get(f"rope.{key}.{_FACTOR}")
+    frequencies = np.atleast_2d(weights.array(constants[name]))
+    return _Computed(key, frequencies, 1.0 if factor is None else float(weights.array(factor)))
+
+
+def _rows(rope: _Computed, part: int, context: int, blocks: int) -> Rows:
+    """Rows of the cosines (``part`` 0) or sines, ``context`` of each block of frequencies."""
+
+    def read(start: int, stop: int) -> Array:
+        pieces = []
+        for block, frequencies in enumerate(rope.frequencies[:blocks]):
+            low, high = max(start - block * context, 0), min(stop - block * context, context)
+            if low < high:
+                pieces.append(rope_rows(list(frequencies), rope.attention_factor, low, high)[part])
+        return np.concatenate(pieces)
+
+    return Rows((blocks * context, rope.frequencies.shape[1]), FLOAT, read)
