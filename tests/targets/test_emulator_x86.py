@@ -19,14 +19,15 @@ from residual_network import IMAGES, residual_network
 from edgepress.errors import InputError
 from edgepress.exporter.graph.qdq import WIDTHS, calibrate, quantize
 from edgepress.exporter.recipe import Activations
-from edgepress.targets.emulator import Call, Installation, agreement, compare_model, machine, processors, run
-from edgepress.targets.emulator.guest import describe, products
+from edgepress.targets.emulator import Agreement, Call, Installation, agreement, machine, processors, run
+from edgepress.targets.emulator.guest import Arrays, describe, products
 from edgepress.targets.emulator.model import run_model
 
 ROOT = Path(__file__).resolve().parents[2]
 QUANTIZE = "tests/exporter/graph/qdq/test_quantize.py"
 WITHOUT_VNNI = "Haswell-noTSX"
 ARM = ["cortex-a53", "cortex-a76"]  # without and with dot products
+PRODUCTS = ["MatMulInteger", "MatMul in QDQ", "Conv in QDQ", "MatMul in QDQ, a shared weight"]
 on_x86 = pytest.mark.skipif(
     platform.machine() != "x86_64", reason="runs this machine's own Python, which is not x86-64"
 )
@@ -49,7 +50,7 @@ def test_a_processor_without_avx2_has_another_kernel_that_is_exact(emulator: Ins
 def test_the_tests_of_arithmetic_pass_there(emulator: Installation) -> None:
     """Every operator's product, plain and by our sessions; decoders in QDQ against their float models."""
     picked = "products or saturates or option or decoder"
-    chosen = ["tests/test_sessions.py", f"{QUANTIZE}::test_a_decoder_stays_near_its_float_model"]
+    chosen = ["tests/test_sessions.py", f"{QUANTIZE}::test_a_decoder_stays_near_its_float_model[a8w8-15]"]
     words = ["-m", "pytest", "-o", "addopts=--import-mode=importlib", "-p", "no:cacheprovider", "-k", picked, *chosen]
     command = [*machine.x86_python(emulator, WITHOUT_VNNI), *words]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
@@ -61,34 +62,35 @@ def test_the_tests_of_arithmetic_pass_there(emulator: Installation) -> None:
     assert int(counts[2]) == unrepaired  # there the products were found to saturate
 
 
-@pytest.mark.parametrize("kind", ["MatMulInteger", "MatMul in QDQ", "Conv in QDQ", "MatMul in QDQ, a shared weight"])
-def test_products_are_armes_bit_by_bit(kind: str, emulator: Installation, tmp_path: Path) -> None:
-    case = made.CASES[kind]()
-    path = tmp_path / "product.onnx"
-    path.write_bytes(case.model)
-    compared = compare_model(emulator, path, case.feed, cpus(), timeout=600)
-    for comparison in compared:
-        assert comparison.bit_equal, f"{comparison.cpu}: {comparison.describe()}"
-
-
-def test_a_network_with_weights_of_all_eight_bits_is_armes_bit_by_bit(emulator: Installation, tmp_path: Path) -> None:
-    path = tmp_path / "int8.onnx"
-    onnx.save(residual_network(integer=True, top=127), path)
-    for comparison in compare_model(emulator, path, {"image": IMAGES}, cpus(), batch=7):
-        assert comparison.bit_equal, f"{comparison.cpu}: {comparison.describe()}"
-
-
-def test_a_decoder_in_qdq_is_armes(emulator: Installation, tmp_path: Path) -> None:
-    path = block(tmp_path / "m.onnx")
+@pytest.fixture(scope="module")
+def compared(emulator: Installation, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Agreement]]:
+    """Each model's outputs on each processor against those here: one start of a processor for all of them."""
+    folder = tmp_path_factory.mktemp("compared")
+    feeds: dict[str, Arrays] = {"network": {"image": IMAGES}, "decoder": dict(block_feed(3))}
+    onnx.save(residual_network(integer=True, top=127), folder / "network.onnx")
+    path = block(folder / "float.onnx")
     ranges = calibrate(path, map(block_feed, range(60)), Activations("uint8", "minmax"))
-    onnx.save(quantize(path, ranges, WIDTHS["a8w8"]), tmp_path / "int8.onnx")
-    for comparison in compare_model(emulator, tmp_path / "int8.onnx", block_feed(3), cpus()):
-        for name, found in comparison.agreements.items():
-            assert found.bit_equal, f"{comparison.cpu}, {name}: {found.describe()}"
+    onnx.save(quantize(path, ranges, WIDTHS["a8w8"]), folder / "decoder.onnx")
+    for name in PRODUCTS:
+        case = made.CASES[name]()
+        (folder / f"{name}.onnx").write_bytes(case.model)
+        feeds[name] = case.feed
+    asked = {name: {"model": str(folder / f"{name}.onnx"), "batch": None, "threads": 1} for name in feeds}
+    here = {name: run_model(asked[name], feeds[name])[1] for name in feeds}
+    found: dict[str, dict[str, Agreement]] = {name: {} for name in feeds}
+    for cpu in [*ARM, *([WITHOUT_VNNI] if platform.machine() == "x86_64" else [])]:
+        answers = run(emulator, cpu, [Call(run_model, asked[name], feeds[name]) for name in feeds])
+        for name, (_, outputs) in zip(feeds, answers, strict=True):
+            found[name] |= {f"{cpu}, {key}": agreement(here[name][key], outputs[key]) for key in outputs}
+    return found
 
 
-def cpus() -> list[str]:
-    return [*ARM, *([WITHOUT_VNNI] if platform.machine() == "x86_64" else [])]
+@pytest.mark.parametrize("name", [*PRODUCTS, "network", "decoder"])
+def test_products_are_those_of_arm_bit_by_bit(name: str, compared: dict[str, dict[str, Agreement]]) -> None:
+    """Of single products, of a network with weights of all eight bits, and of a decoder in QDQ."""
+    assert len(compared[name]) >= len(ARM)
+    for where, found in compared[name].items():
+        assert found.bit_equal, f"{where}: {found.describe()}"
 
 
 @on_x86
