@@ -10,6 +10,7 @@ import numpy as np
 
 from edgepress.cores import usable_cores
 from edgepress.errors import InputError
+from edgepress.exchange import read_steady
 from edgepress.runtime.config import BundleConfig, read_config
 from edgepress.runtime.first_use import verify_first
 from edgepress.runtime.placement import open_accelerator
@@ -62,21 +63,25 @@ def load(
         InputError: the directory is not a bundle or not as it was written, or a number is out of range.
 
     """
-    if verify:
-        verify_first(Path(bundle))
-    config = read_config(Path(bundle))
-    accelerated = open_accelerator(Path(bundle), on, soc)
-    if accelerated is not None:
-        accelerated.context = _checked_context(context, replace(config, context_length=accelerated.context))
-        return Model(config, accelerated)
-    session = DecoderSession(
-        config,
-        threads=usable_cores() if threads is None else threads,
-        context=_checked_context(context, config),
-        prefill_chunk=_positive("prefill_chunk", prefill_chunk),
-        prepared=prepared,
-    )
-    return Model(config, session)
+
+    def open_whole() -> Model:
+        if verify:
+            verify_first(Path(bundle))
+        config = read_config(Path(bundle))
+        accelerated = open_accelerator(Path(bundle), on, soc)
+        if accelerated is not None:
+            accelerated.context = _checked_context(context, replace(config, context_length=accelerated.context))
+            return Model(config, accelerated)
+        session = DecoderSession(
+            config,
+            threads=usable_cores() if threads is None else threads,
+            context=_checked_context(context, config),
+            prefill_chunk=_positive("prefill_chunk", prefill_chunk),
+            prepared=prepared,
+        )
+        return Model(config, session)
+
+    return read_steady(Path(bundle), open_whole)
 
 
 def _positive(name: str, number: int) -> int:

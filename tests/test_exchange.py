@@ -16,7 +16,7 @@ import edgepress.exchange
 import edgepress.files
 from edgepress import workspace
 from edgepress.errors import InputError
-from edgepress.exchange import exchange
+from edgepress.exchange import exchange, read_steady
 from edgepress.files import atomic_directory, recover
 from edgepress.manifest import read_manifest
 from edgepress.runtime.config import read_config
@@ -215,3 +215,27 @@ def test_a_directory_that_may_not_be_removed_when_the_new_one_is_ready_stays(tmp
         (target / "thesis").touch()
     assert content(target) == whole("old") | {("thesis", "")}
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_what_is_read_while_the_directory_is_replaced_is_read_again(tmp_path: Path) -> None:
+    """Half of the old and half of the new, an error because of it, and at last a whole one."""
+    target = tmp_path / "out"
+    fill(target, "0")
+    turns = iter(range(99))
+
+    def read() -> set[str]:
+        turn = next(turns)
+        first = (target / "a").read_text()
+        if turn < 2:
+            with atomic_directory(target, replace=True) as work:
+                fill(work, str(turn + 1))
+        if turn == 1:
+            raise InputError("a file is gone")
+        return {first, (target / "inner" / "b").read_text()}
+
+    assert read_steady(target, read) == {"2"}
+    assert next(turns) == 3
+    with pytest.raises(ZeroDivisionError):
+        read_steady(target, lambda: 1 // 0)
+    with pytest.raises(InputError, match="was replaced 5 times while it was being read"):
+        read_steady(target, lambda: replace(target))

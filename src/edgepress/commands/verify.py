@@ -25,6 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Exit 0 when the bundle is sound and the one that is expected; else name what is not, and exit 1."""
+    from edgepress.exchange import read_steady
     from edgepress.manifest import bundle_hash, find_problems, read_manifest
     from edgepress.progress import progress
 
@@ -32,7 +33,7 @@ def run(arguments: argparse.Namespace) -> int:
     expected = None if arguments.expect is None else _hash(arguments.expect)
     if not bundle.is_dir():
         read_manifest(bundle)  # raises the InputError that says what is wrong
-    problems = find_problems(bundle, progress)
+    problems = read_steady(bundle, lambda: find_problems(bundle, progress))
     if not problems and expected not in {None, found := bundle_hash(bundle)}:
         problems = [f"its hash is {found}, not {expected}: it is another bundle, though its files fit its manifest"]
     for problem in problems:
