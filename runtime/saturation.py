@@ -10,10 +10,9 @@ from pathlib import Path
 
 from edgepress.runtime import protobuf as pb
 from edgepress.runtime.products import Node, read_node, read_tensor
-from edgepress.sessions import REMEDY, WEIGHT_INPUTS, saturates
+from edgepress.sessions import IN_QDQ, REMEDY, WEIGHT_INPUTS, saturates
 
 _INT8 = 3  # TensorProto.DataType
-_IN_QDQ = {"MatMul", "Gemm", "Conv"}
 
 
 def saturation_warnings(bundle: Path) -> tuple[str, ...]:
@@ -47,7 +46,7 @@ def _multiplies_int8(node: Node, int8: set[str], makers: Mapping[str, Node]) -> 
     if index is None or index >= len(node.inputs):
         return False
     weight = node.inputs[index]
-    if node.op not in _IN_QDQ:
+    if node.op not in IN_QDQ:
         return weight in int8
     maker, x_maker = makers.get(weight), makers.get(node.inputs[0])
     by_codes = maker is not None and x_maker is not None and maker.op == x_maker.op == "DequantizeLinear"

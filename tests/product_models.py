@@ -5,8 +5,8 @@ on x86-64 with AVX2 and no VNNI, ``repaired`` whether its option for exact produ
 that is opened with it cannot be run.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
@@ -213,6 +213,26 @@ def attention() -> Case:
     return Case(model, {"x": x}, expected.astype(np.float32), 1e-3 * float(expected.max()))
 
 
+def read_again(case: Case) -> Case:
+    """The same with the dequantized weight read by another node."""
+    model = onnx.load_from_string(case.model)
+    model.graph.node.append(helper.make_node("Relu", ["wf"], ["positive"]))
+    model.graph.output.append(helper.make_tensor_value_info("positive", TensorProto.FLOAT, None))
+    return replace(case, model=model.SerializeToString())
+
+
+def twice(case: Case) -> Case:
+    """The same with another node that reads the same, weight and zero point."""
+    model = onnx.load_from_string(case.model)
+    again = onnx.NodeProto()
+    again.CopyFrom(model.graph.node[0])
+    again.output[0] = "again"
+    model.graph.node.append(again)
+    kind = model.graph.output[0].type.tensor_type.elem_type
+    model.graph.output.append(helper.make_tensor_value_info("again", kind, None))
+    return replace(case, model=model.SerializeToString(), repaired=False)
+
+
 def _int8(*shape: int) -> np.ndarray:
     return large(np.int8, shape, 18)
 
@@ -227,6 +247,7 @@ CASES: Mapping[str, Callable[[], Case]] = {
     "MatMulInteger of int8": lambda: integers((np.int8, np.int8), constant=True),
     "MatMulInteger, int8 computed": lambda: integers((np.uint8, np.int8), constant=False),
     **{op: lambda op=op, ins=ins: to_float(op, ins) for op, ins in _FLOAT_INPUTS.items()},
+    "MatMulInteger, twice": lambda: twice(integers((np.uint8, np.int8), constant=True)),
     "QGemm, int8 computed": lambda: to_float("QGemm", _FLOAT_INPUTS["QGemm"], constant=False),
     "DynamicQuantizeMatMul": dynamic,
     "QLinearMatMul": lambda: q_linear_matmul(19),
@@ -238,6 +259,7 @@ CASES: Mapping[str, Callable[[], Case]] = {
     "MatMul in QDQ of int8": lambda: qdq("MatMul", np.int8, _int8(DEPTH, COLUMNS)),
     "MatMul in QDQ, 7-bit weights": lambda: qdq("MatMul", np.uint8, _int8(DEPTH, COLUMNS) // 2, saturates=False),
     "MatMul in QDQ, a shared weight": lambda: qdq("MatMul", np.uint8, _int8(DEPTH, COLUMNS), readers=2),
+    "MatMul in QDQ, also read by another": lambda: read_again(qdq("MatMul", np.uint8, _int8(DEPTH, COLUMNS))),
     "Gemm in QDQ": lambda: qdq("Gemm", np.uint8, _int8(COLUMNS, DEPTH)),
     "Gemm in QDQ, no zero points": lambda: qdq(
         "Gemm", np.uint8, _int8(COLUMNS, DEPTH), zero_points=False, saturates=False
@@ -250,9 +272,3 @@ CASES: Mapping[str, Callable[[], Case]] = {
     "MatMulNBits of 4 bits": lambda: in_bits(4),
     "MatMulNBits of 8 bits": lambda: in_bits(8),
 }
-
-
-def onnx_models() -> Iterator[tuple[str, onnx.ModelProto]]:
-    """Every model, for what reads models."""
-    for name, make in CASES.items():
-        yield name, onnx.load_from_string(make().model)

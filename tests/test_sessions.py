@@ -109,6 +109,14 @@ def test_a_model_that_the_option_cannot_be_applied_to_is_opened_and_computed_rig
     assert entries == ["1", "0"]  # as they were for the next model
 
 
+def test_products_that_may_saturate_all_the_same_are_named(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(sessions, "saturates", lambda: True)
+    open_on_cpu(made.CASES["MatMulInteger, twice"]().model)
+    assert "as those of MatMulInteger may; give each node a weight and a zero point of its own" in caplog.text
+
+
 def test_a_model_that_cannot_be_run_with_the_option_is_run_without(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:

@@ -19,8 +19,11 @@ if TYPE_CHECKING:
 
 EXACT_PRODUCTS = "session.x64quantprecision"
 UNFUSED = "session.disable_quant_qdq"
+IN_QDQ = frozenset({"MatMul", "Gemm", "Conv"})
+"""Operators that onnxruntime computes in integers between DequantizeLinear and QuantizeLinear."""
+
 WEIGHT_INPUTS = {
-    **dict.fromkeys(("MatMul", "Gemm", "Conv"), 1),  # between DequantizeLinear and QuantizeLinear
+    **dict.fromkeys(IN_QDQ, 1),
     **dict.fromkeys(("MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "DynamicQuantizeLSTM"), 1),
     **dict.fromkeys(("QLinearMatMul", "QLinearConv", "QGemm"), 3),
     "QAttention": 1,
@@ -53,8 +56,8 @@ def session_options(threads: int | None = None) -> "SessionOptions":
 def open_on_cpu(model: Path | str | bytes, options: "SessionOptions | None" = None) -> "InferenceSession":
     """Open a model on onnxruntime's CPU provider, with :func:`session_options` where none are given.
 
-    onnxruntime 1.31 cannot make some weights uint8: one that two nodes share, one of an operator that takes int8 by
-    int8 (which does not saturate). It then opens no session, and :func:`open_unfused` does.
+    onnxruntime 1.31 cannot make some weights uint8: one that nodes share, or whose zero point they share; one of an
+    operator that takes int8 by int8 (which does not saturate). It then opens no session, and :func:`open_unfused` does.
 
     Raises:
         Exception: what onnxruntime raises; its exceptions have no common base.
@@ -75,19 +78,24 @@ def open_unfused(model: Path | str | bytes, options: "SessionOptions") -> "Infer
     """Open a model with its QuantizeLinear and DequantizeLinear computed one by one, products in float32 between them.
 
     That is exact but for ties of rounding, and what is left where onnxruntime fails with uint8 weights: when it opens
-    a model, or when it runs one whose weights have scales by channel and no zero points. A warning says so.
+    a model, or when it runs one whose weights have scales by channel and no zero points. A warning says so, and names
+    operators that multiply integers whatever is fused: theirs may saturate.
     """
     options.add_session_config_entry(EXACT_PRODUCTS, "0")
     options.add_session_config_entry(UNFUSED, "1")
+    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     try:
         session = _open(model, options)
     finally:  # the caller may open another model with them
         options.add_session_config_entry(EXACT_PRODUCTS, str(int(saturates())))
         options.add_session_config_entry(UNFUSED, "0")
+    nodes = (node for part in session.get_provider_graph_assignment_info() for node in part.get_nodes())
+    left = sorted({node.op_type for node in nodes} & WEIGHT_INPUTS.keys() - IN_QDQ)
     _log.warning(
         "%s: onnxruntime cannot make its int8 weights uint8, so its QDQ products are computed in float32: in integers "
-        "they would saturate on this processor",
+        "they would saturate on this processor%s",
         "a model" if isinstance(model, bytes) else model,
+        f", as those of {', '.join(left)} may; give each node a weight and a zero point of its own" if left else "",
     )
     return session
 

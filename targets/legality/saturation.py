@@ -12,12 +12,15 @@ import numpy as np
 import onnx
 
 from edgepress.processor import cpu_name
-from edgepress.sessions import EXACT_PRODUCTS, REMEDY, UNFUSED, WEIGHT_INPUTS, saturates
+from edgepress.sessions import EXACT_PRODUCTS, IN_QDQ, REMEDY, UNFUSED, WEIGHT_INPUTS, saturates
 from edgepress.targets import Target
 from edgepress.targets.legality.graph import Graph, Node, Value
 
-_IN_QDQ = {"MatMul", "Gemm", "Conv"}
 _ROUND_X = {"DynamicQuantizeMatMul", "DynamicQuantizeLSTM"}  # to uint8, inside
+_ZERO_POINTS = {  # which input has a weight's zero point
+    **{"MatMulInteger": 3, "DynamicQuantizeMatMul": 3, "MatMulIntegerToFloat": 5, "QGemm": 5, "QLinearMatMul": 5},
+    **{"QLinearConv": 5, "QAttention": 7, "DynamicQuantizeLSTM": 9},
+}
 _MOVES = {"Transpose", "Reshape", "Squeeze", "Unsqueeze", "Identity", "Flatten"}
 _SAFE = 64  # 2 · 255 · 64 fits into 16 bits
 _FIRST_UNKNOWN = {"QLinearMatMul": 21}  # opset from which onnxruntime 1.31's option leaves an operator as it is
@@ -29,7 +32,7 @@ def saturating_products(target: Target, model: onnx.ModelProto, graphs: Sequence
         return
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
     found = [product for graph in graphs for product in _products_of(graph, tensors)]
-    fails = _why_the_option_fails(found, graphs)
+    fails = _why_the_option_fails(found, graphs, Counter(value.name for value in model.graph.output))
     groups = Counter((product.node.op, _remedy(product, fails)) for product in found)
     here = f"this processor ({cpu_name()}) is {'one' if saturates() else 'none of them'}"
     for (op, remedy), count in groups.items():
@@ -76,7 +79,7 @@ def _mixes_signs(node: Node, x: Value, weight: Value) -> bool:
     Between QuantizeLinear and DequantizeLinear that is so for int8 activations too, which onnxruntime makes uint8 on
     x86-64, and not for weights that are computed, which it makes uint8 as well.
     """
-    if node.op not in _IN_QDQ:
+    if node.op not in IN_QDQ:
         return weight.type == "tensor(int8)" and (node.op in _ROUND_X or x.type == "tensor(uint8)")
     by_codes = x.dequantized and x.stored in ("tensor(uint8)", "tensor(int8)")
     return by_codes and weight.dequantized and weight.constant and weight.stored == "tensor(int8)"
@@ -105,14 +108,26 @@ def _is_small(weight: Value, tensors: Mapping[str, onnx.TensorProto]) -> bool:
     return codes.size == 0 or int(np.abs(codes.astype(np.int16)).max()) <= _SAFE
 
 
-def _why_the_option_fails(found: Sequence[_Product], graphs: Sequence[Graph]) -> str:
-    """Why no session with the option computes the model, whichever of its nodes is to blame; ``""`` when one does."""
-    if max(Counter(product.weight.name for product in found if product.maker).values(), default=0) > 1:
-        return "nodes share a weight"
+def _why_the_option_fails(found: Sequence[_Product], graphs: Sequence[Graph], outputs: Counter[str]) -> str:
+    """Why no session with the option computes the model, whichever of its nodes is to blame; ``""`` when one does.
+
+    Each node that reads a weight or what is dequantized from it gets a copy, and copies of one have one name.
+    """
+    read = Counter(outputs)
+    read.update(value.name for graph in graphs for node in graph.nodes for value in node.inputs if value)
+    uses: Counter[str] = Counter()
+    for user in {id(product.maker or product.node): product for product in found}.values():
+        maker = user.maker
+        copies = max(read[made.name] for made in maker.outputs if made) if maker else 1
+        points = (maker.input(2) if maker else user.node.input(_ZERO_POINTS[user.node.op])) or user.weight
+        uses.update(dict.fromkeys({user.weight.name, points.name}, copies))
+        uses[user.weight.name] = max(uses[user.weight.name], 0 if maker else read[user.weight.name])
+    if max(uses.values(), default=0) > 1:
+        return "nodes share a weight or its zero point"
     for graph in graphs:
         makers = {value.name: node for node in graph.nodes for value in node.outputs if value}
         for node in graph.nodes:
-            weight = node.input(1) if node.op in _IN_QDQ else None
+            weight = node.input(1) if node.op in IN_QDQ else None
             if weight is not None and _is_left_in_float(node, makers.get(weight.name)):
                 return f"the weight of a {node.op} has scales by channel and no zero points"
     return ""
@@ -123,6 +138,8 @@ def _remedy(product: _Product, fails: str) -> str:
     if not weight.constant or node.version >= _FIRST_UNKNOWN.get(node.op, node.version + 1):
         why = "its int8 input is computed" if not weight.constant else f"of opset {node.version} it is left as it is"
         return f"{EXACT_PRODUCTS}=1 does not help, as {why}; store that input as uint8, with its zero point 128 higher"
+    if fails and product.maker is None:
+        return f"onnxruntime fails with {EXACT_PRODUCTS}=1, as {fails}; give each its own, or store weights as uint8"
     if fails:
         return (
             f"onnxruntime fails with {EXACT_PRODUCTS}=1, as {fails}; use {UNFUSED}=1, which computes products between "

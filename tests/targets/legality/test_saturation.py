@@ -37,7 +37,7 @@ def test_products_that_saturate_are_named_and_no_others(name: str) -> None:
 def test_the_remedy_that_is_named_opens_the_model_and_computes_it(name: str) -> None:
     case = made.CASES[name]()
     for text in said_of(name):
-        helps = "does not help" not in text
+        helps = "does not help" not in text and "give each its own" not in text
         assert helps == case.repaired
         if not helps:
             continue
