@@ -4,7 +4,7 @@ import math
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +15,12 @@ from edgepress.exporter.decoder import Part, Weight
 from edgepress.exporter.hub import resolve_model
 from edgepress.exporter.kinds import (
     refuse_folder,
+    refuse_odd_tensors,
     refuse_other_kinds,
-    refuse_quantized_tensors,
     refuse_without_weights,
 )
 from edgepress.exporter.layout import INDEX, SINGLE
+from edgepress.exporter.names import plain_names
 from edgepress.exporter.stored import READABLE, StoredTensor, read_header
 from edgepress.files import sha256_file
 from edgepress.hub_layout import resolve_inside
@@ -45,12 +46,16 @@ _MISMATCH = "the config and the weights do not belong together"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A directory with ``config.json`` and safetensors, checked, with no weight read yet. Made by :meth:`open`."""
+    """A directory with ``config.json`` and safetensors, checked, with no weight read yet. Made by :meth:`open`.
+
+    ``tensors`` have the names that transformers gives them; ``renamed`` has the stored names of those that had others.
+    """
 
     directory: Path
     config: Mapping[str, object]
     tensors: Mapping[str, StoredTensor]
     weight_files: tuple[Path, ...]
+    renamed: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def open(cls, directory: Path) -> "Checkpoint":
@@ -88,7 +93,10 @@ class Checkpoint:
                 if name in tensors:
                     raise InputError(f"{name} is in both {tensors[name].file.name} and {file.name}; {_AGAIN}")
                 tensors[name] = tensor
-        return cls(directory, config, tensors, tuple(shards))
+        names = plain_names(tensors)
+        renamed = {plain: stored for stored, plain in names.items() if plain != stored}
+        plainly = {plain: replace(tensors[stored], name=plain) for stored, plain in names.items()}
+        return cls(directory, config, plainly, tuple(shards), renamed)
 
     def file(self, name: str) -> Path | None:
         """Path of another file of the checkpoint, None when absent; a link out of the directory is refused."""
@@ -207,7 +215,7 @@ def check_tensors(checkpoint: Checkpoint, weights: Sequence[Weight], ignored: Se
     patterns = [re.compile(pattern) for pattern in ignored]
     extra = [name for name in checkpoint.tensors if name not in spans and not any(p.fullmatch(name) for p in patterns)]
     if extra:
-        refuse_quantized_tensors(checkpoint.directory, extra)
+        refuse_odd_tensors(checkpoint.directory, extra)
         more = f" and {len(extra) - 3} more" if len(extra) > 3 else ""
         raise InputError(
             f"{checkpoint.directory} has tensors that its config has no use for: {', '.join(extra[:3])}{more}; "
@@ -218,7 +226,7 @@ def check_tensors(checkpoint: Checkpoint, weights: Sequence[Weight], ignored: Se
 def _check_part(checkpoint: Checkpoint, weight: Weight, part: Part) -> None:
     tensor = checkpoint.tensors.get(part.tensor)
     if tensor is None:
-        refuse_quantized_tensors(checkpoint.directory, checkpoint.tensors)
+        refuse_odd_tensors(checkpoint.directory, checkpoint.tensors)
         raise InputError(
             f"{checkpoint.directory} has no tensor {part.tensor} ({weight.kind}), which its config asks for"
             f"{_other_names(checkpoint, part.tensor)}; is the checkpoint complete, and the config its own?"

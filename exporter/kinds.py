@@ -45,6 +45,7 @@ _POOLING = ("modules.json", "config_sentence_transformers.json", "sentence_bert_
 _QUANTIZED_NAMES = re.compile(
     r".*\.(qweight|qzeros|g_idx|weight_packed|weight_scale(_inv)?|absmax|quant_map|SCB|biases)|.*_(blocks|scales)"
 )
+_ADAPTED_NAMES = re.compile(r".*\.(lora_(A|B|embedding_A|embedding_B|magnitude_vector)|base_layer|modules_to_save)\..*")
 
 # Files that say what a folder without config.json is; small ones.
 FOLDER_MARKS = ("adapter_config.json", "model_index.json", "params.json", *_POOLING[:3])
@@ -202,8 +203,14 @@ def refuse_other_kinds(directory: Path, config: Mapping[str, object], names: Col
     _refuse_other_task(directory, config)
 
 
-def refuse_quantized_tensors(directory: Path, names: Collection[str]) -> None:
-    """Raise InputError when names of tensors are those that quantizers write."""
+def refuse_odd_tensors(directory: Path, names: Collection[str]) -> None:
+    """Raise InputError when names of tensors are those that quantizers or adapters write."""
+    adapter = next((name for name in names if _ADAPTED_NAMES.fullmatch(name)), None)
+    if adapter is not None:
+        raise InputError(
+            f"{directory} holds {adapter}, of an adapter that is not merged: load it with peft and call "
+            "merge_and_unload().save_pretrained(FOLDER), then export that"
+        )
     found = next((name for name in names if _QUANTIZED_NAMES.fullmatch(name)), None)
     if found is not None:
         raise InputError(

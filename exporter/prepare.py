@@ -16,7 +16,7 @@ from edgepress.exporter.decoder import Decoder
 from edgepress.exporter.forms import find_form
 from edgepress.exporter.hub import Origin, find_model
 from edgepress.exporter.plan import Plan, make_plan
-from edgepress.exporter.reading import first_token, notes, read_decoder
+from edgepress.exporter.reading import first_token, notes, read_decoder, refuse_longer
 from edgepress.exporter.recipe import Recipe, read_recipe
 from edgepress.progress import Progress, silent
 from edgepress.targets import (
@@ -123,6 +123,7 @@ def decide(
     decoder = describe_methods(plain, chosen_recipe)
 
     context = chosen_recipe.context_length or decoder.context_length
+    refuse_longer(checkpoint, decoder, context)
     if context > MOST_POSITIONS:
         raise InputError(f"the context is {context} tokens, and a bundle can hold {MOST_POSITIONS}; give --context")
     length = min(chosen_recipe.calibration.length, context)

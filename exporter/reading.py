@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from edgepress.errors import InputError
@@ -10,7 +11,10 @@ from edgepress.exporter.architectures import architecture, check_layers, describ
 from edgepress.exporter.checkpoint import Checkpoint, check_tensors, same_tensor
 from edgepress.exporter.decoder import Decoder
 from edgepress.exporter.genai_config import bos_token
+from edgepress.exporter.rope import yarn_reach
 from edgepress.exporter.source_tokenizer import whole_tokenizer
+
+_BY_YARN = ("qwen2", "qwen3")  # families whose model cards give YaRN for texts beyond the context of the config
 
 
 def read_decoder(checkpoint: Checkpoint) -> Decoder:
@@ -33,6 +37,12 @@ def first_token(checkpoint: Checkpoint, decoder: Decoder) -> int | None:
 def notes(checkpoint: Checkpoint, decoder: Decoder) -> tuple[str, ...]:
     """What a user should know of how a checkpoint was read: what was passed over, and what added; a sentence each."""
     found = list(unread_keys(checkpoint.config))
+    reach = yarn_reach(checkpoint.config)
+    if reach is not None and reach > decoder.context_length:
+        found.append(_longer_by_yarn(reach, decoder.context_length))
+    if checkpoint.renamed:
+        plain, stored = next(iter(checkpoint.renamed.items()))
+        found.append(f"{len(checkpoint.renamed)} tensors have the names of a wrapper: {stored} is read as {plain}")
     tokenizer = whole_tokenizer(checkpoint)
     if tokenizer.completed:
         found.append(
@@ -46,6 +56,33 @@ def notes(checkpoint: Checkpoint, decoder: Decoder) -> tuple[str, ...]:
             "holds one cannot be computed"
         )
     return tuple(found)
+
+
+def refuse_longer(checkpoint: Checkpoint, decoder: Decoder, context: int) -> None:
+    """Raise InputError when a context is asked for that the model does not have, and say how to get it."""
+    length = decoder.context_length
+    if context <= length:
+        return
+    reach = yarn_reach(checkpoint.config)
+    if reach is not None and reach > length:
+        remedy = _longer_by_yarn(reach, length)
+    elif reach is None and decoder.model_type in _BY_YARN:
+        factor = float(math.ceil(context / length))
+        remedy = (
+            "where its publisher gives YaRN for longer texts (Qwen's cards do), add to config.json "
+            f'"rope_scaling": {{"rope_type": "yarn", "factor": {factor}, "original_max_position_embeddings": '
+            f'{length}}} and set "max_position_embeddings": {int(factor) * length}; else ask for {length} or less'
+        )
+    else:
+        remedy = "ask for that or less"
+    raise InputError(f"context_length {context} is more than the model's {length}; {remedy}")
+
+
+def _longer_by_yarn(reach: int, length: int) -> str:
+    return (
+        f"its YaRN reaches {reach} positions and max_position_embeddings says {length}: set that to {reach} in "
+        "config.json for the longer context"
+    )
 
 
 def _some(tokens: Sequence[str]) -> str:

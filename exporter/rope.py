@@ -74,6 +74,19 @@ def same_rope(config: Config, ropes: Sequence[Rope]) -> Rope:
     return ropes[0]
 
 
+def yarn_reach(config: Mapping[str, object]) -> int | None:
+    """How many positions the config's YaRN is made for, factor times the original context; None where it has none."""
+    for key in ("rope_scaling", "rope_parameters"):
+        section = config.get(key)
+        if not isinstance(section, Mapping) or "yarn" not in (section.get("rope_type"), section.get("type")):
+            continue
+        found = section.get("original_max_position_embeddings") or config.get("original_max_position_embeddings")
+        original, factor = found or config.get("max_position_embeddings"), section.get("factor")
+        if isinstance(original, int) and isinstance(factor, int | float) and math.isfinite(factor * original):
+            return int(factor * original)
+    return None
+
+
 def rotated_dimensions(config: Config, head_dim: int, factor: float = 1.0) -> int:
     """Return how many leading dimensions of a head are rotated; they come in pairs."""
     rotated = int(head_dim * factor)
