@@ -6,6 +6,7 @@ touches what it names and nothing else. https://protobuf.dev/programming-guides/
 Field numbers are those of onnx.proto3.
 """
 
+import mmap
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import cast
@@ -34,7 +35,19 @@ def parse(data: bytes) -> Message:
         ValueError: the bytes are cut short or are not a message.
 
     """
-    fields: Message = []
+    return [
+        Field(number, kind, _read_varint(data, start)[0] if kind == VARINT else data[start:end])
+        for number, kind, start, end in places(data)
+    ]
+
+
+def places(data: bytes | mmap.mmap) -> Iterator[tuple[int, int, int, int]]:
+    """Number, wire type, start and end of the value of each field, in a message that need not be in memory.
+
+    Raises:
+        ValueError: the bytes are cut short or are not a message.
+
+    """
     position = 0
     while position < len(data):
         tag, position = _read_varint(data, position)
@@ -42,20 +55,18 @@ def parse(data: bytes) -> Message:
         if number == 0:
             raise ValueError(f"field number 0 at byte {position}")
         if kind == VARINT:
-            value, position = _read_varint(data, position)
-            fields.append(Field(number, kind, value))
-            continue
-        if kind == BYTES:
+            end = _read_varint(data, position)[1]
+        elif kind == BYTES:
             size, position = _read_varint(data, position)
+            end = position + size
         elif kind in _FIXED_SIZE:
-            size = _FIXED_SIZE[kind]
+            end = position + _FIXED_SIZE[kind]
         else:
             raise ValueError(f"wire type {kind} at byte {position}")
-        if position + size > len(data):
-            raise ValueError(f"field {number} ends at byte {position + size} of {len(data)}")
-        fields.append(Field(number, kind, data[position : position + size]))
-        position += size
-    return fields
+        if end > len(data):
+            raise ValueError(f"field {number} ends at byte {end} of {len(data)}")
+        yield number, kind, position, end
+        position = end
 
 
 def serialize(message: Iterable[Field]) -> bytes:
@@ -134,7 +145,7 @@ def _varint(value: int) -> bytes:
     return bytes(encoded)
 
 
-def _read_varint(data: bytes, position: int) -> tuple[int, int]:
+def _read_varint(data: bytes | mmap.mmap, position: int) -> tuple[int, int]:
     value = 0
     for index, byte in enumerate(data[position : position + _VARINT_BYTES]):
         value |= (byte & 0x7F) << 7 * index
