@@ -11,11 +11,14 @@ import onnx
 from edgepress.errors import InputError
 from edgepress.exporter.bundle import MODEL_FILE
 from edgepress.exporter.download import describe_saving
+from edgepress.exporter.estimate import Estimate
+from edgepress.exporter.estimate import to_json as estimate_to_json
 from edgepress.exporter.plan import Plan, PlannedTensor
 from edgepress.exporter.prepare import Prepared
 from edgepress.exporter.recipe import CHOSEN_BY_BUDGET, describe_promise
 from edgepress.files import refuse_aside
 from edgepress.manifest import MANIFEST_NAME, bundle_hash, check_links, read_manifest
+from edgepress.progress import duration
 from edgepress.targets.legality.files import PROTOBUF_LIMIT
 
 Json = dict[str, object]
@@ -23,7 +26,7 @@ Json = dict[str, object]
 _LONGEST_FACT = 60  # characters of what a step says of itself, in a table
 
 
-def plan_to_json(prepared: Prepared) -> Json:
+def plan_to_json(prepared: Prepared, export: Estimate | None = None) -> Json:
     """Return the plan with its totals; sizes in bytes, and what is only estimated under ``estimates``."""
     plan = prepared.plan
     return {
@@ -52,6 +55,7 @@ def plan_to_json(prepared: Prepared) -> Json:
             "bundle_bytes": plan.data_bytes + _graph_and_tokenizer_bytes(prepared),
             "runtime_memory_bytes": plan.data_bytes + plan.cache_bytes,
             "runtime_memory_bytes_at_usual_context": plan.data_bytes + plan.cache_bytes_at(plan.usual_context),
+            **({} if export is None else {"export": estimate_to_json(export)}),
         },
         "budget": prepared.budget,
         "steps": [] if prepared.pruned is None else list(prepared.pruned.steps),
@@ -115,6 +119,18 @@ def format_plan(prepared: Prepared) -> str:
             *(f"not run      {name}: it keeps the sizes" for name in cast("list[str]", plan["steps_not_run"])),
         ]
     )
+
+
+def format_estimate(found: Estimate) -> list[str]:
+    """What an export will take, as lines below the plan."""
+    parts = sorted(found.parts, key=lambda part: -part.seconds)
+    longest = ", ".join(f"{part.name} {duration(part.seconds)} ({part.speed})" for part in parts[:3])
+    memory = _megabytes(found.memory_bytes)
+    lines = [
+        f"export       about {duration(found.seconds)} on {found.cores} cores and {memory} MB of memory "
+        f"(estimate from speeds measured just now: {longest})"
+    ]
+    return [*lines, *(f"{'':<12} without {what}" for what in found.left_out)]
 
 
 def _memory_lines(plan: Plan) -> list[str]:

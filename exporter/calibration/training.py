@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -23,12 +23,16 @@ from torch.utils.checkpoint import checkpoint
 from edgepress.errors import InputError
 from edgepress.exporter.calibration import network
 from edgepress.exporter.calibration.learned import BETAS, draw, pieces, share_of_rate
+from edgepress.exporter.calibration.parallel import each
 from edgepress.exporter.decoder import Decoder, Weight
 from edgepress.exporter.sealed import Arrays, DamagedError, load_sealed, save_sealed
 from edgepress.progress import Progress
 
 CHECKS = 8  # how often the held-out sequences are looked at
 LOGITS = 1 << 23  # logits computed at once
+_SMALL = 1 << 24  # trained numbers: up to here a core has a batch's part for itself
+
+R = TypeVar("R")
 
 _log = logging.getLogger("edgepress.calibration")
 
@@ -88,14 +92,32 @@ class Training:
         for group, one in zip(self.optimizer.param_groups, self.trained.values(), strict=True):
             group["lr"] = one.rate * share
         self.optimizer.zero_grad()
-        total = 0.0
-        for some in pieces(sequences, self.length):
+        values = [one.value for one in self.trained.values()]
+        parts = pieces(sequences, self.length)
+
+        def learn(some: NDArray[np.int64]) -> tuple[float, Sequence[Tensor | None]]:
             loss = self.loss(some) * (len(some) / len(sequences))
-            loss.backward()  # type: ignore[no-untyped-call]
-            total += float(loss.detach())
+            return float(loss.detach()), torch.autograd.grad(loss, values, allow_unused=True)
+
+        total = 0.0
+        for loss, gradients in self._apart(learn, parts):  # in their order, so that sums do not depend on the cores
+            total += loss
+            for value, gradient in zip(values, gradients, strict=True):
+                if gradient is not None:
+                    # not in place: the gradients of two values may be one tensor
+                    value.grad = gradient if value.grad is None else value.grad + gradient
         self.optimizer.step()
         self.settle()
         self._seen.append(total)
+
+    def _apart(self, work: Callable[[NDArray[np.int64]], R], parts: list[NDArray[np.int64]]) -> Iterable[R]:
+        """``work`` of every part: of a small model on a core each, of a larger one by all of torch's threads in turn.
+
+        On small matrices torch's threads wait for each other; large ones would need their gradients once a core.
+        """
+        device = next(iter(self.trained.values())).value.device
+        numbers = sum(one.value.numel() for one in self.trained.values())
+        return each(work, parts, device) if numbers <= _SMALL else map(work, parts)
 
     def _begin(self) -> int:
         """The first step to do: 0, or the one before which a killed run saved its state."""
@@ -111,7 +133,8 @@ class Training:
         """Look at the held-out sequences, keep what is best, and save the state after ``step`` steps."""
         with torch.no_grad():
             some = pieces(self.held_out, self.length)
-            loss = sum(float(self.loss(part)) * len(part) for part in some) / len(self.held_out)
+            losses = self._apart(lambda part: float(self.loss(part)) * len(part), some)
+            loss = sum(losses) / len(self.held_out)
         _log.info("%s: loss %.5f on the held-out sequences after %d steps", self.name, loss, step)
         self.curve.append((step, float(np.mean(self._seen)) if self._seen else math.nan, loss))
         self._seen.clear()

@@ -1,5 +1,6 @@
 """A progress bar on a terminal, and nothing at all in a pipe."""
 
+import math
 import os
 import sys
 import threading
@@ -15,7 +16,7 @@ _INTERVAL = 0.1  # seconds between redraws
 
 
 class _Bar:
-    """Draws ``label [####----] 42% 12.3 MB/s`` over itself on stderr; safe to advance from several threads."""
+    """Draws ``label [####----] 42% 12.3 MB/s about 40 s left`` over itself on stderr, from any thread."""
 
     def __init__(self, total: int, label: str, unit: str) -> None:
         self._total, self._label, self._unit = max(total, 1), label, unit
@@ -34,14 +35,23 @@ class _Bar:
         share = min(self._done / self._total, 1.0)
         filled = round(share * _WIDTH)
         rate = self._done / max(now - self._start, 1e-9)
+        left = f" about {duration((self._total - self._done) / rate)} left" if 0 < self._done < self._total else ""
         bar = "#" * filled + "-" * (_WIDTH - filled)
-        _write(f"\r{self._label} [{bar}] {share:4.0%} {_quantity(rate, self._unit)}/s \x1b[K")
+        _write(f"\r{self._label} [{bar}] {share:4.0%} {_quantity(rate, self._unit)}/s{left} \x1b[K")
 
 
 def _write(text: str) -> None:
     with suppress(OSError):  # a terminal that is gone ends no work
         sys.stderr.write(text)
         sys.stderr.flush()
+
+
+def duration(seconds: float) -> str:
+    """Seconds up to two minutes, minutes up to two hours, then hours too: ``40 s``, ``7 min``, ``3 h 5 min``."""
+    if seconds < 120:
+        return f"{math.ceil(seconds)} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def _quantity(value: float, unit: str) -> str:

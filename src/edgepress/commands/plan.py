@@ -21,9 +21,11 @@ def run(arguments: argparse.Namespace) -> int:
     """Print the plan as a table or JSON."""
     import json
 
+    from edgepress.cores import usable_cores
     from edgepress.exporter import decide
+    from edgepress.exporter.estimate import estimate
     from edgepress.exporter.prepare import FALLBACK
-    from edgepress.exporter.report import format_plan, plan_to_json
+    from edgepress.exporter.report import format_estimate, format_plan, plan_to_json
     from edgepress.progress import progress
 
     prepared = decide(
@@ -36,5 +38,9 @@ def run(arguments: argparse.Namespace) -> int:
         revision=arguments.revision,
         progress=progress,
     )
-    print(json.dumps(plan_to_json(prepared), indent=2) if arguments.json else format_plan(prepared))
+    found = estimate(prepared, usable_cores())
+    if arguments.json:
+        print(json.dumps(plan_to_json(prepared, found), indent=2))
+    else:
+        print("\n".join([format_plan(prepared), *format_estimate(found)]))
     return 0
