@@ -309,6 +309,14 @@ def test_another_key_is_another_form(bundle: Path, cache: Path, what: str, monke
     assert form.check(first) == []
 
 
+def test_a_form_is_of_one_kind_of_integer_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where sums saturate weights are made uint8; an emulated processor may show the flags of one that has VNNI."""
+    monkeypatch.setattr(form, "saturates", lambda: False)
+    exact = form.machine()
+    monkeypatch.setattr(form, "saturates", lambda: True)
+    assert form.machine() != exact
+
+
 def test_the_machine_is_named_by_its_instruction_sets() -> None:
     assert form.machine() == form.machine()
     assert form.machine().startswith(f"{platform.system()} {platform.machine()} ")
