@@ -11,15 +11,16 @@ from typing import TYPE_CHECKING
 
 import onnx
 
-from edgepress import __version__, workspace
+from edgepress import workspace
 from edgepress.cores import usable_cores
 from edgepress.errors import InputError
 from edgepress.exporter import bundle
+from edgepress.exporter.checks import needs_calibration
+from edgepress.exporter.cpu_graph import make_graph
 from edgepress.exporter.download import describe_zeros
 from edgepress.exporter.forms import FormTask, find_form
 from edgepress.exporter.genai_config import make_genai_config
-from edgepress.exporter.graph.decoder import build_decoder
-from edgepress.exporter.prepare import FALLBACK, Prepared, choose_recipe, decide, needs_calibration
+from edgepress.exporter.prepare import FALLBACK, Prepared, choose_recipe, decide
 from edgepress.exporter.pruning.shipped import describe_steps, kept_steps, write_curves
 from edgepress.exporter.reading import first_token
 from edgepress.exporter.replacing import check_output, check_replaceable
@@ -28,12 +29,6 @@ from edgepress.files import atomic_directory
 from edgepress.fingerprint import write_fingerprint
 from edgepress.manifest import Manifest
 from edgepress.progress import Progress, silent
-from edgepress.targets import (
-    Operator,
-    Target,
-    has_kernel,
-    missing_kernels,
-)
 
 if TYPE_CHECKING:
     from edgepress.exporter.calibration.run import Calibrated  # needs torch
@@ -112,7 +107,6 @@ def write_bundle(
     """Write what is planned: calibrate, round, write the files and read them back; see :func:`export`."""
     for name, why in prepared.left_out.items():
         _log.warning("%s is left out: %s", name, why)
-    bundle.check_tokenizer(prepared.checkpoint)
     genai_config = make_genai_config(
         prepared.decoder, prepared.plan, prepared.checkpoint.config, bundle.read_generation(prepared.checkpoint)
     )
@@ -155,24 +149,6 @@ def write_bundle(
         if prepared.pruned is not None:
             manifest = bundle.add_steps(work, manifest, describe_steps(work, prepared, threads, progress))
     return manifest
-
-
-def make_graph(prepared: Prepared) -> onnx.ModelProto:
-    """The graph that CPUs run; its weights are regions of the data file.
-
-    Raises:
-        InputError: onnxruntime's CPU provider lacks a kernel for a node.
-
-    """
-    graph = build_decoder(
-        prepared.decoder,
-        prepared.plan,
-        data_file=bundle.DATA_FILE,
-        version=__version__,
-        has_half=lambda operator: has_kernel(prepared.cpu, operator, "float16"),
-    )
-    check_legal(graph, prepared.cpu)
-    return graph
 
 
 def write_graph(work: Path, graph: onnx.ModelProto) -> None:
@@ -234,16 +210,6 @@ def measure_zeros(
         threads=threads or usable_cores(),
         progress=progress,
     )
-
-
-def check_legal(graph: onnx.ModelProto, target: Target) -> None:
-    """Raise InputError when ``target``'s provider lacks a kernel for a node of ``graph``."""
-    versions = {opset.domain: opset.version for opset in graph.opset_import}
-    used = {Operator(node.domain, node.op_type, versions[node.domain]) for node in graph.graph.node}
-    missing = missing_kernels(target, used)
-    if missing:
-        names = ", ".join(f"{operator.domain or 'ai.onnx'}.{operator.op} v{operator.version}" for operator in missing)
-        raise InputError(f"{target.name}: {target.provider} has no kernel for {names}; use another target or recipe")
 
 
 def check_parity(work: Path, prepared: Prepared, progress: Progress) -> dict[str, object]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -11,9 +12,9 @@ from typing import TYPE_CHECKING
 from edgepress.errors import InputError
 from edgepress.exporter import bundle
 from edgepress.exporter.checkpoint import Checkpoint, read_weight
-from edgepress.exporter.compress import Method, Pruning, Recovery, Transform, load_method, method_options
+from edgepress.exporter.checks import check_before_pruning, check_prepared, check_recipe, refuse_forms
+from edgepress.exporter.compress import Recovery, Transform, load_method, method_options
 from edgepress.exporter.decoder import Decoder
-from edgepress.exporter.forms import find_form
 from edgepress.exporter.hub import Origin, find_model
 from edgepress.exporter.plan import Plan, make_plan
 from edgepress.exporter.reading import first_token, notes, read_decoder, refuse_longer
@@ -102,50 +103,69 @@ def decide(
     """
     targets, chips = find_targets(target, socs)
     name, why = choose_recipe(recipe, target)
-    chosen_recipe = ask_recipe(name, context_length, calibration)
-    check_options(chosen_recipe)
+    asked = ask_recipe(name, context_length, calibration)
+    check_recipe(asked)
     directory, origin = find_model(str(model), revision)
     checkpoint, pruned = Checkpoint.open(directory), None
     bundle.check_tokenizer(checkpoint)
-    if chosen_recipe.prune:
-        check_methods(chosen_recipe)
+    if asked.prune:
+        original = read_decoder(checkpoint)
+        names = [weight.name for weight in original.weights()]
+        known = tuple(entry for entry in asked.overrides if any(fnmatchcase(name, entry.match) for name in names))
+        after = tuple(name for name in asked.after if name not in declined(original, asked))
+        # other overrides may be for what steps make
+        whole = fit_length(checkpoint, original, replace(asked, overrides=known, after=after))
+        plan = plan_tensors(checkpoint, original, whole)
+        check_before_pruning(Prepared(checkpoint, original, whole, targets, plan, socs=chips))
 
         from edgepress.exporter.pruning.run import prune
 
-        pruned = prune(checkpoint, chosen_recipe, targets, folder=pruning, threads=threads, progress=progress)
-        checkpoint, text = pruned.checkpoint, replace(chosen_recipe.calibration, text=pruned.text)
-        chosen_recipe = replace(chosen_recipe, calibration=text)
+        pruned = prune(checkpoint, asked, targets, folder=pruning, threads=threads, progress=progress)
+        checkpoint, text = pruned.checkpoint, replace(asked.calibration, text=pruned.text)
+        asked = replace(asked, calibration=text)
     plain = read_decoder(checkpoint)
-    left_out = declined(plain, chosen_recipe)
-    chosen_recipe = replace(chosen_recipe, after=tuple(name for name in chosen_recipe.after if name not in left_out))
-    if chosen_recipe.activations.type == "float16":
-        chosen_recipe = keep_what_overflows(checkpoint, plain, chosen_recipe, threads=threads, progress=progress)
-    decoder = describe_methods(plain, chosen_recipe)
+    left_out = declined(plain, asked)
+    kept = tuple(name for name in asked.after if name not in left_out)
+    asked = fit_length(checkpoint, plain, replace(asked, after=kept))
 
-    context = chosen_recipe.context_length or decoder.context_length
+    def planned(recipe: Recipe) -> Prepared:
+        decoder = describe_methods(plain, recipe)
+        return Prepared(
+            checkpoint,
+            decoder,
+            recipe,
+            targets,
+            plan_tensors(checkpoint, decoder, recipe),
+            left_out=left_out,
+            socs=chips,
+            origin=origin,
+            pruned=pruned,
+            why_recipe=why,
+        )
+
+    prepared = planned(asked)
+    check_prepared(prepared, plain)
+    if asked.activations.type == "float16":
+        prepared = planned(keep_what_overflows(checkpoint, plain, asked, threads=threads, progress=progress))
+    if asked.budget is not None:
+        prepared = spend(prepared, plain, scratch=scratch, threads=threads, progress=progress)
+        refuse_forms(prepared)
+    return prepared
+
+
+def fit_length(checkpoint: Checkpoint, decoder: Decoder, recipe: Recipe) -> Recipe:
+    """The recipe with sequences of text no longer than its context.
+
+    Raises:
+        InputError: the context is longer than the model's, or than a bundle can hold.
+
+    """
+    context = recipe.context_length or decoder.context_length
     refuse_longer(checkpoint, decoder, context)
     if context > MOST_POSITIONS:
         raise InputError(f"the context is {context} tokens, and a bundle can hold {MOST_POSITIONS}; give --context")
-    length = min(chosen_recipe.calibration.length, context)
-    chosen_recipe = replace(chosen_recipe, calibration=replace(chosen_recipe.calibration, length=length))
-
-    plan = plan_tensors(checkpoint, decoder, chosen_recipe)
-    prepared = Prepared(
-        checkpoint,
-        decoder,
-        chosen_recipe,
-        targets,
-        plan,
-        left_out=left_out,
-        socs=chips,
-        origin=origin,
-        pruned=pruned,
-        why_recipe=why,
-    )
-    if chosen_recipe.budget is not None:
-        prepared = spend(prepared, plain, scratch=scratch, threads=threads, progress=progress)
-    refuse_forms(prepared)
-    return prepared
+    length = min(recipe.calibration.length, context)
+    return replace(recipe, calibration=replace(recipe.calibration, length=length))
 
 
 def choose_recipe(recipe: str | Path | None, target: str | Sequence[str]) -> tuple[str | Path, str]:
@@ -207,27 +227,15 @@ def find_targets(target: str | Sequence[str], socs: Sequence[str]) -> tuple[tupl
     return targets, tuple(find_soc(owner, name) for name in dict.fromkeys(socs))
 
 
-def refuse_forms(prepared: Prepared) -> None:
-    """Raise InputError when a target's form cannot hold what is planned."""
-    for target in prepared.targets:
-        if target.form is not None:
-            find_form(target.form).refuse(prepared, target)
-
-
 def keep_what_overflows(
     checkpoint: Checkpoint, decoder: Decoder, recipe: Recipe, *, threads: int | None, progress: Progress
 ) -> Recipe:
     """The recipe with the layers that cannot compute in float16, by running its calibration text or built-in prose.
 
     Raises:
-        InputError: the recipe has transforms, which change what overflows, or the text cannot be used.
+        InputError: the text cannot be used.
 
     """
-    if recipe.before:
-        raise InputError(
-            f'[activations] type = "float16" and before = {list(recipe.before)}: layers that overflow are found before '
-            "transforms change what they compute; leave one of the two out"
-        )
     from edgepress.exporter.calibration.overflow import layers_in_float32
     from edgepress.exporter.calibration.run import read_tokens, use_threads
     from edgepress.exporter.parity import prose_tokens
@@ -253,44 +261,6 @@ def declined(decoder: Decoder, recipe: Recipe) -> dict[str, str]:
         if isinstance(method, Recovery) and (reason := method.declines(decoder, method_options(method, recipe))):
             reasons[name] = reason
     return reasons
-
-
-def check_methods(recipe: Recipe) -> None:
-    """Refuse what is named wrongly before hours are spent on pruning: the methods that round, prepare and repair.
-
-    Raises:
-        InputError: there is no method of that name, or it has no such option.
-
-    """
-    storages = (recipe.weights, recipe.embedding, recipe.head, *(override.storage for override in recipe.overrides))
-    for name in sorted({*recipe.before, *recipe.after, *(storage.method for storage in storages)}):
-        method = load_method(name)
-        if not isinstance(method, Method):
-            method_options(method, recipe)
-
-
-def check_options(recipe: Recipe) -> None:
-    """Refuse options that nothing reads: of a method that there is not, or of a pruning step that is not in `prune`.
-
-    Others may be read by a method that another one starts with, so they are not looked for.
-
-    Raises:
-        InputError: there are such options.
-
-    """
-    for name in recipe.options:
-        if isinstance(load_method(name), Pruning) and name not in recipe.prune:
-            steps = ", ".join(recipe.prune) or "no step"
-            raise InputError(
-                f"[options.{name}] is for {name}, and `prune` has {steps}; add {name} there, or leave its options out"
-            )
-
-
-def needs_calibration(recipe: Recipe, plan: Plan) -> bool:
-    """Whether a method of the recipe looks at what the model computes."""
-    rounding = {tensor.scheme.method for tensor in plan.tensors if tensor.scheme is not None}
-    looks = any(not isinstance(load_method(name), Method) for name in rounding)
-    return looks or bool(recipe.before or recipe.after) or recipe.activations.is_calibrated
 
 
 def describe_methods(decoder: Decoder, recipe: Recipe) -> Decoder:

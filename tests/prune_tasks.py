@@ -8,7 +8,8 @@ from tiny_models import TEXT, save
 
 from edgepress.exporter.calibration import network
 from edgepress.exporter.checkpoint import Checkpoint, read_weight
-from edgepress.exporter.compress import Options, Pruning, load_method
+from edgepress.exporter.compress import Pruning, load_method
+from edgepress.exporter.compress.options import Options
 from edgepress.exporter.decoder import Decoder
 from edgepress.exporter.pruning.task import PruneTask
 from edgepress.exporter.pruning.text import Documents

@@ -22,7 +22,7 @@ from edgepress.exporter.budget.sensitivity import (
 )
 from edgepress.exporter.budget.shipped import measure_shipped
 from edgepress.exporter.budget.speed import group_ms
-from edgepress.exporter.budget.spend import Prices, Spent, prices_to_json, spend
+from edgepress.exporter.budget.spend import Prices, Spent, prices_to_json, refuse_slow, spend
 from edgepress.exporter.calibration.run import (
     describe_tokens,
     given_tokens,
@@ -88,6 +88,9 @@ def _spend(
     given = given_tokens(asked, bos)
     groups, every = tensor_groups(plain, recipe, budget), budget.measure == "every"
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    ms = group_ms(plain, groups, recipe.accuracy_level) if budget.ms_per_token is not None else None
+    if ms is not None:  # takes seconds, and prices take minutes
+        refuse_slow(ms, budget)
 
     def read(weight: Weight) -> Tensor:
         return torch.from_numpy(read_weight(checkpoint, weight)).to(device)
@@ -115,7 +118,6 @@ def _spend(
             made = replace(recipe, overrides=(*recipe.overrides, *overrides(groups, chosen, recipe)))
             return measure_shipped(whole, checkpoint, prepared.decoder, made, seen=seen, itemsize=itemsize)
 
-        ms = group_ms(plain, groups, recipe.accuracy_level) if budget.ms_per_token is not None else None
         spent = spend(prepared.decoder, recipe, itemsize=itemsize, prices=Prices(groups, kl, ms), measure=measure)
         for run in runs:
             run.remove()

@@ -96,6 +96,9 @@ def spend(
         asked = (*recipe.overrides, *overrides(prices.groups, chosen, recipe))
         return make_plan(decoder, replace(recipe, overrides=asked), itemsize)
 
+    refuse_impossible(decoder, recipe, itemsize=itemsize, groups=prices.groups)
+    if prices.ms is not None:
+        refuse_slow(prices.ms, budget)
     measured: float | None = None
     if budget.kl is not None:
         chosen, measured = _least_bytes(prices, budget.kl, measure, plan)
@@ -105,7 +108,7 @@ def spend(
         unit = "ms a token"
     else:
         limit, extra = _byte_limit(decoder, recipe, budget, itemsize)
-        chosen = _within_bytes(prices, limit - extra, plan, lambda nbytes: _say_bytes(budget, nbytes + extra, limit))
+        chosen = _within_bytes(prices, limit - extra, plan)
         used, unit = (plan(chosen).data_bytes + extra) / 1e6, "MB"
     predicted = _total(prices.kl, chosen)
     return Spent(
@@ -117,6 +120,35 @@ def spend(
         predicted_kl=predicted,
         measured_kl=measure(chosen) if measured is None else measured,
     )
+
+
+def refuse_impossible(
+    decoder: Decoder, recipe: Recipe, *, itemsize: Callable[[str], int], groups: Sequence[TensorGroup]
+) -> None:
+    """Raise InputError when not even the smallest candidates meet a budget in bytes, for which nothing is measured."""
+    budget = recipe.budget
+    if budget is None or budget.kl is not None or budget.ms_per_token is not None:
+        return
+    limit, extra = _byte_limit(decoder, recipe, budget, itemsize)
+    smallest = _smallest(Prices(groups, []).bytes())
+    made = replace(recipe, overrides=(*recipe.overrides, *overrides(groups, smallest, recipe)))
+    data_bytes = make_plan(decoder, made, itemsize).data_bytes
+    if data_bytes > limit - extra:
+        raise InputError(_say_bytes(budget, data_bytes + extra, limit))
+
+
+def refuse_slow(ms: Sequence[Sequence[float]], budget: Budget) -> None:
+    """Raise InputError when not even the fastest candidates, ``ms`` per token each, meet a budget in time."""
+    least = math.fsum(min(row) for row in ms)
+    if budget.ms_per_token is not None and least > budget.ms_per_token:
+        raise InputError(
+            f"[budget] ms_per_token = {budget.ms_per_token} cannot be met with these candidates on this host; the "
+            f"smallest that can is {least:.6f}: raise it, or add faster candidates"
+        )
+
+
+def _smallest(sizes: Sequence[Sequence[int]]) -> list[int]:
+    return [row.index(min(row)) for row in sizes]
 
 
 def _total(table: Sequence[Sequence[float]], chosen: Sequence[int]) -> float:
@@ -145,19 +177,15 @@ def _say_bytes(budget: Budget, smallest: int, limit: int) -> str:
     )
 
 
-def _within_bytes(
-    prices: Prices, limit: int, plan: Callable[[Sequence[int]], Plan], say: Callable[[int], str]
-) -> list[int]:
+def _within_bytes(prices: Prices, limit: int, plan: Callable[[Sequence[int]], Plan]) -> list[int]:
     """The least KL with a data file of at most ``limit`` bytes, alignment included.
 
     How much alignment takes depends on the whole choice, so the solver is given what it took last; what is left over
     at the end buys whatever single change still fits.
     """
     sizes = prices.bytes()
-    smallest = [row.index(min(row)) for row in sizes]
+    smallest = _smallest(sizes)
     data_bytes = plan(smallest).data_bytes
-    if data_bytes > limit:
-        raise InputError(say(data_bytes))
     rest = data_bytes - int(_total(sizes, smallest))  # tables, float tensors, alignment
     while True:
         # beyond the least, the solver's own limit never falls below `smallest`, which fits
@@ -199,12 +227,6 @@ def _improve(
 def _within_time(prices: Prices, limit: float) -> tuple[list[int], float]:
     if prices.ms is None:
         raise ValueError("a budget in time needs measured times")
-    least = math.fsum(min(row) for row in prices.ms)
-    if least > limit:
-        raise InputError(
-            f"[budget] ms_per_token = {limit} cannot be met with these candidates on this host; the smallest that can "
-            f"is {least:.6f}: raise it, or add faster candidates"
-        )
     chosen = choose(prices.kl, prices.ms, limit)
     return chosen, _total(prices.ms, chosen)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 from torch import Tensor
 
-from edgepress.errors import InputError
 from edgepress.exporter.calibration import network
 from edgepress.exporter.calibration.activations import Activations
 from edgepress.exporter.calibration.codes import Codes, report
@@ -35,6 +34,7 @@ from edgepress.exporter.compress import (
     Recovery,
     Rounding,
     Transform,
+    load_kind,
     load_method,
     method_options,
     start_method,
@@ -72,35 +72,20 @@ class Calibration:
         self.layer_sequences = len(tokens) if layer_sequences is None else layer_sequences
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.rotaries = network.rotaries(decoder, tokens.shape[1], self.device)
-        self.transforms = [self._before(name) for name in recipe.before]
-        self.recoveries = [self._after(name) for name in recipe.after]
+        self.transforms = [load_kind(name, Transform, "before") for name in recipe.before]
+        self.recoveries = [load_kind(name, Recovery, "after") for name in recipe.after]
         self.methods: dict[str, Rounding] = {}
         for tensor in plan.tensors:
             if tensor.scheme is not None:
-                self.methods[tensor.weight.name] = _rounding(tensor.scheme.method)
-        self.starts = {name: self._start(method) for name, method in self.methods.items()}
+                start_method(tensor.scheme.method, recipe)  # which refuses what does not round
+                self.methods[tensor.weight.name] = cast("Rounding", load_method(tensor.scheme.method))
+        self.starts = {name: start_method(method.name, recipe) for name, method in self.methods.items()}
         self.changes_layers = any(recovery.layer is not None for recovery in self.recoveries) or any(
             isinstance(method, LayerMethod) for method in self.methods.values()
         )
         repairs = any(recovery.model is not None for recovery in self.recoveries)
         self.needs_reference = self.changes_layers or repairs
         self.keeps_full = bool(self.transforms) and repairs  # else the checkpoint has what was rounded
-
-    def _before(self, name: str) -> Transform:
-        method = load_method(name)
-        if not isinstance(method, Transform):
-            raise InputError(f"before = [{name!r}]: {name} is not a transform; it belongs into [weights] or `after`")
-        return method
-
-    def _after(self, name: str) -> Recovery:
-        method = load_method(name)
-        if not isinstance(method, Recovery):
-            raise InputError(f"after = [{name!r}]: {name} is not a recovery; it belongs into [weights] or `before`")
-        return method
-
-    def _start(self, method: Rounding) -> Method | LinearMethod:
-        """How a weight is rounded at first: by the method itself, or by the ``start`` of a layer method."""
-        return start_method(method.name, self.recipe)
 
     def stages(self) -> list[str]:
         """Names of the stages, in order: each layer, the head, each repair of the model, static ranges after it."""
@@ -333,13 +318,6 @@ class Calibration:
                 codes = Codes.unpack(stored, scheme, weight.shape[1]).to(self.device)
                 reports[weight.name] = report(self.full(weight), codes)
         self.store.save(stage, arrays, {"reports": reports})
-
-
-def _rounding(name: str) -> Rounding:
-    method = load_method(name)
-    if not isinstance(method, Rounding):
-        raise InputError(f"method = {name!r} does not round; it belongs into `before` or `after`")
-    return method
 
 
 def _compute_reference(task: LayerTask) -> None:

@@ -9,6 +9,7 @@ The file's name is the method's key. What kind of method it is, its type says:
 - :class:`Recovery` repairs what rounding did, after each layer or at the end (recipe: ``after``).
 - :class:`Pruning` makes another, smaller checkpoint before anything is rounded (recipe: ``prune``).
 
+Each declares its options and what they may be (:mod:`.options`), so that a recipe is checked before anything is read.
 Arithmetic shared by methods is in :mod:`.packing` (codes in bytes), :mod:`.folding` (scales moved between weights) and
 :mod:`.sparsity` (which weights become 0).
 """
@@ -17,18 +18,18 @@ from __future__ import annotations
 
 import difflib
 import importlib
-import math
 import pkgutil
 from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgepress.errors import InputError
+from edgepress.exporter.compress.options import Option, Options, read_options
 from edgepress.exporter.decoder import Decoder
-from edgepress.exporter.recipe import OptionValue, Recipe
+from edgepress.exporter.recipe import Recipe
 from edgepress.exporter.scheme import Scheme
 
 if TYPE_CHECKING:
@@ -37,16 +38,13 @@ if TYPE_CHECKING:
     from edgepress.exporter.calibration.codes import Codes
     from edgepress.exporter.calibration.moments import Moments
     from edgepress.exporter.calibration.tasks import LayerTask, ModelTask
+    from edgepress.exporter.plan import Plan
     from edgepress.exporter.pruning.task import PruneTask
 
-_NOT_METHODS = ("packing", "folding", "sparsity")
-_KINDS: Mapping[type, str] = {bool: "true or false", int: "a whole number", float: "a number", str: "a string"}
+_NOT_METHODS = ("packing", "folding", "sparsity", "options")
 
 Size = Literal["layers", "widths", "heads", "hidden", "vocabulary", "factors"]
 """What a pruning step may change of a model; ``widths`` are those of the MLPs, ``factors`` projections in two."""
-
-Options = Mapping[str, OptionValue]
-"""A method's options: those that it declares, with the recipe's values."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +54,17 @@ class Quantized:
     values: NDArray[np.uint8]  # (rows, blocks, bytes in a block)
     scales: NDArray[np.float32]  # (rows, blocks)
     zero_points: NDArray[np.uint8] | None = None  # (rows, bytes in a row)
+
+
+class _WithOptions:
+    """What kinds of method with options share: ``declared`` says what each option may be, in the plan's time."""
+
+    declared: Mapping[str, Option]
+
+    @property
+    def options(self) -> Options:
+        """The options where a recipe sets none."""
+        return {key: option.default for key, option in self.declared.items()}
 
 
 @dataclass(frozen=True)
@@ -72,7 +81,7 @@ class Method:
 
 
 @dataclass(frozen=True)
-class LinearMethod:
+class LinearMethod(_WithOptions):
     """How one projection is rounded when it is known what goes into it.
 
     ``quantize(weight, scheme, moments, options)``: ``weight`` is float32 (rows, columns); ``moments`` sums up the
@@ -83,12 +92,12 @@ class LinearMethod:
 
     name: str
     quantize: Callable[[Tensor, Scheme, Moments, Options], Codes]
-    options: Options = field(default_factory=dict)
+    declared: Mapping[str, Option] = field(default_factory=dict)
     zeros: Callable[[Options], str] = lambda _: ""
 
 
 @dataclass(frozen=True)
-class LayerMethod:
+class LayerMethod(_WithOptions):
     """How all projections of one layer are rounded together: ``tune(task, options)`` changes ``task.codes``.
 
     Its option ``start`` names the method that rounded them before, one by one.
@@ -96,11 +105,11 @@ class LayerMethod:
 
     name: str
     tune: Callable[[LayerTask, Options], None]
-    options: Options = field(default_factory=dict)
+    declared: Mapping[str, Option] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
-class Transform:
+class Transform(_WithOptions):
     """Changes weights so that rounding costs less, while the model computes the same.
 
     ``describe(decoder, recipe)`` returns the decoder with what the transform adds to it, and refuses what it cannot
@@ -113,29 +122,31 @@ class Transform:
     name: str
     describe: Callable[[Decoder, Recipe], Decoder]
     fold: Callable[[LayerTask, Options], None]
-    options: Options = field(default_factory=dict)
+    declared: Mapping[str, Option] = field(default_factory=dict)
     leaves: Callable[[Decoder], Mapping[str, str]] = lambda _: {}
     needs_inputs: bool = True
 
 
 @dataclass(frozen=True)
-class Recovery:
+class Recovery(_WithOptions):
     """Repairs what rounding did: ``layer`` after each layer is rounded, ``model`` once after the last.
 
     ``describe(decoder, recipe)`` returns the decoder with what the repair adds to it; ``declines(decoder, options)``
-    says why it leaves this model alone, if it does.
+    says why it leaves this model alone, if it does; ``check(decoder, plan, options)`` refuses what it could not finish
+    here (InputError).
     """
 
     name: str
     describe: Callable[[Decoder, Recipe], Decoder]
     declines: Callable[[Decoder, Options], str] = lambda *_: ""
+    check: Callable[[Decoder, Plan, Options], None] = lambda *_: None
     layer: Callable[[LayerTask, Options], None] | None = None
     model: Callable[[ModelTask, Options], None] | None = None
-    options: Options = field(default_factory=dict)
+    declared: Mapping[str, Option] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
-class Pruning:
+class Pruning(_WithOptions):
     """Turns a checkpoint into another one, before any weight is rounded: ``run(task, options)`` calls ``task.write``.
 
     ``keeps_shapes`` says that the sizes stay (the weights are trained), so that a plan need not run it; ``needs_text``
@@ -145,24 +156,22 @@ class Pruning:
     (InputError). Before the first step runs it is asked of the original, unless an earlier step ``changes`` one of the
     sizes that it ``looks_at``; ``run`` asks it again. ``check_order(changed, options)`` refuses, before the first step,
     to come after steps that change these sizes (InputError).
-
-    ``unset_at_zero`` are options that say nothing while they are 0, which is their default: a recipe may not set that.
     """
 
     name: str
     run: Callable[[PruneTask, Options], None]
-    options: Options = field(default_factory=dict)
+    declared: Mapping[str, Option] = field(default_factory=dict)
     keeps_shapes: bool = False
     needs_text: bool = False
     check: Callable[[PruneTask, Options], None] = lambda *_: None
     looks_at: frozenset[Size] = frozenset()
     changes: frozenset[Size] = frozenset()
     check_order: Callable[[Set[Size], Options], None] = lambda *_: None
-    unset_at_zero: frozenset[str] = frozenset()
 
 
 AnyMethod = Method | LinearMethod | LayerMethod | Transform | Recovery | Pruning
 Rounding = Method | LinearMethod | LayerMethod
+Kind = TypeVar("Kind", Transform, Recovery, Pruning)
 
 
 def place_of(method: AnyMethod) -> str:
@@ -203,25 +212,28 @@ def method_options(method: LinearMethod | LayerMethod | Transform | Recovery | P
     """The method's options with the recipe's values.
 
     Raises:
-        InputError: the recipe sets an option that the method does not have, gives one another type, or a number that
-            is none.
+        InputError: the recipe sets an option that the method does not have, or gives one what it may not be.
 
     """
-    asked = recipe.options.get(method.name, {})
-    for key, value in asked.items():
-        if key not in method.options:
-            near = difflib.get_close_matches(key, method.options, 1)
-            hint = f"did you mean {near[0]!r}?" if near else f"it has: {', '.join(method.options) or 'none'}"
-            raise InputError(f"[options.{method.name}] has no option {key!r}; {hint}")
-        default = method.options[key]
-        fits = isinstance(value, int | float) if isinstance(default, float) else isinstance(value, type(default))
-        if not fits or (isinstance(value, bool) and not isinstance(default, bool)):
-            raise InputError(f"[options.{method.name}] {key} must be {_KINDS[type(default)]}, not {value!r}")
-        if isinstance(value, float) and not math.isfinite(value):
-            raise InputError(f"[options.{method.name}] {key} must be a finite number, not {value!r}")
-        if isinstance(method, Pruning) and key in method.unset_at_zero and not value:
-            raise InputError(f"[options.{method.name}] {key} = {value!r}: give more than 0, or leave {key} out")
-    return {**method.options, **asked}
+    return read_options(method.name, method.declared, recipe.options.get(method.name, {}))
+
+
+def load_kind(name: str, kind: type[Kind], place: str) -> Kind:
+    """The method that a recipe names under ``place``, which is for this kind.
+
+    Raises:
+        InputError: there is no such method, or it is of another kind; the message says where it belongs.
+
+    """
+    method = load_method(name)
+    if not isinstance(method, kind):
+        what = {
+            Pruning: "does not make a smaller model",
+            Transform: "is not a transform",
+            Recovery: "is not a recovery",
+        }
+        raise InputError(f"{place} = [{name!r}]: {name} {what[kind]}; {place_of(method)}")
+    return method
 
 
 def start_method(name: str, recipe: Recipe) -> Method | LinearMethod:

@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from edgepress.errors import InputError
 from edgepress.exporter.calibration import network
 from edgepress.exporter.calibration.learned import BETAS, LearnedCodes, draw, pieces, share_of_rate, split
 from edgepress.exporter.calibration.tasks import LayerTask
-from edgepress.exporter.compress import LayerMethod, Options
+from edgepress.exporter.compress import LayerMethod
+from edgepress.exporter.compress.options import Option, Options, whole_number
 from edgepress.exporter.decoder import Weight
 
 _CHECKS = 4  # how often the held-out sequences are looked at
@@ -33,12 +33,9 @@ def tune(task: LayerTask, options: Options) -> None:
     """See :class:`~edgepress.exporter.compress.LayerMethod`.
 
     Raises:
-        InputError: an option is out of range, or there is only one calibration sequence.
+        InputError: there is only one calibration sequence.
 
     """
-    for name in ("steps", "batch", "rate", "rounding_rate"):
-        if not float(options[name]) > 0:
-            raise InputError(f"[options.autoround] {name} must be more than 0, not {options[name]!r}")
     steps, batch = int(options["steps"]), int(options["batch"])
     trained, held_out = split(task.inputs.shape[0], task.index, METHOD.name)
     learned = {
@@ -90,5 +87,11 @@ def squared_error(task: LayerTask, learned: dict[str, LearnedCodes], sequences: 
 METHOD = LayerMethod(
     "autoround",
     tune,
-    options={"start": "gptq", "steps": 200, "batch": 8, "rate": 0.01, "rounding_rate": 0.01},
+    declared={
+        "start": Option("gptq"),
+        "steps": whole_number(200),
+        "batch": whole_number(8),
+        "rate": Option(0.01, above=0, most=100),
+        "rounding_rate": Option(0.01, above=0, most=100),
+    },
 )

@@ -26,9 +26,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from edgepress.errors import InputError
-from edgepress.exporter.compress import Options, Transform, rtn, unchanged
+from edgepress.exporter.compress import Transform, rtn, unchanged
 from edgepress.exporter.compress.folding import Group, foldable_groups, not_foldable
+from edgepress.exporter.compress.options import Options, whole_number
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -43,8 +43,6 @@ _LEAST = 1e-4  # of the largest channel: what a channel that is nearly always 0 
 def _fold(task: LayerTask, options: Options) -> None:
     moments = task.observe(task.full)
     grid, rows = int(options["grid"]), int(options["rows"])
-    if grid < 1 or rows < 1:
-        raise InputError(f"[options.awq] grid is {grid} and rows is {rows}; both must be at least 1")
     for group in foldable_groups(task.layer):
         if all(task.scheme(linear.weight) is None for linear in group.linears):
             continue  # kept in float32: nothing is rounded
@@ -93,4 +91,4 @@ def rounded(weight: Tensor, scheme: Scheme) -> Tensor:
     return Codes.unpack(stored, scheme, weight.shape[1]).dequantize().to(weight.device)
 
 
-METHOD = Transform("awq", unchanged, _fold, {"grid": 20, "rows": 512}, not_foldable)
+METHOD = Transform("awq", unchanged, _fold, {"grid": whole_number(20), "rows": whole_number(512)}, not_foldable)

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from edgepress.exporter.calibration import network
-from edgepress.exporter.compress import Options, Recovery, method_options
+from edgepress.exporter.compress import Recovery, method_options
+from edgepress.exporter.compress.options import Option, Options
 from edgepress.exporter.decoder import Decoder, Layer, Linear, Weight, layer_groups, with_linears
 from edgepress.exporter.recipe import KEPT_BITS, Recipe
 
@@ -68,4 +69,4 @@ def _mean_input(task: LayerTask, group: int) -> tuple[tuple[Linear, ...], Tensor
     return linears, (total / count).float()
 
 
-METHOD = Recovery("bias_correction", _describe, layer=_correct, options={"only_existing": False})
+METHOD = Recovery("bias_correction", _describe, layer=_correct, declared={"only_existing": Option(False)})

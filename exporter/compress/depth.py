@@ -18,7 +18,8 @@ from torch import Tensor
 
 from edgepress.errors import InputError
 from edgepress.exporter.calibration.activations import Activations
-from edgepress.exporter.compress import Options, Pruning
+from edgepress.exporter.compress import Pruning
+from edgepress.exporter.compress.options import Option, Options, unset, whole_number
 from edgepress.exporter.decoder import Layer, layer_weights
 from edgepress.exporter.pruning.config import before_low_rank, check_same_layer, described, refuse_factors, with_layers
 from edgepress.exporter.pruning.head import divergences
@@ -192,10 +193,9 @@ def _layer_picks(old: Layer, new: Layer) -> dict[str, Pick]:
 METHOD = Pruning(
     name="depth",
     run=remove_layers,
-    options={"layers": 0, "share": 0.0, "by": "influence", "tokens": 4096},
+    declared={"layers": unset(0), "share": unset(0.0, 1), "by": Option("influence"), "tokens": whole_number(4096, 2)},
     check=check,
     looks_at=frozenset({"layers"}),
     changes=frozenset({"layers"}),
     check_order=before_low_rank("depth"),
-    unset_at_zero=frozenset({"layers", "share"}),
 )

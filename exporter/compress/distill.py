@@ -27,7 +27,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from edgepress.errors import InputError
 from edgepress.exporter.calibration import network
 from edgepress.exporter.calibration.codes import Codes
 from edgepress.exporter.calibration.learned import LearnedCodes, split
@@ -41,8 +40,10 @@ from edgepress.exporter.calibration.training import (
     owner,
     passed,
 )
-from edgepress.exporter.compress import Options, Recovery, unchanged
+from edgepress.exporter.compress import Recovery, unchanged
+from edgepress.exporter.compress.options import Option, Options, whole_number
 from edgepress.exporter.decoder import Decoder, Weight
+from edgepress.exporter.plan import Plan
 
 _STATE_FILE = "distill.state"
 _TRAINS = ("rounding", "scales")
@@ -122,10 +123,9 @@ def run(task: ModelTask, options: Options) -> None:
     """See :class:`~edgepress.exporter.compress.Recovery`: the ``model`` step.
 
     Raises:
-        InputError: an option is out of range, there is only one calibration sequence, or too little memory.
+        InputError: there is only one calibration sequence.
 
     """
-    _check_options(options)
     trained_on, held_out = split(len(task.tokens), task.seed, METHOD.name)
     student = make_student(task, rounding=options["train"] == "rounding")
     training = make_training(task, student, held_out, float(options["rate"]), float(options["rounding_rate"]))
@@ -142,14 +142,8 @@ def run(task: ModelTask, options: Options) -> None:
 
 
 def make_student(task: ModelTask, *, rounding: bool) -> Student:
-    """The model as it is stored so far, ready to learn.
-
-    Raises:
-        InputError: what will be trained does not fit into memory.
-
-    """
+    """The model as it is stored so far, ready to learn."""
     student = Student(task.decoder)
-    _check_memory(task, rounding=rounding)
     for weight in task.decoder.weights():
         found = task.stored(weight)
         if isinstance(found, Codes):
@@ -207,30 +201,31 @@ def declines(decoder: Decoder, options: Options) -> str:
     )
 
 
-def _check_options(options: Options) -> None:
-    for name in ("steps", "batch", "rate", "rounding_rate"):
-        if not float(options[name]) > 0:
-            raise InputError(f"[options.distill] {name} must be more than 0, not {options[name]!r}")
-    if options["train"] not in _TRAINS:
-        raise InputError(f"[options.distill] train must be one of {', '.join(_TRAINS)}, not {options['train']!r}")
-
-
-def _check_memory(task: ModelTask, *, rounding: bool) -> None:
-    """Refuse what will not fit, before hours are spent."""
-    numbers = 0
-    for weight in task.decoder.weights():
-        scheme = task.plan.of(weight).scheme
+def check(decoder: Decoder, plan: Plan, options: Options) -> None:
+    """See :class:`~edgepress.exporter.compress.Recovery`: refuses what will not fit into memory."""
+    numbers, rounding = 0, options["train"] == "rounding"
+    for weight in decoder.weights():
+        scheme = plan.of(weight).scheme
         if scheme is not None:
             rows, columns = weight.shape
             numbers += rows * (scheme.blocks(columns) + (columns if rounding else 0))
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     advice = 'train = "scales" needs far less' if rounding else "a smaller model needs less"
-    check_memory(METHOD.name, _TRAINED_BYTES * numbers, task.device, advice)
+    check_memory(METHOD.name, _TRAINED_BYTES * numbers, device, advice)
 
 
 METHOD = Recovery(
     "distill",
     unchanged,
     declines=declines,
+    check=check,
     model=run,
-    options={"most_weights": 0, "steps": 400, "batch": 8, "train": "rounding", "rate": 0.01, "rounding_rate": 0.01},
+    declared={
+        "most_weights": whole_number(0, 0, 1 << 53),
+        "steps": whole_number(400),
+        "batch": whole_number(8),
+        "train": Option("rounding", choices=_TRAINS),
+        "rate": Option(0.01, above=0, most=100),
+        "rounding_rate": Option(0.01, above=0, most=100),
+    },
 )

@@ -23,7 +23,8 @@ from edgepress.errors import InputError
 from edgepress.exporter.calibration.codes import Codes
 from edgepress.exporter.calibration.moments import Moments
 from edgepress.exporter.calibration.parallel import ahead, each, pieces
-from edgepress.exporter.compress import LinearMethod, Method, Options, load_method
+from edgepress.exporter.compress import LinearMethod, Method, load_method
+from edgepress.exporter.compress.options import Option, Options
 from edgepress.exporter.scheme import Scheme
 
 _BLOCK = 64  # columns whose errors are passed on among themselves before all others hear of them
@@ -190,4 +191,6 @@ def nearest_plane(
     return codes
 
 
-METHOD = LinearMethod("gptq", quantize, options={"damping": 0.01, "act_order": True})
+METHOD = LinearMethod(
+    "gptq", quantize, declared={"damping": Option(0.01, least=0, most=100), "act_order": Option(True)}
+)

@@ -29,8 +29,9 @@ import torch
 
 from edgepress.errors import InputError
 from edgepress.exporter.calibration.network import rotate
-from edgepress.exporter.compress import Options, Transform, method_options
+from edgepress.exporter.compress import Transform, method_options
 from edgepress.exporter.compress.folding import value_rows
+from edgepress.exporter.compress.options import Options, whole_number
 from edgepress.exporter.decoder import Attention, Decoder, Linear, Norm, Rotation
 from edgepress.exporter.recipe import Recipe
 from edgepress.exporter.rotation import orthogonal, split
@@ -117,4 +118,4 @@ def _rotate_values(attention: Attention, weights: dict[str, Tensor], head: Tenso
     weights[reader.name] = (by_head @ head).reshape(columns.shape).float()
 
 
-METHOD = Transform("hadamard", _describe, _fold, {"seed": 0}, needs_inputs=False)
+METHOD = Transform("hadamard", _describe, _fold, {"seed": whole_number(0, 0, 1 << 63)}, needs_inputs=False)

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from edgepress.errors import InputError
 from edgepress.exporter.calibration import network
-from edgepress.exporter.compress import Options, Pruning
+from edgepress.exporter.compress import Pruning
+from edgepress.exporter.compress.options import Option, Options, unset, whole_number
 from edgepress.exporter.decoder import Attention, Linear
 from edgepress.exporter.pruning.config import before_low_rank, described, refuse_factors, with_heads
 from edgepress.exporter.pruning.importance import Scores, attention_output, check_way, input_scores
@@ -182,10 +183,15 @@ def size_ratios(task: PruneTask, kept: Sequence[Kept], tokens: int) -> list[tupl
 METHOD = Pruning(
     name="heads",
     run=remove_heads,
-    options={"heads": 0, "kv_heads": 0, "share": 0.0, "by": "activations", "tokens": 4096},
+    declared={
+        "heads": unset(0),
+        "kv_heads": unset(0),
+        "share": unset(0.0, 1),
+        "by": Option("activations"),
+        "tokens": whole_number(4096, 2),
+    },
     check=check,
     looks_at=frozenset({"heads"}),
     changes=frozenset({"heads"}),
     check_order=before_low_rank("heads"),
-    unset_at_zero=frozenset({"heads", "kv_heads", "share"}),
 )

@@ -20,7 +20,8 @@ from torch import Tensor
 
 from edgepress.errors import InputError
 from edgepress.exporter.calibration import network
-from edgepress.exporter.compress import Options, Pruning
+from edgepress.exporter.compress import Pruning
+from edgepress.exporter.compress.options import Option, Options, unset, whole_number
 from edgepress.exporter.decoder import Decoder, Layer, Linear, Norm
 from edgepress.exporter.pruning.config import before_low_rank, described, refuse_factors, with_hidden
 from edgepress.exporter.pruning.importance import Scores, check_way, stream_loss_scores
@@ -164,10 +165,15 @@ def _end_picks(old: Decoder, new: Decoder, kept: Indices, gain: float) -> dict[s
 METHOD = Pruning(
     name="hidden",
     run=remove_channels,
-    options={"size": 0, "share": 0.0, "by": "activations", "multiple": 0, "tokens": 4096},
+    declared={
+        "size": unset(0),
+        "share": unset(0.0, 1),
+        "by": Option("activations"),
+        "multiple": unset(0),
+        "tokens": whole_number(4096, 2),
+    },
     check=check,
     looks_at=frozenset({"hidden"}),
     changes=frozenset({"hidden"}),
     check_order=before_low_rank("hidden"),
-    unset_at_zero=frozenset({"size", "share", "multiple"}),
 )

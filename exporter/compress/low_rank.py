@@ -21,7 +21,8 @@ from edgepress.errors import InputError
 from edgepress.exporter.calibration import network
 from edgepress.exporter.calibration.activations import Activations
 from edgepress.exporter.calibration.moments import Moments
-from edgepress.exporter.compress import Options, Pruning, Size
+from edgepress.exporter.compress import Pruning, Size
+from edgepress.exporter.compress.options import Option, Options, unset, whole_number
 from edgepress.exporter.decoder import Decoder, Layer, Linear, layer_linears, layer_weights
 from edgepress.exporter.factors import KEY
 from edgepress.exporter.pruning.checkpoint import NewTensor, copied, write_safetensors
@@ -196,10 +197,15 @@ def _tensor(name: str, dtype: str, factor: Tensor) -> NewTensor:
 METHOD = Pruning(
     name="low_rank",
     run=factor_projections,
-    options={"share": 0.0, "rank": 0, "match": "layers.*.mlp.*", "multiple": 0, "tokens": 8192},
+    declared={
+        "share": unset(0.0, 1),
+        "rank": unset(0),
+        "match": Option("layers.*.mlp.*"),
+        "multiple": unset(0),
+        "tokens": whole_number(8192, 2),
+    },
     check=check,
     looks_at=frozenset({"layers", "widths", "heads", "hidden"}),
     changes=frozenset({"factors"}),
     check_order=check_order,
-    unset_at_zero=frozenset({"share", "rank", "multiple"}),
 )

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from edgepress.exporter.calibration.codes import Codes
 from edgepress.exporter.calibration.moments import Moments
-from edgepress.exporter.compress import LinearMethod, Options
+from edgepress.exporter.compress import LinearMethod
+from edgepress.exporter.compress.options import Option, Options
 from edgepress.exporter.compress.sparsity import OPTIONS, read_sparsity, round_kept
 from edgepress.exporter.scheme import Scheme
 
@@ -33,6 +34,6 @@ def quantize(weight: Tensor, scheme: Scheme, moments: Moments, options: Options)
 METHOD = LinearMethod(
     "magnitude",
     quantize,
-    options={**OPTIONS, "then": "gptq"},
+    declared={**OPTIONS, "then": Option("gptq")},
     zeros=lambda options: str(read_sparsity("magnitude", options)),
 )

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgepress.errors import InputError
-from edgepress.exporter.compress import Options, Pruning
+from edgepress.exporter.compress import Pruning
+from edgepress.exporter.compress.options import Option, Options, unset, whole_number
 from edgepress.exporter.decoder import Decoder
 from edgepress.exporter.pruning.config import before_low_rank, described, refuse_different, refuse_factors, with_widths
 from edgepress.exporter.pruning.importance import Scores, check_way, input_scores, mlp_down
@@ -124,10 +125,15 @@ def keep_channels(task: PruneTask, kept: Sequence[Indices]) -> None:
 METHOD = Pruning(
     name="mlp_width",
     run=remove_channels,
-    options={"share": 0.75, "by": "activations", "uniform": False, "multiple": 0, "tokens": 4096},
+    declared={
+        "share": Option(0.75, above=0, below=1),
+        "by": Option("activations"),
+        "uniform": Option(False),
+        "multiple": unset(0),
+        "tokens": whole_number(4096, 2),
+    },
     check=check,
     looks_at=frozenset({"widths"}),
     changes=frozenset({"widths"}),
     check_order=before_low_rank("mlp_width"),
-    unset_at_zero=frozenset({"multiple"}),
 )

@@ -46,7 +46,8 @@ from edgepress.exporter.calibration.training import (
     owner,
     passed,
 )
-from edgepress.exporter.compress import Method, Options, Pruning, Size, load_method
+from edgepress.exporter.compress import Method, Pruning, Size, load_method
+from edgepress.exporter.compress.options import MANY, Option, Options, whole_number
 from edgepress.exporter.decoder import Decoder, Part, Weight, layer_weights
 from edgepress.exporter.plan import make_plan
 from edgepress.exporter.pruning.checkpoint import NewTensor, copied
@@ -373,12 +374,6 @@ def _config(task: PruneTask, options: Options) -> Mapping[str, object]:
 
 def check(task: PruneTask, options: Options) -> None:
     """See :class:`~edgepress.exporter.compress.Pruning`."""
-    for name in ("steps", "batch", "rate", "temperature"):
-        if not float(options[name]) > 0:
-            raise InputError(f"[options.retrain] {name} must be more than 0, not {options[name]!r}")
-    for name in ("forward", "reverse", "truth", "hidden", "rank"):
-        if not float(options[name]) >= 0:
-            raise InputError(f"[options.retrain] {name} must be at least 0, not {options[name]!r}")
     if not sum(float(options[name]) for name in ("forward", "reverse", "truth")) > 0:
         raise InputError("[options.retrain] forward, reverse and truth are all 0: there is nothing to learn; raise one")
     ours, theirs = task.decoder, task.original_decoder
@@ -417,18 +412,18 @@ def _compared(task: PruneTask, options: Options) -> list[tuple[int, int]]:
 METHOD = Pruning(
     "retrain",
     run,
-    options={
-        "steps": 400,
-        "batch": 8,
-        "rate": 0.02,
-        "forward": 1.0,
-        "reverse": 0.0,
-        "temperature": 1.0,
-        "truth": 0.0,
-        "hidden": 0.0,
-        "hidden_layers": 4,
-        "rank": 0,
-        "quantized": False,
+    declared={
+        "steps": whole_number(400),
+        "batch": whole_number(8),
+        "rate": Option(0.02, above=0, most=100),
+        "forward": Option(1.0, least=0, most=MANY),
+        "reverse": Option(0.0, least=0, most=MANY),
+        "temperature": Option(1.0, above=0, most=1000),
+        "truth": Option(0.0, least=0, most=MANY),
+        "hidden": Option(0.0, least=0, most=MANY),
+        "hidden_layers": whole_number(4),
+        "rank": whole_number(0, 0),
+        "quantized": Option(False),
     },
     keeps_shapes=True,
     check=check,

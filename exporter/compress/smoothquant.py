@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from edgepress.errors import InputError
-from edgepress.exporter.compress import Options, Transform, unchanged
+from edgepress.exporter.compress import Transform, unchanged
 from edgepress.exporter.compress.folding import Group, foldable_groups, not_foldable
+from edgepress.exporter.compress.options import Option, Options
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,8 +25,6 @@ _LEAST = 1e-5  # of the largest channel: what a channel of zeros counts as
 
 def _fold(task: LayerTask, options: Options) -> None:
     alpha = float(options["alpha"])
-    if not 0 <= alpha <= 1:
-        raise InputError(f"[options.smoothquant] alpha is {alpha}; it must be from 0 to 1")
     moments = task.observe(task.full)
     # the last first: what it divides are rows of weights whose columns an earlier group then measures
     for group in reversed(foldable_groups(task.layer)):
@@ -44,4 +42,4 @@ def smoothing_scales(group: Group, weights: dict[str, Tensor], largest: Tensor, 
     return x**alpha / w ** (1 - alpha)
 
 
-METHOD = Transform("smoothquant", unchanged, _fold, {"alpha": 0.5}, not_foldable)
+METHOD = Transform("smoothquant", unchanged, _fold, {"alpha": Option(0.5, least=0, most=1)}, not_foldable)

@@ -22,8 +22,9 @@ from torch import Tensor
 
 from edgepress.exporter.calibration.codes import Codes
 from edgepress.exporter.calibration.moments import Moments
-from edgepress.exporter.compress import LinearMethod, Options
+from edgepress.exporter.compress import LinearMethod
 from edgepress.exporter.compress.gptq import Keep, cholesky_factor, compensate, in_order, start_codes, visiting_order
+from edgepress.exporter.compress.options import Options
 from edgepress.exporter.compress.sparsity import OPTIONS, Sparsity, largest, read_sparsity
 from edgepress.exporter.scheme import Scheme
 
@@ -66,6 +67,6 @@ def keep_dearest(sparsity: Sparsity, alone: Tensor) -> Keep:
 METHOD = LinearMethod(
     "sparsegpt",
     quantize,
-    options=OPTIONS,
+    declared=OPTIONS,
     zeros=lambda options: str(read_sparsity("sparsegpt", options)),
 )

@@ -8,6 +8,7 @@ NVIDIA's sparse tensor cores take: Mishra et al. 2021, "Accelerating Sparse Deep
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -17,12 +18,18 @@ from torch.nn import functional
 from edgepress.errors import InputError
 from edgepress.exporter.calibration.codes import Codes
 from edgepress.exporter.calibration.moments import Moments
-from edgepress.exporter.compress import Method, Options, load_method
+from edgepress.exporter.compress import Method, load_method
 from edgepress.exporter.compress.gptq import cholesky_factor, compensate, in_order, start_codes, visiting_order
+from edgepress.exporter.compress.options import Option, Options
 from edgepress.exporter.scheme import Scheme
 
 UNSTRUCTURED = "unstructured"
-OPTIONS: Options = {"sparsity": 0.5, "pattern": UNSTRUCTURED, "damping": 0.01, "act_order": True}
+OPTIONS: Mapping[str, Option] = {
+    "sparsity": Option(0.5, least=0, below=1),
+    "pattern": Option(UNSTRUCTURED),
+    "damping": Option(0.01, least=0, most=100),
+    "act_order": Option(True),
+}
 _GROUPS = (2, 4, 8, 16)  # columns are chosen from 16 at a time, and no group may cross these
 _ROUNDING = 1e-9  # 0.29 · 100 is 28.999999999999996
 
@@ -83,8 +90,6 @@ def read_sparsity(method: str, options: Options) -> Sparsity:
     then = str(options.get("then", "gptq"))
     if then != "gptq" and not isinstance(load_method(then), Method):
         raise InputError(f'{where} then = {then!r}: it must be "gptq", or a method that rounds rows, such as "rtn"')
-    if not 0 <= share < 1:
-        raise InputError(f"{where} sparsity is {share:g}; it must be from 0 to less than 1, which would leave nothing")
     if pattern == UNSTRUCTURED:
         return Sparsity(share)
     found = re.fullmatch(r"([0-9]{1,2}):([0-9]{1,2})", pattern)

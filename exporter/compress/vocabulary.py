@@ -19,7 +19,8 @@ import numpy as np
 from edgepress.errors import InputError
 from edgepress.exporter.bundle import read_json
 from edgepress.exporter.checkpoint import Checkpoint
-from edgepress.exporter.compress import Options, Pruning, Size
+from edgepress.exporter.compress import Pruning, Size
+from edgepress.exporter.compress.options import Option, Options, whole_number
 from edgepress.exporter.pruning.config import described
 from edgepress.exporter.pruning.corpus import Choice, Usage, choose_tokens, count_usage, script_costs, script_warnings
 from edgepress.exporter.pruning.picks import Pick, picked_tensors, whole
@@ -54,7 +55,7 @@ def remove_tokens(task: PruneTask, options: Options) -> None:
 def check(task: PruneTask, options: Options) -> None:
     """See :class:`~edgepress.exporter.compress.Pruning`."""
     _limits(options)
-    _vocabulary(task)
+    list(_named(task.checkpoint, _vocabulary(task)))
 
 
 def check_order(changed: Set[Size], _: Options) -> None:
@@ -140,7 +141,7 @@ def _described(
 METHOD = Pruning(
     "vocabulary",
     remove_tokens,
-    {"size": 0, "least": 1, "always": ""},
+    {"size": whole_number(0, 0), "least": whole_number(1), "always": Option("")},
     needs_text=True,
     check=check,
     looks_at=frozenset({"vocabulary"}),

@@ -13,7 +13,8 @@ from torch import Tensor
 from edgepress.errors import InputError
 from edgepress.exporter.calibration.codes import Codes
 from edgepress.exporter.calibration.moments import Moments
-from edgepress.exporter.compress import LinearMethod, Options
+from edgepress.exporter.compress import LinearMethod
+from edgepress.exporter.compress.options import Option, Options
 from edgepress.exporter.compress.sparsity import OPTIONS, read_sparsity, round_kept
 from edgepress.exporter.scheme import Scheme
 
@@ -49,6 +50,6 @@ def input_norms(moments: Moments) -> Tensor:
 METHOD = LinearMethod(
     "wanda",
     quantize,
-    options={**OPTIONS, "then": "gptq"},
+    declared={**OPTIONS, "then": Option("gptq")},
     zeros=lambda options: str(read_sparsity("wanda", options)),
 )

@@ -36,7 +36,8 @@ _FIT = "int8-static-a16, int8-static, int4-channel, fp16 or fp32"
 
 
 def refuse(prepared: "Prepared", target: Target) -> None:
-    """Raise InputError for weights that accelerators do not take, and for chips that cannot compute in float16."""
+    """Raise InputError for models and weights that accelerators do not take, and chips without float16."""
+    _refuse_model(prepared, target)
     for tensor in _products(prepared):
         scheme = tensor.scheme
         if scheme is None or (scheme.per_channel and scheme.symmetric and scheme.bits > 2):
@@ -59,6 +60,32 @@ def refuse(prepared: "Prepared", target: Target) -> None:
         find_provider(target.provider).version()  # before hours of work: what compiles must be installed
 
 
+def _refuse_model(prepared: "Prepared", target: Target) -> None:
+    """Refuse what has no static form: see :func:`~edgepress.exporter.graph.static.static_decoder`."""
+    context, layers = static_context(prepared), prepared.decoder.layers
+    if context < 2:
+        raise InputError(f"{target.name} takes a context of 2 tokens or more, not {context}")
+    windows = {layer.attention.window for layer in layers if layer.attention.window}
+    windows = {window for window in windows if window <= context - 1}
+    if len(windows) > 1:
+        raise InputError(
+            f"{target.name}: layers have different windows, {', '.join(map(str, sorted(windows)))} tokens, and have no "
+            f"static form; a context of at most {sorted(windows)[-1]} leaves one of them"
+        )
+    ropes = {layer.attention.rope for layer in layers}
+    long = {n for n in ropes if n is not None and prepared.decoder.ropes[n].long_inverse_frequencies is not None}
+    if long and ropes - {None} != long:
+        raise InputError(
+            f"{target.name}: layers with longrope and layers without it read the same positions; this model has no "
+            "static form"
+        )
+
+
+def static_context(prepared: "Prepared") -> int:
+    """Tokens that the static graphs hold."""
+    return prepared.recipe.context_length or min(prepared.plan.context_length, LONGEST)
+
+
 def widths_name(prepared: "Prepared") -> str:
     """``fp16``, or the integers: ``a16w8``, ``a8w8``, ``a16w4``."""
     bits = [tensor.scheme.bits for tensor in _products(prepared) if tensor.scheme is not None]
@@ -76,7 +103,7 @@ def _products(prepared: "Prepared") -> Iterable[PlannedTensor]:
 def write(task: FormTask) -> dict[str, object]:
     """Write both graphs and one file of weights, then compile them for each chip."""
     prepared = task.prepared
-    context = prepared.recipe.context_length or min(prepared.plan.context_length, LONGEST)
+    context = static_context(prepared)
     name = widths_name(prepared)
     if name == FLOAT16:
         write_static(task.bundle / MODEL_FILE, task.folder, context=context)

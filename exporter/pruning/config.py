@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping, Sequence, Set
 from edgepress.errors import InputError
 from edgepress.exporter.architectures import architecture, describe
 from edgepress.exporter.checkpoint import Checkpoint
-from edgepress.exporter.compress import Options, Size
+from edgepress.exporter.compress import Size
+from edgepress.exporter.compress.options import Options
 from edgepress.exporter.config import Config
 from edgepress.exporter.decoder import Decoder, Layer, layer_linears
 from edgepress.targets import Target

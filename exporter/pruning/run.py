@@ -28,7 +28,8 @@ from edgepress.exporter.bundle import check_tokenizer
 from edgepress.exporter.calibration.generate import generate_calibration
 from edgepress.exporter.calibration.run import use_threads, versions
 from edgepress.exporter.checkpoint import Checkpoint
-from edgepress.exporter.compress import Options, Pruning, Size, load_method, method_options
+from edgepress.exporter.compress import Pruning, Size, load_kind, method_options
+from edgepress.exporter.compress.options import Options
 from edgepress.exporter.decoder import Decoder
 from edgepress.exporter.pruning.score import bits_per_byte
 from edgepress.exporter.pruning.task import PruneTask
@@ -45,7 +46,6 @@ _STEP_FILE = "step.json"  # the key of a stage, its files' hashes and what the m
 _KEPT_TOKENS = "kept_tokens.npy"
 _TEXT = "text"
 _GENERATED = "generations.jsonl"  # the model's own text, where there is no other
-_FEWEST = 2  # tokens that a step can look at
 _log = logging.getLogger("edgepress.pruning")
 
 
@@ -108,12 +108,7 @@ def find_steps(recipe: Recipe) -> list[_Step]:
     """
     steps = []
     for name in recipe.prune:
-        method = load_method(name)
-        if not isinstance(method, Pruning):
-            raise InputError(
-                f"prune = [{name!r}]: {name} does not make a smaller model; it belongs into [weights], `before` or "
-                "`after`"
-            )
+        method = load_kind(name, Pruning, "prune")
         if method.needs_text and not recipe.calibration.text:
             raise InputError(
                 f"prune = [{name!r}]: {name} keeps what your text uses, and there is no text; name some with "
@@ -176,11 +171,6 @@ def _check(run: _Run, steps: Sequence[_Step]) -> None:
     widths = {layer.mlp.up.weight.shape[0] for layer in run.decoder.layers}
     for index, step in enumerate(steps):
         step.method.check_order(changed, step.options)
-        if "tokens" in step.options and int(step.options["tokens"]) < _FEWEST:
-            raise InputError(
-                f"[options.{step.name}] tokens = {step.options['tokens']}: of the text that the step looks at; give "
-                f"at least {_FEWEST}"
-            )
         if not step.method.looks_at & changed:
             stage = run.stage(f"{index}-{step.name}")
             step.method.check(_task(run, _Model(run.original, run.decoder), stage, ()), step.options)

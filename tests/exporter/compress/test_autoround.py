@@ -125,7 +125,7 @@ def test_an_unusable_start_or_option_is_refused(tmp_path: Path) -> None:
     prepared.recipe.options["autoround"]["batch"] = 0  # type: ignore[index]
     with (
         calibration(prepared, tmp_path / "store", TOKENS) as run,
-        pytest.raises(InputError, match="batch must be more than 0"),
+        pytest.raises(InputError, match="batch must be at least 1"),
     ):
         run.run()
     with (

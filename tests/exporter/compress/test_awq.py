@@ -12,6 +12,7 @@ from edgepress.exporter.calibration.network import layer_forward
 from edgepress.exporter.calibration.tasks import LayerTask
 from edgepress.exporter.compress import awq, load_method
 from edgepress.exporter.compress.folding import foldable_groups
+from edgepress.exporter.compress.options import read_options
 from edgepress.exporter.compress.packing import dequantize
 from edgepress.exporter.decoder import Linear
 from edgepress.exporter.recipe import Storage
@@ -97,10 +98,10 @@ def test_some_rows_tell_about_all(tmp_path: Path) -> None:
         assert some != whole
 
 
-@pytest.mark.parametrize("options", [{"grid": 0, "rows": 512}, {"grid": 20, "rows": 0}])
-def test_a_search_of_nothing_is_refused(options: dict[str, int], tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="both must be at least 1"):
-        load_method("awq").fold(layer_task(tiny_model("llama"), tmp_path, INT4), options)
+@pytest.mark.parametrize("key", ["grid", "rows"])
+def test_a_search_of_nothing_is_refused(key: str) -> None:
+    with pytest.raises(InputError, match=rf"\[options.awq\] {key} must be at least 1 .*, not 0"):
+        read_options("awq", awq.METHOD.declared, {key: 0})
 
 
 @pytest.mark.parametrize("name", ["olmo2", "gemma3_text"])

@@ -207,7 +207,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(stop: int, tmp_path: 
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("steps", 0, "steps must be more than 0"),
+        ("steps", 0, "steps must be at least 1"),
         ("rate", -1.0, "rate must be more than 0"),
         ("train", "everything", "train must be one of rounding, scales, not 'everything'"),
     ],

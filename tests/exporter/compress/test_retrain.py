@@ -16,7 +16,8 @@ from edgepress.exporter.calibration import network
 from edgepress.exporter.calibration.learned import split
 from edgepress.exporter.calibration.training import Training
 from edgepress.exporter.checkpoint import Checkpoint, read_weight
-from edgepress.exporter.compress import Options, retrain
+from edgepress.exporter.compress import retrain
+from edgepress.exporter.compress.options import Options, read_options
 from edgepress.exporter.prepare import decide
 from edgepress.exporter.pruning.task import PruneTask
 from edgepress.exporter.readback import StoredWeights
@@ -268,7 +269,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        ({"steps": 0}, "steps must be more than 0"),
+        ({"steps": 0}, "steps must be at least 1"),
         ({"temperature": -1.0}, "temperature must be more than 0"),
         ({"reverse": -0.5}, "reverse must be at least 0"),
         ({"forward": 0.0}, "forward, reverse and truth are all 0"),
@@ -277,7 +278,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(
 def test_an_option_out_of_range_is_refused(asked: dict[str, float], message: str, tmp_path: Path) -> None:
     task = prune_task(tiny("llama", tmp_path), tmp_path / "task")
     with pytest.raises(InputError, match=message):
-        retrain.run(task, options(**asked))
+        retrain.run(task, read_options("retrain", retrain.METHOD.declared, asked))
 
 
 def test_hidden_states_of_another_size_cannot_be_compared(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from layer_tasks import layer_task, logits, tiny_model
 from edgepress.errors import InputError
 from edgepress.exporter.compress import load_method
 from edgepress.exporter.compress.folding import foldable_groups
+from edgepress.exporter.compress.options import read_options
 from edgepress.exporter.compress.smoothquant import smoothing_scales
 from edgepress.exporter.recipe import Storage
 
@@ -47,6 +48,6 @@ def test_the_formula() -> None:
     assert found[1] == pytest.approx(16**0.75 / 2**0.25)
 
 
-def test_alpha_outside_0_to_1_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"alpha is 1\.5; it must be from 0 to 1"):
-        load_method("smoothquant").fold(layer_task(tiny_model("llama"), tmp_path, INT8), {"alpha": 1.5})
+def test_alpha_outside_0_to_1_is_refused() -> None:
+    with pytest.raises(InputError, match=r"alpha must be at least 0 and at most 1, not 1\.5"):
+        read_options("smoothquant", METHOD.declared, {"alpha": 1.5})

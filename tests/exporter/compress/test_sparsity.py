@@ -16,6 +16,7 @@ from edgepress.exporter.calibration.moments import Moments
 from edgepress.exporter.compress import LinearMethod, gptq, load_method, method_names
 from edgepress.exporter.compress.gptq import METHOD as GPTQ
 from edgepress.exporter.compress.gptq import cholesky_factor, nearest_plane, visiting_order
+from edgepress.exporter.compress.options import read_options
 from edgepress.exporter.compress.sparsegpt import keep_dearest
 from edgepress.exporter.compress.sparsity import Sparsity, read_sparsity
 from edgepress.exporter.compress.wanda import input_norms
@@ -384,9 +385,9 @@ def test_what_cannot_be_computed_is_one_clear_error(name: str) -> None:
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"sparsity": 1.0}, "sparsity is 1; it must be from 0 to less than 1"),
-        ({"sparsity": -0.1}, "sparsity is -0.1"),
-        ({"sparsity": float("nan")}, "sparsity is nan"),
+        ({"sparsity": 1.0}, "sparsity must be at least 0 and less than 1, not 1.0"),
+        ({"sparsity": -0.1}, "sparsity must be at least 0"),
+        ({"sparsity": float("nan")}, "sparsity must be a finite number, not nan"),
         ({"pattern": "2:5"}, "pattern is '2:5'; it must be \"unstructured\", or n:m"),
         ({"pattern": "4:4"}, "pattern is '4:4'"),
         ({"pattern": "0:4"}, "pattern is '0:4'"),
@@ -396,7 +397,7 @@ def test_what_cannot_be_computed_is_one_clear_error(name: str) -> None:
 )
 def test_what_leaves_nothing_or_says_two_things_is_refused(name: str, changed: dict[str, object], message: str) -> None:
     with pytest.raises(InputError, match=f"options.{name}\\] {message}"):
-        load_method(name).zeros(asked(name, **changed))
+        load_method(name).zeros(read_options(name, load_method(name).declared, changed))
 
 
 def test_what_it_asks_for_is_said_in_words() -> None:
