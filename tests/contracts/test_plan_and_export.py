@@ -50,6 +50,7 @@ def _refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
             arguments = (*arguments, "--recipe", str(path))
         out = tmp_path / "out"
         messages = []
+        capsys.readouterr()
         for verb in (["plan"], ["export", "--out", str(out)]):
             code = main([*verb, str(model), *arguments])
             message = capsys.readouterr().err
@@ -141,7 +142,7 @@ def test_methods_in_the_place_of_others_are_refused_by_both(
 
 WRONG = {
     "budget, integer activations": (
-        "[weights]\nbits = 8\n[activations]\ntype = 'uint8'\n[budget]\nkl = 0.1\n",
+        "[weights]\nbits = 8\nblock_size = 'channel'\n[activations]\ntype = 'uint8'\n[budget]\nkl = 0.1\n",
         "cannot be chosen: [activations] type",
     ),
     "budget smaller than all": ("[budget]\nsize_mb = 0.001\n", "size_mb = 0.001 cannot be met"),

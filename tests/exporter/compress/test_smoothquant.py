@@ -10,7 +10,7 @@ from edgepress.errors import InputError
 from edgepress.exporter.compress import load_method
 from edgepress.exporter.compress.folding import foldable_groups
 from edgepress.exporter.compress.options import read_options
-from edgepress.exporter.compress.smoothquant import smoothing_scales
+from edgepress.exporter.compress.smoothquant import METHOD, smoothing_scales
 from edgepress.exporter.recipe import Storage
 
 INT8 = Storage("rtn", 8, 0)
