@@ -18,10 +18,11 @@ from functools import partial
 import numpy as np
 
 from edgepress.exporter import kernels
+from edgepress.exporter.checks import needs_calibration
 from edgepress.exporter.compress import LayerMethod, LinearMethod, Method, Recovery, load_method, method_options
 from edgepress.exporter.decoder import Linear, layer_linears, layer_weights
 from edgepress.exporter.plan import PlannedTensor
-from edgepress.exporter.prepare import Prepared, needs_calibration
+from edgepress.exporter.prepare import Prepared
 from edgepress.exporter.scheme import Scheme
 
 _ELEMENTS = 1 << 18  # made-up weights that are rounded: what stream.py rounds at a time
