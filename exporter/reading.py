@@ -12,7 +12,9 @@ from edgepress.exporter.checkpoint import Checkpoint, check_tensors, same_tensor
 from edgepress.exporter.decoder import Decoder
 from edgepress.exporter.genai_config import bos_token
 from edgepress.exporter.rope import yarn_reach
-from edgepress.exporter.source_tokenizer import whole_tokenizer
+from edgepress.exporter.source_tokenizer import source_tokenizer, whole_tokenizer
+from edgepress.schema import read_object
+from edgepress.texts import read_text
 
 _BY_YARN = ("qwen2", "qwen3")  # families whose model cards give YaRN for texts beyond the context of the config
 
@@ -55,7 +57,34 @@ def notes(checkpoint: Checkpoint, decoder: Decoder) -> tuple[str, ...]:
             f"the tokenizer has {_some(beyond)} beyond the {decoder.vocab_size} rows of the embedding: a prompt that "
             "holds one cannot be computed"
         )
-    return tuple(found)
+    doubled = _doubled(checkpoint)
+    return (*found, doubled) if doubled else tuple(found)
+
+
+def _doubled(checkpoint: Checkpoint) -> str | None:
+    """A sentence where the chat template and the tokenizer both begin a text: others would begin it twice."""
+    if checkpoint.file("tokenizer.json") is None:
+        return None
+    tokenizer = source_tokenizer(checkpoint)
+    added = tokenizer.added()
+    text = None if added is None else tokenizer.library.id_to_token(added)
+    if not text or not any("bos_token" in template or text in template for template in _chat_templates(checkpoint)):
+        return None
+    return (
+        f"the chat template writes {text!r} and the tokenizer adds one: edgepress leaves the second out; elsewhere "
+        "tokenize what the template gives with add_special_tokens=False"
+    )
+
+
+def _chat_templates(checkpoint: Checkpoint) -> list[str]:
+    path = checkpoint.file("chat_template.jinja")
+    found: list[object] = [] if path is None else [read_text(path)]
+    for name in ("tokenizer_config.json", "chat_template.json"):
+        path = checkpoint.file(name)
+        template = None if path is None else read_object(path, "copy it again").get("chat_template")
+        entries = template if isinstance(template, list) else [template]  # several have names
+        found += [entry.get("template") if isinstance(entry, dict) else entry for entry in entries]
+    return [template for template in found if isinstance(template, str)]
 
 
 def refuse_longer(checkpoint: Checkpoint, decoder: Decoder, context: int) -> None:

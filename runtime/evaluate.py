@@ -232,6 +232,7 @@ def _corpus(config: BundleConfig, documents: Sequence[str]) -> Corpus:
     if not documents:
         raise InputError("no documents to score; give a file with text in it")
     tokenizer = read_tokenizer(config.bundle)
+    documents = [tokenizer.document(document, config.bos) for document in documents]
     return Corpus(
         documents=tuple(_tokens(tokenizer, config.bos, document) for document in documents),
         utf8_bytes=tuple(len(document.encode()) for document in documents),

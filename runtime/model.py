@@ -1,5 +1,6 @@
 """A bundle ready to answer: ``load(bundle).generate(prompt)``."""
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,6 +19,8 @@ from edgepress.runtime.sampling import Floats, Indices, Sampling, choose
 from edgepress.runtime.session import PREFILL_CHUNK, DecoderSession
 from edgepress.runtime.static import StaticSession
 from edgepress.runtime.tokenizer import Detokenizer, StopStrings, Tokenizer, read_tokenizer
+
+_log = logging.getLogger("edgepress.model")
 
 StopReason = Literal["end", "stop", "max_tokens", "context"]
 
@@ -172,6 +175,11 @@ class Model:
             seed=seed,
         )
         tokens = self.tokenizer.encode(prompt) if isinstance(prompt, str) else [int(token) for token in prompt]
+        bos = self.config.bos
+        if bos is not None and not isinstance(prompt, str) and tokens[:2] == [bos, bos]:
+            _log.warning(
+                "the prompt begins with token %d, the beginning of a text, twice; models are trained on one", bos
+            )
         self.reset()
         self.session.check_room(self._checked(tokens).size)
         return Generation(self, tokens, sampling, max_tokens, StopStrings(stop))

@@ -1,6 +1,7 @@
 """Text to tokens and back, the way back one token at a time."""
 
 import codecs
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ from edgepress.runtime.tokenizer_limits import LARGEST, check_growth
 from edgepress.schema import read_as, read_bytes
 from edgepress.texts import check_unicode
 
+_log = logging.getLogger("edgepress.tokenizer")
 _AGAIN = "export the bundle again"
 _OTHERS = "give another text, or take the tokenizer from where the model came from and export again"
 
@@ -29,6 +31,7 @@ class Tokenizer:
     def __init__(self, library: _Library, *, bos: int | None = None) -> None:
         self.library = library
         self.bos = bos
+        self._said: set[str] = set()
         self.special = frozenset(id_ for id_, token in library.get_added_tokens_decoder().items() if token.special)
         self.bytes = self._byte_tokens()
 
@@ -55,7 +58,47 @@ class Tokenizer:
         tokens = self._encoded(text, add_special_tokens=True)
         if self.bos is not None and tokens[:1] != [self.bos]:
             tokens.insert(0, self.bos)
+        elif self._is_doubled(tokens) and self._is_added(tokens, text):
+            tokens.pop(0)
+            self._say(f"the prompt begins with {self._name(tokens[0])}, as chat templates write it: none is added")
+        if self._is_doubled(tokens):
+            self._say(f"the prompt begins with {self._name(tokens[0])} twice; models are trained on one")
         return tokens
+
+    def _is_added(self, tokens: list[int], text: str) -> bool:
+        """Whether the first of ``tokens`` is not from the text, which begins with it as well."""
+        plain = self.encode_plain(text)
+        return len(tokens) > len(plain) and plain[:1] == tokens[:1]
+
+    def _is_doubled(self, tokens: Sequence[int]) -> bool:
+        return len(tokens) > 1 and tokens[0] == tokens[1] and tokens[0] in self.special
+
+    def _name(self, token: int) -> str:
+        return repr(self.library.id_to_token(token))
+
+    def _say(self, warning: str) -> None:
+        """Log a warning, once."""
+        if warning not in self._said:
+            self._said.add(warning)
+            _log.warning("%s", warning)
+
+    def document(self, text: str, bos: int | None) -> str:
+        """``text`` as it follows ``bos``, which is put before every document: without one that it begins with itself.
+
+        There is a warning then, once.
+        """
+        begin = None if bos is None else self.library.id_to_token(bos)
+        if not begin or bos not in self.special or not text.startswith(begin):
+            return text
+        self._say(f"text begins with {begin!r}, which is put before each document anyway: only once")
+        while text.startswith(begin):
+            text = text[len(begin) :]
+        return text
+
+    def added(self) -> int | None:
+        """The token that :meth:`encode` puts before a prompt, None when it puts none."""
+        whole, plain = self.encode("a"), self.encode_plain("a")
+        return whole[0] if len(whole) > len(plain) and whole[:1] != plain[:1] else None
 
     def encode_plain(self, text: str) -> list[int]:
         """Tokens of the text alone: nothing added before or after; InputError as for :meth:`encode`."""

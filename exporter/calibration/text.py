@@ -112,7 +112,7 @@ def pack(documents: Iterable[str], tokenizer: Tokenizer, bos: int | None) -> Tok
     start = [] if bos is None else [bos]
     stream: list[int] = []
     for document in documents:
-        tokens = tokenizer.encode_plain(document)
+        tokens = tokenizer.encode_plain(tokenizer.document(document, bos))
         if tokens:
             stream += start
             stream += tokens

@@ -60,7 +60,7 @@ def bits_per_byte(
     start = [] if bos is None else [bos]
     found: dict[int, list[Window]] = {}  # by the windows' length: longrope's table depends on it
     for document in documents:
-        tokens = np.array([*start, *tokenizer.encode_plain(document)], np.int64)
+        tokens = np.array([*start, *tokenizer.encode_plain(tokenizer.document(document, bos))], np.int64)
         for window in windows(tokens, *scored_context(context_length)):
             found.setdefault(window.tokens.size, []).append(window)
     if not found:
