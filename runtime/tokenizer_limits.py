@@ -11,6 +11,7 @@ import json
 import math
 import os
 import re
+import signal
 import string
 import subprocess
 import sys
@@ -131,9 +132,13 @@ def try_tokenizer(folder: Path) -> None:
     if done.returncode:
         raise InputError(
             f"{path}: a trial with {len(TEXTS)} texts of 2,000 characters took more than {_TEXT_SECONDS} s of a "
-            f"processor or {_MEMORY >> 30} GiB (it ended with {done.returncode}): a rule in it does not come to an "
+            f"processor or {_MEMORY >> 30} GiB ({_ended(done.returncode)}): a rule in it does not come to an "
             f"end; {_TAKE_ANOTHER}"
         )
+
+
+def _ended(code: int) -> str:
+    return f"it was stopped by {signal.Signals(-code).name}" if code < 0 else f"it ended with exit code {code}"
 
 
 def trial(name: str) -> int:

@@ -1,7 +1,11 @@
 """The manifest finds every change that can be made to a bundle."""
 
+import hashlib
+import json
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -86,6 +90,45 @@ def test_a_manifest_that_names_a_path_outside_is_refused(bundle: Path, tmp_path:
     manifest.files[name] = entry
     (bundle / MANIFEST_NAME).write_text(manifest.serialize(), encoding="utf-8")
     assert find_problems(bundle) == [f"{name}: the manifest names a path outside the bundle"]
+
+
+def hostile(bundle: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Write a manifest that was changed and fits its own digest, as JSON of Python has it."""
+    path = bundle / MANIFEST_NAME
+    content = json.loads(path.read_text(encoding="utf-8"))
+    change(content)
+    content["manifest_sha256"] = ""
+    for _ in range(2):
+        text = json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+        content["manifest_sha256"] = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+    path.write_text(text, encoding="utf-8", errors="surrogatepass")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda content: content["totals"].update(a=float("inf")), "Infinity is no number"),
+        (lambda content: content["totals"].update(a=float("nan")), "NaN is no number"),
+        (lambda content: content["totals"].update(a="\ud800"), "codec can't decode"),
+        (lambda content: content["files"]["model.onnx"].update(size=[1]), r"size: Expected `int`, got `array`"),
+        (lambda content: content["files"]["model.onnx"].update(size=-1), r"size: Expected `int` >= 0"),
+        (lambda content: content["files"]["model.onnx"].update(sha256=None), r"sha256: Expected `str`, got `null`"),
+        (lambda content: content.update(targets=["x"]), r"targets: Expected `object`, got `array`"),
+        (lambda content: content.update(long_from="x"), r"long_from: Expected `int \| null`, got `str`"),
+        (lambda content: content.update(steps=[{}]), r"has no entry 'steps\[0\].name'"),
+        (lambda content: content.update(tensors=[1]), r"tensors\[0\]: Expected `object`, got `int`"),
+        (lambda content: content.update(more=1), r"has unknown fields \(more\)"),
+        (lambda content: content.pop("files"), "has no field 'files'"),
+        (lambda content: content.pop("recipe"), "has no entry 'recipe'"),
+    ],
+)
+def test_a_hostile_manifest_that_fits_its_digest_is_one_error(
+    bundle: Path, change: Callable[[dict[str, Any]], object], message: str
+) -> None:
+    hostile(bundle, change)
+    with pytest.raises(InputError, match=message):
+        read_manifest(bundle)
+    assert len(find_problems(bundle)) == 1
 
 
 def test_reading_says_what_is_wrong_with_a_folder(tmp_path: Path) -> None:

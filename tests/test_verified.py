@@ -360,3 +360,16 @@ def test_every_verb_takes_our_bundle_downloaded_into_a_folder(bundle: Path) -> N
     (notes / "link").unlink()
     (bundle / "other.bin").write_text("")
     assert use("verify", bundle) == 1
+
+
+def test_what_else_a_bundle_is_held_against_runs_once_and_is_not_noted_when_it_fails(bundle: Path) -> None:
+    tried = []
+
+    def refuse(path: Path) -> None:
+        tried.append(path)
+        raise InputError("its tokenizer does not come to an end")
+
+    for _ in range(2):
+        with pytest.raises(InputError, match="does not come to an end"):
+            verify_first(bundle, trial=refuse)
+    assert tried == [bundle] * 2

@@ -264,3 +264,23 @@ def test_a_config_that_names_other_inputs_is_refused(bundle: Bundle, tmp_path: P
     sign(copy)
     with pytest.raises(InputError, match=r"disagree on past_key_values\.2\.key, past_key_values\.2\.value"):
         opened(copy)
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value", "named"),
+    [
+        (None, "vocab_size", 1000, "logits"),
+        ("decoder", "num_key_value_heads", 3, r"past_key_values\.0\.key"),
+        ("decoder", "head_size", 8, r"present\.0\.value"),
+    ],
+)
+def test_a_config_with_other_shapes_than_the_graph_is_refused(
+    bundle: Bundle, tmp_path: Path, section: str | None, key: str, value: int, named: str
+) -> None:
+    copy = shutil.copytree(bundle("llama", "int4"), tmp_path / "copy")
+    content = json.loads((copy / "genai_config.json").read_text())
+    (content["model"] if section is None else content["model"][section])[key] = value
+    (copy / "genai_config.json").write_text(json.dumps(content))
+    sign(copy)
+    with pytest.raises(InputError, match=rf"genai_config\.json disagree on .*{named}"):
+        opened(copy)
