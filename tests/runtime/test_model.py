@@ -271,7 +271,7 @@ def test_a_config_that_names_other_inputs_is_refused(bundle: Bundle, tmp_path: P
     [
         (None, "vocab_size", 1000, "logits"),
         ("decoder", "num_key_value_heads", 3, r"past_key_values\.0\.key"),
-        ("decoder", "head_size", 8, r"present\.0\.value"),
+        ("decoder", "head_size", 8, r"past_key_values\.0\.value"),
     ],
 )
 def test_a_config_with_other_shapes_than_the_graph_is_refused(
