@@ -24,6 +24,7 @@ from edgepress.exporter.prepare import FALLBACK, Prepared, choose_recipe, decide
 from edgepress.exporter.pruning.shipped import describe_steps, kept_steps, write_curves
 from edgepress.exporter.reading import first_token
 from edgepress.exporter.replacing import check_output, check_replaceable
+from edgepress.exporter.source_tokenizer import compare_with_transformers
 from edgepress.exporter.stream import TensorReport, write_weights
 from edgepress.files import atomic_directory
 from edgepress.fingerprint import write_fingerprint
@@ -213,7 +214,9 @@ def measure_zeros(
 
 
 def check_parity(work: Path, prepared: Prepared, progress: Progress) -> dict[str, object]:
-    """Compare the written graph with the reference model; see :mod:`edgepress.exporter.parity`."""
+    """Compare graph and tokenizer with transformers' own; see :mod:`edgepress.exporter.parity`."""
     from edgepress.exporter.parity import parity
 
-    return parity(work, prepared.checkpoint, prepared.decoder, prepared.plan, progress=progress)
+    texts = compare_with_transformers(work, prepared.checkpoint)
+    found = parity(work, prepared.checkpoint, prepared.decoder, prepared.plan, progress=progress)
+    return {**found, "texts_tokenized_alike": texts}

@@ -9,6 +9,7 @@ outcome against it. Ids that contradict each other, which transformers passes ov
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -18,13 +19,15 @@ from typing import Any
 from tokenizers import AddedToken, processors
 from tokenizers import Tokenizer as Library
 
-from edgepress.errors import InputError
+from edgepress.errors import CheckFailed, InputError
 from edgepress.exporter.checkpoint import Checkpoint
 from edgepress.exporter.layout import TOKENIZER_FILES
 from edgepress.pointers import refuse_pointer
 from edgepress.runtime.tokenizer import Tokenizer, library_errors, open_library, read_tokenizer
 from edgepress.runtime.tokenizer_limits import LARGEST, try_tokenizer
 from edgepress.schema import parse_object, read_bytes, read_object
+
+_log = logging.getLogger("edgepress.export")
 
 _SLOW = ("vocab.json", "tokenizer.model")  # what a tokenizer.json can be made of
 _NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
@@ -101,6 +104,36 @@ def _check_seen(bundle: Path, library: Library, tokens: Mapping[str, int]) -> No
             f"{bundle}: the tokenizer does not see {len(wrong) + len(missing)} of the tokens that the checkpoint's "
             f"files name: {'; '.join([*wrong, *missing][:_SHOWN])}; {_REMEDY}"
         )
+
+
+def compare_with_transformers(bundle: Path, checkpoint: Checkpoint) -> int | None:
+    """Hold the bundle's tokens against those of transformers' own tokenizer, on texts with each added token.
+
+    Returns the number of texts, None where transformers cannot read the checkpoint's tokenizer: the log says why.
+
+    Raises:
+        CheckFailed: a text has other tokens.
+
+    """
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    kind = AutoTokenizer if checkpoint.file(TOKENIZER_FILES[0]) is None else PreTrainedTokenizerFast
+    try:
+        reference = kind.from_pretrained(checkpoint.directory, trust_remote_code=False, local_files_only=True)
+    except Exception as error:  # whatever transformers meets
+        _log.warning("transformers cannot read the tokenizer, so that it is not compared: %s", error)
+        return None
+    library = read_tokenizer(bundle).library
+    texts = [text for token in whole_tokenizer(checkpoint).tokens for text in (token, f"say {token}it{token} ")]
+    ours = library.encode_batch(texts, add_special_tokens=False)
+    theirs = reference(texts, add_special_tokens=False)["input_ids"] if texts else []
+    for text, found, expected in zip(texts, ours, theirs, strict=True):
+        if list(found.ids) != list(expected):
+            raise CheckFailed(
+                f"the bundle's tokenizer gives {text!r} the tokens {list(found.ids)[:8]}, and transformers' own "
+                f"{list(expected)[:8]}"
+            )
+    return len(texts)
 
 
 @lru_cache(maxsize=2)  # a large vocabulary takes a second to read, and an export asks several times

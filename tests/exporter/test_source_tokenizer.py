@@ -8,10 +8,15 @@ import pytest
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
-from edgepress.errors import InputError
+from edgepress.errors import CheckFailed, InputError
 from edgepress.exporter import decide, export
 from edgepress.exporter.checkpoint import Checkpoint
-from edgepress.exporter.source_tokenizer import source_tokenizer, tokenizer_files, whole_tokenizer
+from edgepress.exporter.source_tokenizer import (
+    compare_with_transformers,
+    source_tokenizer,
+    tokenizer_files,
+    whole_tokenizer,
+)
 from edgepress.runtime.tokenizer import read_tokenizer
 from tests.tiny_models import save
 from tests.tokenizers_of_all_kinds import KINDS, content_of
@@ -203,3 +208,17 @@ def test_a_sentencepiece_file_that_cannot_be_converted_says_what_to_do(tmp_path:
     with pytest.raises(InputError, match=r"pip install sentencepiece, or save it there with transformers"):
         export(model, out=tmp_path / "bundle")
     assert not (tmp_path / "bundle").exists()
+
+
+def test_a_check_compares_the_tokenizer_with_transformers_own(tmp_path: Path) -> None:
+    model = save("llama", tmp_path / "model")
+    declare(model)
+    manifest = export(model, out=tmp_path / "bundle", check=True)
+    assert manifest.parity is not None
+    assert manifest.parity["texts_tokenized_alike"] == 2 * 5  # three tokens of its own, two of its settings
+    path = tmp_path / "bundle" / "tokenizer.json"
+    content = json.loads(path.read_text())
+    content["added_tokens"] = content["added_tokens"][:-1]
+    path.write_text(json.dumps(content))
+    with pytest.raises(CheckFailed, match="the bundle's tokenizer gives"):
+        compare_with_transformers(tmp_path / "bundle", Checkpoint.open(model))

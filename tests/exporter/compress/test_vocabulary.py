@@ -233,3 +233,21 @@ def test_greedy_text_stays_in_both_runtimes(
     for line in ("ROMEO:\nThe people", "Voilà 日本 🙂", "the question"):
         plain = new.encode_plain(line)
         assert library.encode(line).tolist()[-len(plain) :] == plain
+
+
+def test_a_smaller_vocabulary_keeps_tokens_that_only_the_settings_name(tmp_path: Path) -> None:
+    model = save("llama", tmp_path / "model")
+    tokens = Tokenizer.from_file(str(model / "tokenizer.json"))
+    entries = tokens.get_vocab_size(with_added_tokens=True)
+    path = model / "tokenizer_config.json"
+    flags = {"lstrip": False, "rstrip": False, "normalized": False, "single_word": False, "special": True}
+    table = {str(entries): {"content": "<|chat|>", **flags}}
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"added_tokens_decoder": table}))
+    text = tmp_path / "text.jsonl"
+    text.write_text("".join(json.dumps({"text": f"To be, or not to be: {n} " * 40}) + "\n" for n in range(200)))
+    (tmp_path / "recipe.toml").write_text(RECIPE.format(size=0))
+    export(model, out=tmp_path / "bundle", recipe=tmp_path / "recipe.toml", calibration=[text])
+    shipped = read_tokenizer(tmp_path / "bundle")
+    [token] = shipped.encode_plain("<|chat|>")
+    assert token < entries
+    assert shipped.vocabulary < entries
