@@ -150,8 +150,8 @@ def test_it_holds_the_versions_that_run_here(emulator: Installation) -> None:
     assert int(emulator.versions["qemu"].split(".")[0]) >= 10
 
 
-def test_a_broken_note_is_named(emulator: Installation, tmp_path: Path) -> None:
-    name = next(emulator.directory.glob("ready-*.json")).name
+def test_a_broken_note_is_named(tmp_path: Path) -> None:
+    name = install._ready_name()  # a cache may hold those of other versions too
     (tmp_path / name).write_text("{")
     with pytest.raises(InputError, match=rf"{name} cannot be read"):
         setup(tmp_path)
