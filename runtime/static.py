@@ -7,7 +7,6 @@ once; a step copies one row of keys and values a layer and no more, and all laye
 The slot of a token is its position. The last token of a full context has no slot: nothing comes after it.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from time import perf_counter
@@ -18,6 +17,7 @@ import numpy as np
 from edgepress.errors import InputError
 from edgepress.runtime.prepared import Prepared
 from edgepress.runtime.session import ON_CPU, Floats, Longrope, RanOn, Tokens, check_room, to_value, untouched_memory
+from edgepress.schema import convert, parse_json
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession, OrtValue
@@ -118,10 +118,8 @@ def _read_facts(session: "InferenceSession") -> _Facts:
     text = session.get_modelmeta().custom_metadata_map.get(METADATA)
     if text is None:
         raise InputError("the model is no static graph of edgepress (its metadata does not say so); export one")
-    try:
-        return _Facts(**json.loads(text))
-    except (ValueError, TypeError) as error:
-        raise InputError(f"the static graph's metadata cannot be read: {error}; {_AGAIN}") from error
+    where = "the static graph's metadata"
+    return convert(parse_json(text.encode("utf-8", "surrogatepass"), where, _AGAIN), _Facts, where, _AGAIN)
 
 
 def _shapes(values: list[Any]) -> dict[str, tuple[int, ...]]:
