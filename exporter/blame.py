@@ -44,6 +44,7 @@ from edgepress.exporter.report import format_table
 from edgepress.manifest import Manifest, find_problems, read_manifest
 from edgepress.progress import Progress, silent
 from edgepress.targets import find_target
+from edgepress.whole import whole_number
 
 
 @dataclass(frozen=True)
@@ -97,8 +98,8 @@ def blame(
 
     """
     for name, number, least in (("tokens", tokens, 2), ("threads", threads, 1)):
-        if number is not None and number < least:
-            raise InputError(f"{name} is {number}; it must be at least {least}")
+        if number is not None:
+            whole_number(name, number, least=least)
     path = Path(bundle)
     prepared = _open(path, Checkpoint.open(resolve_model(str(model), revision)), text, tokens)
     kept_out = _needing_inputs(prepared.recipe)

@@ -13,7 +13,6 @@ import onnx
 
 from edgepress import workspace
 from edgepress.cores import usable_cores
-from edgepress.errors import InputError
 from edgepress.exporter import bundle
 from edgepress.exporter.checks import needs_calibration
 from edgepress.exporter.cpu_graph import make_graph
@@ -30,6 +29,7 @@ from edgepress.files import atomic_directory
 from edgepress.fingerprint import write_fingerprint
 from edgepress.manifest import Manifest
 from edgepress.progress import Progress, silent
+from edgepress.whole import whole_number
 
 if TYPE_CHECKING:
     from edgepress.exporter.calibration.run import Calibrated  # needs torch
@@ -78,8 +78,8 @@ def export(
         CheckFailed: ``check`` found that the graph does not compute what the reference computes.
 
     """
-    if threads is not None and threads < 1:
-        raise InputError(f"threads is {threads}; it must be at least 1")
+    if threads is not None:
+        whole_number("threads", threads)
     check_output(Path(out), force=force)
     recipe, _ = choose_recipe(recipe, target)
     scratch = workspace.beside(Path(out), "budget")

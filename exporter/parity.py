@@ -28,6 +28,7 @@ from edgepress.exporter.reading import read_decoder
 from edgepress.exporter.reference import Reference
 from edgepress.exporter.source_tokenizer import source_tokenizer
 from edgepress.progress import Progress, silent
+from edgepress.runtime.finite import check_logits
 from edgepress.sessions import open_on_cpu, session_options
 
 TOLERANCE = 1e-3  # of the largest reference logit; float32 graphs are within 1e-5, a wrong graph is off by 1e-1
@@ -67,6 +68,14 @@ def parity(
         advance(1)
         described = logits(plain, lambda weight: torch.from_numpy(read_weight(checkpoint, weight)), tokens)
         advance(1)
+    for found, whose in (
+        (reference, "the reference model"),
+        (described, "the description of this model"),
+        (restored, "the description with the bundle's weights"),
+        (exact, "the graph with float32 products"),
+        (shipped, "the bundle"),
+    ):
+        check_logits(found, f"{whose}, on built-in prose")
     description = _difference(described, reference, "the description of this model")
     tolerance = HALF_TOLERANCE if plan.half_layers else TOLERANCE
     graph = _difference(exact, restored, "the graph", tolerance)

@@ -28,6 +28,7 @@ from edgepress.targets import (
     find_target,
     target_names,
 )
+from edgepress.whole import whole_number
 
 if TYPE_CHECKING:
     from edgepress.exporter.pruning.run import Pruned
@@ -185,8 +186,7 @@ def ask_recipe(recipe: str | Path, context_length: int | None, calibration: Sequ
     """The recipe, with the context length and the text that whoever called gave in the place of its own."""
     found = read_recipe(recipe)
     if context_length is not None:
-        if context_length < 1:
-            raise InputError(f"the context is {context_length}; it must be at least 1 token")
+        whole_number("the context", context_length)
         found = replace(found, context_length=context_length)
     if calibration:
         found = replace(found, calibration=replace(found.calibration, text=tuple(map(str, calibration))))

@@ -316,7 +316,9 @@ def _options(value: object, path: Path) -> dict[str, dict[str, OptionValue]]:
 
 
 def _promise(value: object, path: Path) -> dict[str, float]:
-    if not isinstance(value, dict) or not all(isinstance(kl, int | float) and kl >= 0 for kl in value.values()):
+    if not isinstance(value, dict) or not all(
+        isinstance(kl, int | float) and not isinstance(kl, bool) and 0 <= kl < float("inf") for kl in value.values()
+    ):
         raise InputError(f"{path}: [promise] gives the KL divergence measured on each model, in nats a token")
     return {model: float(kl) for model, kl in value.items()}
 

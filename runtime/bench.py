@@ -27,6 +27,7 @@ from edgepress.runtime.model import Model, load
 from edgepress.runtime.placement import find_places
 from edgepress.runtime.saturation import saturation_warnings
 from edgepress.runtime.session import PREFILL_CHUNK, RanOn
+from edgepress.whole import whole_number
 
 SCHEMA_VERSION = 2
 _SEED = 0  # of the prompts' random tokens: speed does not depend on them, results must be repeatable
@@ -46,11 +47,13 @@ class Settings:
     prepared: bool
 
     def __post_init__(self) -> None:
-        for name, least in (("decode_tokens", 1), ("repetitions", 1), ("warmup", 0)):
-            if getattr(self, name) < least:
-                raise InputError(f"{name} is {getattr(self, name)}; it must be at least {least}")
-        if min(self.prompt_lengths) < 1:
-            raise InputError(f"a prompt length is {min(self.prompt_lengths)}; it must be at least 1")
+        for name, least in (("threads", 1), ("context", 1), ("decode_tokens", 1), ("repetitions", 1), ("warmup", 0),
+                            ("prefill_chunk", 1)):  # fmt: skip
+            whole_number(name, getattr(self, name), least=least)
+        if not self.prompt_lengths:
+            raise InputError("there are no prompt lengths; give at least one, or None for the default")
+        for length in self.prompt_lengths:
+            whole_number("a prompt length", length)
         if max(self.prompt_lengths) + self.decode_tokens > self.context:
             raise InputError(
                 f"a prompt of {max(self.prompt_lengths)} tokens and {self.decode_tokens} decoded ones do not fit "
@@ -174,7 +177,11 @@ def bench(
     settings = Settings(
         threads=usable_cores() if threads is None else threads,
         context=_longest_context(config.bundle, on, soc) if context is None else context,
-        prompt_lengths=tuple(prompt_lengths or default_prompt_lengths(config.bundle, decode_tokens, context, on, soc)),
+        prompt_lengths=tuple(
+            default_prompt_lengths(config.bundle, decode_tokens, context, on, soc)
+            if prompt_lengths is None
+            else prompt_lengths
+        ),
         decode_tokens=decode_tokens,
         repetitions=repetitions,
         warmup=warmup,

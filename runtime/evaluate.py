@@ -21,11 +21,13 @@ from numpy.typing import NDArray
 from edgepress.cores import usable_cores
 from edgepress.errors import InputError
 from edgepress.runtime.config import BundleConfig, read_config
+from edgepress.runtime.finite import check_logits
 from edgepress.runtime.first_use import verify_first
 from edgepress.runtime.placement import open_accelerator
 from edgepress.runtime.session import DecoderSession
 from edgepress.runtime.tokenizer import Tokenizer, read_tokenizer
 from edgepress.texts import Skipped, documents_of
+from edgepress.whole import whole_number
 
 _log = logging.getLogger("edgepress.evaluate")
 
@@ -241,12 +243,11 @@ def _corpus(config: BundleConfig, documents: Sequence[str]) -> Corpus:
 
 
 def _check(context: int, stride: int, config: BundleConfig | None) -> None:
-    most = math.inf if config is None else config.context_length
-    if not 2 <= context <= most:
-        takes = "it must be at least 2" if config is None else f"the model in {config.bundle} takes 2 to {most} tokens"
-        raise InputError(f"context is {context}; {takes}")
-    if not 1 <= stride < context:
-        raise InputError(f"stride is {stride}; it must be at least 1 and less than the context of {context}")
+    most = None if config is None else config.context_length
+    takes = "it must be at least 2" if config is None else f"the model in {config.bundle} takes 2 to {most} tokens"
+    whole_number("context", context, least=2, most=most, takes=takes)
+    takes = f"it must be at least 1 and less than the context of {context}"
+    whole_number("stride", stride, most=context - 1, takes=takes)
 
 
 def _tokens(tokenizer: Tokenizer, bos: int | None, document: str) -> Tokens:
@@ -302,15 +303,25 @@ def _evaluate(
     scored = [0] * len(corpus.documents)
     with ThreadPoolExecutor(threads, "edgepress-scores") as cores:
         for (index, window), expected in _with_reference(cut, reference):
-            _score_window(pieces(window), window, expected, sums, cores)
+            where = f"document {index + 1}, the window that scores its tokens from {scored[index] + 1} on"
+            if expected is not None:
+                check_logits(expected, f"the reference model, {where}")
+            _score_window(_checked(pieces(window), where), window, expected, sums, cores)
+            scored[index] += window.scored
             if progress is not None:
                 size, last = corpus.utf8_bytes[index], corpus.documents[index].size - 1
-                before = scored[index]
-                scored[index] += window.scored
+                before = scored[index] - window.scored
                 progress(size * scored[index] // last - size * before // last)
     if not sums.tokens:
         raise InputError("no document is longer than one token, so there is nothing to score; give more text")
     return _result(sums, corpus, context, stride, referenced=reference is not None)
+
+
+def _checked(pieces: Iterator[tuple[slice, Floats]], where: str) -> Iterator[tuple[slice, Floats]]:
+    """The same pieces, as long as their logits are numbers."""
+    for piece, logits in pieces:
+        check_logits(logits, where)
+        yield piece, logits
 
 
 Cut = tuple[int, Window]

@@ -13,12 +13,14 @@ from edgepress.cores import usable_cores
 from edgepress.errors import InputError
 from edgepress.exchange import read_steady
 from edgepress.runtime.config import BundleConfig, read_config
+from edgepress.runtime.finite import check_logits
 from edgepress.runtime.first_use import verify_first
 from edgepress.runtime.placement import open_accelerator
 from edgepress.runtime.sampling import Floats, Indices, Sampling, choose
 from edgepress.runtime.session import PREFILL_CHUNK, DecoderSession
 from edgepress.runtime.static import StaticSession
 from edgepress.runtime.tokenizer import Detokenizer, StopStrings, Tokenizer, read_tokenizer
+from edgepress.whole import whole_number
 
 _log = logging.getLogger("edgepress.model")
 
@@ -77,9 +79,9 @@ def load(
             return Model(config, accelerated)
         session = DecoderSession(
             config,
-            threads=usable_cores() if threads is None else threads,
+            threads=usable_cores() if threads is None else whole_number("threads", threads),
             context=_checked_context(context, config),
-            prefill_chunk=_positive("prefill_chunk", prefill_chunk),
+            prefill_chunk=whole_number("prefill_chunk", prefill_chunk),
             prepared=prepared,
         )
         return Model(config, session)
@@ -87,26 +89,25 @@ def load(
     return read_steady(Path(bundle), open_whole)
 
 
-def _positive(name: str, number: int) -> int:
-    if number < 1:
-        raise InputError(f"{name} is {number}; it must be at least 1")
-    return number
-
-
 def _checked_context(context: int | None, config: BundleConfig) -> int:
     if context is None:
         return config.context_length
-    if context > config.context_length:
-        raise InputError(f"context is {context}; the model in {config.bundle} allows at most {config.context_length}")
-    return _positive("context", context)
+    found = whole_number("context", context)
+    if found > config.context_length:
+        raise InputError(f"context is {found}; the model in {config.bundle} allows at most {config.context_length}")
+    return found
 
 
 class Model:
-    """An open bundle. It holds one text at a time; two threads must not use it at once."""
+    """An open bundle. It holds one text at a time; two threads must not use it at once.
+
+    ``changes`` counts what was done to that text, so that a generation knows whether it is still its own.
+    """
 
     def __init__(self, config: BundleConfig, session: DecoderSession | StaticSession) -> None:
         self.config = config
         self.session = session
+        self.changes = 0
         self._tokenizer: Tokenizer | None = None
 
     @property
@@ -123,24 +124,50 @@ class Model:
 
     def reset(self) -> None:
         """Forget the text so far."""
+        self.changes += 1
         self.session.reset()
 
     def prefill(self, tokens: Sequence[int]) -> Floats:
-        """Append tokens; return the logits after the last, (vocab,), valid until the next call."""
-        return self.session.prefill(self._checked(tokens))
+        """Append tokens; return the logits after the last, (vocab,), valid until the next call.
+
+        Raises:
+            InputError: there are no tokens, one is not in the vocabulary, they do not fit in the context, or the logits
+                are not finite.
+
+        """
+        checked = self._checked(tokens)
+        self.changes += 1
+        logits = self.session.prefill(checked)
+        check_logits(logits, f"{self.config.bundle}, after {self.session.position} tokens")
+        return logits
 
     def _checked(self, tokens: Sequence[int]) -> Indices:
-        array = np.asarray(tokens, np.int64)
+        array = np.asarray(tokens)
+        if not array.size:
+            raise InputError("the prompt has no tokens; give at least one")
+        if array.ndim != 1 or array.dtype.kind not in "iu" or bool in set(map(type, tokens)):
+            wrong = next(
+                (one for one in tokens if isinstance(one, bool) or not isinstance(one, int | np.integer)), tokens
+            )
+            raise InputError(f"the prompt has {wrong!r}, and tokens are whole numbers in one list; give a list of ids")
         outside = array[(array < 0) | (array >= self.config.vocab_size)]
         if outside.size:
             raise InputError(f"token {outside[0]} is not in the vocabulary of {self.config.vocab_size}")
-        if not array.size:
-            raise InputError("the prompt has no tokens; give at least one")
-        return array
+        return array.astype(np.int64)
 
     def decode(self, token: int) -> Floats:
-        """Append one token; return the logits after it, (vocab,), valid until the next call."""
-        return self.session.decode(token)
+        """Append one token; return the logits after it, (vocab,), valid until the next call.
+
+        Raises:
+            InputError: the token is not in the vocabulary, the context is full, or the logits are not finite.
+
+        """
+        most = self.config.vocab_size - 1
+        checked = whole_number("the token", token, least=0, most=most, takes=f"the vocabulary has 0 to {most}")
+        self.changes += 1
+        logits = self.session.decode(checked)
+        check_logits(logits, f"{self.config.bundle}, after {self.session.position} tokens, the last {checked}")
+        return logits
 
     def generate(
         self,
@@ -158,14 +185,15 @@ class Model:
         """Continue ``prompt`` (text, or token ids as they are); iterate over the result to get the text as it comes.
 
         It ends at an end-of-sequence token of the model, before the first of the ``stop`` strings, after ``max_tokens``
-        tokens, or when the context is full. Each call starts a new text. For the numbers see :class:`Sampling`.
+        tokens, or when the context is full. Each call starts a new text, when the first of it is asked for: another one
+        that is not at its end by then says so when it is asked for more. For the numbers see :class:`Sampling`.
 
         Raises:
             InputError: the prompt is empty or longer than the context, or a setting is out of its range.
 
         """
         if max_tokens is not None:
-            _positive("max_tokens", max_tokens)
+            whole_number("max_tokens", max_tokens)
         sampling = Sampling(
             temperature=temperature,
             top_k=top_k,
@@ -174,15 +202,14 @@ class Model:
             repetition_penalty=repetition_penalty,
             seed=seed,
         )
-        tokens = self.tokenizer.encode(prompt) if isinstance(prompt, str) else [int(token) for token in prompt]
+        tokens = self._checked(self.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt)
         bos = self.config.bos
-        if bos is not None and not isinstance(prompt, str) and tokens[:2] == [bos, bos]:
+        if bos is not None and not isinstance(prompt, str) and tokens[:2].tolist() == [bos, bos]:
             _log.warning(
                 "the prompt begins with token %d, the beginning of a text, twice; models are trained on one", bos
             )
-        self.reset()
-        self.session.check_room(self._checked(tokens).size)
-        return Generation(self, tokens, sampling, max_tokens, StopStrings(stop))
+        self.session.check_room(tokens.size, after=0)
+        return Generation(self, tokens.tolist(), sampling, max_tokens, StopStrings(stop))
 
 
 @dataclass
@@ -205,9 +232,18 @@ class Generation(Iterator[str]):
 
     def __post_init__(self) -> None:
         self._pieces = self._generate()
+        self._changes: int | None = None  # of the model, when it was last left; None before the first piece
 
     def __next__(self) -> str:
-        return next(self._pieces)
+        if self.stop_reason is None and self._changes not in {None, self.model.changes}:
+            raise InputError(
+                f"the model began another text after {len(self.tokens)} tokens of this one, and holds one at a time; "
+                "take all of a text before the next one is begun, or load the bundle once for each"
+            )
+        try:
+            return next(self._pieces)
+        finally:
+            self._changes = self.model.changes
 
     def text(self) -> str:
         """Return all the text that is still to come."""
@@ -245,7 +281,7 @@ class Generation(Iterator[str]):
         model, session = self.model, self.model.session
         generator = np.random.default_rng(self.sampling.seed)
         seen = _Seen(self.prompt, session.context)
-        session.reset()
+        model.reset()
         run_before = session.run_seconds
         start = perf_counter()
         logits = model.prefill(self.prompt)

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgepress.errors import InputError
+from edgepress.whole import whole_number
 
 Floats = NDArray[np.float32]
 Indices = NDArray[np.int64]
@@ -44,19 +45,22 @@ class Sampling:
     seed: int | None = None
 
     def __post_init__(self) -> None:
+        for name in ("temperature", "top_p", "min_p", "repetition_penalty"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
+                raise InputError(f"{name} is {value!r}; it must be a number")
         # Written as `not (good)` so that NaN, for which every comparison is false, is refused too.
         if not 0 <= self.temperature < float("inf"):
             raise InputError(f"temperature is {self.temperature}; it must be 0 (greedy) or a positive number")
-        if not (isinstance(self.top_k, int) and self.top_k >= 0):
-            raise InputError(f"top_k is {self.top_k}; it must be a whole number, 0 (off) or more")
+        whole_number("top_k", self.top_k, least=0, takes="it must be a whole number, 0 (off) or more")
         if not 0 < self.top_p <= 1:
             raise InputError(f"top_p is {self.top_p}; it must be above 0 and at most 1 (off)")
         if not 0 <= self.min_p <= 1:
             raise InputError(f"min_p is {self.min_p}; it must be between 0 (off) and 1")
         if not 0 < self.repetition_penalty < float("inf"):
             raise InputError(f"repetition_penalty is {self.repetition_penalty}; it must be a positive number, 1 is off")
-        if self.seed is not None and not (isinstance(self.seed, int) and self.seed >= 0):
-            raise InputError(f"seed is {self.seed}; it must be a whole number, 0 or more")
+        if self.seed is not None:
+            whole_number("seed", self.seed, least=0, takes="it must be a whole number, 0 or more")
 
 
 def penalize_repetition(logits: Floats, seen: Indices, penalty: float) -> Floats:

@@ -24,6 +24,7 @@ from edgepress import sessions
 from edgepress.errors import InputError
 from edgepress.runtime.config import BundleConfig
 from edgepress.runtime.prepared import Prepared, open_session
+from edgepress.whole import whole_number
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession, NodeArg, OrtValue, RunOptions, SessionOptions
@@ -65,10 +66,7 @@ ON_CPU = RanOn("CPUExecutionProvider", "cpu")
 
 def session_options(threads: int) -> "SessionOptions":
     """Options that every session of the runtime has in common; InputError when ``threads`` is less than 1."""
-    if threads < 1:
-        raise InputError(f"threads is {threads}; it must be at least 1")
-
-    options = sessions.session_options(threads)
+    options = sessions.session_options(whole_number("threads", threads))
     options.inter_op_num_threads = 1
     # A memory pattern is kept for each combination of input shapes, and each decode step has a new one: the list only
     # grows, and searching and filling it makes steps 2 to 4 % slower after a few hundred tokens.
@@ -180,11 +178,11 @@ class DecoderSession:
         """Forget all tokens; the cache's memory stays for the next text."""
         self.position = 0
 
-    def check_room(self, count: int) -> None:
-        """Raise an InputError when ``count`` more tokens do not fit."""
+    def check_room(self, count: int, after: int | None = None) -> None:
+        """Raise an InputError when ``count`` tokens ``after`` those in the cache, or so many, do not fit."""
         longest = self.config.context_length
         longer = f" or ask for a longer context (the model allows {longest})" if self.context < longest else ""
-        check_room(self.position, count, self.context, f"; shorten the text{longer}")
+        check_room(self.position if after is None else after, count, self.context, f"; shorten the text{longer}")
 
     def prefill(self, tokens: Tokens) -> Floats:
         """Append ``tokens`` (length,) to the cache; return the logits after the last one, (vocab,)."""

@@ -61,10 +61,10 @@ class StaticSession:
         """Forget all tokens; what is in the cache is masked until it is overwritten."""
         self.position = 0
 
-    def check_room(self, count: int) -> None:
-        """Raise an InputError when ``count`` more tokens do not fit."""
+    def check_room(self, count: int, after: int | None = None) -> None:
+        """Raise an InputError when ``count`` tokens ``after`` those in the cache, or so many, do not fit."""
         remedy = " that the static graphs were made for; shorten the text or export them with a longer context"
-        check_room(self.position, count, self.context, remedy)
+        check_room(self.position if after is None else after, count, self.context, remedy)
 
     def prefill(self, tokens: Tokens) -> Floats:
         """Append ``tokens`` (length,) to the cache; return the logits after the last one, (vocab,)."""

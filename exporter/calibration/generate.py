@@ -15,6 +15,7 @@ from edgepress.cores import usable_cores
 from edgepress.exporter.calibration.text import CalibrationTokens, check_length, sequences_asked
 from edgepress.exporter.recipe import CalibrationText
 from edgepress.runtime.config import read_config
+from edgepress.runtime.finite import check_logits
 from edgepress.runtime.sampling import softmax
 from edgepress.runtime.session import DecoderSession
 
@@ -78,6 +79,7 @@ def _fill(
             session.reset()
         sequence[place] = token
         logits = session.decode(token)
+        check_logits(logits, f"the model's own text, token {place} of a sequence")
         if progress is not None:
             progress(1)
 

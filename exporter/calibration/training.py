@@ -27,6 +27,7 @@ from edgepress.exporter.calibration.parallel import each
 from edgepress.exporter.decoder import Decoder, Weight
 from edgepress.exporter.sealed import Arrays, DamagedError, load_sealed, save_sealed
 from edgepress.progress import Progress
+from edgepress.runtime.finite import REMEDY, check_figure
 
 CHECKS = 8  # how often the held-out sequences are looked at
 LOGITS = 1 << 23  # logits computed at once
@@ -135,6 +136,7 @@ class Training:
             some = pieces(self.held_out, self.length)
             losses = self._apart(lambda part: float(self.loss(part)) * len(part), some)
             loss = sum(losses) / len(self.held_out)
+        check_figure(loss, f"{self.name}: the loss after {step} steps", f"too large a rate of learning, or {REMEDY}")
         _log.info("%s: loss %.5f on the held-out sequences after %d steps", self.name, loss, step)
         self.curve.append((step, float(np.mean(self._seen)) if self._seen else math.nan, loss))
         self._seen.clear()

@@ -19,6 +19,7 @@ from edgepress.errors import InputError
 from edgepress.exporter.calibration import network
 from edgepress.exporter.calibration.activations import Activations
 from edgepress.exporter.decoder import Decoder, Weight, layer_weights
+from edgepress.runtime.finite import check_figure
 
 _STREAM_BYTES = 256 << 20  # residual streams of changed models that are held at a time
 _LOGIT_BYTES = 32 << 20  # logits of one model that are held at a time
@@ -162,7 +163,7 @@ def divergences(
     with torch.no_grad():
         for first in range(0, len(changes), at_once):
             found += _divergences(base, reference, start, changes[first : first + at_once], advance)
-    return found
+    return [check_figure(kl, "the KL divergence of a changed model on the text") for kl in found]
 
 
 def _divergences(

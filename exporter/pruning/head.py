@@ -13,6 +13,7 @@ from edgepress.exporter.calibration import network
 from edgepress.exporter.checkpoint import Checkpoint
 from edgepress.exporter.decoder import Decoder, Weight
 from edgepress.exporter.pruning.streams import held, reader
+from edgepress.runtime.finite import check_figure
 
 ROWS = 2048  # of the head, whose logits are made at once
 
@@ -60,7 +61,8 @@ def divergences(checkpoint: Checkpoint, decoder: Decoder, x: Tensor, others: lis
                 found = network.head_forward(decoder, values, other) - shift
                 totals[number] = torch.logaddexp(totals[number], found.logsumexp(-1).double())
                 means[number] += (p * (found - z)).sum(-1).double()
-    return [float((total - mean).sum()) for total, mean in zip(totals, means, strict=True)]
+    sums = [float((total - mean).sum()) for total, mean in zip(totals, means, strict=True)]
+    return [check_figure(kl, "the KL divergence of a smaller model on the text") for kl in sums]
 
 
 def loss_gradient(checkpoint: Checkpoint, decoder: Decoder, x: Tensor, targets: Tensor) -> Tensor:

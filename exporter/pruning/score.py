@@ -26,6 +26,7 @@ from edgepress.exporter.pruning.streams import embedded, pass_layers
 from edgepress.exporter.source_tokenizer import source_tokenizer
 from edgepress.progress import Progress
 from edgepress.runtime.evaluate import Window, windows
+from edgepress.runtime.finite import check_figure
 
 CONTEXT = 256  # tokens of a window, at most
 DIGITS = 4  # of bits per byte: below them are the thread count and the processor
@@ -104,4 +105,4 @@ def surprise(checkpoint: Checkpoint, decoder: Decoder, x: Tensor, targets: NDArr
             total = torch.logaddexp(total, logits.logsumexp(-1).double())
             here = (wanted >= at.start) & (wanted < at.stop)
             found[here] = logits[here, wanted[here] - at.start].double()
-    return float((total - found).sum())
+    return check_figure(float((total - found).sum()), "the surprise of the text that was put aside")

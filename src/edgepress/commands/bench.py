@@ -38,7 +38,9 @@ def run(arguments: argparse.Namespace) -> int:
 
     place = {"on": arguments.on, "soc": arguments.soc}
     prepare_first(arguments.bundle, not arguments.no_prepare and arguments.on in (None, "cpu"))
-    lengths = arguments.prompt_lengths or default_prompt_lengths(arguments.bundle, arguments.decode_tokens, **place)
+    lengths = arguments.prompt_lengths
+    if lengths is None:
+        lengths = default_prompt_lengths(arguments.bundle, arguments.decode_tokens, **place)
     with progress(bench_turns(lengths, arguments.repetitions, arguments.warmup), "measuring", " turns") as advance:
         measurement = bench(
             arguments.bundle,

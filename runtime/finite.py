@@ -1,0 +1,45 @@
+"""No figure and no text comes from logits that are no numbers: they end what was being done, with the place."""
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgepress.errors import InputError
+
+REMEDY = (
+    "weights that are no numbers or too large, or float16 that overflowed: run `edgepress verify`, try the checkpoint "
+    "in float32 (--recipe fp32), and if that is sound, export without float16 activations"
+)
+
+
+def check_logits(logits: NDArray[np.floating], where: str) -> None:
+    """Raise InputError unless each row's largest logit is a number, as it is for any row that says something.
+
+    One pass for the maximum, which is NaN when one is, and infinite when one is or when all are −∞; that some entries
+    of a vocabulary are −∞, which masks them, is a statement and passes.
+
+    Args:
+        logits: (vocab,) or (rows, vocab).
+        where: the position, the token and what was done, for the message.
+
+    Raises:
+        InputError: with ``where``, what was found and what to do.
+
+    """
+    largest = logits.max(-1)
+    if not np.isfinite(largest).all():
+        row = int(np.argmin(np.isfinite(np.atleast_1d(largest))))
+        values = np.atleast_2d(logits)[row]
+        at = f", row {row} of {len(logits)}" if logits.ndim > 1 else ""
+        raise InputError(
+            f"{where}{at}: of {values.size} logits {int(np.isnan(values).sum())} are no number and "
+            f"{int(np.isinf(values).sum())} are infinite, so nothing can be said from them; likely causes are {REMEDY}"
+        )
+
+
+def check_figure(figure: float, what: str, remedy: str = REMEDY) -> float:
+    """Return ``figure`` if it is a number; InputError, with ``what`` it is and the ``remedy``, when it is none."""
+    if not math.isfinite(figure):
+        raise InputError(f"{what} is {figure}, which is no figure; likely causes are {remedy}")
+    return figure
