@@ -15,6 +15,9 @@ from scipy.sparse import csr_array
 from edgepress.errors import InputError
 
 _COST_SPAN = 1e6  # the sum of all groups' largest costs as HiGHS sees it: its absolute gap is 1e-6
+_USE_SPAN = (
+    1e4  # what may be used, as HiGHS sees it: its absolute tolerance is 1e-6, and near it a best answer was missed
+)
 _ROUNDING = 1e-12  # of the limit: what sums of floats may be off by, while the solver is at work
 
 Table = Sequence[Sequence[float]]
@@ -67,7 +70,10 @@ def _solve(
     span = math.fsum(costs[group][options[0]] - costs[group][options[-1]] for group, options in enumerate(kept))
     groups = np.array([group for group, _ in pairs])
     one_each = csr_array((np.ones(len(pairs)), (groups, np.arange(len(pairs)))), shape=(len(kept), len(pairs)))
-    constraints = [LinearConstraint(one_each, 1, 1), LinearConstraint(use[None] / slack, -np.inf, 1)]
+    constraints = [
+        LinearConstraint(one_each, 1, 1),
+        LinearConstraint(use[None] * (_USE_SPAN / slack), -np.inf, _USE_SPAN),
+    ]
     for answer in excluded:
         same = np.array([float(answer[group] == option) for group, option in pairs])
         constraints.append(LinearConstraint(same[None], -np.inf, len(kept) - 1))
