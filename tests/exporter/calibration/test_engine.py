@@ -184,9 +184,8 @@ def test_methods_in_the_wrong_place_are_refused(tmp_path: Path) -> None:
     ):
         folder = tmp_path / message.replace(" ", "-")
         folder.mkdir()
-        prepared = prepare(folder, recipe)
-        with pytest.raises(InputError, match=message), calibration(prepared, folder / "store", TOKENS):
-            pass
+        with pytest.raises(InputError, match=message):
+            prepare(folder, recipe)
     folder = tmp_path / "option"
     folder.mkdir()
     with pytest.raises(InputError, match="did you mean 'damping'"):
@@ -222,7 +221,7 @@ def test_zeros_of_a_sparse_method_go_through_the_layers(name: str, rounding: str
 def test_what_a_sparse_recipe_cannot_have_is_said_when_it_is_planned(tmp_path: Path) -> None:
     sparse = GPTQ.replace("gptq", "wanda")
     for recipe, message in (
-        (f"{sparse}[options.wanda]\nsparsity = 1.0\n", r"\[options.wanda\] sparsity is 1; it must be"),
+        (f"{sparse}[options.wanda]\nsparsity = 1.0\n", r"\[options.wanda\] sparsity must be .* less than 1, not 1\.0"),
         (f"{sparse}[options.wanda]\nsparsety = 0.2\n", "did you mean 'sparsity'"),
         (sparse.replace("bits = 4", "bits = 32"), r"layers.0\.\S+: wanda makes 50% zeros among codes.*bits = 32"),
         (f"{sparse}[budget]\nkl = 0.1\n", r"wanda makes 50% zeros, and \[budget\] measures what tensors lose without"),

@@ -115,12 +115,8 @@ def test_only_what_the_plan_gives_to_autoround_is_learned(tmp_path: Path, monkey
 
 
 def test_an_unusable_start_or_option_is_refused(tmp_path: Path) -> None:
-    prepared = prepare_autoround(tmp_path, start="distill")
-    with (
-        pytest.raises(InputError, match="start = 'distill': it must be a method that rounds one weight"),
-        calibration(prepared, tmp_path / "store", TOKENS),
-    ):
-        pass
+    with pytest.raises(InputError, match="start = 'distill': it must be a method that rounds one weight"):
+        prepare_autoround(tmp_path, start="distill")
     prepared = prepare_autoround(tmp_path)
     prepared.recipe.options["autoround"]["batch"] = 0  # type: ignore[index]
     with (
