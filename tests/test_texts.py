@@ -38,7 +38,7 @@ MARK = b"\xef\xbb\xbf"
         ("text".encode("utf-16-le"), "is not text: byte 1 is 0x00, as in a binary file or in UTF-16"),
         (b"GGUF\x03\0\0\0", "is not text: byte 5 is 0x00"),
         (b"\x7fELF\xff\0", "is not text: byte 4 is 0xff"),
-        (gzip.compress(b"text"), "is a gzip file, not text in UTF-8; unpack it first"),
+        (gzip.compress(b"text", mtime=0), "is a gzip file, not text in UTF-8; unpack it first"),
         (b"PK\x03\x04\x14\0", "is a zip file"),
         (b"PAR1\x15\0", "is a Parquet file, not text in UTF-8; write its texts as .jsonl"),
         (b"%PDF-1.7 %\xe2\xe3\xcf\xd3", "is a PDF file"),
