@@ -201,8 +201,10 @@ class _Writer:
         """
         weight, indices = product.packs.weight, product.constants
         own = {index: self._inline(product.constants[index], product.name_of(index)) for index in indices}
-        own[weight] = external(product.weight, product.name_of(weight), *_place(product.weight))
-        key, regions, expected = _Proof(product, self.opset, self.bundle, self.into).pack(list(own.values()))
+        location, offset = _place(product.weight)
+        data = (self.bundle / location).resolve()  # onnxruntime follows no link out of a folder, as the hub's cache has
+        own[weight] = external(product.weight, product.name_of(weight), data.name, offset)
+        key, regions, expected = _Proof(product, self.opset, data.parent, self.into).pack(list(own.values()))
         if key is None:
             return None, [self._append(product.constants[index], product.name_of(index)) for index in indices]
         packed = self._append_packed(regions)

@@ -310,7 +310,7 @@ def in_the_hubs_cache(bundle: Path, cache: Path, *, below: str = "") -> Path:
     return snapshot / below
 
 
-VERBS = ("verify", "run", "bench", "eval", "inspect")
+VERBS = ("verify", "run", "bench", "eval", "inspect", "check", "prepare")
 
 
 @pytest.mark.parametrize("below", ["", "cpu/int4"], ids=["repository", "folder of it"])
@@ -323,6 +323,23 @@ def test_every_verb_takes_our_bundle_in_the_hubs_cache(bundle: Path, tmp_path: P
         blobs.symlink_to(tmp_path / "disk")
     for verb in VERBS:
         assert use(verb, found) == 0, verb
+    assert load(found, threads=1).session.prepared.directory is not None
+
+
+def test_every_verb_takes_our_bundle_whose_data_repositories_share(
+    bundle: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As huggingface_hub 2.4 leaves large files that came by Xet."""
+    found = in_the_hubs_cache(bundle, tmp_path / "hub")
+    shared = tmp_path / "hub" / "blobs"
+    (shared / "ab").mkdir(parents=True)
+    (shared / ".huggingface-shared-blobs").write_text("1\n")
+    blob = (found / "model.onnx.data").resolve()
+    blob.rename(shared / "ab" / f"ab{62 * '0'}")
+    blob.symlink_to(f"../../blobs/ab/ab{62 * '0'}")
+    for verb in VERBS:
+        assert use(verb, found) == 0, verb
+    assert "without its prepared form" not in caplog.text
 
 
 def test_a_blob_that_was_changed_is_found(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from mmap import mmap
+
     from onnxruntime import InferenceSession, SessionOptions
 
 EXACT_PRODUCTS = "session.x64quantprecision"
@@ -35,6 +37,7 @@ REMEDY = (
 )
 _X86 = {"x86_64", "amd64", "i386", "i686", "x86"}
 _ERRORS_ONLY = 3  # onnxruntime's log severity: its warnings are about how a graph was built, nothing a user can act on
+_NO_DATA = {".onnx", ".json", ".jinja", ".md", ".txt", ".svg"}  # of what lies beside a model
 _UINT8, _INT8, _INT32 = 2, 3, 6  # TensorProto.DataType
 
 _log = logging.getLogger("edgepress.sessions")
@@ -104,7 +107,30 @@ def _open(model: Path | str | bytes, options: "SessionOptions") -> "InferenceSes
     import onnxruntime
 
     given = str(model) if isinstance(model, Path) else model
+    elsewhere = {} if isinstance(given, bytes) else _data_elsewhere(Path(given))
+    if elsewhere:
+        buffers = list(elsewhere.values())
+        options.add_external_initializers_from_files_in_memory(list(elsewhere), buffers, list(map(len, buffers)))
     return onnxruntime.InferenceSession(given, options, providers=["CPUExecutionProvider"])
+
+
+def _data_elsewhere(model: Path) -> "dict[str, mmap]":
+    """Files beside a model, mapped, that are links to another folder than the model itself is a link to.
+
+    As in the hub's cache where repositories share large files; onnxruntime reads data in the folder of the model only.
+    Which links may be followed is decided by whoever named the model (:mod:`edgepress.hub_layout`).
+    """
+    if not model.is_symlink():
+        return {}
+    import mmap
+
+    home, found = model.resolve().parent, {}
+    for path in model.parent.iterdir():
+        if path.is_symlink() and path.suffix not in _NO_DATA and path.is_file() and path.resolve().parent != home:
+            with path.open("rb") as file:
+                if path.stat().st_size:
+                    found[path.name] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    return found
 
 
 @cache
