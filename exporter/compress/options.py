@@ -53,7 +53,7 @@ class Option:
 
     def _range(self) -> str:
         words = [
-            f"{word} {bound:,g}"
+            f"{word} {bound:,}"
             for word, bound in (
                 ("more than", self.above),
                 ("at least", self.least),

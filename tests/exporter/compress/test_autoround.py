@@ -120,10 +120,10 @@ def test_an_unusable_start_or_option_is_refused(tmp_path: Path) -> None:
     prepared = prepare_autoround(tmp_path)
     prepared.recipe.options["autoround"]["batch"] = 0  # type: ignore[index]
     with (
-        calibration(prepared, tmp_path / "store", TOKENS) as run,
-        pytest.raises(InputError, match="batch must be at least 1"),
+        pytest.raises(InputError, match="batch must be at least 1 and at most 1,000,000,000, not 0"),
+        calibration(prepared, tmp_path / "store", TOKENS),
     ):
-        run.run()
+        pass
     with (
         calibration(prepare_autoround(tmp_path), tmp_path / "one", TOKENS[:1]) as run,
         pytest.raises(InputError, match="autoround needs two calibration sequences"),
