@@ -245,8 +245,9 @@ def default_prompt_lengths(
 
 def _longest_context(bundle: Path, on: str | None, soc: str | None) -> int:
     """What the graphs hold that will run: an accelerator's often less than the CPU's."""
+    config = read_config(bundle)  # which says what is no bundle
     places = find_places(bundle, on, soc)
-    return places[0].context if places else read_config(bundle).context_length
+    return places[0].context if places else config.context_length
 
 
 def _prompt(model: Model, length: int) -> list[int]:

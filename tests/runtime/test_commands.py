@@ -35,7 +35,7 @@ def test_run_reads_a_prompt_from_stdin(
 ) -> None:
     type_("run", bundle, "--prompt", "To be", "--max-tokens", "8")
     expected = capsys.readouterr().out
-    monkeypatch.setattr("sys.stdin", io.StringIO("To be"))
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"To be")))
     type_("run", bundle, "--prompt", "-", "--max-tokens", "8")
     assert capsys.readouterr().out == expected
 

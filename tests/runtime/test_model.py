@@ -236,10 +236,10 @@ def test_a_graph_outside_of_the_bundle_is_refused(bundle: Bundle, tmp_path: Path
     ("name", "content", "message"),
     [
         ("genai_config.json", None, r"genai_config\.json is missing"),
-        ("genai_config.json", "{", r"genai_config\.json is not valid JSON"),
+        ("genai_config.json", "{", r"genai_config\.json cannot be read: it is not JSON"),
         ("genai_config.json", "{}", r"genai_config\.json has no entry 'model'"),
         ("model.onnx", None, r"model\.onnx is missing, though genai_config\.json names it"),
-        ("model.onnx", "not a graph", r"model\.onnx cannot be opened"),
+        ("model.onnx", "not a graph", r"model\.onnx is damaged"),
     ],
 )
 def test_a_damaged_bundle_is_named(

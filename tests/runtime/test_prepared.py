@@ -454,7 +454,7 @@ def test_a_bundle_without_manifest(bundle: Path, cache: Path) -> None:
 def test_a_graph_that_onnxruntime_refuses(bundle: Path, cache: Path) -> None:
     (bundle / "model.onnx").write_bytes(b"no graph")
     made.write_manifest(bundle)
-    with pytest.raises(InputError, match="cannot be prepared"):
+    with pytest.raises(InputError, match=r"model\.onnx is damaged"):
         prepared.prepare(bundle, model=bundle / "model.onnx", cache=cache)
 
 
