@@ -161,11 +161,16 @@ def _total(table: Sequence[Sequence[float]], chosen: Sequence[int]) -> float:
 def _byte_limit(decoder: Decoder, recipe: Recipe, budget: Budget, itemsize: Callable[[str], int]) -> tuple[int, int]:
     """The limit in bytes, and what counts towards it beside the data file."""
     if budget.size_mb is not None:
-        return math.floor(budget.size_mb * 1e6), 0
+        return _bytes(budget.size_mb), 0
     if budget.memory_mb is not None:
-        return math.floor(budget.memory_mb * 1e6), make_plan(decoder, recipe, itemsize).cache_bytes
+        return _bytes(budget.memory_mb), make_plan(decoder, recipe, itemsize).cache_bytes
     like = replace(read_recipe(str(budget.like)), context_length=recipe.context_length)
     return make_plan(decoder, like, itemsize).data_bytes, 0
+
+
+def _bytes(megabytes: float) -> int:
+    """Whole bytes: 0.128512 · 10⁶ is 128511.99999999999 in float64, and asks for 128,512."""
+    return math.floor(round(megabytes * 1e6, 3))
 
 
 def _say_bytes(budget: Budget, smallest: int, limit: int) -> str:
