@@ -82,14 +82,14 @@ def _known(value: object, default: object) -> object:
 
 def _token_ids(key: str, config: Mapping[str, object], generation: Mapping[str, object], vocab_size: int) -> list[int]:
     """Ids under ``key``, in generation_config.json or, where it has none, in config.json; negative ones are none."""
-    for content in (generation, config):
+    for file, content in (("generation_config.json", generation), ("config.json", config)):
         value = content.get(key)
         candidates: list[object] = value if isinstance(value, list) else [] if value is None else [value]
         tokens = []
         for token in candidates:
             if not isinstance(token, int) or isinstance(token, bool) or token >= vocab_size:
                 raise InputError(
-                    f"{key} {token!r} is not a token of the vocabulary of {vocab_size}; correct the config"
+                    f"{file}: {key} {token!r} is not a token of the vocabulary of {vocab_size}; correct it there"
                 )
             if token >= 0:  # some configs write −1 for none
                 tokens.append(token)

@@ -8,7 +8,7 @@ from pathlib import Path
 import onnx
 
 from edgepress.targets import Soc, Target, find_soc
-from edgepress.targets.legality import cliffs, registry, tables
+from edgepress.targets.legality import cliffs, registry, signature, tables
 from edgepress.targets.legality.files import find_models, read_model
 from edgepress.targets.legality.graph import Graph, Node, view
 from edgepress.targets.legality.headers import opsets_of, refused_header
@@ -67,7 +67,9 @@ def _place_all(
     if target.is_cpu:
         return [_placed(node) for graph in graphs for node in graph.nodes], []
     if target.table is not None:
-        return tables.place_all(target, graphs)
+        placements, caveats = tables.place_all(target, graphs)
+        unopened = {node.name: signature.refused(node) for graph in graphs for node in graph.nodes}
+        return [unopened[placement.node] or placement for placement in placements], caveats
     from edgepress.targets.legality import asked
 
     return asked.place_all(file, target, chip), []

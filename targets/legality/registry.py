@@ -8,6 +8,7 @@ from google.protobuf.message import DecodeError
 from onnx import inliner
 
 from edgepress.targets import CPU, Kernel, kernels_of
+from edgepress.targets.legality import signature
 from edgepress.targets.legality.graph import Node, Value, formal_types, schema_of, view
 from edgepress.targets.legality.report import Cause, Placement
 
@@ -22,18 +23,17 @@ def place(node: Node, provider: str = CPU) -> Placement:
     becomes an initializer, a float16 node without a float16 kernel is run in float32 between casts, and an operator
     that ONNX defines by others is replaced by them.
     """
+    unopened = signature.refused(node)
+    if unopened is not None:
+        return unopened
     kernels = kernels_of(provider, node.domain, node.op)
     fitting = [kernel for kernel in kernels if _fits(kernel, node)]
     types = _types(node)
     admitted = any(_admits(kernel, types) or _admits(kernel, _in_float(types)) for kernel in fitting)
-    unknown = _unknown_attribute(node)
-    if not unknown and (node.key == "ai.onnx:Constant" or admitted or _runs_expanded(node, provider)):
+    if node.key == "ai.onnx:Constant" or admitted or _runs_expanded(node, provider):
         return Placement(node.name, node.op, node.domain, provider)
     cause: Cause
-    if unknown:
-        cause, reason = "attribute", f"onnxruntime's {node.key} of opset {_since(node)} has no attribute {unknown!r}"
-        change = f"leave {unknown!r} out"
-    elif not kernels:
+    if not kernels:
         cause, reason = "op", f"{provider} has no kernel of {node.key}"
         change = _other_domain(node, provider)
     elif not fitting:
@@ -65,14 +65,6 @@ def _since(node: Node) -> int:
     """onnxruntime matches kernels by the version in which the operator last changed."""
     schema = schema_of(node)
     return node.version if schema is None else int(schema.since_version)
-
-
-def _unknown_attribute(node: Node) -> str:
-    schema = schema_of(node)
-    if schema is None:
-        return ""
-    names = (attribute.name for attribute in node.proto.attribute)
-    return next((name for name in names if name not in schema.attributes), "")
 
 
 def _types(node: Node) -> dict[str, str]:

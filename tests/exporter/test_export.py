@@ -164,7 +164,11 @@ def test_killed_in_the_middle_leaves_the_old_bundle_or_none(llama: Path, tmp_pat
         (lambda c: edit_config(c, hidden_act="swishy"), "swishy"),
         (lambda c: edit_config(c, is_causal=False), "is_causal"),
         (lambda c: edit_config(forget_generation(c), eos_token_id=None), "eos_token_id"),
-        (lambda c: edit_config(forget_generation(c), eos_token_id=10**6), "1000000"),
+        (lambda c: edit_config(forget_generation(c), eos_token_id=10**6), r"^config\.json: eos_token_id 1000000"),
+        (
+            lambda c: (c / "generation_config.json").write_text('{"eos_token_id": [2, 1000000]}'),
+            r"^generation_config\.json: eos_token_id 1000000",
+        ),
         (lambda c: (c / "config.json").write_text("{"), "JSON"),
         (lambda c: (c / "config.json").unlink(), "config.json"),
         (lambda c: (c / "tokenizer.json").unlink(), "tokenizer.json"),

@@ -65,6 +65,55 @@ def agree(proto: onnx.ModelProto, folder: Path, expected: bool) -> None:
     assert runs(path) is expected
 
 
+# ---- nodes that fit no schema ----------------------------------------------------------------------------------------
+
+WHOLE = helper.make_tensor_value_info("i", INT64, ["b", 4])
+TABLE_AND_CPU = ["arm64-cpu", "ios-coreml", "android-nnapi"]
+
+
+@pytest.mark.parametrize("target", TABLE_AND_CPU)
+@pytest.mark.parametrize(
+    ("node", "opset", "reason"),
+    [
+        (helper.make_node("Relu", ["x"], ["y"], slope=3), 17, "no attribute 'slope'"),
+        (helper.make_node("Relu", ["x", "x"], ["y"]), 17, "has 1 input, not 2"),
+        (helper.make_node("Add", ["x"], ["y"]), 17, "2 inputs, not 1"),
+        (helper.make_node("Clip", ["x", "", "", ""], ["y"]), 17, "1 to 3 inputs, not 4"),
+        (helper.make_node("Relu", ["x"], ["y", "z"]), 17, "has 1 output, not 2"),
+        (helper.make_node("Concat", [], ["y"], axis=0), 17, "1 or more inputs, not 0"),
+        (helper.make_node("Add", ["x", "i"], ["y"]), 17, "not tensor(float) and tensor(int64)"),
+        (helper.make_node("Concat", ["x", "x", "i"], ["y"], axis=0), 17, "not tensor(float) and tensor(int64)"),
+        (helper.make_node("Upsample", ["x", "x"], ["y"]), 17, "is deprecated"),
+    ],
+)
+def test_a_node_that_its_schema_refuses_runs_nowhere_on_any_target(
+    tmp_path: Path, node: onnx.NodeProto, opset: int, reason: str, target: str
+) -> None:
+    path = saved(model([node], [X, WHOLE], opsets=[("", opset)]), tmp_path)
+    assert not opens(path)
+    (placement,) = check_file(path, find_target(target)).placements
+    assert not placement.runs_on
+    assert reason in placement.reason
+
+
+@pytest.mark.parametrize("target", TABLE_AND_CPU)
+@pytest.mark.parametrize(
+    "node",
+    [
+        helper.make_node("Clip", ["x", "", ""], ["y"]),
+        helper.make_node("Concat", ["x", "x", "x"], ["y"], axis=0),
+        helper.make_node("Where", ["c", "x", "x"], ["y"]),
+        helper.make_node("Dropout", ["x"], ["y", "z"]),
+    ],
+)
+def test_a_node_that_its_schema_takes_is_not_refused_for_it(tmp_path: Path, node: onnx.NodeProto, target: str) -> None:
+    condition = helper.make_tensor_value_info("c", TensorProto.BOOL, ["b", 4])
+    path = saved(model([node], [X, condition]), tmp_path)
+    assert opens(path)
+    (placement,) = check_file(path, find_target(target)).placements
+    assert placement.runs_on
+
+
 # ---- types that are no tensors ---------------------------------------------------------------------------------------
 
 
