@@ -52,7 +52,7 @@ def read_bytes(path: Path, remedy: str, *, largest: int = LARGEST) -> bytes:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
                 raise InputError(f"{path} is no file; {remedy}")
-            data = file.read(largest + 1)
+            data = file.read(min(status.st_size, largest) + 1)  # as much as is asked for is allocated at once
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror or error}); {remedy}") from error
     if len(data) > largest:

@@ -20,6 +20,7 @@ from pathlib import Path
 from edgepress.errors import InputError
 from edgepress.pointers import refuse_pointer
 
+_PIECE = 1 << 20  # bytes read at a time
 LARGEST_TEXT = 512 << 20  # bytes of one document
 LARGEST_LINE = 64 << 20  # bytes of a line of JSON
 LARGEST_JSON = 256 << 20  # bytes: a JSON list can only be read whole
@@ -119,13 +120,15 @@ def read_text(path: Path) -> str:
 
     """
     try:
-        with path.open("rb") as file:
-            raw = file.read(LARGEST_TEXT + 1)
+        raw = bytearray()
+        with path.open("rb") as file:  # a pipe has no size, and as much as is asked for is allocated at once
+            while len(raw) <= LARGEST_TEXT and (piece := file.read(_PIECE)):
+                raw += piece
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
     if len(raw) > LARGEST_TEXT:
         raise InputError(f"{path} has more than {LARGEST_TEXT:,} bytes, and a text is read whole; give a part of it")
-    return decode(raw, path)
+    return decode(bytes(raw), path)
 
 
 def read_standard_input() -> str:
