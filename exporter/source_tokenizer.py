@@ -9,6 +9,7 @@ outcome against it. Ids that contradict each other, which transformers passes ov
 
 from __future__ import annotations
 
+import codecs
 import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -66,9 +67,12 @@ def whole_tokenizer(checkpoint: Checkpoint) -> SourceTokenizer:
 
 
 def tokenizer_files(checkpoint: Checkpoint) -> dict[str, bytes]:
-    """Content of those of :data:`TOKENIZER_FILES` that the checkpoint has, tokenizer.json whole."""
+    """Content of those of :data:`TOKENIZER_FILES` that the checkpoint has, tokenizer.json whole.
+
+    A byte order mark is left out: a bundle's files are read by others too, who may not know it.
+    """
     paths = {name: path for name in TOKENIZER_FILES if (path := checkpoint.file(name)) is not None}
-    found = {name: read_bytes(path, _REMEDY, largest=LARGEST) for name, path in paths.items()}
+    found = {name: _content(path) for name, path in paths.items()}
     return found | {TOKENIZER_FILES[0]: whole_tokenizer(checkpoint).content}
 
 
@@ -150,7 +154,7 @@ def _whole(directory: Path, stamps: Sequence[tuple[str, Path, int, int]]) -> Sou
 
 
 def _completed(directory: Path, files: Mapping[str, Path], path: Path | None) -> SourceTokenizer:
-    own = _converted(directory, files) if path is None else read_bytes(path, _REMEDY, largest=LARGEST)
+    own = _converted(directory, files) if path is None else _content(path)
     library = _read(own, directory / TOKENIZER_FILES[0] if path is None else path)
     before = {token.content: _flags(token) for token in library.get_added_tokens_decoder().values()}
     by_id, others = _declared(directory, files, library.get_added_tokens_decoder())
@@ -166,6 +170,10 @@ def _completed(directory: Path, files: Mapping[str, Path], path: Path | None) ->
     if library.post_processor is None:  # as transformers writes one that adds nothing
         library.post_processor = processors.TemplateProcessing(single="$A:0", pair="$A:0 $B:1", special_tokens=[])
     return SourceTokenizer(library.to_str(pretty=True).encode(), tokens, completed)
+
+
+def _content(path: Path) -> bytes:
+    return read_bytes(path, _REMEDY, largest=LARGEST).removeprefix(codecs.BOM_UTF8)
 
 
 def _read(content: bytes, where: Path) -> Library:

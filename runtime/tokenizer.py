@@ -141,7 +141,7 @@ def open_library(content: bytes, where: Path, remedy: str) -> _Library:
 
     """
     with library_errors(f"{where} cannot be read", remedy):
-        library = _Library.from_buffer(content)
+        library = _Library.from_buffer(content.removeprefix(codecs.BOM_UTF8))
         check_growth(library, where, remedy)
     return library
 

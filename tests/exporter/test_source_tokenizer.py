@@ -1,5 +1,6 @@
 """A checkpoint's whole tokenizer, held against transformers' own conversion of the same folder."""
 
+import codecs
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -222,3 +223,13 @@ def test_a_check_compares_the_tokenizer_with_transformers_own(tmp_path: Path) ->
     path.write_text(json.dumps(content))
     with pytest.raises(CheckFailed, match="the bundle's tokenizer gives"):
         compare_with_transformers(tmp_path / "bundle", Checkpoint.open(model))
+
+
+def test_a_byte_order_mark_is_no_part_of_a_tokenizers_files(tmp_path: Path) -> None:
+    files = {"tokenizer_config.json": {"add_bos_token": False}, "added_tokens.json": {}}
+    checkpoint = write(tmp_path, "byte level", lambda *_: files)
+    expected = tokenizer_files(checkpoint)
+    for name in expected:
+        (tmp_path / name).write_bytes(codecs.BOM_UTF8 + (tmp_path / name).read_bytes())
+    assert tokenizer_files(checkpoint) == expected
+    assert source_tokenizer(checkpoint).encode("a text") == read_tokenizer(tmp_path).encode("a text")
