@@ -24,7 +24,8 @@ import re
 import secrets
 import shutil
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -231,9 +232,10 @@ def check(
     with locked(directory.parent):
         work = directory.with_name(f".{directory.name}.{secrets.token_hex(8)}.partial")
         try:
-            work.mkdir(mode=0o700)
-            written = repack.write(read_config(bundle).model if model is None else model, work, progress)
-            return form.find_differences(directory, work, asdict(written))
+            with _why_unprepared(bundle, directory.parent):
+                work.mkdir(mode=0o700)
+                written = repack.write(read_config(bundle).model if model is None else model, work, progress)
+                return form.find_differences(directory, work, asdict(written))
         finally:
             shutil.rmtree(work, ignore_errors=True)
 
@@ -249,20 +251,26 @@ def _build(bundle: Path, model: Path, target: Path, key: dict[str, str], *, limi
             f"prepared, {bundle} takes more than {least / 1e6:,.0f} MB, and {target.parent} is limited to "
             f"{limit / 1e6:,.0f} MB; raise EDGEPRESS_CACHE_BYTES or open the bundle without its prepared form"
         )
+    with _why_unprepared(bundle, target.parent), atomic_directory(target, replace=True) as work:
+        _write(model, work, key, progress)
+        if (size := _disk_bytes(work)) > limit:
+            raise InputError(
+                f"prepared, {bundle} takes {size / 1e6:,.0f} MB, and {target.parent} is limited to "
+                f"{limit / 1e6:,.0f} MB; raise EDGEPRESS_CACHE_BYTES or open the bundle without its prepared form"
+            )
+
+
+@contextmanager
+def _why_unprepared(bundle: Path, cache: Path) -> Iterator[None]:
+    """Turn what goes wrong into an InputError that names the bundle, the folder and its free space."""
     try:
-        with atomic_directory(target, replace=True) as work:
-            _write(model, work, key, progress)
-            if (size := _disk_bytes(work)) > limit:
-                raise InputError(
-                    f"prepared, {bundle} takes {size / 1e6:,.0f} MB, and {target.parent} is limited to "
-                    f"{limit / 1e6:,.0f} MB; raise EDGEPRESS_CACHE_BYTES or open the bundle without its prepared form"
-                )
+        yield
     except InputError:
         raise
     except Exception as error:  # onnxruntime's own have no common base, and tell of a full disk in many ways
-        free = shutil.disk_usage(target.parent).free
+        free = shutil.disk_usage(cache).free
         raise InputError(
-            f"{bundle} cannot be prepared in {target.parent} ({free / 1e6:,.0f} MB free): {error}; "
+            f"{bundle} cannot be prepared in {cache} ({free / 1e6:,.0f} MB free): {error}; "
             "make room, or set EDGEPRESS_CACHE to another directory"
         ) from error
 

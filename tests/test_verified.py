@@ -1,5 +1,6 @@
 """A bundle is hashed before it is first used, and again when a file has changed; links are refused everywhere."""
 
+import errno
 import json
 import logging
 import os
@@ -340,6 +341,30 @@ def test_every_verb_takes_our_bundle_whose_data_repositories_share(
     for verb in VERBS:
         assert use(verb, found) == 0, verb
     assert "without its prepared form" not in caplog.text
+
+
+def test_our_bundle_in_the_hubs_cache_is_prepared_like_any_other(
+    exported: Path, bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = in_the_hubs_cache(bundle, tmp_path / "hub", below="cpu/int4")
+    assert use("prepare", found) == 0
+    assert use("prepare", found, "--check") == 0
+    assert use("prepare", exported, "--check") == 0  # the same form, byte for byte
+    assert use("run", found) == 0
+    assert "without its prepared form" not in capsys.readouterr().err
+
+
+def test_a_check_of_a_form_that_finds_no_room_is_one_error(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert use("prepare", bundle) == 0
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("edgepress.runtime.repack.write", full)
+    assert use("prepare", bundle, "--check") == 2
+    assert "make room" in capsys.readouterr().err
 
 
 def test_a_blob_that_was_changed_is_found(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
