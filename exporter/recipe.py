@@ -232,7 +232,7 @@ def read_recipe(recipe: str | Path) -> Recipe:
     if not path.is_file():
         near = difflib.get_close_matches(text, preset_names(), n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
-        raise InputError(f"no recipe {text!r}{hint} Presets: {', '.join(preset_names())}; or name a TOML file")
+        raise InputError(f"no recipe {text!r}{hint or '.'} Presets: {', '.join(preset_names())}; or name a TOML file")
     try:
         text = decode(read_bytes(path, "name a TOML file", largest=_LARGEST), path)
         _refuse_depth(text, path)

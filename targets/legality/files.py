@@ -17,7 +17,7 @@ from edgepress.hub_layout import is_hub_link
 from edgepress.manifest import check_links
 from edgepress.pointers import refuse_pointer
 from edgepress.targets.legality.functions import inline_functions
-from edgepress.targets.legality.headers import normal_domain, opsets_of
+from edgepress.targets.legality.headers import assumed_opset, normal_domain, opsets_of
 
 PROTOBUF_LIMIT = 2**31 - 1
 """Bytes that one protobuf message may have; more has to be in external data (protobuf's encoding specification)."""
@@ -68,6 +68,7 @@ def read_model(path: Path) -> onnx.ModelProto:
     _check_header(path, model)
     _check_external_data(path, model)
     model = inline_functions(path, model)
+    _name_assumed_opsets(model)
     versions = opsets_of(model)
     for name, graph, outer in _graphs(model.graph):
         _check_operators(path, graph, versions)
@@ -231,6 +232,14 @@ def known_operators() -> Mapping[tuple[str, str], tuple[int, ...]]:
     for schema in [*state.get_all_operator_schema(), *onnx.defs.get_all_schemas_with_history()]:
         found.setdefault((schema.domain, schema.name), set()).add(schema.since_version)
     return {key: tuple(sorted(versions)) for key, versions in found.items()}
+
+
+def _name_assumed_opsets(model: onnx.ModelProto) -> None:
+    """Name the opsets that onnxruntime assumes for domains that are used and not named, where it knows the domain."""
+    used = {normal_domain(node.domain) for _, graph, _ in _graphs(model.graph) for node in graph.node}
+    for domain in sorted(used - opsets_of(model).keys()):
+        if version := assumed_opset(domain):
+            model.opset_import.append(onnx.helper.make_opsetid(domain, version))
 
 
 def _check_operators(path: Path, graph: onnx.GraphProto, versions: Mapping[str, int]) -> None:

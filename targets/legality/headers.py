@@ -43,6 +43,17 @@ def refused_header(ir_version: int, opsets: Opsets) -> str:
     return ""
 
 
+@cache
+def assumed_opset(domain: str) -> int:
+    """The opset that onnxruntime assumes for a domain that a model uses and does not name: its newest; 0 for none."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    versions = {schema.since_version for schema in state.get_all_operator_schema() if schema.domain == domain}
+    return next(
+        (version for version in sorted(versions, reverse=True) if not _refusal(8, {"": 17, domain: version})), 0
+    )
+
+
 def _refusal(ir_version: int, opsets: Mapping[str, int]) -> str:
     """What onnxruntime says when it refuses a model of one Identity."""
     tensor = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1]) for name in "xy"]

@@ -65,6 +65,27 @@ def agree(proto: onnx.ModelProto, folder: Path, expected: bool) -> None:
     assert runs(path) is expected
 
 
+# ---- domains that a model does not name ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ir_version", [3, 8, 13])
+@pytest.mark.parametrize(
+    ("node", "named"),
+    [
+        (helper.make_node("Binarizer", ["x"], ["y"], domain="ai.onnx.ml"), ""),
+        (helper.make_node("Gelu", ["x"], ["y"], domain="com.microsoft"), ""),
+        (helper.make_node("Relu", ["x"], ["y"]), "ai.onnx.ml"),
+    ],
+)
+def test_a_domain_that_the_model_does_not_name_runs_where_onnxruntime_knows_it(
+    tmp_path: Path, node: onnx.NodeProto, named: str, ir_version: int
+) -> None:
+    version = 17 if named == "" else 1
+    path = saved(model([node], opsets=[(named, version)], ir_version=ir_version), tmp_path)
+    assert opens(path)
+    assert runs(path)
+
+
 # ---- nodes that fit no schema ----------------------------------------------------------------------------------------
 
 WHOLE = helper.make_tensor_value_info("i", INT64, ["b", 4])
