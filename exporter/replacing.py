@@ -38,9 +38,10 @@ def check_output(out: Path, *, force: bool) -> None:
 
 
 def check_replaceable(out: Path) -> None:
-    """Raise InputError unless the directory ``out`` is empty, or a bundle and nothing but that."""
+    """Raise InputError unless the directory ``out`` is empty, or a bundle and nothing but that, and can be replaced."""
     if not out.is_dir():
         raise InputError(f"{out} is a file; --force replaces bundles only: choose another output")
+    _refuse_in_use(out)
     names = sorted(entry.name for entry in out.iterdir())
     if not names:
         return
@@ -52,6 +53,18 @@ def check_replaceable(out: Path) -> None:
             f"{out} is a bundle, and holds what no export wrote: {listed(strange)}. --force would remove that too: "
             "move it away, or choose another output"
         )
+
+
+def _refuse_in_use(out: Path) -> None:
+    """Refuse a directory that processes stand in or a disk hangs in: another cannot take its place under them."""
+    if os.path.ismount(out):
+        raise InputError(f"{out} is a mount point, and nothing can take its place; name a directory in it")
+    with suppress(FileNotFoundError):  # the working directory is gone already
+        if Path.cwd().is_relative_to(out.resolve()):
+            raise InputError(
+                f"{out} is the working directory or holds it, and would be removed; name a new directory in it, or "
+                "call from elsewhere"
+            )
 
 
 def _files_of_bundle(out: Path, names: list[str]) -> set[str]:

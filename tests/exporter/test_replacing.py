@@ -13,6 +13,7 @@ from edgepress import manifest
 from edgepress.cli import main
 from edgepress.errors import InputError
 from edgepress.exporter import bundle, export
+from edgepress.exporter.replacing import check_output
 from edgepress.manifest import find_problems, read_manifest
 
 
@@ -178,6 +179,25 @@ def test_force_replaces_a_bundle_of_ours(
     assert find_problems(out) == []
     assert read_manifest(out).recipe["name"] == "int4"
     assert [path.name for path in out.parent.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize(("below", "name"), [(".", "."), (".", "../out"), ("inside", "..")])
+def test_the_working_directory_is_not_replaced_under_who_stands_in_it(
+    below: str, name: str, model: Path, out: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It was, and the export then failed to read its own bundle by that name."""
+    (out / "inside").mkdir()
+    monkeypatch.chdir(out / below)
+    before, number = everything(out.parent), out.stat().st_ino
+    code, errors = force(model, Path(name), capsys)
+    assert (code, everything(out.parent), out.stat().st_ino) == (2, before, number)
+    assert "is the working directory or holds it" in errors
+
+
+@pytest.mark.skipif(not Path("/proc").is_mount(), reason="no directory is known to be a mount point")
+def test_a_mount_point_is_refused_before_the_work() -> None:
+    with pytest.raises(InputError, match="/proc is a mount point"):
+        check_output(Path("/proc"), force=True)
 
 
 def test_what_became_the_user_s_while_an_export_ran_stays(
