@@ -13,6 +13,22 @@ from edgepress.targets.emulator import Installation, System, emulator_directory,
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+
+def keep_to_one_core() -> None:
+    """Give each process of pytest-xdist, and what it starts, a core of its own.
+
+    On models as small as these, threads that share cores with those of other processes wait for each other, spinning:
+    more than half of the processor time of a run went into that.
+    """
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "")
+    if worker and hasattr(os, "sched_setaffinity"):
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
+    if worker:
+        os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is loaded
+
+
+keep_to_one_core()
 EMULATOR = emulator_directory()  # the user's own: fetching 130 MB for each run would be a waste
 
 
