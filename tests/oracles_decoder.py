@@ -20,15 +20,13 @@ def forward(
     decoder: Decoder,
     read: Read,
     tokens: NDArray[np.int64],
-    int8_blocks: int = 0,
     rounding: Callable[[Linear, Array], Array] | None = None,
 ) -> Array:
     """Return logits (length, vocabulary); ``read`` gives a checkpoint tensor by name.
 
-    With ``int8_blocks``, what goes into a projection is first rounded to int8 in blocks of so many columns; with
-    ``rounding``, as that function says.
+    With ``rounding``, what goes into a projection is first rounded as that function says.
     """
-    model = _Model(read, (lambda _, x: round_to_int8(x, int8_blocks)) if int8_blocks else rounding)
+    model = _Model(read, rounding)
     x = model.weight(decoder.embedding)[tokens] * decoder.embedding_multiplier  # (length, hidden)
     if decoder.positions is not None:
         x = x + model.weight(decoder.positions)[: len(tokens)]
