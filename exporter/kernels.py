@@ -1,7 +1,8 @@
 """Compiled kernels where numba is installed and the work is worth loading it; numpy gives the same bits without.
 
 numba keeps what it compiled on disk, pickled: a folder of the user's own that nobody else may write, else one that goes
-with the process.
+with the process. Compiling takes some ten seconds of a core, so only a large export does it by itself;
+``load(WORTH_COMPILING)`` does it ahead, for a build machine that keeps ``~/.cache/edgepress/kernels``.
 """
 
 import atexit
@@ -22,6 +23,7 @@ from edgepress.cache import user_cache
 from edgepress.errors import InputError
 
 WORTH = 50_000_000  # weights that numpy rounds in the time in which numba is loaded, on one or two cores
+WORTH_COMPILING = 2_000_000_000  # weights of which compiled code saves as much as compiling it takes
 
 _log = logging.getLogger("edgepress.export")
 _lock = threading.Lock()
@@ -55,7 +57,7 @@ def load(weights: int) -> None:
 
     One thread loads them; for others this returns at once, and until the kernels are there they use numpy.
     """
-    if weights < WORTH or not _lock.acquire(blocking=False):
+    if weights < WORTH or (weights < WORTH_COMPILING and not _is_compiled()) or not _lock.acquire(blocking=False):
         return
     try:
         if not _loaded.tried:
@@ -63,6 +65,15 @@ def load(weights: int) -> None:
             _loaded.tried = True
     finally:
         _lock.release()
+
+
+def _is_compiled() -> bool:
+    """Whether the disk has what numba compiled of this version of :mod:`.fused`."""
+    try:
+        source = Path(__file__).with_name("fused.py").stat().st_mtime
+        return any(index.stat().st_mtime >= source for index in (user_cache() / "kernels").rglob("fused.search*.nbi"))
+    except (OSError, InputError):
+        return False
 
 
 def _import() -> Kernels | None:

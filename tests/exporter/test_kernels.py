@@ -30,7 +30,7 @@ def compiled(cache_home: Path) -> kernels.Kernels:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(cache_home))
         patch.setattr(kernels, "_loaded", kernels._Loaded())
-        kernels.load(kernels.WORTH)
+        kernels.load(kernels.WORTH_COMPILING)
         found = kernels.loaded()
     assert found is not None
     return found
@@ -120,7 +120,7 @@ def test_an_export_has_the_same_bytes_compiled_and_in_numpy(
 def test_where_numba_cannot_be_loaded_numpy_does_its_work(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernels, "_loaded", kernels._Loaded())
     monkeypatch.setitem(sys.modules, "numba", None)
-    kernels.load(kernels.WORTH)
+    kernels.load(kernels.WORTH_COMPILING)
     assert kernels.loaded() is None
     assert rtn.quantize(np.ones((2, 32), np.float32), Scheme("rtn", 4, 32), None).values.shape == (2, 1, 16)
 
@@ -132,9 +132,21 @@ def test_a_small_model_does_not_wait_for_the_compiler(monkeypatch: pytest.Monkey
     assert not kernels._loaded.tried
 
 
+def test_a_usual_model_takes_what_is_compiled_and_does_not_wait_for_a_compiler(
+    compiled: kernels.Kernels, cache_home: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert callable(compiled.search)
+    for home, there in ((tmp_path, False), (cache_home, True)):
+        monkeypatch.setenv("XDG_CACHE_HOME", str(home))
+        monkeypatch.setattr(kernels, "_loaded", kernels._Loaded())
+        kernels.load(kernels.WORTH)
+        assert (kernels.loaded() is not None) is there
+        assert kernels._loaded.tried is there
+
+
 _LOAD = """
 from edgepress.exporter import kernels
-kernels.load(kernels.WORTH)
+kernels.load(kernels.WORTH_COMPILING)
 assert kernels.loaded() is not None
 import numba
 print(numba.config.CACHE_DIR)
