@@ -25,7 +25,8 @@ from edgepress.exporter.checkpoint import Checkpoint
 from edgepress.exporter.layout import TOKENIZER_FILES
 from edgepress.pointers import refuse_pointer
 from edgepress.runtime.tokenizer import Tokenizer, library_errors, open_library, read_tokenizer
-from edgepress.runtime.tokenizer_limits import LARGEST, try_tokenizer
+from edgepress.runtime.tokenizer_limits import LARGEST
+from edgepress.runtime.tokenizer_trial import try_tokenizer
 from edgepress.schema import parse_object, read_bytes, read_object
 
 _log = logging.getLogger("edgepress.export")
