@@ -123,7 +123,7 @@ def _listed(model: str, revision: str) -> set[str] | None:
         return set(HfApi().list_repo_files(model, revision=revision))
     except OfflineModeIsEnabled:
         return None
-    except Exception as error:
+    except Exception as error:  # the client's errors are of a package that the hub's client has changed before
         if not type(error).__module__.startswith("httpx"):  # the client's, or httpx2's: the hub's client has had both
             raise
         return None

@@ -86,7 +86,7 @@ def _import() -> Kernels | None:
         kernels = Kernels(fused.search, fused.compare, fused.pairwise)
         try:
             _try(kernels)
-        except Exception as error:
+        except Exception as error:  # whatever unpickling half a file raises
             _log.info("%s is damaged (%s) and made anew", folder, error)
             shutil.rmtree(folder)
             folder.mkdir(mode=0o700)
