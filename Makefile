@@ -48,7 +48,7 @@ fuzz: $(VENV)/.dev
 	$(BIN)/python -m tests.fuzz --seconds $(or $(SECONDS),600) --seed $(or $(SEED),1000000)
 
 ARITHMETIC := tests/test_sessions.py tests/exporter/graph/qdq/test_quantize.py tests/exporter/graph/qdq/test_sums.py \
-	tests/exporter/graph/qdq/test_calibrate.py tests/exporter/test_integer.py tests/exporter/test_packing.py \
+	tests/exporter/graph/qdq/test_calibrate.py tests/exporter/arrays/test_integer.py tests/exporter/arrays/test_packing.py \
 	tests/targets/legality/test_saturation.py tests/runtime/test_evaluate.py
 
 test-haswell: $(VENV)/.dev

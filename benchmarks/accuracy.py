@@ -36,8 +36,8 @@ from subjects import CONTEXT, MODELS, STORIES, STRIDE, Measure, Subject, add_dat
 from edgepress.cores import usable_cores
 from edgepress.errors import InputError
 from edgepress.exporter import export
-from edgepress.exporter.checkpoint import Checkpoint
-from edgepress.exporter.recipe import preset_names
+from edgepress.exporter.recipe.recipe import preset_names
+from edgepress.exporter.source.checkpoint import Checkpoint
 from edgepress.manifest import Manifest
 from edgepress.runtime import Evaluation, evaluate
 from edgepress.runtime.evaluate import Corpus, evaluate_logits, read_corpus

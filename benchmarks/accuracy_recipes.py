@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 
-from edgepress.exporter.compress import (
+from edgepress.exporter.arrays.scheme import BITS, BLOCK_SIZES
+from edgepress.exporter.methods.kinds import (
     AnyMethod,
     LayerMethod,
     LinearMethod,
@@ -15,9 +16,8 @@ from edgepress.exporter.compress import (
     load_method,
     method_names,
 )
-from edgepress.exporter.plan import fit_scheme
-from edgepress.exporter.recipe import PER_CHANNEL, Storage
-from edgepress.exporter.scheme import BITS, BLOCK_SIZES
+from edgepress.exporter.plan.plan import fit_scheme
+from edgepress.exporter.recipe.recipe import PER_CHANNEL, Storage
 
 BLOCKS = (*BLOCK_SIZES, PER_CHANNEL)
 

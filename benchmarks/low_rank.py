@@ -19,7 +19,7 @@ from common import WORK, save, table
 from spread import Sample
 from subjects import STORIES, Subject, add_data, make_subject
 
-from edgepress.exporter.bundle import DATA_FILE
+from edgepress.exporter.bundle.files import DATA_FILE
 
 DOCUMENTS = 20  # of 200
 MLP = "layers.*.mlp.*"

@@ -37,7 +37,7 @@ from edgepress.exporter import export
 from edgepress.exporter.graph.qdq import WIDTHS, Calibrator, Ranges, prepare, quantize, write_models
 from edgepress.exporter.graph.qdq.decoder import calibrate_decoder
 from edgepress.exporter.graph.static import write_static
-from edgepress.exporter.recipe import Activations
+from edgepress.exporter.recipe.recipe import Activations
 from edgepress.runtime.evaluate import Corpus, evaluate_logits, read_corpus
 from edgepress.runtime.static import StaticSession
 from edgepress.sessions import open_on_cpu

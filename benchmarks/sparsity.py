@@ -27,10 +27,10 @@ from subjects import MODELS, STORIES, Measure, Subject, add_data, earlier, merge
 
 from edgepress.cores import usable_cores
 from edgepress.exporter import decide
-from edgepress.exporter.bundle import DATA_FILE
-from edgepress.exporter.compress.packing import pack, unpack, unpack_zero_points
-from edgepress.exporter.download import LEVEL, deflated_bytes
-from edgepress.exporter.scheme import Scheme
+from edgepress.exporter.arrays.packing import pack, unpack, unpack_zero_points
+from edgepress.exporter.arrays.scheme import Scheme
+from edgepress.exporter.bundle.download import LEVEL, deflated_bytes
+from edgepress.exporter.bundle.files import DATA_FILE
 from edgepress.manifest import read_manifest
 
 DOCUMENTS = 20  # of 200

@@ -13,18 +13,18 @@ import onnx
 
 from edgepress import workspace
 from edgepress.cores import usable_cores
-from edgepress.exporter import bundle
-from edgepress.exporter.checks import needs_calibration
-from edgepress.exporter.cpu_graph import make_graph
-from edgepress.exporter.download import describe_zeros
-from edgepress.exporter.forms import FormTask, find_form
-from edgepress.exporter.genai_config import make_genai_config
-from edgepress.exporter.prepare import FALLBACK, Prepared, choose_recipe, decide
-from edgepress.exporter.pruning.shipped import describe_steps, kept_steps, write_curves
-from edgepress.exporter.reading import first_token
-from edgepress.exporter.replacing import check_output, check_replaceable
-from edgepress.exporter.source_tokenizer import compare_with_transformers
-from edgepress.exporter.stream import TensorReport, write_weights
+from edgepress.exporter.bundle import files as bundle
+from edgepress.exporter.bundle.download import describe_zeros
+from edgepress.exporter.bundle.forms import FormTask, find_form
+from edgepress.exporter.bundle.genai_config import make_genai_config
+from edgepress.exporter.bundle.replacing import check_output, check_replaceable
+from edgepress.exporter.bundle.stream import TensorReport, write_weights
+from edgepress.exporter.decide.checks import needs_calibration
+from edgepress.exporter.decide.cpu_graph import make_graph
+from edgepress.exporter.decide.prepare import FALLBACK, Prepared, choose_recipe, decide
+from edgepress.exporter.learn.pruning.shipped import describe_steps, kept_steps, write_curves
+from edgepress.exporter.model.reading import first_token
+from edgepress.exporter.tokens.source_tokenizer import compare_with_transformers
 from edgepress.files import atomic_directory
 from edgepress.fingerprint import write_fingerprint
 from edgepress.manifest import Manifest
@@ -32,7 +32,7 @@ from edgepress.progress import Progress, silent
 from edgepress.whole import whole_number
 
 if TYPE_CHECKING:
-    from edgepress.exporter.calibration.run import Calibrated  # needs torch
+    from edgepress.exporter.learn.calibration.run import Calibrated  # needs torch
 
 
 _log = logging.getLogger("edgepress.export")
@@ -176,7 +176,7 @@ def write_forms(
 def _calibrate(
     prepared: Prepared, out: Path, source: Mapping[str, str], threads: int | None, progress: Progress
 ) -> AbstractContextManager[Calibrated]:
-    from edgepress.exporter.calibration.run import calibrate
+    from edgepress.exporter.learn.calibration.run import calibrate
 
     bos = first_token(prepared.checkpoint, prepared.decoder)
     return calibrate(prepared, out, source=source, bos=bos, threads=threads, progress=progress)
@@ -202,7 +202,7 @@ def write_data(
 def measure_zeros(
     work: Path, prepared: Prepared, *, threads: int | None, progress: Progress
 ) -> dict[str, object] | None:
-    """What zeros that the recipe asks for save in the download; see :mod:`edgepress.exporter.download`."""
+    """What zeros that the recipe asks for save in the download; see :mod:`edgepress.exporter.bundle.download`."""
     return describe_zeros(
         work / bundle.DATA_FILE,
         prepared.plan,
@@ -214,8 +214,8 @@ def measure_zeros(
 
 
 def check_parity(work: Path, prepared: Prepared, progress: Progress) -> dict[str, object]:
-    """Compare graph and tokenizer with transformers' own; see :mod:`edgepress.exporter.parity`."""
-    from edgepress.exporter.parity import parity
+    """Compare graph and tokenizer with transformers' own; see :mod:`edgepress.exporter.bundle.parity`."""
+    from edgepress.exporter.bundle.parity import parity
 
     texts = compare_with_transformers(work, prepared.checkpoint)
     found = parity(work, prepared.checkpoint, prepared.decoder, prepared.plan, progress=progress)

@@ -78,7 +78,7 @@ class Target:
     ``emulated`` or ``table``; ``source`` names it, for a written table with its date, and ``package`` the distribution
     that it is in, whose installed version reports show. ``table`` is that table. ``socs`` are the chips that can be
     named with ``--soc``; none where one build serves all. ``form`` names what an export writes beside the CPU graph (a
-    file of ``exporter/forms/``), None where nothing is needed. ``qdq`` are the widths of QDQ models that run there in
+    file of its ``forms/``), None where nothing is needed. ``qdq`` are the widths of QDQ models that run there in
     integers (``exporter/graph/qdq`` has their names). ``same_layers`` says why all layers of a model must have the same
     sizes there; empty where they may differ. ``recipes`` are presets of the exporter that suit it, best first: the one
     that is taken where no recipe is named; for several targets it is one that suits all.

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 from tiny_models import save
 
-from edgepress.exporter.calibration.engine import Calibration
-from edgepress.exporter.calibration.store import Store
-from edgepress.exporter.prepare import Prepared, decide
+from edgepress.exporter.decide.prepare import Prepared, decide
+from edgepress.exporter.learn.calibration.engine import Calibration
+from edgepress.exporter.learn.calibration.store import Store
 
 
 class KilledError(Exception):

@@ -10,14 +10,14 @@ import torch
 from tiny_models import save
 from torch import Tensor
 
-from edgepress.exporter.calibration import network
-from edgepress.exporter.calibration.activations import Activations
-from edgepress.exporter.calibration.tasks import LayerTask
-from edgepress.exporter.checkpoint import Checkpoint
-from edgepress.exporter.decoder import Decoder, Weight, layer_weights
-from edgepress.exporter.plan import Plan, make_plan
-from edgepress.exporter.reading import read_decoder
-from edgepress.exporter.recipe import Recipe, Storage
+from edgepress.exporter.arrays.activations import Activations
+from edgepress.exporter.methods.tasks import LayerTask
+from edgepress.exporter.model import network
+from edgepress.exporter.model.description import Decoder, Weight, layer_weights
+from edgepress.exporter.model.reading import read_decoder
+from edgepress.exporter.plan.plan import Plan, make_plan
+from edgepress.exporter.recipe.recipe import Recipe, Storage
+from edgepress.exporter.source.checkpoint import Checkpoint
 
 TOKENS = torch.from_numpy(np.random.default_rng(0).integers(3, 300, (4, 40)))
 

@@ -13,9 +13,9 @@ import torch
 import transformers
 from numpy.typing import NDArray
 
-from edgepress.exporter.checkpoint import Checkpoint
-from edgepress.exporter.decoder import Decoder, Norm, Weight
-from edgepress.exporter.reading import read_decoder
+from edgepress.exporter.model.description import Decoder, Norm, Weight
+from edgepress.exporter.model.reading import read_decoder
+from edgepress.exporter.source.checkpoint import Checkpoint
 
 Indices = NDArray[np.int64]
 

@@ -9,8 +9,8 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from edgepress.exporter.decoder import MLP, Attention, Decoder, Linear, Norm, Rope, Weight
-from edgepress.exporter.rotation import factors
+from edgepress.exporter.model.description import MLP, Attention, Decoder, Linear, Norm, Rope, Weight
+from edgepress.exporter.model.rotation import factors
 
 Array = NDArray[np.float64]
 Read = Callable[[str], NDArray[np.float32]]

@@ -6,15 +6,15 @@ import numpy as np
 import torch
 from tiny_models import TEXT, save
 
-from edgepress.exporter.calibration import network
-from edgepress.exporter.checkpoint import Checkpoint, read_weight
-from edgepress.exporter.compress import Pruning, load_method
-from edgepress.exporter.compress.options import Options
-from edgepress.exporter.decoder import Decoder
-from edgepress.exporter.pruning.task import PruneTask
-from edgepress.exporter.pruning.text import Documents
-from edgepress.exporter.reading import read_decoder
-from edgepress.exporter.recipe import CalibrationText, Recipe, Storage
+from edgepress.exporter.learn.pruning.text import Documents
+from edgepress.exporter.methods.kinds import Pruning, load_method
+from edgepress.exporter.methods.options import Options
+from edgepress.exporter.methods.prune_task import PruneTask
+from edgepress.exporter.model import network
+from edgepress.exporter.model.description import Decoder
+from edgepress.exporter.model.reading import read_decoder
+from edgepress.exporter.recipe.recipe import CalibrationText, Recipe, Storage
+from edgepress.exporter.source.checkpoint import Checkpoint, read_weight
 from edgepress.targets import Target, find_target
 
 TOKENS = np.random.default_rng(0).integers(3, 300, 40).astype(np.int64)

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 
-from edgepress.exporter.checkpoint import Checkpoint
-from edgepress.exporter.reading import read_decoder
+from edgepress.exporter.model.reading import read_decoder
+from edgepress.exporter.source.checkpoint import Checkpoint
 from edgepress.runtime import LogitsSource
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from edgepress.exporter.checkpoint import Checkpoint
+from edgepress.exporter.source.checkpoint import Checkpoint
 from edgepress.sessions import open_on_cpu, session_options
 from peers import Peer, parameters
 

@@ -13,7 +13,7 @@ import llama_cpp
 import numpy as np
 from numpy.typing import NDArray
 
-from edgepress.exporter.checkpoint import Checkpoint
+from edgepress.exporter.source.checkpoint import Checkpoint
 from peers import Peer, parameters
 
 FTYPES = {

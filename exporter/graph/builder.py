@@ -8,7 +8,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from edgepress.exporter.plan import Region
+from edgepress.exporter.plan.plan import Region
 from edgepress.targets import Operator
 
 OPSET = 21

@@ -17,11 +17,21 @@ import onnx
 from onnx import TensorProto
 
 from edgepress.errors import InputError
-from edgepress.exporter.decoder import MLP, Activation, Attention, Decoder, Layer, Linear, Norm, Rotation, Weight
 from edgepress.exporter.graph.builder import CONTRIB, FLOAT, FLOAT16, GraphBuilder
 from edgepress.exporter.graph.linears import Projection, block_scales, write_linear
 from edgepress.exporter.graph.rotary import CONTEXT_LENGTH, write_rotary
-from edgepress.exporter.plan import Plan
+from edgepress.exporter.model.description import (
+    MLP,
+    Activation,
+    Attention,
+    Decoder,
+    Layer,
+    Linear,
+    Norm,
+    Rotation,
+    Weight,
+)
+from edgepress.exporter.plan.plan import Plan
 from edgepress.targets import Operator
 
 INT32, INT64, UINT8 = TensorProto.INT32, TensorProto.INT64, TensorProto.UINT8

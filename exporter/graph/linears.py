@@ -10,10 +10,10 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from edgepress.exporter import integer
-from edgepress.exporter.decoder import Weight
+from edgepress.exporter.arrays import integer
 from edgepress.exporter.graph.builder import CONTRIB, FLOAT, FLOAT16, GraphBuilder
-from edgepress.exporter.plan import Form, PlannedTensor
+from edgepress.exporter.model.description import Weight
+from edgepress.exporter.plan.plan import Form, PlannedTensor
 
 UINT8, UINT16 = TensorProto.UINT8, TensorProto.UINT16
 _ROUNDED, _BACK = ".input.rounded", ".input"  # how values end that are activations in integers, and real again

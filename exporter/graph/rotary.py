@@ -12,11 +12,11 @@ import onnx
 from onnx import TensorProto
 
 from edgepress.errors import InputError
-from edgepress.exporter.decoder import Rope
 from edgepress.exporter.graph.builder import FLOAT, GraphBuilder
 from edgepress.exporter.graph.editing import remove_unused
 from edgepress.exporter.graph.weights import Array, Rows, Weights
-from edgepress.exporter.rope import rope_rows
+from edgepress.exporter.model.description import Rope
+from edgepress.exporter.model.rope import rope_rows
 
 LONG_FROM = "long_from"  # an initializer; the runtime overrides it, so that the pieces of one prompt agree
 ROWS = "rope.rows"  # (batch, sequence): the row of each token of a call

@@ -7,8 +7,8 @@ from types import ModuleType
 
 import pytest
 
-from edgepress.exporter.compress import Pruning, load_method, method_names
-from edgepress.exporter.recipe import read_recipe
+from edgepress.exporter.methods.kinds import Pruning, load_method, method_names
+from edgepress.exporter.recipe.recipe import read_recipe
 
 
 @pytest.fixture(name="accuracy")

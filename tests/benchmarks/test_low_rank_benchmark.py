@@ -7,7 +7,7 @@ from types import ModuleType
 import pytest
 
 from edgepress.exporter import decide
-from edgepress.exporter.recipe import read_recipe
+from edgepress.exporter.recipe.recipe import read_recipe
 
 
 @pytest.fixture(name="low_rank")

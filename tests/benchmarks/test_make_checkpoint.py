@@ -7,8 +7,8 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from edgepress.exporter.checkpoint import INDEX, Checkpoint
-from edgepress.exporter.reading import read_decoder
+from edgepress.exporter.model.reading import read_decoder
+from edgepress.exporter.source.checkpoint import INDEX, Checkpoint
 
 
 @pytest.fixture(name="script")

@@ -9,8 +9,8 @@ import onnx
 import pytest
 from tiny_models import save
 
-from edgepress.exporter.checkpoint import Checkpoint, resolve_model
-from edgepress.exporter.reference import Reference
+from edgepress.exporter.model.reference import Reference
+from edgepress.exporter.source.checkpoint import Checkpoint, resolve_model
 
 pytestmark = pytest.mark.usefixtures("import_script")
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"

@@ -7,9 +7,9 @@ from types import ModuleType
 
 import pytest
 
-from edgepress.exporter.compress import zeros_asked
-from edgepress.exporter.pruning.run import find_steps
-from edgepress.exporter.recipe import read_recipe
+from edgepress.exporter.learn.pruning.run import find_steps
+from edgepress.exporter.methods.kinds import zeros_asked
+from edgepress.exporter.recipe.recipe import read_recipe
 
 
 @pytest.fixture(name="pruning")

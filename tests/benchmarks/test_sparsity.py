@@ -11,8 +11,8 @@ import pytest
 from tiny_models import TEXT, save
 
 from edgepress.exporter import export
-from edgepress.exporter.compress import zeros_asked
-from edgepress.exporter.recipe import read_recipe
+from edgepress.exporter.methods.kinds import zeros_asked
+from edgepress.exporter.recipe.recipe import read_recipe
 from edgepress.manifest import read_manifest
 
 

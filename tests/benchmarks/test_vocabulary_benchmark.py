@@ -6,8 +6,8 @@ from types import ModuleType
 
 import pytest
 
-from edgepress.exporter.pruning.corpus import choose_tokens, count_usage
-from edgepress.exporter.pruning.tokenizer import prune_tokenizer, read_vocabulary
+from edgepress.exporter.tokens.corpus import choose_tokens, count_usage
+from edgepress.exporter.tokens.tokenizer import prune_tokenizer, read_vocabulary
 
 
 @pytest.fixture(name="script")

@@ -22,14 +22,14 @@ from oracles_decoder import forward, round_to_int8
 from tiny_models import LONG_FROM, VARIANTS, VOCABULARY
 
 from edgepress.exporter import decide, export
-from edgepress.exporter.architectures import architecture, describe, model_types
-from edgepress.exporter.bundle import DATA_FILE
-from edgepress.exporter.calibration.training import owner
-from edgepress.exporter.checkpoint import Checkpoint, check_tensors
-from edgepress.exporter.decoder import Linear
+from edgepress.exporter.bundle.files import DATA_FILE
+from edgepress.exporter.bundle.readback import StoredWeights
 from edgepress.exporter.graph.decoder import build_decoder
-from edgepress.exporter.readback import StoredWeights
-from edgepress.exporter.reference import Reference
+from edgepress.exporter.model.architectures import architecture, describe, model_types
+from edgepress.exporter.model.description import Linear
+from edgepress.exporter.model.reference import Reference
+from edgepress.exporter.source.checkpoint import Checkpoint, check_tensors
+from edgepress.exporter.streams.training import owner
 
 STEPS = 32
 SHORT, LONG = 12, 60  # prompts: 12 + 32 tokens pass the window of 16 and stay within LONG_FROM; 60 exceeds both

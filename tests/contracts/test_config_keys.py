@@ -14,9 +14,9 @@ import transformers
 from tiny_models import VARIANTS, save
 
 from edgepress.errors import InputError
-from edgepress.exporter.architectures import architecture, model_types, unread_keys
-from edgepress.exporter.config import READ_BY_ALL, WITHOUT_EFFECT, Config
-from edgepress.exporter.rope import read_rope
+from edgepress.exporter.model.architectures import architecture, model_types, unread_keys
+from edgepress.exporter.model.rope import read_rope
+from edgepress.exporter.source.config import READ_BY_ALL, WITHOUT_EFFECT, Config
 
 SOURCE = Path(transformers.__file__).parent
 SHARED = ("masking_utils.py", "cache_utils.py", "modeling_rope_utils.py")  # read configs of every model

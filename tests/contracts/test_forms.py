@@ -2,7 +2,7 @@
 
 import pytest
 
-from edgepress.exporter.forms import find_form, form_names
+from edgepress.exporter.bundle.forms import find_form, form_names
 from edgepress.targets import find_target, target_names
 
 

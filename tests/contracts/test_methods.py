@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 from layer_tasks import TinyModel, layer_task, logits, tiny_model
 
 from edgepress.errors import InputError
-from edgepress.exporter.calibration.moments import Moments
-from edgepress.exporter.compress import (
+from edgepress.exporter.arrays.moments import Moments
+from edgepress.exporter.arrays.packing import dequantize, unpack, unpack_zero_points
+from edgepress.exporter.arrays.scheme import BITS, BLOCK_SIZES, Scheme
+from edgepress.exporter.methods.kinds import (
     LinearMethod,
     Method,
     Quantized,
@@ -20,9 +22,7 @@ from edgepress.exporter.compress import (
     method_names,
     method_options,
 )
-from edgepress.exporter.compress.packing import dequantize, unpack, unpack_zero_points
-from edgepress.exporter.recipe import Recipe, Storage
-from edgepress.exporter.scheme import BITS, BLOCK_SIZES, Scheme
+from edgepress.exporter.recipe.recipe import Recipe, Storage
 
 ROWS = [name for name in method_names() if isinstance(load_method(name), Method)]
 LINEAR = [name for name in method_names() if isinstance(load_method(name), LinearMethod)]

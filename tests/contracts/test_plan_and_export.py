@@ -11,9 +11,8 @@ from safetensors.numpy import load_file, save_file
 from tiny_models import TEXT, save
 
 from edgepress.cli import main
-from edgepress.exporter.budget import measure
-from edgepress.exporter.checkpoint import Checkpoint
-from edgepress.exporter.compress import (
+from edgepress.exporter.learn.budget import measure
+from edgepress.exporter.methods.kinds import (
     LayerMethod,
     LinearMethod,
     Method,
@@ -23,7 +22,8 @@ from edgepress.exporter.compress import (
     load_method,
     method_names,
 )
-from edgepress.exporter.compress.options import Option
+from edgepress.exporter.methods.options import Option
+from edgepress.exporter.source.checkpoint import Checkpoint
 
 PLAIN = "[weights]\nbits = 4\n[embedding]\nmethod = 'rtn'\n"
 LEARNED = "[weights]\nmethod = 'gptq'\nbits = 4\n[embedding]\nmethod = 'rtn'\n"

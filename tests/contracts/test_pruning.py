@@ -10,11 +10,11 @@ from tiny_models import VARIANTS
 
 from edgepress.errors import InputError
 from edgepress.exporter import export
-from edgepress.exporter.architectures import model_types
-from edgepress.exporter.checkpoint import Checkpoint
-from edgepress.exporter.compress import Pruning, load_method, method_names
-from edgepress.exporter.reading import read_decoder
-from edgepress.exporter.reference import Reference
+from edgepress.exporter.methods.kinds import Pruning, load_method, method_names
+from edgepress.exporter.model.architectures import model_types
+from edgepress.exporter.model.reading import read_decoder
+from edgepress.exporter.model.reference import Reference
+from edgepress.exporter.source.checkpoint import Checkpoint
 from edgepress.runtime.config import read_config
 from edgepress.runtime.evaluate import Scorer, Window
 

@@ -10,8 +10,8 @@ import tiny_models
 from tiny_models import VOCABULARY
 
 from edgepress.exporter import decide, export
-from edgepress.exporter.plan import Plan
-from edgepress.exporter.report import format_plan
+from edgepress.exporter.bundle.report import format_plan
+from edgepress.exporter.plan.plan import Plan
 from edgepress.manifest import find_problems, read_manifest
 from edgepress.runtime import load
 from edgepress.runtime.config import read_config

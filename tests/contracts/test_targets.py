@@ -15,8 +15,8 @@ import pytest
 from edgepress.cli import main
 from edgepress.errors import InputError
 from edgepress.exporter import decide
-from edgepress.exporter.recipe import preset_names
-from edgepress.exporter.report import format_plan
+from edgepress.exporter.bundle.report import format_plan
+from edgepress.exporter.recipe.recipe import preset_names
 from edgepress.manifest import read_manifest
 from edgepress.targets import (
     CPU,

@@ -18,11 +18,12 @@ import tiny_models
 from safetensors.numpy import load_file, save_file
 
 from edgepress.errors import CheckFailed, InputError
-from edgepress.exporter import decide, export, parity
-from edgepress.exporter.plan import PAGE
-from edgepress.exporter.readback import StoredWeights
-from edgepress.exporter.report import format_inspection, format_plan, inspect, plan_to_json
-from edgepress.exporter.scheme import Scheme
+from edgepress.exporter import decide, export
+from edgepress.exporter.arrays.scheme import Scheme
+from edgepress.exporter.bundle import parity
+from edgepress.exporter.bundle.readback import StoredWeights
+from edgepress.exporter.bundle.report import format_inspection, format_plan, inspect, plan_to_json
+from edgepress.exporter.plan.plan import PAGE
 from edgepress.manifest import find_problems, read_manifest
 
 

@@ -69,8 +69,8 @@ def _make_bases(bases: Path) -> None:
     import onnxruntime  # noqa: F401
     import torch
 
-    import edgepress.exporter.calibration.run
-    import edgepress.exporter.compress
+    import edgepress.exporter.learn.calibration.run
+    import edgepress.exporter.methods.kinds
     import edgepress.runtime  # noqa: F401
 
     torch.set_num_threads(1)

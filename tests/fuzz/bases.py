@@ -8,7 +8,7 @@ from safetensors.numpy import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from edgepress.exporter import export
-from edgepress.exporter.architectures import describe
+from edgepress.exporter.model.architectures import describe
 
 VOCABULARY = 300
 TEXT = "To be, or not to be, that is the question: whether 'tis nobler in the mind to suffer the slings of fortune. "

@@ -12,7 +12,7 @@ import tiny_models
 from edgepress import cli
 from edgepress.errors import InputError
 from edgepress.exporter import export
-from edgepress.exporter.forms import static
+from edgepress.exporter.bundle.forms import static
 from edgepress.manifest import MANIFEST_NAME
 from edgepress.runtime import Measurement, bench, format_measurement, load, saturation
 

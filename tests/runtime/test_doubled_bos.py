@@ -10,8 +10,8 @@ from tokenizers import Tokenizer as Library
 from tokenizers import processors
 
 from edgepress.exporter import export
-from edgepress.exporter.calibration.text import pack
-from edgepress.exporter.prepare import decide
+from edgepress.exporter.decide.prepare import decide
+from edgepress.exporter.streams.text import pack
 from edgepress.runtime import evaluate, load
 from edgepress.runtime.tokenizer import Tokenizer, read_tokenizer
 

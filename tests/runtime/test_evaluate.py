@@ -14,7 +14,7 @@ from tiny_models import save
 
 from edgepress.errors import InputError
 from edgepress.exporter import export
-from edgepress.exporter.reference import Reference
+from edgepress.exporter.model.reference import Reference
 from edgepress.runtime import evaluate, read_documents
 from edgepress.runtime.evaluate import evaluate_logits, format_evaluation, log_softmax, read_corpus, windows
 from edgepress.runtime.tokenizer import read_tokenizer

@@ -7,7 +7,7 @@ import pytest
 import tiny_models
 
 from edgepress.exporter import export
-from edgepress.exporter.reference import Reference
+from edgepress.exporter.model.reference import Reference
 from edgepress.runtime import evaluate, load
 
 

@@ -12,7 +12,7 @@ from edgepress.exporter import export
 from edgepress.exporter.graph.qdq import WIDTHS, quantize, write_models
 from edgepress.exporter.graph.qdq.decoder import calibrate_decoder
 from edgepress.exporter.graph.static import write_static
-from edgepress.exporter.recipe import Activations
+from edgepress.exporter.recipe.recipe import Activations
 from edgepress.runtime.config import read_config
 from edgepress.runtime.model import Model
 from edgepress.runtime.static import StaticSession

@@ -9,8 +9,8 @@ from tiny_models import save
 
 from edgepress.errors import InputError
 from edgepress.exporter import export
-from edgepress.exporter.blame import blame
-from edgepress.exporter.prepare import decide
+from edgepress.exporter.decide.prepare import decide
+from edgepress.exporter.learn.blame import blame
 from edgepress.runtime import Model, bench, evaluate, load
 from edgepress.whole import whole_number
 

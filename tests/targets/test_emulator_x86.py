@@ -18,7 +18,7 @@ from residual_network import IMAGES, residual_network
 
 from edgepress.errors import InputError
 from edgepress.exporter.graph.qdq import WIDTHS, calibrate, quantize
-from edgepress.exporter.recipe import Activations
+from edgepress.exporter.recipe.recipe import Activations
 from edgepress.targets.emulator import Agreement, Call, Installation, agreement, machine, processors, run
 from edgepress.targets.emulator.guest import Arrays, describe, products
 from edgepress.targets.emulator.model import run_model

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 
 from edgepress.errors import InputError
-from edgepress.exporter.compress.packing import unpack, unpack_zero_points
+from edgepress.exporter.arrays.packing import unpack, unpack_zero_points
 from edgepress.exporter.graph.builder import CONTRIB
 from edgepress.exporter.graph.editing import Editor, attributes_of, operand, rewrite
 from edgepress.exporter.graph.passes import Context, Pass

@@ -10,10 +10,10 @@ import onnx
 from numpy.typing import NDArray
 
 from edgepress.errors import InputError
-from edgepress.exporter.calibration.ranges import Histogram, find_range
+from edgepress.exporter.arrays.ranges import Histogram, find_range
 from edgepress.exporter.graph.qdq.graph import FloatModel
 from edgepress.exporter.graph.qdq.roles import MOVES, attribute, fixed_range
-from edgepress.exporter.recipe import Activations
+from edgepress.exporter.recipe.recipe import Activations
 from edgepress.sessions import open_on_cpu, session_options
 
 Feed = Mapping[str, NDArray[np.generic]]

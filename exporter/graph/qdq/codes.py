@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgepress.errors import InputError
-from edgepress.exporter.calibration.ranges import to_scale
+from edgepress.exporter.arrays.ranges import to_scale
 
 Floats = NDArray[np.float32]
 Codes = NDArray[np.int32]

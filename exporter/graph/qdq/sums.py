@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgepress.exporter.calibration.ranges import to_scale
+from edgepress.exporter.arrays.ranges import to_scale
 from edgepress.exporter.graph.qdq.calibrate import Ranges
 from edgepress.exporter.graph.qdq.graph import FloatModel
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from edgepress.errors import InputError
-from edgepress.exporter.calibration.ranges import to_scale
+from edgepress.exporter.arrays.ranges import to_scale
 from edgepress.exporter.graph.builder import CONTRIB
 from edgepress.exporter.graph.qdq import codes as arithmetic
 from edgepress.exporter.graph.qdq.calibrate import Ranges

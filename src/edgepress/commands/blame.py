@@ -37,7 +37,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Print the table or JSON."""
     import json
 
-    from edgepress.exporter.blame import blame, format_blame
+    from edgepress.exporter.learn.blame import blame, format_blame
     from edgepress.progress import progress
 
     found = blame(

@@ -69,7 +69,7 @@ def _reference(arguments: argparse.Namespace) -> "LogitsSource":
     from edgepress.errors import InputError
 
     try:
-        from edgepress.exporter.reference import Reference
+        from edgepress.exporter.model.reference import Reference
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("edgepress"):
             raise

@@ -66,9 +66,9 @@ def run(arguments: argparse.Namespace) -> int:
     import time
 
     from edgepress.exporter import export
-    from edgepress.exporter.download import describe_saving
-    from edgepress.exporter.prepare import FALLBACK, choose_recipe
-    from edgepress.exporter.recipe import describe_promise
+    from edgepress.exporter.bundle.download import describe_saving
+    from edgepress.exporter.decide.prepare import FALLBACK, choose_recipe
+    from edgepress.exporter.recipe.recipe import describe_promise
     from edgepress.manifest import bundle_hash
     from edgepress.progress import progress
 

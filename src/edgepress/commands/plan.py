@@ -23,9 +23,9 @@ def run(arguments: argparse.Namespace) -> int:
 
     from edgepress.cores import usable_cores
     from edgepress.exporter import decide
-    from edgepress.exporter.estimate import estimate
-    from edgepress.exporter.prepare import FALLBACK
-    from edgepress.exporter.report import format_estimate, format_plan, plan_to_json
+    from edgepress.exporter.bundle.report import format_estimate, format_plan, plan_to_json
+    from edgepress.exporter.decide.estimate import estimate
+    from edgepress.exporter.decide.prepare import FALLBACK
     from edgepress.progress import progress
 
     prepared = decide(

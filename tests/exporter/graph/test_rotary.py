@@ -10,10 +10,10 @@ import tiny_models
 from onnxruntime import InferenceSession
 
 from edgepress.exporter import export
-from edgepress.exporter.decoder import Rope
 from edgepress.exporter.graph.builder import FLOAT, GraphBuilder
 from edgepress.exporter.graph.rotary import INT64, LONG_FROM, ROWS, restore_tables, write_rotary
 from edgepress.exporter.graph.weights import Weights
+from edgepress.exporter.model.description import Rope
 
 FREQUENCIES = tuple(float(f) for f in np.float32(1e6) ** (-np.arange(0, 64, 2, dtype=np.float32) / 64))
 DEFAULT = Rope(FREQUENCIES)

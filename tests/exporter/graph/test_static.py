@@ -14,9 +14,9 @@ from static_graphs import CONTEXT, SEQUENCE, cpu, difference, logits, static_ses
 
 from edgepress.errors import InputError
 from edgepress.exporter import decide, export
-from edgepress.exporter.bundle import DATA_FILE
+from edgepress.exporter.bundle.files import DATA_FILE
+from edgepress.exporter.bundle.readback import StoredWeights
 from edgepress.exporter.graph.static import write_static
-from edgepress.exporter.readback import StoredWeights
 from edgepress.runtime.config import read_config
 from edgepress.runtime.model import Model, load
 from edgepress.runtime.session import DecoderSession

@@ -10,7 +10,7 @@ from qdq_models import block, block_feed, save_model
 
 from edgepress.errors import InputError
 from edgepress.exporter.graph.qdq import Calibrator, calibrate
-from edgepress.exporter.recipe import Activations
+from edgepress.exporter.recipe.recipe import Activations
 
 MINMAX16, MINMAX8 = Activations("uint16", "minmax"), Activations("uint8", "minmax")
 

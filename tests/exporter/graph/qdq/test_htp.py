@@ -9,7 +9,7 @@ from onnx import numpy_helper
 from qdq_models import block, block_feed, decibels, save_model
 
 from edgepress.exporter.graph.qdq import WIDTHS, Calibrator, quantize
-from edgepress.exporter.recipe import Activations
+from edgepress.exporter.recipe.recipe import Activations
 from edgepress.sessions import open_on_cpu
 from edgepress.targets import find_soc, find_target
 from edgepress.targets.providers import qnn

@@ -11,7 +11,7 @@ from qdq_models import block, block_feed, codes, decibels, initializers, makers,
 
 from edgepress.errors import InputError
 from edgepress.exporter.graph.qdq import WIDTHS, Ranges, Rounded, calibrate, find_widths, quantize, write_models
-from edgepress.exporter.recipe import Activations
+from edgepress.exporter.recipe.recipe import Activations
 from edgepress.sessions import open_on_cpu
 from edgepress.targets import find_target, target_names
 

@@ -14,7 +14,7 @@ import pytest
 from qdq_models import decibels
 
 from edgepress.exporter.graph.qdq import WIDTHS, Calibrator, prepare, quantize
-from edgepress.exporter.recipe import Activations
+from edgepress.exporter.recipe.recipe import Activations
 from edgepress.sessions import open_on_cpu
 from edgepress.targets import find_soc, find_target
 from edgepress.targets.emulator import Installation, compare_model

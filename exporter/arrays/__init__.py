@@ -1,0 +1,1 @@
+"""What is done with arrays and knows no model: schemes, packing, ranges, sums, files of arrays, parallel work."""

@@ -1,0 +1,69 @@
+"""Codes in bytes, as onnxruntime's MatMulNBits and GatherBlockQuantized read them.
+
+Within a block codes follow the columns, the first one in the lowest bits of its byte: with 4 bits, byte j holds column
+2j in its low nibble and column 2j + 1 in its high one; with 2 bits it holds columns 4j to 4j + 3. Zero points are
+packed the same way along the blocks of a row. ``w = (code − zero point) · scale``, the zero point being
+2^(bits−1) when the scheme is symmetric; the columns that pad the last block have the code that means 0.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgepress.exporter.arrays.scheme import Scheme
+
+
+def pack(codes: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
+    """Codes below 2^bits, (…, n), as bytes, (…, n · bits / 8); n · bits must be a multiple of 8."""
+    width = bits
+    while width < 8:  # neighbours into one
+        codes = np.bitwise_or(codes[..., 0::2], codes[..., 1::2] << np.uint8(width))
+        width *= 2
+    return codes
+
+
+def unpack(values: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
+    """Bytes, (…, n), as the codes in them, (…, n · 8 / bits): the inverse of :func:`pack`."""
+    if bits == 8:
+        return values
+    if bits == 2:
+        shifts = np.array([0, 2, 4, 6], np.uint8)
+        codes: NDArray[np.uint8] = (values[..., None] >> shifts) & np.uint8(3)  # (…, n, 4)
+        return codes.reshape(*values.shape[:-1], 4 * values.shape[-1])
+    pairs = values.astype("<u2")  # low byte ← low nibble, high byte ← high nibble
+    np.bitwise_or(pairs, pairs << np.uint16(4), out=pairs)
+    np.bitwise_and(pairs, np.uint16(0x0F0F), out=pairs)
+    return pairs.view(np.uint8)
+
+
+def pack_zero_points(zero_points: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
+    """Zero points (rows, blocks) as bytes, (rows, ⌈blocks · bits / 8⌉)."""
+    padding = -zero_points.shape[1] % (8 // bits)
+    return pack(np.pad(zero_points, ((0, 0), (0, padding))), bits)
+
+
+def unpack_zero_points(packed: NDArray[np.uint8], bits: int, blocks: int) -> NDArray[np.uint8]:
+    """Bytes (rows, n) as zero points, (rows, blocks): the inverse of :func:`pack_zero_points`."""
+    return unpack(packed, bits)[:, :blocks]
+
+
+def dequantize(
+    values: NDArray[np.uint8],
+    scales: NDArray[np.float32],
+    scheme: Scheme,
+    columns: int,
+    zero_points: NDArray[np.uint8] | None = None,
+) -> NDArray[np.float32]:
+    """Packed rows, (rows, blocks, bytes), and their scales, (rows, blocks), as float32 (rows, columns).
+
+    ``zero_points`` is packed too, (rows, bytes in a row), and None for a symmetric scheme.
+    """
+    rows, blocks = scales.shape
+    codes = unpack(values, scheme.bits)
+    if zero_points is None:
+        steps = np.subtract(codes, np.uint8(scheme.zero_point), out=codes if scheme.bits != 8 else None)
+        weights = steps.view(np.int8).astype(np.float32)  # (rows, blocks, block size)
+    else:
+        weights = codes.astype(np.float32)
+        weights -= unpack_zero_points(zero_points, scheme.bits, blocks)[:, :, None]
+    np.multiply(weights, scales[:, :, None], out=weights)
+    return weights.reshape(rows, blocks * scheme.block_size)[:, :columns]

@@ -1,0 +1,1 @@
+"""What is shipped: the files of a bundle, how they are written and read back."""

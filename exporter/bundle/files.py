@@ -1,0 +1,161 @@
+"""The directory that a build step ships: which files go into it and how its manifest is made."""
+
+import json
+import platform
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from edgepress import __version__
+from edgepress.exporter.bundle.stream import TensorReport
+from edgepress.exporter.model.description import Decoder
+from edgepress.exporter.model.rotation import factors
+from edgepress.exporter.plan.plan import Plan
+from edgepress.exporter.recipe.recipe import Recipe
+from edgepress.exporter.source.checkpoint import Checkpoint
+from edgepress.exporter.tokens.source_tokenizer import check_tokens, tokenizer_files, whole_tokenizer
+from edgepress.manifest import MANIFEST_NAME, Manifest, describe_files, read_manifest
+from edgepress.schema import read_object
+
+MODEL_FILE = "model.onnx"
+DATA_FILE = "model.onnx.data"
+GENAI_FILE = "genai_config.json"
+
+
+def check_tokenizer(checkpoint: Checkpoint) -> None:
+    """Raise InputError unless ``checkpoint`` has a readable tokenizer; before any work is done."""
+    whole_tokenizer(checkpoint)
+
+
+def read_json(path: Path | None) -> dict[str, object]:
+    """Read a JSON object, or {} when there is no file; InputError when it is not a JSON object that can be used."""
+    if path is None:
+        return {}
+    return read_object(path, "copy it again from where the checkpoint came from")
+
+
+def read_generation(checkpoint: Checkpoint) -> dict[str, object]:
+    """The checkpoint's generation_config.json, {} when it has none."""
+    return read_json(checkpoint.file("generation_config.json"))
+
+
+def write_json(path: Path, content: Mapping[str, object]) -> None:
+    """Write canonical JSON: sorted keys, so that the same content gives the same bytes."""
+    path.write_text(json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def copy_tokenizer(checkpoint: Checkpoint, bundle: Path) -> None:
+    """Write the tokenizer's files by content, tokenizer.json with every token that one of them names; read it back.
+
+    onnxruntime-genai also needs a tokenizer_config.json to be there.
+
+    Raises:
+        InputError: the tokenizer that was written does not see one of its tokens.
+
+    """
+    for name, content in tokenizer_files(checkpoint).items():
+        (bundle / name).write_bytes(content)
+    config = bundle / "tokenizer_config.json"
+    if not config.exists():
+        write_json(config, {"tokenizer_class": "PreTrainedTokenizerFast"})
+    check_tokens(bundle, whole_tokenizer(checkpoint).tokens)
+
+
+def write_tables(path: Path, plan: Plan, decoder: Decoder) -> None:
+    """Write the rotation's factors into their regions of the data file."""
+    if decoder.rotation is None:
+        return
+    tables = dict(zip(("rotation.left", "rotation.right"), factors(decoder.rotation), strict=True))
+    with path.open("r+b") as file:
+        for planned in plan.tables:
+            table = tables[planned.name]
+            if table.shape != planned.shape:
+                raise ValueError(f"{planned.name}: {table.shape}, the plan says {planned.shape}")
+            file.seek(planned.region.offset)
+            file.write(np.ascontiguousarray(table, "<f4").data)
+
+
+def describe_tensors(plan: Plan, reports: Mapping[str, TensorReport]) -> tuple[dict[str, object], ...]:
+    """One manifest entry a tensor: where its rows come from, how it is stored, and how well."""
+    entries: list[dict[str, object]] = []
+    for tensor in plan.tensors:
+        report = reports[tensor.weight.name]
+        scheme = tensor.scheme
+        entries.append(
+            {
+                "name": tensor.weight.name,
+                "kind": tensor.weight.kind,
+                "shape": list(tensor.weight.shape),
+                "sources": [part.tensor for part in tensor.weight.parts],
+                "scheme": None if scheme is None else asdict(scheme),
+                "form": tensor.form,
+                "reason": tensor.reason,
+                "bytes_before": tensor.bytes_before,
+                "bytes_after": tensor.bytes_after,
+                "regions": {part: [region.offset, region.nbytes] for part, region in tensor.regions.items()},
+                "sqnr_db": None if report.sqnr_db is None else round(report.sqnr_db, 4),
+            }
+        )
+    return tuple(entries)
+
+
+def write_manifest(
+    bundle: Path,
+    *,
+    decoder: Decoder,
+    targets: dict[str, dict[str, object]],
+    recipe: Recipe,
+    plan: Plan,
+    reports: Mapping[str, TensorReport],
+    source: dict[str, str],
+    calibration: dict[str, object] | None,
+    budget: dict[str, object] | None,
+    parity: dict[str, object] | None,
+    sparsity: dict[str, object] | None,
+    notes: tuple[str, ...],
+    origin: dict[str, object] | None,
+) -> Manifest:
+    """Hash what is on disk, as read back from there; write ``manifest.json`` and return it as read back too."""
+    files = describe_files(bundle)
+    manifest = Manifest(
+        model_type=decoder.model_type,
+        targets=targets,
+        recipe=recipe.to_json(),
+        versions={
+            "edgepress": __version__,
+            "numpy": np.__version__,
+            "onnx": onnx.__version__,
+            "python": platform.python_version(),
+        },
+        source=source,
+        tensors=describe_tensors(plan, reports),
+        totals={
+            "bytes_before": plan.bytes_before,
+            "bytes_after": sum(entry.size for entry in files.values()),
+            "context_length": plan.context_length,
+            "cache_bytes": plan.cache_bytes,
+            "bits_per_weight": round(plan.bits_per_weight, 4),
+        },
+        files=files,
+        calibration=calibration,
+        budget=budget,
+        parity=parity,
+        sparsity=sparsity,
+        long_from=decoder.long_from,
+        notes=notes,
+        origin=origin,
+    )
+    return _write_manifest(bundle, manifest)
+
+
+def add_steps(bundle: Path, manifest: Manifest, steps: tuple[dict[str, object], ...]) -> Manifest:
+    """Write the manifest again with what the steps of a recipe came to, the last of them the bundle itself."""
+    return _write_manifest(bundle, replace(manifest, steps=steps))
+
+
+def _write_manifest(bundle: Path, manifest: Manifest) -> Manifest:
+    (bundle / MANIFEST_NAME).write_text(manifest.serialize(), encoding="utf-8")
+    return read_manifest(bundle)

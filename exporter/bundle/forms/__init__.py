@@ -1,0 +1,63 @@
+"""What a target needs beside the CPU graph: ``forms/<form>.py``, one file each.
+
+A form's file ends in ``FORM = Form(...)``; a target names it in ``Target.form``. It decides, then acts: ``refuse`` is
+asked before a weight is read, ``write`` when the bundle's own graph and weights lie on disk, so that what was computed
+for the weights is shared by every target of the export.
+"""
+
+import importlib
+import pkgutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgepress.progress import Progress, silent
+from edgepress.targets import Target
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from edgepress.exporter.decide.prepare import Prepared
+
+
+@dataclass(frozen=True)
+class FormTask:
+    """One target's files, to be written into ``folder`` of the bundle being made in ``bundle``.
+
+    ``tokens``, int64 (sequences, length), is what the layers were calibrated on; None when nothing was calibrated.
+    """
+
+    bundle: Path
+    folder: Path
+    target: Target
+    prepared: "Prepared"
+    threads: int
+    progress: Progress = silent
+    tokens: "NDArray[np.int64] | None" = None
+
+
+@dataclass(frozen=True)
+class Form:
+    """What is written for a target.
+
+    ``refuse(prepared, target)`` raises InputError for what this form cannot hold, saying what it can.
+    ``write(task)`` fills ``task.folder`` and returns what the manifest says of it.
+    """
+
+    name: str
+    description: str
+    refuse: "Callable[[Prepared, Target], None]"
+    write: Callable[[FormTask], dict[str, object]]
+
+
+def form_names() -> list[str]:
+    """Names of the forms found on disk."""
+    return sorted(module.name.replace("_", "-") for module in pkgutil.iter_modules(__path__))
+
+
+def find_form(name: str) -> Form:
+    """Return the form called ``name``; a target file that names one that is not there is a bug, and raises as it is."""
+    form: Form = importlib.import_module(f"{__name__}.{name.replace('-', '_')}").FORM
+    return form

@@ -1,0 +1,216 @@
+"""Static prefill and decode graphs for an accelerator, in integers or float16, and compiled for its chips.
+
+They are made from the bundle's own graph and weights: what a recipe rounded with one scale a row keeps its codes. Their
+activations become integers of the recipe's type (uint16 where it has none) by ranges from its calibration text. A
+recipe without quantized weights gives float graphs, which the accelerator computes in float16.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from edgepress.errors import InputError
+from edgepress.exporter.bundle.files import DATA_FILE as BUNDLE_DATA
+from edgepress.exporter.bundle.files import MODEL_FILE
+from edgepress.exporter.bundle.forms import Form, FormTask
+from edgepress.exporter.graph.qdq import Rounded, Widths, calibrate_decoder, find_widths, quantize, write_models
+from edgepress.exporter.graph.static import DATA_FILE, DECODE_FILE, PREFILL_FILE, SEQUENCE, write_static
+from edgepress.exporter.plan.plan import PlannedTensor
+from edgepress.exporter.recipe.recipe import Activations
+from edgepress.files import read_into
+from edgepress.progress import Advance
+from edgepress.targets import Target
+from edgepress.targets.providers import find_provider
+
+if TYPE_CHECKING:
+    from edgepress.exporter.decide.prepare import Prepared
+
+FLOAT16 = "fp16"
+LONGEST = 1024  # tokens of context unless --context says otherwise: each token is compared with every slot of the cache
+_FIT = "int8-static-a16, int8-static, int4-channel, fp16 or fp32"
+
+
+def refuse(prepared: "Prepared", target: Target) -> None:
+    """Raise InputError for models and weights that accelerators do not take, and chips without float16."""
+    _refuse_model(prepared, target)
+    for tensor in _products(prepared):
+        scheme = tensor.scheme
+        if scheme is None or (scheme.per_channel and scheme.symmetric and scheme.bits > 2):
+            continue
+        found = (
+            "zero points" if not scheme.symmetric else "2 bits" if scheme.bits == 2 else f"block {scheme.block_size}"
+        )
+        raise InputError(
+            f"{target.name} takes weights of 4 or 8 bits with one scale a row and no zero points; recipe "
+            f"{prepared.recipe.name} stores {tensor.weight.name} with {found}. Recipes that fit: {_FIT}"
+        )
+    if widths_name(prepared) != FLOAT16:
+        find_widths(widths_name(prepared), target)
+    elif lacking := [soc.name for soc in prepared.socs if not soc.float16]:
+        raise InputError(
+            f"{', '.join(lacking)} cannot compute in float16, which recipe {prepared.recipe.name} asks for; "
+            "take int8-static-a16, int8-static or int4-channel"
+        )
+    if prepared.socs:
+        find_provider(target.provider).version()  # before hours of work: what compiles must be installed
+
+
+def _refuse_model(prepared: "Prepared", target: Target) -> None:
+    """Refuse what has no static form: see :func:`~edgepress.exporter.graph.static.static_decoder`."""
+    context, layers = static_context(prepared), prepared.decoder.layers
+    if context < 2:
+        raise InputError(f"{target.name} takes a context of 2 tokens or more, not {context}")
+    windows = {layer.attention.window for layer in layers if layer.attention.window}
+    windows = {window for window in windows if window <= context - 1}
+    if len(windows) > 1:
+        raise InputError(
+            f"{target.name}: layers have different windows, {', '.join(map(str, sorted(windows)))} tokens, and have no "
+            f"static form; a context of at most {sorted(windows)[-1]} leaves one of them"
+        )
+    ropes = {layer.attention.rope for layer in layers}
+    long = {n for n in ropes if n is not None and prepared.decoder.ropes[n].long_inverse_frequencies is not None}
+    if long and ropes - {None} != long:
+        raise InputError(
+            f"{target.name}: layers with longrope and layers without it read the same positions; this model has no "
+            "static form"
+        )
+
+
+def static_context(prepared: "Prepared") -> int:
+    """Tokens that the static graphs hold."""
+    return prepared.recipe.context_length or min(prepared.plan.context_length, LONGEST)
+
+
+def widths_name(prepared: "Prepared") -> str:
+    """``fp16``, or the integers: ``a16w8``, ``a8w8``, ``a16w4``."""
+    bits = [tensor.scheme.bits for tensor in _products(prepared) if tensor.scheme is not None]
+    if not bits:
+        return FLOAT16
+    activations = 8 if prepared.recipe.activations.type == "uint8" else 16
+    return f"a{activations}w{min(bits)}"
+
+
+def _products(prepared: "Prepared") -> Iterable[PlannedTensor]:
+    """Weights of linear layers; tables and heads are rounded anew where their scales do not fit."""
+    return [tensor for tensor in prepared.plan.tensors if tensor.weight.kind == "linear"]
+
+
+def write(task: FormTask) -> dict[str, object]:
+    """Write both graphs and one file of weights, then compile them for each chip."""
+    prepared = task.prepared
+    context = static_context(prepared)
+    name = widths_name(prepared)
+    if name == FLOAT16:
+        write_static(task.bundle / MODEL_FILE, task.folder, context=context)
+    else:
+        with TemporaryDirectory(prefix="edgepress-", dir=task.folder) as temporary:
+            paths = write_static(task.bundle / MODEL_FILE, Path(temporary), context=context)
+            _write_integers(task, paths, find_widths(name, task.target), context)
+    return {
+        "widths": name,
+        "context_length": context,
+        "sequence": min(SEQUENCE, context),
+        "socs": _compile(task, fp16=name == FLOAT16),
+    }
+
+
+def _write_integers(task: FormTask, paths: tuple[Path, Path], widths: Widths, context: int) -> None:
+    asked = task.prepared.recipe.activations
+    ranges = asked.ranges if asked.is_calibrated else "minmax"
+    activations = Activations(widths.activations, ranges, asked.percentile)
+    tokens = _calibration_tokens(task)
+    tokens = tokens[:, : max(min(tokens.shape[1], context - 1) // SEQUENCE * SEQUENCE, 2)]
+    with task.progress(len(tokens), f"calibrating {task.target.name}", " sequences") as advance:
+        calibrator = calibrate_decoder(*paths, _counted(tokens, advance), threads=task.threads)
+    found = calibrator.ranges(activations)
+    models = {}
+    for path in paths:
+        rounded = rounded_weights(task, path)
+        models[task.folder / path.name] = quantize(path, found, widths, rounded)
+    write_models(models, task.folder / DATA_FILE)
+
+
+def _counted(tokens: NDArray[np.int64], advance: Advance) -> Iterable[NDArray[np.int64]]:
+    for sequence in tokens:
+        yield sequence
+        advance(1)
+
+
+def _calibration_tokens(task: FormTask) -> NDArray[np.int64]:
+    """(sequences, length) that the layers saw, or of the recipe's text, or of what the model writes without any."""
+    if task.tokens is not None:
+        return task.tokens
+    from edgepress.exporter.learn.calibration.generate import generate_calibration
+    from edgepress.exporter.learn.calibration.run import given_tokens
+    from edgepress.exporter.model.reading import first_token
+
+    prepared = task.prepared
+    given = given_tokens(prepared, first_token(prepared.checkpoint, prepared.decoder))
+    if given is not None:
+        return given.tokens
+    settings = prepared.recipe.calibration
+    with (
+        TemporaryDirectory(prefix="edgepress-") as folder,
+        task.progress(settings.tokens, "writing calibration text", " tokens") as advance,
+    ):
+        written = generate_calibration(
+            prepared.checkpoint.directory,
+            settings,
+            folder=Path(folder),
+            context_length=prepared.plan.context_length,
+            threads=task.threads,
+            progress=advance,
+        )
+    return written.tokens
+
+
+def rounded_weights(task: FormTask, graph: Path) -> dict[str, Rounded]:
+    """Scales of the weights of ``graph`` that the recipe rounded with one scale a row, by their names there.
+
+    A weight (rows, columns) called ``w`` in the plan is a matrix (columns, rows) in the graph, whose name begins with
+    ``w.``; a table that is gathered from is rounded anew.
+    """
+    found: dict[str, Rounded] = {}
+    tensors = onnx.load(graph, load_external_data=False).graph.initializer
+    for planned in task.prepared.plan.tensors:
+        scheme = planned.scheme
+        if scheme is None or not (scheme.per_channel and scheme.symmetric and scheme.bits > 2):
+            continue
+        rows, columns = planned.weight.shape
+        region = planned.regions["scales"]
+        stored = np.empty((rows, region.nbytes // rows // 4), "<f4")
+        if read_into(task.bundle / BUNDLE_DATA, region.offset, stored.data) != region.nbytes:
+            raise InputError(f"{task.bundle / BUNDLE_DATA} ended inside {planned.weight.name}; export again")
+        scales = stored[:, 0].copy()
+        scales[scales == 0] = 1  # a row of zeros
+        for tensor in tensors:
+            if tensor.name.startswith(f"{planned.weight.name}.") and [*tensor.dims] == [columns, rows]:
+                found[tensor.name] = Rounded(scales, scheme.bits)
+    return found
+
+
+def _compile(task: FormTask, *, fp16: bool) -> dict[str, dict[str, object]]:
+    """Context binaries of both graphs for each chip, in a folder of its name."""
+    provider = find_provider(task.target.provider)
+    compiled: dict[str, dict[str, object]] = {}
+    with task.progress(2 * len(task.prepared.socs), f"compiling for {task.target.name}", " graphs") as advance:
+        for soc in task.prepared.socs:
+            for name in (PREFILL_FILE, DECODE_FILE):
+                provider.compile_context(task.folder / name, task.folder / soc.name / name, soc, fp16=fp16)
+                advance(1)
+            size = sum(path.stat().st_size for path in (task.folder / soc.name).iterdir())
+            compiled[soc.name] = {"arch": soc.arch, "bytes": size, "compiler": provider.version()}
+    return compiled
+
+
+FORM = Form(
+    name="static",
+    description="static prefill and decode graphs in integers or float16, and context binaries for chips",
+    refuse=refuse,
+    write=write,
+)

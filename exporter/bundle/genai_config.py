@@ -1,0 +1,98 @@
+"""``genai_config.json``: what onnxruntime-genai, and our own runtime, need to know to run the graph."""
+
+from collections.abc import Mapping
+
+from edgepress.errors import InputError
+from edgepress.exporter.model.description import Decoder
+from edgepress.exporter.plan.plan import Plan
+
+# The names that onnxruntime-genai 0.18 runs as a plain decoder (its src/models/model_type.h). It gives "gpt2" and
+# "phi3" a special treatment that is about its own builder's graphs; ours are all plain decoders.
+_KNOWN_TYPES = {"gemma3_text", "granite", "llama", "mistral", "qwen2", "qwen3", "smollm3"}
+_PLAIN_DECODER = "decoder"
+
+_SEARCH_DEFAULTS: dict[str, object] = {
+    "do_sample": False,
+    "temperature": 1.0,
+    "top_k": 50,
+    "top_p": 1.0,
+    "repetition_penalty": 1.0,
+}
+
+
+def make_genai_config(
+    decoder: Decoder, plan: Plan, config: Mapping[str, object], generation: Mapping[str, object]
+) -> dict[str, object]:
+    """Return the content of ``genai_config.json``.
+
+    ``config`` and ``generation`` are the checkpoint's config.json and generation_config.json; the latter wins.
+
+    Raises:
+        InputError: neither names an end-of-sequence token, or a token id is outside the vocabulary.
+
+    """
+    attention = decoder.layers[0].attention
+    eos = _token_ids("eos_token_id", config, generation, decoder.vocab_size)
+    bos = _token_ids("bos_token_id", config, generation, decoder.vocab_size)
+    pad = _token_ids("pad_token_id", config, generation, decoder.vocab_size)
+    if not eos:
+        raise InputError("config.json names no eos_token_id, so that generation would never end; add it there")
+    model: dict[str, object] = {
+        "type": decoder.model_type if decoder.model_type in _KNOWN_TYPES else _PLAIN_DECODER,
+        "vocab_size": decoder.vocab_size,
+        "context_length": plan.context_length,
+        "eos_token_id": eos if len(eos) > 1 else eos[0],
+        "pad_token_id": (pad or eos)[0],
+        "decoder": {
+            "filename": "model.onnx",
+            "head_size": attention.head_dim,
+            "hidden_size": decoder.hidden_size,
+            "num_attention_heads": attention.heads,
+            "num_key_value_heads": attention.kv_heads,
+            "num_hidden_layers": len(decoder.layers),
+            "session_options": {"log_id": "onnxruntime-genai", "provider_options": []},
+            "inputs": {
+                "input_ids": "input_ids",
+                "attention_mask": "attention_mask",
+                "past_key_names": "past_key_values.%d.key",
+                "past_value_names": "past_key_values.%d.value",
+            },
+            "outputs": {
+                "logits": "logits",
+                "present_key_names": "present.%d.key",
+                "present_value_names": "present.%d.value",
+            },
+        },
+    }
+    if bos:
+        model["bos_token_id"] = bos[0]
+    search = {key: _known(generation.get(key), default) for key, default in _SEARCH_DEFAULTS.items()}
+    search.update(max_length=plan.context_length, min_length=0, num_beams=1, past_present_share_buffer=True)
+    return {"model": model, "search": search}
+
+
+def bos_token(decoder: Decoder, config: Mapping[str, object], generation: Mapping[str, object]) -> int | None:
+    """The token that begins a text, None when the model has none."""
+    return next(iter(_token_ids("bos_token_id", config, generation, decoder.vocab_size)), None)
+
+
+def _known(value: object, default: object) -> object:
+    return default if value is None else value
+
+
+def _token_ids(key: str, config: Mapping[str, object], generation: Mapping[str, object], vocab_size: int) -> list[int]:
+    """Ids under ``key``, in generation_config.json or, where it has none, in config.json; negative ones are none."""
+    for file, content in (("generation_config.json", generation), ("config.json", config)):
+        value = content.get(key)
+        candidates: list[object] = value if isinstance(value, list) else [] if value is None else [value]
+        tokens = []
+        for token in candidates:
+            if not isinstance(token, int) or isinstance(token, bool) or token >= vocab_size:
+                raise InputError(
+                    f"{file}: {key} {token!r} is not a token of the vocabulary of {vocab_size}; correct it there"
+                )
+            if token >= 0:  # some configs write −1 for none
+                tokens.append(token)
+        if tokens:
+            return tokens
+    return []

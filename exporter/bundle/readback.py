@@ -1,0 +1,83 @@
+"""Read weights back from a bundle's data file, as its graph uses them and in the checkpoint's names and shapes."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgepress.exporter.arrays import integer
+from edgepress.exporter.arrays.packing import dequantize
+from edgepress.exporter.model.description import Weight
+from edgepress.exporter.plan.plan import Plan, PlannedTensor
+
+
+class StoredWeights:
+    """The inverse of an export: ``weights(name)`` is what the bundle stores for checkpoint tensor ``name``.
+
+    This is how a quantized bundle is compared with the reference model: put these weights back into it, and what
+    still differs is the graph, not the quantization.
+    """
+
+    def __init__(self, data_file: Path, plan: Plan) -> None:
+        self._data_file = data_file
+        self._tensors = {tensor.weight.name: tensor for tensor in plan.tensors}
+        self._holders: dict[str, list[PlannedTensor]] = {}
+        for tensor in plan.tensors:
+            for part in tensor.weight.parts:
+                self._holders.setdefault(part.tensor, []).append(tensor)
+
+    def __call__(self, name: str) -> NDArray[np.float32]:
+        """Return checkpoint tensor ``name`` dequantized, float32, in the shape that the checkpoint has.
+
+        Raises:
+            KeyError: the bundle stores no such tensor (a tied head, for one, is stored as the embedding).
+
+        """
+        pieces: list[tuple[int, NDArray[np.float32]]] = []
+        transposed = False
+        for tensor in self._holders[name]:
+            row = 0
+            for part in tensor.weight.parts:
+                count = part.stop - part.start
+                if part.tensor == name:
+                    pieces.append((part.start, self.rows(tensor, row, row + count)))
+                    transposed = part.transposed
+                row += count
+        # one tensor may be cut into several weights (a fused gate_up_proj), always along its rows
+        whole = np.concatenate([rows for _, rows in sorted(pieces, key=lambda piece: piece[0])])
+        return np.ascontiguousarray(whole.T) if transposed else whole
+
+    def value(self, weight: Weight) -> NDArray[np.float32]:
+        """Return ``weight`` as the graph computes with it: dequantized, ``plus`` added, (rows, columns) or (rows,).
+
+        Raises:
+            KeyError: the plan has no such weight.
+
+        """
+        tensor = self._tensors.get(weight.name)
+        if tensor is None:  # a tied head is stored as the embedding
+            tensor = next(other for other in self._tensors.values() if other.weight.parts == weight.parts)
+        return self.rows(tensor, 0, weight.shape[0]) + np.float32(0 if tensor.scheme else weight.plus)
+
+    def rows(self, tensor: PlannedTensor, start: int, stop: int) -> NDArray[np.float32]:
+        """Return rows ``start`` to ``stop`` of one planned tensor as stored, (rows, columns) or (rows,)."""
+        rows, *rest = tensor.weight.shape
+        scheme = tensor.scheme
+        if scheme is None:
+            data = self._map(tensor, "data", "<f2" if tensor.form == "half" else "<f4", (rows, *rest))[start:stop]
+            return np.asarray(data - np.float32(tensor.weight.plus), np.float32)
+        columns = rest[0]
+        if tensor.is_integer:
+            codes = self._map(tensor, "values", "u1", (columns, rows))[:, start:stop]
+            return integer.dequantize(codes.T, self._map(tensor, "scales", "<f4", (rows,))[start:stop])
+        values = self._map(tensor, "values", "u1", scheme.values_shape(rows, columns))[start:stop]
+        kind = "<f2" if tensor.form == "half blocks" else "<f4"
+        scales = self._map(tensor, "scales", kind, scheme.scales_shape(rows, columns))[start:stop].astype(np.float32)
+        zero_points = None
+        if not scheme.symmetric:
+            zero_points = self._map(tensor, "zero_points", "u1", scheme.zero_points_shape(rows, columns))[start:stop]
+        return dequantize(values, scales, scheme, columns, zero_points)
+
+    def _map(self, tensor: PlannedTensor, part: str, dtype: str, shape: tuple[int, ...]) -> NDArray[Any]:
+        return np.memmap(self._data_file, dtype, "r", tensor.regions[part].offset, shape)

@@ -1,0 +1,340 @@
+"""What ``edgepress plan`` and ``edgepress inspect`` print: plans and graphs as data, and as tables for reading."""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import cast
+
+import onnx
+
+from edgepress.errors import InputError
+from edgepress.exporter.bundle.download import describe_saving
+from edgepress.exporter.bundle.files import MODEL_FILE
+from edgepress.exporter.decide.estimate import Estimate
+from edgepress.exporter.decide.estimate import to_json as estimate_to_json
+from edgepress.exporter.decide.prepare import Prepared
+from edgepress.exporter.plan.plan import Plan, PlannedTensor
+from edgepress.exporter.recipe.recipe import CHOSEN_BY_BUDGET, describe_promise
+from edgepress.files import refuse_aside
+from edgepress.manifest import MANIFEST_NAME, bundle_hash, check_links, read_manifest
+from edgepress.progress import duration
+from edgepress.targets.legality.files import PROTOBUF_LIMIT
+
+Json = dict[str, object]
+
+_LONGEST_FACT = 60  # characters of what a step says of itself, in a table
+
+
+def plan_to_json(prepared: Prepared, export: Estimate | None = None) -> Json:
+    """Return the plan with its totals; sizes in bytes, and what is only estimated under ``estimates``."""
+    plan = prepared.plan
+    return {
+        "model": str(prepared.checkpoint.directory),
+        "origin": None if prepared.origin is None else prepared.origin.to_json(),
+        "model_type": prepared.decoder.model_type,
+        "targets": [target.name for target in prepared.targets],
+        "recipe": prepared.recipe.to_json(),
+        "why_recipe": prepared.why_recipe,
+        "context_length": plan.context_length,
+        "tensors": [_tensor_to_json(tensor) for tensor in plan.tensors],
+        "tables": [{"name": table.name, "bytes": table.region.nbytes} for table in plan.tables],
+        "totals": {
+            "parameters": plan.parameters,
+            "bytes_before": plan.bytes_before,
+            "weights_bytes": sum(tensor.bytes_after for tensor in plan.tensors),
+            "bits_per_weight": plan.bits_per_weight,
+            "data_file_bytes": plan.data_bytes,
+            "cache_bytes_at_full_context": plan.cache_bytes,
+            "usual_context": plan.usual_context,
+            "cache_bytes_at_usual_context": plan.cache_bytes_at(plan.usual_context),
+        },
+        "left_out": dict(prepared.left_out),
+        "notes": list(prepared.notes),
+        "estimates": {
+            "bundle_bytes": plan.data_bytes + _graph_and_tokenizer_bytes(prepared),
+            "runtime_memory_bytes": plan.data_bytes + plan.cache_bytes,
+            "runtime_memory_bytes_at_usual_context": plan.data_bytes + plan.cache_bytes_at(plan.usual_context),
+            **({} if export is None else {"export": estimate_to_json(export)}),
+        },
+        "budget": prepared.budget,
+        "steps": [] if prepared.pruned is None else list(prepared.pruned.steps),
+        "steps_not_run": [] if prepared.pruned is None else list(prepared.pruned.skipped),
+    }
+
+
+def _graph_and_tokenizer_bytes(prepared: Prepared) -> int:
+    nodes_per_layer = 6000  # bytes of graph a layer, seen in bundles; the tokenizer's own size is exact
+    tokenizer = sum(path.stat().st_size for path in prepared.checkpoint.directory.glob("tokenizer*") if path.is_file())
+    return nodes_per_layer * len(prepared.decoder.layers) + tokenizer
+
+
+def _tensor_to_json(tensor: PlannedTensor) -> Json:
+    scheme = tensor.scheme
+    return {
+        "name": tensor.weight.name,
+        "kind": tensor.weight.kind,
+        "shape": list(tensor.weight.shape),
+        "sources": [part.tensor for part in tensor.weight.parts],
+        "scheme": None if scheme is None else tensor.stored_as,
+        "reason": tensor.reason,
+        "bytes_before": tensor.bytes_before,
+        "bytes_after": tensor.bytes_after,
+    }
+
+
+def format_plan(prepared: Prepared) -> str:
+    """Return the plan as a table, one line a tensor, and its totals."""
+    plan = plan_to_json(prepared)
+    rows = [
+        (
+            str(tensor["name"]),
+            "×".join(map(str, cast("list[int]", tensor["shape"]))),
+            planned.stored_as,
+            _megabytes(tensor["bytes_before"]),
+            _megabytes(tensor["bytes_after"]),
+            str(tensor["reason"]),
+        )
+        for tensor, planned in zip(cast("list[Json]", plan["tensors"]), prepared.plan.tensors, strict=True)
+    ]
+    table = format_table(("tensor", "shape", "scheme", "before MB", "after MB", "why"), rows, right=(3, 4))
+    totals, estimates = cast("Json", plan["totals"]), cast("Json", plan["estimates"])
+    return "\n".join(
+        [
+            table,
+            "",
+            f"{plan['model_type']} for {', '.join(t.name for t in prepared.targets)}, recipe {prepared.recipe.name}"
+            f"{prepared.why_recipe and f' ({prepared.why_recipe})'}, "
+            f"context {plan['context_length']}, {totals['parameters']:,} parameters",
+            f"weights      {_megabytes(totals['bytes_before'])} MB → {_megabytes(totals['weights_bytes'])} MB, "
+            f"{prepared.plan.bits_per_weight:.2f} bits a weight",
+            *([f"promise      {describe_promise(prepared.recipe.promise)}"] if prepared.recipe.promise else []),
+            f"data file    {_megabytes(totals['data_file_bytes'])} MB (with alignment)",
+            f"bundle       about {_megabytes(estimates['bundle_bytes'])} MB (estimate)",
+            *_memory_lines(prepared.plan),
+            *_budget_lines(prepared.budget),
+            *(f"left out     {name}: {why}" for name, why in prepared.left_out.items()),
+            *(f"note         {note}" for note in cast("list[str]", plan["notes"])),
+            *_step_lines(cast("list[Json]", plan["steps"])),
+            *(f"not run      {name}: it keeps the sizes" for name in cast("list[str]", plan["steps_not_run"])),
+        ]
+    )
+
+
+def format_estimate(found: Estimate) -> list[str]:
+    """What an export will take, as lines below the plan."""
+    parts = sorted(found.parts, key=lambda part: -part.seconds)
+    longest = ", ".join(f"{part.name} {duration(part.seconds)} ({part.speed})" for part in parts[:3])
+    memory = _megabytes(found.memory_bytes)
+    lines = [
+        f"export       about {duration(found.seconds)} on {found.cores} cores and {memory} MB of memory "
+        f"(estimate from speeds measured just now: {longest})"
+    ]
+    return [*lines, *(f"{'':<12} without {what}" for what in found.left_out)]
+
+
+def _memory_lines(plan: Plan) -> list[str]:
+    """What running takes, at a length that people use and at the whole context, where that is another."""
+    lines = []
+    for name, length in zip(("memory", ""), dict.fromkeys((plan.usual_context, plan.context_length)), strict=False):
+        cache = plan.cache_bytes_at(length)
+        lines.append(
+            f"{name:<12} about {_megabytes(plan.data_bytes + cache)} MB to run at {length:,} tokens, "
+            f"{_megabytes(cache)} MB of it key-value cache (estimate)"
+        )
+    return lines
+
+
+def _step_lines(steps: Sequence[Json]) -> list[str]:
+    """A table of the steps: what each left of the model, and what the step says of itself."""
+    if not steps:
+        return []
+    known = ("name", "parameters", "bytes", "bits_per_byte", "curve")  # a curve is drawn in the bundle
+    rows = [
+        (
+            str(step["name"]),
+            f"{step['parameters']:,}",
+            _megabytes(step["bytes"]),
+            "" if step["bits_per_byte"] is None else f"{step['bits_per_byte']:.4f}",
+            "; ".join(f"{key.replace('_', ' ')} {_short(value)}" for key, value in step.items() if key not in known),
+        )
+        for step in steps
+    ]
+    return ["", format_table(("step", "parameters", "MB", "bits per byte", "what it did"), rows, right=(1, 2, 3))]
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= _LONGEST_FACT else f"{text[:_LONGEST_FACT]}…"
+
+
+def _budget_lines(budget: Json | None) -> list[str]:
+    if budget is None:
+        return []
+    tokens = cast("int", budget["sequences"]) * cast("int", budget["length"])
+    methods = " and ".join(cast("list[str]", budget["rounded_by"]))
+    return [
+        f"budget       {budget['limit']}, {budget['used']} used; KL {budget['measured_kl']} nats a token measured, "
+        f"{budget['predicted_kl']} predicted ({tokens} tokens, rounded by {methods})"
+    ]
+
+
+def inspect(path: Path) -> Json:
+    """Describe a bundle or any ONNX file: operators, inputs, outputs, bytes per group of tensors.
+
+    Raises:
+        InputError: ``path`` is neither, or the file cannot be parsed.
+
+    """
+    model_path = path / MODEL_FILE if path.is_dir() else path
+    if not model_path.is_file():
+        refuse_aside(path)
+        raise InputError(f"{path} is neither a bundle (no {MODEL_FILE}) nor a file; name one of them")
+    if path.is_dir():
+        check_links(path, [model_path])
+    if (size := model_path.stat().st_size) > PROTOBUF_LIMIT:
+        raise InputError(f"{model_path} has {size:,} bytes, more than the {PROTOBUF_LIMIT:,} of an ONNX model")
+    try:
+        model = onnx.load_model(model_path, load_external_data=False)
+    except Exception as error:  # protobuf's own exception types differ between its C++ and Python builds
+        raise InputError(f"{model_path} is not an ONNX model: {error}") from error
+    if not model.graph.node and not model.graph.output:
+        raise InputError(f"{model_path} is not an ONNX model: it has no nodes and no outputs")
+    graph = model.graph
+    operators = Counter(f"{node.domain}.{node.op_type}".lstrip(".") for node in _nodes(graph))
+    result: Json = {
+        "path": str(path),
+        "producer": f"{model.producer_name} {model.producer_version}".strip(),
+        "opsets": {opset.domain or "ai.onnx": opset.version for opset in model.opset_import},
+        "nodes": operators.total(),
+        "operators": dict(operators.most_common()),
+        "inputs": [_value_to_json(value) for value in graph.input],
+        "outputs": [_value_to_json(value) for value in graph.output],
+        "groups": _groups(graph.initializer),
+    }
+    if path.is_dir() and (path / MANIFEST_NAME).exists():
+        manifest = read_manifest(path)
+        result["bundle"] = {
+            "sha256": bundle_hash(path),
+            "model_type": manifest.model_type,
+            "targets": manifest.targets,
+            "recipe": manifest.recipe,
+            "totals": manifest.totals,
+            "parity": manifest.parity,
+            "sparsity": manifest.sparsity,
+            "budget": manifest.budget,
+            "steps": list(manifest.steps),
+            "chosen": {
+                str(tensor["name"]): tensor["reason"]
+                for tensor in manifest.tensors
+                if str(tensor.get("reason")).startswith(CHOSEN_BY_BUDGET)
+            },
+            "files": {name: entry.size for name, entry in manifest.files.items()},
+        }
+    return result
+
+
+def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    """Every node, those in the branches and bodies of ``If``, ``Loop`` and ``Scan`` too."""
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            for inner in (attribute.g, *attribute.graphs):
+                yield from _nodes(inner)
+
+
+def _value_to_json(value: onnx.ValueInfoProto) -> Json:
+    tensor = value.type.tensor_type
+    shape = [dim.dim_param or (dim.dim_value if dim.HasField("dim_value") else "?") for dim in tensor.shape.dim]
+    known = onnx.TensorProto.DataType.values()
+    dtype = onnx.TensorProto.DataType.Name(tensor.elem_type).lower() if tensor.elem_type in known else "unknown"
+    return {"name": value.name, "dtype": dtype, "shape": shape}
+
+
+def _groups(initializers: Iterable[onnx.TensorProto]) -> Json:
+    """Bytes per group: the initializer's name without layer numbers; bytes that two names share are counted once."""
+    groups: dict[str, dict[str, int]] = {}
+    seen: set[tuple[str, str]] = set()
+    for tensor in initializers:
+        entries = {entry.key: entry.value for entry in tensor.external_data}
+        place = (entries.get("location", tensor.name), entries.get("offset", ""))
+        length = entries.get("length", "0")
+        if not re.fullmatch("[0-9]{1,18}", length):
+            raise InputError(f"{tensor.name} has a length of {length!r} bytes in the graph; export the model again")
+        nbytes = 0 if place in seen else int(length) or _inline_bytes(tensor)
+        seen.add(place)
+        name = ".".join("*" if piece.isdigit() else piece for piece in tensor.name.split("."))
+        group = groups.setdefault(name, {"tensors": 0, "bytes": 0})
+        group["tensors"] += 1
+        group["bytes"] += nbytes
+    return {name: groups[name] for name in sorted(groups, key=lambda name: -groups[name]["bytes"])}
+
+
+def _inline_bytes(tensor: onnx.TensorProto) -> int:
+    return len(tensor.raw_data) or tensor.ByteSize()
+
+
+def format_inspection(inspection: Json) -> str:
+    """Return :func:`inspect`'s result as tables."""
+    operators = cast("dict[str, int]", inspection["operators"])
+    groups = cast("dict[str, Json]", inspection["groups"])
+    values = [
+        (kind, str(value["name"]), str(value["dtype"]), str(value["shape"]))
+        for kind in ("inputs", "outputs")
+        for value in _folded(cast("list[Json]", inspection[kind]))
+    ]
+    parts = [
+        f"{inspection['path']} ({inspection['producer'] or 'unknown producer'}), opsets {inspection['opsets']}",
+        "",
+        format_table(("operator", "count"), [(name, str(count)) for name, count in operators.items()], right=(1,)),
+        "",
+        format_table(("", "name", "dtype", "shape"), values),
+        "",
+        format_table(
+            ("group", "tensors", "MB"),
+            [(name, str(group["tensors"]), _megabytes(group["bytes"])) for name, group in groups.items()],
+            right=(1, 2),
+        ),
+    ]
+    if "bundle" in inspection:
+        described = cast("Json", inspection["bundle"])
+        files = cast("dict[str, int]", described["files"])
+        parts += ["", format_table(("file", "MB"), [(n, _megabytes(s)) for n, s in files.items()], right=(1,))]
+        targets = ", ".join(cast("Json", described["targets"]))
+        parts += ["", f"bundle {described['sha256']}: {described['model_type']} for {targets}"]
+        chosen = cast("dict[str, str]", described["chosen"])
+        if chosen:
+            parts += ["", format_table(("tensor", "why"), list(chosen.items())), ""]
+        parts += _budget_lines(cast("Json | None", described["budget"]))
+        parts += _step_lines(cast("list[Json]", described["steps"]))
+        if described["sparsity"] is not None:
+            parts.append(f"zeros        {describe_saving(cast('Json', described['sparsity']))}")
+        if described["parity"] is not None:
+            parts.append(f"parity {described['parity']}")
+    return "\n".join(parts)
+
+
+def _folded(values: list[Json]) -> list[Json]:
+    """Show one line for a numbered family of values such as ``present.*.key``."""
+    folded: dict[str, Json] = {}
+    for value in values:
+        name = ".".join("*" if piece.isdigit() else piece for piece in str(value["name"]).split("."))
+        folded.setdefault(name, {**value, "name": name})
+    return list(folded.values())
+
+
+def _megabytes(nbytes: object) -> str:
+    return f"{cast('int', nbytes) / 1e6:,.3f}"
+
+
+def format_table(header: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
+    """Columns under a header; those in ``right`` are aligned to the right."""
+    widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
+    lines = []
+    for row in (header, ["-" * width for width in widths], *rows):
+        cells = [
+            cell.rjust(width) if column in right else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)

@@ -1,0 +1,380 @@
+"""Take weights from the checkpoint to the bundle's data file in bounded pieces: row chunks, on several threads.
+
+Peak memory is a function of the chunk and the threads, not of the model. The file's bytes and the report depend on
+neither: chunks are fixed, each has its place, and sums are added up in the order of the rows.
+"""
+
+from __future__ import annotations
+
+import errno
+import math
+import os
+import shutil
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgepress.errors import InputError
+from edgepress.exporter.arrays import integer, kernels
+from edgepress.exporter.arrays.packing import dequantize, unpack_zero_points
+from edgepress.exporter.arrays.scheme import Scheme
+from edgepress.exporter.methods.kinds import Method, Quantized, load_method
+from edgepress.exporter.model.description import Part
+from edgepress.exporter.plan.plan import Plan, PlannedTensor
+from edgepress.exporter.source.checkpoint import Checkpoint
+
+if TYPE_CHECKING:
+    from edgepress.exporter.learn.calibration.store import StoredStages
+
+_CHUNK = 1 << 18  # elements of a weight handled at a time
+_TRANSPOSED_CHUNK = 1 << 22  # more when each chunk reads its whole tensor: GPT-2 XL's largest has 10 M elements
+_COLUMNS_CHUNK = 1 << 22  # more when columns are written, so that each is a run of some hundred bytes
+_PROGRESS_SECONDS = 0.1
+_KEPT_BY_MALLOC = 16 << 20  # bytes; glibc lets itself be taught at most 32 MiB
+
+
+@dataclass(frozen=True)
+class TensorReport:
+    """How near a stored tensor is to the checkpoint's.
+
+    ``sqnr_db`` is 10 log10 (Σ x² / Σ (x − x̂)²) over the bytes as stored, None when there is no difference at all.
+    """
+
+    sqnr_db: float | None
+    max_abs_error: float
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    """Rows ``start`` to ``stop`` of one part, which become rows of the weight from ``row`` on."""
+
+    tensor: PlannedTensor
+    part: Part
+    start: int
+    stop: int
+    row: int
+
+
+@dataclass(frozen=True)
+class _Sums:
+    """What a chunk adds to its tensor's report."""
+
+    power: float
+    noise: float
+    max_abs_error: float
+
+
+def write_weights(
+    checkpoint: Checkpoint,
+    plan: Plan,
+    path: Path,
+    *,
+    threads: int,
+    calibrated: StoredStages | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> dict[str, TensorReport]:
+    """Write the data file that ``plan`` describes and return how near each tensor is to the checkpoint's, by name.
+
+    What ``calibrated`` has is copied from there; everything else is read from the checkpoint and rounded on the way.
+    ``progress`` is called now and then, in the calling thread, with the elements written since it was last called.
+
+    Raises:
+        InputError: a weight is not finite, or the file cannot be written in full.
+
+    """
+    if threads < 1:
+        raise ValueError(f"threads must be 1 or more, not {threads}")
+    _keep_freed_memory()
+    made = [tensor for tensor in plan.tensors if calibrated is not None and tensor.weight.name in calibrated]
+    direct = [tensor for tensor in plan.tensors if tensor not in made]
+    methods = {name: _row_method(name) for name in {t.scheme.method for t in direct if t.scheme is not None}}
+    sums: dict[str, dict[int, _Sums]] = {tensor.weight.name: {} for tensor in direct}
+    chunks = _chunks(direct)
+    lock, stop = threading.Lock(), threading.Event()
+    written = [0]
+
+    def work() -> None:
+        kernels.load(plan.parameters)
+        with path.open("r+b", buffering=0) as file:
+            while not stop.is_set():
+                with lock:
+                    chunk = next(chunks, None)
+                if chunk is None:
+                    return
+                with _disk_errors(path, plan.data_bytes):
+                    found = _write_chunk(checkpoint, chunk, methods, file)
+                with lock:
+                    sums[chunk.tensor.weight.name][chunk.row] = found
+                    written[0] += (chunk.stop - chunk.start) * math.prod(chunk.tensor.weight.shape[1:])
+
+    with _disk_errors(path, plan.data_bytes):
+        _allocate(path, plan.data_bytes)
+    _run(work, threads, stop, lambda: written[0], progress)
+    reports = {name: _report(name, found) for name, found in sums.items()}
+    if calibrated is not None:
+        with path.open("r+b", buffering=0) as file, _disk_errors(path, plan.data_bytes):
+            for tensor in made:
+                reports[tensor.weight.name] = _copy(calibrated, tensor, file)
+                if progress is not None:
+                    progress(math.prod(tensor.weight.shape))
+    return reports
+
+
+def _copy(calibrated: StoredStages, tensor: PlannedTensor, file: BinaryIO) -> TensorReport:
+    """Store what calibration made of a weight."""
+    name = tensor.weight.name
+    if tensor.is_integer:
+        stored = calibrated.weight(name)
+        if not isinstance(stored, Quantized):
+            raise ValueError(f"{name} is planned in codes, and calibration kept it in float32")
+        codes, scales = integer.to_integer(stored, tensor.weight.shape[1])
+        _write_columns(file, tensor, 0, codes.T)
+        _write(file, tensor, 0, "scales", scales)
+        for part in ("input_scale", "input_zero_point") if tensor.has_ranges else ():
+            _write_all(file, tensor.regions[part].offset, calibrated.array(name, part))
+    elif tensor.form == "half":
+        _write(file, tensor, 0, "data", _to_half(calibrated.array(name, "data"), tensor))
+    else:
+        for region in tensor.regions:
+            stored = calibrated.array(name, region)
+            is_half = region == "scales" and tensor.form == "half blocks"
+            _write(file, tensor, 0, region, _to_half(stored, tensor) if is_half else stored)
+    report = calibrated.reports.get(name, {})
+    return TensorReport(report.get("sqnr_db"), report.get("max_abs_error", 0.0))
+
+
+def _row_method(name: str) -> Method:
+    method = load_method(name)
+    if not isinstance(method, Method):
+        raise InputError(f"{name} does not round rows from the weights alone; name another method for this tensor")
+    return method
+
+
+def _run(
+    work: Callable[[], None],
+    threads: int,
+    stop: threading.Event,
+    written: Callable[[], int],
+    progress: Callable[[int], None] | None,
+) -> None:
+    """Run ``work`` on every thread; the first error, or an interrupt here, stops them all and is raised."""
+    told = 0
+    with ThreadPoolExecutor(threads, thread_name_prefix="edgepress-weights") as pool:
+        try:
+            pending = {pool.submit(work) for _ in range(threads)}
+            while pending:
+                done, pending = wait(pending, _PROGRESS_SECONDS, FIRST_COMPLETED)
+                for future in done:
+                    future.result()
+                if progress is not None and (now := written()) > told:
+                    progress(now - told)
+                    told = now
+        finally:
+            stop.set()
+
+
+def _keep_freed_memory() -> None:
+    """Have glibc reuse the chunks' buffers instead of returning them to the system after each one.
+
+    Fresh pages cost a fault every 4 KiB, measured as a third of the CPU time of an int4 export. Freeing one large
+    (never touched) block raises malloc's own thresholds for the process: mallopt(3), M_MMAP_THRESHOLD. Elsewhere it
+    has no effect.
+    """
+    np.empty(_KEPT_BY_MALLOC, np.uint8)
+
+
+def _chunks(tensors: Sequence[PlannedTensor]) -> Iterator[_Chunk]:
+    """All chunks, in the order of the data file."""
+    for tensor in tensors:
+        columns = math.prod(tensor.weight.shape[1:])
+        row = 0
+        for part in tensor.weight.parts:
+            rows = part.stop - part.start
+            size = _TRANSPOSED_CHUNK if part.transposed else _COLUMNS_CHUNK if tensor.is_integer else _CHUNK
+            step = max(1, size // columns)
+            for start in range(0, rows, step):
+                yield _Chunk(tensor, part, start, min(start + step, rows), row + start)
+            row += rows
+
+
+def _write_chunk(checkpoint: Checkpoint, chunk: _Chunk, methods: dict[str, Method], file: BinaryIO) -> _Sums:
+    """Read the chunk's rows, and handle them ``_CHUNK`` elements at a time (a transposed chunk has more)."""
+    x = checkpoint.part_rows(chunk.part, chunk.start, chunk.stop)  # (rows, columns) or (rows,)
+    step = max(1, _CHUNK // math.prod(x.shape[1:]))
+    if chunk.tensor.is_integer:
+        pieces = _write_columns_chunk(x, chunk, methods, file)
+    else:
+        pieces = [
+            _write_rows(x[start : start + step], chunk.tensor, chunk.row + start, methods, file)
+            for start in range(0, len(x), step)
+        ]
+    return _Sums(
+        math.fsum(piece.power for piece in pieces),
+        math.fsum(piece.noise for piece in pieces),
+        max(piece.max_abs_error for piece in pieces),
+    )
+
+
+def _write_rows(
+    x: NDArray[np.float32], tensor: PlannedTensor, row: int, methods: dict[str, Method], file: BinaryIO
+) -> _Sums:
+    """Store rows of a weight, the first being its row ``row``: (rows, columns) or (rows,)."""
+    if tensor.weight.plus:
+        x = x + np.float32(tensor.weight.plus)
+    scheme = tensor.scheme
+    if scheme is None:
+        if tensor.form == "half":
+            half = _to_half(x, tensor)
+            _write(file, tensor, row, "data", half)
+            return _compare(x, half.astype(np.float32))
+        _write(file, tensor, row, "data", x)
+        return _Sums(0.0, 0.0, 0.0)
+    quantized = methods[scheme.method].quantize(x, scheme, None)
+    scales = quantized.scales
+    if tensor.form == "half blocks":
+        half = _to_half(scales, tensor)
+        _write(file, tensor, row, "scales", half)
+        scales = half.astype(np.float32)
+    else:
+        _write(file, tensor, row, "scales", scales)
+    _write(file, tensor, row, "values", quantized.values)
+    if quantized.zero_points is not None:
+        _write(file, tensor, row, "zero_points", quantized.zero_points)
+    return _compare_stored(x, Quantized(quantized.values, scales, quantized.zero_points), scheme)
+
+
+def _compare_stored(x: NDArray[np.float32], stored: Quantized, scheme: Scheme) -> _Sums:
+    """What :func:`_compare` finds, without the stored rows in memory where there is a kernel for it."""
+    compiled = kernels.loaded()
+    if compiled is not None:
+        rows, blocks = stored.scales.shape
+        if stored.zero_points is None:
+            zeros = np.full((rows, blocks), scheme.zero_point, np.uint8)
+        else:
+            zeros = unpack_zero_points(stored.zero_points, scheme.bits, blocks)
+        power, noise, largest = (np.empty(rows, np.float32) for _ in range(3))
+        pieces = compiled.pairwise(x.shape[1])
+        compiled.compare(x, pieces, stored.values, stored.scales, zeros, scheme.bits, power, noise, largest)
+        total = power.sum(dtype=np.float64)
+        if np.isfinite(total):
+            return _Sums(float(total), float(noise.sum(dtype=np.float64)), float(largest.max()))
+    return _compare(x, dequantize(stored.values, stored.scales, scheme, x.shape[1], stored.zero_points))
+
+
+def _to_half(x: NDArray[np.float32], tensor: PlannedTensor) -> NDArray[np.float16]:
+    with np.errstate(over="ignore"):
+        half = x.astype(np.float16)
+    if not np.isfinite(half).all():
+        raise InputError(
+            f"{tensor.weight.name} holds {np.abs(x).max():g}, and float16 ends at {np.finfo(np.float16).max:g}; "
+            f"keep it in float32: [[override]] match = {tensor.weight.name!r}, bits = 32"
+        )
+    return half
+
+
+def _write_columns_chunk(
+    x: NDArray[np.float32], chunk: _Chunk, methods: dict[str, Method], file: BinaryIO
+) -> list[_Sums]:
+    """Round the chunk's rows for integer products, and write them as columns."""
+    tensor, scheme = chunk.tensor, chunk.tensor.scheme
+    if scheme is None:
+        raise ValueError(f"{tensor.weight.name} has no scheme")
+    codes = np.empty(x.shape[::-1], np.uint8)  # (columns, rows)
+    step = max(1, _CHUNK // x.shape[1])
+    sums = []
+    for start in range(0, len(x), step):
+        rows = x[start : start + step]
+        rounded, scales = integer.to_integer(methods[scheme.method].quantize(rows, scheme, None), x.shape[1])
+        codes[:, start : start + step] = rounded.T
+        _write(file, tensor, chunk.row + start, "scales", scales)
+        sums.append(_compare(rows, integer.dequantize(rounded, scales)))
+    _write_columns(file, tensor, chunk.row, codes)
+    return sums
+
+
+def _write_columns(file: BinaryIO, tensor: PlannedTensor, row: int, codes: NDArray[np.uint8]) -> None:
+    """Write ``codes`` (columns, rows from ``row`` on) at their places in ``values`` (columns, all rows)."""
+    rows, start = tensor.weight.shape[0], tensor.regions["values"].offset + row
+    if codes.shape[1] == rows:
+        _write_all(file, start, codes)
+        return
+    for column, run in enumerate(codes):
+        _write_all(file, start + column * rows, run)
+
+
+def _write_all(file: BinaryIO, offset: int, data: NDArray[Any]) -> None:
+    file.seek(offset)
+    left = np.ascontiguousarray(data).reshape(-1).view(np.uint8).data  # a memoryview
+    while left:
+        left = left[file.write(left) :]
+
+
+def _write(file: BinaryIO, tensor: PlannedTensor, row: int, region: str, rows: NDArray[Any]) -> None:
+    """Write rows of a region at their place."""
+    place = tensor.regions[region]
+    row_bytes = place.nbytes // tensor.weight.shape[0]
+    data = np.ascontiguousarray(rows, rows.dtype.newbyteorder("<"))
+    if data.nbytes != row_bytes * len(rows):
+        raise ValueError(f"{tensor.weight.name}: {data.nbytes} bytes of {region}, planned {row_bytes * len(rows)}")
+    _write_all(file, place.offset + row * row_bytes, data)
+
+
+def _compare(x: NDArray[np.float32], stored: NDArray[np.float32]) -> _Sums:
+    """Row sums in float32 (pairwise), their sum in float64; (rows, columns) or (rows,)."""
+    x, stored = (values.reshape(len(values), -1) for values in (x, stored))
+    with np.errstate(over="ignore"):
+        power = np.square(x).sum(axis=1).sum(dtype=np.float64)
+        error = np.subtract(x, stored)
+        largest = max(float(error.max()), -float(error.min()))
+        noise = np.square(error, out=error).sum(axis=1).sum(dtype=np.float64)
+    if not np.isfinite(power):  # squares beyond float32
+        power = np.square(x, dtype=np.float64).sum()
+        noise = np.square(x.astype(np.float64) - stored).sum()
+    return _Sums(float(power), float(noise), largest)
+
+
+def _report(name: str, sums: dict[int, _Sums]) -> TensorReport:
+    ordered = [sums[row] for row in sorted(sums)]
+    power, noise = math.fsum(s.power for s in ordered), math.fsum(s.noise for s in ordered)
+    if not math.isfinite(noise):
+        raise InputError(
+            f"{name} has weights so large that what is stored is not finite; the checkpoint is damaged or its training "
+            "diverged: take another one"
+        )
+    return TensorReport(
+        sqnr_db=10 * math.log10(power / noise) if noise > 0 else None,
+        max_abs_error=max((s.max_abs_error for s in ordered), default=0.0),
+    )
+
+
+def _allocate(path: Path, nbytes: int) -> None:
+    """Make the file with all its bytes (zero), so that a full disk is noticed before the work."""
+    with path.open("xb") as file:
+        if nbytes and hasattr(os, "posix_fallocate"):
+            try:
+                os.posix_fallocate(file.fileno(), 0, nbytes)
+            except OSError as error:
+                if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
+                    raise
+        file.truncate(nbytes)
+
+
+@contextmanager
+def _disk_errors(path: Path, nbytes: int) -> Iterator[None]:
+    """Say what an OSError of the data file means; those of the checkpoint are InputErrors already."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise InputError(
+                f"{path.parent} has no room for {nbytes} bytes of weights ({shutil.disk_usage(path.parent).free} free: "
+                f"{error.strerror}); free some space or choose another output"
+            ) from error
+        raise InputError(f"{path}: {error.strerror or error}; choose a writable output") from error

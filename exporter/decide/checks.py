@@ -1,0 +1,173 @@
+"""What an export would refuse after its work, asked before a weight is read: what a plan accepts, an export does."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from edgepress.errors import InputError
+from edgepress.exporter.bundle import files as bundle
+from edgepress.exporter.bundle.forms import find_form
+from edgepress.exporter.bundle.genai_config import make_genai_config
+from edgepress.exporter.decide.cpu_graph import make_graph
+from edgepress.exporter.methods.kinds import (
+    LayerMethod,
+    Method,
+    Pruning,
+    Recovery,
+    Transform,
+    load_kind,
+    load_method,
+    method_options,
+    start_method,
+    zeros_asked,
+)
+from edgepress.exporter.methods.options import read_options
+from edgepress.exporter.model.description import Decoder
+from edgepress.exporter.model.reading import first_token
+from edgepress.exporter.plan.plan import Plan, make_plan
+from edgepress.exporter.recipe.recipe import Recipe
+
+if TYPE_CHECKING:
+    from edgepress.exporter.decide.prepare import Prepared
+
+
+def check_recipe(recipe: Recipe) -> None:
+    """Refuse methods in the place of others, and options that are not what they may be or that nothing reads.
+
+    Options of other methods than those that are named may be read by one that another starts with.
+
+    Raises:
+        InputError: there are such methods or options; the message says where they belong, or what is right.
+
+    """
+    for name in recipe.prune:
+        method_options(load_kind(name, Pruning, "prune"), recipe)
+    for name in recipe.before:
+        method_options(load_kind(name, Transform, "before"), recipe)
+    for name in recipe.after:
+        method_options(load_kind(name, Recovery, "after"), recipe)
+    for storage in (recipe.weights, recipe.embedding, recipe.head, *(entry.storage for entry in recipe.overrides)):
+        start_method(storage.method, recipe)
+        zeros_asked(storage.method, recipe)
+    for name, asked in recipe.options.items():
+        method = load_method(name)
+        read_options(name, {} if isinstance(method, Method) else method.declared, asked)
+        if isinstance(method, Pruning) and name not in recipe.prune:
+            steps = ", ".join(recipe.prune) or "no step"
+            raise InputError(
+                f"[options.{name}] is for {name}, and `prune` has {steps}; add {name} there, or leave its options out"
+            )
+    if recipe.before and recipe.activations.type == "float16":
+        raise InputError(
+            f'[activations] type = "float16" and before = {list(recipe.before)}: layers that overflow are found before '
+            "transforms change what they compute; leave one of the two out"
+        )
+
+
+def check_before_pruning(prepared: Prepared) -> None:
+    """Refuse what no step of the recipe can mend; ``prepared`` is planned for the model as it is, before its steps.
+
+    Sizes are not looked at, as steps change them; nor are tensors that a step may make or remove.
+    """
+    _check_ids(prepared)
+    _check_text(prepared, prepared.recipe)
+    refuse_forms(replace(prepared, plan=replace(prepared.plan, data_bytes=0)))
+
+
+def check_prepared(prepared: Prepared, plain: Decoder) -> None:
+    """Refuse all that is known of an export before its first weight is read.
+
+    ``prepared`` is planned without what is measured yet: the budget, and layers that overflow float16. ``plain`` is the
+    decoder before any method.
+
+    Raises:
+        InputError: token ids outside the vocabulary, a graph that the CPU cannot run, text that cannot be used or is
+            too little to learn from, a budget that no choice can meet or whose candidates cannot be stored.
+
+    """
+    _check_ids(prepared)
+    _check_heads(prepared)
+    make_graph(prepared)
+    if prepared.recipe.budget is None:
+        refuse_forms(prepared)
+    else:
+        _check_budget(prepared, plain)
+    if prepared.recipe.budget is not None or needs_calibration(prepared.recipe, prepared.plan):
+        _check_text(prepared, prepared.recipe)
+    for name in prepared.recipe.after:
+        method = load_kind(name, Recovery, "after")
+        method.check(prepared.decoder, prepared.plan, method_options(method, prepared.recipe))
+
+
+def refuse_forms(prepared: Prepared) -> None:
+    """Raise InputError when a target's form cannot hold what is planned."""
+    for target in prepared.targets:
+        if target.form is not None:
+            find_form(target.form).refuse(prepared, target)
+
+
+def needs_calibration(recipe: Recipe, plan: Plan) -> bool:
+    """Whether a method of the recipe looks at what the model computes."""
+    rounding = {tensor.scheme.method for tensor in plan.tensors if tensor.scheme is not None}
+    looks = any(not isinstance(load_method(name), Method) for name in rounding)
+    return looks or bool(recipe.before or recipe.after) or recipe.activations.is_calibrated
+
+
+def _check_ids(prepared: Prepared) -> None:
+    checkpoint = prepared.checkpoint
+    make_genai_config(prepared.decoder, prepared.plan, checkpoint.config, bundle.read_generation(checkpoint))
+
+
+def _check_heads(prepared: Prepared) -> None:
+    """An untied head is in no layer, so that nothing learns it: it is what a layer method starts with, or nothing."""
+    head, recipe = prepared.decoder.head.weight, prepared.recipe
+    scheme = None if prepared.decoder.tied else prepared.plan.of(head).scheme
+    if scheme is not None and isinstance(load_method(scheme.method), LayerMethod):
+        start = start_method(scheme.method, recipe)
+        if isinstance(start, Method):
+            raise InputError(
+                f"[head] method = {scheme.method!r} learns layers, and the head is in none: name {start.name!r} for "
+                '[head], which it starts with, or "gptq"'
+            )
+
+
+def _check_text(prepared: Prepared, recipe: Recipe) -> None:
+    """Read the text, and hold what learns against how many sequences there are."""
+    from edgepress.exporter.learn.calibration.run import given_tokens, wanted_tokens
+    from edgepress.exporter.streams.learned import split
+    from edgepress.exporter.streams.text import sequences_asked
+
+    asked = replace(prepared, recipe=wanted_tokens(recipe, prepared.plan))
+    given = given_tokens(asked, first_token(prepared.checkpoint, prepared.decoder))
+    count = sequences_asked(asked.recipe.calibration) if given is None else len(given.tokens)
+    rounding = {tensor.scheme.method for tensor in prepared.plan.tensors if tensor.scheme is not None}
+    for name in (*recipe.after, *sorted(rounding)):
+        method = load_method(name)
+        if isinstance(method, LayerMethod) or (isinstance(method, Recovery) and method.model is not None):
+            split(count, recipe.calibration.seed, name)
+
+
+def _check_budget(prepared: Prepared, plain: Decoder) -> None:
+    """Plan every candidate for all tensors: each must be storable, and the smallest within a limit of bytes."""
+    from edgepress.exporter.learn.budget.sensitivity import overrides, tensor_groups
+    from edgepress.exporter.learn.budget.spend import refuse_impossible
+
+    recipe, budget = prepared.recipe, prepared.recipe.budget
+    if budget is None:
+        return
+
+    def itemsize(name: str) -> int:
+        return prepared.checkpoint.tensors[name].itemsize
+
+    groups = tensor_groups(plain, recipe, budget)
+    for number in range(max((len(group.candidates) for group in groups), default=0)):
+        chosen = [min(number, len(group.candidates) - 1) for group in groups]
+        made = replace(recipe, overrides=(*recipe.overrides, *overrides(groups, chosen, recipe)))
+        try:
+            plan = make_plan(prepared.decoder, made, itemsize)
+            refuse_forms(replace(prepared, recipe=made, plan=plan))
+        except InputError as error:
+            labels = sorted({group.candidates[option].label for group, option in zip(groups, chosen, strict=True)})
+            raise InputError(f"[budget] candidates: {', '.join(labels)} cannot be chosen: {error}") from error
+    refuse_impossible(prepared.decoder, recipe, itemsize=itemsize, groups=groups)

@@ -1,0 +1,261 @@
+"""How long an export will take here, and how much memory: an estimate, from speeds that are measured when it is asked.
+
+Every part is an amount of work, which the plan knows, over a speed of this machine now: rounding and hashing on a piece
+of made-up weights, and for recipes that calibrate, a layer of the model's own shape forward and backward, and one
+projection rounded. That takes a fraction of a second. Text that the model writes itself, and the steps of a recipe that
+prunes, are not in it. What the work waits for, such as a slow disk, is not known here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from edgepress.exporter.arrays import kernels
+from edgepress.exporter.arrays.scheme import Scheme
+from edgepress.exporter.decide.checks import needs_calibration
+from edgepress.exporter.decide.prepare import Prepared
+from edgepress.exporter.methods.kinds import LayerMethod, LinearMethod, Method, Recovery, load_method, method_options
+from edgepress.exporter.model.description import Linear, layer_linears, layer_weights
+from edgepress.exporter.plan.plan import PlannedTensor
+
+_ELEMENTS = 1 << 18  # made-up weights that are rounded: what stream.py rounds at a time
+_HASHED = 4 << 20  # bytes
+_WORK = 1 << 28  # weights × tokens of the layer that is measured
+_MOST_WEIGHTS = 1 << 24  # of that layer; a larger one is measured as a matrix product of this many
+_BUFFERS = 24  # float32 copies of a piece of weights that a thread works with
+_NUMBER_BYTES = 16  # a number that is trained: itself, its gradient and Adam's two moments
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part of an export: estimated seconds, and the speed that they were made of, in words."""
+
+    name: str
+    seconds: float
+    speed: str
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What an export will take; ``left_out`` says what is not in it."""
+
+    parts: tuple[Part, ...]
+    memory_bytes: int
+    cores: int
+    left_out: tuple[str, ...] = ()
+
+    @property
+    def seconds(self) -> float:
+        """All parts, one after the other."""
+        return sum(part.seconds for part in self.parts)
+
+
+def estimate(prepared: Prepared, cores: int) -> Estimate:
+    """Measure this machine for a moment, and say what exporting what is planned will take on ``cores`` of it."""
+    calibrated = needs_calibration(prepared.recipe, prepared.plan)
+    parts = [*_rounding(prepared, cores), _hashing(prepared)]
+    left_out = []
+    if calibrated:
+        parts += _calibrating(prepared, cores)
+        if not prepared.recipe.calibration.text:
+            left_out.append("the text that the model writes itself, as none is given")
+    if prepared.recipe.prune:
+        left_out.append("the steps of `prune`")
+    memory = _resident_bytes() + _ELEMENTS * 4 * _BUFFERS * cores
+    if calibrated:
+        memory += _calibration_bytes(prepared)
+    return Estimate(tuple(parts), memory, cores, tuple(left_out))
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    """The lesser of two goes: the first one also warms up."""
+    taken = []
+    for _ in range(2):
+        begun = time.perf_counter()
+        work()
+        taken.append(time.perf_counter() - begun)
+    return max(min(taken), 1e-9)
+
+
+def _rounded_directly(prepared: Prepared) -> list[PlannedTensor]:
+    """Tensors whose method looks at their weights alone."""
+    return [
+        tensor
+        for tensor in prepared.plan.tensors
+        if tensor.scheme is not None and isinstance(load_method(tensor.scheme.method), Method)
+    ]
+
+
+def _rounding(prepared: Prepared, cores: int) -> list[Part]:
+    """Tensors that are rounded from the weights alone, each scheme at its own speed."""
+    kernels.load(prepared.plan.parameters)
+    amounts: dict[Scheme, int] = {}
+    for tensor in _rounded_directly(prepared):
+        if tensor.scheme is not None:
+            amounts[tensor.scheme] = amounts.get(tensor.scheme, 0) + math.prod(tensor.weight.shape)
+    seconds = 0.0
+    for scheme, amount in amounts.items():
+        method = load_method(scheme.method)
+        if isinstance(method, Method):
+            columns = prepared.decoder.hidden_size
+            count = max(1, min(_ELEMENTS, amount) // columns)
+            rows = np.random.default_rng(0).standard_normal((count, columns), np.float32)
+            seconds += _seconds(partial(method.quantize, rows, scheme, None)) / rows.size * amount
+    if not seconds:
+        return []
+    speed = f"{sum(amounts.values()) / seconds / 1e6:.0f} million weights a second and core"
+    return [Part("rounding", seconds / cores, speed)]
+
+
+def _hashing(prepared: Prepared) -> Part:
+    """The checkpoint is hashed, and the bundle when it is read back."""
+    piece = bytes(_HASHED)
+    each = _seconds(lambda: hashlib.sha256(piece).digest()) / _HASHED
+    return Part(
+        "hashing", each * (prepared.plan.bytes_before + prepared.plan.data_bytes), f"{1e-6 / each:.0f} MB a second"
+    )
+
+
+def _calibrating(prepared: Prepared, cores: int) -> list[Part]:
+    """Layers that pass, projections that are rounded by what goes in, and what is trained."""
+    from edgepress.exporter.arrays.parallel import one_thread
+
+    with one_thread():
+        forward, training = _layer_speeds(prepared)
+        projections = _projections(prepared, cores)
+    settings, plan = prepared.recipe.calibration, prepared.plan
+    in_layers = sum(math.prod(weight.shape) for layer in prepared.decoder.layers for weight in layer_weights(layer))
+    learns = any(not isinstance(load_method(name), Method | LinearMethod) for name in _methods(prepared))
+    tokens = settings.tokens + (max(settings.training_tokens, settings.tokens) if learns else 0)
+    parts = [Part("layers", forward * in_layers * tokens / cores, f"{1e-9 / forward:.1f}·10⁹ weight·tokens a second")]
+    parts += projections
+    for name in _methods(prepared):
+        method = load_method(name)
+        if not isinstance(method, LayerMethod | Recovery):
+            continue
+        options = method_options(method, prepared.recipe)
+        if "steps" in options and "batch" in options:
+            whole = isinstance(method, Recovery) and method.model is not None
+            seen = float(options["steps"]) * float(options["batch"]) * settings.length
+            seconds = training * (plan.parameters if whole else in_layers) * seen / cores
+            parts.append(Part(name, seconds, f"{1e-9 / training:.2f}·10⁹ weight·tokens a second and core"))
+    return parts
+
+
+def _methods(prepared: Prepared) -> list[str]:
+    """Every method that an export will run on weights, once."""
+    rounding = [tensor.scheme.method for tensor in prepared.plan.tensors if tensor.scheme is not None]
+    return list(dict.fromkeys([*prepared.recipe.before, *rounding, *prepared.recipe.after]))
+
+
+def _layer_speeds(prepared: Prepared) -> tuple[float, float]:
+    """Seconds a weight and token on one core: of a layer forward, and of one that learns."""
+    import torch
+
+    from edgepress.exporter.model import network
+
+    decoder, layer = prepared.decoder, prepared.decoder.layers[0]
+    weights = {weight.name: weight.shape for weight in layer_weights(layer)}
+    numbers = sum(math.prod(shape) for shape in weights.values())
+    random = torch.Generator().manual_seed(0)
+    if numbers > _MOST_WEIGHTS:
+        side = math.isqrt(_MOST_WEIGHTS)
+        x, w = torch.randn(16, side, generator=random), torch.randn(side, side, generator=random)
+        forward = _seconds(lambda: x @ w) / (16 * side * side)
+        return forward, 4 * forward  # forward, again for the backward pass, and two products there
+    made = {name: (0.02 * torch.randn(shape, generator=random)).requires_grad_() for name, shape in weights.items()}
+    length = prepared.recipe.calibration.length
+    count = max(1, min(1024, _WORK // numbers) // length)
+    x = torch.randn(count, length, decoder.hidden_size, generator=random)
+    rope = layer.attention.rope
+    rotary = None if rope is None else network.rotaries(decoder, length)[rope]
+
+    def run() -> torch.Tensor:
+        return network.layer_forward(layer, lambda weight: made[weight.name], x, rotary)
+
+    def learn() -> None:
+        with torch.no_grad():
+            run()  # each layer is computed again in the backward pass
+        torch.autograd.grad(run().square().mean(), list(made.values()), allow_unused=True)
+
+    with torch.no_grad():
+        forward = _seconds(run)
+    with torch.enable_grad():
+        training = _seconds(learn)
+    done = numbers * count * length
+    return forward / done, training / done
+
+
+def _projections(prepared: Prepared, cores: int) -> list[Part]:
+    """Projections rounded by what goes into them: one of each method is, and the others are taken to be as fast."""
+    import torch
+
+    from edgepress.exporter.arrays.moments import Moments
+
+    amounts: dict[str, float] = {}
+    samples: dict[str, tuple[Linear, Scheme]] = {}
+    for layer in prepared.decoder.layers:
+        for linear in layer_linears(layer):
+            scheme = prepared.plan.of(linear.weight).scheme
+            if scheme is not None and isinstance(load_method(scheme.method), LinearMethod):
+                amounts[scheme.method] = amounts.get(scheme.method, 0) + math.prod(linear.weight.shape)
+                samples.setdefault(scheme.method, (linear, scheme))
+    parts = []
+    for name, (linear, scheme) in samples.items():
+        method = load_method(name)
+        if not isinstance(method, LinearMethod):
+            continue
+        rows, columns = (min(most, extent) for most, extent in zip((512, 1024), linear.weight.shape, strict=True))
+        random = torch.Generator().manual_seed(0)
+        moments = Moments(columns)
+        moments.add(torch.randn(2 * columns, columns, generator=random))
+        weight = 0.02 * torch.randn(rows, columns, generator=random)
+        options = method_options(method, prepared.recipe)
+        with torch.no_grad():
+            each = _seconds(partial(method.quantize, weight, scheme, moments, options))
+        speed = f"{weight.numel() / each / 1e6:.1f} million weights a second and core"
+        parts.append(Part(name, each / weight.numel() * amounts[name] / cores, speed))
+    return parts
+
+
+def _calibration_bytes(prepared: Prepared) -> int:
+    """A layer and its gradients in float32, moments of its widest input, activations, and what is trained."""
+    decoder, length = prepared.decoder, prepared.recipe.calibration.length
+    layer = max(sum(math.prod(weight.shape) for weight in layer_weights(one)) for one in decoder.layers)
+    widest = max(linear.weight.shape[1] for one in decoder.layers for linear in layer_linears(one))
+    trained = 0
+    for name in _methods(prepared):
+        method = load_method(name)
+        if isinstance(method, Recovery) and method.model is not None and "steps" in method.options:
+            trained = prepared.plan.parameters
+    logits = min(decoder.vocab_size * max(length, 1024), 1 << 23)
+    return 4 * (3 * layer + widest * widest + 32 * 1024 * decoder.hidden_size + 4 * logits) + _NUMBER_BYTES * trained
+
+
+def _resident_bytes() -> int:
+    """The most memory that this process had so far, 0 where the system does not say."""
+    try:
+        import resource
+        import sys
+    except ImportError:  # Windows
+        return 0
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else 1024 * most
+
+
+def to_json(found: Estimate) -> dict[str, object]:
+    """For ``plan --json``: under ``estimates``, as nothing of it is a measurement of an export."""
+    return {
+        "seconds": found.seconds,
+        "cores": found.cores,
+        "memory_bytes": found.memory_bytes,
+        "parts": [{"name": part.name, "seconds": part.seconds, "measured_speed": part.speed} for part in found.parts],
+        "left_out": list(found.left_out),
+    }

@@ -1,0 +1,1 @@
+"""What has to see text: calibration, budgets, pruning."""

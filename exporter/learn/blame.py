@@ -1,0 +1,327 @@
+"""Which tensors of a bundle cost how much quality, and how many bytes: what ``edgepress blame`` does.
+
+The bundle's stored weights, dequantized, are the base; one group at a time is put back in full precision, and the KL
+against the full-precision model falls by what that group costs. Computed in float32 by the description of the model
+(:mod:`.calibration.network`), from the changed layer on (:mod:`.calibration.variants`): what int8 activations cost at
+run time is not in it. Savings do not add up to the whole: groups interact, and what is rounded with the others' errors
+in view (gptq, distill) may lose when only its neighbour is put back.
+
+**Bundles with transforms.** Putting back means: the full-precision weight in the basis of the stored ones. A transform
+that needs no calibration (hadamard) is repeated from the checkpoint. One that does (awq, smoothquant) cannot be, as its
+scales are not in the bundle; but it only moves scales between the weights of one layer, which computes the same. So a
+layer is put back as a whole, without those scales, and single projections are refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from edgepress.errors import InputError
+from edgepress.exporter.bundle import files
+from edgepress.exporter.bundle.readback import StoredWeights
+from edgepress.exporter.bundle.report import format_table
+from edgepress.exporter.decide.prepare import Prepared, describe_methods
+from edgepress.exporter.learn.calibration.run import given_tokens, use_threads, written_tokens
+from edgepress.exporter.learn.calibration.store import Store
+from edgepress.exporter.methods.kinds import Transform, load_method, method_options
+from edgepress.exporter.methods.tasks import LayerTask
+from edgepress.exporter.model import network
+from edgepress.exporter.model.description import Linear, Weight, layer_linears, layer_weights
+from edgepress.exporter.model.reading import first_token, read_decoder
+from edgepress.exporter.plan.plan import PlannedTensor, make_plan, region_bytes
+from edgepress.exporter.recipe.recipe import Recipe, recipe_from_json
+from edgepress.exporter.source.checkpoint import Checkpoint, read_weight, resolve_model
+from edgepress.exporter.streams.variants import BaseRun, Change, divergences, first_layer, passes
+from edgepress.manifest import Manifest, find_problems, read_manifest
+from edgepress.progress import Progress, silent
+from edgepress.targets import find_target
+from edgepress.whole import whole_number
+
+
+@dataclass(frozen=True)
+class Blamed:
+    """One group: its quantized tensors together.
+
+    ``kl_saved`` is how much less the bundle loses with the group in full precision, nats a token; ``bytes_at_8_bits``
+    what the group would take with 8-bit codes in the same blocks.
+    """
+
+    name: str
+    schemes: tuple[str, ...]
+    bytes: int
+    kl_saved: float
+    bytes_at_8_bits: int
+
+
+@dataclass(frozen=True)
+class Blame:
+    """The bundle's KL against the full-precision model, nats a token over ``tokens``, and its groups, worst first."""
+
+    kl: float
+    tokens: int
+    groups: tuple[Blamed, ...]
+
+    def to_json(self) -> dict[str, object]:
+        """As plain JSON values."""
+        return asdict(self)
+
+
+def blame(
+    bundle: str | Path,
+    model: str | Path,
+    *,
+    revision: str | None = None,
+    text: Sequence[str | Path] = (),
+    group: str | None = None,
+    tokens: int = 2048,
+    threads: int | None = None,
+    progress: Progress = silent,
+) -> Blame:
+    """Put back each group of ``bundle`` in full precision, and say what that saves.
+
+    ``model`` is the checkpoint that the bundle was made from, and ``revision`` which of it, if it is on the hub;
+    ``text`` is what it reads, its own generations when empty.
+    ``group`` is "tensor", each projection by itself, or "layer"; None is "tensor" where that is possible.
+
+    Raises:
+        InputError: the bundle is damaged or from another version, ``model`` is not its checkpoint, the text cannot be
+            used, or the bundle's weights cannot be put back one by one.
+
+    """
+    for name, number, least in (("tokens", tokens, 2), ("threads", threads, 1)):
+        if number is not None:
+            whole_number(name, number, least=least)
+    path = Path(bundle)
+    prepared = _open(path, Checkpoint.open(resolve_model(str(model), revision)), text, tokens)
+    kept_out = _needing_inputs(prepared.recipe)
+    if group == "tensor" and kept_out:
+        raise InputError(
+            f"{path}: the scales of {' and '.join(kept_out)} came from calibration and are not in the bundle, so that "
+            "one projection cannot be put back alone; a whole layer can: --group layer"
+        )
+    by_layer = group == "layer" or bool(kept_out)
+    bos = first_token(prepared.checkpoint, prepared.decoder)
+    stored = StoredWeights(path / files.DATA_FILE, prepared.plan)
+    with use_threads(prepared.decoder, threads), TemporaryDirectory(prefix="edgepress-") as temporary:
+        scratch = Path(temporary)
+        chosen = given_tokens(prepared, bos)
+        if chosen is None:
+            chosen = written_tokens(prepared, Store(scratch), threads=threads, progress=progress)
+        return _measure(prepared, stored, chosen.tokens, scratch, by_layer=by_layer, progress=progress)
+
+
+def _open(path: Path, checkpoint: Checkpoint, text: Sequence[str | Path], tokens: int) -> Prepared:
+    """Plan the bundle again from its manifest, and hold the plan and the checkpoint against it."""
+    manifest = read_manifest(path)
+    for problem in find_problems(path):
+        raise InputError(f"{path}: {problem}; export the bundle again")
+    if manifest.steps:
+        raise InputError(
+            f"{path} was pruned ({', '.join(str(step['name']) for step in manifest.steps[1:-1])}), and the smaller "
+            "checkpoint that its weights were rounded from is not kept; blame a bundle that was not pruned"
+        )
+    hashes = checkpoint.source_hashes()
+    for name in sorted({*hashes, *manifest.source}):
+        if hashes.get(name) != manifest.source.get(name):
+            raise InputError(
+                f"{path} was not made from {checkpoint.directory}: {name} differs; "
+                "name the checkpoint that it was made from"
+            )
+    try:
+        recipe = recipe_from_json(manifest.recipe)
+    except (TypeError, KeyError) as error:
+        raise _another_version(path, manifest) from error
+    decoder = describe_methods(read_decoder(checkpoint), recipe)
+    length = min(recipe.calibration.length, recipe.context_length or decoder.context_length)
+    settings = replace(recipe.calibration, text=tuple(map(str, text)), tokens=tokens, length=length)
+    recipe = replace(recipe, calibration=settings)
+    plan = make_plan(decoder, recipe, lambda name: checkpoint.tensors[name].itemsize)
+    planned = {
+        tensor.weight.name: {part: [region.offset, region.nbytes] for part, region in tensor.regions.items()}
+        for tensor in plan.tensors
+    }
+    if planned != {tensor["name"]: tensor["regions"] for tensor in manifest.tensors}:
+        raise _another_version(path, manifest)
+    return Prepared(checkpoint, decoder, recipe, tuple(map(find_target, manifest.targets)), plan)
+
+
+def _another_version(path: Path, manifest: Manifest) -> InputError:
+    return InputError(
+        f"{path} was made by edgepress {manifest.versions.get('edgepress', '?')}, which laid tensors out in another "
+        "way; export it again"
+    )
+
+
+def _needing_inputs(recipe: Recipe) -> list[str]:
+    """The bundle's transforms that cannot be repeated from the checkpoint."""
+    return [name for name in recipe.before if _transform(name).needs_inputs]
+
+
+def _transform(name: str) -> Transform:
+    method = load_method(name)
+    if not isinstance(method, Transform):
+        raise TypeError(f"{name} is in `before` and no transform")
+    return method
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Quantized tensors that are put back together, and the change that does it."""
+
+    name: str
+    tensors: tuple[PlannedTensor, ...]
+    start: int
+    change: Change
+
+
+def _measure(
+    prepared: Prepared,
+    stored: StoredWeights,
+    tokens: NDArray[np.int64],
+    scratch: Path,
+    *,
+    by_layer: bool,
+    progress: Progress,
+) -> Blame:
+    checkpoint, decoder = prepared.checkpoint, prepared.decoder
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+    def read_full(weight: Weight) -> Tensor:
+        if not weight.parts:  # a bias that a method added
+            return torch.zeros(weight.shape, device=device)
+        return torch.from_numpy(read_weight(checkpoint, weight)).to(device)
+
+    def read_stored(weight: Weight) -> Tensor:
+        return torch.from_numpy(stored.value(weight)).to(device)
+
+    folders = [scratch / name for name in ("reference", "base")]
+    for folder in folders:
+        folder.mkdir()
+    reference = BaseRun(read_decoder(checkpoint), read_full, tokens, folders[0], device)
+    base = BaseRun(decoder, read_stored, tokens, folders[1], device)
+    groups = _groups(prepared, base, read_full, by_layer=by_layer)
+    total = 2 * len(decoder.layers) + 1 + sum(passes(decoder, group.start) for group in groups)
+    with progress(total, "putting tensors back", " layers") as advance:
+        reference.run(advance)
+        base.run(advance)
+        (kl,) = divergences(base, reference, len(decoder.layers), [{}], advance)
+        without: dict[str, float] = {}
+        for start in sorted({group.start for group in groups}):
+            here = [group for group in groups if group.start == start]
+            found = divergences(base, reference, start, [group.change for group in here], advance)
+            without |= {group.name: value for group, value in zip(here, found, strict=True)}
+    blamed = [_blamed(group, kl - without[group.name]) for group in groups]
+    return Blame(kl, tokens.size, tuple(sorted(blamed, key=lambda entry: -entry.kl_saved)))
+
+
+def _groups(prepared: Prepared, base: BaseRun, read: network.Values, *, by_layer: bool) -> list[_Group]:
+    """Every quantized tensor in one group; embedding and head are groups of their own."""
+    decoder, plan = prepared.decoder, prepared.plan
+    original = _originals(prepared, base, read)
+    groups = [
+        _Group(
+            tensor.weight.name, (tensor,), first_layer(decoder, [tensor.weight.name]), _put_back(tensor.weight, read)
+        )
+        for tensor in plan.tensors
+        if tensor.scheme is not None and tensor.weight.kind in ("embedding", "head")
+    ]
+    for index, layer in enumerate(decoder.layers):
+        linears = [linear for linear in layer_linears(layer) if plan.of(linear.weight).scheme is not None]
+        if by_layer and linears:
+            tensors = tuple(plan.of(linear.weight) for linear in linears)
+            change = {weight.name: _from(original, index, weight.name) for weight in layer_weights(layer)}
+            groups.append(_Group(f"layers.{index}", tensors, index, change))
+        elif linears:
+            groups += [
+                _Group(linear.weight.name, (plan.of(linear.weight),), index, _of_linear(linear, original, index))
+                for linear in linears
+            ]
+    return groups
+
+
+def _originals(prepared: Prepared, base: BaseRun, read: network.Values) -> Callable[[int], dict[str, Tensor]]:
+    """The full-precision weights of a layer in the basis of the stored ones, by name; the last layer's are kept."""
+    transforms = [_transform(name) for name in prepared.recipe.before]
+
+    @lru_cache(maxsize=1)
+    def layer(index: int) -> dict[str, Tensor]:
+        described = prepared.decoder.layers[index]
+        task = LayerTask(
+            index=index,
+            layer=described,
+            plan=prepared.plan,
+            rotary=None,
+            weights={weight.name: read(weight) for weight in layer_weights(described)},
+            inputs=base.streams[index],
+            reference_inputs=None,
+            reference_outputs=None,
+            device=torch.device(base.device),
+        )
+        for transform in transforms:
+            if not transform.needs_inputs:
+                transform.fold(task, method_options(transform, prepared.recipe))
+        return task.weights
+
+    return layer
+
+
+def _put_back(weight: Weight, read: network.Values) -> Change:
+    return {weight.name: lambda: read(weight)}
+
+
+def _from(original: Callable[[int], dict[str, Tensor]], index: int, name: str) -> Callable[[], Tensor]:
+    return lambda: original(index)[name]
+
+
+def _of_linear(linear: Linear, original: Callable[[int], dict[str, Tensor]], index: int) -> Change:
+    """A projection with its bias: bias correction puts into it what rounding the weight changed."""
+    weights = [linear.weight] if linear.bias is None else [linear.weight, linear.bias]
+    return {weight.name: _from(original, index, weight.name) for weight in weights}
+
+
+def _blamed(group: _Group, saved: float) -> Blamed:
+    return Blamed(
+        name=group.name,
+        schemes=tuple(dict.fromkeys(tensor.stored_as for tensor in group.tensors)),
+        bytes=sum(tensor.bytes_after for tensor in group.tensors),
+        kl_saved=saved,
+        bytes_at_8_bits=sum(
+            sum(region_bytes(tensor.weight.shape, replace(tensor.scheme, bits=8), tensor.form).values())
+            for tensor in group.tensors
+            if tensor.scheme is not None
+        ),
+    )
+
+
+def format_blame(found: Blame) -> str:
+    """The groups as a table, and what the bundle loses in all."""
+    rows = [
+        (
+            entry.name,
+            " and ".join(entry.schemes),
+            f"{entry.bytes / 1e6:,.3f}",
+            f"{entry.kl_saved:.6f}",
+            f"{entry.kl_saved / found.kl:.1%}" if found.kl > 0 else "",
+            f"{entry.kl_saved / (entry.bytes / 1e6):.4f}",
+            f"{entry.bytes_at_8_bits / 1e6:,.3f}",
+        )
+        for entry in found.groups
+    ]
+    header = ("put back", "stored as", "MB", "KL saved", "share", "KL per MB", "MB at 8 bits")
+    return "\n".join(
+        [
+            format_table(header, rows, right=(2, 3, 4, 5, 6)),
+            "",
+            f"the bundle's KL from the full-precision model: {found.kl:.6f} nats a token on {found.tokens:,} tokens "
+            "(weights alone: float32 activations)",
+        ]
+    )

@@ -1,0 +1,199 @@
+"""Measure what a recipe's ``[budget]`` needs to know, on this checkpoint and text, and spend it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from edgepress.exporter.learn.budget.rounder import Rounder
+from edgepress.exporter.learn.budget.sensitivity import (
+    TensorGroup,
+    measure_prices,
+    overrides,
+    tensor_groups,
+    total_passes,
+)
+from edgepress.exporter.learn.budget.shipped import measure_shipped
+from edgepress.exporter.learn.budget.speed import group_ms
+from edgepress.exporter.learn.budget.spend import Prices, Spent, prices_to_json, refuse_slow, spend
+from edgepress.exporter.learn.calibration.run import (
+    describe_tokens,
+    given_tokens,
+    layers_first,
+    text_key,
+    use_threads,
+    versions,
+    wanted_tokens,
+    written_tokens,
+)
+from edgepress.exporter.learn.calibration.store import Store
+from edgepress.exporter.model.description import Decoder, Weight
+from edgepress.exporter.recipe.recipe import Budget, Recipe
+from edgepress.exporter.source.checkpoint import read_weight
+from edgepress.exporter.streams.text import CalibrationTokens, sequences_asked
+from edgepress.exporter.streams.variants import BaseRun
+from edgepress.progress import Progress
+
+if TYPE_CHECKING:
+    from edgepress.exporter.decide.prepare import Prepared
+
+_WHOLE = 4  # times the tokens of a price for those of a choice: 8,192 give a KL to about 5 % on tiny1m and stories260k
+
+
+def spend_budget(
+    prepared: Prepared,
+    plain: Decoder,
+    *,
+    scratch: Path,
+    bos: int | None,
+    threads: int | None,
+    progress: Progress,
+) -> tuple[Spent, dict[str, object]]:
+    """Choose each tensor's scheme, and say what the manifest keeps about the choice.
+
+    ``prepared`` is planned without the budget; ``plain`` is the checkpoint's own decoder: prices are those of rounding
+    without transforms, the choice is measured with them. What is measured stays in ``scratch`` for the next run with
+    the same model, text and candidates.
+
+    Raises:
+        InputError: the text cannot be used, or nothing among the candidates meets the budget.
+
+    """
+    budget = prepared.recipe.budget
+    if budget is None:
+        raise ValueError(f"recipe {prepared.recipe.name} has no budget")
+    with use_threads(plain, threads):
+        return _spend(prepared, plain, budget, scratch=scratch, bos=bos, threads=threads, progress=progress)
+
+
+def _spend(
+    prepared: Prepared,
+    plain: Decoder,
+    budget: Budget,
+    *,
+    scratch: Path,
+    bos: int | None,
+    threads: int | None,
+    progress: Progress,
+) -> tuple[Spent, dict[str, object]]:
+    recipe, checkpoint = prepared.recipe, prepared.checkpoint
+    asked = _asked(prepared, budget)
+    given = given_tokens(asked, bos)
+    groups, every = tensor_groups(plain, recipe, budget), budget.measure == "every"
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    ms = group_ms(plain, groups, recipe.accuracy_level) if budget.ms_per_token is not None else None
+    if ms is not None:  # takes seconds, and prices take minutes
+        refuse_slow(ms, budget)
+
+    def read(weight: Weight) -> Tensor:
+        return torch.from_numpy(read_weight(checkpoint, weight)).to(device)
+
+    def itemsize(name: str) -> int:
+        return checkpoint.tensors[name].itemsize
+
+    with Store.open(scratch, _key(asked, groups, given)) as store:
+        chosen = given or written_tokens(asked, store, threads=threads, progress=progress)
+        shipped = given_tokens(replace(prepared, recipe=wanted_tokens(recipe, prepared.plan)), bos) or chosen
+        seen, scored = split_text(shipped.tokens, chosen.tokens, recipe, budget)
+        first = scored.shape[1] // 2  # as evaluations score: the second half of a window, which has seen the first
+        few = scored[:: max(1, len(scored) // sequences_asked(replace(recipe.calibration, tokens=budget.tokens)))]
+        priced = BaseRun(plain, read, few, _folder(store, "priced"), device, first=first)
+        whole = BaseRun(plain, read, scored, _folder(store, "whole"), device, first=first)
+        looked_at = BaseRun(plain, read, seen, _folder(store, "seen"), device)
+        rounder, runs = Rounder(looked_at, recipe), (priced, whole, looked_at)
+        total = len(runs) * len(plain.layers) + total_passes(plain, groups, every=every)
+        with progress(total, "measuring what each tensor may lose", " layers") as advance:
+            for run in runs:
+                run.run(advance)
+            kl = measure_prices(priced, groups, store, rounder, every=every, advance=advance)
+
+        def measure(chosen: Sequence[int]) -> float:
+            made = replace(recipe, overrides=(*recipe.overrides, *overrides(groups, chosen, recipe)))
+            return measure_shipped(whole, checkpoint, prepared.decoder, made, seen=seen, itemsize=itemsize)
+
+        spent = spend(prepared.decoder, recipe, itemsize=itemsize, prices=Prices(groups, kl, ms), measure=measure)
+        for run in runs:
+            run.remove()
+    return spent, {
+        **spent.to_json(),
+        "rounded_by": _rounded_by(groups, rounder),
+        **describe_tokens(asked.recipe, CalibrationTokens(scored, chosen.warnings)),
+        "rounded_on": len(seen),
+        "prices": prices_to_json(groups, kl),
+    }
+
+
+def _asked(prepared: Prepared, budget: Budget) -> Prepared:
+    """Ask for as much text as both uses need: what the export looks at, and what KL is measured on."""
+    recipe = prepared.recipe
+    both = recipe.calibration.tokens + budget.tokens
+    if recipe.calibration.text:  # to read more takes little time, to write it much
+        both += (_WHOLE - 1) * budget.tokens
+        both = max(both, wanted_tokens(recipe, prepared.plan).calibration.tokens)
+    return replace(prepared, recipe=replace(recipe, calibration=replace(recipe.calibration, tokens=both)))
+
+
+def split_text(
+    shipped: NDArray[np.int64], tokens: NDArray[np.int64], recipe: Recipe, budget: Budget
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """What the layers see, of the sequences ``shipped`` that the export reads, and others to measure KL on.
+
+    All are (sequences, length); ``tokens`` has some that ``shipped`` may lack. Four times as many are measured on as
+    prices need, where there are: a choice is held against the budget by them. Where there is too little text for both a
+    third is measured on; of one sequence it is the same.
+    """
+    ordered, count = layers_first(shipped, recipe.calibration)
+    seen, asked = ordered[:count], sequences_asked(replace(recipe.calibration, tokens=_WHOLE * budget.tokens))
+    known = {row.tobytes() for row in seen}
+    others = np.array([row.tobytes() not in known for row in tokens])
+    scored = tokens[others]
+    if len(scored) < min(asked, len(tokens) // 3):
+        third = np.arange(len(tokens)) % 3 == 2
+        seen, scored = tokens[~third], tokens[third]
+    if not len(scored):
+        return seen, seen
+    count = min(asked, len(scored))
+    return seen, scored[np.arange(count) * len(scored) // count]
+
+
+def _rounded_by(groups: Sequence[TensorGroup], rounder: Rounder) -> list[str]:
+    """Names of the methods that rounded when prices were measured."""
+    return sorted(
+        {
+            rounder.method(weight, scheme).name
+            for group in groups
+            for candidate in group.candidates
+            for weight, scheme in zip(group.weights, candidate.schemes, strict=True)
+            if scheme is not None
+        }
+    )
+
+
+def _folder(store: Store, name: str) -> Path:
+    folder = store.directory / name
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+def _key(asked: Prepared, groups: Sequence[TensorGroup], given: CalibrationTokens | None) -> dict[str, object]:
+    """Everything that decides a price; the limit is not among it, so that another one is tried at once."""
+    return {
+        "source": asked.checkpoint.source_hashes(),
+        "groups": [
+            [group.name, [[None if s is None else asdict(s) for s in c.schemes] for c in group.candidates]]
+            for group in groups
+        ],
+        "options": asked.recipe.to_json()["options"],
+        "tokens": text_key(asked.recipe.calibration, given),
+        "measure": asked.recipe.budget and [asked.recipe.budget.measure, asked.recipe.budget.tokens],
+        "versions": versions(),
+        "threads": torch.get_num_threads(),
+        "cuda": torch.cuda.is_available(),
+    }

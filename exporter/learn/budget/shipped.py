@@ -1,0 +1,72 @@
+"""What a choice really loses: the model rounded as the export rounds it, up to what repairs the whole model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgepress.exporter.learn.calibration.engine import Calibration
+from edgepress.exporter.learn.calibration.store import Store
+from edgepress.exporter.methods.kinds import Method, Recovery, load_method, start_method
+from edgepress.exporter.model.description import Decoder
+from edgepress.exporter.plan.plan import make_plan
+from edgepress.exporter.recipe.recipe import Activations, Recipe, Storage
+from edgepress.exporter.source.checkpoint import Checkpoint
+from edgepress.exporter.streams.variants import BaseRun, divergences
+
+
+def before_repairs(recipe: Recipe) -> Recipe:
+    """The recipe without what takes an export's own time: learning layers and repairing the whole model.
+
+    Integer and float16 activations are left out too: a budget decides what weights may lose.
+    """
+
+    def started(storage: Storage) -> Storage:
+        return replace(storage, method=start_method(storage.method, recipe).name)
+
+    kept = tuple(name for name in recipe.after if isinstance(m := load_method(name), Recovery) and m.model is None)
+    return replace(
+        recipe,
+        weights=started(recipe.weights),
+        embedding=started(recipe.embedding),
+        head=started(recipe.head),
+        overrides=tuple(replace(override, storage=started(override.storage)) for override in recipe.overrides),
+        after=kept,
+        activations=Activations(),
+    )
+
+
+def measure_shipped(
+    reference: BaseRun,
+    checkpoint: Checkpoint,
+    decoder: Decoder,
+    recipe: Recipe,
+    *,
+    seen: NDArray[np.int64],
+    itemsize: Callable[[str], int],
+) -> float:
+    """KL(reference ‖ the model that ``recipe`` stores), nats a token of the reference's text.
+
+    ``reference`` is the full-precision model, run; ``seen`` (sequences, length) is what the calibration looks at, by
+    the same engine as the export's; ``decoder`` is the one that is planned, with what methods add to it.
+    """
+    recipe = before_repairs(recipe)
+    plan = make_plan(decoder, recipe, itemsize)
+    with (
+        TemporaryDirectory(dir=reference.streams[0].path.parent, prefix="choice-") as name,
+        Store.open(Path(name) / "stages", {}) as store,
+    ):
+        calibration = Calibration(checkpoint, decoder, plan, recipe, tokens=seen, store=store)
+        rounds = {tensor.scheme.method for tensor in plan.tensors if tensor.scheme is not None}
+        if recipe.before or recipe.after or any(not isinstance(load_method(one), Method) for one in rounds):
+            calibration.run()
+        tokens, first = reference.tokens, reference.first
+        stored = BaseRun(decoder, calibration.values(), tokens, Path(name), reference.device, first=first)
+        stored.run()
+        (found,) = divergences(stored, reference, len(decoder.layers), [{}])
+    return found

@@ -1,0 +1,176 @@
+"""Round the projections of one layer in the order in which they are computed, each on what the rounded ones give."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from edgepress.errors import InputError
+from edgepress.exporter.arrays.activations import Activations
+from edgepress.exporter.arrays.codes import Codes
+from edgepress.exporter.arrays.moments import Moments
+from edgepress.exporter.arrays.parallel import at_once, each, pieces
+from edgepress.exporter.methods.kinds import LinearMethod, Method, method_options
+from edgepress.exporter.methods.tasks import LayerTask
+from edgepress.exporter.model import network
+from edgepress.exporter.model.description import Linear, Weight, layer_groups, layer_weights
+from edgepress.exporter.recipe.recipe import Recipe
+
+_KEPT_BYTES = 512 << 20  # intermediate activations of one layer that may wait in memory; beyond, they are recomputed
+_BATCH_TOKENS = 1024  # each core has a batch of its own on its way through the layer
+
+
+def round_by_linear(
+    task: LayerTask, methods: dict[str, Method | LinearMethod], recipe: Recipe, *, outputs: Activations | None
+) -> bool:
+    """Round the projections in the order in which they are computed, each on what the rounded ones before it give.
+
+    The layer's ``outputs`` are written when that takes no second run of it; returns whether they were.
+    """
+    weights = [linear.weight for linear in task.linears() if task.scheme(linear.weight) is not None]
+    if not any(isinstance(methods[weight.name], LinearMethod) for weight in weights):  # no need to run the layer
+        for weight in weights:
+            _round(task, weight, methods[weight.name], None, recipe)
+        return False
+    passes = _Passes(task)
+    for group in range(len(layer_groups(task.layer))):
+        linears, moments = passes.before(group)
+        _round_group(task, linears, moments, methods, recipe)
+    if outputs is None:
+        return False
+    passes.finish(outputs)
+    return True
+
+
+def pass_on(task: LayerTask, outputs: Activations) -> None:
+    """Run the layer as it will be stored, and write what it gives."""
+    _Passes(task).finish(outputs)
+
+
+def _write_finite(outputs: Activations, batch: slice, y: Tensor, index: int) -> None:
+    """Pass on what a layer gives, (sequences, length, hidden), if it can be computed with."""
+    if not bool(torch.isfinite(y).all()):
+        raise InputError(
+            f"layer {index} gives NaN or infinite activations on the calibration text; the checkpoint "
+            "overflows in float32 there: take another one, or another text"
+        )
+    outputs.write(batch, y)
+
+
+class _Passes:
+    """All batches on their way through a layer, stopped before projections that are not rounded yet.
+
+    They wait in memory when there is room; else each group of projections is reached from the layer's inputs again.
+    """
+
+    def __init__(self, task: LayerTask) -> None:
+        self._task = task
+        widest = max(linear.weight.shape[1] for linear in task.linears()) + 2 * task.inputs.shape[2]
+        self._keep = 4 * math.prod(task.inputs.shape[:2]) * widest <= _KEPT_BYTES
+        self._batches = task.inputs.batches(_BATCH_TOKENS)
+        self._waiting: dict[int, _Waiting] = {}  # by the number of the batch
+        self._rounded: tuple[Linear, ...] = ()
+        self._dequantized: dict[str, Tensor] = {}
+
+    def before(self, group: int) -> tuple[tuple[Linear, ...], Moments]:
+        """Go on to a group of projections; returns them and what goes into them."""
+        moments: Moments | None = None
+        linears: tuple[Linear, ...] = ()
+        device = self._task.device
+        self._dequantized = {linear.weight.name: self._task.values(linear.weight) for linear in self._rounded}
+        for some in _together(len(self._batches), device):
+            for step, x in each(lambda number: self._reach(group, number).step, some, device):
+                linears = step
+                if moments is None:
+                    moments = Moments(x.shape[-1], device)
+                moments.add(x)
+        self._rounded = linears
+        if moments is None or not bool(torch.isfinite(moments.largest).all()):
+            raise InputError(
+                f"NaN or infinite activations go into {linears[0].weight.name} on the calibration text; "
+                "the checkpoint overflows in float32 there: take another one, or another text"
+            )
+        return linears, moments
+
+    def _reach(self, group: int, number: int) -> _Waiting:
+        waiting = self._waiting.get(number)
+        if waiting is not None:
+            waiting.answer()
+            return waiting
+        task = self._task
+        x = task.inputs.read(self._batches[number])
+        begun = _Waiting(network.layer_steps(task.layer, self._values, x, task.rotary))
+        for _ in range(group):
+            begun.answer()
+        if self._keep:
+            self._waiting[number] = begun
+        return begun
+
+    def _values(self, weight: Weight) -> Tensor:
+        """``weight`` as it will be stored; what was rounded last is wanted by every batch, and dequantized once."""
+        found = self._dequantized.get(weight.name)
+        return self._task.values(weight) if found is None else found
+
+    def finish(self, outputs: Activations) -> None:
+        """Write what the layer gives, with all its projections rounded."""
+        device, groups = self._task.device, len(layer_groups(self._task.layer))
+        asked = [linear.weight for linear in self._rounded] if self._waiting else layer_weights(self._task.layer)
+        self._dequantized = {weight.name: self._task.values(weight) for weight in asked}
+        for some in _together(len(self._batches), device):
+            reached = each(lambda number: self._reach(groups, number).output, some, device)
+            for number, y in zip(some, reached, strict=True):
+                _write_finite(outputs, self._batches[number], y, self._task.index)
+
+
+def _together(count: int, device: torch.device) -> list[range]:
+    """Numbers of batches, as many at a time as are computed at once."""
+    return [range(part.start, part.stop) for part in pieces(count, at_once(device))]
+
+
+class _Waiting:
+    """The steps of one batch up to projections that are not rounded yet; ``output`` is there after the last ones."""
+
+    def __init__(self, steps: network.Steps) -> None:
+        self._steps = steps
+        self.step = next(steps)
+        self.output = torch.empty(0)
+
+    def answer(self) -> None:
+        """Compute the projections and what follows, up to the next ones."""
+        try:
+            self.step = self._steps.send(self.step[1])
+        except StopIteration as end:
+            self.output = end.value
+
+
+def _round_group(
+    task: LayerTask,
+    linears: tuple[Linear, ...],
+    moments: Moments,
+    methods: dict[str, Method | LinearMethod],
+    recipe: Recipe,
+) -> None:
+    """Round projections that share their input."""
+    asked = [linear.weight for linear in linears if task.scheme(linear.weight) is not None]
+    each(lambda weight: _round(task, weight, methods[weight.name], moments, recipe), asked, task.device)
+
+
+def _round(
+    task: LayerTask, weight: Weight, method: Method | LinearMethod, moments: Moments | None, recipe: Recipe
+) -> None:
+    scheme, full = task.scheme(weight), task.full(weight)
+    if scheme is None:
+        return
+    if isinstance(method, Method):
+        stored = method.quantize(full.cpu().numpy(), scheme, None)
+        codes = Codes.unpack(stored, scheme, full.shape[1])
+        task.codes[weight.name] = codes.to(task.device)
+        return
+    if moments is None:
+        raise ValueError(f"{weight.name}: {method.name} needs moments")
+    try:
+        task.codes[weight.name] = method.quantize(full, scheme, moments, method_options(method, recipe))
+    except InputError as error:
+        raise InputError(f"{weight.name}: {error}") from error

@@ -1,0 +1,236 @@
+"""Calibrate one export: choose the tokens, open the store, pass the layers, and say what was done."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnxruntime
+import torch
+from numpy.typing import NDArray
+
+from edgepress import __version__, workspace
+from edgepress.cores import usable_cores
+from edgepress.exporter.learn.calibration.engine import Calibration
+from edgepress.exporter.learn.calibration.generate import generate_calibration
+from edgepress.exporter.learn.calibration.store import Store, StoredStages
+from edgepress.exporter.methods.kinds import LayerMethod, Recovery, load_method
+from edgepress.exporter.model.description import Decoder
+from edgepress.exporter.plan.plan import Plan
+from edgepress.exporter.recipe.recipe import CalibrationText, Recipe
+from edgepress.exporter.source.checkpoint import Checkpoint
+from edgepress.exporter.streams.text import CalibrationTokens, read_calibration, sequences_asked
+from edgepress.exporter.tokens.source_tokenizer import source_tokenizer
+from edgepress.fingerprint import Fingerprint, fingerprint
+from edgepress.progress import Progress
+
+if TYPE_CHECKING:
+    from edgepress.exporter.decide.prepare import Prepared
+
+_WRITTEN = "0000-generated"  # the stage with the model's own text, before those of the layers
+_WORTH_THREADS = 512  # hidden size below which torch's threads wait for each other longer than they compute
+_log = logging.getLogger("edgepress.calibration")
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """Every weight that calibration made, the ``tokens`` that layers saw, and what the manifest says about the text.
+
+    ``fingerprint`` tells that text from others; None for the model's own.
+    """
+
+    stages: StoredStages
+    tokens: NDArray[np.int64]  # (sequences, length)
+    described: dict[str, object]
+    fingerprint: Fingerprint | None
+
+
+@contextmanager
+def calibrate(
+    prepared: Prepared,
+    out: Path,
+    *,
+    source: Mapping[str, str],
+    bos: int | None,
+    threads: int | None,
+    progress: Progress,
+) -> Iterator[Calibrated]:
+    """Calibrate in a hidden directory beside ``out``, which is removed when the block ends without an error.
+
+    After an error or a kill it stays when a stage is complete, and the next run with the same inputs goes on there.
+
+    Raises:
+        InputError: the text or a method's result cannot be used; what is done is kept.
+
+    """
+    directory = workspace.beside(out, "calibration")
+    asked = replace(prepared, recipe=wanted_tokens(prepared.recipe, prepared.plan))
+    with ExitStack() as stack:
+        with use_threads(prepared.decoder, threads):
+            given = given_tokens(asked, bos)
+            store = stack.enter_context(Store.open(directory, _key(asked, source, given)))
+            chosen = given or written_tokens(asked, store, threads=threads, progress=progress)
+            for warning in chosen.warnings:
+                _log.warning("calibration text: %s", warning)
+            stages = _run(prepared, chosen, store, progress)
+        described = describe_tokens(prepared.recipe, chosen) | {"left_out": dict(prepared.left_out)}
+        tokens, count = layers_first(chosen.tokens, prepared.recipe.calibration)
+        yield Calibrated(stages, tokens[:count], described, _fingerprint(prepared, chosen))
+        store.remove()
+
+
+def _run(prepared: Prepared, chosen: CalibrationTokens, store: Store, progress: Progress) -> StoredStages:
+    """Pass the layers and repair the model, from where ``store`` ends."""
+    settings = wanted_tokens(prepared.recipe, prepared.plan) if trains_layers(prepared.plan) else prepared.recipe
+    tokens, layer_sequences = layers_first(chosen.tokens, settings.calibration)
+    calibration = Calibration(
+        prepared.checkpoint,
+        prepared.decoder,
+        prepared.plan,
+        prepared.recipe,
+        tokens=tokens,
+        layer_sequences=layer_sequences,
+        store=store,
+    )
+    done = [stage for stage in calibration.stages() if store.has(stage)]
+    if done:
+        _log.warning("continuing in %s after stage %s of %d", store.directory, done[-1], len(calibration.stages()))
+    return calibration.run(progress)
+
+
+@contextmanager
+def use_threads(decoder: Decoder, threads: int | None) -> Iterator[None]:
+    """Let torch compute on ``threads``; when None, on all cores if the model is large enough to gain by it.
+
+    The caller's number, which is one for the whole process, is restored at the end.
+    """
+    before, small = torch.get_num_threads(), decoder.hidden_size < _WORTH_THREADS
+    torch.set_num_threads(threads or (1 if small else usable_cores()))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def describe_tokens(recipe: Recipe, chosen: CalibrationTokens) -> dict[str, object]:
+    """What the manifest says about the text."""
+    return {
+        "text": [Path(name).name for name in recipe.calibration.text] or "the model's own generations",
+        "sequences": chosen.tokens.shape[0],
+        "length": chosen.tokens.shape[1],
+        "tokens_sha256": _digest(chosen),
+        "warnings": list(chosen.warnings),
+    }
+
+
+def trains_layers(plan: Plan) -> bool:
+    """Whether a method of the plan learns the rounding of a layer."""
+    names = {tensor.scheme.method for tensor in plan.tensors if tensor.scheme is not None}
+    return any(isinstance(load_method(name), LayerMethod) for name in names)
+
+
+def wanted_tokens(recipe: Recipe, plan: Plan) -> Recipe:
+    """The recipe, asking for as many tokens as its hungriest method sees."""
+    settings = recipe.calibration
+    trains = any(isinstance(m := load_method(name), Recovery) and m.model is not None for name in recipe.after)
+    hungry = trains or trains_layers(plan)
+    tokens = max(settings.tokens, settings.training_tokens) if hungry else settings.tokens
+    return replace(recipe, calibration=replace(settings, tokens=tokens))
+
+
+def layers_first(tokens: NDArray[np.int64], settings: CalibrationText) -> tuple[NDArray[np.int64], int]:
+    """Put the sequences that layers see first, spread over the text; returns all of them and how many those are."""
+    count = min(len(tokens), sequences_asked(settings))
+    seen = np.arange(count) * len(tokens) // count
+    rest = np.setdiff1d(np.arange(len(tokens)), seen)
+    return tokens[np.concatenate([seen, rest])], count
+
+
+def given_tokens(prepared: Prepared, bos: int | None) -> CalibrationTokens | None:
+    """The tokens of the text that the recipe names; None when it names none and the model has to write its own."""
+    settings = prepared.recipe.calibration
+    if not settings.text:
+        return None
+    return read_tokens(prepared.checkpoint, prepared.decoder, settings, bos, prepared.plan.context_length)
+
+
+def written_tokens(prepared: Prepared, store: Store, *, threads: int | None, progress: Progress) -> CalibrationTokens:
+    """The tokens that the model writes itself, the first stage of ``store``: written once, and found there again."""
+    settings = prepared.recipe.calibration
+    if not store.has(_WRITTEN):
+        with progress(sequences_asked(settings) * settings.length, "writing calibration text", " tokens") as advance:
+            written = generate_calibration(
+                prepared.checkpoint.directory,
+                settings,
+                folder=store.directory,
+                context_length=prepared.plan.context_length,
+                threads=threads,
+                progress=advance,
+            )
+        store.save(_WRITTEN, {"tokens": written.tokens})
+    return CalibrationTokens(store.load(_WRITTEN)["tokens"])
+
+
+def text_key(settings: CalibrationText, given: CalibrationTokens | None) -> dict[str, object]:
+    """What decides the tokens, for the key of a store: what was read, or what the model is asked to write."""
+    if given is not None:
+        return {"sha256": _digest(given)}
+    return {"tokens": settings.tokens, "length": settings.length, "seed": settings.seed}
+
+
+def versions() -> dict[str, str]:
+    """Versions of what computes, for the key of a store."""
+    return {
+        "edgepress": __version__,
+        "torch": str(torch.__version__),
+        "numpy": np.__version__,
+        "onnxruntime": onnxruntime.__version__,
+    }
+
+
+def _digest(chosen: CalibrationTokens) -> str:
+    return hashlib.sha256(chosen.tokens.astype("<i8").tobytes()).hexdigest()
+
+
+def read_tokens(
+    checkpoint: Checkpoint, decoder: Decoder, settings: CalibrationText, bos: int | None, context_length: int
+) -> CalibrationTokens:
+    """The tokens that ``settings`` asks for of the files of text that it names."""
+    return read_calibration(
+        settings.text,
+        tokenizer=source_tokenizer(checkpoint),
+        bos=bos,
+        settings=settings,
+        vocab_size=decoder.vocab_size,
+        context_length=context_length,
+    )
+
+
+def _fingerprint(prepared: Prepared, chosen: CalibrationTokens) -> Fingerprint | None:
+    """Sketch the text that was used; None for the model's own."""
+    if not prepared.recipe.calibration.text:
+        return None
+    tokenizer = source_tokenizer(prepared.checkpoint)
+    return fingerprint(tokenizer.decode(row) for row in chosen.tokens.tolist())
+
+
+def _key(asked: Prepared, source: Mapping[str, str], given: CalibrationTokens | None) -> dict[str, object]:
+    """Everything that decides the bytes of a stage."""
+    return {
+        "source": dict(source),
+        "recipe": asked.recipe.to_json(),
+        "schemes": {
+            tensor.weight.name: None if tensor.scheme is None else asdict(tensor.scheme)
+            for tensor in asked.plan.tensors
+        },
+        "tokens": text_key(asked.recipe.calibration, given),
+        "versions": versions(),
+        "threads": torch.get_num_threads(),
+        "cuda": torch.cuda.is_available(),
+    }

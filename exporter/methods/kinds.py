@@ -1,0 +1,281 @@
+"""Compression methods: one file each, ``methods/<what it does>/<method>.py``, ending in a typed constant ``METHOD``.
+
+The file's name is the method's key. What kind of method it is, its type says:
+
+- :class:`Method` rounds rows, from the weights alone: the checkpoint streams through it.
+- :class:`LinearMethod` rounds one projection, from what calibration text sends into it.
+- :class:`LayerMethod` rounds the projections of a layer together, from the layer's inputs and outputs.
+- :class:`Transform` prepares the weights for rounding without changing what the model computes (recipe: ``before``).
+- :class:`Recovery` repairs what rounding did, after each layer or at the end (recipe: ``after``).
+- :class:`Pruning` makes another, smaller checkpoint before anything is rounded (recipe: ``prune``).
+
+Each declares its options and what they may be (:mod:`.options`), so that a recipe is checked before anything is read.
+Arithmetic shared by methods is in :mod:`.packing` (codes in bytes), :mod:`.folding` (scales moved between weights) and
+:mod:`.sparsity` (which weights become 0).
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import pkgutil
+from collections.abc import Callable, Mapping, Set
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgepress.errors import InputError
+from edgepress.exporter.arrays.scheme import Scheme
+from edgepress.exporter.methods.options import Option, Options, read_options
+from edgepress.exporter.model.description import Decoder
+from edgepress.exporter.recipe.recipe import Recipe
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from edgepress.exporter.arrays.codes import Codes
+    from edgepress.exporter.arrays.moments import Moments
+    from edgepress.exporter.methods.prune_task import PruneTask
+    from edgepress.exporter.methods.tasks import LayerTask, ModelTask
+    from edgepress.exporter.plan.plan import Plan
+
+_FOLDERS = ("round", "transform", "repair", "shrink")
+
+Size = Literal["layers", "widths", "heads", "hidden", "vocabulary", "factors"]
+"""What a pruning step may change of a model; ``widths`` are those of the MLPs, ``factors`` projections in two."""
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """Rows as they are stored: see :mod:`.packing` for the layout. ``zero_points`` is None for symmetric schemes."""
+
+    values: NDArray[np.uint8]  # (rows, blocks, bytes in a block)
+    scales: NDArray[np.float32]  # (rows, blocks)
+    zero_points: NDArray[np.uint8] | None = None  # (rows, bytes in a row)
+
+
+class _WithOptions:
+    """What kinds of method with options share: ``declared`` says what each option may be, in the plan's time."""
+
+    declared: Mapping[str, Option]
+
+    @property
+    def options(self) -> Options:
+        """The options where a recipe sets none."""
+        return {key: option.default for key, option in self.declared.items()}
+
+
+@dataclass(frozen=True)
+class Method:
+    """How rows become codes and scales, from the weights alone.
+
+    ``quantize(rows, scheme, importance)``: ``rows`` is finite float32 (rows, columns); ``importance`` ≥ 0, float32
+    (columns,), weighs the squared error of each column, None being all alike. Rows are independent of each other: the
+    result may not depend on how a tensor was cut into calls.
+    """
+
+    name: str
+    quantize: Callable[[NDArray[np.float32], Scheme, NDArray[np.float32] | None], Quantized]
+
+
+@dataclass(frozen=True)
+class LinearMethod(_WithOptions):
+    """How one projection is rounded when it is known what goes into it.
+
+    ``quantize(weight, scheme, moments, options)``: ``weight`` is float32 (rows, columns); ``moments`` sums up the
+    inputs that the quantized layers before it produce. ``zeros(options)`` says in words which weights it makes 0 on
+    purpose, such as ``2:4 zeros``, and refuses what leaves nothing (InputError): what learns after it leaves codes that
+    mean 0 where they are.
+    """
+
+    name: str
+    quantize: Callable[[Tensor, Scheme, Moments, Options], Codes]
+    declared: Mapping[str, Option] = field(default_factory=dict)
+    zeros: Callable[[Options], str] = lambda _: ""
+
+
+@dataclass(frozen=True)
+class LayerMethod(_WithOptions):
+    """How all projections of one layer are rounded together: ``tune(task, options)`` changes ``task.codes``.
+
+    Its option ``start`` names the method that rounded them before, one by one.
+    """
+
+    name: str
+    tune: Callable[[LayerTask, Options], None]
+    declared: Mapping[str, Option] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Transform(_WithOptions):
+    """Changes weights so that rounding costs less, while the model computes the same.
+
+    ``describe(decoder, recipe)`` returns the decoder with what the transform adds to it, and refuses what it cannot
+    transform (InputError). ``fold(task, options)`` changes ``task.weights`` of one layer before it is rounded.
+    ``leaves(decoder)`` names the weights that it has to leave as they are, with the reason, for the plan.
+    ``needs_inputs`` says that ``fold`` looks at what goes into the layer; one that does not can be repeated from the
+    checkpoint alone.
+    """
+
+    name: str
+    describe: Callable[[Decoder, Recipe], Decoder]
+    fold: Callable[[LayerTask, Options], None]
+    declared: Mapping[str, Option] = field(default_factory=dict)
+    leaves: Callable[[Decoder], Mapping[str, str]] = lambda _: {}
+    needs_inputs: bool = True
+
+
+@dataclass(frozen=True)
+class Recovery(_WithOptions):
+    """Repairs what rounding did: ``layer`` after each layer is rounded, ``model`` once after the last.
+
+    ``describe(decoder, recipe)`` returns the decoder with what the repair adds to it; ``declines(decoder, options)``
+    says why it leaves this model alone, if it does; ``check(decoder, plan, options)`` refuses what it could not finish
+    here (InputError).
+    """
+
+    name: str
+    describe: Callable[[Decoder, Recipe], Decoder]
+    declines: Callable[[Decoder, Options], str] = lambda *_: ""
+    check: Callable[[Decoder, Plan, Options], None] = lambda *_: None
+    layer: Callable[[LayerTask, Options], None] | None = None
+    model: Callable[[ModelTask, Options], None] | None = None
+    declared: Mapping[str, Option] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Pruning(_WithOptions):
+    """Turns a checkpoint into another one, before any weight is rounded: ``run(task, options)`` calls ``task.write``.
+
+    ``keeps_shapes`` says that the sizes stay (the weights are trained), so that a plan need not run it; ``needs_text``
+    that the model's own generations will not do.
+
+    ``check(task, options)`` refuses, from config and tokenizer alone, what cannot be done to the model of ``task``
+    (InputError). Before the first step runs it is asked of the original, unless an earlier step ``changes`` one of the
+    sizes that it ``looks_at``; ``run`` asks it again. ``check_order(changed, options)`` refuses, before the first step,
+    to come after steps that change these sizes (InputError).
+    """
+
+    name: str
+    run: Callable[[PruneTask, Options], None]
+    declared: Mapping[str, Option] = field(default_factory=dict)
+    keeps_shapes: bool = False
+    needs_text: bool = False
+    check: Callable[[PruneTask, Options], None] = lambda *_: None
+    looks_at: frozenset[Size] = frozenset()
+    changes: frozenset[Size] = frozenset()
+    check_order: Callable[[Set[Size], Options], None] = lambda *_: None
+
+
+AnyMethod = Method | LinearMethod | LayerMethod | Transform | Recovery | Pruning
+Rounding = Method | LinearMethod | LayerMethod
+Kind = TypeVar("Kind", Transform, Recovery, Pruning)
+
+
+def place_of(method: AnyMethod) -> str:
+    """Where a recipe names a method of this kind, as a remedy."""
+    place = {Transform: "`before`", Recovery: "`after`", Pruning: "`prune`"}.get(type(method), "[weights]")
+    return f"{method.name} belongs into {place}"
+
+
+def unchanged(decoder: Decoder, recipe: Recipe) -> Decoder:  # noqa: ARG001 - the signature of `describe`
+    """``describe`` of a method that adds nothing to the decoder."""
+    return decoder
+
+
+def method_names() -> list[str]:
+    """Names of the methods found on disk, none of them imported."""
+    return sorted(_files())
+
+
+def _files() -> dict[str, str]:
+    """The methods on disk: from each name to the module in one of the folders."""
+    here = Path(__file__).parent
+    return {
+        module.name: f"{__package__}.{folder}.{module.name}"
+        for folder in _FOLDERS
+        for module in pkgutil.iter_modules([str(here / folder)])
+    }
+
+
+def load_method(name: str) -> AnyMethod:
+    """Import the method's file; an error in it is raised as it is.
+
+    Raises:
+        InputError: no file has that name.
+
+    """
+    files = _files()
+    if name not in files:
+        known = sorted(files)
+        near = difflib.get_close_matches(name, known, 1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise InputError(f"unknown compression method {name!r}; {hint}known: {', '.join(known)}")
+    method = importlib.import_module(files[name]).METHOD
+    if not isinstance(method, AnyMethod) or method.name != name:
+        raise TypeError(f"{files[name]}.METHOD must be a method named {name!r}, not {method!r}")
+    return method
+
+
+def method_options(method: LinearMethod | LayerMethod | Transform | Recovery | Pruning, recipe: Recipe) -> Options:
+    """The method's options with the recipe's values.
+
+    Raises:
+        InputError: the recipe sets an option that the method does not have, or gives one what it may not be.
+
+    """
+    return read_options(method.name, method.declared, recipe.options.get(method.name, {}))
+
+
+def load_kind(name: str, kind: type[Kind], place: str) -> Kind:
+    """The method that a recipe names under ``place``, which is for this kind.
+
+    Raises:
+        InputError: there is no such method, or it is of another kind; the message says where it belongs.
+
+    """
+    method = load_method(name)
+    if not isinstance(method, kind):
+        what = {
+            Pruning: "does not make a smaller model",
+            Transform: "is not a transform",
+            Recovery: "is not a recovery",
+        }
+        raise InputError(f"{place} = [{name!r}]: {name} {what[kind]}; {place_of(method)}")
+    return method
+
+
+def start_method(name: str, recipe: Recipe) -> Method | LinearMethod:
+    """What rounds a weight by itself: the method ``name``, or the one that a layer method starts with.
+
+    Raises:
+        InputError: there is no such method, or it rounds no weights.
+
+    """
+    method = load_method(name)
+    if isinstance(method, LayerMethod):
+        start = str(method_options(method, recipe)["start"])
+        method = load_method(start)
+        if not isinstance(method, Method | LinearMethod):
+            raise InputError(
+                f"[options.{name}] start = {start!r}: it must be a method that rounds one weight, as rtn or gptq"
+            )
+    if not isinstance(method, Method | LinearMethod):
+        raise InputError(f"method = {name!r} does not round; {place_of(method)}")
+    return method
+
+
+def zeros_asked(name: str, recipe: Recipe) -> str:
+    """Which weights the method ``name`` makes 0 on purpose, or the one that a layer method starts with; "" for none.
+
+    Raises:
+        InputError: there is no such method, or its options cannot be used.
+
+    """
+    method = load_method(name)
+    if isinstance(method, LayerMethod):
+        method = load_method(str(method_options(method, recipe)["start"]))
+    return method.zeros(method_options(method, recipe)) if isinstance(method, LinearMethod) else ""

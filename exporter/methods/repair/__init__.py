@@ -1,0 +1,1 @@
+"""Methods that mend what rounding did, one file each."""

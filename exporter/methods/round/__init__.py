@@ -1,0 +1,1 @@
+"""Methods that make codes of weights, one file each."""

@@ -1,0 +1,39 @@
+"""Magnitude pruning: the smallest weights of a projection become 0 (Han et al. 2015), then the rest is rounded.
+
+"Learning both Weights and Connections for Efficient Neural Networks". All weights of a projection compete, as in the
+papers that compare with it; in an n:m pattern those of a group. What it is good for is to compare with: :mod:`.wanda`
+and :mod:`.sparsegpt` look at what goes into the projection. Figures: ``benchmarks/sparsity.py``.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from edgepress.exporter.arrays.codes import Codes
+from edgepress.exporter.arrays.moments import Moments
+from edgepress.exporter.arrays.scheme import Scheme
+from edgepress.exporter.methods.kinds import LinearMethod
+from edgepress.exporter.methods.options import Option, Options
+from edgepress.exporter.methods.sparsity import OPTIONS, read_sparsity, round_kept
+
+
+def quantize(weight: Tensor, scheme: Scheme, moments: Moments, options: Options) -> Codes:
+    """See :class:`~edgepress.exporter.methods.kinds.LinearMethod`.
+
+    Raises:
+        InputError: an option cannot be used, a weight is not finite, or the Hessian is singular.
+
+    """
+    sparsity = read_sparsity("magnitude", options)
+    rows, columns = weight.shape
+    size = weight.abs()
+    sets = size if sparsity.group > 1 else size.reshape(1, rows * columns)
+    return round_kept(weight, sparsity.keeps(sets).reshape(rows, columns), scheme, moments, options)
+
+
+METHOD = LinearMethod(
+    "magnitude",
+    quantize,
+    declared={**OPTIONS, "then": Option("gptq")},
+    zeros=lambda options: str(read_sparsity("magnitude", options)),
+)

@@ -1,0 +1,1 @@
+"""Steps that make a smaller checkpoint before anything is rounded, one file each."""

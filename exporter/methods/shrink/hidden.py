@@ -1,0 +1,179 @@
+"""Channels of the residual stream removed, the same ones everywhere: embedding, every projection, every norm and head.
+
+How important channel j is, by activations: Σᵣ |W[r, j]| · RMS(xⱼ) over each projection that reads the stream (Wanda's
+score of weights, Sun et al. 2024, equation 1), as a share of that projection's sum, added up over all of them, the head
+too. By loss: the first-order change of the next-token loss when the channel is held at zero
+(:mod:`edgepress.exporter.streams.importance`).
+
+What is left computes what the original computes with those channels held at zero: an RMS norm then divides by the root
+of S / H, S being the sum of squares of what stays and H the old size; S / H' with gains of √(H / H') and ε · H / H' is
+the same. The config has one ε, so that norms over heads get the larger one too. A layer norm also subtracts the mean
+over all channels, which has no such form: models with layer norms (GPT-2) are refused.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from edgepress.errors import InputError
+from edgepress.exporter.methods.kinds import Pruning
+from edgepress.exporter.methods.options import Option, Options, unset, whole_number
+from edgepress.exporter.methods.prune_task import PruneTask
+from edgepress.exporter.methods.smaller.config import before_low_rank, described, refuse_factors, with_hidden
+from edgepress.exporter.methods.smaller.picks import Pick, picked_tensors, whole
+from edgepress.exporter.model import network
+from edgepress.exporter.model.description import Decoder, Layer, Linear, Norm
+from edgepress.exporter.streams.importance import Scores, check_way, stream_loss_scores
+from edgepress.exporter.streams.streams import embedded, pass_layers
+
+Indices = NDArray[np.int64]
+
+_SHARE = 0.75  # of the channels that stay when a recipe says nothing
+
+
+def remove_channels(task: PruneTask, options: Options) -> None:
+    """Write the checkpoint with a narrower residual stream."""
+    check(task, options)
+    size = size_left(task.decoder.hidden_size, options, task.block)
+    score = channel_scores if options["by"] == "activations" else stream_loss_scores
+    scores = score(task, task.tokens(int(options["tokens"])))
+    kept = np.sort(np.argsort(-scores, kind="stable")[:size])
+    task.report["hidden_size"] = size
+    task.report["importance_kept"] = float(f"{scores[kept].sum() / scores.sum():.4g}")
+    keep_channels(task, kept)
+
+
+def check(task: PruneTask, options: Options) -> None:
+    """See :class:`~edgepress.exporter.methods.kinds.Pruning`."""
+    refuse_factors(task.decoder, METHOD.name)
+    if task.decoder.final_norm.kind != "rms":
+        raise InputError(
+            f"hidden cannot prune {task.decoder.model_type}: its layer norms subtract the mean over all channels; take "
+            "depth, heads or mlp_width"
+        )
+    size_left(task.decoder.hidden_size, options, task.block)
+    check_way(options["by"], METHOD.name)
+
+
+def size_left(hidden: int, options: Options, block: int) -> int:
+    """How many of ``hidden`` channels the options leave: as asked, or a share of them, rounded down to a multiple.
+
+    Raises:
+        InputError: they contradict each other, leave nothing, or remove nothing.
+
+    """
+    size, share, multiple = int(options["size"]), float(options["share"]), int(options["multiple"]) or block
+    if size and share:
+        raise InputError(f"[options.hidden] has size = {size} and share = {share}; keep one of them")
+    if size < 0 or not 0 <= share < 1 or multiple < 1:
+        raise InputError(
+            f"[options.hidden] size = {size}, share = {share}, multiple = {multiple}: give how many channels stay, or "
+            "the share of them that stays, above 0 and below 1, and a multiple of at least 1"
+        )
+    left = size or int((share or _SHARE) * hidden / multiple) * multiple
+    if left < 1:
+        raise InputError(
+            f"[options.hidden] share = {share or _SHARE} of {hidden} channels leaves none, in multiples of {multiple}; "
+            "give a larger share, or a smaller multiple"
+        )
+    if left >= hidden:
+        raise InputError(
+            f"[options.hidden] size = {left} keeps all {hidden} channels; give less, or leave hidden out of `prune`"
+        )
+    return left
+
+
+def channel_scores(task: PruneTask, tokens: NDArray[np.int64]) -> Scores:
+    """Importance of each channel of the residual stream by activations, (hidden,), on tokens (sequences, length)."""
+    decoder = task.decoder
+    scores = np.zeros(decoder.hidden_size)
+    squares: dict[tuple[Linear, ...], Tensor] = {}  # Σ of squares of each input, by the projections that share it
+
+    def add(linears: tuple[Linear, ...], x: Tensor) -> None:
+        found = x.double().square().sum((0, 1)).cpu()
+        squares[linears] = squares[linears] + found if linears in squares else found
+
+    def tap(index: int, linears: tuple[Linear, ...], x: Tensor) -> None:
+        layer = decoder.layers[index]
+        if linears[0] not in (layer.attention.output, layer.mlp.down):
+            add(linears, x)
+
+    with (
+        embedded(task.checkpoint, decoder, tokens, task.folder / "stream.f32", task.device) as stream,
+        task.progress(len(decoder.layers), "importance of channels", " layers") as advance,
+        torch.no_grad(),
+    ):
+        pass_layers(task.checkpoint, decoder, [stream], tap=tap, advance=advance)
+        for x in stream:
+            add((decoder.head,), network.norm_forward(decoder.final_norm, task.read, x))
+    for linears, total in squares.items():
+        sizes = (total / tokens.size).sqrt()
+        for linear in linears:
+            found = (task.read(linear.weight).abs().sum(0).double().cpu() * sizes).numpy()
+            scores += found / max(found.sum(), 1e-300)
+    return scores
+
+
+def keep_channels(task: PruneTask, kept: Indices) -> None:
+    """Write the checkpoint whose residual stream has only the channels ``kept``, ascending."""
+    old = task.decoder
+    config = with_hidden(task.checkpoint.config, old, len(kept))
+    new = described(task.checkpoint, config)
+    picks = whole(old, new)
+    gain = (old.hidden_size / len(kept)) ** 0.5
+    for layer in old.layers:
+        picks |= _layer_picks(layer, kept, gain)
+    picks |= _end_picks(old, new, kept, gain)
+    task.write(config=config, tensors=picked_tensors(task.checkpoint, new, picks))
+
+
+def _layer_picks(layer: Layer, kept: Indices, gain: float) -> dict[str, Pick]:
+    attention, mlp = layer.attention, layer.mlp
+    picks = {}
+    for linear in (attention.qkv, mlp.gate, mlp.up):  # they read the stream
+        if linear is not None:
+            picks[linear.weight.name] = Pick(linear.weight, columns=kept)
+    for linear in (attention.output, mlp.down):  # they are added to it
+        picks |= {weight.name: Pick(weight, rows=kept) for weight in (linear.weight, linear.bias) if weight is not None}
+    for norm in (layer.attention_norm, layer.mlp_norm, layer.attention_post_norm, layer.mlp_post_norm):
+        if norm is not None:
+            picks |= _norm_pick(norm, kept, gain)
+    return picks
+
+
+def _norm_pick(norm: Norm, kept: Indices, gain: float) -> dict[str, Pick]:
+    return {norm.weight.name: Pick(norm.weight, rows=kept, scale=np.full(len(kept), gain, np.float32))}
+
+
+def _end_picks(old: Decoder, new: Decoder, kept: Indices, gain: float) -> dict[str, Pick]:
+    """Embedding, final norm and head.
+
+    Where the embedding's multiplier follows from the hidden size (Gemma), the table makes up for its change, and where
+    the head is that table the final norm takes it back.
+    """
+    ratio = old.embedding_multiplier / new.embedding_multiplier
+    scale = None if ratio == 1 else np.full(old.vocab_size, ratio, np.float32)
+    picks = {old.embedding.name: Pick(old.embedding, columns=kept, scale=scale)}
+    if not old.tied:
+        picks[old.head.weight.name] = Pick(old.head.weight, columns=kept)
+    return picks | _norm_pick(old.final_norm, kept, gain / ratio if old.tied else gain)
+
+
+METHOD = Pruning(
+    name="hidden",
+    run=remove_channels,
+    declared={
+        "size": unset(0),
+        "share": unset(0.0, 1),
+        "by": Option("activations"),
+        "multiple": unset(0),
+        "tokens": whole_number(4096, 2),
+    },
+    check=check,
+    looks_at=frozenset({"hidden"}),
+    changes=frozenset({"hidden"}),
+    check_order=before_low_rank("hidden"),
+)

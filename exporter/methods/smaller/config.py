@@ -1,0 +1,105 @@
+"""The config of a smaller model: what changes when layers go, or when they become narrower."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence, Set
+
+from edgepress.errors import InputError
+from edgepress.exporter.methods.kinds import Size
+from edgepress.exporter.methods.options import Options
+from edgepress.exporter.model.architectures import architecture, describe
+from edgepress.exporter.model.description import Decoder, Layer, layer_linears
+from edgepress.exporter.source.checkpoint import Checkpoint
+from edgepress.exporter.source.config import Config
+from edgepress.targets import Target
+
+_BY_LAYER = ("layer_types", "no_rope_layers", "intermediate_size", "n_inner")  # keys that may hold a list, one a layer
+
+Values = dict[str, object]
+
+
+def with_layers(config: Mapping[str, object], layers: int, kept: Sequence[int]) -> Values:
+    """The config of a model of which only the layers ``kept`` are left; each keeps its own window, rope and width."""
+    family = architecture(str(config["model_type"]))
+    lists: dict[str, list[object]] = {
+        key: list(values) for key in _BY_LAYER if isinstance(values := config.get(key), list)
+    }
+    lists |= {key: list(values) for key, values in family.by_layer(Config(config), layers).items()}
+    cut: Values = {key: [values[index] for index in kept] for key, values in lists.items()}
+    return {**config, **cut, family.layers_key: len(kept)}
+
+
+def with_widths(config: Mapping[str, object], widths: Sequence[int]) -> Values:
+    """The config of a model whose MLPs are that wide; one number where all are alike."""
+    key = architecture(str(config["model_type"])).width_key
+    return {**config, key: widths[0] if len(set(widths)) == 1 else list(widths)}
+
+
+def with_heads(config: Mapping[str, object], decoder: Decoder, heads: int, kv_heads: int) -> Values:
+    """The config of a model with so many heads of the same size as before."""
+    key = architecture(str(config["model_type"])).heads_key
+    changed: Values = {**config, key: heads, "head_dim": decoder.layers[0].attention.head_dim}
+    return changed if key == "n_head" else {**changed, "num_key_value_heads": kv_heads}
+
+
+def with_hidden(config: Mapping[str, object], decoder: Decoder, hidden: int) -> Values:
+    """The config of a model with RMS norms whose residual stream has so many channels, heads being as they were."""
+    return {
+        **config,
+        "hidden_size": hidden,
+        "head_dim": decoder.layers[0].attention.head_dim,
+        "rms_norm_eps": decoder.final_norm.epsilon * decoder.hidden_size / hidden,
+    }
+
+
+def described(checkpoint: Checkpoint, config: Mapping[str, object]) -> Decoder:
+    """The decoder of a changed config whose tensors are named as the checkpoint's are."""
+    return describe(config, checkpoint.tensors.keys())
+
+
+def check_same_layer(old: Layer, new: Layer, where: str) -> None:
+    """Raise InputError when a layer that stays would compute something else in the new model.
+
+    What is compared is what a config can say; scale is not: it can be moved into the weights.
+    """
+
+    def facts(layer: Layer) -> tuple[object, ...]:
+        attention = layer.attention
+        return (attention.rope, attention.window, attention.softcap, layer.residual_multiplier, layer.mlp.activation)
+
+    if facts(old) != facts(new):
+        raise InputError(
+            f"{where} would compute with {facts(new)}, and computes with {facts(old)}; the config cannot say that of "
+            "it alone: please report this architecture and config"
+        )
+
+
+def refuse_factors(decoder: Decoder, method: str) -> None:
+    """Raise InputError when a step that changes projections finds some in two factors."""
+    if any(linear.inner is not None for layer in decoder.layers for linear in layer_linears(layer)):
+        raise _in_factors(method)
+
+
+def before_low_rank(method: str) -> Callable[[Set[Size], Options], None]:
+    """``check_order`` of a step that changes projections: it cannot come after one that factors them."""
+
+    def check_order(changed: Set[Size], _: Options) -> None:
+        if "factors" in changed:
+            raise _in_factors(method)
+
+    return check_order
+
+
+def _in_factors(method: str) -> InputError:
+    return InputError(
+        f"{method} cannot prune projections that are two factors; in `prune`, put {method} before low_rank"
+    )
+
+
+def refuse_different(targets: Sequence[Target], what: str, remedy: str) -> None:
+    """Raise InputError when a target wants all layers alike and ``what`` makes them different."""
+    for target in targets:
+        if target.same_layers:
+            raise InputError(
+                f"{what}, and {target.name} takes layers of one size only ({target.same_layers}); {remedy}"
+            )

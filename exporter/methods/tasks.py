@@ -1,0 +1,129 @@
+"""What a method is given to work on: one layer, or the whole compressed model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from edgepress.errors import InputError
+from edgepress.exporter.arrays.activations import Activations
+from edgepress.exporter.arrays.codes import Codes
+from edgepress.exporter.arrays.moments import Moments
+from edgepress.exporter.arrays.scheme import Scheme
+from edgepress.exporter.learn.calibration.store import Store, StoredStages
+from edgepress.exporter.methods.kinds import Method, Quantized, load_method
+from edgepress.exporter.model import network
+from edgepress.exporter.model.description import Decoder, Layer, Linear, Weight, layer_linears
+from edgepress.exporter.plan.plan import Plan
+from edgepress.progress import Progress, silent
+
+
+@dataclass
+class LayerTask:
+    """One layer on its way through the methods.
+
+    ``weights`` has every weight of the layer in float32, with the transforms so far folded in; ``codes`` what is
+    rounded so far, and ``repaired`` what a recovery changed of the rest. ``inputs`` is the residual stream that the
+    compressed layers before this one produce; ``reference_inputs`` what the full-precision ones produce, and
+    ``reference_outputs`` what this layer, in full precision, makes of that; both are kept only when a method asks.
+    """
+
+    index: int
+    layer: Layer
+    plan: Plan
+    rotary: network.Rotary | None
+    weights: dict[str, Tensor]
+    inputs: Activations
+    reference_inputs: Activations | None
+    reference_outputs: Activations | None
+    device: torch.device
+    codes: dict[str, Codes] = field(default_factory=dict)
+    repaired: dict[str, Tensor] = field(default_factory=dict)
+
+    def scheme(self, weight: Weight) -> Scheme | None:
+        """How ``weight`` will be stored; None when it is kept in float32."""
+        return self.plan.of(weight).scheme
+
+    def full(self, weight: Weight) -> Tensor:
+        """``weight`` in full precision, transforms folded in."""
+        return self.weights[weight.name]
+
+    def values(self, weight: Weight) -> Tensor:
+        """``weight`` as it will be stored, dequantized; in full precision when nothing changed it yet."""
+        codes = self.codes.get(weight.name)
+        return self.repaired.get(weight.name, self.weights[weight.name]) if codes is None else codes.dequantize()
+
+    def linears(self) -> list[Linear]:
+        """The layer's projections in the order in which they are computed."""
+        return layer_linears(self.layer)
+
+    def observe(self, values: network.Values) -> dict[str, Moments]:
+        """Run the layer on its inputs and sum up what goes into each projection, by the weight's name."""
+        moments: dict[str, Moments] = {}
+
+        def tap(linears: tuple[Linear, ...], x: Tensor) -> Tensor:
+            key = linears[0].weight.name
+            if key not in moments:
+                moments[key] = Moments(x.shape[-1], self.device)
+            moments[key].add(x)
+            for other in linears[1:]:
+                moments[other.weight.name] = moments[key]
+            return x
+
+        for x in self.inputs:
+            network.layer_forward(self.layer, values, x, self.rotary, tap)
+        return moments
+
+
+@dataclass
+class ModelTask:
+    """The whole compressed model, for a method that repairs it end to end.
+
+    ``stages`` gives each weight as it will be stored so far; ``put`` replaces one. ``tokens`` is the calibration text,
+    (sequences, length), and ``teacher`` what goes into the full-precision model's final norm for it; ``read`` gives a
+    checkpoint weight in float32, without transforms, ``full`` the one that was rounded, with them. ``progress`` makes
+    the method's bar.
+    """
+
+    decoder: Decoder
+    plan: Plan
+    tokens: NDArray[np.int64]
+    stages: StoredStages
+    teacher: Activations
+    read: Callable[[Weight], Tensor]
+    full: Callable[[Weight], Tensor]
+    store: Store
+    device: torch.device
+    seed: int
+    changed: dict[str, Quantized | NDArray[np.float32]] = field(default_factory=dict)
+    progress: Progress = silent
+
+    def put(self, weight: Weight, stored: Quantized | NDArray[np.float32]) -> None:
+        """Store ``weight`` so."""
+        self.changed[weight.name] = stored
+
+    def stored(self, weight: Weight) -> Codes | Tensor:
+        """``weight`` as it will be stored so far; what no stage has made is rounded from the checkpoint's rows."""
+        scheme = self.plan.of(weight).scheme
+        if weight.name in self.stages:
+            found = self.stages.weight(weight.name)
+            if isinstance(found, Quantized):
+                if scheme is None:
+                    raise ValueError(f"{weight.name} is stored in codes, and the plan has no scheme")
+                return Codes.unpack(found, scheme, weight.shape[1]).to(self.device)
+            return torch.from_numpy(found).to(self.device)
+        full = self.read(weight)
+        if scheme is None:
+            return full
+        method = load_method(scheme.method)
+        if not isinstance(method, Method):
+            raise InputError(
+                f"{scheme.method} cannot round {weight.name}, as no layer looks at what goes into it; name a method "
+                "that rounds rows from the weights alone, such as rtn"
+            )
+        return Codes.unpack(method.quantize(full.cpu().numpy(), scheme, None), scheme, full.shape[1]).to(self.device)

@@ -1,0 +1,95 @@
+"""AWQ: activation-aware weight quantization (Lin et al. 2023).
+
+A column whose input is large costs most when it is rounded. Multiplied by s > 1 before rounding, and its input divided
+by s, its error shrinks by about s as long as the block's scale stays (section 3.2). Per group of projections with one
+input, s = (√E[x²])^α and the α of a grid that leaves the least error in the output (equation 5):
+
+    Σ tr((W − Ŵ) E[x xᵀ] (W − Ŵ)ᵀ),   Ŵ = Q(W · diag(s)) · diag(s)⁻¹
+
+The paper takes the mean of |x| and measures the error on samples. The second moments, which the error needs anyway,
+give both, so that the layer runs over the text once. Rows do not depend on each other: of a projection with more than
+``rows``, as many are taken, evenly spaced, to tell the αs apart. Q is the rounding of :mod:`.rtn` in the plan's
+scheme, which already searches each block's scale: the paper's search for clipping is in it. α = 0, no scaling, is in
+the grid.
+
+What it brings: ``awq + gptq, …`` beside ``gptq, …`` in the results of ``benchmarks/accuracy.py``. Those models have no
+outliers, and gain next to nothing; where there are some, the error falls (tests/exporter/methods/test_awq.py plants
+them).
+
+Scaling the rows of v or up, as the next group's input, does not change what was found for theirs: each row has scales
+of its own.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from edgepress.exporter.methods.folding import Group, foldable_groups, not_foldable
+from edgepress.exporter.methods.kinds import Transform, unchanged
+from edgepress.exporter.methods.options import Options, whole_number
+from edgepress.exporter.methods.round import rtn
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from edgepress.exporter.arrays.moments import Moments
+    from edgepress.exporter.arrays.scheme import Scheme
+    from edgepress.exporter.methods.tasks import LayerTask
+
+_LEAST = 1e-4  # of the largest channel: what a channel that is nearly always 0 counts as
+
+
+def _fold(task: LayerTask, options: Options) -> None:
+    moments = task.observe(task.full)
+    grid, rows = int(options["grid"]), int(options["rows"])
+    for group in foldable_groups(task.layer):
+        if all(task.scheme(linear.weight) is None for linear in group.linears):
+            continue  # kept in float32: nothing is rounded
+        group.fold(task.weights, best_scales(task, group, moments[group.linears[0].weight.name], grid, rows))
+
+
+def best_scales(task: LayerTask, group: Group, moments: Moments, grid: int, rows: int) -> Tensor:
+    """Scales of the group's channels, (channels,): those of the best α among 0, 1/grid, …, 1."""
+    size = group.by_channel(moments.mean_square, "mean").sqrt()  # (channels,)
+    size = size.clamp_min(float(size.max()) * _LEAST)
+    best = torch.ones_like(size)
+    least = output_error(task, group, moments, best, rows)
+    if not float(size.max()) > 0:
+        return best
+    for step in range(1, grid + 1):
+        scales = size ** (step / grid)
+        scales = scales / (scales.max() * scales.min()).sqrt()
+        error = output_error(task, group, moments, scales, rows)
+        if error < least:
+            best, least = scales, error
+    return best
+
+
+def output_error(task: LayerTask, group: Group, moments: Moments, scales: Tensor, rows: int) -> float:
+    """Mean squared error of the group's outputs over the text, when rounded with ``scales`` folded in.
+
+    Estimated from about ``rows`` rows of each projection.
+    """
+    columns = group.by_column(scales)
+    error = 0.0
+    for linear in group.linears:
+        scheme, full = task.scheme(linear.weight), task.full(linear.weight)
+        if scheme is not None:
+            some = full[:: -(-len(full) // rows)]
+            difference = some - rounded(some * columns, scheme) / columns  # (rows, columns)
+            share = len(some) / len(full)
+            error += float(((difference @ moments.second) * difference).sum()) / (moments.count * share)
+    return error
+
+
+def rounded(weight: Tensor, scheme: Scheme) -> Tensor:
+    """``weight`` rounded to nearest in ``scheme``, dequantized."""
+    from edgepress.exporter.arrays.codes import Codes
+
+    stored = rtn.quantize(weight.cpu().numpy(), scheme, None)
+    return Codes.unpack(stored, scheme, weight.shape[1]).dequantize().to(weight.device)
+
+
+METHOD = Transform("awq", unchanged, _fold, {"grid": whole_number(20), "rows": whole_number(512)}, not_foldable)

@@ -1,0 +1,121 @@
+"""Rotations after QuaRot (Ashkboos et al. 2024): outliers are spread over all channels before weights are rounded.
+
+- The residual stream (QuaRot's R₁): what writes to it is rotated, what reads it is rotated back. An RMS norm commutes
+  with that once its gain is moved into the projections behind it, which leaves ones.
+- v (R₂): the rows of each of its heads are rotated, the columns of the output projection that read them rotated back.
+
+Embedding, final norm and head stay as they are, tied or not: the graph rotates what is embedded and rotates back what
+goes into the final norm. As the rotation is a Kronecker product, both together cost hidden · (left + right) · 2
+multiplications a token, and the factors a few KB; see :mod:`edgepress.exporter.model.rotation`.
+
+A layer norm takes its mean away before it scales, which a rotation commutes with that keeps the vector of ones; its
+bias moves into those of the projections.
+
+A rotation spreads outliers (tests/exporter/methods/test_hadamard.py plants one) and gains next to nothing where there
+are none: ``hadamard + gptq, …`` beside ``gptq, …`` in the results of ``benchmarks/accuracy.py``. No seed is searched
+for: one that is best on the calibration text need not be so on another.
+
+Rotations inside attention and before ``down``, which QuaRot computes at run time (R₃, R₄) for integer caches and
+activations, are not made.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from edgepress.errors import InputError
+from edgepress.exporter.methods.folding import value_rows
+from edgepress.exporter.methods.kinds import Transform, method_options
+from edgepress.exporter.methods.options import Options, whole_number
+from edgepress.exporter.model.description import Attention, Decoder, Linear, Norm, Rotation
+from edgepress.exporter.model.network import rotate
+from edgepress.exporter.model.rotation import orthogonal, split
+from edgepress.exporter.recipe.recipe import Recipe
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from edgepress.exporter.methods.tasks import LayerTask
+
+
+def _describe(decoder: Decoder, recipe: Recipe) -> Decoder:
+    """Add the rotation to the decoder.
+
+    Raises:
+        InputError: the model's norms do not commute with a rotation, or it is rotated already.
+
+    """
+    if decoder.rotation is not None:
+        raise InputError("before names hadamard twice; once is enough")
+    for layer in decoder.layers:
+        if layer.attention_post_norm is not None or layer.mlp_post_norm is not None:
+            raise InputError(
+                f"hadamard cannot rotate {decoder.model_type}: it normalizes what attention and MLP add to the "
+                "residual stream, with a gain for each channel, and no weight behind can take those gains; "
+                "leave hadamard out of `before`"
+            )
+    return replace(decoder, rotation=_rotation(decoder.hidden_size, decoder.final_norm, method_options(METHOD, recipe)))
+
+
+def _rotation(hidden: int, norm: Norm, options: Options) -> Rotation:
+    left, right = split(hidden)
+    return Rotation(left, right, int(options["seed"]), keeps_mean=norm.kind == "layer")
+
+
+def _fold(task: LayerTask, options: Options) -> None:
+    attention, mlp, weights = task.layer.attention, task.layer.mlp, task.weights
+    if task.layer.attention_norm is None or task.layer.mlp_norm is None:
+        raise ValueError(f"layer {task.index} has no norm before a branch")
+    head = orthogonal(attention.head_dim, np.random.default_rng([int(options["seed"]), task.index]))
+    _rotate_values(attention, weights, torch.from_numpy(head).to(task.device))
+    rotation = _rotation(attention.qkv.reader.weight.shape[1], task.layer.attention_norm, options)
+    for norm, readers in (
+        (task.layer.attention_norm, [attention.qkv]),
+        (task.layer.mlp_norm, [mlp.up] if mlp.gate is None else [mlp.gate, mlp.up]),
+    ):
+        for reader in readers:
+            _read_rotated(norm, reader, weights, rotation)
+        weights[norm.weight.name] = torch.ones_like(weights[norm.weight.name])
+        if norm.bias is not None:
+            weights[norm.bias.name] = torch.zeros_like(weights[norm.bias.name])
+    for writer in (attention.output, mlp.down):
+        weight = weights[writer.weight.name].double()
+        weights[writer.weight.name] = rotate(rotation, weight.T).T.float().contiguous()
+        if writer.bias is not None:
+            weights[writer.bias.name] = rotate(rotation, weights[writer.bias.name].double()).float()
+
+
+def _read_rotated(norm: Norm, reader: Linear, weights: dict[str, Tensor], rotation: Rotation) -> None:
+    """``W (g ∘ n + b)`` becomes ``(W diag(g) R) (Rᵀ n) + W b``; of two factors W is the inner one, and b passes on."""
+    first = reader.reader.weight
+    weight = weights[first.name].double()
+    if norm.bias is not None:
+        if reader.bias is None:
+            raise ValueError(f"{reader.weight.name} has no bias that could take the layer norm's")
+        moved = weight @ weights[norm.bias.name].double()
+        if reader.inner is not None:
+            moved = weights[reader.weight.name].double() @ moved
+        weights[reader.bias.name] = (weights[reader.bias.name].double() + moved).float()
+    weights[first.name] = rotate(rotation, weight * weights[norm.weight.name].double()).float()
+
+
+def _rotate_values(attention: Attention, weights: dict[str, Tensor], head: Tensor) -> None:
+    """Rotate each head of v by ``head`` (head_dim, head_dim), and the columns of the output projection back."""
+    width, rows = attention.head_dim, value_rows(attention)
+    for weight in (attention.qkv.weight, attention.qkv.bias):
+        if weight is not None:
+            whole = weights[weight.name].clone()
+            by_head = whole[rows].double().reshape(attention.kv_heads, width, -1)
+            whole[rows] = (head.T @ by_head).reshape(whole[rows].shape).float()
+            weights[weight.name] = whole
+    reader = attention.output.reader.weight
+    columns = weights[reader.name]
+    by_head = columns.double().reshape(-1, attention.heads, width)
+    weights[reader.name] = (by_head @ head).reshape(columns.shape).float()
+
+
+METHOD = Transform("hadamard", _describe, _fold, {"seed": whole_number(0, 0, 1 << 63)}, needs_inputs=False)

@@ -1,0 +1,115 @@
+"""The model families that can be exported: one file for each, named as ``model_type`` in the checkpoint's config.
+
+A file ends in ``ARCHITECTURE = Architecture(model_type=…, read=…)``. Adding a family is adding its file; nothing else
+names it. :func:`describe` is what the exporter calls.
+"""
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
+
+from edgepress.errors import InputError
+from edgepress.exporter.model.description import Decoder, change_parts
+from edgepress.exporter.model.factors import KEY, read_ranks, with_factors
+from edgepress.exporter.source.config import READ_BY_ALL, Config
+from edgepress.exporter.source.kinds import what_it_is
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A model family: how its config becomes a :class:`Decoder` that names the checkpoint's tensors.
+
+    ``ignored_tensors`` are regular expressions (full match) for tensors that are in real checkpoints and are no
+    parameters: buffers, and the second copy of a tied head (a tensor that is used is never ignored).
+    ``base_prefix`` starts the names of everything but the head; checkpoints saved without the head leave it out.
+    ``layers_key``, ``width_key`` and ``heads_key`` are the config's names of the number of layers, of the MLP's width
+    and of the number of query heads.
+    ``by_layer(config, layers)`` spells out, as lists with one entry a layer, what the config says by a rule about the
+    layers' numbers, by key: without some of its layers a model needs the list.
+    ``config_keys`` are those that transformers' class reads and ``read`` does not, so that values are refused. Keys
+    that neither reads are passed over, and noted (:func:`unread_keys`).
+    """
+
+    model_type: str
+    read: Callable[[Config], Decoder]
+    ignored_tensors: tuple[str, ...] = ()
+    base_prefix: str = "model."
+    layers_key: str = "num_hidden_layers"
+    width_key: str = "intermediate_size"
+    heads_key: str = "num_attention_heads"
+    by_layer: Callable[[Config, int], dict[str, list[int] | list[str]]] = lambda *_: {}
+    config_keys: tuple[str, ...] = ()
+
+
+def model_types() -> list[str]:
+    """Every family there is a file for, sorted."""
+    return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
+
+
+def architecture(model_type: str) -> Architecture:
+    """Return the family named ``model_type``, importing its file now.
+
+    Raises:
+        InputError: there is no such family. What is wrong inside a family's own file is raised as it is.
+
+    """
+    known = model_types()
+    if model_type not in known:
+        raise InputError(f"architecture {model_type!r} is not implemented; known: {', '.join(known)}")
+    found = importlib.import_module(f"{__name__}.{model_type}").ARCHITECTURE
+    assert isinstance(found, Architecture)
+    return found
+
+
+def describe(values: Mapping[str, object], tensors: Collection[str], where: str = "config.json") -> Decoder:
+    """Return the decoder that config ``values`` describe, its parts named as the checkpoint's ``tensors`` are.
+
+    Raises:
+        InputError: the family or one of the values is not implemented.
+
+    """
+    family, _, decoder = _read(values, where)
+    if any(name.startswith(family.base_prefix) for name in tensors):
+        return decoder
+    renamed = change_parts(decoder, lambda part: replace(part, tensor=part.tensor.removeprefix(family.base_prefix)))
+    assert isinstance(renamed, Decoder)
+    return renamed
+
+
+def check_layers(values: Mapping[str, object], tensors: int, where: str = "config.json") -> None:
+    """Raise InputError when a config has more layers than its checkpoint has tensors: before they are described."""
+    model_type = values.get("model_type")
+    if isinstance(model_type, str) and model_type in model_types():
+        config, key = Config(values, where), architecture(model_type).layers_key
+        if config.integer(key, 1) > tensors:
+            raise config.refuse(key, f"the checkpoint has only {tensors} tensors; correct it or copy it again")
+
+
+def unread_keys(values: Mapping[str, object], where: str = "config.json") -> tuple[str, ...]:
+    """What of a config is passed over because transformers does not read it either, a sentence each."""
+    return tuple(_read(values, where)[1].notes)
+
+
+def _read(values: Mapping[str, object], where: str) -> tuple[Architecture, Config, Decoder]:
+    model_type = values.get("model_type")
+    if not isinstance(model_type, str):
+        known = f"must be one of {', '.join(model_types())}"
+        raise InputError(f"{where}: model_type = {model_type!r}: {known}; {what_it_is(values)}")
+    if model_type not in model_types():
+        known = ", ".join(model_types())
+        raise InputError(f"architecture {model_type!r} is not implemented; known: {known}; {what_it_is(values)}")
+    family = architecture(model_type)
+    config = Config(values, where)
+    config.significant = {*READ_BY_ALL, *family.config_keys}
+    decoder = _factored(family.read(config), config)
+    config.finish()
+    return family, config, decoder
+
+
+def _factored(decoder: Decoder, config: Config) -> Decoder:
+    """The decoder with the factors that the config has instead of some of its projections."""
+    try:
+        return with_factors(decoder, read_ranks(config))
+    except KeyError as error:
+        raise config.refuse(KEY, f"{error.args[0]} is no projection of a layer") from error

@@ -1,0 +1,41 @@
+"""Mistral (Jiang et al. 2023): Llama with a sliding window in every layer (v0.1) or none (later)."""
+
+from edgepress.exporter.model.architectures import Architecture
+from edgepress.exporter.model.architectures._common import (
+    IGNORED_TENSORS,
+    LAYER_TYPES,
+    effective_window,
+    gated_mlp,
+    pre_norm_layer,
+    read_activation,
+    read_sizes,
+    rms_decoder,
+    separate_attention,
+)
+from edgepress.exporter.model.description import Decoder, Layer
+from edgepress.exporter.model.rope import read_rope
+from edgepress.exporter.source.config import Config
+
+
+def read(config: Config) -> Decoder:
+    """Defaults are transformers' MistralConfig's; ``sliding_window`` missing is 4096, null is none."""
+    sizes = read_sizes(
+        config, vocab=32000, hidden=4096, intermediate=14336, layers=32, heads=32, kv_heads=8, context=131072
+    )
+    rope = read_rope(config, head_dim=sizes.head_dim, context_length=sizes.context)
+    sliding = config.optional_integer("sliding_window", 4096)
+    types = config.optional_texts("layer_types", sizes.layers, LAYER_TYPES)  # as Ministral has them
+    if types is not None and set(types) != {LAYER_TYPES[sliding is not None]}:
+        raise config.refuse("layer_types", f"contradicts sliding_window = {sliding}, which Mistral has in every layer")
+    window = None if sliding is None else effective_window(sliding, sizes.context)
+    epsilon = config.number("rms_norm_eps", 1e-6, above=0.0)
+    activation = read_activation(config, "hidden_act", "silu")
+
+    def layer(index: int) -> Layer:
+        attention = separate_attention(index, sizes, window=window)
+        return pre_norm_layer(index, sizes, epsilon, attention, gated_mlp(index, sizes, activation))
+
+    return rms_decoder(config, "mistral", sizes, layer, ropes={"default": rope}, epsilon=epsilon, tied=False)
+
+
+ARCHITECTURE = Architecture(model_type="mistral", read=read, ignored_tensors=IGNORED_TENSORS)

@@ -1,0 +1,129 @@
+"""What a checkpoint is: the decoder that it stores, and the token that its texts begin with."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from edgepress.errors import InputError
+from edgepress.exporter.bundle import files as bundle
+from edgepress.exporter.bundle.genai_config import bos_token
+from edgepress.exporter.model.architectures import architecture, check_layers, describe, unread_keys
+from edgepress.exporter.model.description import Decoder
+from edgepress.exporter.model.rope import yarn_reach
+from edgepress.exporter.source.checkpoint import Checkpoint, check_tensors, same_tensor
+from edgepress.exporter.tokens.source_tokenizer import source_tokenizer, whole_tokenizer
+from edgepress.schema import read_object
+from edgepress.texts import read_text
+
+_BY_YARN = ("qwen2", "qwen3")  # families whose model cards give YaRN for texts beyond the context of the config
+
+
+def read_decoder(checkpoint: Checkpoint) -> Decoder:
+    """Describe the checkpoint's model; every config key is understood and every tensor is used, or it is an error."""
+    where = str(checkpoint.directory / "config.json")
+    check_layers(checkpoint.config, len(checkpoint.tensors), where)
+    decoder = describe(checkpoint.config, checkpoint.tensors.keys(), where)
+    if decoder.tied:
+        _check_tied(checkpoint, decoder)
+    ignored = architecture(decoder.model_type).ignored_tensors
+    check_tensors(checkpoint, decoder.weights(), ignored=ignored)
+    return decoder
+
+
+def first_token(checkpoint: Checkpoint, decoder: Decoder) -> int | None:
+    """The token that begins every text, None when the model has none."""
+    return bos_token(decoder, checkpoint.config, bundle.read_generation(checkpoint))
+
+
+def notes(checkpoint: Checkpoint, decoder: Decoder) -> tuple[str, ...]:
+    """What a user should know of how a checkpoint was read: what was passed over, and what added; a sentence each."""
+    found = list(unread_keys(checkpoint.config))
+    reach = yarn_reach(checkpoint.config)
+    if reach is not None and reach > decoder.context_length:
+        found.append(_longer_by_yarn(reach, decoder.context_length))
+    if checkpoint.renamed:
+        plain, stored = next(iter(checkpoint.renamed.items()))
+        found.append(f"{len(checkpoint.renamed)} tensors have the names of a wrapper: {stored} is read as {plain}")
+    tokenizer = whole_tokenizer(checkpoint)
+    if tokenizer.completed:
+        found.append(
+            f"tokenizer.json is completed with what the files beside it say of {_some(tokenizer.completed)}, as "
+            "transformers does it"
+        )
+    beyond = [text for text, token in tokenizer.tokens.items() if token >= decoder.vocab_size]
+    if beyond:
+        found.append(
+            f"the tokenizer has {_some(beyond)} beyond the {decoder.vocab_size} rows of the embedding: a prompt that "
+            "holds one cannot be computed"
+        )
+    doubled = _doubled(checkpoint)
+    return (*found, doubled) if doubled else tuple(found)
+
+
+def _doubled(checkpoint: Checkpoint) -> str | None:
+    """A sentence where the chat template and the tokenizer both begin a text: others would begin it twice."""
+    if checkpoint.file("tokenizer.json") is None:
+        return None
+    tokenizer = source_tokenizer(checkpoint)
+    added = tokenizer.added()
+    text = None if added is None else tokenizer.library.id_to_token(added)
+    if not text or not any("bos_token" in template or text in template for template in _chat_templates(checkpoint)):
+        return None
+    return (
+        f"the chat template writes {text!r} and the tokenizer adds one: edgepress leaves the second out; elsewhere "
+        "tokenize what the template gives with add_special_tokens=False"
+    )
+
+
+def _chat_templates(checkpoint: Checkpoint) -> list[str]:
+    path = checkpoint.file("chat_template.jinja")
+    found: list[object] = [] if path is None else [read_text(path)]
+    for name in ("tokenizer_config.json", "chat_template.json"):
+        path = checkpoint.file(name)
+        template = None if path is None else read_object(path, "copy it again").get("chat_template")
+        entries = template if isinstance(template, list) else [template]  # several have names
+        found += [entry.get("template") if isinstance(entry, dict) else entry for entry in entries]
+    return [template for template in found if isinstance(template, str)]
+
+
+def refuse_longer(checkpoint: Checkpoint, decoder: Decoder, context: int) -> None:
+    """Raise InputError when a context is asked for that the model does not have, and say how to get it."""
+    length = decoder.context_length
+    if context <= length:
+        return
+    reach = yarn_reach(checkpoint.config)
+    if reach is not None and reach > length:
+        remedy = _longer_by_yarn(reach, length)
+    elif reach is None and decoder.model_type in _BY_YARN:
+        factor = float(math.ceil(context / length))
+        remedy = (
+            "where its publisher gives YaRN for longer texts (Qwen's cards do), add to config.json "
+            f'"rope_scaling": {{"rope_type": "yarn", "factor": {factor}, "original_max_position_embeddings": '
+            f'{length}}} and set "max_position_embeddings": {int(factor) * length}; else ask for {length} or less'
+        )
+    else:
+        remedy = "ask for that or less"
+    raise InputError(f"context_length {context} is more than the model's {length}; {remedy}")
+
+
+def _longer_by_yarn(reach: int, length: int) -> str:
+    return (
+        f"its YaRN reaches {reach} positions and max_position_embeddings says {length}: set that to {reach} in "
+        "config.json for the longer context"
+    )
+
+
+def _some(tokens: Sequence[str]) -> str:
+    more = f" and {len(tokens) - 3} more" if len(tokens) > 3 else ""
+    return f"{', '.join(map(repr, tokens[:3]))}{more}"
+
+
+def _check_tied(checkpoint: Checkpoint, decoder: Decoder) -> None:
+    """Refuse a checkpoint whose config ties head and embedding while it stores two that differ: which is meant?"""
+    embedding, stored_head = decoder.embedding.parts[0].tensor, "lm_head.weight"
+    if stored_head in checkpoint.tensors and not same_tensor(checkpoint, embedding, stored_head):
+        raise InputError(
+            f"config.json ties the head to {embedding}, but the checkpoint stores another {stored_head}; "
+            "set tie_word_embeddings to false, or remove that tensor"
+        )

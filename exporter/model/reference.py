@@ -1,0 +1,280 @@
+"""The checkpoint's own model: transformers' implementation in float32, with one module's weights in memory at a time.
+
+Exported graphs are held against this. Needs torch and transformers, which nothing else in an export imports.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgepress.errors import InputError
+from edgepress.exporter.model.architectures import describe
+from edgepress.exporter.model.factors import KEY, Product, products
+from edgepress.exporter.source.checkpoint import Checkpoint, resolve_model
+
+if TYPE_CHECKING:
+    import torch
+
+Weights = Callable[[str], NDArray[np.float32]]
+Shapes = Mapping[str, tuple[int, ...]]
+
+_KEEP_BYTES = 2 << 30  # float32 weights that stay in memory between calls
+_READ_ELEMENTS = 1 << 22
+_WIDTHS = ("intermediate_size", "n_inner")  # config keys that may list a width for each layer
+
+
+class Reference:
+    """A causal language model whose weights are read from its checkpoint when a module needs them.
+
+    The model is made without weights; each module that holds some reads them just before its forward pass and drops
+    them after it, so that peak memory is one tensor and the activations. Models of at most 2 GiB in float32 are read
+    once and kept; ``keep`` overrides that. ``threads`` are torch's, all cores' when None. ``weights`` is asked first
+    for a tensor, by its name in the checkpoint, and the checkpoint when that raises KeyError: put a bundle's
+    dequantized weights there, and what still differs from the bundle is its graph.
+
+    Raises:
+        InputError: torch or transformers is missing, or the checkpoint lacks a tensor that the model needs.
+
+    """
+
+    def __init__(
+        self,
+        model: str | Path,
+        *,
+        revision: str | None = None,
+        weights: Weights | None = None,
+        keep: bool | None = None,
+        threads: int | None = None,
+    ) -> None:
+        torch, transformers = _libraries()
+        self._torch, self._threads, self._one_at_a_time = torch, threads, threading.Lock()
+        self._checkpoint = Checkpoint.open(resolve_model(str(model), revision))
+        self._weights = weights
+        self._products = _products(self._checkpoint)
+        self._shapes = {name: tensor.shape for name, tensor in self._checkpoint.tensors.items()}
+        self._shapes |= {name: product.shape for name, product in self._products.items()}
+        config = _read_config(transformers, self._checkpoint)
+        with _parameters_without_memory(torch):
+            self._model = transformers.AutoModelForCausalLM.from_config(
+                config, trust_remote_code=False, dtype=torch.float32, attn_implementation="sdpa"
+            )
+        self._model.eval().requires_grad_(False)
+        _fit_widths(torch, self._model, self._checkpoint, self._shapes)
+        _fit_gpt2_heads(torch, self._model, self._checkpoint, self._shapes)
+        nbytes = sum(4 * parameter.numel() for parameter in self._model.parameters())
+        self._keep = nbytes <= _KEEP_BYTES if keep is None else keep
+        self._kept: dict[str, Any] = {}  # parameters, by their tensor
+        self._install(self._checkpoint_names())
+
+    @property
+    def vocab_size(self) -> int:
+        """How many tokens it gives logits of."""
+        return int(self._model.config.vocab_size)
+
+    def logits(self, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Logits (length, vocabulary) of ``tokens`` (length,); row i predicts token i + 1."""
+        with self._one_at_a_time, self._torch.inference_mode():
+            if self._threads is not None:
+                self._torch.set_num_threads(self._threads)  # of the calling thread
+            ids = self._torch.from_numpy(np.asarray(tokens, np.int64))[None]
+            logits: NDArray[np.float32] = self._model(input_ids=ids, use_cache=False).logits[0].numpy()
+        return logits
+
+    def _checkpoint_names(self) -> dict[str, str]:
+        """Return the checkpoint's name of each of the model's parameters.
+
+        Tied parameters are one object under several names; checkpoints without a head leave the base prefix out.
+        """
+        prefix = f"{self._model.base_model_prefix}."
+        same: dict[int, list[str]] = {}
+        for name, parameter in self._model.named_parameters(remove_duplicate=False):
+            same.setdefault(id(parameter), []).append(name)
+        found: dict[str, str] = {}
+        for names in same.values():
+            candidates = [*names, *(name.removeprefix(prefix) for name in names)]
+            tensor = next((candidate for candidate in candidates if candidate in self._shapes), None)
+            if tensor is None:
+                raise InputError(
+                    f"{self._checkpoint.directory} has no tensor {names[0]}, which the reference model needs; "
+                    "is the checkpoint complete?"
+                )
+            found |= dict.fromkeys(names, tensor)
+        return found
+
+    def _install(self, names: dict[str, str]) -> None:
+        """Make every module that has parameters of its own read them before and drop them after its forward pass."""
+        for module_name, module in self._model.named_modules():
+            own = {key: names[f"{module_name}.{key}".lstrip(".")] for key in _own_parameters(module)}
+            if own:
+                module.register_forward_pre_hook(self._loader(own))
+                if not self._keep:
+                    module.register_forward_hook(_drop)
+
+    def _loader(self, own: dict[str, str]) -> Callable[[torch.nn.Module, object], None]:
+        def load(module: torch.nn.Module, _inputs: object) -> None:
+            for key, tensor in own.items():
+                parameter = module.get_parameter(key)
+                if parameter.is_meta:
+                    setattr(module, key, self._parameter(tensor, tuple(parameter.shape)))
+
+        return load
+
+    def _parameter(self, tensor: str, shape: tuple[int, ...]) -> torch.nn.Parameter:
+        parameter: torch.nn.Parameter | None = self._kept.get(tensor)
+        if parameter is None:
+            value = self._torch.from_numpy(self._read(tensor, shape))
+            parameter = self._torch.nn.Parameter(value, requires_grad=False)
+            assert parameter is not None
+            if self._keep:
+                self._kept[tensor] = parameter
+        return parameter
+
+    def _read(self, tensor: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
+        product = self._products.get(tensor)
+        value = self._stored(tensor) if product is None else product.compute(self._stored)
+        if value.shape != shape:
+            raise InputError(f"{tensor} has shape {value.shape}, and the reference model asks for {shape}")
+        return np.require(value, np.float32, ["C", "W"])
+
+    def _stored(self, tensor: str) -> NDArray[np.float32]:
+        """A tensor of the checkpoint, or what was given instead."""
+        with suppress(KeyError):
+            if self._weights is not None:
+                return self._weights(tensor)
+        shape = self._checkpoint.tensors[tensor].shape
+        whole = np.empty(shape, np.float32)
+        step = max(1, _READ_ELEMENTS // math.prod(shape[1:]))
+        for start in range(0, shape[0], step):  # the stored bytes of a piece, not of the whole, are in memory beside it
+            stop = min(start + step, shape[0])
+            whole[start:stop] = self._checkpoint.rows(tensor, start, stop)
+        return whole
+
+
+def _products(checkpoint: Checkpoint) -> dict[str, Product]:
+    """Tensors that the checkpoint has in two factors, of which transformers knows nothing."""
+    if checkpoint.config.get(KEY) is None:
+        return {}
+    plain = {key: value for key, value in checkpoint.config.items() if key != KEY}
+    return products(describe(plain, checkpoint.tensors), describe(checkpoint.config, checkpoint.tensors))
+
+
+def _read_config(transformers: Any, checkpoint: Checkpoint) -> Any:
+    """The checkpoint's config; sizes that transformers has no words for are others at first, and fitted later."""
+    values = dict(checkpoint.config)
+    others = {key: max(value) for key in _WIDTHS if isinstance(value := values.get(key), list) and value}
+    if _has_gpt2_heads(checkpoint):
+        others["n_head"] = 1  # any divisor of the hidden size
+    hidden = values.get("hidden_size")
+    if (checked := _checked_hidden(values)) is not None:
+        others["hidden_size"] = checked
+    if not others:
+        return transformers.AutoConfig.from_pretrained(checkpoint.directory, trust_remote_code=False)
+    config = transformers.CONFIG_MAPPING[values["model_type"]].from_dict(values | others)
+    if checked is not None:
+        config.hidden_size = hidden
+    return config
+
+
+def _checked_hidden(values: Mapping[str, object]) -> int | None:
+    """A hidden size that a check of transformers' configs takes where it refuses the model's own, None elsewhere.
+
+    It holds the hidden size, or longrope's factors, against the number of heads, though ``head_dim`` says otherwise;
+    the models compute with ``head_dim``.
+    """
+    names = ("hidden_size", "num_attention_heads", "head_dim")
+    sizes = [value for name in names if isinstance(value := values.get(name), int)]
+    if len(sizes) < len(names):
+        return None
+    hidden, heads, head_dim = sizes
+    refused = hidden % heads != 0 or (values["model_type"] == "phi3" and heads * head_dim != hidden)
+    return heads * head_dim if refused else None
+
+
+def _fit_widths(torch: Any, model: Any, checkpoint: Checkpoint, shapes: Shapes) -> None:
+    """Give the projections of each MLP the shapes of the checkpoint, where its config says that they differ."""
+    if not any(isinstance(checkpoint.config.get(key), list) for key in _WIDTHS):
+        return
+    prefix = f"{model.base_model_prefix}."
+    for module_name, module in model.named_modules():
+        if ".mlp." not in module_name:
+            continue
+        _fit_shapes(torch, module_name, module, prefix, shapes)
+
+
+def _has_gpt2_heads(checkpoint: Checkpoint) -> bool:
+    return checkpoint.config.get("model_type") == "gpt2" and isinstance(checkpoint.config.get("head_dim"), int)
+
+
+def _fit_gpt2_heads(torch: Any, model: Any, checkpoint: Checkpoint, shapes: Shapes) -> None:
+    """Where GPT-2 has lost heads, its config says how wide one is, which transformers does not read."""
+    if not _has_gpt2_heads(checkpoint):
+        return
+    head_dim, heads = (int(str(checkpoint.config[key])) for key in ("head_dim", "n_head"))
+    prefix = f"{model.base_model_prefix}."
+    for module_name, module in model.named_modules():
+        if module_name.endswith(".attn"):
+            if model.config.scale_attn_weights:
+                module.scaling *= (module.head_dim / head_dim) ** 0.5
+            module.head_dim, module.num_heads, module.split_size = head_dim, heads, heads * head_dim
+        elif ".attn." in module_name:
+            _fit_shapes(torch, module_name, module, prefix, shapes)
+
+
+def _fit_shapes(torch: Any, module_name: str, module: Any, prefix: str, shapes: Shapes) -> None:
+    """Give a module's own parameters the shapes of their tensors."""
+    for key, parameter in _own_parameters(module).items():
+        name = f"{module_name}.{key}"
+        shape = shapes.get(name) or shapes.get(name.removeprefix(prefix))
+        if shape is not None and shape != tuple(parameter.shape):
+            setattr(module, key, torch.nn.Parameter(torch.empty(shape, device="meta"), requires_grad=False))
+            if hasattr(module, "nf"):  # GPT-2's Conv1D keeps how many features it gives
+                module.nf = shape[-1]
+
+
+def _drop(module: torch.nn.Module, _inputs: object, _output: object) -> None:
+    for key, parameter in _own_parameters(module).items():
+        setattr(module, key, type(parameter)(parameter.detach().to("meta"), requires_grad=False))
+
+
+def _own_parameters(module: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
+    return dict(module.named_parameters(recurse=False))
+
+
+@contextmanager
+def _parameters_without_memory(torch: Any) -> Iterator[None]:
+    """Put every parameter that is made within on the meta device, where it has a shape and no memory.
+
+    Buffers stay real: rotary frequencies are computed when a module is made. (accelerate.init_empty_weights does the
+    same.) Not thread-safe: it replaces a method of torch.nn.Module for as long as the block runs.
+    """
+    register = torch.nn.Module.register_parameter
+
+    def register_meta(module: torch.nn.Module, name: str, parameter: torch.nn.Parameter | None) -> None:
+        if parameter is not None and not parameter.is_meta:
+            parameter = torch.nn.Parameter(parameter.detach().to("meta"), requires_grad=False)
+        register(module, name, parameter)
+
+    torch.nn.Module.register_parameter = register_meta
+    try:
+        yield
+    finally:
+        torch.nn.Module.register_parameter = register
+
+
+def _libraries() -> tuple[Any, Any]:
+    try:
+        import torch
+        import transformers
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"the reference model needs {error.name}, which is not installed: pip install 'edgepress[export]'"
+        ) from error
+    return torch, transformers

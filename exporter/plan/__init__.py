@@ -1,0 +1,1 @@
+"""Recipe × description × target: what will be done to each tensor, and where its bytes lie."""

@@ -1,0 +1,419 @@
+"""Decide what happens to every tensor before any weight is read: its scheme or why it is kept, and where it goes."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from math import prod
+from typing import Literal
+
+from edgepress.errors import InputError
+from edgepress.exporter.arrays.scheme import BLOCK_SIZES, Scheme
+from edgepress.exporter.methods.kinds import Method, Transform, load_method, zeros_asked
+from edgepress.exporter.model.description import Decoder, Weight, layer_linears, layer_weights
+from edgepress.exporter.recipe.recipe import HALF_BITS, KEPT_BITS, Recipe, Storage
+
+PAGE = 4096  # bytes: the ONNX external-data recommendation, so that a region can be mapped on its own
+_CACHE_LINE = 64  # bytes: enough for the kernels, and all that a region far smaller than its padding deserves
+_USUAL_CONTEXT = 4096  # tokens: a conversation, or a document of some pages
+_SMALL = 16 * PAGE  # bytes: below this a region is aligned to a cache line only
+_FLOAT = 4  # bytes of a float32
+_HALF = 2  # bytes of a float16
+Form = Literal["float", "blocks", "dynamic", "uint8", "uint16", "half", "half blocks"]
+# Of MatMulNBits' 2-bit kernels, for accuracy_level 4 only (onnxruntime 1.31: AVX-512, its pull request 29064; ARM64
+# with dot products, 29466). Other blocks and levels are unpacked at each call: one row of a 2048 × 2048 product took
+# 22 to 59 ms with blocks of 16 and 256, 0.10 to 0.15 ms with those between.
+_BLOCKS_2_BITS = (32, 128)
+_KEPT = {
+    "norm": "gains are of the type that the norm computes in, float32",
+    "bias": "biases are of the type that is added up in, float32",
+    "positions": "kept: added to the residual stream, where an error reaches every layer",
+}
+
+
+@dataclass(frozen=True)
+class Region:
+    """A run of bytes in the bundle's data file."""
+
+    offset: int
+    nbytes: int
+
+
+@dataclass(frozen=True)
+class PlannedTensor:
+    """One weight, how it is stored and where.
+
+    ``regions`` has ``values`` (uint8 codes), ``scales`` (float32) and, unless the scheme is symmetric, ``zero_points``
+    (uint8) when there is a scheme, else ``data`` (float32).
+    ``reason`` says why the tensor is kept in float32, or which recipe entry chose the scheme. ``form`` is how the
+    graph computes with it: ``float``; ``half`` (stored in
+    float16); ``blocks`` (MatMulNBits, GatherBlockQuantized); ``half blocks`` (MatMulNBits in float16, ``scales`` are
+    float16 too); or in integers, then ``values``
+    is uint8 (columns, rows) and ``scales`` (rows,), and the activations have ranges that are ``dynamic``, or are
+    ``uint8`` or ``uint16`` with ``input_scale`` (float32) and ``input_zero_point`` (of that type) from calibration.
+    """
+
+    weight: Weight
+    scheme: Scheme | None
+    reason: str
+    bytes_before: int
+    regions: dict[str, Region] = field(default_factory=dict)
+    form: Form = "float"
+
+    @property
+    def stored_as(self) -> str:
+        """The storage in words, as plans print it."""
+        if self.scheme is None:
+            return "float16" if self.form == "half" else "float32"
+        if not self.is_integer:
+            return str(self.scheme)
+        zeros = f", {self.scheme.zeros}" if self.scheme.zeros else ""
+        return f"{self.scheme.method} {self.scheme.bits} bits, per channel{zeros}"
+
+    @property
+    def is_integer(self) -> bool:
+        """Whether products with this weight are computed in integers."""
+        return self.form in {"dynamic", "uint8", "uint16"}
+
+    @property
+    def has_ranges(self) -> bool:
+        """Whether calibration finds the range of what goes into this weight's products."""
+        return self.form in {"uint8", "uint16"}
+
+    @property
+    def bytes_after(self) -> int:
+        """Bytes in the bundle, alignment apart."""
+        return sum(region.nbytes for region in self.regions.values())
+
+
+@dataclass(frozen=True)
+class PlannedTable:
+    """A float32 constant that is computed, not read: a factor of the rotation, (order, order)."""
+
+    name: str
+    shape: tuple[int, int]
+    region: Region
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What will be done to each tensor, in the order in which the data file holds them."""
+
+    tensors: tuple[PlannedTensor, ...]
+    tables: tuple[PlannedTable, ...]
+    data_bytes: int
+    context_length: int
+    accuracy_level: int
+    cache_bytes: int  # key-value cache at the full context, float32
+    half_layers: tuple[int, ...] = ()  # layers that compute in float16 what the target has float16 kernels for
+
+    def of(self, weight: Weight) -> PlannedTensor:
+        """Return the planned tensor of ``weight`` (KeyError when the plan has none)."""
+        return self._by_name[weight.name]
+
+    def table(self, name: str) -> PlannedTable:
+        """Return the planned table called ``name`` (KeyError when the plan has none)."""
+        return next(table for table in self.tables if table.name == name)
+
+    @property
+    def usual_context(self) -> int:
+        """Tokens of a text as people use models on devices, or the whole context where that is less."""
+        return min(_USUAL_CONTEXT, self.context_length)
+
+    def cache_bytes_at(self, length: int) -> int:
+        """Bytes of the key-value cache of a text of ``length`` tokens."""
+        return self.cache_bytes // self.context_length * length
+
+    @cached_property
+    def _by_name(self) -> dict[str, PlannedTensor]:
+        return {tensor.weight.name: tensor for tensor in self.tensors}
+
+    @property
+    def parameters(self) -> int:
+        """Elements of all weights, tied ones once."""
+        return sum(prod(tensor.weight.shape) for tensor in self.tensors)
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Bits stored for an element on average: codes, scales, zero points and padding, and what stays float32."""
+        return 8 * sum(tensor.bytes_after for tensor in self.tensors) / self.parameters
+
+    @property
+    def bytes_before(self) -> int:
+        """Bytes that the planned weights take in the checkpoint."""
+        return sum(tensor.bytes_before for tensor in self.tensors)
+
+
+class _Layout:
+    """Hands out aligned regions of the data file, in order."""
+
+    def __init__(self) -> None:
+        self.end = 0
+
+    def place(self, nbytes: int) -> Region:
+        alignment = PAGE if nbytes >= _SMALL else _CACHE_LINE
+        offset = -(-self.end // alignment) * alignment
+        self.end = offset + nbytes
+        return Region(offset, nbytes)
+
+
+def make_plan(decoder: Decoder, recipe: Recipe, itemsize: Callable[[str], int]) -> Plan:
+    """Plan every tensor of ``decoder``.
+
+    ``itemsize`` gives the bytes of one element of a checkpoint tensor, from the checkpoint's header.
+
+    Raises:
+        InputError: the recipe asks for a longer context than the model has, or an override matches no tensor.
+
+    """
+    context = recipe.context_length or decoder.context_length
+    if context > decoder.context_length:
+        raise InputError(
+            f"context_length {context} is more than the model's {decoder.context_length}; ask for that or less"
+        )
+    weights = decoder.weights()
+    _check_overrides(recipe, weights)
+    layout = _Layout()
+    half = half_layers(decoder, recipe)
+    places = _places(decoder)
+    tensors = tuple(
+        _plan_tensor(weight, decoder, recipe, itemsize, layout, place=places.get(weight.name), half=half)
+        for weight in weights
+    )
+    tensors = _note_what_is_left(tensors, decoder, recipe)
+    tables: tuple[PlannedTable, ...] = ()
+    if decoder.rotation is not None:
+        orders = {"left": decoder.rotation.left, "right": decoder.rotation.right}
+        tables = tuple(
+            PlannedTable(f"rotation.{side}", (order, order), layout.place(order * order * _FLOAT))
+            for side, order in orders.items()
+        )
+    cache = sum(2 * layer.attention.kv_heads * layer.attention.head_dim * context * _FLOAT for layer in decoder.layers)
+    return Plan(tensors, tables, layout.end, context, recipe.accuracy_level, cache, half)
+
+
+def half_layers(decoder: Decoder, recipe: Recipe) -> tuple[int, ...]:
+    """Layers with float16 activations: all that the recipe does not keep in float32."""
+    if recipe.activations.type != "float16":
+        return ()
+    kept = recipe.activations.kept_layers
+    return tuple(index for index in range(len(decoder.layers)) if f"layers.{index}" not in kept)
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a weight of a layer is: the layer, and for a bias the projection that adds it."""
+
+    layer: int
+    added_by: Weight | None = None
+
+
+def _places(decoder: Decoder) -> dict[str, _Place]:
+    found: dict[str, _Place] = {}
+    for index, layer in enumerate(decoder.layers):
+        found |= {weight.name: _Place(index) for weight in layer_weights(layer)}
+        for linear in layer_linears(layer):
+            if linear.bias is not None:
+                found[linear.bias.name] = _Place(index, linear.weight)
+    return found
+
+
+def _note_what_is_left(
+    tensors: tuple[PlannedTensor, ...], decoder: Decoder, recipe: Recipe
+) -> tuple[PlannedTensor, ...]:
+    """Add to the reasons which transforms leave a tensor as it is, and why."""
+    for name in recipe.before:
+        method = load_method(name)
+        left = method.leaves(decoder) if isinstance(method, Transform) else {}
+        tensors = tuple(
+            replace(t, reason=f"{t.reason}; {name} leaves it: {left[t.weight.name]}") if t.weight.name in left else t
+            for t in tensors
+        )
+    return tensors
+
+
+def _check_overrides(recipe: Recipe, weights: list[Weight]) -> None:
+    for override in recipe.overrides:
+        used = Recipe(recipe.name, recipe.weights, recipe.embedding, recipe.head, (override,))
+        if not any(used.override(weight.name) for weight in weights):
+            names = ", ".join(weight.name for weight in weights[:6])
+            raise InputError(f"override {override.match!r} matches no tensor; the first ones are: {names}, …")
+
+
+def _plan_tensor(
+    weight: Weight,
+    decoder: Decoder,
+    recipe: Recipe,
+    itemsize: Callable[[str], int],
+    layout: _Layout,
+    *,
+    place: _Place | None,
+    half: tuple[int, ...],
+) -> PlannedTensor:
+    columns = prod(weight.shape[1:])
+    before = sum((part.stop - part.start) * columns * itemsize(part.tensor) for part in weight.parts)
+    scheme, reason = _choose(weight, decoder, recipe)
+    form, why = _form(weight, scheme, reason, recipe)
+    if recipe.activations.type == "float16":
+        form, reason, why = _form_in_half(weight, scheme, (form, reason, why), recipe, place=place, half=half)
+    regions = {part: layout.place(nbytes) for part, nbytes in region_bytes(weight.shape, scheme, form).items()}
+    return PlannedTensor(weight, scheme, f"{reason}{why}", before, regions, form)
+
+
+def is_kept(weight: Weight) -> bool:
+    """Whether ``weight`` is kept in float32 whatever the recipe says."""
+    return weight.kind in _KEPT
+
+
+def region_bytes(shape: tuple[int, ...], scheme: Scheme | None, form: Form = "blocks") -> dict[str, int]:
+    """Bytes of each region of a weight: see :class:`PlannedTensor`."""
+    if scheme is None:
+        return {"data": prod(shape) * (_HALF if form == "half" else _FLOAT)}
+    rows, columns = shape
+    if form not in {"blocks", "half blocks"}:
+        parts = {"values": rows * columns, "scales": rows * _FLOAT}
+        width = {"uint8": 1, "uint16": 2}.get(form)
+        return parts if width is None else parts | {"input_scale": _FLOAT, "input_zero_point": width}
+    parts = {
+        "values": prod(scheme.values_shape(rows, columns)),
+        "scales": prod(scheme.scales_shape(rows, columns)) * (_HALF if form == "half blocks" else _FLOAT),
+    }
+    return parts if scheme.symmetric else parts | {"zero_points": prod(scheme.zero_points_shape(rows, columns))}
+
+
+def _form(weight: Weight, scheme: Scheme | None, asked: str, recipe: Recipe) -> tuple[Form, str]:
+    """How the graph computes with a weight, and what the plan adds to its reason for that.
+
+    Integer products need 8-bit weights with one scale a row; a head that is stored otherwise stays MatMulNBits.
+    """
+    activations = recipe.activations
+    if scheme is None:
+        half = not is_kept(weight) and recipe.storage(weight.name, weight.kind)[0].bits == HALF_BITS
+        return ("half", "; computed in float32") if half else ("float", "")
+    if not activations.is_integer or weight.kind == "embedding":
+        return "blocks", ""
+    if weight.kind == "head" and activations.is_calibrated:
+        return "blocks", "; float32 activations, as logits are"
+    if scheme.bits == 8 and scheme.per_channel and scheme.symmetric:
+        form: Form = (
+            "dynamic" if not activations.is_calibrated else "uint8" if activations.type == "uint8" else "uint16"
+        )
+        return form, f"; {activations.type} activations, {activations.ranges} ranges by [activations]"
+    if weight.kind == "head":
+        return "blocks", "; float32 activations, as its weights have scales in blocks"
+    raise InputError(
+        f'[activations] type = "{activations.type}" needs bits = 8, block_size = "channel" and symmetric = true, or '
+        f"bits = 16 or 32; {weight.name} has {scheme.bits} bits, "
+        f"{'one scale a row' if scheme.per_channel else f'block {scheme.block_size}'}"
+        f"{'' if scheme.symmetric else ' and zero points'} by {asked}"
+    )
+
+
+def _form_in_half(
+    weight: Weight,
+    scheme: Scheme | None,
+    otherwise: tuple[Form, str, str],
+    recipe: Recipe,
+    *,
+    place: _Place | None,
+    half: tuple[int, ...],
+) -> tuple[Form, str, str]:
+    """Form and reasons of a weight when the recipe asks for float16 activations; ``otherwise`` is without them.
+
+    A layer computes in float16 or, when calibration found that it overflows, stays in float32 as a whole. What is
+    outside the layers computes in float32: logits do, and a tied head reads the embedding's bytes.
+    """
+    form, reason, why = otherwise
+    if place is None:
+        return form, reason, f"{why}; float32 activations outside the layers" if scheme is not None else why
+    if place.layer not in half:
+        kept = f"; float32 activations: {recipe.activations.kept_layers[f'layers.{place.layer}']}"
+        if form == "half":
+            return "float", f"kept in float32, not the float16 of {_asked(weight, recipe)}", kept
+        return form, reason, f"{why}{kept}"
+    if scheme is not None:
+        return "half blocks", reason, f"{why}; float16 scales and activations by [activations]"
+    added_in_blocks = place.added_by is not None and fit_scheme(
+        recipe.storage(place.added_by.name, place.added_by.kind)[0], place.added_by.shape[1]
+    )
+    if weight.kind == "norm" or added_in_blocks:
+        return "half", "float16, as its layer's activations are by [activations]", ""
+    return form, reason, why
+
+
+def _asked(weight: Weight, recipe: Recipe) -> str:
+    return recipe.storage(weight.name, weight.kind)[1]
+
+
+def _choose(weight: Weight, decoder: Decoder, recipe: Recipe) -> tuple[Scheme | None, str]:
+    if is_kept(weight):
+        return None, _KEPT[weight.kind]
+    storage, why = recipe.storage(weight.name, weight.kind)
+    if weight.kind == "embedding" and not isinstance(load_method(storage.method), Method):
+        why += f"; rtn, as {storage.method} looks at what goes into a projection, and a table is only read"
+        storage = replace(storage, method="rtn")
+    if weight.kind == "embedding" and decoder.tied:
+        why += ", stored once for embedding and head"
+        if recipe.head != recipe.embedding:
+            why += " ([head] is not used: the model ties the two)"
+    scheme = fit_scheme(storage, weight.shape[1])
+    zeros = zeros_asked(storage.method, recipe)
+    _refuse_zeros(weight, storage, recipe, why, zeros)
+    if scheme is None:
+        return None, f"kept in float{storage.bits} by {why}"
+    scheme = replace(scheme, zeros=zeros)
+    why += _why_block(storage, scheme, weight.shape[1])
+    if scheme.bits == 2 and recipe.accuracy_level != 4 and (decoder.tied or weight.kind != "embedding"):
+        why += f"; slow: accuracy_level {recipe.accuracy_level} unpacks 2 bits at each call"
+    return scheme, why
+
+
+def _why_block(storage: Storage, scheme: Scheme, columns: int) -> str:
+    """What a plan adds where a tensor gets another block than the recipe names, or than the first that it names."""
+    named = storage.block_size if isinstance(storage.block_size, tuple) else (storage.block_size,)
+    if named in {(0,), (scheme.block_size,)} or named[0] == scheme.block_size:
+        return ""
+    if named[0] > scheme.block_size >= columns:
+        cause = f"a row has {columns} columns"
+    elif len(named) > 1 and scheme.block_size in named:
+        cause = f"that takes the fewest bytes for {columns} columns"
+    else:
+        cause = "onnxruntime has no fast 2-bit kernel for that"
+    return f"; block {named[0]} → {scheme.block_size}, as {cause}"
+
+
+def _refuse_zeros(weight: Weight, storage: Storage, recipe: Recipe, asked: str, zeros: str) -> None:
+    """Zeros are codes, so there are none where [weights] keeps floats; and a budget measures tensors without them."""
+    if not zeros:
+        return
+    if recipe.budget is not None:
+        raise InputError(
+            f"{weight.name}: {storage.method} makes {zeros}, and [budget] measures what tensors lose without them; "
+            "leave the budget out, or take a method without zeros, such as gptq"
+        )
+    if storage.bits in {HALF_BITS, KEPT_BITS} and asked == "[weights]":
+        raise InputError(
+            f"{weight.name}: {storage.method} makes {zeros} among codes, and {asked} asks for bits = {storage.bits}, "
+            'which are floats; ask for 2, 4 or 8 bits, or for method = "rtn" to keep all weights'
+        )
+
+
+def fit_scheme(storage: Storage, columns: int) -> Scheme | None:
+    """The scheme of a tensor with so many columns: no block is larger than it needs to be. None is float32.
+
+    Nor is a 2-bit block one that onnxruntime has no kernel for: it computes those hundreds of times slower. Of several
+    blocks that are allowed (all are where a row has one scale) it is the one that takes the fewest bytes, of these the
+    largest: rows are padded to whole blocks, so that 128 takes more than 64 where a row has 192 columns.
+    """
+    if storage.bits in {HALF_BITS, KEPT_BITS}:
+        return None
+    widest = next((size for size in BLOCK_SIZES if size >= columns), BLOCK_SIZES[-1])
+    per_channel = storage.block_size == 0
+    named = storage.block_size if isinstance(storage.block_size, tuple) else (storage.block_size,)
+    sizes = {min(size, widest) for size in (BLOCK_SIZES if per_channel else named)}
+    if storage.bits == 2:
+        sizes = {min(max(size, _BLOCKS_2_BITS[0]), _BLOCKS_2_BITS[1]) for size in sizes}
+    schemes = [
+        Scheme(storage.method, storage.bits, size, storage.symmetric, per_channel)
+        for size in sorted(sizes, reverse=True)
+    ]
+    return min(schemes, key=lambda scheme: sum(region_bytes((1, columns), scheme).values()))

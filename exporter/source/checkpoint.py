@@ -1,0 +1,277 @@
+"""Read a checkpoint in Hugging Face form: its config and, a few rows at a time, its tensors."""
+
+import math
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgepress.errors import InputError
+from edgepress.exporter.model.description import Part, Weight
+from edgepress.exporter.source.hub import resolve_model
+from edgepress.exporter.source.kinds import (
+    refuse_folder,
+    refuse_odd_tensors,
+    refuse_other_kinds,
+    refuse_without_weights,
+)
+from edgepress.exporter.source.layout import INDEX, SINGLE
+from edgepress.exporter.source.names import plain_names
+from edgepress.exporter.source.stored import READABLE, StoredTensor, read_header
+from edgepress.files import sha256_file
+from edgepress.hub_layout import resolve_inside
+from edgepress.schema import read_object
+
+__all__ = [
+    "INDEX",
+    "READABLE",
+    "SINGLE",
+    "Checkpoint",
+    "StoredTensor",
+    "check_tensors",
+    "read_weight",
+    "resolve_model",
+    "same_tensor",
+]
+
+_PIECE = 1 << 18  # elements of a stored tensor read at a time when only some of its columns are wanted, or NaN counted
+_COMPARED_PIECE = 1 << 20  # bytes
+_AGAIN = "download or convert the checkpoint again"
+_MISMATCH = "the config and the weights do not belong together"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A directory with ``config.json`` and safetensors, checked, with no weight read yet. Made by :meth:`open`.
+
+    ``tensors`` have the names that transformers gives them; ``renamed`` has the stored names of those that had others.
+    """
+
+    directory: Path
+    config: Mapping[str, object]
+    tensors: Mapping[str, StoredTensor]
+    weight_files: tuple[Path, ...]
+    renamed: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def open(cls, directory: Path) -> "Checkpoint":
+        """Read the config and every header.
+
+        As in transformers, ``model.safetensors`` is preferred to an index beside it.
+
+        Raises:
+            InputError: anything but a whole and consistent checkpoint; the message names the file or tensor.
+
+        """
+        if not directory.is_dir():
+            what = "is not a directory" if directory.exists() else "does not exist"
+            raise InputError(f"{directory} {what}; name a directory with config.json and {SINGLE}")
+        if not any(directory.iterdir()):
+            raise InputError(f"{directory} is empty; name a directory with config.json and {SINGLE}")
+        config_file = member(directory, "config.json")
+        if config_file is None:
+            raise refuse_folder(directory)
+        config = read_object(config_file, "correct it or copy it again")
+        refuse_other_kinds(directory, config)
+        if (single := member(directory, SINGLE)) is not None:
+            shards: dict[Path, list[str]] = {single: []}
+        elif (index := member(directory, INDEX)) is not None:
+            shards = _read_index(directory, index)
+        else:
+            raise refuse_without_weights(directory, f"{SINGLE} and no {INDEX}")
+        tensors: dict[str, StoredTensor] = {}
+        for file, listed in shards.items():
+            found = read_header(file)
+            for name in listed:
+                if name not in found:
+                    raise InputError(f"{INDEX} says that {file.name} holds {name}, and it does not; {_AGAIN}")
+            for name, tensor in found.items():
+                if name in tensors:
+                    raise InputError(f"{name} is in both {tensors[name].file.name} and {file.name}; {_AGAIN}")
+                tensors[name] = tensor
+        names = plain_names(tensors)
+        renamed = {plain: stored for stored, plain in names.items() if plain != stored}
+        plainly = {plain: replace(tensors[stored], name=plain) for stored, plain in names.items()}
+        return cls(directory, config, plainly, tuple(shards), renamed)
+
+    def file(self, name: str) -> Path | None:
+        """Path of another file of the checkpoint, None when absent; a link out of the directory is refused."""
+        return member(self.directory, name)
+
+    def rows(self, name: str, start: int, stop: int) -> NDArray[np.float32]:
+        """Rows ``start`` to ``stop`` of a tensor as float32, (stop − start, …)."""
+        return self.tensors[name].rows(start, stop)
+
+    def part_rows(self, part: Part, start: int, stop: int) -> NDArray[np.float32]:
+        """Rows ``start`` to ``stop``, counted within ``part``, as float32: (stop − start, columns) or (stop − start,).
+
+        Rows of a transposed part are columns of the stored tensor, all of whose rows are then read, in bounded
+        pieces: ask for many at a time.
+
+        Raises:
+            InputError: one of the values is NaN or infinite.
+
+        """
+        rows = self._part_rows(part, start, stop)
+        extremes = [rows.min(), rows.max()] if rows.size else []  # NaN if one is; no mask as large as the rows
+        if not np.isfinite(extremes).all():
+            raise self._not_finite(part.tensor)
+        return rows
+
+    def _part_rows(self, part: Part, start: int, stop: int) -> NDArray[np.float32]:
+        first, last = part.start + start, part.start + stop
+        tensor = self.tensors[part.tensor]
+        if not part.transposed:
+            return tensor.rows(first, last)
+        stored_rows, stored_columns = tensor.shape
+        out = np.empty((stop - start, stored_rows), np.float32)
+        step = max(1, _PIECE // stored_columns)
+        for row in range(0, stored_rows, step):
+            piece = tensor.rows(row, min(row + step, stored_rows))  # (piece rows, stored columns)
+            out[:, row : row + len(piece)] = piece[:, first:last].T
+        return out
+
+    def _not_finite(self, name: str) -> InputError:
+        """Count what is not finite in the whole tensor and name the first place."""
+        tensor = self.tensors[name]
+        step = max(1, _PIECE // max(1, math.prod(tensor.shape[1:])))
+        nans = infinities = 0
+        first: tuple[int, ...] | None = None
+        for start in range(0, tensor.shape[0], step):
+            rows = tensor.rows(start, min(start + step, tensor.shape[0]))
+            bad = np.argwhere(~np.isfinite(rows))
+            if first is None and len(bad):
+                first = (start + int(bad[0][0]), *(int(i) for i in bad[0][1:]))
+            nans += int(np.isnan(rows).sum())
+            infinities += int(np.isinf(rows).sum())
+        return InputError(
+            f"{name} holds {nans} NaN and {infinities} infinite values, the first at {list(first or ())}; "
+            "the checkpoint is damaged or its training diverged: take another one"
+        )
+
+    def source_hashes(self) -> dict[str, str]:
+        """SHA-256 of the config, of every file with weights and of the index that names them, by file name."""
+        names = ["config.json", *(file.name for file in self.weight_files)]
+        if self.weight_files[0].name != SINGLE:
+            names.append(INDEX)
+        return {name: sha256_file(self.directory / name) for name in sorted(names)}
+
+
+def member(directory: Path, name: str) -> Path | None:
+    """Path of a file in a checkpoint directory, None when absent.
+
+    It may be a link to a file in the same directory, or one of the hub cache's to its blobs
+    (:mod:`edgepress.hub_layout`). Any other could put an unrelated file in the bundle.
+    """
+    path = directory / name
+    if not os.path.lexists(path):
+        return None
+    resolve_inside(path, directory)
+    return path
+
+
+def _read_index(directory: Path, index: Path) -> dict[Path, list[str]]:
+    """Shards in the order of their names, each with the tensors that the index expects in it."""
+    weight_map = read_object(index, _AGAIN).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise InputError(f"{index} has no weight_map; {_AGAIN}")
+    names: dict[str, list[str]] = {}
+    for tensor, name in weight_map.items():
+        if not isinstance(name, str) or not name.endswith(".safetensors") or re.search(r"[/\\:\0]", name):
+            raise InputError(
+                f"{index}: {tensor} is said to be in {name!r}; shards must be .safetensors files in the same directory"
+            )
+        names.setdefault(name, []).append(tensor)
+    shards: dict[Path, list[str]] = {}
+    for name in sorted(names):
+        file = member(directory, name)
+        if file is None:
+            raise InputError(f"{INDEX} names {name}, which is not in {directory}; download the missing shard")
+        shards[file] = names[name]
+    return shards
+
+
+def check_tensors(checkpoint: Checkpoint, weights: Sequence[Weight], ignored: Sequence[str] = ()) -> None:
+    """Hold the checkpoint's tensors against those that the model is made of, before any weight is read.
+
+    Every part's tensor exists, with a readable dtype and its weight's columns; together the parts use every row of it;
+    and every tensor is used, unless its whole name matches one of the ``ignored`` regular expressions.
+
+    Raises:
+        InputError: naming the tensor and both shapes.
+
+    """
+    spans: dict[str, list[Part]] = {}
+    for weight in weights:
+        for part in weight.parts:
+            _check_part(checkpoint, weight, part)
+            spans.setdefault(part.tensor, []).append(part)
+    for name, parts in spans.items():
+        _check_covered(checkpoint.tensors[name], parts)
+    patterns = [re.compile(pattern) for pattern in ignored]
+    extra = [name for name in checkpoint.tensors if name not in spans and not any(p.fullmatch(name) for p in patterns)]
+    if extra:
+        refuse_odd_tensors(checkpoint.directory, extra)
+        more = f" and {len(extra) - 3} more" if len(extra) > 3 else ""
+        raise InputError(
+            f"{checkpoint.directory} has tensors that its config has no use for: {', '.join(extra[:3])}{more}; "
+            "merge adapters and remove other parts first, or correct the config"
+        )
+
+
+def _check_part(checkpoint: Checkpoint, weight: Weight, part: Part) -> None:
+    tensor = checkpoint.tensors.get(part.tensor)
+    if tensor is None:
+        refuse_odd_tensors(checkpoint.directory, checkpoint.tensors)
+        raise InputError(
+            f"{checkpoint.directory} has no tensor {part.tensor} ({weight.kind}), which its config asks for"
+            f"{_other_names(checkpoint, part.tensor)}; is the checkpoint complete, and the config its own?"
+        )
+    tensor.check_readable()
+    used = tensor.shape[::-1] if part.transposed else tensor.shape
+    needed = (part.stop, *weight.shape[1:])
+    if len(used) != len(needed) or used[1:] != needed[1:] or used[0] < part.stop:
+        asked = needed[::-1] if part.transposed else needed
+        raise InputError(f"{tensor.name} has shape {tensor.shape}, and config.json asks for {asked}; {_MISMATCH}")
+
+
+def _other_names(checkpoint: Checkpoint, name: str) -> str:
+    """What a missing tensor seems to be called instead."""
+    ends = (name, name.removeprefix("model."))
+    found = next((other for end in ends for other in checkpoint.tensors if other.endswith(f".{end}")), None)
+    return "" if found is None else f" (it has {found}: rename the tensors as transformers does)"
+
+
+def _check_covered(tensor: StoredTensor, parts: Sequence[Part]) -> None:
+    reached = 0
+    for part in sorted(parts, key=lambda part: part.start):
+        if part.start > reached:
+            break
+        reached = max(reached, part.stop)
+    axis = 1 if parts[0].transposed else 0
+    if reached < tensor.shape[axis]:
+        asked = (*tensor.shape[:axis], reached, *tensor.shape[axis + 1 :])
+        raise InputError(f"{tensor.name} has shape {tensor.shape}, and config.json asks for {asked}; {_MISMATCH}")
+
+
+def read_weight(checkpoint: Checkpoint, weight: Weight) -> NDArray[np.float32]:
+    """Read a whole weight as the graph uses it, ``plus`` added: float32, in the weight's shape."""
+    rows = [checkpoint.part_rows(part, 0, part.stop - part.start) for part in weight.parts]
+    whole = rows[0] if len(rows) == 1 else np.concatenate(rows)
+    return whole + np.float32(weight.plus) if weight.plus else whole
+
+
+def same_tensor(checkpoint: Checkpoint, first: str, second: str) -> bool:
+    """Whether two tensors have the same dtype, shape and bytes; read in bounded pieces."""
+    a, b = checkpoint.tensors[first], checkpoint.tensors[second]
+    if (a.dtype, a.shape) != (b.dtype, b.shape):
+        return False
+    for start in range(0, a.nbytes, _COMPARED_PIECE):
+        count = min(_COMPARED_PIECE, a.nbytes - start)
+        if not np.array_equal(a.read(start, count), b.read(start, count)):
+            return False
+    return True

@@ -1,0 +1,168 @@
+"""Where a model is: the built-in one, a directory, or a repository of the Hugging Face hub, of which only what is used
+is downloaded.
+
+The config comes first: what it rules out costs no more than it. Then the repository's list of files says which weights
+there are; those of other frameworks, other dtypes, training states and adapters stay where they are.
+"""
+
+from __future__ import annotations
+
+import errno
+import glob
+import re
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from edgepress.errors import InputError
+from edgepress.exporter.model.architectures import describe
+from edgepress.exporter.source.kinds import (
+    FOLDER_MARKS,
+    refuse_file,
+    refuse_folder,
+    refuse_names,
+    refuse_other_kinds,
+)
+from edgepress.exporter.source.layout import CONFIG, INDEX, SINGLE, TOKENIZER_FILES
+from edgepress.schema import read_object
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
+_MAIN = "main"  # the hub's default branch
+
+
+@dataclass(frozen=True)
+class Origin:
+    """A repository of the hub, the revision that was asked for, and the commit that it was."""
+
+    repository: str
+    revision: str
+    commit: str
+
+    def to_json(self) -> dict[str, object]:
+        """The manifest's entry."""
+        return asdict(self)
+
+
+def resolve_model(model: str, revision: str | None = None) -> Path:
+    """Directory of ``demo``, of an existing path, or of a hub id ``org/name``, downloaded when it is not cached.
+
+    Raises:
+        InputError: none of the three, or the hub cannot be reached, does not know it or does not let us have it; or the
+            repository holds something else than a text generator that can be exported.
+
+    """
+    return find_model(model, revision)[0]
+
+
+def find_model(model: str, revision: str | None = None) -> tuple[Path, Origin | None]:
+    """As :func:`resolve_model`, and which commit of which repository it is, None when it is no hub id."""
+    path = Path(model)
+    if model != "demo" and not (model and path.exists()):
+        if not _HUB_ID.fullmatch(model):
+            name, _, asked = model.partition("@")
+            at = f"; a revision is given as --revision {asked}" if _HUB_ID.fullmatch(name) else ""
+            raise InputError(f"no such directory: {model!r}; name a directory, a hub id (org/name), or 'demo'{at}")
+        return _download(model, revision or _MAIN)
+    if revision is not None:
+        raise InputError(f"--revision {revision} is of a model on the hub, and {model} is here; leave one of them out")
+    if model == "demo":
+        from edgepress.exporter.demo import DEMO_DIRECTORY
+
+        return DEMO_DIRECTORY, None
+    if not path.is_dir():
+        raise refuse_file(path)
+    return path, None
+
+
+def _download(model: str, revision: str) -> tuple[Path, Origin]:
+    from huggingface_hub import hf_hub_download, snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError, RemoteEntryNotFoundError
+
+    with _hub_errors(model, revision):
+        try:
+            folder = Path(hf_hub_download(model, CONFIG, revision=revision)).parent
+        except RemoteEntryNotFoundError:
+            names = _listed(model, revision)
+            marks = [name for name in FOLDER_MARKS if name in (names or ())]
+            if marks:
+                raise refuse_folder(Path(snapshot_download(model, revision=revision, allow_patterns=marks))) from None
+            raise refuse_names(model, names or (), CONFIG) from None
+        origin = Origin(model, revision, folder.name)
+        config = read_object(folder / CONFIG, "correct it or copy it again")
+        refuse_other_kinds(folder, config)
+        describe(config, (), f"{model}: {CONFIG}")
+        names = _listed(model, origin.commit)
+        if names is None:  # no network: what the cache has
+            return folder, origin
+        refuse_other_kinds(Path(model), config, names)
+        wanted = [name for name in TOKENIZER_FILES if name in names]
+        if SINGLE in names:
+            wanted.append(SINGLE)
+        elif INDEX in names:
+            index = Path(hf_hub_download(model, INDEX, revision=origin.commit))
+            wanted += [INDEX, *_shards(index, names)]
+        else:
+            raise refuse_names(model, names, SINGLE)
+        try:
+            snapshot_download(model, revision=origin.commit, allow_patterns=[glob.escape(name) for name in wanted])
+        except LocalEntryNotFoundError as error:
+            raise InputError(
+                f"{model} was not downloaded whole ({type(error).__name__}); connect to a network and run it again: "
+                "what is there is kept"
+            ) from error
+    return folder, origin
+
+
+def _listed(model: str, revision: str) -> set[str] | None:
+    """Paths of the repository's files; None without a network."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import OfflineModeIsEnabled
+
+    try:
+        return set(HfApi().list_repo_files(model, revision=revision))
+    except OfflineModeIsEnabled:
+        return None
+    except Exception as error:  # the client's errors are of a package that the hub's client has changed before
+        if not type(error).__module__.startswith("httpx"):  # the client's, or httpx2's: the hub's client has had both
+            raise
+        return None
+
+
+def _shards(index: Path, names: Collection[str]) -> list[str]:
+    """Shards that the index names and the repository has; what else is wrong with it is said when it is read."""
+    weights = read_object(index, "download it again").get("weight_map")
+    values = set(weights.values()) if isinstance(weights, Mapping) else set()
+    return sorted(name for name in values if isinstance(name, str) and name in names)
+
+
+@contextmanager
+def _hub_errors(model: str, revision: str) -> Iterator[None]:
+    """Turn what the hub's client raises into one clear error."""
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    try:
+        yield
+    except GatedRepoError as error:
+        raise InputError(f"{model} is gated: accept its terms on huggingface.co and log in (hf auth login)") from error
+    except RevisionNotFoundError as error:
+        raise InputError(f"{model} has no revision {revision}; name a branch, a tag or a commit of it") from error
+    except (RepositoryNotFoundError, HFValidationError) as error:
+        raise InputError(
+            f"no directory {model} here and no such public model on the hub; check the name, or log in (hf auth login)"
+        ) from error
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        if getattr(error, "errno", None) == errno.ENOSPC:
+            raise
+        # huggingface_hub wraps what went wrong on the way in LocalEntryNotFoundError; connection errors are OSErrors.
+        raise InputError(
+            f"no directory {model} here, and it could not be downloaded from the hub ({type(error).__name__}); "
+            "connect to a network, or pass a directory that holds the checkpoint"
+        ) from error

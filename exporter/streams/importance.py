@@ -1,0 +1,130 @@
+"""How much each input of a projection, or channel of the residual stream, matters, seen on text.
+
+By activations, as Wanda scores weights (Sun et al. 2024, equation 1), summed over a column:
+Sⱼ = Σᵣ |W[r, j]| · RMS(xⱼ), xⱼ being what goes into that column. Layers are compared by what is added to the residual
+stream: Sⱼ is divided by the RMS of the projection's output and multiplied by the RMS of what is added (a norm may come
+between) over that of the stream. By loss: the first-order change of the next-token loss when xⱼ becomes 0 (Molchanov et
+al. 2017, equation 6), the mean over tokens of |∂L/∂xⱼ · xⱼ|; where xⱼ is a channel of the residual stream, everything
+that is written into it at that token becomes 0 together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from edgepress.errors import InputError
+from edgepress.exporter.arrays.activations import Activations
+from edgepress.exporter.methods.prune_task import PruneTask
+from edgepress.exporter.model import network
+from edgepress.exporter.model.description import Layer, Linear, Norm
+from edgepress.exporter.streams.gradients import inputs_of, writes_of
+from edgepress.exporter.streams.streams import embedded, held, pass_layers
+
+Scores = NDArray[np.float64]
+
+WAYS = ("activations", "loss")
+
+Find = Callable[[Layer], tuple[Linear, Norm | None]]
+"""The projection of a layer whose inputs are scored, and the norm of its output where there is one."""
+
+
+def mlp_down(layer: Layer) -> tuple[Linear, Norm | None]:
+    """The MLP's last projection: its inputs are the channels."""
+    return layer.mlp.down, layer.mlp_post_norm
+
+
+def attention_output(layer: Layer) -> tuple[Linear, Norm | None]:
+    """The projection after attention: its inputs are the heads, one after the other."""
+    return layer.attention.output, layer.attention_post_norm
+
+
+def check_way(by: object, method: str) -> None:
+    """Raise InputError when ``by`` is no way to score."""
+    if by not in WAYS:
+        raise InputError(f"[options.{method}] by must be one of {', '.join(WAYS)}, not {by!r}")
+
+
+def input_scores(task: PruneTask, find: Find, *, by: object, tokens: object, method: str) -> list[Scores]:
+    """Scores of the inputs of each layer's projection, (columns,) each, on about ``tokens`` tokens of the text.
+
+    Raises:
+        InputError: ``by`` is no way to score.
+
+    """
+    check_way(by, method)
+    sequences = task.tokens(int(str(tokens)))
+    return activation_scores(task, sequences, find) if by == "activations" else loss_scores(task, sequences, find)
+
+
+def activation_scores(task: PruneTask, tokens: NDArray[np.int64], find: Find) -> list[Scores]:
+    """Importance of the inputs of each layer's projection, (columns,) each, on tokens (sequences, length)."""
+    decoder = task.decoder
+    squares = [torch.zeros(find(layer)[0].weight.shape[1], dtype=torch.float64) for layer in decoder.layers]
+    outputs, added, streams = ([0.0] * len(decoder.layers) for _ in range(3))  # Σ of squares
+    read: dict[int, network.Values] = {}
+
+    def tap(index: int, linears: tuple[Linear, ...], x: Tensor) -> None:
+        layer = decoder.layers[index]
+        linear, norm = find(layer)
+        if linears[0] is not linear:
+            return
+        if index not in read:
+            read.clear()
+            gains = () if norm is None else (norm.weight, norm.bias)
+            read[index] = held(task.read, (linear.weight, linear.bias, *gains))
+        y = network.linear_forward(linear, read[index], x)
+        squares[index] += x.double().square().sum((0, 1)).cpu()
+        outputs[index] += float(y.double().square().sum())
+        y = layer.residual_multiplier * network.norm_forward(norm, read[index], y)
+        added[index] += float(y.double().square().sum())
+
+    def seen(index: int, _before: Tensor, after: Tensor) -> None:
+        streams[index] += float(after.double().square().sum())
+
+    with (
+        embedded(task.checkpoint, decoder, tokens, task.folder / "stream.f32", task.device) as stream,
+        task.progress(len(decoder.layers), "importance of inputs", " layers") as advance,
+    ):
+        pass_layers(task.checkpoint, decoder, [stream], seen=seen, tap=tap, advance=advance)
+    found = []
+    for index, layer in enumerate(decoder.layers):
+        columns = task.read(find(layer)[0].weight).abs().sum(0).double().cpu()  # (columns,)
+        stream_square = streams[index] / (tokens.size * decoder.hidden_size)
+        weight = (added[index] / max(outputs[index], 1e-300) / max(stream_square, 1e-300)) ** 0.5
+        found.append((columns * (squares[index] / tokens.size).sqrt() * weight).numpy())
+    return found
+
+
+def loss_scores(task: PruneTask, tokens: NDArray[np.int64], find: Find) -> list[Scores]:
+    """The same by the first-order change of the next-token loss."""
+    found = [find(layer)[0] for layer in task.decoder.layers]
+    sums = [torch.zeros(linear.weight.shape[1], dtype=torch.float64) for linear in found]
+
+    def seen(index: int, _batch: slice, x: Tensor, slope: Tensor) -> None:
+        if index >= 0:
+            sums[index] += (x * slope).double().abs().sum((0, 1)).cpu()
+
+    inputs_of(task, tokens, set(found), seen, "importance of inputs")
+    return [(total / tokens.size).numpy() for total in sums]
+
+
+def stream_loss_scores(task: PruneTask, tokens: NDArray[np.int64]) -> Scores:
+    """Importance of each channel of the residual stream, (hidden,), by the loss, on tokens (sequences, length)."""
+    shape = (*tokens.shape, task.decoder.hidden_size)
+    changes = Activations(task.folder / "changes.f32", shape, task.device)  # Σ of ∂L/∂y · y over what is written there
+
+    def seen(_index: int, batch: slice, y: Tensor, slope: Tensor) -> None:
+        changes.write(batch, changes.read(batch) + y * slope)
+
+    try:
+        writes_of(task, tokens, seen, "importance of channels")
+        total = sum(change.double().abs().sum((0, 1)).cpu() for change in changes)
+    finally:
+        changes.path.unlink(missing_ok=True)
+    found: Scores = (torch.as_tensor(total) / tokens.size).numpy()
+    return found

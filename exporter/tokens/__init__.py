@@ -1,0 +1,1 @@
+"""Tokenizers: a checkpoint's whole tokenizer, and one with fewer tokens."""

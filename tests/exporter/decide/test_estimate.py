@@ -1,0 +1,62 @@
+"""What `plan` says an export will take is made of speeds measured here, and is called an estimate."""
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+
+from edgepress.cli import main
+from edgepress.exporter import decide
+from edgepress.exporter.bundle.stream import write_weights
+from edgepress.exporter.decide import estimate
+from edgepress.exporter.decide.prepare import Prepared
+
+
+def prepared(recipe: str) -> Prepared:
+    return decide("demo", target="arm64-cpu", recipe=recipe)
+
+
+@pytest.mark.parametrize("recipe", ["int4", "int4-fast"])
+def test_an_estimate_is_made_of_measured_speeds(recipe: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twice as slow a machine: twice as long. Twice the cores: no longer than before."""
+    plan = prepared(recipe)
+    taken = 0.01
+    monkeypatch.setattr(estimate, "_seconds", lambda _work: taken)
+    before, cores = estimate.estimate(plan, 2), estimate.estimate(plan, 4)
+    taken = 0.02
+    slower = estimate.estimate(plan, 2)
+    assert before.seconds > 0
+    assert slower.seconds == pytest.approx(2 * before.seconds)
+    assert before.seconds / 2 <= cores.seconds < before.seconds
+    assert all(part.speed for part in before.parts)
+
+
+def test_training_is_the_most_of_a_recipe_that_trains() -> None:
+    found = estimate.estimate(prepared("int4-fast"), 2)
+    seconds = {part.name: part.seconds for part in found.parts}
+    assert {"rounding", "hashing", "layers", "gptq", "distill"} == set(seconds)
+    assert max(seconds, key=lambda name: seconds[name]) == "distill"
+    assert "text" in found.left_out[0]  # the model's own, as none is given
+
+
+def test_an_estimate_is_of_the_right_order(tmp_path: Path) -> None:
+    """Rounding the demo model, against what is said of it; both in the same minute on the same machine."""
+    plan = prepared("int4")
+    said = next(part.seconds for part in estimate.estimate(plan, 1).parts if part.name == "rounding")
+    begun = time.perf_counter()
+    write_weights(plan.checkpoint, plan.plan, tmp_path / "data", threads=1)
+    taken = time.perf_counter() - begun
+    assert 1 / 20 < said / taken < 20
+
+
+def test_plan_says_how_long_and_how_much_memory_and_that_it_is_an_estimate(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "demo", "--recipe", "int4"]) == 0
+    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("export "))
+    assert "estimate" in line
+    assert "MB of memory" in line
+    assert main(["plan", "demo", "--recipe", "int4", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["estimates"]["export"]["seconds"] > 0
+    assert "seconds" not in found["totals"]
+    assert found["totals"]["cache_bytes_at_usual_context"] <= found["totals"]["cache_bytes_at_full_context"]
