@@ -1,0 +1,70 @@
+"""The list of states: what a state may be, how large it is, and what two of them may not share."""
+
+from typing import Any
+
+import pytest
+
+from edgepress.states import State, check_states, state_bytes
+
+KEY: dict[str, Any] = {
+    "name": "layers.3.key",
+    "input": "past_key_values.3.key",
+    "output": "present.3.key",
+    "shape": ("batch", 2, "past", 64),
+    "type": "float32",
+    "kind": "key-value",
+}
+CONV: dict[str, Any] = {
+    "name": "layers.3.conv",
+    "input": "past_conv.3",
+    "output": "present_conv.3",
+    "shape": ("batch", 512, 3),
+    "type": "float16",
+    "kind": "convolution",
+}
+
+
+def test_a_state_that_grows_takes_bytes_for_each_token_and_another_does_not() -> None:
+    key, conv = State(**KEY), State(**CONV)
+    assert (key.past_axis, key.sizes(10), key.output_shape) == (2, (1, 2, 10, 64), ("batch", 2, "total", 64))
+    assert (conv.past_axis, conv.sizes(10), conv.output_shape) == (None, (1, 512, 3), ("batch", 512, 3))
+    assert (key.bytes_at(10), conv.bytes_at(10)) == (4 * 2 * 10 * 64, 2 * 512 * 3)
+    assert state_bytes([key, conv], 100) - state_bytes([key, conv], 99) == 4 * 2 * 64
+    assert state_bytes([key, conv], 0) == 2 * 512 * 3
+
+
+@pytest.mark.parametrize(
+    ("of", "change", "message"),
+    [
+        (KEY, {"name": ""}, "1 to 200 characters, and one has 0"),
+        (KEY, {"output": "x" * 201}, "1 to 200 characters, and one has 201"),
+        (KEY, {"type": "float64"}, "has the type 'float64'"),
+        (KEY, {"kind": "memory"}, "the kind 'memory'"),
+        (KEY, {"output": "past_key_values.3.key"}, "input and output of state layers.3.key have one name"),
+        (KEY, {"shape": ("batch", 2, 64)}, "the first of them batch and one other past"),
+        (KEY, {"shape": ("past", "batch", 64)}, "the first of them batch and one other past"),
+        (KEY, {"shape": (2, "batch", "past")}, "the first of them batch"),
+        (KEY, {"shape": ("batch", "past", *[1] * 7)}, "at most 8 axes"),
+        (KEY, {"shape": ()}, "the first of them batch"),
+        (CONV, {"shape": ("batch", 512, "past")}, "the first of them batch, the rest numbers"),
+        (CONV, {"shape": ("batch", 0, 3)}, "an axis is 1 to 16,777,216 long"),
+        (CONV, {"shape": ("batch", -512, 3)}, "an axis is 1 to 16,777,216 long"),
+        (CONV, {"shape": ("batch", 2**25)}, "an axis is 1 to 16,777,216 long"),
+        (CONV, {"shape": ("batch", 2**20, 2**20)}, "at most 4,294,967,296 elements a token"),
+    ],
+)
+def test_what_no_state_can_be_is_refused(of: dict[str, Any], change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        State(**of | change)
+
+
+@pytest.mark.parametrize("what", ["name", "input", "output"])
+def test_two_states_share_no_name(what: str) -> None:
+    check_states([State(**KEY), State(**CONV)])
+    with pytest.raises(ValueError, match=f"two states have the {what} {KEY[what]}"):
+        check_states([State(**KEY), State(**CONV | {what: KEY[what]})])
+
+
+def test_more_states_than_any_model_has_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"there are 65,537 states"):
+        check_states([State(**KEY)] * 65537)
