@@ -65,7 +65,6 @@ bench: $(VENV)/.bench
 	$(BIN)/python benchmarks/vocabulary.py
 	$(BIN)/python benchmarks/pruning.py
 	$(BIN)/python benchmarks/sparsity.py
-	$(BIN)/python benchmarks/low_rank.py
 
 clean:
 	rm -rf build .venv

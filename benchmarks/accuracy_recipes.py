@@ -111,7 +111,7 @@ ROUND_TO_NEAREST = Asked()
 CHOSEN = (
     ROUND_TO_NEAREST,
     Asked(block_size=128),
-    *(Asked(method, block_size=block) for method in ("hqq", "gptq") for block in (32, 128)),
+    *(Asked("gptq", block_size=block) for block in (32, 128)),
     Asked("gptq", block_size=128, symmetric=False),
     Asked("autoround", block_size=128),
     *(Asked("gptq", block_size=128, before=(name,)) for name in ("awq", "smoothquant", "hadamard")),

@@ -96,7 +96,6 @@ METHODS: dict[str, Options] = {
     "mlp_width": {"share": 0.5},
     "heads": {"share": 0.5},
     "hidden": {"share": 0.75},
-    "low_rank": {"share": 0.75, "match": "layers.*.mlp.*", "multiple": 1},
 }
 SPARSE, ZEROS = ("magnitude", "wanda", "sparsegpt"), 0.5
 HALF: dict[str, Options] = {"hidden": {"share": 0.75}, "mlp_width": {"share": 0.53, "by": "loss"}}

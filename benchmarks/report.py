@@ -19,7 +19,6 @@ REPORTS = {
     "export_cost": "export_cost",
     "export_cost_large": "export_cost",
     "fusion": "fusion",
-    "low_rank": "low_rank",
     "memory": "memory",
     "npu": "npu",
     "pruning": "pruning",

@@ -48,10 +48,9 @@ def best_error(
     *,
     symmetric: bool = True,
     positive: bool = False,
-    power: float = 2.0,
     steps: int = 1000,
 ) -> float:
-    """Least Σ w |error|^power over a fine grid of scales (of both signs unless ``positive``) and zero points."""
+    """Least Σ w error² over a fine grid of scales (of both signs unless ``positive``) and zero points."""
     largest, top = np.abs(block).max(), 2**bits - 1
     if largest == 0:
         return 0.0
@@ -62,7 +61,7 @@ def best_error(
             :, None
         ]  # (candidates, 1)
         codes = np.clip(np.rint(block / scales), -zero, top - zero)
-        best = min(best, float((weights * np.abs(block - codes * scales) ** power).sum(axis=1).min()))
+        best = min(best, float((weights * (block - codes * scales) ** 2).sum(axis=1).min()))
     return best
 
 

@@ -57,7 +57,6 @@ class _Model:
         return whole + weight.plus
 
     def linear(self, linear: Linear, x: Array) -> Array:
-        x = x if linear.inner is None else self.linear(linear.inner, x)
         if self.rounding is not None:
             x = self.rounding(linear, x)
         y = x @ self.weight(linear.weight).T

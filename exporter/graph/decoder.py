@@ -146,8 +146,6 @@ class _DecoderGraph:
         return self.graph.external(weight.name, kind, weight.shape, tensor.regions["data"])
 
     def _linear(self, linear: Linear, x: str, output: str, *, normed: bool = True) -> str:
-        if linear.inner is not None:
-            x, normed = self._linear(linear.inner, x, f"{output}.inner", normed=normed), False
         weight = linear.weight
         tensor = self.plan.of(self.decoder.embedding if weight.kind == "head" and self.decoder.tied else weight)
         bias = self._float(linear.bias) if linear.bias is not None else ""

@@ -9,7 +9,6 @@ channel, by projection:
   same v, so that they share its scales.
 - down: the rows of up and their bias, when up is a factor of what goes in: ``activation(gate) · up``, or ``relu(up)``
   as relu(x / s) = relu(x) / s for s > 0. Not behind another activation.
-- the second of two factors: the rows of the first and their bias.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from edgepress.exporter.model.description import Attention, Decoder, Layer, Linear, Norm, Weight, layer_linears
+from edgepress.exporter.model.description import Attention, Decoder, Layer, Linear, Norm, Weight
 
 
 @dataclass(frozen=True)
@@ -62,17 +61,12 @@ def foldable_groups(layer: Layer) -> list[Group]:
     attention, mlp = layer.attention, layer.mlp
     inputs = (mlp.up,) if mlp.gate is None else (mlp.gate, mlp.up)
     found = [
-        _behind_norm(layer.attention_norm, (attention.qkv.reader,)),
+        _behind_norm(layer.attention_norm, (attention.qkv,)),
         _behind_values(attention),
-        _behind_norm(layer.mlp_norm, tuple(linear.reader for linear in inputs)),
+        _behind_norm(layer.mlp_norm, inputs),
     ]
     if mlp.gate is not None or mlp.activation == "relu":
-        found.append(_group((mlp.down.reader,), _parameters(mlp.up), slice(None)))
-    found += [
-        _group((linear,), _parameters(linear.inner), slice(None))
-        for linear in layer_linears(layer)
-        if linear.inner is not None
-    ]
+        found.append(_group((mlp.down,), _parameters(mlp.up), slice(None)))
     return [group for group in found if group is not None]
 
 
@@ -82,9 +76,9 @@ def not_foldable(decoder: Decoder) -> dict[str, str]:
     for layer in decoder.layers:
         foldable = {linear.weight.name for group in foldable_groups(layer) for linear in group.linears}
         for linear in (layer.attention.qkv, layer.mlp.gate, layer.mlp.up):
-            if linear is not None and linear.reader.weight.name not in foldable:
-                found[linear.reader.weight.name] = "no norm before it could take a scale"
-        down = layer.mlp.down.reader.weight
+            if linear is not None and linear.weight.name not in foldable:
+                found[linear.weight.name] = "no norm before it could take a scale"
+        down = layer.mlp.down.weight
         if down.name not in foldable:
             found[down.name] = f"{layer.mlp.activation} before it does not pass a scale on"
     return found
@@ -103,7 +97,7 @@ def _behind_values(attention: Attention) -> Group:
     channels = torch.arange(attention.kv_heads * width).reshape(attention.kv_heads, width)
     by_head = channels.repeat_interleave(attention.heads // attention.kv_heads, dim=0)  # (heads, head_dim)
     sources = _parameters(attention.qkv)
-    return Group((attention.output.reader,), sources, value_rows(attention), by_head.reshape(-1), channels.numel())
+    return Group((attention.output,), sources, value_rows(attention), by_head.reshape(-1), channels.numel())
 
 
 def value_rows(attention: Attention) -> slice:

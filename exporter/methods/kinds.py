@@ -32,6 +32,7 @@ from edgepress.exporter.arrays.scheme import Scheme
 from edgepress.exporter.methods.options import Option, Options, read_options
 from edgepress.exporter.model.description import Decoder
 from edgepress.exporter.recipe.recipe import Recipe
+from edgepress.exporter.source.removed import REMOVED, why_removed
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,8 +45,8 @@ if TYPE_CHECKING:
 
 _FOLDERS = ("round", "transform", "repair", "shrink")
 
-Size = Literal["layers", "widths", "heads", "hidden", "vocabulary", "factors"]
-"""What a pruning step may change of a model; ``widths`` are those of the MLPs, ``factors`` projections in two."""
+Size = Literal["layers", "widths", "heads", "hidden", "vocabulary"]
+"""What a pruning step may change of a model; ``widths`` are those of the MLPs."""
 
 
 @dataclass(frozen=True)
@@ -205,10 +206,12 @@ def load_method(name: str) -> AnyMethod:
     """Import the method's file; an error in it is raised as it is.
 
     Raises:
-        InputError: no file has that name.
+        InputError: no file has that name, or the method was removed.
 
     """
     files = _files()
+    if name in REMOVED:
+        raise InputError(why_removed(name))
     if name not in files:
         known = sorted(files)
         near = difflib.get_close_matches(name, known, 1)

@@ -49,20 +49,10 @@ class Weight:
 
 @dataclass(frozen=True)
 class Linear:
-    """``y = x Wᵀ + b``: x (…, columns) → y (…, rows).
-
-    With ``inner`` the projection has two factors: what goes into it is what ``inner`` gives,
-    ``y = inner(x) Wᵀ + b``. Each of the two is a projection of its own to what rounds or writes them.
-    """
+    """``y = x Wᵀ + b``: x (…, columns) → y (…, rows)."""
 
     weight: Weight
     bias: Weight | None = None
-    inner: "Linear | None" = None
-
-    @property
-    def reader(self) -> "Linear":
-        """The projection that reads x: the inner one where there are two."""
-        return self if self.inner is None else self.inner.reader
 
 
 @dataclass(frozen=True)
@@ -206,7 +196,6 @@ class Decoder:
         def add_linears(*linears: Linear | None) -> None:
             for linear in linears:
                 if linear is not None:
-                    add_linears(linear.inner)
                     add(linear.weight, linear.bias)
 
         add(self.embedding, self.positions)
@@ -231,20 +220,16 @@ def layer_groups(layer: Layer) -> list[tuple[Linear, ...]]:
     """Projections of a layer that share their input, in the order in which they are computed."""
     mlp = layer.mlp
     first = (mlp.up,) if mlp.gate is None else (mlp.gate, mlp.up)
-    found: list[tuple[Linear, ...]] = []
-    for group in ((layer.attention.qkv,), (layer.attention.output,), first, (mlp.down,)):
-        found.append(tuple(linear.reader for linear in group))
-        found += [(linear,) for linear in group if linear.inner is not None]
-    return found
+    return [(layer.attention.qkv,), (layer.attention.output,), first, (mlp.down,)]
 
 
 def layer_linears(layer: Layer) -> list[Linear]:
-    """Projections of a layer in the order in which they are computed; of two factors each is one."""
+    """Projections of a layer in the order in which they are computed."""
     return [linear for group in layer_groups(layer) for linear in group]
 
 
 def with_linears(layer: Layer, change: Callable[[Linear], Linear]) -> Layer:
-    """The layer with each of its projections changed; ``change`` is given both factors in one."""
+    """The layer with each of its projections changed."""
     attention, mlp = layer.attention, layer.mlp
     return replace(
         layer,
@@ -256,9 +241,9 @@ def with_linears(layer: Layer, change: Callable[[Linear], Linear]) -> Layer:
 def scaled_by_token(layer: Layer) -> list[Linear]:
     """Projections into which tokens of very different sizes go: integer graphs scale each token to 1 there.
 
-    What leaves a norm or attention is alike in size; what goes into ``down``, or between two factors, is not.
+    What leaves a norm or attention is alike in size; what goes into ``down`` is not.
     """
-    return [linear for linear in layer_linears(layer) if linear is layer.mlp.down.reader or linear.inner is not None]
+    return [layer.mlp.down]
 
 
 def layer_weights(layer: Layer) -> list[Weight]:

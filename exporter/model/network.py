@@ -85,15 +85,9 @@ def layer_steps(layer: Layer, values: Values, x: Tensor, rotary: Rotary | None, 
 
 
 def _project(group: tuple[Linear, ...], values: Values, x: Tensor) -> Generator[Step, Tensor, list[Tensor]]:
-    """What projections that share their input give; second factors are steps of their own, after all first ones."""
-    x = yield tuple(linear.reader for linear in group), x
-    outputs = []
-    for linear in group:
-        y = linear_forward(linear.reader, values, x)
-        if linear.inner is not None:
-            y = linear_forward(linear, values, (yield (linear,), y))
-        outputs.append(y)
-    return outputs
+    """What projections that share their input give."""
+    x = yield group, x
+    return [linear_forward(linear, values, x) for linear in group]
 
 
 def head_steps(decoder: Decoder, values: Values, x: Tensor) -> Steps:
@@ -136,7 +130,7 @@ def head_forward(decoder: Decoder, values: Values, x: Tensor, tap: Tap | None = 
 
 
 def linear_forward(linear: Linear, values: Values, x: Tensor) -> Tensor:
-    """``x Wᵀ + b``, (…, columns) → (…, rows); of two factors this is one, and x what goes into it."""
+    """``x Wᵀ + b``, (…, columns) → (…, rows)."""
     return functional.linear(x, values(linear.weight), None if linear.bias is None else values(linear.bias))
 
 

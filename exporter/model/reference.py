@@ -16,8 +16,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgepress.errors import InputError
-from edgepress.exporter.model.architectures import describe
-from edgepress.exporter.model.factors import KEY, Product, products
 from edgepress.exporter.source.checkpoint import Checkpoint, resolve_model
 
 if TYPE_CHECKING:
@@ -58,9 +56,7 @@ class Reference:
         self._torch, self._threads, self._one_at_a_time = torch, threads, threading.Lock()
         self._checkpoint = Checkpoint.open(resolve_model(str(model), revision))
         self._weights = weights
-        self._products = _products(self._checkpoint)
         self._shapes = {name: tensor.shape for name, tensor in self._checkpoint.tensors.items()}
-        self._shapes |= {name: product.shape for name, product in self._products.items()}
         config = _read_config(transformers, self._checkpoint)
         with _parameters_without_memory(torch):
             self._model = transformers.AutoModelForCausalLM.from_config(
@@ -138,8 +134,7 @@ class Reference:
         return parameter
 
     def _read(self, tensor: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
-        product = self._products.get(tensor)
-        value = self._stored(tensor) if product is None else product.compute(self._stored)
+        value = self._stored(tensor)
         if value.shape != shape:
             raise InputError(f"{tensor} has shape {value.shape}, and the reference model asks for {shape}")
         return np.require(value, np.float32, ["C", "W"])
@@ -156,14 +151,6 @@ class Reference:
             stop = min(start + step, shape[0])
             whole[start:stop] = self._checkpoint.rows(tensor, start, stop)
         return whole
-
-
-def _products(checkpoint: Checkpoint) -> dict[str, Product]:
-    """Tensors that the checkpoint has in two factors, of which transformers knows nothing."""
-    if checkpoint.config.get(KEY) is None:
-        return {}
-    plain = {key: value for key, value in checkpoint.config.items() if key != KEY}
-    return products(describe(plain, checkpoint.tensors), describe(checkpoint.config, checkpoint.tensors))
 
 
 def _read_config(transformers: Any, checkpoint: Checkpoint) -> Any:

@@ -36,8 +36,7 @@ def _describe(decoder: Decoder, recipe: Recipe) -> Decoder:
 
 def _with_biases(layer: Layer, recipe: Recipe) -> Layer:
     def biased(linear: Linear) -> Linear:
-        weight, inner = linear.weight, linear.inner
-        linear = replace(linear, inner=None if inner is None else biased(inner))
+        weight = linear.weight
         if linear.bias is not None or recipe.storage(weight.name, weight.kind)[0].bits == KEPT_BITS:
             return linear
         return replace(linear, bias=Weight(f"{weight.name}.bias", "bias", weight.shape[:1], ()))

@@ -39,10 +39,10 @@ t₄, block 128                6.86 (6.93) | 6.92 (6.91)          15.61 (15.63) 
 ===========================  =================================  =================================
 
 With 2 bits a zero point is hardly worth its bytes: −2 to 1 with a scale of either sign is what 1 and 2 as zero points
-give, and only blocks (nearly) of one sign gain by 0 and 3. :mod:`.hqq` has what all this means in bits per byte.
+give, and only blocks (nearly) of one sign gain by 0 and 3.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -54,8 +54,6 @@ from edgepress.exporter.arrays.scheme import Scheme
 from edgepress.exporter.methods.kinds import Method, Quantized
 
 Floats = NDArray[np.float32]
-QuantizeTile = Callable[["Work", Floats, Floats | None, Scheme], tuple[Floats, Floats | None]]
-"""What :func:`search` is, and what :func:`by_groups` takes."""
 
 # Symmetric candidates: what the group's largest magnitude becomes, in steps, before rounding and clipping.
 # −(2^(bits−1) − 1) is among them, which is plain absmax rounding, so the search is never worse than that.
@@ -113,7 +111,7 @@ def quantize(rows: Floats, scheme: Scheme, importance: Floats | None) -> Quantiz
     """See :class:`~edgepress.exporter.methods.kinds.Method`."""
     compiled = kernels.loaded()
     if compiled is None or importance is not None:
-        return by_groups(rows, scheme, importance, search, _TILE)
+        return _by_tiles(rows, scheme, importance)
     every, found = _groups(rows, scheme)
     if scheme.symmetric:
         steps = (_ROW_EXTREMES if scheme.per_channel else _EXTREMES)[scheme.bits]
@@ -158,16 +156,14 @@ def _groups(rows: Floats, scheme: Scheme) -> tuple[Floats, _Found]:
     return every, _Found(values, np.empty(len(every), np.float32), np.zeros(len(every), np.uint8))
 
 
-def by_groups(
-    rows: Floats, scheme: Scheme, importance: Floats | None, quantize_tile: QuantizeTile, elements: int
-) -> Quantized:
-    """Quantize tiles of about ``elements`` of the rows' groups and pack them."""
+def _by_tiles(rows: Floats, scheme: Scheme, importance: Floats | None) -> Quantized:
+    """Quantize tiles of about ``_TILE`` elements of the rows' groups and pack them."""
     every, into = _groups(rows, scheme)
     size = every.shape[1]
     groups = len(every) // len(rows) if len(rows) else 1  # in a row
     weights = None if importance is None else _group_weights(importance, groups, size)  # (group size, groups)
     # numpy sums a lone column pairwise, not in order: every tile has two groups or more, the last one zeros if need be
-    tile = max(2, min(elements // size, len(every)))
+    tile = max(2, min(_TILE // size, len(every)))
     work = Work.of(size, tile)
     for start in range(0, len(every), tile):
         stop = min(start + tile, len(every))
@@ -178,7 +174,7 @@ def by_groups(
             np.copyto(used.x[:, at - start : at - start + len(strip)], strip.T)
         w = None if weights is None else weights[:, np.arange(start, start + used.x.shape[1]) % groups]
         extreme, factor = _extremes(used.x)
-        found, zeros = quantize_tile(used, extreme, w, scheme)
+        found, zeros = _search(used, extreme, w, scheme)
         if factor is not None:
             found = found / factor
         codes = used.q[:, : stop - start].astype(np.uint8)  # (group size, groups)
@@ -199,7 +195,7 @@ def _group_weights(importance: Floats, groups: int, size: int) -> Floats:
     return np.ascontiguousarray(np.maximum(weights, _LEAST_WEIGHT).T)
 
 
-def search(work: Work, extreme: Floats, w: Floats | None, scheme: Scheme) -> tuple[Floats, Floats | None]:
+def _search(work: Work, extreme: Floats, w: Floats | None, scheme: Scheme) -> tuple[Floats, Floats | None]:
     """Leave the codes of ``work.x`` in ``work.q``; return scales and, unless symmetric, zero points, (groups,).
 
     ``extreme`` is each group's element of largest magnitude, ∞ for a group of zeros, whose codes and sums are then 0.

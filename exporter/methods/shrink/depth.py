@@ -22,10 +22,8 @@ from edgepress.exporter.methods.kinds import Pruning
 from edgepress.exporter.methods.options import Option, Options, unset, whole_number
 from edgepress.exporter.methods.prune_task import PruneTask
 from edgepress.exporter.methods.smaller.config import (
-    before_low_rank,
     check_same_layer,
     described,
-    refuse_factors,
     with_layers,
 )
 from edgepress.exporter.methods.smaller.picks import Pick, picked_tensors, whole
@@ -58,7 +56,6 @@ def remove_layers(task: PruneTask, options: Options) -> None:
 
 def check(task: PruneTask, options: Options) -> None:
     """See :class:`~edgepress.exporter.methods.kinds.Pruning`."""
-    refuse_factors(task.decoder, METHOD.name)
     layers_left(len(task.decoder.layers), options)
     if options["by"] not in _WAYS:
         raise InputError(f"[options.depth] by must be one of {', '.join(_WAYS)}, not {options['by']!r}")
@@ -203,5 +200,4 @@ METHOD = Pruning(
     check=check,
     looks_at=frozenset({"layers"}),
     changes=frozenset({"layers"}),
-    check_order=before_low_rank("depth"),
 )

@@ -21,7 +21,7 @@ from edgepress.errors import InputError
 from edgepress.exporter.methods.kinds import Pruning
 from edgepress.exporter.methods.options import Option, Options, unset, whole_number
 from edgepress.exporter.methods.prune_task import PruneTask
-from edgepress.exporter.methods.smaller.config import before_low_rank, described, refuse_factors, with_heads
+from edgepress.exporter.methods.smaller.config import described, with_heads
 from edgepress.exporter.methods.smaller.picks import Pick, picked_tensors, whole
 from edgepress.exporter.model import network
 from edgepress.exporter.model.description import Attention, Linear
@@ -55,7 +55,6 @@ def remove_heads(task: PruneTask, options: Options) -> None:
 
 def check(task: PruneTask, options: Options) -> None:
     """See :class:`~edgepress.exporter.methods.kinds.Pruning`."""
-    refuse_factors(task.decoder, METHOD.name)
     attention = task.decoder.layers[0].attention
     heads_left(attention.heads, attention.kv_heads, options)
     check_way(options["by"], METHOD.name)
@@ -193,5 +192,4 @@ METHOD = Pruning(
     check=check,
     looks_at=frozenset({"heads"}),
     changes=frozenset({"heads"}),
-    check_order=before_low_rank("heads"),
 )

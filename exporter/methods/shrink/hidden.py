@@ -22,7 +22,7 @@ from edgepress.errors import InputError
 from edgepress.exporter.methods.kinds import Pruning
 from edgepress.exporter.methods.options import Option, Options, unset, whole_number
 from edgepress.exporter.methods.prune_task import PruneTask
-from edgepress.exporter.methods.smaller.config import before_low_rank, described, refuse_factors, with_hidden
+from edgepress.exporter.methods.smaller.config import described, with_hidden
 from edgepress.exporter.methods.smaller.picks import Pick, picked_tensors, whole
 from edgepress.exporter.model import network
 from edgepress.exporter.model.description import Decoder, Layer, Linear, Norm
@@ -48,7 +48,6 @@ def remove_channels(task: PruneTask, options: Options) -> None:
 
 def check(task: PruneTask, options: Options) -> None:
     """See :class:`~edgepress.exporter.methods.kinds.Pruning`."""
-    refuse_factors(task.decoder, METHOD.name)
     if task.decoder.final_norm.kind != "rms":
         raise InputError(
             f"hidden cannot prune {task.decoder.model_type}: its layer norms subtract the mean over all channels; take "
@@ -175,5 +174,4 @@ METHOD = Pruning(
     check=check,
     looks_at=frozenset({"hidden"}),
     changes=frozenset({"hidden"}),
-    check_order=before_low_rank("hidden"),
 )

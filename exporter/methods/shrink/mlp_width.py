@@ -16,10 +16,8 @@ from edgepress.exporter.methods.kinds import Pruning
 from edgepress.exporter.methods.options import Option, Options, unset, whole_number
 from edgepress.exporter.methods.prune_task import PruneTask
 from edgepress.exporter.methods.smaller.config import (
-    before_low_rank,
     described,
     refuse_different,
-    refuse_factors,
     with_widths,
 )
 from edgepress.exporter.methods.smaller.picks import Pick, picked_tensors, whole
@@ -42,7 +40,6 @@ def remove_channels(task: PruneTask, options: Options) -> None:
 
 def check(task: PruneTask, options: Options) -> None:
     """See :class:`~edgepress.exporter.methods.kinds.Pruning`."""
-    refuse_factors(task.decoder, METHOD.name)
     widths, uniform = _widths(task.decoder), bool(options["uniform"])
     check_share(widths, float(options["share"]), _multiple(widths, options, task.block), uniform=uniform)
     check_way(options["by"], METHOD.name)
@@ -141,5 +138,4 @@ METHOD = Pruning(
     check=check,
     looks_at=frozenset({"widths"}),
     changes=frozenset({"widths"}),
-    check_order=before_low_rank("mlp_width"),
 )

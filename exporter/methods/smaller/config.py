@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
 
 from edgepress.errors import InputError
-from edgepress.exporter.methods.kinds import Size
-from edgepress.exporter.methods.options import Options
 from edgepress.exporter.model.architectures import architecture, describe
-from edgepress.exporter.model.description import Decoder, Layer, layer_linears
+from edgepress.exporter.model.description import Decoder, Layer
 from edgepress.exporter.source.checkpoint import Checkpoint
 from edgepress.exporter.source.config import Config
 from edgepress.targets import Target
@@ -72,28 +70,6 @@ def check_same_layer(old: Layer, new: Layer, where: str) -> None:
             f"{where} would compute with {facts(new)}, and computes with {facts(old)}; the config cannot say that of "
             "it alone: please report this architecture and config"
         )
-
-
-def refuse_factors(decoder: Decoder, method: str) -> None:
-    """Raise InputError when a step that changes projections finds some in two factors."""
-    if any(linear.inner is not None for layer in decoder.layers for linear in layer_linears(layer)):
-        raise _in_factors(method)
-
-
-def before_low_rank(method: str) -> Callable[[Set[Size], Options], None]:
-    """``check_order`` of a step that changes projections: it cannot come after one that factors them."""
-
-    def check_order(changed: Set[Size], _: Options) -> None:
-        if "factors" in changed:
-            raise _in_factors(method)
-
-    return check_order
-
-
-def _in_factors(method: str) -> InputError:
-    return InputError(
-        f"{method} cannot prune projections that are two factors; in `prune`, put {method} before low_rank"
-    )
 
 
 def refuse_different(targets: Sequence[Target], what: str, remedy: str) -> None:

@@ -72,7 +72,7 @@ def _fold(task: LayerTask, options: Options) -> None:
         raise ValueError(f"layer {task.index} has no norm before a branch")
     head = orthogonal(attention.head_dim, np.random.default_rng([int(options["seed"]), task.index]))
     _rotate_values(attention, weights, torch.from_numpy(head).to(task.device))
-    rotation = _rotation(attention.qkv.reader.weight.shape[1], task.layer.attention_norm, options)
+    rotation = _rotation(attention.qkv.weight.shape[1], task.layer.attention_norm, options)
     for norm, readers in (
         (task.layer.attention_norm, [attention.qkv]),
         (task.layer.mlp_norm, [mlp.up] if mlp.gate is None else [mlp.gate, mlp.up]),
@@ -90,17 +90,14 @@ def _fold(task: LayerTask, options: Options) -> None:
 
 
 def _read_rotated(norm: Norm, reader: Linear, weights: dict[str, Tensor], rotation: Rotation) -> None:
-    """``W (g ∘ n + b)`` becomes ``(W diag(g) R) (Rᵀ n) + W b``; of two factors W is the inner one, and b passes on."""
-    first = reader.reader.weight
-    weight = weights[first.name].double()
+    """``W (g ∘ n + b)`` becomes ``(W diag(g) R) (Rᵀ n) + W b``."""
+    weight = weights[reader.weight.name].double()
     if norm.bias is not None:
         if reader.bias is None:
             raise ValueError(f"{reader.weight.name} has no bias that could take the layer norm's")
         moved = weight @ weights[norm.bias.name].double()
-        if reader.inner is not None:
-            moved = weights[reader.weight.name].double() @ moved
         weights[reader.bias.name] = (weights[reader.bias.name].double() + moved).float()
-    weights[first.name] = rotate(rotation, weight * weights[norm.weight.name].double()).float()
+    weights[reader.weight.name] = rotate(rotation, weight * weights[norm.weight.name].double()).float()
 
 
 def _rotate_values(attention: Attention, weights: dict[str, Tensor], head: Tensor) -> None:
@@ -112,7 +109,7 @@ def _rotate_values(attention: Attention, weights: dict[str, Tensor], head: Tenso
             by_head = whole[rows].double().reshape(attention.kv_heads, width, -1)
             whole[rows] = (head.T @ by_head).reshape(whole[rows].shape).float()
             weights[weight.name] = whole
-    reader = attention.output.reader.weight
+    reader = attention.output.weight
     columns = weights[reader.name]
     by_head = columns.double().reshape(-1, attention.heads, width)
     weights[reader.name] = (by_head @ head).reshape(columns.shape).float()

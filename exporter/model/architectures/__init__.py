@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 
 from edgepress.errors import InputError
 from edgepress.exporter.model.description import Decoder, change_parts
-from edgepress.exporter.model.factors import KEY, read_ranks, with_factors
 from edgepress.exporter.source.config import READ_BY_ALL, Config
 from edgepress.exporter.source.kinds import what_it_is
+from edgepress.exporter.source.removed import why_removed
 
 
 @dataclass(frozen=True)
@@ -99,17 +99,11 @@ def _read(values: Mapping[str, object], where: str) -> tuple[Architecture, Confi
     if model_type not in model_types():
         known = ", ".join(model_types())
         raise InputError(f"architecture {model_type!r} is not implemented; known: {known}; {what_it_is(values)}")
+    if isinstance(values.get("low_rank"), Mapping):  # an earlier version's: the rank of each projection in two factors
+        raise InputError(f"{where}: {why_removed('low_rank')}; export the model that this one was made from")
     family = architecture(model_type)
     config = Config(values, where)
     config.significant = {*READ_BY_ALL, *family.config_keys}
-    decoder = _factored(family.read(config), config)
+    decoder = family.read(config)
     config.finish()
     return family, config, decoder
-
-
-def _factored(decoder: Decoder, config: Config) -> Decoder:
-    """The decoder with the factors that the config has instead of some of its projections."""
-    try:
-        return with_factors(decoder, read_ranks(config))
-    except KeyError as error:
-        raise config.refuse(KEY, f"{error.args[0]} is no projection of a layer") from error

@@ -211,7 +211,7 @@ schemes = st.builds(
     pattern=st.sampled_from(["unstructured", *PATTERNS]),
     share=st.floats(0, 0.99),
     act_order=st.booleans(),
-    then=st.sampled_from(["gptq", "rtn", "hqq"]),
+    then=st.sampled_from(["gptq", "rtn"]),
     seed=st.integers(0, 2**16),
 )
 def test_as_many_codes_mean_0_as_asked_and_every_group_keeps_its_pattern(

@@ -231,6 +231,10 @@ def small(model_type: str = "llama", **changes: object) -> dict[str, object]:
 
 ROPE = {"rope_type": "default", "rope_theta": 1e4}
 REFUSED = {
+    "a step that was removed": (
+        small(low_rank={"layers.0.mlp.up": 8}),
+        "config.json: low_rank was removed: at the same size",
+    ),
     "activation": (small(hidden_act="relu6"), "hidden_act = 'relu6'"),
     "dynamic rope": (small(rope_scaling={"type": "dynamic", "factor": 2.0}), "type = 'dynamic'"),
     "mrope": (small("qwen2", rope_scaling={"type": "mrope", "mrope_section": [2, 3, 3]}), "type = 'mrope'"),

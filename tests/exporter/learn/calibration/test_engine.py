@@ -198,7 +198,7 @@ def test_methods_in_the_wrong_place_are_refused(tmp_path: Path) -> None:
     [
         ("llama", "sparsegpt", ""),
         ("gpt2", "wanda", ""),
-        ("gemma3_text", "magnitude", '[options.magnitude]\nthen = "hqq"\n'),
+        ("gemma3_text", "magnitude", '[options.magnitude]\nthen = "rtn"\n'),
         ("llama", "sparsegpt", '[options.sparsegpt]\npattern = "2:4"\n'),
         ("llama", "autoround", '[options.autoround]\nstart = "wanda"\nsteps = 4\n[options.wanda]\npattern = "2:4"\n'),
     ],
