@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from edgepress.errors import InputError
 from edgepress.manifest import MANIFEST_NAME, Manifest, describe_files, find_problems, read_manifest
+from edgepress.states import State
 
 
 def make_bundle(folder: Path) -> Path:
@@ -104,6 +105,21 @@ def hostile(bundle: Path, change: Callable[[dict[str, Any]], object]) -> None:
     path.write_text(text, encoding="utf-8", errors="surrogatepass")
 
 
+STATE = {"name": "conv", "input": "a", "output": "b", "shape": ["batch", 8], "type": "float32", "kind": "convolution"}
+
+
+def test_states_are_read_as_they_were_written(bundle: Path) -> None:
+    hostile(bundle, lambda content: content.update(states=[STATE]))
+    (state,) = read_manifest(bundle).states
+    assert state == State("conv", "a", "b", ("batch", 8), "float32", "convolution")
+
+
+def test_a_bundle_without_a_list_of_states_is_read(bundle: Path) -> None:
+    hostile(bundle, lambda content: content.pop("states"))
+    assert read_manifest(bundle).states == ()
+    assert find_problems(bundle) == []
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -117,6 +133,22 @@ def hostile(bundle: Path, change: Callable[[dict[str, Any]], object]) -> None:
         (lambda content: content.update(long_from="x"), r"long_from: Expected `int \| null`, got `str`"),
         (lambda content: content.update(steps=[{}]), r"has no entry 'steps\[0\].name'"),
         (lambda content: content.update(tensors=[1]), r"tensors\[0\]: Expected `object`, got `int`"),
+        (lambda content: content.update(states="x"), r"states: Expected `array`, got `str`"),
+        (lambda content: content.update(states=[{}]), r"has no entry 'states\[0\].name'"),
+        (lambda content: content.update(states=[STATE | {"type": "float64"}]), r"states\[0\].type: Invalid enum value"),
+        (
+            lambda content: content.update(states=[STATE | {"shape": ["batch", 1.5]}]),
+            r"states\[0\].shape\[1\]: Expected",
+        ),
+        (
+            lambda content: content.update(states=[STATE | {"shape": ["batch", "time"]}]),
+            r"states\[0\].shape\[1\]: Invalid",
+        ),
+        (
+            lambda content: content.update(states=[STATE | {"shape": ["batch", 2**40]}]),
+            r"states\[0\]: .* 16,777,216 long",
+        ),
+        (lambda content: content.update(states=[STATE, STATE]), r"states: two states have the name conv"),
         (lambda content: content.update(more=1), r"has unknown fields \(more\)"),
         (lambda content: content.pop("files"), "has no field 'files'"),
         (lambda content: content.pop("recipe"), "has no entry 'recipe'"),

@@ -145,6 +145,7 @@ def write_manifest(
         parity=parity,
         sparsity=sparsity,
         long_from=decoder.long_from,
+        states=plan.states,
         notes=notes,
         origin=origin,
     )

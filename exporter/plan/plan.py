@@ -10,7 +10,9 @@ from edgepress.errors import InputError
 from edgepress.exporter.arrays.scheme import BLOCK_SIZES, Scheme
 from edgepress.exporter.methods.kinds import Method, Transform, load_method, zeros_asked
 from edgepress.exporter.model.description import Decoder, Weight, layer_linears, layer_weights
+from edgepress.exporter.model.states import decoder_states
 from edgepress.exporter.recipe.recipe import HALF_BITS, KEPT_BITS, Recipe, Storage
+from edgepress.states import State, state_bytes
 
 PAGE = 4096  # bytes: the ONNX external-data recommendation, so that a region can be mapped on its own
 _CACHE_LINE = 64  # bytes: enough for the kernels, and all that a region far smaller than its padding deserves
@@ -103,7 +105,7 @@ class Plan:
     data_bytes: int
     context_length: int
     accuracy_level: int
-    cache_bytes: int  # key-value cache at the full context, float32
+    states: tuple[State, ...]  # what the graph carries from one call to the next
     half_layers: tuple[int, ...] = ()  # layers that compute in float16 what the target has float16 kernels for
 
     def of(self, weight: Weight) -> PlannedTensor:
@@ -119,9 +121,14 @@ class Plan:
         """Tokens of a text as people use models on devices, or the whole context where that is less."""
         return min(_USUAL_CONTEXT, self.context_length)
 
+    @property
+    def cache_bytes(self) -> int:
+        """Bytes of the states at the full context."""
+        return self.cache_bytes_at(self.context_length)
+
     def cache_bytes_at(self, length: int) -> int:
-        """Bytes of the key-value cache of a text of ``length`` tokens."""
-        return self.cache_bytes // self.context_length * length
+        """Bytes of the states of a text of ``length`` tokens."""
+        return state_bytes(self.states, length)
 
     @cached_property
     def _by_name(self) -> dict[str, PlannedTensor]:
@@ -187,8 +194,7 @@ def make_plan(decoder: Decoder, recipe: Recipe, itemsize: Callable[[str], int]) 
             PlannedTable(f"rotation.{side}", (order, order), layout.place(order * order * _FLOAT))
             for side, order in orders.items()
         )
-    cache = sum(2 * layer.attention.kv_heads * layer.attention.head_dim * context * _FLOAT for layer in decoder.layers)
-    return Plan(tensors, tables, layout.end, context, recipe.accuracy_level, cache, half)
+    return Plan(tensors, tables, layout.end, context, recipe.accuracy_level, decoder_states(decoder), half)
 
 
 def half_layers(decoder: Decoder, recipe: Recipe) -> tuple[int, ...]:

@@ -18,6 +18,7 @@ from edgepress.files import refuse_aside, sha256_file
 from edgepress.hub_layout import is_beside, is_hub_link, resolve_inside
 from edgepress.progress import Advance, Progress, silent
 from edgepress.schema import Count, Digest, Size, convert, parse_object, read_bytes
+from edgepress.states import State, check_states
 
 SCHEMA_VERSION = 2
 MANIFEST_NAME = "manifest.json"
@@ -49,6 +50,8 @@ class Manifest:
     ``notes`` say what was passed over in the checkpoint's config, or added to its tokenizer, a sentence each.
     ``origin`` is the repository on the hub, the revision that was asked for and the commit that it was; null elsewhere.
     ``long_from`` is the total length beyond which a longrope model uses its long frequencies, null for other models.
+    ``states`` lists what the graph carries from one call to the next (:mod:`edgepress.states`); it is empty in bundles
+    that were written before there was this list.
     """
 
     model_type: str
@@ -65,6 +68,7 @@ class Manifest:
     parity: Json | None = None
     sparsity: Json | None = None
     long_from: int | None = None
+    states: tuple[State, ...] = ()
     notes: tuple[str, ...] = ()
     origin: Json | None = None
     schema_version: int = SCHEMA_VERSION
@@ -165,7 +169,8 @@ def read_manifest(bundle: Path) -> Manifest:
     """Read and validate ``bundle``'s manifest.
 
     Raises:
-        InputError: there is none, it is not JSON, its schema version is another, or it was changed after writing.
+        InputError: there is none, it is not JSON, its schema version is another, it was changed after writing, or an
+            entry is not what it should be.
 
     """
     path = _manifest_path(bundle)
@@ -181,7 +186,12 @@ def read_manifest(bundle: Path) -> Manifest:
         wrong = f"unknown fields ({', '.join(sorted(unknown))})" if unknown else "no field 'files'"
         raise InputError(f"{path} has {wrong}; {_AGAIN}")
     convert(content, _Parts, path, _AGAIN)
-    return convert(content, Manifest, path, _AGAIN)
+    manifest = convert(content, Manifest, path, _AGAIN)
+    try:
+        check_states(manifest.states)
+    except ValueError as error:
+        raise InputError(f"{path}: states: {error}; {_AGAIN}") from error
+    return manifest
 
 
 def find_problems(bundle: Path, progress: Progress = silent) -> list[str]:

@@ -51,7 +51,7 @@ def _plan(entries: Sequence[tuple[Weight, Scheme | None]]) -> Plan:
                 "scales": place(4 * math.prod(scheme.scales_shape(rows, columns))),
             }
         planned.append(PlannedTensor(weight, scheme, "test", 0, regions))
-    return Plan(tuple(planned), (), end, 1, 4, 0)
+    return Plan(tuple(planned), (), end, 1, 4, ())
 
 
 def _whole(name: str, shape: tuple[int, ...], plus: float = 0.0) -> Weight:

@@ -167,7 +167,7 @@ def test_it_comes_nearer_to_the_best_of_all_roundings(tmp_path: Path) -> None:
     task = LayerTask(
         index=0,
         layer=layer,
-        plan=Plan(planned, (), 0, 8, 4, 0),
+        plan=Plan(planned, (), 0, 8, 4, ()),
         rotary=None,
         weights=weights,
         inputs=inputs,
