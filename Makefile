@@ -4,15 +4,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO := build/demo
 
-.PHONY: help install demo test test-haswell lint fuzz bench clean
+.PHONY: help install demo test test-haswell lint docs fuzz bench clean
 
 help:
 	@echo "make install   .venv/bin/edgepress"
 	@echo "make demo      quantize, export, verify, run and measure the built-in model"
 	@echo "make test      lint, type check and tests"
+	@echo "make docs      the pages of docs/ as a site in build/site; a broken link fails"
 	@echo "make fuzz      hostile bundles, checkpoints, recipes and texts for ten minutes (SECONDS=600)"
 	@echo "make test-haswell   tests of arithmetic on an emulated x86-64 processor with AVX2 and no VNNI"
-	@echo "make bench     measure against onnxruntime-genai and llama.cpp, print the README's tables (long; needs a C++ compiler)"
+	@echo "make bench     measure against onnxruntime-genai and llama.cpp, write the tables of the pages (long; needs a C++ compiler)"
 
 $(VENV)/.export: pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -44,6 +45,9 @@ lint: $(VENV)/.dev
 test: lint
 	$(BIN)/pytest -n 2
 
+docs: $(VENV)/.dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
 fuzz: $(VENV)/.dev
 	$(BIN)/python -m tests.fuzz --seconds $(or $(SECONDS),600) --seed $(or $(SEED),1000000)
 
@@ -65,6 +69,7 @@ bench: $(VENV)/.bench
 	$(BIN)/python benchmarks/vocabulary.py
 	$(BIN)/python benchmarks/pruning.py
 	$(BIN)/python benchmarks/sparsity.py
+	$(BIN)/python benchmarks/report.py --write
 
 clean:
 	rm -rf build .venv

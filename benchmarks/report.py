@@ -1,13 +1,22 @@
-"""Print the tables of the README and of docs/ again, from the raw samples in results/: nothing is measured.
+"""The tables of the README and of docs/, made from the raw samples in results/: nothing is measured.
 
-python benchmarks/report.py [vocabulary pruning]
+python benchmarks/report.py [vocabulary pruning]    print all tables of these samples, by default of all
+python benchmarks/report.py --write                 put the tables into the pages, between their markers
+
+A marker names one of ``TABLES``::
+
+    <!-- table: presets -->
+    <!-- /table -->
 """
 
 import argparse
 import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from importlib import import_module
 
-from common import RESULTS
+from common import RESULTS, ROOT, table
 
 # Samples, and the script whose ``report`` makes tables of them. Those of cliffs.py and arm_cliffs.py are tables of
 # the package: targets/legality/*.json.
@@ -26,21 +35,127 @@ REPORTS = {
     "vocabulary": "vocabulary",
 }
 
+SIZES = {
+    "demo": "demo (1.9 M weights)",
+    "tiny1m": "tiny1m (0.9 M weights)",
+    "stories260k": "stories260k (0.26 M weights)",
+    "resnet20": "resnet20 (0.27 M weights)",
+}
+"""Models so small that a figure says little of large ones: every table in a page says how small."""
+
+Row = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Cut:
+    """One table of a page: the ``index``-th of the samples ``names``, without columns ``less`` and some of its rows.
+
+    ``keep`` says by a row's cells, under their headings, whether it stays. Several samples make one table where their
+    headings agree.
+    """
+
+    names: tuple[str, ...]
+    index: int = 0
+    less: tuple[str, ...] = ()
+    keep: Callable[[Mapping[str, str]], bool] = lambda _: True
+
+    def markdown(self) -> str:
+        """The table as it stands in the page."""
+        parts = [tables_in(report(name))[self.index] for name in self.names]
+        header = parts[0][0]
+        if any(part[0] != header for part in parts):
+            raise ValueError(f"tables of {', '.join(self.names)} have other columns than each other")
+        if unknown := set(self.less) - set(header):
+            raise ValueError(f"{', '.join(self.names)}: no column {', '.join(sorted(unknown))}")
+        wanted = [i for i, name in enumerate(header) if name not in self.less]
+        rows = [row for part in parts for row in part[1:] if self.keep(dict(zip(header, row, strict=True)))]
+        return table([header[i] for i in wanted], [[sized(header[i], row[i]) for i in wanted] for row in rows])
+
+
+PEERS = ("llama.cpp", "onnxruntime-genai")
+PRESETS = ("int4", "int4-best", "int4-fast", "int4-small", "int8", "int8-dynamic", "int8-static")
+README_RECIPES = ("int8", "int4", "int4-best", "int4-fast", "Q8_0", "Q4_0", "Q4_K_M", "rtn", "k_quant", "k_quant_mixed")
+TABLES = {
+    "readme": Cut(
+        ("accuracy",),
+        less=("model", "bits per byte", "against float32", "nats a token lost", "stored as"),
+        keep=lambda row: row["model"] == "demo" and row["recipe"] in README_RECIPES,
+    ),
+    "accuracy": Cut(("accuracy",), less=("against float32",)),
+    "presets": Cut(
+        ("accuracy",),
+        less=("against float32",),
+        keep=lambda row: row["tool"] in PEERS or row["recipe"] in PRESETS,
+    ),
+    "promise": Cut(("accuracy",), 1),
+    "grid stories260k": Cut(("accuracy_grid",), 1),
+    "grid tiny1m": Cut(("accuracy_grid",), 2),
+    "grid demo": Cut(("accuracy_grid",), 3),
+    "npu": Cut(("npu",)),
+    "zeros": Cut(("sparsity",)),
+    "layouts": Cut(("sparsity",), 1),
+    "calibration_cost": Cut(("calibration_cost",)),
+    "export_cost": Cut(("export_cost", "export_cost_large")),
+    "decode_speed": Cut(("decode_speed",)),
+    "memory": Cut(("memory",)),
+    "pruning": Cut(("pruning",)),
+    "vocabulary bytes": Cut(("vocabulary",)),
+    "vocabulary time": Cut(("vocabulary",), 1),
+    "fusion": Cut(("fusion",)),
+}
+"""Every table that a page may have, by the name in its marker."""
+
+MARKED = re.compile(r"(<!-- table: (?P<name>[^\n]+?) -->\n).*?(?=<!-- /table -->)", re.DOTALL)
+
 
 def report(name: str) -> str:
-    """The tables of ``results/<name>.jsonl``."""
+    """All tables of ``results/<name>.jsonl``."""
     lines = (RESULTS / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
     return str(import_module(REPORTS[name]).report([json.loads(line) for line in lines[1:]]))  # the first is the host
 
 
+def tables_in(text: str) -> list[list[Row]]:
+    """The Markdown tables of ``text``, each as rows of cells: its header, then the rest."""
+    found: list[list[Row]] = []
+    before = False
+    for line in text.splitlines():
+        inside = line.startswith("|")
+        if inside and not before:
+            found.append([])
+        if inside and set(line) - set("|-"):
+            cells = line.strip().removeprefix("|").removesuffix("|").split("|")
+            cells = line.strip().removeprefix("|").removesuffix("|").split("|")
+            found[-1].append(tuple(cell.strip() for cell in cells))
+        before = inside
+    return found
+
+
+def sized(heading: str, cell: str) -> str:
+    """A model's name with its size, where it is one of the small ones."""
+    return SIZES.get(cell, cell) if heading == "model" else cell
+
+
+def with_tables(text: str) -> str:
+    """The page ``text`` with every marked table made anew."""
+    return MARKED.sub(lambda found: f"{found[1]}{TABLES[found['name']].markdown()}\n", text)
+
+
 def main() -> None:
-    """Print what is asked for."""
+    """Print what is asked for, or write the pages."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="name", help=f"of {', '.join(REPORTS)}; default: all")
-    names = parser.parse_args().names
-    if unknown := set(names) - set(REPORTS):
+    parser.add_argument("--write", action="store_true", help="write the tables into the README and docs/")
+    arguments = parser.parse_args()
+    if unknown := set(arguments.names) - set(REPORTS):
         parser.error(f"no tables of {', '.join(sorted(unknown))}; there are {', '.join(REPORTS)}")
-    for name in names or REPORTS:
+    if arguments.write:
+        for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
+            text = page.read_text(encoding="utf-8")
+            if (new := with_tables(text)) != text:
+                page.write_text(new, encoding="utf-8")
+                print(f"{page.relative_to(ROOT)}: written")
+        return
+    for name in arguments.names or REPORTS:
         print(f"{name}\n\n{report(name)}\n")
 
 

@@ -297,7 +297,7 @@ def test_a_lookup_that_would_be_wrong_is_not_compiled(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("soc", [SM8650, *OTHERS], ids=named)
 def test_a_product_of_two_uint16_activations_is_as_exact_as_8_bits_for_one_of_them(soc: Soc) -> None:
-    """Should this fail, the HTP has learned it, and what the README says of a16w8 is out of date."""
+    """Should this fail, the HTP has learned it, and what docs/benchmarks.md says of a16w8 is out of date."""
     lands, ratio = asked(npu_models.product("uint16", "uint16"), soc)
     assert lands
     assert ratio < 50

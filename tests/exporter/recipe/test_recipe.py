@@ -26,9 +26,9 @@ def write(folder: Path, text: str) -> Path:
     return path
 
 
-def test_the_presets_are_those_that_the_readme_names() -> None:
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    table = readme[readme.index("### Recipes") : readme.index("Calibrated presets")]
+def test_the_presets_are_those_that_their_page_names() -> None:
+    page = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
+    table = page[page.index("## Presets") : page.index("## Text")]
     assert all(f"`{name}`" in table for name in preset_names())
 
 
