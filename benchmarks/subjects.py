@@ -22,8 +22,9 @@ from accuracy_tables import Sample
 from common import ROOT, WORK, host
 from numpy.typing import NDArray
 
+from edgepress.exporter.model.reading import resolve_model
 from edgepress.exporter.model.reference import Reference
-from edgepress.exporter.source.checkpoint import Checkpoint, resolve_model
+from edgepress.exporter.source.checkpoint import Checkpoint
 from edgepress.runtime import LogitsSource, read_documents
 
 HELD_OUT = 0.1  # of tinyshakespeare, from its end

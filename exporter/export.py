@@ -23,9 +23,9 @@ from edgepress.exporter.decide.checks import needs_calibration
 from edgepress.exporter.decide.cpu_graph import make_graph
 from edgepress.exporter.decide.prepare import FALLBACK, Prepared, choose_recipe, decide
 from edgepress.exporter.learn.pruning.shipped import describe_steps, kept_steps, write_curves
-from edgepress.exporter.model.reading import first_token
+from edgepress.exporter.model.reading import GENERATION, first_token
 from edgepress.exporter.tokens.source_tokenizer import compare_with_transformers
-from edgepress.files import atomic_directory
+from edgepress.files import atomic_directory, write_json
 from edgepress.fingerprint import write_fingerprint
 from edgepress.manifest import Manifest
 from edgepress.progress import Progress, silent
@@ -109,7 +109,7 @@ def write_bundle(
     for name, why in prepared.left_out.items():
         _log.warning("%s is left out: %s", name, why)
     genai_config = make_genai_config(
-        prepared.decoder, prepared.plan, prepared.checkpoint.config, bundle.read_generation(prepared.checkpoint)
+        prepared.decoder, prepared.plan, prepared.checkpoint.config, prepared.checkpoint.json(GENERATION)
     )
     graph = make_graph(prepared)
     with (
@@ -126,7 +126,7 @@ def write_bundle(
         sparsity = measure_zeros(work, prepared, threads=threads, progress=progress)
         write_graph(work, graph)
         bundle.copy_tokenizer(prepared.checkpoint, work)
-        bundle.write_json(work / bundle.GENAI_FILE, genai_config)
+        write_json(work / bundle.GENAI_FILE, genai_config)
         if calibrated is not None and calibrated.fingerprint is not None:
             write_fingerprint(work, calibrated.fingerprint)
         parity = check_parity(work, prepared, progress) if check else None

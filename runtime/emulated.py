@@ -23,13 +23,14 @@ from numpy.typing import NDArray
 
 from edgepress.errors import CheckFailed, InputError
 from edgepress.runtime.config import read_config
-from edgepress.runtime.evaluate import Scorer, Window, evaluate
+from edgepress.runtime.evaluate import Scorer, evaluate
 from edgepress.runtime.first_use import verify_first
 from edgepress.runtime.model import Model, load
 from edgepress.targets.emulator import Agreement, Call, Installation, System, agreement, run
 from edgepress.targets.emulator.guest import Answer, Arrays
 from edgepress.targets.emulator.machine import check_cpu, versions_on
 from edgepress.targets.emulator.system import boot
+from edgepress.text.windows import Window
 
 Floats = NDArray[np.float32]
 Tokens = NDArray[np.int64]

@@ -20,13 +20,14 @@ from numpy.typing import NDArray
 
 from edgepress.cores import usable_cores
 from edgepress.errors import InputError
+from edgepress.finite import check_logits
 from edgepress.runtime.config import BundleConfig, read_config
-from edgepress.runtime.finite import check_logits
 from edgepress.runtime.first_use import verify_first
 from edgepress.runtime.placement import open_accelerator
 from edgepress.runtime.session import DecoderSession
-from edgepress.runtime.tokenizer import Tokenizer, read_tokenizer
-from edgepress.texts import Skipped, documents_of
+from edgepress.text.documents import Skipped, documents_of
+from edgepress.text.tokenizer import Tokenizer, read_tokenizer
+from edgepress.text.windows import Window, windows
 from edgepress.whole import whole_number
 
 _log = logging.getLogger("edgepress.evaluate")
@@ -87,26 +88,6 @@ class Corpus:
     documents: tuple[Tokens, ...]
     utf8_bytes: tuple[int, ...]
     has_bos: bool
-
-
-@dataclass(frozen=True)
-class Window:
-    """Tokens of one window; the last ``scored`` of them are scored."""
-
-    tokens: Tokens
-    scored: int
-
-
-def windows(tokens: Tokens, context: int, stride: int) -> Iterator[Window]:
-    """Cut a document into windows: every token but the first is scored exactly once."""
-    if tokens.size < 2:
-        return
-    stop = min(context, tokens.size)
-    yield Window(tokens[:stop], stop - 1)
-    while stop < tokens.size:
-        new = min(stride, tokens.size - stop)
-        stop += new
-        yield Window(tokens[stop - context : stop], new)
 
 
 @dataclass

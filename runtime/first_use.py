@@ -5,7 +5,7 @@ from pathlib import Path
 from edgepress import verified
 from edgepress.progress import Progress, silent
 from edgepress.runtime.functions import check_functions
-from edgepress.runtime.tokenizer_trial import try_tokenizer
+from edgepress.text.tokenizer_trial import try_tokenizer
 
 
 def verify_first(bundle: Path, progress: Progress = silent) -> None:

@@ -12,14 +12,14 @@ import numpy as np
 from edgepress.cores import usable_cores
 from edgepress.errors import InputError
 from edgepress.exchange import read_steady
+from edgepress.finite import check_logits
 from edgepress.runtime.config import BundleConfig, read_config
-from edgepress.runtime.finite import check_logits
 from edgepress.runtime.first_use import verify_first
 from edgepress.runtime.placement import open_accelerator
 from edgepress.runtime.sampling import Floats, Indices, Sampling, choose
 from edgepress.runtime.session import PREFILL_CHUNK, DecoderSession
 from edgepress.runtime.static import StaticSession
-from edgepress.runtime.tokenizer import Detokenizer, StopStrings, Tokenizer, read_tokenizer
+from edgepress.text.tokenizer import Detokenizer, StopStrings, Tokenizer, read_tokenizer
 from edgepress.whole import whole_number
 
 _log = logging.getLogger("edgepress.model")

@@ -9,7 +9,7 @@ from tiny_models import save
 
 from edgepress.exporter.decide.prepare import Prepared, decide
 from edgepress.exporter.learn.calibration.engine import Calibration
-from edgepress.exporter.learn.calibration.store import Store
+from edgepress.exporter.streams.store import Store
 
 
 class KilledError(Exception):

@@ -77,7 +77,7 @@ def layer_task(model: TinyModel, directory: Path, storage: Storage, index: int =
     return LayerTask(
         index=index,
         layer=layer,
-        plan=plan(decoder, storage),
+        schemes=plan(decoder, storage).schemes,
         rotary=None if layer.attention.rope is None else rotaries[layer.attention.rope],
         weights={w.name: model.weights.get(w.name, torch.zeros(w.shape)) for w in layer_weights(layer)},
         inputs=inputs,

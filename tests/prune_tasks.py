@@ -6,15 +6,17 @@ import numpy as np
 import torch
 from tiny_models import TEXT, save
 
-from edgepress.exporter.learn.pruning.text import Documents
 from edgepress.exporter.methods.kinds import Pruning, load_method
 from edgepress.exporter.methods.options import Options
-from edgepress.exporter.methods.prune_task import PruneTask
+from edgepress.exporter.methods.smaller.task import PruneTask
 from edgepress.exporter.model import network
 from edgepress.exporter.model.description import Decoder
 from edgepress.exporter.model.reading import read_decoder
+from edgepress.exporter.model.weights import read_weight
+from edgepress.exporter.plan.plan import make_plan
 from edgepress.exporter.recipe.recipe import CalibrationText, Recipe, Storage
-from edgepress.exporter.source.checkpoint import Checkpoint, read_weight
+from edgepress.exporter.source.checkpoint import Checkpoint
+from edgepress.exporter.streams.documents import Documents
 from edgepress.targets import Target, find_target
 
 TOKENS = np.random.default_rng(0).integers(3, 300, 40).astype(np.int64)
@@ -30,18 +32,20 @@ def prune_task(
     checkpoint = Checkpoint.open(model)
     decoder = read_decoder(checkpoint)
     storage = Storage(bits=4, block_size=32)
+    recipe = Recipe("test", storage, storage, storage, calibration=CalibrationText(tokens=256, length=length))
     return PruneTask(
         checkpoint=checkpoint,
         decoder=decoder,
         original=checkpoint,
         original_decoder=decoder,
-        recipe=Recipe("test", storage, storage, storage, calibration=CalibrationText(tokens=256, length=length)),
+        recipe=recipe,
         targets=targets or (find_target("x86-cpu"),),
         texts=Documents((folder / "text.txt",)),
         folder=folder / "state",
         out=folder / "out",
         device=torch.device("cpu"),
         context_length=decoder.context_length,
+        schemes=lambda: make_plan(decoder, recipe, lambda name: checkpoint.tensors[name].itemsize).schemes,
     )
 
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgepress.errors import InputError
-from edgepress.texts import (
+from edgepress.text.documents import (
     Skipped,
     check_unicode,
     decode,

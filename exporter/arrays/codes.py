@@ -10,10 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from edgepress.exporter.arrays.packing import pack, pack_zero_points, unpack, unpack_zero_points
+from edgepress.exporter.arrays.packing import Quantized, pack, pack_zero_points, unpack, unpack_zero_points
 from edgepress.exporter.arrays.parallel import each, pieces
 from edgepress.exporter.arrays.scheme import Scheme
-from edgepress.exporter.methods.kinds import Quantized
 
 _ROWS = 256  # compared at a time
 

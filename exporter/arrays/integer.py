@@ -11,7 +11,7 @@ negative one has its codes negated, and a step of −128 becomes ±127.
 import numpy as np
 from numpy.typing import NDArray
 
-from edgepress.exporter.methods.kinds import Quantized
+from edgepress.exporter.arrays.packing import Quantized
 
 ZERO_POINT = 128
 _LARGEST = 127

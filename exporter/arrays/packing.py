@@ -6,10 +6,21 @@ packed the same way along the blocks of a row. ``w = (code − zero point) · sc
 2^(bits−1) when the scheme is symmetric; the columns that pad the last block have the code that means 0.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
 from edgepress.exporter.arrays.scheme import Scheme
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """Rows as they are stored; the layout is above. ``zero_points`` is None for symmetric schemes."""
+
+    values: NDArray[np.uint8]  # (rows, blocks, bytes in a block)
+    scales: NDArray[np.float32]  # (rows, blocks)
+    zero_points: NDArray[np.uint8] | None = None  # (rows, bytes in a row)
 
 
 def pack(codes: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:

@@ -19,7 +19,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgepress.errors import InputError
-from edgepress.exporter.recipe.recipe import Activations
 
 Doubles = NDArray[np.float64]
 
@@ -72,16 +71,15 @@ class Histogram:
         return np.asarray((np.arange(BINS) + 0.5 - BINS // 2) * self.width, np.float64)
 
 
-def find_range(histogram: Histogram, activations: Activations) -> tuple[float, float]:
-    """The range that ``activations.ranges`` asks for."""
-    bits = 16 if activations.type == "uint16" else 8
+def find_range(histogram: Histogram, ranges: str, share: float, bits: int) -> tuple[float, float]:
+    """The range that ``ranges`` names, for integers of ``bits``; ``share`` is the percentile's."""
     if histogram.high == histogram.low:  # nothing but zeros
         return 0.0, 0.0
-    if activations.ranges == "percentile":
-        return percentile(histogram, activations.percentile)
-    if activations.ranges == "mse":
+    if ranges == "percentile":
+        return percentile(histogram, share)
+    if ranges == "mse":
         return least_square(histogram, bits)
-    if activations.ranges == "entropy":
+    if ranges == "entropy":
         return least_divergence(histogram, bits)
     return histogram.low, histogram.high
 

@@ -1,6 +1,5 @@
 """The directory that a build step ships: which files go into it and how its manifest is made."""
 
-import json
 import platform
 from collections.abc import Mapping
 from dataclasses import asdict, replace
@@ -17,34 +16,12 @@ from edgepress.exporter.plan.plan import Plan
 from edgepress.exporter.recipe.recipe import Recipe
 from edgepress.exporter.source.checkpoint import Checkpoint
 from edgepress.exporter.tokens.source_tokenizer import check_tokens, tokenizer_files, whole_tokenizer
+from edgepress.files import write_json
 from edgepress.manifest import MANIFEST_NAME, Manifest, describe_files, read_manifest
-from edgepress.schema import read_object
 
 MODEL_FILE = "model.onnx"
 DATA_FILE = "model.onnx.data"
 GENAI_FILE = "genai_config.json"
-
-
-def check_tokenizer(checkpoint: Checkpoint) -> None:
-    """Raise InputError unless ``checkpoint`` has a readable tokenizer; before any work is done."""
-    whole_tokenizer(checkpoint)
-
-
-def read_json(path: Path | None) -> dict[str, object]:
-    """Read a JSON object, or {} when there is no file; InputError when it is not a JSON object that can be used."""
-    if path is None:
-        return {}
-    return read_object(path, "copy it again from where the checkpoint came from")
-
-
-def read_generation(checkpoint: Checkpoint) -> dict[str, object]:
-    """The checkpoint's generation_config.json, {} when it has none."""
-    return read_json(checkpoint.file("generation_config.json"))
-
-
-def write_json(path: Path, content: Mapping[str, object]) -> None:
-    """Write canonical JSON: sorted keys, so that the same content gives the same bytes."""
-    path.write_text(json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def copy_tokenizer(checkpoint: Checkpoint, bundle: Path) -> None:

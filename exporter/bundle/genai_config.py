@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from edgepress.errors import InputError
 from edgepress.exporter.model.description import Decoder
+from edgepress.exporter.model.reading import token_ids
 from edgepress.exporter.plan.plan import Plan
 
 # The names that onnxruntime-genai 0.18 runs as a plain decoder (its src/models/model_type.h). It gives "gpt2" and
@@ -32,9 +33,9 @@ def make_genai_config(
 
     """
     attention = decoder.layers[0].attention
-    eos = _token_ids("eos_token_id", config, generation, decoder.vocab_size)
-    bos = _token_ids("bos_token_id", config, generation, decoder.vocab_size)
-    pad = _token_ids("pad_token_id", config, generation, decoder.vocab_size)
+    eos = token_ids("eos_token_id", config, generation, decoder.vocab_size)
+    bos = token_ids("bos_token_id", config, generation, decoder.vocab_size)
+    pad = token_ids("pad_token_id", config, generation, decoder.vocab_size)
     if not eos:
         raise InputError("config.json names no eos_token_id, so that generation would never end; add it there")
     model: dict[str, object] = {
@@ -71,28 +72,5 @@ def make_genai_config(
     return {"model": model, "search": search}
 
 
-def bos_token(decoder: Decoder, config: Mapping[str, object], generation: Mapping[str, object]) -> int | None:
-    """The token that begins a text, None when the model has none."""
-    return next(iter(_token_ids("bos_token_id", config, generation, decoder.vocab_size)), None)
-
-
 def _known(value: object, default: object) -> object:
     return default if value is None else value
-
-
-def _token_ids(key: str, config: Mapping[str, object], generation: Mapping[str, object], vocab_size: int) -> list[int]:
-    """Ids under ``key``, in generation_config.json or, where it has none, in config.json; negative ones are none."""
-    for file, content in (("generation_config.json", generation), ("config.json", config)):
-        value = content.get(key)
-        candidates: list[object] = value if isinstance(value, list) else [] if value is None else [value]
-        tokens = []
-        for token in candidates:
-            if not isinstance(token, int) or isinstance(token, bool) or token >= vocab_size:
-                raise InputError(
-                    f"{file}: {key} {token!r} is not a token of the vocabulary of {vocab_size}; correct it there"
-                )
-            if token >= 0:  # some configs write −1 for none
-                tokens.append(token)
-        if tokens:
-            return tokens
-    return []

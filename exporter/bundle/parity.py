@@ -24,11 +24,12 @@ from edgepress.exporter.model.description import Decoder
 from edgepress.exporter.model.network import logits
 from edgepress.exporter.model.reading import read_decoder
 from edgepress.exporter.model.reference import Reference
+from edgepress.exporter.model.weights import read_weight
 from edgepress.exporter.plan.plan import Plan
-from edgepress.exporter.source.checkpoint import Checkpoint, read_weight
+from edgepress.exporter.source.checkpoint import Checkpoint
 from edgepress.exporter.tokens.source_tokenizer import source_tokenizer
+from edgepress.finite import check_logits
 from edgepress.progress import Progress, silent
-from edgepress.runtime.finite import check_logits
 from edgepress.sessions import open_on_cpu, session_options
 
 TOLERANCE = 1e-3  # of the largest reference logit; float32 graphs are within 1e-5, a wrong graph is off by 1e-1

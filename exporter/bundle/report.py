@@ -19,6 +19,7 @@ from edgepress.exporter.recipe.recipe import CHOSEN_BY_BUDGET, describe_promise
 from edgepress.files import refuse_aside
 from edgepress.manifest import MANIFEST_NAME, bundle_hash, check_links, read_manifest
 from edgepress.progress import duration
+from edgepress.tables import format_table
 from edgepress.targets.legality.files import PROTOBUF_LIMIT
 
 Json = dict[str, object]
@@ -325,16 +326,3 @@ def _folded(values: list[Json]) -> list[Json]:
 
 def _megabytes(nbytes: object) -> str:
     return f"{cast('int', nbytes) / 1e6:,.3f}"
-
-
-def format_table(header: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
-    """Columns under a header; those in ``right`` are aligned to the right."""
-    widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
-    lines = []
-    for row in (header, ["-" * width for width in widths], *rows):
-        cells = [
-            cell.rjust(width) if column in right else cell.ljust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append("  ".join(cells).rstrip())
-    return "\n".join(lines)

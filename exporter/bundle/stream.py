@@ -23,15 +23,15 @@ from numpy.typing import NDArray
 
 from edgepress.errors import InputError
 from edgepress.exporter.arrays import integer, kernels
-from edgepress.exporter.arrays.packing import dequantize, unpack_zero_points
+from edgepress.exporter.arrays.packing import Quantized, dequantize, unpack_zero_points
 from edgepress.exporter.arrays.scheme import Scheme
-from edgepress.exporter.methods.kinds import Method, Quantized, load_method
-from edgepress.exporter.model.description import Part
+from edgepress.exporter.methods.kinds import Method, load_method
 from edgepress.exporter.plan.plan import Plan, PlannedTensor
 from edgepress.exporter.source.checkpoint import Checkpoint
+from edgepress.exporter.source.part import Part
 
 if TYPE_CHECKING:
-    from edgepress.exporter.learn.calibration.store import StoredStages
+    from edgepress.exporter.streams.store import StoredStages
 
 _CHUNK = 1 << 18  # elements of a weight handled at a time
 _TRANSPOSED_CHUNK = 1 << 22  # more when each chunk reads its whole tensor: GPT-2 XL's largest has 10 M elements

@@ -6,7 +6,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from edgepress.errors import InputError
-from edgepress.exporter.bundle import files as bundle
 from edgepress.exporter.bundle.forms import find_form
 from edgepress.exporter.bundle.genai_config import make_genai_config
 from edgepress.exporter.decide.cpu_graph import make_graph
@@ -24,7 +23,7 @@ from edgepress.exporter.methods.kinds import (
 )
 from edgepress.exporter.methods.options import read_options
 from edgepress.exporter.model.description import Decoder
-from edgepress.exporter.model.reading import first_token
+from edgepress.exporter.model.reading import GENERATION, first_token
 from edgepress.exporter.plan.plan import Plan, make_plan
 from edgepress.exporter.recipe.recipe import Recipe
 
@@ -97,7 +96,7 @@ def check_prepared(prepared: Prepared, plain: Decoder) -> None:
         _check_text(prepared, prepared.recipe)
     for name in prepared.recipe.after:
         method = load_kind(name, Recovery, "after")
-        method.check(prepared.decoder, prepared.plan, method_options(method, prepared.recipe))
+        method.check(prepared.decoder, prepared.plan.schemes, method_options(method, prepared.recipe))
 
 
 def refuse_forms(prepared: Prepared) -> None:
@@ -116,7 +115,7 @@ def needs_calibration(recipe: Recipe, plan: Plan) -> bool:
 
 def _check_ids(prepared: Prepared) -> None:
     checkpoint = prepared.checkpoint
-    make_genai_config(prepared.decoder, prepared.plan, checkpoint.config, bundle.read_generation(checkpoint))
+    make_genai_config(prepared.decoder, prepared.plan, checkpoint.config, checkpoint.json(GENERATION))
 
 
 def _check_heads(prepared: Prepared) -> None:

@@ -10,15 +10,16 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from edgepress.errors import InputError
-from edgepress.exporter.bundle import files as bundle
 from edgepress.exporter.decide.checks import check_before_pruning, check_prepared, check_recipe, refuse_forms
-from edgepress.exporter.methods.kinds import Recovery, Transform, load_method, method_options
+from edgepress.exporter.methods.kinds import Recovery, describe_methods, load_method, method_options
 from edgepress.exporter.model.description import Decoder
-from edgepress.exporter.model.reading import first_token, notes, read_decoder, refuse_longer
+from edgepress.exporter.model.reading import find_model, first_token, notes, read_decoder, refuse_longer
+from edgepress.exporter.model.weights import read_weight
 from edgepress.exporter.plan.plan import Plan, make_plan
 from edgepress.exporter.recipe.recipe import Recipe, read_recipe
-from edgepress.exporter.source.checkpoint import Checkpoint, read_weight
-from edgepress.exporter.source.hub import Origin, find_model
+from edgepress.exporter.source.checkpoint import Checkpoint
+from edgepress.exporter.source.hub import Origin
+from edgepress.exporter.tokens.source_tokenizer import check_tokenizer
 from edgepress.progress import Progress, silent
 from edgepress.targets import (
     Soc,
@@ -108,7 +109,7 @@ def decide(
     check_recipe(asked)
     directory, origin = find_model(str(model), revision)
     checkpoint, pruned = Checkpoint.open(directory), None
-    bundle.check_tokenizer(checkpoint)
+    check_tokenizer(checkpoint)
     if asked.prune:
         original = read_decoder(checkpoint)
         names = [weight.name for weight in original.weights()]
@@ -240,7 +241,7 @@ def keep_what_overflows(
     from edgepress.exporter.learn.calibration.overflow import layers_in_float32
     from edgepress.exporter.learn.calibration.run import read_tokens, use_threads
 
-    bundle.check_tokenizer(checkpoint)
+    check_tokenizer(checkpoint)
     context = recipe.context_length or decoder.context_length
     if recipe.calibration.text:
         bos = first_token(checkpoint, decoder)
@@ -261,12 +262,3 @@ def declined(decoder: Decoder, recipe: Recipe) -> dict[str, str]:
         if isinstance(method, Recovery) and (reason := method.declines(decoder, method_options(method, recipe))):
             reasons[name] = reason
     return reasons
-
-
-def describe_methods(decoder: Decoder, recipe: Recipe) -> Decoder:
-    """Add to the decoder what the recipe's methods add to it: biases, a rotation."""
-    for name in (*recipe.before, *recipe.after):
-        method = load_method(name)
-        if isinstance(method, Transform | Recovery):
-            decoder = method.describe(decoder, recipe)
-    return decoder

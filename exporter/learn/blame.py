@@ -28,21 +28,22 @@ from torch import Tensor
 from edgepress.errors import InputError
 from edgepress.exporter.bundle import files
 from edgepress.exporter.bundle.readback import StoredWeights
-from edgepress.exporter.bundle.report import format_table
-from edgepress.exporter.decide.prepare import Prepared, describe_methods
+from edgepress.exporter.decide.prepare import Prepared
 from edgepress.exporter.learn.calibration.run import given_tokens, use_threads, written_tokens
-from edgepress.exporter.learn.calibration.store import Store
-from edgepress.exporter.methods.kinds import Transform, load_method, method_options
+from edgepress.exporter.methods.kinds import Transform, describe_methods, load_method, method_options
 from edgepress.exporter.methods.tasks import LayerTask
 from edgepress.exporter.model import network
 from edgepress.exporter.model.description import Linear, Weight, layer_linears, layer_weights
-from edgepress.exporter.model.reading import first_token, read_decoder
+from edgepress.exporter.model.reading import first_token, read_decoder, resolve_model
+from edgepress.exporter.model.weights import read_weight
 from edgepress.exporter.plan.plan import PlannedTensor, make_plan, region_bytes
 from edgepress.exporter.recipe.recipe import Recipe, recipe_from_json
-from edgepress.exporter.source.checkpoint import Checkpoint, read_weight, resolve_model
+from edgepress.exporter.source.checkpoint import Checkpoint
+from edgepress.exporter.streams.store import Store
 from edgepress.exporter.streams.variants import BaseRun, Change, divergences, first_layer, passes
 from edgepress.manifest import Manifest, find_problems, read_manifest
 from edgepress.progress import Progress, silent
+from edgepress.tables import format_table
 from edgepress.targets import find_target
 from edgepress.whole import whole_number
 
@@ -258,7 +259,7 @@ def _originals(prepared: Prepared, base: BaseRun, read: network.Values) -> Calla
         task = LayerTask(
             index=index,
             layer=described,
-            plan=prepared.plan,
+            schemes=prepared.plan.schemes,
             rotary=None,
             weights={weight.name: read(weight) for weight in layer_weights(described)},
             inputs=base.streams[index],

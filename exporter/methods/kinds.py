@@ -28,9 +28,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgepress.errors import InputError
+from edgepress.exporter.arrays.packing import Quantized
 from edgepress.exporter.arrays.scheme import Scheme
 from edgepress.exporter.methods.options import Option, Options, read_options
-from edgepress.exporter.model.description import Decoder
+from edgepress.exporter.model.description import Decoder, Weight
 from edgepress.exporter.recipe.recipe import Recipe
 from edgepress.exporter.source.removed import REMOVED, why_removed
 
@@ -39,23 +40,13 @@ if TYPE_CHECKING:
 
     from edgepress.exporter.arrays.codes import Codes
     from edgepress.exporter.arrays.moments import Moments
-    from edgepress.exporter.methods.prune_task import PruneTask
-    from edgepress.exporter.methods.tasks import LayerTask, ModelTask
-    from edgepress.exporter.plan.plan import Plan
+    from edgepress.exporter.methods.smaller.task import PruneTask
+    from edgepress.exporter.methods.tasks import LayerTask, ModelTask, Schemes
 
 _FOLDERS = ("round", "transform", "repair", "shrink")
 
 Size = Literal["layers", "widths", "heads", "hidden", "vocabulary"]
 """What a pruning step may change of a model; ``widths`` are those of the MLPs."""
-
-
-@dataclass(frozen=True)
-class Quantized:
-    """Rows as they are stored: see :mod:`.packing` for the layout. ``zero_points`` is None for symmetric schemes."""
-
-    values: NDArray[np.uint8]  # (rows, blocks, bytes in a block)
-    scales: NDArray[np.float32]  # (rows, blocks)
-    zero_points: NDArray[np.uint8] | None = None  # (rows, bytes in a row)
 
 
 class _WithOptions:
@@ -134,14 +125,14 @@ class Recovery(_WithOptions):
     """Repairs what rounding did: ``layer`` after each layer is rounded, ``model`` once after the last.
 
     ``describe(decoder, recipe)`` returns the decoder with what the repair adds to it; ``declines(decoder, options)``
-    says why it leaves this model alone, if it does; ``check(decoder, plan, options)`` refuses what it could not finish
-    here (InputError).
+    says why it leaves this model alone, if it does; ``check(decoder, schemes, options)`` refuses what it could not
+    finish here (InputError).
     """
 
     name: str
     describe: Callable[[Decoder, Recipe], Decoder]
     declines: Callable[[Decoder, Options], str] = lambda *_: ""
-    check: Callable[[Decoder, Plan, Options], None] = lambda *_: None
+    check: Callable[[Decoder, Schemes, Options], None] = lambda *_: None
     layer: Callable[[LayerTask, Options], None] | None = None
     model: Callable[[ModelTask, Options], None] | None = None
     declared: Mapping[str, Option] = field(default_factory=dict)
@@ -271,6 +262,22 @@ def start_method(name: str, recipe: Recipe) -> Method | LinearMethod:
     return method
 
 
+def round_rows(weight: Weight, rows: NDArray[np.float32], scheme: Scheme) -> Quantized:
+    """Rows of ``weight`` rounded from the weights alone, as ``scheme`` says.
+
+    Raises:
+        InputError: the scheme's method has to look at what goes into a weight.
+
+    """
+    method = load_method(scheme.method)
+    if not isinstance(method, Method):
+        raise InputError(
+            f"{scheme.method} cannot round {weight.name}, as no layer looks at what goes into it; name a method "
+            "that rounds rows from the weights alone, such as rtn"
+        )
+    return method.quantize(rows, scheme, None)
+
+
 def zeros_asked(name: str, recipe: Recipe) -> str:
     """Which weights the method ``name`` makes 0 on purpose, or the one that a layer method starts with; "" for none.
 
@@ -282,3 +289,12 @@ def zeros_asked(name: str, recipe: Recipe) -> str:
     if isinstance(method, LayerMethod):
         method = load_method(str(method_options(method, recipe)["start"]))
     return method.zeros(method_options(method, recipe)) if isinstance(method, LinearMethod) else ""
+
+
+def describe_methods(decoder: Decoder, recipe: Recipe) -> Decoder:
+    """Add to the decoder what the recipe's methods add to it: biases, a rotation."""
+    for name in (*recipe.before, *recipe.after):
+        method = load_method(name)
+        if isinstance(method, Transform | Recovery):
+            decoder = method.describe(decoder, recipe)
+    return decoder

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -10,17 +10,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from edgepress.errors import InputError
 from edgepress.exporter.arrays.activations import Activations
 from edgepress.exporter.arrays.codes import Codes
 from edgepress.exporter.arrays.moments import Moments
+from edgepress.exporter.arrays.packing import Quantized
 from edgepress.exporter.arrays.scheme import Scheme
-from edgepress.exporter.learn.calibration.store import Store, StoredStages
-from edgepress.exporter.methods.kinds import Method, Quantized, load_method
 from edgepress.exporter.model import network
 from edgepress.exporter.model.description import Decoder, Layer, Linear, Weight, layer_linears
-from edgepress.exporter.plan.plan import Plan
+from edgepress.exporter.streams.store import Store, StoredStages
 from edgepress.progress import Progress, silent
+
+Schemes = Mapping[str, Scheme | None]
+"""How each weight will be stored, by its name; None where it is kept as floats."""
 
 
 @dataclass
@@ -35,7 +36,7 @@ class LayerTask:
 
     index: int
     layer: Layer
-    plan: Plan
+    schemes: Schemes
     rotary: network.Rotary | None
     weights: dict[str, Tensor]
     inputs: Activations
@@ -47,7 +48,7 @@ class LayerTask:
 
     def scheme(self, weight: Weight) -> Scheme | None:
         """How ``weight`` will be stored; None when it is kept in float32."""
-        return self.plan.of(weight).scheme
+        return self.schemes[weight.name]
 
     def full(self, weight: Weight) -> Tensor:
         """``weight`` in full precision, transforms folded in."""
@@ -86,17 +87,18 @@ class ModelTask:
 
     ``stages`` gives each weight as it will be stored so far; ``put`` replaces one. ``tokens`` is the calibration text,
     (sequences, length), and ``teacher`` what goes into the full-precision model's final norm for it; ``read`` gives a
-    checkpoint weight in float32, without transforms, ``full`` the one that was rounded, with them. ``progress`` makes
-    the method's bar.
+    checkpoint weight in float32, without transforms, ``full`` the one that was rounded, with them; ``rounded``
+    rounds rows of a weight that no stage has made. ``progress`` makes the method's bar.
     """
 
     decoder: Decoder
-    plan: Plan
+    schemes: Schemes
     tokens: NDArray[np.int64]
     stages: StoredStages
     teacher: Activations
     read: Callable[[Weight], Tensor]
     full: Callable[[Weight], Tensor]
+    rounded: Callable[[Weight, NDArray[np.float32], Scheme], Quantized]
     store: Store
     device: torch.device
     seed: int
@@ -109,21 +111,15 @@ class ModelTask:
 
     def stored(self, weight: Weight) -> Codes | Tensor:
         """``weight`` as it will be stored so far; what no stage has made is rounded from the checkpoint's rows."""
-        scheme = self.plan.of(weight).scheme
+        scheme = self.schemes[weight.name]
         if weight.name in self.stages:
             found = self.stages.weight(weight.name)
             if isinstance(found, Quantized):
                 if scheme is None:
-                    raise ValueError(f"{weight.name} is stored in codes, and the plan has no scheme")
+                    raise ValueError(f"{weight.name} is stored in codes, and there is no scheme for it")
                 return Codes.unpack(found, scheme, weight.shape[1]).to(self.device)
             return torch.from_numpy(found).to(self.device)
         full = self.read(weight)
         if scheme is None:
             return full
-        method = load_method(scheme.method)
-        if not isinstance(method, Method):
-            raise InputError(
-                f"{scheme.method} cannot round {weight.name}, as no layer looks at what goes into it; name a method "
-                "that rounds rows from the weights alone, such as rtn"
-            )
-        return Codes.unpack(method.quantize(full.cpu().numpy(), scheme, None), scheme, full.shape[1]).to(self.device)
+        return Codes.unpack(self.rounded(weight, full.cpu().numpy(), scheme), scheme, full.shape[1]).to(self.device)

@@ -9,22 +9,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, Literal
 
+from edgepress.exporter.source.part import Part
+
 Kind = Literal["linear", "embedding", "head", "norm", "bias", "positions"]
 Activation = Literal["silu", "gelu", "gelu_tanh", "relu"]
-
-
-@dataclass(frozen=True)
-class Part:
-    """Rows of one checkpoint tensor that become consecutive rows of a :class:`Weight`.
-
-    ``start`` and ``stop`` count rows of the tensor as used (after ``transposed``); ``transposed`` says that the
-    checkpoint stores ``(in_features, out_features)``, as GPT-2's Conv1D does.
-    """
-
-    tensor: str
-    start: int
-    stop: int
-    transposed: bool = False
 
 
 @dataclass(frozen=True)

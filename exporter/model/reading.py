@@ -3,20 +3,39 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from edgepress.errors import InputError
-from edgepress.exporter.bundle import files as bundle
-from edgepress.exporter.bundle.genai_config import bos_token
 from edgepress.exporter.model.architectures import architecture, check_layers, describe, unread_keys
 from edgepress.exporter.model.description import Decoder
 from edgepress.exporter.model.rope import yarn_reach
-from edgepress.exporter.source.checkpoint import Checkpoint, check_tensors, same_tensor
+from edgepress.exporter.model.weights import check_tensors
+from edgepress.exporter.source import hub
+from edgepress.exporter.source.checkpoint import Checkpoint, same_tensor
+from edgepress.exporter.source.hub import Origin
 from edgepress.exporter.tokens.source_tokenizer import source_tokenizer, whole_tokenizer
 from edgepress.schema import read_object
-from edgepress.texts import read_text
+from edgepress.text.documents import read_text
 
+GENERATION = "generation_config.json"
 _BY_YARN = ("qwen2", "qwen3")  # families whose model cards give YaRN for texts beyond the context of the config
+
+
+def find_model(model: str, revision: str | None = None) -> tuple[Path, Origin | None]:
+    """As :func:`resolve_model`, and which commit of which repository it is, None when it is no hub id."""
+    return hub.find_model(model, revision, lambda config, where: describe(config, (), where))
+
+
+def resolve_model(model: str, revision: str | None = None) -> Path:
+    """Directory of ``demo``, of an existing path, or of a hub id ``org/name``, downloaded when it is not cached.
+
+    Raises:
+        InputError: none of the three, or the hub cannot be reached, does not know it or does not let us have it; or the
+            repository holds something else than a text generator that can be exported.
+
+    """
+    return find_model(model, revision)[0]
 
 
 def read_decoder(checkpoint: Checkpoint) -> Decoder:
@@ -33,7 +52,26 @@ def read_decoder(checkpoint: Checkpoint) -> Decoder:
 
 def first_token(checkpoint: Checkpoint, decoder: Decoder) -> int | None:
     """The token that begins every text, None when the model has none."""
-    return bos_token(decoder, checkpoint.config, bundle.read_generation(checkpoint))
+    generation = checkpoint.json(GENERATION)
+    return next(iter(token_ids("bos_token_id", checkpoint.config, generation, decoder.vocab_size)), None)
+
+
+def token_ids(key: str, config: Mapping[str, object], generation: Mapping[str, object], vocab_size: int) -> list[int]:
+    """Ids under ``key``, in generation_config.json or, where it has none, in config.json; negative ones are none."""
+    for file, content in (("generation_config.json", generation), ("config.json", config)):
+        value = content.get(key)
+        candidates: list[object] = value if isinstance(value, list) else [] if value is None else [value]
+        tokens = []
+        for token in candidates:
+            if not isinstance(token, int) or isinstance(token, bool) or token >= vocab_size:
+                raise InputError(
+                    f"{file}: {key} {token!r} is not a token of the vocabulary of {vocab_size}; correct it there"
+                )
+            if token >= 0:  # some configs write −1 for none
+                tokens.append(token)
+        if tokens:
+            return tokens
+    return []
 
 
 def notes(checkpoint: Checkpoint, decoder: Decoder) -> tuple[str, ...]:

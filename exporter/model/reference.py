@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgepress.errors import InputError
-from edgepress.exporter.source.checkpoint import Checkpoint, resolve_model
+from edgepress.exporter.model.reading import resolve_model
+from edgepress.exporter.source.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
     import torch

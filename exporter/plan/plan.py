@@ -1,6 +1,6 @@
 """Decide what happens to every tensor before any weight is read: its scheme or why it is kept, and where it goes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import prod
@@ -129,6 +129,11 @@ class Plan:
     def cache_bytes_at(self, length: int) -> int:
         """Bytes of the states of a text of ``length`` tokens."""
         return state_bytes(self.states, length)
+
+    @cached_property
+    def schemes(self) -> Mapping[str, Scheme | None]:
+        """How each weight is stored, by its name; None where it is kept as floats."""
+        return {tensor.weight.name: tensor.scheme for tensor in self.tensors}
 
     @cached_property
     def _by_name(self) -> dict[str, PlannedTensor]:

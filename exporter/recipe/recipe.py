@@ -24,7 +24,7 @@ from typing import Any
 from edgepress.errors import InputError
 from edgepress.exporter.arrays.scheme import BITS, BLOCK_SIZES
 from edgepress.schema import DEEPEST, is_deep, read_bytes
-from edgepress.texts import decode
+from edgepress.text.documents import decode
 
 _LARGEST = 1 << 20  # bytes of a recipe
 _MOST_DOTS = 200  # in a line: the parser's time and memory grow with the square of the parts of a key

@@ -3,7 +3,7 @@
 import math
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -11,37 +11,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgepress.errors import InputError
-from edgepress.exporter.model.description import Part, Weight
-from edgepress.exporter.source.hub import resolve_model
 from edgepress.exporter.source.kinds import (
     refuse_folder,
-    refuse_odd_tensors,
     refuse_other_kinds,
     refuse_without_weights,
 )
 from edgepress.exporter.source.layout import INDEX, SINGLE
 from edgepress.exporter.source.names import plain_names
+from edgepress.exporter.source.part import Part
 from edgepress.exporter.source.stored import READABLE, StoredTensor, read_header
 from edgepress.files import sha256_file
 from edgepress.hub_layout import resolve_inside
 from edgepress.schema import read_object
 
-__all__ = [
-    "INDEX",
-    "READABLE",
-    "SINGLE",
-    "Checkpoint",
-    "StoredTensor",
-    "check_tensors",
-    "read_weight",
-    "resolve_model",
-    "same_tensor",
-]
+__all__ = ["INDEX", "READABLE", "SINGLE", "Checkpoint", "StoredTensor", "same_tensor"]
 
 _PIECE = 1 << 18  # elements of a stored tensor read at a time when only some of its columns are wanted, or NaN counted
 _COMPARED_PIECE = 1 << 20  # bytes
 _AGAIN = "download or convert the checkpoint again"
-_MISMATCH = "the config and the weights do not belong together"
 
 
 @dataclass(frozen=True)
@@ -101,6 +88,11 @@ class Checkpoint:
     def file(self, name: str) -> Path | None:
         """Path of another file of the checkpoint, None when absent; a link out of the directory is refused."""
         return member(self.directory, name)
+
+    def json(self, name: str) -> dict[str, object]:
+        """Content of another JSON file of the checkpoint, {} when it has none; InputError when it is no JSON object."""
+        path = self.file(name)
+        return {} if path is None else read_object(path, "copy it again from where the checkpoint came from")
 
     def rows(self, name: str, start: int, stop: int) -> NDArray[np.float32]:
         """Rows ``start`` to ``stop`` of a tensor as float32, (stop − start, …)."""
@@ -193,76 +185,6 @@ def _read_index(directory: Path, index: Path) -> dict[Path, list[str]]:
             raise InputError(f"{INDEX} names {name}, which is not in {directory}; download the missing shard")
         shards[file] = names[name]
     return shards
-
-
-def check_tensors(checkpoint: Checkpoint, weights: Sequence[Weight], ignored: Sequence[str] = ()) -> None:
-    """Hold the checkpoint's tensors against those that the model is made of, before any weight is read.
-
-    Every part's tensor exists, with a readable dtype and its weight's columns; together the parts use every row of it;
-    and every tensor is used, unless its whole name matches one of the ``ignored`` regular expressions.
-
-    Raises:
-        InputError: naming the tensor and both shapes.
-
-    """
-    spans: dict[str, list[Part]] = {}
-    for weight in weights:
-        for part in weight.parts:
-            _check_part(checkpoint, weight, part)
-            spans.setdefault(part.tensor, []).append(part)
-    for name, parts in spans.items():
-        _check_covered(checkpoint.tensors[name], parts)
-    patterns = [re.compile(pattern) for pattern in ignored]
-    extra = [name for name in checkpoint.tensors if name not in spans and not any(p.fullmatch(name) for p in patterns)]
-    if extra:
-        refuse_odd_tensors(checkpoint.directory, extra)
-        more = f" and {len(extra) - 3} more" if len(extra) > 3 else ""
-        raise InputError(
-            f"{checkpoint.directory} has tensors that its config has no use for: {', '.join(extra[:3])}{more}; "
-            "merge adapters and remove other parts first, or correct the config"
-        )
-
-
-def _check_part(checkpoint: Checkpoint, weight: Weight, part: Part) -> None:
-    tensor = checkpoint.tensors.get(part.tensor)
-    if tensor is None:
-        refuse_odd_tensors(checkpoint.directory, checkpoint.tensors)
-        raise InputError(
-            f"{checkpoint.directory} has no tensor {part.tensor} ({weight.kind}), which its config asks for"
-            f"{_other_names(checkpoint, part.tensor)}; is the checkpoint complete, and the config its own?"
-        )
-    tensor.check_readable()
-    used = tensor.shape[::-1] if part.transposed else tensor.shape
-    needed = (part.stop, *weight.shape[1:])
-    if len(used) != len(needed) or used[1:] != needed[1:] or used[0] < part.stop:
-        asked = needed[::-1] if part.transposed else needed
-        raise InputError(f"{tensor.name} has shape {tensor.shape}, and config.json asks for {asked}; {_MISMATCH}")
-
-
-def _other_names(checkpoint: Checkpoint, name: str) -> str:
-    """What a missing tensor seems to be called instead."""
-    ends = (name, name.removeprefix("model."))
-    found = next((other for end in ends for other in checkpoint.tensors if other.endswith(f".{end}")), None)
-    return "" if found is None else f" (it has {found}: rename the tensors as transformers does)"
-
-
-def _check_covered(tensor: StoredTensor, parts: Sequence[Part]) -> None:
-    reached = 0
-    for part in sorted(parts, key=lambda part: part.start):
-        if part.start > reached:
-            break
-        reached = max(reached, part.stop)
-    axis = 1 if parts[0].transposed else 0
-    if reached < tensor.shape[axis]:
-        asked = (*tensor.shape[:axis], reached, *tensor.shape[axis + 1 :])
-        raise InputError(f"{tensor.name} has shape {tensor.shape}, and config.json asks for {asked}; {_MISMATCH}")
-
-
-def read_weight(checkpoint: Checkpoint, weight: Weight) -> NDArray[np.float32]:
-    """Read a whole weight as the graph uses it, ``plus`` added: float32, in the weight's shape."""
-    rows = [checkpoint.part_rows(part, 0, part.stop - part.start) for part in weight.parts]
-    whole = rows[0] if len(rows) == 1 else np.concatenate(rows)
-    return whole + np.float32(weight.plus) if weight.plus else whole
 
 
 def same_tensor(checkpoint: Checkpoint, first: str, second: str) -> bool:

@@ -10,13 +10,13 @@ from __future__ import annotations
 import errno
 import glob
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from edgepress.errors import InputError
-from edgepress.exporter.model.architectures import describe
+from edgepress.exporter.demo import DEMO_DIRECTORY
 from edgepress.exporter.source.kinds import (
     FOLDER_MARKS,
     refuse_file,
@@ -29,6 +29,9 @@ from edgepress.schema import read_object
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 _MAIN = "main"  # the hub's default branch
+
+CheckConfig = Callable[[Mapping[str, object], str], object]
+"""Refuses a config that cannot be used (InputError); the second argument is where it is, for the message."""
 
 
 @dataclass(frozen=True)
@@ -44,38 +47,34 @@ class Origin:
         return asdict(self)
 
 
-def resolve_model(model: str, revision: str | None = None) -> Path:
+def find_model(model: str, revision: str | None, check: CheckConfig) -> tuple[Path, Origin | None]:
     """Directory of ``demo``, of an existing path, or of a hub id ``org/name``, downloaded when it is not cached.
 
+    With it, which commit of which repository it is, None when it is no hub id. ``check`` sees the config of a
+    repository, and where it is, before a weight of it is downloaded.
+
     Raises:
-        InputError: none of the three, or the hub cannot be reached, does not know it or does not let us have it; or the
-            repository holds something else than a text generator that can be exported.
+        InputError: none of the three, or the hub cannot be reached, does not know it or does not let us have it; or
+            ``check`` refuses its config.
 
     """
-    return find_model(model, revision)[0]
-
-
-def find_model(model: str, revision: str | None = None) -> tuple[Path, Origin | None]:
-    """As :func:`resolve_model`, and which commit of which repository it is, None when it is no hub id."""
     path = Path(model)
     if model != "demo" and not (model and path.exists()):
         if not _HUB_ID.fullmatch(model):
             name, _, asked = model.partition("@")
             at = f"; a revision is given as --revision {asked}" if _HUB_ID.fullmatch(name) else ""
             raise InputError(f"no such directory: {model!r}; name a directory, a hub id (org/name), or 'demo'{at}")
-        return _download(model, revision or _MAIN)
+        return _download(model, revision or _MAIN, check)
     if revision is not None:
         raise InputError(f"--revision {revision} is of a model on the hub, and {model} is here; leave one of them out")
     if model == "demo":
-        from edgepress.exporter.demo import DEMO_DIRECTORY
-
         return DEMO_DIRECTORY, None
     if not path.is_dir():
         raise refuse_file(path)
     return path, None
 
 
-def _download(model: str, revision: str) -> tuple[Path, Origin]:
+def _download(model: str, revision: str, check: CheckConfig) -> tuple[Path, Origin]:
     from huggingface_hub import hf_hub_download, snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError, RemoteEntryNotFoundError
 
@@ -91,7 +90,7 @@ def _download(model: str, revision: str) -> tuple[Path, Origin]:
         origin = Origin(model, revision, folder.name)
         config = read_object(folder / CONFIG, "correct it or copy it again")
         refuse_other_kinds(folder, config)
-        describe(config, (), f"{model}: {CONFIG}")
+        check(config, f"{model}: {CONFIG}")
         names = _listed(model, origin.commit)
         if names is None:  # no network: what the cache has
             return folder, origin

@@ -13,7 +13,7 @@ from edgepress.exporter.model import network
 from edgepress.exporter.model.description import Decoder, Weight
 from edgepress.exporter.source.checkpoint import Checkpoint
 from edgepress.exporter.streams.streams import held, reader
-from edgepress.runtime.finite import check_figure
+from edgepress.finite import check_figure
 
 ROWS = 2048  # of the head, whose logits are made at once
 

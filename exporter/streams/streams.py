@@ -15,7 +15,8 @@ from edgepress.errors import InputError
 from edgepress.exporter.arrays.activations import Activations
 from edgepress.exporter.model import network
 from edgepress.exporter.model.description import Decoder, Linear, Weight, layer_weights
-from edgepress.exporter.source.checkpoint import Checkpoint, read_weight
+from edgepress.exporter.model.weights import read_weight
+from edgepress.exporter.source.checkpoint import Checkpoint
 
 Seen = Callable[[int, Tensor, Tensor], None]
 """Sees a layer's number, and the residual stream before and after it, (sequences, length, hidden) each."""

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from edgepress.errors import InputError
 from edgepress.exporter.recipe.recipe import CalibrationText
-from edgepress.runtime.tokenizer import Tokenizer
-from edgepress.texts import Skipped, decode, documents_of, is_lines, is_list, line_text, read_json_list
+from edgepress.text.documents import Skipped, decode, documents_of, is_lines, is_list, line_text, read_json_list
+from edgepress.text.tokenizer import Tokenizer
 
 Tokens = NDArray[np.int64]
 

@@ -26,8 +26,8 @@ from edgepress.exporter.arrays.sealed import Arrays, DamagedError, load_sealed, 
 from edgepress.exporter.model import network
 from edgepress.exporter.model.description import Decoder, Weight
 from edgepress.exporter.streams.learned import BETAS, draw, pieces, share_of_rate
+from edgepress.finite import REMEDY, check_figure
 from edgepress.progress import Progress
-from edgepress.runtime.finite import REMEDY, check_figure
 
 CHECKS = 8  # how often the held-out sequences are looked at
 LOGITS = 1 << 23  # logits computed at once

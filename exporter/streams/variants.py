@@ -19,7 +19,7 @@ from edgepress.errors import InputError
 from edgepress.exporter.arrays.activations import Activations
 from edgepress.exporter.model import network
 from edgepress.exporter.model.description import Decoder, Weight, layer_weights
-from edgepress.runtime.finite import check_figure
+from edgepress.finite import check_figure
 
 _STREAM_BYTES = 256 << 20  # residual streams of changed models that are held at a time
 _LOGIT_BYTES = 32 << 20  # logits of one model that are held at a time

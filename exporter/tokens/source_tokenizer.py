@@ -24,10 +24,10 @@ from edgepress.errors import CheckFailed, InputError
 from edgepress.exporter.source.checkpoint import Checkpoint
 from edgepress.exporter.source.layout import TOKENIZER_FILES
 from edgepress.pointers import refuse_pointer
-from edgepress.runtime.tokenizer import Tokenizer, library_errors, open_library, read_tokenizer
-from edgepress.runtime.tokenizer_limits import LARGEST
-from edgepress.runtime.tokenizer_trial import try_tokenizer
 from edgepress.schema import parse_object, read_bytes, read_object
+from edgepress.text.tokenizer import Tokenizer, library_errors, open_library, read_tokenizer
+from edgepress.text.tokenizer_limits import LARGEST
+from edgepress.text.tokenizer_trial import try_tokenizer
 
 _log = logging.getLogger("edgepress.export")
 
@@ -65,6 +65,11 @@ def whole_tokenizer(checkpoint: Checkpoint) -> SourceTokenizer:
         (name, path, path.stat().st_mtime_ns, path.stat().st_size) for name, path in paths if path is not None
     )
     return _whole(checkpoint.directory, stamps)
+
+
+def check_tokenizer(checkpoint: Checkpoint) -> None:
+    """Raise InputError unless ``checkpoint`` has a readable tokenizer; before any work is done."""
+    whole_tokenizer(checkpoint)
 
 
 def tokenizer_files(checkpoint: Checkpoint) -> dict[str, bytes]:

@@ -15,7 +15,7 @@ from typing import Protocol, cast
 
 from edgepress import __version__, commands, stdio
 from edgepress.errors import EdgepressError
-from edgepress.texts import check_unicode
+from edgepress.text.documents import check_unicode
 
 _ORDER = ("export", "plan", "inspect", "check", "blame", "verify", "prepare", "run", "bench", "eval", "emulator")
 

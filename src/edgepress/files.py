@@ -2,13 +2,14 @@
 
 import glob
 import hashlib
+import json
 import os
 import re
 import secrets
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -234,3 +235,8 @@ def _put_back(place: Path, target: Path) -> None:
     old = place / _REPLACED
     if os.path.lexists(old) and not os.path.lexists(target):  # a name that is too long for the system is not there
         old.rename(target)
+
+
+def write_json(path: Path, content: Mapping[str, object]) -> None:
+    """Write canonical JSON: sorted keys, so that the same content gives the same bytes."""
+    path.write_text(json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -19,7 +19,7 @@ import msgspec
 
 from edgepress.errors import InputError
 from edgepress.pointers import refuse_pointer
-from edgepress.texts import decode
+from edgepress.text.documents import decode
 
 LARGEST = 64 << 20  # bytes of a file of JSON
 DEEPEST = 64  # levels

@@ -21,7 +21,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from edgepress.cache import cache_home, locked
@@ -32,65 +32,13 @@ from edgepress.targets.emulator import packages
 from edgepress.targets.emulator.apt import Apt, machine_mirror
 from edgepress.targets.emulator.apt import Package as DebianPackage
 from edgepress.targets.emulator.deb import unpack
+from edgepress.targets.emulator.guest import describe
+from edgepress.targets.emulator.installation import Installation, System
+from edgepress.targets.emulator.machine import Call, qemu_version, run
 
 _FORM = 1  # of what is written: another one is another key
 _DEBIAN_NAMES = {"x86_64": "amd64", "aarch64": "arm64", "ppc64le": "ppc64el", "riscv64": "riscv64", "s390x": "s390x"}
 NOTE = "installed.json"
-
-
-@dataclass(frozen=True)
-class Installation:
-    """An emulator that is set up. ``versions`` are what its trial run told: of qemu, Python and the wheels."""
-
-    directory: Path
-    user: Path
-    wheels: Path
-    versions: dict[str, str]
-
-    @property
-    def qemu(self) -> Path:
-        """The emulator of arm64 programs."""
-        return self.user / "host" / packages.ARM_EMULATOR
-
-    @property
-    def x86_qemu(self) -> Path:
-        """The emulator of x86-64 programs."""
-        return self.user / "host" / packages.X86_EMULATOR
-
-    @property
-    def root(self) -> Path:
-        """What the emulated program sees as ``/``, before the host's own files."""
-        return self.user / "root"
-
-    @property
-    def bytecode(self) -> Path:
-        """What the emulated Python compiled, below the absolute path of its source."""
-        return self.directory / "bytecode"
-
-    @property
-    def python(self) -> Path:
-        """The emulated Python."""
-        return self.root / "usr/bin" / f"python{packages.PYTHON}"
-
-
-@dataclass(frozen=True)
-class System:
-    """The emulator of a whole machine, and the kernel that boots on it."""
-
-    directory: Path
-    versions: dict[str, str]
-
-    @property
-    def kernel(self) -> Path:
-        """The kernel's image."""
-        return next((self.directory / "kernel/boot").glob("vmlinuz-*"))
-
-    @property
-    def command(self) -> list[str | Path]:
-        """How the emulator is started: by the loader that its libraries belong to."""
-        libraries = next((self.directory / "host/usr/lib").glob("*-linux-gnu*"))
-        loader = next(libraries.glob("ld*.so.*"))
-        return [loader, "--library-path", libraries, self.directory / "host" / packages.SYSTEM_EMULATOR_FILE]
 
 
 def emulator_directory() -> Path:
@@ -199,9 +147,6 @@ def setup_system(
 
 
 def _make(directory: Path, mirror: str | None, progress: Progress, say: Callable[[str], None]) -> Installation:
-    from edgepress.targets.emulator.guest import describe
-    from edgepress.targets.emulator.machine import Call, qemu_version, run
-
     planned = _planned(directory)
     if not planned.user.exists():
         say(f"fetching the emulator and an arm64 system from Debian {packages.SUITE} (about 85 MB)")

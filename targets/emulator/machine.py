@@ -25,7 +25,7 @@ from typing import Any
 import edgepress
 from edgepress.errors import CheckFailed, InputError
 from edgepress.targets.emulator.guest import Answer, Arrays, Function, describe, read_arrays, write_arrays
-from edgepress.targets.emulator.install import Installation
+from edgepress.targets.emulator.installation import Installation
 
 _TAIL = 3  # lines of a crash that are shown
 

@@ -19,7 +19,7 @@ from edgepress.errors import CheckFailed, InputError
 from edgepress.targets.emulator import packages
 from edgepress.targets.emulator.init import JOB, MARK
 from edgepress.targets.emulator.initramfs import Initramfs
-from edgepress.targets.emulator.install import Installation, System
+from edgepress.targets.emulator.installation import Installation, System
 from edgepress.targets.emulator.machine import Call, check_cpu, is_x86_cpu, own_package, raise_error, write_calls
 
 _MEMORY_MB = 2048

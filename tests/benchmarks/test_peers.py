@@ -9,8 +9,9 @@ import onnx
 import pytest
 from tiny_models import save
 
+from edgepress.exporter.model.reading import resolve_model
 from edgepress.exporter.model.reference import Reference
-from edgepress.exporter.source.checkpoint import Checkpoint, resolve_model
+from edgepress.exporter.source.checkpoint import Checkpoint
 
 pytestmark = pytest.mark.usefixtures("import_script")
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"

@@ -28,7 +28,8 @@ from edgepress.exporter.graph.decoder import build_decoder
 from edgepress.exporter.model.architectures import architecture, describe, model_types
 from edgepress.exporter.model.description import Linear
 from edgepress.exporter.model.reference import Reference
-from edgepress.exporter.source.checkpoint import Checkpoint, check_tensors
+from edgepress.exporter.model.weights import check_tensors
+from edgepress.exporter.source.checkpoint import Checkpoint
 from edgepress.exporter.streams.training import owner
 
 STEPS = 32

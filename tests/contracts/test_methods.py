@@ -11,17 +11,9 @@ from layer_tasks import TinyModel, layer_task, logits, tiny_model
 
 from edgepress.errors import InputError
 from edgepress.exporter.arrays.moments import Moments
-from edgepress.exporter.arrays.packing import dequantize, unpack, unpack_zero_points
+from edgepress.exporter.arrays.packing import Quantized, dequantize, unpack, unpack_zero_points
 from edgepress.exporter.arrays.scheme import BITS, BLOCK_SIZES, Scheme
-from edgepress.exporter.methods.kinds import (
-    LinearMethod,
-    Method,
-    Quantized,
-    Transform,
-    load_method,
-    method_names,
-    method_options,
-)
+from edgepress.exporter.methods.kinds import LinearMethod, Method, Transform, load_method, method_names, method_options
 from edgepress.exporter.recipe.recipe import Recipe, Storage
 
 ROWS = [name for name in method_names() if isinstance(load_method(name), Method)]

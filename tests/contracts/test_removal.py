@@ -19,8 +19,8 @@ from prune_tasks import prune_task, tiny
 from tiny_models import LONG_FROM, VARIANTS
 
 from edgepress.exporter import export
-from edgepress.exporter.methods.prune_task import PruneTask
 from edgepress.exporter.methods.shrink import depth, heads, hidden, mlp_width
+from edgepress.exporter.methods.smaller.task import PruneTask
 from edgepress.exporter.model.reference import Reference
 from edgepress.runtime.config import read_config
 from edgepress.runtime.session import DecoderSession

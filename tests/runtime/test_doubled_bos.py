@@ -13,7 +13,7 @@ from edgepress.exporter import export
 from edgepress.exporter.decide.prepare import decide
 from edgepress.exporter.streams.text import pack
 from edgepress.runtime import evaluate, load
-from edgepress.runtime.tokenizer import Tokenizer, read_tokenizer
+from edgepress.text.tokenizer import Tokenizer, read_tokenizer
 
 BOS, BEGIN = 1, "<s>"
 

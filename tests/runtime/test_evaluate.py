@@ -16,8 +16,9 @@ from edgepress.errors import InputError
 from edgepress.exporter import export
 from edgepress.exporter.model.reference import Reference
 from edgepress.runtime import evaluate, read_documents
-from edgepress.runtime.evaluate import evaluate_logits, format_evaluation, log_softmax, read_corpus, windows
-from edgepress.runtime.tokenizer import read_tokenizer
+from edgepress.runtime.evaluate import evaluate_logits, format_evaluation, log_softmax, read_corpus
+from edgepress.text.tokenizer import read_tokenizer
+from edgepress.text.windows import windows
 
 DATA = Path(os.environ.get("EDGEPRESS_DATA", Path(__file__).resolve().parents[2].parent / "shared" / "data"))
 DOCUMENTS = ["To be, or not to be, that is the question.", "x", "whether 'tis nobler in the mind é🙂" * 3]

@@ -13,8 +13,8 @@ from tiny_models import save
 from edgepress.cli import main
 from edgepress.errors import InputError
 from edgepress.exporter import export
+from edgepress.finite import check_figure, check_logits
 from edgepress.runtime import evaluate, load
-from edgepress.runtime.finite import check_figure, check_logits
 
 TEXT = "To be, or not to be, that is the question: whether tis nobler in the mind to suffer"
 

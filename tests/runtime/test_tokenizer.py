@@ -12,7 +12,7 @@ from tokenizers import Tokenizer as Library
 from tokenizers import decoders, models, pre_tokenizers
 
 from edgepress.errors import InputError
-from edgepress.runtime.tokenizer import Detokenizer, StopStrings, Tokenizer, read_tokenizer
+from edgepress.text.tokenizer import Detokenizer, StopStrings, Tokenizer, read_tokenizer
 
 DATA = Path(os.environ.get("EDGEPRESS_DATA", Path(__file__).resolve().parents[2].parent / "shared" / "data"))
 NAMES = ("bytes", "gpt2", "phi-3-mini", "stories260k")

@@ -7,8 +7,8 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from edgepress.errors import InputError
-from edgepress.runtime.tokenizer import read_tokenizer
-from edgepress.runtime.tokenizer_trial import try_tokenizer
+from edgepress.text.tokenizer import read_tokenizer
+from edgepress.text.tokenizer_trial import try_tokenizer
 
 GPT2 = r"'(?:s|t)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 

@@ -3,7 +3,7 @@
 import pytest
 
 from edgepress.targets import HALF_ON_ARM
-from edgepress.targets.emulator.install import Installation
+from edgepress.targets.emulator.installation import Installation
 from edgepress.targets.emulator.machine import Call, run
 from edgepress.targets.emulator.registry import kernels
 

@@ -76,7 +76,11 @@ class Calibrator:
         for name, histogram in self._histograms.items():
             fixed = fixed_range(makers[name], bits) if name in makers else None
             low, high = histogram.low, histogram.high
-            own[name] = fixed or (find_range(histogram, activations) if name in makers else (low, high))
+            own[name] = fixed or (
+                find_range(histogram, activations.ranges, activations.percentile, bits)
+                if name in makers
+                else (low, high)
+            )
         groups: dict[str, list[str]] = defaultdict(list)
         for name in [*self._names, *self._tied_constants()]:
             groups[self._model.ties.of(name)].append(name)

@@ -33,10 +33,10 @@ from edgepress.exporter.learn.calibration.run import (
     wanted_tokens,
     written_tokens,
 )
-from edgepress.exporter.learn.calibration.store import Store
 from edgepress.exporter.model.description import Decoder, Weight
+from edgepress.exporter.model.weights import read_weight
 from edgepress.exporter.recipe.recipe import Budget, Recipe
-from edgepress.exporter.source.checkpoint import read_weight
+from edgepress.exporter.streams.store import Store
 from edgepress.exporter.streams.text import CalibrationTokens, sequences_asked
 from edgepress.exporter.streams.variants import BaseRun
 from edgepress.progress import Progress

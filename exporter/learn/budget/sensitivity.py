@@ -18,10 +18,10 @@ from torch import Tensor
 
 from edgepress.exporter.arrays.scheme import Scheme
 from edgepress.exporter.learn.budget.rounder import Rounder
-from edgepress.exporter.learn.calibration.store import Store
 from edgepress.exporter.model.description import Decoder, Weight
 from edgepress.exporter.plan.plan import fit_scheme, is_kept
 from edgepress.exporter.recipe.recipe import Budget, Override, Recipe, candidate_storage
+from edgepress.exporter.streams.store import Store
 from edgepress.exporter.streams.variants import BaseRun, Change, divergences, first_layer, passes
 
 

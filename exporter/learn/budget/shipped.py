@@ -11,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgepress.exporter.learn.calibration.engine import Calibration
-from edgepress.exporter.learn.calibration.store import Store
 from edgepress.exporter.methods.kinds import Method, Recovery, load_method, start_method
 from edgepress.exporter.model.description import Decoder
 from edgepress.exporter.plan.plan import make_plan
 from edgepress.exporter.recipe.recipe import Activations, Recipe, Storage
 from edgepress.exporter.source.checkpoint import Checkpoint
+from edgepress.exporter.streams.store import Store
 from edgepress.exporter.streams.variants import BaseRun, divergences
 
 

@@ -19,30 +19,32 @@ from torch import Tensor
 from edgepress.exporter.arrays.activations import Activations
 from edgepress.exporter.arrays.codes import Codes, report
 from edgepress.exporter.arrays.moments import Moments
+from edgepress.exporter.arrays.packing import Quantized
 from edgepress.exporter.arrays.parallel import each
 from edgepress.exporter.arrays.sealed import save_sealed
 from edgepress.exporter.learn.calibration.input_ranges import layer_ranges, model_ranges
 from edgepress.exporter.learn.calibration.rounding import pass_on, round_by_linear
-from edgepress.exporter.learn.calibration.store import Store, StoredStages, to_arrays
 from edgepress.exporter.methods.kinds import (
     LayerMethod,
     LinearMethod,
     Method,
-    Quantized,
     Recovery,
     Rounding,
     Transform,
     load_kind,
     load_method,
     method_options,
+    round_rows,
     start_method,
 )
 from edgepress.exporter.methods.tasks import LayerTask, ModelTask
 from edgepress.exporter.model import network
 from edgepress.exporter.model.description import Decoder, Layer, Weight, layer_weights
+from edgepress.exporter.model.weights import read_weight
 from edgepress.exporter.plan.plan import Plan
 from edgepress.exporter.recipe.recipe import Recipe
-from edgepress.exporter.source.checkpoint import Checkpoint, read_weight
+from edgepress.exporter.source.checkpoint import Checkpoint
+from edgepress.exporter.streams.store import Store, StoredStages, to_arrays
 from edgepress.progress import Progress, silent
 
 _RANGES = "ranges"  # the last stage, when activations have static ranges and the whole model is repaired
@@ -185,7 +187,7 @@ class Calibration:
         return LayerTask(
             index=index,
             layer=layer,
-            plan=self.plan,
+            schemes=self.plan.schemes,
             rotary=None if layer.attention.rope is None else self.rotaries[layer.attention.rope],
             weights=dict(zip([weight.name for weight in weights], each(self.read, weights, self.device), strict=True)),
             inputs=inputs,
@@ -272,12 +274,13 @@ class Calibration:
     def _model_task(self, progress: Progress) -> ModelTask:
         return ModelTask(
             decoder=self.decoder,
-            plan=self.plan,
+            schemes=self.plan.schemes,
             tokens=self.tokens,
             stages=self.store.weights(),
             teacher=self._activations("reference", len(self.decoder.layers)),
             read=self.read,
             full=self.full,
+            rounded=round_rows,
             store=self.store,
             device=self.device,
             seed=self.recipe.calibration.seed,

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from edgepress.cores import usable_cores
 from edgepress.exporter.recipe.recipe import CalibrationText
 from edgepress.exporter.streams.text import CalibrationTokens, check_length, sequences_asked
+from edgepress.finite import check_logits
 from edgepress.runtime.config import read_config
-from edgepress.runtime.finite import check_logits
 from edgepress.runtime.sampling import softmax
 from edgepress.runtime.session import DecoderSession
 

@@ -50,7 +50,8 @@ def layer_ranges(
     kind = np.uint16 if asked.type == "uint16" else np.uint8
     found: Ranges = {}
     for name, histogram in histograms.items():
-        scale, zero_point = to_scale(*find_range(histogram, asked), np.iinfo(kind).bits)
+        bits = np.iinfo(kind).bits
+        scale, zero_point = to_scale(*find_range(histogram, asked.ranges, asked.percentile, bits), bits)
         found[f"{name}/input_scale"] = np.array(scale, np.float32)
         found[f"{name}/input_zero_point"] = np.array(zero_point, kind)
     return found

@@ -19,12 +19,12 @@ from edgepress import __version__, workspace
 from edgepress.cores import usable_cores
 from edgepress.exporter.learn.calibration.engine import Calibration
 from edgepress.exporter.learn.calibration.generate import generate_calibration
-from edgepress.exporter.learn.calibration.store import Store, StoredStages
 from edgepress.exporter.methods.kinds import LayerMethod, Recovery, load_method
 from edgepress.exporter.model.description import Decoder
 from edgepress.exporter.plan.plan import Plan
 from edgepress.exporter.recipe.recipe import CalibrationText, Recipe
 from edgepress.exporter.source.checkpoint import Checkpoint
+from edgepress.exporter.streams.store import Store, StoredStages
 from edgepress.exporter.streams.text import CalibrationTokens, read_calibration, sequences_asked
 from edgepress.exporter.tokens.source_tokenizer import source_tokenizer
 from edgepress.fingerprint import Fingerprint, fingerprint

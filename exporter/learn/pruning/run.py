@@ -24,12 +24,20 @@ import torch
 from numpy.typing import NDArray
 
 from edgepress.errors import InputError
+from edgepress.exporter.arrays.scheme import Scheme
 from edgepress.exporter.arrays.sealed import DamagedError, read_sealed_json, write_sealed_json
-from edgepress.exporter.bundle.files import check_tokenizer
 from edgepress.exporter.learn.calibration.generate import generate_calibration
 from edgepress.exporter.learn.calibration.run import use_threads, versions
 from edgepress.exporter.learn.pruning.score import bits_per_byte
-from edgepress.exporter.learn.pruning.text import (
+from edgepress.exporter.methods.kinds import Pruning, Size, load_kind, method_options
+from edgepress.exporter.methods.options import Options
+from edgepress.exporter.methods.smaller.task import PruneTask
+from edgepress.exporter.model.description import Decoder
+from edgepress.exporter.model.reading import first_token, read_decoder
+from edgepress.exporter.plan.plan import make_plan
+from edgepress.exporter.recipe.recipe import Recipe
+from edgepress.exporter.source.checkpoint import Checkpoint
+from edgepress.exporter.streams.documents import (
     Documents,
     held_out,
     most_put_aside,
@@ -37,14 +45,7 @@ from edgepress.exporter.learn.pruning.text import (
     text_key,
     training_files,
 )
-from edgepress.exporter.methods.kinds import Pruning, Size, load_kind, method_options
-from edgepress.exporter.methods.options import Options
-from edgepress.exporter.methods.prune_task import PruneTask
-from edgepress.exporter.model.description import Decoder
-from edgepress.exporter.model.reading import first_token, read_decoder
-from edgepress.exporter.recipe.recipe import Recipe
-from edgepress.exporter.source.checkpoint import Checkpoint
-from edgepress.exporter.tokens.source_tokenizer import source_tokenizer
+from edgepress.exporter.tokens.source_tokenizer import check_tokenizer, source_tokenizer
 from edgepress.files import atomic_directory, sha256_file
 from edgepress.progress import Progress
 from edgepress.targets import Target
@@ -247,9 +248,15 @@ def _task(run: _Run, model: _Model, stage: Path, texts: tuple[Path, ...]) -> Pru
         out=stage,
         device=run.device,
         context_length=run.context_length,
+        schemes=lambda: _schemes(run.recipe, model),
         kept_tokens=model.kept_tokens,
         progress=run.progress,
     )
+
+
+def _schemes(recipe: Recipe, model: _Model) -> Mapping[str, Scheme | None]:
+    """How the recipe will store each weight of a model on the way."""
+    return make_plan(model.decoder, recipe, lambda name: model.checkpoint.tensors[name].itemsize).schemes
 
 
 def _do(run: _Run, step: _Step, task: PruneTask, held: Sequence[str], key: str) -> None:

@@ -24,9 +24,9 @@ from edgepress.exporter.source.checkpoint import Checkpoint
 from edgepress.exporter.streams.head import pieces
 from edgepress.exporter.streams.streams import embedded, pass_layers
 from edgepress.exporter.tokens.source_tokenizer import source_tokenizer
+from edgepress.finite import check_figure
 from edgepress.progress import Progress
-from edgepress.runtime.evaluate import Window, windows
-from edgepress.runtime.finite import check_figure
+from edgepress.text.windows import Window, windows
 
 CONTEXT = 256  # tokens of a window, at most
 DIGITS = 4  # of bits per byte: below them are the thread count and the processor

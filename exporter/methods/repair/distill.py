@@ -30,10 +30,9 @@ from torch.nn import functional
 from edgepress.exporter.arrays.codes import Codes
 from edgepress.exporter.methods.kinds import Recovery, unchanged
 from edgepress.exporter.methods.options import Option, Options, whole_number
-from edgepress.exporter.methods.tasks import ModelTask
+from edgepress.exporter.methods.tasks import ModelTask, Schemes
 from edgepress.exporter.model import network
 from edgepress.exporter.model.description import Decoder, Weight
-from edgepress.exporter.plan.plan import Plan
 from edgepress.exporter.streams.learned import LearnedCodes, split
 from edgepress.exporter.streams.training import (
     LOGITS,
@@ -201,11 +200,11 @@ def declines(decoder: Decoder, options: Options) -> str:
     )
 
 
-def check(decoder: Decoder, plan: Plan, options: Options) -> None:
+def check(decoder: Decoder, schemes: Schemes, options: Options) -> None:
     """See :class:`~edgepress.exporter.methods.kinds.Recovery`: refuses what will not fit into memory."""
     numbers, rounding = 0, options["train"] == "rounding"
     for weight in decoder.weights():
-        scheme = plan.of(weight).scheme
+        scheme = schemes[weight.name]
         if scheme is not None:
             rows, columns = weight.shape
             numbers += rows * (scheme.blocks(columns) + (columns if rounding else 0))

@@ -49,9 +49,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgepress.exporter.arrays import kernels
-from edgepress.exporter.arrays.packing import pack, pack_zero_points
+from edgepress.exporter.arrays.packing import Quantized, pack, pack_zero_points
 from edgepress.exporter.arrays.scheme import Scheme
-from edgepress.exporter.methods.kinds import Method, Quantized
+from edgepress.exporter.methods.kinds import Method
 
 Floats = NDArray[np.float32]
 

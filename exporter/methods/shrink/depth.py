@@ -20,13 +20,13 @@ from edgepress.errors import InputError
 from edgepress.exporter.arrays.activations import Activations
 from edgepress.exporter.methods.kinds import Pruning
 from edgepress.exporter.methods.options import Option, Options, unset, whole_number
-from edgepress.exporter.methods.prune_task import PruneTask
 from edgepress.exporter.methods.smaller.config import (
     check_same_layer,
     described,
     with_layers,
 )
 from edgepress.exporter.methods.smaller.picks import Pick, picked_tensors, whole
+from edgepress.exporter.methods.smaller.task import PruneTask
 from edgepress.exporter.model.description import Layer, layer_weights
 from edgepress.exporter.streams.head import divergences
 from edgepress.exporter.streams.streams import embedded, held, pass_layer, pass_layers, reader

@@ -1,7 +1,8 @@
 """Attention heads removed: whole groups of query heads with their key and value, or query heads evenly in each group.
 
 All layers keep equally many, because the key-value cache has one shape; which ones, each layer chooses. How important a
-head is: the sum of the scores of its inputs to the output projection (:mod:`edgepress.exporter.streams.importance`).
+head is: the sum of the scores of its inputs to the output projection
+(:mod:`edgepress.exporter.methods.smaller.importance`).
 
 Where queries and keys are normalized over all heads together (OLMo 2), fewer heads have another mean square. The gains
 of what stays are scaled by RMS(heads that stay) / RMS(all), measured on the text, so that their size stays what it was.
@@ -20,12 +21,12 @@ from torch import Tensor
 from edgepress.errors import InputError
 from edgepress.exporter.methods.kinds import Pruning
 from edgepress.exporter.methods.options import Option, Options, unset, whole_number
-from edgepress.exporter.methods.prune_task import PruneTask
 from edgepress.exporter.methods.smaller.config import described, with_heads
+from edgepress.exporter.methods.smaller.importance import Scores, attention_output, check_way, input_scores
 from edgepress.exporter.methods.smaller.picks import Pick, picked_tensors, whole
+from edgepress.exporter.methods.smaller.task import PruneTask
 from edgepress.exporter.model import network
 from edgepress.exporter.model.description import Attention, Linear
-from edgepress.exporter.streams.importance import Scores, attention_output, check_way, input_scores
 from edgepress.exporter.streams.streams import embedded, held, pass_layers
 
 Indices = NDArray[np.int64]

@@ -3,7 +3,7 @@
 How important channel j is, by activations: Σᵣ |W[r, j]| · RMS(xⱼ) over each projection that reads the stream (Wanda's
 score of weights, Sun et al. 2024, equation 1), as a share of that projection's sum, added up over all of them, the head
 too. By loss: the first-order change of the next-token loss when the channel is held at zero
-(:mod:`edgepress.exporter.streams.importance`).
+(:mod:`edgepress.exporter.methods.smaller.importance`).
 
 What is left computes what the original computes with those channels held at zero: an RMS norm then divides by the root
 of S / H, S being the sum of squares of what stays and H the old size; S / H' with gains of √(H / H') and ε · H / H' is
@@ -21,12 +21,12 @@ from torch import Tensor
 from edgepress.errors import InputError
 from edgepress.exporter.methods.kinds import Pruning
 from edgepress.exporter.methods.options import Option, Options, unset, whole_number
-from edgepress.exporter.methods.prune_task import PruneTask
 from edgepress.exporter.methods.smaller.config import described, with_hidden
+from edgepress.exporter.methods.smaller.importance import Scores, check_way, stream_loss_scores
 from edgepress.exporter.methods.smaller.picks import Pick, picked_tensors, whole
+from edgepress.exporter.methods.smaller.task import PruneTask
 from edgepress.exporter.model import network
 from edgepress.exporter.model.description import Decoder, Layer, Linear, Norm
-from edgepress.exporter.streams.importance import Scores, check_way, stream_loss_scores
 from edgepress.exporter.streams.streams import embedded, pass_layers
 
 Indices = NDArray[np.int64]

@@ -1,7 +1,8 @@
 """MLP channels removed: a row of ``up`` (and ``gate``) and the column of ``down`` that reads it, least important first.
 
-How important one is, :mod:`edgepress.exporter.streams.importance` says: by activations and weights, or by the loss. The
-channels that stay are chosen over the whole model in groups of ``multiple``, each layer keeping at least one group.
+How important one is, :mod:`edgepress.exporter.methods.smaller.importance` says: by activations and weights, or by the
+loss. The channels that stay are chosen over the whole model in groups of ``multiple``, each layer keeping at least one
+group.
 """
 
 from __future__ import annotations
@@ -14,15 +15,15 @@ from numpy.typing import NDArray
 from edgepress.errors import InputError
 from edgepress.exporter.methods.kinds import Pruning
 from edgepress.exporter.methods.options import Option, Options, unset, whole_number
-from edgepress.exporter.methods.prune_task import PruneTask
 from edgepress.exporter.methods.smaller.config import (
     described,
     refuse_different,
     with_widths,
 )
+from edgepress.exporter.methods.smaller.importance import Scores, check_way, input_scores, mlp_down
 from edgepress.exporter.methods.smaller.picks import Pick, picked_tensors, whole
+from edgepress.exporter.methods.smaller.task import PruneTask
 from edgepress.exporter.model.description import Decoder
-from edgepress.exporter.streams.importance import Scores, check_way, input_scores, mlp_down
 
 Indices = NDArray[np.int64]
 

@@ -39,11 +39,11 @@ from edgepress.exporter.arrays.scheme import Scheme
 from edgepress.exporter.arrays.sealed import DamagedError, check_hashes, hashes, read_sealed_json, write_sealed_json
 from edgepress.exporter.methods.kinds import Method, Pruning, Size, load_method
 from edgepress.exporter.methods.options import MANY, Option, Options, whole_number
-from edgepress.exporter.methods.prune_task import PruneTask
 from edgepress.exporter.methods.smaller.checkpoint import NewTensor, copied
+from edgepress.exporter.methods.smaller.task import PruneTask
 from edgepress.exporter.model import network
-from edgepress.exporter.model.description import Decoder, Part, Weight, layer_weights
-from edgepress.exporter.plan.plan import make_plan
+from edgepress.exporter.model.description import Decoder, Weight, layer_weights
+from edgepress.exporter.source.part import Part
 from edgepress.exporter.streams.learned import split
 from edgepress.exporter.streams.streams import embedded, held, pass_layer, reader
 from edgepress.exporter.streams.training import (
@@ -218,8 +218,7 @@ def _size(value: Tensor) -> float:
 
 def schemes(task: PruneTask) -> dict[str, Scheme]:
     """How the recipe will store each weight that it does not keep in float."""
-    plan = make_plan(task.decoder, task.recipe, lambda name: task.checkpoint.tensors[name].itemsize)
-    return {planned.weight.name: planned.scheme for planned in plan.tensors if planned.scheme is not None}
+    return {name: scheme for name, scheme in task.schemes().items() if scheme is not None}
 
 
 def _output_loss(

@@ -17,12 +17,11 @@ from pathlib import Path
 import numpy as np
 
 from edgepress.errors import InputError
-from edgepress.exporter.bundle.files import read_json
 from edgepress.exporter.methods.kinds import Pruning, Size
 from edgepress.exporter.methods.options import Option, Options, whole_number
-from edgepress.exporter.methods.prune_task import PruneTask
 from edgepress.exporter.methods.smaller.config import described
 from edgepress.exporter.methods.smaller.picks import Pick, picked_tensors, whole
+from edgepress.exporter.methods.smaller.task import PruneTask
 from edgepress.exporter.source.checkpoint import Checkpoint
 from edgepress.exporter.tokens.corpus import Choice, Usage, choose_tokens, count_usage, script_costs, script_warnings
 from edgepress.exporter.tokens.source_tokenizer import source_tokenizer, tokenizer_files, whole_tokenizer
@@ -99,7 +98,7 @@ def keep_tokens(task: PruneTask, pruned: PrunedTokenizer) -> None:
 def _named(checkpoint: Checkpoint, vocabulary: Vocabulary) -> Iterator[int]:
     """Tokens that the config and the settings of tokenizer and generation name by id."""
     contents = {"config.json": checkpoint.config} | {
-        name: read_json(checkpoint.file(name)) for name in ("generation_config.json", "tokenizer_config.json")
+        name: checkpoint.json(name) for name in ("generation_config.json", "tokenizer_config.json")
     }
     for name, content in contents.items():
         for token in sorted(named_tokens(content, name)):

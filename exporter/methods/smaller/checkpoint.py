@@ -16,13 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgepress.errors import InputError
-from edgepress.exporter.bundle.files import write_json
 from edgepress.exporter.model.description import Decoder
 from edgepress.exporter.model.reading import read_decoder
 from edgepress.exporter.source.checkpoint import READABLE, SINGLE, Checkpoint
 from edgepress.exporter.source.layout import TOKENIZER_FILES
 from edgepress.exporter.source.stored import StoredTensor, to_float32
 from edgepress.exporter.tokens.source_tokenizer import tokenizer_files
+from edgepress.files import write_json
 
 _PIECE = 4 << 20  # bytes of a tensor that are made at a time
 _NEAR = 4  # rows closer together than this are read in one go

@@ -13,11 +13,11 @@ from edgepress.exporter.model.description import (
     Layer,
     Linear,
     Norm,
-    Part,
     Rope,
     Weight,
 )
 from edgepress.exporter.source.config import Config
+from edgepress.exporter.source.part import Part
 
 # transformers' names (activations.py) of what we implement. gelu_new, gelu_fast and gelu_accurate write the same tanh
 # formula in different orders.

@@ -57,7 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Print the text as it comes on stdout, then what it cost on stderr."""
     from edgepress.commands.prepare import prepare_first
     from edgepress.runtime import load
-    from edgepress.texts import read_standard_input
+    from edgepress.text.documents import read_standard_input
 
     prepare_first(arguments.bundle, not arguments.no_prepare and arguments.on in (None, "cpu"))
     model = load(

@@ -16,10 +16,10 @@ from sessions import genai_tokens, graph_logits, greedy_tokens
 from edgepress.errors import InputError
 from edgepress.exporter import decide, export
 from edgepress.exporter.arrays import integer
+from edgepress.exporter.arrays.packing import Quantized
 from edgepress.exporter.bundle import stream
 from edgepress.exporter.bundle.files import DATA_FILE
 from edgepress.exporter.bundle.readback import StoredWeights
-from edgepress.exporter.methods.kinds import Quantized
 from edgepress.exporter.model.description import Linear
 from edgepress.exporter.model.reference import Reference
 from edgepress.exporter.recipe.recipe import PRESETS, read_recipe

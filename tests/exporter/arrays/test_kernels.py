@@ -15,9 +15,9 @@ from hypothesis.extra import numpy as arrays
 
 from edgepress.exporter import export
 from edgepress.exporter.arrays import kernels
+from edgepress.exporter.arrays.packing import Quantized
 from edgepress.exporter.arrays.scheme import BITS, Scheme
 from edgepress.exporter.bundle import stream
-from edgepress.exporter.methods.kinds import Quantized
 from edgepress.exporter.methods.round import rtn
 
 pytest.importorskip("numba", reason="numba is not installed: numpy does its work")

@@ -17,7 +17,6 @@ from edgepress.exporter.arrays.ranges import (
     percentile,
     to_scale,
 )
-from edgepress.exporter.recipe.recipe import Activations
 
 
 def seen(values: np.ndarray, pieces: int = 3) -> Histogram:
@@ -115,10 +114,10 @@ def test_least_divergence_is_that_of_the_pseudo_code(counts: list[int], levels: 
 def test_entropy_clips_a_lone_outlier_and_minmax_does_not() -> None:
     values = np.append(np.random.default_rng(0).normal(size=50_000), 100.0)
     histogram = seen(values)
-    assert find_range(histogram, Activations("uint8", "minmax"))[1] == 100
-    assert find_range(histogram, Activations("uint8", "entropy"))[1] < 20
-    assert find_range(histogram, Activations("uint8", "percentile", 99.9))[1] < 5
-    assert find_range(histogram, Activations("uint16", "mse"))[1] > 90  # 65535 steps have room for it
+    assert find_range(histogram, "minmax", 100, 8)[1] == 100
+    assert find_range(histogram, "entropy", 100, 8)[1] < 20
+    assert find_range(histogram, "percentile", 99.9, 8)[1] < 5
+    assert find_range(histogram, "mse", 100, 16)[1] > 90  # 65535 steps have room for it
 
 
 @given(st.floats(-1e6, 0), st.floats(0, 1e6), st.sampled_from([8, 16]))
@@ -132,6 +131,6 @@ def test_zero_is_exact_and_the_range_is_covered(low: float, high: float, bits: i
 
 
 def test_zeros_have_a_range_and_infinite_values_are_refused() -> None:
-    assert to_scale(*find_range(seen(np.zeros(9)), Activations("uint8", "mse")), 8) == (1, 0)
+    assert to_scale(*find_range(seen(np.zeros(9)), "mse", 100, 8), 8) == (1, 0)
     with pytest.raises(InputError, match="NaN or infinite"):
         Histogram().add(np.array([1, np.nan], np.float32))

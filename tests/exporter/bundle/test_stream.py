@@ -18,9 +18,10 @@ from edgepress.exporter.arrays.scheme import Scheme
 from edgepress.exporter.bundle import stream
 from edgepress.exporter.bundle.stream import write_weights
 from edgepress.exporter.methods.kinds import load_method
-from edgepress.exporter.model.description import Part, Weight
+from edgepress.exporter.model.description import Weight
 from edgepress.exporter.plan.plan import Plan, PlannedTensor, Region
 from edgepress.exporter.source.checkpoint import Checkpoint
+from edgepress.exporter.source.part import Part
 
 INT4, INT8 = Scheme("rtn", 4, 32), Scheme("rtn", 8, 16)
 

@@ -12,14 +12,13 @@ from calibrations import calibration, prepare
 from edgepress.errors import InputError
 from edgepress.exporter.arrays.activations import Activations
 from edgepress.exporter.arrays.codes import Codes
+from edgepress.exporter.arrays.packing import Quantized
 from edgepress.exporter.arrays.scheme import Scheme
 from edgepress.exporter.decide.prepare import Prepared
-from edgepress.exporter.methods.kinds import Quantized
 from edgepress.exporter.methods.round import autoround
 from edgepress.exporter.methods.tasks import LayerTask
 from edgepress.exporter.model import network
 from edgepress.exporter.model.description import MLP, Attention, Layer, Linear, Weight, layer_linears
-from edgepress.exporter.plan.plan import Plan, PlannedTensor
 from edgepress.exporter.streams.learned import split
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -151,9 +150,7 @@ def test_it_comes_nearer_to_the_best_of_all_roundings(tmp_path: Path) -> None:
     """Six rows of six 2-bit codes each, that are independent of each other: all 6 · 4⁶ roundings are tried."""
     layer, weights = bent_layer()
     scheme = Scheme("autoround", 2, 16)
-    planned = tuple(
-        PlannedTensor(each.weight, scheme if each is layer.mlp.down else None, "", 0) for each in layer_linears(layer)
-    )
+    schemes = {each.weight.name: scheme if each is layer.mlp.down else None for each in layer_linears(layer)}
     full = weights["down"]
     scales = full.abs().amax(1, keepdim=True) / 1.5
     codes = (full / scales + 2).round().clamp(0, 3).to(torch.uint8)
@@ -167,7 +164,7 @@ def test_it_comes_nearer_to_the_best_of_all_roundings(tmp_path: Path) -> None:
     task = LayerTask(
         index=0,
         layer=layer,
-        plan=Plan(planned, (), 0, 8, 4, ()),
+        schemes=schemes,
         rotary=None,
         weights=weights,
         inputs=inputs,

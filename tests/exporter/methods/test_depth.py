@@ -10,9 +10,9 @@ from scipy.special import log_softmax
 from tiny_models import VARIANTS
 
 from edgepress.errors import InputError
-from edgepress.exporter.methods.prune_task import PruneTask
 from edgepress.exporter.methods.shrink import depth
 from edgepress.exporter.methods.shrink.depth import METHOD, keep_layers, layers_left
+from edgepress.exporter.methods.smaller.task import PruneTask
 from edgepress.exporter.model import network
 from edgepress.exporter.model.reference import Reference
 from edgepress.exporter.streams.streams import embedded, pass_layers

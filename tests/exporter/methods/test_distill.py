@@ -13,6 +13,7 @@ from edgepress.errors import InputError
 from edgepress.exporter.arrays.codes import Codes
 from edgepress.exporter.decide.prepare import Prepared
 from edgepress.exporter.learn.calibration.engine import Calibration
+from edgepress.exporter.methods.kinds import round_rows
 from edgepress.exporter.methods.repair import distill
 from edgepress.exporter.methods.tasks import ModelTask
 from edgepress.exporter.model import network
@@ -51,12 +52,13 @@ def task_of(run: Calibration, without: str | None = None) -> ModelTask:
         (run.store.directory / f"{without}.safetensors").unlink(missing_ok=True)
     return ModelTask(
         decoder=run.decoder,
-        plan=run.plan,
+        schemes=run.plan.schemes,
         tokens=run.tokens,
         stages=run.store.weights(),
         teacher=run._activations("reference", len(run.decoder.layers)),
         read=run.read,
         full=run.full,
+        rounded=round_rows,
         store=run.store,
         device=run.device,
         seed=0,

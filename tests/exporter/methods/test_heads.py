@@ -12,8 +12,8 @@ from prune_tasks import TOKENS, described_logits, prune_task, tiny
 from tiny_models import VARIANTS
 
 from edgepress.errors import InputError
-from edgepress.exporter.methods.prune_task import PruneTask
 from edgepress.exporter.methods.shrink.heads import METHOD, Kept, choose, heads_left, keep_heads, size_ratios
+from edgepress.exporter.methods.smaller.task import PruneTask
 from edgepress.exporter.model import network
 from edgepress.exporter.model.description import Attention, Linear, Weight
 from edgepress.exporter.model.reference import Reference

@@ -10,13 +10,13 @@ from prune_tasks import TOKENS, described_logits, prune_task, tiny
 from tiny_models import VARIANTS
 
 from edgepress.errors import InputError
-from edgepress.exporter.methods.prune_task import PruneTask
 from edgepress.exporter.methods.shrink.hidden import METHOD, channel_scores, keep_channels, size_left
+from edgepress.exporter.methods.smaller.importance import stream_loss_scores
+from edgepress.exporter.methods.smaller.task import PruneTask
 from edgepress.exporter.model import network
 from edgepress.exporter.model.description import MLP, Attention, Layer, Linear, Weight
 from edgepress.exporter.model.reference import Reference
-from edgepress.exporter.source.checkpoint import read_weight
-from edgepress.exporter.streams.importance import stream_loss_scores
+from edgepress.exporter.model.weights import read_weight
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -11,14 +11,15 @@ from prune_tasks import TOKENS, described_logits, prune_task, tiny
 from tiny_models import VARIANTS
 
 from edgepress.errors import InputError
-from edgepress.exporter.methods.prune_task import PruneTask
 from edgepress.exporter.methods.shrink import mlp_width
 from edgepress.exporter.methods.shrink.mlp_width import METHOD, choose
+from edgepress.exporter.methods.smaller import importance
+from edgepress.exporter.methods.smaller.task import PruneTask
 from edgepress.exporter.model import network
 from edgepress.exporter.model.description import Weight
 from edgepress.exporter.model.reference import Reference
-from edgepress.exporter.source.checkpoint import Checkpoint, read_weight
-from edgepress.exporter.streams import importance
+from edgepress.exporter.model.weights import read_weight
+from edgepress.exporter.source.checkpoint import Checkpoint
 from edgepress.targets import Target, find_target
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -15,11 +15,12 @@ from edgepress.exporter import export
 from edgepress.exporter.bundle.readback import StoredWeights
 from edgepress.exporter.decide.prepare import decide
 from edgepress.exporter.methods.options import Options, read_options
-from edgepress.exporter.methods.prune_task import PruneTask
 from edgepress.exporter.methods.shrink import retrain
+from edgepress.exporter.methods.smaller.task import PruneTask
 from edgepress.exporter.model import network
 from edgepress.exporter.model.reading import read_decoder
-from edgepress.exporter.source.checkpoint import Checkpoint, read_weight
+from edgepress.exporter.model.weights import read_weight
+from edgepress.exporter.source.checkpoint import Checkpoint
 from edgepress.exporter.streams.learned import split
 from edgepress.exporter.streams.training import Training
 

@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgepress.errors import InputError
-from edgepress.exporter.arrays.packing import dequantize, unpack
+from edgepress.exporter.arrays.packing import Quantized, dequantize, unpack
 from edgepress.exporter.arrays.scheme import BITS, Scheme
-from edgepress.exporter.methods.kinds import Quantized, load_method, method_names
+from edgepress.exporter.methods.kinds import load_method, method_names
 from edgepress.exporter.methods.round import rtn
 
 QUANTIZE = load_method("rtn").quantize

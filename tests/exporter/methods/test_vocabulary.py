@@ -20,15 +20,15 @@ from edgepress.cli import main
 from edgepress.errors import InputError
 from edgepress.exporter import export
 from edgepress.exporter.demo import DEMO_DIRECTORY
-from edgepress.exporter.methods.prune_task import PruneTask
 from edgepress.exporter.methods.shrink import vocabulary
 from edgepress.exporter.methods.smaller.checkpoint import NewTensor, write_safetensors
+from edgepress.exporter.methods.smaller.task import PruneTask
 from edgepress.exporter.model.architectures import describe
 from edgepress.exporter.recipe.recipe import OptionValue
 from edgepress.exporter.source.checkpoint import Checkpoint
 from edgepress.exporter.tokens import corpus
 from edgepress.exporter.tokens.tokenizer import PrunedTokenizer
-from edgepress.runtime.tokenizer import read_tokenizer
+from edgepress.text.tokenizer import read_tokenizer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 METHOD = pruning("vocabulary")

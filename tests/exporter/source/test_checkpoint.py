@@ -16,8 +16,11 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from edgepress.errors import InputError
-from edgepress.exporter.model.description import Part, Weight
-from edgepress.exporter.source.checkpoint import INDEX, Checkpoint, check_tensors, resolve_model, same_tensor
+from edgepress.exporter.model.description import Weight
+from edgepress.exporter.model.reading import resolve_model
+from edgepress.exporter.model.weights import check_tensors
+from edgepress.exporter.source.checkpoint import INDEX, Checkpoint, same_tensor
+from edgepress.exporter.source.part import Part
 from edgepress.exporter.source.stored import read_header
 
 TENSORS = {

@@ -15,7 +15,8 @@ from tiny_models import save
 from edgepress.cli import main
 from edgepress.errors import InputError
 from edgepress.exporter import decide, export
-from edgepress.exporter.source.checkpoint import Checkpoint, resolve_model
+from edgepress.exporter.model.reading import resolve_model
+from edgepress.exporter.source.checkpoint import Checkpoint
 from edgepress.manifest import read_manifest
 
 MODEL = "org/tiny"

@@ -9,12 +9,13 @@ import torch
 from prune_tasks import prune_task, pruning, tiny
 from torch.nn import functional
 
-from edgepress.exporter.methods import prune_task as task
-from edgepress.exporter.methods.prune_task import PruneTask
+from edgepress.exporter.methods.smaller import gradients, task
+from edgepress.exporter.methods.smaller.task import PruneTask
 from edgepress.exporter.model import network
 from edgepress.exporter.model.description import Linear, Weight, layer_weights
-from edgepress.exporter.source.checkpoint import Checkpoint, read_weight
-from edgepress.exporter.streams import gradients, head, streams
+from edgepress.exporter.model.weights import read_weight
+from edgepress.exporter.source.checkpoint import Checkpoint
+from edgepress.exporter.streams import head, streams
 
 # a head of its own and one that is tied; a cap on logits, a multiplier, layer norms with bias, windows
 NAMES = ["llama", "gemma3_text-version4", "granite", "gpt2", "phi3"]

@@ -23,7 +23,7 @@ from edgepress.exporter.streams.text import (
     pack,
     read_calibration,
 )
-from edgepress.runtime.tokenizer import Tokenizer, read_tokenizer
+from edgepress.text.tokenizer import Tokenizer, read_tokenizer
 
 BOS = 1
 DATA = Path(os.environ.get("EDGEPRESS_DATA", Path(__file__).resolve().parents[3].parent / "shared" / "data"))

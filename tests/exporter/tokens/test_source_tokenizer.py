@@ -18,7 +18,7 @@ from edgepress.exporter.tokens.source_tokenizer import (
     tokenizer_files,
     whole_tokenizer,
 )
-from edgepress.runtime.tokenizer import read_tokenizer
+from edgepress.text.tokenizer import read_tokenizer
 from tests.tiny_models import save
 from tests.tokenizers_of_all_kinds import KINDS, content_of
 

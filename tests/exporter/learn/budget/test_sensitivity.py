@@ -24,12 +24,12 @@ from edgepress.exporter.learn.budget.sensitivity import (
     total_passes,
 )
 from edgepress.exporter.learn.budget.shipped import measure_shipped
-from edgepress.exporter.learn.calibration.store import Store
 from edgepress.exporter.methods.round import gptq, rtn
 from edgepress.exporter.model.description import Decoder, Weight
 from edgepress.exporter.model.reading import read_decoder
 from edgepress.exporter.recipe.recipe import Budget, Override, Recipe, Storage
 from edgepress.exporter.source.checkpoint import Checkpoint
+from edgepress.exporter.streams.store import Store
 from edgepress.exporter.streams.variants import BaseRun, kl_sum
 
 TOKENS = np.random.default_rng(0).integers(3, VOCABULARY, (3, 24)).astype(np.int64)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from edgepress import workspace
 from edgepress.exporter.decide.prepare import Prepared
 from edgepress.exporter.learn.calibration.engine import Calibration
-from edgepress.exporter.learn.calibration.store import Store
+from edgepress.exporter.streams.store import Store
 from edgepress.exporter.streams.training import Training
 
 RECIPE = """

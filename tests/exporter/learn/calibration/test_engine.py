@@ -13,12 +13,12 @@ from safetensors.numpy import load_file, save_file
 
 from edgepress.errors import InputError
 from edgepress.exporter.arrays.codes import Codes
+from edgepress.exporter.arrays.packing import Quantized
 from edgepress.exporter.decide.prepare import decide
 from edgepress.exporter.learn.calibration import rounding
-from edgepress.exporter.learn.calibration.store import Store
-from edgepress.exporter.methods.kinds import Quantized
 from edgepress.exporter.model import network
 from edgepress.exporter.model.description import Linear, Weight, layer_linears
+from edgepress.exporter.streams.store import Store
 from edgepress.progress import Advance, Progress
 
 GPTQ = '[weights]\nmethod = "gptq"\nbits = 4\nblock_size = 32\n[embedding]\nmethod = "rtn"\n'

@@ -12,7 +12,8 @@ from oracles_decoder import forward
 from edgepress.exporter.learn.calibration.overflow import LARGEST, MARGIN, layers_in_float32
 from edgepress.exporter.model.description import Decoder, Linear, Weight
 from edgepress.exporter.model.reading import read_decoder
-from edgepress.exporter.source.checkpoint import Checkpoint, read_weight
+from edgepress.exporter.model.weights import read_weight
+from edgepress.exporter.source.checkpoint import Checkpoint
 
 Change = dict[str, float]  # factors by the weight's name
 TOKENS = np.random.default_rng(5).integers(3, tiny_models.VOCABULARY, (3, 24))

@@ -24,7 +24,8 @@ from edgepress.exporter.model.network import logits
 from edgepress.exporter.recipe.recipe import CalibrationText
 from edgepress.manifest import find_problems
 from edgepress.runtime.config import read_config
-from edgepress.runtime.evaluate import Scorer, Window
+from edgepress.runtime.evaluate import Scorer
+from edgepress.text.windows import Window
 
 RECIPE = """
 [weights]

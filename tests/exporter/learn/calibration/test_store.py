@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hypothesis_numpy
 
 from edgepress import workspace
-from edgepress.exporter.learn.calibration.store import Store, to_arrays
-from edgepress.exporter.methods.kinds import Quantized
+from edgepress.exporter.arrays.packing import Quantized
+from edgepress.exporter.streams.store import Store, to_arrays
 
 KEY = {"source": "abc", "threads": 1}
 ARRAYS = {"a/data": np.arange(6, dtype=np.float32).reshape(2, 3), "b/values": np.arange(8, dtype=np.uint8)}

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgepress.errors import InputError
-from edgepress.exporter.learn.pruning.text import (
+from edgepress.exporter.streams.documents import (
     LEAST,
     MOST,
     Documents,

@@ -18,9 +18,9 @@ from edgepress.errors import InputError
 from edgepress.exporter import decide, export
 from edgepress.exporter.bundle.report import format_inspection, format_plan, inspect, plan_to_json
 from edgepress.exporter.learn.pruning import run as module
-from edgepress.exporter.learn.pruning import text as texts
 from edgepress.exporter.recipe.recipe import OptionValue, read_recipe
 from edgepress.exporter.source.checkpoint import Checkpoint
+from edgepress.exporter.streams import documents as texts
 from edgepress.manifest import find_problems, read_manifest
 from edgepress.progress import silent
 from edgepress.runtime.evaluate import evaluate

@@ -11,11 +11,12 @@ from tiny_models import TEXT
 
 from edgepress.errors import InputError
 from edgepress.exporter.learn.pruning import score
-from edgepress.exporter.methods.prune_task import PruneTask
+from edgepress.exporter.methods.smaller.task import PruneTask
 from edgepress.exporter.streams import head
 from edgepress.progress import silent
-from edgepress.runtime.evaluate import log_softmax, windows
-from edgepress.runtime.tokenizer import read_tokenizer
+from edgepress.runtime.evaluate import log_softmax
+from edgepress.text.tokenizer import read_tokenizer
+from edgepress.text.windows import windows
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -10,9 +10,9 @@ import msgspec
 from tokenizers import Tokenizer as _Library
 
 from edgepress.errors import InputError
-from edgepress.runtime.tokenizer_limits import LARGEST, check_growth
 from edgepress.schema import read_as, read_bytes
-from edgepress.texts import check_unicode
+from edgepress.text.documents import check_unicode
+from edgepress.text.tokenizer_limits import LARGEST, check_growth
 
 _log = logging.getLogger("edgepress.tokenizer")
 _AGAIN = "export the bundle again"

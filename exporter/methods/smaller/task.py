@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from edgepress.errors import InputError
-from edgepress.exporter.bundle.files import read_generation
-from edgepress.exporter.bundle.genai_config import bos_token
-from edgepress.exporter.learn.pruning.text import Documents
 from edgepress.exporter.methods.smaller.checkpoint import NewTensor, write_checkpoint
+from edgepress.exporter.methods.tasks import Schemes
 from edgepress.exporter.model.description import Decoder, Weight
+from edgepress.exporter.model.reading import first_token
+from edgepress.exporter.model.weights import read_weight
 from edgepress.exporter.recipe.recipe import Recipe
-from edgepress.exporter.source.checkpoint import Checkpoint, read_weight
+from edgepress.exporter.source.checkpoint import Checkpoint
+from edgepress.exporter.streams.documents import Documents
 from edgepress.exporter.streams.text import read_calibration
 from edgepress.exporter.tokens.source_tokenizer import source_tokenizer
 from edgepress.progress import Progress, silent
@@ -34,6 +35,7 @@ class PruneTask:
       that removes tokens sets it
     - ``texts``: the documents of the text, without what is put aside to score
     - ``folder``: exists while the step is not done, over kills too, for what a long step has done so far
+    - ``schemes()``: how the recipe will store each weight of the model so far
     - ``report``: what the step says of itself in the manifest; JSON values
     - ``out``: where :meth:`write` puts the checkpoint
     """
@@ -49,6 +51,7 @@ class PruneTask:
     out: Path
     device: torch.device
     context_length: int
+    schemes: Callable[[], Schemes]
     kept_tokens: NDArray[np.int64] | None = None
     progress: Progress = silent
     report: dict[str, object] = field(default_factory=dict)
@@ -62,7 +65,7 @@ class PruneTask:
     @property
     def bos(self) -> int | None:
         """The token that begins every text under the current tokenizer, None when the model has none."""
-        return bos_token(self.decoder, self.checkpoint.config, read_generation(self.checkpoint))
+        return first_token(self.checkpoint, self.decoder)
 
     @property
     def block(self) -> int:

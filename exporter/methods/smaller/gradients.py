@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from edgepress.exporter.arrays.activations import Activations
-from edgepress.exporter.methods.prune_task import PruneTask
+from edgepress.exporter.methods.smaller.task import PruneTask
 from edgepress.exporter.model import network
 from edgepress.exporter.model.description import Linear, layer_weights
 from edgepress.exporter.streams.head import loss_gradient

@@ -19,8 +19,8 @@ from safetensors import safe_open
 
 from edgepress import workspace
 from edgepress.errors import InputError
+from edgepress.exporter.arrays.packing import Quantized
 from edgepress.exporter.arrays.sealed import DamagedError, check_hashes, check_sealed, hashes, load_sealed, save_sealed
-from edgepress.exporter.methods.kinds import Quantized
 
 _KEY_FILE = "key.json"
 _SUFFIX = ".safetensors"

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from edgepress.errors import InputError
 from edgepress.files import sha256_file
-from edgepress.texts import Skipped, decode, is_lines, is_list, line_text, read_json_lines, read_json_list
+from edgepress.text.documents import Skipped, decode, is_lines, is_list, line_text, read_json_lines, read_json_list
 
 SHARE = 20  # one part in so many is put aside
 LEAST, MOST = 2 << 10, 64 << 10  # bytes that are put aside

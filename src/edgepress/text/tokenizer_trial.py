@@ -11,9 +11,9 @@ import time
 from pathlib import Path
 
 from edgepress.errors import InputError
-from edgepress.runtime.tokenizer import is_panic, read_tokenizer
-from edgepress.runtime.tokenizer_limits import LARGEST, TAKE_ANOTHER
 from edgepress.schema import read_bytes
+from edgepress.text.tokenizer import is_panic, read_tokenizer
+from edgepress.text.tokenizer_limits import LARGEST, TAKE_ANOTHER
 
 _ESCAPED_LETTER = re.compile(rb"\\u00[4-7]")  # "Regex" may be written with escapes
 _READ_SECONDS, _TEXT_SECONDS = 60, 5  # of a processor: to read a tokenizer, and then for all of TEXTS

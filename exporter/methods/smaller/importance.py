@@ -19,10 +19,10 @@ from torch import Tensor
 
 from edgepress.errors import InputError
 from edgepress.exporter.arrays.activations import Activations
-from edgepress.exporter.methods.prune_task import PruneTask
+from edgepress.exporter.methods.smaller.gradients import inputs_of, writes_of
+from edgepress.exporter.methods.smaller.task import PruneTask
 from edgepress.exporter.model import network
 from edgepress.exporter.model.description import Layer, Linear, Norm
-from edgepress.exporter.streams.gradients import inputs_of, writes_of
 from edgepress.exporter.streams.streams import embedded, held, pass_layers
 
 Scores = NDArray[np.float64]

@@ -1,0 +1,17 @@
+"""Where rows of a weight lie in a checkpoint."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Part:
+    """Rows of one checkpoint tensor that become consecutive rows of a weight.
+
+    ``start`` and ``stop`` count rows of the tensor as used (after ``transposed``); ``transposed`` says that the
+    checkpoint stores ``(in_features, out_features)``, as GPT-2's Conv1D does.
+    """
+
+    tensor: str
+    start: int
+    stop: int
+    transposed: bool = False

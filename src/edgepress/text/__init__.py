@@ -1,0 +1,1 @@
+"""Text and tokens: documents, tokenizers and the windows that are scored."""
