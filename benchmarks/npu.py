@@ -39,7 +39,7 @@ from edgepress.exporter.graph.qdq.decoder import calibrate_decoder
 from edgepress.exporter.graph.static import write_static
 from edgepress.exporter.recipe.recipe import Activations
 from edgepress.runtime.evaluate import Corpus, evaluate_logits, read_corpus
-from edgepress.runtime.static import StaticSession
+from edgepress.runtime.sessions.static import StaticSession
 from edgepress.sessions import open_on_cpu
 from edgepress.targets import Soc, find_soc, find_target
 from edgepress.targets.providers import qnn
@@ -148,15 +148,13 @@ class Static:
     def logits(self, tokens: Array) -> Array:
         """Logits (length, vocab) of ``tokens`` (length,), through the prefill graph."""
         self.session.reset()
-        step = self.session.prefill_chunk
-        pieces = [self.session.score(tokens[at : at + step], 0).copy() for at in range(0, tokens.size, step)]
-        return np.concatenate(pieces)
+        return self.session.append(tokens, 0).copy()
 
     def decoded(self, tokens: Array) -> Array:
         """Logits of the last DECODED ``tokens``, each through the decode graph."""
         self.session.reset()
-        self.session.prefill(tokens[:-DECODED])
-        return np.stack([self.session.decode(int(token)).copy() for token in tokens[-DECODED:]])
+        self.session.append(tokens[:-DECODED])
+        return np.concatenate([self.session.append([int(token)]).copy() for token in tokens[-DECODED:]])
 
 
 @dataclasses.dataclass

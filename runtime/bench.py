@@ -26,10 +26,11 @@ from edgepress.runtime.memory import Memory, read_memory
 from edgepress.runtime.model import Model, load
 from edgepress.runtime.placement import find_places
 from edgepress.runtime.saturation import saturation_warnings
-from edgepress.runtime.session import PREFILL_CHUNK, RanOn
+from edgepress.runtime.sessions.session import PREFILL_CHUNK, RanOn
+from edgepress.states import state_bytes
 from edgepress.whole import whole_number
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 _SEED = 0  # of the prompts' random tokens: speed does not depend on them, results must be repeatable
 
 
@@ -110,7 +111,8 @@ class Measurement:
 
     ``prepared_from`` is the prepared form that the weights came from; without one it is None, and
     ``not_prepared_because`` has the reason unless nobody asked for it. The time to make one, when there was none yet,
-    is in ``load_seconds``. ``ran_on`` says what computed: the CPU, an accelerator or its simulation. ``warnings`` are
+    is in ``load_seconds``. ``ran_on`` says what computed: the CPU, an accelerator or its simulation. ``cache_bytes`` is
+    not measured: it is what the model's states take at the longest text here, by their list. ``warnings`` are
     what a session that is not edgepress's would do otherwise on this processor.
     """
 
@@ -129,6 +131,7 @@ class Measurement:
     decode: DecodeSamples
     memory: MemorySamples
     energy: EnergySamples
+    cache_bytes: int
     warnings: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
@@ -171,17 +174,14 @@ def bench(
         InputError: the bundle cannot be used, or the prompts and steps do not fit in its context.
 
     """
-    started = datetime.now(UTC).isoformat(timespec="seconds")
-    before = read_memory()
-    config = read_config(Path(bundle))
+    started, before = datetime.now(UTC).isoformat(timespec="seconds"), read_memory()
+    lengths = (
+        default_prompt_lengths(bundle, decode_tokens, context, on, soc) if prompt_lengths is None else prompt_lengths
+    )
     settings = Settings(
         threads=usable_cores() if threads is None else threads,
-        context=_longest_context(config.bundle, on, soc) if context is None else context,
-        prompt_lengths=tuple(
-            default_prompt_lengths(config.bundle, decode_tokens, context, on, soc)
-            if prompt_lengths is None
-            else prompt_lengths
-        ),
+        context=_longest_context(Path(bundle), on, soc) if context is None else context,
+        prompt_lengths=tuple(lengths),
         decode_tokens=decode_tokens,
         repetitions=repetitions,
         warmup=warmup,
@@ -198,31 +198,44 @@ def bench(
         on=on,
         soc=soc,
     )
-    load_seconds = perf_counter() - start
+    loaded = _Loaded(str(bundle), started, before, perf_counter() - start)
     settings = replace(settings, prefill_chunk=model.session.prefill_chunk)
-    after_load = read_memory()
-    prepared_form = model.session.prepared
-    done = progress or (lambda _turns: None)
+    return _measure(model, loaded, settings, progress or (lambda _turns: None))
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    """What is known of a measurement once the bundle is open."""
+
+    bundle: str
+    started: str
+    before: Memory
+    seconds: float
+
+
+def _measure(model: Model, loaded: _Loaded, settings: Settings, done: Callable[[int], None]) -> Measurement:
+    after_load, session, longest = read_memory(), model.session, max(settings.prompt_lengths)
     prefill = tuple(_measure_prefill(model, length, settings, done) for length in settings.prompt_lengths)
     after_prefill = read_memory()
-    decode, energy = _measure_decode(model, max(settings.prompt_lengths), settings, done)
+    decode, energy = _measure_decode(model, longest, settings, done)
     return Measurement(
         schema_version=SCHEMA_VERSION,
-        bundle=str(bundle),
-        bundle_hash=_bundle_hash(config.bundle),
-        started=started,
+        bundle=loaded.bundle,
+        bundle_hash=_bundle_hash(model.config.bundle),
+        started=loaded.started,
         host=read_host(),
-        ran_on=model.session.ran_on,
+        ran_on=session.ran_on,
         versions=_versions(),
         settings=settings,
-        load_seconds=load_seconds,
-        prepared_from=None if prepared_form.directory is None else str(prepared_form.directory),
-        not_prepared_because=prepared_form.reason or None,
+        load_seconds=loaded.seconds,
+        prepared_from=None if session.prepared.directory is None else str(session.prepared.directory),
+        not_prepared_because=session.prepared.reason or None,
         prefill=prefill,
         decode=decode,
-        memory=MemorySamples(before, after_load, after_prefill, read_memory()),
+        memory=MemorySamples(loaded.before, after_load, after_prefill, read_memory()),
         energy=energy,
-        warnings=saturation_warnings(config.bundle),
+        cache_bytes=state_bytes(session.states, longest + settings.decode_tokens),
+        warnings=saturation_warnings(model.config.bundle),
     )
 
 
@@ -353,6 +366,8 @@ def format_measurement(measurement: Measurement) -> str:
         f"{_megabytes(memory.before_load.rss)} before the bundle was loaded",
         f"  memory steady  {_megabytes(memory.after_decode.rss)} resident, {_megabytes(memory.after_decode.pss)} "
         f"proportional (PSS), {_megabytes(memory.after_decode.anonymous)} anonymous",
+        f"  cache          {_megabytes(measurement.cache_bytes)} of that at "
+        f"{max(settings.prompt_lengths) + settings.decode_tokens:,} tokens, by the list of the model's states",
         f"  energy         {_energy(measurement.energy, settings)}",
         *(f"  warning        {warning}" for warning in measurement.warnings),
     ]

@@ -13,9 +13,11 @@ import msgspec
 from edgepress.errors import InputError
 from edgepress.files import refuse_aside
 from edgepress.manifest import MANIFEST_NAME, read_manifest
-from edgepress.schema import Count, read_as
+from edgepress.schema import Count, convert, read_object
+from edgepress.states import State
 
 _REMEDY = "export the bundle again"
+_CONFIG_NAME = "genai_config.json"
 
 Token = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
 _Width = Annotated[int, msgspec.Meta(ge=1, le=1 << 16)]  # heads, or channels of one: the largest model has 256 of each
@@ -24,23 +26,8 @@ _Names = Annotated[
 ]  # with the layer's number in the place of %d
 
 
-class _Inputs(msgspec.Struct, frozen=True):
-    past_key_names: _Names
-    past_value_names: _Names
-
-
-class _Outputs(msgspec.Struct, frozen=True):
-    present_key_names: _Names
-    present_value_names: _Names
-
-
 class _Decoder(msgspec.Struct, frozen=True):
     filename: Annotated[str, msgspec.Meta(min_length=1, max_length=255)]
-    head_size: _Width
-    num_key_value_heads: _Width
-    num_hidden_layers: Annotated[int, msgspec.Meta(ge=1, le=10_000)]
-    inputs: _Inputs
-    outputs: _Outputs
 
 
 class _Model(msgspec.Struct, frozen=True):
@@ -57,10 +44,59 @@ class _GenaiConfig(msgspec.Struct, frozen=True):
     model: _Model
 
 
+# What is read of it besides when a bundle has no list of states: that a layer has keys and values, and their names.
+
+
+class _Inputs(msgspec.Struct, frozen=True):
+    past_key_names: _Names
+    past_value_names: _Names
+
+
+class _Outputs(msgspec.Struct, frozen=True):
+    present_key_names: _Names
+    present_value_names: _Names
+
+
+class _Cache(msgspec.Struct, frozen=True):
+    head_size: _Width
+    num_key_value_heads: _Width
+    num_hidden_layers: Annotated[int, msgspec.Meta(ge=1, le=10_000)]
+    inputs: _Inputs
+    outputs: _Outputs
+
+    def states(self) -> tuple[State, ...]:
+        """Key and value of each layer in turn."""
+        names = (
+            ("key", self.inputs.past_key_names, self.outputs.present_key_names),
+            ("value", self.inputs.past_value_names, self.outputs.present_value_names),
+        )
+        return tuple(
+            State(
+                name=f"layers.{layer}.{part}",
+                input=past.replace("%d", str(layer)),
+                output=present.replace("%d", str(layer)),
+                shape=("batch", self.num_key_value_heads, "past", self.head_size),
+                type="float32",
+                kind="key-value",
+            )
+            for layer in range(self.num_hidden_layers)
+            for part, past, present in names
+        )
+
+
+class _CacheModel(msgspec.Struct, frozen=True):
+    decoder: _Cache
+
+
+class _CacheConfig(msgspec.Struct, frozen=True):
+    model: _CacheModel
+
+
 @dataclass(frozen=True)
 class BundleConfig:
     """Shapes and special tokens of the decoder in a bundle.
 
+    ``states`` is what the graph carries from one call to the next, and ``states_from`` the file that says so.
     ``long_from`` is the length of text beyond which a longrope model uses its long frequencies, None for others.
     """
 
@@ -68,50 +104,51 @@ class BundleConfig:
     model: Path
     context_length: int
     vocab_size: int
-    layers: int
-    kv_heads: int
-    head_dim: int
     bos: int | None
     eos: frozenset[int]
-    past_names: tuple[str, ...]
-    present_names: tuple[str, ...]
+    states: tuple[State, ...]
+    states_from: str = MANIFEST_NAME
     long_from: int | None = None
 
 
 def read_config(bundle: Path) -> BundleConfig:
-    """Read ``genai_config.json`` of the bundle, or say what is wrong with it."""
+    """Read ``genai_config.json`` and the manifest of the bundle, or say what is wrong with them."""
     if not bundle.is_dir():
         refuse_aside(bundle)
         raise InputError(f"{bundle} is not a directory; give the directory that `edgepress export --out` wrote")
-    path = bundle / "genai_config.json"
+    path = bundle / _CONFIG_NAME
     if not path.is_file():
         raise InputError(
             f"{path} is missing, so {bundle} is not a language-model bundle; make one with `edgepress export`"
         )
-    model = read_as(path, _GenaiConfig, _REMEDY).model
-    decoder, eos = model.decoder, model.eos_token_id
-    layers = range(decoder.num_hidden_layers)
+    content = read_object(path, _REMEDY)
+    model = convert(content, _GenaiConfig, path, _REMEDY).model
+    manifest = read_manifest(bundle) if (bundle / MANIFEST_NAME).is_file() else None
+    states, eos = () if manifest is None else manifest.states, model.eos_token_id
     config = BundleConfig(
         bundle=bundle,
-        model=bundle / decoder.filename,
+        model=bundle / model.decoder.filename,
         context_length=model.context_length,
         vocab_size=model.vocab_size,
-        layers=len(layers),
-        kv_heads=decoder.num_key_value_heads,
-        head_dim=decoder.head_size,
         bos=model.bos_token_id,
         eos=frozenset(eos if isinstance(eos, list) else [] if eos is None else [eos]),
-        past_names=_cache_names(decoder.inputs.past_key_names, decoder.inputs.past_value_names, layers),
-        present_names=_cache_names(decoder.outputs.present_key_names, decoder.outputs.present_value_names, layers),
-        long_from=read_manifest(bundle).long_from if (bundle / MANIFEST_NAME).is_file() else None,
+        states=states or _states_of_cache(content, path),
+        states_from=MANIFEST_NAME if states else _CONFIG_NAME,
+        long_from=None if manifest is None else manifest.long_from,
     )
     if config.model.parent != bundle:
-        raise InputError(f"{path} names the graph {decoder.filename!r}, which is not in {bundle}; export it again")
+        raise InputError(
+            f"{path} names the graph {model.decoder.filename!r}, which is not in {bundle}; export it again"
+        )
     if not config.model.is_file():
         raise InputError(f"{config.model} is missing, though {path.name} names it; export the bundle again")
     return config
 
 
-def _cache_names(keys: str, values: str, layers: range) -> tuple[str, ...]:
-    """Names of the cache tensors, key and value of each layer in turn."""
-    return tuple(pattern.replace("%d", str(layer)) for layer in layers for pattern in (keys, values))
+def _states_of_cache(content: object, path: Path) -> tuple[State, ...]:
+    """The states of a bundle that has no list of them: keys and values, as ``genai_config.json`` names them."""
+    cache = convert(content, _CacheConfig, path, _REMEDY).model.decoder
+    try:
+        return cache.states()
+    except ValueError as error:
+        raise InputError(f"{path}: {error}; {_REMEDY}") from error

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from edgepress.errors import CheckFailed, InputError
 from edgepress.runtime.config import read_config
-from edgepress.runtime.evaluate import Scorer, evaluate
+from edgepress.runtime.evaluate import evaluate
 from edgepress.runtime.first_use import verify_first
 from edgepress.runtime.model import Model, load
 from edgepress.targets.emulator import Agreement, Call, Installation, System, agreement, run
@@ -274,7 +274,7 @@ def answer(arguments: dict[str, Any], arrays: Arrays) -> Answer:
     text = generation.text()
     prompt = generation.prompt
     follow = arrays.get("follow", np.array(generation.tokens)).astype(np.int64)
-    logits: Arrays = {"decode": _decode(model, prompt, follow), "prefill": _prefill(model, prompt, follow, threads)}
+    logits: Arrays = {"decode": _decode(model, prompt, follow), "prefill": _prefill(model, prompt, follow)}
     bits = None
     if documents:
         context = min(arguments["context"], model.config.context_length)
@@ -292,8 +292,8 @@ def _decode(model: Model, prompt: Sequence[int], follow: Tokens) -> Floats:
     return np.stack(rows)
 
 
-def _prefill(model: Model, prompt: Sequence[int], follow: Tokens, threads: int) -> Floats:
+def _prefill(model: Model, prompt: Sequence[int], follow: Tokens) -> Floats:
     """Logits that predict each token of prompt and ``follow`` but the first, (length − 1, vocab), in one piece."""
+    model.reset()
     tokens = np.array([*prompt, *follow], np.int64)
-    scorer = Scorer(read_config(model.config.bundle), context=tokens.size, threads=threads, prepared=False)
-    return np.concatenate([logits.copy() for _, logits in scorer.pieces(Window(tokens, tokens.size - 1))])
+    return model.session.append(tokens[:-1], 0, total=tokens.size).copy()

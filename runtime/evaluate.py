@@ -24,7 +24,8 @@ from edgepress.finite import check_logits
 from edgepress.runtime.config import BundleConfig, read_config
 from edgepress.runtime.first_use import verify_first
 from edgepress.runtime.placement import open_accelerator
-from edgepress.runtime.session import DecoderSession
+from edgepress.runtime.sessions.cpu import CpuSession
+from edgepress.runtime.sessions.session import Session
 from edgepress.text.documents import Skipped, documents_of
 from edgepress.text.tokenizer import Tokenizer, read_tokenizer
 from edgepress.text.windows import Window, windows
@@ -38,6 +39,8 @@ Tokens = NDArray[np.int64]
 
 _PIECE_BYTES = 16 << 20  # logits that a session gives at once are twice as many bytes
 _SCORED_BYTES = 1 << 20  # float64 numbers that a core works on at once: near it, in its cache
+# Threads that wait for work by spinning would take the cores from a reference model in between.
+_YIELDING = {"session.intra_op.allow_spinning": "0"}
 _AHEAD = 2  # windows for which the reference's logits are made before they are asked for
 
 
@@ -250,8 +253,8 @@ class Scorer:
         soc: str | None = None,
     ) -> None:
         rows = max(1, min(context, 2 * _PIECE_BYTES // (4 * config.vocab_size)))
-        self._session = open_accelerator(config.bundle, on, soc) or DecoderSession(
-            config, threads=threads, context=context, prefill_chunk=rows, prepared=prepared, scoring=True
+        self._session: Session = open_accelerator(config.bundle, on, soc) or CpuSession(
+            config, threads=threads, context=context, prefill_chunk=rows, prepared=prepared, entries=_YIELDING
         )
 
     def pieces(self, window: Window) -> Iterator[tuple[slice, Floats]]:
@@ -262,7 +265,7 @@ class Scorer:
         for start in range(0, size - 1, chunk):
             stop = min(start + chunk, size - 1)
             first = min(max(first_row, start), stop - 1)
-            logits = self._session.score(window.tokens[start:stop], first - start, total=size)
+            logits = self._session.append(window.tokens[start:stop], first - start, total=size)
             if stop > first_row:
                 yield slice(first - first_row, stop - first_row), logits
 

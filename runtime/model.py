@@ -17,8 +17,8 @@ from edgepress.runtime.config import BundleConfig, read_config
 from edgepress.runtime.first_use import verify_first
 from edgepress.runtime.placement import open_accelerator
 from edgepress.runtime.sampling import Floats, Indices, Sampling, choose
-from edgepress.runtime.session import PREFILL_CHUNK, DecoderSession
-from edgepress.runtime.static import StaticSession
+from edgepress.runtime.sessions.cpu import CpuSession
+from edgepress.runtime.sessions.session import PREFILL_CHUNK, Session, check_tokens
 from edgepress.text.tokenizer import Detokenizer, StopStrings, Tokenizer, read_tokenizer
 from edgepress.whole import whole_number
 
@@ -77,7 +77,7 @@ def load(
         if accelerated is not None:
             accelerated.context = _checked_context(context, replace(config, context_length=accelerated.context))
             return Model(config, accelerated)
-        session = DecoderSession(
+        session = CpuSession(
             config,
             threads=usable_cores() if threads is None else whole_number("threads", threads),
             context=_checked_context(context, config),
@@ -104,7 +104,7 @@ class Model:
     ``changes`` counts what was done to that text, so that a generation knows whether it is still its own.
     """
 
-    def __init__(self, config: BundleConfig, session: DecoderSession | StaticSession) -> None:
+    def __init__(self, config: BundleConfig, session: Session) -> None:
         self.config = config
         self.session = session
         self.changes = 0
@@ -135,25 +135,11 @@ class Model:
                 are not finite.
 
         """
-        checked = self._checked(tokens)
+        checked = check_tokens(tokens, self.config.vocab_size)
         self.changes += 1
-        logits = self.session.prefill(checked)
+        logits: Floats = self.session.append(checked)[-1]
         check_logits(logits, f"{self.config.bundle}, after {self.session.position} tokens")
         return logits
-
-    def _checked(self, tokens: Sequence[int]) -> Indices:
-        array = np.asarray(tokens)
-        if not array.size:
-            raise InputError("the prompt has no tokens; give at least one")
-        if array.ndim != 1 or array.dtype.kind not in "iu" or bool in set(map(type, tokens)):
-            wrong = next(
-                (one for one in tokens if isinstance(one, bool) or not isinstance(one, int | np.integer)), tokens
-            )
-            raise InputError(f"the prompt has {wrong!r}, and tokens are whole numbers in one list; give a list of ids")
-        outside = array[(array < 0) | (array >= self.config.vocab_size)]
-        if outside.size:
-            raise InputError(f"token {outside[0]} is not in the vocabulary of {self.config.vocab_size}")
-        return array.astype(np.int64)
 
     def decode(self, token: int) -> Floats:
         """Append one token; return the logits after it, (vocab,), valid until the next call.
@@ -165,7 +151,7 @@ class Model:
         most = self.config.vocab_size - 1
         checked = whole_number("the token", token, least=0, most=most, takes=f"the vocabulary has 0 to {most}")
         self.changes += 1
-        logits = self.session.decode(checked)
+        logits: Floats = self.session.append(np.array([checked]))[-1]
         check_logits(logits, f"{self.config.bundle}, after {self.session.position} tokens, the last {checked}")
         return logits
 
@@ -202,7 +188,9 @@ class Model:
             repetition_penalty=repetition_penalty,
             seed=seed,
         )
-        tokens = self._checked(self.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt)
+        tokens = check_tokens(
+            self.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt, self.config.vocab_size
+        )
         bos = self.config.bos
         if bos is not None and not isinstance(prompt, str) and tokens[:2].tolist() == [bos, bos]:
             _log.warning(

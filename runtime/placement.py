@@ -12,8 +12,9 @@ from typing import Any, cast
 
 from edgepress.errors import InputError
 from edgepress.manifest import MANIFEST_NAME, read_manifest
-from edgepress.runtime.session import RanOn
-from edgepress.runtime.static import StaticSession
+from edgepress.runtime.sessions.session import RanOn
+from edgepress.runtime.sessions.static import StaticSession
+from edgepress.states import State
 from edgepress.targets import Soc, Target, find_target
 from edgepress.targets.providers import find_provider
 
@@ -27,7 +28,7 @@ _log = logging.getLogger("edgepress.runtime")
 class Place:
     """An accelerator and the folder of the graphs that run there; ``soc`` None compiles for the chip that is found.
 
-    ``context`` is the length that the graphs were made for.
+    ``context`` is the length that the graphs were made for, ``states`` the bundle's list, empty where it has none.
     """
 
     target: Target
@@ -36,6 +37,7 @@ class Place:
     fp16: bool
     simulated: bool
     context: int
+    states: tuple[State, ...]
 
     @property
     def ran_on(self) -> RanOn:
@@ -51,7 +53,7 @@ class Place:
         prefill, decode = (
             provider.open_session(self.folder / name, self.soc, fp16=self.fp16) for name in (PREFILL_FILE, DECODE_FILE)
         )
-        return StaticSession(prefill, decode, self.ran_on)
+        return StaticSession(prefill, decode, self.ran_on, self.states or None)
 
 
 def open_accelerator(bundle: Path, on: str | None = None, soc: str | None = None) -> StaticSession | None:
@@ -137,4 +139,5 @@ def _place(bundle: Path, target: Target, described: dict[str, Any], soc: Soc | N
     if soc is not None and soc.name in described["socs"]:
         folder /= soc.name
     fp16, context = described["widths"] == "fp16", int(described["context_length"])
-    return Place(target, folder, soc, fp16=fp16, simulated=simulated, context=context)
+    states = read_manifest(bundle).states
+    return Place(target, folder, soc, fp16=fp16, simulated=simulated, context=context, states=states)

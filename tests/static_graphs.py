@@ -6,8 +6,8 @@ import numpy as np
 import onnxruntime
 
 from edgepress.exporter.graph.static import write_static
-from edgepress.runtime.session import DecoderSession
-from edgepress.runtime.static import StaticSession
+from edgepress.runtime.sessions.session import Session
+from edgepress.runtime.sessions.static import StaticSession
 from edgepress.sessions import open_on_cpu, session_options
 
 CONTEXT, SEQUENCE = 100, 16
@@ -24,13 +24,12 @@ def static_session(bundle: Path, out: Path, *, context: int = CONTEXT, sequence:
     return StaticSession(cpu(prefill), cpu(decode))
 
 
-def logits(session: StaticSession | DecoderSession, tokens: np.ndarray, decoded: int) -> np.ndarray:
+def logits(session: Session, tokens: np.ndarray, decoded: int) -> np.ndarray:
     """Logits of every position, (tokens, vocab): the last ``decoded`` one by one, those before in whole calls."""
     session.reset()
     prompt, rest = tokens[: tokens.size - decoded], tokens[tokens.size - decoded :]
-    pieces = [prompt[start : start + session.prefill_chunk] for start in range(0, prompt.size, session.prefill_chunk)]
-    rows = [session.score(piece, 0, total=tokens.size).copy() for piece in [*pieces, *rest[:, None]]]
-    return np.concatenate(rows)
+    pieces = [prompt, *rest[:, None]] if prompt.size else rest[:, None]
+    return np.concatenate([session.append(piece, 0, total=tokens.size).copy() for piece in pieces])
 
 
 def difference(found: np.ndarray, expected: np.ndarray) -> float:

@@ -11,14 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 import torch
 from numpy.typing import NDArray
 
+from edgepress.cores import usable_cores
 from edgepress.errors import CheckFailed
 from edgepress.exporter.bundle.files import DATA_FILE, MODEL_FILE
 from edgepress.exporter.bundle.readback import StoredWeights
-from edgepress.exporter.graph.decoder import LOGITS_START
 from edgepress.exporter.graph.linears import compute_in_float
 from edgepress.exporter.model.description import Decoder
 from edgepress.exporter.model.network import logits
@@ -30,7 +29,8 @@ from edgepress.exporter.source.checkpoint import Checkpoint
 from edgepress.exporter.tokens.source_tokenizer import source_tokenizer
 from edgepress.finite import check_logits
 from edgepress.progress import Progress, silent
-from edgepress.sessions import open_on_cpu, session_options
+from edgepress.runtime.config import BundleConfig
+from edgepress.runtime.sessions.cpu import CpuSession
 
 TOLERANCE = 1e-3  # of the largest reference logit; float32 graphs are within 1e-5, a wrong graph is off by 1e-1
 HALF_TOLERANCE = 2e-2  # where layers compute in float16: eps is 5e-4, and it adds up over the layers
@@ -59,11 +59,11 @@ def parity(
     stored = StoredWeights(work / DATA_FILE, plan)
     plain = read_decoder(checkpoint)  # without what methods add to it
     with progress(5, "checking against the reference model", " runs") as advance:
-        exact = _graph_logits(work, tokens, accuracy_level=1)  # (positions, vocabulary)
+        exact = _graph_logits(work, decoder, plan, tokens, accuracy_level=1)  # (positions, vocabulary)
         advance(1)
         restored = logits(decoder, lambda weight: torch.from_numpy(stored.value(weight)), tokens)
         advance(1)
-        shipped = _graph_logits(work, tokens, accuracy_level=None)
+        shipped = _graph_logits(work, decoder, plan, tokens, accuracy_level=None)
         advance(1)
         reference = Reference(checkpoint.directory).logits(tokens)
         advance(1)
@@ -107,32 +107,39 @@ def prose_tokens(checkpoint: Checkpoint, decoder: Decoder, context_length: int) 
     return ids[ids < decoder.vocab_size][: min(_TOKENS, context_length)]
 
 
-def _graph_logits(work: Path, tokens: NDArray[np.int64], *, accuracy_level: int | None) -> Logits:
+def _graph_logits(
+    work: Path, decoder: Decoder, plan: Plan, tokens: NDArray[np.int64], *, accuracy_level: int | None
+) -> Logits:
     """Logits of every position, from the graph as it ships, or with its products at another accuracy level.
 
     Then nothing that goes into a product is rounded, integer products included.
     """
     model = onnx.load_model(work / MODEL_FILE, load_external_data=False)
-    options = session_options()  # its warnings would be about logits having more rows than the graph declares
+    entries = {}
     if accuracy_level is not None:
         compute_in_float(model, accuracy_level)
         # what onnxruntime itself makes MatMulNBits of, it would compute in int8
-        options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", str(accuracy_level))
-    start = onnxruntime.OrtValue.ortvalue_from_numpy(np.array([0], np.int64))
-    options.add_initializer(LOGITS_START, start)
+        entries["session.qdq_matmulnbits_accuracy_level"] = str(accuracy_level)
     path = work / ".check.onnx"  # beside the data file that it refers to
+    config = BundleConfig(
+        bundle=work,
+        model=path,
+        context_length=plan.context_length,
+        vocab_size=decoder.vocab_size,
+        bos=None,
+        eos=frozenset(),
+        states=plan.states,
+        long_from=decoder.long_from,
+    )
+    length = len(tokens)
     try:
         path.write_bytes(model.SerializeToString())
-        session = open_on_cpu(path, options)
+        session = CpuSession(
+            config, threads=usable_cores(), context=length, prefill_chunk=length, prepared=False, entries=entries
+        )
     finally:
         path.unlink(missing_ok=True)
-    feeds: dict[str, NDArray[np.generic]] = {"input_ids": tokens[None], "attention_mask": np.ones_like(tokens)[None]}
-    for value in session.get_inputs():
-        if value.name not in feeds:
-            _, heads, _, head_dim = value.shape
-            feeds[value.name] = np.zeros((1, heads, 0, head_dim), np.float32)
-    logits: Logits = session.run(["logits"], feeds)[0][0]
-    return logits
+    return session.append(tokens, 0).copy()  # the session goes
 
 
 def _kl(reference: Logits, other: Logits) -> float:

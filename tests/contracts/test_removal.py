@@ -23,7 +23,7 @@ from edgepress.exporter.methods.shrink import depth, heads, hidden, mlp_width
 from edgepress.exporter.methods.smaller.task import PruneTask
 from edgepress.exporter.model.reference import Reference
 from edgepress.runtime.config import read_config
-from edgepress.runtime.session import DecoderSession
+from edgepress.runtime.sessions.cpu import CpuSession
 
 TOLERANCE = 1e-5  # of the largest logit
 LENGTHS = (24, LONG_FROM + 12)  # both are longer than the windows of 16, and one than longrope's limit
@@ -147,9 +147,8 @@ def test_removing_is_masking(workshop: Workshop, name: str, kind: str, tmp_path:
 
 def decoded_logits(bundle: Path, ids: np.ndarray) -> np.ndarray:
     """Logits of every position from onnxruntime, a few tokens at a time, so that they come by the cache."""
-    session = DecoderSession(read_config(bundle), threads=1, context=64, prefill_chunk=7, prepared=False, scoring=True)
-    pieces = [session.score(ids[start : start + 7], 0, total=len(ids)) for start in range(0, len(ids), 7)]
-    return np.concatenate([piece.copy() for piece in pieces])
+    session = CpuSession(read_config(bundle), threads=1, context=64, prefill_chunk=7, prepared=False)
+    return session.append(ids, 0)
 
 
 @pytest.mark.parametrize("name", VARIANTS)

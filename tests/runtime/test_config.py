@@ -31,7 +31,12 @@ def bundle(folder: Path, change: Change) -> Path:
 
 def test_names_have_the_layers_number_in_them(tmp_path: Path) -> None:
     config = read_config(bundle(tmp_path, lambda _: None))
-    assert config.past_names == tuple(f"past.{layer}.{kind}" for layer in range(3) for kind in ("key", "value"))
+    expected = [(f"past.{layer}.{part}", f"present.{layer}.{part}") for layer in range(3) for part in ("key", "value")]
+    assert [(state.input, state.output) for state in config.states] == expected
+    assert {(state.shape, state.type, state.kind) for state in config.states} == {
+        (("batch", 2, "past", 16), "float32", "key-value")
+    }
+    assert config.states_from == "genai_config.json"
     assert (config.eos, config.bos, config.long_from) == (frozenset({2}), None, None)
 
 

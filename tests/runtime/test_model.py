@@ -17,7 +17,7 @@ from edgepress.errors import InputError
 from edgepress.exporter import export
 from edgepress.runtime import Model, load
 from edgepress.runtime.config import read_config
-from edgepress.runtime.session import DecoderSession
+from edgepress.runtime.sessions.cpu import CpuSession
 
 PROMPT = [5, 17, 200, 33, 8, 90, 121, 64, 7, 250, 11]
 Bundle = Callable[[str, str], Path]
@@ -86,11 +86,11 @@ def test_scores_of_all_positions_are_those_of_single_steps(
 ) -> None:
     monkeypatch.setenv("EDGEPRESS_CACHE", str(tmp_path))
     path = bundle("llama", "fp32")
-    session = DecoderSession(read_config(path), threads=1, context=64, prepared=prepared, scoring=True)
-    scores = session.score(np.array(PROMPT), 0).copy()  # (length, vocab)
+    session = CpuSession(read_config(path), threads=1, context=64, prepared=prepared)
+    scores = session.append(PROMPT, 0).copy()  # (length, vocab)
     assert scores.shape == (len(PROMPT), 320)
     session.reset()
-    np.testing.assert_allclose(session.score(np.array(PROMPT), 4), scores[4:], atol=1e-5)
+    np.testing.assert_allclose(session.append(PROMPT, 4), scores[4:], atol=1e-5)
     model = opened(path)
     steps = np.stack([model.decode(token).copy() for token in PROMPT])
     np.testing.assert_allclose(scores, steps, atol=2e-5)

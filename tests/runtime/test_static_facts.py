@@ -7,7 +7,7 @@ from typing import Any, cast
 import pytest
 
 from edgepress.errors import InputError
-from edgepress.runtime.static import METADATA, _read_facts
+from edgepress.runtime.sessions.static import METADATA, _read_facts
 
 SOUND: dict[str, object] = {"windows": {"mask": 16, "full": None}, "closed": -1e4, "long_from": None, "long_rows": 0}
 

@@ -15,7 +15,7 @@ from edgepress.exporter.graph.static import write_static
 from edgepress.exporter.recipe.recipe import Activations
 from edgepress.runtime.config import read_config
 from edgepress.runtime.model import Model
-from edgepress.runtime.static import StaticSession
+from edgepress.runtime.sessions.static import StaticSession
 from edgepress.targets import Soc, find_soc, find_target
 from edgepress.targets.legality.traps import refuse_traps
 from edgepress.targets.providers import qnn

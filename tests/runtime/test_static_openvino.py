@@ -9,7 +9,7 @@ from static_graphs import cpu, difference, logits
 
 from edgepress.exporter import export
 from edgepress.exporter.graph.static import write_static
-from edgepress.runtime.static import StaticSession
+from edgepress.runtime.sessions.static import StaticSession
 from edgepress.targets.providers import openvino
 
 pytest.importorskip("onnxruntime_ep_openvino", reason="not installed: pip install 'edgepress[openvino]'")

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgepress.exporter.graph.qdq.calibrate import Calibrator
-from edgepress.runtime.static import StaticSession
+from edgepress.runtime.sessions.static import StaticSession
 from edgepress.sessions import open_on_cpu
 
 
@@ -28,7 +28,7 @@ def calibrate_decoder(
         for start in range(0, tokens.size, session.prefill_chunk):
             piece = tokens[start : start + session.prefill_chunk]
             if piece.size > 1:  # one token would pass through the decode graph, which counts nothing
-                session.score(piece, 0)
+                session.append(piece, 0)
     return calibrator
 
 

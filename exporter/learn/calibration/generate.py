@@ -15,9 +15,10 @@ from edgepress.cores import usable_cores
 from edgepress.exporter.recipe.recipe import CalibrationText
 from edgepress.exporter.streams.text import CalibrationTokens, check_length, sequences_asked
 from edgepress.finite import check_logits
-from edgepress.runtime.config import read_config
+from edgepress.runtime.config import BundleConfig, read_config
 from edgepress.runtime.sampling import softmax
-from edgepress.runtime.session import DecoderSession
+from edgepress.runtime.sessions.cpu import CpuSession
+from edgepress.runtime.sessions.session import Session
 
 GENERATOR = "int8"  # the preset that the text is sampled from
 _BUNDLE = "generator"  # its place while it writes
@@ -51,12 +52,11 @@ def generate_calibration(
     shutil.rmtree(bundle, ignore_errors=True)  # what a kill left
     try:
         export(checkpoint, out=bundle, recipe=GENERATOR, context_length=settings.length, threads=threads)
-        session = DecoderSession(
-            read_config(bundle), threads=threads or usable_cores(), context=settings.length, prepared=False
-        )
+        config = read_config(bundle)
+        session = CpuSession(config, threads=threads or usable_cores(), context=settings.length, prepared=False)
         tokens = np.empty((sequences_asked(settings), settings.length), np.int64)
         for index, sequence in enumerate(tokens):
-            _fill(sequence, session, np.random.default_rng([settings.seed, index]), progress)
+            _fill(sequence, session, config, np.random.default_rng([settings.seed, index]), progress)
         del session  # its memory-mapped weights go with the directory
     finally:
         shutil.rmtree(bundle, ignore_errors=True)
@@ -65,12 +65,12 @@ def generate_calibration(
 
 def _fill(
     sequence: NDArray[np.int64],
-    session: DecoderSession,
+    session: Session,
+    config: BundleConfig,
     generator: np.random.Generator,
     progress: Callable[[int], None] | None,
 ) -> None:
     """Write texts into ``sequence`` (length,) until it is full; the token that ends a text is left out."""
-    config = session.config
     logits: NDArray[np.float32] | None = None
     for place in range(sequence.size):
         token = None if logits is None else draw(logits, generator)
@@ -78,7 +78,7 @@ def _fill(
             token = int(generator.integers(config.vocab_size)) if config.bos is None else config.bos
             session.reset()
         sequence[place] = token
-        logits = session.decode(token)
+        logits = session.append([token])[-1]
         check_logits(logits, f"the model's own text, token {place} of a sequence")
         if progress is not None:
             progress(1)

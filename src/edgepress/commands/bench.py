@@ -34,7 +34,7 @@ def run(arguments: argparse.Namespace) -> int:
         default_prompt_lengths,
         format_measurement,
     )
-    from edgepress.runtime.session import PREFILL_CHUNK
+    from edgepress.runtime.sessions.session import PREFILL_CHUNK
 
     place = {"on": arguments.on, "soc": arguments.soc}
     prepare_first(arguments.bundle, not arguments.no_prepare and arguments.on in (None, "cpu"))

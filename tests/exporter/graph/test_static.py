@@ -19,8 +19,8 @@ from edgepress.exporter.bundle.readback import StoredWeights
 from edgepress.exporter.graph.static import write_static
 from edgepress.runtime.config import read_config
 from edgepress.runtime.model import Model, load
-from edgepress.runtime.session import DecoderSession
-from edgepress.runtime.static import StaticSession
+from edgepress.runtime.sessions.cpu import CpuSession
+from edgepress.runtime.sessions.static import StaticSession
 
 TOKENS = np.random.default_rng(5).integers(3, tiny_models.VOCABULARY, 90)  # past windows, into longrope's long table
 RECIPES = {  # every form that a projection may have in a bundle
@@ -58,7 +58,7 @@ def test_every_architecture_gives_the_logits_and_the_text_of_its_bundle(home: Pa
     made = bundle(home, name)
     session, config = static_session(made, tmp_path), read_config(made)
     assert (session.context, session.prefill_chunk, session.vocab_size) == (CONTEXT, SEQUENCE, config.vocab_size)
-    own = DecoderSession(config, threads=1, context=CONTEXT, prepared=False, scoring=True)
+    own = CpuSession(config, threads=1, context=CONTEXT, prepared=False)
     assert difference(logits(session, TOKENS, 20), logits(own, TOKENS, 20)) < 1e-5
     prompt = [int(token) for token in TOKENS[:37]]  # two whole calls and a padded one; then past longrope's limit
     static = Model(config, session).generate(prompt, max_tokens=40)
@@ -146,20 +146,20 @@ def test_both_graphs_read_the_same_bytes_once(home: Path, tmp_path: Path) -> Non
 def test_a_window_beyond_the_context_is_none(home: Path, tmp_path: Path) -> None:
     session = static_session(bundle(home, "mistral-window"), tmp_path, context=12)
     assert "mask.sliding" not in {value.name for value in cpu(tmp_path / "decode.onnx").get_inputs()}
-    own = DecoderSession(read_config(bundle(home, "mistral-window")), threads=1, context=12, scoring=True)
+    own = CpuSession(read_config(bundle(home, "mistral-window")), threads=1, context=12)
     assert difference(logits(session, TOKENS[:12], 5), logits(own, TOKENS[:12], 5)) < 1e-5
 
 
 def test_a_text_may_fill_the_context_and_no_more(home: Path, tmp_path: Path) -> None:
     session = static_session(bundle(home, "qwen2"), tmp_path, context=40)
-    own = DecoderSession(read_config(bundle(home, "qwen2")), threads=1, context=40, scoring=True)
+    own = CpuSession(read_config(bundle(home, "qwen2")), threads=1, context=40)
     for decoded in (0, 1, 39):
         assert difference(logits(session, TOKENS[:40], decoded), logits(own, TOKENS[:40], decoded)) < 1e-5
         with pytest.raises(InputError, match=r"1 tokens after 40 in the cache do not fit in the context of 40"):
-            session.decode(3)
+            session.append([3])
     session.reset()
     with pytest.raises(InputError, match="41 tokens do not fit in the context of 40"):
-        session.prefill(TOKENS[:41])
+        session.append(TOKENS[:41])
 
 
 def test_what_was_forgotten_is_not_seen(home: Path, tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""Sessions: a model with one text. One protocol (``session.py``), one file for each way to compute it."""

@@ -1,0 +1,241 @@
+"""A session: a model with one text. Tokens are appended; the text can be taken back, put aside and taken up again.
+
+This is all that the rest of the runtime, and whoever measures, uses of what computes a model. A way to compute one is a
+subclass of :class:`Session` that says how a piece of at most ``prefill_chunk`` tokens is computed.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgepress.errors import InputError
+from edgepress.runtime.prepared import Prepared
+from edgepress.runtime.sessions.buffers import StateMemory
+from edgepress.runtime.sessions.longrope import Longrope
+from edgepress.states import State
+from edgepress.whole import whole_number
+
+Floats = NDArray[np.float32]
+Tokens = NDArray[np.int64]
+
+# Tokens of a prompt in one call. 64 to 512 are equally fast at 135M and 0.5B; at 0.5B the activations of 512 tokens
+# take 57 MB, those of 128 take 17 MB.
+PREFILL_CHUNK = 128
+_TRIM_FROM = 64  # tokens of a prompt that is worth the millisecond of giving memory back after it
+
+
+@dataclass(frozen=True)
+class RanOn:
+    """What computes a session: an execution provider, and for an accelerator the target and chip that it is."""
+
+    provider: str
+    target: str
+    soc: str | None = None
+    simulated: bool = False
+
+    @property
+    def name(self) -> str:
+        """The target, its chip and whether that is simulated."""
+        chip = f" {self.soc}" if self.soc else ""
+        return f"{self.target}{chip}{', simulated' if self.simulated else ''}"
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.provider})"
+
+
+ON_CPU = RanOn("CPUExecutionProvider", "cpu")
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A text put aside: what a model keeps of its ``position`` tokens, copied; see :meth:`Session.snapshot`."""
+
+    position: int
+    states: tuple[State, ...]
+    entries: int  # tokens that are in ``arrays``: the last of a full context may be missing
+    arrays: tuple[NDArray[Any], ...]
+    text: Tokens | None  # what longrope computes anew where a text outgrows the short table
+    is_long: bool
+
+
+class Session(ABC):
+    """A model with one text of ``position`` tokens. Arrays returned are views that the next call overwrites.
+
+    - ``name``: the model, for messages
+    - ``ran_on``: what computes it
+    - ``context``: the most tokens that the text may have
+    - ``prefill_chunk``: tokens that are computed at once
+    - ``vocab_size``: a token is 0 to ``vocab_size`` - 1
+    - ``run_seconds``: time spent inside onnxruntime so far
+    - ``prepared``: how the CPU's weights were opened
+    """
+
+    def __init__(
+        self,
+        name: str,
+        ran_on: RanOn,
+        *,
+        context: int,
+        prefill_chunk: int,
+        vocab_size: int,
+        memory: StateMemory,
+        longrope: Longrope | None,
+        prepared: Prepared,
+        remedy: str,
+    ) -> None:
+        self.name, self.ran_on, self.prepared = name, ran_on, prepared
+        self.context, self.prefill_chunk, self.vocab_size = context, prefill_chunk, vocab_size
+        self.position = 0
+        self.run_seconds = 0.0
+        self._memory, self._longrope, self._remedy = memory, longrope, remedy
+
+    @property
+    def states(self) -> tuple[State, ...]:
+        """What the model carries from one call to the next."""
+        return self._memory.states
+
+    # ---- the text ----------------------------------------------------------------------------------------------------
+
+    def append(self, tokens: Sequence[int] | Tokens, first: int = -1, *, total: int | None = None) -> Floats:
+        """Append tokens to the text; return the logits after each of ``tokens[first:]``, (rows, vocab).
+
+        Args:
+            tokens: at least one.
+            first: -1 for the logits after the last token only, 0 for those after each.
+            total: how long the text is going to be, where that is known: longrope chooses its frequencies by it.
+
+        Raises:
+            InputError: there are no tokens, one is not in the vocabulary, they do not fit in the context, or the model
+                cannot be run.
+
+        """
+        found = check_tokens(tokens, self.vocab_size)
+        whole_number("first", first, least=-found.size, most=found.size - 1)
+        self.check_room(found.size)
+        row = first % found.size
+        if self._longrope is not None and self._longrope.add(found, self.position, total):
+            row += self.position
+            found = self._longrope.text[: self.position + found.size].copy()
+            self.reset()
+        release = found.size >= _TRIM_FROM and row == found.size - 1
+        rows: list[Floats] = []
+        for start in range(0, found.size, self.prefill_chunk):
+            piece = found[start : start + self.prefill_chunk]
+            stop = start + piece.size
+            is_last = stop == found.size
+            logits = self._compute(piece, min(max(row - start, 0), piece.size - 1), release=release and is_last)
+            self.position += piece.size
+            if row < stop:
+                rows.append(logits if is_last else logits.copy())
+        return rows[0] if len(rows) == 1 else np.concatenate(rows)
+
+    @abstractmethod
+    def _compute(self, tokens: Tokens, first: int, *, release: bool) -> Floats:
+        """Compute at most ``prefill_chunk`` tokens after ``position``; return the logits from index ``first`` on.
+
+        ``release`` says that they end a long prompt, after which memory that is held without need may be given back.
+        """
+
+    def reset(self) -> None:
+        """Forget the text; its memory stays for the next one."""
+        self.position = 0
+        if not self._memory.grows_only:
+            self._memory.clear()
+
+    def roll_back(self, position: int) -> None:
+        """Take back all tokens after the first ``position``.
+
+        Raises:
+            InputError: the text has fewer, or a state cannot be taken back: then restore a snapshot.
+
+        """
+        has = f"the text has {self.position} tokens, so it can be rolled back to 0 to {self.position}"
+        whole_number("position", position, least=0, most=self.position, takes=has)
+        if position == 0:
+            self.reset()
+        elif position < self.position and not self._memory.grows_only:
+            fixed = next(state for state in self.states if not state.grows)
+            raise InputError(
+                f"{self.name} cannot be rolled back from {self.position} tokens to {position}: {fixed.name} is a "
+                f"{fixed.kind} state, which keeps no earlier ones; take a snapshot there and restore that"
+            )
+        self.position = position
+
+    def snapshot(self) -> Snapshot:
+        """Copy what the model keeps of the text, as many bytes as :func:`edgepress.states.state_bytes` says."""
+        longrope, entries = self._longrope, min(self.position, self._memory.entries)
+        return Snapshot(
+            position=self.position,
+            states=self.states,
+            entries=entries,
+            arrays=self._memory.copy(entries),
+            text=None if longrope is None else longrope.text[: self.position].copy(),
+            is_long=longrope is not None and longrope.is_long,
+        )
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Go on with a text that was put aside: of this session, or of another one of the same model.
+
+        Raises:
+            InputError: the snapshot has other states than this session, or more tokens than its context.
+
+        """
+        longrope, entries = self._longrope, min(snapshot.position, self._memory.entries)
+        if snapshot.states != self.states or (snapshot.text is None) != (longrope is None):
+            raise InputError(f"the snapshot is of another model: its states are not those of {self.name}")
+        self.check_room(snapshot.position, after=0)
+        if entries > snapshot.entries:
+            raise InputError(
+                f"the snapshot of {snapshot.position} tokens fills the context that it was taken in, where the last "
+                "one is not kept, so a longer text cannot go on from it; take the snapshot one token earlier"
+            )
+        self._memory.put(snapshot.arrays, entries)
+        if longrope is not None and snapshot.text is not None:
+            longrope.text[: snapshot.position] = snapshot.text
+            longrope.value[...] = 0 if snapshot.is_long else longrope.limit
+        self.position = snapshot.position
+
+    # ---- limits ------------------------------------------------------------------------------------------------------
+
+    def check_room(self, count: int, after: int | None = None) -> None:
+        """Raise an InputError when ``count`` tokens ``after`` those of the text, or so many, do not fit."""
+        position = self.position if after is None else after
+        if position + count > self.context:
+            held = f" after {position} in the cache" if position else ""
+            raise InputError(f"{count} tokens{held} do not fit in the context of {self.context}{self._remedy}")
+
+    def _run(self, call: Callable[..., object], *arguments: object) -> None:
+        """Call onnxruntime, and count the time."""
+        start = perf_counter()
+        try:
+            call(*arguments)
+        except InputError:
+            raise
+        except Exception as error:  # onnxruntime's exceptions have no common base class of their own
+            raise InputError(f"{self.name} cannot be run: {error}") from error
+        self.run_seconds += perf_counter() - start
+
+
+def check_tokens(tokens: Sequence[int] | Tokens, vocab_size: int) -> Tokens:
+    """Return ``tokens`` as an array (length,).
+
+    Raises:
+        InputError: there are none, one is no whole number, or one is not in the vocabulary.
+
+    """
+    array = np.asarray(tokens)
+    if not array.size:
+        raise InputError("the prompt has no tokens; give at least one")
+    if array.ndim != 1 or array.dtype.kind not in "iu" or (array is not tokens and bool in set(map(type, tokens))):
+        wrong = next((one for one in tokens if isinstance(one, bool) or not isinstance(one, int | np.integer)), tokens)
+        raise InputError(f"the prompt has {wrong!r}, and tokens are whole numbers in one list; give a list of ids")
+    low, high = (array[0], array[0]) if array.size == 1 else (array.min(), array.max())
+    if low < 0 or high >= vocab_size:
+        outside = array[(array < 0) | (array >= vocab_size)]
+        raise InputError(f"token {outside[0]} is not in the vocabulary of {vocab_size}")
+    return array.astype(np.int64, copy=False)
