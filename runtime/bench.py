@@ -30,7 +30,7 @@ from edgepress.runtime.sessions.session import PREFILL_CHUNK, RanOn
 from edgepress.states import state_bytes
 from edgepress.whole import whole_number
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 2
 _SEED = 0  # of the prompts' random tokens: speed does not depend on them, results must be repeatable
 
 

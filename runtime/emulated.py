@@ -30,7 +30,6 @@ from edgepress.targets.emulator import Agreement, Call, Installation, System, ag
 from edgepress.targets.emulator.guest import Answer, Arrays
 from edgepress.targets.emulator.machine import check_cpu, versions_on
 from edgepress.targets.emulator.system import boot
-from edgepress.text.windows import Window
 
 Floats = NDArray[np.float32]
 Tokens = NDArray[np.int64]
