@@ -18,6 +18,7 @@ from edgepress.states import State
 
 _REMEDY = "export the bundle again"
 _CONFIG_NAME = "genai_config.json"
+_NAMED, _SHOWN = 6, 200  # names in a message, and characters of each
 
 Token = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
 _Width = Annotated[int, msgspec.Meta(ge=1, le=1 << 16)]  # heads, or channels of one: the largest model has 256 of each
@@ -124,7 +125,7 @@ def read_config(bundle: Path) -> BundleConfig:
     content = read_object(path, _REMEDY)
     model = convert(content, _GenaiConfig, path, _REMEDY).model
     manifest = read_manifest(bundle) if (bundle / MANIFEST_NAME).is_file() else None
-    states, eos = () if manifest is None else manifest.states, model.eos_token_id
+    listed, eos = () if manifest is None else manifest.states, model.eos_token_id
     config = BundleConfig(
         bundle=bundle,
         model=bundle / model.decoder.filename,
@@ -132,8 +133,8 @@ def read_config(bundle: Path) -> BundleConfig:
         vocab_size=model.vocab_size,
         bos=model.bos_token_id,
         eos=frozenset(eos if isinstance(eos, list) else [] if eos is None else [eos]),
-        states=states or _states_of_cache(content, path),
-        states_from=MANIFEST_NAME if states else _CONFIG_NAME,
+        states=_states(listed, content, path),
+        states_from=MANIFEST_NAME if listed else _CONFIG_NAME,
         long_from=None if manifest is None else manifest.long_from,
     )
     if config.model.parent != bundle:
@@ -145,10 +146,27 @@ def read_config(bundle: Path) -> BundleConfig:
     return config
 
 
-def _states_of_cache(content: object, path: Path) -> tuple[State, ...]:
-    """The states of a bundle that has no list of them: keys and values, as ``genai_config.json`` names them."""
+def _states(listed: tuple[State, ...], content: object, path: Path) -> tuple[State, ...]:
+    """The states of a bundle, which its manifest lists; of one without a list, those that ``genai_config.json`` names.
+
+    That file has words for keys and values only. Where a model has no other states, both must say the same.
+    """
+    if not all(state.grows for state in listed):
+        return listed
     cache = convert(content, _CacheConfig, path, _REMEDY).model.decoder
     try:
-        return cache.states()
+        named = cache.states()
     except ValueError as error:
         raise InputError(f"{path}: {error}; {_REMEDY}") from error
+    both = ({(state.input, state.output, state.shape) for state in some} for some in (listed or named, named))
+    wrong = {name for name, *_ in set.symmetric_difference(*both)}
+    if wrong:
+        raise InputError(f"{path.parent}: {MANIFEST_NAME} and {_CONFIG_NAME} disagree on {first_of(wrong)}; {_REMEDY}")
+    return listed or named
+
+
+def first_of(names: set[str]) -> str:
+    """The first few of many names, as messages have them."""
+    shown = sorted(names)[:_NAMED]
+    more = f" and {len(names) - len(shown)} more" if len(names) > len(shown) else ""
+    return f"{', '.join(name[:_SHOWN] for name in shown)}{more}"

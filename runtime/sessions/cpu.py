@@ -17,7 +17,7 @@ import numpy as np
 
 from edgepress import sessions
 from edgepress.errors import InputError
-from edgepress.runtime.config import BundleConfig
+from edgepress.runtime.config import BundleConfig, first_of
 from edgepress.runtime.prepared import Prepared, open_session
 from edgepress.runtime.sessions.buffers import Results, StateMemory, to_value
 from edgepress.runtime.sessions.longrope import Longrope
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 _LOGITS_START = "logits_start"  # the graph's initializer: the first position of a call that gets logits
 _LAST_ONLY = -1
 _LONG_FROM = "long_from"  # the graph's initializer: a call whose total length exceeds it uses longrope's long table
-_NAMED, _SHOWN = 6, 200  # inputs in a message, and characters of each
 _TYPES = {"float32": "float", "float16": "float16", "int8": "int8", "uint8": "uint8"}  # a state's, as onnxruntime says
 
 
@@ -172,11 +171,9 @@ def _check_graph(config: BundleConfig, session: "InferenceSession") -> None:
     if not _fits(outputs.get("logits"), "float", (1, None, config.vocab_size)):
         wrong.add("logits")
     if wrong:
-        first = sorted(wrong)[:_NAMED]
-        more = f" and {len(wrong) - len(first)} more" if len(wrong) > len(first) else ""
+        who = "genai_config.json" if "logits" in wrong else config.states_from
         raise InputError(
-            f"{config.model}: its inputs or outputs and {config.states_from} disagree on "
-            f"{', '.join(name[:_SHOWN] for name in first)}{more}; export the bundle again"
+            f"{config.model}: its inputs or outputs and {who} disagree on {first_of(wrong)}; export the bundle again"
         )
 
 

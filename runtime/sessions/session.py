@@ -115,23 +115,24 @@ class Session(ABC):
 
         """
         found = check_tokens(tokens, self.vocab_size)
-        whole_number("first", first, least=-found.size, most=found.size - 1)
-        self.check_room(found.size)
-        row = first % found.size
+        size = found.size
+        if not -size <= first < size:
+            raise InputError(f"first is {first}; of {size} tokens it must be {-size} to {size - 1}")
+        self.check_room(size)
+        row = first % size
         if self._longrope is not None and self._longrope.add(found, self.position, total):
-            row += self.position
-            found = self._longrope.text[: self.position + found.size].copy()
+            row, size = row + self.position, size + self.position
+            found = self._longrope.text[:size].copy()
             self.reset()
-        release = found.size >= _TRIM_FROM and row == found.size - 1
+        release = size >= _TRIM_FROM and row == size - 1
         rows: list[Floats] = []
-        for start in range(0, found.size, self.prefill_chunk):
-            piece = found[start : start + self.prefill_chunk]
-            stop = start + piece.size
-            is_last = stop == found.size
-            logits = self._compute(piece, min(max(row - start, 0), piece.size - 1), release=release and is_last)
-            self.position += piece.size
+        for start in range(0, size, self.prefill_chunk):
+            stop = min(start + self.prefill_chunk, size)
+            first = min(max(row, start), stop - 1)
+            logits = self._compute(found[start:stop], first - start, release=release and stop == size)
+            self.position += stop - start
             if row < stop:
-                rows.append(logits if is_last else logits.copy())
+                rows.append(logits if stop == size else logits.copy())
         return rows[0] if len(rows) == 1 else np.concatenate(rows)
 
     @abstractmethod
@@ -234,7 +235,7 @@ def check_tokens(tokens: Sequence[int] | Tokens, vocab_size: int) -> Tokens:
     if array.ndim != 1 or array.dtype.kind not in "iu" or (array is not tokens and bool in set(map(type, tokens))):
         wrong = next((one for one in tokens if isinstance(one, bool) or not isinstance(one, int | np.integer)), tokens)
         raise InputError(f"the prompt has {wrong!r}, and tokens are whole numbers in one list; give a list of ids")
-    low, high = (array[0], array[0]) if array.size == 1 else (array.min(), array.max())
+    low, high = (array.min(), array.max()) if array.size > 1 else (int(array[0]),) * 2
     if low < 0 or high >= vocab_size:
         outside = array[(array < 0) | (array >= vocab_size)]
         raise InputError(f"token {outside[0]} is not in the vocabulary of {vocab_size}")

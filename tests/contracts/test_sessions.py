@@ -285,7 +285,7 @@ def test_what_cannot_be_is_one_clear_error_and_changes_nothing(case: Case) -> No
         (lambda: session.append([-1]), f"token -1 is not in the vocabulary of {most}"),
         (lambda: session.append([]), "the prompt has no tokens"),
         (lambda: session.append([3, True]), "the prompt has True"),
-        (lambda: session.append([3, 4], 2), "first is 2; it must be -2 to 1"),
+        (lambda: session.append([3, 4], 2), "first is 2; of 2 tokens it must be -2 to 1"),
         (lambda: session.append([3, 4], -3), "first is -3"),
         (lambda: session.roll_back(41), "position is 41; the text has 40 tokens"),
         (lambda: session.roll_back(-1), "position is -1"),
