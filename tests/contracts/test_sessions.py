@@ -24,7 +24,7 @@ from edgepress.runtime.model import Model
 from edgepress.runtime.sessions.cpu import CpuSession
 from edgepress.runtime.sessions.session import ON_CPU, RanOn, Session
 from edgepress.runtime.sessions.static import StaticSession
-from edgepress.states import state_bytes
+from edgepress.states import State, state_bytes
 from edgepress.targets import find_soc, find_target
 
 CONTEXT, CHUNK = 64, 16
@@ -362,17 +362,17 @@ def test_a_model_with_a_state_of_fixed_size_computes_what_its_definition_says(ho
     case.near(model.prefill(tokens.tolist()), found[-1])
 
 
+OTHER = State("layers.0.conv", "past.other", "present.conv", ("batch", 16, 2), "float32", "convolution")
+
+
 @pytest.mark.parametrize(
-    "states",
-    [
-        STATES[:2],
-        (*STATES[:2], STATES[2].__class__("c", "other", "present.conv", ("batch", 16, 2), "float32", "window")),
-    ],
-    ids=["one is missing", "one is another"],
+    ("states", "named"),
+    [(STATES[1:], r"past\.key"), ((*STATES[:2], OTHER), r"past\.conv, past\.other")],
+    ids=["one is missing", "one has another name"],
 )
-def test_a_list_that_the_graph_does_not_have_is_refused(tmp_path: Path, states: tuple[object, ...]) -> None:
-    made = write_hybrid(tmp_path / "bundle", states=states)  # type: ignore[arg-type] - a part of the list
-    with pytest.raises(InputError, match=r"manifest\.json disagree on .*past\.conv.*; export the bundle again"):
+def test_a_list_that_the_graph_does_not_have_is_refused(tmp_path: Path, states: tuple[State, ...], named: str) -> None:
+    made = write_hybrid(tmp_path / "bundle", states=states)
+    with pytest.raises(InputError, match=rf"manifest\.json disagree on {named}; export the bundle again"):
         CpuSession(read_config(made), threads=1, context=CONTEXT, prepared=False)
 
 
