@@ -1,0 +1,79 @@
+"""What docs/contributing.md shows is put where it says, into a copy of the package, and used from there."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tiny_models
+from pages import ROOT, blocks
+
+FILES = {block.title: block for block in blocks() if block.title}
+FOLDERS = ("exporter", "runtime", "targets")  # which src/edgepress links to
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The package with every file of the pages in its place."""
+    root = tmp_path_factory.mktemp("checkout")
+    for folder in FOLDERS:
+        shutil.copytree(ROOT / folder, root / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / "src", root / "src", symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
+    for title, block in FILES.items():
+        place = root / title
+        assert place.parent.is_dir(), f"{block}: no folder {place.parent.name}"
+        assert not place.exists(), f"{block}: there is such a file already"
+        place.write_text(block.text, encoding="utf-8")
+    return root
+
+
+def run(package: Path, *words: str) -> str:
+    """Run Python with that package in the place of this one."""
+    environment = {**os.environ, "PYTHONPATH": str(package / "src"), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, *words], cwd=package, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def edgepress(package: Path, *words: str) -> str:
+    return run(package, "-m", "edgepress", *words)
+
+
+def test_the_pages_show_a_file_of_each_kind() -> None:
+    assert {"exporter/model/architectures", "targets"} <= {str(Path(title).parent) for title in FILES}
+
+
+def test_the_files_are_as_clean_as_ours(package: Path) -> None:
+    for command in (["ruff", "check"], ["ruff", "format", "--check"]):
+        if shutil.which("ruff", path=str(Path(sys.executable).parent)) is None:
+            pytest.skip("ruff is not installed")
+        ruff = [str(Path(sys.executable).with_name("ruff")), *command[1:], "--config", str(ROOT / "pyproject.toml")]
+        done = subprocess.run([*ruff, *FILES], cwd=package, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout
+
+
+def test_an_architecture_is_one_file(package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """transformers' own Seed-OSS, tiny and random as the page says, is exported and compared with its logits."""
+    (title,) = (title for title in FILES if title.startswith("exporter/model/architectures/"))
+    kind = Path(title).stem
+    (line,) = re.findall(rf'`("{kind}": Variant\(.+?),`', (ROOT / FILES[title].page).read_text(encoding="utf-8"))
+    for name, variant in eval(f"{{{line}}}", vars(tiny_models)).items():  # noqa: S307 - a line of our own page
+        monkeypatch.setitem(tiny_models.VARIANTS, name, variant)
+    checkpoint = tiny_models.save(kind, tmp_path / "checkpoint")
+    said = edgepress(package, "export", str(checkpoint), "--recipe", "fp32", "--check", "--out", str(tmp_path / "out"))
+    assert f"{tmp_path / 'out'}: {kind}, recipe fp32" in said
+    (difference,) = [line.split()[-1] for line in said.splitlines() if "description difference" in line]
+    assert float(difference) < 1e-5
+
+
+def test_a_target_is_one_file(package: Path) -> None:
+    (title,) = (title for title in FILES if title.startswith("targets/"))
+    target = Path(title).stem.replace("_", "-")
+    contract = str(ROOT / "tests" / "contracts" / "test_targets.py")
+    options = ["-p", "no:cacheprovider", "-o", "addopts=--import-mode=importlib", "--rootdir", str(ROOT)]
+    assert " passed" in run(package, "-m", "pytest", contract, "-k", target, *options)
