@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 import onnx
 
-from edgepress import workspace
 from edgepress.cores import usable_cores
 from edgepress.exporter.bundle import files as bundle
 from edgepress.exporter.bundle.download import describe_zeros
@@ -22,7 +21,7 @@ from edgepress.exporter.bundle.stream import TensorReport, write_weights
 from edgepress.exporter.decide.checks import needs_calibration
 from edgepress.exporter.decide.cpu_graph import make_graph
 from edgepress.exporter.decide.prepare import FALLBACK, Prepared, choose_recipe, decide
-from edgepress.exporter.learn.pruning.shipped import describe_steps, kept_steps, write_curves
+from edgepress.exporter.learn.pruning.shipped import describe_steps, write_curves
 from edgepress.exporter.model.reading import GENERATION, first_token
 from edgepress.exporter.tokens.source_tokenizer import compare_with_transformers
 from edgepress.files import atomic_directory, write_json
@@ -30,6 +29,7 @@ from edgepress.fingerprint import write_fingerprint
 from edgepress.manifest import Manifest
 from edgepress.progress import Progress, silent
 from edgepress.whole import whole_number
+from edgepress.workspace import Workspace
 
 if TYPE_CHECKING:
     from edgepress.exporter.learn.calibration.run import Calibrated  # needs torch
@@ -72,9 +72,9 @@ def export(
         progress: makes the bars of the long steps; :func:`edgepress.progress.progress` draws them on a terminal.
 
     Raises:
-        InputError: something cannot be used as it is; no bundle is left behind. What calibration or a budget's
-            measurement had done stays in a hidden directory beside ``out``, for the next run to go on from; so do
-            the steps of a recipe that prunes.
+        InputError: something cannot be used as it is; no bundle is left behind. What calibration, a budget's
+            measurement or the steps of a recipe that prunes had done stays in the hidden directory
+            ``.NAME.edgepress`` beside ``out``, for the next run to go on from.
         CheckFailed: ``check`` found that the graph does not compute what the reference computes.
 
     """
@@ -82,8 +82,7 @@ def export(
         whole_number("threads", threads)
     check_output(Path(out), force=force)
     recipe, _ = choose_recipe(recipe, target)
-    scratch = workspace.beside(Path(out), "budget")
-    with kept_steps(recipe, Path(out)) as pruning:
+    with Workspace.opened(Path(out)) as workspace:
         prepared = decide(
             model,
             target=target,
@@ -92,18 +91,24 @@ def export(
             context_length=context_length,
             calibration=calibration,
             revision=revision,
-            scratch=scratch,
-            pruning=pruning,
+            workspace=workspace,
             threads=threads,
             progress=progress,
         )
-        manifest = write_bundle(prepared, Path(out), check=check, force=force, threads=threads, progress=progress)
-    workspace.remove(scratch)
-    return manifest
+        return write_bundle(
+            prepared, Path(out), workspace, check=check, force=force, threads=threads, progress=progress
+        )
 
 
 def write_bundle(
-    prepared: Prepared, out: Path, *, check: bool, force: bool, threads: int | None, progress: Progress
+    prepared: Prepared,
+    out: Path,
+    workspace: Workspace,
+    *,
+    check: bool,
+    force: bool,
+    threads: int | None,
+    progress: Progress,
 ) -> Manifest:
     """Write what is planned: calibrate, round, write the files and read them back; see :func:`export`."""
     for name, why in prepared.left_out.items():
@@ -121,7 +126,7 @@ def write_bundle(
         current = source if prepared.pruned is None else background.submit(prepared.checkpoint.source_hashes)
         calibrated = None
         if needs_calibration(prepared.recipe, prepared.plan):
-            calibrated = stack.enter_context(_calibrate(prepared, out, current.result(), threads, progress))
+            calibrated = stack.enter_context(_calibrate(prepared, workspace, current.result(), threads, progress))
         reports = write_data(work, prepared, calibrated, threads=threads, progress=progress)
         sparsity = measure_zeros(work, prepared, threads=threads, progress=progress)
         write_graph(work, graph)
@@ -174,12 +179,13 @@ def write_forms(
 
 
 def _calibrate(
-    prepared: Prepared, out: Path, source: Mapping[str, str], threads: int | None, progress: Progress
+    prepared: Prepared, workspace: Workspace, source: Mapping[str, str], threads: int | None, progress: Progress
 ) -> AbstractContextManager[Calibrated]:
     from edgepress.exporter.learn.calibration.run import calibrate
 
     bos = first_token(prepared.checkpoint, prepared.decoder)
-    return calibrate(prepared, out, source=source, bos=bos, threads=threads, progress=progress)
+    folder = workspace.part("calibration")
+    return calibrate(prepared, folder, source=source, bos=bos, threads=threads, progress=progress)
 
 
 def write_data(

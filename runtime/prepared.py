@@ -20,7 +20,6 @@ one that others own or may write is not used.
 
 import logging
 import os
-import re
 import secrets
 import shutil
 import sys
@@ -30,7 +29,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgepress.cache import locked, refuse_strangers, user_cache
+from edgepress.cache import FORM, PARTIAL_FORM, cache_folder, locked, refuse_strangers
 from edgepress.errors import InputError
 from edgepress.files import atomic_directory
 from edgepress.manifest import read_manifest
@@ -45,8 +44,6 @@ if TYPE_CHECKING:
     from onnxruntime import InferenceSession, SessionOptions
 
 DEFAULT_LIMIT = 8 << 30
-_OURS = re.compile(r"[0-9a-f]{16}-[0-9a-f]{16}")
-_LEFT_OVER = re.compile(r"\.[0-9a-f]{16}-[0-9a-f]{16}\..*\.(partial|old)")
 _log = logging.getLogger("edgepress.prepared")
 
 
@@ -70,12 +67,6 @@ class Prepared:
         if self.directory is not None:
             drop_mapped(self.directory / "model.onnx.data", self.rows)
         trim_heap()
-
-
-def cache_directory() -> Path:
-    """Where prepared forms are kept: ``$EDGEPRESS_CACHE``, or ``edgepress/prepared`` in the user's cache directory."""
-    chosen = os.environ.get("EDGEPRESS_CACHE")
-    return Path(chosen) if chosen else user_cache() / "prepared"
 
 
 def cache_limit() -> int:
@@ -163,7 +154,7 @@ def prepare(
     Args:
         bundle: a directory that an export wrote.
         model: its graph; by default what its ``genai_config.json`` names.
-        cache: where to keep the form; by default :func:`cache_directory`.
+        cache: where to keep the form; by default that of :func:`~edgepress.cache.cache_folder`.
         limit: bytes that all forms in ``cache`` may take; the ones not used for the longest time are removed.
         force: write it anew whatever there is.
         progress: makes the bar; :func:`edgepress.progress.progress` draws it on a terminal.
@@ -187,7 +178,7 @@ def _prepare(
     progress: Progress = silent,
 ) -> Path:
     """As :func:`prepare`, for a bundle that is verified when a form is made of it."""
-    cache = cache_directory() if cache is None else cache
+    cache = cache_folder("prepared") if cache is None else cache
     limit = cache_limit() if limit is None else limit
     key = form.key_of(bundle)
     target = cache / form.name_of(key)
@@ -208,7 +199,7 @@ def _prepare(
 
 def find_form(bundle: Path, cache: Path | None = None) -> Path | None:
     """The directory of ``bundle``'s prepared form, sound or not; None when there is none."""
-    directory = (cache_directory() if cache is None else cache) / form.name_of(form.key_of(bundle))
+    directory = (cache_folder("prepared") if cache is None else cache) / form.name_of(form.key_of(bundle))
     return directory if directory.exists() else None
 
 
@@ -286,7 +277,7 @@ def _remove_leftovers(cache: Path) -> None:
     if sys.platform == "win32":
         return
     for path in cache.iterdir():
-        if _LEFT_OVER.fullmatch(path.name):
+        if PARTIAL_FORM.fullmatch(path.name):
             shutil.rmtree(path, ignore_errors=True)
 
 
@@ -300,7 +291,7 @@ def _evict(cache: Path, limit: int, keep: Path) -> None:
 
     A process that has one mapped keeps its memory: the file lives on without a name.
     """
-    forms = [path for path in cache.iterdir() if _OURS.fullmatch(path.name) and path != keep]
+    forms = [path for path in cache.iterdir() if FORM.fullmatch(path.name) and path != keep]
     sizes = {path: _disk_bytes(path) for path in forms}
     total = sum(sizes.values()) + _disk_bytes(keep)
     for path in sorted(forms, key=_last_use):

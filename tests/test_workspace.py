@@ -32,7 +32,7 @@ def use(folder: Path) -> None:
 
 
 def test_ours_is_private_found_again_and_removed(tmp_path: Path) -> None:
-    folder = tmp_path / "deep" / ".out.calibration"
+    folder = tmp_path / "deep" / ".out.edgepress"
     with workspace.held(folder, BY):
         (folder / "stage").touch()
         (folder / "inner").mkdir()
@@ -122,7 +122,7 @@ def test_what_is_not_ours_is_refused_by_name_and_stays(
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     (elsewhere / "thesis.tex").write_text("mine")
-    place = tmp_path / ".out.calibration"
+    place = tmp_path / ".out.edgepress"
     make(place, elsewhere)
     before = everything(tmp_path)
     with pytest.raises(InputError, match=message) as caught, workspace.held(place, BY):
@@ -138,7 +138,7 @@ def test_what_is_not_ours_is_refused_by_name_and_stays(
 @posix
 @pytest.mark.parametrize("mode", [0o770, 0o707, 0o777])
 def test_a_folder_that_others_may_write_into_is_refused_and_stays(mode: int, tmp_path: Path) -> None:
-    place = tmp_path / ".out.calibration"
+    place = tmp_path / ".out.edgepress"
     with workspace.held(place, BY):
         (place / "stage").touch()
     place.chmod(mode)
@@ -151,7 +151,7 @@ def test_a_folder_that_others_may_write_into_is_refused_and_stays(mode: int, tmp
 @posix
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root gives folders away")
 def test_a_folder_of_another_user_is_refused_and_stays(tmp_path: Path) -> None:
-    place = tmp_path / ".out.calibration"
+    place = tmp_path / ".out.edgepress"
     with workspace.held(place, BY):
         (place / "stage").touch()
     os.chown(place, 12345, 12345)
@@ -166,7 +166,7 @@ def test_where_a_file_system_gives_every_folder_one_owner_and_mode_ours_are_used
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As vfat and shared folders of virtual machines do: 0777, whatever is asked for."""
-    place = tmp_path / ".out.calibration"
+    place = tmp_path / ".out.edgepress"
     place.mkdir()
     place.chmod(0o777)
     probe = tempfile.mkdtemp
@@ -186,6 +186,75 @@ def test_the_place_beside_an_output_has_its_name_however_that_is_given(
 ) -> None:
     (tmp_path / "build").mkdir()
     monkeypatch.chdir(tmp_path / "build")
-    expected = tmp_path / ".build.budget"
+    expected = tmp_path / ".build.edgepress"
     for given in (".", "../build", "../build/", "../build/../build", str(tmp_path / "build")):
-        assert workspace.beside(Path(given), "budget") == expected
+        assert workspace.beside(Path(given)) == expected
+
+
+def export_to(out: Path, *parts: workspace.Part, error: type[BaseException] | None = None) -> None:
+    """Do what an export does: ask for parts, write a stage into each, and end well or with ``error``."""
+    with workspace.Workspace.opened(out) as kept:
+        for part in parts:
+            (kept.part(part) / "stage").write_text("done", encoding="utf-8")
+        if error is not None:
+            raise error
+
+
+def test_an_export_that_keeps_nothing_makes_no_folder(tmp_path: Path) -> None:
+    with workspace.Workspace.opened(tmp_path / "out") as kept:
+        assert not kept.folder.exists()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("error", [InputError, KeyboardInterrupt, OSError])
+def test_what_is_done_stays_until_an_export_to_that_place_ends_well(
+    error: type[BaseException], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    out, folder = tmp_path / "out", tmp_path / ".out.edgepress"
+    with pytest.raises(error):
+        export_to(out, "pruning", "calibration", error=error)
+    assert f"what is done is kept in {folder}: the same command goes on from there" in caplog.text
+    assert f"`edgepress clean {out}` removes it" in caplog.text
+    assert {path.name for path in folder.iterdir()} == {workspace.NOTE, "pruning", "calibration"}
+    with pytest.raises(error):  # one that asks for less leaves the rest alone
+        export_to(out, "prices", error=error)
+    assert (folder / "pruning" / "stage").read_text() == "done"
+    export_to(out)  # this one needs none of it
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_error_before_anything_is_done_leaves_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def fail() -> None:
+        with workspace.Workspace.opened(tmp_path / "out") as kept:
+            kept.part("calibration")
+            raise InputError("no text")
+
+    with pytest.raises(InputError):
+        fail()
+    assert list(tmp_path.iterdir()) == []
+    assert caplog.text == ""
+
+
+@posix
+def test_two_exports_to_one_place_do_not_meet(tmp_path: Path) -> None:
+    with workspace.Workspace.opened(tmp_path / "out") as kept:
+        (kept.part("prices") / "stage").touch()
+        with (
+            workspace.Workspace.opened(tmp_path / "out") as other,
+            pytest.raises(InputError, match=r"another export works in .*\.out\.edgepress; wait for it, or choose"),
+        ):
+            other.part("prices")
+        assert (kept.folder / "prices" / "stage").exists()  # the other ended well, and removed nothing
+    assert list(tmp_path.iterdir()) == []
+
+
+@posix
+def test_parts_in_a_folder_that_is_not_ours_are_not_made(tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (tmp_path / ".out.edgepress").symlink_to(elsewhere, target_is_directory=True)
+    before = everything(tmp_path)
+    with pytest.raises(InputError, match="is a link"):
+        export_to(tmp_path / "out", "calibration")
+    export_to(tmp_path / "out")
+    assert everything(tmp_path) == before

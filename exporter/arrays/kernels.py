@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edgepress.cache import user_cache
+from edgepress.cache import cache_folder
 from edgepress.errors import InputError
 
 WORTH = 50_000_000  # weights that numpy rounds in the time in which numba is loaded, on one or two cores
@@ -71,7 +71,7 @@ def _is_compiled() -> bool:
     """Whether the disk has what numba compiled of this version of :mod:`.fused`."""
     try:
         source = Path(__file__).with_name("fused.py").stat().st_mtime
-        return any(index.stat().st_mtime >= source for index in (user_cache() / "kernels").rglob("fused.search*.nbi"))
+        return any(index.stat().st_mtime >= source for index in cache_folder("kernels").rglob("fused.search*.nbi"))
     except (OSError, InputError):
         return False
 
@@ -109,7 +109,7 @@ def _try(found: Kernels) -> None:
 def _cache() -> Path:
     """A folder that is this user's alone."""
     try:
-        folder = user_cache() / "kernels"
+        folder = cache_folder("kernels")
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if _is_ours(folder):
             return folder

@@ -30,6 +30,7 @@ from edgepress.targets import (
     target_names,
 )
 from edgepress.whole import whole_number
+from edgepress.workspace import Workspace
 
 if TYPE_CHECKING:
     from edgepress.exporter.learn.pruning.run import Pruned
@@ -83,8 +84,7 @@ def decide(
     context_length: int | None = None,
     calibration: Sequence[str | Path] = (),
     revision: str | None = None,
-    scratch: Path | None = None,
-    pruning: Path | None = None,
+    workspace: Workspace | None = None,
     threads: int | None = None,
     progress: Progress = silent,
 ) -> Prepared:
@@ -92,12 +92,12 @@ def decide(
 
     Without a ``recipe`` it is the one that suits the targets (:func:`~edgepress.targets.default_recipe`).
 
-    A recipe that prunes is planned for the model that its steps leave: they are run, and kept in ``pruning``. When that
-    is None only those that change sizes are run, in a temporary directory.
+    A recipe that prunes is planned for the model that its steps leave: they are run, and kept in ``workspace``. When
+    that is None only those that change sizes are run, in a temporary directory.
 
     A recipe with a budget is planned in three steps, measure → solve → plan, the first of which runs the model. What
-    it measures is kept in ``scratch``, nowhere when None. One with float16 activations runs the model too, to find the
-    layers that overflow.
+    it measures is kept in ``workspace``, nowhere when None. One with float16 activations runs the model too, to find
+    the layers that overflow.
 
     Raises:
         InputError: the model, recipe or target cannot be used; the message says which, why and what to do.
@@ -122,13 +122,14 @@ def decide(
 
         from edgepress.exporter.learn.pruning.run import prune
 
-        pruned = prune(checkpoint, asked, targets, folder=pruning, threads=threads, progress=progress)
+        kept = None if workspace is None else workspace.part("pruning")
+        pruned = prune(checkpoint, asked, targets, folder=kept, threads=threads, progress=progress)
         checkpoint, text = pruned.checkpoint, replace(asked.calibration, text=pruned.text)
         asked = replace(asked, calibration=text)
     plain = read_decoder(checkpoint)
     left_out = declined(plain, asked)
-    kept = tuple(name for name in asked.after if name not in left_out)
-    asked = fit_length(checkpoint, plain, replace(asked, after=kept))
+    after = tuple(name for name in asked.after if name not in left_out)
+    asked = fit_length(checkpoint, plain, replace(asked, after=after))
 
     def planned(recipe: Recipe) -> Prepared:
         decoder = describe_methods(plain, recipe)
@@ -150,7 +151,7 @@ def decide(
     if asked.activations.type == "float16":
         prepared = planned(keep_what_overflows(checkpoint, plain, asked, threads=threads, progress=progress))
     if asked.budget is not None:
-        prepared = spend(prepared, plain, scratch=scratch, threads=threads, progress=progress)
+        prepared = spend(prepared, plain, workspace, threads=threads, progress=progress)
         refuse_forms(prepared)
     return prepared
 
@@ -200,15 +201,15 @@ def plan_tensors(checkpoint: Checkpoint, decoder: Decoder, recipe: Recipe) -> Pl
 
 
 def spend(
-    prepared: Prepared, plain: Decoder, *, scratch: Path | None, threads: int | None, progress: Progress
+    prepared: Prepared, plain: Decoder, workspace: Workspace | None, *, threads: int | None, progress: Progress
 ) -> Prepared:
     """Measure and solve the recipe's budget; see :func:`decide`. ``plain`` is the decoder before any method."""
     from edgepress.exporter.learn.budget.measure import spend_budget
 
     bos = first_token(prepared.checkpoint, prepared.decoder)
     with TemporaryDirectory(prefix="edgepress-") as temporary:
-        directory = Path(temporary) / "budget" if scratch is None else scratch
-        spent, summary = spend_budget(prepared, plain, scratch=directory, bos=bos, threads=threads, progress=progress)
+        folder = Path(temporary) if workspace is None else workspace.part("prices")
+        spent, summary = spend_budget(prepared, plain, folder, bos=bos, threads=threads, progress=progress)
     plan = plan_tensors(prepared.checkpoint, prepared.decoder, spent.recipe)
     return replace(prepared, recipe=spent.recipe, plan=plan, budget=summary)
 

@@ -39,24 +39,21 @@ class Store:
     def open(cls, directory: Path, key: Mapping[str, object]) -> Iterator["Store"]:
         """Continue in ``directory`` when it was begun with the same ``key`` and every stage is whole; else begin anew.
 
-        An error before the first stage is complete removes the directory.
-
-        Raises:
-            InputError: another process calibrates there, it is not ours, or it cannot be written.
-
+        An error before the first stage is complete removes the directory. It must be one that this process has made or
+        holds (:class:`edgepress.workspace.Workspace`): nothing in it is looked at as if another could write there.
         """
         text = json.dumps(key, sort_keys=True, indent=1)
-        with workspace.held(directory, "another export calibrates"):
-            path, store = directory / _KEY_FILE, cls(directory)
-            if not path.is_file() or path.read_bytes() != text.encode() or store._is_damaged():
-                workspace.clear(directory)
-                path.write_bytes(text.encode())
-            try:
-                yield store
-            except BaseException:
-                if not store.stages():  # nothing to go on from
-                    store.remove()
-                raise
+        directory.mkdir(exist_ok=True)
+        path, store = directory / _KEY_FILE, cls(directory)
+        if not path.is_file() or path.read_bytes() != text.encode() or store._is_damaged():
+            workspace.clear(directory)
+            path.write_bytes(text.encode())
+        try:
+            yield store
+        except BaseException:
+            if not store.stages():  # nothing to go on from
+                workspace.remove_made(directory)
+            raise
 
     def _is_damaged(self) -> bool:
         """Whether something is not as it was written; what later stages were made from is gone, so none can stay."""
@@ -142,10 +139,6 @@ class Store:
 
         """
         return StoredStages(self)
-
-    def remove(self) -> None:
-        """Delete the directory: the bundle is written."""
-        workspace.remove(self.directory)
 
 
 def to_arrays(name: str, stored: Quantized | NDArray[np.float32]) -> dict[str, NDArray[Any]]:

@@ -1,28 +1,55 @@
 """Where edgepress keeps what it can make or fetch again: private folders, with one writer at a time."""
 
 import os
+import re
 import stat
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import takewhile
 from pathlib import Path
+from typing import Literal, get_args
 
 from edgepress.errors import InputError
 
 if sys.platform != "win32":
     import fcntl
 
+Cache = Literal["prepared", "verified", "emulator", "kernels"]
+"""Forms of bundles that onnxruntime maps; which bundles were verified; the emulator; compiled kernels."""
+CACHES: tuple[Cache, ...] = get_args(Cache)
+
+FORM = re.compile(r"[0-9a-f]{16}-[0-9a-f]{16}")  # the name of a prepared form
+PARTIAL_FORM = re.compile(r"\.[0-9a-f]{16}-[0-9a-f]{16}\..*\.(partial|old)")
+LOCK = ".lock"  # in each folder that has one writer at a time
 _REMEDY = "set EDGEPRESS_CACHE to a directory of your own"
 
 
-def cache_home() -> Path:
-    """``$EDGEPRESS_CACHE``, or ``edgepress`` in the user's cache directory."""
+def cache_folder(name: Cache) -> Path:
+    """Where a cache is kept: in ``$EDGEPRESS_CACHE`` (prepared forms directly), or in the user's cache directory.
+
+    Raises:
+        InputError: the user has no home directory.
+
+    """
     chosen = os.environ.get("EDGEPRESS_CACHE")
-    return Path(chosen) if chosen else user_cache()
+    if not chosen or name == "kernels":  # code that is run comes from the user's own directory only
+        return _user_cache() / name
+    return Path(chosen) if name == "prepared" else Path(chosen) / name
 
 
-def user_cache() -> Path:
+def cache_entries(name: Cache) -> list[Path]:
+    """What lies in a cache; nothing of others that lies beside it."""
+    try:
+        found = sorted(cache_folder(name).iterdir())
+    except FileNotFoundError:
+        return []
+    if name == "prepared":
+        return [path for path in found if FORM.fullmatch(path.name) or PARTIAL_FORM.fullmatch(path.name)]
+    return [path for path in found if path.name != LOCK]
+
+
+def _user_cache() -> Path:
     """``edgepress`` in the user's cache directory: ``$XDG_CACHE_HOME``, or ``~/.cache``."""
     home = os.environ.get("XDG_CACHE_HOME")
     try:
@@ -91,7 +118,7 @@ def locked(cache: Path) -> Iterator[None]:
     """
     make_private(cache)
     try:
-        file = (cache / ".lock").open("ab")
+        file = (cache / LOCK).open("ab")
     except OSError as error:
         raise InputError(
             f"{cache} cannot be written ({error.strerror}); set EDGEPRESS_CACHE to a directory that can"

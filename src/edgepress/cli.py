@@ -17,7 +17,7 @@ from edgepress import __version__, commands, stdio
 from edgepress.errors import EdgepressError
 from edgepress.text.documents import check_unicode
 
-_ORDER = ("export", "plan", "inspect", "check", "blame", "verify", "prepare", "run", "bench", "eval", "emulator")
+_FIRST = ("export", "plan", "inspect", "check", "blame", "verify", "prepare", "run", "bench", "eval", "clean")
 
 
 class Command(Protocol):
@@ -32,7 +32,7 @@ class Command(Protocol):
 def _commands() -> list[Command]:
     names = [module.name for module in pkgutil.iter_modules(commands.__path__)]
     found = [cast("Command", importlib.import_module(f"{commands.__name__}.{name}")) for name in names]
-    return sorted(found, key=lambda command: _ORDER.index(command.NAME) if command.NAME in _ORDER else len(_ORDER))
+    return sorted(found, key=lambda command: _FIRST.index(command.NAME) if command.NAME in _FIRST else len(_FIRST))
 
 
 def _parser() -> argparse.ArgumentParser:

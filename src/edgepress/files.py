@@ -18,7 +18,7 @@ from edgepress.errors import InputError
 from edgepress.exchange import exchange
 
 _PARTIAL = ".partial"
-_REPLACED = ".edgepress-replaced"  # the old directory on its way out, beside the new one
+REPLACED = ".edgepress-replaced"  # the old directory on its way out, beside the new one
 _YOUNG = 2.0  # seconds in which a directory that was just made may have no note yet
 _HASH_CHUNK = 1 << 20  # bytes read at a time: bounded memory, few system calls
 _MOST_AT_ONCE = 1 << 30  # bytes of one read: Linux gives 0x7ffff000 at most, macOS and Windows take INT_MAX at most
@@ -162,7 +162,7 @@ def refuse_aside(target: Path) -> None:
     """
     whole = _absolute(target)
     name = glob.escape(whole.name)
-    for pattern in () if os.path.lexists(whole) else (f".{name}.*{_PARTIAL}/{_REPLACED}", f".{name}.*.old/{name}"):
+    for pattern in () if os.path.lexists(whole) else (f".{name}.*{_PARTIAL}/{REPLACED}", f".{name}.*.old/{name}"):
         for path in whole.parent.glob(pattern):
             raise InputError(f"{target} is missing: an export that was killed left it in {path}; move it back")
 
@@ -224,7 +224,7 @@ def _put_in_place(work: Path, target: Path, replace: bool, may_remove: Callable[
         if may_remove is not None:
             may_remove(target)
         if not exchange(work, target):
-            target.rename(work.with_name(_REPLACED))  # killed here, `_put_back` finds the old one
+            target.rename(work.with_name(REPLACED))  # killed here, `_put_back` finds the old one
             work.rename(target)
     except OSError as error:
         raise InputError(f"{target} cannot be put in place: {error.strerror}; choose another output") from error
@@ -232,7 +232,7 @@ def _put_in_place(work: Path, target: Path, replace: bool, may_remove: Callable[
 
 def _put_back(place: Path, target: Path) -> None:
     """Undo half of an exchange: the old directory lies aside, and nothing is where it was."""
-    old = place / _REPLACED
+    old = place / REPLACED
     if os.path.lexists(old) and not os.path.lexists(target):  # a name that is too long for the system is not there
         old.rename(target)
 

@@ -19,7 +19,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
-from edgepress.cache import cache_home, find_stranger, make_private
+from edgepress.cache import cache_folder, find_stranger, make_private
 from edgepress.errors import InputError
 from edgepress.manifest import MANIFEST_NAME, bundle_hash, find_damage, read_manifest, refuse_links
 from edgepress.progress import Progress, silent
@@ -81,7 +81,7 @@ def _say_unverified(bundle: Path) -> None:
 
 def _note(bundle: Path) -> Path:
     place = hashlib.sha256(os.fsencode(bundle.resolve())).hexdigest()
-    return cache_home() / "verified" / f"{place[:32]}.json"
+    return cache_folder("verified") / f"{place[:32]}.json"
 
 
 def _stamps(bundle: Path, names: list[str]) -> dict[str, Stamp]:

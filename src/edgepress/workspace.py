@@ -1,20 +1,23 @@
 """Folders of ours beside an output: recognised by a note inside, never followed, never emptied otherwise.
 
-An export keeps what can be gone on from in hidden folders beside its output (``.NAME.calibration``), and makes the
-output itself in one. Their names can be guessed, and the place may be one where others write: what lies there under
-such a name is used, emptied or removed only when it is a plain directory of this user, closed to the others, that has
-:data:`NOTE` in it. The note is written first and removed last, so that a kill leaves none without it but an empty one.
+An export keeps what can be gone on from in one hidden folder beside its output (:class:`Workspace`), and makes the
+output itself in another (:func:`edgepress.files.atomic_directory`). Their names can be guessed, and the place may be
+one where others write: what lies there under such a name is used, emptied or removed only when it is a plain directory
+of this user, closed to the others, that has :data:`NOTE` in it. The note is written first and removed last, so that a
+kill leaves none without it but an empty one. What was left there is found and removed by :mod:`edgepress.leftovers`.
 """
 
 import json
+import logging
 import os
 import shutil
 import stat
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import Literal, get_args
 
 from edgepress.cache import find_stranger
 from edgepress.errors import InputError
@@ -23,16 +26,85 @@ if sys.platform != "win32":
     import fcntl
 
 NOTE = ".edgepress-workspace"  # its name is the sign; what is in it tells a reader
+SUFFIX = ".edgepress"  # of a workspace: `.NAME.edgepress` is that of the output NAME
+Part = Literal["pruning", "calibration", "prices"]
+"""A folder in a workspace: stages of ``prune``'s steps, stages of the layers, what a budget has measured."""
+PARTS: tuple[str, ...] = get_args(Part)
 _PRIVATE = 0o700
 _JUNCTION = 0xA0000003  # IO_REPARSE_TAG_MOUNT_POINT of Windows; its symbolic links are such by their mode
 _NAMED = 3  # entries that a message names
 _SHOWN = 80  # characters of a name in a message
+_log = logging.getLogger("edgepress.workspace")
 
 
-def beside(out: Path, kind: str) -> Path:
-    """Where an export to ``out`` keeps what it does of a ``kind``: ``.NAME.kind`` beside it."""
+class Workspace:
+    """What one export keeps beside its output until the bundle is whole: stages that the next run goes on from.
+
+    The folder is made when a part is first asked for, and kept from other processes from then on. Made by
+    :meth:`opened`.
+    """
+
+    def __init__(self, out: Path) -> None:
+        self._out, self.folder = out, beside(out)
+        self._held, self._is_held = ExitStack(), False
+
+    @classmethod
+    @contextmanager
+    def opened(cls, out: Path) -> Iterator["Workspace"]:
+        """The workspace of an export to ``out``.
+
+        It is removed when the block ends without an error, and when an error leaves nothing to go on from. Where it
+        stays, a warning says so.
+        """
+        workspace = cls(out)
+        with workspace._held:
+            try:
+                yield workspace
+            except BaseException:
+                workspace._keep()
+                raise
+            workspace._remove()
+
+    def part(self, name: Part) -> Path:
+        """The folder of one kind of stages.
+
+        Raises:
+            InputError: another process holds the workspace, it is not ours, or it cannot be made.
+
+        """
+        if not self._is_held:
+            self._held.enter_context(held(self.folder, "another export works"))
+            self._is_held = True
+        folder = self.folder / name
+        folder.mkdir(exist_ok=True)
+        return folder
+
+    def _keep(self) -> None:
+        if not self._is_held:
+            return
+        for name in PARTS:
+            with suppress(OSError):
+                (self.folder / name).rmdir()  # only if it is empty
+        if any(entry.name != NOTE for entry in self.folder.iterdir()):
+            _log.warning(
+                "what is done is kept in %s: the same command goes on from there, and `edgepress clean %s` removes it",
+                self.folder,
+                self._out,
+            )
+        else:
+            remove_made(self.folder)
+
+    def _remove(self) -> None:
+        if self._is_held:
+            remove_made(self.folder)
+        else:
+            remove(self.folder)  # what an export that was stopped has left
+
+
+def beside(out: Path) -> Path:
+    """Where the workspace of an export to ``out`` lies: ``.NAME.edgepress`` beside it."""
     whole = Path(os.path.abspath(out))  # noqa: PTH100 - resolve() would follow a link at `out` itself
-    return whole.parent / f".{whole.name}.{kind}"
+    return whole.parent / f".{whole.name}{SUFFIX}"
 
 
 @contextmanager
@@ -107,9 +179,14 @@ def clear(directory: Path) -> None:
 
 
 def remove(directory: Path) -> None:
-    """Remove a directory if it is ours; what is not stays as it is."""
-    if is_ours(directory):
+    """Remove a directory if it is ours and no process holds it; what is not stays as it is."""
+    if not is_ours(directory):
+        return
+    descriptor = hold(directory)
+    if descriptor is not None or sys.platform == "win32":
         remove_made(directory)
+    if descriptor is not None:
+        os.close(descriptor)
 
 
 def remove_made(directory: Path) -> None:

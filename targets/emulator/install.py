@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
-from edgepress.cache import cache_home, locked
+from edgepress.cache import cache_folder, locked
 from edgepress.errors import InputError
 from edgepress.files import atomic_directory
 from edgepress.progress import Progress, silent
@@ -43,7 +43,7 @@ NOTE = "installed.json"
 
 def emulator_directory() -> Path:
     """Where the emulator is kept: ``$EDGEPRESS_CACHE/emulator``, or in the user's cache directory."""
-    return cache_home() / "emulator"
+    return cache_folder("emulator")
 
 
 def find(directory: Path | None = None) -> Installation:

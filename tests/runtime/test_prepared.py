@@ -16,6 +16,7 @@ import prepared_bundles as made
 import pytest
 from prepared_bundles import Shape, make_bundle, run
 
+from edgepress.cache import cache_folder
 from edgepress.errors import InputError
 from edgepress.runtime import form, prepared, products, repack
 from edgepress.stamps import stamp
@@ -372,13 +373,13 @@ def test_a_limit_below_one_form(bundle: Path, cache: Path, limit: int, caplog: p
 
 def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("EDGEPRESS_CACHE", str(tmp_path))
-    assert prepared.cache_directory() == tmp_path
+    assert cache_folder("prepared") == tmp_path
     monkeypatch.delenv("EDGEPRESS_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert prepared.cache_directory() == tmp_path / "edgepress" / "prepared"
+    assert cache_folder("prepared") == tmp_path / "edgepress" / "prepared"
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setattr(Path, "home", lambda: tmp_path)
-    assert prepared.cache_directory() == tmp_path / ".cache" / "edgepress" / "prepared"
+    assert cache_folder("prepared") == tmp_path / ".cache" / "edgepress" / "prepared"
 
 
 def test_how_much_it_may_hold(monkeypatch: pytest.MonkeyPatch) -> None:

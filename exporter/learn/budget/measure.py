@@ -50,8 +50,8 @@ _WHOLE = 4  # times the tokens of a price for those of a choice: 8,192 give a KL
 def spend_budget(
     prepared: Prepared,
     plain: Decoder,
+    folder: Path,
     *,
-    scratch: Path,
     bos: int | None,
     threads: int | None,
     progress: Progress,
@@ -59,7 +59,7 @@ def spend_budget(
     """Choose each tensor's scheme, and say what the manifest keeps about the choice.
 
     ``prepared`` is planned without the budget; ``plain`` is the checkpoint's own decoder: prices are those of rounding
-    without transforms, the choice is measured with them. What is measured stays in ``scratch`` for the next run with
+    without transforms, the choice is measured with them. What is measured stays in ``folder`` for the next run with
     the same model, text and candidates.
 
     Raises:
@@ -70,15 +70,15 @@ def spend_budget(
     if budget is None:
         raise ValueError(f"recipe {prepared.recipe.name} has no budget")
     with use_threads(plain, threads):
-        return _spend(prepared, plain, budget, scratch=scratch, bos=bos, threads=threads, progress=progress)
+        return _spend(prepared, plain, budget, folder, bos=bos, threads=threads, progress=progress)
 
 
 def _spend(
     prepared: Prepared,
     plain: Decoder,
     budget: Budget,
+    folder: Path,
     *,
-    scratch: Path,
     bos: int | None,
     threads: int | None,
     progress: Progress,
@@ -98,7 +98,7 @@ def _spend(
     def itemsize(name: str) -> int:
         return checkpoint.tensors[name].itemsize
 
-    with Store.open(scratch, _key(asked, groups, given)) as store:
+    with Store.open(folder, _key(asked, groups, given)) as store:
         chosen = given or written_tokens(asked, store, threads=threads, progress=progress)
         shipped = given_tokens(replace(prepared, recipe=wanted_tokens(recipe, prepared.plan)), bos) or chosen
         seen, scored = split_text(shipped.tokens, chosen.tokens, recipe, budget)

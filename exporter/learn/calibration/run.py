@@ -15,7 +15,7 @@ import onnxruntime
 import torch
 from numpy.typing import NDArray
 
-from edgepress import __version__, workspace
+from edgepress import __version__
 from edgepress.cores import usable_cores
 from edgepress.exporter.learn.calibration.engine import Calibration
 from edgepress.exporter.learn.calibration.generate import generate_calibration
@@ -54,27 +54,26 @@ class Calibrated:
 @contextmanager
 def calibrate(
     prepared: Prepared,
-    out: Path,
+    folder: Path,
     *,
     source: Mapping[str, str],
     bos: int | None,
     threads: int | None,
     progress: Progress,
 ) -> Iterator[Calibrated]:
-    """Calibrate in a hidden directory beside ``out``, which is removed when the block ends without an error.
+    """Calibrate in ``folder``, and keep the stages there while the block runs.
 
-    After an error or a kill it stays when a stage is complete, and the next run with the same inputs goes on there.
+    After an error or a kill they stay when one is complete, and the next run with the same inputs goes on there.
 
     Raises:
         InputError: the text or a method's result cannot be used; what is done is kept.
 
     """
-    directory = workspace.beside(out, "calibration")
     asked = replace(prepared, recipe=wanted_tokens(prepared.recipe, prepared.plan))
     with ExitStack() as stack:
         with use_threads(prepared.decoder, threads):
             given = given_tokens(asked, bos)
-            store = stack.enter_context(Store.open(directory, _key(asked, source, given)))
+            store = stack.enter_context(Store.open(folder, _key(asked, source, given)))
             chosen = given or written_tokens(asked, store, threads=threads, progress=progress)
             for warning in chosen.warnings:
                 _log.warning("calibration text: %s", warning)
@@ -82,7 +81,6 @@ def calibrate(
         described = describe_tokens(prepared.recipe, chosen) | {"left_out": dict(prepared.left_out)}
         tokens, count = layers_first(chosen.tokens, prepared.recipe.calibration)
         yield Calibrated(stages, tokens[:count], described, _fingerprint(prepared, chosen))
-        store.remove()
 
 
 def _run(prepared: Prepared, chosen: CalibrationTokens, store: Store, progress: Progress) -> StoredStages:

@@ -1,8 +1,8 @@
 """The steps of a recipe's ``prune``, one after the other, each kept on disk until the bundle is in place.
 
-``.NAME.pruning/`` beside the output holds ``text`` and a stage for each step that is done (``0-depth``), written whole
-under a key of everything that decides its bytes; the last has the checkpoint. A killed export goes on at the step in
-which it was.
+The part ``pruning`` of the workspace (:class:`edgepress.workspace.Workspace`) holds ``text`` and a stage for each step
+that is done (``0-depth``), written whole under a key of everything that decides its bytes; the last has the checkpoint.
+A killed export goes on at the step in which it was.
 """
 
 from __future__ import annotations
@@ -49,6 +49,7 @@ from edgepress.exporter.tokens.source_tokenizer import check_tokenizer, source_t
 from edgepress.files import atomic_directory, sha256_file
 from edgepress.progress import Progress
 from edgepress.targets import Target
+from edgepress.workspace import clear
 
 _STEP_FILE = "step.json"  # the key of a stage, its files' hashes and what the manifest says of it
 _KEPT_TOKENS = "kept_tokens.npy"
@@ -164,13 +165,26 @@ def prune(
         _check(run, steps)
         with use_threads(decoder, threads):
             pruned = _run(run, [step for step in steps if step.name not in skipped], threads)
-    except BaseException:
+    except BaseException as error:
         if folder is None:
             shutil.rmtree(place, ignore_errors=True)
+        elif not _is_worth_keeping(folder, stopped=not isinstance(error, Exception)):
+            clear(folder)
         raise
     if folder is None:
         weakref.finalize(pruned.checkpoint, shutil.rmtree, place, ignore_errors=True)
     return replace(pruned, skipped=skipped)
+
+
+def _is_worth_keeping(folder: Path, *, stopped: bool) -> bool:
+    """Whether there is anything to go on from: a step that is done, training's state, or text that the model wrote.
+
+    Where the user has ``stopped`` the export, whatever there is.
+    """
+    if stopped:
+        return True
+    steps = [path for path in folder.glob("[0-9]*-*/step.json") if path.parent.suffix != ".state"]
+    return bool(steps) or any(folder.glob("*.state/*.state")) or any(folder.glob("text/*/generations.jsonl"))
 
 
 def _check(run: _Run, steps: Sequence[_Step]) -> None:

@@ -11,7 +11,6 @@ from calibrations import KilledError, calibration, content, prepare
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from edgepress import workspace
 from edgepress.exporter.decide.prepare import Prepared
 from edgepress.exporter.learn.calibration.engine import Calibration
 from edgepress.exporter.streams.store import Store
@@ -81,7 +80,7 @@ def flipped(left: Path, name: str, bit: int, into: Path) -> Path:
 def test_what_is_left_has_every_kind_of_file(left: tuple[Prepared, Path, dict[str, bytes]]) -> None:
     _, home, _ = left
     suffixes = {Path(name).suffix for place in ("layer", "training") for name in files_of(home / place)}
-    assert suffixes == {".safetensors", ".f32", ".weights", ".state", ".json", ""}
+    assert suffixes == {".safetensors", ".f32", ".weights", ".state", ".json"}
 
 
 def test_a_flip_in_any_file_that_the_next_stages_read_begins_anew_and_is_said(
@@ -145,12 +144,3 @@ def test_a_file_that_is_missing_is_damage_too(
     with calibration(prepared, store, TOKENS) as run:
         run.run()
     assert content(store) == expected
-
-
-def test_the_note_of_a_folder_is_none_of_its_content(
-    left: tuple[Prepared, Path, dict[str, bytes]], tmp_path: Path
-) -> None:
-    _, home, _ = left
-    store = flipped(home / "layer", workspace.NOTE, 12, tmp_path)
-    with Store.open(store, {"same": "key"}) as opened:
-        assert opened.stages() == ["0000-layer", "0001-layer"]

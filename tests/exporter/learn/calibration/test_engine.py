@@ -18,7 +18,6 @@ from edgepress.exporter.decide.prepare import decide
 from edgepress.exporter.learn.calibration import rounding
 from edgepress.exporter.model import network
 from edgepress.exporter.model.description import Linear, Weight, layer_linears
-from edgepress.exporter.streams.store import Store
 from edgepress.progress import Advance, Progress
 
 GPTQ = '[weights]\nmethod = "gptq"\nbits = 4\nblock_size = 32\n[embedding]\nmethod = "rtn"\n'
@@ -234,9 +233,3 @@ def test_what_a_sparse_recipe_cannot_have_is_said_when_it_is_planned(tmp_path: P
     planned = {tensor.weight.name: tensor for tensor in prepared.plan.tensors}
     assert planned["layers.0.mlp.down"].scheme is None
     assert "50% zeros" in planned["layers.1.mlp.down"].stored_as
-
-
-def test_two_runs_do_not_share_a_directory(tmp_path: Path) -> None:
-    held = Store.open(tmp_path / "store", {})
-    with held, pytest.raises(InputError, match="another export calibrates"), Store.open(tmp_path / "store", {}):
-        pass

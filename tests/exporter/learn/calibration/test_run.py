@@ -115,7 +115,7 @@ def kill(place: str, model: Path, recipe: Path, out: Path, text: list[Path]) -> 
         assert child.stdout.readline() == "here\n"
         child.send_signal(signal.SIGKILL)
     assert not out.exists()
-    assert [path.name for path in hidden(out.parent) if path.name.endswith(".calibration")] == [".killed.calibration"]
+    assert [path.name for path in hidden(out.parent) if path.suffix != ".partial"] == [".killed.edgepress"]
     time.sleep(0.1)
 
 
@@ -135,7 +135,7 @@ def test_killed_in_a_layer_it_goes_on_and_gives_the_same_bundle(
     resumed = export(model, out=tmp_path / "killed", recipe=recipe, calibration=texts, threads=1)
     assert "after stage 0001-layer" in caplog.text
     assert resumed == whole
-    assert not any(path.name.endswith(".calibration") for path in hidden(tmp_path))
+    assert not hidden(tmp_path)
 
 
 def test_killed_while_the_model_writes_it_begins_anew_and_leaves_nothing(
@@ -145,7 +145,7 @@ def test_killed_while_the_model_writes_it_begins_anew_and_leaves_nothing(
     whole = export(model, out=tmp_path / "whole", recipe=recipe, threads=1)
     kill("generate", model, recipe, tmp_path / "killed", [])
     assert export(model, out=tmp_path / "killed", recipe=recipe, threads=1) == whole
-    assert not any(path.name.endswith(".calibration") for path in hidden(tmp_path))
+    assert not hidden(tmp_path)
 
 
 def test_more_text_of_its_own_is_another_calibration(

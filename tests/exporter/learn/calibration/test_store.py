@@ -9,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hypothesis_numpy
 
-from edgepress import workspace
 from edgepress.exporter.arrays.packing import Quantized
 from edgepress.exporter.streams.store import Store, to_arrays
 
@@ -80,7 +79,7 @@ def test_another_key_begins_anew_with_nothing_of_the_old_one(tmp_path: Path) -> 
         assert store.stages() == ["0000-layer", "0001-layer"]
     with Store.open(directory, {**KEY, "threads": 2}) as store:
         assert store.stages() == []
-        assert {path.name for path in directory.iterdir()} == {workspace.NOTE, "key.json"}
+        assert {path.name for path in directory.iterdir()} == {"key.json"}
         store.save("0000-layer", {})
     with Store.open(directory, {**KEY, "threads": 2}) as store:
         assert store.stages() == ["0000-layer"]
@@ -107,8 +106,6 @@ def test_an_error_keeps_what_is_complete_and_no_empty_directory(tmp_path: Path) 
         raise ZeroDivisionError
     with Store.open(tmp_path / "store", KEY) as store:
         assert store.stages() == ["0000-layer", "0001-layer"]
-        store.remove()
-    assert not (tmp_path / "store").exists()
 
 
 def test_weights_of_a_later_stage_replace_those_of_an_earlier_one(tmp_path: Path) -> None:

@@ -154,7 +154,9 @@ def kill(home: Path, out: Path, place: str) -> None:
 
 def test_killed_again_and_again_it_ends_with_the_same_bytes(bundle: Path, home: Path, tmp_path: Path) -> None:
     """In retrain's training, after the last step, between two layers of gptq, in distill's training, at the end."""
-    out, pruning, calibration = (tmp_path / name for name in ("killed", ".killed.pruning", ".killed.calibration"))
+    out, pruning, calibration = (
+        tmp_path / name for name in ("killed", ".killed.edgepress/pruning", ".killed.edgepress/calibration")
+    )
     kill(home, out, "retrain")
     assert (pruning / "1-mlp_width").is_dir()
     assert not (pruning / "2-retrain").exists()

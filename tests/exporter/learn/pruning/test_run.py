@@ -174,7 +174,7 @@ def test_killed_anywhere_it_goes_on_and_gives_the_same_bytes(
         assert child.stdout.readline() == "here\n"
         child.send_signal(signal.SIGKILL)
     assert not out.exists()
-    done = [path.name for path in (tmp_path / ".killed.pruning").iterdir()]
+    done = [path.name for path in (tmp_path / ".killed.edgepress" / "pruning").iterdir()]
     assert {"text", "original.json"} <= set(done)
     assert ("0-depth" in done) == (place != "0.0")
     assert ("1-mlp_width" in done) == (place == "bundle")
@@ -331,7 +331,7 @@ def test_what_a_refused_step_leaves_is_said_or_nothing(
     (tmp_path / "recipe.toml").write_text(f'prune = ["{prune}"]\n[weights]\nbits = 4\n{options}\n')
     with pytest.raises(InputError, match=message):
         make(home, tmp_path / "out", recipe=tmp_path / "recipe.toml")
-    kept = tmp_path / ".out.pruning"
+    kept = tmp_path / ".out.edgepress"
     assert kept.exists() == left
     assert (f"what is done is kept in {kept}" in caplog.text) == left
     assert not (tmp_path / "out").exists()
@@ -361,7 +361,7 @@ def test_blame_says_that_it_cannot(bundle: Path, home: Path) -> None:
 
 def test_two_exports_to_one_place_do_not_meet(home: Path, tmp_path: Path) -> None:
     with (
-        workspace.held(tmp_path / ".out.pruning", "the test works"),
-        pytest.raises(InputError, match="another export prunes"),
+        workspace.held(tmp_path / ".out.edgepress", "the test works"),
+        pytest.raises(InputError, match="another export works in"),
     ):
         make(home, tmp_path / "out")
