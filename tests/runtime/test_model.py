@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -94,6 +96,22 @@ def test_scores_of_all_positions_are_those_of_single_steps(
     model = opened(path)
     steps = np.stack([model.decode(token).copy() for token in PROMPT])
     np.testing.assert_allclose(scores, steps, atol=2e-5)
+
+
+def test_a_bundle_of_onnxruntime_genais_builder_runs_as_it_is(bundle: Bundle, tmp_path: Path) -> None:
+    """Its graph gives the logits of every position at each call, and its bundle has no list of states."""
+    ours, built = bundle("qwen3", "fp32"), tmp_path / "built"
+    command = [sys.executable, "-m", "onnxruntime_genai.models.builder", "-e", "cpu", "-p", "fp32"]
+    command += ["-i", str(ours.parent / "checkpoint"), "-o", str(built), "-c", str(tmp_path / "cache")]
+    subprocess.run(command, check=True, capture_output=True)
+    theirs, expected = opened(built).session, opened(ours).session
+    assert {state.shape for state in theirs.states} == {state.shape for state in expected.states}
+    for tokens, first in ((PROMPT, -1), (PROMPT, 0), ([7], -1), (PROMPT, -3)):
+        wanted = expected.append(tokens, first)
+        np.testing.assert_allclose(theirs.append(tokens, first), wanted, atol=1e-5 * np.abs(wanted).max())
+    for session in (theirs, expected):
+        session.roll_back(12)
+    np.testing.assert_allclose(theirs.append(PROMPT), expected.append(PROMPT), atol=1e-4)
 
 
 def test_greedy_tokens_are_transformers_own(bundle: Bundle) -> None:
