@@ -36,7 +36,7 @@ _SEED = 0  # of the prompts' random tokens: speed does not depend on them, resul
 
 @dataclass(frozen=True)
 class Settings:
-    """What was asked for, refused with an InputError where it cannot be."""
+    """What is measured and how; InputError where that is not possible."""
 
     threads: int
     context: int

@@ -40,7 +40,7 @@ class _Model(msgspec.Struct, frozen=True):
 
 
 class _GenaiConfig(msgspec.Struct, frozen=True):
-    """What is read of ``genai_config.json``; it says more."""
+    """The entries of ``genai_config.json`` that are read; it has more."""
 
     model: _Model
 

@@ -1,4 +1,4 @@
-"""A bundle on emulated processors, held against the host: does it say there what it says here?
+"""A bundle on emulated processors, compared with the host: text, logits and bits per byte.
 
     from edgepress.runtime.emulated import compare_bundles
     from edgepress.targets.emulator import setup
@@ -37,7 +37,7 @@ Tokens = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class BundleComparison:
-    """What a bundle says on one processor, and how that agrees with the host.
+    """What a bundle generates on one processor, and how that agrees with the host.
 
     - ``first_difference``: index of the first generated token that is another one; None when all are the same
     - ``agreements``: of the logits along the host's text, given token by token (``decode``) and at once (``prefill``)

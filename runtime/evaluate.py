@@ -1,4 +1,4 @@
-"""How well a bundle predicts text: bits per byte, perplexity, and how far it is from its reference model.
+"""Evaluation of a bundle on text: bits per byte, perplexity, and KL divergence from its reference model.
 
 Each document is scored from its own beginning-of-sequence token, which is context and not scored; windows of
 ``context`` tokens, the first scored whole, each later one bringing ``stride`` new tokens; bits per byte = summed
@@ -405,7 +405,7 @@ def format_evaluation(evaluation: Evaluation) -> str:
 def read_documents(path: Path) -> list[str]:
     """Read what to score: a ``.jsonl`` file holds one JSON object with ``text`` a line, a ``.json`` file a list.
 
-    Any other file is one document. Texts with half a character in them are passed over, and a warning is logged.
+    Any other file is one document. Texts with a lone surrogate in them are passed over, and a warning is logged.
 
     Raises:
         InputError: the file is missing, empty, not UTF-8, or a line or entry is not such an object (it is named).

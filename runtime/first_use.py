@@ -1,4 +1,4 @@
-"""A bundle before it is first used: files are what the manifest says, functions and tokenizer come to an end."""
+"""Checks before a bundle is first used: hashes of its files, size of its graph, a trial of its tokenizer."""
 
 from pathlib import Path
 
@@ -9,10 +9,11 @@ from edgepress.text.tokenizer_trial import try_tokenizer
 
 
 def verify_first(bundle: Path, progress: Progress = silent) -> None:
-    """Verify ``bundle`` unless that was done, see :func:`edgepress.verified.verify_first`, and try what is in it then.
+    """Verify ``bundle`` unless that was done (:func:`edgepress.verified.verify_first`), and check its parts then.
 
     Raises:
-        InputError: it is not as it was written, or a function or the tokenizer does not come to an end.
+        InputError: it is not as it was written, its graph is too large once its functions are inlined, or its
+            tokenizer does not finish within its limits.
 
     """
     verified.verify_first(bundle, progress, _try)

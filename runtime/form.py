@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from edgepress.cache import find_stranger
+from edgepress.cache import find_other_owner
 from edgepress.errors import InputError
 from edgepress.files import sha256_file
 from edgepress.manifest import bundle_hash
@@ -79,7 +79,7 @@ class _File(msgspec.Struct, frozen=True):
 
 
 class _Parts(msgspec.Struct, frozen=True):
-    """What a note must have; it says more."""
+    """The entries of a note that are checked; it has more."""
 
     key: dict[str, str]
     files: dict[str, _File]
@@ -153,8 +153,8 @@ def find_problem(directory: Path, key: dict[str, str]) -> str | None:
 
 
 def _check_at_start(directory: Path, key: dict[str, str]) -> None:
-    _refuse_stranger(directory)
-    _refuse_stranger(directory / NOTE)
+    _refuse_other_owner(directory)
+    _refuse_other_owner(directory / NOTE)
     note = read_note(directory)
     if note["key"] != key:
         raise _Unfit(f"{directory}: made for {note['key']}")
@@ -175,7 +175,7 @@ def _check_at_start(directory: Path, key: dict[str, str]) -> None:
 
 def _check_file(path: Path, entry: Note) -> Stamp:
     """Return the file's stamp as it is now."""
-    _refuse_stranger(path)
+    _refuse_other_owner(path)
     now = stamp(path)
     if now[0] != entry["size"]:
         raise _Unfit(f"{path}: {now[0]} bytes, should be {entry['size']}")
@@ -185,9 +185,9 @@ def _check_file(path: Path, entry: Note) -> Stamp:
     return now
 
 
-def _refuse_stranger(path: Path) -> None:
-    if stranger := find_stranger(path):
-        raise _Unfit(stranger)
+def _refuse_other_owner(path: Path) -> None:
+    if problem := find_other_owner(path):
+        raise _Unfit(problem)
 
 
 def check(directory: Path) -> list[str]:

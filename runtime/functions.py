@@ -1,7 +1,9 @@
-"""Functions in a graph file, counted before onnxruntime writes them out: ten that call each other twice are a thousand.
+"""Size of a graph once its functions are inlined, counted before onnxruntime does that.
 
-onnxruntime takes time with the square of what comes out: 16,000 nodes half a minute, and a few more functions for ever.
-Exporters of others write functions; ours does not. Field numbers are those of onnx.proto3.
+Ten functions that call each other twice make a thousand nodes.
+
+onnxruntime takes time with the square of the nodes: 16,000 take half a minute.
+Other exporters write functions; ours does not. Field numbers are those of onnx.proto3.
 """
 
 import mmap
@@ -20,10 +22,10 @@ _Name = tuple[str, str, str]  # domain, name, overload
 
 
 def check_functions(model: Path) -> None:
-    """Hold that the functions of a graph file come to at most ``MOST_NODES`` nodes; reads nothing where it has none.
+    """Refuse a graph file whose functions become more than ``MOST_NODES`` nodes; only files with functions are read.
 
     Raises:
-        InputError: they come to more, call themselves, or the file is no message.
+        InputError: they become more, a function calls itself, or the file is not protobuf.
 
     """
     try:
@@ -34,8 +36,8 @@ def check_functions(model: Path) -> None:
         raise InputError(f"{model} is damaged ({error}); export the bundle again") from error
     if nodes > MOST_NODES:
         raise InputError(
-            f"{model}: calls of its functions come to {min(nodes, 10**12):,} nodes, and {MOST_NODES:,} is the most "
-            "that is opened; write the functions out (onnx.inliner), or export the bundle again"
+            f"{model}: calls of its functions become {min(nodes, 10**12):,} nodes, and {MOST_NODES:,} is the most "
+            "that is opened; inline the functions (onnx.inliner), or export the bundle again"
         )
 
 

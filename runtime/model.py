@@ -1,4 +1,4 @@
-"""A bundle ready to answer: ``load(bundle).generate(prompt)``."""
+"""An open bundle: ``load(bundle).generate(prompt)``."""
 
 import logging
 from collections.abc import Iterator, Sequence

@@ -41,7 +41,7 @@ class Place:
 
     @property
     def ran_on(self) -> RanOn:
-        """What a session there says of itself."""
+        """What a session there reports as its place."""
         return RanOn(self.target.provider, self.target.name, self.soc.name if self.soc else None, self.simulated)
 
     def __str__(self) -> str:

@@ -29,7 +29,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgepress.cache import FORM, PARTIAL_FORM, cache_folder, locked, refuse_strangers
+from edgepress.cache import FORM, PARTIAL_FORM, cache_folder, locked, refuse_other_owners
 from edgepress.errors import InputError
 from edgepress.files import atomic_directory
 from edgepress.manifest import read_manifest
@@ -183,7 +183,7 @@ def _prepare(
     key = form.key_of(bundle)
     target = cache / form.name_of(key)
     if cache.exists():
-        refuse_strangers(cache)
+        refuse_other_owners(cache)
     if not force and form.find_problem(target, key) is None:
         _mark_used(target)
         return target
@@ -206,7 +206,7 @@ def find_form(bundle: Path, cache: Path | None = None) -> Path | None:
 def check(
     bundle: Path, *, model: Path | None = None, cache: Path | None = None, progress: Progress = silent
 ) -> list[str]:
-    """Make the prepared form of ``bundle`` once more, beside the one that is there; return what that one has other.
+    """Make the prepared form of ``bundle`` once more, beside the one that is there; return how the two differ.
 
     One line a file; an empty list says that it is what the bundle gives, byte for byte.
 
@@ -253,7 +253,7 @@ def _build(bundle: Path, model: Path, target: Path, key: dict[str, str], *, limi
 
 @contextmanager
 def _why_unprepared(bundle: Path, cache: Path) -> Iterator[None]:
-    """Turn what goes wrong into an InputError that names the bundle, the folder and its free space."""
+    """Turn any error into an InputError that names the bundle, the folder and its free space."""
     try:
         yield
     except InputError:

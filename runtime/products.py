@@ -65,7 +65,7 @@ class Node:
 
 @dataclass
 class Product:
-    """One matrix product to prove and write: a node, or a piece of one, with the constants that it reads."""
+    """One matrix product to check and write: a node, or a piece of one, with the constants that it reads."""
 
     node: Node
     packs: Packs

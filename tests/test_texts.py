@@ -91,7 +91,7 @@ def test_half_an_emoji_is_passed_over_counted_and_named(tmp_path: Path) -> None:
         assert documents_of(tmp_path / name, skipped) == ["one", "whole \U0001f600", "two"]
         assert skipped.count == 2
         assert skipped.warning() is not None
-        assert str(skipped.warning()).startswith("2 texts hold half a character")
+        assert str(skipped.warning()).startswith("2 texts hold a lone surrogate")
         assert skipped.first.endswith(f"{name}, {first}")
     # in a part of the line that nobody reads it does no harm
     (tmp_path / "b.jsonl").write_text('{"text": "one", "title": "\\ud83d"}')
@@ -104,7 +104,7 @@ def test_half_an_emoji_is_passed_over_counted_and_named(tmp_path: Path) -> None:
 def test_a_file_with_nothing_but_halves_is_an_error_that_says_so(name: str, tmp_path: Path) -> None:
     text = '{"text": "\\ud83d"}'
     (tmp_path / name).write_text(text if name == "a.jsonl" else f"[{text}]")
-    with pytest.raises(InputError, match=f"{name} has no text that can be used: one text holds half a character"):
+    with pytest.raises(InputError, match=f"{name} has no text that can be used: one text holds a lone surrogate"):
         documents_of(tmp_path / name, Skipped())
 
 
@@ -153,7 +153,7 @@ def test_standard_input_is_read_as_a_file_is(monkeypatch: pytest.MonkeyPatch) ->
     ("text", "message"),
     [
         ("ab\udcff", "--prompt has the byte 0xff, which is no UTF-8, at character 2; give it in UTF-8"),
-        ("\ud83d", "--prompt has half a character, at character 0"),
+        ("\ud83d", "--prompt has a lone surrogate, at character 0"),
     ],
 )
 def test_text_that_is_no_unicode_is_named(text: str, message: str) -> None:

@@ -72,7 +72,7 @@ def text_key(files: Sequence[str], most: int) -> dict[str, object]:
 def put_aside(files: Sequence[str | Path], folder: Path, *, most: int = MOST) -> None:
     """Write what is left of each file to ``folder``/N/name, and what was put aside to ``folder``/held_out.json.
 
-    ``most`` is how many bytes are put aside at most. Texts of JSON with half a character in them are passed over, by
+    ``most`` is how many bytes are put aside at most. Texts of JSON with a lone surrogate in them are passed over, by
     :class:`Documents` too; a warning is logged.
 
     Raises:
@@ -151,7 +151,7 @@ def _split_plain(path: Path, out: Path, share: int) -> list[str]:
 def _split_lines(path: Path, out: Path, share: int, skipped: Skipped) -> list[str]:
     """Take whole lines from the end, and the end of the text of the one before them."""
     for _ in read_json_lines(path, skipped):
-        pass  # each line is read once, so that a wrong one is found, and half a character counted, before the work
+        pass  # each line is read once, so that a wrong one is found, and a lone surrogate counted, before the work
     nbytes, size = share, path.stat().st_size
     while True:  # how much JSON there is around a text is not known before
         nbytes *= 2

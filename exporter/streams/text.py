@@ -61,7 +61,7 @@ def read_calibration(
     moved to the next start of a line. A piece of a plain text then counts as a document; of a ``.jsonl`` file whole
     lines are taken, at least one. A ``.json`` list is read whole (up to 256 MiB), and its texts chosen evenly.
 
-    A text of JSON with half a character in it is passed over; the warnings say so.
+    A text of JSON with a lone surrogate in it is passed over; the warnings say so.
 
     Fewer tokens than asked for in the text mean fewer sequences, or one shorter one, never repeated text; there is a
     warning then.

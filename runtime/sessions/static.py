@@ -53,7 +53,7 @@ class StaticSession(Session):
     ) -> None:
         facts = _read_facts(prefill)
         if _read_facts(decode) != facts:
-            raise InputError(f"the prefill and the decode graph were made apart; {_AGAIN}")
+            raise InputError(f"the prefill and the decode graph are not of one export; {_AGAIN}")
         inputs = _shapes(decode.get_inputs())
         states = _cache_states(inputs, facts) if states is None else states
         memory = StateMemory(states, _slots(states, inputs))
@@ -122,7 +122,7 @@ def _cache_states(inputs: Mapping[str, tuple[int, ...]], facts: _Facts) -> tuple
             if len(shape) == 4 and name not in facts.windows
         )
     except ValueError as error:
-        raise InputError(f"the decode graph has cache inputs that are none: {error}; {_AGAIN}") from error
+        raise InputError(f"the decode graph has cache inputs that cannot be: {error}; {_AGAIN}") from error
 
 
 def _slots(states: Sequence[State], inputs: Mapping[str, tuple[int, ...]]) -> int:

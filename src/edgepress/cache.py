@@ -58,7 +58,7 @@ def _user_cache() -> Path:
         raise InputError(f"{error}; set EDGEPRESS_CACHE to a directory that edgepress may fill") from error
 
 
-def find_stranger(path: Path) -> str | None:
+def find_other_owner(path: Path) -> str | None:
     """Why another user may have made or changed what is at ``path``; None when only this user or root could.
 
     A link is not followed. Windows, which has no such owners, gives None.
@@ -79,15 +79,15 @@ def find_stranger(path: Path) -> str | None:
     return None
 
 
-def refuse_strangers(folder: Path) -> None:
+def refuse_other_owners(folder: Path) -> None:
     """Raise InputError when another user owns ``folder``, a folder of a cache, or may write to it."""
     try:
-        stranger = find_stranger(folder.resolve())  # that the user's cache is elsewhere is the user's affair
+        problem = find_other_owner(folder.resolve())  # that the user's cache is elsewhere is the user's affair
     except OSError as error:
         raise InputError(f"{folder} cannot be looked at ({error.strerror}); {_REMEDY}") from error
-    if stranger is not None:
-        mend = f"chmod go-w {folder}, once you know what is in it, or " if "written" in stranger else ""
-        raise InputError(f"{stranger}, so that nothing in it can be trusted; {mend}{_REMEDY}")
+    if problem is not None:
+        mend = f"chmod go-w {folder}, once you know what is in it, or " if "written" in problem else ""
+        raise InputError(f"{problem}, so that nothing in it can be trusted; {mend}{_REMEDY}")
 
 
 def make_private(folder: Path) -> None:
@@ -105,7 +105,7 @@ def make_private(folder: Path) -> None:
         raise InputError(
             f"{folder} cannot be written ({error.strerror}); set EDGEPRESS_CACHE to a directory that can"
         ) from error
-    refuse_strangers(folder)
+    refuse_other_owners(folder)
 
 
 @contextmanager

@@ -116,7 +116,7 @@ class _Target(msgspec.Struct, frozen=True):
 
 
 class _Parts(msgspec.Struct, frozen=True):
-    """What is read of the parts of a manifest that are objects of their own; they say more."""
+    """The entries of nested objects of a manifest that are read; they have more."""
 
     tensors: list[_Tensor]
     targets: dict[str, _Target]
@@ -158,7 +158,7 @@ def _manifest_path(bundle: Path) -> Path:
     if not bundle.is_dir():
         refuse_aside(bundle)
         raise InputError(f"{bundle} is not a directory; name a bundle made by `edgepress export`")
-    if _is_strange_link(path, bundle):
+    if _is_foreign_link(path, bundle):
         raise InputError(f"{path} {_LINK}")
     if not path.is_file():
         raise InputError(f"{bundle} has no {MANIFEST_NAME}; name a bundle made by `edgepress export`")
@@ -245,7 +245,7 @@ def _walk(bundle: Path) -> Iterator[tuple[str, bool]]:
         for name in sorted([*names, *(name for name in folders if (Path(folder) / name).is_symlink())]):
             path = Path(folder) / name
             relative = path.relative_to(bundle)
-            is_link = _is_strange_link(path, bundle)
+            is_link = _is_foreign_link(path, bundle)
             if is_link or not is_beside(PurePosixPath(relative.as_posix())):
                 yield relative.as_posix(), is_link
 
@@ -255,7 +255,7 @@ def _problem(bundle: Path, name: str, entry: FileEntry, advance: Advance) -> str
     if pure.is_absolute() or ".." in pure.parts or "\\" in name or "\0" in name:
         return "the manifest names a path outside the bundle"
     path = bundle / name
-    if any((bundle / parent).is_symlink() for parent in pure.parents[:-1]) or _is_strange_link(path, bundle):
+    if any((bundle / parent).is_symlink() for parent in pure.parents[:-1]) or _is_foreign_link(path, bundle):
         return _LINK
     if not path.is_file():
         return "missing"
@@ -267,5 +267,5 @@ def _problem(bundle: Path, name: str, entry: FileEntry, advance: Advance) -> str
     return None
 
 
-def _is_strange_link(path: Path, bundle: Path) -> bool:
+def _is_foreign_link(path: Path, bundle: Path) -> bool:
     return path.is_symlink() and not is_hub_link(path, bundle)

@@ -83,7 +83,7 @@ def parse_json(data: bytes, where: str | Path, remedy: str) -> object:
 
     Raises:
         InputError: it is no JSON, has too many parts or levels, a number that is not finite or has too many digits,
-            half a character, or a key that occurs twice in an object.
+            a lone surrogate, or a key that occurs twice in an object.
 
     """
     refuse_pointer(where, data[:_POINTER])
@@ -102,7 +102,7 @@ def parse_json(data: bytes, where: str | Path, remedy: str) -> object:
         if _HALF_CHARACTER.search(text):
             json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
-        raise InputError(f"{where} holds half a character ({error.object[error.start]!r}); {remedy}") from error
+        raise InputError(f"{where} holds a lone surrogate ({error.object[error.start]!r}); {remedy}") from error
     except (ValueError, RecursionError) as error:
         reason = str(error) if isinstance(error, ValueError) else "nested too deeply"
         raise InputError(f"{where} cannot be read: it is not JSON ({reason[:_LONGEST]}); {remedy}") from error

@@ -1,7 +1,7 @@
-"""Standard streams as the command line finds them: closed, in an old encoding, or with nobody at the other end.
+"""Standard streams that are closed, in an encoding that lacks characters, or whose reader is gone.
 
-The work is what was asked for, and its report comes after it: so a report that cannot be written as it is, is written
-as it can be, and one that nobody can read is let go.
+A report never ends the work that it reports on: characters that the encoding lacks are replaced, and what a closed
+pipe cannot take is dropped.
 """
 
 import codecs

@@ -19,7 +19,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
-from edgepress.cache import cache_folder, find_stranger, make_private
+from edgepress.cache import cache_folder, find_other_owner, make_private
 from edgepress.errors import InputError
 from edgepress.manifest import MANIFEST_NAME, bundle_hash, find_damage, read_manifest, refuse_links
 from edgepress.progress import Progress, silent
@@ -104,8 +104,8 @@ def _is_known(bundle: Path, note: Path) -> bool:
 
 
 def _read(note: Path) -> Record:
-    if stranger := find_stranger(note.parent) or find_stranger(note):
-        raise ValueError(stranger)
+    if problem := find_other_owner(note.parent) or find_other_owner(note):
+        raise ValueError(problem)
     return cast("Record", json.loads(note.read_text(encoding="utf-8")))
 
 

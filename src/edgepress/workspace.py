@@ -19,7 +19,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Literal, get_args
 
-from edgepress.cache import find_stranger
+from edgepress.cache import find_other_owner
 from edgepress.errors import InputError
 
 if sys.platform != "win32":
@@ -217,9 +217,9 @@ def _refuse_foreign(directory: Path) -> None:
         raise InputError(
             f"{directory} is no directory, and edgepress needs one of that name; move it, or choose another output"
         )
-    stranger = find_stranger(directory)
-    if stranger is not None and not _is_as_made_here(status, directory.parent):
-        raise InputError(f"{stranger}; what is in it cannot be trusted: remove it, or choose another output")
+    problem = find_other_owner(directory)
+    if problem is not None and not _is_as_made_here(status, directory.parent):
+        raise InputError(f"{problem}; what is in it cannot be trusted: remove it, or choose another output")
 
 
 def _is_as_made_here(status: os.stat_result, parent: Path) -> bool:

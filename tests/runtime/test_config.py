@@ -50,7 +50,7 @@ def test_names_have_the_layers_number_in_them(tmp_path: Path) -> None:
         (lambda model: model.update(vocab_size=1.5), "vocab_size: Expected `int`, got `float`"),
         (lambda model: model.update(vocab_size=float("nan")), "NaN is no number"),
         (lambda model: model.update(eos_token_id=["x"]), "eos_token_id"),
-        (lambda model: model.update(bos_token_id="\ud800"), "half a character"),
+        (lambda model: model.update(bos_token_id="\ud800"), "a lone surrogate"),
         (lambda model: model["decoder"]["inputs"].update(past_key_names="%1000000000d"), "inputs.past_key_names"),
         (lambda model: model["decoder"]["inputs"].update(past_key_names="%d" * 2), "inputs.past_key_names"),
         (lambda model: model["decoder"]["inputs"].update(past_value_names="%(x)s"), "inputs.past_value_names"),

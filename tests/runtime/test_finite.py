@@ -64,7 +64,7 @@ def test_a_bundle_that_gives_no_numbers_gives_no_text_and_no_figure(
     assert main([verb, str(broken), *words, *given, "--threads", "1", "--no-prepare"]) == 2
     output = capsys.readouterr()
     assert output.out.strip() == ""
-    assert "nothing can be said" in output.err
+    assert "no token can be chosen" in output.err
     assert "edgepress verify" in output.err
     assert "--recipe fp32" in output.err
     assert ("document 1" if verb == "eval" else "after ") in output.err

@@ -34,12 +34,12 @@ def doubling(levels: int) -> list[onnx.FunctionProto]:
 def test_as_many_nodes_as_are_opened_pass_and_more_do_not(tmp_path: Path) -> None:
     levels = MOST_NODES.bit_length() - 3  # the graph's call and those of two branches: three times 2 ** levels
     check_functions(written(tmp_path / "fits.onnx", doubling(levels), "F0"))
-    with pytest.raises(InputError, match=f"come to {3 * 2 ** (levels + 1):,} nodes"):
+    with pytest.raises(InputError, match=f"become {3 * 2 ** (levels + 1):,} nodes"):
         check_functions(written(tmp_path / "bomb.onnx", doubling(levels + 1), "F0"))
 
 
 def test_a_bomb_of_any_size_is_counted_at_once(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"come to 1,000,000,000,000 nodes, and 8,192 is the most"):
+    with pytest.raises(InputError, match=r"become 1,000,000,000,000 nodes, and 8,192 is the most"):
         check_functions(written(tmp_path / "bomb.onnx", doubling(300), "F0"))
 
 

@@ -4,7 +4,7 @@ Text is UTF-8. A byte order mark at the start of a file, of a line of JSON or of
 Line breaks are left as they are: what is scored is what the file holds. Anything else (UTF-16, a binary file, a
 compressed one, bytes that are no UTF-8) is an error that names the file, the byte and the remedy.
 
-JSON can escape half a character (``\\ud83d``, the first half of an emoji that was cut in two), which is no text in any
+JSON can escape a lone surrogate (``\\ud83d``, the first half of an emoji that was cut in two), which is no text in any
 encoding. One such text among many is passed over, counted and said, see :class:`Skipped`.
 """
 
@@ -43,7 +43,7 @@ _OTHER_KINDS = (  # longer marks first: UTF-32's begins with UTF-16's
 
 @dataclass
 class Skipped:
-    """Texts that were passed over because half a character is in them: how many, and where the first was."""
+    """Texts that were passed over because a lone surrogate is in them: how many, and where the first was."""
 
     count: int = 0
     first: str = ""
@@ -59,7 +59,7 @@ class Skipped:
             return None
         texts = "one text holds" if self.count == 1 else f"{self.count:,} texts hold"
         return (
-            f"{texts} half a character, such as \\ud83d alone, which no encoding can write: passed over; the first is "
+            f"{texts} a lone surrogate, such as \\ud83d, which no encoding can write: passed over; the first is "
             f"{self.first}"
         )
 
@@ -96,7 +96,7 @@ def _refusal(raw: bytes, where: str | Path, start: int, at: int) -> InputError:
 
 
 def check_unicode(text: str, what: str) -> str:
-    """Return ``text``; InputError when half a character, or a byte that was no UTF-8, is in it.
+    """Return ``text``; InputError when a lone surrogate, or a byte that was no UTF-8, is in it.
 
     ``what`` names it in the message. A command line and file names may hold such bytes (PEP 383).
     """
@@ -107,7 +107,7 @@ def check_unicode(text: str, what: str) -> str:
             os.fsencode(text).decode()
             raise InputError(f"{what} has characters that this locale cannot read; set PYTHONUTF8=1") from error
         code = ord(text[error.start])
-        kind = f"the byte {code - 0xDC00:#04x}, which is no UTF-8" if 0xDC80 <= code <= 0xDCFF else "half a character"
+        kind = f"the byte {code - 0xDC00:#04x}, which is no UTF-8" if 0xDC80 <= code <= 0xDCFF else "a lone surrogate"
         raise InputError(f"{what} has {kind}, at character {error.start}; give it in UTF-8") from error
     return text
 
@@ -160,7 +160,7 @@ def parse_json(text: str, where: str | Path) -> object:
 
 
 def line_text(line: str, where: str, skipped: Skipped) -> str | None:
-    """The ``text`` of one line of JSON lines; None, counted in ``skipped``, when half a character is in it.
+    """The ``text`` of one line of JSON lines; None, counted in ``skipped``, when a lone surrogate is in it.
 
     Raises:
         InputError: the line has no text. It names ``where``.

@@ -169,7 +169,7 @@ class _AddedToken(msgspec.Struct, frozen=True):
 
 
 class _TokenizerConfig(msgspec.Struct, frozen=True):
-    """What is read of tokenizer_config.json; it says more."""
+    """The entries of tokenizer_config.json that are read; it has more."""
 
     add_bos_token: bool | None = None
     bos_token: str | _AddedToken | None = None

@@ -34,7 +34,7 @@ def try_tokenizer(folder: Path) -> None:
     One without regular expressions is not tried: nothing else in it goes on for ever.
 
     Raises:
-        InputError: it does not come to an end, takes more memory than there is, or the library gives up.
+        InputError: it does not finish in time, takes more memory than there is, or the library gives up.
 
     """
     path = folder / "tokenizer.json"
@@ -54,8 +54,8 @@ def try_tokenizer(folder: Path) -> None:
     if done.returncode:
         raise InputError(
             f"{path}: a trial with {len(TEXTS)} texts of 2,000 characters took more than {_TEXT_SECONDS} s of a "
-            f"processor or {_MEMORY >> 30} GiB ({_ended(done.returncode)}): a rule in it does not come to an "
-            f"end; {TAKE_ANOTHER}"
+            f"processor or {_MEMORY >> 30} GiB ({_ended(done.returncode)}): a rule in it does not finish; "
+            f"{TAKE_ANOTHER}"
         )
 
 

@@ -142,7 +142,7 @@ def test_half_a_character_is_passed_over_and_said(
     assert "".join(left) + "".join(held) == "".join(texts)
     (said,) = [record.getMessage() for record in caplog.records]
     where = f"line {place + 1}" if suffix == ".jsonl" else f"entry {place}"
-    assert said.startswith("one text holds half a character")
+    assert said.startswith("one text holds a lone surrogate")
     assert said.endswith(f"{path}, {where}")
 
 
