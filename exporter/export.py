@@ -9,29 +9,31 @@ from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import onnx
-
 from edgepress.cores import usable_cores
 from edgepress.exporter.bundle import files as bundle
+from edgepress.exporter.bundle.cpu_graph import make_graph
 from edgepress.exporter.bundle.download import describe_zeros
 from edgepress.exporter.bundle.forms import FormTask, find_form
 from edgepress.exporter.bundle.genai_config import make_genai_config
 from edgepress.exporter.bundle.replacing import check_output, check_replaceable
-from edgepress.exporter.bundle.stream import TensorReport, write_weights
-from edgepress.exporter.decide.checks import needs_calibration
-from edgepress.exporter.decide.cpu_graph import make_graph
-from edgepress.exporter.decide.prepare import FALLBACK, Prepared, choose_recipe, decide
+from edgepress.exporter.bundle.write import write_data, write_model
+from edgepress.exporter.decide.prepare import choose_recipe, decide
+from edgepress.exporter.job import Prepared
 from edgepress.exporter.learn.pruning.shipped import describe_steps, write_curves
 from edgepress.exporter.model.reading import GENERATION, first_token
 from edgepress.exporter.tokens.source_tokenizer import compare_with_transformers
-from edgepress.files import atomic_directory, write_json
+from edgepress.files import atomic_directory
 from edgepress.fingerprint import write_fingerprint
 from edgepress.manifest import Manifest
 from edgepress.progress import Progress, silent
+from edgepress.targets import FALLBACK
 from edgepress.whole import whole_number
 from edgepress.workspace import Workspace
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from edgepress.exporter.learn.calibration.run import Calibrated  # needs torch
 
 
@@ -116,7 +118,7 @@ def write_bundle(
     genai_config = make_genai_config(
         prepared.decoder, prepared.plan, prepared.checkpoint.config, prepared.checkpoint.json(GENERATION)
     )
-    graph = make_graph(prepared)
+    graph = make_graph(prepared, prepared.cpu)
     with (
         ExitStack() as stack,
         atomic_directory(out, replace=force, may_remove=check_replaceable) as work,
@@ -125,25 +127,22 @@ def write_bundle(
         source = background.submit(prepared.original.source_hashes)
         current = source if prepared.pruned is None else background.submit(prepared.checkpoint.source_hashes)
         calibrated = None
-        if needs_calibration(prepared.recipe, prepared.plan):
+        if prepared.needs_calibration:
             calibrated = stack.enter_context(_calibrate(prepared, workspace, current.result(), threads, progress))
-        reports = write_data(work, prepared, calibrated, threads=threads, progress=progress)
+        stages = None if calibrated is None else calibrated.stages
+        reports = write_data(work, prepared, stages, threads=threads, progress=progress)
         sparsity = measure_zeros(work, prepared, threads=threads, progress=progress)
-        write_graph(work, graph)
-        bundle.copy_tokenizer(prepared.checkpoint, work)
-        write_json(work / bundle.GENAI_FILE, genai_config)
+        write_model(work, prepared, graph, genai_config)
         if calibrated is not None and calibrated.fingerprint is not None:
             write_fingerprint(work, calibrated.fingerprint)
         parity = check_parity(work, prepared, progress) if check else None
         targets = write_forms(work, prepared, calibrated, threads=threads, progress=progress)
-        write_curves(work, prepared)
+        write_curves(work, () if prepared.pruned is None else prepared.pruned.steps)
         manifest = bundle.write_manifest(
             work,
-            decoder=prepared.decoder,
+            prepared,
+            reports,
             targets=targets,
-            recipe=prepared.recipe,
-            plan=prepared.plan,
-            reports=reports,
             source=source.result(),
             calibration=None if calibrated is None else calibrated.described,
             budget=prepared.budget,
@@ -153,27 +152,28 @@ def write_bundle(
             origin=None if prepared.origin is None else prepared.origin.to_json(),
         )
         if prepared.pruned is not None:
-            manifest = bundle.add_steps(work, manifest, describe_steps(work, prepared, threads, progress))
+            steps = describe_steps(work, prepared.plan, prepared.pruned, threads, progress)
+            manifest = bundle.add_steps(work, manifest, steps)
     return manifest
-
-
-def write_graph(work: Path, graph: onnx.ModelProto) -> None:
-    """Write the CPU graph into the bundle."""
-    (work / bundle.MODEL_FILE).write_bytes(graph.SerializeToString(deterministic=True))
 
 
 def write_forms(
     work: Path, prepared: Prepared, calibrated: Calibrated | None, *, threads: int | None, progress: Progress
 ) -> dict[str, dict[str, object]]:
     """Write what each target needs beside the CPU graph, into a folder of its name; returns what was written."""
+
+    def tokens() -> NDArray[np.int64]:
+        from edgepress.exporter.learn.calibration.run import form_tokens
+
+        return form_tokens(prepared, threads=threads, progress=progress) if calibrated is None else calibrated.tokens
+
     written: dict[str, dict[str, object]] = {}
     for target in prepared.targets:
         written[target.name] = {}
         if target.form is not None:
             folder = work / target.name
             folder.mkdir()
-            tokens = None if calibrated is None else calibrated.tokens
-            task = FormTask(work, folder, target, prepared, threads or usable_cores(), progress, tokens)
+            task = FormTask(work, folder, target, prepared, prepared.socs, threads or usable_cores(), tokens, progress)
             written[target.name] = find_form(target.form).write(task)
     return written
 
@@ -184,25 +184,8 @@ def _calibrate(
     from edgepress.exporter.learn.calibration.run import calibrate
 
     bos = first_token(prepared.checkpoint, prepared.decoder)
-    folder = workspace.part("calibration")
-    return calibrate(prepared, folder, source=source, bos=bos, threads=threads, progress=progress)
-
-
-def write_data(
-    work: Path, prepared: Prepared, calibrated: Calibrated | None, *, threads: int | None, progress: Progress
-) -> dict[str, TensorReport]:
-    """Write every weight and table into the data file; returns how well each tensor is stored."""
-    with progress(prepared.plan.parameters, "quantizing", " weights") as advance:
-        reports = write_weights(
-            prepared.checkpoint,
-            prepared.plan,
-            work / bundle.DATA_FILE,
-            threads=threads or usable_cores(),
-            calibrated=None if calibrated is None else calibrated.stages,
-            progress=advance,
-        )
-    bundle.write_tables(work / bundle.DATA_FILE, prepared.plan, prepared.decoder)
-    return reports
+    folder, left_out = workspace.part("calibration"), prepared.left_out
+    return calibrate(prepared, folder, source=source, left_out=left_out, bos=bos, threads=threads, progress=progress)
 
 
 def measure_zeros(

@@ -13,6 +13,7 @@ from typing import Literal
 
 from edgepress.errors import InputError
 
+FALLBACK = "arm64-cpu"  # what runs the graph of a bundle whose targets are accelerators only
 CPU = "CPUExecutionProvider"
 
 HALF_ON_ARM = frozenset(

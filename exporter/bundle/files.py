@@ -13,7 +13,7 @@ from edgepress.exporter.bundle.stream import TensorReport
 from edgepress.exporter.model.description import Decoder
 from edgepress.exporter.model.rotation import factors
 from edgepress.exporter.plan.plan import Plan
-from edgepress.exporter.recipe.recipe import Recipe
+from edgepress.exporter.plan.planned import Planned
 from edgepress.exporter.source.checkpoint import Checkpoint
 from edgepress.exporter.tokens.source_tokenizer import check_tokens, tokenizer_files, whole_tokenizer
 from edgepress.files import write_json
@@ -81,33 +81,31 @@ def describe_tensors(plan: Plan, reports: Mapping[str, TensorReport]) -> tuple[d
 
 def write_manifest(
     bundle: Path,
-    *,
-    decoder: Decoder,
-    targets: dict[str, dict[str, object]],
-    recipe: Recipe,
-    plan: Plan,
+    planned: Planned,
     reports: Mapping[str, TensorReport],
-    source: dict[str, str],
-    calibration: dict[str, object] | None,
-    budget: dict[str, object] | None,
-    parity: dict[str, object] | None,
-    sparsity: dict[str, object] | None,
-    notes: tuple[str, ...],
-    origin: dict[str, object] | None,
+    *,
+    targets: Mapping[str, dict[str, object]] | None = None,
+    source: Mapping[str, str] | None = None,
+    calibration: dict[str, object] | None = None,
+    budget: dict[str, object] | None = None,
+    parity: dict[str, object] | None = None,
+    sparsity: dict[str, object] | None = None,
+    notes: tuple[str, ...] = (),
+    origin: dict[str, object] | None = None,
 ) -> Manifest:
     """Hash what is on disk, as read back from there; write ``manifest.json`` and return it as read back too."""
-    files = describe_files(bundle)
+    decoder, plan, files = planned.decoder, planned.plan, describe_files(bundle)
     manifest = Manifest(
         model_type=decoder.model_type,
-        targets=targets,
-        recipe=recipe.to_json(),
+        targets=dict(targets or {}),
+        recipe=planned.recipe.to_json(),
         versions={
             "edgepress": __version__,
             "numpy": np.__version__,
             "onnx": onnx.__version__,
             "python": platform.python_version(),
         },
-        source=source,
+        source=dict(source or {}),
         tensors=describe_tensors(plan, reports),
         totals={
             "bytes_before": plan.bytes_before,

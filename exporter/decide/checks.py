@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from edgepress.errors import InputError
+from edgepress.exporter.bundle.cpu_graph import make_graph
 from edgepress.exporter.bundle.forms import find_form
 from edgepress.exporter.bundle.genai_config import make_genai_config
-from edgepress.exporter.decide.cpu_graph import make_graph
+from edgepress.exporter.job import Prepared
 from edgepress.exporter.methods.kinds import (
     LayerMethod,
     Method,
@@ -24,11 +24,8 @@ from edgepress.exporter.methods.kinds import (
 from edgepress.exporter.methods.options import read_options
 from edgepress.exporter.model.description import Decoder
 from edgepress.exporter.model.reading import GENERATION, first_token
-from edgepress.exporter.plan.plan import Plan, make_plan
+from edgepress.exporter.plan.plan import make_plan
 from edgepress.exporter.recipe.recipe import Recipe
-
-if TYPE_CHECKING:
-    from edgepress.exporter.decide.prepare import Prepared
 
 
 def check_recipe(recipe: Recipe) -> None:
@@ -87,12 +84,12 @@ def check_prepared(prepared: Prepared, plain: Decoder) -> None:
     """
     _check_ids(prepared)
     _check_heads(prepared)
-    make_graph(prepared)
+    make_graph(prepared, prepared.cpu)
     if prepared.recipe.budget is None:
         refuse_forms(prepared)
     else:
         _check_budget(prepared, plain)
-    if prepared.recipe.budget is not None or needs_calibration(prepared.recipe, prepared.plan):
+    if prepared.recipe.budget is not None or prepared.needs_calibration:
         _check_text(prepared, prepared.recipe)
     for name in prepared.recipe.after:
         method = load_kind(name, Recovery, "after")
@@ -103,14 +100,7 @@ def refuse_forms(prepared: Prepared) -> None:
     """Raise InputError when a target's form cannot hold what is planned."""
     for target in prepared.targets:
         if target.form is not None:
-            find_form(target.form).refuse(prepared, target)
-
-
-def needs_calibration(recipe: Recipe, plan: Plan) -> bool:
-    """Whether a method of the recipe looks at what the model computes."""
-    rounding = {tensor.scheme.method for tensor in plan.tensors if tensor.scheme is not None}
-    looks = any(not isinstance(load_method(name), Method) for name in rounding)
-    return looks or bool(recipe.before or recipe.after) or recipe.activations.is_calibrated
+            find_form(target.form).refuse(prepared, target, prepared.socs)
 
 
 def _check_ids(prepared: Prepared) -> None:

@@ -19,8 +19,7 @@ import numpy as np
 
 from edgepress.exporter.arrays import kernels
 from edgepress.exporter.arrays.scheme import Scheme
-from edgepress.exporter.decide.checks import needs_calibration
-from edgepress.exporter.decide.prepare import Prepared
+from edgepress.exporter.job import Prepared
 from edgepress.exporter.methods.kinds import LayerMethod, LinearMethod, Method, Recovery, load_method, method_options
 from edgepress.exporter.model.description import Linear, layer_linears, layer_weights
 from edgepress.exporter.plan.plan import PlannedTensor
@@ -59,7 +58,7 @@ class Estimate:
 
 def estimate(prepared: Prepared, cores: int) -> Estimate:
     """Measure this machine for a moment, and say what exporting what is planned will take on ``cores`` of it."""
-    calibrated = needs_calibration(prepared.recipe, prepared.plan)
+    calibrated = prepared.needs_calibration
     parts = [*_rounding(prepared, cores), _hashing(prepared)]
     left_out = []
     if calibrated:

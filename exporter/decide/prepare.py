@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
 
 from edgepress.errors import InputError
 from edgepress.exporter.decide.checks import check_before_pruning, check_prepared, check_recipe, refuse_forms
+from edgepress.exporter.job import Prepared
 from edgepress.exporter.methods.kinds import Recovery, describe_methods, load_method, method_options
 from edgepress.exporter.model.description import Decoder
-from edgepress.exporter.model.reading import find_model, first_token, notes, read_decoder, refuse_longer
+from edgepress.exporter.model.reading import find_model, first_token, read_decoder, refuse_longer
 from edgepress.exporter.model.weights import read_weight
 from edgepress.exporter.plan.plan import Plan, make_plan
 from edgepress.exporter.recipe.recipe import Recipe, read_recipe
 from edgepress.exporter.source.checkpoint import Checkpoint
-from edgepress.exporter.source.hub import Origin
 from edgepress.exporter.tokens.source_tokenizer import check_tokenizer
 from edgepress.progress import Progress, silent
 from edgepress.targets import (
@@ -32,47 +31,7 @@ from edgepress.targets import (
 from edgepress.whole import whole_number
 from edgepress.workspace import Workspace
 
-if TYPE_CHECKING:
-    from edgepress.exporter.learn.pruning.run import Pruned
-
-
 MOST_POSITIONS = 1 << 24  # as many as the runtime takes
-FALLBACK = "arm64-cpu"  # what runs the graph of a bundle whose targets are accelerators only
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """Everything that is decided before a weight is read.
-
-    ``checkpoint`` is what is exported: where the recipe prunes, what the last of its steps wrote.
-    """
-
-    checkpoint: Checkpoint
-    decoder: Decoder
-    recipe: Recipe
-    targets: tuple[Target, ...]
-    plan: Plan
-    budget: dict[str, object] | None = None  # what was measured for the recipe's budget, and chosen
-    left_out: Mapping[str, str] = field(default_factory=dict)  # recoveries of the recipe that decline, and why
-    socs: tuple[Soc, ...] = ()  # chips that the targets which have some are compiled for
-    why_recipe: str = ""  # why it is this recipe, when none was named
-    origin: Origin | None = None  # the repository of the hub that the model came from
-    pruned: Pruned | None = None  # what the recipe's steps made, and the checkpoint that they began with
-
-    @property
-    def cpu(self) -> Target:
-        """The CPU whose kernels the bundle's own graph is made for; accelerators fall back to it."""
-        return next((target for target in self.targets if target.is_cpu), find_target(FALLBACK))
-
-    @property
-    def original(self) -> Checkpoint:
-        """The checkpoint that the user named."""
-        return self.checkpoint if self.pruned is None else self.pruned.original
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """What the user should know of how the checkpoint was read; see :func:`.reading.notes`."""
-        return notes(self.original, read_decoder(self.original))
 
 
 def decide(
@@ -118,7 +77,9 @@ def decide(
         # other overrides may be for what steps make
         whole = fit_length(checkpoint, original, replace(asked, overrides=known, after=after))
         plan = plan_tensors(checkpoint, original, whole)
-        check_before_pruning(Prepared(checkpoint, original, whole, targets, plan, socs=chips))
+        check_before_pruning(
+            Prepared(checkpoint=checkpoint, decoder=original, recipe=whole, targets=targets, plan=plan, socs=chips)
+        )
 
         from edgepress.exporter.learn.pruning.run import prune
 
@@ -134,11 +95,11 @@ def decide(
     def planned(recipe: Recipe) -> Prepared:
         decoder = describe_methods(plain, recipe)
         return Prepared(
-            checkpoint,
-            decoder,
-            recipe,
-            targets,
-            plan_tensors(checkpoint, decoder, recipe),
+            checkpoint=checkpoint,
+            decoder=decoder,
+            recipe=recipe,
+            targets=targets,
+            plan=plan_tensors(checkpoint, decoder, recipe),
             left_out=left_out,
             socs=chips,
             origin=origin,

@@ -28,7 +28,6 @@ from torch import Tensor
 from edgepress.errors import InputError
 from edgepress.exporter.bundle import files
 from edgepress.exporter.bundle.readback import StoredWeights
-from edgepress.exporter.decide.prepare import Prepared
 from edgepress.exporter.learn.calibration.run import given_tokens, use_threads, written_tokens
 from edgepress.exporter.methods.kinds import Transform, describe_methods, load_method, method_options
 from edgepress.exporter.methods.tasks import LayerTask
@@ -37,6 +36,7 @@ from edgepress.exporter.model.description import Linear, Weight, layer_linears, 
 from edgepress.exporter.model.reading import first_token, read_decoder, resolve_model
 from edgepress.exporter.model.weights import read_weight
 from edgepress.exporter.plan.plan import PlannedTensor, make_plan, region_bytes
+from edgepress.exporter.plan.planned import Planned
 from edgepress.exporter.recipe.recipe import Recipe, recipe_from_json
 from edgepress.exporter.source.checkpoint import Checkpoint
 from edgepress.exporter.streams.store import Store
@@ -44,7 +44,6 @@ from edgepress.exporter.streams.variants import BaseRun, Change, divergences, fi
 from edgepress.manifest import Manifest, find_problems, read_manifest
 from edgepress.progress import Progress, silent
 from edgepress.tables import format_table
-from edgepress.targets import find_target
 from edgepress.whole import whole_number
 
 
@@ -102,25 +101,25 @@ def blame(
         if number is not None:
             whole_number(name, number, least=least)
     path = Path(bundle)
-    prepared = _open(path, Checkpoint.open(resolve_model(str(model), revision)), text, tokens)
-    kept_out = _needing_inputs(prepared.recipe)
+    planned = _open(path, Checkpoint.open(resolve_model(str(model), revision)), text, tokens)
+    kept_out = _needing_inputs(planned.recipe)
     if group == "tensor" and kept_out:
         raise InputError(
             f"{path}: the scales of {' and '.join(kept_out)} came from calibration and are not in the bundle, so that "
             "one projection cannot be put back alone; a whole layer can: --group layer"
         )
     by_layer = group == "layer" or bool(kept_out)
-    bos = first_token(prepared.checkpoint, prepared.decoder)
-    stored = StoredWeights(path / files.DATA_FILE, prepared.plan)
-    with use_threads(prepared.decoder, threads), TemporaryDirectory(prefix="edgepress-") as temporary:
+    bos = first_token(planned.checkpoint, planned.decoder)
+    stored = StoredWeights(path / files.DATA_FILE, planned.plan)
+    with use_threads(planned.decoder, threads), TemporaryDirectory(prefix="edgepress-") as temporary:
         scratch = Path(temporary)
-        chosen = given_tokens(prepared, bos)
+        chosen = given_tokens(planned, bos)
         if chosen is None:
-            chosen = written_tokens(prepared, Store(scratch), threads=threads, progress=progress)
-        return _measure(prepared, stored, chosen.tokens, scratch, by_layer=by_layer, progress=progress)
+            chosen = written_tokens(planned, Store(scratch), threads=threads, progress=progress)
+        return _measure(planned, stored, chosen.tokens, scratch, by_layer=by_layer, progress=progress)
 
 
-def _open(path: Path, checkpoint: Checkpoint, text: Sequence[str | Path], tokens: int) -> Prepared:
+def _open(path: Path, checkpoint: Checkpoint, text: Sequence[str | Path], tokens: int) -> Planned:
     """Plan the bundle again from its manifest, and hold the plan and the checkpoint against it."""
     manifest = read_manifest(path)
     for problem in find_problems(path):
@@ -152,7 +151,7 @@ def _open(path: Path, checkpoint: Checkpoint, text: Sequence[str | Path], tokens
     }
     if planned != {tensor["name"]: tensor["regions"] for tensor in manifest.tensors}:
         raise _another_version(path, manifest)
-    return Prepared(checkpoint, decoder, recipe, tuple(map(find_target, manifest.targets)), plan)
+    return Planned(checkpoint=checkpoint, decoder=decoder, recipe=recipe, plan=plan)
 
 
 def _another_version(path: Path, manifest: Manifest) -> InputError:
@@ -185,7 +184,7 @@ class _Group:
 
 
 def _measure(
-    prepared: Prepared,
+    planned: Planned,
     stored: StoredWeights,
     tokens: NDArray[np.int64],
     scratch: Path,
@@ -193,7 +192,7 @@ def _measure(
     by_layer: bool,
     progress: Progress,
 ) -> Blame:
-    checkpoint, decoder = prepared.checkpoint, prepared.decoder
+    checkpoint, decoder = planned.checkpoint, planned.decoder
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
     def read_full(weight: Weight) -> Tensor:
@@ -209,7 +208,7 @@ def _measure(
         folder.mkdir()
     reference = BaseRun(read_decoder(checkpoint), read_full, tokens, folders[0], device)
     base = BaseRun(decoder, read_stored, tokens, folders[1], device)
-    groups = _groups(prepared, base, read_full, by_layer=by_layer)
+    groups = _groups(planned, base, read_full, by_layer=by_layer)
     total = 2 * len(decoder.layers) + 1 + sum(passes(decoder, group.start) for group in groups)
     with progress(total, "putting tensors back", " layers") as advance:
         reference.run(advance)
@@ -224,10 +223,10 @@ def _measure(
     return Blame(kl, tokens.size, tuple(sorted(blamed, key=lambda entry: -entry.kl_saved)))
 
 
-def _groups(prepared: Prepared, base: BaseRun, read: network.Values, *, by_layer: bool) -> list[_Group]:
+def _groups(planned: Planned, base: BaseRun, read: network.Values, *, by_layer: bool) -> list[_Group]:
     """Every quantized tensor in one group; embedding and head are groups of their own."""
-    decoder, plan = prepared.decoder, prepared.plan
-    original = _originals(prepared, base, read)
+    decoder, plan = planned.decoder, planned.plan
+    original = _originals(planned, base, read)
     groups = [
         _Group(
             tensor.weight.name, (tensor,), first_layer(decoder, [tensor.weight.name]), _put_back(tensor.weight, read)
@@ -249,17 +248,17 @@ def _groups(prepared: Prepared, base: BaseRun, read: network.Values, *, by_layer
     return groups
 
 
-def _originals(prepared: Prepared, base: BaseRun, read: network.Values) -> Callable[[int], dict[str, Tensor]]:
+def _originals(planned: Planned, base: BaseRun, read: network.Values) -> Callable[[int], dict[str, Tensor]]:
     """The full-precision weights of a layer in the basis of the stored ones, by name; the last layer's are kept."""
-    transforms = [_transform(name) for name in prepared.recipe.before]
+    transforms = [_transform(name) for name in planned.recipe.before]
 
     @lru_cache(maxsize=1)
     def layer(index: int) -> dict[str, Tensor]:
-        described = prepared.decoder.layers[index]
+        described = planned.decoder.layers[index]
         task = LayerTask(
             index=index,
             layer=described,
-            schemes=prepared.plan.schemes,
+            schemes=planned.plan.schemes,
             rotary=None,
             weights={weight.name: read(weight) for weight in layer_weights(described)},
             inputs=base.streams[index],
@@ -269,7 +268,7 @@ def _originals(prepared: Prepared, base: BaseRun, read: network.Values) -> Calla
         )
         for transform in transforms:
             if not transform.needs_inputs:
-                transform.fold(task, method_options(transform, prepared.recipe))
+                transform.fold(task, method_options(transform, planned.recipe))
         return task.weights
 
     return layer

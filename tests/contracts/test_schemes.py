@@ -10,7 +10,7 @@ import tiny_models
 from tiny_models import VOCABULARY
 
 from edgepress.exporter import decide, export
-from edgepress.exporter.bundle.report import format_plan
+from edgepress.exporter.decide.report import format_plan
 from edgepress.exporter.plan.plan import Plan
 from edgepress.manifest import find_problems
 from edgepress.runtime import load

@@ -15,7 +15,7 @@ import pytest
 from edgepress.cli import main
 from edgepress.errors import InputError
 from edgepress.exporter import decide
-from edgepress.exporter.bundle.report import format_plan
+from edgepress.exporter.decide.report import format_plan
 from edgepress.exporter.recipe.recipe import preset_names
 from edgepress.manifest import read_manifest
 from edgepress.targets import (

@@ -21,8 +21,9 @@ from edgepress.errors import CheckFailed, InputError
 from edgepress.exporter import decide, export
 from edgepress.exporter.arrays.scheme import Scheme
 from edgepress.exporter.bundle import parity
+from edgepress.exporter.bundle.inspection import format_inspection, inspect
 from edgepress.exporter.bundle.readback import StoredWeights
-from edgepress.exporter.bundle.report import format_inspection, format_plan, inspect, plan_to_json
+from edgepress.exporter.decide.report import format_plan, plan_to_json
 from edgepress.exporter.plan.plan import PAGE
 from edgepress.manifest import find_problems, read_manifest
 

@@ -10,45 +10,44 @@ import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
+
+from edgepress.exporter.plan.planned import Planned
 from edgepress.progress import Progress, silent
-from edgepress.targets import Target
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from edgepress.exporter.decide.prepare import Prepared
+from edgepress.targets import Soc, Target
 
 
 @dataclass(frozen=True)
 class FormTask:
     """One target's files, to be written into ``folder`` of the bundle being made in ``bundle``.
 
-    ``tokens``, int64 (sequences, length), is what the layers were calibrated on; None when nothing was calibrated.
+    ``socs`` are the chips to compile for, and ``tokens()`` the calibration text, int64 (sequences, length), read or
+    written by the model when it is asked for.
     """
 
     bundle: Path
     folder: Path
     target: Target
-    prepared: "Prepared"
+    planned: Planned
+    socs: tuple[Soc, ...]
     threads: int
+    tokens: Callable[[], NDArray[np.int64]]
     progress: Progress = silent
-    tokens: "NDArray[np.int64] | None" = None
 
 
 @dataclass(frozen=True)
 class Form:
     """What is written for a target.
 
-    ``refuse(prepared, target)`` raises InputError for what this form cannot hold, saying what it can.
+    ``refuse(planned, target, socs)`` raises InputError for what this form cannot hold, saying what it can.
     ``write(task)`` fills ``task.folder`` and returns what the manifest says of it.
     """
 
     name: str
     description: str
-    refuse: "Callable[[Prepared, Target], None]"
+    refuse: Callable[[Planned, Target, tuple[Soc, ...]], None]
     write: Callable[[FormTask], dict[str, object]]
 
 

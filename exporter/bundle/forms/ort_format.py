@@ -9,25 +9,22 @@ import contextlib
 import io
 import logging
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from edgepress.errors import InputError
 from edgepress.exporter.bundle.files import MODEL_FILE
 from edgepress.exporter.bundle.forms import Form, FormTask
 from edgepress.exporter.bundle.ort_flatbuffer import sort_kernel_types
-from edgepress.targets import Target
-
-if TYPE_CHECKING:
-    from edgepress.exporter.decide.prepare import Prepared
+from edgepress.exporter.plan.planned import Planned
+from edgepress.targets import Soc, Target
 
 ORT_FILE = "model.ort"
 CONFIG_FILE = "required_operators_and_types.config"
 _LARGEST = 2**31 - 1  # bytes: a FlatBuffer is addressed by signed 32-bit offsets
 
 
-def refuse(prepared: "Prepared", target: Target) -> None:
+def refuse(planned: Planned, target: Target, _socs: tuple[Soc, ...]) -> None:
     """Raise InputError when the weights do not fit in one file in ORT format."""
-    size = prepared.plan.data_bytes
+    size = planned.plan.data_bytes
     if size > _LARGEST:
         raise InputError(
             f"{target.name}: the weights take {size / 1e9:.2f} GB and ORT format holds {_LARGEST / 1e9:.2f} GB; "

@@ -8,7 +8,6 @@ recipe without quantized weights gives float graphs, which the accelerator compu
 from collections.abc import Iterable
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
@@ -21,24 +20,22 @@ from edgepress.exporter.bundle.forms import Form, FormTask
 from edgepress.exporter.graph.qdq import Rounded, Widths, calibrate_decoder, find_widths, quantize, write_models
 from edgepress.exporter.graph.static import DATA_FILE, DECODE_FILE, PREFILL_FILE, SEQUENCE, write_static
 from edgepress.exporter.plan.plan import PlannedTensor
+from edgepress.exporter.plan.planned import Planned
 from edgepress.exporter.recipe.recipe import Activations
 from edgepress.files import read_into
 from edgepress.progress import Advance
-from edgepress.targets import Target
+from edgepress.targets import Soc, Target
 from edgepress.targets.providers import find_provider
-
-if TYPE_CHECKING:
-    from edgepress.exporter.decide.prepare import Prepared
 
 FLOAT16 = "fp16"
 LONGEST = 1024  # tokens of context unless --context says otherwise: each token is compared with every slot of the cache
 _FIT = "int8-static-a16, int8-static, int4-channel, fp16 or fp32"
 
 
-def refuse(prepared: "Prepared", target: Target) -> None:
+def refuse(planned: Planned, target: Target, socs: tuple[Soc, ...]) -> None:
     """Raise InputError for models and weights that accelerators do not take, and chips without float16."""
-    _refuse_model(prepared, target)
-    for tensor in _products(prepared):
+    _refuse_model(planned, target)
+    for tensor in _products(planned):
         scheme = tensor.scheme
         if scheme is None or (scheme.per_channel and scheme.symmetric and scheme.bits > 2):
             continue
@@ -47,22 +44,22 @@ def refuse(prepared: "Prepared", target: Target) -> None:
         )
         raise InputError(
             f"{target.name} takes weights of 4 or 8 bits with one scale a row and no zero points; recipe "
-            f"{prepared.recipe.name} stores {tensor.weight.name} with {found}. Recipes that fit: {_FIT}"
+            f"{planned.recipe.name} stores {tensor.weight.name} with {found}. Recipes that fit: {_FIT}"
         )
-    if widths_name(prepared) != FLOAT16:
-        find_widths(widths_name(prepared), target)
-    elif lacking := [soc.name for soc in prepared.socs if not soc.float16]:
+    if widths_name(planned) != FLOAT16:
+        find_widths(widths_name(planned), target)
+    elif lacking := [soc.name for soc in socs if not soc.float16]:
         raise InputError(
-            f"{', '.join(lacking)} cannot compute in float16, which recipe {prepared.recipe.name} asks for; "
+            f"{', '.join(lacking)} cannot compute in float16, which recipe {planned.recipe.name} asks for; "
             "take int8-static-a16, int8-static or int4-channel"
         )
-    if prepared.socs:
+    if socs:
         find_provider(target.provider).version()  # before hours of work: what compiles must be installed
 
 
-def _refuse_model(prepared: "Prepared", target: Target) -> None:
+def _refuse_model(planned: Planned, target: Target) -> None:
     """Refuse what has no static form: see :func:`~edgepress.exporter.graph.static.static_decoder`."""
-    context, layers = static_context(prepared), prepared.decoder.layers
+    context, layers = static_context(planned), planned.decoder.layers
     if context < 2:
         raise InputError(f"{target.name} takes a context of 2 tokens or more, not {context}")
     windows = {layer.attention.window for layer in layers if layer.attention.window}
@@ -73,7 +70,7 @@ def _refuse_model(prepared: "Prepared", target: Target) -> None:
             f"static form; a context of at most {sorted(windows)[-1]} leaves one of them"
         )
     ropes = {layer.attention.rope for layer in layers}
-    long = {n for n in ropes if n is not None and prepared.decoder.ropes[n].long_inverse_frequencies is not None}
+    long = {n for n in ropes if n is not None and planned.decoder.ropes[n].long_inverse_frequencies is not None}
     if long and ropes - {None} != long:
         raise InputError(
             f"{target.name}: layers with longrope and layers without it read the same positions; this model has no "
@@ -81,30 +78,30 @@ def _refuse_model(prepared: "Prepared", target: Target) -> None:
         )
 
 
-def static_context(prepared: "Prepared") -> int:
+def static_context(planned: Planned) -> int:
     """Tokens that the static graphs hold."""
-    return prepared.recipe.context_length or min(prepared.plan.context_length, LONGEST)
+    return planned.recipe.context_length or min(planned.plan.context_length, LONGEST)
 
 
-def widths_name(prepared: "Prepared") -> str:
+def widths_name(planned: Planned) -> str:
     """``fp16``, or the integers: ``a16w8``, ``a8w8``, ``a16w4``."""
-    bits = [tensor.scheme.bits for tensor in _products(prepared) if tensor.scheme is not None]
+    bits = [tensor.scheme.bits for tensor in _products(planned) if tensor.scheme is not None]
     if not bits:
         return FLOAT16
-    activations = 8 if prepared.recipe.activations.type == "uint8" else 16
+    activations = 8 if planned.recipe.activations.type == "uint8" else 16
     return f"a{activations}w{min(bits)}"
 
 
-def _products(prepared: "Prepared") -> Iterable[PlannedTensor]:
+def _products(planned: Planned) -> Iterable[PlannedTensor]:
     """Weights of linear layers; tables and heads are rounded anew where their scales do not fit."""
-    return [tensor for tensor in prepared.plan.tensors if tensor.weight.kind == "linear"]
+    return [tensor for tensor in planned.plan.tensors if tensor.weight.kind == "linear"]
 
 
 def write(task: FormTask) -> dict[str, object]:
     """Write both graphs and one file of weights, then compile them for each chip."""
-    prepared = task.prepared
-    context = static_context(prepared)
-    name = widths_name(prepared)
+    planned = task.planned
+    context = static_context(planned)
+    name = widths_name(planned)
     if name == FLOAT16:
         write_static(task.bundle / MODEL_FILE, task.folder, context=context)
     else:
@@ -120,10 +117,10 @@ def write(task: FormTask) -> dict[str, object]:
 
 
 def _write_integers(task: FormTask, paths: tuple[Path, Path], widths: Widths, context: int) -> None:
-    asked = task.prepared.recipe.activations
+    asked = task.planned.recipe.activations
     ranges = asked.ranges if asked.is_calibrated else "minmax"
     activations = Activations(widths.activations, ranges, asked.percentile)
-    tokens = _calibration_tokens(task)
+    tokens = task.tokens()
     tokens = tokens[:, : max(min(tokens.shape[1], context - 1) // SEQUENCE * SEQUENCE, 2)]
     with task.progress(len(tokens), f"calibrating {task.target.name}", " sequences") as advance:
         calibrator = calibrate_decoder(*paths, _counted(tokens, advance), threads=task.threads)
@@ -141,34 +138,6 @@ def _counted(tokens: NDArray[np.int64], advance: Advance) -> Iterable[NDArray[np
         advance(1)
 
 
-def _calibration_tokens(task: FormTask) -> NDArray[np.int64]:
-    """(sequences, length) that the layers saw, or of the recipe's text, or of what the model writes without any."""
-    if task.tokens is not None:
-        return task.tokens
-    from edgepress.exporter.learn.calibration.generate import generate_calibration
-    from edgepress.exporter.learn.calibration.run import given_tokens
-    from edgepress.exporter.model.reading import first_token
-
-    prepared = task.prepared
-    given = given_tokens(prepared, first_token(prepared.checkpoint, prepared.decoder))
-    if given is not None:
-        return given.tokens
-    settings = prepared.recipe.calibration
-    with (
-        TemporaryDirectory(prefix="edgepress-") as folder,
-        task.progress(settings.tokens, "writing calibration text", " tokens") as advance,
-    ):
-        written = generate_calibration(
-            prepared.checkpoint.directory,
-            settings,
-            folder=Path(folder),
-            context_length=prepared.plan.context_length,
-            threads=task.threads,
-            progress=advance,
-        )
-    return written.tokens
-
-
 def rounded_weights(task: FormTask, graph: Path) -> dict[str, Rounded]:
     """Scales of the weights of ``graph`` that the recipe rounded with one scale a row, by their names there.
 
@@ -177,7 +146,7 @@ def rounded_weights(task: FormTask, graph: Path) -> dict[str, Rounded]:
     """
     found: dict[str, Rounded] = {}
     tensors = onnx.load(graph, load_external_data=False).graph.initializer
-    for planned in task.prepared.plan.tensors:
+    for planned in task.planned.plan.tensors:
         scheme = planned.scheme
         if scheme is None or not (scheme.per_channel and scheme.symmetric and scheme.bits > 2):
             continue
@@ -198,8 +167,8 @@ def _compile(task: FormTask, *, fp16: bool) -> dict[str, dict[str, object]]:
     """Context binaries of both graphs for each chip, in a folder of its name."""
     provider = find_provider(task.target.provider)
     compiled: dict[str, dict[str, object]] = {}
-    with task.progress(2 * len(task.prepared.socs), f"compiling for {task.target.name}", " graphs") as advance:
-        for soc in task.prepared.socs:
+    with task.progress(2 * len(task.socs), f"compiling for {task.target.name}", " graphs") as advance:
+        for soc in task.socs:
             for name in (PREFILL_FILE, DECODE_FILE):
                 provider.compile_context(task.folder / name, task.folder / soc.name / name, soc, fp16=fp16)
                 advance(1)

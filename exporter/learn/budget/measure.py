@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -35,20 +34,18 @@ from edgepress.exporter.learn.calibration.run import (
 )
 from edgepress.exporter.model.description import Decoder, Weight
 from edgepress.exporter.model.weights import read_weight
+from edgepress.exporter.plan.planned import Planned
 from edgepress.exporter.recipe.recipe import Budget, Recipe
 from edgepress.exporter.streams.store import Store
 from edgepress.exporter.streams.text import CalibrationTokens, sequences_asked
 from edgepress.exporter.streams.variants import BaseRun
 from edgepress.progress import Progress
 
-if TYPE_CHECKING:
-    from edgepress.exporter.decide.prepare import Prepared
-
 _WHOLE = 4  # times the tokens of a price for those of a choice: 8,192 give a KL to about 5 % on tiny1m and stories260k
 
 
 def spend_budget(
-    prepared: Prepared,
+    planned: Planned,
     plain: Decoder,
     folder: Path,
     *,
@@ -58,7 +55,7 @@ def spend_budget(
 ) -> tuple[Spent, dict[str, object]]:
     """Choose each tensor's scheme, and say what the manifest keeps about the choice.
 
-    ``prepared`` is planned without the budget; ``plain`` is the checkpoint's own decoder: prices are those of rounding
+    ``planned`` is planned without the budget; ``plain`` is the checkpoint's own decoder: prices are those of rounding
     without transforms, the choice is measured with them. What is measured stays in ``folder`` for the next run with
     the same model, text and candidates.
 
@@ -66,15 +63,15 @@ def spend_budget(
         InputError: the text cannot be used, or nothing among the candidates meets the budget.
 
     """
-    budget = prepared.recipe.budget
+    budget = planned.recipe.budget
     if budget is None:
-        raise ValueError(f"recipe {prepared.recipe.name} has no budget")
+        raise ValueError(f"recipe {planned.recipe.name} has no budget")
     with use_threads(plain, threads):
-        return _spend(prepared, plain, budget, folder, bos=bos, threads=threads, progress=progress)
+        return _spend(planned, plain, budget, folder, bos=bos, threads=threads, progress=progress)
 
 
 def _spend(
-    prepared: Prepared,
+    planned: Planned,
     plain: Decoder,
     budget: Budget,
     folder: Path,
@@ -83,8 +80,8 @@ def _spend(
     threads: int | None,
     progress: Progress,
 ) -> tuple[Spent, dict[str, object]]:
-    recipe, checkpoint = prepared.recipe, prepared.checkpoint
-    asked = _asked(prepared, budget)
+    recipe, checkpoint = planned.recipe, planned.checkpoint
+    asked = _asked(planned, budget)
     given = given_tokens(asked, bos)
     groups, every = tensor_groups(plain, recipe, budget), budget.measure == "every"
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -100,7 +97,7 @@ def _spend(
 
     with Store.open(folder, _key(asked, groups, given)) as store:
         chosen = given or written_tokens(asked, store, threads=threads, progress=progress)
-        shipped = given_tokens(replace(prepared, recipe=wanted_tokens(recipe, prepared.plan)), bos) or chosen
+        shipped = given_tokens(replace(planned, recipe=wanted_tokens(recipe, planned.plan)), bos) or chosen
         seen, scored = split_text(shipped.tokens, chosen.tokens, recipe, budget)
         first = scored.shape[1] // 2  # as evaluations score: the second half of a window, which has seen the first
         few = scored[:: max(1, len(scored) // sequences_asked(replace(recipe.calibration, tokens=budget.tokens)))]
@@ -116,9 +113,9 @@ def _spend(
 
         def measure(chosen: Sequence[int]) -> float:
             made = replace(recipe, overrides=(*recipe.overrides, *overrides(groups, chosen, recipe)))
-            return measure_shipped(whole, checkpoint, prepared.decoder, made, seen=seen, itemsize=itemsize)
+            return measure_shipped(whole, checkpoint, planned.decoder, made, seen=seen, itemsize=itemsize)
 
-        spent = spend(prepared.decoder, recipe, itemsize=itemsize, prices=Prices(groups, kl, ms), measure=measure)
+        spent = spend(planned.decoder, recipe, itemsize=itemsize, prices=Prices(groups, kl, ms), measure=measure)
         for run in runs:
             run.remove()
     return spent, {
@@ -130,14 +127,14 @@ def _spend(
     }
 
 
-def _asked(prepared: Prepared, budget: Budget) -> Prepared:
+def _asked(planned: Planned, budget: Budget) -> Planned:
     """Ask for as much text as both uses need: what the export looks at, and what KL is measured on."""
-    recipe = prepared.recipe
+    recipe = planned.recipe
     both = recipe.calibration.tokens + budget.tokens
     if recipe.calibration.text:  # to read more takes little time, to write it much
         both += (_WHOLE - 1) * budget.tokens
-        both = max(both, wanted_tokens(recipe, prepared.plan).calibration.tokens)
-    return replace(prepared, recipe=replace(recipe, calibration=replace(recipe.calibration, tokens=both)))
+        both = max(both, wanted_tokens(recipe, planned.plan).calibration.tokens)
+    return replace(planned, recipe=replace(recipe, calibration=replace(recipe.calibration, tokens=both)))
 
 
 def split_text(
@@ -182,7 +179,7 @@ def _folder(store: Store, name: str) -> Path:
     return folder
 
 
-def _key(asked: Prepared, groups: Sequence[TensorGroup], given: CalibrationTokens | None) -> dict[str, object]:
+def _key(asked: Planned, groups: Sequence[TensorGroup], given: CalibrationTokens | None) -> dict[str, object]:
     """Everything that decides a price; the limit is not among it, so that another one is tried at once."""
     return {
         "source": asked.checkpoint.source_hashes(),

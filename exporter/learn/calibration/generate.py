@@ -6,26 +6,37 @@ the whole vocabulary: the text is then drawn from what the model learned, rare t
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgepress.cores import usable_cores
-from edgepress.exporter.recipe.recipe import CalibrationText
+from edgepress.exporter.bundle.cpu_graph import make_graph
+from edgepress.exporter.bundle.files import write_manifest
+from edgepress.exporter.bundle.genai_config import make_genai_config
+from edgepress.exporter.bundle.write import write_data, write_model
+from edgepress.exporter.model.reading import GENERATION, read_decoder
+from edgepress.exporter.plan.plan import make_plan
+from edgepress.exporter.plan.planned import Planned
+from edgepress.exporter.recipe.recipe import CalibrationText, read_recipe
+from edgepress.exporter.source.checkpoint import Checkpoint
 from edgepress.exporter.streams.text import CalibrationTokens, check_length, sequences_asked
 from edgepress.finite import check_logits
+from edgepress.progress import silent
 from edgepress.runtime.config import BundleConfig, read_config
 from edgepress.runtime.sampling import softmax
 from edgepress.runtime.sessions.cpu import CpuSession
 from edgepress.runtime.sessions.session import Session
+from edgepress.targets import FALLBACK, find_target
 
 GENERATOR = "int8"  # the preset that the text is sampled from
 _BUNDLE = "generator"  # its place while it writes
 
 
 def generate_calibration(
-    checkpoint: Path,
+    checkpoint: Checkpoint,
     settings: CalibrationText,
     *,
     folder: Path,
@@ -33,7 +44,7 @@ def generate_calibration(
     threads: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> CalibrationTokens:
-    """Sample ``settings.tokens`` tokens, rounded up to whole sequences, from the model in ``checkpoint``.
+    """Sample ``settings.tokens`` tokens, rounded up to whole sequences, from the model of ``checkpoint``.
 
     Each sequence begins with the model's bos token, or with one drawn evenly from the vocabulary when it has none. A
     text that ends before its sequence is full is followed by another one, begun in the same way. Sequence i is drawn
@@ -45,13 +56,11 @@ def generate_calibration(
         InputError: ``length`` is above the context, or the model cannot be exported.
 
     """
-    from edgepress.exporter.export import export
-
     check_length(settings, context_length)
     bundle = folder / _BUNDLE
     shutil.rmtree(bundle, ignore_errors=True)  # what a kill left
     try:
-        export(checkpoint, out=bundle, recipe=GENERATOR, context_length=settings.length, threads=threads)
+        _write_generator(bundle, checkpoint, settings.length, threads)
         config = read_config(bundle)
         session = CpuSession(config, threads=threads or usable_cores(), context=settings.length, prepared=False)
         tokens = np.empty((sequences_asked(settings), settings.length), np.int64)
@@ -61,6 +70,20 @@ def generate_calibration(
     finally:
         shutil.rmtree(bundle, ignore_errors=True)
     return CalibrationTokens(tokens)
+
+
+def _write_generator(bundle: Path, checkpoint: Checkpoint, context_length: int, threads: int | None) -> None:
+    """Write the bundle that is sampled from, with all that the runtime reads of one."""
+    recipe = replace(read_recipe(GENERATOR), context_length=context_length)
+    decoder = read_decoder(checkpoint)
+    plan = make_plan(decoder, recipe, lambda name: checkpoint.tensors[name].itemsize)
+    planned = Planned(checkpoint=checkpoint, decoder=decoder, recipe=recipe, plan=plan)
+    graph = make_graph(planned, find_target(FALLBACK))
+    genai_config = make_genai_config(decoder, plan, checkpoint.config, checkpoint.json(GENERATION))
+    bundle.mkdir()
+    reports = write_data(bundle, planned, None, threads=threads, progress=silent)
+    write_model(bundle, planned, graph, genai_config)
+    write_manifest(bundle, planned, reports)
 
 
 def _fill(

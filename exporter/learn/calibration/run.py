@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import onnxruntime
@@ -21,7 +21,9 @@ from edgepress.exporter.learn.calibration.engine import Calibration
 from edgepress.exporter.learn.calibration.generate import generate_calibration
 from edgepress.exporter.methods.kinds import LayerMethod, Recovery, load_method
 from edgepress.exporter.model.description import Decoder
+from edgepress.exporter.model.reading import first_token
 from edgepress.exporter.plan.plan import Plan
+from edgepress.exporter.plan.planned import Planned
 from edgepress.exporter.recipe.recipe import CalibrationText, Recipe
 from edgepress.exporter.source.checkpoint import Checkpoint
 from edgepress.exporter.streams.store import Store, StoredStages
@@ -29,9 +31,6 @@ from edgepress.exporter.streams.text import CalibrationTokens, read_calibration,
 from edgepress.exporter.tokens.source_tokenizer import source_tokenizer
 from edgepress.fingerprint import Fingerprint, fingerprint
 from edgepress.progress import Progress
-
-if TYPE_CHECKING:
-    from edgepress.exporter.decide.prepare import Prepared
 
 _WRITTEN = "0000-generated"  # the stage with the model's own text, before those of the layers
 _WORTH_THREADS = 512  # hidden size below which torch's threads wait for each other longer than they compute
@@ -53,45 +52,47 @@ class Calibrated:
 
 @contextmanager
 def calibrate(
-    prepared: Prepared,
+    planned: Planned,
     folder: Path,
     *,
     source: Mapping[str, str],
+    left_out: Mapping[str, str],
     bos: int | None,
     threads: int | None,
     progress: Progress,
 ) -> Iterator[Calibrated]:
     """Calibrate in ``folder``, and keep the stages there while the block runs.
 
-    After an error or a kill they stay when one is complete, and the next run with the same inputs goes on there.
+    ``source`` are the checkpoint's hashes; ``left_out`` the repairs of the recipe that decline, and why.
+    After an error or a kill the stages stay when one is complete, and the next run with the same inputs goes on there.
 
     Raises:
         InputError: the text or a method's result cannot be used; what is done is kept.
 
     """
-    asked = replace(prepared, recipe=wanted_tokens(prepared.recipe, prepared.plan))
+    asked = replace(planned, recipe=wanted_tokens(planned.recipe, planned.plan))
     with ExitStack() as stack:
-        with use_threads(prepared.decoder, threads):
+        with use_threads(planned.decoder, threads):
             given = given_tokens(asked, bos)
             store = stack.enter_context(Store.open(folder, _key(asked, source, given)))
             chosen = given or written_tokens(asked, store, threads=threads, progress=progress)
             for warning in chosen.warnings:
                 _log.warning("calibration text: %s", warning)
-            stages = _run(prepared, chosen, store, progress)
-        described = describe_tokens(prepared.recipe, chosen) | {"left_out": dict(prepared.left_out)}
-        tokens, count = layers_first(chosen.tokens, prepared.recipe.calibration)
-        yield Calibrated(stages, tokens[:count], described, _fingerprint(prepared, chosen))
+            stages = _run(planned, chosen, store, progress)
+        described = describe_tokens(planned.recipe, chosen) | {"left_out": dict(left_out)}
+        tokens, count = layers_first(chosen.tokens, planned.recipe.calibration)
+        yield Calibrated(stages, tokens[:count], described, _fingerprint(planned, chosen))
 
 
-def _run(prepared: Prepared, chosen: CalibrationTokens, store: Store, progress: Progress) -> StoredStages:
+def _run(planned: Planned, chosen: CalibrationTokens, store: Store, progress: Progress) -> StoredStages:
     """Pass the layers and repair the model, from where ``store`` ends."""
-    settings = wanted_tokens(prepared.recipe, prepared.plan) if trains_layers(prepared.plan) else prepared.recipe
+    settings = wanted_tokens(planned.recipe, planned.plan) if trains_layers(planned.plan) else planned.recipe
     tokens, layer_sequences = layers_first(chosen.tokens, settings.calibration)
     calibration = Calibration(
-        prepared.checkpoint,
-        prepared.decoder,
-        prepared.plan,
-        prepared.recipe,
+        planned.checkpoint,
+        planned.decoder,
+        planned.plan,
+        planned.recipe,
         tokens=tokens,
         layer_sequences=layer_sequences,
         store=store,
@@ -150,29 +151,38 @@ def layers_first(tokens: NDArray[np.int64], settings: CalibrationText) -> tuple[
     return tokens[np.concatenate([seen, rest])], count
 
 
-def given_tokens(prepared: Prepared, bos: int | None) -> CalibrationTokens | None:
+def given_tokens(planned: Planned, bos: int | None) -> CalibrationTokens | None:
     """The tokens of the text that the recipe names; None when it names none and the model has to write its own."""
-    settings = prepared.recipe.calibration
+    settings = planned.recipe.calibration
     if not settings.text:
         return None
-    return read_tokens(prepared.checkpoint, prepared.decoder, settings, bos, prepared.plan.context_length)
+    return read_tokens(planned.checkpoint, planned.decoder, settings, bos, planned.plan.context_length)
 
 
-def written_tokens(prepared: Prepared, store: Store, *, threads: int | None, progress: Progress) -> CalibrationTokens:
+def written_tokens(planned: Planned, store: Store, *, threads: int | None, progress: Progress) -> CalibrationTokens:
     """The tokens that the model writes itself, the first stage of ``store``: written once, and found there again."""
-    settings = prepared.recipe.calibration
+    settings = planned.recipe.calibration
     if not store.has(_WRITTEN):
         with progress(sequences_asked(settings) * settings.length, "writing calibration text", " tokens") as advance:
             written = generate_calibration(
-                prepared.checkpoint.directory,
+                planned.checkpoint,
                 settings,
                 folder=store.directory,
-                context_length=prepared.plan.context_length,
+                context_length=planned.plan.context_length,
                 threads=threads,
                 progress=advance,
             )
         store.save(_WRITTEN, {"tokens": written.tokens})
     return CalibrationTokens(store.load(_WRITTEN)["tokens"])
+
+
+def form_tokens(planned: Planned, *, threads: int | None, progress: Progress) -> NDArray[np.int64]:
+    """The tokens of the recipe's text, or what the model writes without any, (sequences, length), and nothing kept."""
+    given = given_tokens(planned, first_token(planned.checkpoint, planned.decoder))
+    if given is not None:
+        return given.tokens
+    with TemporaryDirectory(prefix="edgepress-") as folder:
+        return written_tokens(planned, Store(Path(folder)), threads=threads, progress=progress).tokens
 
 
 def text_key(settings: CalibrationText, given: CalibrationTokens | None) -> dict[str, object]:
@@ -210,15 +220,15 @@ def read_tokens(
     )
 
 
-def _fingerprint(prepared: Prepared, chosen: CalibrationTokens) -> Fingerprint | None:
+def _fingerprint(planned: Planned, chosen: CalibrationTokens) -> Fingerprint | None:
     """Sketch the text that was used; None for the model's own."""
-    if not prepared.recipe.calibration.text:
+    if not planned.recipe.calibration.text:
         return None
-    tokenizer = source_tokenizer(prepared.checkpoint)
+    tokenizer = source_tokenizer(planned.checkpoint)
     return fingerprint(tokenizer.decode(row) for row in chosen.tokens.tolist())
 
 
-def _key(asked: Prepared, source: Mapping[str, str], given: CalibrationTokens | None) -> dict[str, object]:
+def _key(asked: Planned, source: Mapping[str, str], given: CalibrationTokens | None) -> dict[str, object]:
     """Everything that decides the bytes of a stage."""
     return {
         "source": dict(source),

@@ -401,7 +401,7 @@ def _text(run: _Run, steps: Sequence[_Step], before: str, threads: int | None) -
             generated = run.stage(_GENERATED)
             with run.progress(tokens, "writing text", " tokens") as advance:
                 found = generate_calibration(
-                    run.original.directory,
+                    run.original,
                     asked,
                     folder=run.folder,
                     context_length=run.context_length,

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from edgepress.exporter.learn.pruning.curve import Point, draw_curve
+from edgepress.exporter.plan.plan import Plan
 from edgepress.progress import Progress
 
 if TYPE_CHECKING:
-    from edgepress.exporter.decide.prepare import Prepared
+    from edgepress.exporter.learn.pruning.run import Pruned  # needs torch
 
 
-def write_curves(work: Path, prepared: Prepared) -> None:
+def write_curves(work: Path, steps: Sequence[Mapping[str, object]]) -> None:
     """Draw the loss of each step that trained, as ``NUMBER-STEP.svg``."""
-    for index, step in enumerate(() if prepared.pruned is None else prepared.pruned.steps):
+    for index, step in enumerate(steps):
         curve = cast("list[Point] | None", step.get("curve"))
         if curve is not None:
             name = f"{index}-{step['name']}"
@@ -22,24 +24,22 @@ def write_curves(work: Path, prepared: Prepared) -> None:
 
 
 def describe_steps(
-    work: Path, prepared: Prepared, threads: int | None, progress: Progress
+    work: Path, plan: Plan, pruned: Pruned, threads: int | None, progress: Progress
 ) -> tuple[dict[str, object], ...]:
     """What each step came to, the bundle last: scored through its own graph on the same text."""
     from edgepress.exporter.learn.pruning.score import DIGITS, scored_context
     from edgepress.runtime.evaluate import evaluate
 
-    if prepared.pruned is None:
-        return ()
-    documents = prepared.pruned.held_out
-    context, stride = scored_context(prepared.plan.context_length)
+    documents = pruned.held_out
+    context, stride = scored_context(plan.context_length)
     with progress(sum(len(document.encode()) for document in documents), "scoring bundle", "B") as advance:
         found = evaluate(
             work, documents, context=context, stride=stride, threads=threads, prepared=False, progress=advance
         )
     last = {
         "name": "bundle",
-        "parameters": prepared.plan.parameters,
-        "bytes": prepared.plan.data_bytes,
+        "parameters": plan.parameters,
+        "bytes": plan.data_bytes,
         "bits_per_byte": round(found.bits_per_byte, DIGITS),
     }
-    return (*prepared.pruned.steps, last)
+    return (*pruned.steps, last)

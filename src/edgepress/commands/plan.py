@@ -23,10 +23,10 @@ def run(arguments: argparse.Namespace) -> int:
 
     from edgepress.cores import usable_cores
     from edgepress.exporter import decide
-    from edgepress.exporter.bundle.report import format_estimate, format_plan, plan_to_json
     from edgepress.exporter.decide.estimate import estimate
-    from edgepress.exporter.decide.prepare import FALLBACK
+    from edgepress.exporter.decide.report import format_estimate, format_plan, plan_to_json
     from edgepress.progress import progress
+    from edgepress.targets import FALLBACK
 
     prepared = decide(
         arguments.model,

@@ -18,7 +18,7 @@ from edgepress.errors import InputError
 from edgepress.exporter import decide, export
 from edgepress.exporter.bundle.files import DATA_FILE
 from edgepress.exporter.bundle.readback import StoredWeights
-from edgepress.exporter.bundle.report import format_plan
+from edgepress.exporter.decide.report import format_plan
 from edgepress.exporter.model.reference import Reference
 from edgepress.exporter.recipe.recipe import Recipe, recipe_from_json
 from edgepress.runtime import evaluate

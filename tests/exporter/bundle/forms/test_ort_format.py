@@ -95,10 +95,10 @@ def kernel_types(session: InferenceSession) -> dict[str, dict[str, list[tuple[in
 
 def test_weights_beyond_a_flatbuffer_are_refused_before_they_are_read(model: Path) -> None:
     prepared = decide(model, target="android-cpu", recipe="fp32")
-    refuse(prepared, prepared.targets[0])
+    refuse(prepared, prepared.targets[0], ())
     large = replace(prepared, plan=replace(prepared.plan, data_bytes=2**31))
     with pytest.raises(InputError, match=r"android-cpu: the weights take 2\.15 GB and ORT format holds 2\.15 GB"):
-        refuse(large, large.targets[0])
+        refuse(large, large.targets[0], ())
 
 
 def test_a_chip_of_no_target_and_no_target_at_all_are_refused(model: Path) -> None:

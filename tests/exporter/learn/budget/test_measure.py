@@ -16,8 +16,9 @@ from whole_models import load, log_probabilities, mean_kl
 from edgepress.errors import InputError
 from edgepress.exporter import decide, export
 from edgepress.exporter.bundle.files import DATA_FILE
+from edgepress.exporter.bundle.inspection import format_inspection, inspect
 from edgepress.exporter.bundle.readback import StoredWeights
-from edgepress.exporter.bundle.report import format_inspection, format_plan, inspect, plan_to_json
+from edgepress.exporter.decide.report import format_plan, plan_to_json
 from edgepress.exporter.learn.budget import measure, sensitivity
 from edgepress.exporter.learn.calibration import run
 from edgepress.exporter.recipe.recipe import Budget, read_recipe

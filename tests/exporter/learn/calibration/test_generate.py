@@ -11,6 +11,7 @@ from edgepress.errors import InputError
 from edgepress.exporter import export
 from edgepress.exporter.learn.calibration.generate import draw, generate_calibration
 from edgepress.exporter.recipe.recipe import CalibrationText
+from edgepress.exporter.source.checkpoint import Checkpoint
 from edgepress.fingerprint import leak_warning
 from edgepress.manifest import find_problems
 
@@ -25,7 +26,12 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def generate(checkpoint: Path, folder: Path, settings: CalibrationText = SETTINGS, threads: int = 1) -> list[list[int]]:
     counts: list[int] = []
     found = generate_calibration(
-        checkpoint, settings, folder=folder, context_length=128, threads=threads, progress=counts.append
+        Checkpoint.open(checkpoint),
+        settings,
+        folder=folder,
+        context_length=128,
+        threads=threads,
+        progress=counts.append,
     )
     assert sum(counts) == found.tokens.size
     rows: list[list[int]] = found.tokens.tolist()

@@ -16,7 +16,8 @@ from edgepress import workspace
 from edgepress.cli import main
 from edgepress.errors import InputError
 from edgepress.exporter import decide, export
-from edgepress.exporter.bundle.report import format_inspection, format_plan, inspect, plan_to_json
+from edgepress.exporter.bundle.inspection import format_inspection, inspect
+from edgepress.exporter.decide.report import format_plan, plan_to_json
 from edgepress.exporter.learn.pruning import run as module
 from edgepress.exporter.recipe.recipe import OptionValue, read_recipe
 from edgepress.exporter.source.checkpoint import Checkpoint

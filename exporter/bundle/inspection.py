@@ -1,4 +1,4 @@
-"""What ``edgepress plan`` and ``edgepress inspect`` print: plans and graphs as data, and as tables for reading."""
+"""What ``edgepress inspect`` prints: bundles and graphs as data, and as tables for reading."""
 
 import re
 from collections import Counter
@@ -11,14 +11,9 @@ import onnx
 from edgepress.errors import InputError
 from edgepress.exporter.bundle.download import describe_saving
 from edgepress.exporter.bundle.files import MODEL_FILE
-from edgepress.exporter.decide.estimate import Estimate
-from edgepress.exporter.decide.estimate import to_json as estimate_to_json
-from edgepress.exporter.decide.prepare import Prepared
-from edgepress.exporter.plan.plan import Plan, PlannedTensor
-from edgepress.exporter.recipe.recipe import CHOSEN_BY_BUDGET, describe_promise
+from edgepress.exporter.recipe.recipe import CHOSEN_BY_BUDGET
 from edgepress.files import refuse_aside
 from edgepress.manifest import MANIFEST_NAME, bundle_hash, check_links, read_manifest
-from edgepress.progress import duration
 from edgepress.tables import format_table
 from edgepress.targets.legality.files import PROTOBUF_LIMIT
 
@@ -27,126 +22,7 @@ Json = dict[str, object]
 _LONGEST_FACT = 60  # characters of what a step says of itself, in a table
 
 
-def plan_to_json(prepared: Prepared, export: Estimate | None = None) -> Json:
-    """Return the plan with its totals; sizes in bytes, and what is only estimated under ``estimates``."""
-    plan = prepared.plan
-    return {
-        "model": str(prepared.checkpoint.directory),
-        "origin": None if prepared.origin is None else prepared.origin.to_json(),
-        "model_type": prepared.decoder.model_type,
-        "targets": [target.name for target in prepared.targets],
-        "recipe": prepared.recipe.to_json(),
-        "why_recipe": prepared.why_recipe,
-        "context_length": plan.context_length,
-        "tensors": [_tensor_to_json(tensor) for tensor in plan.tensors],
-        "tables": [{"name": table.name, "bytes": table.region.nbytes} for table in plan.tables],
-        "totals": {
-            "parameters": plan.parameters,
-            "bytes_before": plan.bytes_before,
-            "weights_bytes": sum(tensor.bytes_after for tensor in plan.tensors),
-            "bits_per_weight": plan.bits_per_weight,
-            "data_file_bytes": plan.data_bytes,
-            "cache_bytes_at_full_context": plan.cache_bytes,
-            "usual_context": plan.usual_context,
-            "cache_bytes_at_usual_context": plan.cache_bytes_at(plan.usual_context),
-        },
-        "left_out": dict(prepared.left_out),
-        "notes": list(prepared.notes),
-        "estimates": {
-            "bundle_bytes": plan.data_bytes + _graph_and_tokenizer_bytes(prepared),
-            "runtime_memory_bytes": plan.data_bytes + plan.cache_bytes,
-            "runtime_memory_bytes_at_usual_context": plan.data_bytes + plan.cache_bytes_at(plan.usual_context),
-            **({} if export is None else {"export": estimate_to_json(export)}),
-        },
-        "budget": prepared.budget,
-        "steps": [] if prepared.pruned is None else list(prepared.pruned.steps),
-        "steps_not_run": [] if prepared.pruned is None else list(prepared.pruned.skipped),
-    }
-
-
-def _graph_and_tokenizer_bytes(prepared: Prepared) -> int:
-    nodes_per_layer = 6000  # bytes of graph a layer, seen in bundles; the tokenizer's own size is exact
-    tokenizer = sum(path.stat().st_size for path in prepared.checkpoint.directory.glob("tokenizer*") if path.is_file())
-    return nodes_per_layer * len(prepared.decoder.layers) + tokenizer
-
-
-def _tensor_to_json(tensor: PlannedTensor) -> Json:
-    scheme = tensor.scheme
-    return {
-        "name": tensor.weight.name,
-        "kind": tensor.weight.kind,
-        "shape": list(tensor.weight.shape),
-        "sources": [part.tensor for part in tensor.weight.parts],
-        "scheme": None if scheme is None else tensor.stored_as,
-        "reason": tensor.reason,
-        "bytes_before": tensor.bytes_before,
-        "bytes_after": tensor.bytes_after,
-    }
-
-
-def format_plan(prepared: Prepared) -> str:
-    """Return the plan as a table, one line a tensor, and its totals."""
-    plan = plan_to_json(prepared)
-    rows = [
-        (
-            str(tensor["name"]),
-            "×".join(map(str, cast("list[int]", tensor["shape"]))),
-            planned.stored_as,
-            _megabytes(tensor["bytes_before"]),
-            _megabytes(tensor["bytes_after"]),
-            str(tensor["reason"]),
-        )
-        for tensor, planned in zip(cast("list[Json]", plan["tensors"]), prepared.plan.tensors, strict=True)
-    ]
-    table = format_table(("tensor", "shape", "scheme", "before MB", "after MB", "why"), rows, right=(3, 4))
-    totals, estimates = cast("Json", plan["totals"]), cast("Json", plan["estimates"])
-    return "\n".join(
-        [
-            table,
-            "",
-            f"{plan['model_type']} for {', '.join(t.name for t in prepared.targets)}, recipe {prepared.recipe.name}"
-            f"{prepared.why_recipe and f' ({prepared.why_recipe})'}, "
-            f"context {plan['context_length']}, {totals['parameters']:,} parameters",
-            f"weights      {_megabytes(totals['bytes_before'])} MB → {_megabytes(totals['weights_bytes'])} MB, "
-            f"{prepared.plan.bits_per_weight:.2f} bits a weight",
-            *([f"promise      {describe_promise(prepared.recipe.promise)}"] if prepared.recipe.promise else []),
-            f"data file    {_megabytes(totals['data_file_bytes'])} MB (with alignment)",
-            f"bundle       about {_megabytes(estimates['bundle_bytes'])} MB (estimate)",
-            *_memory_lines(prepared.plan),
-            *_budget_lines(prepared.budget),
-            *(f"left out     {name}: {why}" for name, why in prepared.left_out.items()),
-            *(f"note         {note}" for note in cast("list[str]", plan["notes"])),
-            *_step_lines(cast("list[Json]", plan["steps"])),
-            *(f"not run      {name}: it keeps the sizes" for name in cast("list[str]", plan["steps_not_run"])),
-        ]
-    )
-
-
-def format_estimate(found: Estimate) -> list[str]:
-    """What an export will take, as lines below the plan."""
-    parts = sorted(found.parts, key=lambda part: -part.seconds)
-    longest = ", ".join(f"{part.name} {duration(part.seconds)} ({part.speed})" for part in parts[:3])
-    memory = _megabytes(found.memory_bytes)
-    lines = [
-        f"export       about {duration(found.seconds)} on {found.cores} cores and {memory} MB of memory "
-        f"(estimate from speeds measured just now: {longest})"
-    ]
-    return [*lines, *(f"{'':<12} without {what}" for what in found.left_out)]
-
-
-def _memory_lines(plan: Plan) -> list[str]:
-    """What running takes, at a length that people use and at the whole context, where that is another."""
-    lines = []
-    for name, length in zip(("memory", ""), dict.fromkeys((plan.usual_context, plan.context_length)), strict=False):
-        cache = plan.cache_bytes_at(length)
-        lines.append(
-            f"{name:<12} about {_megabytes(plan.data_bytes + cache)} MB to run at {length:,} tokens, "
-            f"{_megabytes(cache)} MB of it key-value cache (estimate)"
-        )
-    return lines
-
-
-def _step_lines(steps: Sequence[Json]) -> list[str]:
+def step_lines(steps: Sequence[Json]) -> list[str]:
     """A table of the steps: what each left of the model, and what the step says of itself."""
     if not steps:
         return []
@@ -155,7 +31,7 @@ def _step_lines(steps: Sequence[Json]) -> list[str]:
         (
             str(step["name"]),
             f"{step['parameters']:,}",
-            _megabytes(step["bytes"]),
+            megabytes(step["bytes"]),
             "" if step["bits_per_byte"] is None else f"{step['bits_per_byte']:.4f}",
             "; ".join(f"{key.replace('_', ' ')} {_short(value)}" for key, value in step.items() if key not in known),
         )
@@ -169,7 +45,8 @@ def _short(value: object) -> str:
     return text if len(text) <= _LONGEST_FACT else f"{text[:_LONGEST_FACT]}…"
 
 
-def _budget_lines(budget: Json | None) -> list[str]:
+def budget_lines(budget: Json | None) -> list[str]:
+    """What a budget was spent on, as a line; none where there was no budget."""
     if budget is None:
         return []
     tokens = cast("int", budget["sequences"]) * cast("int", budget["length"])
@@ -293,21 +170,21 @@ def format_inspection(inspection: Json) -> str:
         "",
         format_table(
             ("group", "tensors", "MB"),
-            [(name, str(group["tensors"]), _megabytes(group["bytes"])) for name, group in groups.items()],
+            [(name, str(group["tensors"]), megabytes(group["bytes"])) for name, group in groups.items()],
             right=(1, 2),
         ),
     ]
     if "bundle" in inspection:
         described = cast("Json", inspection["bundle"])
         files = cast("dict[str, int]", described["files"])
-        parts += ["", format_table(("file", "MB"), [(n, _megabytes(s)) for n, s in files.items()], right=(1,))]
+        parts += ["", format_table(("file", "MB"), [(n, megabytes(s)) for n, s in files.items()], right=(1,))]
         targets = ", ".join(cast("Json", described["targets"]))
         parts += ["", f"bundle {described['sha256']}: {described['model_type']} for {targets}"]
         chosen = cast("dict[str, str]", described["chosen"])
         if chosen:
             parts += ["", format_table(("tensor", "why"), list(chosen.items())), ""]
-        parts += _budget_lines(cast("Json | None", described["budget"]))
-        parts += _step_lines(cast("list[Json]", described["steps"]))
+        parts += budget_lines(cast("Json | None", described["budget"]))
+        parts += step_lines(cast("list[Json]", described["steps"]))
         if described["sparsity"] is not None:
             parts.append(f"zeros        {describe_saving(cast('Json', described['sparsity']))}")
         if described["parity"] is not None:
@@ -324,5 +201,6 @@ def _folded(values: list[Json]) -> list[Json]:
     return list(folded.values())
 
 
-def _megabytes(nbytes: object) -> str:
+def megabytes(nbytes: object) -> str:
+    """Bytes in MB of 10⁶, three digits behind the point."""
     return f"{cast('int', nbytes) / 1e6:,.3f}"

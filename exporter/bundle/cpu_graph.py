@@ -2,35 +2,31 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import onnx
 
 from edgepress import __version__
 from edgepress.errors import InputError
 from edgepress.exporter.bundle import files as bundle
 from edgepress.exporter.graph.decoder import build_decoder
+from edgepress.exporter.plan.planned import Planned
 from edgepress.targets import Operator, Target, has_kernel, missing_kernels
 
-if TYPE_CHECKING:
-    from edgepress.exporter.decide.prepare import Prepared
 
-
-def make_graph(prepared: Prepared) -> onnx.ModelProto:
-    """The graph that CPUs run; its weights are regions of the data file.
+def make_graph(planned: Planned, cpu: Target) -> onnx.ModelProto:
+    """The graph that ``cpu`` and its like run; its weights are regions of the data file.
 
     Raises:
         InputError: onnxruntime's CPU provider lacks a kernel for a node.
 
     """
     graph = build_decoder(
-        prepared.decoder,
-        prepared.plan,
+        planned.decoder,
+        planned.plan,
         data_file=bundle.DATA_FILE,
         version=__version__,
-        has_half=lambda operator: has_kernel(prepared.cpu, operator, "float16"),
+        has_half=lambda operator: has_kernel(cpu, operator, "float16"),
     )
-    check_legal(graph, prepared.cpu)
+    check_legal(graph, cpu)
     return graph
 
 

@@ -1,0 +1,46 @@
+"""The files that every bundle has: weights, graph, tokenizer and what runtimes need to know, written from a plan."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import onnx
+
+from edgepress.cores import usable_cores
+from edgepress.exporter.bundle.files import DATA_FILE, GENAI_FILE, MODEL_FILE, copy_tokenizer, write_tables
+from edgepress.exporter.bundle.stream import TensorReport, write_weights
+from edgepress.exporter.plan.planned import Planned
+from edgepress.files import write_json
+from edgepress.progress import Progress
+
+if TYPE_CHECKING:
+    from edgepress.exporter.streams.store import StoredStages  # needs safetensors
+
+
+def write_data(
+    work: Path, planned: Planned, stages: StoredStages | None, *, threads: int | None, progress: Progress
+) -> dict[str, TensorReport]:
+    """Write every weight and table into the data file; returns how well each tensor is stored.
+
+    ``stages`` has the weights that calibration made, None where the checkpoint's are rounded as they are.
+    """
+    with progress(planned.plan.parameters, "quantizing", " weights") as advance:
+        reports = write_weights(
+            planned.checkpoint,
+            planned.plan,
+            work / DATA_FILE,
+            threads=threads or usable_cores(),
+            calibrated=stages,
+            progress=advance,
+        )
+    write_tables(work / DATA_FILE, planned.plan, planned.decoder)
+    return reports
+
+
+def write_model(work: Path, planned: Planned, graph: onnx.ModelProto, genai_config: Mapping[str, object]) -> None:
+    """Write the CPU graph, the tokenizer and ``genai_config.json``."""
+    (work / MODEL_FILE).write_bytes(graph.SerializeToString(deterministic=True))
+    copy_tokenizer(planned.checkpoint, work)
+    write_json(work / GENAI_FILE, genai_config)

@@ -1,0 +1,133 @@
+"""What ``edgepress plan`` prints: the plan and what an export will take, as text and as JSON."""
+
+from typing import cast
+
+from edgepress.exporter.bundle.inspection import budget_lines, megabytes, step_lines
+from edgepress.exporter.decide.estimate import Estimate
+from edgepress.exporter.decide.estimate import to_json as estimate_to_json
+from edgepress.exporter.job import Prepared
+from edgepress.exporter.plan.plan import Plan, PlannedTensor
+from edgepress.exporter.recipe.recipe import describe_promise
+from edgepress.progress import duration
+from edgepress.tables import format_table
+
+Json = dict[str, object]
+
+
+def plan_to_json(prepared: Prepared, export: Estimate | None = None) -> Json:
+    """Return the plan with its totals; sizes in bytes, and what is only estimated under ``estimates``."""
+    plan = prepared.plan
+    return {
+        "model": str(prepared.checkpoint.directory),
+        "origin": None if prepared.origin is None else prepared.origin.to_json(),
+        "model_type": prepared.decoder.model_type,
+        "targets": [target.name for target in prepared.targets],
+        "recipe": prepared.recipe.to_json(),
+        "why_recipe": prepared.why_recipe,
+        "context_length": plan.context_length,
+        "tensors": [_tensor_to_json(tensor) for tensor in plan.tensors],
+        "tables": [{"name": table.name, "bytes": table.region.nbytes} for table in plan.tables],
+        "totals": {
+            "parameters": plan.parameters,
+            "bytes_before": plan.bytes_before,
+            "weights_bytes": sum(tensor.bytes_after for tensor in plan.tensors),
+            "bits_per_weight": plan.bits_per_weight,
+            "data_file_bytes": plan.data_bytes,
+            "cache_bytes_at_full_context": plan.cache_bytes,
+            "usual_context": plan.usual_context,
+            "cache_bytes_at_usual_context": plan.cache_bytes_at(plan.usual_context),
+        },
+        "left_out": dict(prepared.left_out),
+        "notes": list(prepared.notes),
+        "estimates": {
+            "bundle_bytes": plan.data_bytes + _graph_and_tokenizer_bytes(prepared),
+            "runtime_memory_bytes": plan.data_bytes + plan.cache_bytes,
+            "runtime_memory_bytes_at_usual_context": plan.data_bytes + plan.cache_bytes_at(plan.usual_context),
+            **({} if export is None else {"export": estimate_to_json(export)}),
+        },
+        "budget": prepared.budget,
+        "steps": [] if prepared.pruned is None else list(prepared.pruned.steps),
+        "steps_not_run": [] if prepared.pruned is None else list(prepared.pruned.skipped),
+    }
+
+
+def _graph_and_tokenizer_bytes(prepared: Prepared) -> int:
+    nodes_per_layer = 6000  # bytes of graph a layer, seen in bundles; the tokenizer's own size is exact
+    tokenizer = sum(path.stat().st_size for path in prepared.checkpoint.directory.glob("tokenizer*") if path.is_file())
+    return nodes_per_layer * len(prepared.decoder.layers) + tokenizer
+
+
+def _tensor_to_json(tensor: PlannedTensor) -> Json:
+    scheme = tensor.scheme
+    return {
+        "name": tensor.weight.name,
+        "kind": tensor.weight.kind,
+        "shape": list(tensor.weight.shape),
+        "sources": [part.tensor for part in tensor.weight.parts],
+        "scheme": None if scheme is None else tensor.stored_as,
+        "reason": tensor.reason,
+        "bytes_before": tensor.bytes_before,
+        "bytes_after": tensor.bytes_after,
+    }
+
+
+def format_plan(prepared: Prepared) -> str:
+    """Return the plan as a table, one line a tensor, and its totals."""
+    plan = plan_to_json(prepared)
+    rows = [
+        (
+            str(tensor["name"]),
+            "×".join(map(str, cast("list[int]", tensor["shape"]))),
+            planned.stored_as,
+            megabytes(tensor["bytes_before"]),
+            megabytes(tensor["bytes_after"]),
+            str(tensor["reason"]),
+        )
+        for tensor, planned in zip(cast("list[Json]", plan["tensors"]), prepared.plan.tensors, strict=True)
+    ]
+    table = format_table(("tensor", "shape", "scheme", "before MB", "after MB", "why"), rows, right=(3, 4))
+    totals, estimates = cast("Json", plan["totals"]), cast("Json", plan["estimates"])
+    return "\n".join(
+        [
+            table,
+            "",
+            f"{plan['model_type']} for {', '.join(t.name for t in prepared.targets)}, recipe {prepared.recipe.name}"
+            f"{prepared.why_recipe and f' ({prepared.why_recipe})'}, "
+            f"context {plan['context_length']}, {totals['parameters']:,} parameters",
+            f"weights      {megabytes(totals['bytes_before'])} MB → {megabytes(totals['weights_bytes'])} MB, "
+            f"{prepared.plan.bits_per_weight:.2f} bits a weight",
+            *([f"promise      {describe_promise(prepared.recipe.promise)}"] if prepared.recipe.promise else []),
+            f"data file    {megabytes(totals['data_file_bytes'])} MB (with alignment)",
+            f"bundle       about {megabytes(estimates['bundle_bytes'])} MB (estimate)",
+            *_memory_lines(prepared.plan),
+            *budget_lines(prepared.budget),
+            *(f"left out     {name}: {why}" for name, why in prepared.left_out.items()),
+            *(f"note         {note}" for note in cast("list[str]", plan["notes"])),
+            *step_lines(cast("list[Json]", plan["steps"])),
+            *(f"not run      {name}: it keeps the sizes" for name in cast("list[str]", plan["steps_not_run"])),
+        ]
+    )
+
+
+def format_estimate(found: Estimate) -> list[str]:
+    """What an export will take, as lines below the plan."""
+    parts = sorted(found.parts, key=lambda part: -part.seconds)
+    longest = ", ".join(f"{part.name} {duration(part.seconds)} ({part.speed})" for part in parts[:3])
+    memory = megabytes(found.memory_bytes)
+    lines = [
+        f"export       about {duration(found.seconds)} on {found.cores} cores and {memory} MB of memory "
+        f"(estimate from speeds measured just now: {longest})"
+    ]
+    return [*lines, *(f"{'':<12} without {what}" for what in found.left_out)]
+
+
+def _memory_lines(plan: Plan) -> list[str]:
+    """What running takes, at a length that people use and at the whole context, where that is another."""
+    lines = []
+    for name, length in zip(("memory", ""), dict.fromkeys((plan.usual_context, plan.context_length)), strict=False):
+        cache = plan.cache_bytes_at(length)
+        lines.append(
+            f"{name:<12} about {megabytes(plan.data_bytes + cache)} MB to run at {length:,} tokens, "
+            f"{megabytes(cache)} MB of it key-value cache (estimate)"
+        )
+    return lines
