@@ -1,7 +1,7 @@
 """The build machine's part: checkpoint → bundle. ``from edgepress.exporter import export``."""
 
+from edgepress.exporter.decide.job import Prepared
 from edgepress.exporter.decide.prepare import decide
 from edgepress.exporter.export import export
-from edgepress.exporter.job import Prepared
 
 __all__ = ["Prepared", "decide", "export"]

@@ -17,8 +17,8 @@ from edgepress.exporter.bundle.forms import FormTask, find_form
 from edgepress.exporter.bundle.genai_config import make_genai_config
 from edgepress.exporter.bundle.replacing import check_output, check_replaceable
 from edgepress.exporter.bundle.write import write_data, write_model
+from edgepress.exporter.decide.job import Prepared
 from edgepress.exporter.decide.prepare import choose_recipe, decide
-from edgepress.exporter.job import Prepared
 from edgepress.exporter.learn.pruning.shipped import describe_steps, write_curves
 from edgepress.exporter.model.reading import GENERATION, first_token
 from edgepress.exporter.tokens.source_tokenizer import compare_with_transformers

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from tiny_models import save
 
+from edgepress.exporter.decide.job import Prepared
 from edgepress.exporter.decide.prepare import decide
-from edgepress.exporter.job import Prepared
 from edgepress.exporter.learn.calibration.engine import Calibration
 from edgepress.exporter.streams.store import Store
 

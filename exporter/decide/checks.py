@@ -8,7 +8,7 @@ from edgepress.errors import InputError
 from edgepress.exporter.bundle.cpu_graph import make_graph
 from edgepress.exporter.bundle.forms import find_form
 from edgepress.exporter.bundle.genai_config import make_genai_config
-from edgepress.exporter.job import Prepared
+from edgepress.exporter.decide.job import Prepared
 from edgepress.exporter.methods.kinds import (
     LayerMethod,
     Method,

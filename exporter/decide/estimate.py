@@ -19,7 +19,7 @@ import numpy as np
 
 from edgepress.exporter.arrays import kernels
 from edgepress.exporter.arrays.scheme import Scheme
-from edgepress.exporter.job import Prepared
+from edgepress.exporter.decide.job import Prepared
 from edgepress.exporter.methods.kinds import LayerMethod, LinearMethod, Method, Recovery, load_method, method_options
 from edgepress.exporter.model.description import Linear, layer_linears, layer_weights
 from edgepress.exporter.plan.plan import PlannedTensor

@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 
 from edgepress.errors import InputError
 from edgepress.exporter.decide.checks import check_before_pruning, check_prepared, check_recipe, refuse_forms
-from edgepress.exporter.job import Prepared
+from edgepress.exporter.decide.job import Prepared
 from edgepress.exporter.methods.kinds import Recovery, describe_methods, load_method, method_options
 from edgepress.exporter.model.description import Decoder
 from edgepress.exporter.model.reading import find_model, first_token, read_decoder, refuse_longer

@@ -5,7 +5,7 @@ from typing import cast
 from edgepress.exporter.bundle.inspection import budget_lines, megabytes, step_lines
 from edgepress.exporter.decide.estimate import Estimate
 from edgepress.exporter.decide.estimate import to_json as estimate_to_json
-from edgepress.exporter.job import Prepared
+from edgepress.exporter.decide.job import Prepared
 from edgepress.exporter.plan.plan import Plan, PlannedTensor
 from edgepress.exporter.recipe.recipe import describe_promise
 from edgepress.progress import duration

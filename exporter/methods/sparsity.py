@@ -20,8 +20,8 @@ from edgepress.exporter.arrays.codes import Codes
 from edgepress.exporter.arrays.moments import Moments
 from edgepress.exporter.arrays.scheme import Scheme
 from edgepress.exporter.methods.kinds import Method, load_method
+from edgepress.exporter.methods.nearest_plane import cholesky_factor, compensate, in_order, start_codes, visiting_order
 from edgepress.exporter.methods.options import Option, Options
-from edgepress.exporter.methods.round.gptq import cholesky_factor, compensate, in_order, start_codes, visiting_order
 
 UNSTRUCTURED = "unstructured"
 OPTIONS: Mapping[str, Option] = {

@@ -7,7 +7,7 @@ nothing here reports them.
 
 import ctypes
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
 from functools import cache
@@ -81,10 +81,23 @@ def open_session(
         raise InputError(_refusal(model, soc, str(error))) from error
 
 
+Refuse = Callable[[Path], None]
+"""Raises InputError for a model that would be computed wrongly."""
+
+
 def compile_context(
-    model: Path, out: Path, soc: Soc, *, fp16: bool = False, timeout: float = CONTEXT_TIMEOUT
+    model: Path,
+    out: Path,
+    soc: Soc,
+    *,
+    refuse: Callable[[Path], None],
+    fp16: bool = False,
+    timeout: float = CONTEXT_TIMEOUT,
 ) -> tuple[Path, Path]:
     """Compile ``model`` for ``soc`` into the ONNX file ``out`` and the context binary beside it; return both paths.
+
+    ``refuse`` is asked first, and raises InputError for what would be computed wrongly
+    (:func:`edgepress.targets.legality.traps.refuse_traps`, which needs onnx).
 
     The binary is named ``<out's stem>_qnn.bin``. The bytes depend on the model, its file name, the chip and the wheel
     only. Two things make them so. The compiler numbers graphs and tensors by counters of the process, so each
@@ -96,11 +109,17 @@ def compile_context(
             fails or crashes.
 
     """
-    return out, compile_shared([model], [out], soc, fp16=fp16, timeout=timeout)
+    return out, compile_shared([model], [out], soc, refuse=refuse, fp16=fp16, timeout=timeout)
 
 
 def compile_shared(
-    models: Sequence[Path], outs: Sequence[Path], soc: Soc, *, fp16: bool = False, timeout: float = CONTEXT_TIMEOUT
+    models: Sequence[Path],
+    outs: Sequence[Path],
+    soc: Soc,
+    *,
+    refuse: Callable[[Path], None],
+    fp16: bool = False,
+    timeout: float = CONTEXT_TIMEOUT,
 ) -> Path:
     """Compile several models of one folder into one context binary that holds equal weights once; return its path.
 
@@ -108,13 +127,11 @@ def compile_shared(
     ``compile_context``, for a prefill and a decode graph of one decoder. The simulator does not open a binary of more
     than one graph: what it holds can be tried on a chip only.
     """
-    from edgepress.targets.legality.traps import refuse_traps  # needs onnx, which build machines have
-
     version()
     if len({path.resolve().parent for path in models}) != 1 or len({path.resolve().parent for path in outs}) != 1:
         raise InputError("graphs that share a context binary must lie in one folder, and be compiled into one folder")
     for model in models:
-        refuse_traps(model)
+        refuse(model)
     binary = outs[0].with_name(f"{outs[0].stem}_qnn.bin")
     written = [*outs, binary]
     for path in written:

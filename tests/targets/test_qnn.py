@@ -15,6 +15,7 @@ import pytest
 
 from edgepress.errors import InputError
 from edgepress.targets import Soc, find_soc, find_target
+from edgepress.targets.legality.traps import refuse_traps
 from edgepress.targets.providers import qnn
 from edgepress.targets.providers.child import Child
 
@@ -87,11 +88,11 @@ def test_a_missing_wheel_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.parametrize("soc", FIVE_VERSIONS, ids=lambda soc: soc.name)
 def test_context_binaries_are_the_same_byte_for_byte(soc: Soc, projection_file: Path, tmp_path: Path) -> None:
-    here = qnn.compile_context(projection_file, tmp_path / "a" / "c.onnx", soc)
+    here = qnn.compile_context(projection_file, tmp_path / "a" / "c.onnx", soc, refuse=refuse_traps)
     elsewhere = tmp_path / "elsewhere" / projection_file.name
     elsewhere.parent.mkdir()
     shutil.copy(projection_file, elsewhere)
-    there = qnn.compile_context(elsewhere, tmp_path / "b" / "c.onnx", soc)
+    there = qnn.compile_context(elsewhere, tmp_path / "b" / "c.onnx", soc, refuse=refuse_traps)
     for one, other in zip(here, there, strict=True):
         assert hashlib.sha256(one.read_bytes()).digest() == hashlib.sha256(other.read_bytes()).digest()
 
@@ -99,7 +100,7 @@ def test_context_binaries_are_the_same_byte_for_byte(soc: Soc, projection_file: 
 def test_a_context_binary_computes_what_its_model_does(projection_file: Path, tmp_path: Path) -> None:
     soc = find_soc(TARGET, "sm8650")
     x = {"x": np.random.default_rng(1).standard_normal((1, 16, 64)).astype(np.float32)}
-    compiled, _ = qnn.compile_context(projection_file, tmp_path / "c.onnx", soc)
+    compiled, _ = qnn.compile_context(projection_file, tmp_path / "c.onnx", soc, refuse=refuse_traps)
     from_binary = qnn.open_session(compiled, soc).run(None, x)[0]
     np.testing.assert_array_equal(from_binary, qnn.open_session(projection_file, soc).run(None, x)[0])
 
@@ -110,28 +111,38 @@ def test_two_graphs_share_their_weights_in_one_binary(soc: Soc, tmp_path: Path) 
         onnx.save(npu_models.wide_projection(rows), tmp_path / f"{name}.onnx")
     models = [tmp_path / "prefill.onnx", tmp_path / "decode.onnx"]
     folders = [tmp_path / "one", tmp_path / "two"]
-    shared = [qnn.compile_shared(models, [folder / "p.onnx", folder / "d.onnx"], soc) for folder in folders]
+    shared = [
+        qnn.compile_shared(models, [folder / "p.onnx", folder / "d.onnx"], soc, refuse=refuse_traps)
+        for folder in folders
+    ]
     assert sorted(path.name for path in (tmp_path / "one").iterdir()) == ["d.onnx", "p.onnx", "p_qnn.bin"]
     assert [path.read_bytes() for path in shared[:1]] == [path.read_bytes() for path in shared[1:]]
-    apart = [qnn.compile_context(model, tmp_path / f"{model.stem}.ctx.onnx", soc)[1] for model in models]
+    apart = [
+        qnn.compile_context(model, tmp_path / f"{model.stem}.ctx.onnx", soc, refuse=refuse_traps)[1] for model in models
+    ]
     weights = 512 * 512
     assert sum(path.stat().st_size for path in apart) - shared[0].stat().st_size > weights // 2
 
 
 def test_graphs_that_share_must_lie_together(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="one folder"):
-        qnn.compile_shared([tmp_path / "a" / "m.onnx", tmp_path / "m.onnx"], [tmp_path / "o.onnx"] * 2, TARGET.socs[0])
+        qnn.compile_shared(
+            [tmp_path / "a" / "m.onnx", tmp_path / "m.onnx"],
+            [tmp_path / "o.onnx"] * 2,
+            TARGET.socs[0],
+            refuse=refuse_traps,
+        )
 
 
 def test_a_failed_compilation_leaves_no_file(tmp_path: Path) -> None:
     onnx.save(determinant(), tmp_path / "no.onnx")
     out = tmp_path / "out" / "c.onnx"
     with pytest.raises(InputError, match=r"no\.onnx: the HTP of sm8650 does not take every node"):
-        qnn.compile_context(tmp_path / "no.onnx", out, find_soc(TARGET, "sm8650"))
+        qnn.compile_context(tmp_path / "no.onnx", out, find_soc(TARGET, "sm8650"), refuse=refuse_traps)
     assert list(out.parent.iterdir()) == []
     (tmp_path / "broken.onnx").write_bytes(b"no model")
     with pytest.raises(InputError, match=r"broken\.onnx: no ONNX model"):
-        qnn.compile_context(tmp_path / "broken.onnx", out, find_soc(TARGET, "sm8650"))
+        qnn.compile_context(tmp_path / "broken.onnx", out, find_soc(TARGET, "sm8650"), refuse=refuse_traps)
 
 
 def test_native_code_prints_nothing_on_stdout() -> None:

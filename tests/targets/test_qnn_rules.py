@@ -148,7 +148,7 @@ def test_the_trap_of_zero_points_is_seen_before_it_is_compiled(tmp_path: Path) -
     with pytest.raises(InputError, match=r"node matmul: the HTP takes int4 weights per block .*store int4 with zero"):
         refuse_traps(tmp_path / "wrong.onnx")
     with pytest.raises(InputError, match="computes wrong results"):
-        qnn.compile_context(tmp_path / "wrong.onnx", tmp_path / "c.onnx", SM8650)
+        qnn.compile_context(tmp_path / "wrong.onnx", tmp_path / "c.onnx", SM8650, refuse=refuse_traps)
     assert not (tmp_path / "c.onnx").exists()
 
 
@@ -219,7 +219,7 @@ def test_a_norm_that_would_be_wrong_is_reported_and_not_compiled(tmp_path: Path)
     assert "[1, 16, 4, 32] in floating point" in placement.reason
     assert placement.change == "normalize three dimensions, (1, rows, width)"
     with pytest.raises(InputError, match=r"node norm: .* computes wrong results .*\(the pass flatten-norm\)"):
-        qnn.compile_context(path, tmp_path / "c.onnx", SM8650, fp16=True)
+        qnn.compile_context(path, tmp_path / "c.onnx", SM8650, fp16=True, refuse=refuse_traps)
     assert not (tmp_path / "c.onnx").exists()
 
 
@@ -291,7 +291,7 @@ def test_what_the_rule_about_lookups_speaks_of(readings: list[Reading], wrong: b
 def test_a_lookup_that_would_be_wrong_is_not_compiled(tmp_path: Path) -> None:
     onnx.save(npu_models.broadcast_rows(64, HEADS, "uint16"), tmp_path / "lookup.onnx")
     with pytest.raises(InputError, match=r"node gather: .* wrong ones for many sizes, .* let the rows come first"):
-        qnn.compile_context(tmp_path / "lookup.onnx", tmp_path / "c.onnx", SM8650)
+        qnn.compile_context(tmp_path / "lookup.onnx", tmp_path / "c.onnx", SM8650, refuse=refuse_traps)
     assert not (tmp_path / "c.onnx").exists()
 
 

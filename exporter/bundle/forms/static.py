@@ -25,6 +25,7 @@ from edgepress.exporter.recipe.recipe import Activations
 from edgepress.files import read_into
 from edgepress.progress import Advance
 from edgepress.targets import Soc, Target
+from edgepress.targets.legality.traps import refuse_traps
 from edgepress.targets.providers import find_provider
 
 FLOAT16 = "fp16"
@@ -170,7 +171,9 @@ def _compile(task: FormTask, *, fp16: bool) -> dict[str, dict[str, object]]:
     with task.progress(2 * len(task.socs), f"compiling for {task.target.name}", " graphs") as advance:
         for soc in task.socs:
             for name in (PREFILL_FILE, DECODE_FILE):
-                provider.compile_context(task.folder / name, task.folder / soc.name / name, soc, fp16=fp16)
+                provider.compile_context(
+                    task.folder / name, task.folder / soc.name / name, soc, refuse=refuse_traps, fp16=fp16
+                )
                 advance(1)
             size = sum(path.stat().st_size for path in (task.folder / soc.name).iterdir())
             compiled[soc.name] = {"arch": soc.arch, "bytes": size, "compiler": provider.version()}

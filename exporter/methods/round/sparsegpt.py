@@ -24,8 +24,7 @@ from edgepress.exporter.arrays.codes import Codes
 from edgepress.exporter.arrays.moments import Moments
 from edgepress.exporter.arrays.scheme import Scheme
 from edgepress.exporter.methods.kinds import LinearMethod
-from edgepress.exporter.methods.options import Options
-from edgepress.exporter.methods.round.gptq import (
+from edgepress.exporter.methods.nearest_plane import (
     Keep,
     cholesky_factor,
     compensate,
@@ -33,6 +32,7 @@ from edgepress.exporter.methods.round.gptq import (
     start_codes,
     visiting_order,
 )
+from edgepress.exporter.methods.options import Options
 from edgepress.exporter.methods.sparsity import OPTIONS, Sparsity, largest, read_sparsity
 
 

@@ -10,7 +10,7 @@ from edgepress.cli import main
 from edgepress.exporter import decide
 from edgepress.exporter.bundle.stream import write_weights
 from edgepress.exporter.decide import estimate
-from edgepress.exporter.job import Prepared
+from edgepress.exporter.decide.job import Prepared
 
 
 def prepared(recipe: str) -> Prepared:

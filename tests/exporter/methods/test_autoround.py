@@ -14,7 +14,7 @@ from edgepress.exporter.arrays.activations import Activations
 from edgepress.exporter.arrays.codes import Codes
 from edgepress.exporter.arrays.packing import Quantized
 from edgepress.exporter.arrays.scheme import Scheme
-from edgepress.exporter.job import Prepared
+from edgepress.exporter.decide.job import Prepared
 from edgepress.exporter.methods.round import autoround
 from edgepress.exporter.methods.tasks import LayerTask
 from edgepress.exporter.model import network

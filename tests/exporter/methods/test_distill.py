@@ -11,7 +11,7 @@ from calibrations import KilledError, calibration, content, prepare
 
 from edgepress.errors import InputError
 from edgepress.exporter.arrays.codes import Codes
-from edgepress.exporter.job import Prepared
+from edgepress.exporter.decide.job import Prepared
 from edgepress.exporter.learn.calibration.engine import Calibration
 from edgepress.exporter.methods.kinds import round_rows
 from edgepress.exporter.methods.repair import distill

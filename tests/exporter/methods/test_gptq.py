@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from edgepress.errors import InputError
 from edgepress.exporter.arrays.moments import Moments
 from edgepress.exporter.arrays.scheme import Scheme
+from edgepress.exporter.methods.nearest_plane import cholesky_factor, nearest_plane, start_codes
 from edgepress.exporter.methods.round import gptq
-from edgepress.exporter.methods.round.gptq import METHOD, cholesky_factor, nearest_plane, start_codes
+from edgepress.exporter.methods.round.gptq import METHOD
 
 
 def moments_of(inputs: np.ndarray) -> Moments:

@@ -15,10 +15,10 @@ from edgepress.exporter.arrays.codes import Codes
 from edgepress.exporter.arrays.moments import Moments
 from edgepress.exporter.arrays.scheme import BITS, BLOCK_SIZES, Scheme
 from edgepress.exporter.methods.kinds import LinearMethod, load_method, method_names
+from edgepress.exporter.methods.nearest_plane import cholesky_factor, nearest_plane, visiting_order
 from edgepress.exporter.methods.options import read_options
 from edgepress.exporter.methods.round import gptq
 from edgepress.exporter.methods.round.gptq import METHOD as GPTQ
-from edgepress.exporter.methods.round.gptq import cholesky_factor, nearest_plane, visiting_order
 from edgepress.exporter.methods.round.sparsegpt import keep_dearest
 from edgepress.exporter.methods.round.wanda import input_norms
 from edgepress.exporter.methods.sparsity import Sparsity, read_sparsity
@@ -340,10 +340,10 @@ def test_the_same_share_of_all_columns_costs_more_when_the_first_ones_matter_mos
         ours += loss(w, load_method("sparsegpt").quantize(w, scheme, moments, asked("sparsegpt")), inputs) / power
         wanda += loss(w, load_method("wanda").quantize(w, scheme, moments, asked("wanda", then="rtn")), inputs) / power
         order = visiting_order(moments.mean_square, act_order=True)
-        factor = cholesky_factor(gptq.in_order(moments.second, order), 0.01)
+        factor = cholesky_factor(nearest_plane.in_order(moments.second, order), 0.01)
         half = (torch.arange(192 * 32).reshape(192, 32) % 2).bool()  # half of each block's weights, whatever they are
-        start = gptq.start_codes(w, scheme, moments)
-        codes = gptq.compensate(w, start, factor, order, keep_dearest(Sparsity(0.5), half))
+        start = nearest_plane.start_codes(w, scheme, moments)
+        codes = nearest_plane.compensate(w, start, factor, order, keep_dearest(Sparsity(0.5), half))
         shared += loss(w, codes, inputs) / power
     assert ours < wanda < shared
 

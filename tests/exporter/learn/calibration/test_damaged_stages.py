@@ -11,7 +11,7 @@ from calibrations import KilledError, calibration, content, prepare
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from edgepress.exporter.job import Prepared
+from edgepress.exporter.decide.job import Prepared
 from edgepress.exporter.learn.calibration.engine import Calibration
 from edgepress.exporter.streams.store import Store
 from edgepress.exporter.streams.training import Training
