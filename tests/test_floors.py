@@ -20,9 +20,10 @@ _spec.loader.exec_module(floors)
 MOST_ENTRIES = 14  # of a folder of the exporter, beside __init__.py
 RUNS_A_BUNDLE = {
     "runtime.config": "what a bundle says of itself, to open it",
-    "runtime.session": "the model's own text is sampled from a bundle of it",
+    "runtime.sessions.cpu": "the model's own text is sampled from a bundle of it",
+    "runtime.sessions.session": "the protocol that such a bundle is driven by",
     "runtime.sampling": "how that text is drawn from logits",
-    "runtime.static": "static graphs are calibrated by the loop that will drive them",
+    "runtime.sessions.static": "static graphs are calibrated by the loop that will drive them",
     "runtime.evaluate": "a bundle is scored on the text that its pruning put aside",
 }
 FOREIGN = {  # top level modules that a part must do without, and the folder of it that may have them
