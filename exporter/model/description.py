@@ -5,9 +5,10 @@ in here reads a file or a weight. Shapes are ``(rows, columns)`` = ``(out_featur
 ``torch.nn.Linear`` stores them.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, fields, is_dataclass, replace
-from typing import Any, Literal
+from functools import cache
+from typing import Any, Literal, TypeVar, cast
 
 from edgepress.exporter.source.part import Part
 
@@ -68,7 +69,7 @@ class Rope:
     long_from: int = 0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Attention:
     """Causal grouped-query attention (Ainslie et al. 2023).
 
@@ -84,26 +85,26 @@ class Attention:
     head_dim: int
     scale: float
     qkv: Linear
-    output: Linear
-    rope: str | None
     query_norm: Norm | None = None
     key_norm: Norm | None = None
+    output: Linear
+    rope: str | None
     norm_per_head: bool = True
     window: int | None = None
     softcap: float = 0.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class MLP:
     """``down(activation(gate(x)) · up(x))``, or ``down(activation(up(x)))`` when there is no gate."""
 
+    gate: Linear | None = None
     up: Linear
     down: Linear
     activation: Activation
-    gate: Linear | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Layer:
     """One decoder layer.
 
@@ -111,11 +112,11 @@ class Layer:
     identity and r is ``residual_multiplier``.
     """
 
-    attention: Attention
-    mlp: MLP
     attention_norm: Norm | None
-    mlp_norm: Norm | None
+    attention: Attention
     attention_post_norm: Norm | None = None
+    mlp_norm: Norm | None
+    mlp: MLP
     mlp_post_norm: Norm | None = None
     residual_multiplier: float = 1.0
 
@@ -170,38 +171,8 @@ class Decoder:
 
     def weights(self) -> list[Weight]:
         """Every parameter once, in the order in which it is stored: as the graph uses them."""
-        found: dict[str, Weight] = {}
-
-        def add(*weights: Weight | None) -> None:
-            for weight in weights:
-                if weight is not None:
-                    found.setdefault(weight.name, weight)
-
-        def add_norm(norm: Norm | None) -> None:
-            if norm is not None:
-                add(norm.weight, norm.bias)
-
-        def add_linears(*linears: Linear | None) -> None:
-            for linear in linears:
-                if linear is not None:
-                    add(linear.weight, linear.bias)
-
-        add(self.embedding, self.positions)
-        for layer in self.layers:
-            add_norm(layer.attention_norm)
-            add_linears(layer.attention.qkv)
-            add_norm(layer.attention.query_norm)
-            add_norm(layer.attention.key_norm)
-            add_linears(layer.attention.output)
-            add_norm(layer.attention_post_norm)
-            add_norm(layer.mlp_norm)
-            add_linears(layer.mlp.gate, layer.mlp.up, layer.mlp.down)
-            add_norm(layer.mlp_post_norm)
-        add_norm(self.final_norm)
-        if not self.tied:
-            add(self.head.weight)
-        add(self.head.bias)
-        return list(found.values())
+        tree = (self.embedding, self.positions, self.layers, self.final_norm, self.head)
+        return list({weight.name: weight for weight in every(Weight, tree)}.values())
 
 
 def layer_groups(layer: Layer) -> list[tuple[Linear, ...]]:
@@ -216,16 +187,6 @@ def layer_linears(layer: Layer) -> list[Linear]:
     return [linear for group in layer_groups(layer) for linear in group]
 
 
-def with_linears(layer: Layer, change: Callable[[Linear], Linear]) -> Layer:
-    """The layer with each of its projections changed."""
-    attention, mlp = layer.attention, layer.mlp
-    return replace(
-        layer,
-        attention=replace(attention, qkv=change(attention.qkv), output=change(attention.output)),
-        mlp=MLP(change(mlp.up), change(mlp.down), mlp.activation, None if mlp.gate is None else change(mlp.gate)),
-    )
-
-
 def scaled_by_token(layer: Layer) -> list[Linear]:
     """Projections into which tokens of very different sizes go: integer graphs scale each token to 1 there.
 
@@ -235,26 +196,44 @@ def scaled_by_token(layer: Layer) -> list[Linear]:
 
 
 def layer_weights(layer: Layer) -> list[Weight]:
-    """Every weight of a layer."""
-    norms = [
-        layer.attention_norm,
-        layer.attention.query_norm,
-        layer.attention.key_norm,
-        layer.attention_post_norm,
-        layer.mlp_norm,
-        layer.mlp_post_norm,
-    ]
-    found = [weight for norm in norms if norm is not None for weight in (norm.weight, norm.bias)]
-    found += [weight for linear in layer_linears(layer) for weight in (linear.weight, linear.bias)]
-    return [weight for weight in found if weight is not None]
+    """Every weight of a layer, in the order in which they are stored."""
+    return list(every(Weight, layer))
 
 
-def change_parts(tree: Any, change: Callable[[Part], Part]) -> Any:
-    """A description (dataclasses, tuples, dicts) with every part changed."""
-    if isinstance(tree, Part):
-        return change(tree)
-    if isinstance(tree, tuple):
-        return tuple(change_parts(item, change) for item in tree)
-    if is_dataclass(tree) and not isinstance(tree, type):
-        return replace(tree, **{field.name: change_parts(getattr(tree, field.name), change) for field in fields(tree)})
-    return tree
+T = TypeVar("T")
+K = TypeVar("K")
+
+
+@cache
+def _fields(kind: Hashable) -> tuple[str, ...]:
+    """Names of a dataclass's fields; none of another type."""
+    return tuple(field.name for field in fields(kind)) if isinstance(kind, type) and is_dataclass(kind) else ()
+
+
+def every(kind: type[K], tree: object) -> Iterator[K]:
+    """Everything of a ``kind`` in a description (dataclasses and tuples), in the order of its fields."""
+    if isinstance(tree, kind):
+        yield tree
+    elif isinstance(tree, tuple):
+        for item in tree:
+            yield from every(kind, item)
+    else:
+        for name in _fields(cast(Hashable, type(tree))):
+            yield from every(kind, getattr(tree, name))
+
+
+def changed(kind: type[K], tree: T, change: Callable[[K], K]) -> T:
+    """The description with everything of a ``kind`` changed; what has none of it stays the same object."""
+    new: Any = tree
+    if isinstance(tree, kind):
+        new = change(tree)
+    elif isinstance(tree, tuple):
+        items = [changed(kind, item, change) for item in tree]
+        if any(item is not old for item, old in zip(items, tree, strict=True)):
+            new = tuple(items)
+    else:
+        old = {name: getattr(tree, name) for name in _fields(cast(Hashable, type(tree)))}
+        other = {name: item for name, value in old.items() if (item := changed(kind, value, change)) is not value}
+        if other:
+            new = replace(new, **other)
+    return new  # type: ignore[no-any-return]  # of the type that went in, as `change` keeps it

@@ -19,7 +19,7 @@ import torch
 from edgepress.exporter.methods.kinds import Recovery, method_options
 from edgepress.exporter.methods.options import Option, Options
 from edgepress.exporter.model import network
-from edgepress.exporter.model.description import Decoder, Layer, Linear, Weight, layer_groups, with_linears
+from edgepress.exporter.model.description import Decoder, Layer, Linear, Weight, changed, layer_groups
 from edgepress.exporter.recipe.recipe import KEPT_BITS, Recipe
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def _with_biases(layer: Layer, recipe: Recipe) -> Layer:
             return linear
         return replace(linear, bias=Weight(f"{weight.name}.bias", "bias", weight.shape[:1], ()))
 
-    return with_linears(layer, biased)
+    return changed(Linear, layer, biased)
 
 
 def _correct(task: LayerTask, options: Options) -> None:  # noqa: ARG001 - the options are describe's

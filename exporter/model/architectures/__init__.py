@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 
 from edgepress.errors import InputError
-from edgepress.exporter.model.description import Decoder, change_parts
+from edgepress.exporter.model.description import Decoder, Part, changed
 from edgepress.exporter.source.config import READ_BY_ALL, Config
 from edgepress.exporter.source.kinds import what_it_is
 from edgepress.exporter.source.removed import why_removed
@@ -72,9 +72,7 @@ def describe(values: Mapping[str, object], tensors: Collection[str], where: str 
     family, _, decoder = _read(values, where)
     if any(name.startswith(family.base_prefix) for name in tensors):
         return decoder
-    renamed = change_parts(decoder, lambda part: replace(part, tensor=part.tensor.removeprefix(family.base_prefix)))
-    assert isinstance(renamed, Decoder)
-    return renamed
+    return changed(Part, decoder, lambda part: replace(part, tensor=part.tensor.removeprefix(family.base_prefix)))
 
 
 def check_layers(values: Mapping[str, object], tensors: int, where: str = "config.json") -> None:

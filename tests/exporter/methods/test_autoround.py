@@ -138,8 +138,11 @@ def bent_layer() -> tuple[Layer, dict[str, torch.Tensor]]:
     def linear(name: str, rows: int) -> Linear:
         return Linear(Weight(name, "linear", (rows, 6), ()))
 
-    attention = Attention(1, 1, 6, 1.0, linear("qkv", 18), linear("output", 6), rope=None)
-    layer = Layer(attention, MLP(linear("up", 6), linear("down", 6), "relu"), None, None)
+    attention = Attention(
+        heads=1, kv_heads=1, head_dim=6, scale=1.0, qkv=linear("qkv", 18), output=linear("output", 6), rope=None
+    )
+    mlp = MLP(up=linear("up", 6), down=linear("down", 6), activation="relu")
+    layer = Layer(attention_norm=None, attention=attention, mlp_norm=None, mlp=mlp)
     weights = {each.weight.name: torch.zeros(each.weight.shape) for each in layer_linears(layer)}
     weights["up"] = torch.randn(6, 6, generator=random)
     weights["down"] = torch.randn(6, 6, generator=random)

@@ -111,7 +111,15 @@ def test_groups_stay_whole_and_the_best_of_them_stay(groups: int, size: int, wid
     left = data.draw(st.integers(1, size))
     scores = np.random.default_rng(data.draw(st.integers(0, 999))).random(groups * size * width)
     weight = Weight("w", "linear", (1, 1), ())
-    attention = Attention(groups * size, groups, width, 1.0, Linear(weight), Linear(weight), None)
+    attention = Attention(
+        heads=groups * size,
+        kv_heads=groups,
+        head_dim=width,
+        scale=1.0,
+        qkv=Linear(weight),
+        output=Linear(weight),
+        rope=None,
+    )
     kept = choose(scores, attention, kv_heads * left, kv_heads)
     assert len(kept.heads) == kv_heads * left
     assert sorted(set((kept.heads // size).tolist())) == kept.kv_heads.tolist()
