@@ -55,8 +55,7 @@ def logits(decoder: Decoder, weights: dict[str, Tensor], tokens: Tensor = TOKENS
     rotaries = network.rotaries(decoder, tokens.shape[1])
     x = network.embed(decoder, values, tokens)
     for layer in decoder.layers:
-        rotary = None if layer.attention.rope is None else rotaries[layer.attention.rope]
-        x = network.layer_forward(layer, values, x, rotary)
+        x = network.layer_forward(layer, values, x, rotaries)
     return network.head_forward(decoder, values, x)
 
 
@@ -78,7 +77,7 @@ def layer_task(model: TinyModel, directory: Path, storage: Storage, index: int =
         index=index,
         layer=layer,
         schemes=plan(decoder, storage).schemes,
-        rotary=None if layer.attention.rope is None else rotaries[layer.attention.rope],
+        rotaries=rotaries,
         weights={w.name: model.weights.get(w.name, torch.zeros(w.shape)) for w in layer_weights(layer)},
         inputs=inputs,
         reference_inputs=None,

@@ -14,6 +14,8 @@ import transformers
 from numpy.typing import NDArray
 
 from edgepress.exporter.model.description import Decoder, Norm, Weight
+from edgepress.exporter.model.mixers.attention import Attention
+from edgepress.exporter.model.mixers.mlp import MLP
 from edgepress.exporter.model.reading import read_decoder
 from edgepress.exporter.source.checkpoint import Checkpoint
 
@@ -66,7 +68,7 @@ class _Hooks:
 
     def block(self, index: int) -> torch.nn.Module:
         """A whole decoder layer."""
-        down = self.module(self.decoder.layers[index].mlp.down.weight)
+        down = self.module(self.decoder.layers[index].mixer(MLP).down.weight)
         name = next(key for key, module in self.modules.items() if module is down)
         parts = name.split(".")
         return self.modules[".".join(parts[: parts.index(str(index)) + 1])]
@@ -86,15 +88,15 @@ class _Hooks:
             if kept.layers is not None and index not in kept.layers:
                 self.undo.append(self.block(index).register_forward_hook(_as_it_came).remove)
             if kept.channels is not None:
-                mask = _mask(layer.mlp.down.weight.shape[1], kept.channels[index])
-                self.on_input(self.module(layer.mlp.down.weight), mask)
+                mask = _mask(layer.mixer(MLP).down.weight.shape[1], kept.channels[index])
+                self.on_input(self.module(layer.mixer(MLP).down.weight), mask)
             if kept.heads is not None:
                 self.without_heads(index, *kept.heads[index], None if kept.sizes is None else kept.sizes[index])
         if kept.hidden is not None:
             self.without_channels(kept.hidden)
 
     def without_heads(self, index: int, heads: Indices, kv_heads: Indices, sizes: tuple[float, float] | None) -> None:
-        a = self.decoder.layers[index].attention
+        a = self.decoder.layers[index].mixer(Attention)
         self.on_input(self.module(a.output.weight), _heads_mask(a.heads, heads, a.head_dim))
         if sizes is None:
             return
@@ -112,9 +114,9 @@ class _Hooks:
         mask = _mask(self.decoder.hidden_size, hidden)
         self.on_output(self.module(self.decoder.embedding), mask)
         for layer in self.decoder.layers:
-            for linear in (layer.attention.output, layer.mlp.down):
+            for linear in (layer.mixer(Attention).output, layer.mixer(MLP).down):
                 self.on_output(self.module(linear.weight), mask)
-            for norm in (layer.attention.query_norm, layer.attention.key_norm):
+            for norm in (layer.mixer(Attention).query_norm, layer.mixer(Attention).key_norm):
                 if norm is not None:  # the config has one ε, which is larger by as much as there are fewer channels
                     self.larger_epsilon(norm, self.decoder.hidden_size / len(hidden))
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from edgepress.errors import InputError
-from edgepress.exporter.model.description import Decoder
+from edgepress.exporter.model.description import Block, Decoder, every
 from edgepress.exporter.model.reading import token_ids
 from edgepress.exporter.plan.plan import Plan
 
@@ -32,7 +32,7 @@ def make_genai_config(
         InputError: neither names an end-of-sequence token, or a token id is outside the vocabulary.
 
     """
-    attention = decoder.layers[0].attention
+    facts = {key: value for block in every(Block, decoder.layers) for key, value in block.mixer.genai().items()}
     eos = token_ids("eos_token_id", config, generation, decoder.vocab_size)
     bos = token_ids("bos_token_id", config, generation, decoder.vocab_size)
     pad = token_ids("pad_token_id", config, generation, decoder.vocab_size)
@@ -46,10 +46,8 @@ def make_genai_config(
         "pad_token_id": (pad or eos)[0],
         "decoder": {
             "filename": "model.onnx",
-            "head_size": attention.head_dim,
+            **facts,
             "hidden_size": decoder.hidden_size,
-            "num_attention_heads": attention.heads,
-            "num_key_value_heads": attention.kv_heads,
             "num_hidden_layers": len(decoder.layers),
             "session_options": {"log_id": "onnxruntime-genai", "provider_options": []},
             "inputs": {

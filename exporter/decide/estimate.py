@@ -173,11 +173,10 @@ def _layer_speeds(prepared: Prepared) -> tuple[float, float]:
     length = prepared.recipe.calibration.length
     count = max(1, min(1024, _WORK // numbers) // length)
     x = torch.randn(count, length, decoder.hidden_size, generator=random)
-    rope = layer.attention.rope
-    rotary = None if rope is None else network.rotaries(decoder, length)[rope]
+    rotaries = network.rotaries(decoder, length)
 
     def run() -> torch.Tensor:
-        return network.layer_forward(layer, lambda weight: made[weight.name], x, rotary)
+        return network.layer_forward(layer, lambda weight: made[weight.name], x, rotaries)
 
     def learn() -> None:
         with torch.no_grad():

@@ -1,8 +1,8 @@
-"""The graph of a decoder: one step of prefill or decode, with the key-value cache as inputs and outputs.
+"""The graph of a decoder: one step of prefill or decode, with its mixers' states as inputs and outputs.
 
-Inputs: ``input_ids`` (batch, sequence) int64, ``attention_mask`` (batch, total) int64 with total = past + sequence,
-``past_key_values.{i}.key`` and ``.value`` (batch, kv_heads, past, head_dim) float32. Outputs: ``logits``
-(batch, positions, vocabulary) float32 and ``present.{i}.key``/``.value``. When past and present are bound to one
+Inputs: ``input_ids`` (batch, sequence) int64, ``attention_mask`` (batch, total) int64 with total = past + sequence, and
+the states before the call, such as ``past_key_values.{i}.key`` (batch, kv_heads, past, head_dim) float32. Outputs:
+``logits`` (batch, positions, vocabulary) float32 and the states after it. When past and present keys are bound to one
 buffer of the full context, GroupQueryAttention updates it in place.
 
 ``logits`` has the last position only: the initializer ``logits_start`` is [-1]. Overriding it with [0] when the
@@ -16,29 +16,21 @@ import numpy as np
 import onnx
 from onnx import TensorProto
 
-from edgepress.errors import InputError
-from edgepress.exporter.graph.builder import CONTRIB, FLOAT, FLOAT16, GraphBuilder
-from edgepress.exporter.graph.linears import Projection, block_scales, write_linear
-from edgepress.exporter.graph.rotary import CONTEXT_LENGTH, write_rotary
-from edgepress.exporter.model.description import (
-    MLP,
-    Activation,
-    Attention,
-    Decoder,
-    Layer,
-    Linear,
-    Norm,
-    Rotation,
-    Weight,
-)
+from edgepress.exporter.graph.builder import CONTRIB, FLOAT, FLOAT16
+from edgepress.exporter.graph.linears import block_scales
+from edgepress.exporter.graph.primitives import DecoderBuilder
+from edgepress.exporter.graph.rotary import CONTEXT_LENGTH
+from edgepress.exporter.model.description import Block, Decoder, Rotation, every
+from edgepress.exporter.model.mixers import load_mixer
 from edgepress.exporter.plan.plan import Plan
+from edgepress.states import State
 from edgepress.targets import Operator
 
 INT32, INT64, UINT8 = TensorProto.INT32, TensorProto.INT64, TensorProto.UINT8
 
 LOGITS_START = "logits_start"
-_HEAD_MULTIPLE = 8  # onnxruntime's CPU kernel; what is rotated inside it must be a multiple of 16
 _TO_THE_END = np.iinfo(np.int64).max
+_STATE_TYPES = {"float32": FLOAT, "float16": FLOAT16, "int8": TensorProto.INT8, "uint8": UINT8}
 
 
 def build_decoder(
@@ -53,26 +45,11 @@ def build_decoder(
 
     ``has_half`` says for which operators there is a float16 kernel: the plan's float16 layers compute those in float16.
     """
-    graph = GraphBuilder(data_file, has_half)
-    writer = _DecoderGraph(graph, decoder, plan)
-    writer.write()
+    graph = DecoderBuilder(decoder, plan, data_file, has_half)
+    _DecoderGraph(graph).write()
     model = graph.model(decoder.model_type, version)
     onnx.helper.set_model_props(model, {CONTEXT_LENGTH: str(plan.context_length)})
     return model
-
-
-def _rotates_apart(attention: Attention, decoder: Decoder) -> bool:
-    """Whether rotary embedding must be a node of its own.
-
-    Inside onnxruntime's GroupQueryAttention heads must be a multiple of 16 wide, and so must what is rotated of them.
-    """
-    if attention.rope is None:
-        return False
-    return bool(attention.head_dim % 16 or _rotated_dimensions(attention.rope, decoder) % 16)
-
-
-def _rotated_dimensions(rope: str, decoder: Decoder) -> int:
-    return 2 * len(decoder.ropes[rope].inverse_frequencies)
 
 
 @dataclass(frozen=True)
@@ -83,25 +60,38 @@ class _Stream:
     pending: str | None = None
 
 
+def _last_with_states(decoder: Decoder) -> tuple[int, int]:
+    """Layer and number of the last block that needs every position: what follows it needs those with logits only."""
+    places = [
+        (index, number)
+        for index, layer in enumerate(decoder.layers)
+        for number, block in enumerate(layer.blocks)
+        if block.mixer.states(index)
+    ]
+    return max(places, default=(0, 0))
+
+
 class _DecoderGraph:
     """Writes the subgraphs of one decoder in the order in which data flows."""
 
-    def __init__(self, graph: GraphBuilder, decoder: Decoder, plan: Plan) -> None:
-        self.graph, self.decoder, self.plan = graph, decoder, plan
+    def __init__(self, graph: DecoderBuilder) -> None:
+        self.graph, self.decoder, self.plan = graph, graph.decoder, graph.plan
+        self._one_multiplier = len({block.multiplier for block in every(Block, graph.decoder.layers)}) == 1
 
     def write(self) -> None:
         self._inputs()
         stream = _Stream(self._embed())
-        last = len(self.decoder.layers) - 1
+        last = _last_with_states(self.decoder)
         for index, layer in enumerate(self.decoder.layers):
             with self.graph.in_half(index in self.plan.half_layers):
-                stream = self._layer(index, layer, stream, trim=index == last)
+                for number, block in enumerate(layer.blocks):
+                    stream = self._block(index, block, stream, trim=(index, number) == last)
         if self.decoder.rotation is not None:
             total = (
                 stream.x if stream.pending is None else self.graph.node("Add", [stream.x, stream.pending], "rotated")
             )
             stream = _Stream(self._rotate_stream(self.decoder.rotation, total, "rotated_back", back=True))
-        hidden, _ = self._norm(self.decoder.final_norm, stream, "final_norm")
+        hidden, _ = self.graph.norm_of_sum(self.decoder.final_norm, stream.x, stream.pending, "final_norm")
         self._head(hidden)
 
     # ---- inputs -------------------------------------------------------------------------------------------------
@@ -138,19 +128,7 @@ class _DecoderGraph:
         row = g.node("Range", [past, "total", step], "positions_row")  # (sequence,)
         g.node("Expand", [row, ids_shape], "position_ids")
 
-    # ---- weights ------------------------------------------------------------------------------------------------
-
-    def _float(self, weight: Weight) -> str:
-        tensor = self.plan.of(weight)
-        kind = FLOAT16 if tensor.form == "half" else FLOAT
-        return self.graph.external(weight.name, kind, weight.shape, tensor.regions["data"])
-
-    def _linear(self, linear: Linear, x: str, output: str, *, normed: bool = True) -> str:
-        weight = linear.weight
-        tensor = self.plan.of(self.decoder.embedding if weight.kind == "head" and self.decoder.tied else weight)
-        bias = self._float(linear.bias) if linear.bias is not None else ""
-        projection = Projection(weight, tensor, bias, self.plan.accuracy_level, normed)
-        return write_linear(self.graph, projection, x, output)
+    # ---- embedding ---------------------------------------------------------------------------------------------------
 
     def _embed(self) -> str:
         """Look up (batch, sequence, hidden), scale, add learned positions.
@@ -162,14 +140,14 @@ class _DecoderGraph:
         g, weight = self.graph, self.decoder.embedding
         tensor = self.plan.of(weight)
         if tensor.scheme is None:
-            x = g.node("Gather", [self._float(weight), "input_ids"], "embedded")
+            x = g.node("Gather", [g.weight(weight), "input_ids"], "embedded")
         else:
             x = self._embed_quantized()
         if self.decoder.embedding_multiplier != 1.0:
             factor = g.constant("embedding_multiplier", np.array(self.decoder.embedding_multiplier, np.float32))
             x = g.node("Mul", [x, factor], "embedded.scaled")
         if self.decoder.positions is not None:
-            added = g.node("Gather", [self._float(self.decoder.positions), "position_ids"], "positions_embedded")
+            added = g.node("Gather", [g.weight(self.decoder.positions), "position_ids"], "positions_embedded")
             x = g.node("Add", [x, added], "embedded.positioned")
         if self.decoder.rotation is not None:
             x = self._rotate_stream(self.decoder.rotation, x, "embedded.rotated", back=False)
@@ -224,18 +202,29 @@ class _DecoderGraph:
 
     # ---- layers -------------------------------------------------------------------------------------------------
 
-    def _layer(self, index: int, layer: Layer, stream: _Stream, *, trim: bool) -> _Stream:
-        """One layer; with ``trim`` (the last one) only the positions from ``logits_start`` on leave attention."""
-        name = f"layers.{index}"
-        hidden, x = self._norm(layer.attention_norm, stream, f"{name}.attention_norm")
-        attended = self._attention(index, layer.attention, hidden)
+    def _block(self, index: int, block: Block, stream: _Stream, *, trim: bool) -> _Stream:
+        """One block; with ``trim`` only the positions from ``logits_start`` on go into its output projection."""
+        g, mixer, name = self.graph, block.mixer, f"layers.{index}"
+        states = [self._state(state) for state in mixer.states(index)]
+        hidden, x = g.norm_of_sum(block.norm, stream.x, stream.pending, f"{name}.{block.name}_norm")
+        mixed = load_mixer(mixer.kind).write(mixer, g, f"{name}.{block.name}", hidden, states)
         if trim:
-            attended, x = self._trim(attended, f"{name}.attended.trimmed"), self._trim(x, f"{name}.trimmed")
-        attended = self._linear(layer.attention.output, attended, f"{name}.attention.output.y")
-        stream = self._add(layer, x, attended, layer.attention_post_norm, f"{name}.attention_post_norm")
-        hidden, x = self._norm(layer.mlp_norm, stream, f"{name}.mlp_norm")
-        mixed = self._mlp(layer.mlp, hidden, f"{name}.mlp")
-        return self._add(layer, x, mixed, layer.mlp_post_norm, f"{name}.mlp_post_norm")
+            _, _, what = mixed.rpartition(".")
+            mixed, x = self._trim(mixed, f"{name}.{what}.trimmed"), self._trim(x, f"{name}.trimmed")
+        y = g.linear(mixer.output_projection, mixed, normed=not mixer.scaled_by_token)
+        post = f"{name}.{block.name}_post_norm"
+        if block.post_norm is not None:
+            y = g.norm(block.post_norm, y, post)
+        if block.multiplier != 1.0:
+            key = "residual_multiplier" if self._one_multiplier else f"residual_multiplier_{block.multiplier:.9g}"
+            factor = g.constant(key, np.array(block.multiplier, np.float32))
+            y = g.node("Mul", [y, factor], f"{post}.scaled")
+        return _Stream(x, y)
+
+    def _state(self, state: State) -> tuple[str, str]:
+        """Declare a state: an input before a call, an output after it."""
+        g, kind = self.graph, _STATE_TYPES[state.type]
+        return g.input(state.input, kind, state.shape), g.output(state.output, kind, state.output_shape)
 
     def _trim(self, x: str, output: str) -> str:
         """Keep the positions from ``logits_start`` on: (batch, sequence, …) → (batch, positions, …)."""
@@ -244,158 +233,6 @@ class _DecoderGraph:
         stop = g.constant("to_the_end", np.array([_TO_THE_END], np.int64))
         axis = g.constant("slice_1", np.array([1], np.int64))
         return g.node("Slice", [x, start, stop, axis], output)
-
-    def _add(self, layer: Layer, x: str, branch: str, post_norm: Norm | None, name: str) -> _Stream:
-        if post_norm is not None:
-            branch, _ = self._norm(post_norm, _Stream(branch), name)
-        if layer.residual_multiplier != 1.0:
-            factor = self.graph.constant("residual_multiplier", np.array(layer.residual_multiplier, np.float32))
-            branch = self.graph.node("Mul", [branch, factor], f"{name}.scaled")
-        return _Stream(x, branch)
-
-    def _norm(self, norm: Norm | None, stream: _Stream, name: str) -> tuple[str, str]:
-        """Return (normed, residual); a pending addend is added by the same node.
-
-        ::
-
-            x ───────┐
-            pending ─┴ Skip[Simplified]LayerNormalization ┬ normed
-                                                          └ residual = x + pending
-        """
-        g = self.graph
-        if norm is None:
-            total = stream.x if stream.pending is None else g.node("Add", [stream.x, stream.pending], f"{name}.sum")
-            return total, total
-        gains = [self._float(norm.weight)] + ([self._float(norm.bias)] if norm.bias is not None else [])
-        simplified = "Simplified" if norm.kind == "rms" else ""
-        if stream.pending is None:
-            op = f"{simplified}LayerNormalization"
-            y = g.node(op, [stream.x, *gains], f"{name}.y", axis=-1, epsilon=norm.epsilon)
-            return y, stream.x
-        residual = f"{name}.residual"
-        y = g.node(
-            f"Skip{simplified}LayerNormalization",
-            [stream.x, stream.pending, *gains],
-            f"{name}.y",
-            domain=CONTRIB,
-            more_outputs=["", "", residual],
-            epsilon=norm.epsilon,
-        )
-        return y, residual
-
-    def _attention(self, index: int, attention: Attention, hidden: str) -> str:
-        """Attend with rotary embedding and cache inside GroupQueryAttention, in float32 as the cache is.
-
-        ::
-
-            hidden ─ qkv ────────────────────────┬ GroupQueryAttention ┬ attended
-                       └ (Split ─ norm q, norm k)┘                     └ present.{i}.key, .value
-            past_key_values.{i} ─────────────────┘
-        """
-        g, name = self.graph, f"layers.{index}.attention"
-        if attention.head_dim % _HEAD_MULTIPLE:
-            raise InputError(
-                f"head_dim is {attention.head_dim}; GroupQueryAttention takes multiples of {_HEAD_MULTIPLE} only, "
-                "so this model cannot be exported"
-            )
-        cache: list[int | str] = ["batch", attention.kv_heads, "past", attention.head_dim]
-        past = [g.input(f"past_key_values.{index}.{part}", FLOAT, cache) for part in ("key", "value")]
-        present = [f"present.{index}.{part}" for part in ("key", "value")]
-        for value in present:
-            g.output(value, FLOAT, ["batch", attention.kv_heads, "total", attention.head_dim])
-        qkv = self._linear(attention.qkv, hidden, f"{name}.qkv.y")
-        apart = _rotates_apart(attention, self.decoder)
-        rope = [] if attention.rope is None else list(self._rotary(attention.rope))
-        query = [qkv, "", ""]
-        if apart or attention.query_norm is not None or attention.key_norm is not None:
-            query = self._split_qkv(attention, qkv, name)
-            query = self._normed(attention, query)
-        with g.in_half(False):
-            if apart:
-                query, rope = self._rotated(attention, query, rope), []
-            return g.node(
-                "GroupQueryAttention",
-                [*query, *past, "seqlens_k", "total_length", *rope],
-                f"{name}.attended",
-                domain=CONTRIB,
-                more_outputs=present,
-                num_heads=attention.heads,
-                kv_num_heads=attention.kv_heads,
-                do_rotary=int(bool(rope)),
-                scale=attention.scale,
-                softcap=attention.softcap,
-                local_window_size=-1 if attention.window is None else attention.window,
-            )
-
-    def _split_qkv(self, attention: Attention, qkv: str, name: str) -> list[str]:
-        """Split into q, k and v, each (batch, sequence, its heads · head_dim)."""
-        widths = [heads * attention.head_dim for heads in (attention.heads, attention.kv_heads, attention.kv_heads)]
-        sizes = self.graph.constant(f"qkv_widths_{'_'.join(map(str, widths))}", np.array(widths, np.int64))
-        q, k, v = (f"{name}.{part}" for part in "qkv")
-        self.graph.node("Split", [qkv, sizes], q, more_outputs=[k, v], axis=-1)
-        return [q, k, v]
-
-    def _normed(self, attention: Attention, qkv: list[str]) -> list[str]:
-        """Norm q and k, per head or over all heads together."""
-        g = self.graph
-        q, k, v = qkv
-        normed = []
-        for norm, x, heads in ((attention.query_norm, q, attention.heads), (attention.key_norm, k, attention.kv_heads)):
-            if norm is None or not attention.norm_per_head:
-                normed.append(self._norm(norm, _Stream(x), f"{x}_norm")[0])
-                continue
-            width = heads * attention.head_dim
-            by_head = g.constant(f"by_{heads}_heads", np.array([0, 0, heads, attention.head_dim], np.int64))
-            flat = g.constant(f"flat_{width}", np.array([0, 0, width], np.int64))
-            apart = g.node("Reshape", [x, by_head], f"{x}_by_head")  # (batch, sequence, heads, head_dim)
-            y, _ = self._norm(norm, _Stream(apart), f"{x}_norm")
-            normed.append(g.node("Reshape", [y, flat], f"{x}_normed"))
-        return [*normed, v]
-
-    def _rotated(self, attention: Attention, qkv: list[str], rope: list[str]) -> list[str]:
-        """Rotate q and k by nodes of their own; ``rope`` is cos, sin and the row of each token."""
-        if attention.rope is None:
-            raise ValueError("attention without a rope is not rotated")
-        rotated_dimensions = _rotated_dimensions(attention.rope, self.decoder)
-        partial = rotated_dimensions < attention.head_dim
-        q, k, v = qkv
-        cos, sin, rows = rope
-        return [
-            *(
-                self.graph.node(
-                    "RotaryEmbedding",
-                    [x, rows, cos, sin],
-                    f"{x}_rotated",
-                    domain=CONTRIB,
-                    num_heads=heads,
-                    rotary_embedding_dim=rotated_dimensions if partial else 0,
-                )
-                for x, heads in ((q, attention.heads), (k, attention.kv_heads))
-            ),
-            v,
-        ]
-
-    def _rotary(self, key: str) -> tuple[str, str, str]:
-        return write_rotary(self.graph, key, self.decoder.ropes[key])
-
-    def _mlp(self, mlp: MLP, hidden: str, name: str) -> str:
-        """``down(act(gate) · up)``; gate and up stay apart: fusing them is measured to gain nothing."""
-        g = self.graph
-        up = self._linear(mlp.up, hidden, f"{name}.up.y")
-        if mlp.gate is None:
-            mixed = self._activation(mlp.activation, up, f"{name}.act")
-        else:
-            gate = self._linear(mlp.gate, hidden, f"{name}.gate.y")
-            mixed = g.node("Mul", [self._activation(mlp.activation, gate, f"{name}.act"), up], f"{name}.mixed")
-        return self._linear(mlp.down, mixed, f"{name}.down.y", normed=False)
-
-    def _activation(self, kind: Activation, x: str, output: str) -> str:
-        g = self.graph
-        if kind == "silu":  # x · sigmoid(1.0 · x)
-            return g.node("QuickGelu", [x], output, domain=CONTRIB, alpha=1.0)
-        if kind == "relu":
-            return g.node("Relu", [x], output)
-        return g.node("Gelu", [x], output, approximate="tanh" if kind == "gelu_tanh" else "none")
 
     # ---- head ---------------------------------------------------------------------------------------------------
 
@@ -408,7 +245,7 @@ class _DecoderGraph:
         if decoder.logits_softcap:
             cap = np.array(decoder.logits_softcap, np.float32)
             steps += [("Div", "logits_softcap", cap), ("Tanh", "", None), ("Mul", "logits_softcap", cap)]
-        value = self._linear(decoder.head, hidden, "logits.0" if steps else "logits")
+        value = g.linear(decoder.head, hidden, output="logits.0" if steps else "logits")
         for number, (op, name, constant) in enumerate(steps, 1):
             inputs = [value] if constant is None else [value, g.constant(name, constant)]
             value = g.node(op, inputs, "logits" if number == len(steps) else f"logits.{number}")

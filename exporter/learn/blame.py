@@ -31,7 +31,7 @@ from edgepress.exporter.bundle.readback import StoredWeights
 from edgepress.exporter.learn.calibration.run import given_tokens, use_threads, written_tokens
 from edgepress.exporter.methods.kinds import Transform, describe_methods, load_method, method_options
 from edgepress.exporter.methods.tasks import LayerTask
-from edgepress.exporter.model import network
+from edgepress.exporter.model import operations
 from edgepress.exporter.model.description import Linear, Weight, layer_linears, layer_weights
 from edgepress.exporter.model.reading import first_token, read_decoder, resolve_model
 from edgepress.exporter.model.weights import read_weight
@@ -223,7 +223,7 @@ def _measure(
     return Blame(kl, tokens.size, tuple(sorted(blamed, key=lambda entry: -entry.kl_saved)))
 
 
-def _groups(planned: Planned, base: BaseRun, read: network.Values, *, by_layer: bool) -> list[_Group]:
+def _groups(planned: Planned, base: BaseRun, read: operations.Values, *, by_layer: bool) -> list[_Group]:
     """Every quantized tensor in one group; embedding and head are groups of their own."""
     decoder, plan = planned.decoder, planned.plan
     original = _originals(planned, base, read)
@@ -248,7 +248,7 @@ def _groups(planned: Planned, base: BaseRun, read: network.Values, *, by_layer: 
     return groups
 
 
-def _originals(planned: Planned, base: BaseRun, read: network.Values) -> Callable[[int], dict[str, Tensor]]:
+def _originals(planned: Planned, base: BaseRun, read: operations.Values) -> Callable[[int], dict[str, Tensor]]:
     """The full-precision weights of a layer in the basis of the stored ones, by name; the last layer's are kept."""
     transforms = [_transform(name) for name in planned.recipe.before]
 
@@ -259,7 +259,7 @@ def _originals(planned: Planned, base: BaseRun, read: network.Values) -> Callabl
             index=index,
             layer=described,
             schemes=planned.plan.schemes,
-            rotary=None,
+            rotaries={},
             weights={weight.name: read(weight) for weight in layer_weights(described)},
             inputs=base.streams[index],
             reference_inputs=None,
@@ -274,7 +274,7 @@ def _originals(planned: Planned, base: BaseRun, read: network.Values) -> Callabl
     return layer
 
 
-def _put_back(weight: Weight, read: network.Values) -> Change:
+def _put_back(weight: Weight, read: operations.Values) -> Change:
     return {weight.name: lambda: read(weight)}
 
 

@@ -3,12 +3,10 @@
 The product is the same, the weights that are rounded are not (AWQ, SmoothQuant). What can take the scale of an input
 channel, by projection:
 
-- qkv; gate and up: gain and bias of the norm before them. Not where there is no such norm (OLMo 2 norms outputs only):
+- what reads the normed stream: gain and bias of the norm. Not where there is no such norm (OLMo 2 norms outputs only):
   what goes in is then the residual stream, which other layers read too.
-- output: the rows of v and their bias. Attention mixes positions, not channels. The query heads of a group read the
-  same v, so that they share its scales.
-- down: the rows of up and their bias, when up is a factor of what goes in: ``activation(gate) · up``, or ``relu(up)``
-  as relu(x / s) = relu(x) / s for s > 0. Not behind another activation.
+- a mixer's output projection: rows and bias of its source, such as v of attention and up of a gated MLP; see
+  :meth:`edgepress.exporter.model.description.Mixer.source`.
 """
 
 from __future__ import annotations
@@ -18,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from edgepress.exporter.model.description import Attention, Decoder, Layer, Linear, Norm, Weight
+from edgepress.exporter.model.description import Block, Decoder, Layer, Linear, Mixer, Weight, every
 
 
 @dataclass(frozen=True)
@@ -58,58 +56,40 @@ class Group:
 
 def foldable_groups(layer: Layer) -> list[Group]:
     """Groups of a layer whose input can be scaled; the others are left out."""
-    attention, mlp = layer.attention, layer.mlp
-    inputs = (mlp.up,) if mlp.gate is None else (mlp.gate, mlp.up)
-    found = [
-        _behind_norm(layer.attention_norm, (attention.qkv,)),
-        _behind_values(attention),
-        _behind_norm(layer.mlp_norm, inputs),
-    ]
-    if mlp.gate is not None or mlp.activation == "relu":
-        found.append(_group((mlp.down,), _parameters(mlp.up), slice(None)))
-    return [group for group in found if group is not None]
+    found = [group for block in layer.blocks for group in (_behind_norm(block), _behind_source(block.mixer))]
+    return [group for group in found if isinstance(group, Group)]
 
 
 def not_foldable(decoder: Decoder) -> dict[str, str]:
     """Projections whose input cannot be scaled, by name, and why."""
     found: dict[str, str] = {}
-    for layer in decoder.layers:
-        foldable = {linear.weight.name for group in foldable_groups(layer) for linear in group.linears}
-        for linear in (layer.attention.qkv, layer.mlp.gate, layer.mlp.up):
-            if linear is not None and linear.weight.name not in foldable:
-                found[linear.weight.name] = "no norm before it could take a scale"
-        down = layer.mlp.down.weight
-        if down.name not in foldable:
-            found[down.name] = f"{layer.mlp.activation} before it does not pass a scale on"
+    for block in every(Block, decoder.layers):
+        for group, linears in (
+            (_behind_norm(block), block.mixer.input_projections),
+            (_behind_source(block.mixer), (block.mixer.output_projection,)),
+        ):
+            if isinstance(group, str):
+                found |= {linear.weight.name: group for linear in linears}
     return found
 
 
-def _behind_norm(norm: Norm | None, linears: tuple[Linear, ...]) -> Group | None:
+def _behind_norm(block: Block) -> Group | str:
+    """What reads the normed stream; the norm's gain and bias take its scales."""
+    norm, linears = block.norm, block.mixer.input_projections
     if norm is None:
-        return None
-    sources = (norm.weight,) if norm.bias is None else (norm.weight, norm.bias)
-    return _group(linears, sources, slice(None))
-
-
-def _behind_values(attention: Attention) -> Group:
-    """Head h of the output projection's columns reads kv head h // (heads / kv_heads)."""
-    width = attention.head_dim
-    channels = torch.arange(attention.kv_heads * width).reshape(attention.kv_heads, width)
-    by_head = channels.repeat_interleave(attention.heads // attention.kv_heads, dim=0)  # (heads, head_dim)
-    sources = _parameters(attention.qkv)
-    return Group((attention.output,), sources, value_rows(attention), by_head.reshape(-1), channels.numel())
-
-
-def value_rows(attention: Attention) -> slice:
-    """The rows of qkv that are v."""
-    start = (attention.heads + attention.kv_heads) * attention.head_dim
-    return slice(start, start + attention.kv_heads * attention.head_dim)
-
-
-def _group(linears: tuple[Linear, ...], sources: tuple[Weight, ...], rows: slice) -> Group:
+        return "no norm before it could take a scale"
     columns = linears[0].weight.shape[1]
-    return Group(linears, sources, rows, torch.arange(columns), columns)
+    sources = (norm.weight,) if norm.bias is None else (norm.weight, norm.bias)
+    return Group(linears, sources, slice(None), torch.arange(columns), columns)
 
 
-def _parameters(linear: Linear) -> tuple[Weight, ...]:
-    return (linear.weight,) if linear.bias is None else (linear.weight, linear.bias)
+def _behind_source(mixer: Mixer) -> Group | str:
+    """The output projection; what makes its input linearly takes its scales."""
+    source = mixer.source()
+    if isinstance(source, str):
+        return source
+    linear, rows = source.linear, source.rows
+    blocks = torch.arange(rows.stop - rows.start).reshape(-1, source.width)
+    channels = blocks.repeat_interleave(source.readers, dim=0).reshape(-1)  # (columns,)
+    sources = (linear.weight,) if linear.bias is None else (linear.weight, linear.bias)
+    return Group((mixer.output_projection,), sources, rows, channels, blocks.numel())

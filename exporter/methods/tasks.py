@@ -15,7 +15,7 @@ from edgepress.exporter.arrays.codes import Codes
 from edgepress.exporter.arrays.moments import Moments
 from edgepress.exporter.arrays.packing import Quantized
 from edgepress.exporter.arrays.scheme import Scheme
-from edgepress.exporter.model import network
+from edgepress.exporter.model import network, operations
 from edgepress.exporter.model.description import Decoder, Layer, Linear, Weight, layer_linears
 from edgepress.exporter.streams.store import Store, StoredStages
 from edgepress.progress import Progress, silent
@@ -37,7 +37,7 @@ class LayerTask:
     index: int
     layer: Layer
     schemes: Schemes
-    rotary: network.Rotary | None
+    rotaries: Mapping[str, operations.Rotary]
     weights: dict[str, Tensor]
     inputs: Activations
     reference_inputs: Activations | None
@@ -63,7 +63,7 @@ class LayerTask:
         """The layer's projections in the order in which they are computed."""
         return layer_linears(self.layer)
 
-    def observe(self, values: network.Values) -> dict[str, Moments]:
+    def observe(self, values: operations.Values) -> dict[str, Moments]:
         """Run the layer on its inputs and sum up what goes into each projection, by the weight's name."""
         moments: dict[str, Moments] = {}
 
@@ -77,7 +77,7 @@ class LayerTask:
             return x
 
         for x in self.inputs:
-            network.layer_forward(self.layer, values, x, self.rotary, tap)
+            network.layer_forward(self.layer, values, x, self.rotaries, tap)
         return moments
 
 

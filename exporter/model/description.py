@@ -8,12 +8,15 @@ in here reads a file or a weight. Shapes are ``(rows, columns)`` = ``(out_featur
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cache
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, ClassVar, Literal, Self, TypeVar, cast
+
+import numpy as np
+from numpy.typing import NDArray
 
 from edgepress.exporter.source.part import Part
+from edgepress.states import State, check_states
 
-Kind = Literal["linear", "embedding", "head", "norm", "bias", "positions"]
-Activation = Literal["silu", "gelu", "gelu_tanh", "relu"]
+Kind = Literal["linear", "embedding", "head", "norm", "bias", "positions", "kernel"]
 
 
 @dataclass(frozen=True)
@@ -69,56 +72,132 @@ class Rope:
     long_from: int = 0
 
 
-@dataclass(frozen=True, kw_only=True)
-class Attention:
-    """Causal grouped-query attention (Ainslie et al. 2023).
+@dataclass(frozen=True)
+class Source:
+    """What makes the input of an output projection: rows of ``linear``, whose outputs it reads linearly.
 
-    ``qkv`` is one projection whose rows are q (heads · head_dim), k and v (kv_heads · head_dim each): fused because it
-    is measured to be faster (benchmarks/fusion.py). ``query_norm``/``key_norm`` are RMS norms either over each head
-    (``norm_per_head``, gain (head_dim,)) or over all heads together (gain (heads · head_dim,)). ``rope`` names an
-    entry of :attr:`Decoder.ropes`; none means no rotary embedding in this layer. ``window`` counts the positions that
-    a query sees, itself included. ``softcap`` c gives scores c · tanh(s / c); 0 is off.
+    Column c reads channel ``c % width`` of block ``c // width // readers``; the blocks of ``width`` channels are the
+    ``rows`` of ``linear`` one after the other. Whatever a block's rows are multiplied by from the left, a number for
+    each channel or where ``width`` > 1 any matrix (width, width), the columns that read it see that and nothing else.
     """
 
-    heads: int
-    kv_heads: int
-    head_dim: int
-    scale: float
-    qkv: Linear
-    query_norm: Norm | None = None
-    key_norm: Norm | None = None
-    output: Linear
-    rope: str | None
-    norm_per_head: bool = True
-    window: int | None = None
-    softcap: float = 0.0
+    linear: Linear
+    rows: slice
+    width: int = 1
+    readers: int = 1
+
+
+@dataclass(frozen=True)
+class Mixer:
+    """What a block computes of the normed residual stream; one file of ``mixers/`` says everything about a kind.
+
+    The base of the descriptions there: frozen dataclasses whose fields stand in the order in which weights are stored.
+    ``scaled_by_token`` says that what goes into the output projection is of very different sizes from token to token,
+    unlike what leaves a norm or an average: integer graphs scale each token to 1 there.
+    """
+
+    scaled_by_token: ClassVar[bool] = False
+    no_static_form: ClassVar[str] = ""  # why static graphs cannot have it, where they cannot
+
+    @property
+    def kind(self) -> str:
+        """The name of the file that describes it."""
+        return type(self).__module__.rpartition(".")[2]
+
+    def groups(self) -> tuple[tuple[Linear, ...], ...]:
+        """Projections that share their input, in the order in which they are computed.
+
+        The first ones read the normed residual stream; the last one, alone in its group, gives what is added to it.
+        """
+        raise NotImplementedError
+
+    @property
+    def input_projections(self) -> tuple[Linear, ...]:
+        """What reads the normed residual stream."""
+        return self.groups()[0]
+
+    @property
+    def output_projection(self) -> Linear:
+        """What gives the mixer's output."""
+        return self.groups()[-1][0]
+
+    def states(self, layer: int) -> tuple[State, ...]:  # noqa: ARG002 - most have some, and name them by their layer
+        """What it carries from token to token, by the number of its layer."""
+        return ()
+
+    def source(self) -> Source | str:
+        """What makes the input of the output projection linearly, or why nothing does."""
+        raise NotImplementedError
+
+    def ropes(self) -> tuple[str, ...]:
+        """The rotary tables that it reads, as :attr:`Decoder.ropes` names them."""
+        return ()
+
+    def windows(self) -> tuple[int, ...]:
+        """How many positions a token sees, itself included, where those are not all before it."""
+        return ()
+
+    def settings(self) -> tuple[object, ...]:
+        """What a config says of it beside sizes: two mixers of a kind with equal ones compute the same function."""
+        return ()
+
+    def made_up_for(self, new: Self) -> dict[str, NDArray[np.float32]]:  # noqa: ARG002 - most have nothing to move
+        """What rows of weights of ``new`` are multiplied by, (rows,) by name, so that it computes what this one does.
+
+        For what differs with a layer's number alone, beside the :meth:`settings`.
+        """
+        return {}
+
+    def sizes(self) -> dict[str, int] | None:
+        """Config keys of sizes that would else follow from the hidden size; None where a config cannot say them."""
+        return {}
+
+    def genai(self) -> dict[str, object]:
+        """What onnxruntime-genai wants to know of it, as its config names it."""
+        return {}
+
+
+M = TypeVar("M", bound=Mixer)
 
 
 @dataclass(frozen=True, kw_only=True)
-class MLP:
-    """``down(activation(gate(x)) · up(x))``, or ``down(activation(up(x)))`` when there is no gate."""
+class Block:
+    """``y = x + multiplier · post_norm(mixer(norm(x)))``; a norm that is None is the identity."""
 
-    gate: Linear | None = None
-    up: Linear
-    down: Linear
-    activation: Activation
+    norm: Norm | None
+    mixer: Mixer
+    post_norm: Norm | None = None
+    multiplier: float = 1.0
+
+    @property
+    def name(self) -> str:
+        """Its name in its layer: its mixer's kind."""
+        return self.mixer.kind
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Layer:
-    """One decoder layer.
+    """One decoder layer: blocks one after the other, each of another kind."""
 
-    ``h = x + r · post(attention(pre(x)))``, then ``y = h + r · post(mlp(pre(h)))``; a norm that is None is the
-    identity and r is ``residual_multiplier``.
-    """
+    blocks: tuple[Block, ...]
 
-    attention_norm: Norm | None
-    attention: Attention
-    attention_post_norm: Norm | None = None
-    mlp_norm: Norm | None
-    mlp: MLP
-    mlp_post_norm: Norm | None = None
-    residual_multiplier: float = 1.0
+    def __post_init__(self) -> None:
+        names = [block.name for block in self.blocks]
+        if len(set(names)) != len(names):
+            raise ValueError(f"a layer has the blocks {', '.join(names)}; two of a kind would have one name")
+
+    def block(self, kind: type[Mixer]) -> Block:
+        """The block whose mixer is of this kind; LookupError when there is none."""
+        for block in self.blocks:
+            if isinstance(block.mixer, kind):
+                return block
+        raise LookupError(f"no {kind.__name__} among {', '.join(block.name for block in self.blocks)}")
+
+    def mixer(self, kind: type[M]) -> M:
+        """The mixer of this kind; LookupError when there is none."""
+        found = self.block(kind).mixer
+        assert isinstance(found, kind)
+        return found
 
 
 @dataclass(frozen=True)
@@ -169,6 +248,17 @@ class Decoder:
         limits = [rope.long_from for rope in self.ropes.values() if rope.long_inverse_frequencies is not None]
         return min(limits, default=None)
 
+    def states(self) -> tuple[State, ...]:
+        """What all layers carry from token to token, in the order of the graph's inputs."""
+        found = tuple(
+            state
+            for index, layer in enumerate(self.layers)
+            for block in layer.blocks
+            for state in block.mixer.states(index)
+        )
+        check_states(found)
+        return found
+
     def weights(self) -> list[Weight]:
         """Every parameter once, in the order in which it is stored: as the graph uses them."""
         tree = (self.embedding, self.positions, self.layers, self.final_norm, self.head)
@@ -177,9 +267,7 @@ class Decoder:
 
 def layer_groups(layer: Layer) -> list[tuple[Linear, ...]]:
     """Projections of a layer that share their input, in the order in which they are computed."""
-    mlp = layer.mlp
-    first = (mlp.up,) if mlp.gate is None else (mlp.gate, mlp.up)
-    return [(layer.attention.qkv,), (layer.attention.output,), first, (mlp.down,)]
+    return [group for block in layer.blocks for group in block.mixer.groups()]
 
 
 def layer_linears(layer: Layer) -> list[Linear]:
@@ -188,11 +276,8 @@ def layer_linears(layer: Layer) -> list[Linear]:
 
 
 def scaled_by_token(layer: Layer) -> list[Linear]:
-    """Projections into which tokens of very different sizes go: integer graphs scale each token to 1 there.
-
-    What leaves a norm or attention is alike in size; what goes into ``down`` is not.
-    """
-    return [layer.mlp.down]
+    """Projections into which tokens of very different sizes go: integer graphs scale each token to 1 there."""
+    return [block.mixer.output_projection for block in layer.blocks if block.mixer.scaled_by_token]
 
 
 def layer_weights(layer: Layer) -> list[Weight]:

@@ -10,7 +10,6 @@ from edgepress.errors import InputError
 from edgepress.exporter.arrays.scheme import BLOCK_SIZES, Scheme
 from edgepress.exporter.methods.kinds import Method, Transform, load_method, zeros_asked
 from edgepress.exporter.model.description import Decoder, Weight, layer_linears, layer_weights
-from edgepress.exporter.model.states import decoder_states
 from edgepress.exporter.recipe.recipe import HALF_BITS, KEPT_BITS, Recipe, Storage
 from edgepress.states import State, state_bytes
 
@@ -28,6 +27,7 @@ _BLOCKS_2_BITS = (32, 128)
 _KEPT = {
     "norm": "gains are of the type that the norm computes in, float32",
     "bias": "biases are of the type that is added up in, float32",
+    "kernel": "kept: a convolution has few weights, and its kernel computes in float32",
     "positions": "kept: added to the residual stream, where an error reaches every layer",
 }
 
@@ -199,7 +199,7 @@ def make_plan(decoder: Decoder, recipe: Recipe, itemsize: Callable[[str], int]) 
             PlannedTable(f"rotation.{side}", (order, order), layout.place(order * order * _FLOAT))
             for side, order in orders.items()
         )
-    return Plan(tensors, tables, layout.end, context, recipe.accuracy_level, decoder_states(decoder), half)
+    return Plan(tensors, tables, layout.end, context, recipe.accuracy_level, decoder.states(), half)
 
 
 def half_layers(decoder: Decoder, recipe: Recipe) -> tuple[int, ...]:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from edgepress.exporter.model import network
+from edgepress.exporter.model import network, operations
 from edgepress.exporter.model.description import Decoder, Weight
 from edgepress.exporter.source.checkpoint import Checkpoint
 from edgepress.exporter.streams.streams import held, reader
@@ -18,7 +18,7 @@ from edgepress.finite import check_figure
 ROWS = 2048  # of the head, whose logits are made at once
 
 
-def pieces(checkpoint: Checkpoint, decoder: Decoder, device: torch.device) -> Iterator[tuple[slice, network.Values]]:
+def pieces(checkpoint: Checkpoint, decoder: Decoder, device: torch.device) -> Iterator[tuple[slice, operations.Values]]:
     """Which rows, and the values of the final norm and of them, by which ``head_forward`` gives their logits."""
     norm, head = decoder.final_norm, decoder.head
     small = held(reader(checkpoint, device), (norm.weight, norm.bias, head.bias))

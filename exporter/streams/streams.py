@@ -13,7 +13,7 @@ from torch import Tensor
 
 from edgepress.errors import InputError
 from edgepress.exporter.arrays.activations import Activations
-from edgepress.exporter.model import network
+from edgepress.exporter.model import network, operations
 from edgepress.exporter.model.description import Decoder, Linear, Weight, layer_weights
 from edgepress.exporter.model.weights import read_weight
 from edgepress.exporter.source.checkpoint import Checkpoint
@@ -25,12 +25,12 @@ Tap = Callable[[int, tuple[Linear, ...], Tensor], None]
 """Sees a layer's number, projections that share their input, and that input, (sequences, length, columns)."""
 
 
-def reader(checkpoint: Checkpoint, device: torch.device) -> network.Values:
+def reader(checkpoint: Checkpoint, device: torch.device) -> operations.Values:
     """Weights of a checkpoint in float32, read each time that they are asked for."""
     return lambda weight: torch.from_numpy(read_weight(checkpoint, weight)).to(device)
 
 
-def held(read: network.Values, weights: Iterable[Weight | None]) -> network.Values:
+def held(read: operations.Values, weights: Iterable[Weight | None]) -> operations.Values:
     """The same weights, read now and kept; None among them is passed over."""
     kept = {weight.name: read(weight) for weight in weights if weight is not None}
     return lambda weight: kept[weight.name]
@@ -67,7 +67,7 @@ def embedded(
 def pass_layer(
     index: int,
     decoder: Decoder,
-    values: network.Values,
+    values: operations.Values,
     stream: Activations,
     *,
     seen: Seen | None = None,
@@ -81,7 +81,6 @@ def pass_layer(
     """
     layer = decoder.layers[index]
     rotaries = network.rotaries(decoder, stream.shape[1], stream.device)
-    rotary = None if layer.attention.rope is None else rotaries[layer.attention.rope]
 
     def look(linears: tuple[Linear, ...], x: Tensor) -> Tensor:
         if tap is not None:
@@ -91,7 +90,7 @@ def pass_layer(
     with torch.no_grad():
         for batch in stream.batches():
             before = stream.read(batch)
-            after = network.layer_forward(layer, values, before, rotary, look)
+            after = network.layer_forward(layer, values, before, rotaries, look)
             if not bool(torch.isfinite(after).all()):
                 raise InputError(
                     f"layer {index} gives NaN or infinite activations on the text; the checkpoint overflows in float32 "

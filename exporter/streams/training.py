@@ -23,7 +23,7 @@ from torch.utils.checkpoint import checkpoint
 from edgepress.errors import InputError
 from edgepress.exporter.arrays.parallel import each
 from edgepress.exporter.arrays.sealed import Arrays, DamagedError, load_sealed, save_sealed
-from edgepress.exporter.model import network
+from edgepress.exporter.model import network, operations
 from edgepress.exporter.model.description import Decoder, Weight
 from edgepress.exporter.streams.learned import BETAS, draw, pieces, share_of_rate
 from edgepress.finite import REMEDY, check_figure
@@ -177,9 +177,9 @@ def owner(decoder: Decoder, weight: Weight) -> Weight:
 
 def passed(
     decoder: Decoder,
-    values: network.Values,
+    values: operations.Values,
     x: Tensor,
-    rotaries: Mapping[str, network.Rotary],
+    rotaries: Mapping[str, operations.Rotary],
     at: Collection[int] = (),
 ) -> dict[int, Tensor]:
     """Put the embedded tokens ``x`` (sequences, length, hidden) through the layers.
@@ -189,8 +189,7 @@ def passed(
     """
     found: dict[int, Tensor] = {}
     for index, layer in enumerate(decoder.layers):
-        rotary = None if layer.attention.rope is None else rotaries[layer.attention.rope]
-        x = checkpoint(network.layer_forward, layer, values, x, rotary, use_reentrant=False)
+        x = checkpoint(network.layer_forward, layer, values, x, rotaries, use_reentrant=False)
         if index + 1 in at:
             found[index + 1] = x
     return found | {len(decoder.layers): x}

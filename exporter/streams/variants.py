@@ -17,7 +17,7 @@ from torch import Tensor
 
 from edgepress.errors import InputError
 from edgepress.exporter.arrays.activations import Activations
-from edgepress.exporter.model import network
+from edgepress.exporter.model import network, operations
 from edgepress.exporter.model.description import Decoder, Weight, layer_weights
 from edgepress.finite import check_figure
 
@@ -38,7 +38,7 @@ class BaseRun:
     def __init__(
         self,
         decoder: Decoder,
-        read: network.Values,
+        read: operations.Values,
         tokens: NDArray[np.int64],
         directory: Path,
         device: torch.device | str = "cpu",
@@ -91,11 +91,10 @@ class BaseRun:
         """Every weight of a layer, by name."""
         return {weight.name: self.read(weight) for weight in layer_weights(self.decoder.layers[index])}
 
-    def layer(self, index: int, values: Mapping[str, Tensor], x: Tensor, tap: network.Tap | None = None) -> Tensor:
+    def layer(self, index: int, values: Mapping[str, Tensor], x: Tensor, tap: operations.Tap | None = None) -> Tensor:
         """Compute a layer on the residual stream; ``tap`` sees what goes into its projections."""
         layer = self.decoder.layers[index]
-        rotary = None if layer.attention.rope is None else self.rotaries[layer.attention.rope]
-        return network.layer_forward(layer, lambda weight: values[weight.name], x, rotary, tap)
+        return network.layer_forward(layer, lambda weight: values[weight.name], x, self.rotaries, tap)
 
     def head_values(self, change: Change) -> dict[str, Tensor]:
         """Weights of the final norm and the head, by name."""

@@ -26,7 +26,8 @@ from edgepress.exporter.bundle.files import DATA_FILE
 from edgepress.exporter.bundle.readback import StoredWeights
 from edgepress.exporter.graph.decoder import build_decoder
 from edgepress.exporter.model.architectures import architecture, describe, model_types
-from edgepress.exporter.model.description import Linear
+from edgepress.exporter.model.description import Linear, changed
+from edgepress.exporter.model.mixers.attention import Attention
 from edgepress.exporter.model.reference import Reference
 from edgepress.exporter.model.weights import check_tensors
 from edgepress.exporter.source.checkpoint import Checkpoint
@@ -249,8 +250,7 @@ def test_attention_softcap_is_that_of_the_oracle(workshop: Workshop) -> None:
     capped = workshop.home / "softcap"
     capped.mkdir()
     (capped / DATA_FILE).hardlink_to(bundle / DATA_FILE)
-    layers = [replace(layer, attention=replace(layer.attention, softcap=0.7)) for layer in prepared.decoder.layers]
-    decoder = replace(prepared.decoder, layers=tuple(layers))
+    decoder = changed(Attention, prepared.decoder, lambda attention: replace(attention, softcap=0.7))
     onnx.save_model(build_decoder(decoder, prepared.plan, data_file=DATA_FILE, version="0"), capped / "model.onnx")
     weights = StoredWeights(bundle / DATA_FILE, prepared.plan)
     tokens = prompt(LONG)

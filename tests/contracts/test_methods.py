@@ -14,6 +14,7 @@ from edgepress.exporter.arrays.moments import Moments
 from edgepress.exporter.arrays.packing import Quantized, dequantize, unpack, unpack_zero_points
 from edgepress.exporter.arrays.scheme import BITS, BLOCK_SIZES, Scheme
 from edgepress.exporter.methods.kinds import LinearMethod, Method, Transform, load_method, method_names, method_options
+from edgepress.exporter.model.mixers.attention import Attention
 from edgepress.exporter.recipe.recipe import Recipe, Storage
 
 ROWS = [name for name in method_names() if isinstance(load_method(name), Method)]
@@ -155,7 +156,7 @@ def test_a_transform_changes_weights_and_no_logit(name: str, variant: str, tmp_p
         task = layer_task(found, tmp_path, storage, index)
         transform.fold(task, method_options(transform, recipe))
         found.weights.update(task.weights)
-        qkv = layer.attention.qkv.weight.name
+        qkv = layer.mixer(Attention).qkv.weight.name
         assert not torch.equal(found.weights[qkv], model.weights[qkv])
     before, after = logits(model.decoder, model.weights), logits(found.decoder, found.weights)
     assert float((after - before).abs().max()) <= 1e-5 * float(before.abs().max())

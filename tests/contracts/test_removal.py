@@ -21,6 +21,8 @@ from tiny_models import LONG_FROM, VARIANTS
 from edgepress.exporter import export
 from edgepress.exporter.methods.shrink import depth, heads, hidden, mlp_width
 from edgepress.exporter.methods.smaller.task import PruneTask
+from edgepress.exporter.model.mixers.attention import Attention
+from edgepress.exporter.model.mixers.mlp import MLP
 from edgepress.exporter.model.reference import Reference
 from edgepress.runtime.config import read_config
 from edgepress.runtime.sessions.cpu import CpuSession
@@ -96,7 +98,7 @@ class Removal:
         self.kept = replace(self.kept, layers=self.layers)
 
     def _mlp_width(self, task: PruneTask) -> None:
-        widths = [layer.mlp.up.weight.shape[0] for layer in task.decoder.layers]
+        widths = [layer.mixer(MLP).up.weight.shape[0] for layer in task.decoder.layers]
         found = [self._some(width, width // 2 + 8) for width in widths]
         mlp_width.keep_channels(task, found)
         self.kept = replace(self.kept, channels=self._by_layer(found, np.arange(4)))
@@ -104,12 +106,13 @@ class Removal:
     def _heads(self, task: PruneTask) -> None:
         found, groups = [], []
         for layer in task.decoder.layers:
-            size = layer.attention.heads // layer.attention.kv_heads
-            group = self._some(layer.attention.kv_heads, max(1, layer.attention.kv_heads // 2))
+            attention = layer.mixer(Attention)
+            size = attention.heads // attention.kv_heads
+            group = self._some(attention.kv_heads, max(1, attention.kv_heads // 2))
             inner = [self._some(size, max(1, size - 1)) + size * number for number in group]
             found.append(heads.Kept(np.concatenate(inner), group))
             groups.append((found[-1].heads, found[-1].kv_heads))
-        sizes, attention = None, task.decoder.layers[0].attention
+        sizes, attention = None, task.decoder.layers[0].mixer(Attention)
         if attention.query_norm is not None and not attention.norm_per_head:
             sizes = self._by_layer(heads.size_ratios(task, found, 64), (1.0, 1.0))
         heads.keep_heads(task, found, 64)

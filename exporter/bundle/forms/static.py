@@ -19,6 +19,7 @@ from edgepress.exporter.bundle.files import MODEL_FILE
 from edgepress.exporter.bundle.forms import Form, FormTask
 from edgepress.exporter.graph.qdq import Rounded, Widths, calibrate_decoder, find_widths, quantize, write_models
 from edgepress.exporter.graph.static import DATA_FILE, DECODE_FILE, PREFILL_FILE, SEQUENCE, write_static
+from edgepress.exporter.model.description import Block, every
 from edgepress.exporter.plan.plan import PlannedTensor
 from edgepress.exporter.plan.planned import Planned
 from edgepress.exporter.recipe.recipe import Activations
@@ -60,19 +61,21 @@ def refuse(planned: Planned, target: Target, socs: tuple[Soc, ...]) -> None:
 
 def _refuse_model(planned: Planned, target: Target) -> None:
     """Refuse what has no static form: see :func:`~edgepress.exporter.graph.static.static_decoder`."""
-    context, layers = static_context(planned), planned.decoder.layers
+    context, blocks = static_context(planned), list(every(Block, planned.decoder.layers))
     if context < 2:
         raise InputError(f"{target.name} takes a context of 2 tokens or more, not {context}")
-    windows = {layer.attention.window for layer in layers if layer.attention.window}
-    windows = {window for window in windows if window <= context - 1}
+    for block in blocks:
+        if block.mixer.no_static_form:
+            raise InputError(f"{target.name}: {block.name} has no static form: {block.mixer.no_static_form}")
+    windows = {window for block in blocks for window in block.mixer.windows() if window <= context - 1}
     if len(windows) > 1:
         raise InputError(
             f"{target.name}: layers have different windows, {', '.join(map(str, sorted(windows)))} tokens, and have no "
             f"static form; a context of at most {sorted(windows)[-1]} leaves one of them"
         )
-    ropes = {layer.attention.rope for layer in layers}
-    long = {n for n in ropes if n is not None and planned.decoder.ropes[n].long_inverse_frequencies is not None}
-    if long and ropes - {None} != long:
+    ropes = {rope for block in blocks for rope in block.mixer.ropes()}
+    long = {rope for rope in ropes if planned.decoder.ropes[rope].long_inverse_frequencies is not None}
+    if long and ropes != long:
         raise InputError(
             f"{target.name}: layers with longrope and layers without it read the same positions; this model has no "
             "static form"

@@ -38,7 +38,7 @@ from edgepress.exporter.methods.kinds import (
     start_method,
 )
 from edgepress.exporter.methods.tasks import LayerTask, ModelTask
-from edgepress.exporter.model import network
+from edgepress.exporter.model import network, operations
 from edgepress.exporter.model.description import Decoder, Layer, Weight, layer_weights
 from edgepress.exporter.model.weights import read_weight
 from edgepress.exporter.plan.plan import Plan
@@ -188,7 +188,7 @@ class Calibration:
             index=index,
             layer=layer,
             schemes=self.plan.schemes,
-            rotary=None if layer.attention.rope is None else self.rotaries[layer.attention.rope],
+            rotaries=self.rotaries,
             weights=dict(zip([weight.name for weight in weights], each(self.read, weights, self.device), strict=True)),
             inputs=inputs,
             reference_inputs=reference,
@@ -226,7 +226,7 @@ class Calibration:
         arrays: dict[str, NDArray[Any]] = {}
         reports = {}
         if self.recipe.activations.is_calibrated:
-            arrays |= layer_ranges(task.layer, task.values, task.inputs, task.rotary, self.recipe.activations)
+            arrays |= layer_ranges(task.layer, task.values, task.inputs, task.rotaries, self.recipe.activations)
         for weight in layer_weights(task.layer):
             full = task.weights[weight.name]
             codes = task.codes.get(weight.name)
@@ -287,7 +287,7 @@ class Calibration:
             progress=progress,
         )
 
-    def values(self) -> network.Values:
+    def values(self) -> operations.Values:
         """Every weight as it will be stored by what is done so far, dequantized."""
         stored = self._model_task(silent).stored
 
@@ -329,4 +329,4 @@ def _compute_reference(task: LayerTask) -> None:
         return
     for batch in task.reference_inputs.batches():
         x = task.reference_inputs.read(batch)
-        task.reference_outputs.write(batch, network.layer_forward(task.layer, task.full, x, task.rotary))
+        task.reference_outputs.write(batch, network.layer_forward(task.layer, task.full, x, task.rotaries))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from torch import Tensor
 from edgepress.exporter.arrays.activations import Activations
 from edgepress.exporter.arrays.codes import Codes
 from edgepress.exporter.arrays.ranges import Histogram, find_range, to_scale
-from edgepress.exporter.model import network
+from edgepress.exporter.model import network, operations
 from edgepress.exporter.model.description import Decoder, Layer, Linear, Weight, layer_weights, scaled_by_token
 from edgepress.exporter.recipe.recipe import Activations as Asked
 
@@ -23,9 +23,9 @@ Ranges = dict[str, NDArray[Any]]
 
 def layer_ranges(
     layer: Layer,
-    values: network.Values,
+    values: operations.Values,
     inputs: Activations,
-    rotary: network.Rotary | None,
+    rotaries: Mapping[str, operations.Rotary],
     asked: Asked,
     *,
     outputs: Activations | None = None,
@@ -44,7 +44,7 @@ def layer_ranges(
         return x
 
     for batch in inputs.batches():
-        y = network.layer_forward(layer, values, inputs.read(batch), rotary, tap)
+        y = network.layer_forward(layer, values, inputs.read(batch), rotaries, tap)
         if outputs is not None:
             outputs.write(batch, y)
     kind = np.uint16 if asked.type == "uint16" else np.uint8
@@ -81,9 +81,8 @@ def model_ranges(
         stream.write(batch, x)
     found: Ranges = {}
     for layer in decoder.layers:
-        rotary = None if layer.attention.rope is None else rotaries[layer.attention.rope]
         values = {weight: _values(stored(weight)) for weight in layer_weights(layer)}
-        found |= layer_ranges(layer, values.__getitem__, stream, rotary, asked, outputs=stream)
+        found |= layer_ranges(layer, values.__getitem__, stream, rotaries, asked, outputs=stream)
         advance(1)
     return found
 

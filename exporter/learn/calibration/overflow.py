@@ -3,7 +3,7 @@
 float16 ends at 65504. Text that was not seen may reach further, so that a layer stays in float32 when anything in it
 comes within a factor of ``MARGIN`` of the end; and when a weight in it is beyond the end itself. Every value is looked
 at but those inside attention, which is computed in float32, whether or not a host's onnxruntime has a float16 kernel
-there.
+there; so is all that another mixer computes of its tokens together.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from edgepress.exporter.arrays.activations import BATCH_TOKENS
-from edgepress.exporter.model import network
-from edgepress.exporter.model.description import Decoder, Layer, Linear, Norm, Weight, layer_weights
+from edgepress.exporter.model import network, operations
+from edgepress.exporter.model.description import Decoder, Layer, Linear, Norm, Weight, every, layer_weights
 
 LARGEST = 65504.0  # of float16
 MARGIN = 4.0
@@ -52,11 +52,10 @@ def layers_in_float32(
         for index, layer in enumerate(decoder.layers):
             name = f"layers.{index}"
             values = {weight.name: torch.from_numpy(read(weight)) for weight in layer_weights(layer)}
-            rotary = None if layer.attention.rope is None else rotaries[layer.attention.rope]
             size = max(1, BATCH_TOKENS // ids.shape[1])
             peaks = []
             for start in range(0, len(ids), size):
-                x[start : start + size], peak = _pass(layer, name, values, x[start : start + size], rotary)
+                x[start : start + size], peak = _pass(layer, name, values, x[start : start + size], rotaries)
                 peaks.append(peak)
             weight, largest = _largest_weight(values)
             peak = _larger(*peaks)
@@ -72,48 +71,40 @@ def layers_in_float32(
 
 
 def _pass(
-    layer: Layer, name: str, values: Mapping[str, Tensor], x: Tensor, rotary: network.Rotary | None
+    layer: Layer, name: str, values: Mapping[str, Tensor], x: Tensor, rotaries: Mapping[str, operations.Rotary]
 ) -> tuple[Tensor, Peak]:
     """What the layer makes of the residual stream x (sequences, length, hidden), and the largest on the way."""
 
     def value(weight: Weight) -> Tensor:
         return values[weight.name]
 
-    attention, mlp = layer.attention, layer.mlp
     peaks = [_peak(x, f"the residual stream before {name}")]
-    peaks += [
-        _bound(norm, value, width)
-        for norm, width in ((attention.query_norm, attention.heads), (attention.key_norm, attention.kv_heads))
-        if norm is not None
-        for width in [attention.head_dim * (1 if attention.norm_per_head else width)]
-    ]
-    after = {
-        attention.output.weight.name: (layer.attention_post_norm, f"the residual stream within {name}"),
-        mlp.down.weight.name: (layer.mlp_post_norm, f"the residual stream after {name}"),
-    }
+    peaks += [_bound(norm, value) for block in layer.blocks for norm in every(Norm, block.mixer)]
+    added = {block.mixer.output_projection.weight.name: block for block in layer.blocks}
     stream = x
 
     def tap(linears: tuple[Linear, ...], into: Tensor) -> Tensor:
         nonlocal stream
         peaks.append(_peak(into, f"what goes into {' and '.join(linear.weight.name for linear in linears)}"))
         for linear in linears:
-            y = network.linear_forward(linear, value, into)
+            y = operations.linear_forward(linear, value, into)
             peaks.append(_peak(y, f"what {linear.weight.name} gives"))
-            if linear.weight.name in after:
-                norm, place = after[linear.weight.name]
-                y = layer.residual_multiplier * network.norm_forward(norm, value, y)
+            block = added.get(linear.weight.name)
+            if block is not None:
+                y = block.multiplier * operations.norm_forward(block.post_norm, value, y)
                 stream = stream + y
+                where = "after" if block is layer.blocks[-1] else "within"
                 peaks.append(_peak(y, f"what {linear.weight.name} adds to the residual stream"))
-                peaks.append(_peak(stream, place))
+                peaks.append(_peak(stream, f"the residual stream {where} {name}"))
         return into
 
-    y = network.layer_forward(layer, value, x, rotary, tap)
+    y = network.layer_forward(layer, value, x, rotaries, tap)
     return y, _larger(*peaks)
 
 
-def _bound(norm: Norm, value: network.Values, width: int) -> Peak:
-    """The most that a norm of q or k can give: a normed row of so many columns has no element above their root."""
-    largest = width**0.5 * float(value(norm.weight).abs().max())
+def _bound(norm: Norm, value: operations.Values) -> Peak:
+    """The most that a norm inside a mixer can give: a normed row has no element above the root of their number."""
+    largest = norm.weight.shape[0] ** 0.5 * float(value(norm.weight).abs().max())
     bias = 0.0 if norm.bias is None else float(value(norm.bias).abs().max())
     return Peak(largest + bias, f"the bound of what {norm.weight.name} gives")
 

@@ -14,7 +14,7 @@ from edgepress.exporter.arrays.moments import Moments
 from edgepress.exporter.arrays.parallel import at_once, each, pieces
 from edgepress.exporter.methods.kinds import LinearMethod, Method, method_options
 from edgepress.exporter.methods.tasks import LayerTask
-from edgepress.exporter.model import network
+from edgepress.exporter.model import network, operations
 from edgepress.exporter.model.description import Linear, Weight, layer_groups, layer_weights
 from edgepress.exporter.recipe.recipe import Recipe
 
@@ -101,7 +101,7 @@ class _Passes:
             return waiting
         task = self._task
         x = task.inputs.read(self._batches[number])
-        begun = _Waiting(network.layer_steps(task.layer, self._values, x, task.rotary))
+        begun = _Waiting(network.layer_steps(task.layer, self._values, x, task.rotaries))
         for _ in range(group):
             begun.answer()
         if self._keep:
@@ -132,7 +132,7 @@ def _together(count: int, device: torch.device) -> list[range]:
 class _Waiting:
     """The steps of one batch up to projections that are not rounded yet; ``output`` is there after the last ones."""
 
-    def __init__(self, steps: network.Steps) -> None:
+    def __init__(self, steps: operations.Steps) -> None:
         self._steps = steps
         self.step = next(steps)
         self.output = torch.empty(0)

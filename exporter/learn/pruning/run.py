@@ -32,7 +32,7 @@ from edgepress.exporter.learn.pruning.score import bits_per_byte
 from edgepress.exporter.methods.kinds import Pruning, Size, load_kind, method_options
 from edgepress.exporter.methods.options import Options
 from edgepress.exporter.methods.smaller.task import PruneTask
-from edgepress.exporter.model.description import Decoder
+from edgepress.exporter.model.description import Decoder, layer_weights
 from edgepress.exporter.model.reading import first_token, read_decoder
 from edgepress.exporter.plan.plan import make_plan
 from edgepress.exporter.recipe.recipe import Recipe
@@ -190,7 +190,7 @@ def _is_worth_keeping(folder: Path, *, stopped: bool) -> bool:
 def _check(run: _Run, steps: Sequence[_Step]) -> None:
     """Refuse before the first step what is known to be impossible for a later one."""
     changed: set[Size] = set()
-    widths = {layer.mlp.up.weight.shape[0] for layer in run.decoder.layers}
+    widths = {tuple(weight.shape for weight in layer_weights(layer)) for layer in run.decoder.layers}
     for index, step in enumerate(steps):
         step.method.check_order(changed, step.options)
         if not step.method.looks_at & changed:

@@ -59,7 +59,7 @@ def _mean_input(task: LayerTask, group: int) -> tuple[tuple[Linear, ...], Tensor
     total, count = torch.zeros(1, dtype=torch.float64, device=task.device), 0
     linears: tuple[Linear, ...] = ()
     for x in task.inputs:
-        steps = network.layer_steps(task.layer, task.values, x, task.rotary)
+        steps = network.layer_steps(task.layer, task.values, x, task.rotaries)
         linears, y = next(steps)
         for _ in range(group):
             linears, y = steps.send(y)

@@ -31,7 +31,7 @@ from edgepress.exporter.arrays.codes import Codes
 from edgepress.exporter.methods.kinds import Recovery, unchanged
 from edgepress.exporter.methods.options import Option, Options, whole_number
 from edgepress.exporter.methods.tasks import ModelTask, Schemes
-from edgepress.exporter.model import network
+from edgepress.exporter.model import network, operations
 from edgepress.exporter.model.description import Decoder, Weight
 from edgepress.exporter.streams.learned import LearnedCodes, split
 from edgepress.exporter.streams.training import (
@@ -59,7 +59,7 @@ class Student:
     fixed: dict[str, Tensor] = field(default_factory=dict)
 
     def values(self, weight: Weight) -> Tensor:
-        """See :data:`~edgepress.exporter.model.network.Values`."""
+        """See :data:`~edgepress.exporter.model.operations.Values`."""
         name = owner(self.decoder, weight).name
         if name in self.coded:
             return self.coded[name].dequantize()
@@ -78,7 +78,7 @@ class Student:
         for learned in self.coded.values():
             learned.keep_in_range()
 
-    def forward(self, tokens: Tensor, rotaries: dict[str, network.Rotary]) -> Tensor:
+    def forward(self, tokens: Tensor, rotaries: dict[str, operations.Rotary]) -> Tensor:
         """Tokens (sequences, length) → what goes into the final norm, (sequences, length, hidden).
 
         A layer keeps its input only, and is computed again in the backward pass.
@@ -98,7 +98,7 @@ class Student:
 
 
 def divergence(
-    decoder: Decoder, teacher: network.Values, student: network.Values, reference: Tensor, x: Tensor, *, most: int
+    decoder: Decoder, teacher: operations.Values, student: operations.Values, reference: Tensor, x: Tensor, *, most: int
 ) -> Tensor:
     """Mean over tokens of KL(teacher ‖ student) of the next token, in nats.
 

@@ -76,7 +76,7 @@ def squared_error(task: LayerTask, learned: dict[str, LearnedCodes], sequences: 
         return learned[weight.name].dequantize() if weight.name in learned else task.values(weight)
 
     for some in pieces(sequences, task.inputs.shape[1]):
-        y = network.layer_forward(task.layer, values, task.inputs.read_some(some), task.rotary)
+        y = network.layer_forward(task.layer, values, task.inputs.read_some(some), task.rotaries)
         error = functional.mse_loss(y, task.reference_outputs.read_some(some)) * (len(some) / len(sequences))
         if torch.is_grad_enabled():
             error.backward()  # type: ignore[no-untyped-call]

@@ -179,17 +179,11 @@ def keep_layers(task: PruneTask, kept: list[int]) -> None:
 
 
 def _layer_picks(old: Layer, new: Layer) -> dict[str, Pick]:
-    """A layer as it is, but where its scale follows from its number (GPT-2's option): that moves into the queries."""
+    """A layer as it is; what follows from its number alone moves into its weights (GPT-2's option of a scale)."""
     picks = {to.name: Pick(weight) for to, weight in zip(layer_weights(new), layer_weights(old), strict=True)}
-    attention = old.attention
-    if attention.scale != new.attention.scale:
-        if attention.query_norm is not None:
-            raise ValueError("a scale by layer cannot be moved through a norm")
-        factor = np.ones(attention.qkv.weight.shape[0], np.float32)
-        factor[: attention.heads * attention.head_dim] = attention.scale / new.attention.scale
-        for weight in (new.attention.qkv.weight, new.attention.qkv.bias):
-            if weight is not None:
-                picks[weight.name] = Pick(picks[weight.name].weight, scale=factor)
+    for before, after in zip(old.blocks, new.blocks, strict=True):
+        for name, factor in before.mixer.made_up_for(after.mixer).items():
+            picks[name] = Pick(picks[name].weight, scale=factor)
     return picks
 
 

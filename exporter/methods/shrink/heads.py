@@ -21,12 +21,13 @@ from torch import Tensor
 from edgepress.errors import InputError
 from edgepress.exporter.methods.kinds import Pruning
 from edgepress.exporter.methods.options import Option, Options, unset, whole_number
-from edgepress.exporter.methods.smaller.config import described, with_heads
-from edgepress.exporter.methods.smaller.importance import Scores, attention_output, check_way, input_scores
+from edgepress.exporter.methods.smaller.config import described, require, with_heads
+from edgepress.exporter.methods.smaller.importance import Scores, check_way, input_scores
 from edgepress.exporter.methods.smaller.picks import Pick, picked_tensors, whole
 from edgepress.exporter.methods.smaller.task import PruneTask
-from edgepress.exporter.model import network
-from edgepress.exporter.model.description import Attention, Linear
+from edgepress.exporter.model import operations
+from edgepress.exporter.model.description import Linear
+from edgepress.exporter.model.mixers.attention import Attention
 from edgepress.exporter.streams.streams import embedded, held, pass_layers
 
 Indices = NDArray[np.int64]
@@ -45,9 +46,9 @@ class Kept:
 def remove_heads(task: PruneTask, options: Options) -> None:
     """Write the checkpoint with fewer heads."""
     check(task, options)
-    attention = task.decoder.layers[0].attention
+    attention = task.decoder.layers[0].mixer(Attention)
     heads, kv_heads = heads_left(attention.heads, attention.kv_heads, options)
-    scores = input_scores(task, attention_output, by=options["by"], tokens=options["tokens"], method="heads")
+    scores = input_scores(task, Attention, by=options["by"], tokens=options["tokens"], method="heads")
     kept = [choose(score, attention, heads, kv_heads) for score in scores]
     task.report |= {"heads": heads, "kv_heads": kv_heads}
     task.report["kept_heads"] = [one.heads.tolist() for one in kept]
@@ -56,7 +57,8 @@ def remove_heads(task: PruneTask, options: Options) -> None:
 
 def check(task: PruneTask, options: Options) -> None:
     """See :class:`~edgepress.exporter.methods.kinds.Pruning`."""
-    attention = task.decoder.layers[0].attention
+    require(task.decoder, Attention, METHOD.name)
+    attention = task.decoder.layers[0].mixer(Attention)
     heads_left(attention.heads, attention.kv_heads, options)
     check_way(options["by"], METHOD.name)
 
@@ -116,9 +118,9 @@ def keep_heads(task: PruneTask, kept: Sequence[Kept], tokens: int) -> None:
     config = with_heads(task.checkpoint.config, old, len(kept[0].heads), len(kept[0].kv_heads))
     new = described(task.checkpoint, config)
     picks = whole(old, new)
-    ratios = size_ratios(task, kept, tokens) if _is_normed_together(old.layers[0].attention) else None
+    ratios = size_ratios(task, kept, tokens) if _is_normed_together(old.layers[0].mixer(Attention)) else None
     for index, (layer, one) in enumerate(zip(old.layers, kept, strict=True)):
-        picks |= _attention_picks(layer.attention, one, None if ratios is None else ratios[index])
+        picks |= _attention_picks(layer.mixer(Attention), one, None if ratios is None else ratios[index])
     task.write(config=config, tensors=picked_tensors(task.checkpoint, new, picks))
 
 
@@ -128,7 +130,7 @@ def _is_normed_together(attention: Attention) -> bool:
 
 def _attention_picks(attention: Attention, kept: Kept, ratios: tuple[float, float] | None) -> dict[str, Pick]:
     queries, keys = (_of_heads(numbers, attention.head_dim) for numbers in (kept.heads, kept.kv_heads))
-    query_rows, key_rows = attention.heads * attention.head_dim, attention.kv_heads * attention.head_dim
+    query_rows, key_rows, _ = attention.widths
     rows = np.concatenate([queries, query_rows + keys, query_rows + key_rows + keys])
     picks = {w.name: Pick(w, rows=rows) for w in (attention.qkv.weight, attention.qkv.bias) if w is not None}
     picks[attention.output.weight.name] = Pick(attention.output.weight, columns=queries)
@@ -153,12 +155,12 @@ def size_ratios(task: PruneTask, kept: Sequence[Kept], tokens: int) -> list[tupl
     squares: list[tuple[Tensor, Tensor]] = []  # Σ of squares of each row of q and of k
 
     def tap(index: int, linears: tuple[Linear, ...], x: Tensor) -> None:
-        attention = decoder.layers[index].attention
+        attention = decoder.layers[index].mixer(Attention)
         if linears[0] is not attention.qkv:
             return
         values = held(task.read, (attention.qkv.weight, attention.qkv.bias))
-        found = network.linear_forward(attention.qkv, values, x).double().square().sum((0, 1)).cpu()
-        q, k, _ = torch.split(found, [n * attention.head_dim for n in (attention.heads, *[attention.kv_heads] * 2)])
+        found = operations.linear_forward(attention.qkv, values, x).double().square().sum((0, 1)).cpu()
+        q, k, _ = torch.split(found, attention.widths)
         if index == len(squares):
             squares.append((q, k))
         else:
@@ -171,7 +173,7 @@ def size_ratios(task: PruneTask, kept: Sequence[Kept], tokens: int) -> list[tupl
         pass_layers(task.checkpoint, decoder, [stream], tap=tap, advance=advance)
     found = []
     for one, (q, k), layer in zip(kept, squares, decoder.layers, strict=True):
-        columns = [_of_heads(numbers, layer.attention.head_dim) for numbers in (one.heads, one.kv_heads)]
+        columns = [_of_heads(numbers, layer.mixer(Attention).head_dim) for numbers in (one.heads, one.kv_heads)]
         queries, keys = (
             float((total[torch.from_numpy(rows)].mean() / total.mean()).sqrt())
             for total, rows in zip((q, k), columns, strict=True)

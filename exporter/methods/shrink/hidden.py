@@ -25,8 +25,8 @@ from edgepress.exporter.methods.smaller.config import described, with_hidden
 from edgepress.exporter.methods.smaller.importance import Scores, check_way, stream_loss_scores
 from edgepress.exporter.methods.smaller.picks import Pick, picked_tensors, whole
 from edgepress.exporter.methods.smaller.task import PruneTask
-from edgepress.exporter.model import network
-from edgepress.exporter.model.description import Decoder, Layer, Linear, Norm
+from edgepress.exporter.model import operations
+from edgepress.exporter.model.description import Block, Decoder, Linear, Norm, Weight, every
 from edgepress.exporter.streams.streams import embedded, pass_layers
 
 Indices = NDArray[np.int64]
@@ -53,6 +53,12 @@ def check(task: PruneTask, options: Options) -> None:
             f"hidden cannot prune {task.decoder.model_type}: its layer norms subtract the mean over all channels; take "
             "depth, heads or mlp_width"
         )
+    for block in every(Block, task.decoder.layers):
+        if block.mixer.sizes() is None:
+            raise InputError(
+                f"hidden cannot prune {task.decoder.model_type}: the width of its {block.name} is the hidden size, "
+                "inside too; take depth or mlp_width"
+            )
     size_left(task.decoder.hidden_size, options, task.block)
     check_way(options["by"], METHOD.name)
 
@@ -96,8 +102,7 @@ def channel_scores(task: PruneTask, tokens: NDArray[np.int64]) -> Scores:
         squares[linears] = squares[linears] + found if linears in squares else found
 
     def tap(index: int, linears: tuple[Linear, ...], x: Tensor) -> None:
-        layer = decoder.layers[index]
-        if linears[0] not in (layer.attention.output, layer.mlp.down):
+        if any(linears == block.mixer.input_projections for block in decoder.layers[index].blocks):
             add(linears, x)
 
     with (
@@ -107,7 +112,7 @@ def channel_scores(task: PruneTask, tokens: NDArray[np.int64]) -> Scores:
     ):
         pass_layers(task.checkpoint, decoder, [stream], tap=tap, advance=advance)
         for x in stream:
-            add((decoder.head,), network.norm_forward(decoder.final_norm, task.read, x))
+            add((decoder.head,), operations.norm_forward(decoder.final_norm, task.read, x))
     for linears, total in squares.items():
         sizes = (total / tokens.size).sqrt()
         for linear in linears:
@@ -123,21 +128,19 @@ def keep_channels(task: PruneTask, kept: Indices) -> None:
     new = described(task.checkpoint, config)
     picks = whole(old, new)
     gain = (old.hidden_size / len(kept)) ** 0.5
-    for layer in old.layers:
-        picks |= _layer_picks(layer, kept, gain)
+    for block in every(Block, old.layers):
+        picks |= _block_picks(block, kept, gain)
     picks |= _end_picks(old, new, kept, gain)
     task.write(config=config, tensors=picked_tensors(task.checkpoint, new, picks))
 
 
-def _layer_picks(layer: Layer, kept: Indices, gain: float) -> dict[str, Pick]:
-    attention, mlp = layer.attention, layer.mlp
+def _block_picks(block: Block, kept: Indices, gain: float) -> dict[str, Pick]:
     picks = {}
-    for linear in (attention.qkv, mlp.gate, mlp.up):  # they read the stream
-        if linear is not None:
-            picks[linear.weight.name] = Pick(linear.weight, columns=kept)
-    for linear in (attention.output, mlp.down):  # they are added to it
-        picks |= {weight.name: Pick(weight, rows=kept) for weight in (linear.weight, linear.bias) if weight is not None}
-    for norm in (layer.attention_norm, layer.mlp_norm, layer.attention_post_norm, layer.mlp_post_norm):
+    for linear in block.mixer.input_projections:  # they read the stream
+        picks[linear.weight.name] = Pick(linear.weight, columns=kept)
+    for weight in every(Weight, block.mixer.output_projection):  # it is added to the stream
+        picks[weight.name] = Pick(weight, rows=kept)
+    for norm in (block.norm, block.post_norm):
         if norm is not None:
             picks |= _norm_pick(norm, kept, gain)
     return picks

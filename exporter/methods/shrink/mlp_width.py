@@ -18,12 +18,14 @@ from edgepress.exporter.methods.options import Option, Options, unset, whole_num
 from edgepress.exporter.methods.smaller.config import (
     described,
     refuse_different,
+    require,
     with_widths,
 )
-from edgepress.exporter.methods.smaller.importance import Scores, check_way, input_scores, mlp_down
+from edgepress.exporter.methods.smaller.importance import Scores, check_way, input_scores
 from edgepress.exporter.methods.smaller.picks import Pick, picked_tensors, whole
 from edgepress.exporter.methods.smaller.task import PruneTask
-from edgepress.exporter.model.description import Decoder
+from edgepress.exporter.model.description import Decoder, Weight, every
+from edgepress.exporter.model.mixers.mlp import MLP
 
 Indices = NDArray[np.int64]
 
@@ -33,7 +35,7 @@ def remove_channels(task: PruneTask, options: Options) -> None:
     check(task, options)
     multiple = _multiple(_widths(task.decoder), options, task.block)
     share, uniform = float(options["share"]), bool(options["uniform"])
-    scores = input_scores(task, mlp_down, by=options["by"], tokens=options["tokens"], method="mlp_width")
+    scores = input_scores(task, MLP, by=options["by"], tokens=options["tokens"], method="mlp_width")
     kept = choose(scores, share, multiple, uniform=uniform)
     task.report["widths"] = [len(channels) for channels in kept]
     keep_channels(task, kept)
@@ -41,6 +43,7 @@ def remove_channels(task: PruneTask, options: Options) -> None:
 
 def check(task: PruneTask, options: Options) -> None:
     """See :class:`~edgepress.exporter.methods.kinds.Pruning`."""
+    require(task.decoder, MLP, METHOD.name)
     widths, uniform = _widths(task.decoder), bool(options["uniform"])
     check_share(widths, float(options["share"]), _multiple(widths, options, task.block), uniform=uniform)
     check_way(options["by"], METHOD.name)
@@ -53,7 +56,7 @@ def check(task: PruneTask, options: Options) -> None:
 
 
 def _widths(decoder: Decoder) -> list[int]:
-    return [layer.mlp.up.weight.shape[0] for layer in decoder.layers]
+    return [layer.mixer(MLP).up.weight.shape[0] for layer in decoder.layers]
 
 
 def _multiple(widths: Sequence[int], options: Options, block: int) -> int:
@@ -118,10 +121,10 @@ def keep_channels(task: PruneTask, kept: Sequence[Indices]) -> None:
     new = described(task.checkpoint, config)
     picks = whole(old, new)
     for layer, channels in zip(old.layers, kept, strict=True):
-        for linear in (layer.mlp.gate, layer.mlp.up):
-            if linear is not None:
-                picks |= {w.name: Pick(w, rows=channels) for w in (linear.weight, linear.bias) if w is not None}
-        down = layer.mlp.down.weight
+        mlp = layer.mixer(MLP)
+        for weight in every(Weight, mlp.input_projections):
+            picks[weight.name] = Pick(weight, rows=channels)
+        down = mlp.down.weight
         picks[down.name] = Pick(down, columns=channels)
     task.write(config=config, tensors=picked_tensors(task.checkpoint, new, picks))
 

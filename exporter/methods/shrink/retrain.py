@@ -41,7 +41,7 @@ from edgepress.exporter.methods.kinds import Method, Pruning, Size, load_method
 from edgepress.exporter.methods.options import MANY, Option, Options, whole_number
 from edgepress.exporter.methods.smaller.checkpoint import NewTensor, copied
 from edgepress.exporter.methods.smaller.task import PruneTask
-from edgepress.exporter.model import network
+from edgepress.exporter.model import network, operations
 from edgepress.exporter.model.description import Decoder, Weight, layer_weights
 from edgepress.exporter.source.part import Part
 from edgepress.exporter.streams.learned import split
@@ -86,7 +86,7 @@ class Student:
         return self.floats[name] + left @ right
 
     def values(self, weight: Weight) -> Tensor:
-        """See :data:`~edgepress.exporter.model.network.Values`."""
+        """See :data:`~edgepress.exporter.model.operations.Values`."""
         name = owner(self.decoder, weight).name
         value, scheme = self.merged(name), self.schemes.get(name)
         if scheme is None:
@@ -119,7 +119,7 @@ class Teacher:
     """What the original computes of the text: its residual stream after some layers, and how that becomes logits."""
 
     decoder: Decoder
-    values: network.Values
+    values: operations.Values
     streams: Mapping[int, Activations]  # by the number of layers passed
     last: int
 

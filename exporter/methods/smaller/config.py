@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from edgepress.errors import InputError
 from edgepress.exporter.model.architectures import architecture, describe
-from edgepress.exporter.model.description import Decoder, Layer
+from edgepress.exporter.model.description import Block, Decoder, Layer, Mixer, every
 from edgepress.exporter.source.checkpoint import Checkpoint
 from edgepress.exporter.source.config import Config
 from edgepress.targets import Target
@@ -36,7 +36,7 @@ def with_widths(config: Mapping[str, object], widths: Sequence[int]) -> Values:
 def with_heads(config: Mapping[str, object], decoder: Decoder, heads: int, kv_heads: int) -> Values:
     """The config of a model with so many heads of the same size as before."""
     key = architecture(str(config["model_type"])).heads_key
-    changed: Values = {**config, key: heads, "head_dim": decoder.layers[0].attention.head_dim}
+    changed: Values = {**config, key: heads, **_sizes(decoder)}
     return changed if key == "n_head" else {**changed, "num_key_value_heads": kv_heads}
 
 
@@ -45,9 +45,14 @@ def with_hidden(config: Mapping[str, object], decoder: Decoder, hidden: int) -> 
     return {
         **config,
         "hidden_size": hidden,
-        "head_dim": decoder.layers[0].attention.head_dim,
+        **_sizes(decoder),
         "rms_norm_eps": decoder.final_norm.epsilon * decoder.hidden_size / hidden,
     }
+
+
+def _sizes(decoder: Decoder) -> Values:
+    """What a config would else take from the hidden size and the number of heads."""
+    return {key: size for block in every(Block, decoder.layers) for key, size in (block.mixer.sizes() or {}).items()}
 
 
 def described(checkpoint: Checkpoint, config: Mapping[str, object]) -> Decoder:
@@ -62,14 +67,24 @@ def check_same_layer(old: Layer, new: Layer, where: str) -> None:
     """
 
     def facts(layer: Layer) -> tuple[object, ...]:
-        attention = layer.attention
-        return (attention.rope, attention.window, attention.softcap, layer.residual_multiplier, layer.mlp.activation)
+        return tuple((block.name, *block.mixer.settings(), block.multiplier) for block in layer.blocks)
 
     if facts(old) != facts(new):
         raise InputError(
             f"{where} would compute with {facts(new)}, and computes with {facts(old)}; the config cannot say that of "
             "it alone: please report this architecture and config"
         )
+
+
+def require(decoder: Decoder, kind: type[Mixer], method: str) -> None:
+    """Raise InputError when a step is about a kind of mixer that not every layer has."""
+    for index, layer in enumerate(decoder.layers):
+        if not any(isinstance(block.mixer, kind) for block in layer.blocks):
+            names = " and ".join(block.name for block in layer.blocks)
+            raise InputError(
+                f"{method} prunes the {kind.__name__} of every layer, and layer {index} of this model has {names}; "
+                f"leave {method} out of `prune`"
+            )
 
 
 def refuse_different(targets: Sequence[Target], what: str, remedy: str) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from edgepress.exporter.arrays.activations import Activations
 from edgepress.exporter.methods.smaller.task import PruneTask
-from edgepress.exporter.model import network
+from edgepress.exporter.model import network, operations
 from edgepress.exporter.model.description import Linear, layer_weights
 from edgepress.exporter.streams.head import loss_gradient
 from edgepress.exporter.streams.streams import embedded, held, pass_layer
@@ -27,13 +27,14 @@ _TOKENS = 512  # whose gradients are computed at once
 Watched = Callable[[int, slice, Tensor, Tensor], None]
 """Sees a layer's number (−1: the embedding), a batch, a watched tensor (sequences, length, …) and its gradient."""
 
-_Watch = Callable[[list[Tensor]], tuple[network.Tap | None, network.Added | None]]  # what puts tensors into the list
+_Watch = Callable[[list[Tensor]], tuple[operations.Tap | None, operations.Added | None]]
+"""Makes what puts tensors into the list."""
 
 
 def inputs_of(task: PruneTask, tokens: NDArray[np.int64], wanted: set[Linear], seen: Watched, label: str) -> None:
     """Call ``seen`` with what goes into the projections ``wanted``, for tokens (sequences, length)."""
 
-    def watch(watched: list[Tensor]) -> tuple[network.Tap, network.Added | None]:
+    def watch(watched: list[Tensor]) -> tuple[operations.Tap, operations.Added | None]:
         def tap(linears: tuple[Linear, ...], x: Tensor) -> Tensor:
             if linears[0] in wanted:
                 watched.append(x)
@@ -47,7 +48,7 @@ def inputs_of(task: PruneTask, tokens: NDArray[np.int64], wanted: set[Linear], s
 def writes_of(task: PruneTask, tokens: NDArray[np.int64], seen: Watched, label: str) -> None:
     """Call ``seen`` with everything that is written into the residual stream, for tokens (sequences, length)."""
 
-    def watch(watched: list[Tensor]) -> tuple[network.Tap | None, network.Added]:
+    def watch(watched: list[Tensor]) -> tuple[operations.Tap | None, operations.Added]:
         def added(y: Tensor) -> Tensor:
             watched.append(y)
             return y
@@ -96,14 +97,13 @@ def _through_layer(
     """Take the gradient from behind a layer to before it, in place."""
     layer = task.decoder.layers[index]
     rotaries = network.rotaries(task.decoder, before.shape[1], task.device)
-    rotary = None if layer.attention.rope is None else rotaries[layer.attention.rope]
     values = held(task.read, layer_weights(layer))
     for batch in gradient.batches(_TOKENS):
         x = before.read(batch).requires_grad_()
         watched: list[Tensor] = []
         tap, added = watch(watched)
         with torch.enable_grad():
-            y = network.layer_forward(layer, values, x, rotary, tap, added=added)
+            y = network.layer_forward(layer, values, x, rotaries, tap, added=added)
         passed, *found = torch.autograd.grad(y, [x, *watched], gradient.read(batch))
         gradient.write(batch, passed)
         for one, slope in zip(watched, found, strict=True):

@@ -10,8 +10,6 @@ that is written into it at that token becomes 0 together.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -21,26 +19,13 @@ from edgepress.errors import InputError
 from edgepress.exporter.arrays.activations import Activations
 from edgepress.exporter.methods.smaller.gradients import inputs_of, writes_of
 from edgepress.exporter.methods.smaller.task import PruneTask
-from edgepress.exporter.model import network
-from edgepress.exporter.model.description import Layer, Linear, Norm
+from edgepress.exporter.model import operations
+from edgepress.exporter.model.description import Linear, Mixer
 from edgepress.exporter.streams.streams import embedded, held, pass_layers
 
 Scores = NDArray[np.float64]
 
 WAYS = ("activations", "loss")
-
-Find = Callable[[Layer], tuple[Linear, Norm | None]]
-"""The projection of a layer whose inputs are scored, and the norm of its output where there is one."""
-
-
-def mlp_down(layer: Layer) -> tuple[Linear, Norm | None]:
-    """The MLP's last projection: its inputs are the channels."""
-    return layer.mlp.down, layer.mlp_post_norm
-
-
-def attention_output(layer: Layer) -> tuple[Linear, Norm | None]:
-    """The projection after attention: its inputs are the heads, one after the other."""
-    return layer.attention.output, layer.attention_post_norm
 
 
 def check_way(by: object, method: str) -> None:
@@ -49,8 +34,10 @@ def check_way(by: object, method: str) -> None:
         raise InputError(f"[options.{method}] by must be one of {', '.join(WAYS)}, not {by!r}")
 
 
-def input_scores(task: PruneTask, find: Find, *, by: object, tokens: object, method: str) -> list[Scores]:
-    """Scores of the inputs of each layer's projection, (columns,) each, on about ``tokens`` tokens of the text.
+def input_scores(task: PruneTask, kind: type[Mixer], *, by: object, tokens: object, method: str) -> list[Scores]:
+    """Scores of what goes into the output projection of each layer's mixer of a kind, (columns,) each.
+
+    ``tokens`` says on how many tokens of the text, about.
 
     Raises:
         InputError: ``by`` is no way to score.
@@ -58,29 +45,30 @@ def input_scores(task: PruneTask, find: Find, *, by: object, tokens: object, met
     """
     check_way(by, method)
     sequences = task.tokens(int(str(tokens)))
-    return activation_scores(task, sequences, find) if by == "activations" else loss_scores(task, sequences, find)
+    return activation_scores(task, sequences, kind) if by == "activations" else loss_scores(task, sequences, kind)
 
 
-def activation_scores(task: PruneTask, tokens: NDArray[np.int64], find: Find) -> list[Scores]:
-    """Importance of the inputs of each layer's projection, (columns,) each, on tokens (sequences, length)."""
+def activation_scores(task: PruneTask, tokens: NDArray[np.int64], kind: type[Mixer]) -> list[Scores]:
+    """Importance of the inputs of each layer's output projection, (columns,) each, on tokens (sequences, length)."""
     decoder = task.decoder
-    squares = [torch.zeros(find(layer)[0].weight.shape[1], dtype=torch.float64) for layer in decoder.layers]
+    blocks = [layer.block(kind) for layer in decoder.layers]
+    linears_of = [block.mixer.output_projection for block in blocks]
+    squares = [torch.zeros(linear.weight.shape[1], dtype=torch.float64) for linear in linears_of]
     outputs, added, streams = ([0.0] * len(decoder.layers) for _ in range(3))  # Σ of squares
-    read: dict[int, network.Values] = {}
+    read: dict[int, operations.Values] = {}
 
     def tap(index: int, linears: tuple[Linear, ...], x: Tensor) -> None:
-        layer = decoder.layers[index]
-        linear, norm = find(layer)
+        linear, norm = linears_of[index], blocks[index].post_norm
         if linears[0] is not linear:
             return
         if index not in read:
             read.clear()
             gains = () if norm is None else (norm.weight, norm.bias)
             read[index] = held(task.read, (linear.weight, linear.bias, *gains))
-        y = network.linear_forward(linear, read[index], x)
+        y = operations.linear_forward(linear, read[index], x)
         squares[index] += x.double().square().sum((0, 1)).cpu()
         outputs[index] += float(y.double().square().sum())
-        y = layer.residual_multiplier * network.norm_forward(norm, read[index], y)
+        y = blocks[index].multiplier * operations.norm_forward(norm, read[index], y)
         added[index] += float(y.double().square().sum())
 
     def seen(index: int, _before: Tensor, after: Tensor) -> None:
@@ -92,17 +80,17 @@ def activation_scores(task: PruneTask, tokens: NDArray[np.int64], find: Find) ->
     ):
         pass_layers(task.checkpoint, decoder, [stream], seen=seen, tap=tap, advance=advance)
     found = []
-    for index, layer in enumerate(decoder.layers):
-        columns = task.read(find(layer)[0].weight).abs().sum(0).double().cpu()  # (columns,)
+    for index, linear in enumerate(linears_of):
+        columns = task.read(linear.weight).abs().sum(0).double().cpu()  # (columns,)
         stream_square = streams[index] / (tokens.size * decoder.hidden_size)
         weight = (added[index] / max(outputs[index], 1e-300) / max(stream_square, 1e-300)) ** 0.5
         found.append((columns * (squares[index] / tokens.size).sqrt() * weight).numpy())
     return found
 
 
-def loss_scores(task: PruneTask, tokens: NDArray[np.int64], find: Find) -> list[Scores]:
+def loss_scores(task: PruneTask, tokens: NDArray[np.int64], kind: type[Mixer]) -> list[Scores]:
     """The same by the first-order change of the next-token loss."""
-    found = [find(layer)[0] for layer in task.decoder.layers]
+    found = [layer.block(kind).mixer.output_projection for layer in task.decoder.layers]
     sums = [torch.zeros(linear.weight.shape[1], dtype=torch.float64) for linear in found]
 
     def seen(index: int, _batch: slice, x: Tensor, slope: Tensor) -> None:

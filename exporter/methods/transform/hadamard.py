@@ -28,11 +28,10 @@ import numpy as np
 import torch
 
 from edgepress.errors import InputError
-from edgepress.exporter.methods.folding import value_rows
 from edgepress.exporter.methods.kinds import Transform, method_options
 from edgepress.exporter.methods.options import Options, whole_number
-from edgepress.exporter.model.description import Attention, Decoder, Linear, Norm, Rotation
-from edgepress.exporter.model.network import rotate
+from edgepress.exporter.model.description import Block, Decoder, Linear, Norm, Rotation, Source, every
+from edgepress.exporter.model.operations import rotate
 from edgepress.exporter.model.rotation import orthogonal, split
 from edgepress.exporter.recipe.recipe import Recipe
 
@@ -51,13 +50,12 @@ def _describe(decoder: Decoder, recipe: Recipe) -> Decoder:
     """
     if decoder.rotation is not None:
         raise InputError("before names hadamard twice; once is enough")
-    for layer in decoder.layers:
-        if layer.attention_post_norm is not None or layer.mlp_post_norm is not None:
-            raise InputError(
-                f"hadamard cannot rotate {decoder.model_type}: it normalizes what attention and MLP add to the "
-                "residual stream, with a gain for each channel, and no weight behind can take those gains; "
-                "leave hadamard out of `before`"
-            )
+    if any(block.post_norm is not None for block in every(Block, decoder.layers)):
+        raise InputError(
+            f"hadamard cannot rotate {decoder.model_type}: it normalizes what attention and MLP add to the "
+            "residual stream, with a gain for each channel, and no weight behind can take those gains; "
+            "leave hadamard out of `before`"
+        )
     return replace(decoder, rotation=_rotation(decoder.hidden_size, decoder.final_norm, method_options(METHOD, recipe)))
 
 
@@ -67,22 +65,22 @@ def _rotation(hidden: int, norm: Norm, options: Options) -> Rotation:
 
 
 def _fold(task: LayerTask, options: Options) -> None:
-    attention, mlp, weights = task.layer.attention, task.layer.mlp, task.weights
-    if task.layer.attention_norm is None or task.layer.mlp_norm is None:
-        raise ValueError(f"layer {task.index} has no norm before a branch")
-    head = orthogonal(attention.head_dim, np.random.default_rng([int(options["seed"]), task.index]))
-    _rotate_values(attention, weights, torch.from_numpy(head).to(task.device))
-    rotation = _rotation(attention.qkv.weight.shape[1], task.layer.attention_norm, options)
-    for norm, readers in (
-        (task.layer.attention_norm, [attention.qkv]),
-        (task.layer.mlp_norm, [mlp.up] if mlp.gate is None else [mlp.gate, mlp.up]),
-    ):
-        for reader in readers:
-            _read_rotated(norm, reader, weights, rotation)
+    weights = task.weights
+    for block in task.layer.blocks:
+        mixer, norm = block.mixer, block.norm
+        if norm is None:
+            raise ValueError(f"layer {task.index} has no norm before {block.name}")
+        source = mixer.source()
+        if isinstance(source, Source) and source.width > 1:
+            head = orthogonal(source.width, np.random.default_rng([int(options["seed"]), task.index]))
+            _rotate_heads(source, mixer.output_projection, weights, torch.from_numpy(head).to(task.device))
+        rotation = _rotation(mixer.input_projections[0].weight.shape[1], norm, options)
+        for linear in mixer.input_projections:
+            _read_rotated(norm, linear, weights, rotation)
         weights[norm.weight.name] = torch.ones_like(weights[norm.weight.name])
         if norm.bias is not None:
             weights[norm.bias.name] = torch.zeros_like(weights[norm.bias.name])
-    for writer in (attention.output, mlp.down):
+        writer = mixer.output_projection
         weight = weights[writer.weight.name].double()
         weights[writer.weight.name] = rotate(rotation, weight.T).T.float().contiguous()
         if writer.bias is not None:
@@ -100,19 +98,18 @@ def _read_rotated(norm: Norm, reader: Linear, weights: dict[str, Tensor], rotati
     weights[reader.weight.name] = rotate(rotation, weight * weights[norm.weight.name].double()).float()
 
 
-def _rotate_values(attention: Attention, weights: dict[str, Tensor], head: Tensor) -> None:
-    """Rotate each head of v by ``head`` (head_dim, head_dim), and the columns of the output projection back."""
-    width, rows = attention.head_dim, value_rows(attention)
-    for weight in (attention.qkv.weight, attention.qkv.bias):
+def _rotate_heads(source: Source, reader: Linear, weights: dict[str, Tensor], head: Tensor) -> None:
+    """Rotate each block of the source by ``head`` (width, width), and the columns that read it back."""
+    width, rows = source.width, source.rows
+    for weight in (source.linear.weight, source.linear.bias):
         if weight is not None:
             whole = weights[weight.name].clone()
-            by_head = whole[rows].double().reshape(attention.kv_heads, width, -1)
+            by_head = whole[rows].double().reshape(len(whole[rows]) // width, width, -1)
             whole[rows] = (head.T @ by_head).reshape(whole[rows].shape).float()
             weights[weight.name] = whole
-    reader = attention.output.weight
-    columns = weights[reader.name]
-    by_head = columns.double().reshape(-1, attention.heads, width)
-    weights[reader.name] = (by_head @ head).reshape(columns.shape).float()
+    columns = weights[reader.weight.name]
+    by_head = columns.double().reshape(len(columns), -1, width)
+    weights[reader.weight.name] = (by_head @ head).reshape(columns.shape).float()
 
 
 METHOD = Transform("hadamard", _describe, _fold, {"seed": whole_number(0, 0, 1 << 63)}, needs_inputs=False)

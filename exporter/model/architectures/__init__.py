@@ -10,9 +10,10 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 
 from edgepress.errors import InputError
-from edgepress.exporter.model.description import Decoder, Part, changed
+from edgepress.exporter.model.description import Decoder, changed
 from edgepress.exporter.source.config import READ_BY_ALL, Config
 from edgepress.exporter.source.kinds import what_it_is
+from edgepress.exporter.source.part import Part
 from edgepress.exporter.source.removed import why_removed
 
 

@@ -5,17 +5,18 @@ from dataclasses import dataclass
 from typing import Literal
 
 from edgepress.exporter.model.description import (
-    MLP,
-    Activation,
-    Attention,
+    Block,
     Decoder,
     Kind,
     Layer,
     Linear,
+    Mixer,
     Norm,
     Rope,
     Weight,
 )
+from edgepress.exporter.model.mixers.attention import Attention
+from edgepress.exporter.model.mixers.mlp import MLP, Activation
 from edgepress.exporter.source.config import Config
 from edgepress.exporter.source.part import Part
 
@@ -209,13 +210,12 @@ def pre_norm_layer(
     index: int, sizes: Sizes, epsilon: float, attention: Attention, mlp: MLP, *, residual_multiplier: float = 1.0
 ) -> Layer:
     """Layer in Llama's form: ``input_layernorm`` before attention, ``post_attention_layernorm`` before the MLP."""
-    return Layer(
-        attention=attention,
-        mlp=mlp,
-        attention_norm=layer_rms_norm(index, "attention_norm", "input_layernorm", sizes, epsilon=epsilon),
-        mlp_norm=layer_rms_norm(index, "mlp_norm", "post_attention_layernorm", sizes, epsilon=epsilon),
-        residual_multiplier=residual_multiplier,
-    )
+
+    def block(mixer: Mixer, tensor: str) -> Block:
+        norm = layer_rms_norm(index, f"{mixer.kind}_norm", tensor, sizes, epsilon=epsilon)
+        return Block(norm=norm, mixer=mixer, multiplier=residual_multiplier)
+
+    return Layer((block(attention, "input_layernorm"), block(mlp, "post_attention_layernorm")))
 
 
 def embedding_and_head(

@@ -14,7 +14,7 @@ from edgepress.exporter.model.architectures._common import (
     separate_attention,
     windows_of,
 )
-from edgepress.exporter.model.description import Decoder, Layer, Norm, Rope
+from edgepress.exporter.model.description import Block, Decoder, Layer, Norm, Rope
 from edgepress.exporter.model.rope import rope_from_section, rotated_dimensions, same_rope
 from edgepress.exporter.source.config import Config
 
@@ -45,22 +45,29 @@ def read(config: Config) -> Decoder:
         def norm(role: str, tensor: str) -> Norm:
             return layer_rms_norm(index, role, tensor, sizes, epsilon=epsilon, plus=NORM_PLUS)
 
+        attention = separate_attention(
+            index,
+            sizes,
+            scale=scale,
+            qkv_bias=bias,
+            output_bias=bias,
+            rope=types[index],
+            window=windows[index],
+            norms=query_and_key_norm(index, sizes, epsilon, plus=NORM_PLUS),
+        )
         return Layer(
-            attention=separate_attention(
-                index,
-                sizes,
-                scale=scale,
-                qkv_bias=bias,
-                output_bias=bias,
-                rope=types[index],
-                window=windows[index],
-                norms=query_and_key_norm(index, sizes, epsilon, plus=NORM_PLUS),
-            ),
-            mlp=gated_mlp(index, sizes, activation),
-            attention_norm=norm("attention_norm", "input_layernorm"),
-            attention_post_norm=norm("attention_post_norm", "post_attention_layernorm"),
-            mlp_norm=norm("mlp_norm", "pre_feedforward_layernorm"),
-            mlp_post_norm=norm("mlp_post_norm", "post_feedforward_layernorm"),
+            (
+                Block(
+                    norm=norm("attention_norm", "input_layernorm"),
+                    mixer=attention,
+                    post_norm=norm("attention_post_norm", "post_attention_layernorm"),
+                ),
+                Block(
+                    norm=norm("mlp_norm", "pre_feedforward_layernorm"),
+                    mixer=gated_mlp(index, sizes, activation),
+                    post_norm=norm("mlp_post_norm", "post_feedforward_layernorm"),
+                ),
+            )
         )
 
     return rms_decoder(

@@ -9,7 +9,9 @@ from edgepress.exporter.model.architectures._common import (
     matrix,
     read_activation,
 )
-from edgepress.exporter.model.description import MLP, Attention, Decoder, Layer, Linear
+from edgepress.exporter.model.description import Block, Decoder, Layer, Linear
+from edgepress.exporter.model.mixers.attention import Attention
+from edgepress.exporter.model.mixers.mlp import MLP
 from edgepress.exporter.source.config import Config
 
 
@@ -35,23 +37,25 @@ def read(config: Config) -> Decoder:
         def conv1d(role: str, tensor: str, rows: int, columns: int) -> Linear:
             return linear(f"{name}.{role}", f"{tensors}.{tensor}", rows, columns, bias=True, transposed=True)
 
+        attention = Attention(
+            heads=sizes.heads,
+            kv_heads=sizes.kv_heads,
+            head_dim=sizes.head_dim,
+            scale=scale / (index + 1) if by_layer else scale,
+            qkv=conv1d("attention.qkv", "attn.c_attn", 3 * attended, hidden),
+            output=conv1d("attention.output", "attn.c_proj", hidden, attended),
+            rope=None,
+        )
+        mlp = MLP(
+            up=conv1d("mlp.up", "mlp.c_fc", inner, hidden),
+            down=conv1d("mlp.down", "mlp.c_proj", hidden, inner),
+            activation=activation,
+        )
         return Layer(
-            attention=Attention(
-                heads=sizes.heads,
-                kv_heads=sizes.kv_heads,
-                head_dim=sizes.head_dim,
-                scale=scale / (index + 1) if by_layer else scale,
-                qkv=conv1d("attention.qkv", "attn.c_attn", 3 * attended, hidden),
-                output=conv1d("attention.output", "attn.c_proj", hidden, attended),
-                rope=None,
-            ),
-            mlp=MLP(
-                up=conv1d("mlp.up", "mlp.c_fc", inner, hidden),
-                down=conv1d("mlp.down", "mlp.c_proj", hidden, inner),
-                activation=activation,
-            ),
-            attention_norm=layer_norm(f"{name}.attention_norm", f"{tensors}.ln_1", hidden, epsilon),
-            mlp_norm=layer_norm(f"{name}.mlp_norm", f"{tensors}.ln_2", hidden, epsilon),
+            (
+                Block(norm=layer_norm(f"{name}.attention_norm", f"{tensors}.ln_1", hidden, epsilon), mixer=attention),
+                Block(norm=layer_norm(f"{name}.mlp_norm", f"{tensors}.ln_2", hidden, epsilon), mixer=mlp),
+            )
         )
 
     return Decoder(

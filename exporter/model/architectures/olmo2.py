@@ -11,7 +11,7 @@ from edgepress.exporter.model.architectures._common import (
     rms_decoder,
     separate_attention,
 )
-from edgepress.exporter.model.description import Decoder, Layer
+from edgepress.exporter.model.description import Block, Decoder, Layer, Mixer
 from edgepress.exporter.model.rope import read_rope
 from edgepress.exporter.source.config import Config
 
@@ -35,16 +35,13 @@ def read(config: Config) -> Decoder:
             norm_per_head=False,
             norms=query_and_key_norm(index, sizes, epsilon, per_head=False),
         )
-        return Layer(
-            attention=attention,
-            mlp=gated_mlp(index, sizes, activation),
-            attention_norm=None,
-            mlp_norm=None,
-            attention_post_norm=layer_rms_norm(
-                index, "attention_post_norm", "post_attention_layernorm", sizes, epsilon=epsilon
-            ),
-            mlp_post_norm=layer_rms_norm(index, "mlp_post_norm", "post_feedforward_layernorm", sizes, epsilon=epsilon),
-        )
+
+        def block(mixer: Mixer, tensor: str) -> Block:
+            norm = layer_rms_norm(index, f"{mixer.kind}_post_norm", tensor, sizes, epsilon=epsilon)
+            return Block(norm=None, mixer=mixer, post_norm=norm)
+
+        mlp = gated_mlp(index, sizes, activation)
+        return Layer((block(attention, "post_attention_layernorm"), block(mlp, "post_feedforward_layernorm")))
 
     return rms_decoder(config, "olmo2", sizes, layer, ropes={"default": rope}, epsilon=epsilon, tied=False)
 

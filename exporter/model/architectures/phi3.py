@@ -12,7 +12,9 @@ from edgepress.exporter.model.architectures._common import (
     read_sizes,
     rms_decoder,
 )
-from edgepress.exporter.model.description import MLP, Activation, Attention, Decoder, Layer, Linear
+from edgepress.exporter.model.description import Decoder, Layer, Linear
+from edgepress.exporter.model.mixers.attention import Attention
+from edgepress.exporter.model.mixers.mlp import MLP, Activation
 from edgepress.exporter.model.rope import read_rope
 from edgepress.exporter.source.config import Config
 

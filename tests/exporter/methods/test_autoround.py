@@ -18,7 +18,9 @@ from edgepress.exporter.decide.job import Prepared
 from edgepress.exporter.methods.round import autoround
 from edgepress.exporter.methods.tasks import LayerTask
 from edgepress.exporter.model import network
-from edgepress.exporter.model.description import MLP, Attention, Layer, Linear, Weight, layer_linears
+from edgepress.exporter.model.description import Block, Layer, Linear, Weight, layer_linears
+from edgepress.exporter.model.mixers.attention import Attention
+from edgepress.exporter.model.mixers.mlp import MLP
 from edgepress.exporter.streams.learned import split
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -59,8 +61,9 @@ class Seen:
         with torch.no_grad():
             for i in held_out:
                 sequence = slice(int(i), int(i) + 1)
-                wanted = network.layer_forward(task.layer, task.full, task.reference_inputs.read(sequence), task.rotary)
-                found = network.layer_forward(task.layer, task.values, task.inputs.read(sequence), task.rotary)
+                reference = task.reference_inputs.read(sequence)
+                wanted = network.layer_forward(task.layer, task.full, reference, task.rotaries)
+                found = network.layer_forward(task.layer, task.values, task.inputs.read(sequence), task.rotaries)
                 total.append(float((wanted - found).square().mean()))
         return float(np.mean(total))
 
@@ -142,7 +145,7 @@ def bent_layer() -> tuple[Layer, dict[str, torch.Tensor]]:
         heads=1, kv_heads=1, head_dim=6, scale=1.0, qkv=linear("qkv", 18), output=linear("output", 6), rope=None
     )
     mlp = MLP(up=linear("up", 6), down=linear("down", 6), activation="relu")
-    layer = Layer(attention_norm=None, attention=attention, mlp_norm=None, mlp=mlp)
+    layer = Layer((Block(norm=None, mixer=attention), Block(norm=None, mixer=mlp)))
     weights = {each.weight.name: torch.zeros(each.weight.shape) for each in layer_linears(layer)}
     weights["up"] = torch.randn(6, 6, generator=random)
     weights["down"] = torch.randn(6, 6, generator=random)
@@ -153,7 +156,7 @@ def test_it_comes_nearer_to_the_best_of_all_roundings(tmp_path: Path) -> None:
     """Six rows of six 2-bit codes each, that are independent of each other: all 6 · 4⁶ roundings are tried."""
     layer, weights = bent_layer()
     scheme = Scheme("autoround", 2, 16)
-    schemes = {each.weight.name: scheme if each is layer.mlp.down else None for each in layer_linears(layer)}
+    schemes = {each.weight.name: scheme if each is layer.mixer(MLP).down else None for each in layer_linears(layer)}
     full = weights["down"]
     scales = full.abs().amax(1, keepdim=True) / 1.5
     codes = (full / scales + 2).round().clamp(0, 3).to(torch.uint8)
@@ -168,7 +171,7 @@ def test_it_comes_nearer_to_the_best_of_all_roundings(tmp_path: Path) -> None:
         index=0,
         layer=layer,
         schemes=schemes,
-        rotary=None,
+        rotaries={},
         weights=weights,
         inputs=inputs,
         reference_inputs=inputs,

@@ -16,6 +16,7 @@ from edgepress.exporter.methods.options import read_options
 from edgepress.exporter.methods.tasks import LayerTask
 from edgepress.exporter.methods.transform import awq
 from edgepress.exporter.model.description import Linear
+from edgepress.exporter.model.mixers.attention import Attention
 from edgepress.exporter.model.network import layer_forward
 from edgepress.exporter.recipe.recipe import Storage
 
@@ -49,7 +50,7 @@ def inputs_of(task: LayerTask) -> dict[str, np.ndarray]:
         return x
 
     (x,) = task.inputs
-    layer_forward(task.layer, task.full, x, task.rotary, tap)
+    layer_forward(task.layer, task.full, x, task.rotaries, tap)
     return seen
 
 
@@ -124,7 +125,7 @@ def test_what_is_kept_in_float32_is_left_alone(tmp_path: Path) -> None:
 
 def test_an_input_that_is_always_zero_gives_finite_scales(tmp_path: Path) -> None:
     model = tiny_model("llama")
-    norm = model.decoder.layers[0].attention_norm
+    norm = model.decoder.layers[0].block(Attention).norm
     assert norm is not None
     gain = model.weights[norm.weight.name].clone()
     gain[::2] = 0

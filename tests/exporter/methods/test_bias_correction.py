@@ -12,6 +12,8 @@ from edgepress.exporter.methods.kinds import Method, load_method
 from edgepress.exporter.methods.repair.bias_correction import METHOD
 from edgepress.exporter.methods.tasks import LayerTask
 from edgepress.exporter.model.description import Linear
+from edgepress.exporter.model.mixers.attention import Attention
+from edgepress.exporter.model.mixers.mlp import MLP
 from edgepress.exporter.model.network import layer_forward
 from edgepress.exporter.recipe.recipe import Recipe, Storage
 
@@ -50,7 +52,7 @@ def mean_output_errors(task: LayerTask) -> dict[str, np.ndarray]:
         return x
 
     (x,) = task.inputs
-    layer_forward(task.layer, task.values, x, task.rotary, tap)
+    layer_forward(task.layer, task.values, x, task.rotaries, tap)
     return errors
 
 
@@ -71,7 +73,12 @@ def test_the_mean_output_error_is_zero(name: str, tmp_path: Path) -> None:
 
 def test_every_rounded_projection_gets_a_bias_and_the_plan_holds_it() -> None:
     decoder = described("llama").decoder
-    biases = [linear.bias for layer in decoder.layers for linear in (layer.attention.output, layer.mlp.gate) if linear]
+    biases = [
+        linear.bias
+        for layer in decoder.layers
+        for linear in (layer.mixer(Attention).output, layer.mixer(MLP).gate)
+        if linear
+    ]
     assert [bias.name for bias in biases if bias] == [
         f"layers.{index}.{part}.bias" for index in range(3) for part in ("attention.output", "mlp.gate")
     ]

@@ -32,8 +32,7 @@ def skipped(task: PruneTask, kept: list[int], tokens: np.ndarray) -> np.ndarray:
         x = network.embed(task.decoder, task.read, torch.from_numpy(tokens)[None])
         for index in kept:
             layer = task.decoder.layers[index]
-            rotary = None if layer.attention.rope is None else tables[layer.attention.rope]
-            x = network.layer_forward(layer, task.read, x, rotary)
+            x = network.layer_forward(layer, task.read, x, tables)
         return network.head_forward(task.decoder, task.read, x)[0].numpy()
 
 
@@ -108,9 +107,9 @@ def test_influence_is_equation_1(home: Path, tmp_path: Path) -> None:
     cosines: list[list[float]] = [[], [], []]
     for row in tokens:
         x = network.embed(task.decoder, task.read, torch.from_numpy(row)[None])
-        rotary = network.rotaries(task.decoder, len(row))["default"]
+        rotaries = network.rotaries(task.decoder, len(row))
         for index, layer in enumerate(task.decoder.layers):
-            y = network.layer_forward(layer, task.read, x, rotary)
+            y = network.layer_forward(layer, task.read, x, rotaries)
             for a, b in zip(x[0].double().numpy(), y[0].double().numpy(), strict=True):
                 cosines[index].append(a @ b / np.sqrt((a @ a) * (b @ b)))
             x = y

@@ -16,6 +16,8 @@ from edgepress.exporter.export import export
 from edgepress.exporter.graph.decoder import LOGITS_START, build_decoder
 from edgepress.exporter.methods.kinds import load_method
 from edgepress.exporter.methods.transform.hadamard import METHOD
+from edgepress.exporter.model.mixers.attention import Attention
+from edgepress.exporter.model.mixers.mlp import MLP
 from edgepress.exporter.plan.plan import make_plan
 from edgepress.exporter.recipe.recipe import Recipe, Storage
 from edgepress.runtime import load
@@ -41,11 +43,13 @@ def test_rotation_changes_every_projection_and_no_logit(name: str, tmp_path: Pat
     model = tiny_model(name)
     turned = rotated(name, tmp_path)
     for layer in model.decoder.layers:
-        for linear in (layer.attention.qkv, layer.attention.output, layer.mlp.up, layer.mlp.down):
+        attention, mlp = layer.mixer(Attention), layer.mixer(MLP)
+        for linear in (attention.qkv, attention.output, mlp.up, mlp.down):
             before, after = (weights[linear.weight.name] for weights in (model.weights, turned.weights))
             assert float((after - before).abs().mean()) > 0.1 * float(before.abs().mean())
-        assert layer.mlp_norm is not None
-        assert bool((turned.weights[layer.mlp_norm.weight.name] == 1).all())
+        norm = layer.block(MLP).norm
+        assert norm is not None
+        assert bool((turned.weights[norm.weight.name] == 1).all())
     before, after = logits(model.decoder, model.weights), logits(turned.decoder, turned.weights)
     assert float((after - before).abs().max()) <= 2e-6 * float(before.abs().max())
 
@@ -125,7 +129,7 @@ def test_twice_is_refused() -> None:
 
 def test_an_outlier_is_spread_over_its_row(tmp_path: Path) -> None:
     model = tiny_model("llama")
-    name = model.decoder.layers[0].attention.qkv.weight.name
+    name = model.decoder.layers[0].mixer(Attention).qkv.weight.name
     weight = model.weights[name].clone()
     weight[:, 7] *= 30
     task = layer_task(TinyModel(model.decoder, model.weights | {name: weight}), tmp_path, Storage())

@@ -14,8 +14,9 @@ from tiny_models import VARIANTS
 from edgepress.errors import InputError
 from edgepress.exporter.methods.shrink.heads import METHOD, Kept, choose, heads_left, keep_heads, size_ratios
 from edgepress.exporter.methods.smaller.task import PruneTask
-from edgepress.exporter.model import network
-from edgepress.exporter.model.description import Attention, Linear, Weight
+from edgepress.exporter.model import network, operations
+from edgepress.exporter.model.description import Linear, Weight
+from edgepress.exporter.model.mixers.attention import Attention
 from edgepress.exporter.model.reference import Reference
 from edgepress.exporter.source.checkpoint import Checkpoint
 
@@ -32,7 +33,8 @@ def some(task: PruneTask, seed: int) -> list[Kept]:
     generator = np.random.default_rng(seed)
     found = []
     for layer in task.decoder.layers:
-        count, groups = layer.attention.heads, layer.attention.kv_heads
+        attention = layer.mixer(Attention)
+        count, groups = attention.heads, attention.kv_heads
         kept = np.sort(generator.permutation(groups)[: max(1, groups // 2)])
         size = max(1, count // groups - 1)
         heads = [np.sort(g * (count // groups) + generator.permutation(count // groups)[:size]) for g in kept]
@@ -46,18 +48,21 @@ def masked(task: PruneTask, kept: list[Kept]) -> np.ndarray:
     with torch.no_grad():
         x = network.embed(task.decoder, task.read, torch.from_numpy(TOKENS)[None])
         for layer, one in zip(task.decoder.layers, kept, strict=True):
-            width = layer.attention.head_dim
-            mask = torch.zeros(layer.attention.heads * width)
+            attention = layer.mixer(Attention)
+            width = attention.head_dim
+            mask = torch.zeros(attention.heads * width)
             for head in one.heads:
                 mask[head * width : (head + 1) * width] = 1
 
             def tap(
-                linears: tuple[Linear, ...], y: torch.Tensor, a: Attention = layer.attention, m: torch.Tensor = mask
+                linears: tuple[Linear, ...],
+                y: torch.Tensor,
+                a: Attention = attention,
+                m: torch.Tensor = mask,
             ) -> torch.Tensor:
                 return y * m if linears[0] is a.output else y
 
-            rotary = None if layer.attention.rope is None else tables[layer.attention.rope]
-            x = network.layer_forward(layer, task.read, x, rotary, tap)
+            x = network.layer_forward(layer, task.read, x, tables, tap)
         return network.head_forward(task.decoder, task.read, x)[0].numpy()
 
 
@@ -85,20 +90,22 @@ def test_a_norm_over_all_heads_keeps_the_size_of_those_that_stay(name: str, home
     assert np.abs(described_logits(checkpoint, decoder, TOKENS) - expected).max() <= 2e-5 * np.abs(expected).max()
     tokens = task.tokens(256)
     tables = network.rotaries(task.decoder, tokens.shape[1])
-    layer, width = task.decoder.layers[0], task.decoder.layers[0].attention.head_dim
+    layer = task.decoder.layers[0]
+    attention = layer.mixer(Attention)
+    heads, width = attention.heads, attention.head_dim
     qkvs: list[np.ndarray] = []
 
     def tap(linears: tuple[Linear, ...], y: torch.Tensor) -> torch.Tensor:
-        if linears[0] is layer.attention.qkv:
-            qkvs.append(network.linear_forward(linears[0], task.read, y)[0].numpy().astype(np.float64))
+        if linears[0] is attention.qkv:
+            qkvs.append(operations.linear_forward(linears[0], task.read, y)[0].numpy().astype(np.float64))
         return y
 
     for row in tokens:
         x = network.embed(task.decoder, task.read, torch.from_numpy(row)[None])
-        network.layer_forward(layer, task.read, x, tables["default"], tap)
-    q = np.concatenate(qkvs)[:, : layer.attention.heads * width].reshape(-1, layer.attention.heads, width)
+        network.layer_forward(layer, task.read, x, tables, tap)
+    q = np.concatenate(qkvs)[:, : heads * width].reshape(-1, heads, width)
     assert ratios[0][0] == pytest.approx(np.sqrt((q[:, kept[0].heads] ** 2).mean() / (q**2).mean()), rel=1e-5)
-    norm, old = decoder.layers[0].attention.query_norm, layer.attention.query_norm
+    norm, old = decoder.layers[0].mixer(Attention).query_norm, attention.query_norm
     assert norm is not None
     assert old is not None
     gains = task.read(old.weight).numpy().reshape(-1, width)[kept[0].heads].ravel()

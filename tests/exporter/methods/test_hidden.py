@@ -13,8 +13,10 @@ from edgepress.errors import InputError
 from edgepress.exporter.methods.shrink.hidden import METHOD, channel_scores, keep_channels, size_left
 from edgepress.exporter.methods.smaller.importance import stream_loss_scores
 from edgepress.exporter.methods.smaller.task import PruneTask
-from edgepress.exporter.model import network
-from edgepress.exporter.model.description import MLP, Attention, Layer, Linear, Weight
+from edgepress.exporter.model import network, operations
+from edgepress.exporter.model.description import Layer, Linear, Weight, changed
+from edgepress.exporter.model.mixers.attention import Attention
+from edgepress.exporter.model.mixers.mlp import MLP
 from edgepress.exporter.model.reference import Reference
 from edgepress.exporter.model.weights import read_weight
 
@@ -36,7 +38,7 @@ def masked(task: PruneTask, kept: np.ndarray) -> np.ndarray:
     rows = {
         weight.name
         for layer in task.decoder.layers
-        for linear in (layer.attention.output, layer.mlp.down)
+        for linear in (layer.mixer(Attention).output, layer.mixer(MLP).down)
         for weight in (linear.weight, linear.bias)
         if weight is not None
     }
@@ -50,7 +52,7 @@ def masked(task: PruneTask, kept: np.ndarray) -> np.ndarray:
         return value
 
     factor = task.decoder.hidden_size / len(kept)
-    layers = tuple(replace(layer, attention=with_epsilon(layer.attention, factor)) for layer in task.decoder.layers)
+    layers = changed(Attention, task.decoder.layers, lambda attention: with_epsilon(attention, factor))
     return network.logits(replace(task.decoder, layers=layers), values, TOKENS)
 
 
@@ -91,8 +93,7 @@ def test_importance_is_the_formula(home: Path, tmp_path: Path) -> None:
     for row in tokens:
         x = network.embed(decoder, read, torch.from_numpy(row)[None])
         for layer in decoder.layers:
-            rotary = None if layer.attention.rope is None else tables[layer.attention.rope]
-            x = network.layer_forward(layer, read, x, rotary, tap)
+            x = network.layer_forward(layer, read, x, tables, tap)
         network.head_forward(decoder, read, x, tap)
     expected = np.zeros(decoder.hidden_size)
     for name, values in inputs.items():
@@ -112,7 +113,7 @@ def test_importance_by_loss_is_the_slope_of_the_loss(name: str, home: Path, tmp_
     ids = torch.from_numpy(tokens[0])[None]
     values = {weight.name: task.read(weight).double() for weight in decoder.weights()}
     tables = {
-        key: network.Rotary(table.cos.double(), table.sin.double())
+        key: operations.Rotary(table.cos.double(), table.sin.double())
         for key, table in network.rotaries(decoder, tokens.shape[1]).items()
     }
 
@@ -121,11 +122,10 @@ def test_importance_by_loss_is_the_slope_of_the_loss(name: str, home: Path, tmp_
         factors[0, position, channel] = factor
         x = network.embed(decoder, lambda w: values[w.name], ids) * factors
         for layer in decoder.layers:
-            rotary = None if layer.attention.rope is None else tables[layer.attention.rope]
-            attended = replace(layer, mlp=silent(layer.mlp, values))  # attention only: nothing is added after it
-            half = network.layer_forward(attended, lambda w: values[w.name], x, rotary)
+            attended = changed(MLP, layer, lambda mlp: silent(mlp, values))  # attention only: nothing is added after it
+            half = network.layer_forward(attended, lambda w: values[w.name], x, tables)
             x = x + (half - x) * factors
-            after = network.layer_forward(unattended(layer, values), lambda w: values[w.name], x, rotary)
+            after = network.layer_forward(unattended(layer, values), lambda w: values[w.name], x, tables)
             x = x + (after - x) * factors
         logits = network.head_forward(decoder, lambda w: values[w.name], x)[0, :-1]
         return float(torch.nn.functional.cross_entropy(logits, ids[0, 1:], reduction="sum"))
@@ -148,11 +148,10 @@ def silent(mlp: MLP, values: dict[str, torch.Tensor]) -> MLP:
 
 def unattended(layer: Layer, values: dict[str, torch.Tensor]) -> Layer:
     """A layer whose attention adds nothing."""
-    weight = layer.attention.output.weight
+    weight = layer.mixer(Attention).output.weight
     values[f"{weight.name}/zero"] = torch.zeros_like(values[weight.name])
-    return replace(
-        layer, attention=replace(layer.attention, output=Linear(replace(weight, name=f"{weight.name}/zero")))
-    )
+    output = Linear(replace(weight, name=f"{weight.name}/zero"))
+    return changed(Attention, layer, lambda attention: replace(attention, output=output))
 
 
 @pytest.mark.parametrize("by", ["activations", "loss"])

@@ -17,6 +17,7 @@ from edgepress.exporter.methods.smaller import importance
 from edgepress.exporter.methods.smaller.task import PruneTask
 from edgepress.exporter.model import network
 from edgepress.exporter.model.description import Weight
+from edgepress.exporter.model.mixers.mlp import MLP
 from edgepress.exporter.model.reference import Reference
 from edgepress.exporter.model.weights import read_weight
 from edgepress.exporter.source.checkpoint import Checkpoint
@@ -37,7 +38,9 @@ def run(task: PruneTask, **options: bool | float | str) -> PruneTask:
 
 def masked(task: PruneTask, kept: list[np.ndarray]) -> np.ndarray:
     """Logits of the original with the columns of ``down`` that are not kept set to zero."""
-    downs = {layer.mlp.down.weight.name: channels for layer, channels in zip(task.decoder.layers, kept, strict=True)}
+    downs = {
+        layer.mixer(MLP).down.weight.name: channels for layer, channels in zip(task.decoder.layers, kept, strict=True)
+    }
 
     def values(weight: Weight) -> torch.Tensor:
         value = torch.from_numpy(read_weight(task.checkpoint, weight))
@@ -55,7 +58,7 @@ def test_removal_is_masking(name: str, home: Path, tmp_path: Path) -> None:
     """Each layer keeps other channels and another number of them; transformers computes the same as the mask."""
     task = prune_task(tiny(name, home), tmp_path / "task")
     generator = np.random.default_rng(1)
-    widths = [layer.mlp.up.weight.shape[0] for layer in task.decoder.layers]
+    widths = [layer.mixer(MLP).up.weight.shape[0] for layer in task.decoder.layers]
     kept = [np.sort(generator.permutation(width)[: width // 2 + 5 * i]) for i, width in enumerate(widths)]
     mlp_width.keep_channels(task, kept)
     assert task.written is not None
@@ -84,12 +87,12 @@ def test_importance_by_activations_is_the_formula(home: Path, tmp_path: Path) ->
     """Sⱼ = Σᵣ |W[r, j]| · RMS(xⱼ) within a layer; between layers, in shares of the residual stream."""
     task = prune_task(tiny("llama", home), tmp_path / "task", length=16)
     tokens = task.tokens(64)
-    found = importance.activation_scores(task, tokens, importance.mlp_down)
+    found = importance.activation_scores(task, tokens, MLP)
     inputs: dict[int, list[np.ndarray]] = {0: [], 1: [], 2: []}
     after: dict[int, list[np.ndarray]] = {0: [], 1: [], 2: []}
     for row in tokens:
         x = network.embed(task.decoder, task.read, torch.from_numpy(row)[None])
-        rotary = network.rotaries(task.decoder, len(row))["default"]
+        rotaries = network.rotaries(task.decoder, len(row))
         for index, layer in enumerate(task.decoder.layers):
             seen: list[torch.Tensor] = []
 
@@ -97,12 +100,12 @@ def test_importance_by_activations_is_the_formula(home: Path, tmp_path: Path) ->
                 seen.append(y)
                 return y
 
-            x = network.layer_forward(layer, task.read, x, rotary, tap)
+            x = network.layer_forward(layer, task.read, x, rotaries, tap)
             inputs[index].append(seen[-1][0].numpy().astype(np.float64))  # what goes into `down`
             after[index].append(x[0].numpy().astype(np.float64))
     for index, layer in enumerate(task.decoder.layers):
         x = np.concatenate(inputs[index])  # (tokens, channels)
-        down = task.read(layer.mlp.down.weight).numpy().astype(np.float64)
+        down = task.read(layer.mixer(MLP).down.weight).numpy().astype(np.float64)
         expected = np.abs(down).sum(0) * np.sqrt((x**2).mean(0)) / np.sqrt((np.concatenate(after[index]) ** 2).mean())
         np.testing.assert_allclose(found[index], expected, rtol=1e-5)
 
@@ -111,7 +114,7 @@ def test_importance_by_loss_is_the_slope_of_the_loss(home: Path, tmp_path: Path)
     """For one token |∂L/∂x · x| is what scaling that input by 1 + h changes, over h: by finite differences."""
     task = prune_task(tiny("gpt2", home), tmp_path / "task", length=8)
     tokens = task.tokens(8)[:1]
-    found = importance.loss_scores(task, tokens, importance.mlp_down)
+    found = importance.loss_scores(task, tokens, MLP)
     ids = torch.from_numpy(tokens[0])[None]
     values = {weight.name: task.read(weight).double() for weight in task.decoder.weights()}
 
@@ -120,7 +123,7 @@ def test_importance_by_loss_is_the_slope_of_the_loss(home: Path, tmp_path: Path)
         for index, layer in enumerate(task.decoder.layers):
 
             def tap(linears: tuple[object, ...], y: torch.Tensor, here: bool = index == layer_index) -> torch.Tensor:
-                if here and linears[0] is task.decoder.layers[layer_index].mlp.down:
+                if here and linears[0] is task.decoder.layers[layer_index].mixer(MLP).down:
                     y = y.clone()
                     y[0, position, channel] *= factor
                 return y

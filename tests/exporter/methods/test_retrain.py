@@ -111,8 +111,7 @@ def test_hidden_states_are_compared_where_layers_end(tmp_path: Path, monkeypatch
         x = network.embed(decoder, values, torch.from_numpy(sequences))
         tables, seen = network.rotaries(decoder, sequences.shape[1]), {}
         for index, layer in enumerate(decoder.layers):
-            rotary = None if layer.attention.rope is None else tables[layer.attention.rope]
-            x = network.layer_forward(layer, values, x, rotary)
+            x = network.layer_forward(layer, values, x, tables)
             seen[index + 1] = x.numpy().astype(np.float64)
         streams.append(seen)
     ours, theirs = streams

@@ -21,6 +21,7 @@ from edgepress.exporter.methods.smaller.checkpoint import (
     write_safetensors,
 )
 from edgepress.exporter.methods.smaller.picks import Pick, picked_tensors, whole
+from edgepress.exporter.model.mixers.mlp import MLP
 from edgepress.exporter.source.checkpoint import Checkpoint
 from edgepress.exporter.source.stored import read_header
 
@@ -106,7 +107,7 @@ def test_what_cannot_be_read_back_is_an_error(home: Path, tmp_path: Path) -> Non
 def test_a_pick_of_another_shape_is_a_mistake(home: Path, tmp_path: Path) -> None:
     task = prune_task(tiny("llama", home), tmp_path / "task")
     picks = whole(task.decoder, task.decoder)
-    weight = task.decoder.layers[0].mlp.up.weight
+    weight = task.decoder.layers[0].mixer(MLP).up.weight
     picks[weight.name] = Pick(weight, rows=np.arange(5))
     with pytest.raises(ValueError, match=r"layers\.0\.mlp\.up has shape \(96, 64\), its pick \(5, 64\)"):
         picked_tensors(task.checkpoint, task.decoder, picks)

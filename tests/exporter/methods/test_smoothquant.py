@@ -11,6 +11,7 @@ from edgepress.exporter.methods.folding import foldable_groups
 from edgepress.exporter.methods.kinds import load_method
 from edgepress.exporter.methods.options import read_options
 from edgepress.exporter.methods.transform.smoothquant import METHOD, smoothing_scales
+from edgepress.exporter.model.mixers.attention import Attention
 from edgepress.exporter.recipe.recipe import Storage
 
 INT8 = Storage("rtn", 8, 0)
@@ -39,11 +40,11 @@ def test_half_gives_inputs_and_columns_the_same_range(tmp_path: Path) -> None:
 def test_the_formula() -> None:
     layer = tiny_model("llama").decoder.layers[0]
     group = foldable_groups(layer)[0]
-    weight = torch.zeros(layer.attention.qkv.weight.shape)
+    weight = torch.zeros(layer.mixer(Attention).qkv.weight.shape)
     weight[3] = 2
     weight[4, 0] = -8
     largest = torch.full((64,), 16.0)
-    found = smoothing_scales(group, {layer.attention.qkv.weight.name: weight}, largest, 0.75)
+    found = smoothing_scales(group, {layer.mixer(Attention).qkv.weight.name: weight}, largest, 0.75)
     assert found[0] == pytest.approx(16**0.75 / 8**0.25)
     assert found[1] == pytest.approx(16**0.75 / 2**0.25)
 

@@ -36,8 +36,7 @@ def test_the_network_gives_transformers_logits(name: str, tmp_path: Path) -> Non
         return y
 
     for layer in decoder.layers:
-        rotary = rotaries[layer.attention.rope] if layer.attention.rope else None
-        x = network.layer_forward(layer, values, x, rotary, tap)
+        x = network.layer_forward(layer, values, x, rotaries, tap)
     found = network.head_forward(decoder, values, x)[0].numpy()
     expected = Reference(tmp_path).logits(TOKENS)
     assert np.abs(found - expected).max() <= 2e-5 * np.abs(expected).max()

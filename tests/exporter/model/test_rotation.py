@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgepress.exporter.model.description import Rotation
-from edgepress.exporter.model.network import rotate
+from edgepress.exporter.model.operations import rotate
 from edgepress.exporter.model.rotation import factors, hadamard, orthogonal, split
 
 

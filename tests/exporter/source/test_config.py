@@ -10,6 +10,7 @@ from tiny_models import SMALL
 from edgepress.errors import InputError
 from edgepress.exporter.model.architectures import architecture, describe, model_types, unread_keys
 from edgepress.exporter.model.description import Decoder
+from edgepress.exporter.model.mixers.attention import Attention
 from edgepress.exporter.source.config import Config
 
 # Published config.json files, as their models' pages show them.
@@ -217,12 +218,12 @@ def test_published_configs_give_their_parameter_counts(config: dict[str, object]
 
 
 def test_gemma_layers_alternate_as_its_pattern_says() -> None:
-    windows = [layer.attention.window for layer in read(GEMMA3_1B).layers]
+    windows = [layer.mixer(Attention).window for layer in read(GEMMA3_1B).layers]
     assert windows == ([512] * 5 + [None]) * 4 + [512] * 2
 
 
 def test_a_window_as_long_as_the_context_is_none() -> None:
-    assert {layer.attention.window for layer in read(PHI4_MINI).layers} == {None}
+    assert {layer.mixer(Attention).window for layer in read(PHI4_MINI).layers} == {None}
 
 
 def small(model_type: str = "llama", **changes: object) -> dict[str, object]:

@@ -11,8 +11,9 @@ from torch.nn import functional
 
 from edgepress.exporter.methods.smaller import gradients, task
 from edgepress.exporter.methods.smaller.task import PruneTask
-from edgepress.exporter.model import network
+from edgepress.exporter.model import network, operations
 from edgepress.exporter.model.description import Linear, Weight, layer_weights
+from edgepress.exporter.model.mixers.mlp import MLP
 from edgepress.exporter.model.weights import read_weight
 from edgepress.exporter.source.checkpoint import Checkpoint
 from edgepress.exporter.streams import head, streams
@@ -34,7 +35,7 @@ def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gradients, "_TOKENS", 32)
 
 
-def doubles(one: PruneTask) -> network.Values:
+def doubles(one: PruneTask) -> operations.Values:
     values = {weight.name: one.read(weight).double() for weight in one.decoder.weights()}
     return lambda weight: values[weight.name]
 
@@ -69,9 +70,9 @@ def test_the_head_s_gradient_in_pieces_is_the_whole_one_s(name: str, home: Path,
 def test_gradients_layer_by_layer_are_those_of_the_whole_model(name: str, home: Path, tmp_path: Path) -> None:
     one = prune_task(tiny(name, home), tmp_path / "task")
     decoder, tokens, values = one.decoder, one.tokens(96), doubles(one)
-    wanted = {layer.mlp.down for layer in decoder.layers}
+    wanted = {layer.mixer(MLP).down for layer in decoder.layers}
     tables = {
-        key: network.Rotary(table.cos.double(), table.sin.double())
+        key: operations.Rotary(table.cos.double(), table.sin.double())
         for key, table in network.rotaries(decoder, tokens.shape[1]).items()
     }
     inputs: list[torch.Tensor] = []
@@ -90,8 +91,7 @@ def test_gradients_layer_by_layer_are_those_of_the_whole_model(name: str, home: 
     x = network.embed(decoder, values, ids).requires_grad_()
     writes.append(x)
     for layer in decoder.layers:
-        rotary = None if layer.attention.rope is None else tables[layer.attention.rope]
-        x = network.layer_forward(layer, values, x, rotary, tap, added=added)
+        x = network.layer_forward(layer, values, x, tables, tap, added=added)
     logits = network.head_forward(decoder, values, x)[:, :-1]
     loss = functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="sum")
     slopes = torch.autograd.grad(loss, [*inputs, *writes])

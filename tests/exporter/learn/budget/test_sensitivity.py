@@ -26,6 +26,7 @@ from edgepress.exporter.learn.budget.sensitivity import (
 from edgepress.exporter.learn.budget.shipped import measure_shipped
 from edgepress.exporter.methods.round import gptq, rtn
 from edgepress.exporter.model.description import Decoder, Weight
+from edgepress.exporter.model.mixers.mlp import MLP
 from edgepress.exporter.model.reading import read_decoder
 from edgepress.exporter.recipe.recipe import Budget, Override, Recipe, Storage
 from edgepress.exporter.source.checkpoint import Checkpoint
@@ -103,7 +104,7 @@ def test_a_price_is_what_a_whole_model_run_finds(tiny: Tiny, group: str, tmp_pat
     with Store.open(tmp_path / "store", {}) as store:
         base = started(tiny, tmp_path)
         prices = measure_prices(base, groups, store, Rounder(base, RECIPE))
-    linears = 5 if tiny.decoder.layers[0].mlp.gate is not None else 4
+    linears = 5 if tiny.decoder.layers[0].mixer(MLP).gate is not None else 4
     per_layer = linears if group == "tensor" else 1
     assert len(groups) == per_layer * len(tiny.decoder.layers) + (1 if tiny.decoder.tied else 2)
     names = [entry.name for entry in groups]

@@ -48,8 +48,7 @@ def test_what_goes_on_is_what_the_stored_weights_give(name: str, tmp_path: Path)
         x = network.embed(decoder, table, torch.from_numpy(TOKENS))
         rotaries = network.rotaries(decoder, TOKENS.shape[1])
         for layer in decoder.layers:
-            rotary = rotaries[layer.attention.rope] if layer.attention.rope else None
-            x = network.layer_forward(layer, stored, x, rotary)
+            x = network.layer_forward(layer, stored, x, rotaries)
         left = torch.cat(list(run._activations("inputs", len(decoder.layers))))
         torch.testing.assert_close(left, x, rtol=1e-4, atol=1e-4)
         for layer in decoder.layers:
@@ -100,8 +99,7 @@ def test_each_projection_sees_the_rounded_ones_before_it(tmp_path: Path, monkeyp
         expected.update({linear.weight.name: rows.T @ rows for linear in linears})
         return x
 
-    rope = layer.attention.rope
-    network.layer_forward(layer, value, before, network.rotaries(prepared.decoder, TOKENS.shape[1])[rope or ""], tap)
+    network.layer_forward(layer, value, before, network.rotaries(prepared.decoder, TOKENS.shape[1]), tap)
     assert seen.keys() == expected.keys()
     for name, second in expected.items():
         torch.testing.assert_close(seen[name].double(), second, rtol=1e-3, atol=1e-3 * float(second.abs().max()))

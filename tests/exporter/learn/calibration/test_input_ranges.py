@@ -64,8 +64,7 @@ def extremes(run: Calibration) -> dict[str, tuple[float, float]]:
     with torch.no_grad():
         x = network.embed(run.decoder, values, torch.from_numpy(TOKENS[: run.layer_sequences]))
         for layer in run.decoder.layers:
-            rotary = None if layer.attention.rope is None else run.rotaries[layer.attention.rope]
-            x = network.layer_forward(layer, values, x, rotary, tap)
+            x = network.layer_forward(layer, values, x, run.rotaries, tap)
     return found
 
 

@@ -1,0 +1,108 @@
+"""Mixers: one file for each kind says everything about it; its name is the kind's.
+
+A file has the description of its kind, a frozen dataclass of weights and sizes that is a
+:class:`~edgepress.exporter.model.description.Mixer`; its steps in torch, which calibration runs; its subgraph; and ends
+in a constant, ``MIXER``. Only the architectures that have a kind name it, and the methods that are about it.
+
+What writes the graph stands above this folder. A mixer asks for what it needs by the protocol :class:`GraphWriter`, so
+that its subgraph can stand beside its description. torch is imported by the steps alone: a plan needs none.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgepress.exporter.model.description import Linear, Mixer, Norm, Weight
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from edgepress.exporter.model.operations import Rotary, Steps, Values
+
+M = TypeVar("M", bound=Mixer)
+CONTRIB = "com.microsoft"  # onnxruntime's own operators
+
+
+class GraphWriter(Protocol):
+    """What a subgraph is written with; every method returns the name of a value.
+
+    Values of every graph: ``attention_mask`` (batch, total) and what follows from it, ``seqlens_k`` (batch,) int32, the
+    entries of a row less one, and ``total_length`` () int32.
+    """
+
+    def node(
+        self,
+        op: str,
+        inputs: Sequence[str],
+        output: str,
+        *,
+        domain: str = "",
+        more_outputs: Sequence[str] = (),
+        **attributes: int | float | str | list[int],
+    ) -> str:
+        """One node; an empty name is an input or output left out."""
+        ...
+
+    def constant(self, name: str, value: NDArray[np.generic]) -> str:
+        """A small constant inside the model file; the same name again is the same constant."""
+        ...
+
+    def weight(self, weight: Weight) -> str:
+        """A weight that is not rounded, in its shape."""
+        ...
+
+    def linear(self, linear: Linear, x: str, *, normed: bool = True) -> str:
+        """A projection as the plan stores it; ``normed`` says that tokens of x are alike in size."""
+        ...
+
+    def norm(self, norm: Norm | None, x: str, name: str) -> str:
+        """``x`` normalized over its last axis."""
+        ...
+
+    def rotary(self, rope: str) -> tuple[str, str, str]:
+        """Cos and sin of a call's positions, (rows, rotated / 2), and the row of each token, (batch, sequence)."""
+        ...
+
+    def rotated_dimensions(self, rope: str) -> int:
+        """How many dimensions of a head the tables rotate."""
+        ...
+
+    def in_half(self, active: bool) -> AbstractContextManager[None]:
+        """Whether nodes added in the block may compute in float16."""
+        ...
+
+
+@dataclass(frozen=True)
+class MixerKind(Generic[M]):
+    """One kind of mixer.
+
+    ``steps(mixer, values, x, ropes)`` computes it on the normed residual stream, (sequences, length, hidden), a step at
+    a time. ``write(mixer, graph, name, x, states)`` writes its subgraph up to what goes into the output projection;
+    ``states`` are the values of :meth:`Mixer.states` before a call, and the names that those after it are given.
+    """
+
+    description: type[M]
+    steps: Callable[[M, Values, Tensor, Mapping[str, Rotary]], Steps]
+    write: Callable[[M, GraphWriter, str, str, Sequence[tuple[str, str]]], str]
+
+
+def mixer_names() -> list[str]:
+    """Every kind there is a file for, sorted."""
+    return sorted(module.name for module in pkgutil.iter_modules(__path__))
+
+
+@cache
+def load_mixer(name: str) -> MixerKind[Any]:
+    """The kind named ``name``: what is wrong inside its file is raised as it is."""
+    found = importlib.import_module(f"{__name__}.{name}").MIXER
+    assert isinstance(found, MixerKind)
+    return found

@@ -1,0 +1,276 @@
+"""Causal grouped-query attention (Ainslie et al. 2023), with rotary embedding and a cache of keys and values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgepress.errors import InputError
+from edgepress.exporter.model.description import Linear, Mixer, Norm, Source
+from edgepress.exporter.model.mixers import CONTRIB, GraphWriter, MixerKind
+from edgepress.states import State
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from edgepress.exporter.model.operations import Rotary, Steps, Values
+
+_HEAD_MULTIPLE = 8  # onnxruntime's CPU kernel; what is rotated inside it must be a multiple of 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attention(Mixer):
+    """Causal grouped-query attention.
+
+    ``qkv`` is one projection whose rows are q (heads · head_dim), k and v (kv_heads · head_dim each): fused because it
+    is measured to be faster (benchmarks/fusion.py). ``query_norm``/``key_norm`` are RMS norms either over each head
+    (``norm_per_head``, gain (head_dim,)) or over all heads together (gain (heads · head_dim,)). ``rope`` names an
+    entry of :attr:`Decoder.ropes`; none means no rotary embedding in this layer. ``window`` counts the positions that
+    a query sees, itself included. ``softcap`` c gives scores c · tanh(s / c); 0 is off.
+    """
+
+    heads: int
+    kv_heads: int
+    head_dim: int
+    scale: float
+    qkv: Linear
+    query_norm: Norm | None = None
+    key_norm: Norm | None = None
+    output: Linear
+    rope: str | None
+    norm_per_head: bool = True
+    window: int | None = None
+    softcap: float = 0.0
+
+    @property
+    def widths(self) -> list[int]:
+        """Rows of q, of k and of v."""
+        return [heads * self.head_dim for heads in (self.heads, self.kv_heads, self.kv_heads)]
+
+    def groups(self) -> tuple[tuple[Linear, ...], ...]:
+        """See :class:`Mixer`."""
+        return (self.qkv,), (self.output,)
+
+    def states(self, layer: int) -> tuple[State, ...]:
+        """Keys and values, as transformers and onnxruntime-genai name them."""
+        return tuple(
+            State(
+                name=f"layers.{layer}.{part}",
+                input=f"past_key_values.{layer}.{part}",
+                output=f"present.{layer}.{part}",
+                shape=("batch", self.kv_heads, "past", self.head_dim),
+                type="float32",
+                kind="key-value",
+            )
+            for part in ("key", "value")
+        )
+
+    def source(self) -> Source | str:
+        """The rows of v: attention mixes positions, not channels; all query heads of a group read the same v."""
+        start, rows = sum(self.widths[:2]), self.widths[2]
+        return Source(self.qkv, slice(start, start + rows), self.head_dim, self.heads // self.kv_heads)
+
+    def ropes(self) -> tuple[str, ...]:
+        """See :class:`Mixer`."""
+        return () if self.rope is None else (self.rope,)
+
+    def windows(self) -> tuple[int, ...]:
+        """See :class:`Mixer`."""
+        return () if self.window is None else (self.window,)
+
+    def settings(self) -> tuple[object, ...]:
+        """See :class:`Mixer`; ``scale`` is not among them, as it can be moved into the weights."""
+        return self.rope, self.window, self.softcap
+
+    def made_up_for(self, new: Self) -> dict[str, NDArray[np.float32]]:
+        """The queries take what another scale leaves out, where it follows from the layer's number (GPT-2's option)."""
+        if self.scale == new.scale:
+            return {}
+        if self.query_norm is not None:
+            raise ValueError("a scale by layer cannot be moved through a norm")
+        factor = np.ones(self.qkv.weight.shape[0], np.float32)
+        factor[: self.widths[0]] = self.scale / new.scale
+        return {weight.name: factor for weight in (new.qkv.weight, new.qkv.bias) if weight is not None}
+
+    def sizes(self) -> dict[str, int]:
+        """See :class:`Mixer`."""
+        return {"head_dim": self.head_dim}
+
+    def genai(self) -> dict[str, object]:
+        """See :class:`Mixer`."""
+        return {
+            "head_size": self.head_dim,
+            "num_attention_heads": self.heads,
+            "num_key_value_heads": self.kv_heads,
+        }
+
+
+# ---- torch ----------------------------------------------------------------------------------------------------------
+
+
+def steps(a: Attention, values: Values, x: Tensor, ropes: Mapping[str, Rotary]) -> Steps:
+    """The steps in torch."""
+    from edgepress.exporter.model.operations import project
+
+    (qkv,) = yield from project((a.qkv,), values, x)
+    (y,) = yield from project((a.output,), values, attend(a, values, qkv, None if a.rope is None else ropes[a.rope]))
+    return y
+
+
+def attend(a: Attention, values: Values, qkv: Tensor, rotary: Rotary | None) -> Tensor:
+    """qkv (sequences, length, rows) → attended values (sequences, length, heads · head_dim)."""
+    import torch
+
+    from edgepress.exporter.model.operations import norm_forward
+
+    sequences, length, _ = qkv.shape
+    q, k, v = torch.split(qkv, a.widths, dim=-1)
+    if not a.norm_per_head:
+        q, k = norm_forward(a.query_norm, values, q), norm_forward(a.key_norm, values, k)
+    # to (sequences, heads, length, head_dim) each
+    q = q.reshape(sequences, length, a.heads, a.head_dim).transpose(1, 2)
+    k, v = (y.reshape(sequences, length, a.kv_heads, a.head_dim).transpose(1, 2) for y in (k, v))
+    if a.norm_per_head:
+        q, k = norm_forward(a.query_norm, values, q), norm_forward(a.key_norm, values, k)
+    if rotary is not None:
+        q, k = _rotate(rotary, q), _rotate(rotary, k)
+    return _attend(a, q, k, v).transpose(1, 2).reshape(sequences, length, -1)
+
+
+def _attend(a: Attention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    import torch
+    from torch.nn.functional import scaled_dot_product_attention
+
+    length = q.shape[2]
+    if a.softcap:
+        k, v = (y.repeat_interleave(a.heads // a.kv_heads, dim=1) for y in (k, v))
+        scores = q @ k.transpose(-1, -2) * a.scale  # (sequences, heads, query, key)
+        scores = a.softcap * torch.tanh(scores / a.softcap)
+        return scores.masked_fill(~_seen(length, a.window, q), -torch.inf).softmax(-1) @ v
+    grouped = a.heads != a.kv_heads
+    if a.window is None or a.window >= length:
+        return scaled_dot_product_attention(q, k, v, is_causal=True, scale=a.scale, enable_gqa=grouped)
+    mask = _seen(length, a.window, q)
+    return scaled_dot_product_attention(q, k, v, mask, scale=a.scale, enable_gqa=grouped)
+
+
+def _seen(length: int, window: int | None, like: Tensor) -> Tensor:
+    """Which keys a query sees, (query, key): itself and what is before it within the window."""
+    import torch
+
+    position = torch.arange(length, device=like.device)
+    back = position[:, None] - position[None]
+    return (back >= 0) & (back < (window or length))
+
+
+def _rotate(rotary: Rotary, x: Tensor) -> Tensor:
+    """Rotate the pairs (d, d + rotated / 2) of x (sequences, heads, length, head_dim)."""
+    import torch
+
+    half = rotary.cos.shape[-1]
+    first, second, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
+    return torch.cat([first * rotary.cos - second * rotary.sin, second * rotary.cos + first * rotary.sin, rest], dim=-1)
+
+
+# ---- graph ----------------------------------------------------------------------------------------------------------
+
+
+def write(a: Attention, g: GraphWriter, name: str, x: str, states: Sequence[tuple[str, str]]) -> str:
+    """Attend with rotary embedding and cache inside GroupQueryAttention, in float32 as the cache is.
+
+    ::
+
+        x ─ qkv ─────────────────────────────┬ GroupQueryAttention ┬ attended
+              └ (Split ─ norm q, norm k)     │                     └ present.{i}.key, .value
+        past_key_values.{i}.key, .value ─────┘
+    """
+    if a.head_dim % _HEAD_MULTIPLE:
+        raise InputError(
+            f"head_dim is {a.head_dim}; GroupQueryAttention takes multiples of {_HEAD_MULTIPLE} only, "
+            "so this model cannot be exported"
+        )
+    qkv = g.linear(a.qkv, x)
+    apart = _rotates_apart(a, g)
+    rope = [] if a.rope is None else list(g.rotary(a.rope))
+    query = [qkv, "", ""]
+    if apart or a.query_norm is not None or a.key_norm is not None:
+        query = _normed(a, g, _split_qkv(a, g, qkv, name))
+    with g.in_half(False):
+        if apart:
+            query, rope = _rotated(a, g, query, rope), []
+        return g.node(
+            "GroupQueryAttention",
+            [*query, *(before for before, _ in states), "seqlens_k", "total_length", *rope],
+            f"{name}.attended",
+            domain=CONTRIB,
+            more_outputs=[after for _, after in states],
+            num_heads=a.heads,
+            kv_num_heads=a.kv_heads,
+            do_rotary=int(bool(rope)),
+            scale=a.scale,
+            softcap=a.softcap,
+            local_window_size=-1 if a.window is None else a.window,
+        )
+
+
+def _rotates_apart(a: Attention, g: GraphWriter) -> bool:
+    """Whether rotary embedding must be a node of its own.
+
+    Inside onnxruntime's GroupQueryAttention heads must be a multiple of 16 wide, and so must what is rotated of them.
+    """
+    return a.rope is not None and bool(a.head_dim % 16 or g.rotated_dimensions(a.rope) % 16)
+
+
+def _split_qkv(a: Attention, g: GraphWriter, qkv: str, name: str) -> list[str]:
+    """Split into q, k and v, each (batch, sequence, its heads · head_dim)."""
+    sizes = g.constant(f"qkv_widths_{'_'.join(map(str, a.widths))}", np.array(a.widths, np.int64))
+    q, k, v = (f"{name}.{part}" for part in "qkv")
+    g.node("Split", [qkv, sizes], q, more_outputs=[k, v], axis=-1)
+    return [q, k, v]
+
+
+def _normed(a: Attention, g: GraphWriter, qkv: list[str]) -> list[str]:
+    """Norm q and k, per head or over all heads together."""
+    q, k, v = qkv
+    normed = []
+    for norm, x, heads in ((a.query_norm, q, a.heads), (a.key_norm, k, a.kv_heads)):
+        if norm is None or not a.norm_per_head:
+            normed.append(g.norm(norm, x, f"{x}_norm"))
+            continue
+        width = heads * a.head_dim
+        by_head = g.constant(f"by_{heads}_heads", np.array([0, 0, heads, a.head_dim], np.int64))
+        flat = g.constant(f"flat_{width}", np.array([0, 0, width], np.int64))
+        apart = g.node("Reshape", [x, by_head], f"{x}_by_head")  # (batch, sequence, heads, head_dim)
+        normed.append(g.node("Reshape", [g.norm(norm, apart, f"{x}_norm"), flat], f"{x}_normed"))
+    return [*normed, v]
+
+
+def _rotated(a: Attention, g: GraphWriter, qkv: list[str], rope: list[str]) -> list[str]:
+    """Rotate q and k by nodes of their own; ``rope`` is cos, sin and the row of each token."""
+    if a.rope is None:
+        raise ValueError("attention without a rope is not rotated")
+    rotated = g.rotated_dimensions(a.rope)
+    partial = rotated < a.head_dim
+    q, k, v = qkv
+    cos, sin, rows = rope
+    return [
+        *(
+            g.node(
+                "RotaryEmbedding",
+                [x, rows, cos, sin],
+                f"{x}_rotated",
+                domain=CONTRIB,
+                num_heads=heads,
+                rotary_embedding_dim=rotated if partial else 0,
+            )
+            for x, heads in ((q, a.heads), (k, a.kv_heads))
+        ),
+        v,
+    ]
+
+
+MIXER = MixerKind(Attention, steps=steps, write=write)

@@ -1,0 +1,45 @@
+"""Attention in float64, a position's scores against all before it at once: no cache, nothing fused."""
+
+from collections.abc import Mapping
+
+import numpy as np
+from oracles_decoder import Array, Oracle
+
+from edgepress.exporter.model.description import Rope
+from edgepress.exporter.model.mixers.attention import Attention
+
+
+def forward(a: Attention, model: Oracle, x: Array, ropes: Mapping[str, Rope]) -> Array:
+    """(length, hidden) → (length, hidden)."""
+    length = len(x)
+    widths = np.cumsum([a.heads * a.head_dim, a.kv_heads * a.head_dim])
+    q, k, v = np.split(model.linear(a.qkv, x), widths, axis=-1)
+    if not a.norm_per_head:
+        q, k = model.norm(a.query_norm, q), model.norm(a.key_norm, k)
+    q = q.reshape(length, a.heads, a.head_dim)
+    k, v = (y.reshape(length, a.kv_heads, a.head_dim) for y in (k, v))
+    if a.norm_per_head:
+        q, k = model.norm(a.query_norm, q), model.norm(a.key_norm, k)
+    if a.rope is not None:
+        q, k = (rotate(ropes[a.rope], y) for y in (q, k))
+    k, v = (np.repeat(y, a.heads // a.kv_heads, axis=1) for y in (k, v))  # each kv head serves a group
+    scores = np.einsum("ihd,jhd->hij", q, k) * a.scale  # (heads, query, key)
+    if a.softcap:
+        scores = a.softcap * np.tanh(scores / a.softcap)
+    i, j = np.ogrid[:length, :length]
+    seen = (j <= i) & (j > i - (a.window or length))
+    scores = np.where(seen, scores, -np.inf)
+    shares = np.exp(scores - scores.max(-1, keepdims=True))
+    shares /= shares.sum(-1, keepdims=True)
+    return model.linear(a.output, np.einsum("hij,jhd->ihd", shares, v).reshape(length, -1))
+
+
+def rotate(rope: Rope, x: Array) -> Array:
+    """Rotate the pairs (d, d + rotated/2) of x (length, heads, head_dim)."""
+    is_long = rope.long_inverse_frequencies is not None and len(x) > rope.long_from
+    chosen = rope.long_inverse_frequencies if is_long else rope.inverse_frequencies
+    angles = np.arange(len(x))[:, None, None] * np.array(chosen)  # (length, 1, rotated / 2)
+    cos, sin = np.cos(angles) * rope.attention_factor, np.sin(angles) * rope.attention_factor
+    half = angles.shape[-1]
+    first, second, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
+    return np.concatenate([first * cos - second * sin, second * cos + first * sin, rest], axis=-1)

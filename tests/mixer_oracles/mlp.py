@@ -1,0 +1,26 @@
+"""A multilayer perceptron in float64."""
+
+import math
+from collections.abc import Callable, Mapping
+
+import numpy as np
+from oracles_decoder import Array, Oracle
+
+from edgepress.exporter.model.description import Rope
+from edgepress.exporter.model.mixers.mlp import MLP
+
+
+def forward(mlp: MLP, model: Oracle, x: Array, _ropes: Mapping[str, Rope]) -> Array:
+    """(length, hidden) → (length, hidden)."""
+    act = ACTIVATIONS[mlp.activation]
+    up = model.linear(mlp.up, x)
+    return model.linear(mlp.down, act(up) if mlp.gate is None else act(model.linear(mlp.gate, x)) * up)
+
+
+_erf = np.vectorize(math.erf)
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "silu": lambda x: x / (1 + np.exp(-x)),
+    "gelu": lambda x: x * 0.5 * (1 + _erf(x / math.sqrt(2))),
+    "gelu_tanh": lambda x: 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))),
+    "relu": lambda x: np.maximum(x, 0),
+}
