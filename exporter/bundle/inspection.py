@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -14,8 +14,9 @@ from edgepress.exporter.bundle.files import MODEL_FILE
 from edgepress.exporter.recipe.recipe import CHOSEN_BY_BUDGET
 from edgepress.files import refuse_aside
 from edgepress.manifest import MANIFEST_NAME, bundle_hash, check_links, read_manifest
+from edgepress.onnx_graph.files import parse_model
+from edgepress.onnx_graph.walk import all_nodes
 from edgepress.tables import format_table
-from edgepress.targets.legality.files import PROTOBUF_LIMIT
 
 Json = dict[str, object]
 
@@ -70,16 +71,11 @@ def inspect(path: Path) -> Json:
         raise InputError(f"{path} is neither a bundle (no {MODEL_FILE}) nor a file; name one of them")
     if path.is_dir():
         check_links(path, [model_path])
-    if (size := model_path.stat().st_size) > PROTOBUF_LIMIT:
-        raise InputError(f"{model_path} has {size:,} bytes, more than the {PROTOBUF_LIMIT:,} of an ONNX model")
-    try:
-        model = onnx.load_model(model_path, load_external_data=False)
-    except Exception as error:  # protobuf's own exception types differ between its C++ and Python builds
-        raise InputError(f"{model_path} is not an ONNX model: {error}") from error
+    model = parse_model(model_path)
     if not model.graph.node and not model.graph.output:
         raise InputError(f"{model_path} is not an ONNX model: it has no nodes and no outputs")
     graph = model.graph
-    operators = Counter(f"{node.domain}.{node.op_type}".lstrip(".") for node in _nodes(graph))
+    operators = Counter(f"{node.domain}.{node.op_type}".lstrip(".") for node in all_nodes(graph.node))
     result: Json = {
         "path": str(path),
         "producer": f"{model.producer_name} {model.producer_version}".strip(),
@@ -110,15 +106,6 @@ def inspect(path: Path) -> Json:
             "files": {name: entry.size for name, entry in manifest.files.items()},
         }
     return result
-
-
-def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
-    """Every node, those in the branches and bodies of ``If``, ``Loop`` and ``Scan`` too."""
-    for node in graph.node:
-        yield node
-        for attribute in node.attribute:
-            for inner in (attribute.g, *attribute.graphs):
-                yield from _nodes(inner)
 
 
 def _value_to_json(value: onnx.ValueInfoProto) -> Json:

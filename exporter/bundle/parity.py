@@ -10,7 +10,6 @@ it ships from those of the reference.
 from pathlib import Path
 
 import numpy as np
-import onnx
 import torch
 from numpy.typing import NDArray
 
@@ -28,6 +27,7 @@ from edgepress.exporter.plan.plan import Plan
 from edgepress.exporter.source.checkpoint import Checkpoint
 from edgepress.exporter.tokens.source_tokenizer import source_tokenizer
 from edgepress.finite import check_logits
+from edgepress.onnx_graph.files import parse_model
 from edgepress.progress import Progress, silent
 from edgepress.runtime.config import BundleConfig
 from edgepress.runtime.sessions.cpu import CpuSession
@@ -114,7 +114,7 @@ def _graph_logits(
 
     Then nothing that goes into a product is rounded, integer products included.
     """
-    model = onnx.load_model(work / MODEL_FILE, load_external_data=False)
+    model = parse_model(work / MODEL_FILE)
     entries = {}
     if accuracy_level is not None:
         compute_in_float(model, accuracy_level)

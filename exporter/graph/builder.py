@@ -8,6 +8,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from edgepress.exporter.graph.weights import refer
 from edgepress.exporter.plan.plan import Region
 from edgepress.targets import Operator
 
@@ -67,11 +68,8 @@ class GraphBuilder:
     def external(self, name: str, dtype: int, shape: Sequence[int], region: Region) -> str:
         """Add a constant whose bytes are ``region`` of the data file; adding the same name again is a no-op."""
         if name not in self._initializers:
-            tensor = TensorProto(name=name, data_type=dtype, dims=shape, data_location=TensorProto.EXTERNAL)
-            entries = {"location": self._data_file, "offset": str(region.offset), "length": str(region.nbytes)}
-            for key, value in entries.items():
-                tensor.external_data.add(key=key, value=value)
-            self._initializers[name] = tensor
+            self._initializers[name] = tensor = TensorProto(name=name, data_type=dtype, dims=shape)
+            refer(tensor, self._data_file, region.offset, region.nbytes)
             self._note_type(name, dtype)
         return name
 

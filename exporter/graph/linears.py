@@ -12,6 +12,7 @@ from onnx import TensorProto, helper
 
 from edgepress.exporter.arrays import integer
 from edgepress.exporter.graph.builder import CONTRIB, FLOAT, FLOAT16, GraphBuilder
+from edgepress.exporter.graph.editing import set_nodes
 from edgepress.exporter.model.description import Weight
 from edgepress.exporter.plan.plan import Form, PlannedTensor
 
@@ -174,9 +175,7 @@ def compute_in_float(model: onnx.ModelProto, accuracy_level: int) -> None:
     MatMulNBits gets ``accuracy_level``; DynamicQuantizeMatMul becomes DequantizeLinear and MatMul; what would quantize
     activations, and dequantize them again, passes them on.
     """
-    nodes = [line for node in model.graph.node for line in _in_float(node, accuracy_level)]
-    del model.graph.node[:]
-    model.graph.node.extend(nodes)
+    set_nodes(model.graph, [line for node in model.graph.node for line in _in_float(node, accuracy_level)])
 
 
 def _in_float(node: onnx.NodeProto, accuracy_level: int) -> list[onnx.NodeProto]:

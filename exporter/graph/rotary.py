@@ -13,10 +13,11 @@ from onnx import TensorProto
 
 from edgepress.errors import InputError
 from edgepress.exporter.graph.builder import FLOAT, GraphBuilder
-from edgepress.exporter.graph.editing import remove_unused
-from edgepress.exporter.graph.weights import Array, Rows, Weights
+from edgepress.exporter.graph.editing import remove_unused, set_nodes
+from edgepress.exporter.graph.weights import Weights
 from edgepress.exporter.model.description import Rope
 from edgepress.exporter.model.rope import rope_rows
+from edgepress.onnx_graph.tensors import Array, Rows
 
 LONG_FROM = "long_from"  # an initializer; the runtime overrides it, so that the pieces of one prompt agree
 ROWS = "rope.rows"  # (batch, sequence): the row of each token of a call
@@ -115,9 +116,7 @@ def restore_tables(model: onnx.ModelProto, weights: Weights, context: int, posit
     for node in kept:
         for index, name in enumerate(node.input):
             node.input[index] = positions if name == ROWS else name
-    copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in kept]
-    del model.graph.node[:]
-    model.graph.node.extend(copies)
+    set_nodes(model.graph, kept)
     used = 2 if limit is not None and limit < context else 1
     for name, (rope, index) in tables.items():
         model.graph.initializer.append(weights.tensor(name, _rows(rope, index, context, used)))

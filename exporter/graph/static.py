@@ -27,18 +27,15 @@ from edgepress.errors import InputError
 from edgepress.exporter.graph.attention import attend, merge_heads
 from edgepress.exporter.graph.builder import CONTRIB
 from edgepress.exporter.graph.decoder import LOGITS_START
-from edgepress.exporter.graph.editing import (
-    Editor,
-    infer_shapes,
-    operand,
-    remove_unused,
-    require_opset,
-    rewrite,
-)
+from edgepress.exporter.graph.editing import Editor, remove_unused, require_opset, rewrite, set_nodes
 from edgepress.exporter.graph.passes import Context, run_passes
 from edgepress.exporter.graph.passes.decompose_attention import GroupQuery, read_group_query
 from edgepress.exporter.graph.rotary import LONG_FROM, check_context, restore_tables
-from edgepress.exporter.graph.weights import Array, Rows, Weights, graphs
+from edgepress.exporter.graph.weights import Weights
+from edgepress.onnx_graph.files import parse_model
+from edgepress.onnx_graph.tensors import Array, Rows
+from edgepress.onnx_graph.values import Scope, inferred
+from edgepress.onnx_graph.walk import all_nodes, normal_domain, operand
 
 METADATA = "edgepress.static"
 PREFILL_FILE, DECODE_FILE, DATA_FILE = "prefill.onnx", "decode.onnx", "weights.bin"
@@ -109,26 +106,16 @@ def write_static(
     """
     if context < 2 or sequence < 1:
         raise InputError(f"context is {context} and sequence {sequence}; they must be at least 2 and 1")
-    weights = Weights(model.parent)
+    weights = Weights(model)
     paths = (out / PREFILL_FILE, out / DECODE_FILE)
     made = [
-        static_decoder(read_graph(model), weights, Shapes(length, context - 1), closed=closed, further=further)
+        static_decoder(parse_model(model), weights, Shapes(length, context - 1), closed=closed, further=further)
         for length in (min(sequence, context), 1)
     ]
     weights.write(made, out / DATA_FILE)
     for path, graph in zip(paths, made, strict=True):
         path.write_bytes(graph.SerializeToString(deterministic=True))
     return paths
-
-
-def read_graph(model: Path) -> onnx.ModelProto:
-    """Read a graph without its external weights; InputError when it is no ONNX model."""
-    try:
-        return onnx.load(model, load_external_data=False)
-    except OSError as error:
-        raise InputError(f"{model} cannot be read: {error.strerror or error}") from error
-    except Exception as error:  # protobuf's DecodeError, which has no public base class
-        raise InputError(f"{model} is not an ONNX model: {error}") from error
 
 
 def static_decoder(
@@ -189,13 +176,13 @@ def _take_positions(model: onnx.ModelProto, weights: Weights, context: int) -> _
         total > long_from ─ Cast ─ Mul(rows) ─ Add(position_ids) = ids        →        position_ids
     """
     graph = model.graph
-    readers = [node for node in graph.node if _POSITIONS in node.input]
-    constants = {tensor.name: tensor for tensor in graph.initializer}
+    scope = Scope(model)
+    readers, constants = scope.readers.get(_POSITIONS, []), scope.constants
     chosen, long = [], None
     if LONG_FROM in constants:
         chosen = [node for node in readers if node.op_type == "Add"]
         limit = int(weights.array(constants[LONG_FROM]))
-        rows = {_rows_of_a_table(graph, node, weights) for node in chosen}
+        rows = {_rows_of_a_table(scope, node, weights) for node in chosen}
         if len(rows) != 1 or len(chosen) != len(readers):
             raise InputError(
                 "layers with longrope and layers without it, or with another one, read the same positions; "
@@ -207,25 +194,21 @@ def _take_positions(model: onnx.ModelProto, weights: Weights, context: int) -> _
     for node in kept:
         for index, name in enumerate(node.input):
             node.input[index] = _POSITIONS if name in ids else name
-    copies = [_copy(node) for node in kept]
-    del graph.node[:]
-    graph.node.extend(copies)
+    set_nodes(graph, kept)
     if all(value.name != _POSITIONS for value in graph.input):
         graph.input.append(helper.make_tensor_value_info(_POSITIONS, TensorProto.INT64, ["batch", "sequence"]))
     return long
 
 
-def _rows_of_a_table(graph: onnx.GraphProto, add: onnx.NodeProto, weights: Weights) -> int:
+def _rows_of_a_table(scope: Scope, add: onnx.NodeProto, weights: Weights) -> int:
     """The constant that the product has which ``add`` adds to the positions."""
-    makers = {output: node for node in graph.node for output in node.output}
-    constants = {tensor.name: tensor for tensor in graph.initializer}
-    product = next(makers[name] for name in add.input if name != _POSITIONS)
-    return int(weights.array(next(constants[name] for name in product.input if name in constants)))
+    product = next(scope.makers[name] for name in add.input if name != _POSITIONS)
+    return int(weights.array(next(scope.constants[name] for name in product.input if name in scope.constants)))
 
 
 def _cut_tables(model: onnx.ModelProto, weights: Weights, context: int, long: _Long | None) -> None:
     """Keep the rows of the tables that positions below ``context`` read: of longrope, those of both halves."""
-    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    constants = Scope(model).constants
     cut: dict[str, str] = {}
     for node in model.graph.node:
         table = constants.get(node.input[0]) if node.op_type == "Gather" and node.input[1] == _POSITIONS else None
@@ -344,12 +327,12 @@ def _set_values(
 
 def _finish(model: onnx.ModelProto, shapes: Shapes, facts: Facts) -> None:
     """Write down shapes, facts and who made the model; InputError when a node is not plain or a shape not static."""
-    for node in (node for graph in graphs(model.graph) for node in graph.node):
-        if node.domain not in ("", "ai.onnx"):
+    for node in all_nodes(model.graph.node):
+        if normal_domain(node.domain):
             raise InputError(f"{node.name or node.output[0]}: {node.domain}.{node.op_type} has no plain form here")
-    inferred = infer_shapes(model)
-    outputs = {value.name: value for value in inferred.graph.output}
-    for value in (*inferred.graph.value_info, *outputs.values()):
+    found = inferred(model)
+    outputs = {value.name: value for value in found.graph.output}
+    for value in (*found.graph.value_info, *outputs.values()):
         shape = [dim.dim_value for dim in value.type.tensor_type.shape.dim if dim.HasField("dim_value")]
         if len(shape) != len(value.type.tensor_type.shape.dim):
             raise InputError(f"{value.name} has no static shape; the graph computes it from what it is fed")
@@ -357,16 +340,10 @@ def _finish(model: onnx.ModelProto, shapes: Shapes, facts: Facts) -> None:
     if rows != shapes.sequence:
         raise InputError(f"logits has {rows} rows for {shapes.sequence} tokens; export the model with all of them")
     del model.graph.value_info[:]
-    model.graph.value_info.extend(inferred.graph.value_info)
+    model.graph.value_info.extend(found.graph.value_info)
     del model.metadata_props[:]
     helper.set_model_props(model, {METADATA: json.dumps(asdict(facts), sort_keys=True)})
     model.producer_name, model.producer_version = "edgepress", __version__
     kept = [entry for entry in model.opset_import if entry.domain != CONTRIB]
     del model.opset_import[:]
     model.opset_import.extend([helper.make_opsetid(entry.domain, entry.version) for entry in kept])
-
-
-def _copy(node: onnx.NodeProto) -> onnx.NodeProto:
-    copy = onnx.NodeProto()
-    copy.CopyFrom(node)
-    return copy

@@ -15,10 +15,12 @@ from typing import Any
 import onnx
 
 from edgepress.errors import InputError
+from edgepress.onnx_graph.files import gather_external_data, read_model
+from edgepress.onnx_graph.tensors import TensorReader
+from edgepress.onnx_graph.view import Graph, Node, view
+from edgepress.onnx_graph.walk import all_nodes
 from edgepress.targets import CPU, Soc, Target
 from edgepress.targets.legality import probes
-from edgepress.targets.legality.files import gather_external_data, read_model
-from edgepress.targets.legality.graph import Graph, Node, view
 from edgepress.targets.legality.report import Cause, Placement
 from edgepress.targets.legality.traps import find_traps
 from edgepress.targets.providers import find_provider
@@ -78,7 +80,7 @@ class _Questions:
         if "absent" in whole:  # no answer of the provider's would be about the target
             raise InputError(whole["absent"])
         traps = {trap.node: trap for trap in find_traps(named, self.weights)} if self.soc else {}
-        where = probes.around(named, str(self.weights))
+        where = probes.Around(named, TensorReader(self.weights))
         placements = (
             self._without_session(graphs, where, whole["error"].removeprefix("the model: "))
             if "error" in whole
@@ -239,18 +241,11 @@ def _cause_in_words(reason: str) -> Cause:
 def _name_nodes(model: onnx.ModelProto) -> None:
     """Give every node, in subgraphs too, a name that no other has."""
     taken: set[str] = set()
-
-    def walk(graph: onnx.GraphProto) -> None:
-        for node in graph.node:
-            base = node.name or next(filter(None, node.output), node.op_type)
-            name, number = base, 1
-            while name in taken or _LAYOUT.search(name):
-                number += 1
-                name = f"{base}#{number}"
-            taken.add(name)
-            node.name = name
-            for attribute in node.attribute:
-                for inner in [attribute.g] if attribute.HasField("g") else list(attribute.graphs):
-                    walk(inner)
-
-    walk(model.graph)
+    for node in all_nodes(model.graph.node):
+        base = node.name or next(filter(None, node.output), node.op_type)
+        name, number = base, 1
+        while name in taken or _LAYOUT.search(name):
+            number += 1
+            name = f"{base}#{number}"
+        taken.add(name)
+        node.name = name

@@ -7,11 +7,14 @@ from pathlib import Path
 
 import onnx
 
+from edgepress.errors import InputError
+from edgepress.manifest import check_links
+from edgepress.onnx_graph.files import read_model
+from edgepress.onnx_graph.headers import refused_header
+from edgepress.onnx_graph.view import Graph, Node, view
+from edgepress.onnx_graph.walk import opsets_of
 from edgepress.targets import Soc, Target, find_soc
 from edgepress.targets.legality import cliffs, registry, signature, tables
-from edgepress.targets.legality.files import find_models, read_model
-from edgepress.targets.legality.graph import Graph, Node, view
-from edgepress.targets.legality.headers import opsets_of, refused_header
 from edgepress.targets.legality.partitions import partitions
 from edgepress.targets.legality.report import Placement, Report
 from edgepress.targets.legality.saturation import saturating_products
@@ -34,6 +37,30 @@ def check(path: Path, target: Target, soc: str = "", fixed_by: FixedBy = lambda 
 
     """
     return [check_file(file, target, soc, fixed_by) for file in find_models(path, target.name)]
+
+
+def find_models(path: Path, target: str) -> list[Path]:
+    """Return the ONNX files that ``path`` means on ``target``.
+
+    A file means itself. A bundle means the graphs in the folder of the target's name where it has such a folder, with
+    .onnx files in it, and else ``model.onnx``.
+
+    Raises:
+        InputError: there is nothing at ``path``, or no model in the directory.
+
+    """
+    if path.is_dir():
+        own = sorted((path / target).glob("*.onnx"))
+        models = own or [path / "model.onnx"]
+        if not models[0].is_file():
+            raise InputError(f"{path} has no model.onnx; name a bundle or an .onnx file")
+        check_links(path, models)
+        return models
+    if not path.exists():
+        raise InputError(f"{path} does not exist; name a bundle or an .onnx file")
+    if not path.is_file():
+        raise InputError(f"{path} is no regular file; name a bundle or an .onnx file")
+    return [path]
 
 
 def check_file(file: Path, target: Target, soc: str = "", fixed_by: FixedBy = lambda _: "") -> Report:

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 
+from edgepress.onnx_graph.view import Graph, Node
 from edgepress.targets import CPU, HALF_ON_ARM, Target
-from edgepress.targets.legality.graph import Graph, Node
 from edgepress.targets.legality.registry import needs_casts, short_type
 
 STEEP = 2.5

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import onnx
 
-from edgepress.targets.legality.graph import Node, Value
+from edgepress.onnx_graph.view import Node, Value
 from edgepress.targets.legality.report import Cause
 
 

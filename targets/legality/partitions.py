@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Collection
 
-from edgepress.targets.legality.graph import Graph, Node
+from edgepress.onnx_graph.view import Graph, Node
 
 
 def partitions(graph: Graph, taken: Collection[str]) -> list[list[Node]]:

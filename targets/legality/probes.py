@@ -1,13 +1,16 @@
 """One node of a model, alone: what is asked when a provider leaves it, and the small changes that are tried on it."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import onnx
-from onnx import TensorProto, external_data_helper, helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
-from edgepress.targets.legality.graph import Node, Value
+from edgepress.onnx_graph.tensors import TensorReader
+from edgepress.onnx_graph.values import Scope
+from edgepress.onnx_graph.view import Node, Value
+from edgepress.onnx_graph.walk import attribute, graphs, subgraphs
 from edgepress.targets.legality.report import Cause
 from edgepress.targets.qnn_htp import NORMS, PRODUCTS
 
@@ -22,39 +25,19 @@ _WEIGHTED = {*PRODUCTS, *NORMS}  # the others take one type on all sides
 _EIGHT_BITS = {"uint8": (TensorProto.UINT8, np.uint8), "int8": (TensorProto.INT8, np.int8)}
 
 
-@dataclass(frozen=True)
 class Around:
-    """What a node is cut out of: constants by name, the nodes that make and that read each value, and opsets."""
+    """What a node is cut out of: the constants, makers and readers of a model's values, in subgraphs too."""
 
-    model: onnx.ModelProto
-    folder: str
-    constants: Mapping[str, TensorProto]
-    makers: Mapping[str, onnx.NodeProto]
-    readers: Mapping[str, Sequence[onnx.NodeProto]]
-
-
-def around(model: onnx.ModelProto, folder: str) -> Around:
-    """Index ``model``, whose external data lies in ``folder``."""
-    constants: dict[str, TensorProto] = {}
-    makers: dict[str, onnx.NodeProto] = {}
-    readers: dict[str, list[onnx.NodeProto]] = {}
-    for graph in _graphs(model.graph):
-        constants |= {tensor.name: tensor for tensor in graph.initializer}
-        for node in graph.node:
-            if node.op_type == "Constant" and node.attribute and node.attribute[0].name == "value":
-                constants[node.output[0]] = node.attribute[0].t
-            makers |= {name: node for name in node.output if name}
-            for name in filter(None, node.input):
-                readers.setdefault(name, []).append(node)
-    return Around(model, folder, constants, makers, readers)
-
-
-def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
-    yield graph
-    for node in graph.node:
-        for attribute in node.attribute:
-            for inner in [attribute.g] if attribute.HasField("g") else list(attribute.graphs):
-                yield from _graphs(inner)
+    def __init__(self, model: onnx.ModelProto, tensors: TensorReader) -> None:
+        self.model, self.tensors = model, tensors
+        self.constants: dict[str, TensorProto] = {}
+        self.makers: dict[str, onnx.NodeProto] = {}
+        self.readers: dict[str, list[onnx.NodeProto]] = {}
+        for scope in (Scope(model, graph) for graph in graphs(model.graph)):
+            self.constants |= scope.constants
+            self.makers |= scope.makers
+            for name, nodes in scope.readers.items():
+                self.readers.setdefault(name, []).extend(nodes)
 
 
 def alone(node: Node, where: Around) -> onnx.ModelProto | None:
@@ -91,7 +74,7 @@ class _Cut:
         self._values = {value.name: value for value in [*node.inputs, *node.outputs] if value is not None}
         self._names: dict[str, str] = {}
         self._graph = onnx.GraphProto(name=PROBE)
-        self._possible = not any(attribute.HasField("g") or attribute.graphs for attribute in node.proto.attribute)
+        self._possible = not any(subgraphs(node.proto))
 
     def model(self) -> onnx.ModelProto | None:
         proto = onnx.NodeProto()
@@ -174,11 +157,7 @@ class _Cut:
         if count > _LARGEST:
             self._possible = False
         elif count <= _COPIED:
-            copy.CopyFrom(tensor)
-            if external_data_helper.uses_external_data(copy):
-                external_data_helper.load_external_data_for_tensor(copy, self._where.folder)
-                copy.data_location = TensorProto.DEFAULT
-                del copy.external_data[:]
+            copy.CopyFrom(self._where.tensors.inline(tensor))
         else:
             copy.data_type = tensor.data_type
             copy.dims.extend(tensor.dims)
@@ -301,7 +280,7 @@ def _constant_inputs(model: onnx.ModelProto, node: onnx.NodeProto) -> Iterator[C
 def _without(name: str) -> Callable[[onnx.ModelProto], bool]:
     def apply(model: onnx.ModelProto) -> bool:
         node = _probe(model)
-        kept = [attribute for attribute in node.attribute if attribute.name != name]
+        kept = [entry for entry in node.attribute if entry.name != name]
         del node.attribute[:]
         node.attribute.extend(kept)
         return True
@@ -371,7 +350,7 @@ def _without_blocks(model: onnx.ModelProto) -> bool:
 def _one_scale(model: onnx.ModelProto, *, blocks: bool) -> bool:
     changed = False
     for node, constants in _weights(model):
-        has_blocks = any(attribute.name == "block_size" and attribute.i for attribute in node.attribute)
+        has_blocks = bool(attribute(node, "block_size", 0))
         scale = constants[node.input[1]]
         if has_blocks != blocks or not scale.dims:
             continue
@@ -429,10 +408,7 @@ def _activations_in(name: str) -> Callable[[onnx.ModelProto], bool]:
 def _lower_rank(model: onnx.ModelProto) -> bool:
     """For operators that work along the last dimensions or element by element: their inputs' leading ones merged."""
     node = _probe(model)
-    if any(
-        attribute.name in {"perm", "axes"} or (attribute.name == "axis" and attribute.i >= 0)
-        for attribute in node.attribute
-    ):
+    if any(entry.name in {"perm", "axes"} or (entry.name == "axis" and entry.i >= 0) for entry in node.attribute):
         return False
     shapes = [info.type.tensor_type.shape for info in model.graph.input]
     if not any(len(shape.dim) > 4 for shape in shapes):

@@ -7,9 +7,9 @@ import onnx
 from google.protobuf.message import DecodeError
 from onnx import inliner
 
+from edgepress.onnx_graph.view import Node, Value, formal_types, schema_of, view
 from edgepress.targets import CPU, Kernel, kernels_of
 from edgepress.targets.legality import signature
-from edgepress.targets.legality.graph import Node, Value, formal_types, schema_of, view
 from edgepress.targets.legality.report import Cause, Placement
 
 _FLOAT, _HALF = "tensor(float)", "tensor(float16)"

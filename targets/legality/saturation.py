@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
+from edgepress.onnx_graph.view import Graph, Node, Value
 from edgepress.processor import cpu_name
 from edgepress.sessions import EXACT_PRODUCTS, IN_QDQ, REMEDY, UNFUSED, WEIGHT_INPUTS, saturates
 from edgepress.targets import Target
-from edgepress.targets.legality.graph import Graph, Node, Value
 
 _ROUND_X = {"DynamicQuantizeMatMul", "DynamicQuantizeLSTM"}  # to uint8, inside
 _ZERO_POINTS = {  # which input has a weight's zero point

@@ -3,7 +3,7 @@
 A file with a node that its schema refuses is not opened at all, whichever provider would take the node.
 """
 
-from edgepress.targets.legality.graph import Node, formal_types, schema_of
+from edgepress.onnx_graph.view import Node, formal_types, schema_of
 from edgepress.targets.legality.report import Cause, Placement
 
 _ENDLESS = 2**31 - 1  # as many as one likes

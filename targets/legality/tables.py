@@ -6,10 +6,10 @@ from functools import cache
 from pathlib import Path
 
 from edgepress.errors import InputError
+from edgepress.onnx_graph.view import Graph, Node, Value
 from edgepress.targets import CPU, Table, Target
 from edgepress.targets.legality import registry
 from edgepress.targets.legality.conditions import Finding, check_sentence
-from edgepress.targets.legality.graph import Graph, Node, Value
 from edgepress.targets.legality.partitions import partitions
 from edgepress.targets.legality.registry import short_type
 from edgepress.targets.legality.report import Placement

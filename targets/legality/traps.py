@@ -7,10 +7,14 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnx import TensorProto, external_data_helper, numpy_helper
+from onnx import TensorProto
 
 from edgepress.errors import InputError
-from edgepress.targets.legality.graph import Node, Value, view
+from edgepress.onnx_graph.files import parse_model
+from edgepress.onnx_graph.tensors import TensorReader
+from edgepress.onnx_graph.values import Scope, elements
+from edgepress.onnx_graph.view import Node, Value, view
+from edgepress.onnx_graph.walk import attribute, operand
 from edgepress.targets.legality.report import Cause
 from edgepress.targets.qnn_htp import (
     Layout,
@@ -36,9 +40,9 @@ class Trap:
     fixed_by: str = ""
 
 
-def find_traps(model: onnx.ModelProto, folder: Path) -> list[Trap]:
-    """Return the nodes of ``model`` that the HTP would compute wrongly; ``folder`` holds its external data."""
-    return [*_by_weight(model, folder), *_by_shape(model), *_by_lookup(model)]
+def find_traps(model: onnx.ModelProto, path: Path) -> list[Trap]:
+    """Return the nodes of ``model`` that the HTP would compute wrongly; ``path`` is its file or folder."""
+    return [*_by_weight(model, TensorReader(path)), *_by_shape(model), *_by_lookup(model)]
 
 
 def _by_shape(model: onnx.ModelProto) -> Iterator[Trap]:
@@ -98,25 +102,22 @@ def _fixed(value: Value | None) -> list[int] | None:
     return shape if len(shape) == len(value.shape) else None
 
 
-def _by_weight(model: onnx.ModelProto, folder: Path) -> Iterator[Trap]:
-    constants = {tensor.name: tensor for tensor in model.graph.initializer}
-    for node in model.graph.node:
-        if node.op_type == "Constant" and node.attribute and node.attribute[0].name == "value":
-            constants[node.output[0]] = node.attribute[0].t
+def _by_weight(model: onnx.ModelProto, tensors: TensorReader) -> Iterator[Trap]:
+    scope = Scope(model)
     dequantized = {node.output[0]: node for node in model.graph.node if node.op_type == "DequantizeLinear"}
-    codes = _code_types(model, constants)
+    codes = _code_types(scope)
     for node in model.graph.node:
         activation = dequantized.get(node.input[0]) if node.input else None
         for name in node.input[1:]:
             weight = dequantized.get(name)
-            if weight is None or activation is None or weight.input[0] not in constants:
+            if weight is None or activation is None or weight.input[0] not in scope.constants:
                 continue
             stored = StoredWeight(
                 operator=node.op_type,
                 kind=codes[weight.input[0]],
-                layout=_layout(weight, constants),
-                centred=not np.any(_values(weight, 2, constants, folder)),
-                negative=bool(np.any(_values(weight, 1, constants, folder) < 0)),
+                layout=_layout(weight, scope),
+                centred=not np.any(_values(weight, 2, scope, tensors)),
+                negative=bool(np.any(_values(weight, 1, scope, tensors) < 0)),
                 activations=codes.get(activation.input[0], ""),
             )
             for rule in rules_against(stored):
@@ -136,11 +137,7 @@ def _wrong_weight(weight: StoredWeight, rule: Rule) -> str:
 
 def refuse_traps(path: Path) -> None:
     """Raise InputError if the model in ``path`` has a node that the HTP would compute wrongly."""
-    try:
-        model = onnx.load(path, load_external_data=False)
-    except Exception as error:  # protobuf's and onnx's own have no common base
-        raise InputError(f"{path}: no ONNX model: {error}") from error
-    traps = find_traps(model, path.parent)
+    traps = find_traps(parse_model(path), path)
     if traps:
         first = traps[0]
         more = f" (and {len(traps) - 1} more)" if len(traps) > 1 else ""
@@ -148,17 +145,17 @@ def refuse_traps(path: Path) -> None:
         raise InputError(f"{path}: node {first.node}{more}: {first.reason}; {remedy}")
 
 
-def _code_types(model: onnx.ModelProto, constants: dict[str, TensorProto]) -> dict[str, str]:
+def _code_types(scope: Scope) -> dict[str, str]:
     """The types of quantized values by name, ``uint16`` and so on: constants, inputs and what is quantized."""
-    kinds = {name: _kind(tensor.data_type) for name, tensor in constants.items()}
-    for value in [*model.graph.input, *model.graph.value_info]:
+    kinds = {name: _kind(tensor.data_type) for name, tensor in scope.constants.items()}
+    for value in [*scope.graph.input, *scope.graph.value_info]:
         kinds.setdefault(value.name, _kind(value.type.tensor_type.elem_type))
-    for node in model.graph.node:
+    for node in scope.graph.node:
         if node.op_type == "QuantizeLinear":
-            dtype = next((attribute.i for attribute in node.attribute if attribute.name == "output_dtype"), 0)
+            dtype = attribute(node, "output_dtype", 0)
             default = kinds.get(node.input[2], "") if len(node.input) > 2 else "uint8"
             kinds[node.output[0]] = _kind(dtype) if dtype else default
-        elif node.op_type == "DequantizeLinear" and len(node.input) > 2 and node.input[2]:
+        elif node.op_type == "DequantizeLinear" and operand(node, 2):
             kinds.setdefault(node.input[0], kinds.get(node.input[2], ""))  # both have one type
     return kinds
 
@@ -167,23 +164,14 @@ def _kind(number: int) -> str:
     return str(TensorProto.DataType.Name(number)).lower()
 
 
-def _layout(weight: onnx.NodeProto, constants: dict[str, TensorProto]) -> Layout:
-    if any(attribute.name == "block_size" and attribute.i for attribute in weight.attribute):
+def _layout(weight: onnx.NodeProto, scope: Scope) -> Layout:
+    if attribute(weight, "block_size", 0):
         return "block"
-    scale = constants.get(weight.input[1])
-    return "channel" if scale is not None and int(np.prod(scale.dims)) > 1 else "tensor"
+    scale = scope.constants.get(weight.input[1])
+    return "channel" if scale is not None and elements(scale) > 1 else "tensor"
 
 
-def _values(
-    weight: onnx.NodeProto, index: int, constants: dict[str, TensorProto], folder: Path
-) -> npt.NDArray[np.float64]:
+def _values(weight: onnx.NodeProto, index: int, scope: Scope, tensors: TensorReader) -> npt.NDArray[np.float64]:
     """The scales (input 1) or zero points (input 2) of a DequantizeLinear; 0 where there are none that are constant."""
-    if len(weight.input) <= index or weight.input[index] not in constants:
-        return np.zeros(1)
-    tensor = constants[weight.input[index]]
-    if external_data_helper.uses_external_data(tensor):
-        copy = TensorProto()
-        copy.CopyFrom(tensor)
-        external_data_helper.load_external_data_for_tensor(copy, str(folder))
-        tensor = copy
-    return numpy_helper.to_array(tensor).astype(np.float64)
+    tensor = scope.constants.get(operand(weight, index))
+    return np.zeros(1) if tensor is None else tensors.array(tensor).astype(np.float64)

@@ -9,14 +9,13 @@ from pass_models import CASES, Case, run
 
 from edgepress.errors import InputError
 from edgepress.exporter.graph.passes import Context, Pass, find_pass, pass_for, pass_names, run_passes
-from edgepress.exporter.graph.weights import graphs
+from edgepress.onnx_graph.walk import all_nodes
 
 KEEPS_SYMBOLS = {name: find_pass(name) for name in pass_names()}
 
 
 def operators(model: onnx.ModelProto) -> set[str]:
-    nodes = [node for graph in graphs(model.graph) for node in graph.node]
-    return {f"{node.domain}.{node.op_type}" if node.domain else node.op_type for node in nodes}
+    return {f"{node.domain}.{node.op_type}" if node.domain else node.op_type for node in all_nodes(model.graph.node)}
 
 
 def changed(case: Case, *names: str) -> tuple[onnx.ModelProto, dict[str, int]]:

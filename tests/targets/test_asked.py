@@ -11,10 +11,11 @@ import pytest
 from onnx import TensorProto, helper
 
 from edgepress.errors import InputError
+from edgepress.onnx_graph.tensors import TensorReader
+from edgepress.onnx_graph.view import view
 from edgepress.targets import find_soc, find_target
 from edgepress.targets.legality import probes
 from edgepress.targets.legality.asked import place_all
-from edgepress.targets.legality.graph import view
 from edgepress.targets.legality.report import Placement
 from edgepress.targets.providers import qnn
 
@@ -209,7 +210,7 @@ def test_a_node_alone_computes_what_it_does_in_its_model(name: str) -> None:
     model, op, before, after = CUTS[name]
     (graph,) = view(model)
     (node,) = [node for node in graph.nodes if node.op == op]
-    alone = probes.alone(node, probes.around(model, "."))
+    alone = probes.alone(node, probes.Around(model, TensorReader()))
     assert alone is not None
     model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in {before, after} - {"x", "y"})
     plain = onnxruntime.SessionOptions()

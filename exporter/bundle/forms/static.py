@@ -10,7 +10,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 
 from edgepress.errors import InputError
@@ -24,6 +23,7 @@ from edgepress.exporter.plan.plan import PlannedTensor
 from edgepress.exporter.plan.planned import Planned
 from edgepress.exporter.recipe.recipe import Activations
 from edgepress.files import read_into
+from edgepress.onnx_graph.files import parse_model
 from edgepress.progress import Advance
 from edgepress.targets import Soc, Target
 from edgepress.targets.legality.traps import refuse_traps
@@ -149,7 +149,7 @@ def rounded_weights(task: FormTask, graph: Path) -> dict[str, Rounded]:
     ``w.``; a table that is gathered from is rounded anew.
     """
     found: dict[str, Rounded] = {}
-    tensors = onnx.load(graph, load_external_data=False).graph.initializer
+    tensors = parse_model(graph).graph.initializer
     for planned in task.planned.plan.tensors:
         scheme = planned.scheme
         if scheme is None or not (scheme.per_channel and scheme.symmetric and scheme.bits > 2):

@@ -6,9 +6,9 @@ Reshapes and masks that were computed from shapes become constants in ``fold-con
 import onnx
 
 from edgepress.errors import InputError
-from edgepress.exporter.graph.editing import infer_shapes
 from edgepress.exporter.graph.passes import Context, Pass
-from edgepress.exporter.graph.weights import graphs
+from edgepress.onnx_graph.values import inferred
+from edgepress.onnx_graph.walk import graphs
 
 
 def _apply(model: onnx.ModelProto, context: Context) -> int:
@@ -29,11 +29,11 @@ def _apply(model: onnx.ModelProto, context: Context) -> int:
 
 def _infer(model: onnx.ModelProto) -> None:
     """Put what is now known of shapes into the model: of outputs too, which symbols made by nodes leave unknown."""
-    inferred = infer_shapes(model)
+    found = inferred(model)
     del model.graph.value_info[:]
-    model.graph.value_info.extend(inferred.graph.value_info)
+    model.graph.value_info.extend(found.graph.value_info)
     del model.graph.output[:]
-    model.graph.output.extend(inferred.graph.output)
+    model.graph.output.extend(found.graph.output)
 
 
 PASS = Pass(

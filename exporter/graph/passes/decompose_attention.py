@@ -22,8 +22,9 @@ import onnx
 from edgepress.errors import InputError
 from edgepress.exporter.graph.attention import Rotary, Scoring, attend, merge_heads, rotate, split_heads, swap_heads
 from edgepress.exporter.graph.builder import CONTRIB
-from edgepress.exporter.graph.editing import Editor, attributes_of, operand, result, rewrite
+from edgepress.exporter.graph.editing import Editor, rewrite
 from edgepress.exporter.graph.passes import Context, Pass
+from edgepress.onnx_graph.walk import attributes_of, operand, result
 
 _LOWEST = np.array(-1e9, np.float32)  # below every score; finite, so that a row of it stays a number
 # What GroupQueryAttention's attributes must be, if they are there.

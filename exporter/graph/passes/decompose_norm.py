@@ -7,8 +7,9 @@ x² overflows from 256 on, so this is not for the HTP, which has the operator.
 import numpy as np
 import onnx
 
-from edgepress.exporter.graph.editing import Editor, attributes_of, opset, rewrite
+from edgepress.exporter.graph.editing import Editor, rewrite
 from edgepress.exporter.graph.passes import Context, Pass
+from edgepress.onnx_graph.walk import attributes_of, opset
 
 _AXES_AS_INPUT = 18  # the opset from which ReduceMean reads its axes
 

@@ -8,8 +8,9 @@ skip ─┴ Add ─ (Add bias) ┬ [Simplified]LayerNormalization ─ y
 import onnx
 
 from edgepress.exporter.graph.builder import CONTRIB
-from edgepress.exporter.graph.editing import Editor, attributes_of, operand, result, rewrite
+from edgepress.exporter.graph.editing import Editor, rewrite
 from edgepress.exporter.graph.passes import Context, Pass
+from edgepress.onnx_graph.walk import attributes_of, operand, result
 
 
 def _apply(model: onnx.ModelProto, context: Context) -> int:

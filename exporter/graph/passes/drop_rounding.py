@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 
 from edgepress.exporter.graph.builder import CONTRIB
-from edgepress.exporter.graph.editing import Editor, attributes_of, operand, rewrite
+from edgepress.exporter.graph.editing import Editor, rewrite
 from edgepress.exporter.graph.passes import Context, Pass
-from edgepress.exporter.graph.weights import Array, Rows
+from edgepress.onnx_graph.tensors import Array, Rows
+from edgepress.onnx_graph.walk import attributes_of, operand
 
 
 def _apply(model: onnx.ModelProto, context: Context) -> int:
@@ -99,8 +100,8 @@ def _integer_product(editor: Editor, node: onnx.NodeProto) -> bool:
 
 def _weight(editor: Editor, codes: str, scale: str, zero_point: str, *, axis: int) -> str | None:
     """``(codes − zero point) · scale`` as a weight; None when one of them is no constant."""
-    tensor, scale_tensor = editor.tensor(codes), editor.tensor(scale)
-    zero_tensor = editor.tensor(zero_point) if zero_point else None
+    tensor, scale_tensor = editor.constants.get(codes), editor.constants.get(scale)
+    zero_tensor = editor.constants.get(zero_point) if zero_point else None
     if tensor is None or scale_tensor is None or (zero_point and zero_tensor is None):
         return None
     stored = editor.weights.rows(tensor)

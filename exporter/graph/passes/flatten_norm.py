@@ -9,8 +9,9 @@ RMSNormalization of such values and computes it wrongly, without a word, for man
 
 import onnx
 
-from edgepress.exporter.graph.editing import Editor, attributes_of, result, rewrite
+from edgepress.exporter.graph.editing import Editor, rewrite
 from edgepress.exporter.graph.passes import Context, Pass
+from edgepress.onnx_graph.walk import attributes_of, result
 
 
 def _apply(model: onnx.ModelProto, context: Context) -> int:

@@ -8,7 +8,8 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from edgepress.exporter.graph.passes import Context, Pass
-from edgepress.exporter.graph.weights import as_type, graphs
+from edgepress.exporter.graph.weights import as_type
+from edgepress.onnx_graph.walk import graphs
 
 _HALF = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
 _TYPE_ATTRIBUTES = ("to", "dtype")  # attributes that name a type

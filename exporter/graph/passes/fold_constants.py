@@ -12,16 +12,10 @@ import onnx
 from onnx import helper
 from onnx.reference import ReferenceEvaluator
 
-from edgepress.exporter.graph.editing import (
-    Editor,
-    attributes_of,
-    infer_shapes,
-    opset,
-    remove_unused,
-    rewrite,
-)
+from edgepress.exporter.graph.editing import Editor, pass_by, rewrite
 from edgepress.exporter.graph.passes import Context, Pass
-from edgepress.exporter.graph.weights import Weights, graphs
+from edgepress.exporter.graph.weights import Weights
+from edgepress.onnx_graph.walk import attributes_of, opset
 
 _MOST = 1 << 20  # elements that a folded constant may have
 _RANDOM = ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli")
@@ -73,7 +67,7 @@ def _computed(editor: Editor, node: onnx.NodeProto) -> bool:
 
 def _moved(editor: Editor, node: onnx.NodeProto) -> bool:
     """A weight that is transposed, or of another shape, without reading it."""
-    tensor, y = editor.tensor(node.input[0]), node.output[0]
+    tensor, y = editor.constants.get(node.input[0]), node.output[0]
     if tensor is None:
         return False
     if node.op_type == "Transpose":
@@ -97,32 +91,6 @@ def _shape(editor: Editor, node: onnx.NodeProto) -> bool:
     value = np.array(part, np.int64) if node.op_type == "Shape" else np.prod(np.array(shape, np.int64))
     editor.constant(node.output[0], np.asarray(value, np.int64))
     return True
-
-
-def pass_by(model: onnx.ModelProto) -> int:
-    """Let the readers of Identity, Dropout and idle Casts read what these read; outputs keep their names."""
-    graph = model.graph
-    inferred = infer_shapes(model).graph
-    values = (*inferred.input, *inferred.value_info, *inferred.output)
-    types = {value.name: value.type.tensor_type.elem_type for value in values}
-    types |= {tensor.name: tensor.data_type for tensor in graph.initializer}
-    outputs = {value.name for value in graph.output}
-    instead: dict[str, str] = {}
-    for node in graph.node:
-        idle = node.op_type == "Identity" or (node.op_type == "Dropout" and _is_idle_dropout(node))
-        if node.op_type == "Cast":
-            idle = types.get(node.input[0]) == attributes_of(node)["to"]
-        if idle and node.output[0] not in outputs:
-            instead[node.output[0]] = instead.get(node.input[0], node.input[0])
-    for node in (node for inner in graphs(graph) for node in inner.node):
-        for index, name in enumerate(node.input):
-            node.input[index] = instead.get(name, name)
-    return len(instead) if instead and remove_unused(model) else 0
-
-
-def _is_idle_dropout(node: onnx.NodeProto) -> bool:
-    """In inference: no training mode, and nobody asks for the mask."""
-    return len(node.output) == 1 and (len(node.input) < 3 or not node.input[2])
 
 
 PASS = Pass(

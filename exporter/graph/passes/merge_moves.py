@@ -5,9 +5,9 @@ Other passes put a value into the shape that they need and back. Shapes must be 
 
 import onnx
 
-from edgepress.exporter.graph.editing import Editor, attributes_of, rewrite
+from edgepress.exporter.graph.editing import Editor, pass_by, rewrite
 from edgepress.exporter.graph.passes import Context, Pass
-from edgepress.exporter.graph.passes.fold_constants import pass_by
+from edgepress.onnx_graph.walk import attributes_of
 
 
 def _apply(model: onnx.ModelProto, context: Context) -> int:

@@ -9,8 +9,9 @@ import numpy as np
 import onnx
 
 from edgepress.exporter.graph.builder import CONTRIB
-from edgepress.exporter.graph.editing import Editor, attributes_of, operand, opset, rewrite
+from edgepress.exporter.graph.editing import Editor, rewrite
 from edgepress.exporter.graph.passes import Context, Pass
+from edgepress.onnx_graph.walk import attributes_of, operand, opset
 
 _GELU = 20  # the opset in which ONNX has Gelu
 

@@ -16,9 +16,11 @@ from onnx import TensorProto
 from edgepress.errors import InputError
 from edgepress.exporter.arrays.packing import unpack, unpack_zero_points
 from edgepress.exporter.graph.builder import CONTRIB
-from edgepress.exporter.graph.editing import Editor, attributes_of, operand, rewrite
+from edgepress.exporter.graph.editing import Editor, rewrite
 from edgepress.exporter.graph.passes import Context, Pass
-from edgepress.exporter.graph.weights import Rows, as_type
+from edgepress.exporter.graph.weights import as_type
+from edgepress.onnx_graph.tensors import Rows
+from edgepress.onnx_graph.walk import attributes_of, operand
 
 _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16)
 _BIAS = 5  # MatMulNBits' input
@@ -58,7 +60,7 @@ def _fused(editor: Editor, node: onnx.NodeProto) -> bool:
 
 def _transposed(editor: Editor, name: str, output: str) -> str | None:
     """The value with its last two axes exchanged, None when its rank is not known."""
-    tensor = editor.tensor(name)
+    tensor = editor.constants.get(name)
     if tensor is not None and len(tensor.dims) == 2:
         return editor.weight(f"{name}.transposed", editor.weights.rows(tensor).T)
     shape = editor.shape(name)
@@ -157,7 +159,7 @@ def _gather(editor: Editor, node: onnx.NodeProto) -> bool:
 
 def _constants(editor: Editor, node: onnx.NodeProto, indices: tuple[int, ...]) -> list[onnx.TensorProto | None] | None:
     """The constants at these inputs, None for one that is left out; None altogether when one is no constant."""
-    found = [editor.tensor(operand(node, index)) if operand(node, index) else None for index in indices]
+    found = [editor.constants.get(operand(node, index)) if operand(node, index) else None for index in indices]
     left_out = [not operand(node, index) for index in indices]
     return None if any(t is None and not out for t, out in zip(found, left_out, strict=True)) else found
 

@@ -5,8 +5,9 @@
 
 import onnx
 
-from edgepress.exporter.graph.editing import Editor, attributes_of, require_opset, result, rewrite
+from edgepress.exporter.graph.editing import Editor, require_opset, rewrite
 from edgepress.exporter.graph.passes import Context, Pass
+from edgepress.onnx_graph.walk import attributes_of, result
 
 
 def _apply(model: onnx.ModelProto, context: Context) -> int:

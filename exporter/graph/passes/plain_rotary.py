@@ -10,8 +10,9 @@ import onnx
 from edgepress.errors import InputError
 from edgepress.exporter.graph.attention import Rotary, join_heads, rotate, split_heads, swap_heads
 from edgepress.exporter.graph.builder import CONTRIB
-from edgepress.exporter.graph.editing import Editor, attributes_of, rewrite
+from edgepress.exporter.graph.editing import Editor, rewrite
 from edgepress.exporter.graph.passes import Context, Pass
+from edgepress.onnx_graph.walk import attributes_of
 
 
 def _apply(model: onnx.ModelProto, context: Context) -> int:

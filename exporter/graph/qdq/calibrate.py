@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from edgepress.errors import InputError
 from edgepress.exporter.arrays.ranges import Histogram, find_range
 from edgepress.exporter.graph.qdq.graph import FloatModel
-from edgepress.exporter.graph.qdq.roles import MOVES, attribute, fixed_range
+from edgepress.exporter.graph.qdq.roles import MOVES, fixed_range
 from edgepress.exporter.recipe.recipe import Activations
+from edgepress.onnx_graph.walk import attribute
 from edgepress.sessions import open_on_cpu, session_options
 
 Feed = Mapping[str, NDArray[np.generic]]
@@ -32,13 +33,9 @@ class Calibrator:
         self.outputs = model.outputs
         self._names = model.activations()
         self._histograms = {name: Histogram() for name in self._names}
-        self._read_by: dict[str, list[onnx.NodeProto]] = defaultdict(list)
-        for node in model.nodes:
-            for name in dict.fromkeys(node.input):
-                self._read_by[name].append(node)
         self._rows = {node.input[0]: int(attribute(node, "axis", -1)) for node in model.nodes if _is_softmax(node)}
         self._least_peak: dict[str, tuple[float, int]] = {}  # of a Softmax's input: least row maximum, longest row
-        proto = model.proto
+        proto = model.model
         outputs = set(model.outputs)
         for name in self._names:
             if name not in outputs and name not in model.inputs:
@@ -71,7 +68,7 @@ class Calibrator:
         if not any(histogram.counts.any() for histogram in self._histograms.values()):
             raise InputError("nothing was run to calibrate on; give calibration data")
         bits = 16 if activations.type == "uint16" else 8
-        makers = {name: node for node in self._model.nodes for name in node.output}
+        makers = self._model.makers
         own: Ranges = {}
         for name, histogram in self._histograms.items():
             fixed = fixed_range(makers[name], bits) if name in makers else None
@@ -140,7 +137,7 @@ class Calibrator:
     def _readers(self, names: list[str]) -> list[onnx.NodeProto]:
         """The nodes that read any of ``names``, but for those that move one to another."""
         tied = set(names)
-        readers = [node for name in names for node in self._read_by[name]]
+        readers = [node for name in names for node in self._model.readers.get(name, ())]
         return [node for node in readers if node.op_type not in MOVES or not tied & set(node.output)]
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import onnx
 
 from edgepress.errors import InputError
-from edgepress.exporter.graph.weights import graphs
+from edgepress.onnx_graph.files import parse_model
+from edgepress.onnx_graph.walk import graphs
 from edgepress.sessions import open_on_cpu, session_options
 
 _MADE = re.compile(r"_token_\d+$")
@@ -38,7 +39,7 @@ def prepare(source: Path, target: Path) -> None:
         open_on_cpu(source, options)
     except Exception as error:  # onnxruntime's exceptions have no common type
         raise InputError(f"{source} cannot be opened: {error}") from error
-    model = onnx.load(target, load_external_data=False)
+    model = parse_model(target)
     _rename_made(model.graph)
     target.write_bytes(model.SerializeToString(deterministic=True))
 
@@ -55,8 +56,4 @@ def _rename_made(outermost: onnx.GraphProto) -> None:
 
 
 def _constant_bytes(path: Path) -> int:
-    try:
-        model = onnx.load(path, load_external_data=False)
-    except Exception as error:  # protobuf's DecodeError, which has no public base class
-        raise InputError(f"{path} cannot be read as an ONNX model: {error}") from error
-    return sum(4 * math.prod(tensor.dims) for tensor in model.graph.initializer)
+    return sum(4 * math.prod(tensor.dims) for tensor in parse_model(path).graph.initializer)

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping
 from typing import Literal
 
 import onnx
-from onnx import helper
+
+from edgepress.onnx_graph.walk import attribute
 
 Role = Literal["activation", "weight", "bias", "gain", "float"]
 
@@ -59,14 +60,6 @@ def fixed_range(node: onnx.NodeProto, bits: int) -> tuple[float, float] | None:
     """The range of an output that the operator itself bounds; steps are powers of two where the HTP wants them so."""
     step = 2.0**-bits
     return {"Softmax": (0.0, 1.0), "Sigmoid": (0.0, 1 - step), "Tanh": (-1.0, 1 - 2 * step)}.get(node.op_type)
-
-
-def attribute(node: onnx.NodeProto, name: str, default: float) -> float:
-    """A number among a node's attributes."""
-    for entry in node.attribute:
-        if entry.name == name:
-            return float(helper.get_attribute_value(entry))
-    return default
 
 
 class Ties:

@@ -64,17 +64,16 @@ def _sums(model: FloatModel, ranges: Ranges) -> Iterator[tuple[str, str, str]]:
     A Relu that alone reads a sum disappears into the sum's integers, so its output counts as the sum. A Clip does too,
     and must not be widened.
     """
-    readers = {name: node for node in model.nodes for name in node.input}
     for node in model.nodes:
         if node.op_type != "Add" or any(name not in ranges for name in (*node.input, *node.output)):
             continue
         total = node.output[0]
-        reader = readers.get(total)
-        if reader is not None and model.readers[total] == 1 and total not in model.outputs:
-            if reader.op_type == "Clip":
+        readers = model.readers.get(total, ())
+        if len(readers) == 1 and total not in model.outputs:
+            if readers[0].op_type == "Clip":
                 continue
-            if reader.op_type == "Relu":
-                total = reader.output[0]
+            if readers[0].op_type == "Relu":
+                total = readers[0].output[0]
         if not set(node.input) & set(model.constants):
             yield model.ties.of(node.input[0]), model.ties.of(node.input[1]), model.ties.of(total)
 

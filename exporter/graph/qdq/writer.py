@@ -18,10 +18,11 @@ from edgepress.exporter.graph.qdq import codes as arithmetic
 from edgepress.exporter.graph.qdq.calibrate import Ranges
 from edgepress.exporter.graph.qdq.codes import Rounded
 from edgepress.exporter.graph.qdq.graph import FloatModel
-from edgepress.exporter.graph.qdq.roles import MOVES, NORMS, attribute, channel_axis, role
+from edgepress.exporter.graph.qdq.roles import MOVES, NORMS, channel_axis, role
 from edgepress.exporter.graph.qdq.sums import exact_sums
 from edgepress.exporter.graph.qdq.widths import Widths
-from edgepress.exporter.graph.weights import graphs
+from edgepress.exporter.graph.weights import refer
+from edgepress.onnx_graph.walk import attribute, graphs, normal_domain, opsets_of
 
 _TYPES: dict[str, tuple[int, type[np.generic]]] = {
     "uint8": (TensorProto.UINT8, np.uint8),
@@ -79,7 +80,7 @@ class _Writer:
 
     def _find_domain(self) -> str:
         """ONNX's own operators, or onnxruntime's where ONNX's are too old for these types."""
-        opset = next((entry.version for entry in self._model.proto.opset_import if entry.domain in ("", "ai.onnx")), 0)
+        opset = opsets_of(self._model.model).get("", 0)
         if opset < _FIRST_QDQ_OPSET:
             raise InputError(f"{self._model.path} has opset {opset}; QDQ needs {_FIRST_QDQ_OPSET} or later: convert it")
         return "" if self._widths.name == "a8w8" or opset >= _WIDE_QDQ_OPSET else CONTRIB
@@ -99,16 +100,16 @@ class _Writer:
         if unused := set(self._rounded) - self._used:
             raise InputError(f"{sorted(unused)[0]} has a scale, but is the weight of no Conv, Gemm or MatMul")
         proto = onnx.ModelProto()
-        proto.CopyFrom(model.proto)
+        proto.CopyFrom(model.model)
         for field in ("node", "initializer", "value_info"):
             proto.graph.ClearField(field)
         proto.graph.node.extend(self._nodes)
         for inner in list(graphs(proto.graph))[1:]:
             for index, tensor in enumerate(inner.initializer):
-                inner.initializer[index].CopyFrom(model.inline(tensor))
+                inner.initializer[index].CopyFrom(model.tensors.inline(tensor))
         proto.graph.initializer.extend(self._constants.values())
-        opsets = {entry.domain: entry.version for entry in model.proto.opset_import} | {CONTRIB: 1}
-        used = {node.domain for node in self._nodes}
+        opsets = opsets_of(model.model) | {CONTRIB: 1}
+        used = {normal_domain(node.domain) for node in self._nodes}
         proto.ClearField("opset_import")
         proto.opset_import.extend(helper.make_opsetid(domain, opsets[domain]) for domain in sorted(used))
         return proto
@@ -119,7 +120,7 @@ class _Writer:
         X → Relu → Y  becomes  X named Y, whose integers end where Y's do.
         """
         removed: set[int] = set()
-        makers = {name: node for node in self._model.nodes for name in node.output}
+        makers = self._model.makers
         for node in self._model.nodes:
             bounds = self._bounds(node)
             if bounds is None or node.input[0] not in makers:
@@ -127,7 +128,7 @@ class _Writer:
             name, maker = node.input[0], makers[node.input[0]]
             low, high = self._range(node.output[0])
             inside = bounds[0] <= low and high <= bounds[1]
-            alone = self._model.readers[name] == 1 and name not in self._model.outputs
+            alone = len(self._model.readers[name]) == 1 and name not in self._model.outputs
             if inside and alone and maker.op_type not in MOVES and id(maker) not in removed:
                 self._folded[name] = node.output[0]
                 removed.add(id(node))
@@ -192,7 +193,7 @@ class _Writer:
     def _keep(self, name: str) -> str:
         """A constant as it is, with its bytes inside the model."""
         if name not in self._constants:
-            self._constants[name] = self._model.inline(self._model.constants[name])
+            self._constants[name] = self._model.tensors.inline(self._model.constants[name])
         return name
 
     def _activation(self, name: str, made: str) -> None:
@@ -325,10 +326,6 @@ def write_models(models: Mapping[Path, onnx.ModelProto], data: Path) -> None:
                 file.seek(-file.tell() % _ALIGNMENT, os.SEEK_CUR)
                 places[digest] = (file.tell(), len(tensor.raw_data))
                 file.write(tensor.raw_data)
-            tensor.ClearField("raw_data")
-            tensor.data_location = TensorProto.EXTERNAL
-            offset, length = places[digest]
-            for key, value in (("location", data.name), ("offset", str(offset)), ("length", str(length))):
-                tensor.external_data.add(key=key, value=value)
+            refer(tensor, data.name, *places[digest])
     for path, model in models.items():
         path.write_bytes(model.SerializeToString(deterministic=True))

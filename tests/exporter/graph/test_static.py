@@ -186,7 +186,7 @@ def test_what_is_no_decoder_is_refused(home: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot be read"):
         write_static(path, tmp_path, context=20)
     path.write_bytes(b"no model")
-    with pytest.raises(InputError, match="is not an ONNX model"):
+    with pytest.raises(InputError, match="is no ONNX model"):
         write_static(path, tmp_path, context=20)
     shutil.copy(bundle(home, "qwen2") / "model.onnx", path)
     with pytest.raises(InputError, match=r"model\.onnx\.data is missing"):

@@ -12,7 +12,9 @@ from onnx import TensorProto, numpy_helper
 
 from edgepress.errors import InputError
 from edgepress.exporter.graph import weights as module
-from edgepress.exporter.graph.weights import Rows, Weights, as_type
+from edgepress.exporter.graph.weights import Weights, as_type
+from edgepress.onnx_graph import tensors
+from edgepress.onnx_graph.tensors import Rows
 
 
 def rows_of(array: np.ndarray) -> Rows:
@@ -20,8 +22,8 @@ def rows_of(array: np.ndarray) -> Rows:
     return Rows(array.shape, kind, lambda start, stop: array[start:stop])
 
 
-def model(*tensors: onnx.TensorProto) -> onnx.ModelProto:
-    return onnx.helper.make_model(onnx.helper.make_graph([], "g", [], [], list(tensors)))
+def model(*weights: onnx.TensorProto) -> onnx.ModelProto:
+    return onnx.helper.make_model(onnx.helper.make_graph([], "g", [], [], list(weights)))
 
 
 def read_back(made: onnx.ModelProto, folder: Path) -> dict[str, np.ndarray]:
@@ -48,7 +50,7 @@ def test_a_weight_is_written_piece_by_piece_as_it_is(
         made, array = made.T, array.T
     np.testing.assert_array_equal(made.array(), array)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "_PIECE", piece)
+        patch.setattr(tensors, "PIECE", piece)
         patch.setattr(module, "_INLINE", 0)
         weights = Weights(folder)
         written = model(weights.tensor("w", made), weights.tensor("v", made))
@@ -75,14 +77,17 @@ def test_stored_weights_are_copied_and_shared(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("entries", "message"),
     [
-        ({"location": "../secret"}, r"w is said to be in '\.\./secret', outside of"),
-        ({"location": "/etc/passwd"}, r"w is said to be in '/etc/passwd', outside of"),
-        ({"location": "link"}, "w is said to be in 'link', outside of"),
-        ({"location": "gone"}, "gone is missing, where w is"),
-        ({"location": "data", "offset": "8"}, r"has 40 bytes, and w is said to be at 8 to 48; the file is cut short"),
-        ({"location": "data", "offset": "-4"}, r"w is said to be at -4 to 36"),
-        ({"location": "data", "offset": "x"}, "its place in 'data' is not a number"),
-        ({"location": "data", "length": "36"}, r"w has 36 bytes, its shape \[10\] says 40"),
+        ({"location": "../secret"}, r"'w' is in '\.\./secret', outside the model's folder"),
+        ({"location": "/etc/passwd"}, r"'w' is in '/etc/passwd', an absolute path"),
+        ({"location": "link"}, "'w' is in 'link', a link that leads outside the model's folder, to .*secret"),
+        ({"location": "gone"}, "'w' is in 'gone', which is missing or unreadable; copy it beside the model"),
+        (
+            {"location": "data", "offset": "8"},
+            "'w' ends at byte 48 of 'data', which has 40; the data file is truncated",
+        ),
+        ({"location": "data", "offset": "-4"}, r"'w' has a negative offset or length \(-4, 40\)"),
+        ({"location": "data", "offset": "x"}, "'w' has an offset or length that is no number"),
+        ({"location": "data", "length": "36"}, r"'w' has 36 bytes, its shape \[10\] says 40; the file is broken"),
     ],
 )
 def test_a_place_that_cannot_be_is_refused(tmp_path: Path, entries: dict[str, str], message: str) -> None:
@@ -120,4 +125,4 @@ def test_a_region_that_takes_several_reads_is_whole_and_not_cut_short(
     weights = Weights(tmp_path)
     monkeypatch.setattr(Path, "open", lambda self, *_, **__: Capped(self))
     np.testing.assert_array_equal(weights.array(tensor), array)
-    np.testing.assert_array_equal(weights.packed(tensor), array.reshape(-1).view(np.uint8))
+    assert weights.inline(tensor).raw_data == array.tobytes()

@@ -5,10 +5,10 @@ import onnx
 import pytest
 from onnx import TensorProto
 
+from edgepress.onnx_graph.view import view
 from edgepress.targets import find_target
 from edgepress.targets.legality import cliffs
 from edgepress.targets.legality.cliffs import STEEP, Product, counted, measured, product_warnings, slow_kernels
-from edgepress.targets.legality.graph import view
 
 X86, ARM, WASM = (find_target(name) for name in ("x86-cpu", "arm64-cpu", "wasm"))
 

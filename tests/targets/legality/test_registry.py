@@ -11,8 +11,9 @@ import pytest
 from onnx import TensorProto, helper
 from onnx.backend.test.loader import load_model_tests
 
-from edgepress.targets.legality.graph import Node, view
-from edgepress.targets.legality.headers import opsets_of, refused_header
+from edgepress.onnx_graph.headers import refused_header
+from edgepress.onnx_graph.view import Node, view
+from edgepress.onnx_graph.walk import opsets_of
 from edgepress.targets.legality.registry import needs_casts, place
 from edgepress.targets.legality.report import Placement
 

@@ -10,11 +10,11 @@ import product_models as made
 import pytest
 
 from edgepress import cli
+from edgepress.onnx_graph.view import view
 from edgepress.sessions import EXACT_PRODUCTS, REMEDY, UNFUSED
 from edgepress.targets import find_target
 from edgepress.targets.legality import saturation
 from edgepress.targets.legality.check import check_file
-from edgepress.targets.legality.graph import view
 from edgepress.targets.legality.report import format_report
 
 every_product = pytest.mark.parametrize("name", made.CASES)

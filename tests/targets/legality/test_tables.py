@@ -11,9 +11,9 @@ import pytest
 from onnx import TensorProto, helper
 from onnxruntime.tools.mobile_helpers import usability_checker
 
+from edgepress.onnx_graph.view import view
 from edgepress.targets import Table, Target, find_target, target_names
 from edgepress.targets.legality.conditions import check_sentence
-from edgepress.targets.legality.graph import view
 from edgepress.targets.legality.partitions import partitions
 from edgepress.targets.legality.report import Placement
 from edgepress.targets.legality.tables import operators, place_all
@@ -81,7 +81,7 @@ def test_operators_that_the_files_spell_wrongly_are_read_as_onnx_has_them() -> N
 
 @pytest.mark.parametrize("target", TABLE_TARGETS, ids=lambda target: target.name)
 def test_tables_name_operators_that_exist(target: Target) -> None:
-    from edgepress.targets.legality.files import known_operators
+    from edgepress.onnx_graph.headers import known_operators
 
     known = {f"{domain or 'ai.onnx'}:{op}" for domain, op in known_operators()}
     assert target.table

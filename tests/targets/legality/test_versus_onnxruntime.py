@@ -11,10 +11,10 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from edgepress.errors import InputError
+from edgepress.onnx_graph.files import gather_external_data, read_model
+from edgepress.onnx_graph.functions import MOST_NODES
 from edgepress.targets import find_target
 from edgepress.targets.legality.check import check_file
-from edgepress.targets.legality.files import gather_external_data, read_model
-from edgepress.targets.legality.functions import MOST_NODES
 
 Opsets = Sequence[tuple[str, int]]
 FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64

@@ -237,7 +237,7 @@ def _again(path: Path, ranges: Ranges) -> None:
         (lambda path, _: quantize(path, {}, WIDTHS["a8w8"]), "relu has no range; calibrate"),
         (
             lambda path, ranges: quantize(path.with_name("absent.onnx"), ranges, WIDTHS["a8w8"]),
-            "cannot be read as an ONNX",
+            "absent.onnx cannot be read: No such file",
         ),
     ],
 )

@@ -1,8 +1,9 @@
-"""IR versions and opsets that the installed onnxruntime reads: it is asked, with models of one node."""
+"""IR versions, opsets and operators that the installed onnxruntime reads: it is asked, with models of one node."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
+from typing import Any
 
 import onnx
 
@@ -10,16 +11,6 @@ from edgepress.sessions import open_on_cpu, session_options
 
 Opsets = tuple[tuple[str, int], ...]
 """Domains and their versions."""
-
-
-def opsets_of(message: onnx.ModelProto | onnx.FunctionProto) -> dict[str, int]:
-    """The opset version of each domain; ONNX's own domain is ``""``."""
-    return {normal_domain(entry.domain): entry.version for entry in message.opset_import}
-
-
-def normal_domain(domain: str) -> str:
-    """ONNX's own domain has two names, ``""`` and ``ai.onnx``; return the first for both."""
-    return "" if domain == "ai.onnx" else domain
 
 
 @cache
@@ -52,6 +43,28 @@ def assumed_opset(domain: str) -> int:
     return next(
         (version for version in sorted(versions, reverse=True) if not _refusal(8, {"": 17, domain: version})), 0
     )
+
+
+@cache
+def known_operators() -> Mapping[tuple[str, str], tuple[int, ...]]:
+    """The opset versions in which ONNX or onnxruntime define each (domain, operator)."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    found: dict[tuple[str, str], set[int]] = {}
+    for schema in [*state.get_all_operator_schema(), *onnx.defs.get_all_schemas_with_history()]:
+        found.setdefault((schema.domain, schema.name), set()).add(schema.since_version)
+    return {key: tuple(sorted(versions)) for key, versions in found.items()}
+
+
+@cache
+def schemas() -> Mapping[tuple[str, str], Sequence[Any]]:
+    """onnxruntime's schemas of each (domain, operator), oldest first."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    found: dict[tuple[str, str], list[Any]] = {}
+    for schema in sorted(state.get_all_operator_schema(), key=lambda schema: schema.since_version):
+        found.setdefault((schema.domain, schema.name), []).append(schema)
+    return found
 
 
 def _refusal(ir_version: int, opsets: Mapping[str, int]) -> str:

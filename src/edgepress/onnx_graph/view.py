@@ -4,17 +4,15 @@ import heapq
 from collections import ChainMap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from typing import Any
 
 import onnx
 
-from edgepress.targets.legality.files import known_operators, read_by
-from edgepress.targets.legality.headers import normal_domain, opsets_of
+from edgepress.onnx_graph.headers import known_operators, schemas
+from edgepress.onnx_graph.values import LEFT_OUT, SMALL, elements, inferred
+from edgepress.onnx_graph.walk import attribute, normal_domain, opsets_of, read_by, subgraphs
 
 _RANDOM = {"RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial", "Dropout", "QuantizeLinear"}
-_LEFT_OUT = "left out"  # marks weights whose bytes are in the model, and only left out here
-_KEPT = 1024  # elements of a constant that shape inference may look at: shapes, axes and ranges are small
 
 
 @dataclass
@@ -85,14 +83,7 @@ class Node:
 
     def attribute(self, name: str, default: Any = None) -> Any:
         """The attribute's value, bytes as text; ``default`` where it is not set or cannot be read."""
-        for attribute in self.proto.attribute:
-            if attribute.name == name:
-                try:
-                    value = onnx.helper.get_attribute_value(attribute)
-                except ValueError:
-                    return default
-                return value.decode(errors="replace") if isinstance(value, bytes) else value
-        return default
+        return attribute(self.proto, name, default)
 
 
 @dataclass
@@ -110,54 +101,8 @@ def view(model: onnx.ModelProto) -> list[Graph]:
     operators' schemas.
     """
     graphs: list[Graph] = []
-    _add_graph(_inferred(model).graph, "", ChainMap(), opsets_of(model), graphs)
+    _add_graph(inferred(model).graph, "", ChainMap(), opsets_of(model), graphs)
     return graphs
-
-
-def _inferred(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model with its shapes inferred, and without the bytes of its weights; as it is when inference gives up."""
-    light = onnx.ModelProto()
-    light.CopyFrom(_without_weights(model))
-    try:
-        return onnx.shape_inference.infer_shapes(light, data_prop=True)
-    except Exception:  # whatever the C++ code raises on a model that does not fit together
-        return light
-
-
-def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
-    light = onnx.ModelProto()
-    for name, value in model.ListFields():
-        if name.name not in {"graph", "functions", "training_info"}:
-            _set(light, name.name, value)
-    for name, value in model.graph.ListFields():
-        if name.name != "initializer":
-            _set(light.graph, name.name, value)
-    for tensor in model.graph.initializer:
-        copy = light.graph.initializer.add()
-        if _elements(tensor) <= _KEPT:
-            copy.CopyFrom(tensor)
-        else:
-            copy.name, copy.data_type, copy.data_location = tensor.name, tensor.data_type, onnx.TensorProto.EXTERNAL
-            copy.dims.extend(tensor.dims)
-            if tensor.data_location != onnx.TensorProto.EXTERNAL:
-                copy.doc_string = _LEFT_OUT
-    return light
-
-
-def _set(message: Any, name: str, value: Any) -> None:
-    if hasattr(value, "extend") or hasattr(value, "add"):
-        getattr(message, name).extend(value)
-    elif hasattr(value, "CopyFrom"):
-        getattr(message, name).CopyFrom(value)
-    else:
-        setattr(message, name, value)
-
-
-def _elements(tensor: onnx.TensorProto) -> int:
-    count = 1
-    for dimension in tensor.dims:
-        count *= dimension
-    return count
 
 
 def _add_graph(
@@ -182,9 +127,8 @@ def _add_graph(
         node = Node(f"{path}{name}", proto, versions.get(normal_domain(proto.domain), 1), inputs, outputs)
         here.nodes.append(node)
         inner: list[Value | None] = []
-        for attribute in proto.attribute:
-            for subgraph in [attribute.g] if attribute.HasField("g") else list(attribute.graphs):
-                inner = _add_graph(subgraph, f"{node.name}/{attribute.name}/", values, versions, found)
+        for holder, subgraph in subgraphs(proto):
+            inner = _add_graph(subgraph, f"{node.name}/{holder}/", values, versions, found)
         _fill_types(node, inner)
         _mark_constants(node)
     return [values.get(value.name) for value in graph.output]
@@ -222,8 +166,8 @@ def _in_order(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
 
 
 def _constant(tensor: onnx.TensorProto) -> Value:
-    external = tensor.data_location == onnx.TensorProto.EXTERNAL and not tensor.HasField("doc_string")
-    small = tensor if tensor.data_location != onnx.TensorProto.EXTERNAL and _elements(tensor) <= _KEPT else None
+    external = tensor.data_location == onnx.TensorProto.EXTERNAL and tensor.doc_string != LEFT_OUT
+    small = tensor if tensor.data_location != onnx.TensorProto.EXTERNAL and elements(tensor) <= SMALL else None
     shape = tuple(tensor.dims)
     return Value(tensor.name, _tensor_type(tensor.data_type), shape, constant=True, external=external, data=small)
 
@@ -282,23 +226,12 @@ def _mark_constants(node: Node) -> None:
         made.dequantized = True
         made.constant = bool(source and source.constant)
         made.stored = source.type if source else ""
-    elif node.inputs and not any(attribute.HasField("g") for attribute in node.proto.attribute):
+    elif node.inputs and not any(subgraphs(node.proto)):
         present = [value for value in node.inputs if value]
         known = all(value.constant and not value.dequantized for value in present)
         if known or (node.key in {"ai.onnx:Shape", "ai.onnx:Size"} and present and present[0].static):
             for value in filter(None, node.outputs):
                 value.constant = node.op not in _RANDOM
-
-
-@cache
-def schemas() -> Mapping[tuple[str, str], Sequence[Any]]:
-    """onnxruntime's schemas of each (domain, operator), oldest first."""
-    from onnxruntime.capi import onnxruntime_pybind11_state as state
-
-    found: dict[tuple[str, str], list[Any]] = {}
-    for schema in sorted(state.get_all_operator_schema(), key=lambda schema: schema.since_version):
-        found.setdefault((schema.domain, schema.name), []).append(schema)
-    return found
 
 
 def schema_of(node: Node) -> Any | None:

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from onnx import helper
 
 from edgepress.errors import InputError
+from edgepress.onnx_graph import files
+from edgepress.onnx_graph.files import read_model
 from edgepress.targets import find_target
-from edgepress.targets.legality import files
-from edgepress.targets.legality.check import check_file
-from edgepress.targets.legality.files import find_models, read_model
+from edgepress.targets.legality.check import check_file, find_models
 
 WHOLE = models.convolution().SerializeToString()
 

@@ -4,8 +4,7 @@ Weights in external data files are never read; only that they are there, inside 
 """
 
 import os
-from collections.abc import Iterator, Mapping
-from functools import cache
+from collections.abc import Mapping
 from pathlib import Path
 
 import onnx
@@ -13,46 +12,20 @@ from google.protobuf.message import DecodeError, Message
 
 from edgepress.errors import InputError
 from edgepress.file_kinds import GGUF, HEAD, ONNX, ORT, SAFETENSORS, ZIP, kind_of
-from edgepress.hub_layout import is_hub_link
-from edgepress.manifest import check_links
-from edgepress.pointers import refuse_pointer
-from edgepress.targets.legality.functions import inline_functions
-from edgepress.targets.legality.headers import assumed_opset, normal_domain, opsets_of
+from edgepress.onnx_graph.functions import inline_functions
+from edgepress.onnx_graph.headers import assumed_opset, known_operators
+from edgepress.onnx_graph.tensors import TensorReader
+from edgepress.onnx_graph.walk import all_nodes, given, normal_domain, opsets_of, read_by, scopes, tensors
 
 PROTOBUF_LIMIT = 2**31 - 1
 """Bytes that one protobuf message may have; more has to be in external data (protobuf's encoding specification)."""
 
 _CONVERT = {
-    ORT: "which keeps no node as it was written; check the .onnx it came from",
+    ORT: "which keeps no node as it was written; name the .onnx it came from",
     ZIP: "as PyTorch's checkpoints are; export it to ONNX first",
-    GGUF: "not an ONNX model; check the bundle that is exported from the checkpoint which it was converted from",
-    SAFETENSORS: "weights without a graph; check the bundle that is exported from them",
+    GGUF: "not an ONNX model; name the bundle that is exported from the checkpoint which it was converted from",
+    SAFETENSORS: "weights without a graph; name the bundle that is exported from them",
 }
-_SMALL = 1024  # bytes of a data file that may be a git-lfs pointer
-
-
-def find_models(path: Path, target: str) -> list[Path]:
-    """Return the ONNX files that ``path`` means on ``target``.
-
-    A file means itself. A bundle means the graphs in the folder of the target's name where it has such a folder, with
-    .onnx files in it, and else ``model.onnx``.
-
-    Raises:
-        InputError: there is nothing at ``path``, or no model in the directory.
-
-    """
-    if path.is_dir():
-        own = sorted((path / target).glob("*.onnx"))
-        models = own or [path / "model.onnx"]
-        if not models[0].is_file():
-            raise InputError(f"{path} has no model.onnx; name a bundle or an .onnx file")
-        check_links(path, models)
-        return models
-    if not path.exists():
-        raise InputError(f"{path} does not exist; name a bundle or an .onnx file")
-    if not path.is_file():
-        raise InputError(f"{path} is no regular file; name a bundle or an .onnx file")
-    return [path]
 
 
 def read_model(path: Path) -> onnx.ModelProto:
@@ -64,19 +37,28 @@ def read_model(path: Path) -> onnx.ModelProto:
             or a domain is unknown.
 
     """
-    model = _parse(path)
+    model = parse_model(path)
     _check_header(path, model)
-    _check_external_data(path, model)
+    reader = TensorReader(path)
+    for tensor in tensors(model):
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            reader.region(tensor)
     model = inline_functions(path, model)
     _name_assumed_opsets(model)
     versions = opsets_of(model)
-    for name, graph, outer in _graphs(model.graph):
+    for name, graph, outer in scopes(model.graph):
         _check_operators(path, graph, versions)
         _check_order(path, name, graph, outer)
     return model
 
 
-def _parse(path: Path) -> onnx.ModelProto:
+def parse_model(path: Path) -> onnx.ModelProto:
+    """Return the model in ``path`` as it is written, its external data unread and nothing but its text looked at.
+
+    Raises:
+        InputError: it is no ONNX file, truncated, over protobuf's 2 GiB or in ORT format.
+
+    """
     try:
         size = path.stat().st_size
         if size == 0:
@@ -92,7 +74,7 @@ def _parse(path: Path) -> onnx.ModelProto:
             )
         data = path.read_bytes()
     except OSError as error:
-        raise InputError(f"{path}: {error.strerror or error}") from error
+        raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
     model = onnx.ModelProto()
     try:
         model.ParseFromString(data)
@@ -126,73 +108,6 @@ def _check_header(path: Path, model: onnx.ModelProto) -> None:
         )
 
 
-def tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
-    """Every tensor of a model: initializers and attributes, in subgraphs and functions too."""
-    for _, graph, _ in _graphs(model.graph):
-        yield from graph.initializer
-        for sparse in graph.sparse_initializer:
-            yield from (sparse.values, sparse.indices)
-        yield from _tensors_of(graph.node)
-    for function in model.functions:
-        yield from _tensors_of(function.node)
-
-
-def _tensors_of(nodes: Iterator[onnx.NodeProto]) -> Iterator[onnx.TensorProto]:
-    for node in nodes:
-        for attribute in node.attribute:
-            if attribute.HasField("t"):
-                yield attribute.t
-            yield from attribute.tensors
-
-
-def _check_external_data(path: Path, model: onnx.ModelProto) -> None:
-    sizes: dict[str, int] = {}
-    for tensor in tensors(model):
-        if tensor.data_location != onnx.TensorProto.EXTERNAL:
-            continue
-        entries = {entry.key: entry.value for entry in tensor.external_data}
-        location = entries.get("location", "")
-        if location not in sizes:
-            sizes[location] = _external_size(path, tensor.name, location)
-        try:
-            offset, length = int(entries.get("offset") or 0), int(entries.get("length") or 0)
-        except ValueError:
-            raise InputError(f"{path}: tensor {tensor.name!r} has an offset or length that is no number") from None
-        if min(offset, length) < 0:
-            raise InputError(f"{path}: tensor {tensor.name!r} has a negative offset or length ({offset}, {length})")
-        end = offset + length
-        if end > sizes[location]:
-            raise InputError(
-                f"{path}: tensor {tensor.name!r} ends at byte {end:,} of {location!r}, which has {sizes[location]:,}; "
-                "the data file is truncated or belongs to another model"
-            )
-
-
-def _external_size(path: Path, tensor: str, location: str) -> int:
-    """Size of an external data file that lies in the model's folder, or is the hub cache's; all links followed."""
-    where = f"{path}: tensor {tensor!r} is in {location!r}"
-    if not location or "\0" in location:
-        raise InputError(f"{path}: tensor {tensor!r} is external and names no file")
-    if Path(location).is_absolute() or location.startswith("\\") or location[1:2] == ":":
-        raise InputError(f"{where}, an absolute path; external data must lie beside the model")
-    if ".." in location.replace("\\", "/").split("/"):
-        raise InputError(f"{where}, outside the model's folder; external data must lie beside the model")
-    try:
-        file = path.parent / location
-        if not os.access(file, os.R_OK) or not file.is_file():
-            raise InputError(f"{where}, which is missing or unreadable; copy it beside the model")
-        # As onnxruntime has it: looked for beside the name of the model, it may lie beside that or beside the file.
-        real, folders = file.resolve(), (path.parent.resolve(), path.resolve().parent)
-        if not any(map(real.is_relative_to, folders)) and not is_hub_link(file, path.parent):
-            raise InputError(f"{where}, a link that leads outside the model's folder, to {real}")
-        size = real.stat().st_size
-        if size <= _SMALL:
-            refuse_pointer(file, real.read_bytes())
-        return size
-    except (OSError, RuntimeError) as error:  # a name that is too long, or links that form a loop
-        raise InputError(f"{where}: {_first_line(error)}") from error
-
-
 def gather_external_data(path: Path, model: onnx.ModelProto) -> Path:
     """The folder from which a copy of ``model``, read from ``path``, finds its external data; changes its locations.
 
@@ -208,35 +123,9 @@ def gather_external_data(path: Path, model: onnx.ModelProto) -> Path:
     return folder
 
 
-def _graphs(
-    graph: onnx.GraphProto, name: str = "", outer: frozenset[str] = frozenset()
-) -> Iterator[tuple[str, onnx.GraphProto, frozenset[str]]]:
-    """Yield a graph and all within it: where it is, the graph, and the values that it sees from outside."""
-    yield name, graph, outer
-    visible = outer | {value.name for value in graph.input} | {value.name for value in graph.initializer}
-    visible |= {output for node in graph.node for output in node.output}
-    visible |= {sparse.values.name for sparse in graph.sparse_initializer}
-    for node in graph.node:
-        for attribute in node.attribute:
-            inner = [attribute.g] if attribute.HasField("g") else list(attribute.graphs)
-            for subgraph in inner:
-                yield from _graphs(subgraph, f"{name}{node.name or node.op_type}/{attribute.name}/", visible)
-
-
-@cache
-def known_operators() -> Mapping[tuple[str, str], tuple[int, ...]]:
-    """The opset versions in which ONNX or onnxruntime define each (domain, operator)."""
-    from onnxruntime.capi import onnxruntime_pybind11_state as state
-
-    found: dict[tuple[str, str], set[int]] = {}
-    for schema in [*state.get_all_operator_schema(), *onnx.defs.get_all_schemas_with_history()]:
-        found.setdefault((schema.domain, schema.name), set()).add(schema.since_version)
-    return {key: tuple(sorted(versions)) for key, versions in found.items()}
-
-
 def _name_assumed_opsets(model: onnx.ModelProto) -> None:
     """Name the opsets that onnxruntime assumes for domains that are used and not named, where it knows the domain."""
-    used = {normal_domain(node.domain) for _, graph, _ in _graphs(model.graph) for node in graph.node}
+    used = {normal_domain(node.domain) for node in all_nodes(model.graph.node)}
     for domain in sorted(used - opsets_of(model).keys()):
         if version := assumed_opset(domain):
             model.opset_import.append(onnx.helper.make_opsetid(domain, version))
@@ -267,8 +156,7 @@ def _check_order(path: Path, name: str, graph: onnx.GraphProto, outer: frozenset
             if output in made:
                 raise InputError(f"{where}: {output!r} is made by two nodes; every value must be made once")
             made[output] = index
-    ready = outer | {value.name for value in graph.input} | {value.name for value in graph.initializer}
-    ready |= {sparse.values.name for sparse in graph.sparse_initializer}
+    ready = outer | given(graph)
     needs: list[set[int]] = []
     users: dict[int, list[int]] = {}
     for index, node in enumerate(graph.node):
@@ -310,22 +198,5 @@ def _check_acyclic(where: str, graph: onnx.GraphProto, needs: list[set[int]], us
     raise InputError(f"{where}: the graph has a cycle of {len(cycle)} nodes: {shown}")
 
 
-def read_by(node: onnx.NodeProto) -> Iterator[str]:
-    """Names that a node reads: its inputs, and what its subgraphs take from outside themselves."""
-    yield from filter(None, node.input)
-    for attribute in node.attribute:
-        for graph in [attribute.g] if attribute.HasField("g") else list(attribute.graphs):
-            own = {value.name for value in graph.input} | {value.name for value in graph.initializer}
-            own |= {sparse.values.name for sparse in graph.sparse_initializer}
-            own |= {output for inner in graph.node for output in inner.output}
-            for inner in graph.node:
-                yield from (value for value in read_by(inner) if value not in own)
-            yield from (value.name for value in graph.output if value.name not in own)
-
-
 def _called(node: onnx.NodeProto) -> str:
     return node.name or next(iter(node.output), node.op_type)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

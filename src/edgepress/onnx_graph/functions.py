@@ -4,14 +4,14 @@ onnxruntime computes the nodes of a function by the model's opset, whichever the
 a function out only where both are the same, so they are made the same first.
 """
 
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import onnx
 from onnx import inliner
 
 from edgepress.errors import InputError
-from edgepress.targets.legality.headers import opsets_of, refused_header
+from edgepress.onnx_graph.headers import refused_header
+from edgepress.onnx_graph.walk import all_nodes, opsets_of
 
 MOST_NODES = 1_000_000
 """Nodes that a model may have once its functions are written out."""
@@ -52,20 +52,11 @@ def _called(function: onnx.FunctionProto) -> _Key:
     return function.domain, function.name, function.overload
 
 
-def _nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
-    """Nodes and those of their subgraphs."""
-    for node in nodes:
-        yield node
-        for attribute in node.attribute:
-            for graph in [attribute.g] if attribute.HasField("g") else list(attribute.graphs):
-                yield from _nodes(graph.node)
-
-
 def _check_size(path: Path, model: onnx.ModelProto) -> None:
     """Count nodes without writing any function out: twenty functions that call each other twice make a million."""
     bodies: dict[_Key, list[_Key]] = {}
     for function in model.functions:
-        bodies[_called(function)] = [(node.domain, node.op_type, node.overload) for node in _nodes(function.node)]
+        bodies[_called(function)] = [(node.domain, node.op_type, node.overload) for node in all_nodes(function.node)]
     counts: dict[_Key, tuple[int, int]] = {}  # nodes that a call comes to, and how deep it calls
     for start in bodies:
         waiting = [start]
@@ -84,7 +75,7 @@ def _check_size(path: Path, model: onnx.ModelProto) -> None:
                 )
             else:
                 waiting.append(unknown[0])
-    calls = [(node.domain, node.op_type, node.overload) for node in _nodes(model.graph.node)]
+    calls = [(node.domain, node.op_type, node.overload) for node in all_nodes(model.graph.node)]
     nodes = sum(counts[call][0] if call in counts else 1 for call in calls)
     if nodes > MOST_NODES or any(deep > _DEEPEST for _, deep in counts.values()):
         raise InputError(
