@@ -189,10 +189,10 @@ def test_what_is_no_decoder_is_refused(home: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is no ONNX model"):
         write_static(path, tmp_path, context=20)
     shutil.copy(bundle(home, "qwen2") / "model.onnx", path)
-    with pytest.raises(InputError, match=r"model\.onnx\.data is missing"):
+    with pytest.raises(InputError, match=r"is in 'model\.onnx\.data', which is missing"):
         write_static(path, tmp_path, context=20)
     (tmp_path / "model.onnx.data").write_bytes(b"short")
-    with pytest.raises(InputError, match="the file is cut short"):
+    with pytest.raises(InputError, match="the data file is truncated"):
         write_static(path, tmp_path, context=20)
     x = onnx.helper.make_tensor_value_info("x", 1, [1])
     graph = onnx.helper.make_graph(
