@@ -366,8 +366,8 @@ def format_measurement(measurement: Measurement) -> str:
         f"{_megabytes(memory.before_load.rss)} before the bundle was loaded",
         f"  memory steady  {_megabytes(memory.after_decode.rss)} resident, {_megabytes(memory.after_decode.pss)} "
         f"proportional (PSS), {_megabytes(memory.after_decode.anonymous)} anonymous",
-        f"  cache          {_megabytes(measurement.cache_bytes)} of that at "
-        f"{max(settings.prompt_lengths) + settings.decode_tokens:,} tokens, by the list of the model's states",
+        f"  cache          {_megabytes(measurement.cache_bytes)} at "
+        f"{max(settings.prompt_lengths) + settings.decode_tokens:,} tokens, computed from the bundle's list of states",
         f"  energy         {_energy(measurement.energy, settings)}",
         *(f"  warning        {warning}" for warning in measurement.warnings),
     ]

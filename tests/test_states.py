@@ -50,7 +50,7 @@ def test_a_state_that_grows_takes_bytes_for_each_token_and_another_does_not() ->
         (CONV, {"shape": ("batch", 0, 3)}, "an axis is 1 to 16,777,216 long"),
         (CONV, {"shape": ("batch", -512, 3)}, "an axis is 1 to 16,777,216 long"),
         (CONV, {"shape": ("batch", 2**25)}, "an axis is 1 to 16,777,216 long"),
-        (CONV, {"shape": ("batch", 2**20, 2**20)}, "at most 4,294,967,296 elements a token"),
+        (CONV, {"shape": ("batch", 2**20, 2**20)}, "at most 67,108,864 elements a token"),
     ],
 )
 def test_what_no_state_can_be_is_refused(of: dict[str, Any], change: dict[str, Any], message: str) -> None:
@@ -68,3 +68,7 @@ def test_two_states_share_no_name(what: str) -> None:
 def test_more_states_than_any_model_has_are_refused() -> None:
     with pytest.raises(ValueError, match=r"there are 65,537 states"):
         check_states([State(**KEY)] * 65537)
+    large = [State(f"{i}", f"in.{i}", f"out.{i}", ("batch", 8192, 8192), "float32", "recurrent") for i in range(17)]
+    check_states(large[:16])
+    with pytest.raises(ValueError, match="they have 1,140,850,688 elements together"):
+        check_states(large)

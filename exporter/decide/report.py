@@ -124,10 +124,11 @@ def format_estimate(found: Estimate) -> list[str]:
 def _memory_lines(plan: Plan) -> list[str]:
     """What running takes, at a length that people use and at the whole context, where that is another."""
     lines = []
+    cached = "key-value cache" if all(state.grows for state in plan.states) else "key-value cache and other states"
     for name, length in zip(("memory", ""), dict.fromkeys((plan.usual_context, plan.context_length)), strict=False):
         cache = plan.cache_bytes_at(length)
         lines.append(
             f"{name:<12} about {megabytes(plan.data_bytes + cache)} MB to run at {length:,} tokens, "
-            f"{megabytes(cache)} MB of it key-value cache (estimate)"
+            f"{megabytes(cache)} MB of it {cached} (estimate)"
         )
     return lines

@@ -27,7 +27,8 @@ _BYTES: dict[str, int] = {"float32": 4, "float16": 2, "int8": 1, "uint8": 1}
 _BATCH, _PAST = get_args(Axis)
 _LONGEST_NAME = 200  # characters
 _LARGEST = 1 << 24  # of an axis: as many tokens as a context may have
-_MOST_ELEMENTS = 1 << 32  # for each token, or of a state whose size is fixed
+# Elements for each token, or of a state whose size is fixed: of one state, and of all (the largest hybrids have 2²⁸).
+_MOST_ELEMENTS, _MOST_IN_ALL = 1 << 26, 1 << 30
 _MOST_AXES = 8
 _MOST_STATES = 1 << 16
 
@@ -118,6 +119,9 @@ def check_states(states: Sequence[State]) -> None:
     """Raise a ValueError when two states have a name in common, or there are more than any model has."""
     if len(states) > _MOST_STATES:
         raise ValueError(f"there are {len(states):,} states, more than the {_MOST_STATES:,} that are read")
+    elements = sum(math.prod(state.sizes(1)) for state in states)
+    if elements > _MOST_IN_ALL:
+        raise ValueError(f"they have {elements:,} elements together, more than the {_MOST_IN_ALL:,} that are read")
     for what in ("name", "input", "output"):
         seen: set[str] = set()
         for name in (getattr(state, what) for state in states):

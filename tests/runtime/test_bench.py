@@ -51,6 +51,8 @@ def test_a_measurement_holds_every_sample_and_what_it_was_taken_on(bundle: Path)
     assert {"edgepress", "onnxruntime", "numpy", "python", "tokenizers"} <= result.versions.keys()
     assert result.settings.threads == 1
     assert result.load_seconds > 0
+    # key and value of 3 layers, 2 heads of 16 float32 each, for the longest prompt and what is decoded after it
+    assert result.cache_bytes == 2 * 3 * 2 * 16 * 4 * (20 + 6)
     assert result.started.endswith("+00:00")
     assert result.host.cpu
     assert json.loads(json.dumps(result.to_json(), allow_nan=False))["decode"]["prompt_length"] == 20
