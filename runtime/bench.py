@@ -175,13 +175,12 @@ def bench(
 
     """
     started, before = datetime.now(UTC).isoformat(timespec="seconds"), read_memory()
-    lengths = (
-        default_prompt_lengths(bundle, decode_tokens, context, on, soc) if prompt_lengths is None else prompt_lengths
-    )
+    if prompt_lengths is None:
+        prompt_lengths = default_prompt_lengths(bundle, decode_tokens, context, on, soc)
     settings = Settings(
         threads=usable_cores() if threads is None else threads,
         context=_longest_context(Path(bundle), on, soc) if context is None else context,
-        prompt_lengths=tuple(lengths),
+        prompt_lengths=tuple(prompt_lengths),
         decode_tokens=decode_tokens,
         repetitions=repetitions,
         warmup=warmup,
@@ -199,7 +198,6 @@ def bench(
         soc=soc,
     )
     loaded = _Loaded(str(bundle), started, before, perf_counter() - start)
-    settings = replace(settings, prefill_chunk=model.session.prefill_chunk)
     return _measure(model, loaded, settings, progress or (lambda _turns: None))
 
 
@@ -215,6 +213,7 @@ class _Loaded:
 
 def _measure(model: Model, loaded: _Loaded, settings: Settings, done: Callable[[int], None]) -> Measurement:
     after_load, session, longest = read_memory(), model.session, max(settings.prompt_lengths)
+    settings = replace(settings, prefill_chunk=session.prefill_chunk)
     prefill = tuple(_measure_prefill(model, length, settings, done) for length in settings.prompt_lengths)
     after_prefill = read_memory()
     decode, energy = _measure_decode(model, longest, settings, done)

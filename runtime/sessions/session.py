@@ -182,6 +182,8 @@ class Session(ABC):
     def restore(self, snapshot: Snapshot) -> None:
         """Go on with a text that was put aside: of this session, or of another one of the same model.
 
+        Sessions of one model have the same states; that their weights are the same is up to the caller.
+
         Raises:
             InputError: the snapshot has other states than this session, or more tokens than its context.
 
