@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from tiny_models import save
 
 from edgepress.errors import InputError
 from edgepress.exporter import export
+from edgepress.manifest import read_manifest
 from edgepress.runtime import Model, load
 from edgepress.runtime.config import read_config
 from edgepress.runtime.sessions.cpu import CpuSession
@@ -96,6 +98,15 @@ def test_scores_of_all_positions_are_those_of_single_steps(
     model = opened(path)
     steps = np.stack([model.decode(token).copy() for token in PROMPT])
     np.testing.assert_allclose(scores, steps, atol=2e-5)
+
+
+def test_a_bundle_from_before_there_was_a_list_of_states_runs_as_it_did(bundle: Bundle, tmp_path: Path) -> None:
+    listed = bundle("llama", "int4")
+    before = shutil.copytree(listed, tmp_path / "before")
+    manifest = replace(read_manifest(before), states=())
+    (before / "manifest.json").write_text(manifest.serialize(), encoding="utf-8")
+    assert read_config(before).states == read_config(listed).states == read_manifest(listed).states
+    np.testing.assert_array_equal(opened(before).prefill(PROMPT), opened(listed).prefill(PROMPT))
 
 
 def test_a_bundle_of_onnxruntime_genais_builder_runs_as_it_is(bundle: Bundle, tmp_path: Path) -> None:
