@@ -102,8 +102,7 @@ class Asked:
 
 def learns(name: str) -> bool:
     """Whether a method learns by gradients, in steps."""
-    method = load_method(name)
-    return not isinstance(method, Method) and "steps" in method.options
+    return "steps" in load_method(name).options
 
 
 ROUND_TO_NEAREST = Asked()
@@ -181,4 +180,4 @@ def found(*kinds: type) -> list[str]:
 
 def makes_zeros(method: AnyMethod) -> bool:
     """Whether a method sets weights to 0."""
-    return not isinstance(method, Method) and "sparsity" in method.options
+    return "sparsity" in method.options

@@ -1,5 +1,6 @@
 """A pruning step on a tiny checkpoint, as the exporter gives it one."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,7 @@ import torch
 from tiny_models import TEXT, save
 
 from edgepress.exporter.methods.kinds import Pruning, load_method
-from edgepress.exporter.methods.options import Options
+from edgepress.exporter.methods.options import Options, read_options
 from edgepress.exporter.methods.smaller.task import PruneTask
 from edgepress.exporter.model import network
 from edgepress.exporter.model.description import Decoder
@@ -60,6 +61,11 @@ def pruning(name: str) -> Pruning:
     method = load_method(name)
     assert isinstance(method, Pruning)
     return method
+
+
+def asked(step: Pruning, options: Mapping[str, object]) -> Options:
+    """The method's options where a recipe asks for ``options``, which are held against what it declares."""
+    return read_options(step.name, step.declared, options)
 
 
 def few_steps(step: Pruning) -> Options:

@@ -48,7 +48,7 @@ def check_recipe(recipe: Recipe) -> None:
         zeros_asked(storage.method, recipe)
     for name, asked in recipe.options.items():
         method = load_method(name)
-        read_options(name, {} if isinstance(method, Method) else method.declared, asked)
+        read_options(name, method.declared, asked)
         if isinstance(method, Pruning) and name not in recipe.prune:
             steps = ", ".join(recipe.prune) or "no step"
             raise InputError(
@@ -82,6 +82,10 @@ def check_prepared(prepared: Prepared, plain: Decoder) -> None:
             too little to learn from, a budget that no choice can meet or whose candidates cannot be stored.
 
     """
+    for name in (*prepared.recipe.before, *prepared.plan.methods, *prepared.recipe.after):
+        method = load_method(name)
+        if not isinstance(method, Pruning):
+            method.check(prepared.decoder, prepared.plan.schemes, method_options(method, prepared.recipe))
     _check_ids(prepared)
     _check_heads(prepared)
     make_graph(prepared, prepared.cpu)
@@ -91,9 +95,6 @@ def check_prepared(prepared: Prepared, plain: Decoder) -> None:
         _check_budget(prepared, plain)
     if prepared.recipe.budget is not None or prepared.needs_calibration:
         _check_text(prepared, prepared.recipe)
-    for name in prepared.recipe.after:
-        method = load_kind(name, Recovery, "after")
-        method.check(prepared.decoder, prepared.plan.schemes, method_options(method, prepared.recipe))
 
 
 def refuse_forms(prepared: Prepared) -> None:
@@ -130,8 +131,7 @@ def _check_text(prepared: Prepared, recipe: Recipe) -> None:
     asked = replace(prepared, recipe=wanted_tokens(recipe, prepared.plan))
     given = given_tokens(asked, first_token(prepared.checkpoint, prepared.decoder))
     count = sequences_asked(asked.recipe.calibration) if given is None else len(given.tokens)
-    rounding = {tensor.scheme.method for tensor in prepared.plan.tensors if tensor.scheme is not None}
-    for name in (*recipe.after, *sorted(rounding)):
+    for name in (*recipe.after, *sorted(prepared.plan.methods)):
         method = load_method(name)
         if isinstance(method, LayerMethod) or (isinstance(method, Recovery) and method.model is not None):
             split(count, recipe.calibration.seed, name)

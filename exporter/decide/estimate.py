@@ -150,8 +150,7 @@ def _calibrating(prepared: Prepared, cores: int) -> list[Part]:
 
 def _methods(prepared: Prepared) -> list[str]:
     """Every method that an export will run on weights, once."""
-    rounding = [tensor.scheme.method for tensor in prepared.plan.tensors if tensor.scheme is not None]
-    return list(dict.fromkeys([*prepared.recipe.before, *rounding, *prepared.recipe.after]))
+    return list(dict.fromkeys([*prepared.recipe.before, *prepared.plan.methods, *prepared.recipe.after]))
 
 
 def _layer_speeds(prepared: Prepared) -> tuple[float, float]:

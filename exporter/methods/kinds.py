@@ -9,9 +9,9 @@ The file's name is the method's key. What kind of method it is, its type says:
 - :class:`Recovery` repairs what rounding did, after each layer or at the end (recipe: ``after``).
 - :class:`Pruning` makes another, smaller checkpoint before anything is rounded (recipe: ``prune``).
 
-Each declares its options and what they may be (:mod:`.options`), so that a recipe is checked before anything is read.
-Arithmetic shared by methods is in :mod:`.packing` (codes in bytes), :mod:`.folding` (scales moved between weights) and
-:mod:`.sparsity` (which weights become 0).
+Each declares its options and what they may be (:mod:`.options`), and has a ``check`` of the model: both are asked
+before a weight is read. What methods share is beside their folders: :mod:`.folding` (scales moved between weights),
+:mod:`.sparsity` (which weights become 0), :mod:`.smaller` (checkpoints made of others).
 """
 
 from __future__ import annotations
@@ -43,16 +43,15 @@ if TYPE_CHECKING:
     from edgepress.exporter.methods.smaller.task import PruneTask
     from edgepress.exporter.methods.tasks import LayerTask, ModelTask, Schemes
 
-_FOLDERS = ("round", "transform", "repair", "shrink")
-
 Size = Literal["layers", "widths", "heads", "hidden", "vocabulary"]
 """What a pruning step may change of a model; ``widths`` are those of the MLPs."""
 
 
-class _WithOptions:
-    """What kinds of method with options share: ``declared`` says what each option may be, in the plan's time."""
+@dataclass(frozen=True, kw_only=True)
+class _Kind:
+    """What all methods have: ``declared`` says what each option may be."""
 
-    declared: Mapping[str, Option]
+    declared: Mapping[str, Option] = field(default_factory=dict)
 
     @property
     def options(self) -> Options:
@@ -60,8 +59,19 @@ class _WithOptions:
         return {key: option.default for key, option in self.declared.items()}
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Planned(_Kind):
+    """A method whose work the plan lists, weight by weight.
+
+    ``check(decoder, schemes, options)`` refuses what it cannot do (InputError), from the model's description and the
+    schemes of its weights alone.
+    """
+
+    check: Callable[[Decoder, Schemes, Options], None] = lambda *_: None
+
+
 @dataclass(frozen=True)
-class Method:
+class Method(_Planned):
     """How rows become codes and scales, from the weights alone.
 
     ``quantize(rows, scheme, importance)``: ``rows`` is finite float32 (rows, columns); ``importance`` ≥ 0, float32
@@ -74,7 +84,7 @@ class Method:
 
 
 @dataclass(frozen=True)
-class LinearMethod(_WithOptions):
+class LinearMethod(_Planned):
     """How one projection is rounded when it is known what goes into it.
 
     ``quantize(weight, scheme, moments, options)``: ``weight`` is float32 (rows, columns); ``moments`` sums up the
@@ -85,12 +95,11 @@ class LinearMethod(_WithOptions):
 
     name: str
     quantize: Callable[[Tensor, Scheme, Moments, Options], Codes]
-    declared: Mapping[str, Option] = field(default_factory=dict)
     zeros: Callable[[Options], str] = lambda _: ""
 
 
 @dataclass(frozen=True)
-class LayerMethod(_WithOptions):
+class LayerMethod(_Planned):
     """How all projections of one layer are rounded together: ``tune(task, options)`` changes ``task.codes``.
 
     Its option ``start`` names the method that rounded them before, one by one.
@@ -98,15 +107,14 @@ class LayerMethod(_WithOptions):
 
     name: str
     tune: Callable[[LayerTask, Options], None]
-    declared: Mapping[str, Option] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
-class Transform(_WithOptions):
+class Transform(_Planned):
     """Changes weights so that rounding costs less, while the model computes the same.
 
-    ``describe(decoder, recipe)`` returns the decoder with what the transform adds to it, and refuses what it cannot
-    transform (InputError). ``fold(task, options)`` changes ``task.weights`` of one layer before it is rounded.
+    ``describe(decoder, recipe)`` returns the decoder with what the transform adds to it. ``fold(task, options)``
+    changes ``task.weights`` of one layer before it is rounded.
     ``leaves(decoder)`` names the weights that it has to leave as they are, with the reason, for the plan.
     ``needs_inputs`` says that ``fold`` looks at what goes into the layer; one that does not can be repeated from the
     checkpoint alone.
@@ -115,31 +123,27 @@ class Transform(_WithOptions):
     name: str
     describe: Callable[[Decoder, Recipe], Decoder]
     fold: Callable[[LayerTask, Options], None]
-    declared: Mapping[str, Option] = field(default_factory=dict)
     leaves: Callable[[Decoder], Mapping[str, str]] = lambda _: {}
     needs_inputs: bool = True
 
 
 @dataclass(frozen=True)
-class Recovery(_WithOptions):
+class Recovery(_Planned):
     """Repairs what rounding did: ``layer`` after each layer is rounded, ``model`` once after the last.
 
     ``describe(decoder, recipe)`` returns the decoder with what the repair adds to it; ``declines(decoder, options)``
-    says why it leaves this model alone, if it does; ``check(decoder, schemes, options)`` refuses what it could not
-    finish here (InputError).
+    says why it leaves this model alone, if it does.
     """
 
     name: str
     describe: Callable[[Decoder, Recipe], Decoder]
     declines: Callable[[Decoder, Options], str] = lambda *_: ""
-    check: Callable[[Decoder, Schemes, Options], None] = lambda *_: None
     layer: Callable[[LayerTask, Options], None] | None = None
     model: Callable[[ModelTask, Options], None] | None = None
-    declared: Mapping[str, Option] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
-class Pruning(_WithOptions):
+class Pruning(_Kind):
     """Turns a checkpoint into another one, before any weight is rounded: ``run(task, options)`` calls ``task.write``.
 
     ``keeps_shapes`` says that the sizes stay (the weights are trained), so that a plan need not run it; ``needs_text``
@@ -153,7 +157,6 @@ class Pruning(_WithOptions):
 
     name: str
     run: Callable[[PruneTask, Options], None]
-    declared: Mapping[str, Option] = field(default_factory=dict)
     keeps_shapes: bool = False
     needs_text: bool = False
     check: Callable[[PruneTask, Options], None] = lambda *_: None
@@ -165,6 +168,14 @@ class Pruning(_WithOptions):
 AnyMethod = Method | LinearMethod | LayerMethod | Transform | Recovery | Pruning
 Rounding = Method | LinearMethod | LayerMethod
 Kind = TypeVar("Kind", Transform, Recovery, Pruning)
+
+FOLDERS: Mapping[str, tuple[type[AnyMethod], ...]] = {
+    "round": (Method, LinearMethod, LayerMethod),
+    "transform": (Transform,),
+    "repair": (Recovery,),
+    "shrink": (Pruning,),
+}
+"""The kinds of method that each folder is for; a file elsewhere is no method."""
 
 
 def place_of(method: AnyMethod) -> str:
@@ -184,13 +195,9 @@ def method_names() -> list[str]:
 
 
 def _files() -> dict[str, str]:
-    """The methods on disk: from each name to the module in one of the folders."""
+    """The folder of each method on disk, by the method's name."""
     here = Path(__file__).parent
-    return {
-        module.name: f"{__package__}.{folder}.{module.name}"
-        for folder in _FOLDERS
-        for module in pkgutil.iter_modules([str(here / folder)])
-    }
+    return {module.name: folder for folder in FOLDERS for module in pkgutil.iter_modules([str(here / folder)])}
 
 
 def load_method(name: str) -> AnyMethod:
@@ -208,13 +215,15 @@ def load_method(name: str) -> AnyMethod:
         near = difflib.get_close_matches(name, known, 1)
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise InputError(f"unknown compression method {name!r}; {hint}known: {', '.join(known)}")
-    method = importlib.import_module(files[name]).METHOD
-    if not isinstance(method, AnyMethod) or method.name != name:
-        raise TypeError(f"{files[name]}.METHOD must be a method named {name!r}, not {method!r}")
+    module, kinds = f"{__package__}.{files[name]}.{name}", FOLDERS[files[name]]
+    method: AnyMethod = importlib.import_module(module).METHOD
+    if not isinstance(method, kinds) or method.name != name:
+        allowed = " or ".join(kind.__name__ for kind in kinds)
+        raise TypeError(f"{module}.METHOD must be a {allowed} named {name!r}, not {method!r}")
     return method
 
 
-def method_options(method: LinearMethod | LayerMethod | Transform | Recovery | Pruning, recipe: Recipe) -> Options:
+def method_options(method: AnyMethod, recipe: Recipe) -> Options:
     """The method's options with the recipe's values.
 
     Raises:

@@ -75,6 +75,11 @@ def unset(default: float, most: float = MANY) -> Option:
     return Option(default, least=0, most=most, unset_at_zero=True)
 
 
+def unset_share() -> Option:
+    """A share of what stays, above 0 and below 1, that says nothing where it is left out."""
+    return Option(0.0, least=0, below=1, unset_at_zero=True)
+
+
 def read_options(name: str, declared: Mapping[str, Option], asked: Mapping[str, object]) -> Options:
     """The options of the method ``name``: ``asked`` over what is declared.
 

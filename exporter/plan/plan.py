@@ -135,6 +135,11 @@ class Plan:
         """How each weight is stored, by its name; None where it is kept as floats."""
         return {tensor.weight.name: tensor.scheme for tensor in self.tensors}
 
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """The methods that round its weights, each once."""
+        return tuple(dict.fromkeys(tensor.scheme.method for tensor in self.tensors if tensor.scheme is not None))
+
     @cached_property
     def _by_name(self) -> dict[str, PlannedTensor]:
         return {tensor.weight.name: tensor for tensor in self.tensors}

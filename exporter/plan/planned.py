@@ -22,6 +22,5 @@ class Planned:
     def needs_calibration(self) -> bool:
         """Whether a method of the recipe looks at what the model computes."""
         recipe = self.recipe
-        rounding = {tensor.scheme.method for tensor in self.plan.tensors if tensor.scheme is not None}
-        looks = any(not isinstance(load_method(name), Method) for name in rounding)
+        looks = any(not isinstance(load_method(name), Method) for name in self.plan.methods)
         return looks or bool(recipe.before or recipe.after) or recipe.activations.is_calibrated

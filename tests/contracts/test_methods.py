@@ -1,6 +1,8 @@
 """Every compression method found on disk is held to the same contract."""
 
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -13,10 +15,29 @@ from edgepress.errors import InputError
 from edgepress.exporter.arrays.moments import Moments
 from edgepress.exporter.arrays.packing import Quantized, dequantize, unpack, unpack_zero_points
 from edgepress.exporter.arrays.scheme import BITS, BLOCK_SIZES, Scheme
-from edgepress.exporter.methods.kinds import LinearMethod, Method, Transform, load_method, method_names, method_options
+from edgepress.exporter.methods import kinds
+from edgepress.exporter.methods.kinds import (
+    FOLDERS,
+    AnyMethod,
+    LinearMethod,
+    Method,
+    Pruning,
+    Transform,
+    load_method,
+    method_names,
+    method_options,
+    unchanged,
+)
+from edgepress.exporter.methods.options import read_options
 from edgepress.exporter.model.mixers.attention import Attention
 from edgepress.exporter.recipe.recipe import Recipe, Storage
 
+FILES = {
+    path.stem: path
+    for folder in FOLDERS
+    for path in (Path(kinds.__file__).parent / folder).glob("*.py")
+    if path.stem != "__init__"
+}
 ROWS = [name for name in method_names() if isinstance(load_method(name), Method)]
 LINEAR = [name for name in method_names() if isinstance(load_method(name), LinearMethod)]
 TRANSFORMS = [name for name in method_names() if isinstance(load_method(name), Transform)]
@@ -138,6 +159,58 @@ def test_importance_moves_the_error_to_where_it_matters_less(
         return float((importance * (restored(stored, scheme, 128) - x) ** 2).sum())
 
     assert error(weighed) < error(plain)
+
+
+def test_every_file_in_a_kind_s_folder_is_a_method() -> None:
+    assert method_names() == sorted(FILES)
+    folders = {path.name for path in Path(kinds.__file__).parent.iterdir() if path.is_dir()}
+    assert folders - {"__pycache__", "smaller"} == set(FOLDERS)  # what is in smaller/ helps those in shrink/
+
+
+@pytest.mark.parametrize("name", sorted(FILES))
+def test_a_method_is_of_its_folder_s_kind_and_says_what_its_options_may_be(name: str) -> None:
+    method = load_method(name)
+    assert type(method) in FOLDERS[FILES[name].parent.name]
+    assert callable(method.check)
+    assert (
+        read_options(name, method.declared, {}) == method.options == {k: o.default for k, o in method.declared.items()}
+    )
+    for key, option in method.declared.items():
+        assert option.unset_at_zero or not option.problem(option.default), key
+        assert option.problem(None), key
+        assert option.problem([option.default]), key
+    with pytest.raises(InputError, match=f"options.{name}. has no option 'nothing'"):
+        read_options(name, method.declared, {"nothing": 1})
+
+
+@pytest.mark.parametrize("folder", sorted(FOLDERS))
+@pytest.mark.parametrize(
+    "method",
+    [
+        Method("misplaced", lambda *_: None),
+        Transform("misplaced", unchanged, lambda *_: None),
+        Pruning("misplaced", lambda *_: None),
+        Pruning("another_name", lambda *_: None),
+        object(),
+    ],
+    ids=["Method", "Transform", "Pruning", "another name", "no method"],
+)
+def test_a_method_in_a_folder_of_another_kind_is_an_error_in_the_program(
+    folder: str, method: AnyMethod, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fits = isinstance(method, FOLDERS[folder]) and method.name == "misplaced"
+    module = ModuleType("misplaced")
+    module.METHOD = method  # type: ignore[attr-defined] # as a file has it
+    where = f"{kinds.__package__}.{folder}.misplaced"
+    monkeypatch.setitem(sys.modules, where, module)
+    monkeypatch.setattr(kinds, "_files", lambda: {"misplaced": folder})
+    if fits:
+        assert load_method("misplaced") is method
+    else:
+        with pytest.raises(
+            TypeError, match=rf"{where}.METHOD must be a {FOLDERS[folder][0].__name__}.* named 'misplaced'"
+        ):
+            load_method("misplaced")
 
 
 def test_an_unknown_method_names_the_nearest_and_all() -> None:

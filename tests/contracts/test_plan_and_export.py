@@ -98,8 +98,7 @@ def wrong_values(option: Option) -> Iterator[str]:
 def test_options_out_of_range_are_refused_by_both_before_a_weight_is_read(
     name: str, model: Path, refused: Callable[..., str]
 ) -> None:
-    method = load_method(name)
-    declared = {} if isinstance(method, Method) else method.declared
+    declared = load_method(name).declared
     for key, option in declared.items():
         assert not option.problem(option.default) or option.unset_at_zero
         if isinstance(option.default, int | float) and not isinstance(option.default, bool):
@@ -276,6 +275,14 @@ def test_checkpoints_that_cannot_be_exported_are_refused_by_both(
     (broken / "generation_config.json").unlink(missing_ok=True)
     breaks(broken)
     assert message in refused(broken, recipe=f"{prune}{PLAIN}")
+
+
+@pytest.mark.parametrize("name", ["gemma3_text", "olmo2"])
+def test_norms_that_a_rotation_cannot_pass_are_refused_by_both(
+    name: str, tmp_path: Path, refused: Callable[..., str]
+) -> None:
+    found = save(name, tmp_path / name)
+    assert f"hadamard cannot rotate {name}" in refused(found, recipe=f"before = ['hadamard']\n{LEARNED}")
 
 
 def test_heads_that_no_kernel_takes_are_refused_by_both(

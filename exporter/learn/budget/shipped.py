@@ -62,8 +62,7 @@ def measure_shipped(
         Store.open(Path(name) / "stages", {}) as store,
     ):
         calibration = Calibration(checkpoint, decoder, plan, recipe, tokens=seen, store=store)
-        rounds = {tensor.scheme.method for tensor in plan.tensors if tensor.scheme is not None}
-        if recipe.before or recipe.after or any(not isinstance(load_method(one), Method) for one in rounds):
+        if recipe.before or recipe.after or any(not isinstance(load_method(one), Method) for one in plan.methods):
             calibration.run()
         tokens, first = reference.tokens, reference.first
         stored = BaseRun(decoder, calibration.values(), tokens, Path(name), reference.device, first=first)

@@ -130,8 +130,7 @@ def describe_tokens(recipe: Recipe, chosen: CalibrationTokens) -> dict[str, obje
 
 def trains_layers(plan: Plan) -> bool:
     """Whether a method of the plan learns the rounding of a layer."""
-    names = {tensor.scheme.method for tensor in plan.tensors if tensor.scheme is not None}
-    return any(isinstance(load_method(name), LayerMethod) for name in names)
+    return any(isinstance(load_method(name), LayerMethod) for name in plan.methods)
 
 
 def wanted_tokens(recipe: Recipe, plan: Plan) -> Recipe:

@@ -19,7 +19,7 @@ from torch import Tensor
 from edgepress.errors import InputError
 from edgepress.exporter.arrays.activations import Activations
 from edgepress.exporter.methods.kinds import Pruning
-from edgepress.exporter.methods.options import Option, Options, unset, whole_number
+from edgepress.exporter.methods.options import Option, Options, unset, unset_share, whole_number
 from edgepress.exporter.methods.smaller.config import (
     check_same_layer,
     described,
@@ -32,7 +32,6 @@ from edgepress.exporter.streams.head import divergences
 from edgepress.exporter.streams.streams import embedded, held, pass_layer, pass_layers, reader
 
 _SHARE = 0.75  # of the layers that stay when a recipe says nothing
-_WAYS = ("influence", "loss")
 _TOKENS = 512  # whose logits are made at once
 
 
@@ -57,8 +56,6 @@ def remove_layers(task: PruneTask, options: Options) -> None:
 def check(task: PruneTask, options: Options) -> None:
     """See :class:`~edgepress.exporter.methods.kinds.Pruning`."""
     layers_left(len(task.decoder.layers), options)
-    if options["by"] not in _WAYS:
-        raise InputError(f"[options.depth] by must be one of {', '.join(_WAYS)}, not {options['by']!r}")
 
 
 def layers_left(count: int, options: Options) -> int:
@@ -71,11 +68,6 @@ def layers_left(count: int, options: Options) -> int:
     layers, share = int(options["layers"]), float(options["share"])
     if layers and share:
         raise InputError(f"[options.depth] has layers = {layers} and share = {share}; keep one of them")
-    if layers < 0 or not 0 <= share <= 1:
-        raise InputError(
-            f"[options.depth] layers = {layers}, share = {share}: give how many layers stay, or the share of them that "
-            "stays, above 0 and below 1"
-        )
     left = layers or round((share or _SHARE) * count)
     if left < 1:
         raise InputError(
@@ -190,7 +182,12 @@ def _layer_picks(old: Layer, new: Layer) -> dict[str, Pick]:
 METHOD = Pruning(
     name="depth",
     run=remove_layers,
-    declared={"layers": unset(0), "share": unset(0.0, 1), "by": Option("influence"), "tokens": whole_number(4096, 2)},
+    declared={
+        "layers": unset(0),
+        "share": unset_share(),
+        "by": Option("influence", choices=("influence", "loss")),
+        "tokens": whole_number(4096, 2),
+    },
     check=check,
     looks_at=frozenset({"layers"}),
     changes=frozenset({"layers"}),

@@ -20,9 +20,9 @@ from torch import Tensor
 
 from edgepress.errors import InputError
 from edgepress.exporter.methods.kinds import Pruning
-from edgepress.exporter.methods.options import Option, Options, unset, whole_number
+from edgepress.exporter.methods.options import Option, Options, unset, unset_share, whole_number
 from edgepress.exporter.methods.smaller.config import described, require, with_heads
-from edgepress.exporter.methods.smaller.importance import Scores, check_way, input_scores
+from edgepress.exporter.methods.smaller.importance import WAYS, Scores, input_scores
 from edgepress.exporter.methods.smaller.picks import Pick, picked_tensors, whole
 from edgepress.exporter.methods.smaller.task import PruneTask
 from edgepress.exporter.model import operations
@@ -48,7 +48,7 @@ def remove_heads(task: PruneTask, options: Options) -> None:
     check(task, options)
     attention = task.decoder.layers[0].mixer(Attention)
     heads, kv_heads = heads_left(attention.heads, attention.kv_heads, options)
-    scores = input_scores(task, Attention, by=options["by"], tokens=options["tokens"], method="heads")
+    scores = input_scores(task, Attention, options)
     kept = [choose(score, attention, heads, kv_heads) for score in scores]
     task.report |= {"heads": heads, "kv_heads": kv_heads}
     task.report["kept_heads"] = [one.heads.tolist() for one in kept]
@@ -60,7 +60,6 @@ def check(task: PruneTask, options: Options) -> None:
     require(task.decoder, Attention, METHOD.name)
     attention = task.decoder.layers[0].mixer(Attention)
     heads_left(attention.heads, attention.kv_heads, options)
-    check_way(options["by"], METHOD.name)
 
 
 def heads_left(heads: int, kv_heads: int, options: Options) -> tuple[int, int]:
@@ -73,11 +72,6 @@ def heads_left(heads: int, kv_heads: int, options: Options) -> tuple[int, int]:
     asked, asked_kv, share = int(options["heads"]), int(options["kv_heads"]), float(options["share"])
     if share and (asked or asked_kv):
         raise InputError(f"[options.heads] has share = {share} and numbers of heads; keep one of them")
-    if not 0 <= share < 1 or asked < 0 or asked_kv < 0:
-        raise InputError(
-            f"[options.heads] share = {share}, heads = {asked}, kv_heads = {asked_kv}: give the share of groups that "
-            "stays, above 0 and below 1, or how many heads stay"
-        )
     group = heads // kv_heads
     if not asked and not asked_kv:
         asked_kv = round((share or _SHARE) * kv_heads)
@@ -188,8 +182,8 @@ METHOD = Pruning(
     declared={
         "heads": unset(0),
         "kv_heads": unset(0),
-        "share": unset(0.0, 1),
-        "by": Option("activations"),
+        "share": unset_share(),
+        "by": Option("activations", choices=WAYS),
         "tokens": whole_number(4096, 2),
     },
     check=check,

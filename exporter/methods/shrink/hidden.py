@@ -20,9 +20,9 @@ from torch import Tensor
 
 from edgepress.errors import InputError
 from edgepress.exporter.methods.kinds import Pruning
-from edgepress.exporter.methods.options import Option, Options, unset, whole_number
+from edgepress.exporter.methods.options import Option, Options, unset, unset_share, whole_number
 from edgepress.exporter.methods.smaller.config import described, with_hidden
-from edgepress.exporter.methods.smaller.importance import Scores, check_way, stream_loss_scores
+from edgepress.exporter.methods.smaller.importance import WAYS, Scores, stream_loss_scores
 from edgepress.exporter.methods.smaller.picks import Pick, picked_tensors, whole
 from edgepress.exporter.methods.smaller.task import PruneTask
 from edgepress.exporter.model import operations
@@ -60,7 +60,6 @@ def check(task: PruneTask, options: Options) -> None:
                 "inside too; take depth or mlp_width"
             )
     size_left(task.decoder.hidden_size, options, task.block)
-    check_way(options["by"], METHOD.name)
 
 
 def size_left(hidden: int, options: Options, block: int) -> int:
@@ -73,11 +72,6 @@ def size_left(hidden: int, options: Options, block: int) -> int:
     size, share, multiple = int(options["size"]), float(options["share"]), int(options["multiple"]) or block
     if size and share:
         raise InputError(f"[options.hidden] has size = {size} and share = {share}; keep one of them")
-    if size < 0 or not 0 <= share < 1 or multiple < 1:
-        raise InputError(
-            f"[options.hidden] size = {size}, share = {share}, multiple = {multiple}: give how many channels stay, or "
-            "the share of them that stays, above 0 and below 1, and a multiple of at least 1"
-        )
     left = size or int((share or _SHARE) * hidden / multiple) * multiple
     if left < 1:
         raise InputError(
@@ -169,8 +163,8 @@ METHOD = Pruning(
     run=remove_channels,
     declared={
         "size": unset(0),
-        "share": unset(0.0, 1),
-        "by": Option("activations"),
+        "share": unset_share(),
+        "by": Option("activations", choices=WAYS),
         "multiple": unset(0),
         "tokens": whole_number(4096, 2),
     },

@@ -21,7 +21,7 @@ from edgepress.exporter.methods.smaller.config import (
     require,
     with_widths,
 )
-from edgepress.exporter.methods.smaller.importance import Scores, check_way, input_scores
+from edgepress.exporter.methods.smaller.importance import WAYS, Scores, input_scores
 from edgepress.exporter.methods.smaller.picks import Pick, picked_tensors, whole
 from edgepress.exporter.methods.smaller.task import PruneTask
 from edgepress.exporter.model.description import Decoder, Weight, every
@@ -35,7 +35,7 @@ def remove_channels(task: PruneTask, options: Options) -> None:
     check(task, options)
     multiple = _multiple(_widths(task.decoder), options, task.block)
     share, uniform = float(options["share"]), bool(options["uniform"])
-    scores = input_scores(task, MLP, by=options["by"], tokens=options["tokens"], method="mlp_width")
+    scores = input_scores(task, MLP, options)
     kept = choose(scores, share, multiple, uniform=uniform)
     task.report["widths"] = [len(channels) for channels in kept]
     keep_channels(task, kept)
@@ -46,7 +46,6 @@ def check(task: PruneTask, options: Options) -> None:
     require(task.decoder, MLP, METHOD.name)
     widths, uniform = _widths(task.decoder), bool(options["uniform"])
     check_share(widths, float(options["share"]), _multiple(widths, options, task.block), uniform=uniform)
-    check_way(options["by"], METHOD.name)
     if not uniform:
         refuse_different(
             task.targets,
@@ -71,10 +70,6 @@ def _multiple(widths: Sequence[int], options: Options, block: int) -> int:
 
 def check_share(widths: Sequence[int], share: float, multiple: int, *, uniform: bool) -> None:
     """Raise InputError when a share of the channels leaves none in a layer, or cannot be the same in all."""
-    if not 0 < share < 1:
-        raise InputError(
-            f"[options.mlp_width] share is {share}; it is the share of channels that stay: above 0, below 1"
-        )
     least = multiple / min(widths) if uniform else multiple * len(widths) / sum(widths)
     if share < least:
         raise InputError(
@@ -134,7 +129,7 @@ METHOD = Pruning(
     run=remove_channels,
     declared={
         "share": Option(0.75, above=0, below=1),
-        "by": Option("activations"),
+        "by": Option("activations", choices=WAYS),
         "uniform": Option(False),
         "multiple": unset(0),
         "tokens": whole_number(4096, 2),

@@ -34,7 +34,7 @@ _log = logging.getLogger("edgepress.pruning")
 
 def remove_tokens(task: PruneTask, options: Options) -> None:
     """Write the checkpoint with only the tokens that the text asks for."""
-    size, least = _limits(options)
+    size, least = int(options["size"]), int(options["least"])
     checkpoint, rows, vocabulary = task.checkpoint, task.decoder.vocab_size, _vocabulary(task)
     library = source_tokenizer(checkpoint).library
     always = {*_named(checkpoint, vocabulary)}
@@ -51,9 +51,8 @@ def remove_tokens(task: PruneTask, options: Options) -> None:
     keep_tokens(task, prune_tokenizer(vocabulary, choice.keep))
 
 
-def check(task: PruneTask, options: Options) -> None:
+def check(task: PruneTask, _: Options) -> None:
     """See :class:`~edgepress.exporter.methods.kinds.Pruning`."""
-    _limits(options)
     list(_named(task.checkpoint, _vocabulary(task)))
 
 
@@ -61,16 +60,6 @@ def check_order(changed: Set[Size], _: Options) -> None:
     """See :class:`~edgepress.exporter.methods.kinds.Pruning`."""
     if "vocabulary" in changed:
         raise InputError("vocabulary is in `prune` twice, and would keep the same tokens again; name it once")
-
-
-def _limits(options: Options) -> tuple[int, int]:
-    size, least = int(options["size"]), int(options["least"])
-    if size < 0 or least < 1:
-        raise InputError(
-            f"[options.vocabulary] size = {size}, least = {least}: size is the most tokens to keep (0: all that the "
-            "text uses), least how often one must occur, at least 1"
-        )
-    return size, least
 
 
 def _vocabulary(task: PruneTask) -> Vocabulary:
@@ -140,7 +129,7 @@ def _described(
 METHOD = Pruning(
     "vocabulary",
     remove_tokens,
-    {"size": whole_number(0, 0), "least": whole_number(1), "always": Option("")},
+    declared={"size": whole_number(0, 0), "least": whole_number(1), "always": Option("")},
     needs_text=True,
     check=check,
     looks_at=frozenset({"vocabulary"}),

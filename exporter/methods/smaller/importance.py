@@ -15,8 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from edgepress.errors import InputError
 from edgepress.exporter.arrays.activations import Activations
+from edgepress.exporter.methods.options import Options
 from edgepress.exporter.methods.smaller.gradients import inputs_of, writes_of
 from edgepress.exporter.methods.smaller.task import PruneTask
 from edgepress.exporter.model import operations
@@ -28,24 +28,13 @@ Scores = NDArray[np.float64]
 WAYS = ("activations", "loss")
 
 
-def check_way(by: object, method: str) -> None:
-    """Raise InputError when ``by`` is no way to score."""
-    if by not in WAYS:
-        raise InputError(f"[options.{method}] by must be one of {', '.join(WAYS)}, not {by!r}")
-
-
-def input_scores(task: PruneTask, kind: type[Mixer], *, by: object, tokens: object, method: str) -> list[Scores]:
+def input_scores(task: PruneTask, kind: type[Mixer], options: Options) -> list[Scores]:
     """Scores of what goes into the output projection of each layer's mixer of a kind, (columns,) each.
 
-    ``tokens`` says on how many tokens of the text, about.
-
-    Raises:
-        InputError: ``by`` is no way to score.
-
+    The options ``by`` and ``tokens`` say how, and on how many tokens of the text, about.
     """
-    check_way(by, method)
-    sequences = task.tokens(int(str(tokens)))
-    return activation_scores(task, sequences, kind) if by == "activations" else loss_scores(task, sequences, kind)
+    score = activation_scores if options["by"] == "activations" else loss_scores
+    return score(task, task.tokens(int(options["tokens"])), kind)
 
 
 def activation_scores(task: PruneTask, tokens: NDArray[np.int64], kind: type[Mixer]) -> list[Scores]:

@@ -92,4 +92,6 @@ def rounded(weight: Tensor, scheme: Scheme) -> Tensor:
     return Codes.unpack(stored, scheme, weight.shape[1]).dequantize().to(weight.device)
 
 
-METHOD = Transform("awq", unchanged, _fold, {"grid": whole_number(20), "rows": whole_number(512)}, not_foldable)
+METHOD = Transform(
+    "awq", unchanged, _fold, not_foldable, declared={"grid": whole_number(20), "rows": whole_number(512)}
+)

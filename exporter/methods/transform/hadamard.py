@@ -38,25 +38,24 @@ from edgepress.exporter.recipe.recipe import Recipe
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from edgepress.exporter.methods.tasks import LayerTask
+    from edgepress.exporter.methods.tasks import LayerTask, Schemes
 
 
 def _describe(decoder: Decoder, recipe: Recipe) -> Decoder:
-    """Add the rotation to the decoder.
-
-    Raises:
-        InputError: the model's norms do not commute with a rotation, or it is rotated already.
-
-    """
+    """Add the rotation to the decoder; InputError where it has one."""
     if decoder.rotation is not None:
         raise InputError("before names hadamard twice; once is enough")
+    return replace(decoder, rotation=_rotation(decoder.hidden_size, decoder.final_norm, method_options(METHOD, recipe)))
+
+
+def check(decoder: Decoder, _schemes: Schemes, _options: Options) -> None:
+    """Refuse a model whose norms do not commute with a rotation (InputError)."""
     if any(block.post_norm is not None for block in every(Block, decoder.layers)):
         raise InputError(
             f"hadamard cannot rotate {decoder.model_type}: it normalizes what attention and MLP add to the "
             "residual stream, with a gain for each channel, and no weight behind can take those gains; "
             "leave hadamard out of `before`"
         )
-    return replace(decoder, rotation=_rotation(decoder.hidden_size, decoder.final_norm, method_options(METHOD, recipe)))
 
 
 def _rotation(hidden: int, norm: Norm, options: Options) -> Rotation:
@@ -112,4 +111,6 @@ def _rotate_heads(source: Source, reader: Linear, weights: dict[str, Tensor], he
     weights[reader.weight.name] = (by_head @ head).reshape(columns.shape).float()
 
 
-METHOD = Transform("hadamard", _describe, _fold, {"seed": whole_number(0, 0, 1 << 63)}, needs_inputs=False)
+METHOD = Transform(
+    "hadamard", _describe, _fold, needs_inputs=False, check=check, declared={"seed": whole_number(0, 0, 1 << 63)}
+)

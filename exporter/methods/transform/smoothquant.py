@@ -42,4 +42,4 @@ def smoothing_scales(group: Group, weights: dict[str, Tensor], largest: Tensor, 
     return x**alpha / w ** (1 - alpha)
 
 
-METHOD = Transform("smoothquant", unchanged, _fold, {"alpha": Option(0.5, least=0, most=1)}, not_foldable)
+METHOD = Transform("smoothquant", unchanged, _fold, not_foldable, declared={"alpha": Option(0.5, least=0, most=1)})

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from prune_tasks import TOKENS, described_logits, prune_task, tiny
+from prune_tasks import TOKENS, asked, described_logits, prune_task, tiny
 from scipy.special import log_softmax
 from tiny_models import VARIANTS
 
@@ -139,21 +139,16 @@ def test_a_layer_that_does_nothing_goes_first(home: Path, tmp_path: Path) -> Non
     ("options", "message"),
     [
         ({"layers": 2, "share": 0.5}, "keep one of them"),
-        ({"layers": -1}, "above 0 and below 1"),
-        ({"share": 1.5}, "above 0 and below 1"),
-        ({"share": -0.5}, "above 0 and below 1"),
+        ({"layers": -1}, "layers must be at least 0"),
+        ({"share": 1.5}, "share must be at least 0 and less than 1"),
+        ({"share": -0.5}, "share must be at least 0"),
+        ({"by": "luck"}, "by must be one of influence, loss"),
         ({"share": 0.1}, "leaves none of 3 layers; give at least 0.33"),
         ({"layers": 3}, "keeps all 3 layers"),
         ({"layers": 7}, "keeps all 3 layers"),
         ({"share": 0.9}, "keeps all 3 layers"),
     ],
 )
-def test_bad_options_are_refused(options: dict[str, float], message: str) -> None:
+def test_bad_options_are_refused(options: dict[str, float | str], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        layers_left(3, {**METHOD.options, **options})
-
-
-def test_an_unknown_way_is_refused(home: Path, tmp_path: Path) -> None:
-    task = prune_task(tiny("llama", home), tmp_path / "task")
-    with pytest.raises(InputError, match="influence, loss"):
-        METHOD.run(task, {**METHOD.options, "by": "luck"})
+        layers_left(3, asked(METHOD, options))

@@ -118,7 +118,7 @@ def test_a_bundle_with_transforms_and_a_repair_computes_what_it_stores(tmp_path:
 @pytest.mark.parametrize("name", REFUSED)
 def test_norms_after_the_branches_are_refused_by_name(name: str) -> None:
     with pytest.raises(InputError, match=rf"hadamard cannot rotate {name}: it normalizes what attention and MLP add"):
-        METHOD.describe(tiny_model(name).decoder, FLOAT)
+        METHOD.check(tiny_model(name).decoder, {}, METHOD.options)
 
 
 def test_twice_is_refused() -> None:

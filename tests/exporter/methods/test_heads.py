@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from prune_tasks import TOKENS, described_logits, prune_task, tiny
+from prune_tasks import TOKENS, asked, described_logits, prune_task, tiny
 from tiny_models import VARIANTS
 
 from edgepress.errors import InputError
@@ -174,9 +174,9 @@ def test_options_say_what_stays(heads: int, kv_heads: int, options: dict[str, fl
     ("options", "message"),
     [
         ({"share": 0.5, "heads": 2}, "keep one of them"),
-        ({"share": -0.1}, "above 0 and below 1"),
-        ({"share": 1.0}, "above 0 and below 1"),
-        ({"heads": -1}, "above 0 and below 1"),
+        ({"share": -0.1}, "share must be at least 0"),
+        ({"share": 1.0}, "share must be at least 0 and less than 1"),
+        ({"heads": -1}, "heads must be at least 0"),
         ({"share": 0.1}, "leaves none"),
         ({"share": 0.9}, "leaves all"),
         ({"heads": 6}, "equally many query heads, 1 to 2"),
@@ -188,7 +188,7 @@ def test_options_say_what_stays(heads: int, kv_heads: int, options: dict[str, fl
 )
 def test_bad_options_are_refused(options: dict[str, float], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        heads_left(8, 4, {**METHOD.options, **options})
+        heads_left(8, 4, asked(METHOD, options))
 
 
 def test_too_few_tokens_are_refused(home: Path, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from prune_tasks import TOKENS, described_logits, prune_task, tiny
+from prune_tasks import TOKENS, asked, described_logits, prune_task, tiny
 from tiny_models import VARIANTS
 
 from edgepress.errors import InputError
@@ -32,7 +32,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(task: PruneTask, **options: bool | float | str) -> PruneTask:
-    METHOD.run(task, {**METHOD.options, **options})
+    METHOD.run(task, asked(METHOD, options))
     return task
 
 
@@ -205,11 +205,11 @@ def test_dead_channels_go_first(by: str, home: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"share": 0.0}, "above 0, below 1"),
-        ({"share": 1.0}, "above 0, below 1"),
+        ({"share": 0.0}, "share must be more than 0 and less than 1"),
+        ({"share": 1.0}, "share must be more than 0 and less than 1"),
         ({"share": 0.1}, "leaves a layer with none"),
         ({"multiple": 97}, "at most the narrowest MLP, 96"),
-        ({"multiple": -8}, "at least 1"),
+        ({"multiple": -8}, "multiple must be at least 0"),
         ({"by": "luck"}, "activations, loss"),
         ({"share": 0.2, "uniform": True}, "leaves a layer with none"),
     ],

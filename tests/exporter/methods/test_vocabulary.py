@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from prune_tasks import prune_task, pruning
+from prune_tasks import asked, prune_task, pruning
 from safetensors import safe_open
 from sessions import genai_tokens, greedy_tokens
 from tiny_models import TEXT, VARIANTS, VOCABULARY, save
@@ -38,7 +38,7 @@ WORDS = "to be or not to be, the question: "  # some of what the tiny tokenizer 
 
 def prune(model: Path, out: Path, text: str = WORDS, **options: OptionValue) -> PruneTask:
     task = prune_task(model, out, text=text)
-    METHOD.run(task, {**METHOD.options, **options})
+    METHOD.run(task, asked(METHOD, options))
     return task
 
 
@@ -121,8 +121,8 @@ def test_what_is_always_kept(tmp_path: Path) -> None:
     ("options", "message"),
     [
         ({"size": 100}, "size is 100 tokens and at least 259 must stay"),
-        ({"size": -1}, "size = -1"),
-        ({"least": 0}, "least = 0"),
+        ({"size": -1}, "size must be at least 0"),
+        ({"least": 0}, "least must be at least 1"),
     ],
 )
 def test_a_size_that_cannot_be_is_refused(tmp_path: Path, options: dict[str, OptionValue], message: str) -> None:
