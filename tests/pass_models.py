@@ -8,7 +8,15 @@ import onnx
 import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
+from edgepress.exporter.graph.passes import PassOrder, find_pass
+
 CONTRIB = "com.microsoft"
+ALL_PASSES = PassOrder(
+    (
+        *("drop-rounding", "plain-matmul", "decompose-attention", "decompose-skip-norm", "plain-norm", "plain-rotary"),
+        *("plain-activations", "float32", "bind-shapes", "fold-constants", "flatten-norm", "merge-moves"),
+    )
+)
 Arrays = dict[str, np.ndarray]
 
 
@@ -20,6 +28,11 @@ class Case:
     feeds: Arrays
     shapes: dict[str, int] = field(default_factory=dict)
     tolerance: float = 2e-6
+
+
+def order(*names: str) -> PassOrder:
+    """These passes over a model for which everything holds that they require."""
+    return PassOrder(names, frozenset(fact for name in names for fact in find_pass(name).requires))
 
 
 def info(name: str, array: np.ndarray, dims: Sequence[int | str] | None = None) -> onnx.ValueInfoProto:

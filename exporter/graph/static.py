@@ -28,7 +28,7 @@ from edgepress.exporter.graph.attention import attend, merge_heads
 from edgepress.exporter.graph.builder import CONTRIB
 from edgepress.exporter.graph.decoder import LOGITS_START
 from edgepress.exporter.graph.editing import Editor, remove_unused, require_opset, rewrite, set_nodes
-from edgepress.exporter.graph.passes import Context, run_passes
+from edgepress.exporter.graph.passes import STATIC, Context, PassOrder
 from edgepress.exporter.graph.passes.decompose_attention import GroupQuery, read_group_query
 from edgepress.exporter.graph.rotary import LONG_FROM, check_context, restore_tables
 from edgepress.exporter.graph.weights import Weights
@@ -44,17 +44,19 @@ CLOSED = -1e4  # what closes a slot in the mask: far below any score, and a numb
 
 _OPSET = 23  # the first with RMSNormalization
 _POSITIONS, _MASK, _SLIDING = "position_ids", "mask", "mask.sliding"
-_BEFORE = (
-    "float32",
-    "fold-constants",
-    "drop-rounding",
-    "fold-constants",
-    "plain-matmul",
-    "decompose-skip-norm",
-    "plain-norm",
-    "plain-activations",
+BEFORE = PassOrder(
+    (
+        *("float32", "fold-constants", "drop-rounding", "fold-constants", "plain-matmul"),
+        *("decompose-skip-norm", "plain-norm", "plain-activations"),
+    )
 )
-_AFTER = ("plain-rotary", "fold-constants", "flatten-norm", "merge-moves")
+"""What is done to a decoder's graph before its attention is made static."""
+
+AFTER = BEFORE.then(
+    *("plain-rotary", "fold-constants", "flatten-norm", "merge-moves"),
+    given=(STATIC, f"{CONTRIB}.GroupQueryAttention"),
+)
+"""What is done after it, and after inputs and outputs have their shapes."""
 
 
 @dataclass(frozen=True)
@@ -132,16 +134,18 @@ def static_decoder(
         InputError: the graph has something without a static form; the message names the node.
 
     """
+    last = AFTER.then(*further)
     _keep_all_positions(model)
     check_context(model, shapes.slots + 1)
     limit = restore_tables(model, weights, shapes.slots + 1, _POSITIONS)
     long = _take_positions(model, weights, shapes.slots + 1)
     if limit is not None:
         long = _Long(limit, shapes.slots + 1)
-    run_passes(model, _BEFORE, Context(weights=weights))
+    BEFORE.run(model, Context(weights=weights))
     windows, caches = _make_attention_static(model, weights, shapes)
     _set_values(model, shapes, windows, caches)
-    run_passes(model, (*_AFTER, *further), Context(weights=weights))
+    AFTER.run(model, Context(weights=weights))
+    last.run(model, Context(weights=weights))
     _cut_tables(model, weights, shapes.slots + 1, long)
     require_opset(model, _OPSET)
     facts = Facts(windows, closed)

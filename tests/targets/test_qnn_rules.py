@@ -8,9 +8,9 @@ import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pass_models import order
 
 from edgepress.errors import InputError
-from edgepress.exporter.graph.passes import run_passes
 from edgepress.targets import Soc, find_soc, find_target
 from edgepress.targets.legality.asked import place_all
 from edgepress.targets.legality.traps import find_traps, refuse_traps
@@ -182,7 +182,7 @@ def test_norms_of_four_dimensions_are_wrong_and_right_after_the_pass(activations
     lands, ratio = asked(wrong, soc)
     assert lands
     assert ratio < 10
-    assert run_passes(wrong, [SHAPE_RULES[0].fixed_by]) == {"flatten-norm": 1}
+    assert order(SHAPE_RULES[0].fixed_by).run(wrong) == {"flatten-norm": 1}
     lands, ratio = asked(wrong, soc)
     assert lands
     assert ratio > (20 if activations else 45)

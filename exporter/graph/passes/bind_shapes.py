@@ -6,7 +6,7 @@ Reshapes and masks that were computed from shapes become constants in ``fold-con
 import onnx
 
 from edgepress.errors import InputError
-from edgepress.exporter.graph.passes import Context, Pass
+from edgepress.exporter.graph.passes import STATIC, Context, Pass
 from edgepress.onnx_graph.values import inferred
 from edgepress.onnx_graph.walk import graphs
 
@@ -41,4 +41,5 @@ PASS = Pass(
     description="Symbolic dimensions become numbers",
     operators=(),
     apply=_apply,
+    ensures=(STATIC,),
 )

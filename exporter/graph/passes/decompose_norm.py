@@ -40,4 +40,5 @@ PASS = Pass(
     description="RMSNormalization becomes Mul, ReduceMean, Sqrt and Div",
     operators=("RMSNormalization",),
     apply=_apply,
+    requires=("SimplifiedLayerNormalization",),
 )

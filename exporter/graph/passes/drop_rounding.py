@@ -137,4 +137,5 @@ PASS = Pass(
         "DequantizeLinear",
     ),
     apply=_apply,
+    makes=("Identity",),
 )

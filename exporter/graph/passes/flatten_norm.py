@@ -40,4 +40,5 @@ PASS = Pass(
     description="RMSNormalization of values of any rank becomes one of three dimensions, (1, rows, width)",
     operators=(),
     apply=_apply,
+    requires=("SimplifiedLayerNormalization",),
 )

@@ -7,7 +7,7 @@ Outputs are those of the same weights computed in float32.
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from edgepress.exporter.graph.passes import Context, Pass
+from edgepress.exporter.graph.passes import FLOAT32, Context, Pass
 from edgepress.exporter.graph.weights import as_type
 from edgepress.onnx_graph.walk import graphs
 
@@ -47,4 +47,5 @@ PASS = Pass(
     description="float16 and bfloat16 weights, values and casts become float32",
     operators=(),
     apply=_apply,
+    ensures=(FLOAT32,),
 )

@@ -13,7 +13,7 @@ from onnx import helper
 from onnx.reference import ReferenceEvaluator
 
 from edgepress.exporter.graph.editing import Editor, pass_by, rewrite
-from edgepress.exporter.graph.passes import Context, Pass
+from edgepress.exporter.graph.passes import STATIC, Context, Pass
 from edgepress.exporter.graph.weights import Weights
 from edgepress.onnx_graph.walk import attributes_of, opset
 
@@ -98,4 +98,5 @@ PASS = Pass(
     description="What is known before the model runs becomes a constant",
     operators=("Constant", "Identity", "Dropout", "Shape", "Size", "Range", "ConstantOfShape"),
     apply=_apply,
+    where=(STATIC,),  # Range of a length that is not known stays
 )

@@ -1,12 +1,12 @@
 """Reshape after Reshape, Transpose after Transpose → one of them, or none.
 
-Other passes put a value into the shape that they need and back. Shapes must be known (``bind-shapes`` comes first).
+Other passes put a value into the shape that they need and back. Shapes must be known.
 """
 
 import onnx
 
 from edgepress.exporter.graph.editing import Editor, pass_by, rewrite
-from edgepress.exporter.graph.passes import Context, Pass
+from edgepress.exporter.graph.passes import STATIC, Context, Pass
 from edgepress.onnx_graph.walk import attributes_of
 
 
@@ -59,4 +59,5 @@ PASS = Pass(
     description="Reshape after Reshape and Transpose after Transpose become one, or none",
     operators=(),
     apply=_apply,
+    requires=(STATIC,),
 )

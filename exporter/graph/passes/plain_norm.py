@@ -36,4 +36,5 @@ PASS = Pass(
     description="SimplifiedLayerNormalization becomes ONNX's RMSNormalization",
     operators=("SimplifiedLayerNormalization",),
     apply=_apply,
+    makes=("RMSNormalization",),
 )

@@ -64,4 +64,5 @@ PASS = Pass(
     description="onnxruntime's RotaryEmbedding becomes Gather, Mul, Sub and Add",
     operators=(f"{CONTRIB}.RotaryEmbedding",),
     apply=_apply,
+    makes=("Shape", "Range"),
 )

@@ -17,19 +17,20 @@ from pass_models import (
     model,
     node,
     normal,
+    order,
     run,
 )
 
 from edgepress.errors import InputError
 from edgepress.exporter.graph.editing import require_opset
-from edgepress.exporter.graph.passes import Context, run_passes
+from edgepress.exporter.graph.passes import Context
 
 examples = settings(max_examples=60, deadline=None)
 
 
 def difference(case: Case, *names: str) -> float:
     changed = copy.deepcopy(case.model)
-    assert all(run_passes(changed, names, Context(case.shapes)).values())
+    assert all(order(*names).run(changed, Context(case.shapes)).values())
     assert not any(node.domain for node in changed.graph.node)
     pairs = zip(run(case.model, case.feeds), run(changed, case.feeds), strict=True)
     return max(float(np.abs(after - before).max() / np.abs(before).max()) for before, after in pairs)
@@ -99,7 +100,7 @@ def test_block_wise_products_of_any_shape(
     assume((bits, zero_points) != (8, "float"))  # onnxruntime has no such kernel
     case = matmul_nbits(rows=rows, columns=columns, bits=bits, block=block, zero_points=zero_points, bias=bias)
     changed = copy.deepcopy(case.model)
-    assert run_passes(changed, ["plain-matmul"])["plain-matmul"] == 1
+    assert order("plain-matmul").run(changed)["plain-matmul"] == 1
     found, expected = run(changed, case.feeds)[0], product(case, columns, bits, block)
     assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
 
@@ -146,21 +147,21 @@ def test_attention_without_a_plain_form_is_refused(attributes: dict[str, object]
     changed = copy.deepcopy(group_query().model)
     changed.graph.node[0].attribute.extend(onnx.helper.make_attribute(*item) for item in attributes.items())
     with pytest.raises(InputError, match=message):
-        run_passes(changed, ["decompose-attention"])
+        order("decompose-attention").run(changed)
 
 
 def test_a_head_sink_is_refused() -> None:
     changed = copy.deepcopy(group_query().model)
     changed.graph.node[0].input.extend(["", "", "", "", "sink"])
     with pytest.raises(InputError, match="GroupQueryAttention with head_sink has no plain form here"):
-        run_passes(changed, ["decompose-attention"])
+        order("decompose-attention").run(changed)
 
 
 def test_codes_that_do_not_fill_their_blocks_are_refused() -> None:
     changed = copy.deepcopy(matmul_nbits().model)
     changed.graph.node[0].attribute[0].i *= 2
     with pytest.raises(InputError, match=r"codes has 480 bytes, and \d+ rows of \d+ codes"):
-        run_passes(changed, ["plain-matmul"])
+        order("plain-matmul").run(changed)
 
 
 def test_an_old_opset_is_named_with_the_remedy() -> None:
@@ -181,7 +182,7 @@ def test_an_old_opset_is_named_with_the_remedy() -> None:
 def test_gelu_before_opset_20_is_left_alone() -> None:
     feeds = {"x": normal(1, 2, 8)}
     old = model([contrib("Gelu", ["x"], ["y"])], feeds, ["y"], opset=17)
-    assert run_passes(old, ["plain-activations"]) == {"plain-activations": 0}
+    assert order("plain-activations").run(old) == {"plain-activations": 0}
     assert difference(activation("Gelu"), "plain-activations") < 1e-6
 
 
@@ -191,7 +192,7 @@ def test_static_graphs_norm_three_dimensions_of_which_the_first_is_1(shape: tupl
     feeds = {"x": normal(1, *shape)}
     made = model(nodes, feeds, ["y"], {"gain": normal(2, shape[-1])}, opset=23)
     before = run(made, feeds)[0]
-    assert run_passes(made, ["flatten-norm"]) == {"flatten-norm": 1}
+    assert order("flatten-norm").run(made) == {"flatten-norm": 1}
     norm = next(node for node in made.graph.node if node.op_type == "RMSNormalization")
     inferred = onnx.shape_inference.infer_shapes(made, data_prop=True)
     shapes = {
@@ -199,5 +200,5 @@ def test_static_graphs_norm_three_dimensions_of_which_the_first_is_1(shape: tupl
         for value in inferred.graph.value_info
     }
     assert shapes[norm.input[0]] == [1, feeds["x"].size // shape[-1], shape[-1]]
-    assert run_passes(made, ["flatten-norm"]) == {"flatten-norm": 0}
+    assert order("flatten-norm").run(made) == {"flatten-norm": 0}
     np.testing.assert_allclose(run(made, feeds)[0], before, rtol=1e-6)
