@@ -12,6 +12,7 @@ from edgepress.errors import InputError
 from edgepress.targets.emulator import Installation, System, emulator_directory, setup, setup_system
 
 sys.path.insert(0, str(Path(__file__).parent))
+from killing import Killing
 
 
 def keep_to_one_core() -> None:
@@ -52,6 +53,14 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         del os.environ["EDGEPRESS_CACHE"]
     else:
         os.environ["EDGEPRESS_CACHE"] = before
+
+
+@pytest.fixture(scope="session")
+def killing() -> Iterator[Killing]:
+    """Runs programs that are killed in the middle."""
+    made = Killing()
+    yield made
+    made.end()
 
 
 @pytest.fixture(scope="session")

@@ -1,18 +1,14 @@
 """A new directory in the place of an old one: killed or read at any moment, one of them is there whole."""
 
 import os
-import shutil
-import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
-from typing import Any
 
+import killed_lines
 import pytest
+from killed_lines import FILES, fill, replace
 
-import edgepress.exchange
 import edgepress.files
 from edgepress import workspace
 from edgepress.errors import InputError
@@ -20,10 +16,6 @@ from edgepress.exchange import exchange, read_steady
 from edgepress.files import atomic_directory, recover
 from edgepress.manifest import read_manifest
 from edgepress.runtime.config import read_config
-
-TRACED = {edgepress.files.__file__, workspace.__file__, edgepress.exchange.__file__, shutil.__file__}
-FILES = ("a", "inner/b")
-TraceFunction = Callable[[FrameType, str, Any], Any]
 
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork: a kill at each line would take hours")
 
@@ -34,46 +26,12 @@ def no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "fsync", lambda _: None)
 
 
-def fill(folder: Path, content: str) -> None:
-    folder.mkdir(exist_ok=True)
-    (folder / "inner").mkdir()
-    for name in FILES:
-        (folder / name).write_text(content, encoding="utf-8")
-
-
 def content(folder: Path) -> set[tuple[str, str]]:
     return {(path.relative_to(folder).as_posix(), path.read_text()) for path in folder.rglob("*") if path.is_file()}
 
 
 def whole(text: str) -> set[tuple[str, str]]:
     return {(name, text) for name in FILES}
-
-
-def replace(target: Path) -> None:
-    with atomic_directory(target, replace=True) as work:
-        fill(work, "new")
-
-
-def killed_at(target: Path, line: int) -> bool:
-    """Replace ``target`` in a child that is killed at its ``line``-th line; whether it came that far."""
-    child = os.fork()
-    if child == 0:
-        left = line
-
-        def trace(frame: FrameType, event: str, _argument: object) -> TraceFunction | None:
-            nonlocal left
-            if frame.f_code.co_filename not in TRACED:
-                return None
-            left -= event == "line"
-            if left < 0:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return trace
-
-        sys.settrace(trace)
-        replace(target)
-        os._exit(0)
-    _, status = os.waitpid(child, 0)
-    return os.WIFSIGNALED(status)
 
 
 @needs_fork
@@ -89,6 +47,14 @@ def test_killed_at_any_line_the_old_or_the_new_is_there_and_the_next_run_leaves_
             pytest.skip("this system or its file system does not exchange directories")
     else:
         monkeypatch.setattr(edgepress.files, "exchange", lambda *_: False)
+    command = [sys.executable, killed_lines.__file__, "exchange" if can_exchange else "rename"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as killer:
+        _kill_at_every_line(killer, tmp_path, can_exchange)
+
+
+def _kill_at_every_line(killer: subprocess.Popen[str], tmp_path: Path, can_exchange: bool) -> None:
+    assert killer.stdin is not None
+    assert killer.stdout is not None
     met: set[str] = set()
     missing, line, was_killed = 0, 0, True
     while was_killed:
@@ -96,7 +62,8 @@ def test_killed_at_any_line_the_old_or_the_new_is_there_and_the_next_run_leaves_
         folder.mkdir()
         target = folder / "out"
         fill(target, "old")
-        was_killed = killed_at(target, line)
+        print(line, target, file=killer.stdin, flush=True)
+        was_killed = {"True": True, "False": False}[killer.stdout.readline().strip()]
         if not target.exists():
             missing += 1
             recover(target)

@@ -1,10 +1,5 @@
 """Calibrated exports, whole: killed and resumed, checked, and run by programs that we did not write."""
 
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from killing import Killing
 from tiny_models import TEXT, save
 
 from edgepress.errors import InputError
@@ -107,16 +103,11 @@ export(model, out=out, recipe=recipe, calibration=text, threads=1)
 """
 
 
-def kill(place: str, model: Path, recipe: Path, out: Path, text: list[Path]) -> None:
+def kill(killing: Killing, place: str, model: Path, recipe: Path, out: Path, text: list[Path]) -> None:
     """Export in another process, and kill it in its third layer, or in the second sequence that the model writes."""
-    command = [sys.executable, "-c", KILLED, *map(str, (model, recipe, out, place, *text))]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=dict(os.environ)) as child:
-        assert child.stdout is not None
-        assert child.stdout.readline() == "here\n"
-        child.send_signal(signal.SIGKILL)
+    killing.kill_at_its_word(KILLED, model, recipe, out, place, *text)
     assert not out.exists()
     assert [path.name for path in hidden(out.parent) if path.suffix != ".partial"] == [".killed.edgepress"]
-    time.sleep(0.1)
 
 
 @pytest.mark.parametrize("own", [False, True], ids=["text", "own text"])
@@ -126,11 +117,12 @@ def test_killed_in_a_layer_it_goes_on_and_gives_the_same_bundle(
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
+    killing: Killing,
 ) -> None:
     model, recipe, text = files
     texts = [] if own else [text]
     whole = export(model, out=tmp_path / "whole", recipe=recipe, calibration=texts, threads=1)
-    kill("layer", model, recipe, tmp_path / "killed", texts)
+    kill(killing, "layer", model, recipe, tmp_path / "killed", texts)
     monkeypatch.setattr(module, "generate_calibration", None)  # what the model wrote is not written again
     resumed = export(model, out=tmp_path / "killed", recipe=recipe, calibration=texts, threads=1)
     assert "after stage 0001-layer" in caplog.text
@@ -139,20 +131,20 @@ def test_killed_in_a_layer_it_goes_on_and_gives_the_same_bundle(
 
 
 def test_killed_while_the_model_writes_it_begins_anew_and_leaves_nothing(
-    files: tuple[Path, Path, Path], tmp_path: Path
+    files: tuple[Path, Path, Path], tmp_path: Path, killing: Killing
 ) -> None:
     model, recipe, _ = files
     whole = export(model, out=tmp_path / "whole", recipe=recipe, threads=1)
-    kill("generate", model, recipe, tmp_path / "killed", [])
+    kill(killing, "generate", model, recipe, tmp_path / "killed", [])
     assert export(model, out=tmp_path / "killed", recipe=recipe, threads=1) == whole
     assert not hidden(tmp_path)
 
 
 def test_more_text_of_its_own_is_another_calibration(
-    files: tuple[Path, Path, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+    files: tuple[Path, Path, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture, killing: Killing
 ) -> None:
     model, recipe, _ = files
-    kill("layer", model, recipe, tmp_path / "killed", [])
+    kill(killing, "layer", model, recipe, tmp_path / "killed", [])
     recipe.write_text(RECIPE.replace("tokens = 256", "tokens = 288"), encoding="utf-8")
     manifest = export(model, out=tmp_path / "killed", recipe=recipe, threads=1)
     assert "after stage" not in caplog.text

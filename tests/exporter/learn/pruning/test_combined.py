@@ -2,15 +2,13 @@
 
 import os
 import re
-import signal
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from killing import Killing
 from tokenizers import Tokenizer
 from whole_models import load, mean_kl
 
@@ -136,39 +134,33 @@ export("demo", out=out, recipe=recipe, calibration=[text], threads=1)
 """
 
 
-def kill(home: Path, out: Path, place: str) -> None:
+def kill(killing: Killing, home: Path, out: Path, place: str) -> None:
     """Export in another process, and kill that when it is at ``place``."""
-    with subprocess.Popen(
-        [sys.executable, "-c", KILLED, *map(str, (out, home / "recipe.toml", home / "text.txt")), place],
-        stdout=subprocess.PIPE,
-        text=True,
-        env=dict(os.environ),
-    ) as child:
-        assert child.stdout is not None
-        assert child.stdout.readline() == "here\n"
-        child.send_signal(signal.SIGKILL)
+    killing.kill_at_its_word(KILLED, out, home / "recipe.toml", home / "text.txt", place)
     assert not out.exists()
     for partial in out.parent.glob(f".{out.name}.*.partial"):
         os.utime(partial, (0, 0))  # those that are seconds old may be another process's, not locked yet, and stay
 
 
-def test_killed_again_and_again_it_ends_with_the_same_bytes(bundle: Path, home: Path, tmp_path: Path) -> None:
+def test_killed_again_and_again_it_ends_with_the_same_bytes(
+    bundle: Path, home: Path, tmp_path: Path, killing: Killing
+) -> None:
     """In retrain's training, after the last step, between two layers of gptq, in distill's training, at the end."""
     out, pruning, calibration = (
         tmp_path / name for name in ("killed", ".killed.edgepress/pruning", ".killed.edgepress/calibration")
     )
-    kill(home, out, "retrain")
+    kill(killing, home, out, "retrain")
     assert (pruning / "1-mlp_width").is_dir()
     assert not (pruning / "2-retrain").exists()
     assert (pruning / "2-retrain.state/retrain.state").is_file()
-    kill(home, out, "pruned")
+    kill(killing, home, out, "pruned")
     assert (pruning / "2-retrain").is_dir()
     assert not calibration.exists()
-    kill(home, out, "calibration")
+    kill(killing, home, out, "calibration")
     assert [path.name for path in calibration.glob("*-*.safetensors")] == ["0000-layer.safetensors"]
-    kill(home, out, "distill")
+    kill(killing, home, out, "distill")
     assert (calibration / "distill.state").is_file()
-    kill(home, out, "scores")
+    kill(killing, home, out, "scores")
     assert [path.name for path in calibration.glob("*-distill.*")] == ["0004-distill.safetensors"]
     make(home, out)
     assert contents(out) == contents(bundle)

@@ -2,14 +2,11 @@
 
 import json
 import logging
-import os
-import signal
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from killing import Killing
 from prune_tasks import tiny
 
 from edgepress import workspace
@@ -160,20 +157,17 @@ export(model, out=out, recipe=recipe, calibration=[text], threads=1)
     [("0.0", ""), ("1.1", "continuing after step 0, depth"), ("bundle", "continuing after step 1, mlp_width")],
 )
 def test_killed_anywhere_it_goes_on_and_gives_the_same_bytes(
-    place: str, goes_on: str, bundle: Path, home: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    place: str,
+    goes_on: str,
+    bundle: Path,
+    home: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    killing: Killing,
 ) -> None:
     """While the first step writes, when the second is about to be in place, and after the last."""
     out = tmp_path / "killed"
-    files = (home / "qwen2", home / "recipe.toml", out, home / "text.txt")
-    with subprocess.Popen(
-        [sys.executable, "-c", KILLED, *map(str, files), place],
-        stdout=subprocess.PIPE,
-        text=True,
-        env=dict(os.environ),
-    ) as child:
-        assert child.stdout is not None
-        assert child.stdout.readline() == "here\n"
-        child.send_signal(signal.SIGKILL)
+    killing.kill_at_its_word(KILLED, home / "qwen2", home / "recipe.toml", out, home / "text.txt", place)
     assert not out.exists()
     done = [path.name for path in (tmp_path / ".killed.edgepress" / "pruning").iterdir()]
     assert {"text", "original.json"} <= set(done)
