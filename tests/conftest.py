@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,6 +13,7 @@ from edgepress.errors import InputError
 from edgepress.targets.emulator import Installation, System, emulator_directory, setup, setup_system
 
 sys.path.insert(0, str(Path(__file__).parent))
+from guests import Guests
 from killing import Killing
 
 
@@ -30,6 +32,18 @@ def keep_to_one_core() -> None:
 
 
 keep_to_one_core()
+
+
+@pytest.hookimpl(optionalhook=True)  # of pytest-xdist
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """``-n 2`` gives each process one half of the tests in order, so that fixtures of a module are made once."""
+    if config.getoption("dist") != "load":
+        return None
+    from xdist.scheduler import WorkStealingScheduling
+
+    return WorkStealingScheduling(config, log)
+
+
 EMULATOR = emulator_directory()  # the user's own: fetching 130 MB for each run would be a waste
 
 
@@ -68,6 +82,21 @@ def emulator() -> Installation:
     """Emulated arm64 processors; set up by the first that asks, in whichever process."""
     with _skipped_where_there_is_none():
         return setup(EMULATOR)
+
+
+@pytest.fixture(scope="session")
+def _guests() -> Iterator[Guests]:
+    made = Guests()
+    yield made
+    made.end()
+
+
+@pytest.fixture
+def one_start(_guests: Guests, monkeypatch: pytest.MonkeyPatch) -> Guests:
+    """Comparisons with an arm64 processor go to one process of it, started by the first test that asks."""
+    for name in ("edgepress.targets.emulator.model.run", "edgepress.runtime.emulated.run"):
+        monkeypatch.setattr(name, _guests.run)
+    return _guests
 
 
 @pytest.fixture(scope="session")

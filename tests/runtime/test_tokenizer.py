@@ -1,7 +1,6 @@
 """Tokens to text one at a time: nothing lost, nothing half, nothing late."""
 
 import os
-import time
 from functools import cache
 from pathlib import Path
 
@@ -124,15 +123,20 @@ def test_cost_is_linear(kind: str) -> None:
     tok = tokenizer("bytes")
     pattern = tok.encode_plain("the cat ") if kind == "text" else [tok.library.token_to_id("ÿ")]
 
-    def seconds(count: int) -> float:
-        tokens = (pattern * count)[:count]
-        start = time.perf_counter()
-        pieces(tokens, tok)
-        return time.perf_counter() - start
+    def decoded(count: int) -> int:
+        """Tokens that the library is given for a text of ``count``, those given again counted again."""
+        given: list[int] = []
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(
+                Tokenizer, "decode", lambda self, tokens: (given.append(len(tokens)), decode(self, tokens))[1]
+            )
+            pieces((pattern * count)[:count], tok)
+        return sum(given)
 
-    seconds(100)
-    small, large = min(seconds(500) for _ in range(5)), min(seconds(4000) for _ in range(3))
-    assert large / small < 24  # 8 when linear, 64 when quadratic
+    decode = Tokenizer.decode
+    small, large = decoded(500), decoded(4000)
+    assert small >= 500
+    assert large == pytest.approx(8 * small, rel=0.02)  # 64 when quadratic
 
 
 def cut(text: str, size: int) -> list[str]:

@@ -34,7 +34,7 @@ PROMPT = "ROMEO:\n"
 TEXT = (
     "Is the day so young? But new struck nine. Ay me! sad hours seem long. Was that my father that went hence so fast?"
 )
-TOKENS = 32
+TOKENS = 16
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +45,7 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {recipe: folder / recipe for recipe in RECIPES}
 
 
+@pytest.mark.usefixtures("one_start")
 @pytest.mark.parametrize("cpu", TESTED)
 def test_the_demo_model_says_on_arm64_what_it_says_here(
     emulator: Installation, bundles: dict[str, Path], cpu: str
@@ -98,6 +99,7 @@ def _check_that_texts_part_at_a_near_tie(comparison: BundleComparison, bundle: P
 # ---- models ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("one_start")
 def test_a_quantized_network_is_bit_equal_on_every_processor(emulator: Installation, tmp_path: Path) -> None:
     path = tmp_path / "int8.onnx"
     onnx.save(residual_network(integer=True), path)
@@ -110,6 +112,7 @@ def test_a_quantized_network_is_bit_equal_on_every_processor(emulator: Installat
     assert agreement(truth, expected).sqnr_db > 20  # it computes what the network does
 
 
+@pytest.mark.usefixtures("one_start")
 def test_a_float_network_is_not_bit_equal_and_close(emulator: Installation, tmp_path: Path) -> None:
     path = tmp_path / "float.onnx"
     onnx.save(residual_network(integer=False), path)
@@ -120,6 +123,7 @@ def test_a_float_network_is_not_bit_equal_and_close(emulator: Installation, tmp_
     assert agreement(truth, comparison.outputs["logits"]).sqnr_db > 100
 
 
+@pytest.mark.usefixtures("one_start")
 def test_processors_take_different_kernels(emulator: Installation, tmp_path: Path) -> None:
     """Without dot products, and with them, 4-bit products are computed in other ways."""
     generator = np.random.default_rng(7)
@@ -167,6 +171,7 @@ def test_what_the_host_cannot_run_is_not_emulated(
         compare_model(absent, path, inputs, [], batch=batch)
 
 
+@pytest.mark.usefixtures("one_start")
 def test_names_that_a_file_could_not_have_come_back(emulator: Installation, tmp_path: Path) -> None:
     names = ["/layer/out:0", "file"]
     graph = onnx.helper.make_graph(

@@ -5,7 +5,10 @@ import io
 import json
 import os
 import stat
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 import arm64_loop
 import numpy as np
@@ -14,35 +17,108 @@ import pytest
 
 from edgepress.errors import CheckFailed, InputError
 from edgepress.exporter import export
-from edgepress.runtime.emulated import count_bundle
-from edgepress.targets.emulator import Call, Installation, System, count_model, find_system
+from edgepress.runtime.emulated import BundleCost, count_bundle
+from edgepress.targets.emulator import Call, Installation, ModelCost, System, count_model, find_system
 from edgepress.targets.emulator.guest import describe
 from edgepress.targets.emulator.init import MARK
 from edgepress.targets.emulator.initramfs import Initramfs
 from edgepress.targets.emulator.system import boot, read_console
 
+T = TypeVar("T")
 ROUNDS = 20_000_000
 TIMEOUT = 400  # seconds: a hang ends, a slow machine does not fail
 
 
-def test_it_counts_the_instructions_of_a_loop(emulator: Installation, system: System) -> None:
+class Machine:
+    """Stands for ``boot``: it notes what is asked, then one machine does all of it, and then it answers."""
+
+    def __init__(self, *place: Any) -> None:
+        self._place, self._answers = place, []
+        self._asked: list[tuple[Sequence[Call], Mapping[str, Path]]] = []
+
+    def __call__(self, *asked: Any, timeout: float) -> list[dict[str, Any]]:
+        assert (*asked[:3], timeout) == (*self._place, TIMEOUT)
+        if self._answers:
+            return self._answers.pop(0)
+        self._asked.append(asked[3:])
+        raise LaterError
+
+    def answer(self, questions: Sequence[Callable[[], T]]) -> list[T]:
+        """What ``questions`` return, each of which boots a machine once."""
+        with pytest.MonkeyPatch.context() as patch:
+            for name in ("targets.emulator.model", "runtime.emulated"):
+                patch.setattr(f"edgepress.{name}.boot", self)
+            for question in questions:
+                with pytest.raises(LaterError):
+                    question()
+            calls = [call for asked, _ in self._asked for call in asked]
+            files = {name: path for _, asked in self._asked for name, path in asked.items()}
+            told = iter(boot(*self._place, calls, files, timeout=TIMEOUT))
+            self._answers = [[next(told) for _ in asked] for asked, _ in self._asked]
+            return [question() for question in questions]
+
+
+class LaterError(Exception):
+    """No machine has been booted yet."""
+
+
+@dataclass
+class Counted:
+    loops: list[dict[str, Any]]
+    product: ModelCost
+    bundles: list[BundleCost]
+
+
+@pytest.fixture(scope="module")
+def counted(emulator: Installation, system: System, tmp_path_factory: pytest.TempPathFactory) -> Counted:
+    """Two machines alike and a newer one, which first count a bundle; the first of them counts the rest too."""
+    folder = tmp_path_factory.mktemp("counted")
+    export("demo", out=folder / "demo", recipe="int4")
+    x, path = np.ones((512, 256), np.float32), product(folder)
+
+    def bundle(cpu: str) -> BundleCost:
+        [found] = count_bundle(
+            emulator, system, folder / "demo", [cpu], prompt="ROMEO:\n", max_tokens=4, timeout=TIMEOUT
+        )
+        return found
+
+    first = Machine(emulator, system, "cortex-a53")
     calls = [Call(arm64_loop.loop, {"rounds": rounds}) for rounds in (ROUNDS, 2 * ROUNDS)]
-    files = {"import/arm64_loop.py": Path(arm64_loop.__file__)}
-    once, twice = (told["instructions"] for told in boot(emulator, system, "cortex-a53", calls, files, timeout=TIMEOUT))
+    loop_file = {"import/arm64_loop.py": Path(arm64_loop.__file__)}
+    one, loops, [model] = first.answer(
+        [
+            lambda: bundle("cortex-a53"),
+            lambda: first(emulator, system, "cortex-a53", calls, loop_file, timeout=TIMEOUT),
+            lambda: count_model(emulator, system, path, {"x": x}, ["cortex-a53"], timeout=TIMEOUT),
+        ]
+    )
+    return Counted(loops, model, [one, bundle("cortex-a53"), bundle("cortex-a76")])
+
+
+def product(folder: Path) -> Path:
+    weights = np.random.default_rng(0).normal(0, 1, (256, 256)).astype(np.float32)
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("MatMul", ["x", "w"], ["y"])],
+        "product",
+        [onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["n", 256])],
+        [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["n", 256])],
+        [onnx.numpy_helper.from_array(weights, "w")],
+    )
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 21)], ir_version=10)
+    onnx.save(model, folder / "product.onnx", save_as_external_data=True, location="product.data", size_threshold=0)
+    return folder / "product.onnx"
+
+
+def test_it_counts_the_instructions_of_a_loop(counted: Counted) -> None:
+    once, twice = (told["instructions"] for told in counted.loops)
     # Over what the loop takes comes the kernel's timer, 250 times in 10^9 instructions.
     assert once == pytest.approx(2 * ROUNDS, rel=0.01)
     assert once >= 2 * ROUNDS
     assert twice - once == pytest.approx(2 * ROUNDS, rel=0.01)
 
 
-def test_a_bundle_costs_the_same_at_every_boot_and_less_with_dot_products(
-    emulator: Installation, system: System, tmp_path: Path
-) -> None:
-    export("demo", out=tmp_path / "demo", recipe="int4")
-    cpus = ["cortex-a53", "cortex-a53", "cortex-a76"]
-    first, second, newer = count_bundle(
-        emulator, system, tmp_path / "demo", cpus, prompt="ROMEO:\n", max_tokens=4, timeout=TIMEOUT
-    )
+def test_a_bundle_costs_the_same_at_every_boot_and_less_with_dot_products(counted: Counted) -> None:
+    first, second, newer = counted.bundles
     print(first.describe(), second.describe(), newer.describe(), sep="\n")
     assert len(first.decode) == 3
     for left, right in (
@@ -55,22 +131,9 @@ def test_a_bundle_costs_the_same_at_every_boot_and_less_with_dot_products(
     assert newer.prefill < 0.5 * first.prefill
 
 
-def test_a_model_takes_its_multiply_adds(emulator: Installation, system: System, tmp_path: Path) -> None:
-    weights = np.random.default_rng(0).normal(0, 1, (256, 256)).astype(np.float32)
-    graph = onnx.helper.make_graph(
-        [onnx.helper.make_node("MatMul", ["x", "w"], ["y"])],
-        "product",
-        [onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["n", 256])],
-        [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["n", 256])],
-        [onnx.numpy_helper.from_array(weights, "w")],
-    )
-    path = tmp_path / "product.onnx"
-    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 21)], ir_version=10)
-    onnx.save(model, path, save_as_external_data=True, location="product.data", size_threshold=0)
-    x = np.ones((512, 256), np.float32)
-    [found] = count_model(emulator, system, path, {"x": x}, ["cortex-a53"], timeout=TIMEOUT)
+def test_a_model_takes_its_multiply_adds(counted: Counted) -> None:
     fused = 512 * 256 * 256 / 4  # instructions that multiply and add 4 float32 each, the widest of this processor
-    assert fused < found.instructions < 2 * fused
+    assert fused < counted.product.instructions < 2 * fused
 
 
 def told(answers: object) -> str:

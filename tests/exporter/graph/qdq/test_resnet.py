@@ -94,6 +94,7 @@ def test_the_htp_computes_all_of_it_and_the_same(network: Network) -> None:
     assert (found.argmax(1) == expected.argmax(1)).mean() > 0.95
 
 
+@pytest.mark.usefixtures("one_start")
 def test_emulated_arm64_computes_the_same_bits(network: Network, emulator: Installation) -> None:
     images = {"images": network.images[:BATCH]}
     for found in compare_model(emulator, network.int8, images, ["cortex-a76"], batch=BATCH):
