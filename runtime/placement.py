@@ -15,7 +15,7 @@ from edgepress.manifest import MANIFEST_NAME, read_manifest
 from edgepress.runtime.sessions.session import RanOn
 from edgepress.runtime.sessions.static import StaticSession
 from edgepress.states import State
-from edgepress.targets import Soc, Target, find_target
+from edgepress.targets import Soc, Target, find_target, target_names
 from edgepress.targets.providers import find_provider
 
 CPU = "cpu"
@@ -104,8 +104,11 @@ def _graphs(bundle: Path) -> dict[str, dict[str, Any]]:
 
 def _asked(bundle: Path, graphs: dict[str, dict[str, Any]], on: str, soc: str | None) -> Place:
     if on not in graphs:
-        has = f"it has those for {', '.join([*graphs, CPU])}"
-        raise InputError(f"{bundle} has no graphs for {on!r}, {has}; `edgepress export --target {on}` makes them")
+        has = f"{bundle} has no graphs for {on!r}, it has those for {', '.join([*graphs, CPU])}"
+        with_graphs = [name for name in target_names() if find_target(name).form == "static"]
+        if on in with_graphs:
+            raise InputError(f"{has}; `edgepress export --target {on}` makes them")
+        raise InputError(f"{has}; name one of these, or export for {' or '.join(with_graphs)}")
     described, target = graphs[on], find_target(on)
     provider, compiled = find_provider(target.provider), list(described["socs"])
     simulated = bool(provider.simulated())

@@ -88,6 +88,29 @@ def test_a_bundle_is_hashed_once(bundle: Path, hashed: list[str], monkeypatch: p
     assert set(hashed) <= {"manifest.json"}
 
 
+def test_inspect_says_whether_a_bundle_was_verified_and_hashes_no_data(
+    bundle: Path, hashed: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    def said() -> tuple[bool, str]:
+        assert main(["inspect", str(bundle), "--json"]) == 0
+        found = json.loads(capsys.readouterr().out)["bundle"]["verified"]
+        assert main(["inspect", str(bundle)]) == 0
+        return found, capsys.readouterr().out
+
+    found, printed = said()
+    assert not found
+    assert f"verified     not here, or a file has changed since; `edgepress verify {bundle}`" in printed
+    verify_first(bundle)
+    hashed.clear()
+    found, printed = said()
+    assert found
+    assert "verified     yes, and no file has changed since" in printed
+    flip(bundle / "model.onnx.data")
+    found, printed = said()
+    assert not found
+    assert set(hashed) == {"manifest.json"}  # whose hash is the bundle's name
+
+
 @pytest.mark.parametrize("name", ["model.onnx.data", "tokenizer.json", "genai_config.json", "manifest.json"])
 def test_a_file_that_changed_is_hashed_again_though_its_size_and_time_are_the_same(
     bundle: Path, hashed: list[str], name: str

@@ -17,9 +17,11 @@ from edgepress.manifest import MANIFEST_NAME, bundle_hash, check_links, read_man
 from edgepress.onnx_graph.files import parse_model
 from edgepress.onnx_graph.walk import all_nodes
 from edgepress.tables import format_table
+from edgepress.verified import was_verified
 
 Json = dict[str, object]
 
+_UNVERIFIED = "not here, or a file has changed since; `edgepress verify {}` reads every byte"
 _LONGEST_FACT = 60  # characters of what a step says of itself, in a table
 
 
@@ -90,6 +92,7 @@ def inspect(path: Path) -> Json:
         manifest = read_manifest(path)
         result["bundle"] = {
             "sha256": bundle_hash(path),
+            "verified": was_verified(path),
             "model_type": manifest.model_type,
             "targets": manifest.targets,
             "recipe": manifest.recipe,
@@ -167,6 +170,8 @@ def format_inspection(inspection: Json) -> str:
         parts += ["", format_table(("file", "MB"), [(n, megabytes(s)) for n, s in files.items()], right=(1,))]
         targets = ", ".join(cast("Json", described["targets"]))
         parts += ["", f"bundle {described['sha256']}: {described['model_type']} for {targets}"]
+        verified = "yes, and no file has changed since" if described["verified"] else _UNVERIFIED
+        parts.append(f"verified     {verified.format(inspection['path'])}")
         chosen = cast("dict[str, str]", described["chosen"])
         if chosen:
             parts += ["", format_table(("tensor", "why"), list(chosen.items())), ""]

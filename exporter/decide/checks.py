@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 
 from edgepress.errors import InputError
@@ -26,6 +27,8 @@ from edgepress.exporter.model.description import Decoder
 from edgepress.exporter.model.reading import GENERATION, first_token
 from edgepress.exporter.plan.plan import make_plan
 from edgepress.exporter.recipe.recipe import Recipe
+
+_log = logging.getLogger("edgepress.export")
 
 
 def check_recipe(recipe: Recipe) -> None:
@@ -95,6 +98,20 @@ def check_prepared(prepared: Prepared, plain: Decoder) -> None:
         _check_budget(prepared, plain)
     if prepared.recipe.budget is not None or prepared.needs_calibration:
         _check_text(prepared, prepared.recipe)
+
+
+def say_unused_text(prepared: Prepared) -> None:
+    """Warn when text is given that nothing of the export looks at; InputError when a file of it cannot be used."""
+    recipe = prepared.recipe
+    looks = prepared.needs_calibration or recipe.budget is not None or prepared.pruned is not None
+    looks |= recipe.activations.type == "float16" or any(target.form == "static" for target in prepared.targets)
+    if looks or not recipe.calibration.text:
+        return
+
+    from edgepress.exporter.streams.text import check_files
+
+    check_files(recipe.calibration.text)
+    _log.warning("calibration text is given and not used: no method of this recipe looks at what the model computes")
 
 
 def refuse_forms(prepared: Prepared) -> None:

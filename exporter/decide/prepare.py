@@ -9,7 +9,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from edgepress.errors import InputError
-from edgepress.exporter.decide.checks import check_before_pruning, check_prepared, check_recipe, refuse_forms
+from edgepress.exporter.decide.checks import (
+    check_before_pruning,
+    check_prepared,
+    check_recipe,
+    refuse_forms,
+    say_unused_text,
+)
 from edgepress.exporter.decide.job import Prepared
 from edgepress.exporter.methods.kinds import Recovery, describe_methods, load_method, method_options
 from edgepress.exporter.model.description import Decoder
@@ -109,6 +115,7 @@ def decide(
 
     prepared = planned(asked)
     check_prepared(prepared, plain)
+    say_unused_text(prepared)
     if asked.activations.type == "float16":
         prepared = planned(keep_what_overflows(checkpoint, plain, asked, threads=threads, progress=progress))
     if asked.budget is not None:

@@ -218,6 +218,12 @@ def _read(paths: Sequence[Path], budget: int, generator: np.random.Generator, sk
     return documents
 
 
+def check_files(names: Sequence[str]) -> None:
+    """Raise InputError when one is missing, empty or a directory."""
+    for name in names:
+        _size(Path(name))
+
+
 def _size(path: Path) -> int:
     try:
         size = path.stat().st_size

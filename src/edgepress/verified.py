@@ -73,6 +73,11 @@ def verify_first(
     _keep(note, record, moment)
 
 
+def was_verified(bundle: Path) -> bool:
+    """Whether ``bundle`` was verified on this machine, and no file of it has changed since; nothing is hashed."""
+    return _is_known(bundle, _note(bundle))
+
+
 @cache
 def _say_unverified(bundle: Path) -> None:
     """Once in a process, however often it is opened."""

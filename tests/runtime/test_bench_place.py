@@ -80,6 +80,17 @@ def test_the_command_measures_an_npu(bundle: Path, capsys: pytest.CaptureFixture
     assert "has no graphs for 'openvino-npu'" in capsys.readouterr().err
 
 
+def test_the_remedy_for_a_target_that_does_not_exist_names_those_that_do(
+    plain: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("nothing", "arm64-cpu"):  # neither has graphs of its own
+        assert cli.main(["bench", str(plain), "--on", name]) == 2
+        said = capsys.readouterr().err
+        assert f"has no graphs for '{name}', it has those for cpu; name one of these, or export for qnn-htp" in said
+    assert cli.main(["bench", str(plain), "--on", "qnn-htp"]) == 2
+    assert "`edgepress export --target qnn-htp` makes them" in capsys.readouterr().err
+
+
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle for the CPU alone, with a graph beside it whose products saturate in a plain session."""
