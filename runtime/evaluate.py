@@ -302,7 +302,7 @@ def _evaluate(
 
 
 def _checked(pieces: Iterator[tuple[slice, Floats]], where: str) -> Iterator[tuple[slice, Floats]]:
-    """The same pieces, as long as their logits are numbers."""
+    """The same pieces; InputError when logits of one are NaN or infinite."""
     for piece, logits in pieces:
         check_logits(logits, where)
         yield piece, logits

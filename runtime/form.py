@@ -3,7 +3,7 @@
 The note says which bundle, onnxruntime and processor the form is for, and of each file size, SHA-256 and stamp. Another
 user who could write here could make a note that fits: so a form, and each file in it, that others own or may write is
 not used. Against damage: small files are hashed at each start, a larger one when its stamp is another; and of a larger
-one as many pages as :data:`SECONDS` allow are held against their checksums.
+one as many pages as :data:`SECONDS` allow are compared with their checksums.
 """
 
 import hashlib

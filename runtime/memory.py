@@ -15,7 +15,7 @@ _MADV_DONTNEED = 4  # Linux
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes at one moment; None where this system does not tell.
+    """Bytes at one moment; None where this system does not say.
 
     - ``rss``: resident pages, mapped files included
     - ``pss``: the same with each shared page divided among the processes that map it

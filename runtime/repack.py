@@ -160,7 +160,7 @@ class _Writer:
         self._appended: dict[tuple[str, int, int], int] = {}
 
     def write_products(self, products: list[Product], advance: Advance) -> list[Message]:
-        """Prove and append every product; return the constants that they read."""
+        """Check and append every product; return the constants that they read."""
         self._write_windows(products)
         made: list[Message] = []
         start = FORMS[0]

@@ -29,7 +29,7 @@ def saturation_warnings(bundle: Path) -> tuple[str, ...]:
 
 
 def count_products(path: Path) -> int:
-    """Nodes of an ONNX file that multiply by a constant int8 weight in integers; 0 for a file that is none."""
+    """Nodes of an ONNX file that multiply by a constant int8 weight in integers; 0 for a file that is no ONNX model."""
     try:
         graph = pb.parse(next(pb.all_bytes(pb.parse(path.read_bytes()), 7), b""))
         nodes = [read_node(value) for value in pb.all_bytes(graph, 1)]

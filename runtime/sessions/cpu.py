@@ -157,7 +157,7 @@ class CpuSession(Session):
 
 
 def _check_graph(config: BundleConfig, session: "InferenceSession") -> None:
-    """Hold the graph's inputs and outputs against what the bundle says of them."""
+    """Check the graph's inputs and outputs against what the bundle says of them."""
     inputs = {value.name: value for value in session.get_inputs()}
     outputs = {value.name: value for value in session.get_outputs()}
     wrong = {"input_ids", "attention_mask", *(state.input for state in config.states)}.symmetric_difference(inputs)

@@ -1,4 +1,4 @@
-"""The two ways in which edgepress says no; the command line turns them into exit codes.
+"""The two kinds of errors with a message for the user; the command line turns them into exit codes.
 
 Every message is one or two lines: it names the thing and the numbers, then the remedy.
 """

@@ -1,4 +1,4 @@
-"""Does one text hold another? A table of bits from which that can be told of long texts, and no word of a text.
+"""Whether one long text is in another, from a table of hashed runs of words that gives away no word of either.
 
 Two texts share a passage when they share runs of 13 words (Brown et al. 2020, appendix C). A word is a run of letters
 and digits in lower case, or one ideograph; each run of 13 is hashed to 64 bits.

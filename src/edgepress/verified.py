@@ -42,7 +42,7 @@ def verify_first(
     Args:
         bundle: a directory that an export wrote, or such a builder.
         progress: makes the bar of hashing; :func:`edgepress.progress.progress` draws it on a terminal.
-        trial: what else it is held against before it counts as verified; raises InputError.
+        trial: further checks before it counts as verified; raises InputError.
 
     Raises:
         InputError: a file is not what the manifest says, the manifest was changed, or there is a symbolic link that is
@@ -80,7 +80,7 @@ def was_verified(bundle: Path) -> bool:
 
 @cache
 def _say_unverified(bundle: Path) -> None:
-    """Once in a process, however often it is opened."""
+    """Warn once in a process, however often the bundle is opened."""
     _log.warning("%s is unverified: it has no %s that says what must be in it", bundle, MANIFEST_NAME)
 
 

@@ -203,7 +203,7 @@ def _count(
 
 
 def _broken(arguments: argparse.Namespace, comparison: "BundleComparison | ModelComparison") -> list[str]:
-    """What was required and is not so, a line each."""
+    """Requirements that do not hold, one line each."""
     lines = []
     if arguments.require == "same-text" and not getattr(comparison, "same_text", True):
         lines.append(f"{comparison.cpu}: another text than on this machine")

@@ -160,7 +160,7 @@ def library_errors(what: str, remedy: str) -> Iterator[None]:
 
 
 def is_panic(error: BaseException) -> bool:
-    """Whether ``error`` is a failed assertion of the library: pyo3's class has no module to import it from."""
+    """Whether ``error`` is a panic of the library (Rust): its class, of pyo3, cannot be imported."""
     return type(error).__name__ == "PanicException"
 
 

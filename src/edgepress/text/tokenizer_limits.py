@@ -1,4 +1,4 @@
-"""What a tokenizer may ask for: text that grows no more than so much.
+"""Limits of a tokenizer: how much longer it may make a text.
 
 A tokenizer.json is a small program. Rules that replace text can make it a thousand times longer, each; a regular
 expression can take forever on the right text; and the library, when it runs out of memory, ends the process. What can
@@ -26,7 +26,7 @@ TAKE_ANOTHER = "take the tokenizer from where the model came from"
 
 
 def check_growth(library: Library, where: str | Path, remedy: str) -> None:
-    """Hold that no character becomes more than ``MOST_GROWTH``, and that few tokens are put around a text.
+    """Check that no character becomes more than ``MOST_GROWTH``, and that few tokens are put around a text.
 
     Raises:
         InputError: one may. It names ``where``, the part and the number.

@@ -1,4 +1,4 @@
-"""Regular expressions of a tokenizer, tried in a process of their own: some look for ever in texts of a few words."""
+"""Regular expressions of a tokenizer, tried in a process with limits: some take exponential time on a few words."""
 
 import math
 import os
