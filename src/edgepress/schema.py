@@ -1,7 +1,7 @@
 """JSON files that somebody else wrote, read within bounds and checked against a schema before they are used.
 
 A file is read whole, so it has a largest size; a value may have so many parts and so many levels. Numbers that are not
-finite, half characters and keys that occur twice are errors: Python's own reader lets them through, and they come up
+finite, lone surrogates and keys that occur twice are errors: Python's own reader lets them through, and they come up
 again far from here. A schema is a dataclass or a ``msgspec.Struct`` whose fields say types and ranges; msgspec checks
 values against it (a wheel of 0.2 MB, 8 ms to import; pydantic's take 2.5 MB and ten times as long).
 """
