@@ -1,11 +1,12 @@
-"""Checkpoint → bundle: what happens, in order. What is decided first is in prepare.py."""
+"""Checkpoint → bundle, the story: open → shrink → decide → learn → write → seal."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,9 +17,11 @@ from edgepress.exporter.bundle.download import describe_zeros
 from edgepress.exporter.bundle.forms import FormTask, find_form
 from edgepress.exporter.bundle.genai_config import make_genai_config
 from edgepress.exporter.bundle.replacing import check_output, check_replaceable
+from edgepress.exporter.bundle.stream import TensorReport
 from edgepress.exporter.bundle.write import write_data, write_model
-from edgepress.exporter.decide.job import Prepared
-from edgepress.exporter.decide.prepare import choose_recipe, decide
+from edgepress.exporter.decide.job import Prepared, Shrunk
+from edgepress.exporter.decide.opening import open_model
+from edgepress.exporter.decide.prepare import settle, shrink
 from edgepress.exporter.learn.pruning.shipped import describe_steps, write_curves
 from edgepress.exporter.model.reading import GENERATION, first_token
 from edgepress.exporter.tokens.source_tokenizer import compare_with_transformers
@@ -82,10 +85,10 @@ def export(
     """
     if threads is not None:
         whole_number("threads", threads)
-    check_output(Path(out), force=force)
-    recipe, _ = choose_recipe(recipe, target)
-    with Workspace.opened(Path(out)) as workspace:
-        prepared = decide(
+    out = Path(out)
+    check_output(out, force=force)
+    with Workspace.opened(out) as workspace:
+        opened = open_model(
             model,
             target=target,
             recipe=recipe,
@@ -93,79 +96,142 @@ def export(
             context_length=context_length,
             calibration=calibration,
             revision=revision,
-            workspace=workspace,
-            threads=threads,
-            progress=progress,
         )
-        return write_bundle(
-            prepared, Path(out), workspace, check=check, force=force, threads=threads, progress=progress
-        )
+        shrunk = shrink(opened, workspace, threads=threads, progress=progress)
+        prepared = settle(shrunk, workspace, threads=threads, progress=progress)
+        with (
+            atomic_directory(out, replace=force, may_remove=check_replaceable) as work,
+            hashed(prepared) as sources,
+            learn(prepared, workspace, sources.current, threads=threads, progress=progress) as learned,
+        ):
+            written = write(work, prepared, learned, check=check, threads=threads, progress=progress)
+            return seal(work, prepared, learned, written, sources.original(), threads=threads, progress=progress)
 
 
-def write_bundle(
+@dataclass(frozen=True)
+class Sources:
+    """SHA-256 of the files of the checkpoint that the user named, and of the one that is exported."""
+
+    original: Callable[[], dict[str, str]]
+    current: Callable[[], dict[str, str]]
+
+
+@contextmanager
+def hashed(shrunk: Shrunk) -> Iterator[Sources]:
+    """Hash the checkpoints while the block works."""
+    with ThreadPoolExecutor(1) as background:
+        original = background.submit(shrunk.original.source_hashes)
+        current = original if shrunk.pruned is None else background.submit(shrunk.checkpoint.source_hashes)
+        yield Sources(original.result, current.result)
+
+
+@contextmanager
+def learn(
     prepared: Prepared,
-    out: Path,
     workspace: Workspace,
+    source: Callable[[], Mapping[str, str]],
+    *,
+    threads: int | None,
+    progress: Progress,
+) -> Iterator[Calibrated | None]:
+    """Calibrate: the weights that methods made which look at text. None where no method does."""
+    for name, why in prepared.decisions.left_out.items():
+        _log.warning("%s is left out: %s", name, why)
+    if not prepared.needs_calibration:
+        yield None
+        return
+    from edgepress.exporter.learn.calibration.run import calibrate
+
+    with calibrate(
+        prepared,
+        workspace.part("calibration"),
+        source=source(),
+        left_out=prepared.decisions.left_out,
+        bos=first_token(prepared.checkpoint, prepared.decoder),
+        threads=threads,
+        progress=progress,
+    ) as calibrated:
+        yield calibrated
+
+
+@dataclass(frozen=True)
+class Written:
+    """What the manifest says of the files that are written."""
+
+    reports: Mapping[str, TensorReport]
+    targets: dict[str, dict[str, object]]
+    sparsity: dict[str, object] | None
+    parity: dict[str, object] | None
+
+
+def write(
+    work: Path,
+    prepared: Prepared,
+    learned: Calibrated | None,
     *,
     check: bool,
-    force: bool,
+    threads: int | None,
+    progress: Progress,
+) -> Written:
+    """Write the bundle's files: weights, graph, tokenizer, what each target needs, pictures of the training."""
+    checkpoint, decoder, plan = prepared.checkpoint, prepared.decoder, prepared.plan
+    graph = make_graph(prepared, prepared.cpu)
+    genai_config = make_genai_config(decoder, plan, checkpoint.config, checkpoint.json(GENERATION))
+    stages = None if learned is None else learned.stages
+    reports = write_data(work, prepared, stages, threads=threads, progress=progress)
+    sparsity = describe_zeros(
+        work / bundle.DATA_FILE, plan, decoder, checkpoint, threads=threads or usable_cores(), progress=progress
+    )
+    write_model(work, prepared, graph, genai_config)
+    if learned is not None and learned.fingerprint is not None:
+        write_fingerprint(work, learned.fingerprint)
+    parity = check_parity(work, prepared, progress) if check else None
+    targets = write_forms(work, prepared, learned, threads=threads, progress=progress)
+    write_curves(work, prepared.steps)
+    return Written(reports, targets, sparsity, parity)
+
+
+def seal(
+    work: Path,
+    prepared: Prepared,
+    learned: Calibrated | None,
+    written: Written,
+    source: Mapping[str, str],
+    *,
     threads: int | None,
     progress: Progress,
 ) -> Manifest:
-    """Write what is planned: calibrate, round, write the files and read them back; see :func:`export`."""
-    for name, why in prepared.left_out.items():
-        _log.warning("%s is left out: %s", name, why)
-    genai_config = make_genai_config(
-        prepared.decoder, prepared.plan, prepared.checkpoint.config, prepared.checkpoint.json(GENERATION)
+    """Read back what is written, and write the manifest: what was asked, decided, learned and written."""
+    manifest = bundle.write_manifest(
+        work,
+        prepared,
+        written.reports,
+        recipe=prepared.asked,
+        decisions=prepared.decisions,
+        targets=written.targets,
+        source=source,
+        calibration=None if learned is None else learned.described,
+        budget=prepared.budget,
+        parity=written.parity,
+        sparsity=written.sparsity,
+        notes=prepared.notes,
+        origin=None if prepared.origin is None else prepared.origin.to_json(),
     )
-    graph = make_graph(prepared, prepared.cpu)
-    with (
-        ExitStack() as stack,
-        atomic_directory(out, replace=force, may_remove=check_replaceable) as work,
-        ThreadPoolExecutor(1) as background,
-    ):
-        source = background.submit(prepared.original.source_hashes)
-        current = source if prepared.pruned is None else background.submit(prepared.checkpoint.source_hashes)
-        calibrated = None
-        if prepared.needs_calibration:
-            calibrated = stack.enter_context(_calibrate(prepared, workspace, current.result(), threads, progress))
-        stages = None if calibrated is None else calibrated.stages
-        reports = write_data(work, prepared, stages, threads=threads, progress=progress)
-        sparsity = measure_zeros(work, prepared, threads=threads, progress=progress)
-        write_model(work, prepared, graph, genai_config)
-        if calibrated is not None and calibrated.fingerprint is not None:
-            write_fingerprint(work, calibrated.fingerprint)
-        parity = check_parity(work, prepared, progress) if check else None
-        targets = write_forms(work, prepared, calibrated, threads=threads, progress=progress)
-        write_curves(work, () if prepared.pruned is None else prepared.pruned.steps)
-        manifest = bundle.write_manifest(
-            work,
-            prepared,
-            reports,
-            targets=targets,
-            source=source.result(),
-            calibration=None if calibrated is None else calibrated.described,
-            budget=prepared.budget,
-            parity=parity,
-            sparsity=sparsity,
-            notes=prepared.notes,
-            origin=None if prepared.origin is None else prepared.origin.to_json(),
-        )
-        if prepared.pruned is not None:
-            steps = describe_steps(work, prepared.plan, prepared.pruned, threads, progress)
-            manifest = bundle.add_steps(work, manifest, steps)
-    return manifest
+    if prepared.pruned is None:
+        return manifest
+    steps = describe_steps(work, prepared.plan, prepared.pruned, threads, progress)
+    return bundle.add_steps(work, manifest, steps)
 
 
 def write_forms(
-    work: Path, prepared: Prepared, calibrated: Calibrated | None, *, threads: int | None, progress: Progress
+    work: Path, prepared: Prepared, learned: Calibrated | None, *, threads: int | None, progress: Progress
 ) -> dict[str, dict[str, object]]:
     """Write what each target needs beside the CPU graph, into a folder of its name; returns what was written."""
 
     def tokens() -> NDArray[np.int64]:
         from edgepress.exporter.learn.calibration.run import form_tokens
 
-        return form_tokens(prepared, threads=threads, progress=progress) if calibrated is None else calibrated.tokens
+        return form_tokens(prepared, threads=threads, progress=progress) if learned is None else learned.tokens
 
     written: dict[str, dict[str, object]] = {}
     for target in prepared.targets:
@@ -176,30 +242,6 @@ def write_forms(
             task = FormTask(work, folder, target, prepared, prepared.socs, threads or usable_cores(), tokens, progress)
             written[target.name] = find_form(target.form).write(task)
     return written
-
-
-def _calibrate(
-    prepared: Prepared, workspace: Workspace, source: Mapping[str, str], threads: int | None, progress: Progress
-) -> AbstractContextManager[Calibrated]:
-    from edgepress.exporter.learn.calibration.run import calibrate
-
-    bos = first_token(prepared.checkpoint, prepared.decoder)
-    folder, left_out = workspace.part("calibration"), prepared.left_out
-    return calibrate(prepared, folder, source=source, left_out=left_out, bos=bos, threads=threads, progress=progress)
-
-
-def measure_zeros(
-    work: Path, prepared: Prepared, *, threads: int | None, progress: Progress
-) -> dict[str, object] | None:
-    """What zeros that the recipe asks for save in the download; see :mod:`edgepress.exporter.bundle.download`."""
-    return describe_zeros(
-        work / bundle.DATA_FILE,
-        prepared.plan,
-        prepared.decoder,
-        prepared.checkpoint,
-        threads=threads or usable_cores(),
-        progress=progress,
-    )
 
 
 def check_parity(work: Path, prepared: Prepared, progress: Progress) -> dict[str, object]:

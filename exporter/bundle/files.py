@@ -14,6 +14,8 @@ from edgepress.exporter.model.description import Decoder
 from edgepress.exporter.model.rotation import factors
 from edgepress.exporter.plan.plan import Plan
 from edgepress.exporter.plan.planned import Planned
+from edgepress.exporter.recipe.decisions import Decisions
+from edgepress.exporter.recipe.recipe import Recipe
 from edgepress.exporter.source.checkpoint import Checkpoint
 from edgepress.exporter.tokens.source_tokenizer import check_tokens, tokenizer_files, whole_tokenizer
 from edgepress.files import write_json
@@ -84,6 +86,7 @@ def write_manifest(
     planned: Planned,
     reports: Mapping[str, TensorReport],
     *,
+    recipe: Recipe,
     targets: Mapping[str, dict[str, object]] | None = None,
     source: Mapping[str, str] | None = None,
     calibration: dict[str, object] | None = None,
@@ -92,13 +95,17 @@ def write_manifest(
     sparsity: dict[str, object] | None = None,
     notes: tuple[str, ...] = (),
     origin: dict[str, object] | None = None,
+    decisions: Decisions | None = None,
 ) -> Manifest:
-    """Hash what is on disk, as read back from there; write ``manifest.json`` and return it as read back too."""
+    """Hash what is on disk, as read back from there; write ``manifest.json`` and return it as read back too.
+
+    ``recipe`` is what was asked, and ``decisions`` stand beside it.
+    """
     decoder, plan, files = planned.decoder, planned.plan, describe_files(bundle)
     manifest = Manifest(
         model_type=decoder.model_type,
         targets=dict(targets or {}),
-        recipe=planned.recipe.to_json(),
+        recipe=recipe.to_json(),
         versions={
             "edgepress": __version__,
             "numpy": np.__version__,
@@ -123,6 +130,7 @@ def write_manifest(
         states=plan.states,
         notes=notes,
         origin=origin,
+        decisions={} if decisions is None else decisions.to_json(),
     )
     return _write_manifest(bundle, manifest)
 

@@ -114,6 +114,12 @@ def say_unused_text(prepared: Prepared) -> None:
     _log.warning("calibration text is given and not used: no method of this recipe looks at what the model computes")
 
 
+def check_planned(prepared: Prepared) -> None:
+    """Refuse what a plan may have become by what the model was run for: a graph or a form that cannot be made."""
+    make_graph(prepared, prepared.cpu)
+    refuse_forms(prepared)
+
+
 def refuse_forms(prepared: Prepared) -> None:
     """Raise InputError when a target's form cannot hold what is planned."""
     for target in prepared.targets:
@@ -141,13 +147,13 @@ def _check_heads(prepared: Prepared) -> None:
 
 def _check_text(prepared: Prepared, recipe: Recipe) -> None:
     """Read the text, and hold what learns against how many sequences there are."""
-    from edgepress.exporter.learn.calibration.run import given_tokens, wanted_tokens
+    from edgepress.exporter.learn.calibration.run import given_tokens, wanted_text
     from edgepress.exporter.streams.learned import split
     from edgepress.exporter.streams.text import sequences_asked
 
-    asked = replace(prepared, recipe=wanted_tokens(recipe, prepared.plan))
-    given = given_tokens(asked, first_token(prepared.checkpoint, prepared.decoder))
-    count = sequences_asked(asked.recipe.calibration) if given is None else len(given.tokens)
+    settings = wanted_text(prepared)
+    given = given_tokens(prepared, settings, first_token(prepared.checkpoint, prepared.decoder))
+    count = sequences_asked(settings) if given is None else len(given.tokens)
     for name in (*recipe.after, *sorted(prepared.plan.methods)):
         method = load_method(name)
         if isinstance(method, LayerMethod) or (isinstance(method, Recovery) and method.model is not None):
@@ -156,7 +162,7 @@ def _check_text(prepared: Prepared, recipe: Recipe) -> None:
 
 def _check_budget(prepared: Prepared, plain: Decoder) -> None:
     """Plan every candidate for all tensors: each must be storable, and the smallest within a limit of bytes."""
-    from edgepress.exporter.learn.budget.sensitivity import overrides, tensor_groups
+    from edgepress.exporter.learn.budget.sensitivity import tensor_groups, with_choice
     from edgepress.exporter.learn.budget.spend import refuse_impossible
 
     recipe, budget = prepared.recipe, prepared.recipe.budget
@@ -169,7 +175,7 @@ def _check_budget(prepared: Prepared, plain: Decoder) -> None:
     groups = tensor_groups(plain, recipe, budget)
     for number in range(max((len(group.candidates) for group in groups), default=0)):
         chosen = [min(number, len(group.candidates) - 1) for group in groups]
-        made = replace(recipe, overrides=(*recipe.overrides, *overrides(groups, chosen, recipe)))
+        made = with_choice(recipe, groups, chosen)
         try:
             plan = make_plan(prepared.decoder, made, itemsize)
             refuse_forms(replace(prepared, recipe=made, plan=plan))

@@ -1,4 +1,4 @@
-"""What is known of an export so far."""
+"""What is known of an export so far: each stage takes one of these and returns one with more in it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 from edgepress.exporter.model.reading import notes, read_decoder
 from edgepress.exporter.plan.planned import Planned
+from edgepress.exporter.recipe.decisions import Decisions
+from edgepress.exporter.recipe.recipe import Recipe
 from edgepress.exporter.source.checkpoint import Checkpoint
 from edgepress.exporter.source.hub import Origin
 from edgepress.targets import FALLBACK, Soc, Target, find_target
@@ -17,24 +19,27 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Prepared(Planned):
-    """Everything that is decided before a weight is read.
+class Opened:
+    """What the user has and asks for."""
 
-    ``checkpoint`` is what is exported: where the recipe prunes, what the last of its steps wrote.
-    """
-
+    checkpoint: Checkpoint
+    asked: Recipe  # with the context length and the text that the caller gave; nothing rewrites it
     targets: tuple[Target, ...]
-    budget: dict[str, object] | None = None  # what was measured for the recipe's budget, and chosen
-    left_out: Mapping[str, str] = field(default_factory=dict)  # recoveries of the recipe that decline, and why
     socs: tuple[Soc, ...] = ()  # chips that the targets which have some are compiled for
     why_recipe: str = ""  # why it is this recipe, when none was named
     origin: Origin | None = None  # the repository of the hub that the model came from
-    pruned: Pruned | None = None  # what the recipe's steps made, and the checkpoint that they began with
 
     @property
     def cpu(self) -> Target:
         """The CPU whose kernels the bundle's own graph is made for; accelerators fall back to it."""
         return next((target for target in self.targets if target.is_cpu), find_target(FALLBACK))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shrunk(Opened):
+    """The same, after the steps of a recipe that prunes: ``checkpoint`` is what the last of them wrote."""
+
+    pruned: Pruned | None = None  # what the steps made, and the checkpoint that they began with
 
     @property
     def original(self) -> Checkpoint:
@@ -42,6 +47,22 @@ class Prepared(Planned):
         return self.checkpoint if self.pruned is None else self.pruned.original
 
     @property
+    def steps(self) -> tuple[Mapping[str, object], ...]:
+        """What each step came to, as the manifest keeps it."""
+        return () if self.pruned is None else self.pruned.steps
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """What the user should know of how the checkpoint was read; see :func:`.reading.notes`."""
         return notes(self.original, read_decoder(self.original))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared(Planned, Shrunk):
+    """Everything that is decided before a weight is rounded.
+
+    ``recipe`` is what was asked with the ``decisions`` put in: what the stages after this one go by.
+    """
+
+    decisions: Decisions = field(default_factory=Decisions)
+    budget: dict[str, object] | None = None  # what was measured for the recipe's budget, and what it came to

@@ -37,6 +37,7 @@ from edgepress.exporter.model.reading import first_token, read_decoder, resolve_
 from edgepress.exporter.model.weights import read_weight
 from edgepress.exporter.plan.plan import PlannedTensor, make_plan, region_bytes
 from edgepress.exporter.plan.planned import Planned
+from edgepress.exporter.recipe.decisions import decisions_from_json
 from edgepress.exporter.recipe.recipe import Recipe, recipe_from_json
 from edgepress.exporter.source.checkpoint import Checkpoint
 from edgepress.exporter.streams.store import Store
@@ -101,7 +102,8 @@ def blame(
         if number is not None:
             whole_number(name, number, least=least)
     path = Path(bundle)
-    planned = _open(path, Checkpoint.open(resolve_model(str(model), revision)), text, tokens)
+    planned = _open(path, Checkpoint.open(resolve_model(str(model), revision)))
+    settings = replace(planned.recipe.calibration, text=tuple(map(str, text)), tokens=tokens)
     kept_out = _needing_inputs(planned.recipe)
     if group == "tensor" and kept_out:
         raise InputError(
@@ -113,13 +115,13 @@ def blame(
     stored = StoredWeights(path / files.DATA_FILE, planned.plan)
     with use_threads(planned.decoder, threads), TemporaryDirectory(prefix="edgepress-") as temporary:
         scratch = Path(temporary)
-        chosen = given_tokens(planned, bos)
+        chosen = given_tokens(planned, settings, bos)
         if chosen is None:
-            chosen = written_tokens(planned, Store(scratch), threads=threads, progress=progress)
+            chosen = written_tokens(planned, settings, Store(scratch), threads=threads, progress=progress)
         return _measure(planned, stored, chosen.tokens, scratch, by_layer=by_layer, progress=progress)
 
 
-def _open(path: Path, checkpoint: Checkpoint, text: Sequence[str | Path], tokens: int) -> Planned:
+def _open(path: Path, checkpoint: Checkpoint) -> Planned:
     """Plan the bundle again from its manifest, and hold the plan and the checkpoint against it."""
     manifest = read_manifest(path)
     for problem in find_problems(path):
@@ -137,13 +139,10 @@ def _open(path: Path, checkpoint: Checkpoint, text: Sequence[str | Path], tokens
                 "name the checkpoint that it was made from"
             )
     try:
-        recipe = recipe_from_json(manifest.recipe)
+        recipe = decisions_from_json(manifest.decisions).applied(recipe_from_json(manifest.recipe))
     except (TypeError, KeyError) as error:
         raise _another_version(path, manifest) from error
     decoder = describe_methods(read_decoder(checkpoint), recipe)
-    length = min(recipe.calibration.length, recipe.context_length or decoder.context_length)
-    settings = replace(recipe.calibration, text=tuple(map(str, text)), tokens=tokens, length=length)
-    recipe = replace(recipe, calibration=settings)
     plan = make_plan(decoder, recipe, lambda name: checkpoint.tensors[name].itemsize)
     planned = {
         tensor.weight.name: {part: [region.offset, region.nbytes] for part, region in tensor.regions.items()}

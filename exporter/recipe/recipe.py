@@ -72,8 +72,8 @@ class Activations:
     """What goes into the products of linear layers: float32, float16, or integers of ``type``.
 
     With "float16" whole layers compute in it, where the target has kernels. ``kept_layers`` are those that stay in
-    float32, such as ``layers.1``, and why: found when the export is planned (:mod:`.calibration.overflow`), not written
-    in a recipe.
+    float32, such as ``layers.1``, and why: found when the export is planned, not written in a recipe
+    (:class:`~edgepress.exporter.recipe.decisions.Decisions`).
 
     ``ranges`` says how real values become integers: "dynamic" finds the range of each call when it is made; the others
     find it once, from calibration text: "minmax", "percentile" (``percentile`` of the values), "mse" or "entropy".
@@ -148,7 +148,9 @@ LIMITS = ("like", "size_mb", "memory_mb", "ms_per_token", "kl")
 
 @dataclass(frozen=True)
 class Recipe:
-    """A whole request. ``accuracy_level`` 4 lets MatMulNBits compute in int8 (fastest), 1 and 0 in float32."""
+    """A whole request, which nothing rewrites: what is decided stands beside it (:mod:`.decisions`).
+
+    ``accuracy_level`` 4 lets MatMulNBits compute in int8 (fastest), 1 and 0 in float32."""
 
     name: str
     weights: Storage
@@ -194,14 +196,17 @@ def recipe_from_json(content: Mapping[str, Any]) -> Recipe:
     lists = {key: tuple(content.get(key, ())) for key in ("prune", "before", "after")}
     calibration, budget = content["calibration"], content["budget"]
     made = {
-        "overrides": tuple(
-            Override(**{**entry, "storage": _storage_from_json(entry["storage"])}) for entry in content["overrides"]
-        ),
+        "overrides": tuple(map(override_from_json, content["overrides"])),
         "activations": Activations(**content["activations"]),
         "calibration": CalibrationText(**{**calibration, "text": tuple(calibration["text"])}),
         "budget": budget and Budget(**{**budget, "candidates": tuple(budget["candidates"])}),
     }
     return Recipe(**{**content, **tables, **lists, **made})
+
+
+def override_from_json(content: Mapping[str, Any]) -> Override:
+    """An override as a manifest keeps it."""
+    return Override(**{**content, "storage": _storage_from_json(content["storage"])})
 
 
 def _storage_from_json(content: Mapping[str, Any]) -> Storage:

@@ -40,6 +40,8 @@ class FileEntry:
 class Manifest:
     """The content of ``manifest.json``.
 
+    ``recipe`` is what was asked, ``decisions`` what was decided beside it: repairs that are left out, layers that stay
+    in float32, what a budget chose, the text and its length where they are others than what was asked.
     ``targets`` has what each target finds in the folder of its name, nothing where the CPU graph is all it needs.
     ``source`` has the SHA-256 of each checkpoint file; ``tensors`` has, for each stored tensor, its scheme or the
     reason why it is kept, bytes, and SQNR in dB as stored (null when exact); ``calibration`` says which
@@ -71,6 +73,7 @@ class Manifest:
     states: tuple[State, ...] = ()
     notes: tuple[str, ...] = ()
     origin: Json | None = None
+    decisions: Json = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
     manifest_sha256: str = ""
 

@@ -15,9 +15,9 @@ from edgepress.exporter.learn.budget.rounder import Rounder
 from edgepress.exporter.learn.budget.sensitivity import (
     TensorGroup,
     measure_prices,
-    overrides,
     tensor_groups,
     total_passes,
+    with_choice,
 )
 from edgepress.exporter.learn.budget.shipped import measure_shipped
 from edgepress.exporter.learn.budget.speed import group_ms
@@ -29,13 +29,13 @@ from edgepress.exporter.learn.calibration.run import (
     text_key,
     use_threads,
     versions,
-    wanted_tokens,
+    wanted_text,
     written_tokens,
 )
 from edgepress.exporter.model.description import Decoder, Weight
 from edgepress.exporter.model.weights import read_weight
 from edgepress.exporter.plan.planned import Planned
-from edgepress.exporter.recipe.recipe import Budget, Recipe
+from edgepress.exporter.recipe.recipe import Budget, CalibrationText, Recipe
 from edgepress.exporter.streams.store import Store
 from edgepress.exporter.streams.text import CalibrationTokens, sequences_asked
 from edgepress.exporter.streams.variants import BaseRun
@@ -81,8 +81,8 @@ def _spend(
     progress: Progress,
 ) -> tuple[Spent, dict[str, object]]:
     recipe, checkpoint = planned.recipe, planned.checkpoint
-    asked = _asked(planned, budget)
-    given = given_tokens(asked, bos)
+    settings = _settings(planned, budget)
+    given = given_tokens(planned, settings, bos)
     groups, every = tensor_groups(plain, recipe, budget), budget.measure == "every"
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     ms = group_ms(plain, groups, recipe.accuracy_level) if budget.ms_per_token is not None else None
@@ -95,9 +95,9 @@ def _spend(
     def itemsize(name: str) -> int:
         return checkpoint.tensors[name].itemsize
 
-    with Store.open(folder, _key(asked, groups, given)) as store:
-        chosen = given or written_tokens(asked, store, threads=threads, progress=progress)
-        shipped = given_tokens(replace(planned, recipe=wanted_tokens(recipe, planned.plan)), bos) or chosen
+    with Store.open(folder, _key(planned, settings, groups, given)) as store:
+        chosen = given or written_tokens(planned, settings, store, threads=threads, progress=progress)
+        shipped = given_tokens(planned, wanted_text(planned), bos) or chosen
         seen, scored = split_text(shipped.tokens, chosen.tokens, recipe, budget)
         first = scored.shape[1] // 2  # as evaluations score: the second half of a window, which has seen the first
         few = scored[:: max(1, len(scored) // sequences_asked(replace(recipe.calibration, tokens=budget.tokens)))]
@@ -112,7 +112,7 @@ def _spend(
             kl = measure_prices(priced, groups, store, rounder, every=every, advance=advance)
 
         def measure(chosen: Sequence[int]) -> float:
-            made = replace(recipe, overrides=(*recipe.overrides, *overrides(groups, chosen, recipe)))
+            made = with_choice(recipe, groups, chosen)
             return measure_shipped(whole, checkpoint, planned.decoder, made, seen=seen, itemsize=itemsize)
 
         spent = spend(planned.decoder, recipe, itemsize=itemsize, prices=Prices(groups, kl, ms), measure=measure)
@@ -121,20 +121,20 @@ def _spend(
     return spent, {
         **spent.to_json(),
         "rounded_by": _rounded_by(groups, rounder),
-        **describe_tokens(asked.recipe, CalibrationTokens(scored, chosen.warnings)),
+        **describe_tokens(settings, CalibrationTokens(scored, chosen.warnings)),
         "rounded_on": len(seen),
         "prices": prices_to_json(groups, kl),
     }
 
 
-def _asked(planned: Planned, budget: Budget) -> Planned:
+def _settings(planned: Planned, budget: Budget) -> CalibrationText:
     """Ask for as much text as both uses need: what the export looks at, and what KL is measured on."""
-    recipe = planned.recipe
-    both = recipe.calibration.tokens + budget.tokens
-    if recipe.calibration.text:  # to read more takes little time, to write it much
+    settings = planned.recipe.calibration
+    both = settings.tokens + budget.tokens
+    if settings.text:  # to read more takes little time, to write it much
         both += (_WHOLE - 1) * budget.tokens
-        both = max(both, wanted_tokens(recipe, planned.plan).calibration.tokens)
-    return replace(planned, recipe=replace(recipe, calibration=replace(recipe.calibration, tokens=both)))
+        both = max(both, wanted_text(planned).tokens)
+    return replace(settings, tokens=both)
 
 
 def split_text(
@@ -179,17 +179,19 @@ def _folder(store: Store, name: str) -> Path:
     return folder
 
 
-def _key(asked: Planned, groups: Sequence[TensorGroup], given: CalibrationTokens | None) -> dict[str, object]:
+def _key(
+    planned: Planned, settings: CalibrationText, groups: Sequence[TensorGroup], given: CalibrationTokens | None
+) -> dict[str, object]:
     """Everything that decides a price; the limit is not among it, so that another one is tried at once."""
     return {
-        "source": asked.checkpoint.source_hashes(),
+        "source": planned.checkpoint.source_hashes(),
         "groups": [
             [group.name, [[None if s is None else asdict(s) for s in c.schemes] for c in group.candidates]]
             for group in groups
         ],
-        "options": asked.recipe.to_json()["options"],
-        "tokens": text_key(asked.recipe.calibration, given),
-        "measure": asked.recipe.budget and [asked.recipe.budget.measure, asked.recipe.budget.tokens],
+        "options": planned.recipe.to_json()["options"],
+        "tokens": text_key(settings, given),
+        "measure": planned.recipe.budget and [planned.recipe.budget.measure, planned.recipe.budget.tokens],
         "versions": versions(),
         "threads": torch.get_num_threads(),
         "cuda": torch.cuda.is_available(),

@@ -20,6 +20,7 @@ from edgepress.exporter.arrays.scheme import Scheme
 from edgepress.exporter.learn.budget.rounder import Rounder
 from edgepress.exporter.model.description import Decoder, Weight
 from edgepress.exporter.plan.plan import fit_scheme, is_kept
+from edgepress.exporter.recipe.decisions import Decisions
 from edgepress.exporter.recipe.recipe import Budget, Override, Recipe, candidate_storage
 from edgepress.exporter.streams.store import Store
 from edgepress.exporter.streams.variants import BaseRun, Change, divergences, first_layer, passes
@@ -169,3 +170,8 @@ def _scaled(rounder: Rounder, group: TensorGroup, measured: tuple[int, float]) -
         for candidate in group.candidates
     ]
     return [kl * error / errors[number] if errors[number] else kl for error in errors]
+
+
+def with_choice(recipe: Recipe, groups: Sequence[TensorGroup], chosen: Sequence[int]) -> Recipe:
+    """What is gone by when this candidate of each group is chosen."""
+    return Decisions(overrides=tuple(overrides(groups, chosen, recipe))).applied(recipe)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from edgepress.errors import InputError
-from edgepress.exporter.learn.budget.sensitivity import TensorGroup, overrides
+from edgepress.exporter.learn.budget.sensitivity import TensorGroup, overrides, with_choice
 from edgepress.exporter.learn.budget.solver import choose
 from edgepress.exporter.model.description import Decoder
 from edgepress.exporter.plan.plan import PAGE, Plan, make_plan, region_bytes
@@ -48,7 +48,7 @@ class Prices:
 
 @dataclass(frozen=True)
 class Spent:
-    """The choice: ``chosen`` candidate of each group, the recipe that asks for it and what it costs.
+    """The choice: ``chosen`` candidate of each group, the overrides that ask for it and what it costs.
 
     ``used`` is what it takes of the limit, in ``unit``; ``predicted_kl`` is the sum of the prices,
     ``measured_kl`` that of the whole model, rounded as the export rounds it up to repairs of the whole model; both in
@@ -56,7 +56,7 @@ class Spent:
     """
 
     chosen: tuple[int, ...]
-    recipe: Recipe
+    overrides: tuple[Override, ...]
     limit: str
     used: float
     unit: str
@@ -93,8 +93,7 @@ def spend(
         raise ValueError(f"recipe {recipe.name} has no budget")
 
     def plan(chosen: Sequence[int]) -> Plan:
-        asked = (*recipe.overrides, *overrides(prices.groups, chosen, recipe))
-        return make_plan(decoder, replace(recipe, overrides=asked), itemsize)
+        return make_plan(decoder, with_choice(recipe, prices.groups, chosen), itemsize)
 
     refuse_impossible(decoder, recipe, itemsize=itemsize, groups=prices.groups)
     if prices.ms is not None:
@@ -113,7 +112,7 @@ def spend(
     predicted = _total(prices.kl, chosen)
     return Spent(
         chosen=tuple(chosen),
-        recipe=replace(recipe, overrides=(*recipe.overrides, *_with_reasons(prices, chosen, recipe, budget))),
+        overrides=tuple(_with_reasons(prices, chosen, recipe, budget)),
         limit=budget.limit,
         used=used,
         unit=unit,
@@ -131,8 +130,7 @@ def refuse_impossible(
         return
     limit, extra = _byte_limit(decoder, recipe, budget, itemsize)
     smallest = _smallest(Prices(groups, []).bytes())
-    made = replace(recipe, overrides=(*recipe.overrides, *overrides(groups, smallest, recipe)))
-    data_bytes = make_plan(decoder, made, itemsize).data_bytes
+    data_bytes = make_plan(decoder, with_choice(recipe, groups, smallest), itemsize).data_bytes
     if data_bytes > limit - extra:
         raise InputError(_say_bytes(budget, data_bytes + extra, limit))
 

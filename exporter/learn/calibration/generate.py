@@ -83,7 +83,7 @@ def _write_generator(bundle: Path, checkpoint: Checkpoint, context_length: int, 
     bundle.mkdir()
     reports = write_data(bundle, planned, None, threads=threads, progress=silent)
     write_model(bundle, planned, graph, genai_config)
-    write_manifest(bundle, planned, reports)
+    write_manifest(bundle, planned, reports, recipe=recipe)
 
 
 def _fill(

@@ -24,7 +24,7 @@ from edgepress.exporter.model.description import Decoder
 from edgepress.exporter.model.reading import first_token
 from edgepress.exporter.plan.plan import Plan
 from edgepress.exporter.plan.planned import Planned
-from edgepress.exporter.recipe.recipe import CalibrationText, Recipe
+from edgepress.exporter.recipe.recipe import CalibrationText
 from edgepress.exporter.source.checkpoint import Checkpoint
 from edgepress.exporter.streams.store import Store, StoredStages
 from edgepress.exporter.streams.text import CalibrationTokens, read_calibration, sequences_asked
@@ -70,24 +70,24 @@ def calibrate(
         InputError: the text or a method's result cannot be used; what is done is kept.
 
     """
-    asked = replace(planned, recipe=wanted_tokens(planned.recipe, planned.plan))
+    settings = wanted_text(planned)
     with ExitStack() as stack:
         with use_threads(planned.decoder, threads):
-            given = given_tokens(asked, bos)
-            store = stack.enter_context(Store.open(folder, _key(asked, source, given)))
-            chosen = given or written_tokens(asked, store, threads=threads, progress=progress)
+            given = given_tokens(planned, settings, bos)
+            store = stack.enter_context(Store.open(folder, _key(planned, settings, source, given)))
+            chosen = given or written_tokens(planned, settings, store, threads=threads, progress=progress)
             for warning in chosen.warnings:
                 _log.warning("calibration text: %s", warning)
             stages = _run(planned, chosen, store, progress)
-        described = describe_tokens(planned.recipe, chosen) | {"left_out": dict(left_out)}
+        described = describe_tokens(planned.recipe.calibration, chosen) | {"left_out": dict(left_out)}
         tokens, count = layers_first(chosen.tokens, planned.recipe.calibration)
         yield Calibrated(stages, tokens[:count], described, _fingerprint(planned, chosen))
 
 
 def _run(planned: Planned, chosen: CalibrationTokens, store: Store, progress: Progress) -> StoredStages:
     """Pass the layers and repair the model, from where ``store`` ends."""
-    settings = wanted_tokens(planned.recipe, planned.plan) if trains_layers(planned.plan) else planned.recipe
-    tokens, layer_sequences = layers_first(chosen.tokens, settings.calibration)
+    settings = wanted_text(planned) if trains_layers(planned.plan) else planned.recipe.calibration
+    tokens, layer_sequences = layers_first(chosen.tokens, settings)
     calibration = Calibration(
         planned.checkpoint,
         planned.decoder,
@@ -117,10 +117,10 @@ def use_threads(decoder: Decoder, threads: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def describe_tokens(recipe: Recipe, chosen: CalibrationTokens) -> dict[str, object]:
+def describe_tokens(settings: CalibrationText, chosen: CalibrationTokens) -> dict[str, object]:
     """What the manifest says about the text."""
     return {
-        "text": [Path(name).name for name in recipe.calibration.text] or "the model's own generations",
+        "text": [Path(name).name for name in settings.text] or "the model's own generations",
         "sequences": chosen.tokens.shape[0],
         "length": chosen.tokens.shape[1],
         "tokens_sha256": _digest(chosen),
@@ -133,13 +133,13 @@ def trains_layers(plan: Plan) -> bool:
     return any(isinstance(load_method(name), LayerMethod) for name in plan.methods)
 
 
-def wanted_tokens(recipe: Recipe, plan: Plan) -> Recipe:
-    """The recipe, asking for as many tokens as its hungriest method sees."""
-    settings = recipe.calibration
-    trains = any(isinstance(m := load_method(name), Recovery) and m.model is not None for name in recipe.after)
-    hungry = trains or trains_layers(plan)
+def wanted_text(planned: Planned) -> CalibrationText:
+    """The recipe's text, asking for as many tokens as its hungriest method sees."""
+    settings, after = planned.recipe.calibration, planned.recipe.after
+    trains = any(isinstance(m := load_method(name), Recovery) and m.model is not None for name in after)
+    hungry = trains or trains_layers(planned.plan)
     tokens = max(settings.tokens, settings.training_tokens) if hungry else settings.tokens
-    return replace(recipe, calibration=replace(settings, tokens=tokens))
+    return replace(settings, tokens=tokens)
 
 
 def layers_first(tokens: NDArray[np.int64], settings: CalibrationText) -> tuple[NDArray[np.int64], int]:
@@ -150,17 +150,17 @@ def layers_first(tokens: NDArray[np.int64], settings: CalibrationText) -> tuple[
     return tokens[np.concatenate([seen, rest])], count
 
 
-def given_tokens(planned: Planned, bos: int | None) -> CalibrationTokens | None:
-    """The tokens of the text that the recipe names; None when it names none and the model has to write its own."""
-    settings = planned.recipe.calibration
+def given_tokens(planned: Planned, settings: CalibrationText, bos: int | None) -> CalibrationTokens | None:
+    """The tokens of the text that ``settings`` name; None when they name none and the model has to write its own."""
     if not settings.text:
         return None
     return read_tokens(planned.checkpoint, planned.decoder, settings, bos, planned.plan.context_length)
 
 
-def written_tokens(planned: Planned, store: Store, *, threads: int | None, progress: Progress) -> CalibrationTokens:
+def written_tokens(
+    planned: Planned, settings: CalibrationText, store: Store, *, threads: int | None, progress: Progress
+) -> CalibrationTokens:
     """The tokens that the model writes itself, the first stage of ``store``: written once, and found there again."""
-    settings = planned.recipe.calibration
     if not store.has(_WRITTEN):
         with progress(sequences_asked(settings) * settings.length, "writing calibration text", " tokens") as advance:
             written = generate_calibration(
@@ -177,11 +177,12 @@ def written_tokens(planned: Planned, store: Store, *, threads: int | None, progr
 
 def form_tokens(planned: Planned, *, threads: int | None, progress: Progress) -> NDArray[np.int64]:
     """The tokens of the recipe's text, or what the model writes without any, (sequences, length), and nothing kept."""
-    given = given_tokens(planned, first_token(planned.checkpoint, planned.decoder))
+    settings = planned.recipe.calibration
+    given = given_tokens(planned, settings, first_token(planned.checkpoint, planned.decoder))
     if given is not None:
         return given.tokens
     with TemporaryDirectory(prefix="edgepress-") as folder:
-        return written_tokens(planned, Store(Path(folder)), threads=threads, progress=progress).tokens
+        return written_tokens(planned, settings, Store(Path(folder)), threads=threads, progress=progress).tokens
 
 
 def text_key(settings: CalibrationText, given: CalibrationTokens | None) -> dict[str, object]:
@@ -227,16 +228,18 @@ def _fingerprint(planned: Planned, chosen: CalibrationTokens) -> Fingerprint | N
     return fingerprint(tokenizer.decode(row) for row in chosen.tokens.tolist())
 
 
-def _key(asked: Planned, source: Mapping[str, str], given: CalibrationTokens | None) -> dict[str, object]:
+def _key(
+    planned: Planned, settings: CalibrationText, source: Mapping[str, str], given: CalibrationTokens | None
+) -> dict[str, object]:
     """Everything that decides the bytes of a stage."""
     return {
         "source": dict(source),
-        "recipe": asked.recipe.to_json(),
+        "recipe": planned.recipe.to_json(),
         "schemes": {
             tensor.weight.name: None if tensor.scheme is None else asdict(tensor.scheme)
-            for tensor in asked.plan.tensors
+            for tensor in planned.plan.tensors
         },
-        "tokens": text_key(asked.recipe.calibration, given),
+        "tokens": text_key(settings, given),
         "versions": versions(),
         "threads": torch.get_num_threads(),
         "cuda": torch.cuda.is_available(),

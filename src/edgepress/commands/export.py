@@ -67,7 +67,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     from edgepress.exporter import export
     from edgepress.exporter.bundle.download import describe_saving
-    from edgepress.exporter.decide.prepare import choose_recipe
+    from edgepress.exporter.decide.opening import choose_recipe
     from edgepress.exporter.recipe.recipe import describe_promise
     from edgepress.manifest import bundle_hash
     from edgepress.progress import progress

@@ -20,7 +20,6 @@ from edgepress.exporter.bundle.files import DATA_FILE
 from edgepress.exporter.bundle.readback import StoredWeights
 from edgepress.exporter.decide.report import format_plan
 from edgepress.exporter.model.reference import Reference
-from edgepress.exporter.recipe.recipe import Recipe, recipe_from_json
 from edgepress.runtime import evaluate
 
 # The head in float32, and float32 products of what is rounded: what differs is float16.
@@ -60,7 +59,7 @@ def changed(tmp_path: Path, change: Callable[[Tensors], None]) -> Path:
 def test_logits_are_those_of_the_oracle_in_float64(home: Path, tmp_path: Path, name: str, bits: str) -> None:
     asked = recipe(tmp_path, f"{EXACT}[weights]\nbits = {bits}\n{HALF}")
     manifest = export(home / name, out=tmp_path / "out", recipe=asked)
-    assert recipe_from_json(manifest.recipe).activations.kept_layers == {}
+    assert "kept_layers" not in manifest.decisions
     prepared = decide(home / name, target="arm64-cpu", recipe=asked)
     assert prepared.plan.half_layers == (0, 1, 2)
     expected = forward(prepared.decoder, StoredWeights(tmp_path / "out" / DATA_FILE, prepared.plan), TOKENS)
@@ -156,11 +155,11 @@ def test_a_layer_that_overflows_stays_in_float32_and_is_named(
     if bits != "4":
         assert np.abs(logits - reference).max() < 5e-3 * np.abs(reference).max()
 
-    def keep_nothing(_checkpoint: object, _decoder: object, recipe: Recipe, **_: object) -> Recipe:
-        return recipe
+    def keep_nothing(*_: object, **__: object) -> dict[str, str]:
+        return {}
 
     monkeypatch.setattr(
-        importlib.import_module("edgepress.exporter.decide.prepare"), "keep_what_overflows", keep_nothing
+        importlib.import_module("edgepress.exporter.decide.prepare"), "layers_that_overflow", keep_nothing
     )
     export(checkpoint, out=tmp_path / "forced", recipe=asked)
     if bits == "4":  # with 16 and 32 the whole MLP is computed in float32, as onnxruntime has no float16 products

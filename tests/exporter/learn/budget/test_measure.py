@@ -97,9 +97,9 @@ def test_the_measured_loss_is_that_of_the_bundle_on_text_it_has_not_seen(model: 
     prepared = decide(model, target="arm64-cpu", recipe=path, calibration=[text], threads=1)
     manifest = export(model, out=out, recipe=path, calibration=[text], threads=1)
     assert manifest.budget is not None
-    shipped = run.given_tokens(prepared, 1)
+    shipped = run.given_tokens(prepared, prepared.recipe.calibration, 1)
     more = replace(prepared.recipe.calibration, tokens=512 + 4 * 128)
-    both = run.given_tokens(replace(prepared, recipe=replace(prepared.recipe, calibration=more)), 1)
+    both = run.given_tokens(prepared, more, 1)
     assert shipped is not None
     assert both is not None
     assert prepared.recipe.budget is not None

@@ -17,6 +17,7 @@ from edgepress.exporter.learn.budget.spend import Prices, Spent, spend
 from edgepress.exporter.model.description import Decoder
 from edgepress.exporter.model.reading import read_decoder
 from edgepress.exporter.plan.plan import Plan, make_plan
+from edgepress.exporter.recipe.decisions import Decisions
 from edgepress.exporter.recipe.recipe import Budget, Recipe, Storage, read_recipe
 from edgepress.exporter.source.checkpoint import Checkpoint
 
@@ -76,7 +77,9 @@ def test_the_least_kl_within_a_size_and_no_single_change_still_fits(small: Small
     limit = round(min(sizes.values()) + share * (max(sizes.values()) - min(sizes.values())))
     spent = small.spend(Budget(size_mb=limit / 1e6))
     best = min(small.kl(chosen) for chosen, size in sizes.items() if size <= limit)
-    data_bytes = make_plan(small.decoder, spent.recipe, small.itemsize).data_bytes
+    data_bytes = make_plan(
+        small.decoder, Decisions(overrides=spent.overrides).applied(small.recipe), small.itemsize
+    ).data_bytes
     assert data_bytes <= limit
     assert spent.used == data_bytes / 1e6
     assert small.kl(spent.chosen) == pytest.approx(best, rel=1e-9)
@@ -90,7 +93,9 @@ def test_the_least_kl_within_a_size_and_no_single_change_still_fits(small: Small
 def test_the_size_of_a_preset_is_a_budget(small: Small) -> None:
     spent = small.spend(Budget(like="int4"))
     limit = make_plan(small.decoder, read_recipe("int4"), small.itemsize).data_bytes
-    used = make_plan(small.decoder, spent.recipe, small.itemsize).data_bytes
+    used = make_plan(
+        small.decoder, Decisions(overrides=spent.overrides).applied(small.recipe), small.itemsize
+    ).data_bytes
     assert used <= limit
     best = min(small.kl(chosen) for chosen in small.every() if small.plan(chosen).data_bytes <= limit)
     assert small.kl(spent.chosen) == pytest.approx(best, rel=1e-9)
@@ -163,7 +168,7 @@ def test_budgets_that_cannot_be_met_name_the_smallest_that_can(small: Small) -> 
 def test_each_tensors_reason_has_its_price_and_the_next_one(small: Small) -> None:
     limit = small.plan((1, 1, 1, 1)).data_bytes / 1e6
     spent = small.spend(Budget(size_mb=limit))
-    plan = make_plan(small.decoder, spent.recipe, small.itemsize)
+    plan = make_plan(small.decoder, Decisions(overrides=spent.overrides).applied(small.recipe), small.itemsize)
     reasons = {tensor.weight.name: tensor.reason for tensor in plan.tensors}
     group = small.prices.groups[1]
     kl = small.prices.kl[1][spent.chosen[1]]

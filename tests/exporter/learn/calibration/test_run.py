@@ -185,7 +185,7 @@ def test_a_repair_that_would_cost_too_much_is_left_out_and_said(
     large.write_text(f'after = ["distill"]\n{recipe.read_text()}\n[options.distill]\nmost_weights = 1000\n')
     prepared = decide(model, target="arm64-cpu", recipe=large)
     assert prepared.recipe.after == ()
-    assert "most_weights is 1,000" in prepared.left_out["distill"]
+    assert "most_weights is 1,000" in prepared.decisions.left_out["distill"]
     manifest = export(model, out=tmp_path / "out", recipe=large, calibration=[text], threads=1)
     assert "distill is left out" in caplog.text
     assert manifest.calibration is not None

@@ -116,7 +116,7 @@ out, recipe, text, place = sys.argv[1:]
 story = sys.modules["edgepress.exporter.export"]
 owner, name, turn = {
     "retrain": (Training, "step", 3),
-    "pruned": (story, "write_bundle", 0),
+    "pruned": (story, "settle", 0),
     "calibration": (Calibration, "_layer", 1),
     "distill": (Training, "step", 5),
     "scores": (story, "describe_steps", 0),

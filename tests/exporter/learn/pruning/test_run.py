@@ -141,7 +141,7 @@ def waits_at(original, number):
 
 if place == "bundle":
     story = sys.modules["edgepress.exporter.export"]
-    story.write_bundle = waits_at(story.write_bundle, 0)
+    story.settle = waits_at(story.settle, 0)
 else:
     step, piece = map(int, place.split("."))
     if piece:

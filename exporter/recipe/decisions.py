@@ -1,0 +1,57 @@
+"""What is decided for one model, beside what its recipe asks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from edgepress.exporter.recipe.recipe import Override, Recipe, override_from_json
+
+
+@dataclass(frozen=True)
+class Decisions:
+    """Decisions that a recipe leaves to the model and its text; the manifest keeps them beside the recipe.
+
+    - ``left_out``: repairs of the recipe that leave this model alone, and why
+    - ``text``: files of calibration text, where pruning put some of the text aside or the model wrote it
+    - ``length`` of calibration sequences, where the context is shorter than what is asked
+    - ``kept_layers``: layers that stay in float32, such as ``layers.1``, as they overflow float16, and why
+    - ``overrides``: what a budget chose for each tensor
+    """
+
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    text: tuple[str, ...] = ()
+    length: int | None = None
+    kept_layers: Mapping[str, str] = field(default_factory=dict)
+    overrides: tuple[Override, ...] = ()
+
+    def applied(self, recipe: Recipe) -> Recipe:
+        """What stages go by: ``recipe`` with these decisions put in."""
+        calibration, activations = recipe.calibration, recipe.activations
+        text, length = self.text or calibration.text, self.length or calibration.length
+        return replace(
+            recipe,
+            overrides=(*recipe.overrides, *self.overrides),
+            after=tuple(name for name in recipe.after if name not in self.left_out),
+            calibration=replace(calibration, text=text, length=length),
+            activations=replace(activations, kept_layers={**activations.kept_layers, **self.kept_layers}),
+        )
+
+    def to_json(self) -> dict[str, object]:
+        """As the manifest keeps them: those that there are, files of text by their names, not their places."""
+        named = replace(self, text=tuple(Path(name).name for name in self.text))
+        return {key: value for key, value in asdict(named).items() if value}
+
+
+def decisions_from_json(content: Mapping[str, Any]) -> Decisions:
+    """The inverse of :meth:`Decisions.to_json`; TypeError or KeyError for what another version wrote."""
+    unknown = content.keys() - {entry.name for entry in fields(Decisions)}
+    if unknown:
+        raise KeyError(*sorted(unknown))
+    made = {
+        "text": tuple(content.get("text", ())),
+        "overrides": tuple(map(override_from_json, content.get("overrides", ()))),
+    }
+    return Decisions(**{**content, **made})
