@@ -48,6 +48,9 @@ class Small:
         asked = overrides(self.prices.groups, chosen, self.recipe)
         return make_plan(self.decoder, replace(self.recipe, overrides=asked), self.itemsize)
 
+    def plan_of(self, spent: Spent) -> Plan:
+        return make_plan(self.decoder, Decisions(overrides=spent.overrides).applied(self.recipe), self.itemsize)
+
     def kl(self, chosen: Sequence[int]) -> float:
         return math.fsum(row[option] for row, option in zip(self.prices.kl, chosen, strict=True))
 
@@ -77,9 +80,7 @@ def test_the_least_kl_within_a_size_and_no_single_change_still_fits(small: Small
     limit = round(min(sizes.values()) + share * (max(sizes.values()) - min(sizes.values())))
     spent = small.spend(Budget(size_mb=limit / 1e6))
     best = min(small.kl(chosen) for chosen, size in sizes.items() if size <= limit)
-    data_bytes = make_plan(
-        small.decoder, Decisions(overrides=spent.overrides).applied(small.recipe), small.itemsize
-    ).data_bytes
+    data_bytes = small.plan_of(spent).data_bytes
     assert data_bytes <= limit
     assert spent.used == data_bytes / 1e6
     assert small.kl(spent.chosen) == pytest.approx(best, rel=1e-9)
@@ -93,9 +94,7 @@ def test_the_least_kl_within_a_size_and_no_single_change_still_fits(small: Small
 def test_the_size_of_a_preset_is_a_budget(small: Small) -> None:
     spent = small.spend(Budget(like="int4"))
     limit = make_plan(small.decoder, read_recipe("int4"), small.itemsize).data_bytes
-    used = make_plan(
-        small.decoder, Decisions(overrides=spent.overrides).applied(small.recipe), small.itemsize
-    ).data_bytes
+    used = small.plan_of(spent).data_bytes
     assert used <= limit
     best = min(small.kl(chosen) for chosen in small.every() if small.plan(chosen).data_bytes <= limit)
     assert small.kl(spent.chosen) == pytest.approx(best, rel=1e-9)
@@ -168,7 +167,7 @@ def test_budgets_that_cannot_be_met_name_the_smallest_that_can(small: Small) -> 
 def test_each_tensors_reason_has_its_price_and_the_next_one(small: Small) -> None:
     limit = small.plan((1, 1, 1, 1)).data_bytes / 1e6
     spent = small.spend(Budget(size_mb=limit))
-    plan = make_plan(small.decoder, Decisions(overrides=spent.overrides).applied(small.recipe), small.itemsize)
+    plan = small.plan_of(spent)
     reasons = {tensor.weight.name: tensor.reason for tensor in plan.tensors}
     group = small.prices.groups[1]
     kl = small.prices.kl[1][spent.chosen[1]]
