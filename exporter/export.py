@@ -19,7 +19,7 @@ from edgepress.exporter.bundle.genai_config import make_genai_config
 from edgepress.exporter.bundle.replacing import check_output, check_replaceable
 from edgepress.exporter.bundle.stream import TensorReport
 from edgepress.exporter.bundle.write import write_data, write_model
-from edgepress.exporter.decide.job import Prepared, Shrunk
+from edgepress.exporter.decide.job import Opened, Prepared, Shrunk
 from edgepress.exporter.decide.opening import open_model
 from edgepress.exporter.decide.prepare import settle, shrink
 from edgepress.exporter.learn.pruning.shipped import describe_steps, write_curves
@@ -85,18 +85,24 @@ def export(
     """
     if threads is not None:
         whole_number("threads", threads)
-    out = Path(out)
-    check_output(out, force=force)
+    check_output(Path(out), force=force)
+    opened = open_model(
+        model,
+        target=target,
+        recipe=recipe,
+        socs=socs,
+        context_length=context_length,
+        calibration=calibration,
+        revision=revision,
+    )
+    return make_bundle(opened, Path(out), check=check, force=force, threads=threads, progress=progress)
+
+
+def make_bundle(
+    opened: Opened, out: Path, *, check: bool, force: bool, threads: int | None, progress: Progress
+) -> Manifest:
+    """The story after the model is opened; arguments and errors are those of :func:`export`."""
     with Workspace.opened(out) as workspace:
-        opened = open_model(
-            model,
-            target=target,
-            recipe=recipe,
-            socs=socs,
-            context_length=context_length,
-            calibration=calibration,
-            revision=revision,
-        )
         shrunk = shrink(opened, workspace, threads=threads, progress=progress)
         prepared = settle(shrunk, workspace, threads=threads, progress=progress)
         with (
