@@ -33,14 +33,14 @@ def forward(
     rotation = np.kron(*factors(decoder.rotation)) if decoder.rotation is not None else np.eye(decoder.hidden_size)
     x = x @ rotation
     for block in every(Block, decoder.layers):
-        mixed = _mixer(block.mixer.kind)(block.mixer, model, model.norm(block.norm, x), decoder.ropes)
+        mixed = mixer_oracle(block.mixer.kind)(block.mixer, model, model.norm(block.norm, x), decoder.ropes)
         x = x + block.multiplier * model.norm(block.post_norm, mixed)
     logits = model.linear(decoder.head, model.norm(decoder.final_norm, x @ rotation.T)) * decoder.logits_multiplier
     cap = decoder.logits_softcap
     return cap * np.tanh(logits / cap) if cap else logits
 
 
-def _mixer(kind: str) -> Callable[[Mixer, "Oracle", Array, Mapping[str, Rope]], Array]:
+def mixer_oracle(kind: str) -> Callable[[Mixer, "Oracle", Array, Mapping[str, Rope]], Array]:
     """The oracle of a kind: a file of its name."""
     found: Callable[[Mixer, Oracle, Array, Mapping[str, Rope]], Array]
     found = importlib.import_module(f"mixer_oracles.{kind}").forward
@@ -50,7 +50,7 @@ def _mixer(kind: str) -> Callable[[Mixer, "Oracle", Array, Mapping[str, Rope]], 
 class Oracle:
     """The weights of a decoder and what mixers are made of, in float64."""
 
-    def __init__(self, read: Read, rounding: Callable[[Linear, Array], Array] | None) -> None:
+    def __init__(self, read: Read, rounding: Callable[[Linear, Array], Array] | None = None) -> None:
         self.read, self.rounding = read, rounding
 
     def weight(self, weight: Weight) -> Array:

@@ -225,11 +225,15 @@ VARIANTS: dict[str, Variant] = {
 
 def save(name: str, directory: Path) -> Path:
     """Write variant ``name`` in Hugging Face form and return its directory."""
-    variant = VARIANTS[name]
+    return save_variant(VARIANTS[name], directory, seed=sum(name.encode()))
+
+
+def save_variant(variant: Variant, directory: Path, *, seed: int) -> Path:
+    """Write a tiny checkpoint in Hugging Face form and return its directory."""
     directory.mkdir(parents=True, exist_ok=True)
     config_class = transformers.CONFIG_MAPPING[variant.model_type]
     config = config_class(**((GPT2 if variant.model_type == "gpt2" else SMALL) | dict(variant.config)))
-    torch.manual_seed(sum(name.encode()))
+    torch.manual_seed(seed)
     model = transformers.AutoModelForCausalLM.from_config(config).eval()
     with torch.no_grad():
         for parameter_name, parameter in model.named_parameters():

@@ -9,6 +9,7 @@ import math
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -107,16 +108,21 @@ class Reference:
         return found
 
     def _install(self, names: dict[str, str]) -> None:
-        """Make every module that has parameters of its own read them before and drop them after its forward pass."""
+        """Make every module that has parameters of its own read them before and drop them after its forward pass.
+
+        The kernel of a convolution is read and dropped with the module that holds it: it may be used without a call.
+        """
         for module_name, module in self._model.named_modules():
             own = {key: names[f"{module_name}.{key}".lstrip(".")] for key in _own_parameters(module)}
             if own:
-                module.register_forward_pre_hook(self._loader(own))
+                in_parent = isinstance(module, self._torch.nn.Conv1d)
+                caller = self._model.get_submodule(module_name.rpartition(".")[0]) if in_parent else module
+                caller.register_forward_pre_hook(self._loader(module, own))
                 if not self._keep:
-                    module.register_forward_hook(_drop)
+                    caller.register_forward_hook(partial(_drop, module))
 
-    def _loader(self, own: dict[str, str]) -> Callable[[torch.nn.Module, object], None]:
-        def load(module: torch.nn.Module, _inputs: object) -> None:
+    def _loader(self, module: torch.nn.Module, own: dict[str, str]) -> Callable[[torch.nn.Module, object], None]:
+        def load(_caller: torch.nn.Module, _inputs: object) -> None:
             for key, tensor in own.items():
                 parameter = module.get_parameter(key)
                 if parameter.is_meta:
@@ -227,7 +233,7 @@ def _fit_shapes(torch: Any, module_name: str, module: Any, prefix: str, shapes: 
                 module.nf = shape[-1]
 
 
-def _drop(module: torch.nn.Module, _inputs: object, _output: object) -> None:
+def _drop(module: torch.nn.Module, _caller: torch.nn.Module, _inputs: object, _output: object) -> None:
     for key, parameter in _own_parameters(module).items():
         setattr(module, key, type(parameter)(parameter.detach().to("meta"), requires_grad=False))
 
