@@ -107,7 +107,8 @@ class Mixer:
     def groups(self) -> tuple[tuple[Linear, ...], ...]:
         """Projections that share their input, in the order in which they are computed.
 
-        The first ones read the normed residual stream; the last one, alone in its group, gives what is added to it.
+        The first ones read the normed residual stream, and nothing else of the mixer does: transforms scale and rotate
+        their columns. The last one, alone in its group, gives what is added to the stream.
         """
         raise NotImplementedError
 

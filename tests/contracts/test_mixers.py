@@ -231,6 +231,20 @@ def test_no_token_sees_a_later_one(home: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", MODELS)
+def test_nothing_but_the_input_projections_reads_the_stream(home: Path, name: str) -> None:
+    """In another basis of the stream, with their columns in it too, a mixer gives the same."""
+    decoder, weights = _decoder(home, name)
+    x, random = stream(decoder), torch.Generator().manual_seed(3)
+    basis = torch.randn(decoder.hidden_size, decoder.hidden_size, dtype=torch.float64, generator=random)
+    for mixer in mixers(home, name):
+        names = {linear.weight.name for linear in mixer.input_projections}
+        changed = {key: value @ torch.linalg.inv(basis).T if key in names else value for key, value in weights.items()}
+        ropes = tables(decoder, x.shape[1])
+        before, after = run(mixer, weights, x, ropes), run(mixer, changed, x @ basis, ropes)
+        torch.testing.assert_close(after, before, rtol=1e-8, atol=1e-8 * float(before.abs().max()))
+
+
+@pytest.mark.parametrize("name", MODELS)
 def test_what_multiplies_the_source_can_be_taken_out_behind_it(home: Path, name: str) -> None:
     decoder, weights = _decoder(home, name)
     x, random = stream(decoder), torch.Generator().manual_seed(2)
