@@ -12,19 +12,18 @@ from typing import TYPE_CHECKING
 
 from edgepress.cores import usable_cores
 from edgepress.exporter.bundle import files as bundle
-from edgepress.exporter.bundle.cpu_graph import make_graph
 from edgepress.exporter.bundle.download import describe_zeros
 from edgepress.exporter.bundle.forms import FormTask, find_form
-from edgepress.exporter.bundle.genai_config import make_genai_config
 from edgepress.exporter.bundle.replacing import check_output, check_replaceable
 from edgepress.exporter.bundle.stream import TensorReport
-from edgepress.exporter.bundle.write import write_data, write_model
+from edgepress.exporter.bundle.write import write_data
+from edgepress.exporter.decide.dense import decide_dense, is_onnx
 from edgepress.exporter.decide.job import Opened, Prepared, Shrunk
 from edgepress.exporter.decide.opening import open_model
 from edgepress.exporter.decide.prepare import settle, shrink
 from edgepress.exporter.learn.pruning.shipped import describe_steps, write_curves
-from edgepress.exporter.model.reading import GENERATION, first_token
-from edgepress.exporter.tokens.source_tokenizer import compare_with_transformers
+from edgepress.exporter.model.reading import first_token
+from edgepress.exporter.plan.planned import Writable
 from edgepress.files import atomic_directory
 from edgepress.fingerprint import write_fingerprint
 from edgepress.manifest import Manifest
@@ -61,7 +60,7 @@ def export(
     """Turn a checkpoint into a bundle directory and return its manifest.
 
     Args:
-        model: ``demo``, a directory in Hugging Face form, or a hub id.
+        model: ``demo``, a directory in Hugging Face form, a hub id, or an ONNX file of dense layers.
         out: the bundle's directory; written beside itself and renamed into place when complete.
         target: a name from :func:`edgepress.targets.target_names`, or several: they share the weights' computation.
         recipe: a preset's name or a TOML file; when None the one that suits the targets.
@@ -86,6 +85,18 @@ def export(
     if threads is not None:
         whole_number("threads", threads)
     check_output(Path(out), force=force)
+    if is_onnx(model):
+        dense = decide_dense(
+            Path(model),
+            target=target,
+            recipe=recipe,
+            socs=socs,
+            context_length=context_length,
+            calibration=calibration,
+            revision=revision,
+        )
+        targets = [one.name for one in dense.targets]
+        return write_subject(dense, Path(out), targets, check=check, force=force, threads=threads, progress=progress)
     opened = open_model(
         model,
         target=target,
@@ -96,6 +107,31 @@ def export(
         revision=revision,
     )
     return make_bundle(opened, Path(out), check=check, force=force, threads=threads, progress=progress)
+
+
+def write_subject(
+    subject: Writable,
+    out: Path,
+    targets: Sequence[str],
+    *,
+    check: bool,
+    force: bool,
+    threads: int | None,
+    progress: Progress,
+) -> Manifest:
+    """Write a bundle of any subject whose weights are rounded as they are: data file, graph, manifest."""
+    with (
+        atomic_directory(out, replace=force, may_remove=check_replaceable) as work,
+        ThreadPoolExecutor(1) as background,
+    ):
+        source = background.submit(subject.source.source_hashes)
+        reports = write_data(work, subject, None, threads=threads, progress=progress)
+        subject.write_files(work)
+        parity = dict(subject.score(work, progress)) if check else None
+        written: dict[str, dict[str, object]] = {name: {} for name in targets}
+        return bundle.write_manifest(
+            work, subject, reports, recipe=subject.recipe, targets=written, source=source.result(), parity=parity
+        )
 
 
 def make_bundle(
@@ -181,17 +217,15 @@ def write(
 ) -> Written:
     """Write the bundle's files: weights, graph, tokenizer, what each target needs, pictures of the training."""
     checkpoint, decoder, plan = prepared.checkpoint, prepared.decoder, prepared.plan
-    graph = make_graph(prepared, prepared.cpu)
-    genai_config = make_genai_config(decoder, plan, checkpoint.config, checkpoint.json(GENERATION))
     stages = None if learned is None else learned.stages
     reports = write_data(work, prepared, stages, threads=threads, progress=progress)
     sparsity = describe_zeros(
         work / bundle.DATA_FILE, plan, decoder, checkpoint, threads=threads or usable_cores(), progress=progress
     )
-    write_model(work, prepared, graph, genai_config)
+    prepared.write_files(work)
     if learned is not None and learned.fingerprint is not None:
         write_fingerprint(work, learned.fingerprint)
-    parity = check_parity(work, prepared, progress) if check else None
+    parity = prepared.score(work, progress) if check else None
     targets = write_forms(work, prepared, learned, threads=threads, progress=progress)
     write_curves(work, prepared.steps)
     return Written(reports, targets, sparsity, parity)
@@ -248,12 +282,3 @@ def write_forms(
             task = FormTask(work, folder, target, prepared, prepared.socs, threads or usable_cores(), tokens, progress)
             written[target.name] = find_form(target.form).write(task)
     return written
-
-
-def check_parity(work: Path, prepared: Prepared, progress: Progress) -> dict[str, object]:
-    """Compare graph and tokenizer with transformers' own; see :mod:`edgepress.exporter.bundle.parity`."""
-    from edgepress.exporter.bundle.parity import parity
-
-    texts = compare_with_transformers(work, prepared.checkpoint)
-    found = parity(work, prepared.checkpoint, prepared.decoder, prepared.plan, progress=progress)
-    return {**found, "texts_tokenized_alike": texts}

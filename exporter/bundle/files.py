@@ -10,10 +10,10 @@ import onnx
 
 from edgepress import __version__
 from edgepress.exporter.bundle.stream import TensorReport
-from edgepress.exporter.model.description import Decoder
 from edgepress.exporter.model.rotation import factors
+from edgepress.exporter.model.subject import Description
 from edgepress.exporter.plan.plan import Plan
-from edgepress.exporter.plan.planned import Planned
+from edgepress.exporter.plan.planned import Subject
 from edgepress.exporter.recipe.decisions import Decisions
 from edgepress.exporter.recipe.recipe import Recipe
 from edgepress.exporter.source.checkpoint import Checkpoint
@@ -43,7 +43,7 @@ def copy_tokenizer(checkpoint: Checkpoint, bundle: Path) -> None:
     check_tokens(bundle, whole_tokenizer(checkpoint).tokens)
 
 
-def write_tables(path: Path, plan: Plan, decoder: Decoder) -> None:
+def write_tables(path: Path, plan: Plan, decoder: Description) -> None:
     """Write the rotation's factors into their regions of the data file."""
     if decoder.rotation is None:
         return
@@ -83,7 +83,7 @@ def describe_tensors(plan: Plan, reports: Mapping[str, TensorReport]) -> tuple[d
 
 def write_manifest(
     bundle: Path,
-    planned: Planned,
+    planned: Subject,
     reports: Mapping[str, TensorReport],
     *,
     recipe: Recipe,
@@ -101,9 +101,9 @@ def write_manifest(
 
     ``recipe`` is what was asked, and ``decisions`` stand beside it.
     """
-    decoder, plan, files = planned.decoder, planned.plan, describe_files(bundle)
+    model, plan, files = planned.description, planned.plan, describe_files(bundle)
     manifest = Manifest(
-        model_type=decoder.model_type,
+        model_type=model.model_type,
         targets=dict(targets or {}),
         recipe=recipe.to_json(),
         versions={
@@ -126,7 +126,7 @@ def write_manifest(
         budget=budget,
         parity=parity,
         sparsity=sparsity,
-        long_from=decoder.long_from,
+        long_from=model.long_from,
         states=plan.states,
         notes=notes,
         origin=origin,

@@ -26,8 +26,8 @@ from edgepress.exporter.arrays import integer, kernels
 from edgepress.exporter.arrays.packing import Quantized, dequantize, unpack_zero_points
 from edgepress.exporter.arrays.scheme import Scheme
 from edgepress.exporter.methods.kinds import Method, load_method
+from edgepress.exporter.model.subject import WeightSource
 from edgepress.exporter.plan.plan import Plan, PlannedTensor
-from edgepress.exporter.source.checkpoint import Checkpoint
 from edgepress.exporter.source.part import Part
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class _Sums:
 
 
 def write_weights(
-    checkpoint: Checkpoint,
+    checkpoint: WeightSource,
     plan: Plan,
     path: Path,
     *,
@@ -204,7 +204,7 @@ def _chunks(tensors: Sequence[PlannedTensor]) -> Iterator[_Chunk]:
             row += rows
 
 
-def _write_chunk(checkpoint: Checkpoint, chunk: _Chunk, methods: dict[str, Method], file: BinaryIO) -> _Sums:
+def _write_chunk(checkpoint: WeightSource, chunk: _Chunk, methods: dict[str, Method], file: BinaryIO) -> _Sums:
     """Read the chunk's rows, and handle them ``_CHUNK`` elements at a time (a transposed chunk has more)."""
     x = checkpoint.part_rows(chunk.part, chunk.start, chunk.stop)  # (rows, columns) or (rows,)
     step = max(1, _CHUNK // math.prod(x.shape[1:]))

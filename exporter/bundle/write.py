@@ -11,7 +11,7 @@ import onnx
 from edgepress.cores import usable_cores
 from edgepress.exporter.bundle.files import DATA_FILE, GENAI_FILE, MODEL_FILE, copy_tokenizer, write_tables
 from edgepress.exporter.bundle.stream import TensorReport, write_weights
-from edgepress.exporter.plan.planned import Planned
+from edgepress.exporter.plan.planned import Planned, Subject
 from edgepress.files import write_json
 from edgepress.progress import Progress
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def write_data(
-    work: Path, planned: Planned, stages: StoredStages | None, *, threads: int | None, progress: Progress
+    work: Path, planned: Subject, stages: StoredStages | None, *, threads: int | None, progress: Progress
 ) -> dict[str, TensorReport]:
     """Write every weight and table into the data file; returns how well each tensor is stored.
 
@@ -28,14 +28,14 @@ def write_data(
     """
     with progress(planned.plan.parameters, "quantizing", " weights") as advance:
         reports = write_weights(
-            planned.checkpoint,
+            planned.source,
             planned.plan,
             work / DATA_FILE,
             threads=threads or usable_cores(),
             calibrated=stages,
             progress=advance,
         )
-    write_tables(work / DATA_FILE, planned.plan, planned.decoder)
+    write_tables(work / DATA_FILE, planned.plan, planned.description)
     return reports
 
 

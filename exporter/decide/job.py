@@ -4,14 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgepress.exporter.model.reading import notes, read_decoder
+import onnx
+
+from edgepress.exporter.bundle.cpu_graph import make_graph
+from edgepress.exporter.bundle.genai_config import make_genai_config
+from edgepress.exporter.bundle.write import write_model
+from edgepress.exporter.model.reading import GENERATION, notes, read_decoder
 from edgepress.exporter.plan.planned import Planned
 from edgepress.exporter.recipe.decisions import Decisions
 from edgepress.exporter.recipe.recipe import Recipe
 from edgepress.exporter.source.checkpoint import Checkpoint
 from edgepress.exporter.source.hub import Origin
+from edgepress.exporter.tokens.source_tokenizer import compare_with_transformers
+from edgepress.progress import Progress
 from edgepress.targets import FALLBACK, Soc, Target, find_target
 
 if TYPE_CHECKING:
@@ -66,3 +74,21 @@ class Prepared(Planned, Shrunk):
 
     decisions: Decisions = field(default_factory=Decisions)
     budget: dict[str, object] | None = None  # what was measured for the recipe's budget, and what it came to
+
+    def graph(self) -> onnx.ModelProto:
+        """The CPU's graph of what is planned."""
+        return make_graph(self, self.cpu)
+
+    def write_files(self, bundle: Path) -> None:
+        """Write the CPU graph, the tokenizer and ``genai_config.json``."""
+        checkpoint = self.checkpoint
+        config = make_genai_config(self.decoder, self.plan, checkpoint.config, checkpoint.json(GENERATION))
+        write_model(bundle, self, self.graph(), config)
+
+    def score(self, bundle: Path, progress: Progress) -> dict[str, object]:
+        """Compare graph and tokenizer with transformers' own; see :mod:`edgepress.exporter.bundle.parity`."""
+        from edgepress.exporter.bundle.parity import parity
+
+        texts = compare_with_transformers(bundle, self.checkpoint)
+        found = parity(bundle, self.checkpoint, self.decoder, self.plan, progress=progress)
+        return {**found, "texts_tokenized_alike": texts}

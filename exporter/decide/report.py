@@ -3,6 +3,7 @@
 from typing import cast
 
 from edgepress.exporter.bundle.inspection import budget_lines, megabytes, step_lines
+from edgepress.exporter.decide.dense import PreparedDense
 from edgepress.exporter.decide.estimate import Estimate
 from edgepress.exporter.decide.estimate import to_json as estimate_to_json
 from edgepress.exporter.decide.job import Prepared
@@ -29,11 +30,7 @@ def plan_to_json(prepared: Prepared, export: Estimate | None = None) -> Json:
         "tensors": [_tensor_to_json(tensor) for tensor in plan.tensors],
         "tables": [{"name": table.name, "bytes": table.region.nbytes} for table in plan.tables],
         "totals": {
-            "parameters": plan.parameters,
-            "bytes_before": plan.bytes_before,
-            "weights_bytes": sum(tensor.bytes_after for tensor in plan.tensors),
-            "bits_per_weight": plan.bits_per_weight,
-            "data_file_bytes": plan.data_bytes,
+            **_weights_to_json(plan),
             "cache_bytes_at_full_context": plan.cache_bytes,
             "usual_context": plan.usual_context,
             "cache_bytes_at_usual_context": plan.cache_bytes_at(plan.usual_context),
@@ -58,6 +55,40 @@ def _graph_and_tokenizer_bytes(prepared: Prepared) -> int:
     return nodes_per_layer * len(prepared.decoder.layers) + tokenizer
 
 
+def _weights_to_json(plan: Plan) -> Json:
+    return {
+        "parameters": plan.parameters,
+        "bytes_before": plan.bytes_before,
+        "weights_bytes": sum(tensor.bytes_after for tensor in plan.tensors),
+        "bits_per_weight": plan.bits_per_weight,
+        "data_file_bytes": plan.data_bytes,
+    }
+
+
+def _weight_lines(plan: Plan, *between: str) -> list[str]:
+    return [
+        f"weights      {megabytes(plan.bytes_before)} MB → "
+        f"{megabytes(sum(tensor.bytes_after for tensor in plan.tensors))} MB, {plan.bits_per_weight:.2f} bits a weight",
+        *between,
+        f"data file    {megabytes(plan.data_bytes)} MB (with alignment)",
+    ]
+
+
+def _tensor_table(plan: Plan) -> str:
+    rows = [
+        (
+            tensor.weight.name,
+            "×".join(map(str, tensor.weight.shape)),
+            tensor.stored_as,
+            megabytes(tensor.bytes_before),
+            megabytes(tensor.bytes_after),
+            tensor.reason,
+        )
+        for tensor in plan.tensors
+    ]
+    return format_table(("tensor", "shape", "scheme", "before MB", "after MB", "why"), rows, right=(3, 4))
+
+
 def _tensor_to_json(tensor: PlannedTensor) -> Json:
     scheme = tensor.scheme
     return {
@@ -75,30 +106,18 @@ def _tensor_to_json(tensor: PlannedTensor) -> Json:
 def format_plan(prepared: Prepared) -> str:
     """Return the plan as a table, one line a tensor, and its totals."""
     plan = plan_to_json(prepared)
-    rows = [
-        (
-            str(tensor["name"]),
-            "×".join(map(str, cast("list[int]", tensor["shape"]))),
-            planned.stored_as,
-            megabytes(tensor["bytes_before"]),
-            megabytes(tensor["bytes_after"]),
-            str(tensor["reason"]),
-        )
-        for tensor, planned in zip(cast("list[Json]", plan["tensors"]), prepared.plan.tensors, strict=True)
-    ]
-    table = format_table(("tensor", "shape", "scheme", "before MB", "after MB", "why"), rows, right=(3, 4))
     totals, estimates = cast("Json", plan["totals"]), cast("Json", plan["estimates"])
     return "\n".join(
         [
-            table,
+            _tensor_table(prepared.plan),
             "",
             f"{plan['model_type']} for {', '.join(t.name for t in prepared.targets)}, recipe {prepared.recipe.name}"
             f"{prepared.why_recipe and f' ({prepared.why_recipe})'}, "
             f"context {plan['context_length']}, {totals['parameters']:,} parameters",
-            f"weights      {megabytes(totals['bytes_before'])} MB → {megabytes(totals['weights_bytes'])} MB, "
-            f"{prepared.plan.bits_per_weight:.2f} bits a weight",
-            *([f"promise      {describe_promise(prepared.recipe.promise)}"] if prepared.recipe.promise else []),
-            f"data file    {megabytes(totals['data_file_bytes'])} MB (with alignment)",
+            *_weight_lines(
+                prepared.plan,
+                *([f"promise      {describe_promise(prepared.recipe.promise)}"] if prepared.recipe.promise else []),
+            ),
             f"bundle       about {megabytes(estimates['bundle_bytes'])} MB (estimate)",
             *_memory_lines(prepared.plan),
             *budget_lines(prepared.budget),
@@ -106,6 +125,33 @@ def format_plan(prepared: Prepared) -> str:
             *(f"note         {note}" for note in cast("list[str]", plan["notes"])),
             *step_lines(cast("list[Json]", plan["steps"])),
             *(f"not run      {name}: it keeps the sizes" for name in cast("list[str]", plan["steps_not_run"])),
+        ]
+    )
+
+
+def dense_to_json(prepared: PreparedDense) -> Json:
+    """As :func:`plan_to_json`, of a model of dense layers."""
+    plan = prepared.plan
+    return {
+        "model": str(prepared.source.path),
+        "model_type": prepared.description.model_type,
+        "targets": [target.name for target in prepared.targets],
+        "recipe": prepared.recipe.to_json(),
+        "tensors": [_tensor_to_json(tensor) for tensor in plan.tensors],
+        "totals": _weights_to_json(plan),
+    }
+
+
+def format_dense(prepared: PreparedDense) -> str:
+    """As :func:`format_plan`, of a model of dense layers."""
+    plan = prepared.plan
+    return "\n".join(
+        [
+            _tensor_table(plan),
+            "",
+            f"{prepared.description.model_type} for {', '.join(t.name for t in prepared.targets)}, recipe "
+            f"{prepared.recipe.name}, {plan.parameters:,} parameters",
+            *_weight_lines(plan),
         ]
     )
 

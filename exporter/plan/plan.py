@@ -10,6 +10,7 @@ from edgepress.errors import InputError
 from edgepress.exporter.arrays.scheme import BLOCK_SIZES, Scheme
 from edgepress.exporter.methods.kinds import Method, Transform, load_method, zeros_asked
 from edgepress.exporter.model.description import Decoder, Weight, layer_linears, layer_weights
+from edgepress.exporter.model.subject import Description
 from edgepress.exporter.recipe.recipe import HALF_BITS, KEPT_BITS, Recipe, Storage
 from edgepress.states import State, state_bytes
 
@@ -173,8 +174,8 @@ class _Layout:
         return Region(offset, nbytes)
 
 
-def make_plan(decoder: Decoder, recipe: Recipe, itemsize: Callable[[str], int]) -> Plan:
-    """Plan every tensor of ``decoder``.
+def make_plan(subject: Description, recipe: Recipe, itemsize: Callable[[str], int]) -> Plan:
+    """Plan every tensor of ``subject``.
 
     ``itemsize`` gives the bytes of one element of a checkpoint tensor, from the checkpoint's header.
 
@@ -182,37 +183,38 @@ def make_plan(decoder: Decoder, recipe: Recipe, itemsize: Callable[[str], int]) 
         InputError: the recipe asks for a longer context than the model has, or an override matches no tensor.
 
     """
-    context = recipe.context_length or decoder.context_length
-    if context > decoder.context_length:
+    context = recipe.context_length or subject.context_length
+    if context > subject.context_length:
         raise InputError(
-            f"context_length {context} is more than the model's {decoder.context_length}; ask for that or less"
+            f"context_length {context} is more than the model's {subject.context_length}; ask for that or less"
         )
-    weights = decoder.weights()
+    weights = subject.weights()
     _check_overrides(recipe, weights)
     layout = _Layout()
-    half = half_layers(decoder, recipe)
-    places = _places(decoder)
+    half = half_layers(subject, recipe)
+    places = _places(subject)
     tensors = tuple(
-        _plan_tensor(weight, decoder, recipe, itemsize, layout, place=places.get(weight.name), half=half)
+        _plan_tensor(weight, subject, recipe, itemsize, layout, place=places.get(weight.name), half=half)
         for weight in weights
     )
-    tensors = _note_what_is_left(tensors, decoder, recipe)
+    if isinstance(subject, Decoder):
+        tensors = _note_what_is_left(tensors, subject, recipe)
     tables: tuple[PlannedTable, ...] = ()
-    if decoder.rotation is not None:
-        orders = {"left": decoder.rotation.left, "right": decoder.rotation.right}
+    if subject.rotation is not None:
+        orders = {"left": subject.rotation.left, "right": subject.rotation.right}
         tables = tuple(
             PlannedTable(f"rotation.{side}", (order, order), layout.place(order * order * _FLOAT))
             for side, order in orders.items()
         )
-    return Plan(tensors, tables, layout.end, context, recipe.accuracy_level, decoder.states(), half)
+    return Plan(tensors, tables, layout.end, context, recipe.accuracy_level, subject.states(), half)
 
 
-def half_layers(decoder: Decoder, recipe: Recipe) -> tuple[int, ...]:
+def half_layers(subject: Description, recipe: Recipe) -> tuple[int, ...]:
     """Layers with float16 activations: all that the recipe does not keep in float32."""
     if recipe.activations.type != "float16":
         return ()
     kept = recipe.activations.kept_layers
-    return tuple(index for index in range(len(decoder.layers)) if f"layers.{index}" not in kept)
+    return tuple(index for index in range(len(subject.layers)) if f"layers.{index}" not in kept)
 
 
 @dataclass(frozen=True)
@@ -223,9 +225,9 @@ class _Place:
     added_by: Weight | None = None
 
 
-def _places(decoder: Decoder) -> dict[str, _Place]:
+def _places(subject: Description) -> dict[str, _Place]:
     found: dict[str, _Place] = {}
-    for index, layer in enumerate(decoder.layers):
+    for index, layer in enumerate(subject.layers):
         found |= {weight.name: _Place(index) for weight in layer_weights(layer)}
         for linear in layer_linears(layer):
             if linear.bias is not None:
@@ -257,7 +259,7 @@ def _check_overrides(recipe: Recipe, weights: list[Weight]) -> None:
 
 def _plan_tensor(
     weight: Weight,
-    decoder: Decoder,
+    subject: Description,
     recipe: Recipe,
     itemsize: Callable[[str], int],
     layout: _Layout,
@@ -267,7 +269,7 @@ def _plan_tensor(
 ) -> PlannedTensor:
     columns = prod(weight.shape[1:])
     before = sum((part.stop - part.start) * columns * itemsize(part.tensor) for part in weight.parts)
-    scheme, reason = _choose(weight, decoder, recipe)
+    scheme, reason = _choose(weight, subject, recipe)
     form, why = _form(weight, scheme, reason, recipe)
     if recipe.activations.type == "float16":
         form, reason, why = _form_in_half(weight, scheme, (form, reason, why), recipe, place=place, half=half)
@@ -360,14 +362,14 @@ def _asked(weight: Weight, recipe: Recipe) -> str:
     return recipe.storage(weight.name, weight.kind)[1]
 
 
-def _choose(weight: Weight, decoder: Decoder, recipe: Recipe) -> tuple[Scheme | None, str]:
+def _choose(weight: Weight, subject: Description, recipe: Recipe) -> tuple[Scheme | None, str]:
     if is_kept(weight):
         return None, _KEPT[weight.kind]
     storage, why = recipe.storage(weight.name, weight.kind)
     if weight.kind == "embedding" and not isinstance(load_method(storage.method), Method):
         why += f"; rtn, as {storage.method} looks at what goes into a projection, and a table is only read"
         storage = replace(storage, method="rtn")
-    if weight.kind == "embedding" and decoder.tied:
+    if weight.kind == "embedding" and subject.tied:
         why += ", stored once for embedding and head"
         if recipe.head != recipe.embedding:
             why += " ([head] is not used: the model ties the two)"
@@ -378,7 +380,7 @@ def _choose(weight: Weight, decoder: Decoder, recipe: Recipe) -> tuple[Scheme | 
         return None, f"kept in float{storage.bits} by {why}"
     scheme = replace(scheme, zeros=zeros)
     why += _why_block(storage, scheme, weight.shape[1])
-    if scheme.bits == 2 and recipe.accuracy_level != 4 and (decoder.tied or weight.kind != "embedding"):
+    if scheme.bits == 2 and recipe.accuracy_level != 4 and (subject.tied or weight.kind != "embedding"):
         why += f"; slow: accuracy_level {recipe.accuracy_level} unpacks 2 bits at each call"
     return scheme, why
 

@@ -1,12 +1,52 @@
 """A model and what will be done to it: what the stages after the plan are given."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import onnx
 
 from edgepress.exporter.methods.kinds import Method, load_method
 from edgepress.exporter.model.description import Decoder
+from edgepress.exporter.model.subject import Description, WeightSource
 from edgepress.exporter.plan.plan import Plan
 from edgepress.exporter.recipe.recipe import Recipe
 from edgepress.exporter.source.checkpoint import Checkpoint
+from edgepress.progress import Progress
+
+
+class Subject(Protocol):
+    """A model of any kind and what will be done to it: all that writing its weights and manifest needs."""
+
+    @property
+    def description(self) -> Description:
+        """What it is made of."""
+
+    @property
+    def source(self) -> WeightSource:
+        """Where its weights are read."""
+
+    @property
+    def recipe(self) -> Recipe:
+        """What was asked for."""
+
+    @property
+    def plan(self) -> Plan:
+        """What will be done to each weight."""
+
+
+class Writable(Subject, Protocol):
+    """A subject for which everything is decided: a bundle of it can be written and scored."""
+
+    def graph(self) -> onnx.ModelProto:
+        """The graph of what is planned; its weights are regions of the bundle's data file."""
+
+    def write_files(self, bundle: Path) -> None:
+        """Write the graph, and what else runtimes need beside the data file."""
+
+    def score(self, bundle: Path, progress: Progress) -> Mapping[str, object]:
+        """How near what the bundle computes is to what the model computes; CheckFailed where it is not near."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,6 +57,16 @@ class Planned:
     decoder: Decoder
     recipe: Recipe
     plan: Plan
+
+    @property
+    def description(self) -> Decoder:
+        """What the model is made of."""
+        return self.decoder
+
+    @property
+    def source(self) -> Checkpoint:
+        """Where its weights are read."""
+        return self.checkpoint
 
     @property
     def needs_calibration(self) -> bool:

@@ -145,6 +145,10 @@ class Checkpoint:
             "the checkpoint is damaged or its training diverged: take another one"
         )
 
+    def itemsize(self, name: str) -> int:
+        """Bytes of an element of the stored tensor ``name``."""
+        return self.tensors[name].itemsize
+
     def source_hashes(self) -> dict[str, str]:
         """SHA-256 of the config, of every file with weights and of the index that names them, by file name."""
         names = ["config.json", *(file.name for file in self.weight_files)]

@@ -5,7 +5,7 @@ import argparse
 from edgepress.commands.run import add_loading_arguments, add_place_arguments
 
 NAME = "bench"
-HELP = "measure a bundle on this machine: load, prefill, decode, memory, energy"
+HELP = "measure a bundle on this machine: load, prefill, decode, memory, energy; of an ONNX file's: load, run, memory"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,8 +34,11 @@ def run(arguments: argparse.Namespace) -> int:
         default_prompt_lengths,
         format_measurement,
     )
+    from edgepress.runtime.bench_graph import is_language_model
     from edgepress.runtime.sessions.session import PREFILL_CHUNK
 
+    if not is_language_model(arguments.bundle):
+        return _run_graph(arguments)
     place = {"on": arguments.on, "soc": arguments.soc}
     prepare_first(arguments.bundle, not arguments.no_prepare and arguments.on in (None, "cpu"))
     lengths = arguments.prompt_lengths
@@ -55,4 +58,24 @@ def run(arguments: argparse.Namespace) -> int:
             **place,
         )
     print(json.dumps(measurement.to_json(), indent=2) if arguments.json else format_measurement(measurement))
+    return 0
+
+
+def _run_graph(arguments: argparse.Namespace) -> int:
+    """Measure a bundle that is no language model."""
+    import json
+
+    from edgepress.errors import InputError
+    from edgepress.progress import progress
+    from edgepress.runtime.bench_graph import bench_graph, format_graph_measurement
+    from edgepress.runtime.first_use import verify_first
+
+    asked = {"--on": arguments.on, "--soc": arguments.soc, "--prompt-lengths": arguments.prompt_lengths}
+    if given := [name for name, value in (asked | {"--prefill-chunk": arguments.prefill_chunk}).items() if value]:
+        raise InputError(f"{arguments.bundle} is no language model, so there is nothing for {given[0]}; leave it out")
+    verify_first(arguments.bundle, progress)
+    found = bench_graph(
+        arguments.bundle, repetitions=arguments.repetitions, warmup=arguments.warmup, threads=arguments.threads
+    )
+    print(json.dumps(found.to_json(), indent=2) if arguments.json else format_graph_measurement(found))
     return 0

@@ -20,7 +20,9 @@ def add_revision_argument(parser: argparse.ArgumentParser) -> None:
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what ``export`` and ``plan`` share: the model, target, recipe and context."""
-    parser.add_argument("model", help="`demo`, a directory in Hugging Face form, or a hub id")
+    parser.add_argument(
+        "model", help="`demo`, a directory in Hugging Face form, a hub id, or an ONNX file of dense layers"
+    )
     parser.add_argument(
         "--target",
         action="append",
@@ -67,6 +69,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     from edgepress.exporter import export
     from edgepress.exporter.bundle.download import describe_saving
+    from edgepress.exporter.decide.dense import is_onnx
     from edgepress.exporter.decide.opening import choose_recipe
     from edgepress.exporter.recipe.recipe import describe_promise
     from edgepress.manifest import bundle_hash
@@ -75,7 +78,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     start = time.perf_counter()
     target = arguments.target or FALLBACK
-    recipe, why = choose_recipe(arguments.recipe, target)
+    is_graph = is_onnx(arguments.model)
+    recipe, why = (arguments.recipe, "") if is_graph else choose_recipe(arguments.recipe, target)
     manifest = export(
         arguments.model,
         out=arguments.out,
@@ -120,5 +124,5 @@ def run(arguments: argparse.Namespace) -> int:
             print(f"  {key.replace('_', ' ')}: {value}")
     print(f"  {len(manifest.files) + 1} files written and read back in {time.perf_counter() - start:.1f} s")
     print(f"  hash {bundle_hash(Path(arguments.out))}")
-    say(f"next: edgepress run {arguments.out} --prompt …")
+    say(f"next: edgepress bench {arguments.out}" if is_graph else f"next: edgepress run {arguments.out} --prompt …")
     return 0

@@ -1,6 +1,7 @@
 """``edgepress plan``: what an export would do."""
 
 import argparse
+from pathlib import Path
 
 from edgepress.commands.export import add_model_arguments
 
@@ -23,11 +24,24 @@ def run(arguments: argparse.Namespace) -> int:
 
     from edgepress.cores import usable_cores
     from edgepress.exporter import decide
+    from edgepress.exporter.decide.dense import decide_dense, is_onnx
     from edgepress.exporter.decide.estimate import estimate
-    from edgepress.exporter.decide.report import format_estimate, format_plan, plan_to_json
+    from edgepress.exporter.decide.report import dense_to_json, format_dense, format_estimate, format_plan, plan_to_json
     from edgepress.progress import progress
     from edgepress.targets import FALLBACK
 
+    if is_onnx(arguments.model):
+        dense = decide_dense(
+            Path(arguments.model),
+            target=arguments.target or FALLBACK,
+            recipe=arguments.recipe,
+            socs=arguments.soc,
+            context_length=arguments.context,
+            calibration=arguments.calibration,
+            revision=arguments.revision,
+        )
+        print(json.dumps(dense_to_json(dense), indent=2) if arguments.json else format_dense(dense))
+        return 0
     prepared = decide(
         arguments.model,
         target=arguments.target or FALLBACK,
