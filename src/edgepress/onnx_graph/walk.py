@@ -87,7 +87,8 @@ def attributes_of(node: onnx.NodeProto, *names: str) -> dict[str, Any]:
             value = onnx.helper.get_attribute_value(entry)
         except ValueError:
             continue
-        found[entry.name] = value.decode(errors="replace") if isinstance(value, bytes) else value
+        if value is not None:  # what an attribute without a type has
+            found[entry.name] = value.decode(errors="replace") if isinstance(value, bytes) else value
     return found
 
 
