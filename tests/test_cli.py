@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from edgepress.cli import main
+
 VERBS = ("export", "plan", "inspect", "blame", "verify", "prepare", "run", "bench", "eval", "emulator")
 
 
@@ -88,20 +90,7 @@ def test_bench_and_eval_give_json(demo: Path, tmp_path: Path) -> None:
     [
         (("export", "absent/dir/x", "--out", "out"), "absent/dir/x"),
         (("export", "some-org/some-model", "--out", "out"), "some-org/some-model"),
-        (("export", "demo", "--out", "out", "--recipe", "int5"), "int4"),
-        (("export", "demo", "--out", "out", "--target", "arm64"), "arm64-cpu"),
-        (("export", "demo", "--out", "/proc/out"), "/proc"),
-        (("export", "demo", "--out", "out", "--context", "0"), "context"),
-        (("export", "demo", "--out", "out", "--threads", "0"), "threads"),
-        (("plan", "absent/dir/x"), "absent/dir/x"),
-        (("inspect", "absent.onnx"), "absent.onnx"),
         (("verify", "absent"), "absent"),
-        (("run", "absent", "--prompt", "x"), "absent"),
-        (("bench", "absent"), "absent"),
-        (("eval", "absent", "--text", "absent.txt"), "absent"),
-        (("prepare", "absent"), "absent"),
-        (("emulator", "run", "absent", "--prompt", "x"), "absent"),
-        (("blame", "absent", "--model", "demo", "--text", "absent.txt"), "absent"),
     ],
 )
 def test_wrong_input_is_two_lines_at_most_without_a_traceback(
@@ -112,6 +101,39 @@ def test_wrong_input_is_two_lines_at_most_without_a_traceback(
     assert message in result.stderr
     assert "Traceback" not in result.stderr
     assert result.stderr.count("\n") <= 2
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("export", "demo", "--out", "out", "--recipe", "int5"), "int4"),
+        (("export", "demo", "--out", "out", "--target", "arm64"), "arm64-cpu"),
+        (("export", "demo", "--out", "/proc/out"), "/proc"),
+        (("export", "demo", "--out", "out", "--context", "0"), "context"),
+        (("export", "demo", "--out", "out", "--threads", "0"), "threads"),
+        (("plan", "absent/dir/x"), "absent/dir/x"),
+        (("inspect", "absent.onnx"), "absent.onnx"),
+        (("run", "absent", "--prompt", "x"), "absent"),
+        (("bench", "absent"), "absent"),
+        (("eval", "absent", "--text", "absent.txt"), "absent"),
+        (("prepare", "absent"), "absent"),
+        (("emulator", "run", "absent", "--prompt", "x"), "absent"),
+        (("blame", "absent", "--model", "demo", "--text", "absent.txt"), "absent"),
+    ],
+)
+def test_wrong_input_of_every_verb_is_two_lines_at_most(
+    tmp_path: Path,
+    words: tuple[str, ...],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(list(words)) == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert said.count("\n") <= 2
     assert list(tmp_path.iterdir()) == []
 
 

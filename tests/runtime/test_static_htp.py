@@ -83,7 +83,7 @@ def test_every_family_runs_on_the_htp_whole_and_right(tmp_path: Path, name: str)
 
 
 def test_layers_as_wide_as_qwen2_5_0_5b_are_whole_on_the_htp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    widths = {"hidden_size": 896, "intermediate_size": 4864, "num_attention_heads": 14, "num_hidden_layers": 2}
+    widths = {"hidden_size": 896, "intermediate_size": 4864, "num_attention_heads": 14, "num_hidden_layers": 1}
     monkeypatch.setitem(tiny_models.VARIANTS, "wide", tiny_models.Variant("qwen2", widths))  # a small vocabulary
     for path in static(tiny_models.save("wide", tmp_path / "wide"), tmp_path, context=100):
         for soc in FIVE_VERSIONS[:3]:
