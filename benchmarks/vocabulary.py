@@ -38,7 +38,8 @@ from decode_speed import PROMPT, STEPS, Ours, timed
 from make_checkpoint import SHAPES
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from edgepress.runtime import load, session
+from edgepress.runtime import load
+from edgepress.runtime.sessions import cpu
 
 SHAPE, RECIPE = "qwen2.5-0.5b", "int4-128"
 EVICTED = 1 << 30  # bytes; the largest cache seen had 480 MiB
@@ -176,14 +177,14 @@ def profile(name: str, threads: int) -> Profile:
             options.enable_profiling, options.profile_file_prefix = True, f"{folder}/profile"
             return options
 
-        plain = session.session_options
-        with mock.patch.object(session, "session_options", profiled):
+        plain = cpu.session_options
+        with mock.patch.object(cpu, "session_options", profiled):
             model = load(bundle(name), threads=threads)
         logits, evict = model.prefill(make_prompt()), make_evict()
         for _ in range(STEPS):
             evict()
             logits = model.decode(int(logits.argmax()))
-        events = json.loads(Path(model.session.session.end_profiling()).read_text(encoding="utf-8"))
+        events = json.loads(Path(model.session._session.end_profiling()).read_text(encoding="utf-8"))
     return Profile(name, threads, head_times(events))
 
 

@@ -10,11 +10,11 @@ import pytest
 
 from edgepress.cli import main
 from edgepress.exporter import decide
+from edgepress.exporter.arrays.packing import Quantized
 from edgepress.exporter.arrays.scheme import Scheme
 from edgepress.exporter.bundle.stream import write_weights
 from edgepress.exporter.decide import estimate
 from edgepress.exporter.decide.job import Prepared
-from edgepress.exporter.methods.kinds import Quantized
 from edgepress.exporter.methods.round import rtn
 
 
