@@ -7,7 +7,8 @@ give does not depend on how many are worked on at once.
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
 from typing import TypeVar
 
 import torch
@@ -15,16 +16,47 @@ import torch
 T = TypeVar("T")
 R = TypeVar("R")
 
+_cores: ContextVar[int | None] = ContextVar("cores", default=None)  # None: as many as torch has threads
+
 
 @contextmanager
-def one_thread() -> Iterator[None]:
-    """Let torch compute on one thread, for operations too short to be shared."""
+def use_cores(count: int, threads: int) -> Iterator[None]:
+    """Let work be spread over ``count`` cores, and torch compute on ``threads`` of them outside :func:`all_cores`.
+
+    Torch's number, which is one for the whole process, is restored at the end.
+    """
+    token = _cores.set(count)
+    try:
+        with torch_threads(threads):
+            yield
+    finally:
+        _cores.reset(token)
+
+
+def cores() -> int:
+    """How many cores work may be spread over."""
+    return _cores.get() or torch.get_num_threads()
+
+
+@contextmanager
+def torch_threads(count: int) -> Iterator[None]:
+    """Let torch compute on ``count`` threads."""
     before = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(count)
     try:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def one_thread() -> AbstractContextManager[None]:
+    """Let torch compute on one thread, for operations too short to be shared."""
+    return torch_threads(1)
+
+
+def all_cores() -> AbstractContextManager[None]:
+    """Let torch compute on every core that may be used, for long operations of which each waits for the one before."""
+    return torch_threads(cores())
 
 
 def at_once(device: torch.device) -> int:

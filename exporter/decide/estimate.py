@@ -143,8 +143,10 @@ def _calibrating(prepared: Prepared, cores: int) -> list[Part]:
         if "steps" in options and "batch" in options:
             whole = isinstance(method, Recovery) and method.model is not None
             seen = float(options["steps"]) * float(options["batch"]) * settings.length
-            seconds = training * (plan.parameters if whole else in_layers) * seen / cores
-            parts.append(Part(name, seconds, f"{1e-9 / training:.2f}·10⁹ weight·tokens a second and core"))
+            # A whole model is compared with a teacher's logits, and computed again where activations are not kept.
+            each = training + forward if whole else training
+            seconds = each * (plan.parameters if whole else in_layers) * seen / cores
+            parts.append(Part(name, seconds, f"{1e-9 / each:.2f}·10⁹ weight·tokens a second and core"))
     return parts
 
 
@@ -167,7 +169,7 @@ def _layer_speeds(prepared: Prepared) -> tuple[float, float]:
         side = math.isqrt(_MOST_WEIGHTS)
         x, w = torch.randn(16, side, generator=random), torch.randn(side, side, generator=random)
         forward = _seconds(lambda: x @ w) / (16 * side * side)
-        return forward, 4 * forward  # forward, again for the backward pass, and two products there
+        return forward, 3 * forward  # forward, and two products in the backward pass
     made = {name: (0.02 * torch.randn(shape, generator=random)).requires_grad_() for name, shape in weights.items()}
     length = prepared.recipe.calibration.length
     count = max(1, min(1024, _WORK // numbers) // length)
@@ -178,8 +180,6 @@ def _layer_speeds(prepared: Prepared) -> tuple[float, float]:
         return network.layer_forward(layer, lambda weight: made[weight.name], x, rotaries)
 
     def learn() -> None:
-        with torch.no_grad():
-            run()  # each layer is computed again in the backward pass
         torch.autograd.grad(run().square().mean(), list(made.values()), allow_unused=True)
 
     with torch.no_grad():

@@ -144,10 +144,15 @@ class _Dequantize(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor, None, None]:
         (gradient,) = gradients  # (rows, columns)
         codes, scales, zero_points = ctx.saved_tensors
-        scheme, columns = ctx.scheme, codes.shape[1]
-        steps = codes - spread(zero_points.float(), scheme, columns)
-        padding = scales.shape[1] * scheme.block_size - columns
-        products = functional.pad(gradient * steps, (0, padding)) if padding else gradient * steps
-        for_scales = products.reshape(*scales.shape, scheme.block_size).sum(-1)  # (rows, blocks)
-        needed = ctx.needs_input_grad[0]
-        return gradient * spread(scales, scheme, columns) if needed else None, for_scales, None, None
+        (rows, columns), (_, blocks), size = codes.shape, scales.shape, ctx.scheme.block_size
+
+        def blocked(x: Tensor) -> Tensor:
+            padding = blocks * size - columns
+            return (functional.pad(x, (0, padding)) if padding else x).reshape(rows, blocks, size)
+
+        gradient = blocked(gradient)
+        for_scales = (gradient * (blocked(codes) - zero_points.float()[:, :, None])).sum(-1)  # (rows, blocks)
+        if not ctx.needs_input_grad[0]:
+            return None, for_scales, None, None
+        for_positions = (gradient * scales[:, :, None]).reshape(rows, blocks * size)[:, :columns]
+        return for_positions, for_scales, None, None

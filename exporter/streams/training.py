@@ -21,10 +21,10 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from edgepress.errors import InputError
-from edgepress.exporter.arrays.parallel import each
+from edgepress.exporter.arrays.parallel import all_cores, each, one_thread
 from edgepress.exporter.arrays.sealed import Arrays, DamagedError, load_sealed, save_sealed
 from edgepress.exporter.model import network, operations
-from edgepress.exporter.model.description import Decoder, Weight
+from edgepress.exporter.model.description import Decoder, Layer, Weight, layer_weights
 from edgepress.exporter.streams.learned import BETAS, draw, pieces, share_of_rate
 from edgepress.finite import REMEDY, check_figure
 from edgepress.progress import Progress
@@ -32,6 +32,7 @@ from edgepress.progress import Progress
 CHECKS = 8  # how often the held-out sequences are looked at
 LOGITS = 1 << 23  # logits computed at once
 _SMALL = 1 << 24  # trained numbers: up to here a core has a batch's part for itself
+_KEPT_BYTES = 1 << 28  # of activations that are kept for the backward pass
 
 R = TypeVar("R")
 
@@ -79,7 +80,7 @@ class Training:
 
         The state file stays: whoever has put ``best`` where it is safe removes it.
         """
-        with torch.enable_grad(), progress(steps, label, " steps") as advance:
+        with torch.enable_grad(), all_cores(), progress(steps, label, " steps") as advance:
             begun = self._begin()
             advance(begun)
             for step in range(begun, steps):
@@ -114,7 +115,8 @@ class Training:
     def _apart(self, work: Callable[[NDArray[np.int64]], R], parts: list[NDArray[np.int64]]) -> Iterable[R]:
         """``work`` of every part: of a small model on a core each, of a larger one by all of torch's threads in turn.
 
-        On small matrices torch's threads wait for each other; large ones would need their gradients once a core.
+        On small matrices torch's threads wait for each other (a lone part has nothing better); large ones would need
+        their gradients once a core.
         """
         device = next(iter(self.trained.values())).value.device
         numbers = sum(one.value.numel() for one in self.trained.values())
@@ -184,15 +186,31 @@ def passed(
 ) -> dict[int, Tensor]:
     """Put the embedded tokens ``x`` (sequences, length, hidden) through the layers.
 
-    Returns the residual stream after the last layer, and after those of ``at``, by the number of layers passed. A layer
-    keeps its input only, and is computed again in the backward pass.
+    Returns the residual stream after the last layer, and after those of ``at``, by the number of layers passed. Where
+    the activations of all layers are too large to be kept, a layer keeps its input only, and is computed again in the
+    backward pass.
     """
     found: dict[int, Tensor] = {}
+    keep = sum(map(_kept_numbers, decoder.layers)) * 4 * x.shape[0] * x.shape[1] <= _KEPT_BYTES
     for index, layer in enumerate(decoder.layers):
-        x = checkpoint(network.layer_forward, layer, values, x, rotaries, use_reentrant=False)
+        if keep:
+            x = network.layer_forward(layer, values, x, rotaries)
+        else:
+            x = checkpoint(network.layer_forward, layer, values, x, rotaries, use_reentrant=False)
         if index + 1 in at:
             found[index + 1] = x
     return found | {len(decoder.layers): x}
+
+
+def _kept_numbers(layer: Layer) -> int:
+    """About how many numbers a token leaves in a layer: twice what goes into its projections and comes out of them."""
+    return 2 * sum(sum(weight.shape) for weight in layer_weights(layer) if weight.kind == "linear")
+
+
+def summed(x: Tensor) -> Tensor:
+    """Σ x, added up in an order that does not depend on the number of torch's threads."""
+    with one_thread():
+        return x.sum()
 
 
 def mean_over_tokens(piece: Callable[..., Tensor], *streams: Tensor, size: int) -> Tensor:

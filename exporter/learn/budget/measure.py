@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from edgepress.exporter.arrays.parallel import cores
 from edgepress.exporter.learn.budget.rounder import Rounder
 from edgepress.exporter.learn.budget.sensitivity import (
     TensorGroup,
@@ -193,6 +194,6 @@ def _key(
         "tokens": text_key(settings, given),
         "measure": planned.recipe.budget and [planned.recipe.budget.measure, planned.recipe.budget.tokens],
         "versions": versions(),
-        "threads": torch.get_num_threads(),
+        "threads": cores(),
         "cuda": torch.cuda.is_available(),
     }

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from edgepress import __version__
 from edgepress.cores import usable_cores
+from edgepress.exporter.arrays.parallel import cores, use_cores
 from edgepress.exporter.learn.calibration.engine import Calibration
 from edgepress.exporter.learn.calibration.generate import generate_calibration
 from edgepress.exporter.methods.kinds import LayerMethod, Recovery, load_method
@@ -107,14 +108,11 @@ def _run(planned: Planned, chosen: CalibrationTokens, store: Store, progress: Pr
 def use_threads(decoder: Decoder, threads: int | None) -> Iterator[None]:
     """Let torch compute on ``threads``; when None, on all cores if the model is large enough to gain by it.
 
-    The caller's number, which is one for the whole process, is restored at the end.
+    Whatever the size, methods may use as many cores in ways of their own.
     """
-    before, small = torch.get_num_threads(), decoder.hidden_size < _WORTH_THREADS
-    torch.set_num_threads(threads or (1 if small else usable_cores()))
-    try:
+    count, small = threads or usable_cores(), decoder.hidden_size < _WORTH_THREADS
+    with use_cores(count, 1 if small and threads is None else count):
         yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def describe_tokens(settings: CalibrationText, chosen: CalibrationTokens) -> dict[str, object]:
@@ -241,6 +239,6 @@ def _key(
         },
         "tokens": text_key(settings, given),
         "versions": versions(),
-        "threads": torch.get_num_threads(),
+        "threads": cores(),
         "cuda": torch.cuda.is_available(),
     }

@@ -24,6 +24,7 @@ import torch
 from numpy.typing import NDArray
 
 from edgepress.errors import InputError
+from edgepress.exporter.arrays.parallel import cores
 from edgepress.exporter.arrays.scheme import Scheme
 from edgepress.exporter.arrays.sealed import DamagedError, read_sealed_json, write_sealed_json
 from edgepress.exporter.learn.calibration.generate import generate_calibration
@@ -205,7 +206,7 @@ def _run(run: _Run, steps: Sequence[_Step], threads: int | None) -> Pruned:
     key = _digest({"source": run.original.source_hashes(), "versions": versions(), "device": str(run.device)})
     key, text = _text(run, steps, key, threads)
     held = held_out(text)
-    key = _digest({"text": key, "threads": torch.get_num_threads()})
+    key = _digest({"text": key, "threads": cores()})
     original = _original(run, held, key)
     keys = [key := _step_key(run, step, key) for step in steps]
     stages = [run.stage(f"{index}-{step.name}") for index, step in enumerate(steps)]

@@ -42,6 +42,7 @@ from edgepress.exporter.streams.training import (
     mean_over_tokens,
     owner,
     passed,
+    summed,
 )
 
 _STATE_FILE = "distill.state"
@@ -113,7 +114,7 @@ def divergence(
         found = network.head_forward(
             decoder, lambda weight: head if weight is decoder.head.weight else student(weight), x
         ).log_softmax(-1)
-        return functional.kl_div(found, wanted, reduction="sum", log_target=True)
+        return summed(functional.kl_div(found, wanted, reduction="none", log_target=True))
 
     return mean_over_tokens(piece, reference, x, size=max(1, most // decoder.vocab_size))
 

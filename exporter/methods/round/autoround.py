@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from edgepress.exporter.arrays.parallel import all_cores, one_thread
 from edgepress.exporter.methods.kinds import LayerMethod
 from edgepress.exporter.methods.options import Option, Options, whole_number
 from edgepress.exporter.methods.tasks import LayerTask
@@ -36,6 +37,11 @@ def tune(task: LayerTask, options: Options) -> None:
         InputError: there is only one calibration sequence.
 
     """
+    with all_cores():
+        _tune(task, options)
+
+
+def _tune(task: LayerTask, options: Options) -> None:
     steps, batch = int(options["steps"]), int(options["batch"])
     trained, held_out = split(task.inputs.shape[0], task.index, METHOD.name)
     learned = {
@@ -77,7 +83,8 @@ def squared_error(task: LayerTask, learned: dict[str, LearnedCodes], sequences: 
 
     for some in pieces(sequences, task.inputs.shape[1]):
         y = network.layer_forward(task.layer, values, task.inputs.read_some(some), task.rotaries)
-        error = functional.mse_loss(y, task.reference_outputs.read_some(some)) * (len(some) / len(sequences))
+        with one_thread():  # whose sum does not depend on the number of cores
+            error = functional.mse_loss(y, task.reference_outputs.read_some(some)) * (len(some) / len(sequences))
         if torch.is_grad_enabled():
             error.backward()  # type: ignore[no-untyped-call]
         total += float(error.detach())

@@ -54,6 +54,7 @@ from edgepress.exporter.streams.training import (
     mean_over_tokens,
     owner,
     passed,
+    summed,
 )
 
 _STATE_FILE = "retrain.state"
@@ -245,9 +246,9 @@ def _output_loss(
         found = (logits / temperature).log_softmax(-1)
         total = x.new_zeros(())
         if forward:
-            total = total + forward * functional.kl_div(found, wanted, reduction="sum", log_target=True)
+            total = total + forward * summed(functional.kl_div(found, wanted, reduction="none", log_target=True))
         if reverse:
-            total = total + reverse * functional.kl_div(wanted, found, reduction="sum", log_target=True)
+            total = total + reverse * summed(functional.kl_div(wanted, found, reduction="none", log_target=True))
         total = total * temperature**2
         if truth:
             total = total + truth * functional.cross_entropy(
@@ -261,7 +262,7 @@ def _output_loss(
 def _distance(x: Tensor, stream: Activations, sequences: NDArray[np.int64]) -> Tensor:
     """‖student − original‖² / ‖original‖² of residual streams (sequences, length, hidden)."""
     wanted = stream.read_some(sequences)
-    return (x - wanted).square().sum() / wanted.square().sum()
+    return summed((x - wanted).square()) / summed(wanted.square())
 
 
 def teach(task: PruneTask, tokens: NDArray[np.int64], points: list[int]) -> Teacher:

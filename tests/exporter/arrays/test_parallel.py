@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from edgepress.exporter.arrays.parallel import ahead, each, one_thread, pieces
+from edgepress.exporter.arrays.parallel import ahead, all_cores, cores, each, one_thread, pieces, use_cores
 
 CPU = torch.device("cpu")
 
@@ -70,6 +70,16 @@ def test_what_is_begun_ahead_is_there_when_waited_for() -> None:
 def test_one_thread_is_for_the_block_only() -> None:
     with one_thread():
         assert torch.get_num_threads() == 1
+
+
+def test_torch_computes_on_all_cores_where_that_is_asked_for(threads: int) -> None:
+    assert cores() == threads
+    with use_cores(5, 1):
+        assert (cores(), torch.get_num_threads()) == (5, 1)
+        with all_cores():
+            assert torch.get_num_threads() == 5
+        assert torch.get_num_threads() == 1
+    assert cores() == threads
 
 
 def test_the_last_piece_may_be_smaller() -> None:

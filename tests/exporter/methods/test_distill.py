@@ -129,6 +129,33 @@ def test_divergence_is_the_mean_kl_however_it_is_cut(name: str, tmp_path: Path) 
             torch.testing.assert_close(other, gradients[0], rtol=1e-3, atol=1e-6)
 
 
+@pytest.mark.parametrize("name", ["llama-tied-llama3", "gpt2", "gemma3_text"])
+def test_activations_that_are_kept_give_the_gradients_of_those_computed_again(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forwards = []
+    original = network.layer_forward
+
+    def counted(*arguments: object) -> torch.Tensor:
+        forwards.append(arguments)
+        return original(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(network, "layer_forward", counted)
+    with calibration(prepare_distill(tmp_path, name, steps=1), tmp_path / "store", TOKENS) as run:
+        run.run()
+        task = task_of(run, "0004-distill")
+        gradients = []
+        for kept in (0, 1 << 28):
+            monkeypatch.setattr(training, "_KEPT_BYTES", kept)
+            student = distill.make_student(task, rounding=True)
+            one = distill.make_training(task, student, np.arange(2), 0.01, 0.01)
+            forwards.clear()
+            values = [trained.value for trained in one.trained.values()]
+            gradients.append(torch.autograd.grad(one.loss(np.arange(3)), values, allow_unused=True))
+            assert len(forwards) == len(run.decoder.layers) * (1 if kept else 2)
+        torch.testing.assert_close(gradients[1], gradients[0], rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("train", ["rounding", "scales"])
 def test_text_that_was_not_trained_on_is_predicted_better(train: str, tmp_path: Path) -> None:
     with calibration(prepare_distill(tmp_path, "llama-tied-llama3", train=train), tmp_path / "store", TOKENS) as run:

@@ -8,8 +8,10 @@ import pytest
 import torch
 
 from edgepress.exporter.arrays.activations import BATCH_TOKENS
+from edgepress.exporter.arrays.parallel import torch_threads, use_cores
 from edgepress.exporter.streams import training
 from edgepress.exporter.streams.training import Trained, Training
+from edgepress.progress import silent
 
 SEQUENCES = 6
 
@@ -82,3 +84,38 @@ def test_parts_of_a_small_models_batch_are_computed_side_by_side(
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     one.step(np.arange(4), 1.0)
     assert len(threads) == 2
+
+
+def test_a_lone_part_has_every_core_and_parts_have_one_each(tmp_path: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    weight = torch.ones(3, requires_grad=True)
+
+    def loss(some: np.ndarray) -> torch.Tensor:
+        seen.append((len(some), torch.get_num_threads()))
+        return weight.sum() * len(some)
+
+    one = Training(
+        name="test",
+        trained={"weight": Trained(weight, 0.01)},
+        loss=loss,
+        snapshot=dict,
+        held_out=np.arange(3),
+        length=BATCH_TOKENS // 2,  # two sequences are a part
+        state_file=tmp_path / "state",
+        seed=0,
+    )
+    with use_cores(2, 1):
+        one.run(np.arange(3, 9), steps=1, batch=2, progress=silent, label="test")
+        assert torch.get_num_threads() == 1
+    checked = [(1, 1), (2, 1)]
+    assert [sorted(seen[:2]), seen[2], sorted(seen[3:])] == [checked, (2, 2), checked]
+
+
+def test_a_sum_does_not_depend_on_torchs_threads() -> None:
+    x = torch.randn(3000, 1000, generator=torch.Generator().manual_seed(0))
+    found = set()
+    for threads in (1, 2, 3, 5):
+        with torch_threads(threads):
+            found.add(float(training.summed(x)))
+            assert torch.get_num_threads() == threads
+    assert len(found) == 1
