@@ -1,7 +1,7 @@
 """Compiled kernels where numba is installed and the work is worth loading it; numpy gives the same bits without.
 
 numba keeps what it compiled on disk, pickled: a folder of the user's own that nobody else may write, else one that goes
-with the process. Compiling takes some ten seconds of a core, so only a large export does it by itself;
+with the process. Compiling takes some two seconds of a core, so only an export that gains that much does it by itself;
 ``load(WORTH_COMPILING)`` does it ahead, for a build machine that keeps ``~/.cache/edgepress/kernels``.
 """
 
@@ -23,7 +23,7 @@ from edgepress.cache import cache_folder
 from edgepress.errors import InputError
 
 WORTH = 50_000_000  # weights that numpy rounds in the time in which numba is loaded, on one or two cores
-WORTH_COMPILING = 2_000_000_000  # weights of which compiled code saves as much as compiling it takes
+WORTH_COMPILING = 400_000_000  # weights of which compiled code saves as much as compiling it takes
 
 _log = logging.getLogger("edgepress.export")
 _lock = threading.Lock()
@@ -33,7 +33,7 @@ _lock = threading.Lock()
 class Kernels:
     """The functions of :mod:`.fused`."""
 
-    search: Callable[..., None]
+    search: Callable[..., bool]
     compare: Callable[..., None]
     pairwise: Callable[[int], NDArray[np.int64]]
 

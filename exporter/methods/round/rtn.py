@@ -120,7 +120,8 @@ def quantize(rows: Floats, scheme: Scheme, importance: Floats | None) -> Quantiz
         steps, shifts = zip(*(_ROW_SPANS if scheme.per_channel else _SPANS)[scheme.bits], strict=True)
     candidates = (np.array(each, np.float32) for each in (steps, shifts))
     asked = (scheme.symmetric, _is_aligned(scheme), scheme.bits)
-    compiled.search(every, *candidates, *asked, found.values, found.scales, found.zero_points)
+    if not compiled.search(every, *candidates, *asked, found.values, found.scales, found.zero_points):
+        return _by_tiles(rows, scheme, importance)
     return found.of_rows(len(rows), rows.shape[1], scheme)
 
 
