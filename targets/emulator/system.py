@@ -41,7 +41,7 @@ _COMMAND_LINE = " ".join(
         "-- -s -P -m edgepress.targets.emulator.init",
     ]
 )
-_OF_EDGEPRESS = ("", "runtime", "targets")
+_NOT_THERE = {"exporter", "commands", "__pycache__"}  # folders of edgepress that no runtime uses
 
 
 def boot(
@@ -113,7 +113,8 @@ def write_initramfs(path: Path, installation: Installation, files: Mapping[str, 
         archive.tree(installation.root / "etc", "etc")
         for name, source in places.items():
             archive.tree(source, name, _is_needed)
-        for folder in _OF_EDGEPRESS:
+        own = (path.name for path in (package / "edgepress").iterdir() if path.is_dir())
+        for folder in ("", *sorted(set(own) - _NOT_THERE)):
             source, name = (package / "edgepress" / folder).resolve(), str(PurePosixPath("import/edgepress", folder))
             archive.tree(source, name, _is_module if folder else _is_own_module)
         for name, source in {**places, "import": package}.items():
