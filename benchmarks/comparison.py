@@ -1,0 +1,246 @@
+"""Size, accuracy, speed and memory of one model by four tools: the table of the README.
+
+python benchmarks/comparison.py --optimum ENVIRONMENT/bin/python [--rounds 3]
+
+Size, speed and memory are those of the shape of SmolLM2-135M with random weights, each tool with its own file in its
+own runtime and process, on one thread. Speed is in CPU seconds, which other work on the machine changes less than time.
+The loss is that of the demo model, from accuracy.py's samples; only what it has not is scored here. Optimum needs an
+environment of its own (peers/optimum_apart.py); llama.cpp needs the [bench] extra.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from time import process_time
+from typing import Any
+
+import numpy as np
+from common import RESULTS, WORK, group, save, spread, table
+from decode_speed import Genai, Ours
+from export_cost import checkpoint
+from peers.optimum_apart import resident
+
+SHAPE, PROMPT, STEPS = "smollm2-135m", 256, 64
+OPTIMUM = "int8, dynamic"
+CASES = (
+    # tool, name, what accuracy.py calls it
+    ("edgepress", "int4", "int4"),
+    ("edgepress", "int4-128", "int4-fast"),
+    ("onnxruntime-genai", "rtn", "rtn"),
+    ("onnxruntime-genai", "k_quant_mixed", "k_quant_mixed"),
+    ("llama.cpp", "Q4_0", "Q4_0"),
+    ("llama.cpp", "Q4_K_M", "Q4_K_M"),
+    ("optimum", OPTIMUM, OPTIMUM),
+)
+Sample = Mapping[str, Any]
+
+
+class LlamaCpp:
+    """llama.cpp with its own defaults on the CPU, but keys and values in float32 as the others have them."""
+
+    def __init__(self, path: Path, threads: int) -> None:
+        import llama_cpp
+        from peers import llama_cpp as _quiet  # noqa: F401 - switches its log off
+
+        self._library = llama_cpp
+        settings = llama_cpp.llama_model_default_params()
+        settings.n_gpu_layers = 0
+        self._model = llama_cpp.llama_model_load_from_file(str(path).encode(), settings)
+        how = llama_cpp.llama_context_default_params()
+        how.n_ctx, how.n_batch = PROMPT + STEPS + 2, PROMPT
+        how.n_threads = how.n_threads_batch = threads
+        how.type_k = how.type_v = llama_cpp.GGML_TYPE_F32
+        self._context = llama_cpp.llama_init_from_model(self._model, how)
+        self._vocabulary = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(self._model))
+
+    def start(self, prompt: list[int]) -> None:
+        """Prefill."""
+        self._append(prompt)
+
+    def step(self) -> int:
+        """Choose a token and compute the logits after it."""
+        logits = np.ctypeslib.as_array(self._library.llama_get_logits_ith(self._context, -1), (self._vocabulary,))
+        token = int(logits.argmax())
+        self._append([token])
+        return token
+
+    def _append(self, tokens: list[int]) -> None:
+        values = (self._library.llama_token * len(tokens))(*tokens)
+        status = self._library.llama_decode(self._context, self._library.llama_batch_get_one(values, len(tokens)))
+        if status:
+            raise RuntimeError(f"llama_decode of {len(tokens)} tokens failed: status {status}")
+
+
+TOOLS: dict[str, type[Ours] | type[Genai] | type[LlamaCpp]] = {
+    "edgepress": Ours,
+    "onnxruntime-genai": Genai,
+    "llama.cpp": LlamaCpp,
+}
+
+
+def prompt() -> list[int]:
+    """The same random tokens for all."""
+    return [int(token) for token in np.random.default_rng(0).integers(3, 49152, PROMPT)]
+
+
+def run_here(tool: str, path: Path) -> dict[str, object]:
+    """Open ``path`` with a tool, pass the prompt and decode, in this process."""
+    if tool == "onnxruntime-genai":
+        import onnxruntime_genai  # noqa: F401 - its library is no memory of the model
+    before = resident()
+    opened = TOOLS[tool](path, 1)
+    start = process_time()
+    opened.start(prompt())
+    prefill, steps = process_time() - start, []
+    for _ in range(STEPS):
+        start = process_time()
+        opened.step()
+        steps.append(process_time() - start)
+    return {"prefill_cpu_s": prefill, "steps_cpu_s": steps, "resident_bytes": resident() - before}
+
+
+def build(tool: str, name: str, source: Path, out: Path, optimum: Path) -> None:
+    """Make a tool's file of a checkpoint in the empty folder ``out``."""
+    if tool == "edgepress":
+        command = [sys.executable, "-m", "edgepress", "export", source, "--recipe", name, "--out", out / "bundle"]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        subprocess.run([sys.executable, "-m", "edgepress", "prepare", out / "bundle"], check=True, env=_environment())
+    elif tool == "optimum":
+        apart(optimum, "build", source, out)
+    else:
+        from edgepress.exporter.source.checkpoint import Checkpoint
+
+        opened = Checkpoint.open(source)
+        if tool == "llama.cpp":
+            from peers import llama_cpp
+
+            exact = llama_cpp.write_gguf(opened, out / "float32.gguf")
+            llama_cpp.quantize(exact, out / "model.gguf", name)
+        else:
+            from peers import genai_builder
+
+            genai_builder.build(opened, out / "bundle", name)
+
+
+def apart(python: Path, *words: str | Path, given: str = "") -> str:
+    """Run peers/optimum_apart.py in its environment and return what it prints last."""
+    command = [python, Path(__file__).parent / "peers" / "optimum_apart.py", *words]
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        list(map(str, command)), input=given, env=environment, check=True, stdout=subprocess.PIPE, text=True
+    )
+    return done.stdout.strip().splitlines()[-1] if done.stdout.strip() else ""
+
+
+def _environment() -> dict[str, str]:
+    return os.environ | {"EDGEPRESS_CACHE": str(WORK / "prepared"), "OMP_NUM_THREADS": "1"}
+
+
+FILES = {"edgepress": "bundle", "onnxruntime-genai": "bundle", "llama.cpp": "model.gguf", "optimum": "int8"}
+"""What of a build's folder is shipped."""
+
+
+def shipped(path: Path) -> int:
+    """Bytes of a file, or of a folder's files but its tokenizer's."""
+    found = [path] if path.is_file() else [entry for entry in path.rglob("*") if entry.is_file()]
+    return sum(entry.stat().st_size for entry in found if "token" not in entry.name)
+
+
+def measure(tool: str, path: Path, optimum: Path) -> dict[str, object]:
+    """One process that runs a tool's file."""
+    if tool == "optimum":
+        return dict(json.loads(apart(optimum, "run", path.parent, str(STEPS), given=json.dumps(prompt()))))
+    command = [sys.executable, __file__, "--child", tool, str(path)]
+    output = subprocess.run(command, env=_environment(), check=True, stdout=subprocess.PIPE, text=True).stdout
+    return dict(json.loads(output.splitlines()[-1]))
+
+
+def loss_of_optimum(optimum: Path, data: Path) -> dict[str, object]:
+    """Score optimum's int8 model of the demo model as accuracy.py scores all others."""
+    import onnx
+    from accuracy import scored
+    from peers import Peer, parameters
+    from peers.genai_builder import Logits
+    from subjects import make_subject
+
+    from edgepress.exporter import export
+    from edgepress.runtime.evaluate import read_corpus
+
+    out = WORK / "comparison-demo"
+    shutil.rmtree(out, ignore_errors=True)
+    subject = make_subject("demo", data, 1.0)
+    apart(optimum, "build", subject.checkpoint.directory, out)
+    export("demo", out=out / "fp32", recipe="fp32", threads=1)
+    path = out / "int8" / "model_quantized.onnx"
+    stored = sum(len(onnx.numpy_helper.to_array(one).tobytes()) for one in onnx.load(path).graph.initializer)
+    config = subject.checkpoint.config
+    head_dim = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
+    peer = Peer(Logits(path, head_dim), 8 * stored / parameters(subject.checkpoint), {})
+    return scored(subject, read_corpus(out / "fp32", subject.texts), "optimum", OPTIMUM, peer)
+
+
+def main() -> None:
+    """Build, measure in turn, keep the raw samples, print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--optimum", type=Path, help="Python of an environment with optimum-onnx")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--data", type=Path, default=os.environ.get("EDGEPRESS_DATA", "../shared/data"))
+    parser.add_argument("--child", nargs=2, metavar=("TOOL", "PATH"), help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.child:
+        print(json.dumps(run_here(arguments.child[0], Path(arguments.child[1]))))
+        return
+    if arguments.optimum is None:
+        parser.error("--optimum is needed: the Python of an environment with optimum-onnx")
+    source, places = checkpoint(SHAPE), {}
+    for tool, name, _ in CASES:
+        places[tool, name] = out = WORK / f"comparison-{tool}-{name}".replace(", ", "-")
+        if not out.exists():
+            out.mkdir(parents=True)
+            build(tool, name, source, out, arguments.optimum)
+    samples: list[dict[str, object]] = [loss_of_optimum(arguments.optimum, arguments.data)]
+    for turn in range(arguments.rounds):
+        for tool, name, _ in CASES:
+            path = places[tool, name] / FILES[tool]
+            key = {"shape": SHAPE, "tool": tool, "name": name, "round": turn, "bytes": shipped(path)}
+            samples.append(key | measure(tool, path, arguments.optimum))
+            print({name: one for name, one in samples[-1].items() if name != "steps_cpu_s"}, flush=True)
+    print(f"raw samples: {save('comparison', samples)}")
+    print(report(samples))
+
+
+HEADER = ("tool", "weights", "bits a weight, demo (1.9 M weights)", "KL (nats), demo (1.9 M weights)", "MB, 135 M")
+HEADER += ("prompt tokens a CPU second, 135 M", "CPU ms a token, 135 M", "MB in memory, 135 M")
+
+
+def report(samples: Sequence[Sample]) -> str:
+    """The table, from raw samples here and in accuracy.jsonl."""
+    lines = (RESULTS / "accuracy.jsonl").read_text(encoding="utf-8").splitlines()[1:]
+    scores = [*map(json.loads, lines), *(one for one in samples if "kl" in one)]
+    losses = {(one["tool"], one["name"]): one for one in scores if one["model"] == "demo"}
+    turns = group((one for one in samples if "round" in one), "tool", "name")
+    return table(HEADER, [row(losses[tool, loss], turns[tool, name]) for tool, name, loss in CASES])
+
+
+def row(loss: Sample, turns: Sequence[Sample]) -> tuple[str, ...]:
+    """One table row: medians with ranges over rounds."""
+    return (
+        loss["tool"],
+        loss["name"],
+        f"{loss['bits_per_weight']:.2f}",
+        f"{loss['kl']:.4f}",
+        f"{turns[0]['bytes'] / 1e6:.0f}",
+        spread([PROMPT / one["prefill_cpu_s"] for one in turns], 0),
+        spread([1e3 * statistics.median(one["steps_cpu_s"]) for one in turns], 1),
+        spread([one["resident_bytes"] / 1e6 for one in turns], 0),
+    )
+
+
+if __name__ == "__main__":
+    main()
