@@ -62,7 +62,7 @@ def write_gguf(checkpoint: Checkpoint, path: Path) -> Path:
     """
     config = checkpoint.config
     rope = config.get("rope_parameters") or {"rope_type": "default", "rope_theta": config["rope_theta"]}
-    if config["model_type"] != "llama" or rope["rope_type"] != "default" or config["attention_bias"]:
+    if config["model_type"] != "llama" or rope["rope_type"] != "default" or config.get("attention_bias"):
         raise ValueError(f"{checkpoint.directory} is not a plain Llama checkpoint")
     heads, kv_heads = config["num_attention_heads"], config["num_key_value_heads"]
     head_dim = config.get("head_dim") or config["hidden_size"] // heads

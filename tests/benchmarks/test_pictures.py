@@ -1,6 +1,7 @@
 """Every committed picture can be read: words lie beside each other, inside the picture, no wider than a page."""
 
 import re
+import runpy
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from itertools import combinations, pairwise
@@ -86,3 +87,7 @@ def test_no_curve_goes_through_words(picture: Path) -> None:
     assert points
     for spoken, (left, top, right, bottom) in words(root):
         assert not any(left < x < right and top < y < bottom for x, y in points), spoken
+
+
+def test_the_readmes_picture_is_what_its_script_draws() -> None:
+    assert (DOCS / "journey.svg").read_text(encoding="utf-8") == runpy.run_path(str(DOCS / "journey.py"))["draw"]()
