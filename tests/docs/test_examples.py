@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 import tiny_models
+import torch
+import transformers
 from pages import ROOT, blocks
 
 FILES = {block.title: block for block in blocks() if block.title}
@@ -21,7 +23,10 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("checkout")
     for folder in FOLDERS:
         shutil.copytree(ROOT / folder, root / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    (root / "tests").mkdir()
     shutil.copytree(ROOT / "src", root / "src", symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
+    for path in ("oracles_decoder.py", "mixer_oracles"):
+        (shutil.copy if path.endswith(".py") else shutil.copytree)(ROOT / "tests" / path, root / "tests" / path)
     for title, block in FILES.items():
         place = root / title
         assert place.parent.is_dir(), f"{block}: no folder {place.parent.name}"
@@ -59,7 +64,7 @@ def test_the_files_are_as_clean_as_ours(package: Path) -> None:
 
 def test_an_architecture_is_one_file(package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """transformers' own Seed-OSS, tiny and random as the page says, is exported and compared with its logits."""
-    (title,) = (title for title in FILES if title.startswith("exporter/model/architectures/"))
+    title = "exporter/model/architectures/seed_oss.py"
     kind = Path(title).stem
     (line,) = re.findall(rf'`("{kind}": Variant\(.+?),`', (ROOT / FILES[title].page).read_text(encoding="utf-8"))
     for name, variant in eval(f"{{{line}}}", vars(tiny_models)).items():  # noqa: S307 - a line of our own page
@@ -69,6 +74,51 @@ def test_an_architecture_is_one_file(package: Path, tmp_path: Path, monkeypatch:
     assert f"{tmp_path / 'out'}: {kind}, recipe fp32" in said
     (difference,) = [line.split()[-1] for line in said.splitlines() if "description difference" in line]
     assert float(difference) < 1e-5
+
+
+SCORE = """
+import sys
+from pathlib import Path
+sys.path.insert(0, "tests")
+import numpy as np
+import torch
+from oracles_decoder import forward
+from edgepress.exporter.model import network
+from edgepress.exporter.model.reading import read_decoder
+from edgepress.exporter.model.weights import read_weight
+from edgepress.exporter.source.checkpoint import Checkpoint
+from edgepress.runtime.config import read_config
+from edgepress.runtime.sessions.cpu import CpuSession
+
+checkpoint, bundle = Checkpoint.open(Path(sys.argv[1])), Path(sys.argv[2])
+decoder, tokens = read_decoder(checkpoint), np.random.default_rng(0).integers(3, 300, 24)
+expected = forward(decoder, lambda key: checkpoint.rows(key, 0, checkpoint.tensors[key].shape[0]), tokens)
+session = CpuSession(read_config(bundle), threads=1, context=32, prefill_chunk=16)
+pieces = [session.append(piece, 0) .copy() for piece in np.split(tokens, [20, 21])]
+by_torch = network.logits(decoder, lambda weight: torch.from_numpy(read_weight(checkpoint, weight)), tokens)
+for found in (np.concatenate(pieces), by_torch):
+    print(np.abs(found - expected).max() / np.abs(expected).max())
+"""
+
+
+def test_a_mixer_is_one_file(package: Path, tmp_path: Path) -> None:
+    """A random checkpoint with gates: the graph's logits and torch's are those of the oracle, and it is rounded too."""
+    torch.manual_seed(0)
+    sizes = {key: value for key, value in tiny_models.SMALL.items() if key != "intermediate_size"}
+    config = transformers.LlamaConfig(**sizes, intermediate_size=sizes["hidden_size"])
+    model = transformers.LlamaForCausalLM(config)
+    for layer in model.model.layers:
+        del layer.mlp.gate_proj
+    model.save_pretrained(tmp_path / "checkpoint")
+    path = tmp_path / "checkpoint" / "config.json"
+    path.write_text(path.read_text().replace('"model_type": "llama"', '"model_type": "self_gated"'))
+    tiny_models._save_tokenizer(tmp_path / "checkpoint")
+    for recipe in ("fp32", "int4"):
+        out = ["--recipe", recipe, "--out", str(tmp_path / recipe)]
+        assert "self_gated" in edgepress(package, "export", str(tmp_path / "checkpoint"), *out)
+    told = run(package, "-c", SCORE, str(tmp_path / "checkpoint"), str(tmp_path / "fp32"))
+    assert all(float(difference) < 1e-5 for difference in told.split())
+    assert len(told.split()) == 2
 
 
 def test_a_target_is_one_file(package: Path) -> None:
