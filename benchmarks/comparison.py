@@ -225,16 +225,16 @@ def report(samples: Sequence[Sample]) -> str:
     scores = [*map(json.loads, lines), *(one for one in samples if "kl" in one)]
     losses = {(one["tool"], one["name"]): one for one in scores if one["model"] == "demo"}
     turns = group((one for one in samples if "round" in one), "tool", "name")
-    return table(HEADER, [row(losses[tool, loss], turns[tool, name]) for tool, name, loss in CASES])
+    return table(HEADER, [row(tool, loss, losses.get((tool, loss)), turns[tool, name]) for tool, name, loss in CASES])
 
 
-def row(loss: Sample, turns: Sequence[Sample]) -> tuple[str, ...]:
+def row(tool: str, name: str, loss: Sample | None, turns: Sequence[Sample]) -> tuple[str, ...]:
     """One table row: medians with ranges over rounds."""
+    scored = ("not measured",) * 2 if loss is None else (f"{loss['bits_per_weight']:.2f}", f"{loss['kl']:.4f}")
     return (
-        loss["tool"],
-        loss["name"],
-        f"{loss['bits_per_weight']:.2f}",
-        f"{loss['kl']:.4f}",
+        tool,
+        name,
+        *scored,
         f"{turns[0]['bytes'] / 1e6:.0f}",
         spread([PROMPT / one["prefill_cpu_s"] for one in turns], 0),
         spread([1e3 * statistics.median(one["steps_cpu_s"]) for one in turns], 1),

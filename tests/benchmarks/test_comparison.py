@@ -13,13 +13,14 @@ def _comparison(import_script: Callable[[str], ModuleType]) -> ModuleType:
 
 
 def test_a_row_has_the_loss_of_the_small_model_and_medians_of_the_large_one(comparison: ModuleType) -> None:
-    loss = {"tool": "a", "name": "b", "bits_per_weight": 4.5, "kl": 0.01234}
+    loss = {"bits_per_weight": 4.5, "kl": 0.01234}
     turns = [
         {"bytes": 90_400_000, "prefill_cpu_s": seconds, "steps_cpu_s": [0.010, 0.012, 9.0], "resident_bytes": 2e8}
         for seconds in (0.5, 1.0, 2.0)
     ]
-    row = comparison.row(loss, turns)
+    row = comparison.row("a", "b", loss, turns)
     assert row == ("a", "b", "4.50", "0.0123", "90", "256 (128–512)", "12.0 (12.0–12.0)", "200 (200–200)")
+    assert comparison.row("a", "b", None, turns)[2:4] == ("not measured", "not measured")
 
 
 def test_what_is_shipped_is_all_but_the_tokenizer(comparison: ModuleType, tmp_path: Path) -> None:
