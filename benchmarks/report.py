@@ -24,6 +24,7 @@ REPORTS = {
     "accuracy": "accuracy_tables",
     "accuracy_grid": "accuracy_tables",
     "calibration_cost": "calibration_cost",
+    "comparison": "comparison",
     "decode_speed": "decode_speed",
     "export_cost": "export_cost",
     "export_cost_large": "export_cost",
@@ -73,14 +74,9 @@ class Cut:
 
 
 PEERS = ("llama.cpp", "onnxruntime-genai")
-README_RECIPES = ("int8", "int4", "int4-best", "int4-fast", "Q8_0", "Q4_0", "Q4_K_M", "rtn", "k_quant", "k_quant_mixed")
 PRESETS = ("int4", "int4-best", "int4-fast", "int4-small", "int8", "int8-dynamic", "int8-static")
 TABLES = {
-    "readme": Cut(
-        ("accuracy",),
-        less=("bits per byte", "against float32", "nats a token lost", "stored as"),
-        keep=lambda row: row["model"] == "demo" and row["recipe"] in README_RECIPES,
-    ),
+    "comparison": Cut(("comparison",)),
     "accuracy": Cut(("accuracy",), less=("against float32",)),
     "presets": Cut(
         ("accuracy",),
