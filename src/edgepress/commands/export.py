@@ -113,7 +113,7 @@ def run(arguments: argparse.Namespace) -> int:
     if worst:
         print(f"  {len(worst)} tensors quantized; lowest SQNR {worst[0]['sqnr_db']} dB in {worst[0]['name']}")
     promise = cast("dict[str, float]", manifest.recipe["promise"])
-    if promise:
+    if promise and not is_graph:  # it is of language models
         print(f"  promise: {describe_promise(promise)}")
     for note in manifest.notes:
         print(f"  note: {note}")
