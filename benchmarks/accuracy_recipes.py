@@ -11,7 +11,7 @@ from edgepress.exporter.methods.kinds import (
     LayerMethod,
     LinearMethod,
     Method,
-    Recovery,
+    Repair,
     Transform,
     load_method,
     method_names,
@@ -133,7 +133,7 @@ def grid() -> Iterator[Asked]:
     Methods that round do so alone, asymmetric too unless they learn; methods before and after rounding are tried with
     rounding to nearest, so that what is seen is their own effect.
     """
-    rounding, transforms, recoveries = found(Method, LinearMethod, LayerMethod), found(Transform), found(Recovery)
+    rounding, transforms, recoveries = found(Method, LinearMethod, LayerMethod), found(Transform), found(Repair)
     alone = [
         *(Asked(name) for name in rounding),
         *(Asked(name, symmetric=False) for name in rounding if not learns(name)),
@@ -161,7 +161,7 @@ def sequences() -> Iterator[Asked]:
     It has at most one transform and one recovery for each rounding method, and all transforms in pairs for the
     calibrated ones: what more there is costs more time than it can tell.
     """
-    rounding, transforms, recoveries = found(Method, LinearMethod, LayerMethod), found(Transform), found(Recovery)
+    rounding, transforms, recoveries = found(Method, LinearMethod, LayerMethod), found(Transform), found(Repair)
     for method, block in product(rounding, (32, 128)):
         befores = [(), *((name,) for name in transforms)]
         if not isinstance(load_method(method), Method):

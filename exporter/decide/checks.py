@@ -14,7 +14,7 @@ from edgepress.exporter.methods.kinds import (
     LayerMethod,
     Method,
     Pruning,
-    Recovery,
+    Repair,
     Transform,
     load_kind,
     load_method,
@@ -45,7 +45,7 @@ def check_recipe(recipe: Recipe) -> None:
     for name in recipe.before:
         method_options(load_kind(name, Transform, "before"), recipe)
     for name in recipe.after:
-        method_options(load_kind(name, Recovery, "after"), recipe)
+        method_options(load_kind(name, Repair, "after"), recipe)
     for storage in (recipe.weights, recipe.embedding, recipe.head, *(entry.storage for entry in recipe.overrides)):
         start_method(storage.method, recipe)
         zeros_asked(storage.method, recipe)
@@ -156,14 +156,14 @@ def _check_text(prepared: Prepared, recipe: Recipe) -> None:
     count = sequences_asked(settings) if given is None else len(given.tokens)
     for name in (*recipe.after, *sorted(prepared.plan.methods)):
         method = load_method(name)
-        if isinstance(method, LayerMethod) or (isinstance(method, Recovery) and method.model is not None):
+        if isinstance(method, LayerMethod) or (isinstance(method, Repair) and method.model is not None):
             split(count, recipe.calibration.seed, name)
 
 
 def _check_budget(prepared: Prepared, plain: Decoder) -> None:
     """Plan every candidate for all tensors: each must be storable, and the smallest within a limit of bytes."""
+    from edgepress.exporter.learn.budget.schemes import refuse_impossible
     from edgepress.exporter.learn.budget.sensitivity import tensor_groups, with_choice
-    from edgepress.exporter.learn.budget.spend import refuse_impossible
 
     recipe, budget = prepared.recipe, prepared.recipe.budget
     if budget is None:

@@ -20,7 +20,7 @@ import numpy as np
 from edgepress.exporter.arrays import kernels
 from edgepress.exporter.arrays.scheme import Scheme
 from edgepress.exporter.decide.job import Prepared
-from edgepress.exporter.methods.kinds import LayerMethod, LinearMethod, Method, Recovery, load_method, method_options
+from edgepress.exporter.methods.kinds import LayerMethod, LinearMethod, Method, Repair, load_method, method_options
 from edgepress.exporter.model.description import Linear, layer_linears, layer_weights
 from edgepress.exporter.plan.plan import PlannedTensor
 
@@ -137,11 +137,11 @@ def _calibrating(prepared: Prepared, cores: int) -> list[Part]:
     parts += projections
     for name in _methods(prepared):
         method = load_method(name)
-        if not isinstance(method, LayerMethod | Recovery):
+        if not isinstance(method, LayerMethod | Repair):
             continue
         options = method_options(method, prepared.recipe)
         if "steps" in options and "batch" in options:
-            whole = isinstance(method, Recovery) and method.model is not None
+            whole = isinstance(method, Repair) and method.model is not None
             seen = float(options["steps"]) * float(options["batch"]) * settings.length
             # A whole model is compared with a teacher's logits, and computed again where activations are not kept.
             each = training + forward if whole else training
@@ -230,7 +230,7 @@ def _calibration_bytes(prepared: Prepared) -> int:
     trained = 0
     for name in _methods(prepared):
         method = load_method(name)
-        if isinstance(method, Recovery) and method.model is not None and "steps" in method.options:
+        if isinstance(method, Repair) and method.model is not None and "steps" in method.options:
             trained = prepared.plan.parameters
     logits = min(decoder.vocab_size * max(length, 1024), 1 << 23)
     return 4 * (3 * layer + widest * widest + 32 * 1024 * decoder.hidden_size + 4 * logits) + _NUMBER_BYTES * trained

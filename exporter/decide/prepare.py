@@ -17,7 +17,7 @@ from edgepress.exporter.decide.checks import (
 )
 from edgepress.exporter.decide.job import Opened, Prepared, Shrunk
 from edgepress.exporter.decide.opening import open_model
-from edgepress.exporter.methods.kinds import Recovery, describe_methods, load_method, method_options
+from edgepress.exporter.methods.kinds import Repair, describe_methods, load_method, method_options
 from edgepress.exporter.model.description import Decoder
 from edgepress.exporter.model.reading import first_token, read_decoder, refuse_longer
 from edgepress.exporter.model.weights import read_weight
@@ -92,7 +92,7 @@ def _without_steps(opened: Opened) -> Prepared:
     decoder = read_decoder(checkpoint)
     names = [weight.name for weight in decoder.weights()]
     known = tuple(entry for entry in asked.overrides if any(fnmatchcase(name, entry.match) for name in names))
-    decisions = Decisions(left_out=declined(decoder, asked), length=text_length(checkpoint, decoder, asked))
+    decisions = Decisions(left_out=find_left_out(decoder, asked), length=text_length(checkpoint, decoder, asked))
     recipe = decisions.applied(replace(asked, overrides=known))
     plan = plan_tensors(checkpoint, decoder, recipe)
     return Prepared(**vars(opened), decoder=decoder, recipe=recipe, plan=plan, decisions=decisions)
@@ -111,7 +111,7 @@ def settle(shrunk: Shrunk, workspace: Workspace | None, *, threads: int | None, 
     """
     plain = read_decoder(shrunk.checkpoint)
     decisions = Decisions(
-        left_out=declined(plain, shrunk.asked),
+        left_out=find_left_out(plain, shrunk.asked),
         text=() if shrunk.pruned is None else shrunk.pruned.text,
         length=text_length(shrunk.checkpoint, plain, shrunk.asked),
     )
@@ -123,7 +123,7 @@ def settle(shrunk: Shrunk, workspace: Workspace | None, *, threads: int | None, 
         prepared = _plan(shrunk, plain, replace(decisions, kept_layers=kept))
         check_planned(prepared)
     if shrunk.asked.budget is not None:
-        prepared = spend(prepared, plain, workspace, threads=threads, progress=progress)
+        prepared = with_budget(prepared, plain, workspace, threads=threads, progress=progress)
         check_planned(prepared)
     return prepared
 
@@ -155,17 +155,17 @@ def plan_tensors(checkpoint: Checkpoint, decoder: Decoder, recipe: Recipe) -> Pl
     return make_plan(decoder, recipe, lambda name: checkpoint.tensors[name].itemsize)
 
 
-def spend(
+def with_budget(
     prepared: Prepared, plain: Decoder, workspace: Workspace | None, *, threads: int | None, progress: Progress
 ) -> Prepared:
     """Measure and solve the recipe's budget; see :func:`settle`. ``plain`` is the decoder before any method."""
-    from edgepress.exporter.learn.budget.measure import spend_budget
+    from edgepress.exporter.learn.budget.measure import meet_budget
 
     bos = first_token(prepared.checkpoint, prepared.decoder)
     with TemporaryDirectory(prefix="edgepress-") as temporary:
         folder = Path(temporary) if workspace is None else workspace.part("prices")
-        spent, summary = spend_budget(prepared, plain, folder, bos=bos, threads=threads, progress=progress)
-    decisions = replace(prepared.decisions, overrides=spent.overrides)
+        chosen, summary = meet_budget(prepared, plain, folder, bos=bos, threads=threads, progress=progress)
+    decisions = replace(prepared.decisions, overrides=chosen.overrides)
     recipe = decisions.applied(prepared.asked)
     plan = plan_tensors(prepared.checkpoint, prepared.decoder, recipe)
     return replace(prepared, decisions=decisions, recipe=recipe, plan=plan, budget=summary)
@@ -195,11 +195,11 @@ def layers_that_overflow(
         return layers_in_float32(decoder, lambda weight: read_weight(checkpoint, weight), tokens, text, advance)
 
 
-def declined(decoder: Decoder, recipe: Recipe) -> dict[str, str]:
+def find_left_out(decoder: Decoder, recipe: Recipe) -> dict[str, str]:
     """Recoveries of the recipe that leave this model alone, by name, and why."""
     reasons: dict[str, str] = {}
     for name in recipe.after:
         method = load_method(name)
-        if isinstance(method, Recovery) and (reason := method.declines(decoder, method_options(method, recipe))):
+        if isinstance(method, Repair) and (reason := method.why_left_out(decoder, method_options(method, recipe))):
             reasons[name] = reason
     return reasons

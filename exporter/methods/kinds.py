@@ -6,7 +6,7 @@ The file's name is the method's key. What kind of method it is, its type says:
 - :class:`LinearMethod` rounds one projection, from what calibration text sends into it.
 - :class:`LayerMethod` rounds the projections of a layer together, from the layer's inputs and outputs.
 - :class:`Transform` prepares the weights for rounding without changing what the model computes (recipe: ``before``).
-- :class:`Recovery` repairs what rounding did, after each layer or at the end (recipe: ``after``).
+- :class:`Repair` repairs what rounding did, after each layer or at the end (recipe: ``after``).
 - :class:`Pruning` makes another, smaller checkpoint before anything is rounded (recipe: ``prune``).
 
 Each declares its options and what they may be (:mod:`.options`), and has a ``check`` of the model: both are asked
@@ -128,16 +128,16 @@ class Transform(_Planned):
 
 
 @dataclass(frozen=True)
-class Recovery(_Planned):
+class Repair(_Planned):
     """Repairs what rounding did: ``layer`` after each layer is rounded, ``model`` once after the last.
 
-    ``describe(decoder, recipe)`` returns the decoder with what the repair adds to it; ``declines(decoder, options)``
-    says why it leaves this model alone, if it does.
+    ``describe(decoder, recipe)`` returns the decoder with what the repair adds to it.
+    ``why_left_out(decoder, options)`` says why it is not done to this model, "" where it is.
     """
 
     name: str
     describe: Callable[[Decoder, Recipe], Decoder]
-    declines: Callable[[Decoder, Options], str] = lambda *_: ""
+    why_left_out: Callable[[Decoder, Options], str] = lambda *_: ""
     layer: Callable[[LayerTask, Options], None] | None = None
     model: Callable[[ModelTask, Options], None] | None = None
 
@@ -165,14 +165,14 @@ class Pruning(_Kind):
     check_order: Callable[[Set[Size], Options], None] = lambda *_: None
 
 
-AnyMethod = Method | LinearMethod | LayerMethod | Transform | Recovery | Pruning
+AnyMethod = Method | LinearMethod | LayerMethod | Transform | Repair | Pruning
 Rounding = Method | LinearMethod | LayerMethod
-Kind = TypeVar("Kind", Transform, Recovery, Pruning)
+Kind = TypeVar("Kind", Transform, Repair, Pruning)
 
 FOLDERS: Mapping[str, tuple[type[AnyMethod], ...]] = {
     "round": (Method, LinearMethod, LayerMethod),
     "transform": (Transform,),
-    "repair": (Recovery,),
+    "repair": (Repair,),
     "shrink": (Pruning,),
 }
 """The kinds of method that each folder is for; a file elsewhere is no method."""
@@ -180,7 +180,7 @@ FOLDERS: Mapping[str, tuple[type[AnyMethod], ...]] = {
 
 def place_of(method: AnyMethod) -> str:
     """Where a recipe names a method of this kind, as a remedy."""
-    place = {Transform: "`before`", Recovery: "`after`", Pruning: "`prune`"}.get(type(method), "[weights]")
+    place = {Transform: "`before`", Repair: "`after`", Pruning: "`prune`"}.get(type(method), "[weights]")
     return f"{method.name} belongs into {place}"
 
 
@@ -245,7 +245,7 @@ def load_kind(name: str, kind: type[Kind], place: str) -> Kind:
         what = {
             Pruning: "does not make a smaller model",
             Transform: "is not a transform",
-            Recovery: "is not a recovery",
+            Repair: "is not a repair",
         }
         raise InputError(f"{place} = [{name!r}]: {name} {what[kind]}; {place_of(method)}")
     return method
@@ -304,6 +304,6 @@ def describe_methods(decoder: Decoder, recipe: Recipe) -> Decoder:
     """Add to the decoder what the recipe's methods add to it: biases, a rotation."""
     for name in (*recipe.before, *recipe.after):
         method = load_method(name)
-        if isinstance(method, Transform | Recovery):
+        if isinstance(method, Transform | Repair):
             decoder = method.describe(decoder, recipe)
     return decoder

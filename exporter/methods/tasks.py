@@ -29,7 +29,7 @@ class LayerTask:
     """One layer on its way through the methods.
 
     ``weights`` has every weight of the layer in float32, with the transforms so far folded in; ``codes`` what is
-    rounded so far, and ``repaired`` what a recovery changed of the rest. ``inputs`` is the residual stream that the
+    rounded so far, and ``repaired`` what a repair changed of the rest. ``inputs`` is the residual stream that the
     compressed layers before this one produce; ``reference_inputs`` what the full-precision ones produce, and
     ``reference_outputs`` what this layer, in full precision, makes of that; both are kept only when a method asks.
     """

@@ -12,7 +12,7 @@ from torch import Tensor
 from edgepress.exporter.model import network, operations
 from edgepress.exporter.model.description import Decoder, Weight
 from edgepress.exporter.source.checkpoint import Checkpoint
-from edgepress.exporter.streams.streams import held, reader
+from edgepress.exporter.streams.streams import held, values_of
 from edgepress.finite import check_figure
 
 ROWS = 2048  # of the head, whose logits are made at once
@@ -21,7 +21,7 @@ ROWS = 2048  # of the head, whose logits are made at once
 def pieces(checkpoint: Checkpoint, decoder: Decoder, device: torch.device) -> Iterator[tuple[slice, operations.Values]]:
     """Which rows, and the values of the final norm and of them, by which ``head_forward`` gives their logits."""
     norm, head = decoder.final_norm, decoder.head
-    small = held(reader(checkpoint, device), (norm.weight, norm.bias, head.bias))
+    small = held(values_of(checkpoint, device), (norm.weight, norm.bias, head.bias))
     (part,) = head.weight.parts
     for first in range(0, decoder.vocab_size, ROWS):
         at = slice(first, min(first + ROWS, decoder.vocab_size))

@@ -90,19 +90,19 @@ class Store:
         notes: Mapping[str, object] | None = None,
         *,
         files: Sequence[Path] = (),
-        spent: Sequence[Path] = (),
+        unneeded: Sequence[Path] = (),
     ) -> None:
         """Write ``stage`` whole or not at all; ``notes`` is JSON that is kept with it.
 
-        ``files`` in the directory are read by stages to come, until one of these has them among its ``spent``: those
+        ``files`` in the directory are read by stages to come, until one of these has them among its ``unneeded``: those
         are then removed.
         """
-        gone = {path.name for path in spent}
+        gone = {path.name for path in unneeded}
         self._files |= hashes(self.directory, [path.name for path in files])
         self._files = {name: digest for name, digest in self._files.items() if name not in gone}
         before = [other for other in self.stages() if other != stage]
         save_sealed(self._path(stage), arrays, {"notes": notes or {}, "before": before, "files": self._files})
-        for path in spent:
+        for path in unneeded:
             path.unlink(missing_ok=True)
 
     def load(self, stage: str) -> dict[str, NDArray[Any]]:

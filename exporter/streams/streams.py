@@ -25,7 +25,7 @@ Tap = Callable[[int, tuple[Linear, ...], Tensor], None]
 """Sees a layer's number, projections that share their input, and that input, (sequences, length, columns)."""
 
 
-def reader(checkpoint: Checkpoint, device: torch.device) -> operations.Values:
+def values_of(checkpoint: Checkpoint, device: torch.device) -> operations.Values:
     """Weights of a checkpoint in float32, read each time that they are asked for."""
     return lambda weight: torch.from_numpy(read_weight(checkpoint, weight)).to(device)
 
@@ -45,7 +45,7 @@ def embedded(
     Only the rows of the table that occur are read.
     """
     stream = Activations(path, (*tokens.shape, decoder.hidden_size), device)
-    read = reader(checkpoint, device)
+    read = values_of(checkpoint, device)
     ids, places = np.unique(tokens, return_inverse=True)  # (rows,), (sequences, length)
     (part,) = decoder.embedding.parts
     rows = np.concatenate([checkpoint.part_rows(part, i, i + 1) for i in ids]) + np.float32(decoder.embedding.plus)
@@ -113,7 +113,7 @@ def pass_layers(
     """Put every stream through all layers, in place; each layer is read once, ``advance`` is called with 1 after it."""
     for index, layer in enumerate(decoder.layers):
         device = torch.device(streams[0].device)
-        values = held(reader(checkpoint, device), layer_weights(layer))
+        values = held(values_of(checkpoint, device), layer_weights(layer))
         for stream in streams:
             pass_layer(index, decoder, values, stream, seen=seen, tap=tap)
         del values  # before the next layer is read

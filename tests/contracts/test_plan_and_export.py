@@ -17,7 +17,7 @@ from edgepress.exporter.methods.kinds import (
     LinearMethod,
     Method,
     Pruning,
-    Recovery,
+    Repair,
     Transform,
     load_method,
     method_names,
@@ -72,7 +72,7 @@ def placed(name: str) -> str:
         return f"prune = ['{name}']\n{PLAIN}"
     if isinstance(method, Transform):
         return f"before = ['{name}']\n{PLAIN}"
-    if isinstance(method, Recovery):
+    if isinstance(method, Repair):
         return f"after = ['{name}']\n{PLAIN}"
     return f"[weights]\nmethod = '{name}'\nbits = 4\n"
 
@@ -123,7 +123,7 @@ def test_methods_in_the_place_of_others_are_refused_by_both(
     places = {
         f"prune = ['{name}']\n{PLAIN}": isinstance(method, Pruning),
         f"before = ['{name}']\n{PLAIN}": isinstance(method, Transform),
-        f"after = ['{name}']\n{PLAIN}": isinstance(method, Recovery),
+        f"after = ['{name}']\n{PLAIN}": isinstance(method, Repair),
         f"[weights]\nmethod = '{name}'\nbits = 4\n": rounds,
         f"{PLAIN}[head]\nmethod = '{name}'\n": rounds,
         f"[weights]\nbits = 4\n[embedding]\nmethod = '{name}'\n": rounds,

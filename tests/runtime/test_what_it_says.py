@@ -10,7 +10,7 @@ from tiny_models import save
 from edgepress.errors import InputError
 from edgepress.exporter import export
 from edgepress.exporter.decide.prepare import decide
-from edgepress.exporter.learn.blame import blame
+from edgepress.exporter.learn.loss_by_tensor import measure_loss_by_tensor
 from edgepress.runtime import Model, bench, evaluate, load
 from edgepress.whole import whole_number
 
@@ -173,7 +173,7 @@ def test_exports_take_numbers_as_they_are(bundle: Path, tmp_path: Path, number: 
             export(checkpoint, out=tmp_path / "out", recipe="int4", **{name: number})  # type: ignore[arg-type]
     for name in ("tokens", "threads"):
         with pytest.raises(InputError, match=name):
-            blame(bundle, checkpoint, **{name: number})  # type: ignore[arg-type]
+            measure_loss_by_tensor(bundle, checkpoint, **{name: number})  # type: ignore[arg-type]
     assert not (tmp_path / "out").exists()
 
 

@@ -1,4 +1,4 @@
-"""Measure what a recipe's ``[budget]`` needs to know, on this checkpoint and text, and spend it."""
+"""Measure what a recipe's ``[budget]`` needs to know, on this checkpoint and text, and meet it."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from edgepress.exporter.arrays.parallel import cores
 from edgepress.exporter.learn.budget.rounder import Rounder
+from edgepress.exporter.learn.budget.schemes import ChosenSchemes, Prices, choose_schemes, prices_to_json, refuse_slow
 from edgepress.exporter.learn.budget.sensitivity import (
     TensorGroup,
     measure_prices,
@@ -22,7 +23,6 @@ from edgepress.exporter.learn.budget.sensitivity import (
 )
 from edgepress.exporter.learn.budget.shipped import measure_shipped
 from edgepress.exporter.learn.budget.speed import group_ms
-from edgepress.exporter.learn.budget.spend import Prices, Spent, prices_to_json, refuse_slow, spend
 from edgepress.exporter.learn.calibration.run import (
     describe_tokens,
     given_tokens,
@@ -45,7 +45,7 @@ from edgepress.progress import Progress
 _WHOLE = 4  # times the tokens of a price for those of a choice: 8,192 give a KL to about 5 % on tiny1m and stories260k
 
 
-def spend_budget(
+def meet_budget(
     planned: Planned,
     plain: Decoder,
     folder: Path,
@@ -53,7 +53,7 @@ def spend_budget(
     bos: int | None,
     threads: int | None,
     progress: Progress,
-) -> tuple[Spent, dict[str, object]]:
+) -> tuple[ChosenSchemes, dict[str, object]]:
     """Choose each tensor's scheme, and say what the manifest keeps about the choice.
 
     ``planned`` is planned without the budget; ``plain`` is the checkpoint's own decoder: prices are those of rounding
@@ -68,10 +68,10 @@ def spend_budget(
     if budget is None:
         raise ValueError(f"recipe {planned.recipe.name} has no budget")
     with use_threads(plain, threads):
-        return _spend(planned, plain, budget, folder, bos=bos, threads=threads, progress=progress)
+        return _meet_budget(planned, plain, budget, folder, bos=bos, threads=threads, progress=progress)
 
 
-def _spend(
+def _meet_budget(
     planned: Planned,
     plain: Decoder,
     budget: Budget,
@@ -80,7 +80,7 @@ def _spend(
     bos: int | None,
     threads: int | None,
     progress: Progress,
-) -> tuple[Spent, dict[str, object]]:
+) -> tuple[ChosenSchemes, dict[str, object]]:
     recipe, checkpoint = planned.recipe, planned.checkpoint
     settings = _settings(planned, budget)
     given = given_tokens(planned, settings, bos)
@@ -116,11 +116,13 @@ def _spend(
             made = with_choice(recipe, groups, chosen)
             return measure_shipped(whole, checkpoint, planned.decoder, made, seen=seen, itemsize=itemsize)
 
-        spent = spend(planned.decoder, recipe, itemsize=itemsize, prices=Prices(groups, kl, ms), measure=measure)
+        found = choose_schemes(
+            planned.decoder, recipe, itemsize=itemsize, prices=Prices(groups, kl, ms), measure=measure
+        )
         for run in runs:
             run.remove()
-    return spent, {
-        **spent.to_json(),
+    return found, {
+        **found.to_json(),
         "rounded_by": _rounded_by(groups, rounder),
         **describe_tokens(settings, CalibrationTokens(scored, chosen.warnings)),
         "rounded_on": len(seen),

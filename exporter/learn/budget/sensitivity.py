@@ -5,7 +5,7 @@ model is run from the changed layer on, on text that the rounding has not seen: 
 candidates, G · C · L² / 2 layer passes over the text and G · C · L heads; layers are read L² / 2 times. With
 ``measure = "one"`` C is 1.
 
-Prices are then added up (:mod:`.spend`), as if groups did not interact. On tiny1m, 24 random mixtures with a KL of
+Prices are then added up (:mod:`.schemes`), as if groups did not interact. On tiny1m, 24 random mixtures with a KL of
 0.036 to 1.3 nats: the sum is 0.91 to 1.05 of what the whole model really loses, correlation of the logarithms 0.999.
 """
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgepress.exporter.learn.calibration.engine import Calibration
-from edgepress.exporter.methods.kinds import Method, Recovery, load_method, start_method
+from edgepress.exporter.methods.kinds import Method, Repair, load_method, start_method
 from edgepress.exporter.model.description import Decoder
 from edgepress.exporter.plan.plan import make_plan
 from edgepress.exporter.recipe.recipe import Activations, Recipe, Storage
@@ -29,7 +29,7 @@ def before_repairs(recipe: Recipe) -> Recipe:
     def started(storage: Storage) -> Storage:
         return replace(storage, method=start_method(storage.method, recipe).name)
 
-    kept = tuple(name for name in recipe.after if isinstance(m := load_method(name), Recovery) and m.model is None)
+    kept = tuple(name for name in recipe.after if isinstance(m := load_method(name), Repair) and m.model is None)
     return replace(
         recipe,
         weights=started(recipe.weights),

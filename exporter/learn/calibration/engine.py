@@ -28,7 +28,7 @@ from edgepress.exporter.methods.kinds import (
     LayerMethod,
     LinearMethod,
     Method,
-    Recovery,
+    Repair,
     Rounding,
     Transform,
     load_kind,
@@ -75,26 +75,26 @@ class Calibration:
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.rotaries = network.rotaries(decoder, tokens.shape[1], self.device)
         self.transforms = [load_kind(name, Transform, "before") for name in recipe.before]
-        self.recoveries = [load_kind(name, Recovery, "after") for name in recipe.after]
+        self.repairs = [load_kind(name, Repair, "after") for name in recipe.after]
         self.methods: dict[str, Rounding] = {}
         for tensor in plan.tensors:
             if tensor.scheme is not None:
                 start_method(tensor.scheme.method, recipe)  # which refuses what does not round
                 self.methods[tensor.weight.name] = cast("Rounding", load_method(tensor.scheme.method))
         self.starts = {name: start_method(method.name, recipe) for name, method in self.methods.items()}
-        self.changes_layers = any(recovery.layer is not None for recovery in self.recoveries) or any(
+        self.changes_layers = any(repair.layer is not None for repair in self.repairs) or any(
             isinstance(method, LayerMethod) for method in self.methods.values()
         )
-        repairs = any(recovery.model is not None for recovery in self.recoveries)
-        self.needs_reference = self.changes_layers or repairs
-        self.keeps_full = bool(self.transforms) and repairs  # else the checkpoint has what was rounded
+        repairs_model = any(repair.model is not None for repair in self.repairs)
+        self.needs_reference = self.changes_layers or repairs_model
+        self.keeps_full = bool(self.transforms) and repairs_model  # else the checkpoint has what was rounded
 
     def stages(self) -> list[str]:
         """Names of the stages, in order: each layer, the head, each repair of the model, static ranges after it."""
         count = len(self.decoder.layers)
         names = [f"{index:04}-layer" for index in range(count)]
         names += [f"{count:04}-head"]
-        last = [recovery.name for recovery in self.recoveries if recovery.model is not None]
+        last = [repair.name for repair in self.repairs if repair.model is not None]
         if last and self.recipe.activations.is_calibrated:
             last.append(_RANGES)
         return names + [f"{count + 1 + index:04}-{name}" for index, name in enumerate(last)]
@@ -209,9 +209,9 @@ class Calibration:
         rounding = [self.methods.get(linear.weight.name) for linear in task.linears()]
         for method in {method.name: method for method in rounding if isinstance(method, LayerMethod)}.values():
             method.tune(task, method_options(method, self.recipe))
-        for recovery in self.recoveries:
-            if recovery.layer is not None:
-                recovery.layer(task, method_options(recovery, self.recipe))
+        for repair in self.repairs:
+            if repair.layer is not None:
+                repair.layer(task, method_options(repair, self.recipe))
         if not left:
             pass_on(task, outputs)
         files = [outputs.path]
@@ -219,10 +219,10 @@ class Calibration:
             files.append(task.reference_outputs.path)
         if self.keeps_full:
             files.append(self._full_file(index))
-        spent = [self.store.directory / f"{kind}-{index:04}.f32" for kind in ("inputs", "reference")]
-        self._save(stage, task, files=files, spent=spent)
+        unneeded = [self.store.directory / f"{kind}-{index:04}.f32" for kind in ("inputs", "reference")]
+        self._save(stage, task, files=files, unneeded=unneeded)
 
-    def _save(self, stage: str, task: LayerTask, *, files: Sequence[Path], spent: Sequence[Path]) -> None:
+    def _save(self, stage: str, task: LayerTask, *, files: Sequence[Path], unneeded: Sequence[Path]) -> None:
         arrays: dict[str, NDArray[Any]] = {}
         reports = {}
         if self.recipe.activations.is_calibrated:
@@ -235,7 +235,7 @@ class Calibration:
                 continue
             arrays |= to_arrays(weight.name, codes.pack())
             reports[weight.name] = report(full, codes)
-        self.store.save(stage, arrays, {"reports": reports}, files=files, spent=spent)
+        self.store.save(stage, arrays, {"reports": reports}, files=files, unneeded=unneeded)
 
     # ---- head and whole model ---------------------------------------------------------------------------------------
 
@@ -259,15 +259,15 @@ class Calibration:
     def _repair(self, progress: Progress) -> None:
         """Let the methods that look at the whole model repair it."""
         first = len(self.decoder.layers) + 1
-        repairs = [recovery for recovery in self.recoveries if recovery.model is not None]
-        for index, recovery in enumerate(repairs):
-            stage = f"{first + index:04}-{recovery.name}"
+        of_model = [repair for repair in self.repairs if repair.model is not None]
+        for index, repair in enumerate(of_model):
+            stage = f"{first + index:04}-{repair.name}"
             if not self.store.has(stage):
                 task = self._model_task(progress)
-                if recovery.model is not None:
-                    recovery.model(task, method_options(recovery, self.recipe))
+                if repair.model is not None:
+                    repair.model(task, method_options(repair, self.recipe))
                 self._save_changed(stage, task)
-        stage = f"{first + len(repairs):04}-{_RANGES}"
+        stage = f"{first + len(of_model):04}-{_RANGES}"
         if stage in self.stages() and not self.store.has(stage):
             self.store.save(stage, self._final_ranges(progress))
 

@@ -20,7 +20,7 @@ from edgepress.cores import usable_cores
 from edgepress.exporter.arrays.parallel import cores, use_cores
 from edgepress.exporter.learn.calibration.engine import Calibration
 from edgepress.exporter.learn.calibration.generate import generate_calibration
-from edgepress.exporter.methods.kinds import LayerMethod, Recovery, load_method
+from edgepress.exporter.methods.kinds import LayerMethod, Repair, load_method
 from edgepress.exporter.model.description import Decoder
 from edgepress.exporter.model.reading import first_token
 from edgepress.exporter.plan.plan import Plan
@@ -64,7 +64,7 @@ def calibrate(
 ) -> Iterator[Calibrated]:
     """Calibrate in ``folder``, and keep the stages there while the block runs.
 
-    ``source`` are the checkpoint's hashes; ``left_out`` the repairs of the recipe that decline, and why.
+    ``source`` are the checkpoint's hashes; ``left_out`` the repairs of the recipe that are not done, and why.
     After an error or a kill the stages stay when one is complete, and the next run with the same inputs goes on there.
 
     Raises:
@@ -134,7 +134,7 @@ def trains_layers(plan: Plan) -> bool:
 def wanted_text(planned: Planned) -> CalibrationText:
     """The recipe's text, asking for as many tokens as its hungriest method sees."""
     settings, after = planned.recipe.calibration, planned.recipe.after
-    trains = any(isinstance(m := load_method(name), Recovery) and m.model is not None for name in after)
+    trains = any(isinstance(m := load_method(name), Repair) and m.model is not None for name in after)
     hungry = trains or trains_layers(planned.plan)
     tokens = max(settings.tokens, settings.training_tokens) if hungry else settings.tokens
     return replace(settings, tokens=tokens)

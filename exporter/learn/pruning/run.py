@@ -236,8 +236,8 @@ def _keep_last(stages: Sequence[Path]) -> None:
     """Remove the checkpoints of all stages but the last, which is all that the next step reads; entries stay."""
     for stage in stages[:-1]:
         content = _content(stage)
-        if content and not content.get("spent"):
-            write_sealed_json(stage / _STEP_FILE, content | {"spent": True})  # first: half of a checkpoint is none
+        if content and not content.get("emptied"):
+            write_sealed_json(stage / _STEP_FILE, content | {"emptied": True})  # first: half of a checkpoint is none
             for path in stage.iterdir():
                 if path != stage / _STEP_FILE:
                     path.unlink()
@@ -320,7 +320,7 @@ def _hashes(stage: Path) -> dict[str, str]:
 def _is_whole(stage: Path, key: str) -> bool:
     """Whether a stage was made from the same inputs and is as it was written."""
     content = _content(stage)
-    if content.get("key") != key or content.get("spent"):
+    if content.get("key") != key or content.get("emptied"):
         return False
     try:
         files = _hashes(stage)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from edgepress.exporter.methods.kinds import Recovery, method_options
+from edgepress.exporter.methods.kinds import Repair, method_options
 from edgepress.exporter.methods.options import Option, Options
 from edgepress.exporter.model import network
 from edgepress.exporter.model.description import Decoder, Layer, Linear, Weight, changed, layer_groups
@@ -68,4 +68,4 @@ def _mean_input(task: LayerTask, group: int) -> tuple[tuple[Linear, ...], Tensor
     return linears, (total / count).float()
 
 
-METHOD = Recovery("bias_correction", _describe, layer=_correct, declared={"only_existing": Option(False)})
+METHOD = Repair("bias_correction", _describe, layer=_correct, declared={"only_existing": Option(False)})

@@ -28,7 +28,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from edgepress.exporter.arrays.codes import Codes
-from edgepress.exporter.methods.kinds import Recovery, unchanged
+from edgepress.exporter.methods.kinds import Repair, unchanged
 from edgepress.exporter.methods.options import Option, Options, whole_number
 from edgepress.exporter.methods.tasks import ModelTask, Schemes
 from edgepress.exporter.model import network, operations
@@ -120,7 +120,7 @@ def divergence(
 
 
 def run(task: ModelTask, options: Options) -> None:
-    """See :class:`~edgepress.exporter.methods.kinds.Recovery`: the ``model`` step.
+    """See :class:`~edgepress.exporter.methods.kinds.Repair`: the ``model`` step.
 
     Raises:
         InputError: there is only one calibration sequence.
@@ -190,7 +190,7 @@ def make_training(
     )
 
 
-def declines(decoder: Decoder, options: Options) -> str:
+def why_left_out(decoder: Decoder, options: Options) -> str:
     """Say why a model larger than the option ``most_weights`` is left alone (0: none is)."""
     weights, most = sum(math.prod(weight.shape) for weight in decoder.weights()), int(options["most_weights"])
     if not 0 < most < weights:
@@ -202,7 +202,7 @@ def declines(decoder: Decoder, options: Options) -> str:
 
 
 def check(decoder: Decoder, schemes: Schemes, options: Options) -> None:
-    """See :class:`~edgepress.exporter.methods.kinds.Recovery`: refuses what will not fit into memory."""
+    """See :class:`~edgepress.exporter.methods.kinds.Repair`: refuses what will not fit into memory."""
     numbers, rounding = 0, options["train"] == "rounding"
     for weight in decoder.weights():
         scheme = schemes[weight.name]
@@ -214,10 +214,10 @@ def check(decoder: Decoder, schemes: Schemes, options: Options) -> None:
     check_memory(METHOD.name, _TRAINED_BYTES * numbers, device, advice)
 
 
-METHOD = Recovery(
+METHOD = Repair(
     "distill",
     unchanged,
-    declines=declines,
+    why_left_out=why_left_out,
     check=check,
     model=run,
     declared={

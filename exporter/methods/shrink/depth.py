@@ -29,7 +29,7 @@ from edgepress.exporter.methods.smaller.picks import Pick, picked_tensors, whole
 from edgepress.exporter.methods.smaller.task import PruneTask
 from edgepress.exporter.model.description import Layer, layer_weights
 from edgepress.exporter.streams.head import divergences
-from edgepress.exporter.streams.streams import embedded, held, pass_layer, pass_layers, reader
+from edgepress.exporter.streams.streams import embedded, held, pass_layer, pass_layers, values_of
 
 _SHARE = 0.75  # of the layers that stay when a recipe says nothing
 _TOKENS = 512  # whose logits are made at once
@@ -130,7 +130,7 @@ def losses_without(
     stream that lacks layer i branches off before it.
     """
     decoder = task.decoder
-    read = reader(task.checkpoint, task.device)
+    read = values_of(task.checkpoint, task.device)
     with ExitStack() as stack:
         base = stack.enter_context(embedded(task.checkpoint, decoder, tokens, task.folder / "base.f32", task.device))
         branches: list[Activations] = []

@@ -45,7 +45,7 @@ from edgepress.exporter.model import network, operations
 from edgepress.exporter.model.description import Decoder, Weight, layer_weights
 from edgepress.exporter.source.part import Part
 from edgepress.exporter.streams.learned import split
-from edgepress.exporter.streams.streams import embedded, held, pass_layer, reader
+from edgepress.exporter.streams.streams import embedded, held, pass_layer, values_of
 from edgepress.exporter.streams.training import (
     LOGITS,
     Trained,
@@ -312,7 +312,7 @@ def _compute_streams(task: PruneTask, ids: NDArray[np.int64], points: set[int]) 
         task.progress(len(decoder.layers), "original's streams", " layers") as advance,
     ):
         for index, layer in enumerate(decoder.layers):
-            pass_layer(index, decoder, held(reader(checkpoint, task.device), layer_weights(layer)), stream)
+            pass_layer(index, decoder, held(values_of(checkpoint, task.device), layer_weights(layer)), stream)
             if index + 1 in points:
                 copy = Activations(_stream_file(task.folder, index + 1), stream.shape)
                 for batch in stream.batches():

@@ -86,18 +86,18 @@ def _fold(task: LayerTask, options: Options) -> None:
             weights[writer.bias.name] = rotate(rotation, weights[writer.bias.name].double()).float()
 
 
-def _read_rotated(norm: Norm, reader: Linear, weights: dict[str, Tensor], rotation: Rotation) -> None:
+def _read_rotated(norm: Norm, linear: Linear, weights: dict[str, Tensor], rotation: Rotation) -> None:
     """``W (g ∘ n + b)`` becomes ``(W diag(g) R) (Rᵀ n) + W b``."""
-    weight = weights[reader.weight.name].double()
+    weight = weights[linear.weight.name].double()
     if norm.bias is not None:
-        if reader.bias is None:
-            raise ValueError(f"{reader.weight.name} has no bias that could take the layer norm's")
+        if linear.bias is None:
+            raise ValueError(f"{linear.weight.name} has no bias that could take the layer norm's")
         moved = weight @ weights[norm.bias.name].double()
-        weights[reader.bias.name] = (weights[reader.bias.name].double() + moved).float()
-    weights[reader.weight.name] = rotate(rotation, weight * weights[norm.weight.name].double()).float()
+        weights[linear.bias.name] = (weights[linear.bias.name].double() + moved).float()
+    weights[linear.weight.name] = rotate(rotation, weight * weights[norm.weight.name].double()).float()
 
 
-def _rotate_heads(source: Source, reader: Linear, weights: dict[str, Tensor], head: Tensor) -> None:
+def _rotate_heads(source: Source, linear: Linear, weights: dict[str, Tensor], head: Tensor) -> None:
     """Rotate each block of the source by ``head`` (width, width), and the columns that read it back."""
     width, rows = source.width, source.rows
     for weight in (source.linear.weight, source.linear.bias):
@@ -106,9 +106,9 @@ def _rotate_heads(source: Source, reader: Linear, weights: dict[str, Tensor], he
             by_head = whole[rows].double().reshape(len(whole[rows]) // width, width, -1)
             whole[rows] = (head.T @ by_head).reshape(whole[rows].shape).float()
             weights[weight.name] = whole
-    columns = weights[reader.weight.name]
+    columns = weights[linear.weight.name]
     by_head = columns.double().reshape(len(columns), -1, width)
-    weights[reader.weight.name] = (by_head @ head).reshape(columns.shape).float()
+    weights[linear.weight.name] = (by_head @ head).reshape(columns.shape).float()
 
 
 METHOD = Transform(

@@ -37,10 +37,10 @@ def run(arguments: argparse.Namespace) -> int:
     """Print the table or JSON."""
     import json
 
-    from edgepress.exporter.learn.blame import blame, format_blame
+    from edgepress.exporter.learn.loss_by_tensor import format_loss_by_tensor, measure_loss_by_tensor
     from edgepress.progress import progress
 
-    found = blame(
+    found = measure_loss_by_tensor(
         arguments.bundle,
         arguments.model,
         revision=arguments.revision,
@@ -50,5 +50,5 @@ def run(arguments: argparse.Namespace) -> int:
         threads=arguments.threads,
         progress=progress,
     )
-    print(json.dumps(found.to_json(), indent=2) if arguments.json else format_blame(found))
+    print(json.dumps(found.to_json(), indent=2) if arguments.json else format_loss_by_tensor(found))
     return 0

@@ -178,7 +178,7 @@ def test_a_checkpoint_with_nan_is_refused_by_name(tensor: str, place: str, done:
 def test_methods_in_the_wrong_place_are_refused(tmp_path: Path) -> None:
     for recipe, message in (
         (f'before = ["gptq"]\n{GPTQ}', "gptq is not a transform"),
-        (f'after = ["gptq"]\n{GPTQ}', "gptq is not a recovery"),
+        (f'after = ["gptq"]\n{GPTQ}', "gptq is not a repair"),
     ):
         folder = tmp_path / message.replace(" ", "-")
         folder.mkdir()

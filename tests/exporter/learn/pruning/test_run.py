@@ -348,10 +348,10 @@ def test_export_prints_what_the_steps_cost_against_the_model_that_was_given(
 
 
 def test_blame_says_that_it_cannot(bundle: Path, home: Path) -> None:
-    from edgepress.exporter.learn.blame import blame
+    from edgepress.exporter.learn.loss_by_tensor import measure_loss_by_tensor
 
     with pytest.raises(InputError, match=r"was pruned \(depth, mlp_width\)"):
-        blame(bundle, home / "qwen2", threads=1)
+        measure_loss_by_tensor(bundle, home / "qwen2", threads=1)
 
 
 def test_two_exports_to_one_place_do_not_meet(home: Path, tmp_path: Path) -> None:

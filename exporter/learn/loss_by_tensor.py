@@ -49,7 +49,7 @@ from edgepress.whole import whole_number
 
 
 @dataclass(frozen=True)
-class Blamed:
+class GroupLoss:
     """One group: its quantized tensors together.
 
     ``kl_saved`` is how much less the bundle loses with the group in full precision, nats a token; ``bytes_at_8_bits``
@@ -64,19 +64,19 @@ class Blamed:
 
 
 @dataclass(frozen=True)
-class Blame:
+class LossByTensor:
     """The bundle's KL against the full-precision model, nats a token over ``tokens``, and its groups, worst first."""
 
     kl: float
     tokens: int
-    groups: tuple[Blamed, ...]
+    groups: tuple[GroupLoss, ...]
 
     def to_json(self) -> dict[str, object]:
         """As plain JSON values."""
         return asdict(self)
 
 
-def blame(
+def measure_loss_by_tensor(
     bundle: str | Path,
     model: str | Path,
     *,
@@ -86,7 +86,7 @@ def blame(
     tokens: int = 2048,
     threads: int | None = None,
     progress: Progress = silent,
-) -> Blame:
+) -> LossByTensor:
     """Put back each group of ``bundle`` in full precision, and say what that saves.
 
     ``model`` is the checkpoint that the bundle was made from, and ``revision`` which of it, if it is on the hub;
@@ -190,7 +190,7 @@ def _measure(
     *,
     by_layer: bool,
     progress: Progress,
-) -> Blame:
+) -> LossByTensor:
     checkpoint, decoder = planned.checkpoint, planned.decoder
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
@@ -218,8 +218,8 @@ def _measure(
             here = [group for group in groups if group.start == start]
             found = divergences(base, reference, start, [group.change for group in here], advance)
             without |= {group.name: value for group, value in zip(here, found, strict=True)}
-    blamed = [_blamed(group, kl - without[group.name]) for group in groups]
-    return Blame(kl, tokens.size, tuple(sorted(blamed, key=lambda entry: -entry.kl_saved)))
+    losses = [_group_loss(group, kl - without[group.name]) for group in groups]
+    return LossByTensor(kl, tokens.size, tuple(sorted(losses, key=lambda entry: -entry.kl_saved)))
 
 
 def _groups(planned: Planned, base: BaseRun, read: operations.Values, *, by_layer: bool) -> list[_Group]:
@@ -287,8 +287,8 @@ def _of_linear(linear: Linear, original: Callable[[int], dict[str, Tensor]], ind
     return {weight.name: _from(original, index, weight.name) for weight in weights}
 
 
-def _blamed(group: _Group, saved: float) -> Blamed:
-    return Blamed(
+def _group_loss(group: _Group, saved: float) -> GroupLoss:
+    return GroupLoss(
         name=group.name,
         schemes=tuple(dict.fromkeys(tensor.stored_as for tensor in group.tensors)),
         bytes=sum(tensor.bytes_after for tensor in group.tensors),
@@ -301,7 +301,7 @@ def _blamed(group: _Group, saved: float) -> Blamed:
     )
 
 
-def format_blame(found: Blame) -> str:
+def format_loss_by_tensor(found: LossByTensor) -> str:
     """The groups as a table, and what the bundle loses in all."""
     rows = [
         (

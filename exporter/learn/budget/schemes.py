@@ -1,4 +1,4 @@
-"""A recipe's ``[budget]`` spent: measure → solve → plan.
+"""The schemes that meet a recipe's ``[budget]``: measure → solve → plan.
 
 Prices are the KL that each group costs by itself (:mod:`.sensitivity`), added up. The sum is held against the whole
 model with the choice made: it is measured once for a limit in bytes or time, and for ``kl`` the limit handed to the
@@ -47,7 +47,7 @@ class Prices:
 
 
 @dataclass(frozen=True)
-class Spent:
+class ChosenSchemes:
     """The choice: ``chosen`` candidate of each group, the overrides that ask for it and what it costs.
 
     ``used`` is what it takes of the limit, in ``unit``; ``predicted_kl`` is the sum of the prices,
@@ -77,9 +77,9 @@ Measure = Callable[[Sequence[int]], float]
 """KL of the whole model, nats per token, with a candidate of each group."""
 
 
-def spend(
+def choose_schemes(
     decoder: Decoder, recipe: Recipe, *, itemsize: Callable[[str], int], prices: Prices, measure: Measure
-) -> Spent:
+) -> ChosenSchemes:
     """Choose a candidate for each group.
 
     ``decoder`` is the one that is planned, with what transforms add to it.
@@ -110,7 +110,7 @@ def spend(
         chosen = _within_bytes(prices, limit - extra, plan)
         used, unit = (plan(chosen).data_bytes + extra) / 1e6, "MB"
     predicted = _total(prices.kl, chosen)
-    return Spent(
+    return ChosenSchemes(
         chosen=tuple(chosen),
         overrides=tuple(_with_reasons(prices, chosen, recipe, budget)),
         limit=budget.limit,
@@ -239,7 +239,7 @@ def _least_bytes(
 ) -> tuple[list[int], float]:
     """The smallest choice found whose measured KL is at most ``target``, and that KL.
 
-    The sum of prices that the solver may spend starts at ``target`` and follows measured / predicted, between the
+    The sum of prices that the solver may reach starts at ``target`` and follows measured / predicted, between the
     largest that was met and the smallest that was not. A choice of one number of bits for all, as recipes without a
     budget make, is taken where it is smaller and meets the target too.
     """

@@ -11,9 +11,9 @@ import pytest
 from tiny_models import save
 
 from edgepress.errors import InputError
+from edgepress.exporter.learn.budget.schemes import ChosenSchemes, Prices, choose_schemes
 from edgepress.exporter.learn.budget.sensitivity import overrides, tensor_groups
 from edgepress.exporter.learn.budget.speed import group_ms
-from edgepress.exporter.learn.budget.spend import Prices, Spent, spend
 from edgepress.exporter.model.description import Decoder
 from edgepress.exporter.model.reading import read_decoder
 from edgepress.exporter.plan.plan import Plan, make_plan
@@ -48,8 +48,8 @@ class Small:
         asked = overrides(self.prices.groups, chosen, self.recipe)
         return make_plan(self.decoder, replace(self.recipe, overrides=asked), self.itemsize)
 
-    def plan_of(self, spent: Spent) -> Plan:
-        return make_plan(self.decoder, Decisions(overrides=spent.overrides).applied(self.recipe), self.itemsize)
+    def plan_of(self, found: ChosenSchemes) -> Plan:
+        return make_plan(self.decoder, Decisions(overrides=found.overrides).applied(self.recipe), self.itemsize)
 
     def kl(self, chosen: Sequence[int]) -> float:
         return math.fsum(row[option] for row, option in zip(self.prices.kl, chosen, strict=True))
@@ -57,10 +57,10 @@ class Small:
     def every(self) -> list[tuple[int, ...]]:
         return list(itertools.product(*(range(len(row)) for row in self.prices.kl)))
 
-    def spend(self, budget: Budget, scale: float = 1.0) -> Spent:
+    def choose(self, budget: Budget, scale: float = 1.0) -> ChosenSchemes:
         """``scale``: what the model really loses, as a multiple of the sum of prices."""
         recipe = replace(self.recipe, budget=budget)
-        return spend(
+        return choose_schemes(
             self.decoder,
             recipe,
             itemsize=self.itemsize,
@@ -78,42 +78,42 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Small:
 def test_the_least_kl_within_a_size_and_no_single_change_still_fits(small: Small, share: float) -> None:
     sizes = {chosen: small.plan(chosen).data_bytes for chosen in small.every()}
     limit = round(min(sizes.values()) + share * (max(sizes.values()) - min(sizes.values())))
-    spent = small.spend(Budget(size_mb=limit / 1e6))
+    found = small.choose(Budget(size_mb=limit / 1e6))
     best = min(small.kl(chosen) for chosen, size in sizes.items() if size <= limit)
-    data_bytes = small.plan_of(spent).data_bytes
+    data_bytes = small.plan_of(found).data_bytes
     assert data_bytes <= limit
-    assert spent.used == data_bytes / 1e6
-    assert small.kl(spent.chosen) == pytest.approx(best, rel=1e-9)
+    assert found.used == data_bytes / 1e6
+    assert small.kl(found.chosen) == pytest.approx(best, rel=1e-9)
     for group, row in enumerate(small.prices.kl):
         for option, kl in enumerate(row):
-            if kl < row[spent.chosen[group]]:
-                changed = (*spent.chosen[:group], option, *spent.chosen[group + 1 :])
+            if kl < row[found.chosen[group]]:
+                changed = (*found.chosen[:group], option, *found.chosen[group + 1 :])
                 assert sizes[changed] > limit
 
 
 def test_the_size_of_a_preset_is_a_budget(small: Small) -> None:
-    spent = small.spend(Budget(like="int4"))
+    found = small.choose(Budget(like="int4"))
     limit = make_plan(small.decoder, read_recipe("int4"), small.itemsize).data_bytes
-    used = small.plan_of(spent).data_bytes
+    used = small.plan_of(found).data_bytes
     assert used <= limit
     best = min(small.kl(chosen) for chosen in small.every() if small.plan(chosen).data_bytes <= limit)
-    assert small.kl(spent.chosen) == pytest.approx(best, rel=1e-9)
+    assert small.kl(found.chosen) == pytest.approx(best, rel=1e-9)
 
 
 def test_memory_counts_the_cache(small: Small) -> None:
     plan = small.plan((1, 1, 1, 1))
     limit = plan.data_bytes + plan.cache_bytes
-    spent = small.spend(Budget(memory_mb=limit / 1e6))
-    other = small.spend(Budget(size_mb=plan.data_bytes / 1e6))
-    assert spent.chosen == other.chosen
-    assert plan.cache_bytes < spent.used * 1e6 <= limit
+    found = small.choose(Budget(memory_mb=limit / 1e6))
+    other = small.choose(Budget(size_mb=plan.data_bytes / 1e6))
+    assert found.chosen == other.chosen
+    assert plan.cache_bytes < found.used * 1e6 <= limit
 
 
 @pytest.mark.parametrize("scale", [0.5, 1.0, 2.5])
 def test_the_least_bytes_within_a_measured_kl(small: Small, scale: float) -> None:
     target = 0.2
-    spent = small.spend(Budget(kl=target), scale)
-    assert spent.used == spent.measured_kl == scale * small.kl(spent.chosen) <= target
+    found = small.choose(Budget(kl=target), scale)
+    assert found.used == found.measured_kl == scale * small.kl(found.chosen) <= target
     sizes = small.prices.bytes()
 
     def size(chosen: Sequence[int]) -> int:
@@ -121,7 +121,7 @@ def test_the_least_bytes_within_a_measured_kl(small: Small, scale: float) -> Non
 
     least = min(size(chosen) for chosen in small.every() if scale * small.kl(chosen) <= target)
     # the search may stop at 98 % of the target; one step of one group is the most that this can leave
-    assert least <= size(spent.chosen) <= 1.05 * least
+    assert least <= size(found.chosen) <= 1.05 * least
 
 
 def test_what_all_alike_would_take_is_never_exceeded(small: Small) -> None:
@@ -132,9 +132,9 @@ def test_what_all_alike_would_take_is_never_exceeded(small: Small) -> None:
         return 0.1 if tuple(chosen) == alike else 10 * small.kl(chosen)
 
     recipe = replace(small.recipe, budget=Budget(kl=0.1))
-    spent = spend(small.decoder, recipe, itemsize=small.itemsize, prices=small.prices, measure=measured)
-    assert spent.measured_kl <= 0.1
-    assert small.plan(spent.chosen).data_bytes <= small.plan(alike).data_bytes
+    found = choose_schemes(small.decoder, recipe, itemsize=small.itemsize, prices=small.prices, measure=measured)
+    assert found.measured_kl <= 0.1
+    assert small.plan(found.chosen).data_bytes <= small.plan(alike).data_bytes
 
 
 def test_the_least_kl_within_a_time(small: Small) -> None:
@@ -142,9 +142,9 @@ def test_the_least_kl_within_a_time(small: Small) -> None:
     ms = small.prices.ms
     times = {c: math.fsum(row[option] for row, option in zip(ms, c, strict=True)) for c in small.every()}
     limit = float(np.median(list(times.values())))
-    spent = small.spend(Budget(ms_per_token=limit))
-    assert spent.used == times[spent.chosen] <= limit
-    assert small.kl(spent.chosen) == pytest.approx(
+    found = small.choose(Budget(ms_per_token=limit))
+    assert found.used == times[found.chosen] <= limit
+    assert small.kl(found.chosen) == pytest.approx(
         min(small.kl(chosen) for chosen, time in times.items() if time <= limit)
     )
 
@@ -152,25 +152,25 @@ def test_the_least_kl_within_a_time(small: Small) -> None:
 def test_budgets_that_cannot_be_met_name_the_smallest_that_can(small: Small) -> None:
     least = min(small.plan(chosen).data_bytes for chosen in small.every())
     with pytest.raises(InputError, match=rf"size_mb = 0\.001 cannot be met.* size_mb = {least / 1e6:.6f}"):
-        small.spend(Budget(size_mb=0.001))
-    assert small.spend(Budget(size_mb=round(least / 1e6, 6))).used == least / 1e6
+        small.choose(Budget(size_mb=0.001))
+    assert small.choose(Budget(size_mb=round(least / 1e6, 6))).used == least / 1e6
     memory = least + small.plan((0, 0, 0, 0)).cache_bytes
     with pytest.raises(InputError, match=rf"smallest that can is memory_mb = {memory / 1e6:.6f}"):
-        small.spend(Budget(memory_mb=0.001))
+        small.choose(Budget(memory_mb=0.001))
     lowest = min(small.kl(chosen) for chosen in small.every())
     with pytest.raises(InputError, match=rf"kl = 1e-06 cannot be met.* smallest that can is kl = {lowest:.6g}"):
-        small.spend(Budget(kl=1e-6))
+        small.choose(Budget(kl=1e-6))
     with pytest.raises(InputError, match=r"ms_per_token = 0\.0001 cannot be met with these candidates on this host"):
-        small.spend(Budget(ms_per_token=0.0001))
+        small.choose(Budget(ms_per_token=0.0001))
 
 
 def test_each_tensors_reason_has_its_price_and_the_next_one(small: Small) -> None:
     limit = small.plan((1, 1, 1, 1)).data_bytes / 1e6
-    spent = small.spend(Budget(size_mb=limit))
-    plan = small.plan_of(spent)
+    found = small.choose(Budget(size_mb=limit))
+    plan = small.plan_of(found)
     reasons = {tensor.weight.name: tensor.reason for tensor in plan.tensors}
     group = small.prices.groups[1]
-    kl = small.prices.kl[1][spent.chosen[1]]
+    kl = small.prices.kl[1][found.chosen[1]]
     for weight in group.weights:
         assert reasons[weight.name].startswith(f"chosen by budget size_mb = {limit}: ")
         assert f"costs KL {kl:.2g}, all of layers.0 together" in reasons[weight.name]

@@ -1,4 +1,4 @@
-"""Blame against whole-model runs with a group put back by hand, and on a bundle with one tensor made bad on purpose."""
+"""Loss by tensor, against whole-model runs with a group put back by hand, and on a bundle with one bad tensor."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -14,9 +14,9 @@ from edgepress.errors import InputError
 from edgepress.exporter import decide, export
 from edgepress.exporter.bundle.files import DATA_FILE
 from edgepress.exporter.bundle.readback import StoredWeights
-from edgepress.exporter.learn import blame as module
-from edgepress.exporter.learn.blame import blame, format_blame
+from edgepress.exporter.learn import loss_by_tensor as module
 from edgepress.exporter.learn.calibration.run import given_tokens
+from edgepress.exporter.learn.loss_by_tensor import format_loss_by_tensor, measure_loss_by_tensor
 from edgepress.exporter.streams.text import CalibrationTokens
 from edgepress.exporter.streams.variants import BaseRun, Change, divergences
 
@@ -48,7 +48,7 @@ def exported(model: Path, folder: Path, recipe: str, text: Path) -> Path:
 
 def test_the_tensor_made_bad_on_purpose_is_first(model: Path, text: Path, tmp_path: Path) -> None:
     out = exported(model, tmp_path, BAD, text)
-    found = blame(out, model, text=[text], tokens=128)
+    found = measure_loss_by_tensor(out, model, text=[text], tokens=128)
     assert found.tokens == 128
     assert json.loads(json.dumps(found.to_json()))["groups"][0]["name"] == "layers.1.mlp.down"
     worst, *others = found.groups
@@ -59,7 +59,7 @@ def test_the_tensor_made_bad_on_purpose_is_first(model: Path, text: Path, tmp_pa
     assert worst.bytes == 64 * 96 // 4 + 4 * 64 * 3  # 64 × 96 codes of 2 bits, a scale for each 32 of them
     assert worst.bytes_at_8_bits == 64 * 96 + 4 * 64 * 3
     assert len(found.groups) == 1 + 5 * 3  # the tied embedding; five projections in each of three layers
-    lines = format_blame(found).splitlines()
+    lines = format_loss_by_tensor(found).splitlines()
     assert lines[2].startswith("layers.1.mlp.down")
     assert f"{found.kl:.6f} nats a token on 128 tokens" in lines[-1]
 
@@ -77,7 +77,7 @@ def test_a_group_saves_what_a_whole_model_run_finds(
         return given
 
     monkeypatch.setattr(module, "given_tokens", spy)
-    found = blame(out, model, text=[text], tokens=96)
+    found = measure_loss_by_tensor(out, model, text=[text], tokens=96)
     saved = {entry.name: entry.kl_saved for entry in found.groups}
     tokens = torch.from_numpy(read[0].tokens)
     stored = StoredWeights(out / DATA_FILE, decide(model, target="arm64-cpu", recipe=tmp_path / "recipe.toml").plan)
@@ -124,7 +124,7 @@ def test_all_groups_put_back_leave_no_loss_in_any_basis(
 
     monkeypatch.setattr(module, "divergences", spy)
     out = exported(model, tmp_path, f"before = {before}\nafter = {after}\n{GPTQ}", text)
-    found = blame(out, model, text=[text], tokens=128)
+    found = measure_loss_by_tensor(out, model, text=[text], tokens=128)
     assert found.kl > 1e-3
     assert at_the_end == [pytest.approx(0, abs=1e-6 * found.kl + 1e-9)]
     by_layer = bool({"awq", "smoothquant"} & set(before))
@@ -133,22 +133,22 @@ def test_all_groups_put_back_leave_no_loss_in_any_basis(
     assert ("layers.1.mlp.up" in names) != by_layer
     if by_layer:
         with pytest.raises(InputError, match=rf"{before[-1]} came from calibration.*--group layer"):
-            blame(out, model, text=[text], group="tensor")
+            measure_loss_by_tensor(out, model, text=[text], group="tensor")
 
 
 def test_what_cannot_be_blamed_is_one_clear_error(model: Path, text: Path, tmp_path: Path) -> None:
     out = exported(model, tmp_path, "[weights]\nbits = 4\n", text)
     other = save("qwen2-version4", tmp_path / "other")
     with pytest.raises(InputError, match=r"was not made from .*other: config\.json differs"):
-        blame(out, other, text=[text])
+        measure_loss_by_tensor(out, other, text=[text])
     with pytest.raises(InputError, match="tokens is 1"):
-        blame(out, model, text=[text], tokens=1)
+        measure_loss_by_tensor(out, model, text=[text], tokens=1)
     with pytest.raises(InputError, match="threads is 0"):
-        blame(out, model, text=[text], threads=0)
+        measure_loss_by_tensor(out, model, text=[text], threads=0)
     with pytest.raises(InputError, match=r"absent\.txt"):
-        blame(out, model, text=[tmp_path / "absent.txt"])
+        measure_loss_by_tensor(out, model, text=[tmp_path / "absent.txt"])
     data = bytearray((out / DATA_FILE).read_bytes())
     data[100] ^= 1
     (out / DATA_FILE).write_bytes(data)
     with pytest.raises(InputError, match=r"content changed.*export the bundle again"):
-        blame(out, model, text=[text])
+        measure_loss_by_tensor(out, model, text=[text])
