@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from edgepress.errors import InputError
 from edgepress.exporter.arrays.moments import Moments
 from edgepress.exporter.arrays.scheme import Scheme
+from edgepress.exporter.methods import nearest_plane as columns
 from edgepress.exporter.methods.nearest_plane import cholesky_factor, nearest_plane, start_codes
-from edgepress.exporter.methods.round import gptq
 from edgepress.exporter.methods.round.gptq import METHOD
 
 
@@ -57,7 +57,7 @@ def test_it_gives_the_codes_of_optimal_brain_surgeon(seed: int, n: int, rows: in
     zero_points = torch.full((n, rows), float(1 << (bits - 1)), dtype=torch.float64)
     arrays = (torch.from_numpy(a.T.astype(np.float64))[back] for a in (w, scales))
     weights, per_weight = arrays
-    with mock.patch.object(gptq, "_BLOCK", block):
+    with mock.patch.object(columns, "_BLOCK", block):
         codes = nearest_plane(weights, factor, per_weight, zero_points, top=top).numpy().astype(float)
     found = np.empty((rows, n))
     found[:, back.numpy()] = codes.T - (1 << (bits - 1))

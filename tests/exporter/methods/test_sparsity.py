@@ -14,10 +14,10 @@ from edgepress.errors import InputError
 from edgepress.exporter.arrays.codes import Codes
 from edgepress.exporter.arrays.moments import Moments
 from edgepress.exporter.arrays.scheme import BITS, BLOCK_SIZES, Scheme
+from edgepress.exporter.methods import nearest_plane as columns
 from edgepress.exporter.methods.kinds import LinearMethod, load_method, method_names
 from edgepress.exporter.methods.nearest_plane import cholesky_factor, nearest_plane, visiting_order
 from edgepress.exporter.methods.options import read_options
-from edgepress.exporter.methods.round import gptq
 from edgepress.exporter.methods.round.gptq import METHOD as GPTQ
 from edgepress.exporter.methods.round.sparsegpt import keep_dearest
 from edgepress.exporter.methods.round.wanda import input_norms
@@ -130,7 +130,7 @@ def test_sparsegpt_gives_the_mask_and_codes_of_optimal_brain_surgeon(
         return chosen[at]
 
     middle = torch.full((n, rows), float(1 << (bits - 1)), dtype=torch.float64)
-    with mock.patch.object(gptq, "_BLOCK", block), mock.patch.object(gptq, "_CHOICE", choice):
+    with mock.patch.object(columns, "_BLOCK", block), mock.patch.object(columns, "_CHOICE", choice):
         codes = nearest_plane(w.T.contiguous(), factor, torch.full_like(middle, scale), middle, top=top, keep=keep)
     np.testing.assert_array_equal(chosen.numpy().T, mask)
     np.testing.assert_array_equal(codes.numpy().T.astype(float) - (1 << (bits - 1)), expected)
@@ -322,7 +322,7 @@ def test_few_columns_at_a_time_are_better_chosen_from_than_many(pattern: str) ->
         found = []
         for seed in range(4):
             inputs, w = correlated(seed, 192), normal(seed + 50, 32, 192)
-            with mock.patch.object(gptq, "_CHOICE", choice):
+            with mock.patch.object(columns, "_CHOICE", choice):
                 options = asked("sparsegpt", pattern=pattern)
                 codes = load_method("sparsegpt").quantize(w, Scheme("s", 4, 32), moments_of(inputs), options)
             found.append(loss(w, codes, inputs) / float(np.square(w.numpy() @ inputs.T).mean()))
@@ -340,10 +340,10 @@ def test_the_same_share_of_all_columns_costs_more_when_the_first_ones_matter_mos
         ours += loss(w, load_method("sparsegpt").quantize(w, scheme, moments, asked("sparsegpt")), inputs) / power
         wanda += loss(w, load_method("wanda").quantize(w, scheme, moments, asked("wanda", then="rtn")), inputs) / power
         order = visiting_order(moments.mean_square, act_order=True)
-        factor = cholesky_factor(nearest_plane.in_order(moments.second, order), 0.01)
+        factor = cholesky_factor(columns.in_order(moments.second, order), 0.01)
         half = (torch.arange(192 * 32).reshape(192, 32) % 2).bool()  # half of each block's weights, whatever they are
-        start = nearest_plane.start_codes(w, scheme, moments)
-        codes = nearest_plane.compensate(w, start, factor, order, keep_dearest(Sparsity(0.5), half))
+        start = columns.start_codes(w, scheme, moments)
+        codes = columns.compensate(w, start, factor, order, keep_dearest(Sparsity(0.5), half))
         shared += loss(w, codes, inputs) / power
     assert ours < wanda < shared
 
