@@ -102,20 +102,16 @@ for found in (np.concatenate(pieces), by_torch):
 
 
 def test_a_mixer_is_one_file(package: Path, tmp_path: Path) -> None:
-    """A random checkpoint with gates: the graph's logits and torch's are those of the oracle, and it is rounded too."""
+    """A random checkpoint with gated units: graph and torch give the oracle's logits, and it is rounded too."""
     torch.manual_seed(0)
-    sizes = {key: value for key, value in tiny_models.SMALL.items() if key != "intermediate_size"}
-    config = transformers.LlamaConfig(**sizes, intermediate_size=sizes["hidden_size"])
-    model = transformers.LlamaForCausalLM(config)
-    for layer in model.model.layers:
-        del layer.mlp.gate_proj
+    model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**tiny_models.SMALL))
     model.save_pretrained(tmp_path / "checkpoint")
     path = tmp_path / "checkpoint" / "config.json"
-    path.write_text(path.read_text().replace('"model_type": "llama"', '"model_type": "self_gated"'))
+    path.write_text(path.read_text().replace('"model_type": "llama"', '"model_type": "llama_glu"'))
     tiny_models._save_tokenizer(tmp_path / "checkpoint")
     for recipe in ("fp32", "int4"):
         out = ["--recipe", recipe, "--out", str(tmp_path / recipe)]
-        assert "self_gated" in edgepress(package, "export", str(tmp_path / "checkpoint"), *out)
+        assert "llama_glu" in edgepress(package, "export", str(tmp_path / "checkpoint"), *out)
     told = run(package, "-c", SCORE, str(tmp_path / "checkpoint"), str(tmp_path / "fp32"))
     assert all(float(difference) < 1e-5 for difference in told.split())
     assert len(told.split()) == 2
