@@ -11,6 +11,7 @@ float, padding included, over the checkpoint's parameters, tied ones once.
     python benchmarks/accuracy.py --grid [--models demo]                 # every method × bits × block, on less text
     python benchmarks/accuracy.py --sequences [--methods awq gptq]       # methods one after another; long
     python benchmarks/accuracy.py --presets int4-small int4-best         # these alone
+    python benchmarks/accuracy.py --no-peers                             # ours anew; what peers gave stays
 
 A run that is killed goes on where it stopped. One of some models, methods or presets leaves the samples of others as
 they are.
@@ -145,13 +146,16 @@ def measure(
     share: float,
     *,
     presets: Sequence[str] | None = None,
+    peers: bool = True,
 ) -> list[Sample]:
     """Measure what is asked for, save it with what other runs found, and return it all."""
     result = f"accuracy_{suite}" if suite else "accuracy"
-    recipes = asked_for(suite) if presets is None else list(presets)
+    recipes = [one for one in asked_for(suite) if peers or one not in PEERS] if presets is None else list(presets)
     if methods:
         recipes = [one for one in recipes if isinstance(one, Asked) and set(one.methods) <= set(methods)]
-    kept = earlier(RESULTS / f"{result}.jsonl", models, whole=not methods and presets is None)
+    whole = not methods and presets is None and peers
+    again = () if peers or methods or presets is not None else ("edgepress",)
+    kept = earlier(RESULTS / f"{result}.jsonl", models, whole=whole, again=again)
     jobs = [Measure(model, data, share, one, take) for model in models for one in recipes]
     partial = WORK / f"{result}.partial.jsonl"
     found = run(jobs, partial, processes=usable_cores(), show=lambda one: print(" | ".join(row(one)), flush=True))
@@ -170,6 +174,7 @@ def main() -> None:
     suite.add_argument("--grid", action="store_true", help="every method on disk in every scheme; no peers")
     suite.add_argument("--sequences", action="store_true", help="methods on disk one after another; no peers; long")
     suite.add_argument("--presets", nargs="+", choices=preset_names(), help="only these presets; no peers")
+    suite.add_argument("--no-peers", action="store_true", help="presets and recipes of ours; peers' samples stay")
     parser.add_argument("--methods", nargs="+", help="of those, only recipes that use no other methods")
     parser.add_argument(
         "--documents",
@@ -181,7 +186,8 @@ def main() -> None:
     if arguments.methods and not suite:
         sys.exit("--methods chooses among the recipes of --grid or --sequences; name one of them")
     share = min(1.0, (arguments.documents or (LESS if suite else STORIES)) / STORIES)
-    samples = measure(suite, arguments.models, arguments.methods, arguments.data, share, presets=arguments.presets)
+    asked = arguments.models, arguments.methods, arguments.data, share
+    samples = measure(suite, *asked, presets=arguments.presets, peers=not arguments.no_peers)
     print(report(samples))
     if not suite:
         draw([found for found in samples if "kl" in found], PICTURE)

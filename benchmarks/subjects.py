@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -109,22 +109,26 @@ class Measure:
             return self.take(subject, Path(name), self.how)
 
 
-def earlier(path: Path, models: Sequence[str], *, whole: bool) -> list[Sample]:
+def earlier(path: Path, models: Sequence[str], *, whole: bool, again: Sequence[str] = ()) -> list[Sample]:
     """Samples of ``path`` that a run of ``models`` leaves: those of other models, and unless ``whole`` all of them.
 
-    Figures of other versions cannot stand beside this run's: that ends it before it begins.
+    ``again`` names tools whose samples this run takes anew, all of them. Figures of other versions cannot stand beside
+    this run's: that ends it before it begins. Our own version matters to our own samples alone.
     """
     if not path.is_file():
         return []
     header, *samples = map(json.loads, path.read_text(encoding="utf-8").splitlines())
     taken_on = header["host"]
     known = {"cpu": taken_on["cpu"], "commit": taken_on.get("commit")}
-    kept = [{**known, **found} for found in samples if not (whole and found["model"] in models)]
-    versions = host()["versions"]
-    if kept and taken_on["versions"] != versions:
-        sys.exit(
-            f"{path} has samples of {taken_on['versions']}, and here are {versions}: measure all models and methods"
-        )
+    left = [found for found in samples if found["model"] not in models or (not whole and found["tool"] not in again)]
+    kept = [{**known, **found} for found in left]
+    ours = any(found["tool"] == "edgepress" for found in kept)
+    then, now = dict(taken_on["versions"]), dict(cast("dict[str, str]", host()["versions"]))
+    if not ours:
+        for versions in (then, now):
+            versions.pop("edgepress", None)
+    if kept and then != now:
+        sys.exit(f"{path} has samples of {then}, and here are {now}: measure all models and methods")
     return kept
 
 

@@ -89,6 +89,16 @@ def test_samples_of_other_versions_are_not_put_beside_new_ones(accuracy: ModuleT
     assert accuracy.earlier(path, ["demo"], whole=True) == []
 
 
+def test_peers_stay_when_only_our_version_is_another(accuracy: ModuleType, tmp_path: Path) -> None:
+    path = tmp_path / "results.jsonl"
+    ours, theirs = measured("demo", "int4", 1.0), {**measured("demo", "Q4_0", 2.0), "tool": "llama.cpp"}
+    write_results(path, [ours, theirs], versions={**accuracy.host()["versions"], "edgepress": "0.1.0"})
+    with pytest.raises(SystemExit, match="measure all models and methods"):
+        accuracy.earlier(path, ["demo"], whole=False)
+    kept = accuracy.earlier(path, ["demo"], whole=False, again=("edgepress",))
+    assert [one["name"] for one in kept] == ["Q4_0"]
+
+
 @pytest.mark.usefixtures("accuracy")
 def test_the_pivot_shows_kl_and_bits_with_the_least_in_bold() -> None:
     def at(title: str, block: int | str, **found: object) -> dict[str, object]:
