@@ -120,9 +120,11 @@ def earlier(path: Path, models: Sequence[str], *, whole: bool, again: Sequence[s
     header, *samples = map(json.loads, path.read_text(encoding="utf-8").splitlines())
     taken_on = header["host"]
     known = {"cpu": taken_on["cpu"], "commit": taken_on.get("commit")}
-    left = [found for found in samples if found["model"] not in models or (not whole and found["tool"] not in again)]
+    left = [
+        found for found in samples if found["model"] not in models or (not whole and found.get("tool") not in again)
+    ]
     kept = [{**known, **found} for found in left]
-    ours = any(found["tool"] == "edgepress" for found in kept)
+    ours = any(found.get("tool", "edgepress") == "edgepress" for found in kept)
     then, now = dict(taken_on["versions"]), dict(cast("dict[str, str]", host()["versions"]))
     if not ours:
         for versions in (then, now):
