@@ -1,4 +1,7 @@
-"""The picture of accuracy.py: what each way to store a model costs, at how many bits a weight."""
+"""The picture of accuracy.py: what each way to store a model costs, at how many bits a weight.
+
+Presets and peers have their names beside them; other recipes are pale points, whose names are in the tables.
+"""
 
 import itertools
 import math
@@ -6,6 +9,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from common import SIZES
 
 _COLOURS = {"edgepress": "#c2410c", "onnxruntime-genai": "#1d4ed8", "llama.cpp": "#15803d"}
 _MARKERS = {"edgepress": "o", "onnxruntime-genai": "s", "llama.cpp": "^"}
@@ -50,7 +55,7 @@ Point = tuple[float, float]
 
 
 def place_labels(points: Sequence[Point], labels: Sequence[str], bounds: Box) -> list[Box]:
-    """A box for each label, as near to its point as there is room.
+    """A box for each label, as near to its point as there is room; points after the last label have none.
 
     No box lies on another or on a marker, or leaves ``bounds``. Lines from boxes to their points pass by other boxes
     where there is room for that.
@@ -62,7 +67,7 @@ def place_labels(points: Sequence[Point], labels: Sequence[str], bounds: Box) ->
     markers = [Box(x - _MARKER, y - _MARKER, x + _MARKER, y + _MARKER) for x, y in points]
     placed: dict[int, Box] = {}
     lines: list[tuple[Point, Point]] = []
-    for index in sorted(range(len(points)), key=lambda i: (-points[i][1], points[i][0])):
+    for index in sorted(range(len(labels)), key=lambda i: (-points[i][1], points[i][0])):
         x, y = points[index]
         width = len(labels[index]) * _CHARACTER * _FONT
         free = [
@@ -81,7 +86,7 @@ def place_labels(points: Sequence[Point], labels: Sequence[str], bounds: Box) ->
         )
         placed[index] = next(clear, free[0])
         lines.append(((x, y), placed[index].nearest(x, y)))
-    return [placed[index] for index in range(len(points))]
+    return [placed[index] for index in range(len(labels))]
 
 
 def _candidates(x: float, y: float, width: float, height: float) -> Iterator[Box]:
@@ -121,7 +126,7 @@ def draw(samples: Sequence[Mapping[str, Any]], path: Path) -> None:
         shown = [sample for sample in samples if sample["model"] == model and sample["kl"] > 1e-6]  # not float32
         _draw_panel(axes, model, shown)
     figure.axes[0].legend(
-        loc="upper right", fontsize=_FONT, ncols=len(_COLOURS), bbox_to_anchor=(1, 1.09), frameon=False
+        loc="upper right", fontsize=_FONT, ncols=len(_COLOURS) + 1, bbox_to_anchor=(1, 1.09), frameon=False
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, metadata={"Date": None})
@@ -129,20 +134,22 @@ def draw(samples: Sequence[Mapping[str, Any]], path: Path) -> None:
 
 def _draw_panel(axes: Any, model: str, shown: Sequence[Mapping[str, Any]]) -> None:
     """One model's points, with a label each."""
-    for tool, colour in _COLOURS.items():
-        points = [sample for sample in shown if sample["tool"] == tool]
+    recipes = [sample for sample in shown if "title" in sample]
+    named = [sample for sample in shown if "title" not in sample]
+    kinds = [(tool, tool, [s for s in named if s["tool"] == tool], 1.0) for tool in _COLOURS]
+    for label, tool, points, strength in [*kinds, ("edgepress, other recipes", "edgepress", recipes, 0.3)]:
         bits, kl = [s["bits_per_weight"] for s in points], [s["kl"] for s in points]
-        axes.plot(bits, kl, _MARKERS[tool], color=colour, label=tool, markersize=5)
+        axes.plot(bits, kl, _MARKERS[tool], color=_COLOURS[tool], label=label, markersize=5, alpha=strength)
     axes.set(xlabel="bits a weight, as stored", ylabel="KL from float32, nats a token", yscale="log")
     axes.set(xlim=_spread((s["bits_per_weight"] for s in shown), 0.06, 0.12))
     axes.set(ylim=[math.exp(end) for end in _spread((math.log(s["kl"]) for s in shown), 0.06, 0.1)])
-    axes.set_title(model, loc="left", fontsize=10)
+    axes.set_title(SIZES[model], loc="left", fontsize=10)
     axes.grid(visible=True, alpha=0.25)
     frame = axes.get_window_extent()  # in points: 72 to the inch
     bounds = Box(frame.x0 + 2, frame.y0 + 2, frame.x1 - 2, frame.y1 - 2)
-    at = [tuple(axes.transData.transform((s["bits_per_weight"], s["kl"]))) for s in shown]
-    boxes = place_labels(at, [s["name"] for s in shown], bounds)
-    for sample, (x, y), box in zip(shown, at, boxes, strict=True):
+    at = [tuple(axes.transData.transform((s["bits_per_weight"], s["kl"]))) for s in (*named, *recipes)]
+    boxes = place_labels(at, [s["name"] for s in named], bounds)
+    for sample, (x, y), box in zip(named, at, boxes, strict=False):  # the rest of the points have none
         colour = _COLOURS[sample["tool"]]
         to = box.nearest(x, y)
         if math.dist((x, y), to) > 2 * _MARKER:

@@ -19,6 +19,13 @@ Kind = TypeVar("Kind")
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 WORK = ROOT / "build" / "bench"  # checkpoints and bundles made for measurements; not committed
+SIZES = {
+    "demo": "demo (1.9 M weights)",
+    "tiny1m": "tiny1m (0.9 M weights)",
+    "stories260k": "stories260k (0.26 M weights)",
+    "resnet20": "resnet20 (0.27 M weights)",
+}
+"""Models so small that a figure says little of large ones: every table in a page says how small."""
 _PACKAGES = ("onnxruntime", "onnxruntime-genai", "numpy", "onnx", "torch", "transformers")
 
 

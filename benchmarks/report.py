@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 
-from common import RESULTS, ROOT, table
+from common import RESULTS, ROOT, SIZES, table
 
 # Samples, and the script whose ``report`` makes tables of them. Those of cliffs.py and arm_cliffs.py are tables of
 # the package: targets/legality/*.json.
@@ -35,14 +35,6 @@ REPORTS = {
     "sparsity": "sparsity",
     "vocabulary": "vocabulary",
 }
-
-SIZES = {
-    "demo": "demo (1.9 M weights)",
-    "tiny1m": "tiny1m (0.9 M weights)",
-    "stories260k": "stories260k (0.26 M weights)",
-    "resnet20": "resnet20 (0.27 M weights)",
-}
-"""Models so small that a figure says little of large ones: every table in a page says how small."""
 
 Row = tuple[str, ...]
 

@@ -36,7 +36,7 @@ FLOORS = {  # from the lowest to the highest
 }
 _NAMES = {"edgepress": "src/edgepress", "commands": "src/edgepress/commands", "exporter.export": "exporter/export.py"}
 _COMMANDS = ("commands", "cli", "__main__")
-_LEFT, _TOP, _CELL, _ROW = 500, 120, 22, 24
+_LEFT, _TOP, _CELL, _ROW, _RIGHT = 500, 120, 21, 24, 42
 INK, GREY, LINE, PAPER = "#1f2430", "#5a6376", "#dfe3ea", "#ffffff"
 
 
@@ -83,7 +83,7 @@ def parts() -> Iterator[str]:
         x = _LEFT + row * _CELL
         yield f'<rect x="{x}" y="{y}" width="{_CELL}" height="{_ROW}" fill="{LINE}"/>'
         turned = f'transform="rotate(-50 {x + 8} {_TOP - 8})"'
-        yield text(x + 8, _TOP - 8, name.removeprefix("exporter/"), 11, extra=turned, fill=GREY)
+        yield text(x + 8, _TOP - 8, name.rpartition("/")[2], 11, extra=turned, fill=GREY)
         for column, other in enumerate(floors):
             if (floor, other) in used:
                 x = _LEFT + column * _CELL + _CELL / 2
@@ -92,7 +92,7 @@ def parts() -> Iterator[str]:
 
 def draw() -> str:
     """The picture as SVG; the same bytes each time."""
-    width, height = _LEFT + len(FLOORS) * _CELL + 20, _TOP + len(FLOORS) * _ROW + 20
+    width, height = _LEFT + len(FLOORS) * _CELL + _RIGHT, _TOP + len(FLOORS) * _ROW + 20
     head = (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}" '
         'font-family="system-ui, Helvetica, Arial, sans-serif">'

@@ -1,5 +1,6 @@
 """Every committed picture can be read: words lie beside each other, inside the picture, no wider than a page."""
 
+import math
 import re
 import runpy
 import xml.etree.ElementTree as ET
@@ -68,6 +69,23 @@ def test_no_words_of_a_committed_picture_lie_on_others(picture: Path) -> None:
     for (one, a), (other, b) in combinations(found, 2):
         apart = a[2] <= b[0] or b[2] <= a[0] or a[3] <= b[1] or b[3] <= a[1]
         assert apart, f"{one!r} lies on {other!r}"
+
+
+@pytest.mark.parametrize("picture", PICTURES, ids=lambda path: path.stem)
+def test_words_that_are_turned_end_inside_the_picture(picture: Path) -> None:
+    root = ET.parse(picture).getroot()
+    across, down, _, usual = size(root)
+    for text in root.iter(f"{SVG}text"):
+        turned = re.fullmatch(r"rotate\((-?[\d.]+) ([\d.]+) ([\d.]+)\)", text.get("transform", ""))
+        if not turned or text.get("text-anchor", "start") != "start" or "text-anchor" in text.get("style", ""):
+            continue
+        angle, x, y = map(float, turned.groups())
+        font = re.search(r"font-size:\s*([\d.]+)px", text.get("style", ""))
+        spoken = "".join(text.itertext()).strip()
+        length = len(spoken) * CHARACTER * (float(font[1]) if font else usual)
+        ends = x + length * math.cos(math.radians(angle)), y + length * math.sin(math.radians(angle))
+        assert 0 <= ends[0] <= across, spoken
+        assert 0 <= ends[1] <= down, spoken
 
 
 def lines(root: ET.Element) -> Iterator[tuple[float, float]]:
