@@ -146,5 +146,9 @@ def test_every_session_of_ours_is_opened_here() -> None:
                 called = node.func if isinstance(node, ast.Call) else None
                 if isinstance(called, ast.Attribute) and called.attr in {"InferenceSession", "SessionOptions"}:
                     opened.append(str(path.relative_to(ROOT)))
-    assert set(opened) == {OPENED_IN, "targets/providers/sessions.py"}  # the second on a provider of its own
+    assert set(opened) == {
+        OPENED_IN,
+        "targets/providers/sessions.py",  # on a provider of its own
+        "benchmarks/peers/optimum_apart.py",  # a peer, in an environment that has no edgepress
+    }
     assert opened.count("targets/providers/sessions.py") == 1

@@ -141,7 +141,7 @@ def test_a_failed_compilation_leaves_no_file(tmp_path: Path) -> None:
         qnn.compile_context(tmp_path / "no.onnx", out, find_soc(TARGET, "sm8650"), refuse=refuse_traps)
     assert list(out.parent.iterdir()) == []
     (tmp_path / "broken.onnx").write_bytes(b"no model")
-    with pytest.raises(InputError, match=r"broken\.onnx: no ONNX model"):
+    with pytest.raises(InputError, match=r"broken\.onnx \(8 bytes\) is no ONNX model"):
         qnn.compile_context(tmp_path / "broken.onnx", out, find_soc(TARGET, "sm8650"), refuse=refuse_traps)
 
 
