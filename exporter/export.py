@@ -23,6 +23,7 @@ from edgepress.exporter.decide.opening import open_model
 from edgepress.exporter.decide.prepare import settle, shrink
 from edgepress.exporter.learn.pruning.shipped import describe_steps, write_curves
 from edgepress.exporter.model.reading import first_token
+from edgepress.exporter.model.reference import check_known
 from edgepress.exporter.plan.planned import Writable
 from edgepress.files import atomic_directory
 from edgepress.fingerprint import write_fingerprint
@@ -138,6 +139,8 @@ def make_bundle(
     opened: Opened, out: Path, *, check: bool, force: bool, threads: int | None, progress: Progress
 ) -> Manifest:
     """The story after the model is opened; arguments and errors are those of :func:`export`."""
+    if check:
+        check_known(opened.checkpoint)
     with Workspace.opened(out) as workspace:
         shrunk = shrink(opened, workspace, threads=threads, progress=progress)
         prepared = settle(shrunk, workspace, threads=threads, progress=progress)

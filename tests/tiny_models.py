@@ -221,6 +221,7 @@ VARIANTS: dict[str, Variant] = {
         },
     ),
 }
+FIRST_VARIANTS = {variant.model_type: name for name, variant in reversed(VARIANTS.items())}
 
 
 def save(name: str, directory: Path) -> Path:

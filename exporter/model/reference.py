@@ -59,6 +59,7 @@ class Reference:
         self._checkpoint = Checkpoint.open(resolve_model(str(model), revision))
         self._weights = weights
         self._shapes = {name: tensor.shape for name, tensor in self._checkpoint.tensors.items()}
+        check_known(self._checkpoint)
         config = _read_config(transformers, self._checkpoint)
         with _parameters_without_memory(torch):
             self._model = transformers.AutoModelForCausalLM.from_config(
@@ -158,6 +159,22 @@ class Reference:
             stop = min(start + step, shape[0])
             whole[start:stop] = self._checkpoint.rows(tensor, start, stop)
         return whole
+
+
+def check_known(checkpoint: Checkpoint) -> None:
+    """Refuse a checkpoint whose family transformers has no class for: there is nothing to hold a graph against.
+
+    Raises:
+        InputError: it is such a checkpoint, or torch or transformers is missing.
+
+    """
+    _, transformers = _libraries()
+    kind = checkpoint.config.get("model_type")
+    if kind not in transformers.CONFIG_MAPPING:
+        raise InputError(
+            f"{checkpoint.directory}: transformers {transformers.__version__} has no class for model_type {kind!r}, so "
+            f"there is nothing to compare with; export without --check, or install a transformers that has it"
+        )
 
 
 def _read_config(transformers: Any, checkpoint: Checkpoint) -> Any:

@@ -23,7 +23,7 @@ WITHOUT_EFFECT: dict[str, str] = {
     r"transformers_version|unsloth_\w+|transformers\.js_config|is_llama_config": "who wrote the file, and for whom",
     r"(torch_)?dtype": "how the weights are stored; each tensor says so itself",
     r"\w+_token_ids?|suppress_tokens|begin_suppress_tokens|bad_words_ids": "what tokens mean to a generation loop",
-    r"(attention|hidden|resid|embd|attn|classifier|summary_(first|last))_?(dropout|pdrop)|dropout": "only in training",
+    r"(attention|hidden|resid(ual)?|embd|attn|classifier|summary_(first|last))_?(dropout|pdrop)|dropout": "training",
     r"initializer_range|initializer_factor|use_cache|gradient_checkpointing": "training, or the cache's existence",
     r"output_\w+|return_dict|return_dict_in_generate|torchscript|use_return_dict": "what transformers returns",
     r"_?attn_implementation(_\w+)?|cache_implementation|use_flash_attn|_flash_attn_2_enabled": "same mathematics",

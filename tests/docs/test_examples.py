@@ -66,14 +66,16 @@ def test_an_architecture_is_one_file(package: Path, tmp_path: Path, monkeypatch:
     """transformers' own Seed-OSS, tiny and random as the page says, is exported and compared with its logits."""
     title = "exporter/model/architectures/seed_oss.py"
     kind = Path(title).stem
-    (line,) = re.findall(rf'`("{kind}": Variant\(.+?),`', (ROOT / FILES[title].page).read_text(encoding="utf-8"))
-    for name, variant in eval(f"{{{line}}}", vars(tiny_models)).items():  # noqa: S307 - a line of our own page
+    page = (ROOT / FILES[title].page).read_text(encoding="utf-8")
+    lines = re.findall(rf'`("{kind}[^"]*": Variant\("{kind}".*?\)),`', page)
+    assert len(lines) == 2
+    for name, variant in eval(f"{{{', '.join(lines)}}}", vars(tiny_models)).items():  # noqa: S307 - of our own page
         monkeypatch.setitem(tiny_models.VARIANTS, name, variant)
-    checkpoint = tiny_models.save(kind, tmp_path / "checkpoint")
-    said = edgepress(package, "export", str(checkpoint), "--recipe", "fp32", "--check", "--out", str(tmp_path / "out"))
-    assert f"{tmp_path / 'out'}: {kind}, recipe fp32" in said
-    (difference,) = [line.split()[-1] for line in said.splitlines() if "description difference" in line]
-    assert float(difference) < 1e-5
+        checkpoint, out = tiny_models.save(name, tmp_path / f"checkpoint-{name}"), tmp_path / f"out-{name}"
+        said = edgepress(package, "export", str(checkpoint), "--recipe", "fp32", "--check", "--out", str(out))
+        assert f"{out}: {kind}, recipe fp32" in said
+        (difference,) = [line.split()[-1] for line in said.splitlines() if "description difference" in line]
+        assert float(difference) < 1e-5
 
 
 SCORE = """

@@ -1,5 +1,7 @@
 import builtins
+import importlib
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -7,6 +9,8 @@ import tiny_models
 from safetensors.numpy import load_file, save_file
 
 from edgepress.errors import InputError
+from edgepress.exporter import export
+from edgepress.exporter.model import reference
 from edgepress.exporter.model.reference import Reference
 
 torch = pytest.importorskip("torch")
@@ -80,3 +84,16 @@ def test_without_torch_the_remedy_is_named(checkpoint: Path, monkeypatch: pytest
     monkeypatch.setattr(builtins, "__import__", without_torch)
     with pytest.raises(InputError, match=r"needs torch.*pip install 'edgepress\[export\]'"):
         Reference(checkpoint)
+
+
+def test_a_family_that_transformers_lacks_is_refused_before_any_work(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lacking = SimpleNamespace(CONFIG_MAPPING={}, __version__="5.0.0")
+    monkeypatch.setattr(reference, "_libraries", lambda: (None, lacking))
+    monkeypatch.setattr(
+        importlib.import_module("edgepress.exporter.export"), "shrink", None
+    )  # what would be called next
+    with pytest.raises(InputError, match=r"transformers 5\.0\.0 has no class for model_type 'llama'.*without --check"):
+        export(checkpoint, out=tmp_path / "out", check=True)
+    assert not (tmp_path / "out").exists()
