@@ -1,7 +1,7 @@
 """Compiled kernels where numba is installed and the work is worth loading it; numpy gives the same bits without.
 
 numba keeps what it compiled on disk, pickled: a folder of the user's own that nobody else may write, else one that goes
-with the process. Compiling takes some two seconds of a core, so only an export that gains that much does it by itself;
+with the process. Compiling takes some four seconds of a core, so only an export that gains that much does it by itself;
 ``load(WORTH_COMPILING)`` does it ahead, for a build machine that keeps ``~/.cache/edgepress/kernels``.
 """
 
