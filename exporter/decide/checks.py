@@ -46,7 +46,7 @@ def check_recipe(recipe: Recipe) -> None:
         method_options(load_kind(name, Transform, "before"), recipe)
     for name in recipe.after:
         method_options(load_kind(name, Repair, "after"), recipe)
-    for storage in (recipe.weights, recipe.embedding, recipe.head, *(entry.storage for entry in recipe.overrides)):
+    for storage in recipe.storages:
         start_method(storage.method, recipe)
         zeros_asked(storage.method, recipe)
     for name, asked in recipe.options.items():

@@ -20,7 +20,15 @@ import numpy as np
 from edgepress.exporter.arrays import kernels
 from edgepress.exporter.arrays.scheme import Scheme
 from edgepress.exporter.decide.job import Prepared
-from edgepress.exporter.methods.kinds import LayerMethod, LinearMethod, Method, Repair, load_method, method_options
+from edgepress.exporter.methods.kinds import (
+    LayerMethod,
+    LinearMethod,
+    Method,
+    Repair,
+    load_method,
+    method_options,
+    start_method,
+)
 from edgepress.exporter.model.description import Linear, layer_linears, layer_weights
 from edgepress.exporter.plan.plan import PlannedTensor
 
@@ -131,8 +139,7 @@ def _calibrating(prepared: Prepared, cores: int) -> list[Part]:
         projections = _projections(prepared, cores)
     settings, plan = prepared.recipe.calibration, prepared.plan
     in_layers = sum(math.prod(weight.shape) for layer in prepared.decoder.layers for weight in layer_weights(layer))
-    learns = any(not isinstance(load_method(name), Method | LinearMethod) for name in _methods(prepared))
-    tokens = settings.tokens + (max(settings.training_tokens, settings.tokens) if learns else 0)
+    tokens = _passed_tokens(prepared)
     parts = [Part("layers", forward * in_layers * tokens / cores, f"{1e-9 / forward:.1f}·10⁹ weight·tokens a second")]
     parts += projections
     for name in _methods(prepared):
@@ -148,6 +155,20 @@ def _calibrating(prepared: Prepared, cores: int) -> list[Part]:
             seconds = each * (plan.parameters if whole else in_layers) * seen / cores
             parts.append(Part(name, seconds, f"{1e-9 / each:.2f}·10⁹ weight·tokens a second and core"))
     return parts
+
+
+def _passed_tokens(prepared: Prepared) -> int:
+    """Tokens that pass every layer: what rounding looks at, and where something learns the full-precision ones.
+
+    A method that learns layers has all of its text pass, and once more when it is done.
+    """
+    settings = prepared.recipe.calibration
+    methods = [load_method(name) for name in _methods(prepared)]
+    training = max(settings.training_tokens, settings.tokens)
+    if any(isinstance(method, LayerMethod) for method in methods):
+        return 3 * training
+    learns = any(not isinstance(method, Method | LinearMethod) for method in methods)
+    return settings.tokens + (training if learns else 0)
 
 
 def _methods(prepared: Prepared) -> list[str]:
@@ -201,9 +222,12 @@ def _projections(prepared: Prepared, cores: int) -> list[Part]:
     for layer in prepared.decoder.layers:
         for linear in layer_linears(layer):
             scheme = prepared.plan.of(linear.weight).scheme
-            if scheme is not None and isinstance(load_method(scheme.method), LinearMethod):
-                amounts[scheme.method] = amounts.get(scheme.method, 0) + math.prod(linear.weight.shape)
-                samples.setdefault(scheme.method, (linear, scheme))
+            if scheme is None:
+                continue
+            start = start_method(scheme.method, prepared.recipe)
+            if isinstance(start, LinearMethod):
+                amounts[start.name] = amounts.get(start.name, 0) + math.prod(linear.weight.shape)
+                samples.setdefault(start.name, (linear, scheme))
     parts = []
     for name, (linear, scheme) in samples.items():
         method = load_method(name)

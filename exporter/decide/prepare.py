@@ -17,7 +17,14 @@ from edgepress.exporter.decide.checks import (
 )
 from edgepress.exporter.decide.job import Opened, Prepared, Shrunk
 from edgepress.exporter.decide.opening import open_model
-from edgepress.exporter.methods.kinds import Repair, describe_methods, load_method, method_options
+from edgepress.exporter.methods.kinds import (
+    LayerMethod,
+    Repair,
+    describe_methods,
+    load_method,
+    method_options,
+    start_method,
+)
 from edgepress.exporter.model.description import Decoder
 from edgepress.exporter.model.reading import first_token, read_decoder, refuse_longer
 from edgepress.exporter.model.weights import read_weight
@@ -92,7 +99,7 @@ def _without_steps(opened: Opened) -> Prepared:
     decoder = read_decoder(checkpoint)
     names = [weight.name for weight in decoder.weights()]
     known = tuple(entry for entry in asked.overrides if any(fnmatchcase(name, entry.match) for name in names))
-    decisions = Decisions(left_out=find_left_out(decoder, asked), length=text_length(checkpoint, decoder, asked))
+    decisions = replace(find_left_out(decoder, asked), length=text_length(checkpoint, decoder, asked))
     recipe = decisions.applied(replace(asked, overrides=known))
     plan = plan_tensors(checkpoint, decoder, recipe)
     return Prepared(**vars(opened), decoder=decoder, recipe=recipe, plan=plan, decisions=decisions)
@@ -110,8 +117,8 @@ def settle(shrunk: Shrunk, workspace: Workspace | None, *, threads: int | None, 
 
     """
     plain = read_decoder(shrunk.checkpoint)
-    decisions = Decisions(
-        left_out=find_left_out(plain, shrunk.asked),
+    decisions = replace(
+        find_left_out(plain, shrunk.asked),
         text=() if shrunk.pruned is None else shrunk.pruned.text,
         length=text_length(shrunk.checkpoint, plain, shrunk.asked),
     )
@@ -195,11 +202,17 @@ def layers_that_overflow(
         return layers_in_float32(decoder, lambda weight: read_weight(checkpoint, weight), tokens, text, advance)
 
 
-def find_left_out(decoder: Decoder, recipe: Recipe) -> dict[str, str]:
-    """Recoveries of the recipe that leave this model alone, by name, and why."""
+def find_left_out(decoder: Decoder, recipe: Recipe) -> Decisions:
+    """Methods of the recipe that leave this model alone, and what rounds in the place of those that learn layers."""
     reasons: dict[str, str] = {}
-    for name in recipe.after:
+    instead: dict[str, str] = {}
+    for name in dict.fromkeys([*(storage.method for storage in recipe.storages), *recipe.after]):
         method = load_method(name)
-        if isinstance(method, Repair) and (reason := method.why_left_out(decoder, method_options(method, recipe))):
+        if not isinstance(method, LayerMethod | Repair):
+            continue
+        if reason := method.why_left_out(decoder, method_options(method, recipe)):
             reasons[name] = reason
-    return reasons
+            if isinstance(method, LayerMethod):
+                instead[name] = start_method(name, recipe).name
+                reasons[name] += f"; {instead[name]} rounds in its place"
+    return Decisions(left_out=reasons, rounded_by=instead)

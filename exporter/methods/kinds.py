@@ -102,11 +102,13 @@ class LinearMethod(_Planned):
 class LayerMethod(_Planned):
     """How all projections of one layer are rounded together: ``tune(task, options)`` changes ``task.codes``.
 
-    Its option ``start`` names the method that rounded them before, one by one.
+    Its option ``start`` names the method that rounded them before, one by one. ``why_left_out(decoder, options)`` says
+    why it is not done to this model, which that method then rounds alone; "" where it is.
     """
 
     name: str
     tune: Callable[[LayerTask, Options], None]
+    why_left_out: Callable[[Decoder, Options], str] = lambda *_: ""
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,12 @@ from edgepress.exporter.recipe.recipe import Override, Recipe, override_from_jso
 class Decisions:
     """Decisions that a recipe leaves to the model and its text; the manifest keeps them beside the recipe.
 
-    - ``left_out``: repairs of the recipe that leave this model alone, and why
+    - ``left_out``: methods of the recipe that leave this model alone, and why: repairs, and those that learn layers
     - ``text``: files of calibration text, where pruning put some of the text aside or the model wrote it
     - ``length`` of calibration sequences, where the context is shorter than what is asked
     - ``kept_layers``: layers that stay in float32, such as ``layers.1``, as they overflow float16, and why
     - ``overrides``: what a budget chose for each tensor
+    - ``rounded_by``: what rounds alone in the place of a method that is left out, and would have begun there
     """
 
     left_out: Mapping[str, str] = field(default_factory=dict)
@@ -26,14 +27,16 @@ class Decisions:
     length: int | None = None
     kept_layers: Mapping[str, str] = field(default_factory=dict)
     overrides: tuple[Override, ...] = ()
+    rounded_by: Mapping[str, str] = field(default_factory=dict)
 
     def applied(self, recipe: Recipe) -> Recipe:
         """What stages go by: ``recipe`` with these decisions put in."""
         calibration, activations = recipe.calibration, recipe.activations
         text, length = self.text or calibration.text, self.length or calibration.length
+        rounded = recipe.with_methods(lambda method: self.rounded_by.get(method, method))
         return replace(
-            recipe,
-            overrides=(*recipe.overrides, *self.overrides),
+            rounded,
+            overrides=(*rounded.overrides, *self.overrides),
             after=tuple(name for name in recipe.after if name not in self.left_out),
             calibration=replace(calibration, text=text, length=length),
             activations=replace(activations, kept_layers={**activations.kept_layers, **self.kept_layers}),

@@ -15,7 +15,7 @@ that.
 
 import difflib
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -168,6 +168,11 @@ class Recipe:
     promise: Mapping[str, float] = field(default_factory=dict)
     activations: Activations = Activations()
 
+    @property
+    def storages(self) -> tuple[Storage, ...]:
+        """Every way to store a tensor that it names."""
+        return (self.weights, self.embedding, self.head, *(entry.storage for entry in self.overrides))
+
     def storage(self, name: str, kind: str) -> tuple[Storage, str]:
         """Return the storage asked for a tensor, and the recipe entry that asks it."""
         override = self.override(name)
@@ -182,6 +187,20 @@ class Recipe:
     def override(self, name: str) -> Override | None:
         """Return the override that is for the tensor called ``name``: the last that matches."""
         return next((entry for entry in reversed(self.overrides) if fnmatchcase(name, entry.match)), None)
+
+    def with_methods(self, change: Callable[[str], str]) -> "Recipe":
+        """The same with other methods of rounding: ``change(method)`` in the place of each."""
+
+        def changed(storage: Storage) -> Storage:
+            return replace(storage, method=change(storage.method))
+
+        return replace(
+            self,
+            weights=changed(self.weights),
+            embedding=changed(self.embedding),
+            head=changed(self.head),
+            overrides=tuple(replace(entry, storage=changed(entry.storage)) for entry in self.overrides),
+        )
 
     def to_json(self) -> dict[str, object]:
         """Return the resolved recipe, as the manifest keeps it: files of text by their names, not their places."""

@@ -8,7 +8,7 @@ so that one learning rate fits every block.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,7 @@ from edgepress.errors import InputError
 from edgepress.exporter.arrays.activations import BATCH_TOKENS
 from edgepress.exporter.arrays.codes import Codes, spread
 from edgepress.exporter.arrays.scheme import Scheme
+from edgepress.exporter.model.description import Weight
 
 _WITHIN = 0.49  # how far a position may be from the code that it rounds to, at the start and at either end of the range
 _HELD_OUT = 16  # one sequence in so many picks the best state
@@ -125,6 +126,20 @@ def pieces(sequences: NDArray[np.int64], length: int) -> list[NDArray[np.int64]]
     """The sequences in parts that are computed at once: what a part's activations take is bounded."""
     size = max(1, BATCH_TOKENS // length)
     return [sequences[start : start + size] for start in range(0, len(sequences), size)]
+
+
+def why_too_large(name: str, weights: Iterable[Weight], most: int) -> str:
+    """Why the method ``name`` does not train these ``weights``; "" where there are at most ``most``, or that is 0.
+
+    ``most`` is its option ``most_weights``.
+    """
+    count = sum(math.prod(weight.shape) for weight in weights)
+    if not 0 < most < count:
+        return ""
+    return (
+        f"it would train {count:,} weights, and [options.{name}] most_weights is {most:,}; "
+        "raise it where there is a GPU, or time"
+    )
 
 
 class _Dequantize(torch.autograd.Function):

@@ -40,7 +40,7 @@ class FileEntry:
 class Manifest:
     """The content of ``manifest.json``.
 
-    ``recipe`` is what was asked, ``decisions`` what was decided beside it: repairs that are left out, layers that stay
+    ``recipe`` is what was asked, ``decisions`` what was decided beside it: methods that are left out, layers that stay
     in float32, what a budget chose, the text and its length where they are others than what was asked.
     ``targets`` has what each target finds in the folder of its name, nothing where the CPU graph is all it needs.
     ``source`` has the SHA-256 of each checkpoint file; ``tensors`` has, for each stored tensor, its scheme or the

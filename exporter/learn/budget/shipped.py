@@ -14,7 +14,7 @@ from edgepress.exporter.learn.calibration.engine import Calibration
 from edgepress.exporter.methods.kinds import Method, Repair, load_method, start_method
 from edgepress.exporter.model.description import Decoder
 from edgepress.exporter.plan.plan import make_plan
-from edgepress.exporter.recipe.recipe import Activations, Recipe, Storage
+from edgepress.exporter.recipe.recipe import Activations, Recipe
 from edgepress.exporter.source.checkpoint import Checkpoint
 from edgepress.exporter.streams.store import Store
 from edgepress.exporter.streams.variants import BaseRun, divergences
@@ -25,20 +25,9 @@ def before_repairs(recipe: Recipe) -> Recipe:
 
     Integer and float16 activations are left out too: a budget decides what weights may lose.
     """
-
-    def started(storage: Storage) -> Storage:
-        return replace(storage, method=start_method(storage.method, recipe).name)
-
     kept = tuple(name for name in recipe.after if isinstance(m := load_method(name), Repair) and m.model is None)
-    return replace(
-        recipe,
-        weights=started(recipe.weights),
-        embedding=started(recipe.embedding),
-        head=started(recipe.head),
-        overrides=tuple(replace(override, storage=started(override.storage)) for override in recipe.overrides),
-        after=kept,
-        activations=Activations(),
-    )
+    started = recipe.with_methods(lambda method: start_method(method, recipe).name)
+    return replace(started, after=kept, activations=Activations())
 
 
 def measure_shipped(

@@ -18,7 +18,6 @@ What it brings: ``int4-fast``, which is gptq and then this, beside ``gptq, 4 bit
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -33,7 +32,7 @@ from edgepress.exporter.methods.options import Option, Options, whole_number
 from edgepress.exporter.methods.tasks import ModelTask, Schemes
 from edgepress.exporter.model import network, operations
 from edgepress.exporter.model.description import Decoder, Weight
-from edgepress.exporter.streams.learned import LearnedCodes, split
+from edgepress.exporter.streams.learned import LearnedCodes, split, why_too_large
 from edgepress.exporter.streams.training import (
     LOGITS,
     Trained,
@@ -191,14 +190,8 @@ def make_training(
 
 
 def why_left_out(decoder: Decoder, options: Options) -> str:
-    """Say why a model larger than the option ``most_weights`` is left alone (0: none is)."""
-    weights, most = sum(math.prod(weight.shape) for weight in decoder.weights()), int(options["most_weights"])
-    if not 0 < most < weights:
-        return ""
-    return (
-        f"it would train {weights:,} weights, and [options.distill] most_weights is {most:,}; "
-        "raise it where there is a GPU, or time"
-    )
+    """See :class:`~edgepress.exporter.methods.kinds.Repair`: the whole model is trained."""
+    return why_too_large(METHOD.name, decoder.weights(), int(options["most_weights"]))
 
 
 def check(decoder: Decoder, schemes: Schemes, options: Options) -> None:

@@ -24,8 +24,8 @@ from edgepress.exporter.methods.kinds import LayerMethod
 from edgepress.exporter.methods.options import Option, Options, whole_number
 from edgepress.exporter.methods.tasks import LayerTask
 from edgepress.exporter.model import network
-from edgepress.exporter.model.description import Weight
-from edgepress.exporter.streams.learned import BETAS, LearnedCodes, draw, pieces, share_of_rate, split
+from edgepress.exporter.model.description import Decoder, Weight, layer_linears
+from edgepress.exporter.streams.learned import BETAS, LearnedCodes, draw, pieces, share_of_rate, split, why_too_large
 
 _CHECKS = 4  # how often the held-out sequences are looked at
 
@@ -91,10 +91,18 @@ def squared_error(task: LayerTask, learned: dict[str, LearnedCodes], sequences: 
     return total
 
 
+def why_left_out(decoder: Decoder, options: Options) -> str:
+    """See :class:`~edgepress.exporter.methods.kinds.LayerMethod`: what it trains are the projections of layers."""
+    weights = (linear.weight for layer in decoder.layers for linear in layer_linears(layer))
+    return why_too_large(METHOD.name, weights, int(options["most_weights"]))
+
+
 METHOD = LayerMethod(
     "autoround",
     tune,
+    why_left_out=why_left_out,
     declared={
+        "most_weights": whole_number(0, 0, 1 << 53),
         "start": Option("gptq"),
         "steps": whole_number(200),
         "batch": whole_number(8),

@@ -45,6 +45,13 @@ def test_training_is_the_most_of_a_recipe_that_trains() -> None:
     assert "text" in found.left_out[0]  # the model's own, as none is given
 
 
+def test_what_learns_layers_is_estimated_with_what_it_begins_with(tmp_path: Path) -> None:
+    recipe = tmp_path / "mine.toml"
+    recipe.write_text('[weights]\nmethod = "autoround"\nbits = 4\n[embedding]\nmethod = "rtn"\n')
+    found = {part.name for part in estimate.estimate(prepared(str(recipe)), 2).parts}
+    assert found == {"rounding", "hashing", "layers", "gptq", "autoround"}
+
+
 def test_an_estimate_of_rounding_is_of_the_weights_that_the_export_rounds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

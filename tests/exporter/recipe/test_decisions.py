@@ -20,6 +20,7 @@ CHOSEN = Override("layers.1.mlp.up", Storage(bits=2, block_size=(32, 64)), "chos
 EACH = [
     Decisions(),
     Decisions(left_out={"distill": "it would take days"}),
+    Decisions(left_out={"autoround": "it would take days"}, rounded_by={"autoround": "gptq"}),
     Decisions(text=("put_aside.txt",), length=32),
     Decisions(kept_layers={"layers.1": "it overflows"}),
     Decisions(overrides=(CHOSEN,)),
@@ -35,11 +36,21 @@ def test_what_stages_go_by_is_the_recipe_with_the_decisions_put_in() -> None:
     assert Decisions().applied(ASKED) == ASKED
 
 
+def test_a_method_that_is_left_out_is_replaced_wherever_the_recipe_names_it() -> None:
+    learned, kept = Storage("autoround", 4), Storage("rtn", 8)
+    overrides = (Override("layers.0.*", learned), Override("layers.1.*", kept))
+    asked = Recipe("mine", learned, kept, learned, overrides=overrides)
+    found = Decisions(rounded_by={"autoround": "gptq"}).applied(asked)
+    rounded = Storage("gptq", 4)
+    assert found.storages == (rounded, kept, rounded, rounded, kept)
+    assert asked.storages == (learned, kept, learned, learned, kept)
+
+
 @pytest.mark.parametrize("decisions", EACH)
 def test_the_manifest_keeps_what_was_decided_and_nothing_else(decisions: Decisions) -> None:
     content = json.loads(json.dumps(decisions.to_json()))
     assert decisions_from_json(content) == decisions
-    assert len(content) <= 2  # of the five those that there are
+    assert len(content) <= 2  # of the six those that there are
 
 
 def test_files_of_text_are_kept_by_their_names(tmp_path: Path) -> None:

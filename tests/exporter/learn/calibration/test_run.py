@@ -8,6 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from killing import Killing
+from safetensors.numpy import load_file
 from tiny_models import TEXT, save
 
 from edgepress.errors import InputError
@@ -192,6 +193,48 @@ def test_a_repair_that_would_cost_too_much_is_left_out_and_said(
     assert list(manifest.calibration["left_out"]) == ["distill"]
     plain = export(model, out=tmp_path / "plain", recipe=recipe, calibration=[text], threads=1)
     assert manifest.files["model.onnx.data"] == plain.files["model.onnx.data"]
+
+
+def test_layers_that_would_cost_too_much_to_learn_are_rounded_by_what_that_begins_with(
+    files: tuple[Path, Path, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The same bytes as of a recipe that asks for no more, and the manifest says both: what was asked, and why not."""
+    model, plain, text = files
+    learned, most = tmp_path / "learned.toml", most_weights(model)
+    learned.write_text(
+        plain.read_text().replace('"gptq"', '"autoround"') + f"[options.autoround]\nmost_weights = {most - 1}\n"
+    )
+    prepared = decide(model, target="arm64-cpu", recipe=learned, calibration=[text])
+    assert prepared.asked.weights.method == "autoround"
+    assert set(prepared.plan.methods) == {"gptq", "rtn"}
+    assert f"it would train {most:,} weights" in prepared.decisions.left_out["autoround"]
+    manifest = export(model, out=tmp_path / "out", recipe=learned, calibration=[text], threads=1)
+    assert "autoround is left out" in caplog.text
+    assert "gptq rounds in its place" in caplog.text
+    assert manifest.decisions["rounded_by"] == {"autoround": "gptq"}
+    gptq = export(model, out=tmp_path / "plain", recipe=plain, calibration=[text], threads=1)
+    assert manifest.files["model.onnx.data"] == gptq.files["model.onnx.data"]
+    assert [tensor["scheme"] for tensor in manifest.tensors] == [tensor["scheme"] for tensor in gptq.tensors]
+
+
+def test_layers_are_learned_up_to_as_many_weights_as_the_recipe_allows(
+    files: tuple[Path, Path, Path], tmp_path: Path
+) -> None:
+    model, plain, text = files
+    learned = tmp_path / "learned.toml"
+    learned.write_text(
+        plain.read_text().replace('"gptq"', '"autoround"')
+        + f"[options.autoround]\nmost_weights = {most_weights(model)}\n"
+    )
+    prepared = decide(model, target="arm64-cpu", recipe=learned, calibration=[text])
+    assert set(prepared.plan.methods) == {"autoround", "rtn"}
+    assert not prepared.decisions.left_out
+
+
+def most_weights(model: Path) -> int:
+    """Numbers in the projections of a checkpoint's layers, which are what autoround trains."""
+    tensors = load_file(model / "model.safetensors")
+    return sum(value.size for name, value in tensors.items() if ".layers." in name and value.ndim == 2)
 
 
 @given(sequences=st.integers(1, 40), tokens=st.integers(1, 500))
