@@ -152,6 +152,7 @@ def bench(
     prepared: bool = True,
     on: str | None = None,
     soc: str | None = None,
+    graph: str | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Measurement:
     """Measure a bundle in this process. Memory is the process's, so a fresh process gives the clean figure.
@@ -168,6 +169,7 @@ def bench(
         prepared: see :func:`load`.
         on: see :func:`load`; an accelerator's graphs hold the context and the chunk that they were made for.
         soc: see :func:`load`.
+        graph: see :func:`load`.
         progress: called with the number of turns done since the last call; there are :func:`bench_turns`.
 
     Raises:
@@ -176,10 +178,10 @@ def bench(
     """
     started, before = datetime.now(UTC).isoformat(timespec="seconds"), read_memory()
     if prompt_lengths is None:
-        prompt_lengths = default_prompt_lengths(bundle, decode_tokens, context, on, soc)
+        prompt_lengths = default_prompt_lengths(bundle, decode_tokens, context, on=on, soc=soc, graph=graph)
     settings = Settings(
         threads=usable_cores() if threads is None else threads,
-        context=_longest_context(Path(bundle), on, soc) if context is None else context,
+        context=_longest_context(Path(bundle), on, soc, graph) if context is None else context,
         prompt_lengths=tuple(prompt_lengths),
         decode_tokens=decode_tokens,
         repetitions=repetitions,
@@ -196,6 +198,7 @@ def bench(
         prepared=prepared,
         on=on,
         soc=soc,
+        graph=graph,
     )
     loaded = _Loaded(str(bundle), started, before, perf_counter() - start)
     return _measure(model, loaded, settings, progress or (lambda _turns: None))
@@ -247,18 +250,20 @@ def default_prompt_lengths(
     bundle: str | Path,
     decode_tokens: int,
     context: int | None = None,
+    *,
     on: str | None = None,
     soc: str | None = None,
+    graph: str | None = None,
 ) -> tuple[int, ...]:
     """64 and 256 tokens, as far as they fit with the tokens to decode where the bundle runs."""
-    room = (_longest_context(Path(bundle), on, soc) if context is None else context) - decode_tokens
+    room = (_longest_context(Path(bundle), on, soc, graph) if context is None else context) - decode_tokens
     return tuple(length for length in (64, 256) if length <= room) or (max(1, room),)
 
 
-def _longest_context(bundle: Path, on: str | None, soc: str | None) -> int:
+def _longest_context(bundle: Path, on: str | None, soc: str | None, graph: str | None) -> int:
     """What the graphs hold that will run: an accelerator's often less than the CPU's."""
-    config = read_config(bundle)  # which says what is no bundle
-    places = find_places(bundle, on, soc)
+    config = read_config(bundle, graph)  # which says what is no bundle
+    places = find_places(bundle, on, soc, graph)
     return places[0].context if places else config.context_length
 
 

@@ -4,7 +4,10 @@ Read from ``genai_config.json``, which is onnxruntime-genai's, so that a bundle 
 one of ours; what that file has no word for comes from our ``manifest.json``.
 """
 
+import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +15,7 @@ import msgspec
 
 from edgepress.errors import InputError
 from edgepress.files import refuse_aside
+from edgepress.graphs import GraphEntry, choose, describe_choice
 from edgepress.manifest import MANIFEST_NAME, read_manifest
 from edgepress.schema import Count, convert, read_object
 from edgepress.states import State
@@ -19,6 +23,7 @@ from edgepress.states import State
 _REMEDY = "export the bundle again"
 _CONFIG_NAME = "genai_config.json"
 _NAMED, _SHOWN = 6, 200  # names in a message, and characters of each
+_log = logging.getLogger("edgepress.runtime")
 
 Token = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
 _Width = Annotated[int, msgspec.Meta(ge=1, le=1 << 16)]  # heads, or channels of one: the largest model has 256 of each
@@ -97,7 +102,8 @@ class _CacheConfig(msgspec.Struct, frozen=True):
 class BundleConfig:
     """Shapes and special tokens of the decoder in a bundle.
 
-    ``states`` is what the graph carries from one call to the next, and ``states_from`` the file that says so.
+    ``model`` is the graph that runs here, ``graph`` its name in a bundle that has several, else None. ``states`` is
+    what it carries from one call to the next, and ``states_from`` the file that says so.
     ``long_from`` is the length of text beyond which a longrope model uses its long frequencies, None for others.
     """
 
@@ -110,10 +116,20 @@ class BundleConfig:
     states: tuple[State, ...]
     states_from: str = MANIFEST_NAME
     long_from: int | None = None
+    graph: str | None = None
 
 
-def read_config(bundle: Path) -> BundleConfig:
-    """Read ``genai_config.json`` and the manifest of the bundle, or say what is wrong with them."""
+def read_config(bundle: Path, graph: str | None = None) -> BundleConfig:
+    """Read ``genai_config.json`` and the manifest of the bundle.
+
+    Args:
+        bundle: the directory that an export wrote.
+        graph: the file of the graph to run; by default the first of the bundle's that suits this processor.
+
+    Raises:
+        InputError: one of the two is not what it should be, they disagree, or the bundle has no such graph.
+
+    """
     if not bundle.is_dir():
         refuse_aside(bundle)
         raise InputError(f"{bundle} is not a directory; give the directory that `edgepress export --out` wrote")
@@ -126,24 +142,53 @@ def read_config(bundle: Path) -> BundleConfig:
     model = convert(content, _GenaiConfig, path, _REMEDY).model
     manifest = read_manifest(bundle) if (bundle / MANIFEST_NAME).is_file() else None
     listed, eos = () if manifest is None else manifest.states, model.eos_token_id
+    graphs, named = () if manifest is None else manifest.graphs, model.decoder.filename
+    names = [entry.file for entry in graphs] or [named]
+    if named not in names:
+        raise InputError(f"{path} names the graph {named!r}, and {MANIFEST_NAME} lists {', '.join(names)}; {_REMEDY}")
+    if graph is not None and graph not in names:
+        raise InputError(f"{bundle} has no graph {graph!r}; it has {', '.join(names)}")
+    chosen = _chosen(graphs, graph)
     config = BundleConfig(
         bundle=bundle,
-        model=bundle / model.decoder.filename,
+        model=bundle / (named if chosen is None else chosen.file),
         context_length=model.context_length,
         vocab_size=model.vocab_size,
         bos=model.bos_token_id,
         eos=frozenset(eos if isinstance(eos, list) else [] if eos is None else [eos]),
-        states=_states(listed, content, path),
+        states=_states(listed if chosen is None else chosen.states, content, path),
         states_from=MANIFEST_NAME if listed else _CONFIG_NAME,
         long_from=None if manifest is None else manifest.long_from,
+        graph=None if chosen is None else chosen.file,
     )
     if config.model.parent != bundle:
-        raise InputError(
-            f"{path} names the graph {model.decoder.filename!r}, which is not in {bundle}; export it again"
-        )
+        raise InputError(f"{path} names the graph {named!r}, which is not in {bundle}; export it again")
     if not config.model.is_file():
-        raise InputError(f"{config.model} is missing, though {path.name} names it; export the bundle again")
+        names_it = path.name if chosen is None else MANIFEST_NAME
+        raise InputError(f"{config.model} is missing, though {names_it} names it; export the bundle again")
     return config
+
+
+def _chosen(graphs: Sequence[GraphEntry], asked: str | None) -> GraphEntry | None:
+    """The graph that is asked for, or the first that suits this processor; None where the bundle has no list."""
+    if not graphs:
+        return None
+    suits = choose(graphs)
+    if asked is None:
+        for entry in graphs:
+            if entry.unknown:
+                _warn(f"{entry.file} does not run", describe_choice(entry, suits))
+        return suits
+    chosen = next(entry for entry in graphs if entry.file == asked)
+    if chosen.missing:
+        _warn(f"{asked} runs because it was asked for", describe_choice(chosen, suits))
+    return chosen
+
+
+@cache
+def _warn(what: str, why: str) -> None:
+    """Warn once in a process, however often a bundle is opened."""
+    _log.warning("%s: %s", what, why.removeprefix("no: "))
 
 
 def _states(listed: tuple[State, ...], content: object, path: Path) -> tuple[State, ...]:

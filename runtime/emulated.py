@@ -9,6 +9,9 @@
 Both sides run this runtime. Besides the greedy text, logits are compared where both have seen the same tokens: one
 different token early in a text makes everything after it different, and says little. So the host's text is given to
 both, once token by token (decode) and once in one piece (prefill), for these take different kernels.
+
+Of a bundle with several graphs each processor runs the one that is for it, and the host the last, which every processor
+can run: the float32 one, that the others are held against.
 """
 
 import platform
@@ -22,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgepress.errors import CheckFailed, InputError
+from edgepress.manifest import MANIFEST_NAME, read_manifest
 from edgepress.runtime.config import read_config
 from edgepress.runtime.evaluate import evaluate
 from edgepress.runtime.first_use import verify_first
@@ -42,6 +46,7 @@ class BundleComparison:
     - ``first_difference``: index of the first generated token that is another one; None when all are the same
     - ``agreements``: of the logits along the host's text, given token by token (``decode``) and at once (``prefill``)
     - ``bits_per_byte``: of the documents, here (``host_``) and there; None when none were given
+    - ``graph``: what ran, here (``host_``) and there; None for a bundle with one graph
     """
 
     bundle: str
@@ -55,6 +60,8 @@ class BundleComparison:
     agreements: dict[str, Agreement]
     host_bits_per_byte: float | None
     bits_per_byte: float | None
+    host_graph: str | None
+    graph: str | None
     versions: dict[str, str]
 
     @property
@@ -71,7 +78,10 @@ class BundleComparison:
         """As lines for a terminal."""
         count = len(self.host_tokens)
         said = f"the same, {count} tokens" if self.same_text else f"another one from token {self.first_difference} on"
-        lines = [f"{self.cpu}", f"  greedy text    {said}"]
+        lines = [f"{self.cpu}"]
+        if self.graph is not None:
+            lines.append(f"  graph          {self.graph}, here {self.host_graph}")
+        lines.append(f"  greedy text    {said}")
         if not self.same_text:
             lines += [f"    here         {self.host_text!r}", f"    there        {self.text!r}"]
         lines += [f"  {name:14} {entry.describe()}" for name, entry in self.agreements.items()]
@@ -90,6 +100,7 @@ def compare_bundles(
     documents: Sequence[str] = (),
     context: int = 256,
     threads: int = 1,
+    graph: str | None = None,
     timeout: float | None = None,
 ) -> list[BundleComparison]:
     """Run bundles on the host, then on each processor in one process; return a comparison for each pair, by processor.
@@ -103,6 +114,7 @@ def compare_bundles(
         documents: what to measure bits per byte on; nothing is measured without.
         context: tokens of each window of that, as in :func:`edgepress.runtime.evaluate`; each brings half of it.
         threads: compute threads on either side.
+        graph: what emulated processors run, by its file; by default the one that is for them.
         timeout: seconds that one processor may take.
 
     Raises:
@@ -125,9 +137,12 @@ def compare_bundles(
         }
         for bundle in bundles
     ]
-    hosts = [answer(arguments, {}) for arguments in asked]
+    hosts = [
+        answer(arguments | {"graph": _last_graph(Path(bundle))}, {})
+        for bundle, arguments in zip(bundles, asked, strict=True)
+    ]
     calls = [
-        Call(answer, arguments, {"follow": np.array(said["tokens"], np.int64)})
+        Call(answer, arguments | {"graph": graph}, {"follow": np.array(said["tokens"], np.int64)})
         for arguments, (said, _) in zip(asked, hosts, strict=True)
     ]
     found = []
@@ -139,6 +154,12 @@ def compare_bundles(
         for bundle, host, guest in zip(bundles, hosts, guests, strict=True):
             found.append(_compare(str(bundle), cpu, host, guest, versions_on(installation, cpu)))
     return found
+
+
+def _last_graph(bundle: Path) -> str | None:
+    """The graph that every processor runs; None where there is one only."""
+    graphs = read_manifest(bundle).graphs if (bundle / MANIFEST_NAME).is_file() else ()
+    return graphs[-1].file if graphs else None
 
 
 def _compare(bundle: str, cpu: str, host: Answer, guest: Answer, versions: dict[str, str]) -> BundleComparison:
@@ -163,6 +184,8 @@ def _compare(bundle: str, cpu: str, host: Answer, guest: Answer, versions: dict[
         agreements={name: agreement(here_logits[name], there_logits[name], scores=True) for name in here_logits},
         host_bits_per_byte=here["bits_per_byte"],
         bits_per_byte=there["bits_per_byte"],
+        host_graph=here["graph"],
+        graph=there["graph"],
         versions=versions,
     )
 
@@ -268,7 +291,8 @@ def answer(arguments: dict[str, Any], arrays: Arrays) -> Answer:
     ``follow`` (length,) are generated tokens; without them it follows its own.
     """
     bundle, threads, documents = arguments["bundle"], arguments["threads"], arguments["documents"]
-    model = load(bundle, threads=threads, prepared=False, verify=False)
+    graph = arguments["graph"]
+    model = load(bundle, threads=threads, graph=graph, prepared=False, verify=False)
     generation = model.generate(arguments["prompt"], max_tokens=arguments["max_tokens"])
     text = generation.text()
     prompt = generation.prompt
@@ -278,9 +302,11 @@ def answer(arguments: dict[str, Any], arrays: Arrays) -> Answer:
     if documents:
         context = min(arguments["context"], model.config.context_length)
         bits = evaluate(
-            bundle, documents, context=context, stride=context // 2, threads=threads, prepared=False, verify=False
-        ).bits_per_byte
-    return {"prompt": prompt, "tokens": generation.tokens, "text": text, "bits_per_byte": bits}, logits
+            bundle, documents, context=context, stride=context // 2, threads=threads, graph=graph, prepared=False,
+            verify=False,
+        ).bits_per_byte  # fmt: skip
+    said = {"prompt": prompt, "tokens": generation.tokens, "text": text, "graph": model.config.graph}
+    return said | {"bits_per_byte": bits}, logits
 
 
 def _decode(model: Model, prompt: Sequence[int], follow: Tokens) -> Floats:

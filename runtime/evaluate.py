@@ -160,13 +160,14 @@ def evaluate(
     prepared: bool = True,
     on: str | None = None,
     soc: str | None = None,
+    graph: str | None = None,
     verify: bool = True,
     progress: Callable[[int], None] | None = None,
 ) -> Evaluation:
     """Score ``documents`` with a bundle, and with its reference model if one is given.
 
     ``progress`` is called with the number of UTF-8 bytes scored since the last call, spread evenly over tokens. ``on``,
-    ``soc`` and ``verify`` are as for :func:`edgepress.runtime.load`.
+    ``soc``, ``graph`` and ``verify`` are as for :func:`edgepress.runtime.load`.
 
     Raises:
         InputError: there is nothing to score, the bundle is not as it was written, or ``context`` and ``stride`` do not
@@ -175,12 +176,12 @@ def evaluate(
     """
     if verify:
         verify_first(Path(bundle))
-    config = read_config(Path(bundle))
+    config = read_config(Path(bundle), graph)
     _check(context, stride, config)
     corpus = _corpus(config, documents)
     threads = usable_cores() if threads is None else threads
     own = threads if reference is None else max(1, threads // 2)  # the reference computes at the same time
-    scorer = Scorer(config, context=context, threads=own, prepared=prepared, on=on, soc=soc)
+    scorer = Scorer(config, context=context, threads=own, prepared=prepared, on=on, soc=soc, graph=graph)
     return _evaluate(scorer.pieces, corpus, context, stride, threads=threads, reference=reference, progress=progress)
 
 
@@ -251,9 +252,10 @@ class Scorer:
         prepared: bool = True,
         on: str | None = None,
         soc: str | None = None,
+        graph: str | None = None,
     ) -> None:
         rows = max(1, min(context, 2 * _PIECE_BYTES // (4 * config.vocab_size)))
-        self._session: Session = open_accelerator(config.bundle, on, soc) or CpuSession(
+        self._session: Session = open_accelerator(config.bundle, on, soc, graph) or CpuSession(
             config, threads=threads, context=context, prefill_chunk=rows, prepared=prepared, entries=_YIELDING
         )
 

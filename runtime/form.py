@@ -39,12 +39,13 @@ Note = dict[str, Any]
 # ---- what a form depends on ------------------------------------------------------------------------------------------
 
 
-def key_of(bundle: Path) -> dict[str, str]:
-    """What a form of ``bundle`` on this machine depends on."""
+def key_of(bundle: Path, model: Path) -> dict[str, str]:
+    """What a form of ``model``, a graph of ``bundle``, on this machine depends on."""
     import onnxruntime
 
     return {
         "bundle": bundle_hash(bundle),
+        "graph": model.name,
         "onnxruntime": onnxruntime.__version__,
         "machine": machine(),
         "form": str(SCHEMA_VERSION),

@@ -45,6 +45,7 @@ def load(
     prepared: bool = True,
     on: str | None = None,
     soc: str | None = None,
+    graph: str | None = None,
     verify: bool = True,
 ) -> "Model":
     """Open a bundle.
@@ -59,6 +60,8 @@ def load(
         on: a target of the bundle that has graphs of its own (``qnn-htp``), simulated where this machine is not one, or
             ``cpu``; None takes an accelerator that is here and that the bundle was made for, else the CPU.
         soc: with ``on``, the chip.
+        graph: which of the bundle's graphs the CPU runs, by its file (``model.onnx``); by default the first in the
+            manifest's order that this processor has all for.
         verify: hash the bundle before it is first used, and when a file has changed since (see verified.py); False
             trusts what is there.
 
@@ -72,8 +75,8 @@ def load(
     def open_whole() -> Model:
         if verify:
             verify_first(Path(bundle))
-        config = read_config(Path(bundle))
-        accelerated = open_accelerator(Path(bundle), on, soc)
+        config = read_config(Path(bundle), graph)
+        accelerated = open_accelerator(Path(bundle), on, soc, graph)
         if accelerated is not None:
             accelerated.context = _checked_context(context, replace(config, context_length=accelerated.context))
             return Model(config, accelerated)

@@ -56,7 +56,9 @@ class Place:
         return StaticSession(prefill, decode, self.ran_on, self.states or None)
 
 
-def open_accelerator(bundle: Path, on: str | None = None, soc: str | None = None) -> StaticSession | None:
+def open_accelerator(
+    bundle: Path, on: str | None = None, soc: str | None = None, graph: str | None = None
+) -> StaticSession | None:
     """Open the graphs of an accelerator, or return None for the CPU.
 
     Args:
@@ -64,12 +66,13 @@ def open_accelerator(bundle: Path, on: str | None = None, soc: str | None = None
         on: a target of the bundle, simulated where this machine is not one; ``cpu``; or None for what is here: an
             accelerator only if the machine has one, and the CPU, with a warning, when it does not take the graphs.
         soc: with ``on``, the chip to run or simulate; by default the one that is here, else the first compiled for.
+        graph: one of the CPU's graphs, which is to run: then it is the CPU.
 
     Raises:
         InputError: the bundle was not made for ``on`` or ``soc``, or what was asked for by name does not open.
 
     """
-    for place in find_places(bundle, on, soc):
+    for place in find_places(bundle, on, soc, graph):
         if on is not None:
             _log.info("running on %s", place)
             return place.open()
@@ -80,8 +83,14 @@ def open_accelerator(bundle: Path, on: str | None = None, soc: str | None = None
     return None
 
 
-def find_places(bundle: Path, on: str | None = None, soc: str | None = None) -> list[Place]:
+def find_places(bundle: Path, on: str | None = None, soc: str | None = None, graph: str | None = None) -> list[Place]:
     """Where :func:`open_accelerator` would open a bundle, in the order in which it tries; empty for the CPU."""
+    if graph is not None:
+        if on not in (None, CPU):
+            raise InputError(
+                f"{graph} is a graph that the CPU runs, and {on} has graphs of its own; name one of the two"
+            )
+        on = CPU
     if on == CPU or (on is None and not any(path.is_dir() for path in bundle.iterdir())):
         if soc is not None:
             raise InputError(f"a chip, {soc}, is named, but the CPU runs the bundle; name its target too")

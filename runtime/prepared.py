@@ -4,7 +4,7 @@ A 0.5B model with weights in 4 bits takes 310 to 360 MB of anonymous memory when
 weights, which the system cannot drop. Opened from its prepared form the same memory is a file that is mapped, starts
 in half the time and computes the same bits; :mod:`edgepress.runtime.repack` tells how.
 
-One directory per bundle, onnxruntime and processor::
+One directory per bundle and graph of it, onnxruntime and processor::
 
     ~/.cache/edgepress/prepared/         $EDGEPRESS_CACHE, or $XDG_CACHE_HOME/edgepress/prepared
       .lock                              held while something is written: one builder at a time
@@ -153,7 +153,7 @@ def prepare(
 
     Args:
         bundle: a directory that an export wrote.
-        model: its graph; by default what its ``genai_config.json`` names.
+        model: its graph; by default the one that runs on this processor.
         cache: where to keep the form; by default that of :func:`~edgepress.cache.cache_folder`.
         limit: bytes that all forms in ``cache`` may take; the ones not used for the longest time are removed.
         force: write it anew whatever there is.
@@ -180,7 +180,8 @@ def _prepare(
     """As :func:`prepare`, for a bundle that is verified when a form is made of it."""
     cache = cache_folder("prepared") if cache is None else cache
     limit = cache_limit() if limit is None else limit
-    key = form.key_of(bundle)
+    model = read_config(bundle).model if model is None else model
+    key = form.key_of(bundle, model)
     target = cache / form.name_of(key)
     if cache.exists():
         refuse_other_owners(cache)
@@ -190,16 +191,16 @@ def _prepare(
     with locked(cache):
         if force or form.find_problem(target, key) is not None:  # another process may have written it meanwhile
             _remove_leftovers(cache)
-            model = read_config(bundle).model if model is None else model
             _build(bundle, model, target, key, limit=limit, progress=progress)
             _evict(cache, limit, keep=target)
     _mark_used(target)
     return target
 
 
-def find_form(bundle: Path, cache: Path | None = None) -> Path | None:
-    """The directory of ``bundle``'s prepared form, sound or not; None when there is none."""
-    directory = (cache_folder("prepared") if cache is None else cache) / form.name_of(form.key_of(bundle))
+def find_form(bundle: Path, cache: Path | None = None, *, model: Path | None = None) -> Path | None:
+    """The directory of the prepared form of ``bundle``'s graph, sound or not; None when there is none."""
+    key = form.key_of(bundle, read_config(bundle).model if model is None else model)
+    directory = (cache_folder("prepared") if cache is None else cache) / form.name_of(key)
     return directory if directory.exists() else None
 
 
@@ -217,7 +218,8 @@ def check(
     from edgepress.runtime import repack
 
     verify_first(bundle, progress)
-    directory = find_form(bundle, cache)
+    model = read_config(bundle).model if model is None else model
+    directory = find_form(bundle, cache, model=model)
     if directory is None:
         raise InputError(f"{bundle} has no prepared form; run `edgepress prepare {bundle}`")
     with locked(directory.parent):
@@ -225,7 +227,7 @@ def check(
         try:
             with _why_unprepared(bundle, directory.parent):
                 work.mkdir(mode=0o700)
-                written = repack.write(read_config(bundle).model if model is None else model, work, progress)
+                written = repack.write(model, work, progress)
                 return form.find_differences(directory, work, asdict(written))
         finally:
             shutil.rmtree(work, ignore_errors=True)

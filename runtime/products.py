@@ -45,9 +45,14 @@ class Tensor:
     external: tuple[str, int, int] | None
 
     @property
+    def raw(self) -> bytes:
+        """The data that is in the graph as bytes; none of what is external, or typed (a few numbers)."""
+        return b"".join(pb.all_bytes(self.message, 9))
+
+    @property
     def size(self) -> int:
-        """Bytes of data."""
-        return self.external[2] if self.external else sum(len(raw) for raw in pb.all_bytes(self.message, 9))
+        """Bytes of data, external or raw."""
+        return self.external[2] if self.external else len(self.raw)
 
 
 @dataclass
@@ -156,7 +161,7 @@ def products_of(node: Node, tensors: dict[str, Tensor]) -> list[Product]:
 
 
 def _rows_first(tensor: Tensor, rows: int) -> bool:
-    return tensor.external is not None and math.prod(tensor.shape) > 0 and tensor.external[2] % rows == 0
+    return tensor.size > 0 and math.prod(tensor.shape) > 0 and tensor.size % rows == 0
 
 
 def _split(node: Node, packs: Packs, constants: dict[int, Tensor], depth: int, rows: int) -> Iterator[Product]:
@@ -173,11 +178,16 @@ def _split(node: Node, packs: Packs, constants: dict[int, Tensor], depth: int, r
 
 def _rows_of(tensor: Tensor, part: int, start: int, count: int, rows: int) -> Tensor:
     """Rows ``start`` to ``start + count`` of a constant. Bytes are taken by row, whatever the shape says."""
-    location, offset, size = tensor.external or ("", 0, 0)
-    row_bytes, row_items = size // rows, math.prod(tensor.shape) // rows
+    row_bytes, row_items = tensor.size // rows, math.prod(tensor.shape) // rows
     shape = [count, *tensor.shape[1:]] if tensor.shape[0] == rows else [count * row_items]
-    name = f"{tensor.name}/{part}"
-    return Tensor(name, [], shape, tensor.data_type, (location, offset + start * row_bytes, count * row_bytes))
+    first, size = start * row_bytes, count * row_bytes
+    piece = Tensor(f"{tensor.name}/{part}", [], shape, tensor.data_type, None)
+    if tensor.external is not None:
+        location, offset, _ = tensor.external
+        piece.external = (location, offset + first, size)
+    else:
+        piece.message = [*header(piece, piece.name), pb.Field(9, pb.BYTES, tensor.raw[first : first + size])]
+    return piece
 
 
 def _with_integer(item: pb.Field, name: str, value: int) -> pb.Field:

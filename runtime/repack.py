@@ -157,7 +157,7 @@ class _Writer:
         self._poison = 0
         self.open_inputs: Message = []
         self._checked: dict[str, _Checked] = {}
-        self._appended: dict[tuple[str, int, int], int] = {}
+        self._appended: dict[tuple[str, int, int] | str, int] = {}  # by place in the bundle, else by name
 
     def write_products(self, products: list[Product], advance: Advance) -> list[Message]:
         """Check and append every product; return the constants that they read."""
@@ -178,8 +178,9 @@ class _Writer:
     def copy(self, tensor: Tensor, by_row: bool) -> Message:
         """Append a constant that nothing packs."""
         message = self._append(tensor, tensor.name)
-        if by_row and tensor.external in self._appended:
-            self.written.rows.append((self._appended[tensor.external], tensor.size))
+        offset = self._appended.get(tensor.external or tensor.name)
+        if by_row and offset is not None:
+            self.written.rows.append((offset, tensor.size))
         return message
 
     def _write_windows(self, products: list[Product]) -> None:
@@ -276,16 +277,20 @@ class _Writer:
         return [*header(tensor, name), pb.Field(9, pb.BYTES, bytes(content))]
 
     def _append(self, tensor: Tensor, name: str, *, inline: bool = True) -> Message:
-        """The constant with its bytes appended, once; in the graph when they are few."""
-        if tensor.external is None or (inline and tensor.size <= _INLINE):
+        """The constant with its bytes appended, once; in the graph when they are few, or no bytes but numbers."""
+        if tensor.size <= _INLINE and (inline or tensor.external is None):
             return self._inline(tensor, name)
-        location, offset, size = tensor.external
-        if tensor.external not in self._appended:
-            self._appended[tensor.external] = self._to_page()
-            with (self.bundle / location).open("rb") as file:
-                file.seek(offset)
-                _copy(file, self.data, size)
-        return external(tensor, name, DATA, self._appended[tensor.external])
+        place = tensor.external or tensor.name
+        if place not in self._appended:
+            self._appended[place] = self._to_page()
+            if tensor.external is None:  # what onnxruntime folded, such as scales that are cast
+                self.data.write(tensor.raw)
+            else:
+                location, offset, size = tensor.external
+                with (self.bundle / location).open("rb") as file:
+                    file.seek(offset)
+                    _copy(file, self.data, size)
+        return external(tensor, name, DATA, self._appended[place])
 
     def _to_page(self, position: int | None = None) -> int:
         """Move on to the next page."""

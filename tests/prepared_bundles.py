@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,7 @@ class Shape:
     bias: bool = False
     accuracy_level: int = 4
     kept: bool = False  # weights in float32: Gather and FusedMatMul on the same constant
+    half_scales: bool = False  # stored in float16, and cast
     branch: bool = False  # an If whose branches read the kept constants as well
 
 
@@ -38,6 +40,7 @@ class _Builder:
         self.data = (folder / "model.onnx.data").open("wb")
         self.constants: list[TensorProto] = []
         self.nodes: list[onnx.NodeProto] = []
+        self.casts: list[onnx.NodeProto] = []
 
     def store(self, array: NDArray[np.generic]) -> tuple[int, int]:
         self.data.seek(-(-self.data.tell() // 64) * 64)
@@ -52,11 +55,21 @@ class _Builder:
         self.constants.append(tensor)
         return name
 
+    def scales(self, name: str, sizes: list[int], place: tuple[int, int]) -> str:
+        """Scales as a product reads them: stored so, or cast from float16."""
+        if not self.shape.half_scales:
+            return self.external(name, TensorProto.FLOAT, sizes, place)
+        stored = self.external(f"{name}.half", TensorProto.FLOAT16, sizes, place)
+        self.casts.append(helper.make_node("Cast", [stored], [name], to=TensorProto.FLOAT))
+        return name
+
     def matrix(self, rows: int, columns: int) -> dict[str, tuple[int, int]]:
         """Codes, scales and perhaps zero points of a matrix of random numbers."""
         blocks, per_byte = -(-columns // self.shape.block), 8 // self.shape.bits
         codes = self.random.integers(0, 256, rows * blocks * self.shape.block // per_byte, np.uint8)
         scales = self.random.uniform(0.005, 0.02, (rows, blocks)).astype(np.float32) / (16 if per_byte == 1 else 1)
+        scales = scales.astype(np.float16)
+        scales = scales if self.shape.half_scales else scales.astype(np.float32)
         stored = {"values": self.store(codes), "scales": self.store(scales)}
         if self.shape.zero_points:
             stored["zeros"] = self.store(self.random.integers(0, 256, rows * -(-blocks // per_byte), np.uint8))
@@ -66,8 +79,10 @@ class _Builder:
         blocks = -(-columns // self.shape.block)
         sizes = {"values": [rows, blocks, self.shape.block * self.shape.bits // 8], "scales": [rows, blocks],
                  "zeros": [rows, -(-blocks * self.shape.bits // 8)]}  # fmt: skip
-        kinds = {"values": TensorProto.UINT8, "scales": TensorProto.FLOAT, "zeros": TensorProto.UINT8}
-        inputs = [x] + [self.external(f"{name}.{part}", kinds[part], sizes[part], stored[part]) for part in stored]
+        inputs = [x]
+        for part, place in stored.items():
+            store = self.scales if part == "scales" else partial(self.external, kind=TensorProto.UINT8)
+            inputs.append(store(f"{name}.{part}", sizes=sizes[part], place=place))
         if self.shape.bias:
             bias = self.store(self.random.standard_normal(rows, np.float32))
             inputs += [""] * (5 - len(inputs)) + [self.external(f"{name}.bias", TensorProto.FLOAT, [rows], bias)]
@@ -96,7 +111,7 @@ class _Builder:
         shape, blocks = self.shape, -(-self.shape.hidden // self.shape.block)
         row = blocks * shape.block * shape.bits // 8
         values = self.external("table.values", TensorProto.UINT8, [VOCABULARY, row], table["values"])
-        scales = self.external("table.scales", TensorProto.FLOAT, [VOCABULARY, blocks], table["scales"])
+        scales = self.scales("table.scales", [VOCABULARY, blocks], table["scales"])
         node = helper.make_node(
             "GatherBlockQuantized", [values, "ids", scales], [output], "embed", domain="com.microsoft", gather_axis=0,
             quantize_axis=1, block_size=shape.block, bits=shape.bits,
@@ -145,7 +160,7 @@ def make_bundle(folder: Path, shape: Shape | None = None, *, seed: int = 0) -> P
     builder.data.close()
     inputs = [helper.make_tensor_value_info("ids", TensorProto.INT64, ["batch", "sequence"])]
     outputs = [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", "sequence", VOCABULARY])]
-    graph = helper.make_graph(builder.nodes, "decoder", inputs, outputs, builder.constants)
+    graph = helper.make_graph(builder.casts + builder.nodes, "decoder", inputs, outputs, builder.constants)
     domains = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
     onnx.save(helper.make_model(graph, opset_imports=domains, ir_version=10), folder / "model.onnx")
     write_manifest(folder)

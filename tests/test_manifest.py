@@ -19,6 +19,7 @@ from edgepress.states import State
 def make_bundle(folder: Path) -> Path:
     folder.mkdir()
     (folder / "model.onnx").write_bytes(b"graph")
+    (folder / "model_fp16.onnx").write_bytes(b"another graph")
     (folder / "model.onnx.data").write_bytes(bytes(range(256)))
     manifest = Manifest(
         model_type="llama",
@@ -105,6 +106,8 @@ def hostile(bundle: Path, change: Callable[[dict[str, Any]], object]) -> None:
     path.write_text(text, encoding="utf-8", errors="surrogatepass")
 
 
+HALF = {"file": "model_fp16.onnx", "requires": ["fp16"], "states": []}
+GRAPH = {"file": "model.onnx", "requires": [], "states": []}
 STATE = {"name": "conv", "input": "a", "output": "b", "shape": ["batch", 8], "type": "float32", "kind": "convolution"}
 
 
@@ -149,6 +152,23 @@ def test_a_bundle_without_a_list_of_states_is_read(bundle: Path) -> None:
             r"states\[0\]: .* 16,777,216 long",
         ),
         (lambda content: content.update(states=[STATE, STATE]), r"states: two states have the name conv"),
+        (lambda content: content.update(graphs={}), r"graphs: Expected `array`, got `object`"),
+        (lambda content: content.update(graphs=[GRAPH]), r"graphs: there are 1, and a list has 2 to 8"),
+        (lambda content: content.update(graphs=[HALF, *[GRAPH] * 8]), r"graphs: there are 9, and a list has 2 to 8"),
+        (lambda content: content.update(graphs=[HALF, {}]), r"has no entry 'graphs\[1\].file'"),
+        (lambda content: content.update(graphs=[HALF, GRAPH | {"file": "../x.onnx"}]), r"graphs\[1\].file: Expected"),
+        (lambda content: content.update(graphs=[HALF, GRAPH | {"file": "x/y.onnx"}]), r"graphs\[1\].file: Expected"),
+        (lambda content: content.update(graphs=[HALF, GRAPH | {"file": "y.onnx"}]), "y.onnx is not among the files"),
+        (lambda content: content.update(graphs=[HALF | {"file": "model.onnx"}, GRAPH]), "one file is there twice"),
+        (lambda content: content.update(graphs=[HALF, GRAPH | {"requires": ["fp16"]}]), "the last one, and no other"),
+        (lambda content: content.update(graphs=[HALF | {"requires": []}, GRAPH]), "the last one, and no other"),
+        (lambda content: content.update(graphs=[HALF | {"requires": ["x" * 40]}, GRAPH]), r"requires\[0\]: Expected"),
+        (
+            lambda content: content.update(graphs=[HALF | {"requires": ["a"] * 9}, GRAPH]),
+            r"requires: Expected `array` of",
+        ),
+        (lambda content: content.update(graphs=[HALF, GRAPH | {"states": [STATE]}]), "are not those of the bundle"),
+        (lambda content: content.update(graphs=[HALF | {"states": [STATE, STATE]}, GRAPH]), "two states have the name"),
         (lambda content: content.update(more=1), r"has unknown fields \(more\)"),
         (lambda content: content.pop("files"), "has no field 'files'"),
         (lambda content: content.pop("recipe"), "has no entry 'recipe'"),

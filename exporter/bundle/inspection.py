@@ -13,9 +13,11 @@ from edgepress.exporter.bundle.download import describe_saving
 from edgepress.exporter.bundle.files import MODEL_FILE
 from edgepress.exporter.recipe.recipe import CHOSEN_BY_BUDGET
 from edgepress.files import refuse_aside
+from edgepress.graphs import GraphEntry, choose, describe_choice
 from edgepress.manifest import MANIFEST_NAME, bundle_hash, check_links, read_manifest
 from edgepress.onnx_graph.files import parse_model
 from edgepress.onnx_graph.walk import all_nodes
+from edgepress.states import state_bytes
 from edgepress.tables import format_table
 from edgepress.verified import was_verified
 
@@ -100,6 +102,7 @@ def inspect(path: Path) -> Json:
             "parity": manifest.parity,
             "sparsity": manifest.sparsity,
             "budget": manifest.budget,
+            "graphs": _graphs_to_json(manifest.graphs),
             "steps": list(manifest.steps),
             "chosen": {
                 str(tensor["name"]): tensor["reason"]
@@ -109,6 +112,40 @@ def inspect(path: Path) -> Json:
             "files": {name: entry.size for name, entry in manifest.files.items()},
         }
     return result
+
+
+def _graphs_to_json(graphs: Sequence[GraphEntry]) -> list[Json]:
+    """Each graph of a bundle that has several: what it requires, its states, and whether it runs on this processor."""
+    if not graphs:
+        return []
+    chosen = choose(graphs)
+    return [
+        {
+            "file": entry.file,
+            "requires": list(entry.requires),
+            "states": dict(Counter(state.type for state in entry.states)),
+            "state_bytes_per_token": state_bytes(filter(lambda state: state.grows, entry.states), 1),
+            "runs_here": describe_choice(entry, chosen),
+        }
+        for entry in graphs
+    ]
+
+
+def graph_lines(graphs: Sequence[Json]) -> list[str]:
+    """A table of a bundle's graphs; none where there is one only."""
+    if not graphs:
+        return []
+    rows = [
+        (
+            str(graph["file"]),
+            ", ".join(cast("list[str]", graph["requires"])),
+            ", ".join(f"{count} {kind}" for kind, count in cast("dict[str, int]", graph["states"]).items()),
+            f"{graph['state_bytes_per_token']:,}",
+            str(graph["runs_here"]),
+        )
+        for graph in graphs
+    ]
+    return ["", format_table(("graph", "requires", "states", "bytes a token", "runs here"), rows, right=(3,))]
 
 
 def _value_to_json(value: onnx.ValueInfoProto) -> Json:
@@ -169,6 +206,7 @@ def format_inspection(inspection: Json) -> str:
         files = cast("dict[str, int]", described["files"])
         parts += ["", format_table(("file", "MB"), [(n, megabytes(s)) for n, s in files.items()], right=(1,))]
         targets = ", ".join(cast("Json", described["targets"]))
+        parts += graph_lines(cast("list[Json]", described["graphs"]))
         parts += ["", f"bundle {described['sha256']}: {described['model_type']} for {targets}"]
         verified = "yes, and no file has changed since" if described["verified"] else _UNVERIFIED
         parts.append(f"verified     {verified.format(inspection['path'])}")

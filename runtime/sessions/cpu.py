@@ -11,6 +11,7 @@ Only ``attention_mask`` is bound again at each step, because its length is the p
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -86,7 +87,7 @@ class CpuSession(Session):
         longer = f" or ask for a longer context (the model allows {longest})" if context < longest else ""
         super().__init__(
             str(config.model),
-            ON_CPU,
+            replace(ON_CPU, graph=config.graph),
             context=context,
             prefill_chunk=prefill_chunk,
             vocab_size=config.vocab_size,

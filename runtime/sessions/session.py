@@ -31,18 +31,23 @@ _TRIM_FROM = 64  # tokens of a prompt that is worth the millisecond of giving me
 
 @dataclass(frozen=True)
 class RanOn:
-    """What computes a session: an execution provider, and for an accelerator the target and chip that it is."""
+    """What computes a session: an execution provider, and for an accelerator the target and chip that it is.
+
+    ``graph`` is the CPU's in a bundle that has several of them.
+    """
 
     provider: str
     target: str
     soc: str | None = None
     simulated: bool = False
+    graph: str | None = None
 
     @property
     def name(self) -> str:
-        """The target, its chip and whether that is simulated."""
+        """The target, its chip and whether that is simulated, or the graph."""
         chip = f" {self.soc}" if self.soc else ""
-        return f"{self.target}{chip}{', simulated' if self.simulated else ''}"
+        graph = f", {self.graph}" if self.graph else ""
+        return f"{self.target}{chip}{', simulated' if self.simulated else ''}{graph}"
 
     def __str__(self) -> str:
         return f"{self.name} ({self.provider})"

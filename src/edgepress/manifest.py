@@ -8,13 +8,14 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path, PurePosixPath
 
 import msgspec
 
 from edgepress.errors import InputError
 from edgepress.files import refuse_aside, sha256_file
+from edgepress.graphs import GraphEntry, check_graphs
 from edgepress.hub_layout import is_beside, is_hub_link, resolve_inside
 from edgepress.progress import Advance, Progress, silent
 from edgepress.schema import Count, Digest, Size, convert, parse_object, read_bytes
@@ -53,7 +54,8 @@ class Manifest:
     ``origin`` is the repository on the hub, the revision that was asked for and the commit that it was; null elsewhere.
     ``long_from`` is the total length beyond which a longrope model uses its long frequencies, null for other models.
     ``states`` lists what the graph carries from one call to the next (:mod:`edgepress.states`); it is empty in bundles
-    that were written before there was this list.
+    that were written before there was this list. ``graphs`` are there where there are several
+    (:mod:`edgepress.graphs`), and ``states`` are those of the last.
     """
 
     model_type: str
@@ -71,6 +73,7 @@ class Manifest:
     sparsity: Json | None = None
     long_from: int | None = None
     states: tuple[State, ...] = ()
+    graphs: tuple[GraphEntry, ...] = ()
     notes: tuple[str, ...] = ()
     origin: Json | None = None
     decisions: Json = field(default_factory=dict)
@@ -79,7 +82,10 @@ class Manifest:
 
     def serialize(self) -> str:
         """Return the canonical JSON text, with its own digest filled in."""
-        return _canonical(asdict(replace(self, manifest_sha256=_digest(asdict(self)))))
+        content = asdict(self)
+        if not self.graphs:
+            del content["graphs"]
+        return _canonical({**content, "manifest_sha256": _digest(content)})
 
 
 class _Tensor(msgspec.Struct, frozen=True):
@@ -191,9 +197,12 @@ def read_manifest(bundle: Path) -> Manifest:
     convert(content, _Parts, path, _AGAIN)
     manifest = convert(content, Manifest, path, _AGAIN)
     try:
+        what = "states"
         check_states(manifest.states)
+        what = "graphs"
+        check_graphs(manifest.graphs, manifest.files, manifest.states)
     except ValueError as error:
-        raise InputError(f"{path}: states: {error}; {_AGAIN}") from error
+        raise InputError(f"{path}: {what}: {error}; {_AGAIN}") from error
     return manifest
 
 

@@ -6,7 +6,7 @@ kernels for one token and for many add up in another order, and an NPU computes 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -15,6 +15,7 @@ import pytest
 import tiny_models
 from hybrid_bundle import STATES, hybrid_logits, write_hybrid
 from static_graphs import cpu
+from two_graphs import FLOAT16_FILE, FLOAT32_FILE, make_two_graphs
 
 from edgepress.errors import InputError
 from edgepress.exporter import export
@@ -49,6 +50,11 @@ def open_prepared(bundle: Path) -> Session:
     return CpuSession(read_config(bundle), threads=1, context=CONTEXT, prefill_chunk=CHUNK)
 
 
+def open_float16(bundle: Path) -> Session:
+    config = read_config(bundle, FLOAT16_FILE)
+    return CpuSession(config, threads=1, context=CONTEXT, prefill_chunk=CHUNK)
+
+
 def open_static(bundle: Path) -> Session:
     paths, states = static_paths(bundle), read_config(bundle).states
     return StaticSession(cpu(paths[0]), cpu(paths[1]), ON_CPU, states)
@@ -74,6 +80,7 @@ def open_openvino(bundle: Path) -> Session:
 KINDS = {
     "cpu": Kind(open_cpu, ("qwen3", "mistral-window", LONGROPE, "hybrid"), 1e-5),
     "prepared": Kind(open_prepared, ("qwen3",), 1e-5),
+    "float16": Kind(open_float16, ("two-graphs",), 5e-3),
     "static": Kind(open_static, ("qwen3", "mistral-window", LONGROPE), 1e-5),
     "htp": Kind(open_htp, ("qwen3",), 2e-2),
     "openvino": Kind(open_openvino, ("qwen3",), 1e-5),
@@ -92,8 +99,9 @@ def bundle(model: str) -> Path:
     out = HOME[0] / f"{model}.bundle"
     if model == "hybrid":
         return write_hybrid(out)
-    export(tiny_models.save(model, HOME[0] / model), out=out, recipe="fp32", threads=1)
-    return out
+    checkpoint = "qwen3" if model == "two-graphs" else model
+    export(tiny_models.save(checkpoint, HOME[0] / model), out=out, recipe="fp32", threads=1)
+    return make_two_graphs(out) if model == "two-graphs" else out
 
 
 @cache
@@ -319,7 +327,7 @@ def test_a_text_fills_the_context_to_its_last_token(case: Case) -> None:
 
 def test_it_says_what_it_runs_on_and_what_it_carries(case: Case) -> None:
     session = case.session
-    provider = NPU if case.kind == "htp" else ON_CPU
+    provider = {"htp": NPU, "float16": replace(ON_CPU, graph=FLOAT16_FILE)}.get(case.kind, ON_CPU)
     assert (session.ran_on, session.context, session.prefill_chunk) == (provider, CONTEXT, CHUNK)
     assert len({state.input for state in session.states}) == len(session.states) > 0
     before = session.run_seconds
@@ -335,6 +343,17 @@ def test_a_snapshot_of_another_model_is_refused(home: None) -> None:  # noqa: AR
                 InputError, match=r"the snapshot is of another model: its states are not those of .*onnx"
             ):
                 opened("cpu", other).restore(snapshot)
+
+
+def test_graphs_of_one_bundle_agree_and_keep_states_of_their_own_types(home: None) -> None:  # noqa: ARG001
+    half, made = Case("float16", "two-graphs"), bundle("two-graphs")
+    single = CpuSession(read_config(made, FLOAT32_FILE), threads=1, context=CONTEXT, prepared=False)
+    tokens = half.text(20)
+    half.near(whole(half.session, tokens), whole(single, tokens))
+    assert state_bytes(half.session.states, 60) * 2 == state_bytes(single.states, 60)
+    assert {array.dtype for array in half.session.snapshot().arrays} == {np.dtype(np.float16)}
+    with pytest.raises(InputError, match=r"its states are not those of .*model\.onnx"):
+        single.restore(half.session.snapshot())
 
 
 def test_a_snapshot_goes_from_static_graphs_to_the_cpu_and_back(home: None) -> None:  # noqa: ARG001 - as above

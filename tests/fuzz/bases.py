@@ -9,6 +9,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 
 from edgepress.exporter import export
 from edgepress.exporter.model.architectures import describe
+from tests.two_graphs import make_two_graphs
 
 VOCABULARY = 300
 TEXT = "To be, or not to be, that is the question: whether 'tis nobler in the mind to suffer the slings of fortune. "
@@ -88,6 +89,8 @@ def make_bases(folder: Path) -> None:
     for seed, name in enumerate(CONFIGS):
         _write_checkpoint(folder / f"checkpoint-{name}", CONFIGS[name], seed, shards=2 if name == "phi3" else 1)
     export(folder / "checkpoint-llama", out=folder / "bundle-llama", recipe="int4", threads=1)
+    export(folder / "checkpoint-llama", out=folder / "bundle-graphs", recipe="int4", threads=1)
+    make_two_graphs(folder / "bundle-graphs")
     export(folder / "checkpoint-phi3", out=folder / "bundle-phi3", recipe=recipe, calibration=[text], threads=1)
 
 

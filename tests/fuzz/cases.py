@@ -14,6 +14,7 @@ from .graphs import mutate_graph
 from .mutations import encode, hostile, mutate_bytes, mutate_json, places
 from .tokenizers import mutate_tokenizer
 
+_BUNDLES = ("bundle-llama", "bundle-phi3", "bundle-phi3", "bundle-graphs")
 KINDS = ("bundle", "checkpoint", "recipe", "text")
 PROMPT = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa to be"  # which regular expressions that backtrack never get through
 _SPARSE = 6 << 30  # bytes of a file that takes none on the disk
@@ -43,7 +44,7 @@ def sound_commands(bases: Path, folder: Path) -> list[tuple[str, ...]]:
     recipe = folder / "recipe.toml"
     recipe.write_text(_toml(_RECIPE))
     shutil.copy(bases / "text.txt", folder)
-    found = [command for name in ("bundle-llama", "bundle-phi3") for command in _bundle_commands(bases / name, bases)]
+    found = [command for name in sorted(set(_BUNDLES)) for command in _bundle_commands(bases / name, bases)]
     for checkpoint in sorted(bases.glob("checkpoint-*")):
         found += _checkpoint_commands(checkpoint, folder / checkpoint.name, "int4")
     found += _recipe_commands(recipe, bases, folder / "recipe") + _text_commands(
@@ -128,18 +129,19 @@ def _bundle_commands(bundle: Path, bases: Path) -> Commands:
         ["check", bundle, "--target", "arm64-cpu"],
         ["check", bundle, "--target", "android-nnapi"],
         ["prepare", bundle, "--check"],
+        *([[*run, "--graph", "model_fp16.onnx"]] if (bundle / "model_fp16.onnx").exists() else []),
     ]
 
 
 def _bundle(random: Random, bases: Path, folder: Path) -> tuple[str, Commands]:
     bundle = folder / "bundle"
-    shutil.copytree(bases / random.choice(("bundle-llama", "bundle-phi3", "bundle-phi3")), bundle)
+    shutil.copytree(bases / random.choice(_BUNDLES), bundle)
     first, others = _bundle_commands(bundle, bases)[:3], _bundle_commands(bundle, bases)[3:]
     if random.random() < 0.08:
         return _prepared(random, bases, folder), first
     names = ("manifest.json", "genai_config.json", "model.onnx", "model.onnx.data", "tokenizer.json",
-             "tokenizer_config.json", "calibration.json")  # fmt: skip
-    (name,) = random.choices(names, (20, 30, 18, 5, 20, 5, 5))
+             "tokenizer_config.json", "calibration.json", "model_fp16.onnx")  # fmt: skip
+    (name,) = random.choices(names, (20, 30, 18, 5, 20, 5, 5, 5))
     path = bundle / name
     if not path.exists():
         path = bundle / "genai_config.json"

@@ -50,14 +50,20 @@ def test_an_npus_graphs_are_measured_within_the_context_that_they_hold(bundle: P
 
 def test_a_measurement_says_on_what_it_ran(bundle: Path) -> None:
     on_npu = bench(bundle, on="qnn-htp", prompt_lengths=[8], **FEW)  # type: ignore[arg-type]
-    ran_on = {"provider": "QNNExecutionProvider", "target": "qnn-htp", "soc": "sm8650", "simulated": True}
+    ran_on = {
+        "provider": "QNNExecutionProvider",
+        "target": "qnn-htp",
+        "soc": "sm8650",
+        "simulated": True,
+        "graph": None,
+    }
     assert json.loads(json.dumps(on_npu.to_json()))["ran_on"] == ran_on
     assert (
         "ran on         qnn-htp sm8650, simulated (QNNExecutionProvider): times are this machine's, not the chip's\n"
     ) in format_measurement(on_npu)
     on_cpu = bench(bundle, prompt_lengths=[8], **FEW)  # type: ignore[arg-type]
     assert on_cpu.settings.context == CPU_CONTEXT
-    ran_on = {"provider": "CPUExecutionProvider", "target": "cpu", "soc": None, "simulated": False}
+    ran_on = {"provider": "CPUExecutionProvider", "target": "cpu", "soc": None, "simulated": False, "graph": None}
     assert on_cpu.to_json()["ran_on"] == ran_on
     assert "ran on         cpu (CPUExecutionProvider)\n" in format_measurement(on_cpu)
 

@@ -60,6 +60,8 @@ def python(code: str, *arguments: object, check: bool = True) -> subprocess.Comp
         Shape(bits=8, zero_points=True),
         Shape(accuracy_level=1),
         Shape(accuracy_level=0, bits=8),
+        Shape(half_scales=True),
+        Shape(half_scales=True, block=16, zero_points=True),
         Shape(kept=True),
         Shape(kept=True, branch=True),
     ],
@@ -98,7 +100,9 @@ def test_int4_needs_neither_weights_nor_scales(bundle: Path, cache: Path) -> Non
         assert offset + length < len(data)
 
 
-@pytest.mark.parametrize("shape", [Shape(), Shape(zero_points=True, bias=True), Shape(hidden=90)], ids=str)
+@pytest.mark.parametrize(
+    "shape", [Shape(), Shape(zero_points=True, bias=True), Shape(hidden=90), Shape(half_scales=True)], ids=str
+)
 def test_a_large_weight_in_pieces(tmp_path: Path, cache: Path, shape: Shape, monkeypatch: pytest.MonkeyPatch) -> None:
     bundle = make_bundle(tmp_path / "bundle", shape)
     expected, _ = run(bundle, cache, prepared=False)
@@ -121,6 +125,35 @@ def test_rows_of_a_piece_that_do_not_divide(tmp_path: Path, cache: Path, monkeyp
     monkeypatch.setattr(products, "PIECE", 48 * 192)
     found, _ = run(bundle, cache)
     assert found == expected
+
+
+def test_scales_that_are_cast_cost_no_more_than_scales_that_are_stored(tmp_path: Path, cache: Path) -> None:
+    """Folded scales are a file that is mapped, too, and what is computed is the same."""
+    found = []
+    for half in (False, True):
+        shape = Shape(block=16, hidden=2048, half_scales=half)  # scales of 2048 and more than fit in the graph
+        bundle = make_bundle(tmp_path / f"half-{half}", shape)
+        bits, state = run(bundle, cache)
+        assert bits == run(bundle, cache, prepared=False)[0]
+        assert state.directory is not None
+        sizes = [(state.directory / name).stat().st_size for name in ("model.onnx", "model.onnx.data")]
+        found.append((bits, made.forms(state.directory), sizes[1], len(state.rows)))
+        assert sizes[0] < 16_384
+    assert found[0] == found[1]
+
+
+def test_each_graph_of_a_bundle_has_a_form_of_its_own(bundle: Path, cache: Path) -> None:
+    shutil.copy(bundle / "model.onnx", bundle / "model_fp16.onnx")
+    made.write_manifest(bundle)
+    models = [bundle / "model.onnx", bundle / "model_fp16.onnx"]
+    first, second = (prepared.prepare(bundle, model=model, cache=cache) for model in models)
+    assert first != second
+    for model, directory in zip(models, (first, second), strict=True):
+        inode = (directory / "model.onnx").stat().st_ino
+        assert prepared.find_form(bundle, cache, model=model) == directory
+        assert prepared.prepare(bundle, model=model, cache=cache) == directory
+        assert (directory / "model.onnx").stat().st_ino == inode
+        assert prepared.check(bundle, model=model, cache=cache) == []
 
 
 def test_every_form_computes_the_same(bundle: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:

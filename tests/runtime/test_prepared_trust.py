@@ -93,7 +93,7 @@ def test_what_another_user_owns_is_not_used(bundle: Path, cache: Path, what: str
         assert "belongs to another user (number 12345)" in state.reason
     else:
         assert state.directory == directory
-        assert form.find_problem(directory, form.key_of(bundle)) is None
+        assert form.find_problem(directory, form.key_of(bundle, bundle / "model.onnx")) is None
 
 
 @OWNERS
@@ -104,7 +104,7 @@ def test_a_form_that_others_may_write_is_made_anew(bundle: Path, cache: Path, wh
     alter(directory, fitting=True)
     path = directory if what == "form" else directory / what
     path.chmod(0o777)
-    assert "may be written by others" in str(form.find_problem(directory, form.key_of(bundle)))
+    assert "may be written by others" in str(form.find_problem(directory, form.key_of(bundle, bundle / "model.onnx")))
     assert run(bundle, cache)[0] == expected
 
 
@@ -112,14 +112,14 @@ def test_a_form_that_is_a_link_is_made_anew(bundle: Path, cache: Path, tmp_path:
     directory = made(bundle, cache)
     directory.rename(tmp_path / "elsewhere")
     directory.symlink_to(tmp_path / "elsewhere")
-    assert "is a symbolic link" in str(form.find_problem(directory, form.key_of(bundle)))
+    assert "is a symbolic link" in str(form.find_problem(directory, form.key_of(bundle, bundle / "model.onnx")))
 
 
 def test_damage_that_keeps_size_and_time_is_found(bundle: Path, cache: Path) -> None:
     expected, _ = run(bundle, cache, prepared=False)
     directory = made(bundle, cache)
     alter(directory, fitting=False)
-    assert "content changed" in str(form.find_problem(directory, form.key_of(bundle)))
+    assert "content changed" in str(form.find_problem(directory, form.key_of(bundle, bundle / "model.onnx")))
     assert run(bundle, cache)[0] == expected
 
 
@@ -132,7 +132,7 @@ def test_damage_that_no_stamp_shows_is_found_by_its_page(
     stamps = {path.name: stamp(path) for path in directory.iterdir()}
     alter(directory, fitting=False)
     monkeypatch.setattr(form, "stamp", lambda path: stamps[path.name])
-    assert "content changed at byte" in str(form.find_problem(directory, form.key_of(bundle)))
+    assert "content changed at byte" in str(form.find_problem(directory, form.key_of(bundle, bundle / "model.onnx")))
 
 
 def test_a_note_without_one_of_the_files_is_of_no_use(bundle: Path, cache: Path) -> None:
@@ -140,7 +140,7 @@ def test_a_note_without_one_of_the_files_is_of_no_use(bundle: Path, cache: Path)
     note = json.loads((directory / form.NOTE).read_text())
     del note["files"][form.DATA]
     (directory / form.NOTE).write_text(json.dumps(note))
-    assert form.find_problem(directory, form.key_of(bundle)) is not None
+    assert form.find_problem(directory, form.key_of(bundle, bundle / "model.onnx")) is not None
 
 
 # ---- prepare --check -------------------------------------------------------------------------------------------------

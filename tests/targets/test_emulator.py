@@ -8,6 +8,7 @@ at all. So float32 and int8 say the same text on every processor; at 4 bits a ne
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +20,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx.reference import ReferenceEvaluator
 from residual_network import IMAGES, residual_network
+from two_graphs import FLOAT16_FILE, FLOAT32_FILE, make_two_graphs
 
 from edgepress.commands import emulator as command
 from edgepress.errors import CheckFailed, InputError
@@ -43,6 +45,11 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     for recipe in RECIPES:
         export("demo", out=folder / recipe, recipe=recipe)
     return {recipe: folder / recipe for recipe in RECIPES}
+
+
+@pytest.fixture(scope="module")
+def two_graphs(bundles: dict[str, Path]) -> Path:
+    return make_two_graphs(shutil.copytree(bundles["int4"], bundles["int4"].parent / "two-graphs"))
 
 
 @pytest.mark.usefixtures("one_start")
@@ -90,10 +97,27 @@ def _check_that_texts_part_at_a_near_tie(comparison: BundleComparison, bundle: P
     index = comparison.first_difference
     if index is None:
         return
-    model = load(bundle, threads=1)
+    model = load(bundle, threads=1, graph=comparison.host_graph)
     logits = model.prefill([*model.tokenizer.encode(PROMPT), *comparison.host_tokens[:index]])
     here, there = comparison.host_tokens[index], comparison.tokens[index]
     assert logits[here] - logits[there] <= 2 * comparison.agreements["decode"].largest_difference
+
+
+@pytest.mark.usefixtures("one_start")
+@pytest.mark.parametrize(("cpu", "graph"), [("cortex-a53", FLOAT32_FILE), ("cortex-a76", FLOAT16_FILE)])
+def test_each_processor_runs_the_graph_that_is_for_it(
+    emulator: Installation, two_graphs: Path, cpu: str, graph: str
+) -> None:
+    """What the host says of itself would decide wrongly: the emulated processor is asked."""
+    [found] = compare_bundles(
+        emulator, [two_graphs], [cpu], prompt=PROMPT, max_tokens=TOKENS, documents=[TEXT], context=64
+    )
+    print(found.describe())
+    assert (found.graph, found.host_graph) == (graph, FLOAT32_FILE)
+    assert found.describe().splitlines()[1] == f"  graph          {graph}, here {FLOAT32_FILE}"
+    assert found.to_json()["graph"] == graph
+    _check_agreement(found, least_db=30, bits=0.01)
+    _check_that_texts_part_at_a_near_tie(found, two_graphs)
 
 
 # ---- models ----------------------------------------------------------------------------------------------------------

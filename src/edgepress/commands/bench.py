@@ -39,8 +39,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     if not is_language_model(arguments.bundle):
         return _run_graph(arguments)
-    place = {"on": arguments.on, "soc": arguments.soc}
-    prepare_first(arguments.bundle, not arguments.no_prepare and arguments.on in (None, "cpu"))
+    place = {"on": arguments.on, "soc": arguments.soc, "graph": arguments.graph}
+    prepare_first(arguments.bundle, not arguments.no_prepare and arguments.on in (None, "cpu"), arguments.graph)
     lengths = arguments.prompt_lengths
     if lengths is None:
         lengths = default_prompt_lengths(arguments.bundle, arguments.decode_tokens, **place)
@@ -70,8 +70,8 @@ def _run_graph(arguments: argparse.Namespace) -> int:
     from edgepress.runtime.bench_graph import bench_graph, format_graph_measurement
     from edgepress.runtime.first_use import verify_first
 
-    asked = {"--on": arguments.on, "--soc": arguments.soc, "--prompt-lengths": arguments.prompt_lengths}
-    if given := [name for name, value in (asked | {"--prefill-chunk": arguments.prefill_chunk}).items() if value]:
+    names = ("on", "soc", "graph", "prompt_lengths", "prefill_chunk")
+    if given := [f"--{name.replace('_', '-')}" for name in names if getattr(arguments, name)]:
         raise InputError(f"{arguments.bundle} is no language model, so there is nothing for {given[0]}; leave it out")
     verify_first(arguments.bundle, progress)
     found = bench_graph(

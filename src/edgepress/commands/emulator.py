@@ -51,6 +51,9 @@ def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
     bundle.add_argument(
         "--text", type=Path, metavar="FILE", help="compare bits per byte on this, too (.jsonl or plain)"
     )
+    bundle.add_argument(
+        "--graph", metavar="FILE", help="what emulated processors run of its graphs (default: what is for them)"
+    )
     model = parser.add_argument_group("a model")
     model.add_argument("--inputs", type=Path, metavar="FILE.npz", help="an array for each input, by its name")
     model.add_argument("--batch", type=int, metavar="N", help="rows that go into one run (default: all of them)")
@@ -114,7 +117,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
     is_bundle = arguments.model.is_dir()
     kind = "a bundle" if is_bundle else "an ONNX model"
-    needed, unused = ("prompt", ("inputs", "batch")) if is_bundle else ("inputs", ("prompt", "text"))
+    needed, unused = ("prompt", ("inputs", "batch")) if is_bundle else ("inputs", ("prompt", "text", "graph"))
     if not arguments.model.exists():
         raise InputError(f"{arguments.model} is not there; give a bundle directory or an ONNX file")
     for name in unused:
@@ -155,6 +158,7 @@ def _run_bundle(
         max_tokens=arguments.max_tokens,
         documents=[] if arguments.text is None else read_documents(arguments.text),
         threads=arguments.threads,
+        graph=arguments.graph,
         timeout=arguments.timeout,
     )
 

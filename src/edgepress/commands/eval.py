@@ -43,7 +43,7 @@ def run(arguments: argparse.Namespace) -> int:
     from edgepress.runtime.evaluate import evaluate, format_evaluation, read_documents
 
     documents = read_documents(arguments.text)
-    prepare_first(arguments.bundle, not arguments.no_prepare and arguments.on in (None, "cpu"))
+    prepare_first(arguments.bundle, not arguments.no_prepare and arguments.on in (None, "cpu"), arguments.graph)
     warning = leak_warning(arguments.bundle, documents)
     if warning is not None:
         say(f"warning: {warning}")
@@ -58,6 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
             prepared=not arguments.no_prepare,
             on=arguments.on,
             soc=arguments.soc,
+            graph=arguments.graph,
             progress=advance,
         )
     print(json.dumps(result.to_json(), indent=2) if arguments.json else format_evaluation(result))

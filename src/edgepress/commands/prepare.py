@@ -23,8 +23,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--force", action="store_true", help="write it anew even if it is there")
 
 
-def prepare_first(bundle: Path, wanted: bool) -> None:
-    """Verify ``bundle`` and make its prepared form, with bars, before a verb loads it.
+def prepare_first(bundle: Path, wanted: bool, graph: str | None = None) -> None:
+    """Verify ``bundle`` and make the prepared form of the graph that runs, with bars, before a verb loads it.
 
     What keeps it from being prepared, the load itself says.
     """
@@ -32,13 +32,14 @@ def prepare_first(bundle: Path, wanted: bool) -> None:
 
     from edgepress.errors import InputError
     from edgepress.progress import progress
+    from edgepress.runtime.config import read_config
     from edgepress.runtime.first_use import verify_first
     from edgepress.runtime.prepared import prepare
 
     verify_first(bundle, progress)
     if wanted:
         with suppress(InputError):
-            prepare(bundle, progress=progress)
+            prepare(bundle, model=read_config(bundle, graph).model, progress=progress)
 
 
 def run(arguments: argparse.Namespace) -> int:

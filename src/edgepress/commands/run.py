@@ -18,6 +18,17 @@ def add_place_arguments(parser: argparse.ArgumentParser) -> None:
         "(default: an accelerator that is here, else the CPU)",
     )
     parser.add_argument("--soc", metavar="CHIP", help="with --on: the chip to run as, such as sm8650")
+    add_graph_argument(parser)
+
+
+def add_graph_argument(parser: argparse.ArgumentParser) -> None:
+    """Add what chooses among a bundle's graphs."""
+    parser.add_argument(
+        "--graph",
+        metavar="FILE",
+        help="which of the bundle's graphs the CPU runs, such as model.onnx (default: the first that suits the "
+        "processor; `edgepress inspect` names them)",
+    )
 
 
 def add_loading_arguments(parser: argparse.ArgumentParser) -> None:
@@ -59,7 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
     from edgepress.runtime import load
     from edgepress.text.documents import read_standard_input
 
-    prepare_first(arguments.bundle, not arguments.no_prepare and arguments.on in (None, "cpu"))
+    prepare_first(arguments.bundle, not arguments.no_prepare and arguments.on in (None, "cpu"), arguments.graph)
     model = load(
         arguments.bundle,
         threads=arguments.threads,
@@ -67,6 +78,7 @@ def run(arguments: argparse.Namespace) -> int:
         prepared=not arguments.no_prepare,
         on=arguments.on,
         soc=arguments.soc,
+        graph=arguments.graph,
     )
     generation = model.generate(
         read_standard_input() if arguments.prompt == "-" else arguments.prompt.removeprefix("\ufeff"),
