@@ -24,7 +24,7 @@ RUNS_A_BUNDLE = {
     "runtime.sessions.session": "the protocol that such a bundle is driven by",
     "runtime.sampling": "how that text is drawn from logits",
     "runtime.sessions.static": "static graphs are calibrated by the loop that will drive them",
-    "runtime.evaluate": "a bundle is scored on the text that its pruning put aside",
+    "runtime.evaluate": "a bundle is scored on the text that its pruning held out",
 }
 FOREIGN = {  # top level modules that a part must do without, and the folder of it that may have them
     "runtime": ({"torch", "transformers", "onnx", "onnx_ir", "safetensors"}, None),

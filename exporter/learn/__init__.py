@@ -1,1 +1,1 @@
-"""What has to see text: calibration, budgets, pruning."""
+"""What runs the model on text: calibration, mixed precision by a budget, pruning."""

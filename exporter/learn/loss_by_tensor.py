@@ -1,15 +1,16 @@
-"""Which tensors of a bundle cost how much quality, and how many bytes: what ``edgepress blame`` does.
+"""How much accuracy, and how many bytes, each tensor of a bundle costs: what ``edgepress blame`` does.
 
-The bundle's stored weights, dequantized, are the base; one group at a time is put back in full precision, and the KL
-against the full-precision model falls by what that group costs. Computed in float32 by the description of the model
-(:mod:`.calibration.network`), from the changed layer on (:mod:`.calibration.variants`): what int8 activations cost at
-run time is not in it. Savings do not add up to the whole: groups interact, and what is rounded with the others' errors
-in view (gptq, distill) may lose when only its neighbour is put back.
+The bundle's stored weights, dequantized, are the base; one group at a time is replaced by its full-precision weights,
+and the KL against the full-precision model falls by what that group costs. Computed in float32 by the description of
+the model (:mod:`edgepress.exporter.model.network`), from the changed layer on
+(:mod:`edgepress.exporter.streams.variants`): the loss by int8 activations at run time is not included. Savings do not
+add up to the whole: groups interact, and weights that were rounded to correct the errors of others (gptq, distill) may
+lose more when only those others are restored.
 
-**Bundles with transforms.** Putting back means: the full-precision weight in the basis of the stored ones. A transform
+**Bundles with transforms.** A restored weight is the full-precision one in the basis of the stored ones. A transform
 that needs no calibration (hadamard) is repeated from the checkpoint. One that does (awq, smoothquant) cannot be, as its
 scales are not in the bundle; but it only moves scales between the weights of one layer, which computes the same. So a
-layer is put back as a whole, without those scales, and single projections are refused.
+layer is restored as a whole, without those scales, and single projections are refused.
 """
 
 from __future__ import annotations
@@ -87,15 +88,15 @@ def measure_loss_by_tensor(
     threads: int | None = None,
     progress: Progress = silent,
 ) -> LossByTensor:
-    """Put back each group of ``bundle`` in full precision, and say what that saves.
+    """Restore each group of ``bundle`` to full precision, and measure how much KL that saves.
 
     ``model`` is the checkpoint that the bundle was made from, and ``revision`` which of it, if it is on the hub;
-    ``text`` is what it reads, its own generations when empty.
+    ``text`` names the files to measure on, the model's own generations when empty.
     ``group`` is "tensor", each projection by itself, or "layer"; None is "tensor" where that is possible.
 
     Raises:
         InputError: the bundle is damaged or from another version, ``model`` is not its checkpoint, the text cannot be
-            used, or the bundle's weights cannot be put back one by one.
+            used, or the bundle's weights cannot be restored one by one.
 
     """
     for name, number, least in (("tokens", tokens, 2), ("threads", threads, 1)):
@@ -108,7 +109,7 @@ def measure_loss_by_tensor(
     if group == "tensor" and kept_out:
         raise InputError(
             f"{path}: the scales of {' and '.join(kept_out)} came from calibration and are not in the bundle, so that "
-            "one projection cannot be put back alone; a whole layer can: --group layer"
+            "one projection cannot be restored alone; a whole layer can: --group layer"
         )
     by_layer = group == "layer" or bool(kept_out)
     bos = first_token(planned.checkpoint, planned.decoder)
@@ -122,7 +123,7 @@ def measure_loss_by_tensor(
 
 
 def _open(path: Path, checkpoint: Checkpoint) -> Planned:
-    """Plan the bundle again from its manifest, and hold the plan and the checkpoint against it."""
+    """Plan the bundle again from its manifest, and check that plan and checkpoint are the bundle's."""
     manifest = read_manifest(path)
     for problem in find_problems(path):
         raise InputError(f"{path}: {problem}; export the bundle again")
@@ -174,7 +175,7 @@ def _transform(name: str) -> Transform:
 
 @dataclass(frozen=True)
 class _Group:
-    """Quantized tensors that are put back together, and the change that does it."""
+    """Quantized tensors that are restored together, and the change that does it."""
 
     name: str
     tensors: tuple[PlannedTensor, ...]

@@ -3,8 +3,8 @@
 The product is the same, the weights that are rounded are not (AWQ, SmoothQuant). What can take the scale of an input
 channel, by projection:
 
-- what reads the normed stream: gain and bias of the norm. Not where there is no such norm (OLMo 2 norms outputs only):
-  what goes in is then the residual stream, which other layers read too.
+- the mixer's input projections: gain and bias of the norm before them. Not where there is no such norm (OLMo 2 norms
+  outputs only): their input is then the residual stream, which other layers use too.
 - a mixer's output projection: rows and bias of its source, such as v of attention and up of a gated MLP; see
   :meth:`edgepress.exporter.model.description.Mixer.source`.
 """
@@ -21,10 +21,10 @@ from edgepress.exporter.model.description import Block, Decoder, Layer, Linear, 
 
 @dataclass(frozen=True)
 class Group:
-    """Projections with one input, and what can take its scales.
+    """Projections that share their input, and what can take the scales of that input.
 
-    ``sources`` are divided by the scales, in their ``rows``; column c of ``linears`` reads channel ``channels[c]``, and
-    there are ``count`` channels.
+    ``sources`` are divided by the scales, in their ``rows``; the input of column c of ``linears`` is channel
+    ``channels[c]``, of ``count``.
     """
 
     linears: tuple[Linear, ...]
@@ -74,7 +74,7 @@ def not_foldable(decoder: Decoder) -> dict[str, str]:
 
 
 def _behind_norm(block: Block) -> Group | str:
-    """What reads the normed stream; the norm's gain and bias take its scales."""
+    """The input projections; the norm's gain and bias take the scales of their input."""
     norm, linears = block.norm, block.mixer.input_projections
     if norm is None:
         return "no norm before it could take a scale"
@@ -84,12 +84,12 @@ def _behind_norm(block: Block) -> Group | str:
 
 
 def _behind_source(mixer: Mixer) -> Group | str:
-    """The output projection; what makes its input linearly takes its scales."""
+    """The output projection; the linear layer that makes its input takes the scales."""
     source = mixer.source()
     if isinstance(source, str):
         return source
     linear, rows = source.linear, source.rows
     blocks = torch.arange(rows.stop - rows.start).reshape(-1, source.width)
-    channels = blocks.repeat_interleave(source.readers, dim=0).reshape(-1)  # (columns,)
+    channels = blocks.repeat_interleave(source.repeats, dim=0).reshape(-1)  # (columns,)
     sources = (linear.weight,) if linear.bias is None else (linear.weight, linear.bias)
     return Group((mixer.output_projection,), sources, rows, channels, blocks.numel())

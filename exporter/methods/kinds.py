@@ -87,10 +87,10 @@ class Method(_Planned):
 class LinearMethod(_Planned):
     """How one projection is rounded when it is known what goes into it.
 
-    ``quantize(weight, scheme, moments, options)``: ``weight`` is float32 (rows, columns); ``moments`` sums up the
-    inputs that the quantized layers before it produce. ``zeros(options)`` says in words which weights it makes 0 on
-    purpose, such as ``2:4 zeros``, and refuses what leaves nothing (InputError): what learns after it leaves codes that
-    mean 0 where they are.
+    ``quantize(weight, scheme, moments, options)``: ``weight`` is float32 (rows, columns); ``moments`` are first and
+    second moments of the inputs that the quantized layers before it produce. ``zeros(options)`` says which weights it
+    makes 0 on purpose, such as ``2:4 zeros``, and refuses options that leave none (InputError): methods that train
+    afterwards keep these zeros.
     """
 
     name: str
@@ -118,8 +118,8 @@ class Transform(_Planned):
     ``describe(decoder, recipe)`` returns the decoder with what the transform adds to it. ``fold(task, options)``
     changes ``task.weights`` of one layer before it is rounded.
     ``leaves(decoder)`` names the weights that it has to leave as they are, with the reason, for the plan.
-    ``needs_inputs`` says that ``fold`` looks at what goes into the layer; one that does not can be repeated from the
-    checkpoint alone.
+    ``needs_inputs`` says that ``fold`` uses the layer's inputs; one that does not can be repeated from the checkpoint
+    alone.
     """
 
     name: str
@@ -149,7 +149,7 @@ class Pruning(_Kind):
     """Turns a checkpoint into another one, before any weight is rounded: ``run(task, options)`` calls ``task.write``.
 
     ``keeps_shapes`` says that the sizes stay (the weights are trained), so that a plan need not run it; ``needs_text``
-    that the model's own generations will not do.
+    that it needs the user's text and cannot use text that the model generates.
 
     ``check(task, options)`` refuses, from config and tokenizer alone, what cannot be done to the model of ``task``
     (InputError). Before the first step runs it is asked of the original, unless an earlier step ``changes`` one of the
@@ -181,7 +181,7 @@ FOLDERS: Mapping[str, tuple[type[AnyMethod], ...]] = {
 
 
 def place_of(method: AnyMethod) -> str:
-    """Where a recipe names a method of this kind, as a remedy."""
+    """Where a recipe names a method of this kind, as error messages say it."""
     place = {Transform: "`before`", Repair: "`after`", Pruning: "`prune`"}.get(type(method), "[weights]")
     return f"{method.name} belongs into {place}"
 
@@ -277,13 +277,13 @@ def round_rows(weight: Weight, rows: NDArray[np.float32], scheme: Scheme) -> Qua
     """Rows of ``weight`` rounded from the weights alone, as ``scheme`` says.
 
     Raises:
-        InputError: the scheme's method has to look at what goes into a weight.
+        InputError: the scheme's method needs the inputs of the weight.
 
     """
     method = load_method(scheme.method)
     if not isinstance(method, Method):
         raise InputError(
-            f"{scheme.method} cannot round {weight.name}, as no layer looks at what goes into it; name a method "
+            f"{scheme.method} cannot round {weight.name}, whose inputs calibration does not collect; name a method "
             "that rounds rows from the weights alone, such as rtn"
         )
     return method.quantize(rows, scheme, None)

@@ -1,6 +1,7 @@
-"""Columns rounded one after the other, each hearing of the errors of those before it: what GPTQ and its kin share.
+"""Columns rounded one after the other, each corrected for the errors of those before it: used by GPTQ and SparseGPT.
 
-Babai's nearest plane, which gives GPTQ's codes (:mod:`.round.gptq`) and those of SparseGPT where some become 0.
+Babai's nearest plane algorithm, which gives GPTQ's codes (:mod:`.round.gptq`) and, where some weights become 0, those
+of SparseGPT.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ def compensate(weight: Tensor, start: Codes, factor: Tensor, order: Tensor, keep
 
 
 def start_codes(weight: Tensor, scheme: Scheme, moments: Moments, method: str = "rtn") -> Codes:
-    """Round to nearest with scales searched under the inputs' E[x²]: where methods that move codes begin."""
+    """Round to nearest, scales searched with columns weighted by E[x²]: the start of methods that then change codes."""
     rounding = load_method(method)
     if not isinstance(rounding, Method):
         raise TypeError(f"{method} does not round rows")
@@ -105,7 +106,7 @@ def transposed(matrix: Tensor) -> Tensor:
 def cholesky_factor(hessian: Tensor, damping: float) -> Tensor:
     """Upper triangular R with RᵀR = H + damping · mean(diag H) · I, (columns, columns); H is damped in place.
 
-    Neither R_ij / R_ii nor the damping's share depends on a factor of H, so Σ x xᵀ will do for the Hessian.
+    Neither R_ij / R_ii nor the relative damping changes when H is multiplied by a number, so H may be Σ x xᵀ.
 
     Raises:
         InputError: H is singular even so, or not finite.
@@ -128,9 +129,10 @@ def nearest_plane(
 ) -> Tensor:
     """Codes 0 … ``top``, uint8, of ``weights``; everything is (columns, rows), so that a column lies in one piece.
 
-    ``factor`` is R (columns, columns); ``scales`` and ``zero_points`` are those of each weight. A block of columns
-    first hears of the errors outside it in matrix products, then its columns follow one by one; the product with all
-    but the block before it is made while that one is rounded. What ``keep`` does not keep gets the code that means 0.
+    ``factor`` is R (columns, columns); ``scales`` and ``zero_points`` are those of each weight. The errors outside a
+    block of columns are first added to its targets by matrix products, then its columns are rounded one by one; the
+    product with all but the previous block is computed while that block is rounded. What ``keep`` does not keep gets
+    the code that means 0.
     """
     columns, diagonal = len(weights), factor.diagonal()[:, None]
     errors = torch.empty_like(weights)  # w − q

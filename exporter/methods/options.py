@@ -13,7 +13,7 @@ Options = Mapping[str, OptionValue]
 """A method's options: those that it declares, with the recipe's values."""
 
 MANY = 1_000_000_000
-"""More of anything (steps, tokens, channels) than is done in a lifetime: a slip of the finger."""
+"""The most steps, tokens or channels that an option may ask for; a larger number is a typing error."""
 
 _KINDS: Mapping[type, str] = {bool: "true or false", int: "a whole number", float: "a number", str: "a string"}
 
@@ -23,7 +23,7 @@ class Option:
     """One option: its ``default``, whose type it has, and what it may be.
 
     Numbers are from ``least`` (or ``above`` it) to ``most`` (or ``below`` it), strings one of ``choices`` where there
-    are some. One that is ``unset_at_zero`` says nothing while it is 0, its default: a recipe may not set that.
+    are some. One that is ``unset_at_zero`` has no effect at 0, its default, and a recipe may not set it to 0.
     """
 
     default: OptionValue
@@ -71,12 +71,12 @@ def whole_number(default: int, least: int = 1, most: int = MANY) -> Option:
 
 
 def unset(default: float, most: float = MANY) -> Option:
-    """A number above 0 that says nothing where it is left out."""
+    """A number above 0, without effect where it is left out."""
     return Option(default, least=0, most=most, unset_at_zero=True)
 
 
 def unset_share() -> Option:
-    """A share of what stays, above 0 and below 1, that says nothing where it is left out."""
+    """The share that stays, above 0 and below 1, without effect where it is left out."""
     return Option(0.0, least=0, below=1, unset_at_zero=True)
 
 

@@ -1,6 +1,6 @@
 """Which weights become 0: a share of all, or n of m neighbours; what the sparse methods have in common.
 
-A share is of a whole matrix, a row or a block, whichever the method compares within; what does not divide is rounded
+The share is of a whole matrix, a row or a block, depending on which weights the method compares; a fraction is rounded
 down, so that something always stays. An n:m pattern keeps at most n of each m consecutive columns of a row (2:4 is what
 NVIDIA's sparse tensor cores take: Mishra et al. 2021, "Accelerating Sparse Deep Neural Networks").
 """
@@ -38,7 +38,7 @@ _ROUNDING = 1e-9  # 0.29 · 100 is 28.999999999999996
 class Sparsity:
     """``share`` of the weights is 0. In a pattern ``kept`` of each ``group`` consecutive columns stay; else both are 1.
 
-    In words, as plans print it: ``50% zeros`` or ``2:4 zeros``, and nothing when nothing is to be 0.
+    As a string, as plans print it: ``50% zeros`` or ``2:4 zeros``, and empty when no weight is to be 0.
     """
 
     share: float
@@ -52,7 +52,7 @@ class Sparsity:
         return f"{f'{self.kept}:{self.group}' if self.group > 1 else f'{100 * self.share:.4g}%'} zeros"
 
     def keeps(self, scores: Tensor) -> Tensor:
-        """What stays of each set, or of its groups: the largest of ``scores`` ≥ 0, (sets, candidates); bool.
+        """Which candidates of each set, or of its groups, stay: the largest ``scores`` ≥ 0, (sets, candidates); bool.
 
         Groups are consecutive candidates; the last one may have fewer.
 
@@ -110,8 +110,8 @@ def read_sparsity(method: str, options: Options) -> Sparsity:
 def round_kept(weight: Tensor, kept: Tensor, scheme: Scheme, moments: Moments, options: Options) -> Codes:
     """Round ``weight`` where it is ``kept``, bool (rows, columns), and make the rest 0, by the method ``then``.
 
-    Scales are searched on what stays. A method that rounds rows leaves zeros as they are; GPTQ starts at the whole
-    weights, so that the columns that are left make up for the zeros too.
+    Scales are searched on what stays. A method that rounds rows leaves zeros as they are; GPTQ starts from the weights
+    before any became 0, so that the columns that are left are corrected for the zeros too.
 
     Raises:
         InputError: the Hessian is singular.

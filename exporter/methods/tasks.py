@@ -1,4 +1,4 @@
-"""What a method is given to work on: one layer, or the whole compressed model."""
+"""What a method works on: one layer, or the whole compressed model."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from edgepress.exporter.streams.store import Store, StoredStages
 from edgepress.progress import Progress, silent
 
 Schemes = Mapping[str, Scheme | None]
-"""How each weight will be stored, by its name; None where it is kept as floats."""
+"""The scheme of each weight, by its name; None where it is kept in float."""
 
 
 @dataclass
 class LayerTask:
-    """One layer on its way through the methods.
+    """One layer while it is compressed.
 
-    ``weights`` has every weight of the layer in float32, with the transforms so far folded in; ``codes`` what is
-    rounded so far, and ``repaired`` what a repair changed of the rest. ``inputs`` is the residual stream that the
-    compressed layers before this one produce; ``reference_inputs`` what the full-precision ones produce, and
-    ``reference_outputs`` what this layer, in full precision, makes of that; both are kept only when a method asks.
+    ``weights`` has every weight of the layer in float32, with the transforms so far folded in; ``codes`` has those that
+    are rounded so far, and ``repaired`` the others that a repair changed. ``inputs`` is the residual stream from the
+    compressed layers before this one; ``reference_inputs`` that from the full-precision ones, and ``reference_outputs``
+    the output of this layer, in full precision, for it; both are kept only when a method needs them.
     """
 
     index: int
@@ -64,7 +64,7 @@ class LayerTask:
         return layer_linears(self.layer)
 
     def observe(self, values: operations.Values) -> dict[str, Moments]:
-        """Run the layer on its inputs and sum up what goes into each projection, by the weight's name."""
+        """Run the layer on its inputs and collect the moments of each projection's inputs, by the weight's name."""
         moments: dict[str, Moments] = {}
 
         def tap(linears: tuple[Linear, ...], x: Tensor) -> Tensor:
@@ -86,9 +86,9 @@ class ModelTask:
     """The whole compressed model, for a method that repairs it end to end.
 
     ``stages`` gives each weight as it will be stored so far; ``put`` replaces one. ``tokens`` is the calibration text,
-    (sequences, length), and ``teacher`` what goes into the full-precision model's final norm for it; ``read`` gives a
+    (sequences, length), and ``teacher`` the inputs of the full-precision model's final norm for it; ``read`` gives a
     checkpoint weight in float32, without transforms, ``full`` the one that was rounded, with them; ``rounded``
-    rounds rows of a weight that no stage has made. ``progress`` makes the method's bar.
+    rounds rows of a weight that no stage has stored. ``progress`` makes the method's progress bar.
     """
 
     decoder: Decoder
@@ -106,11 +106,11 @@ class ModelTask:
     progress: Progress = silent
 
     def put(self, weight: Weight, stored: Quantized | NDArray[np.float32]) -> None:
-        """Store ``weight`` so."""
+        """Replace ``weight`` as it will be stored."""
         self.changed[weight.name] = stored
 
     def stored(self, weight: Weight) -> Codes | Tensor:
-        """``weight`` as it will be stored so far; what no stage has made is rounded from the checkpoint's rows."""
+        """``weight`` as it will be stored so far; without a stage for it, rounded from the checkpoint's rows."""
         scheme = self.schemes[weight.name]
         if weight.name in self.stages:
             found = self.stages.weight(weight.name)

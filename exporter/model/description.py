@@ -74,17 +74,19 @@ class Rope:
 
 @dataclass(frozen=True)
 class Source:
-    """What makes the input of an output projection: rows of ``linear``, whose outputs it reads linearly.
+    """What the input of an output projection is linear in: the outputs of some ``rows`` of ``linear``.
 
-    Column c reads channel ``c % width`` of block ``c // width // readers``; the blocks of ``width`` channels are the
-    ``rows`` of ``linear`` one after the other. Whatever a block's rows are multiplied by from the left, a number for
-    each channel or where ``width`` > 1 any matrix (width, width), the columns that read it see that and nothing else.
+    In attention that is v: the rows are blocks of ``width`` channels (heads), and the columns of the output projection
+    have each block ``repeats`` times in a row (query heads that share a key-value head), so that the input of column c
+    belongs to channel ``c % width`` of block ``c // width // repeats``. Multiplying a block's rows from the left, by a
+    number for each channel or where ``width`` > 1 by any matrix (width, width), does the same to these inputs and
+    changes nothing else.
     """
 
     linear: Linear
     rows: slice
     width: int = 1
-    readers: int = 1
+    repeats: int = 1
 
 
 @dataclass(frozen=True)
@@ -92,8 +94,8 @@ class Mixer:
     """What a block computes of the normed residual stream; one file of ``mixers/`` says everything about a kind.
 
     The base of the descriptions there: frozen dataclasses whose fields stand in the order in which weights are stored.
-    ``scaled_by_token`` says that what goes into the output projection is of very different sizes from token to token,
-    unlike what leaves a norm or an average: integer graphs scale each token to 1 there.
+    ``scaled_by_token`` says that the inputs of the output projection differ much in size from token to token, unlike
+    those after a norm or an average: integer graphs scale each token to 1 there.
     """
 
     scaled_by_token: ClassVar[bool] = False
@@ -107,19 +109,19 @@ class Mixer:
     def groups(self) -> tuple[tuple[Linear, ...], ...]:
         """Projections that share their input, in the order in which they are computed.
 
-        The first ones read the normed residual stream, and nothing else of the mixer does: transforms scale and rotate
-        their columns. The last one, alone in its group, gives what is added to the stream.
+        The first ones are applied to the normed residual stream, which nothing else of the mixer uses: transforms scale
+        and rotate their columns. The output of the last one, alone in its group, is added to the stream.
         """
         raise NotImplementedError
 
     @property
     def input_projections(self) -> tuple[Linear, ...]:
-        """What reads the normed residual stream."""
+        """The projections of the normed residual stream."""
         return self.groups()[0]
 
     @property
     def output_projection(self) -> Linear:
-        """What gives the mixer's output."""
+        """The projection whose output is the mixer's."""
         return self.groups()[-1][0]
 
     def states(self, layer: int) -> tuple[State, ...]:  # noqa: ARG002 - most have some, and name them by their layer
@@ -127,11 +129,11 @@ class Mixer:
         return ()
 
     def source(self) -> Source | str:
-        """What makes the input of the output projection linearly, or why nothing does."""
+        """What the input of the output projection is linear in, or why there is nothing of that kind."""
         raise NotImplementedError
 
     def ropes(self) -> tuple[str, ...]:
-        """The rotary tables that it reads, as :attr:`Decoder.ropes` names them."""
+        """The rotary tables that it uses, as :attr:`Decoder.ropes` names them."""
         return ()
 
     def windows(self) -> tuple[int, ...]:

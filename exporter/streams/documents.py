@@ -1,4 +1,4 @@
-"""The text of a pruning recipe: the last of it put aside to score every step, the rest for the steps and calibration.
+"""The text of a pruning recipe: the last of it held out to score every step, the rest for the steps and calibration.
 
 One twentieth of the text, by bytes, at least 2 KiB and at most 64 KiB, is taken from the end of every file in
 proportion to its size, before anything looks at the text. For models of more than 122 million weights the most is less,
@@ -19,8 +19,8 @@ from edgepress.errors import InputError
 from edgepress.files import sha256_file
 from edgepress.text.documents import Skipped, decode, is_lines, is_list, line_text, read_json_lines, read_json_list
 
-SHARE = 20  # one part in so many is put aside
-LEAST, MOST = 2 << 10, 64 << 10  # bytes that are put aside
+SHARE = 20  # one part in so many is held out
+LEAST, MOST = 2 << 10, 64 << 10  # bytes that are held out
 _SCORING = 8 * 10**12  # weights · bytes of text that are scored at most
 _FEWEST = 4 * LEAST  # bytes of text below which too little would be left
 _COPIED = 1 << 20  # bytes copied at a time
@@ -41,7 +41,7 @@ class Documents:
     files: tuple[Path, ...]
 
     def __iter__(self) -> Iterator[str]:
-        skipped = Skipped()  # which put_aside has told of
+        skipped = Skipped()  # which hold_out has told of
         for path in self.files:
             if is_lines(path):
                 yield from read_json_lines(path, skipped)
@@ -51,13 +51,13 @@ class Documents:
                 yield from _plain(path)
 
 
-def most_put_aside(weights: int) -> int:
-    """How many bytes are put aside at most for a model of so many weights: 64 KiB, 16 KB at half a billion."""
+def most_held_out(weights: int) -> int:
+    """How many bytes are held out at most for a model of so many weights: 64 KiB, 16 KB at half a billion."""
     return max(LEAST, min(MOST, _SCORING // weights))
 
 
 def text_key(files: Sequence[str], most: int) -> dict[str, object]:
-    """What decides how text is put aside, for the key of a stage.
+    """What decides how text is held out, for the key of a stage.
 
     Raises:
         InputError: a file cannot be read.
@@ -69,10 +69,10 @@ def text_key(files: Sequence[str], most: int) -> dict[str, object]:
     }
 
 
-def put_aside(files: Sequence[str | Path], folder: Path, *, most: int = MOST) -> None:
-    """Write what is left of each file to ``folder``/N/name, and what was put aside to ``folder``/held_out.json.
+def hold_out(files: Sequence[str | Path], folder: Path, *, most: int = MOST) -> None:
+    """Write what is left of each file to ``folder``/N/name, and what was held out to ``folder``/held_out.json.
 
-    ``most`` is how many bytes are put aside at most. Texts of JSON with a lone surrogate in them are passed over, by
+    ``most`` is how many bytes are held out at most. Texts of JSON with a lone surrogate in them are passed over, by
     :class:`Documents` too; a warning is logged.
 
     Raises:
@@ -85,7 +85,7 @@ def put_aside(files: Sequence[str | Path], folder: Path, *, most: int = MOST) ->
     if total < _FEWEST:
         names = ", ".join(map(str, paths))
         raise InputError(
-            f"{names}: {total:,} bytes of text, and pruning needs {_FEWEST:,}: {LEAST:,} of them are put aside to "
+            f"{names}: {total:,} bytes of text, and pruning needs {_FEWEST:,}: {LEAST:,} of them are held out to "
             "score its steps; give more text"
         )
     share = min(max(total // SHARE, LEAST), most)
@@ -101,13 +101,13 @@ def put_aside(files: Sequence[str | Path], folder: Path, *, most: int = MOST) ->
 
 
 def training_files(folder: Path) -> tuple[Path, ...]:
-    """What :func:`put_aside` left of each file, in their order."""
+    """What :func:`hold_out` left of each file, in their order."""
     numbered = sorted((path for path in folder.iterdir() if path.is_dir()), key=lambda path: int(path.name))
     return tuple(next(path.iterdir()) for path in numbered)
 
 
 def held_out(folder: Path) -> tuple[str, ...]:
-    """The documents that :func:`put_aside` put aside."""
+    """The documents that :func:`hold_out` held out."""
     return tuple(json.loads((folder / "held_out.json").read_text(encoding="utf-8")))
 
 

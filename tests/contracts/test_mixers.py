@@ -263,7 +263,7 @@ def test_what_multiplies_the_source_can_be_taken_out_behind_it(home: Path, name:
             value[rows] = (turn @ value[rows].reshape(count, width, -1)).reshape(value[rows].shape)
             changed[weight.name] = value
         output = mixer.output_projection.weight
-        by_block = weights[output.name].reshape(output.shape[0], count, source.readers, width)
+        by_block = weights[output.name].reshape(output.shape[0], count, source.repeats, width)
         undone = torch.einsum("obrw,bwv->obrv", by_block, torch.linalg.inv(turn))
         changed[output.name] = undone.reshape(output.shape)
         before, after = (run(mixer, values, x, tables(decoder, x.shape[1])) for values in (weights, changed))

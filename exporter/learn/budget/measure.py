@@ -1,4 +1,4 @@
-"""Measure what a recipe's ``[budget]`` needs to know, on this checkpoint and text, and meet it."""
+"""Choose the schemes that meet a recipe's ``[budget]``, from the KL that each costs on this checkpoint and text."""
 
 from __future__ import annotations
 
@@ -54,11 +54,11 @@ def meet_budget(
     threads: int | None,
     progress: Progress,
 ) -> tuple[ChosenSchemes, dict[str, object]]:
-    """Choose each tensor's scheme, and say what the manifest keeps about the choice.
+    """Choose each tensor's scheme; returns it with the manifest's entry about the choice.
 
-    ``planned`` is planned without the budget; ``plain`` is the checkpoint's own decoder: prices are those of rounding
-    without transforms, the choice is measured with them. What is measured stays in ``folder`` for the next run with
-    the same model, text and candidates.
+    ``planned`` is planned without the budget; ``plain`` is the checkpoint's own decoder: prices are measured without
+    transforms, the final choice with them. Measurements stay in ``folder`` for the next run with the same model, text
+    and candidates.
 
     Raises:
         InputError: the text cannot be used, or nothing among the candidates meets the budget.
@@ -107,7 +107,7 @@ def _meet_budget(
         looked_at = BaseRun(plain, read, seen, _folder(store, "seen"), device)
         rounder, runs = Rounder(looked_at, recipe), (priced, whole, looked_at)
         total = len(runs) * len(plain.layers) + total_passes(plain, groups, every=every)
-        with progress(total, "measuring what each tensor may lose", " layers") as advance:
+        with progress(total, "measuring the loss by tensor", " layers") as advance:
             for run in runs:
                 run.run(advance)
             kl = measure_prices(priced, groups, store, rounder, every=every, advance=advance)
@@ -131,7 +131,7 @@ def _meet_budget(
 
 
 def _settings(planned: Planned, budget: Budget) -> CalibrationText:
-    """Ask for as much text as both uses need: what the export looks at, and what KL is measured on."""
+    """Ask for as much text as calibration and the measurement of KL need together."""
     settings = planned.recipe.calibration
     both = settings.tokens + budget.tokens
     if settings.text:  # to read more takes little time, to write it much
@@ -143,11 +143,11 @@ def _settings(planned: Planned, budget: Budget) -> CalibrationText:
 def split_text(
     shipped: NDArray[np.int64], tokens: NDArray[np.int64], recipe: Recipe, budget: Budget
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """What the layers see, of the sequences ``shipped`` that the export reads, and others to measure KL on.
+    """Sequences for calibration, from the export's own ``shipped``, and others to measure KL on.
 
-    All are (sequences, length); ``tokens`` has some that ``shipped`` may lack. Four times as many are measured on as
-    prices need, where there are: a choice is held against the budget by them. Where there is too little text for both a
-    third is measured on; of one sequence it is the same.
+    All are (sequences, length); ``tokens`` has some that ``shipped`` may lack. Where there is enough text, KL is
+    measured on four times as many as prices need, because the final choice is compared with the budget on them. Where
+    there is too little for both, a third is measured on; a single sequence is used for both.
     """
     ordered, count = layers_first(shipped, recipe.calibration)
     seen, asked = ordered[:count], sequences_asked(replace(recipe.calibration, tokens=_WHOLE * budget.tokens))
@@ -185,7 +185,7 @@ def _folder(store: Store, name: str) -> Path:
 def _key(
     planned: Planned, settings: CalibrationText, groups: Sequence[TensorGroup], given: CalibrationTokens | None
 ) -> dict[str, object]:
-    """Everything that decides a price; the limit is not among it, so that another one is tried at once."""
+    """Everything that decides a price; the limit is not among it, so that prices serve any other limit too."""
     return {
         "source": planned.checkpoint.source_hashes(),
         "groups": [

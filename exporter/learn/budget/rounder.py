@@ -1,4 +1,4 @@
-"""Single weights rounded as the export will round them: by the method that ships, on what goes into the projection."""
+"""Single weights rounded as the export will round them: by the recipe's method, with the projection's inputs."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ from edgepress.exporter.streams.variants import BaseRun
 
 
 class Rounder:
-    """Rounds one weight of the full-precision model and says how much that changes what the projection gives.
+    """Rounds one weight of the full-precision model and tells how much that changes the projection's output.
 
-    ``base`` is that model, run on the text that calibration sees. What goes into the projections of one layer is summed
-    up when it is first asked for, and kept until another layer is. A layer method counts as the one it starts with.
+    ``base`` is that model, run on the calibration text. The moments of a layer's inputs are computed when they are
+    first needed, and kept until those of another layer are. Instead of a layer method the one that it starts with is
+    used.
     """
 
     def __init__(self, base: BaseRun, recipe: Recipe) -> None:
@@ -41,16 +42,16 @@ class Rounder:
         return self._base.read(weight)
 
     def method(self, weight: Weight, scheme: Scheme) -> Method | LinearMethod:
-        """What rounds ``weight``: rtn in the place of a method that looks at inputs, where a table is only read."""
+        """The method that rounds ``weight``: rtn instead of one that needs inputs, for an embedding table."""
         method = start_method(scheme.method, self._recipe)
         is_table = isinstance(method, LinearMethod) and weight.name not in self._places
         return start_method("rtn", self._recipe) if is_table else method
 
     def round(self, weight: Weight, scheme: Scheme | None) -> Tensor:
-        """``weight`` as the kernels will see it.
+        """``weight`` rounded and dequantized.
 
         Raises:
-            InputError: the method cannot use what goes into the projection.
+            InputError: the method cannot use the projection's inputs.
 
         """
         full = self.full(weight)
@@ -68,7 +69,7 @@ class Rounder:
             raise InputError(f"{weight.name}: {error}") from error
 
     def error(self, weight: Weight, rounded: Tensor) -> float:
-        """Squared error of what the projection gives, relative to its square; of the weights, where a table is read."""
+        """Squared error of the projection's output, relative to its square; of the weights, for an embedding table."""
         full = self.full(weight).double()
         if weight.name in self._places:
             second = self.moments(weight).second.double()
@@ -78,7 +79,7 @@ class Rounder:
         return noise / power if power else 0.0
 
     def moments(self, weight: Weight) -> Moments:
-        """What goes into the projection with ``weight``, in the full-precision model."""
+        """Moments of the inputs of the projection with ``weight``, in the full-precision model."""
         place = self._places[weight.name]
         if place != self._at:
             self._moments, self._at = self._observe(place), place

@@ -1,8 +1,8 @@
 """The schemes that meet a recipe's ``[budget]``: measure → solve → plan.
 
-Prices are the KL that each group costs by itself (:mod:`.sensitivity`), added up. The sum is held against the whole
-model with the choice made: it is measured once for a limit in bytes or time, and for ``kl`` the limit handed to the
-solver is corrected by measured over predicted until what is measured meets the budget.
+The price of a candidate is the KL that it costs by itself (:mod:`.sensitivity`); prices are added up to predict the KL
+of a choice, and that of the final choice is measured. For a limit in bytes or time it is measured once; for ``kl`` the
+limit given to the solver is corrected by measured over predicted KL until the measured one meets the budget.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from edgepress.exporter.plan.plan import PAGE, Plan, make_plan, region_bytes
 from edgepress.exporter.recipe.recipe import CHOSEN_BY_BUDGET, Budget, Override, Recipe, read_recipe
 
 _CORRECTIONS = 8  # solutions that are measured at most for a budget in KL
-_NEAR = 0.98  # a measured KL of at least so much of the budget is as good as meeting it exactly
+_NEAR = 0.98  # the search ends when the measured KL is at least this share of the budget, and within it
 _PADDING = 8 * PAGE  # bytes: more than one tensor's change of size can move the padding of the others
 
 
@@ -48,11 +48,11 @@ class Prices:
 
 @dataclass(frozen=True)
 class ChosenSchemes:
-    """The choice: ``chosen`` candidate of each group, the overrides that ask for it and what it costs.
+    """The choice: the ``chosen`` candidate of each group, its overrides and its cost.
 
-    ``used`` is what it takes of the limit, in ``unit``; ``predicted_kl`` is the sum of the prices,
-    ``measured_kl`` that of the whole model, rounded as the export rounds it up to repairs of the whole model; both in
-    nats per token.
+    ``used`` is how much of the limit it needs, in ``unit``; ``predicted_kl`` is the sum of the prices, ``measured_kl``
+    the KL of the whole model, rounded as the export rounds it but without repairs of the whole model; both in nats per
+    token.
     """
 
     chosen: tuple[int, ...]
@@ -64,7 +64,7 @@ class ChosenSchemes:
     measured_kl: float
 
     def to_json(self) -> dict[str, object]:
-        """As the manifest keeps it."""
+        """The manifest's entry for it."""
         return {
             "limit": self.limit,
             "used": f"{self.used:.6f} {self.unit}",
@@ -85,7 +85,7 @@ def choose_schemes(
     ``decoder`` is the one that is planned, with what transforms add to it.
 
     Raises:
-        InputError: nothing among the candidates meets the budget; the message says the smallest that can.
+        InputError: no choice of candidates meets the budget; the message says the smallest budget that can be met.
 
     """
     budget = recipe.budget
@@ -167,7 +167,7 @@ def _byte_limit(decoder: Decoder, recipe: Recipe, budget: Budget, itemsize: Call
 
 
 def _bytes(megabytes: float) -> int:
-    """Whole bytes: 0.128512 · 10⁶ is 128511.99999999999 in float64, and asks for 128,512."""
+    """Whole bytes: 0.128512 · 10⁶ is 128511.99999999999 in float64, and 128,512 is meant."""
     return math.floor(round(megabytes * 1e6, 3))
 
 
@@ -183,8 +183,8 @@ def _say_bytes(budget: Budget, smallest: int, limit: int) -> str:
 def _within_bytes(prices: Prices, limit: int, plan: Callable[[Sequence[int]], Plan]) -> list[int]:
     """The least KL with a data file of at most ``limit`` bytes, alignment included.
 
-    How much alignment takes depends on the whole choice, so the solver is given what it took last; what is left over
-    at the end buys whatever single change still fits.
+    The bytes of alignment depend on the whole choice, so the solver is given those of the last one; what is left of the
+    limit at the end is used for single changes that still fit.
     """
     sizes = prices.bytes()
     smallest = _smallest(sizes)
@@ -299,7 +299,7 @@ def _alike(prices: Prices, sizes: Sequence[Sequence[int]]) -> list[tuple[int, ..
 
 
 def _with_reasons(prices: Prices, chosen: Sequence[int], recipe: Recipe, budget: Budget) -> list[Override]:
-    """The overrides, each with its price and what the next better candidate would cost."""
+    """The overrides, each with its price and that of the next better candidate as the reason."""
     sizes = prices.bytes()
     reasons: dict[str, str] = {}
     for group, option, kl, size in zip(prices.groups, chosen, prices.kl, sizes, strict=True):
@@ -323,7 +323,7 @@ def _words(label: str) -> str:
 
 
 def prices_to_json(groups: Sequence[TensorGroup], kl: Sequence[Sequence[float]]) -> dict[str, dict[str, float]]:
-    """Every measured price, as the manifest keeps them: KL in nats per token by group and candidate."""
+    """The manifest's entry of every measured price: KL in nats per token by group and candidate."""
     return {
         group.name: {
             candidate.label: float(f"{price:.4g}") for candidate, price in zip(group.candidates, row, strict=True)

@@ -1,12 +1,12 @@
-"""What each scheme of each tensor group costs: KL of the whole model against its full-precision logits.
+"""The KL that each scheme of each tensor group costs: that of the whole model's logits from the full-precision ones.
 
 One group is rounded as the export will round it (:mod:`.rounder`), everything else stays in full precision, and the
-model is run from the changed layer on, on text that the rounding has not seen: with G groups a layer, L layers and C
+model is run from the changed layer on, on text that was not used to round: with G groups a layer, L layers and C
 candidates, G · C · L² / 2 layer passes over the text and G · C · L heads; layers are read L² / 2 times. With
 ``measure = "one"`` C is 1.
 
 Prices are then added up (:mod:`.schemes`), as if groups did not interact. On tiny1m, 24 random mixtures with a KL of
-0.036 to 1.3 nats: the sum is 0.91 to 1.05 of what the whole model really loses, correlation of the logarithms 0.999.
+0.036 to 1.3 nats: the sum is 0.91 to 1.05 of the measured KL of the whole model, correlation of the logarithms 0.999.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class TensorGroup:
 
 
 def tensor_groups(decoder: Decoder, recipe: Recipe, budget: Budget) -> list[TensorGroup]:
-    """Everything that the budget decides: what the plan does not always keep and no override of the recipe names."""
+    """The groups that the budget decides: weights that are not always kept in float, and that no override names."""
     members: dict[str, list[Weight]] = {}
     for weight in decoder.weights():
         if is_kept(weight) or recipe.override(weight.name) is not None:
@@ -128,8 +128,8 @@ def measure_prices(
     """KL of each candidate of each group, nats per token.
 
     ``base`` is the full-precision model, run; ``rounder`` rounds as the export will. Unless ``every`` candidate is
-    measured, one is, and the others' prices are in proportion to what they change in what the group's projections give.
-    What is known is kept in ``store`` after every layer, and found again there.
+    measured, one is, and the others' prices are in proportion to the squared error of the projections' outputs.
+    Prices are kept in ``store`` after every layer, and read from there by the next run.
     """
     prices: dict[str, list[float]] = {}
     for start in sorted({group.start for group in groups}):
@@ -154,7 +154,7 @@ def measure_prices(
 
 
 def _scaled(rounder: Rounder, group: TensorGroup, measured: tuple[int, float]) -> list[float]:
-    """The price of every candidate from that of one: KL grows with the squared error of what projections give.
+    """The price of every candidate from that of one: KL grows with the squared error of the projections' outputs.
 
     To second order in a small error. From GPTQ at 4 bits in blocks of 16 to all others (2 to 8 bits, blocks 32 to
     128), on tiny1m, stories260k and demo: a factor of 1.10 to 1.15 off (one standard deviation), on average 0.94 to
@@ -173,5 +173,5 @@ def _scaled(rounder: Rounder, group: TensorGroup, measured: tuple[int, float]) -
 
 
 def with_choice(recipe: Recipe, groups: Sequence[TensorGroup], chosen: Sequence[int]) -> Recipe:
-    """What is gone by when this candidate of each group is chosen."""
+    """The recipe with overrides for the chosen candidate of each group."""
     return Decisions(overrides=tuple(overrides(groups, chosen, recipe))).applied(recipe)

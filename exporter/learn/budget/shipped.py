@@ -1,4 +1,4 @@
-"""What a choice really loses: the model rounded as the export rounds it, up to what repairs the whole model."""
+"""The measured KL of a choice: the model rounded as the export rounds it, without repairs of the whole model."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from edgepress.exporter.streams.variants import BaseRun, divergences
 
 
 def before_repairs(recipe: Recipe) -> Recipe:
-    """The recipe without what takes an export's own time: learning layers and repairing the whole model.
+    """The recipe without its slowest methods: those that train layers, and repairs of the whole model.
 
-    Integer and float16 activations are left out too: a budget decides what weights may lose.
+    Integer and float16 activations are left out too: a budget is about the loss by rounding weights.
     """
     kept = tuple(name for name in recipe.after if isinstance(m := load_method(name), Repair) and m.model is None)
     started = recipe.with_methods(lambda method: start_method(method, recipe).name)
@@ -41,8 +41,8 @@ def measure_shipped(
 ) -> float:
     """KL(reference ‖ the model that ``recipe`` stores), nats a token of the reference's text.
 
-    ``reference`` is the full-precision model, run; ``seen`` (sequences, length) is what the calibration looks at, by
-    the same engine as the export's; ``decoder`` is the one that is planned, with what methods add to it.
+    ``reference`` is the full-precision model, run; ``seen`` (sequences, length) are the calibration tokens, for the
+    same engine as the export's; ``decoder`` is the one that is planned, with what methods add to it.
     """
     recipe = before_repairs(recipe)
     plan = make_plan(decoder, recipe, itemsize)

@@ -1,8 +1,8 @@
 """One option for each group, the cheapest together that stay within a limit: the multiple-choice knapsack problem.
 
 minimize Σ c[g, o] x[g, o] subject to Σ_o x[g, o] = 1 for each group g, Σ u[g, o] x[g, o] ≤ limit, x ∈ {0, 1}
-(Sinha and Zoltners 1979). Solved to optimality by HiGHS's branch and bound through ``scipy.optimize.milp``; what is
-ours is to hand it numbers near 1 and to hold its answer against the limit without its tolerances.
+(Sinha and Zoltners 1979). Solved to optimality by HiGHS's branch and bound through ``scipy.optimize.milp``. This module
+scales the numbers to near 1 for HiGHS and checks that its answer meets the limit exactly, without its tolerances.
 """
 
 import math
@@ -27,7 +27,7 @@ Table = Sequence[Sequence[float]]
 def choose(costs: Table, uses: Table, limit: float) -> list[int]:
     """The option of each group: least sum of ``costs`` with the sum of ``uses`` at most ``limit``.
 
-    Of options alike in both, the first is taken; the answer is the same for the same input.
+    Of options equal in both, the first is taken; the answer is the same for the same input.
 
     Raises:
         InputError: even the options that use least are together beyond ``limit``; the message says what they need.

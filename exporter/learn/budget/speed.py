@@ -1,7 +1,7 @@
 """How long one decoded token's product with a weight takes, measured here with onnxruntime.
 
-What a device spends differs in size, not much in order: the figures are of the machine that exports. Weights of one
-shape and scheme are multiplied in a row until they exceed the caches, as they do in a model.
+The figures are of the machine that exports; other devices are faster or slower, with little change in the order of the
+candidates. Copies of a weight are multiplied one after the other, together larger than the caches, as in a model.
 """
 
 import statistics

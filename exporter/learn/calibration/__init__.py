@@ -1,5 +1,5 @@
-"""Calibration: text through the model one decoder layer at a time, and the methods that learn from it.
+"""Calibration: run text through the model one decoder layer at a time, for the methods that need it.
 
-``network`` computes a decoder in torch from its description; ``engine`` streams the layers and calls the methods;
-``store`` keeps what is done, so that a killed run resumes. Everything here needs torch.
+:mod:`.engine` runs the layers and calls the methods, :mod:`.run` calibrates one export, :mod:`.generate` samples text
+from the model where none is given. Finished stages are kept on disk, so that a killed run resumes. Needs torch.
 """

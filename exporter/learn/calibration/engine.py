@@ -1,6 +1,6 @@
-"""Text through the model one layer at a time: load a layer, collect what the methods ask for, compress, go on.
+"""Run text through the model one layer at a time: load a layer, collect its statistics, compress it, go on.
 
-What goes into a layer comes from the compressed layers before it, so that a layer can make up for what they lost (the
+The inputs of a layer are the outputs of the compressed layers before it, so that a layer can correct their errors (the
 "true sequential" order of GPTQ). Peak memory is one layer, its statistics and a batch of activations.
 """
 
@@ -51,7 +51,7 @@ _RANGES = "ranges"  # the last stage, when activations have static ranges and th
 
 
 class Calibration:
-    """One calibration of one checkpoint: what is fixed while the layers pass.
+    """One calibration of one checkpoint: everything that is the same for all layers.
 
     ``tokens`` is (sequences, length). The compressed layers see the first ``layer_sequences`` of them (all when None);
     the others are for methods that train the whole model.
@@ -103,7 +103,7 @@ class Calibration:
         """Do every stage that is not done yet; ``progress`` makes a bar for the layers, and one for each repair.
 
         Raises:
-            InputError: activations are not finite, or a method cannot use what it was given; what is done is kept.
+            InputError: activations are not finite, or a method cannot use its inputs; finished stages are kept.
 
         """
         count = len(self.decoder.layers)
@@ -128,7 +128,7 @@ class Calibration:
         return Activations(self.store.directory / f"{kind}-{index:04}.f32", shape, self.device)
 
     def _inputs(self, index: int) -> tuple[Activations, Activations | None]:
-        """What goes into layer ``index``: embedded tokens, or what the layer before it left."""
+        """The inputs of layer ``index``: embedded tokens, or the outputs of the layer before it."""
         inputs = self._activations("inputs", index)
         reference = self._activations("reference", index) if self.needs_reference else None
         if index == 0:
@@ -162,7 +162,7 @@ class Calibration:
     # ---- layers -----------------------------------------------------------------------------------------------------
 
     def read(self, weight: Weight) -> Tensor:
-        """Read a checkpoint weight as float32; one without parts is zero until a method makes it."""
+        """Read a checkpoint weight as float32; one that the checkpoint lacks is zero until a method sets it."""
         if not weight.parts:
             return torch.zeros(weight.shape, device=self.device)
         return torch.from_numpy(read_weight(self.checkpoint, weight)).to(self.device)
@@ -240,7 +240,7 @@ class Calibration:
     # ---- head and whole model ---------------------------------------------------------------------------------------
 
     def _head(self, stage: str) -> None:
-        """Round an untied head when its method looks at what goes in; nothing else is left to do here."""
+        """Round an untied head when its method needs inputs; otherwise there is nothing to do here."""
         weight = self.decoder.head.weight
         method = None if self.decoder.tied else self.starts.get(weight.name)
         arrays: dict[str, NDArray[Any]] = {}
@@ -257,7 +257,7 @@ class Calibration:
         self.store.save(stage, arrays, {"reports": reports})
 
     def _repair(self, progress: Progress) -> None:
-        """Let the methods that look at the whole model repair it."""
+        """Run the repairs of the whole model."""
         first = len(self.decoder.layers) + 1
         of_model = [repair for repair in self.repairs if repair.model is not None]
         for index, repair in enumerate(of_model):
@@ -288,7 +288,7 @@ class Calibration:
         )
 
     def values(self) -> operations.Values:
-        """Every weight as it will be stored by what is done so far, dequantized."""
+        """Every weight as it will be stored after the stages so far, dequantized."""
         stored = self._model_task(silent).stored
 
         def value(weight: Weight) -> Tensor:
@@ -298,7 +298,7 @@ class Calibration:
         return value
 
     def _final_ranges(self, progress: Progress) -> dict[str, NDArray[Any]]:
-        """Static ranges once more: those of the layers were taken before the whole model was repaired."""
+        """Static ranges once more: those of the layers were measured before the whole model was repaired."""
         shape = (self.layer_sequences, self.tokens.shape[1], self.decoder.hidden_size)
         stream = Activations(self.store.directory / "ranges.f32", shape, self.device)
         count, stored = len(self.decoder.layers), self._model_task(progress).stored
@@ -324,7 +324,7 @@ class Calibration:
 
 
 def _compute_reference(task: LayerTask) -> None:
-    """Compute what the layer gives in full precision, if a method asks for it."""
+    """Compute the layer's outputs in full precision, if a method needs them."""
     if task.reference_inputs is None or task.reference_outputs is None:
         return
     for batch in task.reference_inputs.batches():

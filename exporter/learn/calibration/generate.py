@@ -1,7 +1,7 @@
-"""Calibration without text: what the model itself writes, as in LLM-QAT (Liu et al. 2023, section 3.1).
+"""Calibration without given text: text sampled from the model itself, as in LLM-QAT (Liu et al. 2023, section 3.1).
 
 The model is exported in 8 bits, rounded to nearest, which needs no calibration, and sampled from at temperature 1 over
-the whole vocabulary: the text is then drawn from what the model learned, rare tokens too.
+the whole vocabulary, so that the text has the model's own distribution, rare tokens included.
 """
 
 import shutil
@@ -32,7 +32,7 @@ from edgepress.runtime.sessions.session import Session
 from edgepress.targets import FALLBACK, find_target
 
 GENERATOR = "int8"  # the preset that the text is sampled from
-_BUNDLE = "generator"  # its place while it writes
+_BUNDLE = "generator"  # its bundle in ``folder``, while it is sampled from
 
 
 def generate_calibration(

@@ -1,4 +1,4 @@
-"""Static ranges of what goes into each projection: of a layer just rounded, or of the whole model once it is final."""
+"""Static ranges of each projection's input: of a layer just rounded, or of the whole model once it is final."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def layer_ranges(
     *,
     outputs: Activations | None = None,
 ) -> Ranges:
-    """Ranges of one layer on its ``inputs``; what it gives goes to ``outputs``, which may be ``inputs`` itself."""
+    """Ranges of one layer on its ``inputs``; it writes its ``outputs``, which may be ``inputs`` itself."""
     histograms: dict[str, Histogram] = {}
     by_token = scaled_by_token(layer)
 

@@ -1,9 +1,9 @@
-"""Which layers overflow float16: what calibration text makes of everything that would be float16 in a layer.
+"""Which layers overflow float16: the largest values on calibration text of everything that would be float16 in a layer.
 
-float16 ends at 65504. Text that was not seen may reach further, so that a layer stays in float32 when anything in it
-comes within a factor of ``MARGIN`` of the end; and when a weight in it is beyond the end itself. Every value is looked
-at but those inside attention, which is computed in float32, whether or not a host's onnxruntime has a float16 kernel
-there; so is all that another mixer computes of its tokens together.
+The largest float16 is 65504. Other text may give larger values, so a layer stays in float32 when any value in it comes
+within a factor of ``MARGIN`` of that; and when one of its weights is larger. All values are examined but those inside
+attention, which is computed in float32, whether or not a host's onnxruntime has a float16 kernel there; so is all that
+another mixer computes across tokens.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ MARGIN = 4.0
 
 @dataclass(frozen=True)
 class Peak:
-    """The largest magnitude of a layer, and what has it."""
+    """The largest magnitude in a layer, and where it is."""
 
     magnitude: float
     what: str
@@ -73,7 +73,7 @@ def layers_in_float32(
 def _pass(
     layer: Layer, name: str, values: Mapping[str, Tensor], x: Tensor, rotaries: Mapping[str, operations.Rotary]
 ) -> tuple[Tensor, Peak]:
-    """What the layer makes of the residual stream x (sequences, length, hidden), and the largest on the way."""
+    """The layer's outputs for the residual stream x (sequences, length, hidden), and the largest value in between."""
 
     def value(weight: Weight) -> Tensor:
         return values[weight.name]
@@ -103,7 +103,7 @@ def _pass(
 
 
 def _bound(norm: Norm, value: operations.Values) -> Peak:
-    """The most that a norm inside a mixer can give: a normed row has no element above the root of their number."""
+    """The largest possible output of a norm inside a mixer: at most the root of a normed row's length."""
     largest = norm.weight.shape[0] ** 0.5 * float(value(norm.weight).abs().max())
     bias = 0.0 if norm.bias is None else float(value(norm.bias).abs().max())
     return Peak(largest + bias, f"the bound of what {norm.weight.name} gives")

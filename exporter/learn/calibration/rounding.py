@@ -1,4 +1,4 @@
-"""Round the projections of one layer in the order in which they are computed, each on what the rounded ones give."""
+"""Round the projections of one layer in the order in which they are computed, each for the inputs that it will have."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _BATCH_TOKENS = 1024  # each core has a batch of its own on its way through the 
 def round_by_linear(
     task: LayerTask, methods: dict[str, Method | LinearMethod], recipe: Recipe, *, outputs: Activations | None
 ) -> bool:
-    """Round the projections in the order in which they are computed, each on what the rounded ones before it give.
+    """Round the projections in the order in which they are computed, each for inputs from the rounded ones before it.
 
     The layer's ``outputs`` are written when that takes no second run of it; returns whether they were.
     """
@@ -45,12 +45,12 @@ def round_by_linear(
 
 
 def pass_on(task: LayerTask, outputs: Activations) -> None:
-    """Run the layer as it will be stored, and write what it gives."""
+    """Run the layer as it will be stored, and write its outputs."""
     _Passes(task).finish(outputs)
 
 
 def _write_finite(outputs: Activations, batch: slice, y: Tensor, index: int) -> None:
-    """Pass on what a layer gives, (sequences, length, hidden), if it can be computed with."""
+    """Write a layer's outputs, (sequences, length, hidden), if they are finite."""
     if not bool(torch.isfinite(y).all()):
         raise InputError(
             f"layer {index} gives NaN or infinite activations on the calibration text; the checkpoint "
@@ -60,9 +60,9 @@ def _write_finite(outputs: Activations, batch: slice, y: Tensor, index: int) -> 
 
 
 class _Passes:
-    """All batches on their way through a layer, stopped before projections that are not rounded yet.
+    """All batches run through a layer up to the projections that are rounded next.
 
-    They wait in memory when there is room; else each group of projections is reached from the layer's inputs again.
+    Their activations stay in memory when there is room; else they are computed from the layer's inputs again.
     """
 
     def __init__(self, task: LayerTask) -> None:
@@ -75,7 +75,7 @@ class _Passes:
         self._dequantized: dict[str, Tensor] = {}
 
     def before(self, group: int) -> tuple[tuple[Linear, ...], Moments]:
-        """Go on to a group of projections; returns them and what goes into them."""
+        """Run the batches up to a group of projections; returns these and the moments of their inputs."""
         moments: Moments | None = None
         linears: tuple[Linear, ...] = ()
         device = self._task.device
@@ -109,12 +109,12 @@ class _Passes:
         return begun
 
     def _values(self, weight: Weight) -> Tensor:
-        """``weight`` as it will be stored; what was rounded last is wanted by every batch, and dequantized once."""
+        """``weight`` as it will be stored; what was rounded last is used by every batch, so it is dequantized once."""
         found = self._dequantized.get(weight.name)
         return self._task.values(weight) if found is None else found
 
     def finish(self, outputs: Activations) -> None:
-        """Write what the layer gives, with all its projections rounded."""
+        """Write the layer's outputs, with all its projections rounded."""
         device, groups = self._task.device, len(layer_groups(self._task.layer))
         asked = [linear.weight for linear in self._rounded] if self._waiting else layer_weights(self._task.layer)
         self._dequantized = {weight.name: self._task.values(weight) for weight in asked}
@@ -130,7 +130,7 @@ def _together(count: int, device: torch.device) -> list[range]:
 
 
 class _Waiting:
-    """The steps of one batch up to projections that are not rounded yet; ``output`` is there after the last ones."""
+    """One batch run up to projections that are not rounded yet; ``output`` is set after the last ones."""
 
     def __init__(self, steps: operations.Steps) -> None:
         self._steps = steps

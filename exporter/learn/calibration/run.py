@@ -1,4 +1,4 @@
-"""Calibrate one export: choose the tokens, open the store, pass the layers, and say what was done."""
+"""Calibrate one export: choose the tokens, open the store, run the layers, and describe what was done."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ _log = logging.getLogger("edgepress.calibration")
 
 @dataclass(frozen=True)
 class Calibrated:
-    """Every weight that calibration made, the ``tokens`` that layers saw, and what the manifest says about the text.
+    """Every weight that calibration stored, the ``tokens`` it used, and the manifest's entry about the text.
 
-    ``fingerprint`` tells that text from others; None for the model's own.
+    ``fingerprint`` is of that text, to tell whether other text overlaps with it; None for the model's own.
     """
 
     stages: StoredStages
@@ -62,13 +62,13 @@ def calibrate(
     threads: int | None,
     progress: Progress,
 ) -> Iterator[Calibrated]:
-    """Calibrate in ``folder``, and keep the stages there while the block runs.
+    """Calibrate in ``folder``, and keep the stages there for the length of the ``with`` block.
 
     ``source`` are the checkpoint's hashes; ``left_out`` the repairs of the recipe that are not done, and why.
-    After an error or a kill the stages stay when one is complete, and the next run with the same inputs goes on there.
+    After an error or a kill complete stages stay, and the next run with the same inputs continues from them.
 
     Raises:
-        InputError: the text or a method's result cannot be used; what is done is kept.
+        InputError: the text or a method's result cannot be used; complete stages are kept.
 
     """
     settings = wanted_text(planned)
@@ -86,7 +86,7 @@ def calibrate(
 
 
 def _run(planned: Planned, chosen: CalibrationTokens, store: Store, progress: Progress) -> StoredStages:
-    """Pass the layers and repair the model, from where ``store`` ends."""
+    """Run the layers and the repairs, from the last stage that ``store`` has."""
     settings = wanted_text(planned) if trains_layers(planned.plan) else planned.recipe.calibration
     tokens, layer_sequences = layers_first(chosen.tokens, settings)
     calibration = Calibration(
@@ -108,7 +108,7 @@ def _run(planned: Planned, chosen: CalibrationTokens, store: Store, progress: Pr
 def use_threads(decoder: Decoder, threads: int | None) -> Iterator[None]:
     """Let torch compute on ``threads``; when None, on all cores if the model is large enough to gain by it.
 
-    Whatever the size, methods may use as many cores in ways of their own.
+    For small models too, methods may use that many cores by other means than torch's threads.
     """
     count, small = threads or usable_cores(), decoder.hidden_size < _WORTH_THREADS
     with use_cores(count, 1 if small and threads is None else count):
@@ -116,7 +116,7 @@ def use_threads(decoder: Decoder, threads: int | None) -> Iterator[None]:
 
 
 def describe_tokens(settings: CalibrationText, chosen: CalibrationTokens) -> dict[str, object]:
-    """What the manifest says about the text."""
+    """The manifest's entry about the text."""
     return {
         "text": [Path(name).name for name in settings.text] or "the model's own generations",
         "sequences": chosen.tokens.shape[0],
@@ -127,12 +127,12 @@ def describe_tokens(settings: CalibrationText, chosen: CalibrationTokens) -> dic
 
 
 def trains_layers(plan: Plan) -> bool:
-    """Whether a method of the plan learns the rounding of a layer."""
+    """Whether a method of the plan trains the rounding of a layer."""
     return any(isinstance(load_method(name), LayerMethod) for name in plan.methods)
 
 
 def wanted_text(planned: Planned) -> CalibrationText:
-    """The recipe's text, asking for as many tokens as its hungriest method sees."""
+    """The recipe's text, with as many tokens as the method that uses most of them."""
     settings, after = planned.recipe.calibration, planned.recipe.after
     trains = any(isinstance(m := load_method(name), Repair) and m.model is not None for name in after)
     hungry = trains or trains_layers(planned.plan)
@@ -141,7 +141,7 @@ def wanted_text(planned: Planned) -> CalibrationText:
 
 
 def layers_first(tokens: NDArray[np.int64], settings: CalibrationText) -> tuple[NDArray[np.int64], int]:
-    """Put the sequences that layers see first, spread over the text; returns all of them and how many those are."""
+    """Put the sequences that the layers use, spread over the text, first; returns all, and how many those are."""
     count = min(len(tokens), sequences_asked(settings))
     seen = np.arange(count) * len(tokens) // count
     rest = np.setdiff1d(np.arange(len(tokens)), seen)
@@ -149,7 +149,7 @@ def layers_first(tokens: NDArray[np.int64], settings: CalibrationText) -> tuple[
 
 
 def given_tokens(planned: Planned, settings: CalibrationText, bos: int | None) -> CalibrationTokens | None:
-    """The tokens of the text that ``settings`` name; None when they name none and the model has to write its own."""
+    """The tokens of the text that ``settings`` name; None when they name none, and text is sampled from the model."""
     if not settings.text:
         return None
     return read_tokens(planned.checkpoint, planned.decoder, settings, bos, planned.plan.context_length)
@@ -158,7 +158,7 @@ def given_tokens(planned: Planned, settings: CalibrationText, bos: int | None) -
 def written_tokens(
     planned: Planned, settings: CalibrationText, store: Store, *, threads: int | None, progress: Progress
 ) -> CalibrationTokens:
-    """The tokens that the model writes itself, the first stage of ``store``: written once, and found there again."""
+    """Tokens sampled from the model, the first stage of ``store``: sampled once, and read from there after that."""
     if not store.has(_WRITTEN):
         with progress(sequences_asked(settings) * settings.length, "writing calibration text", " tokens") as advance:
             written = generate_calibration(
@@ -174,7 +174,7 @@ def written_tokens(
 
 
 def form_tokens(planned: Planned, *, threads: int | None, progress: Progress) -> NDArray[np.int64]:
-    """The tokens of the recipe's text, or what the model writes without any, (sequences, length), and nothing kept."""
+    """The tokens of the recipe's text, or sampled from the model without any, (sequences, length); stores nothing."""
     settings = planned.recipe.calibration
     given = given_tokens(planned, settings, first_token(planned.checkpoint, planned.decoder))
     if given is not None:
@@ -184,7 +184,7 @@ def form_tokens(planned: Planned, *, threads: int | None, progress: Progress) ->
 
 
 def text_key(settings: CalibrationText, given: CalibrationTokens | None) -> dict[str, object]:
-    """What decides the tokens, for the key of a store: what was read, or what the model is asked to write."""
+    """What decides the tokens, for the key of a store: the text that was read, or the settings of sampling."""
     if given is not None:
         return {"sha256": _digest(given)}
     return {"tokens": settings.tokens, "length": settings.length, "seed": settings.seed}
@@ -219,7 +219,7 @@ def read_tokens(
 
 
 def _fingerprint(planned: Planned, chosen: CalibrationTokens) -> Fingerprint | None:
-    """Sketch the text that was used; None for the model's own."""
+    """The fingerprint of the text that was used; None for the model's own."""
     if not planned.recipe.calibration.text:
         return None
     tokenizer = source_tokenizer(planned.checkpoint)

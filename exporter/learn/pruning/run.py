@@ -41,8 +41,8 @@ from edgepress.exporter.source.checkpoint import Checkpoint
 from edgepress.exporter.streams.documents import (
     Documents,
     held_out,
-    most_put_aside,
-    put_aside,
+    hold_out,
+    most_held_out,
     text_key,
     training_files,
 )
@@ -61,10 +61,10 @@ _log = logging.getLogger("edgepress.pruning")
 
 @dataclass(frozen=True)
 class Pruned:
-    """What the steps made, and what the rest of the export needs of them.
+    """The pruned checkpoint, and what the rest of the export needs to know of the steps.
 
-    ``text`` are the files of text without what was put aside, ``held_out`` is that; ``steps`` are the manifest's
-    entries, and ``skipped`` the steps that were left out because only the sizes were asked for.
+    ``text`` are the files of text without the ``held_out`` documents; ``steps`` are the manifest's entries, and
+    ``skipped`` the steps that were left out because only the sizes were asked for.
     """
 
     original: Checkpoint
@@ -102,7 +102,7 @@ class _Run:
 
 @dataclass(frozen=True)
 class _Model:
-    """A checkpoint on the way: see :class:`.task.PruneTask` for ``kept_tokens``."""
+    """The checkpoint between two steps: see :class:`.task.PruneTask` for ``kept_tokens``."""
 
     checkpoint: Checkpoint
     decoder: Decoder
@@ -137,7 +137,7 @@ def prune(
     threads: int | None,
     progress: Progress,
 ) -> Pruned:
-    """Run the recipe's steps in ``folder``, from where they ended last time.
+    """Run the recipe's steps in ``folder``, from the last one that an earlier run finished.
 
     Without a folder only the sizes are asked for: steps that keep shapes are left out, nothing is scored, and the
     checkpoint lies in a temporary directory for as long as it is referred to.
@@ -178,9 +178,9 @@ def prune(
 
 
 def _is_worth_keeping(folder: Path, *, stopped: bool) -> bool:
-    """Whether there is anything to go on from: a step that is done, training's state, or text that the model wrote.
+    """Whether the next run can continue from it: a finished step, a training's state, or text sampled from the model.
 
-    Where the user has ``stopped`` the export, whatever there is.
+    Where the user has ``stopped`` the export, anything is kept.
     """
     if stopped:
         return True
@@ -189,7 +189,7 @@ def _is_worth_keeping(folder: Path, *, stopped: bool) -> bool:
 
 
 def _check(run: _Run, steps: Sequence[_Step]) -> None:
-    """Refuse before the first step what is known to be impossible for a later one."""
+    """Refuse, before the first step, what a later one is known to be unable to do."""
     changed: set[Size] = set()
     widths = {tuple(weight.shape for weight in layer_weights(layer)) for layer in run.decoder.layers}
     for index, step in enumerate(steps):
@@ -224,7 +224,7 @@ def _run(run: _Run, steps: Sequence[_Step], threads: int | None) -> Pruned:
 
 
 def _count_done(stages: Sequence[Path], keys: Sequence[str]) -> int:
-    """How many steps need not run again: those up to the last whole stage, if all before it were made as now asked."""
+    """How many steps need not run again: those up to the last complete stage, if all stages have today's keys."""
     for count in range(len(stages), 0, -1):
         made = zip(stages[: count - 1], keys, strict=False)
         if _is_whole(stages[count - 1], keys[count - 1]) and all(_has_key(stage, key) for stage, key in made):
@@ -244,7 +244,7 @@ def _keep_last(stages: Sequence[Path]) -> None:
 
 
 def _read_model(stage: Path) -> _Model:
-    """What a step has left."""
+    """The checkpoint that a step has written."""
     checkpoint, path = Checkpoint.open(stage), stage / _KEPT_TOKENS
     kept_tokens = np.load(path, allow_pickle=False) if path.is_file() else None
     return _Model(checkpoint, read_decoder(checkpoint), kept_tokens)
@@ -270,12 +270,12 @@ def _task(run: _Run, model: _Model, stage: Path, texts: tuple[Path, ...]) -> Pru
 
 
 def _schemes(recipe: Recipe, model: _Model) -> Mapping[str, Scheme | None]:
-    """How the recipe will store each weight of a model on the way."""
+    """The scheme of each weight of the model between two steps; None where it is kept in float."""
     return make_plan(model.decoder, recipe, lambda name: model.checkpoint.tensors[name].itemsize).schemes
 
 
 def _do(run: _Run, step: _Step, task: PruneTask, held: Sequence[str], key: str) -> None:
-    """Run one step into its stage, which is put in place whole."""
+    """Run one step and write its stage, which appears complete or not at all."""
     _claim(task.folder, key)
     with atomic_directory(task.out, replace=True) as work:
         task.out = work
@@ -299,7 +299,7 @@ def _claim(folder: Path, key: str) -> None:
 
 
 def _drop_from(run: _Run, index: int) -> None:
-    """Remove the stages of step ``index`` and later ones: what they were made from is another model now."""
+    """Remove the stages of step ``index`` and later ones, which were made from another model."""
     for path in run.folder.iterdir():
         number = path.name.split("-")[0]
         if path.is_dir() and number.isdigit() and (int(number) > index or (int(number) == index and path.suffix == "")):
@@ -338,7 +338,7 @@ def _has_key(stage: Path, key: str) -> bool:
 
 
 def _content(stage: Path) -> dict[str, Any]:
-    """What a stage says of itself, nothing where it says nothing that can be believed."""
+    """The entries in a stage's own file, none where that is damaged."""
     return _read(stage / _STEP_FILE)
 
 
@@ -384,12 +384,12 @@ def _digest(content: object) -> str:
 
 
 def _text(run: _Run, steps: Sequence[_Step], before: str, threads: int | None) -> tuple[str, Path]:
-    """The stage with the text, and its key: what the recipe names, or what the model writes itself."""
+    """The stage with the text, and its key: the text that the recipe names, or text sampled from the model."""
     settings = run.recipe.calibration
     hungry = any(step.method.keeps_shapes for step in steps)
     tokens = max(settings.tokens, settings.training_tokens) if hungry else settings.tokens
     asked = replace(settings, tokens=tokens, length=min(settings.length, run.context_length))
-    most = most_put_aside(_parameters(run.decoder))
+    most = most_held_out(_parameters(run.decoder))
     written = {"tokens": asked.tokens, "length": asked.length, "seed": asked.seed, "most": most}
     key = _digest({"before": before, "text": text_key(settings.text, most) if settings.text else written})
     stage = run.stage(_TEXT)
@@ -397,7 +397,7 @@ def _text(run: _Run, steps: Sequence[_Step], before: str, threads: int | None) -
         return key, stage
     with atomic_directory(stage, replace=True) as work:
         if settings.text:
-            put_aside(settings.text, work, most=most)
+            hold_out(settings.text, work, most=most)
         else:
             generated = run.stage(_GENERATED)
             with run.progress(tokens, "writing text", " tokens") as advance:
@@ -412,7 +412,7 @@ def _text(run: _Run, steps: Sequence[_Step], before: str, threads: int | None) -
             tokenizer = source_tokenizer(run.original)
             texts = [text for row in found.tokens.tolist() if (text := tokenizer.decode(row)).strip()]
             generated.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8")
-            put_aside([generated], work, most=most)
+            hold_out([generated], work, most=most)
             generated.unlink()
         _finish(work, key, {})
     return key, stage

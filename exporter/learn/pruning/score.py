@@ -1,7 +1,7 @@
 """Bits per byte of a checkpoint on the held-out text: as ``edgepress eval`` scores a bundle, a layer at a time.
 
-Memory is a layer, a batch of tokens and a piece of the head: logits are made some rows of the head at a time, and what
-is kept of them is the log of the sum of their exponentials and the logit of the token that followed.
+Memory is a layer, a batch of tokens and a piece of the head: logits are computed some rows of the head at a time, and
+only the log of the sum of their exponentials and the logit of the next token are kept.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def bits_per_byte(
         for window in windows(tokens, *scored_context(context_length)):
             found.setdefault(window.tokens.size, []).append(window)
     if not found:
-        raise InputError("no text that is put aside is longer than one token, so there is nothing to score; give more")
+        raise InputError("no held-out document is longer than one token, so there is nothing to score; give more text")
     surprise = 0.0
     with ExitStack() as stack, progress(len(decoder.layers), f"scoring {label}", " layers") as advance:
         streams: dict[int, Activations] = {}
@@ -94,7 +94,7 @@ def _windows_surprise(checkpoint: Checkpoint, decoder: Decoder, stream: Activati
 def surprise(checkpoint: Checkpoint, decoder: Decoder, x: Tensor, targets: NDArray[np.int64]) -> float:
     """Summed negative log-likelihood, in nats, of ``targets`` (tokens,).
 
-    ``x`` (tokens, hidden) is what goes into the final norm at the tokens before them.
+    ``x`` (tokens, hidden) are the inputs of the final norm at the tokens before them.
     """
     wanted = torch.from_numpy(targets).to(x.device)
     total = x.new_full((len(x),), -math.inf, dtype=torch.float64)  # log of the sum of exponentials so far
@@ -105,4 +105,4 @@ def surprise(checkpoint: Checkpoint, decoder: Decoder, x: Tensor, targets: NDArr
             total = torch.logaddexp(total, logits.logsumexp(-1).double())
             here = (wanted >= at.start) & (wanted < at.stop)
             found[here] = logits[here, wanted[here] - at.start].double()
-    return check_figure(float((total - found).sum()), "the surprise of the text that was put aside")
+    return check_figure(float((total - found).sum()), "the surprise of the held-out text")

@@ -1,4 +1,4 @@
-"""What the bundle of an export that prunes says of the steps."""
+"""What the manifest of a pruned bundle says of the steps."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def write_curves(work: Path, steps: Sequence[Mapping[str, object]]) -> None:
 def describe_steps(
     work: Path, plan: Plan, pruned: Pruned, threads: int | None, progress: Progress
 ) -> tuple[dict[str, object], ...]:
-    """What each step came to, the bundle last: scored through its own graph on the same text."""
+    """The entry of each step, and last that of the bundle, scored with its own graph on the same text."""
     from edgepress.exporter.learn.pruning.score import DIGITS, scored_context
     from edgepress.runtime.evaluate import evaluate
 

@@ -1,1 +1,1 @@
-"""Methods that mend what rounding did, one file each."""
+"""Methods that reduce the error of rounding after it, one file each."""

@@ -1,12 +1,12 @@
 """Bias correction (Nagel et al. 2019, "Data-Free Quantization Through Weight Equalization and Bias Correction", 4.2).
 
-Rounding moves a projection's mean output by E[(Ŵ − W) x]; that much is taken off its bias, the expectation being over
-the calibration text, with x as the rounded weights before it make it. Projections are corrected in the order in which
+Rounding moves a projection's mean output by E[(Ŵ − W) x]; that much is subtracted from its bias, the mean being over
+the calibration text, with x computed by the rounded weights before it. Projections are corrected in the order in which
 they are computed. One without a bias gets one, unless ``only_existing``; it takes 4 bytes a row: 32 / columns bits a
 weight.
 
-What :mod:`.gptq` rounded gains nothing by it, as that made up for the mean already: ``gptq + bias_correction, …``
-beside ``gptq, …`` in the results of ``benchmarks/accuracy.py``. It is for methods that look at the weights alone.
+Weights rounded by :mod:`.gptq` gain nothing, as GPTQ corrects the mean already: ``gptq + bias_correction, …`` beside
+``gptq, …`` in the results of ``benchmarks/accuracy.py``. It is for methods that round without calibration text.
 """
 
 from __future__ import annotations

@@ -1,16 +1,17 @@
-"""Distillation: move scales, norms and, if asked, the rounding so that the whole model says what it said before.
+"""Distillation: train scales, norms and, if asked, the rounding until the logits are nearest to the original's.
 
 The loss is the mean over tokens of KL(teacher ‖ student), the teacher being the model in full precision (as LLM-QAT
 does, Liu et al. 2023, but on given text). ``train = "scales"`` moves scales, norm gains and biases while codes stay
 (the end-to-end phase of EfficientQAT, Chen et al. 2024); ``train = "rounding"`` moves the codes too, straight through
-the rounding. Adam with a warm-up and a cosine to zero. A share of the text is not trained on: the state that is best
-on it is what is stored, and that is the start when nothing was better.
+the rounding. Adam with a warm-up and a cosine to zero. A share of the text is held out: the state with the least loss
+on it is stored, which is the start when no later one was better.
 
-What the teacher's layers compute is read from disk, its logits are made a few tokens at a time, and each layer of the
-student is dequantized when it is computed, forward and again backward. So memory is that of the codes, of what is
-trained (4 bytes each, gradient and Adam's two moments 12 more: 16 bytes a weight for "rounding", 16 bytes a block for
-"scales"), of the largest weight in float32 (student's, gradient, and the teacher's when it is the head) and of the
-activations of one batch. The state is saved now and then, so that a killed run goes on and ends with the same bytes.
+The outputs of the teacher's last layer are read from disk, its logits are computed a few tokens at a time, and each
+layer of the student is dequantized when it is computed, forward and again backward. So memory is that of the codes, of
+what is trained (4 bytes each, gradient and Adam's two moments 12 more: 16 bytes a weight for "rounding", 16 bytes a
+block for "scales"), of the largest weight in float32 (student's, gradient, and the teacher's when it is the head) and
+of the activations of one batch. The state is saved regularly, so that a killed run continues and ends with the same
+bytes.
 
 What it brings: ``int4-fast``, which is gptq and then this, beside ``gptq, 4 bits, block 128`` in the results of
 ``benchmarks/accuracy.py``.
@@ -51,7 +52,7 @@ _TRAINED_BYTES = 16  # a trained number, its gradient and Adam's two moments
 
 @dataclass
 class Student:
-    """The model that is learning: coded weights, float ones that are trained, and float ones that stay."""
+    """The model that is trained: weights in codes, float ones that are trained, and float ones that are not."""
 
     decoder: Decoder
     coded: dict[str, LearnedCodes] = field(default_factory=dict)
@@ -66,7 +67,7 @@ class Student:
         return self.floats[name] if name in self.floats else self.fixed[name]
 
     def result(self) -> dict[str, Tensor]:
-        """What has been learned, as it will be stored; detached from what goes on learning."""
+        """What has been learned, as it will be stored: a copy that further training does not change."""
         found = {f"{name}/data": value.detach().clone() for name, value in self.floats.items()}
         for name, learned in self.coded.items():
             codes = learned.round()
@@ -74,7 +75,7 @@ class Student:
         return found
 
     def keep_in_range(self) -> None:
-        """Bring what was learned back to where it can be stored."""
+        """Clip what was learned to the range that can be stored."""
         for learned in self.coded.values():
             learned.keep_in_range()
 
@@ -141,7 +142,7 @@ def run(task: ModelTask, options: Options) -> None:
 
 
 def make_student(task: ModelTask, *, rounding: bool) -> Student:
-    """The model as it is stored so far, ready to learn."""
+    """The model as it is stored so far, with what will be trained."""
     student = Student(task.decoder)
     for weight in task.decoder.weights():
         found = task.stored(weight)
@@ -157,7 +158,7 @@ def make_student(task: ModelTask, *, rounding: bool) -> Student:
 def make_training(
     task: ModelTask, student: Student, held_out: NDArray[np.int64], rate: float, rounding_rate: float
 ) -> Training:
-    """What the student learns, and from what."""
+    """The training of the student: its loss, parameters and text."""
     rotaries = network.rotaries(task.decoder, task.tokens.shape[1], task.device)
     final, head = task.decoder.final_norm, task.decoder.head
     kept = [final.weight, final.bias, head.weight, head.bias]

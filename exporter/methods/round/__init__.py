@@ -1,1 +1,1 @@
-"""Methods that make codes of weights, one file each."""
+"""Methods that round weights to codes, one file each."""

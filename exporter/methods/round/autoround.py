@@ -1,14 +1,14 @@
-"""AutoRound: learn the rounding and the scales of a layer together, on what the layer gives (Cheng et al. 2023).
+"""AutoRound: learn the rounding and the scales of a layer together, by the layer's output (Cheng et al. 2023).
 
-The loss is the mean squared error of the layer's output against the full-precision model's, the input being what the
-compressed layers before it give. As in the paper ("Optimize Weight Rounding via Signed Gradient Descent for the
-Quantization of LLMs"), gradients go straight through the rounding and the best state seen is kept; here a held-out
-share of the text says which is best, and the start when nothing was better. Scales move by a factor, as the paper's α
-and β do.
+The loss is the mean squared error of the layer's output against the full-precision model's, the input being the output
+of the compressed layers before it. As in the paper ("Optimize Weight Rounding via Signed Gradient Descent for the
+Quantization of LLMs"), gradients go straight through the rounding and the best state is kept; here that is the one with
+the least loss on held-out text, which is the start when no later one was better. Scales are multiplied by a factor, as
+by the paper's α and β.
 
 Steps are Adam's on positions rather than the paper's sign descent on offsets; how near they come to the best of all
-roundings is in tests/exporter/methods/test_autoround.py. What it brings: ``autoround, …`` beside ``gptq, …``, where it
-begins, in the results of ``benchmarks/accuracy.py``.
+roundings is in tests/exporter/methods/test_autoround.py. It starts from GPTQ; what it brings: ``autoround, …`` beside
+``gptq, …`` in the results of ``benchmarks/accuracy.py``.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from edgepress.exporter.model import network
 from edgepress.exporter.model.description import Decoder, Weight, layer_linears
 from edgepress.exporter.streams.learned import BETAS, LearnedCodes, draw, pieces, share_of_rate, split, why_too_large
 
-_CHECKS = 4  # how often the held-out sequences are looked at
+_CHECKS = 4  # how often the loss on the held-out sequences is computed
 
 
 def tune(task: LayerTask, options: Options) -> None:
@@ -73,7 +73,7 @@ def _tune(task: LayerTask, options: Options) -> None:
 
 
 def squared_error(task: LayerTask, learned: dict[str, LearnedCodes], sequences: NDArray[np.int64]) -> float:
-    """Mean squared error of what the layer gives for some sequences; adds its gradients when they are enabled."""
+    """Mean squared error of the layer's output for some sequences; adds its gradients when they are enabled."""
     if task.reference_outputs is None:
         raise ValueError("a layer method needs the full-precision outputs")
     total = 0.0

@@ -1,4 +1,4 @@
-"""GPTQ: round one column after the other, and let the columns that are left make up for each one's error.
+"""GPTQ: round one column after the other, and correct the columns that are left for each one's error.
 
 Frantar et al. 2022, "GPTQ: Accurate Post-Training Quantization for Generative Pre-trained Transformers", after Optimal
 Brain Surgeon (Hassibi & Stork 1993). Written as Babai's nearest plane, which gives the same codes (Chen et al. 2025,

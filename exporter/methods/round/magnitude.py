@@ -1,8 +1,8 @@
 """Magnitude pruning: the smallest weights of a projection become 0 (Han et al. 2015), then the rest is rounded.
 
-"Learning both Weights and Connections for Efficient Neural Networks". All weights of a projection compete, as in the
-papers that compare with it; in an n:m pattern those of a group. What it is good for is to compare with: :mod:`.wanda`
-and :mod:`.sparsegpt` look at what goes into the projection. Figures: ``benchmarks/sparsity.py``.
+"Learning both Weights and Connections for Efficient Neural Networks". All weights of a projection are compared, as in
+the papers that use it as their baseline; in an n:m pattern those of a group. It is a baseline here too: :mod:`.wanda`
+and :mod:`.sparsegpt` use the projection's inputs and lose less. Figures: ``benchmarks/sparsity.py``.
 """
 
 from __future__ import annotations

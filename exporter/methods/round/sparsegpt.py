@@ -1,17 +1,17 @@
-"""SparseGPT: weights become 0 and are rounded in one pass, column by column, the others making up for both.
+"""SparseGPT: weights become 0 and are rounded in one pass, column by column, the others corrected for both errors.
 
 Frantar & Alistarh 2023, "SparseGPT: Massive Language Models Can Be Accurately Pruned in One-Shot". It is GPTQ with one
 more choice (their section 3.4, "joint sparsification and quantization"): when some columns B are reached, Optimal Brain
-Surgeon's price of each of their weights, w² / [H⁻¹]_cc with H of the columns that are left, says which become 0.
-With H = Rᵀ R as in :mod:`.gptq`, [H⁻¹]_cc of the columns up to c is 1 / R_cc². w is what the errors of the columns
-after B have made of the weight: w₀ + R_BB⁻¹ D (t − w₀), with its first value w₀, its target t in the nearest plane,
-and the diagonal D of R_BB. In an n:m pattern the weights of a group compete, else those of B, of all rows.
+Surgeon's saliency of each of their weights, w² / [H⁻¹]_cc with H of the columns that are left, says which become 0.
+With H = Rᵀ R as in :mod:`.gptq`, [H⁻¹]_cc of the columns up to c is 1 / R_cc². w is the weight corrected for the errors
+of the columns after B: w₀ + R_BB⁻¹ D (t − w₀), with its first value w₀, its target t in the nearest plane, and the
+diagonal D of R_BB. In an n:m pattern the weights of a group are compared, else those of B, of all rows.
 
-Two things are not the paper's, and tests show why. B has 16 columns, not 128: the fewer are chosen from at once, the
-better is known what the others cost. And not the same share of each B becomes 0: GPTQ's order puts the columns that
-matter most together, and half of those as zeros cost more than Wanda's zeros do. So the price of each weight alone,
-w² / [H⁻¹]_cc with H of all columns (Hassibi & Stork 1993), decides row by row how many of B become 0; and scales are
-searched on what these prices would keep.
+Two things differ from the paper, and tests show why. B has 16 columns, not 128: with fewer columns at a time the
+saliency of each is known after more of the others' errors. And not the same share of each B becomes 0: GPTQ's order
+puts the columns that matter most together, and zeros in half of those cost more than Wanda's zeros do. So the saliency
+of each weight alone, w² / [H⁻¹]_cc with H of all columns (Hassibi & Stork 1993), decides row by row how many of B
+become 0; and scales are searched on the weights that this would keep.
 Figures: ``benchmarks/sparsity.py``.
 """
 
@@ -50,13 +50,13 @@ def quantize(weight: Tensor, scheme: Scheme, moments: Moments, options: Options)
     inverse[order] = torch.cholesky_inverse(factor, upper=True).diagonal()
     alone = sparsity.keeps(weight.square() / inverse)
     start = start_codes(weight * alone, scheme, moments)
-    return compensate(weight, start, factor, order, keep_dearest(sparsity, alone.T[order]))
+    return compensate(weight, start, factor, order, keep_salient(sparsity, alone.T[order]))
 
 
-def keep_dearest(sparsity: Sparsity, alone: Tensor) -> Keep:
-    """Choose what stays of some columns by their prices when they are reached.
+def keep_salient(sparsity: Sparsity, alone: Tensor) -> Keep:
+    """Choose what stays of some columns by their saliency when they are reached.
 
-    ``alone``, bool (columns, rows), is what would stay by the price of each weight alone: as many do.
+    ``alone``, bool (columns, rows), is what would stay by the saliency of each weight alone: as many do.
     """
 
     def keep(some: slice, weights: Tensor, targets: Tensor, factor: Tensor) -> Tensor:

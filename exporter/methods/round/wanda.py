@@ -1,8 +1,8 @@
-"""Wanda: the weights become 0 that add least to an output, |w| · ‖x‖₂ of its column (Sun et al. 2023).
+"""Wanda: the weights that add least to an output become 0, by |w| · ‖x‖₂ of the column (Sun et al. 2023).
 
-"A Simple and Effective Pruning Approach for Large Language Models", eq. 1: the weights of one row compete, as they add
-up to one output; in an n:m pattern those of a group. The paper leaves the other weights as they are, which is
-``then = "rtn"``; with ``then = "gptq"`` they make up for the zeros while they are rounded.
+"A Simple and Effective Pruning Approach for Large Language Models", eq. 1: the weights of one row are compared, as they
+add up to one output; in an n:m pattern those of a group. The paper leaves the other weights as they are, which is
+``then = "rtn"``; with ``then = "gptq"`` they are corrected for the zeros while they are rounded.
 Figures: ``benchmarks/sparsity.py``.
 """
 
@@ -32,7 +32,7 @@ def quantize(weight: Tensor, scheme: Scheme, moments: Moments, options: Options)
 
 
 def input_norms(moments: Moments) -> Tensor:
-    """Root mean square of what goes into each column, float32 (columns,): ‖x‖₂ but for the number of tokens.
+    """Root mean square of the input of each column, float32 (columns,): ‖x‖₂ over the root of the number of tokens.
 
     Raises:
         InputError: all inputs are 0.

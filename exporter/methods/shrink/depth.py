@@ -1,9 +1,9 @@
-"""Whole layers removed: those that change the residual stream least, or those whose loss costs least.
+"""Whole layers removed: those that change the residual stream least, or those without which the loss grows least.
 
 By influence: Men et al. 2024, ShortGPT, equation 1: block influence of layer i is 1 − E[xᵢ · xᵢ₊₁ / (‖xᵢ‖ ‖xᵢ₊₁‖)] with
 xᵢ the residual stream before it; the layers with the least are removed together. By loss: one layer at a time, each
-time the one without which KL(whole ‖ what is left) on the text is least, every layer that is left being tried; whole
-is the model that the step is given.
+time the one without which KL(whole model ‖ the other layers) on the text is least, every remaining layer being tried;
+the whole model is the one that the step is given.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def influences(task: PruneTask, tokens: NDArray[np.int64]) -> list[float]:
 
 
 def least_loss(task: PruneTask, tokens: NDArray[np.int64], gone: int) -> tuple[list[int], float]:
-    """Layers to remove, chosen one at a time, and KL(whole model ‖ what is left), nats a token, at the end."""
+    """Layers to remove, chosen one at a time, and KL(whole model ‖ pruned model), nats a token, at the end."""
     decoder = task.decoder
     left = list(range(len(decoder.layers)))
     removed: list[int] = []
@@ -171,7 +171,7 @@ def keep_layers(task: PruneTask, kept: list[int]) -> None:
 
 
 def _layer_picks(old: Layer, new: Layer) -> dict[str, Pick]:
-    """A layer as it is; what follows from its number alone moves into its weights (GPT-2's option of a scale)."""
+    """A layer unchanged, but a scale that follows from its number (an option of GPT-2) goes into its weights."""
     picks = {to.name: Pick(weight) for to, weight in zip(layer_weights(new), layer_weights(old), strict=True)}
     for before, after in zip(old.blocks, new.blocks, strict=True):
         for name, factor in before.mixer.made_up_for(after.mixer).items():

@@ -1,11 +1,12 @@
 """Attention heads removed: whole groups of query heads with their key and value, or query heads evenly in each group.
 
-All layers keep equally many, because the key-value cache has one shape; which ones, each layer chooses. How important a
-head is: the sum of the scores of its inputs to the output projection
+All layers keep equally many, because the key-value cache has one shape; which ones is chosen in each layer. A head's
+importance is the sum of the scores of its inputs to the output projection
 (:mod:`edgepress.exporter.methods.smaller.importance`).
 
 Where queries and keys are normalized over all heads together (OLMo 2), fewer heads have another mean square. The gains
-of what stays are scaled by RMS(heads that stay) / RMS(all), measured on the text, so that their size stays what it was.
+that stay are scaled by RMS(heads that stay) / RMS(all), measured on the text, so that the norm's outputs keep their
+size.
 """
 
 from __future__ import annotations
@@ -94,7 +95,7 @@ def heads_left(heads: int, kv_heads: int, options: Options) -> tuple[int, int]:
 
 
 def choose(scores: Scores, attention: Attention, heads: int, kv_heads: int) -> Kept:
-    """The heads of one layer that stay: the best in each group, then the groups whose best are best.
+    """The heads of one layer that stay: the most important in each group, then the groups whose heads are.
 
     ``scores`` (heads · head_dim,) are of the inputs of the output projection.
     """

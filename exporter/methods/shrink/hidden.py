@@ -1,11 +1,11 @@
 """Channels of the residual stream removed, the same ones everywhere: embedding, every projection, every norm and head.
 
-How important channel j is, by activations: Σᵣ |W[r, j]| · RMS(xⱼ) over each projection that reads the stream (Wanda's
-score of weights, Sun et al. 2024, equation 1), as a share of that projection's sum, added up over all of them, the head
-too. By loss: the first-order change of the next-token loss when the channel is held at zero
+The importance of channel j by activations: Σᵣ |W[r, j]| · RMS(xⱼ) over each input projection (Wanda's score of weights,
+Sun et al. 2024, equation 1), as a share of that projection's sum, added up over all of them and the head. By loss: the
+first-order change of the next-token loss when the channel is held at zero
 (:mod:`edgepress.exporter.methods.smaller.importance`).
 
-What is left computes what the original computes with those channels held at zero: an RMS norm then divides by the root
+The pruned model computes what the original does with those channels held at zero: an RMS norm then divides by the root
 of S / H, S being the sum of squares of what stays and H the old size; S / H' with gains of √(H / H') and ε · H / H' is
 the same. The config has one ε, so that norms over heads get the larger one too. A layer norm also subtracts the mean
 over all channels, which has no such form: models with layer norms (GPT-2) are refused.
@@ -130,7 +130,7 @@ def keep_channels(task: PruneTask, kept: Indices) -> None:
 
 def _block_picks(block: Block, kept: Indices, gain: float) -> dict[str, Pick]:
     picks = {}
-    for linear in block.mixer.input_projections:  # they read the stream
+    for linear in block.mixer.input_projections:  # their columns are channels of the stream
         picks[linear.weight.name] = Pick(linear.weight, columns=kept)
     for weight in every(Weight, block.mixer.output_projection):  # it is added to the stream
         picks[weight.name] = Pick(weight, rows=kept)
@@ -147,8 +147,8 @@ def _norm_pick(norm: Norm, kept: Indices, gain: float) -> dict[str, Pick]:
 def _end_picks(old: Decoder, new: Decoder, kept: Indices, gain: float) -> dict[str, Pick]:
     """Embedding, final norm and head.
 
-    Where the embedding's multiplier follows from the hidden size (Gemma), the table makes up for its change, and where
-    the head is that table the final norm takes it back.
+    Where the embedding's multiplier follows from the hidden size (Gemma), the embedding is scaled to undo its change,
+    and where the head is tied to the embedding the final norm is scaled back.
     """
     ratio = old.embedding_multiplier / new.embedding_multiplier
     scale = None if ratio == 1 else np.full(old.vocab_size, ratio, np.float32)

@@ -1,8 +1,7 @@
-"""MLP channels removed: a row of ``up`` (and ``gate``) and the column of ``down`` that reads it, least important first.
+"""MLP channels removed: a row of ``up`` (and ``gate``) and its column of ``down``, least important first.
 
-How important one is, :mod:`edgepress.exporter.methods.smaller.importance` says: by activations and weights, or by the
-loss. The channels that stay are chosen over the whole model in groups of ``multiple``, each layer keeping at least one
-group.
+Importance is by activations and weights, or by the loss (:mod:`edgepress.exporter.methods.smaller.importance`). The
+channels that stay are chosen over the whole model in groups of ``multiple``; each layer keeps at least one group.
 """
 
 from __future__ import annotations

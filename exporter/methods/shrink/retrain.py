@@ -1,20 +1,20 @@
-"""Distillation of a pruned model: its weights learn from the original's logits until it says what the original said.
+"""Distillation of a pruned model: all its weights are trained to reproduce the original's logits.
 
 The loss, a mean over tokens, is ``forward`` · KL(original ‖ student) + ``reverse`` · KL(student ‖ original), both of
 distributions at ``temperature`` T and times T² (Hinton et al. 2015; the reverse divergence: Gu et al. 2024, MiniLLM),
-+ ``hidden`` · the squared distance of residual streams over the original's square, at the ends of ``hidden_layers``
-layers that lie evenly over either model (Jiao et al. 2020, TinyBERT), + ``truth`` · the loss of predicting the text
-itself. The original sees the same text; where tokens were removed, its logits are cut to those that are left. A model
-that lost nothing but tokens says what the original says of the new, finer tokens: it learns from ``truth`` only.
++ ``hidden`` · the squared distance of residual streams over the original's square, after ``hidden_layers`` layers that
+lie evenly over either model (Jiao et al. 2020, TinyBERT), + ``truth`` · the next-token loss on the text itself. The
+original is run on the same text; where tokens were removed, its logits are cut to those that are left. A model of which
+only tokens were removed has the original's logits already, so it can learn from ``truth`` only.
 
 All weights learn (``rank = 0``), or low-rank adapters beside the projections that are added to them at the end (Hu et
 al. 2021, LoRA), with norms and biases. With ``quantized`` the student computes with its weights as the recipe will
-store them, and gradients go straight through the rounding (Bengio et al. 2013): what is trained is what ships. Methods
-that look at what goes into a projection cannot follow every step; rtn stands for them.
+store them, and gradients go straight through the rounding (Bengio et al. 2013): what is trained is what the bundle has.
+Methods that need a projection's inputs cannot be run at every step; rtn is used instead.
 
-Learning rates are shares of a tensor's root mean square, so that one ``rate`` fits every tensor. Memory: 20 bytes for
-each number that learns (4 more with ``quantized``), and 4 for those that stay; the original passes a layer at a time,
-once, and its streams lie on disk: 4 bytes a token and hidden size for each point that is compared.
+Learning rates are relative to a tensor's root mean square, so that one ``rate`` fits every tensor. Memory: 20 bytes for
+each number that is trained (4 more with ``quantized``), and 4 for the others; the original is run once, a layer at a
+time, and its streams lie on disk: 4 · hidden size bytes a token for each layer that is compared.
 """
 
 from __future__ import annotations
@@ -67,10 +67,10 @@ _NONE = -100  # in the place of the token after the last
 
 @dataclass
 class Student:
-    """The model that learns: ``floats`` are its weights, ``adapters`` what is added to some of them.
+    """The model that is trained: ``floats`` are its weights, ``adapters`` what is added to some of them.
 
-    An adapter is (rows, rank) and (rank, columns), multiplied. ``schemes`` says how weights will be stored, of those
-    that are computed with as they are stored.
+    An adapter is (rows, rank) and (rank, columns), multiplied. ``schemes`` has the scheme of each weight that the
+    student uses as it will be stored.
     """
 
     decoder: Decoder
@@ -97,17 +97,17 @@ class Student:
         return value + (self._rounded[name] - value).detach()
 
     def forget_rounded(self) -> None:
-        """What was stored is another number now."""
+        """Drop the rounded values: the weights have changed."""
         self._rounded.clear()
 
     def result(self) -> dict[str, Tensor]:
-        """Every weight that has learned, merged, by name; detached from what goes on learning."""
+        """Every trained weight, merged, by name: copies that further training does not change."""
         learned = {name for name, value in self.floats.items() if value.requires_grad} | set(self.adapters)
         return {name: self.merged(name).detach().clone() for name in sorted(learned)}
 
 
 def as_stored(weight: Tensor, scheme: Scheme) -> Tensor:
-    """``weight`` (rows, columns) rounded by the scheme's method, rtn if that needs inputs, and back in float32."""
+    """``weight`` (rows, columns) rounded by the scheme's method, rtn if that needs inputs, and dequantized."""
     method = load_method(scheme.method)
     rounding = method if isinstance(method, Method) else load_method("rtn")
     assert isinstance(rounding, Method)
@@ -117,7 +117,7 @@ def as_stored(weight: Tensor, scheme: Scheme) -> Tensor:
 
 @dataclass(frozen=True)
 class Teacher:
-    """What the original computes of the text: its residual stream after some layers, and how that becomes logits."""
+    """The original run on the text: its residual stream after some layers, and the head that makes logits of it."""
 
     decoder: Decoder
     values: operations.Values
@@ -176,7 +176,7 @@ def run(task: PruneTask, options: Options) -> None:
 
 
 def make_student(task: PruneTask, options: Options) -> tuple[Student, dict[str, Trained]]:
-    """The model as it is, and what of it learns.
+    """The student before training, and its parameters that are trained.
 
     Raises:
         InputError: what will be trained does not fit into memory.
@@ -213,21 +213,21 @@ def make_student(task: PruneTask, options: Options) -> tuple[Student, dict[str, 
 
 
 def _size(value: Tensor) -> float:
-    """Root mean square; of zeros (a bias that has learned nothing yet) a hundredth."""
+    """Root mean square; of zeros (a bias before training) a hundredth."""
     return float(value.detach().square().mean().sqrt()) or 0.01
 
 
 def schemes(task: PruneTask) -> dict[str, Scheme]:
-    """How the recipe will store each weight that it does not keep in float."""
+    """The scheme of each weight that the recipe quantizes."""
     return {name: scheme for name, scheme in task.schemes().items() if scheme is not None}
 
 
 def _output_loss(
     student: Student, teacher: Teacher, reference: Tensor, x: Tensor, *, tokens: Tensor, options: Options
 ) -> Tensor:
-    """Mean over tokens of the divergences that the options ask for, times T², and of the text's own loss.
+    """Mean over tokens of the divergences that the options ask for, times T², and of the next-token loss.
 
-    ``reference`` and ``x``, (sequences, length, hidden), are what goes into the final norm of each.
+    ``reference`` and ``x``, (sequences, length, hidden), are the inputs of the teacher's and the student's final norm.
     """
     decoder = student.decoder
     temperature, forward, reverse = (float(options[name]) for name in ("temperature", "forward", "reverse"))
@@ -266,7 +266,7 @@ def _distance(x: Tensor, stream: Activations, sequences: NDArray[np.int64]) -> T
 
 
 def teach(task: PruneTask, tokens: NDArray[np.int64], points: list[int]) -> Teacher:
-    """Pass the text through the original once; its streams stay in the step's folder, over kills too."""
+    """Run the original on the text once; its streams stay in the step's folder, after a kill too."""
     decoder = task.original_decoder
     last = len(decoder.layers)
     kept = task.kept_tokens
@@ -290,7 +290,7 @@ def teach(task: PruneTask, tokens: NDArray[np.int64], points: list[int]) -> Teac
 
 
 def _has_streams(folder: Path, asked: Mapping[str, object]) -> bool:
-    """Whether a killed run left the streams that are asked for, whole."""
+    """Whether a killed run left all streams that are asked for, complete."""
     path = folder / _TEACHER_FILE
     if not path.is_file():
         return False
@@ -325,9 +325,9 @@ def _stream_file(folder: Path, point: int) -> Path:
 
 
 def _tensors(task: PruneTask, values: Mapping[str, NDArray[np.float32]], *, keep: bool) -> list[NewTensor]:
-    """The checkpoint's tensors with what was learned, in the dtype that they have (``keep``) or float32.
+    """The checkpoint's tensors with the trained values, in the dtype that they have (``keep``) or float32.
 
-    Rows that two weights read (a tied head) are one weight's; what no weight reads is left out.
+    Rows that two weights share (a tied head) are taken from one of them; tensors that no weight uses are left out.
     """
     pieces: dict[str, list[tuple[Part, NDArray[np.float32]]]] = {}
     for weight in task.decoder.weights():
@@ -394,13 +394,13 @@ def check_order(changed: Set[Size], options: Options) -> None:
     if changed <= {"vocabulary"} and not options["quantized"] and not float(options["truth"]):
         before = "only vocabulary" if changed else "no step"
         raise InputError(
-            f"retrain has nothing to learn: {before} comes before it in `prune`, so the model says what the original "
-            "says; put it after what it is to repair, or set truth or quantized in [options.retrain]"
+            f"retrain has nothing to learn: {before} comes before it in `prune`, so the model's logits are still the "
+            "original's; put it after the steps that change them, or set truth or quantized in [options.retrain]"
         )
 
 
 def _compared(task: PruneTask, options: Options) -> list[tuple[int, int]]:
-    """Which streams are compared, as layers passed here and in the original."""
+    """Which streams are compared, as numbers of layers before them, in the student and in the original."""
     if not float(options["hidden"]):
         return []
     ours, theirs = task.decoder, task.original_decoder

@@ -1,8 +1,8 @@
 """Tokens removed: those that the app's text does not use, with their rows of the embedding and the head.
 
-Which tokens stay, and why any text is still encoded and decoded, is in :mod:`..pruning.corpus` and
-:mod:`..pruning.tokenizer`. Rows are copied bit for bit, so the smaller model's logits are those of the larger one at
-the tokens that are kept. Rows that pad the embedding beyond the tokenizer's tokens go too.
+Which tokens stay, and why any text can still be encoded and decoded, is in :mod:`edgepress.exporter.tokens.corpus` and
+:mod:`edgepress.exporter.tokens.tokenizer`. Rows are copied bit for bit, so the smaller model's logits are those of the
+larger one at the tokens that are kept. Rows that pad the embedding beyond the tokenizer's tokens are removed too.
 
 Source: the trimming of Abdaoui et al. 2020, Load What You Need (arXiv:2010.05609), with merges closed under what the
 kept tokens are made of.
@@ -33,7 +33,7 @@ _log = logging.getLogger("edgepress.pruning")
 
 
 def remove_tokens(task: PruneTask, options: Options) -> None:
-    """Write the checkpoint with only the tokens that the text asks for."""
+    """Write the checkpoint with only the tokens that the text needs."""
     size, least = int(options["size"]), int(options["least"])
     checkpoint, rows, vocabulary = task.checkpoint, task.decoder.vocab_size, _vocabulary(task)
     library = source_tokenizer(checkpoint).library
@@ -113,7 +113,7 @@ def _bytes(files: Sequence[Path]) -> int:
 def _described(
     vocabulary: Vocabulary, usage: Usage, choice: Choice, rows: int, warnings: Sequence[str]
 ) -> dict[str, object]:
-    """What the manifest says of the step: ``filled`` tokens are there for the size alone."""
+    """The manifest's entry for the step; ``filled`` counts tokens that are kept only to reach the size."""
     facts: dict[str, object] = {
         "vocabulary": [rows, len(choice.keep)],
         "text_tokens": usage.tokens,

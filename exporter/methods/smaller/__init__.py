@@ -1,1 +1,1 @@
-"""A smaller checkpoint as picks from a larger one: its tensors, its config, its files."""
+"""What the pruning steps share: a smaller checkpoint as rows and columns of a larger one, its config and its files."""

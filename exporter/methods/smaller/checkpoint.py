@@ -1,4 +1,4 @@
-"""Write a checkpoint in Hugging Face form, its rows made when they are written; then read it back.
+"""Write a checkpoint in Hugging Face form, computing its rows when they are written; then read it back.
 
 Format of the weights: https://github.com/huggingface/safetensors#format
 """
@@ -33,7 +33,7 @@ Bytes = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class NewTensor:
-    """A tensor to be written: ``rows(start, stop)`` makes rows of it when they are written.
+    """A tensor to be written: ``rows(start, stop)`` computes some of its rows when they are written.
 
     They are float32 (stop − start, …), rounded to ``dtype`` (F32, F16 or BF16) by the writer, or uint8: the stored
     bytes as they are, of any shape with the rows one after the other.

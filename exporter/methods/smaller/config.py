@@ -51,7 +51,7 @@ def with_hidden(config: Mapping[str, object], decoder: Decoder, hidden: int) -> 
 
 
 def _sizes(decoder: Decoder) -> Values:
-    """What a config would else take from the hidden size and the number of heads."""
+    """The keys that a config otherwise derives from the hidden size and the number of heads."""
     return {key: size for block in every(Block, decoder.layers) for key, size in (block.mixer.sizes() or {}).items()}
 
 
@@ -63,7 +63,7 @@ def described(checkpoint: Checkpoint, config: Mapping[str, object]) -> Decoder:
 def check_same_layer(old: Layer, new: Layer, where: str) -> None:
     """Raise InputError when a layer that stays would compute something else in the new model.
 
-    What is compared is what a config can say; scale is not: it can be moved into the weights.
+    Only what a config can express is compared; a scale is not, as it can be moved into the weights.
     """
 
     def facts(layer: Layer) -> tuple[object, ...]:
@@ -71,13 +71,13 @@ def check_same_layer(old: Layer, new: Layer, where: str) -> None:
 
     if facts(old) != facts(new):
         raise InputError(
-            f"{where} would compute with {facts(new)}, and computes with {facts(old)}; the config cannot say that of "
-            "it alone: please report this architecture and config"
+            f"{where} would compute with {facts(new)}, and computes with {facts(old)}; the config has no key for one "
+            "layer alone: please report this architecture and config"
         )
 
 
 def require(decoder: Decoder, kind: type[Mixer], method: str) -> None:
-    """Raise InputError when a step is about a kind of mixer that not every layer has."""
+    """Raise InputError when a step prunes a kind of mixer that not every layer has."""
     for index, layer in enumerate(decoder.layers):
         if not any(isinstance(block.mixer, kind) for block in layer.blocks):
             names = " and ".join(block.name for block in layer.blocks)
@@ -88,7 +88,7 @@ def require(decoder: Decoder, kind: type[Mixer], method: str) -> None:
 
 
 def refuse_different(targets: Sequence[Target], what: str, remedy: str) -> None:
-    """Raise InputError when a target wants all layers alike and ``what`` makes them different."""
+    """Raise InputError when a target needs layers of one size and ``what`` makes them different."""
     for target in targets:
         if target.same_layers:
             raise InputError(

@@ -1,7 +1,7 @@
 """Gradients of the next-token loss inside a model, a layer at a time, from the last to the first.
 
-What goes into each layer is kept on disk; going back, each layer is computed once more for its own gradients (Chen et
-al. 2016, arXiv:1604.06174). Memory is a layer, a piece of the head and a batch of tokens.
+The inputs of each layer are kept on disk; in the backward pass each layer is computed once more for its own gradients
+(Chen et al. 2016, arXiv:1604.06174). Memory is a layer, a piece of the head and a batch of tokens.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from edgepress.exporter.streams.streams import embedded, held, pass_layer
 _TOKENS = 512  # whose gradients are computed at once
 
 Watched = Callable[[int, slice, Tensor, Tensor], None]
-"""Sees a layer's number (−1: the embedding), a batch, a watched tensor (sequences, length, …) and its gradient."""
+"""Called with a layer's number (−1: the embedding), a batch, a watched tensor (sequences, length, …), its gradient."""
 
 _Watch = Callable[[list[Tensor]], tuple[operations.Tap | None, operations.Added | None]]
-"""Makes what puts tensors into the list."""
+"""Makes the hooks that put a layer's watched tensors into the list."""
 
 
 def inputs_of(task: PruneTask, tokens: NDArray[np.int64], wanted: set[Linear], seen: Watched, label: str) -> None:
-    """Call ``seen`` with what goes into the projections ``wanted``, for tokens (sequences, length)."""
+    """Call ``seen`` with the inputs of the projections ``wanted``, for tokens (sequences, length)."""
 
     def watch(watched: list[Tensor]) -> tuple[operations.Tap, operations.Added | None]:
         def tap(linears: tuple[Linear, ...], x: Tensor) -> Tensor:
@@ -46,7 +46,7 @@ def inputs_of(task: PruneTask, tokens: NDArray[np.int64], wanted: set[Linear], s
 
 
 def writes_of(task: PruneTask, tokens: NDArray[np.int64], seen: Watched, label: str) -> None:
-    """Call ``seen`` with everything that is written into the residual stream, for tokens (sequences, length)."""
+    """Call ``seen`` with everything that is added to the residual stream, for tokens (sequences, length)."""
 
     def watch(watched: list[Tensor]) -> tuple[operations.Tap | None, operations.Added]:
         def added(y: Tensor) -> Tensor:
@@ -94,7 +94,7 @@ def _back(
 def _through_layer(
     task: PruneTask, index: int, before: Activations, gradient: Activations, *, watch: _Watch, seen: Watched
 ) -> None:
-    """Take the gradient from behind a layer to before it, in place."""
+    """Replace the gradient of a layer's outputs by that of its inputs, in place."""
     layer = task.decoder.layers[index]
     rotaries = network.rotaries(task.decoder, before.shape[1], task.device)
     values = held(task.read, layer_weights(layer))
@@ -111,7 +111,7 @@ def _through_layer(
 
 
 def _from_head(task: PruneTask, tokens: NDArray[np.int64], last: Activations, out: Activations) -> None:
-    """Gradients of the loss where the residual stream leaves the layers; the last token predicts nothing."""
+    """Gradients of the loss by the outputs of the last layer; the last token predicts nothing."""
     for batch in last.batches(_TOKENS):
         x = last.read(batch)
         ids = torch.from_numpy(tokens[batch]).to(task.device)

@@ -1,11 +1,11 @@
 """How much each input of a projection, or channel of the residual stream, matters, seen on text.
 
 By activations, as Wanda scores weights (Sun et al. 2024, equation 1), summed over a column:
-Sⱼ = Σᵣ |W[r, j]| · RMS(xⱼ), xⱼ being what goes into that column. Layers are compared by what is added to the residual
+Sⱼ = Σᵣ |W[r, j]| · RMS(xⱼ), xⱼ being the input of that column. Layers are compared by what is added to the residual
 stream: Sⱼ is divided by the RMS of the projection's output and multiplied by the RMS of what is added (a norm may come
 between) over that of the stream. By loss: the first-order change of the next-token loss when xⱼ becomes 0 (Molchanov et
 al. 2017, equation 6), the mean over tokens of |∂L/∂xⱼ · xⱼ|; where xⱼ is a channel of the residual stream, everything
-that is written into it at that token becomes 0 together.
+that is added to it at that token becomes 0 together.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ WAYS = ("activations", "loss")
 
 
 def input_scores(task: PruneTask, kind: type[Mixer], options: Options) -> list[Scores]:
-    """Scores of what goes into the output projection of each layer's mixer of a kind, (columns,) each.
+    """Scores of the inputs of the output projection of each layer's mixer of a kind, (columns,) each.
 
     The options ``by`` and ``tokens`` say how, and on how many tokens of the text, about.
     """
@@ -78,7 +78,7 @@ def activation_scores(task: PruneTask, tokens: NDArray[np.int64], kind: type[Mix
 
 
 def loss_scores(task: PruneTask, tokens: NDArray[np.int64], kind: type[Mixer]) -> list[Scores]:
-    """The same by the first-order change of the next-token loss."""
+    """The same importance by the first-order change of the next-token loss."""
     found = [layer.block(kind).mixer.output_projection for layer in task.decoder.layers]
     sums = [torch.zeros(linear.weight.shape[1], dtype=torch.float64) for linear in found]
 
@@ -93,7 +93,7 @@ def loss_scores(task: PruneTask, tokens: NDArray[np.int64], kind: type[Mixer]) -
 def stream_loss_scores(task: PruneTask, tokens: NDArray[np.int64]) -> Scores:
     """Importance of each channel of the residual stream, (hidden,), by the loss, on tokens (sequences, length)."""
     shape = (*tokens.shape, task.decoder.hidden_size)
-    changes = Activations(task.folder / "changes.f32", shape, task.device)  # Σ of ∂L/∂y · y over what is written there
+    changes = Activations(task.folder / "changes.f32", shape, task.device)  # Σ of ∂L/∂y · y over what is added to it
 
     def seen(_index: int, batch: slice, y: Tensor, slope: Tensor) -> None:
         changes.write(batch, changes.read(batch) + y * slope)

@@ -1,7 +1,7 @@
 """A smaller model as picks from a larger one: which rows and columns of which weight each of its weights is.
 
-Removing layers, channels, heads or tokens is the same thing to a checkpoint; rows and columns are those of the weights
-as the graph uses them, and where they lie in the stored tensors (fused, transposed) is worked out here.
+Removing layers, channels, heads or tokens all come to this. Rows and columns are those of the weights as the graph uses
+them; where they lie in the stored tensors (fused, transposed) is worked out here.
 """
 
 from __future__ import annotations

@@ -33,10 +33,10 @@ class PruneTask:
     - ``original`` and ``original_decoder``: the model as the user gave it, before any step
     - ``kept_tokens`` int64 (vocabulary,): the original's id of each token, None while the vocabulary is whole; a step
       that removes tokens sets it
-    - ``texts``: the documents of the text, without what is put aside to score
-    - ``folder``: exists while the step is not done, over kills too, for what a long step has done so far
+    - ``texts``: the documents of the text without the held-out ones, on which steps are scored
+    - ``folder``: exists until the step is done, after a kill too, for what a long step has done so far
     - ``schemes()``: how the recipe will store each weight of the model so far
-    - ``report``: what the step says of itself in the manifest; JSON values
+    - ``report``: what the manifest records of the step; JSON values
     - ``out``: where :meth:`write` puts the checkpoint
     """
 
@@ -59,7 +59,7 @@ class PruneTask:
 
     @property
     def seed(self) -> int:
-        """The seed of everything that is drawn."""
+        """The seed of every random choice."""
         return self.recipe.calibration.seed
 
     @property
@@ -82,7 +82,7 @@ class PruneTask:
 
         """
         if count < 2:
-            raise InputError(f"a step is to look at {count} tokens of the text; give at least 2 (option tokens)")
+            raise InputError(f"a step is to use {count} tokens of the text; give at least 2 (option tokens)")
         length = min(self.recipe.calibration.length, self.context_length)
         return read_calibration(
             self.texts.files,

@@ -1,1 +1,1 @@
-"""Methods that prepare weights for rounding and change nothing of what the model computes, one file each."""
+"""Methods that change weights so that rounding loses less, while the model computes the same, one file each."""

@@ -1,23 +1,21 @@
 """AWQ: activation-aware weight quantization (Lin et al. 2023).
 
-A column whose input is large costs most when it is rounded. Multiplied by s > 1 before rounding, and its input divided
-by s, its error shrinks by about s as long as the block's scale stays (section 3.2). Per group of projections with one
-input, s = (√E[x²])^α and the α of a grid that leaves the least error in the output (equation 5):
+Rounding errors of a column with large inputs change the output most. When the column is multiplied by s > 1 before
+rounding, and its input divided by s, its error shrinks by about s as long as the block's scale stays (section 3.2). For
+projections that share their input, s = (√E[x²])^α with the α of a grid that gives the least output error (equation 5):
 
     Σ tr((W − Ŵ) E[x xᵀ] (W − Ŵ)ᵀ),   Ŵ = Q(W · diag(s)) · diag(s)⁻¹
 
 The paper takes the mean of |x| and measures the error on samples. The second moments, which the error needs anyway,
-give both, so that the layer runs over the text once. Rows do not depend on each other: of a projection with more than
-``rows``, as many are taken, evenly spaced, to tell the αs apart. Q is the rounding of :mod:`.rtn` in the plan's
-scheme, which already searches each block's scale: the paper's search for clipping is in it. α = 0, no scaling, is in
-the grid.
+give both, so that the layer is run on the text once. Rows do not depend on each other: of a projection with more than
+``rows``, as many are taken, evenly spaced, to compare the αs. Q is the rounding of :mod:`.rtn` in the plan's scheme,
+which already searches each block's scale, the paper's search for clipping included. α = 0, no scaling, is in the grid.
 
 What it brings: ``awq + gptq, …`` beside ``gptq, …`` in the results of ``benchmarks/accuracy.py``. Those models have no
-outliers, and gain next to nothing; where there are some, the error falls (tests/exporter/methods/test_awq.py plants
-them).
+outliers, and gain next to nothing; with outliers the error falls (tests/exporter/methods/test_awq.py makes some).
 
-Scaling the rows of v or up, as the next group's input, does not change what was found for theirs: each row has scales
-of its own.
+Scaling the rows of v or up, for the projection after them, does not change the scales that were found for their own
+columns: each row has quantization scales of its own.
 """
 
 from __future__ import annotations
@@ -51,7 +49,7 @@ def _fold(task: LayerTask, options: Options) -> None:
 
 
 def best_scales(task: LayerTask, group: Group, moments: Moments, grid: int, rows: int) -> Tensor:
-    """Scales of the group's channels, (channels,): those of the best α among 0, 1/grid, …, 1."""
+    """Scales of the group's channels, (channels,), by the best α among 0, 1/grid, …, 1."""
     size = group.by_channel(moments.mean_square, "mean").sqrt()  # (channels,)
     size = size.clamp_min(float(size.max()) * _LEAST)
     best = torch.ones_like(size)

@@ -1,19 +1,19 @@
 """Rotations after QuaRot (Ashkboos et al. 2024): outliers are spread over all channels before weights are rounded.
 
-- The residual stream (QuaRot's R₁): what writes to it is rotated, what reads it is rotated back. An RMS norm commutes
-  with that once its gain is moved into the projections behind it, which leaves ones.
-- v (R₂): the rows of each of its heads are rotated, the columns of the output projection that read them rotated back.
+- The residual stream (QuaRot's R₁): output projections are rotated, input projections rotated back. An RMS norm
+  commutes with that once its gain is moved into the projections after it, which leaves ones.
+- v (R₂): the rows of each of its heads are rotated, and their columns of the output projection rotated back.
 
-Embedding, final norm and head stay as they are, tied or not: the graph rotates what is embedded and rotates back what
-goes into the final norm. As the rotation is a Kronecker product, both together cost hidden · (left + right) · 2
+Embedding, final norm and head stay as they are, tied or not: the graph rotates the embedded tokens, and rotates back
+the input of the final norm. As the rotation is a Kronecker product, both together cost hidden · (left + right) · 2
 multiplications a token, and the factors a few KB; see :mod:`edgepress.exporter.model.rotation`.
 
-A layer norm takes its mean away before it scales, which a rotation commutes with that keeps the vector of ones; its
-bias moves into those of the projections.
+A layer norm subtracts the mean before it scales; a rotation that keeps the vector of ones commutes with that. The
+norm's bias moves into those of the projections.
 
-A rotation spreads outliers (tests/exporter/methods/test_hadamard.py plants one) and gains next to nothing where there
-are none: ``hadamard + gptq, …`` beside ``gptq, …`` in the results of ``benchmarks/accuracy.py``. No seed is searched
-for: one that is best on the calibration text need not be so on another.
+A rotation spreads outliers (tests/exporter/methods/test_hadamard.py makes one) and gains next to nothing where there
+are none: ``hadamard + gptq, …`` beside ``gptq, …`` in the results of ``benchmarks/accuracy.py``. Seeds are not
+searched: the best one on the calibration text need not be the best on another.
 
 Rotations inside attention and before ``down``, which QuaRot computes at run time (R₃, R₄) for integer caches and
 activations, are not made.
@@ -53,7 +53,7 @@ def check(decoder: Decoder, _schemes: Schemes, _options: Options) -> None:
     if any(block.post_norm is not None for block in every(Block, decoder.layers)):
         raise InputError(
             f"hadamard cannot rotate {decoder.model_type}: it normalizes what attention and MLP add to the "
-            "residual stream, with a gain for each channel, and no weight behind can take those gains; "
+            "residual stream, with a gain for each channel, and no weight after it can take those gains; "
             "leave hadamard out of `before`"
         )
 
@@ -75,7 +75,7 @@ def _fold(task: LayerTask, options: Options) -> None:
             _rotate_heads(source, mixer.output_projection, weights, torch.from_numpy(head).to(task.device))
         rotation = _rotation(mixer.input_projections[0].weight.shape[1], norm, options)
         for linear in mixer.input_projections:
-            _read_rotated(norm, linear, weights, rotation)
+            _rotate_input(norm, linear, weights, rotation)
         weights[norm.weight.name] = torch.ones_like(weights[norm.weight.name])
         if norm.bias is not None:
             weights[norm.bias.name] = torch.zeros_like(weights[norm.bias.name])
@@ -86,7 +86,7 @@ def _fold(task: LayerTask, options: Options) -> None:
             weights[writer.bias.name] = rotate(rotation, weights[writer.bias.name].double()).float()
 
 
-def _read_rotated(norm: Norm, linear: Linear, weights: dict[str, Tensor], rotation: Rotation) -> None:
+def _rotate_input(norm: Norm, linear: Linear, weights: dict[str, Tensor], rotation: Rotation) -> None:
     """``W (g ∘ n + b)`` becomes ``(W diag(g) R) (Rᵀ n) + W b``."""
     weight = weights[linear.weight.name].double()
     if norm.bias is not None:
@@ -98,7 +98,7 @@ def _read_rotated(norm: Norm, linear: Linear, weights: dict[str, Tensor], rotati
 
 
 def _rotate_heads(source: Source, linear: Linear, weights: dict[str, Tensor], head: Tensor) -> None:
-    """Rotate each block of the source by ``head`` (width, width), and the columns that read it back."""
+    """Rotate each block of the source's rows by ``head`` (width, width), and rotate its columns of ``linear`` back."""
     width, rows = source.width, source.rows
     for weight in (source.linear.weight, source.linear.bias):
         if weight is not None:

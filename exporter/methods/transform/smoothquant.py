@@ -1,8 +1,8 @@
-"""SmoothQuant (Xiao et al. 2022): what is hard to round in the activations moves into the weights.
+"""SmoothQuant (Xiao et al. 2022): outliers of the activations move into the weights.
 
 Input channel j is divided by s_j = max|x_j|^α / max|W_j|^(1−α) and column j of the weights multiplied by it (equation
-4): with α = 0.5 both then have the same largest magnitude. For schemes that round what goes into a projection too; in
-:mod:`.folding` is which inputs can be scaled.
+4): with α = 0.5 both then have the same largest magnitude. It is for recipes that round activations too; which inputs
+can be scaled is in :mod:`.folding`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _LEAST = 1e-5  # of the largest channel: what a channel of zeros counts as
 def _fold(task: LayerTask, options: Options) -> None:
     alpha = float(options["alpha"])
     moments = task.observe(task.full)
-    # the last first: what it divides are rows of weights whose columns an earlier group then measures
+    # the last first: it divides rows of weights whose columns are measured for an earlier group after that
     for group in reversed(foldable_groups(task.layer)):
         largest = moments[group.linears[0].weight.name].largest
         group.fold(task.weights, smoothing_scales(group, task.weights, largest, alpha))

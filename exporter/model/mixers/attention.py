@@ -70,7 +70,7 @@ class Attention(Mixer):
         )
 
     def source(self) -> Source | str:
-        """The rows of v: attention mixes positions, not channels; all query heads of a group read the same v."""
+        """The rows of v: attention mixes positions, not channels; all query heads of a group use the same v."""
         start, rows = sum(self.widths[:2]), self.widths[2]
         return Source(self.qkv, slice(start, start + rows), self.head_dim, self.heads // self.kv_heads)
 

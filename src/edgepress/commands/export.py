@@ -108,7 +108,7 @@ def run(arguments: argparse.Namespace) -> int:
     )
     if steps:
         passed = " → ".join(f"{step['name']} {step['bits_per_byte']:.4f}" for step in steps)
-        print(f"  bits per byte of text put aside: {passed}")
+        print(f"  bits per byte of held-out text: {passed}")
     worst = sorted((t for t in manifest.tensors if t["sqnr_db"] is not None), key=lambda t: float(str(t["sqnr_db"])))
     if worst:
         print(f"  {len(worst)} tensors quantized; lowest SQNR {worst[0]['sqnr_db']} dB in {worst[0]['name']}")

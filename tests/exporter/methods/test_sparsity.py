@@ -19,7 +19,7 @@ from edgepress.exporter.methods.kinds import LinearMethod, load_method, method_n
 from edgepress.exporter.methods.nearest_plane import cholesky_factor, nearest_plane, visiting_order
 from edgepress.exporter.methods.options import read_options
 from edgepress.exporter.methods.round.gptq import METHOD as GPTQ
-from edgepress.exporter.methods.round.sparsegpt import keep_dearest
+from edgepress.exporter.methods.round.sparsegpt import keep_salient
 from edgepress.exporter.methods.round.wanda import input_norms
 from edgepress.exporter.methods.sparsity import Sparsity, read_sparsity
 
@@ -123,7 +123,7 @@ def test_sparsegpt_gives_the_mask_and_codes_of_optimal_brain_surgeon(
 
     expected, mask = surgeon(w.numpy(), damped, scale, top, size=choice, choose=choose)
     factor, chosen = cholesky_factor(torch.from_numpy(hessian), 0.01), torch.zeros(n, rows, dtype=torch.bool)
-    by_price = keep_dearest(sparsity, torch.from_numpy(alone))
+    by_price = keep_salient(sparsity, torch.from_numpy(alone))
 
     def keep(at: slice, *arrays: torch.Tensor) -> torch.Tensor:
         chosen[at] = by_price(at, *arrays)
@@ -343,7 +343,7 @@ def test_the_same_share_of_all_columns_costs_more_when_the_first_ones_matter_mos
         factor = cholesky_factor(columns.in_order(moments.second, order), 0.01)
         half = (torch.arange(192 * 32).reshape(192, 32) % 2).bool()  # half of each block's weights, whatever they are
         start = columns.start_codes(w, scheme, moments)
-        codes = columns.compensate(w, start, factor, order, keep_dearest(Sparsity(0.5), half))
+        codes = columns.compensate(w, start, factor, order, keep_salient(Sparsity(0.5), half))
         shared += loss(w, codes, inputs) / power
     assert ours < wanda < shared
 

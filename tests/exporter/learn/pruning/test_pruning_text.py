@@ -1,4 +1,4 @@
-"""The last of the text is put aside, and nothing of it is lost or seen twice."""
+"""The last of the text is held out, and nothing of it is lost or seen twice."""
 
 import json
 from pathlib import Path
@@ -13,8 +13,8 @@ from edgepress.exporter.streams.documents import (
     MOST,
     Documents,
     held_out,
-    most_put_aside,
-    put_aside,
+    hold_out,
+    most_held_out,
     training_files,
 )
 
@@ -25,14 +25,14 @@ CHARACTERS = st.characters(exclude_categories=["Cs"], exclude_characters="\ufeff
 
 
 def split(folder: Path, *files: Path) -> tuple[list[str], list[str]]:
-    """What is left and what is put aside."""
+    """What is left and what is held out."""
     out = folder / "out"
     out.mkdir()
-    put_aside(files, out)
+    hold_out(files, out)
     return list(Documents(training_files(out))), list(held_out(out))
 
 
-def test_the_end_of_a_plain_text_is_put_aside_from_a_line_on(tmp_path: Path) -> None:
+def test_the_end_of_a_plain_text_is_held_out_from_a_line_on(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text(TEXT, encoding="utf-8")
     left, held = split(tmp_path, tmp_path / "a.txt")
     assert "".join(left) + "".join(held) == TEXT
@@ -49,11 +49,11 @@ def test_the_share_is_within_its_bounds(size: int, tmp_path: Path) -> None:
     assert share - 64 <= len(held[0]) <= share
 
 
-def test_less_is_put_aside_to_score_a_larger_model(tmp_path: Path) -> None:
-    sizes = [most_put_aside(weights) for weights in (1_000_000, 122_000_000, 244_000_000, 494_000_000, 70 * 10**9)]
+def test_less_is_held_out_to_score_a_larger_model(tmp_path: Path) -> None:
+    sizes = [most_held_out(weights) for weights in (1_000_000, 122_000_000, 244_000_000, 494_000_000, 70 * 10**9)]
     assert sizes == [MOST, MOST, pytest.approx(MOST / 2, rel=0.01), pytest.approx(16_194, rel=0.01), LEAST]
     (tmp_path / "a.txt").write_text(TEXT, encoding="utf-8")
-    put_aside([tmp_path / "a.txt"], tmp_path, most=5000)
+    hold_out([tmp_path / "a.txt"], tmp_path, most=5000)
     assert 4900 < len("".join(held_out(tmp_path)).encode()) <= 5000
 
 
@@ -61,7 +61,7 @@ def test_less_is_put_aside_to_score_a_larger_model(tmp_path: Path) -> None:
 @given(
     st.lists(st.text(CHARACTERS, min_size=1, max_size=600).filter(str.strip), min_size=60, max_size=90), st.booleans()
 )
-def test_documents_are_left_or_put_aside(
+def test_documents_are_left_or_held_out(
     tmp_path_factory: pytest.TempPathFactory, texts: list[str], as_lines: bool
 ) -> None:
     texts = [text + "…" * 50 for text in texts]  # of at least 150 bytes
@@ -87,7 +87,7 @@ def test_each_file_gives_its_part(tmp_path: Path) -> None:
     (tmp_path / "b" / "a.txt").write_text(TEXT[: len(TEXT) // 4], encoding="utf-8")
     out = tmp_path / "out"
     out.mkdir()
-    put_aside([tmp_path / "a.txt", tmp_path / "b" / "a.txt"], out)
+    hold_out([tmp_path / "a.txt", tmp_path / "b" / "a.txt"], out)
     assert [path.name for path in training_files(out)] == ["a.txt", "a.txt"]
     first, second = held_out(out)
     assert 3.5 < len(first) / len(second) < 4.5
@@ -112,11 +112,11 @@ def test_missing_text_and_wrong_lines_are_refused(tmp_path: Path) -> None:
         split(tmp_path, tmp_path / "gone.txt")
     (tmp_path / "a.jsonl").write_text('{"words": 1}\n' * 1000)
     with pytest.raises(InputError, match="has no text"):
-        put_aside([tmp_path / "a.jsonl"], tmp_path)
+        hold_out([tmp_path / "a.jsonl"], tmp_path)
 
 
 @pytest.mark.parametrize("suffix", [".txt", ".jsonl", ".json"])
-def test_a_byte_order_mark_is_neither_left_nor_put_aside(suffix: str, tmp_path: Path) -> None:
+def test_a_byte_order_mark_is_neither_left_nor_held_out(suffix: str, tmp_path: Path) -> None:
     texts = [f"Line {number}: Ärger, 日本語, and more.\n" for number in range(400)]
     content = {
         ".txt": "".join(texts),

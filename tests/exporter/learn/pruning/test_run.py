@@ -69,10 +69,10 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def aside(home: Path) -> Path:
-    """A folder with what is put aside of the text."""
+    """A folder with what is held out of the text."""
     folder = home / "aside"
     if not folder.exists():
-        texts.put_aside([home / "text.txt"], folder)
+        texts.hold_out([home / "text.txt"], folder)
     return folder
 
 
@@ -84,8 +84,8 @@ def test_every_step_is_in_the_manifest_and_in_what_inspect_prints(bundle: Path, 
     assert sizes[0] > sizes[1] > sizes[2] == sizes[3]
     assert steps["bundle"]["bytes"] == (bundle / "model.onnx.data").stat().st_size
     assert steps["original"]["bytes"] == sum(t.nbytes for t in Checkpoint.open(home / "qwen2").tensors.values())
-    put_aside = sum(len(text.encode()) for text in texts.held_out(aside(home)))
-    assert steps["original"]["scored_bytes"] == put_aside
+    scored = sum(len(text.encode()) for text in texts.held_out(aside(home)))
+    assert steps["original"]["scored_bytes"] == scored
     assert len(steps["depth"]["removed_layers"]) == 1  # type: ignore[arg-type]
     assert len(steps["mlp_width"]["widths"]) == 2  # type: ignore[arg-type]
     assert manifest.parity is not None  # the reference loads the pruned checkpoint
@@ -99,7 +99,7 @@ def test_every_step_is_in_the_manifest_and_in_what_inspect_prints(bundle: Path, 
     assert not list(home.glob(".bundle*"))
 
 
-def test_the_scores_are_those_of_the_text_that_was_put_aside(bundle: Path, home: Path, tmp_path: Path) -> None:
+def test_the_scores_are_those_of_the_text_that_was_held_out(bundle: Path, home: Path, tmp_path: Path) -> None:
     """The float32 bundle of the original scores what the manifest says of the original."""
     held = texts.held_out(aside(home))
     export(home / "qwen2", out=tmp_path / "whole", recipe="fp32", threads=1)
@@ -110,7 +110,7 @@ def test_the_scores_are_those_of_the_text_that_was_put_aside(bundle: Path, home:
     assert last.bits_per_byte == pytest.approx(steps["bundle"], abs=1e-4)
 
 
-def test_no_step_and_no_calibration_sees_what_is_put_aside(home: Path, tmp_path: Path) -> None:
+def test_no_step_and_no_calibration_sees_what_is_held_out(home: Path, tmp_path: Path) -> None:
     """With another end of the text every weight is the same, and only scores differ."""
     make(home, tmp_path / "one")
     changed = TEXT[:-300] + "Something else altogether. " * 11 + "\n\n\n"
@@ -293,7 +293,7 @@ def test_what_a_later_step_cannot_do_is_refused_before_the_first(
     recipe = replace(recipe, prune=tuple(prune), options=options, calibration=text)
     with pytest.raises(InputError, match=message):
         module.prune(source, recipe, [], folder=tmp_path, threads=1, progress=silent)
-    assert list(tmp_path.iterdir()) == []  # not even text was put aside
+    assert list(tmp_path.iterdir()) == []  # not even text was held out
 
 
 def test_a_size_that_an_earlier_step_changes_is_not_asked_of_the_original(home: Path, tmp_path: Path) -> None:
@@ -344,7 +344,7 @@ def test_export_prints_what_the_steps_cost_against_the_model_that_was_given(
     assert abs(int(str(steps[0]["bytes"])) - whole) < 0.1 * whole  # the header of the file is its difference
     assert f"in the checkpoint {int(str(steps[0]['bytes'])) / 1e6:,.1f} MB → bundle {size / 1e6:,.1f} MB" in printed
     scores = " → ".join(f"{step['name']} {float(str(step['bits_per_byte'])):.4f}" for step in steps)
-    assert f"bits per byte of text put aside: {scores}" in printed
+    assert f"bits per byte of held-out text: {scores}" in printed
 
 
 def test_blame_says_that_it_cannot(bundle: Path, home: Path) -> None:
