@@ -114,6 +114,9 @@ def _graphs(bundle: Path) -> dict[str, dict[str, Any]]:
 def _asked(bundle: Path, graphs: dict[str, dict[str, Any]], on: str, soc: str | None) -> Place:
     if on not in graphs:
         has = f"{bundle} has no graphs for {on!r}, it has those for {', '.join([*graphs, CPU])}"
+        fixed = next((state.kind for state in _states(bundle) if not state.grows), None)
+        if fixed is not None:
+            raise InputError(f"{has}; a model with {fixed} states runs on CPUs only")
         with_graphs = [name for name in target_names() if find_target(name).form == "static"]
         if on in with_graphs:
             raise InputError(f"{has}; `edgepress export --target {on}` makes them")
@@ -127,6 +130,10 @@ def _asked(bundle: Path, graphs: dict[str, dict[str, Any]], on: str, soc: str | 
     if soc is not None and chip is None:
         raise InputError(f"{on} knows no chip {soc!r}; the bundle is compiled for {', '.join(compiled) or 'none'}")
     return _place(bundle, target, described, chip, simulated=simulated)
+
+
+def _states(bundle: Path) -> tuple[State, ...]:
+    return read_manifest(bundle).states if (bundle / MANIFEST_NAME).is_file() else ()
 
 
 def _any_soc(target: Target, *, fp16: bool) -> Soc:

@@ -10,25 +10,25 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").g
 LANGUAGES = {"sh", "console", "python", "toml", "text", "mermaid"}
 """What a block may be; ``text`` is no code."""
 
-_FENCE = re.compile(r"^```(?P<info>[^\n]*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
-_MARK = re.compile(r"^# only parsed by the tests: (?P<reason>.+)$", re.MULTILINE)
+_FENCE = re.compile(
+    r"^(?:<!-- only parsed by the tests: (?P<reason>[^\n]+) -->\n)?```(?P<info>[^\n]*)\n(?P<text>.*?)^```$",
+    re.MULTILINE | re.DOTALL,
+)
 
 
 @dataclass(frozen=True)
 class Block:
-    """A code block of ``page`` that begins at ``line``; ``title`` is the file that it says it is."""
+    """A code block of ``page`` that begins at ``line``; ``title`` is the file that it says it is.
+
+    ``only_parsed`` is why the tests do not run it, empty where they do.
+    """
 
     page: str
     line: int
     language: str
     title: str
     text: str
-
-    @property
-    def only_parsed(self) -> str:
-        """Why the tests do not run it, as the reader is told; empty where they do."""
-        found = _MARK.match(self.text)
-        return found["reason"] if found else ""
+    only_parsed: str
 
     def __str__(self) -> str:
         return f"{self.page}:{self.line}:{self.language}"
@@ -49,8 +49,8 @@ def blocks_in(text: str, page: str) -> Iterator[Block]:
     for fence in _FENCE.finditer(text):
         language, _, rest = fence["info"].partition(" ")
         title = re.search(r'title="([^"]+)"', rest)
-        line = text.count("\n", 0, fence.start()) + 1
-        yield Block(page, line, language or "text", title[1] if title else "", fence["text"])
+        line = text.count("\n", 0, fence.start("info")) + 1
+        yield Block(page, line, language or "text", title[1] if title else "", fence["text"], fence["reason"] or "")
 
 
 def prose(text: str) -> str:

@@ -64,7 +64,7 @@ def test_it_shows_and_removes_nothing_unless_it_is_told(
     assert clean(tmp_path / place, "--yes") == 0
     assert "removed 1 of 1" in capsys.readouterr().out
     assert list(tmp_path.iterdir()) == []
-    assert clean(tmp_path / place) == 0
+    assert clean(tmp_path) == 0
     assert "nothing is left of an export" in capsys.readouterr().out
 
 
@@ -130,6 +130,16 @@ def test_an_old_bundle_that_a_kill_left_aside_is_put_back(tmp_path: Path, capsys
     assert "the old out, which will be put back" in capsys.readouterr().out
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     assert (tmp_path / "out" / "manifest.json").read_text() == "the old one"
+
+
+def test_a_place_that_is_not_there_is_refused_unless_an_export_to_it_has_left_something(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert clean(tmp_path / "out", "--yes") == 2
+    assert f"{tmp_path / 'out'} is not there, and no export to it has left anything" in capsys.readouterr().err
+    leave(tmp_path / ".out.edgepress", "prices")
+    assert clean(tmp_path / "out", "--yes") == 0
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_place_that_cannot_be_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,6 +9,8 @@ import difflib
 import math
 import re
 from collections.abc import Collection, Mapping
+from importlib.util import find_spec
+from pathlib import Path
 from typing import TypeVar
 
 from edgepress.errors import InputError
@@ -237,6 +239,9 @@ class Config:
     def _why_not_read(self, key: str) -> str:
         near = difflib.get_close_matches(key, sorted(self._read - self.values.keys()), n=1, cutoff=0.85)
         meant = f"; was {near[0]} meant?" if near else ""
+        kind = self.values.get("model_type")
+        if isinstance(kind, str) and not _is_in_transformers(kind):
+            return f"the file for {kind} does not read it, and transformers has no such model to compare with{meant}"
         return f"transformers does not read it for this model either{meant}"
 
     def _value(self, key: str) -> object:
@@ -249,6 +254,14 @@ class Config:
         if default is None:
             raise InputError(f"{self.where}: {key} is missing, and there is no default for it")
         return default
+
+
+def _is_in_transformers(model_type: str) -> bool:
+    """Whether transformers, where it is installed, has files for a model type; nothing of it is imported."""
+    found = find_spec("transformers")
+    if found is None or found.origin is None:
+        return False
+    return (Path(found.origin).parent / "models" / model_type.removesuffix("_text").replace("-", "_")).is_dir()
 
 
 def _number(value: object) -> float | None:

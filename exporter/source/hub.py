@@ -78,7 +78,7 @@ def _download(model: str, revision: str, check: CheckConfig) -> tuple[Path, Orig
     from huggingface_hub import hf_hub_download, snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError, RemoteEntryNotFoundError
 
-    with _hub_errors(model, revision):
+    with _hub_errors(model, revision), _quiet_client():
         try:
             folder = Path(hf_hub_download(model, CONFIG, revision=revision)).parent
         except RemoteEntryNotFoundError:
@@ -133,6 +133,19 @@ def _shards(index: Path, names: Collection[str]) -> list[str]:
     weights = read_object(index, "download it again").get("weight_map")
     values = set(weights.values()) if isinstance(weights, Mapping) else set()
     return sorted(name for name in values if isinstance(name, str) and name in names)
+
+
+@contextmanager
+def _quiet_client() -> Iterator[None]:
+    """Keep the client from logging each try of a connection; what a user asked of it (HF_HUB_VERBOSITY) stays."""
+    from huggingface_hub import logging
+
+    level = logging.get_verbosity()
+    logging.set_verbosity(logging.ERROR if level == logging.WARNING else level)
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
 
 
 @contextmanager

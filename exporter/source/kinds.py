@@ -345,7 +345,7 @@ def _model_first(name: str) -> tuple[bool, str]:
 
 
 def _file_kind(path: Path) -> tuple[str, str] | None:
-    """What a file is and what to do with it; None for one that says nothing. A git-lfs pointer is an error."""
+    """What a file is and what to do with it; None for one that tells nothing. A git-lfs pointer is an error."""
     try:
         with path.open("rb") as file:
             head = file.read(file_kinds.HEAD)
@@ -354,6 +354,11 @@ def _file_kind(path: Path) -> tuple[str, str] | None:
     kind, suffix = file_kinds.kind_of(path, head), path.suffix.lower()
     if kind == file_kinds.ZIP:
         kind = file_kinds.PICKLE if _holds_pickle(path) else file_kinds.ARCHIVE
+    elif suffix in _PICKLE_NAMES:  # names of pickles, which are known by their content, and of much else
+        if kind == file_kinds.SAFETENSORS:
+            return kind, "rename it to .safetensors"
+        if kind is None:
+            return f"{path.stat().st_size:,} bytes in no format that is known here", f"copy it again; {_TO_EXPORT}"
     elif kind in {None, file_kinds.ONNX, file_kinds.SAFETENSORS}:  # a few bytes say little, or nothing: names say more
         kind = _SUFFIXES.get(suffix, kind)
     if kind is None or kind == file_kinds.SAFETENSORS:

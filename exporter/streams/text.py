@@ -219,9 +219,11 @@ def _read(paths: Sequence[Path], budget: int, generator: np.random.Generator, sk
 
 
 def check_files(names: Sequence[str]) -> None:
-    """Raise InputError when one is missing, empty or a directory."""
-    for name in names:
-        _size(Path(name))
+    """Raise InputError when one is missing, empty, a directory, or by its first 16 KiB no text."""
+    for path in map(Path, names):
+        size = _size(path)
+        with path.open("rb") as file:
+            decode(file.read(_PIECE), path, final=size <= _PIECE)
 
 
 def _size(path: Path) -> int:

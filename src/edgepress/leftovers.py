@@ -58,7 +58,7 @@ def find_leftovers(place: Path) -> list[Leftover]:
     """What lies beside ``place``, as an output, and in it, beside the outputs that it holds.
 
     Raises:
-        InputError: there is neither ``place`` nor a directory in which it could lie, or it cannot be looked at.
+        InputError: there is no ``place``, and nothing of an export to it beside it; or it cannot be looked at.
 
     """
     whole = Path(os.path.abspath(place))  # noqa: PTH100 - resolve() would follow a link at `place` itself
@@ -67,9 +67,14 @@ def find_leftovers(place: Path) -> list[Leftover]:
     try:
         found = [path for path in whole.parent.iterdir() if _output(path) == whole]
         found += [path for path in whole.iterdir() if _output(path)] if whole.is_dir() else []
-        return [leftover for path in sorted(found) if (leftover := _look_at(path)) is not None]
+        leftovers = [leftover for path in sorted(found) if (leftover := _look_at(path)) is not None]
     except OSError as error:
         raise InputError(f"{place} cannot be looked at: {error.strerror or error}") from error
+    if not leftovers and not os.path.lexists(whole):
+        raise InputError(
+            f"{place} is not there, and no export to it has left anything; name an output, or a directory with outputs"
+        )
+    return leftovers
 
 
 def _output(path: Path) -> Path | None:

@@ -41,6 +41,9 @@ def place_all(path: Path, target: Target, soc: Soc | None = None) -> list[Placem
             ``target`` compiles for one chip and ``soc`` names none.
 
     """
+    if target.socs and soc is None:
+        chips = ", ".join(f"{one.name} ({one.description})" for one in target.socs)
+        raise InputError(f"the compiler of {target.name} compiles for one chip; name it with --soc. Known: {chips}")
     model = read_model(path)
     with tempfile.TemporaryDirectory() as folder, Child(_TIMEOUT) as child, Child(_TIMEOUT) as listener:
         provider = find_provider(target.provider)

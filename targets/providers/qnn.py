@@ -158,10 +158,7 @@ def ask(
     take, by node name, and with ``verbose`` in ``said`` what its log calls errors; or ``error``, when there is no
     session at all.
     """
-    if soc is None:
-        raise InputError(
-            "the HTP's compiler compiles for one chip; name it with --soc (edgepress's table is in targets/qnn_htp.py)"
-        )
+    assert soc is not None, "legality.asked asks about a chip only"
     return child.call(
         "qnn", "ask", model=str(model), weights=str(weights), soc=asdict(soc), optimize=optimize, verbose=verbose
     )

@@ -1,4 +1,4 @@
-"""Every command and code block of the README and of docs/ is run, or says to its reader why it is only parsed.
+"""Every command and code block of the README and of docs/ is run, or a comment before it says why it is only parsed.
 
 Blocks of a page run one after the other in a folder of their own that has a bundle of the demo model, some text and a
 small network. What is only parsed is still held against the command line's own parser, the Makefile, the extras of the
@@ -79,6 +79,12 @@ def network() -> onnx.ModelProto:
     ]
     graph = onnx.helper.make_graph(nodes, "network", values[:1], values[1:], weights)
     return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 21)], ir_version=10)
+
+
+def test_readers_do_not_see_what_the_tests_do_with_a_block() -> None:
+    assert not [block for block in BLOCKS if "only parsed" in block.text]
+    marks = sum(page.read_text(encoding="utf-8").count("<!-- only parsed") for page in PAGES)
+    assert marks == sum(bool(block.only_parsed) for block in BLOCKS) > 0  # each stands before a block
 
 
 def commands(text: str) -> list[list[str]]:

@@ -8,6 +8,7 @@ import onnx
 import product_models as made
 import pytest
 import tiny_models
+from hybrid_bundle import write_hybrid
 
 from edgepress import cli
 from edgepress.errors import InputError
@@ -95,6 +96,16 @@ def test_the_remedy_for_a_target_that_does_not_exist_names_those_that_do(
         assert f"has no graphs for '{name}', it has those for cpu; name one of these, or export for qnn-htp" in said
     assert cli.main(["bench", str(plain), "--on", "qnn-htp"]) == 2
     assert "`edgepress export --target qnn-htp` makes them" in capsys.readouterr().err
+
+
+def test_no_target_is_advised_for_a_model_that_no_static_graph_can_hold(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = write_hybrid(tmp_path / "bundle")
+    for name in ("qnn-htp", "openvino-npu"):
+        assert cli.main(["run", str(bundle), "--on", name, "--prompt", "a"]) == 2
+        said = capsys.readouterr().err
+        assert f"has no graphs for '{name}', it has those for cpu; a model with convolution states runs on CPUs" in said
 
 
 @pytest.fixture(scope="module")

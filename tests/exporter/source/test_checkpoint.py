@@ -174,9 +174,24 @@ def test_config_damaged(tmp_path: Path, text: bytes, message: str) -> None:
 
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "pytorch_model-00001-of-00002.bin", "x.pt", "x.pth", "x.ckpt"])
 def test_pickles_are_refused(tmp_path: Path, name: str) -> None:
-    (_save(tmp_path / "m") / "model.safetensors").rename(tmp_path / "m" / name)
+    (_save(tmp_path / "m") / "model.safetensors").unlink()
+    torch.save({"a": torch.zeros(2)}, tmp_path / "m" / name)
     with pytest.raises(InputError, match=f"only {name}: pickled weights run code when they are read; convert"):
         Checkpoint.open(tmp_path / "m")
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [(b"hello", "5 bytes in no format that is known here"), (None, "a safetensors file; rename it to .safetensors")],
+)
+def test_what_has_a_pickles_name_is_known_by_its_content(tmp_path: Path, content: bytes | None, says: str) -> None:
+    weights = _save(tmp_path / "m") / "model.safetensors"
+    if content is not None:
+        weights.write_bytes(content)
+    weights.rename(tmp_path / "m" / "pytorch_model.bin")
+    with pytest.raises(InputError, match=f"only pytorch_model.bin: {says}") as refused:
+        Checkpoint.open(tmp_path / "m")
+    assert "pickled weights" not in str(refused.value)
 
 
 def test_weights_missing(tmp_path: Path) -> None:

@@ -344,6 +344,24 @@ def test_values_that_say_what_is_done_anyway_are_no_note(config: dict[str, objec
     assert unread_keys(config) == ()
 
 
+@pytest.mark.parametrize(
+    ("kind", "says"),
+    [
+        ("gemma3_text", "transformers does not read it for this model either; was head_dim meant?"),
+        (
+            "acme",
+            "the file for acme does not read it, and transformers has no such model to compare with; was head_dim",
+        ),
+    ],
+)
+def test_a_note_speaks_of_transformers_only_where_it_has_the_model(kind: str, says: str) -> None:
+    config = Config({"model_type": kind, "head_dimm": 8})
+    config.significant = ()
+    config.integer("head_dim", 4)
+    config.finish()
+    assert says in config.notes[0]
+
+
 @pytest.mark.parametrize("kind", model_types())
 def test_every_family_notes_keys_it_does_not_know(kind: str) -> None:
     [note] = unread_keys({"model_type": kind, "mystery_gate": 0.5})

@@ -1,6 +1,7 @@
 """A hub id reads the config first and downloads only what is used; held on a hub that this machine serves."""
 
 import json
+import logging
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -118,6 +119,23 @@ def test_what_was_downloaded_works_without_a_network(hub: FakeHub, monkeypatch: 
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", "http://127.0.0.1:9/{repo_id}/{revision}/{filename}")
     assert resolve_model(MODEL) == folder
     assert hub.fetched == []
+
+
+@pytest.mark.usefixtures("hub")
+def test_without_a_network_there_is_one_error_and_nothing_of_the_client(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # nobody answers there
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", "http://127.0.0.1:9/{repo_id}/{revision}/{filename}")
+    waits: list[float] = []
+    monkeypatch.setattr("time.sleep", waits.append)  # between the client's tries
+    level = logging.getLogger("huggingface_hub").level
+    assert main(["plan", MODEL]) == 2
+    assert waits, "the client tries again, and would say so"
+    [line] = capfd.readouterr().err.splitlines()
+    assert line.startswith(f"edgepress: no directory {MODEL} here, and it could not be downloaded from the hub")
+    assert not caplog.records
+    assert logging.getLogger("huggingface_hub").level == level
 
 
 def test_a_download_goes_on_where_it_stopped(hub: FakeHub) -> None:

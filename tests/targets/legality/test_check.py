@@ -87,6 +87,7 @@ def test_every_graph_of_a_bundle_for_the_target_is_reported(tmp_path: Path, caps
         (["--target", "android-nnapii"], "did you mean android-nnapi"),
         (["--target", "x86-cpu", "--soc", "sm8650"], "has no chips"),
         (["--target", "qnn-htp", "--soc", "sm1"], "knows no chip 'sm1'"),
+        (["--target", "qnn-htp"], "name it with --soc. Known: sm8350 (Snapdragon 888), sm8450 (Snapdragon 8 Gen 1), "),
     ],
 )
 def test_wrong_usage_is_exit_code_2(
