@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import glob
+import logging
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -138,14 +139,13 @@ def _shards(index: Path, names: Collection[str]) -> list[str]:
 @contextmanager
 def _quiet_client() -> Iterator[None]:
     """Keep the client from logging each try of a connection; what a user asked of it (HF_HUB_VERBOSITY) stays."""
-    from huggingface_hub import logging
-
-    level = logging.get_verbosity()
-    logging.set_verbosity(logging.ERROR if level == logging.WARNING else level)
+    client = logging.getLogger("huggingface_hub")
+    level = client.level
+    client.setLevel(logging.ERROR if level == logging.WARNING else level)
     try:
         yield
     finally:
-        logging.set_verbosity(level)
+        client.setLevel(level)
 
 
 @contextmanager
