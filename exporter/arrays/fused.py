@@ -1,241 +1,191 @@
-"""The scale search and the comparison of what was stored, each in one pass over weights: compiled by numba.
+"""The scale search and the comparison of what was stored, each in one pass over weights.
 
 The same arithmetic as :mod:`~edgepress.exporter.methods.round.rtn`, :mod:`.packing` and
 :mod:`~edgepress.exporter.bundle.stream` in numpy, operation by operation and in the same order, so the bits are theirs:
-groups stand side by side in the lanes of a vector and sums run along a group's elements; nothing is contracted to
-multiply-adds. numpy's arrays go through memory some 45 times on the way, here a strip of groups stays in the first
-cache. :mod:`.kernels` decides whether this is loaded at all.
-
-What is compiled is written to compile fast, as the first export waits for it: loops instead of slices and reductions of
-arrays, the rounding of a candidate once, and what is rare left to numpy.
+groups stand side by side in the lanes of a vector and sums run along a group's elements. numpy's arrays go through
+memory some 45 times on the way, here a strip of groups stays in the first cache. :mod:`.kernels` decides whether this
+is loaded at all.
 """
 
-from functools import cache
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import reduce
+from operator import or_
 
-import numpy as np
-from numba import njit
-from numpy.typing import NDArray
+from edgepress.exporter.arrays.instructions import Array, Number, Writer, kernel
+from edgepress.exporter.arrays.scheme import Candidates
 
-_STRIP = 1 << 12  # elements in the first cache; at least one vector of groups beside each other
-_LANES = 16
-_TINY = np.float32(1e-30)  # as in rtn: below any Σ q² but 0
-_LEAST, _MOST = np.float32(2.0**-40), np.float32(2.0**40)  # rtn's _PLAIN
-_ZERO, _HALF, _ONE, _INFINITY = np.float32(0), np.float32(0.5), np.float32(1), np.float32(np.inf)
-_PAIRWISE = 128  # elements that numpy adds up with eight accumulators before it halves
-
-jit = njit(nogil=True, cache=True, error_model="numpy")
-inlined = njit(inline="always", error_model="numpy")  # part of what calls it, not compiled for itself
+LANES = 16  # groups beside each other in a search
+SUMS = 8  # accumulators of numpy's sums
+_TINY = 1e-30  # as in rtn: below any Σ q² but 0
+_LEAST, _MOST = 2.0**-40, 2.0**40  # rtn's _PLAIN
+_INFINITY = float("inf")
 
 
-@cache
-def pairwise(count: int) -> NDArray[np.int64]:
-    """How numpy adds up ``count`` contiguous numbers: halves, down to pieces of at most ``_PAIRWISE``.
+def search(candidates: Candidates) -> Callable[..., None]:
+    """Compile what quantizes ``every`` (groups, size), all of whose elements weigh the same.
 
-    One row a piece: its start, its count, and how many sums are then added to the one before them. (A recursive kernel
-    would say it without; numba crashes when it reads one back from its cache.)
+    It fills ``words`` (groups, size · bits / 32), the codes as packing.pack lays them out, ``scales`` and
+    ``zero_points`` (groups,). ``x`` (size, LANES), zeros at first, and ``packed`` (size · bits / 32, LANES) are room to
+    work in. ``plain`` (1,) becomes 0 when a group is so large or small that it must be rescaled first: what was filled
+    is then not to be used.
     """
-    pieces: list[list[int]] = []
 
-    def cut(start: int, count: int, merges: int) -> None:
-        if count <= _PAIRWISE:
-            pieces.append([start, count, merges])
-            return
-        half = count // 2
-        half -= half % 8
-        cut(start, half, 0)
-        cut(start + half, count - half, merges + 1)
+    def write(
+        to: Writer, *, groups: Number, size: Number, every: Array, x: Array, packed: Array, words: Array, scales: Array,
+        zero_points: Array, plain: Array,
+    ) -> None:  # fmt: skip
+        is_plain = to.variable(to.index(1))
+        strip = _Strip(to, candidates, size, x.vectors(LANES))
+        with to.each(groups, step=LANES) as start:
+            count = (groups - start).or_if_more(LANES)
+            with to.each(count) as lane, to.each(size) as i:
+                x[i * LANES + lane] = every[(start + lane) * size + i]
+            least, greatest = strip.limits()
+            extreme = abs(_extreme(least, greatest))
+            all_plain = extreme.compare("==", 0.0) | extreme.compare(">=", _LEAST) & extreme.compare("<=", _MOST)
+            is_plain.now &= all_plain.everywhere().to_integer(64)
+            scale, low = strip.best(least, greatest)
+            scale = strip.pack(scale, low, packed.vectors(LANES))
+            width = size * candidates.bits // 32
+            with to.each(count) as lane, to.each(width) as i:
+                words[(start + lane) * width + i] = packed[i * LANES + lane]
+            x.vectors(LANES)[to.index(0)] = scale
+            packed.vectors(LANES)[to.index(0)] = (-low).to_integer(32)
+            with to.each(count) as lane:
+                scales[start + lane] = x[lane]
+                zero_points[start + lane] = packed[lane].to_integer(8)
+        plain[to.index(0)] = is_plain.now.to_integer(8)
 
-    cut(0, count, 0)
-    return np.array(pieces, np.int64)
+    given = {"groups": None, "size": None, "every": "f4", "x": "f4", "packed": "u4"}
+    return kernel(write, given | {"words": "u4", "scales": "f4", "zero_points": "u1", "plain": "u1"})
 
 
-@inlined
-def _extreme(least, greatest):
+def _extreme(least: Number, greatest: Number) -> Number:
     """A group's element of largest magnitude, from its least and greatest, as rtn has it."""
-    return greatest if greatest > -least else least
+    return greatest.compare(">", -least).choose(greatest, least)
 
 
-@inlined
-def _limits(x, least, greatest):
-    """Put the least and greatest element of each group of ``x`` (size, groups) in their places.
+@dataclass(frozen=True)
+class _Strip:
+    """Groups beside each other, whose elements are ``x``, (size,) vectors of LANES; all numbers are such vectors."""
 
-    Returns whether sums and reciprocals of all of them stay finite, as rtn's _PLAIN says.
+    to: Writer
+    candidates: Candidates
+    size: Number
+    x: Array
+
+    def limits(self) -> tuple[Number, Number]:
+        """The least and greatest element of each group."""
+        first = self.x[self.to.index(0)]
+        least, greatest = self.to.variable(first), self.to.variable(first)
+        with self.to.each(self.size) as i:
+            least.now = least.now.or_if_more(self.x[i])
+            greatest.now = greatest.now.or_if_less(self.x[i])
+        return least.now, greatest.now
+
+    def best(self, least: Number, greatest: Number) -> tuple[Number, Number]:
+        """The scale that is best of those of all candidates, and its least code − zero point."""
+        scale, low, gain = least.like(0.0), least.like(-0.0), least.like(-1.0)
+        for inverse, lowest in self._inverses(least, greatest):
+            sums = _Sums(self.to, inverse, lowest, lowest + self.candidates.top)
+            with self.to.each(self.size) as i:
+                sums.add(self.x[i])
+            found = sums.scale()
+            better = (found * sums.xq.now).compare(">", gain)
+            scale, low = better.choose(found, scale), better.choose(lowest, low)
+            gain = better.choose(found * sums.xq.now, gain)
+        return scale, low
+
+    def pack(self, scale: Number, low: Number, packed: Array) -> Number:
+        """Pack the codes nearest for ``scale``; returns the scale that is best for those codes."""
+        bits, in_word = self.candidates.bits, 32 // self.candidates.bits
+        inverse = 1.0 / scale.compare("==", 0.0).choose(_INFINITY, scale)
+        sums = _Sums(self.to, inverse, low, low + self.candidates.top)
+        with self.to.each(self.size // in_word) as word:
+            codes = [(sums.add(self.x[word * in_word + k]) - low).to_integer(32) << bits * k for k in range(in_word)]
+            packed[word] = reduce(or_, codes)
+        return sums.scale()
+
+    def _inverses(self, least: Number, greatest: Number) -> list[tuple[Number, Number]]:
+        """Each candidate's 1 / scale and least code − zero point."""
+        steps, shifts, top = self.candidates.steps, self.candidates.shifts, self.candidates.top
+        if not shifts:
+            extreme = _extreme(least, greatest)
+            extreme = extreme.compare("==", 0.0).choose(_INFINITY, extreme)
+            extreme = -abs(extreme) if self.candidates.aligned else extreme
+            return [(step / extreme, extreme.like(-(top + 1) / 2)) for step in steps]
+        bottom = least.or_if_more(0.0)
+        span = greatest.or_if_less(0.0) - bottom
+        span = span.compare("==", 0.0).choose(_INFINITY, span)
+        zeros = ((-bottom / span * top + shift).rint().or_if_less(0.0).or_if_more(top) for shift in shifts)
+        return [(step / span, -zero) for step, zero in zip(steps, zeros, strict=True)]
+
+
+class _Sums:
+    """Σ x q and Σ q² of codes − zero point, which reach from ``low`` to ``high``."""
+
+    def __init__(self, to: Writer, inverse: Number, low: Number, high: Number) -> None:
+        self._inverse, self._low, self._high = inverse, low, high
+        # adding to −0 changes nothing, not even the sign of a 0
+        self.xq, self._qq = to.variable(inverse.like(-0.0)), to.variable(inverse.like(-0.0))
+
+    def add(self, x: Number) -> Number:
+        """Add an element of each group; returns its code − zero point."""
+        code = (x * self._inverse).rint().or_if_less(self._low).or_if_more(self._high)
+        self.xq.now += x * code
+        self._qq.now += code * code
+        return code
+
+    def scale(self) -> Number:
+        """The scale that is best for these codes."""
+        return self.xq.now / self._qq.now.or_if_less(_TINY)
+
+
+def compare(bits: int, block_size: int) -> Callable[..., None]:
+    """Compile what fills Σ x² (``power``) and Σ (x − x̂)² (``noise``) of pieces of rows, (pieces, rows).
+
+    And ``largest``, SUMS of |x − x̂| a row of which the greatest is that of the row. ``x`` is (rows, columns), columns a
+    multiple of SUMS, ``codes`` (rows, blocks · block_size / SUMS): SUMS of them in one integer; ``scales`` and
+    ``zero_points``, not packed, (rows, blocks); ``cuts`` (pieces + 1,) where pieces begin and the last one ends.
     """
-    for i in range(x.shape[0]):
-        for g in range(x.shape[1]):
-            least[g] = x[i, g] if i == 0 or x[i, g] < least[g] else least[g]
-            greatest[g] = x[i, g] if i == 0 or x[i, g] > greatest[g] else greatest[g]
-    plain = True
-    for g in range(x.shape[1]):
-        extreme = abs(_extreme(least[g], greatest[g]))
-        plain = plain and (extreme == 0 or _LEAST <= extreme <= _MOST)
-    return plain
+
+    def write(
+        to: Writer, *, rows: Number, columns: Number, blocks: Number, pieces: Number, cuts: Array, x: Array,
+        codes: Array, scales: Array, zero_points: Array, power: Array, noise: Array, largest: Array,
+    ) -> None:  # fmt: skip
+        vectors = x.vectors(SUMS)
+        nothing = vectors[to.index(0)].like(0.0)
+        in_row, in_block = columns // SUMS, block_size // SUMS
+        with to.each(rows) as row:
+            most = to.variable(nothing)
+            with to.each(pieces) as piece:
+                squares, errors = to.variable(nothing), to.variable(nothing)
+                with to.each(cuts[piece + 1] // SUMS, start=cuts[piece] // SUMS) as i:
+                    value, block = vectors[row * in_row + i], row * blocks + i // in_block
+                    word = codes[row * blocks * in_block + i]
+                    error = value - _stored(word, scales[block], zero_points[block], bits)
+                    squares.now += value * value
+                    errors.now += error * error
+                    most.now = most.now.or_if_less(abs(error))
+                power[piece * rows + row] = _total(squares.now)
+                noise[piece * rows + row] = _total(errors.now)
+            largest.vectors(SUMS)[row] = most.now
+
+    given = {"rows": None, "columns": None, "blocks": None, "pieces": None, "cuts": "i8", "x": "f4"}
+    stored = {"codes": f"u{bits}", "scales": "f4", "zero_points": "u1"}
+    return kernel(write, given | stored | {"power": "f4", "noise": "f4", "largest": "f4"})
 
 
-@inlined
-def _candidate(step, shift, symmetric, aligned, top, least, greatest, inverse, low):
-    """Put a candidate's 1 / scale and its least code − zero point in ``inverse`` and ``low``, (groups,) as the rest."""
-    for g in range(len(low)):
-        if symmetric:
-            extreme = _extreme(least[g], greatest[g])
-            extreme = _INFINITY if extreme == 0 else extreme
-            inverse[g] = step / (-abs(extreme) if aligned else extreme)
-            low[g] = -np.float32((top + _ONE) * _HALF)
-        else:
-            bottom = least[g] if least[g] < 0 else _ZERO
-            span = (greatest[g] if greatest[g] > 0 else _ZERO) - bottom
-            span = span if span > 0 else _INFINITY
-            inverse[g] = step / span
-            code = np.rint(-bottom / span * top + shift)
-            code = code if code > 0 else _ZERO
-            low[g] = -(code if code < top else top)
+def _stored(codes: Number, scale: Number, zero_point: Number, bits: int) -> Number:
+    """What the kernels see of SUMS codes in one integer."""
+    wide = codes.to_integer(max(32, bits * SUMS)).in_lanes(SUMS)
+    each = (wide >> wide.steps(bits)) & ((1 << bits) - 1)
+    zero = zero_point.to_integer(32).to_float()
+    return (each.to_integer(32).to_float() - zero.in_lanes(SUMS)) * scale.in_lanes(SUMS)
 
 
-@inlined
-def _nearest(scale, zero, inverse, low):
-    """The same for a scale and zero point that are chosen."""
-    for g in range(len(low)):
-        inverse[g] = _ONE / (_INFINITY if scale[g] == 0 else scale[g])
-        low[g] = -zero[g]
-
-
-@inlined
-def _store(q, zero, bits, values, start, count):
-    """Put codes − zero point, ``q`` (size, groups), in ``values`` from ``start`` on, as packing.pack lays codes out."""
-    in_byte = 8 // bits
-    for g in range(count):
-        for j in range(values.shape[1]):
-            byte = 0
-            for k in range(in_byte):
-                byte |= int(q[in_byte * j + k, g] + zero[g]) << (bits * k)
-            values[start + g, j] = byte
-
-
-@jit
-def search(every, steps, shifts, symmetric, aligned, bits, values, scales, zero_points):
-    """Quantize groups, ``every`` (groups, size) of float32, all of whose elements weigh the same.
-
-    ``steps`` are rtn's candidates, ``shifts`` what goes with each of the asymmetric ones; ``aligned`` asks for scales
-    above 0. Fills ``values`` (groups, size · bits / 8), ``scales`` and ``zero_points`` (groups,). Returns False, with
-    nothing done that counts, when a group is so large or small that it must be rescaled first.
-    """
-    groups, size = every.shape
-    lanes = max(_LANES, _STRIP // size)
-    x, q = np.empty((size, lanes), np.float32), np.empty((size, lanes), np.float32)
-    least, greatest = np.empty(lanes, np.float32), np.empty(lanes, np.float32)
-    inverse, low = np.empty(lanes, np.float32), np.empty(lanes, np.float32)
-    xq, qq = np.empty(lanes, np.float32), np.empty(lanes, np.float32)
-    gain, scale, zero = np.empty(lanes, np.float32), np.empty(lanes, np.float32), np.empty(lanes, np.float32)
-    top = np.float32((1 << bits) - 1)
-    for start in range(0, groups, lanes):
-        count = min(lanes, groups - start)
-        for g in range(lanes):
-            gain[g], scale[g], zero[g] = -_ONE, _ZERO, _ZERO
-            for i in range(size):
-                x[i, g] = every[start + g, i] if g < count else _ZERO
-        if not _limits(x, least, greatest):
-            return False
-        for turn in range(len(steps) + 1):
-            is_last = turn == len(steps)  # the codes nearest for the best scale, and the scale best for those codes
-            if is_last:
-                _nearest(scale, zero, inverse, low)
-            else:
-                _candidate(steps[turn], shifts[turn], symmetric, aligned, top, least, greatest, inverse, low)
-            for g in range(lanes):
-                xq[g], qq[g] = -_ZERO, _ZERO  # adding to −0 changes nothing, not even the sign of a 0
-            for i in range(size):
-                for g in range(lanes):
-                    code = np.rint(x[i, g] * inverse[g])
-                    code = low[g] if code < low[g] else code
-                    code = top + low[g] if code > top + low[g] else code
-                    q[i, g] = code
-                    xq[g] += x[i, g] * code
-                    qq[g] += code * code
-            for g in range(lanes):
-                found = xq[g] / (qq[g] if qq[g] > _TINY else _TINY)
-                better = is_last or found * xq[g] > gain[g]
-                gain[g] = found * xq[g] if better else gain[g]
-                scale[g] = found if better else scale[g]
-                zero[g] = -low[g] if better else zero[g]
-        _store(q, zero, bits, values, start, count)
-        for g in range(count):
-            scales[start + g], zero_points[start + g] = scale[g], int(zero[g])
-    return True
-
-
-@inlined
-def _sum(x, pieces, stack):
-    """Σ x in numpy's order: ``pieces`` are those of :func:`pairwise`, ``stack`` is room for one sum a piece."""
-    depth = 0
-    for piece in range(len(pieces)):
-        at, stop = pieces[piece, 0], pieces[piece, 0] + pieces[piece, 1]
-        total = _ZERO
-        if stop - at >= 8:
-            a, b, c, d = x[at], x[at + 1], x[at + 2], x[at + 3]
-            e, f, g, h = x[at + 4], x[at + 5], x[at + 6], x[at + 7]
-            at += 8
-            while at + 8 <= stop:
-                a, b, c, d = a + x[at], b + x[at + 1], c + x[at + 2], d + x[at + 3]
-                e, f, g, h = e + x[at + 4], f + x[at + 5], g + x[at + 6], h + x[at + 7]
-                at += 8
-            total = ((a + b) + (c + d)) + ((e + f) + (g + h))
-        for i in range(at, stop):
-            total += x[i]
-        stack[depth] = total
-        for _ in range(pieces[piece, 2]):
-            depth -= 1
-            stack[depth] += stack[depth + 1]
-        depth += 1
-    return stack[0]
-
-
-@inlined
-def _dequantize(values, scales, zero_points, bits, stored):
-    """Put what the kernels see of a row's blocks, ``values`` (blocks, bytes), in ``stored`` (blocks · size,)."""
-    in_byte, mask = 8 // bits, (1 << bits) - 1
-    for block in range(values.shape[0]):
-        zero, scale = np.float32(zero_points[block]), scales[block]
-        for j in range(values.shape[1]):
-            at = (block * values.shape[1] + j) * in_byte
-            if bits == 4:  # in a line of its own: it is the usual case, and compiled to vectors
-                stored[at] = (np.float32(values[block, j] & 15) - zero) * scale
-                stored[at + 1] = (np.float32(values[block, j] >> 4) - zero) * scale
-            else:
-                for k in range(in_byte):
-                    stored[at + k] = (np.float32((values[block, j] >> (bits * k)) & mask) - zero) * scale
-
-
-@jit
-def compare(x, pieces, values, scales, zero_points, bits, power, noise, largest):
-    """Fill ``power`` Σ x², ``noise`` Σ (x − x̂)² and ``largest`` |x − x̂| of each row, (rows,).
-
-    ``x`` is (rows, columns), ``pieces`` :func:`pairwise` of the columns, ``values`` (rows, blocks, bytes in a block),
-    ``scales`` and ``zero_points``, not packed, (rows, blocks).
-    """
-    rows, columns = x.shape
-    padded = values.shape[1] * values.shape[2] * 8 // bits
-    stored, squares = np.empty(padded, np.float32), np.empty(columns, np.float32)
-    stack, most = np.empty(len(pieces), np.float32), np.empty(_LANES, np.float32)
-    for row in range(rows):
-        _dequantize(values[row], scales[row], zero_points[row], bits, stored)
-        for turn in range(2):
-            for i in range(columns):
-                value = x[row, i] - stored[i] if turn else x[row, i]
-                squares[i] = value * value
-            total = _sum(squares, pieces, stack)
-            if turn:
-                noise[row] = total
-            else:
-                power[row] = total
-        for i in range(columns):
-            stored[i] = abs(x[row, i] - stored[i])
-        for i in range(columns, padded):  # what pads a row is not compared
-            stored[i] = _ZERO
-        for i in range(_LANES):
-            most[i] = _ZERO
-        for start in range(0, padded, _LANES):
-            for i in range(_LANES):
-                most[i] = stored[start + i] if stored[start + i] > most[i] else most[i]
-        largest[row] = _ZERO
-        for i in range(_LANES):
-            largest[row] = most[i] if most[i] > largest[row] else largest[row]
+def _total(sums: Number) -> Number:
+    """numpy's sum of its accumulators."""
+    a, b, c, d, e, f, g, h = (sums.lane(i) for i in range(SUMS))
+    return ((a + b) + (c + d)) + ((e + f) + (g + h))

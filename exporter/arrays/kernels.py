@@ -1,42 +1,109 @@
-"""Compiled kernels where numba is installed and the work is worth loading it; numpy gives the same bits without.
+"""Compiled kernels where llvmlite is installed and the work is worth loading it; numpy gives the same bits without."""
 
-numba keeps what it compiled on disk, pickled: a folder of the user's own that nobody else may write, else one that goes
-with the process. Compiling takes some four seconds of a core, so only an export that gains that much does it by itself;
-``load(WORTH_COMPILING)`` does it ahead, for a build machine that keeps ``~/.cache/edgepress/kernels``.
-"""
-
-import atexit
 import logging
-import os
-import shutil
-import stat
-import tempfile
+import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgepress.cache import cache_folder
-from edgepress.errors import InputError
+from edgepress.exporter.arrays.scheme import Candidates
 
-WORTH = 50_000_000  # weights that numpy rounds in the time in which numba is loaded, on one or two cores
-# Compiling takes as long as it saves on 250 (AVX2) to 700 (AVX-512) million weights, and the next export saves it all.
-WORTH_COMPILING = 400_000_000
+Floats = NDArray[np.float32]
+Codes = NDArray[np.uint8]
+
+WORTH = 50_000_000  # weights: numpy rounds half of them in the time in which LLVM is loaded and compiles
 
 _log = logging.getLogger("edgepress.export")
 _lock = threading.Lock()
 
 
-@dataclass(frozen=True)
 class Kernels:
-    """The functions of :mod:`.fused`."""
+    """What :mod:`.fused` writes, compiled when it is first asked for."""
 
-    search: Callable[..., bool]
-    compare: Callable[..., None]
-    pairwise: Callable[[int], NDArray[np.int64]]
+    def __init__(self) -> None:
+        """Load LLVM.
+
+        Raises:
+            ImportError: it is not installed.
+            OSError: its library cannot be loaded.
+
+        """
+        from edgepress.exporter.arrays import fused
+
+        self._fused = fused
+        self._lock = threading.Lock()
+        self._compiled: dict[Hashable, Callable[..., None] | None] = {}
+
+    def search(self, every: Floats, candidates: Candidates, values: Codes, scales: Floats, zeros: Codes) -> bool:
+        """Quantize groups, ``every`` (groups, size), all of whose elements weigh the same.
+
+        Fills ``values`` (groups, size · bits / 8), ``scales`` and ``zeros`` (groups,). Returns False, with nothing done
+        that counts, where numpy has to do it: a group is so large or small that it must be rescaled first.
+        """
+        run = self._get(self._fused.search, candidates)
+        groups, size = every.shape
+        if run is None or not every.size or size * candidates.bits % 32:
+            return False
+        x = np.zeros((size, self._fused.LANES), np.float32)
+        packed = np.zeros((size * candidates.bits // 32, self._fused.LANES), np.uint32)
+        plain = np.zeros(1, np.uint8)
+        run(groups, size, np.ascontiguousarray(every), x, packed, values.view(np.uint32), scales, zeros, plain)
+        return bool(plain[0])
+
+    def compare(self, x: Floats, values: Codes, scales: Floats, zeros: Codes, bits: int) -> tuple[Floats, ...] | None:
+        """Σ x², Σ (x − x̂)² and the largest |x − x̂| of each row of ``x`` (rows, columns), (rows,) each.
+
+        ``values`` are (rows, blocks, bytes in a block), ``scales`` and ``zeros``, not packed, (rows, blocks). None
+        where numpy has to do it.
+        """
+        (rows, columns), sums = x.shape, self._fused.SUMS
+        run = self._get(self._fused.compare, bits, values.shape[2] * 8 // bits)
+        if run is None or not x.size or columns % sums:
+            return None
+        cuts = _pairwise(columns)
+        power, noise = (np.empty((len(cuts) - 1, rows), np.float32) for _ in range(2))
+        largest = np.empty((rows, sums), np.float32)
+        codes = values.reshape(rows, -1).view(f"u{bits}")
+        given = (np.array(cuts), *map(np.ascontiguousarray, (x, codes, scales, zeros)))
+        run(rows, columns, scales.shape[1], len(cuts) - 1, *given, power, noise, largest)
+        return _add_pairwise(power, cuts), _add_pairwise(noise, cuts), largest.max(axis=1)
+
+    def _get(self, write: Callable[..., Callable[..., None]], *of: Hashable) -> Callable[..., None] | None:
+        """What ``write`` compiles of these; None where that fails."""
+        with self._lock:
+            if (write, *of) not in self._compiled:
+                try:
+                    self._compiled[write, *of] = write(*of)
+                except (
+                    Exception
+                ) as error:  # a release of LLVM that compiles this no more, a machine that refuses such pages
+                    _log.info("rounding with numpy: %s", error)
+                    self._compiled[write, *of] = None
+            return self._compiled[write, *of]
+
+
+def _half(start: int, stop: int) -> int | None:
+    """Where numpy cuts a contiguous sum in two; None where it does not."""
+    half = (stop - start) // 2
+    return start + half - half % 8 if stop - start > 128 else None
+
+
+def _pairwise(count: int, start: int = 0) -> list[int]:
+    """Where the pieces of ``count`` numbers begin that numpy adds up without halving, and where the last one ends."""
+    half = _half(start, count)
+    return [start, count] if half is None else [*_pairwise(half, start)[:-1], *_pairwise(count, half)]
+
+
+def _add_pairwise(sums: Floats, cuts: list[int]) -> Floats:
+    """Add the sums of pieces, (pieces, rows), in numpy's order."""
+    half = _half(cuts[0], cuts[-1])
+    if half is None:
+        return np.asarray(sums[0], np.float32)
+    at = cuts.index(half)
+    return _add_pairwise(sums[:at], cuts[: at + 1]) + _add_pairwise(sums[at:], cuts[at:])
 
 
 @dataclass
@@ -54,76 +121,17 @@ def loaded() -> Kernels | None:
 
 
 def load(weights: int) -> None:
-    """Load the kernels if ``weights`` are to be rounded that make it worth while; what was compiled once is kept.
+    """Load the compiler if ``weights`` are to be rounded that make it worth while.
 
-    One thread loads them; for others this returns at once, and until the kernels are there they use numpy.
+    One thread loads it; for others this returns at once, and until the kernels are there they use numpy.
     """
-    if weights < WORTH or (weights < WORTH_COMPILING and not _is_compiled()) or not _lock.acquire(blocking=False):
+    if weights < WORTH or sys.byteorder != "little" or not _lock.acquire(blocking=False):
         return
     try:
         if not _loaded.tried:
-            _loaded.kernels = _import()
             _loaded.tried = True
+            _loaded.kernels = Kernels()
+    except (ImportError, OSError) as error:
+        _log.info("rounding with numpy: %s", error)
     finally:
         _lock.release()
-
-
-def _is_compiled() -> bool:
-    """Whether the disk has what numba compiled of this version of :mod:`.fused`."""
-    try:
-        source = Path(__file__).with_name("fused.py").stat().st_mtime
-        return any(index.stat().st_mtime >= source for index in cache_folder("kernels").rglob("fused.search*.nbi"))
-    except (OSError, InputError):
-        return False
-
-
-def _import() -> Kernels | None:
-    try:
-        import numba
-
-        numba.config.CACHE_DIR = str(folder := _cache())  # type: ignore[attr-defined] # numba makes it when loaded
-        from edgepress.exporter.arrays import fused
-
-        kernels = Kernels(fused.search, fused.compare, fused.pairwise)
-        try:
-            _try(kernels)
-        except Exception as error:  # whatever unpickling half a file raises
-            _log.info("%s is damaged (%s) and made anew", folder, error)
-            shutil.rmtree(folder)
-            folder.mkdir(mode=0o700)
-            _try(kernels)
-    except Exception as error:  # no numba for this Python, a full disk, a release of it that compiles this no more
-        _log.info("rounding with numpy: %s", error)
-        return None
-    return kernels
-
-
-def _try(found: Kernels) -> None:
-    """Compile both, or read them from the disk, with the types that they are called with."""
-    x, none = np.zeros((1, 32), np.float32), np.zeros(0, np.float32)
-    values, scales, zeros = np.zeros((1, 16), np.uint8), np.zeros(1, np.float32), np.zeros(1, np.uint8)
-    found.search(x, none, none, True, False, 4, values, scales, zeros)
-    blocks = values[:, None], scales[:, None], zeros[:, None]
-    found.compare(x, found.pairwise(32), *blocks, 4, scales, scales.copy(), scales.copy())
-
-
-def _cache() -> Path:
-    """A folder that is this user's alone."""
-    try:
-        folder = cache_folder("kernels")
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if _is_ours(folder):
-            return folder
-    except (OSError, InputError):
-        pass
-    folder = Path(tempfile.mkdtemp(prefix="edgepress-kernels-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return folder
-
-
-def _is_ours(folder: Path) -> bool:
-    """Whether ``folder`` is a directory, not a link, that this user owns and nobody else may write."""
-    found = folder.lstat()
-    if not stat.S_ISDIR(found.st_mode):
-        return False
-    return not hasattr(os, "geteuid") or (found.st_uid == os.geteuid() and not found.st_mode & 0o022)

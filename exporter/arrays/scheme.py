@@ -58,3 +58,23 @@ class Scheme:
     def zero_points_shape(self, rows: int, columns: int) -> tuple[int, int]:
         """Shape of the packed zero points, uint8: (rows, bytes in a row); a row's last byte is padded."""
         return rows, -(-self.blocks(columns) * self.bits // 8)
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """What a scale search tries in each group of weights.
+
+    ``steps`` is what the group's extent becomes, in steps between codes: its element of largest magnitude where codes
+    are symmetric, else the distance from its least to its greatest element; then ``shifts`` has what is added to the
+    zero point before that is rounded. ``aligned`` asks for scales above 0.
+    """
+
+    bits: int
+    steps: tuple[float, ...]
+    shifts: tuple[float, ...] = ()
+    aligned: bool = False
+
+    @property
+    def top(self) -> float:
+        """The greatest code."""
+        return float((1 << self.bits) - 1)

@@ -259,12 +259,12 @@ def _compare_stored(x: NDArray[np.float32], stored: Quantized, scheme: Scheme) -
             zeros = np.full((rows, blocks), scheme.zero_point, np.uint8)
         else:
             zeros = unpack_zero_points(stored.zero_points, scheme.bits, blocks)
-        power, noise, largest = (np.empty(rows, np.float32) for _ in range(3))
-        pieces = compiled.pairwise(x.shape[1])
-        compiled.compare(x, pieces, stored.values, stored.scales, zeros, scheme.bits, power, noise, largest)
-        total = power.sum(dtype=np.float64)
-        if np.isfinite(total):
-            return _Sums(float(total), float(noise.sum(dtype=np.float64)), float(largest.max()))
+        found = compiled.compare(x, stored.values, stored.scales, zeros, scheme.bits)
+        if found is not None:
+            power, noise, largest = found
+            total = power.sum(dtype=np.float64)
+            if np.isfinite(total):
+                return _Sums(float(total), float(noise.sum(dtype=np.float64)), float(largest.max()))
     return _compare(x, dequantize(stored.values, stored.scales, scheme, x.shape[1], stored.zero_points))
 
 

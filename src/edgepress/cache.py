@@ -15,8 +15,8 @@ from edgepress.errors import InputError
 if sys.platform != "win32":
     import fcntl
 
-Cache = Literal["prepared", "verified", "emulator", "kernels"]
-"""Forms of bundles that onnxruntime maps; which bundles were verified; the emulator; compiled kernels."""
+Cache = Literal["prepared", "verified", "emulator"]
+"""Forms of bundles that onnxruntime maps; which bundles were verified; the emulator."""
 CACHES: tuple[Cache, ...] = get_args(Cache)
 
 FORM = re.compile(r"[0-9a-f]{16}-[0-9a-f]{16}")  # the name of a prepared form
@@ -33,7 +33,7 @@ def cache_folder(name: Cache) -> Path:
 
     """
     chosen = os.environ.get("EDGEPRESS_CACHE")
-    if not chosen or name == "kernels":  # code that is run comes from the user's own directory only
+    if not chosen:
         return _user_cache() / name
     return Path(chosen) if name == "prepared" else Path(chosen) / name
 

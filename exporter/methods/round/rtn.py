@@ -44,13 +44,14 @@ give, and only blocks (nearly) of one sign gain by 0 and 3.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgepress.exporter.arrays import kernels
 from edgepress.exporter.arrays.packing import Quantized, pack, pack_zero_points
-from edgepress.exporter.arrays.scheme import Scheme
+from edgepress.exporter.arrays.scheme import Candidates, Scheme
 from edgepress.exporter.methods.kinds import Method
 
 Floats = NDArray[np.float32]
@@ -113,16 +114,19 @@ def quantize(rows: Floats, scheme: Scheme, importance: Floats | None) -> Quantiz
     if compiled is None or importance is not None:
         return _by_tiles(rows, scheme, importance)
     every, found = _groups(rows, scheme)
-    if scheme.symmetric:
-        steps = (_ROW_EXTREMES if scheme.per_channel else _EXTREMES)[scheme.bits]
-        shifts = (0.0,) * len(steps)
-    else:
-        steps, shifts = zip(*(_ROW_SPANS if scheme.per_channel else _SPANS)[scheme.bits], strict=True)
-    candidates = (np.array(each, np.float32) for each in (steps, shifts))
-    asked = (scheme.symmetric, _is_aligned(scheme), scheme.bits)
-    if not compiled.search(every, *candidates, *asked, found.values, found.scales, found.zero_points):
+    if not compiled.search(every, _candidates(scheme), found.values, found.scales, found.zero_points):
         return _by_tiles(rows, scheme, importance)
     return found.of_rows(len(rows), rows.shape[1], scheme)
+
+
+@cache
+def _candidates(scheme: Scheme) -> Candidates:
+    """What the search tries."""
+    if scheme.symmetric:
+        steps = (_ROW_EXTREMES if scheme.per_channel else _EXTREMES)[scheme.bits]
+        return Candidates(scheme.bits, steps, aligned=_is_aligned(scheme))
+    steps, shifts = zip(*(_ROW_SPANS if scheme.per_channel else _SPANS)[scheme.bits], strict=True)
+    return Candidates(scheme.bits, steps, shifts)
 
 
 @dataclass(frozen=True)

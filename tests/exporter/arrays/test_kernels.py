@@ -1,11 +1,9 @@
-"""What numba compiles gives numpy's bits, is kept where nobody else writes, and is not missed where there is none."""
+"""What LLVM compiles gives numpy's bits, on any processor, and is not missed where there is none."""
 
-import glob
-import os
-import shutil
-import subprocess
+import platform
 import sys
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
+from edgepress.exporter import arrays as arrays_folder
 from edgepress.exporter import export
 from edgepress.exporter.arrays import kernels
 from edgepress.exporter.arrays.packing import Quantized
@@ -21,20 +20,14 @@ from edgepress.exporter.arrays.scheme import BITS, Scheme
 from edgepress.exporter.bundle import stream
 from edgepress.exporter.methods.round import rtn
 
-pytest.importorskip("numba", reason="numba is not installed: numpy does its work")
+binding = pytest.importorskip("llvmlite.binding", reason="llvmlite is not installed: numpy does its work")
 
 
 @pytest.fixture(scope="module")
-def cache_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cache")
-
-
-@pytest.fixture(scope="module")
-def compiled(cache_home: Path) -> kernels.Kernels:
+def compiled() -> kernels.Kernels:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(cache_home))
         patch.setattr(kernels, "_loaded", kernels._Loaded())
-        kernels.load(kernels.WORTH_COMPILING)
+        kernels.load(kernels.WORTH)
         found = kernels.loaded()
     assert found is not None
     return found
@@ -121,80 +114,53 @@ def test_an_export_has_the_same_bytes_compiled_and_in_numpy(
     assert _files(tmp_path / "compiled") == _files(tmp_path / "numpy")
 
 
-def test_where_numba_cannot_be_loaded_numpy_does_its_work(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_llvm_cannot_be_loaded_numpy_does_its_work(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernels, "_loaded", kernels._Loaded())
-    monkeypatch.setitem(sys.modules, "numba", None)
-    kernels.load(kernels.WORTH_COMPILING)
+    for name in ("fused", "instructions"):
+        monkeypatch.delitem(sys.modules, f"{arrays_folder.__name__}.{name}", raising=False)
+        monkeypatch.delattr(arrays_folder, name, raising=False)
+    monkeypatch.setitem(sys.modules, "llvmlite", None)
+    kernels.load(kernels.WORTH)
     assert kernels.loaded() is None
     assert rtn.quantize(np.ones((2, 32), np.float32), Scheme("rtn", 4, 32), None).values.shape == (2, 1, 16)
 
 
-def test_a_small_model_does_not_wait_for_the_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_a_kernel_cannot_be_compiled_numpy_does_its_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = kernels.Kernels()
+    monkeypatch.setattr(found._fused, "kernel", lambda *_: (_ for _ in ()).throw(RuntimeError("no such processor")))
+    for x in _samples(3, 32):
+        _assert_same(x, Scheme("rtn", 4, 32), found)
+    assert set(found._compiled.values()) == {None}
+
+
+def test_a_small_model_does_not_load_the_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernels, "_loaded", kernels._Loaded())
     kernels.load(kernels.WORTH - 1)
     assert kernels.loaded() is None
     assert not kernels._loaded.tried
 
 
-def test_a_usual_model_takes_what_is_compiled_and_does_not_wait_for_a_compiler(
-    compiled: kernels.Kernels, cache_home: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    assert callable(compiled.search)
-    for home, there in ((tmp_path, False), (cache_home, True)):
-        monkeypatch.setenv("XDG_CACHE_HOME", str(home))
-        monkeypatch.setattr(kernels, "_loaded", kernels._Loaded())
-        kernels.load(kernels.WORTH)
-        assert (kernels.loaded() is not None) is there
-        assert kernels._loaded.tried is there
+@pytest.mark.parametrize("count", [8, 120, 128, 136, 896, 1000, 4864, 11008])
+def test_pieces_of_sums_are_numpys(count: int) -> None:
+    x = np.random.default_rng(count).standard_normal((3, count)).astype(np.float32)
+    cuts = kernels._pairwise(count)
+    pieces = [x[:, start:stop].sum(axis=1) for start, stop in pairwise(cuts)]
+    assert all(stop - start <= 128 for start, stop in pairwise(cuts))
+    np.testing.assert_array_equal(kernels._add_pairwise(np.array(pieces), cuts), x.sum(axis=1))
 
 
-_LOAD = """
-from edgepress.exporter.arrays import kernels
-kernels.load(kernels.WORTH_COMPILING)
-assert kernels.loaded() is not None
-import numba
-print(numba.config.CACHE_DIR)
-"""
-
-
-def made_of(index: Path) -> list[Path]:
-    """The files of compiled code that numba found by ``index``."""
-    return list(index.parent.glob(f"{glob.escape(index.stem)}*.nbc"))
-
-
-def test_compiled_code_is_kept_for_this_user_alone_and_made_anew_when_it_is_damaged(
-    compiled: kernels.Kernels, cache_home: Path, tmp_path: Path
-) -> None:
-    assert callable(compiled.search)
-    folder = cache_home / "edgepress" / "kernels"
-    assert folder.stat().st_mode & 0o777 == 0o700
-    copy = tmp_path / "edgepress" / "kernels"
-    shutil.copytree(folder, copy)
-    index = min(copy.rglob("*.nbi"), key=lambda path: sum(file.stat().st_size for file in made_of(path)))
-    index.write_bytes(index.read_bytes()[:-7])  # of what compiles soonest: all are kept and read alike
-    environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path)}
-    done = subprocess.run([sys.executable, "-c", _LOAD], env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == str(copy)
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no modes")
-@pytest.mark.parametrize("kind", ["writable by others", "a link", "a file"])
-def test_compiled_code_is_not_taken_from_where_others_write(
-    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder = tmp_path / "cache" / "edgepress" / "kernels"
-    folder.parent.mkdir(parents=True)
-    if kind == "a link":
-        (tmp_path / "elsewhere").mkdir()
-        folder.symlink_to(tmp_path / "elsewhere")
-    elif kind == "a file":
-        folder.touch()
-    else:
-        folder.mkdir()
-        folder.chmod(0o777)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    used = kernels._cache()
-    assert used != folder
-    assert used.stat().st_mode & 0o777 == 0o700
-    used.rmdir()
+@pytest.mark.parametrize("cpu", ["x86-64", "x86-64-v2", "x86-64-v3", "x86-64-v4"])
+def test_every_generation_of_x86_has_the_same_bits(cpu: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From SSE2, which calls a function to round, to AVX-512; multiply-adds are not used where there are some."""
+    if platform.machine().lower() not in ("x86_64", "amd64"):
+        pytest.skip("no x86-64 processor")
+    needs = {"x86-64": "sse2", "x86-64-v2": "sse4.1", "x86-64-v3": "avx2", "x86-64-v4": "avx512vl"}[cpu]
+    if not binding.get_host_cpu_features().get(needs):
+        pytest.skip(f"this processor has no {needs}")
+    monkeypatch.setattr(binding, "get_host_cpu_name", lambda: cpu)
+    monkeypatch.setattr(binding, "get_host_cpu_features", binding.FeatureMap)
+    found = kernels.Kernels()
+    for x in _samples(5, 896):
+        for scheme in (Scheme("rtn", 4, 32), Scheme("rtn", 8, 128, symmetric=False)):
+            _assert_same(x, scheme, found)
+    assert all(found._compiled.values())
