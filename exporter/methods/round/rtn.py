@@ -77,7 +77,7 @@ _ROW_SPANS = {
     4: ((34.0, -1.0), (24.0, 0.0), (22.0, 1.0), (20.0, 0.0), (17.0, 0.0), (15.0, 0.0)),
     8: ((260.0, 0.0), (255.0, 0.0)),
 }
-_ACCELERATED = (4, 8)  # bits of rows that accelerators take; they ask for positive scales
+_ACCELERATED = (4, 8)  # bits of rows that accelerators take; they ask for scales above 0
 _TILE = 1 << 18  # elements worked on at a time: smaller ones wait on Python, larger ones on memory
 _STRIP = 256  # blocks transposed at a time, so that what is read stays in the first cache
 _PLAIN = (2.0**-40, 2.0**40)  # block maxima in this range need no rescaling to keep sums and reciprocals finite
@@ -124,7 +124,7 @@ def _candidates(scheme: Scheme) -> Candidates:
     """What the search tries."""
     if scheme.symmetric:
         steps = (_ROW_EXTREMES if scheme.per_channel else _EXTREMES)[scheme.bits]
-        return Candidates(scheme.bits, steps, aligned=_is_aligned(scheme))
+        return Candidates(scheme.bits, steps, aligned=scheme.per_channel and scheme.bits in _ACCELERATED)
     steps, shifts = zip(*(_ROW_SPANS if scheme.per_channel else _SPANS)[scheme.bits], strict=True)
     return Candidates(scheme.bits, steps, shifts)
 
@@ -234,14 +234,9 @@ def _search(work: Work, extreme: Floats, w: Floats | None, scheme: Scheme) -> tu
 def _symmetric(extreme: Floats, scheme: Scheme) -> Iterator[tuple[Floats, None]]:
     """Candidates: 1 / scale, (groups,)."""
     inverse = np.empty_like(extreme)
-    largest = -np.abs(extreme) if _is_aligned(scheme) else extreme
-    for step in (_ROW_EXTREMES if scheme.per_channel else _EXTREMES)[scheme.bits]:
+    largest = -np.abs(extreme) if _candidates(scheme).aligned else extreme
+    for step in _candidates(scheme).steps:
         yield np.divide(np.float32(step), largest, out=inverse), None
-
-
-def _is_aligned(scheme: Scheme) -> bool:
-    """Whether scales must be positive."""
-    return scheme.symmetric and scheme.per_channel and scheme.bits in _ACCELERATED
 
 
 def _asymmetric(x: Floats, scheme: Scheme) -> Iterator[tuple[Floats, Floats]]:
@@ -250,7 +245,8 @@ def _asymmetric(x: Floats, scheme: Scheme) -> Iterator[tuple[Floats, Floats]]:
     span = np.where(high > low, high - low, np.float32(np.inf)).astype(np.float32)  # (groups,)
     top = np.float32((1 << scheme.bits) - 1)
     centre = -low / span  # (groups,), from 0 to 1
-    for steps, shift in (_ROW_SPANS if scheme.per_channel else _SPANS)[scheme.bits]:
+    tried = _candidates(scheme)
+    for steps, shift in zip(tried.steps, tried.shifts, strict=True):
         yield np.float32(steps) / span, np.clip(np.rint(centre * top + np.float32(shift)), np.float32(0), top)
 
 
