@@ -18,7 +18,6 @@ import platform
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from time import perf_counter_ns
 from typing import Any
 
 import numpy as np
@@ -26,14 +25,12 @@ from numpy.typing import NDArray
 
 from edgepress.errors import CheckFailed, InputError
 from edgepress.manifest import MANIFEST_NAME, read_manifest
-from edgepress.runtime.config import read_config
 from edgepress.runtime.evaluate import evaluate
 from edgepress.runtime.first_use import verify_first
 from edgepress.runtime.model import Model, load
-from edgepress.targets.emulator import Agreement, Call, Installation, System, agreement, run
+from edgepress.targets.emulator import Agreement, Call, Installation, agreement, run
 from edgepress.targets.emulator.guest import Answer, Arrays
 from edgepress.targets.emulator.machine import check_cpu, versions_on
-from edgepress.targets.emulator.system import boot
 
 Floats = NDArray[np.float32]
 Tokens = NDArray[np.int64]
@@ -188,101 +185,6 @@ def _compare(bundle: str, cpu: str, host: Answer, guest: Answer, versions: dict[
         graph=there["graph"],
         versions=versions,
     )
-
-
-@dataclass(frozen=True)
-class BundleCost:
-    """Instructions that a bundle takes on one processor, with one thread: a deterministic cost, not a latency.
-
-    Of opening it, of the prompt, and of each token after the first; taken after a first run, which pays for memory.
-    """
-
-    bundle: str
-    cpu: str
-    prompt_tokens: int
-    load: int
-    prefill: int
-    decode: tuple[int, ...]
-    versions: dict[str, str]
-
-    def to_json(self) -> dict[str, Any]:
-        """The same as plain JSON values."""
-        return asdict(self)
-
-    def describe(self) -> str:
-        """As lines for a terminal."""
-        lines = [
-            self.cpu,
-            f"  load     {self.load:15,} instructions",
-            f"  prefill  {self.prefill:15,} instructions, {self.prompt_tokens} tokens",
-        ]
-        if self.decode:
-            mean = sum(self.decode) / len(self.decode)
-            lines.append(f"  decode   {mean:15,.0f} instructions a token, {len(self.decode)} tokens")
-        return "\n".join(lines)
-
-
-def count_bundle(
-    installation: Installation,
-    system: System,
-    bundle: str | Path,
-    cpus: Sequence[str],
-    *,
-    prompt: str,
-    max_tokens: int = 32,
-    timeout: float | None = None,
-) -> list[BundleCost]:
-    """Count the instructions of a bundle on emulated machines.
-
-    Args:
-        installation: what :func:`edgepress.targets.emulator.setup` returned.
-        system: what :func:`edgepress.targets.emulator.setup_system` returned.
-        bundle: a directory that an export wrote.
-        cpus: processors to emulate; each boots a machine, which takes half a minute.
-        prompt: text to continue greedily.
-        max_tokens: tokens to generate at most.
-        timeout: seconds that one processor may take.
-
-    Raises:
-        InputError: the bundle or the prompt cannot be used, or there is no such processor.
-        CheckFailed: the machine ended without an answer.
-
-    """
-    verify_first(Path(bundle))
-    read_config(Path(bundle))  # what is no bundle is said here, not by a machine after half a minute
-    found = []
-    for cpu in cpus:
-        arguments = {"bundle": "/bundle", "prompt": prompt, "max_tokens": max_tokens}
-        [told] = boot(
-            installation, system, cpu, [Call(count, arguments)], {"bundle": Path(bundle).resolve()}, timeout=timeout
-        )
-        versions = installation.versions | system.versions
-        found.append(
-            BundleCost(str(bundle), cpu, told["prompt"], told["load"], told["prefill"], tuple(told["decode"]), versions)
-        )
-    return found
-
-
-def count(arguments: dict[str, Any], _arrays: Arrays) -> Answer:
-    """Nanoseconds of this machine's clock for opening a bundle, for its prompt and for each token after the first."""
-    import onnxruntime  # noqa: F401 - importing it is no part of opening a bundle
-    import tokenizers  # noqa: F401
-
-    start = perf_counter_ns()
-    model = load(arguments["bundle"], threads=1, prepared=False, verify=False)
-    loaded = perf_counter_ns() - start
-    generation = model.generate(arguments["prompt"], max_tokens=arguments["max_tokens"])
-    generation.text()
-    prompt, tokens = generation.prompt, generation.tokens
-    model.reset()
-    start = perf_counter_ns()
-    model.prefill(prompt)
-    times = [perf_counter_ns() - start]
-    for token in tokens[:-1]:
-        start = perf_counter_ns()
-        model.decode(token)
-        times.append(perf_counter_ns() - start)
-    return {"prompt": len(prompt), "load": loaded, "prefill": times[0], "decode": times[1:]}, {}
 
 
 def answer(arguments: dict[str, Any], arrays: Arrays) -> Answer:

@@ -12,6 +12,7 @@ Only ``attention_mask`` is bound again at each step, because its length is the p
 
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -54,6 +55,7 @@ class CpuSession(Session):
         prefill_chunk: tokens that are computed at once.
         prepared: start from the prepared form of the weights (see runtime/prepared.py).
         entries: further entries of onnxruntime's session configuration.
+        profile: how the path of onnxruntime's profile begins, which :meth:`end_profile` completes; None writes none.
 
     Raises:
         InputError: the model cannot be opened, or is not what its bundle says of it.
@@ -69,8 +71,11 @@ class CpuSession(Session):
         prefill_chunk: int = PREFILL_CHUNK,
         prepared: bool = True,
         entries: Mapping[str, str] | None = None,
+        profile: Path | None = None,
     ) -> None:
         options = session_options(threads)
+        if profile is not None:
+            options.enable_profiling, options.profile_file_prefix = True, str(profile)
         for key, value in (entries or {}).items():
             options.add_session_config_entry(key, value)
         # Initializers replaced by memory of ours: the session reads it at each run, and must not outlive it.
@@ -104,6 +109,10 @@ class CpuSession(Session):
         # The graphs of onnxruntime-genai's builder give the logits of every position, asked for or not.
         self._gives_all = {value.name: value.shape for value in self._session.get_outputs()}["logits"][1] != 1
         self._bind_once()
+
+    def end_profile(self) -> Path:
+        """Write the profile that was asked for; return its file."""
+        return Path(self._session.end_profiling())
 
     def _replace(self, options: "SessionOptions", name: str, value: Tokens) -> None:
         self._replaced.append(to_value(value))

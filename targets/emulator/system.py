@@ -11,7 +11,7 @@ import binascii
 import json
 import subprocess
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -22,7 +22,8 @@ from edgepress.targets.emulator.initramfs import Initramfs
 from edgepress.targets.emulator.installation import Installation, System
 from edgepress.targets.emulator.machine import Call, check_cpu, is_x86_cpu, own_package, raise_error, write_calls
 
-_MEMORY_MB = 2048
+_MEMORY_MB, _MEMORY_STEP_MB = 2048, 256
+_TIMES = 4  # the bytes of what is sent: in the archive, unpacked, read and packed
 _SETTINGS = {
     "rdinit": f"/usr/bin/python{packages.PYTHON}",
     "console": "ttyAMA0",
@@ -71,7 +72,14 @@ def boot(
         write_calls(folder / JOB, calls)
         write_initramfs(folder / "initramfs", installation, {JOB: folder / JOB, **files})
         command: list[str | Path] = [*system.command, "-machine", "virt,dtb-randomness=off", "-cpu", cpu, "-smp", "1"]
-        command += ["-m", str(_MEMORY_MB), "-icount", "shift=0,sleep=off", "-rtc", "base=2026-01-01,clock=vm"]
+        command += [
+            "-m",
+            str(_memory_mb(files.values())),
+            "-icount",
+            "shift=0,sleep=off",
+            "-rtc",
+            "base=2026-01-01,clock=vm",
+        ]
         command += ["-nodefaults", "-display", "none", "-serial", f"file:{folder / 'console'}", "-no-reboot"]
         command += ["-kernel", system.kernel, "-initrd", folder / "initramfs", "-append", _COMMAND_LINE]
         try:
@@ -83,6 +91,13 @@ def boot(
         console = folder / "console"
         said = console.read_text(encoding="utf-8", errors="replace") if console.exists() else ""
         return read_console(said, cpu, result.stderr.decode("utf-8", "replace"))
+
+
+def _memory_mb(files: Iterable[Path]) -> int:
+    """Memory that the machine gets: the same for all that is small."""
+    inner = (path for file in files for path in (file.rglob("*") if file.is_dir() else [file]))
+    size = sum(path.stat().st_size for path in inner if path.is_file())
+    return _MEMORY_MB + _TIMES * size // (_MEMORY_STEP_MB << 20) * _MEMORY_STEP_MB
 
 
 def read_console(console: str, cpu: str, errors: str) -> list[dict[str, Any]]:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from edgepress.stdio import say
 
 if TYPE_CHECKING:
-    from edgepress.runtime.emulated import BundleComparison, BundleCost
+    from edgepress.runtime.counting import BundleCost
+    from edgepress.runtime.emulated import BundleComparison
     from edgepress.targets.emulator import Agreement, Installation, ModelComparison, ModelCost
 
 NAME = "emulator"
@@ -61,9 +62,15 @@ def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--timeout", type=float, metavar="SECONDS", help="the most that one processor may take")
     parser.add_argument("--require", choices=("bit-equal", "same-text"), help="exit 1 when it is not so")
     parser.add_argument("--min-sqnr", type=float, metavar="DB", help="exit 1 when logits or outputs agree less")
-    parser.add_argument(
-        "--count-instructions", action="store_true", help="boot a machine that counts them; needs `setup --system`"
+    count = parser.add_argument_group("counting instructions (needs `setup --system`)")
+    count.add_argument("--count-instructions", action="store_true", help="boot a machine that counts them")
+    count.add_argument(
+        "--context", type=int, nargs="+", metavar="N", help="of a bundle: decode a token after so many tokens"
     )
+    count.add_argument(
+        "--prefill", type=int, nargs="+", metavar="N", help="of a bundle: so many tokens at once, after each --context"
+    )
+    count.add_argument("--by-operator", action="store_true", help="split each of these calls by operator")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
@@ -112,26 +119,15 @@ def _run(arguments: argparse.Namespace) -> int:
     import itertools
     import json
 
-    from edgepress.errors import InputError
     from edgepress.targets.emulator import find
 
-    is_bundle = arguments.model.is_dir()
-    kind = "a bundle" if is_bundle else "an ONNX model"
-    needed, unused = ("prompt", ("inputs", "batch")) if is_bundle else ("inputs", ("prompt", "text", "graph"))
-    if not arguments.model.exists():
-        raise InputError(f"{arguments.model} is not there; give a bundle directory or an ONNX file")
-    for name in unused:
-        if getattr(arguments, name) is not None:
-            raise InputError(f"{arguments.model} is {kind}, which takes no --{name}")
-    if getattr(arguments, needed) is None:
-        raise InputError(f"{arguments.model} is {kind}, which needs --{needed}")
-    if arguments.require == "same-text" and not is_bundle:
-        raise InputError(f"{arguments.model} is {kind}, which has no text; --require bit-equal")
+    is_bundle = _check_usage(arguments)
     installation, cpus = find(), arguments.cpu or [_CPU]
-    found = (_run_bundle if is_bundle else _run_model)(arguments, installation, cpus)
+    compares = not is_bundle or arguments.prompt is not None
+    found = (_run_bundle if is_bundle else _run_model)(arguments, installation, cpus) if compares else []
     costs = _count(arguments, installation, cpus, is_bundle) if arguments.count_instructions else []
     if arguments.json:
-        entries = [comparison.to_json() for comparison in found]
+        entries = [comparison.to_json() for comparison in found] or [{"cpu": cpu} for cpu in cpus]
         if arguments.count_instructions:
             for entry, cost in itertools.zip_longest(entries, costs):
                 entry["instructions"] = None if cost is None else cost.to_json()
@@ -142,6 +138,34 @@ def _run(arguments: argparse.Namespace) -> int:
     for line in broken:
         say(f"edgepress: {line}")
     return 1 if broken else 0
+
+
+def _check_usage(arguments: argparse.Namespace) -> bool:
+    """Whether it is a bundle; InputError where options do not go together."""
+    from edgepress.errors import InputError
+
+    model: Path = arguments.model
+    is_bundle, calls = model.is_dir(), bool(arguments.context or arguments.prefill)
+    kind = "a bundle" if is_bundle else "an ONNX model"
+    if not model.exists():
+        raise InputError(f"{model} is not there; give a bundle directory or an ONNX file")
+    for name in ("inputs", "batch") if is_bundle else ("prompt", "text", "graph", "context", "prefill"):
+        if getattr(arguments, name) is not None:
+            raise InputError(f"{model} is {kind}, which takes no --{name}")
+    if calls and not arguments.count_instructions:
+        raise InputError("--context and --prefill say what is counted; give --count-instructions with them")
+    if arguments.by_operator and not calls:
+        raise InputError("--by-operator splits the calls of --context and --prefill; give one of them")
+    if is_bundle and arguments.prompt is None and not calls:
+        raise InputError(f"{model} is {kind}, which needs --prompt")
+    compared = (arguments.text, arguments.require, arguments.min_sqnr)
+    if is_bundle and arguments.prompt is None and any(value is not None for value in compared):
+        raise InputError("nothing is compared without --prompt, which --text, --require and --min-sqnr are about")
+    if not is_bundle and arguments.inputs is None:
+        raise InputError(f"{model} is {kind}, which needs --inputs")
+    if arguments.require == "same-text" and not is_bundle:
+        raise InputError(f"{model} is {kind}, which has no text; --require bit-equal")
+    return is_bundle
 
 
 def _run_bundle(
@@ -184,24 +208,30 @@ def _count(
 ) -> "Sequence[BundleCost | ModelCost]":
     """Costs, one for each processor; none, and why on stderr, when what counts them is not set up."""
     from edgepress.errors import InputError
-    from edgepress.runtime.emulated import count_bundle
+    from edgepress.runtime.counting import count_bundles
     from edgepress.targets.emulator import count_model, find_system, read_inputs
 
     try:
         system = find_system()
     except InputError as error:
+        if is_bundle and arguments.prompt is None:  # nothing else was asked for
+            raise
         say(f"instructions are not counted: {error}")
         return []
     if not is_bundle:
         inputs = read_inputs(arguments.inputs)
         return count_model(installation, system, arguments.model, inputs, cpus, timeout=arguments.timeout)
-    return count_bundle(
+    return count_bundles(
         installation,
         system,
-        arguments.model,
+        [arguments.model],
         cpus,
         prompt=arguments.prompt,
         max_tokens=arguments.max_tokens,
+        prefill=arguments.prefill or (),
+        contexts=arguments.context or (),
+        by_operator=arguments.by_operator,
+        graph=arguments.graph,
         timeout=arguments.timeout,
     )
 

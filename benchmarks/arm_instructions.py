@@ -1,0 +1,176 @@
+"""How many instructions does a token take on ARM, by tool and by operator, and how many bytes does it touch?
+
+Counted on emulated machines (``edgepress emulator setup --system`` first), one thread: a token decoded after texts of
+``CONTEXTS`` tokens, and ``PREFILL`` tokens at once. Counts are the same at every boot, so anyone can make them again;
+they are no times. Models of real shapes have random weights and their first ``LAYERS`` layers only: layers are alike,
+so that the whole is scaled from two of them, which the tables say; one more depth shows how well that holds.
+
+    python benchmarks/arm_instructions.py [--tools edgepress] [--models demo smollm2-135m] [--forms int4-128] [--cpus …]
+
+What is counted anew replaces the same samples of before; all others stay.
+"""
+
+import argparse
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from arm_instructions_tables import report
+from common import RESULTS, WORK, save
+from export_cost import TOKENIZER
+from make_checkpoint import SHAPES, make
+
+from edgepress.exporter import export
+from edgepress.runtime.counting import BundleCost, count_bundles
+from edgepress.targets.emulator import Installation, System, find_system, setup
+
+NAME = "arm_instructions"
+CPUS = ("cortex-a76", "neoverse-n2")
+CONTEXTS, PREFILL = (64, 1024), (128,)
+MODELS = ("demo", "smollm2-135m", "qwen2.5-0.5b")
+LAYERS = {"smollm2-135m": (1, 2, 4), "qwen2.5-0.5b": (1, 2)}  # of those that are scaled
+TOOLS = {"edgepress": __name__}
+"""Modules that count a tool: FORMS, what it is counted as, and count(machine, cpu, subject, forms) of samples."""
+
+FORMS = ("int4", "int4-128", "int8")  # recipes of ours
+
+Machine = tuple[Installation, System]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model that is counted: ``layers`` of its ``of_layers``, and its checkpoint's folder (the demo's is its name)."""
+
+    model: str
+    layers: int
+    of_layers: int
+    checkpoint: str
+
+    @property
+    def folder(self) -> str:
+        """A name for what is made of it."""
+        return f"{self.model}-{self.layers}-layers"
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One call that was counted: ``tokens`` at once after a text of ``context``, on one processor, by one thread.
+
+    ``in_engine`` are the instructions without those of the program around the engine (our Python); ``operators`` has
+    the instructions of each kind of node, None where the tool does not tell. Bytes are computed from shapes.
+    """
+
+    tool: str
+    model: str
+    layers: int
+    of_layers: int
+    form: str
+    cpu: str
+    tokens: int
+    context: int
+    instructions: int
+    in_engine: int
+    operators: Mapping[str, int] | None
+    weight_bytes_loaded: int | None
+    state_bytes_loaded: int | None
+    state_bytes_stored: int | None
+    versions: Mapping[str, str]
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """What another count of the same has, too."""
+        return (self.tool, self.model, self.layers, self.form, self.cpu, self.tokens, self.context)
+
+
+def subjects(models: Sequence[str]) -> Iterator[Subject]:
+    """The models at each of their depths; checkpoints that are not there yet are made."""
+    for model in models:
+        if model not in SHAPES:
+            yield Subject(model, 4, 4, model)
+            continue
+        for layers in LAYERS[model]:
+            subject = Subject(model, layers, SHAPES[model].layers, str(WORK / "arm" / f"{model}-{layers}-layers"))
+            if not Path(subject.checkpoint).exists():
+                shape = dataclasses.replace(SHAPES[model], layers=layers)
+                make(shape, Path(subject.checkpoint), tokenizer=TOKENIZER)
+            yield subject
+
+
+def count(machine: Machine, cpu: str, subject: Subject, forms: Sequence[str]) -> Iterator[Sample]:
+    """Export the subject by each recipe, unless that is done, and count all in one boot."""
+    bundles = []
+    for form in forms:
+        bundles.append(WORK / "arm" / f"{subject.folder}-{form}")
+        if not bundles[-1].exists():
+            export(subject.checkpoint, out=bundles[-1], recipe=form)
+    costs = count_bundles(*machine, bundles, [cpu], prefill=PREFILL, contexts=CONTEXTS, by_operator=True)
+    for form, cost in zip(forms, costs, strict=True):
+        yield from samples_of(subject, form, cost)
+
+
+def samples_of(subject: Subject, form: str, cost: BundleCost) -> Iterator[Sample]:
+    """A bundle's cost as samples."""
+    for call in cost.calls:
+        yield Sample(
+            tool="edgepress",
+            **{field.name: getattr(subject, field.name) for field in dataclasses.fields(subject)[:3]},
+            form=form,
+            cpu=cost.cpu,
+            tokens=call.tokens,
+            context=call.context,
+            instructions=call.instructions,
+            in_engine=call.in_onnxruntime,
+            operators=call.parts,
+            weight_bytes_loaded=call.weight_bytes_loaded,
+            state_bytes_loaded=call.state_bytes_loaded,
+            state_bytes_stored=call.state_bytes_stored,
+            versions=cost.versions,
+        )
+
+
+def keep(counted: Sequence[Sample]) -> list[Mapping[str, Any]]:
+    """Put samples in the place of those of before, keep the rest, and return all."""
+    path = RESULTS / f"{NAME}.jsonl"
+    new = {sample.key: dataclasses.asdict(sample) for sample in counted}
+    names = [field.name for field in dataclasses.fields(Sample)]
+    lines = path.read_text(encoding="utf-8").splitlines()[1:] if path.exists() else []
+    for line in lines:
+        old = json.loads(line)
+        new.setdefault(Sample(**{name: old[name] for name in names}).key, old)
+    found = sorted(new.values(), key=_order)
+    save(NAME, found)
+    return found
+
+
+def _order(sample: Mapping[str, Any]) -> tuple[Any, ...]:
+    at = MODELS.index(sample["model"]) if sample["model"] in MODELS else len(MODELS)
+    rest = ("model", "cpu", "tool", "form", "layers", "context", "tokens")
+    return (at, *(sample[name] for name in rest))
+
+
+def main() -> None:
+    """Count what is asked for, keep it, print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tools", nargs="*", default=list(TOOLS), choices=TOOLS)
+    parser.add_argument("--models", nargs="*", default=list(MODELS), choices=MODELS)
+    parser.add_argument("--forms", nargs="*", help="default: all of each tool")
+    parser.add_argument("--cpus", nargs="*", default=list(CPUS))
+    arguments = parser.parse_args()
+    machine = setup(), find_system()
+    found: Sequence[Mapping[str, Any]] = keep([])
+    for cpu in arguments.cpus:
+        for subject in subjects(arguments.models):
+            for tool in arguments.tools:
+                module = import_module(TOOLS[tool])
+                forms = [form for form in module.FORMS if arguments.forms is None or form in arguments.forms]
+                found = keep(list(module.count(machine, cpu, subject, forms)))
+                print(f"{tool}, {subject.folder}, {cpu}: counted", flush=True)
+    print(report(found))
+
+
+if __name__ == "__main__":
+    main()

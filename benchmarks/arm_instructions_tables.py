@@ -1,0 +1,121 @@
+"""The tables of arm_instructions.py, from its samples; a model of fewer layers than it has is scaled, and says so."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from common import group, table
+
+Samples = Sequence[Mapping[str, Any]]
+SPLIT = "qwen2.5-0.5b", "int4-128"  # the model and form that is split by operator
+_MILLION = 1e6
+
+
+def scaled(of_case: Samples, value: Callable[[Mapping[str, Any]], float]) -> float:
+    """``value`` of the whole model: of all its layers, or on the line through the two shallowest that were counted.
+
+    Raises:
+        ValueError: there is neither.
+
+    """
+    by_layers = {sample["layers"]: value(sample) for sample in of_case}
+    whole = of_case[0]["of_layers"]
+    if whole in by_layers:
+        return by_layers[whole]
+    if len(by_layers) < 2:
+        raise ValueError(f"{of_case[0]['model']} of {whole} layers was counted with {list(by_layers)} layers only")
+    (few, low), (more, high) = sorted(by_layers.items())[:2]
+    return low + (high - low) / (more - few) * (whole - few)
+
+
+def how(of_case: Samples) -> str:
+    """Whether a value of a case was counted or scaled."""
+    layers = sorted({sample["layers"] for sample in of_case})
+    whole = of_case[0]["of_layers"]
+    return "counted" if whole in layers else f"scaled from {layers[0]} and {layers[1]} of {whole} layers"
+
+
+def named(model: str) -> str:
+    """A shape that has random weights says so."""
+    return model if model == "demo" else f"{model} shape, random weights"
+
+
+def report(samples: Samples) -> str:
+    """All tables: per token, by operator, and how well layers add up."""
+    return "\n\n".join([per_token(samples), by_operator(samples), linearity(samples)])
+
+
+def per_token(samples: Samples) -> str:
+    """Millions of instructions and megabytes a token, by tool, model, form and processor."""
+    contexts = sorted({sample["context"] for sample in samples})
+    header = ["model", "processor", "tool", "form"]
+    header += [f"decode after {context:,}: M" for context in contexts]
+    header += [f"prefill after {context:,}: M a token" for context in contexts]
+    header += [f"MB loaded a decoded token after {contexts[-1]:,}", "counts"]
+    rows = []
+    for (model, cpu, tool, form), of_form in group(samples, "model", "cpu", "tool", "form").items():
+        decode, prefill = ([one for one in of_form if (one["tokens"] == 1) == is_one] for is_one in (True, False))
+        cells = []
+        for of_kind in (decode, prefill):
+            cells += [_cell([one for one in of_kind if one["context"] == at], _per_token) for at in contexts]
+        last = [one for one in decode if one["context"] == contexts[-1]]
+        rows.append([named(model), cpu, tool, form, *cells, _cell(last, _loaded, 1), how(of_form)])
+    return table(header, rows)
+
+
+def _per_token(sample: Mapping[str, Any]) -> float:
+    return float(sample["instructions"]) / sample["tokens"]
+
+
+def _loaded(sample: Mapping[str, Any]) -> float:
+    return float(sample["weight_bytes_loaded"] + sample["state_bytes_loaded"])
+
+
+def _cell(of_case: Samples, value: Callable[[Mapping[str, Any]], float], digits: int = 2) -> str:
+    if not of_case or (of_case[0]["weight_bytes_loaded"] is None and value is _loaded):
+        return "–"
+    return f"{scaled(of_case, value) / _MILLION:.{digits}f}"
+
+
+def by_operator(samples: Samples) -> str:
+    """What a decoded token and one of a prompt take by operator, of one model and form; ours."""
+    model, form = SPLIT
+    mine = [one for one in samples if (one["model"], one["form"], one["tool"]) == (model, form, "edgepress")]
+    columns = group(mine, "cpu", "tokens", "context")
+    names = {name for one in mine for name in one["operators"]}
+
+    def of(name: str, of_case: Samples) -> float:
+        return scaled(of_case, lambda one: one["operators"].get(name, 0) / one["tokens"])
+
+    def cell(name: str, of_case: Samples) -> str:
+        return f"{of(name, of_case) / _MILLION:.3f} ({of(name, of_case) / scaled(of_case, _per_token):.1%})"
+
+    header = [f"operator ({named(model)}, {form}): M a token"]
+    header += [f"{cpu}, {'decode' if n == 1 else 'prefill'} after {at:,}" for cpu, n, at in columns]
+    order = sorted(names, key=lambda name: -sum(of(name, of_case) for of_case in columns.values()))
+    return table(header, [[name, *(cell(name, of_case) for of_case in columns.values())] for name in order])
+
+
+def linearity(samples: Samples) -> str:
+    """How far a count of more layers is from the line through the two shallowest."""
+    rows = []
+    keys = ("model", "cpu", "tool", "form", "tokens", "context")
+    for (model, cpu, tool, form, tokens, context), of_case in group(samples, *keys).items():
+        for deep in sorted(of_case, key=lambda one: one["layers"])[2:]:
+            line = [one for one in of_case if one["layers"] < deep["layers"]]
+            foreseen = scaled([{**one, "of_layers": deep["layers"]} for one in line], lambda one: one["instructions"])
+            what = f"{'decode' if tokens == 1 else 'prefill'} after {context:,}"
+            figures = (f"{foreseen / _MILLION:.3f}", f"{deep['instructions'] / _MILLION:.3f}")
+            off = f"{deep['instructions'] / foreseen - 1:+.2%}"
+            rows.append([named(model), cpu, tool, form, what, str(deep["layers"]), *figures, off])
+    header = [
+        "model",
+        "processor",
+        "tool",
+        "form",
+        "call",
+        "layers",
+        "foreseen: M",
+        "counted: M",
+        "counted ÷ foreseen − 1",
+    ]
+    return table(header, rows)

@@ -1,0 +1,132 @@
+"""What runs on the machine that counts: calls of a bundle's session, each with the instructions that it took.
+
+Nothing here knows that the clock counts instructions: on any other machine the same numbers are nanoseconds.
+"""
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from time import perf_counter_ns
+from typing import Any
+
+import numpy as np
+
+from edgepress.runtime.config import read_config
+from edgepress.runtime.model import Model, load
+from edgepress.runtime.sessions.buffers import StateMemory
+from edgepress.runtime.sessions.cpu import CpuSession
+from edgepress.runtime.sessions.session import Session, Snapshot, Tokens
+from edgepress.states import state_bytes
+from edgepress.targets.emulator.guest import Answer, Arrays
+from edgepress.targets.emulator.operators import Kernel, by_operator, fewest, read_profile
+
+REPEATS = 3  # after a first call, which pays for memory; the fewest instructions are told
+_SEED = 0
+
+Asked = tuple[int, int]  # tokens of a call, and tokens of the text before it
+
+
+def count(arguments: dict[str, Any], _arrays: Arrays) -> Answer:
+    """What opening a bundle takes, and what its prompt and calls do, by operator too where ``by_operator`` says so.
+
+    ``calls`` are pairs: the tokens of one call, and how many the text has before it; ``context`` is room for them.
+    """
+    import onnxruntime  # noqa: F401 - importing it is no part of opening a bundle
+    import tokenizers  # noqa: F401
+
+    bundle, context = arguments["bundle"], arguments["context"]
+    start = perf_counter_ns()
+    model = load(bundle, threads=1, context=context, prepared=False, verify=False)
+    told: dict[str, Any] = {"load": perf_counter_ns() - start, "graph": Path(model.session.name).name}
+    if arguments["prompt"] is not None:
+        told["prompt"] = _prompt(model, arguments["prompt"], arguments["max_tokens"])
+    calls: list[Asked] = [(tokens, before) for tokens, before in arguments["calls"]]
+    told["calls"] = [_call(model.session, *asked) for asked in calls]
+    if arguments["by_operator"]:
+        longest = model.context
+        del model  # two sessions of a bundle may not fit
+        for entry, operators in zip(told["calls"], _operators(Path(bundle), longest, calls), strict=True):
+            entry["operators"] = operators
+    return told, {}
+
+
+def _prompt(model: Model, prompt: str, max_tokens: int) -> dict[str, Any]:
+    """A prompt in one piece, and each token that is generated after it but the last; after a first run of the same."""
+    generation = model.generate(prompt, max_tokens=max_tokens)
+    generation.text()
+    tokens, generated = generation.prompt, generation.tokens
+    model.reset()
+    start = perf_counter_ns()
+    model.prefill(tokens)
+    times = [perf_counter_ns() - start]
+    for token in generated[:-1]:
+        start = perf_counter_ns()
+        model.decode(token)
+        times.append(perf_counter_ns() - start)
+    return {"tokens": len(tokens), "prefill": times[0], "decode": times[1:]}
+
+
+def _call(session: Session, tokens: int, context: int) -> dict[str, Any]:
+    """Instructions of one call, all and those within onnxruntime, and the bytes of its states."""
+    text, ids, found = made_up_text(session, context), _ids(session, tokens), []
+    for _ in range(1 + REPEATS):
+        session.restore(text)
+        within, start = session.run_seconds, perf_counter_ns()
+        session.append(ids)
+        whole = perf_counter_ns() - start
+        found.append((whole, round((session.run_seconds - within) * 1e9)))
+    after, grows = context + tokens, [state for state in session.states if state.grows]
+    fixed = state_bytes((state for state in session.states if not state.grows), after)
+    return {
+        "tokens": tokens,
+        "context": context,
+        "instructions": min(whole for whole, _ in found[1:]),
+        "in_onnxruntime": min(within for _, within in found[1:]),
+        "state_bytes_loaded": state_bytes(grows, after) + fixed,
+        "state_bytes_stored": state_bytes(grows, after) - state_bytes(grows, context) + fixed,
+    }
+
+
+def _operators(bundle: Path, context: int, calls: Sequence[Asked]) -> list[dict[str, Any]]:
+    """Nodes and instructions of each operator in each call, by a second session that profiles itself."""
+    with tempfile.TemporaryDirectory() as folder:
+        session = CpuSession(
+            read_config(bundle), threads=1, context=context, prepared=False, profile=Path(folder) / "profile"
+        )
+        for tokens, before in calls:
+            text, ids = made_up_text(session, before), _ids(session, tokens)
+            for _ in range(1 + REPEATS):
+                session.restore(text)
+                session.append(ids)
+        runs, found = read_profile(session.end_profile()), []
+    for tokens, _ in calls:
+        pieces = -(-tokens // session.prefill_chunk)  # runs of a call
+        took: list[list[Kernel]] = []
+        for _ in range(1 + REPEATS):
+            took.append([kernel for run in runs[:pieces] for kernel in run])
+            del runs[:pieces]
+        costs = by_operator(fewest(took[1:]))
+        found.append({name: asdict(cost) for name, cost in costs.items()})
+    return found
+
+
+def made_up_text(session: Session, tokens: int) -> Snapshot:
+    """A text of ``tokens`` tokens that nobody computed: what the model keeps of it are random numbers.
+
+    Kernels take as many instructions for them as for real ones, and filling a cache of thousands of tokens by
+    computing them takes hours on an emulated machine.
+    """
+    session.reset()
+    empty, generator = session.snapshot(), np.random.default_rng(_SEED)
+    arrays = StateMemory(session.states, tokens).copy(tokens) if tokens else empty.arrays
+    for array in arrays if tokens else ():
+        is_float = array.dtype.kind == "f"
+        array[...] = generator.standard_normal(array.shape) if is_float else generator.integers(0, 100, array.shape)
+    text = None if empty.text is None else _ids(session, tokens) if tokens else empty.text
+    return replace(empty, position=tokens, entries=tokens, arrays=arrays, text=text)
+
+
+def _ids(session: Session, count: int) -> Tokens:
+    """Random tokens."""
+    return np.random.default_rng(_SEED).integers(0, session.vocab_size, count, np.int64)
