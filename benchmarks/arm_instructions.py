@@ -32,6 +32,7 @@ NAME = "arm_instructions"
 CPUS = ("cortex-a76", "neoverse-n2")
 CONTEXTS, PREFILL = (64, 1024), (128,)
 MODELS = ("demo", "smollm2-135m", "qwen2.5-0.5b")
+DEMO_LAYERS = 3
 LAYERS = {"smollm2-135m": (1, 2, 4), "qwen2.5-0.5b": (1, 2)}  # of those that are scaled
 TOOLS = {"edgepress": __name__}
 """Modules that count a tool: FORMS, what it is counted as, and count(machine, cpu, subject, forms) of samples."""
@@ -43,7 +44,7 @@ Machine = tuple[Installation, System]
 
 @dataclass(frozen=True)
 class Subject:
-    """A model that is counted: ``layers`` of its ``of_layers``, and its checkpoint's folder (the demo's is its name)."""
+    """A model that is counted: ``layers`` of its ``of_layers``; ``checkpoint`` is a folder, of the demo its name."""
 
     model: str
     layers: int
@@ -90,7 +91,7 @@ def subjects(models: Sequence[str]) -> Iterator[Subject]:
     """The models at each of their depths; checkpoints that are not there yet are made."""
     for model in models:
         if model not in SHAPES:
-            yield Subject(model, 4, 4, model)
+            yield Subject(model, DEMO_LAYERS, DEMO_LAYERS, model)
             continue
         for layers in LAYERS[model]:
             subject = Subject(model, layers, SHAPES[model].layers, str(WORK / "arm" / f"{model}-{layers}-layers"))

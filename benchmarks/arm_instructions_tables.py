@@ -107,15 +107,5 @@ def linearity(samples: Samples) -> str:
             figures = (f"{foreseen / _MILLION:.3f}", f"{deep['instructions'] / _MILLION:.3f}")
             off = f"{deep['instructions'] / foreseen - 1:+.2%}"
             rows.append([named(model), cpu, tool, form, what, str(deep["layers"]), *figures, off])
-    header = [
-        "model",
-        "processor",
-        "tool",
-        "form",
-        "call",
-        "layers",
-        "foreseen: M",
-        "counted: M",
-        "counted ÷ foreseen − 1",
-    ]
+    header = ["model", "processor", "tool", "form", "call", "layers", "foreseen: M", "counted: M", "difference"]
     return table(header, rows)

@@ -9,6 +9,6 @@
 Instructions are no time: caches, memory and how many instructions a core issues at once are not in them.
 """
 
-from edgepress.runtime.counting.bundle import BundleCost, CallCost, PromptCost, count_bundles
+from edgepress.runtime.counting.bundle import BundleCost, CallCost, count_bundles
 
-__all__ = ["BundleCost", "CallCost", "PromptCost", "count_bundles"]
+__all__ = ["BundleCost", "CallCost", "count_bundles"]

@@ -8,11 +8,11 @@ from typing import Any
 from edgepress.errors import InputError
 from edgepress.runtime.config import read_config
 from edgepress.runtime.counting.machine import count
+from edgepress.runtime.counting.operators import OperatorCost
 from edgepress.runtime.counting.touched import Weights, weights_of
 from edgepress.runtime.first_use import verify_first
 from edgepress.targets.emulator import Call, Installation, System
 from edgepress.targets.emulator.machine import check_cpu
-from edgepress.targets.emulator.operators import OperatorCost
 from edgepress.targets.emulator.system import boot
 from edgepress.whole import whole_number
 

@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 
 from edgepress.runtime.config import read_config
+from edgepress.runtime.counting.operators import Kernel, by_operator, fewest, read_profile
+from edgepress.runtime.counting.overhead import measure_overhead
 from edgepress.runtime.model import Model, load
 from edgepress.runtime.sessions.buffers import StateMemory
 from edgepress.runtime.sessions.cpu import CpuSession
 from edgepress.runtime.sessions.session import Session, Snapshot, Tokens
 from edgepress.states import state_bytes
 from edgepress.targets.emulator.guest import Answer, Arrays
-from edgepress.targets.emulator.operators import Kernel, by_operator, fewest, read_profile
 
 REPEATS = 3  # after a first call, which pays for memory; the fewest instructions are told
 _SEED = 0
@@ -90,6 +91,7 @@ def _call(session: Session, tokens: int, context: int) -> dict[str, Any]:
 
 def _operators(bundle: Path, context: int, calls: Sequence[Asked]) -> list[dict[str, Any]]:
     """Nodes and instructions of each operator in each call, by a second session that profiles itself."""
+    overhead = measure_overhead()
     with tempfile.TemporaryDirectory() as folder:
         session = CpuSession(
             read_config(bundle), threads=1, context=context, prepared=False, profile=Path(folder) / "profile"
@@ -106,7 +108,7 @@ def _operators(bundle: Path, context: int, calls: Sequence[Asked]) -> list[dict[
         for _ in range(1 + REPEATS):
             took.append([kernel for run in runs[:pieces] for kernel in run])
             del runs[:pieces]
-        costs = by_operator(fewest(took[1:]))
+        costs = by_operator(replace(one, instructions=overhead.taken_off(one)) for one in fewest(took[1:]))
         found.append({name: asdict(cost) for name, cost in costs.items()})
     return found
 

@@ -1,8 +1,8 @@
 """Which operators an onnxruntime session spends its time on, read from the profile that it writes itself.
 
 On a machine that counts instructions the profile's clock counts them, too: a microsecond is 1,000 instructions. The
-profile has whole microseconds, rounded down, so that half of one is added to each node: ± 500 instructions. Some 1,000
-to 2,000 for writing down the shapes of what a node gave are in a node's time as well.
+profile has whole microseconds, rounded down, so that half of one is added to each node: ± 500 instructions. What the
+profiler itself takes within a node's time is measured in :mod:`edgepress.runtime.counting.overhead`.
 """
 
 from collections import Counter
@@ -21,11 +21,13 @@ _NODE, _RUN = "_kernel_time", "model_run"  # how names of events end, or what th
 
 @dataclass(frozen=True)
 class Kernel:
-    """One node in one run of a session: its operator, and instructions."""
+    """One node in one run of a session, with the number of its inputs and outputs that the profile names."""
 
     node: str
     operator: str
     instructions: int
+    inputs: int = 1
+    outputs: int = 1
 
 
 @dataclass(frozen=True)
@@ -63,13 +65,11 @@ def read_profile(path: Path) -> list[list[Kernel]]:
 
 
 def runs_of(events: Sequence[_Event]) -> list[list[Kernel]]:
-    """The nodes of each run. What runs inside of another node (of an If, a Loop or a function) is in that one's time."""
+    """The nodes of each run. What runs inside of another node (an If, a Loop) is in that one's time."""
     runs = sorted((event for event in events if event.name == _RUN), key=lambda event: event.ts)
-    nodes = sorted(
-        (event for event in events if event.name.endswith(_NODE) and "op_name" in event.args),
-        key=lambda event: (event.ts, -event.dur),
-    )
-    outer = list(_outermost(nodes))
+    # What is within a node is written before it, so that of two with the same time the later one is the outer one.
+    nodes = [event for event in reversed(events) if event.name.endswith(_NODE) and "op_name" in event.args]
+    outer = list(_outermost(sorted(nodes, key=lambda event: (event.ts, -event.dur))))
     found, first = [], 0
     for run in runs:
         while first < len(outer) and outer[first].ts < run.ts:  # before the first run: nothing that is asked for
@@ -92,7 +92,8 @@ def _outermost(nodes: Iterable[_Event]) -> Iterator[_Event]:
 
 def _kernel(event: _Event) -> Kernel:
     instructions = event.dur * PER_MICROSECOND + PER_MICROSECOND // 2
-    return Kernel(event.name.removesuffix(_NODE), str(event.args["op_name"]), instructions)
+    inputs, outputs = (len(event.args.get(name, "?")) for name in ("input_type_shape", "output_type_shape"))
+    return Kernel(event.name.removesuffix(_NODE), str(event.args["op_name"]), instructions, inputs, outputs)
 
 
 def fewest(repeats: Sequence[Sequence[Kernel]]) -> list[Kernel]:
