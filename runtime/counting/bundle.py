@@ -110,6 +110,7 @@ def count_bundles(
     prefill: Sequence[int] = (),
     contexts: Sequence[int] = (),
     by_operator: bool = False,
+    graph: str | None = None,
     timeout: float | None = None,
 ) -> list[BundleCost]:
     """Count the instructions of bundles on emulated machines; return the cost of each pair, by processor.
@@ -128,6 +129,7 @@ def count_bundles(
         prefill: lengths of prompts.
         contexts: tokens that a text has before them; without any, prompts begin a text and nothing is decoded.
         by_operator: split each call by operator, by running it once more in a session that profiles itself.
+        graph: what is run of each bundle, by its file; by default the graph that is for the processor.
         timeout: seconds that one processor may take.
 
     Raises:
@@ -140,7 +142,7 @@ def count_bundles(
     calls = calls_of(prefill, contexts)
     for bundle in bundles:
         verify_first(Path(bundle))
-        _check_room(Path(bundle), calls)  # what is no bundle is said here, not by a machine after half a minute
+        _check_room(Path(bundle), calls, graph)  # what is no bundle is said here, not by a machine after half a minute
     places = {f"bundle/{number}": Path(bundle).resolve() for number, bundle in enumerate(bundles)}
     asked = {
         "prompt": prompt,
@@ -148,6 +150,7 @@ def count_bundles(
         "calls": calls,
         "context": max((sum(call) for call in calls), default=None) if prompt is None else None,
         "by_operator": by_operator,
+        "graph": graph,
     }
     found = []
     for cpu in cpus:
@@ -175,8 +178,8 @@ def calls_of(prefill: Sequence[int], contexts: Sequence[int]) -> list[tuple[int,
     return [(tokens, context) for context in contexts for tokens in (1, *prefill)]
 
 
-def _check_room(bundle: Path, calls: Sequence[tuple[int, int]]) -> None:
-    longest = read_config(bundle).context_length
+def _check_room(bundle: Path, calls: Sequence[tuple[int, int]], graph: str | None) -> None:
+    longest = read_config(bundle, graph).context_length
     for tokens, context in calls:
         if tokens + context > longest:
             raise InputError(

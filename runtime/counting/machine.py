@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from edgepress.runtime.config import read_config
+from edgepress.runtime.config import BundleConfig
 from edgepress.runtime.counting.operators import Kernel, by_operator, fewest, read_profile
 from edgepress.runtime.counting.overhead import measure_overhead
 from edgepress.runtime.model import Model, load
@@ -36,18 +36,18 @@ def count(arguments: dict[str, Any], _arrays: Arrays) -> Answer:
     import onnxruntime  # noqa: F401 - importing it is no part of opening a bundle
     import tokenizers  # noqa: F401
 
-    bundle, context = arguments["bundle"], arguments["context"]
+    bundle, context, graph = arguments["bundle"], arguments["context"], arguments["graph"]
     start = perf_counter_ns()
-    model = load(bundle, threads=1, context=context, prepared=False, verify=False)
-    told: dict[str, Any] = {"load": perf_counter_ns() - start, "graph": Path(model.session.name).name}
+    model = load(bundle, threads=1, context=context, graph=graph, prepared=False, verify=False)
+    told: dict[str, Any] = {"load": perf_counter_ns() - start, "graph": model.config.model.name}
     if arguments["prompt"] is not None:
         told["prompt"] = _prompt(model, arguments["prompt"], arguments["max_tokens"])
     calls: list[Asked] = [(tokens, before) for tokens, before in arguments["calls"]]
     told["calls"] = [_call(model.session, *asked) for asked in calls]
     if arguments["by_operator"]:
-        longest = model.context
+        config, longest = model.config, model.context
         del model  # two sessions of a bundle may not fit
-        for entry, operators in zip(told["calls"], _operators(Path(bundle), longest, calls), strict=True):
+        for entry, operators in zip(told["calls"], _operators(config, longest, calls), strict=True):
             entry["operators"] = operators
     return told, {}
 
@@ -89,13 +89,11 @@ def _call(session: Session, tokens: int, context: int) -> dict[str, Any]:
     }
 
 
-def _operators(bundle: Path, context: int, calls: Sequence[Asked]) -> list[dict[str, Any]]:
+def _operators(config: BundleConfig, context: int, calls: Sequence[Asked]) -> list[dict[str, Any]]:
     """Nodes and instructions of each operator in each call, by a second session that profiles itself."""
     overhead = measure_overhead()
     with tempfile.TemporaryDirectory() as folder:
-        session = CpuSession(
-            read_config(bundle), threads=1, context=context, prepared=False, profile=Path(folder) / "profile"
-        )
+        session = CpuSession(config, threads=1, context=context, prepared=False, profile=Path(folder) / "profile")
         for tokens, before in calls:
             text, ids = made_up_text(session, before), _ids(session, tokens)
             for _ in range(1 + REPEATS):

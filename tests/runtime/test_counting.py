@@ -30,7 +30,14 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def cost(demo: Path) -> BundleCost:
     """What the machine would tell, told here: nanoseconds stand for instructions."""
     calls = calls_of([8, 130], [24])
-    asked = {"bundle": str(demo), "prompt": "ROMEO:", "max_tokens": 3, "context": None, "by_operator": True}
+    asked = {
+        "bundle": str(demo),
+        "prompt": "ROMEO:",
+        "max_tokens": 3,
+        "context": None,
+        "by_operator": True,
+        "graph": None,
+    }
     told, arrays = count(asked | {"calls": calls}, {})
     assert not arrays
     return cost_of(str(demo), "here", told, {"a": "1"})
