@@ -147,7 +147,7 @@ def _check_heads(prepared: Prepared) -> None:
 
 def _check_text(prepared: Prepared, recipe: Recipe) -> None:
     """Read the text, and hold what learns against how many sequences there are."""
-    from edgepress.exporter.learn.calibration.run import given_tokens, wanted_text
+    from edgepress.exporter.learn.calibration.run import given_tokens, layers_text, wanted_text
     from edgepress.exporter.streams.learned import split
     from edgepress.exporter.streams.text import sequences_asked
 
@@ -156,8 +156,12 @@ def _check_text(prepared: Prepared, recipe: Recipe) -> None:
     count = sequences_asked(settings) if given is None else len(given.tokens)
     for name in (*recipe.after, *sorted(prepared.plan.methods)):
         method = load_method(name)
-        if isinstance(method, LayerMethod) or (isinstance(method, Repair) and method.model is not None):
+        if isinstance(method, Repair) and method.model is not None:
             split(count, recipe.calibration.seed, name)
+        elif isinstance(method, LayerMethod):
+            seen = min(count, sequences_asked(layers_text(prepared)))
+            own = {"asked_by": f"[options.{name}] tokens"} if method_options(method, recipe)["tokens"] else {}
+            split(seen, recipe.calibration.seed, name, **own)
 
 
 def _check_budget(prepared: Prepared, plain: Decoder) -> None:

@@ -158,17 +158,15 @@ def _calibrating(prepared: Prepared, cores: int) -> list[Part]:
 
 
 def _passed_tokens(prepared: Prepared) -> int:
-    """Tokens that pass every layer: what rounding looks at, and where something learns the full-precision ones.
-
-    A method that learns layers has all of its text pass, and once more when it is done.
+    """Tokens that pass every layer: once to be rounded on, again where layers are learned, and in full precision where
+    something learns.
     """
-    settings = prepared.recipe.calibration
+    from edgepress.exporter.learn.calibration.run import layers_text, wanted_text
+
     methods = [load_method(name) for name in _methods(prepared)]
-    training = max(settings.training_tokens, settings.tokens)
-    if any(isinstance(method, LayerMethod) for method in methods):
-        return 3 * training
+    passes = 2 if any(isinstance(method, LayerMethod) for method in methods) else 1
     learns = any(not isinstance(method, Method | LinearMethod) for method in methods)
-    return settings.tokens + (training if learns else 0)
+    return passes * layers_text(prepared).tokens + (wanted_text(prepared).tokens if learns else 0)
 
 
 def _methods(prepared: Prepared) -> list[str]:

@@ -102,7 +102,8 @@ class LinearMethod(_Planned):
 class LayerMethod(_Planned):
     """How all projections of one layer are rounded together: ``tune(task, options)`` changes ``task.codes``.
 
-    Its option ``start`` names the method that rounded them before, one by one. ``why_left_out(decoder, options)`` says
+    Its option ``start`` names the method that rounded them before, one by one; ``tokens`` says how much of the text the
+    layers see, 0 being as much as what trains the whole model does. ``why_left_out(decoder, options)`` says
     why it is not done to this model, which that method then rounds alone; "" where it is.
     """
 

@@ -95,8 +95,10 @@ def rounded(positions: Tensor, scheme: Scheme) -> Tensor:
     return positions.round().clamp_(0, top_code(scheme))
 
 
-def split(sequences: int, seed: int, method: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Which calibration sequences are trained on, and which pick the best state.
+def split(
+    sequences: int, seed: int, method: str, asked_by: str = "[calibration] training_tokens"
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Which calibration sequences are trained on, and which pick the best state; ``asked_by`` says how many there are.
 
     Raises:
         InputError: there is only one.
@@ -105,7 +107,7 @@ def split(sequences: int, seed: int, method: str) -> tuple[NDArray[np.int64], ND
     if sequences < 2:
         raise InputError(
             f"{method} needs two calibration sequences or more, one of them to be held out, and there is one; raise "
-            "[calibration] training_tokens or name more text"
+            f"{asked_by} or name more text"
         )
     count = min(max(1, sequences // _HELD_OUT), _MOST_HELD_OUT)
     order = np.random.default_rng(seed).permutation(sequences)

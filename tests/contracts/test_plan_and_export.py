@@ -164,6 +164,11 @@ WRONG = {
         "[calibration]\ntokens = 8\ntraining_tokens = 8\nlength = 16\n",
         "autoround needs two calibration sequences",
     ),
+    "one sequence for a layer, more for the whole": (
+        "after = ['distill']\n[weights]\nmethod = 'autoround'\nbits = 4\n[embedding]\nmethod = 'rtn'\n"
+        "[calibration]\ntokens = 8\ntraining_tokens = 64\nlength = 16\n[options.autoround]\ntokens = 16\n",
+        "raise [options.autoround] tokens or name more text",
+    ),
     "a head that nothing learns": (
         "[weights]\nmethod = 'autoround'\nbits = 4\n[options.autoround]\nstart = 'rtn'\n",
         "the head is in none",

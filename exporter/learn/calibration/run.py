@@ -20,10 +20,9 @@ from edgepress.cores import usable_cores
 from edgepress.exporter.arrays.parallel import cores, use_cores
 from edgepress.exporter.learn.calibration.engine import Calibration
 from edgepress.exporter.learn.calibration.generate import generate_calibration
-from edgepress.exporter.methods.kinds import LayerMethod, Repair, load_method
+from edgepress.exporter.methods.kinds import LayerMethod, Repair, load_method, method_options
 from edgepress.exporter.model.description import Decoder
 from edgepress.exporter.model.reading import first_token
-from edgepress.exporter.plan.plan import Plan
 from edgepress.exporter.plan.planned import Planned
 from edgepress.exporter.recipe.recipe import CalibrationText
 from edgepress.exporter.source.checkpoint import Checkpoint
@@ -87,8 +86,7 @@ def calibrate(
 
 def _run(planned: Planned, chosen: CalibrationTokens, store: Store, progress: Progress) -> StoredStages:
     """Run the layers and the repairs, from the last stage that ``store`` has."""
-    settings = wanted_text(planned) if trains_layers(planned.plan) else planned.recipe.calibration
-    tokens, layer_sequences = layers_first(chosen.tokens, settings)
+    tokens, layer_sequences = layers_first(chosen.tokens, layers_text(planned))
     calibration = Calibration(
         planned.checkpoint,
         planned.decoder,
@@ -126,18 +124,20 @@ def describe_tokens(settings: CalibrationText, chosen: CalibrationTokens) -> dic
     }
 
 
-def trains_layers(plan: Plan) -> bool:
-    """Whether a method of the plan trains the rounding of a layer."""
-    return any(isinstance(load_method(name), LayerMethod) for name in plan.methods)
+def layers_text(planned: Planned) -> CalibrationText:
+    """The recipe's text, with as many tokens as the layers see: more where a method trains their rounding."""
+    recipe = planned.recipe
+    methods = [load_method(name) for name in planned.plan.methods]
+    learn = [int(method_options(one, recipe)["tokens"]) for one in methods if isinstance(one, LayerMethod)]
+    tokens = max(recipe.calibration.tokens, *(asked or recipe.calibration.training_tokens for asked in learn), 0)
+    return replace(recipe.calibration, tokens=tokens)
 
 
 def wanted_text(planned: Planned) -> CalibrationText:
     """The recipe's text, with as many tokens as the method that uses most of them."""
-    settings, after = planned.recipe.calibration, planned.recipe.after
+    settings, after = layers_text(planned), planned.recipe.after
     trains = any(isinstance(m := load_method(name), Repair) and m.model is not None for name in after)
-    hungry = trains or trains_layers(planned.plan)
-    tokens = max(settings.tokens, settings.training_tokens) if hungry else settings.tokens
-    return replace(settings, tokens=tokens)
+    return replace(settings, tokens=max(settings.tokens, settings.training_tokens if trains else 0))
 
 
 def layers_first(tokens: NDArray[np.int64], settings: CalibrationText) -> tuple[NDArray[np.int64], int]:

@@ -103,6 +103,7 @@ METHOD = LayerMethod(
     why_left_out=why_left_out,
     declared={
         "most_weights": whole_number(0, 0, 1 << 53),
+        "tokens": whole_number(0, 0),
         "start": Option("gptq"),
         "steps": whole_number(200),
         "batch": whole_number(8),

@@ -1,6 +1,7 @@
 """Calibrated exports, whole: killed and resumed, checked, and run by programs that we did not write."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from edgepress.exporter import decide, export
 from edgepress.exporter.bundle.files import DATA_FILE
 from edgepress.exporter.bundle.readback import StoredWeights
 from edgepress.exporter.learn.calibration import run as module
+from edgepress.exporter.learn.calibration.engine import Calibration
 from edgepress.exporter.learn.calibration.run import layers_first
 from edgepress.exporter.model.network import logits
 from edgepress.exporter.recipe.recipe import CalibrationText
@@ -229,6 +231,28 @@ def test_layers_are_learned_up_to_as_many_weights_as_the_recipe_allows(
     prepared = decide(model, target="arm64-cpu", recipe=learned, calibration=[text])
     assert set(prepared.plan.methods) == {"autoround", "rtn"}
     assert not prepared.decisions.left_out
+
+
+def test_layers_that_are_learned_see_the_text_that_they_ask_for_and_the_whole_model_more(
+    files: tuple[Path, Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, plain, text = files
+    recipe, seen = tmp_path / "learned.toml", []
+    original = module.Calibration
+
+    def spy(*arguments: Any, tokens: np.ndarray, layer_sequences: int, **named: Any) -> Calibration:
+        seen.append((len(tokens), layer_sequences))
+        return original(*arguments, tokens=tokens, layer_sequences=layer_sequences, **named)
+
+    monkeypatch.setattr(module, "Calibration", spy)
+    begun = plain.read_text().replace('"gptq"', '"autoround"').replace("tokens = 256", "tokens = 64")
+    for asked, after, expected in ((128, "", (4, 4)), (128, 'after = ["distill"]\n', (8, 4)), (0, "", (8, 8))):
+        recipe.write_text(
+            f"{after}{begun}training_tokens = 256\n[options.distill]\nsteps = 1\n"
+            f"[options.autoround]\nsteps = 1\ntokens = {asked}\n"
+        )
+        export(model, out=tmp_path / "out", recipe=recipe, calibration=[text], threads=1, force=True)
+        assert seen.pop() == expected
 
 
 def most_weights(model: Path) -> int:
