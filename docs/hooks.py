@@ -1,4 +1,7 @@
-"""What mkdocs does differently here: the README is the home page, and links that leave docs/ are words."""
+"""What mkdocs does differently here.
+
+The README is the home page, links that leave docs/ are words, and roles of docstrings (``:class:`Name```) are names.
+"""
 
 import re
 from pathlib import Path
@@ -8,6 +11,7 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).resolve().parents[1]
+ROLE = re.compile(r":(?:attr|class|data|func|meth|mod):<code>(?P<short>~?)\.?(?P<name>[^<]+)</code>")
 LINK = re.compile(r"(?<!!)\[(?P<words>[^\]]+)\]\((?P<path>[^)#:\s]+)(#[^)\s]*)?\)")
 
 
@@ -27,3 +31,10 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, **_: objec
         return link[0] if inside or link["path"] == "index.md" else link["words"]
 
     return LINK.sub(kept, markdown)
+
+
+def on_page_content(html: str, **_: object) -> str:
+    """Names in docstrings without their role, and without what they are in where a ``~`` asks for that."""
+    return ROLE.sub(
+        lambda role: f"<code>{role['name'].rpartition('.')[2] if role['short'] else role['name']}</code>", html
+    )
