@@ -60,8 +60,7 @@ def prose(text: str) -> str:
 
 def commands_in_sentences(text: str) -> list[str]:
     """Code within the sentences and tables of a page that is a call of ``edgepress`` with something after it."""
-    spans = re.findall(r"`(edgepress [^`]+)`", prose(text))
-    return [span.replace("\\|", "|") for span in spans]
+    return re.findall(r"`(edgepress [^`]+)`", prose(text))
 
 
 def links(text: str) -> list[str]:

@@ -71,6 +71,7 @@ def test_pages_have_no_raw_markdown_no_broken_table_and_every_picture(site: Path
         assert not [line for line in shown.text.splitlines() if RAW.search(line)], path.name
         assert not [rows for rows in shown.tables if len(set(rows)) != 1], path.name
         assert not [name for name in shown.pictures if not (site / name).is_file()], path.name
+        assert "\\|" not in path.read_text(encoding="utf-8"), f"{path.name}: shown so in a table's code"
 
 
 def test_what_a_page_shows_is_found() -> None:
