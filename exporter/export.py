@@ -6,16 +6,18 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgepress.cores import usable_cores
 from edgepress.exporter.bundle import files as bundle
+from edgepress.exporter.bundle.cpu_graph import graphs_to_compare
 from edgepress.exporter.bundle.download import describe_zeros
 from edgepress.exporter.bundle.forms import FormTask, find_form
+from edgepress.exporter.bundle.overflow import MOST_SEQUENCES, find_overflow
 from edgepress.exporter.bundle.replacing import check_output, check_replaceable
-from edgepress.exporter.bundle.stream import TensorReport
+from edgepress.exporter.bundle.stream import ScalesLostError, TensorReport
 from edgepress.exporter.bundle.write import write_data
 from edgepress.exporter.decide.dense import decide_dense, is_onnx
 from edgepress.exporter.decide.job import Opened, Prepared, Shrunk
@@ -25,6 +27,7 @@ from edgepress.exporter.learn.pruning.shipped import describe_steps, write_curve
 from edgepress.exporter.model.reading import first_token
 from edgepress.exporter.model.reference import check_known
 from edgepress.exporter.plan.planned import Writable
+from edgepress.exporter.tokens.prose import prose_tokens
 from edgepress.files import atomic_directory
 from edgepress.fingerprint import write_fingerprint
 from edgepress.manifest import Manifest
@@ -150,7 +153,7 @@ def make_bundle(
             learn(prepared, workspace, sources.current, threads=threads, progress=progress) as learned,
         ):
             written = write(work, prepared, learned, check=check, threads=threads, progress=progress)
-            return seal(work, prepared, learned, written, sources.original(), threads=threads, progress=progress)
+            return seal(work, learned, written, sources.original(), threads=threads, progress=progress)
 
 
 @dataclass(frozen=True)
@@ -201,8 +204,9 @@ def learn(
 
 @dataclass(frozen=True)
 class Written:
-    """What the manifest says of the files that are written."""
+    """What the manifest says of the files that are written, and what was ``prepared`` with all that they decided."""
 
+    prepared: Prepared
     reports: Mapping[str, TensorReport]
     targets: dict[str, dict[str, object]]
     sparsity: dict[str, object] | None
@@ -219,9 +223,9 @@ def write(
     progress: Progress,
 ) -> Written:
     """Write the bundle's files: weights, graph, tokenizer, what each target needs, pictures of the training."""
+    prepared, reports = write_weights(work, prepared, learned, threads=threads, progress=progress)
+    prepared = keep_in_float32(work, prepared, learned, threads=threads, progress=progress)
     checkpoint, decoder, plan = prepared.checkpoint, prepared.decoder, prepared.plan
-    stages = None if learned is None else learned.stages
-    reports = write_data(work, prepared, stages, threads=threads, progress=progress)
     sparsity = describe_zeros(
         work / bundle.DATA_FILE, plan, decoder, checkpoint, threads=threads or usable_cores(), progress=progress
     )
@@ -231,12 +235,52 @@ def write(
     parity = prepared.score(work, progress) if check else None
     targets = write_forms(work, prepared, learned, threads=threads, progress=progress)
     write_curves(work, prepared.steps)
-    return Written(reports, targets, sparsity, parity)
+    return Written(prepared, reports, targets, sparsity, parity)
+
+
+def write_weights(
+    work: Path, prepared: Prepared, learned: Calibrated | None, *, threads: int | None, progress: Progress
+) -> tuple[Prepared, dict[str, TensorReport]]:
+    """Write the data file. Where float16 cannot hold scales that are planned in it, it is planned and written anew."""
+    stages = None if learned is None else learned.stages
+    try:
+        return prepared, write_data(work, prepared, stages, threads=threads, progress=progress)
+    except ScalesLostError as lost:
+        prepared = prepared.with_float32_scales(lost.tensors)
+    (work / bundle.DATA_FILE).unlink()
+    return prepared, write_data(work, prepared, stages, threads=threads, progress=progress)
+
+
+def keep_in_float32(
+    work: Path, prepared: Prepared, learned: Calibrated | None, *, threads: int | None, progress: Progress
+) -> Prepared:
+    """Find what overflows float16 by running the weights that are written, and decide that it computes in float32.
+
+    On the text that calibration saw, on the one that a recipe in float16 names, or on built-in prose.
+    """
+    activations, calibration = prepared.recipe.activations, prepared.recipe.calibration
+    if not activations.in_float16:
+        return prepared
+    checkpoint, decoder = prepared.checkpoint, prepared.decoder
+    bos = first_token(checkpoint, decoder)
+    if learned is not None:
+        tokens, text = learned.tokens[:MOST_SEQUENCES], "the calibration text"
+    elif activations.type == "float16" and calibration.text:
+        from edgepress.exporter.learn.calibration.run import read_tokens
+
+        tokens = read_tokens(checkpoint, decoder, calibration, bos, prepared.plan.context_length).tokens
+        text = "the calibration text"
+    else:
+        prose = prose_tokens(checkpoint, decoder.vocab_size, prepared.plan.context_length)
+        tokens, text = prose[None], "built-in prose"
+    with progress(len(decoder.layers), "looking for what overflows float16", " layers") as advance:
+        graphs = graphs_to_compare(prepared, prepared.cpu)
+        kept = find_overflow(work, graphs, decoder, tokens, text, threads=threads or usable_cores(), advance=advance)
+    return prepared.decided(replace(prepared.decisions, kept_layers={**activations.kept_layers, **kept}))
 
 
 def seal(
     work: Path,
-    prepared: Prepared,
     learned: Calibrated | None,
     written: Written,
     source: Mapping[str, str],
@@ -245,6 +289,7 @@ def seal(
     progress: Progress,
 ) -> Manifest:
     """Read back what is written, and write the manifest: what was asked, decided, learned and written."""
+    prepared = written.prepared
     manifest = bundle.write_manifest(
         work,
         prepared,

@@ -80,9 +80,10 @@ class Target:
     that it is in, whose installed version reports show. ``table`` is that table. ``socs`` are the chips that can be
     named with ``--soc``; none where one build serves all. ``form`` names what an export writes beside the CPU graph (a
     file of its ``forms/``), None where nothing is needed. ``qdq`` are the widths of QDQ models that run there in
-    integers (``exporter/graph/qdq`` has their names). ``same_layers`` says why all layers of a model must have the same
-    sizes there; empty where they may differ. ``recipes`` are presets of the exporter that suit it, best first: the one
-    that is taken where no recipe is named; for several targets it is one that suits all.
+    integers (``exporter/graph/qdq`` has their names). ``float16`` says that its CPUs may compute in float16: a bundle
+    gets a graph in float16 for those beside the one in float32. ``same_layers`` says why all layers of a model must
+    have the same sizes there; empty where they may differ. ``recipes`` are presets of the exporter that suit it, best
+    first: the one that is taken where no recipe is named; for several targets it is one that suits all.
     """
 
     name: str
@@ -94,6 +95,7 @@ class Target:
     socs: tuple[Soc, ...] = ()
     form: str | None = None
     qdq: tuple[str, ...] = ()
+    float16: bool = False
     table: Table | None = None
     same_layers: str = ""
     recipes: tuple[str, ...] = ("int4", "int4-channel")

@@ -6,16 +6,18 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
+FLOATS = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 
-def graph_logits(bundle: Path, pieces: Sequence[np.ndarray]) -> np.ndarray:
+
+def graph_logits(bundle: Path, pieces: Sequence[np.ndarray], file: str = "model.onnx") -> np.ndarray:
     """Logits of every position, (length, vocabulary), from plain onnxruntime, a piece of the text at a time."""
     options = onnxruntime.SessionOptions()
     start = onnxruntime.OrtValue.ortvalue_from_numpy(np.array([0], np.int64))
     options.add_initializer("logits_start", start)
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(bundle / "model.onnx", options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(bundle / file, options, providers=["CPUExecutionProvider"])
     inputs = [value for value in session.get_inputs() if value.name.startswith("past")]
-    past = {value.name: np.zeros((1, value.shape[1], 0, value.shape[3]), np.float32) for value in inputs}
+    past = {value.name: np.zeros((1, value.shape[1], 0, value.shape[3]), FLOATS[value.type]) for value in inputs}
     rows, length = [], 0
     for piece in pieces:
         length += len(piece)

@@ -1,28 +1,78 @@
-"""The graph that CPUs run: built from a plan, and held against the kernels that onnxruntime has."""
+"""The graphs that CPUs run: built from a plan, and held against the kernels that onnxruntime has."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import onnx
 
 from edgepress import __version__
 from edgepress.errors import InputError
-from edgepress.exporter.bundle import files as bundle
+from edgepress.exporter.bundle.files import DATA_FILE, HALF_FILE, MODEL_FILE
 from edgepress.exporter.graph.decoder import build_decoder
+from edgepress.exporter.model.description import Decoder
+from edgepress.exporter.plan.plan import Plan, in_float16
 from edgepress.exporter.plan.planned import Planned
 from edgepress.targets import Operator, Target, has_kernel, missing_kernels
 
 
-def make_graph(planned: Planned, cpu: Target) -> onnx.ModelProto:
-    """The graph that ``cpu`` and its like run; its weights are regions of the data file.
+@dataclass(frozen=True)
+class Graph:
+    """One graph of a bundle: its file, what it computes, and what it requires of a processor."""
+
+    file: str
+    plan: Plan
+    requires: tuple[str, ...] = ()
+
+
+def planned_graphs(planned: Planned) -> tuple[Graph, ...]:
+    """The graphs of a bundle over its one data file, in the order of preference; the last one runs everywhere.
+
+    There is none in float16 where nothing of the model can compute in it.
+    """
+    everywhere, activations = Graph(MODEL_FILE, planned.plan), planned.recipe.activations
+    if not activations.float16_graph:
+        return (everywhere,)
+    half = in_float16(planned.plan, planned.decoder, activations.kept_layers)
+    if not half.half_layers and half.states == planned.plan.states:
+        return (everywhere,)
+    return (Graph(HALF_FILE, half, ("fp16",)), everywhere)
+
+
+def named_graph(graphs: Sequence[Graph], targets: Sequence[Target]) -> str:
+    """The file that ``genai_config.json`` names: the preferred one, where all targets have what it requires.
+
+    onnxruntime-genai takes caches of one type only.
+    """
+    preferred = graphs[0]
+    one_type = len({state.type for state in preferred.plan.states if state.grows}) <= 1
+    return preferred.file if one_type and all(target.float16 for target in targets) else graphs[-1].file
+
+
+def make_graphs(planned: Planned, cpu: Target) -> dict[str, onnx.ModelProto]:
+    """The graphs that ``cpu`` and its like run, by their files; their weights are regions of the data file.
 
     Raises:
         InputError: onnxruntime's CPU provider lacks a kernel for a node.
 
     """
+    return {graph.file: make_graph(planned.decoder, graph.plan, cpu) for graph in planned_graphs(planned)}
+
+
+def graphs_to_compare(planned: Planned, cpu: Target) -> tuple[onnx.ModelProto, onnx.ModelProto]:
+    """The graph that computes what is planned in float32, and the one with every layer in float16."""
+    decoder, plan = planned.decoder, planned.plan
+    plain = replace(plan, half_layers=(), states=decoder.states())
+    return make_graph(decoder, plain, cpu), make_graph(decoder, in_float16(plan, decoder), cpu)
+
+
+def make_graph(decoder: Decoder, plan: Plan, cpu: Target) -> onnx.ModelProto:
+    """One of :func:`make_graphs`."""
     graph = build_decoder(
-        planned.decoder,
-        planned.plan,
-        data_file=bundle.DATA_FILE,
+        decoder,
+        plan,
+        data_file=DATA_FILE,
         version=__version__,
         has_half=lambda operator: has_kernel(cpu, operator, "float16"),
     )

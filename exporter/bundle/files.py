@@ -22,6 +22,7 @@ from edgepress.files import write_json
 from edgepress.manifest import MANIFEST_NAME, Manifest, describe_files, read_manifest
 
 MODEL_FILE = "model.onnx"
+HALF_FILE = "model_fp16.onnx"  # beside it, for processors that compute in float16
 DATA_FILE = "model.onnx.data"
 GENAI_FILE = "genai_config.json"
 

@@ -22,11 +22,16 @@ _SEARCH_DEFAULTS: dict[str, object] = {
 
 
 def make_genai_config(
-    decoder: Decoder, plan: Plan, config: Mapping[str, object], generation: Mapping[str, object]
+    decoder: Decoder,
+    plan: Plan,
+    config: Mapping[str, object],
+    generation: Mapping[str, object],
+    filename: str = "model.onnx",
 ) -> dict[str, object]:
     """Return the content of ``genai_config.json``.
 
     ``config`` and ``generation`` are the checkpoint's config.json and generation_config.json; the latter wins.
+    ``filename`` is the graph that onnxruntime-genai is to run.
 
     Raises:
         InputError: neither names an end-of-sequence token, or a token id is outside the vocabulary.
@@ -45,7 +50,7 @@ def make_genai_config(
         "eos_token_id": eos if len(eos) > 1 else eos[0],
         "pad_token_id": (pad or eos)[0],
         "decoder": {
-            "filename": "model.onnx",
+            "filename": filename,
             **facts,
             "hidden_size": decoder.hidden_size,
             "num_hidden_layers": len(decoder.layers),

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from edgepress.cores import usable_cores
 from edgepress.errors import CheckFailed
-from edgepress.exporter.bundle.files import DATA_FILE, MODEL_FILE
+from edgepress.exporter.bundle.cpu_graph import Graph, planned_graphs
+from edgepress.exporter.bundle.files import DATA_FILE
 from edgepress.exporter.bundle.readback import StoredWeights
 from edgepress.exporter.graph.linears import compute_in_float
 from edgepress.exporter.model.description import Decoder
@@ -23,9 +24,8 @@ from edgepress.exporter.model.network import logits
 from edgepress.exporter.model.reading import read_decoder
 from edgepress.exporter.model.reference import Reference
 from edgepress.exporter.model.weights import read_weight
-from edgepress.exporter.plan.plan import Plan
-from edgepress.exporter.source.checkpoint import Checkpoint
-from edgepress.exporter.tokens.source_tokenizer import source_tokenizer
+from edgepress.exporter.plan.planned import Planned
+from edgepress.exporter.tokens.prose import prose_tokens
 from edgepress.finite import check_logits
 from edgepress.onnx_graph.files import parse_model
 from edgepress.progress import Progress, silent
@@ -34,60 +34,61 @@ from edgepress.runtime.sessions.cpu import CpuSession
 
 TOLERANCE = 1e-3  # of the largest reference logit; float32 graphs are within 1e-5, a wrong graph is off by 1e-1
 HALF_TOLERANCE = 2e-2  # where layers compute in float16: eps is 5e-4, and it adds up over the layers
-_TOKENS = 96
-_TEXT = (
-    "A ship in harbour is safe, but that is not what ships are built for. The captain read the letter twice, folded "
-    "it, and gave the order to cast off. By noon the wind had turned; by evening they had lost sight of land, and the "
-    "youngest of the crew asked how long it would be until they saw it again. Nobody answered him."
-)
 
 Logits = NDArray[np.float32]
 
 
-def parity(
-    work: Path, checkpoint: Checkpoint, decoder: Decoder, plan: Plan, *, progress: Progress = silent
-) -> dict[str, object]:
+def parity(work: Path, planned: Planned, *, progress: Progress = silent) -> dict[str, object]:
     """Compare the bundle in ``work`` with the reference model on about 100 tokens of prose.
 
-    Reference and description hold one layer's weights at a time; the bundle's own session holds the bundle.
+    Reference and description hold one layer's weights at a time; the bundle's own session holds the bundle. Of a bundle
+    with several graphs each is compared; what is said of others than the one that runs everywhere begins with
+    ``float16_``.
 
     Raises:
         CheckFailed: the graph's logits, or the description's, are further than the tolerance from what they must be.
 
     """
-    tokens = prose_tokens(checkpoint, decoder, plan.context_length)
+    checkpoint, decoder, plan = planned.checkpoint, planned.decoder, planned.plan
+    graphs = planned_graphs(planned)
+    tokens = prose_tokens(checkpoint, decoder.vocab_size, plan.context_length)
     stored = StoredWeights(work / DATA_FILE, plan)
     plain = read_decoder(checkpoint)  # without what methods add to it
-    with progress(5, "checking against the reference model", " runs") as advance:
-        exact = _graph_logits(work, decoder, plan, tokens, accuracy_level=1)  # (positions, vocabulary)
-        advance(1)
+    with progress(3 + 2 * len(graphs), "checking against the reference model", " runs") as advance:
+        found: dict[str, tuple[Logits, Logits]] = {}  # of each graph: with float32 products, and as it ships
+        for graph in graphs:
+            exact = _graph_logits(work, decoder, graph, tokens, accuracy_level=1)  # (positions, vocabulary)
+            found[graph.file] = exact, _graph_logits(work, decoder, graph, tokens, accuracy_level=None)
+            advance(2)
         restored = logits(decoder, lambda weight: torch.from_numpy(stored.value(weight)), tokens)
-        advance(1)
-        shipped = _graph_logits(work, decoder, plan, tokens, accuracy_level=None)
         advance(1)
         reference = Reference(checkpoint.directory).logits(tokens)
         advance(1)
         described = logits(plain, lambda weight: torch.from_numpy(read_weight(checkpoint, weight)), tokens)
         advance(1)
-    for found, whose in (
+    for one, whose in (
         (reference, "the reference model"),
         (described, "the description of this model"),
         (restored, "the description with the bundle's weights"),
-        (exact, "the graph with float32 products"),
-        (shipped, "the bundle"),
     ):
-        check_logits(found, f"{whose}, on built-in prose")
+        check_logits(one, f"{whose}, on built-in prose")
     description = _difference(described, reference, "the description of this model")
-    tolerance = HALF_TOLERANCE if plan.half_layers else TOLERANCE
-    graph = _difference(exact, restored, "the graph", tolerance)
-    return {
-        "description_difference": float(f"{description:.3e}"),
-        "graph_difference": float(f"{graph:.3e}"),
-        "graph_tolerance": tolerance,
-        "tokens": len(tokens),
-        "kl": float(f"{_kl(reference, shipped):.6f}"),
-        "top1_agreement": float(f"{np.mean(reference.argmax(1) == shipped.argmax(1)):.4f}"),
-    }
+    result: dict[str, object] = {"description_difference": float(f"{description:.3e}"), "tokens": len(tokens)}
+    for graph in graphs:
+        exact, shipped = found[graph.file]
+        check_logits(exact, f"{graph.file} with float32 products, on built-in prose")
+        check_logits(shipped, f"{graph.file}, on built-in prose")
+        in_half = any(state.type == "float16" for state in graph.plan.states) or bool(graph.plan.half_layers)
+        tolerance = HALF_TOLERANCE if in_half else TOLERANCE
+        difference = _difference(exact, restored, f"the graph {graph.file}", tolerance)
+        facts = {
+            "graph_difference": float(f"{difference:.3e}"),
+            "graph_tolerance": tolerance,
+            "kl": float(f"{_kl(reference, shipped):.6f}"),
+            "top1_agreement": float(f"{np.mean(reference.argmax(1) == shipped.argmax(1)):.4f}"),
+        }
+        result |= {f"{'' if graph is graphs[-1] else 'float16_'}{key}": value for key, value in facts.items()}
+    return result
 
 
 def _difference(found: Logits, expected: Logits, what: str, tolerance: float = TOLERANCE) -> float:
@@ -101,20 +102,14 @@ def _difference(found: Logits, expected: Logits, what: str, tolerance: float = T
     return difference
 
 
-def prose_tokens(checkpoint: Checkpoint, decoder: Decoder, context_length: int) -> NDArray[np.int64]:
-    """About 100 tokens of built-in prose, (length,)."""
-    ids = np.array(source_tokenizer(checkpoint).library.encode(_TEXT).ids, np.int64)
-    return ids[ids < decoder.vocab_size][: min(_TOKENS, context_length)]
-
-
 def _graph_logits(
-    work: Path, decoder: Decoder, plan: Plan, tokens: NDArray[np.int64], *, accuracy_level: int | None
+    work: Path, decoder: Decoder, graph: Graph, tokens: NDArray[np.int64], *, accuracy_level: int | None
 ) -> Logits:
     """Logits of every position, from the graph as it ships, or with its products at another accuracy level.
 
     Then nothing that goes into a product is rounded, integer products included.
     """
-    model = parse_model(work / MODEL_FILE)
+    model = parse_model(work / graph.file)
     entries = {}
     if accuracy_level is not None:
         compute_in_float(model, accuracy_level)
@@ -124,11 +119,11 @@ def _graph_logits(
     config = BundleConfig(
         bundle=work,
         model=path,
-        context_length=plan.context_length,
+        context_length=graph.plan.context_length,
         vocab_size=decoder.vocab_size,
         bos=None,
         eos=frozenset(),
-        states=plan.states,
+        states=graph.plan.states,
         long_from=decoder.long_from,
     )
     length = len(tokens)

@@ -11,10 +11,10 @@ import math
 import os
 import shutil
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -38,6 +38,15 @@ _TRANSPOSED_CHUNK = 1 << 22  # more when each chunk reads its whole tensor: GPT-
 _COLUMNS_CHUNK = 1 << 22  # more when columns are written, so that each is a run of some hundred bytes
 _PROGRESS_SECONDS = 0.1
 _KEPT_BY_MALLOC = 16 << 20  # bytes; glibc lets itself be taught at most 32 MiB
+_LOST_IN_HALF = 1e-3  # relative, root mean square: float16 rounds scales by 3e-4 where it holds them in full
+
+
+class ScalesLostError(Exception):
+    """Scales of some tensors are too small or too large for float16: ``tensors`` says by how much, by their names."""
+
+    def __init__(self, tensors: Mapping[str, str]) -> None:
+        super().__init__(f"float16 loses the scales of {', '.join(tensors)}")
+        self.tensors = tensors
 
 
 @dataclass(frozen=True)
@@ -69,6 +78,7 @@ class _Sums:
     power: float
     noise: float
     max_abs_error: float
+    scales: tuple[float, float] = (0.0, 0.0)  # the sum of their squares, and of what float16 loses of them
 
 
 def write_weights(
@@ -87,6 +97,7 @@ def write_weights(
 
     Raises:
         InputError: a weight is not finite, or the file cannot be written in full.
+        ScalesLostError: scales are planned in float16, which cannot hold them.
 
     """
     if threads < 1:
@@ -117,6 +128,12 @@ def write_weights(
     with _disk_errors(path, plan.data_bytes):
         _allocate(path, plan.data_bytes)
     _run(work, threads, stop, lambda: written[0], progress)
+    lost = {name: _lost_scales([found[row].scales for row in sorted(found)]) for name, found in sums.items()}
+    if calibrated is not None:
+        halves = [tensor.weight.name for tensor in made if tensor.form == "half blocks"]
+        lost |= {name: _lost_scales([_half_scales(calibrated.array(name, "scales"))[1]]) for name in halves}
+    if any(lost.values()):
+        raise ScalesLostError({name: why for name, why in lost.items() if why})
     reports = {name: _report(name, found) for name, found in sums.items()}
     if calibrated is not None:
         with path.open("r+b", buffering=0) as file, _disk_errors(path, plan.data_bytes):
@@ -145,7 +162,7 @@ def _copy(calibrated: StoredStages, tensor: PlannedTensor, file: BinaryIO) -> Te
         for region in tensor.regions:
             stored = calibrated.array(name, region)
             is_half = region == "scales" and tensor.form == "half blocks"
-            _write(file, tensor, 0, region, _to_half(stored, tensor) if is_half else stored)
+            _write(file, tensor, 0, region, _half_scales(stored)[0] if is_half else stored)
     report = calibrated.reports.get(name, {})
     return TensorReport(report.get("sqnr_db"), report.get("max_abs_error", 0.0))
 
@@ -219,6 +236,7 @@ def _write_chunk(checkpoint: WeightSource, chunk: _Chunk, methods: dict[str, Met
         math.fsum(piece.power for piece in pieces),
         math.fsum(piece.noise for piece in pieces),
         max(piece.max_abs_error for piece in pieces),
+        (math.fsum(piece.scales[0] for piece in pieces), math.fsum(piece.scales[1] for piece in pieces)),
     )
 
 
@@ -237,17 +255,17 @@ def _write_rows(
         _write(file, tensor, row, "data", x)
         return _Sums(0.0, 0.0, 0.0)
     quantized = methods[scheme.method].quantize(x, scheme, None)
-    scales = quantized.scales
+    scales, lost = quantized.scales, (0.0, 0.0)
     if tensor.form == "half blocks":
-        half = _to_half(scales, tensor)
+        half, lost = _half_scales(scales)
         _write(file, tensor, row, "scales", half)
-        scales = half.astype(np.float32)
+        scales = half.astype(np.float32) if math.isfinite(lost[1]) else scales
     else:
         _write(file, tensor, row, "scales", scales)
     _write(file, tensor, row, "values", quantized.values)
     if quantized.zero_points is not None:
         _write(file, tensor, row, "zero_points", quantized.zero_points)
-    return _compare_stored(x, Quantized(quantized.values, scales, quantized.zero_points), scheme)
+    return replace(_compare_stored(x, Quantized(quantized.values, scales, quantized.zero_points), scheme), scales=lost)
 
 
 def _compare_stored(x: NDArray[np.float32], stored: Quantized, scheme: Scheme) -> _Sums:
@@ -277,6 +295,24 @@ def _to_half(x: NDArray[np.float32], tensor: PlannedTensor) -> NDArray[np.float1
             f"keep it in float32: [[override]] match = {tensor.weight.name!r}, bits = 32"
         )
     return half
+
+
+def _half_scales(scales: NDArray[np.float32]) -> tuple[NDArray[np.float16], tuple[float, float]]:
+    """Scales in float16, and the sum of their squares and of what is lost of them: infinite where they overflow."""
+    with np.errstate(over="ignore"):
+        half = scales.astype(np.float16)
+    difference = half.astype(np.float64) - scales
+    return half, (float(np.square(scales, dtype=np.float64).sum()), float(np.square(difference).sum()))
+
+
+def _lost_scales(sums: Sequence[tuple[float, float]]) -> str:
+    """What float16 loses of a tensor's scales, in words; "" where that is next to nothing."""
+    power, noise = math.fsum(one[0] for one in sums), math.fsum(one[1] for one in sums)
+    if noise <= _LOST_IN_HALF**2 * power:
+        return ""
+    share = math.sqrt(noise / power)
+    what = f"change by {share:.2%} in" if math.isfinite(share) else "are beyond"
+    return f"its scales {what} float16, which holds 6.1e-05 to 65504 in full"
 
 
 def _write_columns_chunk(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import onnx
 
 from edgepress.cores import usable_cores
-from edgepress.exporter.bundle.files import DATA_FILE, GENAI_FILE, MODEL_FILE, copy_tokenizer, write_tables
+from edgepress.exporter.bundle.files import DATA_FILE, GENAI_FILE, copy_tokenizer, write_tables
 from edgepress.exporter.bundle.stream import TensorReport, write_weights
 from edgepress.exporter.plan.planned import Planned, Subject
 from edgepress.files import write_json
@@ -39,8 +39,11 @@ def write_data(
     return reports
 
 
-def write_model(work: Path, planned: Planned, graph: onnx.ModelProto, genai_config: Mapping[str, object]) -> None:
-    """Write the CPU graph, the tokenizer and ``genai_config.json``."""
-    (work / MODEL_FILE).write_bytes(graph.SerializeToString(deterministic=True))
+def write_models(
+    work: Path, planned: Planned, graphs: Mapping[str, onnx.ModelProto], genai_config: Mapping[str, object]
+) -> None:
+    """Write the CPU graphs by their files, the tokenizer and ``genai_config.json``."""
+    for file, graph in graphs.items():
+        (work / file).write_bytes(graph.SerializeToString(deterministic=True))
     copy_tokenizer(planned.checkpoint, work)
     write_json(work / GENAI_FILE, genai_config)

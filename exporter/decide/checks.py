@@ -6,7 +6,7 @@ import logging
 from dataclasses import replace
 
 from edgepress.errors import InputError
-from edgepress.exporter.bundle.cpu_graph import make_graph
+from edgepress.exporter.bundle.cpu_graph import make_graphs
 from edgepress.exporter.bundle.forms import find_form
 from edgepress.exporter.bundle.genai_config import make_genai_config
 from edgepress.exporter.decide.job import Prepared
@@ -57,11 +57,6 @@ def check_recipe(recipe: Recipe) -> None:
             raise InputError(
                 f"[options.{name}] is for {name}, and `prune` has {steps}; add {name} there, or leave its options out"
             )
-    if recipe.before and recipe.activations.type == "float16":
-        raise InputError(
-            f'[activations] type = "float16" and before = {list(recipe.before)}: layers that overflow are found before '
-            "transforms change what they compute; leave one of the two out"
-        )
 
 
 def check_before_pruning(prepared: Prepared) -> None:
@@ -77,8 +72,7 @@ def check_before_pruning(prepared: Prepared) -> None:
 def check_prepared(prepared: Prepared, plain: Decoder) -> None:
     """Refuse all that is known of an export before its first weight is read.
 
-    ``prepared`` is planned without what is measured yet: the budget, and layers that overflow float16. ``plain`` is the
-    decoder before any method.
+    ``prepared`` is planned without what is measured yet, the budget. ``plain`` is the decoder before any method.
 
     Raises:
         InputError: token ids outside the vocabulary, a graph that the CPU cannot run, text that cannot be used or is
@@ -91,7 +85,7 @@ def check_prepared(prepared: Prepared, plain: Decoder) -> None:
             method.check(prepared.decoder, prepared.plan.schemes, method_options(method, prepared.recipe))
     _check_ids(prepared)
     _check_heads(prepared)
-    make_graph(prepared, prepared.cpu)
+    make_graphs(prepared, prepared.cpu)
     if prepared.recipe.budget is None:
         refuse_forms(prepared)
     else:
@@ -116,7 +110,7 @@ def say_unused_text(prepared: Prepared) -> None:
 
 def check_planned(prepared: Prepared) -> None:
     """Refuse what a plan may have become by what the model was run for: a graph or a form that cannot be made."""
-    make_graph(prepared, prepared.cpu)
+    make_graphs(prepared, prepared.cpu)
     refuse_forms(prepared)
 
 

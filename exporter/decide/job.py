@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
-import onnx
-
-from edgepress.exporter.bundle.cpu_graph import make_graph
+from edgepress.exporter.bundle.cpu_graph import make_graphs, named_graph, planned_graphs
 from edgepress.exporter.bundle.genai_config import make_genai_config
-from edgepress.exporter.bundle.write import write_model
+from edgepress.exporter.bundle.write import write_models
+from edgepress.exporter.model.description import Decoder, layer_weights
 from edgepress.exporter.model.reading import GENERATION, notes, read_decoder
+from edgepress.exporter.plan.plan import Plan, make_plan
 from edgepress.exporter.plan.planned import Planned
 from edgepress.exporter.recipe.decisions import Decisions
 from edgepress.exporter.recipe.recipe import Recipe
@@ -75,20 +75,37 @@ class Prepared(Planned, Shrunk):
     decisions: Decisions = field(default_factory=Decisions)
     budget: dict[str, object] | None = None  # what was measured for the recipe's budget, and what it came to
 
-    def graph(self) -> onnx.ModelProto:
-        """The CPU's graph of what is planned."""
-        return make_graph(self, self.cpu)
+    def decided(self, decisions: Decisions) -> Self:
+        """The same with other decisions, planned anew."""
+        recipe = decisions.applied(self.asked)
+        plan = plan_tensors(self.checkpoint, self.decoder, recipe)
+        return replace(self, decisions=decisions, recipe=recipe, plan=plan)
+
+    def with_float32_scales(self, tensors: Mapping[str, str]) -> Self:
+        """The same with scales of these tensors in float32, for what reason; their layers compute in float32 too."""
+        layers = {
+            f"layers.{index}": f"{weight.name}: {tensors[weight.name]}"
+            for index, layer in enumerate(self.decoder.layers)
+            for weight in layer_weights(layer)
+            if weight.name in tensors
+        }
+        return self.decided(replace(self.decisions, float32_scales=tensors, kept_layers=layers))
 
     def write_files(self, bundle: Path) -> None:
-        """Write the CPU graph, the tokenizer and ``genai_config.json``."""
-        checkpoint = self.checkpoint
-        config = make_genai_config(self.decoder, self.plan, checkpoint.config, checkpoint.json(GENERATION))
-        write_model(bundle, self, self.graph(), config)
+        """Write the CPU graphs, the tokenizer and ``genai_config.json``."""
+        checkpoint, named = self.checkpoint, named_graph(planned_graphs(self), self.targets)
+        config = make_genai_config(self.decoder, self.plan, checkpoint.config, checkpoint.json(GENERATION), named)
+        write_models(bundle, self, make_graphs(self, self.cpu), config)
 
     def score(self, bundle: Path, progress: Progress) -> dict[str, object]:
         """Compare graph and tokenizer with transformers' own; see :mod:`edgepress.exporter.bundle.parity`."""
         from edgepress.exporter.bundle.parity import parity
 
         texts = compare_with_transformers(bundle, self.checkpoint)
-        found = parity(bundle, self.checkpoint, self.decoder, self.plan, progress=progress)
+        found = parity(bundle, self, progress=progress)
         return {**found, "texts_tokenized_alike": texts}
+
+
+def plan_tensors(checkpoint: Checkpoint, decoder: Decoder, recipe: Recipe) -> Plan:
+    """The plan of a checkpoint's tensors, which knows how wide their elements are stored."""
+    return make_plan(decoder, recipe, lambda name: checkpoint.tensors[name].itemsize)

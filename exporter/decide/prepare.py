@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -15,7 +15,7 @@ from edgepress.exporter.decide.checks import (
     check_prepared,
     say_unused_text,
 )
-from edgepress.exporter.decide.job import Opened, Prepared, Shrunk
+from edgepress.exporter.decide.job import Opened, Prepared, Shrunk, plan_tensors
 from edgepress.exporter.decide.opening import open_model
 from edgepress.exporter.methods.kinds import (
     LayerMethod,
@@ -27,8 +27,6 @@ from edgepress.exporter.methods.kinds import (
 )
 from edgepress.exporter.model.description import Decoder
 from edgepress.exporter.model.reading import first_token, read_decoder, refuse_longer
-from edgepress.exporter.model.weights import read_weight
-from edgepress.exporter.plan.plan import Plan, make_plan
 from edgepress.exporter.recipe.decisions import Decisions
 from edgepress.exporter.recipe.recipe import Recipe
 from edgepress.exporter.source.checkpoint import Checkpoint
@@ -108,9 +106,8 @@ def _without_steps(opened: Opened) -> Prepared:
 def settle(shrunk: Shrunk, workspace: Workspace | None, *, threads: int | None, progress: Progress) -> Prepared:
     """Decide what is left to decide, plan every tensor, and refuse what the rest of the export would.
 
-    A recipe with float16 activations runs the model, to find the layers that overflow. One with a budget is planned in
-    three steps, measure → solve → plan, the first of which runs the model: what it measures is kept in ``workspace``,
-    nowhere when None.
+    A recipe with a budget is planned in three steps, measure → solve → plan, the first of which runs the model: what it
+    measures is kept in ``workspace``, nowhere when None.
 
     Raises:
         InputError: what is asked cannot be done; the message says what can.
@@ -122,17 +119,25 @@ def settle(shrunk: Shrunk, workspace: Workspace | None, *, threads: int | None, 
         text=() if shrunk.pruned is None else shrunk.pruned.text,
         length=text_length(shrunk.checkpoint, plain, shrunk.asked),
     )
-    prepared = _plan(shrunk, plain, decisions)
+    prepared = _plan(shrunk, plain, replace(decisions, float16_graph=may_have_float16(shrunk)))
+    if shrunk.asked.budget is None and not any(tensor.form == "half blocks" for tensor in prepared.plan.tensors):
+        prepared = prepared.decided(decisions)  # nothing that such a graph would gain by
     check_prepared(prepared, plain)
     say_unused_text(prepared)
-    if shrunk.asked.activations.type == "float16":
-        kept = layers_that_overflow(shrunk.checkpoint, plain, prepared.recipe, threads=threads, progress=progress)
-        prepared = _plan(shrunk, plain, replace(decisions, kept_layers=kept))
-        check_planned(prepared)
     if shrunk.asked.budget is not None:
         prepared = with_budget(prepared, plain, workspace, threads=threads, progress=progress)
         check_planned(prepared)
     return prepared
+
+
+def may_have_float16(opened: Opened) -> bool:
+    """Whether the bundle gets a graph in float16 beside the float32 one: where a target's processors may compute in it.
+
+    Not where the recipe names a type, nor where an accelerator reads the float32 graph's weights.
+    """
+    if opened.asked.activations.is_written or any(target.form == "static" for target in opened.targets):
+        return False
+    return any(target.is_cpu and target.float16 for target in opened.targets)
 
 
 def _plan(shrunk: Shrunk, plain: Decoder, decisions: Decisions) -> Prepared:
@@ -157,11 +162,6 @@ def text_length(checkpoint: Checkpoint, decoder: Decoder, recipe: Recipe) -> int
     return context if context < recipe.calibration.length else None
 
 
-def plan_tensors(checkpoint: Checkpoint, decoder: Decoder, recipe: Recipe) -> Plan:
-    """The plan of a checkpoint's tensors, which knows how wide their elements are stored."""
-    return make_plan(decoder, recipe, lambda name: checkpoint.tensors[name].itemsize)
-
-
 def with_budget(
     prepared: Prepared, plain: Decoder, workspace: Workspace | None, *, threads: int | None, progress: Progress
 ) -> Prepared:
@@ -173,33 +173,7 @@ def with_budget(
         folder = Path(temporary) if workspace is None else workspace.part("prices")
         chosen, summary = meet_budget(prepared, plain, folder, bos=bos, threads=threads, progress=progress)
     decisions = replace(prepared.decisions, overrides=chosen.overrides)
-    recipe = decisions.applied(prepared.asked)
-    plan = plan_tensors(prepared.checkpoint, prepared.decoder, recipe)
-    return replace(prepared, decisions=decisions, recipe=recipe, plan=plan, budget=summary)
-
-
-def layers_that_overflow(
-    checkpoint: Checkpoint, decoder: Decoder, recipe: Recipe, *, threads: int | None, progress: Progress
-) -> Mapping[str, str]:
-    """Layers that cannot compute in float16, and why, by running the recipe's calibration text or built-in prose.
-
-    Raises:
-        InputError: the text cannot be used.
-
-    """
-    from edgepress.exporter.bundle.parity import prose_tokens
-    from edgepress.exporter.learn.calibration.overflow import layers_in_float32
-    from edgepress.exporter.learn.calibration.run import read_tokens, use_threads
-
-    context = recipe.context_length or decoder.context_length
-    if recipe.calibration.text:
-        bos = first_token(checkpoint, decoder)
-        tokens, text = read_tokens(checkpoint, decoder, recipe.calibration, bos, context).tokens, "the calibration text"
-    else:
-        tokens, text = prose_tokens(checkpoint, decoder, context)[None], "built-in prose"
-    label = "looking for layers that overflow float16"
-    with use_threads(decoder, threads), progress(len(decoder.layers), label, " layers") as advance:
-        return layers_in_float32(decoder, lambda weight: read_weight(checkpoint, weight), tokens, text, advance)
+    return replace(prepared.decided(decisions), budget=summary)
 
 
 def find_left_out(decoder: Decoder, recipe: Recipe) -> Decisions:

@@ -1,7 +1,7 @@
 """A small builder over ONNX protobufs: nodes in call order, constants inline or in the data file."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import numpy as np
 import onnx
@@ -85,6 +85,10 @@ class GraphBuilder:
             yield
         finally:
             self._is_half = before
+
+    def in_type_of(self, value: str) -> AbstractContextManager[None]:
+        """Nodes added in the block compute in the float type that ``value`` has."""
+        return self.in_half(self._types.get(value) == FLOAT16)
 
     def _note_type(self, name: str, dtype: int) -> None:
         if dtype in _SUFFIX:

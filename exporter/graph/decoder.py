@@ -205,7 +205,7 @@ class _DecoderGraph:
     def _block(self, index: int, block: Block, stream: _Stream, *, trim: bool) -> _Stream:
         """One block; with ``trim`` only the positions from ``logits_start`` on go into its output projection."""
         g, mixer, name = self.graph, block.mixer, f"layers.{index}"
-        states = [self._state(state) for state in mixer.states(index)]
+        states = [self._state(self.plan.state(state.name)) for state in mixer.states(index)]
         hidden, x = g.norm_of_sum(block.norm, stream.x, stream.pending, f"{name}.{block.name}_norm")
         mixed = load_mixer(mixer.kind).write(mixer, g, f"{name}.{block.name}", hidden, states)
         if trim:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgepress.exporter.source.part import Part
-from edgepress.states import State, check_states
+from edgepress.states import State, StateType, check_states
 
 Kind = Literal["linear", "embedding", "head", "norm", "bias", "positions", "kernel"]
 
@@ -124,8 +124,11 @@ class Mixer:
         """The projection whose output is the mixer's."""
         return self.groups()[-1][0]
 
-    def states(self, layer: int) -> tuple[State, ...]:  # noqa: ARG002 - most have some, and name them by their layer
-        """What it carries from token to token, by the number of its layer."""
+    def states(self, layer: int, floats: StateType = "float32") -> tuple[State, ...]:  # noqa: ARG002 - most have some
+        """What it carries from token to token, by the number of its layer.
+
+        ``floats`` is the type that the graph would have them in; a mixer whose kernel has no such type leaves it.
+        """
         return ()
 
     def source(self) -> Source | str:
@@ -251,13 +254,18 @@ class Decoder:
         limits = [rope.long_from for rope in self.ropes.values() if rope.long_inverse_frequencies is not None]
         return min(limits, default=None)
 
-    def states(self) -> tuple[State, ...]:
-        """What all layers carry from token to token, in the order of the graph's inputs."""
+    def states(self, in_float16: Callable[[str], bool] = lambda _: False) -> tuple[State, ...]:
+        """What all layers carry from token to token, in the order of the graph's inputs.
+
+        ``in_float16`` says whether a mixer, such as ``layers.1.attention``, is to have states of that type.
+        """
         found = tuple(
             state
             for index, layer in enumerate(self.layers)
             for block in layer.blocks
-            for state in block.mixer.states(index)
+            for state in block.mixer.states(
+                index, "float16" if in_float16(f"layers.{index}.{block.name}") else "float32"
+            )
         )
         check_states(found)
         return found

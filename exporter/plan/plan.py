@@ -1,6 +1,6 @@
 """Decide what happens to every tensor before any weight is read: its scheme or why it is kept, and where it goes."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import prod
@@ -9,7 +9,7 @@ from typing import Literal
 from edgepress.errors import InputError
 from edgepress.exporter.arrays.scheme import BLOCK_SIZES, Scheme
 from edgepress.exporter.methods.kinds import Method, Transform, load_method, zeros_asked
-from edgepress.exporter.model.description import Decoder, Weight, layer_linears, layer_weights
+from edgepress.exporter.model.description import Decoder, Weight
 from edgepress.exporter.model.subject import Description
 from edgepress.exporter.recipe.recipe import HALF_BITS, KEPT_BITS, Recipe, Storage
 from edgepress.states import State, state_bytes
@@ -48,11 +48,11 @@ class PlannedTensor:
     ``regions`` has ``values`` (uint8 codes), ``scales`` (float32) and, unless the scheme is symmetric, ``zero_points``
     (uint8) when there is a scheme, else ``data`` (float32).
     ``reason`` says why the tensor is kept in float32, or which recipe entry chose the scheme. ``form`` is how the
-    graph computes with it: ``float``; ``half`` (stored in
-    float16); ``blocks`` (MatMulNBits, GatherBlockQuantized); ``half blocks`` (MatMulNBits in float16, ``scales`` are
-    float16 too); or in integers, then ``values``
-    is uint8 (columns, rows) and ``scales`` (rows,), and the activations have ranges that are ``dynamic``, or are
-    ``uint8`` or ``uint16`` with ``input_scale`` (float32) and ``input_zero_point`` (of that type) from calibration.
+    graph computes with it: ``float``; ``half`` (stored in float16); ``blocks`` (MatMulNBits, GatherBlockQuantized);
+    ``half blocks`` (the same with ``scales`` in float16, which a graph in float32 casts when it is opened); or in
+    integers, then ``values`` is uint8 (columns, rows) and ``scales`` (rows,), and the activations have ranges that are
+    ``dynamic``, or are ``uint8`` or ``uint16`` with ``input_scale`` (float32) and ``input_zero_point`` (of that type)
+    from calibration.
     """
 
     weight: Weight
@@ -113,6 +113,10 @@ class Plan:
         """Return the planned tensor of ``weight`` (KeyError when the plan has none)."""
         return self._by_name[weight.name]
 
+    def state(self, name: str) -> State:
+        """Return the state called ``name`` (KeyError when the plan has none)."""
+        return self._states[name]
+
     def table(self, name: str) -> PlannedTable:
         """Return the planned table called ``name`` (KeyError when the plan has none)."""
         return next(table for table in self.tables if table.name == name)
@@ -144,6 +148,10 @@ class Plan:
     @cached_property
     def _by_name(self) -> dict[str, PlannedTensor]:
         return {tensor.weight.name: tensor for tensor in self.tensors}
+
+    @cached_property
+    def _states(self) -> dict[str, State]:
+        return {state.name: state for state in self.states}
 
     @property
     def parameters(self) -> int:
@@ -191,12 +199,7 @@ def make_plan(subject: Description, recipe: Recipe, itemsize: Callable[[str], in
     weights = subject.weights()
     _check_overrides(recipe, weights)
     layout = _Layout()
-    half = half_layers(subject, recipe)
-    places = _places(subject)
-    tensors = tuple(
-        _plan_tensor(weight, subject, recipe, itemsize, layout, place=places.get(weight.name), half=half)
-        for weight in weights
-    )
+    tensors = tuple(_plan_tensor(weight, subject, recipe, itemsize, layout) for weight in weights)
     if isinstance(subject, Decoder):
         tensors = _note_what_is_left(tensors, subject, recipe)
     tables: tuple[PlannedTable, ...] = ()
@@ -206,33 +209,20 @@ def make_plan(subject: Description, recipe: Recipe, itemsize: Callable[[str], in
             PlannedTable(f"rotation.{side}", (order, order), layout.place(order * order * _FLOAT))
             for side, order in orders.items()
         )
-    return Plan(tensors, tables, layout.end, context, recipe.accuracy_level, subject.states(), half)
+    plan = Plan(tensors, tables, layout.end, context, recipe.accuracy_level, subject.states())
+    if recipe.activations.type == "float16" and isinstance(subject, Decoder):
+        return in_float16(plan, subject, recipe.activations.kept_layers)
+    return plan
 
 
-def half_layers(subject: Description, recipe: Recipe) -> tuple[int, ...]:
-    """Layers with float16 activations: all that the recipe does not keep in float32."""
-    if recipe.activations.type != "float16":
-        return ()
-    kept = recipe.activations.kept_layers
-    return tuple(index for index in range(len(subject.layers)) if f"layers.{index}" not in kept)
+def in_float16(plan: Plan, decoder: Decoder, kept: Collection[str] = ()) -> Plan:
+    """The plan of a graph that computes the same bytes in float16.
 
-
-@dataclass(frozen=True)
-class _Place:
-    """Where a weight of a layer is: the layer, and for a bias the projection that adds it."""
-
-    layer: int
-    added_by: Weight | None = None
-
-
-def _places(subject: Description) -> dict[str, _Place]:
-    found: dict[str, _Place] = {}
-    for index, layer in enumerate(subject.layers):
-        found |= {weight.name: _Place(index) for weight in layer_weights(layer)}
-        for linear in layer_linears(layer):
-            if linear.bias is not None:
-                found[linear.bias.name] = _Place(index, linear.weight)
-    return found
+    ``kept`` names what computes in float32 all the same: layers, such as ``layers.1``, and mixers with states, such as
+    ``layers.1.attention``. What is outside the layers does too: logits are of that type.
+    """
+    layers = tuple(index for index in range(len(decoder.layers)) if f"layers.{index}" not in kept)
+    return replace(plan, half_layers=layers, states=decoder.states(lambda mixer: mixer not in kept))
 
 
 def _note_what_is_left(
@@ -263,18 +253,14 @@ def _plan_tensor(
     recipe: Recipe,
     itemsize: Callable[[str], int],
     layout: _Layout,
-    *,
-    place: _Place | None,
-    half: tuple[int, ...],
 ) -> PlannedTensor:
     columns = prod(weight.shape[1:])
     before = sum((part.stop - part.start) * columns * itemsize(part.tensor) for part in weight.parts)
     scheme, reason = _choose(weight, subject, recipe)
     form, why = _form(weight, scheme, reason, recipe)
-    if recipe.activations.type == "float16":
-        form, reason, why = _form_in_half(weight, scheme, (form, reason, why), recipe, place=place, half=half)
+    form, scales = _with_scales(weight, form, recipe)
     regions = {part: layout.place(nbytes) for part, nbytes in region_bytes(weight.shape, scheme, form).items()}
-    return PlannedTensor(weight, scheme, f"{reason}{why}", before, regions, form)
+    return PlannedTensor(weight, scheme, f"{reason}{why}{scales}", before, regions, form)
 
 
 def is_kept(weight: Weight) -> bool:
@@ -326,40 +312,17 @@ def _form(weight: Weight, scheme: Scheme | None, asked: str, recipe: Recipe) -> 
     )
 
 
-def _form_in_half(
-    weight: Weight,
-    scheme: Scheme | None,
-    otherwise: tuple[Form, str, str],
-    recipe: Recipe,
-    *,
-    place: _Place | None,
-    half: tuple[int, ...],
-) -> tuple[Form, str, str]:
-    """Form and reasons of a weight when the recipe asks for float16 activations; ``otherwise`` is without them.
-
-    A layer computes in float16 or, when calibration found that it overflows, stays in float32 as a whole. What is
-    outside the layers computes in float32: logits do, and a tied head reads the embedding's bytes.
-    """
-    form, reason, why = otherwise
-    if place is None:
-        return form, reason, f"{why}; float32 activations outside the layers" if scheme is not None else why
-    if place.layer not in half:
-        kept = f"; float32 activations: {recipe.activations.kept_layers[f'layers.{place.layer}']}"
-        if form == "half":
-            return "float", f"kept in float32, not the float16 of {_asked(weight, recipe)}", kept
-        return form, reason, f"{why}{kept}"
-    if scheme is not None:
-        return "half blocks", reason, f"{why}; float16 scales and activations by [activations]"
-    added_in_blocks = place.added_by is not None and fit_scheme(
-        recipe.storage(place.added_by.name, place.added_by.kind)[0], place.added_by.shape[1]
-    )
-    if weight.kind == "norm" or added_in_blocks:
-        return "half", "float16, as its layer's activations are by [activations]", ""
-    return form, reason, why
+def block_form(recipe: Recipe) -> Form:
+    """How blocks are stored: with scales in float16 where a graph of the bundle computes in it."""
+    return "half blocks" if recipe.activations.in_float16 else "blocks"
 
 
-def _asked(weight: Weight, recipe: Recipe) -> str:
-    return recipe.storage(weight.name, weight.kind)[1]
+def _with_scales(weight: Weight, form: Form, recipe: Recipe) -> tuple[Form, str]:
+    """The form of a weight by :func:`block_form`, unless float16 cannot hold its scales; and what the plan adds."""
+    if form != "blocks" or block_form(recipe) == form:
+        return form, ""
+    lost = recipe.activations.float32_scales.get(weight.name)
+    return (block_form(recipe), "; float16 scales") if lost is None else (form, f"; float32 scales: {lost}")
 
 
 def _choose(weight: Weight, subject: Description, recipe: Recipe) -> tuple[Scheme | None, str]:

@@ -5,8 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-import onnx
-
 from edgepress.exporter.methods.kinds import Method, load_method
 from edgepress.exporter.model.description import Decoder
 from edgepress.exporter.model.subject import Description, WeightSource
@@ -38,9 +36,6 @@ class Subject(Protocol):
 
 class Writable(Subject, Protocol):
     """A subject for which everything is decided: a bundle of it can be written and scored."""
-
-    def graph(self) -> onnx.ModelProto:
-        """The graph of what is planned; its weights are regions of the bundle's data file."""
 
     def write_files(self, bundle: Path) -> None:
         """Write the graph, and what else runtimes need beside the data file."""

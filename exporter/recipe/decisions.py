@@ -17,7 +17,10 @@ class Decisions:
     - ``left_out``: methods of the recipe that leave this model alone, and why: repairs, and those that learn layers
     - ``text``: files of calibration text, where pruning put some of the text aside or the model wrote it
     - ``length`` of calibration sequences, where the context is shorter than what is asked
-    - ``kept_layers``: layers that stay in float32, such as ``layers.1``, as they overflow float16, and why
+    - ``float16_graph``: there is a graph in float16 beside the float32 one, as a target has processors for it
+    - ``kept_layers``: layers (``layers.1``) and mixers with states (``layers.1.attention``) that stay in float32, as
+      they overflow float16, and why
+    - ``float32_scales``: tensors whose scales stay float32, as float16 cannot hold them, and why
     - ``overrides``: what a budget chose for each tensor
     - ``rounded_by``: what rounds alone in the place of a method that is left out, and would have begun there
     """
@@ -26,6 +29,8 @@ class Decisions:
     text: tuple[str, ...] = ()
     length: int | None = None
     kept_layers: Mapping[str, str] = field(default_factory=dict)
+    float16_graph: bool = False
+    float32_scales: Mapping[str, str] = field(default_factory=dict)
     overrides: tuple[Override, ...] = ()
     rounded_by: Mapping[str, str] = field(default_factory=dict)
 
@@ -39,7 +44,12 @@ class Decisions:
             overrides=(*rounded.overrides, *self.overrides),
             after=tuple(name for name in recipe.after if name not in self.left_out),
             calibration=replace(calibration, text=text, length=length),
-            activations=replace(activations, kept_layers={**activations.kept_layers, **self.kept_layers}),
+            activations=replace(
+                activations,
+                kept_layers={**activations.kept_layers, **self.kept_layers},
+                float16_graph=self.float16_graph,
+                float32_scales=self.float32_scales,
+            ),
         )
 
     def to_json(self) -> dict[str, object]:

@@ -71,9 +71,12 @@ class Override:
 class Activations:
     """What goes into the products of linear layers: float32, float16, or integers of ``type``.
 
-    With "float16" whole layers compute in it, where the target has kernels. ``kept_layers`` are those that stay in
-    float32, such as ``layers.1``, and why: found when the export is planned, not written in a recipe
-    (:class:`~edgepress.exporter.recipe.decisions.Decisions`).
+    With "float16" whole layers compute in it, where the target has kernels. ``is_written`` says that the recipe names
+    the type. Three are decided for a model and a target, not written
+    (:class:`~edgepress.exporter.recipe.decisions.Decisions`): ``float16_graph`` says that there is a graph in float16
+    beside the float32 one; ``kept_layers`` are layers, such as ``layers.1``, and mixers with states, such as
+    ``layers.1.attention``, that compute in float32 all the same, and why; ``float32_scales`` are tensors whose scales
+    float16 cannot hold, and why.
 
     ``ranges`` says how real values become integers: "dynamic" finds the range of each call when it is made; the others
     find it once, from calibration text: "minmax", "percentile" (``percentile`` of the values), "mse" or "entropy".
@@ -83,6 +86,9 @@ class Activations:
     ranges: str = "dynamic"
     percentile: float = 99.99
     kept_layers: Mapping[str, str] = field(default_factory=dict)
+    float32_scales: Mapping[str, str] = field(default_factory=dict)
+    float16_graph: bool = False
+    is_written: bool = field(default=False, compare=False)
 
     @property
     def is_integer(self) -> bool:
@@ -93,6 +99,16 @@ class Activations:
     def is_calibrated(self) -> bool:
         """Whether calibration text decides the ranges."""
         return self.is_integer and self.ranges != "dynamic"
+
+    @property
+    def in_float16(self) -> bool:
+        """Whether a graph of the bundle computes in float16."""
+        return self.float16_graph or self.type == "float16"
+
+    def to_json(self) -> dict[str, object]:
+        """As the manifest keeps what was asked."""
+        decided = {"kept_layers": dict(self.kept_layers)}
+        return {"type": self.type, "ranges": self.ranges, "percentile": self.percentile, **decided}
 
 
 @dataclass(frozen=True)
@@ -206,6 +222,7 @@ class Recipe:
         """Return the resolved recipe, as the manifest keeps it: files of text by their names, not their places."""
         content = asdict(self)
         content["calibration"]["text"] = [Path(name).name for name in self.calibration.text]
+        content["activations"] = self.activations.to_json()
         return content
 
 
@@ -428,7 +445,7 @@ def _activations(value: object, path: Path) -> Activations:
         )
     if not kind.startswith("uint") and "ranges" in value:
         raise InputError(f'{path}: [activations] ranges is for integers; add type = "uint8", or leave ranges out')
-    return Activations(kind, ranges, float(share))
+    return Activations(kind, ranges, float(share), is_written="type" in value)
 
 
 def _word(value: object, valid: tuple[str, ...], path: Path, where: str) -> str:

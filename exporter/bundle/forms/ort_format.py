@@ -9,22 +9,25 @@ import contextlib
 import io
 import logging
 from collections.abc import Iterator
+from pathlib import Path
 
 from edgepress.errors import InputError
-from edgepress.exporter.bundle.files import MODEL_FILE
+from edgepress.exporter.bundle.cpu_graph import planned_graphs
+from edgepress.exporter.bundle.files import HALF_FILE, MODEL_FILE
 from edgepress.exporter.bundle.forms import Form, FormTask
 from edgepress.exporter.bundle.ort_flatbuffer import sort_kernel_types
 from edgepress.exporter.plan.planned import Planned
 from edgepress.targets import Soc, Target
 
-ORT_FILE = "model.ort"
+ORT_FILES = {MODEL_FILE: "model.ort", HALF_FILE: "model_fp16.ort"}
 CONFIG_FILE = "required_operators_and_types.config"
 _LARGEST = 2**31 - 1  # bytes: a FlatBuffer is addressed by signed 32-bit offsets
 
 
 def refuse(planned: Planned, target: Target, _socs: tuple[Soc, ...]) -> None:
     """Raise InputError when the weights do not fit in one file in ORT format."""
-    size = planned.plan.data_bytes
+    scales = [t.regions["scales"].nbytes for t in planned.plan.tensors if t.form == "half blocks"]
+    size = planned.plan.data_bytes + sum(scales)  # which the float32 graph has in float32
     if size > _LARGEST:
         raise InputError(
             f"{target.name}: the weights take {size / 1e9:.2f} GB and ORT format holds {_LARGEST / 1e9:.2f} GB; "
@@ -33,25 +36,35 @@ def refuse(planned: Planned, target: Target, _socs: tuple[Soc, ...]) -> None:
 
 
 def write(task: FormTask) -> dict[str, object]:
-    """Convert the bundle's graph; weights are inside the file, since a minimal build reads no external data."""
+    """Convert the bundle's graphs; weights are inside the files, since a minimal build reads no external data."""
     from onnxruntime.tools.convert_onnx_models_to_ort import OptimizationStyle, convert_onnx_models_to_ort
+    from onnxruntime.tools.ort_format_model import create_config_from_models
 
+    files = [graph.file for graph in planned_graphs(task.planned)]
+    made = [task.folder / ORT_FILES[file] for file in files]
     with contextlib.redirect_stdout(io.StringIO()), _quiet():
-        convert_onnx_models_to_ort(
-            task.bundle / MODEL_FILE,
-            task.folder,
-            [OptimizationStyle.Fixed],
-            target_platform="arm",
-            enable_type_reduction=True,
-        )
-    sort_kernel_types(task.folder / ORT_FILE)
-    made = task.folder / "model.required_operators_and_types.config"
-    # Its head names the file by where it was converted: the bundle's bytes must not depend on that.
-    lines = [line for line in made.read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
-    text = "\n".join([f"# operators and types of {ORT_FILE}, for onnxruntime's --include_ops_by_config", *lines]) + "\n"
+        for file in files:
+            convert_onnx_models_to_ort(
+                task.bundle / file,
+                task.folder,
+                [OptimizationStyle.Fixed],
+                target_platform="arm",
+                enable_type_reduction=True,
+            )
+            (task.folder / Path(file).with_suffix(".required_operators_and_types.config")).unlink()
+        create_config_from_models(made, task.folder / CONFIG_FILE, enable_type_reduction=True)
+    for path in made:
+        sort_kernel_types(path)
+    # Its head names the files by where they were converted: the bundle's bytes must not depend on that.
+    names = " and ".join(path.name for path in made)
+    written = (task.folder / CONFIG_FILE).read_text(encoding="utf-8")
+    lines = [line for line in written.splitlines() if not line.startswith("#")]
+    text = "\n".join([f"# operators and types of {names}, for onnxruntime's --include_ops_by_config", *lines]) + "\n"
     (task.folder / CONFIG_FILE).write_text(text, encoding="utf-8")
-    made.unlink()
-    return {"model": ORT_FILE, "operators": CONFIG_FILE, "bytes": (task.folder / ORT_FILE).stat().st_size}
+    sizes = {path.name: path.stat().st_size for path in made}
+    *preferred, last = sizes
+    found: dict[str, object] = {"model": last, "operators": CONFIG_FILE, "bytes": sizes[last]}
+    return found | ({"preferred": {name: sizes[name] for name in preferred}} if preferred else {})
 
 
 @contextlib.contextmanager

@@ -35,6 +35,7 @@ from edgepress.exporter.learn.calibration.run import (
 )
 from edgepress.exporter.model.description import Decoder, Weight
 from edgepress.exporter.model.weights import read_weight
+from edgepress.exporter.plan.plan import block_form
 from edgepress.exporter.plan.planned import Planned
 from edgepress.exporter.recipe.recipe import Budget, CalibrationText, Recipe
 from edgepress.exporter.streams.store import Store
@@ -116,9 +117,8 @@ def _meet_budget(
             made = with_choice(recipe, groups, chosen)
             return measure_shipped(whole, checkpoint, planned.decoder, made, seen=seen, itemsize=itemsize)
 
-        found = choose_schemes(
-            planned.decoder, recipe, itemsize=itemsize, prices=Prices(groups, kl, ms), measure=measure
-        )
+        prices = Prices(groups, kl, ms, block_form(recipe))
+        found = choose_schemes(planned.decoder, recipe, itemsize=itemsize, prices=prices, measure=measure)
         for run in runs:
             run.remove()
     return found, {

@@ -15,7 +15,7 @@ from edgepress.errors import InputError
 from edgepress.exporter.learn.budget.sensitivity import TensorGroup, overrides, with_choice
 from edgepress.exporter.learn.budget.solver import choose
 from edgepress.exporter.model.description import Decoder
-from edgepress.exporter.plan.plan import PAGE, Plan, make_plan, region_bytes
+from edgepress.exporter.plan.plan import PAGE, Form, Plan, block_form, make_plan, region_bytes
 from edgepress.exporter.recipe.recipe import CHOSEN_BY_BUDGET, Budget, Override, Recipe, read_recipe
 
 _CORRECTIONS = 8  # solutions that are measured at most for a budget in KL
@@ -25,11 +25,15 @@ _PADDING = 8 * PAGE  # bytes: more than one tensor's change of size can move the
 
 @dataclass(frozen=True)
 class Prices:
-    """What each candidate of each group costs: ``kl`` in nats per token and, for a budget in time, ``ms`` per token."""
+    """What each candidate of each group costs: ``kl`` in nats per token and, for a budget in time, ``ms`` per token.
+
+    ``form`` is how blocks are stored.
+    """
 
     groups: Sequence[TensorGroup]
     kl: Sequence[Sequence[float]]
     ms: Sequence[Sequence[float]] | None = None
+    form: Form = "blocks"
 
     def bytes(self) -> list[list[int]]:
         """Stored bytes of each candidate of each group, each region at a cache line."""
@@ -38,7 +42,7 @@ class Prices:
                 sum(
                     -(-nbytes // 64) * 64
                     for weight, scheme in zip(group.weights, candidate.schemes, strict=True)
-                    for nbytes in region_bytes(weight.shape, scheme).values()
+                    for nbytes in region_bytes(weight.shape, scheme, self.form).values()
                 )
                 for candidate in group.candidates
             ]
@@ -129,7 +133,7 @@ def refuse_impossible(
     if budget is None or budget.kl is not None or budget.ms_per_token is not None:
         return
     limit, extra = _byte_limit(decoder, recipe, budget, itemsize)
-    smallest = _smallest(Prices(groups, []).bytes())
+    smallest = _smallest(Prices(groups, [], form=block_form(recipe)).bytes())
     data_bytes = make_plan(decoder, with_choice(recipe, groups, smallest), itemsize).data_bytes
     if data_bytes > limit - extra:
         raise InputError(_say_bytes(budget, data_bytes + extra, limit))
@@ -163,6 +167,8 @@ def _byte_limit(decoder: Decoder, recipe: Recipe, budget: Budget, itemsize: Call
     if budget.memory_mb is not None:
         return _bytes(budget.memory_mb), make_plan(decoder, recipe, itemsize).cache_bytes
     like = replace(read_recipe(str(budget.like)), context_length=recipe.context_length)
+    if not like.activations.is_written:  # a bundle of that preset would have the same graphs
+        like = replace(like, activations=recipe.activations)
     return make_plan(decoder, like, itemsize).data_bytes, 0
 
 

@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgepress.cores import usable_cores
-from edgepress.exporter.bundle.cpu_graph import make_graph
+from edgepress.exporter.bundle.cpu_graph import make_graphs
 from edgepress.exporter.bundle.files import write_manifest
 from edgepress.exporter.bundle.genai_config import make_genai_config
-from edgepress.exporter.bundle.write import write_data, write_model
+from edgepress.exporter.bundle.write import write_data, write_models
 from edgepress.exporter.model.reading import GENERATION, read_decoder
 from edgepress.exporter.plan.plan import make_plan
 from edgepress.exporter.plan.planned import Planned
@@ -78,11 +78,11 @@ def _write_generator(bundle: Path, checkpoint: Checkpoint, context_length: int, 
     decoder = read_decoder(checkpoint)
     plan = make_plan(decoder, recipe, lambda name: checkpoint.tensors[name].itemsize)
     planned = Planned(checkpoint=checkpoint, decoder=decoder, recipe=recipe, plan=plan)
-    graph = make_graph(planned, find_target(FALLBACK))
+    graphs = make_graphs(planned, find_target(FALLBACK))
     genai_config = make_genai_config(decoder, plan, checkpoint.config, checkpoint.json(GENERATION))
     bundle.mkdir()
     reports = write_data(bundle, planned, None, threads=threads, progress=silent)
-    write_model(bundle, planned, graph, genai_config)
+    write_models(bundle, planned, graphs, genai_config)
     write_manifest(bundle, planned, reports, recipe=recipe)
 
 

@@ -80,6 +80,10 @@ class GraphWriter(Protocol):
         """Whether nodes added in the block may compute in float16."""
         ...
 
+    def in_type_of(self, value: str) -> AbstractContextManager[None]:
+        """Nodes added in the block compute in the float type that ``value`` has."""
+        ...
+
 
 @dataclass(frozen=True)
 class MixerKind(Generic[M]):

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from edgepress.errors import InputError
 from edgepress.exporter.model.description import Linear, Mixer, Norm, Source
 from edgepress.exporter.model.mixers import CONTRIB, GraphWriter, MixerKind
-from edgepress.states import State
+from edgepress.states import State, StateType
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -55,7 +55,7 @@ class Attention(Mixer):
         """See :class:`Mixer`."""
         return (self.qkv,), (self.output,)
 
-    def states(self, layer: int) -> tuple[State, ...]:
+    def states(self, layer: int, floats: StateType = "float32") -> tuple[State, ...]:
         """Keys and values, as transformers and onnxruntime-genai name them."""
         return tuple(
             State(
@@ -63,7 +63,7 @@ class Attention(Mixer):
                 input=f"past_key_values.{layer}.{part}",
                 output=f"present.{layer}.{part}",
                 shape=("batch", self.kv_heads, "past", self.head_dim),
-                type="float32",
+                type=floats,
                 kind="key-value",
             )
             for part in ("key", "value")
@@ -180,7 +180,7 @@ def _rotate(rotary: Rotary, x: Tensor) -> Tensor:
 
 
 def write(a: Attention, g: GraphWriter, name: str, x: str, states: Sequence[tuple[str, str]]) -> str:
-    """Attend with rotary embedding and cache inside GroupQueryAttention, in float32 as the cache is.
+    """Attend with rotary embedding and cache inside GroupQueryAttention, in the type that the cache has.
 
     ::
 
@@ -199,7 +199,7 @@ def write(a: Attention, g: GraphWriter, name: str, x: str, states: Sequence[tupl
     query = [qkv, "", ""]
     if apart or a.query_norm is not None or a.key_norm is not None:
         query = _normed(a, g, _split_qkv(a, g, qkv, name))
-    with g.in_half(False):
+    with g.in_type_of(states[0][0]):
         if apart:
             query, rope = _rotated(a, g, query, rope), []
         return g.node(

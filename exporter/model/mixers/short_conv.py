@@ -13,7 +13,7 @@ import numpy as np
 
 from edgepress.exporter.model.description import Linear, Mixer, Source, Weight
 from edgepress.exporter.model.mixers import CONTRIB, GraphWriter, MixerKind
-from edgepress.states import State
+from edgepress.states import State, StateType
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -54,8 +54,8 @@ class ShortConv(Mixer):
         """See :class:`Mixer`."""
         return (self.inputs,), (self.output,)
 
-    def states(self, layer: int) -> tuple[State, ...]:
-        """The last inputs of the convolution, (batch, taps − 1, channels)."""
+    def states(self, layer: int, floats: StateType = "float32") -> tuple[State, ...]:  # noqa: ARG002
+        """The last inputs of the convolution, (batch, taps − 1, channels): float32 alone has a kernel."""
         return (
             State(
                 name=f"layers.{layer}.conv",
