@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from edgepress.cores import usable_cores
 from edgepress.exporter.bundle import files as bundle
-from edgepress.exporter.bundle.cpu_graph import graphs_to_compare
+from edgepress.exporter.bundle.cpu_graph import graphs_to_compare, planned_graphs
 from edgepress.exporter.bundle.download import describe_zeros
 from edgepress.exporter.bundle.forms import FormTask, find_form
 from edgepress.exporter.bundle.overflow import MOST_SEQUENCES, find_overflow
@@ -30,6 +30,7 @@ from edgepress.exporter.plan.planned import Writable
 from edgepress.exporter.tokens.prose import prose_tokens
 from edgepress.files import atomic_directory
 from edgepress.fingerprint import write_fingerprint
+from edgepress.graphs import GraphEntry
 from edgepress.manifest import Manifest
 from edgepress.progress import Progress, silent
 from edgepress.targets import FALLBACK
@@ -290,12 +291,14 @@ def seal(
 ) -> Manifest:
     """Read back what is written, and write the manifest: what was asked, decided, learned and written."""
     prepared = written.prepared
+    graphs = planned_graphs(prepared)
     manifest = bundle.write_manifest(
         work,
         prepared,
         written.reports,
         recipe=prepared.asked,
         decisions=prepared.decisions,
+        graphs=tuple(GraphEntry(g.file, g.requires, g.plan.states) for g in graphs) if len(graphs) > 1 else (),
         targets=written.targets,
         source=source,
         calibration=None if learned is None else learned.described,

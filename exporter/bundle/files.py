@@ -19,6 +19,7 @@ from edgepress.exporter.recipe.recipe import Recipe
 from edgepress.exporter.source.checkpoint import Checkpoint
 from edgepress.exporter.tokens.source_tokenizer import check_tokens, tokenizer_files, whole_tokenizer
 from edgepress.files import write_json
+from edgepress.graphs import GraphEntry
 from edgepress.manifest import MANIFEST_NAME, Manifest, describe_files, read_manifest
 
 MODEL_FILE = "model.onnx"
@@ -97,10 +98,11 @@ def write_manifest(
     notes: tuple[str, ...] = (),
     origin: dict[str, object] | None = None,
     decisions: Decisions | None = None,
+    graphs: tuple[GraphEntry, ...] = (),
 ) -> Manifest:
     """Hash what is on disk, as read back from there; write ``manifest.json`` and return it as read back too.
 
-    ``recipe`` is what was asked, and ``decisions`` stand beside it.
+    ``recipe`` is what was asked, and ``decisions`` stand beside it. ``graphs`` are there where there are several.
     """
     model, plan, files = planned.description, planned.plan, describe_files(bundle)
     manifest = Manifest(
@@ -129,6 +131,7 @@ def write_manifest(
         sparsity=sparsity,
         long_from=model.long_from,
         states=plan.states,
+        graphs=graphs,
         notes=notes,
         origin=origin,
         decisions={} if decisions is None else decisions.to_json(),

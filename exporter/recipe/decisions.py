@@ -29,9 +29,9 @@ class Decisions:
     text: tuple[str, ...] = ()
     length: int | None = None
     kept_layers: Mapping[str, str] = field(default_factory=dict)
+    overrides: tuple[Override, ...] = ()
     float16_graph: bool = False
     float32_scales: Mapping[str, str] = field(default_factory=dict)
-    overrides: tuple[Override, ...] = ()
     rounded_by: Mapping[str, str] = field(default_factory=dict)
 
     def applied(self, recipe: Recipe) -> Recipe:

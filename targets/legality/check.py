@@ -8,12 +8,12 @@ from pathlib import Path
 import onnx
 
 from edgepress.errors import InputError
-from edgepress.manifest import check_links
+from edgepress.manifest import MANIFEST_NAME, check_links, read_manifest
 from edgepress.onnx_graph.files import read_model
 from edgepress.onnx_graph.headers import refused_header
 from edgepress.onnx_graph.view import Graph, Node, view
 from edgepress.onnx_graph.walk import opsets_of
-from edgepress.targets import Soc, Target, find_soc
+from edgepress.targets import Soc, Target, find_soc, find_target
 from edgepress.targets.legality import cliffs, registry, signature, tables
 from edgepress.targets.legality.partitions import partitions
 from edgepress.targets.legality.report import Placement, Report
@@ -43,15 +43,18 @@ def find_models(path: Path, target: str) -> list[Path]:
     """Return the ONNX files that ``path`` means on ``target``.
 
     A file means itself. A bundle means the graphs in the folder of the target's name where it has such a folder, with
-    .onnx files in it, and else ``model.onnx``.
+    .onnx files in it, and else ``model.onnx``; on one whose processors may compute in float16 all graphs that the
+    manifest lists.
 
     Raises:
         InputError: there is nothing at ``path``, or no model in the directory.
 
     """
     if path.is_dir():
-        own = sorted((path / target).glob("*.onnx"))
-        models = own or [path / "model.onnx"]
+        models = sorted((path / target).glob("*.onnx"))
+        if not models and (path / MANIFEST_NAME).is_file() and find_target(target).float16:
+            models = [path / entry.file for entry in read_manifest(path).graphs]
+        models = models or [path / "model.onnx"]
         if not models[0].is_file():
             raise InputError(f"{path} has no model.onnx; name a bundle or an .onnx file")
         check_links(path, models)

@@ -151,10 +151,6 @@ WRONG = {
         'like = "int4"',
     ),
     "budget with zeros": ("[weights]\nmethod = 'wanda'\n[budget]\nkl = 0.1\n", "[budget] measures"),
-    "float16, transforms": (
-        f"before = ['awq']\n{PLAIN}[activations]\ntype = 'float16'\n",
-        "leave one of the two out",
-    ),
     "one sequence to learn from": (
         f"after = ['distill']\n{LEARNED}[calibration]\ntokens = 8\ntraining_tokens = 8\nlength = 16\n",
         "distill needs two calibration sequences",

@@ -133,7 +133,7 @@ def test_calibrated_weights_are_stored_with_float16_scales_too(home: Path, tmp_p
 
 
 def large_product(factor: float, divisor: float) -> Callable[[Tensors], None]:
-    """What ``up`` of layer 1 gives is ``factor`` times larger, and what ``down`` makes of it ``divisor`` times smaller."""
+    """``up`` of layer 1 gives ``factor`` times more, and ``down`` ``divisor`` times less of it."""
 
     def change(tensors: Tensors) -> None:
         tensors["model.layers.1.mlp.up_proj.weight"] *= factor
@@ -166,7 +166,7 @@ def test_what_is_computed_in_float32_anyway_may_be_large(home: Path, tmp_path: P
     checkpoint = changed(tmp_path, large_product(5e2, 5e2))
     assert "kept_layers" not in export(checkpoint, out=tmp_path / "out", recipe=asked, check=True).decisions
     logits, reference = graph_logits(tmp_path / "out", [TOKENS]), Reference(home / "llama").logits(TOKENS)
-    assert np.abs(logits - reference).max() < 5e-3 * np.abs(reference).max()
+    assert np.abs(logits - reference).max() < 1e-2 * np.abs(reference).max()
 
 
 @pytest.mark.parametrize(("factor", "divisor", "lost"), [(2e4, 2e4, "layers.1.mlp.down"), (1e9, 1, "layers.1.mlp.up")])
