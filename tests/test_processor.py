@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from edgepress import processor
-from edgepress.processor import FEATURES, features
+from edgepress.processor import FEATURES, dies_of_float16, features
 
 HALF_ALONE, BOTH = 1 << 9, 1 << 9 | 1 << 10  # of one number, and of vectors too
 
@@ -51,6 +51,7 @@ def on(monkeypatch: pytest.MonkeyPatch, machine: str, system: str, library: Libr
 def test_linux_is_asked_by_getauxval(monkeypatch: pytest.MonkeyPatch, bits: int, found: set[str]) -> None:
     library = Library(getauxval=lambda kind: bits if kind == 16 else 0xFFFF)
     assert on(monkeypatch, "aarch64", "linux", library) == found
+    assert dies_of_float16() == (not found)
 
 
 @pytest.mark.parametrize("value", [0, 1, None])
@@ -77,6 +78,7 @@ def test_a_system_that_does_not_tell_has_nothing(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize("machine", ["x86_64", "AMD64", "armv7l", "riscv64", ""])
 def test_others_are_not_asked(monkeypatch: pytest.MonkeyPatch, machine: str) -> None:
     assert on(monkeypatch, machine, "linux", Library(getauxval=lambda _kind: BOTH)) == set()
+    assert not dies_of_float16()
 
 
 def test_every_word_is_described() -> None:

@@ -19,6 +19,7 @@ import numpy as np
 
 from edgepress import sessions
 from edgepress.errors import InputError
+from edgepress.processor import dies_of_float16
 from edgepress.runtime.config import BundleConfig, first_of
 from edgepress.runtime.prepared import Prepared, open_session
 from edgepress.runtime.sessions.buffers import Results, StateMemory, to_value
@@ -73,6 +74,7 @@ class CpuSession(Session):
         entries: Mapping[str, str] | None = None,
         profile: Path | None = None,
     ) -> None:
+        _check_processor(config)
         options = session_options(threads)
         if profile is not None:
             options.enable_profiling, options.profile_file_prefix = True, str(profile)
@@ -164,6 +166,15 @@ class CpuSession(Session):
             return self._logits
         logits: Floats = self._binding.get_outputs()[-1].numpy()[0, -rows:]  # the last that was bound at first
         return logits
+
+
+def _check_processor(config: BundleConfig) -> None:
+    """Raise an InputError when the graph would end the process here."""
+    if dies_of_float16() and any(state.type == "float16" for state in config.states):
+        raise InputError(
+            f"{config.model} computes in float16, and this processor has no instructions for it; run a float32 graph "
+            'of the bundle, or export one with `[activations] type = "float32"` in the recipe'
+        )
 
 
 def _check_graph(config: BundleConfig, session: "InferenceSession") -> None:

@@ -22,7 +22,19 @@ def features() -> frozenset[str]:
     The system is asked as onnxruntime asks it, and an emulated processor answers for itself: /proc/cpuinfo would be the
     host's. x86-64 has none: onnxruntime's kernels there compute float16 in float32.
     """
-    return frozenset({"fp16"}) if platform.machine().lower() in _ARM64 and _has_float16() else frozenset()
+    return frozenset({"fp16"}) if _is_arm64() and _has_float16() else frozenset()
+
+
+def dies_of_float16() -> bool:
+    """Whether float16 ends the process by an illegal instruction: onnxruntime's arm64 kernels do not ask.
+
+    Its x86-64 ones compute in float32.
+    """
+    return _is_arm64() and "fp16" not in features()
+
+
+def _is_arm64() -> bool:
+    return platform.machine().lower() in _ARM64
 
 
 def _has_float16() -> bool:

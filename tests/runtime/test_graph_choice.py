@@ -20,6 +20,7 @@ from edgepress.graphs import GraphEntry
 from edgepress.manifest import read_manifest
 from edgepress.runtime import bench, config, evaluate, format_measurement, load
 from edgepress.runtime.config import read_config
+from edgepress.runtime.sessions import cpu
 
 TOKENS = list(range(3, 43))
 Has = Callable[[Sequence[str]], None]
@@ -92,6 +93,17 @@ def test_what_is_asked_for_runs_and_is_warned_of_once(bundle: Path, has: Has, ca
     assert [record.message for record in caplog.records] == [
         "model_fp16.onnx runs because it was asked for: this processor has no float16 arithmetic"
     ]
+
+
+def test_float16_is_refused_where_it_would_end_the_process(
+    bundle: Path, has: Has, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On arm64 without float16; test_emulator.py has such a processor."""
+    has(())
+    monkeypatch.setattr(cpu, "dies_of_float16", lambda: True)
+    assert load(bundle, threads=1, prepared=False).config.graph == FLOAT32_FILE
+    with pytest.raises(InputError, match=r"model_fp16.onnx computes in float16, and this processor has no instruct"):
+        load(bundle, threads=1, prepared=False, graph=FLOAT16_FILE)
 
 
 def test_a_word_of_a_newer_edgepress_is_said_and_its_graph_passed_over(

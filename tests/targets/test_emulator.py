@@ -120,6 +120,13 @@ def test_each_processor_runs_the_graph_that_is_for_it(
     _check_that_texts_part_at_a_near_tie(found, two_graphs)
 
 
+@pytest.mark.usefixtures("one_start")
+def test_a_processor_without_float16_refuses_a_graph_that_needs_it(emulator: Installation, two_graphs: Path) -> None:
+    """There it would be an illegal instruction: on x86-64 and on newer ARM it runs."""
+    with pytest.raises(CheckFailed, match=r"not on cortex-a53: .*model_fp16.onnx computes in float16, and this proc"):
+        compare_bundles(emulator, [two_graphs], ["cortex-a53"], prompt=PROMPT, max_tokens=2, graph=FLOAT16_FILE)
+
+
 # ---- models ----------------------------------------------------------------------------------------------------------
 
 
