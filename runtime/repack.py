@@ -31,6 +31,7 @@ model runs it first, and compares with what :func:`write` returned.
 
 import hashlib
 from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO, Literal
 
@@ -67,7 +68,7 @@ _INLINE = 4096  # bytes up to which a tensor is stored in the graph: a mapping c
 _FLOAT16 = 10  # TensorProto.DataType
 _SCRATCH_DATA = "product.data"
 _PROOF_ROWS = (1, 5)  # a single row has kernels of its own
-_ROWS_READ = {"Gather", "GatherBlockQuantized"}
+_ROWS_READ = {"Gather": (0,), "GatherBlockQuantized": (0, 2, 3)}  # inputs of which a row is read for each token
 
 Arrays = list[NDArray[np.generic]]
 Form = Literal["window, open scales", "window", "window, own scales", "own bytes"]
@@ -119,7 +120,10 @@ def write(model: Path, into: Path, progress: Progress = silent) -> Written:
         used = {name for line in lines for name in line.inputs} | graph_outputs(graph)
         if any(line.has_graph for line in lines):
             used |= tensors.keys()
-        read_by_row = {line.inputs[0] for line in lines if line.op in _ROWS_READ}
+        read_by_row = {
+            name for line in lines if line.op in _ROWS_READ for i, name in enumerate(line.inputs)
+            if i in _ROWS_READ[line.op]
+        }  # fmt: skip
         made += [writer.copy(tensor, tensor.name in read_by_row) for name, tensor in tensors.items() if name in used]
         data.truncate()
         writer.write_check()
@@ -284,7 +288,7 @@ class _Writer:
         if place not in self._appended:
             self._appended[place] = self._to_page()
             if tensor.external is None:  # what onnxruntime folded, such as scales that are cast
-                self.data.write(tensor.raw)
+                _copy(BytesIO(tensor.raw), self.data, tensor.size)
             else:
                 location, offset, size = tensor.external
                 with (self.bundle / location).open("rb") as file:
