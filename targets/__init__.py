@@ -5,13 +5,13 @@
 
 import difflib
 import importlib
-import pkgutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Literal
 
 from edgepress.errors import InputError
+from edgepress.modules import modules_in
 
 FALLBACK = "arm64-cpu"  # what runs the graph of a bundle whose targets are accelerators only
 CPU = "CPUExecutionProvider"
@@ -117,7 +117,7 @@ class Operator:
 
 def target_names() -> list[str]:
     """Names of the targets found on disk: modules only, packages are what they share."""
-    return sorted(module.name.replace("_", "-") for module in pkgutil.iter_modules(__path__) if not module.ispkg)
+    return sorted(module.name.replace("_", "-") for module in modules_in(__path__) if not module.ispkg)
 
 
 def find_target(name: str) -> Target:

@@ -1,5 +1,6 @@
 """Lets tests import what they share (``tiny_models``, ``oracles…``), and keeps them out of the user's cache."""
 
+import gc
 import os
 import sys
 from collections.abc import Iterator
@@ -8,6 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # each has one core, see keep_to_one_core
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when numpy and torch are loaded
 
 from edgepress.errors import InputError
 from edgepress.targets.emulator import Installation, System, emulator_directory, setup, setup_system
@@ -27,11 +31,16 @@ def keep_to_one_core() -> None:
     if worker and hasattr(os, "sched_setaffinity"):
         cores = sorted(os.sched_getaffinity(0))
         os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
-    if worker:
-        os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is loaded
 
 
 keep_to_one_core()
+gc.disable()  # importing what tests import makes millions of objects that live as long as the process
+
+
+def pytest_collection_finish() -> None:
+    """Collections of garbage look from here on at what tests make, not at what they import."""
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.hookimpl(optionalhook=True)  # of pytest-xdist
@@ -56,6 +65,17 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def unsynced() -> Iterator[None]:
+    """What tests write is not forced onto the disk, which takes longer than much of what they ask.
+
+    No test cuts the power; processes that tests start do wait for the disk, as users' do.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: None)
+        yield
 
 
 @pytest.fixture(autouse=True, scope="session")

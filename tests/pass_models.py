@@ -76,6 +76,7 @@ def contrib(op: str, inputs: Sequence[str], outputs: Sequence[str], **attributes
 def run(proto: onnx.ModelProto, feeds: Arrays) -> list[np.ndarray]:
     """Outputs by onnxruntime's CPU provider, as the graph is written."""
     options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
     options.log_severity_level = 3
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])

@@ -12,6 +12,7 @@ FLOATS = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 def graph_logits(bundle: Path, pieces: Sequence[np.ndarray], file: str = "model.onnx") -> np.ndarray:
     """Logits of every position, (length, vocabulary), from plain onnxruntime, a piece of the text at a time."""
     options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
     start = onnxruntime.OrtValue.ortvalue_from_numpy(np.array([0], np.int64))
     options.add_initializer("logits_start", start)
     options.log_severity_level = 3

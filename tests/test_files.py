@@ -67,6 +67,21 @@ def test_the_directory_appears_when_the_block_ends(tmp_path: Path) -> None:
     assert [path.name for path in target.parent.iterdir()] == ["out"]
 
 
+def test_contents_are_on_the_disk_before_they_are_in_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target, before, after = tmp_path / "out", set[int](), set[int]()
+
+    def note(descriptor: int) -> None:
+        (after if target.exists() else before).add(os.fstat(descriptor).st_ino)
+
+    monkeypatch.setattr(os, "fsync", note)
+    with atomic_directory(target) as work:
+        (work / "folder").mkdir()
+        for name in ("file", "folder/file"):
+            (work / name).write_bytes(b"1")
+    assert {path.stat().st_ino for path in (target, *target.rglob("*"))} <= before
+    assert tmp_path.stat().st_ino in after
+
+
 def test_an_error_leaves_nothing(tmp_path: Path) -> None:
     def fail_inside() -> None:
         with atomic_directory(tmp_path / "out") as work:

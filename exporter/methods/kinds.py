@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import difflib
 import importlib
-import pkgutil
 from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,6 +33,7 @@ from edgepress.exporter.methods.options import Option, Options, read_options
 from edgepress.exporter.model.description import Decoder, Weight
 from edgepress.exporter.recipe.recipe import Recipe
 from edgepress.exporter.source.removed import REMOVED, why_removed
+from edgepress.modules import modules_in
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -200,7 +200,7 @@ def method_names() -> list[str]:
 def _files() -> dict[str, str]:
     """The folder of each method on disk, by the method's name."""
     here = Path(__file__).parent
-    return {module.name: folder for folder in FOLDERS for module in pkgutil.iter_modules([str(here / folder)])}
+    return {module.name: folder for folder in FOLDERS for module in modules_in([str(here / folder)])}
 
 
 def load_method(name: str) -> AnyMethod:

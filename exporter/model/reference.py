@@ -61,7 +61,7 @@ class Reference:
         self._shapes = {name: tensor.shape for name, tensor in self._checkpoint.tensors.items()}
         check_known(self._checkpoint)
         config = _read_config(transformers, self._checkpoint)
-        with _parameters_without_memory(torch):
+        with _parameters_without_memory(torch, transformers):
             self._model = transformers.AutoModelForCausalLM.from_config(
                 config, trust_remote_code=False, dtype=torch.float32, attn_implementation="sdpa"
             )
@@ -260,13 +260,15 @@ def _own_parameters(module: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
 
 
 @contextmanager
-def _parameters_without_memory(torch: Any) -> Iterator[None]:
+def _parameters_without_memory(torch: Any, transformers: Any) -> Iterator[None]:
     """Put every parameter that is made within on the meta device, where it has a shape and no memory.
 
-    Buffers stay real: rotary frequencies are computed when a module is made. (accelerate.init_empty_weights does the
-    same.) Not thread-safe: it replaces a method of torch.nn.Module for as long as the block runs.
+    None is drawn: on that device it would take longer than on others. Buffers stay real: rotary frequencies are
+    computed when a module is made. (accelerate.init_empty_weights does the same.) Not thread-safe: it replaces methods
+    of torch's and transformers' modules for as long as the block runs.
     """
     register = torch.nn.Module.register_parameter
+    initialize = transformers.PreTrainedModel.initialize_weights
 
     def register_meta(module: torch.nn.Module, name: str, parameter: torch.nn.Parameter | None) -> None:
         if parameter is not None and not parameter.is_meta:
@@ -274,10 +276,12 @@ def _parameters_without_memory(torch: Any) -> Iterator[None]:
         register(module, name, parameter)
 
     torch.nn.Module.register_parameter = register_meta
+    transformers.PreTrainedModel.initialize_weights = lambda _model: None
     try:
         yield
     finally:
         torch.nn.Module.register_parameter = register
+        transformers.PreTrainedModel.initialize_weights = initialize
 
 
 def _libraries() -> tuple[Any, Any]:

@@ -5,10 +5,11 @@ on this machine; the reasons go into the measurement, where a number would other
 """
 
 import importlib
-import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
+
+from edgepress.modules import modules_in
 
 
 class Meter(Protocol):
@@ -37,7 +38,7 @@ class EnergySource:
 
 def sources() -> list[EnergySource]:
     """Every source in this folder, by name."""
-    modules = sorted(module.name for module in pkgutil.iter_modules(__path__))
+    modules = sorted(module.name for module in modules_in(__path__))
     return [importlib.import_module(f"{__name__}.{name}").SOURCE for name in modules]
 
 

@@ -7,7 +7,6 @@ import argparse
 import errno
 import importlib
 import os
-import pkgutil
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -16,6 +15,7 @@ from typing import Protocol, cast
 
 from edgepress import __version__, commands, stdio
 from edgepress.errors import EdgepressError
+from edgepress.modules import modules_in
 from edgepress.text.documents import check_unicode
 
 _FIRST = ("export", "plan", "inspect", "check", "blame", "verify", "prepare", "run", "bench", "eval", "clean")
@@ -31,7 +31,7 @@ class Command(Protocol):
 
 
 def _commands() -> list[Command]:
-    names = [module.name for module in pkgutil.iter_modules(commands.__path__)]
+    names = [module.name for module in modules_in(commands.__path__)]
     found = [cast("Command", importlib.import_module(f"{commands.__name__}.{name}")) for name in names]
     return sorted(found, key=lambda command: _FIRST.index(command.NAME) if command.NAME in _FIRST else len(_FIRST))
 

@@ -14,6 +14,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgepress.cores import usable_cores
+
 if TYPE_CHECKING:
     from mmap import mmap
 
@@ -44,13 +46,16 @@ _log = logging.getLogger("edgepress.sessions")
 
 
 def session_options(threads: int | None = None) -> "SessionOptions":
-    """Options of a session: exact integer products, no warnings, and ``threads`` within a node where they are given."""
+    """Options of a session: exact integer products, no warnings, and ``threads`` within a node.
+
+    Without ``threads`` there are as many as cores that this process may use. onnxruntime would start one for each core
+    of the machine, and those without a core of their own spin in the way of the others.
+    """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _ERRORS_ONLY
-    if threads is not None:
-        options.intra_op_num_threads = threads
+    options.intra_op_num_threads = usable_cores() if threads is None else threads
     if saturates():
         options.add_session_config_entry(EXACT_PRODUCTS, "1")
     return options

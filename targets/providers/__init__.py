@@ -5,13 +5,14 @@ A module here that can run a bundle's graphs has ``PROVIDER``, the execution pro
 """
 
 import importlib
-import pkgutil
 from typing import Any
+
+from edgepress.modules import modules_in
 
 
 def find_provider(name: str) -> Any:
     """Return the module for the execution provider called ``name``, None when there is none."""
-    for found in pkgutil.iter_modules(__path__):
+    for found in modules_in(__path__):
         module = importlib.import_module(f"{__name__}.{found.name}")
         if getattr(module, "PROVIDER", None) == name:
             return module

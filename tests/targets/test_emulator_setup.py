@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shutil
 import stat
 import sys
 from pathlib import Path
@@ -83,8 +84,10 @@ def apt_or_skip(directory: Path, mirror: str = NOWHERE) -> Apt:
         pytest.skip(str(error))
 
 
-def test_a_mirror_that_cannot_be_reached_is_named_and_leaves_nothing_half_made(tmp_path: Path) -> None:
+def test_a_mirror_that_cannot_be_reached_is_named_and_leaves_nothing_half_made(tmp_path: Path, programs: Path) -> None:
     apt_or_skip(tmp_path / "probe")
+    own = shutil.which("apt-get")
+    program(programs, "apt-get", f'exec {own} -o Acquire::Retries::Delay=false "$@"')  # it waits for seconds else
     with pytest.raises(InputError, match=r"cannot get Debian trixie from http://127\.0\.0\.1:9/debian: .*refused"):
         setup(tmp_path / "cache", mirror=NOWHERE)
     assert {path.name for path in (tmp_path / "cache").iterdir()} == {".lock", "downloads"}

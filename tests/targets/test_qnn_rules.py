@@ -1,5 +1,6 @@
 """Every rule about quantized weights and shapes on Qualcomm's HTP, asked of its compiler and simulator."""
 
+from functools import cache
 from pathlib import Path
 
 import npu_models
@@ -87,6 +88,13 @@ def model_of_remedy(rule: Rule, operator: str, weights: str, activations: str) -
 
 def asked(model: onnx.ModelProto, soc: Soc) -> tuple[bool, float]:
     """Whether every node lands, and the signal-to-noise ratio against the CPU in dB, of the worst output."""
+    return asked_once(model.SerializeToString(), soc)
+
+
+@cache
+def asked_once(serialized: bytes, soc: Soc) -> tuple[bool, float]:
+    """As :func:`asked`: several tests ask about the same model."""
+    model = onnx.load_from_string(serialized)
     random = np.random.default_rng(1)
     feeds = {}
     for value in model.graph.input:
@@ -95,7 +103,7 @@ def asked(model: onnx.ModelProto, soc: Soc) -> tuple[bool, float]:
         dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)
         floats = dtype == np.float32
         feeds[value.name] = (random.standard_normal(shape) if floats else random.integers(0, 48, shape)).astype(dtype)
-    session = qnn.open_session(model.SerializeToString(), soc, fp16=True, fallback=True)
+    session = qnn.open_session(serialized, soc, fp16=True, fallback=True)
     lands = {provider for *_, provider in qnn.assignment(session)} == {qnn.PROVIDER}
     pairs = zip(npu_models.all_on_cpu(model, feeds), session.run(None, feeds), strict=True)
     return lands, min(npu_models.decibels(truth, seen) for truth, seen in pairs)

@@ -6,7 +6,6 @@ for the weights is shared by every target of the export.
 """
 
 import importlib
-import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgepress.exporter.plan.planned import Planned
+from edgepress.modules import modules_in
 from edgepress.progress import Progress, silent
 from edgepress.targets import Soc, Target
 
@@ -53,7 +53,7 @@ class Form:
 
 def form_names() -> list[str]:
     """Names of the forms found on disk."""
-    return sorted(module.name.replace("_", "-") for module in pkgutil.iter_modules(__path__))
+    return sorted(module.name.replace("_", "-") for module in modules_in(__path__))
 
 
 def find_form(name: str) -> Form:

@@ -6,7 +6,6 @@ model: a decoder, an encoder or a CNN, ours or not.
 
 import difflib
 import importlib
-import pkgutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,6 +14,7 @@ import onnx
 
 from edgepress.errors import InputError
 from edgepress.exporter.graph.weights import Weights
+from edgepress.modules import modules_in
 
 STATIC = "static shapes"
 FLOAT32 = "float32 alone"
@@ -56,7 +56,7 @@ class Pass:
 
 def pass_names() -> list[str]:
     """Names of the passes found on disk."""
-    return sorted(module.name.replace("_", "-") for module in pkgutil.iter_modules(__path__))
+    return sorted(module.name.replace("_", "-") for module in modules_in(__path__))
 
 
 def find_pass(name: str) -> Pass:

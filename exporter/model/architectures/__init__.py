@@ -5,7 +5,6 @@ names it. :func:`describe` is what the exporter calls.
 """
 
 import importlib
-import pkgutil
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 
@@ -15,6 +14,7 @@ from edgepress.exporter.source.config import READ_BY_ALL, Config
 from edgepress.exporter.source.kinds import what_it_is
 from edgepress.exporter.source.part import Part
 from edgepress.exporter.source.removed import why_removed
+from edgepress.modules import modules_in
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Architecture:
 
 def model_types() -> list[str]:
     """Every family there is a file for, sorted."""
-    return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
+    return sorted(module.name for module in modules_in(__path__) if not module.name.startswith("_"))
 
 
 def architecture(model_type: str) -> Architecture:

@@ -11,7 +11,6 @@ that its subgraph can stand beside its description. torch is imported by the ste
 from __future__ import annotations
 
 import importlib
-import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgepress.exporter.model.description import Linear, Mixer, Norm, Weight
+from edgepress.modules import modules_in
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -101,7 +101,7 @@ class MixerKind(Generic[M]):
 
 def mixer_names() -> list[str]:
     """Every kind there is a file for, sorted."""
-    return sorted(module.name for module in pkgutil.iter_modules(__path__))
+    return sorted(module.name for module in modules_in(__path__))
 
 
 @cache

@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 import pytest
 import tiny_models
-from onnxruntime import InferenceSession
+from onnxruntime import InferenceSession, SessionOptions
 
 from edgepress.exporter import export
 from edgepress.exporter.graph.builder import FLOAT, GraphBuilder
@@ -37,7 +37,9 @@ def graph_of(rope: Rope) -> onnx.ModelProto:
 def computed(rope: Rope, mask: np.ndarray, sequence: int) -> tuple[np.ndarray, np.ndarray, int]:
     """cos and sin of each token of a call, (batch, sequence, pairs), and how many rows the tables have."""
     ids = np.zeros((len(mask), sequence), np.int64)
-    graph = InferenceSession(graph_of(rope).SerializeToString(), providers=["CPUExecutionProvider"])
+    options = SessionOptions()
+    options.intra_op_num_threads = 1
+    graph = InferenceSession(graph_of(rope).SerializeToString(), options, providers=["CPUExecutionProvider"])
     feeds = {"input_ids": ids, "attention_mask": mask}
     cos, sin, rows = graph.run(["rope.default.cos", "rope.default.sin", ROWS], feeds)
     return cos[rows], sin[rows], len(cos)

@@ -43,6 +43,7 @@ def node_tests() -> dict[str, onnx.ModelProto]:
 
 def makes_a_session(model: onnx.ModelProto) -> bool:
     options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
     options.log_severity_level = 4
     try:
         onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])

@@ -38,6 +38,7 @@ def model(
 
 def opens(path: Path) -> bool:
     options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
     options.log_severity_level = 4
     try:
         onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
@@ -381,6 +382,7 @@ def test_a_copy_finds_the_data_of_the_hubs_cache(tmp_path: Path) -> None:
     proto = read_model(path)
     folder = gather_external_data(path, proto)
     options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
     session = onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
     x = np.arange(8, dtype=np.float32).reshape(2, 4)
