@@ -34,7 +34,7 @@ CONTEXTS, PREFILL = (64, 1024), (128,)
 MODELS = ("demo", "smollm2-135m", "qwen2.5-0.5b")
 DEMO_LAYERS = 3
 LAYERS = {"smollm2-135m": (1, 2, 4), "qwen2.5-0.5b": (1, 2)}  # of those that are scaled
-TOOLS = {"edgepress": __name__}
+TOOLS = {"edgepress": __name__, "llama.cpp": "peers.llama_cpp_arm", "onnxruntime-genai": "peers.genai_arm"}
 """Modules that count a tool: FORMS, what it is counted as, and count(machine, cpu, subject, forms) of samples."""
 
 FORMS = ("int4", "int4-128", "int8")  # recipes of ours

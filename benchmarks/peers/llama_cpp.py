@@ -1,4 +1,4 @@
-"""llama.cpp: a Llama checkpoint as GGUF in float32, its own quantizer, and the logits of every position.
+"""llama.cpp: a Llama or Qwen2 checkpoint as GGUF in float32, its own quantizer, and the logits of every position.
 
 Low-level calls of ``llama-cpp-python``, whose high-level class wants a tokenizer: here token ids go in as they are.
 Needs the [bench] extra.
@@ -45,6 +45,10 @@ llama_cpp.llama_log_set(_silent, ctypes.c_void_p(0))
 llama_cpp.llama_backend_init()
 
 
+_PAIRS = {"llama": True, "qwen2": False}
+"""By model type, whether llama.cpp rotates dimensions 2i and 2i + 1 of a head together; transformers never does."""
+
+
 def interleaved(weight: NDArray[np.float32], heads: int) -> NDArray[np.float32]:
     """Reorder the rows (heads · head_dim, columns) of a q or k projection for llama.cpp's rotary embedding.
 
@@ -56,17 +60,18 @@ def interleaved(weight: NDArray[np.float32], heads: int) -> NDArray[np.float32]:
 
 
 def write_gguf(checkpoint: Checkpoint, path: Path) -> Path:
-    """Write a Llama checkpoint as a GGUF file of float32 tensors without a tokenizer.
+    """Write a Llama or Qwen2 checkpoint as a GGUF file of float32 tensors without a tokenizer.
 
-    Only what the benchmark's checkpoints have: no rope scaling, no biases (ValueError otherwise).
+    Only what the benchmark's checkpoints have: no rope scaling, biases of Qwen2 alone (ValueError otherwise).
     """
     config = checkpoint.config
     rope = config.get("rope_parameters") or {"rope_type": "default", "rope_theta": config["rope_theta"]}
-    if config["model_type"] != "llama" or rope["rope_type"] != "default" or config.get("attention_bias"):
-        raise ValueError(f"{checkpoint.directory} is not a plain Llama checkpoint")
+    kind = config["model_type"]
+    if kind not in _PAIRS or rope["rope_type"] != "default" or config.get("attention_bias"):
+        raise ValueError(f"{checkpoint.directory} is not a plain Llama or Qwen2 checkpoint")
     heads, kv_heads = config["num_attention_heads"], config["num_key_value_heads"]
     head_dim = config.get("head_dim") or config["hidden_size"] // heads
-    writer = gguf.GGUFWriter(path, "llama")
+    writer = gguf.GGUFWriter(path, kind)
     writer.add_block_count(config["num_hidden_layers"])
     writer.add_context_length(config["max_position_embeddings"])
     writer.add_embedding_length(config["hidden_size"])
@@ -96,8 +101,10 @@ def _names(checkpoint: Checkpoint) -> list[tuple[str, str, str]]:
     names = [("token_embd.weight", "model.embed_tokens.weight", "")]
     for layer in range(checkpoint.config["num_hidden_layers"]):
         for ours, theirs in _LAYER.items():
-            rotated = {"attn_q": "q", "attn_k": "k"}.get(ours, "")
+            rotated = {"attn_q": "q", "attn_k": "k"}.get(ours, "") if _PAIRS[checkpoint.config["model_type"]] else ""
             names.append((f"blk.{layer}.{ours}.weight", f"model.layers.{layer}.{theirs}.weight", rotated))
+            if f"model.layers.{layer}.{theirs}.bias" in checkpoint.tensors:
+                names.append((f"blk.{layer}.{ours}.bias", f"model.layers.{layer}.{theirs}.bias", ""))
     names.append(("output_norm.weight", "model.norm.weight", ""))
     if not checkpoint.config["tie_word_embeddings"]:
         names.append(("output.weight", "lm_head.weight", ""))

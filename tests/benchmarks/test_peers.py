@@ -18,13 +18,13 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 TOKENS = np.random.default_rng(0).integers(3, 300, 60)
 
 
-@pytest.mark.parametrize("name", ["llama", "demo"])
+@pytest.mark.parametrize("name", ["llama", "qwen2", "demo"])
 def test_a_gguf_is_the_checkpoints_model(name: str, tmp_path: Path) -> None:
-    """Grouped heads, tied and untied heads; what each tensor is stored as, against arithmetic by hand."""
+    """Grouped heads, tied and untied heads, biases, both orders of rotation; what each tensor is stored as."""
     pytest.importorskip("llama_cpp", reason="llama-cpp-python is absent: pip install 'edgepress[bench]'")
     from peers import llama_cpp
 
-    model = save("llama", tmp_path / "checkpoint") if name == "llama" else resolve_model("demo")
+    model = resolve_model("demo") if name == "demo" else save(name, tmp_path / "checkpoint")
     checkpoint = Checkpoint.open(model)
     path = llama_cpp.write_gguf(checkpoint, tmp_path / "f32.gguf")
     peer = llama_cpp.open_peer(path, checkpoint)
