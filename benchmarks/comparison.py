@@ -1,6 +1,7 @@
 """Size, accuracy, speed and memory of one model by four tools: the table of the README.
 
 python benchmarks/comparison.py --optimum ENVIRONMENT/bin/python [--rounds 3]
+python benchmarks/comparison.py --optimum ENVIRONMENT/bin/python --only-loss     # optimum's; what was timed stays
 
 Size, speed and memory are those of the shape of SmolLM2-135M with random weights, each tool with its own file in its
 own runtime and process, on one thread. Speed is in CPU seconds, which other work on the machine changes less than time.
@@ -175,14 +176,38 @@ def loss_of_optimum(optimum: Path, data: Path) -> dict[str, object]:
     out = WORK / "comparison-demo"
     shutil.rmtree(out, ignore_errors=True)
     subject = make_subject("demo", data, 1.0)
-    apart(optimum, "build", subject.checkpoint.directory, out)
+    versions = json.loads(apart(optimum, "build", subject.checkpoint.directory, out))
     export("demo", out=out / "fp32", recipe="fp32", threads=1)
     path = out / "int8" / "model_quantized.onnx"
     stored = sum(len(onnx.numpy_helper.to_array(one).tobytes()) for one in onnx.load(path).graph.initializer)
     config = subject.checkpoint.config
     head_dim = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
     peer = Peer(Logits(path, head_dim), 8 * stored / parameters(subject.checkpoint), {})
-    return scored(subject, read_corpus(out / "fp32", subject.texts), "optimum", OPTIMUM, peer)
+    return {**scored(subject, read_corpus(out / "fp32", subject.texts), "optimum", OPTIMUM, peer), "versions": versions}
+
+
+def timed_earlier() -> list[dict[str, object]]:
+    """What the committed samples have of speed and memory."""
+    lines = (RESULTS / "comparison.jsonl").read_text(encoding="utf-8").splitlines()[1:]
+    return [found for found in map(json.loads, lines) if "round" in found]
+
+
+def time_all(optimum: Path, rounds: int) -> list[dict[str, object]]:
+    """Build what is not there yet, and measure the tools in turn."""
+    source, places = checkpoint(SHAPE), {}
+    for tool, name, _ in CASES:
+        places[tool, name] = out = WORK / f"comparison-{tool}-{name}".replace(", ", "-")
+        if not out.exists():
+            out.mkdir(parents=True)
+            build(tool, name, source, out, optimum)
+    samples: list[dict[str, object]] = []
+    for turn in range(rounds):
+        for tool, name, _ in CASES:
+            path = places[tool, name] / FILES[tool]
+            key = {"shape": SHAPE, "tool": tool, "name": name, "round": turn, "bytes": shipped(path)}
+            samples.append(key | measure(tool, path, optimum))
+            print({name: one for name, one in samples[-1].items() if name != "steps_cpu_s"}, flush=True)
+    return samples
 
 
 def main() -> None:
@@ -190,6 +215,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--optimum", type=Path, help="Python of an environment with optimum-onnx")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only-loss", action="store_true", help="score optimum's model; what was timed earlier stays")
     parser.add_argument("--data", type=Path, default=os.environ.get("EDGEPRESS_DATA", "../shared/data"))
     parser.add_argument("--child", nargs=2, metavar=("TOOL", "PATH"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -198,19 +224,8 @@ def main() -> None:
         return
     if arguments.optimum is None:
         parser.error("--optimum is needed: the Python of an environment with optimum-onnx")
-    source, places = checkpoint(SHAPE), {}
-    for tool, name, _ in CASES:
-        places[tool, name] = out = WORK / f"comparison-{tool}-{name}".replace(", ", "-")
-        if not out.exists():
-            out.mkdir(parents=True)
-            build(tool, name, source, out, arguments.optimum)
-    samples: list[dict[str, object]] = [loss_of_optimum(arguments.optimum, arguments.data)]
-    for turn in range(arguments.rounds):
-        for tool, name, _ in CASES:
-            path = places[tool, name] / FILES[tool]
-            key = {"shape": SHAPE, "tool": tool, "name": name, "round": turn, "bytes": shipped(path)}
-            samples.append(key | measure(tool, path, arguments.optimum))
-            print({name: one for name, one in samples[-1].items() if name != "steps_cpu_s"}, flush=True)
+    samples = [loss_of_optimum(arguments.optimum, arguments.data)]
+    samples += timed_earlier() if arguments.only_loss else time_all(arguments.optimum, arguments.rounds)
     print(f"raw samples: {save('comparison', samples)}")
     print(report(samples))
 

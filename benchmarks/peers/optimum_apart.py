@@ -1,7 +1,8 @@
 """Optimum's ONNX export of a checkpoint, its dynamic int8 quantization and its runtime, in an environment of its own.
 
 ``optimum-onnx`` 0.1 pins transformers 4.57 and our exporter needs 5, so this file is run by the Python of another
-environment (``pip install optimum-onnx torch onnxruntime``) and imports nothing of ours::
+environment (``pip install optimum-onnx accelerate torch onnxruntime``) and imports nothing of ours. Without accelerate
+optimum stores a tied embedding twice::
 
     python optimum_apart.py build CHECKPOINT OUT
     python optimum_apart.py run OUT STEPS < prompt.json
@@ -9,6 +10,7 @@ environment (``pip install optimum-onnx torch onnxruntime``) and imports nothing
 
 import json
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from time import process_time
 
@@ -22,8 +24,11 @@ def resident() -> int:
     return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * 4096
 
 
-def build(checkpoint: Path, out: Path) -> None:
-    """Export with a cache, and quantize weights to 8 bits with one scale a channel, activations at each call."""
+def build(checkpoint: Path, out: Path) -> dict[str, str]:
+    """Export with a cache, and quantize weights to 8 bits with one scale a channel, activations at each call.
+
+    Returns the versions of what did it.
+    """
     from optimum.exporters.onnx import main_export
     from optimum.onnxruntime import ORTQuantizer
     from optimum.onnxruntime.configuration import AutoQuantizationConfig
@@ -32,6 +37,7 @@ def build(checkpoint: Path, out: Path) -> None:
     quantizer = ORTQuantizer.from_pretrained(out / "float32", file_name="model.onnx")
     how = AutoQuantizationConfig.avx512_vnni(is_static=False, per_channel=True)
     quantizer.quantize(save_dir=out / "int8", quantization_config=how)
+    return {package: version(package) for package in ("optimum-onnx", "accelerate", "transformers", "onnxruntime")}
 
 
 def run(out: Path, prompt: list[int], steps: int) -> dict[str, object]:
@@ -61,7 +67,7 @@ def main() -> None:
     """Build or run."""
     verb, *rest = sys.argv[1:]
     if verb == "build":
-        build(*map(Path, rest))
+        print(json.dumps(build(*map(Path, rest))))
     else:
         prompt = [int(token) for token in np.array(json.load(sys.stdin))]
         print(json.dumps(run(Path(rest[0]), prompt, int(rest[1]))))
