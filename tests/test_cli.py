@@ -38,6 +38,18 @@ def test_help_names_every_verb_and_the_exit_codes() -> None:
     assert "Exit codes: 0 good, 1 a check failed, 2 wrong usage or input." in text
 
 
+def test_without_a_verb_it_shows_which_there_are() -> None:
+    result = edgepress()
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr == edgepress("--help").stdout
+
+
+def test_inspect_writes_shapes_and_opsets_as_people_do(demo: Path) -> None:
+    said = edgepress("inspect", demo).stdout
+    assert "opsets ai.onnx 21, com.microsoft 1\n" in said
+    assert "past_key_values.*.key    float  batch × 2 × past × 32\n" in said
+
+
 def test_an_export_says_what_it_wrote_and_draws_no_bar_in_a_pipe(demo: Path) -> None:
     result = edgepress("export", "demo", "--recipe", "int4-128", "--out", demo.parent / "fast")
     assert result.returncode == 0

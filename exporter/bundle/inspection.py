@@ -179,17 +179,23 @@ def _inline_bytes(tensor: onnx.TensorProto) -> int:
     return len(tensor.raw_data) or tensor.ByteSize()
 
 
+def _shape(sizes: Sequence[str | int]) -> str:
+    """Such as ``batch × 2 × past × 32``."""
+    return " × ".join(map(str, sizes)) or "scalar"
+
+
 def format_inspection(inspection: Json) -> str:
     """Return :func:`inspect`'s result as tables."""
     operators = cast("dict[str, int]", inspection["operators"])
     groups = cast("dict[str, Json]", inspection["groups"])
     values = [
-        (kind, str(value["name"]), str(value["dtype"]), str(value["shape"]))
+        (kind, str(value["name"]), str(value["dtype"]), _shape(cast("list[str | int]", value["shape"])))
         for kind in ("inputs", "outputs")
         for value in _folded(cast("list[Json]", inspection[kind]))
     ]
+    opsets = ", ".join(f"{domain} {version}" for domain, version in cast("Json", inspection["opsets"]).items())
     parts = [
-        f"{inspection['path']} ({inspection['producer'] or 'unknown producer'}), opsets {inspection['opsets']}",
+        f"{inspection['path']} ({inspection['producer'] or 'unknown producer'}), opsets {opsets}",
         "",
         format_table(("operator", "count"), [(name, str(count)) for name, count in operators.items()], right=(1,)),
         "",

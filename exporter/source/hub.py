@@ -108,8 +108,8 @@ def _download(model: str, revision: str, check: CheckConfig) -> tuple[Path, Orig
             snapshot_download(model, revision=origin.commit, allow_patterns=[glob.escape(name) for name in wanted])
         except LocalEntryNotFoundError as error:
             raise InputError(
-                f"{model} was not downloaded whole ({type(error).__name__}); connect to a network and run it again: "
-                "what is there is kept"
+                f"{model} was not downloaded whole ({_cause(error)}); connect to a network and run it again: what is "
+                "there is kept"
             ) from error
     return folder, origin
 
@@ -175,6 +175,13 @@ def _hub_errors(model: str, revision: str) -> Iterator[None]:
             raise
         # huggingface_hub wraps what went wrong on the way in LocalEntryNotFoundError; connection errors are OSErrors.
         raise InputError(
-            f"no directory {model} here, and it could not be downloaded from the hub ({type(error).__name__}); "
-            "connect to a network, or pass a directory that holds the checkpoint"
+            f"no directory {model} here, and it could not be downloaded from the hub ({_cause(error)}); connect to a "
+            "network, or pass a directory that holds the checkpoint"
         ) from error
+
+
+def _cause(error: BaseException) -> str:
+    """What went wrong first, in one line: of what the client raises, the last is only that there is no file."""
+    while deeper := error.__cause__ or (None if error.__suppress_context__ else error.__context__):
+        error = deeper
+    return " ".join(str(error).split()).removesuffix(".") or type(error).__name__

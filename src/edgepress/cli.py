@@ -45,7 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"edgepress {__version__}")
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB")
     for command in _commands():
         verb = verbs.add_parser(
             command.NAME,
@@ -66,7 +66,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # default, an export took six times the CPU time on a machine that had other work.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
-        parsed = _parser().parse_args(arguments)
+        parser = _parser()
+        parsed = parser.parse_args(arguments)
+        if parsed.verb is None:
+            parser.print_help(sys.stderr)
+            return 2
         # A build server stops a job by SIGTERM: let it unwind, so that nothing half-written is left.
         signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(143))
         return _run(parsed)
