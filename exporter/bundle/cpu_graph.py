@@ -1,4 +1,4 @@
-"""The graphs that CPUs run: built from a plan, and held against the kernels that onnxruntime has."""
+"""The graphs that CPUs run: built from a plan, and checked against the kernels that onnxruntime has."""
 
 from __future__ import annotations
 

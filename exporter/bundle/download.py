@@ -83,7 +83,7 @@ def count_zeros(stored: StoredWeights, tensor: PlannedTensor) -> int:
 
 
 def deflated_bytes(path: Path, advance: Callable[[int], None] = lambda _: None) -> int:
-    """Bytes of a file after deflate, read a piece at a time; ``advance`` hears of the bytes that were read."""
+    """Bytes of a file after deflate, read a piece at a time; ``advance`` is called with how many were read."""
     compressor, total = zlib.compressobj(LEVEL), 0
     with path.open("rb") as file:
         while piece := file.read(_PIECE):

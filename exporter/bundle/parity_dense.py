@@ -1,4 +1,4 @@
-"""A bundle of dense layers held against the model that it was made from, on example inputs; what ``--check`` does."""
+"""A bundle of dense layers compared with the model that it was made from, on example inputs: what ``--check`` does."""
 
 from pathlib import Path
 

@@ -32,9 +32,9 @@ _log = logging.getLogger("edgepress.export")
 
 
 def check_recipe(recipe: Recipe) -> None:
-    """Refuse methods in the place of others, and options that are not what they may be or that nothing reads.
+    """Refuse methods of the wrong kind for their place, and options that are out of range or have no effect.
 
-    Options of other methods than those that are named may be read by one that another starts with.
+    Options of a method that is not named are allowed, as another method may start with it.
 
     Raises:
         InputError: there are such methods or options; the message says where they belong, or what is right.
@@ -60,9 +60,9 @@ def check_recipe(recipe: Recipe) -> None:
 
 
 def check_before_pruning(prepared: Prepared) -> None:
-    """Refuse what no step of the recipe can mend; ``prepared`` is planned for the model as it is, before its steps.
+    """Refuse what no pruning step can change; ``prepared`` is planned for the model as it is, before its steps.
 
-    Sizes are not looked at, as steps change them; nor are tensors that a step may make or remove.
+    Sizes are not checked, as steps change them; nor are tensors that a step may make or remove.
     """
     _check_ids(prepared)
     _check_text(prepared, prepared.recipe)
@@ -95,7 +95,7 @@ def check_prepared(prepared: Prepared, plain: Decoder) -> None:
 
 
 def say_unused_text(prepared: Prepared) -> None:
-    """Warn when text is given that nothing of the export looks at; InputError when a file of it cannot be used."""
+    """Warn when text is given that no part of the export uses; InputError when a file of it cannot be used."""
     recipe = prepared.recipe
     looks = prepared.needs_calibration or recipe.budget is not None or prepared.pruned is not None
     looks |= recipe.activations.type == "float16" or any(target.form == "static" for target in prepared.targets)
@@ -105,11 +105,11 @@ def say_unused_text(prepared: Prepared) -> None:
     from edgepress.exporter.streams.text import check_files
 
     check_files(recipe.calibration.text)
-    _log.warning("calibration text is given and not used: no method of this recipe looks at what the model computes")
+    _log.warning("calibration text is given and not used: no method of this recipe needs text")
 
 
 def check_planned(prepared: Prepared) -> None:
-    """Refuse what a plan may have become by what the model was run for: a graph or a form that cannot be made."""
+    """Refuse a graph or a form that cannot be made, once the plan has what was measured by running the model."""
     make_graphs(prepared, prepared.cpu)
     refuse_forms(prepared)
 
@@ -127,7 +127,7 @@ def _check_ids(prepared: Prepared) -> None:
 
 
 def _check_heads(prepared: Prepared) -> None:
-    """An untied head is in no layer, so that nothing learns it: it is what a layer method starts with, or nothing."""
+    """An untied head is in no layer, so that no layer method trains it: the method that it starts with is used."""
     head, recipe = prepared.decoder.head.weight, prepared.recipe
     scheme = None if prepared.decoder.tied else prepared.plan.of(head).scheme
     if scheme is not None and isinstance(load_method(scheme.method), LayerMethod):
@@ -140,7 +140,7 @@ def _check_heads(prepared: Prepared) -> None:
 
 
 def _check_text(prepared: Prepared, recipe: Recipe) -> None:
-    """Read the text, and hold what learns against how many sequences there are."""
+    """Read the text, and check that it has enough sequences for the methods that train."""
     from edgepress.exporter.learn.calibration.run import given_tokens, layers_text, wanted_text
     from edgepress.exporter.streams.learned import split
     from edgepress.exporter.streams.text import sequences_asked

@@ -77,7 +77,7 @@ def decide_dense(
     """
     for asked, what in ((context_length, "--context"), (calibration, "--calibration"), (revision, "--revision")):
         if asked:
-            raise InputError(f"{path} is an ONNX file, which {what} says nothing of; leave it out")
+            raise InputError(f"{path} is an ONNX file, for which {what} has no effect; leave it out")
     targets, _ = find_targets(target, socs)
     for one in targets:
         if not one.is_cpu or one.form is not None:
@@ -94,7 +94,7 @@ def decide_dense(
 
 
 def _refuse_what_looks(path: Path, recipe: Recipe) -> None:
-    """Refuse recipes that look at what a model computes: there is no text to run through such a model."""
+    """Refuse recipes that need activations: there is no text to run through such a model."""
     storages = (recipe.weights, *(entry.storage for entry in recipe.overrides))
     methods = [storage.method for storage in storages if not isinstance(load_method(storage.method), Method)]
     steps = [*recipe.prune, *recipe.before, *recipe.after, *methods, *(["[budget]"] if recipe.budget else [])]

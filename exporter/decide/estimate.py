@@ -92,7 +92,7 @@ def _seconds(work: Callable[[], object]) -> float:
 
 
 def _rounded_directly(prepared: Prepared) -> list[PlannedTensor]:
-    """Tensors whose method looks at their weights alone."""
+    """Tensors whose method needs their weights alone."""
     return [
         tensor
         for tensor in prepared.plan.tensors
@@ -131,7 +131,7 @@ def _hashing(prepared: Prepared) -> Part:
 
 
 def _calibrating(prepared: Prepared, cores: int) -> list[Part]:
-    """Layers that pass, projections that are rounded by what goes in, and what is trained."""
+    """Layers that are run, projections that are rounded with their inputs, and training."""
     from edgepress.exporter.arrays.parallel import one_thread
 
     with one_thread():
@@ -210,7 +210,7 @@ def _layer_speeds(prepared: Prepared) -> tuple[float, float]:
 
 
 def _projections(prepared: Prepared, cores: int) -> list[Part]:
-    """Projections rounded by what goes into them: one of each method is, and the others are taken to be as fast."""
+    """Projections rounded with their inputs: one for each method is measured, the others are taken to be as fast."""
     import torch
 
     from edgepress.exporter.arrays.moments import Moments

@@ -72,7 +72,7 @@ def choose_recipe(recipe: str | Path | None, target: str | Sequence[str]) -> tup
 
 
 def ask_recipe(recipe: str | Path, context_length: int | None, calibration: Sequence[str | Path]) -> Recipe:
-    """The recipe, with the context length and the text that whoever called gave in the place of its own."""
+    """The recipe, with the caller's context length and text instead of its own where they are given."""
     found = read_recipe(recipe)
     if context_length is not None:
         whole_number("the context", context_length)

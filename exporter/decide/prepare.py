@@ -1,4 +1,4 @@
-"""Everything that an export decides before it rounds a weight; the first half of its story."""
+"""Everything that an export decides before it rounds a weight."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def decide(
 
 
 def shrink(opened: Opened, workspace: Workspace | None, *, threads: int | None, progress: Progress) -> Shrunk:
-    """Run the steps of a recipe that prunes: what follows is planned for the model that they leave.
+    """Run the steps of a recipe that prunes: the stages after it plan the model that the steps write.
 
     They are kept in ``workspace``. When that is None only those that change sizes are run, in a temporary directory.
 
@@ -92,7 +92,7 @@ def shrink(opened: Opened, workspace: Workspace | None, *, threads: int | None, 
 
 
 def _without_steps(opened: Opened) -> Prepared:
-    """What would be planned for the model as it is; overrides that match no tensor of it may be for what steps make."""
+    """The plan of the model before the steps; overrides that match none of its tensors may be for those of steps."""
     checkpoint, asked = opened.checkpoint, opened.asked
     decoder = read_decoder(checkpoint)
     names = [weight.name for weight in decoder.weights()]
@@ -177,7 +177,7 @@ def with_budget(
 
 
 def find_left_out(decoder: Decoder, recipe: Recipe) -> Decisions:
-    """Methods of the recipe that leave this model alone, and what rounds in the place of those that learn layers."""
+    """Methods of the recipe that are left out for this model, and what rounds instead of those that train layers."""
     reasons: dict[str, str] = {}
     instead: dict[str, str] = {}
     for name in dict.fromkeys([*(storage.method for storage in recipe.storages), *recipe.after]):

@@ -1,6 +1,6 @@
 """The checkpoint's own model: transformers' implementation in float32, with one module's weights in memory at a time.
 
-Exported graphs are held against this. Needs torch and transformers, which nothing else in an export imports.
+Exported graphs are compared with it. Needs torch and transformers, which nothing else in an export imports.
 """
 
 from __future__ import annotations

@@ -79,7 +79,7 @@ class PlannedTensor:
 
     @property
     def has_ranges(self) -> bool:
-        """Whether calibration finds the range of what goes into this weight's products."""
+        """Whether calibration finds the range of the inputs of this weight's products."""
         return self.form in {"uint8", "uint16"}
 
     @property

@@ -41,7 +41,7 @@ class Writable(Subject, Protocol):
         """Write the graph, and what else runtimes need beside the data file."""
 
     def score(self, bundle: Path, progress: Progress) -> Mapping[str, object]:
-        """How near what the bundle computes is to what the model computes; CheckFailed where it is not near."""
+        """How near the bundle's outputs are to the model's; CheckFailed where they are not near."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +65,7 @@ class Planned:
 
     @property
     def needs_calibration(self) -> bool:
-        """Whether a method of the recipe looks at what the model computes."""
+        """Whether a method of the recipe needs the model's activations."""
         recipe = self.recipe
         looks = any(not isinstance(load_method(name), Method) for name in self.plan.methods)
         return looks or bool(recipe.before or recipe.after) or recipe.activations.is_calibrated

@@ -1,1 +1,1 @@
-"""Text through a model, a layer at a time, forwards and back, and what learns from it."""
+"""Runs text through a model a layer at a time, forward and backward, for calibration, pruning and training."""

@@ -1,4 +1,4 @@
-"""The head a piece at a time: some of its rows, and the logits of those, so that neither is ever whole in memory."""
+"""The head a piece at a time: some of its rows and their logits, so that neither is whole in memory."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ROWS = 2048  # of the head, whose logits are made at once
 
 
 def pieces(checkpoint: Checkpoint, decoder: Decoder, device: torch.device) -> Iterator[tuple[slice, operations.Values]]:
-    """Which rows, and the values of the final norm and of them, by which ``head_forward`` gives their logits."""
+    """Slices of the head's rows, each with the weights that ``head_forward`` needs for their logits."""
     norm, head = decoder.final_norm, decoder.head
     small = held(values_of(checkpoint, device), (norm.weight, norm.bias, head.bias))
     (part,) = head.weight.parts

@@ -1,4 +1,4 @@
-"""Codes and scales that gradients can move: what the methods that learn share.
+"""Codes and scales that are trained by gradients: what the methods that train share.
 
 A code is the rounding of a position, a number in units of the block's step; the gradient goes straight through the
 rounding (Bengio et al. 2013), so that a position moves until its code flips. Scales move by a factor that begins at 1,
@@ -33,7 +33,7 @@ BETAS = (0.9, 0.99)  # Adam's
 
 @dataclass(frozen=True)
 class LearnedCodes:
-    """A quantized weight that is being learned.
+    """A quantized weight in training.
 
     ``positions`` float32 (rows, columns) round to the codes and are None when the codes stay as ``start`` has them;
     ``factors`` (rows, blocks), or (rows, 1) when the blocks of a row share their scale, multiply the scales of
@@ -46,9 +46,9 @@ class LearnedCodes:
 
     @classmethod
     def of(cls, start: Codes, full: Tensor | None = None) -> LearnedCodes:
-        """Begin at ``start``; with ``full``, the weight in full precision, the codes are learned too.
+        """Begin at ``start``; with ``full``, the weight in full precision, the codes are trained too.
 
-        A position begins at the weight itself, as near as that is possible without another code than ``start`` has.
+        A position begins at the weight itself, or as near to it as the code of ``start`` allows.
         """
         rows, blocks = start.scales.shape
         factors = torch.ones(rows, 1 if start.scheme.per_channel else blocks, device=start.scales.device)
@@ -62,7 +62,7 @@ class LearnedCodes:
         return cls(start, positions.requires_grad_(), factors.requires_grad_())
 
     def dequantize(self, rows: Tensor | slice = slice(None)) -> Tensor:
-        """Weights of ``rows`` as the kernels see them, (rows, columns), differentiable."""
+        """Weights of ``rows``, dequantized, (rows, columns), differentiable."""
         scales = (self.start.scales * self.factors)[rows]  # (rows, blocks)
         values = self.start.codes[rows] if self.positions is None else self.positions[rows]
         if self.positions is not None and self.start.scheme.zeros:  # what is 0 on purpose gets no gradient
@@ -72,7 +72,7 @@ class LearnedCodes:
         return apply(values, scales, self.start.zero_points[rows], self.start.scheme)
 
     def keep_in_range(self) -> None:
-        """Bring positions that left the codes' range back to its ends, where the next gradient can turn them."""
+        """Clip positions to the codes' range, so that gradients can still move them."""
         if self.positions is not None:
             with torch.no_grad():
                 self.positions.clamp_(-_WITHIN, top_code(self.start.scheme) + _WITHIN)
@@ -98,7 +98,7 @@ def rounded(positions: Tensor, scheme: Scheme) -> Tensor:
 def split(
     sequences: int, seed: int, method: str, asked_by: str = "[calibration] training_tokens"
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Which calibration sequences are trained on, and which pick the best state; ``asked_by`` says how many there are.
+    """Which calibration sequences are trained on, and which are held out; ``asked_by`` is the option of their number.
 
     Raises:
         InputError: there is only one.
@@ -125,7 +125,7 @@ def draw(sequences: NDArray[np.int64], count: int, seed: tuple[int, int]) -> NDA
 
 
 def pieces(sequences: NDArray[np.int64], length: int) -> list[NDArray[np.int64]]:
-    """The sequences in parts that are computed at once: what a part's activations take is bounded."""
+    """The sequences in parts that are computed at once, which bounds the memory of activations."""
     size = max(1, BATCH_TOKENS // length)
     return [sequences[start : start + size] for start in range(0, len(sequences), size)]
 

@@ -1,4 +1,4 @@
-"""What calibration has done so far, on disk: a killed run goes on from here and ends with the same bytes.
+"""The stages that calibration has finished, on disk: a killed run continues from them and ends with the same bytes.
 
 A directory of stages (``0003-layer.safetensors``), each written beside its place and renamed into it, and the
 activations that go into the next one. The directory belongs to one key: a digest of everything that decides the bytes.
@@ -37,7 +37,7 @@ class Store:
     @classmethod
     @contextmanager
     def open(cls, directory: Path, key: Mapping[str, object]) -> Iterator["Store"]:
-        """Continue in ``directory`` when it was begun with the same ``key`` and every stage is whole; else begin anew.
+        """Continue in ``directory`` when it was begun with the same ``key`` and no stage is damaged; else begin anew.
 
         An error before the first stage is complete removes the directory. It must be one that this process has made or
         holds (:class:`edgepress.workspace.Workspace`): nothing in it is looked at as if another could write there.
@@ -56,7 +56,7 @@ class Store:
             raise
 
     def _is_damaged(self) -> bool:
-        """Whether something is not as it was written; what later stages were made from is gone, so none can stay."""
+        """Whether something is not as it was written; then no stage stays, as later ones were made from it."""
         stages, files = self.stages(), dict[str, str]()
         for number, stage in enumerate(stages):
             try:
@@ -132,7 +132,7 @@ class Store:
             ) from error
 
     def weights(self) -> "StoredStages":
-        """What the complete stages hold; a later stage replaces what an earlier one says of a weight.
+        """The weights in the complete stages; of one in several stages, that of the last.
 
         Raises:
             InputError: one is not as it was written.

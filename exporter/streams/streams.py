@@ -1,4 +1,4 @@
-"""Text through a model one layer at a time, the residual stream on disk: memory is one layer and a batch."""
+"""Runs text through a model one layer at a time, the residual stream on disk: memory is one layer and a batch."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from edgepress.exporter.model.weights import read_weight
 from edgepress.exporter.source.checkpoint import Checkpoint
 
 Seen = Callable[[int, Tensor, Tensor], None]
-"""Sees a layer's number, and the residual stream before and after it, (sequences, length, hidden) each."""
+"""Called with a layer's number, and the residual stream before and after it, (sequences, length, hidden) each."""
 
 Tap = Callable[[int, tuple[Linear, ...], Tensor], None]
-"""Sees a layer's number, projections that share their input, and that input, (sequences, length, columns)."""
+"""Called with a layer's number, projections that share their input, and that input, (sequences, length, columns)."""
 
 
 def values_of(checkpoint: Checkpoint, device: torch.device) -> operations.Values:
@@ -73,7 +73,7 @@ def pass_layer(
     seen: Seen | None = None,
     tap: Tap | None = None,
 ) -> None:
-    """Put the stream through one layer, in place.
+    """Run one layer on the stream, in place.
 
     Raises:
         InputError: the layer gives NaN or infinite activations.
@@ -110,7 +110,7 @@ def pass_layers(
     tap: Tap | None = None,
     advance: Callable[[int], None] = lambda _: None,
 ) -> None:
-    """Put every stream through all layers, in place; each layer is read once, ``advance`` is called with 1 after it."""
+    """Run all layers on every stream, in place; each layer is read once, ``advance`` is called with 1 after it."""
     for index, layer in enumerate(decoder.layers):
         device = torch.device(streams[0].device)
         values = held(values_of(checkpoint, device), layer_weights(layer))

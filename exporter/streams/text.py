@@ -1,4 +1,4 @@
-"""Which tokens calibration sees: documents read, tokenized, packed into sequences, and some of them chosen.
+"""Which tokens calibration uses: documents read, tokenized, packed into sequences, and some of them chosen.
 
 Every document starts with the model's bos token (if it has one), as the runtime and ``edgepress eval`` start theirs.
 Documents follow one another without padding; that stream is cut into sequences of ``length`` tokens. Of these, as many
@@ -162,7 +162,7 @@ def distinct_runs(tokens: Tokens) -> float:
 
 @dataclass(frozen=True)
 class LanguageFit:
-    """How well a tokenizer knows a text.
+    """How well a tokenizer's vocabulary fits a text.
 
     - ``bytes_per_token`` of the text, special tokens left out
     - ``expected``: mean UTF-8 length of the vocabulary's tokens when the one of rank r occurs 1/r times (Zipf's law;
@@ -176,12 +176,12 @@ class LanguageFit:
 
     @property
     def saved(self) -> float:
-        """How much of the tokens that the vocabulary should save over single bytes it does save."""
+        """Bytes that a token saves over single bytes, as a share of those expected."""
         return (self.bytes_per_token - 1) / (self.expected - 1)
 
 
 def language_fit(tokens: Tokens, tokenizer: Tokenizer) -> LanguageFit:
-    """Hold the text of ``tokens`` against the vocabulary."""
+    """Measure how well the vocabulary fits the text of ``tokens``."""
     added = set(tokenizer.library.get_added_tokens_decoder())
     known = sorted(set(tokenizer.library.get_vocab(with_added_tokens=True).values()) - added - tokenizer.bytes.keys())
     pieces = [

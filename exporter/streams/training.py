@@ -1,8 +1,8 @@
-"""Training by gradients, shared by the methods that learn a whole model: steps, checks on held-out text, a saved state.
+"""Training by gradients, shared by the methods that train a whole model: steps, checks on held-out text, a saved state.
 
-Adam with a warm-up and a cosine to zero. A share of the sequences is not trained on: the state that is best on it is
-what is kept, and that is the start when nothing was better. The state is saved after each check, so that a killed run
-goes on there and ends with the same bytes.
+Adam with a warm-up and a cosine to zero. A share of the sequences is held out: the state with the least loss on it is
+kept, which is the start when no later one was better. The state is saved after each check, so that a killed run
+continues from it and ends with the same bytes.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from edgepress.exporter.streams.learned import BETAS, draw, pieces, share_of_rat
 from edgepress.finite import REMEDY, check_figure
 from edgepress.progress import Progress
 
-CHECKS = 8  # how often the held-out sequences are looked at
+CHECKS = 8  # how often the loss on the held-out sequences is computed
 LOGITS = 1 << 23  # logits computed at once
 _SMALL = 1 << 24  # trained numbers: up to here a core has a batch's part for itself
 _KEPT_BYTES = 1 << 28  # of activations that are kept for the backward pass
@@ -41,7 +41,7 @@ _log = logging.getLogger("edgepress.calibration")
 
 @dataclass(frozen=True)
 class Trained:
-    """Numbers that are learned, and their learning rate."""
+    """Numbers that are trained, and their learning rate."""
 
     value: Tensor
     rate: float
@@ -49,11 +49,11 @@ class Trained:
 
 @dataclass
 class Training:
-    """One training: what is learned, and how well it does.
+    """One training: its loss, the numbers that are trained, and the best state so far.
 
     ``loss(sequences)`` is the mean loss, in nats a token, over calibration sequences given by index; ``snapshot()``
-    copies what would be kept of the present state, by name; ``settle()`` brings what was learned back into its range
-    after each step. ``best`` is the snapshot with the least loss on ``held_out``; ``curve`` has, for every check, the
+    copies what would be kept of the present state, by name; ``settle()`` clips trained numbers to their range after
+    each step. ``best`` is the snapshot with the least loss on ``held_out``; ``curve`` has, for every check, the
     steps done, the mean loss on what was trained on since the last one (NaN at the start) and that on ``held_out``.
     """
 
@@ -133,7 +133,7 @@ class Training:
         return 0
 
     def _check(self, step: int) -> None:
-        """Look at the held-out sequences, keep what is best, and save the state after ``step`` steps."""
+        """Compute the loss on the held-out sequences, keep the best state, and save it after ``step`` steps."""
         with torch.no_grad():
             some = pieces(self.held_out, self.length)
             losses = self._apart(lambda part: float(self.loss(part)) * len(part), some)
@@ -184,7 +184,7 @@ def passed(
     rotaries: Mapping[str, operations.Rotary],
     at: Collection[int] = (),
 ) -> dict[int, Tensor]:
-    """Put the embedded tokens ``x`` (sequences, length, hidden) through the layers.
+    """Run the layers on the embedded tokens ``x`` (sequences, length, hidden).
 
     Returns the residual stream after the last layer, and after those of ``at``, by the number of layers passed. Where
     the activations of all layers are too large to be kept, a layer keeps its input only, and is computed again in the

@@ -1,4 +1,4 @@
-"""What a change to some weights does to the whole model: KL of its logits, computed from the changed layer on.
+"""The KL by which changes to some weights move the whole model's logits, computed from the changed layer on.
 
 The residual stream that enters each layer of the unchanged model is kept on disk (:class:`BaseRun`), so that a change
 to layer i of L costs L − i layers and the head, and one reading of their weights serves many changes. For v changes in
@@ -81,7 +81,7 @@ class BaseRun:
             stream.path.unlink(missing_ok=True)
 
     def embed(self, change: Change) -> Tensor:
-        """What enters layer 0, (sequences, length, hidden)."""
+        """The inputs of layer 0, (sequences, length, hidden)."""
         tables = {weight.name: self._made(weight, change) for weight in self._embedding_weights()}
         return network.embed(
             self.decoder, lambda weight: tables[weight.name], torch.from_numpy(self.tokens).to(self.device)
@@ -92,7 +92,7 @@ class BaseRun:
         return {weight.name: self.read(weight) for weight in layer_weights(self.decoder.layers[index])}
 
     def layer(self, index: int, values: Mapping[str, Tensor], x: Tensor, tap: operations.Tap | None = None) -> Tensor:
-        """Compute a layer on the residual stream; ``tap`` sees what goes into its projections."""
+        """Compute a layer on the residual stream; ``tap`` is called with the inputs of its projections."""
         layer = self.decoder.layers[index]
         return network.layer_forward(layer, lambda weight: values[weight.name], x, self.rotaries, tap)
 
@@ -109,7 +109,7 @@ class BaseRun:
         return network.head_forward(self.decoder, lambda weight: values[self._owner(weight).name], x)
 
     def final(self) -> Tensor:
-        """What enters the head where logits are compared, (tokens, hidden)."""
+        """The inputs of the final norm where logits are compared, (tokens, hidden)."""
         return torch.cat(list(self.streams[-1]))[:, self.first :].flatten(0, 1)
 
     def _made(self, weight: Weight, change: Change) -> Tensor:

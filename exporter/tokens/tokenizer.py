@@ -159,7 +159,7 @@ def read_vocabulary(content: Mapping[str, object], *, rows: int | None = None) -
 def prune_tokenizer(vocabulary: Vocabulary, keep: Iterable[int]) -> PrunedTokenizer:
     """The tokenizer with the tokens ``keep``, what they need and what is always kept, numbered from 0 on.
 
-    What is made is read by the tokenizers library and held against the old one, token by token.
+    The result is read by the tokenizers library and compared with the old one, token by token.
 
     Raises:
         InputError: a token is not there, or the library numbers the new tokens in another way.

@@ -27,7 +27,7 @@ _MOST_AT_ONCE = 1 << 30  # bytes of one read: Linux gives 0x7ffff000 at most, ma
 def sha256_file(path: Path, advance: Callable[[int], None] = lambda _: None) -> str:
     """Return the SHA-256 of a file as 64 hexadecimal digits, reading it in pieces of 1 MiB.
 
-    ``advance`` hears how many bytes each of them has.
+    ``advance`` is called with how many bytes each of them has.
     """
     digest = hashlib.sha256()
     buffer = memoryview(bytearray(_HASH_CHUNK))

@@ -1,4 +1,4 @@
-"""onnxruntime on emulated processors, set up without root, held against the host: arm64, and x86-64 on such a host.
+"""onnxruntime on emulated processors, set up without root, compared with the host: arm64, and x86-64 on such a host.
 
     from edgepress.targets.emulator import compare_model, setup
 

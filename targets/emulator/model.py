@@ -1,4 +1,4 @@
-"""Any ONNX model on emulated processors, held against the host."""
+"""Any ONNX model on emulated processors, compared with the host."""
 
 import glob
 import platform
