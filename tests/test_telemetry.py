@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from edgepress.exporter import export
+
 SWITCHES = ("ORT_DISABLE_TELEMETRY", "HF_HUB_DISABLE_TELEMETRY")
 
 # One process for all verbs: what is loaded, and when, is the same, and torch is loaded once.
@@ -132,7 +134,7 @@ def test_a_connection_would_be_seen(place: Place) -> None:
 def test_a_provider_in_a_process_of_its_own_tells_nobody_either(place: Place, target: str, module: str) -> None:
     if importlib.util.find_spec(module) is None:
         pytest.skip(f"{module} is not installed")
-    place.run("from edgepress.cli import main; main('export demo --recipe int8-dynamic --out bundle'.split())")
+    export("demo", out=place.folder / "work" / "bundle", recipe="int8-dynamic")
     trace = place.folder / "trace" if can_trace() else None
     place.run(PROVIDERS, target, strace=trace)
     assert place.foreign() == set()
@@ -143,7 +145,7 @@ def test_a_provider_in_a_process_of_its_own_tells_nobody_either(place: Place, ta
 def test_onnxruntime_genai_beside_edgepress_tells_nobody_either(place: Place) -> None:
     if importlib.util.find_spec("onnxruntime_genai") is None:
         pytest.skip("onnxruntime_genai is not installed")
-    place.run("from edgepress.cli import main; main('export demo --recipe int4 --out bundle'.split())")
+    export("demo", out=place.folder / "work" / "bundle", recipe="int4")
     place.run(GENAI)
     assert place.foreign() == set()
 

@@ -20,6 +20,7 @@ import difflib
 import importlib
 from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
 
@@ -197,6 +198,7 @@ def method_names() -> list[str]:
     return sorted(_files())
 
 
+@cache
 def _files() -> dict[str, str]:
     """The folder of each method on disk, by the method's name."""
     here = Path(__file__).parent

@@ -263,25 +263,37 @@ def _own_parameters(module: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
 def _parameters_without_memory(torch: Any, transformers: Any) -> Iterator[None]:
     """Put every parameter that is made within on the meta device, where it has a shape and no memory.
 
-    None is drawn: on that device it would take longer than on others. Buffers stay real: rotary frequencies are
-    computed when a module is made. (accelerate.init_empty_weights does the same.) Not thread-safe: it replaces methods
-    of torch's and transformers' modules for as long as the block runs.
+    None is drawn: without memory that takes longer than with it. Buffers stay real: rotary frequencies are computed
+    when a module is made. (accelerate.init_empty_weights does the same.) Not thread-safe: it replaces functions of
+    torch and transformers for as long as the block runs.
     """
     register = torch.nn.Module.register_parameter
-    initialize = transformers.PreTrainedModel.initialize_weights
 
     def register_meta(module: torch.nn.Module, name: str, parameter: torch.nn.Parameter | None) -> None:
         if parameter is not None and not parameter.is_meta:
             parameter = torch.nn.Parameter(parameter.detach().to("meta"), requires_grad=False)
         register(module, name, parameter)
 
-    torch.nn.Module.register_parameter = register_meta
-    transformers.PreTrainedModel.initialize_weights = lambda _model: None
+    draws = [name for name in vars(torch.nn.init) if name.endswith("_") and not name.startswith("_")]
+    with (
+        _replaced(torch.nn.Module, register_parameter=register_meta),
+        _replaced(torch.nn.init, **dict.fromkeys(draws, lambda tensor, *_, **__: tensor)),
+        _replaced(transformers.PreTrainedModel, initialize_weights=lambda _model: None),
+    ):
+        yield
+
+
+@contextmanager
+def _replaced(owner: Any, **functions: Callable[..., object]) -> Iterator[None]:
+    """Put functions in the place of those of a module or class."""
+    before = {name: getattr(owner, name) for name in functions}
     try:
+        for name, function in functions.items():
+            setattr(owner, name, function)
         yield
     finally:
-        torch.nn.Module.register_parameter = register
-        transformers.PreTrainedModel.initialize_weights = initialize
+        for name, function in before.items():
+            setattr(owner, name, function)
 
 
 def _libraries() -> tuple[Any, Any]:
