@@ -37,6 +37,15 @@ keep_to_one_core()
 gc.disable()  # importing what tests import makes millions of objects that live as long as the process
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """How long an example of hypothesis takes is no matter of right and wrong."""
+    if config.pluginmanager.hasplugin("hypothesispytest"):
+        from hypothesis import settings
+
+        settings.register_profile("untimed", deadline=None)
+        settings.load_profile("untimed")
+
+
 def pytest_collection_finish() -> None:
     """Collections of garbage look from here on at what tests make, not at what they import."""
     gc.freeze()

@@ -6,6 +6,8 @@ config.json (the forms that older versions of transformers wrote).
 """
 
 import json
+import shutil
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -229,9 +231,37 @@ def save(name: str, directory: Path) -> Path:
     return save_variant(VARIANTS[name], directory, seed=sum(name.encode()))
 
 
+@dataclass
+class _Made:
+    """A checkpoint that was made in this process, and torch's generator after that."""
+
+    variant: Variant
+    folder: Path
+    generator: torch.Tensor
+
+
+_MADE: dict[str, _Made] = {}
+
+
+@cache
+def _home() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="edgepress-tiny-")
+
+
 def save_variant(variant: Variant, directory: Path, *, seed: int) -> Path:
-    """Write a tiny checkpoint in Hugging Face form and return its directory."""
-    directory.mkdir(parents=True, exist_ok=True)
+    """Write a tiny checkpoint in Hugging Face form and return its directory; each is made once a process."""
+    key = f"{seed} {variant}"
+    if key in _MADE:
+        torch.set_rng_state(_MADE[key].generator)
+    else:
+        folder = _make(variant, Path(_home().name) / str(len(_MADE)), seed)
+        _MADE[key] = _Made(variant, folder, torch.get_rng_state())
+    shutil.copytree(_MADE[key].folder, directory, dirs_exist_ok=True)
+    return directory
+
+
+def _make(variant: Variant, directory: Path, seed: int) -> Path:
+    directory.mkdir()
     config_class = transformers.CONFIG_MAPPING[variant.model_type]
     config = config_class(**((GPT2 if variant.model_type == "gpt2" else SMALL) | dict(variant.config)))
     torch.manual_seed(seed)
