@@ -18,6 +18,7 @@ from edgepress.exporter.methods.kinds import (
     Transform,
     load_kind,
     load_method,
+    method_instead,
     method_options,
     start_method,
     zeros_asked,
@@ -45,7 +46,7 @@ def check_recipe(recipe: Recipe) -> None:
     for name in recipe.before:
         method_options(load_kind(name, Transform, "before"), recipe)
     for name in recipe.after:
-        method_options(load_kind(name, Repair, "after"), recipe)
+        method_instead(load_kind(name, Repair, "after"), recipe)
     for storage in recipe.storages:
         start_method(storage.method, recipe)
         zeros_asked(storage.method, recipe)

@@ -21,7 +21,9 @@ from edgepress.exporter.methods.kinds import (
     LayerMethod,
     Repair,
     describe_methods,
+    load_kind,
     load_method,
+    method_instead,
     method_options,
     start_method,
 )
@@ -177,16 +179,29 @@ def with_budget(
 
 
 def find_left_out(decoder: Decoder, recipe: Recipe) -> Decisions:
-    """Methods of the recipe that are left out for this model, and what rounds instead of those that train layers."""
+    """Methods of the recipe that are left out for this model, and what is used instead.
+
+    Instead of a repair that may be a layer method, which starts with the recipe's own rounding; instead of a layer
+    method it is what that starts with.
+    """
     reasons: dict[str, str] = {}
     instead: dict[str, str] = {}
-    for name in dict.fromkeys([*(storage.method for storage in recipe.storages), *recipe.after]):
+    rounded_by: dict[str, str] = {}
+    for repair in (load_kind(name, Repair, "after") for name in recipe.after):
+        if reason := repair.why_left_out(decoder, method_options(repair, recipe)):
+            reasons[repair.name] = reason
+            if (learned := method_instead(repair, recipe)) is not None:
+                instead[repair.name] = learned.name
+                rounded_by[start_method(learned.name, recipe).name] = learned.name
+    for name in dict.fromkeys(rounded_by.get(storage.method, storage.method) for storage in recipe.storages):
         method = load_method(name)
-        if not isinstance(method, LayerMethod | Repair):
+        if not isinstance(method, LayerMethod):
             continue
         if reason := method.why_left_out(decoder, method_options(method, recipe)):
-            reasons[name] = reason
-            if isinstance(method, LayerMethod):
-                instead[name] = start_method(name, recipe).name
-                reasons[name] += f"; {instead[name]} rounds in its place"
-    return Decisions(left_out=reasons, rounded_by=instead)
+            start = start_method(name, recipe).name
+            reasons[name] = f"{reason}; {start} rounds in its place"
+            rounded_by = {key: value for key, value in rounded_by.items() if value != name} | {name: start}
+    for name, other in instead.items():
+        if other in rounded_by.values():
+            reasons[name] += f"; {other} learns layers in its place"
+    return Decisions(left_out=reasons, rounded_by=rounded_by)

@@ -136,7 +136,8 @@ class Repair(_Planned):
     """Repairs what rounding did: ``layer`` after each layer is rounded, ``model`` once after the last.
 
     ``describe(decoder, recipe)`` returns the decoder with what the repair adds to it.
-    ``why_left_out(decoder, options)`` says why it is not done to this model, "" where it is.
+    ``why_left_out(decoder, options)`` says why it is not done to this model, "" where it is. Its option ``instead``, if
+    it has one, names the layer method that is done then.
     """
 
     name: str
@@ -273,6 +274,29 @@ def start_method(name: str, recipe: Recipe) -> Method | LinearMethod:
             )
     if not isinstance(method, Method | LinearMethod):
         raise InputError(f"method = {name!r} does not round; {place_of(method)}")
+    return method
+
+
+def method_instead(repair: Repair, recipe: Recipe) -> LayerMethod | None:
+    """What learns the layers where ``repair`` is left out, by its option ``instead``; None where that names nothing.
+
+    Raises:
+        InputError: it is no method that learns layers, or no tensor of the recipe is rounded by what that starts with.
+
+    """
+    name = str(method_options(repair, recipe).get("instead", ""))
+    if not name:
+        return None
+    method, asked = load_method(name), f"[options.{repair.name}] instead = {name!r}"
+    if not isinstance(method, LayerMethod):
+        raise InputError(f"{asked}: it must be a method that learns layers, as autoround")
+    start = start_method(name, recipe).name
+    methods = dict.fromkeys(storage.method for storage in recipe.storages)
+    if start not in methods:
+        raise InputError(
+            f"{asked}: that starts with {start}, and the recipe rounds by {', '.join(methods)}; set "
+            f"[options.{name}] start to one of them, or leave `instead` out"
+        )
     return method
 
 

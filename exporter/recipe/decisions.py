@@ -14,7 +14,7 @@ from edgepress.exporter.recipe.recipe import Override, Recipe, override_from_jso
 class Decisions:
     """Decisions that a recipe leaves to the model and its text; the manifest keeps them beside the recipe.
 
-    - ``left_out``: methods of the recipe that leave this model alone, and why: repairs, and those that learn layers
+    - ``left_out``: methods of the recipe that are not used for this model, and why
     - ``text``: files of calibration text, where pruning put some of the text aside or the model wrote it
     - ``length`` of calibration sequences, where the context is shorter than what is asked
     - ``float16_graph``: there is a graph in float16 beside the float32 one, as a target has processors for it
@@ -22,7 +22,7 @@ class Decisions:
       they overflow float16, and why
     - ``float32_scales``: tensors whose scales stay float32, as float16 cannot hold them, and why
     - ``overrides``: what a budget chose for each tensor
-    - ``rounded_by``: what rounds alone in the place of a method that is left out, and would have begun there
+    - ``rounded_by``: methods of rounding that another is used instead of, and that other one
     """
 
     left_out: Mapping[str, str] = field(default_factory=dict)

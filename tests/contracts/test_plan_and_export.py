@@ -165,6 +165,14 @@ WRONG = {
         "[calibration]\ntokens = 8\ntraining_tokens = 64\nlength = 16\n[options.autoround]\ntokens = 16\n",
         "raise [options.autoround] tokens or name more text",
     ),
+    "what learns no layers in the place of a repair": (
+        f"after = ['distill']\n{LEARNED}[options.distill]\ninstead = 'rtn'\n",
+        "[options.distill] instead = 'rtn': it must be a method that learns layers",
+    ),
+    "what starts elsewhere in the place of a repair": (
+        f"after = ['distill']\n{PLAIN}[options.distill]\ninstead = 'autoround'\n",
+        "that starts with gptq, and the recipe rounds by rtn",
+    ),
     "a head that nothing learns": (
         "[weights]\nmethod = 'autoround'\nbits = 4\n[options.autoround]\nstart = 'rtn'\n",
         "the head is in none",

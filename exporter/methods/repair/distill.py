@@ -216,6 +216,7 @@ METHOD = Repair(
     model=run,
     declared={
         "most_weights": whole_number(0, 0, 1 << 53),
+        "instead": Option(""),
         "steps": whole_number(400),
         "batch": whole_number(8),
         "train": Option("rounding", choices=_TRAINS),

@@ -20,6 +20,7 @@ from edgepress.exporter.learn.calibration import run as module
 from edgepress.exporter.learn.calibration.engine import Calibration
 from edgepress.exporter.learn.calibration.run import layers_first
 from edgepress.exporter.model.network import logits
+from edgepress.exporter.recipe.decisions import decisions_from_json
 from edgepress.exporter.recipe.recipe import CalibrationText
 from edgepress.manifest import find_problems
 from edgepress.runtime.config import read_config
@@ -253,6 +254,42 @@ def test_layers_that_are_learned_see_the_text_that_they_ask_for_and_the_whole_mo
         )
         export(model, out=tmp_path / "out", recipe=recipe, calibration=[text], threads=1, force=True)
         assert seen.pop() == expected
+
+
+@pytest.mark.parametrize("learned", [True, False])
+def test_where_a_repair_is_left_out_layers_are_learned_in_its_place_up_to_a_limit_too(
+    learned: bool, files: tuple[Path, Path, Path], tmp_path: Path
+) -> None:
+    model, plain, text = files
+    recipe, same = tmp_path / "mine.toml", tmp_path / "same.toml"
+    most = most_weights(model) - (not learned)
+    options = "training_tokens = 256\n[options.autoround]\nsteps = 4\n"
+    recipe.write_text(
+        f'after = ["distill"]\n{plain.read_text()}{options}most_weights = {most}\n'
+        '[options.distill]\nmost_weights = 1000\ninstead = "autoround"\n'
+    )
+    same.write_text(plain.read_text().replace('"gptq"', '"autoround"' if learned else '"gptq"') + options)
+    manifest = export(model, out=tmp_path / "out", recipe=recipe, calibration=[text], threads=1)
+    assert manifest.decisions["rounded_by"] == ({"gptq": "autoround"} if learned else {"autoround": "gptq"})
+    left_out = decisions_from_json(manifest.decisions).left_out
+    assert set(left_out) == {"distill", "autoround"} - ({"autoround"} if learned else set())
+    assert ("autoround learns layers in its place" in left_out["distill"]) == learned
+    assert decide(model, target="arm64-cpu", recipe=recipe, calibration=[text]).decisions.left_out == left_out
+    other = export(model, out=tmp_path / "same", recipe=same, calibration=[text], threads=1)
+    assert manifest.files["model.onnx.data"] == other.files["model.onnx.data"]
+    assert [tensor["scheme"] for tensor in manifest.tensors] == [tensor["scheme"] for tensor in other.tensors]
+
+
+def test_a_repair_that_is_done_has_nothing_in_its_place(files: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    model, plain, text = files
+    recipe = tmp_path / "mine.toml"
+    recipe.write_text(
+        f'after = ["distill"]\n{plain.read_text()}[options.distill]\nmost_weights = 10_000_000\ninstead = "autoround"\n'
+    )
+    prepared = decide(model, target="arm64-cpu", recipe=recipe, calibration=[text])
+    assert not prepared.decisions.left_out
+    assert not prepared.decisions.rounded_by
+    assert set(prepared.plan.methods) == {"gptq", "rtn"}
 
 
 def most_weights(model: Path) -> int:
