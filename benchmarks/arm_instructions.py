@@ -25,6 +25,7 @@ from export_cost import TOKENIZER
 from make_checkpoint import SHAPES, make
 
 from edgepress.exporter import export
+from edgepress.runtime.config import read_config
 from edgepress.runtime.counting import BundleCost, count_bundles
 from edgepress.targets.emulator import Installation, System, find_system, setup
 
@@ -108,7 +109,9 @@ def count(machine: Machine, cpu: str, subject: Subject, forms: Sequence[str]) ->
         bundles.append(WORK / "arm" / f"{subject.folder}-{form}")
         if not bundles[-1].exists():
             export(subject.checkpoint, out=bundles[-1], recipe=form)
-    costs = count_bundles(*machine, bundles, [cpu], prefill=PREFILL, contexts=CONTEXTS, by_operator=True)
+    longest = read_config(bundles[0]).context_length
+    contexts = [context for context in CONTEXTS if context + max(PREFILL) <= longest]
+    costs = count_bundles(*machine, bundles, [cpu], prefill=PREFILL, contexts=contexts, by_operator=True)
     for form, cost in zip(forms, costs, strict=True):
         yield from samples_of(subject, form, cost)
 
