@@ -7,7 +7,8 @@ so that the whole is scaled from two of them, which the tables say; one more dep
 
     python benchmarks/arm_instructions.py [--tools edgepress] [--models demo smollm2-135m] [--forms int4-128] [--cpus …]
 
-What is counted anew replaces the same samples of before; all others stay.
+What is counted anew replaces the same samples of before; all others stay. ``--gate`` counts the one small bundle that
+a test holds every checkout to: do that when a version changes, or when the graph is meant to cost something else.
 """
 
 import argparse
@@ -17,6 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from arm_instructions_tables import report
@@ -34,6 +36,9 @@ CPUS = ("cortex-a76", "neoverse-n2")
 CONTEXTS, PREFILL = (64, 1024), (128,)
 MODELS = ("demo", "smollm2-135m", "qwen2.5-0.5b")
 DEMO_LAYERS = 3
+GATE = RESULTS / "arm_gate.json"  # what a test holds this checkout to
+GATE_CPU, GATE_SHARE = "cortex-a76", 1e-3
+GATE_VERSIONS = ("onnxruntime", "qemu", "kernel")  # Python and numpy have no part in what onnxruntime takes
 LAYERS = {"smollm2-135m": (1, 2, 4), "qwen2.5-0.5b": (1, 2)}  # of those that are scaled
 TOOLS = {"edgepress": __name__, "llama.cpp": "peers.llama_cpp_arm", "onnxruntime-genai": "peers.genai_arm"}
 """Modules that count a tool: FORMS, what it is counted as, and count(machine, cpu, subject, forms) of samples."""
@@ -136,6 +141,35 @@ def samples_of(subject: Subject, form: str, cost: BundleCost) -> Iterator[Sample
         )
 
 
+def gate_bundle(folder: Path) -> Path:
+    """A bundle that every checkout makes alike: one layer of a real shape, a small vocabulary, random weights."""
+    shape = dataclasses.replace(SHAPES["qwen2.5-0.5b"], layers=1, vocab=1024)
+    make(shape, folder / "checkpoint", tokenizer=TOKENIZER)
+    export(folder / "checkpoint", out=folder / "gate", recipe="int4-128")
+    return folder / "gate"
+
+
+def count_gate(machine: Machine, bundles: Sequence[Path]) -> list[dict[str, Any]]:
+    """Instructions within onnxruntime of a decoded token and of a short prompt, and the versions they depend on."""
+    costs = count_bundles(*machine, bundles, [GATE_CPU], contexts=[64], prefill=[32])
+    return [
+        {
+            "versions": {name: cost.versions[name] for name in GATE_VERSIONS},
+            "instructions": {f"{call.tokens} after {call.context}": call.in_onnxruntime for call in cost.calls},
+        }
+        for cost in costs
+    ]
+
+
+def differing(counted: Mapping[str, int], committed: Mapping[str, int]) -> list[str]:
+    """Calls that take more or fewer instructions than is committed, and how many; none within ``GATE_SHARE``."""
+    return [
+        f"{call}: {counted[call]:,} instructions, committed are {expected:,}"
+        for call, expected in committed.items()
+        if abs(counted[call] - expected) > GATE_SHARE * expected
+    ]
+
+
 def keep(counted: Sequence[Sample]) -> list[Mapping[str, Any]]:
     """Put samples in the place of those of before, keep the rest, and return all."""
     path = RESULTS / f"{NAME}.jsonl"
@@ -163,8 +197,14 @@ def main() -> None:
     parser.add_argument("--models", nargs="*", default=list(MODELS), choices=MODELS)
     parser.add_argument("--forms", nargs="*", help="default: all of each tool")
     parser.add_argument("--cpus", nargs="*", default=list(CPUS))
+    parser.add_argument("--gate", action="store_true", help=f"count what a test is held to, {GATE.name}, and no more")
     arguments = parser.parse_args()
     machine = setup(), find_system()
+    if arguments.gate:
+        with TemporaryDirectory() as folder:
+            [counted] = count_gate(machine, [gate_bundle(Path(folder))])
+        GATE.write_text(json.dumps(counted, indent=2) + "\n", encoding="utf-8")
+        return
     found: Sequence[Mapping[str, Any]] = keep([])
     for cpu in arguments.cpus:
         for subject in subjects(arguments.models):
