@@ -56,10 +56,16 @@ class Counted:
     onnxruntime: str
     counts: Mapping[Product, Mapping[str, int]]
     in_float32: Mapping[str, int]
+    caches: Mapping[str, Mapping[str, int]]  # attention, by the type of its keys and values
+    past: int  # tokens in those
 
     def ratio(self, product: Product, phase: str) -> float:
         """How many times as many instructions as MatMul in float32 it takes."""
         return self.counts[product][phase] / self.in_float32[phase]
+
+    def cache_ratio(self, cache: str, phase: str) -> float:
+        """How many times as many instructions attention takes as with keys and values in float32."""
+        return self.caches[cache][phase] / self.caches["float"][phase]
 
 
 @cache
@@ -89,7 +95,9 @@ def counted() -> tuple[Counted, ...]:
             if entry["cpu"] == cpu
         }
         in_float32 = counts.pop(Product(32, 0, 0, "float", False))
-        found.append(Counted(cpu, kind, data["host"]["versions"]["onnxruntime"], counts, in_float32))
+        caches = {entry["cache"]: entry for entry in data["caches"] if entry["cpu"] == cpu}
+        version = data["host"]["versions"]["onnxruntime"]
+        found.append(Counted(cpu, kind, version, counts, in_float32, caches, data["past"]))
     return tuple(found)
 
 
@@ -103,19 +111,31 @@ def product_of(node: Node) -> Product | None:
     return Product(bits, block, level, short_type(data.type) or "float", zero_points is not None)
 
 
+def cache_of(node: Node) -> str | None:
+    """How an attention stores its keys and values where that is in integers; None for all other nodes."""
+    if node.key != "com.microsoft:GroupQueryAttention" or node.attribute("k_quant_type", "NONE") == "NONE":
+        return None
+    return f"int{node.attribute('kv_cache_bit_width', 8)}"
+
+
 def slow_kernels(target: Target, graphs: Sequence[Graph]) -> Iterator[str]:
     """Yield a warning for each kind of node that takes a slow kernel on a CPU target, with the count of such nodes."""
     if target.provider != CPU:
         return
     products: dict[Product, list[Node]] = {}
     cast: dict[str, list[Node]] = {}
+    caches: dict[str, list[Node]] = {}
     for node in (node for graph in graphs for node in graph.nodes):
         if product := product_of(node):
             products.setdefault(product, []).append(node)
+        elif cache := cache_of(node):
+            caches.setdefault(cache, []).append(node)
         elif needs_casts(node):
             cast.setdefault(node.key, []).append(node)
     for product, nodes in products.items():
         yield from (f"{len(nodes)} × {text}" for text in product_warnings(target, product))
+    for cache, nodes in caches.items():
+        yield from (f"{len(nodes)} × {text}" for text in cache_warnings(target, cache))
     for key, nodes in cast.items():
         on_arm = _is_arm(target) and key.removeprefix("ai.onnx:") in HALF_ON_ARM
         where = " on CPUs without half-precision arithmetic (fphp), such as Cortex-A53" if on_arm else ""
@@ -146,20 +166,44 @@ def product_warnings(target: Target, product: Product) -> Iterator[str]:
     if _is_arm(target):
         yield from (f"{name} {text}" for table in counted() if (text := _many_instructions(product, table)))
         yield from (f"{name}: {text} (from onnxruntime's sources, not measured)" for text in _known_on_arm(product))
+        if product.type == "float16":
+            yield (
+                f"{name} ends the process, by an illegal instruction, on CPUs without half-precision arithmetic (fphp) "
+                f"such as Cortex-A53: run a float32 graph there (seen on an emulated cortex-a53, onnxruntime "
+                f"{counted()[0].onnxruntime})"
+            )
+
+
+def cache_warnings(target: Target, cache: str) -> Iterator[str]:
+    """Yield what attention with keys and values of type ``cache`` costs on an ARM ``target``."""
+    for table in counted() if _is_arm(target) else ():
+        if cache in table.caches and (times := _many({phase: table.cache_ratio(cache, phase) for phase in PHASES})):
+            yield (
+                f"GroupQueryAttention with keys and values in {cache} takes more instructions than in float32 on CPUs "
+                f"{table.kind}, {times} after {table.past:,} tokens; it saves memory only ({_counted_on(table)})"
+            )
 
 
 def _many_instructions(product: Product, table: Counted) -> str:
     """What a product takes that costs many more instructions than MatMul in float32; ``""`` for others."""
     if product not in table.counts:
         return ""
-    many = [(phase, ratio) for phase in PHASES if (ratio := table.ratio(product, phase)) >= STEEP]
-    if not many:
+    times = _many({phase: table.ratio(product, phase) for phase in PHASES})
+    if not times:
         return ""
-    times = " and ".join(f"{ratio:.1f} times as many in {phase}" for phase, ratio in many)
     return (
         f"takes more instructions than MatMul in float32 on CPUs {table.kind}, {times}{_fewer(product, table)} "
-        f"(counted on an emulated {table.cpu}, onnxruntime {table.onnxruntime}; counts are no times)"
+        f"({_counted_on(table)})"
     )
+
+
+def _many(ratios: Mapping[str, float]) -> str:
+    """The phases in which something takes ``STEEP`` times as many instructions and more, in words."""
+    return " and ".join(f"{ratio:.1f} times as many in {phase}" for phase, ratio in ratios.items() if ratio >= STEEP)
+
+
+def _counted_on(table: Counted) -> str:
+    return f"counted on an emulated {table.cpu}, onnxruntime {table.onnxruntime}; counts are no times"
 
 
 def _fewer(product: Product, table: Counted) -> str:
@@ -206,8 +250,6 @@ def _known_on_arm(product: Product) -> Iterator[str]:
             yield "KleidiAI's kernels take blocks that are multiples of 32 without zero points; others are slower"
     else:
         yield f"accuracy level {product.accuracy_level} computes in float32; level 4 computes in integers"
-    if product.type == "float16":
-        yield "float16 kernels need a CPU with half-precision arithmetic (fphp); without it values are converted"
 
 
 def _describe(product: Product) -> str:
