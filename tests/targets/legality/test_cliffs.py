@@ -1,6 +1,7 @@
 """Slow kernels: warnings follow the measured table, and say what was not measured."""
 
 import legality_models as models
+import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto
@@ -70,9 +71,9 @@ def test_on_arm_a_measurement_of_another_machine_says_so() -> None:
 
 
 def test_what_is_known_of_arm_is_labelled_as_not_measured() -> None:
-    found = warnings_of(models.matmul_nbits(4, 32, kind=TensorProto.FLOAT16), "android-cpu")
+    found = warnings_of(models.matmul_nbits(4, 32), "android-cpu")
     assert any("need dotprod" in warning for warning in found)
-    assert any("half-precision arithmetic" in warning for warning in found)
+    found = [warning for warning in found if "counted on" not in warning]
     assert all(warning.endswith("(from onnxruntime's sources, not measured)") for warning in found)
     assert not any("KleidiAI" in warning for warning in found)
     with_zero_points = warnings_of(models.matmul_nbits(4, 32, zero_points=True), "arm64-cpu")
@@ -98,6 +99,46 @@ def test_counts_warn_of_what_is_steep_and_of_nothing_else() -> None:
             steep = any(table.ratio(product, phase) >= STEEP for phase in cliffs.PHASES)
             label = f"counted on an emulated {table.cpu}, "
             assert any(label in warning for warning in product_warnings(ARM, product)) == steep
+
+
+def test_float16_products_end_the_process_on_arm_cpus_without_it() -> None:
+    half = models.matmul_nbits(4, 32, kind=TensorProto.FLOAT16)
+    [warning] = [warning for warning in warnings_of(half, "arm64-cpu") if "ends the process" in warning]
+    assert "such as Cortex-A53: run a float32 graph there" in warning
+    assert not any("ends the process" in warning for warning in warnings_of(half))
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_keys_and_values_in_integers_cost_instructions_on_arm(bits: int) -> None:
+    found = warnings_of(attention(bits), "arm64-cpu")
+    assert len(found) == len(counted())
+    for warning, table in zip(found, counted(), strict=True):
+        ratio = table.cache_ratio(f"int{bits}", "prefill")
+        assert ratio > STEEP
+        assert warning.startswith(f"1 × GroupQueryAttention with keys and values in int{bits} takes more instructions")
+        assert f"{ratio:.1f} times as many in prefill after 1,024 tokens" in warning
+        assert f"counted on an emulated {table.cpu}, " in warning
+    assert not warnings_of(attention(bits))
+    assert not warnings_of(attention(None), "arm64-cpu")
+
+
+def attention(bits: int | None) -> onnx.ModelProto:
+    """GroupQueryAttention of 2 heads, keys and values stored in so many bits where that is a number."""
+    stored = {None: TensorProto.FLOAT, 8: TensorProto.INT8, 4: TensorProto.UINT8}[bits]
+    attributes: dict[str, object] = {"num_heads": 2, "kv_num_heads": 1}
+    names, scales = ["q", "k", "k", "past", "past", "seqlens", "total"], {}
+    if bits is not None:
+        attributes |= {"k_quant_type": "PER_TENSOR", "v_quant_type": "PER_TENSOR", "kv_cache_bit_width": bits}
+        names += [*([""] * 5), "scale", "scale"]
+        scales = {"scale": np.array([0.1], np.float32)}
+    node = models.node("GroupQueryAttention", names, ["y", "key", "value"], domain="com.microsoft", **attributes)
+    width = 4 if bits == 4 else 8
+    inputs = [models.value("q", (1, 1, 16)), models.value("k", (1, 1, 8))]
+    inputs += [models.value("past", (1, 1, 3, width), stored), models.value("seqlens", (1,), TensorProto.INT32)]
+    inputs += [models.value("total", (), TensorProto.INT32)]
+    outputs = [models.value(name, (1, 1, 4, width), stored) for name in ("key", "value")]
+    outputs = [models.value("y", (1, 1, 16)), *outputs]
+    return models.model([node], inputs, outputs, scales)
 
 
 def test_float16_without_a_kernel_is_named() -> None:
