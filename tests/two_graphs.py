@@ -19,7 +19,7 @@ FLOAT32_FILE, FLOAT16_FILE, DATA_FILE = "model.onnx", "model_fp16.onnx", "model.
 
 
 def make_two_graphs(bundle: Path) -> Path:
-    """Rewrite ``bundle``: its float32 constants are stored in float16, which one graph reads and one casts."""
+    """Rewrite ``bundle``, which has one graph, in float32: its constants in float16, which one reads and one casts."""
     manifest = read_manifest(bundle)
     single, half = onnx.load(bundle / FLOAT32_FILE, load_external_data=False), onnx.ModelProto()
     casts = _store_in_float16(bundle, single.graph)

@@ -100,7 +100,7 @@ def bundle(model: str) -> Path:
     if model == "hybrid":
         return write_hybrid(out)
     checkpoint = "qwen3" if model == "two-graphs" else model
-    export(tiny_models.save(checkpoint, HOME[0] / model), out=out, recipe="fp32", threads=1)
+    export(tiny_models.save(checkpoint, HOME[0] / model), out=out, recipe="fp32", target="x86-cpu", threads=1)
     return make_two_graphs(out) if model == "two-graphs" else out
 
 

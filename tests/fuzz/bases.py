@@ -89,7 +89,7 @@ def make_bases(folder: Path) -> None:
     for seed, name in enumerate(CONFIGS):
         _write_checkpoint(folder / f"checkpoint-{name}", CONFIGS[name], seed, shards=2 if name == "phi3" else 1)
     export(folder / "checkpoint-llama", out=folder / "bundle-llama", recipe="int4", threads=1)
-    export(folder / "checkpoint-llama", out=folder / "bundle-graphs", recipe="int4", threads=1)
+    export(folder / "checkpoint-llama", out=folder / "bundle-graphs", recipe="int4", target="x86-cpu", threads=1)
     make_two_graphs(folder / "bundle-graphs")
     export(folder / "checkpoint-phi3", out=folder / "bundle-phi3", recipe=recipe, calibration=[text], threads=1)
 

@@ -29,7 +29,8 @@ Has = Callable[[Sequence[str]], None]
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("graphs")
-    export(tiny_models.save("llama", folder / "llama"), out=folder / "bundle", recipe="int4", threads=1)
+    checkpoint = tiny_models.save("llama", folder / "llama")
+    export(checkpoint, out=folder / "bundle", recipe="int4", target="x86-cpu", threads=1)
     return make_two_graphs(folder / "bundle")
 
 

@@ -8,7 +8,6 @@ at all. So float32 and int8 say the same text on every processor; at 4 bits a ne
 import argparse
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -48,8 +47,10 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="module")
-def two_graphs(bundles: dict[str, Path]) -> Path:
-    return make_two_graphs(shutil.copytree(bundles["int4"], bundles["int4"].parent / "two-graphs"))
+def two_graphs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("graphs") / "bundle"
+    export("demo", out=out, recipe="int4", target="x86-cpu")
+    return make_two_graphs(out)
 
 
 @pytest.mark.usefixtures("one_start")
