@@ -2,12 +2,11 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import genai_builder
 import numpy as np
 import onnxruntime_genai
 import pytest
@@ -112,9 +111,8 @@ def test_a_bundle_from_before_there_was_a_list_of_states_runs_as_it_did(bundle: 
 def test_a_bundle_of_onnxruntime_genais_builder_runs_as_it_is(bundle: Bundle, tmp_path: Path) -> None:
     """Its graph gives the logits of every position at each call, and its bundle has no list of states."""
     ours, built = bundle("qwen3", "fp32"), tmp_path / "built"
-    command = [sys.executable, "-m", "onnxruntime_genai.models.builder", "-e", "cpu", "-p", "fp32"]
-    command += ["-i", str(ours.parent / "checkpoint"), "-o", str(built), "-c", str(tmp_path / "cache")]
-    subprocess.run(command, check=True, capture_output=True)
+    words = ["-e", "cpu", "-p", "fp32", "-i", ours.parent / "checkpoint", "-o", built, "-c", tmp_path / "cache"]
+    genai_builder.build(*words)
     theirs, expected = opened(built).session, opened(ours).session
     assert {state.shape for state in theirs.states} == {state.shape for state in expected.states}
     for tokens, first in ((PROMPT, -1), (PROMPT, 0), ([7], -1), (PROMPT, -3)):

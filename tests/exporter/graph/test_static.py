@@ -1,11 +1,9 @@
 """Static prefill and decode graphs compute what the bundle's own graph and a float64 oracle compute."""
 
-import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
+import genai_builder
 import numpy as np
 import onnx
 import pytest
@@ -83,25 +81,15 @@ def test_every_form_of_weights_is_dequantized_exactly(home: Path, tmp_path: Path
 
 
 BUILT = [(name, precision) for name in ("qwen2", "qwen3", "mistral-window") for precision in ("fp32", "int4")]
-BUILDER = """
-import json, runpy, sys
-
-for words in json.loads(sys.argv[1]):  # as its own command would, but in one process, which imports torch once
-    sys.argv[1:] = words
-    runpy.run_module("onnxruntime_genai.models.builder", run_name="__main__")
-"""
 
 
 @pytest.fixture(scope="module")
 def built(home: Path) -> Path:
     """A folder with what onnxruntime-genai's builder makes of each of ``BUILT``, NAME.PRECISION."""
-    pytest.importorskip("onnxruntime_genai")
-    commands = []
     for name, precision in BUILT:
         words = ["-e", "cpu", "-p", precision, "-i", checkpoint(home, name), "-o", home / f"{name}.{precision}"]
         options = ["--extra_options", "accuracy_level=1", "block_size=16"] if precision == "int4" else []
-        commands.append([*map(str, [*words, "-c", home / "cache"]), *options])
-    subprocess.run([sys.executable, "-c", BUILDER, json.dumps(commands)], check=True, capture_output=True)
+        genai_builder.build(*words, "-c", home / "cache", *options)
     return home
 
 
