@@ -34,7 +34,8 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, **_: objec
 
 
 def on_page_content(html: str, **_: object) -> str:
-    """Names in docstrings without their role, and without what they are in where a ``~`` asks for that."""
+    """Names in docstrings without their role, and without what they are in where a ``~`` asks for that; no ``::``."""
+    html = html.replace("<p>::</p>", "").replace("::</p>", ":</p>")
     return ROLE.sub(
         lambda role: f"<code>{role['name'].rpartition('.')[2] if role['short'] else role['name']}</code>", html
     )

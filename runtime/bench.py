@@ -113,7 +113,7 @@ class Measurement:
     ``not_prepared_because`` has the reason unless nobody asked for it. The time to make one, when there was none yet,
     is in ``load_seconds``. ``ran_on`` says what computed: the CPU, an accelerator or its simulation. ``cache_bytes`` is
     not measured: it is what the model's states take at the longest text here, by their list. ``warnings`` are
-    what a session that is not edgepress's would do otherwise on this processor.
+    how sessions that edgepress does not open would compute differently on this processor.
     """
 
     schema_version: int

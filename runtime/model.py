@@ -61,7 +61,7 @@ def load(
             ``cpu``; None takes an accelerator that is here and that the bundle was made for, else the CPU.
         soc: with ``on``, the chip.
         graph: which of the bundle's graphs the CPU runs, by its file (``model.onnx``); by default the first in the
-            manifest's order that this processor has all for.
+            manifest's order whose requirements this processor meets.
         verify: hash the bundle before it is first used, and when a file has changed since (see verified.py); False
             trusts what is there.
 
@@ -104,7 +104,7 @@ def _checked_context(context: int | None, config: BundleConfig) -> int:
 class Model:
     """An open bundle. It holds one text at a time; two threads must not use it at once.
 
-    ``changes`` counts what was done to that text, so that a generation knows whether it is still its own.
+    ``changes`` counts the calls that changed that text, by which a generation notices that another one has begun.
     """
 
     def __init__(self, config: BundleConfig, session: Session) -> None:
@@ -174,8 +174,9 @@ class Model:
         """Continue ``prompt`` (text, or token ids as they are); iterate over the result to get the text as it comes.
 
         It ends at an end-of-sequence token of the model, before the first of the ``stop`` strings, after ``max_tokens``
-        tokens, or when the context is full. Each call starts a new text, when the first of it is asked for: another one
-        that is not at its end by then says so when it is asked for more. For the numbers see :class:`Sampling`.
+        tokens, or when the context is full. The first piece that is asked for starts a new text; an earlier generation
+        that has not ended by then raises an InputError when it is iterated further. For the numbers see
+        :class:`Sampling`.
 
         Raises:
             InputError: the prompt is empty or longer than the context, or a setting is out of its range.

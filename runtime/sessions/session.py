@@ -58,7 +58,7 @@ ON_CPU = RanOn("CPUExecutionProvider", "cpu")
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A text put aside: what a model keeps of its ``position`` tokens, copied; see :meth:`Session.snapshot`."""
+    """A copy of what a model keeps of a text of ``position`` tokens; see :meth:`Session.snapshot`."""
 
     position: int
     states: tuple[State, ...]
@@ -185,7 +185,7 @@ class Session(ABC):
         )
 
     def restore(self, snapshot: Snapshot) -> None:
-        """Go on with a text that was put aside: of this session, or of another one of the same model.
+        """Continue the text of a snapshot, of this session or of another one of the same model.
 
         Sessions of one model have the same states; that their weights are the same is up to the caller.
 

@@ -12,7 +12,7 @@ class EdgepressError(Exception):
     exit_code = 2
 
     def __str__(self) -> str:
-        """The message, cut in the middle where what it quotes from a file makes it longer than anybody reads."""
+        """The message, shortened in the middle where it quotes a long text from a file."""
         text = super().__str__()
         return text if len(text) <= _LONGEST else f"{text[: _LONGEST // 2]} … {text[-_LONGEST // 2 :]}"
 

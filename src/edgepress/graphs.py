@@ -68,7 +68,7 @@ def check_graphs(graphs: Sequence[GraphEntry], files: Collection[str], states: S
 
 
 def choose(graphs: Iterable[GraphEntry]) -> GraphEntry:
-    """The first of a list that this processor has all for; the last one requires nothing."""
+    """The first of a list whose requirements this processor meets; the last one has none."""
     return next(entry for entry in graphs if not entry.missing)
 
 

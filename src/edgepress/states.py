@@ -4,7 +4,7 @@ A graph reads each state as an input and gives it back as an output. The exporte
 the manifest keeps that list, and the runtime allocates, binds, copies and rolls back what is listed, whatever it is: a
 new kind of layer needs no code there.
 
-Who describes a layer lists its states; layer ``3`` of a decoder has, for example::
+The description of a layer lists its states; layer ``3`` of a decoder has, for example::
 
     State("layers.3.key", "past_key_values.3.key", "present.3.key", ("batch", 2, "past", 64), "float32", "key-value")
     State("layers.3.conv", "past_conv.3", "present_conv.3", ("batch", 512, 3), "float32", "convolution")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from pages import ROOT
 
-RAW = re.compile(r"\*\*|\]\(|^\s*\|.*\|\s*$|```|<!--|^#+ |:(class|func|meth|mod|data|attr):", re.MULTILINE)
+RAW = re.compile(r"\*\*|\]\(|^\s*\|.*\|\s*$|```|<!--|^#+ |:(class|func|meth|mod|data|attr):|::$", re.MULTILINE)
 """Markdown, or reStructuredText of docstrings, that was not turned into anything."""
 
 
