@@ -34,7 +34,7 @@ def copy_tokenizer(checkpoint: Checkpoint, bundle: Path) -> None:
     onnxruntime-genai also needs a tokenizer_config.json to be there.
 
     Raises:
-        InputError: the tokenizer that was written does not see one of its tokens.
+        InputError: the tokenizer that was written lacks one of its tokens.
 
     """
     for name, content in tokenizer_files(checkpoint).items():

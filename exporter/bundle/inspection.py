@@ -28,7 +28,7 @@ _LONGEST_FACT = 60  # characters of what a step says of itself, in a table
 
 
 def step_lines(steps: Sequence[Json]) -> list[str]:
-    """A table of the steps: what each left of the model, and what the step says of itself."""
+    """A table of the steps: the size of the model after each, and what the manifest records of the step."""
     if not steps:
         return []
     known = ("name", "parameters", "bytes", "bits_per_byte", "curve")  # a curve is drawn in the bundle
@@ -51,7 +51,7 @@ def _short(value: object) -> str:
 
 
 def budget_lines(budget: Json | None) -> list[str]:
-    """What a budget was spent on, as a line; none where there was no budget."""
+    """How much of a budget is used and what it costs, as a line; none where there was no budget."""
     if budget is None:
         return []
     tokens = cast("int", budget["sequences"]) * cast("int", budget["length"])

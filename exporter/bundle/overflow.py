@@ -1,9 +1,9 @@
-"""Which layers overflow float16: what a text makes of everything that a graph in float16 computes.
+"""Which layers overflow float16: the largest values, on some text, of everything that a graph in float16 computes.
 
-float16 ends at 65504. Text that was not seen may reach further, so that a layer computes in float32 when anything in it
-comes within a factor of ``MARGIN`` of the end; and when a constant in it is beyond the end itself. The bundle's own
-weights are run in float32, a layer at a time: no more of them is held. Attention adds up the products of queries and
-keys in float16 before it scales them, so these are looked at as they are, unscaled.
+The largest float16 is 65504. Other text may give larger values, so a layer computes in float32 when any value in it
+comes within a factor of ``MARGIN`` of that; and when one of its constants is larger. The bundle's own weights are run
+in float32, with those of one layer in memory at a time. Attention adds up the products of queries and keys in float16
+before it scales them, so these are examined unscaled.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _ATTENTION = "GroupQueryAttention"
 
 @dataclass(frozen=True)
 class Peak:
-    """The largest magnitude of some values, and what has it."""
+    """The largest magnitude of some values, and where it is."""
 
     magnitude: float
     what: str

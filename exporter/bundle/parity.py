@@ -1,4 +1,4 @@
-"""Hold a written graph against the checkpoint's own model: what ``edgepress export --check`` does.
+"""Compare a written graph with the checkpoint's own model: what ``edgepress export --check`` does.
 
 Two questions, kept apart. Is the graph right: with its matrix products in float32 (accuracy level 1), it must give the
 logits that the description of the model (``model/network.py``) gives with the bundle's dequantized weights; and
@@ -107,7 +107,7 @@ def _graph_logits(
 ) -> Logits:
     """Logits of every position, from the graph as it ships, or with its products at another accuracy level.
 
-    Then nothing that goes into a product is rounded, integer products included.
+    Then no input of a product is rounded, of integer products neither.
     """
     model = parse_model(work / graph.file)
     entries = {}

@@ -70,7 +70,7 @@ def _restored(work: Path, source: OnnxFile, plan: Plan) -> onnx.ModelProto:
 
 
 def _in_float(work: Path, feeds: dict[str, NDArray[np.float32]]) -> Outputs:
-    """What the bundle's graph computes when nothing is rounded that goes into a product."""
+    """The outputs of the bundle's graph when no input of a product is rounded."""
     graph, options = parse_model(work / MODEL_FILE), session_options()
     compute_in_float(graph, 1)
     options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")

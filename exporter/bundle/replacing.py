@@ -56,7 +56,7 @@ def check_replaceable(out: Path) -> None:
 
 
 def _refuse_in_use(out: Path) -> None:
-    """Refuse a directory that processes stand in or a disk hangs in: another cannot take its place under them."""
+    """Refuse the working directory, one that holds it, and a mount point: no other directory can take their place."""
     if os.path.ismount(out):
         raise InputError(f"{out} is a mount point, and nothing can take its place; name a directory in it")
     with suppress(FileNotFoundError):  # the working directory is gone already

@@ -37,7 +37,7 @@ _CHUNK = 1 << 18  # elements of a weight handled at a time
 _TRANSPOSED_CHUNK = 1 << 22  # more when each chunk reads its whole tensor: GPT-2 XL's largest has 10 M elements
 _COLUMNS_CHUNK = 1 << 22  # more when columns are written, so that each is a run of some hundred bytes
 _PROGRESS_SECONDS = 0.1
-_KEPT_BY_MALLOC = 16 << 20  # bytes; glibc lets itself be taught at most 32 MiB
+_KEPT_BY_MALLOC = 16 << 20  # bytes; the largest threshold that glibc raises by itself
 _LOST_IN_HALF = 1e-3  # relative, root mean square: float16 rounds scales by 3e-4 where it holds them in full
 
 

@@ -1,4 +1,4 @@
-"""Rewriting the nodes of a graph, in place: a rule for each kind of node says what stands there instead."""
+"""Rewriting the nodes of a graph, in place: a rule for each kind of node gives what replaces it."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
@@ -21,7 +21,7 @@ _SMALL = 1 << 16  # elements of a constant that is read while rewriting
 
 
 class Editor(Scope):
-    """One graph whose nodes are being replaced; ``emit`` adds to what stands instead of the node at hand."""
+    """One graph whose nodes are being replaced; ``emit`` adds to what replaces the present node."""
 
     def __init__(self, model: onnx.ModelProto, graph: onnx.GraphProto, weights: Weights) -> None:
         super().__init__(model, graph)
@@ -85,7 +85,7 @@ Rule = Callable[[Editor, onnx.NodeProto], bool]
 def rewrite(model: onnx.ModelProto, weights: Weights, rules: Mapping[tuple[str, str], Rule]) -> int:
     """Replace the nodes for which there is a rule under (domain, operator); return how many were.
 
-    A rule emits what stands instead and returns True, or returns False and the node stays as it is.
+    A rule emits what replaces the node and returns True, or returns False and the node stays as it is.
     """
     changes = 0
     for graph in list(graphs(model.graph)):

@@ -170,7 +170,7 @@ def _integer_weight(g: GraphBuilder, p: Projection) -> list[str]:
 
 
 def compute_in_float(model: onnx.ModelProto, accuracy_level: int) -> None:
-    """Leave the weights of ``model``'s products as they are stored, but round nothing that goes into the products.
+    """Leave the weights of ``model``'s products as they are stored, but round none of the products' inputs.
 
     MatMulNBits gets ``accuracy_level``; DynamicQuantizeMatMul becomes DequantizeLinear and MatMul; what would quantize
     activations, and dequantize them again, passes them on.
