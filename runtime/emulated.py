@@ -11,7 +11,7 @@ different token early in a text makes everything after it different, and says li
 both, once token by token (decode) and once in one piece (prefill), for these take different kernels.
 
 Of a bundle with several graphs each processor runs the one that is for it, and the host the last, which every processor
-can run: the float32 one, that the others are held against.
+can run: the float32 one, which the others are compared with.
 """
 
 import platform

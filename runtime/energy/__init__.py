@@ -1,7 +1,7 @@
 """Energy counters: one file per source, found because it is there.
 
 Each file ends in ``SOURCE``, a constant of type :class:`EnergySource`. A source opens a meter, or says why it cannot
-on this machine; the reasons go into the measurement, where a number would otherwise be missing without a word.
+on this machine; the reasons go into the measurement, where a number would otherwise be missing unexplained.
 """
 
 import importlib

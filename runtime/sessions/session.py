@@ -1,7 +1,7 @@
-"""A session: a model with one text. Tokens are appended; the text can be taken back, put aside and taken up again.
+"""A session: a model with one text. Tokens are appended; the text can be rolled back, or continued from a snapshot.
 
 This is all that the rest of the runtime, and whoever measures, uses of what computes a model. A way to compute one is a
-subclass of :class:`Session` that says how a piece of at most ``prefill_chunk`` tokens is computed.
+subclass of :class:`Session` that computes a piece of at most ``prefill_chunk`` tokens.
 """
 
 from abc import ABC, abstractmethod
