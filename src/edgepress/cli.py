@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Protocol, cast
 
@@ -36,6 +37,7 @@ def _commands() -> list[Command]:
     return sorted(found, key=lambda command: _FIRST.index(command.NAME) if command.NAME in _FIRST else len(_FIRST))
 
 
+@cache
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="edgepress",
