@@ -1,7 +1,8 @@
 """What does an int4 export cost, against onnxruntime-genai's model builder on the same checkpoint?
 
 Both run as whole processes in turn on a random checkpoint of each shape: wall seconds and peak resident memory,
-imports and start-up included. The builder gets the same block size, bits and accuracy level, round to nearest.
+imports and start-up included. The builder gets the same block size, bits and accuracy level, round to nearest. Ours is
+run without llvmlite, too: numpy rounds then, to the same bytes.
 
     python benchmarks/export_cost.py [--shapes qwen2.5-0.5b smollm2-135m] [--rounds 3]
     python benchmarks/export_cost.py --shapes --ours-only qwen2.5-7b --rounds 1    # 15 GB of checkpoint, 20 GB of disk
@@ -17,7 +18,8 @@ from typing import Any
 
 from common import WORK, Cost, group, measure_command, read_sample, save, spread, table
 
-OURS, THEIRS = "edgepress", "onnxruntime-genai builder"
+OURS, IN_NUMPY, THEIRS = "edgepress", "edgepress without llvmlite", "onnxruntime-genai builder"
+_WITHOUT = "import sys; sys.modules['llvmlite'] = None; from edgepress.cli import main; sys.exit(main())"
 HERE = Path(__file__).parent
 TOKENIZER = HERE.parent / "exporter" / "demo" / "model"
 
@@ -31,10 +33,10 @@ def checkpoint(shape: str) -> Path:
     return path
 
 
-def ours(shape: str, recipe: str) -> Cost:
-    """Export with edgepress."""
+def ours(shape: str, recipe: str, *how: str) -> Cost:
+    """Export with edgepress; ``how`` Python is to run it, where not as a module."""
     out = WORK / f"edgepress-{shape}"
-    command = [sys.executable, "-m", "edgepress", "export", checkpoint(shape)]
+    command = [sys.executable, *(how or ("-m", "edgepress")), "export", checkpoint(shape)]
     return measure_command([*command, "--recipe", recipe, "--out", out, "--force"])
 
 
@@ -65,8 +67,9 @@ def main() -> None:
         for recipe, block in (("int4", 32), ("int4-128", 128)):
             for turn in range(arguments.rounds):
                 samples.append(sample(OURS, shape, recipe, turn, ours(shape, recipe)))
+                samples.append(sample(IN_NUMPY, shape, recipe, turn, ours(shape, recipe, "-c", _WITHOUT)))
                 samples.append(sample(THEIRS, shape, recipe, turn, theirs(shape, block)))
-                print(samples[-2:], flush=True)
+                print(samples[-3:], flush=True)
     for shape in arguments.ours_only:
         checkpoint(shape)
         samples += [sample(OURS, shape, "int4", turn, ours(shape, "int4")) for turn in range(arguments.rounds)]
@@ -78,26 +81,24 @@ def report(samples: Sequence[Mapping[str, Any]]) -> str:
     """The table, from raw samples."""
     rows = []
     for (shape, recipe), of_case in group(samples, "shape", "recipe").items():
-        mine, other = ([read_sample(Cost, one) for one in of_case if one["tool"] == tool] for tool in (OURS, THEIRS))
-        if other:
-            rows.append(row(shape, recipe, list(zip(mine, other, strict=True))))
-        else:
-            rows.append((shape, recipe, spread([one.wall_s for one in mine], 1), "not run", "–", peak(mine), "–"))
-    header = ("shape", "recipe", "edgepress s", "genai builder s", "builder ÷ edgepress", "edgepress MB", "builder MB")
-    return table(header, rows)
+        mine, numpys, other = (
+            [read_sample(Cost, one) for one in of_case if one["tool"] == tool] for tool in (OURS, IN_NUMPY, THEIRS)
+        )
+        ratios = [b.wall_s / a.wall_s for a, b in zip(mine, other, strict=True)] if other else []
+        seconds = (walls(mine), walls(numpys), walls(other), spread(ratios, 1) if ratios else "–")
+        rows.append((shape, recipe, *seconds, peak(mine), peak(numpys), peak(other)))
+    header = ("shape", "recipe", "edgepress s", "without llvmlite s", "genai builder s", "builder ÷ edgepress")
+    return table((*header, "edgepress MB", "without llvmlite MB", "builder MB"), rows)
+
+
+def walls(costs: list[Cost]) -> str:
+    """Median and range of the wall seconds."""
+    return spread([one.wall_s for one in costs], 1) if costs else "not run"
 
 
 def peak(costs: list[Cost]) -> str:
     """Median peak memory in MB."""
-    return f"{statistics.median(one.peak_bytes for one in costs) / 1e6:,.0f}"
-
-
-def row(shape: str, recipe: str, pairs: list[tuple[Cost, Cost]]) -> tuple[str, ...]:
-    """Return one table row: medians with ranges, and the median of the per-round ratios."""
-    mine, other = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
-    ratios = [b.wall_s / a.wall_s for a, b in pairs]
-    walls = [spread([one.wall_s for one in costs], 1) for costs in (mine, other)]
-    return shape, recipe, *walls, spread(ratios, 1), peak(mine), peak(other)
+    return f"{statistics.median(one.peak_bytes for one in costs) / 1e6:,.0f}" if costs else "–"
 
 
 if __name__ == "__main__":
