@@ -10,5 +10,6 @@ TARGET = Target(
     source="onnxruntime's kernel registry",
     package="onnxruntime",
     form="ort-format",
+    float16=True,
     qdq=("a8w8",),
 )

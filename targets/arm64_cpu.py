@@ -10,4 +10,5 @@ TARGET = Target(
     source="onnxruntime's kernel registry",
     package="onnxruntime",
     qdq=("a8w8",),
+    float16=True,
 )

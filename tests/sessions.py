@@ -29,11 +29,11 @@ def graph_logits(bundle: Path, pieces: Sequence[np.ndarray], file: str = "model.
     return np.concatenate(rows)
 
 
-def greedy_tokens(bundle: Path, prompt: np.ndarray, steps: int) -> list[int]:
+def greedy_tokens(bundle: Path, prompt: np.ndarray, steps: int, file: str = "model.onnx") -> list[int]:
     """``prompt`` and the ``steps`` likeliest tokens after it, from plain onnxruntime."""
     tokens, pieces = list(prompt), [prompt]
     for _ in range(steps):
-        tokens.append(int(graph_logits(bundle, pieces)[-1].argmax()))
+        tokens.append(int(graph_logits(bundle, pieces, file)[-1].argmax()))
         pieces.append(np.array(tokens[-1:]))
     return tokens
 

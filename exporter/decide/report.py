@@ -2,6 +2,7 @@
 
 from typing import cast
 
+from edgepress.exporter.bundle.cpu_graph import planned_graphs
 from edgepress.exporter.bundle.inspection import budget_lines, megabytes, step_lines
 from edgepress.exporter.decide.dense import PreparedDense
 from edgepress.exporter.decide.estimate import Estimate
@@ -35,6 +36,15 @@ def plan_to_json(prepared: Prepared, export: Estimate | None = None) -> Json:
             "usual_context": plan.usual_context,
             "cache_bytes_at_usual_context": plan.cache_bytes_at(plan.usual_context),
         },
+        "graphs": [
+            {
+                "file": graph.file,
+                "requires": list(graph.requires),
+                "cache_bytes_at_usual_context": graph.plan.cache_bytes_at(plan.usual_context),
+                "cache_bytes_at_full_context": graph.plan.cache_bytes,
+            }
+            for graph in planned_graphs(prepared)
+        ],
         "left_out": dict(prepared.decisions.left_out),
         "notes": list(prepared.notes),
         "estimates": {
@@ -50,9 +60,9 @@ def plan_to_json(prepared: Prepared, export: Estimate | None = None) -> Json:
 
 
 def _graph_and_tokenizer_bytes(prepared: Prepared) -> int:
-    nodes_per_layer = 6000  # bytes of graph a layer, seen in bundles; the tokenizer's own size is exact
+    nodes_per_layer = 6000  # bytes of a graph a layer, seen in bundles; the tokenizer's own size is exact
     tokenizer = sum(path.stat().st_size for path in prepared.checkpoint.directory.glob("tokenizer*") if path.is_file())
-    return nodes_per_layer * len(prepared.decoder.layers) + tokenizer
+    return nodes_per_layer * len(prepared.decoder.layers) * len(planned_graphs(prepared)) + tokenizer
 
 
 def _weights_to_json(plan: Plan) -> Json:
@@ -120,6 +130,7 @@ def format_plan(prepared: Prepared) -> str:
             ),
             f"bundle       about {megabytes(estimates['bundle_bytes'])} MB (estimate)",
             *_memory_lines(prepared.plan),
+            *_float16_lines(prepared),
             *budget_lines(prepared.budget),
             *(f"left out     {name}: {why}" for name, why in prepared.decisions.left_out.items()),
             *(f"note         {note}" for note in cast("list[str]", plan["notes"])),
@@ -166,6 +177,19 @@ def format_estimate(found: Estimate) -> list[str]:
         f"(estimate from speeds measured just now: {longest})"
     ]
     return [*lines, *(f"{'':<12} without {what}" for what in found.left_out)]
+
+
+def _float16_lines(prepared: Prepared) -> list[str]:
+    """What the graph in float16 is for and saves; nothing where there is none."""
+    preferred, *others = planned_graphs(prepared)
+    if not others:
+        return []
+    length = preferred.plan.usual_context
+    half, whole = (megabytes(graph.plan.cache_bytes_at(length)) for graph in (preferred, others[-1]))
+    return [
+        f"float16      {preferred.file} beside {others[-1].file}, for processors that compute in it: {half} MB of "
+        f"states at {length:,} tokens, not {whole}; layers that overflow are found at the export"
+    ]
 
 
 def _memory_lines(plan: Plan) -> list[str]:

@@ -322,7 +322,7 @@ def _with_scales(weight: Weight, form: Form, recipe: Recipe) -> tuple[Form, str]
     if form != "blocks" or block_form(recipe) == form:
         return form, ""
     lost = recipe.activations.float32_scales.get(weight.name)
-    return (block_form(recipe), "; float16 scales") if lost is None else (form, f"; float32 scales: {lost}")
+    return (block_form(recipe), "") if lost is None else (form, f"; float32 scales: {lost}")
 
 
 def _choose(weight: Weight, subject: Description, recipe: Recipe) -> tuple[Scheme | None, str]:

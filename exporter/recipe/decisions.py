@@ -47,8 +47,8 @@ class Decisions:
             activations=replace(
                 activations,
                 kept_layers={**activations.kept_layers, **self.kept_layers},
-                float16_graph=self.float16_graph,
-                float32_scales=self.float32_scales,
+                float16_graph=activations.float16_graph or self.float16_graph,
+                float32_scales={**activations.float32_scales, **self.float32_scales},
             ),
         )
 

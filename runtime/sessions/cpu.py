@@ -19,12 +19,14 @@ import numpy as np
 
 from edgepress import sessions
 from edgepress.errors import InputError
+from edgepress.manifest import MANIFEST_NAME
 from edgepress.processor import dies_of_float16
 from edgepress.runtime.config import BundleConfig, first_of
 from edgepress.runtime.prepared import Prepared, open_session
 from edgepress.runtime.sessions.buffers import Results, StateMemory, to_value
 from edgepress.runtime.sessions.longrope import Longrope
 from edgepress.runtime.sessions.session import ON_CPU, PREFILL_CHUNK, Floats, Session, Tokens
+from edgepress.states import StateType
 from edgepress.whole import whole_number
 
 if TYPE_CHECKING:
@@ -33,7 +35,12 @@ if TYPE_CHECKING:
 _LOGITS_START = "logits_start"  # the graph's initializer: the first position of a call that gets logits
 _LAST_ONLY = -1
 _LONG_FROM = "long_from"  # the graph's initializer: a call whose total length exceeds it uses longrope's long table
-_TYPES = {"float32": "float", "float16": "float16", "int8": "int8", "uint8": "uint8"}  # a state's, as onnxruntime says
+_TYPES: dict[StateType, str] = {
+    "float32": "float",
+    "float16": "float16",
+    "int8": "int8",
+    "uint8": "uint8",
+}  # a state's, as onnxruntime says
 
 
 def session_options(threads: int) -> "SessionOptions":
@@ -89,6 +96,9 @@ class CpuSession(Session):
             longrope = Longrope.for_texts(config.long_from, context)
             self._replace(options, _LONG_FROM, longrope.value)
         self._session, opened = _open(config, options, prepared)
+        if config.states_from != MANIFEST_NAME:
+            config = _with_types(config, self._session)
+            _check_processor(config)
         _check_graph(config, self._session)
         longest = config.context_length
         longer = f" or ask for a longer context (the model allows {longest})" if context < longest else ""
@@ -166,6 +176,14 @@ class CpuSession(Session):
             return self._logits
         logits: Floats = self._binding.get_outputs()[-1].numpy()[0, -rows:]  # the last that was bound at first
         return logits
+
+
+def _with_types(config: BundleConfig, session: "InferenceSession") -> BundleConfig:
+    """The config of a bundle without a list of states, each of the type that the graph has it in, where it has one."""
+    kinds: dict[str, StateType] = {f"tensor({onnx})": ours for ours, onnx in _TYPES.items()}
+    types = {value.name: kinds.get(value.type, "float32") for value in session.get_inputs()}
+    states = tuple(replace(state, type=types.get(state.input, state.type)) for state in config.states)
+    return replace(config, states=states)
 
 
 def _check_processor(config: BundleConfig) -> None:

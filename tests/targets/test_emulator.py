@@ -76,9 +76,12 @@ def test_the_demo_model_says_on_arm64_what_it_says_here(
         vocabulary = load(bundles[recipe]).config.vocab_size
         assert comparison.agreements["decode"].values == TOKENS * vocabulary
         assert comparison.agreements["prefill"].values == (TOKENS + comparison.prompt_tokens - 1) * vocabulary
-    for comparison in (found["fp32"], found["int8"], found["int4-128"]):
-        assert comparison.same_text
-        assert comparison.text == comparison.host_text
+    for recipe in ("fp32", "int8", "int4-128"):
+        if found[recipe].graph == FLOAT16_FILE:
+            _check_that_texts_part_at_a_near_tie(found[recipe], bundles[recipe])
+            continue
+        assert found[recipe].same_text
+        assert found[recipe].text == found[recipe].host_text
     _check_agreement(found["fp32"], least_db=110, bits=1e-5)
     for recipe in ("int8", "int4-128", "int4"):
         _check_agreement(found[recipe], least_db=34, bits=0.01)

@@ -73,6 +73,7 @@ def run(arguments: argparse.Namespace) -> int:
     from edgepress.exporter.decide.opening import choose_recipe
     from edgepress.exporter.recipe.recipe import describe_promise
     from edgepress.manifest import bundle_hash
+    from edgepress.processor import FEATURES
     from edgepress.progress import progress
     from edgepress.targets import FALLBACK
 
@@ -115,6 +116,12 @@ def run(arguments: argparse.Namespace) -> int:
     promise = cast("dict[str, float]", manifest.recipe["promise"])
     if promise and not is_graph:  # it is of language models
         print(f"  promise: {describe_promise(promise)}")
+    for graph in manifest.graphs[:-1]:
+        needs = " and ".join(FEATURES[word] for word in graph.requires)
+        print(f"  {graph.file} for processors that have {needs}, {manifest.graphs[-1].file} for all others")
+    kept = cast("dict[str, str]", manifest.decisions.get("kept_layers", {}))
+    for name, reason in kept.items():
+        print(f"  {name} computes in float32: {reason}")
     for note in manifest.notes:
         print(f"  note: {note}")
     if manifest.sparsity is not None:

@@ -23,6 +23,7 @@ EACH = [
     Decisions(left_out={"autoround": "it would take days"}, rounded_by={"autoround": "gptq"}),
     Decisions(text=("put_aside.txt",), length=32),
     Decisions(kept_layers={"layers.1": "it overflows"}),
+    Decisions(float16_graph=True, float32_scales={"layers.1.mlp.up": "float16 cannot hold them"}),
     Decisions(overrides=(CHOSEN,)),
 ]
 
@@ -34,6 +35,8 @@ def test_what_stages_go_by_is_the_recipe_with_the_decisions_put_in() -> None:
     assert found.activations.kept_layers == {"layers.1": "why"}
     assert found.overrides == (*ASKED.overrides, CHOSEN)  # the last that matches wins
     assert Decisions().applied(ASKED) == ASKED
+    half = Decisions(float16_graph=True, float32_scales={"layers.1.mlp.up": "why"}).applied(ASKED)
+    assert Decisions().applied(half) == half  # nothing that was decided is taken back
 
 
 def test_a_method_that_is_left_out_is_replaced_wherever_the_recipe_names_it() -> None:
