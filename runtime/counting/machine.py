@@ -22,7 +22,7 @@ from edgepress.runtime.sessions.session import Session, Snapshot, Tokens
 from edgepress.states import state_bytes
 from edgepress.targets.emulator.guest import Answer, Arrays
 
-REPEATS = 3  # of a token, after a first one, which pays for memory; the fewest instructions are told
+REPEATS = {"decode": 3, "prefill": 2}  # after a first one, which pays for memory; the fewest instructions are told
 _SEED = 0
 
 Asked = tuple[int, int]  # tokens of a call, and tokens of the text before it
@@ -112,8 +112,8 @@ def _operators(config: BundleConfig, context: int, calls: Sequence[Asked]) -> li
 
 
 def _repeats(tokens: int) -> int:
-    """A prompt takes so long that the kernel's timer, which repeats leave out, is in each of them alike."""
-    return REPEATS if tokens == 1 else 1
+    """Of a call: what the kernel does meanwhile of its own is then left out."""
+    return REPEATS["decode" if tokens == 1 else "prefill"]
 
 
 def made_up_text(session: Session, tokens: int) -> Snapshot:
