@@ -28,6 +28,7 @@ _SETTINGS = {
     "rdinit": f"/usr/bin/python{packages.PYTHON}",
     "console": "ttyAMA0",
     "loglevel": "1",
+    "transparent_hugepage": "never",  # whether one is free differs from run to run, and 512 page faults with it
     "cryptomgr.notests": "1",  # a tenth of the time to boot
     "panic": "-1",  # at once: with -no-reboot the emulator then ends
     # the environment of the first program
