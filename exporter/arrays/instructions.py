@@ -235,6 +235,11 @@ def kernel(write: Callable[..., None], arguments: Mapping[str, str | None]) -> C
     ``arguments`` has the type of each array's elements, as numpy writes it, and None for an index. ``write`` is given a
     :class:`Writer` and an :class:`Array` or :class:`Number` for each of them by name; the compiled function takes
     contiguous arrays of these types and integers, in this order. It lets go of Python's lock. Nothing checks indices.
+
+    Raises:
+        OSError: this process may not run what it writes.
+        RuntimeError: LLVM does not take it.
+
     """
     pointer, module = ir.PointerType(), ir.Module()
     of_arguments = [_INDEX if dtype is None else pointer for dtype in arguments.values()]
@@ -264,6 +269,7 @@ class _Compiled:
     """Machine code, which goes with this object, and what calls it."""
 
     def __init__(self, text: str, types: list[Any]) -> None:
+        binding.check_jit_execution()  # OSError where LLVM would end the process
         binding.initialize_native_target()
         binding.initialize_native_asmprinter()
         module = binding.parse_assembly(text)

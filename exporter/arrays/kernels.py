@@ -14,7 +14,8 @@ from edgepress.exporter.arrays.scheme import Candidates
 Floats = NDArray[np.float32]
 Codes = NDArray[np.uint8]
 
-WORTH = 50_000_000  # weights: numpy rounds half of them in the time in which LLVM is loaded and compiles
+# Weights: numpy rounds so many in half a second to more than one, LLVM in a tenth, and its library takes 70 MB.
+WORTH = 50_000_000
 
 _log = logging.getLogger("edgepress.export")
 _lock = threading.Lock()
@@ -77,9 +78,7 @@ class Kernels:
             if (write, *of) not in self._compiled:
                 try:
                     self._compiled[write, *of] = write(*of)
-                except (
-                    Exception
-                ) as error:  # a release of LLVM that compiles this no more, a machine that refuses such pages
+                except Exception as error:  # a release of LLVM that compiles this no more, pages that may not be run
                     _log.info("rounding with numpy: %s", error)
                     self._compiled[write, *of] = None
             return self._compiled[write, *of]
