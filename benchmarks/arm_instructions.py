@@ -44,6 +44,7 @@ TOOLS = {"edgepress": __name__, "llama.cpp": "peers.llama_cpp_arm", "onnxruntime
 """Modules that count a tool: FORMS, what it is counted as, and count(machine, cpu, subject, forms) of samples."""
 
 FORMS = ("int4", "int4-128", "int8")  # recipes of ours
+FLOAT_TARGET = "x86-cpu"  # of a bundle that has one graph, in float32
 
 Machine = tuple[Installation, System]
 
@@ -113,7 +114,7 @@ def count(machine: Machine, cpu: str, subject: Subject, forms: Sequence[str]) ->
     for form in forms:
         bundles.append(WORK / "arm" / f"{subject.folder}-{form}")
         if not bundles[-1].exists():
-            export(subject.checkpoint, out=bundles[-1], recipe=form)
+            export(subject.checkpoint, out=bundles[-1], recipe=form, target=FLOAT_TARGET)
     longest = read_config(bundles[0]).context_length
     contexts = [context for context in CONTEXTS if context + max(PREFILL) <= longest]
     costs = count_bundles(*machine, bundles, [cpu], prefill=PREFILL, contexts=contexts, by_operator=True)
@@ -145,7 +146,7 @@ def gate_bundle(folder: Path) -> Path:
     """A bundle that every checkout makes alike: one layer of a real shape, a small vocabulary, random weights."""
     shape = dataclasses.replace(SHAPES["qwen2.5-0.5b"], layers=1, vocab=1024)
     make(shape, folder / "checkpoint", tokenizer=TOKENIZER)
-    export(folder / "checkpoint", out=folder / "gate", recipe="int4-128")
+    export(folder / "checkpoint", out=folder / "gate", recipe="int4-128", target=FLOAT_TARGET)
     return folder / "gate"
 
 
