@@ -34,7 +34,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import DynamicCache, GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from edgepress.exporter.demo.card import refuse_other_models, write_card
 from edgepress.files import atomic_directory
@@ -294,12 +294,14 @@ def sample_text(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, pro
     """Text drawn from the model after `prompt`, the prompt included; the same for the same seed."""
     generator = torch.Generator().manual_seed(seed)
     model.train(False)
-    tokens = torch.tensor([tokenizer.encode(prompt)])
+    tokens = new = torch.tensor([tokenizer.encode(prompt)])
+    cache = DynamicCache()
     for _ in range(SAMPLE_TOKENS):
-        logits = model(input_ids=tokens, use_cache=False).logits[0, -1].float()
+        # By place: versions of transformers give the cache other names. None: no mask, positions as they come.
+        logits = model(new, None, None, cache, use_cache=True).logits[0, -1].float()
         best = torch.topk(logits / SAMPLE_TEMPERATURE, SAMPLE_TOP_K)
-        drawn = torch.multinomial(best.values.softmax(-1), 1, generator=generator)
-        tokens = torch.cat([tokens, best.indices[drawn][None]], dim=1)
+        new = best.indices[torch.multinomial(best.values.softmax(-1), 1, generator=generator)][None]
+        tokens = torch.cat([tokens, new], dim=1)
     return str(tokenizer.decode(tokens[0], skip_special_tokens=True))
 
 

@@ -21,6 +21,7 @@ from onnx.reference import ReferenceEvaluator
 from residual_network import IMAGES, residual_network
 from two_graphs import FLOAT16_FILE, FLOAT32_FILE, make_two_graphs
 
+from edgepress.cli import main
 from edgepress.commands import emulator as command
 from edgepress.errors import CheckFailed, InputError
 from edgepress.exporter import export
@@ -317,15 +318,23 @@ def test_the_command_runs_a_bundle(emulator: Installation, bundles: dict[str, Pa
     ],
 )
 def test_wrong_usage_is_said_in_a_line(
-    emulator: Installation, bundles: dict[str, Path], tmp_path: Path, words: tuple[str, ...], message: str
+    emulator: Installation,
+    bundles: dict[str, Path],
+    tmp_path: Path,
+    words: tuple[str, ...],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     model = tmp_path / "float.onnx"
     onnx.save(residual_network(integer=False), model)
+    (tmp_path / "emulator").symlink_to(emulator.directory)
+    monkeypatch.setenv("EDGEPRESS_CACHE", str(tmp_path))
     known = {"BUNDLE": bundles["fp32"], "MODEL": model}
-    result = edgepress(emulator, tmp_path, *(known.get(word, word) for word in words))
-    assert result.returncode == 2, result.stderr
-    assert message in result.stderr
-    assert result.stderr.count("\n") == 1
+    assert main(["emulator", *(str(known.get(word, word)) for word in words)]) == 2
+    said = capfd.readouterr().err
+    assert message in said
+    assert said.count("\n") == 1
 
 
 def test_without_an_emulator_the_command_names_the_setup(tmp_path: Path, bundles: dict[str, Path]) -> None:
