@@ -56,8 +56,8 @@ def test_the_tensor_made_bad_on_purpose_is_first(model: Path, text: Path, tmp_pa
     assert worst.schemes == ("rtn 2 bits, block 32",)
     assert worst.kl_saved > 0.9 * found.kl
     assert all(abs(entry.kl_saved) < 0.1 * found.kl for entry in others)
-    assert worst.bytes == 64 * 96 // 4 + 4 * 64 * 3  # 64 × 96 codes of 2 bits, a scale for each 32 of them
-    assert worst.bytes_at_8_bits == 64 * 96 + 4 * 64 * 3
+    assert worst.bytes == 64 * 96 // 4 + 2 * 64 * 3  # 64 × 96 codes of 2 bits, a float16 scale for each 32 of them
+    assert worst.bytes_at_8_bits == 64 * 96 + 2 * 64 * 3
     assert len(found.groups) == 1 + 5 * 3  # the tied embedding; five projections in each of three layers
     lines = format_loss_by_tensor(found).splitlines()
     assert lines[2].startswith("layers.1.mlp.down")
