@@ -6,6 +6,7 @@ at all. So float32 and int8 say the same text on every processor; at 4 bits a ne
 """
 
 import argparse
+import importlib
 import json
 import os
 import subprocess
@@ -16,9 +17,11 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import tiny_models
 from numpy.typing import NDArray
 from onnx.reference import ReferenceEvaluator
 from residual_network import IMAGES, residual_network
+from safetensors.numpy import load_file, save_file
 from two_graphs import FLOAT16_FILE, FLOAT32_FILE, make_two_graphs
 
 from edgepress.cli import main
@@ -130,6 +133,29 @@ def test_a_processor_without_float16_refuses_a_graph_that_needs_it(emulator: Ins
     """There it would be an illegal instruction: on x86-64 and on newer ARM it runs."""
     with pytest.raises(CheckFailed, match=r"not on cortex-a53: .*model_fp16.onnx computes in float16, and this proc"):
         compare_bundles(emulator, [two_graphs], ["cortex-a53"], prompt=PROMPT, max_tokens=2, graph=FLOAT16_FILE)
+
+
+@pytest.mark.usefixtures("one_start")
+def test_attention_that_overflows_float16_is_kept_in_float32_and_would_give_no_number(
+    emulator: Installation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ARM adds the products of queries and keys up in float16; an x86-64 host, in float32, would not notice."""
+    checkpoint = tiny_models.save("llama", tmp_path / "checkpoint")
+    tensors = load_file(checkpoint / "model.safetensors")
+    for part in ("q_proj", "k_proj"):
+        tensors[f"model.layers.1.self_attn.{part}.weight"] *= 400
+    save_file(tensors, checkpoint / "model.safetensors", {"format": "pt"})
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text("accuracy_level = 1\n[weights]\nbits = 8\nblock_size = 32\n", encoding="utf-8")
+    kept = export(checkpoint, out=tmp_path / "kept", target="arm64-cpu", recipe=recipe).decisions["kept_layers"]
+    assert list(kept) == ["layers.1.attention"]  # type: ignore[call-overload] - a mapping, by name
+    [found] = compare_bundles(emulator, [tmp_path / "kept"], ["cortex-a76"], prompt="To be, or not", max_tokens=4)
+    assert found.graph == FLOAT16_FILE
+    assert all(entry.sqnr_db > 34 for entry in found.agreements.values())
+    monkeypatch.setattr(importlib.import_module("edgepress.exporter.export"), "find_overflow", lambda *_, **__: {})
+    export(checkpoint, out=tmp_path / "forced", target="arm64-cpu", recipe=recipe)
+    with pytest.raises(CheckFailed, match="320 are NaN"):
+        compare_bundles(emulator, [tmp_path / "forced"], ["cortex-a76"], prompt="To be, or not", max_tokens=4)
 
 
 # ---- models ----------------------------------------------------------------------------------------------------------
