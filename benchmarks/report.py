@@ -67,6 +67,11 @@ class Cut:
 
 PEERS = ("llama.cpp", "onnxruntime-genai")
 PRESETS = ("int4", "int4-best", "int4-fast", "int4-small", "int8", "int8-dynamic", "int8-static")
+LEARNING = (
+    "gptq, 4 bits, block 128",
+    "autoround, 4 bits, block 128",
+    "int4-fast",
+)
 TABLES = {
     "comparison": Cut(("comparison",)),
     "accuracy": Cut(("accuracy",), less=("against float32",)),
@@ -76,6 +81,11 @@ TABLES = {
         keep=lambda row: row["tool"] in PEERS or row["recipe"] in PRESETS,
     ),
     "promise": Cut(("accuracy",), 1),
+    "learning": Cut(
+        ("accuracy",),
+        less=("tool", "bits per byte", "against float32", "nats a token lost", "stored as"),
+        keep=lambda row: row["tool"] == "edgepress" and row["recipe"] in LEARNING,
+    ),
     "grid stories260k": Cut(("accuracy_grid",), 1),
     "grid tiny1m": Cut(("accuracy_grid",), 2),
     "grid demo": Cut(("accuracy_grid",), 3),
