@@ -72,10 +72,10 @@ def test_fewer_bits_and_fewer_scales_take_fewer_bytes(checkpoints: dict[str, Pat
         symmetric: next(t for t in plan(2, "32", symmetric).tensors if t.weight.name == name).regions
         for symmetric in (True, False)
     }
-    assert {part: region.nbytes for part, region in regions[True].items()} == {"values": 96 * 16, "scales": 96 * 8}
+    assert {part: region.nbytes for part, region in regions[True].items()} == {"values": 96 * 16, "scales": 96 * 4}
     assert {part: region.nbytes for part, region in regions[False].items()} == {
         "values": 96 * 16,
-        "scales": 96 * 8,
+        "scales": 96 * 4,  # float16, two a row
         "zero_points": 96,  # two zero points of 2 bits a row
     }
 
@@ -105,7 +105,7 @@ def test_the_runtime_prepares_and_runs_it_as_onnxruntime_genai(
     genai = pytest.importorskip("onnxruntime_genai")
     bundle = tmp_path / "out"
     recipe = write_recipe(tmp_path / "recipe.toml", bits, "32", symmetric=False)
-    export(checkpoints["qwen2"], out=bundle, recipe=recipe, threads=1)
+    export(checkpoints["qwen2"], out=bundle, target="x86-cpu", recipe=recipe, threads=1)  # one graph for both
     note = json.loads((prepare(bundle) / "prepared.json").read_text())
     assert "not packed" not in note["forms"]
     prompt = [int(token) for token in np.random.default_rng(0).integers(3, VOCABULARY, 12)]
