@@ -179,7 +179,11 @@ def test_killed_in_the_middle_leaves_the_old_bundle_or_none(llama: Path, tmp_pat
         (lambda c: (c / "tokenizer.json").unlink(), "tokenizer.json"),
         (lambda c: (c / "tokenizer.json").write_text("{"), "JSON"),
         (lambda c: os.truncate(c / "model.safetensors", 5000), "model.safetensors"),
-        (lambda c: (c / "model.safetensors").rename(c / "pytorch_model.bin"), "pickle"),
+        (
+            lambda c: (c / "model.safetensors").rename(c / "pytorch_model.bin"),
+            r"a safetensors file; rename it to \.safe",
+        ),
+        (lambda c: (c / "model.safetensors").rename(c / "pytorch_model.bin").write_bytes(b"\x80\x02}q\x00."), "pickle"),
         (lambda c: edit_tensors(c, lambda t: t.pop("model.norm.weight")), r"model\.norm\.weight"),
         (lambda c: edit_tensors(c, lambda t: t.update(extra=t["model.norm.weight"].copy())), "extra"),
         (
