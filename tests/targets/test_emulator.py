@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from onnx.reference import ReferenceEvaluator
 from residual_network import IMAGES, residual_network
 from safetensors.numpy import load_file, save_file
-from two_graphs import FLOAT16_FILE, FLOAT32_FILE, make_two_graphs
+from two_graphs import FLOAT16_FILE, FLOAT32_FILE
 
 from edgepress.cli import main
 from edgepress.commands import emulator as command
@@ -50,13 +50,6 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {recipe: folder / recipe for recipe in RECIPES}
 
 
-@pytest.fixture(scope="module")
-def two_graphs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("graphs") / "bundle"
-    export("demo", out=out, recipe="int4", target="x86-cpu")
-    return make_two_graphs(out)
-
-
 @pytest.mark.usefixtures("one_start")
 @pytest.mark.parametrize("cpu", TESTED)
 def test_the_demo_model_says_on_arm64_what_it_says_here(
@@ -71,12 +64,19 @@ def test_the_demo_model_says_on_arm64_what_it_says_here(
             strict=True,
         )
     )
+    own = FLOAT32_FILE if cpu == "cortex-a53" else FLOAT16_FILE  # what the emulated processor says of itself decides
     for recipe, comparison in found.items():
         print(f"{recipe}: {comparison.describe()}")
+        graphs = (None, None) if recipe == "fp32" else (own, FLOAT32_FILE)
+        assert (comparison.graph, comparison.host_graph) == graphs
+        assert (f"  graph          {own}, here {FLOAT32_FILE}\n" in comparison.describe()) == (recipe != "fp32")
         assert comparison.cpu == cpu
         assert comparison.versions["machine"] == "aarch64"
         assert len(comparison.host_tokens) == TOKENS
-        assert comparison.host_text == load(bundles[recipe]).generate(PROMPT, max_tokens=TOKENS).text()
+        assert (
+            comparison.host_text
+            == load(bundles[recipe], graph=comparison.host_graph).generate(PROMPT, max_tokens=TOKENS).text()
+        )
         vocabulary = load(bundles[recipe]).config.vocab_size
         assert comparison.agreements["decode"].values == TOKENS * vocabulary
         assert comparison.agreements["prefill"].values == (TOKENS + comparison.prompt_tokens - 1) * vocabulary
@@ -112,27 +112,12 @@ def _check_that_texts_part_at_a_near_tie(comparison: BundleComparison, bundle: P
 
 
 @pytest.mark.usefixtures("one_start")
-@pytest.mark.parametrize(("cpu", "graph"), [("cortex-a53", FLOAT32_FILE), ("cortex-a76", FLOAT16_FILE)])
-def test_each_processor_runs_the_graph_that_is_for_it(
-    emulator: Installation, two_graphs: Path, cpu: str, graph: str
+def test_a_processor_without_float16_refuses_a_graph_that_needs_it(
+    emulator: Installation, bundles: dict[str, Path]
 ) -> None:
-    """What the host says of itself would decide wrongly: the emulated processor is asked."""
-    [found] = compare_bundles(
-        emulator, [two_graphs], [cpu], prompt=PROMPT, max_tokens=TOKENS, documents=[TEXT], context=64
-    )
-    print(found.describe())
-    assert (found.graph, found.host_graph) == (graph, FLOAT32_FILE)
-    assert found.describe().splitlines()[1] == f"  graph          {graph}, here {FLOAT32_FILE}"
-    assert found.to_json()["graph"] == graph
-    _check_agreement(found, least_db=30, bits=0.01)
-    _check_that_texts_part_at_a_near_tie(found, two_graphs)
-
-
-@pytest.mark.usefixtures("one_start")
-def test_a_processor_without_float16_refuses_a_graph_that_needs_it(emulator: Installation, two_graphs: Path) -> None:
     """There it would be an illegal instruction: on x86-64 and on newer ARM it runs."""
     with pytest.raises(CheckFailed, match=r"not on cortex-a53: .*model_fp16.onnx computes in float16, and this proc"):
-        compare_bundles(emulator, [two_graphs], ["cortex-a53"], prompt=PROMPT, max_tokens=2, graph=FLOAT16_FILE)
+        compare_bundles(emulator, [bundles["int4"]], ["cortex-a53"], prompt=PROMPT, max_tokens=2, graph=FLOAT16_FILE)
 
 
 @pytest.mark.usefixtures("one_start")
