@@ -21,8 +21,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from arm_instructions_picture import draw
 from arm_instructions_tables import report
-from common import RESULTS, WORK, save
+from common import RESULTS, ROOT, WORK, read_sample, save
 from export_cost import TOKENIZER
 from make_checkpoint import SHAPES, make
 
@@ -32,6 +33,7 @@ from edgepress.runtime.counting import BundleCost, count_bundles
 from edgepress.targets.emulator import Installation, System, find_system, setup
 
 NAME = "arm_instructions"
+PICTURE = ROOT / "docs" / f"{NAME}.svg"
 CPUS = ("cortex-a76", "neoverse-n2")
 CONTEXTS, PREFILL = (64, 1024), (128,)
 MODELS = ("demo", "smollm2-135m", "qwen2.5-0.5b")
@@ -43,8 +45,9 @@ LAYERS = {"smollm2-135m": (1, 2, 4), "qwen2.5-0.5b": (1, 2)}  # of those that ar
 TOOLS = {"edgepress": __name__, "llama.cpp": "peers.llama_cpp_arm", "onnxruntime-genai": "peers.genai_arm"}
 """Modules that count a tool: FORMS, what it is counted as, and count(machine, cpu, subject, forms) of samples."""
 
-FORMS = ("int4", "int4-128", "int8")  # recipes of ours
-FLOAT_TARGET = "x86-cpu"  # of a bundle that has one graph, in float32
+FORMS = ("int4", "int4-128", "int8", "int4 float16", "int4-128 float16")
+"""Recipes of ours; with float16 these processors run the graph in float16 that bundles for some targets have."""
+FLOAT_TARGET, HALF_TARGET = "x86-cpu", "arm64-cpu"  # what a bundle of one graph, and of both, is exported for
 
 Machine = tuple[Installation, System]
 
@@ -112,9 +115,10 @@ def count(machine: Machine, cpu: str, subject: Subject, forms: Sequence[str]) ->
     """Export the subject by each recipe, unless that is done, and count all in one boot."""
     bundles = []
     for form in forms:
-        bundles.append(WORK / "arm" / f"{subject.folder}-{form}")
+        recipe, _, half = form.partition(" ")
+        bundles.append(WORK / "arm" / f"{subject.folder}-{form.replace(' ', '-')}")
         if not bundles[-1].exists():
-            export(subject.checkpoint, out=bundles[-1], recipe=form, target=FLOAT_TARGET)
+            export(subject.checkpoint, out=bundles[-1], recipe=recipe, target=HALF_TARGET if half else FLOAT_TARGET)
     longest = read_config(bundles[0]).context_length
     contexts = [context for context in CONTEXTS if context + max(PREFILL) <= longest]
     costs = count_bundles(*machine, bundles, [cpu], prefill=PREFILL, contexts=contexts, by_operator=True)
@@ -171,18 +175,18 @@ def differing(counted: Mapping[str, int], committed: Mapping[str, int]) -> list[
     ]
 
 
-def keep(counted: Sequence[Sample]) -> list[Mapping[str, Any]]:
-    """Put samples in the place of those of before, keep the rest, and return all."""
+def kept() -> list[dict[str, Any]]:
+    """The samples there are."""
     path = RESULTS / f"{NAME}.jsonl"
-    new = {sample.key: dataclasses.asdict(sample) for sample in counted}
-    names = [field.name for field in dataclasses.fields(Sample)]
-    lines = path.read_text(encoding="utf-8").splitlines()[1:] if path.exists() else []
-    for line in lines:
-        old = json.loads(line)
-        new.setdefault(Sample(**{name: old[name] for name in names}).key, old)
-    found = sorted(new.values(), key=_order)
-    save(NAME, found)
-    return found
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()[1:]] if path.exists() else []
+
+
+def keep(counted: Sequence[Sample]) -> None:
+    """Put samples in the place of the same ones of before, and keep the rest."""
+    new: dict[tuple[object, ...], Mapping[str, Any]] = {one.key: dataclasses.asdict(one) for one in counted}
+    for old in kept():
+        new.setdefault(read_sample(Sample, old).key, old)
+    save(NAME, sorted(new.values(), key=_order))
 
 
 def _order(sample: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -192,29 +196,36 @@ def _order(sample: Mapping[str, Any]) -> tuple[Any, ...]:
 
 
 def main() -> None:
-    """Count what is asked for, keep it, print the tables."""
+    """Count what is asked for and keep it, print the tables, draw the picture."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tools", nargs="*", default=list(TOOLS), choices=TOOLS)
     parser.add_argument("--models", nargs="*", default=list(MODELS), choices=MODELS)
     parser.add_argument("--forms", nargs="*", help="default: all of each tool")
     parser.add_argument("--cpus", nargs="*", default=list(CPUS))
     parser.add_argument("--gate", action="store_true", help=f"count what a test is held to, {GATE.name}, and no more")
+    parser.add_argument("--draw", action="store_true", help="count nothing; tables and picture of what there is")
     arguments = parser.parse_args()
-    machine = setup(), find_system()
     if arguments.gate:
         with TemporaryDirectory() as folder:
-            [counted] = count_gate(machine, [gate_bundle(Path(folder))])
+            [counted] = count_gate((setup(), find_system()), [gate_bundle(Path(folder))])
         GATE.write_text(json.dumps(counted, indent=2) + "\n", encoding="utf-8")
         return
-    found: Sequence[Mapping[str, Any]] = keep([])
+    if not arguments.draw:
+        count_all((setup(), find_system()), arguments)
+    found = kept()
+    print(report(found))
+    draw(found, PICTURE)
+
+
+def count_all(machine: Machine, arguments: argparse.Namespace) -> None:
+    """Count and keep what is asked for."""
     for cpu in arguments.cpus:
         for subject in subjects(arguments.models):
             for tool in arguments.tools:
                 module = import_module(TOOLS[tool])
                 forms = [form for form in module.FORMS if arguments.forms is None or form in arguments.forms]
-                found = keep(list(module.count(machine, cpu, subject, forms)))
+                keep(list(module.count(machine, cpu, subject, forms)))
                 print(f"{tool}, {subject.folder}, {cpu}: counted", flush=True)
-    print(report(found))
 
 
 if __name__ == "__main__":

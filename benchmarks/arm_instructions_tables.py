@@ -1,12 +1,15 @@
 """The tables of arm_instructions.py, from its samples; a model of fewer layers than it has is scaled, and says so."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
+from functools import partial
 from typing import Any
 
 from common import group, table
 
 Samples = Sequence[Mapping[str, Any]]
 SPLIT = "qwen2.5-0.5b", "int4-128"  # the model and form that is split by operator
+_AROUND = ("between operators", "Python")  # what is no operator (edgepress.runtime.counting)
+_FEW = 0.002  # of a call's instructions: operators that take less everywhere share a row
 _MILLION = 1e6
 
 
@@ -82,17 +85,28 @@ def by_operator(samples: Samples) -> str:
     mine = [one for one in samples if (one["model"], one["form"], one["tool"]) == (model, form, "edgepress")]
     columns = group(mine, "cpu", "tokens", "context")
     names = {name for one in mine for name in one["operators"]}
-
-    def of(name: str, of_case: Samples) -> float:
-        return scaled(of_case, lambda one: one["operators"].get(name, 0) / one["tokens"])
-
-    def cell(name: str, of_case: Samples) -> str:
-        return f"{of(name, of_case) / _MILLION:.3f} ({of(name, of_case) / scaled(of_case, _per_token):.1%})"
-
+    takes = {name: [scaled(of_case, partial(_taken, {name})) for of_case in columns.values()] for name in names}
+    whole = [scaled(of_case, _per_token) for of_case in columns.values()]
+    few = {
+        name
+        for name in names.difference(_AROUND)
+        if all(count < _FEW * all_of_it for count, all_of_it in zip(takes[name], whole, strict=True))
+    }
+    takes[f"{len(few)} others"] = [scaled(of_case, partial(_taken, few)) for of_case in columns.values()]
+    order = sorted(names - few - {*_AROUND}, key=lambda name: -sum(takes[name]))
+    rows = [*order, *([f"{len(few)} others"] if few else []), *(name for name in _AROUND if name in names)]
     header = [f"operator ({named(model)}, {form}): M a token"]
     header += [f"{cpu}, {'decode' if n == 1 else 'prefill'} after {at:,}" for cpu, n, at in columns]
-    order = sorted(names, key=lambda name: -sum(of(name, of_case) for of_case in columns.values()))
-    return table(header, [[name, *(cell(name, of_case) for of_case in columns.values())] for name in order])
+    return table(header, [[name, *map(_of_whole, takes[name], whole)] for name in rows])
+
+
+def _taken(names: Set[str], sample: Mapping[str, Any]) -> float:
+    """Instructions a token of some operators."""
+    return sum(sample["operators"].get(name, 0) for name in names) / float(sample["tokens"])
+
+
+def _of_whole(count: float, whole: float) -> str:
+    return f"{count / _MILLION:.3f} ({count / whole:.1%})"
 
 
 def linearity(samples: Samples) -> str:

@@ -23,6 +23,7 @@ from common import RESULTS, ROOT, SIZES, table
 REPORTS = {
     "accuracy": "accuracy_tables",
     "accuracy_grid": "accuracy_tables",
+    "arm_instructions": "arm_instructions_tables",
     "calibration_cost": "calibration_cost",
     "comparison": "comparison",
     "decode_speed": "decode_speed",
@@ -100,6 +101,8 @@ TABLES = {
     "vocabulary bytes": Cut(("vocabulary",)),
     "vocabulary time": Cut(("vocabulary",), 1),
     "fusion": Cut(("fusion",)),
+    "arm tokens": Cut(("arm_instructions",)),
+    "arm operators": Cut(("arm_instructions",), 1),
 }
 """Every table that a page may have, by the name in its marker."""
 

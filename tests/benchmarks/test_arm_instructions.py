@@ -85,3 +85,48 @@ def add_casts(graph: onnx.GraphProto) -> None:
 def test_the_gate_is_a_tenth_of_a_per_cent(script: ModuleType, committed: int) -> None:
     for share, differs in ((0.9989, True), (0.9991, False), (1.0009, False), (1.0011, True)):
         assert bool(script.differing({"a": round(committed * share)}, {"a": committed})) == differs
+
+
+# ---- the tables, and what their samples prove -----------------------------------------------------------------------
+
+
+def made_up(layers: int, instructions: int, *, of_layers: int = 10, tokens: int = 1) -> dict[str, Any]:
+    return {
+        **{"tool": "edgepress", "model": "qwen2.5-0.5b", "form": "int4-128", "cpu": "a", "context": 64},
+        **{"layers": layers, "of_layers": of_layers, "tokens": tokens, "instructions": instructions},
+        **{"weight_bytes_loaded": 1, "state_bytes_loaded": 1, "operators": {"MatMulNBits": instructions}},
+    }
+
+
+def test_a_model_of_fewer_layers_is_scaled_and_says_so(tables: ModuleType) -> None:
+    few = [made_up(1, 1_500_000), made_up(2, 2_000_000), made_up(4, 3_030_000)]
+    row = tables.per_token(few).splitlines()[2]
+    assert "| 6.00 |" in row  # 1 M and half a million for each of 10 layers
+    assert "scaled from 1 and 2 of 10 layers" in row
+    assert "+1.00%" in tables.linearity(few).splitlines()[2]
+    assert "6.000 (100.0%)" in tables.by_operator(few)
+    whole = tables.per_token([*few, made_up(10, 7_000_000)]).splitlines()[2]
+    assert "| 7.00 |" in whole
+    assert "| counted |" in whole
+    with pytest.raises(ValueError, match=r"10 layers was counted with \[1\] layers only"):
+        tables.per_token(few[:1])
+
+
+def ours() -> list[dict[str, Any]]:
+    return [sample for sample in samples() if sample["tool"] == "edgepress"]
+
+
+def test_operators_of_committed_samples_are_all_of_a_call_within_a_per_cent(tables: ModuleType) -> None:
+    """Of whole models of real sizes; what a session does once a run is more of the demo's decoded token."""
+    for sample in ours():
+        operators = sample["operators"]
+        assert sum(operators.values()) == sample["instructions"]
+        assert sample["instructions"] - sample["in_engine"] == operators["Python"]
+    cases: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for sample in ours():
+        key = tuple(sample[name] for name in ("model", "form", "cpu", "tokens", "context"))
+        cases.setdefault(key, []).append(sample)
+    for key, of_case in cases.items():
+        rest = tables.scaled(of_case, lambda one: one["operators"]["between operators"])
+        share = rest / tables.scaled(of_case, lambda one: one["instructions"])
+        assert abs(share) < (0.1 if key[0] == "demo" else 0.01), (key, share)

@@ -348,6 +348,26 @@ def test_wrong_usage_is_said_in_a_line(
     assert said.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("BUNDLE", "--context", "4"), "give --count-instructions with them"),
+        (("BUNDLE", "--prompt", "x", "--prefill", "4"), "give --count-instructions with them"),
+        (("BUNDLE", "--prompt", "x", "--count-instructions", "--by-operator"), "splits the calls of --context"),
+        (("BUNDLE", "--count-instructions"), "which needs --prompt"),
+        (("BUNDLE", "--count-instructions", "--context", "4", "--min-sqnr", "0"), "nothing is compared without"),
+        (("MODEL", "--inputs", "x.npz", "--count-instructions", "--context", "4"), "takes no --context"),
+    ],
+)
+def test_what_is_counted_of_a_call_goes_with_what_is_run(tmp_path: Path, words: tuple[str, ...], message: str) -> None:
+    (tmp_path / "model.onnx").touch()
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    known = {"BUNDLE": str(tmp_path), "MODEL": str(tmp_path / "model.onnx")}
+    with pytest.raises(InputError, match=message):
+        command.run(parser.parse_args(["run", *(known.get(word, word) for word in words)]))
+
+
 def test_without_an_emulator_the_command_names_the_setup(tmp_path: Path, bundles: dict[str, Path]) -> None:
     line = [sys.executable, "-m", "edgepress", "emulator", "run", str(bundles["fp32"]), "--prompt", "x"]
     environment = {**os.environ, "EDGEPRESS_CACHE": str(tmp_path)}

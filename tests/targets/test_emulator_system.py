@@ -22,7 +22,7 @@ from edgepress.targets.emulator import Call, Installation, ModelCost, System, co
 from edgepress.targets.emulator.guest import describe
 from edgepress.targets.emulator.init import MARK
 from edgepress.targets.emulator.initramfs import Initramfs
-from edgepress.targets.emulator.system import boot, read_console
+from edgepress.targets.emulator.system import _memory_mb, boot, read_console
 
 T = TypeVar("T")
 ROUNDS = 10_000_000
@@ -174,6 +174,16 @@ def test_a_model_that_is_not_there_is_named_before_a_boot(tmp_path: Path) -> Non
 def test_a_machine_that_takes_too_long_is_ended(emulator: Installation, system: System) -> None:
     with pytest.raises(CheckFailed, match=r"cortex-a53 did not end within 0\.5 s"):
         boot(emulator, system, "cortex-a53", [Call(describe)], {}, timeout=0.5)
+
+
+def test_a_machine_has_memory_for_what_it_is_sent(tmp_path: Path) -> None:
+    (tmp_path / "bundle").mkdir()
+    sizes = {"small": 1 << 20, "bundle/large": 300 << 20}
+    for name, size in sizes.items():
+        with (tmp_path / name).open("wb") as file:
+            file.truncate(size)
+    assert _memory_mb([tmp_path / "small"]) == _memory_mb([]) == 2048
+    assert _memory_mb([tmp_path / "small", tmp_path / "bundle"]) == 2048 + 1024  # four times 301 MB, in steps of 256
 
 
 def test_what_is_not_set_up_is_said_with_the_command(tmp_path: Path) -> None:
