@@ -29,7 +29,7 @@ import onnx
 from accuracy_picture import draw
 from accuracy_recipes import Asked, chosen, grid, sequences
 from accuracy_tables import Sample, report, row
-from common import RESULTS, ROOT, WORK, host, save
+from common import RESULTS, ROOT, TARGET, WORK, host, save
 from peers import Peer, parameters
 from spread import run
 from subjects import CONTEXT, MODELS, STORIES, STRIDE, Measure, Subject, add_data, earlier, merge
@@ -66,7 +66,7 @@ def ours(subject: Subject, folder: Path, name: str, recipe: str | Path) -> Sampl
     """Export with a preset or recipe file, and score the bundle."""
     out, text = folder / "bundle", folder / f"calibration-{subject.name}{subject.suffix}"
     text.write_text(subject.calibration, encoding="utf-8")
-    manifest = export(subject.model, out=out, recipe=recipe, force=True, calibration=[text], threads=1)
+    manifest = export(subject.model, out=out, recipe=recipe, target=TARGET, force=True, calibration=[text], threads=1)
     result = evaluate(
         out, subject.texts, context=CONTEXT, stride=STRIDE, reference=subject.reference, threads=1, prepared=False
     )

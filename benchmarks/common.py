@@ -19,6 +19,7 @@ Kind = TypeVar("Kind")
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 WORK = ROOT / "build" / "bench"  # checkpoints and bundles made for measurements; not committed
+TARGET = "x86-cpu"  # what is measured on x86-64: one graph, and scales, in float32
 SIZES = {
     "demo": "demo (1.9 M weights)",
     "tiny1m": "tiny1m (0.9 M weights)",

@@ -22,7 +22,7 @@ from time import process_time
 from typing import Any
 
 import numpy as np
-from common import RESULTS, WORK, group, save, spread, table
+from common import RESULTS, TARGET, WORK, group, save, spread, table
 from decode_speed import Genai, Ours
 from export_cost import checkpoint
 from peers.optimum_apart import resident
@@ -110,6 +110,7 @@ def build(tool: str, name: str, source: Path, out: Path, optimum: Path) -> None:
     """Make a tool's file of a checkpoint in the empty folder ``out``."""
     if tool == "edgepress":
         command = [sys.executable, "-m", "edgepress", "export", source, "--recipe", name, "--out", out / "bundle"]
+        command += ["--target", TARGET]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         subprocess.run([sys.executable, "-m", "edgepress", "prepare", out / "bundle"], check=True, env=_environment())
     elif tool == "optimum":

@@ -22,7 +22,7 @@ from time import perf_counter, sleep
 from typing import Any
 
 import numpy as np
-from common import WORK, group, measure_command, read_sample, save, spread, table
+from common import TARGET, WORK, group, measure_command, read_sample, save, spread, table
 from export_cost import checkpoint
 
 PROMPT, STEPS, BLOCK = 256, 64, 8  # tokens of a prompt, decode steps of a turn, steps until the other's go
@@ -153,7 +153,7 @@ def bundle_of(shape: str, recipe: str) -> Path:
     """Export the random checkpoint of ``shape``, once."""
     path = WORK / f"speed-{shape}-{recipe}"
     if not path.exists():
-        command = [sys.executable, "-m", "edgepress", "export", checkpoint(shape)]
+        command = [sys.executable, "-m", "edgepress", "export", checkpoint(shape), "--target", TARGET]
         measure_command([*command, "--recipe", recipe, "--out", path])
     return path
 
