@@ -3,10 +3,10 @@
  *
  *     count_llama MODEL CONTEXT:TOKENS... < tokens
  *
- * One thread, llama.cpp's defaults otherwise. For each pair CONTEXT tokens are computed, then TOKENS more at once: four
- * times, each after the last is taken back; the first is not counted, for it makes the graph and pays for memory. The
- * tokens are those given. It prints JSON: nanoseconds of loading, and of each of the three; then those of one more call
- * with every node of the graph computed apart, by kind of node, and what a node that computes nothing takes so.
+ * One thread, llama.cpp's defaults otherwise. For each pair CONTEXT tokens are computed, then TOKENS more at once, each
+ * time after the last is taken back: once for the graph and for memory, which is not counted; then three times, or once
+ * where they are many. The tokens are those given. It prints JSON: nanoseconds of loading, and of each time; then those
+ * of one more call with every node of the graph computed apart, by kind of node.
  */
 #include "llama.h"
 
@@ -20,6 +20,7 @@
 #define MOST_TOKENS 8192
 #define MOST_KINDS 128
 #define ROUNDS 3
+#define MANY 16
 
 /* Nodes of one kind: an operator; of a product with weights, their type too, and whether they are the head's. */
 struct kind {
@@ -117,7 +118,8 @@ static void print_split(const struct split * split) {
 static void count_call(struct llama_context * whole, struct llama_context * apart, llama_token * tokens, int length, int count,
                        struct split * split) {
     printf("{\"context\": %d, \"tokens\": %d, \"instructions\": [", length, count);
-    for (int round = 0; round <= ROUNDS; round++) {
+    const int rounds = count < MANY ? ROUNDS : 1;
+    for (int round = 0; round <= rounds; round++) {
         const int64_t started = now();
         append(whole, tokens + length, count);
         const int64_t time = now() - started;
@@ -127,8 +129,10 @@ static void count_call(struct llama_context * whole, struct llama_context * apar
         }
     }
     copy_text(whole, apart);
-    append(apart, tokens + length, count);
-    take_back(apart, length);
+    if (count < MANY) {
+        append(apart, tokens + length, count);
+        take_back(apart, length);
+    }
     split->count = 0;
     append(apart, tokens + length, count);
     printf("], \"nodes\": [");

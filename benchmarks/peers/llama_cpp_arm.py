@@ -40,6 +40,8 @@ ARCHITECTURES = {
 RUNS_ON: Mapping[str, Sequence[str]] = {"cortex-a76": ("dotprod", "fp16"), "neoverse-n2": ("fp16", "i8mm", "sve2")}
 """The builds that are counted on a processor."""
 FORMS = tuple(f"{ftype} {name}" for ftype in ("Q4_0", "Q4_K_M") for name in ARCHITECTURES)
+DEPTHS = {"Q4_0": (1, 2), "Q4_K_M": (2, 4)}
+"""The layers of models that are scaled: Q4_K_M gives every second of 2 and of 4 more bits, as it does of all."""
 CACHE_BYTES = 2  # of a key or value: llama.cpp keeps both in float16 unless told otherwise
 _FOLDER = WORK / "llama.cpp-arm"
 _LIBRARIES = ("libllama", "libggml", "libggml-base", "libggml-cpu")
@@ -73,8 +75,13 @@ def build(name: str) -> Path:
     Only ``libggml-cpu`` is compiled for that architecture, as in llama.cpp's releases: the others are the first's.
     """
     target = _FOLDER / name
-    if target.exists():
-        return target
+    if not target.exists():
+        _build_libraries(name, target)
+    _compile_driver(target)
+    return target
+
+
+def _build_libraries(name: str, target: Path) -> None:
     if not shutil.which(f"{COMPILER}g++") or not shutil.which("cmake"):
         sys.exit(f"{COMPILER}g++ or cmake is not there; run: apt-get install g++-aarch64-linux-gnu cmake")
     first = next(iter(ARCHITECTURES))
@@ -85,9 +92,7 @@ def build(name: str) -> Path:
             own = name == first or library == "libggml-cpu"
             [path] = (made / "bin" if own else common).glob(f"{library}.so.?")  # the name that the others look for
             shutil.copy(path, work / path.name)
-        _compile_driver(work)
     shutil.rmtree(made)
-    return target
 
 
 def _compile(name: str, targets: Sequence[str]) -> Path:
@@ -142,6 +147,8 @@ def write_model(checkpoint: Checkpoint, out: Path, ftype: str) -> Path:
 def count(machine: Machine, cpu: str, subject: Subject, forms: Sequence[str]) -> Iterator[Sample]:
     """Quantize the subject and count it with each build that ``cpu`` runs, in one boot."""
     cases = [(ftype, name) for ftype, name in map(str.split, forms) if name in RUNS_ON.get(cpu, ())]
+    if subject.layers < subject.of_layers:
+        cases = [(ftype, name) for ftype, name in cases if subject.layers in DEPTHS[ftype]]
     if not cases:
         return
     checkpoint = open_checkpoint(subject)
