@@ -40,8 +40,6 @@ ARCHITECTURES = {
 RUNS_ON: Mapping[str, Sequence[str]] = {"cortex-a76": ("dotprod", "fp16"), "neoverse-n2": ("fp16", "i8mm", "sve2")}
 """The builds that are counted on a processor."""
 FORMS = tuple(f"{ftype} {name}" for ftype in ("Q4_0", "Q4_K_M") for name in ARCHITECTURES)
-DEPTHS = {"Q4_0": (1, 2), "Q4_K_M": (2, 4)}
-"""The layers of models that are scaled: Q4_K_M gives every second of 2 and of 4 more bits, as it does of all."""
 CACHE_BYTES = 2  # of a key or value: llama.cpp keeps both in float16 unless told otherwise
 _FOLDER = WORK / "llama.cpp-arm"
 _LIBRARIES = ("libllama", "libggml", "libggml-base", "libggml-cpu")
@@ -147,8 +145,6 @@ def write_model(checkpoint: Checkpoint, out: Path, ftype: str) -> Path:
 def count(machine: Machine, cpu: str, subject: Subject, forms: Sequence[str]) -> Iterator[Sample]:
     """Quantize the subject and count it with each build that ``cpu`` runs, in one boot."""
     cases = [(ftype, name) for ftype, name in map(str.split, forms) if name in RUNS_ON.get(cpu, ())]
-    if subject.layers < subject.of_layers:
-        cases = [(ftype, name) for ftype, name in cases if subject.layers in DEPTHS[ftype]]
     if not cases:
         return
     checkpoint = open_checkpoint(subject)

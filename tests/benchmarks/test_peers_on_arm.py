@@ -108,3 +108,29 @@ def test_onnxruntime_genai_is_told_by_operator(tmp_path: Path) -> None:
     for call in told["calls"]:
         assert len(call["instructions"]) == ROUNDS
         assert products <= set(call["operators"])
+
+
+def _counted(tool: str, form: str, layers: int, instructions: int, operators: dict[str, int]) -> dict[str, object]:
+    """A decoded token after 1,024, of a model of 10 layers."""
+    whole = {"model": "qwen2.5-0.5b", "of_layers": 10, "cpu": "cortex-a76", "tokens": 1, "context": 1024}
+    figures = {"instructions": instructions, "weight_bytes_loaded": 10 * layers, "state_bytes_loaded": 0}
+    return {**whole, "tool": tool, "form": form, "layers": layers, "operators": operators, **figures}
+
+
+def test_peers_stand_beside_us_and_by_class(import_script: Callable[[str], ModuleType]) -> None:
+    """Each tool scaled to all its layers first, from whichever depths it was counted at."""
+    script = import_script("arm_peers_tables")
+    samples = [
+        _counted("edgepress", "int4-128", 1, 2_000_000, {"MatMulNBits": 1_500_000, "between operators": 500_000}),
+        _counted("edgepress", "int4-128", 2, 3_000_000, {"MatMulNBits": 2_500_000, "between operators": 500_000}),
+        _counted("llama.cpp", "Q4_K_M fp16", 2, 4_000_000, {"MUL_MAT q4_K": 3_000_000, "MUL_MAT q6_K (head)": 10**6}),
+        _counted("llama.cpp", "Q4_K_M fp16", 4, 8_000_000, {"MUL_MAT q4_K": 6_000_000, "FLASH_ATTN_EXT": 2_000_000}),
+    ]
+    beside, by_class = script.beside(samples).splitlines(), script.by_class(samples).splitlines()
+    # 2 + 9 · 1 = 11 million of ours; 4 + 4 · 4 = 20 of theirs; 100 bytes of either
+    assert beside[2:] == [
+        "| qwen2.5-0.5b shape, random weights | cortex-a76 | llama.cpp | Q4_K_M fp16 | 1.82 × | – | 1.00 × |"
+    ]
+    ours, theirs = ([cell.strip() for cell in row.split("|")[4:-1]] for row in by_class[2:])
+    assert ours == ["int4-128", "10.50", "0.00", "0.00", "0.00", "0.50"]
+    assert theirs == ["Q4_K_M fp16", "12.00", "8.00", "0.00", "0.00", "0.00"]

@@ -1,0 +1,89 @@
+"""Two more tables of arm_instructions.py's samples: peers beside us, and all tools by what their operators are for."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from arm_instructions_tables import SPLIT, named, scaled
+from common import group, table
+
+Samples = Sequence[Mapping[str, Any]]
+OURS = "edgepress"
+PRODUCTS, ATTENTION, NORMS, ACTIVATION, REST = (
+    "products with weights",
+    "attention, rotation, cache",
+    "norms and sums",
+    "activation",
+    "everything else",
+)
+CLASSES = {
+    **dict.fromkeys(("MatMulNBits", "MatMul", "DynamicQuantizeMatMul", "MatMulIntegerToFloat", "MUL_MAT"), PRODUCTS),
+    **dict.fromkeys(("GroupQueryAttention", "RotaryEmbedding"), ATTENTION),
+    **dict.fromkeys(("FLASH_ATTN_EXT", "ROPE", "SET_ROWS", "SOFT_MAX"), ATTENTION),
+    **dict.fromkeys(("SimplifiedLayerNormalization", "SkipSimplifiedLayerNormalization", "Add"), NORMS),
+    **dict.fromkeys(("RMS_NORM", "MUL", "ADD"), NORMS),
+    **dict.fromkeys(("QuickGelu", "Sigmoid", "Mul", "SWIGLU"), ACTIVATION),
+}
+"""What an operator is for: those of onnxruntime in its spelling, those of llama.cpp in capitals."""
+
+
+def report(samples: Samples) -> str:
+    """Both tables."""
+    return "\n\n".join([beside(samples), by_class(samples)])
+
+
+def beside(samples: Samples) -> str:
+    """How many times our instructions and bytes a token of a peer takes, where ours was counted too."""
+    counted = group(samples, "model", "cpu", "tool", "form")
+    contexts = sorted({sample["context"] for sample in samples})
+    header = ["model", "processor", "tool", "form"]
+    header += [f"{kind} after {context:,}" for kind in ("decode", "prefill") for context in contexts]
+    header += [f"bytes of a decoded token after {context:,}" for context in contexts]
+    rows = []
+    for (model, cpu, tool, form), theirs in counted.items():
+        ours = counted.get((model, cpu, OURS, SPLIT[1]), [])
+        if tool == OURS or not ours:
+            continue
+        cells = [
+            _times(_call(theirs, is_decode, at), _call(ours, is_decode, at), bytes_of=False)
+            for is_decode in (True, False)
+            for at in contexts
+        ]
+        cells += [_times(_call(theirs, True, at), _call(ours, True, at), bytes_of=True) for at in contexts]
+        rows.append([named(model), cpu, tool, form, *cells])
+    return table([*header], rows)
+
+
+def _call(samples: Samples, is_decode: bool, context: int) -> Samples:
+    return [one for one in samples if (one["tokens"] == 1) is is_decode and one["context"] == context]
+
+
+def _times(theirs: Samples, ours: Samples, *, bytes_of: bool) -> str:
+    if not theirs or not ours:
+        return "–"
+
+    def value(one: Mapping[str, Any]) -> float:
+        loaded = one["weight_bytes_loaded"] + one["state_bytes_loaded"]
+        return float(loaded if bytes_of else one["instructions"])
+
+    return f"{scaled(theirs, value) / scaled(ours, value):.2f} ×"
+
+
+def by_class(samples: Samples) -> str:
+    """Millions of instructions a token by what they are for, of every tool, after the longest context."""
+    model, context = SPLIT[0], max(sample["context"] for sample in samples)
+    classes = (PRODUCTS, ATTENTION, NORMS, ACTIVATION, REST)
+    header = ["call", "processor", "tool", "form", *(f"{name}: M a token" for name in classes)]
+    rows = []
+    of_model = [one for one in samples if (one["model"], one["context"]) == (model, context) and one["operators"]]
+    for is_decode in (True, False):
+        for (cpu, tool, form), of_case in group(_call(of_model, is_decode, context), "cpu", "tool", "form").items():
+            cells = [f"{scaled(of_case, lambda one, name=name: _of_class(one, name)) / 1e6:.2f}" for name in classes]
+            call = f"{'decode' if is_decode else 'prefill'} after {context:,}"
+            rows.append([call, cpu, tool, form, *cells])
+    return table(header, rows)
+
+
+def _of_class(sample: Mapping[str, Any], name: str) -> float:
+    """Instructions a token of one class; an operator's name is the first word."""
+    found = sum(count for key, count in sample["operators"].items() if CLASSES.get(key.split()[0], REST) == name)
+    return float(found / sample["tokens"])
