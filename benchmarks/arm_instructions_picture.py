@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from arm_instructions_tables import SPLIT, Samples, named, scaled
+from arm_scaling import SPLIT, Samples, named, scaled
 from common import group
 
 MODEL = SPLIT[0]

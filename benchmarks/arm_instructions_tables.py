@@ -1,33 +1,16 @@
 """The tables of arm_instructions.py, from its samples; a model of fewer layers than it has is scaled, and says so."""
 
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Set
 from functools import partial
 from typing import Any
 
+from arm_peers_tables import beside, by_class
+from arm_scaling import SPLIT, Samples, named, scaled
 from common import group, table
 
-Samples = Sequence[Mapping[str, Any]]
-SPLIT = "qwen2.5-0.5b", "int4-128"  # the model and form that is split by operator
 _AROUND = ("between operators", "Python")  # what is no operator (edgepress.runtime.counting)
 _FEW = 0.002  # of a call's instructions: operators that take less everywhere share a row
 _MILLION = 1e6
-
-
-def scaled(of_case: Samples, value: Callable[[Mapping[str, Any]], float]) -> float:
-    """``value`` of the whole model: of all its layers, or on the line through the two shallowest that were counted.
-
-    Raises:
-        ValueError: there is neither.
-
-    """
-    by_layers = {sample["layers"]: value(sample) for sample in of_case}
-    whole = of_case[0]["of_layers"]
-    if whole in by_layers:
-        return by_layers[whole]
-    if len(by_layers) < 2:
-        raise ValueError(f"{of_case[0]['model']} of {whole} layers was counted with {list(by_layers)} layers only")
-    (few, low), (more, high) = sorted(by_layers.items())[:2]
-    return low + (high - low) / (more - few) * (whole - few)
 
 
 def how(of_case: Samples) -> str:
@@ -37,14 +20,9 @@ def how(of_case: Samples) -> str:
     return "counted" if whole in layers else f"scaled from {layers[0]} and {layers[1]} of {whole} layers"
 
 
-def named(model: str) -> str:
-    """A shape that has random weights says so."""
-    return model if model == "demo" else f"{model} shape, random weights"
-
-
 def report(samples: Samples) -> str:
-    """All tables: per token, by operator, and how well layers add up."""
-    return "\n\n".join([per_token(samples), by_operator(samples), linearity(samples)])
+    """All tables: per token, by operator, how well layers add up, peers beside us, and by class of operator."""
+    return "\n\n".join(part(samples) for part in (per_token, by_operator, linearity, beside, by_class))
 
 
 def per_token(samples: Samples) -> str:

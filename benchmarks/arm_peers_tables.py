@@ -1,12 +1,12 @@
 """Two more tables of arm_instructions.py's samples: peers beside us, and all tools by what their operators are for."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
-from arm_instructions_tables import SPLIT, named, scaled
+from arm_scaling import SPLIT, Samples, named, scaled
 from common import group, table
 
-Samples = Sequence[Mapping[str, Any]]
 OURS = "edgepress"
 PRODUCTS, ATTENTION, NORMS, ACTIVATION, REST = (
     "products with weights",
@@ -24,11 +24,6 @@ CLASSES = {
     **dict.fromkeys(("QuickGelu", "Sigmoid", "Mul", "SWIGLU"), ACTIVATION),
 }
 """What an operator is for: those of onnxruntime in its spelling, those of llama.cpp in capitals."""
-
-
-def report(samples: Samples) -> str:
-    """Both tables."""
-    return "\n\n".join([beside(samples), by_class(samples)])
 
 
 def beside(samples: Samples) -> str:
@@ -50,7 +45,7 @@ def beside(samples: Samples) -> str:
         ]
         cells += [_times(_call(theirs, True, at), _call(ours, True, at), bytes_of=True) for at in contexts]
         rows.append([named(model), cpu, tool, form, *cells])
-    return table([*header], rows)
+    return table(header, rows)
 
 
 def _call(samples: Samples, is_decode: bool, context: int) -> Samples:
@@ -69,21 +64,28 @@ def _times(theirs: Samples, ours: Samples, *, bytes_of: bool) -> str:
 
 
 def by_class(samples: Samples) -> str:
-    """Millions of instructions a token by what they are for, of every tool, after the longest context."""
-    model, context = SPLIT[0], max(sample["context"] for sample in samples)
+    """Millions of instructions a token by what they are for, after the longest context of a model.
+
+    Of the models and processors that a peer was counted with; ours of one recipe.
+    """
     classes = (PRODUCTS, ATTENTION, NORMS, ACTIVATION, REST)
-    header = ["call", "processor", "tool", "form", *(f"{name}: M a token" for name in classes)]
+    header = ["model", "call", "processor", "tool", "form", *(f"{name}: M a token" for name in classes)]
     rows = []
-    of_model = [one for one in samples if (one["model"], one["context"]) == (model, context) and one["operators"]]
-    for is_decode in (True, False):
-        for (cpu, tool, form), of_case in group(_call(of_model, is_decode, context), "cpu", "tool", "form").items():
-            cells = [f"{scaled(of_case, lambda one, name=name: _of_class(one, name)) / 1e6:.2f}" for name in classes]
-            call = f"{'decode' if is_decode else 'prefill'} after {context:,}"
-            rows.append([call, cpu, tool, form, *cells])
+    shown = [one for one in samples if one["tool"] != OURS or one["form"].split()[0] == SPLIT[1]]
+    for (model, cpu), of_cpu in group(shown, "model", "cpu").items():
+        if all(one["tool"] == OURS for one in of_cpu):
+            continue
+        context = max(one["context"] for one in of_cpu)
+        for is_decode in (True, False):
+            of_call = _call(of_cpu, is_decode, context)
+            for (tool, form), of_case in group(of_call, "tool", "form").items():
+                cells = [f"{scaled(of_case, partial(_of_class, name)) / 1e6:.2f}" for name in classes]
+                call = f"{'decode' if is_decode else 'prefill'} after {context:,}"
+                rows.append([named(model), call, cpu, tool, form, *cells])
     return table(header, rows)
 
 
-def _of_class(sample: Mapping[str, Any], name: str) -> float:
+def _of_class(name: str, sample: Mapping[str, Any]) -> float:
     """Instructions a token of one class; an operator's name is the first word."""
     found = sum(count for key, count in sample["operators"].items() if CLASSES.get(key.split()[0], REST) == name)
     return float(found / sample["tokens"])

@@ -103,6 +103,8 @@ TABLES = {
     "fusion": Cut(("fusion",)),
     "arm tokens": Cut(("arm_instructions",)),
     "arm operators": Cut(("arm_instructions",), 1),
+    "arm peers": Cut(("arm_instructions",), 3),
+    "arm classes": Cut(("arm_instructions",), 4),
 }
 """Every table that a page may have, by the name in its marker."""
 

@@ -131,6 +131,6 @@ def test_peers_stand_beside_us_and_by_class(import_script: Callable[[str], Modul
     assert beside[2:] == [
         "| qwen2.5-0.5b shape, random weights | cortex-a76 | llama.cpp | Q4_K_M fp16 | 1.82 × | – | 1.00 × |"
     ]
-    ours, theirs = ([cell.strip() for cell in row.split("|")[4:-1]] for row in by_class[2:])
+    ours, theirs = ([cell.strip() for cell in row.split("|")[5:-1]] for row in by_class[2:])
     assert ours == ["int4-128", "10.50", "0.00", "0.00", "0.00", "0.50"]
     assert theirs == ["Q4_K_M fp16", "12.00", "8.00", "0.00", "0.00", "0.00"]
