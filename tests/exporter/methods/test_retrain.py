@@ -142,7 +142,7 @@ def stored(task: PruneTask, checkpoint: Checkpoint, folder: Path) -> Checkpoint:
     """The checkpoint with its weights as an export of the task's recipe rounds them, read back from the bundle."""
     recipe = folder.with_suffix(".toml")
     recipe.write_text("[weights]\nbits = 4\nblock_size = 32\n[embedding]\nbits = 4\nblock_size = 32\n")
-    export(checkpoint.directory, out=folder / "bundle", recipe=recipe, threads=1)
+    export(checkpoint.directory, out=folder / "bundle", target="x86-cpu", recipe=recipe, threads=1)
     plan = decide(checkpoint.directory, target="x86-cpu", recipe=recipe).plan
     weights = StoredWeights(folder / "bundle/model.onnx.data", plan)
     parts = {part.tensor for weight in task.decoder.weights() for part in weight.parts}
@@ -198,7 +198,7 @@ def test_what_is_trained_is_what_ships(tmp_path: Path) -> None:
     checkpoint, decoder = task.written
     recipe = tmp_path / "recipe.toml"
     recipe.write_text("[weights]\nbits = 4\nblock_size = 32\n[embedding]\nbits = 4\nblock_size = 32\n")
-    export(checkpoint.directory, out=tmp_path / "bundle", recipe=recipe, threads=1)
+    export(checkpoint.directory, out=tmp_path / "bundle", target="x86-cpu", recipe=recipe, threads=1)
     plan = decide(checkpoint.directory, target="x86-cpu", recipe=recipe).plan
     bundle, schemes = StoredWeights(tmp_path / "bundle/model.onnx.data", plan), retrain.schemes(task)
     compared = set()
