@@ -34,8 +34,8 @@ def planned_graphs(planned: Planned) -> tuple[Graph, ...]:
     everywhere, activations = Graph(MODEL_FILE, planned.plan), planned.recipe.activations
     if not activations.float16_graph:
         return (everywhere,)
-    half = in_float16(planned.plan, planned.decoder, activations.kept_layers)
-    if not half.half_layers and half.states == planned.plan.states:
+    half = in_float16(planned.plan, planned.decoder, activations.kept_layers, whole=False)
+    if half.states == planned.plan.states:
         return (everywhere,)
     return (Graph(HALF_FILE, half, ("fp16",)), everywhere)
 
@@ -61,10 +61,10 @@ def make_graphs(planned: Planned, cpu: Target) -> dict[str, onnx.ModelProto]:
 
 
 def graphs_to_compare(planned: Planned, cpu: Target) -> tuple[onnx.ModelProto, onnx.ModelProto]:
-    """The graph that computes what is planned in float32, and the one with every layer in float16."""
-    decoder, plan = planned.decoder, planned.plan
+    """The graph that computes what is planned in float32, and the one in float16 with nothing kept from it."""
+    decoder, plan, whole = planned.decoder, planned.plan, planned.recipe.activations.type == "float16"
     plain = replace(plan, half_layers=(), states=decoder.states())
-    return make_graph(decoder, plain, cpu), make_graph(decoder, in_float16(plan, decoder), cpu)
+    return make_graph(decoder, plain, cpu), make_graph(decoder, in_float16(plan, decoder, whole=whole), cpu)
 
 
 def make_graph(decoder: Decoder, plan: Plan, cpu: Target) -> onnx.ModelProto:

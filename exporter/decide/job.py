@@ -83,11 +83,12 @@ class Prepared(Planned, Shrunk):
 
     def with_float32_scales(self, tensors: Mapping[str, str]) -> Self:
         """The same with scales of these tensors in float32, for what reason; their layers compute in float32 too."""
+        whole = self.recipe.activations.type == "float16"  # else products are in float32 anyway
         layers = {
             f"layers.{index}": f"{weight.name}: {tensors[weight.name]}"
             for index, layer in enumerate(self.decoder.layers)
             for weight in layer_weights(layer)
-            if weight.name in tensors
+            if whole and weight.name in tensors
         }
         return self.decided(replace(self.decisions, float32_scales=tensors, kept_layers=layers))
 

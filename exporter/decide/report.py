@@ -188,7 +188,7 @@ def _float16_lines(prepared: Prepared) -> list[str]:
     half, whole = (megabytes(graph.plan.cache_bytes_at(length)) for graph in (preferred, others[-1]))
     return [
         f"float16      {preferred.file} beside {others[-1].file}, for processors that compute in it: {half} MB of "
-        f"states at {length:,} tokens, not {whole}; layers that overflow are found at the export"
+        f"states at {length:,} tokens, not {whole}; attention that overflows is found at the export"
     ]
 
 

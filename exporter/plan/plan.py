@@ -215,13 +215,14 @@ def make_plan(subject: Description, recipe: Recipe, itemsize: Callable[[str], in
     return plan
 
 
-def in_float16(plan: Plan, decoder: Decoder, kept: Collection[str] = ()) -> Plan:
+def in_float16(plan: Plan, decoder: Decoder, kept: Collection[str] = (), *, whole: bool = True) -> Plan:
     """The plan of a graph that computes the same bytes in float16.
 
     ``kept`` names what computes in float32 all the same: layers, such as ``layers.1``, and mixers with states, such as
-    ``layers.1.attention``. What is outside the layers does too: logits are of that type.
+    ``layers.1.attention``. What is outside the layers does too: logits are of that type. Without ``whole`` these mixers
+    alone compute in float16: on ARM norms and products take more instructions in it, and attention fewer.
     """
-    layers = tuple(index for index in range(len(decoder.layers)) if f"layers.{index}" not in kept)
+    layers = tuple(index for index in range(len(decoder.layers)) if whole and f"layers.{index}" not in kept)
     return replace(plan, half_layers=layers, states=decoder.states(lambda mixer: mixer not in kept))
 
 
