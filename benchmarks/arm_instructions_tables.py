@@ -17,7 +17,7 @@ def how(of_case: Samples) -> str:
     """Whether a value of a case was counted or scaled."""
     layers = sorted({sample["layers"] for sample in of_case})
     whole = of_case[0]["of_layers"]
-    return "counted" if whole in layers else f"scaled from {layers[0]} and {layers[1]} of {whole} layers"
+    return "counted" if whole in layers else f"scaled from {layers[-2]} and {layers[-1]} of {whole} layers"
 
 
 def report(samples: Samples) -> str:
@@ -88,7 +88,7 @@ def _of_whole(count: float, whole: float) -> str:
 
 
 def linearity(samples: Samples) -> str:
-    """How far a count of more layers is from the line through the two shallowest."""
+    """How far a count of more layers is from the line through two shallower ones."""
     rows = []
     keys = ("model", "cpu", "tool", "form", "tokens", "context")
     for (model, cpu, tool, form, tokens, context), of_case in group(samples, *keys).items():

@@ -8,7 +8,7 @@ SPLIT = "qwen2.5-0.5b", "int4-128"  # the model and form that is split by operat
 
 
 def scaled(of_case: Samples, value: Callable[[Mapping[str, Any]], float]) -> float:
-    """``value`` of the whole model: of all its layers, or on the line through the two shallowest that were counted.
+    """``value`` of the whole model: of all its layers, or on the line through the two deepest that were counted.
 
     Raises:
         ValueError: there is neither.
@@ -20,7 +20,7 @@ def scaled(of_case: Samples, value: Callable[[Mapping[str, Any]], float]) -> flo
         return by_layers[whole]
     if len(by_layers) < 2:
         raise ValueError(f"{of_case[0]['model']} of {whole} layers was counted with {list(by_layers)} layers only")
-    (few, low), (more, high) = sorted(by_layers.items())[:2]
+    (few, low), (more, high) = sorted(by_layers.items())[-2:]
     return low + (high - low) / (more - few) * (whole - few)
 
 

@@ -103,6 +103,7 @@ TABLES = {
     "fusion": Cut(("fusion",)),
     "arm tokens": Cut(("arm_instructions",)),
     "arm operators": Cut(("arm_instructions",), 1),
+    "arm layers": Cut(("arm_instructions",), 2),
     "arm peers": Cut(("arm_instructions",), 3),
     "arm classes": Cut(("arm_instructions",), 4),
 }

@@ -101,10 +101,10 @@ def made_up(layers: int, instructions: int, *, of_layers: int = 10, tokens: int 
 def test_a_model_of_fewer_layers_is_scaled_and_says_so(tables: ModuleType) -> None:
     few = [made_up(1, 1_500_000), made_up(2, 2_000_000), made_up(4, 3_030_000)]
     row = tables.per_token(few).splitlines()[2]
-    assert "| 6.00 |" in row  # 1 M and half a million for each of 10 layers
-    assert "scaled from 1 and 2 of 10 layers" in row
+    assert "| 6.12 |" in row  # 2 M, and 0.515 M for each of 8 layers more
+    assert "scaled from 2 and 4 of 10 layers" in row
     assert "+1.00%" in tables.linearity(few).splitlines()[2]
-    assert "6.000 (100.0%)" in tables.by_operator(few)
+    assert "6.120 (100.0%)" in tables.by_operator(few)
     whole = tables.per_token([*few, made_up(10, 7_000_000)]).splitlines()[2]
     assert "| 7.00 |" in whole
     assert "| counted |" in whole
@@ -130,3 +130,11 @@ def test_operators_of_committed_samples_are_all_of_a_call_within_a_per_cent(tabl
         rest = tables.scaled(of_case, lambda one: one["operators"]["between operators"])
         share = rest / tables.scaled(of_case, lambda one: one["instructions"])
         assert abs(share) < (0.1 if key[0] == "demo" else 0.01), (key, share)
+
+
+def test_committed_counts_are_linear_in_layers(tables: ModuleType) -> None:
+    """Within half a per cent of a decoded token. One layer has no prompt's worth of MLP, whose memory two have."""
+    rows = [line.split("|") for line in tables.linearity(ours()).splitlines()[2:]]
+    assert rows
+    for row in rows:
+        assert abs(float(row[-2].strip(" %+"))) < (0.5 if "decode" in row[5] else 1.5), row
