@@ -116,7 +116,7 @@ def ours() -> list[dict[str, Any]]:
     return [sample for sample in samples() if sample["tool"] == "edgepress"]
 
 
-def test_operators_of_committed_samples_are_all_of_a_call_within_a_per_cent(tables: ModuleType) -> None:
+def test_operators_of_committed_samples_are_all_of_a_call(tables: ModuleType) -> None:
     """Of whole models of real sizes; what a session does once a run is more of the demo's decoded token."""
     for sample in ours():
         operators = sample["operators"]
@@ -129,7 +129,8 @@ def test_operators_of_committed_samples_are_all_of_a_call_within_a_per_cent(tabl
     for key, of_case in cases.items():
         rest = tables.scaled(of_case, lambda one: one["operators"]["between operators"])
         share = rest / tables.scaled(of_case, lambda one: one["instructions"])
-        assert abs(share) < (0.1 if key[0] == "demo" else 0.01), (key, share)
+        most = 0.1 if key[0] == "demo" else 0.01 if key[3] == 1 else 0.015  # a prompt has the kernel's timer in it
+        assert abs(share) < most, (key, share)
 
 
 def test_committed_counts_are_linear_in_layers(tables: ModuleType) -> None:
