@@ -129,7 +129,8 @@ def test_operators_of_committed_samples_are_all_of_a_call(tables: ModuleType) ->
     for key, of_case in cases.items():
         rest = tables.scaled(of_case, lambda one: one["operators"]["between operators"])
         share = rest / tables.scaled(of_case, lambda one: one["instructions"])
-        most = 0.1 if key[0] == "demo" else 0.01 if key[3] == 1 else 0.015  # a prompt has the kernel's timer in it
+        # A prompt has the kernel's timer in it, and memory that it is given again, more in one session than in another.
+        most = 0.1 if key[0] == "demo" else 0.01 if key[3] == 1 else 0.025
         assert abs(share) < most, (key, share)
 
 
