@@ -39,6 +39,10 @@ BRIEF = Training(steps=50, batch=4, tokens=16_384)
 """An eighth of the sequences that autoround sees by itself, a sixteenth of distill's: there are hundreds of recipes."""
 
 
+LAYERS = Training(steps=100, batch=4, tokens=32_768)
+"""As presets learn the layers of models that are too large to be trained whole."""
+
+
 @dataclass(frozen=True)
 class Asked:
     """One recipe: rounding ``method`` and scheme, and the methods before and after it.
@@ -113,6 +117,7 @@ CHOSEN = (
     *(Asked("gptq", block_size=block) for block in (32, 128)),
     Asked("gptq", block_size=128, symmetric=False),
     Asked("autoround", block_size=128),
+    Asked("autoround", block_size=128, training=LAYERS),
     *(Asked("gptq", block_size=128, before=(name,)) for name in ("awq", "smoothquant", "hadamard")),
     Asked("gptq", block_size=128, after=("bias_correction",)),
     Asked("gptq", bits=8, block_size=128),

@@ -70,8 +70,10 @@ PEERS = ("llama.cpp", "onnxruntime-genai")
 PRESETS = ("int4", "int4-best", "int4-fast", "int4-small", "int8", "int8-dynamic", "int8-static")
 LEARNING = (
     "gptq, 4 bits, block 128",
+    "autoround, 4 bits, block 128, 100 steps of 4",
     "autoround, 4 bits, block 128",
     "int4-fast",
+    "int4-channel",
 )
 TABLES = {
     "comparison": Cut(("comparison",)),

@@ -28,7 +28,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 OLD = ROOT / "exporter" / "recipes"  # where the presets lay before exporter/ had floors
 FOLDER = OLD if OLD.exists() else ROOT / "exporter" / "recipe" / "presets"
 Digests = dict[str, str]
-SLOW = {"int4-best", "int4-fast", "int4-small"}  # they train: here a few steps, which compute what many do
+SLOW = {"int4-best", "int4-channel", "int4-fast", "int4-small"}  # a few steps here
 FEW = "steps = 8"
 QUICK = {"int4", "int8", "int8-dynamic", "fp16"}
 TARGETS = {"int8-static-a16": "qnn-htp", "int8-static": "qnn-htp"}  # which have more files than the CPU's
@@ -86,7 +86,8 @@ def make(model: str, preset: str) -> Digests:
         recipe: str | Path = preset
         if preset in SLOW:
             recipe = Path(folder) / f"{preset}.toml"
-            recipe.write_text(preset_text(preset).replace("[options.distill]", f"[options.distill]\n{FEW}"))
+            text = preset_text(preset).replace("steps = 100", FEW)  # autoround's
+            recipe.write_text(text.replace("[options.distill]", f"[options.distill]\n{FEW}"))
         try:
             export(checkpoint, out=out, recipe=recipe, target=TARGETS.get(preset, "arm64-cpu"), threads=1)
         except InputError as error:
