@@ -57,7 +57,9 @@ def draw(samples: Samples, path: Path) -> None:
         axes.set_title(f"{cpu}: {what}, after {context:,}", loc="left", fontsize=_FONT, fontweight="bold")
         _draw_panel(axes, of_panel)
         top -= size + _GAP
-    figure.axes[0].legend(loc="lower left", fontsize=_FONT, ncols=len(CLASSES), bbox_to_anchor=(0, 1.35), frameon=False)
+    names = figure.axes[0].get_legend_handles_labels()
+    at = (_LEFT / _WIDTH, 1 - 24 / height)
+    figure.legend(*names, loc="lower left", fontsize=_FONT, ncols=len(CLASSES), bbox_to_anchor=at, frameon=False)
     figure.text(_LEFT / _WIDTH, 8 / height, f"millions of instructions a token, {named(MODEL)}", fontsize=_FONT)
     figure.savefig(path, metadata={"Date": None})
 

@@ -27,15 +27,19 @@ CLASSES = {
 
 
 def beside(samples: Samples) -> str:
-    """How many times our instructions and bytes a token of a peer takes, where ours was counted too."""
+    """How many times our instructions and bytes a token of a peer takes, where ours was counted too.
+
+    Ours is the graph in float16, which these processors run, where it was counted, else the one in float32.
+    """
     counted = group(samples, "model", "cpu", "tool", "form")
     contexts = sorted({sample["context"] for sample in samples})
-    header = ["model", "processor", "tool", "form"]
+    header = ["model", "processor", "tool", "form", "our graph"]
     header += [f"{kind} after {context:,}" for kind in ("decode", "prefill") for context in contexts]
     header += [f"bytes of a decoded token after {context:,}" for context in contexts]
     rows = []
     for (model, cpu, tool, form), theirs in counted.items():
-        ours = counted.get((model, cpu, OURS, SPLIT[1]), [])
+        mine = [counted.get((model, cpu, OURS, form_of), []) for form_of in (f"{SPLIT[1]} float16", SPLIT[1])]
+        ours = mine[0] or mine[1]
         if tool == OURS or not ours:
             continue
         cells = [
@@ -44,7 +48,7 @@ def beside(samples: Samples) -> str:
             for at in contexts
         ]
         cells += [_times(_call(theirs, True, at), _call(ours, True, at), bytes_of=True) for at in contexts]
-        rows.append([named(model), cpu, tool, form, *cells])
+        rows.append([named(model), cpu, tool, form, "float16" if mine[0] else "float32", *cells])
     return table(header, rows)
 
 

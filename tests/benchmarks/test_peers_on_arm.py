@@ -129,8 +129,14 @@ def test_peers_stand_beside_us_and_by_class(import_script: Callable[[str], Modul
     beside, by_class = script.beside(samples).splitlines(), script.by_class(samples).splitlines()
     # 2 + 9 · 1 = 11 million of ours; 4 + 4 · 4 = 20 of theirs; 100 bytes of either
     assert beside[2:] == [
-        "| qwen2.5-0.5b shape, random weights | cortex-a76 | llama.cpp | Q4_K_M fp16 | 1.82 × | – | 1.00 × |"
+        "| qwen2.5-0.5b shape, random weights | cortex-a76 | llama.cpp | Q4_K_M fp16 | float32 | 1.82 × | – | 1.00 × |"
     ]
+    half = [
+        _counted("edgepress", "int4-128 float16", layers, layers * 1_000_000, {"MatMulNBits": layers * 1_000_000})
+        for layers in (1, 2)
+    ]
+    [row] = script.beside([*samples, *half]).splitlines()[2:]
+    assert "| float16 | 2.00 × |" in row  # 1 + 9 · 1 = 10 million of the graph that such a processor runs
     ours, theirs = ([cell.strip() for cell in row.split("|")[5:-1]] for row in by_class[2:])
     assert ours == ["int4-128", "10.50", "0.00", "0.00", "0.00", "0.50"]
     assert theirs == ["Q4_K_M fp16", "12.00", "8.00", "0.00", "0.00", "0.00"]
