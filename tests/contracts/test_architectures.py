@@ -42,6 +42,7 @@ FLOAT_TOLERANCE = 1e-5  # of the largest logit; measured: at most 2e-6. The cont
 INT8_ACTIVATION_TOLERANCE = 0.06
 ROUNDED_TWICE_TOLERANCE = 0.02
 TARGET = "arm64-cpu"
+STATE_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 FIRST_OF_FAMILY = [FIRST_VARIANTS[kind] for kind in model_types() if kind in FIRST_VARIANTS]
 
 every_variant = pytest.mark.parametrize("name", VARIANTS)
@@ -94,7 +95,11 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
 
 
 class Graph:
-    """A bundle's graph in plain onnxruntime, every position's logits, the cache handed over by value."""
+    """A bundle's graph in plain onnxruntime, every position's logits, its states handed over by value.
+
+    What a graph reads beside the tokens and the mask are its states, and what it gives beside the logits are the same
+    states after the call, in the same order.
+    """
 
     def __init__(self, bundle: Path) -> None:
         options = onnxruntime.SessionOptions()
@@ -103,22 +108,25 @@ class Graph:
         options.intra_op_num_threads = 1
         options.log_severity_level = 3
         self.session = onnxruntime.InferenceSession(bundle / "model.onnx", options, ["CPUExecutionProvider"])
-        self.past: dict[str, np.ndarray] = {}
+        self.states: dict[str, np.ndarray] = {}
         self.length = 0
         self.restart()
 
     def restart(self) -> None:
-        caches = [node for node in self.session.get_inputs() if node.name.startswith("past_key_values")]
-        self.past = {node.name: np.zeros((1, node.shape[1], 0, node.shape[3]), np.float32) for node in caches}
+        inputs = [node for node in self.session.get_inputs() if node.name not in ("input_ids", "attention_mask")]
+        sizes = {"batch": 1, "past": 0}
+        self.states = {
+            node.name: np.zeros([sizes.get(axis, axis) for axis in node.shape], STATE_TYPES[node.type])
+            for node in inputs
+        }
         self.length = 0
 
     def step(self, tokens: np.ndarray) -> np.ndarray:
         """Logits (length, vocabulary) of the next tokens."""
         self.length += len(tokens)
         mask = np.ones((1, self.length), np.int64)
-        logits, *present = self.session.run(None, {"input_ids": tokens[None], "attention_mask": mask, **self.past})
-        names = [node.name.replace("present", "past_key_values") for node in self.session.get_outputs()[1:]]
-        self.past = dict(zip(names, present, strict=True))
+        logits, *after = self.session.run(None, {"input_ids": tokens[None], "attention_mask": mask, **self.states})
+        self.states = dict(zip(self.states, after, strict=True))
         return logits[0]
 
     def greedy(self, prompt: np.ndarray, steps: int) -> tuple[np.ndarray, np.ndarray]:
