@@ -16,7 +16,7 @@ import torch
 import transformers
 from masked_models import Masked
 from prune_tasks import prune_task, tiny
-from tiny_models import LONG_FROM, VARIANTS
+from tiny_models import LONG_FROM, METHOD_VARIANTS
 
 from edgepress.exporter import export
 from edgepress.exporter.methods.shrink import depth, heads, hidden, mlp_width
@@ -35,7 +35,7 @@ STRUCTURED = ("depth", "mlp_width", "heads", "hidden")
 REFUSED = {
     ("llama-biases-head_dim", "heads"),
     *((f"phi3-longrope-{form}", kind) for form in ("partial", "version4") for kind in ("heads", "hidden")),
-    *((name, "heads") for name, variant in VARIANTS.items() if variant.model_type == "gpt2"),
+    *((name, "heads") for name, variant in METHOD_VARIANTS.items() if variant.model_type == "gpt2"),
 }
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -63,7 +63,7 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
 
 def kinds(name: str) -> list[str]:
     """The structured steps that take this family: layer norms have no form without some channels."""
-    return [kind for kind in STRUCTURED if (kind, VARIANTS[name].model_type) != ("hidden", "gpt2")]
+    return [kind for kind in STRUCTURED if (kind, METHOD_VARIANTS[name].model_type) != ("hidden", "gpt2")]
 
 
 def tokens(length: int) -> np.ndarray:
@@ -133,7 +133,7 @@ def transformers_logits(loaded: torch.nn.Module, ids: np.ndarray) -> np.ndarray:
         return loaded(torch.from_numpy(ids)[None], use_cache=False).logits[0].numpy()
 
 
-@pytest.mark.parametrize(("name", "kind"), [(name, kind) for name in VARIANTS for kind in kinds(name)])
+@pytest.mark.parametrize(("name", "kind"), [(name, kind) for name in METHOD_VARIANTS for kind in kinds(name)])
 def test_removing_is_masking(workshop: Workshop, name: str, kind: str, tmp_path: Path) -> None:
     removal = Removal(workshop.checkpoint(name), tmp_path, f"{name}-{kind}")
     removal.run(kind)
@@ -155,7 +155,7 @@ def decoded_logits(bundle: Path, ids: np.ndarray) -> np.ndarray:
     return session.append(ids, 0)
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", METHOD_VARIANTS)
 def test_a_bundle_of_all_removals_is_the_mask_of_all(workshop: Workshop, name: str, tmp_path: Path) -> None:
     """One step after the other, in an order of the variant's own."""
     removal = Removal(workshop.checkpoint(name), tmp_path, name)

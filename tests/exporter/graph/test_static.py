@@ -52,7 +52,7 @@ def bundle(home: Path, name: str) -> Path:
     return out
 
 
-@pytest.mark.parametrize("name", tiny_models.VARIANTS)
+@pytest.mark.parametrize("name", tiny_models.METHOD_VARIANTS)
 def test_every_architecture_gives_the_logits_and_the_text_of_its_bundle(home: Path, tmp_path: Path, name: str) -> None:
     made = bundle(home, name)
     session, config = static_session(made, tmp_path), read_config(made)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from prune_tasks import TOKENS, asked, described_logits, prune_task, tiny
 from scipy.special import log_softmax
-from tiny_models import VARIANTS
+from tiny_models import METHOD_VARIANTS
 
 from edgepress.errors import InputError
 from edgepress.exporter.methods.shrink import depth
@@ -36,7 +36,7 @@ def skipped(task: PruneTask, kept: list[int], tokens: np.ndarray) -> np.ndarray:
         return network.head_forward(task.decoder, task.read, x)[0].numpy()
 
 
-@pytest.mark.parametrize("name", sorted(VARIANTS))
+@pytest.mark.parametrize("name", sorted(METHOD_VARIANTS))
 def test_removal_is_skipping(name: str, home: Path, tmp_path: Path) -> None:
     """Each layer that stays keeps its window, its rope and its scale, whatever its number becomes: all pairs tried."""
     count = prune_task(tiny(name, home), tmp_path / "look").decoder.layers

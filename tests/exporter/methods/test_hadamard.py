@@ -8,7 +8,7 @@ import onnxruntime
 import oracles_decoder
 import pytest
 from layer_tasks import TOKENS, TinyModel, layer_task, logits, tiny_model
-from tiny_models import TEXT, VARIANTS, save
+from tiny_models import METHOD_VARIANTS, TEXT, save
 
 from edgepress.errors import InputError
 from edgepress.exporter.bundle.files import write_tables
@@ -24,7 +24,7 @@ from edgepress.runtime import load
 
 FLOAT = Recipe("test", Storage(), Storage(), Storage())
 REFUSED = ("gemma3_text", "olmo2")
-ROTATED = sorted(name for name, variant in VARIANTS.items() if variant.model_type not in REFUSED)
+ROTATED = sorted(name for name, variant in METHOD_VARIANTS.items() if variant.model_type not in REFUSED)
 
 
 def rotated(name: str, directory: Path) -> TinyModel:
