@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from edgepress.exporter.model.description import Block, Decoder, Linear, Mixer, Norm, Rope, Weight, every
+from edgepress.exporter.model.description import Decoder, Linear, Mixer, Norm, Rope, Weight
 from edgepress.exporter.model.rotation import factors
 
 Array = NDArray[np.float64]
@@ -32,9 +32,12 @@ def forward(
         x = x + model.weight(decoder.positions)[: len(tokens)]
     rotation = np.kron(*factors(decoder.rotation)) if decoder.rotation is not None else np.eye(decoder.hidden_size)
     x = x @ rotation
-    for block in every(Block, decoder.layers):
-        mixed = mixer_oracle(block.mixer.kind)(block.mixer, model, model.norm(block.norm, x), decoder.ropes)
-        x = x + block.multiplier * model.norm(block.post_norm, mixed)
+    for layer in decoder.layers:
+        before = x
+        for block in layer.blocks:
+            normed = model.norm(block.norm, before if layer.parallel else x)
+            mixed = mixer_oracle(block.mixer.kind)(block.mixer, model, normed, decoder.ropes)
+            x = x + block.multiplier * model.norm(block.post_norm, mixed)
     logits = model.linear(decoder.head, model.norm(decoder.final_norm, x @ rotation.T)) * decoder.logits_multiplier
     cap = decoder.logits_softcap
     return cap * np.tanh(logits / cap) if cap else logits

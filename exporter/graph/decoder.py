@@ -20,7 +20,7 @@ from edgepress.exporter.graph.builder import CONTRIB, FLOAT, FLOAT16
 from edgepress.exporter.graph.linears import block_scales
 from edgepress.exporter.graph.primitives import DecoderBuilder
 from edgepress.exporter.graph.rotary import CONTEXT_LENGTH
-from edgepress.exporter.model.description import Block, Decoder, Rotation, every
+from edgepress.exporter.model.description import Block, Decoder, Layer, Norm, Rotation, every
 from edgepress.exporter.model.mixers import load_mixer
 from edgepress.exporter.plan.plan import Plan
 from edgepress.states import State
@@ -84,8 +84,8 @@ class _DecoderGraph:
         last = _last_with_states(self.decoder)
         for index, layer in enumerate(self.decoder.layers):
             with self.graph.in_half(index in self.plan.half_layers):
-                for number, block in enumerate(layer.blocks):
-                    stream = self._block(index, block, stream, trim=(index, number) == last)
+                trimmed = last[1] if index == last[0] else None
+                stream = (self._parallel if layer.parallel else self._sequence)(index, layer, stream, trimmed)
         if self.decoder.rotation is not None:
             total = (
                 stream.x if stream.pending is None else self.graph.node("Add", [stream.x, stream.pending], "rotated")
@@ -202,24 +202,66 @@ class _DecoderGraph:
 
     # ---- layers -------------------------------------------------------------------------------------------------
 
-    def _block(self, index: int, block: Block, stream: _Stream, *, trim: bool) -> _Stream:
-        """One block; with ``trim`` only the positions from ``logits_start`` on go into its output projection."""
-        g, mixer, name = self.graph, block.mixer, f"layers.{index}"
+    def _sequence(self, index: int, layer: Layer, stream: _Stream, trimmed: int | None) -> _Stream:
+        """Blocks one after the other; of block ``trimmed`` on, the positions from ``logits_start`` on alone."""
+        g, name = self.graph, f"layers.{index}"
+        for number, block in enumerate(layer.blocks):
+            hidden, x = g.norm_of_sum(block.norm, stream.x, stream.pending, f"{name}.{block.name}_norm")
+            mixed = self._mixed(index, block, hidden)
+            if number == trimmed:
+                mixed, x = self._trim_mixed(index, mixed), self._trim(x, f"{name}.trimmed")
+            stream = _Stream(x, self._output(index, block, mixed))
+        return stream
+
+    def _parallel(self, index: int, layer: Layer, stream: _Stream, trimmed: int | None) -> _Stream:
+        """Blocks that all read the layer's input; of block ``trimmed`` on, fewer positions as in a sequence.
+
+        ::
+
+            x ─┬ norm ┬ attention ┐
+               │      └ mlp ──────┴ Add ─ what the next norm adds
+               └ x
+        """
+        g, name = self.graph, f"layers.{index}"
+        x, pending, total = stream.x, stream.pending, None
+        normed: dict[Norm | None, str] = {}
+        for block in layer.blocks:
+            if block.norm not in normed:  # the others read what the first norm has added up
+                normed[block.norm], x = g.norm_of_sum(block.norm, x, pending, f"{name}.{block.name}_norm")
+                pending = None
+        for number, block in enumerate(layer.blocks):
+            mixed = self._mixed(index, block, normed[block.norm])
+            if number == trimmed:
+                mixed, x = self._trim_mixed(index, mixed), self._trim(x, f"{name}.trimmed")
+                total = total and self._trim(total, f"{total}.trimmed")
+                later = {other.norm for other in layer.blocks[number + 1 :]}
+                normed |= {norm: self._trim(normed[norm], f"{normed[norm]}.trimmed") for norm in later}
+            y = self._output(index, block, mixed)
+            total = y if total is None else g.node("Add", [total, y], f"{name}.{block.name}_sum")
+        return _Stream(x, total)
+
+    def _mixed(self, index: int, block: Block, hidden: str) -> str:
+        """What goes into a block's output projection."""
+        mixer = block.mixer
         states = [self._state(self.plan.state(state.name)) for state in mixer.states(index)]
-        hidden, x = g.norm_of_sum(block.norm, stream.x, stream.pending, f"{name}.{block.name}_norm")
-        mixed = load_mixer(mixer.kind).write(mixer, g, f"{name}.{block.name}", hidden, states)
-        if trim:
-            _, _, what = mixed.rpartition(".")
-            mixed, x = self._trim(mixed, f"{name}.{what}.trimmed"), self._trim(x, f"{name}.trimmed")
-        y = g.linear(mixer.output_projection, mixed, normed=not mixer.scaled_by_token)
-        post = f"{name}.{block.name}_post_norm"
+        return load_mixer(mixer.kind).write(mixer, self.graph, f"layers.{index}.{block.name}", hidden, states)
+
+    def _trim_mixed(self, index: int, mixed: str) -> str:
+        _, _, what = mixed.rpartition(".")
+        return self._trim(mixed, f"layers.{index}.{what}.trimmed")
+
+    def _output(self, index: int, block: Block, mixed: str) -> str:
+        """What a block adds to the stream."""
+        g = self.graph
+        y = g.linear(block.mixer.output_projection, mixed, normed=not block.mixer.scaled_by_token)
+        post = f"layers.{index}.{block.name}_post_norm"
         if block.post_norm is not None:
             y = g.norm(block.post_norm, y, post)
         if block.multiplier != 1.0:
             key = "residual_multiplier" if self._one_multiplier else f"residual_multiplier_{block.multiplier:.9g}"
             factor = g.constant(key, np.array(block.multiplier, np.float32))
             y = g.node("Mul", [y, factor], f"{post}.scaled")
-        return _Stream(x, y)
+        return y
 
     def _state(self, state: State) -> tuple[str, str]:
         """Declare a state: an input before a call, an output after it."""

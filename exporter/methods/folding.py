@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from edgepress.exporter.model.description import Block, Decoder, Layer, Linear, Mixer, Weight, every
+from edgepress.exporter.model.description import Block, Decoder, Layer, Linear, Weight
 
 
 @dataclass(frozen=True)
@@ -56,26 +56,39 @@ class Group:
 
 def foldable_groups(layer: Layer) -> list[Group]:
     """Groups of a layer whose input can be scaled; the others are left out."""
-    found = [group for block in layer.blocks for group in (_behind_norm(block), _behind_source(block.mixer))]
+    found = [group for blocks in _by_norm(layer) for group in (_behind_norm(blocks), *map(_behind_source, blocks))]
     return [group for group in found if isinstance(group, Group)]
 
 
 def not_foldable(decoder: Decoder) -> dict[str, str]:
     """Projections whose input cannot be scaled, by name, and why."""
     found: dict[str, str] = {}
-    for block in every(Block, decoder.layers):
-        for group, linears in (
-            (_behind_norm(block), block.mixer.input_projections),
-            (_behind_source(block.mixer), (block.mixer.output_projection,)),
-        ):
+    for blocks in (blocks for layer in decoder.layers for blocks in _by_norm(layer)):
+        groups = [(_behind_norm(blocks), _read(blocks))]
+        groups += [(_behind_source(block), (block.mixer.output_projection,)) for block in blocks]
+        for group, linears in groups:
             if isinstance(group, str):
                 found |= {linear.weight.name: group for linear in linears}
     return found
 
 
-def _behind_norm(block: Block) -> Group | str:
+def _by_norm(layer: Layer) -> list[tuple[Block, ...]]:
+    """The blocks of a layer, those together that share a norm: its gain is divided once for all that read it."""
+    found: dict[object, tuple[Block, ...]] = {}
+    for number, block in enumerate(layer.blocks):
+        key = block.norm or number
+        found[key] = (*found.get(key, ()), block)
+    return list(found.values())
+
+
+def _read(blocks: tuple[Block, ...]) -> tuple[Linear, ...]:
+    """The input projections of blocks that share a norm."""
+    return tuple(linear for block in blocks for linear in block.mixer.input_projections)
+
+
+def _behind_norm(blocks: tuple[Block, ...]) -> Group | str:
     """The input projections; the norm's gain and bias take the scales of their input."""
-    norm, linears = block.norm, block.mixer.input_projections
+    norm, linears = blocks[0].norm, _read(blocks)
     if norm is None:
         return "no norm before it could take a scale"
     columns = linears[0].weight.shape[1]
@@ -83,13 +96,13 @@ def _behind_norm(block: Block) -> Group | str:
     return Group(linears, sources, slice(None), torch.arange(columns), columns)
 
 
-def _behind_source(mixer: Mixer) -> Group | str:
+def _behind_source(block: Block) -> Group | str:
     """The output projection; the linear layer that makes its input takes the scales."""
-    source = mixer.source()
+    source = block.mixer.source()
     if isinstance(source, str):
         return source
     linear, rows = source.linear, source.rows
     blocks = torch.arange(rows.stop - rows.start).reshape(-1, source.width)
     channels = blocks.repeat_interleave(source.repeats, dim=0).reshape(-1)  # (columns,)
     sources = (linear.weight,) if linear.bias is None else (linear.weight, linear.bias)
-    return Group((mixer.output_projection,), sources, rows, channels, blocks.numel())
+    return Group((block.mixer.output_projection,), sources, rows, channels, blocks.numel())

@@ -183,9 +183,14 @@ class Block:
 
 @dataclass(frozen=True)
 class Layer:
-    """One decoder layer: blocks one after the other, each of another kind."""
+    """One decoder layer: blocks one after the other, each of another kind.
+
+    ``parallel`` blocks all read the layer's input instead, and what they add is added up (GPT-J, Wang and Komatsuzaki
+    2021). They may share a norm: the same :class:`Norm` in several blocks, stored and computed once.
+    """
 
     blocks: tuple[Block, ...]
+    parallel: bool = False
 
     def __post_init__(self) -> None:
         names = [block.name for block in self.blocks]
@@ -292,8 +297,8 @@ def scaled_by_token(layer: Layer) -> list[Linear]:
 
 
 def layer_weights(layer: Layer) -> list[Weight]:
-    """Every weight of a layer, in the order in which they are stored."""
-    return list(every(Weight, layer))
+    """Every weight of a layer once, in the order in which they are stored."""
+    return list({weight.name: weight for weight in every(Weight, layer)}.values())
 
 
 T = TypeVar("T")

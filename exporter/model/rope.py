@@ -34,6 +34,7 @@ def read_rope(
     context_length: int,
     theta: float = 10_000.0,
     partial: bool = False,
+    share: float = 1.0,
     aliases: Mapping[str, str] = MappingProxyType({}),
     types: Collection[str] = ROPE_TYPES,
     original_context: int | None = None,
@@ -42,14 +43,15 @@ def read_rope(
 
     transformers 4: ``rope_theta`` and ``rope_scaling``; transformers 5: ``rope_parameters`` with both inside. If both
     forms are there, they must say the same.
-    ``theta`` is the family's default, ``partial`` whether it implements ``partial_rotary_factor``, ``aliases`` its
-    other names for ``types``, ``original_context`` its default for ``original_max_position_embeddings``.
+    ``theta`` is the family's default, ``partial`` whether it implements ``partial_rotary_factor``, whose default is
+    ``share``, ``aliases`` its other names for ``types``, ``original_context`` its default for
+    ``original_max_position_embeddings``.
     """
     original = config.optional_integer("original_max_position_embeddings", original_context)
 
     def read(section: Config) -> Rope:
         base = inside_or_outside(section, config, "rope_theta", above=1.0) or theta
-        factor = inside_or_outside(section, config, "partial_rotary_factor", above=0.0) or 1.0
+        factor = inside_or_outside(section, config, "partial_rotary_factor", above=0.0) or share
         if factor != 1.0 and not partial:
             place = section if section.has("partial_rotary_factor") else config
             raise place.refuse("partial_rotary_factor", "this family rotates whole heads; only 1.0 is implemented")

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from prune_tasks import TOKENS, few_steps, prune_task, pruning, tiny
-from tiny_models import FIRST_VARIANTS
+from tiny_models import FIRST_VARIANTS, LAYER_NORMS
 
 from edgepress.errors import InputError
 from edgepress.exporter import export
@@ -21,7 +21,7 @@ from edgepress.text.windows import Window
 
 METHODS = [name for name in method_names() if isinstance(load_method(name), Pruning)]
 FAMILIES = [FIRST_VARIANTS[kind] for kind in model_types() if kind in FIRST_VARIANTS]
-REFUSED = {("hidden", "gpt2")}  # its layer norms subtract the mean over all channels
+REFUSED = {("hidden", kind) for kind in LAYER_NORMS}  # a layer norm subtracts the mean over all channels
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 

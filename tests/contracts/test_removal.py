@@ -16,7 +16,7 @@ import torch
 import transformers
 from masked_models import Masked
 from prune_tasks import prune_task, tiny
-from tiny_models import LONG_FROM, METHOD_VARIANTS
+from tiny_models import LAYER_NORMS, LONG_FROM, METHOD_VARIANTS
 
 from edgepress.exporter import export
 from edgepress.exporter.methods.shrink import depth, heads, hidden, mlp_width
@@ -63,7 +63,7 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
 
 def kinds(name: str) -> list[str]:
     """The structured steps that take this family: layer norms have no form without some channels."""
-    return [kind for kind in STRUCTURED if (kind, METHOD_VARIANTS[name].model_type) != ("hidden", "gpt2")]
+    return [kind for kind in STRUCTURED if kind != "hidden" or METHOD_VARIANTS[name].model_type not in LAYER_NORMS]
 
 
 def tokens(length: int) -> np.ndarray:

@@ -67,7 +67,8 @@ def check_same_layer(old: Layer, new: Layer, where: str) -> None:
     """
 
     def facts(layer: Layer) -> tuple[object, ...]:
-        return tuple((block.name, *block.mixer.settings(), block.multiplier) for block in layer.blocks)
+        blocks = tuple((block.name, *block.mixer.settings(), block.multiplier) for block in layer.blocks)
+        return (*blocks, "parallel") if layer.parallel else blocks
 
     if facts(old) != facts(new):
         raise InputError(

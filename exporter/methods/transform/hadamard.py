@@ -9,7 +9,7 @@ the input of the final norm. As the rotation is a Kronecker product, both togeth
 multiplications a token, and the factors a few KB; see :mod:`edgepress.exporter.model.rotation`.
 
 A layer norm subtracts the mean before it scales; a rotation that keeps the vector of ones commutes with that. The
-norm's bias moves into those of the projections.
+norm's bias moves into those of the projections, which get one where they have none.
 
 A rotation spreads outliers (tests/exporter/methods/test_hadamard.py makes one) and gains next to nothing where there
 are none: ``hadamard + gptq, …`` beside ``gptq, …`` in the results of ``benchmarks/accuracy.py``. Seeds are not
@@ -30,7 +30,7 @@ import torch
 from edgepress.errors import InputError
 from edgepress.exporter.methods.kinds import Transform, method_options
 from edgepress.exporter.methods.options import Options, whole_number
-from edgepress.exporter.model.description import Block, Decoder, Linear, Norm, Rotation, Source, every
+from edgepress.exporter.model.description import Block, Decoder, Linear, Norm, Rotation, Source, Weight, changed, every
 from edgepress.exporter.model.operations import rotate
 from edgepress.exporter.model.rotation import orthogonal, split
 from edgepress.exporter.recipe.recipe import Recipe
@@ -42,10 +42,23 @@ if TYPE_CHECKING:
 
 
 def _describe(decoder: Decoder, recipe: Recipe) -> Decoder:
-    """Add the rotation to the decoder; InputError where it has one."""
+    """Add the rotation to the decoder, and biases that take those of layer norms; InputError where it has one."""
     if decoder.rotation is not None:
         raise InputError("before names hadamard twice; once is enough")
-    return replace(decoder, rotation=_rotation(decoder.hidden_size, decoder.final_norm, method_options(METHOD, recipe)))
+    rotation = _rotation(decoder.hidden_size, decoder.final_norm, method_options(METHOD, recipe))
+    return replace(decoder, rotation=rotation, layers=changed(Block, decoder.layers, _with_biases))
+
+
+def _with_biases(block: Block) -> Block:
+    if block.norm is None or block.norm.bias is None:
+        return block
+
+    def biased(linear: Linear) -> Linear:
+        if linear.bias is not None or linear not in block.mixer.input_projections:
+            return linear
+        return replace(linear, bias=Weight(f"{linear.weight.name}.bias", "bias", linear.weight.shape[:1], ()))
+
+    return changed(Linear, block, biased)
 
 
 def check(decoder: Decoder, _schemes: Schemes, _options: Options) -> None:
@@ -65,7 +78,7 @@ def _rotation(hidden: int, norm: Norm, options: Options) -> Rotation:
 
 def _fold(task: LayerTask, options: Options) -> None:
     weights = task.weights
-    for block in task.layer.blocks:
+    for block in task.layer.blocks:  # norms last: blocks may share one
         mixer, norm = block.mixer, block.norm
         if norm is None:
             raise ValueError(f"layer {task.index} has no norm before {block.name}")
@@ -76,14 +89,15 @@ def _fold(task: LayerTask, options: Options) -> None:
         rotation = _rotation(mixer.input_projections[0].weight.shape[1], norm, options)
         for linear in mixer.input_projections:
             _rotate_input(norm, linear, weights, rotation)
-        weights[norm.weight.name] = torch.ones_like(weights[norm.weight.name])
-        if norm.bias is not None:
-            weights[norm.bias.name] = torch.zeros_like(weights[norm.bias.name])
         writer = mixer.output_projection
         weight = weights[writer.weight.name].double()
         weights[writer.weight.name] = rotate(rotation, weight.T).T.float().contiguous()
         if writer.bias is not None:
             weights[writer.bias.name] = rotate(rotation, weights[writer.bias.name].double()).float()
+    for norm in (block.norm for block in task.layer.blocks if block.norm is not None):
+        weights[norm.weight.name] = torch.ones_like(weights[norm.weight.name])
+        if norm.bias is not None:
+            weights[norm.bias.name] = torch.zeros_like(weights[norm.bias.name])
 
 
 def _rotate_input(norm: Norm, linear: Linear, weights: dict[str, Tensor], rotation: Rotation) -> None:

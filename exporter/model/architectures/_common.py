@@ -112,11 +112,13 @@ def rms_norm(name: str, tensor: str, size: int, epsilon: float, plus: float = 0.
     return Norm(Weight(name, "norm", (size,), (Part(tensor, 0, size),), plus), epsilon)
 
 
-def layer_norm(name: str, tensor: str, size: int, epsilon: float) -> Norm:
+def layer_norm(name: str, tensor: str, size: int, epsilon: float, *, bias: bool = True) -> Norm:
     """Layer norm with gain ``tensor``.weight and bias ``tensor``.bias."""
     gain = Weight(name, "norm", (size,), (Part(f"{tensor}.weight", 0, size),))
-    bias = Weight(f"{name}.bias", "bias", (size,), (Part(f"{tensor}.bias", 0, size),))
-    return Norm(gain, epsilon, "layer", bias)
+    if not bias:
+        return Norm(gain, epsilon, "layer")
+    shift = Weight(f"{name}.bias", "bias", (size,), (Part(f"{tensor}.bias", 0, size),))
+    return Norm(gain, epsilon, "layer", shift)
 
 
 def matrix(
@@ -141,12 +143,13 @@ def separate_attention(
     scale: float | None = None,
     qkv_bias: bool = False,
     output_bias: bool = False,
+    output: str = "o_proj",
     rope: str | None = "default",
     window: int | None = None,
     norms: tuple[Norm, Norm] | None = None,
     norm_per_head: bool = True,
 ) -> Attention:
-    """Attention of a layer whose checkpoint has ``self_attn.{q,k,v,o}_proj``.
+    """Attention of a layer whose checkpoint has ``self_attn.{q,k,v}_proj``, and ``output`` beside them.
 
     The scale is 1 / sqrt(head_dim) unless given; ``norms`` are the query's and the key's.
     """
@@ -166,7 +169,7 @@ def separate_attention(
         head_dim=sizes.head_dim,
         scale=sizes.head_dim**-0.5 if scale is None else scale,
         qkv=Linear(weight, bias if qkv_bias else None),
-        output=linear(f"{name}.output", f"{tensors}.o_proj", sizes.hidden, query_rows, bias=output_bias),
+        output=linear(f"{name}.output", f"{tensors}.{output}", sizes.hidden, query_rows, bias=output_bias),
         rope=rope,
         query_norm=norms[0] if norms else None,
         key_norm=norms[1] if norms else None,
@@ -200,6 +203,18 @@ def gated_mlp(index: int, sizes: Sizes, activation: Activation, *, bias: bool = 
     )
 
 
+def plain_mlp(
+    index: int, sizes: Sizes, activation: Activation, tensors: str, *, up: str, down: str, bias: bool = True
+) -> MLP:
+    """``down(activation(up(x)))``, of the tensors ``tensors``.``up`` and ``tensors``.``down``."""
+    name, width = f"layers.{index}.mlp", sizes.intermediate[index]
+    return MLP(
+        up=linear(f"{name}.up", f"{tensors}.{up}", width, sizes.hidden, bias=bias),
+        down=linear(f"{name}.down", f"{tensors}.{down}", sizes.hidden, width, bias=bias),
+        activation=activation,
+    )
+
+
 def layer_rms_norm(index: int, role: str, tensor: str, sizes: Sizes, *, epsilon: float, plus: float = 0.0) -> Norm:
     """Norm of a layer's whole hidden state; ``role`` is attention_norm, mlp_norm, attention_post_norm …."""
     name = f"model.layers.{index}.{tensor}.weight"
@@ -219,13 +234,20 @@ def pre_norm_layer(
 
 
 def embedding_and_head(
-    config: Config, sizes: Sizes, *, tied: bool, embedding: str = "model.embed_tokens.weight"
+    config: Config,
+    sizes: Sizes,
+    *,
+    tied: bool,
+    embedding: str = "model.embed_tokens.weight",
+    head: str = "lm_head",
+    head_bias: bool = False,
 ) -> tuple[Weight, Linear]:
     """Token embedding and head; ``tied`` is the family's default for ``tie_word_embeddings``."""
     table = matrix("embedding", "embedding", embedding, sizes.vocab, sizes.hidden)
+    bias = Weight("head.bias", "bias", (sizes.vocab,), (Part(f"{head}.bias", 0, sizes.vocab),)) if head_bias else None
     if config.flag("tie_word_embeddings", tied):
-        return table, Linear(table)
-    return table, Linear(matrix("head", "head", "lm_head.weight", sizes.vocab, sizes.hidden))
+        return table, Linear(table, bias)
+    return table, Linear(matrix("head", "head", f"{head}.weight", sizes.vocab, sizes.hidden), bias)
 
 
 def rms_decoder(

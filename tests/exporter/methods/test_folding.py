@@ -33,6 +33,7 @@ FOLDED = {
     "olmo2": ["output", "down"],  # no norm before qkv, gate and up
     "gpt2": ["qkv", "output", "up"],  # gelu(up) is no factor
     "gpt2-untied-scales": ["qkv", "output", "up", "down"],  # relu
+    "phi": ["qkv", "up", "output"],  # one norm before both
     "gemma3_text": ["qkv", "output", "gate", "up", "down"],
 }
 

@@ -54,7 +54,7 @@ def test_rotation_changes_every_projection_and_no_logit(name: str, tmp_path: Pat
     assert float((after - before).abs().max()) <= 2e-6 * float(before.abs().max())
 
 
-@pytest.mark.parametrize("name", ["llama-biases-head_dim", "granite", "gpt2", "qwen3", "phi3-longrope-partial"])
+@pytest.mark.parametrize("name", ["llama-biases-head_dim", "granite", "gpt2", "phi", "qwen3", "phi3-longrope-partial"])
 def test_the_graph_computes_it_too(name: str, tmp_path: Path) -> None:
     turned = rotated(name, tmp_path)
     plan = make_plan(turned.decoder, FLOAT, lambda _: 4)

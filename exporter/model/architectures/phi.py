@@ -1,0 +1,65 @@
+"""Phi-1, 1.5 and 2 (Gunasekar et al. 2023): attention and MLP beside each other behind one layer norm, biases."""
+
+from edgepress.exporter.model.architectures import Architecture
+from edgepress.exporter.model.architectures._common import (
+    IGNORED_TENSORS,
+    Sizes,
+    embedding_and_head,
+    layer_norm,
+    plain_mlp,
+    read_activation,
+    read_sizes,
+    separate_attention,
+)
+from edgepress.exporter.model.description import Block, Decoder, Layer, Norm
+from edgepress.exporter.model.rope import read_rope
+from edgepress.exporter.source.config import Config
+
+
+def read(config: Config) -> Decoder:
+    """Defaults are transformers' PhiConfig's. ``qk_layernorm`` norms each head of q and k; all heads have one gain."""
+    sizes = read_sizes(
+        config, vocab=51200, hidden=2048, intermediate=8192, layers=24, heads=32, kv_heads=None, context=2048
+    )
+    rope = read_rope(config, head_dim=sizes.head_dim, context_length=sizes.context, partial=True, share=0.5)
+    epsilon = config.number("layer_norm_eps", 1e-5, above=0.0)
+    activation = read_activation(config, "hidden_act", "gelu_new")
+    normed = config.flag("qk_layernorm", False)
+    embedding, head = embedding_and_head(config, sizes, tied=False, head_bias=True)
+
+    def layer(index: int) -> Layer:
+        name, tensors = f"layers.{index}", f"model.layers.{index}"
+        norm = layer_norm(f"{name}.norm", f"{tensors}.input_layernorm", sizes.hidden, epsilon)
+        attention = separate_attention(
+            index,
+            sizes,
+            qkv_bias=True,
+            output_bias=True,
+            output="dense",
+            norms=_query_and_key_norm(index, sizes, epsilon) if normed else None,
+        )
+        mlp = plain_mlp(index, sizes, activation, f"{tensors}.mlp", up="fc1", down="fc2")
+        return Layer((Block(norm=norm, mixer=attention), Block(norm=norm, mixer=mlp)), parallel=True)
+
+    return Decoder(
+        model_type="phi",
+        hidden_size=sizes.hidden,
+        vocab_size=sizes.vocab,
+        context_length=sizes.context,
+        embedding=embedding,
+        layers=tuple(layer(index) for index in range(sizes.layers)),
+        final_norm=layer_norm("final_norm", "model.final_layernorm", sizes.hidden, epsilon),
+        head=head,
+        ropes={"default": rope},
+    )
+
+
+def _query_and_key_norm(index: int, sizes: Sizes, epsilon: float) -> tuple[Norm, Norm]:
+    name, tensors = f"layers.{index}.attention", f"model.layers.{index}.self_attn"
+    return (
+        layer_norm(f"{name}.query_norm", f"{tensors}.q_layernorm", sizes.head_dim, epsilon),
+        layer_norm(f"{name}.key_norm", f"{tensors}.k_layernorm", sizes.head_dim, epsilon),
+    )
+
+
+ARCHITECTURE = Architecture(model_type="phi", read=read, ignored_tensors=IGNORED_TENSORS)
