@@ -1,0 +1,140 @@
+"""A class's own default config, made small: what benchmarks/coverage.py tries every class of transformers on.
+
+Sizes are replaced by the names that configs give them; every flag, pattern and activation stays as the class has it.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import transformers
+
+VOCABULARY = 320
+CONTEXT = 256
+LAYERS = 4  # at least; more where the kinds of layers do not all come before
+_MOST_LAYERS = 12
+
+# Sizes under the names that transformers' configs have for them.
+_SIZES: dict[str, int] = {
+    **dict.fromkeys(("hidden_size", "n_embd", "d_model", "dim", "embedding_size", "word_embed_proj_dim"), 64),
+    **dict.fromkeys(("embed_dim", "decoder_hidden_size", "dim_model", "emb_dim", "lru_width"), 64),
+    **dict.fromkeys(("intermediate_size", "ffn_dim", "n_inner", "d_ff", "ffn_hidden_size", "dim_ff", "dff"), 96),
+    **dict.fromkeys(("decoder_ffn_dim", "encoder_ffn_dim", "attention_hidden_size", "dense_intermediate_size"), 96),
+    **dict.fromkeys(("intermediate_size_mlp", "shared_intermediate_size", "moe_shared_expert_intermediate_size"), 96),
+    **dict.fromkeys(("moe_intermediate_size", "shared_expert_intermediate_size", "expert_ffn_hidden_size"), 32),
+    **dict.fromkeys(("num_attention_heads", "n_head", "num_heads", "n_heads", "decoder_attention_heads"), 4),
+    **dict.fromkeys(("encoder_attention_heads", "mamba_n_heads", "mamba_num_heads", "n_mamba_heads"), 4),
+    **dict.fromkeys(("num_hidden_layers", "n_layer", "num_layers", "n_layers", "decoder_layers"), LAYERS),
+    **dict.fromkeys(("encoder_layers", "num_decoder_layers", "num_encoder_layers"), 2),
+    **dict.fromkeys(("vocab_size", "vocab_size_per_layer_input"), VOCABULARY),
+    **dict.fromkeys(("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "seq_length"), CONTEXT),
+    **dict.fromkeys(("max_sequence_length", "max_target_positions", "max_source_positions"), CONTEXT),
+    **dict.fromkeys(("original_max_position_embeddings",), CONTEXT),
+    **dict.fromkeys(("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts"), 4),
+    **dict.fromkeys(("num_experts_per_tok", "num_experts_per_token", "moe_k", "moe_top_k", "top_k_experts"), 2),
+    **dict.fromkeys(("head_dim", "kv_channels", "v_head_dim", "qk_nope_head_dim", "swa_head_dim"), 16),
+    **dict.fromkeys(("qk_rope_head_dim", "rotary_dim"), 8),
+    **dict.fromkeys(("global_head_dim",), 32),
+    **dict.fromkeys(("q_lora_rank", "kv_lora_rank"), 24),
+    **dict.fromkeys(("linear_key_head_dim", "linear_value_head_dim"), 16),
+    **dict.fromkeys(("linear_num_key_heads",), 2),
+    **dict.fromkeys(("linear_num_value_heads",), 4),
+    **dict.fromkeys(("sliding_window", "attention_window_size", "window_size", "local_attention"), 16),
+    **dict.fromkeys(("state_size", "mamba_d_state", "ssm_state_size"), 16),
+    **dict.fromkeys(("mamba_d_head", "mamba_head_dim"), 32),
+    **dict.fromkeys(("mamba_d_ssm", "mamba_intermediate_size"), 128),
+    **dict.fromkeys(("time_step_rank", "mamba_dt_rank"), 8),
+    **dict.fromkeys(("hidden_size_per_layer_input", "laurel_rank"), 16),
+}
+_TOKENS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+_KEY_VALUE_HEADS = ("num_key_value_heads", "num_kv_heads", "n_head_kv", "multi_query_group_num")
+_LAYER_COUNTS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
+
+# What a class asks of its sizes beside that, by model_type: sums and multiples that their names do not say.
+EXTRA: dict[str, dict[str, object]] = {
+    "ctrl": {"dff": 96},
+    "mamba2": {"num_heads": 8, "head_dim": 16, "n_groups": 2, "chunk_size": 16},
+    "bamba": {"mamba_n_heads": 4, "mamba_d_head": 32, "mamba_n_groups": 1, "mamba_chunk_size": 16},
+    "granitemoehybrid": {"mamba_n_heads": 4, "mamba_d_head": 32, "mamba_chunk_size": 16},
+    "falcon_h1": {"mamba_n_heads": 4, "mamba_d_head": 32, "mamba_n_groups": 1, "mamba_chunk_size": 16},
+    "nemotron_h": {"mamba_num_heads": 8, "mamba_head_dim": 16, "n_groups": 2, "chunk_size": 16},
+    "zamba2": {"mamba_headdim": 16, "n_mamba_heads": 8, "mamba_ngroups": 1, "chunk_size": 16},
+    "deepseek_v3": {"n_group": 2, "topk_group": 1, "first_k_dense_replace": 1, "num_key_value_heads": 4},
+    "deepseek_v2": {"n_group": 2, "topk_group": 1, "first_k_dense_replace": 1, "num_key_value_heads": 4},
+    "glm4_moe": {"n_group": 1, "topk_group": 1, "first_k_dense_replace": 1},
+    "minicpm3": {"num_key_value_heads": 4},
+    "gemma3n_text": {"num_kv_shared_layers": 2, "activation_sparsity_pattern": [0.95, 0.95, 0.0, 0.0, 0.0]},
+}
+
+
+def tiny_config(model_type: str) -> transformers.PreTrainedConfig:
+    """The default config of a class with small sizes; what the class refuses is raised as it is."""
+    cls = transformers.CONFIG_MAPPING[model_type]
+    values = _small(cls().to_dict())
+    if values.get("eos_token_id") is None:
+        values["eos_token_id"] = _TOKENS["eos_token_id"]  # published checkpoints say one
+    return cls(**(values | EXTRA.get(model_type, {})))
+
+
+def _small(values: Mapping[str, Any]) -> dict[str, Any]:
+    layers = _layer_count(values)
+    key_value_heads = _key_value_heads(values)
+    small: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping) and key.endswith(("_config", "_cfg")):
+            small[key] = _small(value)
+        elif key in _LAYER_COUNTS:
+            small[key] = layers
+        elif key in _TOKENS and isinstance(value, int):
+            small[key] = _TOKENS[key]
+        elif key in _KEY_VALUE_HEADS and isinstance(value, int):
+            small[key] = key_value_heads
+        elif key in _SIZES and isinstance(value, int) and not isinstance(value, bool):
+            small[key] = min(_SIZES[key], value) if value > 0 else value
+        elif isinstance(value, list) and len(value) == _count(values) and layers < len(value):
+            small[key] = value[:layers]  # one entry a layer
+        elif key not in ("model_type", "transformers_version", "architectures", "dtype", "_name_or_path"):
+            small[key] = value
+    return small
+
+
+def _count(values: Mapping[str, Any]) -> int | None:
+    return next((values[key] for key in _LAYER_COUNTS if isinstance(values.get(key), int)), None)
+
+
+def _layer_count(values: Mapping[str, Any]) -> int:
+    """As few layers as have every kind of layer among them, four or more."""
+    count = _count(values) or LAYERS
+    patterns = [value for value in values.values() if isinstance(value, list) and len(value) == count]
+    needed = max((_all_kinds_within(pattern) for pattern in patterns), default=0)
+    return min(count, max(LAYERS, min(needed, _MOST_LAYERS)))
+
+
+def _all_kinds_within(pattern: list[Any]) -> int:
+    kinds = {repr(kind) for kind in pattern}
+    return max(next(i for i, entry in enumerate(pattern, 1) if repr(entry) == kind) for kind in kinds) if kinds else 0
+
+
+def _key_value_heads(values: Mapping[str, Any]) -> int:
+    """As many key-value heads for 4 query heads as are in proportion: 1, 2 or 4."""
+    heads = next((values[key] for key in ("num_attention_heads", "n_head", "num_heads") if values.get(key)), 4)
+    given = next((values[key] for key in _KEY_VALUE_HEADS if isinstance(values.get(key), int)), heads)
+    if not isinstance(heads, int) or given >= heads:
+        return 4
+    return 1 if 4 * given < 2 * heads else 2
+
+
+def draw(model: torch.nn.Module, seed: int) -> None:
+    """Weights with which everything matters to the logits: projections keep the scale of their input.
+
+    Vectors (gains, biases, decays) stay near what their class starts them at, and differ.
+    """
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.ndim < 2:
+                parameter.add_(torch.randn_like(parameter) * 0.2)
+            elif "embed" in name or "wte" in name or "wpe" in name:
+                parameter.normal_(0.0, 0.3)
+            else:
+                parameter.normal_(0.0, 1.2 * max(parameter.shape[-1], 8) ** -0.5)

@@ -1,0 +1,59 @@
+"""The benchmark that tries every class of transformers: it tells right from refused and from wrong."""
+
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import transformers
+
+
+@pytest.fixture(name="coverage")
+def _coverage(import_script: Callable[[str], ModuleType]) -> ModuleType:
+    return import_script("coverage")
+
+
+def verdict(coverage: ModuleType, kind: str, folder: Path) -> dict[str, Any]:
+    return coverage.try_class(coverage.tiny_config(kind), 1, folder, peers=False)
+
+
+def test_a_family_of_ours_is_right(coverage: ModuleType, tmp_path: Path) -> None:
+    found = verdict(coverage, "llama", tmp_path)
+    assert found["verdict"] == "right"
+    assert 0 < found["difference"] < coverage.TOLERANCE
+
+
+def test_what_is_no_decoder_is_refused_with_the_reason(coverage: ModuleType, tmp_path: Path) -> None:
+    found = verdict(coverage, "bert", tmp_path)
+    assert found["verdict"] == "refused"
+    assert "it is an encoder" in found["reason"]
+
+
+def test_other_logits_are_wrong(coverage: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    theirs = coverage.Reference.__call__
+    monkeypatch.setattr(coverage.Reference, "__call__", lambda self, tokens: theirs(self, tokens) * 1.001)
+    found = verdict(coverage, "llama", tmp_path)
+    assert found["verdict"] == "wrong"
+    assert "logits differ by 1.0e-03" in found["reason"]
+
+
+def test_another_token_is_wrong(coverage: ModuleType) -> None:
+    logits = np.zeros((coverage.PROMPT + 1, 5), np.float32)
+    logits[:, 2] = 1.0
+    tokens = [0] * coverage.PROMPT + [2, 2]
+    assert coverage._near_greedy(logits, tokens)
+    tokens[-1] = 3
+    assert not coverage._near_greedy(logits, tokens)
+
+
+@pytest.mark.parametrize("kind", ["llama", "gemma3_text", "gpt_neox", "mixtral", "qwen3_next"])
+def test_configs_are_small_and_keep_their_flags(coverage: ModuleType, kind: str) -> None:
+    small, default = coverage.tiny_config(kind), transformers.CONFIG_MAPPING[kind]()
+    assert small.vocab_size == coverage.VOCABULARY
+    assert small.hidden_size == 64
+    key = "hidden_act" if hasattr(default, "hidden_act") else "hidden_activation"
+    assert getattr(small, key) == getattr(default, key)
+    kinds = set(getattr(default, "layer_types", None) or [])
+    assert set(getattr(small, "layer_types", None) or []) == kinds
