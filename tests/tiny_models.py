@@ -93,7 +93,9 @@ def _make(variant: Variant, directory: Path, seed: int) -> Path:
 
 
 def _draw(name: str, parameter: torch.nn.Parameter) -> None:
-    if parameter.ndim == 1:
+    if name.endswith("A_log"):  # of state spaces: some forget within a token, others in hundreds
+        parameter.normal_(-2.0, 1.5)
+    elif parameter.ndim == 1:
         is_gain = name.endswith("weight") and "Gemma" not in name
         parameter.normal_(1.0 if is_gain and float(parameter.abs().sum()) > 0 else 0.0, 0.3)
     elif "embed" in name or "wte" in name or "wpe" in name:

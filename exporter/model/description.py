@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from edgepress.exporter.source.part import Part
 from edgepress.states import State, StateType, check_states
 
-Kind = Literal["linear", "embedding", "head", "norm", "bias", "positions", "kernel"]
+Kind = Literal["linear", "embedding", "head", "norm", "bias", "positions", "kernel", "recurrence"]
 
 
 @dataclass(frozen=True)

@@ -176,6 +176,24 @@ class Config:
             raise self.refuse(key, f"must be a list of {length} finite numbers")
         return numbers
 
+    def limits(self, key: str, low: float, high: float = math.inf) -> tuple[float, float]:
+        """Return the least and the largest value that something may have; the largest may be infinite.
+
+        transformers 5 writes that as ``{"__float__": "Infinity"}``, earlier versions as ``Infinity``.
+        """
+        value = self._value(key)
+        if value is None:
+            return low, high
+        ends = (
+            [math.inf if end == {"__float__": "Infinity"} else end for end in value] if isinstance(value, list) else []
+        )
+        numbers = [end if end == math.inf else _number(end) for end in ends]
+        if len(numbers) != 2 or not isinstance(numbers[0], float) or not isinstance(numbers[1], float):
+            raise self.refuse(key, "must be a list of two numbers, of which the second may be Infinity")
+        if not 0.0 <= numbers[0] <= numbers[1] or numbers[0] == math.inf:
+            raise self.refuse(key, "must be a list of two numbers of at least 0, the smaller one first")
+        return numbers[0], numbers[1]
+
     def optional_texts(self, key: str, length: int, allowed: Collection[str]) -> list[str] | None:
         """Return a list of exactly ``length`` strings, each one of ``allowed``, or None."""
         value = self._value(key)

@@ -134,7 +134,7 @@ def _decoder(home: Path, name: str) -> tuple[Decoder, dict[str, torch.Tensor]]:
     return decoder, {w.name: torch.from_numpy(read_weight(checkpoint, w)).double() for w in decoder.weights()}
 
 
-MODELS = ("llama", "gemma3_text", "olmo2", "gpt2", "phi3-longrope-partial", "lfm2")
+MODELS = ("llama", "gemma3_text", "olmo2", "gpt2", "phi3-longrope-partial", "lfm2", "granitemoehybrid-groups-biases")
 
 
 @pytest.fixture(scope="module")

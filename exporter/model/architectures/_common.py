@@ -222,9 +222,11 @@ def layer_rms_norm(index: int, role: str, tensor: str, sizes: Sizes, *, epsilon:
 
 
 def pre_norm_layer(
-    index: int, sizes: Sizes, epsilon: float, attention: Attention, mlp: MLP, *, residual_multiplier: float = 1.0
+    index: int, sizes: Sizes, epsilon: float, attention: Mixer, mlp: Mixer, *, residual_multiplier: float = 1.0
 ) -> Layer:
-    """Layer in Llama's form: ``input_layernorm`` before attention, ``post_attention_layernorm`` before the MLP."""
+    """Layer in Llama's form: ``input_layernorm`` before attention, or what is in its place, and
+    ``post_attention_layernorm`` before the MLP.
+    """
 
     def block(mixer: Mixer, tensor: str) -> Block:
         norm = layer_rms_norm(index, f"{mixer.kind}_norm", tensor, sizes, epsilon=epsilon)

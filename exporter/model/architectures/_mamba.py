@@ -1,0 +1,123 @@
+"""What families with state spaces have in common: sizes, the kinds of their layers, and the names of tensors."""
+
+from dataclasses import dataclass
+
+from edgepress.exporter.model.architectures._common import linear, rms_norm
+from edgepress.exporter.model.description import Norm, Weight
+from edgepress.exporter.model.mixers.mamba2 import Mamba2
+from edgepress.exporter.source.config import Config
+from edgepress.exporter.source.part import Part
+
+STATE, ATTENTION = "linear_attention", "full_attention"
+# What transformers 4 calls them, and 5 reads as the above.
+_OLD_NAMES = {"mamba": STATE, "attention": ATTENTION}
+
+
+@dataclass(frozen=True)
+class StateSpace:
+    """The sizes of a :class:`Mamba2`, as it has them, and which of its projections have biases."""
+
+    heads: int
+    head_dim: int
+    state_size: int
+    groups: int
+    taps: int
+    step_limits: tuple[float, float]
+    conv_bias: bool
+    input_bias: bool
+    output_bias: bool
+
+    @property
+    def width(self) -> int:
+        """Channels of what is scanned."""
+        return self.heads * self.head_dim
+
+
+def read_state_space(config: Config, *, hidden: int, width: int | None = None) -> StateSpace:
+    """Read the keys of Bamba, which Granite and Falcon-H1 share; ``width`` if it is not a multiple of ``hidden``."""
+    if width is None:
+        width = config.integer("mamba_expand", 2) * hidden
+    heads = config.integer("mamba_n_heads", 128)
+    if width % heads:
+        raise config.refuse("mamba_n_heads", f"must divide the width of the state space, {width}")
+    automatic = config.values.get("mamba_d_head") in (None, "auto")
+    config.without_effect("mamba_chunk_size", "mamba_d_head")  # the same mathematics in pieces of another length
+    head_dim = width // heads if automatic else config.integer("mamba_d_head")
+    if head_dim * heads != width:
+        raise config.refuse("mamba_d_head", f"times {heads} heads must be the width of the state space, {width}")
+    config.text("hidden_act", "silu", ("silu", "swish"))  # of the convolution; no other is in its operator
+    bias = config.flag("mamba_proj_bias", False)
+    return checked(
+        config,
+        "mamba_n_groups",
+        StateSpace(
+            heads=heads,
+            head_dim=head_dim,
+            state_size=config.integer("mamba_d_state", 256),
+            groups=config.integer("mamba_n_groups", 1),
+            taps=config.integer("mamba_d_conv", 4, minimum=2),
+            step_limits=config.limits("time_step_limit", 0.0),
+            conv_bias=config.flag("mamba_conv_bias", True),
+            input_bias=bias,
+            output_bias=bias,
+        ),
+    )
+
+
+def checked(config: Config, key: str, sizes: StateSpace) -> StateSpace:
+    """The same sizes; InputError when the groups, which the config calls ``key``, do not divide the heads."""
+    if sizes.heads % sizes.groups:
+        raise config.refuse(key, f"must divide the number of heads, {sizes.heads}")
+    return sizes
+
+
+def mamba2(
+    index: int,
+    tensors: str,
+    hidden: int,
+    sizes: StateSpace,
+    *,
+    epsilon: float | None,
+    norm_before_gate: bool = False,
+    multipliers: tuple[float, float, float, float, float] = (1.0, 1.0, 1.0, 1.0, 1.0),
+) -> Mamba2:
+    """A state space whose tensors start with ``tensors``; without ``epsilon`` it has no norm."""
+    name = f"layers.{index}.mamba2"
+    channels = sizes.width + 2 * sizes.groups * sizes.state_size
+
+    def by_head(role: str, tensor: str) -> Weight:
+        return Weight(f"{name}.{role}", "recurrence", (sizes.heads,), (Part(f"{tensors}.{tensor}", 0, sizes.heads),))
+
+    norm: Norm | None = None
+    if epsilon is not None:
+        norm = rms_norm(f"{name}.norm", f"{tensors}.norm.weight", sizes.width, epsilon)
+    kernel, bias = (Part(f"{tensors}.conv1d.{what}", 0, channels) for what in ("weight", "bias"))
+    return Mamba2(
+        inputs=linear(
+            f"{name}.inputs", f"{tensors}.in_proj", sizes.width + channels + sizes.heads, hidden, bias=sizes.input_bias
+        ),
+        kernel=Weight(f"{name}.kernel", "kernel", (channels, 1, sizes.taps), (kernel,)),
+        bias=Weight(f"{name}.bias", "bias", (channels,), (bias,)) if sizes.conv_bias else None,
+        step_bias=by_head("step_bias", "dt_bias"),
+        decay=by_head("decay", "A_log"),
+        skip=by_head("skip", "D"),
+        norm=norm,
+        output=linear(f"{name}.output", f"{tensors}.out_proj", hidden, sizes.width, bias=sizes.output_bias),
+        heads=sizes.heads,
+        head_dim=sizes.head_dim,
+        state_size=sizes.state_size,
+        state_groups=sizes.groups,
+        step_limits=sizes.step_limits,
+        norm_before_gate=norm_before_gate,
+        multipliers=multipliers,
+    )
+
+
+def read_layer_kinds(config: Config, layers: int) -> list[str]:
+    """The kind of each layer by today's names, :data:`STATE` where the config does not say; two keys may say it."""
+    known = (STATE, ATTENTION, *_OLD_NAMES)
+    found = [config.optional_texts(key, layers, known) for key in ("layer_types", "layers_block_type")]
+    kinds = [[_OLD_NAMES.get(kind, kind) for kind in one] for one in found if one]
+    if any(one != kinds[0] for one in kinds):
+        raise config.refuse("layers_block_type", "layer_types is there too, and says something else; keep one of them")
+    return kinds[0] if kinds else [STATE] * layers
