@@ -79,7 +79,7 @@ def _make(variant: Variant, directory: Path, seed: int) -> Path:
     model = transformers.AutoModelForCausalLM.from_config(config).eval()
     with torch.no_grad():
         for parameter_name, parameter in model.named_parameters():
-            _draw(parameter_name, parameter)
+            draw(parameter_name, parameter)
     model.to(variant.dtype).save_pretrained(directory)
     if variant.patch is not None:
         path = directory / "config.json"
@@ -88,11 +88,11 @@ def _make(variant: Variant, directory: Path, seed: int) -> Path:
         path = directory / "model.safetensors"
         tensors = {key.removeprefix(variant.drop_prefix): value for key, value in load_file(path).items()}
         save_file(tensors, path, {"format": "pt"})
-    _save_tokenizer(directory)
+    save_tokenizer(directory)
     return directory
 
 
-def _draw(name: str, parameter: torch.nn.Parameter) -> None:
+def draw(name: str, parameter: torch.nn.Parameter) -> None:
     if name.endswith("A_log"):  # of state spaces: some forget within a token, others in hundreds
         parameter.normal_(-2.0, 1.5)
     elif parameter.ndim == 1:
@@ -120,7 +120,7 @@ def _tokenizer() -> Tokenizer:
     return tokenizer
 
 
-def _save_tokenizer(directory: Path) -> None:
+def save_tokenizer(directory: Path) -> None:
     _tokenizer().save(str(directory / "tokenizer.json"))
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",

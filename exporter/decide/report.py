@@ -8,8 +8,10 @@ from edgepress.exporter.decide.dense import PreparedDense
 from edgepress.exporter.decide.estimate import Estimate
 from edgepress.exporter.decide.estimate import to_json as estimate_to_json
 from edgepress.exporter.decide.job import Prepared
+from edgepress.exporter.model.reading import left_out
 from edgepress.exporter.plan.plan import Plan, PlannedTensor
 from edgepress.exporter.recipe.recipe import describe_promise
+from edgepress.exporter.source.checkpoint import Checkpoint
 from edgepress.progress import duration
 from edgepress.tables import format_table
 
@@ -46,6 +48,7 @@ def plan_to_json(prepared: Prepared, export: Estimate | None = None) -> Json:
             for graph in planned_graphs(prepared)
         ],
         "left_out": dict(prepared.decisions.left_out),
+        "text_of": text_of_to_json(prepared.original),
         "notes": list(prepared.notes),
         "estimates": {
             "bundle_bytes": plan.data_bytes + _graph_and_tokenizer_bytes(prepared),
@@ -57,6 +60,14 @@ def plan_to_json(prepared: Prepared, export: Estimate | None = None) -> Json:
         "steps": [] if prepared.pruned is None else list(prepared.pruned.steps),
         "steps_not_run": [] if prepared.pruned is None else list(prepared.pruned.skipped),
     }
+
+
+def text_of_to_json(checkpoint: Checkpoint) -> Json | None:
+    """Of what the model is the text part, and what of that is left out; None where it is all there is."""
+    if checkpoint.text_of is None:
+        return None
+    parts = {name: {"tensors": count, "bytes": nbytes} for name, (count, nbytes) in left_out(checkpoint).items()}
+    return {"model_type": checkpoint.text_of.whole, "left_out": parts}
 
 
 def _graph_and_tokenizer_bytes(prepared: Prepared) -> int:

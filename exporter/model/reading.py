@@ -40,7 +40,7 @@ def resolve_model(model: str, revision: str | None = None) -> Path:
 
 def read_decoder(checkpoint: Checkpoint) -> Decoder:
     """Describe the checkpoint's model; every config key is understood and every tensor is used, or it is an error."""
-    where = str(checkpoint.directory / "config.json")
+    where = checkpoint.where
     check_layers(checkpoint.config, len(checkpoint.tensors), where)
     decoder = describe(checkpoint.config, checkpoint.tensors.keys(), where)
     if decoder.tied:
@@ -76,7 +76,7 @@ def token_ids(key: str, config: Mapping[str, object], generation: Mapping[str, o
 
 def notes(checkpoint: Checkpoint, decoder: Decoder) -> tuple[str, ...]:
     """What a user should know of how a checkpoint was read: what was passed over, and what added; a sentence each."""
-    found = list(unread_keys(checkpoint.config))
+    found = [*_without_the_others(checkpoint), *unread_keys(checkpoint.config)]
     reach = yarn_reach(checkpoint.config)
     if reach is not None and reach > decoder.context_length:
         found.append(_longer_by_yarn(reach, decoder.context_length))
@@ -97,6 +97,31 @@ def notes(checkpoint: Checkpoint, decoder: Decoder) -> tuple[str, ...]:
         )
     doubled = _doubled(checkpoint)
     return (*found, doubled) if doubled else tuple(found)
+
+
+def _without_the_others(checkpoint: Checkpoint) -> list[str]:
+    """What is left out of a model that takes images or sound too, and what its text model was changed to."""
+    text = checkpoint.text_of
+    if text is None:
+        return []
+    found = [f"the text model of {text.whole} is exported, as {checkpoint.config.get('model_type')}"]
+    if checkpoint.left_out:
+        parts = [
+            f"{name} ({count} tensors, {nbytes / 1e6:.1f} MB)" for name, (count, nbytes) in left_out(checkpoint).items()
+        ]
+        found.append(f"left out, as text does not need it: {', '.join(parts)}")
+    return [*found, *text.notes]
+
+
+def left_out(checkpoint: Checkpoint) -> dict[str, tuple[int, int]]:
+    """Tensors and bytes of what is beside the text model, by the first names of its modules."""
+    found: dict[str, tuple[int, int]] = {}
+    for name, tensor in checkpoint.left_out.items():
+        first, _, rest = name.partition(".")
+        part = f"{first}.{rest.partition('.')[0]}" if first == "model" else first
+        count, nbytes = found.get(part, (0, 0))
+        found[part] = count + 1, nbytes + tensor.nbytes
+    return found
 
 
 def _doubled(checkpoint: Checkpoint) -> str | None:

@@ -20,6 +20,7 @@ from edgepress.exporter.source.layout import INDEX, SINGLE
 from edgepress.exporter.source.names import plain_names
 from edgepress.exporter.source.part import Part
 from edgepress.exporter.source.stored import READABLE, StoredTensor, read_header
+from edgepress.exporter.source.towers import TextModel, text_model, text_names
 from edgepress.files import sha256_file
 from edgepress.hub_layout import resolve_inside
 from edgepress.schema import read_object
@@ -36,6 +37,8 @@ class Checkpoint:
     """A directory with ``config.json`` and safetensors, checked, with no weight read yet. Made by :meth:`open`.
 
     ``tensors`` have the names that transformers gives them; ``renamed`` has the stored names of those that had others.
+    Of a model that takes images or sound too, ``config`` and ``tensors`` are those of its text model, as they would be
+    alone; ``text_of`` says of what it is one, and ``left_out`` has the other tensors.
     """
 
     directory: Path
@@ -43,6 +46,14 @@ class Checkpoint:
     tensors: Mapping[str, StoredTensor]
     weight_files: tuple[Path, ...]
     renamed: Mapping[str, str] = field(default_factory=dict)
+    text_of: TextModel | None = None
+    left_out: Mapping[str, StoredTensor] = field(default_factory=dict)
+
+    @property
+    def where(self) -> str:
+        """Where the config is, for messages."""
+        section = "" if self.text_of is None or not self.text_of.section else f": {self.text_of.section}"
+        return f"{self.directory / 'config.json'}{section}"
 
     @classmethod
     def open(cls, directory: Path) -> "Checkpoint":
@@ -83,7 +94,17 @@ class Checkpoint:
         names = plain_names(tensors)
         renamed = {plain: stored for stored, plain in names.items() if plain != stored}
         plainly = {plain: replace(tensors[stored], name=plain) for stored, plain in names.items()}
-        return cls(directory, config, plainly, tuple(shards), renamed)
+        checkpoint = cls(directory, config, plainly, tuple(shards), renamed)
+        text = text_model(config)
+        return checkpoint if text is None else checkpoint.text_alone(text)
+
+    def text_alone(self, text: TextModel) -> "Checkpoint":
+        """The same, with the text model's config and tensors alone."""
+        names = text_names(self.tensors)
+        plainly = {plain: replace(self.tensors[name], name=plain) for name, plain in names.items()}
+        others = {name: tensor for name, tensor in self.tensors.items() if name not in names}
+        text = text.with_head(plainly)
+        return replace(self, config=text.config, tensors=plainly, text_of=text, left_out=others)
 
     def file(self, name: str) -> Path | None:
         """Path of another file of the checkpoint, None when absent; a link out of the directory is refused."""

@@ -26,6 +26,7 @@ from edgepress.exporter.source.kinds import (
     refuse_other_kinds,
 )
 from edgepress.exporter.source.layout import CONFIG, INDEX, SINGLE, TOKENIZER_FILES
+from edgepress.exporter.source.towers import text_config
 from edgepress.schema import read_object
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
@@ -91,7 +92,7 @@ def _download(model: str, revision: str, check: CheckConfig) -> tuple[Path, Orig
         origin = Origin(model, revision, folder.name)
         config = read_object(folder / CONFIG, "correct it or copy it again")
         refuse_other_kinds(folder, config)
-        check(config, f"{model}: {CONFIG}")
+        check(text_config(config), f"{model}: {CONFIG}")
         names = _listed(model, origin.commit)
         if names is None:  # no network: what the cache has
             return folder, origin

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from edgepress import file_kinds
 from edgepress.errors import InputError
+from edgepress.exporter.source.towers import text_config
 from edgepress.schema import read_object
 
 _LISTED = 1000  # entries of a folder that are looked at
@@ -199,8 +200,9 @@ def refuse_other_kinds(directory: Path, config: Mapping[str, object], names: Col
     pooling = found & {*_POOLING}
     if pooling:
         raise _pooling(directory, min(pooling))
-    _refuse_quantized(directory, config)
-    _refuse_other_task(directory, config)
+    text = text_config(config)
+    _refuse_quantized(directory, text)
+    _refuse_other_task(directory, text)
 
 
 def refuse_odd_tensors(directory: Path, names: Collection[str]) -> None:

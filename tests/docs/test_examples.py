@@ -122,7 +122,7 @@ def test_a_mixer_is_one_file(package: Path, tmp_path: Path) -> None:
     model.save_pretrained(tmp_path / "checkpoint")
     path = tmp_path / "checkpoint" / "config.json"
     path.write_text(path.read_text().replace('"model_type": "llama"', '"model_type": "llama_glu"'))
-    tiny_models._save_tokenizer(tmp_path / "checkpoint")
+    tiny_models.save_tokenizer(tmp_path / "checkpoint")
     for recipe in ("fp32", "int4"):
         out = ["--recipe", recipe, "--out", str(tmp_path / recipe)]
         assert "llama_glu" in edgepress(package, "export", str(tmp_path / "checkpoint"), *out)

@@ -234,11 +234,11 @@ OTHERS: dict[str, tuple[dict[str, object], str]] = {
     "vit": ({"architectures": ["ViTForImageClassification"]}, "a vision model"),
     "gemma3": (
         {
-            "architectures": ["Gemma3ForConditionalGeneration"],
+            "architectures": ["Gemma3Model"],
             "vision_config": {"a": 1},
             "text_config": {"model_type": "gemma3_text"},
         },
-        "a vision-language model (Gemma3ForConditionalGeneration)",
+        "a vision-language model (Gemma3Model)",
     ),
     "someone_new": ({"architectures": ["NewForConditionalGeneration"], "vision_config": {"a": 1}}, "vision-language"),
     "olmoe": ({"architectures": ["OlmoeForCausalLM"], "num_experts": 64}, "with a mixture of experts"),

@@ -1,0 +1,151 @@
+"""The text model inside of a model that also takes images, video or sound.
+
+Such a config has the text model's own in a section (``text_config``), and transformers makes the part from it as it
+would alone: ``AutoModel.from_config``. So a section whose ``model_type`` is a family of ours is that family, its
+tensors have one prefix more, and what is before the embeddings of other inputs is not needed for text. Text models with
+a ``model_type`` that only the whole has are another family with something added: a file each says which, and ends in
+``TOWER``.
+
+What such models share and text does not need is positions in several axes (Wang et al. 2024, Qwen2-VL, section 2.1):
+pairs of a head's dimensions rotate by a token's time, row or column (``mrope_section``). A token of text has one number
+for all three, so that what is rotated, and by how much, is plain rotary embedding.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+
+from edgepress.modules import modules_in
+
+SECTIONS = ("text_config", "llm_config", "language_config")
+# How class names end of models that generate text: transformers', and of code that comes with checkpoints.
+_GENERATORS = ("ForConditionalGeneration", "ForCausalLM", "ForImageTextToText", "ForVisionText2Text", "ChatModel")
+_PREFIXES = {  # of the text model's tensors → what the family's names begin with; the first that is found
+    "model.language_model.": "model.",  # transformers 5
+    "language_model.": "",  # transformers 4: language_model.model.layers …, language_model.lm_head
+    "model.text_model.": "model.",  # Idefics
+    "text_model.": "",
+    "model.llm.": "model.",
+    "llm.": "",
+    "model.": "model.",  # as alone, and the others beside it
+}
+_HEAD = "lm_head."
+_ROPES = ("rope_parameters", "rope_scaling")
+_AXES = ("mrope_section", "mrope_interleaved")
+_TIED = "tie_word_embeddings"
+_FROM_THE_WHOLE = ("quantization_config", "compression_config", "quantization", "torch_dtype", "dtype")
+
+
+@dataclass(frozen=True)
+class Tower:
+    """A text model with a ``model_type`` of its own that is the ``family``, with what the whole adds taken away.
+
+    ``defaults`` are those of its config in transformers where the family's are others, ``theta`` that of
+    ``rope_theta``.
+    Configs of the whole, ``flat``, had the keys of the text model at their own level once.
+    """
+
+    model_type: str
+    family: str
+    defaults: Mapping[str, object] = field(default_factory=dict)
+    theta: float | None = None
+    flat: str = ""
+
+
+@dataclass(frozen=True)
+class TextModel:
+    """The text model of a whole: its config, as its family has it, and what was done to get that, a sentence each."""
+
+    whole: str
+    section: str
+    config: Mapping[str, object]
+    notes: tuple[str, ...] = ()
+
+    def with_head(self, stored: Collection[str]) -> TextModel:
+        """The same with its head tied where no config says anything and there is no tensor of one."""
+        if _TIED in self.config:
+            return self
+        return TextModel(
+            self.whole, self.section, {**self.config, _TIED: not any(_HEAD in name for name in stored)}, self.notes
+        )
+
+
+def text_config(values: Mapping[str, object]) -> Mapping[str, object]:
+    """The config of a model's text part; the config itself where it is of nothing else."""
+    found = text_model(values)
+    return values if found is None else found.config
+
+
+def text_model(values: Mapping[str, object]) -> TextModel | None:
+    """The text model that a config has beside others; None where it is of one alone, or of one that writes no text."""
+    classes = values.get("architectures")
+    name = classes[0] if isinstance(classes, list) and classes else ""
+    whole = values.get("model_type")
+    if not isinstance(whole, str) or not isinstance(name, str) or not (name.endswith(_GENERATORS) or not name):
+        return None
+    for section in SECTIONS:
+        inner = values.get(section)
+        if isinstance(inner, Mapping) and isinstance(inner.get("model_type"), str):
+            return _plain(whole, section, values, inner)
+    flat = next((tower for tower in map(_load, _names()) if tower.flat == whole), None)
+    if flat is None:
+        return None
+    inner = {key: value for key, value in values.items() if key not in {*SECTIONS, "vision_config", "audio_config"}}
+    return _plain(whole, "", values, {**inner, "model_type": flat.model_type})
+
+
+def _plain(whole: str, section: str, outer: Mapping[str, object], inner: Mapping[str, object]) -> TextModel:
+    """The config of a family that the section and the config around it describe."""
+    config = {key: value for key, value in inner.items() if key not in {"architectures", "auto_map", "_name_or_path"}}
+    ids = {key: value for key, value in outer.items() if key in {"bos_token_id", "eos_token_id", "pad_token_id"}}
+    config |= {key: value for key, value in ids.items() if value is not None}
+    config |= {key: outer[key] for key in _FROM_THE_WHOLE if outer.get(key) is not None and config.get(key) is None}
+    # transformers 5 asks the config of the whole, transformers 4 the section; either one ties
+    tied = [one[_TIED] for one in (outer, inner) if isinstance(one.get(_TIED), bool)]
+    config.pop(_TIED, None)
+    if tied:
+        config[_TIED] = any(tied)
+    kind = config["model_type"]
+    if kind not in _names():
+        return TextModel(whole, section, config)
+    tower = _load(str(kind))
+    config, notes = _plain_rope({**tower.defaults, **config}, tower.theta)
+    return TextModel(whole, section, config | {"model_type": tower.family}, notes)
+
+
+def _plain_rope(config: Mapping[str, object], theta: float | None) -> tuple[dict[str, object], tuple[str, ...]]:
+    """A config whose rotary embedding has no axes, and the note that it had."""
+    changed = dict(config)
+    ropes = {key: dict(found) for key in _ROPES if isinstance(found := config.get(key), Mapping)}
+    axes = next((rope[_AXES[0]] for rope in ropes.values() if _AXES[0] in rope), None)
+    for key, rope in ropes.items():
+        kept = {name: value for name, value in rope.items() if name not in _AXES}
+        kept |= {name: "default" for name in ("type", "rope_type") if kept.get(name) == "mrope"}
+        changed[key] = kept
+    if theta is not None and not any("rope_theta" in one for one in (config, *ropes.values())):
+        changed["rope_theta"] = theta
+    note = f"mrope_section = {axes}: a token of text has the same position in every axis, so that this is plain rope"
+    return changed, () if axes is None else (note,)
+
+
+def text_names(stored: Collection[str]) -> dict[str, str]:
+    """The names of the text model's tensors among all of a whole, and what the family calls them."""
+    prefix = next((one for one in _PREFIXES if any(name.startswith(one) for name in stored)), "")
+    found = {name: _PREFIXES.get(prefix, "") + name.removeprefix(prefix) for name in stored if name.startswith(prefix)}
+    return found | {name: name for name in stored if name.startswith(_HEAD)}
+
+
+@cache
+def _names() -> frozenset[str]:
+    """Every text model there is a file for."""
+    return frozenset(module.name for module in modules_in(__path__))
+
+
+@cache
+def _load(name: str) -> Tower:
+    found = importlib.import_module(f"{__name__}.{name}").TOWER
+    assert isinstance(found, Tower)
+    return found

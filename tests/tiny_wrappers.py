@@ -1,0 +1,138 @@
+"""Tiny random models that take images or sound beside text, made and saved by transformers' own classes."""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+from tiny_models import draw, save_tokenizer
+from variants import SMALL
+
+# What the other towers' configs are made small with: each takes the keys that it has.
+_SIDE = {
+    "conf_hidden_size": 32,
+    "d_model": 32,
+    "depth": 1,
+    "deepstack_visual_indexes": [0],
+    "embed_dim": 32,
+    "encoder_attention_heads": 2,
+    "encoder_ffn_dim": 48,
+    "encoder_layers": 1,
+    "fullatt_block_indexes": [0],
+    "head_dim": 16,
+    "hidden_size": 32,
+    "image_size": 28,
+    "intermediate_size": 48,
+    "num_attention_heads": 2,
+    "num_heads": 2,
+    "num_hidden_layers": 1,
+    "num_key_value_heads": 2,
+    "num_layers": 1,
+    "num_mel_bins": 16,
+    "num_position_embeddings": 64,
+    "out_hidden_size": 64,
+    "patch_size": 14,
+    "projection_dim": 32,
+    "vocab_size": 64,
+}
+
+
+@dataclass(frozen=True)
+class Wrapper:
+    """One tiny whole: its ``model_type``, its text model's, and what is then changed in the files.
+
+    ``text`` and ``whole`` differ from the tiny configs, ``names`` gives the tensors other names, ``patch`` the config
+    other content: what other versions of transformers, and publishers' own code, write.
+    """
+
+    model_type: str
+    text_type: str
+    text: Mapping[str, object] = field(default_factory=dict)
+    whole: Mapping[str, object] = field(default_factory=dict)
+    names: Callable[[str], str] | None = None
+    patch: Callable[[dict[str, object]], dict[str, object]] | None = None
+
+
+def _axes(*sections: int, **more: object) -> dict[str, object]:
+    rope = {"rope_type": "default", "rope_theta": 10_000.0, "mrope_section": list(sections)}
+    return {"rope_parameters": rope | more, "head_dim": 2 * sum(sections)}
+
+
+def _version_5(name: str) -> str:
+    """As transformers 5 names them in memory."""
+    for before, after in (("language_model.model.", "model.language_model."), ("language_model.lm_head", "lm_head")):
+        if name.startswith(before):
+            return name.replace(before, after, 1)
+    return name if name.startswith(("lm_head", "model.")) else f"model.{name}"
+
+
+def _flat(config: dict[str, object]) -> dict[str, object]:
+    """Qwen2-VL's first configs: the text model's keys beside vision_config, a rope of the type mrope."""
+    text = config["text_config"]
+    assert isinstance(text, dict)
+    rope = text["rope_parameters"]
+    kept = {key: value for key, value in text.items() if key not in {"rope_parameters", "layer_types", "model_type"}}
+    kept |= {"rope_theta": rope["rope_theta"]}
+    kept["rope_scaling"] = {"type": "mrope", "mrope_section": rope["mrope_section"]}
+    return kept | {key: value for key, value in config.items() if key != "text_config"} | {"torch_dtype": "float32"}
+
+
+def _in_llm_config(config: dict[str, object]) -> dict[str, object]:
+    """InternVL's own code."""
+    kept = {key: value for key, value in config.items() if key != "text_config"}
+    return kept | {"llm_config": config["text_config"], "architectures": ["InternVLChatModel"]}
+
+
+_GEMMA = {
+    "head_dim": 32,
+    "sliding_window": 16,
+    "layer_types": ["sliding_attention", "sliding_attention", "full_attention"],
+}
+WRAPPERS = {
+    "llava": Wrapper("llava", "llama"),
+    "llava-version5-tied": Wrapper("llava", "llama", whole={"tie_word_embeddings": True}, names=_version_5),
+    "llava_next": Wrapper("llava_next", "mistral", {"sliding_window": 16}),
+    "llava_onevision": Wrapper("llava_onevision", "qwen2"),
+    "gemma3": Wrapper("gemma3", "gemma3_text", _GEMMA),
+    "gemma3-version5": Wrapper("gemma3", "gemma3_text", _GEMMA, names=_version_5),
+    "smolvlm": Wrapper("smolvlm", "llama"),
+    "idefics3": Wrapper("idefics3", "llama", whole={"tie_word_embeddings": True}),
+    "internvl": Wrapper("internvl", "qwen3", {"head_dim": 32}, {"tie_word_embeddings": False}),
+    "internvl-llm_config": Wrapper("internvl", "qwen2", patch=_in_llm_config),
+    "mistral3": Wrapper("mistral3", "mistral", whole={"tie_word_embeddings": False}),
+    "voxtral": Wrapper("voxtral", "llama"),
+    "qwen2_vl": Wrapper("qwen2_vl", "qwen2_vl_text", _axes(2, 3, 3), {"tie_word_embeddings": True}),
+    "qwen2_vl-flat": Wrapper("qwen2_vl", "qwen2_vl_text", _axes(2, 3, 3), patch=_flat),
+    "qwen2_5_vl": Wrapper("qwen2_5_vl", "qwen2_5_vl_text", _axes(2, 3, 3)),
+    "qwen3_vl": Wrapper("qwen3_vl", "qwen3_vl_text", _axes(6, 5, 5, mrope_interleaved=True)),
+}
+
+
+def save_wrapper(name: str, directory: Path) -> torch.nn.Module:
+    """Write one of ``WRAPPERS`` in Hugging Face form and return transformers' model of it."""
+    wrapper = WRAPPERS[name]
+    config_class = transformers.CONFIG_MAPPING[wrapper.model_type]
+    sides = {
+        key: {name: value for name, value in _SIDE.items() if name in side.to_dict()} | {"model_type": side.model_type}
+        for key, side in vars(config_class()).items()
+        if isinstance(side, transformers.PretrainedConfig) and key != "text_config"
+    }
+    text = SMALL | {"model_type": wrapper.text_type} | wrapper.text
+    torch.manual_seed(len(name))
+    model = transformers.AutoModelForMultimodalLM.from_config(config_class(text_config=text, **(sides | wrapper.whole)))
+    with torch.no_grad():
+        for parameter_name, parameter in model.named_parameters():
+            if parameter.ndim:
+                draw(parameter_name, parameter)
+    model.eval().save_pretrained(directory)
+    save_tokenizer(directory)
+    if wrapper.names is not None:
+        path = directory / "model.safetensors"
+        save_file({wrapper.names(key): value for key, value in load_file(path).items()}, path, {"format": "pt"})
+    if wrapper.patch is not None:
+        path = directory / "config.json"
+        path.write_text(json.dumps(wrapper.patch(json.loads(path.read_text()))))
+    return model
