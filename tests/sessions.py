@@ -17,8 +17,9 @@ def graph_logits(bundle: Path, pieces: Sequence[np.ndarray], file: str = "model.
     options.add_initializer("logits_start", start)
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(bundle / file, options, providers=["CPUExecutionProvider"])
-    inputs = [value for value in session.get_inputs() if value.name.startswith("past")]
-    past = {value.name: np.zeros((1, value.shape[1], 0, value.shape[3]), FLOATS[value.type]) for value in inputs}
+    inputs = [value for value in session.get_inputs() if value.name not in ("input_ids", "attention_mask")]
+    sizes = {"batch": 1, "past": 0}
+    past = {value.name: np.zeros([sizes.get(n, n) for n in value.shape], FLOATS[value.type]) for value in inputs}
     rows, length = [], 0
     for piece in pieces:
         length += len(piece)

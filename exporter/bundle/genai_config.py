@@ -1,16 +1,20 @@
 """``genai_config.json``: what onnxruntime-genai, and our own runtime, need to know to run the graph."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 
 from edgepress.errors import InputError
 from edgepress.exporter.model.description import Block, Decoder, every
 from edgepress.exporter.model.reading import token_ids
 from edgepress.exporter.plan.plan import Plan
+from edgepress.states import State
 
 # The names that onnxruntime-genai 0.18 runs as a plain decoder (its src/models/model_type.h). It gives "gpt2" and
 # "phi3" a special treatment that is about its own builder's graphs; ours are all plain decoders.
-_KNOWN_TYPES = {"gemma3_text", "granite", "llama", "mistral", "qwen2", "qwen3", "smollm3"}
+_KNOWN_TYPES = {"gemma3_text", "granite", "lfm2", "llama", "mistral", "qwen2", "qwen3", "smollm3"}
 _PLAIN_DECODER = "decoder"
+_FIXED = {"convolution": "conv", "recurrent": "recurrent"}  # its words for states of a fixed size
+_NUMBER = re.compile(r"(?<=\.)\d+(?=\.|$)")  # of the layer, in the name of an input or output
 
 _SEARCH_DEFAULTS: dict[str, object] = {
     "do_sample": False,
@@ -43,36 +47,51 @@ def make_genai_config(
     pad = token_ids("pad_token_id", config, generation, decoder.vocab_size)
     if not eos:
         raise InputError("config.json names no eos_token_id, so that generation would never end; add it there")
+    parts: dict[str, object] = {
+        "filename": filename,
+        **facts,
+        "hidden_size": decoder.hidden_size,
+        "num_hidden_layers": len(decoder.layers),
+        "session_options": {"log_id": "onnxruntime-genai", "provider_options": []},
+        "inputs": {"input_ids": "input_ids", "attention_mask": "attention_mask", **_names(plan.states, "past")},
+        "outputs": {"logits": "logits", **_names(plan.states, "present")},
+    }
+    if any(not state.grows for state in plan.states):
+        parts["layer_types"] = _layer_types(decoder)
     model: dict[str, object] = {
         "type": decoder.model_type if decoder.model_type in _KNOWN_TYPES else _PLAIN_DECODER,
         "vocab_size": decoder.vocab_size,
         "context_length": plan.context_length,
         "eos_token_id": eos if len(eos) > 1 else eos[0],
         "pad_token_id": (pad or eos)[0],
-        "decoder": {
-            "filename": filename,
-            **facts,
-            "hidden_size": decoder.hidden_size,
-            "num_hidden_layers": len(decoder.layers),
-            "session_options": {"log_id": "onnxruntime-genai", "provider_options": []},
-            "inputs": {
-                "input_ids": "input_ids",
-                "attention_mask": "attention_mask",
-                "past_key_names": "past_key_values.%d.key",
-                "past_value_names": "past_key_values.%d.value",
-            },
-            "outputs": {
-                "logits": "logits",
-                "present_key_names": "present.%d.key",
-                "present_value_names": "present.%d.value",
-            },
-        },
+        "decoder": parts,
     }
     if bos:
         model["bos_token_id"] = bos[0]
     search = {key: _known(generation.get(key), default) for key, default in _SEARCH_DEFAULTS.items()}
     search.update(max_length=plan.context_length, min_length=0, num_beams=1, past_present_share_buffer=True)
     return {"model": model, "search": search}
+
+
+def _names(states: Iterable[State], when: str) -> dict[str, str]:
+    """The names of the states' inputs (``past``) or outputs (``present``), ``%d`` being the layer's number."""
+    found = {}
+    for state in states:
+        word = _FIXED.get(state.kind, state.name.rpartition(".")[2])
+        found[f"{when}_{word}_names"] = _NUMBER.sub("%d", state.input if when == "past" else state.output)
+    return found
+
+
+def _layer_types(decoder: Decoder) -> list[str]:
+    """Its word for each layer, which says what states it has."""
+    kinds = [
+        {state.kind for block in layer.blocks for state in block.mixer.states(index)}
+        for index, layer in enumerate(decoder.layers)
+    ]
+    return [
+        "linear_attention" if "recurrent" in found else "conv" if "convolution" in found else "full_attention"
+        for found in kinds
+    ]
 
 
 def _known(value: object, default: object) -> object:

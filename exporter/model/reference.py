@@ -28,7 +28,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 _KEEP_BYTES = 2 << 30  # float32 weights that stay in memory between calls
 _READ_ELEMENTS = 1 << 22
-_WIDTHS = ("intermediate_size", "n_inner")  # config keys that may list a width for each layer
+_WIDTHS = ("intermediate_size", "n_inner", "block_ff_dim")  # config keys that may list a width for each layer
 
 
 class Reference:
@@ -215,7 +215,7 @@ def _fit_widths(torch: Any, model: Any, checkpoint: Checkpoint, shapes: Shapes) 
         return
     prefix = f"{model.base_model_prefix}."
     for module_name, module in model.named_modules():
-        if ".mlp." not in module_name:
+        if ".mlp." not in module_name and ".feed_forward." not in module_name:
             continue
         _fit_shapes(torch, module_name, module, prefix, shapes)
 

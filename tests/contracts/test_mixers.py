@@ -1,12 +1,10 @@
 """The contract of every mixer found on disk: its description, its torch steps and its graph say the same.
 
 Each kind has an oracle in float64 of its own (``mixer_oracles/<kind>.py``), and is held against it on the layers of
-tiny models. :class:`Hybrid` is a model whose layers differ, LFM2 as ``toy_architectures/lfm2.py`` describes it: it
-proves that a mixer which no architecture of edgepress has needs one file.
+tiny models. :class:`Hybrid` is a model whose layers differ, LFM2: most of them have a state that does not grow.
 """
 
 import ast
-from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from functools import cache
 from pathlib import Path
@@ -23,7 +21,7 @@ from edgepress.errors import InputError
 from edgepress.exporter import decide, export
 from edgepress.exporter.bundle.files import DATA_FILE
 from edgepress.exporter.bundle.readback import StoredWeights
-from edgepress.exporter.model import architectures, network
+from edgepress.exporter.model import network
 from edgepress.exporter.model.description import Block, Decoder, Linear, Mixer, Source, Weight, every
 from edgepress.exporter.model.mixers import MixerKind, load_mixer, mixer_names
 from edgepress.exporter.model.operations import Rotary, Step
@@ -44,17 +42,6 @@ CONTEXT = 64
 TOKENS = np.random.default_rng(0).integers(3, tiny_models.VOCABULARY, 40)
 FLOAT = 1e-5  # of the largest logit; measured: 9e-7
 LAYERS = ["conv", "full_attention", "conv", "conv"]
-LFM2 = tiny_models.Variant(
-    "lfm2",
-    {
-        "block_auto_adjust_ff_dim": False,
-        "num_hidden_layers": len(LAYERS),
-        "layer_types": LAYERS,
-        "conv_L_cache": 4,
-        "conv_bias": True,
-        "norm_eps": 1e-5,
-    },
-)
 RECIPE = """
 before = ["awq", "hadamard"]
 accuracy_level = 0
@@ -79,21 +66,12 @@ type = "float16"
 """
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _with_toys() -> Iterator[None]:
-    """The toy architectures are found as files beside the real ones are."""
-    before = architectures.__path__
-    architectures.__path__ = [*before, str(TESTS / "toy_architectures")]
-    yield
-    architectures.__path__ = before
-
-
 class Hybrid:
     """A checkpoint with three layers of short convolutions and one of attention, and bundles of it."""
 
     def __init__(self, home: Path) -> None:
         self.home = home
-        self.checkpoint = tiny_models.save_variant(LFM2, home / "lfm2", seed=7)
+        self.checkpoint = tiny_models.save("lfm2", home / "lfm2")
         transformers.logging.set_verbosity_error()
         self.model = transformers.AutoModelForCausalLM.from_pretrained(self.checkpoint, dtype=torch.float32).eval()
 
@@ -127,9 +105,7 @@ def hybrid(tmp_path_factory: pytest.TempPathFactory) -> Hybrid:
 @cache
 def _decoder(home: Path, name: str) -> tuple[Decoder, dict[str, torch.Tensor]]:
     """A tiny model's description and its weights in float64, by name."""
-    seed = sum(name.encode())
-    variant = LFM2 if name == "lfm2" else tiny_models.VARIANTS[name]
-    checkpoint = Checkpoint.open(tiny_models.save_variant(variant, home / name, seed=seed))
+    checkpoint = Checkpoint.open(tiny_models.save(name, home / name))
     decoder = read_decoder(checkpoint)
     return decoder, {w.name: torch.from_numpy(read_weight(checkpoint, w)).double() for w in decoder.weights()}
 

@@ -11,7 +11,7 @@ from edgepress.exporter.source.checkpoint import Checkpoint
 from edgepress.exporter.source.config import Config
 from edgepress.targets import Target
 
-_BY_LAYER = ("layer_types", "no_rope_layers", "intermediate_size", "n_inner")  # keys that may hold a list, one a layer
+_BY_LAYER = ("layer_types", "no_rope_layers")  # keys that may hold a list, one a layer, beside the MLP's width
 
 Values = dict[str, object]
 
@@ -20,7 +20,7 @@ def with_layers(config: Mapping[str, object], layers: int, kept: Sequence[int]) 
     """The config of a model of which only the layers ``kept`` are left; each keeps its own window, rope and width."""
     family = architecture(str(config["model_type"]))
     lists: dict[str, list[object]] = {
-        key: list(values) for key in _BY_LAYER if isinstance(values := config.get(key), list)
+        key: list(values) for key in (*_BY_LAYER, family.width_key) if isinstance(values := config.get(key), list)
     }
     lists |= {key: list(values) for key, values in family.by_layer(Config(config), layers).items()}
     cut: Values = {key: [values[index] for index in kept] for key, values in lists.items()}
@@ -29,8 +29,9 @@ def with_layers(config: Mapping[str, object], layers: int, kept: Sequence[int]) 
 
 def with_widths(config: Mapping[str, object], widths: Sequence[int]) -> Values:
     """The config of a model whose MLPs are that wide; one number where all are alike."""
-    key = architecture(str(config["model_type"])).width_key
-    return {**config, key: widths[0] if len(set(widths)) == 1 else list(widths)}
+    family = architecture(str(config["model_type"]))
+    width = widths[0] if len(set(widths)) == 1 else list(widths)
+    return {**config, family.width_key: width, **family.with_width}
 
 
 def with_heads(config: Mapping[str, object], decoder: Decoder, heads: int, kv_heads: int) -> Values:

@@ -50,9 +50,12 @@ class _Piece:
 
 
 def whole(old: Decoder, new: Decoder) -> dict[str, Pick]:
-    """Each weight of ``new`` from the weight of the same name in ``old``, all of it: where a step begins."""
+    """Each weight of ``new`` from the weight of the same name in ``old``, all of it: where a step begins.
+
+    Where layers move, another kind of layer may have had the number: such weights have no pick yet.
+    """
     by_name = {weight.name: weight for weight in old.weights()}
-    return {weight.name: Pick(by_name[weight.name]) for weight in new.weights()}
+    return {weight.name: Pick(by_name[weight.name]) for weight in new.weights() if weight.name in by_name}
 
 
 def picked_tensors(checkpoint: Checkpoint, new: Decoder, picks: Mapping[str, Pick]) -> list[NewTensor]:
