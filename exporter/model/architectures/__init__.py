@@ -25,7 +25,7 @@ class Architecture:
     parameters: buffers, and the second copy of a tied head (a tensor that is used is never ignored).
     ``base_prefix`` starts the names of everything but the head; checkpoints saved without the head leave it out.
     ``layers_key``, ``width_key`` and ``heads_key`` are the config's names of the number of layers, of the MLP's width
-    and of the number of query heads. ``with_width`` is what a config gets beside a width, so that it means what it says.
+    and of the number of query heads. ``with_width`` is what a config gets beside a width, that it means what it says.
     ``by_layer(config, layers)`` spells out, as lists with one entry a layer, what the config says by a rule about the
     layers' numbers, by key: without some of its layers a model needs the list.
     ``config_keys`` are those that transformers' class reads and ``read`` does not, so that values are refused. Keys
