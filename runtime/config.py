@@ -44,10 +44,15 @@ class _Model(msgspec.Struct, frozen=True):
     eos_token_id: Token | list[Token] | None = None
 
 
+class _Search(msgspec.Struct, frozen=True):
+    max_length: Annotated[int, msgspec.Meta(ge=1)] | None = None
+
+
 class _GenaiConfig(msgspec.Struct, frozen=True):
     """The entries of ``genai_config.json`` that are read; it has more."""
 
     model: _Model
+    search: _Search = _Search()
 
 
 # What is read of it besides when a bundle has no list of states: that a layer has keys and values, and their names.
@@ -102,14 +107,16 @@ class _CacheConfig(msgspec.Struct, frozen=True):
 class BundleConfig:
     """Shapes and special tokens of the decoder in a bundle.
 
-    ``model`` is the graph that runs here, ``graph`` its name in a bundle that has several, else None. ``states`` is
-    what it carries from one call to the next, and ``states_from`` the file that says so.
+    ``model`` is the graph that runs here, ``graph`` its name in a bundle that has several, else None. A text may have
+    ``context_length`` tokens, and unless more is asked for ``default_context``. ``states`` is what it carries from one
+    call to the next, and ``states_from`` the file that says so.
     ``long_from`` is the length of text beyond which a longrope model uses its long frequencies, None for others.
     """
 
     bundle: Path
     model: Path
     context_length: int
+    default_context: int
     vocab_size: int
     bos: int | None
     eos: frozenset[int]
@@ -139,7 +146,8 @@ def read_config(bundle: Path, graph: str | None = None) -> BundleConfig:
             f"{path} is missing, so {bundle} is not a language-model bundle; make one with `edgepress export`"
         )
     content = read_object(path, _REMEDY)
-    model = convert(content, _GenaiConfig, path, _REMEDY).model
+    genai = convert(content, _GenaiConfig, path, _REMEDY)
+    model = genai.model
     manifest = read_manifest(bundle) if (bundle / MANIFEST_NAME).is_file() else None
     listed, eos = () if manifest is None else manifest.states, model.eos_token_id
     graphs, named = () if manifest is None else manifest.graphs, model.decoder.filename
@@ -153,6 +161,7 @@ def read_config(bundle: Path, graph: str | None = None) -> BundleConfig:
         bundle=bundle,
         model=bundle / (named if chosen is None else chosen.file),
         context_length=model.context_length,
+        default_context=min(genai.search.max_length or model.context_length, model.context_length),
         vocab_size=model.vocab_size,
         bos=model.bos_token_id,
         eos=frozenset(eos if isinstance(eos, list) else [] if eos is None else [eos]),

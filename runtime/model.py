@@ -53,8 +53,9 @@ def load(
     Args:
         bundle: the directory that an export wrote.
         threads: compute threads; by default one for each core that this process may use.
-        context: the most tokens that prompt and answer may have together; by default what the model was trained for.
-            Memory is taken as tokens come, so a long context costs nothing until it is used.
+        context: the most tokens that prompt and answer may have together; by default as many as the
+            bundle says, which is fewer than the model allows where the states of that many would take more memory than
+            its weights. Memory is taken as tokens come, so a long context costs nothing until it is used.
         prefill_chunk: prompt tokens that are computed at once; larger takes more memory and is hardly faster.
         prepared: start from the prepared form of the weights, making it if there is none yet (see runtime/prepared.py).
         on: a target of the bundle that has graphs of its own (``qnn-htp``), simulated where this machine is not one, or
@@ -78,7 +79,7 @@ def load(
         config = read_config(Path(bundle), graph)
         accelerated = open_accelerator(Path(bundle), on, soc, graph)
         if accelerated is not None:
-            accelerated.context = _checked_context(context, replace(config, context_length=accelerated.context))
+            accelerated.context = _checked_context(context, _as_long_as(config, accelerated.context))
             return Model(config, accelerated)
         session = CpuSession(
             config,
@@ -92,9 +93,13 @@ def load(
     return read_steady(Path(bundle), open_whole)
 
 
+def _as_long_as(config: BundleConfig, context: int) -> BundleConfig:
+    return replace(config, context_length=context, default_context=context)
+
+
 def _checked_context(context: int | None, config: BundleConfig) -> int:
     if context is None:
-        return config.context_length
+        return config.default_context
     found = whole_number("context", context)
     if found > config.context_length:
         raise InputError(f"context is {found}; the model in {config.bundle} allows at most {config.context_length}")

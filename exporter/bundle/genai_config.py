@@ -69,7 +69,7 @@ def make_genai_config(
     if bos:
         model["bos_token_id"] = bos[0]
     search = {key: _known(generation.get(key), default) for key, default in _SEARCH_DEFAULTS.items()}
-    search.update(max_length=plan.context_length, min_length=0, num_beams=1, past_present_share_buffer=True)
+    search.update(max_length=plan.default_context, min_length=0, num_beams=1, past_present_share_buffer=True)
     return {"model": model, "search": search}
 
 

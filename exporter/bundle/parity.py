@@ -120,6 +120,7 @@ def _graph_logits(
         bundle=work,
         model=path,
         context_length=graph.plan.context_length,
+        default_context=graph.plan.default_context,
         vocab_size=decoder.vocab_size,
         bos=None,
         eos=frozenset(),

@@ -35,14 +35,14 @@ def plan_to_json(prepared: Prepared, export: Estimate | None = None) -> Json:
         "totals": {
             **_weights_to_json(plan),
             "cache_bytes_at_full_context": plan.cache_bytes,
-            "usual_context": plan.usual_context,
-            "cache_bytes_at_usual_context": plan.cache_bytes_at(plan.usual_context),
+            "default_context": plan.default_context,
+            "cache_bytes_at_default_context": plan.cache_bytes_at(plan.default_context),
         },
         "graphs": [
             {
                 "file": graph.file,
                 "requires": list(graph.requires),
-                "cache_bytes_at_usual_context": graph.plan.cache_bytes_at(plan.usual_context),
+                "cache_bytes_at_default_context": graph.plan.cache_bytes_at(plan.default_context),
                 "cache_bytes_at_full_context": graph.plan.cache_bytes,
             }
             for graph in planned_graphs(prepared)
@@ -53,7 +53,7 @@ def plan_to_json(prepared: Prepared, export: Estimate | None = None) -> Json:
         "estimates": {
             "bundle_bytes": plan.data_bytes + _graph_and_tokenizer_bytes(prepared),
             "runtime_memory_bytes": plan.data_bytes + plan.cache_bytes,
-            "runtime_memory_bytes_at_usual_context": plan.data_bytes + plan.cache_bytes_at(plan.usual_context),
+            "runtime_memory_bytes_at_default_context": plan.data_bytes + plan.cache_bytes_at(plan.default_context),
             **({} if export is None else {"export": estimate_to_json(export)}),
         },
         "budget": prepared.budget,
@@ -134,7 +134,7 @@ def format_plan(prepared: Prepared) -> str:
             "",
             f"{plan['model_type']} for {', '.join(t.name for t in prepared.targets)}, recipe {prepared.recipe.name}"
             f"{prepared.why_recipe and f' ({prepared.why_recipe})'}, "
-            f"context {plan['context_length']}, {totals['parameters']:,} parameters",
+            f"context {_context(prepared.plan)}, {totals['parameters']:,} parameters",
             *_weight_lines(
                 prepared.plan,
                 *([f"promise      {describe_promise(prepared.recipe.promise)}"] if prepared.recipe.promise else []),
@@ -195,7 +195,7 @@ def _float16_lines(prepared: Prepared) -> list[str]:
     preferred, *others = planned_graphs(prepared)
     if not others:
         return []
-    length = preferred.plan.usual_context
+    length = preferred.plan.default_context
     half, whole = (megabytes(graph.plan.cache_bytes_at(length)) for graph in (preferred, others[-1]))
     return [
         f"float16      {preferred.file} beside {others[-1].file}, for processors that compute in it: {half} MB of "
@@ -203,11 +203,17 @@ def _float16_lines(prepared: Prepared) -> list[str]:
     ]
 
 
+def _context(plan: Plan) -> str:
+    """The context that texts may have, and up to which of the model's they may when more is asked for."""
+    more = f" by default, up to {plan.context_length:,}" if plan.default_context < plan.context_length else ""
+    return f"{plan.default_context:,}{more}"
+
+
 def _memory_lines(plan: Plan) -> list[str]:
-    """What running takes, at a length that people use and at the whole context, where that is another."""
+    """What running takes, at the default context and at the whole one, where that is another."""
     lines = []
     cached = "key-value cache" if all(state.grows for state in plan.states) else "key-value cache and other states"
-    for name, length in zip(("memory", ""), dict.fromkeys((plan.usual_context, plan.context_length)), strict=False):
+    for name, length in zip(("memory", ""), dict.fromkeys((plan.default_context, plan.context_length)), strict=False):
         cache = plan.cache_bytes_at(length)
         lines.append(
             f"{name:<12} about {megabytes(plan.data_bytes + cache)} MB to run at {length:,} tokens, "

@@ -16,7 +16,7 @@ from edgepress.states import State, state_bytes
 
 PAGE = 4096  # bytes: the ONNX external-data recommendation, so that a region can be mapped on its own
 _CACHE_LINE = 64  # bytes: enough for the kernels, and all that a region far smaller than its padding deserves
-_USUAL_CONTEXT = 4096  # tokens: a conversation, or a document of some pages
+_SHORTEST_DEFAULT = 4096  # tokens: a conversation, or a document of some pages
 _SMALL = 16 * PAGE  # bytes: below this a region is aligned to a cache line only
 _FLOAT = 4  # bytes of a float32
 _HALF = 2  # bytes of a float16
@@ -109,6 +109,7 @@ class Plan:
     accuracy_level: int
     states: tuple[State, ...]  # what the graph carries from one call to the next
     half_layers: tuple[int, ...] = ()  # layers that compute in float16 what the target has float16 kernels for
+    asked_context: bool = False  # whether the context is the user's own choice, not the model's
 
     def of(self, weight: Weight) -> PlannedTensor:
         """Return the planned tensor of ``weight`` (KeyError when the plan has none)."""
@@ -122,10 +123,19 @@ class Plan:
         """Return the planned table called ``name`` (KeyError when the plan has none)."""
         return next(table for table in self.tables if table.name == name)
 
-    @property
-    def usual_context(self) -> int:
-        """Tokens of a text as people use models on devices, or the whole context where that is less."""
-        return min(_USUAL_CONTEXT, self.context_length)
+    @cached_property
+    def default_context(self) -> int:
+        """Tokens that a text may have unless more is asked for when the bundle is opened.
+
+        The context that the user chose; else 4,096, doubled as long as the states of a text take no more memory than
+        the weights do, or the model's whole context where that is less.
+        """
+        if self.asked_context:
+            return self.context_length
+        length = _SHORTEST_DEFAULT
+        while length < self.context_length and self.cache_bytes_at(2 * length) <= self.data_bytes:
+            length *= 2
+        return min(length, self.context_length)
 
     @property
     def cache_bytes(self) -> int:
@@ -210,7 +220,15 @@ def make_plan(subject: Description, recipe: Recipe, itemsize: Callable[[str], in
             PlannedTable(f"rotation.{side}", (order, order), layout.place(order * order * _FLOAT))
             for side, order in orders.items()
         )
-    plan = Plan(tensors, tables, layout.end, context, recipe.accuracy_level, subject.states())
+    plan = Plan(
+        tensors,
+        tables,
+        layout.end,
+        context,
+        recipe.accuracy_level,
+        subject.states(),
+        asked_context=recipe.context_length is not None,
+    )
     if recipe.activations.type == "float16" and isinstance(subject, Decoder):
         return in_float16(plan, subject, recipe.activations.kept_layers)
     return plan

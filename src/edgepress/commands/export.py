@@ -49,7 +49,12 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         "given several times (default: the recipe's, else the model's own generations)",
     )
     add_revision_argument(parser)
-    parser.add_argument("--context", type=int, metavar="N", help="positions the bundle can hold (default: the model's)")
+    parser.add_argument(
+        "--context",
+        type=int,
+        metavar="N",
+        help="tokens a text may have (default: the model's; running takes as many as memory suits)",
+    )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -61,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--stop", action="append", default=[], metavar="TEXT", help="end before this text; may be given several times"
     )
-    parser.add_argument("--context", type=int, metavar="N", help="tokens of prompt and answer (default: the model's)")
+    parser.add_argument("--context", type=int, metavar="N", help="tokens of prompt and answer (default: the bundle's)")
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -85,4 +85,4 @@ def test_plan_says_how_long_and_how_much_memory_and_that_it_is_an_estimate(capsy
     found = json.loads(capsys.readouterr().out)
     assert found["estimates"]["export"]["seconds"] > 0
     assert "seconds" not in found["totals"]
-    assert found["totals"]["cache_bytes_at_usual_context"] <= found["totals"]["cache_bytes_at_full_context"]
+    assert found["totals"]["cache_bytes_at_default_context"] <= found["totals"]["cache_bytes_at_full_context"]

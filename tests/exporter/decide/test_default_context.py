@@ -1,0 +1,49 @@
+"""How long a text may be unless more is asked for: as memory suits, not as long as the model was trained for."""
+
+import json
+from pathlib import Path
+
+import pytest
+from tiny_models import save_variant
+from variants import Variant
+
+from edgepress.errors import InputError
+from edgepress.exporter import decide, export
+from edgepress.runtime import load
+
+LONG = Variant(
+    "llama",
+    {
+        "max_position_embeddings": 131_072,
+        "hidden_size": 512,
+        "vocab_size": 4096,
+        "head_dim": 16,
+        "num_key_value_heads": 1,
+    },
+)
+
+
+def test_texts_have_by_default_as_many_tokens_as_memory_suits(tmp_path: Path) -> None:
+    checkpoint = save_variant(LONG, tmp_path / "long", seed=1)
+    plan = decide(checkpoint, target="x86-cpu", recipe="fp32").plan
+    assert plan.context_length == 131_072
+    assert 4096 < plan.default_context < 131_072
+    assert plan.cache_bytes_at(plan.default_context) <= plan.data_bytes < plan.cache_bytes_at(2 * plan.default_context)
+    small = decide(checkpoint, target="x86-cpu", recipe="int4").plan
+    assert 4096 <= small.default_context < plan.default_context
+    asked = decide(checkpoint, target="x86-cpu", recipe="int4", context_length=100_000).plan
+    assert asked.default_context == asked.context_length == 100_000
+
+
+def test_a_bundle_opens_with_its_default_context_and_takes_more_when_asked(tmp_path: Path) -> None:
+    checkpoint, out = save_variant(LONG, tmp_path / "long", seed=1), tmp_path / "bundle"
+    export(checkpoint, target="x86-cpu", recipe="int4", out=out)
+    expected = decide(checkpoint, target="x86-cpu", recipe="int4").plan.default_context
+    assert load(out).context == expected
+    genai = json.loads((out / "genai_config.json").read_text())
+    assert (genai["search"]["max_length"], genai["model"]["context_length"]) == (expected, 131_072)
+    assert load(out, context=131_072).context == 131_072
+    with pytest.raises(InputError, match="allows at most 131072"):
+        load(out, context=131_073)
+    with pytest.raises(InputError, match=f"do not fit in the context of {expected}.*the model allows 131072"):
+        load(out).prefill([1] * (expected + 1))
