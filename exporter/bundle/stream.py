@@ -107,7 +107,7 @@ def write_weights(
     direct = [tensor for tensor in plan.tensors if tensor not in made]
     methods = {name: _row_method(name) for name in {t.scheme.method for t in direct if t.scheme is not None}}
     sums: dict[str, dict[int, _Sums]] = {tensor.weight.name: {} for tensor in direct}
-    chunks = _chunks(direct)
+    chunks = _chunks(direct, checkpoint.by_columns)
     lock, stop = threading.Lock(), threading.Event()
     written = [0]
 
@@ -207,14 +207,14 @@ def _keep_freed_memory() -> None:
     np.empty(_KEPT_BY_MALLOC, np.uint8)
 
 
-def _chunks(tensors: Sequence[PlannedTensor]) -> Iterator[_Chunk]:
+def _chunks(tensors: Sequence[PlannedTensor], by_columns: Callable[[Part], bool]) -> Iterator[_Chunk]:
     """All chunks, in the order of the data file."""
     for tensor in tensors:
         columns = math.prod(tensor.weight.shape[1:])
         row = 0
         for part in tensor.weight.parts:
             rows = part.stop - part.start
-            size = _TRANSPOSED_CHUNK if part.transposed else _COLUMNS_CHUNK if tensor.is_integer else _CHUNK
+            size = _TRANSPOSED_CHUNK if by_columns(part) else _COLUMNS_CHUNK if tensor.is_integer else _CHUNK
             step = max(1, size // columns)
             for start in range(0, rows, step):
                 yield _Chunk(tensor, part, start, min(start + step, rows), row + start)

@@ -168,17 +168,14 @@ def _check_budget(prepared: Prepared, plain: Decoder) -> None:
     if budget is None:
         return
 
-    def itemsize(name: str) -> int:
-        return prepared.checkpoint.tensors[name].itemsize
-
     groups = tensor_groups(plain, recipe, budget)
     for number in range(max((len(group.candidates) for group in groups), default=0)):
         chosen = [min(number, len(group.candidates) - 1) for group in groups]
         made = with_choice(recipe, groups, chosen)
         try:
-            plan = make_plan(prepared.decoder, made, itemsize)
+            plan = make_plan(prepared.decoder, made, prepared.checkpoint.itemsize)
             refuse_forms(replace(prepared, recipe=made, plan=plan))
         except InputError as error:
             labels = sorted({group.candidates[option].label for group, option in zip(groups, chosen, strict=True)})
             raise InputError(f"[budget] candidates: {', '.join(labels)} cannot be chosen: {error}") from error
-    refuse_impossible(prepared.decoder, recipe, itemsize=itemsize, groups=groups)
+    refuse_impossible(prepared.decoder, recipe, itemsize=prepared.checkpoint.itemsize, groups=groups)

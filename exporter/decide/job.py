@@ -109,4 +109,4 @@ class Prepared(Planned, Shrunk):
 
 def plan_tensors(checkpoint: Checkpoint, decoder: Decoder, recipe: Recipe) -> Plan:
     """The plan of a checkpoint's tensors, which knows how wide their elements are stored."""
-    return make_plan(decoder, recipe, lambda name: checkpoint.tensors[name].itemsize)
+    return make_plan(decoder, recipe, checkpoint.itemsize)

@@ -144,7 +144,7 @@ def _open(path: Path, checkpoint: Checkpoint) -> Planned:
     except (TypeError, KeyError) as error:
         raise _another_version(path, manifest) from error
     decoder = describe_methods(read_decoder(checkpoint), recipe)
-    plan = make_plan(decoder, recipe, lambda name: checkpoint.tensors[name].itemsize)
+    plan = make_plan(decoder, recipe, checkpoint.itemsize)
     planned = {
         tensor.weight.name: {part: [region.offset, region.nbytes] for part, region in tensor.regions.items()}
         for tensor in plan.tensors

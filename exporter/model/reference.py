@@ -186,7 +186,7 @@ def _read_config(transformers: Any, checkpoint: Checkpoint) -> Any:
     hidden = values.get("hidden_size")
     if (checked := _checked_hidden(values)) is not None:
         others["hidden_size"] = checked
-    if not others and checkpoint.text_of is None:
+    if not others and checkpoint.text_of is None and not checkpoint.note:
         return transformers.AutoConfig.from_pretrained(checkpoint.directory, trust_remote_code=False)
     config = transformers.CONFIG_MAPPING[values["model_type"]].from_dict(values | others)
     if checked is not None:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgepress.exporter.model.description import Layer, Rotation, Weight
+from edgepress.exporter.source.packed import Codes
 from edgepress.exporter.source.part import Part
 from edgepress.states import State
 
@@ -60,8 +61,14 @@ class WeightSource(Protocol):
     def part_rows(self, part: Part, start: int, stop: int) -> NDArray[np.float32]:
         """Rows ``start`` to ``stop``, counted within ``part``: (stop − start, columns) or (stop − start,)."""
 
-    def itemsize(self, name: str) -> int:
-        """Bytes of an element of the stored tensor ``name``."""
+    def part_codes(self, part: Part, start: int, stop: int) -> Codes:
+        """Rows ``start`` to ``stop``, counted within ``part``, as the integers that are stored for them."""
+
+    def by_columns(self, part: Part) -> bool:
+        """Whether rows of ``part`` lie scattered over its tensor, so that many should be read at a time."""
+
+    def itemsize(self, name: str) -> float:
+        """Bytes of an element of the stored tensor ``name``, on average."""
 
     def source_hashes(self) -> dict[str, str]:
         """SHA-256 of each file that the model is made of, by name."""

@@ -12,6 +12,7 @@ from edgepress.errors import InputError
 from edgepress.exporter.model.description import Weight
 from edgepress.exporter.source.checkpoint import Checkpoint
 from edgepress.exporter.source.kinds import refuse_odd_tensors
+from edgepress.exporter.source.packed import PackedTensor
 from edgepress.exporter.source.part import Part
 from edgepress.exporter.source.stored import StoredTensor
 
@@ -55,6 +56,11 @@ def _check_part(checkpoint: Checkpoint, weight: Weight, part: Part) -> None:
             f"{_other_names(checkpoint, part.tensor)}; is the checkpoint complete, and the config its own?"
         )
     tensor.check_readable()
+    if part.transposed and isinstance(tensor, PackedTensor):
+        raise InputError(
+            f"{tensor.name} is stored quantized ({tensor.how}), and this family stores its weights transposed: not "
+            "implemented; export the original checkpoint"
+        )
     used = tensor.shape[::-1] if part.transposed else tensor.shape
     needed = (part.stop, *weight.shape[1:])
     if len(used) != len(needed) or used[1:] != needed[1:] or used[0] < part.stop:

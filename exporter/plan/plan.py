@@ -193,7 +193,7 @@ class _Layout:
         return Region(offset, nbytes)
 
 
-def make_plan(subject: Description, recipe: Recipe, itemsize: Callable[[str], int]) -> Plan:
+def make_plan(subject: Description, recipe: Recipe, itemsize: Callable[[str], float]) -> Plan:
     """Plan every tensor of ``subject``.
 
     ``itemsize`` gives the bytes of one element of a checkpoint tensor, from the checkpoint's header.
@@ -271,11 +271,11 @@ def _plan_tensor(
     weight: Weight,
     subject: Description,
     recipe: Recipe,
-    itemsize: Callable[[str], int],
+    itemsize: Callable[[str], float],
     layout: _Layout,
 ) -> PlannedTensor:
     columns = prod(weight.shape[1:])
-    before = sum((part.stop - part.start) * columns * itemsize(part.tensor) for part in weight.parts)
+    before = round(sum((part.stop - part.start) * columns * itemsize(part.tensor) for part in weight.parts))
     scheme, reason = _choose(weight, subject, recipe)
     form, why = _form(weight, scheme, reason, recipe)
     form, scales = _with_scales(weight, form, recipe)

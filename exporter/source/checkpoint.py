@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgepress.errors import InputError
+from edgepress.exporter.source.formats import decoded
 from edgepress.exporter.source.kinds import (
     refuse_folder,
     refuse_other_kinds,
@@ -18,6 +19,7 @@ from edgepress.exporter.source.kinds import (
 )
 from edgepress.exporter.source.layout import INDEX, SINGLE
 from edgepress.exporter.source.names import plain_names
+from edgepress.exporter.source.packed import Codes, PackedTensor
 from edgepress.exporter.source.part import Part
 from edgepress.exporter.source.stored import READABLE, StoredTensor, read_header
 from edgepress.exporter.source.towers import TextModel, text_model, text_names
@@ -39,6 +41,8 @@ class Checkpoint:
     ``tensors`` have the names that transformers gives them; ``renamed`` has the stored names of those that had others.
     Of a model that takes images or sound too, ``config`` and ``tensors`` are those of its text model, as they would be
     alone; ``text_of`` says of what it is one, and ``left_out`` has the other tensors.
+    Weights that are stored as integers (:mod:`.formats`) are there as what they stand for, and ``config`` says nothing
+    of it; ``note`` does.
     """
 
     directory: Path
@@ -48,6 +52,7 @@ class Checkpoint:
     renamed: Mapping[str, str] = field(default_factory=dict)
     text_of: TextModel | None = None
     left_out: Mapping[str, StoredTensor] = field(default_factory=dict)
+    note: str = ""
 
     @property
     def where(self) -> str:
@@ -83,11 +88,11 @@ class Checkpoint:
             raise refuse_without_weights(directory, f"{SINGLE} and no {INDEX}")
         tensors: dict[str, StoredTensor] = {}
         for file, listed in shards.items():
-            found = read_header(file)
+            header = read_header(file)
             for name in listed:
-                if name not in found:
+                if name not in header:
                     raise InputError(f"{INDEX} says that {file.name} holds {name}, and it does not; {_AGAIN}")
-            for name, tensor in found.items():
+            for name, tensor in header.items():
                 if name in tensors:
                     raise InputError(f"{name} is in both {tensors[name].file.name} and {file.name}; {_AGAIN}")
                 tensors[name] = tensor
@@ -96,7 +101,12 @@ class Checkpoint:
         plainly = {plain: replace(tensors[stored], name=plain) for stored, plain in names.items()}
         checkpoint = cls(directory, config, plainly, tuple(shards), renamed)
         text = text_model(config)
-        return checkpoint if text is None else checkpoint.text_alone(text)
+        return (checkpoint if text is None else checkpoint.text_alone(text)).decoded()
+
+    def decoded(self) -> "Checkpoint":
+        """The same with weights that are stored quantized as what they stand for."""
+        found = decoded(self.config, self.tensors, self.where)
+        return replace(self, config=found.config, tensors=found.tensors, note=found.note)
 
     def text_alone(self, text: TextModel) -> "Checkpoint":
         """The same, with the text model's config and tensors alone."""
@@ -166,9 +176,21 @@ class Checkpoint:
             "the checkpoint is damaged or its training diverged: take another one"
         )
 
-    def itemsize(self, name: str) -> int:
-        """Bytes of an element of the stored tensor ``name``."""
-        return self.tensors[name].itemsize
+    def itemsize(self, name: str) -> float:
+        """Bytes of an element of the stored tensor ``name``, on average."""
+        return self.tensors[name].stored_itemsize
+
+    def by_columns(self, part: Part) -> bool:
+        """Whether rows of ``part`` lie scattered over its tensor, so that many should be read at a time."""
+        tensor = self.tensors[part.tensor]
+        return part.transposed or (isinstance(tensor, PackedTensor) and tensor.by_columns)
+
+    def part_codes(self, part: Part, start: int, stop: int) -> Codes:
+        """Rows ``start`` to ``stop``, counted within ``part``, as the integers that the checkpoint stores for them."""
+        tensor = self.tensors[part.tensor]
+        if not isinstance(tensor, PackedTensor):
+            raise ValueError(f"{part.tensor} is stored as {tensor.dtype}, not in codes")
+        return tensor.codes(part.start + start, part.start + stop)
 
     def source_hashes(self) -> dict[str, str]:
         """SHA-256 of the config, of every file with weights and of the index that names them, by file name."""

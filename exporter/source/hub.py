@@ -18,6 +18,7 @@ from pathlib import Path
 
 from edgepress.errors import InputError
 from edgepress.exporter.demo import DEMO_DIRECTORY
+from edgepress.exporter.source.formats import decoded
 from edgepress.exporter.source.kinds import (
     FOLDER_MARKS,
     refuse_file,
@@ -92,7 +93,8 @@ def _download(model: str, revision: str, check: CheckConfig) -> tuple[Path, Orig
         origin = Origin(model, revision, folder.name)
         config = read_object(folder / CONFIG, "correct it or copy it again")
         refuse_other_kinds(folder, config)
-        check(text_config(config), f"{model}: {CONFIG}")
+        where = f"{model}: {CONFIG}"
+        check(decoded(text_config(config), {}, where).config, where)
         names = _listed(model, origin.commit)
         if names is None:  # no network: what the cache has
             return folder, origin

@@ -186,7 +186,7 @@ def refuse_other_kinds(directory: Path, config: Mapping[str, object], names: Col
     ``names`` are the paths in the folder, or in the repository that it is made of; those on disk when None.
 
     Raises:
-        InputError: an adapter lies beside its base, the model has another task, or its weights are rounded already.
+        InputError: an adapter lies beside its base, or the model has another task.
 
     """
     found = _names(directory) if names is None else {name.split("/")[0] for name in names}
@@ -200,9 +200,7 @@ def refuse_other_kinds(directory: Path, config: Mapping[str, object], names: Col
     pooling = found & {*_POOLING}
     if pooling:
         raise _pooling(directory, min(pooling))
-    text = text_config(config)
-    _refuse_quantized(directory, text)
-    _refuse_other_task(directory, text)
+    _refuse_other_task(directory, text_config(config))
 
 
 def refuse_odd_tensors(directory: Path, names: Collection[str]) -> None:
@@ -216,8 +214,9 @@ def refuse_odd_tensors(directory: Path, names: Collection[str]) -> None:
     found = next((name for name in names if _QUANTIZED_NAMES.fullmatch(name)), None)
     if found is not None:
         raise InputError(
-            f"{directory} holds {found}, as quantized checkpoints do (GPTQ, AWQ, bitsandbytes, compressed-tensors, "
-            "MLX, MXFP4): its weights are rounded already; export the original checkpoint"
+            f"{directory} holds {found}, as quantized checkpoints do, and its config.json does not say how they "
+            "are quantized (quantization_config), or says otherwise: copy the config that belongs to these weights, or "
+            "export the original checkpoint"
         )
 
 
@@ -288,22 +287,6 @@ def _refuse_other_task(directory: Path, config: Mapping[str, object]) -> None:
     if is_part or not stem:
         renamed = ""
     raise InputError(f"{directory}: {what_it_is(config)}{renamed}")
-
-
-def _refuse_quantized(directory: Path, config: Mapping[str, object]) -> None:
-    for key in ("quantization_config", "compression_config", "quantization"):
-        found = config.get(key)
-        if found is None:
-            continue
-        values = _mapping(found)
-        method = values.get("quant_method") or values.get("quant_algo") or values.get("format")
-        by = f" by {method}" if isinstance(method, str) else " by MLX" if key == "quantization" else ""
-        bits = next((values[name] for name in ("bits", "w_bit", "wbits") if isinstance(values.get(name), int)), None)
-        to = f" to {bits} bits" if bits is not None else ""
-        raise InputError(
-            f"{directory}/config.json: {key}: the checkpoint is quantized already{by}{to}, and rounding what is "
-            "rounded loses more than either; export the original one"
-        )
 
 
 def _pooling(directory: Path, name: str) -> InputError:

@@ -8,6 +8,7 @@ import onnx
 from numpy.typing import NDArray
 
 from edgepress.errors import InputError
+from edgepress.exporter.source.packed import Codes
 from edgepress.exporter.source.part import Part
 from edgepress.files import sha256_file
 from edgepress.onnx_graph.files import read_model
@@ -59,6 +60,14 @@ class OnnxFile:
                 "diverged: take another one"
             )
         return rows
+
+    def part_codes(self, part: Part, _start: int, _stop: int) -> Codes:
+        """An ONNX file of floats has none."""
+        raise ValueError(f"{part.tensor} is stored in floats, not in codes")
+
+    def by_columns(self, part: Part) -> bool:
+        """Whether rows of ``part`` are columns of the stored matrix."""
+        return part.transposed
 
     def inline(self, tensor: onnx.TensorProto) -> onnx.TensorProto:
         """A tensor with its bytes inside, wherever they lie."""

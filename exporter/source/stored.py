@@ -54,6 +54,11 @@ class StoredTensor:
         return _BITS[self.dtype] // 8
 
     @property
+    def stored_itemsize(self) -> float:
+        """Bytes that the file has for an element, on average."""
+        return self.itemsize
+
+    @property
     def row_nbytes(self) -> int:
         """Bytes in one row: one step along the first dimension."""
         return self.nbytes // self.shape[0] if self.shape and self.shape[0] else 0

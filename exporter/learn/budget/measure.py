@@ -94,9 +94,6 @@ def _meet_budget(
     def read(weight: Weight) -> Tensor:
         return torch.from_numpy(read_weight(checkpoint, weight)).to(device)
 
-    def itemsize(name: str) -> int:
-        return checkpoint.tensors[name].itemsize
-
     with Store.open(folder, _key(planned, settings, groups, given)) as store:
         chosen = given or written_tokens(planned, settings, store, threads=threads, progress=progress)
         shipped = given_tokens(planned, wanted_text(planned), bos) or chosen
@@ -115,10 +112,10 @@ def _meet_budget(
 
         def measure(chosen: Sequence[int]) -> float:
             made = with_choice(recipe, groups, chosen)
-            return measure_shipped(whole, checkpoint, planned.decoder, made, seen=seen, itemsize=itemsize)
+            return measure_shipped(whole, checkpoint, planned.decoder, made, seen=seen, itemsize=checkpoint.itemsize)
 
         prices = Prices(groups, kl, ms, block_form(recipe))
-        found = choose_schemes(planned.decoder, recipe, itemsize=itemsize, prices=prices, measure=measure)
+        found = choose_schemes(planned.decoder, recipe, itemsize=checkpoint.itemsize, prices=prices, measure=measure)
         for run in runs:
             run.remove()
     return found, {

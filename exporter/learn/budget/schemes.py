@@ -82,7 +82,7 @@ Measure = Callable[[Sequence[int]], float]
 
 
 def choose_schemes(
-    decoder: Decoder, recipe: Recipe, *, itemsize: Callable[[str], int], prices: Prices, measure: Measure
+    decoder: Decoder, recipe: Recipe, *, itemsize: Callable[[str], float], prices: Prices, measure: Measure
 ) -> ChosenSchemes:
     """Choose a candidate for each group.
 
@@ -126,7 +126,7 @@ def choose_schemes(
 
 
 def refuse_impossible(
-    decoder: Decoder, recipe: Recipe, *, itemsize: Callable[[str], int], groups: Sequence[TensorGroup]
+    decoder: Decoder, recipe: Recipe, *, itemsize: Callable[[str], float], groups: Sequence[TensorGroup]
 ) -> None:
     """Raise InputError when not even the smallest candidates meet a budget in bytes, for which nothing is measured."""
     budget = recipe.budget
@@ -160,7 +160,7 @@ def _total(table: Sequence[Sequence[float]], chosen: Sequence[int]) -> float:
 # ---- bytes ----------------------------------------------------------------------------------------------------------
 
 
-def _byte_limit(decoder: Decoder, recipe: Recipe, budget: Budget, itemsize: Callable[[str], int]) -> tuple[int, int]:
+def _byte_limit(decoder: Decoder, recipe: Recipe, budget: Budget, itemsize: Callable[[str], float]) -> tuple[int, int]:
     """The limit in bytes, and what counts towards it beside the data file."""
     if budget.size_mb is not None:
         return _bytes(budget.size_mb), 0

@@ -37,7 +37,7 @@ def measure_shipped(
     recipe: Recipe,
     *,
     seen: NDArray[np.int64],
-    itemsize: Callable[[str], int],
+    itemsize: Callable[[str], float],
 ) -> float:
     """KL(reference ‖ the model that ``recipe`` stores), nats a token of the reference's text.
 

@@ -76,7 +76,7 @@ def _write_generator(bundle: Path, checkpoint: Checkpoint, context_length: int, 
     """Write the bundle that is sampled from, with all that the runtime reads of one."""
     recipe = replace(read_recipe(GENERATOR), context_length=context_length)
     decoder = read_decoder(checkpoint)
-    plan = make_plan(decoder, recipe, lambda name: checkpoint.tensors[name].itemsize)
+    plan = make_plan(decoder, recipe, checkpoint.itemsize)
     planned = Planned(checkpoint=checkpoint, decoder=decoder, recipe=recipe, plan=plan)
     graphs = make_graphs(planned, find_target(FALLBACK))
     genai_config = make_genai_config(decoder, plan, checkpoint.config, checkpoint.json(GENERATION))

@@ -271,7 +271,7 @@ def _task(run: _Run, model: _Model, stage: Path, texts: tuple[Path, ...]) -> Pru
 
 def _schemes(recipe: Recipe, model: _Model) -> Mapping[str, Scheme | None]:
     """The scheme of each weight of the model between two steps; None where it is kept in float."""
-    return make_plan(model.decoder, recipe, lambda name: model.checkpoint.tensors[name].itemsize).schemes
+    return make_plan(model.decoder, recipe, model.checkpoint.itemsize).schemes
 
 
 def _do(run: _Run, step: _Step, task: PruneTask, held: Sequence[str], key: str) -> None:
