@@ -32,10 +32,10 @@ def forward(
         x = x + model.weight(decoder.positions)[: len(tokens)]
     rotation = np.kron(*factors(decoder.rotation)) if decoder.rotation is not None else np.eye(decoder.hidden_size)
     x = x @ rotation
-    for layer in decoder.layers:
+    for stage in (stage for layer in decoder.layers for stage in layer.stages):
         before = x
-        for block in layer.blocks:
-            normed = model.norm(block.norm, before if layer.parallel else x)
+        for block in stage:
+            normed = model.norm(block.norm, before)
             mixed = mixer_oracle(block.mixer.kind)(block.mixer, model, normed, decoder.ropes)
             x = x + block.multiplier * model.norm(block.post_norm, mixed)
     logits = model.linear(decoder.head, model.norm(decoder.final_norm, x @ rotation.T)) * decoder.logits_multiplier

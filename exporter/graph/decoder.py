@@ -20,7 +20,7 @@ from edgepress.exporter.graph.builder import CONTRIB, FLOAT, FLOAT16
 from edgepress.exporter.graph.linears import block_scales
 from edgepress.exporter.graph.primitives import DecoderBuilder
 from edgepress.exporter.graph.rotary import CONTEXT_LENGTH
-from edgepress.exporter.model.description import Block, Decoder, Layer, Norm, Rotation, every
+from edgepress.exporter.model.description import Block, Decoder, Norm, Rotation, every
 from edgepress.exporter.model.mixers import load_mixer
 from edgepress.exporter.plan.plan import Plan
 from edgepress.states import State
@@ -84,8 +84,9 @@ class _DecoderGraph:
         last = _last_with_states(self.decoder)
         for index, layer in enumerate(self.decoder.layers):
             with self.graph.in_half(index in self.plan.half_layers):
-                trimmed = last[1] if index == last[0] else None
-                stream = (self._parallel if layer.parallel else self._sequence)(index, layer, stream, trimmed)
+                trimmed = layer.blocks[last[1]] if index == last[0] else None
+                for stage in layer.stages:
+                    stream = self._stage(index, stage, stream, trimmed)
         if self.decoder.rotation is not None:
             total = (
                 stream.x if stream.pending is None else self.graph.node("Add", [stream.x, stream.pending], "rotated")
@@ -202,19 +203,8 @@ class _DecoderGraph:
 
     # ---- layers -------------------------------------------------------------------------------------------------
 
-    def _sequence(self, index: int, layer: Layer, stream: _Stream, trimmed: int | None) -> _Stream:
-        """Blocks one after the other; of block ``trimmed`` on, the positions from ``logits_start`` on alone."""
-        g, name = self.graph, f"layers.{index}"
-        for number, block in enumerate(layer.blocks):
-            hidden, x = g.norm_of_sum(block.norm, stream.x, stream.pending, f"{name}.{block.name}_norm")
-            mixed = self._mixed(index, block, hidden)
-            if number == trimmed:
-                mixed, x = self._trim_mixed(index, mixed), self._trim(x, f"{name}.trimmed")
-            stream = _Stream(x, self._output(index, block, mixed))
-        return stream
-
-    def _parallel(self, index: int, layer: Layer, stream: _Stream, trimmed: int | None) -> _Stream:
-        """Blocks that all read the layer's input; of block ``trimmed`` on, fewer positions as in a sequence.
+    def _stage(self, index: int, stage: tuple[Block, ...], stream: _Stream, trimmed: Block | None) -> _Stream:
+        """Blocks that read the same; of the ``trimmed`` one on, the positions from ``logits_start`` on alone.
 
         ::
 
@@ -225,16 +215,16 @@ class _DecoderGraph:
         g, name = self.graph, f"layers.{index}"
         x, pending, total = stream.x, stream.pending, None
         normed: dict[Norm | None, str] = {}
-        for block in layer.blocks:
+        for block in stage:
             if block.norm not in normed:  # the others read what the first norm has added up
                 normed[block.norm], x = g.norm_of_sum(block.norm, x, pending, f"{name}.{block.name}_norm")
                 pending = None
-        for number, block in enumerate(layer.blocks):
+        for number, block in enumerate(stage):
             mixed = self._mixed(index, block, normed[block.norm])
-            if number == trimmed:
+            if block is trimmed:
                 mixed, x = self._trim_mixed(index, mixed), self._trim(x, f"{name}.trimmed")
                 total = total and self._trim(total, f"{total}.trimmed")
-                later = {other.norm for other in layer.blocks[number + 1 :]}
+                later = {other.norm for other in stage[number + 1 :]}
                 normed |= {norm: self._trim(normed[norm], f"{normed[norm]}.trimmed") for norm in later}
             y = self._output(index, block, mixed)
             total = y if total is None else g.node("Add", [total, y], f"{name}.{block.name}_sum")

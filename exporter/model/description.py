@@ -168,12 +168,16 @@ M = TypeVar("M", bound=Mixer)
 
 @dataclass(frozen=True, kw_only=True)
 class Block:
-    """``y = x + multiplier · post_norm(mixer(norm(x)))``; a norm that is None is the identity."""
+    """``y = x + multiplier · post_norm(mixer(norm(x)))``; a norm that is None is the identity.
+
+    One that stands ``beside`` the block before it reads what that one reads; what both give is added to it.
+    """
 
     norm: Norm | None
     mixer: Mixer
     post_norm: Norm | None = None
     multiplier: float = 1.0
+    beside: bool = False
 
     @property
     def name(self) -> str:
@@ -186,7 +190,8 @@ class Layer:
     """One decoder layer: blocks one after the other, each of another kind.
 
     ``parallel`` blocks all read the layer's input instead, and what they add is added up (GPT-J, Wang and Komatsuzaki
-    2021). They may share a norm: the same :class:`Norm` in several blocks, stored and computed once.
+    2021); of some of a layer's blocks :attr:`Block.beside` says so. They may share a norm: the same :class:`Norm` in
+    several blocks, stored and computed once.
     """
 
     blocks: tuple[Block, ...]
@@ -196,6 +201,17 @@ class Layer:
         names = [block.name for block in self.blocks]
         if len(set(names)) != len(names):
             raise ValueError(f"a layer has the blocks {', '.join(names)}; two of a kind would have one name")
+
+    @property
+    def stages(self) -> list[tuple[Block, ...]]:
+        """Blocks that read the same, together; the stages are one after the other."""
+        found: list[tuple[Block, ...]] = []
+        for block in self.blocks:
+            if found and (self.parallel or block.beside):
+                found[-1] += (block,)
+            else:
+                found.append((block,))
+        return found
 
     def block(self, kind: type[Mixer]) -> Block:
         """The block whose mixer is of this kind; LookupError when there is none."""

@@ -53,13 +53,13 @@ def layer_steps(
 
     A projection's weights are asked for after its step was answered, so that they can be made in between.
     """
-    before = x
-    for block in layer.blocks:
-        steps = load_mixer(block.mixer.kind).steps
-        normed = norm_forward(block.norm, values, before if layer.parallel else x)
-        y = yield from steps(block.mixer, values, normed, ropes)
-        y = block.multiplier * norm_forward(block.post_norm, values, y)
-        x = x + (y if added is None else added(y))
+    for stage in layer.stages:
+        before = x
+        for block in stage:
+            steps = load_mixer(block.mixer.kind).steps
+            y = yield from steps(block.mixer, values, norm_forward(block.norm, values, before), ropes)
+            y = block.multiplier * norm_forward(block.post_norm, values, y)
+            x = x + (y if added is None else added(y))
     return x
 
 

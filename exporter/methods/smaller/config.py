@@ -69,7 +69,8 @@ def check_same_layer(old: Layer, new: Layer, where: str) -> None:
 
     def facts(layer: Layer) -> tuple[object, ...]:
         blocks = tuple((block.name, *block.mixer.settings(), block.multiplier) for block in layer.blocks)
-        return (*blocks, "parallel") if layer.parallel else blocks
+        together = tuple(len(stage) for stage in layer.stages)
+        return (*blocks, f"{together} together") if len(together) < len(blocks) else blocks
 
     if facts(old) != facts(new):
         raise InputError(
