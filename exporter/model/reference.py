@@ -63,7 +63,10 @@ class Reference:
         config = _read_config(transformers, self._checkpoint)
         with _parameters_without_memory(torch, transformers):
             self._model = transformers.AutoModelForCausalLM.from_config(
-                config, trust_remote_code=False, dtype=torch.float32, attn_implementation="sdpa"
+                config,
+                trust_remote_code=False,
+                dtype=torch.float32,
+                attn_implementation=_attention(transformers, config),
             )
         self._model.eval().requires_grad_(False)
         _fit_widths(torch, self._model, self._checkpoint, self._shapes)
@@ -192,6 +195,12 @@ def _read_config(transformers: Any, checkpoint: Checkpoint) -> Any:
     if checked is not None:
         config.hidden_size = hidden
     return config
+
+
+def _attention(transformers: Any, config: Any) -> str:
+    """How attention is computed: as fast as the class can, and models without attention take no word for that."""
+    model = transformers.MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    return "sdpa" if model._supports_sdpa else "eager"
 
 
 def _checked_hidden(values: Mapping[str, object]) -> int | None:

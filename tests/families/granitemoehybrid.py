@@ -64,4 +64,3 @@ VARIANTS = {
         sizes=SIZES,
     ),
 }
-METHODS = ("granitemoehybrid",)

@@ -14,7 +14,9 @@ def forward(mlp: MLP, model: Oracle, x: Array, _ropes: Mapping[str, Rope]) -> Ar
     """(length, hidden) → (length, hidden)."""
     act = ACTIVATIONS[mlp.activation]
     up = model.linear(mlp.up, x)
-    return model.linear(mlp.down, act(up) if mlp.gate is None else act(model.linear(mlp.gate, x)) * up)
+    return model.linear(
+        mlp.down, act(up) if mlp.gate is None else act(model.linear(mlp.gate, x) * mlp.gate_multiplier) * up
+    )
 
 
 _erf = np.vectorize(math.erf)

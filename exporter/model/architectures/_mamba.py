@@ -1,16 +1,19 @@
 """What families with state spaces have in common: sizes, the kinds of their layers, and the names of tensors."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from edgepress.exporter.model.architectures._common import linear, rms_norm
-from edgepress.exporter.model.description import Norm, Weight
+from edgepress.exporter.model.architectures._common import Sizes, layer_rms_norm, linear, rms_norm
+from edgepress.exporter.model.description import Block, Decoder, Mixer, Norm, Weight
 from edgepress.exporter.model.mixers.mamba2 import Mamba2
+from edgepress.exporter.model.mixers.mlp import MLP, Activation
 from edgepress.exporter.source.config import Config
 from edgepress.exporter.source.part import Part
 
 STATE, ATTENTION = "linear_attention", "full_attention"
 # What transformers 4 calls them, and 5 reads as the above.
 _OLD_NAMES = {"mamba": STATE, "attention": ATTENTION}
+# Of models without attention, which have no limit of their own: as long as the longest that people give others.
+CONTEXT = 131_072
 
 
 @dataclass(frozen=True)
@@ -121,3 +124,29 @@ def read_layer_kinds(config: Config, layers: int) -> list[str]:
     if any(one != kinds[0] for one in kinds):
         raise config.refuse("layers_block_type", "layer_types is there too, and says something else; keep one of them")
     return kinds[0] if kinds else [STATE] * layers
+
+
+def block(index: int, sizes: Sizes, epsilon: float, mixer: Mixer, tensor: str) -> Block:
+    """A mixer behind the norm ``tensor`` of its layer."""
+    return Block(norm=layer_rms_norm(index, f"{mixer.kind}_norm", tensor, sizes, epsilon=epsilon), mixer=mixer)
+
+
+def feed_forward(
+    index: int, sizes: Sizes, activation: Activation, *, bias: bool = False, gate_multiplier: float = 1.0
+) -> MLP:
+    """The MLP of Bamba and Falcon-H1: ``feed_forward.{gate,up,down}_proj``."""
+    name, tensors = f"layers.{index}.mlp", f"model.layers.{index}.feed_forward"
+    width = sizes.intermediate[index]
+    return MLP(
+        gate=linear(f"{name}.gate", f"{tensors}.gate_proj", width, sizes.hidden, bias=bias),
+        up=linear(f"{name}.up", f"{tensors}.up_proj", width, sizes.hidden, bias=bias),
+        down=linear(f"{name}.down", f"{tensors}.down_proj", sizes.hidden, width, bias=bias),
+        activation=activation,
+        gate_multiplier=gate_multiplier,
+    )
+
+
+def with_final_norm(decoder: Decoder, tensor: str) -> Decoder:
+    """The same with another name of the last norm's tensor."""
+    epsilon = decoder.final_norm.epsilon
+    return replace(decoder, final_norm=rms_norm("final_norm", tensor, decoder.hidden_size, epsilon))

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+import numpy as np
+
 from edgepress.exporter.model.description import Linear, Mixer, Source
 from edgepress.exporter.model.mixers import CONTRIB, GraphWriter, MixerKind
 
@@ -19,13 +21,17 @@ Activation = Literal["silu", "gelu", "gelu_tanh", "relu"]
 
 @dataclass(frozen=True, kw_only=True)
 class MLP(Mixer):
-    """``down(activation(gate(x)) · up(x))``, or ``down(activation(up(x)))`` when there is no gate."""
+    """``down(activation(gate(x)) · up(x))``, or ``down(activation(up(x)))`` when there is no gate.
+
+    What the gate gives is multiplied by ``gate_multiplier`` first.
+    """
 
     scaled_by_token: ClassVar[bool] = True
     gate: Linear | None = None
     up: Linear
     down: Linear
     activation: Activation
+    gate_multiplier: float = 1.0
 
     def groups(self) -> tuple[tuple[Linear, ...], ...]:
         """See :class:`Mixer`."""
@@ -39,7 +45,7 @@ class MLP(Mixer):
 
     def settings(self) -> tuple[object, ...]:
         """See :class:`Mixer`."""
-        return (self.activation,)
+        return self.activation, self.gate_multiplier
 
 
 def steps(mlp: MLP, values: Values, x: Tensor, _ropes: Mapping[str, Rotary]) -> Steps:
@@ -62,7 +68,7 @@ def activated(mlp: MLP, projected: list[Tensor]) -> Tensor:
         "relu": functional.relu,
     }
     activation, up = activations[mlp.activation], projected[-1]
-    return activation(up) if mlp.gate is None else activation(projected[0]) * up
+    return activation(up) if mlp.gate is None else activation(projected[0] * mlp.gate_multiplier) * up
 
 
 def write(mlp: MLP, g: GraphWriter, name: str, x: str, _states: Sequence[tuple[str, str]]) -> str:
@@ -71,6 +77,9 @@ def write(mlp: MLP, g: GraphWriter, name: str, x: str, _states: Sequence[tuple[s
     if mlp.gate is None:
         return _activation(mlp.activation, g, up, f"{name}.act")
     gate = g.linear(mlp.gate, x)
+    if mlp.gate_multiplier != 1.0:
+        factor = g.constant(f"gate_multiplier_{mlp.gate_multiplier:.9g}", np.array(mlp.gate_multiplier, np.float32))
+        gate = g.node("Mul", [gate, factor], f"{name}.multiplied")
     return g.node("Mul", [_activation(mlp.activation, g, gate, f"{name}.act"), up], f"{name}.mixed")
 
 
