@@ -56,7 +56,8 @@ def make_genai_config(
         "inputs": {"input_ids": "input_ids", "attention_mask": "attention_mask", **_names(plan.states, "past")},
         "outputs": {"logits": "logits", **_names(plan.states, "present")},
     }
-    if any(not state.grows for state in plan.states):
+    growing = [state for state in plan.states if state.grows]
+    if len(growing) < min(len(plan.states), 2 * len(decoder.layers)):
         parts["layer_types"] = _layer_types(decoder)
     model: dict[str, object] = {
         "type": decoder.model_type if decoder.model_type in _KNOWN_TYPES else _PLAIN_DECODER,
@@ -83,7 +84,10 @@ def _names(states: Iterable[State], when: str) -> dict[str, str]:
 
 
 def _layer_types(decoder: Decoder) -> list[str]:
-    """Its word for each layer, which says what states it has."""
+    """Its word for each layer, which says what states it has.
+
+    A layer with keys and values and others beside them is in none of its words: it finds them where it is told nothing.
+    """
     kinds = [
         {state.kind for block in layer.blocks for state in block.mixer.states(index)}
         for index, layer in enumerate(decoder.layers)
