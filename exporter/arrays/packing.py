@@ -6,6 +6,8 @@ packed the same way along the blocks of a row. ``w = (code − zero point) · sc
 2^(bits−1) when the scheme is symmetric; the columns that pad the last block have the code that means 0.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +23,11 @@ class Quantized:
     values: NDArray[np.uint8]  # (rows, blocks, bytes in a block)
     scales: NDArray[np.float32]  # (rows, blocks)
     zero_points: NDArray[np.uint8] | None = None  # (rows, bytes in a row)
+
+    def part(self, start: int, stop: int) -> Quantized:
+        """Rows ``start`` to ``stop``."""
+        zeros = None if self.zero_points is None else self.zero_points[start:stop]
+        return Quantized(self.values[start:stop], self.scales[start:stop], zeros)
 
 
 def pack(codes: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:

@@ -71,6 +71,10 @@ class _Chunk:
     row: int
 
 
+_Rounding = Callable[[NDArray[np.float32], int], Quantized]
+"""What rows of a chunk become, by themselves and the number that the first of them has in it."""
+
+
 @dataclass(frozen=True)
 class _Sums:
     """What a chunk adds to its tensor's report."""
@@ -106,6 +110,7 @@ def write_weights(
     made = [tensor for tensor in plan.tensors if calibrated is not None and tensor.weight.name in calibrated]
     direct = [tensor for tensor in plan.tensors if tensor not in made]
     methods = {name: _row_method(name) for name in {t.scheme.method for t in direct if t.scheme is not None}}
+    kept = {t.weight.name for t in direct if t.scheme is not None and methods[t.scheme.method].keeping is not None}
     sums: dict[str, dict[int, _Sums]] = {tensor.weight.name: {} for tensor in direct}
     chunks = _chunks(direct, checkpoint.by_columns)
     lock, stop = threading.Lock(), threading.Event()
@@ -128,7 +133,10 @@ def write_weights(
     with _disk_errors(path, plan.data_bytes):
         _allocate(path, plan.data_bytes)
     _run(work, threads, stop, lambda: written[0], progress)
-    lost = {name: _lost_scales([found[row].scales for row in sorted(found)]) for name, found in sums.items()}
+    lost = {
+        name: _lost_scales([found[row].scales for row in sorted(found)], 0.0 if name in kept else _LOST_IN_HALF)
+        for name, found in sums.items()
+    }
     if calibrated is not None:
         halves = [tensor.weight.name for tensor in made if tensor.form == "half blocks"]
         lost |= {name: _lost_scales([_half_scales(calibrated.array(name, "scales"))[1]]) for name in halves}
@@ -225,13 +233,11 @@ def _write_chunk(checkpoint: WeightSource, chunk: _Chunk, methods: dict[str, Met
     """Read the chunk's rows, and handle them ``_CHUNK`` elements at a time (a transposed chunk has more)."""
     x = checkpoint.part_rows(chunk.part, chunk.start, chunk.stop)  # (rows, columns) or (rows,)
     step = max(1, _CHUNK // math.prod(x.shape[1:]))
+    rounded = _rounding(checkpoint, chunk, methods)
     if chunk.tensor.is_integer:
-        pieces = _write_columns_chunk(x, chunk, methods, file)
+        pieces = _write_columns_chunk(x, chunk, rounded, file)
     else:
-        pieces = [
-            _write_rows(x[start : start + step], chunk.tensor, chunk.row + start, methods, file)
-            for start in range(0, len(x), step)
-        ]
+        pieces = [_write_rows(x[start : start + step], chunk, start, rounded, file) for start in range(0, len(x), step)]
     return _Sums(
         math.fsum(piece.power for piece in pieces),
         math.fsum(piece.noise for piece in pieces),
@@ -240,10 +246,26 @@ def _write_chunk(checkpoint: WeightSource, chunk: _Chunk, methods: dict[str, Met
     )
 
 
-def _write_rows(
-    x: NDArray[np.float32], tensor: PlannedTensor, row: int, methods: dict[str, Method], file: BinaryIO
-) -> _Sums:
-    """Store rows of a weight, the first being its row ``row``: (rows, columns) or (rows,)."""
+def _rounding(checkpoint: WeightSource, chunk: _Chunk, methods: dict[str, Method]) -> _Rounding:
+    """How rows of a chunk become codes, the first being its row ``start``: by the method, or as they are stored."""
+    scheme = chunk.tensor.scheme
+    if scheme is None:
+        return _no_codes
+    method = methods[scheme.method]
+    if method.keeping is None:
+        return lambda x, _: method.quantize(x, scheme, None)
+    grid, codes = checkpoint.part_codes(chunk.part, chunk.start, chunk.stop)
+    stored = method.keeping.as_stored(codes, grid, scheme)
+    return lambda x, start: stored.part(start, start + len(x))
+
+
+def _no_codes(_x: NDArray[np.float32], _start: int) -> Quantized:
+    raise ValueError("a weight without a scheme has no codes")
+
+
+def _write_rows(x: NDArray[np.float32], chunk: _Chunk, start: int, rounded: _Rounding, file: BinaryIO) -> _Sums:
+    """Store rows of a weight, (rows, columns) or (rows,), the first being row ``start`` of the chunk."""
+    tensor, row = chunk.tensor, chunk.row + start
     if tensor.weight.plus:
         x = x + np.float32(tensor.weight.plus)
     scheme = tensor.scheme
@@ -254,7 +276,7 @@ def _write_rows(
             return _compare(x, half.astype(np.float32))
         _write(file, tensor, row, "data", x)
         return _Sums(0.0, 0.0, 0.0)
-    quantized = methods[scheme.method].quantize(x, scheme, None)
+    quantized = rounded(x, start)
     scales, lost = quantized.scales, (0.0, 0.0)
     if tensor.form == "half blocks":
         half, lost = _half_scales(scales)
@@ -305,19 +327,17 @@ def _half_scales(scales: NDArray[np.float32]) -> tuple[NDArray[np.float16], tupl
     return half, (float(np.square(scales, dtype=np.float64).sum()), float(np.square(difference).sum()))
 
 
-def _lost_scales(sums: Sequence[tuple[float, float]]) -> str:
-    """What float16 loses of a tensor's scales, in words; "" where that is next to nothing."""
+def _lost_scales(sums: Sequence[tuple[float, float]], most: float = _LOST_IN_HALF) -> str:
+    """What float16 loses of a tensor's scales, in words; "" where that is ``most`` at most: next to nothing."""
     power, noise = math.fsum(one[0] for one in sums), math.fsum(one[1] for one in sums)
-    if noise <= _LOST_IN_HALF**2 * power:
+    if noise <= most**2 * power:
         return ""
     share = math.sqrt(noise / power)
-    what = f"change by {share:.2%} in" if math.isfinite(share) else "are beyond"
+    what = f"change by {share:.2g} of their size in" if math.isfinite(share) else "are beyond"
     return f"its scales {what} float16, which holds 6.1e-05 to 65504 in full"
 
 
-def _write_columns_chunk(
-    x: NDArray[np.float32], chunk: _Chunk, methods: dict[str, Method], file: BinaryIO
-) -> list[_Sums]:
+def _write_columns_chunk(x: NDArray[np.float32], chunk: _Chunk, rounding: _Rounding, file: BinaryIO) -> list[_Sums]:
     """Round the chunk's rows for integer products, and write them as columns."""
     tensor, scheme = chunk.tensor, chunk.tensor.scheme
     if scheme is None:
@@ -327,7 +347,7 @@ def _write_columns_chunk(
     sums = []
     for start in range(0, len(x), step):
         rows = x[start : start + step]
-        rounded, scales = integer.to_integer(methods[scheme.method].quantize(rows, scheme, None), x.shape[1])
+        rounded, scales = integer.to_integer(rounding(rows, start), x.shape[1])
         codes[:, start : start + step] = rounded.T
         _write(file, tensor, chunk.row + start, "scales", scales)
         sums.append(_compare(rows, integer.dequantize(rounded, scales)))

@@ -32,7 +32,9 @@ from edgepress.exporter.arrays.packing import Quantized
 from edgepress.exporter.arrays.scheme import Scheme
 from edgepress.exporter.methods.options import Option, Options, read_options
 from edgepress.exporter.model.description import Decoder, Weight
-from edgepress.exporter.recipe.recipe import Recipe
+from edgepress.exporter.recipe.recipe import Recipe, Storage
+from edgepress.exporter.source.packed import Codes as StoredCodes
+from edgepress.exporter.source.packed import Grid
 from edgepress.exporter.source.removed import REMOVED, why_removed
 from edgepress.modules import modules_in
 
@@ -72,16 +74,31 @@ class _Planned(_Kind):
 
 
 @dataclass(frozen=True)
+class Keeping:
+    """How a method stores integers that are stored already.
+
+    ``storage_of(grid)`` says in what storage that changes no weight, or why in none: the end of a sentence.
+    ``as_stored(codes, grid, scheme)`` is such rows in that storage's scheme.
+    """
+
+    storage_of: Callable[[Grid], Storage | str]
+    as_stored: Callable[[StoredCodes, Grid, Scheme], Quantized]
+
+
+@dataclass(frozen=True)
 class Method(_Planned):
     """How rows become codes and scales, from the weights alone.
 
     ``quantize(rows, scheme, importance)``: ``rows`` is finite float32 (rows, columns); ``importance`` ≥ 0, float32
     (columns,), weighs the squared error of each column, None being all alike. Rows are independent of each other: the
     result may not depend on how a tensor was cut into calls.
+
+    With ``keeping`` it takes the integers that a checkpoint stores, where it can hold them.
     """
 
     name: str
     quantize: Callable[[NDArray[np.float32], Scheme, NDArray[np.float32] | None], Quantized]
+    keeping: Keeping | None = None
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgepress.exporter.model.description import Layer, Rotation, Weight
-from edgepress.exporter.source.packed import Codes
+from edgepress.exporter.source.packed import Codes, Grid
 from edgepress.exporter.source.part import Part
 from edgepress.states import State
 
@@ -61,7 +61,7 @@ class WeightSource(Protocol):
     def part_rows(self, part: Part, start: int, stop: int) -> NDArray[np.float32]:
         """Rows ``start`` to ``stop``, counted within ``part``: (stop − start, columns) or (stop − start,)."""
 
-    def part_codes(self, part: Part, start: int, stop: int) -> Codes:
+    def part_codes(self, part: Part, start: int, stop: int) -> tuple[Grid, Codes]:
         """Rows ``start`` to ``stop``, counted within ``part``, as the integers that are stored for them."""
 
     def by_columns(self, part: Part) -> bool:

@@ -3,7 +3,7 @@
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from edgepress.exporter.source.kinds import (
 )
 from edgepress.exporter.source.layout import INDEX, SINGLE
 from edgepress.exporter.source.names import plain_names
-from edgepress.exporter.source.packed import Codes, PackedTensor
+from edgepress.exporter.source.packed import Codes, Grid, PackedTensor
 from edgepress.exporter.source.part import Part
 from edgepress.exporter.source.stored import READABLE, StoredTensor, read_header
 from edgepress.exporter.source.towers import TextModel, text_model, text_names
@@ -185,12 +185,23 @@ class Checkpoint:
         tensor = self.tensors[part.tensor]
         return part.transposed or (isinstance(tensor, PackedTensor) and tensor.by_columns)
 
-    def part_codes(self, part: Part, start: int, stop: int) -> Codes:
+    def grid(self, part: Part) -> Grid | str:
+        """How the codes are spaced that are stored for a part, or why there are none to keep: a sentence's end."""
+        tensor = self.tensors[part.tensor]
+        return tensor.grid() if isinstance(tensor, PackedTensor) else f"it is stored as {tensor.dtype}"
+
+    def how(self, names: Collection[str]) -> str:
+        """How tensors are stored that are quantized already, in words."""
+        found = [tensor for name in sorted(names) if isinstance(tensor := self.tensors[name], PackedTensor)]
+        return " and ".join(dict.fromkeys(tensor.how for tensor in found))
+
+    def part_codes(self, part: Part, start: int, stop: int) -> tuple[Grid, Codes]:
         """Rows ``start`` to ``stop``, counted within ``part``, as the integers that the checkpoint stores for them."""
         tensor = self.tensors[part.tensor]
-        if not isinstance(tensor, PackedTensor):
-            raise ValueError(f"{part.tensor} is stored as {tensor.dtype}, not in codes")
-        return tensor.codes(part.start + start, part.start + stop)
+        grid = self.grid(part)
+        if isinstance(grid, str) or not isinstance(tensor, PackedTensor):
+            raise ValueError(f"{part.tensor} has no codes to keep: {grid}")
+        return grid, tensor.codes(part.start + start, part.start + stop)
 
     def source_hashes(self) -> dict[str, str]:
         """SHA-256 of the config, of every file with weights and of the index that names them, by file name."""

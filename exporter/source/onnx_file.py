@@ -8,7 +8,7 @@ import onnx
 from numpy.typing import NDArray
 
 from edgepress.errors import InputError
-from edgepress.exporter.source.packed import Codes
+from edgepress.exporter.source.packed import Codes, Grid
 from edgepress.exporter.source.part import Part
 from edgepress.files import sha256_file
 from edgepress.onnx_graph.files import read_model
@@ -61,7 +61,7 @@ class OnnxFile:
             )
         return rows
 
-    def part_codes(self, part: Part, _start: int, _stop: int) -> Codes:
+    def part_codes(self, part: Part, _start: int, _stop: int) -> tuple[Grid, Codes]:
         """An ONNX file of floats has none."""
         raise ValueError(f"{part.tensor} is stored in floats, not in codes")
 

@@ -1,0 +1,71 @@
+"""Which weights keep the codes that the checkpoint stores for them, by a recipe with a method that does that."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from edgepress.errors import InputError
+from edgepress.exporter.methods.kinds import Keeping, Method, load_method
+from edgepress.exporter.model.description import Decoder, Weight
+from edgepress.exporter.plan.plan import is_kept
+from edgepress.exporter.recipe.recipe import KEPT_BITS, Override, Recipe, Storage
+from edgepress.exporter.source.checkpoint import Checkpoint
+from edgepress.exporter.source.packed import Grid
+
+
+def kept_codes(checkpoint: Checkpoint, decoder: Decoder, recipe: Recipe) -> tuple[Override, ...]:
+    """How each weight is stored for which the recipe names a method that keeps codes: so, or rounded, and why.
+
+    Raises:
+        InputError: the recipe does something else to weights, which leaves no codes to keep.
+
+    """
+    names = {storage.method for storage in recipe.storages}
+    keeping = {name: one for name in names if (one := _keeping(name)) is not None}
+    if not keeping:
+        return ()
+    _refuse_others(recipe, min(keeping))
+    found: list[Override] = []
+    for weight in decoder.weights():
+        storage, asked = recipe.storage(weight.name, weight.kind)
+        if storage.method in keeping and not is_kept(weight):
+            found.append(_one(checkpoint, weight, storage, asked, keeping[storage.method]))
+    return tuple(found)
+
+
+def _keeping(name: str) -> Keeping | None:
+    method = load_method(name)
+    return method.keeping if isinstance(method, Method) else None
+
+
+def _refuse_others(recipe: Recipe, name: str) -> None:
+    others = [*recipe.prune, *recipe.before, *recipe.after, *(["[budget]"] if recipe.budget is not None else [])]
+    if recipe.activations.is_calibrated:
+        others.append(f"{recipe.activations.ranges} ranges")
+    if others:
+        raise InputError(
+            f"recipe {recipe.name} has {', '.join(others)} and the method {name}, which stores the checkpoint's own "
+            "codes and can change nothing; leave them out, or name another method, which rounds anew"
+        )
+
+
+def _one(checkpoint: Checkpoint, weight: Weight, storage: Storage, asked: str, keeping: Keeping) -> Override:
+    """The storage of one weight; all its parts have to be on one grid."""
+    how = checkpoint.how({part.tensor for part in weight.parts})
+    grids = [checkpoint.grid(part) for part in weight.parts]
+    first = grids[0]
+    same = [grid for grid in grids if isinstance(grid, Grid) and isinstance(first, Grid) and _like(grid, first)]
+    reason = next((grid for grid in grids if isinstance(grid, str)), "its parts are stored in different ways")
+    if isinstance(first, Grid) and len(same) == len(grids) and not weight.plus:
+        kept = keeping.storage_of(replace(first, symmetric=all(grid.symmetric for grid in same)))
+        if isinstance(kept, Storage):
+            wider = f", {first.bits} bits in {kept.bits}" if kept.bits != first.bits else ""
+            return Override(weight.name, kept, f"{asked}: codes and scales unchanged ({how}{wider})")
+        reason = kept
+    kind = "kept as floats" if storage.bits >= KEPT_BITS // 2 else "rounded to nearest"
+    loss = f"{how}: " if how else ""
+    return Override(weight.name, replace(storage, method="rtn"), f"{asked}: {kind}, as {loss}{reason}")
+
+
+def _like(one: Grid, other: Grid) -> bool:
+    return (one.bits, one.group) == (other.bits, other.group)

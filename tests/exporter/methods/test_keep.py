@@ -1,0 +1,154 @@
+"""What a checkpoint stores as integers goes into the bundle as it is, which computes what the checkpoint says."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from packed_checkpoints import Affine, int32, rounded, save_packed, words
+
+from edgepress.errors import InputError
+from edgepress.exporter import decide, export
+from edgepress.exporter.arrays.packing import dequantize
+from edgepress.exporter.bundle.files import DATA_FILE
+from edgepress.exporter.bundle.readback import StoredWeights
+from edgepress.exporter.methods.round.keep import as_stored, storage_of
+from edgepress.exporter.plan.plan import fit_scheme
+from edgepress.exporter.recipe.recipe import Storage
+from edgepress.exporter.source.packed import Codes, Grid
+from edgepress.runtime import load
+
+
+@settings(max_examples=100)
+@given(
+    bits=st.integers(2, 8),
+    group=st.sampled_from([0, 8, 16, 32, 48, 96, 128, 512]),
+    groups=st.integers(1, 4),
+    rows=st.integers(1, 5),
+    symmetric=st.booleans(),
+    seed=st.integers(0, 2**16),
+)
+def test_what_can_be_held_is_the_same_numbers(
+    bits: int, group: int, groups: int, rows: int, symmetric: bool, seed: int
+) -> None:
+    found = rounded(np.ones((rows, (group or 40) * groups)), bits, group, symmetric=symmetric, seed=seed, half=False)
+    grid, zeros = Grid(bits, group, symmetric), None if symmetric else found.zeros.astype(np.int16)
+    storage = storage_of(grid)
+    if group == 8:
+        assert storage == "groups of 8 columns are no whole blocks of 16 or more"
+        return
+    assert isinstance(storage, Storage)
+    scheme = fit_scheme(storage, found.codes.shape[1])
+    assert scheme is not None
+    assert scheme.bits == next(size for size in (2, 4, 8) if size >= bits) or (bits == 2 and group in (16, 48))
+    kept = as_stored(Codes(found.codes.astype(np.uint8), found.scales, zeros), grid, scheme)
+    shown = dequantize(kept.values, kept.scales, scheme, found.codes.shape[1], kept.zero_points)
+    np.testing.assert_array_equal(shown, found.weight)
+
+
+def gptq(
+    directory: Path, bits: int, group: int, *, symmetric: bool, act_order: bool = False
+) -> tuple[Path, dict[str, torch.Tensor]]:
+    """A tiny Llama as GPTQModel stores it."""
+
+    def packed(name: str, weight: np.ndarray) -> tuple[dict[str, torch.Tensor], np.ndarray]:
+        found = rounded(weight, bits, group, symmetric=symmetric, seed=len(name))
+        if act_order and "up_proj" in name:
+            order = np.random.default_rng(3).permutation(len(found.groups))
+            found = Affine(found.codes, found.scales, found.zeros, found.groups[order])
+        tensors = {
+            "qweight": int32([words(row, bits) for row in found.codes]).T.contiguous(),
+            "qzeros": int32([words(column, bits) for column in found.zeros.T]),
+            "scales": torch.from_numpy(found.scales.T.astype(np.float16).copy()),
+            "g_idx": torch.from_numpy(found.groups.astype(np.int32)),
+        }
+        return tensors, found.weight
+
+    settings = {"quant_method": "gptq", "bits": bits, "group_size": group or -1, "checkpoint_format": "gptq_v2"}
+    return save_packed(directory, packed, {"quantization_config": settings})
+
+
+EXACT = """accuracy_level = 0
+[weights]
+method = "keep"
+bits = 8
+[embedding]
+bits = 32
+"""
+
+
+@pytest.mark.parametrize(("bits", "group", "symmetric"), [(4, 32, True), (4, 16, False), (8, 0, True), (3, 32, False)])
+def test_a_bundle_holds_the_checkpoint_s_own_numbers(tmp_path: Path, bits: int, group: int, symmetric: bool) -> None:
+    model, plain = gptq(tmp_path / "model", bits, group, symmetric=symmetric)
+    (tmp_path / "exact.toml").write_text(EXACT)
+    settings = {"target": "arm64-cpu", "recipe": tmp_path / "exact.toml"}
+    prepared = decide(model, **settings)
+    manifest = export(model, out=tmp_path / "bundle", **settings)
+    stored = StoredWeights(tmp_path / "bundle" / DATA_FILE, prepared.plan)
+    for tensor in prepared.plan.tensors:
+        for part in tensor.weight.parts:
+            np.testing.assert_array_equal(stored(part.tensor), plain[part.tensor].numpy(), err_msg=part.tensor)
+    kept = [entry for entry in manifest.tensors if entry["kind"] == "linear"]
+    assert len(kept) == 2 * 5
+    for entry in kept:
+        assert entry["sqnr_db"] is None, "not one bit differs"
+        assert entry["form"] == "half blocks", "scales are float16 in the checkpoint"
+        assert "codes and scales unchanged (GPTQ" in str(entry["reason"])
+    tokens = np.arange(3, 23)
+    config = json.loads((model / "config.json").read_text())
+    del config["quantization_config"]
+    reference = transformers.LlamaForCausalLM(transformers.LlamaConfig(**config)).eval()
+    reference.load_state_dict(plain, strict=False)
+    with torch.inference_mode():
+        expected = reference(torch.from_numpy(tokens)[None]).logits[0, -1].numpy()
+    found = load(tmp_path / "bundle").prefill(tokens.tolist())
+    assert np.abs(found - expected).max() <= 1e-4 * np.abs(expected).max()
+
+
+def test_what_cannot_be_kept_is_rounded_and_said(tmp_path: Path) -> None:
+    model, _ = gptq(tmp_path / "model", 4, 32, symmetric=True, act_order=True)
+    prepared = decide(model, target="arm64-cpu", recipe="keep")
+    said = {tensor.weight.name: (str(tensor.scheme), tensor.reason) for tensor in prepared.plan.tensors}
+    assert said["layers.0.mlp.down"] == (
+        "keep 4 bits, block 32",
+        "[weights]: codes and scales unchanged (GPTQ 4 bits, groups of 32)",
+    )
+    scheme, reason = said["layers.1.mlp.up"]
+    assert scheme == "rtn 8 bits, block 32"
+    assert reason.startswith("[weights]: rounded to nearest, as GPTQ 4 bits, groups of 32: the columns of a group are")
+    assert said["embedding"] == ("rtn 8 bits, block 32", "[embedding]: rounded to nearest, as it is stored as F32")
+    assert any("quantized already (GPTQ, 4 bits, groups of 32)" in note for note in prepared.notes)
+    manifest = export(model, out=tmp_path / "bundle", recipe="keep")
+    lost = {entry["name"]: entry["sqnr_db"] for entry in manifest.tensors}
+    assert lost["layers.0.mlp.down"] is None
+    assert float(str(lost["layers.1.mlp.up"])) > 40
+
+
+def test_any_other_recipe_rounds_what_the_codes_stand_for(tmp_path: Path) -> None:
+    model, plain = gptq(tmp_path / "model", 4, 32, symmetric=True, act_order=True)
+    export(model, out=tmp_path / "bundle", recipe="int8")
+    plan = decide(model, target="arm64-cpu", recipe="int8").plan
+    found = StoredWeights(tmp_path / "bundle" / DATA_FILE, plan)("model.layers.1.mlp.up_proj.weight")
+    expected = plain["model.layers.1.mlp.up_proj.weight"].numpy()
+    assert np.square(found - expected).sum() < 1e-4 * np.square(expected).sum()
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        ('after = ["distill"]\n', "distill and the method keep"),
+        ('before = ["hadamard"]\n', "hadamard and the method keep"),
+        ('prune = ["depth"]\n', "depth and the method keep"),
+        ("[budget]\nsize_mb = 5\n", "budget. and the method keep"),
+        ('[activations]\ntype = "uint8"\nranges = "minmax"\n', "minmax ranges and the method keep"),
+    ],
+)
+def test_what_changes_weights_leaves_nothing_to_keep(tmp_path: Path, more: str, says: str) -> None:
+    top, table = ("", more) if more.startswith("[") else (more, "")
+    (tmp_path / "mine.toml").write_text(f'{top}[weights]\nmethod = "keep"\nbits = 8\nblock_size = "channel"\n{table}')
+    with pytest.raises(InputError, match=says):
+        decide("demo", target="arm64-cpu", recipe=tmp_path / "mine.toml")
