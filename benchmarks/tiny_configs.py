@@ -71,8 +71,9 @@ def tiny_config(model_type: str) -> transformers.PreTrainedConfig:
     """The default config of a class with small sizes; what the class refuses is raised as it is."""
     cls = transformers.CONFIG_MAPPING[model_type]
     values = _small(cls().to_dict())
-    if values.get("eos_token_id") is None:
-        values["eos_token_id"] = _TOKENS["eos_token_id"]  # published checkpoints say one
+    for one in (values, values.get("text_config")):
+        if isinstance(one, dict) and one.get("eos_token_id") is None:
+            one["eos_token_id"] = _TOKENS["eos_token_id"]  # published checkpoints say one
     return cls(**(values | EXTRA.get(model_type, {})))
 
 

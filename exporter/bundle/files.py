@@ -70,7 +70,7 @@ def describe_tensors(plan: Plan, reports: Mapping[str, TensorReport]) -> tuple[d
                 "name": tensor.weight.name,
                 "kind": tensor.weight.kind,
                 "shape": list(tensor.weight.shape),
-                "sources": [part.tensor for part in tensor.weight.parts],
+                "sources": list(dict.fromkeys(part.tensor for part in tensor.weight.parts)),
                 "scheme": None if scheme is None else asdict(scheme),
                 "form": tensor.form,
                 "reason": tensor.reason,

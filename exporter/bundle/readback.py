@@ -24,8 +24,8 @@ class StoredWeights:
         self._tensors = {tensor.weight.name: tensor for tensor in plan.tensors}
         self._holders: dict[str, list[PlannedTensor]] = {}
         for tensor in plan.tensors:
-            for part in tensor.weight.parts:
-                self._holders.setdefault(part.tensor, []).append(tensor)
+            for name in {part.tensor for part in tensor.weight.parts}:
+                self._holders.setdefault(name, []).append(tensor)
 
     def __call__(self, name: str) -> NDArray[np.float32]:
         """Return checkpoint tensor ``name`` dequantized, float32, in the shape that the checkpoint has.

@@ -116,7 +116,7 @@ def _tensor_to_json(tensor: PlannedTensor) -> Json:
         "name": tensor.weight.name,
         "kind": tensor.weight.kind,
         "shape": list(tensor.weight.shape),
-        "sources": [part.tensor for part in tensor.weight.parts],
+        "sources": list(dict.fromkeys(part.tensor for part in tensor.weight.parts)),
         "scheme": None if scheme is None else tensor.stored_as,
         "reason": tensor.reason,
         "bytes_before": tensor.bytes_before,

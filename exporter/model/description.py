@@ -80,13 +80,14 @@ class Source:
     have each block ``repeats`` times in a row (query heads that share a key-value head), so that the input of column c
     belongs to channel ``c % width`` of block ``c // width // repeats``. Multiplying a block's rows from the left, by a
     number for each channel or where ``width`` > 1 by any matrix (width, width), does the same to these inputs and
-    changes nothing else.
+    changes nothing else. Without ``turns`` it is numbers only: each channel is multiplied by a gate of its own.
     """
 
     linear: Linear
     rows: slice
     width: int = 1
     repeats: int = 1
+    turns: bool = True
 
 
 @dataclass(frozen=True)

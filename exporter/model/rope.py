@@ -110,8 +110,17 @@ def rope_from_section(
     types: Collection[str] = ROPE_TYPES,
     original_context: int | None = None,
 ) -> Rope:
-    """Read one mapping of rope parameters; ``original_context`` is what the config says outside of it."""
+    """Read one mapping of rope parameters; ``original_context`` is what the config says outside of it.
+
+    Rotary embedding over several axes (``mrope_section``) is plain for text, whose tokens have one position in all.
+    """
     section.significant = ("partial_rotary_factor",)  # other keys are read for one type of rope, and left for others
+    if section.has("mrope_section"):
+        section.without_effect("mrope_section", "mrope_interleaved")
+        section.notes.append(
+            f"{section.where}: mrope_section = {section.values['mrope_section']}: a token of text has the same "
+            "position in every axis, so that this is plain rope"
+        )
     try:
         with np.errstate(all="ignore"):
             rope = _read_section(section, rotated, context_length, theta, {*types}, aliases, original_context)

@@ -240,7 +240,8 @@ def test_presets_differ_by_int8_activations(workshop: Workshop, name: str, recip
         assert set(blocks.values()) <= {32, 64, 128}
 
         def rounding(linear: Linear, x: np.ndarray) -> np.ndarray:
-            return round_to_int8(x, blocks[owner(prepared.decoder, linear.weight).name])
+            block = blocks.get(owner(prepared.decoder, linear.weight).name)
+            return x if block is None else round_to_int8(x, block)  # a projection that is kept takes floats
 
         rounded = forward(prepared.decoder, weights, prompt(LONG), rounding=rounding)
         assert relative(found[:1], rounded[:1]) < FLOAT_TOLERANCE

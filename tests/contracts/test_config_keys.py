@@ -28,6 +28,11 @@ OTHERS = {
         *("text_config", "vision_config", "mm_tokens_per_image"),  # of Gemma 3 with images
         "attn_logit_softcapping",  # kept, and never applied: the logits below say so
     },
+    "qwen3_5_text": {
+        *(field.name for field in dataclasses.fields(transformers.Qwen3_5VisionConfig)),  # of Qwen 3.5 with images
+        *("depth", "text_config", "vision_config"),
+    }
+    - {field.name for field in dataclasses.fields(transformers.Qwen3_5TextConfig)},
     "shared": {"number_of_conv_states", "num_hidden_layers", "head_dim", "hidden_size", "num_attention_heads"},
 }
 NEEDED: dict[str, dict[str, object]] = {"granitemoehybrid": {"num_local_experts": 0}}  # other defaults are refused

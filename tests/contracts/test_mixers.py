@@ -110,7 +110,16 @@ def _decoder(home: Path, name: str) -> tuple[Decoder, dict[str, torch.Tensor]]:
     return decoder, {w.name: torch.from_numpy(read_weight(checkpoint, w)).double() for w in decoder.weights()}
 
 
-MODELS = ("llama", "gemma3_text", "olmo2", "gpt2", "phi3-longrope-partial", "lfm2", "granitemoehybrid-groups-biases")
+MODELS = (
+    "llama",
+    "gemma3_text",
+    "olmo2",
+    "gpt2",
+    "phi3-longrope-partial",
+    "lfm2",
+    "granitemoehybrid-groups-biases",
+    "qwen3_5_text",
+)
 
 
 @pytest.fixture(scope="module")
@@ -233,7 +242,7 @@ def test_what_multiplies_the_source_can_be_taken_out_behind_it(home: Path, name:
         count = (rows.stop - rows.start) // width
         each = torch.rand(count, width, dtype=torch.float64, generator=random) + 0.5
         turned = torch.randn(count, width, width, dtype=torch.float64, generator=random)
-        turn = torch.diag_embed(each) if width == 1 else turned
+        turn = torch.diag_embed(each) if width == 1 or not source.turns else turned
         for weight in every(Weight, source.linear):
             value = weights[weight.name].clone()
             value[rows] = (turn @ value[rows].reshape(count, width, -1)).reshape(value[rows].shape)

@@ -22,7 +22,8 @@ from edgepress.text.windows import Window
 METHODS = [name for name in method_names() if isinstance(load_method(name), Pruning)]
 FAMILIES = [FIRST_VARIANTS[kind] for kind in model_types() if kind in FIRST_VARIANTS]
 REFUSED = {("hidden", kind) for kind in LAYER_NORMS}  # a layer norm subtracts the mean over all channels
-REFUSED |= {("heads", "lfm2"), ("hidden", "lfm2")}  # layers without attention; convolutions as wide as the stream
+REFUSED |= {("heads", kind) for kind in ("lfm2", "qwen3_5_text")}  # layers without attention
+REFUSED |= {("hidden", "lfm2")}  # its convolutions are as wide as the stream
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 

@@ -31,7 +31,10 @@ def forward(a: Attention, model: Oracle, x: Array, ropes: Mapping[str, Rope]) ->
     scores = np.where(seen, scores, -np.inf)
     shares = np.exp(scores - scores.max(-1, keepdims=True))
     shares /= shares.sum(-1, keepdims=True)
-    return model.linear(a.output, np.einsum("hij,jhd->ihd", shares, v).reshape(length, -1))
+    attended = np.einsum("hij,jhd->ihd", shares, v).reshape(length, -1)
+    if a.gate is not None:
+        attended /= 1 + np.exp(-model.linear(a.gate, x))
+    return model.linear(a.output, attended)
 
 
 def rotate(rope: Rope, x: Array) -> Array:

@@ -27,7 +27,7 @@ from edgepress.exporter.methods.smaller.importance import WAYS, Scores, input_sc
 from edgepress.exporter.methods.smaller.picks import Pick, picked_tensors, whole
 from edgepress.exporter.methods.smaller.task import PruneTask
 from edgepress.exporter.model import operations
-from edgepress.exporter.model.description import Linear
+from edgepress.exporter.model.description import Linear, Weight, every
 from edgepress.exporter.model.mixers.attention import Attention
 from edgepress.exporter.streams.streams import embedded, held, pass_layers
 
@@ -128,6 +128,7 @@ def _attention_picks(attention: Attention, kept: Kept, ratios: tuple[float, floa
     query_rows, key_rows, _ = attention.widths
     rows = np.concatenate([queries, query_rows + keys, query_rows + key_rows + keys])
     picks = {w.name: Pick(w, rows=rows) for w in (attention.qkv.weight, attention.qkv.bias) if w is not None}
+    picks |= {w.name: Pick(w, rows=queries) for w in every(Weight, attention.gate)}
     picks[attention.output.weight.name] = Pick(attention.output.weight, columns=queries)
     if ratios is not None:
         for norm, indices, ratio in zip(

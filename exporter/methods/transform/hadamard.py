@@ -2,7 +2,8 @@
 
 - The residual stream (QuaRot's R₁): output projections are rotated, input projections rotated back. An RMS norm
   commutes with that once its gain is moved into the projections after it, which leaves ones.
-- v (R₂): the rows of each of its heads are rotated, and their columns of the output projection rotated back.
+- v (R₂): the rows of each of its heads are rotated, and their columns of the output projection rotated back. Not where
+  a gate multiplies each channel of what is attended.
 
 Embedding, final norm and head stay as they are, tied or not: the graph rotates the embedded tokens, and rotates back
 the input of the final norm. As the rotation is a Kronecker product, both together cost hidden · (left + right) · 2
@@ -83,7 +84,7 @@ def _fold(task: LayerTask, options: Options) -> None:
         if norm is None:
             raise ValueError(f"layer {task.index} has no norm before {block.name}")
         source = mixer.source()
-        if isinstance(source, Source) and source.width > 1:
+        if isinstance(source, Source) and source.width > 1 and source.turns:
             head = orthogonal(source.width, np.random.default_rng([int(options["seed"]), task.index]))
             _rotate_heads(source, mixer.output_projection, weights, torch.from_numpy(head).to(task.device))
         rotation = _rotation(mixer.input_projections[0].weight.shape[1], norm, options)

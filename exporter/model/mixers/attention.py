@@ -30,7 +30,8 @@ class Attention(Mixer):
     is measured to be faster (benchmarks/fusion.py). ``query_norm``/``key_norm`` are RMS norms either over each head
     (``norm_per_head``, gain (head_dim,)) or over all heads together (gain (heads · head_dim,)). ``rope`` names an
     entry of :attr:`Decoder.ropes`; none means no rotary embedding in this layer. ``window`` counts the positions that
-    a query sees, itself included. ``softcap`` c gives scores c · tanh(s / c); 0 is off.
+    a query sees, itself included. ``softcap`` c gives scores c · tanh(s / c); 0 is off. ``gate`` (heads · head_dim
+    rows) of the normed stream, through a sigmoid, multiplies what is attended (Qiu et al. 2025, Gated Attention).
     """
 
     heads: int
@@ -38,6 +39,7 @@ class Attention(Mixer):
     head_dim: int
     scale: float
     qkv: Linear
+    gate: Linear | None = None
     query_norm: Norm | None = None
     key_norm: Norm | None = None
     output: Linear
@@ -53,7 +55,7 @@ class Attention(Mixer):
 
     def groups(self) -> tuple[tuple[Linear, ...], ...]:
         """See :class:`Mixer`."""
-        return (self.qkv,), (self.output,)
+        return (self.qkv,) if self.gate is None else (self.qkv, self.gate), (self.output,)
 
     def states(self, layer: int, floats: StateType = "float32") -> tuple[State, ...]:
         """Keys and values, as transformers and onnxruntime-genai name them."""
@@ -72,7 +74,8 @@ class Attention(Mixer):
     def source(self) -> Source | str:
         """The rows of v: attention mixes positions, not channels; all query heads of a group use the same v."""
         start, rows = sum(self.widths[:2]), self.widths[2]
-        return Source(self.qkv, slice(start, start + rows), self.head_dim, self.heads // self.kv_heads)
+        repeats = self.heads // self.kv_heads
+        return Source(self.qkv, slice(start, start + rows), self.head_dim, repeats, turns=self.gate is None)
 
     def ropes(self) -> tuple[str, ...]:
         """See :class:`Mixer`."""
@@ -116,8 +119,11 @@ def steps(a: Attention, values: Values, x: Tensor, ropes: Mapping[str, Rotary]) 
     """The steps in torch."""
     from edgepress.exporter.model.operations import project
 
-    (qkv,) = yield from project((a.qkv,), values, x)
-    (y,) = yield from project((a.output,), values, attend(a, values, qkv, None if a.rope is None else ropes[a.rope]))
+    qkv, *gates = yield from project(a.input_projections, values, x)
+    y = attend(a, values, qkv, None if a.rope is None else ropes[a.rope])
+    for gate in gates:
+        y = y * gate.sigmoid()
+    (y,) = yield from project((a.output,), values, y)
     return y
 
 
@@ -184,7 +190,7 @@ def write(a: Attention, g: GraphWriter, name: str, x: str, states: Sequence[tupl
 
     ::
 
-        x ─ qkv ─────────────────────────────┬ GroupQueryAttention ┬ attended
+        x ─ qkv ─────────────────────────────┬ GroupQueryAttention ┬ attended (─ Mul sigmoid(gate))
               └ (Split ─ norm q, norm k)     │                     └ present.{i}.key, .value
         past_key_values.{i}.key, .value ─────┘
     """
@@ -202,7 +208,7 @@ def write(a: Attention, g: GraphWriter, name: str, x: str, states: Sequence[tupl
     with g.in_type_of(states[0][0]):
         if apart:
             query, rope = _rotated(a, g, query, rope), []
-        return g.node(
+        attended = g.node(
             "GroupQueryAttention",
             [*query, *(before for before, _ in states), "seqlens_k", "total_length", *rope],
             f"{name}.attended",
@@ -215,6 +221,10 @@ def write(a: Attention, g: GraphWriter, name: str, x: str, states: Sequence[tupl
             softcap=a.softcap,
             local_window_size=-1 if a.window is None else a.window,
         )
+    if a.gate is None:
+        return attended
+    gate = g.node("Sigmoid", [g.linear(a.gate, x)], f"{name}.open")
+    return g.node("Mul", [attended, gate], f"{name}.gated")
 
 
 def _rotates_apart(a: Attention, g: GraphWriter) -> bool:

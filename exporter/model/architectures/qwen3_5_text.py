@@ -1,0 +1,55 @@
+"""Qwen3.5's text model (Qwen Team 2026): the gated delta rule in most layers, attention with a gate in some."""
+
+from edgepress.exporter.model.architectures import Architecture
+from edgepress.exporter.model.architectures._common import IGNORED_TENSORS, gated_mlp, read_activation, read_sizes
+from edgepress.exporter.model.architectures._gated_delta import (
+    by_layer,
+    delta_norm,
+    gated_delta,
+    qwen_decoder,
+    read_delta_sizes,
+)
+from edgepress.exporter.model.description import Decoder
+from edgepress.exporter.model.mixers.gated_delta import GatedDelta
+from edgepress.exporter.source.config import Config
+from edgepress.exporter.source.part import Part
+
+
+def read(config: Config) -> Decoder:
+    """Defaults are transformers' Qwen3_5TextConfig's; the layers that predict further tokens (``mtp``) are left out."""
+    sizes = read_sizes(
+        config,
+        vocab=248_320,
+        hidden=4096,
+        intermediate=12_288,
+        layers=32,
+        heads=16,
+        kv_heads=4,
+        head_dim=256,
+        context=32_768,
+    )
+    delta = read_delta_sizes(config, key_heads=16, value_heads=32, key_dim=128, value_dim=128)
+    activation = read_activation(config, "hidden_act", "silu")
+    epsilon = config.number("rms_norm_eps", 1e-6, above=0.0)
+    config.without_effect("mtp_num_hidden_layers", "mtp_use_dedicated_embeddings")  # of what is left out
+    config.without_effect("mamba_ssm_dtype", "mlp_only_layers")  # float32 is what states have; there are no experts
+
+    def mixer(index: int) -> GatedDelta:
+        tensors = f"model.layers.{index}.linear_attn"
+        widths = {"qkv": 2 * delta.key_width + delta.value_width, "z": delta.value_width}
+        return gated_delta(
+            index,
+            sizes.hidden,
+            delta,
+            inputs=[Part(f"{tensors}.in_proj_{part}.weight", 0, rows) for part, rows in widths.items()],
+            rates=[Part(f"{tensors}.in_proj_{part}.weight", 0, delta.value_heads) for part in "ba"],
+            norm=delta_norm(index, delta, "norm", epsilon),
+            output="out_proj",
+        )
+
+    return qwen_decoder(config, "qwen3_5_text", sizes, mixer, lambda index: gated_mlp(index, sizes, activation))
+
+
+ARCHITECTURE = Architecture(
+    model_type="qwen3_5_text", read=read, ignored_tensors=(*IGNORED_TENSORS, r"mtp\..*"), by_layer=by_layer
+)
