@@ -35,7 +35,10 @@ OTHERS = {
     - {field.name for field in dataclasses.fields(transformers.Qwen3_5TextConfig)},
     "shared": {"number_of_conv_states", "num_hidden_layers", "head_dim", "hidden_size", "num_attention_heads"},
 }
-NEEDED: dict[str, dict[str, object]] = {"granitemoehybrid": {"num_local_experts": 0}}  # other defaults are refused
+NEEDED: dict[str, dict[str, object]] = {
+    "granitemoehybrid": {"num_local_experts": 0},
+    "jamba": {"num_experts": 1},
+}  # other defaults are refused
 
 
 def reads(text: str) -> set[str]:

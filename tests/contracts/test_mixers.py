@@ -119,6 +119,7 @@ MODELS = (
     "lfm2",
     "granitemoehybrid-groups-biases",
     "qwen3_5_text",
+    "jamba",
 )
 
 

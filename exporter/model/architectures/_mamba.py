@@ -1,9 +1,11 @@
 """What families with state spaces have in common: sizes, the kinds of their layers, and the names of tensors."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from edgepress.exporter.model.architectures._common import Sizes, layer_rms_norm, linear, rms_norm
-from edgepress.exporter.model.description import Block, Decoder, Mixer, Norm, Weight
+from edgepress.exporter.model.architectures._common import Sizes, layer_rms_norm, linear, matrix, rms_norm
+from edgepress.exporter.model.description import Block, Decoder, Layer, Linear, Mixer, Norm, Weight
+from edgepress.exporter.model.mixers.mamba import Mamba
 from edgepress.exporter.model.mixers.mamba2 import Mamba2
 from edgepress.exporter.model.mixers.mlp import MLP, Activation
 from edgepress.exporter.source.config import Config
@@ -14,6 +16,12 @@ STATE, ATTENTION = "linear_attention", "full_attention"
 _OLD_NAMES = {"mamba": STATE, "attention": ATTENTION}
 # Of models without attention, which have no limit of their own: as long as the longest that people give others.
 CONTEXT = 131_072
+# How Mamba's steps are drawn before it is trained, and how its kernels compute.
+_TRAINING = (
+    *("time_step_scale", "time_step_min", "time_step_max", "time_step_init_scheme", "time_step_floor"),
+    *("residual_in_fp32", "rescale_prenorm_residual", "use_mambapy", "use_associative_scan", "intermediate_size"),
+    *("chunk_size",),
+)
 
 
 @dataclass(frozen=True)
@@ -116,6 +124,80 @@ def mamba2(
     )
 
 
+def mamba(
+    index: int,
+    tensors: str,
+    hidden: int,
+    sizes: tuple[int, int, int, int],
+    *,
+    conv_bias: bool,
+    bias: bool,
+    norms: float | None = None,
+    plain_norms: float | None = None,
+) -> Mamba:
+    """A selective state space whose tensors start with ``tensors``; ``sizes`` are its width, those of its state and of
+    the low-rank step, and the taps of its convolution. ``norms`` is the ε of norms with gains.
+    """
+    (width, state_size, rank, taps), name = sizes, f"layers.{index}.mamba"
+
+    def norm(role: str, tensor: str, size: int) -> Norm | None:
+        return None if norms is None else rms_norm(f"{name}.{role}", f"{tensors}.{tensor}.weight", size, norms)
+
+    kernel, kernel_bias = (Part(f"{tensors}.conv1d.{what}", 0, width) for what in ("weight", "bias"))
+    return Mamba(
+        inputs=linear(f"{name}.inputs", f"{tensors}.in_proj", 2 * width, hidden, bias=bias),
+        kernel=Weight(f"{name}.kernel", "kernel", (width, 1, taps), (kernel,)),
+        bias=Weight(f"{name}.bias", "bias", (width,), (kernel_bias,)) if conv_bias else None,
+        parameters=linear(f"{name}.parameters", f"{tensors}.x_proj", rank + 2 * state_size, width),
+        step_norm=norm("step_norm", "dt_layernorm", rank),
+        b_norm=norm("b_norm", "b_layernorm", state_size),
+        c_norm=norm("c_norm", "c_layernorm", state_size),
+        step=linear(f"{name}.step", f"{tensors}.dt_proj", width, rank, bias=True),
+        decay=Weight(f"{name}.decay", "recurrence", (width, state_size), (Part(f"{tensors}.A_log", 0, width),)),
+        skip=Weight(f"{name}.skip", "recurrence", (width,), (Part(f"{tensors}.D", 0, width),)),
+        output=linear(f"{name}.output", f"{tensors}.out_proj", hidden, width, bias=bias),
+        plain_norms=plain_norms,
+    )
+
+
+def low_rank(config: Config, key: str, hidden: int) -> int:
+    """How many numbers a step is made of: a sixteenth of the hidden size unless the config says otherwise."""
+    if config.values.get(key) in (None, "auto"):
+        config.without_effect(key)
+        return -(-hidden // 16)
+    return config.integer(key)
+
+
+def read_mamba(config: Config, model_type: str, *, plain_norms: float | None) -> Decoder:
+    """Mamba, one in each layer and nothing else. Defaults are transformers' MambaConfig's."""
+    hidden, vocab = config.integer("hidden_size", 768), config.integer("vocab_size", 50280)
+    epsilon = config.number("layer_norm_epsilon", 1e-5, above=0.0)
+    width, taps = config.integer("expand", 2) * hidden, config.integer("conv_kernel", 4, minimum=2)
+    sizes = (width, config.integer("state_size", 16), low_rank(config, "time_step_rank", hidden), taps)
+    config.text("hidden_act", "silu", ("silu", "swish"))
+    bias, conv_bias = config.flag("use_bias", False), config.flag("use_conv_bias", True)
+
+    def layer(index: int) -> Layer:
+        mixer = mamba(
+            index,
+            f"backbone.layers.{index}.mixer",
+            hidden,
+            sizes,
+            conv_bias=conv_bias,
+            bias=bias,
+            plain_norms=plain_norms,
+        )
+        return one_block(index, hidden, epsilon, mixer, f"backbone.layers.{index}")
+
+    return backbone(config, model_type, (vocab, hidden), layer, epsilon=epsilon, tied=True)
+
+
+def one_block(index: int, hidden: int, epsilon: float, mixer: Mixer, tensors: str) -> Layer:
+    """A layer that is one mixer behind its norm."""
+    name = f"layers.{index}.{mixer.kind}_norm"
+    return Layer((Block(norm=rms_norm(name, f"{tensors}.norm.weight", hidden, epsilon), mixer=mixer),))
+
+
 def read_layer_kinds(config: Config, layers: int) -> list[str]:
     """The kind of each layer by today's names, :data:`STATE` where the config does not say; two keys may say it."""
     known = (STATE, ATTENTION, *_OLD_NAMES)
@@ -150,3 +232,31 @@ def with_final_norm(decoder: Decoder, tensor: str) -> Decoder:
     """The same with another name of the last norm's tensor."""
     epsilon = decoder.final_norm.epsilon
     return replace(decoder, final_norm=rms_norm("final_norm", tensor, decoder.hidden_size, epsilon))
+
+
+def backbone(
+    config: Config,
+    model_type: str,
+    sizes: tuple[int, int],
+    layer: Callable[[int], Layer],
+    *,
+    epsilon: float,
+    tied: bool,
+    layers: int = 32,
+) -> Decoder:
+    """Assemble a decoder without attention from its vocabulary and hidden size: ``backbone.embeddings``, ``norm_f``."""
+    vocab, hidden = sizes
+    config.without_effect(*_TRAINING)
+    embedding = matrix("embedding", "embedding", "backbone.embeddings.weight", vocab, hidden)
+    head = embedding if config.flag("tie_word_embeddings", tied) else matrix("head", "head", "lm_head.weight", *sizes)
+    return Decoder(
+        model_type=model_type,
+        hidden_size=hidden,
+        vocab_size=vocab,
+        context_length=CONTEXT,
+        embedding=embedding,
+        layers=tuple(layer(index) for index in range(config.integer("num_hidden_layers", layers))),
+        final_norm=rms_norm("final_norm", "backbone.norm_f.weight", hidden, epsilon),
+        head=Linear(head),
+        ropes={},
+    )

@@ -1,9 +1,8 @@
 """Mamba-2 (Dao & Gu 2024): state spaces and nothing else, one in each layer; Codestral Mamba."""
 
 from edgepress.exporter.model.architectures import Architecture
-from edgepress.exporter.model.architectures._common import matrix, rms_norm
-from edgepress.exporter.model.architectures._mamba import CONTEXT, StateSpace, checked, mamba2
-from edgepress.exporter.model.description import Block, Decoder, Layer, Linear
+from edgepress.exporter.model.architectures._mamba import StateSpace, backbone, checked, mamba2, one_block
+from edgepress.exporter.model.description import Decoder, Layer
 from edgepress.exporter.source.config import Config
 
 
@@ -12,28 +11,14 @@ def read(config: Config) -> Decoder:
     hidden, vocab = config.integer("hidden_size", 4096), config.integer("vocab_size", 32768)
     epsilon = config.number("layer_norm_epsilon", 1e-5, above=0.0)
     state_space = _state_space(config, hidden)
-    config.without_effect("time_step_rank", "time_step_min", "time_step_max", "time_step_floor", "chunk_size")
-    config.without_effect("residual_in_fp32", "rescale_prenorm_residual")
-    embedding = matrix("embedding", "embedding", "backbone.embeddings.weight", vocab, hidden)
-    tied = config.flag("tie_word_embeddings", False)
+    config.without_effect("time_step_rank")
 
     def layer(index: int) -> Layer:
         tensors = f"backbone.layers.{index}"
-        norm = rms_norm(f"layers.{index}.mamba2_norm", f"{tensors}.norm.weight", hidden, epsilon)
         mixer = mamba2(index, f"{tensors}.mixer", hidden, state_space, epsilon=epsilon)
-        return Layer((Block(norm=norm, mixer=mixer),))
+        return one_block(index, hidden, epsilon, mixer, tensors)
 
-    return Decoder(
-        model_type="mamba2",
-        hidden_size=hidden,
-        vocab_size=vocab,
-        context_length=CONTEXT,
-        embedding=embedding,
-        layers=tuple(layer(index) for index in range(config.integer("num_hidden_layers", 64))),
-        final_norm=rms_norm("final_norm", "backbone.norm_f.weight", hidden, epsilon),
-        head=Linear(embedding if tied else matrix("head", "head", "lm_head.weight", vocab, hidden)),
-        ropes={},
-    )
+    return backbone(config, "mamba2", (vocab, hidden), layer, epsilon=epsilon, tied=False, layers=64)
 
 
 def _state_space(config: Config, hidden: int) -> StateSpace:

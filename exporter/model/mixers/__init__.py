@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from edgepress.exporter.model.description import Linear, Mixer, Norm, Weight
 from edgepress.modules import modules_in
+from edgepress.states import State
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -97,6 +98,30 @@ class MixerKind(Generic[M]):
     description: type[M]
     steps: Callable[[M, Values, Tensor, Mapping[str, Rotary]], Steps]
     write: Callable[[M, GraphWriter, str, str, Sequence[tuple[str, str]]], str]
+
+
+def convolution_state(layer: int, taps: int, channels: int) -> State:
+    """The last inputs of a causal convolution, in float32: its operator has no other type."""
+    return State(
+        name=f"layers.{layer}.conv",
+        input=f"past_conv.{layer}",
+        output=f"present_conv.{layer}",
+        shape=("batch", taps - 1, channels),
+        type="float32",
+        kind="convolution",
+    )
+
+
+def recurrent_state(layer: int, heads: int, key_dim: int, value_dim: int) -> State:
+    """The matrix of each head of a linear recurrence, in float32: its operator has no other type."""
+    return State(
+        name=f"layers.{layer}.recurrent",
+        input=f"past_recurrent.{layer}",
+        output=f"present_recurrent.{layer}",
+        shape=("batch", heads, key_dim, value_dim),
+        type="float32",
+        kind="recurrent",
+    )
 
 
 def mixer_names() -> list[str]:

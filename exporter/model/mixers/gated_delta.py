@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from edgepress.exporter.model.description import Linear, Mixer, Norm, Source, Weight
-from edgepress.exporter.model.mixers import CONTRIB, GraphWriter, MixerKind
+from edgepress.exporter.model.mixers import CONTRIB, GraphWriter, MixerKind, convolution_state, recurrent_state
 from edgepress.states import State, StateType
 
 if TYPE_CHECKING:
@@ -88,22 +88,8 @@ class GatedDelta(Mixer):
     def states(self, layer: int, floats: StateType = "float32") -> tuple[State, ...]:  # noqa: ARG002
         """The last inputs of the convolution and the matrix of each head: float32 alone has kernels."""
         return (
-            State(
-                name=f"layers.{layer}.conv",
-                input=f"past_conv.{layer}",
-                output=f"present_conv.{layer}",
-                shape=("batch", self.taps - 1, self.channels),
-                type="float32",
-                kind="convolution",
-            ),
-            State(
-                name=f"layers.{layer}.recurrent",
-                input=f"past_recurrent.{layer}",
-                output=f"present_recurrent.{layer}",
-                shape=("batch", self.value_heads, self.key_dim, self.value_dim),
-                type="float32",
-                kind="recurrent",
-            ),
+            convolution_state(layer, self.taps, self.channels),
+            recurrent_state(layer, self.value_heads, self.key_dim, self.value_dim),
         )
 
     def source(self) -> Source | str:

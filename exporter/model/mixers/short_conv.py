@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from edgepress.exporter.model.description import Linear, Mixer, Source, Weight
-from edgepress.exporter.model.mixers import CONTRIB, GraphWriter, MixerKind
+from edgepress.exporter.model.mixers import CONTRIB, GraphWriter, MixerKind, convolution_state
 from edgepress.states import State, StateType
 
 if TYPE_CHECKING:
@@ -56,16 +56,7 @@ class ShortConv(Mixer):
 
     def states(self, layer: int, floats: StateType = "float32") -> tuple[State, ...]:  # noqa: ARG002
         """The last inputs of the convolution, (batch, taps − 1, channels): float32 alone has a kernel."""
-        return (
-            State(
-                name=f"layers.{layer}.conv",
-                input=f"past_conv.{layer}",
-                output=f"present_conv.{layer}",
-                shape=("batch", self.taps - 1, self.channels),
-                type="float32",
-                kind="convolution",
-            ),
-        )
+        return (convolution_state(layer, self.taps, self.channels),)
 
     def source(self) -> Source | str:
         """The rows of C, a factor of what goes into the output projection."""
