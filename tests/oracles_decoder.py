@@ -59,9 +59,12 @@ class Oracle:
     def weight(self, weight: Weight) -> Array:
         pieces = []
         for part in weight.parts:
-            tensor = self.read(part.tensor).astype(np.float64)
-            pieces.append((tensor.T if part.transposed else tensor)[part.start : part.stop])
+            tensor = self.read(part.tensor) if part.index is None else self.read(part.tensor)[part.index]
+            pieces.append((tensor.T if part.transposed else tensor)[part.start : part.stop].astype(np.float64))
         whole = np.concatenate(pieces)
+        if weight.interleaved:
+            first, second = pieces
+            whole[0::2], whole[1::2] = first, second
         assert whole.shape == weight.shape, (weight.name, whole.shape, weight.shape)
         return whole + weight.plus
 

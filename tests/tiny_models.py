@@ -80,6 +80,9 @@ def _make(variant: Variant, directory: Path, seed: int) -> Path:
     with torch.no_grad():
         for parameter_name, parameter in model.named_parameters():
             draw(parameter_name, parameter)
+        for buffer_name, buffer in model.named_buffers():
+            if buffer_name in model.state_dict():  # what is added to a router's scores
+                buffer.normal_(0.0, 0.3)
     model.to(variant.dtype).save_pretrained(directory)
     if variant.patch is not None:
         path = directory / "config.json"
@@ -102,6 +105,8 @@ def draw(name: str, parameter: torch.nn.Parameter) -> None:
         parameter.normal_(0.0, 0.3)
     else:
         fan_in = parameter.shape[0] if ".c_" in name else parameter.shape[1]  # Conv1D stores (in, out)
+        if parameter.ndim == 3 and "experts." in name:  # (experts, out, in)
+            fan_in = parameter.shape[2]
         parameter.normal_(0.0, 1.2 * fan_in**-0.5)
 
 

@@ -28,6 +28,8 @@ class Moments:
     def add(self, x: Tensor) -> None:
         """Add the rows of x (…, columns)."""
         rows = x.detach().reshape(-1, x.shape[-1])
+        if not len(rows):  # of an expert that no token of a batch went to
+            return
 
         def add_strip(strip: slice) -> None:
             self._second[strip, strip.start :].addmm_(rows[:, strip].T, rows[:, strip.start :])
@@ -53,9 +55,9 @@ class Moments:
     @property
     def mean(self) -> Tensor:
         """E[x], float32 (columns,)."""
-        return self.total / self.count
+        return self.total / max(self.count, 1)
 
     @property
     def mean_square(self) -> Tensor:
         """E[x²], float32 (columns,)."""
-        return self._second.diagonal() / self.count
+        return self._second.diagonal() / max(self.count, 1)

@@ -8,12 +8,16 @@ packed the same way along the blocks of a row. ``w = (code − zero point) · sc
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgepress.exporter.arrays.scheme import Scheme
+
+T = TypeVar("T", bound=np.generic)
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,21 @@ class Quantized:
         """Rows ``start`` to ``stop``."""
         zeros = None if self.zero_points is None else self.zero_points[start:stop]
         return Quantized(self.values[start:stop], self.scales[start:stop], zeros)
+
+
+def rows_by_turns(arrays: Sequence[NDArray[T]]) -> NDArray[T]:
+    """Rows of arrays of one shape, the first row of each, then the second of each; one array is itself."""
+    return arrays[0] if len(arrays) == 1 else np.stack(arrays, axis=1).reshape(-1, *arrays[0].shape[1:])
+
+
+def by_turns(stored: Sequence[Quantized]) -> Quantized:
+    """As :func:`rows_by_turns`, of rows as they are stored."""
+    zeros = [one.zero_points for one in stored if one.zero_points is not None]
+    return Quantized(
+        rows_by_turns([one.values for one in stored]),
+        rows_by_turns([one.scales for one in stored]),
+        rows_by_turns(zeros) if zeros else None,
+    )
 
 
 def pack(codes: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:

@@ -24,7 +24,7 @@ class StoredWeights:
         self._tensors = {tensor.weight.name: tensor for tensor in plan.tensors}
         self._holders: dict[str, list[PlannedTensor]] = {}
         for tensor in plan.tensors:
-            for name in {part.tensor for part in tensor.weight.parts}:
+            for name in dict.fromkeys(part.tensor for part in tensor.weight.parts):
                 self._holders.setdefault(name, []).append(tensor)
 
     def __call__(self, name: str) -> NDArray[np.float32]:
@@ -34,19 +34,26 @@ class StoredWeights:
             KeyError: the bundle stores no such tensor (a tied head, for one, is stored as the embedding).
 
         """
-        pieces: list[tuple[int, NDArray[np.float32]]] = []
+        pieces: dict[int | None, list[tuple[int, NDArray[np.float32]]]] = {}  # by matrix of the tensor
         transposed = False
         for tensor in self._holders[name]:
             row = 0
-            for part in tensor.weight.parts:
+            for number, part in enumerate(tensor.weight.parts):
                 count = part.stop - part.start
                 if part.tensor == name:
-                    pieces.append((part.start, self.rows(tensor, row, row + count)))
+                    turns = tensor.weight.interleaved
+                    rows = self.rows(tensor, 0, 2 * count)[number::2] if turns else self.rows(tensor, row, row + count)
+                    pieces.setdefault(part.index, []).append((part.start, rows))
                     transposed = part.transposed
                 row += count
         # one tensor may be cut into several weights (a fused gate_up_proj), always along its rows
-        whole = np.concatenate([rows for _, rows in sorted(pieces, key=lambda piece: piece[0])])
-        return np.ascontiguousarray(whole.T) if transposed else whole
+        matrices = {
+            index: np.concatenate([rows for _, rows in sorted(found, key=lambda piece: piece[0])])
+            for index, found in pieces.items()
+        }
+        if transposed:
+            matrices = {index: np.ascontiguousarray(matrix.T) for index, matrix in matrices.items()}
+        return matrices[None] if None in matrices else np.stack([matrices[index] for index in range(len(matrices))])
 
     def value(self, weight: Weight) -> NDArray[np.float32]:
         """Return ``weight`` as the graph computes with it: dequantized, ``plus`` added, (rows, columns) or (rows,).

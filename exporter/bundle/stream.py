@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from edgepress.errors import InputError
 from edgepress.exporter.arrays import integer, kernels
-from edgepress.exporter.arrays.packing import Quantized, dequantize, unpack_zero_points
+from edgepress.exporter.arrays.packing import Quantized, by_turns, dequantize, rows_by_turns, unpack_zero_points
 from edgepress.exporter.arrays.scheme import Scheme
 from edgepress.exporter.methods.kinds import Method, load_method
 from edgepress.exporter.model.subject import WeightSource
@@ -62,13 +62,17 @@ class TensorReport:
 
 @dataclass(frozen=True)
 class _Chunk:
-    """Rows ``start`` to ``stop`` of one part, which become rows of the weight from ``row`` on."""
+    """Rows ``start`` to ``stop`` of a part, or of two that take turns: rows of the weight from ``row`` on."""
 
     tensor: PlannedTensor
-    part: Part
+    parts: tuple[Part, ...]
     start: int
     stop: int
     row: int
+
+    def read(self, checkpoint: WeightSource) -> NDArray[np.float32]:
+        """(rows, columns) or (rows,)."""
+        return rows_by_turns([checkpoint.part_rows(part, self.start, self.stop) for part in self.parts])
 
 
 _Rounding = Callable[[NDArray[np.float32], int], Quantized]
@@ -108,7 +112,8 @@ def write_weights(
         raise ValueError(f"threads must be 1 or more, not {threads}")
     _keep_freed_memory()
     made = [tensor for tensor in plan.tensors if calibrated is not None and tensor.weight.name in calibrated]
-    direct = [tensor for tensor in plan.tensors if tensor not in made]
+    names = {tensor.weight.name for tensor in made}
+    direct = [tensor for tensor in plan.tensors if tensor.weight.name not in names]
     methods = {name: _row_method(name) for name in {t.scheme.method for t in direct if t.scheme is not None}}
     kept = {t.weight.name for t in direct if t.scheme is not None and methods[t.scheme.method].keeping is not None}
     sums: dict[str, dict[int, _Sums]] = {tensor.weight.name: {} for tensor in direct}
@@ -128,7 +133,8 @@ def write_weights(
                     found = _write_chunk(checkpoint, chunk, methods, file)
                 with lock:
                     sums[chunk.tensor.weight.name][chunk.row] = found
-                    written[0] += (chunk.stop - chunk.start) * math.prod(chunk.tensor.weight.shape[1:])
+                    rows = len(chunk.parts) * (chunk.stop - chunk.start)
+                    written[0] += rows * math.prod(chunk.tensor.weight.shape[1:])
 
     with _disk_errors(path, plan.data_bytes):
         _allocate(path, plan.data_bytes)
@@ -220,18 +226,20 @@ def _chunks(tensors: Sequence[PlannedTensor], by_columns: Callable[[Part], bool]
     for tensor in tensors:
         columns = math.prod(tensor.weight.shape[1:])
         row = 0
-        for part in tensor.weight.parts:
+        parts = tensor.weight.parts
+        for turns in [parts] if tensor.weight.interleaved else [(part,) for part in parts]:
+            part, count = turns[0], len(turns)
             rows = part.stop - part.start
             size = _TRANSPOSED_CHUNK if by_columns(part) else _COLUMNS_CHUNK if tensor.is_integer else _CHUNK
-            step = max(1, size // columns)
+            step = max(1, size // (columns * count))
             for start in range(0, rows, step):
-                yield _Chunk(tensor, part, start, min(start + step, rows), row + start)
-            row += rows
+                yield _Chunk(tensor, turns, start, min(start + step, rows), row + count * start)
+            row += count * rows
 
 
 def _write_chunk(checkpoint: WeightSource, chunk: _Chunk, methods: dict[str, Method], file: BinaryIO) -> _Sums:
     """Read the chunk's rows, and handle them ``_CHUNK`` elements at a time (a transposed chunk has more)."""
-    x = checkpoint.part_rows(chunk.part, chunk.start, chunk.stop)  # (rows, columns) or (rows,)
+    x = chunk.read(checkpoint)
     step = max(1, _CHUNK // math.prod(x.shape[1:]))
     rounded = _rounding(checkpoint, chunk, methods)
     if chunk.tensor.is_integer:
@@ -254,8 +262,8 @@ def _rounding(checkpoint: WeightSource, chunk: _Chunk, methods: dict[str, Method
     method = methods[scheme.method]
     if method.keeping is None:
         return lambda x, _: method.quantize(x, scheme, None)
-    grid, codes = checkpoint.part_codes(chunk.part, chunk.start, chunk.stop)
-    stored = method.keeping.as_stored(codes, grid, scheme)
+    kept = [checkpoint.part_codes(part, chunk.start, chunk.stop) for part in chunk.parts]
+    stored = by_turns([method.keeping.as_stored(codes, grid, scheme) for grid, codes in kept])
     return lambda x, start: stored.part(start, start + len(x))
 
 

@@ -242,8 +242,9 @@ class _DecoderGraph:
 
     def _output(self, index: int, block: Block, mixed: str) -> str:
         """What a block adds to the stream."""
-        g = self.graph
-        y = g.linear(block.mixer.output_projection, mixed, normed=not block.mixer.scaled_by_token)
+        g, y = self.graph, mixed
+        if not block.mixer.ends_in_sum:
+            y = g.linear(block.mixer.output_projection, mixed, normed=not block.mixer.scaled_by_token)
         post = f"layers.{index}.{block.name}_post_norm"
         if block.post_norm is not None:
             y = g.norm(block.post_norm, y, post)

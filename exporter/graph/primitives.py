@@ -3,14 +3,20 @@
 :class:`DecoderBuilder` is what mixers ask for (:class:`edgepress.exporter.model.mixers.GraphWriter`).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from onnx import TensorProto
 
 from edgepress.exporter.graph.builder import CONTRIB, FLOAT, FLOAT16, GraphBuilder
 from edgepress.exporter.graph.linears import Projection, write_linear
 from edgepress.exporter.graph.rotary import write_rotary
 from edgepress.exporter.model.description import Decoder, Linear, Norm, Weight
-from edgepress.exporter.plan.plan import Plan
+from edgepress.exporter.model.mixers import Stacked
+from edgepress.exporter.plan.plan import INT8_LEVEL, Plan, PlannedTensor, Region
 from edgepress.targets import Operator
+
+UINT8, BYTE = TensorProto.UINT8, 8
 
 
 class DecoderBuilder(GraphBuilder):
@@ -33,6 +39,52 @@ class DecoderBuilder(GraphBuilder):
         bias = self.weight(linear.bias) if linear.bias is not None else ""
         projection = Projection(weight, tensor, bias, self.plan.accuracy_level, normed)
         return write_linear(self, projection, x, output or f"{weight.name}.y")
+
+    @property
+    def accuracy_level(self) -> int:
+        """That of products with weights in codes."""
+        return self.plan.accuracy_level
+
+    def stack(self, linears: Sequence[Linear]) -> Stacked:
+        """Projections that the plan has laid one after the other, as one tensor.
+
+        What QMoE has no float kernel for is dequantized by the graph::
+
+            codes ─ DequantizeLinear ─ weights
+        """
+        first, rows = self.plan.of(linears[0].weight), linears[0].weight.shape[0]
+        bias = (
+            "" if linears[0].bias is None else self._whole_stack(self.plan.of(linears[0].bias), "data", FLOAT, (rows,))
+        )
+        scheme = first.scheme
+        if scheme is None:
+            kind = FLOAT16 if first.form == "half" else FLOAT
+            return Stacked(self._whole_stack(first, "data", kind, first.weight.shape), bias)
+        columns = first.weight.shape[1]
+        packed = (rows, columns * scheme.bits // 8)
+        values = self._whole_stack(first, "values", UINT8, packed)
+        kind = FLOAT16 if first.form == "half blocks" else FLOAT
+        scales = self._whole_stack(first, "scales", kind, scheme.scales_shape(rows, columns))
+        zeros = ""
+        if not scheme.symmetric:
+            zeros = self._whole_stack(first, "zero_points", UINT8, scheme.zero_points_shape(rows, columns))
+        if scheme.bits != BYTE or self.accuracy_level == INT8_LEVEL:
+            return Stacked(values, bias, scheme.bits, scheme.block_size, scales, zeros)
+        if not zeros:
+            shape = (len(linears), *scheme.scales_shape(rows, columns))
+            zeros = self.constant("x".join(map(str, ("zeros", *shape))), np.full(shape, scheme.zero_point, np.uint8))
+        weights = self.node(
+            "DequantizeLinear", [values, scales, zeros], f"{values}.float", axis=2, block_size=scheme.block_size
+        )
+        return Stacked(weights, bias)
+
+    def _whole_stack(self, first: PlannedTensor, part: str, kind: int, shape: tuple[int, ...]) -> str:
+        """A part of all weights of a stack, of which ``first`` is the first: (count, …)."""
+        stack, region = first.weight.stack, first.regions[part]
+        if stack is None or stack.index:
+            raise ValueError(f"{first.weight.name} is not the first of a stack")
+        name = f"{stack.name}.{'bias' if first.weight.kind == 'bias' else part}"
+        return self.external(name, kind, (stack.count, *shape), Region(region.offset, region.nbytes * stack.count))
 
     def norm(self, norm: Norm | None, x: str, name: str) -> str:
         """``x`` normalized over its last axis."""

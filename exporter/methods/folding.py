@@ -65,7 +65,7 @@ def not_foldable(decoder: Decoder) -> dict[str, str]:
     found: dict[str, str] = {}
     for blocks in (blocks for layer in decoder.layers for blocks in _by_norm(layer)):
         groups = [(_behind_norm(blocks), _read(blocks))]
-        groups += [(_behind_source(block), (block.mixer.output_projection,)) for block in blocks]
+        groups += [(_behind_source(block), block.mixer.output_projections) for block in blocks]
         for group, linears in groups:
             if isinstance(group, str):
                 found |= {linear.weight.name: group for linear in linears}

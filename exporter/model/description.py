@@ -16,7 +16,22 @@ from numpy.typing import NDArray
 from edgepress.exporter.source.part import Part
 from edgepress.states import State, StateType, check_states
 
-Kind = Literal["linear", "embedding", "head", "norm", "bias", "positions", "kernel", "recurrence"]
+Kind = Literal["linear", "embedding", "head", "norm", "bias", "positions", "kernel", "recurrence", "router"]
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Weights of one shape that a graph reads as one tensor, one after the other: those of a layer's experts.
+
+    They have one scheme, and lie in the data file in the order of ``index``, from 0 to ``count`` − 1. All stacks that
+    ``node`` names go into one node, which has one size of blocks: ``columns`` are those of each of these stacks.
+    """
+
+    name: str
+    index: int
+    count: int
+    node: str
+    columns: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -24,7 +39,7 @@ class Weight:
     """A parameter of the graph and where its rows come from.
 
     ``plus`` is added to every element: Gemma stores RMSNorm gains minus one. A weight without ``parts`` is not in the
-    checkpoint: calibration makes it.
+    checkpoint: calibration makes it. The rows of two ``interleaved`` parts take turns: row 2 i is row i of the first.
     """
 
     name: str
@@ -32,11 +47,15 @@ class Weight:
     shape: tuple[int, ...]
     parts: tuple[Part, ...]
     plus: float = 0.0
+    interleaved: bool = False
+    stack: Stack | None = None
 
     def __post_init__(self) -> None:
-        rows = sum(part.stop - part.start for part in self.parts)
-        if self.parts and rows != self.shape[0]:
-            raise ValueError(f"{self.name}: parts hold {rows} rows, shape says {self.shape[0]}")
+        rows = [part.stop - part.start for part in self.parts]
+        if rows and sum(rows) != self.shape[0]:
+            raise ValueError(f"{self.name}: parts hold {sum(rows)} rows, shape says {self.shape[0]}")
+        if self.interleaved and (len(rows) != 2 or rows[0] != rows[1]):
+            raise ValueError(f"{self.name}: parts of {rows} rows cannot take turns")
 
 
 @dataclass(frozen=True)
@@ -100,6 +119,8 @@ class Mixer:
     """
 
     scaled_by_token: ClassVar[bool] = False
+    ends_in_sum: ClassVar[bool] = False  # its subgraph ends in what is added to the stream, projections included
+    keeps_hidden: ClassVar[str] = ""  # why it cannot be made for a narrower residual stream, where it cannot
     no_static_form: ClassVar[str] = ""  # why static graphs cannot have it, where they cannot
 
     @property
@@ -124,6 +145,11 @@ class Mixer:
     def output_projection(self) -> Linear:
         """The projection whose output is the mixer's."""
         return self.groups()[-1][0]
+
+    @property
+    def output_projections(self) -> tuple[Linear, ...]:
+        """Projections into the residual stream: the mixer's output is a sum of their outputs, each times a number."""
+        return (self.output_projection,)
 
     def states(self, layer: int, floats: StateType = "float32") -> tuple[State, ...]:  # noqa: ARG002 - most have some
         """What it carries from token to token, by the number of its layer.
@@ -310,7 +336,8 @@ def layer_linears(layer: Layer) -> list[Linear]:
 
 def scaled_by_token(layer: Layer) -> list[Linear]:
     """Projections into which tokens of very different sizes go: integer graphs scale each token to 1 there."""
-    return [block.mixer.output_projection for block in layer.blocks if block.mixer.scaled_by_token]
+    scaled = [block.mixer for block in layer.blocks if block.mixer.scaled_by_token]
+    return [linear for mixer in scaled for linear in mixer.output_projections]
 
 
 def layer_weights(layer: Layer) -> list[Weight]:

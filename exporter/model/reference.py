@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -74,7 +75,9 @@ class Reference:
         nbytes = sum(4 * parameter.numel() for parameter in self._model.parameters())
         self._keep = nbytes <= _KEEP_BYTES if keep is None else keep
         self._kept: dict[str, Any] = {}  # parameters, by their tensor
+        self._made_of: dict[str, _MadeOf] = {}  # parameters that are made of several tensors, or of a part of one
         self._install(self._checkpoint_names())
+        self._read_buffers()
 
     @property
     def vocab_size(self) -> int:
@@ -104,12 +107,30 @@ class Reference:
             candidates = [*names, *(name.removeprefix(prefix) for name in names)]
             tensor = next((candidate for candidate in candidates if candidate in self._shapes), None)
             if tensor is None:
-                raise InputError(
-                    f"{self._checkpoint.directory} has no tensor {names[0]}, which the reference model needs; "
-                    "is the checkpoint complete?"
-                )
+                tensor = self._converted(names[0])
             found |= dict.fromkeys(names, tensor)
         return found
+
+    def _converted(self, name: str) -> str:
+        """The tensor of a parameter that transformers calls otherwise than checkpoints do, or makes of several."""
+        if not self._made_of:
+            self._made_of = _conversions(self._model, list(self._shapes))
+        made_of = self._made_of.get(name)
+        if made_of is None:
+            raise InputError(
+                f"{self._checkpoint.directory} has no tensor {name}, which the reference model needs; "
+                "is the checkpoint complete?"
+            )
+        return name if made_of.converter is not None else made_of.tensors[""][0]
+
+    def _read_buffers(self) -> None:
+        """Fill what is stored and is no parameter, as the corrections of routers are."""
+        parameters = {name for name, _ in self._model.named_parameters(remove_duplicate=False)}
+        stored = [name for name in self._model.state_dict() if name not in parameters]
+        for name in stored:
+            tensor = name if name in self._shapes else self._converted(name)
+            buffer = self._model.get_buffer(name)
+            buffer.copy_(self._torch.from_numpy(self._read(tensor, tuple(buffer.shape))))
 
     def _install(self, names: dict[str, str]) -> None:
         """Make every module that has parameters of its own read them before and drop them after its forward pass.
@@ -152,7 +173,10 @@ class Reference:
         return np.require(value, np.float32, ["C", "W"])
 
     def _stored(self, tensor: str) -> NDArray[np.float32]:
-        """A tensor of the checkpoint, or what was given instead."""
+        """A tensor of the checkpoint, or what was given instead; a parameter made of several."""
+        made_of = self._made_of.get(tensor)
+        if made_of is not None and made_of.converter is not None:
+            return made_of.value(tensor, self._stored)
         with suppress(KeyError):
             if self._weights is not None:
                 return self._weights(tensor)
@@ -163,6 +187,50 @@ class Reference:
             stop = min(start + step, shape[0])
             whole[start:stop] = self._checkpoint.rows(tensor, start, stop)
         return whole
+
+
+@dataclass(frozen=True)
+class _MadeOf:
+    """What a parameter is made of: checkpoint tensors, by the pattern of ``converter`` that they match.
+
+    Without a converter it is one tensor that has another name in checkpoints.
+    """
+
+    converter: Any
+    tensors: dict[str, list[str]]
+
+    def value(self, name: str, read: Weights) -> NDArray[np.float32]:
+        """The parameter called ``name``, by transformers' own operations."""
+        import torch
+
+        made = {
+            pattern: [torch.from_numpy(read(tensor)) for tensor in tensors] for pattern, tensors in self.tensors.items()
+        }
+        for operation in self.converter.operations:
+            made = operation.convert(
+                made, source_patterns=self.converter.source_patterns, target_patterns=self.converter.target_patterns
+            )
+        found = next(value for target, value in made.items() if target in name)
+        whole: NDArray[np.float32] = (found[0] if isinstance(found, list) else found).numpy()
+        return whole
+
+
+def _conversions(model: Any, tensors: Sequence[str]) -> dict[str, _MadeOf]:
+    """What each parameter is made of, as transformers would load the checkpoint whose ``tensors`` these are."""
+    from transformers.conversion_mapping import get_model_conversion_mapping
+    from transformers.core_model_loading import WeightConverter, dot_natural_key, rename_source_key
+
+    transforms = get_model_conversion_mapping(model)
+    converters = [transform for transform in transforms if isinstance(transform, WeightConverter)]
+    renamings: list[Any] = [transform for transform in transforms if not isinstance(transform, WeightConverter)]
+    by_pattern = {pattern: converter for converter in converters for pattern in converter.source_patterns}
+    known = model.state_dict()
+    found: dict[str, _MadeOf] = {}
+    for tensor in sorted(tensors, key=dot_natural_key):
+        name, pattern = rename_source_key(tensor, renamings, converters, model.base_model_prefix, known)
+        made_of = found.setdefault(name, _MadeOf(by_pattern.get(pattern or ""), {}))
+        made_of.tensors.setdefault(pattern or "", []).append(tensor)
+    return found
 
 
 def check_known(checkpoint: Checkpoint) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgepress.errors import InputError
+from edgepress.exporter.arrays.packing import rows_by_turns
 from edgepress.exporter.model.description import Weight
 from edgepress.exporter.source.checkpoint import Checkpoint
 from edgepress.exporter.source.kinds import refuse_odd_tensors
@@ -56,15 +57,19 @@ def _check_part(checkpoint: Checkpoint, weight: Weight, part: Part) -> None:
             f"{_other_names(checkpoint, part.tensor)}; is the checkpoint complete, and the config its own?"
         )
     tensor.check_readable()
-    if part.transposed and isinstance(tensor, PackedTensor):
+    if (part.transposed or part.index is not None) and isinstance(tensor, PackedTensor):
         raise InputError(
-            f"{tensor.name} is stored quantized ({tensor.how}), and this family stores its weights transposed: not "
+            f"{tensor.name} is stored quantized ({tensor.how}), and this family stores it in another form: not "
             "implemented; export the original checkpoint"
         )
-    used = tensor.shape[::-1] if part.transposed else tensor.shape
+    stored = tensor.shape if part.index is None else tensor.shape[1:]
+    used = stored[::-1] if part.transposed else stored
     needed = (part.stop, *weight.shape[1:])
-    if len(used) != len(needed) or used[1:] != needed[1:] or used[0] < part.stop:
+    lacking = part.index is not None and (not tensor.shape or tensor.shape[0] <= part.index)
+    if lacking or len(used) != len(needed) or used[1:] != needed[1:] or used[0] < part.stop:
         asked = needed[::-1] if part.transposed else needed
+        if part.index is not None:
+            asked = (part.index + 1, *asked)
         raise InputError(f"{tensor.name} has shape {tensor.shape}, and config.json asks for {asked}; {_MISMATCH}")
 
 
@@ -76,19 +81,30 @@ def _other_names(checkpoint: Checkpoint, name: str) -> str:
 
 
 def _check_covered(tensor: StoredTensor, parts: Sequence[Part]) -> None:
-    reached = 0
-    for part in sorted(parts, key=lambda part: part.start):
-        if part.start > reached:
-            break
-        reached = max(reached, part.stop)
-    axis = 1 if parts[0].transposed else 0
+    indices = {part.index for part in parts}
+    if None not in indices and len(indices) < tensor.shape[0]:
+        asked = (len(indices), *tensor.shape[1:])
+        raise InputError(f"{tensor.name} has shape {tensor.shape}, and config.json asks for {asked}; {_MISMATCH}")
+    reached = min(_reached([part for part in parts if part.index == index]) for index in indices)
+    axis = (1 if parts[0].transposed else 0) + (None not in indices)
     if reached < tensor.shape[axis]:
         asked = (*tensor.shape[:axis], reached, *tensor.shape[axis + 1 :])
         raise InputError(f"{tensor.name} has shape {tensor.shape}, and config.json asks for {asked}; {_MISMATCH}")
 
 
+def _reached(parts: Sequence[Part]) -> int:
+    """The first row that no part has."""
+    reached = 0
+    for part in sorted(parts, key=lambda part: part.start):
+        if part.start > reached:
+            break
+        reached = max(reached, part.stop)
+    return reached
+
+
 def read_weight(checkpoint: Checkpoint, weight: Weight) -> NDArray[np.float32]:
     """Read a whole weight as the graph uses it, ``plus`` added: float32, in the weight's shape."""
     rows = [checkpoint.part_rows(part, 0, part.stop - part.start) for part in weight.parts]
-    whole = rows[0] if len(rows) == 1 else np.concatenate(rows)
+    joined = rows_by_turns if weight.interleaved else np.concatenate
+    whole = rows[0] if len(rows) == 1 else joined(rows)
     return whole + np.float32(weight.plus) if weight.plus else whole

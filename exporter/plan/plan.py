@@ -3,13 +3,13 @@
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from math import prod
+from math import gcd, prod
 from typing import Literal
 
 from edgepress.errors import InputError
 from edgepress.exporter.arrays.scheme import BLOCK_SIZES, Scheme
 from edgepress.exporter.methods.kinds import Method, Transform, load_method, zeros_asked
-from edgepress.exporter.model.description import Decoder, Weight
+from edgepress.exporter.model.description import Decoder, Stack, Weight
 from edgepress.exporter.model.subject import Description
 from edgepress.exporter.recipe.recipe import HALF_BITS, KEPT_BITS, Recipe, Storage
 from edgepress.states import State, state_bytes
@@ -20,6 +20,7 @@ _SHORTEST_DEFAULT = 4096  # tokens: a conversation, or a document of some pages
 _SMALL = 16 * PAGE  # bytes: below this a region is aligned to a cache line only
 _FLOAT = 4  # bytes of a float32
 _HALF = 2  # bytes of a float16
+INT8_LEVEL = 4  # the accuracy_level at which products round activations to 8 bits
 Form = Literal["float", "blocks", "dynamic", "uint8", "uint16", "half", "half blocks"]
 # Of MatMulNBits' 2-bit kernels, for accuracy_level 4 only (onnxruntime 1.31: AVX-512, its pull request 29064; ARM64
 # with dot products, 29466). Other blocks and levels are unpacked at each call: one row of a 2048 × 2048 product took
@@ -31,6 +32,7 @@ _KEPT = {
     "kernel": "kept: a convolution has few weights, and its kernel computes in float32",
     "recurrence": "kept: a few numbers, on which every later token depends",
     "positions": "kept: added to the residual stream, where an error reaches every layer",
+    "router": "kept: an error there chooses other experts",
 }
 
 
@@ -185,12 +187,49 @@ class _Layout:
 
     def __init__(self) -> None:
         self.end = 0
+        self._stacks: dict[tuple[str, str], PlannedTensor] = {}  # the first weight of each, by name and kind
+        self._nodes: dict[str, PlannedTensor] = {}  # the first weight of those that one node reads
+
+    def regions(self, weight: Weight, scheme: Scheme | None, form: Form) -> dict[str, Region]:
+        """Where the parts of a weight lie: after those of the one before it where it is one of a stack.
+
+        Raises:
+            InputError: the weights of a stack, or of the stacks of one node, are to be stored in different ways.
+
+        """
+        sizes, stack = region_bytes(weight.shape, scheme, form), weight.stack
+        if stack is None:
+            return {part: self.place(nbytes) for part, nbytes in sizes.items()}
+        key = (stack.name, weight.kind)
+        if key not in self._stacks:
+            regions = {part: self.place(nbytes * stack.count) for part, nbytes in sizes.items()}
+            self._stacks[key] = PlannedTensor(weight, scheme, "", 0, regions, form)
+        first = self._stacks[key]
+        if (first.scheme, first.form) != (scheme, form):
+            raise _apart(first, weight, scheme, form, "all experts of a layer are read as one tensor")
+        if weight.kind == "linear":
+            other = self._nodes.setdefault(stack.node, first)
+            if (other.scheme is None) != (scheme is None) or (
+                scheme is not None and other.scheme is not None and scheme.block_size != other.scheme.block_size
+            ):
+                raise _apart(other, weight, scheme, form, "QMoE has one size of blocks, and no weights in floats")
+        return {
+            part: Region(first.regions[part].offset + stack.index * nbytes, nbytes) for part, nbytes in sizes.items()
+        }
 
     def place(self, nbytes: int) -> Region:
         alignment = PAGE if nbytes >= _SMALL else _CACHE_LINE
         offset = -(-self.end // alignment) * alignment
         self.end = offset + nbytes
         return Region(offset, nbytes)
+
+
+def _apart(first: PlannedTensor, weight: Weight, scheme: Scheme | None, form: Form, why: str) -> InputError:
+    here = PlannedTensor(weight, scheme, "", 0, form=form).stored_as
+    return InputError(
+        f"{first.weight.name} is to be stored as {first.stored_as}, and {weight.name} as {here}: {why}; ask for the "
+        f'same, as with [[override]] match = "*.experts.*"'
+    )
 
 
 def make_plan(subject: Description, recipe: Recipe, itemsize: Callable[[str], float]) -> Plan:
@@ -279,7 +318,7 @@ def _plan_tensor(
     scheme, reason = _choose(weight, subject, recipe)
     form, why = _form(weight, scheme, reason, recipe)
     form, scales = _with_scales(weight, form, recipe)
-    regions = {part: layout.place(nbytes) for part, nbytes in region_bytes(weight.shape, scheme, form).items()}
+    regions = layout.regions(weight, scheme, form)
     return PlannedTensor(weight, scheme, f"{reason}{why}{scales}", before, regions, form)
 
 
@@ -313,6 +352,8 @@ def _form(weight: Weight, scheme: Scheme | None, asked: str, recipe: Recipe) -> 
     if scheme is None:
         half = not is_kept(weight) and recipe.storage(weight.name, weight.kind)[0].bits == HALF_BITS
         return ("half", "; computed in float32") if half else ("float", "")
+    if weight.stack is not None:
+        return "blocks", _why_not_float(scheme, recipe)
     if not activations.is_integer or weight.kind == "embedding":
         return "blocks", ""
     if weight.kind == "head" and activations.is_calibrated:
@@ -330,6 +371,15 @@ def _form(weight: Weight, scheme: Scheme | None, asked: str, recipe: Recipe) -> 
         f"{'one scale a row' if scheme.per_channel else f'block {scheme.block_size}'}"
         f"{'' if scheme.symmetric else ' and zero points'} by {asked}"
     )
+
+
+def _why_not_float(scheme: Scheme, recipe: Recipe) -> str:
+    """What the plan adds to the reason of an expert's weights: what their product makes of the activations."""
+    if recipe.activations.is_integer:
+        return "; QMoE, which rounds activations to 8 bits by blocks"
+    if scheme.bits == 8 and recipe.accuracy_level != INT8_LEVEL:
+        return f"; dequantized by the graph: QMoE has no kernel for 8 bits at accuracy_level {recipe.accuracy_level}"
+    return ""
 
 
 def block_form(recipe: Recipe) -> Form:
@@ -356,24 +406,29 @@ def _choose(weight: Weight, subject: Description, recipe: Recipe) -> tuple[Schem
         why += ", stored once for embedding and head"
         if recipe.head != recipe.embedding:
             why += " ([head] is not used: the model ties the two)"
-    scheme = fit_scheme(storage, weight.shape[1])
+    widths = weight.shape[1:] if weight.stack is None else weight.stack.columns
+    scheme = fit_scheme(storage, weight.shape[1], () if weight.stack is None else widths)
     zeros = zeros_asked(storage.method, recipe)
     _refuse_zeros(weight, storage, recipe, why, zeros)
+    if scheme is None and storage.bits not in {HALF_BITS, KEPT_BITS}:
+        return None, f"kept: no block of {BLOCK_SIZES[0]} or more columns divides {' and '.join(map(str, widths))}"
     if scheme is None:
         return None, f"kept in float{storage.bits} by {why}"
     scheme = replace(scheme, zeros=zeros)
-    why += _why_block(storage, scheme, weight.shape[1])
+    why += _why_block(storage, scheme, weight.shape[1], weight.stack)
     if scheme.bits == 2 and recipe.accuracy_level != 4 and (subject.tied or weight.kind != "embedding"):
         why += f"; slow: accuracy_level {recipe.accuracy_level} unpacks 2 bits at each call"
     return scheme, why
 
 
-def _why_block(storage: Storage, scheme: Scheme, columns: int) -> str:
+def _why_block(storage: Storage, scheme: Scheme, columns: int, stack: Stack | None) -> str:
     """What a plan adds where a tensor gets another block than the recipe names, or than the first that it names."""
     named = storage.block_size if isinstance(storage.block_size, tuple) else (storage.block_size,)
     if named in {(0,), (scheme.block_size,)} or named[0] == scheme.block_size:
         return ""
-    if named[0] > scheme.block_size >= columns:
+    if stack is not None:
+        cause = f"blocks of experts divide {' and '.join(map(str, stack.columns))}"
+    elif named[0] > scheme.block_size >= columns:
         cause = f"a row has {columns} columns"
     elif len(named) > 1 and scheme.block_size in named:
         cause = f"that takes the fewest bytes for {columns} columns"
@@ -398,8 +453,11 @@ def _refuse_zeros(weight: Weight, storage: Storage, recipe: Recipe, asked: str, 
         )
 
 
-def fit_scheme(storage: Storage, columns: int) -> Scheme | None:
+def fit_scheme(storage: Storage, columns: int, divided: tuple[int, ...] = ()) -> Scheme | None:
     """The scheme of a tensor with so many columns: no block is larger than it needs to be. None is float32.
+
+    Where blocks must divide some numbers, those ``divided``, a block that is allowed stands for all smaller ones, and
+    there is none where the smallest block does not divide them.
 
     Nor is a 2-bit block one that onnxruntime has no kernel for: it computes those hundreds of times slower. Of several
     blocks that are allowed (all are where a row has one scale) it is the one that takes the fewest bytes, of these the
@@ -413,6 +471,12 @@ def fit_scheme(storage: Storage, columns: int) -> Scheme | None:
     sizes = {min(size, widest) for size in (BLOCK_SIZES if per_channel else named)}
     if storage.bits == 2:
         sizes = {min(max(size, _BLOCKS_2_BITS[0]), _BLOCKS_2_BITS[1]) for size in sizes}
+    if divided:
+        sizes = {
+            max(legal) for size in sizes if (legal := [n for n in BLOCK_SIZES if n <= size and not gcd(*divided) % n])
+        }
+    if not sizes:
+        return None
     schemes = [
         Scheme(storage.method, storage.bits, size, storage.symmetric, per_channel)
         for size in sorted(sizes, reverse=True)

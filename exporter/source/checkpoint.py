@@ -148,13 +148,18 @@ class Checkpoint:
     def _part_rows(self, part: Part, start: int, stop: int) -> NDArray[np.float32]:
         first, last = part.start + start, part.start + stop
         tensor = self.tensors[part.tensor]
+        before = 0  # rows, as stored, of the matrices before this one
+        if part.index is not None:
+            matrices, rows, *rest = tensor.shape
+            tensor, before = replace(tensor, shape=(matrices * rows, *rest)), part.index * rows
         if not part.transposed:
-            return tensor.rows(first, last)
-        stored_rows, stored_columns = tensor.shape
+            return tensor.rows(before + first, before + last)
+        stored_rows, stored_columns = self.tensors[part.tensor].shape[-2:]
         out = np.empty((stop - start, stored_rows), np.float32)
         step = max(1, _PIECE // stored_columns)
         for row in range(0, stored_rows, step):
-            piece = tensor.rows(row, min(row + step, stored_rows))  # (piece rows, stored columns)
+            stop_row = min(row + step, stored_rows)
+            piece = tensor.rows(before + row, before + stop_row)  # (piece rows, stored columns)
             out[:, row : row + len(piece)] = piece[:, first:last].T
         return out
 

@@ -38,6 +38,7 @@ WITHOUT_EFFECT: dict[str, str] = {
         "generation settings; logits come before them"
     ),
     r"n_ctx|max_sequence_length|tokenizer_model_max_length|model_max_length": "lengths that transformers does not read",
+    r"router_(aux_loss|z_loss)_coef": "training of routers",
     r"chunk_size_feed_forward": "computes the MLP in pieces: same mathematics",
 }
 _WITHOUT_EFFECT = re.compile("|".join(f"(?:{pattern})" for pattern in WITHOUT_EFFECT))

@@ -8,10 +8,12 @@ class Part:
     """Rows of one checkpoint tensor that become consecutive rows of a weight.
 
     ``start`` and ``stop`` count rows of the tensor as used (after ``transposed``); ``transposed`` says that the
-    checkpoint stores ``(in_features, out_features)``, as GPT-2's Conv1D does.
+    checkpoint stores ``(in_features, out_features)``, as GPT-2's Conv1D does. ``index`` is the number of the matrix
+    where the tensor is a stack of them, (matrices, …, …).
     """
 
     tensor: str
     start: int
     stop: int
     transposed: bool = False
+    index: int | None = None

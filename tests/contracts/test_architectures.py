@@ -26,7 +26,7 @@ from edgepress.exporter.bundle.files import DATA_FILE
 from edgepress.exporter.bundle.readback import StoredWeights
 from edgepress.exporter.graph.decoder import build_decoder
 from edgepress.exporter.model.architectures import architecture, describe, model_types
-from edgepress.exporter.model.description import Linear, changed
+from edgepress.exporter.model.description import Decoder, Linear, changed
 from edgepress.exporter.model.mixers.attention import Attention
 from edgepress.exporter.model.reference import Reference
 from edgepress.exporter.model.weights import check_tensors
@@ -41,6 +41,7 @@ FLOAT_TOLERANCE = 1e-5  # of the largest logit; measured: at most 2e-6. The cont
 # there is now and then a value so near a rounding boundary that the two take different sides: measured, up to 1.2 %.
 INT8_ACTIVATION_TOLERANCE = 0.06
 ROUNDED_TWICE_TOLERANCE = 0.02
+ROUTED_TOLERANCE = 0.3  # rounding makes a random router choose another expert for a token now and then; measured: 0.13
 TARGET = "arm64-cpu"
 STATE_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 FIRST_OF_FAMILY = [FIRST_VARIANTS[kind] for kind in model_types() if kind in FIRST_VARIANTS]
@@ -174,7 +175,9 @@ def test_every_parameter_is_described_once(workshop: Workshop, name: str) -> Non
     assert decoder.model_type == VARIANTS[name].model_type
     check_tensors(checkpoint, decoder.weights())  # none missing, none left over, none ignored
     described = sum(int(np.prod(weight.shape)) for weight in decoder.weights())
-    assert described == sum(parameter.numel() for parameter in workshop.reference(name).parameters())
+    model = workshop.reference(name)
+    buffers = [buffer for key, buffer in model.named_buffers() if key in model.state_dict()]  # routers' corrections
+    assert described == sum(values.numel() for values in (*model.parameters(), *buffers))
 
 
 @every_variant
@@ -229,7 +232,8 @@ def test_only_quantization_differs(workshop: Workshop, name: str, bits: int, blo
 @pytest.mark.parametrize("recipe", ["int4", "int4-128", "int8"])
 def test_presets_differ_by_int8_activations(workshop: Workshop, name: str, recipe: str) -> None:
     found, expected = _with_dequantized_weights(workshop, name, recipe)
-    assert relative_rms(found, expected) < INT8_ACTIVATION_TOLERANCE
+    is_routed = any(weight.kind == "router" for weight in _described(workshop, name).weights())
+    assert relative_rms(found, expected) < (ROUTED_TOLERANCE if is_routed else INT8_ACTIVATION_TOLERANCE)
     if platform.machine() in ("x86_64", "AMD64"):  # where we know how MLAS rounds
         bundle, prepared = (
             workshop.bundle(name, recipe),
@@ -245,7 +249,12 @@ def test_presets_differ_by_int8_activations(workshop: Workshop, name: str, recip
 
         rounded = forward(prepared.decoder, weights, prompt(LONG), rounding=rounding)
         assert relative(found[:1], rounded[:1]) < FLOAT_TOLERANCE
-        assert relative_rms(found, rounded) < ROUNDED_TWICE_TOLERANCE
+        assert relative_rms(found, rounded) < (ROUTED_TOLERANCE if is_routed else ROUNDED_TWICE_TOLERANCE)
+
+
+def _described(workshop: Workshop, name: str) -> Decoder:
+    checkpoint = Checkpoint.open(workshop.checkpoint(name))
+    return describe(checkpoint.config, checkpoint.tensors)
 
 
 def _with_dequantized_weights(workshop: Workshop, name: str, recipe: str | Path) -> tuple[np.ndarray, np.ndarray]:

@@ -120,6 +120,7 @@ MODELS = (
     "granitemoehybrid-groups-biases",
     "qwen3_5_text",
     "jamba",
+    "olmoe",
 )
 
 
@@ -263,12 +264,22 @@ def test_where_nothing_is_linear_a_mixer_says_so(home: Path) -> None:
     assert all(isinstance(source, Source) for source in reasons["llama"])
 
 
+def _parts(value: object) -> list[object]:
+    """A field, or what is in it where it is several projections: a tuple of parts, or a part with projections."""
+    if isinstance(value, tuple):
+        return [part for item in value for part in _parts(item)]
+    if is_dataclass(value) and not isinstance(value, Weight) and not hasattr(value, "weight"):
+        return [part for field in fields(value) for part in _parts(getattr(value, field.name))]
+    return [value]
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_every_field_of_a_description_is_walked(home: Path, name: str) -> None:
     """Weights are found in the order of the fields, each once, whatever holds them."""
     for mixer in mixers(home, name):
         direct = [getattr(mixer, field.name) for field in fields(mixer)]  # type: ignore[arg-type]  # a dataclass
         expected = []
+        direct = [part for value in direct for part in _parts(value)]
         for value in direct:
             parts = [value] if isinstance(value, Weight) else [getattr(value, key, None) for key in ("weight", "bias")]
             expected += [part for part in parts if part is not None]

@@ -24,6 +24,9 @@ FAMILIES = [FIRST_VARIANTS[kind] for kind in model_types() if kind in FIRST_VARI
 REFUSED = {("hidden", kind) for kind in LAYER_NORMS}  # a layer norm subtracts the mean over all channels
 REFUSED |= {("heads", kind) for kind in ("lfm2", "qwen3_5_text")}  # layers without attention
 REFUSED |= {("hidden", "lfm2")}  # its convolutions are as wide as the stream
+EXPERTS = ("olmoe",)
+REFUSED |= {(method, name) for method in ("mlp_width", "hidden") for name in EXPERTS}
+REFUSED |= {("heads", "olmoe")}  # a norm of q as wide as the stream
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
@@ -43,7 +46,9 @@ def test_a_step_writes_a_model(method: str, name: str, home: Path, tmp_path: Pat
     model, step = tiny(name, home), pruning(method)
     task = prune_task(model, tmp_path / "one")
     if (method, name) in REFUSED:
-        with pytest.raises(InputError, match=f"{method} (cannot prune {name}|prunes the Attention of every layer)"):
+        with pytest.raises(
+            InputError, match=f"{method} (cannot prune {name}|prunes the (Attention|MLP) of every layer)"
+        ):
             step.run(task, few_steps(step))
         return
     step.run(task, few_steps(step))

@@ -37,9 +37,10 @@ def _describe(decoder: Decoder, recipe: Recipe) -> Decoder:
 def _with_biases(layer: Layer, recipe: Recipe) -> Layer:
     def biased(linear: Linear) -> Linear:
         weight = linear.weight
-        if linear.bias is not None or recipe.storage(weight.name, weight.kind)[0].bits == KEPT_BITS:
+        kept = weight.kind == "router" or recipe.storage(weight.name, weight.kind)[0].bits == KEPT_BITS
+        if linear.bias is not None or kept:
             return linear
-        return replace(linear, bias=Weight(f"{weight.name}.bias", "bias", weight.shape[:1], ()))
+        return replace(linear, bias=Weight(f"{weight.name}.bias", "bias", weight.shape[:1], (), stack=weight.stack))
 
     return changed(Linear, layer, biased)
 
@@ -65,7 +66,7 @@ def _mean_input(task: LayerTask, group: int) -> tuple[tuple[Linear, ...], Tensor
             linears, y = steps.send(y)
         total = total + y.sum((0, 1), dtype=torch.float64)
         count += y.shape[0] * y.shape[1]
-    return linears, (total / count).float()
+    return linears, (total / max(count, 1)).float()  # no token may have come to an expert
 
 
 METHOD = Repair("bias_correction", _describe, layer=_correct, declared={"only_existing": Option(False)})

@@ -27,6 +27,7 @@ from edgepress.exporter.methods.smaller.importance import WAYS, Scores, input_sc
 from edgepress.exporter.methods.smaller.picks import Pick, picked_tensors, whole
 from edgepress.exporter.methods.smaller.task import PruneTask
 from edgepress.exporter.model import operations
+from edgepress.exporter.model.architectures import architecture
 from edgepress.exporter.model.description import Linear, Weight, every
 from edgepress.exporter.model.mixers.attention import Attention
 from edgepress.exporter.streams.streams import embedded, held, pass_layers
@@ -59,6 +60,8 @@ def remove_heads(task: PruneTask, options: Options) -> None:
 def check(task: PruneTask, options: Options) -> None:
     """See :class:`~edgepress.exporter.methods.kinds.Pruning`."""
     require(task.decoder, Attention, METHOD.name)
+    if why := architecture(task.decoder.model_type).keeps_heads:
+        raise InputError(f"heads cannot prune {task.decoder.model_type}: {why}; take depth or vocabulary")
     attention = task.decoder.layers[0].mixer(Attention)
     heads_left(attention.heads, attention.kv_heads, options)
 

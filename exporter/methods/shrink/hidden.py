@@ -54,6 +54,11 @@ def check(task: PruneTask, options: Options) -> None:
             "depth, heads or mlp_width"
         )
     for block in every(Block, task.decoder.layers):
+        if block.mixer.keeps_hidden:
+            raise InputError(
+                f"hidden cannot prune {task.decoder.model_type}: channels of the stream cannot be taken out of its "
+                f"{block.name} ({block.mixer.keeps_hidden}); take depth or vocabulary"
+            )
         if block.mixer.sizes() is None:
             raise InputError(
                 f"hidden cannot prune {task.decoder.model_type}: the width of its {block.name} is the hidden size, "

@@ -7,12 +7,12 @@ them; where they lie in the stored tensors (fused, transposed) is worked out her
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgepress.exporter.methods.smaller.checkpoint import NewTensor, read_rows
+from edgepress.exporter.methods.smaller.checkpoint import NewTensor, copied, read_rows
 from edgepress.exporter.model.description import Decoder, Weight
 from edgepress.exporter.source.checkpoint import Checkpoint
 from edgepress.exporter.source.part import Part
@@ -66,11 +66,23 @@ def picked_tensors(checkpoint: Checkpoint, new: Decoder, picks: Mapping[str, Pic
 
     """
     pieces: dict[str, list[_Piece]] = {}
+    copies: dict[str, NewTensor] = {}  # stacks of matrices: a step takes them as they are
     for weight in new.weights():
         pick = picks.get(weight.name)
+        if pick and any(part.index is not None for part in weight.parts):
+            copies |= _whole_stacks(checkpoint, weight, pick)
+            continue
         for part, piece in zip(weight.parts, _pieces(weight, pick), strict=True) if pick else ():
             pieces.setdefault(part.tensor, []).append(piece)
-    return [_tensor(checkpoint, name, found) for name, found in pieces.items()]
+    return [*(_tensor(checkpoint, name, found) for name, found in pieces.items()), *copies.values()]
+
+
+def _whole_stacks(checkpoint: Checkpoint, weight: Weight, pick: Pick) -> dict[str, NewTensor]:
+    """Tensors that hold matrices of several weights, under their new names."""
+    if pick.rows is not None or pick.columns is not None or pick.scale is not None:
+        raise ValueError(f"{weight.name} is a matrix of a stack, which is copied as a whole or not at all")
+    stored = [checkpoint.tensors[part.tensor] for part in pick.weight.parts]
+    return {part.tensor: replace(copied(old), name=part.tensor) for part, old in zip(weight.parts, stored, strict=True)}
 
 
 def _pieces(weight: Weight, pick: Pick) -> list[_Piece]:

@@ -57,7 +57,9 @@ def _with_biases(block: Block) -> Block:
     def biased(linear: Linear) -> Linear:
         if linear.bias is not None or linear not in block.mixer.input_projections:
             return linear
-        return replace(linear, bias=Weight(f"{linear.weight.name}.bias", "bias", linear.weight.shape[:1], ()))
+        weight = linear.weight
+        bias = Weight(f"{weight.name}.bias", "bias", weight.shape[:1], (), stack=weight.stack)
+        return replace(linear, bias=bias)
 
     return changed(Linear, block, biased)
 
@@ -90,11 +92,11 @@ def _fold(task: LayerTask, options: Options) -> None:
         rotation = _rotation(mixer.input_projections[0].weight.shape[1], norm, options)
         for linear in mixer.input_projections:
             _rotate_input(norm, linear, weights, rotation)
-        writer = mixer.output_projection
-        weight = weights[writer.weight.name].double()
-        weights[writer.weight.name] = rotate(rotation, weight.T).T.float().contiguous()
-        if writer.bias is not None:
-            weights[writer.bias.name] = rotate(rotation, weights[writer.bias.name].double()).float()
+        for writer in mixer.output_projections:
+            weight = weights[writer.weight.name].double()
+            weights[writer.weight.name] = rotate(rotation, weight.T).T.float().contiguous()
+            if writer.bias is not None:
+                weights[writer.bias.name] = rotate(rotation, weights[writer.bias.name].double()).float()
     for norm in (block.norm for block in task.layer.blocks if block.norm is not None):
         weights[norm.weight.name] = torch.ones_like(weights[norm.weight.name])
         if norm.bias is not None:

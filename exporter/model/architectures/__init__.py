@@ -29,7 +29,8 @@ class Architecture:
     ``by_layer(config, layers)`` spells out, as lists with one entry a layer, what the config says by a rule about the
     layers' numbers, by key: without some of its layers a model needs the list.
     ``config_keys`` are those that transformers' class reads and ``read`` does not, so that values are refused. Keys
-    that neither reads are passed over, and noted (:func:`unread_keys`).
+    that neither reads are passed over, and noted (:func:`unread_keys`). ``keeps_heads`` says why transformers' class
+    cannot have fewer heads of the same size, where it cannot.
     """
 
     model_type: str
@@ -42,6 +43,7 @@ class Architecture:
     with_width: Mapping[str, object] = field(default_factory=dict)
     by_layer: Callable[[Config, int], dict[str, list[int] | list[str]]] = lambda *_: {}
     config_keys: tuple[str, ...] = ()
+    keeps_heads: str = ""
 
 
 def model_types() -> list[str]:

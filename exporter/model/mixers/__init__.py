@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +31,20 @@ if TYPE_CHECKING:
 
 M = TypeVar("M", bound=Mixer)
 CONTRIB = "com.microsoft"  # onnxruntime's own operators
+
+
+class Stacked(NamedTuple):
+    """Projections of one shape as one input of a node: ``weights`` (count, rows, …), ``bias`` (count, rows) or "".
+
+    With ``bits`` below 32 weights are codes, and ``scales`` and ``zero_points`` (or "") are those of their blocks.
+    """
+
+    weights: str
+    bias: str
+    bits: int = 32
+    block_size: int = 0
+    scales: str = ""
+    zero_points: str = ""
 
 
 class GraphWriter(Protocol):
@@ -65,6 +79,15 @@ class GraphWriter(Protocol):
         """A projection as the plan stores it; ``normed`` says that tokens of x are alike in size."""
         ...
 
+    def stack(self, linears: Sequence[Linear]) -> Stacked:
+        """Projections that the plan has laid one after the other (:class:`Stack`), as one tensor."""
+        ...
+
+    @property
+    def accuracy_level(self) -> int:
+        """That of products with weights in codes: 4 lets them round activations to 8 bits."""
+        ...
+
     def norm(self, norm: Norm | None, x: str, name: str) -> str:
         """``x`` normalized over its last axis."""
         ...
@@ -91,8 +114,9 @@ class MixerKind(Generic[M]):
     """One kind of mixer.
 
     ``steps(mixer, values, x, ropes)`` computes it on the normed residual stream, (sequences, length, hidden), a step at
-    a time. ``write(mixer, graph, name, x, states)`` writes its subgraph up to what goes into the output projection;
-    ``states`` are the values of :meth:`Mixer.states` before a call, and the names that those after it are given.
+    a time. ``write(mixer, graph, name, x, states)`` writes its subgraph up to what goes into the output projection, or
+    to the mixer's output where it :attr:`Mixer.ends_in_sum`; ``states`` are the values of :meth:`Mixer.states` before
+    a call, and the names that those after it are given.
     """
 
     description: type[M]

@@ -1,0 +1,340 @@
+"""A mixture of experts (Shazeer et al. 2017): each token goes through the few gated MLPs that a router chooses for it.
+
+The router's product and the choice are computed in float32 and its weight is never rounded: an error there is another
+expert. The experts are one node of onnxruntime, ``QMoE`` where their weights are codes and ``MoE`` where they are
+floats, both of which read all of a layer's experts as one tensor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import numpy as np
+
+from edgepress.exporter.model.description import Linear, Mixer, Source, Weight
+from edgepress.exporter.model.mixers import CONTRIB, GraphWriter, MixerKind, Stacked
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from edgepress.exporter.model.operations import Rotary, Steps, Values
+
+_FLOAT_BITS = 32
+_LEAST = float(np.finfo(np.float32).tiny)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Expert:
+    """``down(glu(gate_up(x)))``: row 2 i of ``gate_up`` is row i of the gate, row 2 i + 1 that of up."""
+
+    gate_up: Linear
+    down: Linear
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shared:
+    """A gated MLP for every token, ``down(silu(gate(x)) · up(x))``, times ``sigmoid(share(x))`` where there is one."""
+
+    gate: Linear
+    up: Linear
+    share: Linear | None = None
+    down: Linear
+
+
+@dataclass(frozen=True, kw_only=True)
+class Routing:
+    """How experts are chosen and weighted, by the router's logits.
+
+    ``scores`` says what becomes of them; the ``count`` experts of the greatest scores are chosen, with a correction
+    (:attr:`MixtureOfExperts.correction`) of the greatest sums of both; and with ``groups`` only among the experts of
+    the ``chosen_groups`` whose two greatest are the greatest, the others count as 0 (DeepSeek-AI 2024, V3, section
+    2.1.2). Weights are the scores, ``normalized`` ones divided by their sum plus ``epsilon``, times ``factor``.
+    """
+
+    count: int
+    scores: Literal["softmax", "sigmoid"] = "softmax"
+    normalized: bool = True
+    epsilon: float = 0.0
+    factor: float = 1.0
+    groups: int = 1
+    chosen_groups: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class MixtureOfExperts(Mixer):
+    """``Σ wₑ(x) · expertₑ(x) + shared(x)``.
+
+    Inside an expert ``glu(g, u) = g · sigmoid(alpha · g) · (u + beta)``, with g at most ``limit`` and u within ± it.
+    """
+
+    ends_in_sum: ClassVar[bool] = True
+    scaled_by_token: ClassVar[bool] = True
+    no_static_form: ClassVar[str] = "which experts compute is known when it runs, and compilers would compute them all"
+    keeps_hidden: ClassVar[str] = "its experts are stored in stacks"
+    router: Linear
+    correction: Weight | None = None
+    experts: tuple[Expert, ...]
+    shared: Shared | None = None
+    routing: Routing
+    alpha: float = 1.0
+    beta: float = 0.0
+    limit: float | None = None
+
+    def groups(self) -> tuple[tuple[Linear, ...], ...]:
+        """See :class:`Mixer`; what goes into an expert are its own tokens, so that each has groups of its own."""
+        found: list[tuple[Linear, ...]] = [(self.router,)]
+        for expert in self.experts:
+            found += [(expert.gate_up,), (expert.down,)]
+        if self.shared is not None:
+            found += [_inputs(self.shared), (self.shared.down,)]
+        return tuple(found)
+
+    @property
+    def input_projections(self) -> tuple[Linear, ...]:
+        """See :class:`Mixer`."""
+        inside = tuple(expert.gate_up for expert in self.experts)
+        return (self.router, *inside, *(() if self.shared is None else _inputs(self.shared)))
+
+    @property
+    def output_projections(self) -> tuple[Linear, ...]:
+        """See :class:`Mixer`."""
+        inside = tuple(expert.down for expert in self.experts)
+        return (*inside, *(() if self.shared is None else (self.shared.down,)))
+
+    def source(self) -> Source | str:
+        """See :class:`Mixer`."""
+        return "each expert has an input of its own there"
+
+    def settings(self) -> tuple[object, ...]:
+        """See :class:`Mixer`."""
+        return self.routing, self.alpha, self.beta, self.limit
+
+
+def _inputs(shared: Shared) -> tuple[Linear, ...]:
+    found = (shared.gate, shared.up)
+    return found if shared.share is None else (*found, shared.share)
+
+
+# ---- torch ----------------------------------------------------------------------------------------------------------
+
+
+def steps(moe: MixtureOfExperts, values: Values, x: Tensor, _ropes: Mapping[str, Rotary]) -> Steps:
+    """The steps in torch; into the projections of an expert goes (1, its tokens, columns), which may be none."""
+    import torch
+    from torch.nn import functional
+
+    from edgepress.exporter.model.operations import project
+
+    (logits,) = yield from project((moe.router,), values, x)
+    correction = None if moe.correction is None else values(moe.correction)
+    weights, chosen = route(moe.routing, logits.reshape(-1, len(moe.experts)), correction)
+    tokens = x.reshape(-1, x.shape[-1])
+    y = torch.zeros_like(tokens)
+    for index, expert in enumerate(moe.experts):
+        mine, place = torch.where(chosen == index)
+        (inner,) = yield from project((expert.gate_up,), values, tokens[mine][None])
+        (inner,) = yield from project((expert.down,), values, glu(moe, inner))
+        y = y.index_add(0, mine, inner[0] * weights[mine, place, None])
+    y = y.reshape(x.shape)
+    if moe.shared is None:
+        return y
+    gate, up, *share = yield from project(_inputs(moe.shared), values, x)
+    (common,) = yield from project((moe.shared.down,), values, functional.silu(gate) * up)
+    return y + (common * torch.sigmoid(share[0]) if share else common)
+
+
+def route(routing: Routing, logits: Tensor, correction: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Logits (tokens, experts) → weights and numbers of the experts that are chosen, (tokens, count) each."""
+    scores = logits.softmax(-1) if routing.scores == "softmax" else logits.sigmoid()
+    choice = scores if correction is None else scores + correction
+    if routing.groups > 1:
+        by_group = choice.reshape(len(choice), routing.groups, -1)
+        best = by_group.topk(2, dim=-1)[0].sum(-1).topk(routing.chosen_groups, dim=-1)[1]  # (tokens, chosen groups)
+        kept = by_group.new_zeros(by_group.shape[:2]).scatter(1, best, 1.0)[..., None]
+        choice = by_group.masked_fill(kept == 0, 0.0).reshape(choice.shape)
+    chosen = choice.topk(routing.count, dim=-1)[1]
+    weights = scores.gather(1, chosen)
+    if routing.normalized:
+        weights = weights / (weights.sum(-1, keepdim=True) + routing.epsilon)
+    return weights * routing.factor, chosen
+
+
+def glu(moe: MixtureOfExperts, inner: Tensor) -> Tensor:
+    """What goes into an expert's ``down``, from gate and up by turns."""
+    import torch
+
+    gate, up = inner[..., 0::2], inner[..., 1::2]
+    if moe.limit is not None:
+        gate, up = gate.clamp(max=moe.limit), up.clamp(-moe.limit, moe.limit)
+    return gate * torch.sigmoid(moe.alpha * gate) * (up + moe.beta)
+
+
+# ---- graph ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Routed:
+    """Inputs of the node that say which experts compute, (tokens, experts), and what is left to multiply with.
+
+    Experts are chosen by ``probs``. Without ``weights`` the node takes their softmax for weights; what it takes is
+    divided by its sum over the chosen ones where it is ``normalized``.
+    """
+
+    probs: str
+    weights: str
+    normalized: bool
+    factors: tuple[str, ...]
+
+
+def write(moe: MixtureOfExperts, g: GraphWriter, name: str, x: str, _states: Sequence[tuple[str, str]]) -> str:
+    """All of it in float32, as a router in float16 would choose other experts.
+
+    ::
+
+        x ─┬ router ─ (scores, choice) ─┐
+           ├────────────────────────────┴ QMoE or MoE ─ (Mul) ─┐
+           └ gate, up ─ Mul ─ down ─ (Mul sigmoid(share)) ─────┴ Add
+    """
+    with g.in_half(False):
+        gate_up = g.stack([expert.gate_up for expert in moe.experts])
+        down = g.stack([expert.down for expert in moe.experts])
+        y = _experts(moe, g, name, x, gate_up=gate_up, down=down)
+        return y if moe.shared is None else g.node("Add", [y, _shared(moe.shared, g, f"{name}.shared", x)], f"{name}.y")
+
+
+def _experts(moe: MixtureOfExperts, g: GraphWriter, name: str, x: str, *, gate_up: Stacked, down: Stacked) -> str:
+    in_codes = gate_up.bits < _FLOAT_BITS
+    routed = _route(moe, g, name, g.linear(moe.router, x), in_codes=in_codes)
+    attributes: dict[str, int | float | str] = {
+        "k": moe.routing.count,
+        "activation_type": "swiglu",
+        "swiglu_fusion": 1,  # gate and up take turns: the CPU has no kernel for other orders
+        "activation_alpha": moe.alpha,
+        "activation_beta": moe.beta,
+        "normalize_routing_weights": int(routed.normalized),
+        **({} if moe.limit is None else {"swiglu_limit": moe.limit}),
+    }
+    if in_codes:
+        inputs = [x, routed.probs, gate_up.weights, gate_up.scales, gate_up.bias, down.weights, down.scales, down.bias]
+        inputs += ["", "", "", gate_up.zero_points, down.zero_points, "", routed.weights]
+        attributes |= {
+            "expert_weight_bits": gate_up.bits,
+            "fc2_expert_weight_bits": down.bits,
+            "block_size": gate_up.block_size,
+            "accuracy_level": g.accuracy_level,
+        }
+    else:
+        inputs = [x, routed.probs, gate_up.weights, gate_up.bias, down.weights, down.bias]
+    while not inputs[-1]:
+        inputs.pop()
+    op = "QMoE" if in_codes else "MoE"
+    y = g.node(op, inputs, f"{name}.routed", domain=CONTRIB, more_outputs=(), **attributes)
+    for number, factor in enumerate(routed.factors):
+        y = g.node("Mul", [y, factor], f"{name}.scaled.{number}")
+    return y
+
+
+def _route(moe: MixtureOfExperts, g: GraphWriter, name: str, logits: str, *, in_codes: bool) -> _Routed:
+    """What :func:`route` computes, in the form that the node takes.
+
+    ``MoE`` has to normalize: without, it computes zeros in onnxruntime 1.31 where its output takes the place of its
+    input in memory. What that divides by is multiplied with again.
+    """
+    routing = moe.routing
+    is_plain = routing.scores == "softmax" and moe.correction is None and routing.groups == 1
+    factors: list[str] = []
+    if routing.factor != 1.0:
+        factors.append(g.constant(f"routing_factor_{routing.factor:.9g}", np.array(routing.factor, np.float32)))
+    if is_plain and routing.normalized and not routing.epsilon:  # what both operators do themselves
+        return _Routed(_by_token(moe, g, logits, name), "", normalized=True, factors=tuple(factors))
+    scores = g.node("Softmax" if routing.scores == "softmax" else "Sigmoid", [logits], f"{name}.scores")
+    choice = scores
+    if moe.correction is not None:
+        choice = g.node("Add", [scores, g.weight(moe.correction)], f"{name}.corrected")
+    if routing.groups > 1:
+        choice = _within_groups(moe, g, name, choice)
+    probs = weights = ""
+    if in_codes:
+        probs, weights = choice, _by_token(moe, g, scores, f"{name}.weights")
+    if routing.epsilon or not in_codes:
+        count = g.constant(f"experts_{routing.count}", np.array([routing.count], np.int64))
+        places = f"{name}.chosen"
+        g.node("TopK", [choice, count], f"{name}.chosen_scores", more_outputs=[places], axis=-1)
+        chosen = g.node("GatherElements", [scores, places], f"{name}.chosen_weights", axis=2)
+        factors += _of_total(routing, g, name, chosen)
+        probs = probs or (logits if is_plain else _as_logits(g, name, choice, places, chosen))
+    return _Routed(
+        _by_token(moe, g, probs, f"{name}.probs"),
+        weights,
+        normalized=routing.normalized or not in_codes,
+        factors=tuple(factors),
+    )
+
+
+def _of_total(routing: Routing, g: GraphWriter, name: str, chosen: str) -> list[str]:
+    """What weights are to be multiplied with that were divided by their sum, (batch, sequence, 1)."""
+    total = g.node("ReduceSum", [chosen, g.constant("slice_2", np.array([2], np.int64))], f"{name}.total", keepdims=1)
+    if not routing.normalized:
+        return [total]
+    if not routing.epsilon:
+        return []
+    epsilon = g.constant(f"epsilon_{routing.epsilon:.9g}", np.array(routing.epsilon, np.float32))
+    more = g.node("Add", [total, epsilon], f"{name}.total_and_epsilon")
+    return [g.node("Div", [total, more], f"{name}.share_of_total")]
+
+
+def _as_logits(g: GraphWriter, name: str, choice: str, places: str, chosen: str) -> str:
+    """Logits whose softmax are the chosen weights over their sum: their logarithms, −∞ for the other experts.
+
+    ::
+
+        choice ─ Shape ─ Expand(−∞) ─────┬ ScatterElements
+        chosen ─ Max(least) ─ Log ───────┘
+    """
+    least = g.constant("tiny", np.array(_LEAST, np.float32))
+    logs = g.node("Log", [g.node("Max", [chosen, least], f"{name}.positive")], f"{name}.logs")
+    nothing = g.constant("minus_infinity", np.array(-np.inf, np.float32))
+    empty = g.node("Expand", [nothing, g.node("Shape", [choice], f"{name}.shape")], f"{name}.none")
+    return g.node("ScatterElements", [empty, places, logs], f"{name}.log_weights", axis=2)
+
+
+def _within_groups(moe: MixtureOfExperts, g: GraphWriter, name: str, choice: str) -> str:
+    """The choice with 0 for the experts of the groups that are left out, (batch, sequence, experts)."""
+    groups, kept, size = moe.routing.groups, moe.routing.chosen_groups, len(moe.experts) // moe.routing.groups
+    apart = g.constant(f"groups_{groups}_of_{size}", np.array([0, 0, groups, size], np.int64))
+    flat = g.constant(f"flat_{groups * size}", np.array([0, 0, groups * size], np.int64))
+    by_group = g.node("Reshape", [choice, apart], f"{name}.by_group")
+    two = g.node("TopK", [by_group, g.constant("experts_2", np.array([2], np.int64))], f"{name}.best_two", axis=-1)
+    axis = g.constant("axis_3", np.array([3], np.int64))
+    sums = g.node("ReduceSum", [two, axis], f"{name}.group_sums", keepdims=0)  # (batch, sequence, groups)
+    count = g.constant(f"experts_{kept}", np.array([kept], np.int64))
+    best = f"{name}.best_groups"
+    g.node("TopK", [sums, count], f"{name}.best_sums", more_outputs=[best], axis=-1)
+    zero = g.constant("zero", np.array(0, np.float32))
+    one = g.constant("one_float", np.array(1, np.float32))
+    zeros = g.node("Expand", [zero, g.node("Shape", [sums], f"{name}.groups_shape")], f"{name}.no_groups")
+    ones = g.node("Expand", [one, g.node("Shape", [best], f"{name}.best_shape")], f"{name}.each_group")
+    marks = g.node("ScatterElements", [zeros, best, ones], f"{name}.group_marks", axis=2)
+    mask = g.node("Unsqueeze", [marks, axis], f"{name}.group_mask")
+    return g.node("Reshape", [g.node("Mul", [by_group, mask], f"{name}.masked"), flat], f"{name}.in_groups")
+
+
+def _by_token(moe: MixtureOfExperts, g: GraphWriter, x: str, name: str) -> str:
+    """(batch, sequence, experts) → (tokens, experts)."""
+    shape = g.constant(f"tokens_of_{len(moe.experts)}", np.array([-1, len(moe.experts)], np.int64))
+    return g.node("Reshape", [x, shape], f"{name}.by_token")
+
+
+def _shared(shared: Shared, g: GraphWriter, name: str, x: str) -> str:
+    gate, up = g.linear(shared.gate, x), g.linear(shared.up, x)
+    opened = g.node("QuickGelu", [gate], f"{name}.act", domain=CONTRIB, alpha=1.0)  # silu
+    y = g.linear(shared.down, g.node("Mul", [opened, up], f"{name}.mixed"), normed=False)
+    if shared.share is None:
+        return y
+    share = g.node("Sigmoid", [g.linear(shared.share, x)], f"{name}.share")
+    return g.node("Mul", [y, share], f"{name}.shared")
+
+
+MIXER = MixerKind(MixtureOfExperts, steps=steps, write=write)

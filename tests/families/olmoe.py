@@ -1,0 +1,12 @@
+"""Tiny checkpoints of OLMoE."""
+
+from variants import Variant
+
+VARIANTS = {
+    "olmoe": Variant("olmoe", {"num_experts": 6, "num_experts_per_tok": 2, "num_key_value_heads": 4}),
+    "olmoe-normalized-biases": Variant(
+        "olmoe",
+        {"num_experts": 5, "num_experts_per_tok": 3, "norm_topk_prob": True, "attention_bias": True},
+    ),
+}
+METHODS = ()

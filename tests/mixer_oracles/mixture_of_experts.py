@@ -1,0 +1,49 @@
+"""A mixture of experts in float64, a token and an expert at a time."""
+
+from collections.abc import Mapping
+
+import numpy as np
+from oracles_decoder import Array, Oracle
+
+from edgepress.exporter.model.description import Rope
+from edgepress.exporter.model.mixers.mixture_of_experts import MixtureOfExperts
+
+
+def forward(moe: MixtureOfExperts, model: Oracle, x: Array, _ropes: Mapping[str, Rope]) -> Array:
+    """(length, hidden) → (length, hidden)."""
+    logits = model.linear(moe.router, x)
+    correction = np.zeros(len(moe.experts)) if moe.correction is None else model.weight(moe.correction)
+    y = np.zeros_like(x)
+    for token, row in enumerate(logits):
+        for number, weight in _chosen(moe, row, correction):
+            expert = moe.experts[number]
+            inner = model.linear(expert.gate_up, x[token : token + 1])
+            y[token] += weight * model.linear(expert.down, _glu(moe, inner))[0]
+    if moe.shared is not None:
+        gate, up = model.linear(moe.shared.gate, x), model.linear(moe.shared.up, x)
+        common = model.linear(moe.shared.down, gate / (1 + np.exp(-gate)) * up)
+        share = 1.0 if moe.shared.share is None else 1 / (1 + np.exp(-model.linear(moe.shared.share, x)))
+        y += share * common
+    return y
+
+
+def _glu(moe: MixtureOfExperts, inner: Array) -> Array:
+    limit = np.inf if moe.limit is None else moe.limit
+    gate, up = np.minimum(inner[:, 0::2], limit), np.clip(inner[:, 1::2], -limit, limit)
+    return gate / (1 + np.exp(-moe.alpha * gate)) * (up + moe.beta)
+
+
+def _chosen(moe: MixtureOfExperts, logits: Array, correction: Array) -> list[tuple[int, float]]:
+    """Numbers and weights of the experts of one token."""
+    routing = moe.routing
+    raised = np.exp(logits - logits.max())
+    scores = raised / raised.sum() if routing.scores == "softmax" else 1 / (1 + np.exp(-logits))
+    choice = scores + correction
+    groups = np.array_split(np.arange(len(choice)), routing.groups)
+    if routing.groups > 1:
+        best = sorted(groups, key=lambda group: -np.sort(choice[group])[-2:].sum())[: routing.chosen_groups]
+        allowed = np.isin(np.arange(len(choice)), np.concatenate(best))
+        choice = np.where(allowed, choice, 0.0)
+    chosen = np.argsort(-choice, kind="stable")[: routing.count]
+    total = scores[chosen].sum() + routing.epsilon if routing.normalized else 1.0
+    return [(int(number), float(routing.factor * scores[number] / total)) for number in chosen]
