@@ -6,9 +6,12 @@ run without llvmlite, too: numpy rounds then, to the same bytes.
 
     python benchmarks/export_cost.py [--shapes qwen2.5-0.5b smollm2-135m] [--rounds 3]
     python benchmarks/export_cost.py --shapes --ours-only qwen2.5-7b --rounds 1    # 15 GB of checkpoint, 20 GB of disk
+    python benchmarks/export_cost.py --memory [qwen2.5-1.5b]    # peak memory of ours alone: no load changes that
 """
 
 import argparse
+import json
+import math
 import shutil
 import statistics
 import sys
@@ -16,10 +19,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from common import WORK, Cost, group, measure_command, read_sample, save, spread, table
+from common import RESULTS, WORK, Cost, group, measure_command, read_sample, save, spread, table
+from make_checkpoint import SHAPES, tensors
 
 OURS, IN_NUMPY, THEIRS = "edgepress", "edgepress without llvmlite", "onnxruntime-genai builder"
 _WITHOUT = "import sys; sys.modules['llvmlite'] = None; from edgepress.cli import main; sys.exit(main())"
+MEMORY = ("smollm2-135m", "qwen2.5-0.5b", "qwen2.5-1.5b")
 HERE = Path(__file__).parent
 TOKENIZER = HERE.parent / "exporter" / "demo" / "model"
 
@@ -60,7 +65,11 @@ def main() -> None:
     parser.add_argument("--shapes", nargs="*", default=["qwen2.5-0.5b", "smollm2-135m"])
     parser.add_argument("--ours-only", nargs="*", default=[], help="shapes too large for the builder to be run here")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--memory", nargs="*", help=f"shapes; the default is {' '.join(MEMORY)}")
     arguments = parser.parse_args()
+    if arguments.memory is not None:
+        measure_memory(arguments.memory or MEMORY)
+        return
     samples: list[dict[str, object]] = []
     for shape in arguments.shapes:
         checkpoint(shape)
@@ -77,8 +86,39 @@ def main() -> None:
     print(report(samples))
 
 
+def measure_memory(shapes: Sequence[str]) -> None:
+    """Peak memory of our exports of the shapes, in the place of what was measured of them before."""
+    path = RESULTS / "export_memory.jsonl"
+    kept = [json.loads(line) for line in path.read_text("utf-8").splitlines()[1:]] if path.exists() else []
+    kept = [one for one in kept if one["shape"] not in shapes]
+    for shape in shapes:
+        for recipe in ("int4", "int4-128"):
+            for tool, how in ((OURS, ()), (IN_NUMPY, ("-c", _WITHOUT))):
+                kept.append(memory_sample(shape, recipe, tool, ours(shape, recipe, *how)))
+                print(kept[-1], flush=True)
+        save("export_memory", sorted(kept, key=lambda one: one["weights"]))
+    print(memory_table(kept))
+
+
+def memory_sample(shape: str, recipe: str, tool: str, found: Cost) -> dict[str, Any]:
+    """What is kept: nothing that a loaded machine changes."""
+    weights = sum(math.prod(dims) for _, dims in tensors(SHAPES[shape]))
+    return {"tool": tool, "shape": shape, "weights": weights, "recipe": recipe, "peak_bytes": found.peak_bytes}
+
+
+def memory_table(samples: Sequence[Mapping[str, Any]]) -> str:
+    """Peak memory by shape and recipe."""
+    rows = []
+    for (shape, weights, recipe), of_case in group(samples, "shape", "weights", "recipe").items():
+        by_tool = {one["tool"]: f"{one['peak_bytes'] / 1e6:,.0f}" for one in of_case}
+        rows.append((shape, f"{weights / 1e6:,.0f}", recipe, by_tool.get(OURS, "–"), by_tool.get(IN_NUMPY, "–")))
+    return table(("shape", "million weights", "recipe", "peak MB", "without llvmlite: peak MB"), rows)
+
+
 def report(samples: Sequence[Mapping[str, Any]]) -> str:
     """The table, from raw samples."""
+    if samples and "weights" in samples[0]:
+        return memory_table(samples)
     rows = []
     for (shape, recipe), of_case in group(samples, "shape", "recipe").items():
         mine, numpys, other = (

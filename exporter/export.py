@@ -274,9 +274,8 @@ def keep_in_float32(
     else:
         prose = prose_tokens(checkpoint, decoder.vocab_size, prepared.plan.context_length)
         tokens, text = prose[None], "built-in prose"
-    with progress(len(decoder.layers), "looking for what overflows float16", " layers") as advance:
-        graphs = graphs_to_compare(prepared, prepared.cpu)
-        kept = find_overflow(work, graphs, decoder, tokens, text, threads=threads or usable_cores(), advance=advance)
+    graphs = graphs_to_compare(prepared, prepared.cpu)
+    kept = find_overflow(work, graphs, decoder, tokens, text, threads=threads or usable_cores(), progress=progress)
     return prepared.decided(replace(prepared.decisions, kept_layers={**activations.kept_layers, **kept}))
 
 

@@ -2,7 +2,7 @@
 
 The largest float16 is 65504. Other text may give larger values, so a layer computes in float32 when any value in it
 comes within a factor of ``MARGIN`` of that; and when one of its constants is larger. The bundle's own weights are run
-in float32, with those of one layer in memory at a time. Attention adds up the products of queries and keys in float16
+in float32, some at a time. Attention adds up the products of queries and keys in float16
 before it scales them, so these are examined unscaled.
 """
 
@@ -10,23 +10,21 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
+from edgepress.exporter.bundle.piecewise import Piecewise
 from edgepress.exporter.model.description import Decoder
 from edgepress.onnx_graph.tensors import TensorReader
-from edgepress.sessions import open_on_cpu, session_options
+from edgepress.progress import Progress, silent
 from edgepress.states import State
-
-if TYPE_CHECKING:
-    from onnxruntime import InferenceSession
 
 LARGEST = 65504.0  # of float16
 MARGIN = 4.0
@@ -66,7 +64,7 @@ def find_overflow(
     text: str,
     *,
     threads: int,
-    advance: Callable[[int], None] = lambda _: None,
+    progress: Progress = silent,
 ) -> dict[str, str]:
     """What cannot compute in float16, and why: layers (``layers.1``) and mixers with states (``layers.1.attention``).
 
@@ -77,39 +75,48 @@ def find_overflow(
         tokens: (sequences, length) of the text that ``text`` names.
         text: as reasons call it.
         threads: to compute on.
-        advance: is told of each layer.
+        progress: makes the bar.
 
     """
     float32, float16 = graphs
     half = _in_float16(float16.graph, decoder)
-    constants = {tensor.name: tensor for tensor in float32.graph.initializer}
-    reader, found = TensorReader(bundle), dict[str, str]()
+    found = _large_constants(bundle, float32.graph, half)
+    float32, scores = _with_scores(float32)
+    wanted = {*scores.values()}.union(*(layer.names for layer in half.values()))
+    pieces, magnitudes = Piecewise(bundle, float32, wanted, threads=threads), dict.fromkeys(wanted, np.float32(0))
+    with progress(len(tokens) * len(pieces), "looking for what overflows float16", " steps") as advance:
+        for row in tokens:
+            for values in pieces.run(_inputs(decoder.states(), row[None])):
+                for name, value in values.items():  # np.maximum keeps what is not a number
+                    magnitudes[name] = np.maximum(magnitudes[name], np.abs(value).max(initial=0))
+                advance(1)
     limit, seen = LARGEST / MARGIN, f"on {tokens.size} tokens of {text}"
 
-    def note(name: str, peaks: Iterable[Peak]) -> None:
+    def note(place: str, peaks: Iterable[Peak]) -> None:
         peak = max(peaks, key=lambda one: math.inf if math.isnan(one.magnitude) else one.magnitude, default=None)
-        if peak is not None and name not in found and not peak.magnitude <= limit:
-            found[name] = (
+        if peak is not None and place not in found and not peak.magnitude <= limit:
+            found[place] = (
                 f"{peak.what} reaches {peak.magnitude:.6g} {seen}, above {limit:g}: float16 ends at {LARGEST:g}, and "
                 f"unseen text gets a margin of {MARGIN:g}"
             )
 
-    run = _Run(bundle, float32, decoder.states(), tokens, threads)
     for index, layer in half.items():
-        for name in layer.names:
-            run.last_use[name] = max(run.last_use[name], index)
-    for index in run.parts:
-        layer = half.get(index, _Half())
+        note(f"layers.{index}", (Peak(float(magnitudes[name]), name) for name in sorted(layer.values)))
+        for mixer, names in layer.mixers.items():
+            peaks = [Peak(float(magnitudes[name]), name) for name in sorted(names)]
+            product = [Peak(float(magnitudes[scores[mixer]]), f"{scores[mixer]}, unscaled,")] if mixer in scores else []
+            note(mixer, [*product, *peaks])
+    return found
+
+
+def _large_constants(bundle: Path, graph: onnx.GraphProto, half: Mapping[int, _Half]) -> dict[str, str]:
+    """Layers with a constant beyond what float16 holds, by layer, and which."""
+    constants, reader, found = {tensor.name: tensor for tensor in graph.initializer}, TensorReader(bundle), {}
+    for index, layer in half.items():
         for name in sorted(layer.constants):
-            largest = float(np.abs(reader.array(constants[name])).max())
+            largest = float(np.max([np.abs(rows).max() for _, rows in reader.rows(constants[name]).pieces()]))
             if not largest <= LARGEST:
                 found[f"layers.{index}"] = f"{name} holds {largest:g}, and float16 ends at {LARGEST:g}"
-        peaks, scores = run.part(index, layer.names)
-        note(f"layers.{index}", (peaks[name] for name in sorted(layer.values)))
-        for mixer, names in layer.mixers.items():
-            note(mixer, [*scores, *(peaks[name] for name in sorted(names))])
-        if index != _BEFORE:
-            advance(1)
     return found
 
 
@@ -161,68 +168,24 @@ def _by_layer(nodes: Iterable[onnx.NodeProto]) -> dict[int, list[onnx.NodeProto]
     return parts
 
 
-class _Run:
-    """Runs a graph a layer at a time; what later layers need is kept, for each sequence.
-
-    ``parts`` are the nodes of each layer, and ``last_use`` is the last one that needs a value.
-    """
-
-    def __init__(
-        self, bundle: Path, model: onnx.ModelProto, states: Sequence[State], tokens: NDArray[np.int64], threads: int
-    ) -> None:
-        self._model, graph = model, model.graph
-        self._options = session_options(threads)
-        self._options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(bundle))
-        self._options.add_session_config_entry("session.disable_prepacking", "1")  # each weight is used once
-        self._constants = {tensor.name: tensor for tensor in graph.initializer}
-        self.parts = _by_layer(graph.node)
-        self.last_use = {name: index for index, nodes in self.parts.items() for node in nodes for name in node.input}
-        self.last_use |= {name: index for index, nodes in self.parts.items() for node in nodes for name in node.output
-                          if name not in self.last_use}  # fmt: skip
-        self._carried = [_inputs(states, row[None]) for row in tokens]
-
-    def part(self, index: int, wanted: set[str]) -> tuple[dict[str, Peak], list[Peak]]:
-        """Run a layer; how large the values ``wanted`` are, and the unscaled scores of attention."""
-        nodes = self.parts[index]
-        made = {name for node in nodes for name in node.output if name}
-        results = sorted(name for name in made if name in wanted or self.last_use[name] > index)
-        copies = [_with_scores(node) for node in nodes if node.op_type == _ATTENTION]
-        scores = [node.output[-1] for node in copies]
-        session = self._open([*nodes, *copies], [*results, *scores]) if results else None
-        peaks: list[dict[str, float]] = []
-        for carried in self._carried:
-            if session is not None:
-                feeds = {value.name: carried[value.name] for value in session.get_inputs()}
-                carried.update(zip([*results, *scores], session.run([*results, *scores], feeds), strict=True))
-            peaks.append({name: float(np.abs(carried[name]).max(initial=0)) for name in (*wanted, *scores)})
-            for name in [name for name in carried if self.last_use.get(name, index) <= index]:
-                del carried[name]
-        largest = {name: Peak(float(np.max([row[name] for row in peaks])), name) for name in (*wanted, *scores)}
-        products = [Peak(largest.pop(name).magnitude, f"{name}, unscaled,") for name in scores]
-        return largest, products
-
-    def _open(self, nodes: Sequence[onnx.NodeProto], outputs: Sequence[str]) -> InferenceSession:
-        """A session of the nodes that ``outputs`` depend on; its inputs are what is carried."""
-        kept = _needed(nodes, outputs)
-        read = {name for node in kept for name in node.input if name} - {name for node in kept for name in node.output}
-        given = self._carried[0]
-        inputs = [
-            helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(given[name].dtype), None)
-            for name in sorted(read - self._constants.keys())
-        ]
-        constants = [self._constants[name] for name in sorted(read & self._constants.keys())]
-        results = [onnx.ValueInfoProto(name=name) for name in outputs]
-        graph = helper.make_graph(kept, "part", inputs, results, constants)
-        opsets, version = self._model.opset_import, self._model.ir_version
-        model = helper.make_model(graph, opset_imports=opsets, ir_version=version)
-        return open_on_cpu(model.SerializeToString(), self._options)
+def _with_scores(model: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, str]]:
+    """The graph with each attention a second time, and by mixer what that gives: products of queries and keys."""
+    graph, found = onnx.ModelProto(), dict[str, str]()
+    graph.CopyFrom(model)
+    del graph.graph.node[:]
+    for node in model.graph.node:
+        graph.graph.node.append(node)
+        if node.op_type == _ATTENTION:
+            mixer = node.name.rpartition(".")[0]
+            found[mixer] = f"{mixer}: the products of queries and keys"
+            graph.graph.node.append(_scoring(node, found[mixer]))
+    return graph, found
 
 
-def _with_scores(node: onnx.NodeProto) -> onnx.NodeProto:
+def _scoring(node: onnx.NodeProto, name: str) -> onnx.NodeProto:
     """The attention, which gives the products of its queries and keys as its last output, neither scaled nor capped."""
     copy = onnx.NodeProto()
     copy.CopyFrom(node)
-    name = f"{node.name.rpartition('.')[0]}: the products of queries and keys"
     copy.name = name
     del copy.output[:]
     copy.output.extend([f"{name}.attended", f"{name}.key", f"{name}.value", name])
@@ -236,13 +199,3 @@ def _inputs(states: Sequence[State], row: NDArray[np.int64]) -> dict[str, NDArra
     """What a call with the whole of a text reads, ``row`` (1, length): states as they are before it."""
     before = {state.input: np.zeros(state.sizes(0), np.dtype(state.type)) for state in states}
     return {"input_ids": row, "attention_mask": np.ones_like(row), **before}
-
-
-def _needed(nodes: Sequence[onnx.NodeProto], outputs: Iterable[str]) -> list[onnx.NodeProto]:
-    """The nodes that ``outputs`` depend on, in their order."""
-    needed, kept = set(outputs), []
-    for node in reversed(nodes):
-        if needed.intersection(node.output):
-            kept.append(node)
-            needed.update(node.input)
-    return kept[::-1]
