@@ -30,7 +30,6 @@ from edgepress.exporter.plan.planned import Writable
 from edgepress.exporter.tokens.prose import prose_tokens
 from edgepress.files import atomic_directory
 from edgepress.fingerprint import write_fingerprint
-from edgepress.graphs import GraphEntry
 from edgepress.manifest import Manifest
 from edgepress.progress import Progress, silent
 from edgepress.targets import FALLBACK
@@ -297,7 +296,7 @@ def seal(
         written.reports,
         recipe=prepared.asked,
         decisions=prepared.decisions,
-        graphs=tuple(GraphEntry(g.file, g.requires, g.plan.states) for g in graphs) if len(graphs) > 1 else (),
+        graphs=tuple(graph.entry for graph in graphs) if len(graphs) > 1 else (),
         targets=written.targets,
         source=source,
         calibration=None if learned is None else learned.described,

@@ -110,6 +110,7 @@ class BundleConfig:
     ``model`` is the graph that runs here, ``graph`` its name in a bundle that has several, else None. A text may have
     ``context_length`` tokens, and unless more is asked for ``default_context``. ``states`` is what it carries from one
     call to the next, and ``states_from`` the file that says so.
+    ``casts`` says that a graph in float16 runs on processors without it, too.
     ``long_from`` is the length of text beyond which a longrope model uses its long frequencies, None for others.
     """
 
@@ -124,6 +125,7 @@ class BundleConfig:
     states_from: str = MANIFEST_NAME
     long_from: int | None = None
     graph: str | None = None
+    casts: bool = False
 
 
 def read_config(bundle: Path, graph: str | None = None) -> BundleConfig:
@@ -169,6 +171,7 @@ def read_config(bundle: Path, graph: str | None = None) -> BundleConfig:
         states_from=MANIFEST_NAME if listed else _CONFIG_NAME,
         long_from=None if manifest is None else manifest.long_from,
         graph=None if chosen is None else chosen.file,
+        casts=chosen is not None and chosen.casts,
     )
     if config.model.parent != bundle:
         raise InputError(f"{path} names the graph {named!r}, which is not in {bundle}; export it again")

@@ -14,16 +14,26 @@ from edgepress.exporter.graph.decoder import build_decoder
 from edgepress.exporter.model.description import Decoder
 from edgepress.exporter.plan.plan import Plan, in_float16
 from edgepress.exporter.plan.planned import Planned
+from edgepress.graphs import GraphEntry
 from edgepress.targets import Operator, Target, has_kernel, missing_kernels
 
 
 @dataclass(frozen=True)
 class Graph:
-    """One graph of a bundle: its file, what it computes, and what it requires of a processor."""
+    """One graph of a bundle: its file, what it computes, and what it requires of a processor.
+
+    ``casts`` says that others run it by casting: no product with weights is in float16.
+    """
 
     file: str
     plan: Plan
     requires: tuple[str, ...] = ()
+    casts: bool = False
+
+    @property
+    def entry(self) -> GraphEntry:
+        """What the manifest says of it."""
+        return GraphEntry(self.file, self.requires, self.plan.states, self.casts)
 
 
 def planned_graphs(planned: Planned) -> tuple[Graph, ...]:
@@ -37,7 +47,7 @@ def planned_graphs(planned: Planned) -> tuple[Graph, ...]:
     half = in_float16(planned.plan, planned.decoder, activations.kept_layers, whole=False)
     if half.states == planned.plan.states:
         return (everywhere,)
-    return (Graph(HALF_FILE, half, ("fp16",)), everywhere)
+    return (Graph(HALF_FILE, half, ("fp16",), casts=True), everywhere)
 
 
 def named_graph(graphs: Sequence[Graph], targets: Sequence[Target]) -> str:

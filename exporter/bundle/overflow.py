@@ -20,7 +20,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from edgepress.exporter.bundle.piecewise import Piecewise
+from edgepress.exporter.graph.piecewise import Piecewise
 from edgepress.exporter.model.description import Decoder
 from edgepress.onnx_graph.tensors import TensorReader
 from edgepress.progress import Progress, silent

@@ -187,8 +187,8 @@ def _with_types(config: BundleConfig, session: "InferenceSession") -> BundleConf
 
 
 def _check_processor(config: BundleConfig) -> None:
-    """Raise an InputError when the graph would end the process here."""
-    if dies_of_float16() and any(state.type == "float16" for state in config.states):
+    """Raise an InputError when the graph would end the process here: products in float16 do, attention does not."""
+    if dies_of_float16() and not config.casts and any(state.type == "float16" for state in config.states):
         raise InputError(
             f"{config.model} computes in float16, and this processor has no instructions for it; run a float32 graph "
             'of the bundle, or export one with `[activations] type = "float32"` in the recipe'

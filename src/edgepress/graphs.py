@@ -2,7 +2,7 @@
 
 ::
 
-    model_fp16.onnx   requires fp16   activations and states in float16
+    model_fp16.onnx   requires fp16   attention and states in float16
     model.onnx        requires -      in float32: what every processor runs
 
 The manifest lists them in the order of preference; a bundle with one graph has no list.
@@ -27,12 +27,14 @@ class GraphEntry:
     """One graph: its ``file``, what a processor must have to run it, and what it carries from one call to the next.
 
     ``requires`` has words of :data:`edgepress.processor.FEATURES`; a word that is not there is what a newer edgepress
-    knows, and no processor has it.
+    knows, and no processor has it. With ``casts`` onnxruntime runs the graph, when it is asked for, by casting where a
+    processor lacks what is required; without, its kernels may end the process there.
     """
 
     file: _File
     requires: Annotated[tuple[_Feature, ...], msgspec.Meta(max_length=_MOST)]
     states: tuple[State, ...]
+    casts: bool = False
 
     @property
     def missing(self) -> tuple[str, ...]:

@@ -107,6 +107,18 @@ def test_float16_is_refused_where_it_would_end_the_process(
         load(bundle, threads=1, prepared=False, graph=FLOAT16_FILE)
 
 
+def test_what_casts_is_not_refused_there_and_not_preferred(
+    bundle: Path, tmp_path: Path, has: Has, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    casting = shutil.copytree(bundle, tmp_path / "casting")
+    first, last = read_manifest(casting).graphs
+    seal(casting, graphs=(replace(first, casts=True), last))
+    has(())
+    monkeypatch.setattr(cpu, "dies_of_float16", lambda: True)
+    assert load(casting, threads=1, prepared=False).config.graph == FLOAT32_FILE
+    assert load(casting, threads=1, prepared=False, graph=FLOAT16_FILE).prefill(TOKENS).size
+
+
 def test_a_word_of_a_newer_edgepress_is_said_and_its_graph_passed_over(
     bundle: Path, tmp_path: Path, has: Has, caplog: pytest.LogCaptureFixture
 ) -> None:

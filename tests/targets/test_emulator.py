@@ -112,12 +112,21 @@ def _check_that_texts_part_at_a_near_tie(comparison: BundleComparison, bundle: P
 
 
 @pytest.mark.usefixtures("one_start")
-def test_a_processor_without_float16_refuses_a_graph_that_needs_it(
-    emulator: Installation, bundles: dict[str, Path]
+def test_a_processor_without_float16_computes_attention_in_it_by_casting_and_refuses_products(
+    emulator: Installation, bundles: dict[str, Path], tmp_path: Path
 ) -> None:
-    """There it would be an illegal instruction: on x86-64 and on newer ARM it runs."""
-    with pytest.raises(CheckFailed, match=r"not on cortex-a53: .*model_fp16.onnx computes in float16, and this proc"):
-        compare_bundles(emulator, [bundles["int4"]], ["cortex-a53"], prompt=PROMPT, max_tokens=2, graph=FLOAT16_FILE)
+    """Products there would be an illegal instruction: on x86-64 and on newer ARM they run."""
+    cpus = ["cortex-a53"]
+    [found] = compare_bundles(
+        emulator, [bundles["int4"]], cpus, prompt=PROMPT, max_tokens=2, graph=FLOAT16_FILE, documents=[TEXT], context=64
+    )
+    assert found.graph == FLOAT16_FILE
+    _check_agreement(found, least_db=34, bits=0.01)
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text('[weights]\nbits = 4\nblock_size = 32\n[activations]\ntype = "float16"\n', encoding="utf-8")
+    export("demo", out=tmp_path / "products", recipe=recipe)
+    with pytest.raises(CheckFailed, match=r"not on cortex-a53: .*model.onnx computes in float16, and this processor"):
+        compare_bundles(emulator, [tmp_path / "products"], cpus, prompt=PROMPT, max_tokens=2)
 
 
 @pytest.mark.usefixtures("one_start")

@@ -11,11 +11,11 @@ import pytest
 import tiny_models
 
 from edgepress.exporter import decide
-from edgepress.exporter.bundle import piecewise
 from edgepress.exporter.bundle.cpu_graph import graphs_to_compare
-from edgepress.exporter.bundle.piecewise import Piecewise
 from edgepress.exporter.decide.job import Prepared
 from edgepress.exporter.export import write_weights
+from edgepress.exporter.graph import piecewise
+from edgepress.exporter.graph.piecewise import Piecewise
 from edgepress.progress import silent
 from edgepress.sessions import open_on_cpu
 
