@@ -97,7 +97,7 @@ TABLES = {
     "zeros": Cut(("sparsity",)),
     "layouts": Cut(("sparsity",), 1),
     "calibration_cost": Cut(("calibration_cost",)),
-    "export_cost": Cut(("export_cost",), less=("edgepress MB", "without llvmlite MB")),
+    "export_cost": Cut(("export_cost", "export_cost_large"), less=("edgepress MB", "without llvmlite MB")),
     "export_memory": Cut(("export_memory",)),
     "decode_speed": Cut(("decode_speed",)),
     "memory": Cut(("memory",)),
