@@ -89,6 +89,19 @@ def yarn_reach(config: Mapping[str, object]) -> int | None:
     return None
 
 
+def yarn_score_scale(config: Mapping[str, object]) -> float:
+    """What DeepSeek's YaRN multiplies attention scores by: (0.1 · mscale_all_dim · ln(factor) + 1)², else 1."""
+    for key in ("rope_parameters", "rope_scaling"):
+        section = config.get(key)
+        if not isinstance(section, Mapping):
+            continue
+        kind = section.get("rope_type") or section.get("type") or "default"
+        weight, factor = section.get("mscale_all_dim"), section.get("factor")
+        if kind != "default" and weight and isinstance(weight, int | float) and isinstance(factor, int | float):
+            return _yarn_scale(factor, weight) ** 2
+    return 1.0
+
+
 def rotated_dimensions(config: Config, head_dim: int, factor: float = 1.0) -> int:
     """Return how many leading dimensions of a head are rotated; they come in pairs."""
     rotated = int(head_dim * factor)
@@ -237,11 +250,13 @@ def yarn_frequencies(
 
 def yarn_attention_factor(factor: float, mscale: float | None = None, mscale_all_dim: float | None = None) -> float:
     """Return 0.1 · ln(factor) + 1, or DeepSeek's ratio of two such terms when both mscales are given and not 0."""
+    if mscale and mscale_all_dim:
+        return _yarn_scale(factor, mscale) / _yarn_scale(factor, mscale_all_dim)
+    return _yarn_scale(factor, 1.0)
 
-    def scale(weight: float) -> float:
-        return 1.0 if factor <= 1 else 0.1 * weight * math.log(factor) + 1.0
 
-    return scale(mscale) / scale(mscale_all_dim) if mscale and mscale_all_dim else scale(1.0)
+def _yarn_scale(factor: float, weight: float) -> float:
+    return 1.0 if factor <= 1 else 0.1 * weight * math.log(factor) + 1.0
 
 
 def longrope_frequencies(theta: float, rotated: int, factors: Sequence[float]) -> Floats:

@@ -6,12 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from prune_tasks import TOKENS, few_steps, prune_task, pruning, tiny
-from tiny_models import FIRST_VARIANTS, LAYER_NORMS
+from tiny_models import FIRST_VARIANTS, LAYER_NORMS, METHOD_VARIANTS
 
 from edgepress.errors import InputError
 from edgepress.exporter import export
 from edgepress.exporter.methods.kinds import Pruning, load_method, method_names
-from edgepress.exporter.model.architectures import model_types
 from edgepress.exporter.model.reading import read_decoder
 from edgepress.exporter.model.reference import Reference
 from edgepress.exporter.source.checkpoint import Checkpoint
@@ -20,7 +19,7 @@ from edgepress.runtime.evaluate import Scorer
 from edgepress.text.windows import Window
 
 METHODS = [name for name in method_names() if isinstance(load_method(name), Pruning)]
-FAMILIES = [FIRST_VARIANTS[kind] for kind in model_types() if kind in FIRST_VARIANTS]
+FAMILIES = sorted(set(FIRST_VARIANTS.values()) & set(METHOD_VARIANTS))
 REFUSED = {("hidden", kind) for kind in LAYER_NORMS}  # a layer norm subtracts the mean over all channels
 REFUSED |= {("heads", kind) for kind in ("lfm2", "qwen3_5_text")}  # layers without attention
 REFUSED |= {("hidden", "lfm2")}  # its convolutions are as wide as the stream

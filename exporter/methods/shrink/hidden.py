@@ -153,14 +153,16 @@ def _end_picks(old: Decoder, new: Decoder, kept: Indices, gain: float) -> dict[s
     """Embedding, final norm and head.
 
     Where the embedding's multiplier follows from the hidden size (Gemma), the embedding is scaled to undo its change,
-    and where the head is tied to the embedding the final norm is scaled back.
+    and where the head is tied to the embedding the final norm is scaled back. A multiplier of the logits that follows
+    from it (MiniCPM3) is undone by the final norm.
     """
+    logits = old.logits_multiplier / new.logits_multiplier
     ratio = old.embedding_multiplier / new.embedding_multiplier
     scale = None if ratio == 1 else np.full(old.vocab_size, ratio, np.float32)
     picks = {old.embedding.name: Pick(old.embedding, columns=kept, scale=scale)}
     if not old.tied:
         picks[old.head.weight.name] = Pick(old.head.weight, columns=kept)
-    return picks | _norm_pick(old.final_norm, kept, gain / ratio if old.tied else gain)
+    return picks | _norm_pick(old.final_norm, kept, logits * (gain / ratio if old.tied else gain))
 
 
 METHOD = Pruning(

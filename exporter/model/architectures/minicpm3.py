@@ -1,0 +1,67 @@
+"""MiniCPM3 (OpenBMB 2024): multi-head latent attention, and multipliers on embedding, residuals and logits."""
+
+from edgepress.exporter.model.architectures import Architecture
+from edgepress.exporter.model.architectures._common import (
+    IGNORED_TENSORS,
+    gated_mlp,
+    pre_norm_layer,
+    read_activation,
+    read_sizes,
+    rms_decoder,
+)
+from edgepress.exporter.model.architectures._mla import latent_attention, latent_rope, read_latent
+from edgepress.exporter.model.description import Decoder, Layer
+from edgepress.exporter.source.config import Config
+
+
+def read(config: Config) -> Decoder:
+    """Defaults are transformers' MiniCPM3Config's."""
+    sizes = read_sizes(
+        config,
+        vocab=73_448,
+        hidden=2560,
+        intermediate=6400,
+        layers=62,
+        heads=40,
+        kv_heads=None,
+        context=32_768,
+        head_dim=64,
+    )
+    epsilon = config.number("rms_norm_eps", 1e-5, above=0.0)
+    activation, bias = read_activation(config, "hidden_act", "silu"), config.flag("mlp_bias", False)
+    latent = read_latent(
+        config,
+        hidden=sizes.hidden,
+        heads=sizes.heads,
+        query_rank=768,
+        rank=256,
+        plain=64,
+        rotated=32,
+        value_dim=None,
+        interleaved=False,
+    )
+    depth, base = config.optional_number("scale_depth"), config.optional_integer("dim_model_base")
+    depth = depth if "scale_depth" in config.values else 1.4  # null is no scale, as for the other one
+    base = base if "dim_model_base" in config.values else 256
+    multiplier = 1.0 if depth is None else depth / sizes.layers**0.5
+
+    def layer(index: int) -> Layer:
+        attention, mlp = latent_attention(index, latent), gated_mlp(index, sizes, activation, bias=bias)
+        return pre_norm_layer(index, sizes, epsilon, attention, mlp, residual_multiplier=multiplier)
+
+    return rms_decoder(
+        config,
+        "minicpm3",
+        sizes,
+        layer,
+        ropes={"default": latent_rope(config, latent, sizes.context)},
+        epsilon=epsilon,
+        tied=True,
+        embedding_multiplier=config.number("scale_emb", 12.0),
+        logits_multiplier=1.0 if base is None else base / sizes.hidden,
+    )
+
+
+ARCHITECTURE = Architecture(
+    model_type="minicpm3", read=read, ignored_tensors=IGNORED_TENSORS, config_keys=("logits_scaling",)
+)
