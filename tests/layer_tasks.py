@@ -15,6 +15,7 @@ from edgepress.exporter.methods.tasks import LayerTask
 from edgepress.exporter.model import network
 from edgepress.exporter.model.description import Decoder, Weight, layer_weights
 from edgepress.exporter.model.reading import read_decoder
+from edgepress.exporter.model.weights import read_weight
 from edgepress.exporter.plan.plan import Plan, make_plan
 from edgepress.exporter.recipe.recipe import Recipe, Storage
 from edgepress.exporter.source.checkpoint import Checkpoint
@@ -40,8 +41,7 @@ def tiny_model(name: str) -> TinyModel:
 
 
 def _read(checkpoint: Checkpoint, weight: Weight) -> Tensor:
-    rows = [checkpoint.part_rows(part, 0, part.stop - part.start) for part in weight.parts]
-    return torch.from_numpy(np.concatenate(rows) + np.float32(weight.plus))
+    return torch.from_numpy(read_weight(checkpoint, weight))
 
 
 def logits(decoder: Decoder, weights: dict[str, Tensor], tokens: Tensor = TOKENS) -> Tensor:

@@ -30,6 +30,7 @@ def forward(
     x = model.weight(decoder.embedding)[tokens] * decoder.embedding_multiplier  # (length, hidden)
     if decoder.positions is not None:
         x = x + model.weight(decoder.positions)[: len(tokens)]
+    x = model.norm(decoder.embedding_norm, x)
     rotation = np.kron(*factors(decoder.rotation)) if decoder.rotation is not None else np.eye(decoder.hidden_size)
     x = x @ rotation
     for stage in (stage for layer in decoder.layers for stage in layer.stages):
@@ -57,6 +58,8 @@ class Oracle:
         self.read, self.rounding = read, rounding
 
     def weight(self, weight: Weight) -> Array:
+        if not weight.parts:
+            return np.full(weight.shape, weight.plus)
         pieces = []
         for part in weight.parts:
             tensor = self.read(part.tensor) if part.index is None else self.read(part.tensor)[part.index]
@@ -78,8 +81,10 @@ class Oracle:
         if norm is None:
             return x
         centred = x - x.mean(-1, keepdims=True) if norm.kind == "layer" else x
-        y = centred / np.sqrt(np.mean(centred**2, -1, keepdims=True) + norm.epsilon) * self.weight(norm.weight)
-        return y if norm.bias is None else y + self.weight(norm.bias)
+        gain = self.weight(norm.weight)
+        rows = (-1, x.shape[-1]) if gain.size > x.shape[-1] else (x.shape[-1],)  # a gain for each of (…, rows, width)
+        y = centred / np.sqrt(np.mean(centred**2, -1, keepdims=True) + norm.epsilon) * gain.reshape(rows)
+        return y if norm.bias is None else y + self.weight(norm.bias).reshape(rows)
 
 
 def round_to_int8(x: Array, block: int) -> Array:

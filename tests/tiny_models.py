@@ -33,7 +33,7 @@ VARIANTS: dict[str, Variant] = {name: variant for family in _FAMILIES for name, 
 METHOD_VARIANTS: dict[str, Variant] = {
     name: VARIANTS[name] for family in _FAMILIES for name in getattr(family, "METHODS", ())
 }
-LAYER_NORMS = frozenset(("gpt2", "phi"))  # families among those whose layer norms `hidden` refuses
+LAYER_NORMS = frozenset(("cohere", "gpt2", "nanochat", "olmo", "phi"))  # families among those that `hidden` refuses
 FIRST_VARIANTS = {variant.model_type: name for name, variant in reversed(VARIANTS.items())}
 
 

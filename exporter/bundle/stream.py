@@ -149,12 +149,16 @@ def write_weights(
     if any(lost.values()):
         raise ScalesLostError({name: why for name, why in lost.items() if why})
     reports = {name: _report(name, found) for name, found in sums.items()}
-    if calibrated is not None:
-        with path.open("r+b", buffering=0) as file, _disk_errors(path, plan.data_bytes):
-            for tensor in made:
+    with path.open("r+b", buffering=0) as file, _disk_errors(path, plan.data_bytes):
+        for tensor in plan.tensors:
+            if calibrated is not None and tensor in made:
                 reports[tensor.weight.name] = _copy(calibrated, tensor, file)
-                if progress is not None:
-                    progress(math.prod(tensor.weight.shape))
+            elif not tensor.weight.parts:  # the gain of a norm that has none
+                _write(file, tensor, 0, "data", np.full(tensor.weight.shape, tensor.weight.plus, np.float32))
+            else:
+                continue
+            if progress is not None:
+                progress(math.prod(tensor.weight.shape))
     return reports
 
 

@@ -150,6 +150,7 @@ class _DecoderGraph:
         if self.decoder.positions is not None:
             added = g.node("Gather", [g.weight(self.decoder.positions), "position_ids"], "positions_embedded")
             x = g.node("Add", [x, added], "embedded.positioned")
+        x = g.norm(self.decoder.embedding_norm, x, "embedded.norm")
         if self.decoder.rotation is not None:
             x = self._rotate_stream(self.decoder.rotation, x, "embedded.rotated", back=False)
         return x

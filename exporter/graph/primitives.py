@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Callable, Sequence
+from math import prod
 
 import numpy as np
 from onnx import TensorProto
@@ -17,6 +18,7 @@ from edgepress.exporter.plan.plan import INT8_LEVEL, Plan, PlannedTensor, Region
 from edgepress.targets import Operator
 
 UINT8, BYTE = TensorProto.UINT8, 8
+_NORMS = {"rms": "SimplifiedLayerNormalization", "layer": "LayerNormalization"}
 
 
 class DecoderBuilder(GraphBuilder):
@@ -86,9 +88,18 @@ class DecoderBuilder(GraphBuilder):
         name = f"{stack.name}.{'bias' if first.weight.kind == 'bias' else part}"
         return self.external(name, kind, (stack.count, *shape), Region(region.offset, region.nbytes * stack.count))
 
-    def norm(self, norm: Norm | None, x: str, name: str) -> str:
-        """``x`` normalized over its last axis."""
-        return self.norm_of_sum(norm, x, None, name)[0]
+    def norm(self, norm: Norm | None, x: str, name: str, *, rows: int = 1) -> str:
+        """``x`` normalized over its last axis; with ``rows``, (…, rows, width), each has a gain and bias of its own."""
+        if norm is None or rows == 1:
+            return self.norm_of_sum(norm, x, None, name)[0]
+        gains = [self._by_row(weight, rows) for weight in (norm.weight, norm.bias) if weight is not None]
+        return self.node(_NORMS[norm.kind], [x, *gains], f"{name}.y", axis=-1, epsilon=norm.epsilon)
+
+    def _by_row(self, weight: Weight, rows: int) -> str:
+        """A weight of all rows together as (rows, width)."""
+        shape = (rows, prod(weight.shape) // rows)
+        kind = FLOAT16 if self.plan.of(weight).form == "half" else FLOAT
+        return self.external(weight.name, kind, shape, self.plan.of(weight).regions["data"])
 
     def norm_of_sum(self, norm: Norm | None, x: str, pending: str | None, name: str) -> tuple[str, str]:
         """Return (normed, residual) of x + pending; a pending addend is added by the same node.
@@ -103,13 +114,11 @@ class DecoderBuilder(GraphBuilder):
             total = x if pending is None else self.node("Add", [x, pending], f"{name}.sum")
             return total, total
         gains = [self.weight(norm.weight)] + ([self.weight(norm.bias)] if norm.bias is not None else [])
-        simplified = "Simplified" if norm.kind == "rms" else ""
         if pending is None:
-            op = f"{simplified}LayerNormalization"
-            return self.node(op, [x, *gains], f"{name}.y", axis=-1, epsilon=norm.epsilon), x
+            return self.node(_NORMS[norm.kind], [x, *gains], f"{name}.y", axis=-1, epsilon=norm.epsilon), x
         residual = f"{name}.residual"
         y = self.node(
-            f"Skip{simplified}LayerNormalization",
+            f"Skip{_NORMS[norm.kind]}",
             [x, pending, *gains],
             f"{name}.y",
             domain=CONTRIB,
@@ -125,3 +134,7 @@ class DecoderBuilder(GraphBuilder):
     def rotated_dimensions(self, rope: str) -> int:
         """How many dimensions of a head the tables rotate."""
         return 2 * len(self.decoder.ropes[rope].inverse_frequencies)
+
+    def rotates_neighbours(self, rope: str) -> bool:
+        """Whether the pairs that it rotates are neighbours, rather than of the two halves."""
+        return self.decoder.ropes[rope].interleaved

@@ -196,8 +196,6 @@ def _measure(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
     def read_full(weight: Weight) -> Tensor:
-        if not weight.parts:  # a bias that a method added
-            return torch.zeros(weight.shape, device=device)
         return torch.from_numpy(read_weight(checkpoint, weight)).to(device)
 
     def read_stored(weight: Weight) -> Tensor:

@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 from edgepress.exporter.source.part import Part
 from edgepress.states import State, StateType, check_states
 
-Kind = Literal["linear", "embedding", "head", "norm", "bias", "positions", "kernel", "recurrence", "router"]
+Kind = Literal[
+    "linear", "embedding", "head", "norm", "bias", "positions", "kernel", "recurrence", "router", "activation"
+]
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,8 @@ class Weight:
     """A parameter of the graph and where its rows come from.
 
     ``plus`` is added to every element: Gemma stores RMSNorm gains minus one. A weight without ``parts`` is not in the
-    checkpoint: calibration makes it. The rows of two ``interleaved`` parts take turns: row 2 i is row i of the first.
+    checkpoint: it is ``plus`` everywhere (the gain of a norm that has none is 1) until calibration makes another of it.
+    The rows of two ``interleaved`` parts take turns: row 2 i is row i of the first.
     """
 
     name: str
@@ -68,7 +71,11 @@ class Linear:
 
 @dataclass(frozen=True)
 class Norm:
-    """``rms``: x / sqrt(mean(x²) + ε) · gain; ``layer``: mean removed first, bias added (Ba et al. 2016)."""
+    """``rms``: x / sqrt(mean(x²) + ε) · gain; ``layer``: mean removed first, bias added (Ba et al. 2016).
+
+    Gain and bias have one entry for each channel. Where heads are normalized they may have a row of them for each head,
+    (heads · head_dim,) or (heads, head_dim).
+    """
 
     weight: Weight
     epsilon: float
@@ -78,8 +85,9 @@ class Norm:
 
 @dataclass(frozen=True)
 class Rope:
-    """Rotary position embedding (Su et al. 2021, RoFormer), half-split rotation.
+    """Rotary position embedding (Su et al. 2021, RoFormer).
 
+    Pair d of the rotated dimensions is (d, d + rotated / 2), or with ``interleaved`` (2 d, 2 d + 1), as GPT-J has it.
     ``inverse_frequencies`` has ``rotated dimensions / 2`` entries; fewer than ``head_dim / 2`` is partial rotary.
     cos and sin are multiplied by ``attention_factor`` (yarn, longrope). longrope uses
     ``long_inverse_frequencies`` for every position of a call whose total length exceeds ``long_from``.
@@ -89,6 +97,7 @@ class Rope:
     attention_factor: float = 1.0
     long_inverse_frequencies: tuple[float, ...] | None = None
     long_from: int = 0
+    interleaved: bool = False
 
 
 @dataclass(frozen=True)
@@ -286,6 +295,7 @@ class Decoder:
     head: Linear
     ropes: dict[str, Rope]
     positions: Weight | None = None  # learned absolute position embedding, (positions, hidden)
+    embedding_norm: Norm | None = None  # of what is embedded
     embedding_multiplier: float = 1.0
     logits_multiplier: float = 1.0
     logits_softcap: float = 0.0
@@ -320,7 +330,7 @@ class Decoder:
 
     def weights(self) -> list[Weight]:
         """Every parameter once, in the order in which it is stored: as the graph uses them."""
-        tree = (self.embedding, self.positions, self.layers, self.final_norm, self.head)
+        tree = (self.embedding, self.positions, self.embedding_norm, self.layers, self.final_norm, self.head)
         return list({weight.name: weight for weight in every(Weight, tree)}.values())
 
 

@@ -32,10 +32,11 @@ from edgepress.exporter.model.rope import rope_tables
 
 def rotaries(decoder: Decoder, length: int, device: torch.device | str = "cpu") -> dict[str, Rotary]:
     """Tables of every rope of ``decoder`` for sequences of ``length`` tokens from position 0."""
-    return {
-        name: Rotary(*(torch.tensor(table, device=device) for table in rope_tables(rope, length)))
-        for name, rope in decoder.ropes.items()
-    }
+    found = {}
+    for name, rope in decoder.ropes.items():
+        cos, sin = (torch.tensor(table, device=device) for table in rope_tables(rope, length))
+        found[name] = Rotary(cos, sin, rope.interleaved)
+    return found
 
 
 def embed(decoder: Decoder, values: Values, tokens: Tensor) -> Tensor:
@@ -43,6 +44,7 @@ def embed(decoder: Decoder, values: Values, tokens: Tensor) -> Tensor:
     x = functional.embedding(tokens, values(decoder.embedding)) * decoder.embedding_multiplier
     if decoder.positions is not None:
         x = x + values(decoder.positions)[: tokens.shape[1]]
+    x = norm_forward(decoder.embedding_norm, values, x)
     return x if decoder.rotation is None else rotate(decoder.rotation, x)
 
 

@@ -34,10 +34,11 @@ Added = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Rotary:
-    """Tables of one rope for the positions of a sequence, each (length, rotated / 2)."""
+    """Tables of one rope for the positions of a sequence, each (length, rotated / 2); see :class:`Rope` for pairs."""
 
     cos: Tensor
     sin: Tensor
+    interleaved: bool = False
 
 
 def project(group: tuple[Linear, ...], values: Values, x: Tensor) -> Generator[Step, Tensor, list[Tensor]]:
@@ -55,13 +56,27 @@ def linear_forward(linear: Linear, values: Values, x: Tensor) -> Tensor:
 
 
 def norm_forward(norm: Norm | None, values: Values, x: Tensor) -> Tensor:
-    """RMS or layer normalization over the last dimension; the identity when there is none."""
+    """RMS or layer normalization over the last dimension; the identity when there is none.
+
+    x is (…, width), or (…, heads, width) where gain and bias have a row for each head.
+    """
     if norm is None:
         return x
-    gain, width = values(norm.weight), (x.shape[-1],)
+    width = (x.shape[-1],)
+    gain, bias = values(norm.weight), None if norm.bias is None else values(norm.bias)
+    if gain.shape != width:
+        y = _normalized(norm, x) * gain.reshape(-1, *width)
+        return y if bias is None else y + bias.reshape(-1, *width)
     if norm.kind == "layer":
-        return functional.layer_norm(x, width, gain, None if norm.bias is None else values(norm.bias), norm.epsilon)
+        return functional.layer_norm(x, width, gain, bias, norm.epsilon)
     return functional.rms_norm(x, width, gain, norm.epsilon)
+
+
+def _normalized(norm: Norm, x: Tensor) -> Tensor:
+    """The normalization of ``norm`` without its gain and bias, over the last dimension."""
+    if norm.kind == "layer":
+        return functional.layer_norm(x, x.shape[-1:], eps=norm.epsilon)
+    return functional.rms_norm(x, x.shape[-1:], eps=norm.epsilon)
 
 
 def rotate(rotation: Rotation, x: Tensor, *, back: bool = False) -> Tensor:

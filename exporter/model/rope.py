@@ -4,12 +4,14 @@ Arithmetic is float32 in the order of transformers' modeling_rope_utils.py, the 
 functions are taken in float64 and rounded, which is within one unit in the last place of torch's float32 ones.
 
 Equations: θ_d = base^(−2d/D) (Su et al. 2021, RoFormer, eq. 15); linear: θ_d / s (Chen et al. 2023); llama3:
-piecewise in the wavelength (Llama 3.1's apply_scaling); yarn: NTK-by-parts (Peng et al. 2023, eq. 22–23);
+piecewise in the wavelength (Llama 3.1's apply_scaling); yarn: NTK-by-parts (Peng et al. 2023, eq. 22–23); dynamic:
+θ_d for texts of up to ``max_position_embeddings`` tokens, and a larger base beyond them (the same, eq. 14);
 longrope: θ_d / λ_d with one λ for short and one for long inputs (Ding et al. 2024).
 """
 
 import math
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from types import MappingProxyType
 
@@ -22,7 +24,7 @@ from edgepress.exporter.source.config import Config
 
 Floats = npt.NDArray[np.float32]
 
-ROPE_TYPES = ("default", "linear", "llama3", "longrope", "yarn")
+ROPE_TYPES = ("default", "dynamic", "linear", "llama3", "longrope", "yarn")
 _MOST_ROTATED = 1 << 16  # dimensions of a head: the largest models have 512
 _TABLE_ROWS = 4096  # rows of a table made at a time: bounds the float64 intermediates
 
@@ -38,6 +40,9 @@ def read_rope(
     aliases: Mapping[str, str] = MappingProxyType({}),
     types: Collection[str] = ROPE_TYPES,
     original_context: int | None = None,
+    interleaved: bool = False,
+    ntk_alpha: bool = False,
+    default: Mapping[str, object] = MappingProxyType({}),
 ) -> Rope:
     """Read one rope for all layers, in the form of transformers 4 or 5.
 
@@ -45,7 +50,9 @@ def read_rope(
     forms are there, they must say the same.
     ``theta`` is the family's default, ``partial`` whether it implements ``partial_rotary_factor``, whose default is
     ``share``, ``aliases`` its other names for ``types``, ``original_context`` its default for
-    ``original_max_position_embeddings``.
+    ``original_max_position_embeddings``. ``interleaved`` says which dimensions are pairs, see :class:`Rope`.
+    ``default`` is what stands in the place of a section where there is none. With ``ntk_alpha`` a rope that is called
+    dynamic and has ``alpha`` is of the default kind with θ · alpha^(D / (D − 2)).
     """
     original = config.optional_integer("original_max_position_embeddings", original_context)
 
@@ -55,6 +62,9 @@ def read_rope(
         if factor != 1.0 and not partial:
             place = section if section.has("partial_rotary_factor") else config
             raise place.refuse("partial_rotary_factor", "this family rotates whole heads; only 1.0 is implemented")
+        if ntk_alpha and "dynamic" in (section.values.get("rope_type"), section.values.get("type")):
+            alpha = section.optional_number("alpha", above=0.0) or 1.0
+            base *= alpha ** (head_dim / max(head_dim - 2, 1))
         return rope_from_section(
             section,
             rotated=rotated_dimensions(config, head_dim, factor),
@@ -66,7 +76,8 @@ def read_rope(
         )
 
     sections = [config.section("rope_scaling"), config.section("rope_parameters")]
-    return same_rope(config, [read(section) for section in sections if section] or [read(Config({}, config.where))])
+    found = [read(section) for section in sections if section] or [read(Config(default, config.where))]
+    return replace(same_rope(config, found), interleaved=interleaved)
 
 
 def same_rope(config: Config, ropes: Sequence[Rope]) -> Rope:
@@ -159,7 +170,9 @@ def _read_section(  # noqa: PLR0917 - private: one caller, above
     if section.has("type") and kind != given:
         raise section.refuse("rope_type", f"contradicts type = {given!r}")
     kind = aliases.get(kind, kind)
-    if kind == "default":
+    if kind in ("default", "dynamic"):
+        if kind == "dynamic":  # what its factor changes lies beyond the context, where no bundle goes
+            section.optional_number("factor", above=0.0)
         return _rope(default_frequencies(theta, rotated))
     if kind == "linear":
         return _rope(linear_frequencies(theta, rotated, section.number("factor", above=0.0)))

@@ -104,6 +104,8 @@ def _reached(parts: Sequence[Part]) -> int:
 
 def read_weight(checkpoint: Checkpoint, weight: Weight) -> NDArray[np.float32]:
     """Read a whole weight as the graph uses it, ``plus`` added: float32, in the weight's shape."""
+    if not weight.parts:
+        return np.full(weight.shape, weight.plus, np.float32)
     rows = [checkpoint.part_rows(part, 0, part.stop - part.start) for part in weight.parts]
     joined = rows_by_turns if weight.interleaved else np.concatenate
     whole = rows[0] if len(rows) == 1 else joined(rows)

@@ -29,6 +29,7 @@ _BLOCKS_2_BITS = (32, 128)
 _KEPT = {
     "norm": "gains are of the type that the norm computes in, float32",
     "bias": "biases are of the type that is added up in, float32",
+    "activation": "kept: two numbers",
     "kernel": "kept: a convolution has few weights, and its kernel computes in float32",
     "recurrence": "kept: a few numbers, on which every later token depends",
     "positions": "kept: added to the residual stream, where an error reaches every layer",

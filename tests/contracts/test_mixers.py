@@ -5,7 +5,7 @@ tiny models. :class:`Hybrid` is a model whose layers differ, LFM2: most of them 
 """
 
 import ast
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -156,7 +156,7 @@ def run(mixer: Mixer, weights: dict[str, torch.Tensor], x: torch.Tensor, ropes: 
 
 def tables(decoder: Decoder, length: int) -> dict[str, Rotary]:
     found = network.rotaries(decoder, length)
-    return {name: Rotary(table.cos.double(), table.sin.double()) for name, table in found.items()}
+    return {name: replace(table, cos=table.cos.double(), sin=table.sin.double()) for name, table in found.items()}
 
 
 def stream(decoder: Decoder, length: int = 12) -> torch.Tensor:

@@ -13,15 +13,18 @@ def forward(a: Attention, model: Oracle, x: Array, ropes: Mapping[str, Rope]) ->
     """(length, hidden) → (length, hidden)."""
     length = len(x)
     widths = np.cumsum([a.heads * a.head_dim, a.kv_heads * a.head_dim])
-    q, k, v = np.split(model.linear(a.qkv, x), widths, axis=-1)
+    qkv = model.linear(a.qkv, x)
+    q, k, v = np.split(np.clip(qkv, -a.clip, a.clip) if a.clip else qkv, widths, axis=-1)
     if not a.norm_per_head:
         q, k = model.norm(a.query_norm, q), model.norm(a.key_norm, k)
     q = q.reshape(length, a.heads, a.head_dim)
     k, v = (y.reshape(length, a.kv_heads, a.head_dim) for y in (k, v))
-    if a.norm_per_head:
+    if a.norm_per_head and not a.norm_after_rope:
         q, k = model.norm(a.query_norm, q), model.norm(a.key_norm, k)
     if a.rope is not None:
         q, k = (rotate(ropes[a.rope], y) for y in (q, k))
+    if a.norm_after_rope:
+        q, k = model.norm(a.query_norm, q), model.norm(a.key_norm, k)
     k, v = (np.repeat(y, a.heads // a.kv_heads, axis=1) for y in (k, v))  # each kv head serves a group
     scores = np.einsum("ihd,jhd->hij", q, k) * a.scale  # (heads, query, key)
     if a.softcap:
@@ -38,11 +41,14 @@ def forward(a: Attention, model: Oracle, x: Array, ropes: Mapping[str, Rope]) ->
 
 
 def rotate(rope: Rope, x: Array) -> Array:
-    """Rotate the pairs (d, d + rotated/2) of x (length, heads, head_dim)."""
+    """Rotate the pairs (d, d + rotated/2), or (2d, 2d + 1), of x (length, heads, head_dim)."""
     is_long = rope.long_inverse_frequencies is not None and len(x) > rope.long_from
     chosen = rope.long_inverse_frequencies if is_long else rope.inverse_frequencies
     angles = np.arange(len(x))[:, None, None] * np.array(chosen)  # (length, 1, rotated / 2)
     cos, sin = np.cos(angles) * rope.attention_factor, np.sin(angles) * rope.attention_factor
-    half = angles.shape[-1]
-    first, second, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
-    return np.concatenate([first * cos - second * sin, second * cos + first * sin, rest], axis=-1)
+    half, y = angles.shape[-1], x.copy()
+    for d in range(half):
+        one, other = (2 * d, 2 * d + 1) if rope.interleaved else (d, d + half)
+        y[..., one] = x[..., one] * cos[..., d] - x[..., other] * sin[..., d]
+        y[..., other] = x[..., other] * cos[..., d] + x[..., one] * sin[..., d]
+    return y

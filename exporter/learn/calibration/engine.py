@@ -162,9 +162,7 @@ class Calibration:
     # ---- layers -----------------------------------------------------------------------------------------------------
 
     def read(self, weight: Weight) -> Tensor:
-        """Read a checkpoint weight as float32; one that the checkpoint lacks is zero until a method sets it."""
-        if not weight.parts:
-            return torch.zeros(weight.shape, device=self.device)
+        """Read a weight as float32, as it is before any method changes it."""
         return torch.from_numpy(read_weight(self.checkpoint, weight)).to(self.device)
 
     def _full_file(self, index: int) -> Path:

@@ -133,6 +133,14 @@ def _attention_picks(attention: Attention, kept: Kept, ratios: tuple[float, floa
     picks = {w.name: Pick(w, rows=rows) for w in (attention.qkv.weight, attention.qkv.bias) if w is not None}
     picks |= {w.name: Pick(w, rows=queries) for w in every(Weight, attention.gate)}
     picks[attention.output.weight.name] = Pick(attention.output.weight, columns=queries)
+    if attention.norm_per_head:
+        for norm, numbers, columns in (
+            (attention.query_norm, kept.heads, queries),
+            (attention.key_norm, kept.kv_heads, keys),
+        ):
+            for weight in every(Weight, norm):
+                if weight.shape != (attention.head_dim,):  # a gain of its own in each head
+                    picks[weight.name] = Pick(weight, rows=numbers if len(weight.shape) == 2 else columns)
     if ratios is not None:
         for norm, indices, ratio in zip(
             (attention.query_norm, attention.key_norm), (queries, keys), ratios, strict=True

@@ -53,6 +53,11 @@ def check(task: PruneTask, options: Options) -> None:
             f"hidden cannot prune {task.decoder.model_type}: its layer norms subtract the mean over all channels; take "
             "depth, heads or mlp_width"
         )
+    if any(not norm.weight.parts for norm in every(Norm, task.decoder)):
+        raise InputError(
+            f"hidden cannot prune {task.decoder.model_type}: its norms have no gains, which would take up that "
+            "fewer channels have another mean square; take depth, heads or mlp_width"
+        )
     for block in every(Block, task.decoder.layers):
         if block.mixer.keeps_hidden:
             raise InputError(

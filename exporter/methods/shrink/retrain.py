@@ -185,7 +185,7 @@ def make_student(task: PruneTask, options: Options) -> tuple[Student, dict[str, 
     rank, rate = int(options["rank"]), float(options["rate"])
     weights = task.decoder.weights()
     adapted = {w.name for w in weights if rank and w.kind == "linear"}
-    learning = [w for w in weights if not rank or w.kind in ("norm", "bias")]
+    learning = [w for w in weights if w.parts and (not rank or w.kind in ("norm", "bias"))]
     numbers = sum(math.prod(w.shape) for w in learning)
     numbers += sum(rank * sum(w.shape) for w in weights if w.name in adapted)
     stored = schemes(task) if options["quantized"] else {}

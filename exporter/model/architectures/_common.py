@@ -1,7 +1,7 @@
 """What the family files have in common: sizes, norms, projections and the layer that most of them share."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from edgepress.exporter.model.description import (
@@ -17,6 +17,7 @@ from edgepress.exporter.model.description import (
 )
 from edgepress.exporter.model.mixers.attention import Attention
 from edgepress.exporter.model.mixers.mlp import MLP, Activation
+from edgepress.exporter.model.rope import rope_from_section, rotated_dimensions, same_rope
 from edgepress.exporter.source.config import Config
 from edgepress.exporter.source.part import Part
 
@@ -33,6 +34,7 @@ ACTIVATIONS: dict[str, Activation] = {
     "gelu_pytorch_tanh": "gelu_tanh",
     "gelu_python_tanh": "gelu_tanh",
     "relu": "relu",
+    "relu2": "relu2",
 }
 IGNORED_TENSORS = (
     r"(model\.)?(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq",  # saved by transformers before 4.32
@@ -112,9 +114,14 @@ def rms_norm(name: str, tensor: str, size: int, epsilon: float, plus: float = 0.
     return Norm(Weight(name, "norm", (size,), (Part(tensor, 0, size),), plus), epsilon)
 
 
-def layer_norm(name: str, tensor: str, size: int, epsilon: float, *, bias: bool = True) -> Norm:
-    """Layer norm with gain ``tensor``.weight and bias ``tensor``.bias."""
-    gain = Weight(name, "norm", (size,), (Part(f"{tensor}.weight", 0, size),))
+def norm_without_gain(name: str, size: int, epsilon: float, kind: Literal["rms", "layer"]) -> Norm:
+    """Norm that the checkpoint has no tensor of: its gain is 1, which methods may change."""
+    return Norm(Weight(name, "norm", (size,), (), plus=1.0), epsilon, kind)
+
+
+def layer_norm(name: str, tensor: str, size: int, epsilon: float, *, bias: bool = True, plus: float = 0.0) -> Norm:
+    """Layer norm with gain ``tensor``.weight + ``plus`` and bias ``tensor``.bias."""
+    gain = Weight(name, "norm", (size,), (Part(f"{tensor}.weight", 0, size),), plus)
     if not bias:
         return Norm(gain, epsilon, "layer")
     shift = Weight(f"{name}.bias", "bias", (size,), (Part(f"{tensor}.bias", 0, size),))
@@ -203,6 +210,18 @@ def gated_mlp(index: int, sizes: Sizes, activation: Activation, *, bias: bool = 
     )
 
 
+def fused_mlp(index: int, sizes: Sizes, activation: Activation) -> MLP:
+    """The gate is the first half of ``gate_up_proj``'s rows, up the second; ``down_proj``."""
+    name, tensors = f"layers.{index}.mlp", f"model.layers.{index}.mlp"
+    both, rows, columns = f"{tensors}.gate_up_proj.weight", sizes.intermediate[index], sizes.hidden
+    return MLP(
+        gate=Linear(matrix(f"{name}.gate", "linear", both, rows, columns)),
+        up=Linear(matrix(f"{name}.up", "linear", both, rows, columns, start=rows)),
+        down=linear(f"{name}.down", f"{tensors}.down_proj", columns, rows),
+        activation=activation,
+    )
+
+
 def plain_mlp(
     index: int, sizes: Sizes, activation: Activation, tensors: str, *, up: str, down: str, bias: bool = True
 ) -> MLP:
@@ -213,6 +232,17 @@ def plain_mlp(
         down=linear(f"{name}.down", f"{tensors}.{down}", sizes.hidden, width, bias=bias),
         activation=activation,
     )
+
+
+def xielu_mlp(index: int, sizes: Sizes, tensors: str) -> MLP:
+    """``down_proj(xielu(up_proj(x)))``, its two learned numbers under ``act_fn``."""
+    name = f"layers.{index}.mlp"
+    plain = plain_mlp(index, sizes, "relu", tensors, up="up_proj", down="down_proj", bias=False)
+    positive, negative = (
+        Weight(f"{name}.{role}", "activation", (1,), (Part(f"{tensors}.act_fn.{tensor}", 0, 1),))
+        for role, tensor in (("positive", "alpha_p"), ("negative", "alpha_n"))
+    )
+    return replace(plain, activation="xielu", positive=positive, negative=negative)
 
 
 def layer_rms_norm(index: int, role: str, tensor: str, sizes: Sizes, *, epsilon: float, plus: float = 0.0) -> Norm:
@@ -267,6 +297,34 @@ def rms_decoder(
     logits_softcap: float = 0.0,
 ) -> Decoder:
     """Assemble a decoder in Llama's form: ``model.embed_tokens``, layers, ``model.norm``, ``lm_head``."""
+    return assembled(
+        config,
+        model_type,
+        sizes,
+        layer,
+        final_norm=rms_norm("final_norm", "model.norm.weight", sizes.hidden, epsilon, norm_plus),
+        ropes=ropes,
+        tied=tied,
+        embedding_multiplier=embedding_multiplier,
+        logits_multiplier=logits_multiplier,
+        logits_softcap=logits_softcap,
+    )
+
+
+def assembled(
+    config: Config,
+    model_type: str,
+    sizes: Sizes,
+    layer: Callable[[int], Layer],
+    *,
+    final_norm: Norm,
+    ropes: dict[str, Rope],
+    tied: bool,
+    embedding_multiplier: float = 1.0,
+    logits_multiplier: float = 1.0,
+    logits_softcap: float = 0.0,
+) -> Decoder:
+    """Assemble a decoder with a ``final_norm`` of any kind: ``model.embed_tokens``, layers, ``lm_head``."""
     embedding, head = embedding_and_head(config, sizes, tied=tied)
     return Decoder(
         model_type=model_type,
@@ -275,13 +333,84 @@ def rms_decoder(
         context_length=sizes.context,
         embedding=embedding,
         layers=tuple(layer(index) for index in range(sizes.layers)),
-        final_norm=rms_norm("final_norm", "model.norm.weight", sizes.hidden, epsilon, norm_plus),
+        final_norm=final_norm,
         head=head,
         ropes=ropes,
         embedding_multiplier=embedding_multiplier,
         logits_multiplier=logits_multiplier,
         logits_softcap=logits_softcap,
     )
+
+
+def llama_decoder(
+    config: Config,
+    model_type: str,
+    sizes: Sizes,
+    rope: Rope,
+    *,
+    epsilon: float = 1e-6,
+    tied: bool = False,
+    qkv_bias: bool = False,
+    output_bias: bool = False,
+    mlp_bias: bool = False,
+    windows: Sequence[int | None] = (),
+) -> Decoder:
+    """A decoder that is Llama under another name; ``epsilon`` and ``tied`` are the family's defaults.
+
+    ``windows`` has one for each layer, where some have one.
+    """
+    epsilon = config.number("rms_norm_eps", epsilon, above=0.0)
+    activation = read_activation(config, "hidden_act", "silu")
+
+    def layer(index: int) -> Layer:
+        window = windows[index] if windows else None
+        attention = separate_attention(index, sizes, qkv_bias=qkv_bias, output_bias=output_bias, window=window)
+        return pre_norm_layer(index, sizes, epsilon, attention, gated_mlp(index, sizes, activation, bias=mlp_bias))
+
+    return rms_decoder(config, model_type, sizes, layer, ropes={"default": rope}, epsilon=epsilon, tied=tied)
+
+
+def post_norm_layer(index: int, sizes: Sizes, epsilon: float, attention: Attention, mlp: MLP) -> Layer:
+    """Layer in OLMo 2's form: ``post_attention_layernorm`` and ``post_feedforward_layernorm`` behind the two."""
+
+    def block(mixer: Mixer, tensor: str) -> Block:
+        norm = layer_rms_norm(index, f"{mixer.kind}_post_norm", tensor, sizes, epsilon=epsilon)
+        return Block(norm=None, mixer=mixer, post_norm=norm)
+
+    return Layer((block(attention, "post_attention_layernorm"), block(mlp, "post_feedforward_layernorm")))
+
+
+def every_nth_full(config: Config, layers: int, default: int, key: str = "sliding_window_pattern") -> list[str]:
+    """Read ``layer_types``, or every n-th layer full and the others sliding, n under ``key``."""
+    pattern = config.integer(key, default)
+    config.without_effect("_sliding_window_pattern")  # transformers 4.5x saves its own copy of the number
+    types = config.optional_texts("layer_types", layers, LAYER_TYPES)
+    return types or [LAYER_TYPES[bool((index + 1) % pattern)] for index in range(layers)]
+
+
+def read_ropes(config: Config, sizes: Sizes, types: list[str], thetas: Mapping[str, float]) -> dict[str, Rope]:
+    """Read a rope for each layer type in use; ``thetas`` are what a section without ``rope_theta`` has.
+
+    transformers 5: ``rope_parameters`` with a section for each; transformers 4: ``rope_scaling`` for full attention.
+    """
+    both = config.section("rope_parameters") or Config({}, config.where)
+    scaling, local = config.section("rope_scaling"), both.section("sliding_attention")
+    full = both.section("full_attention")
+    sections = {"full_attention": [scaling, full], "sliding_attention": [local]}
+    found = {}
+    for kind in LAYER_TYPES:
+        ropes = [
+            rope_from_section(
+                section,
+                rotated=rotated_dimensions(config, sizes.head_dim),
+                context_length=sizes.context,
+                theta=section.number("rope_theta", thetas[kind], above=1.0),
+            )
+            for section in [one for one in sections[kind] if one] or [Config({}, config.where)]
+        ]
+        if kind in types:
+            found[kind] = same_rope(config, ropes)
+    return found
 
 
 def upper_layer_windows(config: Config, sizes: Sizes) -> list[int | None]:

@@ -3,26 +3,25 @@
 from edgepress.exporter.model.architectures import Architecture
 from edgepress.exporter.model.architectures._common import (
     IGNORED_TENSORS,
-    LAYER_TYPES,
-    Sizes,
+    every_nth_full,
     gated_mlp,
     layer_rms_norm,
     query_and_key_norm,
     read_activation,
+    read_ropes,
     read_sizes,
     rms_decoder,
     separate_attention,
     windows_of,
 )
-from edgepress.exporter.model.description import Block, Decoder, Layer, Norm, Rope
-from edgepress.exporter.model.rope import rope_from_section, rotated_dimensions, same_rope
+from edgepress.exporter.model.description import Block, Decoder, Layer, Norm
 from edgepress.exporter.source.config import Config
 
 NORM_PLUS = 1.0  # Gemma3RMSNorm multiplies by 1 + weight
 
 
 def read(config: Config) -> Decoder:
-    """Defaults are transformers' Gemma3TextConfig's."""
+    """Defaults are transformers' Gemma3TextConfig's; ``rope_local_base_freq`` is version 4's θ of sliding layers."""
     sizes = read_sizes(
         config,
         vocab=262_208,
@@ -34,7 +33,7 @@ def read(config: Config) -> Decoder:
         head_dim=256,
         context=131_072,
     )
-    types = _layer_types(config, sizes.layers)
+    types = every_nth_full(config, sizes.layers, 6)
     windows = windows_of(config, types, config.optional_integer("sliding_window", 4096), sizes)
     epsilon = config.number("rms_norm_eps", 1e-6, above=0.0)
     activation = read_activation(config, "hidden_activation", "gelu_pytorch_tanh")
@@ -70,12 +69,16 @@ def read(config: Config) -> Decoder:
             )
         )
 
+    thetas = {
+        "full_attention": config.number("rope_theta", 1_000_000.0, above=1.0),
+        "sliding_attention": config.number("rope_local_base_freq", 10_000.0, above=1.0),
+    }
     return rms_decoder(
         config,
         "gemma3_text",
         sizes,
         layer,
-        ropes=_ropes(config, sizes, types),
+        ropes=read_ropes(config, sizes, types, thetas),
         epsilon=epsilon,
         tied=True,
         norm_plus=NORM_PLUS,
@@ -86,45 +89,7 @@ def read(config: Config) -> Decoder:
 
 def by_layer(config: Config, layers: int) -> dict[str, list[int] | list[str]]:
     """Full attention in every ``sliding_window_pattern``-th layer."""
-    return {"layer_types": _layer_types(config, layers)}
-
-
-def _layer_types(config: Config, layers: int) -> list[str]:
-    """Read ``layer_types``, or every ``sliding_window_pattern``-th layer full (transformers 4; 6 by default)."""
-    pattern = config.integer("sliding_window_pattern", 6)
-    config.without_effect("_sliding_window_pattern")  # transformers 4.5x saves its own copy of the number
-    types = config.optional_texts("layer_types", layers, LAYER_TYPES)
-    return types or [LAYER_TYPES[bool((index + 1) % pattern)] for index in range(layers)]
-
-
-def _ropes(config: Config, sizes: Sizes, types: list[str]) -> dict[str, Rope]:
-    """Read a rope for each layer type in use.
-
-    transformers 5: ``rope_parameters`` with a section for each; transformers 4: ``rope_theta`` and ``rope_scaling`` for
-    full attention, ``rope_local_base_freq`` for sliding. The thetas default to 1,000,000 and 10,000.
-    """
-    both = config.section("rope_parameters") or Config({}, config.where)
-    scaling, local = config.section("rope_scaling"), both.section("sliding_attention")
-    full = both.section("full_attention")
-    sections = {"full_attention": [scaling, full], "sliding_attention": [local]}
-    thetas = {
-        "full_attention": config.number("rope_theta", 1_000_000.0, above=1.0),
-        "sliding_attention": config.number("rope_local_base_freq", 10_000.0, above=1.0),
-    }
-    found = {}
-    for kind in LAYER_TYPES:
-        ropes = [
-            rope_from_section(
-                section,
-                rotated=rotated_dimensions(config, sizes.head_dim),
-                context_length=sizes.context,
-                theta=section.number("rope_theta", thetas[kind], above=1.0),
-            )
-            for section in [one for one in sections[kind] if one] or [Config({}, config.where)]
-        ]
-        if kind in types:
-            found[kind] = same_rope(config, ropes)
-    return found
+    return {"layer_types": every_nth_full(config, layers, 6)}
 
 
 ARCHITECTURE = Architecture(

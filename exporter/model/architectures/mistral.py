@@ -5,14 +5,10 @@ from edgepress.exporter.model.architectures._common import (
     IGNORED_TENSORS,
     LAYER_TYPES,
     effective_window,
-    gated_mlp,
-    pre_norm_layer,
-    read_activation,
+    llama_decoder,
     read_sizes,
-    rms_decoder,
-    separate_attention,
 )
-from edgepress.exporter.model.description import Decoder, Layer
+from edgepress.exporter.model.description import Decoder
 from edgepress.exporter.model.rope import read_rope
 from edgepress.exporter.source.config import Config
 
@@ -28,14 +24,7 @@ def read(config: Config) -> Decoder:
     if types is not None and set(types) != {LAYER_TYPES[sliding is not None]}:
         raise config.refuse("layer_types", f"contradicts sliding_window = {sliding}, which Mistral has in every layer")
     window = None if sliding is None else effective_window(sliding, sizes.context)
-    epsilon = config.number("rms_norm_eps", 1e-6, above=0.0)
-    activation = read_activation(config, "hidden_act", "silu")
-
-    def layer(index: int) -> Layer:
-        attention = separate_attention(index, sizes, window=window)
-        return pre_norm_layer(index, sizes, epsilon, attention, gated_mlp(index, sizes, activation))
-
-    return rms_decoder(config, "mistral", sizes, layer, ropes={"default": rope}, epsilon=epsilon, tied=False)
+    return llama_decoder(config, "mistral", sizes, rope, windows=[window] * sizes.layers)
 
 
 ARCHITECTURE = Architecture(model_type="mistral", read=read, ignored_tensors=IGNORED_TENSORS)

@@ -4,14 +4,14 @@ from edgepress.exporter.model.architectures import Architecture
 from edgepress.exporter.model.architectures._common import (
     IGNORED_TENSORS,
     gated_mlp,
-    layer_rms_norm,
+    post_norm_layer,
     query_and_key_norm,
     read_activation,
     read_sizes,
     rms_decoder,
     separate_attention,
 )
-from edgepress.exporter.model.description import Block, Decoder, Layer, Mixer
+from edgepress.exporter.model.description import Decoder, Layer
 from edgepress.exporter.model.rope import read_rope
 from edgepress.exporter.source.config import Config
 
@@ -35,13 +35,7 @@ def read(config: Config) -> Decoder:
             norm_per_head=False,
             norms=query_and_key_norm(index, sizes, epsilon, per_head=False),
         )
-
-        def block(mixer: Mixer, tensor: str) -> Block:
-            norm = layer_rms_norm(index, f"{mixer.kind}_post_norm", tensor, sizes, epsilon=epsilon)
-            return Block(norm=None, mixer=mixer, post_norm=norm)
-
-        mlp = gated_mlp(index, sizes, activation)
-        return Layer((block(attention, "post_attention_layernorm"), block(mlp, "post_feedforward_layernorm")))
+        return post_norm_layer(index, sizes, epsilon, attention, gated_mlp(index, sizes, activation))
 
     return rms_decoder(config, "olmo2", sizes, layer, ropes={"default": rope}, epsilon=epsilon, tied=False)
 

@@ -5,16 +5,15 @@ from edgepress.exporter.model.architectures._common import (
     IGNORED_TENSORS,
     Sizes,
     effective_window,
+    fused_mlp,
     linear,
-    matrix,
     pre_norm_layer,
     read_activation,
     read_sizes,
     rms_decoder,
 )
-from edgepress.exporter.model.description import Decoder, Layer, Linear
+from edgepress.exporter.model.description import Decoder, Layer
 from edgepress.exporter.model.mixers.attention import Attention
-from edgepress.exporter.model.mixers.mlp import MLP, Activation
 from edgepress.exporter.model.rope import read_rope
 from edgepress.exporter.source.config import Config
 
@@ -46,7 +45,7 @@ def read(config: Config) -> Decoder:
 
     def layer(index: int) -> Layer:
         attention = _attention(index, sizes, window)
-        return pre_norm_layer(index, sizes, epsilon, attention, _mlp(index, sizes, activation))
+        return pre_norm_layer(index, sizes, epsilon, attention, fused_mlp(index, sizes, activation))
 
     return rms_decoder(config, "phi3", sizes, layer, ropes={"default": rope}, epsilon=epsilon, tied=False)
 
@@ -63,18 +62,6 @@ def _attention(index: int, sizes: Sizes, window: int | None) -> Attention:
         output=linear(f"{name}.output", f"{tensors}.o_proj", sizes.hidden, query_rows),
         rope="default",
         window=window,
-    )
-
-
-def _mlp(index: int, sizes: Sizes, activation: Activation) -> MLP:
-    """Take the gate from the first half of ``gate_up_proj``'s rows and up from the second."""
-    name, tensors = f"layers.{index}.mlp", f"model.layers.{index}.mlp"
-    both, rows, columns = f"{tensors}.gate_up_proj.weight", sizes.intermediate[index], sizes.hidden
-    return MLP(
-        gate=Linear(matrix(f"{name}.gate", "linear", both, rows, columns)),
-        up=Linear(matrix(f"{name}.up", "linear", both, rows, columns, start=rows)),
-        down=linear(f"{name}.down", f"{tensors}.down_proj", columns, rows),
-        activation=activation,
     )
 
 

@@ -88,8 +88,8 @@ class GraphWriter(Protocol):
         """That of products with weights in codes: 4 lets them round activations to 8 bits."""
         ...
 
-    def norm(self, norm: Norm | None, x: str, name: str) -> str:
-        """``x`` normalized over its last axis."""
+    def norm(self, norm: Norm | None, x: str, name: str, *, rows: int = 1) -> str:
+        """``x`` normalized over its last axis; with ``rows``, (…, rows, width), each has a gain and bias of its own."""
         ...
 
     def rotary(self, rope: str) -> tuple[str, str, str]:
@@ -98,6 +98,10 @@ class GraphWriter(Protocol):
 
     def rotated_dimensions(self, rope: str) -> int:
         """How many dimensions of a head the tables rotate."""
+        ...
+
+    def rotates_neighbours(self, rope: str) -> bool:
+        """Whether the pairs that it rotates are neighbours, rather than of the two halves."""
         ...
 
     def in_half(self, active: bool) -> AbstractContextManager[None]:

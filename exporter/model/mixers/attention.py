@@ -27,11 +27,13 @@ class Attention(Mixer):
     """Causal grouped-query attention.
 
     ``qkv`` is one projection whose rows are q (heads · head_dim), k and v (kv_heads · head_dim each): fused because it
-    is measured to be faster (benchmarks/fusion.py). ``query_norm``/``key_norm`` are RMS norms either over each head
-    (``norm_per_head``, gain (head_dim,)) or over all heads together (gain (heads · head_dim,)). ``rope`` names an
-    entry of :attr:`Decoder.ropes`; none means no rotary embedding in this layer. ``window`` counts the positions that
-    a query sees, itself included. ``softcap`` c gives scores c · tanh(s / c); 0 is off. ``gate`` (heads · head_dim
-    rows) of the normed stream, through a sigmoid, multiplies what is attended (Qiu et al. 2025, Gated Attention).
+    is measured to be faster (benchmarks/fusion.py). What it gives is cut off at ± ``clip``; 0 is off.
+    ``query_norm``/``key_norm`` are norms either over each head (``norm_per_head``, gain (head_dim,), or (heads,
+    head_dim) for a gain of its own in each head) or over all heads together (gain (heads · head_dim,)), of what is not
+    rotated yet or, with ``norm_after_rope``, of what is. ``rope`` names an entry of :attr:`Decoder.ropes`; none means
+    no rotary embedding in this layer. ``window`` counts the positions that a query sees, itself included. ``softcap``
+    c gives scores c · tanh(s / c); 0 is off. ``gate`` (heads · head_dim rows) of the normed stream, through a sigmoid,
+    multiplies what is attended (Qiu et al. 2025, Gated Attention).
     """
 
     heads: int
@@ -45,8 +47,14 @@ class Attention(Mixer):
     output: Linear
     rope: str | None
     norm_per_head: bool = True
+    norm_after_rope: bool = False
     window: int | None = None
     softcap: float = 0.0
+    clip: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.norm_after_rope and not self.norm_per_head:
+            raise ValueError("queries and keys normalized over all heads are normalized before they are rotated")
 
     @property
     def widths(self) -> list[int]:
@@ -73,6 +81,8 @@ class Attention(Mixer):
 
     def source(self) -> Source | str:
         """The rows of v: attention mixes positions, not channels; all query heads of a group use the same v."""
+        if self.clip:
+            return "v is cut off before it, which does not pass a scale on"
         start, rows = sum(self.widths[:2]), self.widths[2]
         repeats = self.heads // self.kv_heads
         return Source(self.qkv, slice(start, start + rows), self.head_dim, repeats, turns=self.gate is None)
@@ -87,7 +97,7 @@ class Attention(Mixer):
 
     def settings(self) -> tuple[object, ...]:
         """See :class:`Mixer`; ``scale`` is not among them, as it can be moved into the weights."""
-        return self.rope, self.window, self.softcap
+        return self.rope, self.window, self.softcap, self.clip, self.norm_after_rope
 
     def made_up_for(self, new: Self) -> dict[str, NDArray[np.float32]]:
         """The queries take what another scale leaves out, where it follows from the layer's number (GPT-2's option)."""
@@ -134,16 +144,19 @@ def attend(a: Attention, values: Values, qkv: Tensor, rotary: Rotary | None) -> 
     from edgepress.exporter.model.operations import norm_forward
 
     sequences, length, _ = qkv.shape
+    if a.clip:
+        qkv = qkv.clamp(-a.clip, a.clip)
     q, k, v = torch.split(qkv, a.widths, dim=-1)
     if not a.norm_per_head:
         q, k = norm_forward(a.query_norm, values, q), norm_forward(a.key_norm, values, k)
-    # to (sequences, heads, length, head_dim) each
-    q = q.reshape(sequences, length, a.heads, a.head_dim).transpose(1, 2)
-    k, v = (y.reshape(sequences, length, a.kv_heads, a.head_dim).transpose(1, 2) for y in (k, v))
-    if a.norm_per_head:
+    q, k, v = (y.reshape(sequences, length, -1, a.head_dim) for y in (q, k, v))  # by head, (…, heads, head_dim)
+    if a.norm_per_head and not a.norm_after_rope:
         q, k = norm_forward(a.query_norm, values, q), norm_forward(a.key_norm, values, k)
     if rotary is not None:
         q, k = _rotate(rotary, q), _rotate(rotary, k)
+    if a.norm_after_rope:
+        q, k = norm_forward(a.query_norm, values, q), norm_forward(a.key_norm, values, k)
+    q, k, v = (y.transpose(1, 2) for y in (q, k, v))  # (sequences, heads, length, head_dim)
     return _attend(a, q, k, v).transpose(1, 2).reshape(sequences, length, -1)
 
 
@@ -174,12 +187,20 @@ def _seen(length: int, window: int | None, like: Tensor) -> Tensor:
 
 
 def _rotate(rotary: Rotary, x: Tensor) -> Tensor:
-    """Rotate the pairs (d, d + rotated / 2) of x (sequences, heads, length, head_dim)."""
+    """Rotate the pairs of x (sequences, length, heads, head_dim): (d, d + rotated / 2), or neighbours."""
     import torch
 
     half = rotary.cos.shape[-1]
-    first, second, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
-    return torch.cat([first * rotary.cos - second * rotary.sin, second * rotary.cos + first * rotary.sin, rest], dim=-1)
+    cos, sin = rotary.cos[:, None], rotary.sin[:, None]  # (length, 1, rotated / 2)
+    rest = x[..., 2 * half :]
+    if rotary.interleaved:
+        first, second = x[..., : 2 * half : 2], x[..., 1 : 2 * half : 2]
+    else:
+        first, second = x[..., :half], x[..., half : 2 * half]
+    real, imaginary = first * cos - second * sin, second * cos + first * sin
+    if rotary.interleaved:
+        return torch.cat([torch.stack([real, imaginary], dim=-1).flatten(-2), rest], dim=-1)
+    return torch.cat([real, imaginary, rest], dim=-1)
 
 
 # ---- graph ----------------------------------------------------------------------------------------------------------
@@ -190,9 +211,11 @@ def write(a: Attention, g: GraphWriter, name: str, x: str, states: Sequence[tupl
 
     ::
 
-        x ─ qkv ─────────────────────────────┬ GroupQueryAttention ┬ attended (─ Mul sigmoid(gate))
+        x ─ qkv ─ (Clip) ────────────────────┬ GroupQueryAttention ┬ attended (─ Mul sigmoid(gate))
               └ (Split ─ norm q, norm k)     │                     └ present.{i}.key, .value
         past_key_values.{i}.key, .value ─────┘
+
+    Where norms come after the rotary embedding, or the operator cannot rotate, q and k are rotated by their own nodes.
     """
     if a.head_dim % _HEAD_MULTIPLE:
         raise InputError(
@@ -200,14 +223,22 @@ def write(a: Attention, g: GraphWriter, name: str, x: str, states: Sequence[tupl
             "so this model cannot be exported"
         )
     qkv = g.linear(a.qkv, x)
+    if a.clip:
+        ends = [g.constant(f"clip_{end:.9g}", np.array(end, np.float32)) for end in (-a.clip, a.clip)]
+        qkv = g.node("Clip", [qkv, *ends], f"{name}.clipped")
     apart = _rotates_apart(a, g)
     rope = [] if a.rope is None else list(g.rotary(a.rope))
+    normed = a.query_norm is not None or a.key_norm is not None
     query = [qkv, "", ""]
-    if apart or a.query_norm is not None or a.key_norm is not None:
-        query = _normed(a, g, _split_qkv(a, g, qkv, name))
+    if apart or normed:
+        query = _split_qkv(a, g, qkv, name)
+    if normed and not a.norm_after_rope:
+        query = _normed(a, g, query)
     with g.in_type_of(states[0][0]):
         if apart:
             query, rope = _rotated(a, g, query, rope), []
+        if normed and a.norm_after_rope:
+            query = _normed(a, g, query)
         attended = g.node(
             "GroupQueryAttention",
             [*query, *(before for before, _ in states), "seqlens_k", "total_length", *rope],
@@ -217,6 +248,7 @@ def write(a: Attention, g: GraphWriter, name: str, x: str, states: Sequence[tupl
             num_heads=a.heads,
             kv_num_heads=a.kv_heads,
             do_rotary=int(bool(rope)),
+            rotary_interleaved=int(bool(rope) and _is_interleaved(a, g)),
             scale=a.scale,
             softcap=a.softcap,
             local_window_size=-1 if a.window is None else a.window,
@@ -232,7 +264,12 @@ def _rotates_apart(a: Attention, g: GraphWriter) -> bool:
 
     Inside onnxruntime's GroupQueryAttention heads must be a multiple of 16 wide, and so must what is rotated of them.
     """
-    return a.rope is not None and bool(a.head_dim % 16 or g.rotated_dimensions(a.rope) % 16)
+    return a.rope is not None and bool(a.norm_after_rope or a.head_dim % 16 or g.rotated_dimensions(a.rope) % 16)
+
+
+def _is_interleaved(a: Attention, g: GraphWriter) -> bool:
+    """Whether what is rotated are pairs of neighbours."""
+    return a.rope is not None and g.rotates_neighbours(a.rope)
 
 
 def _split_qkv(a: Attention, g: GraphWriter, qkv: str, name: str) -> list[str]:
@@ -255,7 +292,8 @@ def _normed(a: Attention, g: GraphWriter, qkv: list[str]) -> list[str]:
         by_head = g.constant(f"by_{heads}_heads", np.array([0, 0, heads, a.head_dim], np.int64))
         flat = g.constant(f"flat_{width}", np.array([0, 0, width], np.int64))
         apart = g.node("Reshape", [x, by_head], f"{x}_by_head")  # (batch, sequence, heads, head_dim)
-        normed.append(g.node("Reshape", [g.norm(norm, apart, f"{x}_norm"), flat], f"{x}_normed"))
+        rows = heads if norm.weight.shape != (a.head_dim,) else 1
+        normed.append(g.node("Reshape", [g.norm(norm, apart, f"{x}_norm", rows=rows), flat], f"{x}_normed"))
     return [*normed, v]
 
 
@@ -276,6 +314,7 @@ def _rotated(a: Attention, g: GraphWriter, qkv: list[str], rope: list[str]) -> l
                 domain=CONTRIB,
                 num_heads=heads,
                 rotary_embedding_dim=rotated if partial else 0,
+                interleaved=int(_is_interleaved(a, g)),
             )
             for x, heads in ((q, a.heads), (k, a.kv_heads))
         ),

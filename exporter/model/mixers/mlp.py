@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 
-from edgepress.exporter.model.description import Linear, Mixer, Source
+from edgepress.exporter.model.description import Linear, Mixer, Source, Weight
 from edgepress.exporter.model.mixers import CONTRIB, GraphWriter, MixerKind
 
 if TYPE_CHECKING:
@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
     from edgepress.exporter.model.operations import Rotary, Steps, Values
 
-Activation = Literal["silu", "gelu", "gelu_tanh", "relu"]
+Activation = Literal["silu", "gelu", "gelu_tanh", "relu", "relu2", "xielu"]
+
+_BETA, _EPSILON = 0.5, -1e-6  # of xIELU
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,14 +26,24 @@ class MLP(Mixer):
     """``down(activation(gate(x)) · up(x))``, or ``down(activation(up(x)))`` when there is no gate.
 
     What the gate gives is multiplied by ``gate_multiplier`` first.
+
+    ``relu2`` is relu(x)² (So et al. 2021). ``xielu`` (Huang and Schlag 2024) has two learned numbers, (1,) each, with
+    α₊ = softplus(``positive``), α₋ = β + softplus(``negative``), β = 0.5: α₊ x² + β x above 0, and
+    α₋ (eˣ − 1 − x) + β x elsewhere.
     """
 
     scaled_by_token: ClassVar[bool] = True
     gate: Linear | None = None
     up: Linear
+    positive: Weight | None = None
+    negative: Weight | None = None
     down: Linear
     activation: Activation
     gate_multiplier: float = 1.0
+
+    def __post_init__(self) -> None:
+        if (self.activation == "xielu") != (self.positive is not None and self.negative is not None):
+            raise ValueError("xIELU has two learned numbers, and other activations have none")
 
     def groups(self) -> tuple[tuple[Linear, ...], ...]:
         """See :class:`Mixer`."""
@@ -53,11 +65,11 @@ def steps(mlp: MLP, values: Values, x: Tensor, _ropes: Mapping[str, Rotary]) -> 
     from edgepress.exporter.model.operations import project
 
     projected = yield from project(mlp.input_projections, values, x)
-    (y,) = yield from project((mlp.down,), values, activated(mlp, projected))
+    (y,) = yield from project((mlp.down,), values, activated(mlp, values, projected))
     return y
 
 
-def activated(mlp: MLP, projected: list[Tensor]) -> Tensor:
+def activated(mlp: MLP, values: Values, projected: list[Tensor]) -> Tensor:
     """What goes into ``down``: ``activation(gate) · up``, or ``activation(up)`` when that is all that is projected."""
     from torch.nn import functional
 
@@ -66,29 +78,69 @@ def activated(mlp: MLP, projected: list[Tensor]) -> Tensor:
         "gelu": functional.gelu,
         "gelu_tanh": lambda x: functional.gelu(x, approximate="tanh"),
         "relu": functional.relu,
+        "relu2": lambda x: functional.relu(x).square(),
+        "xielu": lambda x: _xielu(mlp, values, x),
     }
     activation, up = activations[mlp.activation], projected[-1]
     return activation(up) if mlp.gate is None else activation(projected[0] * mlp.gate_multiplier) * up
+
+
+def _xielu(mlp: MLP, values: Values, x: Tensor) -> Tensor:
+    import torch
+    from torch.nn import functional
+
+    assert mlp.positive is not None
+    assert mlp.negative is not None
+    positive = functional.softplus(values(mlp.positive))
+    negative = _BETA + functional.softplus(values(mlp.negative))
+    below = x.clamp(max=_EPSILON)
+    return torch.where(x > 0, positive * x * x, negative * (torch.expm1(below) - x)) + _BETA * x
 
 
 def write(mlp: MLP, g: GraphWriter, name: str, x: str, _states: Sequence[tuple[str, str]]) -> str:
     """``activation(gate) · up``; gate and up stay apart: fusing them is measured to gain nothing."""
     up = g.linear(mlp.up, x)
     if mlp.gate is None:
-        return _activation(mlp.activation, g, up, f"{name}.act")
+        return _activation(mlp, g, up, f"{name}.act")
     gate = g.linear(mlp.gate, x)
     if mlp.gate_multiplier != 1.0:
         factor = g.constant(f"gate_multiplier_{mlp.gate_multiplier:.9g}", np.array(mlp.gate_multiplier, np.float32))
         gate = g.node("Mul", [gate, factor], f"{name}.multiplied")
-    return g.node("Mul", [_activation(mlp.activation, g, gate, f"{name}.act"), up], f"{name}.mixed")
+    return g.node("Mul", [_activation(mlp, g, gate, f"{name}.act"), up], f"{name}.mixed")
 
 
-def _activation(kind: Activation, g: GraphWriter, x: str, output: str) -> str:
+def _activation(mlp: MLP, g: GraphWriter, x: str, output: str) -> str:
+    kind = mlp.activation
+    if kind == "xielu":
+        return _write_xielu(mlp, g, x, output)
+    if kind == "relu2":
+        positive = g.node("Relu", [x], f"{output}.relu")
+        return g.node("Mul", [positive, positive], output)
     if kind == "silu":  # x · sigmoid(1.0 · x)
         return g.node("QuickGelu", [x], output, domain=CONTRIB, alpha=1.0)
     if kind == "relu":
         return g.node("Relu", [x], output)
     return g.node("Gelu", [x], output, approximate="tanh" if kind == "gelu_tanh" else "none")
+
+
+def _write_xielu(mlp: MLP, g: GraphWriter, x: str, output: str) -> str:
+    """With p = max(x, 0) and n = min(x, 0), as each part is 0 where the other one is not: ::
+
+        α₊ p² + α₋ (eⁿ − 1 − n) + β x
+
+    eⁿ − 1 loses what is below float32's epsilon of 1 for n near 0, which is as much below what n itself adds.
+    """
+    assert mlp.positive is not None
+    assert mlp.negative is not None
+    beta, one, zero = (g.constant(f"xielu_{n:g}", np.array(n, np.float32)) for n in (_BETA, 1, 0))
+    alphas = [g.node("Softplus", [g.weight(w)], f"{w.name}.softplus") for w in (mlp.positive, mlp.negative)]
+    above, below = g.node("Max", [x, zero], f"{output}.above"), g.node("Min", [x, zero], f"{output}.below")
+    curved = g.node("Mul", [g.node("Mul", [above, above], f"{output}.square"), alphas[0]], f"{output}.positive")
+    grown = g.node("Sub", [g.node("Exp", [below], f"{output}.exp"), one], f"{output}.grown")
+    alpha = g.node("Add", [alphas[1], beta], f"{output}.alpha")
+    bent = g.node("Mul", [g.node("Sub", [grown, below], f"{output}.bent"), alpha], f"{output}.negative")
+    straight = g.node("Mul", [x, beta], f"{output}.straight")
+    return g.node("Add", [g.node("Add", [curved, bent], f"{output}.curved"), straight], output)
 
 
 MIXER = MixerKind(MLP, steps=steps, write=write)

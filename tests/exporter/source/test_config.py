@@ -237,7 +237,7 @@ REFUSED = {
         "config.json: low_rank was removed: at the same size",
     ),
     "activation": (small(hidden_act="relu6"), "hidden_act = 'relu6'"),
-    "dynamic rope": (small(rope_scaling={"type": "dynamic", "factor": 2.0}), "type = 'dynamic'"),
+    "proportional rope": (small(rope_scaling={"type": "proportional", "factor": 2.0}), "type = 'proportional'"),
     "mrope": (small("qwen2", rope_scaling={"type": "mrope", "mrope_section": [2, 3, 3]}), "type = 'mrope'"),
     "rope types that differ": (small(rope_scaling={"type": "linear", "rope_type": "yarn"}), "rope_type = 'yarn'"),
     "two thetas": (small(rope_theta=5e5, rope_parameters=ROPE), "rope_theta = 10000.0: contradicts"),
@@ -279,8 +279,8 @@ REFUSED = {
     "number as flag": (small(tie_word_embeddings=1), "tie_word_embeddings = 1: must be true or false"),
     "not finite": (small(rms_norm_eps=float("inf")), "rms_norm_eps = inf: must be a finite number above 0"),
     "list as mapping": (small(rope_scaling=[1]), "rope_scaling = [1]: must be a mapping"),
-    "no model type": (small(model_type=None), "model_type = None: must be one of gemma3_text, gpt2"),
-    "unknown family": (small("mamba"), "architecture 'mamba' is not implemented; known: gemma3_text, gpt2, granite"),
+    "no model type": (small(model_type=None), "model_type = None: must be one of apertus, arcee"),
+    "unknown family": (small("mamba"), "architecture 'mamba' is not implemented; known: apertus, arcee"),
 }
 
 
