@@ -81,7 +81,7 @@ def _make(variant: Variant, directory: Path, seed: int) -> Path:
         for parameter_name, parameter in model.named_parameters():
             draw(parameter_name, parameter)
         for buffer_name, buffer in model.named_buffers():
-            if buffer_name in model.state_dict():  # what is added to a router's scores
+            if buffer.ndim and buffer_name in model.state_dict():  # what is added to a router's scores; no constants
                 buffer.normal_(0.0, 0.3)
     model.to(variant.dtype).save_pretrained(directory)
     if variant.patch is not None:
