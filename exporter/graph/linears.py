@@ -18,6 +18,7 @@ from edgepress.exporter.plan.plan import Form, PlannedTensor
 
 UINT8, UINT16 = TensorProto.UINT8, TensorProto.UINT16
 _ROUNDED, _BACK = ".input.rounded", ".input"  # how values end that are activations in integers, and real again
+_FC1_SCALES, _FC2_SCALES, _BYTE = 3, 6, 8  # inputs of QMoE; bits
 _BIAS = 5  # the input of MatMulNBits that is added; two optional ones are between it and the zero points
 
 
@@ -184,6 +185,8 @@ def _in_float(node: onnx.NodeProto, accuracy_level: int) -> list[onnx.NodeProto]
             attribute.i = accuracy_level
     if node.output[0].endswith((_ROUNDED, _BACK)):
         return [helper.make_node("Identity", node.input[:1], node.output)]
+    if node.op_type == "QMoE":
+        return _experts_in_float(node)
     if node.op_type != "DynamicQuantizeMatMul":
         return [node]
     x, weight, bias, y = node.input[0], node.input[1:4], node.input[4:5], node.output[0]
@@ -192,6 +195,24 @@ def _in_float(node: onnx.NodeProto, accuracy_level: int) -> list[onnx.NodeProto]
         helper.make_node("MatMul", [x, f"{y}.weight"], [f"{y}.float" if bias else y]),
     ]
     return [*lines, helper.make_node("Add", [f"{y}.float", *bias], [y])] if bias else lines
+
+
+def _experts_in_float(node: onnx.NodeProto) -> list[onnx.NodeProto]:
+    """Scales of 8-bit experts are sums made when the graph runs: QMoE then dequantizes, having nothing to pack.
+
+    With constant scales it rounds activations to 8 bits at every accuracy level.
+    """
+    lines: list[onnx.NodeProto] = []
+    bits = next(attribute.i for attribute in node.attribute if attribute.name == "expert_weight_bits")
+    for place in (_FC1_SCALES, _FC2_SCALES) if bits == _BYTE else ():
+        zero, made = f"{node.name}.zero.{place}", f"{node.name}.scales.{place}"
+        lines += [
+            helper.make_node("ReduceMin", [node.input[0]], [f"{zero}.least"], keepdims=0),
+            helper.make_node("Sub", [f"{zero}.least", f"{zero}.least"], [zero]),
+            helper.make_node("Add", [node.input[place], zero], [made]),
+        ]
+        node.input[place] = made
+    return [*lines, node]
 
 
 _FORMS: dict[Form, Callable[[GraphBuilder, Projection, str, str], str]] = {

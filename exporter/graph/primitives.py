@@ -6,7 +6,6 @@
 from collections.abc import Callable, Sequence
 from math import prod
 
-import numpy as np
 from onnx import TensorProto
 
 from edgepress.exporter.graph.builder import CONTRIB, FLOAT, FLOAT16, GraphBuilder
@@ -48,12 +47,7 @@ class DecoderBuilder(GraphBuilder):
         return self.plan.accuracy_level
 
     def stack(self, linears: Sequence[Linear]) -> Stacked:
-        """Projections that the plan has laid one after the other, as one tensor.
-
-        What QMoE has no float kernel for is dequantized by the graph::
-
-            codes ─ DequantizeLinear ─ weights
-        """
+        """Projections that the plan has laid one after the other, as one tensor."""
         first, rows = self.plan.of(linears[0].weight), linears[0].weight.shape[0]
         bias = (
             "" if linears[0].bias is None else self._whole_stack(self.plan.of(linears[0].bias), "data", FLOAT, (rows,))
@@ -70,15 +64,25 @@ class DecoderBuilder(GraphBuilder):
         zeros = ""
         if not scheme.symmetric:
             zeros = self._whole_stack(first, "zero_points", UINT8, scheme.zero_points_shape(rows, columns))
-        if scheme.bits != BYTE or self.accuracy_level == INT8_LEVEL:
-            return Stacked(values, bias, scheme.bits, scheme.block_size, scales, zeros)
-        if not zeros:
-            shape = (len(linears), *scheme.scales_shape(rows, columns))
-            zeros = self.constant("x".join(map(str, ("zeros", *shape))), np.full(shape, scheme.zero_point, np.uint8))
-        weights = self.node(
-            "DequantizeLinear", [values, scales, zeros], f"{values}.float", axis=2, block_size=scheme.block_size
-        )
-        return Stacked(weights, bias)
+        if scheme.bits == BYTE and self.accuracy_level != INT8_LEVEL:
+            scales = self._made_at_each_call(scales)
+        return Stacked(values, bias, scheme.bits, scheme.block_size, scales, zeros)
+
+    def _made_at_each_call(self, scales: str) -> str:
+        """The same scales, as no constant.
+
+        QMoE rounds activations to 8 bits at every level where 8-bit weights have constant scales; where they have
+        none there is nothing to pack, and it dequantizes.
+
+        ::
+
+            total ─ Cast ─ Sub(itself) ─┬ Add ─ scales
+            scales ─────────────────────┘
+        """
+        if not self.has_value("nothing"):
+            total = self.node("Cast", ["total"], "total_float", to=FLOAT)
+            self.node("Sub", [total, total], "nothing")
+        return self.node("Add", [scales, "nothing"], f"{scales}.at_each_call")
 
     def _whole_stack(self, first: PlannedTensor, part: str, kind: int, shape: tuple[int, ...]) -> str:
         """A part of all weights of a stack, of which ``first`` is the first: (count, …)."""

@@ -210,10 +210,8 @@ class _Layout:
             raise _apart(first, weight, scheme, form, "all experts of a layer are read as one tensor")
         if weight.kind == "linear":
             other = self._nodes.setdefault(stack.node, first)
-            if (other.scheme is None) != (scheme is None) or (
-                scheme is not None and other.scheme is not None and scheme.block_size != other.scheme.block_size
-            ):
-                raise _apart(other, weight, scheme, form, "QMoE has one size of blocks, and no weights in floats")
+            if _grid(other.scheme) != _grid(scheme):
+                raise _apart(other, weight, scheme, form, "QMoE has one number of bits and one size of blocks")
         return {
             part: Region(first.regions[part].offset + stack.index * nbytes, nbytes) for part, nbytes in sizes.items()
         }
@@ -223,6 +221,10 @@ class _Layout:
         offset = -(-self.end // alignment) * alignment
         self.end = offset + nbytes
         return Region(offset, nbytes)
+
+
+def _grid(scheme: Scheme | None) -> tuple[int, int, bool] | None:
+    return None if scheme is None else (scheme.bits, scheme.block_size, scheme.symmetric)
 
 
 def _apart(first: PlannedTensor, weight: Weight, scheme: Scheme | None, form: Form, why: str) -> InputError:
@@ -379,7 +381,7 @@ def _why_not_float(scheme: Scheme, recipe: Recipe) -> str:
     if recipe.activations.is_integer:
         return "; QMoE, which rounds activations to 8 bits by blocks"
     if scheme.bits == 8 and recipe.accuracy_level != INT8_LEVEL:
-        return f"; dequantized by the graph: QMoE has no kernel for 8 bits at accuracy_level {recipe.accuracy_level}"
+        return f"; slow: accuracy_level {recipe.accuracy_level} dequantizes 8 bits of experts at each call"
     return ""
 
 

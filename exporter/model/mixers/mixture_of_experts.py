@@ -221,7 +221,6 @@ def _experts(moe: MixtureOfExperts, g: GraphWriter, name: str, x: str, *, gate_u
         inputs += ["", "", "", gate_up.zero_points, down.zero_points, "", routed.weights]
         attributes |= {
             "expert_weight_bits": gate_up.bits,
-            "fc2_expert_weight_bits": down.bits,
             "block_size": gate_up.block_size,
             "accuracy_level": g.accuracy_level,
         }
