@@ -10,7 +10,16 @@ import msgspec
 import pytest
 
 from edgepress.errors import InputError
-from edgepress.schema import DEEPEST, convert, parse_json, parse_object, read_as, read_bytes, read_object
+from edgepress.schema import (
+    DEEPEST,
+    convert,
+    parse_json,
+    parse_object,
+    read_as,
+    read_bytes,
+    read_config_object,
+    read_object,
+)
 
 REMEDY = "get another"
 
@@ -53,6 +62,17 @@ def test_what_configs_hold_is_read() -> None:
     assert found == json.loads(text.removeprefix("\ufeff"))
     level = "[" * DEEPEST + "]" * DEEPEST
     assert parse_json(level.encode(), "x", REMEDY) == json.loads(level)
+
+
+def test_infinity_is_read_in_configs_alone(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    path.write_text('{"time_step_limit": [0.0, Infinity]}')
+    assert read_config_object(path, REMEDY) == {"time_step_limit": [0.0, {"__float__": "Infinity"}]}
+    with pytest.raises(InputError, match="Infinity is no number"):
+        read_object(path, REMEDY)
+    path.write_text('{"time_step_limit": [-Infinity, NaN]}')
+    with pytest.raises(InputError, match="-Infinity is no number"):
+        read_config_object(path, REMEDY)
 
 
 def test_a_schema_names_the_entry_and_what_it_must_be() -> None:

@@ -56,8 +56,7 @@ def make_genai_config(
         "inputs": {"input_ids": "input_ids", "attention_mask": "attention_mask", **_names(plan.states, "past")},
         "outputs": {"logits": "logits", **_names(plan.states, "present")},
     }
-    growing = [state for state in plan.states if state.grows]
-    if len(growing) < min(len(plan.states), 2 * len(decoder.layers)):
+    if {state.kind for state in plan.states} == {"key-value", "convolution"}:  # it finds other states by itself
         parts["layer_types"] = _layer_types(decoder)
     model: dict[str, object] = {
         "type": decoder.model_type if decoder.model_type in _KNOWN_TYPES else _PLAIN_DECODER,
@@ -84,17 +83,12 @@ def _names(states: Iterable[State], when: str) -> dict[str, str]:
 
 
 def _layer_types(decoder: Decoder) -> list[str]:
-    """Its word for each layer, which says what states it has.
-
-    A layer with keys and values and others beside them is in none of its words: it finds them where it is told nothing.
-    """
-    kinds = [
-        {state.kind for block in layer.blocks for state in block.mixer.states(index)}
-        for index, layer in enumerate(decoder.layers)
-    ]
+    """Its word for each layer, which says what states it has."""
     return [
-        "linear_attention" if "recurrent" in found else "conv" if "convolution" in found else "full_attention"
-        for found in kinds
+        "full_attention"
+        if any(state.grows for block in layer.blocks for state in block.mixer.states(index))
+        else "conv"
+        for index, layer in enumerate(decoder.layers)
     ]
 
 

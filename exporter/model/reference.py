@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgepress.errors import InputError
+from edgepress.exporter.model.architectures import architecture, model_types
 from edgepress.exporter.model.reading import resolve_model
 from edgepress.exporter.source.checkpoint import Checkpoint
 
@@ -61,6 +62,8 @@ class Reference:
         self._weights = weights
         self._shapes = {name: tensor.shape for name, tensor in self._checkpoint.tensors.items()}
         check_known(self._checkpoint)
+        kind = str(self._checkpoint.config["model_type"])
+        self._other_names = architecture(kind).other_names if kind in model_types() else {}
         config = _read_config(transformers, self._checkpoint)
         with _parameters_without_memory(torch, transformers):
             self._model = transformers.AutoModelForCausalLM.from_config(
@@ -105,6 +108,12 @@ class Reference:
         found: dict[str, str] = {}
         for names in same.values():
             candidates = [*names, *(name.removeprefix(prefix) for name in names)]
+            candidates += [
+                theirs + name.removeprefix(ours)
+                for name in names
+                for ours, theirs in self._other_names.items()
+                if name.startswith(ours)
+            ]
             tensor = next((candidate for candidate in candidates if candidate in self._shapes), None)
             if tensor is None:
                 tensor = self._converted(names[0])

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from edgepress.errors import InputError
+from edgepress.schema import INFINITY
 
 LARGEST = 2**31 - 1  # of an integer in a config
 
@@ -181,14 +182,12 @@ class Config:
     def limits(self, key: str, low: float, high: float = math.inf) -> tuple[float, float]:
         """Return the least and the largest value that something may have; the largest may be infinite.
 
-        transformers 5 writes that as ``{"__float__": "Infinity"}``, earlier versions as ``Infinity``.
+        That is :data:`edgepress.schema.INFINITY`.
         """
         value = self._value(key)
         if value is None:
             return low, high
-        ends = (
-            [math.inf if end == {"__float__": "Infinity"} else end for end in value] if isinstance(value, list) else []
-        )
+        ends = [math.inf if end == INFINITY else end for end in value] if isinstance(value, list) else []
         numbers = [end if end == math.inf else _number(end) for end in ends]
         if len(numbers) != 2 or not isinstance(numbers[0], float) or not isinstance(numbers[1], float):
             raise self.refuse(key, "must be a list of two numbers, of which the second may be Infinity")

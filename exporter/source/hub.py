@@ -18,7 +18,7 @@ from pathlib import Path
 
 from edgepress.errors import InputError
 from edgepress.exporter.demo import DEMO_DIRECTORY
-from edgepress.exporter.source.formats import decoded, file_format
+from edgepress.exporter.source.formats import decoded
 from edgepress.exporter.source.kinds import (
     FOLDER_MARKS,
     refuse_file,
@@ -28,7 +28,7 @@ from edgepress.exporter.source.kinds import (
 )
 from edgepress.exporter.source.layout import CONFIG, INDEX, SINGLE, TOKENIZER_FILES
 from edgepress.exporter.source.towers import text_config
-from edgepress.schema import read_object
+from edgepress.schema import read_config_object, read_object
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 _MAIN = "main"  # the hub's default branch
@@ -72,7 +72,7 @@ def find_model(model: str, revision: str | None, check: CheckConfig) -> tuple[Pa
         raise InputError(f"--revision {revision} is of a model on the hub, and {model} is here; leave one of them out")
     if model == "demo":
         return DEMO_DIRECTORY, None
-    if not path.is_dir() and file_format(path) is None:
+    if not path.is_dir():
         raise refuse_file(path)
     return path, None
 
@@ -91,7 +91,7 @@ def _download(model: str, revision: str, check: CheckConfig) -> tuple[Path, Orig
                 raise refuse_folder(Path(snapshot_download(model, revision=revision, allow_patterns=marks))) from None
             raise refuse_names(model, names or (), CONFIG) from None
         origin = Origin(model, revision, folder.name)
-        config = read_object(folder / CONFIG, "correct it or copy it again")
+        config = read_config_object(folder / CONFIG, "correct it or copy it again")
         refuse_other_kinds(folder, config)
         where = f"{model}: {CONFIG}"
         check(decoded(text_config(config), {}, where).config, where)

@@ -24,6 +24,7 @@ from edgepress.text.documents import decode
 LARGEST = 64 << 20  # bytes of a file of JSON
 DEEPEST = 64  # levels
 MOST_PARTS = 4_000_000  # values: half a gigabyte in Python's objects
+INFINITY = {"__float__": "Infinity"}  # as transformers 5 writes it
 _MOST_DIGITS = 100  # of an integer; "no limit" is written as 10³⁰ in configs
 _LONGEST = 200  # characters of a reason in a message
 _POINTER = 200  # bytes that show whether a file is a git-lfs pointer
@@ -65,6 +66,12 @@ def read_object(path: Path, remedy: str) -> dict[str, object]:
     return parse_object(read_bytes(path, remedy), path, remedy)
 
 
+def read_config_object(path: Path, remedy: str) -> dict[str, object]:
+    """The JSON object in a config of transformers, in which ``Infinity`` may stand: :data:`INFINITY` in its place."""
+    value = parse_json(read_bytes(path, remedy), path, remedy, infinity=True)
+    return _object(value, path, remedy)
+
+
 def read_as(path: Path, kind: type[Kind], remedy: str) -> Kind:
     """The JSON object in a file as ``kind``, which says what it must be like."""
     return convert(read_object(path, remedy), kind, path, remedy)
@@ -72,14 +79,19 @@ def read_as(path: Path, kind: type[Kind], remedy: str) -> Kind:
 
 def parse_object(data: bytes, where: str | Path, remedy: str) -> dict[str, object]:
     """The JSON object that a text is; see :func:`parse_json`."""
-    value = parse_json(data, where, remedy)
+    return _object(parse_json(data, where, remedy), where, remedy)
+
+
+def _object(value: object, where: str | Path, remedy: str) -> dict[str, object]:
     if not isinstance(value, dict):
         raise InputError(f"{where} cannot be read: it holds a JSON {type(value).__name__}, not an object; {remedy}")
     return cast("dict[str, object]", value)
 
 
-def parse_json(data: bytes, where: str | Path, remedy: str) -> object:
+def parse_json(data: bytes, where: str | Path, remedy: str, *, infinity: bool = False) -> object:
     """The value of a JSON text in UTF-8, a byte order mark before it left out.
+
+    With ``infinity`` the word ``Infinity``, which Python writes, becomes :data:`INFINITY`.
 
     Raises:
         InputError: it is no JSON, has too many parts or levels, a number that is not finite or has too many digits,
@@ -95,7 +107,7 @@ def parse_json(data: bytes, where: str | Path, remedy: str) -> object:
         value: object = json.loads(
             text,
             object_pairs_hook=_unique,
-            parse_constant=_not_finite,
+            parse_constant=_or_infinity if infinity else _not_finite,
             parse_float=_finite,
             parse_int=_short,
         )
@@ -136,6 +148,10 @@ def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
         raise ValueError(f"the key {twice[:_LONGEST]!r} occurs twice")
     return found
+
+
+def _or_infinity(name: str) -> object:
+    return dict(INFINITY) if name == "Infinity" else _not_finite(name)
 
 
 def _not_finite(name: str) -> NoReturn:

@@ -39,6 +39,7 @@ OTHERS = {
 NEEDED: dict[str, dict[str, object]] = {
     "granitemoehybrid": {"num_local_experts": 0},
     "jamba": {"num_experts": 1},
+    "nemotron_h": {"layers_block_type": ["mamba"]},
 }  # other defaults are refused
 
 

@@ -7,6 +7,7 @@ names it. :func:`describe` is what the exporter calls.
 import importlib
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from edgepress.errors import InputError
 from edgepress.exporter.model.description import Decoder, changed
@@ -24,6 +25,7 @@ class Architecture:
     ``ignored_tensors`` are regular expressions (full match) for tensors that are in real checkpoints and are no
     parameters: buffers, and the second copy of a tied head (a tensor that is used is never ignored).
     ``base_prefix`` starts the names of everything but the head; checkpoints saved without the head leave it out.
+    ``other_names`` are other beginnings of the names of tensors, by ours: checkpoints have the one or the other.
     ``layers_key``, ``width_key`` and ``heads_key`` are the config's names of the number of layers, of the MLP's width
     and of the number of query heads. ``with_width`` is what a config gets beside a width, that it means what it says.
     ``by_layer(config, layers)`` spells out, as lists with one entry a layer, what the config says by a rule about the
@@ -37,6 +39,7 @@ class Architecture:
     read: Callable[[Config], Decoder]
     ignored_tensors: tuple[str, ...] = ()
     base_prefix: str = "model."
+    other_names: Mapping[str, str] = field(default_factory=dict)
     layers_key: str = "num_hidden_layers"
     width_key: str = "intermediate_size"
     heads_key: str = "num_attention_heads"
@@ -74,9 +77,18 @@ def describe(values: Mapping[str, object], tensors: Collection[str], where: str 
 
     """
     family, _, decoder = _read(values, where)
-    if any(name.startswith(family.base_prefix) for name in tensors):
+    for ours, theirs in family.other_names.items():
+        if not any(name.startswith(ours) for name in tensors) and any(name.startswith(theirs) for name in tensors):
+            decoder = changed(Part, decoder, partial(_renamed, ours, theirs))
+    if any(name.startswith((family.base_prefix, *family.other_names.values())) for name in tensors):
         return decoder
     return changed(Part, decoder, lambda part: replace(part, tensor=part.tensor.removeprefix(family.base_prefix)))
+
+
+def _renamed(ours: str, theirs: str, part: Part) -> Part:
+    if not part.tensor.startswith(ours):
+        return part
+    return replace(part, tensor=theirs + part.tensor.removeprefix(ours))
 
 
 def check_layers(values: Mapping[str, object], tensors: int, where: str = "config.json") -> None:

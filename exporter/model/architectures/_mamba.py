@@ -17,7 +17,7 @@ _OLD_NAMES = {"mamba": STATE, "attention": ATTENTION}
 # Of models without attention, which have no limit of their own: as long as the longest that people give others.
 CONTEXT = 131_072
 # How Mamba's steps are drawn before it is trained, and how its kernels compute.
-_TRAINING = (
+TRAINING = (
     *("time_step_scale", "time_step_min", "time_step_max", "time_step_init_scheme", "time_step_floor"),
     *("residual_in_fp32", "rescale_prenorm_residual", "use_mambapy", "use_associative_scan", "intermediate_size"),
     *("chunk_size",),
@@ -198,14 +198,20 @@ def one_block(index: int, hidden: int, epsilon: float, mixer: Mixer, tensors: st
     return Layer((Block(norm=rms_norm(name, f"{tensors}.norm.weight", hidden, epsilon), mixer=mixer),))
 
 
-def read_layer_kinds(config: Config, layers: int) -> list[str]:
-    """The kind of each layer by today's names, :data:`STATE` where the config does not say; two keys may say it."""
-    known = (STATE, ATTENTION, *_OLD_NAMES)
-    found = [config.optional_texts(key, layers, known) for key in ("layer_types", "layers_block_type")]
-    kinds = [[_OLD_NAMES.get(kind, kind) for kind in one] for one in found if one]
-    if any(one != kinds[0] for one in kinds):
+def read_layer_kinds(config: Config, layers: int | None, *others: str) -> list[str] | None:
+    """The kind of each layer by today's names, as one of two keys says it; None where neither does.
+
+    ``others`` are kinds beside state spaces and attention; without ``layers`` the list says how many there are.
+    """
+    known, found = (STATE, ATTENTION, *others, *_OLD_NAMES), []
+    for key in ("layer_types", "layers_block_type"):
+        listed = config.values.get(key)
+        length = len(listed) if layers is None and isinstance(listed, list) else layers or 0
+        if kinds := config.optional_texts(key, length, known):
+            found.append([_OLD_NAMES.get(kind, kind) for kind in kinds])
+    if any(kinds != found[0] for kinds in found):
         raise config.refuse("layers_block_type", "layer_types is there too, and says something else; keep one of them")
-    return kinds[0] if kinds else [STATE] * layers
+    return found[0] if found else None
 
 
 def block(index: int, sizes: Sizes, epsilon: float, mixer: Mixer, tensor: str) -> Block:
@@ -244,9 +250,9 @@ def backbone(
     tied: bool,
     layers: int = 32,
 ) -> Decoder:
-    """Assemble a decoder without attention from its vocabulary and hidden size: ``backbone.embeddings``, ``norm_f``."""
+    """Assemble a decoder from its vocabulary and hidden size: ``backbone.embeddings``, layers, ``backbone.norm_f``."""
     vocab, hidden = sizes
-    config.without_effect(*_TRAINING)
+    config.without_effect(*TRAINING)
     embedding = matrix("embedding", "embedding", "backbone.embeddings.weight", vocab, hidden)
     head = embedding if config.flag("tie_word_embeddings", tied) else matrix("head", "head", "lm_head.weight", *sizes)
     return Decoder(

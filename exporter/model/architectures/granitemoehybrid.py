@@ -29,7 +29,7 @@ _STATE_KEYS = (
 def read(config: Config) -> Decoder:
     """Defaults are transformers' GraniteMoeHybridConfig's; ``attention_multiplier`` is the scale itself."""
     sizes = _sizes(config)
-    kinds = read_layer_kinds(config, sizes.layers)
+    kinds = _kinds(config, sizes.layers)
     ropes = _ropes(config, sizes)
     epsilon = config.number("rms_norm_eps", 1e-6, above=0.0)
     activation = read_activation(config, "hidden_act", "silu")
@@ -65,7 +65,11 @@ def read(config: Config) -> Decoder:
 
 def by_layer(config: Config, layers: int) -> dict[str, list[int] | list[str]]:
     """State spaces in all layers, where the config does not say."""
-    return {"layer_types": list[str](read_layer_kinds(config, layers))}
+    return {"layer_types": _kinds(config, layers)}
+
+
+def _kinds(config: Config, layers: int) -> list[str]:
+    return read_layer_kinds(config, layers) or [STATE] * layers
 
 
 def _sizes(config: Config) -> Sizes:

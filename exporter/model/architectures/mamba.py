@@ -12,5 +12,9 @@ def read(config: Config) -> Decoder:
 
 
 ARCHITECTURE = Architecture(
-    model_type="mamba", read=read, ignored_tensors=(r"lm_head\.weight",), base_prefix="backbone."
+    model_type="mamba",
+    read=read,
+    ignored_tensors=(r"lm_head\.weight",),
+    base_prefix="backbone.",
+    other_names={"backbone.embeddings.": "backbone.embedding."},
 )

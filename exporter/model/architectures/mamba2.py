@@ -45,5 +45,9 @@ def _state_space(config: Config, hidden: int) -> StateSpace:
 
 
 ARCHITECTURE = Architecture(
-    model_type="mamba2", read=read, ignored_tensors=(r"lm_head\.weight",), base_prefix="backbone."
+    model_type="mamba2",
+    read=read,
+    ignored_tensors=(r"lm_head\.weight",),
+    base_prefix="backbone.",
+    other_names={"backbone.embeddings.": "backbone.embedding."},
 )
