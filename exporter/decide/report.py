@@ -1,9 +1,11 @@
 """What ``edgepress plan`` prints: the plan and what an export will take, as text and as JSON."""
 
+from collections.abc import Sequence
 from typing import cast
 
 from edgepress.exporter.bundle.cpu_graph import planned_graphs
 from edgepress.exporter.bundle.inspection import budget_lines, megabytes, step_lines
+from edgepress.exporter.decide import instructions
 from edgepress.exporter.decide.dense import PreparedDense
 from edgepress.exporter.decide.estimate import Estimate
 from edgepress.exporter.decide.estimate import to_json as estimate_to_json
@@ -54,6 +56,7 @@ def plan_to_json(prepared: Prepared, export: Estimate | None = None) -> Json:
             "bundle_bytes": plan.data_bytes + _graph_and_tokenizer_bytes(prepared),
             "runtime_memory_bytes": plan.data_bytes + plan.cache_bytes,
             "runtime_memory_bytes_at_default_context": plan.data_bytes + plan.cache_bytes_at(plan.default_context),
+            "instructions": _instructions_to_json(instructions.estimates(prepared)),
             **({} if export is None else {"export": estimate_to_json(export)}),
         },
         "budget": prepared.budget,
@@ -142,6 +145,7 @@ def format_plan(prepared: Prepared) -> str:
             f"bundle       about {megabytes(estimates['bundle_bytes'])} MB (estimate)",
             *_memory_lines(prepared.plan),
             *_float16_lines(prepared),
+            *_instruction_lines(instructions.estimates(prepared)),
             *budget_lines(prepared.budget),
             *(f"left out     {name}: {why}" for name, why in prepared.decisions.left_out.items()),
             *(f"note         {note}" for note in cast("list[str]", plan["notes"])),
@@ -201,6 +205,41 @@ def _float16_lines(prepared: Prepared) -> list[str]:
         f"float16      {preferred.file} beside {others[-1].file}, for processors that compute in it: {half} MB of "
         f"states at {length:,} tokens, not {whole}; attention that overflows is found at the export"
     ]
+
+
+def _instructions_to_json(found: Sequence[instructions.Estimate]) -> Json | None:
+    """Instructions a token by graph, processor and tokens before it; None where there is no estimate."""
+    if not found:
+        return None
+    table = instructions.read_table()
+    return {
+        "largest_error": table.largest_error,
+        "median_error": table.median_error,
+        "prompt_tokens": instructions.PROMPT,
+        "graphs": [
+            {
+                "file": one.file,
+                "cpu": one.cpu,
+                **{phase: {str(at): count for at, count in counts.items()}
+                   for phase, counts in (("decode", one.decode), ("prefill", one.prefill))},
+            }
+            for one in found
+        ],
+    }  # fmt: skip
+
+
+def _instruction_lines(found: Sequence[instructions.Estimate]) -> list[str]:
+    """The same as lines, one a processor and graph."""
+    if not found:
+        return []
+    at, error = max(found[0].decode), instructions.read_table().largest_error
+    lines = [
+        f"{one.cpu}, {one.file}: {one.decode[at] / 1e6:.1f} million a token decoded after {at:,}, "
+        f"{one.prefill[at] / 1e6:.1f} one of a prompt"
+        for one in found
+    ]
+    lines.append(f"by one thread (estimate from models that were counted, of which it is off by {error:.0%} at most)")
+    return [f"{'' if index else 'instructions':<12} {line}" for index, line in enumerate(lines)]
 
 
 def _context(plan: Plan) -> str:
