@@ -23,6 +23,7 @@ from common import RESULTS, ROOT, SIZES, table
 REPORTS = {
     "accuracy": "accuracy_tables",
     "accuracy_grid": "accuracy_tables",
+    "arm_ideas": "arm_ideas",
     "arm_instructions": "arm_instructions_tables",
     "calibration_cost": "calibration_cost",
     "comparison": "comparison",
@@ -105,6 +106,7 @@ TABLES = {
     "vocabulary bytes": Cut(("vocabulary",)),
     "vocabulary time": Cut(("vocabulary",), 1),
     "fusion": Cut(("fusion",)),
+    "arm ideas": Cut(("arm_ideas",)),
     "arm tokens": Cut(("arm_instructions",)),
     "arm operators": Cut(("arm_instructions",), 1),
     "arm layers": Cut(("arm_instructions",), 2),

@@ -9,8 +9,7 @@ estimate. Instructions are no times (docs/benchmarks.md).
 from __future__ import annotations
 
 import json
-from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -107,7 +106,7 @@ def cost_of(work: Mapping[str, Work], costs: Mapping[str, Costs], phase: str) ->
     return total
 
 
-def work_of(model: onnx.ModelProto, phase: str, context: int) -> dict[str, Work]:
+def work_of(model: onnx.ModelProto, phase: str, context: int) -> Mapping[str, Work]:
     """What each operator has to do for a token: amounts by quantity, a prompt's shared by its tokens.
 
     Quantities are ``weights`` and ``edges`` (rows and columns) of products, for tokens of a prompt together; those of
@@ -115,61 +114,69 @@ def work_of(model: onnx.ModelProto, phase: str, context: int) -> dict[str, Work]
     the numbers in them (``width``), and these times the keys before (``width keys``). All else is numbers that are
     worked through, nodes, and calls with their keys, of which tables of rotation are made.
     """
-    graph, found = model.graph, dict[str, Counter[str]]()
-    shapes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
-    kinds = {value.name: value.type.tensor_type.elem_type for value in graph.input}
-    halves = {tensor.name for tensor in graph.initializer if tensor.data_type == TensorProto.FLOAT16}
-    caches = {value.name: [axis.dim_value for axis in value.type.tensor_type.shape.dim] for value in graph.input}
-    widths: dict[str, int] = {}  # numbers that a value has for each token
-    trimmed: set[str] = set()  # values of the last token alone
-    share = 1 / PROMPT if phase == PREFILL else 1.0
+    walk = _Walk(model.graph, phase, context)
+    for node in model.graph.node:
+        walk.add(node)
+    walk.note(OTHERS, {"calls": walk.share, "keys": context * walk.share})
+    return walk.found
 
-    def note(operator: str, last: bool, **amounts: float) -> None:
-        alone = last and phase == PREFILL
+
+class _Walk:
+    """Nodes in their order, and what was found of their work so far."""
+
+    def __init__(self, graph: onnx.GraphProto, phase: str, context: int) -> None:
+        self.found: dict[str, dict[str, float]] = {}
+        self.share = 1 / PROMPT if phase == PREFILL else 1.0  # a token's, of what is done once a call
+        self._phase, self._context = phase, context
+        self._constants = {tensor.name: tensor for tensor in graph.initializer}
+        self._inputs = {value.name: value.type.tensor_type for value in graph.input}
+        self._widths: dict[str, int] = {}  # numbers that a value has for each token
+        self._trimmed: set[str] = set()  # values of the last token alone
+
+    def add(self, node: onnx.NodeProto) -> None:
+        """Note what one node does, and what its results are."""
+        inputs = [name for name in node.input if name]
+        last = LOGITS_START in inputs or not self._trimmed.isdisjoint(inputs)
+        width = max((self._widths[name] for name in inputs if name in self._widths), default=0)
+        if node.op_type == _BLOCKS:
+            width, columns = attribute(node, "N"), attribute(node, "K")
+            self.note(self._product(node), {"weights": width * columns, "edges": width + columns}, last=last)
+        elif node.op_type == _ATTENTION:
+            heads, width = attribute(node, "num_heads"), self._attended(node)
+            work = {"heads": heads, "width": width, "width keys": width * self._context}
+            self.note(self._attention(node), work, last=last)
+        else:
+            if node.op_type == "GatherBlockQuantized":
+                width = self._constants[node.input[0]].dims[1] * 8 // attribute(node, "bits", 4)
+            known = node.op_type in _LIGHT
+            self.note(OTHERS if known else node.op_type, {"nodes": self.share, "numbers": width}, last=last)
+        made = [name for name in node.output if name]
+        self._widths |= dict.fromkeys(made, width) if width else {}
+        self._trimmed.update(made if last else ())
+
+    def note(self, operator: str, amounts: Mapping[str, float], *, last: bool = False) -> None:
+        """Add amounts; those of a prompt's ``last`` token are shared by all."""
+        alone, counts = last and self._phase == PREFILL, self.found.setdefault(operator, {})
         for quantity, amount in amounts.items():
-            named = quantity.replace("_", " ")
-            counts = found.setdefault(operator, Counter())
-            counts[f"{LAST}{named}" if alone else named] += amount * share if alone else amount
+            named = f"{LAST}{quantity}" if alone else quantity
+            counts[named] = counts.get(named, 0.0) + (amount * self.share if alone else amount)
 
-    for node in graph.node:
-        operator, inputs = node.op_type, [name for name in node.input if name]
-        last = LOGITS_START in inputs or not trimmed.isdisjoint(inputs)
-        width = max((widths[name] for name in inputs if name in widths), default=0)
-        if operator == _BLOCKS:
-            rows, columns = attribute(node, "N"), attribute(node, "K")
-            width = rows
-            note(_product(node, halves), last, weights=rows * columns, edges=rows + columns)
-        elif operator == _ATTENTION:
-            heads = attribute(node, "num_heads")
-            width = heads * caches[node.input[3]][-1]
-            key = f"{operator}, {TensorProto.DataType.Name(kinds[node.input[3]]).lower()}"
-            is_plain = attribute(node, "local_window_size", -1) < 0 and attribute(node, "do_rotary", 0)
-            named = key if is_plain else f"{key}, windowed or without rotation"
-            note(named, last, heads=heads, width=width, width_keys=width * context)
-        elif operator == "GatherBlockQuantized":
-            width = shapes[node.input[0]][1] * 8 // attribute(node, "bits", 4)
-        elif operator not in _LIGHT:
-            note(operator, last, nodes=1)
-        if operator not in APART:
-            note(OTHERS, last, nodes=share)
-            if width:
-                note(OTHERS, last, numbers=width)
-        for name in filter(None, node.output):
-            if width:
-                widths[name] = width
-            if last:
-                trimmed.add(name)
-    note(OTHERS, last=False, calls=share, keys=context * share)
-    return {name: dict(counts) for name, counts in found.items()}
+    def _attended(self, node: onnx.NodeProto) -> int:
+        """Numbers of all heads, from the shape of the keys before."""
+        return int(attribute(node, "num_heads") * self._inputs[node.input[3]].shape.dim[-1].dim_value)
 
+    def _attention(self, node: onnx.NodeProto) -> str:
+        """What kind of attention a node is: such a kind as was counted, or one with more words."""
+        kind = TensorProto.DataType.Name(self._inputs[node.input[3]].elem_type).lower()
+        is_plain = attribute(node, "local_window_size", -1) < 0 and attribute(node, "do_rotary", 0)
+        return ", ".join([node.op_type, kind, *([] if is_plain else ["a window, or no rotation in it"])])
 
-def _product(node: onnx.NodeProto, halves: Collection[str]) -> str:
-    """What kind of MatMulNBits a node is: such a kind as was counted, or one with more words."""
-    words = [node.op_type, f"{attribute(node, 'bits')} bits", f"block {attribute(node, 'block_size')}"]
-    if attribute(node, "accuracy_level", 0) != _LEVEL:
-        words.append(f"accuracy level {attribute(node, 'accuracy_level', 0)}")
-    if operand(node, 2) in halves:
-        words.append("float16")
-    if operand(node, 3):
-        words.append("zero points")
-    return ", ".join(words)
+    def _product(self, node: onnx.NodeProto) -> str:
+        """What kind of MatMulNBits a node is: such a kind as was counted, or one with more words."""
+        words = [node.op_type, f"{attribute(node, 'bits')} bits", f"block {attribute(node, 'block_size')}"]
+        if attribute(node, "accuracy_level", 0) != _LEVEL:
+            words.append(f"accuracy level {attribute(node, 'accuracy_level', 0)}")
+        scales = self._constants.get(operand(node, 2))
+        if scales is not None and scales.data_type == TensorProto.FLOAT16:
+            words.append("float16")
+        return ", ".join([*words, *(["zero points"] if operand(node, 3) else [])])
