@@ -24,7 +24,7 @@ def plan_to_json(prepared: Prepared, export: Estimate | None = None) -> Json:
     """Return the plan with its totals; sizes in bytes, and what is only estimated under ``estimates``."""
     plan = prepared.plan
     return {
-        "model": str(prepared.checkpoint.directory),
+        "model": str(prepared.checkpoint.named),
         "origin": None if prepared.origin is None else prepared.origin.to_json(),
         "model_type": prepared.decoder.model_type,
         "targets": [target.name for target in prepared.targets],

@@ -5,13 +5,15 @@ import os
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory, mkdtemp
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgepress.errors import InputError
-from edgepress.exporter.source.formats import decoded
+from edgepress.exporter.source.formats import FileFormat, decoded, file_format
 from edgepress.exporter.source.kinds import (
     refuse_folder,
     refuse_other_kinds,
@@ -53,6 +55,7 @@ class Checkpoint:
     text_of: TextModel | None = None
     left_out: Mapping[str, StoredTensor] = field(default_factory=dict)
     note: str = ""
+    made: bool = False  # of a file: what stands in ``directory`` is made of its metadata
 
     @property
     def where(self) -> str:
@@ -70,6 +73,8 @@ class Checkpoint:
             InputError: anything but a whole and consistent checkpoint; the message names the file or tensor.
 
         """
+        if (of_file := file_format(directory)) is not None:
+            return cls.of_file(directory, of_file)
         if not directory.is_dir():
             what = "is not a directory" if directory.exists() else "does not exist"
             raise InputError(f"{directory} {what}; name a directory with config.json and {SINGLE}")
@@ -102,6 +107,27 @@ class Checkpoint:
         checkpoint = cls(directory, config, plainly, tuple(shards), renamed)
         text = text_model(config)
         return (checkpoint if text is None else checkpoint.text_alone(text)).decoded()
+
+    @classmethod
+    def of_file(cls, path: Path, kind: FileFormat) -> "Checkpoint":
+        """The model that a single file holds; its config and tokenizer lie in a folder of this process.
+
+        Raises:
+            InputError: something in it is not read; the message names the key or tensor.
+
+        """
+        status = path.stat()
+        folder = _made(path.absolute(), kind.name, (status.st_mtime_ns, status.st_size))
+        found = kind.read(path)
+        for name, content in found.files.items():
+            if not (folder / name).exists():
+                (folder / name).write_bytes(content)
+        return cls(folder, found.config, found.tensors, (path,), note=found.note, made=True)
+
+    @property
+    def named(self) -> Path:
+        """What the user named: the directory, or the file."""
+        return self.weight_files[0] if self.made else self.directory
 
     def decoded(self) -> "Checkpoint":
         """The same with weights that are stored quantized as what they stand for."""
@@ -210,10 +236,26 @@ class Checkpoint:
 
     def source_hashes(self) -> dict[str, str]:
         """SHA-256 of the config, of every file with weights and of the index that names them, by file name."""
-        names = ["config.json", *(file.name for file in self.weight_files)]
-        if self.weight_files[0].name != SINGLE:
-            names.append(INDEX)
-        return {name: sha256_file(self.directory / name) for name in sorted(names)}
+        files = [*self.weight_files]
+        if not self.made:
+            files.append(self.directory / "config.json")
+            if self.weight_files[0].name != SINGLE:
+                files.append(self.directory / INDEX)
+        return {file.name: sha256_file(file) for file in sorted(files, key=lambda file: file.name)}
+
+
+@cache
+def _folder() -> TemporaryDirectory[str]:
+    """A folder that is removed when the process ends."""
+    return TemporaryDirectory(prefix="edgepress-")
+
+
+@cache
+def _made(path: Path, kind: str, stamp: tuple[int, int]) -> Path:
+    """Where what is made of a file lies, as long as the file is the same: ``stamp`` is its time and size."""
+    folder = Path(mkdtemp(prefix=f"{kind}-{stamp[1]}-", dir=_folder().name)) / path.name
+    folder.mkdir()
+    return folder
 
 
 def member(directory: Path, name: str) -> Path | None:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from edgepress.errors import InputError
 from edgepress.exporter.demo import DEMO_DIRECTORY
-from edgepress.exporter.source.formats import decoded
+from edgepress.exporter.source.formats import decoded, file_format
 from edgepress.exporter.source.kinds import (
     FOLDER_MARKS,
     refuse_file,
@@ -72,7 +72,7 @@ def find_model(model: str, revision: str | None, check: CheckConfig) -> tuple[Pa
         raise InputError(f"--revision {revision} is of a model on the hub, and {model} is here; leave one of them out")
     if model == "demo":
         return DEMO_DIRECTORY, None
-    if not path.is_dir():
+    if not path.is_dir() and file_format(path) is None:
         raise refuse_file(path)
     return path, None
 

@@ -28,8 +28,8 @@ _PICKLED = (
 _ARCHIVED = ("an archive", "unpack it, and name the directory with config.json")
 _REMEDIES = {  # of the kinds that have one of their own: what it is, and what to do with it
     file_kinds.GGUF: (
-        f"{file_kinds.GGUF}, whose weights are rounded and renamed already",
-        f"{_TO_EXPORT}: name the original that it was converted from",
+        file_kinds.GGUF,
+        "name the file itself, or the original that it was converted from",
     ),
     file_kinds.ONNX: (
         file_kinds.ONNX,

@@ -5,7 +5,7 @@ from typing import Literal
 
 from edgepress.exporter.model.architectures._common import Sizes
 from edgepress.exporter.model.description import Linear, Stack, Weight
-from edgepress.exporter.model.mixers.mixture_of_experts import Expert
+from edgepress.exporter.model.mixers.mixture_of_experts import Expert, Shared
 from edgepress.exporter.source.config import Config
 from edgepress.exporter.source.part import Part
 
@@ -84,3 +84,20 @@ def _stacks(index: int, count: int, columns: tuple[int, int]) -> Callable[[Role,
     """The stack of a role's weights, as the expert of a number has it; ``columns`` are those of gate_up and down."""
     name = f"layers.{index}.experts"
     return lambda role, number: Stack(f"{name}.{role}", number, count, name, columns)
+
+
+def shared_expert(index: int, tensors: str, hidden: int, width: int, *, share: str = "") -> Shared:
+    """A gated MLP for every token, ``tensors``.{gate, up, down}_proj, and what it is opened by: ``share``.weight."""
+    name = f"layers.{index}.shared_expert"
+
+    def projection(role: str, rows: int, columns: int) -> Linear:
+        tensor = f"{tensors}.{role}_proj.weight"
+        return Linear(Weight(f"{name}.{role}", "linear", (rows, columns), (Part(tensor, 0, rows),)))
+
+    opened = Weight(f"{name}.share", "router", (1, hidden), (Part(f"{share}.weight", 0, 1),))
+    return Shared(
+        gate=projection("gate", width, hidden),
+        up=projection("up", width, hidden),
+        share=Linear(opened) if share else None,
+        down=projection("down", hidden, width),
+    )

@@ -10,10 +10,11 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from edgepress.errors import InputError
 from edgepress.exporter.source.config import QUANTIZED, Config
-from edgepress.exporter.source.stored import StoredTensor
+from edgepress.exporter.source.stored import StoredTensor, read_errors
 from edgepress.modules import modules_in
 
 MLX = "mlx"  # which has a key of its own, and no quant_method
@@ -35,6 +36,25 @@ class Format:
 
 
 @dataclass(frozen=True)
+class WholeFile:
+    """A model that is one file: its config and tensors as a checkpoint has them, and the other ``files`` of one."""
+
+    config: dict[str, object]
+    tensors: dict[str, StoredTensor]
+    files: Mapping[str, bytes]
+    note: str
+
+
+@dataclass(frozen=True)
+class FileFormat:
+    """A format of single files, which begin with ``magic``; ``read(path)`` raises InputError for what is not read."""
+
+    name: str
+    magic: bytes
+    read: Callable[[Path], WholeFile]
+
+
+@dataclass(frozen=True)
 class Decoded:
     """A checkpoint as if it stored floats: its config without the section, its tensors; ``note`` says what was done."""
 
@@ -43,11 +63,21 @@ class Decoded:
     note: str = ""
 
 
-def formats() -> list[Format]:
+def _all() -> list[Format | FileFormat]:
     """Every format there is a file for."""
     names = sorted(module.name for module in modules_in(__path__) if not module.name.startswith("_"))
     found = [importlib.import_module(f"{__name__}.{name}").FORMAT for name in names]
-    return [one for one in found if isinstance(one, Format)]
+    assert all(isinstance(one, Format | FileFormat) for one in found)
+    return found
+
+
+def file_format(path: Path) -> FileFormat | None:
+    """The format of a file that is a whole model, by its first bytes; None for any other."""
+    if not path.is_file():
+        return None
+    with read_errors(path), path.open("rb") as file:
+        head = file.read(16)
+    return next((one for one in _all() if isinstance(one, FileFormat) and head.startswith(one.magic)), None)
 
 
 def decoded(values: Mapping[str, object], tensors: Mapping[str, StoredTensor], where: str) -> Decoded:
@@ -71,7 +101,7 @@ def decoded(values: Mapping[str, object], tensors: Mapping[str, StoredTensor], w
 
 
 def _find(key: str, whole: Config, settings: Config) -> Format:
-    known = {method: one for one in formats() for method in one.methods}
+    known = {method: one for one in _all() if isinstance(one, Format) for method in one.methods}
     default = {"quantization": MLX, "compression_config": "compressed-tensors"}.get(key)
     method = settings.values.get("quant_method", default)
     method = settings.values.get("quant_algo") if method is None else method

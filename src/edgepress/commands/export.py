@@ -21,7 +21,8 @@ def add_revision_argument(parser: argparse.ArgumentParser) -> None:
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what ``export`` and ``plan`` share: the model, target, recipe and context."""
     parser.add_argument(
-        "model", help="`demo`, a directory in Hugging Face form, a hub id, or an ONNX file of dense layers"
+        "model",
+        help="`demo`, a directory in Hugging Face form, a hub id, a GGUF file, or an ONNX file of dense layers",
     )
     parser.add_argument(
         "--target",

@@ -65,7 +65,7 @@ def zipped(name: str) -> bytes:
 
 
 FILES: dict[str, tuple[bytes, str]] = {
-    "GGUF": (b"GGUF" + struct.pack("<IQQ", 3, 0, 0), "a GGUF file of llama.cpp"),
+    "GGUF": (b"GGUF" + struct.pack("<IQQ", 3, 0, 0), "GGUF file"),
     "GGML": (b"tjgg" + bytes(16), "a GGUF file of llama.cpp"),
     "ONNX": (b"\x08\x0a\x12\x07pytorch\x3a\x00", "an ONNX model; `edgepress check FILE"),
     "torch": (saved_by_torch(), "pickled weights run code"),
