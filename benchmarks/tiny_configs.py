@@ -62,6 +62,9 @@ EXTRA: dict[str, dict[str, object]] = {
     "deepseek_v3": {"n_group": 2, "topk_group": 1, "first_k_dense_replace": 1, "num_key_value_heads": 4},
     "deepseek_v2": {"n_group": 2, "topk_group": 1, "first_k_dense_replace": 1, "num_key_value_heads": 4},
     "glm4_moe": {"n_group": 1, "topk_group": 1, "first_k_dense_replace": 1},
+    **{key: {"eos_token_id": 2} for key in ("cwm", "glm", "glm4")},
+    "nemotron": {"num_key_value_heads": 2},
+    **{key: {"head_dim": 16} for key in ("hunyuan_v1_dense", "ministral")},
     "minicpm3": {"num_key_value_heads": 4},
     "gemma3n_text": {"num_kv_shared_layers": 2, "activation_sparsity_pattern": [0.95, 0.95, 0.0, 0.0, 0.0]},
 }

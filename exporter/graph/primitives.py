@@ -10,7 +10,7 @@ from onnx import TensorProto
 
 from edgepress.exporter.graph.builder import CONTRIB, FLOAT, FLOAT16, GraphBuilder
 from edgepress.exporter.graph.linears import Projection, write_linear
-from edgepress.exporter.graph.rotary import write_rotary
+from edgepress.exporter.graph.rotary import write_query_factors, write_rotary
 from edgepress.exporter.model.description import Decoder, Linear, Norm, Weight
 from edgepress.exporter.model.mixers import Stacked
 from edgepress.exporter.plan.plan import INT8_LEVEL, Plan, PlannedTensor, Region
@@ -138,6 +138,11 @@ class DecoderBuilder(GraphBuilder):
     def rotated_dimensions(self, rope: str) -> int:
         """How many dimensions of a head the tables rotate."""
         return 2 * len(self.decoder.ropes[rope].inverse_frequencies)
+
+    def query_factors(self, rope: str) -> str:
+        """What queries are multiplied by beside their rotation, (batch, sequence, 1); empty where nothing does."""
+        growth = self.decoder.ropes[rope].query_growth
+        return "" if growth is None else write_query_factors(self, rope, growth)
 
     def rotates_neighbours(self, rope: str) -> bool:
         """Whether the pairs that it rotates are neighbours, rather than of the two halves."""

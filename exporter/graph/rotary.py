@@ -16,14 +16,15 @@ from edgepress.exporter.graph.builder import FLOAT, GraphBuilder
 from edgepress.exporter.graph.editing import remove_unused, set_nodes
 from edgepress.exporter.graph.weights import Weights
 from edgepress.exporter.model.description import Rope
-from edgepress.exporter.model.rope import rope_rows
+from edgepress.exporter.model.rope import query_factors, rope_rows
 from edgepress.onnx_graph.tensors import Array, Rows
 
 LONG_FROM = "long_from"  # an initializer; the runtime overrides it, so that the pieces of one prompt agree
+POSITIONS = "rope.position_ids"  # (batch, sequence): the position of each token of a call
 ROWS = "rope.rows"  # (batch, sequence): the row of each token of a call
 CONTEXT_LENGTH = "edgepress.context_length"  # a graph's metadata: for how many positions it was made
 INT64 = TensorProto.INT64
-_FREQUENCIES, _FACTOR = "frequencies", "attention_factor"
+_FREQUENCIES, _FACTOR, _FACTORS = "frequencies", "attention_factor", "query_factors"
 
 
 def write_rotary(g: GraphBuilder, key: str, rope: Rope) -> tuple[str, str, str]:
@@ -74,7 +75,7 @@ def _write_positions(g: GraphBuilder) -> None:
     before = g.node("Max", [g.node("Sub", ["lengths", length], "rope.before"), zero], "rope.past")  # (batch,)
     column = g.node("Unsqueeze", [before, g.constant("rope.axis", np.array([1], np.int64))], "rope.past_column")
     steps = g.node("Range", [zero, length, one], "rope.steps")
-    positions = g.node("Add", [column, steps], "rope.position_ids")  # (batch, sequence)
+    positions = g.node("Add", [column, steps], POSITIONS)  # (batch, sequence)
     flat = g.node("Reshape", [positions, g.constant("rope.flat", np.array([-1, 1], np.int64))], "rope.positions_flat")
     g.node("Cast", [flat], "rope.positions", to=FLOAT)
     count = g.node("Range", [zero, g.node("Size", ["input_ids"], "rope.count"), one], "rope.numbers")
@@ -82,6 +83,28 @@ def _write_positions(g: GraphBuilder) -> None:
     ends = (g.constant(f"rope.pads_{name}", np.zeros(n, np.int64)) for name, n in (("before", 2), ("after", 1)))
     first, last = ends
     g.node("Concat", [first, "mask_shape", last], "rope.pads", axis=0)
+
+
+def write_query_factors(g: GraphBuilder, key: str, growth: tuple[float, int]) -> str:
+    """Write 1 + β ln(1 + ⌊p / n⌋) of each token's position p, (batch, sequence, 1), once; ``growth`` is (β, n).
+
+    ::
+
+        positions ─ Cast ─ Div(n) ─ Floor ─ Add(1) ─ Log ─ Mul(β) ─ Add(1) ─ Unsqueeze
+    """
+    name = f"rope.{key}.{_FACTORS}"
+    if g.has_value(name):
+        return name
+    with g.in_half(False):
+        if not g.has_value(ROWS):
+            _write_positions(g)
+        numbers = {"beta": growth[0], "every": growth[1], "one": 1.0}
+        beta, every, one = (g.constant(f"{name}.{n}", np.array(value, np.float32)) for n, value in numbers.items())
+        turns = g.node("Div", [g.node("Cast", [POSITIONS], f"{name}.positions", to=FLOAT), every], f"{name}.quotient")
+        turns = g.node("Floor", [turns], f"{name}.turns")
+        grown = g.node("Log", [g.node("Add", [turns, one], f"{name}.turns_and_1")], f"{name}.log")
+        factors = g.node("Add", [g.node("Mul", [grown, beta], f"{name}.grown"), one], f"{name}.of_token")
+        return g.node("Unsqueeze", [factors, g.constant(f"{name}.axis", np.array([-1], np.int64))], name)
 
 
 @dataclass(frozen=True)
@@ -112,7 +135,11 @@ def restore_tables(model: onnx.ModelProto, weights: Weights, context: int, posit
         )
     tables = {f"rope.{rope.key}.{part}": (rope, index) for rope in ropes for index, part in enumerate(("cos", "sin"))}
     limit = int(weights.array(constants[LONG_FROM])) if long else None
-    kept = [node for node in model.graph.node if not set(node.output) & set(tables)]
+    factors = _factor_tables(model, weights, constants, context)
+    kept = [node for node in model.graph.node if not set(node.output) & {*tables, *factors}]
+    for name, table in factors.items():
+        model.graph.initializer.append(table)
+        kept.insert(0, onnx.helper.make_node("Gather", [table.name, positions], [name], name, axis=0))
     for node in kept:
         for index, name in enumerate(node.input):
             node.input[index] = positions if name == ROWS else name
@@ -125,6 +152,22 @@ def restore_tables(model: onnx.ModelProto, weights: Weights, context: int, posit
     model.graph.value_info.extend(shapes)
     remove_unused(model)
     return limit if used == 2 else None
+
+
+def _factor_tables(
+    model: onnx.ModelProto, weights: Weights, constants: dict[str, onnx.TensorProto], context: int
+) -> dict[str, onnx.TensorProto]:
+    """Tables (context, 1) of what queries are multiplied by, by the value that they make when looked up."""
+    names = [node.output[0] for node in model.graph.node if node.output[0].endswith(f".{_FACTORS}")]
+    found = {}
+    for name in names:
+        beta, every = (float(weights.array(constants[f"{name}.{part}"])) for part in ("beta", "every"))
+
+        def read(start: int, stop: int, growth: tuple[float, int] = (beta, int(every))) -> Array:
+            return query_factors(growth, stop, start)[:, None]
+
+        found[name] = weights.tensor(f"{name}.table", Rows((context, 1), FLOAT, read))
+    return found
 
 
 def check_context(model: onnx.ModelProto, context: int) -> None:

@@ -90,7 +90,8 @@ class Rope:
     Pair d of the rotated dimensions is (d, d + rotated / 2), or with ``interleaved`` (2 d, 2 d + 1), as GPT-J has it.
     ``inverse_frequencies`` has ``rotated dimensions / 2`` entries; fewer than ``head_dim / 2`` is partial rotary.
     cos and sin are multiplied by ``attention_factor`` (yarn, longrope). longrope uses
-    ``long_inverse_frequencies`` for every position of a call whose total length exceeds ``long_from``.
+    ``long_inverse_frequencies`` for every position of a call whose total length exceeds ``long_from``. With
+    ``query_growth`` (β, n) queries at position p are multiplied by 1 + β ln(1 + ⌊p / n⌋) as well (Ministral 3).
     """
 
     inverse_frequencies: tuple[float, ...]
@@ -98,6 +99,7 @@ class Rope:
     long_inverse_frequencies: tuple[float, ...] | None = None
     long_from: int = 0
     interleaved: bool = False
+    query_growth: tuple[float, int] | None = None
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from edgepress.exporter.model.operations import (
     rotate,
     run,
 )
-from edgepress.exporter.model.rope import rope_tables
+from edgepress.exporter.model.rope import query_factors, rope_tables
 
 
 def rotaries(decoder: Decoder, length: int, device: torch.device | str = "cpu") -> dict[str, Rotary]:
@@ -35,7 +35,8 @@ def rotaries(decoder: Decoder, length: int, device: torch.device | str = "cpu") 
     found = {}
     for name, rope in decoder.ropes.items():
         cos, sin = (torch.tensor(table, device=device) for table in rope_tables(rope, length))
-        found[name] = Rotary(cos, sin, rope.interleaved)
+        grown = None if rope.query_growth is None else torch.tensor(query_factors(rope.query_growth, length))
+        found[name] = Rotary(cos, sin, rope.interleaved, None if grown is None else grown.to(device))
     return found
 
 

@@ -34,11 +34,15 @@ Added = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Rotary:
-    """Tables of one rope for the positions of a sequence, each (length, rotated / 2); see :class:`Rope` for pairs."""
+    """Tables of one rope for the positions of a sequence, each (length, rotated / 2); see :class:`Rope` for pairs.
+
+    ``query_factors`` (length,) multiply the queries, if any do.
+    """
 
     cos: Tensor
     sin: Tensor
     interleaved: bool = False
+    query_factors: Tensor | None = None
 
 
 def project(group: tuple[Linear, ...], values: Values, x: Tensor) -> Generator[Step, Tensor, list[Tensor]]:

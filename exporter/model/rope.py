@@ -42,6 +42,7 @@ def read_rope(
     original_context: int | None = None,
     interleaved: bool = False,
     ntk_alpha: bool = False,
+    query_growth: bool = False,
     default: Mapping[str, object] = MappingProxyType({}),
 ) -> Rope:
     """Read one rope for all layers, in the form of transformers 4 or 5.
@@ -52,7 +53,8 @@ def read_rope(
     ``share``, ``aliases`` its other names for ``types``, ``original_context`` its default for
     ``original_max_position_embeddings``. ``interleaved`` says which dimensions are pairs, see :class:`Rope`.
     ``default`` is what stands in the place of a section where there is none. With ``ntk_alpha`` a rope that is called
-    dynamic and has ``alpha`` is of the default kind with θ · alpha^(D / (D − 2)).
+    dynamic and has ``alpha`` is of the default kind with θ · alpha^(D / (D − 2)). With ``query_growth`` a section may
+    have ``llama_4_scaling_beta``, by which queries grow every ``original_max_position_embeddings`` positions.
     """
     original = config.optional_integer("original_max_position_embeddings", original_context)
 
@@ -65,7 +67,7 @@ def read_rope(
         if ntk_alpha and "dynamic" in (section.values.get("rope_type"), section.values.get("type")):
             alpha = section.optional_number("alpha", above=0.0) or 1.0
             base *= alpha ** (head_dim / max(head_dim - 2, 1))
-        return rope_from_section(
+        rope = rope_from_section(
             section,
             rotated=rotated_dimensions(config, head_dim, factor),
             context_length=context_length,
@@ -74,10 +76,16 @@ def read_rope(
             types=types,
             original_context=original,
         )
+        return replace(rope, query_growth=_growth(section, original or context_length)) if query_growth else rope
 
     sections = [config.section("rope_scaling"), config.section("rope_parameters")]
     found = [read(section) for section in sections if section] or [read(Config(default, config.where))]
     return replace(same_rope(config, found), interleaved=interleaved)
+
+
+def _growth(section: Config, original: int) -> tuple[float, int] | None:
+    beta = section.optional_number("llama_4_scaling_beta")
+    return (beta, section.optional_integer("original_max_position_embeddings") or original) if beta else None
 
 
 def same_rope(config: Config, ropes: Sequence[Rope]) -> Rope:
@@ -293,6 +301,13 @@ def rope_rows(frequencies: Sequence[float], attention_factor: float, start: int,
         cosines[rows] = np.cos(angles).astype(np.float32) * np.float32(attention_factor)
         sines[rows] = np.sin(angles).astype(np.float32) * np.float32(attention_factor)
     return cosines, sines
+
+
+def query_factors(growth: tuple[float, int], stop: int, start: int = 0) -> Floats:
+    """Return 1 + β ln(1 + ⌊p / n⌋) of the positions p from ``start`` to ``stop``, float32; ``growth`` is (β, n)."""
+    beta, every = growth
+    turns = np.arange(start, stop) // every
+    return (1 + beta * np.log1p(turns)).astype(np.float32)
 
 
 @lru_cache(maxsize=8)  # some megabytes each; every pass over a layer asks for the same

@@ -25,6 +25,8 @@ def forward(a: Attention, model: Oracle, x: Array, ropes: Mapping[str, Rope]) ->
         q, k = (rotate(ropes[a.rope], y) for y in (q, k))
     if a.norm_after_rope:
         q, k = model.norm(a.query_norm, q), model.norm(a.key_norm, k)
+    if a.rope is not None and (growth := ropes[a.rope].query_growth) is not None:
+        q = q * (1 + growth[0] * np.log(1 + np.arange(length) // growth[1]))[:, None, None]
     k, v = (np.repeat(y, a.heads // a.kv_heads, axis=1) for y in (k, v))  # each kv head serves a group
     scores = np.einsum("ihd,jhd->hij", q, k) * a.scale  # (heads, query, key)
     if a.softcap:

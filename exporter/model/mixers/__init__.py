@@ -100,6 +100,10 @@ class GraphWriter(Protocol):
         """How many dimensions of a head the tables rotate."""
         ...
 
+    def query_factors(self, rope: str) -> str:
+        """What queries are multiplied by beside their rotation, (batch, sequence, 1); empty where nothing does."""
+        ...
+
     def rotates_neighbours(self, rope: str) -> bool:
         """Whether the pairs that it rotates are neighbours, rather than of the two halves."""
         ...

@@ -156,6 +156,8 @@ def attend(a: Attention, values: Values, qkv: Tensor, rotary: Rotary | None) -> 
         q, k = _rotate(rotary, q), _rotate(rotary, k)
     if a.norm_after_rope:
         q, k = norm_forward(a.query_norm, values, q), norm_forward(a.key_norm, values, k)
+    if rotary is not None and rotary.query_factors is not None:
+        q = q * rotary.query_factors[:, None, None]
     q, k, v = (y.transpose(1, 2) for y in (q, k, v))  # (sequences, heads, length, head_dim)
     return _attend(a, q, k, v).transpose(1, 2).reshape(sequences, length, -1)
 
@@ -228,9 +230,10 @@ def write(a: Attention, g: GraphWriter, name: str, x: str, states: Sequence[tupl
         qkv = g.node("Clip", [qkv, *ends], f"{name}.clipped")
     apart = _rotates_apart(a, g)
     rope = [] if a.rope is None else list(g.rotary(a.rope))
+    factors = "" if a.rope is None else g.query_factors(a.rope)
     normed = a.query_norm is not None or a.key_norm is not None
     query = [qkv, "", ""]
-    if apart or normed:
+    if apart or normed or factors:
         query = _split_qkv(a, g, qkv, name)
     if normed and not a.norm_after_rope:
         query = _normed(a, g, query)
@@ -239,6 +242,8 @@ def write(a: Attention, g: GraphWriter, name: str, x: str, states: Sequence[tupl
             query, rope = _rotated(a, g, query, rope), []
         if normed and a.norm_after_rope:
             query = _normed(a, g, query)
+        if factors:  # numbers, which may come before a rotation
+            query[0] = g.node("Mul", [query[0], factors], f"{name}.q_grown")
         attended = g.node(
             "GroupQueryAttention",
             [*query, *(before for before, _ in states), "seqlens_k", "total_length", *rope],
