@@ -56,6 +56,7 @@ def export(
     context_length: int | None = None,
     calibration: Sequence[str | Path] = (),
     revision: str | None = None,
+    adapters: Sequence[str | Path] = (),
     check: bool = False,
     force: bool = False,
     threads: int | None = None,
@@ -73,6 +74,7 @@ def export(
         calibration: files of text for a calibrated recipe; those that the recipe names when empty, and the model's own
             generations when it names none either.
         revision: branch, tag or commit of a model on the hub; its main branch when None.
+        adapters: folders of LoRA adapters, as peft saves them, to merge into the weights, one after the other.
         check: compare the bundle with the reference model and keep the result in the manifest.
         force: replace ``out`` when it is a bundle with nothing else in it, or an empty directory.
         threads: threads that quantize; all cores when None. The bytes do not depend on it, but in calibrated recipes
@@ -98,6 +100,7 @@ def export(
             context_length=context_length,
             calibration=calibration,
             revision=revision,
+            adapters=adapters,
         )
         targets = [one.name for one in dense.targets]
         return write_subject(dense, Path(out), targets, check=check, force=force, threads=threads, progress=progress)
@@ -109,6 +112,7 @@ def export(
         context_length=context_length,
         calibration=calibration,
         revision=revision,
+        adapters=adapters,
     )
     return make_bundle(opened, Path(out), check=check, force=force, threads=threads, progress=progress)
 

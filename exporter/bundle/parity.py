@@ -64,7 +64,7 @@ def parity(work: Path, planned: Planned, *, progress: Progress = silent) -> dict
             advance(2)
         restored = logits(decoder, lambda weight: torch.from_numpy(stored.value(weight)), tokens)
         advance(1)
-        reference = Reference(checkpoint.directory).logits(tokens)
+        reference = Reference(checkpoint).logits(tokens)
         advance(1)
         described = logits(plain, lambda weight: torch.from_numpy(read_weight(checkpoint, weight)), tokens)
         advance(1)

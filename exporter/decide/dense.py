@@ -68,6 +68,7 @@ def decide_dense(
     context_length: int | None = None,
     calibration: Sequence[str | Path] = (),
     revision: str | None = None,
+    adapters: Sequence[str | Path] = (),
 ) -> PreparedDense:
     """Read the graph of ``path`` and plan its export.
 
@@ -75,7 +76,8 @@ def decide_dense(
         InputError: it has anything but dense layers, or the recipe or target asks for what such models do not have.
 
     """
-    for asked, what in ((context_length, "--context"), (calibration, "--calibration"), (revision, "--revision")):
+    without = {"--context": context_length, "--calibration": calibration, "--revision": revision, "--adapter": adapters}
+    for what, asked in without.items():
         if asked:
             raise InputError(f"{path} is an ONNX file, for which {what} has no effect; leave it out")
     targets, _ = find_targets(target, socs)

@@ -26,6 +26,7 @@ def open_model(
     context_length: int | None = None,
     calibration: Sequence[str | Path] = (),
     revision: str | None = None,
+    adapters: Sequence[str | Path] = (),
 ) -> Opened:
     """Open the checkpoint and read the recipe; arguments are those of :func:`~edgepress.exporter.export.export`.
 
@@ -38,7 +39,7 @@ def open_model(
     asked = ask_recipe(name, context_length, calibration)
     check_recipe(asked)
     directory, origin = find_model(str(model), revision)
-    checkpoint = Checkpoint.open(directory)
+    checkpoint = Checkpoint.open(directory).with_adapters([Path(adapter) for adapter in adapters])
     check_tokenizer(checkpoint)
     return Opened(checkpoint=checkpoint, asked=asked, targets=targets, socs=chips, why_recipe=why, origin=origin)
 

@@ -48,6 +48,7 @@ def decide(
     context_length: int | None = None,
     calibration: Sequence[str | Path] = (),
     revision: str | None = None,
+    adapters: Sequence[str | Path] = (),
     workspace: Workspace | None = None,
     threads: int | None = None,
     progress: Progress = silent,
@@ -68,6 +69,7 @@ def decide(
         context_length=context_length,
         calibration=calibration,
         revision=revision,
+        adapters=adapters,
     )
     shrunk = shrink(opened, workspace, threads=threads, progress=progress)
     return settle(shrunk, workspace, threads=threads, progress=progress)

@@ -80,6 +80,7 @@ def notes(checkpoint: Checkpoint, decoder: Decoder) -> tuple[str, ...]:
     reach = yarn_reach(checkpoint.config)
     if reach is not None and reach > decoder.context_length:
         found.append(_longer_by_yarn(reach, decoder.context_length))
+    found += [adapter.note for adapter in checkpoint.adapters]
     if checkpoint.note:
         found.append(f"its weights are quantized already ({checkpoint.note}): they are read as what they stand for")
     if checkpoint.renamed:

@@ -49,7 +49,7 @@ class Reference:
 
     def __init__(
         self,
-        model: str | Path,
+        model: str | Path | Checkpoint,
         *,
         revision: str | None = None,
         weights: Weights | None = None,
@@ -58,7 +58,8 @@ class Reference:
     ) -> None:
         torch, transformers = _libraries()
         self._torch, self._threads, self._one_at_a_time = torch, threads, threading.Lock()
-        self._checkpoint = Checkpoint.open(resolve_model(str(model), revision))
+        opened = isinstance(model, Checkpoint)
+        self._checkpoint = model if opened else Checkpoint.open(resolve_model(str(model), revision))
         self._weights = weights
         self._shapes = {name: tensor.shape for name, tensor in self._checkpoint.tensors.items()}
         check_known(self._checkpoint)

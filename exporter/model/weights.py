@@ -57,7 +57,7 @@ def _check_part(checkpoint: Checkpoint, weight: Weight, part: Part) -> None:
             f"{_other_names(checkpoint, part.tensor)}; is the checkpoint complete, and the config its own?"
         )
     tensor.check_readable()
-    if (part.transposed or part.index is not None) and isinstance(tensor, PackedTensor):
+    if (part.transposed or part.index is not None) and isinstance(tensor, PackedTensor) and not tensor.own_form:
         raise InputError(
             f"{tensor.name} is stored quantized ({tensor.how}), and this family stores it in another form: not "
             "implemented; export the original checkpoint"

@@ -3,7 +3,7 @@
 import math
 import os
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgepress.errors import InputError
+from edgepress.exporter.source.adapters import Adapter, read_adapter
 from edgepress.exporter.source.formats import FileFormat, decoded, file_format
 from edgepress.exporter.source.kinds import (
     refuse_folder,
@@ -33,6 +34,7 @@ __all__ = ["INDEX", "READABLE", "SINGLE", "Checkpoint", "StoredTensor", "same_te
 
 _PIECE = 1 << 18  # elements of a stored tensor read at a time when only some of its columns are wanted, or NaN counted
 _COMPARED_PIECE = 1 << 20  # bytes
+HEAD = "lm_head"
 _AGAIN = "download or convert the checkpoint again"
 
 
@@ -44,7 +46,7 @@ class Checkpoint:
     Of a model that takes images or sound too, ``config`` and ``tensors`` are those of its text model, as they would be
     alone; ``text_of`` says of what it is one, and ``left_out`` has the other tensors.
     Weights that are stored as integers (:mod:`.formats`) are there as what they stand for, and ``config`` says nothing
-    of it; ``note`` does.
+    of it; ``note`` does. ``adapters`` are merged into the weights as they are read.
     """
 
     directory: Path
@@ -56,6 +58,7 @@ class Checkpoint:
     left_out: Mapping[str, StoredTensor] = field(default_factory=dict)
     note: str = ""
     made: bool = False  # of a file: what stands in ``directory`` is made of its metadata
+    adapters: tuple[Adapter, ...] = ()
 
     @property
     def where(self) -> str:
@@ -133,6 +136,20 @@ class Checkpoint:
         """The same with weights that are stored quantized as what they stand for."""
         found = decoded(self.config, self.tensors, self.where)
         return replace(self, config=found.config, tensors=found.tensors, note=found.note)
+
+    def with_adapters(self, directories: Sequence[Path]) -> "Checkpoint":
+        """The same with adapters merged into its weights, one after the other.
+
+        Raises:
+            InputError: one is no adapter, or of another model.
+
+        """
+        found, tied = self, bool(self.config.get("tie_word_embeddings", f"{HEAD}.weight" not in self.tensors))
+        for directory in directories:
+            adapter = read_adapter(directory)
+            tensors = adapter.merged(found.tensors, tied=tied)
+            found = replace(found, tensors=tensors, adapters=(*found.adapters, adapter))
+        return found
 
     def text_alone(self, text: TextModel) -> "Checkpoint":
         """The same, with the text model's config and tensors alone."""
@@ -241,7 +258,10 @@ class Checkpoint:
             files.append(self.directory / "config.json")
             if self.weight_files[0].name != SINGLE:
                 files.append(self.directory / INDEX)
-        return {file.name: sha256_file(file) for file in sorted(files, key=lambda file: file.name)}
+        found = {file.name: sha256_file(file) for file in sorted(files, key=lambda file: file.name)}
+        for number, adapter in enumerate(self.adapters, 1):
+            found |= {f"adapter {number}: {name}": digest for name, digest in adapter.hashes().items()}
+        return found
 
 
 @cache

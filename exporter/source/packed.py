@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TypedDict
+from typing import ClassVar, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,6 +74,7 @@ class PackedTensor(StoredTensor):
 
     stored: tuple[StoredTensor, ...] = field(default=(), repr=False)
     how: str = ""  # in words, as plans print it: "GPTQ 4 bits, groups of 128"
+    own_form: ClassVar[bool] = False  # whether it has the shape that the family stores floats in, transposed or not
     by_columns: bool = False  # rows lie scattered: whoever reads many at a time reads each byte once
 
     @property

@@ -51,6 +51,13 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_revision_argument(parser)
     parser.add_argument(
+        "--adapter",
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="LoRA adapter, as peft saves it, to merge into the weights; several are merged in turn",
+    )
+    parser.add_argument(
         "--context",
         type=int,
         metavar="N",
@@ -96,6 +103,7 @@ def run(arguments: argparse.Namespace) -> int:
         context_length=arguments.context,
         calibration=arguments.calibration,
         revision=arguments.revision,
+        adapters=arguments.adapter,
         check=arguments.check,
         force=arguments.force,
         threads=arguments.threads,

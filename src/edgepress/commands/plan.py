@@ -39,6 +39,7 @@ def run(arguments: argparse.Namespace) -> int:
             context_length=arguments.context,
             calibration=arguments.calibration,
             revision=arguments.revision,
+            adapters=arguments.adapter,
         )
         print(json.dumps(dense_to_json(dense), indent=2) if arguments.json else format_dense(dense))
         return 0
@@ -50,6 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
         context_length=arguments.context,
         calibration=arguments.calibration,
         revision=arguments.revision,
+        adapters=arguments.adapter,
         progress=progress,
     )
     found = estimate(prepared, usable_cores())
