@@ -58,8 +58,8 @@ class Reference:
     ) -> None:
         torch, transformers = _libraries()
         self._torch, self._threads, self._one_at_a_time = torch, threads, threading.Lock()
-        opened = isinstance(model, Checkpoint)
-        self._checkpoint = model if opened else Checkpoint.open(resolve_model(str(model), revision))
+        named = model if isinstance(model, Checkpoint) else Checkpoint.open(resolve_model(str(model), revision))
+        self._checkpoint: Checkpoint = named
         self._weights = weights
         self._shapes = {name: tensor.shape for name, tensor in self._checkpoint.tensors.items()}
         check_known(self._checkpoint)
