@@ -60,7 +60,8 @@ def _one(checkpoint: Checkpoint, weight: Weight, storage: Storage, asked: str, k
         kept = keeping.storage_of(replace(first, symmetric=all(grid.symmetric for grid in same)))
         if isinstance(kept, Storage):
             wider = f", {first.bits} bits in {kept.bits}" if kept.bits != first.bits else ""
-            return Override(weight.name, kept, f"{asked}: codes and scales unchanged ({how}{wider})")
+            what = f"codes and scales unchanged{f', {first.loses}' if first.loses else ''}"
+            return Override(weight.name, kept, f"{asked}: {what} ({how}{wider})")
         reason = kept
     kind = "kept as floats" if storage.bits >= KEPT_BITS // 2 else "rounded to nearest"
     loss = f"{how}: " if how else ""

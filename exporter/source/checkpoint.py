@@ -236,6 +236,8 @@ class Checkpoint:
     def grid(self, part: Part) -> Grid | str:
         """How the codes are spaced that are stored for a part, or why there are none to keep: a sentence's end."""
         tensor = self.tensors[part.tensor]
+        if isinstance(tensor, PackedTensor) and part.index is not None:
+            return "experts have another layout"
         return tensor.grid() if isinstance(tensor, PackedTensor) else f"it is stored as {tensor.dtype}"
 
     def how(self, names: Collection[str]) -> str:

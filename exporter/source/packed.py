@@ -37,6 +37,7 @@ class Grid:
     bits: int
     group: int
     symmetric: bool
+    loses: str = ""  # what is rounded when the codes are taken for these numbers; "" where nothing is
 
     @property
     def middle(self) -> int:

@@ -25,37 +25,23 @@ from numpy.typing import NDArray
 from edgepress.exporter.source.config import Config
 from edgepress.exporter.source.formats import Format
 from edgepress.exporter.source.formats._float8 import FLOAT8, Float8Weight, float8_weight
+from edgepress.exporter.source.formats._integers import Bytes, Scaled
 from edgepress.exporter.source.packed import (
     Codes,
-    Floats,
-    GridTensor,
     elements,
     packed_as,
     partner,
     unpack_bits,
     wrong,
 )
-from edgepress.exporter.source.stored import READABLE, StoredTensor, to_float32
+from edgepress.exporter.source.stored import READABLE, StoredTensor
 
 _FORMS = ("pack-quantized", "int-quantized", "naive-quantized", "float-quantized", "mixed-precision", "dense")
 _UNUSED = re.compile(r".*\.((input|output|weight)_(scale|zero_point)|[kqv]_(scale|zero_point))")
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Scaled(GridTensor):
-    """``stored`` is codes, scales and, where there are some, zero points."""
-
-    def scales(self, start: int, stop: int) -> Floats:
-        """(stop − start, groups); one for the whole tensor is every row's."""
-        scales = self.stored[1]
-        if math.prod(scales.shape) == 1:
-            one = to_float32(scales.read(0, scales.nbytes), scales.dtype)
-            return np.broadcast_to(one, (stop - start, 1))
-        return scales.rows(start, stop).reshape(stop - start, -1)
-
-
-@dataclass(frozen=True, kw_only=True)
-class PackedIntegers(_Scaled):
+class PackedIntegers(Scaled):
     """``weight_packed`` and what lies beside it."""
 
     def zero_points(self, start: int, stop: int) -> NDArray[np.int16] | None:
@@ -73,28 +59,6 @@ class PackedIntegers(_Scaled):
         packed = self.stored[0]
         raw = packed.read(start * packed.row_nbytes, (stop - start) * packed.row_nbytes).reshape(stop - start, -1)
         values = _unpacked(raw, self.bits, self.shape[1])
-        return Codes(values, self.scales(start, stop), self.zero_points(start, stop))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Bytes(_Scaled):
-    """``weight`` in int8: codes are 128 more, and zero points too."""
-
-    def zero_points(self, start: int, stop: int) -> NDArray[np.int16] | None:
-        """(stop − start, groups)."""
-        if len(self.stored) < 3:
-            return None
-        zeros = self.stored[2]
-        if math.prod(zeros.shape) == 1:
-            found = np.broadcast_to(zeros.read(0, 1).view(np.int8), (stop - start, 1))
-        else:
-            found = elements(zeros, start, stop, "i1").astype(np.int8).reshape(stop - start, -1)
-        return found.astype(np.int16) + np.int16(128)
-
-    def codes(self, start: int, stop: int) -> Codes:
-        """See :class:`~edgepress.exporter.source.packed.PackedTensor`."""
-        raw = self.stored[0].read(start * self.shape[1], (stop - start) * self.shape[1])
-        values = (raw ^ np.uint8(128)).reshape(stop - start, -1)  # two's complement, 128 more
         return Codes(values, self.scales(start, stop), self.zero_points(start, stop))
 
 

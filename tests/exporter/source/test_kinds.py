@@ -205,7 +205,7 @@ def test_a_quantized_checkpoint_is_named_by_its_method(kind: str, model: Path) -
     edit(model, **values)
     message = refusal(model)
     assert says in message
-    assert "known: awq, compressed-tensors, " in message
+    assert "known: awq, bitsandbytes, compressed-tensors, " in message
     assert "Export the original" in message
 
 
