@@ -33,6 +33,7 @@ class Architecture:
     ``config_keys`` are those that transformers' class reads and ``read`` does not, so that values are refused. Keys
     that neither reads are passed over, and noted (:func:`unread_keys`). ``keeps_heads`` says why transformers' class
     cannot have fewer heads of the same size, where it cannot.
+    ``other_words`` are words in names of tensors, and those in their place in checkpoints that lack such a tensor.
     """
 
     model_type: str
@@ -47,6 +48,7 @@ class Architecture:
     by_layer: Callable[[Config, int], dict[str, list[int] | list[str]]] = lambda *_: {}
     config_keys: tuple[str, ...] = ()
     keeps_heads: str = ""
+    other_words: Mapping[str, str] = field(default_factory=dict)
 
 
 def model_types() -> list[str]:
@@ -80,9 +82,18 @@ def describe(values: Mapping[str, object], tensors: Collection[str], where: str 
     for ours, theirs in family.other_names.items():
         if not any(name.startswith(ours) for name in tensors) and any(name.startswith(theirs) for name in tensors):
             decoder = changed(Part, decoder, partial(_renamed, ours, theirs))
+    if family.other_words:
+        decoder = changed(Part, decoder, partial(_called, family.other_words, tensors))
     if any(name.startswith((family.base_prefix, *family.other_names.values())) for name in tensors):
         return decoder
     return changed(Part, decoder, lambda part: replace(part, tensor=part.tensor.removeprefix(family.base_prefix)))
+
+
+def _called(words: Mapping[str, str], tensors: Collection[str], part: Part) -> Part:
+    if part.tensor in tensors:
+        return part
+    others = (part.tensor.replace(ours, theirs) for ours, theirs in words.items())
+    return replace(part, tensor=next((tensor for tensor in others if tensor in tensors), part.tensor))
 
 
 def _renamed(ours: str, theirs: str, part: Part) -> Part:

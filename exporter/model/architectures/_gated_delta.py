@@ -71,9 +71,13 @@ def gated_delta(
     rates: Sequence[Part],
     norm: Norm,
     output: str,
+    kernel: Sequence[Part] = (),
     largest_rate: float = 1.0,
 ) -> GatedDelta:
-    """The delta rule of a layer; ``inputs`` are the rows of q, k, v and z in this order, ``rates`` those of b and a."""
+    """The delta rule of a layer; ``inputs`` are the rows of q, k, v and z in this order, ``rates`` those of b and a.
+
+    ``kernel`` has those of q, k and v of the convolution where they do not lie in one tensor.
+    """
     name, tensors = f"layers.{index}.gated_delta", f"model.layers.{index}.linear_attn"
     channels = 2 * sizes.key_width + sizes.value_width
 
@@ -85,7 +89,10 @@ def gated_delta(
         inputs=Linear(Weight(f"{name}.inputs", "linear", (channels + sizes.value_width, hidden), tuple(inputs))),
         rates=Linear(Weight(f"{name}.rates", "recurrence", (2 * sizes.value_heads, hidden), tuple(rates))),
         kernel=Weight(
-            f"{name}.kernel", "kernel", (channels, 1, sizes.taps), (Part(f"{tensors}.conv1d.weight", 0, channels),)
+            f"{name}.kernel",
+            "kernel",
+            (channels, 1, sizes.taps),
+            tuple(kernel) or (Part(f"{tensors}.conv1d.weight", 0, channels),),
         ),
         step_bias=by_head("step_bias", "dt_bias"),
         decay=by_head("decay", "A_log"),

@@ -6,7 +6,6 @@ from edgepress.exporter.model.architectures._common import (
     Sizes,
     gated_mlp,
     layer_rms_norm,
-    pre_norm_layer,
     query_and_key_norm,
     read_activation,
     read_sizes,
@@ -20,7 +19,7 @@ from edgepress.exporter.model.architectures._gated_delta import (
     gated_delta,
     read_delta_sizes,
 )
-from edgepress.exporter.model.description import Block, Decoder, Layer, Mixer, Rope
+from edgepress.exporter.model.description import Block, Decoder, Layer, Mixer, Norm, Rope
 from edgepress.exporter.model.mixers.attention import Attention
 from edgepress.exporter.model.mixers.gated_delta import GatedDelta
 from edgepress.exporter.model.rope import read_rope
@@ -49,17 +48,28 @@ def read(config: Config) -> Decoder:
     config.without_effect("linear_a_log_min", "linear_a_log_max")  # where training starts
     config.without_effect("linear_dt_min", "linear_dt_max", "linear_dt_init_floor")
 
+    def norm(index: int, mixer: Mixer, tensor: str, when: str = "") -> Norm:
+        return layer_rms_norm(index, f"{mixer.kind}_{when}norm", tensor, sizes, epsilon=epsilon)
+
     def layer(index: int) -> Layer:
         mlp = gated_mlp(index, sizes, activation)
         if types[index] == LAYER_TYPES[0]:
-            return pre_norm_layer(index, sizes, epsilon, _delta(index, sizes.hidden, delta, largest), mlp)
-
-        def block(mixer: Mixer, tensor: str) -> Block:
-            norm = layer_rms_norm(index, f"{mixer.kind}_post_norm", tensor, sizes, epsilon=epsilon)
-            return Block(norm=None, mixer=mixer, post_norm=norm)
-
+            first = _delta(index, sizes.hidden, delta, largest)
+            return Layer(
+                (
+                    Block(norm=norm(index, first, "attention_layer_norm"), mixer=first),
+                    Block(norm=norm(index, mlp, "feedforward_layer_norm"), mixer=mlp),
+                )
+            )
         attention = _attention(index, sizes, epsilon, bias=bias, rope=next(iter(ropes), None))
-        return Layer((block(attention, "post_attention_layernorm"), block(mlp, "post_feedforward_layernorm")))
+        return Layer(
+            (
+                Block(
+                    norm=None, mixer=attention, post_norm=norm(index, attention, "post_attention_layernorm", "post_")
+                ),
+                Block(norm=None, mixer=mlp, post_norm=norm(index, mlp, "post_feedforward_layernorm", "post_")),
+            )
+        )
 
     return rms_decoder(config, "olmo_hybrid", sizes, layer, ropes=ropes, epsilon=epsilon, tied=False)
 
@@ -105,7 +115,7 @@ def _attention(index: int, sizes: Sizes, epsilon: float, *, bias: bool, rope: st
 
 
 def _delta(index: int, hidden: int, sizes: DeltaSizes, largest_rate: float) -> GatedDelta:
-    """Its projections are all stored apart; ``g_proj`` is the gate."""
+    """Its projections and their convolutions are all stored apart; ``g_proj`` is the gate."""
     tensors = f"model.layers.{index}.linear_attn"
     rows = {"q": sizes.key_width, "k": sizes.key_width, "v": sizes.value_width, "g": sizes.value_width}
     return gated_delta(
@@ -114,10 +124,17 @@ def _delta(index: int, hidden: int, sizes: DeltaSizes, largest_rate: float) -> G
         sizes,
         inputs=[Part(f"{tensors}.{part}_proj.weight", 0, count) for part, count in rows.items()],
         rates=[Part(f"{tensors}.{part}_proj.weight", 0, sizes.value_heads) for part in "ba"],
+        kernel=[Part(f"{tensors}.{part}_conv1d.weight", 0, rows[part]) for part in "qkv"],
         norm=delta_norm(index, sizes, "o_norm", _NORM_EPSILON),
         output="o_proj",
         largest_rate=largest_rate,
     )
 
 
-ARCHITECTURE = Architecture(model_type="olmo_hybrid", read=read, ignored_tensors=IGNORED_TENSORS, by_layer=by_layer)
+ARCHITECTURE = Architecture(
+    model_type="olmo_hybrid",
+    read=read,
+    ignored_tensors=IGNORED_TENSORS,
+    by_layer=by_layer,
+    other_words={"post_attention_layernorm": "feedforward_layer_norm"},  # transformers writes it so in all layers
+)
