@@ -7,7 +7,7 @@ so that the whole is scaled from two of them, which the tables say; one more dep
 
     python benchmarks/arm_instructions.py [--tools edgepress] [--models demo smollm2-135m] [--forms int4-128] [--cpus …]
 
-What is counted anew replaces the same samples of before; all others stay. ``--gate`` counts the one small bundle that
+What is counted anew replaces the same samples of before; all others stay. ``--gate`` counts the two small bundles that
 a test holds every checkout to: do that when a version changes, or when the graph is meant to cost something else.
 """
 
@@ -146,12 +146,17 @@ def samples_of(subject: Subject, form: str, cost: BundleCost) -> Iterator[Sample
         )
 
 
-def gate_bundle(folder: Path) -> Path:
-    """A bundle that every checkout makes alike: one layer of a real shape, a small vocabulary, random weights."""
+def gate_bundles(folder: Path) -> dict[str, Path]:
+    """Bundles that every checkout makes alike: one layer of a real shape, a small vocabulary, random weights.
+
+    By what ``GATE_CPU`` runs of each: its graph in float32, or the one in float16.
+    """
     shape = dataclasses.replace(SHAPES["qwen2.5-0.5b"], layers=1, vocab=1024)
     make(shape, folder / "checkpoint", tokenizer=TOKENIZER)
-    export(folder / "checkpoint", out=folder / "gate", recipe="int4-128", target=FLOAT_TARGET)
-    return folder / "gate"
+    found = {"float32": folder / "float32", "float16": folder / "float16"}
+    for out, target in zip(found.values(), (FLOAT_TARGET, HALF_TARGET), strict=True):
+        export(folder / "checkpoint", out=out, recipe="int4-128", target=target)
+    return found
 
 
 def count_gate(machine: Machine, bundles: Sequence[Path]) -> list[dict[str, Any]]:
@@ -159,6 +164,7 @@ def count_gate(machine: Machine, bundles: Sequence[Path]) -> list[dict[str, Any]
     costs = count_bundles(*machine, bundles, [GATE_CPU], contexts=[64], prefill=[32])
     return [
         {
+            "graph": cost.graph,
             "versions": {name: cost.versions[name] for name in GATE_VERSIONS},
             "instructions": {f"{call.tokens} after {call.context}": call.in_onnxruntime for call in cost.calls},
         }
@@ -207,8 +213,11 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.gate:
         with TemporaryDirectory() as folder:
-            [counted] = count_gate((setup(), find_system()), [gate_bundle(Path(folder))])
-        GATE.write_text(json.dumps(counted, indent=2) + "\n", encoding="utf-8")
+            bundles = gate_bundles(Path(folder))
+            counted = count_gate((setup(), find_system()), list(bundles.values()))
+        gate = {"versions": counted[0]["versions"]}
+        gate |= {name: one["instructions"] for name, one in zip(bundles, counted, strict=True)}
+        GATE.write_text(json.dumps(gate, indent=2) + "\n", encoding="utf-8")
         return
     if not arguments.draw:
         count_all((setup(), find_system()), arguments)
