@@ -11,20 +11,24 @@ prefill of a prompt and cached decode of greedy tokens, one at a time, beside tr
 The same checkpoints go through onnxruntime-genai's model builder, in float32; its text is right where each greedy
 token has, within the same tolerance, the largest of transformers' logits.
 
-    python benchmarks/coverage.py                     all of them, into results/coverage.jsonl (a quarter of an hour)
+    python benchmarks/coverage.py                     all of them, into results/coverage.jsonl (half an hour)
+    python benchmarks/coverage.py --no-peers          ours anew; the builder's samples stay, while versions are these
     python benchmarks/coverage.py llama mamba2        print the verdicts of some
     python benchmarks/coverage.py --zoo FOLDER        of configs in files, {"config": …, "tiny": …}: printed
 """
 
 import argparse
+import contextlib
+import io
 import json
 import multiprocessing
 import os
 import resource
-import subprocess
+import runpy
 import sys
 import tempfile
 import traceback
+import unittest.mock
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -38,7 +42,7 @@ import edgepress  # noqa: F401 - before onnxruntime, whose telemetry it switches
 import numpy as np
 import torch
 import transformers
-from common import RESULTS, save, table
+from common import RESULTS, host, save, table
 from numpy.typing import NDArray
 from tiny_configs import VOCABULARY, draw, tiny_config
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -139,11 +143,14 @@ def _near_greedy(expected: Floats, tokens: list[int]) -> bool:
 
 def _genai(checkpoint: Path, folder: Path, reference: Reference) -> Verdict:
     out = folder / "genai"
-    command = [sys.executable, "-m", "onnxruntime_genai.models.builder", "-i", str(checkpoint), "-o", str(out)]
-    command += ["-p", "fp32", "-e", "cpu", "-c", str(folder / "cache")]
-    result = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
-    if result.returncode:
-        return {"verdict": "refused", "reason": _last_line(result.stdout)}
+    words = ["builder", "-i", str(checkpoint), "-o", str(out), "-p", "fp32", "-e", "cpu", "-c", str(folder / "cache")]
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said), unittest.mock.patch("sys.argv", words):
+            runpy.run_module("onnxruntime_genai.models.builder", run_name="__main__", alter_sys=True)
+    except (Exception, SystemExit) as error:
+        if not isinstance(error, SystemExit) or error.code:
+            return {"verdict": "refused", "reason": _said(error) if str(error) else _last_line(said.getvalue())}
     try:
         import onnxruntime_genai as og
 
@@ -210,11 +217,25 @@ def classes() -> dict[str, str]:
     return {kind: str(cls) for kind, cls in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.items()}
 
 
+def measured_peers() -> dict[str, Verdict]:
+    """The builder's verdicts of the committed samples, by class, where they are of today's versions."""
+    path = RESULTS / "coverage.jsonl"
+    if not path.is_file():
+        return {}
+    head, *samples = map(json.loads, path.read_text(encoding="utf-8").splitlines())
+    before, now = head["host"]["versions"], host()["versions"]
+    if any(before[name] != now[name] for name in ("onnxruntime-genai", "transformers")):
+        return {}
+    return {sample["model_type"]: sample["genai"] for sample in samples if sample.get("genai")}
+
+
 def measure(kinds: list[str], peers: bool) -> list[Verdict]:
     """A sample for each class, printed as they come."""
-    samples = []
+    samples, kept = [], {} if peers else measured_peers()
     for number, kind in enumerate(kinds, 1):
-        sample = {"model_type": kind, "class": classes()[kind], **apart(lambda kind=kind: tiny_config(kind), 1, peers)}
+        beside = {"genai": kept[kind]} if kind in kept else {}
+        verdict = apart(lambda kind=kind: tiny_config(kind), 1, peers)
+        sample = {"model_type": kind, "class": classes()[kind], **beside, **verdict}
         print(f"{number}/{len(kinds)} {_line(sample)}", flush=True)
         samples.append(sample)
     return samples
@@ -270,7 +291,7 @@ def main() -> None:
     """See the module's docstring."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model_types", nargs="*", help="some of transformers' model_types; all by default")
-    parser.add_argument("--no-peers", action="store_true", help="edgepress alone")
+    parser.add_argument("--no-peers", action="store_true", help="edgepress alone; the builder's samples stay")
     parser.add_argument("--zoo", type=Path, metavar="FOLDER", help="configs in files in the place of the classes")
     args = parser.parse_args()
     transformers.logging.set_verbosity_error()
@@ -278,6 +299,8 @@ def main() -> None:
     if args.zoo:
         zoo(args.zoo)
         return
+    if not args.no_peers:
+        import onnxruntime_genai.models.builder  # noqa: F401 - once, not in each process
     unknown = sorted(set(args.model_types) - set(classes()))
     if unknown:
         sys.exit(f"transformers {transformers.__version__} has no causal-LM class for {', '.join(unknown)}")

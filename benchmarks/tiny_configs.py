@@ -66,6 +66,7 @@ EXTRA: dict[str, dict[str, object]] = {
     "nemotron": {"num_key_value_heads": 2},
     **{key: {"head_dim": 16} for key in ("hunyuan_v1_dense", "ministral")},
     "minicpm3": {"num_key_value_heads": 4},
+    **{key: {"num_key_value_heads": 4, "head_dim": 8} for key in ("youtu", "axk1", "deepseek_v32")},
     "gemma3n_text": {"num_kv_shared_layers": 2, "activation_sparsity_pattern": [0.95, 0.95, 0.0, 0.0, 0.0]},
 }
 
