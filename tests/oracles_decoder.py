@@ -28,6 +28,8 @@ def forward(
     """
     model = Oracle(read, rounding)
     x = model.weight(decoder.embedding)[tokens] * decoder.embedding_multiplier  # (length, hidden)
+    if decoder.embedding_projection is not None:
+        x = model.linear(decoder.embedding_projection, x)
     if decoder.positions is not None:
         x = x + model.weight(decoder.positions)[: len(tokens)]
     x = model.norm(decoder.embedding_norm, x)
@@ -39,7 +41,11 @@ def forward(
             normed = model.norm(block.norm, before)
             mixed = mixer_oracle(block.mixer.kind)(block.mixer, model, normed, decoder.ropes)
             x = x + block.multiplier * model.norm(block.post_norm, mixed)
-    logits = model.linear(decoder.head, model.norm(decoder.final_norm, x @ rotation.T)) * decoder.logits_multiplier
+        x = model.norm(stage[-1].stream_norm, x)
+    x = model.norm(decoder.final_norm, x @ rotation.T)
+    if decoder.head_projection is not None:
+        x = model.linear(decoder.head_projection, x)
+    logits = model.linear(decoder.head, x) * decoder.logits_multiplier
     cap = decoder.logits_softcap
     return cap * np.tanh(logits / cap) if cap else logits
 

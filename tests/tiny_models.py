@@ -33,7 +33,13 @@ VARIANTS: dict[str, Variant] = {name: variant for family in _FAMILIES for name, 
 METHOD_VARIANTS: dict[str, Variant] = {
     name: VARIANTS[name] for family in _FAMILIES for name in getattr(family, "METHODS", ())
 }
-LAYER_NORMS = frozenset(("cohere", "gpt2", "nanochat", "olmo", "phi"))  # families among those that `hidden` refuses
+# Pruning steps that a family's config or layers cannot do, by step and model_type: it names them in REFUSES, if any.
+REFUSED = {
+    (step, variant.model_type)
+    for family in _FAMILIES
+    for step in getattr(family, "REFUSES", ())
+    for variant in family.VARIANTS.values()
+}
 FIRST_VARIANTS = {variant.model_type: name for name, variant in reversed(VARIANTS.items())}
 
 

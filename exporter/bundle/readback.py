@@ -12,6 +12,13 @@ from edgepress.exporter.model.description import Weight
 from edgepress.exporter.plan.plan import Plan, PlannedTensor
 
 
+def _joined(pieces: list[tuple[int, NDArray[np.float32]]]) -> NDArray[np.float32]:
+    """Rows from where each piece begins; zeros before the first, where a bundle has no use for these."""
+    pieces = sorted(pieces, key=lambda piece: piece[0])
+    first, rows = pieces[0]
+    return np.concatenate([np.zeros((first, *rows.shape[1:]), np.float32), *(rows for _, rows in pieces)])
+
+
 class StoredWeights:
     """The inverse of an export: ``weights(name)`` is what the bundle stores for checkpoint tensor ``name``.
 
@@ -30,6 +37,8 @@ class StoredWeights:
     def __call__(self, name: str) -> NDArray[np.float32]:
         """Return checkpoint tensor ``name`` dequantized, float32, in the shape that the checkpoint has.
 
+        Rows before that of the first position, which the bundle has no use for, are zeros.
+
         Raises:
             KeyError: the bundle stores no such tensor (a tied head, for one, is stored as the embedding).
 
@@ -47,10 +56,7 @@ class StoredWeights:
                     transposed = part.transposed
                 row += count
         # one tensor may be cut into several weights (a fused gate_up_proj), always along its rows
-        matrices = {
-            index: np.concatenate([rows for _, rows in sorted(found, key=lambda piece: piece[0])])
-            for index, found in pieces.items()
-        }
+        matrices = {index: _joined(found) for index, found in pieces.items()}
         if transposed:
             matrices = {index: np.ascontiguousarray(matrix.T) for index, matrix in matrices.items()}
         return matrices[None] if None in matrices else np.stack([matrices[index] for index in range(len(matrices))])

@@ -93,6 +93,8 @@ class _DecoderGraph:
             )
             stream = _Stream(self._rotate_stream(self.decoder.rotation, total, "rotated_back", back=True))
         hidden, _ = self.graph.norm_of_sum(self.decoder.final_norm, stream.x, stream.pending, "final_norm")
+        if self.decoder.head_projection is not None:
+            hidden = self.graph.linear(self.decoder.head_projection, hidden)
         self._head(hidden)
 
     # ---- inputs -------------------------------------------------------------------------------------------------
@@ -147,6 +149,8 @@ class _DecoderGraph:
         if self.decoder.embedding_multiplier != 1.0:
             factor = g.constant("embedding_multiplier", np.array(self.decoder.embedding_multiplier, np.float32))
             x = g.node("Mul", [x, factor], "embedded.scaled")
+        if self.decoder.embedding_projection is not None:
+            x = g.linear(self.decoder.embedding_projection, x)
         if self.decoder.positions is not None:
             added = g.node("Gather", [g.weight(self.decoder.positions), "position_ids"], "positions_embedded")
             x = g.node("Add", [x, added], "embedded.positioned")
@@ -229,7 +233,10 @@ class _DecoderGraph:
                 normed |= {norm: self._trim(normed[norm], f"{normed[norm]}.trimmed") for norm in later}
             y = self._output(index, block, mixed)
             total = y if total is None else g.node("Add", [total, y], f"{name}.{block.name}_sum")
-        return _Stream(x, total)
+        last = stage[-1]
+        if last.stream_norm is None:
+            return _Stream(x, total)
+        return _Stream(g.norm_of_sum(last.stream_norm, x, total, f"{name}.{last.name}_stream_norm")[0])
 
     def _mixed(self, index: int, block: Block, hidden: str) -> str:
         """What goes into a block's output projection."""

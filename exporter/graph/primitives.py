@@ -8,10 +8,11 @@ from math import prod
 
 from onnx import TensorProto
 
+from edgepress.exporter.graph.alibi import write_alibi
 from edgepress.exporter.graph.builder import CONTRIB, FLOAT, FLOAT16, GraphBuilder
 from edgepress.exporter.graph.linears import Projection, write_linear
 from edgepress.exporter.graph.rotary import write_query_factors, write_rotary
-from edgepress.exporter.model.description import Decoder, Linear, Norm, Weight
+from edgepress.exporter.model.description import Alibi, Decoder, Linear, Norm, Weight
 from edgepress.exporter.model.mixers import Stacked
 from edgepress.exporter.plan.plan import INT8_LEVEL, Plan, PlannedTensor, Region
 from edgepress.targets import Operator
@@ -130,6 +131,10 @@ class DecoderBuilder(GraphBuilder):
             epsilon=norm.epsilon,
         )
         return y, residual
+
+    def alibi(self, alibi: Alibi) -> str:
+        """What ALiBi adds to scores, (1, heads, sequence, total)."""
+        return write_alibi(self, alibi)
 
     def rotary(self, rope: str) -> tuple[str, str, str]:
         """Cos and sin of a call's positions, and the row of each token."""

@@ -17,7 +17,17 @@ from edgepress.exporter.source.part import Part
 from edgepress.states import State, StateType, check_states
 
 Kind = Literal[
-    "linear", "embedding", "head", "norm", "bias", "positions", "kernel", "recurrence", "router", "activation"
+    "linear",
+    "embedding",
+    "head",
+    "norm",
+    "bias",
+    "positions",
+    "projection",
+    "kernel",
+    "recurrence",
+    "router",
+    "activation",
 ]
 
 
@@ -103,6 +113,19 @@ class Rope:
 
 
 @dataclass(frozen=True)
+class Alibi:
+    """Attention with linear biases (Press et al. 2022): head h adds ``slopes[h]`` · j to its score of the key at j.
+
+    That is slope · (j − i) for the query at i, as what all keys of a query get alike changes nothing. ``in_bfloat16``
+    rounds j, and then the product, to bfloat16, and multiplies by ``factor``: Falcon was trained with that.
+    """
+
+    slopes: tuple[float, ...]
+    factor: float = 1.0
+    in_bfloat16: bool = False
+
+
+@dataclass(frozen=True)
 class Source:
     """What the input of an output projection is linear in: the outputs of some ``rows`` of ``linear``.
 
@@ -132,7 +155,11 @@ class Mixer:
     scaled_by_token: ClassVar[bool] = False
     ends_in_sum: ClassVar[bool] = False  # its subgraph ends in what is added to the stream, projections included
     keeps_hidden: ClassVar[str] = ""  # why it cannot be made for a narrower residual stream, where it cannot
-    no_static_form: ClassVar[str] = ""  # why static graphs cannot have it, where they cannot
+    no_static_form: ClassVar[str] = ""  # why static graphs cannot have it, where none of its kind can
+
+    def why_not_static(self) -> str:
+        """Why static graphs cannot have it; "" where they can."""
+        return self.no_static_form
 
     @property
     def kind(self) -> str:
@@ -206,9 +233,10 @@ M = TypeVar("M", bound=Mixer)
 
 @dataclass(frozen=True, kw_only=True)
 class Block:
-    """``y = x + multiplier · post_norm(mixer(norm(x)))``; a norm that is None is the identity.
+    """``y = stream_norm(x + multiplier · post_norm(mixer(norm(x))))``; a norm that is None is the identity.
 
-    One that stands ``beside`` the block before it reads what that one reads; what both give is added to it.
+    One that stands ``beside`` the block before it reads what that one reads; what both give is added to it. What
+    ``stream_norm`` gives is the stream from there on: the transformer as it began (Vaswani et al. 2017), GPT-1.
     """
 
     norm: Norm | None
@@ -216,6 +244,7 @@ class Block:
     post_norm: Norm | None = None
     multiplier: float = 1.0
     beside: bool = False
+    stream_norm: Norm | None = None
 
     @property
     def name(self) -> str:
@@ -239,6 +268,8 @@ class Layer:
         names = [block.name for block in self.blocks]
         if len(set(names)) != len(names):
             raise ValueError(f"a layer has the blocks {', '.join(names)}; two of a kind would have one name")
+        if any(block.stream_norm is not None for stage in self.stages for block in stage if len(stage) > 1):
+            raise ValueError("blocks beside each other have no norm of the stream after one of them")
 
     @property
     def stages(self) -> list[tuple[Block, ...]]:
@@ -283,6 +314,10 @@ class Rotation:
 class Decoder:
     """A whole decoder. ``head`` is the embedding's own :class:`Weight` when the two are tied.
 
+    A token's row of the embedding goes through ``embedding_projection``, where rows are not as wide as the stream; then
+    its position's row of ``positions`` is added and ``embedding_norm`` applied. ``head_projection`` goes before the
+    head, behind the final norm.
+
     With a ``rotation`` the layers work on the rotated residual stream: what is embedded is rotated, and what goes into
     the final norm is rotated back.
     """
@@ -293,11 +328,13 @@ class Decoder:
     context_length: int
     embedding: Weight
     layers: tuple[Layer, ...]
-    final_norm: Norm
+    final_norm: Norm | None
     head: Linear
     ropes: dict[str, Rope]
     positions: Weight | None = None  # learned absolute position embedding, (positions, hidden)
+    embedding_projection: Linear | None = None
     embedding_norm: Norm | None = None  # of what is embedded
+    head_projection: Linear | None = None
     embedding_multiplier: float = 1.0
     logits_multiplier: float = 1.0
     logits_softcap: float = 0.0
@@ -332,8 +369,17 @@ class Decoder:
 
     def weights(self) -> list[Weight]:
         """Every parameter once, in the order in which it is stored: as the graph uses them."""
-        tree = (self.embedding, self.positions, self.embedding_norm, self.layers, self.final_norm, self.head)
+        tree = (*self.embedding_weights(), self.layers, self.final_norm, self.head_projection, self.head)
         return list({weight.name: weight for weight in every(Weight, tree)}.values())
+
+    def embedding_weights(self) -> tuple[Weight, ...]:
+        """What makes the stream of tokens, in the order in which it is stored."""
+        rest = every(Weight, (self.embedding_projection, self.positions, self.embedding_norm))
+        return (self.embedding, *rest)
+
+    def head_weights(self) -> tuple[Weight, ...]:
+        """What makes logits of the stream, but the head's matrix: norm, projection and the head's bias."""
+        return tuple(every(Weight, (self.final_norm, self.head_projection, self.head.bias)))
 
 
 def layer_groups(layer: Layer) -> list[tuple[Linear, ...]]:

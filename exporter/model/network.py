@@ -43,6 +43,8 @@ def rotaries(decoder: Decoder, length: int, device: torch.device | str = "cpu") 
 def embed(decoder: Decoder, values: Values, tokens: Tensor) -> Tensor:
     """Tokens (sequences, length) → residual stream (sequences, length, hidden)."""
     x = functional.embedding(tokens, values(decoder.embedding)) * decoder.embedding_multiplier
+    if decoder.embedding_projection is not None:
+        x = linear_forward(decoder.embedding_projection, values, x)
     if decoder.positions is not None:
         x = x + values(decoder.positions)[: tokens.shape[1]]
     x = norm_forward(decoder.embedding_norm, values, x)
@@ -63,6 +65,7 @@ def layer_steps(
             y = yield from steps(block.mixer, values, norm_forward(block.norm, values, before), ropes)
             y = block.multiplier * norm_forward(block.post_norm, values, y)
             x = x + (y if added is None else added(y))
+        x = norm_forward(stage[-1].stream_norm, values, x)
     return x
 
 
@@ -70,7 +73,10 @@ def head_steps(decoder: Decoder, values: Values, x: Tensor) -> Steps:
     """Residual stream (…, hidden) → logits (…, vocabulary)."""
     if decoder.rotation is not None:
         x = rotate(decoder.rotation, x, back=True)
-    x = yield (decoder.head,), norm_forward(decoder.final_norm, values, x)
+    x = norm_forward(decoder.final_norm, values, x)
+    if decoder.head_projection is not None:
+        x = linear_forward(decoder.head_projection, values, x)
+    x = yield (decoder.head,), x
     logits = linear_forward(decoder.head, values, x) * decoder.logits_multiplier
     cap = decoder.logits_softcap
     return cap * torch.tanh(logits / cap) if cap else logits

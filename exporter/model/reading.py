@@ -187,7 +187,9 @@ def _some(tokens: Sequence[str]) -> str:
 
 def _check_tied(checkpoint: Checkpoint, decoder: Decoder) -> None:
     """Refuse a checkpoint whose config ties head and embedding while it stores two that differ: which is meant?"""
-    embedding, stored_head = decoder.embedding.parts[0].tensor, "lm_head.weight"
+    embedding, head = decoder.embedding.parts[0].tensor, "lm_head."
+    names = [head, architecture(decoder.model_type).other_names.get(head, head)]
+    stored_head = next((f"{name}weight" for name in names if f"{name}weight" in checkpoint.tensors), "")
     if stored_head in checkpoint.tensors and not same_tensor(checkpoint, embedding, stored_head):
         raise InputError(
             f"config.json ties the head to {embedding}, but the checkpoint stores another {stored_head}; "

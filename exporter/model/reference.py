@@ -30,7 +30,6 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 _KEEP_BYTES = 2 << 30  # float32 weights that stay in memory between calls
 _READ_ELEMENTS = 1 << 22
-_WIDTHS = ("intermediate_size", "n_inner", "block_ff_dim")  # config keys that may list a width for each layer
 
 
 class Reference:
@@ -262,7 +261,8 @@ def check_known(checkpoint: Checkpoint) -> None:
 def _read_config(transformers: Any, checkpoint: Checkpoint) -> Any:
     """The checkpoint's config; sizes that transformers has no words for are others at first, and fitted later."""
     values = dict(checkpoint.config)
-    others = {key: max(value) for key in _WIDTHS if isinstance(value := values.get(key), list) and value}
+    key = _width_key(checkpoint)
+    others = {key: max(value)} if isinstance(value := values.get(key), list) and value else {}
     if _has_gpt2_heads(checkpoint):
         others["n_head"] = 1  # any divisor of the hidden size
     hidden = values.get("hidden_size")
@@ -299,13 +299,17 @@ def _checked_hidden(values: Mapping[str, object]) -> int | None:
 
 def _fit_widths(torch: Any, model: Any, checkpoint: Checkpoint, shapes: Shapes) -> None:
     """Give the projections of each MLP the shapes of the checkpoint, where its config says that they differ."""
-    if not any(isinstance(checkpoint.config.get(key), list) for key in _WIDTHS):
+    if not isinstance(checkpoint.config.get(_width_key(checkpoint)), list):
         return
     prefix = f"{model.base_model_prefix}."
     for module_name, module in model.named_modules():
-        if ".mlp." not in module_name and ".feed_forward." not in module_name:
-            continue
         _fit_shapes(torch, module_name, module, prefix, shapes)
+
+
+def _width_key(checkpoint: Checkpoint) -> str:
+    """The config's key of the width of its MLPs, which may list one for each layer."""
+    kind = str(checkpoint.config.get("model_type"))
+    return architecture(kind).width_key if kind in model_types() else ""
 
 
 def _has_gpt2_heads(checkpoint: Checkpoint) -> bool:

@@ -44,6 +44,7 @@ def read_rope(
     ntk_alpha: bool = False,
     query_growth: bool = False,
     default: Mapping[str, object] = MappingProxyType({}),
+    outside: tuple[str, str] = ("rope_theta", "partial_rotary_factor"),
 ) -> Rope:
     """Read one rope for all layers, in the form of transformers 4 or 5.
 
@@ -55,12 +56,13 @@ def read_rope(
     ``default`` is what stands in the place of a section where there is none. With ``ntk_alpha`` a rope that is called
     dynamic and has ``alpha`` is of the default kind with θ · alpha^(D / (D − 2)). With ``query_growth`` a section may
     have ``llama_4_scaling_beta``, by which queries grow every ``original_max_position_embeddings`` positions.
+    ``outside`` are what θ and the partial factor are called outside of a section.
     """
     original = config.optional_integer("original_max_position_embeddings", original_context)
 
     def read(section: Config) -> Rope:
-        base = inside_or_outside(section, config, "rope_theta", above=1.0) or theta
-        factor = inside_or_outside(section, config, "partial_rotary_factor", above=0.0) or share
+        base = inside_or_outside(section, config, "rope_theta", above=1.0, outer=outside[0]) or theta
+        factor = inside_or_outside(section, config, "partial_rotary_factor", above=0.0, outer=outside[1]) or share
         if factor != 1.0 and not partial:
             place = section if section.has("partial_rotary_factor") else config
             raise place.refuse("partial_rotary_factor", "this family rotates whole heads; only 1.0 is implemented")
@@ -337,9 +339,12 @@ def _tuple(frequencies: Floats) -> tuple[float, ...]:
     return tuple(float(frequency) for frequency in frequencies)
 
 
-def inside_or_outside(section: Config, config: Config, key: str, *, above: float) -> float | None:
-    """Return a number that may stand inside the section or outside of it, and must be the same if in both."""
-    inside, outside = section.optional_number(key, above=above), config.optional_number(key, above=above)
+def inside_or_outside(section: Config, config: Config, key: str, *, above: float, outer: str = "") -> float | None:
+    """Return a number that may stand inside the section or outside of it, and must be the same if in both.
+
+    Outside it may have another name, ``outer``.
+    """
+    inside, outside = section.optional_number(key, above=above), config.optional_number(outer or key, above=above)
     if inside is not None and outside is not None and inside != outside:
         raise section.refuse(key, f"contradicts the same key outside, {outside:g}")
     return outside if inside is None else inside

@@ -24,19 +24,22 @@ def check_tensors(checkpoint: Checkpoint, weights: Sequence[Weight], ignored: Se
     """Hold the checkpoint's tensors against those that the model is made of, before any weight is read.
 
     Every part's tensor exists, with a readable dtype and its weight's columns; together the parts use every row of it;
-    and every tensor is used, unless its whole name matches one of the ``ignored`` regular expressions.
+    and every tensor is used, unless its whole name matches one of the ``ignored`` regular expressions. Rows before that
+    of the first position may be there for nothing.
 
     Raises:
         InputError: naming the tensor and both shapes.
 
     """
     spans: dict[str, list[Part]] = {}
+    begin: dict[str, int] = {}
     for weight in weights:
         for part in weight.parts:
             _check_part(checkpoint, weight, part)
             spans.setdefault(part.tensor, []).append(part)
+            begin[part.tensor] = part.start if weight.kind == "positions" else 0
     for name, parts in spans.items():
-        _check_covered(checkpoint.tensors[name], parts)
+        _check_covered(checkpoint.tensors[name], parts, begin[name])
     patterns = [re.compile(pattern) for pattern in ignored]
     extra = [name for name in checkpoint.tensors if name not in spans and not any(p.fullmatch(name) for p in patterns)]
     if extra:
@@ -80,21 +83,20 @@ def _other_names(checkpoint: Checkpoint, name: str) -> str:
     return "" if found is None else f" (it has {found}: rename the tensors as transformers does)"
 
 
-def _check_covered(tensor: StoredTensor, parts: Sequence[Part]) -> None:
+def _check_covered(tensor: StoredTensor, parts: Sequence[Part], first: int) -> None:
     indices = {part.index for part in parts}
     if None not in indices and len(indices) < tensor.shape[0]:
         asked = (len(indices), *tensor.shape[1:])
         raise InputError(f"{tensor.name} has shape {tensor.shape}, and config.json asks for {asked}; {_MISMATCH}")
-    reached = min(_reached([part for part in parts if part.index == index]) for index in indices)
+    reached = min(_reached([part for part in parts if part.index == index], first) for index in indices)
     axis = (1 if parts[0].transposed else 0) + (None not in indices)
     if reached < tensor.shape[axis]:
         asked = (*tensor.shape[:axis], reached, *tensor.shape[axis + 1 :])
         raise InputError(f"{tensor.name} has shape {tensor.shape}, and config.json asks for {asked}; {_MISMATCH}")
 
 
-def _reached(parts: Sequence[Part]) -> int:
-    """The first row that no part has."""
-    reached = 0
+def _reached(parts: Sequence[Part], reached: int) -> int:
+    """The first row from ``reached`` on that no part has."""
     for part in sorted(parts, key=lambda part: part.start):
         if part.start > reached:
             break

@@ -32,6 +32,7 @@ _KEPT = {
     "activation": "kept: two numbers",
     "kernel": "kept: a convolution has few weights, and its kernel computes in float32",
     "recurrence": "kept: a few numbers, on which every later token depends",
+    "projection": "kept: what it gives is the residual stream, where an error reaches every layer, or logits",
     "positions": "kept: added to the residual stream, where an error reaches every layer",
     "router": "kept: an error there chooses other experts",
 }

@@ -20,8 +20,8 @@ ROWS = 2048  # of the head, whose logits are made at once
 
 def pieces(checkpoint: Checkpoint, decoder: Decoder, device: torch.device) -> Iterator[tuple[slice, operations.Values]]:
     """Slices of the head's rows, each with the weights that ``head_forward`` needs for their logits."""
-    norm, head = decoder.final_norm, decoder.head
-    small = held(values_of(checkpoint, device), (norm.weight, norm.bias, head.bias))
+    head = decoder.head
+    small = held(values_of(checkpoint, device), decoder.head_weights())
     (part,) = head.weight.parts
     for first in range(0, decoder.vocab_size, ROWS):
         at = slice(first, min(first + ROWS, decoder.vocab_size))

@@ -122,17 +122,15 @@ class BaseRun:
         return self.decoder.embedding if is_tied_head else weight
 
     def _embedding_weights(self) -> list[Weight]:
-        return [weight for weight in (self.decoder.embedding, self.decoder.positions) if weight is not None]
+        return list(self.decoder.embedding_weights())
 
     def _head_weights(self) -> list[Weight]:
-        norm, head = self.decoder.final_norm, self.decoder.head
-        found = [norm.weight, norm.bias, self._owner(head.weight), head.bias]
-        return [weight for weight in found if weight is not None]
+        return [*self.decoder.head_weights(), self._owner(self.decoder.head.weight)]
 
 
 def first_layer(decoder: Decoder, names: Sequence[str]) -> int:
     """The first place that a change of the named weights touches: −1 embedding, i a layer, their number the head."""
-    if any(weight is not None and weight.name in names for weight in (decoder.embedding, decoder.positions)):
+    if any(weight.name in names for weight in decoder.embedding_weights()):
         return -1
     for index, layer in enumerate(decoder.layers):
         if any(weight.name in names for weight in layer_weights(layer)):

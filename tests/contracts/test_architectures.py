@@ -177,6 +177,8 @@ def test_every_parameter_is_described_once(workshop: Workshop, name: str) -> Non
     numbers = [re.escape(key) for key, tensor in checkpoint.tensors.items() if not tensor.shape]  # a class's constants
     check_tensors(checkpoint, decoder.weights(), numbers)  # none missing, none left over, none else ignored
     described = sum(int(np.prod(weight.shape)) for weight in decoder.weights() if weight.parts)
+    if decoder.positions is not None:  # rows before that of the first position
+        described += decoder.positions.parts[0].start * decoder.hidden_size
     model = workshop.reference(name)
     buffers = [
         buffer for key, buffer in model.named_buffers() if buffer.ndim and key in model.state_dict()

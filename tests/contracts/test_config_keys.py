@@ -61,7 +61,7 @@ def test_every_key_that_the_class_reads_is_understood_or_refused(kind: str) -> N
     config = Config(NEEDED.get(kind, {}))
     family = architecture(kind)
     family.read(config)
-    known = {*config._read, *READ_BY_ALL, *family.config_keys, *OTHERS.get(kind, ())}
+    known = {*config._read, *READ_BY_ALL, *family.config_keys, *family.aliases, *OTHERS.get(kind, ())}
     assert {key for key in found - known if not has_no_effect(key)} == set()
 
 

@@ -16,7 +16,7 @@ import torch
 import transformers
 from masked_models import Masked
 from prune_tasks import prune_task, tiny
-from tiny_models import LAYER_NORMS, LONG_FROM, METHOD_VARIANTS
+from tiny_models import LONG_FROM, METHOD_VARIANTS, REFUSED
 
 from edgepress.exporter import export
 from edgepress.exporter.methods.shrink import depth, heads, hidden, mlp_width
@@ -32,7 +32,7 @@ LENGTHS = (24, LONG_FROM + 12)  # both are longer than the windows of 16, and on
 STRUCTURED = ("depth", "mlp_width", "heads", "hidden")
 # What transformers cannot load, though its models compute it: a hidden size that the heads do not divide, longrope's
 # factors held against hidden size / heads, and GPT-2's head_dim, which its config does not have.
-REFUSED = {
+NOT_LOADED = {
     ("llama-biases-head_dim", "heads"),
     *((f"phi3-longrope-{form}", kind) for form in ("partial", "version4") for kind in ("heads", "hidden")),
     *((name, "heads") for name, variant in METHOD_VARIANTS.items() if variant.model_type == "gpt2"),
@@ -62,8 +62,8 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
 
 
 def kinds(name: str) -> list[str]:
-    """The structured steps that take this family: layer norms have no form without some channels."""
-    return [kind for kind in STRUCTURED if kind != "hidden" or METHOD_VARIANTS[name].model_type not in LAYER_NORMS]
+    """The structured steps that take this family."""
+    return [kind for kind in STRUCTURED if (kind, METHOD_VARIANTS[name].model_type) not in REFUSED]
 
 
 def tokens(length: int) -> np.ndarray:
@@ -139,7 +139,7 @@ def test_removing_is_masking(workshop: Workshop, name: str, kind: str, tmp_path:
     removal.run(kind)
     whole = workshop.masked(name).logits(tokens(LENGTHS[-1]), masked_models.Kept())
     reference, loaded = Reference(removal.model), None
-    if (name, kind) not in REFUSED:  # as anyone loads a checkpoint
+    if (name, kind) not in NOT_LOADED:  # as anyone loads a checkpoint
         loaded = transformers.AutoModelForCausalLM.from_pretrained(removal.model, dtype=torch.float32).eval()
     for length in LENGTHS:
         expected = workshop.masked(name).logits(tokens(length), removal.kept)

@@ -18,3 +18,4 @@ VARIANTS = {
     ),
 }
 METHODS = ("cohere-norms",)
+REFUSES = ("hidden",)

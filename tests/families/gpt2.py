@@ -27,3 +27,4 @@ VARIANTS = {
     ),
 }
 METHODS = tuple(VARIANTS)
+REFUSES = ("hidden",)  # layer norms subtract the mean over all channels

@@ -41,3 +41,4 @@ VARIANTS = {
         },
     ),
 }
+REFUSES = ("heads", "hidden")  # layers without attention; convolutions as wide as the stream

@@ -9,3 +9,4 @@ VARIANTS = {
     ),
 }
 METHODS = ("nanochat",)
+REFUSES = ("hidden",)

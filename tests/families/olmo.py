@@ -7,3 +7,4 @@ VARIANTS = {
     "olmo-clip": Variant("olmo", {"clip_qkv": 0.8, "attention_bias": True}),
 }
 METHODS = ("olmo-clip",)
+REFUSES = ("hidden",)

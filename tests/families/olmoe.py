@@ -10,3 +10,4 @@ VARIANTS = {
     ),
 }
 METHODS = ()
+REFUSES = ("heads", "hidden", "mlp_width")  # a norm of q as wide as the stream; experts

@@ -16,3 +16,4 @@ VARIANTS = {
     ),
 }
 METHODS = ("phi",)
+REFUSES = ("hidden",)

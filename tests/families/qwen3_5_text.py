@@ -34,3 +34,4 @@ VARIANTS = {
         sizes=SIZES,
     ),
 }
+REFUSES = ("heads",)  # layers without attention

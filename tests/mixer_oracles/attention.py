@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 from oracles_decoder import Array, Oracle
 
-from edgepress.exporter.model.description import Rope
+from edgepress.exporter.model.description import Alibi, Rope
 from edgepress.exporter.model.mixers.attention import Attention
 
 
@@ -32,6 +32,8 @@ def forward(a: Attention, model: Oracle, x: Array, ropes: Mapping[str, Rope]) ->
     if a.softcap:
         scores = a.softcap * np.tanh(scores / a.softcap)
     i, j = np.ogrid[:length, :length]
+    if a.alibi is not None:
+        scores = scores + biases(a.alibi, j)
     seen = (j <= i) & (j > i - (a.window or length))
     scores = np.where(seen, scores, -np.inf)
     shares = np.exp(scores - scores.max(-1, keepdims=True))
@@ -40,6 +42,18 @@ def forward(a: Attention, model: Oracle, x: Array, ropes: Mapping[str, Rope]) ->
     if a.gate is not None:
         attended /= 1 + np.exp(-model.linear(a.gate, x))
     return model.linear(a.output, attended)
+
+
+def biases(alibi: Alibi, j: Array) -> Array:
+    """What ALiBi adds for keys at j (1, length), (heads, 1, length)."""
+    slopes = np.array(alibi.slopes)[:, None, None]
+    return to_bfloat16(slopes * to_bfloat16(j)) * alibi.factor if alibi.in_bfloat16 else slopes * j
+
+
+def to_bfloat16(x: Array) -> Array:
+    """Rounded to 8 bits of mantissa, ties to even."""
+    mantissa, exponent = np.frexp(x)
+    return np.ldexp(np.round(np.ldexp(mantissa, 8)), exponent - 8)
 
 
 def rotate(rope: Rope, x: Array) -> Array:

@@ -65,8 +65,8 @@ def _refuse_model(planned: Planned, target: Target) -> None:
     if context < 2:
         raise InputError(f"{target.name} takes a context of 2 tokens or more, not {context}")
     for block in blocks:
-        if block.mixer.no_static_form:
-            raise InputError(f"{target.name}: {block.name} has no static form: {block.mixer.no_static_form}")
+        if why := block.mixer.why_not_static():
+            raise InputError(f"{target.name}: {block.name} has no static form: {why}")
     windows = {window for block in blocks for window in block.mixer.windows() if window <= context - 1}
     if len(windows) > 1:
         raise InputError(

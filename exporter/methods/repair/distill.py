@@ -160,9 +160,8 @@ def make_training(
 ) -> Training:
     """The training of the student: its loss, parameters and text."""
     rotaries = network.rotaries(task.decoder, task.tokens.shape[1], task.device)
-    final, head = task.decoder.final_norm, task.decoder.head
-    kept = [final.weight, final.bias, head.weight, head.bias]
-    teacher = {weight.name: task.read(weight) for weight in kept if weight is not None}
+    kept = (*task.decoder.head_weights(), task.decoder.head.weight)
+    teacher = {weight.name: task.read(weight) for weight in kept}
     trained: dict[str, Trained] = {}
     for name, learned in student.coded.items():
         trained[f"{name}/factors"] = Trained(learned.factors, rate)

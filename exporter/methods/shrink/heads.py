@@ -63,6 +63,11 @@ def check(task: PruneTask, options: Options) -> None:
     if why := architecture(task.decoder.model_type).keeps_heads:
         raise InputError(f"heads cannot prune {task.decoder.model_type}: {why}; take depth or vocabulary")
     attention = task.decoder.layers[0].mixer(Attention)
+    if attention.alibi is not None:
+        raise InputError(
+            f"heads cannot prune {task.decoder.model_type}: the slopes of its heads follow from their numbers; leave "
+            "heads out of `prune`"
+        )
     heads_left(attention.heads, attention.kv_heads, options)
 
 

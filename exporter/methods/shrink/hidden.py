@@ -48,7 +48,7 @@ def remove_channels(task: PruneTask, options: Options) -> None:
 
 def check(task: PruneTask, options: Options) -> None:
     """See :class:`~edgepress.exporter.methods.kinds.Pruning`."""
-    if task.decoder.final_norm.kind != "rms":
+    if (norm := task.decoder.final_norm) is None or norm.kind != "rms":
         raise InputError(
             f"hidden cannot prune {task.decoder.model_type}: its layer norms subtract the mean over all channels; take "
             "depth, heads or mlp_width"
@@ -167,7 +167,8 @@ def _end_picks(old: Decoder, new: Decoder, kept: Indices, gain: float) -> dict[s
     picks = {old.embedding.name: Pick(old.embedding, columns=kept, scale=scale)}
     if not old.tied:
         picks[old.head.weight.name] = Pick(old.head.weight, columns=kept)
-    return picks | _norm_pick(old.final_norm, kept, logits * (gain / ratio if old.tied else gain))
+    norm, factor = old.final_norm, logits * (gain / ratio if old.tied else gain)
+    return picks if norm is None else picks | _norm_pick(norm, kept, factor)
 
 
 METHOD = Pruning(

@@ -18,11 +18,13 @@ from edgepress.exporter.methods.smaller.config import (
     described,
     refuse_different,
     require,
+    require_key,
     with_widths,
 )
 from edgepress.exporter.methods.smaller.importance import WAYS, Scores, input_scores
 from edgepress.exporter.methods.smaller.picks import Pick, picked_tensors, whole
 from edgepress.exporter.methods.smaller.task import PruneTask
+from edgepress.exporter.model.architectures import architecture
 from edgepress.exporter.model.description import Decoder, Weight, every
 from edgepress.exporter.model.mixers.mlp import MLP
 
@@ -43,6 +45,8 @@ def remove_channels(task: PruneTask, options: Options) -> None:
 def check(task: PruneTask, options: Options) -> None:
     """See :class:`~edgepress.exporter.methods.kinds.Pruning`."""
     require(task.decoder, MLP, METHOD.name)
+    key = architecture(task.decoder.model_type).width_key
+    require_key(task.decoder, key, METHOD.name, "the width of an MLP")
     widths, uniform = _widths(task.decoder), bool(options["uniform"])
     check_share(widths, float(options["share"]), _multiple(widths, options, task.block), uniform=uniform)
     if not uniform:

@@ -278,14 +278,15 @@ def teach(task: PruneTask, tokens: NDArray[np.int64], points: list[int]) -> Teac
         files = hashes(task.folder, [_stream_file(task.folder, point).name for point in asked["points"]])
         write_sealed_json(task.folder / _TEACHER_FILE, asked | {"files": files})
     streams = {point: Activations(_stream_file(task.folder, point), shape, task.device) for point in {*points, last}}
-    final, head = decoder.final_norm, decoder.head
-    read = held(task.read_original, (final.weight, final.bias, head.weight, head.bias))
+    head = decoder.head
+    used = (*decoder.head_weights(), head.weight)
+    read = held(task.read_original, used)
 
     def values(weight: Weight) -> Tensor:
         value = read(weight)
         return value if kept is None or weight not in (head.weight, head.bias) else value[torch.from_numpy(kept)]
 
-    cut = {weight.name: values(weight) for weight in (final.weight, final.bias, head.weight, head.bias) if weight}
+    cut = {weight.name: values(weight) for weight in used}
     return Teacher(decoder, lambda weight: cut[weight.name], streams, last)
 
 

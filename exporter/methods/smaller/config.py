@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from edgepress.errors import InputError
-from edgepress.exporter.model.architectures import architecture, describe
+from edgepress.exporter.model.architectures import architecture, describe, without_aliases
 from edgepress.exporter.model.description import Block, Decoder, Layer, Mixer, every
 from edgepress.exporter.source.checkpoint import Checkpoint
 from edgepress.exporter.source.config import Config
@@ -19,6 +19,7 @@ Values = dict[str, object]
 def with_layers(config: Mapping[str, object], layers: int, kept: Sequence[int]) -> Values:
     """The config of a model of which only the layers ``kept`` are left; each keeps its own window, rope and width."""
     family = architecture(str(config["model_type"]))
+    config = without_aliases(family, config)
     lists: dict[str, list[object]] = {
         key: list(values) for key in (*_BY_LAYER, family.width_key) if isinstance(values := config.get(key), list)
     }
@@ -30,19 +31,23 @@ def with_layers(config: Mapping[str, object], layers: int, kept: Sequence[int]) 
 def with_widths(config: Mapping[str, object], widths: Sequence[int]) -> Values:
     """The config of a model whose MLPs are that wide; one number where all are alike."""
     family = architecture(str(config["model_type"]))
+    config = without_aliases(family, config)
     width = widths[0] if len(set(widths)) == 1 else list(widths)
     return {**config, family.width_key: width, **family.with_width}
 
 
 def with_heads(config: Mapping[str, object], decoder: Decoder, heads: int, kv_heads: int) -> Values:
     """The config of a model with so many heads of the same size as before."""
-    key = architecture(str(config["model_type"])).heads_key
+    family = architecture(str(config["model_type"]))
+    config, key = without_aliases(family, config), family.heads_key
     changed: Values = {**config, key: heads, **_sizes(decoder)}
     return changed if key == "n_head" else {**changed, "num_key_value_heads": kv_heads}
 
 
 def with_hidden(config: Mapping[str, object], decoder: Decoder, hidden: int) -> Values:
     """The config of a model with RMS norms whose residual stream has so many channels, heads being as they were."""
+    if decoder.final_norm is None:
+        raise ValueError(f"{decoder.model_type} has no final norm")
     return {
         **config,
         "hidden_size": hidden,
@@ -88,6 +93,15 @@ def require(decoder: Decoder, kind: type[Mixer], method: str) -> None:
                 f"{method} prunes the {kind.__name__} of every layer, and layer {index} of this model has {names}; "
                 f"leave {method} out of `prune`"
             )
+
+
+def require_key(decoder: Decoder, key: str, method: str, what: str) -> None:
+    """Raise InputError when the config of a family has no key for what a step changes."""
+    if not key:
+        raise InputError(
+            f"{method} cannot prune {decoder.model_type}: its config has no key for {what}; leave {method} out of "
+            "`prune`"
+        )
 
 
 def refuse_different(targets: Sequence[Target], what: str, remedy: str) -> None:

@@ -115,6 +115,8 @@ def _tensor(checkpoint: Checkpoint, name: str, pieces: list[_Piece]) -> NewTenso
     first = sorted(pieces, key=lambda piece: piece.start)
     ordered = [piece for index, piece in enumerate(first) if not index or piece.start != first[index - 1].start]
     head = ordered[0]
+    if head.start:  # rows that no weight uses, before those of OPT's first position
+        ordered.insert(0, replace(head, start=0, stop=head.start, rows=np.arange(head.start), scale=None))
     if any(piece.tensor != head.tensor for piece in ordered):
         raise ValueError(f"{name} would be made of {sorted({piece.tensor for piece in ordered})}")
     stored = checkpoint.tensors[head.tensor]

@@ -31,7 +31,18 @@ import torch
 from edgepress.errors import InputError
 from edgepress.exporter.methods.kinds import Transform, method_options
 from edgepress.exporter.methods.options import Options, whole_number
-from edgepress.exporter.model.description import Block, Decoder, Linear, Norm, Rotation, Source, Weight, changed, every
+from edgepress.exporter.model.description import (
+    Block,
+    Decoder,
+    Layer,
+    Linear,
+    Norm,
+    Rotation,
+    Source,
+    Weight,
+    changed,
+    every,
+)
 from edgepress.exporter.model.operations import rotate
 from edgepress.exporter.model.rotation import orthogonal, split
 from edgepress.exporter.recipe.recipe import Recipe
@@ -46,7 +57,7 @@ def _describe(decoder: Decoder, recipe: Recipe) -> Decoder:
     """Add the rotation to the decoder, and biases that take those of layer norms; InputError where it has one."""
     if decoder.rotation is not None:
         raise InputError("before names hadamard twice; once is enough")
-    rotation = _rotation(decoder.hidden_size, decoder.final_norm, method_options(METHOD, recipe))
+    rotation = _rotation(decoder.hidden_size, decoder.layers[0], method_options(METHOD, recipe))
     return replace(decoder, rotation=rotation, layers=changed(Block, decoder.layers, _with_biases))
 
 
@@ -66,17 +77,20 @@ def _with_biases(block: Block) -> Block:
 
 def check(decoder: Decoder, _schemes: Schemes, _options: Options) -> None:
     """Refuse a model whose norms do not commute with a rotation (InputError)."""
-    if any(block.post_norm is not None for block in every(Block, decoder.layers)):
+    for block in every(Block, decoder.layers):
+        if block.post_norm is None and block.stream_norm is None:
+            continue
+        what = "the residual stream itself" if block.post_norm is None else "what attention and MLP add to the stream"
         raise InputError(
-            f"hadamard cannot rotate {decoder.model_type}: it normalizes what attention and MLP add to the "
-            "residual stream, with a gain for each channel, and no weight after it can take those gains; "
-            "leave hadamard out of `before`"
+            f"hadamard cannot rotate {decoder.model_type}: it normalizes {what}, with a gain for each channel, and no "
+            "weight after it can take those gains; leave hadamard out of `before`"
         )
 
 
-def _rotation(hidden: int, norm: Norm, options: Options) -> Rotation:
+def _rotation(hidden: int, layer: Layer, options: Options) -> Rotation:
     left, right = split(hidden)
-    return Rotation(left, right, int(options["seed"]), keeps_mean=norm.kind == "layer")
+    removes_mean = any(block.norm is not None and block.norm.kind == "layer" for block in layer.blocks)
+    return Rotation(left, right, int(options["seed"]), keeps_mean=removes_mean)
 
 
 def _fold(task: LayerTask, options: Options) -> None:
@@ -89,7 +103,7 @@ def _fold(task: LayerTask, options: Options) -> None:
         if isinstance(source, Source) and source.width > 1 and source.turns:
             head = orthogonal(source.width, np.random.default_rng([int(options["seed"]), task.index]))
             _rotate_heads(source, mixer.output_projection, weights, torch.from_numpy(head).to(task.device))
-        rotation = _rotation(mixer.input_projections[0].weight.shape[1], norm, options)
+        rotation = _rotation(mixer.input_projections[0].weight.shape[1], task.layer, options)
         for linear in mixer.input_projections:
             _rotate_input(norm, linear, weights, rotation)
         for writer in mixer.output_projections:

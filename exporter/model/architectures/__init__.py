@@ -5,7 +5,7 @@ names it. :func:`describe` is what the exporter calls.
 """
 
 import importlib
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -27,7 +27,9 @@ class Architecture:
     ``base_prefix`` starts the names of everything but the head; checkpoints saved without the head leave it out.
     ``other_names`` are other beginnings of the names of tensors, by ours: checkpoints have the one or the other.
     ``layers_key``, ``width_key`` and ``heads_key`` are the config's names of the number of layers, of the MLP's width
-    and of the number of query heads. ``with_width`` is what a config gets beside a width, that it means what it says.
+    and of the number of query heads; ``width_key`` is "" where a config has none, so that pruning refuses to change it.
+    ``with_width`` is what a config gets beside a width, that it means what it says.
+    ``aliases`` are other names that transformers' config has for some of its keys; ``read`` is given those keys.
     ``by_layer(config, layers)`` spells out, as lists with one entry a layer, what the config says by a rule about the
     layers' numbers, by key: without some of its layers a model needs the list.
     ``config_keys`` are those that transformers' class reads and ``read`` does not, so that values are refused. Keys
@@ -45,10 +47,11 @@ class Architecture:
     width_key: str = "intermediate_size"
     heads_key: str = "num_attention_heads"
     with_width: Mapping[str, object] = field(default_factory=dict)
-    by_layer: Callable[[Config, int], dict[str, list[int] | list[str]]] = lambda *_: {}
+    by_layer: Callable[[Config, int], Mapping[str, Sequence[object]]] = lambda *_: {}
     config_keys: tuple[str, ...] = ()
     keeps_heads: str = ""
     other_words: Mapping[str, str] = field(default_factory=dict)
+    aliases: Mapping[str, str] = field(default_factory=dict)
 
 
 def model_types() -> list[str]:
@@ -84,7 +87,8 @@ def describe(values: Mapping[str, object], tensors: Collection[str], where: str 
             decoder = changed(Part, decoder, partial(_renamed, ours, theirs))
     if family.other_words:
         decoder = changed(Part, decoder, partial(_called, family.other_words, tensors))
-    if any(name.startswith((family.base_prefix, *family.other_names.values())) for name in tensors):
+    bases = [theirs for ours, theirs in family.other_names.items() if ours.startswith(family.base_prefix)]
+    if any(name.startswith((family.base_prefix, *bases)) for name in tensors):
         return decoder
     return changed(Part, decoder, lambda part: replace(part, tensor=part.tensor.removeprefix(family.base_prefix)))
 
@@ -106,9 +110,30 @@ def check_layers(values: Mapping[str, object], tensors: int, where: str = "confi
     """Raise InputError when a config has more layers than its checkpoint has tensors: before they are described."""
     model_type = values.get("model_type")
     if isinstance(model_type, str) and model_type in model_types():
-        config, key = Config(values, where), architecture(model_type).layers_key
+        family = architecture(model_type)
+        config, key = Config(without_aliases(family, values, where), where), family.layers_key
         if config.integer(key, 1) > tensors:
             raise config.refuse(key, f"the checkpoint has only {tensors} tensors; correct it or copy it again")
+
+
+def without_aliases(
+    family: Architecture, values: Mapping[str, object], where: str = "config.json"
+) -> dict[str, object]:
+    """The config with the family's own names of its keys.
+
+    Raises:
+        InputError: a key is there by both of its names, with two values.
+
+    """
+    found = {key: value for key, value in values.items() if key not in family.aliases}
+    for alias, key in family.aliases.items():
+        value = values.get(alias)
+        if value is None:
+            continue
+        if found.get(key, value) not in (None, value):
+            raise Config(values, where).refuse(alias, f"contradicts {key} = {found[key]}, its other name; keep one")
+        found[key] = value
+    return found
 
 
 def unread_keys(values: Mapping[str, object], where: str = "config.json") -> tuple[str, ...]:
@@ -127,7 +152,7 @@ def _read(values: Mapping[str, object], where: str) -> tuple[Architecture, Confi
     if isinstance(values.get("low_rank"), Mapping):  # an earlier version's: the rank of each projection in two factors
         raise InputError(f"{where}: {why_removed('low_rank')}; export the model that this one was made from")
     family = architecture(model_type)
-    config = Config(values, where)
+    config = Config(without_aliases(family, values, where), where)
     config.significant = {*READ_BY_ALL, *family.config_keys}
     decoder = family.read(config)
     config.finish()

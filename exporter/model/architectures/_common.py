@@ -151,6 +151,7 @@ def separate_attention(
     qkv_bias: bool = False,
     output_bias: bool = False,
     output: str = "o_proj",
+    tensors: str = "",
     rope: str | None = "default",
     window: int | None = None,
     norms: tuple[Norm, Norm] | None = None,
@@ -158,9 +159,10 @@ def separate_attention(
 ) -> Attention:
     """Attention of a layer whose checkpoint has ``self_attn.{q,k,v}_proj``, and ``output`` beside them.
 
+    ``tensors`` is what their names begin with, ``model.layers.{index}.self_attn`` unless given.
     The scale is 1 / sqrt(head_dim) unless given; ``norms`` are the query's and the key's.
     """
-    name, tensors = f"layers.{index}.attention", f"model.layers.{index}.self_attn"
+    name, tensors = f"layers.{index}.attention", tensors or f"model.layers.{index}.self_attn"
     query_rows, key_rows = sizes.heads * sizes.head_dim, sizes.kv_heads * sizes.head_dim
     rows = {"q_proj": query_rows, "k_proj": key_rows, "v_proj": key_rows}
     total = sum(rows.values())
@@ -271,15 +273,14 @@ def embedding_and_head(
     *,
     tied: bool,
     embedding: str = "model.embed_tokens.weight",
-    head: str = "lm_head",
     head_bias: bool = False,
 ) -> tuple[Weight, Linear]:
     """Token embedding and head; ``tied`` is the family's default for ``tie_word_embeddings``."""
     table = matrix("embedding", "embedding", embedding, sizes.vocab, sizes.hidden)
-    bias = Weight("head.bias", "bias", (sizes.vocab,), (Part(f"{head}.bias", 0, sizes.vocab),)) if head_bias else None
+    bias = Weight("head.bias", "bias", (sizes.vocab,), (Part("lm_head.bias", 0, sizes.vocab),)) if head_bias else None
     if config.flag("tie_word_embeddings", tied):
         return table, Linear(table, bias)
-    return table, Linear(matrix("head", "head", f"{head}.weight", sizes.vocab, sizes.hidden), bias)
+    return table, Linear(matrix("head", "head", "lm_head.weight", sizes.vocab, sizes.hidden), bias)
 
 
 def rms_decoder(

@@ -236,8 +236,10 @@ def feed_forward(
 
 def with_final_norm(decoder: Decoder, tensor: str) -> Decoder:
     """The same with another name of the last norm's tensor."""
-    epsilon = decoder.final_norm.epsilon
-    return replace(decoder, final_norm=rms_norm("final_norm", tensor, decoder.hidden_size, epsilon))
+    if decoder.final_norm is None:
+        raise ValueError(f"{decoder.model_type} has no final norm")
+    norm = rms_norm("final_norm", tensor, decoder.hidden_size, decoder.final_norm.epsilon)
+    return replace(decoder, final_norm=norm)
 
 
 def backbone(

@@ -11,7 +11,8 @@ from edgepress.exporter.model.architectures._common import (
     read_sizes,
     separate_attention,
 )
-from edgepress.exporter.model.description import Block, Decoder, Layer, Norm
+from edgepress.exporter.model.architectures._older import layer_norm_decoder, layer_norm_layer
+from edgepress.exporter.model.description import Decoder, Layer, Norm
 from edgepress.exporter.model.rope import read_rope
 from edgepress.exporter.source.config import Config
 
@@ -25,33 +26,18 @@ def read(config: Config) -> Decoder:
     epsilon = config.number("layer_norm_eps", 1e-5, above=0.0)
     activation = read_activation(config, "hidden_act", "gelu_new")
     normed = config.flag("qk_layernorm", False)
-    embedding, head = embedding_and_head(config, sizes, tied=False, head_bias=True)
+    ends = embedding_and_head(config, sizes, tied=False, head_bias=True)
 
     def layer(index: int) -> Layer:
-        name, tensors = f"layers.{index}", f"model.layers.{index}"
-        norm = layer_norm(f"{name}.norm", f"{tensors}.input_layernorm", sizes.hidden, epsilon)
-        attention = separate_attention(
-            index,
-            sizes,
-            qkv_bias=True,
-            output_bias=True,
-            output="dense",
-            norms=_query_and_key_norm(index, sizes, epsilon) if normed else None,
-        )
+        tensors = f"model.layers.{index}"
+        norms = _query_and_key_norm(index, sizes, epsilon) if normed else None
+        attention = separate_attention(index, sizes, qkv_bias=True, output_bias=True, output="dense", norms=norms)
         mlp = plain_mlp(index, sizes, activation, f"{tensors}.mlp", up="fc1", down="fc2")
-        return Layer((Block(norm=norm, mixer=attention), Block(norm=norm, mixer=mlp)), parallel=True)
+        one = ("input_layernorm", "input_layernorm")
+        return layer_norm_layer(index, sizes, epsilon, (attention, mlp), tensors, norms=one, parallel=True)
 
-    return Decoder(
-        model_type="phi",
-        hidden_size=sizes.hidden,
-        vocab_size=sizes.vocab,
-        context_length=sizes.context,
-        embedding=embedding,
-        layers=tuple(layer(index) for index in range(sizes.layers)),
-        final_norm=layer_norm("final_norm", "model.final_layernorm", sizes.hidden, epsilon),
-        head=head,
-        ropes={"default": rope},
-    )
+    final_norm = layer_norm("final_norm", "model.final_layernorm", sizes.hidden, epsilon)
+    return layer_norm_decoder("phi", sizes, layer, ends, final_norm, rope=rope)
 
 
 def _query_and_key_norm(index: int, sizes: Sizes, epsilon: float) -> tuple[Norm, Norm]:

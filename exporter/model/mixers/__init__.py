@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from edgepress.exporter.model.description import Linear, Mixer, Norm, Weight
+from edgepress.exporter.model.description import Alibi, Linear, Mixer, Norm, Weight
 from edgepress.modules import modules_in
 from edgepress.states import State
 
@@ -106,6 +106,10 @@ class GraphWriter(Protocol):
 
     def rotates_neighbours(self, rope: str) -> bool:
         """Whether the pairs that it rotates are neighbours, rather than of the two halves."""
+        ...
+
+    def alibi(self, alibi: Alibi) -> str:
+        """What ALiBi adds to scores, (1, heads, sequence, total)."""
         ...
 
     def in_half(self, active: bool) -> AbstractContextManager[None]:

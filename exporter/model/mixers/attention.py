@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgepress.errors import InputError
-from edgepress.exporter.model.description import Linear, Mixer, Norm, Source
+from edgepress.exporter.model.description import Alibi, Linear, Mixer, Norm, Source
 from edgepress.exporter.model.mixers import CONTRIB, GraphWriter, MixerKind
 from edgepress.states import State, StateType
 
@@ -31,9 +31,9 @@ class Attention(Mixer):
     ``query_norm``/``key_norm`` are norms either over each head (``norm_per_head``, gain (head_dim,), or (heads,
     head_dim) for a gain of its own in each head) or over all heads together (gain (heads · head_dim,)), of what is not
     rotated yet or, with ``norm_after_rope``, of what is. ``rope`` names an entry of :attr:`Decoder.ropes`; none means
-    no rotary embedding in this layer. ``window`` counts the positions that a query sees, itself included. ``softcap``
-    c gives scores c · tanh(s / c); 0 is off. ``gate`` (heads · head_dim rows) of the normed stream, through a sigmoid,
-    multiplies what is attended (Qiu et al. 2025, Gated Attention).
+    no rotary embedding in this layer, and ``alibi`` has a slope a head. ``window`` counts the positions that a query
+    sees, itself included. ``softcap`` c gives scores c · tanh(s / c); 0 is off. ``gate`` (heads · head_dim rows) of the
+    normed stream, through a sigmoid, multiplies what is attended (Qiu et al. 2025, Gated Attention).
     """
 
     heads: int
@@ -51,10 +51,17 @@ class Attention(Mixer):
     window: int | None = None
     softcap: float = 0.0
     clip: float = 0.0
+    alibi: Alibi | None = None
 
     def __post_init__(self) -> None:
         if self.norm_after_rope and not self.norm_per_head:
             raise ValueError("queries and keys normalized over all heads are normalized before they are rotated")
+        if self.alibi is not None and (len(self.alibi.slopes) != self.heads or self.softcap):
+            raise ValueError(f"{len(self.alibi.slopes)} slopes for {self.heads} heads, softcap {self.softcap}")
+
+    def why_not_static(self) -> str:
+        """See :class:`Mixer`."""
+        return "" if self.alibi is None else "its ALiBi follows from lengths, which a static call has not"
 
     @property
     def widths(self) -> list[int]:
@@ -97,7 +104,7 @@ class Attention(Mixer):
 
     def settings(self) -> tuple[object, ...]:
         """See :class:`Mixer`; ``scale`` is not among them, as it can be moved into the weights."""
-        return self.rope, self.window, self.softcap, self.clip, self.norm_after_rope
+        return self.rope, self.window, self.softcap, self.clip, self.norm_after_rope, self.alibi
 
     def made_up_for(self, new: Self) -> dict[str, NDArray[np.float32]]:
         """The queries take what another scale leaves out, where it follows from the layer's number (GPT-2's option)."""
@@ -173,9 +180,11 @@ def _attend(a: Attention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         scores = a.softcap * torch.tanh(scores / a.softcap)
         return scores.masked_fill(~_seen(length, a.window, q), -torch.inf).softmax(-1) @ v
     grouped = a.heads != a.kv_heads
-    if a.window is None or a.window >= length:
+    if a.alibi is None and (a.window is None or a.window >= length):
         return scaled_dot_product_attention(q, k, v, is_causal=True, scale=a.scale, enable_gqa=grouped)
     mask = _seen(length, a.window, q)
+    if a.alibi is not None:
+        mask = _biases(a.alibi, length, q).masked_fill(~mask, -torch.inf)
     return scaled_dot_product_attention(q, k, v, mask, scale=a.scale, enable_gqa=grouped)
 
 
@@ -186,6 +195,17 @@ def _seen(length: int, window: int | None, like: Tensor) -> Tensor:
     position = torch.arange(length, device=like.device)
     back = position[:, None] - position[None]
     return (back >= 0) & (back < (window or length))
+
+
+def _biases(alibi: Alibi, length: int, like: Tensor) -> Tensor:
+    """What ALiBi adds, (heads, query or 1, key)."""
+    import torch
+
+    position = torch.arange(length, device=like.device, dtype=torch.bfloat16 if alibi.in_bfloat16 else like.dtype)
+    slopes = torch.tensor(alibi.slopes, device=like.device, dtype=position.dtype)[:, None, None]
+    if alibi.in_bfloat16:
+        return (slopes * position).to(like.dtype) * alibi.factor
+    return slopes * (position[None] - position[:, None])
 
 
 def _rotate(rotary: Rotary, x: Tensor) -> Tensor:
@@ -244,9 +264,10 @@ def write(a: Attention, g: GraphWriter, name: str, x: str, states: Sequence[tupl
             query = _normed(a, g, query)
         if factors:  # numbers, which may come before a rotation
             query[0] = g.node("Mul", [query[0], factors], f"{name}.q_grown")
+        bias = [] if a.alibi is None else [*([] if rope else ["", "", ""]), g.alibi(a.alibi)]
         attended = g.node(
             "GroupQueryAttention",
-            [*query, *(before for before, _ in states), "seqlens_k", "total_length", *rope],
+            [*query, *(before for before, _ in states), "seqlens_k", "total_length", *rope, *bias],
             f"{name}.attended",
             domain=CONTRIB,
             more_outputs=[after for _, after in states],
