@@ -154,7 +154,7 @@ def test_a_download_goes_on_where_it_stopped(hub: FakeHub) -> None:
     ("config", "says"),
     [
         ({"model_type": "bert", "architectures": ["BertForMaskedLM"]}, "an encoder"),
-        ({"model_type": "mamba", "architectures": ["MambaForCausalLM"]}, "is not implemented"),
+        ({"model_type": "rwkv", "architectures": ["RwkvForCausalLM"]}, "is not implemented"),
         ({"quantization_config": {"quant_method": "hqq", "bits": 4}}, "quantized by 'hqq'"),
         ({"quantization_config": {"quant_method": "gptq", "bits": 5}}, "bits = 5: GPTQ's files"),
         ({"hidden_act": "swishy"}, "swishy"),

@@ -235,7 +235,7 @@ OTHERS: dict[str, tuple[dict[str, object], str]] = {
     ),
     "someone_new": ({"architectures": ["NewForConditionalGeneration"], "vision_config": {"a": 1}}, "vision-language"),
     "jetmoe": ({"architectures": ["JetMoeForCausalLM"], "num_local_experts": 8}, "with a mixture of experts"),
-    "mamba": ({"architectures": ["MambaForCausalLM"], "state_size": 16}, "with states instead of attention"),
+    "rwkv": ({"architectures": ["RwkvForCausalLM"], "state_size": 16}, "with states instead of attention"),
     "gpt_neox": ({"architectures": ["GPTNeoXForCausalLM"]}, "a text generator of a family that there is no file for"),
     "nothing": ({}, "does not say what kind of model it is"),
 }

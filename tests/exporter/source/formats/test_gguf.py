@@ -21,9 +21,9 @@ from edgepress.exporter.bundle.readback import StoredWeights
 from edgepress.exporter.model.reading import read_decoder
 from edgepress.exporter.model.reference import Reference
 from edgepress.exporter.source.checkpoint import Checkpoint
-from edgepress.exporter.source.formats._gguf_blocks import BLOCKS
-from edgepress.exporter.source.formats._gguf_tokenizer import _merges
 from edgepress.exporter.source.formats.gguf import GGUFWeight
+from edgepress.exporter.source.formats.gguf.blocks import BLOCKS
+from edgepress.exporter.source.formats.gguf.tokenizer import _merges
 from edgepress.exporter.source.packed import packed_as
 from edgepress.exporter.source.stored import StoredTensor
 from edgepress.exporter.tokens.source_tokenizer import source_tokenizer

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from edgepress.errors import InputError
-from edgepress.exporter.source.formats._gguf_file import Header
+from edgepress.exporter.source.formats.gguf.file import Header
 from edgepress.text.tokenizer import library_errors
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgepress.errors import InputError
-from edgepress.exporter.source.formats._gguf_file import Header
+from edgepress.exporter.source.formats.gguf.file import Header
 
 Values = dict[str, object]
 ReadFloats = Callable[[str], NDArray[np.float32]]

@@ -1,7 +1,7 @@
 """GGUF, llama.cpp's files: one has weights, config and tokenizer (ggml's docs/gguf.md).
 
-Weights are read a few rows at a time as the numbers that they stand for; :mod:`._gguf_blocks` has the types,
-:mod:`._gguf_config` what the metadata says of the model, :mod:`._gguf_tokenizer` what it says of the tokenizer.
+Weights are read a few rows at a time as the numbers that they stand for; :mod:`.blocks` has the types,
+:mod:`.config` what the metadata says of the model, :mod:`.tokenizer` what it says of the tokenizer.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from numpy.typing import NDArray
 
 from edgepress.errors import InputError
 from edgepress.exporter.source.formats import FileFormat, WholeFile
-from edgepress.exporter.source.formats._gguf_blocks import BLOCKS, FLOATS, Blocks
-from edgepress.exporter.source.formats._gguf_config import (
+from edgepress.exporter.source.formats.gguf.blocks import BLOCKS, FLOATS, Blocks
+from edgepress.exporter.source.formats.gguf.config import (
     ROPE_TENSORS,
     family_of,
     heads_of,
     plain_name,
     read_config,
 )
-from edgepress.exporter.source.formats._gguf_file import MAGIC, Entry, read_file
-from edgepress.exporter.source.formats._gguf_tokenizer import tokenizer_files
+from edgepress.exporter.source.formats.gguf.file import MAGIC, Entry, read_file
+from edgepress.exporter.source.formats.gguf.tokenizer import tokenizer_files
 from edgepress.exporter.source.packed import Codes, Floats, Grid, PackedTensor, packed_as
 from edgepress.exporter.source.stored import StoredTensor, to_float32
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from edgepress.errors import InputError
-from edgepress.exporter.source.formats._gguf_blocks import BLOCKS, FLOATS, OTHERS
+from edgepress.exporter.source.formats.gguf.blocks import BLOCKS, FLOATS, OTHERS
 from edgepress.exporter.source.stored import read_errors
 from edgepress.pointers import refuse_pointer
 
