@@ -206,7 +206,8 @@ def _warn(what: str, why: str) -> None:
 def _states(listed: tuple[State, ...], content: object, path: Path) -> tuple[State, ...]:
     """The states of a bundle, which its manifest lists; of one without a list, those that ``genai_config.json`` names.
 
-    That file has words for keys and values only. Where a model has no other states, both must say the same.
+    That file has words for keys and values only, and one size for all layers. Where a model has no other states, what
+    the manifest lists must be in it; layers may share the keys and values of others.
     """
     if not all(state.grows for state in listed):
         return listed
@@ -215,8 +216,11 @@ def _states(listed: tuple[State, ...], content: object, path: Path) -> tuple[Sta
         named = cache.states()
     except ValueError as error:
         raise InputError(f"{path}: {error}; {_REMEDY}") from error
-    both = ({(state.input, state.output, state.shape) for state in some} for some in (listed or named, named))
-    wrong = {name for name, *_ in set.symmetric_difference(*both)}
+    alike = len({state.shape for state in listed}) <= 1  # else one file has the size of each, and the other one size
+    some, all_layers = (
+        {(state.input, state.output, alike and state.shape) for state in one} for one in (listed, named)
+    )
+    wrong = {name for name, *_ in some - all_layers}
     if wrong:
         raise InputError(f"{path.parent}: {MANIFEST_NAME} and {_CONFIG_NAME} disagree on {first_of(wrong)}; {_REMEDY}")
     return listed or named

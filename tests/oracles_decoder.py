@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from edgepress.exporter.model.description import Decoder, Linear, Mixer, Norm, Rope, Weight
+from edgepress.exporter.model.description import Decoder, Linear, Mixer, Norm, PerLayer, Rope, Weight
 from edgepress.exporter.model.rotation import factors
 
 Array = NDArray[np.float64]
@@ -33,21 +33,33 @@ def forward(
     if decoder.positions is not None:
         x = x + model.weight(decoder.positions)[: len(tokens)]
     x = model.norm(decoder.embedding_norm, x)
+    if decoder.per_layer is not None:
+        model.per_layer = per_layer_inputs(decoder.per_layer, model, tokens, x)
     rotation = np.kron(*factors(decoder.rotation)) if decoder.rotation is not None else np.eye(decoder.hidden_size)
     x = x @ rotation
-    for stage in (stage for layer in decoder.layers for stage in layer.stages):
-        before = x
-        for block in stage:
-            normed = model.norm(block.norm, before)
-            mixed = mixer_oracle(block.mixer.kind)(block.mixer, model, normed, decoder.ropes)
-            x = x + block.multiplier * model.norm(block.post_norm, mixed)
-        x = model.norm(stage[-1].stream_norm, x)
+    for layer in decoder.layers:
+        for stage in layer.stages:
+            before = x
+            for block in stage:
+                normed = model.norm(block.norm, before)
+                mixed = mixer_oracle(block.mixer.kind)(block.mixer, model, normed, decoder.ropes)
+                x = x + block.multiplier * model.norm(block.post_norm, mixed)
+            x = model.norm(stage[-1].stream_norm, x)
+        if layer.scale is not None:
+            x = x * model.weight(layer.scale)
     x = model.norm(decoder.final_norm, x @ rotation.T)
     if decoder.head_projection is not None:
         x = model.linear(decoder.head_projection, x)
     logits = model.linear(decoder.head, x) * decoder.logits_multiplier
     cap = decoder.logits_softcap
     return cap * np.tanh(logits / cap) if cap else logits
+
+
+def per_layer_inputs(inputs: PerLayer, model: "Oracle", tokens: NDArray[np.int64], x: Array) -> Array:
+    """(length, layers · width): rows of the table, and what is embedded projected and normed for each layer apart."""
+    projected = model.linear(inputs.projection, x).reshape(len(tokens), -1, inputs.norm.weight.shape[0])
+    rows = model.weight(inputs.table)[tokens] * inputs.multiplier
+    return rows + inputs.scale * model.norm(inputs.norm, projected).reshape(len(tokens), -1)
 
 
 def mixer_oracle(kind: str) -> Callable[[Mixer, "Oracle", Array, Mapping[str, Rope]], Array]:
@@ -62,6 +74,10 @@ class Oracle:
 
     def __init__(self, read: Read, rounding: Callable[[Linear, Array], Array] | None = None) -> None:
         self.read, self.rounding = read, rounding
+        self.per_layer = np.zeros((0, 0))  # (length, layers · width)
+        self.shared: dict[
+            int, tuple[Array, Array]
+        ] = {}  # keys and values by where they stand, (length, heads, head_dim)
 
     def weight(self, weight: Weight) -> Array:
         if not weight.parts:

@@ -88,7 +88,10 @@ def _make(variant: Variant, directory: Path, seed: int) -> Path:
             draw(parameter_name, parameter)
         for buffer_name, buffer in model.named_buffers():
             if buffer.ndim and buffer_name in model.state_dict():  # what is added to a router's scores; no constants
-                buffer.normal_(0.0, 0.3)
+                draw(buffer_name, buffer)
+        for parameter_name, parameter in model.named_parameters():
+            for part, gain in variant.gains.items():
+                parameter.mul_(gain if part in parameter_name else 1.0)
     model.to(variant.dtype).save_pretrained(directory)
     if variant.patch is not None:
         path = directory / "config.json"
@@ -104,6 +107,8 @@ def _make(variant: Variant, directory: Path, seed: int) -> Path:
 def draw(name: str, parameter: torch.nn.Parameter) -> None:
     if name.endswith("A_log"):  # of state spaces: some forget within a token, others in hundreds
         parameter.normal_(-2.0, 1.5)
+    elif name.endswith("layer_scalar"):
+        parameter.normal_(0.9, 0.2)
     elif parameter.ndim == 1:
         is_gain = name.endswith("weight") and "Gemma" not in name
         parameter.normal_(1.0 if is_gain and float(parameter.abs().sum()) > 0 else 0.0, 0.3)

@@ -91,6 +91,17 @@ _GEMMA = {
     "sliding_window": 16,
     "layer_types": ["sliding_attention", "sliding_attention", "full_attention"],
 }
+_GEMMA_4 = _GEMMA | {
+    "global_head_dim": 64,
+    "num_key_value_heads": 1,
+    "hidden_size_per_layer_input": 32,
+    "vocab_size_per_layer_input": 320,
+    "num_hidden_layers": 6,
+    "layer_types": ["sliding_attention", "sliding_attention", "full_attention"] * 2,
+    "num_kv_shared_layers": 2,
+}
+_IMAGES = {key: _SIDE[key] for key in ("hidden_size", "intermediate_size", "num_hidden_layers", "head_dim")}
+_IMAGES |= {"num_attention_heads": 2, "num_key_value_heads": 2}
 WRAPPERS = {
     "llava": Wrapper("llava", "llama"),
     "llava-version5-tied": Wrapper("llava", "llama", whole={"tie_word_embeddings": True}, names=_version_5),
@@ -98,6 +109,7 @@ WRAPPERS = {
     "llava_onevision": Wrapper("llava_onevision", "qwen2"),
     "gemma3": Wrapper("gemma3", "gemma3_text", _GEMMA),
     "gemma3-version5": Wrapper("gemma3", "gemma3_text", _GEMMA, names=_version_5),
+    "gemma4": Wrapper("gemma4", "gemma4_text", _GEMMA_4, {"vision_config": {"model_type": "gemma4_vision", **_IMAGES}}),
     "smolvlm": Wrapper("smolvlm", "llama"),
     "idefics3": Wrapper("idefics3", "llama", whole={"tie_word_embeddings": True}),
     "internvl": Wrapper("internvl", "qwen3", {"head_dim": 32}, {"tie_word_embeddings": False}),
@@ -127,6 +139,7 @@ def save_wrapper(name: str, directory: Path) -> torch.nn.Module:
         for parameter_name, parameter in model.named_parameters():
             if parameter.ndim:
                 draw(parameter_name, parameter)
+                parameter.mul_(0.3 if "q_norm" in parameter_name else 1.0)  # Gemma 4 does not divide its scores
     model.eval().save_pretrained(directory)
     save_tokenizer(directory)
     if wrapper.names is not None:

@@ -192,7 +192,7 @@ def _layer_speeds(prepared: Prepared) -> tuple[float, float]:
     made = {name: (0.02 * torch.randn(shape, generator=random)).requires_grad_() for name, shape in weights.items()}
     length = prepared.recipe.calibration.length
     count = max(1, min(1024, _WORK // numbers) // length)
-    x = torch.randn(count, length, decoder.hidden_size, generator=random)
+    x = torch.randn(count, length, decoder.stream_width, generator=random)
     rotaries = network.rotaries(decoder, length)
 
     def run() -> torch.Tensor:

@@ -20,7 +20,7 @@ from onnx import TensorProto
 
 from edgepress.exporter.bundle.cpu_graph import make_graph, planned_graphs
 from edgepress.exporter.decide.job import Prepared
-from edgepress.exporter.graph.decoder import LOGITS_START
+from edgepress.exporter.graph.primitives import LOGITS_START
 from edgepress.onnx_graph.walk import attribute, operand
 
 TABLE = "arm_instructions.json"

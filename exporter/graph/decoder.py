@@ -18,9 +18,9 @@ from onnx import TensorProto
 
 from edgepress.exporter.graph.builder import CONTRIB, FLOAT, FLOAT16
 from edgepress.exporter.graph.linears import block_scales
-from edgepress.exporter.graph.primitives import DecoderBuilder
+from edgepress.exporter.graph.primitives import PER_LAYER, DecoderBuilder
 from edgepress.exporter.graph.rotary import CONTEXT_LENGTH
-from edgepress.exporter.model.description import Block, Decoder, Norm, Rotation, every
+from edgepress.exporter.model.description import Block, Decoder, Norm, PerLayer, Rotation, Weight, every
 from edgepress.exporter.model.mixers import load_mixer
 from edgepress.exporter.plan.plan import Plan
 from edgepress.states import State
@@ -28,8 +28,6 @@ from edgepress.targets import Operator
 
 INT32, INT64, UINT8 = TensorProto.INT32, TensorProto.INT64, TensorProto.UINT8
 
-LOGITS_START = "logits_start"
-_TO_THE_END = np.iinfo(np.int64).max
 _STATE_TYPES = {"float32": FLOAT, "float16": FLOAT16, "int8": TensorProto.INT8, "uint8": UINT8}
 
 
@@ -87,6 +85,8 @@ class _DecoderGraph:
                 trimmed = layer.blocks[last[1]] if index == last[0] else None
                 for stage in layer.stages:
                     stream = self._stage(index, stage, stream, trimmed)
+                if layer.scale is not None:
+                    stream = _Stream(self._scaled_layer(index, layer.scale, stream))
         if self.decoder.rotation is not None:
             total = (
                 stream.x if stream.pending is None else self.graph.node("Add", [stream.x, stream.pending], "rotated")
@@ -140,24 +140,50 @@ class _DecoderGraph:
         that a tied head reads as (vocabulary, blocks, block bytes). A row's last block is padded in the file, so
         that the padded columns are cut off again when hidden is no multiple of the block.
         """
-        g, weight = self.graph, self.decoder.embedding
-        tensor = self.plan.of(weight)
-        if tensor.scheme is None:
-            x = g.node("Gather", [g.weight(weight), "input_ids"], "embedded")
-        else:
-            x = self._embed_quantized()
-        if self.decoder.embedding_multiplier != 1.0:
-            factor = g.constant("embedding_multiplier", np.array(self.decoder.embedding_multiplier, np.float32))
-            x = g.node("Mul", [x, factor], "embedded.scaled")
+        g = self.graph
+        x = self._scaled(self._rows(self.decoder.embedding, "embedded"), self.decoder.embedding_multiplier)
         if self.decoder.embedding_projection is not None:
             x = g.linear(self.decoder.embedding_projection, x)
         if self.decoder.positions is not None:
             added = g.node("Gather", [g.weight(self.decoder.positions), "position_ids"], "positions_embedded")
             x = g.node("Add", [x, added], "embedded.positioned")
         x = g.norm(self.decoder.embedding_norm, x, "embedded.norm")
+        if self.decoder.per_layer is not None:
+            self._per_layer(self.decoder.per_layer, x)
         if self.decoder.rotation is not None:
             x = self._rotate_stream(self.decoder.rotation, x, "embedded.rotated", back=False)
         return x
+
+    def _per_layer(self, inputs: PerLayer, embedded: str) -> None:
+        """What every layer gets of its tokens, (batch, sequence, columns of all layers).
+
+        ::
+
+            input_ids ─ Gather rows ─ Mul ───────────────────────────────────────────┐
+            embedded ─ projection ─ Reshape (…, layers, width) ─ norm ─ Mul ─ Reshape ┴ Add
+        """
+        g, width = self.graph, inputs.norm.weight.shape[0]
+        rows = self._scaled(self._rows(inputs.table, f"{PER_LAYER}.rows"), inputs.multiplier)
+        by_layer = g.constant("by_layer", np.array([0, 0, -1, width], np.int64))
+        flat = g.constant(f"flat_{inputs.columns}", np.array([0, 0, inputs.columns], np.int64))
+        y = g.node("Reshape", [g.linear(inputs.projection, embedded), by_layer], f"{PER_LAYER}.by_layer")
+        y = self._scaled(g.norm(inputs.norm, y, f"{PER_LAYER}.norm"), inputs.scale)
+        y = g.node("Reshape", [y, flat], f"{PER_LAYER}.projected")
+        g.node("Add", [rows, y], PER_LAYER)
+
+    def _scaled(self, x: str, multiplier: float) -> str:
+        """Multiply by a constant that is named after x; nothing to do for 1."""
+        if multiplier == 1.0:
+            return x
+        name = {"embedded": "embedding_multiplier"}.get(x, f"{x}.multiplier")
+        return self.graph.node("Mul", [x, self.graph.constant(name, np.array(multiplier, np.float32))], f"{x}.scaled")
+
+    def _rows(self, weight: Weight, output: str) -> str:
+        """The rows of a table that belong to the tokens, (batch, sequence, columns)."""
+        g = self.graph
+        if self.plan.of(weight).scheme is None:
+            return g.node("Gather", [g.weight(weight), "input_ids"], output)
+        return self._quantized_rows(weight, output)
 
     def _rotate_stream(self, rotation: Rotation, x: str, output: str, *, back: bool) -> str:
         """Compute x (A ⊗ B), or x (A ⊗ B)ᵀ to go ``back``, as products with the factors.
@@ -178,28 +204,27 @@ class _DecoderGraph:
         y = g.node("FusedMatMul", [y, b], f"{output}.right", domain=CONTRIB, transB=int(back))
         return g.node("Reshape", [y, vector], output)
 
-    def _embed_quantized(self) -> str:
-        g, weight = self.graph, self.decoder.embedding
-        tensor = self.plan.of(weight)
+    def _quantized_rows(self, weight: Weight, output: str) -> str:
+        g, tensor = self.graph, self.plan.of(weight)
         scheme = tensor.scheme
         if scheme is None:
             raise ValueError(f"{weight.name} has no scheme")
-        rows, hidden = weight.shape
-        padded = scheme.blocks(hidden) * scheme.block_size
+        rows, columns = weight.shape
+        padded = scheme.blocks(columns) * scheme.block_size
         table = g.external(f"{weight.name}.rows", UINT8, (rows, padded * scheme.bits // 8), tensor.regions["values"])
         x = g.node(
             "GatherBlockQuantized",
             [table, "input_ids", *block_scales(self.graph, tensor)],
-            "embedded",
+            output,
             domain=CONTRIB,
             bits=scheme.bits,
             block_size=scheme.block_size,
             gather_axis=0,
             quantize_axis=1,
         )
-        if padded == hidden:
+        if padded == columns:
             return x
-        return self._slice(x, "embedded.cut", axis=2, start=0, stop=hidden)
+        return self._slice(x, f"{output}.cut", axis=2, start=0, stop=columns)
 
     def _slice(self, x: str, output: str, *, axis: int, start: int, stop: int) -> str:
         g = self.graph
@@ -207,6 +232,12 @@ class _DecoderGraph:
         return g.node("Slice", [x, *bounds], output)
 
     # ---- layers -------------------------------------------------------------------------------------------------
+
+    def _scaled_layer(self, index: int, scale: Weight, stream: _Stream) -> str:
+        """The stream after a layer, times a number that the checkpoint has."""
+        g, name = self.graph, f"layers.{index}"
+        total = stream.x if stream.pending is None else g.node("Add", [stream.x, stream.pending], f"{name}.sum")
+        return g.node("Mul", [total, g.weight(scale)], f"{name}.scaled")
 
     def _stage(self, index: int, stage: tuple[Block, ...], stream: _Stream, trimmed: Block | None) -> _Stream:
         """Blocks that read the same; of the ``trimmed`` one on, the positions from ``logits_start`` on alone.
@@ -227,10 +258,11 @@ class _DecoderGraph:
         for number, block in enumerate(stage):
             mixed = self._mixed(index, block, normed[block.norm])
             if block is trimmed:
-                mixed, x = self._trim_mixed(index, mixed), self._trim(x, f"{name}.trimmed")
-                total = total and self._trim(total, f"{total}.trimmed")
+                mixed, x = self._trim_mixed(index, mixed), self.graph.trim(x, f"{name}.trimmed")
+                total = total and self.graph.trim(total, f"{total}.trimmed")
+                g.trimmed = True
                 later = {other.norm for other in stage[number + 1 :]}
-                normed |= {norm: self._trim(normed[norm], f"{normed[norm]}.trimmed") for norm in later}
+                normed |= {norm: self.graph.trim(normed[norm], f"{normed[norm]}.trimmed") for norm in later}
             y = self._output(index, block, mixed)
             total = y if total is None else g.node("Add", [total, y], f"{name}.{block.name}_sum")
         last = stage[-1]
@@ -246,7 +278,7 @@ class _DecoderGraph:
 
     def _trim_mixed(self, index: int, mixed: str) -> str:
         _, _, what = mixed.rpartition(".")
-        return self._trim(mixed, f"layers.{index}.{what}.trimmed")
+        return self.graph.trim(mixed, f"layers.{index}.{what}.trimmed")
 
     def _output(self, index: int, block: Block, mixed: str) -> str:
         """What a block adds to the stream."""
@@ -266,14 +298,6 @@ class _DecoderGraph:
         """Declare a state: an input before a call, an output after it."""
         g, kind = self.graph, _STATE_TYPES[state.type]
         return g.input(state.input, kind, state.shape), g.output(state.output, kind, state.output_shape)
-
-    def _trim(self, x: str, output: str) -> str:
-        """Keep the positions from ``logits_start`` on: (batch, sequence, …) → (batch, positions, …)."""
-        g = self.graph
-        start = g.constant(LOGITS_START, np.array([-1], np.int64))
-        stop = g.constant("to_the_end", np.array([_TO_THE_END], np.int64))
-        axis = g.constant("slice_1", np.array([1], np.int64))
-        return g.node("Slice", [x, start, stop, axis], output)
 
     # ---- head ---------------------------------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@
 from collections.abc import Callable, Sequence
 from math import prod
 
+import numpy as np
 from onnx import TensorProto
 
 from edgepress.exporter.graph.alibi import write_alibi
@@ -19,6 +20,9 @@ from edgepress.targets import Operator
 
 UINT8, BYTE = TensorProto.UINT8, 8
 _NORMS = {"rms": "SimplifiedLayerNormalization", "layer": "LayerNormalization"}
+LOGITS_START = "logits_start"
+PER_LAYER = "per_layer"  # (batch, sequence, columns of all layers)
+_TO_THE_END = np.iinfo(np.int64).max
 
 
 class DecoderBuilder(GraphBuilder):
@@ -27,6 +31,7 @@ class DecoderBuilder(GraphBuilder):
     def __init__(self, decoder: Decoder, plan: Plan, data_file: str, has_half: Callable[[Operator], bool]) -> None:
         super().__init__(data_file, has_half)
         self.decoder, self.plan = decoder, plan
+        self.trimmed = False  # whether what is written sees the positions from ``logits_start`` on alone
 
     def weight(self, weight: Weight) -> str:
         """A weight that is not rounded."""
@@ -138,7 +143,33 @@ class DecoderBuilder(GraphBuilder):
 
     def rotary(self, rope: str) -> tuple[str, str, str]:
         """Cos and sin of a call's positions, and the row of each token."""
-        return write_rotary(self, rope, self.decoder.ropes[rope])
+        cos, sin, rows = write_rotary(self, rope, self.decoder.ropes[rope])
+        return cos, sin, self.trim(rows) if self.trimmed else rows
+
+    def per_layer(self, first: int, width: int) -> str:
+        """Some columns of what the decoder's layers get beside the stream."""
+        piece = f"{PER_LAYER}.{first // width}"
+        if not self.has_value(piece):
+            self._split(width)
+        return self.trim(piece) if self.trimmed else piece
+
+    def _split(self, width: int) -> None:
+        """Split into what each layer gets, once."""
+        if self.decoder.per_layer is None:
+            raise ValueError("this decoder's layers get nothing beside the stream")
+        pieces = [f"{PER_LAYER}.{index}" for index in range(self.decoder.per_layer.columns // width)]
+        sizes = self.constant("per_layer_widths", np.full(len(pieces), width, np.int64))
+        self.node("Split", [PER_LAYER, sizes], pieces[0], more_outputs=pieces[1:], axis=-1)
+
+    def trim(self, x: str, output: str = "") -> str:
+        """Keep the positions from ``logits_start`` on: (batch, sequence, …) → (batch, positions, …), once."""
+        output = output or f"{x}.trimmed"
+        if self.has_value(output):
+            return output
+        start = self.constant(LOGITS_START, np.array([-1], np.int64))
+        stop = self.constant("to_the_end", np.array([_TO_THE_END], np.int64))
+        axis = self.constant("slice_1", np.array([1], np.int64))
+        return self.node("Slice", [x, start, stop, axis], output)
 
     def rotated_dimensions(self, rope: str) -> int:
         """How many dimensions of a head the tables rotate."""

@@ -26,10 +26,10 @@ from edgepress import __version__
 from edgepress.errors import InputError
 from edgepress.exporter.graph.attention import attend, merge_heads
 from edgepress.exporter.graph.builder import CONTRIB
-from edgepress.exporter.graph.decoder import LOGITS_START
 from edgepress.exporter.graph.editing import Editor, remove_unused, require_opset, rewrite, set_nodes
 from edgepress.exporter.graph.passes import STATIC, Context, PassOrder
 from edgepress.exporter.graph.passes.decompose_attention import GroupQuery, read_group_query
+from edgepress.exporter.graph.primitives import LOGITS_START
 from edgepress.exporter.graph.rotary import LONG_FROM, check_context, restore_tables
 from edgepress.exporter.graph.weights import Weights
 from edgepress.onnx_graph.files import parse_model

@@ -200,6 +200,11 @@ class Mixer:
         """What the input of the output projection is linear in, or why there is nothing of that kind."""
         raise NotImplementedError
 
+    @property
+    def side(self) -> int:
+        """How many columns beside the residual stream it may read or write, from the first on: see :class:`Decoder`."""
+        return 0
+
     def ropes(self) -> tuple[str, ...]:
         """The rotary tables that it uses, as :attr:`Decoder.ropes` names them."""
         return ()
@@ -258,11 +263,13 @@ class Layer:
 
     ``parallel`` blocks all read the layer's input instead, and what they add is added up (GPT-J, Wang and Komatsuzaki
     2021); of some of a layer's blocks :attr:`Block.beside` says so. They may share a norm: the same :class:`Norm` in
-    several blocks, stored and computed once.
+    several blocks, stored and computed once. ``scale``, of shape (1,), multiplies the residual
+    stream after the last block.
     """
 
     blocks: tuple[Block, ...]
     parallel: bool = False
+    scale: Weight | None = None
 
     def __post_init__(self) -> None:
         names = [block.name for block in self.blocks]
@@ -311,12 +318,35 @@ class Rotation:
 
 
 @dataclass(frozen=True)
+class PerLayer:
+    """What each layer gets of a token beside the residual stream (Gemma 3n, Google 2025).
+
+    ``multiplier · table[token] + scale · norm(projection(embedded))``, (…, layers · width), where ``norm`` is over each
+    ``width`` apart. Table and projection are rounded as embeddings are, without looking at text.
+    """
+
+    table: Weight
+    multiplier: float
+    projection: Linear
+    norm: Norm
+    scale: float
+
+    @property
+    def columns(self) -> int:
+        """Columns of all layers."""
+        return self.table.shape[1]
+
+
+@dataclass(frozen=True)
 class Decoder:
     """A whole decoder. ``head`` is the embedding's own :class:`Weight` when the two are tied.
 
     A token's row of the embedding goes through ``embedding_projection``, where rows are not as wide as the stream; then
     its position's row of ``positions`` is added and ``embedding_norm`` applied. ``head_projection`` goes before the
     head, behind the final norm.
+
+    What passes from layer to layer is the residual stream and beside it, where there is any, ``side`` columns of each
+    token: the inputs of ``per_layer``, then keys and values that several layers use.
 
     With a ``rotation`` the layers work on the rotated residual stream: what is embedded is rotated, and what goes into
     the final norm is rotated back.
@@ -339,6 +369,22 @@ class Decoder:
     logits_multiplier: float = 1.0
     logits_softcap: float = 0.0
     rotation: Rotation | None = None
+    per_layer: PerLayer | None = None
+
+    @property
+    def side(self) -> int:
+        """Columns that pass from layer to layer beside the residual stream."""
+        return max((block.mixer.side for block in every(Block, self.layers)), default=0)
+
+    @property
+    def stream_width(self) -> int:
+        """All columns that pass from layer to layer."""
+        return self.hidden_size + self.side
+
+    @property
+    def tables(self) -> tuple[Weight, ...]:
+        """Weights of which a text needs the rows of its tokens alone."""
+        return (self.embedding,) if self.per_layer is None else (self.embedding, self.per_layer.table)
 
     @property
     def tied(self) -> bool:
@@ -374,7 +420,7 @@ class Decoder:
 
     def embedding_weights(self) -> tuple[Weight, ...]:
         """What makes the stream of tokens, in the order in which it is stored."""
-        rest = every(Weight, (self.embedding_projection, self.positions, self.embedding_norm))
+        rest = every(Weight, (self.embedding_projection, self.positions, self.embedding_norm, self.per_layer))
         return (self.embedding, *rest)
 
     def head_weights(self) -> tuple[Weight, ...]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from edgepress.exporter.model.description import Decoder, Layer
+from edgepress.exporter.model.description import Decoder, Layer, PerLayer
 from edgepress.exporter.model.mixers import load_mixer
 from edgepress.exporter.model.operations import (
     Added,
@@ -41,36 +41,60 @@ def rotaries(decoder: Decoder, length: int, device: torch.device | str = "cpu") 
 
 
 def embed(decoder: Decoder, values: Values, tokens: Tensor) -> Tensor:
-    """Tokens (sequences, length) → residual stream (sequences, length, hidden)."""
+    """Tokens (sequences, length) → residual stream and what is beside it, (sequences, length, stream_width)."""
     x = functional.embedding(tokens, values(decoder.embedding)) * decoder.embedding_multiplier
     if decoder.embedding_projection is not None:
         x = linear_forward(decoder.embedding_projection, values, x)
     if decoder.positions is not None:
         x = x + values(decoder.positions)[: tokens.shape[1]]
     x = norm_forward(decoder.embedding_norm, values, x)
-    return x if decoder.rotation is None else rotate(decoder.rotation, x)
+    beside = [] if decoder.per_layer is None else [per_layer_inputs(decoder.per_layer, values, tokens, x)]
+    if decoder.rotation is not None:
+        x = rotate(decoder.rotation, x)
+    if not decoder.side:
+        return x
+    found = torch.cat([x, *beside], dim=-1)
+    return functional.pad(found, (0, decoder.stream_width - found.shape[-1]))  # keys and values that are to come
+
+
+def per_layer_inputs(inputs: PerLayer, values: Values, tokens: Tensor, embedded: Tensor) -> Tensor:
+    """What every layer gets of its tokens, (…, layers · width); ``embedded`` (…, hidden) is the stream as it begins."""
+    rows = functional.embedding(tokens, values(inputs.table)) * inputs.multiplier
+    projected = linear_forward(inputs.projection, values, embedded)
+    by_layer = projected.reshape(*projected.shape[:-1], -1, inputs.norm.weight.shape[0])
+    normed = norm_forward(inputs.norm, values, by_layer).flatten(-2)
+    return rows + inputs.scale * normed
 
 
 def layer_steps(
     layer: Layer, values: Values, x: Tensor, ropes: Mapping[str, Rotary], added: Added | None = None
 ) -> Steps:
-    """One decoder layer on the residual stream, (sequences, length, hidden) → the same, a step at a time.
+    """One decoder layer on the stream, (sequences, length, hidden and what is beside it) → the same, a step at a time.
 
     A projection's weights are asked for after its step was answered, so that they can be made in between.
     """
+    hidden = layer.blocks[0].mixer.output_projection.weight.shape[0]
+    x, side = x[..., :hidden], x[..., hidden:]
     for stage in layer.stages:
         before = x
         for block in stage:
-            steps = load_mixer(block.mixer.kind).steps
-            y = yield from steps(block.mixer, values, norm_forward(block.norm, values, before), ropes)
+            kind, mixer = load_mixer(block.mixer.kind), block.mixer
+            normed = norm_forward(block.norm, values, before)
+            if kind.steps_with_side is not None and mixer.side:
+                y, side = yield from kind.steps_with_side(mixer, values, normed, ropes, side)
+            else:
+                y = yield from kind.steps(mixer, values, normed, ropes)
             y = block.multiplier * norm_forward(block.post_norm, values, y)
             x = x + (y if added is None else added(y))
         x = norm_forward(stage[-1].stream_norm, values, x)
-    return x
+    if layer.scale is not None:
+        x = x * values(layer.scale)
+    return torch.cat([x, side], dim=-1) if side.shape[-1] else x
 
 
 def head_steps(decoder: Decoder, values: Values, x: Tensor) -> Steps:
-    """Residual stream (…, hidden) → logits (…, vocabulary)."""
+    """Residual stream (…, hidden), whatever is beside it → logits (…, vocabulary)."""
+    x = x[..., : decoder.hidden_size]
     if decoder.rotation is not None:
         x = rotate(decoder.rotation, x, back=True)
     x = norm_forward(decoder.final_norm, values, x)

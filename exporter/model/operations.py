@@ -25,6 +25,9 @@ Step = tuple[tuple[Linear, ...], Tensor]
 Steps = Generator[Step, Tensor, Tensor]
 """Yields each :data:`Step` before it is computed, is sent what is to go in, and returns the output."""
 
+StepsWithSide = Generator[Step, Tensor, tuple[Tensor, Tensor]]
+"""As :data:`Steps`; returns the output and the columns beside the stream."""
+
 Tap = Callable[[tuple[Linear, ...], Tensor], Tensor]
 """Sees a :data:`Step` and returns what is to go into the projections."""
 

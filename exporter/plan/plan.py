@@ -406,7 +406,8 @@ def _choose(weight: Weight, subject: Description, recipe: Recipe) -> tuple[Schem
     if weight.kind == "embedding" and not isinstance(load_method(storage.method), Method):
         why += f"; rtn, as {storage.method} looks at what goes into a projection, and a table is only read"
         storage = replace(storage, method="rtn")
-    if weight.kind == "embedding" and subject.tied:
+    in_head = subject.tied and weight.name == "embedding"
+    if in_head:
         why += ", stored once for embedding and head"
         if recipe.head != recipe.embedding:
             why += " ([head] is not used: the model ties the two)"
@@ -420,7 +421,7 @@ def _choose(weight: Weight, subject: Description, recipe: Recipe) -> tuple[Schem
         return None, f"kept in float{storage.bits} by {why}"
     scheme = replace(scheme, zeros=zeros)
     why += _why_block(storage, scheme, weight.shape[1], weight.stack)
-    if scheme.bits == 2 and recipe.accuracy_level != 4 and (subject.tied or weight.kind != "embedding"):
+    if scheme.bits == 2 and recipe.accuracy_level != 4 and (in_head or weight.kind != "embedding"):
         why += f"; slow: accuracy_level {recipe.accuracy_level} unpacks 2 bits at each call"
     return scheme, why
 

@@ -44,15 +44,13 @@ def embedded(
 
     Only the rows of the table that occur are read.
     """
-    stream = Activations(path, (*tokens.shape, decoder.hidden_size), device)
+    stream = Activations(path, (*tokens.shape, decoder.stream_width), device)
     read = values_of(checkpoint, device)
     ids, places = np.unique(tokens, return_inverse=True)  # (rows,), (sequences, length)
-    (part,) = decoder.embedding.parts
-    rows = np.concatenate([checkpoint.part_rows(part, i, i + 1) for i in ids]) + np.float32(decoder.embedding.plus)
-    table = torch.from_numpy(rows).to(device)
+    tables = {weight.name: torch.from_numpy(_rows(checkpoint, weight, ids)).to(device) for weight in decoder.tables}
 
     def values(weight: Weight) -> Tensor:
-        return table if weight is decoder.embedding else read(weight)
+        return tables[weight.name] if weight.name in tables else read(weight)
 
     try:
         with torch.no_grad():
@@ -62,6 +60,12 @@ def embedded(
         yield stream
     finally:
         path.unlink(missing_ok=True)
+
+
+def _rows(checkpoint: Checkpoint, weight: Weight, ids: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Rows of a table, (rows, columns)."""
+    (part,) = weight.parts
+    return np.concatenate([checkpoint.part_rows(part, i, i + 1) for i in ids]) + np.float32(weight.plus)
 
 
 def pass_layer(

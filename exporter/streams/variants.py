@@ -46,7 +46,7 @@ class BaseRun:
         first: int = 0,
     ) -> None:
         self.decoder, self.read, self.tokens, self.device, self.first = decoder, read, tokens, device, first
-        shape = (*tokens.shape, decoder.hidden_size)
+        shape = (*tokens.shape, decoder.stream_width)
         self.streams = [
             Activations(directory / f"stream-{index:04}.f32", shape, device) for index in range(len(decoder.layers) + 1)
         ]

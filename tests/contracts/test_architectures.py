@@ -176,13 +176,14 @@ def test_every_parameter_is_described_once(workshop: Workshop, name: str) -> Non
     assert decoder.model_type == VARIANTS[name].model_type
     numbers = [re.escape(key) for key, tensor in checkpoint.tensors.items() if not tensor.shape]  # a class's constants
     check_tensors(checkpoint, decoder.weights(), numbers)  # none missing, none left over, none else ignored
-    described = sum(int(np.prod(weight.shape)) for weight in decoder.weights() if weight.parts)
+    parts = {part: int(np.prod(weight.shape[1:])) for weight in decoder.weights() for part in weight.parts}
+    described = sum((part.stop - part.start) * columns for part, columns in parts.items())  # some are used twice
     if decoder.positions is not None:  # rows before that of the first position
         described += decoder.positions.parts[0].start * decoder.hidden_size
     model = workshop.reference(name)
     buffers = [
         buffer for key, buffer in model.named_buffers() if buffer.ndim and key in model.state_dict()
-    ]  # routers' corrections
+    ]  # routers' corrections, numbers of layers
     assert described == sum(values.numel() for values in (*model.parameters(), *buffers))
 
 

@@ -5,6 +5,7 @@ tiny models. :class:`Hybrid` is a model whose layers differ, LFM2: most of them 
 """
 
 import ast
+from collections.abc import Generator
 from dataclasses import fields, is_dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -21,9 +22,10 @@ from edgepress.errors import InputError
 from edgepress.exporter import decide, export
 from edgepress.exporter.bundle.files import DATA_FILE
 from edgepress.exporter.bundle.readback import StoredWeights
-from edgepress.exporter.model import network
+from edgepress.exporter.model import network, operations
 from edgepress.exporter.model.description import Block, Decoder, Linear, Mixer, Source, Weight, every
 from edgepress.exporter.model.mixers import MixerKind, load_mixer, mixer_names
+from edgepress.exporter.model.mixers.shared_attention import SharedAttention
 from edgepress.exporter.model.operations import Rotary, Step
 from edgepress.exporter.model.reading import read_decoder
 from edgepress.exporter.model.reference import Reference
@@ -39,6 +41,7 @@ TESTS = Path(__file__).parents[1]
 EXPORTER = TESTS.parent / "exporter"
 TARGET = "arm64-cpu"
 CONTEXT = 64
+LENGTH = 12  # tokens of a stream
 TOKENS = np.random.default_rng(0).integers(3, tiny_models.VOCABULARY, 40)
 FLOAT = 1e-5  # of the largest logit; measured: 9e-7
 LAYERS = ["conv", "full_attention", "conv", "conv"]
@@ -121,6 +124,7 @@ MODELS = (
     "qwen3_5_text",
     "jamba",
     "olmoe",
+    "gemma4_text",
 )
 
 
@@ -143,15 +147,30 @@ def relative_rms(found: np.ndarray, expected: np.ndarray) -> float:
     return float(np.sqrt(np.mean((found - expected) ** 2) / np.mean(expected**2)))
 
 
-def run(mixer: Mixer, weights: dict[str, torch.Tensor], x: torch.Tensor, ropes: dict[str, Rotary]) -> torch.Tensor:
+def side(mixer: Mixer, length: int) -> torch.Tensor:
+    """What stands beside the last ``length`` tokens of a stream, for mixers that read it."""
+    return torch.randn(1, LENGTH, mixer.side, dtype=torch.float64, generator=torch.Generator().manual_seed(4))[
+        :, LENGTH - length :
+    ]
+
+
+def steps_of(
+    mixer: Mixer, weights: dict[str, torch.Tensor], x: torch.Tensor, ropes: dict[str, Rotary]
+) -> Generator[Step, torch.Tensor, torch.Tensor]:
     """The torch steps of a mixer on x (sequences, length, hidden)."""
-    steps = load_mixer(mixer.kind).steps(mixer, lambda weight: weights[weight.name], x, ropes)
-    try:
-        step = next(steps)
-        while True:
-            step = steps.send(step[1])
-    except StopIteration as end:
-        return end.value
+    kind = load_mixer(mixer.kind)
+    if not mixer.side:
+        return (yield from kind.steps(mixer, lambda weight: weights[weight.name], x, ropes))
+    assert kind.steps_with_side is not None
+    before = side(mixer, x.shape[1])
+    y, after = yield from kind.steps_with_side(mixer, lambda weight: weights[weight.name], x, ropes, before)
+    assert after.shape == before.shape
+    return y
+
+
+def run(mixer: Mixer, weights: dict[str, torch.Tensor], x: torch.Tensor, ropes: dict[str, Rotary]) -> torch.Tensor:
+    """What these steps give."""
+    return operations.run(steps_of(mixer, weights, x, ropes))
 
 
 def tables(decoder: Decoder, length: int) -> dict[str, Rotary]:
@@ -159,8 +178,8 @@ def tables(decoder: Decoder, length: int) -> dict[str, Rotary]:
     return {name: replace(table, cos=table.cos.double(), sin=table.sin.double()) for name, table in found.items()}
 
 
-def stream(decoder: Decoder, length: int = 12) -> torch.Tensor:
-    return torch.randn(1, length, decoder.hidden_size, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+def stream(decoder: Decoder) -> torch.Tensor:
+    return torch.randn(1, LENGTH, decoder.hidden_size, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
 
 
 # ---- every kind ------------------------------------------------------------------------------------------------------
@@ -191,7 +210,7 @@ def test_steps_are_the_groups_and_compute_what_the_oracle_does(home: Path, name:
     for mixer in mixers(home, name):
         assert [linear for group in mixer.groups() for linear in group] == list(every(Linear, mixer))
         seen: list[Step] = []
-        steps = load_mixer(mixer.kind).steps(mixer, lambda w: weights[w.name], x, tables(decoder, x.shape[1]))
+        steps = steps_of(mixer, weights, x, tables(decoder, x.shape[1]))
         try:
             seen.append(next(steps))
             while True:
@@ -200,6 +219,12 @@ def test_steps_are_the_groups_and_compute_what_the_oracle_does(home: Path, name:
             found = end.value[0].numpy()
         assert [linears for linears, _ in seen] == list(mixer.groups())
         assert torch.equal(seen[0][1], x)
+        if isinstance(mixer, SharedAttention):
+            kept = (
+                side(mixer, LENGTH)[0, :, mixer.stored_at :].numpy().reshape(LENGTH, 2, mixer.kv_heads, mixer.head_dim)
+            )
+            oracle.shared[mixer.stored_at] = kept[:, 0], kept[:, 1]
+        oracle.per_layer = side(mixer, LENGTH)[0].numpy()
         assert relative(found, mixer_oracle(mixer.kind)(mixer, oracle, x[0].numpy(), decoder.ropes)) < 1e-6
 
 
@@ -214,7 +239,8 @@ def test_no_token_sees_a_later_one(home: Path, name: str) -> None:
         torch.testing.assert_close(after[:, :7], before[:, :7], rtol=1e-12, atol=1e-12)
         assert not torch.allclose(after[:, 7:], before[:, 7:])
         sees_back = not torch.allclose(run(mixer, weights, x[:, 1:], tables(decoder, x.shape[1] - 1)), before[:, 1:])
-        assert sees_back == bool(mixer.states(0))  # what needs earlier tokens carries them
+        carried = bool(mixer.states(0)) or isinstance(mixer, SharedAttention)  # its keys are carried by another layer
+        assert sees_back == carried
 
 
 @pytest.mark.parametrize("name", MODELS)

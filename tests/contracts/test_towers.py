@@ -26,7 +26,13 @@ from edgepress.exporter.source.towers import text_config, text_model
 TOLERANCE = 1e-5  # of the largest logit
 PROMPT, STEPS = 28, 32
 TOKENS = np.random.default_rng(0).integers(3, VOCABULARY, PROMPT + STEPS)
-EXPORTED = ("gemma3", "qwen3_vl", "llava-version5-tied", "qwen2_vl-flat")  # each way of naming tensors and configs
+EXPORTED = (
+    "gemma3",
+    "gemma4",
+    "qwen3_vl",
+    "llava-version5-tied",
+    "qwen2_vl-flat",
+)  # each way of naming tensors and configs
 
 
 class Wholes:

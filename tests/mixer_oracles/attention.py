@@ -27,21 +27,32 @@ def forward(a: Attention, model: Oracle, x: Array, ropes: Mapping[str, Rope]) ->
         q, k = model.norm(a.query_norm, q), model.norm(a.key_norm, k)
     if a.rope is not None and (growth := ropes[a.rope].query_growth) is not None:
         q = q * (1 + growth[0] * np.log(1 + np.arange(length) // growth[1]))[:, None, None]
-    k, v = (np.repeat(y, a.heads // a.kv_heads, axis=1) for y in (k, v))  # each kv head serves a group
-    scores = np.einsum("ihd,jhd->hij", q, k) * a.scale  # (heads, query, key)
-    if a.softcap:
-        scores = a.softcap * np.tanh(scores / a.softcap)
+    if a.value_norm:
+        v = v / np.sqrt(np.mean(v**2, -1, keepdims=True) + a.value_norm)
+    if a.stored_at is not None:
+        model.shared[a.stored_at] = k, v
+    y = attended(q, k, v, scale=a.scale, window=a.window, softcap=a.softcap, alibi=a.alibi)
+    if a.gate is not None:
+        y = y / (1 + np.exp(-model.linear(a.gate, x)))
+    return model.linear(a.output, y)
+
+
+def attended(
+    q: Array, k: Array, v: Array, *, scale: float, window: int | None, softcap: float, alibi: Alibi | None = None
+) -> Array:
+    """(length, heads, head_dim), with fewer heads of k and v → (length, heads · head_dim)."""
+    length = len(q)
+    k, v = (np.repeat(y, q.shape[1] // y.shape[1], axis=1) for y in (k, v))  # each kv head serves a group
+    scores = np.einsum("ihd,jhd->hij", q, k) * scale  # (heads, query, key)
+    if softcap:
+        scores = softcap * np.tanh(scores / softcap)
     i, j = np.ogrid[:length, :length]
-    if a.alibi is not None:
-        scores = scores + biases(a.alibi, j)
-    seen = (j <= i) & (j > i - (a.window or length))
-    scores = np.where(seen, scores, -np.inf)
+    if alibi is not None:
+        scores = scores + biases(alibi, j)
+    scores = np.where((j <= i) & (j > i - (window or length)), scores, -np.inf)
     shares = np.exp(scores - scores.max(-1, keepdims=True))
     shares /= shares.sum(-1, keepdims=True)
-    attended = np.einsum("hij,jhd->ihd", shares, v).reshape(length, -1)
-    if a.gate is not None:
-        attended /= 1 + np.exp(-model.linear(a.gate, x))
-    return model.linear(a.output, attended)
+    return np.einsum("hij,jhd->ihd", shares, v).reshape(length, -1)
 
 
 def biases(alibi: Alibi, j: Array) -> Array:

@@ -124,7 +124,7 @@ class Calibration:
 
     def _activations(self, kind: str, index: int) -> Activations:
         sequences = self.layer_sequences if kind == "inputs" else len(self.tokens)
-        shape = (sequences, self.tokens.shape[1], self.decoder.hidden_size)
+        shape = (sequences, self.tokens.shape[1], self.decoder.stream_width)
         return Activations(self.store.directory / f"{kind}-{index:04}.f32", shape, self.device)
 
     def _inputs(self, index: int) -> tuple[Activations, Activations | None]:
@@ -140,18 +140,17 @@ class Calibration:
     def _embed(self, out: Activations, *, rounded: bool) -> None:
         """Embed the tokens; only the rows of the table that occur are read."""
         ids, places = np.unique(self.tokens[: out.shape[0]], return_inverse=True)  # (rows,), (sequences, length)
-        table = self._table_rows(ids, rounded=rounded)
+        tables = {weight.name: self._table_rows(weight, ids, rounded=rounded) for weight in self.decoder.tables}
 
         def values(weight: Weight) -> Tensor:
-            return table if weight is self.decoder.embedding else self.read(weight)
+            return tables[weight.name] if weight.name in tables else self.read(weight)
 
         for batch in out.batches():
             tokens = torch.from_numpy(places.reshape(out.shape[:2])[batch]).to(self.device)
             out.write(batch, network.embed(self.decoder, values, tokens))
 
-    def _table_rows(self, ids: NDArray[np.int64], *, rounded: bool) -> Tensor:
-        """Rows of the embedding, (rows, hidden), as stored when ``rounded`` and it is rounded row by row."""
-        weight = self.decoder.embedding
+    def _table_rows(self, weight: Weight, ids: NDArray[np.int64], *, rounded: bool) -> Tensor:
+        """Rows of a table, (rows, columns), as stored when ``rounded`` and it is rounded row by row."""
         (part,) = weight.parts
         rows = np.concatenate([self.checkpoint.part_rows(part, i, i + 1) for i in ids]) + np.float32(weight.plus)
         scheme, method = self.plan.of(weight).scheme, self.methods.get(weight.name)
@@ -297,7 +296,7 @@ class Calibration:
 
     def _final_ranges(self, progress: Progress) -> dict[str, NDArray[Any]]:
         """Static ranges once more: those of the layers were measured before the whole model was repaired."""
-        shape = (self.layer_sequences, self.tokens.shape[1], self.decoder.hidden_size)
+        shape = (self.layer_sequences, self.tokens.shape[1], self.decoder.stream_width)
         stream = Activations(self.store.directory / "ranges.f32", shape, self.device)
         count, stored = len(self.decoder.layers), self._model_task(progress).stored
         with torch.no_grad(), progress(count, "taking ranges again", " layers") as advance:

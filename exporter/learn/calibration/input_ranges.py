@@ -74,10 +74,11 @@ def model_ranges(
     device = torch.device(stream.device)
     rotaries = network.rotaries(decoder, tokens.shape[1], device)
     ids, places = np.unique(tokens, return_inverse=True)  # (rows,), (sequences, length)
-    table = _rows(stored(decoder.embedding), torch.from_numpy(ids).to(device))  # of the embedding, those that occur
+    here = torch.from_numpy(ids).to(device)
+    tables = {weight.name: _rows(stored(weight), here) for weight in decoder.tables}  # those that occur
     for batch in stream.batches():
         here = torch.from_numpy(places.reshape(tokens.shape)[batch]).to(device)
-        x = network.embed(decoder, lambda w: table if w is decoder.embedding else _values(stored(w)), here)
+        x = network.embed(decoder, lambda w: tables[w.name] if w.name in tables else _values(stored(w)), here)
         stream.write(batch, x)
     found: Ranges = {}
     for layer in decoder.layers:

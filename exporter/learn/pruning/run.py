@@ -33,6 +33,7 @@ from edgepress.exporter.learn.pruning.score import bits_per_byte
 from edgepress.exporter.methods.kinds import Pruning, Size, load_kind, method_options
 from edgepress.exporter.methods.options import Options
 from edgepress.exporter.methods.smaller.task import PruneTask
+from edgepress.exporter.model.architectures import architecture
 from edgepress.exporter.model.description import Decoder, layer_weights
 from edgepress.exporter.model.reading import first_token, read_decoder
 from edgepress.exporter.plan.plan import make_plan
@@ -149,6 +150,11 @@ def prune(
     steps = find_steps(recipe)
     check_tokenizer(original)
     decoder = read_decoder(original)
+    if why := architecture(decoder.model_type).keeps_sizes:
+        raise InputError(
+            f"prune = {list(recipe.prune)}: no step knows how to make {decoder.model_type} smaller ({why}); leave "
+            "`prune` out"
+        )
     skipped = tuple(step.name for step in steps if step.method.keeps_shapes and folder is None)
     place = Path(tempfile.mkdtemp(prefix="edgepress-")) if folder is None else folder
     run = _Run(

@@ -87,14 +87,16 @@ class Student:
         return passed(self.decoder, self.values, self._embed(tokens), rotaries)[len(self.decoder.layers)]
 
     def _embed(self, tokens: Tensor) -> Tensor:
-        """Embed the tokens, with only the rows of the table that occur."""
-        table = self.coded.get(self.decoder.embedding.name)
-        if table is None:
-            return network.embed(self.decoder, self.values, tokens)
+        """Embed the tokens, with only the rows of the tables that occur."""
         ids, places = torch.unique(tokens, return_inverse=True)
-        rows = table.dequantize(ids)
+        rows = {
+            weight.name: self.coded[weight.name].dequantize(ids)
+            if weight.name in self.coded
+            else self.values(weight)[ids]
+            for weight in self.decoder.tables
+        }
         return network.embed(
-            self.decoder, lambda weight: rows if weight is self.decoder.embedding else self.values(weight), places
+            self.decoder, lambda weight: rows[weight.name] if weight.name in rows else self.values(weight), places
         )
 
 

@@ -34,7 +34,8 @@ class Architecture:
     layers' numbers, by key: without some of its layers a model needs the list.
     ``config_keys`` are those that transformers' class reads and ``read`` does not, so that values are refused. Keys
     that neither reads are passed over, and noted (:func:`unread_keys`). ``keeps_heads`` says why transformers' class
-    cannot have fewer heads of the same size, where it cannot.
+    cannot have fewer heads of the same size, where it cannot, ``keeps_sizes`` why no step of ``prune`` knows what to
+    leave out, where none does.
     ``other_words`` are words in names of tensors, and those in their place in checkpoints that lack such a tensor.
     """
 
@@ -52,6 +53,7 @@ class Architecture:
     keeps_heads: str = ""
     other_words: Mapping[str, str] = field(default_factory=dict)
     aliases: Mapping[str, str] = field(default_factory=dict)
+    keeps_sizes: str = ""
 
 
 def model_types() -> list[str]:

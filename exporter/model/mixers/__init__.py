@@ -27,7 +27,7 @@ from edgepress.states import State
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from edgepress.exporter.model.operations import Rotary, Steps, Values
+    from edgepress.exporter.model.operations import Rotary, Steps, StepsWithSide, Values
 
 M = TypeVar("M", bound=Mixer)
 CONTRIB = "com.microsoft"  # onnxruntime's own operators
@@ -112,6 +112,10 @@ class GraphWriter(Protocol):
         """What ALiBi adds to scores, (1, heads, sequence, total)."""
         ...
 
+    def per_layer(self, first: int, width: int) -> str:
+        """``width`` columns, from ``first`` on, of what the decoder's :class:`PerLayer` gives."""
+        ...
+
     def in_half(self, active: bool) -> AbstractContextManager[None]:
         """Whether nodes added in the block may compute in float16."""
         ...
@@ -129,11 +133,15 @@ class MixerKind(Generic[M]):
     a time. ``write(mixer, graph, name, x, states)`` writes its subgraph up to what goes into the output projection, or
     to the mixer's output where it :attr:`Mixer.ends_in_sum`; ``states`` are the values of :meth:`Mixer.states` before
     a call, and the names that those after it are given.
+
+    One that reads or writes columns beside the stream (:attr:`Mixer.side`) has ``steps_with_side`` in the place of
+    ``steps``: it gets them, (sequences, length, side), and returns them with its output.
     """
 
     description: type[M]
     steps: Callable[[M, Values, Tensor, Mapping[str, Rotary]], Steps]
     write: Callable[[M, GraphWriter, str, str, Sequence[tuple[str, str]]], str]
+    steps_with_side: Callable[[M, Values, Tensor, Mapping[str, Rotary], Tensor], StepsWithSide] | None = None
 
 
 def convolution_state(layer: int, taps: int, channels: int) -> State:

@@ -17,7 +17,7 @@ from edgepress.states import State, StateType
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from edgepress.exporter.model.operations import Rotary, Steps, Values
+    from edgepress.exporter.model.operations import Rotary, Steps, StepsWithSide, Values
 
 _HEAD_MULTIPLE = 8  # onnxruntime's CPU kernel; what is rotated inside it must be a multiple of 16
 
@@ -33,7 +33,9 @@ class Attention(Mixer):
     rotated yet or, with ``norm_after_rope``, of what is. ``rope`` names an entry of :attr:`Decoder.ropes`; none means
     no rotary embedding in this layer, and ``alibi`` has a slope a head. ``window`` counts the positions that a query
     sees, itself included. ``softcap`` c gives scores c · tanh(s / c); 0 is off. ``gate`` (heads · head_dim rows) of the
-    normed stream, through a sigmoid, multiplies what is attended (Qiu et al. 2025, Gated Attention).
+    normed stream, through a sigmoid, multiplies what is attended (Qiu et al. 2025, Gated Attention). ``value_norm`` is
+    the ε of an RMS norm without gain over each head of v; 0 is off. Keys and values that other layers use too
+    (:mod:`.shared_attention`) stand beside the residual stream from column ``stored_at`` on: keys, then values.
     """
 
     heads: int
@@ -52,6 +54,8 @@ class Attention(Mixer):
     softcap: float = 0.0
     clip: float = 0.0
     alibi: Alibi | None = None
+    value_norm: float = 0.0
+    stored_at: int | None = None
 
     def __post_init__(self) -> None:
         if self.norm_after_rope and not self.norm_per_head:
@@ -62,6 +66,11 @@ class Attention(Mixer):
     def why_not_static(self) -> str:
         """See :class:`Mixer`."""
         return "" if self.alibi is None else "its ALiBi follows from lengths, which a static call has not"
+
+    @property
+    def side(self) -> int:
+        """See :class:`Mixer`."""
+        return 0 if self.stored_at is None else self.stored_at + 2 * self.kv_heads * self.head_dim
 
     @property
     def widths(self) -> list[int]:
@@ -90,6 +99,8 @@ class Attention(Mixer):
         """The rows of v: attention mixes positions, not channels; all query heads of a group use the same v."""
         if self.clip:
             return "v is cut off before it, which does not pass a scale on"
+        if self.value_norm:
+            return "a norm before it does not pass a scale on"
         start, rows = sum(self.widths[:2]), self.widths[2]
         repeats = self.heads // self.kv_heads
         return Source(self.qkv, slice(start, start + rows), self.head_dim, repeats, turns=self.gate is None)
@@ -104,7 +115,8 @@ class Attention(Mixer):
 
     def settings(self) -> tuple[object, ...]:
         """See :class:`Mixer`; ``scale`` is not among them, as it can be moved into the weights."""
-        return self.rope, self.window, self.softcap, self.clip, self.norm_after_rope, self.alibi
+        cut = (self.clip, self.value_norm)
+        return self.rope, self.window, self.softcap, *cut, self.norm_after_rope, self.alibi, self.stored_at
 
     def made_up_for(self, new: Self) -> dict[str, NDArray[np.float32]]:
         """The queries take what another scale leaves out, where it follows from the layer's number (GPT-2's option)."""
@@ -144,9 +156,36 @@ def steps(a: Attention, values: Values, x: Tensor, ropes: Mapping[str, Rotary]) 
     return y
 
 
+def steps_with_side(
+    a: Attention, values: Values, x: Tensor, ropes: Mapping[str, Rotary], side: Tensor
+) -> StepsWithSide:
+    """As :func:`steps`; keys and values are left beside the stream, for other layers."""
+    import torch
+
+    from edgepress.exporter.model.operations import project
+
+    assert a.stored_at is not None
+    qkv, *gates = yield from project(a.input_projections, values, x)
+    q, k, v = _by_head(a, values, qkv, None if a.rope is None else ropes[a.rope])
+    kept = [y.transpose(1, 2).flatten(-2) for y in (k, v)]  # (sequences, length, kv_heads · head_dim) each
+    side = torch.cat([side[..., : a.stored_at], *kept, side[..., a.side :]], dim=-1)
+    y = _attend(a, q, k, v)
+    for gate in gates:
+        y = y * gate.sigmoid()
+    (y,) = yield from project((a.output,), values, y)
+    return y, side
+
+
 def attend(a: Attention, values: Values, qkv: Tensor, rotary: Rotary | None) -> Tensor:
     """qkv (sequences, length, rows) → attended values (sequences, length, heads · head_dim)."""
+    q, k, v = _by_head(a, values, qkv, rotary)
+    return _attend(a, q, k, v)
+
+
+def _by_head(a: Attention, values: Values, qkv: Tensor, rotary: Rotary | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Q, k and v, normed and rotated, (sequences, heads, length, head_dim) each."""
     import torch
+    from torch.nn.functional import rms_norm
 
     from edgepress.exporter.model.operations import norm_forward
 
@@ -159,33 +198,50 @@ def attend(a: Attention, values: Values, qkv: Tensor, rotary: Rotary | None) -> 
     q, k, v = (y.reshape(sequences, length, -1, a.head_dim) for y in (q, k, v))  # by head, (…, heads, head_dim)
     if a.norm_per_head and not a.norm_after_rope:
         q, k = norm_forward(a.query_norm, values, q), norm_forward(a.key_norm, values, k)
+    if a.value_norm:
+        v = rms_norm(v, (a.head_dim,), eps=a.value_norm)
     if rotary is not None:
-        q, k = _rotate(rotary, q), _rotate(rotary, k)
+        q, k = rotate_heads(rotary, q), rotate_heads(rotary, k)
     if a.norm_after_rope:
         q, k = norm_forward(a.query_norm, values, q), norm_forward(a.key_norm, values, k)
     if rotary is not None and rotary.query_factors is not None:
         q = q * rotary.query_factors[:, None, None]
-    q, k, v = (y.transpose(1, 2) for y in (q, k, v))  # (sequences, heads, length, head_dim)
-    return _attend(a, q, k, v).transpose(1, 2).reshape(sequences, length, -1)
+    q, k, v = (y.transpose(1, 2) for y in (q, k, v))
+    return q, k, v
 
 
 def _attend(a: Attention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Values attended, (sequences, length, heads · head_dim)."""
+    found = attend_heads(q, k, v, scale=a.scale, window=a.window, softcap=a.softcap, alibi=a.alibi)
+    return found.transpose(1, 2).flatten(-2)
+
+
+def attend_heads(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    scale: float,
+    window: int | None,
+    softcap: float = 0.0,
+    alibi: Alibi | None = None,
+) -> Tensor:
+    """Causal attention of every head: (sequences, heads, length, head_dim) → the same."""
     import torch
     from torch.nn.functional import scaled_dot_product_attention
 
-    length = q.shape[2]
-    if a.softcap:
-        k, v = (y.repeat_interleave(a.heads // a.kv_heads, dim=1) for y in (k, v))
-        scores = q @ k.transpose(-1, -2) * a.scale  # (sequences, heads, query, key)
-        scores = a.softcap * torch.tanh(scores / a.softcap)
-        return scores.masked_fill(~_seen(length, a.window, q), -torch.inf).softmax(-1) @ v
-    grouped = a.heads != a.kv_heads
-    if a.alibi is None and (a.window is None or a.window >= length):
-        return scaled_dot_product_attention(q, k, v, is_causal=True, scale=a.scale, enable_gqa=grouped)
-    mask = _seen(length, a.window, q)
-    if a.alibi is not None:
-        mask = _biases(a.alibi, length, q).masked_fill(~mask, -torch.inf)
-    return scaled_dot_product_attention(q, k, v, mask, scale=a.scale, enable_gqa=grouped)
+    length, repeats = q.shape[2], q.shape[1] // k.shape[1]
+    if softcap:
+        k, v = (y.repeat_interleave(repeats, dim=1) for y in (k, v))
+        scores = q @ k.transpose(-1, -2) * scale  # (sequences, heads, query, key)
+        scores = softcap * torch.tanh(scores / softcap)
+        return scores.masked_fill(~_seen(length, window, q), -torch.inf).softmax(-1) @ v
+    if alibi is None and (window is None or window >= length):
+        return scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale, enable_gqa=repeats > 1)
+    mask = _seen(length, window, q)
+    if alibi is not None:
+        mask = _biases(alibi, length, q).masked_fill(~mask, -torch.inf)
+    return scaled_dot_product_attention(q, k, v, mask, scale=scale, enable_gqa=repeats > 1)
 
 
 def _seen(length: int, window: int | None, like: Tensor) -> Tensor:
@@ -208,7 +264,7 @@ def _biases(alibi: Alibi, length: int, like: Tensor) -> Tensor:
     return slopes * (position[None] - position[:, None])
 
 
-def _rotate(rotary: Rotary, x: Tensor) -> Tensor:
+def rotate_heads(rotary: Rotary, x: Tensor) -> Tensor:
     """Rotate the pairs of x (sequences, length, heads, head_dim): (d, d + rotated / 2), or neighbours."""
     import torch
 
@@ -239,11 +295,7 @@ def write(a: Attention, g: GraphWriter, name: str, x: str, states: Sequence[tupl
 
     Where norms come after the rotary embedding, or the operator cannot rotate, q and k are rotated by their own nodes.
     """
-    if a.head_dim % _HEAD_MULTIPLE:
-        raise InputError(
-            f"head_dim is {a.head_dim}; GroupQueryAttention takes multiples of {_HEAD_MULTIPLE} only, "
-            "so this model cannot be exported"
-        )
+    check_head_dim(a.head_dim)
     qkv = g.linear(a.qkv, x)
     if a.clip:
         ends = [g.constant(f"clip_{end:.9g}", np.array(end, np.float32)) for end in (-a.clip, a.clip)]
@@ -253,10 +305,12 @@ def write(a: Attention, g: GraphWriter, name: str, x: str, states: Sequence[tupl
     factors = "" if a.rope is None else g.query_factors(a.rope)
     normed = a.query_norm is not None or a.key_norm is not None
     query = [qkv, "", ""]
-    if apart or normed or factors:
+    if apart or normed or factors or a.value_norm:
         query = _split_qkv(a, g, qkv, name)
     if normed and not a.norm_after_rope:
         query = _normed(a, g, query)
+    if a.value_norm:
+        query[2] = _normed_values(a, g, query[2])
     with g.in_type_of(states[0][0]):
         if apart:
             query, rope = _rotated(a, g, query, rope), []
@@ -283,6 +337,15 @@ def write(a: Attention, g: GraphWriter, name: str, x: str, states: Sequence[tupl
         return attended
     gate = g.node("Sigmoid", [g.linear(a.gate, x)], f"{name}.open")
     return g.node("Mul", [attended, gate], f"{name}.gated")
+
+
+def check_head_dim(head_dim: int) -> None:
+    """Raise InputError for heads that onnxruntime's CPU kernel does not take."""
+    if head_dim % _HEAD_MULTIPLE:
+        raise InputError(
+            f"head_dim is {head_dim}; GroupQueryAttention takes multiples of {_HEAD_MULTIPLE} only, "
+            "so this model cannot be exported"
+        )
 
 
 def _rotates_apart(a: Attention, g: GraphWriter) -> bool:
@@ -313,14 +376,34 @@ def _normed(a: Attention, g: GraphWriter, qkv: list[str]) -> list[str]:
     for norm, x, heads in ((a.query_norm, q, a.heads), (a.key_norm, k, a.kv_heads)):
         if norm is None or not a.norm_per_head:
             normed.append(g.norm(norm, x, f"{x}_norm"))
-            continue
-        width = heads * a.head_dim
-        by_head = g.constant(f"by_{heads}_heads", np.array([0, 0, heads, a.head_dim], np.int64))
-        flat = g.constant(f"flat_{width}", np.array([0, 0, width], np.int64))
-        apart = g.node("Reshape", [x, by_head], f"{x}_by_head")  # (batch, sequence, heads, head_dim)
-        rows = heads if norm.weight.shape != (a.head_dim,) else 1
-        normed.append(g.node("Reshape", [g.norm(norm, apart, f"{x}_norm", rows=rows), flat], f"{x}_normed"))
+        else:
+            normed.append(normed_heads(g, norm, x, heads, a.head_dim))
     return [*normed, v]
+
+
+def normed_heads(g: GraphWriter, norm: Norm, x: str, heads: int, head_dim: int) -> str:
+    """Norm each head of x (batch, sequence, heads · head_dim)."""
+    rows = heads if norm.weight.shape != (head_dim,) else 1
+    y = g.norm(norm, _apart(g, x, heads, head_dim), f"{x}_norm", rows=rows)
+    return _together(g, y, heads * head_dim, f"{x}_normed")
+
+
+def _normed_values(a: Attention, g: GraphWriter, v: str) -> str:
+    """Norm each head of v, without a gain."""
+    ones = g.constant(f"ones_{a.head_dim}", np.ones(a.head_dim, np.float32))
+    apart = _apart(g, v, a.kv_heads, a.head_dim)
+    y = g.node("SimplifiedLayerNormalization", [apart, ones], f"{v}_norm.y", axis=-1, epsilon=a.value_norm)
+    return _together(g, y, a.kv_heads * a.head_dim, f"{v}_normed")
+
+
+def _apart(g: GraphWriter, x: str, heads: int, head_dim: int) -> str:
+    """Heads as an axis of their own, (batch, sequence, heads, head_dim)."""
+    shape = g.constant(f"by_{heads}_heads_of_{head_dim}", np.array([0, 0, heads, head_dim], np.int64))
+    return g.node("Reshape", [x, shape], f"{x}_by_head")
+
+
+def _together(g: GraphWriter, x: str, width: int, output: str) -> str:
+    return g.node("Reshape", [x, g.constant(f"flat_{width}", np.array([0, 0, width], np.int64))], output)
 
 
 def _rotated(a: Attention, g: GraphWriter, qkv: list[str], rope: list[str]) -> list[str]:
@@ -348,4 +431,4 @@ def _rotated(a: Attention, g: GraphWriter, qkv: list[str], rope: list[str]) -> l
     ]
 
 
-MIXER = MixerKind(Attention, steps=steps, write=write)
+MIXER = MixerKind(Attention, steps=steps, write=write, steps_with_side=steps_with_side)

@@ -13,7 +13,8 @@ from tiny_models import METHOD_VARIANTS, TEXT, VARIANTS, save
 from edgepress.errors import InputError
 from edgepress.exporter.bundle.files import write_tables
 from edgepress.exporter.export import export
-from edgepress.exporter.graph.decoder import LOGITS_START, build_decoder
+from edgepress.exporter.graph.decoder import build_decoder
+from edgepress.exporter.graph.primitives import LOGITS_START
 from edgepress.exporter.methods.kinds import load_method
 from edgepress.exporter.methods.transform.hadamard import METHOD
 from edgepress.exporter.model.mixers.attention import Attention
