@@ -78,8 +78,8 @@ def open_openvino(bundle: Path) -> Session:
 
 
 KINDS = {
-    "cpu": Kind(open_cpu, ("qwen3", "mistral-window", LONGROPE, "hybrid"), 1e-5),
-    "prepared": Kind(open_prepared, ("qwen3",), 1e-5),
+    "cpu": Kind(open_cpu, ("qwen3", "mistral-window", LONGROPE, "hybrid", "qwen3_5_text"), 1e-5),
+    "prepared": Kind(open_prepared, ("qwen3", "qwen3_5_text"), 1e-5),
     "float16": Kind(open_float16, ("two-graphs",), 5e-3),
     "static": Kind(open_static, ("qwen3", "mistral-window", LONGROPE), 1e-5),
     "htp": Kind(open_htp, ("qwen3",), 2e-2),
