@@ -77,7 +77,7 @@ class Piecewise:
                 values.pop(name, None)
 
     def _in_steps(self, nodes: Sequence[onnx.NodeProto]) -> list[_Step]:
-        groups: list[list[onnx.NodeProto]] = [[]]
+        groups: list[list[onnx.NodeProto]] = []
         size = 0  # of the constants of the last group
         for node in _needed(nodes, self._wanted):
             if self._wanted.isdisjoint(node.output) and all(
@@ -86,7 +86,7 @@ class Piecewise:
                 self._folded |= dict.fromkeys(node.output, node)
                 continue
             size += self._largest(node)
-            if size > self._piece // 2 and groups[-1]:
+            if size > self._piece // 2 or not groups:
                 groups.append([])
                 size = self._largest(node)
             groups[-1].append(node)

@@ -399,6 +399,22 @@ def test_float16_activations_leave_the_convolution_in_float32(hybrid: Hybrid) ->
     assert relative_rms(session.append(TOKENS, 0), hybrid.logits(TOKENS)) < 0.1
 
 
+@pytest.mark.parametrize("name", ["granitemoehybrid", "falcon_h1", "nemotron_h", "mamba"])
+def test_methods_change_and_round_state_spaces(hybrid: Hybrid, name: str, tmp_path: Path) -> None:
+    """Behind a norm that attention shares, alone in a layer, and in models without attention."""
+    path, checkpoint = hybrid.recipe("everything", RECIPE), tiny_models.save(name, tmp_path / "checkpoint")
+    bundle = tmp_path / "bundle"
+    export(checkpoint, out=bundle, target=TARGET, recipe=path, threads=1, calibration=hybrid.text(), check=True)
+    prepared = decide(checkpoint, target=TARGET, recipe=path)
+    session = CpuSession(read_config(bundle), threads=1, context=CONTEXT, prefill_chunk=16)
+    found = session.append(TOKENS, 0)
+    assert relative(found, forward(prepared.decoder, StoredWeights(bundle / DATA_FILE, prepared.plan), TOKENS)) < FLOAT
+    kept = session.snapshot()
+    after = session.append(TOKENS[:3], 0)
+    session.restore(kept)
+    assert (session.append(TOKENS[:3], 0) == after).all()
+
+
 def test_static_targets_refuse_it_before_anything_is_read(hybrid: Hybrid) -> None:
     with pytest.raises(InputError, match=r"qnn-htp: short_conv has no static form: a static call is padded to its len"):
         decide(hybrid.checkpoint, target="qnn-htp", recipe="int8-static-a16")

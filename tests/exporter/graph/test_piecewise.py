@@ -108,3 +108,12 @@ def keep_names(monkeypatch: pytest.MonkeyPatch, note: Callable[[Any], None]) -> 
         return open_on_cpu(model, *rest)
 
     monkeypatch.setattr(piecewise, "open_on_cpu", opened)
+
+
+def test_nothing_is_computed_where_nothing_is_wanted(tmp_path: Path) -> None:
+    """As of a model without attention, in which nothing overflows float16."""
+    prepared = written("mamba", BLOCKS, tmp_path)
+    model, _ = graphs_to_compare(prepared, prepared.cpu)
+    pieces = Piecewise(tmp_path, model, [], threads=1)
+    assert len(pieces) == 0
+    assert list(pieces.run(inputs_of(prepared))) == [{}]
