@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 import transformers
+from families.qwen3_5_text import SIZES as QWEN3_5
 from safetensors.torch import load_file, save_file
 from tiny_models import draw, save_tokenizer
 from variants import SMALL
@@ -120,6 +121,13 @@ WRAPPERS = {
     "qwen2_vl-flat": Wrapper("qwen2_vl", "qwen2_vl_text", _axes(2, 3, 3), patch=_flat),
     "qwen2_5_vl": Wrapper("qwen2_5_vl", "qwen2_5_vl_text", _axes(2, 3, 3)),
     "qwen3_vl": Wrapper("qwen3_vl", "qwen3_vl_text", _axes(6, 5, 5, mrope_interleaved=True)),
+    "qwen3_5": Wrapper(
+        "qwen3_5",
+        "qwen3_5_text",
+        QWEN3_5 | _axes(3, 3, 2, mrope_interleaved=True, partial_rotary_factor=0.25) | {"head_dim": 64},
+        {"tie_word_embeddings": True},
+    ),
+    "lfm2_vl": Wrapper("lfm2_vl", "lfm2", {"layer_types": ["conv", "full_attention", "conv"]}),
 }
 
 
