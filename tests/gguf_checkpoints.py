@@ -1,7 +1,7 @@
 """Tiny checkpoints as llama.cpp's converter writes them, with the gguf package: renamed, reordered, things left out."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import gguf
@@ -52,7 +52,7 @@ def random_blocks(kind: Kind, rows: int, columns: int, *, seed: int) -> np.ndarr
 def gguf_name(name: str, model_type: str) -> str:
     """The name that the converter gives a tensor."""
     stem, _, kind = name.rpartition(".")
-    names = NAMES | (SANDWICHED if model_type in ("gemma3_text", "olmo2") else {})
+    names = NAMES | (SANDWICHED if model_type in ("gemma2", "gemma3_text", "olmo2") else {})
     if not stem.startswith("model.layers."):
         return f"{names[stem]}.{kind}"
     _, _, number, inner = stem.split(".", 3)
@@ -72,23 +72,27 @@ def save_gguf(
     kind: Kind | Callable[[str], Kind] = Kind.F32,
     *,
     pre: str = "gpt-2",
-    more: Mapping[str, object] | None = None,
+    pieces: tuple[Sequence[str], Sequence[int], Sequence[float]] | None = None,
 ) -> Path:
-    """Write a checkpoint as one GGUF file, its projections and tables as ``kind``; ``more`` is metadata besides."""
+    """Write a checkpoint as one GGUF file, its projections and tables as ``kind``.
+
+    ``pieces`` are SentencePiece's tokens, their kinds and scores, in the place of the checkpoint's own tokenizer.
+    """
     config = json.loads((source / "config.json").read_text())
     family = config["model_type"]
     writer = gguf.GGUFWriter(path, ARCHITECTURES.get(family, family))
     _write_config(writer, config)
-    _write_tokenizer(writer, json.loads((source / "tokenizer.json").read_text()), pre)
-    for key, value in (more or {}).items():
-        {str: writer.add_string, int: writer.add_uint32, float: writer.add_float32}[type(value)](key, value)
+    if pieces is None:
+        _write_tokenizer(writer, json.loads((source / "tokenizer.json").read_text()), pre)
+    else:
+        _write_pieces(writer, *pieces)
     heads = {"q_proj": config["num_attention_heads"], "k_proj": config.get("num_key_value_heads")}
     for name, tensor in load_file(source / "model.safetensors").items():
         value = tensor.float().numpy()
         own = next((count for key, count in heads.items() if f".{key}." in name), None)
         if own is not None and family in INTERLEAVED:
             value = interleaved(value, own)
-        if family == "gemma3_text" and name.endswith("norm.weight"):
+        if family.startswith("gemma") and name.endswith("norm.weight"):
             value = value + 1
         asked = kind if isinstance(kind, Kind) else kind(name)
         stored = asked if value.ndim > 1 else Kind.F32
@@ -123,7 +127,7 @@ def _write_config(writer: gguf.GGUFWriter, config: Mapping[str, object]) -> None
     rope = config.get("rope_parameters", {})
     rope = {"rope_type": "default", **rope.get("full_attention", rope)}
     if "rope_parameters" not in config:  # as transformers 4 wrote it
-        scaled = config["rope_scaling"]
+        scaled = config.get("rope_scaling") or {"type": "default"}
         rope = {**scaled, "rope_type": scaled["type"], "rope_theta": config["rope_theta"]}
     writer.add_rope_dimension_count(int(width * (rope.get("partial_rotary_factor") or 1)))
     writer.add_rope_freq_base(rope["rope_theta"])
@@ -138,8 +142,11 @@ def _write_config(writer: gguf.GGUFWriter, config: Mapping[str, object]) -> None
         writer.add_tensor("rope_factors_long.weight", np.array(rope["long_factor"], np.float32))
         writer.add_tensor("rope_factors_short.weight", np.array(rope["short_factor"], np.float32))
         writer.add_rope_scaling_orig_ctx_len(rope["original_max_position_embeddings"])
-    if config.get("sliding_window") and config["model_type"] in ("gemma3_text", "phi3"):
+    if config.get("sliding_window") and config["model_type"] in ("gemma2", "gemma3_text", "phi3"):
         writer.add_sliding_window(config["sliding_window"])
+    if config["model_type"] == "gemma2":
+        writer.add_attn_logit_softcapping(config["attn_logit_softcapping"])
+        writer.add_final_logit_softcapping(config["final_logit_softcapping"])
     if config["model_type"] == "granite":
         writer.add_attention_scale(config["attention_multiplier"])
         writer.add_embedding_scale(config["embedding_multiplier"])
@@ -179,3 +186,15 @@ def _write_tokenizer(writer: gguf.GGUFWriter, content: Mapping[str, object], pre
     writer.add_eos_token_id(2)
     writer.add_pad_token_id(0)
     writer.add_add_bos_token(False)
+
+
+def _write_pieces(
+    writer: gguf.GGUFWriter, tokens: Sequence[str], kinds: Sequence[int], scores: Sequence[float]
+) -> None:
+    writer.add_tokenizer_model("llama")
+    writer.add_token_list(tokens)
+    writer.add_token_types(kinds)
+    writer.add_token_scores(scores)
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(2)
+    writer.add_unk_token_id(0)

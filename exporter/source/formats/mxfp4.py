@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -25,6 +26,7 @@ _GROUP = 32
 class MXFP4Experts(PackedTensor):
     """(experts, columns, rows), or all of their columns one below the other; ``stored`` is blocks and scales."""
 
+    own_form: ClassVar[bool] = True
     by_columns: bool = True
     experts: int
 

@@ -96,6 +96,12 @@ def _gemma3(values: Mapping[str, object], config: Values) -> Values:
     }
 
 
+def _gemma2(_values: Mapping[str, object], config: Values) -> Values:
+    """The scale of attention is in llama.cpp's code: the width of a head, but for the largest model."""
+    shared = _whole(config["hidden_size"]) // _whole(config["num_attention_heads"])
+    return {"query_pre_attn_scalar": shared if config["num_hidden_layers"] == 46 else config["head_dim"]}
+
+
 _NORMS = {"ffn_norm": "pre_feedforward_layernorm"}
 _GRANITE = {
     "attention.scale": "attention_multiplier",
@@ -111,6 +117,19 @@ FAMILIES = {
     "granite": Family("granite", interleaved=True, keys=_GRANITE),
     "smollm3": Family("smollm3", interleaved=True),
     "olmo2": Family("olmo2"),
+    "gemma": Family("gemma", minus_one=True, head_dim=True),
+    "gemma2": Family(
+        "gemma2",
+        minus_one=True,
+        head_dim=True,
+        names=_NORMS,
+        keys={
+            "attention.sliding_window": "sliding_window",
+            "attn_logit_softcapping": "attn_logit_softcapping",
+            "final_logit_softcapping": "final_logit_softcapping",
+        },
+        more=_gemma2,
+    ),
     "gemma3": Family(
         "gemma3_text",
         minus_one=True,
@@ -174,6 +193,8 @@ def read_config(header: Header, read: ReadFloats) -> Values:
 
 
 _CLASS = {
+    "gemma": "GemmaForCausalLM",
+    "gemma2": "Gemma2ForCausalLM",
     "gemma3_text": "Gemma3ForCausalLM",
     "granite": "GraniteForCausalLM",
     "llama": "LlamaForCausalLM",

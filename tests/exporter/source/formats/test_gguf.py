@@ -68,21 +68,26 @@ FAMILIES = (
     "granite",
     "smollm3",
     "olmo2",
+    "gemma",
+    "gemma2",
     "gemma3_text",
 )
 
 
 GEMMA = {  # whose pattern and scale are in llama.cpp's code
-    "num_hidden_layers": 7,
-    "layer_types": [*["sliding_attention"] * 5, "full_attention", "sliding_attention"],
-    "query_pre_attn_scalar": 32,
+    "gemma2": {"head_dim": 32, "query_pre_attn_scalar": 32},
+    "gemma3_text": {
+        "num_hidden_layers": 7,
+        "layer_types": [*["sliding_attention"] * 5, "full_attention", "sliding_attention"],
+        "query_pre_attn_scalar": 32,
+    },
 }
 
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_one_file_is_the_model_that_it_was_made_of(tmp_path: Path, name: str) -> None:
     variant = VARIANTS[name]
-    config = {**variant.config, **GEMMA} if name == "gemma3_text" else variant.config
+    config = {**variant.config, **GEMMA.get(name, {})}
     source = save_variant(replace(variant, config=config), tmp_path / "source", seed=1)
     path = save_gguf(source, tmp_path / "model.gguf")
     original, found = Checkpoint.open(source), Checkpoint.open(path)
@@ -154,6 +159,32 @@ def test_merges_of_scores_are_sentencepieces(text: str, pieces: set[str], seed: 
         found[at : at + 2] = ["".join(found[at : at + 2])]
     assert [token.value for token in model.tokenize(text)] == found
     assert isinstance(Tokenizer(model), Tokenizer)
+
+
+def test_a_tokenizer_of_sentencepiece_is_read(tmp_path: Path) -> None:
+    """Against transformers' own reader, and by hand: what has no piece is bytes, and a space comes before a text."""
+    from transformers import AutoTokenizer
+
+    bytes_of = [f"<0x{byte:02X}>" for byte in range(256)]
+    pieces = ["\u2581", "t", "h", "e", "th", "the", "\u2581the", "r", "\u2581t", "re", "there"]
+    tokens = ["<unk>", "<s>", "</s>", *bytes_of, *pieces]
+    kinds = [gguf.TokenType.UNKNOWN, *[gguf.TokenType.CONTROL] * 2, *[gguf.TokenType.BYTE] * 256]
+    scores = [0.0] * 259 + [-float(at) for at in range(len(pieces))]
+    source = save("llama", tmp_path / "source")
+    path = save_gguf(
+        source,
+        tmp_path / "model.gguf",
+        pieces=(tokens, [*kinds, *[gguf.TokenType.NORMAL] * len(pieces)], scores),
+    )
+    found = source_tokenizer(Checkpoint.open(path)).library
+    theirs = AutoTokenizer.from_pretrained(tmp_path, gguf_file=path.name)
+    for text in ("the there", "th\u00e9", "there  there", ""):
+        assert found.encode(text).ids == theirs(text)["input_ids"], text
+    shown = [tokens[number] for number in found.encode("the \u00e9").ids]
+    assert shown == ["<s>", "\u2581the", "\u2581", "<0xC3>", "<0xA9>"]
+    shown = [tokens[number] for number in found.encode(" the").ids]
+    assert shown == ["<s>", "\u2581", "\u2581the"], "as llama.cpp does, and SentencePiece: a space more"
+    assert found.decode(found.encode("the \u00e9").ids) == "the \u00e9"
 
 
 @pytest.fixture(scope="module")
