@@ -34,7 +34,7 @@ def forward(a: Attention, model: Oracle, x: Array, ropes: Mapping[str, Rope]) ->
     y = attended(q, k, v, scale=a.scale, window=a.window, softcap=a.softcap, alibi=a.alibi)
     if a.gate is not None:
         y = y / (1 + np.exp(-model.linear(a.gate, x)))
-    return model.linear(a.output, y)
+    return model.linear(a.output, model.norm(a.inner_norm, y))
 
 
 def attended(

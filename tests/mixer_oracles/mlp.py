@@ -14,9 +14,8 @@ def forward(mlp: MLP, model: Oracle, x: Array, _ropes: Mapping[str, Rope]) -> Ar
     """(length, hidden) → (length, hidden)."""
     act = _xielu(mlp, model) if mlp.activation == "xielu" else ACTIVATIONS[mlp.activation]
     up = model.linear(mlp.up, x)
-    return model.linear(
-        mlp.down, act(up) if mlp.gate is None else act(model.linear(mlp.gate, x) * mlp.gate_multiplier) * up
-    )
+    inner = act(up) if mlp.gate is None else act(model.linear(mlp.gate, x) * mlp.gate_multiplier) * up
+    return model.linear(mlp.down, model.norm(mlp.inner_norm, inner))
 
 
 def _xielu(mlp: MLP, model: Oracle) -> Callable[[Array], Array]:

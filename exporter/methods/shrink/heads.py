@@ -68,6 +68,11 @@ def check(task: PruneTask, options: Options) -> None:
             f"heads cannot prune {task.decoder.model_type}: the slopes of its heads follow from their numbers; leave "
             "heads out of `prune`"
         )
+    if attention.inner_norm is not None:
+        raise InputError(
+            f"heads cannot prune {task.decoder.model_type}: what its heads give is normalized together; take depth or "
+            "hidden"
+        )
     heads_left(attention.heads, attention.kv_heads, options)
 
 

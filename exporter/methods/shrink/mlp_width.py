@@ -47,6 +47,11 @@ def check(task: PruneTask, options: Options) -> None:
     require(task.decoder, MLP, METHOD.name)
     key = architecture(task.decoder.model_type).width_key
     require_key(task.decoder, key, METHOD.name, "the width of an MLP")
+    if any(layer.mixer(MLP).inner_norm is not None for layer in task.decoder.layers):
+        raise InputError(
+            f"mlp_width cannot prune {task.decoder.model_type}: its channels are normalized together; take depth or "
+            "hidden"
+        )
     widths, uniform = _widths(task.decoder), bool(options["uniform"])
     check_share(widths, float(options["share"]), _multiple(widths, options, task.block), uniform=uniform)
     if not uniform:

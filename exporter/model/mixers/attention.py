@@ -33,9 +33,10 @@ class Attention(Mixer):
     rotated yet or, with ``norm_after_rope``, of what is. ``rope`` names an entry of :attr:`Decoder.ropes`; none means
     no rotary embedding in this layer, and ``alibi`` has a slope a head. ``window`` counts the positions that a query
     sees, itself included. ``softcap`` c gives scores c · tanh(s / c); 0 is off. ``gate`` (heads · head_dim rows) of the
-    normed stream, through a sigmoid, multiplies what is attended (Qiu et al. 2025, Gated Attention). ``value_norm`` is
-    the ε of an RMS norm without gain over each head of v; 0 is off. Keys and values that other layers use too
-    (:mod:`.shared_attention`) stand beside the residual stream from column ``stored_at`` on: keys, then values.
+    normed stream, through a sigmoid, multiplies what is attended (Qiu et al. 2025, Gated Attention). ``inner_norm`` is
+    of what goes into ``output``, over all heads together (BitNet). ``value_norm`` is the ε of an RMS norm without gain
+    over each head of v; 0 is off. Keys and values that other layers use too (:mod:`.shared_attention`) stand beside the
+    residual stream from column ``stored_at`` on: keys, then values.
     """
 
     heads: int
@@ -46,6 +47,7 @@ class Attention(Mixer):
     gate: Linear | None = None
     query_norm: Norm | None = None
     key_norm: Norm | None = None
+    inner_norm: Norm | None = None
     output: Linear
     rope: str | None
     norm_per_head: bool = True
@@ -97,6 +99,8 @@ class Attention(Mixer):
 
     def source(self) -> Source | str:
         """The rows of v: attention mixes positions, not channels; all query heads of a group use the same v."""
+        if self.inner_norm is not None:
+            return "the norm before it does not pass a scale on"
         if self.clip:
             return "v is cut off before it, which does not pass a scale on"
         if self.value_norm:
@@ -146,13 +150,13 @@ class Attention(Mixer):
 
 def steps(a: Attention, values: Values, x: Tensor, ropes: Mapping[str, Rotary]) -> Steps:
     """The steps in torch."""
-    from edgepress.exporter.model.operations import project
+    from edgepress.exporter.model.operations import norm_forward, project
 
     qkv, *gates = yield from project(a.input_projections, values, x)
     y = attend(a, values, qkv, None if a.rope is None else ropes[a.rope])
     for gate in gates:
         y = y * gate.sigmoid()
-    (y,) = yield from project((a.output,), values, y)
+    (y,) = yield from project((a.output,), values, norm_forward(a.inner_norm, values, y))
     return y
 
 
@@ -333,10 +337,10 @@ def write(a: Attention, g: GraphWriter, name: str, x: str, states: Sequence[tupl
             softcap=a.softcap,
             local_window_size=-1 if a.window is None else a.window,
         )
-    if a.gate is None:
-        return attended
-    gate = g.node("Sigmoid", [g.linear(a.gate, x)], f"{name}.open")
-    return g.node("Mul", [attended, gate], f"{name}.gated")
+    if a.gate is not None:
+        gate = g.node("Sigmoid", [g.linear(a.gate, x)], f"{name}.open")
+        attended = g.node("Mul", [attended, gate], f"{name}.gated")
+    return g.norm(a.inner_norm, attended, f"{name}.inner_norm")
 
 
 def check_head_dim(head_dim: int) -> None:

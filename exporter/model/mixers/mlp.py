@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 
-from edgepress.exporter.model.description import Linear, Mixer, Source, Weight
+from edgepress.exporter.model.description import Linear, Mixer, Norm, Source, Weight
 from edgepress.exporter.model.mixers import CONTRIB, GraphWriter, MixerKind
 
 if TYPE_CHECKING:
@@ -25,7 +25,8 @@ _BETA, _EPSILON = 0.5, -1e-6  # of xIELU
 class MLP(Mixer):
     """``down(activation(gate(x)) · up(x))``, or ``down(activation(up(x)))`` when there is no gate.
 
-    What the gate gives is multiplied by ``gate_multiplier`` first.
+    What the gate gives is multiplied by ``gate_multiplier`` first. ``inner_norm`` is of what goes into ``down``, as
+    BitNet has it.
 
     ``relu2`` is relu(x)² (So et al. 2021). ``xielu`` (Huang and Schlag 2024) has two learned numbers, (1,) each, with
     α₊ = softplus(``positive``), α₋ = β + softplus(``negative``), β = 0.5: α₊ x² + β x above 0, and
@@ -37,6 +38,7 @@ class MLP(Mixer):
     up: Linear
     positive: Weight | None = None
     negative: Weight | None = None
+    inner_norm: Norm | None = None
     down: Linear
     activation: Activation
     gate_multiplier: float = 1.0
@@ -51,6 +53,8 @@ class MLP(Mixer):
 
     def source(self) -> Source | str:
         """``up``, where what it gives is multiplied; relu(x / s) = relu(x) / s for s > 0."""
+        if self.inner_norm is not None:
+            return "the norm before it does not pass a scale on"
         if self.gate is None and self.activation != "relu":
             return f"{self.activation} before it does not pass a scale on"
         return Source(self.up, slice(0, self.up.weight.shape[0]))
@@ -62,10 +66,11 @@ class MLP(Mixer):
 
 def steps(mlp: MLP, values: Values, x: Tensor, _ropes: Mapping[str, Rotary]) -> Steps:
     """The steps in torch."""
-    from edgepress.exporter.model.operations import project
+    from edgepress.exporter.model.operations import norm_forward, project
 
     projected = yield from project(mlp.input_projections, values, x)
-    (y,) = yield from project((mlp.down,), values, activated(mlp, values, projected))
+    inner = norm_forward(mlp.inner_norm, values, activated(mlp, values, projected))
+    (y,) = yield from project((mlp.down,), values, inner)
     return y
 
 
@@ -99,6 +104,10 @@ def _xielu(mlp: MLP, values: Values, x: Tensor) -> Tensor:
 
 def write(mlp: MLP, g: GraphWriter, name: str, x: str, _states: Sequence[tuple[str, str]]) -> str:
     """``activation(gate) · up``; gate and up stay apart: fusing them is measured to gain nothing."""
+    return g.norm(mlp.inner_norm, _write_activated(mlp, g, name, x), f"{name}.inner_norm")
+
+
+def _write_activated(mlp: MLP, g: GraphWriter, name: str, x: str) -> str:
     up = g.linear(mlp.up, x)
     if mlp.gate is None:
         return _activation(mlp, g, up, f"{name}.act")
