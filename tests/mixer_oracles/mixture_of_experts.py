@@ -12,7 +12,7 @@ from edgepress.exporter.model.mixers.mixture_of_experts import MixtureOfExperts
 def forward(moe: MixtureOfExperts, model: Oracle, x: Array, _ropes: Mapping[str, Rope]) -> Array:
     """(length, hidden) → (length, hidden)."""
     logits = model.linear(moe.router, x)
-    correction = np.zeros(len(moe.experts)) if moe.correction is None else model.weight(moe.correction)
+    correction = np.zeros(len(moe.experts)) if moe.correction is None else model.weight(moe.correction).reshape(-1)
     y = np.zeros_like(x)
     for token, row in enumerate(logits):
         for number, weight in _chosen(moe, row, correction):
@@ -41,9 +41,11 @@ def _chosen(moe: MixtureOfExperts, logits: Array, correction: Array) -> list[tup
     choice = scores + correction
     groups = np.array_split(np.arange(len(choice)), routing.groups)
     if routing.groups > 1:
-        best = sorted(groups, key=lambda group: -np.sort(choice[group])[-2:].sum())[: routing.chosen_groups]
+        best = sorted(groups, key=lambda group: -np.sort(choice[group])[-routing.best_in_group :].sum())[
+            : routing.chosen_groups
+        ]
         allowed = np.isin(np.arange(len(choice)), np.concatenate(best))
-        choice = np.where(allowed, choice, 0.0)
+        choice = np.where(allowed, choice, -np.inf)
     chosen = np.argsort(-choice, kind="stable")[: routing.count]
     total = scores[chosen].sum() + routing.epsilon if routing.normalized else 1.0
     return [(int(number), float(routing.factor * scores[number] / total)) for number in chosen]

@@ -371,7 +371,7 @@ def llama_decoder(
     return rms_decoder(config, model_type, sizes, layer, ropes={"default": rope}, epsilon=epsilon, tied=tied)
 
 
-def post_norm_layer(index: int, sizes: Sizes, epsilon: float, attention: Attention, mlp: MLP) -> Layer:
+def post_norm_layer(index: int, sizes: Sizes, epsilon: float, attention: Mixer, mlp: Mixer) -> Layer:
     """Layer in OLMo 2's form: ``post_attention_layernorm`` and ``post_feedforward_layernorm`` behind the two."""
 
     def block(mixer: Mixer, tensor: str) -> Block:

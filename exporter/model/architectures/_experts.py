@@ -1,11 +1,13 @@
 """What families with mixtures of experts have in common: where their experts lie in a checkpoint."""
 
+import itertools
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Literal
 
-from edgepress.exporter.model.architectures._common import Sizes
+from edgepress.exporter.model.architectures._common import Sizes, linear
 from edgepress.exporter.model.description import Linear, Stack, Weight
-from edgepress.exporter.model.mixers.mixture_of_experts import Expert, Shared
+from edgepress.exporter.model.mixers.mixture_of_experts import Expert, MixtureOfExperts, Routing, Shared
 from edgepress.exporter.source.config import Config
 from edgepress.exporter.source.part import Part
 
@@ -19,7 +21,9 @@ def read_silu(config: Config, key: str) -> None:
     config.text(key, "silu", ("silu", "swish"))
 
 
-def read_counts(config: Config, key: str, experts: int, chosen: int, *others: str) -> tuple[int, int]:
+def read_counts(
+    config: Config, key: str, experts: int, chosen: int, *others: str, per_token: str = "num_experts_per_tok"
+) -> tuple[int, int]:
     """How many experts there are, and how many a token goes through, by transformers' defaults.
 
     ``key`` is the family's own for the first; ``others`` are those that transformers takes for it too.
@@ -29,9 +33,9 @@ def read_counts(config: Config, key: str, experts: int, chosen: int, *others: st
     for name, other in given.items():
         if other != count:
             raise config.refuse(name, f"must be {next(iter(given))} = {count}")
-    several = config.integer("num_experts_per_tok", chosen)
+    several = config.integer(per_token, chosen)
     if several > count:
-        raise config.refuse("num_experts_per_tok", f"must be at most {key} = {count}")
+        raise config.refuse(per_token, f"must be at most {key} = {count}")
     return count, several
 
 
@@ -101,3 +105,73 @@ def shared_expert(index: int, tensors: str, hidden: int, width: int, *, share: s
         share=Linear(opened) if share else None,
         down=projection("down", hidden, width),
     )
+
+
+def fused_experts(
+    index: int, sizes: Sizes, gate_up: str, down: str, *, count: int, width: int, by_turns: bool = False
+) -> tuple[Expert, ...]:
+    """Experts whose matrices lie in two stacks, (experts, 2 · width, hidden) and (experts, hidden, width).
+
+    ``by_turns`` is gpt-oss's form: both stacks transposed, gate and up taking turns, and biases beside them.
+    """
+    stack, inside = _stacks(index, count, (sizes.hidden, width)), 2 * width
+
+    def stacked(role: Role, number: int, parts: tuple[Part, ...], shape: tuple[int, int]) -> Linear:
+        name, place = f"layers.{index}.experts.{number}.{role}", stack(role, number)
+        weight = Weight(name, "linear", shape, parts, interleaved=len(parts) > 1, stack=place)
+        if not by_turns:
+            return Linear(weight)
+        part = Part(f"{parts[0].tensor}_bias", 0, shape[0], index=number)
+        return Linear(weight, Weight(f"{name}.bias", "bias", shape[:1], (part,), stack=place))
+
+    def expert(number: int) -> Expert:
+        ends = (0, inside) if by_turns else (0, width, inside)
+        first = tuple(Part(gate_up, a, b, by_turns, number) for a, b in itertools.pairwise(ends))
+        second = (Part(down, 0, sizes.hidden, by_turns, number),)
+        return Expert(
+            gate_up=stacked("gate_up", number, first, (inside, sizes.hidden)),
+            down=stacked("down", number, second, (sizes.hidden, width)),
+        )
+
+    return tuple(expert(number) for number in range(count))
+
+
+def correction(index: int, tensor: str, *shape: int) -> Weight:
+    """What is added to the scores where experts are chosen, and not where they are weighted."""
+    return Weight(f"layers.{index}.router.correction", "bias", shape, (Part(tensor, 0, shape[0]),))
+
+
+def read_groups(config: Config, count: int, routing: Routing) -> Routing:
+    """DeepSeek-V3's routing: ``n_group`` and ``topk_group``, ``norm_topk_prob`` and ``routed_scaling_factor``.
+
+    The 1e-20 that transformers adds to the sum of weights is nothing in float32.
+    """
+    groups, chosen = config.integer("n_group", routing.groups), config.integer("topk_group", routing.chosen_groups)
+    if count % groups or (groups > 1 and count // groups < 2):
+        raise config.refuse("n_group", f"must divide the {count} experts into groups of two or more")
+    if chosen > groups:
+        raise config.refuse("topk_group", f"must be at most n_group = {groups}")
+    if routing.count > chosen * (count // groups):
+        raise config.refuse("num_experts_per_tok", f"must be at most the {chosen * count // groups} of topk_group")
+    normalized = config.flag("norm_topk_prob", routing.normalized)
+    factor = config.number("routed_scaling_factor", routing.factor, above=0.0)
+    return replace(routing, groups=groups, chosen_groups=chosen, normalized=normalized, factor=factor)
+
+
+def deepseek_experts(
+    index: int, tensors: str, sizes: Sizes, *, count: int, width: int, shared: int, routing: Routing
+) -> MixtureOfExperts:
+    """DeepSeek-V3's block: a corrected sigmoid router, ``experts`` and ``shared_experts``, as many wide as shared."""
+    return MixtureOfExperts(
+        router=router(index, f"{tensors}.gate", count, sizes.hidden),
+        correction=correction(index, f"{tensors}.gate.e_score_correction_bias", count),
+        experts=separate_experts(index, f"{tensors}.experts", sizes, count=count, width=width),
+        shared=shared_expert(index, f"{tensors}.shared_experts", sizes.hidden, shared * width) if shared else None,
+        routing=routing,
+    )
+
+
+def sparse_layers(config: Config, layers: int) -> set[int]:
+    """Qwen's layers with experts: every ``decoder_sparse_step``-th but the ``mlp_only_layers``."""
+    step, dense = config.integer("decoder_sparse_step", 1), config.optional_integers("mlp_only_layers", 0) or []
+    return {index for index in range(layers) if (index + 1) % step == 0 and index not in dense}

@@ -30,7 +30,7 @@ def read(config: Config) -> Decoder:
     bias = config.flag("attention_bias", False)
 
     def layer(index: int) -> Layer:
-        norms = _query_and_key_norm(index, sizes, epsilon)
+        norms = query_and_key_layernorm(index, sizes, epsilon)
         attention = separate_attention(index, sizes, qkv_bias=bias, output_bias=bias, norms=norms)
         mlp = gated_mlp(index, sizes, activation)
         return pre_norm_layer(index, sizes, epsilon, replace(attention, norm_after_rope=True), mlp)
@@ -38,7 +38,8 @@ def read(config: Config) -> Decoder:
     return rms_decoder(config, "hunyuan_v1_dense", sizes, layer, ropes={"default": rope}, epsilon=epsilon, tied=False)
 
 
-def _query_and_key_norm(index: int, sizes: Sizes, epsilon: float) -> tuple[Norm, Norm]:
+def query_and_key_layernorm(index: int, sizes: Sizes, epsilon: float) -> tuple[Norm, Norm]:
+    """``self_attn.query_layernorm`` and ``key_layernorm``, over each head."""
     name, tensors = f"layers.{index}.attention", f"model.layers.{index}.self_attn"
     return (
         rms_norm(f"{name}.query_norm", f"{tensors}.query_layernorm.weight", sizes.head_dim, epsilon),

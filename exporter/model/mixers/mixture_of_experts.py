@@ -49,8 +49,8 @@ class Routing:
 
     ``scores`` says what becomes of them; the ``count`` experts of the greatest scores are chosen, with a correction
     (:attr:`MixtureOfExperts.correction`) of the greatest sums of both; and with ``groups`` only among the experts of
-    the ``chosen_groups`` whose two greatest are the greatest, the others count as 0 (DeepSeek-AI 2024, V3, section
-    2.1.2). Weights are the scores, ``normalized`` ones divided by their sum plus ``epsilon``, times ``factor``.
+    the ``chosen_groups`` whose ``best_in_group`` add up to most (DeepSeek-AI 2024, V3, section 2.1.2). Weights are the
+    scores, ``normalized`` ones divided by their sum plus ``epsilon``, times ``factor``.
     """
 
     count: int
@@ -60,6 +60,7 @@ class Routing:
     factor: float = 1.0
     groups: int = 1
     chosen_groups: int = 1
+    best_in_group: int = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,13 +148,15 @@ def steps(moe: MixtureOfExperts, values: Values, x: Tensor, _ropes: Mapping[str,
 
 def route(routing: Routing, logits: Tensor, correction: Tensor | None) -> tuple[Tensor, Tensor]:
     """Logits (tokens, experts) → weights and numbers of the experts that are chosen, (tokens, count) each."""
+    import torch
+
     scores = logits.softmax(-1) if routing.scores == "softmax" else logits.sigmoid()
     choice = scores if correction is None else scores + correction
     if routing.groups > 1:
         by_group = choice.reshape(len(choice), routing.groups, -1)
-        best = by_group.topk(2, dim=-1)[0].sum(-1).topk(routing.chosen_groups, dim=-1)[1]  # (tokens, chosen groups)
-        kept = by_group.new_zeros(by_group.shape[:2]).scatter(1, best, 1.0)[..., None]
-        choice = by_group.masked_fill(kept == 0, 0.0).reshape(choice.shape)
+        sums = by_group.topk(routing.best_in_group, dim=-1)[0].sum(-1)  # (tokens, groups)
+        left_out = torch.full_like(sums, -torch.inf).scatter(1, sums.topk(routing.chosen_groups, dim=-1)[1], 0.0)
+        choice = (by_group + left_out[..., None]).reshape(choice.shape)
     chosen = choice.topk(routing.count, dim=-1)[1]
     weights = scores.gather(1, chosen)
     if routing.normalized:
@@ -300,24 +303,34 @@ def _as_logits(g: GraphWriter, name: str, choice: str, places: str, chosen: str)
 
 
 def _within_groups(moe: MixtureOfExperts, g: GraphWriter, name: str, choice: str) -> str:
-    """The choice with 0 for the experts of the groups that are left out, (batch, sequence, experts)."""
-    groups, kept, size = moe.routing.groups, moe.routing.chosen_groups, len(moe.experts) // moe.routing.groups
-    apart = g.constant(f"groups_{groups}_of_{size}", np.array([0, 0, groups, size], np.int64))
-    flat = g.constant(f"flat_{groups * size}", np.array([0, 0, groups * size], np.int64))
+    """The choice with −∞ for the experts of the groups that are left out, (batch, sequence, experts).
+
+    ::
+
+        choice ─ Reshape ┬ TopK ─ ReduceSum ─ TopK ─ ScatterElements(0 into −∞) ┬ Add ─ Reshape
+                         └──────────────────────────────────────────────────────┘
+    """
+    routing = moe.routing
+    size = len(moe.experts) // routing.groups
+
+    def count(number: int) -> str:
+        return g.constant(f"experts_{number}", np.array([number], np.int64))
+
+    apart = g.constant(f"groups_{routing.groups}_of_{size}", np.array([0, 0, routing.groups, size], np.int64))
+    flat = g.constant(f"flat_{routing.groups * size}", np.array([0, 0, routing.groups * size], np.int64))
     by_group = g.node("Reshape", [choice, apart], f"{name}.by_group")
-    two = g.node("TopK", [by_group, g.constant("experts_2", np.array([2], np.int64))], f"{name}.best_two", axis=-1)
+    best = g.node("TopK", [by_group, count(routing.best_in_group)], f"{name}.best_experts", axis=-1)
     axis = g.constant("axis_3", np.array([3], np.int64))
-    sums = g.node("ReduceSum", [two, axis], f"{name}.group_sums", keepdims=0)  # (batch, sequence, groups)
-    count = g.constant(f"experts_{kept}", np.array([kept], np.int64))
-    best = f"{name}.best_groups"
-    g.node("TopK", [sums, count], f"{name}.best_sums", more_outputs=[best], axis=-1)
-    zero = g.constant("zero", np.array(0, np.float32))
-    one = g.constant("one_float", np.array(1, np.float32))
-    zeros = g.node("Expand", [zero, g.node("Shape", [sums], f"{name}.groups_shape")], f"{name}.no_groups")
-    ones = g.node("Expand", [one, g.node("Shape", [best], f"{name}.best_shape")], f"{name}.each_group")
-    marks = g.node("ScatterElements", [zeros, best, ones], f"{name}.group_marks", axis=2)
-    mask = g.node("Unsqueeze", [marks, axis], f"{name}.group_mask")
-    return g.node("Reshape", [g.node("Mul", [by_group, mask], f"{name}.masked"), flat], f"{name}.in_groups")
+    sums = g.node("ReduceSum", [best, axis], f"{name}.group_sums", keepdims=0)  # (batch, sequence, groups)
+    places = f"{name}.best_groups"
+    g.node("TopK", [sums, count(routing.chosen_groups)], f"{name}.best_sums", more_outputs=[places], axis=-1)
+    nothing = g.constant("minus_infinity", np.array(-np.inf, np.float32))
+    zero = g.constant("zero_float", np.array(0, np.float32))
+    out = g.node("Expand", [nothing, g.node("Shape", [sums], f"{name}.groups_shape")], f"{name}.no_groups")
+    zeros = g.node("Expand", [zero, g.node("Shape", [places], f"{name}.best_shape")], f"{name}.chosen_groups")
+    left_out = g.node("ScatterElements", [out, places, zeros], f"{name}.left_out", axis=2)
+    mask = g.node("Unsqueeze", [left_out, axis], f"{name}.group_mask")
+    return g.node("Reshape", [g.node("Add", [by_group, mask], f"{name}.masked"), flat], f"{name}.in_groups")
 
 
 def _by_token(moe: MixtureOfExperts, g: GraphWriter, x: str, name: str) -> str:
