@@ -2,7 +2,7 @@
 
 from variants import Variant
 
-EXPERTS = {"num_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 48}
+EXPERTS = {"num_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
 VARIANTS = {
     "qwen3_moe": Variant("qwen3_moe", {**EXPERTS, "norm_topk_prob": True, "head_dim": 32}),
     "qwen3_moe-some-dense-window": Variant(

@@ -31,14 +31,23 @@ def forward(a: Attention, model: Oracle, x: Array, ropes: Mapping[str, Rope]) ->
         v = v / np.sqrt(np.mean(v**2, -1, keepdims=True) + a.value_norm)
     if a.stored_at is not None:
         model.shared[a.stored_at] = k, v
-    y = attended(q, k, v, scale=a.scale, window=a.window, softcap=a.softcap, alibi=a.alibi)
+    sinks = None if a.sinks is None else model.weight(a.sinks)
+    y = attended(q, k, v, scale=a.scale, window=a.window, softcap=a.softcap, alibi=a.alibi, sinks=sinks)
     if a.gate is not None:
         y = y / (1 + np.exp(-model.linear(a.gate, x)))
     return model.linear(a.output, model.norm(a.inner_norm, y))
 
 
 def attended(
-    q: Array, k: Array, v: Array, *, scale: float, window: int | None, softcap: float, alibi: Alibi | None = None
+    q: Array,
+    k: Array,
+    v: Array,
+    *,
+    scale: float,
+    window: int | None,
+    softcap: float,
+    alibi: Alibi | None = None,
+    sinks: Array | None = None,
 ) -> Array:
     """(length, heads, head_dim), with fewer heads of k and v → (length, heads · head_dim)."""
     length = len(q)
@@ -50,8 +59,10 @@ def attended(
     if alibi is not None:
         scores = scores + biases(alibi, j)
     scores = np.where((j <= i) & (j > i - (window or length)), scores, -np.inf)
+    if sinks is not None:
+        scores = np.concatenate([scores, np.broadcast_to(sinks[:, None, None], (*scores.shape[:2], 1))], axis=-1)
     shares = np.exp(scores - scores.max(-1, keepdims=True))
-    shares /= shares.sum(-1, keepdims=True)
+    shares = (shares / shares.sum(-1, keepdims=True))[..., :length]  # a sink has no value
     return np.einsum("hij,jhd->ihd", shares, v).reshape(length, -1)
 
 

@@ -15,7 +15,7 @@ from edgepress.exporter.model.architectures._experts import (
     read_silu,
     router,
     separate_experts,
-    shared_mlp,
+    shared_expert,
 )
 from edgepress.exporter.model.description import Decoder, Layer
 from edgepress.exporter.model.mixers.mixture_of_experts import MixtureOfExperts, Routing
@@ -53,7 +53,7 @@ def read(config: Config) -> Decoder:
             router=router(index, f"{tensors}.gate", count, sizes.hidden),
             correction=correction(index, f"{tensors}.moe_statics.e_score_correction_bias", 1, count),
             experts=separate_experts(index, f"{tensors}.experts", sizes, count=count, width=width),
-            shared=shared_mlp(index, f"{tensors}.shared_experts", sizes.hidden, shared * width) if shared else None,
+            shared=shared_expert(index, f"{tensors}.shared_experts", sizes.hidden, shared * width) if shared else None,
             routing=Routing(count=chosen),
         )
         return pre_norm_layer(index, sizes, epsilon, attention, experts)

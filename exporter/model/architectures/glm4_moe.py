@@ -21,8 +21,17 @@ _PREDICTORS = r"model\.layers\.(46|47|61|92)\..*"  # of tokens after the next on
 
 def read(config: Config) -> Decoder:
     """Defaults are transformers' Glm4MoeConfig's."""
+    heads = config.integer("num_attention_heads", 96)
     sizes = read_sizes(
-        config, vocab=151552, hidden=4096, intermediate=10944, layers=46, heads=96, kv_heads=8, context=131072
+        config,
+        vocab=151552,
+        hidden=4096,
+        intermediate=10944,
+        layers=46,
+        heads=heads,
+        kv_heads=8,
+        head_dim=config.integer("hidden_size", 4096) // heads,  # rounded down, as the default's is
+        context=131072,
     )
     rope = read_rope(config, head_dim=sizes.head_dim, context_length=sizes.context, partial=True, share=0.5)
     epsilon = config.number("rms_norm_eps", 1e-5, above=0.0)

@@ -14,7 +14,7 @@ from edgepress.exporter.model.architectures._experts import (
     read_silu,
     router,
     separate_experts,
-    shared_mlp,
+    shared_expert,
 )
 from edgepress.exporter.model.architectures.hunyuan_v1_dense import query_and_key_layernorm
 from edgepress.exporter.model.description import Decoder, Layer
@@ -44,7 +44,7 @@ def read(config: Config) -> Decoder:
         experts = MixtureOfExperts(
             router=router(index, f"{tensors}.gate.wg", count, sizes.hidden),
             experts=separate_experts(index, f"{tensors}.experts", sizes, count=count, width=width),
-            shared=shared_mlp(index, f"{tensors}.shared_mlp", sizes.hidden, width),
+            shared=shared_expert(index, f"{tensors}.shared_mlp", sizes.hidden, width),
             routing=Routing(count=chosen[index]),
         )
         return pre_norm_layer(index, sizes, epsilon, replace(attention, norm_after_rope=True), experts)

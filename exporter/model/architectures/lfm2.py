@@ -38,24 +38,28 @@ def read(config: Config) -> Decoder:
     config.without_effect("block_mlp_init_scale", "block_out_init_scale", "block_use_xavier_init")  # before training
     config.without_effect("conv_use_xavier_init")
 
-    def layer(index: int) -> Layer:
-        def block(mixer: Mixer, tensor: str) -> Block:
-            return Block(norm=layer_rms_norm(index, f"{mixer.kind}_norm", tensor, sizes, epsilon=epsilon), mixer=mixer)
-
-        is_conv = types[index] == "conv"
-        first = _conv(index, sizes, taps, bias=bias) if is_conv else _attention(index, sizes, epsilon)
-        return Layer((block(first, "operator_norm"), block(_mlp(index, sizes), "ffn_norm")))
-
     decoder = rms_decoder(
         config,
         "lfm2",
         sizes,
-        layer,
+        lambda index: mixed_layer(
+            index, sizes, epsilon, mlp(index, sizes), taps=taps if types[index] == "conv" else 0, bias=bias
+        ),
         ropes={"default": rope},
         epsilon=epsilon,
         tied=config.flag("tie_embedding", tied),
     )
     return replace(decoder, final_norm=rms_norm("final_norm", "model.embedding_norm.weight", sizes.hidden, epsilon))
+
+
+def mixed_layer(index: int, sizes: Sizes, epsilon: float, feed_forward: Mixer, *, taps: int, bias: bool) -> Layer:
+    """A layer with a convolution of so many ``taps``, or with attention where there are none."""
+
+    def block(mixer: Mixer, tensor: str) -> Block:
+        return Block(norm=layer_rms_norm(index, f"{mixer.kind}_norm", tensor, sizes, epsilon=epsilon), mixer=mixer)
+
+    first = _conv(index, sizes, taps, bias=bias) if taps else _attention(index, sizes, epsilon)
+    return Layer((block(first, "operator_norm"), block(feed_forward, "ffn_norm")))
 
 
 def by_layer(config: Config, layers: int) -> dict[str, list[int] | list[str]]:
@@ -112,7 +116,9 @@ def _attention(index: int, sizes: Sizes, epsilon: float) -> Attention:
     return changed(Part, attention, lambda part: replace(part, tensor=part.tensor.replace("o_proj", "out_proj")))
 
 
-def _mlp(index: int, sizes: Sizes) -> MLP:
+def mlp(index: int, sizes: Sizes) -> MLP:
+    """``feed_forward.{w1,w3,w2}``: gate, up and down."""
+
     def projection(role: str, tensor: str, rows: int, columns: int) -> Linear:
         return linear(f"layers.{index}.mlp.{role}", f"model.layers.{index}.feed_forward.{tensor}", rows, columns)
 

@@ -16,7 +16,7 @@ from edgepress.exporter.model.architectures._experts import (
     read_silu,
     router,
     separate_experts,
-    shared_mlp,
+    shared_expert,
     sparse_layers,
 )
 from edgepress.exporter.model.description import Decoder, Layer
@@ -55,7 +55,7 @@ def read(config: Config) -> Decoder:
         experts = MixtureOfExperts(
             router=router(index, f"{tensors}.gate", count, sizes.hidden),
             experts=separate_experts(index, f"{tensors}.experts", sizes, count=count, width=width),
-            shared=shared_mlp(index, f"{tensors}.shared_expert", sizes.hidden, common, share=share),
+            shared=shared_expert(index, f"{tensors}.shared_expert", sizes.hidden, common, share=share),
             routing=routing,
         )
         return pre_norm_layer(index, sizes, epsilon, attention, experts)

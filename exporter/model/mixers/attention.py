@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgepress.errors import InputError
-from edgepress.exporter.model.description import Alibi, Linear, Mixer, Norm, Source
+from edgepress.exporter.model.description import Alibi, Linear, Mixer, Norm, Source, Weight
 from edgepress.exporter.model.mixers import CONTRIB, GraphWriter, MixerKind
 from edgepress.states import State, StateType
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from edgepress.exporter.model.operations import Rotary, Steps, StepsWithSide, Values
 
+_SINKS = 11  # the input of GroupQueryAttention that has them
 _HEAD_MULTIPLE = 8  # onnxruntime's CPU kernel; what is rotated inside it must be a multiple of 16
 
 
@@ -37,6 +38,7 @@ class Attention(Mixer):
     of what goes into ``output``, over all heads together (BitNet). ``value_norm`` is the ε of an RMS norm without gain
     over each head of v; 0 is off. Keys and values that other layers use too (:mod:`.shared_attention`) stand beside the
     residual stream from column ``stored_at`` on: keys, then values.
+    ``sinks`` (heads,) are scores of a key that every query sees and that has no value (OpenAI 2025, gpt-oss).
     """
 
     heads: int
@@ -58,6 +60,7 @@ class Attention(Mixer):
     alibi: Alibi | None = None
     value_norm: float = 0.0
     stored_at: int | None = None
+    sinks: Weight | None = None
 
     def __post_init__(self) -> None:
         if self.norm_after_rope and not self.norm_per_head:
@@ -173,7 +176,7 @@ def steps_with_side(
     q, k, v = _by_head(a, values, qkv, None if a.rope is None else ropes[a.rope])
     kept = [y.transpose(1, 2).flatten(-2) for y in (k, v)]  # (sequences, length, kv_heads · head_dim) each
     side = torch.cat([side[..., : a.stored_at], *kept, side[..., a.side :]], dim=-1)
-    y = _attend(a, q, k, v)
+    y = _attend(a, values, q, k, v)
     for gate in gates:
         y = y * gate.sigmoid()
     (y,) = yield from project((a.output,), values, y)
@@ -183,7 +186,7 @@ def steps_with_side(
 def attend(a: Attention, values: Values, qkv: Tensor, rotary: Rotary | None) -> Tensor:
     """qkv (sequences, length, rows) → attended values (sequences, length, heads · head_dim)."""
     q, k, v = _by_head(a, values, qkv, rotary)
-    return _attend(a, q, k, v)
+    return _attend(a, values, q, k, v)
 
 
 def _by_head(a: Attention, values: Values, qkv: Tensor, rotary: Rotary | None) -> tuple[Tensor, Tensor, Tensor]:
@@ -214,9 +217,10 @@ def _by_head(a: Attention, values: Values, qkv: Tensor, rotary: Rotary | None) -
     return q, k, v
 
 
-def _attend(a: Attention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def _attend(a: Attention, values: Values, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Values attended, (sequences, length, heads · head_dim)."""
-    found = attend_heads(q, k, v, scale=a.scale, window=a.window, softcap=a.softcap, alibi=a.alibi)
+    sinks = None if a.sinks is None else values(a.sinks)
+    found = attend_heads(q, k, v, scale=a.scale, window=a.window, softcap=a.softcap, alibi=a.alibi, sinks=sinks)
     return found.transpose(1, 2).flatten(-2)
 
 
@@ -229,17 +233,23 @@ def attend_heads(
     window: int | None,
     softcap: float = 0.0,
     alibi: Alibi | None = None,
+    sinks: Tensor | None = None,
 ) -> Tensor:
     """Causal attention of every head: (sequences, heads, length, head_dim) → the same."""
     import torch
     from torch.nn.functional import scaled_dot_product_attention
 
     length, repeats = q.shape[2], q.shape[1] // k.shape[1]
-    if softcap:
+    if softcap or sinks is not None:
         k, v = (y.repeat_interleave(repeats, dim=1) for y in (k, v))
         scores = q @ k.transpose(-1, -2) * scale  # (sequences, heads, query, key)
-        scores = softcap * torch.tanh(scores / softcap)
-        return scores.masked_fill(~_seen(length, window, q), -torch.inf).softmax(-1) @ v
+        if softcap:
+            scores = softcap * torch.tanh(scores / softcap)
+        scores = scores.masked_fill(~_seen(length, window, q), -torch.inf)
+        if sinks is None:
+            return scores.softmax(-1) @ v
+        with_sink = torch.cat([scores, sinks[:, None, None].expand(*scores.shape[:3], 1)], dim=-1)
+        return with_sink.softmax(-1)[..., :-1] @ v
     if alibi is None and (window is None or window >= length):
         return scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale, enable_gqa=repeats > 1)
     mask = _seen(length, window, q)
@@ -323,9 +333,12 @@ def write(a: Attention, g: GraphWriter, name: str, x: str, states: Sequence[tupl
         if factors:  # numbers, which may come before a rotation
             query[0] = g.node("Mul", [query[0], factors], f"{name}.q_grown")
         bias = [] if a.alibi is None else [*([] if rope else ["", "", ""]), g.alibi(a.alibi)]
+        inputs = [*query, *(before for before, _ in states), "seqlens_k", "total_length", *rope, *bias]
+        if a.sinks is not None:
+            inputs += [""] * (_SINKS - len(inputs)) + [g.weight(a.sinks)]
         attended = g.node(
             "GroupQueryAttention",
-            [*query, *(before for before, _ in states), "seqlens_k", "total_length", *rope, *bias],
+            inputs,
             f"{name}.attended",
             domain=CONTRIB,
             more_outputs=[after for _, after in states],
