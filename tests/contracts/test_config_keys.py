@@ -41,7 +41,6 @@ OTHERS = {
 }
 NEEDED: dict[str, dict[str, object]] = {
     "granitemoehybrid": {"num_local_experts": 0},
-    "jamba": {"num_experts": 1},
     "nemotron_h": {"layers_block_type": ["mamba"]},
     "glm4_moe": {"head_dim": 128},
     "lfm2_moe": {"layer_types": ["conv"] * 32},

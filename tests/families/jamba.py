@@ -1,4 +1,4 @@
-"""Tiny checkpoints of Jamba without experts, as Jamba Reasoning 3B is."""
+"""Tiny checkpoints of Jamba without experts, as Jamba Reasoning 3B is, and with them."""
 
 from variants import SMALL, Variant
 
@@ -25,4 +25,5 @@ VARIANTS = {
         },
         sizes=SIZES,
     ),
+    "jamba-experts": Variant("jamba", {"num_experts": 4}, sizes=SIZES),
 }

@@ -3,11 +3,13 @@
 from edgepress.exporter.model.architectures import Architecture
 from edgepress.exporter.model.architectures._common import (
     IGNORED_TENSORS,
+    Sizes,
     read_activation,
     read_sizes,
     rms_decoder,
     separate_attention,
 )
+from edgepress.exporter.model.architectures._experts import read_counts, router, separate_experts
 from edgepress.exporter.model.architectures._mamba import (
     ATTENTION,
     STATE,
@@ -18,6 +20,7 @@ from edgepress.exporter.model.architectures._mamba import (
     with_final_norm,
 )
 from edgepress.exporter.model.description import Decoder, Layer, Mixer
+from edgepress.exporter.model.mixers.mixture_of_experts import MixtureOfExperts, Routing
 from edgepress.exporter.source.config import Config
 
 
@@ -27,7 +30,8 @@ def read(config: Config) -> Decoder:
         config, vocab=65536, hidden=4096, intermediate=14336, layers=32, heads=32, kv_heads=8, context=262_144
     )
     kinds = _kinds(config, sizes.layers)
-    _check_experts(config, sizes.layers)
+    count, chosen = _counts(config)
+    with_experts = _with_experts(config, sizes.layers) if count > 1 else set[int]()
     epsilon = config.number("rms_norm_eps", 1e-6, above=0.0)
     activation = read_activation(config, "hidden_act", "silu")
     config.text("hidden_act", "silu", ("silu", "swish"))  # of the convolution; no other is in its operator
@@ -35,6 +39,7 @@ def read(config: Config) -> Decoder:
     taps, rank = config.integer("mamba_d_conv", 4, minimum=2), low_rank(config, "mamba_dt_rank", sizes.hidden)
     conv_bias, bias = config.flag("mamba_conv_bias", True), config.flag("mamba_proj_bias", False)
     config.without_effect("use_mamba_kernels", "use_mambapy", "use_associative_scan")
+    config.without_effect("expert_layer_period", "expert_layer_offset", "num_experts_per_tok", "router_aux_loss_coef")
 
     def layer(index: int) -> Layer:
         mixer: Mixer = (
@@ -50,10 +55,13 @@ def read(config: Config) -> Decoder:
                 norms=epsilon,
             )
         )
+        mlp: Mixer = feed_forward(index, sizes, activation)
+        if index in with_experts:
+            mlp = _experts(index, sizes, count, chosen)
         return Layer(
             (
                 block(index, sizes, epsilon, mixer, "input_layernorm"),
-                block(index, sizes, epsilon, feed_forward(index, sizes, activation), "pre_ff_layernorm"),
+                block(index, sizes, epsilon, mlp, "pre_ff_layernorm"),
             )
         )
 
@@ -68,18 +76,34 @@ def _kinds(config: Config, layers: int) -> list[str]:
     return [ATTENTION if index % period == offset else STATE for index in range(layers)]
 
 
-def _check_experts(config: Config, layers: int) -> None:
-    """Layers of experts are counted in the same way; only models whose layers have one are read."""
-    experts = config.integer("num_experts", 16)
-    period, offset = config.integer("expert_layer_period", 2), config.integer("expert_layer_offset", 1, minimum=0)
-    if experts > 1 and any(index % period == offset for index in range(layers)):
-        raise config.refuse("num_experts", "experts are not implemented for this family; only 1 is")
-    config.without_effect("num_experts_per_tok", "router_aux_loss_coef")
+def _counts(config: Config) -> tuple[int, int]:
+    """How many experts there are, and how many a token goes through; one is no mixture."""
+    if config.values.get("num_experts") == 1:
+        config.without_effect("num_experts", "num_local_experts")
+        return 1, 1
+    return read_counts(config, "num_experts", 16, 2, "num_local_experts")
+
+
+def _with_experts(config: Config, layers: int) -> set[int]:
+    """Experts in every ``expert_layer_period``-th layer, counted from ``expert_layer_offset``."""
+    period = config.integer("expert_layer_period", 2)
+    offset = config.integer("expert_layer_offset", 1, minimum=0)
+    return {index for index in range(layers) if index % period == offset}
+
+
+def _experts(index: int, sizes: Sizes, count: int, chosen: int) -> MixtureOfExperts:
+    """As wide as the MLPs of other layers; weights of those chosen are shares of all."""
+    tensors = f"model.layers.{index}.feed_forward"
+    return MixtureOfExperts(
+        router=router(index, f"{tensors}.router", count, sizes.hidden),
+        experts=separate_experts(index, f"{tensors}.experts", sizes, count=count, width=sizes.intermediate[index]),
+        routing=Routing(count=chosen, normalized=False),
+    )
 
 
 ARCHITECTURE = Architecture(
     model_type="jamba",
     read=read,
     ignored_tensors=IGNORED_TENSORS,
-    config_keys=("num_local_experts", "layers_block_type", "layers_num_experts"),
+    config_keys=("layers_block_type", "layers_num_experts"),
 )
