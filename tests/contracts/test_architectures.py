@@ -119,9 +119,9 @@ class Graph:
         self.length = 0
         self.restart()
 
-    def restart(self) -> None:
+    def restart(self, batch: int = 1) -> None:
         inputs = [node for node in self.session.get_inputs() if node.name not in ("input_ids", "attention_mask")]
-        sizes = {"batch": 1, "past": 0}
+        sizes = {"batch": batch, "past": 0}
         self.states = {
             node.name: np.zeros([sizes.get(axis, axis) for axis in node.shape], STATE_TYPES[node.type])
             for node in inputs
@@ -130,11 +130,15 @@ class Graph:
 
     def step(self, tokens: np.ndarray) -> np.ndarray:
         """Logits (length, vocabulary) of the next tokens."""
-        self.length += len(tokens)
-        mask = np.ones((1, self.length), np.int64)
-        logits, *after = self.session.run(None, {"input_ids": tokens[None], "attention_mask": mask, **self.states})
+        return self.steps(tokens[None])[0]
+
+    def steps(self, tokens: np.ndarray) -> np.ndarray:
+        """Logits (batch, length, vocabulary) of the next tokens of several texts, (batch, length)."""
+        self.length += tokens.shape[1]
+        mask = np.ones((len(tokens), self.length), np.int64)
+        logits, *after = self.session.run(None, {"input_ids": tokens, "attention_mask": mask, **self.states})
         self.states = dict(zip(self.states, after, strict=True))
-        return logits[0]
+        return logits
 
     def greedy(self, prompt: np.ndarray, steps: int) -> tuple[np.ndarray, np.ndarray]:
         """Prompt and ``steps`` greedy tokens, and the logits of every position of them but the last."""
@@ -218,6 +222,15 @@ def test_prefill_in_pieces_is_prefill(workshop: Workshop, name: str) -> None:
     graph = Graph(workshop.bundle(name))
     found = np.concatenate([graph.step(piece) for piece in np.split(tokens, [10, 30])])
     assert relative(found, workshop.logits(name, tokens)) < FLOAT_TOLERANCE
+
+
+@pytest.mark.parametrize("name", ["llama", "lfm2", "qwen3_5_text"])
+def test_rows_of_a_batch_are_as_alone(workshop: Workshop, name: str) -> None:
+    graph, texts = Graph(workshop.bundle(name)), np.stack([prompt(SHORT, seed) for seed in range(3)])
+    graph.restart(len(texts))
+    found = np.concatenate([graph.steps(piece) for piece in np.split(texts, range(7, SHORT), axis=1)], axis=1)
+    for row, tokens in zip(found, texts, strict=True):
+        assert relative(row, workshop.logits(name, tokens)) < FLOAT_TOLERANCE
 
 
 @some_variants

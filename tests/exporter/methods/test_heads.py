@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from prune_tasks import TOKENS, asked, described_logits, prune_task, tiny
-from tiny_models import METHOD_VARIANTS
+from tiny_models import METHOD_VARIANTS, VARIANTS, save_variant
 
 from edgepress.errors import InputError
 from edgepress.exporter.methods.shrink.heads import METHOD, Kept, choose, heads_left, keep_heads, size_ratios
@@ -195,3 +195,15 @@ def test_too_few_tokens_are_refused(home: Path, tmp_path: Path) -> None:
     task = prune_task(tiny("llama", home), tmp_path / "task")
     with pytest.raises(InputError, match="1 tokens of the text; give at least 2"):
         METHOD.run(replace(task), {**METHOD.options, "tokens": 1})
+
+
+def test_a_gate_goes_with_its_heads(tmp_path: Path) -> None:
+    """Qwen3.5's attention, where the rows of a head's gate lie behind those of its q; no layer is of another kind."""
+    variant = VARIANTS["qwen3_5_text"]
+    save_variant(replace(variant, config={**variant.config, "layer_types": ["full_attention"] * 4}), tmp_path, seed=1)
+    task = prune_task(tmp_path, tmp_path / "task")
+    kept = some(task, 0)
+    keep_heads(task, kept, 64)
+    expected = masked(task, kept)
+    found = Reference(task.out).logits(TOKENS)
+    assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
