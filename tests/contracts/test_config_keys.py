@@ -40,7 +40,6 @@ OTHERS = {
     "shared": {"number_of_conv_states", "num_hidden_layers", "head_dim", "hidden_size", "num_attention_heads"},
 }
 NEEDED: dict[str, dict[str, object]] = {
-    "granitemoehybrid": {"num_local_experts": 0},
     "nemotron_h": {"layers_block_type": ["mamba"]},
     "glm4_moe": {"head_dim": 128},
     "lfm2_moe": {"layer_types": ["conv"] * 32},

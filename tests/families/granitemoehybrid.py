@@ -63,4 +63,16 @@ VARIANTS = {
         },
         sizes=SIZES,
     ),
+    "granitemoehybrid-experts": Variant(
+        "granitemoehybrid",
+        MULTIPLIERS
+        | {
+            "layer_types": ["mamba", "attention", "mamba"],
+            "position_embedding_type": "nope",
+            "num_local_experts": 4,
+            "num_experts_per_tok": 2,
+            "intermediate_size": 64,
+        },
+        sizes=SIZES,
+    ),
 }

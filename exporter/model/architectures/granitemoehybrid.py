@@ -1,6 +1,8 @@
 """Granite 4 (IBM 2025): Granite 3 with a state space in the place of attention in most layers, or in none."""
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 from edgepress.exporter.model.architectures import Architecture
 from edgepress.exporter.model.architectures._common import (
@@ -14,7 +16,9 @@ from edgepress.exporter.model.architectures._common import (
     rms_decoder,
     separate_attention,
 )
+from edgepress.exporter.model.architectures._experts import read_counts, read_silu
 from edgepress.exporter.model.architectures._mamba import ATTENTION, STATE, mamba2, read_layer_kinds, read_state_space
+from edgepress.exporter.model.architectures.granitemoe import granite_experts
 from edgepress.exporter.model.description import Decoder, Layer, Linear, Mixer, Rope
 from edgepress.exporter.model.mixers.mlp import MLP, Activation
 from edgepress.exporter.model.rope import read_rope
@@ -39,6 +43,7 @@ def read(config: Config) -> Decoder:
     if STATE not in kinds:
         config.without_effect(*_STATE_KEYS)
     state_space = read_state_space(config, hidden=sizes.hidden) if STATE in kinds else None
+    feed_forward = _experts(config, sizes) if _has_experts(config) else partial(_mlp, sizes, activation)
 
     def layer(index: int) -> Layer:
         mixer: Mixer
@@ -47,8 +52,9 @@ def read(config: Config) -> Decoder:
             mixer = separate_attention(index, sizes, scale=scale, qkv_bias=bias, output_bias=bias, rope=rope)
         else:
             mixer = mamba2(index, f"model.layers.{index}.mamba", sizes.hidden, state_space, epsilon=epsilon)
-        mlp = _mlp(index, sizes, activation)
-        return pre_norm_layer(index, sizes, epsilon, mixer, mlp, residual_multiplier=residual_multiplier)
+        return pre_norm_layer(
+            index, sizes, epsilon, mixer, feed_forward(index), residual_multiplier=residual_multiplier
+        )
 
     return rms_decoder(
         config,
@@ -77,11 +83,26 @@ def _sizes(config: Config) -> Sizes:
     sizes = read_sizes(
         config, vocab=32000, hidden=4096, intermediate=11008, layers=32, heads=32, kv_heads=None, context=2048
     )
-    if config.integer("num_local_experts", 8, minimum=0):
-        raise config.refuse("num_local_experts", "experts are not implemented for this family; only 0 is")
     config.without_effect("num_experts_per_tok", "router_aux_loss_coef", "normalization_function", "init_method")
     shared = config.integers_by_layer("shared_intermediate_size", 1024, sizes.layers)
     return replace(sizes, intermediate=shared)
+
+
+def _has_experts(config: Config) -> bool:
+    return config.integer("num_local_experts", 8, minimum=0) > 0
+
+
+def _experts(config: Config, sizes: Sizes) -> Callable[[int], Mixer]:
+    """Experts beside the shared MLP, of another width."""
+    read_silu(config, "hidden_act")
+    count, chosen = read_counts(config, "num_local_experts", 8, 2)
+    widths = config.integers_by_layer("intermediate_size", 11008, sizes.layers)
+
+    def layer(index: int) -> Mixer:
+        shared = sizes.intermediate[index]
+        return granite_experts(index, sizes, count=count, chosen=chosen, width=widths[index], shared=shared)
+
+    return layer
 
 
 def _ropes(config: Config, sizes: Sizes) -> dict[str, Rope]:
@@ -93,7 +114,7 @@ def _ropes(config: Config, sizes: Sizes) -> dict[str, Rope]:
     return {}
 
 
-def _mlp(index: int, sizes: Sizes, activation: Activation) -> MLP:
+def _mlp(sizes: Sizes, activation: Activation, index: int) -> MLP:
     """Take the gate from the first half of ``input_linear``'s rows and up from the second."""
     name, tensors = f"layers.{index}.mlp", f"model.layers.{index}.shared_mlp"
     both, rows, columns = f"{tensors}.input_linear.weight", sizes.intermediate[index], sizes.hidden
