@@ -111,6 +111,8 @@ WRAPPERS = {
     "gemma3": Wrapper("gemma3", "gemma3_text", _GEMMA),
     "gemma3-version5": Wrapper("gemma3", "gemma3_text", _GEMMA, names=_version_5),
     "gemma4": Wrapper("gemma4", "gemma4_text", _GEMMA_4, {"vision_config": {"model_type": "gemma4_vision", **_IMAGES}}),
+    "aya_vision": Wrapper("aya_vision", "cohere2", {"sliding_window": 16}),  # without Cohere's scale of logits
+    "llava_next-granite": Wrapper("llava_next", "granite", {"logits_scaling": 8.0, "residual_multiplier": 0.5}),
     "smolvlm": Wrapper("smolvlm", "llama"),
     "idefics3": Wrapper("idefics3", "llama", whole={"tie_word_embeddings": True}),
     "internvl": Wrapper("internvl", "qwen3", {"head_dim": 32}, {"tie_word_embeddings": False}),

@@ -14,8 +14,10 @@ from sessions import graph_logits
 from tiny_wrappers import WRAPPERS, save_wrapper
 from variants import VOCABULARY
 
+from edgepress.errors import InputError
 from edgepress.exporter import decide, export
 from edgepress.exporter.decide.report import format_plan, plan_to_json
+from edgepress.exporter.model.architectures import describe
 from edgepress.exporter.model.network import logits
 from edgepress.exporter.model.reading import read_decoder
 from edgepress.exporter.model.reference import Reference
@@ -139,6 +141,22 @@ def test_a_head_that_no_config_speaks_of_is_tied_when_there_is_none() -> None:
     assert found is not None
     assert found.with_head(["model.embed_tokens.weight"]).config["tie_word_embeddings"] is True
     assert found.with_head(["model.embed_tokens.weight", "lm_head.weight"]).config["tie_word_embeddings"] is False
+
+
+def test_what_the_whole_does_not_do_behind_its_head_is_noted() -> None:
+    granite = {"model_type": "granite", "logits_scaling": 8.0}
+    found = text_model({"model_type": "llava_next", "text_config": granite})
+    assert found is not None
+    assert found.config["logits_scaling"] == 1.0
+    assert found.notes[0].startswith("logits_scaling = 8.0: transformers' class of llava_next does not apply it")
+    capped = {"model_type": "gemma4_text", "final_logit_softcapping": 30.0}
+    assert text_config({"model_type": "gemma4", "text_config": capped})["final_logit_softcapping"] == 30.0
+
+
+def test_paligemma_is_refused_as_its_prompts_are_attended_both_ways() -> None:
+    values = text_config({"model_type": "paligemma", "text_config": {"model_type": "gemma"}})
+    with pytest.raises(InputError, match="use_bidirectional_attention = True"):
+        describe(values, ())
 
 
 def test_how_a_whole_is_quantized_is_how_its_text_model_is() -> None:

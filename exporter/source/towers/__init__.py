@@ -36,6 +36,14 @@ _HEAD = "lm_head."
 _ROPES = ("rope_parameters", "rope_scaling")
 _AXES = ("mrope_section", "mrope_interleaved")
 _TIED = "tie_word_embeddings"
+# What a text model's own class does behind its head, by key, with the value that does nothing; the classes of wholes
+# compute the head alone, but for some. Cohere's scale is there when its key is not.
+_BEHIND_THE_HEAD: dict[str, object] = {"final_logit_softcapping": None, "logit_scale": 1.0, "logits_scaling": 1.0}
+_WITH_ALL_OF_IT = frozenset(("gemma3n", "gemma4", "hyperclovax_vision_v2", "paligemma"))
+_SCALED = frozenset(("cohere", "cohere2"))
+_GIVEN: dict[str, dict[str, object]] = {  # what the config of a whole gives its text model's where that says nothing
+    "paligemma": {"use_bidirectional_attention": True},  # a prompt is attended both ways
+}
 _FROM_THE_WHOLE = ("quantization_config", "compression_config", "quantization", "torch_dtype", "dtype")
 
 
@@ -108,12 +116,28 @@ def _plain(whole: str, section: str, outer: Mapping[str, object], inner: Mapping
     config.pop(_TIED, None)
     if tied:
         config[_TIED] = any(tied)
+    config |= {key: value for key, value in _GIVEN.get(whole, {}).items() if config.get(key) is None}
+    config, notes = _behind_the_head(whole, config)
     kind = config["model_type"]
     if kind not in _names():
-        return TextModel(whole, section, config)
+        return TextModel(whole, section, config, notes)
     tower = _load(str(kind))
-    config, notes = _plain_rope({**tower.defaults, **config}, tower.theta)
-    return TextModel(whole, section, config | {"model_type": tower.family}, notes)
+    config, more = _plain_rope({**tower.defaults, **config}, tower.theta)
+    return TextModel(whole, section, config | {"model_type": tower.family}, (*notes, *more))
+
+
+def _behind_the_head(whole: str, config: dict[str, object]) -> tuple[dict[str, object], tuple[str, ...]]:
+    """A config without what the class of the whole does not do, and a note of each that is left out."""
+    if whole in _WITH_ALL_OF_IT:
+        return config, ()
+    asked: dict[str, object] = {"logit_scale": "its default"} if config["model_type"] in _SCALED else {}
+    asked |= {key: config[key] for key in _BEHIND_THE_HEAD if key in config}
+    left = {key: value for key, value in asked.items() if value is not None and value != 1.0}
+    notes = tuple(
+        f"{key} = {value}: transformers' class of {whole} does not apply it, so that logits are those of its head"
+        for key, value in left.items()
+    )
+    return config | {key: _BEHIND_THE_HEAD[key] for key in left}, notes
 
 
 def _plain_rope(config: Mapping[str, object], theta: float | None) -> tuple[dict[str, object], tuple[str, ...]]:
