@@ -125,6 +125,10 @@ MODELS = (
     "jamba",
     "olmoe",
     "gemma4_text",
+    "cohere-norms",
+    "apertus",
+    "bitnet",
+    "ministral3",
 )
 
 
