@@ -129,6 +129,7 @@ MODELS = (
     "apertus",
     "bitnet",
     "ministral3",
+    "minicpm3",
 )
 
 

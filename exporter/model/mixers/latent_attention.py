@@ -40,10 +40,10 @@ class LatentAttention(Mixer):
     plain: int
     value_dim: int
     scale: float
+    latent: Linear
     query_latent: Linear | None = None
     query_norm: Norm | None = None
     query: Linear
-    latent: Linear
     latent_norm: Norm
     key_value: Linear
     output: Linear
@@ -68,8 +68,8 @@ class LatentAttention(Mixer):
     def groups(self) -> tuple[tuple[Linear, ...], ...]:
         """See :class:`Mixer`."""
         if self.query_latent is None:
-            return (self.query, self.latent), (self.key_value,), (self.output,)
-        return (self.query_latent, self.latent), (self.query,), (self.key_value,), (self.output,)
+            return (self.latent, self.query), (self.key_value,), (self.output,)
+        return (self.latent, self.query_latent), (self.query,), (self.key_value,), (self.output,)
 
     def states(self, layer: int, floats: StateType = "float32") -> tuple[State, ...]:
         """Keys and values, as wide as each other."""
@@ -118,7 +118,7 @@ def steps(a: LatentAttention, values: Values, x: Tensor, ropes: Mapping[str, Rot
     from edgepress.exporter.model.operations import norm_forward, project
 
     sequences, length, _ = x.shape
-    first, latent = yield from project(a.input_projections, values, x)
+    latent, first = yield from project(a.input_projections, values, x)
     if a.query_latent is not None:
         (first,) = yield from project((a.query,), values, norm_forward(a.query_norm, values, first))
     latent, rotated = latent[..., : a.rank], latent[..., a.rank :]
@@ -163,7 +163,7 @@ def write(a: LatentAttention, g: GraphWriter, name: str, x: str, states: Sequenc
                            └ RotaryEmbedding ─ Expand to heads ─┴ Concat ─ (padded) ┐│ │
                                                                 GroupQueryAttention ─ (cut)
     """
-    first = g.linear(a.input_projections[0], x)
+    first = g.linear(a.input_projections[1], x)
     q = first if a.query_latent is None else g.linear(a.query, g.norm(a.query_norm, first, f"{name}.query_norm"))
     latent, shared = _split(g, g.linear(a.latent, x), [a.rank, a.rotated], [f"{name}.latent", f"{name}.shared"])
     key_value = g.linear(a.key_value, g.norm(a.latent_norm, latent, f"{name}.latent_norm"))
