@@ -39,8 +39,16 @@ def per_token(samples: Samples) -> str:
         for of_kind in (decode, prefill):
             cells += [_cell([one for one in of_kind if one["context"] == at], _per_token) for at in contexts]
         last = [one for one in decode if one["context"] == contexts[-1]]
-        rows.append([named(model), cpu, tool, form, *cells, _cell(last, _loaded, 1), how(of_form)])
+        rows.append([named(model), cpu, tool, form, *cells, _cell(last, _loaded, 1), _how(of_form)])
     return table(header, rows)
+
+
+def _how(of_form: Samples) -> str:
+    """As :func:`how`, by context where that differs."""
+    found = {at: how(of_context) for (at,), of_context in group(of_form, "context").items()}
+    if len({*found.values()}) == 1:
+        return how(of_form)
+    return "; ".join(f"after {at:,} {said}" for at, said in found.items())
 
 
 def _per_token(sample: Mapping[str, Any]) -> float:

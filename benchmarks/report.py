@@ -23,6 +23,7 @@ from common import RESULTS, ROOT, SIZES, table
 REPORTS = {
     "accuracy": "accuracy_tables",
     "accuracy_grid": "accuracy_tables",
+    "arm_accuracy": "arm_accuracy",
     "arm_ideas": "arm_ideas",
     "arm_instructions": "arm_instructions_tables",
     "calibration_cost": "calibration_cost",
@@ -106,6 +107,7 @@ TABLES = {
     "vocabulary bytes": Cut(("vocabulary",)),
     "vocabulary time": Cut(("vocabulary",), 1),
     "fusion": Cut(("fusion",)),
+    "arm accuracy": Cut(("arm_accuracy",)),
     "arm ideas": Cut(("arm_ideas",)),
     "arm tokens": Cut(("arm_instructions",)),
     "arm operators": Cut(("arm_instructions",), 1),
