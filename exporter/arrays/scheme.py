@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 BITS = (2, 4, 8)
 BLOCK_SIZES = (16, 32, 64, 128, 256)
+FEWEST_TOKENS = 64  # that rounding one expert by what goes into it needs: of fewer, moments say little of other text
 
 
 @dataclass(frozen=True)

@@ -99,18 +99,24 @@ def _weight_lines(plan: Plan, *between: str) -> list[str]:
 
 
 def _tensor_table(plan: Plan) -> str:
-    rows = [
-        (
-            tensor.weight.name,
-            "×".join(map(str, tensor.weight.shape)),
-            tensor.stored_as,
-            megabytes(tensor.bytes_before),
-            megabytes(tensor.bytes_after),
-            tensor.reason,
-        )
-        for tensor in plan.tensors
-    ]
+    rows = [_row(tensor) for tensor in plan.tensors if tensor.weight.stack is None or tensor.weight.stack.index == 0]
     return format_table(("tensor", "shape", "scheme", "before MB", "after MB", "why"), rows, right=(3, 4))
+
+
+def _row(tensor: PlannedTensor) -> tuple[str, ...]:
+    """One line; a stack of experts has one for all of them."""
+    weight, stack = tensor.weight, tensor.weight.stack
+    count = 1 if stack is None else stack.count
+    shape = (*((stack.count,) if stack else ()), *weight.shape)
+    name = weight.name if stack is None else f"{stack.name}{'.bias' if weight.kind == 'bias' else ''}"
+    return (
+        name,
+        "×".join(map(str, shape)),
+        tensor.stored_as,
+        megabytes(count * tensor.bytes_before),
+        megabytes(count * tensor.bytes_after),
+        tensor.reason,
+    )
 
 
 def _tensor_to_json(tensor: PlannedTensor) -> Json:

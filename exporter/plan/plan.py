@@ -7,7 +7,7 @@ from math import gcd, prod
 from typing import Literal
 
 from edgepress.errors import InputError
-from edgepress.exporter.arrays.scheme import BLOCK_SIZES, Scheme
+from edgepress.exporter.arrays.scheme import BLOCK_SIZES, FEWEST_TOKENS, Scheme
 from edgepress.exporter.methods.kinds import Method, Transform, load_method, zeros_asked
 from edgepress.exporter.model.description import Decoder, Stack, Weight
 from edgepress.exporter.model.subject import Description
@@ -26,6 +26,7 @@ Form = Literal["float", "blocks", "dynamic", "uint8", "uint16", "half", "half bl
 # with dot products, 29466). Other blocks and levels are unpacked at each call: one row of a 2048 × 2048 product took
 # 22 to 59 ms with blocks of 16 and 256, 0.10 to 0.15 ms with those between.
 _BLOCKS_2_BITS = (32, 128)
+_FEW = f"; rtn for an expert to which fewer than {FEWEST_TOKENS} tokens of the text come"
 _KEPT = {
     "norm": "gains are of the type that the norm computes in, float32",
     "bias": "biases are of the type that is added up in, float32",
@@ -357,7 +358,8 @@ def _form(weight: Weight, scheme: Scheme | None, asked: str, recipe: Recipe) -> 
         half = not is_kept(weight) and recipe.storage(weight.name, weight.kind)[0].bits == HALF_BITS
         return ("half", "; computed in float32") if half else ("float", "")
     if weight.stack is not None:
-        return "blocks", _why_not_float(scheme, recipe)
+        few = "" if scheme.zeros or isinstance(load_method(scheme.method), Method) else _FEW
+        return "blocks", few + _why_not_float(scheme, recipe)
     if not activations.is_integer or weight.kind == "embedding":
         return "blocks", ""
     if weight.kind == "head" and activations.is_calibrated:

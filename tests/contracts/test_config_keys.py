@@ -41,8 +41,6 @@ OTHERS = {
 }
 NEEDED: dict[str, dict[str, object]] = {
     "nemotron_h": {"layers_block_type": ["mamba"]},
-    "glm4_moe": {"head_dim": 128},
-    "lfm2_moe": {"layer_types": ["conv"] * 32},
 }  # other defaults are refused
 
 

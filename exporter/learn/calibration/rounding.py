@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -12,7 +13,8 @@ from edgepress.exporter.arrays.activations import Activations
 from edgepress.exporter.arrays.codes import Codes
 from edgepress.exporter.arrays.moments import Moments
 from edgepress.exporter.arrays.parallel import at_once, each, pieces
-from edgepress.exporter.methods.kinds import LinearMethod, Method, method_options
+from edgepress.exporter.arrays.scheme import FEWEST_TOKENS
+from edgepress.exporter.methods.kinds import LinearMethod, Method, method_options, round_rows
 from edgepress.exporter.methods.tasks import LayerTask
 from edgepress.exporter.model import network, operations
 from edgepress.exporter.model.description import Linear, Weight, layer_groups, layer_weights
@@ -166,6 +168,12 @@ def _round(
     if isinstance(method, Method):
         stored = method.quantize(full.cpu().numpy(), scheme, None)
         codes = Codes.unpack(stored, scheme, full.shape[1])
+        task.codes[weight.name] = codes.to(task.device)
+        return
+    if weight.stack and not scheme.zeros and moments is not None and moments.count < FEWEST_TOKENS:
+        codes = Codes.unpack(
+            round_rows(weight, full.cpu().numpy(), replace(scheme, method="rtn")), scheme, full.shape[1]
+        )
         task.codes[weight.name] = codes.to(task.device)
         return
     if moments is None:

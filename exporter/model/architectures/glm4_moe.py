@@ -21,7 +21,7 @@ _PREDICTORS = r"model\.layers\.(46|47|61|92)\..*"  # of tokens after the next on
 
 def read(config: Config) -> Decoder:
     """Defaults are transformers' Glm4MoeConfig's."""
-    heads = config.integer("num_attention_heads", 96)
+    heads, hidden = config.integer("num_attention_heads", 96), config.integer("hidden_size", 4096)
     sizes = read_sizes(
         config,
         vocab=151552,
@@ -30,7 +30,7 @@ def read(config: Config) -> Decoder:
         layers=46,
         heads=heads,
         kv_heads=8,
-        head_dim=config.integer("hidden_size", 4096) // heads,  # rounded down, as the default's is
+        head_dim=128 if hidden % heads else None,  # as all of them have it, where it is not the quotient
         context=131072,
     )
     rope = read_rope(config, head_dim=sizes.head_dim, context_length=sizes.context, partial=True, share=0.5)

@@ -25,9 +25,7 @@ def read(config: Config) -> Decoder:
     sizes = read_sizes(
         config, vocab=65536, hidden=2048, intermediate=7168, layers=32, heads=32, kv_heads=8, context=128_000
     )
-    types = config.optional_texts("layer_types", sizes.layers, LAYER_TYPES)
-    if types is None:
-        raise config.refuse("layer_types", f"must say which layers attend: {' or '.join(LAYER_TYPES)} for each")
+    types = config.optional_texts("layer_types", sizes.layers, LAYER_TYPES) or ["full_attention"] * sizes.layers
     rope = read_rope(config, head_dim=sizes.head_dim, context_length=sizes.context, theta=1_000_000.0)
     epsilon = config.number("norm_eps", 1e-5, above=0.0)
     bias, taps = config.flag("conv_bias", False), config.integer("conv_L_cache", 3, minimum=2)

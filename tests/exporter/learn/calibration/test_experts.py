@@ -1,0 +1,54 @@
+"""Experts are rounded by what goes into them, and to nearest where that is too little."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny_models
+
+from edgepress.exporter import decide, export
+from edgepress.exporter.bundle.files import DATA_FILE
+from edgepress.exporter.bundle.readback import StoredWeights
+
+RECIPE = """
+accuracy_level = 0
+[weights]
+method = "{method}"
+bits = 4
+block_size = 32
+[embedding]
+method = "rtn"
+bits = 8
+block_size = 32
+[calibration]
+tokens = {tokens}
+length = 32
+"""
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("experts")
+    tiny_models.save("olmoe", path / "model")
+    (path / "text.txt").write_text(tiny_models.TEXT * 20)
+    return path
+
+
+def stored(home: Path, method: str, tokens: int) -> tuple[StoredWeights, dict[str, str]]:
+    """What a bundle holds of each weight, and what its plan says of them."""
+    recipe, out = home / f"{method}{tokens}.toml", home / f"{method}{tokens}"
+    recipe.write_text(RECIPE.format(method=method, tokens=tokens))
+    export(home / "model", out=out, target="x86-cpu", recipe=recipe, calibration=[home / "text.txt"], threads=1)
+    plan = decide(home / "model", target="x86-cpu", recipe=recipe).plan
+    return StoredWeights(out / DATA_FILE, plan), {tensor.weight.name: tensor.reason for tensor in plan.tensors}
+
+
+def test_few_tokens_are_not_what_an_expert_is_rounded_by(home: Path) -> None:
+    nearest, few, many = (stored(home, *how) for how in (("rtn", 512), ("gptq", 96), ("gptq", 512)))
+    expert, attention = "model.layers.0.mlp.experts.1.down_proj.weight", "model.layers.0.self_attn.o_proj.weight"
+    np.testing.assert_array_equal(few[0](expert), nearest[0](expert))  # 96 tokens, of which 2 of 6 experts see each
+    assert not np.array_equal(many[0](expert), nearest[0](expert))
+    assert not np.array_equal(few[0](attention), nearest[0](attention))
+    assert "rtn for an expert to which fewer than 64 tokens of the text come" in few[1]["layers.0.experts.1.down"]
+    assert "fewer than" not in few[1]["layers.0.attention.output"]
+    assert "fewer than" not in nearest[1]["layers.0.experts.1.down"]
