@@ -116,7 +116,7 @@ def read(path: Path) -> WholeFile:
         tensors[plain] = _tensor(path, plain, entry, heads_of(family, name, config), minus)
     files = {"config.json": json.dumps(config).encode(), **tokenizer_files(header)}
     kinds = sorted({BLOCKS[entry.kind].name for entry in header.tensors.values() if entry.kind in BLOCKS})
-    return WholeFile(config, tensors, files, f"GGUF{', ' if kinds else ''}{', '.join(kinds)}")
+    return WholeFile(config, tensors, files, f"GGUF, {', '.join(kinds)}" if kinds else "")
 
 
 def _stored(path: Path, name: str, entry: Entry) -> StoredTensor:

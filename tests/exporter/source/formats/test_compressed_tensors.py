@@ -12,6 +12,7 @@ from packed_checkpoints import Affine, int32, rounded, save_packed, words
 from safetensors.torch import load_file, save_file
 
 from edgepress.errors import InputError
+from edgepress.exporter.model.reading import read_decoder
 from edgepress.exporter.source.checkpoint import Checkpoint
 from edgepress.exporter.source.config import Config
 from edgepress.exporter.source.formats import compressed_tensors
@@ -244,3 +245,20 @@ def test_a_setting_that_is_not_read_is_named(model: Path, tmp_path: Path, more: 
     (tmp_path / "config.json").write_text(json.dumps(values))
     with pytest.raises(InputError, match=says):
         Checkpoint.open(tmp_path)
+
+
+def test_the_text_model_of_a_whole_is_read_and_its_other_tensors_stay(tmp_path: Path, model: Path) -> None:
+    text = json.loads((model / "config.json").read_text())
+    settings = text.pop("quantization_config")
+    whole = {"model_type": "llava", "architectures": ["LlavaForConditionalGeneration"], "vision_config": {"a": 1}}
+    (tmp_path / "config.json").write_text(
+        json.dumps(whole | {"text_config": text, "quantization_config": settings, "tie_word_embeddings": False})
+    )
+    tensors = {f"language_model.{name}": value for name, value in load_file(model / "model.safetensors").items()}
+    save_file(tensors | {"vision_tower.x.weight": torch.zeros(2, 2)}, tmp_path / "model.safetensors")
+    alone, found = Checkpoint.open(model), Checkpoint.open(tmp_path)
+    assert {*found.tensors} == {*alone.tensors}
+    assert [*found.left_out] == ["vision_tower.x.weight"]
+    assert read_decoder(found) == read_decoder(alone)
+    name = f"{DOWN}.weight"
+    np.testing.assert_array_equal(found.rows(name, 0, 64), alone.rows(name, 0, 64))
