@@ -36,6 +36,11 @@ OTHERS = {
         *("depth", "text_config", "vision_config"),
     }
     - {field.name for field in dataclasses.fields(transformers.Qwen3_5TextConfig)},
+    "qwen3_5_moe_text": {
+        *(field.name for field in dataclasses.fields(transformers.Qwen3_5MoeVisionConfig)),
+        *("depth", "text_config", "vision_config"),
+    }
+    - {field.name for field in dataclasses.fields(transformers.Qwen3_5MoeTextConfig)},
     "gemma4_text": {"standardize", "use_clipped_linears"},  # of its images and sounds
     "shared": {"number_of_conv_states", "num_hidden_layers", "head_dim", "hidden_size", "num_attention_heads"},
 }

@@ -37,6 +37,7 @@ class Architecture:
     cannot have fewer heads of the same size, where it cannot, ``keeps_sizes`` why no step of ``prune`` knows what to
     leave out, where none does.
     ``other_words`` are words in names of tensors, and those in their place in checkpoints that lack such a tensor.
+    ``elsewhere(part, tensors)`` is where rows lie in checkpoints that join or split tensors otherwise.
     """
 
     model_type: str
@@ -52,6 +53,7 @@ class Architecture:
     config_keys: tuple[str, ...] = ()
     keeps_heads: str = ""
     other_words: Mapping[str, str] = field(default_factory=dict)
+    elsewhere: Callable[[Part, Collection[str]], Part] | None = None
     aliases: Mapping[str, str] = field(default_factory=dict)
     keeps_sizes: str = ""
 
@@ -89,6 +91,8 @@ def describe(values: Mapping[str, object], tensors: Collection[str], where: str 
             decoder = changed(Part, decoder, partial(_renamed, ours, theirs))
     if family.other_words:
         decoder = changed(Part, decoder, partial(_called, family.other_words, tensors))
+    if (elsewhere := family.elsewhere) is not None:
+        decoder = changed(Part, decoder, lambda part: elsewhere(part, tensors))
     bases = [theirs for ours, theirs in family.other_names.items() if ours.startswith(family.base_prefix)]
     if any(name.startswith((family.base_prefix, *bases)) for name in tensors):
         return decoder

@@ -1,7 +1,8 @@
 """What families with mixtures of experts have in common: where their experts lie in a checkpoint."""
 
 import itertools
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from typing import Literal
 
@@ -12,6 +13,7 @@ from edgepress.exporter.source.config import Config
 from edgepress.exporter.source.part import Part
 
 Role = Literal["gate_up", "down"]
+_OWN_MATRIX = re.compile(r"(.*\.experts)\.(\d+)\.(gate|up|down)_proj\.weight")
 SEPARATE = ("gate_proj", "up_proj", "down_proj")
 MIXTRAL = ("w1", "w3", "w2")
 
@@ -134,6 +136,23 @@ def fused_experts(
         )
 
     return tuple(expert(number) for number in range(count))
+
+
+def in_stacks(part: Part, tensors: Collection[str]) -> Part:
+    """Rows of an expert's own matrix, where they lie in the stacks of all experts: gate above up, and down.
+
+    transformers reads both forms of a checkpoint, and writes the one or the other.
+    """
+    found = _OWN_MATRIX.fullmatch(part.tensor)
+    if found is None or part.tensor in tensors or f"{found[1]}.down_proj" not in tensors:
+        return part
+    number, role = int(found[2]), found[3]
+    if role == "down":
+        return replace(part, tensor=f"{found[1]}.down_proj", index=number)
+    above = part.stop if role == "up" else 0
+    return replace(
+        part, tensor=f"{found[1]}.gate_up_proj", start=part.start + above, stop=part.stop + above, index=number
+    )
 
 
 def correction(index: int, tensor: str, *shape: int) -> Weight:

@@ -106,6 +106,21 @@ def gated_delta(
     )
 
 
+def separate_delta(index: int, hidden: int, sizes: DeltaSizes, epsilon: float) -> GatedDelta:
+    """The delta rule of a layer as Qwen3.5 stores it: q, k and v in one tensor, z, b and a in one each."""
+    tensors = f"model.layers.{index}.linear_attn"
+    widths = {"qkv": 2 * sizes.key_width + sizes.value_width, "z": sizes.value_width}
+    return gated_delta(
+        index,
+        hidden,
+        sizes,
+        inputs=[Part(f"{tensors}.in_proj_{part}.weight", 0, rows) for part, rows in widths.items()],
+        rates=[Part(f"{tensors}.in_proj_{part}.weight", 0, sizes.value_heads) for part in "ba"],
+        norm=delta_norm(index, sizes, "norm", epsilon),
+        output="out_proj",
+    )
+
+
 def delta_norm(index: int, sizes: DeltaSizes, tensor: str, epsilon: float) -> Norm:
     """The norm over each head of what the delta rule gives."""
     name = f"model.layers.{index}.linear_attn.{tensor}.weight"

@@ -4,15 +4,13 @@ from edgepress.exporter.model.architectures import Architecture
 from edgepress.exporter.model.architectures._common import IGNORED_TENSORS, gated_mlp, read_activation, read_sizes
 from edgepress.exporter.model.architectures._gated_delta import (
     by_layer,
-    delta_norm,
-    gated_delta,
     qwen_decoder,
     read_delta_sizes,
+    separate_delta,
 )
 from edgepress.exporter.model.description import Decoder
 from edgepress.exporter.model.mixers.gated_delta import GatedDelta
 from edgepress.exporter.source.config import Config
-from edgepress.exporter.source.part import Part
 
 
 def read(config: Config) -> Decoder:
@@ -35,17 +33,7 @@ def read(config: Config) -> Decoder:
     config.without_effect("mamba_ssm_dtype", "mlp_only_layers")  # float32 is what states have; there are no experts
 
     def mixer(index: int) -> GatedDelta:
-        tensors = f"model.layers.{index}.linear_attn"
-        widths = {"qkv": 2 * delta.key_width + delta.value_width, "z": delta.value_width}
-        return gated_delta(
-            index,
-            sizes.hidden,
-            delta,
-            inputs=[Part(f"{tensors}.in_proj_{part}.weight", 0, rows) for part, rows in widths.items()],
-            rates=[Part(f"{tensors}.in_proj_{part}.weight", 0, delta.value_heads) for part in "ba"],
-            norm=delta_norm(index, delta, "norm", epsilon),
-            output="out_proj",
-        )
+        return separate_delta(index, sizes.hidden, delta, epsilon)
 
     return qwen_decoder(config, "qwen3_5_text", sizes, mixer, lambda index: gated_mlp(index, sizes, activation))
 
