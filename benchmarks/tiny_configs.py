@@ -53,6 +53,8 @@ _LAYER_COUNTS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
 # What a class asks of its sizes beside that, by model_type: sums and multiples that their names do not say.
 EXTRA: dict[str, dict[str, object]] = {
     "ctrl": {"dff": 96},
+    "mamba": {"intermediate_size": 128},
+    "falcon_mamba": {"intermediate_size": 128},
     "mamba2": {"num_heads": 8, "head_dim": 16, "n_groups": 2, "chunk_size": 16},
     "bamba": {"mamba_n_heads": 4, "mamba_d_head": 32, "mamba_n_groups": 1, "mamba_chunk_size": 16},
     "granitemoehybrid": {"mamba_n_heads": 4, "mamba_d_head": 32, "mamba_chunk_size": 16},
