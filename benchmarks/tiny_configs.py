@@ -69,6 +69,7 @@ EXTRA: dict[str, dict[str, object]] = {
     **{key: {"head_dim": 16} for key in ("hunyuan_v1_dense", "ministral")},
     "minicpm3": {"num_key_value_heads": 4},
     **{key: {"num_key_value_heads": 4, "head_dim": 8} for key in ("youtu", "axk1", "deepseek_v32")},
+    "gemma4_text": {"per_layer_config": {5: {"head_dim": 32}}, "num_kv_shared_layers": 0},
     "gemma3n_text": {"num_kv_shared_layers": 2, "activation_sparsity_pattern": [0.95, 0.95, 0.0, 0.0, 0.0]},
 }
 

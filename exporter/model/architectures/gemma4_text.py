@@ -150,9 +150,10 @@ def _sizes_by_layer(config: Config, sizes: Sizes, types: list[str]) -> list[Size
     wide = config.integer("global_head_dim", 512)
     groups = config.optional_integer("num_global_key_value_heads") if config.flag("attention_k_eq_v", False) else None
     config.without_effect("num_global_key_value_heads")  # where keys are no values
+    numbers = {int(key): key for key in (overrides.values if overrides else ()) if key.isdecimal()}  # some are "05"
     found = []
     for index, kind in enumerate(types):
-        own = None if overrides is None else overrides.section(str(index))
+        own = None if overrides is None else overrides.section(numbers.get(index, ""))
         if own is not None:
             head_dim = own.integer("head_dim", sizes.head_dim)
             kv_heads = own.integer("num_key_value_heads", sizes.kv_heads)

@@ -307,7 +307,6 @@ PASSED_OVER = {
     "dual chunk": (small("qwen2", dual_chunk_attention_config={"chunk_size": 8}), "dual_chunk_attention_config"),
     "unknown rope key": (small(rope_parameters={**ROPE, "finetuned": True}), "rope_parameters: finetuned = True"),
     "another rope's key": (small(rope_scaling={**ROPE, "original_max_position_embeddings": 64}), "= 64 is passed over"),
-    "mrope's section": (small(rope_parameters={**ROPE, "mrope_section": [2, 3, 3]}), "mrope_section = [2, 3, 3]"),
 }
 
 
@@ -319,6 +318,13 @@ def test_keys_that_transformers_does_not_read_are_passed_over_and_noted(
     [note] = unread_keys(config)
     assert message in note
     assert "passed over" in note
+
+
+def test_rotary_embedding_in_several_axes_is_noted_to_be_plain_for_text() -> None:
+    config = small(rope_parameters={**ROPE, "mrope_section": [2, 3, 3]})
+    assert read(config).ropes == read(small(rope_parameters=ROPE)).ropes
+    [note] = unread_keys(config)
+    assert "mrope_section = [2, 3, 3]: a token of text has the same position in every axis" in note
 
 
 HARMLESS = {
