@@ -35,6 +35,7 @@ class Variant:
     drop_prefix: str = ""  # removed from the names of the saved tensors
     dtype: torch.dtype = torch.float32
     gains: Mapping[str, float] = field(default_factory=dict)  # what drawn parameters of such names are multiplied by
+    attention: str = "eager"  # the implementation of transformers that is held to be right
     sizes: Mapping[str, object] = field(default_factory=lambda: SMALL)  # what is not in config
 
 

@@ -2,7 +2,8 @@
 
 A table for every position of the context is a third of a small model's bundle. A call needs the rows of its own tokens
 only: so each call computes these, and the nodes that rotate are told which row is whose. GroupQueryAttention asks for
-as many rows as the text is long all the same; the rest is padding, a hundredth of what it reads of the cache.
+as many rows as the text is long all the same; the rest is padding, a hundredth of what it reads of the cache. ALiBi
+(Press et al. 2022), in the place of rotary embedding, is computed of the same lengths.
 """
 
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from edgepress.errors import InputError
 from edgepress.exporter.graph.builder import FLOAT, GraphBuilder
 from edgepress.exporter.graph.editing import remove_unused, set_nodes
 from edgepress.exporter.graph.weights import Weights
-from edgepress.exporter.model.description import Rope
+from edgepress.exporter.model.description import Alibi, Rope
 from edgepress.exporter.model.rope import query_factors, rope_rows
 from edgepress.onnx_graph.tensors import Array, Rows
 
@@ -23,7 +24,7 @@ LONG_FROM = "long_from"  # an initializer; the runtime overrides it, so that the
 POSITIONS = "rope.position_ids"  # (batch, sequence): the position of each token of a call
 ROWS = "rope.rows"  # (batch, sequence): the row of each token of a call
 CONTEXT_LENGTH = "edgepress.context_length"  # a graph's metadata: for how many positions it was made
-INT64 = TensorProto.INT64
+INT64, BFLOAT16 = TensorProto.INT64, TensorProto.BFLOAT16
 _FREQUENCIES, _FACTOR, _FACTORS = "frequencies", "attention_factor", "query_factors"
 
 
@@ -105,6 +106,50 @@ def write_query_factors(g: GraphBuilder, key: str, growth: tuple[float, int]) ->
         grown = g.node("Log", [g.node("Add", [turns, one], f"{name}.turns_and_1")], f"{name}.log")
         factors = g.node("Add", [g.node("Mul", [grown, beta], f"{name}.grown"), one], f"{name}.of_token")
         return g.node("Unsqueeze", [factors, g.constant(f"{name}.axis", np.array([-1], np.int64))], name)
+
+
+def write_alibi(g: GraphBuilder, alibi: Alibi) -> str:
+    """Write slope · (j − i) for each head, query at i and key at j, (1, heads, sequence, total); return its name.
+
+    The queries of a row are its last positions: where it has fewer tokens than others, all of its distances shift
+    alike, which changes no share::
+
+        Range(0, total) ─ Cast ─ keys (total,) ───────┬ Sub ─ Mul slopes (1, heads, 1, 1) ─ alibi
+        Range(total − sequence, total) ─ Cast ─ Unsqueeze ┘
+
+    In bfloat16 it is the product with the key's position alone, rounded, the same for all queries.
+    """
+    key = "_".join(f"{slope:.9g}" for slope in alibi.slopes[:2])
+    name = f"alibi.{len(alibi.slopes)}.{key}{'.bfloat16' if alibi.in_bfloat16 else ''}"
+    if g.has_value(name):
+        return name
+    with g.in_half(False):
+        zero, one = (g.constant(f"alibi.{i}", np.array(i, np.int64)) for i in (0, 1))
+        slopes = g.constant(f"{name}.slopes", np.array(alibi.slopes, np.float32).reshape(1, -1, 1, 1))
+        shape = g.node("Shape", ["input_ids"], f"{name}.shape")  # (2,)
+        length = g.node("Gather", [shape, one], f"{name}.sequence")
+        keys = g.node("Cast", [g.node("Range", [zero, "total", one], f"{name}.places")], f"{name}.keys", to=FLOAT)
+        if not alibi.in_bfloat16:
+            past = g.node("Sub", ["total", length], f"{name}.past")
+            queries = g.node("Range", [past, "total", one], f"{name}.positions")
+            column = g.node("Unsqueeze", [queries, g.constant("alibi.axis", np.array([1], np.int64))], f"{name}.column")
+            distances = g.node(
+                "Sub", [keys, g.node("Cast", [column], f"{name}.queries", to=FLOAT)], f"{name}.distances"
+            )
+            return g.node("Mul", [distances, slopes], name)
+        rounded = _rounded(g, g.node("Mul", [_rounded(g, keys, f"{name}.keys"), slopes], f"{name}.products"), name)
+        factor = g.constant(f"{name}.factor", np.array(alibi.factor, np.float32))
+        row = g.node("Mul", [rounded, factor], f"{name}.row")  # (1, heads, 1, total)
+        ones = g.constant("alibi.ones", np.ones(2, np.int64))
+        ends = (g.node("Unsqueeze", [value, g.constant("alibi.first", np.array([0], np.int64))], f"{name}.{part}")
+                for part, value in (("rows", length), ("columns", "total")))  # fmt: skip
+        sizes = g.node("Concat", [ones, *ends], f"{name}.sizes", axis=0)
+        return g.node("Expand", [row, sizes], name)
+
+
+def _rounded(g: GraphBuilder, x: str, name: str) -> str:
+    """To bfloat16 and back."""
+    return g.node("Cast", [g.node("Cast", [x], f"{name}.bfloat16", to=BFLOAT16)], f"{name}.rounded", to=FLOAT)
 
 
 @dataclass(frozen=True)

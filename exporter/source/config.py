@@ -26,8 +26,8 @@ WITHOUT_EFFECT: dict[str, str] = {
     r"transformers_version|unsloth_\w+|transformers\.js_config|is_llama_config": "who wrote the file, and for whom",
     r"(torch_)?dtype": "how the weights are stored; each tensor says so itself",
     r"\w+_token_ids?|suppress_tokens|begin_suppress_tokens|bad_words_ids": "what tokens mean to a generation loop",
-    r"(attention|hidden|resid(ual)?|emb(e?d(ding)?)?|attn|activation|classifier|summary_(first|last))_?(dropout|pdrop)"
-    r"|dropout|layerdrop|init_std": "training",
+    r"(attention(_probs)?|hidden|resid(ual)?|emb(e?d(ding)?)?|attn|activation|classifier|summary_(first|last))_?"
+    r"(dropout|pdrop)(_prob)?|dropout|layerdrop|init_std": "training",
     r"(\w+_)?initializer_range|initializer_factor|gradient_checkpointing": "training",
     r"use_cache": "whether there is a cache",
     r"output_\w+|return_dict|return_dict_in_generate|torchscript|use_return_dict": "what transformers returns",

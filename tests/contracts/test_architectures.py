@@ -72,7 +72,7 @@ class Workshop:
     def reference(self, name: str) -> torch.nn.Module:
         """transformers' model, loaded by transformers itself."""
         return transformers.AutoModelForCausalLM.from_pretrained(
-            self.checkpoint(name), attn_implementation="eager", dtype=torch.float32
+            self.checkpoint(name), attn_implementation=VARIANTS[name].attention, dtype=torch.float32
         ).eval()
 
     def logits(self, name: str, tokens: np.ndarray) -> np.ndarray:

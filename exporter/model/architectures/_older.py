@@ -1,10 +1,12 @@
 """What the families with layer norms have in common, most of them from before Llama: sizes, layers, whole decoders."""
 
+import math
 from collections.abc import Callable, Mapping
 
 from edgepress.exporter.model.architectures._common import Sizes, layer_norm
 from edgepress.exporter.model.description import Alibi, Block, Decoder, Layer, Linear, Mixer, Norm, Rope, Weight
 from edgepress.exporter.model.mixers.attention import Attention
+from edgepress.exporter.model.rope import default_frequencies
 from edgepress.exporter.source.config import Config
 from edgepress.exporter.source.part import Part
 
@@ -41,6 +43,7 @@ def read_old_sizes(
     context: int,
     names: Mapping[str, str],
     kv_heads: int | None = None,
+    intermediate: int | None = None,
 ) -> Sizes:
     """Sizes of families from before Llama: heads are hidden / heads wide, MLPs four times the hidden size by default.
 
@@ -51,13 +54,11 @@ def read_old_sizes(
     if hidden_size % count:
         raise config.refuse(names["hidden"], f"must be a multiple of {names['heads']} = {count}")
     layer_count = config.integer(names["layers"], layers)
-    width = names.get("intermediate")
+    width, usual = names.get("intermediate"), intermediate or 4 * hidden_size
     return Sizes(
         vocab=config.integer("vocab_size", vocab),
         hidden=hidden_size,
-        intermediate=config.integers_by_layer(width, 4 * hidden_size, layer_count)
-        if width
-        else (4 * hidden_size,) * layer_count,
+        intermediate=config.integers_by_layer(width, usual, layer_count) if width else (usual,) * layer_count,
         layers=layer_count,
         heads=count,
         kv_heads=kv_heads or count,
@@ -82,6 +83,26 @@ def grouped_qkv(index: int, sizes: Sizes, tensor: str, *, bias: bool) -> Linear:
     return Linear(weight, Weight(f"{name}.bias", "bias", (rows,), parts("bias")) if bias else None)
 
 
+def rotary_of_neighbours(config: Config, sizes: Sizes) -> Rope:
+    """GPT-J's: the first ``rotary_dim`` dimensions of a head, neighbours in pairs, θ 10,000."""
+    rotated = config.integer("rotary_dim", 64)
+    if rotated % 2 or rotated > sizes.head_dim:
+        raise config.refuse("rotary_dim", f"must be an even number of at most {sizes.head_dim}, the width of a head")
+    frequencies = default_frequencies(10_000.0, rotated)
+    return Rope(tuple(float(one) for one in frequencies), interleaved=True)
+
+
+def alibi_slopes(heads: int) -> tuple[float, ...]:
+    """Slopes as Press et al. 2022 have them: 2^(−8 i / n) for the power of two n at or below the number of heads.
+
+    The other heads get every second one of those for 2 n, from the first on.
+    """
+    power = 2 ** int(math.log2(heads))
+    first = [2.0 ** (-8.0 * index / power) for index in range(1, power + 1)]
+    between = [2.0 ** (-4.0 * index / power) for index in range(1, 2 * (heads - power) + 1, 2)]
+    return (*first, *between)
+
+
 def fused_attention(
     sizes: Sizes,
     qkv: Linear,
@@ -90,6 +111,8 @@ def fused_attention(
     rope: str | None = None,
     scale: float | None = None,
     alibi: Alibi | None = None,
+    norms: tuple[Norm, Norm] | None = None,
+    clip: float = 0.0,
 ) -> Attention:
     """Attention whose projections are stored as one tensor. The scale is 1 / sqrt(head_dim) unless given."""
     return Attention(
@@ -101,6 +124,18 @@ def fused_attention(
         output=output,
         rope=rope,
         alibi=alibi,
+        query_norm=norms[0] if norms else None,
+        key_norm=norms[1] if norms else None,
+        clip=clip,
+    )
+
+
+def norms_of_heads(index: int, sizes: Sizes, epsilon: float) -> tuple[Norm, Norm]:
+    """``self_attn.q_layernorm`` and ``k_layernorm`` over each head, whose gain and bias all heads share."""
+    name, tensors = f"layers.{index}.attention", f"model.layers.{index}.self_attn"
+    return (
+        layer_norm(f"{name}.query_norm", f"{tensors}.q_layernorm", sizes.head_dim, epsilon),
+        layer_norm(f"{name}.key_norm", f"{tensors}.k_layernorm", sizes.head_dim, epsilon),
     )
 
 

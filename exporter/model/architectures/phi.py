@@ -3,7 +3,6 @@
 from edgepress.exporter.model.architectures import Architecture
 from edgepress.exporter.model.architectures._common import (
     IGNORED_TENSORS,
-    Sizes,
     embedding_and_head,
     layer_norm,
     plain_mlp,
@@ -11,8 +10,8 @@ from edgepress.exporter.model.architectures._common import (
     read_sizes,
     separate_attention,
 )
-from edgepress.exporter.model.architectures._older import layer_norm_decoder, layer_norm_layer
-from edgepress.exporter.model.description import Decoder, Layer, Norm
+from edgepress.exporter.model.architectures._older import layer_norm_decoder, layer_norm_layer, norms_of_heads
+from edgepress.exporter.model.description import Decoder, Layer
 from edgepress.exporter.model.rope import read_rope
 from edgepress.exporter.source.config import Config
 
@@ -30,7 +29,7 @@ def read(config: Config) -> Decoder:
 
     def layer(index: int) -> Layer:
         tensors = f"model.layers.{index}"
-        norms = _query_and_key_norm(index, sizes, epsilon) if normed else None
+        norms = norms_of_heads(index, sizes, epsilon) if normed else None
         attention = separate_attention(index, sizes, qkv_bias=True, output_bias=True, output="dense", norms=norms)
         mlp = plain_mlp(index, sizes, activation, f"{tensors}.mlp", up="fc1", down="fc2")
         one = ("input_layernorm", "input_layernorm")
@@ -38,14 +37,6 @@ def read(config: Config) -> Decoder:
 
     final_norm = layer_norm("final_norm", "model.final_layernorm", sizes.hidden, epsilon)
     return layer_norm_decoder("phi", sizes, layer, ends, final_norm, rope=rope)
-
-
-def _query_and_key_norm(index: int, sizes: Sizes, epsilon: float) -> tuple[Norm, Norm]:
-    name, tensors = f"layers.{index}.attention", f"model.layers.{index}.self_attn"
-    return (
-        layer_norm(f"{name}.query_norm", f"{tensors}.q_layernorm", sizes.head_dim, epsilon),
-        layer_norm(f"{name}.key_norm", f"{tensors}.k_layernorm", sizes.head_dim, epsilon),
-    )
 
 
 ARCHITECTURE = Architecture(model_type="phi", read=read, ignored_tensors=IGNORED_TENSORS)
