@@ -22,7 +22,7 @@ from edgepress.runtime.sessions.session import Session, Snapshot, Tokens
 from edgepress.states import state_bytes
 from edgepress.targets.emulator.guest import Answer, Arrays
 
-REPEATS = {"decode": 3, "prefill": 2}  # after a first one, which pays for memory; the fewest instructions are told
+REPEATS = {"decode": 8, "prefill": 2}  # after a first one, which pays for memory; the fewest instructions are told
 _SEED = 0
 
 Asked = tuple[int, int]  # tokens of a call, and tokens of the text before it

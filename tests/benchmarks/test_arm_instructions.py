@@ -84,8 +84,8 @@ def to_float32(graph: onnx.GraphProto) -> None:
 
 
 def add_casts(graph: onnx.GraphProto) -> None:
-    """One result goes through float16 and back."""
-    index, node = next((i, node) for i, node in enumerate(graph.node) if node.op_type == "MatMulNBits")
+    """One result goes through float16 and back: not the first product's, which attention in float16 reads anyway."""
+    index, node = next((i, node) for i, node in enumerate(graph.node) if node.name == "layers.0.mlp.up.y")
     name = node.output[0]
     node.output[0] = "uncast"
     casts = [("uncast", "half", TensorProto.FLOAT16), ("half", name, TensorProto.FLOAT)]
