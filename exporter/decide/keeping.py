@@ -12,6 +12,8 @@ from edgepress.exporter.recipe.recipe import KEPT_BITS, Override, Recipe, Storag
 from edgepress.exporter.source.checkpoint import Checkpoint
 from edgepress.exporter.source.packed import Grid
 
+_LOWEST = "−128, which integer products have as −127"
+
 
 def kept_codes(checkpoint: Checkpoint, decoder: Decoder, recipe: Recipe) -> tuple[Override, ...]:
     """How each weight is stored for which the recipe names a method that keeps codes: so, or rounded, and why.
@@ -29,7 +31,10 @@ def kept_codes(checkpoint: Checkpoint, decoder: Decoder, recipe: Recipe) -> tupl
     for weight in decoder.weights():
         storage, asked = recipe.storage(weight.name, weight.kind)
         if storage.method in keeping and not is_kept(weight):
-            found.append(_one(checkpoint, weight, storage, asked, keeping[storage.method]))
+            entry = _one(checkpoint, weight, storage, asked, keeping[storage.method])
+            if recipe.activations.is_integer and entry.storage.method == storage.method:
+                entry = replace(entry, reason=f"{entry.reason}, but for codes of {_LOWEST}")
+            found.append(entry)
     return tuple(found)
 
 

@@ -128,6 +128,24 @@ def test_what_cannot_be_kept_is_rounded_and_said(tmp_path: Path) -> None:
     assert float(str(lost["layers.1.mlp.up"])) > 40
 
 
+def test_rows_of_8_bits_are_kept_for_integer_products(tmp_path: Path) -> None:
+    model, plain = gptq(tmp_path / "model", 8, 0, symmetric=True)
+    rows = '[weights]\nmethod = "keep"\nbits = 8\nblock_size = "channel"\n[activations]\ntype = "uint8"\n'
+    (tmp_path / "rows.toml").write_text(rows)
+    prepared = decide(model, target="arm64-cpu", recipe=tmp_path / "rows.toml")
+    assert {tensor.form for tensor in prepared.plan.tensors if tensor.weight.kind == "linear"} == {"dynamic"}
+    export(model, out=tmp_path / "bundle", recipe=tmp_path / "rows.toml", target="arm64-cpu")
+    stored = StoredWeights(tmp_path / "bundle" / DATA_FILE, prepared.plan)
+    reasons = {tensor.weight.name: tensor.reason for tensor in prepared.plan.tensors}
+    assert "unchanged (GPTQ 8 bits, one scale a row), but for codes of −128" in reasons["layers.1.mlp.down"]
+    for name in ("model.layers.0.self_attn.k_proj.weight", "model.layers.1.mlp.down_proj.weight"):
+        expected = plain[name].numpy()
+        lowest = expected == expected.min(axis=1, keepdims=True)  # the code −128, which rows of random codes have
+        found = stored(name)
+        np.testing.assert_array_equal(found[~lowest], expected[~lowest])
+        assert np.abs(found - expected).max() <= np.abs(expected).max() / 127
+
+
 def test_any_other_recipe_rounds_what_the_codes_stand_for(tmp_path: Path) -> None:
     model, plain = gptq(tmp_path / "model", 4, 32, symmetric=True, act_order=True)
     export(model, out=tmp_path / "bundle", recipe="int8")
