@@ -194,8 +194,8 @@ def refuse_other_kinds(directory: Path, config: Mapping[str, object], names: Col
     if adapters:
         raise InputError(
             f"{directory} holds an adapter ({', '.join(adapters)}) beside its base model, and an export would leave it "
-            f"out. To have it in the bundle, merge it with peft, {_merging('BASE', directory)}, and export that; to "
-            "export the base alone, name a folder without these files"
+            "out. To have it in the bundle, move the adapter's files into a folder of their own and export the base "
+            "with `--adapter FOLDER`; to export the base alone, name a folder without these files"
         )
     pooling = found & {*_POOLING}
     if pooling:
@@ -301,17 +301,9 @@ def _adapter_alone(directory: Path) -> InputError:
     base: object = None
     if (directory / "adapter_config.json").is_file():
         base = read_object(directory / "adapter_config.json", "copy it again").get("base_model_name_or_path")
-    named = base if isinstance(base, str) and base else "its base model"
-    of = f" of {named}" if named == base else ""
+    of = f" of {base}" if isinstance(base, str) and base else ""
     return InputError(
-        f"{directory} is an adapter{of}, not a model: merge it with peft, {_merging(named, directory)}, and export that"
-    )
-
-
-def _merging(base: str, adapter: Path) -> str:
-    return (
-        f"PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained({base!r}), {str(adapter)!r})"
-        ".merge_and_unload().save_pretrained(FOLDER), with the base's tokenizer files beside it"
+        f"{directory} is an adapter{of}, not a model: name the base and give it with `--adapter {directory}`"
     )
 
 

@@ -319,7 +319,8 @@ def _within_groups(moe: MixtureOfExperts, g: GraphWriter, name: str, choice: str
     apart = g.constant(f"groups_{routing.groups}_of_{size}", np.array([0, 0, routing.groups, size], np.int64))
     flat = g.constant(f"flat_{routing.groups * size}", np.array([0, 0, routing.groups * size], np.int64))
     by_group = g.node("Reshape", [choice, apart], f"{name}.by_group")
-    best = g.node("TopK", [by_group, count(routing.best_in_group)], f"{name}.best_experts", axis=-1)
+    best = f"{name}.best_experts"
+    g.node("TopK", [by_group, count(routing.best_in_group)], best, more_outputs=[f"{best}.places"], axis=-1)
     axis = g.constant("axis_3", np.array([3], np.int64))
     sums = g.node("ReduceSum", [best, axis], f"{name}.group_sums", keepdims=0)  # (batch, sequence, groups)
     places = f"{name}.best_groups"

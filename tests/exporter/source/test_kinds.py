@@ -150,7 +150,7 @@ def test_an_adapter_is_never_passed_over(
     add_adapter(model)
     assert main(VERBS[verb](model)) == 2
     said = capsys.readouterr().err
-    assert "merge_and_unload" in said
+    assert "--adapter" in said
     assert ("beside its base" if base else "is an adapter of org/base, not a model") in said
 
 
