@@ -12,7 +12,13 @@ from edgepress.exporter.model.architectures._common import (
     separate_attention,
     windows_of,
 )
-from edgepress.exporter.model.architectures._experts import deepseek_experts, read_counts, read_groups, read_silu
+from edgepress.exporter.model.architectures._experts import (
+    deepseek_experts,
+    in_stacks,
+    read_counts,
+    read_groups,
+    read_silu,
+)
 from edgepress.exporter.model.description import Decoder, Layer
 from edgepress.exporter.model.mixers.mixture_of_experts import Routing
 from edgepress.exporter.model.rope import read_rope
@@ -69,4 +75,6 @@ def _layer_types(config: Config, layers: int) -> list[str]:
     return types or [LAYER_TYPES[sliding is not None and index >= first] for index in range(layers)]
 
 
-ARCHITECTURE = Architecture(model_type="dots1", read=read, ignored_tensors=IGNORED_TENSORS, by_layer=by_layer)
+ARCHITECTURE = Architecture(
+    model_type="dots1", read=read, ignored_tensors=IGNORED_TENSORS, by_layer=by_layer, elsewhere=in_stacks
+)

@@ -11,6 +11,7 @@ from edgepress.exporter.model.architectures._common import (
 )
 from edgepress.exporter.model.architectures._experts import (
     correction,
+    in_stacks,
     read_counts,
     read_silu,
     router,
@@ -75,4 +76,5 @@ ARCHITECTURE = Architecture(
     read=read,
     ignored_tensors=(*IGNORED_TENSORS, _PREDICTORS),
     config_keys=("num_experts_per_tok",),
+    elsewhere=in_stacks,
 )

@@ -9,7 +9,7 @@ from edgepress.exporter.model.architectures._common import (
     rms_decoder,
     separate_attention,
 )
-from edgepress.exporter.model.architectures._experts import read_counts, read_silu, router, separate_experts
+from edgepress.exporter.model.architectures._experts import in_stacks, read_counts, read_silu, router, separate_experts
 from edgepress.exporter.model.description import Decoder, Layer
 from edgepress.exporter.model.mixers.mixture_of_experts import MixtureOfExperts, Routing
 from edgepress.exporter.model.rope import read_rope
@@ -42,4 +42,4 @@ def read(config: Config) -> Decoder:
     return rms_decoder(config, "flex_olmo", sizes, layer, ropes={"default": rope}, epsilon=epsilon, tied=False)
 
 
-ARCHITECTURE = Architecture(model_type="flex_olmo", read=read, ignored_tensors=IGNORED_TENSORS)
+ARCHITECTURE = Architecture(model_type="flex_olmo", read=read, ignored_tensors=IGNORED_TENSORS, elsewhere=in_stacks)

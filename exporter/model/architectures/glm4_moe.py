@@ -10,7 +10,13 @@ from edgepress.exporter.model.architectures._common import (
     rms_decoder,
     separate_attention,
 )
-from edgepress.exporter.model.architectures._experts import deepseek_experts, read_counts, read_groups, read_silu
+from edgepress.exporter.model.architectures._experts import (
+    deepseek_experts,
+    in_stacks,
+    read_counts,
+    read_groups,
+    read_silu,
+)
 from edgepress.exporter.model.description import Decoder, Layer
 from edgepress.exporter.model.mixers.mixture_of_experts import Routing
 from edgepress.exporter.model.rope import read_rope
@@ -62,4 +68,6 @@ def read(config: Config) -> Decoder:
     return rms_decoder(config, "glm4_moe", sizes, layer, ropes={"default": rope}, epsilon=epsilon, tied=False)
 
 
-ARCHITECTURE = Architecture(model_type="glm4_moe", read=read, ignored_tensors=(*IGNORED_TENSORS, _PREDICTORS))
+ARCHITECTURE = Architecture(
+    model_type="glm4_moe", read=read, ignored_tensors=(*IGNORED_TENSORS, _PREDICTORS), elsewhere=in_stacks
+)

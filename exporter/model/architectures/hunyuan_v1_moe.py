@@ -11,6 +11,7 @@ from edgepress.exporter.model.architectures._common import (
     separate_attention,
 )
 from edgepress.exporter.model.architectures._experts import (
+    in_stacks,
     read_silu,
     router,
     separate_experts,
@@ -57,4 +58,5 @@ ARCHITECTURE = Architecture(
     read=read,
     ignored_tensors=IGNORED_TENSORS,
     config_keys=("num_experts_per_tok", "num_local_experts"),
+    elsewhere=in_stacks,
 )

@@ -9,7 +9,7 @@ from edgepress.exporter.model.architectures._common import (
     rms_decoder,
     separate_attention,
 )
-from edgepress.exporter.model.architectures._experts import read_counts, read_silu, router, separate_experts
+from edgepress.exporter.model.architectures._experts import in_stacks, read_counts, read_silu, router, separate_experts
 from edgepress.exporter.model.description import Decoder, Layer
 from edgepress.exporter.model.mixers.mixture_of_experts import MixtureOfExperts, Routing
 from edgepress.exporter.model.rope import read_rope
@@ -54,4 +54,5 @@ ARCHITECTURE = Architecture(
     ignored_tensors=IGNORED_TENSORS,
     config_keys=("clip_qkv", "sliding_window"),
     keeps_heads="its norm of all queries is as wide as the hidden size",
+    elsewhere=in_stacks,
 )

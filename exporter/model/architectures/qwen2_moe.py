@@ -12,6 +12,7 @@ from edgepress.exporter.model.architectures._common import (
     windows_of,
 )
 from edgepress.exporter.model.architectures._experts import (
+    in_stacks,
     read_counts,
     read_silu,
     router,
@@ -74,4 +75,6 @@ def _layer_types(config: Config, layers: int) -> list[str]:
     return types or [LAYER_TYPES[on and index % 2 == 0 and index < last] for index in range(layers)]
 
 
-ARCHITECTURE = Architecture(model_type="qwen2_moe", read=read, ignored_tensors=IGNORED_TENSORS, by_layer=by_layer)
+ARCHITECTURE = Architecture(
+    model_type="qwen2_moe", read=read, ignored_tensors=IGNORED_TENSORS, by_layer=by_layer, elsewhere=in_stacks
+)

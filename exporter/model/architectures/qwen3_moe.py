@@ -12,6 +12,7 @@ from edgepress.exporter.model.architectures._common import (
     separate_attention,
 )
 from edgepress.exporter.model.architectures._experts import (
+    in_stacks,
     read_counts,
     read_silu,
     router,
@@ -57,4 +58,4 @@ def read(config: Config) -> Decoder:
     return rms_decoder(config, "qwen3_moe", sizes, layer, ropes={"default": rope}, epsilon=epsilon, tied=False)
 
 
-ARCHITECTURE = Architecture(model_type="qwen3_moe", read=read, ignored_tensors=IGNORED_TENSORS)
+ARCHITECTURE = Architecture(model_type="qwen3_moe", read=read, ignored_tensors=IGNORED_TENSORS, elsewhere=in_stacks)
