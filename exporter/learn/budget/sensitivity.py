@@ -54,7 +54,7 @@ def tensor_groups(decoder: Decoder, recipe: Recipe, budget: Budget) -> list[Tens
     for weight in decoder.weights():
         if is_kept(weight) or recipe.override(weight.name) is not None:
             continue
-        name = weight.name
+        name = weight.name if weight.stack is None else weight.stack.node  # experts are stored alike
         if budget.group == "layer" and weight.kind == "linear":
             name = f"layers.{first_layer(decoder, [weight.name])}"
         members.setdefault(name, []).append(weight)
@@ -73,7 +73,10 @@ def _candidates(weights: Sequence[Weight], recipe: Recipe, budget: Budget) -> tu
     found: dict[tuple[Scheme | None, ...], Candidate] = {}
     for label in budget.candidates:
         storages = [candidate_storage(label, recipe.storage(weight.name, weight.kind)[0]) for weight in weights]
-        schemes = tuple(fit_scheme(storage, weight.shape[1]) for storage, weight in zip(storages, weights, strict=True))
+        schemes = tuple(
+            fit_scheme(storage, weight.shape[1], () if weight.stack is None else weight.stack.columns)
+            for storage, weight in zip(storages, weights, strict=True)
+        )
         found.setdefault(schemes, Candidate(label, schemes))  # rows shorter than the block make two candidates one
     return tuple(found.values())
 

@@ -1,5 +1,6 @@
 """Experts are rounded by what goes into them, and to nearest where that is too little."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,8 @@ import tiny_models
 from edgepress.exporter import decide, export
 from edgepress.exporter.bundle.files import DATA_FILE
 from edgepress.exporter.bundle.readback import StoredWeights
+from edgepress.exporter.learn.budget.sensitivity import tensor_groups
+from edgepress.exporter.recipe.recipe import read_recipe
 
 RECIPE = """
 accuracy_level = 0
@@ -52,3 +55,16 @@ def test_few_tokens_are_not_what_an_expert_is_rounded_by(home: Path) -> None:
     assert "rtn for an expert to which fewer than 64 tokens of the text come" in few[1]["layers.0.experts.1.down"]
     assert "fewer than" not in few[1]["layers.0.attention.output"]
     assert "fewer than" not in nearest[1]["layers.0.experts.1.down"]
+
+
+def test_a_budget_decides_all_experts_of_a_layer_together(home: Path) -> None:
+    decoder = decide(home / "model", target="x86-cpu", recipe="int4").decoder
+    recipe = read_recipe("int4-small")
+    assert recipe.budget is not None
+    groups = {group.name: group for group in tensor_groups(decoder, recipe, replace(recipe.budget, group="tensor"))}
+    assert {f"layers.{index}.experts" for index in range(3)} <= set(groups)
+    assert not any(".experts.0" in name for name in groups)
+    together = groups["layers.0.experts"]
+    assert len(together.weights) == 2 * 6
+    for candidate in together.candidates:
+        assert len({scheme.block_size for scheme in candidate.schemes if scheme is not None}) <= 1
