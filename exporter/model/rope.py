@@ -152,8 +152,8 @@ def rope_from_section(
     if section.has("mrope_section"):
         section.without_effect("mrope_section", "mrope_interleaved")
         section.notes.append(
-            f"{section.where}: mrope_section = {section.values['mrope_section']}: a token of text has the same "
-            "position in every axis, so that this is plain rope"
+            f"{section.where}: mrope_section = {section.values['mrope_section']} is passed over: a token of "
+            "text has the same position in every axis, so that this is plain rope"
         )
     try:
         with np.errstate(all="ignore"):

@@ -280,7 +280,7 @@ REFUSED = {
     "not finite": (small(rms_norm_eps=float("inf")), "rms_norm_eps = inf: must be a finite number above 0"),
     "list as mapping": (small(rope_scaling=[1]), "rope_scaling = [1]: must be a mapping"),
     "no model type": (small(model_type=None), "model_type = None: must be one of "),
-    "unknown family": (small("mamba"), "architecture 'mamba' is not implemented; known: "),
+    "unknown family": (small("reformer"), "architecture 'reformer' is not implemented; known: "),
 }
 
 
