@@ -398,6 +398,8 @@ def _with_scales(weight: Weight, form: Form, recipe: Recipe) -> tuple[Form, str]
     if form != "blocks" or block_form(recipe) == form:
         return form, ""
     lost = recipe.activations.float32_scales.get(weight.name)
+    if weight.kind == "embedding" and weight.name != "embedding":  # a table of inputs by layer
+        lost = "others are cast when a session is opened, and would be held in memory for all rows"
     return (block_form(recipe), "") if lost is None else (form, f"; float32 scales: {lost}")
 
 

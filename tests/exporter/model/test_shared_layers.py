@@ -134,3 +134,10 @@ def test_pruning_is_refused_with_its_reason(checkpoint: Path, tmp_path: Path) ->
     recipe.write_text('prune = ["mlp_width"]\n[weights]\nbits = 8\nblock_size = 32\n')
     with pytest.raises(InputError, match="no step knows how to make gemma4_text smaller"):
         decide(checkpoint, target=TARGET, recipe=recipe)
+
+
+def test_scales_of_the_table_are_mapped_as_they_are(checkpoint: Path) -> None:
+    """Scales in float16 would be cast for all rows when a session is opened."""
+    plan = decide(checkpoint, target=TARGET, recipe="int4").plan
+    forms = {tensor.weight.name: tensor.form for tensor in plan.tensors}
+    assert (forms["per_layer.table"], forms["embedding"]) == ("blocks", "half blocks")
