@@ -237,7 +237,7 @@ OTHERS: dict[str, tuple[dict[str, object], str]] = {
     "someone_new": ({"architectures": ["NewForConditionalGeneration"], "vision_config": {"a": 1}}, "vision-language"),
     "jetmoe": ({"architectures": ["JetMoeForCausalLM"], "num_local_experts": 8}, "with a mixture of experts"),
     "rwkv": ({"architectures": ["RwkvForCausalLM"], "state_size": 16}, "with states instead of attention"),
-    "codegen": ({"architectures": ["CodeGenForCausalLM"]}, "a text generator of a family that there is no file for"),
+    "no_such": ({"architectures": ["NoSuchForCausalLM"]}, "a text generator of a family that there is no file for"),
     "nothing": ({}, "does not say what kind of model it is"),
 }
 
