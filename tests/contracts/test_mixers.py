@@ -124,6 +124,8 @@ MODELS = (
     "qwen3_5_text",
     "jamba",
     "olmoe",
+    "gpt_oss",
+    "glm4_moe-groups",
     "gemma4_text",
     "cohere-norms",
     "apertus",
