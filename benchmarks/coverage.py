@@ -42,7 +42,8 @@ import edgepress  # noqa: F401 - before onnxruntime, whose telemetry it switches
 import numpy as np
 import torch
 import transformers
-from common import RESULTS, host, save, table
+from common import RESULTS, host, save
+from coverage_tables import report
 from numpy.typing import NDArray
 from tiny_configs import VOCABULARY, draw, tiny_config
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -56,7 +57,6 @@ TOLERANCE = 1e-4  # of the largest logit
 PROMPT, STEPS = 24, 32
 SECONDS = 240  # for one class; the slowest take 20
 BYTES = 8 << 30
-VERDICTS = ("right", "wrong", "refused", "not made")
 
 Tokens = NDArray[np.int64]
 Floats = NDArray[np.float32]
@@ -259,32 +259,6 @@ def _line(sample: Mapping[str, Any]) -> str:
     beside = f" | genai {peer['verdict']} {peer['reason'][:60]}" if peer else ""
     difference = f" {sample['difference']:.1e}" if "difference" in sample else ""
     return f"{sample['model_type']}: {sample['verdict']}{difference} {sample['reason'][:160]}{beside}"
-
-
-# ---- table -----------------------------------------------------------------------------------------------------------
-
-
-def report(samples: list[Verdict]) -> str:
-    """How many of each verdict, and every class with its own."""
-    counts = [
-        ["edgepress", *(str(sum(s["verdict"] == verdict for s in samples)) for verdict in VERDICTS)],
-    ]
-    beside = [s for s in samples if s.get("genai")]
-    counts.append(
-        ["onnxruntime-genai", *(str(sum(s["genai"]["verdict"] == verdict for s in beside)) for verdict in VERDICTS)]
-    )
-    rows = [
-        [f"`{s['model_type']}`", s["verdict"], (s.get("genai") or {}).get("verdict", ""), _cell(s["reason"])]
-        for s in sorted(samples, key=lambda s: (VERDICTS.index(s["verdict"]), s["model_type"]))
-    ]
-    return "\n\n".join(
-        [table(["of the same checkpoints", *VERDICTS], counts), table(["class", "edgepress", "genai", "why"], rows)]
-    )
-
-
-def _cell(reason: str) -> str:
-    """A reason without what is the same in all, as a cell of a table."""
-    return reason.partition("; known: ")[0].replace("|", "\\|")[:200]
 
 
 def main() -> None:

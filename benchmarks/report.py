@@ -28,6 +28,7 @@ REPORTS = {
     "arm_instructions": "arm_instructions_tables",
     "calibration_cost": "calibration_cost",
     "comparison": "comparison",
+    "coverage": "coverage_tables",
     "decode_speed": "decode_speed",
     "export_cost": "export_cost",
     "export_cost_large": "export_cost",
@@ -80,6 +81,8 @@ LEARNING = (
 )
 TABLES = {
     "comparison": Cut(("comparison",)),
+    "coverage_counts": Cut(("coverage",)),
+    "coverage": Cut(("coverage",), 1),
     "accuracy": Cut(("accuracy",), less=("against float32",)),
     "presets": Cut(
         ("accuracy",),

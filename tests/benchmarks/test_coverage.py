@@ -57,3 +57,27 @@ def test_configs_are_small_and_keep_their_flags(coverage: ModuleType, kind: str)
     assert getattr(small, key) == getattr(default, key)
     kinds = set(getattr(default, "layer_types", None) or [])
     assert set(getattr(small, "layer_types", None) or []) == kinds
+
+
+def test_tables_count_verdicts_and_give_reasons(import_script: Callable[[str], ModuleType]) -> None:
+    samples = [
+        {
+            "model_type": "b",
+            "verdict": "refused",
+            "reason": "architecture 'b' is not implemented; known: a",
+            "genai": None,
+        },
+        {
+            "model_type": "a",
+            "verdict": "right",
+            "reason": "",
+            "difference": 2e-6,
+            "genai": {"verdict": "wrong", "reason": "x"},
+        },
+    ]
+    text = import_script("coverage_tables").report(samples)
+    assert "| edgepress | 1 | 0 | 1 | 0 |" in text
+    assert "| onnxruntime-genai's builder | 0 | 1 | 0 | 0 |" in text
+    assert text.index("| `a` | right | wrong | 2.0e-06 |") < text.index(
+        "| `b` | refused |  | architecture 'b' is not implemented |"
+    )

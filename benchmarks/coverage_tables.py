@@ -1,0 +1,46 @@
+"""Tables of coverage.py's samples: how many classes are right, and each class with its verdict and the reason."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from common import table
+
+VERDICTS = ("right", "wrong", "refused", "not made")
+_CELL = 160  # characters of a reason
+
+
+def report(samples: Sequence[Mapping[str, Any]]) -> str:
+    """Counts of both tools; the classes that are right; all others with the reason."""
+    theirs = [sample["genai"] for sample in samples if sample.get("genai")]
+    tools = {"edgepress": samples, "onnxruntime-genai's builder": theirs}
+    counts = [
+        [name, *(str(sum(one["verdict"] == verdict for one in found)) for verdict in VERDICTS)]
+        for name, found in tools.items()
+    ]
+    rows = [
+        [
+            f"`{sample['model_type']}`",
+            sample["verdict"],
+            (sample.get("genai") or {}).get("verdict", ""),
+            _difference(sample) or _reason(sample["reason"]),
+        ]
+        for sample in sorted(samples, key=lambda one: (VERDICTS.index(one["verdict"]), one["model_type"]))
+    ]
+    return "\n\n".join(
+        [
+            table(["of the same small checkpoints", *VERDICTS], counts),
+            table(["class", "edgepress", "genai", "largest difference, or why not"], rows),
+        ]
+    )
+
+
+def _difference(sample: Mapping[str, Any]) -> str:
+    return f"{sample['difference']:.1e}" if sample["verdict"] == "right" else ""
+
+
+def _reason(reason: str) -> str:
+    """A reason as a cell: without the list of what is known, and without the folder that was tried."""
+    plain = reason.partition("; known: ")[0]
+    words = [word for word in plain.replace("|", "\\|").split(" ") if "edgepress-coverage" not in word]
+    text = " ".join(words)
+    return text if len(text) <= _CELL else f"{text[: _CELL - 1]}…"
