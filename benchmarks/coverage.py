@@ -101,7 +101,8 @@ def _make(config: transformers.PreTrainedConfig, seed: int, checkpoint: Path) ->
     tokenizer = Tokenizer(models.BPE(vocab={chr(256 + n): n for n in range(VOCABULARY)}, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.save(str(checkpoint / "tokenizer.json"))
-    settings = {"tokenizer_class": "PreTrainedTokenizerFast"}
+    names = {f"{name}_token": chr(256 + number) for number, name in enumerate(("pad", "bos", "eos"))}
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", **names}
     (checkpoint / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
 
 

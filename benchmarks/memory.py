@@ -36,9 +36,12 @@ model = load(sys.argv[1], threads=int(sys.argv[2]), context=int(sys.argv[3]), pr
 seconds = time.perf_counter() - start
 loaded = read_memory()
 model.prefill(np.random.default_rng(0).integers(3, 1000, int(sys.argv[5])))
+start = time.perf_counter()
 for token in range(int(sys.argv[6])):
     model.decode(token)
-print(json.dumps({"start_s": seconds, "before": vars(before), "loaded": vars(loaded), "end": vars(read_memory())}))
+decode = time.perf_counter() - start
+found = {"before": vars(before), "loaded": vars(loaded), "end": vars(read_memory())}
+print(json.dumps({"start_s": seconds, "decode_s": decode, **found}))
 """
 
 

@@ -16,8 +16,8 @@ _MOST_LAYERS = 12
 
 # Sizes under the names that transformers' configs have for them.
 _SIZES: dict[str, int] = {
-    **dict.fromkeys(("hidden_size", "n_embd", "d_model", "dim", "embedding_size", "word_embed_proj_dim"), 64),
-    **dict.fromkeys(("embed_dim", "decoder_hidden_size", "dim_model", "emb_dim", "lru_width"), 64),
+    **dict.fromkeys(("hidden_size", "n_embd", "d_model", "dim", "embedding_size", "word_embed_proj_dim"), 128),
+    **dict.fromkeys(("embed_dim", "decoder_hidden_size", "dim_model", "emb_dim", "lru_width"), 128),
     **dict.fromkeys(("intermediate_size", "ffn_dim", "n_inner", "d_ff", "ffn_hidden_size", "dim_ff", "dff"), 96),
     **dict.fromkeys(("decoder_ffn_dim", "encoder_ffn_dim", "attention_hidden_size", "dense_intermediate_size"), 96),
     **dict.fromkeys(("intermediate_size_mlp", "shared_intermediate_size", "moe_shared_expert_intermediate_size"), 96),
@@ -32,14 +32,17 @@ _SIZES: dict[str, int] = {
     **dict.fromkeys(("original_max_position_embeddings",), CONTEXT),
     **dict.fromkeys(("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts"), 4),
     **dict.fromkeys(("num_experts_per_tok", "num_experts_per_token", "moe_k", "moe_top_k", "top_k_experts"), 2),
-    **dict.fromkeys(("head_dim", "kv_channels", "v_head_dim", "qk_nope_head_dim", "swa_head_dim"), 16),
-    **dict.fromkeys(("qk_rope_head_dim", "rotary_dim"), 8),
-    **dict.fromkeys(("global_head_dim",), 32),
+    **dict.fromkeys(("head_dim", "kv_channels", "swa_head_dim"), 32),
+    **dict.fromkeys(("v_head_dim", "qk_nope_head_dim", "qk_rope_head_dim"), 16),
+    **dict.fromkeys(("rotary_dim",), 16),
+    **dict.fromkeys(("global_head_dim",), 64),
     **dict.fromkeys(("q_lora_rank", "kv_lora_rank"), 24),
-    **dict.fromkeys(("linear_key_head_dim", "linear_value_head_dim"), 16),
+    **dict.fromkeys(("linear_key_head_dim", "linear_value_head_dim"), 32),
     **dict.fromkeys(("linear_num_key_heads",), 2),
     **dict.fromkeys(("linear_num_value_heads",), 4),
     **dict.fromkeys(("sliding_window", "attention_window_size", "window_size", "local_attention"), 16),
+    **dict.fromkeys(("n_group",), 2),
+    **dict.fromkeys(("topk_group",), 1),
     **dict.fromkeys(("state_size", "mamba_d_state", "ssm_state_size"), 16),
     **dict.fromkeys(("mamba_d_head", "mamba_head_dim"), 32),
     **dict.fromkeys(("mamba_d_ssm", "mamba_intermediate_size"), 128),
@@ -52,25 +55,24 @@ _LAYER_COUNTS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
 
 # What a class asks of its sizes beside that, by model_type: sums and multiples that their names do not say.
 EXTRA: dict[str, dict[str, object]] = {
-    "ctrl": {"dff": 96},
-    "mamba": {"intermediate_size": 128},
-    "falcon_mamba": {"intermediate_size": 128},
-    "mamba2": {"num_heads": 8, "head_dim": 16, "n_groups": 2, "chunk_size": 16},
-    "bamba": {"mamba_n_heads": 4, "mamba_d_head": 32, "mamba_n_groups": 1, "mamba_chunk_size": 16},
-    "granitemoehybrid": {"mamba_n_heads": 4, "mamba_d_head": 32, "mamba_chunk_size": 16},
+    **{key: {"intermediate_size": 256} for key in ("mamba", "falcon_mamba")},
+    "mamba2": {"num_heads": 8, "head_dim": 32, "n_groups": 2, "chunk_size": 16},
+    "bamba": {"mamba_n_heads": 8, "mamba_d_head": 32, "mamba_n_groups": 1, "mamba_chunk_size": 16},
+    "granitemoehybrid": {"mamba_n_heads": 8, "mamba_d_head": 32, "mamba_chunk_size": 16},
     "falcon_h1": {"mamba_n_heads": 4, "mamba_d_head": 32, "mamba_n_groups": 1, "mamba_chunk_size": 16},
     "nemotron_h": {"mamba_num_heads": 8, "mamba_head_dim": 16, "n_groups": 2, "chunk_size": 16},
-    "zamba2": {"mamba_headdim": 16, "n_mamba_heads": 8, "mamba_ngroups": 1, "chunk_size": 16},
-    "deepseek_v3": {"n_group": 2, "topk_group": 1, "first_k_dense_replace": 1, "num_key_value_heads": 4},
-    "deepseek_v2": {"n_group": 2, "topk_group": 1, "first_k_dense_replace": 1, "num_key_value_heads": 4},
-    "glm4_moe": {"n_group": 1, "topk_group": 1, "first_k_dense_replace": 1},
+    "zamba2": {"mamba_headdim": 32, "n_mamba_heads": 8, "mamba_ngroups": 1, "chunk_size": 16},
+    **{key: {"first_k_dense_replace": 1} for key in ("deepseek_v3", "glm4_moe")},
+    "deepseek_v2": {"num_experts_per_tok": 2},  # which the class leaves open, as the others' experts
+    "dots1": {"n_routed_experts": 4, "n_shared_experts": 1, "num_experts_per_tok": 2, "n_group": 1},
+    "lfm2_moe": {"layer_types": ["conv", "full_attention", "conv", "conv"]},
+    "olmo_hybrid": {"linear_num_key_heads": 4},  # transformers saves convolutions in thirds
     **{key: {"eos_token_id": 2} for key in ("cwm", "glm", "glm4")},
     "nemotron": {"num_key_value_heads": 2},
-    **{key: {"head_dim": 16} for key in ("hunyuan_v1_dense", "ministral")},
-    "minicpm3": {"num_key_value_heads": 4},
-    **{key: {"num_key_value_heads": 4, "head_dim": 8} for key in ("youtu", "axk1", "deepseek_v32")},
-    "gemma4_text": {"per_layer_config": {5: {"head_dim": 32}}, "num_kv_shared_layers": 0},
-    "gemma3n_text": {"num_kv_shared_layers": 2, "activation_sparsity_pattern": [0.95, 0.95, 0.0, 0.0, 0.0]},
+    **{key: {"head_dim": 32} for key in ("hunyuan_v1_dense", "hunyuan_v1_moe", "ministral")},
+    **{key: {"num_key_value_heads": 4} for key in ("minicpm3", "youtu", "axk1", "deepseek_v32")},
+    "gemma4_text": {"num_kv_shared_layers": 0},
+    "gemma3n_text": {"num_kv_shared_layers": 2, "activation_sparsity_pattern": None},
 }
 
 
@@ -89,7 +91,9 @@ def _small(values: Mapping[str, Any]) -> dict[str, Any]:
     key_value_heads = _key_value_heads(values)
     small: dict[str, Any] = {}
     for key, value in values.items():
-        if isinstance(value, Mapping) and key.endswith(("_config", "_cfg")):
+        if key == "per_layer_config":  # what differs in some layers, by their numbers
+            small[key] = {int(n): _small(some) for n, some in (value or {}).items() if int(n) < layers}
+        elif isinstance(value, Mapping) and key.endswith(("_config", "_cfg")):
             small[key] = _small(value)
         elif key in _LAYER_COUNTS:
             small[key] = layers
@@ -103,6 +107,8 @@ def _small(values: Mapping[str, Any]) -> dict[str, Any]:
             small[key] = value[:layers]  # one entry a layer
         elif key not in ("model_type", "transformers_version", "architectures", "dtype", "_name_or_path"):
             small[key] = value
+    if "qk_rope_head_dim" in small and "head_dim" in small:
+        small["head_dim"] = small["qk_rope_head_dim"]  # what rope is made for
     return small
 
 
