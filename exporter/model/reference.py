@@ -21,6 +21,7 @@ from edgepress.errors import InputError
 from edgepress.exporter.model.architectures import architecture, model_types
 from edgepress.exporter.model.reading import resolve_model
 from edgepress.exporter.source.checkpoint import Checkpoint
+from edgepress.exporter.source.stored import to_float32
 
 if TYPE_CHECKING:
     import torch
@@ -189,7 +190,10 @@ class Reference:
         with suppress(KeyError):
             if self._weights is not None:
                 return self._weights(tensor)
-        shape = self._checkpoint.tensors[tensor].shape
+        stored = self._checkpoint.tensors[tensor]
+        shape = stored.shape
+        if not shape:  # a number, as xIELU has
+            return to_float32(stored.read(0, stored.nbytes), stored.dtype).reshape(())
         whole = np.empty(shape, np.float32)
         step = max(1, _READ_ELEMENTS // math.prod(shape[1:]))
         for start in range(0, shape[0], step):  # the stored bytes of a piece, not of the whole, are in memory beside it

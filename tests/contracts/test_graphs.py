@@ -51,14 +51,20 @@ def named_by_genai(bundle: Path) -> str:
 def test_both_graphs_of_every_family_compute_what_is_stored(home: Path, tmp_path: Path, name: str) -> None:
     checkpoint, asked = tiny_models.save(name, tmp_path / "checkpoint"), home / "exact.toml"
     manifest = export(checkpoint, out=tmp_path / "out", target="arm64-cpu", recipe=asked, threads=1)
+    prepared = decide(checkpoint, target="arm64-cpu", recipe=asked)
+    if not any(state.grows for state in prepared.plan.states):  # no attention, and nothing else is in float16
+        assert manifest.graphs == ()
+        return
     assert [entry.file for entry in manifest.graphs] == [FLOAT16, FLOAT32]
     assert "kept_layers" not in manifest.decisions
-    prepared = decide(checkpoint, target="arm64-cpu", recipe=asked)
     expected = forward(prepared.decoder, StoredWeights(tmp_path / "out" / DATA_FILE, prepared.plan), TOKENS)
     pieces = [TOKENS[:7], *TOKENS[7:12, None], TOKENS[12:]]
     exact, half = (graph_logits(tmp_path / "out", pieces, file) for file in (FLOAT32, FLOAT16))
     assert np.abs(exact - expected).max() < 1e-4 * np.abs(expected).max()
-    assert 1e-5 < np.abs(half - expected).max() / np.abs(expected).max() < 2e-2  # below the first: not float16
+    rows = np.sort(np.abs(half - expected).max(-1))
+    if any(weight.kind == "router" for weight in prepared.decoder.weights()):
+        rows = rows[: len(rows) // 2]  # near ties of a router may turn, and then other experts compute
+    assert 1e-5 < rows[-1] / np.abs(expected).max() < 2e-2  # below the first: not float16
 
 
 def test_the_manifest_lists_both_and_their_states(home: Path, made: Manifest) -> None:

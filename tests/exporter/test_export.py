@@ -161,7 +161,7 @@ def test_killed_in_the_middle_leaves_the_old_bundle_or_none(llama: Path, tmp_pat
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda c: edit_config(c, model_type="mamba"), r"mamba.*llama"),
+        (lambda c: edit_config(c, model_type="rwkv"), r"rwkv.*llama"),
         (lambda c: edit_config(c, hidden_size=65), "65"),
         (lambda c: edit_config(c, num_hidden_layers=4), r"layers\.3"),
         (lambda c: edit_config(c, num_hidden_layers=2), r"layers\.2"),

@@ -27,7 +27,7 @@ def read(config: Config) -> Decoder:
     """Defaults are transformers' DeepseekV2Config's. A group of experts is as good as its best."""
     sizes = read_sizes(
         config,
-        vocab=32_000,
+        vocab=102_400,
         hidden=4096,
         intermediate=11_008,
         layers=32,

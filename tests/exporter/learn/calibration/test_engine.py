@@ -42,7 +42,7 @@ def test_what_goes_on_is_what_the_stored_weights_give(name: str, tmp_path: Path)
 
         def table(weight: Weight) -> torch.Tensor:
             if weight is decoder.embedding:
-                return run._table_rows(np.arange(weight.shape[0]), rounded=True)
+                return run._table_rows(weight, np.arange(weight.shape[0]), rounded=True)
             return stored(weight)
 
         x = network.embed(decoder, table, torch.from_numpy(TOKENS))
