@@ -11,12 +11,19 @@ KNOWN = {"AMD", "API", "ARM", "CNN", "CPU", "EPYC", "MB", "NPU", "ONNX"}
 NAMES = {
     "AI",
     "AWQ",
+    "BLOOM",
     "CHANGELOG",
+    "ERNIE",
     "FILE",
+    "GGUF",
+    "GLM",
+    "GPT",
     "GPTQ",
     "LICENSE",
+    "MLX",
     "NNAPI",
     "NOTICE",
+    "OPT",
     "XNNPACK",
 }  # of files, methods and products
 EXPLAINED = {
