@@ -1,6 +1,6 @@
 """Decide what happens to every tensor before any weight is read: its scheme or why it is kept, and where it goes."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import gcd, prod
@@ -114,7 +114,7 @@ class Plan:
     accuracy_level: int
     states: tuple[State, ...]  # what the graph carries from one call to the next
     half_layers: tuple[int, ...] = ()  # layers that compute in float16 what the target has float16 kernels for
-    asked_context: bool = False  # whether the context is the user's own choice, not the model's
+    default_context: int = 0  # tokens that a text may have unless more is asked for when the bundle is opened
 
     def of(self, weight: Weight) -> PlannedTensor:
         """Return the planned tensor of ``weight`` (KeyError when the plan has none)."""
@@ -127,20 +127,6 @@ class Plan:
     def table(self, name: str) -> PlannedTable:
         """Return the planned table called ``name`` (KeyError when the plan has none)."""
         return next(table for table in self.tables if table.name == name)
-
-    @cached_property
-    def default_context(self) -> int:
-        """Tokens that a text may have unless more is asked for when the bundle is opened.
-
-        The context that the user chose; else 4,096, doubled as long as the states of a text take no more memory than
-        the weights do, or the model's whole context where that is less.
-        """
-        if self.asked_context:
-            return self.context_length
-        length = _SHORTEST_DEFAULT
-        while length < self.context_length and self.cache_bytes_at(2 * length) <= self.data_bytes:
-            length *= 2
-        return min(length, self.context_length)
 
     @property
     def cache_bytes(self) -> int:
@@ -264,18 +250,20 @@ def make_plan(subject: Description, recipe: Recipe, itemsize: Callable[[str], fl
             PlannedTable(f"rotation.{side}", (order, order), layout.place(order * order * _FLOAT))
             for side, order in orders.items()
         )
-    plan = Plan(
-        tensors,
-        tables,
-        layout.end,
-        context,
-        recipe.accuracy_level,
-        subject.states(),
-        asked_context=recipe.context_length is not None,
-    )
+    states = subject.states()
+    default = context if recipe.context_length is not None else _default_context(context, states, layout.end)
+    plan = Plan(tensors, tables, layout.end, context, recipe.accuracy_level, states, default_context=default)
     if recipe.activations.type == "float16" and isinstance(subject, Decoder):
         return in_float16(plan, subject, recipe.activations.kept_layers)
     return plan
+
+
+def _default_context(longest: int, states: Sequence[State], data_bytes: int) -> int:
+    """4,096 tokens, doubled as long as their states take no more memory than the weights, or the model's longest."""
+    length = _SHORTEST_DEFAULT
+    while length < longest and state_bytes(states, 2 * length) <= data_bytes:
+        length *= 2
+    return min(length, longest)
 
 
 def in_float16(plan: Plan, decoder: Decoder, kept: Collection[str] = (), *, whole: bool = True) -> Plan:

@@ -9,6 +9,7 @@ from variants import Variant
 
 from edgepress.errors import InputError
 from edgepress.exporter import decide, export
+from edgepress.exporter.bundle.cpu_graph import planned_graphs
 from edgepress.runtime import load
 
 LONG = Variant(
@@ -47,3 +48,12 @@ def test_a_bundle_opens_with_its_default_context_and_takes_more_when_asked(tmp_p
         load(out, context=131_073)
     with pytest.raises(InputError, match=f"do not fit in the context of {expected}.*the model allows 131072"):
         load(out).prefill([1] * (expected + 1))
+
+
+def test_both_graphs_have_one_default(tmp_path: Path) -> None:
+    """States in float16 take half as much, and a bundle has one default all the same."""
+    checkpoint = save_variant(LONG, tmp_path / "long", seed=1)
+    prepared = decide(checkpoint, target="arm64-cpu", recipe="int8")
+    half, single = planned_graphs(prepared)
+    assert half.plan.cache_bytes < single.plan.cache_bytes
+    assert half.plan.default_context == single.plan.default_context == prepared.plan.default_context > 4096
