@@ -37,6 +37,7 @@ REPORTS = {
     "memory": "memory",
     "npu": "npu",
     "pruning": "pruning",
+    "real_shapes": "real_shapes",
     "sparsity": "sparsity",
     "vocabulary": "vocabulary",
 }
@@ -106,6 +107,7 @@ TABLES = {
     "export_memory": Cut(("export_memory",)),
     "decode_speed": Cut(("decode_speed",)),
     "memory": Cut(("memory",)),
+    "real_shapes": Cut(("real_shapes",)),
     "pruning": Cut(("pruning",)),
     "vocabulary bytes": Cut(("vocabulary",)),
     "vocabulary time": Cut(("vocabulary",), 1),
