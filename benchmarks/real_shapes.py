@@ -6,7 +6,8 @@ decoded, once as the bundle is opened and once from its prepared form. Peaks are
 
     python benchmarks/real_shapes.py --zoo FOLDER LFM2.5-1.2B Qwen3.5-0.8B_text
 
-A config is ``FOLDER/NAME.json``, ``{"config": …}`` as published. Needs disk for the checkpoint, 2 bytes a weight.
+Samples of models that are not named stay. A config is ``FOLDER/NAME.json``, ``{"config": …}`` as published. Needs disk
+for the checkpoint, 2 bytes a weight.
 """
 
 import argparse
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import WORK, group, measure_command, save, table
+from common import RESULTS, WORK, group, measure_command, save, table
 from make_checkpoint import write_shard
 from memory import run
 
@@ -103,7 +104,10 @@ def main() -> None:
     parser.add_argument("models", nargs="+", metavar="NAME")
     parser.add_argument("--zoo", type=Path, required=True, metavar="FOLDER")
     args = parser.parse_args()
-    samples = [sample for name in args.models for sample in measure(name, args.zoo)]
+    path = RESULTS / "real_shapes.jsonl"
+    before = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()[1:]] if path.is_file() else []
+    kept = [sample for sample in before if sample["model"] not in args.models]
+    samples = [*(sample for name in args.models for sample in measure(name, args.zoo)), *kept]
     print(save("real_shapes", samples))
     print(report(samples))
 
