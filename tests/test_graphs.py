@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from edgepress import graphs as graphs_module
 from edgepress.graphs import GraphEntry, check_graphs, choose, describe_choice
 from edgepress.manifest import MANIFEST_NAME, Manifest, describe_files, find_problems, read_manifest
+from edgepress.processor import FEATURES
 from edgepress.states import State
 
 STATE = State("conv", "past", "present", ("batch", 8), "float32", "convolution")
@@ -57,7 +58,7 @@ def is_sound(listed: list[GraphEntry], files: set[str]) -> bool:
     return not listed or (several and in_order and listed[-1].states == (STATE,))
 
 
-@given(listed=st.lists(ENTRIES, max_size=10), has=st.sets(st.sampled_from(["fp16", "dot"])))
+@given(listed=st.lists(ENTRIES, max_size=10), has=st.sets(st.sampled_from(sorted(FEATURES))))
 def test_a_list_that_is_accepted_has_one_graph_for_every_processor(listed: list[GraphEntry], has: set[str]) -> None:
     files = {"a.onnx", "b.onnx", "c.onnx"}
     if not is_sound(listed, files):
