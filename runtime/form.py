@@ -24,7 +24,7 @@ from edgepress.schema import Digest, Size, convert, read_object
 from edgepress.sessions import saturates
 from edgepress.stamps import Stamp, find_changed_page, hash_pages, stamp
 
-SCHEMA_VERSION = 2  # of what is written: another one is another key, so that old forms age away
+SCHEMA_VERSION = 3  # of what is written: another one is another key, so that old forms age away
 MODEL, DATA, CHECK = "model.onnx", "model.onnx.data", "check.onnx"
 NOTE = "prepared.json"
 _AGAIN = "prepare the bundle again"

@@ -24,14 +24,25 @@ Region = tuple[int, int]  # offset and bytes
 
 @dataclass(frozen=True)
 class Packs:
-    """An operator that packs a constant input: which one, and which others go into the packed bytes."""
+    """An operator that packs constant inputs: which ones, and which others go into the packed bytes.
 
-    weight: int
-    scales: int | None = None
-    zero_points: int | None = None
+    ``routes`` are inputs that are computed as x is: numbers by which experts are chosen, (tokens, experts). ``folds``
+    says that it packs only where its scales are constants.
+    """
+
+    weights: tuple[int, ...]
+    scales: tuple[int, ...] = ()
+    zero_points: tuple[int, ...] = ()
+    routes: tuple[int, ...] = ()
+    folds: bool = False
 
 
-PACKING = {"MatMulNBits": Packs(1, scales=2, zero_points=3), "MatMul": Packs(1), "FusedMatMul": Packs(1)}
+PACKING = {
+    "MatMulNBits": Packs((1,), scales=(2,), zero_points=(3,)),
+    "MatMul": Packs((1,)),
+    "FusedMatMul": Packs((1,)),
+    "QMoE": Packs((2, 5), scales=(3, 6), zero_points=(11, 12), routes=(1, 14), folds=True),
+}
 
 
 @dataclass
@@ -70,7 +81,10 @@ class Node:
 
 @dataclass
 class Product:
-    """One matrix product to check and write: a node, or a piece of one, with the constants that it reads."""
+    """One matrix product, or all those of one layer's experts, to check and write: a node, or a piece of one.
+
+    ``constants`` are those that it reads.
+    """
 
     node: Node
     packs: Packs
@@ -78,9 +92,24 @@ class Product:
     constants: dict[int, Tensor]  # by input index
 
     @property
-    def weight(self) -> Tensor:
-        """The constant that is packed."""
-        return self.constants[self.packs.weight]
+    def weights(self) -> dict[int, Tensor]:
+        """The constants that are packed."""
+        return {index: self.constants[index] for index in self.packs.weights}
+
+    @property
+    def size(self) -> int:
+        """Bytes of what is packed."""
+        return sum(tensor.size for tensor in self.weights.values())
+
+    @property
+    def routes(self) -> list[int]:
+        """The inputs that choose experts."""
+        return [index for index in self.packs.routes if index < len(self.node.inputs) and self.node.inputs[index]]
+
+    @property
+    def experts(self) -> int:
+        """How many experts there are to choose from, or how many rows a weight has."""
+        return self.constants[self.packs.weights[0]].shape[0]
 
     def name_of(self, index: int) -> str:
         """The name in the new graph of the constant at input ``index``."""
@@ -95,7 +124,7 @@ class Product:
     @property
     def x_type(self) -> int:
         """The data type of x and y."""
-        return self.constants[self.packs.weight if self.packs.scales is None else self.packs.scales].data_type
+        return self.constants[(self.packs.scales or self.packs.weights)[0]].data_type
 
     @property
     def inputs(self) -> list[str]:
@@ -142,13 +171,15 @@ def products_of(node: Node, tensors: dict[str, Tensor]) -> list[Product]:
     if packs is None or node.attributes.get("transA") or node.attributes.get("transBatchB"):
         return []
     constants = {index: tensors[name] for index, name in enumerate(node.inputs) if name in tensors}
-    if packs.weight not in constants or constants[packs.weight].external is None:
+    if any(index not in constants or constants[index].external is None for index in packs.weights):
         return []
-    needed = [index for index, name in enumerate(node.inputs) if index and name]
+    needed = [index for index, name in enumerate(node.inputs) if index and name and index not in packs.routes]
     if any(index not in constants for index in needed):
         return []  # scales that are computed: onnxruntime does not pack these either
-    weight = constants[packs.weight]
-    if node.op == "MatMulNBits":
+    weight = constants[packs.weights[0]]
+    if node.op == "QMoE":  # (experts, rows, bytes of a row)
+        depth = weight.shape[2] * 8 // node.attributes["expert_weight_bits"]
+    elif node.op == "MatMulNBits":
         depth = node.attributes["K"]
         rows = node.attributes["N"]
         if weight.size > SPLIT_ABOVE and all(_rows_first(constants[index], rows) for index in needed):
@@ -165,7 +196,7 @@ def _rows_first(tensor: Tensor, rows: int) -> bool:
 
 
 def _split(node: Node, packs: Packs, constants: dict[int, Tensor], depth: int, rows: int) -> Iterator[Product]:
-    row_bytes = constants[packs.weight].size // rows
+    row_bytes = constants[packs.weights[0]].size // rows
     step = max(1, PIECE // row_bytes // _ROW_MULTIPLE) * _ROW_MULTIPLE
     for part, start in enumerate(range(0, rows, step)):
         count = min(step, rows - start)

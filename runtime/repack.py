@@ -18,7 +18,8 @@ is computed the region is all that is read. Hence the form that is written here:
 The weight's own bytes become a window into a hole, which takes no room on the disk and stays in the CPU's cache while
 it is packed; its end in the marks makes every window unique, hence every hash. The real packed bytes are filed under
 the hash of the packed window. The scales become NaN, and inputs of the graph that have a default: as they are no
-constants then, they are neither read nor packed at a start, which halves the time for blocks of 32.
+constants then, they are neither read nor packed at a start, which halves the time for blocks of 32. The experts of a
+layer (QMoE) are one node with two weights, which packs only where scales are constants: theirs stay so, and are NaN.
 
 Every matrix is proven on its own before it is used: a graph of this one product, from the bundle and from the new
 file, gives the same bits. Where it does not (an onnxruntime that reads the scales, or an operator that packs
@@ -65,12 +66,14 @@ from edgepress.sessions import open_on_cpu, session_options
 _PAGE = 4096
 _MARK = 64  # bytes by which two windows differ; keeps windows aligned
 _INLINE = 4096  # bytes up to which a tensor is stored in the graph: a mapping costs more
-_FLOAT16 = 10  # TensorProto.DataType
+_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
+ROUTES = "routes"  # what inputs that choose experts are called
 _SCRATCH_DATA = "product.data"
 _PROOF_ROWS = (1, 5)  # a single row has kernels of its own
 _ROWS_READ = {"Gather": (0,), "GatherBlockQuantized": (0, 2, 3)}  # inputs of which a row is read for each token
 
 Arrays = list[NDArray[np.generic]]
+Packed = dict[int, tuple[str, list[Region]]]  # by input index: the key, and where the bytes are
 Form = Literal["window, open scales", "window", "window, own scales", "own bytes"]
 FORMS: tuple[Form, ...] = ("window, open scales", "window", "window, own scales", "own bytes")
 
@@ -94,8 +97,7 @@ def run_check(folder: Path) -> list[str]:
     if not (folder / CHECK).exists():
         return []  # onnxruntime packs none of this model's weights
     session = _session(str(folder / CHECK), _options())
-    xs = {item.name: _sample(1, item.shape[1], item.type == "tensor(float16)") for item in session.get_inputs()}
-    return [_digest(y) for y in session.run([item.name for item in session.get_outputs()], xs)]
+    return [_digest(y) for y in session.run([item.name for item in session.get_outputs()], _samples(session, 1))]
 
 
 def write(model: Path, into: Path, progress: Progress = silent) -> Written:
@@ -167,11 +169,15 @@ class _Writer:
         """Check and append every product; return the constants that they read."""
         self._write_windows(products)
         made: list[Message] = []
-        start = FORMS[0]
-        for number, product in enumerate(products):
+        first: dict[str, Form] = {}  # a form that failed once on this machine is not tried again for that operator
+        number = 0
+        for product in products:
+            op = product.node.op
+            start = first.get(op, FORMS[1 if product.packs.folds else 0])
             form, constants = self._write_product(product, number, start)
+            number += len(product.weights)
             if form is not None:
-                start = form  # a form that failed once on this machine is not tried again
+                first[op] = form
             name = form or "not packed"
             self.written.forms[name] = self.written.forms.get(name, 0) + 1
             made += constants
@@ -190,46 +196,52 @@ class _Writer:
     def _write_windows(self, products: list[Product]) -> None:
         """Write the hole, the marks and the NaN; leave ``data`` at the first packed weight."""
         sizes = [(p.packs, index, tensor.size) for p in products for index, tensor in p.constants.items()]
-        hole = max((size for packs, index, size in sizes if index in (packs.weight, packs.zero_points)), default=0)
-        scales = max((size for packs, index, size in sizes if index == packs.scales), default=0)
+        hole = max((size for packs, index, size in sizes if index in packs.weights + packs.zero_points), default=0)
+        scales = max((size for packs, index, size in sizes if index in packs.scales), default=0)
         self._hole_end = self._to_page(hole)
-        self.data.write(np.random.default_rng(0).integers(1, 256, _MARK * len(products), np.uint8).tobytes())
+        marks = _MARK * sum(len(product.weights) for product in products)
+        self.data.write(np.random.default_rng(0).integers(1, 256, marks, np.uint8).tobytes())
         self._poison = self._to_page()
         self.data.write(b"\xff" * scales)  # NaN in every floating-point format
         self.data.flush()
         self._to_page()
 
     def _write_product(self, product: Product, number: int, start: Form) -> tuple[Form | None, list[Message]]:
-        """Append the packed weight in the first form, from ``start`` on, that computes the same bits.
+        """Append the packed weights in the first form, from ``start`` on, that computes the same bits.
 
-        Returns the form, None when onnxruntime does not pack this weight, and the constants for the new graph.
+        ``number`` is that of its first window. Returns the form, None when onnxruntime does not pack all weights, and
+        the constants for the new graph.
         """
-        weight, indices = product.packs.weight, product.constants
-        own = {index: self._inline(product.constants[index], product.name_of(index)) for index in indices}
-        location, offset = _place(product.weight)
-        data = (self.bundle / location).resolve()  # onnxruntime follows no link out of a folder, as the hub's cache has
-        own[weight] = external(product.weight, product.name_of(weight), data.name, offset)
-        key, regions, expected = _Proof(product, self.opset, data.parent, self.into).pack(list(own.values()))
-        if key is None:
+        indices = product.constants
+        own = {index: self._inline(product.constants[index], product.name_of(index)) for index in indices
+               if index not in product.weights}  # fmt: skip
+        for index, weight in product.weights.items():
+            location, offset = _place(weight)
+            data = (self.bundle / location).resolve()  # onnxruntime follows no link out of a folder, as the hub has
+            own[index] = external(weight, product.name_of(index), data.name, offset)
+        found, expected = _Proof(product, self.opset, data.parent, self.into).pack(list(own.values()))
+        if len(found) < len(product.weights):
             return None, [self._append(product.constants[index], product.name_of(index)) for index in indices]
-        packed = self._append_packed(regions)
+        packed = {index: self._append_packed(regions) for index, (_, regions) in found.items()}
         proof = _Proof(product, self.opset, self.into, self.into)
         for form in FORMS[FORMS.index(start) : -1]:
             made_up = self._made_up(product, number, form)
             constants = own | made_up
             opened = _opened(product) if form == "window, open scales" else []
-            made_up_key, _, _ = proof.pack(list(constants.values()), opened)
-            if made_up_key is None:
+            made_up_keys, _ = proof.pack(list(constants.values()), opened)
+            if len(made_up_keys) < len(product.weights):
                 continue
-            made_up[weight] = constants[weight] = with_packed(constants[weight], made_up_key, packed)
+            for index, (key, _) in made_up_keys.items():
+                made_up[index] = constants[index] = with_packed(constants[index], key, packed[index])
             if _same_bits(proof.run(list(constants.values()), opened), expected):
                 kept = [made_up.get(index) or self._append(product.constants[index], product.name_of(index))
                         for index in indices]  # fmt: skip
                 return form, self._in_use(product, kept, opened, expected[0])
-        kept = [self._append(product.constants[index], product.name_of(index), inline=index != weight)
+        kept = [self._append(product.constants[index], product.name_of(index), inline=index not in product.weights)
                 for index in indices]  # fmt: skip
-        position = list(indices).index(weight)
-        kept[position] = with_packed(kept[position], key, packed)
+        for position, index in enumerate(indices):
+            if index in found:
+                kept[position] = with_packed(kept[position], found[index][0], packed[index])
         return FORMS[-1], self._in_use(product, kept, [], expected[0])
 
     def _in_use(
@@ -238,7 +250,7 @@ class _Writer:
         """Note what the new graph needs for this product; the smallest one of its kind is for the check."""
         self.open_inputs += opened
         known = self._checked.get(kind := repr(product.kind))
-        if known is None or product.weight.size < known.product.weight.size:
+        if known is None or product.size < known.product.size:
             self._checked[kind] = _Checked(product, constants, opened, _digest(y))
         return constants
 
@@ -251,10 +263,11 @@ class _Writer:
 
     def _made_up(self, product: Product, number: int, form: Form) -> dict[int, Message]:
         """The inputs that ``form`` replaces, and their windows."""
-        end = self._hole_end + _MARK * (number + 1)
-        offsets: dict[int | None, int] = {product.packs.weight: end - -(-product.weight.size // _MARK) * _MARK}
+        offsets = {}
+        for end, (index, weight) in enumerate(product.weights.items(), number + 1):
+            offsets[index] = self._hole_end + _MARK * end - -(-weight.size // _MARK) * _MARK
         if form != "window, own scales":
-            offsets |= {product.packs.scales: self._poison, product.packs.zero_points: 0}
+            offsets |= dict.fromkeys(product.packs.scales, self._poison) | dict.fromkeys(product.packs.zero_points, 0)
         return {index: external(tensor, product.name_of(index), DATA, offsets[index])
                 for index, tensor in product.constants.items() if index in offsets}  # fmt: skip
 
@@ -303,7 +316,7 @@ class _Writer:
 
 def _opened(product: Product) -> Message:
     """The scales and zero points as inputs of the graph that have a default, hence no constants to be packed."""
-    indices = (product.packs.scales, product.packs.zero_points)
+    indices = product.packs.scales + product.packs.zero_points
     return [value_info(11, product.name_of(index), tensor.data_type, tensor.shape)
             for index, tensor in product.constants.items() if index in indices]  # fmt: skip
 
@@ -338,8 +351,8 @@ class _Proof:
     folder: Path
     scratch: Path
 
-    def pack(self, constants: list[Message], opened: Message | None = None) -> tuple[str | None, list[Region], Arrays]:
-        """Let onnxruntime pack the weight: its key, its regions in the scratch file, and what it computes."""
+    def pack(self, constants: list[Message], opened: Message | None = None) -> tuple[Packed, Arrays]:
+        """Let onnxruntime pack the weights: of each, key and regions in the scratch file; and what it computes."""
         path = self.scratch / "product.onnx"
         (self.scratch / _SCRATCH_DATA).unlink(missing_ok=True)
         options = _options()
@@ -353,13 +366,16 @@ class _Proof:
         results = self._open(constants, opened, options)
         (graph,) = pb.all_bytes(pb.parse(path.read_bytes()), 7)
         path.unlink()
-        for value in pb.all_bytes(pb.parse(graph), 5):
-            for entry in map(pb.parse, pb.all_bytes(pb.parse(value), 13)):
+        indices = {self.product.name_of(index): index for index in self.product.weights}
+        packed: Packed = {}
+        for value in map(pb.parse, pb.all_bytes(pb.parse(graph), 5)):
+            for entry in map(pb.parse, pb.all_bytes(value, 13)):
                 if pb.one_text(entry, 1).startswith("prepacked_"):
                     key, *places = pb.one_text(entry, 2).split("|")
                     regions = [place.split(";") for place in places]
-                    return key, [(int(offset), int(size)) for offset, size, _ in regions], results
-        return None, [], results
+                    index = indices[pb.one_text(value, 8)]
+                    packed[index] = key, [(int(offset), int(size)) for offset, size, _ in regions]
+        return packed, results
 
     def run(self, constants: list[Message], opened: Message) -> Arrays:
         """What the product computes from these constants."""
@@ -368,8 +384,8 @@ class _Proof:
     def _open(self, constants: list[Message], opened: Message | None, options: onnxruntime.SessionOptions) -> Arrays:
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(self.folder))
         session = _session(self._model(constants, opened or []), options)
-        half = self.product.x_type == _FLOAT16
-        return [session.run(["y0"], {"x0": _sample(rows, self.product.depth, half)})[0] for rows in _PROOF_ROWS]
+        rows = (1, self.product.experts) if self.product.routes else _PROOF_ROWS  # each expert computes
+        return [session.run(["y0"], _samples(session, count))[0] for count in rows]
 
     def _model(self, constants: list[Message], opened: Message) -> bytes:
         return _graph_of([_Checked(self.product, constants, opened)], self.opset)
@@ -390,19 +406,31 @@ def _graph_of(items: list[_Checked], opset: Message) -> bytes:
     nodes, constants, inputs, outputs = Message(), Message(), Message(), Message()
     for number, item in enumerate(items):
         product, x, y = item.product, f"x{number}", f"y{number}"
-        names = [x, *product.inputs[1:]]
+        routes = {index: f"{ROUTES}{number}/{index}" for index in product.routes}
+        names = [x, *(routes.get(index, name) for index, name in enumerate(product.inputs[1:], 1))]
         nodes.append(pb.nested(1, with_names(product.node.message, names, [y], product.node.name)))
         constants += [pb.nested(5, constant) for constant in item.constants]
         inputs += [value_info(11, x, product.x_type, ["rows", product.depth]), *item.opened]
+        inputs += [value_info(11, name, product.x_type, ["rows", product.experts]) for name in routes.values()]
         outputs.append(value_info(12, y, product.x_type))
     return pb.serialize([*opset, pb.nested(7, [*nodes, pb.text(2, "products"), *constants, *inputs, *outputs])])
 
 
-def _sample(rows: int, columns: int, half: bool) -> NDArray[np.generic]:
-    """An x that has no structure, without the cost of importing a generator: (rows, columns)."""
+def _samples(session: onnxruntime.InferenceSession, rows: int) -> dict[str, NDArray[np.generic]]:
+    """What goes into a graph of products, (rows, columns) each; inputs that have a default keep it."""
+    return {item.name: sample(item.name, rows, item.shape[1]).astype(_TYPES[item.type])
+            for item in session.get_inputs()}  # fmt: skip
+
+
+def sample(name: str, rows: int, columns: int) -> NDArray[np.float32]:
+    """An x that has no structure, without the cost of importing a generator; routes by which row i chooses expert i
+    first, then those after it."""
+    if name.startswith(ROUTES):
+        place = (np.arange(columns) - np.arange(rows)[:, None]) % columns
+        return (1 - place / columns).astype(np.float32)
     index = np.arange(1, rows * columns + 1, dtype=np.float32)
     sample: NDArray[np.float32] = np.sin(index * index * np.float32(0.7)).reshape(rows, columns)
-    return sample.astype(np.float16) if half else sample
+    return sample
 
 
 def _digest(array: NDArray[np.generic]) -> str:

@@ -20,7 +20,10 @@ IDS = np.array([[3, 0, 255, 17, 3]], np.int64)
 
 @dataclass(frozen=True)
 class Shape:
-    """A table of VOCABULARY rows, one product to ``width``, one back, and a head on the table's own bytes."""
+    """A table of VOCABULARY rows, one product to ``width``, one back, and a head on the table's own bytes.
+
+    With ``experts`` the two products are theirs, two of them for each token, gated.
+    """
 
     bits: int = 4
     block: int = 32
@@ -32,6 +35,7 @@ class Shape:
     kept: bool = False  # weights in float32: Gather and FusedMatMul on the same constant
     half_scales: bool = False  # stored in float16, and cast
     branch: bool = False  # an If whose branches read the kept constants as well
+    experts: int = 0
 
 
 class _Builder:
@@ -64,7 +68,7 @@ class _Builder:
         return name
 
     def matrix(self, rows: int, columns: int) -> dict[str, tuple[int, int]]:
-        """Codes, scales and perhaps zero points of a matrix of random numbers."""
+        """Codes, scales and perhaps zero points of a matrix of random numbers, or of several below each other."""
         blocks, per_byte = -(-columns // self.shape.block), 8 // self.shape.bits
         codes = self.random.integers(0, 256, rows * blocks * self.shape.block // per_byte, np.uint8)
         scales = self.random.uniform(0.005, 0.02, (rows, blocks)).astype(np.float32) / (16 if per_byte == 1 else 1)
@@ -96,9 +100,12 @@ class _Builder:
     def quantized(self) -> None:
         hidden, width = self.shape.hidden, self.shape.width
         table = self.matrix(VOCABULARY, hidden)
-        self.product("start", "up", width, hidden, self.matrix(width, hidden))
-        self.nodes.append(helper.make_node("Sigmoid", ["up"], ["gate"]))
-        self.product("gate", "down", hidden, width, self.matrix(hidden, width))
+        if self.shape.experts:
+            self.mixture()
+        else:
+            self.product("start", "up", width, hidden, self.matrix(width, hidden))
+            self.nodes.append(helper.make_node("Sigmoid", ["up"], ["gate"]))
+            self.product("gate", "down", hidden, width, self.matrix(hidden, width))
         self.nodes.append(helper.make_node("Add", ["down", "start"], ["end"]))
         self.product("end", "logits", VOCABULARY, hidden, table)
         self.embed(table, "start" if hidden % self.shape.block == 0 else "padded")
@@ -106,6 +113,34 @@ class _Builder:
             for name, number in (("zero", 0), ("hidden", hidden), ("last", 2)):
                 self.constants.append(helper.make_tensor(name, TensorProto.INT64, [1], [number]))
             self.nodes.insert(1, helper.make_node("Slice", ["padded", "zero", "hidden", "last"], ["start"]))
+
+    def mixture(self) -> None:
+        """``start`` through two experts to ``down``; the router's product is kept in float32."""
+        shape, count = self.shape, self.shape.experts
+        router = self.store(self.random.standard_normal((shape.hidden, count), np.float32))
+        self.external("router", TensorProto.FLOAT, [shape.hidden, count], router)
+        self.constants.append(helper.make_tensor("rows", TensorProto.INT64, [2], [-1, count]))
+        ins: dict[str, str] = {}
+        for name, rows, columns in (("fc1", 2 * shape.width, shape.hidden), ("fc2", shape.hidden, shape.width)):
+            blocks = columns // shape.block
+            sizes = {"values": columns * shape.bits // 8, "scales": blocks, "zeros": -(-blocks * shape.bits // 8)}
+            for part, place in self.matrix(count * rows, columns).items():
+                store = self.scales if part == "scales" else partial(self.external, kind=TensorProto.UINT8)
+                ins[f"{name}.{part}"] = store(f"{name}.{part}", sizes=[count, rows, sizes[part]], place=place)
+            if shape.bias:
+                bias = self.store(self.random.standard_normal((count, rows), np.float32))
+                ins[f"{name}.bias"] = self.external(f"{name}.bias", TensorProto.FLOAT, [count, rows], bias)
+        order = [f"{name}.{part}" for name in ("fc1", "fc2", "fc3") for part in ("values", "scales", "bias")]
+        inputs = ["start", "probs", *(ins.get(name, "") for name in (*order, "fc1.zeros", "fc2.zeros"))]
+        self.nodes += [
+            helper.make_node("MatMul", ["start", "router"], ["logits_of_experts"]),
+            helper.make_node("Reshape", ["logits_of_experts", "rows"], ["probs"]),
+            helper.make_node(
+                "QMoE", inputs, ["down"], "experts", domain="com.microsoft", k=2,
+                activation_type="swiglu", swiglu_fusion=1, normalize_routing_weights=1, block_size=shape.block,
+                expert_weight_bits=shape.bits, accuracy_level=shape.accuracy_level,
+            ),
+        ]  # fmt: skip
 
     def embed(self, table: dict[str, tuple[int, int]], output: str) -> None:
         shape, blocks = self.shape, -(-self.shape.hidden // self.shape.block)
