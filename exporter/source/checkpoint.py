@@ -190,6 +190,8 @@ class Checkpoint:
 
     def _part_rows(self, part: Part, start: int, stop: int) -> NDArray[np.float32]:
         first, last = part.start + start, part.start + stop
+        if (matrix := self._matrix(part)) is not None:
+            return matrix.rows(first, last)
         tensor = self.tensors[part.tensor]
         before = 0  # rows, as stored, of the matrices before this one
         if part.index is not None:
@@ -228,17 +230,31 @@ class Checkpoint:
         """Bytes of an element of the stored tensor ``name``, on average."""
         return self.tensors[name].stored_itemsize
 
+    def _matrix(self, part: Part) -> PackedTensor | None:
+        """What a part is rows of, where a stored format has it as it is used; None elsewhere."""
+        tensor = self.tensors[part.tensor]
+        if not isinstance(tensor, PackedTensor):
+            return None
+        if part.transposed:
+            return tensor.turned(part.index)
+        return tensor if part.index is None else None
+
     def by_columns(self, part: Part) -> bool:
         """Whether rows of ``part`` lie scattered over its tensor, so that many should be read at a time."""
+        if (matrix := self._matrix(part)) is not None:
+            return matrix.by_columns
         tensor = self.tensors[part.tensor]
         return part.transposed or (isinstance(tensor, PackedTensor) and tensor.by_columns)
 
     def grid(self, part: Part) -> Grid | str:
         """How the codes are spaced that are stored for a part, or why there are none to keep: a sentence's end."""
-        tensor = self.tensors[part.tensor]
-        if isinstance(tensor, PackedTensor) and part.index is not None:
-            return "experts have another layout"
-        return tensor.grid() if isinstance(tensor, PackedTensor) else f"it is stored as {tensor.dtype}"
+        matrix, tensor = self._matrix(part), self.tensors[part.tensor]
+        if not isinstance(tensor, PackedTensor):
+            return f"it is stored as {tensor.dtype}"
+        if matrix is not None:
+            return matrix.grid()
+        why = tensor.grid()
+        return why if isinstance(why, str) else "it is stored the other way round"
 
     def how(self, names: Collection[str]) -> str:
         """How tensors are stored that are quantized already, in words."""
@@ -247,11 +263,10 @@ class Checkpoint:
 
     def part_codes(self, part: Part, start: int, stop: int) -> tuple[Grid, Codes]:
         """Rows ``start`` to ``stop``, counted within ``part``, as the integers that the checkpoint stores for them."""
-        tensor = self.tensors[part.tensor]
-        grid = self.grid(part)
-        if isinstance(grid, str) or not isinstance(tensor, PackedTensor):
+        matrix, grid = self._matrix(part), self.grid(part)
+        if isinstance(grid, str) or matrix is None:
             raise ValueError(f"{part.tensor} has no codes to keep: {grid}")
-        return grid, tensor.codes(part.start + start, part.start + stop)
+        return grid, matrix.codes(part.start + start, part.start + stop)
 
     def source_hashes(self) -> dict[str, str]:
         """SHA-256 of the config, of every file with weights and of the index that names them, by file name."""

@@ -98,6 +98,10 @@ class PackedTensor(StoredTensor):
         """Rows ``start`` to ``stop`` as float32, (stop − start, …)."""
         raise NotImplementedError
 
+    def turned(self, index: int | None) -> PackedTensor | None:  # noqa: ARG002 - of those that have matrices
+        """It the other way round, or its matrix of a number, where that is how rows are stored; None elsewhere."""
+        return None
+
     def grid(self) -> Grid | str:
         """How its codes are spaced, or why they are on no such grid: the end of a sentence. May read zero points."""
         return "it is stored as no integers"
