@@ -21,8 +21,8 @@ from cliffs import TOKENS, TYPES, product_model
 from common import ROOT, host, save, table
 from onnx import TensorProto, helper, numpy_helper
 
+from edgepress.calls.guest import Arrays
 from edgepress.targets.emulator import Call, Installation, System, find_system, setup
-from edgepress.targets.emulator.guest import Arrays
 from edgepress.targets.emulator.model import count_run
 from edgepress.targets.emulator.system import boot
 

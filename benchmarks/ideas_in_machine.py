@@ -3,9 +3,9 @@
 from time import perf_counter_ns
 from typing import Any
 
+from edgepress.calls.guest import Answer, Arrays
 from edgepress.runtime.sessions.buffers import to_value
 from edgepress.sessions import open_on_cpu, session_options
-from edgepress.targets.emulator.guest import Answer, Arrays
 
 ROUNDS = 3  # that are counted, after one that is not
 

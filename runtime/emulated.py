@@ -23,13 +23,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgepress.calls.guest import Answer, Arrays
 from edgepress.errors import CheckFailed, InputError
 from edgepress.manifest import MANIFEST_NAME, read_manifest
 from edgepress.runtime.evaluate import evaluate
 from edgepress.runtime.first_use import verify_first
 from edgepress.runtime.model import Model, load
 from edgepress.targets.emulator import Agreement, Call, Installation, agreement, run
-from edgepress.targets.emulator.guest import Answer, Arrays
 from edgepress.targets.emulator.machine import check_cpu, versions_on
 
 Floats = NDArray[np.float32]

@@ -9,15 +9,16 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from edgepress.calls.guest import Answer
+from edgepress.calls.host import read_answers, write_calls
 from edgepress.errors import CheckFailed
 from edgepress.targets.emulator import Call, Installation
-from edgepress.targets.emulator.guest import Answer
-from edgepress.targets.emulator.machine import _arm_python, _environment, check_cpu, read_answers, write_calls
+from edgepress.targets.emulator.machine import arm_environment, arm_python, check_cpu
 
 _LOOP = """
 import sys
 from pathlib import Path
-from edgepress.targets.emulator.guest import main
+from edgepress.calls.guest import main
 
 for line in sys.stdin:
     main(Path(line.rstrip("\\n")))
@@ -50,8 +51,8 @@ class Guests:
 
     def _start(self, installation: Installation, cpu: str) -> subprocess.Popen[str]:
         self._started[cpu] = subprocess.Popen(
-            [*_arm_python(installation, cpu), "-P", "-c", _LOOP],
-            env=_environment(installation, Path(self._home.name)),
+            [*arm_python(installation, cpu), "-P", "-c", _LOOP],
+            env=arm_environment(installation, Path(self._home.name)),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from edgepress.calls.guest import Answer, Arrays
 from edgepress.errors import CheckFailed
 from edgepress.runtime.counting.operators import by_operator, fewest, read_profile
 from edgepress.runtime.counting.overhead import measure_overhead
-from edgepress.targets.emulator.guest import Answer, Arrays
 
 ROUNDS = 3  # that are counted of each call, after one that is not
 _PIECE = 64  # tokens of a text that are computed at once: some models give logits of all of them

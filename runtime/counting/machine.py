@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from edgepress.calls.guest import Answer, Arrays
 from edgepress.runtime.config import BundleConfig
 from edgepress.runtime.counting.operators import Kernel, by_operator, fewest, read_profile
 from edgepress.runtime.counting.overhead import measure_overhead
@@ -20,7 +21,6 @@ from edgepress.runtime.sessions.buffers import StateMemory
 from edgepress.runtime.sessions.cpu import CpuSession
 from edgepress.runtime.sessions.session import Session, Snapshot, Tokens
 from edgepress.states import state_bytes
-from edgepress.targets.emulator.guest import Answer, Arrays
 
 REPEATS = {"decode": 8, "prefill": 2}  # after a first one, which pays for memory; the fewest instructions are told
 _SEED = 0

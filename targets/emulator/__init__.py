@@ -10,10 +10,11 @@ than on the machine that it was tested on. ``edgepress.runtime.emulated`` does t
 cannot tell is time; it counts instructions, when ``setup_system`` has fetched what that needs.
 """
 
+from edgepress.calls import Call
 from edgepress.targets.emulator.agreement import Agreement, agreement
 from edgepress.targets.emulator.install import emulator_directory, find, find_system, setup, setup_system
 from edgepress.targets.emulator.installation import Installation, System
-from edgepress.targets.emulator.machine import Call, processors, run
+from edgepress.targets.emulator.machine import processors, run
 from edgepress.targets.emulator.model import ModelComparison, ModelCost, compare_model, count_model, read_inputs
 from edgepress.targets.emulator.packages import CPUS
 

@@ -8,7 +8,7 @@ import struct
 import traceback
 from pathlib import Path
 
-from edgepress.targets.emulator.guest import main
+from edgepress.calls.guest import main
 
 JOB = "job"
 MARK = "edgepress-answers:"  # what comes before the answers on the console, in base64

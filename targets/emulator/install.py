@@ -25,6 +25,8 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from edgepress.cache import cache_folder, locked
+from edgepress.calls import Call
+from edgepress.calls.guest import describe
 from edgepress.errors import InputError
 from edgepress.files import atomic_directory
 from edgepress.progress import Progress, silent
@@ -32,9 +34,8 @@ from edgepress.targets.emulator import packages
 from edgepress.targets.emulator.apt import Apt, machine_mirror
 from edgepress.targets.emulator.apt import Package as DebianPackage
 from edgepress.targets.emulator.deb import unpack
-from edgepress.targets.emulator.guest import describe
 from edgepress.targets.emulator.installation import Installation, System
-from edgepress.targets.emulator.machine import Call, qemu_version, run
+from edgepress.targets.emulator.machine import qemu_version, run
 
 _FORM = 1  # of what is written: another one is another key
 _DEBIAN_NAMES = {"x86_64": "amd64", "aarch64": "arm64", "ppc64le": "ppc64el", "riscv64": "riscv64", "s390x": "s390x"}

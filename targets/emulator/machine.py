@@ -8,42 +8,35 @@ starts. One start takes seconds, so several calls go into one.
 
 import difflib
 import hashlib
-import json
 import os
 import platform
 import re
-import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import edgepress
-from edgepress.errors import CheckFailed, InputError
-from edgepress.targets.emulator.guest import Answer, Arrays, Function, describe, read_arrays, write_arrays
+from edgepress.calls.guest import Answer, describe
+from edgepress.calls.host import Call, Report, run_in_folder
+from edgepress.errors import InputError
 from edgepress.targets.emulator.installation import Installation
 
-_TAIL = 3  # lines of a crash that are shown
 
-
-@dataclass(frozen=True)
-class Call:
-    """A function of a module (not a lambda) to call there, with JSON values and arrays."""
-
-    function: Function
-    arguments: dict[str, Any] = field(default_factory=dict)
-    arrays: Arrays = field(default_factory=dict)
-
-
-def run(installation: Installation, cpu: str, calls: Sequence[Call], *, timeout: float | None = None) -> list[Answer]:
+def run(
+    installation: Installation,
+    cpu: str,
+    calls: Sequence[Call],
+    *,
+    report: Report | None = None,
+    timeout: float | None = None,
+) -> list[Answer]:
     """Call functions one after the other in one process on ``cpu``, such as ``cortex-a76``; return their answers.
 
     ``cpu`` may carry qemu's own switches: ``neoverse-n2,sve=off``. An x86-64 processor (``Haswell-noTSX``) needs an
-    x86-64 host. ``timeout`` is in seconds.
+    x86-64 host. ``report`` is given what functions report before they end; ``timeout`` is in seconds.
 
     Raises:
         InputError: there is no such processor; or a function raised it there.
@@ -53,67 +46,21 @@ def run(installation: Installation, cpu: str, calls: Sequence[Call], *, timeout:
     check_cpu(installation, cpu)
     with tempfile.TemporaryDirectory(prefix="edgepress-emulator-") as name:
         folder = Path(name)
-        write_calls(folder, calls)
         is_x86 = is_x86_cpu(installation, cpu)
-        command = x86_python(installation, cpu) if is_x86 else _arm_python(installation, cpu)
-        command += ["-P", "-m", "edgepress.targets.emulator.guest", folder]
-        try:
-            result = subprocess.run(
-                command,
-                env=_x86_environment(installation, folder) if is_x86 else _environment(installation, folder),
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                timeout=timeout,
-                check=False,
-            )
-        except subprocess.TimeoutExpired as error:
-            raise CheckFailed(f"the program did not end on {cpu} within {timeout:g} s") from error
-        if result.returncode:
-            raise CheckFailed(f"the program died on {cpu}{_reason(result.returncode, result.stderr)}")
-        return read_answers(folder, calls)
+        command = x86_python(installation, cpu) if is_x86 else arm_python(installation, cpu)
+        environment = _x86_environment(installation, folder) if is_x86 else arm_environment(installation, folder)
+        command += ["-P", "-m", "edgepress.calls"]
+        return run_in_folder(command, folder, calls, where=cpu, environment=environment, report=report, timeout=timeout)
 
 
-def _arm_python(installation: Installation, cpu: str) -> list[str | Path]:
+def arm_python(installation: Installation, cpu: str) -> list[str | Path]:
+    """The command that starts the emulated arm64 system's Python; its arguments follow."""
     return [installation.qemu, "-L", installation.root, "-cpu", cpu, installation.python, "-s"]
 
 
 def x86_python(installation: Installation, cpu: str) -> list[str | Path]:
     """The command that starts this very Python on an emulated x86-64 processor; its arguments follow."""
     return [installation.x86_qemu, "-cpu", cpu, sys.executable]
-
-
-def write_calls(folder: Path, calls: Sequence[Call]) -> None:
-    """Write what the guest is to do."""
-    listed = [
-        {
-            "function": f"{call.function.__module__}:{call.function.__qualname__}",
-            "arguments": call.arguments,
-            "arrays": write_arrays(folder / f"in-{number}.npz", call.arrays),
-        }
-        for number, call in enumerate(calls)
-    ]
-    (folder / "calls.json").write_text(json.dumps(listed), encoding="utf-8")
-
-
-def read_answers(folder: Path, calls: Sequence[Call]) -> list[Answer]:
-    """Read what the guest left; raise what it raised."""
-    try:
-        answers = json.loads((folder / "answers.json").read_text(encoding="utf-8"))
-    except OSError as error:
-        raise CheckFailed("the emulated program ended without an answer") from error
-    raise_error(answers)
-    done = answers["done"]
-    assert len(done) == len(calls)
-    return [
-        (entry["value"], read_arrays(folder / f"out-{number}.npz", entry["arrays"]))
-        for number, entry in enumerate(done)
-    ]
-
-
-def raise_error(answers: dict[str, Any]) -> None:
-    """Raise what a function raised there."""
-    if "error" in answers:
-        raise (CheckFailed if answers["failed"] else InputError)(answers["error"])
 
 
 def qemu_version(installation: Installation) -> str:
@@ -179,8 +126,8 @@ def _qemu_says(qemu: Path, *words: str) -> str:
         raise InputError(f"{qemu} cannot be run ({error.strerror}); is the cache on a noexec mount?") from error
 
 
-def _environment(installation: Installation, folder: Path) -> dict[str, str]:
-    """Nothing of the host's: what is set there (library paths, Python's own) would be obeyed here."""
+def arm_environment(installation: Installation, folder: Path) -> dict[str, str]:
+    """What an emulated arm64 program is given: nothing of the host's, whose library paths it would obey."""
     return {
         "PYTHONPATH": f"{own_package(installation)}:{installation.wheels}",
         "PYTHONPYCACHEPREFIX": str(installation.bytecode),
@@ -212,9 +159,3 @@ def own_package(installation: Installation) -> Path:
     with suppress(FileExistsError):
         (directory / "edgepress").symlink_to(package)
     return directory
-
-
-def _reason(code: int, errors: bytes) -> str:
-    name = f" by signal {signal.Signals(-code).name}" if code < 0 else f" with exit code {code}"
-    lines = errors.decode("utf-8", "replace").strip().splitlines()[-_TAIL:]
-    return ": ".join([name, " / ".join(lines)]) if lines else name

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from edgepress.calls import Call
+from edgepress.calls.guest import Answer, Arrays
 from edgepress.errors import CheckFailed, InputError
 from edgepress.sessions import open_on_cpu, open_unfused, saturates, session_options
 from edgepress.targets.emulator.agreement import Agreement, agreement
-from edgepress.targets.emulator.guest import Answer, Arrays
 from edgepress.targets.emulator.installation import Installation, System
-from edgepress.targets.emulator.machine import Call, check_cpu, run, versions_on
+from edgepress.targets.emulator.machine import check_cpu, run, versions_on
 from edgepress.targets.emulator.system import boot
 
 if TYPE_CHECKING:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from edgepress.targets.emulator.guest import Answer, Arrays
+from edgepress.calls.guest import Answer, Arrays
 
 
 def kernels(_arguments: dict[str, Any], _arrays: Arrays) -> Answer:

@@ -15,12 +15,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from edgepress.calls.host import Call, raise_error, write_calls
 from edgepress.errors import CheckFailed, InputError
 from edgepress.targets.emulator import packages
 from edgepress.targets.emulator.init import JOB, MARK
 from edgepress.targets.emulator.initramfs import Initramfs
 from edgepress.targets.emulator.installation import Installation, System
-from edgepress.targets.emulator.machine import Call, check_cpu, is_x86_cpu, own_package, raise_error, write_calls
+from edgepress.targets.emulator.machine import check_cpu, is_x86_cpu, own_package
 
 _MEMORY_MB, _MEMORY_STEP_MB = 2048, 256
 _TIMES = 4  # the bytes of what is sent: in the archive, unpacked, read and packed

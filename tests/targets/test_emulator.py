@@ -24,6 +24,7 @@ from residual_network import IMAGES, residual_network
 from safetensors.numpy import load_file, save_file
 from two_graphs import FLOAT16_FILE, FLOAT32_FILE
 
+from edgepress.calls.guest import describe
 from edgepress.cli import main
 from edgepress.commands import emulator as command
 from edgepress.errors import CheckFailed, InputError
@@ -31,7 +32,6 @@ from edgepress.exporter import export
 from edgepress.runtime import load
 from edgepress.runtime.emulated import BundleComparison, compare_bundles
 from edgepress.targets.emulator import CPUS, Call, Installation, agreement, compare_model, processors, run
-from edgepress.targets.emulator.guest import describe
 
 TESTED = ["cortex-a53", "cortex-a76", "neoverse-n2"]
 RECIPES = ["fp32", "int8", "int4-128", "int4"]

@@ -3,9 +3,9 @@
 import pytest
 from guests import Guests
 
+from edgepress.calls import Call
 from edgepress.targets import HALF_ON_ARM
 from edgepress.targets.emulator.installation import Installation
-from edgepress.targets.emulator.machine import Call
 from edgepress.targets.emulator.registry import kernels
 
 Kernel = tuple[str, str, int, int, str, str]  # domain, operator, first and last version, type parameter, type

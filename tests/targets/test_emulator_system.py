@@ -15,11 +15,11 @@ import numpy as np
 import onnx
 import pytest
 
+from edgepress.calls.guest import describe
 from edgepress.errors import CheckFailed, InputError
 from edgepress.exporter import export
 from edgepress.runtime.counting import BundleCost, count_bundles
 from edgepress.targets.emulator import Call, Installation, ModelCost, System, count_model, find_system
-from edgepress.targets.emulator.guest import describe
 from edgepress.targets.emulator.init import MARK
 from edgepress.targets.emulator.initramfs import Initramfs
 from edgepress.targets.emulator.system import _memory_mb, boot, read_console

@@ -18,11 +18,11 @@ from guests import Guests
 from qdq_models import block, block_feed
 from residual_network import IMAGES, residual_network
 
+from edgepress.calls.guest import Arrays, describe, products
 from edgepress.errors import InputError
 from edgepress.exporter.graph.qdq import WIDTHS, calibrate, quantize
 from edgepress.exporter.recipe.recipe import Activations
 from edgepress.targets.emulator import Agreement, Call, Installation, agreement, machine, processors, run
-from edgepress.targets.emulator.guest import Arrays, describe, products
 from edgepress.targets.emulator.model import run_model
 
 ROOT = Path(__file__).resolve().parents[2]
