@@ -20,9 +20,11 @@ from edgepress import __version__
 from edgepress.cores import usable_cores
 from edgepress.errors import InputError
 from edgepress.runtime.config import read_config
-from edgepress.runtime.energy import Meter, Unavailable, open_meter
+from edgepress.runtime.energy import open_meters
 from edgepress.runtime.host import Host, read_host
 from edgepress.runtime.memory import Memory, read_memory
+from edgepress.runtime.metering.recorder import Recorder
+from edgepress.runtime.metering.stretches import SourceEnergy, source_energy
 from edgepress.runtime.model import Model, load
 from edgepress.runtime.placement import find_places
 from edgepress.runtime.saturation import saturation_warnings
@@ -30,13 +32,13 @@ from edgepress.runtime.sessions.session import PREFILL_CHUNK, RanOn
 from edgepress.states import state_bytes
 from edgepress.whole import whole_number
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 _SEED = 0  # of the prompts' random tokens: speed does not depend on them, results must be repeatable
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What is measured and how; InputError where that is not possible."""
+    """What is measured and how; InputError where that is not possible. ``energy`` None is every source there is."""
 
     threads: int
     context: int
@@ -46,6 +48,7 @@ class Settings:
     warmup: int
     prefill_chunk: int
     prepared: bool
+    energy: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         for name, least in (("threads", 1), ("context", 1), ("decode_tokens", 1), ("repetitions", 1), ("warmup", 0),
@@ -87,12 +90,10 @@ class DecodeSamples:
 
 @dataclass(frozen=True)
 class EnergySamples:
-    """Joules of each decode repetition, of what ``measures`` says; or why there are none (then the rest is None)."""
+    """Energy of each decode repetition by every source that is open, idle power in it; why the others give none."""
 
-    source: str | None
-    measures: str | None
-    decode_joules: tuple[float, ...] | None
-    unavailable: str | None
+    decode: tuple[SourceEnergy, ...]
+    unavailable: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -153,6 +154,7 @@ def bench(
     on: str | None = None,
     soc: str | None = None,
     graph: str | None = None,
+    energy: Sequence[str] | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Measurement:
     """Measure a bundle in this process. Memory is the process's, so a fresh process gives the clean figure.
@@ -170,6 +172,7 @@ def bench(
         on: see :func:`load`; an accelerator's graphs hold the context and the chunk that they were made for.
         soc: see :func:`load`.
         graph: see :func:`load`.
+        energy: names of energy sources; by default all that this machine has.
         progress: called with the number of turns done since the last call; there are :func:`bench_turns`.
 
     Raises:
@@ -188,6 +191,7 @@ def bench(
         warmup=warmup,
         prefill_chunk=prefill_chunk,
         prepared=prepared,
+        energy=None if energy is None else tuple(energy),
     )
     start = perf_counter()
     model = load(
@@ -287,13 +291,13 @@ def _measure_decode(
     model: Model, length: int, settings: Settings, done: Callable[[int], None]
 ) -> tuple[DecodeSamples, EnergySamples]:
     prompt = _prompt(model, length)
-    opened = open_meter()
-    meter = None if isinstance(opened, Unavailable) else opened[1]
+    opened, unavailable = open_meters(settings.energy)
     turns = []
-    for _ in range(settings.warmup + settings.repetitions):
-        model.reset()
-        turns.append(_decode_turn(model, prompt, settings.decode_tokens, meter))
-        done(1)
+    with Recorder([meter for _, meter in opened]) as recorder:
+        for _ in range(settings.warmup + settings.repetitions):
+            model.reset()
+            turns.append(_decode_turn(model, prompt, settings.decode_tokens, recorder))
+            done(1)
     measured = turns[settings.warmup :]
     samples = DecodeSamples(
         prompt_length=length,
@@ -301,31 +305,34 @@ def _measure_decode(
         run_seconds=tuple(turn.run for turn in measured),
         warmup_step_seconds=tuple(turn.steps for turn in turns[: settings.warmup]),
     )
-    if isinstance(opened, Unavailable):
-        return samples, EnergySamples(None, None, None, opened.reason)
-    return samples, EnergySamples(
-        opened[0].name, opened[0].measures, tuple(turn.joules or 0.0 for turn in measured), None
-    )
+    stretches = [turn.stretch for turn in measured]
+    energies = []
+    for (source, _), recorded in zip(opened, recorder.recorded(), strict=True):
+        try:
+            energies.append(source_energy(source.name, source.measures, recorded, stretches))
+        except InputError as error:
+            unavailable[source.name] = str(error)
+    return samples, EnergySamples(tuple(energies), unavailable)
 
 
 @dataclass(frozen=True)
 class _Turn:
     steps: tuple[float, ...]
     run: float
-    joules: float | None
+    stretch: tuple[float, float]
 
 
-def _decode_turn(model: Model, prompt: list[int], count: int, meter: Meter | None) -> _Turn:
+def _decode_turn(model: Model, prompt: list[int], count: int, recorder: Recorder) -> _Turn:
     logits = model.prefill(prompt)
     steps = []
-    joules = meter.joules() if meter else None
+    began = recorder.read_now()
     run = model.session.run_seconds
     for _ in range(count):
         start = perf_counter()
         logits = model.decode(int(logits.argmax()))
         steps.append(perf_counter() - start)
     run = model.session.run_seconds - run
-    return _Turn(tuple(steps), run, None if meter is None or joules is None else meter.joules() - joules)
+    return _Turn(tuple(steps), run, (began, recorder.read_now()))
 
 
 def _bundle_hash(bundle: Path) -> str | None:
@@ -372,7 +379,7 @@ def format_measurement(measurement: Measurement) -> str:
         f"proportional (PSS), {_megabytes(memory.after_decode.anonymous)} anonymous",
         f"  cache          {_megabytes(measurement.cache_bytes)} at "
         f"{max(settings.prompt_lengths) + settings.decode_tokens:,} tokens, computed from the bundle's list of states",
-        f"  energy         {_energy(measurement.energy, settings)}",
+        *(f"  energy         {line}" for line in _energy(measurement.energy, settings)),
         *(f"  warning        {warning}" for warning in measurement.warnings),
     ]
     return "\n".join(lines)
@@ -401,8 +408,18 @@ def _megabytes(size: int | None) -> str:
     return "unknown" if size is None else f"{size / 1e6:,.1f} MB"
 
 
-def _energy(energy: EnergySamples, settings: Settings) -> str:
-    if energy.decode_joules is None:
-        return f"not measured: {energy.unavailable}"
-    per_token = sum(energy.decode_joules) / (len(energy.decode_joules) * settings.decode_tokens)
-    return f"{per_token:.3f} J per decoded token ({energy.source}: {energy.measures})"
+def _energy(energy: EnergySamples, settings: Settings) -> list[str]:
+    if not energy.decode:
+        return [f"not measured: {'; '.join(f'{name}: {reason}' for name, reason in energy.unavailable.items())}"]
+    lines = []
+    for source in energy.decode:
+        if source.total is None:
+            lines.append(f"by rail alone, none of which is the whole ({source.name}: {source.measures})")
+            continue
+        joules = [turn.per(settings.decode_tokens) for turn in source.total]
+        mean = sum(turn.value for turn in joules) / len(joules)
+        error = sum(turn.error for turn in joules) / len(joules)  # of one repetition: they share what is not by chance
+        lines.append(
+            f"{mean:.3g} ± {error:.1g} J per decoded token, idle power in it ({source.name}: {source.measures})"
+        )
+    return lines

@@ -4,6 +4,7 @@ import json
 import sys
 from dataclasses import replace
 from pathlib import Path
+from time import perf_counter
 
 import numpy as np
 import pytest
@@ -14,9 +15,10 @@ from edgepress.exporter import export
 from edgepress.manifest import bundle_hash
 from edgepress.runtime import Measurement, bench, format_measurement
 from edgepress.runtime.bench import bench_turns, default_prompt_lengths
-from edgepress.runtime.energy import EnergySource, Unavailable
+from edgepress.runtime.energy import EnergySource
 from edgepress.runtime.host import read_host
 from edgepress.runtime.memory import Memory, read_memory
+from edgepress.runtime.metering.readings import Rail, Reading
 
 
 @pytest.fixture(scope="module")
@@ -72,23 +74,42 @@ def test_energy_is_measured_or_the_reason_is_given(
     bundle: Path, available: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Meter:
-        total = 0.0
+        """A counter of three watts."""
 
-        def joules(self) -> float:
-            self.total += 3.0
-            return self.total
+        rails = (Rail("all", "nothing real", "energy", 1e-6, 0.0),)
+        began = perf_counter()
+
+        def read(self) -> list[Reading]:
+            now = perf_counter()
+            return [Reading("all", now, 3.0 * (now - self.began))]
+
+        def trouble(self) -> str | None:
+            return None
+
+        def close(self) -> None:
+            pass
 
     source = EnergySource("fake", "nothing real", Meter)
-    found = (source, Meter()) if available else Unavailable("fake: no counter")
-    monkeypatch.setattr(sys.modules[Measurement.__module__], "open_meter", lambda: found)
+    found: tuple[list[tuple[EnergySource, Meter]], dict[str, str]]
+    found = ([(source, Meter())], {}) if available else ([], {"fake": "no counter"})
+    monkeypatch.setattr(sys.modules[Measurement.__module__], "open_meters", lambda _names: found)
     result = measured(bundle)
     if available:
-        assert result.energy.decode_joules == (3.0, 3.0, 3.0)
-        assert "0.500 J per decoded token" in format_measurement(result)
+        total = result.energy.decode[0].total
+        assert total is not None
+        for joules, steps in zip(total, result.decode.step_seconds, strict=True):
+            assert joules.value >= 3.0 * sum(steps)
+        mean = sum(joules.value for joules in total) / (3 * 6)
+        assert f"{mean:.3g} ± " in format_measurement(result)
     else:
-        assert result.energy.decode_joules is None
-        assert result.energy.unavailable == "fake: no counter"
+        assert result.energy.decode == ()
+        assert result.energy.unavailable == {"fake": "no counter"}
         assert "not measured: fake: no counter" in format_measurement(result)
+
+
+def test_an_unknown_energy_source_is_refused(bundle: Path) -> None:
+    with pytest.raises(InputError, match="no energy source 'sun'"):
+        measured(bundle, energy=("sun",))
 
 
 @pytest.mark.parametrize(

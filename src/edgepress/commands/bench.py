@@ -19,6 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--repetitions", type=int, default=5, metavar="N", help="turns of each measurement")
     parser.add_argument("--warmup", type=int, default=1, metavar="N", help="turns before them, kept apart")
     parser.add_argument("--prefill-chunk", type=int, metavar="N", help="prompt tokens computed at once")
+    parser.add_argument("--energy", nargs="+", metavar="SOURCE", help="energy counters (default: all that are here)")
     parser.add_argument("--json", action="store_true", help="print every sample, host and version as JSON")
 
 
@@ -54,6 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
             threads=arguments.threads,
             prefill_chunk=PREFILL_CHUNK if arguments.prefill_chunk is None else arguments.prefill_chunk,
             prepared=not arguments.no_prepare,
+            energy=arguments.energy,
             progress=advance,
             **place,
         )
@@ -70,7 +72,7 @@ def _run_graph(arguments: argparse.Namespace) -> int:
     from edgepress.runtime.bench_graph import bench_graph, format_graph_measurement
     from edgepress.runtime.first_use import verify_first
 
-    names = ("on", "soc", "graph", "prompt_lengths", "prefill_chunk")
+    names = ("on", "soc", "graph", "prompt_lengths", "prefill_chunk", "energy")
     if given := [f"--{name.replace('_', '-')}" for name in names if getattr(arguments, name)]:
         raise InputError(f"{arguments.bundle} is no language model, so there is nothing for {given[0]}; leave it out")
     verify_first(arguments.bundle, progress)
