@@ -34,11 +34,16 @@ METHOD_VARIANTS: dict[str, Variant] = {
     name: VARIANTS[name] for family in _FAMILIES for name in getattr(family, "METHODS", ())
 }
 # Pruning steps that a family's config or layers cannot do, by step and model_type: it names them in REFUSES, if any.
+# A model without experts has none to leave out.
 REFUSED = {
     (step, variant.model_type)
     for family in _FAMILIES
     for step in getattr(family, "REFUSES", ())
     for variant in family.VARIANTS.values()
+} | {
+    ("experts", variant.model_type)
+    for variant in VARIANTS.values()
+    if not any("expert" in key for key in variant.config)
 }
 FIRST_VARIANTS = {variant.model_type: name for name, variant in reversed(VARIANTS.items())}
 

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from edgepress.exporter.methods.smaller.task import PruneTask
     from edgepress.exporter.methods.tasks import LayerTask, ModelTask, Schemes
 
-Size = Literal["layers", "widths", "heads", "hidden", "vocabulary"]
+Size = Literal["layers", "widths", "heads", "hidden", "vocabulary", "experts"]
 """What a pruning step may change of a model; ``widths`` are those of the MLPs."""
 
 

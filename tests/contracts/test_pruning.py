@@ -38,9 +38,10 @@ def test_a_step_writes_a_model(method: str, name: str, home: Path, tmp_path: Pat
     """It opens, is described, is smaller, computes what transformers computes of it, and so does its bundle."""
     model, step = tiny(name, home), pruning(method)
     task = prune_task(model, tmp_path / "one")
-    if (method, VARIANTS[name].model_type) in REFUSED:
+    family = VARIANTS[name].model_type
+    if (method, family) in REFUSED:
         with pytest.raises(
-            InputError, match=f"{method} (cannot prune {name}|prunes the (Attention|MLP) of every layer)"
+            InputError, match=f"{method} (cannot prune {family}|prunes the (Attention|MLP) of every layer)"
         ):
             step.run(task, few_steps(step))
         return
@@ -59,8 +60,10 @@ def test_a_step_writes_a_model(method: str, name: str, home: Path, tmp_path: Pat
     assert np.abs(found - expected[:-1]).max() <= 2e-5 * np.abs(expected).max()
 
 
-@pytest.mark.parametrize("name", ["llama", "phi3"])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    ("method", "name"),
+    [(method, name) for method in METHODS for name in (("olmoe",) if method == "experts" else ("llama", "phi3"))],
+)
 def test_the_same_inputs_give_the_same_bytes(method: str, name: str, home: Path, tmp_path: Path) -> None:
     step, written = pruning(method), []
     for folder in ("one", "two"):

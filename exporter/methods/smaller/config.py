@@ -44,6 +44,14 @@ def with_heads(config: Mapping[str, object], decoder: Decoder, heads: int, kv_he
     return changed if key == "n_head" else {**changed, "num_key_value_heads": kv_heads}
 
 
+def with_experts(config: Mapping[str, object], experts: int) -> Values:
+    """The config of a model with so many experts in each mixture, under each of the names that it has for them."""
+    family = architecture(str(config["model_type"]))
+    config = without_aliases(family, config)
+    first, *others = family.experts_keys
+    return {**config, first: experts, **{key: experts for key in others if config.get(key) is not None}}
+
+
 def with_hidden(config: Mapping[str, object], decoder: Decoder, hidden: int) -> Values:
     """The config of a model with RMS norms whose residual stream has so many channels, heads being as they were."""
     if decoder.final_norm is None:

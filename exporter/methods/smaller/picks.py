@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from edgepress.exporter.methods.smaller.checkpoint import NewTensor, copied, read_rows
+from edgepress.exporter.methods.smaller.checkpoint import NewTensor, read_rows
 from edgepress.exporter.model.description import Decoder, Weight
 from edgepress.exporter.source.checkpoint import Checkpoint
 from edgepress.exporter.source.part import Part
@@ -66,23 +66,40 @@ def picked_tensors(checkpoint: Checkpoint, new: Decoder, picks: Mapping[str, Pic
 
     """
     pieces: dict[str, list[_Piece]] = {}
-    copies: dict[str, NewTensor] = {}  # stacks of matrices: a step takes them as they are
+    stacks: dict[str, dict[int, tuple[str, int]]] = {}  # by name and number, the tensor and number of a matrix
     for weight in new.weights():
         pick = picks.get(weight.name)
         if pick and any(part.index is not None for part in weight.parts):
-            copies |= _whole_stacks(checkpoint, weight, pick)
+            for part, matrix in zip(weight.parts, _matrices(weight, pick), strict=True):
+                stacks.setdefault(part.tensor, {})[part.index or 0] = matrix
             continue
         for part, piece in zip(weight.parts, _pieces(weight, pick), strict=True) if pick else ():
             pieces.setdefault(part.tensor, []).append(piece)
-    return [*(_tensor(checkpoint, name, found) for name, found in pieces.items()), *copies.values()]
+    found = [_tensor(checkpoint, name, some) for name, some in pieces.items()]
+    return [*found, *(_stack(checkpoint, name, matrices) for name, matrices in stacks.items())]
 
 
-def _whole_stacks(checkpoint: Checkpoint, weight: Weight, pick: Pick) -> dict[str, NewTensor]:
-    """Tensors that hold matrices of several weights, under their new names."""
+def _matrices(weight: Weight, pick: Pick) -> list[tuple[str, int]]:
+    """Where the matrices lie, by tensor and number, that the parts of ``weight`` are rows of."""
     if pick.rows is not None or pick.columns is not None or pick.scale is not None:
         raise ValueError(f"{weight.name} is a matrix of a stack, which is copied as a whole or not at all")
-    stored = [checkpoint.tensors[part.tensor] for part in pick.weight.parts]
-    return {part.tensor: replace(copied(old), name=part.tensor) for part, old in zip(weight.parts, stored, strict=True)}
+    return [(part.tensor, part.index or 0) for part in pick.weight.parts]
+
+
+def _stack(checkpoint: Checkpoint, name: str, matrices: Mapping[int, tuple[str, int]]) -> NewTensor:
+    """A tensor of whole matrices of another one, (matrices, …), bit for bit."""
+    places = [matrices[number] for number in range(len(matrices))]
+    stored = checkpoint.tensors[places[0][0]]
+    if any(tensor != stored.name for tensor, _ in places):
+        raise ValueError(f"{name} would be made of {sorted({tensor for tensor, _ in places})}")
+    stored.check_readable()
+    numbers = np.array([number for _, number in places])
+    return NewTensor(
+        name,
+        stored.dtype,
+        (len(numbers), *stored.shape[1:]),
+        lambda start, stop: read_rows(stored, numbers[start:stop]),
+    )
 
 
 def _pieces(weight: Weight, pick: Pick) -> list[_Piece]:

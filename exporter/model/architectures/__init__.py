@@ -28,6 +28,7 @@ class Architecture:
     ``other_names`` are other beginnings of the names of tensors, by ours: checkpoints have the one or the other.
     ``layers_key``, ``width_key`` and ``heads_key`` are the config's names of the number of layers, of the MLP's width
     and of the number of query heads; ``width_key`` is "" where a config has none, so that pruning refuses to change it.
+    ``experts_keys`` are its names of the number of experts, the first of which it always has.
     ``with_width`` is what a config gets beside a width, that it means what it says.
     ``aliases`` are other names that transformers' config has for some of its keys; ``read`` is given those keys.
     ``by_layer(config, layers)`` spells out, as lists with one entry a layer, what the config says by a rule about the
@@ -48,6 +49,7 @@ class Architecture:
     layers_key: str = "num_hidden_layers"
     width_key: str = "intermediate_size"
     heads_key: str = "num_attention_heads"
+    experts_keys: tuple[str, ...] = ()
     with_width: Mapping[str, object] = field(default_factory=dict)
     by_layer: Callable[[Config, int], Mapping[str, Sequence[object]]] = lambda *_: {}
     config_keys: tuple[str, ...] = ()

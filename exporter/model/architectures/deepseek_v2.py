@@ -80,4 +80,9 @@ def read(config: Config) -> Decoder:
     return rms_decoder(config, "deepseek_v2", sizes, layer, ropes=ropes, epsilon=epsilon, tied=False)
 
 
-ARCHITECTURE = Architecture(model_type="deepseek_v2", read=read, ignored_tensors=IGNORED_TENSORS)
+ARCHITECTURE = Architecture(
+    model_type="deepseek_v2",
+    read=read,
+    ignored_tensors=IGNORED_TENSORS,
+    experts_keys=("n_routed_experts", "num_experts"),
+)

@@ -65,4 +65,9 @@ def read(config: Config) -> Decoder:
     return rms_decoder(config, "deepseek_v3", sizes, layer, ropes=ropes, epsilon=epsilon, tied=False)
 
 
-ARCHITECTURE = Architecture(model_type="deepseek_v3", read=read, ignored_tensors=(*IGNORED_TENSORS, _PREDICTOR))
+ARCHITECTURE = Architecture(
+    model_type="deepseek_v3",
+    read=read,
+    ignored_tensors=(*IGNORED_TENSORS, _PREDICTOR),
+    experts_keys=("n_routed_experts", "num_local_experts"),
+)

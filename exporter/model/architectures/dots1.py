@@ -76,5 +76,10 @@ def _layer_types(config: Config, layers: int) -> list[str]:
 
 
 ARCHITECTURE = Architecture(
-    model_type="dots1", read=read, ignored_tensors=IGNORED_TENSORS, by_layer=by_layer, elsewhere=in_stacks
+    model_type="dots1",
+    read=read,
+    ignored_tensors=IGNORED_TENSORS,
+    by_layer=by_layer,
+    elsewhere=in_stacks,
+    experts_keys=("n_routed_experts", "num_local_experts"),
 )

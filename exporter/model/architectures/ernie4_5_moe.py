@@ -77,4 +77,5 @@ ARCHITECTURE = Architecture(
     ignored_tensors=(*IGNORED_TENSORS, _PREDICTORS),
     config_keys=("num_experts_per_tok",),
     elsewhere=in_stacks,
+    experts_keys=("moe_num_experts", "num_experts"),
 )

@@ -42,4 +42,10 @@ def read(config: Config) -> Decoder:
     return rms_decoder(config, "flex_olmo", sizes, layer, ropes={"default": rope}, epsilon=epsilon, tied=False)
 
 
-ARCHITECTURE = Architecture(model_type="flex_olmo", read=read, ignored_tensors=IGNORED_TENSORS, elsewhere=in_stacks)
+ARCHITECTURE = Architecture(
+    model_type="flex_olmo",
+    read=read,
+    ignored_tensors=IGNORED_TENSORS,
+    elsewhere=in_stacks,
+    experts_keys=("num_experts", "num_local_experts"),
+)

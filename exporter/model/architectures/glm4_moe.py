@@ -69,5 +69,9 @@ def read(config: Config) -> Decoder:
 
 
 ARCHITECTURE = Architecture(
-    model_type="glm4_moe", read=read, ignored_tensors=(*IGNORED_TENSORS, _PREDICTORS), elsewhere=in_stacks
+    model_type="glm4_moe",
+    read=read,
+    ignored_tensors=(*IGNORED_TENSORS, _PREDICTORS),
+    elsewhere=in_stacks,
+    experts_keys=("n_routed_experts", "num_local_experts"),
 )

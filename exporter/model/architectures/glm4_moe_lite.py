@@ -72,5 +72,9 @@ def _kinds(config: Config, layers: int) -> list[str]:
 
 
 ARCHITECTURE = Architecture(
-    model_type="glm4_moe_lite", read=read, ignored_tensors=(*IGNORED_TENSORS, _PREDICTOR), by_layer=by_layer
+    model_type="glm4_moe_lite",
+    read=read,
+    ignored_tensors=(*IGNORED_TENSORS, _PREDICTOR),
+    by_layer=by_layer,
+    experts_keys=("n_routed_experts", "num_local_experts"),
 )

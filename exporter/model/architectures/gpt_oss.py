@@ -109,4 +109,5 @@ ARCHITECTURE = Architecture(
     ignored_tensors=IGNORED_TENSORS,
     by_layer=by_layer,
     keeps_heads="each head has a sink",
+    experts_keys=("num_local_experts", "num_experts"),
 )

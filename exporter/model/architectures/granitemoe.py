@@ -80,4 +80,9 @@ def granite_experts(index: int, sizes: Sizes, *, count: int, chosen: int, width:
     )
 
 
-ARCHITECTURE = Architecture(model_type="granitemoe", read=read, ignored_tensors=IGNORED_TENSORS)
+ARCHITECTURE = Architecture(
+    model_type="granitemoe",
+    read=read,
+    ignored_tensors=IGNORED_TENSORS,
+    experts_keys=("num_local_experts",),
+)

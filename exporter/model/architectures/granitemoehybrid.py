@@ -132,4 +132,5 @@ ARCHITECTURE = Architecture(
     ignored_tensors=IGNORED_TENSORS,
     width_key="shared_intermediate_size",
     by_layer=by_layer,
+    experts_keys=("num_local_experts",),
 )

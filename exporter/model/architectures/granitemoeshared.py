@@ -11,4 +11,9 @@ def read(config: Config) -> Decoder:
     return granitemoe.decoder(config, "granitemoeshared")
 
 
-ARCHITECTURE = Architecture(model_type="granitemoeshared", read=read, ignored_tensors=IGNORED_TENSORS)
+ARCHITECTURE = Architecture(
+    model_type="granitemoeshared",
+    read=read,
+    ignored_tensors=IGNORED_TENSORS,
+    experts_keys=("num_local_experts",),
+)

@@ -59,4 +59,5 @@ ARCHITECTURE = Architecture(
     ignored_tensors=IGNORED_TENSORS,
     config_keys=("num_experts_per_tok", "num_local_experts"),
     elsewhere=in_stacks,
+    experts_keys=("num_experts",),
 )

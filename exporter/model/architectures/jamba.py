@@ -106,4 +106,5 @@ ARCHITECTURE = Architecture(
     read=read,
     ignored_tensors=IGNORED_TENSORS,
     config_keys=("layers_block_type", "layers_num_experts"),
+    experts_keys=("num_experts", "num_local_experts"),
 )

@@ -77,4 +77,9 @@ def _experts(
     )
 
 
-ARCHITECTURE = Architecture(model_type="lfm2_moe", read=read, ignored_tensors=IGNORED_TENSORS)
+ARCHITECTURE = Architecture(
+    model_type="lfm2_moe",
+    read=read,
+    ignored_tensors=IGNORED_TENSORS,
+    experts_keys=("num_experts",),
+)

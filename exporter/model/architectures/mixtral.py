@@ -43,4 +43,9 @@ def read(config: Config) -> Decoder:
     return rms_decoder(config, "mixtral", sizes, layer, ropes={"default": rope}, epsilon=epsilon, tied=False)
 
 
-ARCHITECTURE = Architecture(model_type="mixtral", read=read, ignored_tensors=IGNORED_TENSORS)
+ARCHITECTURE = Architecture(
+    model_type="mixtral",
+    read=read,
+    ignored_tensors=IGNORED_TENSORS,
+    experts_keys=("num_local_experts", "num_experts"),
+)

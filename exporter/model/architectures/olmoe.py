@@ -55,4 +55,5 @@ ARCHITECTURE = Architecture(
     config_keys=("clip_qkv", "sliding_window"),
     keeps_heads="its norm of all queries is as wide as the hidden size",
     elsewhere=in_stacks,
+    experts_keys=("num_experts", "num_local_experts"),
 )

@@ -59,4 +59,5 @@ ARCHITECTURE = Architecture(
     ignored_tensors=(*IGNORED_TENSORS, r"mtp\..*"),
     by_layer=by_layer,
     elsewhere=in_stacks,
+    experts_keys=("num_experts",),
 )

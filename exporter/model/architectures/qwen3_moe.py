@@ -58,4 +58,10 @@ def read(config: Config) -> Decoder:
     return rms_decoder(config, "qwen3_moe", sizes, layer, ropes={"default": rope}, epsilon=epsilon, tied=False)
 
 
-ARCHITECTURE = Architecture(model_type="qwen3_moe", read=read, ignored_tensors=IGNORED_TENSORS, elsewhere=in_stacks)
+ARCHITECTURE = Architecture(
+    model_type="qwen3_moe",
+    read=read,
+    ignored_tensors=IGNORED_TENSORS,
+    elsewhere=in_stacks,
+    experts_keys=("num_experts", "num_local_experts"),
+)

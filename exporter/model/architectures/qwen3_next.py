@@ -102,5 +102,9 @@ def _experts(config: Config, sizes: Sizes) -> Callable[[int], MixtureOfExperts |
 
 
 ARCHITECTURE = Architecture(
-    model_type="qwen3_next", read=read, ignored_tensors=(*IGNORED_TENSORS, r"mtp\..*"), by_layer=by_layer
+    model_type="qwen3_next",
+    read=read,
+    ignored_tensors=(*IGNORED_TENSORS, r"mtp\..*"),
+    by_layer=by_layer,
+    experts_keys=("num_experts",),
 )

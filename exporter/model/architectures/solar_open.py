@@ -49,4 +49,10 @@ def read(config: Config) -> Decoder:
     return rms_decoder(config, "solar_open", sizes, layer, ropes={"default": rope}, epsilon=epsilon, tied=False)
 
 
-ARCHITECTURE = Architecture(model_type="solar_open", read=read, ignored_tensors=IGNORED_TENSORS, elsewhere=in_stacks)
+ARCHITECTURE = Architecture(
+    model_type="solar_open",
+    read=read,
+    ignored_tensors=IGNORED_TENSORS,
+    elsewhere=in_stacks,
+    experts_keys=("n_routed_experts", "num_local_experts"),
+)
