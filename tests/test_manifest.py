@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgepress.errors import InputError
-from edgepress.manifest import MANIFEST_NAME, Manifest, describe_files, find_problems, read_manifest
+from edgepress.manifest import MANIFEST_NAME, Manifest, canonical, describe_files, find_problems, read_manifest
 from edgepress.states import State
 
 
@@ -45,6 +45,18 @@ def test_a_fresh_bundle_has_no_problems_and_reads_back(bundle: Path) -> None:
     manifest = read_manifest(bundle)
     assert manifest.tensors[0]["sqnr_db"] == 20.5
     assert manifest.serialize() == (bundle / MANIFEST_NAME).read_text(encoding="utf-8")
+
+
+numbers = st.integers(-(10**30), 10**30) | st.floats(allow_nan=False, allow_infinity=False)
+values = st.recursive(
+    st.none() | st.booleans() | numbers | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+)
+
+
+@given(content=st.dictionaries(st.text(), values, max_size=4))
+def test_the_canonical_text_is_that_of_python_s_json(content: dict[str, object]) -> None:
+    assert canonical(content) == json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 
 
 @settings(max_examples=60, deadline=None)

@@ -46,6 +46,28 @@ REFUSED = {
     if not any("expert" in key for key in variant.config)
 }
 FIRST_VARIANTS = {variant.model_type: name for name, variant in reversed(VARIANTS.items())}
+# First variants that stand for all families where only what a model is made of can matter, and what each is there for.
+# Together they have every kind of mixer (tests/contracts/test_architectures.py).
+REPRESENTATIVES = {
+    "llama": "attention and gated MLPs, an untied head",
+    "qwen2": "biases of q, k and v, a tied head",
+    "gpt2": "layer norms, learned positions, transposed weights, ungated MLPs",
+    "gpt_neox": "parallel layers, interleaved rows of qkv, partly rotated heads",
+    "bloom": "ALiBi, a norm behind the embedding",
+    "gemma2": "soft caps, norms on both sides, windows",
+    "gemma4_text": "inputs by layer, shared keys and values, two head sizes",
+    "lfm2": "short convolutions",
+    "qwen3_5_text": "gated delta rule",
+    "mamba": "state spaces alone",
+    "mamba2": "state spaces with heads alone",
+    "falcon_h1": "state spaces beside attention",
+    "jamba": "state spaces and attention in turns",
+    "minicpm3": "latent attention, a residual multiplier",
+    "olmoe": "experts",
+    "gpt_oss": "experts with biases, sinks, bfloat16",
+    "deepseek_v3": "latent attention, experts beside a shared one",
+    "granitemoehybrid": "multipliers everywhere, state spaces beside attention",
+}
 
 
 def save(name: str, directory: Path) -> Path:

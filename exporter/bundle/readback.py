@@ -1,5 +1,6 @@
 """Read weights back from a bundle's data file, as its graph uses them and in the checkpoint's names and shapes."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -75,22 +76,26 @@ class StoredWeights:
 
     def rows(self, tensor: PlannedTensor, start: int, stop: int) -> NDArray[np.float32]:
         """Return rows ``start`` to ``stop`` of one planned tensor as stored, (rows, columns) or (rows,)."""
-        rows, *rest = tensor.weight.shape
-        scheme = tensor.scheme
+        count, *rest = tensor.weight.shape
+        scheme, rows = tensor.scheme, range(start, min(stop, count))
         if scheme is None:
-            data = self._map(tensor, "data", "<f2" if tensor.form == "half" else "<f4", (rows, *rest))[start:stop]
+            data = self._part(tensor, "data", "<f2" if tensor.form == "half" else "<f4", (count, *rest), rows)
             return np.asarray(data - np.float32(tensor.weight.plus), np.float32)
         columns = rest[0]
         if tensor.is_integer:
-            codes = self._map(tensor, "values", "u1", (columns, rows))[:, start:stop]
-            return integer.dequantize(codes.T, self._map(tensor, "scales", "<f4", (rows,))[start:stop])
-        values = self._map(tensor, "values", "u1", scheme.values_shape(rows, columns))[start:stop]
+            codes = self._part(tensor, "values", "u1", (columns, count), range(columns))[:, start:stop]
+            return integer.dequantize(codes.T, self._part(tensor, "scales", "<f4", (count,), rows))
+        values = self._part(tensor, "values", "u1", scheme.values_shape(count, columns), rows)
         kind = "<f2" if tensor.form == "half blocks" else "<f4"
-        scales = self._map(tensor, "scales", kind, scheme.scales_shape(rows, columns))[start:stop].astype(np.float32)
+        scales = self._part(tensor, "scales", kind, scheme.scales_shape(count, columns), rows).astype(np.float32)
         zero_points = None
         if not scheme.symmetric:
-            zero_points = self._map(tensor, "zero_points", "u1", scheme.zero_points_shape(rows, columns))[start:stop]
+            zero_points = self._part(tensor, "zero_points", "u1", scheme.zero_points_shape(count, columns), rows)
         return dequantize(values, scales, scheme, columns, zero_points)
 
-    def _map(self, tensor: PlannedTensor, part: str, dtype: str, shape: tuple[int, ...]) -> NDArray[Any]:
-        return np.memmap(self._data_file, dtype, "r", tensor.regions[part].offset, shape)
+    def _part(self, tensor: PlannedTensor, part: str, dtype: str, shape: tuple[int, ...], rows: range) -> NDArray[Any]:
+        """Some rows of a region of that shape; nothing else is read."""
+        width = math.prod(shape[1:])
+        offset = tensor.regions[part].offset + rows.start * width * np.dtype(dtype).itemsize
+        stored: NDArray[Any] = np.fromfile(self._data_file, dtype, len(rows) * width, offset=offset)
+        return stored.reshape(len(rows), *shape[1:])

@@ -6,7 +6,6 @@ import logging
 from dataclasses import replace
 
 from edgepress.errors import InputError
-from edgepress.exporter.bundle.cpu_graph import make_graphs
 from edgepress.exporter.bundle.forms import find_form
 from edgepress.exporter.bundle.genai_config import make_genai_config
 from edgepress.exporter.decide.job import Prepared
@@ -86,7 +85,7 @@ def check_prepared(prepared: Prepared, plain: Decoder) -> None:
             method.check(prepared.decoder, prepared.plan.schemes, method_options(method, prepared.recipe))
     _check_ids(prepared)
     _check_heads(prepared)
-    make_graphs(prepared, prepared.cpu)
+    prepared.make_graphs()
     if prepared.recipe.budget is None:
         refuse_forms(prepared)
     else:
@@ -111,7 +110,7 @@ def say_unused_text(prepared: Prepared) -> None:
 
 def check_planned(prepared: Prepared) -> None:
     """Refuse a graph or a form that cannot be made, once the plan has what was measured by running the model."""
-    make_graphs(prepared, prepared.cpu)
+    prepared.make_graphs()
     refuse_forms(prepared)
 
 

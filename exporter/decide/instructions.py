@@ -18,7 +18,6 @@ from typing import Any
 import onnx
 from onnx import TensorProto
 
-from edgepress.exporter.bundle.cpu_graph import make_graph, planned_graphs
 from edgepress.exporter.decide.job import Prepared
 from edgepress.exporter.graph.primitives import LOGITS_START
 from edgepress.onnx_graph.walk import attribute, operand
@@ -75,7 +74,7 @@ def estimates(prepared: Prepared) -> list[Estimate]:
     contexts = [at for at in CONTEXTS if at + PROMPT <= prepared.plan.context_length]
     if not contexts or not any(target.float16 for target in prepared.targets):
         return []
-    models = {graph.file: make_graph(prepared.decoder, graph.plan, prepared.cpu) for graph in planned_graphs(prepared)}
+    models = prepared.make_graphs()
     found = []
     for cpu, costs in read_table().costs.items():
         for file, model in models.items():

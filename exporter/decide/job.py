@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
+
+import onnx
 
 from edgepress.exporter.bundle.cpu_graph import make_graphs, named_graph, planned_graphs
 from edgepress.exporter.bundle.genai_config import make_genai_config
@@ -76,10 +79,25 @@ class Prepared(Planned, Shrunk):
     budget: dict[str, object] | None = None  # what was measured for the recipe's budget, and what it came to
 
     def decided(self, decisions: Decisions) -> Self:
-        """The same with other decisions, planned anew."""
+        """The same with other decisions, planned anew where they are others."""
+        if decisions == self.decisions:
+            return self
         recipe = decisions.applied(self.asked)
         plan = plan_tensors(self.checkpoint, self.decoder, recipe)
         return replace(self, decisions=decisions, recipe=recipe, plan=plan)
+
+    @cached_property
+    def _graphs(self) -> Mapping[str, onnx.ModelProto]:
+        return make_graphs(self, self.cpu)
+
+    def make_graphs(self) -> Mapping[str, onnx.ModelProto]:
+        """The CPU graphs by their files; they are made once, and nobody changes them.
+
+        Raises:
+            InputError: onnxruntime's CPU provider lacks a kernel for a node.
+
+        """
+        return self._graphs
 
     def with_float32_scales(self, tensors: Mapping[str, str]) -> Self:
         """The same with scales of these tensors in float32, for what reason; their layers compute in float32 too."""
@@ -96,7 +114,7 @@ class Prepared(Planned, Shrunk):
         """Write the CPU graphs, the tokenizer and ``genai_config.json``."""
         checkpoint, named = self.checkpoint, named_graph(planned_graphs(self), self.targets)
         config = make_genai_config(self.decoder, self.plan, checkpoint.config, checkpoint.json(GENERATION), named)
-        write_models(bundle, self, make_graphs(self, self.cpu), config)
+        write_models(bundle, self, self.make_graphs(), config)
 
     def score(self, bundle: Path, progress: Progress) -> dict[str, object]:
         """Compare graph and tokenizer with transformers' own; see :mod:`edgepress.exporter.bundle.parity`."""

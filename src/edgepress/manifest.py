@@ -85,7 +85,7 @@ class Manifest:
         content = asdict(self)
         if not self.graphs:
             del content["graphs"]
-        return _canonical({**content, "manifest_sha256": _digest(content)})
+        return canonical({**content, "manifest_sha256": _digest(content)})
 
 
 class _Tensor(msgspec.Struct, frozen=True):
@@ -135,12 +135,17 @@ class _Parts(msgspec.Struct, frozen=True):
     long_from: Count | None = None
 
 
-def _canonical(content: Json) -> str:
-    return json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
+def canonical(content: Json) -> str:
+    """Canonical JSON: sorted keys, two-space indent, final newline.
+
+    Python's ``json`` writes the values, msgspec the indents: the former does both a value at a time, in Python.
+    """
+    text = json.dumps(content, separators=(",", ":"), sort_keys=True, ensure_ascii=False, allow_nan=False)
+    return msgspec.json.format(text, indent=2) + "\n"
 
 
 def _digest(content: Json) -> str:
-    return hashlib.sha256(_canonical({**content, "manifest_sha256": ""}).encode()).hexdigest()
+    return hashlib.sha256(canonical({**content, "manifest_sha256": ""}).encode()).hexdigest()
 
 
 def is_sealed(content: Json) -> bool:
@@ -188,7 +193,7 @@ def read_manifest(bundle: Path) -> Manifest:
     version = content.get("schema_version")
     if version != SCHEMA_VERSION:
         raise InputError(f"{path}: schema version {version!r}, this edgepress reads {SCHEMA_VERSION}; export again")
-    if content.get("manifest_sha256") != _digest(content) or data != _canonical(content).encode():
+    if content.get("manifest_sha256") != _digest(content) or data != canonical(content).encode():
         raise InputError(f"{path} was changed after it was written (its own SHA-256 differs); export again")
     unknown = content.keys() - {entry.name for entry in fields(Manifest)}
     if unknown or "files" not in content:

@@ -20,14 +20,15 @@ import tiny_models
 import torch
 import transformers
 from oracles_decoder import forward, round_to_int8
-from tiny_models import FIRST_VARIANTS, LONG_FROM, METHOD_VARIANTS, VARIANTS, VOCABULARY
+from tiny_models import FIRST_VARIANTS, LONG_FROM, METHOD_VARIANTS, REPRESENTATIVES, VARIANTS, VOCABULARY
 
 from edgepress.exporter import decide, export
 from edgepress.exporter.bundle.files import DATA_FILE
 from edgepress.exporter.bundle.readback import StoredWeights
 from edgepress.exporter.graph.decoder import build_decoder
 from edgepress.exporter.model.architectures import architecture, describe, model_types
-from edgepress.exporter.model.description import Decoder, Linear, changed
+from edgepress.exporter.model.description import Block, Decoder, Linear, changed, every
+from edgepress.exporter.model.mixers import mixer_names
 from edgepress.exporter.model.mixers.attention import Attention
 from edgepress.exporter.model.reference import Reference
 from edgepress.exporter.model.weights import check_tensors
@@ -48,12 +49,12 @@ STATE_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 FIRST_OF_FAMILY = [FIRST_VARIANTS[kind] for kind in model_types() if kind in FIRST_VARIANTS]
 
 # Every variant is held where its description and its graph can be wrong; what is the same code for all of a family is
-# held on its first variant, and on those of METHODS.
+# held on its first variant, and on those of METHODS. What is the same code for all families is held once a family, and
+# other widths and blocks of it on those that stand for all.
 THOROUGH = sorted({*FIRST_OF_FAMILY, *METHOD_VARIANTS})
 
 every_variant = pytest.mark.parametrize("name", VARIANTS)
 some_variants = pytest.mark.parametrize("name", THOROUGH)
-every_family = pytest.mark.parametrize("name", FIRST_OF_FAMILY)
 
 
 class Workshop:
@@ -78,6 +79,10 @@ class Workshop:
     def logits(self, name: str, tokens: np.ndarray) -> np.ndarray:
         with torch.inference_mode():
             return self.reference(name)(torch.from_numpy(tokens)[None], use_cache=False).logits[0].numpy()
+
+    @cache  # noqa: B019 - one instance, which lives as long as the module
+    def tokenizer(self, name: str) -> transformers.PreTrainedTokenizerBase:
+        return transformers.AutoTokenizer.from_pretrained(self.checkpoint(name))
 
     @cache  # noqa: B019 - one instance, which lives as long as the module
     def recipe(self, bits: int, block: int, accuracy_level: int) -> Path:
@@ -168,6 +173,12 @@ def test_every_family_has_several_variants() -> None:
     assert {kind: kinds.count(kind) >= 2 for kind in model_types()} == dict.fromkeys(model_types(), True)
 
 
+def test_those_that_stand_for_all_are_of_every_kind(workshop: Workshop) -> None:
+    layers = tuple(layer for name in REPRESENTATIVES for layer in _described(workshop, name).layers)
+    assert {block.mixer.kind for block in every(Block, layers)} == set(mixer_names())
+    assert {*REPRESENTATIVES} <= {*FIRST_OF_FAMILY}
+
+
 @pytest.mark.parametrize("kind", model_types())
 def test_the_file_name_is_the_model_type(kind: str) -> None:
     assert architecture(kind).model_type == kind
@@ -202,14 +213,16 @@ def test_the_description_alone_gives_the_reference_logits(workshop: Workshop, na
         assert relative(found, workshop.logits(name, tokens)) < FLOAT_TOLERANCE, f"{length} tokens"
 
 
-@every_variant
-@pytest.mark.parametrize("length", [1, SHORT, LONG])
+@pytest.mark.parametrize(
+    ("name", "length"),
+    [(name, length) for name in VARIANTS for length in (1, SHORT, LONG) if length > 1 or name in THOROUGH],
+)
 def test_float_graph_prefills_and_decodes_as_the_reference(workshop: Workshop, name: str, length: int) -> None:
     tokens, found = Graph(workshop.bundle(name)).greedy(prompt(length), STEPS)
     expected = workshop.logits(name, tokens[:-1])
     assert relative(found[:length], expected[:length]) < FLOAT_TOLERANCE, "prefill"
     assert relative(found, expected) < FLOAT_TOLERANCE, "decode"
-    tokenizer = transformers.AutoTokenizer.from_pretrained(workshop.checkpoint(name))
+    tokenizer = workshop.tokenizer(name)
     chosen = [*tokens[:length], *expected[length - 1 :].argmax(-1)]
     assert tokenizer.decode(tokens) == tokenizer.decode(chosen)
 
@@ -241,15 +254,22 @@ def test_the_streamed_reference_is_the_loaded_one(workshop: Workshop, name: str)
         assert relative(found, workshop.logits(name, prompt(length))) < FLOAT_TOLERANCE
 
 
-@some_variants
-@pytest.mark.parametrize(("bits", "block"), [(4, 32), (8, 16)])
+@pytest.mark.parametrize(
+    ("name", "bits", "block"),
+    [*((name, 4, 32) for name in FIRST_OF_FAMILY), *((name, 8, 16) for name in REPRESENTATIVES)],
+)
 def test_only_quantization_differs(workshop: Workshop, name: str, bits: int, block: int) -> None:
     found, expected = _with_dequantized_weights(workshop, name, workshop.recipe(bits, block, 0))
     assert relative(found, expected) < FLOAT_TOLERANCE
 
 
-@every_family
-@pytest.mark.parametrize("recipe", ["int4", "int4-128", "int8"])
+@pytest.mark.parametrize(
+    ("name", "recipe"),
+    [
+        *((name, "int4") for name in FIRST_OF_FAMILY),
+        *((name, recipe) for name in REPRESENTATIVES for recipe in ("int4-128", "int8")),
+    ],
+)
 def test_presets_differ_by_int8_activations(workshop: Workshop, name: str, recipe: str) -> None:
     found, expected = _with_dequantized_weights(workshop, name, recipe)
     is_routed = any(weight.kind == "router" for weight in _described(workshop, name).weights())
@@ -312,9 +332,10 @@ def test_genai_gives_the_same_greedy_tokens(workshop: Workshop, name: str, genai
     start = LONG if LONG_FROM in _long_froms(workshop, name) else SHORT
     expected, _ = Graph(bundle).greedy(prompt(start), STEPS)
     stop = json.loads((bundle / "genai_config.json").read_text())["model"]["eos_token_id"]
-    parameters = genai.GeneratorParams(genai.Model(str(bundle)))
+    model = genai.Model(str(bundle))
+    parameters = genai.GeneratorParams(model)
     parameters.set_search_options(max_length=start + STEPS, do_sample=False)
-    generator = genai.Generator(genai.Model(str(bundle)), parameters)
+    generator = genai.Generator(model, parameters)
     generator.append_tokens(prompt(start).astype(np.int32))
     while not generator.is_done():
         generator.generate_next_token()

@@ -156,7 +156,7 @@ def looked_at(out: Path) -> None:
 def older(out: Path) -> None:
     content = json.loads((out / "manifest.json").read_text()) | {"schema_version": 1, "gone_since": True}
     content["manifest_sha256"] = manifest._digest(content)
-    (out / "manifest.json").write_text(manifest._canonical(content))
+    (out / "manifest.json").write_text(manifest.canonical(content))
     with pytest.raises(InputError, match="schema version 1"):
         read_manifest(out)
 

@@ -70,7 +70,7 @@ def test_there_is_none_of_what_was_not_counted(tmp_path: Path, name: str, recipe
 def test_work_is_what_the_shapes_say(tmp_path: Path) -> None:
     """Of the tiny Llama: 3 layers of 64 wide, 4 heads, 2 of keys, 96 in the MLP, 320 tokens."""
     plan = prepared(tmp_path)
-    graph = instructions.make_graph(plan.decoder, plan.plan, plan.cpu)
+    graph = plan.make_graphs()["model.onnx"]
     decode, prefill = (work_of(graph, phase, 32) for phase in (DECODE, PREFILL))
     [product] = [name for name in decode if name.startswith("MatMulNBits")]
     layer, head = 64 * (64 + 2 * 32) + 64 * 64 + 3 * 64 * 96, 320 * 64
