@@ -66,10 +66,8 @@ Verdict = dict[str, Any]
 class Reference:
     """transformers' model, its logits of every position."""
 
-    def __init__(self, checkpoint: Path) -> None:
-        self.model = transformers.AutoModelForCausalLM.from_pretrained(
-            checkpoint, attn_implementation="eager", dtype=torch.float32
-        ).eval()
+    def __init__(self, checkpoint: Path, auto: Any) -> None:
+        self.model = auto.from_pretrained(checkpoint, attn_implementation="eager", dtype=torch.float32).eval()
 
     def __call__(self, tokens: Tokens) -> Floats:
         """Logits (length, vocabulary) of a text (length,)."""
@@ -78,12 +76,21 @@ class Reference:
         return found
 
 
-def try_class(config: transformers.PreTrainedConfig, seed: int, folder: Path, peers: bool) -> Verdict:
-    """Verdicts on one small config: of edgepress, and with ``peers`` of onnxruntime-genai's builder."""
+def try_class(
+    config: transformers.PreTrainedConfig,
+    seed: int,
+    folder: Path,
+    peers: bool,
+    auto: Any = transformers.AutoModelForCausalLM,
+) -> Verdict:
+    """Verdicts on one small config: of edgepress, and with ``peers`` of onnxruntime-genai's builder.
+
+    ``auto`` is one of transformers' classes that find a config's own.
+    """
     checkpoint = folder / "checkpoint"
     try:
-        _make(config, seed, checkpoint)
-        reference = Reference(checkpoint)
+        _make(config, seed, checkpoint, auto)
+        reference = Reference(checkpoint, auto)
         reference(_prompt())
     except Exception as error:  # whatever a library raises is a verdict
         return {"verdict": "not made", "reason": _said(error)}
@@ -93,9 +100,9 @@ def try_class(config: transformers.PreTrainedConfig, seed: int, folder: Path, pe
     return found
 
 
-def _make(config: transformers.PreTrainedConfig, seed: int, checkpoint: Path) -> None:
+def _make(config: transformers.PreTrainedConfig, seed: int, checkpoint: Path, auto: Any) -> None:
     torch.manual_seed(seed)
-    model = transformers.AutoModelForCausalLM.from_config(config).eval()
+    model = auto.from_config(config).eval()
     draw(model, seed)
     model.save_pretrained(checkpoint)
     tokenizer = Tokenizer(models.BPE(vocab={chr(256 + n): n for n in range(VOCABULARY)}, merges=[]))
@@ -182,7 +189,7 @@ def _last_line(output: str) -> str:
 # ---- one process for each class --------------------------------------------------------------------------------------
 
 
-def _child(send: Any, make: Callable[[], transformers.PreTrainedConfig], seed: int, peers: bool) -> None:
+def _child(send: Any, make: Callable[[], transformers.PreTrainedConfig], *how: Any) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (BYTES, BYTES))
     with tempfile.TemporaryDirectory(prefix="edgepress-coverage-") as folder:
         try:
@@ -190,14 +197,20 @@ def _child(send: Any, make: Callable[[], transformers.PreTrainedConfig], seed: i
         except Exception as error:  # whatever a library raises is a verdict
             send.send({"verdict": "not made", "reason": _said(error)})
             return
-        send.send(try_class(config, seed, Path(folder), peers))
+        seed, peers, auto = how
+        send.send(try_class(config, seed, Path(folder), peers, auto))
 
 
-def apart(make: Callable[[], transformers.PreTrainedConfig], seed: int, peers: bool) -> Verdict:
+def apart(
+    make: Callable[[], transformers.PreTrainedConfig],
+    seed: int,
+    peers: bool,
+    auto: Any = transformers.AutoModelForCausalLM,
+) -> Verdict:
     """:func:`try_class` in a process of its own, whose end, of memory or by a signal, is a verdict, too."""
     context = multiprocessing.get_context("fork")  # transformers is imported once
     receive, send = context.Pipe(duplex=False)
-    process = context.Process(target=_child, args=(send, make, seed, peers))
+    process = context.Process(target=_child, args=(send, make, seed, peers, auto))
     process.start()
     send.close()
     try:

@@ -22,9 +22,9 @@ def report(samples: Sequence[Mapping[str, Any]]) -> str:
             f"`{sample['model_type']}`",
             sample["verdict"],
             (sample.get("genai") or {}).get("verdict", ""),
-            _difference(sample) or _reason(sample["reason"]),
+            difference_or_reason(sample),
         ]
-        for sample in sorted(samples, key=lambda one: (VERDICTS.index(one["verdict"]), one["model_type"]))
+        for sample in by_verdict(samples)
     ]
     return "\n\n".join(
         [
@@ -34,8 +34,14 @@ def report(samples: Sequence[Mapping[str, Any]]) -> str:
     )
 
 
-def _difference(sample: Mapping[str, Any]) -> str:
-    return f"{sample['difference']:.1e}" if sample["verdict"] == "right" else ""
+def by_verdict(samples: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Those that are right first, then the others; each by name."""
+    return sorted(samples, key=lambda one: (VERDICTS.index(one["verdict"]), one["model_type"]))
+
+
+def difference_or_reason(sample: Mapping[str, Any]) -> str:
+    """The last cell of a row."""
+    return f"{sample['difference']:.1e}" if sample["verdict"] == "right" else _reason(sample["reason"])
 
 
 def _reason(reason: str) -> str:

@@ -53,6 +53,11 @@ _TOKENS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 _KEY_VALUE_HEADS = ("num_key_value_heads", "num_kv_heads", "n_head_kv", "multi_query_group_num")
 _LAYER_COUNTS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
 
+
+def _axes_of(*sections: int) -> dict[str, object]:
+    return {"text_config": {"rope_parameters": {"mrope_section": list(sections)}}}
+
+
 # What a class asks of its sizes beside that, by model_type: sums and multiples that their names do not say.
 EXTRA: dict[str, dict[str, object]] = {
     **{key: {"intermediate_size": 256} for key in ("mamba", "falcon_mamba")},
@@ -67,12 +72,25 @@ EXTRA: dict[str, dict[str, object]] = {
     "dots1": {"n_routed_experts": 4, "n_shared_experts": 1, "num_experts_per_tok": 2, "n_group": 1},
     "lfm2_moe": {"layer_types": ["conv", "full_attention", "conv", "conv"]},
     "olmo_hybrid": {"linear_num_key_heads": 4},  # transformers saves convolutions in thirds
-    **{key: {"eos_token_id": 2} for key in ("cwm", "glm", "glm4")},
     "nemotron": {"num_key_value_heads": 2},
     **{key: {"head_dim": 32} for key in ("hunyuan_v1_dense", "hunyuan_v1_moe", "ministral")},
     **{key: {"num_key_value_heads": 4} for key in ("minicpm3", "youtu", "axk1", "deepseek_v32")},
     "gemma4_text": {"num_kv_shared_layers": 0},
     "gemma3n_text": {"num_kv_shared_layers": 2, "activation_sparsity_pattern": None},
+    **{
+        key: _axes_of(4, 6, 6)
+        for key in ("glm4v", "glm46v", "glmga", "glm_ocr", "paddleocr_vl", "qwen2_5_omni_thinker")
+    },
+    "hunyuan_vl": {"text_config": {"head_dim": 32, "rope_parameters": {"mrope_section": [4, 4, 4, 4]}}},
+    "glm4v_moe": {"text_config": {"rope_parameters": {"mrope_section": [2, 3, 3]}, "num_hidden_layers": 3}},
+    "musicflamingo": {
+        "audio_config": {"model_type": "audioflamingo3_encoder"},
+        "text_config": {"model_type": "qwen2"},
+    },
+    "qwen3_asr": {"eos_token_id": 2, "text_config": {"eos_token_id": 2}},
+    "granite_docling": {"vision_config": {"out_hidden_size": 128}},
+    "granite4_vision": {"image_grid_pinpoints": [[28, 28]], "deepstack_layer_map": [], "downsample_rate": "1/2"},
+    "exaone4_5": {"vision_config": {"model_type": "exaone4_5_vision"}, "text_config": {"model_type": "exaone4"}},
 }
 
 
@@ -83,7 +101,17 @@ def tiny_config(model_type: str) -> transformers.PreTrainedConfig:
     for one in (values, values.get("text_config")):
         if isinstance(one, dict) and one.get("eos_token_id") is None:
             one["eos_token_id"] = _TOKENS["eos_token_id"]  # published checkpoints say one
-    return cls(**(values | EXTRA.get(model_type, {})))
+    return cls(**_merged(values, EXTRA.get(model_type, {})))
+
+
+def _merged(values: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:
+    """The values with those of ``extra`` in their place, section by section."""
+    inside = {
+        key: _merged(values[key], found)
+        for key, found in extra.items()
+        if isinstance(values.get(key), Mapping) and isinstance(found, Mapping)
+    }
+    return {**values, **extra, **inside}
 
 
 def _small(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -97,7 +125,7 @@ def _small(values: Mapping[str, Any]) -> dict[str, Any]:
             small[key] = _small(value)
         elif key in _LAYER_COUNTS:
             small[key] = layers
-        elif key in _TOKENS and isinstance(value, int):
+        elif key in _TOKENS and isinstance(value, int | list):
             small[key] = _TOKENS[key]
         elif key in _KEY_VALUE_HEADS and isinstance(value, int):
             small[key] = key_value_heads
@@ -109,7 +137,18 @@ def _small(values: Mapping[str, Any]) -> dict[str, Any]:
             small[key] = value
     if "qk_rope_head_dim" in small and "head_dim" in small:
         small["head_dim"] = small["qk_rope_head_dim"]  # what rope is made for
+    rope = small.get("rope_parameters")
+    if isinstance(rope, Mapping) and rope.get("mrope_section"):
+        small["rope_parameters"] = {**rope, "mrope_section": _axes(small, rope)}
     return small
+
+
+def _axes(small: Mapping[str, Any], rope: Mapping[str, Any]) -> list[int]:
+    """As many axes for the pairs of a smaller head, about as they were; the first takes what is left."""
+    width = small.get("head_dim") or small["hidden_size"] // small["num_attention_heads"]
+    pairs, before = int(width * rope.get("partial_rotary_factor", 1.0)) // 2, rope["mrope_section"]
+    others = [pairs * axis // sum(before) for axis in before[1:]]
+    return [pairs - sum(others), *others]
 
 
 def _count(values: Mapping[str, Any]) -> int | None:

@@ -45,8 +45,9 @@ _SIDE = {
 class Wrapper:
     """One tiny whole: its ``model_type``, its text model's, and what is then changed in the files.
 
-    ``text`` and ``whole`` differ from the tiny configs, ``names`` gives the tensors other names, ``patch`` the config
-    other content: what other versions of transformers, and publishers' own code, write.
+    ``text`` and ``whole`` differ from the tiny configs, ``names`` gives the tensors other names, ``tensors`` makes
+    others of them, ``patch`` the config other content: what other versions of transformers, and publishers' own code,
+    write. Without a ``text_type`` the text model's keys are at the level of the whole's.
     """
 
     model_type: str
@@ -54,6 +55,7 @@ class Wrapper:
     text: Mapping[str, object] = field(default_factory=dict)
     whole: Mapping[str, object] = field(default_factory=dict)
     names: Callable[[str], str] | None = None
+    tensors: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]] | None = None
     patch: Callable[[dict[str, object]], dict[str, object]] | None = None
 
 
@@ -71,14 +73,33 @@ def _version_5(name: str) -> str:
 
 
 def _flat(config: dict[str, object]) -> dict[str, object]:
-    """Qwen2-VL's first configs: the text model's keys beside vision_config, a rope of the type mrope."""
+    """Qwen2-VL's first configs: the text model's keys beside vision_config, a rope of the type mrope; Hunyuan's too."""
     text = config["text_config"]
     assert isinstance(text, dict)
     rope = text["rope_parameters"]
     kept = {key: value for key, value in text.items() if key not in {"rope_parameters", "layer_types", "model_type"}}
     kept |= {"rope_theta": rope["rope_theta"]}
     kept["rope_scaling"] = {"type": "mrope", "mrope_section": rope["mrope_section"]}
+    if "alpha" in rope:
+        kept["rope_scaling"] = {"type": "xdrope", "xdrope_section": rope["mrope_section"], "alpha": rope["alpha"]}
+        kept["rope_scaling"]["factor"] = rope["factor"]
     return kept | {key: value for key, value in config.items() if key != "text_config"} | {"torch_dtype": "float32"}
+
+
+def _thinker(config: dict[str, object]) -> dict[str, object]:
+    """Qwen's omni models: the thinker's config is a section beside those that speak."""
+    return {"model_type": "qwen2_5_omni", "architectures": ["Qwen2_5OmniModel"], "thinker_config": config}
+
+
+def _adapted(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Phi-4-multimodal's own code: adapters for images and sound around each matrix of the text model."""
+    found = {}
+    for name, value in tensors.items():
+        inside = name.startswith("model.layers.") and value.ndim == 2
+        found[name.replace(".weight", ".base_layer.weight") if inside else name] = value
+        for side in ("A", "B") if inside else ():
+            found[name.replace(".weight", f".lora_{side}.speech.weight")] = torch.ones(2, 2)
+    return found
 
 
 def _in_llm_config(config: dict[str, object]) -> dict[str, object]:
@@ -103,6 +124,11 @@ _GEMMA_4 = _GEMMA | {
 }
 _IMAGES = {key: _SIDE[key] for key in ("hidden_size", "intermediate_size", "num_hidden_layers", "head_dim")}
 _IMAGES |= {"num_attention_heads": 2, "num_key_value_heads": 2}
+_XDROPE = {
+    "head_dim": 32,
+    "rope_parameters": {"rope_theta": 1e4, "type": "xdrope", "factor": 1.0, "alpha": 1000.0, "xdrope_section": [4] * 4},
+}
+_PHI_4 = {"rope_parameters": {"rope_theta": 1e4, "partial_rotary_factor": 0.75}, "tie_word_embeddings": True}
 WRAPPERS = {
     "llava": Wrapper("llava", "llama"),
     "llava-version5-tied": Wrapper("llava", "llama", whole={"tie_word_embeddings": True}, names=_version_5),
@@ -129,6 +155,39 @@ WRAPPERS = {
         QWEN3_5 | _axes(3, 3, 2, mrope_interleaved=True, partial_rotary_factor=0.25) | {"head_dim": 64},
         {"tie_word_embeddings": True},
     ),
+    "glm4v": Wrapper("glm4v", "glm4v_text", _axes(1, 1, 2, partial_rotary_factor=0.5) | {"head_dim": 16}),
+    "glm_ocr": Wrapper("glm_ocr", "glm_ocr_text", _axes(4, 6, 6)),
+    "glm4v_moe": Wrapper(
+        "glm4v_moe",
+        "glm4v_moe_text",
+        _axes(2, 3, 3, partial_rotary_factor=0.5)
+        | {"head_dim": 32, "n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32},
+    ),
+    "paddleocr_vl": Wrapper("paddleocr_vl", "paddleocr_vl_text", _axes(2, 3, 3) | {"use_bias": True}),
+    "paddleocr_vl-flat": Wrapper("paddleocr_vl", "paddleocr_vl_text", _axes(2, 3, 3), patch=_flat),
+    "hunyuan_vl": Wrapper("hunyuan_vl", "hunyuan_vl_text", _XDROPE, patch=_flat),
+    "granite_docling": Wrapper(
+        "granite_docling",
+        "granite_docling_text",
+        {"logits_scaling": 8.0, "residual_multiplier": 0.5},
+        {"pad_token_id": 0},
+    ),
+    "qwen2_5_omni": Wrapper(
+        "qwen2_5_omni_thinker", "qwen2_5_omni_text", _axes(2, 3, 3), names="thinker.{}".format, patch=_thinker
+    ),
+    "qwen3_omni_moe_thinker": Wrapper(
+        "qwen3_omni_moe_thinker",
+        "qwen3_omni_moe_text",
+        _axes(2, 3, 3) | {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32},
+    ),
+    "phi4_multimodal": Wrapper("phi4_multimodal", "", _PHI_4),
+    "phi4mm": Wrapper(
+        "phi4_multimodal",
+        "",
+        _PHI_4,
+        tensors=_adapted,
+        patch=lambda config: config | {"model_type": "phi4mm", "architectures": ["Phi4MMForCausalLM"]},
+    ),
     "lfm2_vl": Wrapper("lfm2_vl", "lfm2", {"layer_types": ["conv", "full_attention", "conv"]}),
 }
 
@@ -142,9 +201,10 @@ def save_wrapper(name: str, directory: Path) -> torch.nn.Module:
         for key, side in vars(config_class()).items()
         if isinstance(side, transformers.PretrainedConfig) and key != "text_config"
     }
-    text = SMALL | {"model_type": wrapper.text_type} | wrapper.text
+    text = SMALL | wrapper.text
+    whole = {"text_config": text | {"model_type": wrapper.text_type}} if wrapper.text_type else text
     torch.manual_seed(len(name))
-    model = transformers.AutoModelForMultimodalLM.from_config(config_class(text_config=text, **(sides | wrapper.whole)))
+    model = transformers.AutoModelForMultimodalLM.from_config(config_class(**(whole | sides | wrapper.whole)))
     with torch.no_grad():
         for parameter_name, parameter in model.named_parameters():
             if parameter.ndim:
@@ -152,9 +212,11 @@ def save_wrapper(name: str, directory: Path) -> torch.nn.Module:
                 parameter.mul_(0.3 if "q_norm" in parameter_name else 1.0)  # Gemma 4 does not divide its scores
     model.eval().save_pretrained(directory)
     save_tokenizer(directory)
-    if wrapper.names is not None:
+    if wrapper.names is not None or wrapper.tensors is not None:
         path = directory / "model.safetensors"
-        save_file({wrapper.names(key): value for key, value in load_file(path).items()}, path, {"format": "pt"})
+        tensors = load_file(path) if wrapper.tensors is None else wrapper.tensors(load_file(path))
+        rename = wrapper.names or str
+        save_file({rename(key): value for key, value in tensors.items()}, path, {"format": "pt"})
     if wrapper.patch is not None:
         path = directory / "config.json"
         path.write_text(json.dumps(wrapper.patch(json.loads(path.read_text()))))

@@ -67,3 +67,18 @@ def test_tables_count_verdicts_and_give_reasons(import_script: Callable[[str], M
     assert "| onnxruntime-genai's builder | 0 | 1 | 0 | 0 |" in text
     rows = ("| `a` | right | wrong | 2.0e-06 |", "| `b` | refused |  | architecture 'b' is not implemented |")
     assert "\n".join(rows) in text
+
+
+def test_a_whole_is_compared_by_its_own_class(import_script: Callable[[str], ModuleType]) -> None:
+    wholes = import_script("coverage_wholes")
+    (sample,) = wholes.measure(["paddleocr_vl"])
+    assert sample["text"] == "paddleocr_vl_text"
+    assert sample["verdict"] == "right", sample["reason"]
+    assert "| `paddleocr_vl` | `paddleocr_vl_text` | right | " in wholes.report([sample])
+
+
+def test_wholes_are_the_classes_that_take_more_than_text(import_script: Callable[[str], ModuleType]) -> None:
+    found = import_script("coverage_wholes").classes()
+    assert found["llava"] == ("LlavaForConditionalGeneration", "AutoModelForMultimodalLM")
+    assert "audioflamingo3" in found
+    assert not {"llama", "qwen3_5_text", "t5"} & set(found)

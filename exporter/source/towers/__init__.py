@@ -14,15 +14,24 @@ for all three, so that what is rotated, and by how much, is plain rotary embeddi
 from __future__ import annotations
 
 import importlib
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+import re
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cache
 
 from edgepress.modules import modules_in
 
 SECTIONS = ("text_config", "llm_config", "language_config")
 # How class names end of models that generate text: transformers', and of code that comes with checkpoints.
-_GENERATORS = ("ForConditionalGeneration", "ForCausalLM", "ForImageTextToText", "ForVisionText2Text", "ChatModel")
+_GENERATORS = (
+    "ForConditionalGeneration",
+    "ForCausalLM",
+    "ForImageTextToText",
+    "ForVisionText2Text",
+    "ChatModel",
+    "OmniModel",
+)
+_OUTER = ("thinker_config", "thinker.")  # Qwen's omni models: the section, and what names of its tensors begin with
 _PREFIXES = {  # of the text model's tensors → what the family's names begin with; the first that is found
     "model.language_model.": "model.",  # transformers 5
     "language_model.": "",  # transformers 4: language_model.model.layers …, language_model.lm_head
@@ -33,13 +42,18 @@ _PREFIXES = {  # of the text model's tensors → what the family's names begin w
     "model.": "model.",  # as alone, and the others beside it
 }
 _HEAD = "lm_head."
+# Phi-4-multimodal has adapters for other inputs around its matrices, and its other towers beside the embedding.
+_BASE_LAYER, _OF_OTHERS = ".base_layer.", re.compile(r"\.lora_[AB]\.|^model\.embed_tokens_extend\.")
 _ROPES = ("rope_parameters", "rope_scaling")
-_AXES = ("mrope_section", "mrope_interleaved")
+_AXES = ("mrope_section", "xdrope_section", "mrope_interleaved")
+_AXES_KINDS = {"mrope": "default", "xdrope": "dynamic"}  # what they are with one axis
 _TIED = "tie_word_embeddings"
 # What a text model's own class does behind its head, by key, with the value that does nothing; the classes of wholes
 # compute the head alone, but for some. Cohere's scale is there when its key is not.
 _BEHIND_THE_HEAD: dict[str, object] = {"final_logit_softcapping": None, "logit_scale": 1.0, "logits_scaling": 1.0}
-_WITH_ALL_OF_IT = frozenset(("gemma3n", "gemma4", "hyperclovax_vision_v2", "paligemma"))
+_WITH_ALL_OF_IT = frozenset(
+    ("gemma3n", "gemma4", "granite4_vision", "granite_docling", "hyperclovax_vision_v2", "paligemma")
+)
 _SCALED = frozenset(("cohere", "cohere2"))
 _GIVEN: dict[str, dict[str, object]] = {  # what the config of a whole gives its text model's where that says nothing
     "paligemma": {"use_bidirectional_attention": True},  # a prompt is attended both ways
@@ -52,15 +66,30 @@ class Tower:
     """A text model with a ``model_type`` of its own that is the ``family``, with what the whole adds taken away.
 
     ``defaults`` are those of its config in transformers where the family's are others, ``theta`` that of
-    ``rope_theta``.
-    Configs of the whole, ``flat``, had the keys of the text model at their own level once.
+    ``rope_theta`` and ``share`` that of ``partial_rotary_factor``. ``renamed`` are keys of its own with the
+    family's for them, and ``told(config)`` are keys of the family that it has no choice of.
+    Configs of the wholes ``flat`` have, or had once, the keys of the text model at their own level. With
+    ``tied_by_the_whole`` what the section says of the head is transformers' default, and has no effect.
     """
 
     model_type: str
     family: str
     defaults: Mapping[str, object] = field(default_factory=dict)
     theta: float | None = None
-    flat: str = ""
+    share: float | None = None
+    renamed: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    told: Callable[[Mapping[str, object]], Mapping[str, object]] = lambda _: {}
+    flat: tuple[str, ...] = ()
+    tied_by_the_whole: bool = False
+
+    def of_family(self, config: Mapping[str, object]) -> tuple[dict[str, object], tuple[str, ...]]:
+        """The config as the family has it, with a rope of one axis, and the notes on what was done."""
+        values = {**self.defaults, **config}
+        for ours, theirs in self.renamed.items():
+            found = values.pop(ours, None)
+            values |= {} if found is None else dict.fromkeys(theirs, found)
+        values, notes = _plain_rope(values, {"rope_theta": self.theta, "partial_rotary_factor": self.share})
+        return values | dict(self.told(values)) | {"model_type": self.family}, notes
 
 
 @dataclass(frozen=True)
@@ -94,11 +123,15 @@ def text_model(values: Mapping[str, object]) -> TextModel | None:
     whole = values.get("model_type")
     if not isinstance(whole, str) or not isinstance(name, str) or not (name.endswith(_GENERATORS) or not name):
         return None
+    outer = values.get(_OUTER[0])
+    if isinstance(outer, Mapping):
+        found = text_model({**outer, "model_type": whole})
+        return None if found is None else replace(found, section=f"{_OUTER[0]}.{found.section}")
     for section in SECTIONS:
         inner = values.get(section)
         if isinstance(inner, Mapping) and isinstance(inner.get("model_type"), str):
             return _plain(whole, section, values, inner)
-    flat = next((tower for tower in map(_load, _names()) if tower.flat == whole), None)
+    flat = next((tower for tower in map(_load, _names()) if whole in tower.flat), None)
     if flat is None:
         return None
     inner = {key: value for key, value in values.items() if key not in {*SECTIONS, "vision_config", "audio_config"}}
@@ -111,19 +144,20 @@ def _plain(whole: str, section: str, outer: Mapping[str, object], inner: Mapping
     ids = {key: value for key, value in outer.items() if key in {"bos_token_id", "eos_token_id", "pad_token_id"}}
     config |= {key: value for key, value in ids.items() if value is not None}
     config |= {key: outer[key] for key in _FROM_THE_WHOLE if outer.get(key) is not None and config.get(key) is None}
+    kind = config["model_type"]
+    tower = _load(str(kind)) if kind in _names() else None
     # transformers 5 asks the config of the whole, transformers 4 the section; either one ties
-    tied = [one[_TIED] for one in (outer, inner) if isinstance(one.get(_TIED), bool)]
+    asked = (outer,) if tower is not None and tower.tied_by_the_whole else (outer, inner)
+    tied = [one[_TIED] for one in asked if isinstance(one.get(_TIED), bool)]
     config.pop(_TIED, None)
     if tied:
         config[_TIED] = any(tied)
     config |= {key: value for key, value in _GIVEN.get(whole, {}).items() if config.get(key) is None}
     config, notes = _behind_the_head(whole, config)
-    kind = config["model_type"]
-    if kind not in _names():
+    if tower is None:
         return TextModel(whole, section, config, notes)
-    tower = _load(str(kind))
-    config, more = _plain_rope({**tower.defaults, **config}, tower.theta)
-    return TextModel(whole, section, config | {"model_type": tower.family}, (*notes, *more))
+    config, more = tower.of_family(config)
+    return TextModel(whole, section, config, (*notes, *more))
 
 
 def _behind_the_head(whole: str, config: dict[str, object]) -> tuple[dict[str, object], tuple[str, ...]]:
@@ -140,26 +174,38 @@ def _behind_the_head(whole: str, config: dict[str, object]) -> tuple[dict[str, o
     return config | {key: _BEHIND_THE_HEAD[key] for key in left}, notes
 
 
-def _plain_rope(config: Mapping[str, object], theta: float | None) -> tuple[dict[str, object], tuple[str, ...]]:
-    """A config whose rotary embedding has no axes, and the note that it had."""
+def _plain_rope(
+    config: Mapping[str, object], defaults: Mapping[str, float | None]
+) -> tuple[dict[str, object], tuple[str, ...]]:
+    """A config whose rotary embedding has no axes, and the note that it had; ``defaults`` where it says nothing."""
     changed = dict(config)
     ropes = {key: dict(found) for key in _ROPES if isinstance(found := config.get(key), Mapping)}
-    axes = next((rope[_AXES[0]] for rope in ropes.values() if _AXES[0] in rope), None)
+    axes = next(((name, rope[name]) for rope in ropes.values() for name in _AXES[:2] if name in rope), None)
     for key, rope in ropes.items():
         kept = {name: value for name, value in rope.items() if name not in _AXES}
-        kept |= {name: "default" for name in ("type", "rope_type") if kept.get(name) == "mrope"}
+        kept |= {name: _AXES_KINDS.get(str(kept[name]), kept[name]) for name in ("type", "rope_type") if name in kept}
         changed[key] = kept
-    if theta is not None and not any("rope_theta" in one for one in (config, *ropes.values())):
-        changed["rope_theta"] = theta
-    note = f"mrope_section = {axes}: a token of text has the same position in every axis, so that this is plain rope"
-    return changed, () if axes is None else (note,)
+    for key, default in defaults.items():
+        if default is not None and not any(key in one for one in (config, *ropes.values())):
+            changed[key] = default
+    if axes is None:
+        return changed, ()
+    return changed, (
+        f"{axes[0]} = {axes[1]}: a token of text has the same position in every axis, so that this is plain rope",
+    )
 
 
 def text_names(stored: Collection[str]) -> dict[str, str]:
     """The names of the text model's tensors among all of a whole, and what the family calls them."""
-    prefix = next((one for one in _PREFIXES if any(name.startswith(one) for name in stored)), "")
-    found = {name: _PREFIXES.get(prefix, "") + name.removeprefix(prefix) for name in stored if name.startswith(prefix)}
-    return found | {name: name for name in stored if name.startswith(_HEAD)}
+    outer = _OUTER[1] if any(name.startswith(_OUTER[1]) for name in stored) else ""
+    inside = {
+        name.removeprefix(outer): name for name in stored if name.startswith(outer) and not _OF_OTHERS.search(name)
+    }
+    prefix = next((one for one in _PREFIXES if any(name.startswith(one) for name in inside)), "")
+    ours = _PREFIXES.get(prefix, "")
+    found = {stored: ours + name.removeprefix(prefix) for name, stored in inside.items() if name.startswith(prefix)}
+    found |= {stored: name for name, stored in inside.items() if name.startswith(_HEAD)}
+    return {stored: name.replace(_BASE_LAYER, ".") for stored, name in found.items()}
 
 
 @cache

@@ -3,4 +3,4 @@
 from edgepress.exporter.source.towers import Tower
 from edgepress.exporter.source.towers.qwen2_vl_text import DEFAULTS
 
-TOWER = Tower(model_type="qwen2_5_vl_text", family="qwen2", defaults=DEFAULTS, theta=1e6, flat="qwen2_5_vl")
+TOWER = Tower(model_type="qwen2_5_vl_text", family="qwen2", defaults=DEFAULTS, theta=1e6, flat=("qwen2_5_vl",))

@@ -13,4 +13,4 @@ DEFAULTS = {  # transformers' Qwen2VLTextConfig's; Qwen2.5-VL's are the same
     "max_window_layers": 80,
 }
 
-TOWER = Tower(model_type="qwen2_vl_text", family="qwen2", defaults=DEFAULTS, theta=1e6, flat="qwen2_vl")
+TOWER = Tower(model_type="qwen2_vl_text", family="qwen2", defaults=DEFAULTS, theta=1e6, flat=("qwen2_vl",))
