@@ -138,7 +138,7 @@ def _calibrating(prepared: Prepared, cores: int) -> list[Part]:
         forward, training = _layer_speeds(prepared)
         projections = _projections(prepared, cores)
     settings, plan = prepared.recipe.calibration, prepared.plan
-    in_layers = sum(math.prod(weight.shape) for layer in prepared.decoder.layers for weight in layer_weights(layer))
+    in_layers = sum(block.mixer.taken() for layer in prepared.decoder.layers for block in layer.blocks)
     tokens = _passed_tokens(prepared)
     parts = [Part("layers", forward * in_layers * tokens / cores, f"{1e-9 / forward:.1f}·10⁹ weight·tokens a second")]
     parts += projections
@@ -205,7 +205,7 @@ def _layer_speeds(prepared: Prepared) -> tuple[float, float]:
         forward = _seconds(run)
     with torch.enable_grad():
         training = _seconds(learn)
-    done = numbers * count * length
+    done = sum(block.mixer.taken() for block in layer.blocks) * count * length
     return forward / done, training / done
 
 

@@ -8,6 +8,7 @@ in here reads a file or a weight. Shapes are ``(rows, columns)`` = ``(out_featur
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cache
+from math import prod
 from typing import Any, ClassVar, Literal, Self, TypeVar, cast
 
 import numpy as np
@@ -173,6 +174,14 @@ class Mixer:
         and rotate their columns. The output of the last one, alone in its group, is added to the stream.
         """
         raise NotImplementedError
+
+    def rounds(self) -> tuple[int, ...]:
+        """For each of the :meth:`groups` a number: what goes into it depends on groups of lower numbers alone."""
+        return tuple(range(len(self.groups())))
+
+    def taken(self) -> float:
+        """How many of its weights a token goes through."""
+        return float(sum(prod(linear.weight.shape) for group in self.groups() for linear in group))
 
     @property
     def input_projections(self) -> tuple[Linear, ...]:
@@ -431,6 +440,18 @@ class Decoder:
 def layer_groups(layer: Layer) -> list[tuple[Linear, ...]]:
     """Projections of a layer that share their input, in the order in which they are computed."""
     return [group for block in layer.blocks for group in block.mixer.groups()]
+
+
+def layer_rounds(layer: Layer) -> list[list[int]]:
+    """Numbers of the :func:`layer_groups`, those together that do not depend on each other, after those they do on."""
+    found: dict[int, list[int]] = {}
+    first = begun = 0
+    for block in layer.blocks:
+        rounds = block.mixer.rounds()
+        for number, place in enumerate(rounds, first):
+            found.setdefault(begun + place, []).append(number)
+        first, begun = first + len(rounds), begun + 1 + max(rounds, default=-1)
+    return [found[place] for place in sorted(found)]
 
 
 def layer_linears(layer: Layer) -> list[Linear]:

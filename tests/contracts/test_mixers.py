@@ -443,6 +443,7 @@ def test_pruning_steps_refuse_what_they_cannot_cut(hybrid: Hybrid, step: str, wo
 # ---- nobody else knows them ------------------------------------------------------------------------------------------
 
 NAMING = {
+    "methods/shrink/experts.py": "removes experts of mixtures",
     "methods/shrink/heads.py": "removes heads of attention",
     "methods/shrink/mlp_width.py": "removes channels of MLPs",
 }

@@ -17,7 +17,7 @@ from edgepress.exporter.arrays.scheme import FEWEST_TOKENS
 from edgepress.exporter.methods.kinds import LinearMethod, Method, method_options, round_rows
 from edgepress.exporter.methods.tasks import LayerTask
 from edgepress.exporter.model import network, operations
-from edgepress.exporter.model.description import Linear, Weight, layer_groups, layer_weights
+from edgepress.exporter.model.description import Linear, Weight, layer_groups, layer_rounds, layer_weights
 from edgepress.exporter.recipe.recipe import Recipe
 
 _KEPT_BYTES = 512 << 20  # intermediate activations of one layer that may wait in memory; beyond, they are recomputed
@@ -37,9 +37,9 @@ def round_by_linear(
             _round(task, weight, methods[weight.name], None, recipe)
         return False
     passes = _Passes(task)
-    for group in range(len(layer_groups(task.layer))):
-        linears, moments = passes.before(group)
-        _round_group(task, linears, moments, methods, recipe)
+    for groups in passes.together():
+        for linears, moments in passes.before(groups):
+            _round_group(task, linears, moments, methods, recipe)
     if outputs is None:
         return False
     passes.finish(outputs)
@@ -61,40 +61,74 @@ def _write_finite(outputs: Activations, batch: slice, y: Tensor, index: int) -> 
     outputs.write(batch, y)
 
 
+def _room(task: LayerTask) -> int:
+    """Bytes of activations that may wait in memory: as many as the layer's weights take."""
+    return max(_KEPT_BYTES, 4 * sum(weight.numel() for weight in task.weights.values()))
+
+
 class _Passes:
     """All batches run through a layer up to the projections that are rounded next.
 
-    Their activations stay in memory when there is room; else they are computed from the layer's inputs again.
+    Their activations stay in memory when there is room; else they are computed from the layer's inputs again, for all
+    projections at once that do not depend on each other (the experts of a mixture).
     """
 
     def __init__(self, task: LayerTask) -> None:
         self._task = task
         widest = max(linear.weight.shape[1] for linear in task.linears()) + 2 * task.inputs.shape[2]
-        self._keep = 4 * math.prod(task.inputs.shape[:2]) * widest <= _KEPT_BYTES
+        self._keep = 4 * math.prod(task.inputs.shape[:2]) * widest <= _room(task)
         self._batches = task.inputs.batches(_BATCH_TOKENS)
         self._waiting: dict[int, _Waiting] = {}  # by the number of the batch
-        self._rounded: tuple[Linear, ...] = ()
+        self._rounded: list[Linear] = []
         self._dequantized: dict[str, Tensor] = {}
 
-    def before(self, group: int) -> tuple[tuple[Linear, ...], Moments]:
-        """Run the batches up to a group of projections; returns these and the moments of their inputs."""
-        moments: Moments | None = None
-        linears: tuple[Linear, ...] = ()
+    def together(self) -> list[list[int]]:
+        """Numbers of the groups of projections up to which one pass goes, all of them in an order to be rounded in."""
+        groups = layer_groups(self._task.layer)
+        if self._keep:
+            return [[number] for number in range(len(groups))]
+        found: list[list[int]] = []
+        for numbers in layer_rounds(self._task.layer):
+            free = 0
+            for number in numbers:
+                nbytes = 4 * groups[number][0].weight.shape[1] ** 2  # of its second moments
+                if nbytes > free:
+                    found.append([])
+                    free = _room(self._task)
+                found[-1].append(number)
+                free -= nbytes
+        return found
+
+    def before(self, groups: list[int]) -> list[tuple[tuple[Linear, ...], Moments]]:
+        """Run the batches up to these groups of projections; returns them, and the moments of what goes into each."""
         device = self._task.device
-        self._dequantized = {linear.weight.name: self._task.values(linear.weight) for linear in self._rounded}
+        linears = [layer_groups(self._task.layer)[group] for group in groups]
+        moments = [Moments(group[0].weight.shape[1], device) for group in linears]
+        dequantized = {linear.weight.name: self._task.values(linear.weight) for linear in self._rounded}
+        self._dequantized = dequantized if self._keep else self._dequantized | dequantized
         for some in _together(len(self._batches), device):
-            for step, x in each(lambda number: self._reach(group, number).step, some, device):
-                linears = step
-                if moments is None:
-                    moments = Moments(x.shape[-1], device)
-                moments.add(x)
-        self._rounded = linears
-        if moments is None or not bool(torch.isfinite(moments.largest).all()):
-            raise InputError(
-                f"NaN or infinite activations go into {linears[0].weight.name} on the calibration text; "
-                "the checkpoint overflows in float32 there: take another one, or another text"
-            )
-        return linears, moments
+            for inputs in each(lambda number: self._inputs(groups, number), some, device):
+                for one, x in zip(moments, inputs, strict=True):
+                    one.add(x)
+        self._rounded = [linear for group in linears for linear in group]
+        for group, one in zip(linears, moments, strict=True):
+            if not bool(torch.isfinite(one.largest).all()):
+                raise InputError(
+                    f"NaN or infinite activations go into {group[0].weight.name} on the calibration text; "
+                    "the checkpoint overflows in float32 there: take another one, or another text"
+                )
+        return list(zip(linears, moments, strict=True))
+
+    def _inputs(self, groups: list[int], number: int) -> list[Tensor]:
+        """What goes into each of the groups, of one batch."""
+        batch, passed = self._reach(groups[0], number), groups[0]
+        found = [batch.step[1]]
+        for group in groups[1:]:
+            for _ in range(group - passed):
+                batch.answer()
+            passed = group
+            found.append(batch.step[1])
+        return found
 
     def _reach(self, group: int, number: int) -> _Waiting:
         waiting = self._waiting.get(number)
@@ -111,7 +145,7 @@ class _Passes:
         return begun
 
     def _values(self, weight: Weight) -> Tensor:
-        """``weight`` as it will be stored; what was rounded last is used by every batch, so it is dequantized once."""
+        """``weight`` as it will be stored; what every batch uses anew is dequantized once."""
         found = self._dequantized.get(weight.name)
         return self._task.values(weight) if found is None else found
 

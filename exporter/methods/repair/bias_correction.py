@@ -19,7 +19,7 @@ import torch
 from edgepress.exporter.methods.kinds import Repair, method_options
 from edgepress.exporter.methods.options import Option, Options
 from edgepress.exporter.model import network
-from edgepress.exporter.model.description import Decoder, Layer, Linear, Weight, changed, layer_groups
+from edgepress.exporter.model.description import Decoder, Layer, Linear, Weight, changed, layer_groups, layer_rounds
 from edgepress.exporter.recipe.recipe import KEPT_BITS, Recipe
 
 if TYPE_CHECKING:
@@ -46,27 +46,32 @@ def _with_biases(layer: Layer, recipe: Recipe) -> Layer:
 
 
 def _correct(task: LayerTask, options: Options) -> None:  # noqa: ARG001 - the options are describe's
-    for group in range(len(layer_groups(task.layer))):
-        linears, mean = _mean_input(task, group)
-        for linear in linears:
-            weight, bias = linear.weight, linear.bias
-            if weight.name in task.codes and bias is not None:
-                moved = (task.values(weight) - task.full(weight)) @ mean
-                task.repaired[bias.name] = task.values(bias) - moved
+    for groups in layer_rounds(task.layer):
+        for linears, mean in _mean_inputs(task, groups):
+            for linear in linears:
+                weight, bias = linear.weight, linear.bias
+                if weight.name in task.codes and bias is not None:
+                    moved = (task.values(weight) - task.full(weight)) @ mean
+                    task.repaired[bias.name] = task.values(bias) - moved
 
 
-def _mean_input(task: LayerTask, group: int) -> tuple[tuple[Linear, ...], Tensor]:
-    """Projections number ``group`` of the layer, and the mean of what goes into them, (columns,)."""
-    total, count = torch.zeros(1, dtype=torch.float64, device=task.device), 0
-    linears: tuple[Linear, ...] = ()
+def _mean_inputs(task: LayerTask, groups: list[int]) -> list[tuple[tuple[Linear, ...], Tensor]]:
+    """Projections of these numbers of the layer's groups, and the mean of what goes into each, (columns,)."""
+    linears = [layer_groups(task.layer)[group] for group in groups]
+    totals = [torch.zeros(group[0].weight.shape[1], dtype=torch.float64, device=task.device) for group in linears]
+    counts = [0] * len(groups)
     for x in task.inputs:
         steps = network.layer_steps(task.layer, task.values, x, task.rotaries)
-        linears, y = next(steps)
-        for _ in range(group):
-            linears, y = steps.send(y)
-        total = total + y.sum((0, 1), dtype=torch.float64)
-        count += y.shape[0] * y.shape[1]
-    return linears, (total / max(count, 1)).float()  # no token may have come to an expert
+        _, y = next(steps)
+        passed = 0
+        for place, group in enumerate(groups):
+            for _ in range(group - passed):
+                _, y = steps.send(y)
+            passed = group
+            totals[place] += y.sum((0, 1), dtype=torch.float64)
+            counts[place] += y.shape[0] * y.shape[1]
+    means = [(total / max(count, 1)).float() for total, count in zip(totals, counts, strict=True)]
+    return list(zip(linears, means, strict=True))  # no token may have come to an expert: a mean of zeros
 
 
 METHOD = Repair("bias_correction", _describe, layer=_correct, declared={"only_existing": Option(False)})

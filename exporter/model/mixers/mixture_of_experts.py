@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 
-from edgepress.exporter.model.description import Linear, Mixer, Source, Weight
+from edgepress.exporter.model.description import Linear, Mixer, Source, Weight, every
 from edgepress.exporter.model.mixers import CONTRIB, GraphWriter, MixerKind, Stacked
 
 if TYPE_CHECKING:
@@ -91,6 +92,15 @@ class MixtureOfExperts(Mixer):
         if self.shared is not None:
             found += [_inputs(self.shared), (self.shared.down,)]
         return tuple(found)
+
+    def rounds(self) -> tuple[int, ...]:
+        """See :class:`Mixer`: no expert reads what another one gives."""
+        return (0, *(1, 2) * len(self.experts), *(() if self.shared is None else (1, 2)))
+
+    def taken(self) -> float:
+        """See :class:`Mixer`: of the experts, those that are chosen."""
+        inside = sum(prod(weight.shape) for weight in every(Weight, self.experts))
+        return super().taken() - inside * (1 - self.routing.count / len(self.experts))
 
     @property
     def input_projections(self) -> tuple[Linear, ...]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tiny_models import VARIANTS, save_variant
 
 from edgepress.cli import main
 from edgepress.exporter import decide
@@ -35,6 +36,25 @@ def test_an_estimate_is_made_of_measured_speeds(recipe: str, monkeypatch: pytest
     assert slower.seconds == pytest.approx(2 * before.seconds)
     assert before.seconds / 2 <= cores.seconds < before.seconds
     assert all(part.speed for part in before.parts)
+
+
+def test_layers_take_the_time_of_the_experts_that_a_token_goes_through(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    variant = VARIANTS["olmoe"]
+    monkeypatch.setattr(estimate, "_seconds", lambda _work: 1.0)
+    monkeypatch.setattr(estimate, "_layer_speeds", lambda _prepared: (1e-6, 3e-6))
+    recipe = tmp_path / "mine.toml"
+    recipe.write_text(
+        '[weights]\nmethod = "gptq"\nbits = 4\n[embedding]\nmethod = "rtn"\n[calibration]\ntokens = 512\n'
+    )
+    found = []
+    for chosen in (2, 4):  # of 6, each of three matrices of 64 × 96
+        model = tmp_path / str(chosen)
+        save_variant(replace(variant, config={**variant.config, "num_experts_per_tok": chosen}), model, seed=0)
+        plan = decide(model, target="arm64-cpu", recipe=recipe)
+        found.append(next(part.seconds for part in estimate.estimate(plan, 1).parts if part.name == "layers"))
+    assert found[1] - found[0] == pytest.approx(3 * 2 * 3 * 64 * 96 * 512 * 1e-6)
 
 
 def test_training_is_the_most_of_a_recipe_that_trains() -> None:

@@ -33,7 +33,9 @@ def rounded_task(model: TinyModel, directory: Path) -> LayerTask:
     assert isinstance(rtn, Method)
     for linear in task.linears():
         scheme, full = task.scheme(linear.weight), task.full(linear.weight)
-        assert scheme is not None
+        if scheme is None:
+            assert linear.weight.kind == "router"
+            continue
         task.codes[linear.weight.name] = Codes.unpack(rtn.quantize(full.numpy(), scheme, None), scheme, full.shape[1])
     return task
 
@@ -56,7 +58,7 @@ def mean_output_errors(task: LayerTask) -> dict[str, np.ndarray]:
     return errors
 
 
-@pytest.mark.parametrize("name", ["llama", "qwen2", "gpt2", "olmo2-biases"])
+@pytest.mark.parametrize("name", ["llama", "qwen2", "gpt2", "olmo2-biases", "olmoe", "qwen2_moe"])
 def test_the_mean_output_error_is_zero(name: str, tmp_path: Path) -> None:
     task = rounded_task(described(name), tmp_path)
     full = {key: weight.clone() for key, weight in task.weights.items()}
@@ -66,7 +68,7 @@ def test_the_mean_output_error_is_zero(name: str, tmp_path: Path) -> None:
     after = mean_output_errors(task)
     assert len(after) == len(task.linears())
     for key in after:
-        assert np.abs(before[key]).max() > 1e-3
+        assert np.abs(before[key]).max() > (1e-3 if key in task.codes else -1)
         assert np.abs(after[key]).max() <= 1e-5
     assert all(torch.equal(task.weights[key], full[key]) for key in full)  # the reference stays
 

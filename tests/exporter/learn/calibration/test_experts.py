@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +12,10 @@ from edgepress.exporter import decide, export
 from edgepress.exporter.bundle.files import DATA_FILE
 from edgepress.exporter.bundle.readback import StoredWeights
 from edgepress.exporter.learn.budget.sensitivity import tensor_groups
+from edgepress.exporter.learn.calibration import rounding
+from edgepress.exporter.model import network
+from edgepress.exporter.model.description import Layer
+from edgepress.exporter.model.operations import Steps
 from edgepress.exporter.recipe.recipe import read_recipe
 
 RECIPE = """
@@ -41,7 +46,8 @@ def stored(home: Path, method: str, tokens: int) -> tuple[StoredWeights, dict[st
     """What a bundle holds of each weight, and what its plan says of them."""
     recipe, out = home / f"{method}{tokens}.toml", home / f"{method}{tokens}"
     recipe.write_text(RECIPE.format(method=method, tokens=tokens))
-    export(home / "model", out=out, target="x86-cpu", recipe=recipe, calibration=[home / "text.txt"], threads=1)
+    asked: dict[str, Any] = {"target": "x86-cpu", "recipe": recipe, "calibration": [home / "text.txt"]}
+    export(home / "model", out=out, threads=1, force=True, **asked)
     plan = decide(home / "model", target="x86-cpu", recipe=recipe).plan
     return StoredWeights(out / DATA_FILE, plan), {tensor.weight.name: tensor.reason for tensor in plan.tensors}
 
@@ -55,6 +61,28 @@ def test_few_tokens_are_not_what_an_expert_is_rounded_by(home: Path) -> None:
     assert "rtn for an expert to which fewer than 64 tokens of the text come" in few[1]["layers.0.experts.1.down"]
     assert "fewer than" not in few[1]["layers.0.attention.output"]
     assert "fewer than" not in nearest[1]["layers.0.experts.1.down"]
+
+
+@pytest.mark.parametrize("room", [0, 1 << 18])
+def test_experts_of_a_layer_are_rounded_in_few_passes(home: Path, monkeypatch: pytest.MonkeyPatch, room: int) -> None:
+    """Where a layer's activations do not fit into memory: the same codes, and not one pass for each projection."""
+    kept, _ = stored(home, "gptq", 512)
+    begun: list[int] = []
+    original = network.layer_steps
+
+    def spy(layer: Layer, *rest: Any) -> Steps:
+        begun.append(1)
+        return original(layer, *rest)
+
+    monkeypatch.setattr(rounding, "_room", lambda _: room)
+    monkeypatch.setattr(network, "layer_steps", spy)
+    again, _ = stored(home, "gptq", 512)
+    for number in (0, 5):
+        for role in ("gate", "up", "down"):
+            name = f"model.layers.2.mlp.experts.{number}.{role}_proj.weight"
+            np.testing.assert_array_equal(again(name), kept(name))
+    if room:  # q, k, v · output · router · gate and up of all · down of all · the layer as it is stored
+        assert len(begun) == 3 * 6
 
 
 def test_a_budget_decides_all_experts_of_a_layer_together(home: Path) -> None:
