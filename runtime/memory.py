@@ -42,6 +42,15 @@ def read_memory() -> Memory:
     )
 
 
+def reset_peak() -> bool:
+    """Let ``peak_rss`` begin anew; whether the system allows it (Linux does, of one's own process)."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return False
+    return True
+
+
 def _fields(path: Path) -> dict[str, int]:
     """Bytes of each ``Name:  123 kB`` line of a /proc file; empty where there is none."""
     try:

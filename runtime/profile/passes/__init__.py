@@ -1,0 +1,1 @@
+"""Passes: one file each, ending in ``PASS``; see :mod:`edgepress.runtime.profile.passing`."""

@@ -1,0 +1,53 @@
+"""Cold start: a fresh process, and the bundle's files dropped from the system's page cache, as far as it lets us.
+
+What counts is what a user waits for: libraries loaded, bundle opened, one prompt prefilled. How much of the files was
+in memory just before is measured (``mincore``), not assumed.
+"""
+
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from edgepress.calls import Answer, Arrays
+from edgepress.runtime.prepared import find_form
+from edgepress.runtime.profile.page_cache import drop, resident_share
+from edgepress.runtime.profile.passing import Pass, Rounds
+from edgepress.runtime.profile.rounds import Under, opening, prompt_of, tell, wait_until_cool
+
+
+def measure(arguments: dict[str, Any], _arrays: Arrays) -> Answer:
+    """Drop what is cached, then load and prefill the shortest prompt once."""
+    cooled = wait_until_cool(arguments["cool_celsius"])
+    how = opening(arguments)
+    bundle = Path(how.bundle)
+    form = find_form(bundle) if how.prepared else None
+    files = [path for folder in (bundle, form) if folder is not None for path in folder.rglob("*") if path.is_file()]
+    for path in files:
+        drop(path)
+    share = resident_share(files)
+    length = min(arguments["prompt_lengths"])
+    with Under(how.cores_used) as under:
+        start = perf_counter()
+        import onnxruntime  # noqa: F401 - the time of loading it is a part of a cold start
+
+        libraries = perf_counter() - start
+        model, load = how.open()
+        prompt = prompt_of(model, length)
+        model.prefill(prompt).argmax()
+        total = perf_counter() - start
+    measured = {
+        "libraries_seconds": [libraries],
+        "load_seconds": [load],
+        "cold_ttft_seconds": [total],
+    }
+    tell("cold", measured, {"length": length, "resident_share": share, "cooled": cooled}, under)
+    return {}, {}
+
+
+PASS = Pass(
+    "cold",
+    "first token of a fresh process whose files are not in memory",
+    measure,
+    ("prompt_lengths", "cool_celsius"),
+    Rounds.LEAST,
+)

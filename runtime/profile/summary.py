@@ -1,0 +1,244 @@
+"""What a profile says, as figures with intervals: made from its lines each time, never stored beside them."""
+
+from collections import defaultdict
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from edgepress.runtime.profile.records import SPOILING, Profile, Sample, Trouble
+from edgepress.runtime.profile.statistics import Interval, interval_of
+
+_STEADY = 5  # windows whose median is a throughput
+_SLOWED = 0.95
+_MARKS = {
+    "throttled": "taken while the system slowed the processor down",
+    "clock": "taken at another clock than is allowed",
+    "busy": "taken beside other processes that used more than a tenth of a core",
+    "charging changed": "during which a charger was plugged in or out",
+    "coarse": "too short for their counter",
+}
+
+
+@dataclass(frozen=True)
+class Slowdown:
+    """When sustained decoding became slower, in seconds from its beginning, and what share of its speed was left."""
+
+    at_seconds: float
+    share_left: float
+
+
+@dataclass(frozen=True)
+class Sustained:
+    """Tokens per second in the first and the last windows of sustained decoding; None where it never slowed down."""
+
+    first: float
+    last: float
+    seconds: float
+    slowdown: Slowdown | None
+
+
+def observations(profile: Profile, of: str) -> dict[str, list[float]]:
+    """Of each timed quantity of a pass one value a round: the median of its good samples; a round without any is left
+    out. Names are ``ttft_seconds at 64`` and the like.
+    """
+    by_round: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for sample in profile.samples(of, good=True):
+        for name, values in sample.measured.items():
+            if name.endswith("_seconds") and name not in ("run_seconds", "at_seconds", "window_seconds"):
+                by_round[_named(name, sample)][sample.round] += values
+    return {name: [median(values) for values in rounds.values()] for name, rounds in by_round.items()}
+
+
+def intervals(profile: Profile, of: str) -> dict[str, Interval]:
+    """Each timed quantity of a pass with its 95 % interval, in seconds."""
+    return {name: interval_of(values) for name, values in observations(profile, of).items()}
+
+
+def _named(name: str, sample: Sample) -> str:
+    length = sample.detail.get("length")
+    return name if length is None else f"{name} at {length}"
+
+
+def marked(profile: Profile, of: str) -> dict[str, int]:
+    """How many samples of a pass have each mark."""
+    counts: dict[str, int] = defaultdict(int)
+    for sample in profile.samples(of):
+        for mark in sample.marks:
+            counts[mark] += 1
+    return dict(counts)
+
+
+def step_quantiles(profile: Profile) -> dict[str, float] | None:
+    """Seconds of a decode step that 50, 90, 95 and 99 % are within, of all good samples; None where there is none."""
+    steps = [
+        value for sample in profile.samples("speed", "decode", good=True) for value in sample.measured["step_seconds"]
+    ]
+    if not steps:
+        return None
+    return {f"p{share}": float(np.quantile(steps, share / 100)) for share in (50, 90, 95, 99)}
+
+
+def memory_by_phase(profile: Profile) -> dict[str, dict[str, float]]:
+    """Bytes by phase and quantity, of the first time that the bundle was opened."""
+    return {
+        f"{sample.what} at {tokens}" if (tokens := sample.detail["tokens"]) else sample.what: {
+            name: values[0] for name, values in sample.measured.items()
+        }
+        for sample in profile.samples("memory")
+        if sample.detail["repeat"] == 0
+    }
+
+
+def leak(profile: Profile) -> float | None:
+    """Bytes of anonymous memory by which each further opening and closing grew the process, after the second."""
+    left = [
+        sample.measured["anonymous_bytes"][0]
+        for sample in profile.samples("memory", "unloaded")
+        if "anonymous_bytes" in sample.measured
+    ]
+    return None if len(left) < 3 else (left[-1] - left[1]) / (len(left) - 2)
+
+
+def sustained(profile: Profile) -> Sustained | None:
+    """How decoding held up: the first window after which the median of five stays below 95 % of the first five's."""
+    windows = profile.samples("sustained", "window")
+    rates = [sample.measured["window_tokens"][0] / sample.measured["window_seconds"][0] for sample in windows]
+    at = [sample.measured["at_seconds"][0] for sample in windows]
+    if len(rates) < 2 * _STEADY:
+        return None
+    medians = [median(rates[index : index + _STEADY]) for index in range(len(rates) - _STEADY + 1)]
+    first, last = medians[0], medians[-1]
+    slow = next((index for index in range(len(medians)) if max(medians[index:]) < _SLOWED * first), None)
+    found = None if slow is None else Slowdown(at[slow], median(rates[slow:]) / first)
+    return Sustained(first, last, at[-1], found)
+
+
+@dataclass(frozen=True)
+class EnergyFigure:
+    """Energy by one source: joules of one unit of ``what`` with their standard uncertainties, and watts.
+
+    ``refused`` says why the figure is too uncertain to be used; None where it is not.
+    """
+
+    source: str
+    of: str
+    what: str
+    joules: float
+    joules_error: float
+    net_joules: float
+    net_joules_error: float
+    idle_watts: float
+    mean_watts: float
+    peak_watts: float
+    refused: str | None
+
+
+def energy(profile: Profile) -> list[EnergyFigure]:
+    """Every energy figure."""
+    return [
+        EnergyFigure(
+            sample.detail["source"],
+            sample.detail["of"],
+            sample.what,
+            sample.measured["joules"][0],
+            sample.detail["joules_error"],
+            sample.measured["net_joules"][0],
+            sample.detail["net_joules_error"],
+            sample.measured["idle_watts"][0],
+            sample.measured["mean_watts"][0],
+            sample.measured["peak_watts"][0],
+            sample.detail["refused"],
+        )
+        for what in ("prefill", "decode", "answer")
+        for sample in profile.samples("energy", what)
+    ]
+
+
+def no_energy(profile: Profile) -> dict[str, str]:
+    """Why sources gave none."""
+    return {sample.detail["source"]: sample.detail["reason"] for sample in profile.samples("energy", "unavailable")}
+
+
+def operator_shares(profile: Profile, what: str) -> dict[str, float]:
+    """Share of the time of prefill or decode by operator, the dearest first."""
+    sums: dict[str, float] = defaultdict(float)
+    for sample in profile.samples("operators", what):
+        for operator, microseconds in zip(
+            sample.detail["operators"], sample.measured["node_microseconds"], strict=True
+        ):
+            sums[operator] += microseconds
+    whole = sum(sums.values())
+    return {name: value / whole for name, value in sorted(sums.items(), key=lambda item: -item[1])} if whole else {}
+
+
+def format_summary(profile: Profile) -> str:
+    """The figures as lines for a terminal."""
+    header = profile.header
+    lines = [f"{header.bundle} on {_device(header.description)}, by {header.device}"]
+    speed = intervals(profile, "speed")
+    for name, found in speed.items():
+        lines.append(f"  {name:32} {_seconds(found)}, {found.rounds} rounds{_rate(name, found)}")
+    if (quantiles := step_quantiles(profile)) is not None:
+        lines.append(
+            "  a decode step                    " + ", ".join(f"{k} {1e3 * v:.2f} ms" for k, v in quantiles.items())
+        )
+    for name, found in intervals(profile, "cold").items():
+        lines.append(f"  cold {name:27} {_seconds(found)}, {found.rounds} rounds")
+    for of in ("speed", "cold", "sustained"):
+        count = len(profile.samples(of))
+        for mark, some in marked(profile, of).items():
+            said = "not averaged" if mark in SPOILING else "averaged all the same"
+            lines.append(f"  {of:11} {some} of {count} samples {_MARKS[mark]}: {said}")
+    for phase, sizes in memory_by_phase(profile).items():
+        lines.append(f"  memory, {phase:24} " + ", ".join(_size(name, size) for name, size in sizes.items()))
+    if (grown := leak(profile)) is not None:
+        lines.append(f"  grows by opening and closing      {grown / 1e6:.2f} MB each time")
+    if (held := sustained(profile)) is not None:
+        lines.append(f"  sustained for {held.seconds:.0f} s                {_sustained(held)}")
+    lines += [f"  energy {_energy(figure)}" for figure in energy(profile)]
+    lines += [f"  no energy by {name}: {reason}" for name, reason in no_energy(profile).items()]
+    for what in ("prefill", "decode"):
+        if shares := operator_shares(profile, what):
+            top = ", ".join(f"{name} {share:.0%}" for name, share in list(shares.items())[:5])
+            lines.append(f"  time of {what:25} {top}")
+    lines += [
+        f"  {record.of}: not measured: {record.error}" for record in profile.records if isinstance(record, Trouble)
+    ]
+    return "\n".join(lines)
+
+
+def _device(description: dict[str, Any]) -> str:
+    return str(description.get("model") or description.get("soc") or description.get("architecture"))
+
+
+def _seconds(found: Interval) -> str:
+    return f"{1e3 * found.value:.2f} ms (95 %: {1e3 * found.low:.2f} to {1e3 * found.high:.2f})"
+
+
+def _rate(name: str, found: Interval) -> str:
+    if name.startswith("ttft_seconds at "):
+        return f", {int(name.rpartition(' ')[2]) / found.value:,.0f} tokens/s"
+    return f", {1 / found.value:,.1f} tokens/s" if name.startswith("step_seconds") else ""
+
+
+def _size(name: str, size: float) -> str:
+    return f"{name.removesuffix('_bytes').replace('_', ' ')} {size / 1e6:.1f} MB"
+
+
+def _sustained(held: Sustained) -> str:
+    if held.slowdown is None:
+        return f"{held.first:.1f} tokens/s at first, {held.last:.1f} at last"
+    slow = held.slowdown
+    return f"{held.first:.1f} tokens/s at first; {slow.share_left:.0%} of it from {slow.at_seconds:.0f} s on"
+
+
+def _energy(figure: EnergyFigure) -> str:
+    unit = "an answer" if figure.what == "answer" else f"a {figure.what} token"
+    said = (
+        f"{figure.net_joules:.3g} ± {figure.net_joules_error:.1g} J for {unit} above idle ({figure.joules:.3g} in all; "
+        f"mean {figure.mean_watts:.2f} W, peak {figure.peak_watts:.2f}, idle {figure.idle_watts:.2f}), by "
+        f"{figure.source}"
+    )
+    return said if figure.refused is None else f"{said}; not to be used: {figure.refused}"

@@ -1,0 +1,75 @@
+"""``edgepress profile``: measure a bundle on a device, pass by pass, into a file that can be continued."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+NAME = "profile"
+HELP = "measure a bundle on a device: speed with intervals, memory by phase, energy, heat over time, operators"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add this verb's arguments; None is what :class:`~edgepress.runtime.profile.settings.Settings` has by default."""
+    parser.add_argument("bundle", metavar="BUNDLE", help="a directory that an export wrote")
+    parser.add_argument(
+        "--device", default="local", metavar="NAME", help="as `edgepress devices` lists it (default: local)"
+    )
+    parser.add_argument("--out", metavar="FILE", help="JSON lines to write or continue (default: BUNDLE-DEVICE.jsonl)")
+    parser.add_argument("--passes", nargs="+", metavar="PASS", help="what to measure (default: everything)")
+    parser.add_argument(
+        "--prompt-lengths", type=int, nargs="+", metavar="N", help="tokens to prefill (default: 64 256)"
+    )
+    parser.add_argument("--decode-tokens", type=int, metavar="N", help="tokens to decode in each turn (default: 64)")
+    parser.add_argument(
+        "--threads", type=int, metavar="N", help="compute threads (default: the number that is fastest)"
+    )
+    parser.add_argument("--context", type=int, metavar="N", help="tokens that the caches hold")
+    parser.add_argument("--graph", metavar="FILE", help="which of the bundle's graphs runs")
+    parser.add_argument("--no-prepare", action="store_true", help="load the bundle itself, not its prepared form")
+    parser.add_argument(
+        "--precision", type=float, metavar="SHARE", help="how narrow 95 %% intervals have to be (default: 0.02)"
+    )
+    parser.add_argument("--seconds", type=float, metavar="S", help="how long a pass may go on for it (default: 60)")
+    parser.add_argument("--rounds", type=int, metavar="N", help="fewest rounds of a pass (default: 5)")
+    parser.add_argument("--sustained-seconds", type=float, metavar="S", help="decoding without a pause (default: 60)")
+    parser.add_argument("--idle-seconds", type=float, metavar="S", help="measuring idle power (default: 10)")
+    parser.add_argument("--cool-below", type=float, metavar="CELSIUS", help="begin each round when no zone is hotter")
+    parser.add_argument("--energy", nargs="+", metavar="SOURCE", help="energy counters (default: all that are there)")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Measure, then print what was found."""
+    import sys
+
+    from edgepress.runtime.profile.profiling import profile
+    from edgepress.runtime.profile.settings import Settings
+    from edgepress.runtime.profile.summary import format_summary
+
+    asked: dict[str, Any] = {
+        "prompt_lengths": arguments.prompt_lengths and tuple(arguments.prompt_lengths),
+        "decode_tokens": arguments.decode_tokens,
+        "threads": arguments.threads,
+        "context": arguments.context,
+        "precision": arguments.precision,
+        "least_rounds": arguments.rounds,
+        "seconds": arguments.seconds,
+        "sustained_seconds": arguments.sustained_seconds,
+        "idle_seconds": arguments.idle_seconds,
+        "cool_celsius": arguments.cool_below,
+        "energy": arguments.energy and tuple(arguments.energy),
+        "graph": arguments.graph,
+    }
+    given = {name: value for name, value in asked.items() if value is not None}
+    name = f"{Path(arguments.bundle).resolve().name}-{arguments.device.replace(':', '-').replace('/', '-')}.jsonl"
+    out = Path(arguments.out or name)
+    found = profile(
+        arguments.bundle,
+        out=out,
+        device=arguments.device,
+        settings=Settings(prepared=not arguments.no_prepare, **given),
+        passes=arguments.passes,
+        told=lambda line: print(line, file=sys.stderr, flush=True),
+    )
+    print(format_summary(found))
+    print(f"  every sample is in {out}")
+    return 0
