@@ -213,12 +213,12 @@ def _features(record: Record) -> tuple[str, ...]:
 
 
 def _model(record: Record) -> str | None:
-    names = ("proc/device-tree/model", "sys/devices/virtual/dmi/id/product_name")
+    names = ("sys/firmware/devicetree/base/model", "sys/devices/virtual/dmi/id/product_name")
     return next((record[name].strip() for name in names if record.get(name, "").strip()), None)
 
 
 def _soc(record: Record) -> str | None:
-    compatible = record.get("proc/device-tree/compatible", "").split()
+    compatible = record.get("sys/firmware/devicetree/base/compatible", "").split()
     family = " ".join(record.get(f"sys/devices/soc0/{name}", "").strip() for name in ("family", "machine")).strip()
     return family or (compatible[-1] if compatible else None)
 

@@ -13,7 +13,7 @@ Record = Mapping[str, str]
 _CPU, _SYS = "sys/devices/system/cpu", "sys/class"
 FILES = (
     *("proc/cpuinfo", "proc/meminfo", "proc/version", "proc/loadavg", "etc/os-release"),
-    *("proc/device-tree/model", "proc/device-tree/compatible"),
+    *("sys/firmware/devicetree/base/model", "sys/firmware/devicetree/base/compatible"),
     *("sys/devices/virtual/dmi/id/product_name", "sys/devices/soc0/machine", "sys/devices/soc0/family"),
     *(f"{_CPU}/{name}" for name in ("present", "online")),
     *(
@@ -50,9 +50,9 @@ def script(folder: str | None = None) -> str:
     files = " ".join(f"/{name}" for name in FILES)
     read = 'while IFS= read -r line || [ -n "$line" ]; do echo "$line"; done < "$file"'
     lines = [
-        # Files of /sys one by one without a process for each; those of /proc and /etc have many lines.
+        # Files of /sys without a process for each; those of /proc and /etc have many lines, those of firmware NULs.
         f'for file in {files}; do [ -r "$file" ] && [ ! -d "$file" ] || continue; echo "{_MARK}$file"; '
-        f'case "$file" in /sys/*) {read};; *) cat "$file"; echo;; esac; done'
+        f'case "$file" in /sys/firmware/*) cat "$file"; echo;; /sys/*) {read};; *) cat "$file"; echo;; esac; done'
     ]
     for name, command in COMMANDS.items():
         lines.append(f'echo "{_MARK}/commands/{name}"; {command}')

@@ -18,7 +18,9 @@ Report = Callable[[dict[str, Any]], None]
 
 _TAIL = 3  # lines of a crash that are shown
 _MOST_ERRORS = 64 << 10  # bytes that are kept of what a process says on standard error
-_KILLED = (-signal.SIGKILL, 128 + signal.SIGKILL)  # here, and as a shell tells it
+_KEYS = frozenset({"done", "report", "error", "ended"})  # of lines; "ended" is a shell's, which started the guest
+_SHELL = 128  # what a shell adds to the number of the signal that ended a program
+_KILLED = (-signal.SIGKILL, _SHELL + signal.SIGKILL)
 
 
 class RunnerDied(CheckFailed):
@@ -59,6 +61,11 @@ class Ended:
     def answered(self) -> list[dict[str, Any]]:
         """Of each call that was carried out, in order, its ``value`` and the names of its ``arrays``."""
         return [line for line in self.lines if "done" in line]
+
+    @property
+    def code_there(self) -> int | None:
+        """The exit code as a shell told it that had started the guest; None where it could not."""
+        return next((int(line["ended"]) for line in self.lines if "ended" in line), None)
 
     @property
     def raised(self) -> dict[str, Any] | None:
@@ -195,7 +202,7 @@ def _read_line(raw: bytes) -> dict[str, Any] | None:
         line = json.loads(raw)
     except ValueError:
         return None
-    return line if isinstance(line, dict) and line.keys() & {"done", "report", "error"} else None
+    return line if isinstance(line, dict) and line.keys() & _KEYS else None
 
 
 def _kill(process: "subprocess.Popen[bytes]") -> None:
@@ -223,6 +230,8 @@ def raise_early_end(ended: Ended, calls: int, answers: Sequence[Answer], where: 
 
 def reason(code: int, errors: str) -> str:
     """An exit code in words, and the last that was said."""
-    name = f" by signal {signal.Signals(-code).name}" if code < 0 else f" with exit code {code}"
+    number = -code if code < 0 else code - _SHELL if code > _SHELL else 0
+    known = number in {entry.value for entry in signal.Signals}
+    name = f" by signal {signal.Signals(number).name}" if known else f" with exit code {code}"
     lines = errors.strip().splitlines()[-_TAIL:]
     return ": ".join([name, " / ".join(lines)]) if lines else name

@@ -7,57 +7,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lab.recorded_devices import CPU, phone
 
 from edgepress.errors import InputError
 from edgepress.runtime.devices.describing import android, linux, record
 from edgepress.runtime.devices.describing.description import Description, abilities, read_description
-
-CPU = "sys/devices/system/cpu"
-A55, A76, X1 = "0x00000000412fd050", "0x00000000414fd0b0", "0x00000000411fd440"
-
-
-def phone() -> dict[str, str]:
-    """Eight cores of three kinds, as the kernel of such a phone tells them."""
-    found = {
-        "commands/uname": "Linux\n5.10.157-android13\naarch64",
-        "commands/page_size": "4096",
-        "commands/getprop": "[ro.product.manufacturer]: [Google]\n[ro.product.model]: [Pixel 6]\n"
-        "[ro.soc.manufacturer]: [Google]\n[ro.soc.model]: [Tensor]\n"
-        "[ro.build.version.release]: [14]\n[ro.build.version.sdk]: [34]",
-        "commands/df": "Filesystem 1K-blocks Used Available Use% Mounted on\n/dev/dm-45 113279 13279 100000 12% /data",
-        "commands/dumpsys_power": "  mWakefulness=Asleep",
-        "proc/meminfo": "MemTotal:        7664640 kB\nMemFree:  100000 kB\nMemAvailable:    3000000 kB",
-        f"{CPU}/online": "0-7",
-        "sys/class/thermal/thermal_zone0/type": "BIG",
-        "sys/class/thermal/thermal_zone0/temp": "41500",
-        "sys/class/thermal/thermal_zone0/trip_point_0_type": "active",
-        "sys/class/thermal/thermal_zone0/trip_point_0_temp": "60000",
-        "sys/class/thermal/thermal_zone0/trip_point_1_type": "passive",
-        "sys/class/thermal/thermal_zone0/trip_point_1_temp": "70000",
-        "sys/class/power_supply/battery/type": "Battery",
-        "sys/class/power_supply/battery/status": "Charging",
-        "sys/class/power_supply/battery/capacity": "83",
-        "sys/class/power_supply/battery/temp": "294",
-        "sys/class/power_supply/battery/voltage_now": "4123000",
-        "sys/class/power_supply/battery/current_now": "-351562",
-        "sys/class/power_supply/usb/type": "USB",
-        "sys/bus/iio/devices/iio:device0/name": "s2mpg10-odpm",
-        "sys/bus/iio/devices/iio:device1/name": "bmp390",
-    }
-    for core, midr, khz, capacity in (
-        *((core, A55, 1803000, 124) for core in range(4)),
-        *((core, A76, 2253000, 427) for core in (4, 5)),
-        *((core, X1, 2802000, 1024) for core in (6, 7)),
-    ):
-        found |= {
-            f"{CPU}/cpu{core}/regs/identification/midr_el1": midr,
-            f"{CPU}/cpu{core}/cpu_capacity": str(capacity),
-            f"{CPU}/cpu{core}/cpufreq/scaling_governor": "sched_pixel",
-            f"{CPU}/cpu{core}/cpufreq/cpuinfo_max_freq": str(khz),
-            f"{CPU}/cpu{core}/cpufreq/scaling_max_freq": str(khz),
-            f"{CPU}/cpu{core}/cpufreq/scaling_cur_freq": "738000",
-        }
-    return found
 
 
 def test_a_phone_is_its_clusters_its_battery_and_its_rails() -> None:
@@ -103,8 +57,8 @@ def test_a_board_without_midr_files_is_told_by_cpuinfo() -> None:
     block = "processor\t: {}\nFeatures\t: fp asimd asimddp\nCPU implementer\t: 0x41\nCPU part\t: 0xd0b\n"
     told = {
         "proc/cpuinfo": "\n".join(block.format(core) for core in range(4)),
-        "proc/device-tree/model": "Raspberry Pi 5 Model B Rev 1.0 ",
-        "proc/device-tree/compatible": "raspberrypi,5-model-b brcm,bcm2712 ",
+        "sys/firmware/devicetree/base/model": "Raspberry Pi 5 Model B Rev 1.0 ",
+        "sys/firmware/devicetree/base/compatible": "raspberrypi,5-model-b brcm,bcm2712 ",
     }
     found = linux.describe("ssh:pi", told)
     assert [(one.name, one.cores) for one in found.clusters] == [("Cortex-A76", (0, 1, 2, 3))]
@@ -141,7 +95,7 @@ def test_the_script_tells_what_the_files_say(tmp_path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text + "\n")
     asked = record.script().replace(" /proc", f" {tmp_path}/proc").replace(" /sys", f" {tmp_path}/sys")
-    asked = asked.replace("/sys/*)", f"{tmp_path}/sys/*)")
+    asked = asked.replace("/sys/firmware/*)", f"{tmp_path}/sys/firmware/*)").replace(" /sys/*)", f" {tmp_path}/sys/*)")
     printed = subprocess.run(["sh", "-c", asked], capture_output=True, text=True, check=True).stdout
     files = {name: text for name, text in phone().items() if not name.startswith("commands/")}
     read = record.parse(printed.replace(str(tmp_path), ""))

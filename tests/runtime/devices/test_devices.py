@@ -2,14 +2,13 @@
 
 import os
 import signal
-import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from lab.device_functions import double, end
 
-from edgepress import calls
 from edgepress.calls import Answer, Arrays, Call
 from edgepress.calls.host import RunnerDied, RunnerHung, RunnerKilled
 from edgepress.errors import CheckFailed, InputError
@@ -18,24 +17,9 @@ from edgepress.runtime.devices.common.protocol import Transport
 from edgepress.targets.emulator import Installation
 
 
-def double(arguments: dict[str, Any], arrays: Arrays) -> Answer:
-    """Report, print, and give twice what it was given."""
-    calls.report({"half": arguments["x"]})
-    print("not a line of ours")
-    return {"x": 2 * arguments["x"]}, {name: 2 * array for name, array in arrays.items()}
-
-
 def refuse(arguments: dict[str, Any], _arrays: Arrays) -> Answer:
     """Fail as it is told."""
     raise (CheckFailed if arguments["check"] else InputError)("it was told to")
-
-
-def end(arguments: dict[str, Any], _arrays: Arrays) -> Answer:
-    """End the process by a signal, or never."""
-    if arguments["signal"]:
-        os.kill(os.getpid(), arguments["signal"])
-    time.sleep(600)
-    return {}, {}
 
 
 def write(arguments: dict[str, Any], _arrays: Arrays) -> Answer:

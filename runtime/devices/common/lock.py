@@ -1,0 +1,81 @@
+"""One client at a time: a lock on the device, which ends with whoever holds it.
+
+The lock is a symbolic link whose target says who holds it: made in one step, or not at all. Its holder is a shell that
+waits for the end of its standard input, so it goes when the link does; one that was killed is known by its number.
+"""
+
+import getpass
+import os
+import platform
+import shlex
+import subprocess
+from contextlib import suppress
+
+from edgepress.runtime.devices.common.errors import DeviceInUse
+from edgepress.runtime.devices.common.link import Link
+
+_MARK = "edgepress-lock"  # in the holder's command line, by which a number that was given anew is told from it
+_TAKEN, _HELD = "taken", "held"
+_LEAVE = 10.0  # seconds that the holder has to remove the lock
+
+
+class Lock:
+    """Holds a device from when it is made until :meth:`release`."""
+
+    def __init__(self, link: Link) -> None:
+        """Take it.
+
+        Raises:
+            DeviceInUse: another client has it; says who, and since when.
+
+        """
+        self._link = link
+        base = shlex.quote(link.base)
+        script = f"""
+: {_MARK}
+mkdir -p {base} || exit 1
+: > {base}/edgepress-device || exit 1
+now=$(date +%s)
+mine="$$ $now {_owner()}"
+if ! ln -s "$mine" {base}/lock 2>/dev/null; then
+  held=$(readlink {base}/lock)
+  set -- $held
+  if grep -q {_MARK} /proc/"$1"/cmdline 2>/dev/null; then echo "{_HELD} $((now - $2)) $3"; exit 0; fi
+  rm -f {base}/lock
+  ln -s "$mine" {base}/lock || exit 1
+fi
+echo {_TAKEN}
+cat > /dev/null
+[ "$(readlink {base}/lock)" = "$mine" ] && rm -f {base}/lock
+exit 0
+"""
+        self._holder = subprocess.Popen(
+            link.command(script), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        assert self._holder.stdout is not None
+        said = self._holder.stdout.readline().decode("utf-8", "replace").split()
+        if said[:1] == [_TAKEN]:
+            return
+        _, errors = self._holder.communicate()
+        if said[:1] == [_HELD]:
+            age, owner = [*said[1:], "?", "?"][:2]
+            raise DeviceInUse(
+                f"{link.name} is in use by {owner}, for {age} s: two clients would measure each other; wait for it"
+            )
+        words = errors.decode("utf-8", "replace")
+        raise link.lost(words) if self._holder.returncode != 1 or link.explain(words) else link.failed("locking", words)
+
+    def release(self) -> None:
+        """Give the device back."""
+        with suppress(subprocess.TimeoutExpired, OSError):
+            self._holder.communicate(timeout=_LEAVE)
+        if self._holder.poll() is None:
+            self._holder.kill()
+            self._holder.wait()
+
+
+def _owner() -> str:
+    """Who asks, as one word for a shell: user, machine and process."""
+    with suppress(OSError, KeyError, ImportError):
+        return shlex.quote(f"{getpass.getuser()}@{platform.node()}:{os.getpid()}".replace(" ", "_"))
+    return f"process:{os.getpid()}"
