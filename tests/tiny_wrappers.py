@@ -137,6 +137,12 @@ WRAPPERS = {
     "gemma3": Wrapper("gemma3", "gemma3_text", _GEMMA),
     "gemma3-version5": Wrapper("gemma3", "gemma3_text", _GEMMA, names=_version_5),
     "gemma4": Wrapper("gemma4", "gemma4_text", _GEMMA_4, {"vision_config": {"model_type": "gemma4_vision", **_IMAGES}}),
+    "gemma4_unified": Wrapper(
+        "gemma4_unified",
+        "gemma4_unified_text",
+        _GEMMA | {"global_head_dim": 64, "num_key_value_heads": 1, "final_logit_softcapping": 3.0},
+        {"vision_config": {"model_type": "gemma4_unified_vision", "mm_embed_dim": 64, "mm_posemb_size": 8}},
+    ),
     "aya_vision": Wrapper("aya_vision", "cohere2", {"sliding_window": 16}),  # without Cohere's scale of logits
     "llava_next-granite": Wrapper("llava_next", "granite", {"logits_scaling": 8.0, "residual_multiplier": 0.5}),
     "smolvlm": Wrapper("smolvlm", "llama"),

@@ -180,6 +180,10 @@ class Config:
             raise self.refuse(key, f"must be a list of {length} finite numbers")
         return numbers
 
+    def optional_numbers(self, key: str, length: int) -> list[float] | None:
+        """Return a list of exactly ``length`` finite numbers, or None."""
+        return None if self._value(key) is None else self.numbers(key, length)
+
     def limits(self, key: str, low: float, high: float = math.inf) -> tuple[float, float]:
         """Return the least and the largest value that something may have; the largest may be infinite.
 

@@ -52,7 +52,7 @@ _TIED = "tie_word_embeddings"
 # compute the head alone, but for some. Cohere's scale is there when its key is not.
 _BEHIND_THE_HEAD: dict[str, object] = {"final_logit_softcapping": None, "logit_scale": 1.0, "logits_scaling": 1.0}
 _WITH_ALL_OF_IT = frozenset(
-    ("gemma3n", "gemma4", "granite4_vision", "granite_docling", "hyperclovax_vision_v2", "paligemma")
+    ("gemma3n", "gemma4", "gemma4_unified", "granite4_vision", "granite_docling", "hyperclovax_vision_v2", "paligemma")
 )
 _SCALED = frozenset(("cohere", "cohere2"))
 _GIVEN: dict[str, dict[str, object]] = {  # what the config of a whole gives its text model's where that says nothing
