@@ -8,7 +8,14 @@ import gguf
 import numpy as np
 from safetensors.torch import load_file
 
-ARCHITECTURES = {"gemma3_text": "gemma3"}  # the others are called as transformers calls them
+# The others are called as transformers calls them.
+ARCHITECTURES = {"gemma3_text": "gemma3", "hunyuan_v1_dense": "hunyuan-dense"}
+MAPPED = {  # whose names are asked of the package
+    "ernie4_5": gguf.MODEL_ARCH.ERNIE4_5,
+    "hunyuan_v1_dense": gguf.MODEL_ARCH.HUNYUAN_DENSE,
+    "lfm2": gguf.MODEL_ARCH.LFM2,
+    "seed_oss": gguf.MODEL_ARCH.SEED_OSS,
+}
 INTERLEAVED = ("llama", "granite", "smollm3")
 NAMES = {
     "model.embed_tokens": "token_embd",
@@ -52,6 +59,8 @@ def random_blocks(kind: Kind, rows: int, columns: int, *, seed: int) -> np.ndarr
 def gguf_name(name: str, model_type: str) -> str:
     """The name that the converter gives a tensor."""
     stem, _, kind = name.rpartition(".")
+    if model_type in MAPPED:
+        return f"{gguf.get_tensor_name_map(MAPPED[model_type], 8).get_name(stem)}.{kind}"
     names = NAMES | (SANDWICHED if model_type in ("gemma2", "gemma3_text", "olmo2") else {})
     if not stem.startswith("model.layers."):
         return f"{names[stem]}.{kind}"
@@ -94,6 +103,8 @@ def save_gguf(
             value = interleaved(value, own)
         if family.startswith("gemma") and name.endswith("norm.weight"):
             value = value + 1
+        if value.ndim == 3:  # of a convolution by channel
+            value = value.squeeze(1)
         asked = kind if isinstance(kind, Kind) else kind(name)
         stored = asked if value.ndim > 1 else Kind.F32
         if stored == Kind.F32:
@@ -118,8 +129,12 @@ def _write_config(writer: gguf.GGUFWriter, config: Mapping[str, object]) -> None
     writer.add_embedding_length(config["hidden_size"])
     writer.add_feed_forward_length(config["intermediate_size"])
     writer.add_head_count(heads)
-    writer.add_head_count_kv(config.get("num_key_value_heads") or heads)
-    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
+    shared = config.get("num_key_value_heads") or heads
+    if config["model_type"] == "lfm2":
+        shared = [0 if kind == "conv" else shared for kind in config["layer_types"]]
+        writer.add_shortconv_l_cache(config["conv_L_cache"])
+    writer.add_head_count_kv(shared)
+    writer.add_layer_norm_rms_eps(config.get("rms_norm_eps") or config["norm_eps"])
     writer.add_vocab_size(config["vocab_size"])
     if config.get("head_dim"):
         writer.add_key_length(width)
@@ -130,7 +145,10 @@ def _write_config(writer: gguf.GGUFWriter, config: Mapping[str, object]) -> None
         scaled = config.get("rope_scaling") or {"type": "default"}
         rope = {**scaled, "rope_type": scaled["type"], "rope_theta": config["rope_theta"]}
     writer.add_rope_dimension_count(int(width * (rope.get("partial_rotary_factor") or 1)))
-    writer.add_rope_freq_base(rope["rope_theta"])
+    base = rope["rope_theta"]
+    if "alpha" in rope:  # Hunyuan's, of which the converter makes another base
+        base, rope = base * rope["alpha"] ** (width / (width - 2)), {"rope_type": "default"}
+    writer.add_rope_freq_base(base)
     if rope["rope_type"] in ("linear", "yarn"):
         writer.add_rope_scaling_type(gguf.RopeScalingType(rope["rope_type"]))
         writer.add_rope_scaling_factor(rope["factor"])

@@ -7,7 +7,7 @@ Weights are read a few rows at a time as the numbers that they stand for; :mod:`
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +22,7 @@ from edgepress.exporter.source.formats.gguf.config import (
     heads_of,
     plain_name,
     read_config,
+    shape_of,
 )
 from edgepress.exporter.source.formats.gguf.file import MAGIC, Entry, read_file
 from edgepress.exporter.source.formats.gguf.tokenizer import tokenizer_files
@@ -105,7 +106,7 @@ def read(path: Path) -> WholeFile:
     family = family_of(header)
     config = read_config(header, lambda name: _whole(path, header.tensors[name]))
     tensors: dict[str, StoredTensor] = {}
-    for name, entry in header.tensors.items():
+    for name, stored in header.tensors.items():
         if name in ROPE_TENSORS:
             continue
         plain = plain_name(family, name)
@@ -113,6 +114,7 @@ def read(path: Path) -> WholeFile:
             architecture = header.values["general.architecture"]
             raise InputError(f"{path}: {name} is a tensor that {architecture} has no use for; export the original")
         minus = 1.0 if family.minus_one and name.endswith("norm.weight") else 0.0
+        entry = replace(stored, shape=shape_of(family, name, stored.shape))
         tensors[plain] = _tensor(path, plain, entry, heads_of(family, name, config), minus)
     files = {"config.json": json.dumps(config).encode(), **tokenizer_files(header)}
     kinds = sorted({BLOCKS[entry.kind].name for entry in header.tensors.values() if entry.kind in BLOCKS})

@@ -8,15 +8,14 @@ back. A key of the architecture that is not known here is an error: it may chang
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgepress.errors import InputError
+from edgepress.exporter.source.formats.gguf.families import Family, Values, families, load, whole
 from edgepress.exporter.source.formats.gguf.file import Header
 
-Values = dict[str, object]
 ReadFloats = Callable[[str], NDArray[np.float32]]
 
 _OUTER = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
@@ -58,87 +57,6 @@ _READ = (
     "rope.scaling.attn_factor",
     "rope.scaling.finetuned",  # says that the model was trained so, and nothing of how it computes
 )
-_GEMMA_WINDOWS = 6  # every so many layers of Gemma 3 one sees all; llama.cpp's code has it
-_GEMMA_LOCAL = 10_000.0  # the base of the others
-
-
-@dataclass(frozen=True)
-class Family:
-    """What llama.cpp calls an architecture, and how it differs from Llama.
-
-    ``interleaved`` says that rows of q and k are reordered, ``minus_one`` that gains are stored with 1 added; ``keys``
-    are metadata that it has more of, by what the config calls them; ``more(values, config)`` adds what no key says.
-    """
-
-    model_type: str
-    interleaved: bool = False
-    minus_one: bool = False
-    head_dim: bool = False  # its config always says how wide a head is
-    names: Mapping[str, str] = field(default_factory=dict)
-    keys: Mapping[str, str] = field(default_factory=dict)
-    more: Callable[[Mapping[str, object], Values], Values] = lambda *_: {}
-
-
-def _gemma3(values: Mapping[str, object], config: Values) -> Values:
-    layers, heads = _whole(config["num_hidden_layers"]), _whole(config["num_attention_heads"])
-    kinds = ["full_attention" if index % _GEMMA_WINDOWS == _GEMMA_WINDOWS - 1 else "sliding_attention"
-             for index in range(layers)]  # fmt: skip
-    scale = _whole(config["hidden_size"]) // heads if layers == 62 else config["head_dim"]  # 27B has another one
-    base = {"rope_type": "default", "rope_theta": values.get("rope.freq_base", 1e6)}
-    scaled = config.pop("rope_scaling", None)
-    full = {**base, **scaled} if isinstance(scaled, dict) else base
-    local = {"rope_type": "default", "rope_theta": _GEMMA_LOCAL}
-    config.pop("rope_theta", None)
-    return {
-        "layer_types": kinds,
-        "query_pre_attn_scalar": scale,
-        "rope_parameters": {"full_attention": full, "sliding_attention": local},
-    }
-
-
-def _gemma2(_values: Mapping[str, object], config: Values) -> Values:
-    """The scale of attention is in llama.cpp's code: the width of a head, but for the largest model."""
-    shared = _whole(config["hidden_size"]) // _whole(config["num_attention_heads"])
-    return {"query_pre_attn_scalar": shared if config["num_hidden_layers"] == 46 else config["head_dim"]}
-
-
-_NORMS = {"ffn_norm": "pre_feedforward_layernorm"}
-_GRANITE = {
-    "attention.scale": "attention_multiplier",
-    "embedding_scale": "embedding_multiplier",
-    "residual_scale": "residual_multiplier",
-    "logit_scale": "logits_scaling",
-}
-FAMILIES = {
-    "llama": Family("llama", interleaved=True),
-    "qwen2": Family("qwen2"),
-    "qwen3": Family("qwen3", head_dim=True),
-    "phi3": Family("phi3", names={"ffn_up": "mlp.gate_up_proj"}, keys={"attention.sliding_window": "sliding_window"}),
-    "granite": Family("granite", interleaved=True, keys=_GRANITE),
-    "smollm3": Family("smollm3", interleaved=True),
-    "olmo2": Family("olmo2"),
-    "gemma": Family("gemma", minus_one=True, head_dim=True),
-    "gemma2": Family(
-        "gemma2",
-        minus_one=True,
-        head_dim=True,
-        names=_NORMS,
-        keys={
-            "attention.sliding_window": "sliding_window",
-            "attn_logit_softcapping": "attn_logit_softcapping",
-            "final_logit_softcapping": "final_logit_softcapping",
-        },
-        more=_gemma2,
-    ),
-    "gemma3": Family(
-        "gemma3_text",
-        minus_one=True,
-        head_dim=True,
-        names=_NORMS,
-        keys={"attention.sliding_window": "sliding_window"},
-        more=_gemma3,
-    ),
-}
 
 
 def family_of(header: Header) -> Family:
@@ -149,12 +67,13 @@ def family_of(header: Header) -> Family:
 
     """
     name = header.values.get("general.architecture")
-    if not isinstance(name, str) or name not in FAMILIES:
+    known = {one.replace("_", "-"): one for one in families()} | {one: one for one in families()}
+    if not isinstance(name, str) or name not in known:
         raise InputError(
-            f"{header.path}: general.architecture = {name!r} is not read from GGUF files; {', '.join(FAMILIES)} are. "
+            f"{header.path}: general.architecture = {name!r} is not read from GGUF files; {', '.join(families())} are. "
             "Export the original checkpoint"
         )
-    return FAMILIES[name]
+    return load(known[name])
 
 
 def read_config(header: Header, read: ReadFloats) -> Values:
@@ -173,7 +92,7 @@ def read_config(header: Header, read: ReadFloats) -> Values:
                 f"{header.path}: {prefix}{key} = {str(value)[:80]} is not known here, and may change the model: export "
                 "the original checkpoint"
             )
-    config: Values = {"model_type": family.model_type, "architectures": [_CLASS.get(family.model_type, "")]}
+    config: Values = {"model_type": family.model_type, "architectures": [family.class_name]}
     for key, name in keys.items():
         if key in values:
             config[name] = _plain(values[key])
@@ -184,26 +103,12 @@ def read_config(header: Header, read: ReadFloats) -> Values:
     config["vocab_size"] = header.tensors["token_embd.weight"].shape[0] if "token_embd.weight" in header.tensors else 0
     config["tie_word_embeddings"] = "output.weight" not in header.tensors
     if any(name.endswith("attn_q.bias") for name in header.tensors) and family.model_type != "qwen2":
-        config["attention_bias"] = True
+        config[family.bias_key or "attention_bias"] = True
     if any(name.endswith("ffn_down.bias") for name in header.tensors):
-        config["mlp_bias"] = True
+        config[family.bias_key or "mlp_bias"] = True
     _add_widths(header, family, values, config)
     _add_rope(header, values, config, read)
     return config | family.more(values, config)
-
-
-_CLASS = {
-    "gemma": "GemmaForCausalLM",
-    "gemma2": "Gemma2ForCausalLM",
-    "gemma3_text": "Gemma3ForCausalLM",
-    "granite": "GraniteForCausalLM",
-    "llama": "LlamaForCausalLM",
-    "olmo2": "Olmo2ForCausalLM",
-    "phi3": "Phi3ForCausalLM",
-    "qwen2": "Qwen2ForCausalLM",
-    "qwen3": "Qwen3ForCausalLM",
-    "smollm3": "SmolLM3ForCausalLM",
-}
 
 
 def _plain(value: object) -> object:
@@ -211,13 +116,9 @@ def _plain(value: object) -> object:
     return value[0] if isinstance(value, list) and value and len({*map(str, value)}) == 1 else value
 
 
-def _whole(value: object) -> int:
-    return value if isinstance(value, int) else 1
-
-
 def _add_widths(header: Header, family: Family, values: Mapping[str, object], config: Values) -> None:
     """Heads' width, and how much of it is rotated."""
-    hidden, heads = _whole(config["hidden_size"]), _whole(config["num_attention_heads"])
+    hidden, heads = whole(config["hidden_size"]), whole(config["num_attention_heads"])
     width = values.get("attention.key_length", hidden // max(1, heads))
     if values.get("attention.value_length", width) != width:
         raise InputError(
@@ -278,14 +179,22 @@ def _llama3(header: Header, found: NDArray[np.float32], theta: object) -> Values
 def plain_name(family: Family, name: str) -> str | None:
     """What transformers calls a tensor; None where it has no such."""
     stem, _, kind = name.rpartition(".")
+    outer = {**_OUTER, **family.outer}
     if kind not in ("weight", "bias"):
         return None
-    if stem in _OUTER:
-        return f"{_OUTER[stem]}.{kind}"
+    if stem in outer:
+        return f"{outer[stem]}.{kind}"
     block, _, rest = stem.partition(".")
     number, _, inner = rest.partition(".")
     found = family.names.get(inner) or _INNER.get(inner)
     return f"model.layers.{number}.{found}.{kind}" if block == "blk" and number.isdecimal() and found else None
+
+
+def shape_of(family: Family, name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape that transformers gives a tensor: kernels of convolutions by channel have one input each."""
+    inner = name.partition(".")[2].partition(".")[2].rpartition(".")
+    is_kernel = inner[0] in family.kernels and inner[2] == "weight" and len(shape) == 2
+    return (shape[0], 1, shape[1]) if is_kernel else shape
 
 
 def heads_of(family: Family, name: str, config: Mapping[str, object]) -> int:
@@ -293,4 +202,4 @@ def heads_of(family: Family, name: str, config: Mapping[str, object]) -> int:
     _, _, inner = name.partition(".")[2].partition(".")
     heads = config["num_attention_heads"]
     of = {"attn_q": heads, "attn_k": config.get("num_key_value_heads", heads)}
-    return _whole(of.get(inner.partition(".")[0], 0)) if family.interleaved else 0
+    return whole(of.get(inner.partition(".")[0], 0)) if family.interleaved else 0

@@ -93,7 +93,8 @@ def test_what_the_library_writes_is_read_as_it_reads_it(tmp_path: Path, kind: st
     codes, found = library.quantize_4bit(torch.randn(64, 96), quant_type=kind, compress_statistics=double, blocksize=64)
     stored = {"weight": codes} | {f"weight.{key}": value for key, value in found.as_dict(packed=True).items()}
     stored = {key.replace("weight.weight.", "weight."): value for key, value in stored.items()}
-    expected = library.dequantize_4bit(codes, found).numpy()
+    found.shape = torch.Size([64 * 96])  # its kernel for matrices takes other scales where rows are no whole blocks
+    expected = library.dequantize_4bit(codes, found).numpy().reshape(64, 96)
     np.testing.assert_allclose(read(tmp_path, stored).rows(0, 64), expected, rtol=1e-6)
 
 

@@ -71,10 +71,16 @@ FAMILIES = (
     "gemma",
     "gemma2",
     "gemma3_text",
+    "ernie4_5",
+    "ernie4_5-biases",
+    "hunyuan_v1_dense",
+    "seed_oss",
+    "lfm2",
 )
 
 
-GEMMA = {  # whose pattern and scale are in llama.cpp's code
+OWN = {  # what llama.cpp's code has, or the file's form
+    "lfm2": {"conv_bias": False},
     "gemma2": {"head_dim": 32, "query_pre_attn_scalar": 32},
     "gemma3_text": {
         "num_hidden_layers": 7,
@@ -87,7 +93,7 @@ GEMMA = {  # whose pattern and scale are in llama.cpp's code
 @pytest.mark.parametrize("name", FAMILIES)
 def test_one_file_is_the_model_that_it_was_made_of(tmp_path: Path, name: str) -> None:
     variant = VARIANTS[name]
-    config = {**variant.config, **GEMMA.get(name, {})}
+    config = {**variant.config, **OWN.get(name, {})}
     source = save_variant(replace(variant, config=config), tmp_path / "source", seed=1)
     path = save_gguf(source, tmp_path / "model.gguf")
     original, found = Checkpoint.open(source), Checkpoint.open(path)
