@@ -41,7 +41,7 @@ DEMO_LAYERS = 3
 GATE = RESULTS / "arm_gate.json"  # what a test holds this checkout to
 GATE_CPU, GATE_SHARE = "cortex-a76", 1e-3
 GATE_VERSIONS = ("onnxruntime", "qemu", "kernel")  # Python and numpy have no part in what onnxruntime takes
-LAYERS = {"smollm2-135m": (1, 2, 4), "qwen2.5-0.5b": (1, 2)}  # of those that are scaled
+LAYERS = {"smollm2-135m": (1, 2, 4), "qwen2.5-0.5b": (1, 2, 3)}  # of those that are scaled
 TOOLS = {"edgepress": __name__, "llama.cpp": "peers.llama_cpp_arm", "onnxruntime-genai": "peers.genai_arm"}
 """Modules that count a tool: FORMS, what it is counted as, and count(machine, cpu, subject, forms) of samples."""
 
@@ -97,16 +97,18 @@ class Sample:
         return (self.tool, self.model, self.layers, self.form, self.cpu, self.tokens, self.context)
 
 
-def subjects(models: Sequence[str]) -> Iterator[Subject]:
-    """The models at each of their depths; checkpoints that are not there yet are made."""
+def subjects(models: Sequence[str], layers: Sequence[int] = ()) -> Iterator[Subject]:
+    """The models at each of their depths, or at those of ``layers``; checkpoints that are not there yet are made."""
     for model in models:
         if model not in SHAPES:
             yield Subject(model, DEMO_LAYERS, DEMO_LAYERS, model)
             continue
-        for layers in LAYERS[model]:
-            subject = Subject(model, layers, SHAPES[model].layers, str(WORK / "arm" / f"{model}-{layers}-layers"))
+        for depth in LAYERS[model]:
+            if layers and depth not in layers:
+                continue
+            subject = Subject(model, depth, SHAPES[model].layers, str(WORK / "arm" / f"{model}-{depth}-layers"))
             if not Path(subject.checkpoint).exists():
-                shape = dataclasses.replace(SHAPES[model], layers=layers)
+                shape = dataclasses.replace(SHAPES[model], layers=depth)
                 make(shape, Path(subject.checkpoint), tokenizer=TOKENIZER)
             yield subject
 
@@ -208,6 +210,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="*", default=list(MODELS), choices=MODELS)
     parser.add_argument("--forms", nargs="*", help="default: all of each tool")
     parser.add_argument("--cpus", nargs="*", default=list(CPUS))
+    parser.add_argument("--layers", nargs="*", type=int, default=[], help="default: all depths of each model")
     parser.add_argument("--gate", action="store_true", help=f"count what a test is held to, {GATE.name}, and no more")
     parser.add_argument("--draw", action="store_true", help="count nothing; tables and picture of what there is")
     arguments = parser.parse_args()
@@ -229,7 +232,7 @@ def main() -> None:
 def count_all(machine: Machine, arguments: argparse.Namespace) -> None:
     """Count and keep what is asked for."""
     for cpu in arguments.cpus:
-        for subject in subjects(arguments.models):
+        for subject in subjects(arguments.models, arguments.layers):
             for tool in arguments.tools:
                 module = import_module(TOOLS[tool])
                 forms = [form for form in module.FORMS if arguments.forms is None or form in arguments.forms]

@@ -1,6 +1,6 @@
 """What the peers that are counted on emulated ARM have in common: their calls and tokens, and a sample of one."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,10 @@ def open_checkpoint(subject: Subject) -> Checkpoint:
     return Checkpoint.open(resolve_model(subject.checkpoint))
 
 
-def asked(checkpoint: Checkpoint) -> dict[str, Any]:
+def asked(checkpoint: Checkpoint, contexts: Sequence[int] = CONTEXTS) -> dict[str, Any]:
     """What each tool is asked: ``pairs`` of context and tokens that fit the model, and random ``tokens``."""
     longest = checkpoint.config["max_position_embeddings"]
-    pairs = [(context, more) for context in CONTEXTS for more in (1, *PREFILL) if context + more <= longest]
+    pairs = [(context, more) for context in contexts for more in (1, *PREFILL) if context + more <= longest]
     random = np.random.default_rng(0).integers(3, checkpoint.config["vocab_size"], max(map(sum, pairs)))
     return {"pairs": pairs, "tokens": [int(token) for token in random]}
 

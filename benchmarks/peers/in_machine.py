@@ -18,7 +18,7 @@ from edgepress.errors import CheckFailed
 from edgepress.runtime.counting.operators import by_operator, fewest, read_profile
 from edgepress.runtime.counting.overhead import measure_overhead
 
-ROUNDS = 3  # that are counted of each call, after one that is not
+ROUNDS = {"decode": 3, "prefill": 1}  # that are counted of each call, after one that is not
 _PIECE = 64  # tokens of a text that are computed at once: some models give logits of all of them
 
 
@@ -42,7 +42,8 @@ def run_llama_cpp(arguments: dict[str, Any], _arrays: Arrays) -> Answer:
 def run_genai(arguments: dict[str, Any], _arrays: Arrays) -> Answer:
     """Open a ``bundle`` with onnxruntime-genai's generator and append tokens, for ``pairs`` of context and tokens.
 
-    Each call after one that is not counted; then all again in a model that profiles itself, for the time by operator.
+    Contexts grow from one pair to the next, of one text. Each call after one that is not counted; then all again in a
+    model that profiles itself, for the time by operator.
     """
     sys.path.insert(0, "/genai")
     pairs, text = arguments["pairs"], np.array(arguments["tokens"], np.int32)
@@ -57,14 +58,15 @@ def run_genai(arguments: dict[str, Any], _arrays: Arrays) -> Answer:
         del model  # it writes the profile
         [path] = Path(folder).iterdir()
         runs = read_profile(path)
-    overhead, calls = measure_overhead(), []
+    overhead, calls, position = measure_overhead(), [], 0
     for (context, tokens), instructions in zip(pairs, counts, strict=True):
-        del runs[: -(-context // _PIECE)]
-        kernels = fewest(runs[1 : 1 + ROUNDS])
+        del runs[: len(_pieces(position, context))]
+        kernels = fewest(runs[1 : 1 + _rounds(tokens)])
         costs = by_operator(replace(kernel, instructions=overhead.taken_off(kernel)) for kernel in kernels)
         operators = {name: cost.instructions for name, cost in costs.items()}
-        del runs[: 1 + ROUNDS]
+        del runs[: 1 + _rounds(tokens)]
         calls.append({"context": context, "tokens": tokens, "instructions": instructions, "operators": operators})
+        position = context
     if runs:
         raise CheckFailed(f"onnxruntime-genai ran its model {len(runs)} times more than it was asked to")
     return {"load": load, "calls": calls}, {}
@@ -83,18 +85,26 @@ def _append(model: Any, pairs: Sequence[tuple[int, int]], text: "np.typing.NDArr
     """Nanoseconds of each round of each pair."""
     import onnxruntime_genai
 
-    found = []
+    params = onnxruntime_genai.GeneratorParams(model)
+    params.set_search_options(max_length=text.size, do_sample=False)
+    generator, position, found = onnxruntime_genai.Generator(model, params), 0, []
     for context, tokens in pairs:
-        params = onnxruntime_genai.GeneratorParams(model)
-        params.set_search_options(max_length=text.size, do_sample=False)
-        generator = onnxruntime_genai.Generator(model, params)
-        for first in range(0, context, _PIECE):
-            generator.append_tokens(text[first : min(first + _PIECE, context)])
-        rounds = []
-        for _ in range(1 + ROUNDS):
+        for piece in _pieces(position, context):
+            generator.append_tokens(text[piece])
+        position, rounds = context, []
+        for _ in range(1 + _rounds(tokens)):
             start = perf_counter_ns()
             generator.append_tokens(text[context : context + tokens])
             rounds.append(perf_counter_ns() - start)
             generator.rewind_to(context)
         found.append(rounds[1:])
     return found
+
+
+def _pieces(start: int, stop: int) -> list[slice]:
+    """What a text is appended in from ``start`` to ``stop``."""
+    return [slice(first, min(first + _PIECE, stop)) for first in range(start, stop, _PIECE)]
+
+
+def _rounds(tokens: int) -> int:
+    return ROUNDS["decode" if tokens == 1 else "prefill"]

@@ -99,14 +99,14 @@ def test_onnxruntime_genai_is_told_by_operator(tmp_path: Path) -> None:
     from peers.in_machine import ROUNDS, run_genai
 
     path = genai_builder.build(Checkpoint.open(resolve_model("demo")), tmp_path / "bundle", "rtn")
-    calls = [(70, 1), (70, 5), (3, 1)]  # 70 in two pieces
+    calls = [(3, 1), (70, 1), (70, 5)]  # from 3 to 70 in two pieces
     told, arrays = run_genai({"bundle": str(path.parent), "pairs": calls, "tokens": list(range(3, 103))}, {})
     assert not arrays
     assert told["load"] > 0
     assert [(call["context"], call["tokens"]) for call in told["calls"]] == calls
     products = {node.op_type for node in onnx.load(path, load_external_data=False).graph.node} & {"MatMulNBits"}
     for call in told["calls"]:
-        assert len(call["instructions"]) == ROUNDS
+        assert len(call["instructions"]) == ROUNDS["decode" if call["tokens"] == 1 else "prefill"]
         assert products <= set(call["operators"])
 
 
@@ -140,3 +140,39 @@ def test_peers_stand_beside_us_and_by_class(import_script: Callable[[str], Modul
     ours, theirs = ([cell.strip() for cell in row.split("|")[5:-1]] for row in by_class[2:])
     assert ours == ["int4-128", "10.50", "0.00", "0.00", "0.00", "0.50"]
     assert theirs == ["Q4_K_M fp16", "12.00", "8.00", "0.00", "0.00", "0.00"]
+
+
+def test_what_a_large_vocabulary_takes_more_is_added(
+    import_script: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a tool whose head is the same after every text and layer, what is told is what the whole model would take."""
+    script = import_script("arm_instructions")
+    from make_checkpoint import SHAPES
+    from peers import genai_arm
+
+    asked, contexts = [], script.CONTEXTS
+
+    def cost(layers: int, vocab: int, context: int, tokens: int) -> object:
+        head, layer = 7 * vocab * tokens, layers * tokens * (1000 + context)
+        parts = {"MatMulNBits": head + layer, **({"Split": layers} if layers > 1 else {})}
+        return genai_arm._Cost(sum(parts.values()) + 5, parts, 3 * vocab + 11 * layers, 40 * layers)
+
+    def counted(_cpu: str, checkpoint: str, _form: str, found: tuple[int, ...]) -> dict[tuple[int, int], object]:
+        layers, vocab = (int(word) for word in checkpoint.split("-"))
+        asked.append((layers, vocab, found))
+        return {(at, tokens): cost(layers, vocab, at, tokens) for at in found for tokens in (1, *script.PREFILL)}
+
+    monkeypatch.setattr(genai_arm, "_counted", counted)
+    monkeypatch.setattr(genai_arm, "_made", lambda _model, layers, vocab: f"{layers}-{vocab}")
+    monkeypatch.setattr(genai_arm, "versions_of", lambda *_, **more: more)
+    vocab = SHAPES["qwen2.5-0.5b"].vocab
+    subject = script.Subject("qwen2.5-0.5b", 2, 24, "")
+    found = list(genai_arm.count((None, None), "cortex-a76", subject, ["rtn"]))
+    assert asked == [(1, vocab, contexts[:1]), (1, genai_arm.FEW_TOKENS, contexts), (2, genai_arm.FEW_TOKENS, contexts)]
+    assert len(found) == len(contexts) * (1 + len(script.PREFILL))
+    for one in found:
+        whole = cost(2, vocab, one.context, one.tokens)
+        assert one.instructions == whole.instructions
+        assert one.operators == {**whole.parts, "outside": 5}
+        assert one.weight_bytes_loaded == whole.weight_bytes
+        assert one.state_bytes_stored == whole.cache_row * one.tokens
