@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
 
-from common import RESULTS, ROOT, WORK, host, save, table
+from common import RESULTS, ROOT, TARGET, WORK, host, save, table
 from spread import Sample, run
 from subjects import CONTEXT, MODELS, STORIES, STRIDE, Measure, Subject, add_data, earlier, merge
 
@@ -131,7 +131,9 @@ def take(subject: Subject, folder: Path, how: Pruned) -> list[Sample]:
     text.write_text(subject.calibration, encoding="utf-8")
     recipe = how.write(folder / "recipe.toml")
     start = perf_counter()
-    manifest = export(subject.model, out=bundle, recipe=recipe, calibration=[text], force=True, threads=1)
+    manifest = export(
+        subject.model, out=bundle, recipe=recipe, target=TARGET, calibration=[text], force=True, threads=1
+    )
     seconds = perf_counter() - start
     found = evaluate(bundle, subject.texts, context=CONTEXT, stride=STRIDE, threads=1, prepared=False)
     tensors = [tensor for tensor in manifest.tensors if tensor["kind"] == "linear"]

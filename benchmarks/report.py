@@ -38,6 +38,7 @@ REPORTS = {
     "npu": "npu",
     "pruning": "pruning",
     "real_shapes": "real_shapes",
+    "scales": "scales",
     "sparsity": "sparsity",
     "vocabulary": "vocabulary",
 }
@@ -91,6 +92,7 @@ TABLES = {
         keep=lambda row: row["tool"] in PEERS or row["recipe"] in PRESETS,
     ),
     "promise": Cut(("accuracy",), 1),
+    "scales": Cut(("scales",)),
     "learning": Cut(
         ("accuracy",),
         less=("tool", "bits per byte", "against float32", "nats a token lost", "stored as"),

@@ -33,7 +33,7 @@ import edgepress  # noqa: F401 - before onnxruntime, whose telemetry it switches
 # isort: split
 import numpy as np
 import onnxruntime
-from common import ROOT, WORK, group, measure_command, read_sample, save, spread, table
+from common import ROOT, TARGET, WORK, group, measure_command, read_sample, save, spread, table
 from decode_speed import PROMPT, STEPS, Ours, timed
 from make_checkpoint import SHAPES
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -122,11 +122,12 @@ def export(name: str) -> None:
     if bundle(name).exists():
         return
     model, text = checkpoint(), WORK / "vocabulary-tokenizer" / "text.txt"
-    command = [sys.executable, "-m", "edgepress", "export", model, "--out", bundle(name), "--recipe"]
+    command = [sys.executable, "-m", "edgepress", "export", model, "--target", TARGET]
+    command += ["--out", bundle(name), "--recipe"]
     if name == "whole":
         measure_command([*command, RECIPE])
         return
-    preset = (ROOT / "exporter" / "recipes" / f"{RECIPE}.toml").read_text(encoding="utf-8")
+    preset = (ROOT / "exporter" / "recipe" / "presets" / f"{RECIPE}.toml").read_text(encoding="utf-8")
     recipe = WORK / "vocabulary.toml"
     size = name.removeprefix("pruned-")
     recipe.write_text(f'prune = ["vocabulary"]\n{preset}\n[options.vocabulary]\nsize = {size}\n', encoding="utf-8")
