@@ -91,7 +91,11 @@ class StoredWeights:
         zero_points = None
         if not scheme.symmetric:
             zero_points = self._part(tensor, "zero_points", "u1", scheme.zero_points_shape(count, columns), rows)
-        return dequantize(values, scales, scheme, columns, zero_points)
+        found = dequantize(values, scales, scheme, columns, zero_points)
+        if not tensor.weight.ordered:
+            return found
+        order = self._part(tensor, "order", "<i4", (columns,), range(columns))
+        return found[:, np.argsort(order)]
 
     def _part(self, tensor: PlannedTensor, part: str, dtype: str, shape: tuple[int, ...], rows: range) -> NDArray[Any]:
         """Some rows of a region of that shape; nothing else is read."""

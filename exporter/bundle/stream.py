@@ -243,7 +243,7 @@ def _chunks(tensors: Sequence[PlannedTensor], by_columns: Callable[[Part], bool]
 
 def _write_chunk(checkpoint: WeightSource, chunk: _Chunk, methods: dict[str, Method], file: BinaryIO) -> _Sums:
     """Read the chunk's rows, and handle them ``_CHUNK`` elements at a time (a transposed chunk has more)."""
-    x = chunk.read(checkpoint)
+    x = _in_order(chunk.read(checkpoint), checkpoint, chunk, file)
     step = max(1, _CHUNK // math.prod(x.shape[1:]))
     rounded = _rounding(checkpoint, chunk, methods)
     if chunk.tensor.is_integer:
@@ -256,6 +256,19 @@ def _write_chunk(checkpoint: WeightSource, chunk: _Chunk, methods: dict[str, Met
         max(piece.max_abs_error for piece in pieces),
         (math.fsum(piece.scales[0] for piece in pieces), math.fsum(piece.scales[1] for piece in pieces)),
     )
+
+
+def _in_order(x: NDArray[np.float32], checkpoint: WeightSource, chunk: _Chunk, file: BinaryIO) -> NDArray[np.float32]:
+    """The columns as they are stored; the first chunk of a weight writes their order beside it."""
+    tensor = chunk.tensor
+    if not tensor.weight.ordered:
+        return x
+    order = checkpoint.part_order(chunk.parts[0])
+    if order is None:
+        raise ValueError(f"{tensor.weight.name} is planned in an order that {chunk.parts[0].tensor} has not")
+    if chunk.row == 0:
+        _write_all(file, tensor.regions["order"].offset, order.astype("<i4"))
+    return x[:, order]
 
 
 def _rounding(checkpoint: WeightSource, chunk: _Chunk, methods: dict[str, Method]) -> _Rounding:

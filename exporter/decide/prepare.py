@@ -16,7 +16,7 @@ from edgepress.exporter.decide.checks import (
     say_unused_text,
 )
 from edgepress.exporter.decide.job import Opened, Prepared, Shrunk, plan_tensors
-from edgepress.exporter.decide.keeping import kept_codes
+from edgepress.exporter.decide.keeping import kept_codes, with_orders
 from edgepress.exporter.decide.opening import open_model
 from edgepress.exporter.methods.kinds import (
     LayerMethod,
@@ -125,6 +125,7 @@ def settle(shrunk: Shrunk, workspace: Workspace | None, *, threads: int | None, 
         length=text_length(shrunk.checkpoint, plain, shrunk.asked),
         overrides=kept_codes(shrunk.checkpoint, plain, shrunk.asked),
     )
+    plain = with_orders(shrunk.checkpoint, plain, decisions.overrides)
     prepared = _plan(shrunk, plain, replace(decisions, float16_graph=may_have_float16(shrunk)))
     if shrunk.asked.budget is None and not any(tensor.form == "half blocks" for tensor in prepared.plan.tensors):
         prepared = prepared.decided(decisions)  # nothing that such a graph would gain by

@@ -16,7 +16,7 @@ from edgepress.exporter.graph.editing import set_nodes
 from edgepress.exporter.model.description import Weight
 from edgepress.exporter.plan.plan import Form, PlannedTensor
 
-UINT8, UINT16 = TensorProto.UINT8, TensorProto.UINT16
+UINT8, UINT16, INT32 = TensorProto.UINT8, TensorProto.UINT16, TensorProto.INT32
 _ROUNDED, _BACK = ".input.rounded", ".input"  # how values end that are activations in integers, and real again
 _FC1_SCALES, _FC2_SCALES, _BYTE = 3, 6, 8  # inputs of QMoE; bits
 _BIAS = 5  # the input of MatMulNBits that is added; two optional ones are between it and the zero points
@@ -69,11 +69,20 @@ def _half(g: GraphBuilder, p: Projection, x: str, output: str) -> str:
 
 
 def _blocks(g: GraphBuilder, p: Projection, x: str, output: str) -> str:
-    """``MatMulNBits(x, codes, scales, zero points)``, which adds the bias too."""
+    """``MatMulNBits(x, codes, scales, zero points)``, which adds the bias too.
+
+    Where columns are in an order of their own, x is brought into it by a Gather::
+
+        x ─┬ Gather ─ MatMulNBits ─
+        order ┘
+    """
     rows, columns = p.weight.shape
     name, scheme = p.tensor.weight.name, p.tensor.scheme
     if scheme is None:
         raise ValueError(f"{name} has no scheme")
+    if p.weight.ordered:
+        order = g.external(f"{name}.order", INT32, (columns,), p.tensor.regions["order"])
+        x = g.node("Gather", [x, order], f"{output}.in_order", axis=2)
     values = g.external(f"{name}.values", UINT8, scheme.values_shape(rows, columns), p.tensor.regions["values"])
     inputs = [x, values, *block_scales(g, p.tensor)]
     if p.bias:

@@ -53,7 +53,8 @@ class Weight:
 
     ``plus`` is added to every element: Gemma stores RMSNorm gains minus one. A weight without ``parts`` is not in the
     checkpoint: it is ``plus`` everywhere (the gain of a norm that has none is 1) until calibration makes another of it.
-    The rows of two ``interleaved`` parts take turns: row 2 i is row i of the first.
+    The rows of two ``interleaved`` parts take turns: row 2 i is row i of the first. The columns of an ``ordered`` one
+    are stored in an order that lies beside it, as :meth:`PackedTensor.order` has it.
     """
 
     name: str
@@ -63,6 +64,7 @@ class Weight:
     plus: float = 0.0
     interleaved: bool = False
     stack: Stack | None = None
+    ordered: bool = False
 
     def __post_init__(self) -> None:
         rows = [part.stop - part.start for part in self.parts]

@@ -64,6 +64,9 @@ class WeightSource(Protocol):
     def part_codes(self, part: Part, start: int, stop: int) -> tuple[Grid, Codes]:
         """Rows ``start`` to ``stop``, counted within ``part``, as the integers that are stored for them."""
 
+    def part_order(self, part: Part) -> NDArray[np.int32] | None:
+        """Which column each of these integers' columns is, (columns,); None where they are in their places."""
+
     def by_columns(self, part: Part) -> bool:
         """Whether rows of ``part`` lie scattered over its tensor, so that many should be read at a time."""
 

@@ -20,6 +20,7 @@ _SHORTEST_DEFAULT = 4096  # tokens: a conversation, or a document of some pages
 _SMALL = 16 * PAGE  # bytes: below this a region is aligned to a cache line only
 _FLOAT = 4  # bytes of a float32
 _HALF = 2  # bytes of a float16
+_INDEX = 4  # bytes of the number of a column
 INT8_LEVEL = 4  # the accuracy_level at which products round activations to 8 bits
 Form = Literal["float", "blocks", "dynamic", "uint8", "uint16", "half", "half blocks"]
 # Of MatMulNBits' 2-bit kernels, for accuracy_level 4 only (onnxruntime 1.31: AVX-512, its pull request 29064; ARM64
@@ -52,7 +53,7 @@ class PlannedTensor:
     """One weight, how it is stored and where.
 
     ``regions`` has ``values`` (uint8 codes), ``scales`` (float32) and, unless the scheme is symmetric, ``zero_points``
-    (uint8) when there is a scheme, else ``data`` (float32).
+    (uint8) when there is a scheme, else ``data`` (float32). Columns in another order have ``order`` (int32) beside.
     ``reason`` says why the tensor is kept in float32, or which recipe entry chose the scheme. ``form`` is how the
     graph computes with it: ``float``; ``half`` (stored in float16); ``blocks`` (MatMulNBits, GatherBlockQuantized);
     ``half blocks`` (the same with ``scales`` in float16, which a graph in float32 casts when it is opened); or in
@@ -187,6 +188,8 @@ class _Layout:
 
         """
         sizes, stack = region_bytes(weight.shape, scheme, form), weight.stack
+        if weight.ordered:
+            sizes["order"] = _INDEX * weight.shape[1]
         if stack is None:
             return {part: self.place(nbytes) for part, nbytes in sizes.items()}
         key = (stack.name, weight.kind)

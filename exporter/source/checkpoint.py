@@ -268,6 +268,11 @@ class Checkpoint:
             raise ValueError(f"{part.tensor} has no codes to keep: {grid}")
         return grid, matrix.codes(part.start + start, part.start + stop)
 
+    def part_order(self, part: Part) -> NDArray[np.int32] | None:
+        """Which column each column of :meth:`part_codes` is, (columns,); None where they are in their places."""
+        matrix = self._matrix(part)
+        return None if matrix is None else matrix.order()
+
     def source_hashes(self) -> dict[str, str]:
         """SHA-256 of the config, of every file with weights and of the index that names them, by file name."""
         files = [*self.weight_files]

@@ -65,6 +65,10 @@ class OnnxFile:
         """An ONNX file of floats has none."""
         raise ValueError(f"{part.tensor} is stored in floats, not in codes")
 
+    def part_order(self, part: Part) -> NDArray[np.int32] | None:  # noqa: ARG002 - those of codes have some
+        """Columns of floats are in their places."""
+        return None
+
     def by_columns(self, part: Part) -> bool:
         """Whether rows of ``part`` are columns of the stored matrix."""
         return part.transposed

@@ -110,6 +110,10 @@ class PackedTensor(StoredTensor):
         """Rows ``start`` to ``stop`` as the integers of :meth:`grid`, where that is one."""
         raise NotImplementedError
 
+    def order(self) -> NDArray[np.int32] | None:
+        """Which column each column of :meth:`codes` is, (columns,), where they are not as they were; else None."""
+        return None
+
 
 @dataclass(frozen=True, kw_only=True)
 class GridTensor(PackedTensor):

@@ -2,8 +2,9 @@
 
 Its grid is theirs: ``w = (code − zero point) · scale`` with 2, 4 or 8 bits, blocks of 16 to 256 neighbouring columns
 and zero points among the codes. A larger group is several blocks with one scale; codes of 3 bits are stored in 4, those
-of 5 to 7 in 8, which changes no weight. What is on no such grid (floats of 8 bits, groups of scattered columns,
-minimums that are no whole steps) is rounded to nearest, and the plan says so and why.
+of 5 to 7 in 8, which changes no weight. Columns whose groups are scattered are stored by their groups, and what goes
+into the product is brought into that order. What is on no such grid (floats of 8 bits, minimums that are no whole
+steps) is rounded to nearest, and the plan says so and why.
 """
 
 from __future__ import annotations

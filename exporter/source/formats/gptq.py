@@ -39,7 +39,7 @@ from edgepress.exporter.source.packed import (
 from edgepress.exporter.source.stored import READABLE, StoredTensor
 
 _BITS = (2, 3, 4, 8)
-_SCATTERED = "the columns of a group are not neighbours (desc_act), and blocks hold neighbours"
+_UNEVEN = "its groups are not of one size, and blocks are"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,8 +63,15 @@ class GPTQWeight(GridTensor):
         return None if np.array_equal(found, np.arange(self.shape[1]) // size) else found
 
     def grid(self) -> Grid | str:
-        """None where columns of a group are not neighbours."""
-        return _SCATTERED if self._groups is not None else super().grid()
+        """A reason where columns of a group are not neighbours, and groups are not of one size either."""
+        groups, size = self._groups, self.group or self.shape[1]
+        if groups is not None and not np.array_equal(np.sort(groups), np.arange(self.shape[1]) // size):
+            return _UNEVEN
+        return super().grid()
+
+    def order(self) -> NDArray[np.int32] | None:
+        """Columns by their groups, and as they were within one."""
+        return None if self._groups is None else np.argsort(self._groups, kind="stable").astype(np.int32)
 
     def zero_points(self, start: int, stop: int) -> NDArray[np.int16]:
         """(stop − start, groups)."""
@@ -76,7 +83,12 @@ class GPTQWeight(GridTensor):
         return np.ascontiguousarray(found.T).astype(np.int16) + np.int16(self.lifted)
 
     def codes(self, start: int, stop: int) -> Codes:
-        """See :class:`~edgepress.exporter.source.packed.PackedTensor`; with the groups as they are stored."""
+        """See :class:`~edgepress.exporter.source.packed.PackedTensor`."""
+        found, order = self._codes(start, stop), self.order()
+        return found if order is None else Codes(found.values[:, order], found.scales, found.zero_points)
+
+    def _codes(self, start: int, stop: int) -> Codes:
+        """Rows with their columns in their places, and the groups as they are stored."""
         raw = columns(self.stored[0], start, stop).view("<u4")  # (words, rows)
         words = np.ascontiguousarray(raw.T).view(np.uint8)  # (rows, bytes)
         zeros = self.zero_points(start, stop)
@@ -84,7 +96,7 @@ class GPTQWeight(GridTensor):
 
     def rows(self, start: int, stop: int) -> Floats:
         """Rows as float32; scattered groups are gathered column by column."""
-        groups, codes = self._groups, self.codes(start, stop)
+        groups, codes = self._groups, self._codes(start, stop)
         if groups is None:
             return codes.dequantize(Grid(self.bits, self.group, symmetric=False))
         assert codes.zero_points is not None

@@ -1,6 +1,7 @@
 """What a checkpoint stores as integers goes into the bundle as it is, which computes what the checkpoint says."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -50,16 +51,22 @@ def test_what_can_be_held_is_the_same_numbers(
     np.testing.assert_array_equal(shown, found.weight)
 
 
+def by_input(module: str) -> int:
+    """As GPTQ's act-order has it: projections of one input have one order of columns."""
+    return sum(module.replace("k_proj", "q_proj").replace("v_proj", "q_proj").replace("up_", "gate_").encode())
+
+
 def gptq(
-    directory: Path, bits: int, group: int, *, symmetric: bool, act_order: bool = False
+    directory: Path, bits: int, group: int, *, symmetric: bool, order: Callable[[str], int | None] = lambda _: None
 ) -> tuple[Path, dict[str, torch.Tensor]]:
-    """A tiny Llama as GPTQModel stores it."""
+    """A tiny Llama as GPTQModel stores it; ``order(module)`` is the seed of the order in which columns have groups."""
 
     def packed(name: str, weight: np.ndarray) -> tuple[dict[str, torch.Tensor], np.ndarray]:
         found = rounded(weight, bits, group, symmetric=symmetric, seed=len(name))
-        if act_order and "up_proj" in name:
-            order = np.random.default_rng(3).permutation(len(found.groups))
-            found = Affine(found.codes, found.scales, found.zeros, found.groups[order])
+        seed = order(name)
+        if seed is not None:
+            columns = np.random.default_rng(seed).permutation(len(found.groups))
+            found = Affine(found.codes, found.scales, found.zeros, found.groups[columns])
         tensors = {
             "qweight": int32([words(row, bits) for row in found.codes]).T.contiguous(),
             "qzeros": int32([words(column, bits) for column in found.zeros.T]),
@@ -81,9 +88,15 @@ bits = 32
 """
 
 
-@pytest.mark.parametrize(("bits", "group", "symmetric"), [(4, 32, True), (4, 16, False), (8, 0, True), (3, 32, False)])
-def test_a_bundle_holds_the_checkpoint_s_own_numbers(tmp_path: Path, bits: int, group: int, symmetric: bool) -> None:
-    model, plain = gptq(tmp_path / "model", bits, group, symmetric=symmetric)
+@pytest.mark.parametrize(
+    ("bits", "group", "symmetric", "act_order"),
+    [(4, 32, True, False), (4, 16, False, False), (8, 0, True, False), (3, 32, False, False), (4, 32, False, True)],
+)
+def test_a_bundle_holds_the_checkpoint_s_own_numbers(
+    tmp_path: Path, bits: int, group: int, symmetric: bool, act_order: bool
+) -> None:
+    order = by_input if act_order else lambda _: None
+    model, plain = gptq(tmp_path / "model", bits, group, symmetric=symmetric, order=order)
     (tmp_path / "exact.toml").write_text(EXACT)
     settings = {"target": "arm64-cpu", "recipe": tmp_path / "exact.toml"}
     prepared = decide(model, **settings)
@@ -97,7 +110,7 @@ def test_a_bundle_holds_the_checkpoint_s_own_numbers(tmp_path: Path, bits: int, 
     for entry in kept:
         assert entry["sqnr_db"] is None, "not one bit differs"
         assert entry["form"] == "half blocks", "scales are float16 in the checkpoint"
-        assert "codes and scales unchanged (GPTQ" in str(entry["reason"])
+        assert f"unchanged{', columns by their groups' if act_order else ''} (GPTQ" in str(entry["reason"])
     tokens = np.arange(3, 23)
     config = json.loads((model / "config.json").read_text())
     del config["quantization_config"]
@@ -110,22 +123,23 @@ def test_a_bundle_holds_the_checkpoint_s_own_numbers(tmp_path: Path, bits: int, 
 
 
 def test_what_cannot_be_kept_is_rounded_and_said(tmp_path: Path) -> None:
-    model, _ = gptq(tmp_path / "model", 4, 32, symmetric=True, act_order=True)
+    model, _ = gptq(tmp_path / "model", 4, 32, symmetric=True, order=lambda name: 3 if "k_proj" in name else None)
     prepared = decide(model, target="arm64-cpu", recipe="keep")
     said = {tensor.weight.name: (str(tensor.scheme), tensor.reason) for tensor in prepared.plan.tensors}
     assert said["layers.0.mlp.down"] == (
         "keep 4 bits, block 32",
         "[weights]: codes and scales unchanged (GPTQ 4 bits, groups of 32)",
     )
-    scheme, reason = said["layers.1.mlp.up"]
+    scheme, reason = said["layers.1.attention.qkv"]
     assert scheme == "rtn 8 bits, block 32"
-    assert reason.startswith("[weights]: rounded to nearest, as GPTQ 4 bits, groups of 32: the columns of a group are")
+    says = "its parts have their columns in different orders"
+    assert reason == f"[weights]: rounded to nearest, as GPTQ 4 bits, groups of 32: {says}"
     assert said["embedding"] == ("rtn 8 bits, block 32", "[embedding]: rounded to nearest, as it is stored as F32")
     assert any("quantized already (GPTQ, 4 bits, groups of 32)" in note for note in prepared.notes)
     manifest = export(model, out=tmp_path / "bundle", recipe="keep")
     lost = {entry["name"]: entry["sqnr_db"] for entry in manifest.tensors}
     assert lost["layers.0.mlp.down"] is None
-    assert float(str(lost["layers.1.mlp.up"])) > 40
+    assert float(str(lost["layers.1.attention.qkv"])) > 40
 
 
 def test_rows_of_8_bits_are_kept_for_integer_products(tmp_path: Path) -> None:
@@ -147,7 +161,7 @@ def test_rows_of_8_bits_are_kept_for_integer_products(tmp_path: Path) -> None:
 
 
 def test_any_other_recipe_rounds_what_the_codes_stand_for(tmp_path: Path) -> None:
-    model, plain = gptq(tmp_path / "model", 4, 32, symmetric=True, act_order=True)
+    model, plain = gptq(tmp_path / "model", 4, 32, symmetric=True, order=by_input)
     export(model, out=tmp_path / "bundle", recipe="int8")
     plan = decide(model, target="arm64-cpu", recipe="int8").plan
     found = StoredWeights(tmp_path / "bundle" / DATA_FILE, plan)("model.layers.1.mlp.up_proj.weight")

@@ -16,6 +16,7 @@ from edgepress.exporter.source.checkpoint import Checkpoint
 from edgepress.exporter.source.config import Config
 from edgepress.exporter.source.formats import gptq
 from edgepress.exporter.source.packed import Grid
+from edgepress.exporter.source.part import Part
 from edgepress.exporter.source.stored import StoredTensor, read_header
 
 
@@ -69,7 +70,8 @@ def test_every_weight_of_a_checkpoint_is_read(
     weight = checkpoint.tensors["model.layers.0.mlp.up_proj.weight"]
     assert weight.stored_itemsize < 2
     grid = weight.grid()
-    assert isinstance(grid, str) if act_order else grid == Grid(bits, group, symmetric)
+    assert grid == Grid(bits, group, symmetric)
+    assert (checkpoint.part_order(Part(weight.name, 0, 1)) is None) == (not act_order)
 
 
 @settings(max_examples=30)
@@ -102,8 +104,22 @@ def test_rows_are_what_the_bits_say(
     np.testing.assert_array_equal(tensors["x.weight"].rows(start, stop), found.weight[start:stop], strict=True)
     assert isinstance(tensors["x.weight"], gptq.GPTQWeight)
     codes = tensors["x.weight"].codes(start, stop)
-    np.testing.assert_array_equal(codes.values, found.codes[start:stop])
+    by_group = np.argsort(found.groups, kind="stable")
+    np.testing.assert_array_equal(codes.values, found.codes[start:stop, by_group])
     np.testing.assert_array_equal(codes.zero_points, found.zeros[start:stop])
+    order = tensors["x.weight"].order()
+    np.testing.assert_array_equal(np.arange(columns) if order is None else order, by_group)
+
+
+def test_groups_that_are_not_of_one_size_are_no_blocks(tmp_path: Path) -> None:
+    found = rounded(np.ones((32, 64)), 4, 32, symmetric=True, seed=1)
+    found.groups[0] = 1
+    save_file({f"x.{key}": value for key, value in pack(found, 4).items()}, tmp_path / "model.safetensors")
+    tensors: dict[str, StoredTensor] = read_header(tmp_path / "model.safetensors")
+    gptq.read(section(config(4, 32)), tensors)
+    assert isinstance(tensors["x.weight"], gptq.GPTQWeight)
+    assert tensors["x.weight"].grid() == "its groups are not of one size, and blocks are"
+    np.testing.assert_array_equal(tensors["x.weight"].rows(0, 32), found.weight, strict=True)
 
 
 def section(values: dict[str, object]) -> Config:
