@@ -57,6 +57,7 @@ def export(
     calibration: Sequence[str | Path] = (),
     revision: str | None = None,
     adapters: Sequence[str | Path] = (),
+    adapter_slots: Sequence[str | Path] = (),
     check: bool = False,
     force: bool = False,
     threads: int | None = None,
@@ -75,6 +76,8 @@ def export(
             generations when it names none either.
         revision: branch, tag or commit of a model on the hub; its main branch when None.
         adapters: folders of LoRA adapters, as peft saves them, to merge into the weights, one after the other.
+        adapter_slots: what adapters that are swapped at run time may change: a rank, ``RANK:q_proj,v_proj`` or folders
+            of such adapters (:func:`edgepress.exporter.bundle.adapter_file.write_adapter` makes their files).
         check: compare the bundle with the reference model and keep the result in the manifest.
         force: replace ``out`` when it is a bundle with nothing else in it, or an empty directory.
         threads: threads that quantize; all cores when None. The bytes do not depend on it, but in calibrated recipes
@@ -101,6 +104,7 @@ def export(
             calibration=calibration,
             revision=revision,
             adapters=adapters,
+            adapter_slots=adapter_slots,
         )
         targets = [one.name for one in dense.targets]
         return write_subject(dense, Path(out), targets, check=check, force=force, threads=threads, progress=progress)
@@ -113,6 +117,7 @@ def export(
         calibration=calibration,
         revision=revision,
         adapters=adapters,
+        adapter_slots=adapter_slots,
     )
     return make_bundle(opened, Path(out), check=check, force=force, threads=threads, progress=progress)
 

@@ -13,6 +13,7 @@ from edgepress.cores import usable_cores
 from edgepress.errors import InputError
 from edgepress.exchange import read_steady
 from edgepress.finite import check_logits
+from edgepress.runtime.adapter import adapter_for
 from edgepress.runtime.config import BundleConfig, read_config
 from edgepress.runtime.first_use import verify_first
 from edgepress.runtime.placement import open_accelerator
@@ -129,6 +130,24 @@ class Model:
     def context(self) -> int:
         """The most tokens that the cache holds."""
         return self.session.context
+
+    def with_adapter(self, adapter: str | Path | None) -> "Model":
+        """The same open bundle with an adapter and a text of its own; None is without one.
+
+        Weights are not loaded again: texts with different adapters go on side by side, each taking memory for its own
+        states. Two threads must not use two of them at once.
+
+        Args:
+            adapter: a file that ``edgepress adapter`` wrote for a bundle of the same checkpoint.
+
+        Raises:
+            InputError: the bundle was not exported with slots for adapters, or the file is not one for them.
+
+        """
+        opened = None if adapter is None else adapter_for(self.config.bundle, Path(adapter))
+        other = Model(self.config, self.session.with_adapter(opened))
+        other._tokenizer = self._tokenizer
+        return other
 
     def reset(self) -> None:
         """Forget the text so far."""

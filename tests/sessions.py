@@ -9,7 +9,9 @@ import onnxruntime
 FLOATS = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 
 
-def graph_logits(bundle: Path, pieces: Sequence[np.ndarray], file: str = "model.onnx") -> np.ndarray:
+def graph_logits(
+    bundle: Path, pieces: Sequence[np.ndarray], file: str = "model.onnx", adapter: Path | None = None
+) -> np.ndarray:
     """Logits of every position, (length, vocabulary), from plain onnxruntime, a piece of the text at a time."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
@@ -17,6 +19,11 @@ def graph_logits(bundle: Path, pieces: Sequence[np.ndarray], file: str = "model.
     options.add_initializer("logits_start", start)
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(bundle / file, options, providers=["CPUExecutionProvider"])
+    run = onnxruntime.RunOptions()
+    if adapter is not None:
+        opened = onnxruntime.LoraAdapter()
+        opened.Load(str(adapter))
+        run.add_active_adapter(opened)
     inputs = [value for value in session.get_inputs() if value.name not in ("input_ids", "attention_mask")]
     sizes = {"batch": 1, "past": 0}
     past = {value.name: np.zeros([sizes.get(n, n) for n in value.shape], FLOATS[value.type]) for value in inputs}
@@ -24,7 +31,7 @@ def graph_logits(bundle: Path, pieces: Sequence[np.ndarray], file: str = "model.
     for piece in pieces:
         length += len(piece)
         mask = np.ones((1, length), np.int64)
-        logits, *present = session.run(None, {"input_ids": piece[None], "attention_mask": mask, **past})
+        logits, *present = session.run(None, {"input_ids": piece[None], "attention_mask": mask, **past}, run)
         past = dict(zip(past, present, strict=True))
         rows.append(logits[0])
     return np.concatenate(rows)
@@ -39,7 +46,7 @@ def greedy_tokens(bundle: Path, prompt: np.ndarray, steps: int, file: str = "mod
     return tokens
 
 
-def genai_tokens(bundle: Path, prompt: np.ndarray, steps: int) -> list[int]:
+def genai_tokens(bundle: Path, prompt: np.ndarray, steps: int, adapter: Path | None = None) -> list[int]:
     """The same from onnxruntime-genai, which ends at the end-of-sequence token."""
     import onnxruntime_genai as genai
 
@@ -47,6 +54,10 @@ def genai_tokens(bundle: Path, prompt: np.ndarray, steps: int) -> list[int]:
     parameters = genai.GeneratorParams(model)
     parameters.set_search_options(max_length=len(prompt) + steps, do_sample=False)
     generator = genai.Generator(model, parameters)
+    if adapter is not None:
+        adapters = genai.Adapters(model)
+        adapters.load(str(adapter), "one")
+        generator.set_active_adapter(adapters, "one")
     generator.append_tokens(prompt.astype(np.int32))
     while not generator.is_done():
         generator.generate_next_token()

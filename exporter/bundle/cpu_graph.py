@@ -73,6 +73,7 @@ def make_graphs(planned: Planned, cpu: Target) -> dict[str, onnx.ModelProto]:
 def graphs_to_compare(planned: Planned, cpu: Target) -> tuple[onnx.ModelProto, onnx.ModelProto]:
     """The graph that computes what is planned in float32, and the one in float16 with nothing kept from it."""
     decoder, plan, whole = planned.decoder, planned.plan, planned.recipe.activations.type == "float16"
+    plan = replace(plan, adapter_slots=None)  # which adapters there will be is not known
     plain = replace(plan, half_layers=(), states=decoder.states())
     return make_graph(decoder, plain, cpu), make_graph(decoder, in_float16(plan, decoder, whole=whole), cpu)
 

@@ -132,6 +132,7 @@ def write_manifest(
         long_from=model.long_from,
         states=plan.states,
         graphs=graphs,
+        adapter_slots=plan.adapter_slots,
         notes=notes,
         origin=origin,
         decisions={} if decisions is None else decisions.to_json(),

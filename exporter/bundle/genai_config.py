@@ -14,6 +14,7 @@ from edgepress.states import State
 _KNOWN_TYPES = {"gemma3_text", "granite", "lfm2", "llama", "mistral", "qwen2", "qwen3", "smollm3"}
 _PLAIN_DECODER = "decoder"
 _FIXED = {"convolution": "conv", "recurrent": "recurrent"}  # its words for states of a fixed size
+_ERRORS_ONLY = 3  # onnxruntime's log severity
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.|$)")  # of the layer, in the name of an input or output
 
 _SEARCH_DEFAULTS: dict[str, object] = {
@@ -47,12 +48,14 @@ def make_genai_config(
     pad = token_ids("pad_token_id", config, generation, decoder.vocab_size)
     if not eos:
         raise InputError("config.json names no eos_token_id, so that generation would never end; add it there")
+    # onnxruntime warns of each input that has a default: no adapter is one
+    quiet = {} if plan.adapter_slots is None else {"log_severity_level": _ERRORS_ONLY}
     parts: dict[str, object] = {
         "filename": filename,
         **facts,
         "hidden_size": decoder.hidden_size,
         "num_hidden_layers": len(decoder.layers),
-        "session_options": {"log_id": "onnxruntime-genai", "provider_options": []},
+        "session_options": {"log_id": "onnxruntime-genai", **quiet, "provider_options": []},
         "inputs": {"input_ids": "input_ids", "attention_mask": "attention_mask", **_names(plan.states, "past")},
         "outputs": {"logits": "logits", **_names(plan.states, "present")},
     }

@@ -8,6 +8,7 @@ from typing import cast
 
 import onnx
 
+from edgepress.adapter_slots import AdapterSlots
 from edgepress.errors import InputError
 from edgepress.exporter.bundle.download import describe_saving
 from edgepress.exporter.bundle.files import MODEL_FILE
@@ -62,6 +63,41 @@ def budget_lines(budget: Json | None) -> list[str]:
     ]
 
 
+def slots_to_json(slots: AdapterSlots | None) -> Json | None:
+    """Where a bundle takes adapters, with the bytes of an adapter of the largest rank; None where it takes none."""
+    if slots is None:
+        return None
+    return {
+        "rank": slots.rank,
+        "targets": list(slots.targets),
+        "largest_bytes": slots.largest_bytes,
+        "slots": [
+            {
+                "name": slot.name,
+                "inputs": [slot.a, slot.b],
+                "shape": [slot.rows, slot.columns],
+                "tensors": list(slot.tensors),
+                "largest_bytes": slot.size(slots.rank),
+            }
+            for slot in slots.slots
+        ],
+    }
+
+
+def slot_lines(slots: AdapterSlots | None) -> list[str]:
+    """The same as a line; none where a bundle takes no adapters."""
+    described = slots_to_json(slots)
+    return [] if described is None else [_slot_line(described)]
+
+
+def _slot_line(slots: Json) -> str:
+    targets, found = cast("list[str]", slots["targets"]), cast("list[Json]", slots["slots"])
+    return (
+        f"adapters     of rank {slots['rank']} and less for {', '.join(targets)}, beside {len(found)} products; a file "
+        f"of that rank for all of them takes {megabytes(slots['largest_bytes'])} MB"
+    )
+
+
 def inspect(path: Path) -> Json:
     """Describe a bundle or any ONNX file: operators, inputs, outputs, bytes per group of tensors.
 
@@ -103,6 +139,7 @@ def inspect(path: Path) -> Json:
             "sparsity": manifest.sparsity,
             "budget": manifest.budget,
             "graphs": _graphs_to_json(manifest.graphs),
+            "adapter_slots": slots_to_json(manifest.adapter_slots),
             "steps": list(manifest.steps),
             "chosen": {
                 str(tensor["name"]): tensor["reason"]
@@ -214,6 +251,8 @@ def format_inspection(inspection: Json) -> str:
         targets = ", ".join(cast("Json", described["targets"]))
         parts += graph_lines(cast("list[Json]", described["graphs"]))
         parts += ["", f"bundle {described['sha256']}: {described['model_type']} for {targets}"]
+        if described["adapter_slots"] is not None:
+            parts.append(_slot_line(cast("Json", described["adapter_slots"])))
         verified = "yes, and no file has changed since" if described["verified"] else _UNVERIFIED
         parts.append(f"verified     {verified.format(inspection['path'])}")
         chosen = cast("dict[str, str]", described["chosen"])

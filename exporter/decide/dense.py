@@ -69,6 +69,7 @@ def decide_dense(
     calibration: Sequence[str | Path] = (),
     revision: str | None = None,
     adapters: Sequence[str | Path] = (),
+    adapter_slots: Sequence[str | Path] = (),
 ) -> PreparedDense:
     """Read the graph of ``path`` and plan its export.
 
@@ -76,7 +77,13 @@ def decide_dense(
         InputError: it has anything but dense layers, or the recipe or target asks for what such models do not have.
 
     """
-    without = {"--context": context_length, "--calibration": calibration, "--revision": revision, "--adapter": adapters}
+    without = {
+        "--context": context_length,
+        "--calibration": calibration,
+        "--revision": revision,
+        "--adapter": adapters,
+        "--adapter-slots": adapter_slots,
+    }
     for what, asked in without.items():
         if asked:
             raise InputError(f"{path} is an ONNX file, for which {what} has no effect; leave it out")

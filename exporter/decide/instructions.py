@@ -9,7 +9,7 @@ estimate. Instructions are no times (docs/benchmarks.md).
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -148,10 +148,16 @@ class _Walk:
             if node.op_type == "GatherBlockQuantized":
                 width = self._constants[node.input[0]].dims[1] * 8 // attribute(node, "bits", 4)
             known = node.op_type in _LIGHT
+            if node.op_type == "MatMul" and 0 in (shape := self._shape(node.input[1])):  # a slot without an adapter
+                known, width = True, shape[-1]
             self.note(OTHERS if known else node.op_type, {"nodes": self.share, "numbers": width}, last=last)
         made = [name for name in node.output if name]
         self._widths |= dict.fromkeys(made, width) if width else {}
         self._trimmed.update(made if last else ())
+
+    def _shape(self, name: str) -> Sequence[int]:
+        """Of a constant; nothing of another value."""
+        return self._constants[name].dims if name in self._constants else ()
 
     def note(self, operator: str, amounts: Mapping[str, float], *, last: bool = False) -> None:
         """Add amounts; those of a prompt's ``last`` token are shared by all."""

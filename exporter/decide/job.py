@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Self
 
 import onnx
 
+from edgepress.adapter_slots import AdapterSlots
 from edgepress.exporter.bundle.cpu_graph import make_graphs, named_graph, planned_graphs
 from edgepress.exporter.bundle.genai_config import make_genai_config
 from edgepress.exporter.bundle.write import write_models
@@ -39,6 +40,7 @@ class Opened:
     socs: tuple[Soc, ...] = ()  # chips that the targets which have some are compiled for
     why_recipe: str = ""  # why it is this recipe, when none was named
     origin: Origin | None = None  # the repository of the hub that the model came from
+    adapter_slots: AdapterSlots | None = None  # what takes an adapter when the bundle runs
 
     @property
     def cpu(self) -> Target:
@@ -83,7 +85,7 @@ class Prepared(Planned, Shrunk):
         if decisions == self.decisions:
             return self
         recipe = decisions.applied(self.asked)
-        plan = plan_tensors(self.checkpoint, self.decoder, recipe)
+        plan = plan_tensors(self.checkpoint, self.decoder, recipe, self.adapter_slots)
         return replace(self, decisions=decisions, recipe=recipe, plan=plan)
 
     @cached_property
@@ -125,6 +127,8 @@ class Prepared(Planned, Shrunk):
         return {**found, "texts_tokenized_alike": texts}
 
 
-def plan_tensors(checkpoint: Checkpoint, decoder: Decoder, recipe: Recipe) -> Plan:
+def plan_tensors(
+    checkpoint: Checkpoint, decoder: Decoder, recipe: Recipe, adapter_slots: AdapterSlots | None = None
+) -> Plan:
     """The plan of a checkpoint's tensors, which knows how wide their elements are stored."""
-    return make_plan(decoder, recipe, checkpoint.itemsize)
+    return replace(make_plan(decoder, recipe, checkpoint.itemsize), adapter_slots=adapter_slots)

@@ -7,9 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from edgepress.errors import InputError
+from edgepress.exporter.decide.adapter_slots import find_slots
 from edgepress.exporter.decide.checks import check_recipe
 from edgepress.exporter.decide.job import Opened
-from edgepress.exporter.model.reading import find_model
+from edgepress.exporter.model.reading import find_model, read_decoder
 from edgepress.exporter.recipe.recipe import Recipe, read_recipe
 from edgepress.exporter.source.checkpoint import Checkpoint
 from edgepress.exporter.tokens.source_tokenizer import check_tokenizer
@@ -27,6 +28,7 @@ def open_model(
     calibration: Sequence[str | Path] = (),
     revision: str | None = None,
     adapters: Sequence[str | Path] = (),
+    adapter_slots: Sequence[str | Path] = (),
 ) -> Opened:
     """Open the checkpoint and read the recipe; arguments are those of :func:`~edgepress.exporter.export.export`.
 
@@ -41,7 +43,16 @@ def open_model(
     directory, origin = find_model(str(model), revision)
     checkpoint = Checkpoint.open(directory).with_adapters([Path(adapter) for adapter in adapters])
     check_tokenizer(checkpoint)
-    return Opened(checkpoint=checkpoint, asked=asked, targets=targets, socs=chips, why_recipe=why, origin=origin)
+    slots = find_slots(read_decoder(checkpoint), adapter_slots, asked, targets) if adapter_slots else None
+    return Opened(
+        checkpoint=checkpoint,
+        asked=asked,
+        targets=targets,
+        socs=chips,
+        why_recipe=why,
+        origin=origin,
+        adapter_slots=slots,
+    )
 
 
 def find_targets(target: str | Sequence[str], socs: Sequence[str]) -> tuple[tuple[Target, ...], tuple[Soc, ...]]:

@@ -49,6 +49,7 @@ def decide(
     calibration: Sequence[str | Path] = (),
     revision: str | None = None,
     adapters: Sequence[str | Path] = (),
+    adapter_slots: Sequence[str | Path] = (),
     workspace: Workspace | None = None,
     threads: int | None = None,
     progress: Progress = silent,
@@ -70,6 +71,7 @@ def decide(
         calibration=calibration,
         revision=revision,
         adapters=adapters,
+        adapter_slots=adapter_slots,
     )
     shrunk = shrink(opened, workspace, threads=threads, progress=progress)
     return settle(shrunk, workspace, threads=threads, progress=progress)
@@ -151,7 +153,7 @@ def _plan(shrunk: Shrunk, plain: Decoder, decisions: Decisions) -> Prepared:
     """Plan with what is decided so far; ``plain`` is the decoder before any method."""
     recipe = decisions.applied(shrunk.asked)
     decoder = describe_methods(plain, recipe)
-    plan = plan_tensors(shrunk.checkpoint, decoder, recipe)
+    plan = plan_tensors(shrunk.checkpoint, decoder, recipe, shrunk.adapter_slots)
     return Prepared(**vars(shrunk), decoder=decoder, recipe=recipe, plan=plan, decisions=decisions)
 
 

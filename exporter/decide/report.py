@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import cast
 
 from edgepress.exporter.bundle.cpu_graph import planned_graphs
-from edgepress.exporter.bundle.inspection import budget_lines, megabytes, step_lines
+from edgepress.exporter.bundle.inspection import budget_lines, megabytes, slot_lines, slots_to_json, step_lines
 from edgepress.exporter.decide import instructions
 from edgepress.exporter.decide.dense import PreparedDense
 from edgepress.exporter.decide.estimate import Estimate
@@ -49,6 +49,7 @@ def plan_to_json(prepared: Prepared, export: Estimate | None = None) -> Json:
             }
             for graph in planned_graphs(prepared)
         ],
+        "adapter_slots": slots_to_json(plan.adapter_slots),
         "left_out": dict(prepared.decisions.left_out),
         "text_of": text_of_to_json(prepared.original),
         "notes": list(prepared.notes),
@@ -151,6 +152,7 @@ def format_plan(prepared: Prepared) -> str:
             f"bundle       about {megabytes(estimates['bundle_bytes'])} MB (estimate)",
             *_memory_lines(prepared.plan),
             *_float16_lines(prepared),
+            *slot_lines(prepared.plan.adapter_slots),
             *_instruction_lines(instructions.estimates(prepared)),
             *budget_lines(prepared.budget),
             *(f"left out     {name}: {why}" for name, why in prepared.decisions.left_out.items()),

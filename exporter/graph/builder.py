@@ -48,6 +48,11 @@ class GraphBuilder:
         self._note_type(name, dtype)
         return name
 
+    def optional_input(self, name: str, shape: Sequence[int | str], default: NDArray[np.generic]) -> str:
+        """Add a graph input that is ``default`` where a caller gives nothing else."""
+        self.constant(name, default)
+        return self.input(name, self._initializers[name].data_type, shape)
+
     def output(self, name: str, dtype: int, shape: Sequence[int | str]) -> str:
         """Declare ``name``, a value that some node makes, as a graph output."""
         self._outputs.append(helper.make_tensor_value_info(name, dtype, list(shape)))

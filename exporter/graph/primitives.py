@@ -9,6 +9,7 @@ from math import prod
 import numpy as np
 from onnx import TensorProto
 
+from edgepress.exporter.graph.adapter_slots import write_slot
 from edgepress.exporter.graph.builder import CONTRIB, FLOAT, FLOAT16, GraphBuilder
 from edgepress.exporter.graph.linears import Projection, write_linear
 from edgepress.exporter.graph.rotary import write_alibi, write_query_factors, write_rotary
@@ -44,7 +45,11 @@ class DecoderBuilder(GraphBuilder):
         tensor = self.plan.of(self.decoder.embedding if weight.kind == "head" and self.decoder.tied else weight)
         bias = self.weight(linear.bias) if linear.bias is not None else ""
         projection = Projection(weight, tensor, bias, self.plan.accuracy_level, normed)
-        return write_linear(self, projection, x, output or f"{weight.name}.y")
+        output = output or f"{weight.name}.y"
+        slot = self.plan.slot(weight.name)
+        if slot is None:
+            return write_linear(self, projection, x, output)
+        return write_slot(self, slot, x, write_linear(self, projection, x, f"{output}.without_adapter"), output)
 
     @property
     def accuracy_level(self) -> int:

@@ -6,6 +6,7 @@ from functools import cached_property
 from math import gcd, prod
 from typing import Literal
 
+from edgepress.adapter_slots import AdapterSlots, Slot
 from edgepress.errors import InputError
 from edgepress.exporter.arrays.scheme import BLOCK_SIZES, FEWEST_TOKENS, Scheme
 from edgepress.exporter.methods.kinds import Method, Transform, load_method, zeros_asked
@@ -116,6 +117,7 @@ class Plan:
     states: tuple[State, ...]  # what the graph carries from one call to the next
     half_layers: tuple[int, ...] = ()  # layers that compute in float16 what the target has float16 kernels for
     default_context: int = 0  # tokens that a text may have unless more is asked for when the bundle is opened
+    adapter_slots: AdapterSlots | None = None  # where the graph takes an adapter
 
     def of(self, weight: Weight) -> PlannedTensor:
         """Return the planned tensor of ``weight`` (KeyError when the plan has none)."""
@@ -124,6 +126,10 @@ class Plan:
     def state(self, name: str) -> State:
         """Return the state called ``name`` (KeyError when the plan has none)."""
         return self._states[name]
+
+    def slot(self, name: str) -> Slot | None:
+        """Return the adapter's slot beside the product of the weight called ``name``; None where it has none."""
+        return self._slots.get(name)
 
     def table(self, name: str) -> PlannedTable:
         """Return the planned table called ``name`` (KeyError when the plan has none)."""
@@ -151,6 +157,10 @@ class Plan:
     @cached_property
     def _by_name(self) -> dict[str, PlannedTensor]:
         return {tensor.weight.name: tensor for tensor in self.tensors}
+
+    @cached_property
+    def _slots(self) -> dict[str, Slot]:
+        return {} if self.adapter_slots is None else {slot.name: slot for slot in self.adapter_slots.slots}
 
     @cached_property
     def _states(self) -> dict[str, State]:

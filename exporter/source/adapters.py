@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -46,6 +46,20 @@ _ONLY: dict[str, tuple[object, ...]] = {
     "alora_invocation_tokens": ([],),
 }
 _CONVERTED = ("pissa", "olora", "corda", "loftq", "lora_ga")  # these train another base model than the published one
+
+
+@dataclass(frozen=True)
+class Factors:
+    """What an adapter adds to a matrix (rows, columns): ``scale · b a``, with a (rank, columns) and b (rows, rank)."""
+
+    a: StoredTensor
+    b: StoredTensor
+    scale: float
+
+    @property
+    def rank(self) -> int:
+        """Rows of a, columns of b."""
+        return self.a.shape[0]
 
 
 @dataclass(frozen=True)
@@ -86,13 +100,44 @@ class Adapter:
             found[place] = self._merge(place, found[place], parts, self.scales[module])
         return found
 
+    def factors(self, names: Collection[str]) -> dict[str, Factors]:
+        """What it adds to each tensor, for a graph that computes it beside the weights: of ``names`` alone.
+
+        Raises:
+            InputError: it changes another tensor, or changes one in a way that is no product of two factors.
+
+        """
+        found = {}
+        for module, parts in self.changes.items():
+            name = known_as(f"{module}.weight", names)
+            if name is None:
+                raise InputError(
+                    f"{self.directory} changes {module}, where no adapter can be taken at run time; there are slots "
+                    f"for {last_words(names)}; merge it with --adapter, or export with --adapter-slots {self.directory}"
+                )
+            if parts.keys() != {_A, _B}:
+                kind = "magnitudes (DoRA), which scale whole rows" if _MAGNITUDE in parts else "rows of an embedding"
+                raise self._for_no_slot(f"{module} has {kind}")
+            a, b = parts[_A], parts[_B]
+            if len(a.shape) != 2 or len(b.shape) != 2 or a.shape[0] != b.shape[1]:
+                raise InputError(f"{self.directory}: {module} has factors {list(b.shape)} and {list(a.shape)}")
+            found[name] = Factors(a, b, self.scales[module])
+        for name in self.replaced:
+            beside = name.removesuffix(".weight") in self.changes
+            own = " (where that is the model's own, save with save_embedding_layers=False)" if beside else ""
+            raise self._for_no_slot(f"it brings {name} whole{own}")
+        return found
+
+    def _for_no_slot(self, why: str) -> InputError:
+        return InputError(f"{self.directory}: {why}, and a slot adds a product of two factors; merge it with --adapter")
+
     def hashes(self) -> dict[str, str]:
         """SHA-256 of its two files."""
         return {f"{self.directory.name}/{name}": sha256_file(self.directory / name) for name in (CONFIG, WEIGHTS)}
 
     def _place(self, name: str, tensors: Mapping[str, StoredTensor], tied: bool) -> str:
-        """The checkpoint's name of what the adapter calls ``name``: a text model of a larger one has shorter names."""
-        found = next((one for one in (name, name.replace("language_model.", "")) if one in tensors), None)
+        """The checkpoint's name of what the adapter calls ``name``."""
+        found = known_as(name, tensors)
         if found is None:
             of = f"; it was made for {self.base}" if self.base else ""
             raise InputError(f"{self.directory} changes {name}, which the checkpoint has not{of}: name its base model")
@@ -168,6 +213,11 @@ class MergedTensor(PackedTensor):
         return "an adapter is merged into it"
 
 
+def known_as(name: str, names: Collection[str]) -> str | None:
+    """Which of ``names`` an adapter calls ``name``: the text model of a larger one has shorter names."""
+    return next((one for one in (name, name.replace("language_model.", "")) if one in names), None)
+
+
 def read_adapter(directory: Path) -> Adapter:
     """Read an adapter's config and headers; no weight yet.
 
@@ -203,6 +253,12 @@ def read_adapter(directory: Path) -> Adapter:
         changes=changes,
         replaced=replaced,
     )
+
+
+def last_words(names: Collection[str]) -> str:
+    """The last words of modules, as peft's ``target_modules`` has them."""
+    words = sorted({name.removesuffix(".weight").rpartition(".")[2] for name in names})
+    return ", ".join(words)
 
 
 def _read_config(directory: Path) -> Config:

@@ -111,6 +111,7 @@ def count_bundles(
     contexts: Sequence[int] = (),
     by_operator: bool = False,
     graph: str | None = None,
+    adapter: Path | None = None,
     timeout: float | None = None,
 ) -> list[BundleCost]:
     """Count the instructions of bundles on emulated machines; return the cost of each pair, by processor.
@@ -130,6 +131,7 @@ def count_bundles(
         contexts: tokens that a text has before them; without any, prompts begin a text and nothing is decoded.
         by_operator: split each call by operator, by running it once more in a session that profiles itself.
         graph: what is run of each bundle, by its file; by default the graph that is for the processor.
+        adapter: a file that each bundle applies.
         timeout: seconds that one processor may take.
 
     Raises:
@@ -151,7 +153,10 @@ def count_bundles(
         "context": max((sum(call) for call in calls), default=None) if prompt is None else None,
         "by_operator": by_operator,
         "graph": graph,
+        "adapter": None if adapter is None else "/adapter",
     }
+    if adapter is not None:
+        places["adapter"] = adapter.resolve()
     found = []
     for cpu in cpus:
         answers = boot(

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from edgepress.calls.guest import Answer, Arrays
+from edgepress.runtime.adapter import adapter_for
 from edgepress.runtime.config import BundleConfig
 from edgepress.runtime.counting.operators import Kernel, by_operator, fewest, read_profile
 from edgepress.runtime.counting.overhead import measure_overhead
@@ -40,6 +41,9 @@ def count(arguments: dict[str, Any], _arrays: Arrays) -> Answer:
     start = perf_counter_ns()
     model = load(bundle, threads=1, context=context, graph=graph, prepared=False, verify=False)
     told: dict[str, Any] = {"load": perf_counter_ns() - start, "graph": model.config.model.name}
+    adapter = arguments["adapter"]
+    if adapter is not None:
+        model = model.with_adapter(adapter)
     if arguments["prompt"] is not None:
         told["prompt"] = _prompt(model, arguments["prompt"], arguments["max_tokens"])
     calls: list[Asked] = [(tokens, before) for tokens, before in arguments["calls"]]
@@ -47,7 +51,7 @@ def count(arguments: dict[str, Any], _arrays: Arrays) -> Answer:
     if arguments["by_operator"]:
         config, longest = model.config, model.context
         del model  # two sessions of a bundle may not fit
-        for entry, operators in zip(told["calls"], _operators(config, longest, calls), strict=True):
+        for entry, operators in zip(told["calls"], _operators(config, longest, calls, adapter), strict=True):
             entry["operators"] = operators
     return told, {}
 
@@ -89,11 +93,13 @@ def _call(session: Session, tokens: int, context: int) -> dict[str, Any]:
     }
 
 
-def _operators(config: BundleConfig, context: int, calls: Sequence[Asked]) -> list[dict[str, Any]]:
+def _operators(config: BundleConfig, context: int, calls: Sequence[Asked], adapter: str | None) -> list[dict[str, Any]]:
     """Nodes and instructions of each operator in each call, by a second session that profiles itself."""
     overhead = measure_overhead()
     with tempfile.TemporaryDirectory() as folder:
         session = CpuSession(config, threads=1, context=context, prepared=False, profile=Path(folder) / "profile")
+        if adapter is not None:
+            session = session.with_adapter(adapter_for(config.bundle, Path(adapter)))
         for tokens, before in calls:
             text, ids = made_up_text(session, before), _ids(session, tokens)
             for _ in range(1 + _repeats(tokens)):

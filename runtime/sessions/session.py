@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgepress.errors import InputError
+from edgepress.runtime.adapter import Adapter
 from edgepress.runtime.prepared import Prepared
 from edgepress.runtime.sessions.buffers import StateMemory
 from edgepress.runtime.sessions.longrope import Longrope
@@ -147,6 +148,15 @@ class Session(ABC):
         ``release`` says that they end a long prompt, after which memory that is held without need may be given back.
         """
 
+    def with_adapter(self, adapter: Adapter | None) -> "Session":  # noqa: ARG002 - the CPU's takes one
+        """A session of the same open model with a text of its own, that applies ``adapter``; None is without one.
+
+        Raises:
+            InputError: what computes this one takes no adapters.
+
+        """
+        raise InputError(f"{self.name} takes no adapters; run the bundle on the CPU (--on cpu)")
+
     def reset(self) -> None:
         """Forget the text; its memory stays for the next one."""
         self.position = 0
@@ -205,7 +215,7 @@ class Session(ABC):
         self._memory.put(snapshot.arrays, entries)
         if longrope is not None and snapshot.text is not None:
             longrope.text[: snapshot.position] = snapshot.text
-            longrope.value[...] = 0 if snapshot.is_long else longrope.limit
+            longrope.is_long = snapshot.is_long
         self.position = snapshot.position
 
     # ---- limits ------------------------------------------------------------------------------------------------------

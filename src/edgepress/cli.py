@@ -19,7 +19,20 @@ from edgepress.errors import EdgepressError
 from edgepress.modules import modules_in
 from edgepress.text.documents import check_unicode
 
-_FIRST = ("export", "plan", "inspect", "check", "blame", "verify", "prepare", "run", "bench", "eval", "clean")
+_FIRST = (
+    "export",
+    "plan",
+    "adapter",
+    "inspect",
+    "check",
+    "blame",
+    "verify",
+    "prepare",
+    "run",
+    "bench",
+    "eval",
+    "clean",
+)
 
 
 class Command(Protocol):

@@ -129,6 +129,36 @@ def atomic_directory(
             os.close(held)
 
 
+@contextmanager
+def atomic_file(target: Path, *, replace: bool = False) -> Iterator[Path]:
+    """Yield the name of a file to write, which becomes ``target`` when the block ends without an error.
+
+    It lies beside ``target``; on an error it is removed.
+
+    Raises:
+        InputError: ``target`` exists and ``replace`` is false, or is no plain file, or its folder cannot be written.
+
+    """
+    target = _absolute(target)
+    if os.path.lexists(target) and (target.is_symlink() or not target.is_file()):
+        raise InputError(f"{target} is no plain file; choose another output")
+    if not replace:
+        refuse_existing(target)
+    work = target.parent / f".{target.name}.{secrets.token_hex(8)}{_PARTIAL}"
+    try:
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            work.touch(0o644, exist_ok=False)
+        except OSError as error:
+            raise _unwritable(target, error) from error
+        yield work
+        _sync(work)
+        work.replace(target)
+        _sync(target.parent)
+    finally:
+        work.unlink(missing_ok=True)
+
+
 def recover(target: Path, may_remove: Callable[[Path], None] | None = None) -> None:
     """Put back and tidy up what a killed process left beside ``target``, where nobody holds it any more.
 

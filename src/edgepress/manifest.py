@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 
 import msgspec
 
+from edgepress.adapter_slots import AdapterSlots, check_slots
 from edgepress.errors import InputError
 from edgepress.files import refuse_aside, sha256_file
 from edgepress.graphs import GraphEntry, check_graphs
@@ -55,7 +56,8 @@ class Manifest:
     ``long_from`` is the total length beyond which a longrope model uses its long frequencies, null for other models.
     ``states`` lists what the graph carries from one call to the next (:mod:`edgepress.states`); it is empty in bundles
     that were written before there was this list. ``graphs`` are there where there are several
-    (:mod:`edgepress.graphs`), and ``states`` are those of the last.
+    (:mod:`edgepress.graphs`), and ``states`` are those of the last. ``adapter_slots`` is there where its graphs take
+    adapters (:mod:`edgepress.adapter_slots`).
     """
 
     model_type: str
@@ -74,6 +76,7 @@ class Manifest:
     long_from: int | None = None
     states: tuple[State, ...] = ()
     graphs: tuple[GraphEntry, ...] = ()
+    adapter_slots: AdapterSlots | None = None
     notes: tuple[str, ...] = ()
     origin: Json | None = None
     decisions: Json = field(default_factory=dict)
@@ -83,8 +86,9 @@ class Manifest:
     def serialize(self) -> str:
         """Return the canonical JSON text, with its own digest filled in."""
         content = asdict(self)
-        if not self.graphs:
-            del content["graphs"]
+        for name in ("graphs", "adapter_slots"):
+            if not content[name]:
+                del content[name]
         return canonical({**content, "manifest_sha256": _digest(content)})
 
 
@@ -206,6 +210,9 @@ def read_manifest(bundle: Path) -> Manifest:
         check_states(manifest.states)
         what = "graphs"
         check_graphs(manifest.graphs, manifest.files, manifest.states)
+        what = "adapter_slots"
+        if manifest.adapter_slots is not None:
+            check_slots(manifest.adapter_slots)
     except ValueError as error:
         raise InputError(f"{path}: {what}: {error}; {_AGAIN}") from error
     return manifest

@@ -58,6 +58,14 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         help="LoRA adapter, as peft saves it, to merge into the weights; several are merged in turn",
     )
     parser.add_argument(
+        "--adapter-slots",
+        action="append",
+        default=[],
+        metavar="RANK[:NAMES]|DIR",
+        help="take adapters that are swapped when the bundle runs: of at most this rank for every projection, or for "
+        "those that are named (16:q_proj,v_proj), or as the adapter in DIR needs it; may be given several times",
+    )
+    parser.add_argument(
         "--context",
         type=int,
         metavar="N",
@@ -104,6 +112,7 @@ def run(arguments: argparse.Namespace) -> int:
         calibration=arguments.calibration,
         revision=arguments.revision,
         adapters=arguments.adapter,
+        adapter_slots=arguments.adapter_slots,
         check=arguments.check,
         force=arguments.force,
         threads=arguments.threads,

@@ -40,6 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
             calibration=arguments.calibration,
             revision=arguments.revision,
             adapters=arguments.adapter,
+            adapter_slots=arguments.adapter_slots,
         )
         print(json.dumps(dense_to_json(dense), indent=2) if arguments.json else format_dense(dense))
         return 0
@@ -52,6 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
         calibration=arguments.calibration,
         revision=arguments.revision,
         adapters=arguments.adapter,
+        adapter_slots=arguments.adapter_slots,
         progress=progress,
     )
     found = estimate(prepared, usable_cores())

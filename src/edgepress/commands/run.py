@@ -46,6 +46,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this verb's arguments."""
     add_loading_arguments(parser)
     add_place_arguments(parser)
+    parser.add_argument(
+        "--adapter", type=Path, metavar="FILE", help="apply an adapter, a file that `edgepress adapter` wrote"
+    )
     parser.add_argument("--prompt", required=True, metavar="TEXT", help="text to continue; - reads it from stdin")
     parser.add_argument(
         "--max-tokens", type=int, metavar="N", help="tokens to generate at most (default: until it ends)"
@@ -80,6 +83,8 @@ def run(arguments: argparse.Namespace) -> int:
         soc=arguments.soc,
         graph=arguments.graph,
     )
+    if arguments.adapter is not None:
+        model = model.with_adapter(arguments.adapter)
     generation = model.generate(
         read_standard_input() if arguments.prompt == "-" else arguments.prompt.removeprefix("\ufeff"),
         max_tokens=arguments.max_tokens,

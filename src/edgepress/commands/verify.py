@@ -21,6 +21,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the bundle's hash, noted elsewhere: what `export` and `verify` print. A bundle that was changed together "
         "with its manifest has another; exit 1 if it is",
     )
+    parser.add_argument(
+        "--adapter", type=Path, metavar="FILE", help="also check that an adapter file is whole and fits the bundle"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -36,6 +39,8 @@ def run(arguments: argparse.Namespace) -> int:
     problems = read_steady(bundle, lambda: find_problems(bundle, progress))
     if not problems and expected not in {None, found := bundle_hash(bundle)}:
         problems = [f"its hash is {found}, not {expected}: it is another bundle, though its files fit its manifest"]
+    if not problems and arguments.adapter is not None:
+        problems = _adapter_problems(bundle, arguments.adapter)
     for problem in problems:
         say(f"{bundle}: {problem}")
     if not problems:
@@ -43,7 +48,20 @@ def run(arguments: argparse.Namespace) -> int:
         size = sum(entry.size for entry in manifest.files.values())
         print(f"{bundle}: {len(manifest.files) + 1} files, {size / 1e6:,.1f} MB, all as written")
         print(f"  hash {bundle_hash(bundle)}")
+        if arguments.adapter is not None:
+            print(f"{arguments.adapter}: as written, and fits the bundle")
     return 1 if problems else 0
+
+
+def _adapter_problems(bundle: Path, adapter: Path) -> list[str]:
+    from edgepress.errors import InputError
+    from edgepress.runtime.adapter import adapter_for
+
+    try:
+        adapter_for(bundle, adapter)
+    except InputError as error:
+        return [str(error)]
+    return []
 
 
 def _hash(text: str) -> str:

@@ -1,16 +1,13 @@
 """LoRA adapters merged while rows are read, held against peft's own merge and against the equations in float64."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-import transformers
+from adapters import TOKENS, factors, lora, peft_adapter, write_adapter
 from hypothesis import given
 from hypothesis import strategies as st
-from safetensors.numpy import save_file
 from tiny_models import save
 
 from edgepress.cli import main
@@ -21,33 +18,9 @@ from edgepress.exporter.source.adapters import CONFIG, WEIGHTS, read_adapter
 from edgepress.exporter.source.checkpoint import Checkpoint
 from edgepress.runtime import load
 
-TOKENS = np.random.default_rng(0).integers(3, 300, 24).astype(np.int64)
 Q_PROJ = "model.layers.0.self_attn.q_proj"
 WEIGHT = f"{Q_PROJ}.weight"
-
-
-def write_adapter(folder: Path, tensors: dict[str, np.ndarray], **config: object) -> Path:
-    """An adapter in peft's form."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / CONFIG).write_text(json.dumps({"peft_type": "LORA", "r": 4, "lora_alpha": 8, "bias": "none", **config}))
-    save_file({f"base_model.model.{name}": value for name, value in tensors.items()}, folder / WEIGHTS)
-    return folder
-
-
-def factors(rows: int, columns: int, rank: int = 4, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """A and B."""
-    draw = np.random.default_rng(seed)
-    return (
-        0.3 * draw.normal(size=(rank, columns)).astype(np.float32),
-        0.3 * draw.normal(size=(rows, rank)).astype(np.float32),
-    )
-
-
-def lora(a: np.ndarray, b: np.ndarray, module: str = Q_PROJ) -> dict[str, np.ndarray]:
-    return {f"{module}.lora_A.weight": a, f"{module}.lora_B.weight": b}
-
-
-SQUARE = lora(*factors(64, 64))
+SQUARE = lora(*factors(64, 64), Q_PROJ)
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +45,7 @@ def test_rows_are_the_equation(
     (start, count), (stabilised, dora) = rows, flags
     a, b = factors(64, 64, rank, seed)
     magnitude = np.abs(np.random.default_rng(seed).normal(1, 0.2, 64)).astype(np.float32)
-    tensors = lora(a, b) | ({f"{Q_PROJ}.lora_magnitude_vector": magnitude} if dora else {})
+    tensors = lora(a, b, Q_PROJ) | ({f"{Q_PROJ}.lora_magnitude_vector": magnitude} if dora else {})
     folder = write_adapter(tmp_path_factory.mktemp("one") / "a", tensors, r=rank, use_rslora=stabilised, use_dora=dora)
     plain = Checkpoint.open(base)
     whole = plain.rows(WEIGHT, 0, 64).astype(np.float64)
@@ -82,23 +55,6 @@ def test_rows_are_the_equation(
     stop = min(start + count, 64)
     found = plain.with_adapters([folder]).rows(WEIGHT, start, stop)
     np.testing.assert_allclose(found, whole[start:stop], rtol=2e-5, atol=5e-6)
-
-
-def peft_adapter(base: Path, folder: Path, **config: object) -> np.ndarray:
-    """Let peft make and save an adapter; return the logits of the model that peft merged it into."""
-    peft = pytest.importorskip("peft")
-    torch.manual_seed(0)
-    model = transformers.AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, attn_implementation="eager")
-    wrapped = peft.get_peft_model(model, peft.LoraConfig(task_type="CAUSAL_LM", lora_alpha=8, **config))
-    with torch.no_grad():
-        for parameter in wrapped.parameters():
-            if parameter.requires_grad:
-                parameter.add_(torch.randn_like(parameter) * 0.1)
-    wrapped.save_pretrained(folder)
-    merged = wrapped.merge_and_unload().eval()
-    with torch.inference_mode():
-        logits: np.ndarray = merged(torch.from_numpy(TOKENS)[None]).logits[0].numpy()
-    return logits
 
 
 @pytest.mark.parametrize(
@@ -127,7 +83,7 @@ def test_the_merge_is_pefts(name: str, config: dict[str, object], tmp_path: Path
 
 def test_adapters_are_merged_in_turn(base: Path, tmp_path: Path) -> None:
     first, second = (factors(64, 64, seed=seed) for seed in (1, 2))
-    folders = [write_adapter(tmp_path / name, lora(*pair)) for name, pair in (("a", first), ("b", second))]
+    folders = [write_adapter(tmp_path / name, lora(*pair, Q_PROJ)) for name, pair in (("a", first), ("b", second))]
     plain = Checkpoint.open(base)
     both = plain.with_adapters(folders)
     expected = plain.rows(WEIGHT, 0, 64) + 2 * (first[1] @ first[0]) + 2 * (second[1] @ second[0])
@@ -157,7 +113,7 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "pattern": (lambda path: write_adapter(path, SQUARE, alpha_pattern={"(": 2}), "is no regular expression"),
     "half": (lambda path: write_adapter(path, dict([next(iter(SQUARE.items()))])), "needs A and B"),
     "nothing": (lambda path: write_adapter(path, {}), "holds no tensor"),
-    "wide": (lambda path: write_adapter(path, lora(*factors(64, 96))), "made for another model"),
+    "wide": (lambda path: write_adapter(path, lora(*factors(64, 96), Q_PROJ)), "made for another model"),
     "elsewhere": (
         lambda path: write_adapter(path, lora(*factors(64, 64), Q_PROJ.replace("0", "9"))),
         "which the checkpoint has not",
