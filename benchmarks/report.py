@@ -21,6 +21,7 @@ from common import RESULTS, ROOT, SIZES, table
 # Samples, and the script whose ``report`` makes tables of them. Those of cliffs.py and arm_cliffs.py are tables of
 # the package: targets/legality/*.json.
 REPORTS = {
+    "adapter_slots": "adapter_slots",
     "accuracy": "accuracy_tables",
     "accuracy_grid": "accuracy_tables",
     "arm_accuracy": "arm_accuracy",
@@ -114,6 +115,9 @@ TABLES = {
     "vocabulary bytes": Cut(("vocabulary",)),
     "vocabulary time": Cut(("vocabulary",), 1),
     "fusion": Cut(("fusion",)),
+    "slots instructions": Cut(("adapter_slots",)),
+    "slots bytes": Cut(("adapter_slots",), 1),
+    "slots time": Cut(("adapter_slots",), 2),
     "arm accuracy": Cut(("arm_accuracy",)),
     "arm ideas": Cut(("arm_ideas",)),
     "arm tokens": Cut(("arm_instructions",)),

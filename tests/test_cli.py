@@ -13,7 +13,7 @@ import pytest
 
 from edgepress.cli import main
 
-VERBS = ("export", "plan", "inspect", "blame", "verify", "prepare", "run", "bench", "eval", "emulator")
+VERBS = ("export", "plan", "adapter", "inspect", "blame", "verify", "prepare", "run", "bench", "eval", "emulator")
 
 
 def edgepress(*words: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:

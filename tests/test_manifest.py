@@ -8,31 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from bundles import make_bundle
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgepress.errors import InputError
-from edgepress.manifest import MANIFEST_NAME, Manifest, canonical, describe_files, find_problems, read_manifest
+from edgepress.manifest import MANIFEST_NAME, canonical, find_problems, read_manifest
 from edgepress.states import State
-
-
-def make_bundle(folder: Path) -> Path:
-    folder.mkdir()
-    (folder / "model.onnx").write_bytes(b"graph")
-    (folder / "model_fp16.onnx").write_bytes(b"another graph")
-    (folder / "model.onnx.data").write_bytes(bytes(range(256)))
-    manifest = Manifest(
-        model_type="llama",
-        targets={"arm64-cpu": {}},
-        recipe={"name": "int4"},
-        versions={"edgepress": "0"},
-        source={"config.json": "0" * 64},
-        tensors=({"name": "embedding", "sqnr_db": 20.5},),
-        totals={"bytes_before": 1, "bytes_after": 2},
-        files=describe_files(folder),
-    )
-    (folder / MANIFEST_NAME).write_text(manifest.serialize(), encoding="utf-8")
-    return folder
 
 
 @pytest.fixture

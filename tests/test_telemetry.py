@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from adapters import factors, lora, write_adapter
 
 from edgepress.exporter import export
 
@@ -24,15 +25,16 @@ VERBS = """
 import sys
 from edgepress.cli import main
 
-text = sys.argv[1]
+text, lora, file = sys.argv[1:]
 for line in (
-    "export demo --recipe int4 --out bundle --check --target android-cpu",
+    "export demo --recipe int4 --out bundle --check --target android-cpu --adapter-slots 4:q_proj",
     "plan demo --recipe int8",
     "inspect bundle",
     "check bundle --target arm64-cpu",
     "verify bundle",
     "prepare bundle",
-    "run bundle --prompt ROMEO: --max-tokens 4",
+    f"adapter bundle {lora} --out {file}",
+    f"run bundle --prompt ROMEO: --max-tokens 4 --adapter {file}",
     "bench bundle --prompt-lengths 16 --decode-tokens 4 --repetitions 1",
     f"eval bundle --text {text} --context 64 --stride 32 --reference demo",
     f"blame bundle --model demo --text {text} --tokens 64",
@@ -110,7 +112,8 @@ def can_trace() -> bool:
 
 def test_no_verb_connects_to_anything_or_writes_what_nobody_asked_for(place: Place) -> None:
     trace = place.folder / "trace" if can_trace() else None
-    place.run(VERBS, str(place.text), strace=trace)
+    adapter = write_adapter(place.folder / "lora", lora(*factors(256, 256), "model.layers.0.self_attn.q_proj"))
+    place.run(VERBS, str(place.text), str(adapter), str(place.folder / "lora.file"), strace=trace)
     assert place.foreign() == set()
     assert "work/bundle/model.onnx" in {f"work/{name}" for name in place.left("work")}
     assert place.left("home"), "the prepared form"

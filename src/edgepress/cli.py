@@ -19,20 +19,8 @@ from edgepress.errors import EdgepressError
 from edgepress.modules import modules_in
 from edgepress.text.documents import check_unicode
 
-_FIRST = (
-    "export",
-    "plan",
-    "adapter",
-    "inspect",
-    "check",
-    "blame",
-    "verify",
-    "prepare",
-    "run",
-    "bench",
-    "eval",
-    "clean",
-)
+_MAKE, _LOOK = ("export", "plan", "adapter"), ("inspect", "check", "blame", "verify")
+_FIRST = (*_MAKE, *_LOOK, "prepare", "run", "bench", "eval", "clean")
 
 
 class Command(Protocol):
