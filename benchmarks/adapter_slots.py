@@ -97,25 +97,29 @@ def _adapter(folder: Path, slots: AdapterSlots, rank: int) -> Path:
 
 
 def counted(model: str, rank: int) -> Iterator[dict[str, Any]]:
-    """Instructions of each call, and bytes."""
+    """Instructions of each call, and bytes: bundles without an adapter in one boot, each adapter in one of its own."""
     machine = setup(), find_system()
-    for case in (Case(model, layers, rank).made() for layers in LAYERS):
-        of_case = {
-            "kind": "count",
-            "model": model,
-            "layers": case.layers,
-            "of_layers": SHAPES[model].layers,
-            "rank": rank,
-        }
-        for what, (bundle, file) in case.bundles.items():
-            [cost] = count_bundles(*machine, [bundle], [CPU], prefill=[PREFILL], contexts=CONTEXTS, adapter=file)
-            size = {
+    cases = [Case(model, layers, rank).made() for layers in LAYERS]
+    plain = [(case, what, *case.bundles[what]) for case in cases for what in (PLAIN, EMPTY)]
+    for together in (plain, *([(case, FILLED, *case.bundles[FILLED])] for case in cases)):
+        bundles, file = [bundle for _, _, bundle, _ in together], together[0][3]
+        costs = count_bundles(*machine, bundles, [CPU], prefill=[PREFILL], contexts=CONTEXTS, adapter=file)
+        for (case, what, bundle, _), cost in zip(together, costs, strict=True):
+            of_bundle = {
+                "kind": "count",
+                "model": model,
+                "rank": rank,
+                "layers": case.layers,
+                "of_layers": SHAPES[model].layers,
+                "what": what,
+                "load": cost.load,
                 "graph_bytes": (bundle / cost.graph).stat().st_size,
                 "file_bytes": 0 if file is None else file.stat().st_size,
+                "versions": cost.versions,
             }
             for call in cost.calls:
                 asked = {"tokens": call.tokens, "context": call.context, "instructions": call.instructions}
-                yield {**of_case, "what": what, **asked, "load": cost.load, **size, "versions": cost.versions}
+                yield of_bundle | asked
 
 
 def timed(model: str, rank: int) -> Iterator[dict[str, Any]]:
