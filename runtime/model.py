@@ -9,11 +9,11 @@ from typing import Literal
 
 import numpy as np
 
+from edgepress.adapter_file import adapter_for
 from edgepress.cores import usable_cores
 from edgepress.errors import InputError
 from edgepress.exchange import read_steady
 from edgepress.finite import check_logits
-from edgepress.runtime.adapter import adapter_for
 from edgepress.runtime.config import BundleConfig, read_config
 from edgepress.runtime.first_use import verify_first
 from edgepress.runtime.placement import open_accelerator

@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
+from edgepress.adapter_slots import Slot
 from edgepress.exporter.arrays import integer
 from edgepress.exporter.graph.builder import CONTRIB, FLOAT, FLOAT16, GraphBuilder
 from edgepress.exporter.graph.editing import set_nodes
@@ -39,6 +40,25 @@ class Projection:
 def write_linear(g: GraphBuilder, projection: Projection, x: str, output: str) -> str:
     """Write the nodes of ``projection`` in the form that the plan chose."""
     return _FORMS[projection.tensor.form](g, projection, x, output)
+
+
+def write_slot(g: GraphBuilder, slot: Slot, x: str, product: str, output: str) -> str:
+    """Add to ``product`` what an adapter changes of it; the result is called ``output``.
+
+    ::
+
+        x ─ MatMul(A) ─ MatMul(B) ─┬ Add ─ output
+        product ───────────────────┘
+
+    In float32 in every graph, so that one file of factors fits all of them. Without an adapter the rank is 0: the first
+    product has no columns and the second one is a sum of nothing, and zeros change no number that they are added to.
+    """
+    rank = f"{slot.name}.rank"
+    a = g.optional_input(slot.a, [slot.columns, rank], np.zeros((slot.columns, 0), np.float32))
+    b = g.optional_input(slot.b, [rank, slot.rows], np.zeros((0, slot.rows), np.float32))
+    with g.in_half(False):
+        low = g.node("MatMul", [x, a], f"{slot.name}.low_rank")  # (batch, sequence, rank)
+        return g.node("Add", [product, g.node("MatMul", [low, b], f"{slot.name}.adapted")], output)
 
 
 def _add_bias(g: GraphBuilder, p: Projection, product: str, output: str) -> str:

@@ -9,9 +9,8 @@ from math import prod
 import numpy as np
 from onnx import TensorProto
 
-from edgepress.exporter.graph.adapter_slots import write_slot
 from edgepress.exporter.graph.builder import CONTRIB, FLOAT, FLOAT16, GraphBuilder
-from edgepress.exporter.graph.linears import Projection, write_linear
+from edgepress.exporter.graph.linears import Projection, write_linear, write_slot
 from edgepress.exporter.graph.rotary import write_alibi, write_query_factors, write_rotary
 from edgepress.exporter.model.description import Alibi, Decoder, Linear, Norm, Weight
 from edgepress.exporter.model.mixers import Stacked

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from edgepress.adapter_file import adapter_for
 from edgepress.calls.guest import Answer, Arrays
-from edgepress.runtime.adapter import adapter_for
 from edgepress.runtime.config import BundleConfig
 from edgepress.runtime.counting.operators import Kernel, by_operator, fewest, read_profile
 from edgepress.runtime.counting.overhead import measure_overhead

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgepress.adapter_file import Adapter
 from edgepress.errors import InputError
-from edgepress.runtime.adapter import Adapter
 from edgepress.runtime.prepared import Prepared
 from edgepress.runtime.sessions.buffers import StateMemory
 from edgepress.runtime.sessions.longrope import Longrope

@@ -15,7 +15,7 @@ from edgepress.errors import InputError
 from edgepress.exporter.bundle.cpu_graph import planned_graphs
 from edgepress.exporter.bundle.files import HALF_FILE, MODEL_FILE
 from edgepress.exporter.bundle.forms import Form, FormTask
-from edgepress.exporter.bundle.ort_flatbuffer import sort_kernel_types
+from edgepress.exporter.graph.ort_flatbuffer import sort_kernel_types
 from edgepress.exporter.plan.planned import Planned
 from edgepress.targets import Soc, Target
 

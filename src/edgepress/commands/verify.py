@@ -54,8 +54,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _adapter_problems(bundle: Path, adapter: Path) -> list[str]:
+    from edgepress.adapter_file import adapter_for
     from edgepress.errors import InputError
-    from edgepress.runtime.adapter import adapter_for
 
     try:
         adapter_for(bundle, adapter)

@@ -12,7 +12,7 @@ from onnxruntime.tools.ort_format_model.ort_flatbuffers_py.fbs.InferenceSession 
 from edgepress.errors import InputError
 from edgepress.exporter import decide, export
 from edgepress.exporter.bundle.forms.ort_format import CONFIG_FILE, ORT_FILES, refuse
-from edgepress.exporter.bundle.ort_flatbuffer import sort_kernel_types
+from edgepress.exporter.graph.ort_flatbuffer import sort_kernel_types
 from edgepress.manifest import find_problems
 
 ORT_FILE = ORT_FILES["model.onnx"]
