@@ -52,7 +52,7 @@ def find(directory: Path | None = None) -> Installation:
     directory = emulator_directory() if directory is None else directory
     found = _find(directory)
     if found is None:
-        wheels = " ".join(_wheel_versions())
+        wheels = " ".join(wheel_versions())
         raise InputError(f"no emulator in {directory} for {wheels}; run: edgepress emulator setup")
     return found
 
@@ -153,8 +153,8 @@ def _make(directory: Path, mirror: str | None, progress: Progress, say: Callable
         say(f"fetching the emulator and an arm64 system from Debian {packages.SUITE} (about 85 MB)")
         _make_user(planned.user, directory / "downloads", mirror, progress)
     if not planned.wheels.exists():
-        say(f"fetching wheels for arm64: {', '.join(_wheel_versions())} (about 40 MB)")
-        _make_wheels(planned.wheels)
+        say(f"fetching wheels for arm64: {', '.join(wheel_versions())} (about 40 MB)")
+        make_wheels(planned.wheels, "aarch64")
     say("trying it")
     version = qemu_version(planned)
     if tuple(int(part) for part in version.split(".")[:2]) < packages.LEAST_QEMU:
@@ -242,28 +242,29 @@ def write_note(directory: Path, apt: Apt, found: Iterable[DebianPackage]) -> Non
 # ---- wheels ----------------------------------------------------------------------------------------------------------
 
 
-def _make_wheels(target: Path) -> None:
+def make_wheels(target: Path, machine: str) -> None:
+    """Fetch this machine's own versions of what a runtime needs, for another ``machine`` (as ``uname -m`` says)."""
     tag = f"cp{packages.PYTHON.replace('.', '')}"
     with atomic_directory(target) as work:
         command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-input", "--disable-pip-version-check"]
         command += ["--target", str(work), "--no-deps", "--no-compile", "--only-binary=:all:"]
         command += ["--implementation", "cp", "--python-version", packages.PYTHON]
         command += [word for abi in (tag, "abi3", "none") for word in ("--abi", abi)]
-        command += [word for name in packages.WHEEL_PLATFORMS for word in ("--platform", name)]
+        command += [word for name in packages.WHEEL_PLATFORMS for word in ("--platform", f"{name}_{machine}")]
         result = subprocess.run(
-            [*command, *_wheel_versions()], capture_output=True, encoding="utf-8", errors="replace", check=False
+            [*command, *wheel_versions()], capture_output=True, encoding="utf-8", errors="replace", check=False
         )
         if "No module named pip" in result.stderr:
             raise InputError(f"{sys.executable} has no pip, which fetches wheels; run: {sys.executable} -m ensurepip")
         if result.returncode:
             errors = [line.removeprefix("ERROR: ") for line in result.stderr.splitlines() if line.startswith("ERROR")]
             raise InputError(
-                f"cannot get wheels for arm64 of {', '.join(_wheel_versions())} and Python {packages.PYTHON}: "
+                f"cannot get wheels for {machine} of {', '.join(wheel_versions())} and Python {packages.PYTHON}: "
                 f"{errors[0] if errors else result.stderr.strip()}"
             )
 
 
-def _wheel_versions() -> list[str]:
+def wheel_versions() -> list[str]:
     """As pip takes them: of the versions that run here."""
     import onnxruntime
 
@@ -277,7 +278,7 @@ def _wheel_versions() -> list[str]:
 def _planned(directory: Path) -> Installation:
     directory = directory.resolve()  # bytecode is found again by the path of its source
     user = directory / f"user-{_digest([_form(), host_architecture()])}"
-    wheels = directory / f"wheels-{_digest([packages.PYTHON, *_wheel_versions()])}"
+    wheels = directory / f"wheels-{_digest([packages.PYTHON, *wheel_versions()])}"
     return Installation(directory, user, wheels, {})
 
 
@@ -287,7 +288,7 @@ def _system_directory(directory: Path) -> Path:
 
 
 def _ready_name() -> str:
-    return f"ready-{_digest([_form(), host_architecture(), *_wheel_versions()])}.json"
+    return f"ready-{_digest([_form(), host_architecture(), *wheel_versions()])}.json"
 
 
 def _form() -> str:

@@ -43,6 +43,7 @@ ROOT = (
     "zlib1g",
 )
 ROOT_UNUSED = ("usr/share", "usr/lib/aarch64-linux-gnu/gconv")  # documentation, character sets
+X86_ROOT_UNUSED = ("usr/share", "usr/lib/x86_64-linux-gnu/gconv")
 
 # The emulator of a whole machine, which counts instructions: its libraries are those that the loader lists
 # (``ld-linux --list``), of the host's own architecture. The kernel's package depends on the one of the day.
@@ -66,12 +67,7 @@ UNUSED_FOLDERS = frozenset(
 )
 
 WHEELS = ("onnxruntime", "numpy", "tokenizers", "msgspec")
-WHEEL_PLATFORMS = (
-    "manylinux_2_28_aarch64",
-    "manylinux_2_27_aarch64",
-    "manylinux_2_17_aarch64",
-    "manylinux2014_aarch64",
-)
+WHEEL_PLATFORMS = ("manylinux_2_28", "manylinux_2_27", "manylinux_2_17", "manylinux2014")  # of any architecture
 
 # What ``-cpu`` takes is the emulator's list; these are the ones worth asking for, oldest instruction set first.
 CPUS = {

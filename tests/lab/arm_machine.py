@@ -8,7 +8,6 @@ and for nobody else; nothing needs root, and all mounts are gone when the last p
 
 import ctypes
 import os
-import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -22,18 +21,21 @@ _NEW_USER = 0x10000000
 USER = 1000
 
 
+def namespace() -> list[str | Path]:
+    """The command that starts a program in namespaces of its own, where it may mount."""
+    return ["unshare", "--user", "--map-root-user", "--mount"]
+
+
 def command(root: Path, qemu: Path, *program: str | Path) -> list[str | Path]:
     """The command that runs a program of ROOT as its user, with the mounts in place."""
-    return ["unshare", "--user", "--map-root-user", "--mount", sys.executable, __file__, root, qemu, *program]
+    return [*namespace(), sys.executable, __file__, root, qemu, *program]
 
 
 def works(qemu: Path) -> str:
     """Why this machine cannot do it; "" where it can."""
     script = "mount -t binfmt_misc none /proc/sys/fs/binfmt_misc && test -w /proc/sys/fs/binfmt_misc/register"
     try:
-        done = subprocess.run(
-            ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script], capture_output=True, check=False
-        )
+        done = subprocess.run([*namespace(), "sh", "-c", script], capture_output=True, check=False)
     except OSError as error:
         return f"unshare cannot be run: {error}"
     if done.returncode:
@@ -112,5 +114,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    assert stat.S_ISREG(Path(sys.argv[2]).stat().st_mode)
     main()

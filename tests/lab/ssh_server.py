@@ -24,7 +24,7 @@ class SshServer:
         for name in ("lib", "lib64"):
             (self.root / name).symlink_to(f"usr/{name}")
         self._command = arm_machine.command(self.root, qemu, programs / "host/usr")
-        self._port = _free_port()
+        self._port = free_port()
         self._write_config()
         self._process = self._start()
 
@@ -54,7 +54,7 @@ class SshServer:
         (self.folder / "known_other").write_text(f"[127.0.0.1]:{self._port} {other_key}\n")
         hosts = [(name, name, self._port, "key", "known") for name in _USERS]
         hosts += [
-            ("nobody", "board", _free_port(), "key", "known"),
+            ("nobody", "board", free_port(), "key", "known"),
             ("denied", "board", self._port, "other_key", "known"),
             ("changed", "board", self._port, "key", "known_other"),
             ("unknown", "board", self._port, "key", "known_nothing"),
@@ -100,6 +100,13 @@ class SshServer:
         self._process.wait()
 
 
+def free_port() -> int:
+    """A port of loopback that nobody listens on."""
+    with closing(socket.socket()) as opened:
+        opened.bind(("127.0.0.1", 0))
+        return int(opened.getsockname()[1])
+
+
 def descendants(pid: int) -> list[int]:
     """Every process below one."""
     found = []
@@ -107,9 +114,3 @@ def descendants(pid: int) -> list[int]:
         for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
             found += [int(child), *descendants(int(child))]
     return found
-
-
-def _free_port() -> int:
-    with closing(socket.socket()) as opened:
-        opened.bind(("127.0.0.1", 0))
-        return int(opened.getsockname()[1])

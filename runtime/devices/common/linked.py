@@ -18,7 +18,7 @@ from edgepress.runtime.devices.common import store
 from edgepress.runtime.devices.common.errors import DeviceUnusable, LinkLost
 from edgepress.runtime.devices.common.here import runner as runner_facts
 from edgepress.runtime.devices.common.link import Link
-from edgepress.runtime.devices.common.lock import Lock
+from edgepress.runtime.devices.common.lock import OURS, Lock
 from edgepress.runtime.devices.common.runner import Runner, make_runner
 from edgepress.runtime.devices.common.whole import whole_file
 from edgepress.runtime.devices.describing import linux, record
@@ -136,7 +136,7 @@ class Linked:
         self._hold()
         self._scratch = self._runner = None
         self._link.ask(
-            f'[ -f {base}/edgepress-device ] && cd {base} && for one in *; do [ "$one" = lock ] || rm -rf "$one"; done',
+            f'[ -f {base}/{OURS} ] && cd {base} && for one in *; do [ "$one" = lock ] || rm -rf "$one"; done',
             timeout=_CLEANING,
             what="cleaning",
         )

@@ -11,11 +11,12 @@ import shlex
 import subprocess
 from contextlib import suppress
 
-from edgepress.runtime.devices.common.errors import DeviceInUse
+from edgepress.runtime.devices.common.errors import DeviceInUse, DeviceUnusable
 from edgepress.runtime.devices.common.link import Link
 
 _MARK = "edgepress-lock"  # in the holder's command line, by which a number that was given anew is told from it
-_TAKEN, _HELD = "taken", "held"
+_TAKEN, _HELD, _FOREIGN = "taken", "held", "foreign"
+OURS = "edgepress-device"  # a file that says that the folder is ours
 _LEAVE = 10.0  # seconds that the holder has to remove the lock
 
 
@@ -27,6 +28,7 @@ class Lock:
 
         Raises:
             DeviceInUse: another client has it; says who, and since when.
+            DeviceUnusable: where our folder would be there is one of somebody else's.
 
         """
         self._link = link
@@ -34,7 +36,10 @@ class Lock:
         script = f"""
 : {_MARK}
 mkdir -p {base} || exit 1
-: > {base}/edgepress-device || exit 1
+if [ ! -f {base}/{OURS} ]; then
+  for one in {base}/* {base}/.[!.]*; do [ ! -e "$one" ] || {{ echo {_FOREIGN}; exit 0; }}; done
+fi
+: > {base}/{OURS} || exit 1
 now=$(date +%s)
 mine="$$ $now {_owner()}"
 if ! ln -s "$mine" {base}/lock 2>/dev/null; then
@@ -61,6 +66,10 @@ exit 0
             age, owner = [*said[1:], "?", "?"][:2]
             raise DeviceInUse(
                 f"{link.name} is in use by {owner}, for {age} s: two clients would measure each other; wait for it"
+            )
+        if said[:1] == [_FOREIGN]:
+            raise DeviceUnusable(
+                f"{link.base} on {link.name} has files and is not edgepress's ({OURS} is missing); move it away"
             )
         words = errors.decode("utf-8", "replace")
         raise link.lost(words) if self._holder.returncode != 1 or link.explain(words) else link.failed("locking", words)

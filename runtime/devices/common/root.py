@@ -1,8 +1,8 @@
 """What a runner consists of, packed: a relocatable root for a device that has no Python, and edgepress itself.
 
-The root is what the emulator is made of (``targets/emulator``): Debian's glibc and Python for arm64, and the wheels of
-this machine's own versions. No path in it is absolute: it is started through its own dynamic loader, told where
-libraries and Python's modules are. Links are packed as the files that they lead to, for not every device takes links.
+The root is Debian's glibc and Python and the wheels of this machine's own versions (``targets/emulator/roots.py``). No
+path in it is absolute: it is started through its own dynamic loader, told where libraries and Python's modules are.
+Links are packed as the files that they lead to, for not every device takes links.
 """
 
 import hashlib
@@ -15,39 +15,38 @@ import edgepress
 from edgepress.cache import locked
 from edgepress.runtime.devices.common.whole import whole_file
 from edgepress.targets.emulator import packages
-from edgepress.targets.emulator.installation import Installation
+from edgepress.targets.emulator.roots import Root
 
-_TRIPLET = "aarch64-linux-gnu"
-LIBRARIES = f"usr/lib/{_TRIPLET}"
-LOADER = f"{LIBRARIES}/ld-linux-aarch64.so.1"
-LIBC = f"{LIBRARIES}/libc.so.6"
-PYTHON = f"usr/bin/python{packages.PYTHON}"
 WHEELS = "wheels"
-MACHINES = frozenset({"aarch64", "arm64"})
-_FORM = 2  # of what is packed: another one is another key
+_FORM = 3  # of what is packed: another one is another key
 _LEVEL = 3  # of gzip: level 9 takes five times as long for 2 % less
 _NOT_THERE = frozenset({"exporter", "commands", "__pycache__"})  # folders of edgepress that no runtime uses
 EXTRA_MODULES: dict[str, Path] = {}  # packed beside edgepress, by their names there; tests call functions of theirs
 
 
-def packed_root(installation: Installation) -> tuple[Path, str]:
+def packed_root(root: Root) -> tuple[Path, str]:
     """The root as a gzipped tar archive in the cache, made once; and its digest."""
-    parts = (str(_FORM), installation.user.name, installation.wheels.name)
+    parts = (
+        str(_FORM),
+        root.machine,
+        str(root.system.relative_to(root.cache)),
+        str(root.wheels.relative_to(root.cache)),
+    )
     digest = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
-    archive = installation.directory / f"root-{digest}.tar.gz"
+    archive = root.cache / f"root-{digest}.tar.gz"
     if not archive.exists():
-        with locked(installation.directory):
+        with locked(root.cache):
             if not archive.exists():
                 with whole_file(archive) as partial, tarfile.open(partial, "w:gz", compresslevel=_LEVEL) as packed:
-                    for name, path in _root_files(installation):
+                    for name, path in _root_files(root):
                         with path.open("rb") as content:
                             packed.addfile(_entry(path, name), content)
     return archive, f"root-{digest}"
 
 
-def _root_files(installation: Installation) -> Iterator[tuple[str, Path]]:
+def _root_files(root: Root) -> Iterator[tuple[str, Path]]:
     """What a runner uses of the system and of the wheels, with the bytecode that is there already."""
-    for source, folder in ((installation.root / "usr", "usr"), (installation.wheels, WHEELS)):
+    for source, folder in ((root.system / "usr", "usr"), (root.wheels, WHEELS)):
         links = [path for path in source.rglob("*") if path.is_symlink()]
         targets = {link.resolve() for link in links if link.resolve().parent == link.parent.resolve()}
         for path in sorted(source.rglob("*")):
@@ -55,10 +54,11 @@ def _root_files(installation: Installation) -> Iterator[tuple[str, Path]]:
             doubled = not path.is_symlink() and path in targets  # packed under the name of a link beside it
             if path.is_file() and not doubled and _is_needed(inner):
                 yield f"{folder}/{inner.as_posix()}", path
-        compiled = installation.bytecode / source.relative_to("/")
-        for path in sorted(compiled.rglob("*.pyc")):
-            inner = path.relative_to(compiled)
-            yield f"{folder}/{inner.parent.as_posix()}/__pycache__/{inner.name}", path
+        if root.bytecode is not None:
+            compiled = root.bytecode / source.relative_to("/")
+            for path in sorted(compiled.rglob("*.pyc")):
+                inner = path.relative_to(compiled)
+                yield f"{folder}/{inner.parent.as_posix()}/__pycache__/{inner.name}", path
 
 
 def _is_needed(name: Path) -> bool:

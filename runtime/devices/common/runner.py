@@ -1,6 +1,6 @@
 """What carries out calls on a device: its own Python if it has what is needed, else the root that is brought there."""
 
-import json
+import re
 import shlex
 import tempfile
 from dataclasses import dataclass
@@ -9,16 +9,16 @@ from pathlib import Path
 from edgepress.runtime.devices.common import root, store
 from edgepress.runtime.devices.common.errors import RunnerUnusable
 from edgepress.runtime.devices.common.link import Link
-from edgepress.targets.emulator import find
+from edgepress.targets.emulator.roots import Root, find_root
 
 _LEAST_PYTHON = (3, 11)
 _MODULES = ("numpy", "onnxruntime", "tokenizers", "msgspec")
 _TRYING = 120.0  # seconds: a small board imports onnxruntime from a slow card
 _ASK_PYTHON = (
-    "import sys, json; "
+    "import sys; "
     f"assert sys.version_info >= {_LEAST_PYTHON}, 'Python ' + sys.version.split()[0]; "
     f"import {', '.join(_MODULES)}; "
-    "print(json.dumps({'python': sys.executable}))"
+    "print(sys.version.split()[0])"
 )
 
 
@@ -39,26 +39,23 @@ def make_runner(link: Link, machine: str) -> Runner:
 
     """
     package = _unpacked_package(link)
-    python, why_not = _own_python(link)
-    if python is not None:
-        return Runner(
-            f"PYTHONPATH={shlex.quote(package)} {shlex.quote(python)} -P -m edgepress.calls", "its own Python"
-        )
-    if machine not in root.MACHINES:
+    why_not = _why_not_own_python(link)
+    if not why_not:
+        return Runner(f"PYTHONPATH={shlex.quote(package)} python3 -P -m edgepress.calls", "its own Python")
+    brought = find_root(machine)
+    if brought is None:
         raise RunnerUnusable(
-            f"{link.name} is {machine}, and the Python that edgepress can bring is for arm64; its own lacks what is "
-            f"needed ({why_not}): install Python {_LEAST_PYTHON[0]}.{_LEAST_PYTHON[1]} there, and "
+            f"{link.name} is {machine}, and the Python that edgepress can bring is for arm64 and x86-64; its own lacks "
+            f"what is needed ({why_not}): install Python {_LEAST_PYTHON[0]}.{_LEAST_PYTHON[1]} there, and "
             f"pip install {' '.join(_MODULES)}"
         )
-    installation = find()
-    _probe(link, installation.root)
-    archive, digest = root.packed_root(installation)
-    folder = store.unpacked(link, digest, lambda: archive)
-    quoted = shlex.quote(folder)
-    environment = f"PYTHONHOME={quoted}/usr PYTHONPATH={shlex.quote(package)}:{quoted}/{root.WHEELS}"
-    loader = f"{quoted}/{root.LOADER} --library-path {quoted}/{root.LIBRARIES}"
+    _probe(link, brought)
+    archive, digest = root.packed_root(brought)
+    folder = shlex.quote(store.unpacked(link, digest, lambda: archive))
+    environment = f"PYTHONHOME={folder}/usr PYTHONPATH={shlex.quote(package)}:{folder}/{root.WHEELS}"
+    loader = f"{folder}/{brought.loader} --library-path {folder}/{brought.libraries}"
     return Runner(
-        f"{environment} {loader} {quoted}/{root.PYTHON} -s -P -m edgepress.calls",
+        f"{environment} {loader} {folder}/{brought.python} -s -P -m edgepress.calls",
         f"the Python that edgepress brought, for its own has not what is needed ({why_not})",
     )
 
@@ -74,23 +71,24 @@ def _unpacked_package(link: Link) -> str:
         return store.unpacked(link, root.package_digest(), pack)
 
 
-def _own_python(link: Link) -> tuple[str | None, str]:
-    """The device's own Python when it has what is needed; else None, and why not."""
+def _why_not_own_python(link: Link) -> str:
+    """What the device's own Python lacks; "" when it has what is needed."""
     code, said, errors = link.try_to(f"python3 -c {shlex.quote(_ASK_PYTHON)}", timeout=_TRYING)
     if not code:
-        return str(json.loads(said.strip().splitlines()[-1])["python"]), ""
+        return ""
     last = (errors or said).strip().splitlines()[-1:] or ["python3 gave no reason"]
-    return None, "it has no python3" if "not found" in last[0] or "inaccessible" in last[0] else last[0]
+    return "it has no python3" if re.search(r"not found|inaccessible", last[0]) else last[0]
 
 
-def _probe(link: Link, system: Path) -> None:
+def _probe(link: Link, brought: Root) -> None:
     """Try one tiny program of ours before a hundred megabytes are sent: glibc, which tells its version when run."""
     folder = shlex.quote(f"{link.base}/probe")
     link.ask(f"mkdir -p {folder}", what="making a folder")
+    names = (brought.loader, f"{brought.libraries}/libc.so.6")
     try:
-        for name in (root.LOADER, root.LIBC):
-            link.put(system / name, f"{link.base}/probe/{Path(name).name}")
-        loader, libc = (f"{folder}/{Path(name).name}" for name in (root.LOADER, root.LIBC))
+        for name in names:
+            link.put(brought.system / name, f"{link.base}/probe/{Path(name).name}")
+        loader, libc = (f"{folder}/{Path(name).name}" for name in names)
         code, said, errors = link.try_to(
             f"chmod 755 {loader} {libc} && env -u LD_PRELOAD -u LD_LIBRARY_PATH {loader} --library-path {folder} {libc}"
         )

@@ -36,6 +36,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--mirror", metavar="URL", help="a Debian mirror (default: the one that this machine's apt uses)"
     )
     setup.add_argument("--system", action="store_true", help="fetch what --count-instructions needs, too")
+    setup.add_argument(
+        "--x86-root", action="store_true", help="fetch what is brought to x86-64 devices without Python, too"
+    )
     _add_run_arguments(run)
     python.add_argument("--cpu", default=_X86_CPU, metavar="NAME", help="processor")
     python.add_argument("words", nargs=argparse.REMAINDER, metavar="ARGUMENT", help="Python's arguments, after --")
@@ -88,6 +91,10 @@ def _setup(arguments: argparse.Namespace) -> int:
     if arguments.system:
         system = setup_system(mirror=arguments.mirror, progress=progress, say=say)
         print(f"{system.directory}: {', '.join(f'{name} {version}' for name, version in system.versions.items())}")
+    if arguments.x86_root:
+        from edgepress.targets.emulator.roots import setup_x86_root
+
+        print(f"{setup_x86_root(mirror=arguments.mirror, progress=progress, say=say).system}: for x86-64 devices")
     return 0
 
 

@@ -7,12 +7,27 @@ from pathlib import Path
 
 import pytest
 from lab import arm_machine, device_functions
+from lab.adb_phone import V2, Adb, AdbPhone, share_unpacked
 from lab.debian_programs import programs
 from lab.ssh_server import SshServer
 
 from edgepress.errors import InputError
 from edgepress.runtime.devices.common import root
-from edgepress.targets.emulator import Installation
+from edgepress.targets.emulator import Installation, emulator_directory
+from edgepress.targets.emulator.roots import Root, setup_x86_root
+
+EMULATOR = emulator_directory()  # the user's own, before tests are given another
+
+
+HOMES: list[Path] = []  # our folders on devices of this run
+
+
+def _share(home: Path) -> None:
+    """Have what one device has unpacked lie on the other, too: unpacking takes qemu many seconds."""
+    if home not in HOMES:
+        for other in HOMES:
+            share_unpacked(other / "unpacked", home / "unpacked")
+        HOMES.append(home)
 
 
 @pytest.fixture(scope="session")
@@ -30,6 +45,19 @@ def lab(emulator: Installation) -> Path:
 
 
 @pytest.fixture(scope="session")
+def x86_root() -> Root:
+    """What is brought to x86-64 devices; this machine is one."""
+    if os.uname().machine != "x86_64":
+        pytest.skip("x86-64 programs do not run on this machine")
+    try:
+        return setup_x86_root(EMULATOR)
+    except InputError as error:
+        if "CI" in os.environ:
+            raise
+        pytest.skip(f"an x86-64 system cannot be fetched: {error}")
+
+
+@pytest.fixture(scope="session")
 def _ssh_server(lab: Path, emulator: Installation, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SshServer]:
     if shutil.which("ssh") is None or shutil.which("ssh-keygen") is None:
         pytest.skip("there is no ssh on this machine")
@@ -42,6 +70,39 @@ def _ssh_server(lab: Path, emulator: Installation, tmp_path_factory: pytest.Temp
 def ssh_server(_ssh_server: SshServer, emulator: Installation, monkeypatch: pytest.MonkeyPatch) -> SshServer:
     """A server that ``ssh:board`` reaches; what tests call there is packed with edgepress."""
     monkeypatch.setenv("PATH", f"{_ssh_server.path}{os.pathsep}{os.environ['PATH']}")
-    monkeypatch.setattr("edgepress.runtime.devices.common.runner.find", lambda: emulator)
+    monkeypatch.setattr("edgepress.targets.emulator.roots.emulator_directory", lambda: emulator.directory)
     monkeypatch.setattr(root, "EXTRA_MODULES", {"lab/device_functions.py": Path(device_functions.__file__)})
+    _share(_ssh_server.home())
     return _ssh_server
+
+
+@pytest.fixture(scope="session")
+def _adb(lab: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Adb]:
+    adb = Adb(tmp_path_factory.mktemp("adb"), lab)
+    yield adb
+    adb.end()
+
+
+@pytest.fixture(scope="session")
+def _phone(lab: Path, emulator: Installation, tmp_path_factory: pytest.TempPathFactory) -> Iterator[AdbPhone]:
+    phone = AdbPhone(tmp_path_factory.mktemp("phone"), lab, emulator.qemu, V2)
+    yield phone
+    phone.end()
+
+
+@pytest.fixture
+def adb(_adb: Adb, emulator: Installation, monkeypatch: pytest.MonkeyPatch) -> Adb:
+    """Debian's adb as the only one that there is, without a phone."""
+    monkeypatch.setenv("PATH", f"{_adb.path}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setattr("edgepress.targets.emulator.roots.emulator_directory", lambda: emulator.directory)
+    monkeypatch.setattr(root, "EXTRA_MODULES", {"lab/device_functions.py": Path(device_functions.__file__)})
+    return _adb
+
+
+@pytest.fixture
+def phone(adb: Adb, _phone: AdbPhone) -> Iterator[AdbPhone]:
+    """A phone that is attached."""
+    _share(_phone.home)
+    adb.connect(_phone)
+    yield _phone
+    adb.disconnect(_phone)

@@ -49,14 +49,14 @@ def _is_gone(pid: int) -> bool:
     return False
 
 
-def test_a_board_is_described_without_anything_being_left(ssh_server: SshServer, board: Device) -> None:
+def test_a_board_is_described_and_nothing_is_written(ssh_server: SshServer, board: Device) -> None:
     found = board.describe()
     assert (found.model, found.soc, found.architecture) == ("Raspberry Pi 5 Model B Rev 1.0", "brcm,bcm2712", "aarch64")
     [cluster] = found.clusters
     assert (cluster.name, cluster.cores, cluster.governor) == ("Cortex-A76", (0, 1, 2, 3), "ondemand")
     assert found.memory_bytes == 8246096 * 1024
     assert [counter.name for counter in found.counters] == ["ina3221"]
-    assert not ssh_server.home("small").exists()
+    assert {path.name for path in ssh_server.home().glob("*")} <= {"unpacked", "edgepress-device"}  # the fixture's
 
 
 def test_functions_run_on_a_board_that_has_nothing(ssh_server: SshServer, board: Device, tmp_path: Path) -> None:
@@ -189,7 +189,8 @@ def test_two_clients_at_once(ssh_server: SshServer, board: Device) -> None:
 
 
 def test_a_lock_whose_holder_was_killed_is_taken_over(ssh_server: SshServer, board: Device) -> None:
-    (ssh_server.home()).mkdir(parents=True, exist_ok=True)
+    ssh_server.home().mkdir(parents=True, exist_ok=True)
+    (ssh_server.home() / "edgepress-device").touch()
     (ssh_server.home() / "lock").symlink_to(f"{os.getpid()} 1 somebody@else:1")  # a process, but no holder
     assert board.scratch()
 
