@@ -195,10 +195,11 @@ def _over(item: Pass, so_far: Profile, done: int, seconds: float, settings: Sett
     """Why a pass takes no further round; None where it takes one."""
     if item.rounds is Rounds.ONE:
         return "one round is all there is" if done else None
+    asked = settings.exact_rounds or (settings.least_rounds if item.rounds is Rounds.LEAST else None)
+    if asked is not None:
+        return f"{done} rounds were asked for" if done >= asked else None
     if done < settings.least_rounds:
         return None
-    if item.rounds is Rounds.LEAST:
-        return f"{done} rounds were asked for"
     found = observations(so_far, item.name)
     if found and all(enough(values, settings.precision, settings.least_rounds) for values in found.values()):
         return f"every interval is within ±{settings.precision:.1%}"

@@ -17,6 +17,7 @@ class Settings:
     - ``turns``: samples of each quantity in one round, which is a fresh process
     - ``precision``: rounds are taken until the 95 % interval of each median is no wider than ± this share …
     - ``least_rounds``, ``seconds``: … but no fewer than the first, and no longer than the second, a pass
+    - ``exact_rounds``: so many rounds and no other number, whatever the intervals say; None goes by the intervals
     - ``sustained_seconds``: how long the sustained pass decodes without a pause
     - ``idle_seconds``: how long idle power is measured, before and after
     - ``cool_celsius``: a round waits until the hottest zone is below this; None does not wait
@@ -30,6 +31,7 @@ class Settings:
     turns: int = 3
     precision: float = 0.02
     least_rounds: int = 5
+    exact_rounds: int | None = None
     seconds: float = 60.0
     sustained_seconds: float = 60.0
     idle_seconds: float = 10.0
@@ -48,6 +50,8 @@ class Settings:
             whole_number(name, getattr(self, name))
         if self.threads is not None:
             whole_number("threads", self.threads)
+        if self.exact_rounds is not None:
+            whole_number("exact_rounds", self.exact_rounds)
         whole_number("least_rounds", self.least_rounds, least=3, takes="an interval needs three")
         if not 0 < self.precision < 1:
             raise InputError(f"precision is {self.precision}; it is a share, such as 0.02 for ±2 %")

@@ -23,9 +23,12 @@ from edgepress import cli
 from edgepress.exporter import export
 from edgepress.exporter.decide.checks import check_recipe
 from edgepress.exporter.recipe.recipe import read_recipe
+from edgepress.runtime.gate.budget import read_budget
+from edgepress.runtime.gate.gauges import known_gauges
 
 BLOCKS = blocks()
 LINES = "ROMEO:\nBut soft, what light through yonder window breaks?\nIt is the east, and Juliet is the sun.\n"
+FILE_NAME = re.compile(r"# (\S+\.toml)\n")
 NUMBER = r"[+-]?\d[\d,.]*(?:e[+-]?\d+)?"
 
 
@@ -54,6 +57,9 @@ def folders(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[di
         (folder / "heldout.txt").write_text(LINES * 4)
         (folder / "stories.jsonl").write_text(f'{{"text": "{LINES.splitlines()[1]}"}}\n' * 200)
         onnx.save(network(), folder / "model.onnx")
+        for block in BLOCKS:
+            if block.page == page and block.language == "toml" and (named := FILE_NAME.match(block.text)):
+                (folder / named[1]).write_text(block.text)
         found[page] = folder
     yield found
     for folder in found.values():
@@ -156,9 +162,12 @@ def test_a_block_of_python(block: Block, folders: dict[str, Path], monkeypatch: 
 
 
 @of("toml")
-def test_a_block_of_toml_is_a_recipe(block: Block, tmp_path: Path) -> None:
+def test_a_block_of_toml_is_a_recipe_or_a_budget(block: Block, tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_text(block.text, encoding="utf-8")
+    if FILE_NAME.match(block.text):  # a file that the page's commands read
+        assert read_budget(path, known_gauges())
+        return
     (tmp_path / "stories.jsonl").write_text('{"text": "one"}\n')
     check_recipe(read_recipe(path))
 

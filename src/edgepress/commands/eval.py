@@ -38,6 +38,7 @@ def run(arguments: argparse.Namespace) -> int:
     import json
 
     from edgepress.commands.prepare import prepare_first
+    from edgepress.cores import usable_cores
     from edgepress.fingerprint import leak_warning
     from edgepress.progress import progress
     from edgepress.runtime.evaluate import evaluate, format_evaluation, read_documents
@@ -53,7 +54,14 @@ def run(arguments: argparse.Namespace) -> int:
             documents,
             context=arguments.context,
             stride=arguments.stride,
-            reference=None if arguments.reference is None else _reference(arguments),
+            reference=None
+            if arguments.reference is None
+            else reference_for(
+                arguments.bundle,
+                arguments.reference,
+                revision=arguments.revision,
+                threads=usable_cores() if arguments.threads is None else arguments.threads,
+            ),
             threads=arguments.threads,
             prepared=not arguments.no_prepare,
             on=arguments.on,
@@ -65,8 +73,13 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _reference(arguments: argparse.Namespace) -> "LogitsSource":
-    from edgepress.cores import usable_cores
+def reference_for(bundle: Path, model: str, *, threads: int, revision: str | None = None) -> "LogitsSource":
+    """Open the checkpoint that a bundle is compared with, on half of ``threads``.
+
+    Raises:
+        InputError: what reads checkpoints is not installed, or the two have other tokens.
+
+    """
     from edgepress.errors import InputError
 
     try:
@@ -75,10 +88,9 @@ def _reference(arguments: argparse.Namespace) -> "LogitsSource":
         if (error.name or "").startswith("edgepress"):
             raise
         raise InputError(f"--reference needs {error.name}; pip install 'edgepress[export]'") from error
-    threads = usable_cores() if arguments.threads is None else arguments.threads
     own = max(1, threads - threads // 2)  # the bundle has the others
-    reference = Reference(arguments.reference, revision=arguments.revision, threads=own)
-    _refuse_pruned_vocabulary(arguments.bundle, arguments.reference, reference.vocab_size)
+    reference = Reference(model, revision=revision, threads=own)
+    _refuse_pruned_vocabulary(bundle, model, reference.vocab_size)
     return reference
 
 

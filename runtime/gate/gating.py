@@ -1,0 +1,141 @@
+"""The story of a gate: read the budget, take the figures of this bundle and of what it is held against, decide."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from edgepress import __version__
+from edgepress.errors import InputError
+from edgepress.files import write_json
+from edgepress.manifest import MANIFEST_NAME, bundle_hash
+from edgepress.runtime.evaluate import LogitsSource
+from edgepress.runtime.gate.budget import Section, read_budget
+from edgepress.runtime.gate.figures import Figure, Request
+from edgepress.runtime.gate.gauges import known_gauges
+from edgepress.runtime.gate.verdict import Outcome, Verdict, judge
+
+_SCHEMA = 1
+
+Told = Callable[[str], None]
+ReferenceOf = Callable[[Path, str], LogitsSource]
+
+
+class Baseline(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Figures of an earlier gate, by gauge and name, and what they were taken on and how."""
+
+    schema: int
+    taken: str
+    edgepress: str
+    bundle_hash: str | None
+    device: str
+    options: dict[str, dict[str, Any]]
+    figures: dict[str, dict[str, list[float]]]
+
+
+@dataclass(frozen=True)
+class Gate:
+    """What came of a budget: a verdict for each rule, and the figures to compare with next time."""
+
+    bundle: str
+    device: str
+    verdicts: tuple[Verdict, ...]
+    baseline: Baseline
+
+    @property
+    def passed(self) -> bool:
+        """Whether no rule is broken."""
+        return not any(verdict.outcome is Outcome.BROKEN for verdict in self.verdicts)
+
+
+def gate(
+    bundle: str | Path,
+    budget: str | Path,
+    *,
+    baseline: str | Path | None = None,
+    device: str = "local",
+    reference_of: ReferenceOf | None = None,
+    told: Told = lambda _line: None,
+) -> Gate:
+    """Hold a bundle against a budget.
+
+    Args:
+        bundle: the directory that an export wrote.
+        budget: a TOML file; see :mod:`edgepress.runtime.gate.budget`.
+        baseline: what ``worse_by_most`` refers to: another bundle, which is measured in turn with this one, or a file
+            that :func:`write_baseline` wrote.
+        device: where it is measured.
+        reference_of: opens a checkpoint for ``kl_nats``.
+        told: hears in a line what happens.
+
+    Raises:
+        InputError: the bundle, the budget or the baseline cannot be used; a baseline was not measured alike.
+        EdgepressError: the device cannot be reached.
+
+    """
+    bundle, sections = Path(bundle), read_budget(Path(budget), known_gauges())
+    other = None if baseline is None else Path(baseline)
+    noted = None if other is None or other.is_dir() else _read_baseline(other, sections, device)
+    verdicts, figures = [], {}
+    for section in sections:
+        bundles = [bundle, *([other] if other is not None and other.is_dir() else [])]
+        requests = [
+            Request(path, device, tuple(section.rules), section.options, told, reference_of) for path in bundles
+        ]
+        ours, *theirs = section.gauge.take(requests)
+        before = {figure.name: figure for figure in theirs[0]} if theirs else _noted(section, ours, noted)
+        for figure in ours:
+            if figure.name in section.rules:
+                verdicts.append(judge(section.gauge.name, figure, section.rules[figure.name], before.get(figure.name)))
+        figures[section.gauge.name] = {figure.name: list(figure.observations) for figure in ours if not figure.unknown}
+    taken = Baseline(
+        schema=_SCHEMA,
+        taken=datetime.now(UTC).isoformat(timespec="seconds"),
+        edgepress=__version__,
+        bundle_hash=bundle_hash(bundle) if (bundle / MANIFEST_NAME).is_file() else None,
+        device=device,
+        options={section.gauge.name: section.options for section in sections},
+        figures=figures,
+    )
+    return Gate(str(bundle), device, tuple(verdicts), taken)
+
+
+def write_baseline(path: Path, taken: Baseline) -> None:
+    """Write the figures of a gate, for the next one to be held against."""
+    write_json(path, msgspec.to_builtins(taken))
+
+
+def _read_baseline(path: Path, sections: list[Section], device: str) -> Baseline:
+    try:
+        found = msgspec.convert(json.loads(path.read_text(encoding="utf-8")), Baseline)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}; `gate --update` writes a baseline") from None
+    except (ValueError, msgspec.ValidationError) as error:
+        raise InputError(f"{path} is no baseline: {error}; `gate --update` writes one, or give a bundle") from None
+    if found.schema != _SCHEMA:
+        raise InputError(
+            f"{path} has schema {found.schema}; this edgepress reads {_SCHEMA}: take it anew with --update"
+        )
+    if found.device != device:
+        raise InputError(f"{path} was taken on {found.device}, not on {device}; take one there with --update")
+    for section in sections:
+        before = found.options.get(section.gauge.name, section.options)
+        if before != section.options:
+            differing = [name for name in section.options if before.get(name) != section.options[name]]
+            said = ", ".join(f"{name} {before.get(name)!r}, not {section.options[name]!r}" for name in differing)
+            raise InputError(f"{path}: [{section.gauge.name}] was measured with {said}; take it anew with --update")
+    return found
+
+
+def _noted(section: Section, ours: list[Figure], noted: Baseline | None) -> dict[str, Figure]:
+    """Figures of a baseline's file, in the form of ours."""
+    values = {} if noted is None else noted.figures.get(section.gauge.name, {})
+    return {
+        figure.name: Figure(figure.name, figure.unit, figure.better, tuple(values[figure.name]), exact=figure.exact)
+        for figure in ours
+        if figure.name in values
+    }
