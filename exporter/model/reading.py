@@ -98,6 +98,11 @@ def notes(checkpoint: Checkpoint, decoder: Decoder) -> tuple[str, ...]:
             f"the tokenizer has {_some(beyond)} beyond the {decoder.vocab_size} rows of the embedding: a prompt that "
             "holds one cannot be computed"
         )
+    if twice := _twice(decoder):
+        found.append(
+            f"{twice / 1e6:,.1f} million weights of experts are stored twice, as their gate too: onnxruntime computes "
+            "experts with a gate alone"
+        )
     doubled = _doubled(checkpoint)
     return (*found, doubled) if doubled else tuple(found)
 
@@ -125,6 +130,12 @@ def left_out(checkpoint: Checkpoint) -> dict[str, tuple[int, int]]:
         count, nbytes = found.get(part, (0, 0))
         found[part] = count + 1, nbytes + tensor.nbytes
     return found
+
+
+def _twice(decoder: Decoder) -> int:
+    """How many numbers the weights have that are made of the same rows twice."""
+    weights = [weight for weight in decoder.weights() if len({*weight.parts}) < len(weight.parts)]
+    return sum(math.prod(weight.shape) // 2 for weight in weights)
 
 
 def _doubled(checkpoint: Checkpoint) -> str | None:

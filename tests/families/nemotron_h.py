@@ -1,4 +1,4 @@
-"""Tiny checkpoints of Nemotron-H without experts, as Nemotron Nano 2 is."""
+"""Tiny checkpoints of Nemotron-H without experts, as Nemotron Nano 2 is, and with them, as Nemotron 3 Nano is."""
 
 from variants import SMALL, Variant
 
@@ -19,6 +19,13 @@ def as_shipped(config: dict[str, object]) -> dict[str, object]:
     return kept | old | {"time_step_limit": [0.0, float("inf")]}
 
 
+EXPERTS = {
+    "n_routed_experts": 6,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 32,
+    "moe_shared_expert_intermediate_size": 48,
+    "routed_scaling_factor": 2.5,
+}
 VARIANTS = {
     "nemotron_h": Variant("nemotron_h", {}, as_shipped, sizes=SIZES),
     "nemotron_h-biases": Variant(
@@ -31,6 +38,16 @@ VARIANTS = {
             "mlp_hidden_act": "silu",
             "layers_block_type": ["attention", "mamba", "mamba", "mlp"],
         },
+        sizes=SIZES,
+    ),
+    "nemotron_h-experts": Variant(
+        "nemotron_h", EXPERTS | {"layers_block_type": ["mamba", "moe", "attention", "moe"]}, sizes=SIZES
+    ),
+    "nemotron_h-groups": Variant(
+        "nemotron_h",
+        EXPERTS
+        | {"n_group": 2, "topk_group": 1, "norm_topk_prob": False, "mlp_bias": True, "n_routed_experts": 8}
+        | {"layers_block_type": ["moe", "attention", "mlp"]},
         sizes=SIZES,
     ),
 }

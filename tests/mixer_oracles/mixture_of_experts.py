@@ -6,7 +6,7 @@ import numpy as np
 from oracles_decoder import Array, Oracle
 
 from edgepress.exporter.model.description import Rope
-from edgepress.exporter.model.mixers.mixture_of_experts import MixtureOfExperts
+from edgepress.exporter.model.mixers.mixture_of_experts import SQUARED_RELU, MixtureOfExperts
 
 
 def forward(moe: MixtureOfExperts, model: Oracle, x: Array, _ropes: Mapping[str, Rope]) -> Array:
@@ -20,8 +20,13 @@ def forward(moe: MixtureOfExperts, model: Oracle, x: Array, _ropes: Mapping[str,
             inner = model.linear(expert.gate_up, x[token : token + 1])
             y[token] += weight * model.linear(expert.down, _glu(moe, inner))[0]
     if moe.shared is not None:
-        gate, up = model.linear(moe.shared.gate, x), model.linear(moe.shared.up, x)
-        common = model.linear(moe.shared.down, gate / (1 + np.exp(-gate)) * up)
+        up = model.linear(moe.shared.up, x)
+        if moe.shared.gate is None:
+            inner = np.maximum(up, 0) ** 2
+        else:
+            gate = model.linear(moe.shared.gate, x)
+            inner = gate / (1 + np.exp(-gate)) * up
+        common = model.linear(moe.shared.down, inner)
         share = 1.0 if moe.shared.share is None else 1 / (1 + np.exp(-model.linear(moe.shared.share, x)))
         y += share * common
     return y
@@ -30,6 +35,8 @@ def forward(moe: MixtureOfExperts, model: Oracle, x: Array, _ropes: Mapping[str,
 def _glu(moe: MixtureOfExperts, inner: Array) -> Array:
     limit = np.inf if moe.limit is None else moe.limit
     gate, up = np.minimum(inner[:, 0::2], limit), np.clip(inner[:, 1::2], -limit, limit)
+    if moe.alpha == SQUARED_RELU:
+        return np.maximum(up, 0) ** 2
     return gate / (1 + np.exp(-moe.alpha * gate)) * (up + moe.beta)
 
 

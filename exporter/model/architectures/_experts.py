@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection
 from dataclasses import replace
 from typing import Literal
 
-from edgepress.exporter.model.architectures._common import Sizes
+from edgepress.exporter.model.architectures._common import Sizes, linear
 from edgepress.exporter.model.description import Linear, Stack, Weight
 from edgepress.exporter.model.mixers.mixture_of_experts import Expert, MixtureOfExperts, Routing, Shared
 from edgepress.exporter.source.config import Config
@@ -16,6 +16,7 @@ Role = Literal["gate_up", "down"]
 _OWN_MATRIX = re.compile(r"(.*\.experts)\.(\d+)\.(gate|up|down)_proj\.weight")
 SEPARATE = ("gate_proj", "up_proj", "down_proj")
 MIXTRAL = ("w1", "w3", "w2")
+UNGATED = ("up_proj", "up_proj", "down_proj")  # with SQUARED_RELU for alpha
 
 
 def read_silu(config: Config, key: str) -> None:
@@ -92,17 +93,18 @@ def _stacks(index: int, count: int, columns: tuple[int, int]) -> Callable[[Role,
     return lambda role, number: Stack(f"{name}.{role}", number, count, name, columns)
 
 
-def shared_expert(index: int, tensors: str, hidden: int, width: int, *, share: str = "") -> Shared:
-    """A gated MLP for every token, ``tensors``.{gate, up, down}_proj, and what it is opened by: ``share``.weight."""
+def shared_expert(
+    index: int, tensors: str, hidden: int, width: int, *, share: str = "", gated: bool = True, bias: bool = False
+) -> Shared:
+    """An MLP for every token, ``tensors``.{gate, up, down}_proj, and what it is opened by: ``share``.weight."""
     name = f"layers.{index}.shared_expert"
 
     def projection(role: str, rows: int, columns: int) -> Linear:
-        tensor = f"{tensors}.{role}_proj.weight"
-        return Linear(Weight(f"{name}.{role}", "linear", (rows, columns), (Part(tensor, 0, rows),)))
+        return linear(f"{name}.{role}", f"{tensors}.{role}_proj", rows, columns, bias=bias)
 
     opened = Weight(f"{name}.share", "router", (1, hidden), (Part(f"{share}.weight", 0, 1),))
     return Shared(
-        gate=projection("gate", width, hidden),
+        gate=projection("gate", width, hidden) if gated else None,
         up=projection("up", width, hidden),
         share=Linear(opened) if share else None,
         down=projection("down", hidden, width),

@@ -1,5 +1,9 @@
-"""Nemotron-H (NVIDIA 2025): a state space, attention without rotary, or an MLP in each layer, one of them alone."""
+"""Nemotron-H (NVIDIA 2025): a state space, attention without rotary, an MLP or experts in each layer, one alone.
 
+Experts have no gate but relu², as in Nemotron 3 Nano: ``up`` is stored as gate and up, the form that kernels have.
+"""
+
+from collections.abc import Callable
 from dataclasses import replace
 
 from edgepress.exporter.model.architectures import Architecture
@@ -12,6 +16,15 @@ from edgepress.exporter.model.architectures._common import (
     rms_norm,
     separate_attention,
 )
+from edgepress.exporter.model.architectures._experts import (
+    UNGATED,
+    correction,
+    read_counts,
+    read_groups,
+    router,
+    separate_experts,
+    shared_expert,
+)
 from edgepress.exporter.model.architectures._mamba import (
     ATTENTION,
     STATE,
@@ -23,23 +36,23 @@ from edgepress.exporter.model.architectures._mamba import (
     read_layer_kinds,
 )
 from edgepress.exporter.model.description import Decoder, Layer, Linear, Mixer, changed
+from edgepress.exporter.model.mixers.mixture_of_experts import SQUARED_RELU, MixtureOfExperts, Routing
 from edgepress.exporter.model.mixers.mlp import MLP, Activation
 from edgepress.exporter.source.config import Config
 from edgepress.exporter.source.part import Part
 
 _MLP, _EXPERTS = "mlp", "moe"
 _LETTERS = {"M": STATE, "*": ATTENTION, "-": _MLP, "E": _EXPERTS}  # of hybrid_override_pattern
-_EXPERT_KEYS = (
-    *("n_routed_experts", "num_local_experts", "n_shared_experts", "moe_intermediate_size", "num_experts_per_tok"),
-    *("moe_shared_expert_intermediate_size", "moe_latent_size", "moe_shared_expert_overlap", "norm_topk_prob"),
-    *("routed_scaling_factor", "n_group", "topk_group"),
+_EXPERT_KEYS = (  # of models without any
+    *("n_routed_experts", "num_local_experts", "moe_intermediate_size", "num_experts_per_tok", "norm_topk_prob"),
+    *("moe_shared_expert_intermediate_size", "moe_latent_size", "routed_scaling_factor", "n_group", "topk_group"),
 )
 # Of layers that predict more tokens at once, which are left out; and what transformers' model does not look at.
 _UNUSED = (
     *("num_nextn_predict_layers", "mtp_layers_block_type", "mtp_hybrid_override_pattern", "num_logits_to_keep"),
     *("use_mamba_kernels", "mamba_ssm_cache_dtype", "mamba_proj_bias", "time_step_limit", "mamba_dt_limit"),
     *("mamba_dt_max", "mamba_dt_init_floor", "mamba_chunk_size", "expand", "mamba_expand"),
-    *("attention_bias", "tie_word_embeddings"),
+    *("attention_bias", "tie_word_embeddings", "n_shared_experts", "moe_shared_expert_overlap"),
 )
 
 
@@ -51,9 +64,12 @@ def read(config: Config) -> Decoder:
     activation = read_activation(config, "mlp_hidden_act", "relu2")
     mlp_bias = config.flag("mlp_bias", False)
     state_space = _state_space(config)
-    config.without_effect(*_UNUSED, *_EXPERT_KEYS, *TRAINING)
+    experts = _mixtures(config, sizes, activation, bias=mlp_bias) if _EXPERTS in kinds else None
+    config.without_effect(*_UNUSED, *(_EXPERT_KEYS if experts is None else ()), *TRAINING)
 
     def mixer(index: int) -> Mixer:
+        if kinds[index] == _EXPERTS and experts is not None:
+            return experts(index)
         if kinds[index] == STATE:
             return mamba2(index, f"model.layers.{index}.mixer", sizes.hidden, state_space, epsilon=epsilon)
         if kinds[index] == ATTENTION:
@@ -85,17 +101,39 @@ def by_layer(config: Config, _layers: int) -> dict[str, list[int] | list[str]]:
 def _kinds(config: Config) -> list[str]:
     """What each layer is: a list says it, or ``hybrid_override_pattern``, a letter for each."""
     listed = read_layer_kinds(config, None, _MLP, _EXPERTS)
-    pattern, key = config.values.get("hybrid_override_pattern"), "layers_block_type"
-    config.without_effect("hybrid_override_pattern")
+    pattern, key = config.values.get("hybrid_override_pattern"), "hybrid_override_pattern"
+    config.without_effect(key)
     if listed is None and pattern is not None:
-        key = "hybrid_override_pattern"
         if not isinstance(pattern, str) or not {*pattern} <= {*_LETTERS}:
             raise config.refuse(key, f"must be made of the letters {' '.join(_LETTERS)}")
         listed = [_LETTERS[letter] for letter in pattern]
-    kinds = listed or [STATE, _EXPERTS, ATTENTION, _MLP]
-    if _EXPERTS in kinds:
-        raise config.refuse(key, "experts with relu², as this family has them, are not implemented")
-    return kinds
+    return listed or [STATE, _EXPERTS, ATTENTION, _MLP]
+
+
+def _mixtures(config: Config, sizes: Sizes, activation: Activation, *, bias: bool) -> Callable[[int], Mixer]:
+    """The mixture of a layer, by its number: routed as DeepSeek-V3's, and no expert gated, the shared one included."""
+    count, chosen = read_counts(config, "n_routed_experts", 8, 2, "num_local_experts")
+    routing = read_groups(config, count, Routing(count=chosen, scores="sigmoid"))
+    width, shared = (
+        config.integer(key, 7688) for key in ("moe_intermediate_size", "moe_shared_expert_intermediate_size")
+    )
+    if activation != "relu2":
+        raise config.refuse("mlp_hidden_act", "must be relu2, as of experts without a gate no other is implemented")
+    if config.optional_integer("moe_latent_size") is not None:
+        raise config.refuse("moe_latent_size", "experts between projections of their own are not implemented")
+
+    def mixer(index: int) -> Mixer:
+        tensors = f"model.layers.{index}.mixer"
+        return MixtureOfExperts(
+            router=router(index, f"{tensors}.gate", count, sizes.hidden),
+            correction=correction(index, f"{tensors}.gate.e_score_correction_bias", count),
+            experts=separate_experts(index, f"{tensors}.experts", sizes, count=count, width=width, names=UNGATED),
+            shared=shared_expert(index, f"{tensors}.shared_experts", sizes.hidden, shared, gated=False, bias=bias),
+            routing=routing,
+            alpha=SQUARED_RELU,
+        )
+
+    return mixer
 
 
 def _sizes(config: Config, layers: int) -> Sizes:
@@ -158,4 +196,5 @@ ARCHITECTURE = Architecture(
     ignored_tensors=(r"mtp\..*",),
     other_names={"model.": "backbone."},
     by_layer=by_layer,
+    experts_keys=("n_routed_experts", "num_local_experts"),
 )

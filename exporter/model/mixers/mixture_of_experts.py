@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 _FLOAT_BITS = 32
 _LEAST = float(np.finfo(np.float32).tiny)
+SQUARED_RELU = 2.0**14
+"""The ``alpha`` of experts without a gate, which have the same rows as gate and up: x · sigmoid(alpha · x) · x is
+relu(x)² to within 0.55 / alpha², 2e-9. The kernels have no squared relu."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,9 +39,12 @@ class Expert:
 
 @dataclass(frozen=True, kw_only=True)
 class Shared:
-    """A gated MLP for every token, ``down(silu(gate(x)) · up(x))``, times ``sigmoid(share(x))`` where there is one."""
+    """An MLP for every token, ``down(silu(gate(x)) · up(x))``, times ``sigmoid(share(x))`` where there is one.
 
-    gate: Linear
+    Without a gate it is ``down(relu(up(x))²)``.
+    """
+
+    gate: Linear | None
     up: Linear
     share: Linear | None = None
     down: Linear
@@ -69,6 +75,7 @@ class MixtureOfExperts(Mixer):
     """``Σ wₑ(x) · expertₑ(x) + shared(x)``.
 
     Inside an expert ``glu(g, u) = g · sigmoid(alpha · g) · (u + beta)``, with g at most ``limit`` and u within ± it.
+    With :data:`SQUARED_RELU` for ``alpha`` it has no gate.
     """
 
     ends_in_sum: ClassVar[bool] = True
@@ -124,8 +131,7 @@ class MixtureOfExperts(Mixer):
 
 
 def _inputs(shared: Shared) -> tuple[Linear, ...]:
-    found = (shared.gate, shared.up)
-    return found if shared.share is None else (*found, shared.share)
+    return tuple(linear for linear in (shared.gate, shared.up, shared.share) if linear is not None)
 
 
 # ---- torch ----------------------------------------------------------------------------------------------------------
@@ -151,9 +157,17 @@ def steps(moe: MixtureOfExperts, values: Values, x: Tensor, _ropes: Mapping[str,
     y = y.reshape(x.shape)
     if moe.shared is None:
         return y
-    gate, up, *share = yield from project(_inputs(moe.shared), values, x)
-    (common,) = yield from project((moe.shared.down,), values, functional.silu(gate) * up)
-    return y + (common * torch.sigmoid(share[0]) if share else common)
+    projected = yield from project(_inputs(moe.shared), values, x)
+    share = None if moe.shared.share is None else projected.pop()
+    inner = functional.relu(projected[0]).square() if moe.shared.gate is None else _gated(*projected)
+    (common,) = yield from project((moe.shared.down,), values, inner)
+    return y + (common if share is None else common * torch.sigmoid(share))
+
+
+def _gated(gate: Tensor, up: Tensor) -> Tensor:
+    from torch.nn import functional
+
+    return functional.silu(gate) * up
 
 
 def route(routing: Routing, logits: Tensor, correction: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -351,8 +365,11 @@ def _by_token(moe: MixtureOfExperts, g: GraphWriter, x: str, name: str) -> str:
 
 
 def _shared(shared: Shared, g: GraphWriter, name: str, x: str) -> str:
-    gate, up = g.linear(shared.gate, x), g.linear(shared.up, x)
-    opened = g.node("QuickGelu", [gate], f"{name}.act", domain=CONTRIB, alpha=1.0)  # silu
+    up = g.linear(shared.up, x)
+    if shared.gate is None:
+        opened = up = g.node("Relu", [up], f"{name}.act")
+    else:
+        opened = g.node("QuickGelu", [g.linear(shared.gate, x)], f"{name}.act", domain=CONTRIB, alpha=1.0)  # silu
     y = g.linear(shared.down, g.node("Mul", [opened, up], f"{name}.mixed"), normed=False)
     if shared.share is None:
         return y
