@@ -4,7 +4,8 @@ Which of these forms a linear layer has, its tensors say; ``config_groups`` has 
 
 - packed integers ("pack-quantized"): ``weight_packed`` int32 (rows, ⌈columns · b / 32⌉), b-bit codes one after the
   other from a word's lowest bits on, each q + 2^(b−1); ``weight_scale`` (rows, groups); ``weight_zero_point``, packed
-  down the rows in the same way, int32 (⌈rows · b / 32⌉, groups), where there is one; ``weight_shape``, the two sizes
+  down the rows in the same way, int32 (⌈rows · b / 32⌉, groups), where there is one; ``weight_shape``, the two sizes;
+  ``weight_g_idx`` int32 (columns), the group of each column, where these are scattered (actorder group)
 - 8-bit integers ("int-quantized", "naive-quantized"): ``weight`` int8, ``weight_scale`` for the tensor, a row or groups
   of a row, ``weight_zero_point`` int8 of the same shape where there is one
 - 8-bit floats ("float-quantized"): ``weight`` float8, ``weight_scale`` for the tensor, a row, groups or blocks
@@ -26,6 +27,7 @@ from edgepress.exporter.source.config import Config
 from edgepress.exporter.source.formats import Format
 from edgepress.exporter.source.formats._float8 import FLOAT8, Float8Weight, float8_weight
 from edgepress.exporter.source.formats._integers import Bytes, Scaled
+from edgepress.exporter.source.formats._scattered import Scattered
 from edgepress.exporter.source.packed import (
     Codes,
     elements,
@@ -41,12 +43,12 @@ _UNUSED = re.compile(r".*\.((input|output|weight)_(scale|zero_point)|[kqv]_(scal
 
 
 @dataclass(frozen=True, kw_only=True)
-class PackedIntegers(Scaled):
-    """``weight_packed`` and what lies beside it."""
+class PackedIntegers(Scattered, Scaled):
+    """``weight_packed`` and what lies beside it: ``stored`` ends with the index where there is one."""
 
     def zero_points(self, start: int, stop: int) -> NDArray[np.int16] | None:
         """(stop − start, groups), as much above the lowest code as they are stored."""
-        if len(self.stored) < 3:
+        if len(self.stored) < (3 if self.index is None else 4):
             return None
         zeros, groups = self.stored[2], self.stored[1].shape[1]
         words = elements(zeros, 0, zeros.shape[0], "<u4")  # (words, groups)
@@ -54,8 +56,8 @@ class PackedIntegers(Scaled):
         found = _unpacked(raw, self.bits, self.shape[0])  # (groups, rows)
         return np.ascontiguousarray(found[:groups, start:stop].T).astype(np.int16)
 
-    def codes(self, start: int, stop: int) -> Codes:
-        """See :class:`~edgepress.exporter.source.packed.PackedTensor`."""
+    def stored_codes(self, start: int, stop: int) -> Codes:
+        """Rows with their columns in their places."""
         packed = self.stored[0]
         raw = packed.read(start * packed.row_nbytes, (stop - start) * packed.row_nbytes).reshape(stop - start, -1)
         values = _unpacked(raw, self.bits, self.shape[1])
@@ -118,15 +120,13 @@ def _packed(tensors: dict[str, StoredTensor], module: str, kinds: Sequence[Mappi
         raise wrong(scales, f"the scales of {[rows, width]} are floats ({rows}, groups), with columns in whole groups")
     if zeros is not None and (zeros.dtype != "I32" or zeros.shape != (-(-rows * bits // 32), groups)):
         raise wrong(zeros, f"zero points of {rows} rows and {groups} groups are I32 {[-(-rows * bits // 32), groups]}")
-    if index is not None:
-        found = elements(index, 0, width, "<i4") if index.shape == (width,) and index.dtype == "I32" else None
-        if found is None or not np.array_equal(found, np.arange(width) // (width // groups)):
-            raise wrong(index, "columns of a group that are no neighbours (actorder group) are not read")
-    stored = (codes, scales) if zeros is None else (codes, scales, zeros)
+    if index is not None and (index.shape != (width,) or index.dtype != "I32"):
+        raise wrong(index, f"the groups of {width} columns are I32 [{width}]")
+    stored = tuple(tensor for tensor in (codes, scales, zeros, index) if tensor is not None)
     size = width // groups
     how = f"compressed-tensors {bits} bits, {'one scale a row' if groups == 1 else f'groups of {size}'}"
     common = packed_as(f"{module}.weight", (rows, width), stored, how)
-    return PackedIntegers(**common, bits=bits, group=0 if groups == 1 else size)
+    return PackedIntegers(**common, bits=bits, group=0 if groups == 1 else size, index=index, groups=groups)
 
 
 def _plain(tensors: dict[str, StoredTensor], name: str, kinds: Sequence[Mapping[str, object]]) -> Bytes | Float8Weight:

@@ -16,20 +16,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgepress.exporter.source.config import Config
 from edgepress.exporter.source.formats import Format
+from edgepress.exporter.source.formats._scattered import Scattered
 from edgepress.exporter.source.packed import (
     Codes,
-    Floats,
-    Grid,
-    GridTensor,
     columns,
-    elements,
     floats,
     packed_as,
     partner,
@@ -39,39 +35,14 @@ from edgepress.exporter.source.packed import (
 from edgepress.exporter.source.stored import READABLE, StoredTensor
 
 _BITS = (2, 3, 4, 8)
-_UNEVEN = "its groups are not of one size, and blocks are"
 
 
 @dataclass(frozen=True, kw_only=True)
-class GPTQWeight(GridTensor):
+class GPTQWeight(Scattered):
     """A weight of (rows, columns); ``stored`` is qweight, qzeros, scales and perhaps g_idx."""
 
     by_columns: bool = True
     lifted: int  # what stored zero points lack
-
-    @cached_property
-    def _groups(self) -> NDArray[np.int64] | None:
-        """The group of each column, None where ``group`` neighbours each have one."""
-        if len(self.stored) < 4:
-            return None
-        index, count = self.stored[3], self.stored[2].shape[0]
-        found = elements(index, 0, self.shape[1], "<i4").astype(np.int64)
-        found = np.where(found < 0, found + count, found)
-        if found.min() < 0 or found.max() >= count:
-            raise wrong(index, f"it names groups from {found.min()} to {found.max()}, and {count} have scales")
-        size = self.group or self.shape[1]
-        return None if np.array_equal(found, np.arange(self.shape[1]) // size) else found
-
-    def grid(self) -> Grid | str:
-        """A reason where columns of a group are not neighbours, and groups are not of one size either."""
-        groups, size = self._groups, self.group or self.shape[1]
-        if groups is not None and not np.array_equal(np.sort(groups), np.arange(self.shape[1]) // size):
-            return _UNEVEN
-        return super().grid()
-
-    def order(self) -> NDArray[np.int32] | None:
-        """Columns by their groups, and as they were within one."""
-        return None if self._groups is None else np.argsort(self._groups, kind="stable").astype(np.int32)
 
     def zero_points(self, start: int, stop: int) -> NDArray[np.int16]:
         """(stop − start, groups)."""
@@ -82,28 +53,12 @@ class GPTQWeight(GridTensor):
         found = unpack_bits(raw, self.bits)[:, start - first * per_word : stop - first * per_word]
         return np.ascontiguousarray(found.T).astype(np.int16) + np.int16(self.lifted)
 
-    def codes(self, start: int, stop: int) -> Codes:
-        """See :class:`~edgepress.exporter.source.packed.PackedTensor`."""
-        found, order = self._codes(start, stop), self.order()
-        return found if order is None else Codes(found.values[:, order], found.scales, found.zero_points)
-
-    def _codes(self, start: int, stop: int) -> Codes:
+    def stored_codes(self, start: int, stop: int) -> Codes:
         """Rows with their columns in their places, and the groups as they are stored."""
         raw = columns(self.stored[0], start, stop).view("<u4")  # (words, rows)
         words = np.ascontiguousarray(raw.T).view(np.uint8)  # (rows, bytes)
         zeros = self.zero_points(start, stop)
         return Codes(unpack_bits(words, self.bits), floats(self.stored[2], start, stop), zeros)
-
-    def rows(self, start: int, stop: int) -> Floats:
-        """Rows as float32; scattered groups are gathered column by column."""
-        groups, codes = self._groups, self._codes(start, stop)
-        if groups is None:
-            return codes.dequantize(Grid(self.bits, self.group, symmetric=False))
-        assert codes.zero_points is not None
-        steps = codes.values.astype(np.float32)
-        steps -= codes.zero_points[:, groups]
-        steps *= codes.scales[:, groups]
-        return steps
 
 
 def read(settings: Config, tensors: dict[str, StoredTensor]) -> str:
@@ -148,7 +103,8 @@ def _weight(tensors: dict[str, StoredTensor], module: str, asked: int, lifted: i
     stored = (codes, zeros, scales) if index is None else (codes, zeros, scales, index)
     how = f"GPTQ {bits} bits, {'one scale a row' if groups == 1 else f'groups of {size}'}"
     common = packed_as(f"{module}.weight", (rows, width), stored, how)
-    return GPTQWeight(**common, bits=bits, group=0 if groups == 1 else size, lifted=lifted)
+    group = 0 if groups == 1 else size
+    return GPTQWeight(**common, bits=bits, group=group, lifted=lifted, index=index, groups=groups)
 
 
 FORMAT = Format("gptq", methods=("gptq",), read=read)

@@ -44,11 +44,20 @@ def in_bfloat16(found: Affine) -> Affine:
     return Affine(found.codes, scales, found.zeros, found.groups)
 
 
-@pytest.mark.parametrize(("bits", "group", "zeros"), [(4, 32, False), (4, 0, True), (8, 32, True), (2, 32, False)])
-def test_every_packed_weight_of_a_checkpoint_is_read(tmp_path: Path, bits: int, group: int, zeros: bool) -> None:
+@pytest.mark.parametrize(
+    ("bits", "group", "zeros", "act_order"),
+    [(4, 32, False, False), (4, 0, True, False), (8, 32, True, True), (2, 32, False, True)],
+)
+def test_every_packed_weight_of_a_checkpoint_is_read(
+    tmp_path: Path, bits: int, group: int, zeros: bool, act_order: bool
+) -> None:
     def packed(name: str, weight: np.ndarray) -> tuple[Tensors, np.ndarray]:
         found = in_bfloat16(rounded(weight, bits, group, symmetric=not zeros, seed=len(name)))
-        return pack(found, bits, zeros=zeros), found.weight
+        if not act_order:
+            return pack(found, bits, zeros=zeros), found.weight
+        np.random.default_rng(1).shuffle(found.groups)
+        index = {"weight_g_idx": torch.from_numpy(found.groups.astype(np.int32))}
+        return pack(found, bits, zeros=zeros) | index, found.weight
 
     directory, plain = save_packed(tmp_path / "model", packed, config(bits))
     checkpoint = Checkpoint.open(directory)
@@ -58,6 +67,12 @@ def test_every_packed_weight_of_a_checkpoint_is_read(tmp_path: Path, bits: int, 
     weight = checkpoint.tensors["model.layers.0.mlp.up_proj.weight"]
     assert isinstance(weight, PackedTensor)
     assert weight.grid() == Grid(bits, group, symmetric=not zeros)
+    order = weight.order()
+    assert (order is None) == (not act_order)
+    if order is not None:
+        assert weight.codes(0, 8).values.shape == (8, len(order))
+        found = weight.codes(0, 8).dequantize(Grid(bits, group, symmetric=not zeros))  # neighbours have one group
+        np.testing.assert_array_equal(found, weight.rows(0, 8)[:, order])
 
 
 @settings(max_examples=30)
@@ -212,7 +227,7 @@ DOWN = "model.layers.1.mlp.down_proj"
         ("weight_packed", torch.zeros(64, 16, dtype=torch.uint8), "packed integers are a matrix of I32"),
         ("weight_scale", torch.zeros(64, 3), "columns in whole groups"),
         ("weight_zero_point", torch.zeros(9, 9, dtype=torch.int32), r"are I32 \[8, 4\]"),
-        ("weight_g_idx", torch.zeros(128, dtype=torch.int32), "actorder group"),
+        ("weight_g_idx", torch.zeros(5, dtype=torch.int32), r"groups of 128 columns are I32 \[128\]"),
     ],
 )
 def test_a_tensor_that_is_wrong_is_named(
