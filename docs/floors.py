@@ -32,10 +32,10 @@ FLOORS = {  # from the lowest to the highest
     "exporter.learn": "what has to see text: calibration, budgets, pruning",
     "exporter.decide": "everything that is known before a weight is read",
     "exporter.export": "the story",
-    "commands": "the command line",
+    "commands": "the ways in: command line, tests of apps",
 }
 _NAMES = {"edgepress": "src/edgepress", "commands": "src/edgepress/commands", "exporter.export": "exporter/export.py"}
-_COMMANDS = ("commands", "cli", "__main__")
+_WAYS_IN = ("commands", "cli", "__main__", "pytest_plugin", "testing")
 _LEFT, _TOP, _CELL, _ROW, _RIGHT = 500, 120, 21, 24, 42
 INK, GREY, LINE, PAPER = "#1f2430", "#5a6376", "#dfe3ea", "#ffffff"
 
@@ -50,7 +50,7 @@ def imports() -> dict[str, frozenset[str]]:
 def floor_of(module: str) -> str:
     """The entry of ``FLOORS`` on which a module stands."""
     first, *rest = module.split(".")[1:] or [""]
-    if first in _COMMANDS:
+    if first in _WAYS_IN:
         return "commands"
     if first == "exporter":  # the package itself gives what the story does
         return f"exporter.{rest[0]}" if rest else "exporter.export"

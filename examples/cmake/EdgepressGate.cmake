@@ -1,0 +1,17 @@
+# edgepress_gate(NAME BUNDLE DIR BUDGET FILE [BASELINE PATH])
+# A target NAME that fails when the bundle breaks a rule of the budget; add_dependencies(app NAME) makes the app wait for it.
+find_program(EDGEPRESS edgepress REQUIRED)
+
+function(edgepress_gate name)
+  cmake_parse_arguments(PARSE_ARGV 1 gate "" "BUNDLE;BUDGET;BASELINE" "")
+  foreach(needed BUNDLE BUDGET)
+    if(NOT DEFINED gate_${needed})
+      message(FATAL_ERROR "edgepress_gate(${name}) needs ${needed}")
+    endif()
+  endforeach()
+  set(command ${EDGEPRESS} gate ${gate_BUNDLE} --budget ${gate_BUDGET} --junit ${CMAKE_CURRENT_BINARY_DIR}/${name}.xml)
+  if(DEFINED gate_BASELINE)
+    list(APPEND command --baseline ${gate_BASELINE})
+  endif()
+  add_custom_target(${name} COMMAND ${command} VERBATIM)
+endfunction()
