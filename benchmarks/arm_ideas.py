@@ -4,10 +4,13 @@ Each is counted on an emulated processor (``edgepress emulator setup --system`` 
 them: the difference of a graph with three of a part and one with one, halved. Inputs and outputs lie in memory of their
 own, keys and values are written in place.
 
-    python benchmarks/arm_ideas.py [--cpus cortex-a76]
+    python benchmarks/arm_ideas.py [--cpus cortex-a76] [--ideas SiLU]
+
+What is counted anew replaces the same samples of before; all others stay.
 """
 
 import argparse
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import onnx
-from common import group, save, table
+from common import RESULTS, group, save, table
 from onnx import TensorProto, helper, numpy_helper
 
 from edgepress.targets.emulator import Call, find_system, setup
@@ -30,6 +33,8 @@ TOKENS = {"decode": 1, "prefill": 32}
 HIDDEN, MLP = 896, 4864  # Qwen2.5-0.5B's
 HEADS, KV_HEADS, HEAD_DIM = 16, 8, 128  # Qwen3-0.6B's, whose queries and keys have norms
 PAST, WINDOW = 1024, 256
+ROWS, BLOCK = 1152, 128  # of Qwen2.5-0.5B's queries, keys and values together, in int4-128
+NAME = "arm_ideas"
 IN_MACHINE = {"import/ideas_in_machine.py": Path(__file__).with_name("ideas_in_machine.py")}
 
 
@@ -42,10 +47,12 @@ class Graph:
     feeds: dict[str, Any] = field(default_factory=dict)
     outputs: dict[str, int] = field(default_factory=dict)
     shared: dict[str, str] = field(default_factory=dict)
+    entries: dict[str, str] = field(default_factory=dict)  # of onnxruntime's session configuration
 
     def node(self, op: str, inputs: Sequence[str], outputs: Sequence[str], **attributes: Any) -> str:
         """Add a node; its first output."""
-        names = {"QuickGelu", "ScaledSiLU", "SkipSimplifiedLayerNormalization", "GroupQueryAttention"}
+        names = {"QuickGelu", "ScaledSiLU", "SkipSimplifiedLayerNormalization", "GroupQueryAttention", "MatMulNBits"}
+        names |= {"RotaryEmbedding"}
         domain = CONTRIB if op in names else ""
         self.nodes.append(helper.make_node(op, inputs, outputs, domain=domain, **attributes))
         return outputs[0]
@@ -175,10 +182,7 @@ def attend(
         "GroupQueryAttention",
         [*query, *states, *lengths, *tables],
         [f"{at}attended", *present],
-        num_heads=HEADS,
-        kv_num_heads=KV_HEADS,
-        do_rotary=1,
-        **attributes,
+        **{"num_heads": HEADS, "kv_num_heads": KV_HEADS, "do_rotary": 1, **attributes},
     )
     g.shared |= dict(zip(present, states, strict=True))
     g.outputs |= dict.fromkeys([f"{at}attended", *present], FLOAT16)
@@ -196,7 +200,56 @@ def windowed(rows: int, **attributes: int) -> Write:
     return written
 
 
+def product(**entries: str) -> Write:
+    """A product with weights of 4 bits, as :data:`ROWS` says, under ``entries`` of the session's configuration."""
+
+    def written(g: Graph, count: int, tokens: int) -> None:
+        blocks, draw = HIDDEN // BLOCK, np.random.default_rng(0)
+        codes = g.constant("codes", draw.integers(0, 256, (ROWS, blocks, BLOCK // 2), np.uint8))
+        scales = g.constant("scales", draw.random((ROWS, blocks), np.float32))
+        for index in range(count):
+            x, attributes = g.input(f"{index}.x", random(1, tokens, HIDDEN)), {"bits": 4, "block_size": BLOCK}
+            y, attributes = f"{index}.y", {**attributes, "N": ROWS, "K": HIDDEN, "accuracy_level": 4}
+            g.outputs[g.node("MatMulNBits", [x, codes, scales], [y], **attributes)] = FLOAT
+        g.entries |= {name.replace("__", "."): value for name, value in entries.items()}
+
+    return written
+
+
+def all_queries(g: Graph, count: int, tokens: int) -> None:
+    """Attention from every position, of which the last alone is read."""
+    for index in range(count):
+        qkv = g.input(f"{index}.qkv", random(1, tokens, (HEADS + 2 * KV_HEADS) * HEAD_DIM, kind=FLOAT16))
+        attend(g, f"{index}.", [qkv, "", ""], tokens, past=PAST, rows=PAST + max(TOKENS.values()))
+
+
+def last_query(g: Graph, count: int, tokens: int) -> None:
+    """Keys and values kept by an attention of as few heads, then that of the last position's queries."""
+    rows, width = PAST + max(TOKENS.values()), KV_HEADS * HEAD_DIM
+    for index in range(count):
+        at, keys = f"{index}.", g.input(f"{index}.keys", random(1, tokens, width, kind=FLOAT16))
+        values = g.input(f"{index}.values", random(1, tokens, width, kind=FLOAT16))
+        query = g.input(f"{index}.query", random(1, 1, HEADS * HEAD_DIM, kind=FLOAT16))
+        attend(g, f"{at}kept.", [keys, keys, values], tokens, past=PAST, rows=rows, num_heads=KV_HEADS)
+        tables = [g.constant(name, np.ones((PAST + tokens, HEAD_DIM // 2), np.float16)) for name in ("cos", "sin")]
+        row = g.input("row", np.array([[tokens - 1]], np.int64))
+        turned = g.node("RotaryEmbedding", [query, row, *tables], [f"{at}turned"], num_heads=HEADS)
+        none = g.input("none", np.zeros((1, 0, width), np.float16))
+        kept, lengths = [f"{at}kept.present_{part}" for part in ("key", "value")], ["seqlens", "total"]
+        heads = {"num_heads": HEADS, "kv_num_heads": KV_HEADS}
+        inputs = [turned, none, none, *kept, *lengths]
+        g.outputs[g.node("GroupQueryAttention", inputs, [f"{at}attended"], **heads)] = FLOAT16
+
+
 IDEAS: Mapping[str, Mapping[str, Write]] = {
+    "product, 896 → 1,152, int4-128": {
+        "KleidiAI's kernel (as it is)": product(),
+        "onnxruntime's own kernel (mlas.disable_kleidiai)": product(mlas__disable_kleidiai="1"),
+    },
+    "attention of the last layer, float16": {
+        "from every token": all_queries,
+        "from the last token alone": last_query,
+    },
     "SiLU": {
         "QuickGelu, Mul (as it is)": gated(quick_gelu),
         "ScaledSiLU, Mul": gated(scaled_silu),
@@ -225,17 +278,17 @@ def graph_of(write: Write, count: int, tokens: int) -> Graph:
     return graph
 
 
-def samples(cpu: str, folder: Path) -> Iterator[dict[str, Any]]:
-    """Count all in one boot."""
+def samples(cpu: str, folder: Path, ideas: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Count ``ideas`` in one boot."""
     machine, cases, calls, files = (setup(), find_system()), [], [], {**IN_MACHINE}
-    for idea, ways in IDEAS.items():
-        for way, write in ways.items():
+    for idea in ideas:
+        for way, write in IDEAS[idea].items():
             for phase, tokens in TOKENS.items():
                 for count in (FEW, MANY):
                     graph, name = graph_of(write, count, tokens), f"{len(calls)}.onnx"
                     onnx.save(graph.model(), folder / name)
                     files[f"model/{name}"] = folder / name
-                    asked = {"model": f"/model/{name}", "shared": graph.shared}
+                    asked = {"model": f"/model/{name}", "shared": graph.shared, "entries": graph.entries}
                     calls.append(Call(count_bound(), asked, graph.feeds))
                 cases.append({"cpu": cpu, "idea": idea, "way": way, "phase": phase, "tokens": tokens})
     told = [answer["instructions"] for answer in boot(*machine, cpu, calls, files)]
@@ -270,13 +323,17 @@ def main() -> None:
     """Count, keep the raw counts and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cpus", nargs="*", default=["cortex-a76", "neoverse-n2"])
+    parser.add_argument("--ideas", nargs="*", default=list(IDEAS), choices=IDEAS)
     arguments = parser.parse_args()
-    found: list[dict[str, Any]] = []
+    path = RESULTS / f"{NAME}.jsonl"
+    kept = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()[1:]] if path.exists() else []
     with TemporaryDirectory() as folder:
         for cpu in arguments.cpus:
-            found += samples(cpu, Path(folder))
-            save("arm_ideas", found)
-    print(report(found))
+            found = list(samples(cpu, Path(folder), arguments.ideas))
+            again = {(cpu, idea) for idea in arguments.ideas}
+            kept = [one for one in kept if (one["cpu"], one["idea"]) not in again] + found
+            save(NAME, sorted(kept, key=lambda one: (one["cpu"], list(IDEAS).index(one["idea"]))))
+    print(report(kept))
 
 
 if __name__ == "__main__":

@@ -11,8 +11,14 @@ ROUNDS = 3  # that are counted, after one that is not
 
 
 def count_bound(arguments: dict[str, Any], arrays: Arrays) -> Answer:
-    """Fewest instructions of a run; ``shared`` names the outputs that are written where an input lies."""
-    session = open_on_cpu(arguments["model"], session_options(1))
+    """Fewest instructions of a run; ``shared`` names the outputs that are written where an input lies.
+
+    ``entries`` are of onnxruntime's session configuration.
+    """
+    options = session_options(1)
+    for name, value in arguments["entries"].items():
+        options.add_session_config_entry(name, value)
+    session = open_on_cpu(arguments["model"], options)
     binding, values = session.io_binding(), {name: to_value(array) for name, array in arrays.items()}
     for name, value in values.items():
         binding.bind_ortvalue_input(name, value)
