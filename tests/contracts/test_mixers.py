@@ -120,6 +120,7 @@ MODELS = (
     "gpt2",
     "phi3-longrope-partial",
     "lfm2",
+    "lfm3",
     "granitemoehybrid-groups-biases",
     "qwen3_5_text",
     "jamba",

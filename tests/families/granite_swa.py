@@ -29,4 +29,4 @@ VARIANTS = {
         lambda config: {key: value for key, value in config.items() if key != "layer_rope_theta"},
     ),
 }
-METHODS = ("granite_swa",)
+METHODS = ()

@@ -34,7 +34,8 @@ def forward(a: Attention, model: Oracle, x: Array, ropes: Mapping[str, Rope]) ->
     sinks = None if a.sinks is None else model.weight(a.sinks)
     y = attended(q, k, v, scale=a.scale, window=a.window, softcap=a.softcap, alibi=a.alibi, sinks=sinks)
     if a.gate is not None:
-        y = y / (1 + np.exp(-model.linear(a.gate, x)))
+        shares = 1 / (1 + np.exp(-model.linear(a.gate, x)))
+        y = y * np.repeat(shares, y.shape[-1] // shares.shape[-1], axis=-1)
     return model.linear(a.output, model.norm(a.inner_norm, y))
 
 

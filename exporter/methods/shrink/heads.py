@@ -141,7 +141,8 @@ def _attention_picks(attention: Attention, kept: Kept, ratios: tuple[float, floa
     query_rows, key_rows, _ = attention.widths
     rows = np.concatenate([queries, query_rows + keys, query_rows + key_rows + keys])
     picks = {w.name: Pick(w, rows=rows) for w in (attention.qkv.weight, attention.qkv.bias) if w is not None}
-    picks |= {w.name: Pick(w, rows=queries) for w in every(Weight, attention.gate)}
+    gates = kept.heads if attention.gate_by_head else queries
+    picks |= {w.name: Pick(w, rows=gates) for w in every(Weight, attention.gate)}
     picks[attention.output.weight.name] = Pick(attention.output.weight, columns=queries)
     if attention.norm_per_head:
         for norm, numbers, columns in (

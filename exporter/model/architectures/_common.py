@@ -4,6 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+import numpy as np
+
 from edgepress.exporter.model.description import (
     Block,
     Decoder,
@@ -17,7 +19,7 @@ from edgepress.exporter.model.description import (
 )
 from edgepress.exporter.model.mixers.attention import Attention
 from edgepress.exporter.model.mixers.mlp import MLP, Activation
-from edgepress.exporter.model.rope import rope_from_section, rotated_dimensions, same_rope
+from edgepress.exporter.model.rope import default_frequencies, rope_from_section, rotated_dimensions, same_rope
 from edgepress.exporter.source.config import Config
 from edgepress.exporter.source.part import Part
 
@@ -41,6 +43,7 @@ IGNORED_TENSORS = (
     r"lm_head\.weight",  # where it is tied to the embedding, some checkpoints hold the copy too
 )
 LAYER_TYPES = ("full_attention", "sliding_attention")
+PROPORTIONAL = "proportional"  # a type of rope
 
 
 @dataclass(frozen=True)
@@ -412,6 +415,20 @@ def read_ropes(config: Config, sizes: Sizes, types: list[str], thetas: Mapping[s
         if kind in types:
             found[kind] = same_rope(config, ropes)
     return found
+
+
+def whole_or_proportional_rope(section: Config, head_dim: int, context: int, default: float) -> Rope:
+    """One rope of whole heads; ``proportional`` rotates the first pairs of a head as if it rotated all, no others."""
+    theta = section.number("rope_theta", default, above=1.0)
+    if section.values.get("rope_type") != PROPORTIONAL:
+        return rope_from_section(section, rotated=head_dim, context_length=context, theta=theta)
+    section.text("rope_type", PROPORTIONAL, (PROPORTIONAL,))
+    pairs = int(section.number("partial_rotary_factor", 1.0, above=0.0) * head_dim // 2)
+    if not 0 < pairs <= head_dim // 2:
+        raise section.refuse("partial_rotary_factor", f"{2 * pairs} of {head_dim} dimensions would be rotated")
+    frequencies = default_frequencies(theta, head_dim) / np.float32(section.number("factor", 1.0, above=0.0))
+    frequencies[pairs:] = 0.0
+    return Rope(tuple(float(one) for one in frequencies))
 
 
 def upper_layer_windows(config: Config, sizes: Sizes) -> list[int | None]:

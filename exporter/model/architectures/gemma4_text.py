@@ -7,12 +7,11 @@ inputs for each layer beside the stream, whose number multiplies it at the end o
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-import numpy as np
-
 from edgepress.exporter.model.architectures import Architecture
 from edgepress.exporter.model.architectures._common import (
     IGNORED_TENSORS,
     LAYER_TYPES,
+    PROPORTIONAL,
     Sizes,
     gated_mlp,
     layer_rms_norm,
@@ -24,19 +23,18 @@ from edgepress.exporter.model.architectures._common import (
     rms_decoder,
     rms_norm,
     separate_attention,
+    whole_or_proportional_rope,
     windows_of,
 )
 from edgepress.exporter.model.description import Block, Decoder, Layer, Mixer, PerLayer, Rope, Weight
 from edgepress.exporter.model.mixers.attention import Attention
 from edgepress.exporter.model.mixers.per_layer_input import PerLayerInput
 from edgepress.exporter.model.mixers.shared_attention import SharedAttention
-from edgepress.exporter.model.rope import default_frequencies, rope_from_section
 from edgepress.exporter.source.config import Config
 from edgepress.exporter.source.part import Part
 
 _SLIDING = "sliding_attention"
 _THETAS = {"full_attention": 1_000_000.0, _SLIDING: 10_000.0}
-_PROPORTIONAL = "proportional"
 
 
 @dataclass(frozen=True)
@@ -253,28 +251,14 @@ def _ropes(config: Config, by_layer: list[Sizes], types: list[str]) -> dict[str,
     """Read a rope for each layer type in use; without any, full attention rotates a quarter of its heads."""
     both = config.section("rope_parameters")
     if both is None:
-        both = Config({"full_attention": {"rope_type": _PROPORTIONAL, "partial_rotary_factor": 0.25}}, config.where)
+        both = Config({"full_attention": {"rope_type": PROPORTIONAL, "partial_rotary_factor": 0.25}}, config.where)
     found = {}
     for kind in LAYER_TYPES:
         section = both.section(kind) or Config({}, config.where)
         head_dim = next((own.head_dim for own, one in zip(by_layer, types, strict=True) if one == kind), 0)
         if head_dim:
-            found[kind] = _rope(section, head_dim, by_layer[0].context, _THETAS[kind])
+            found[kind] = whole_or_proportional_rope(section, head_dim, by_layer[0].context, _THETAS[kind])
     return found
-
-
-def _rope(section: Config, head_dim: int, context: int, default: float) -> Rope:
-    """One rope; ``proportional`` rotates the first pairs of a head as if it rotated all, and leaves the others."""
-    theta = section.number("rope_theta", default, above=1.0)
-    if section.values.get("rope_type") != _PROPORTIONAL:
-        return rope_from_section(section, rotated=head_dim, context_length=context, theta=theta)
-    section.text("rope_type", _PROPORTIONAL, (_PROPORTIONAL,))
-    pairs = int(section.number("partial_rotary_factor", 1.0, above=0.0) * head_dim // 2)
-    if not 0 < pairs <= head_dim // 2:
-        raise section.refuse("partial_rotary_factor", f"{2 * pairs} of {head_dim} dimensions would be rotated")
-    frequencies = default_frequencies(theta, head_dim) / np.float32(section.number("factor", 1.0, above=0.0))
-    frequencies[pairs:] = 0.0
-    return Rope(tuple(float(one) for one in frequencies))
 
 
 ARCHITECTURE = Architecture(

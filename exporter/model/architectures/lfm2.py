@@ -58,7 +58,7 @@ def mixed_layer(index: int, sizes: Sizes, epsilon: float, feed_forward: Mixer, *
     def block(mixer: Mixer, tensor: str) -> Block:
         return Block(norm=layer_rms_norm(index, f"{mixer.kind}_norm", tensor, sizes, epsilon=epsilon), mixer=mixer)
 
-    first = _conv(index, sizes, taps, bias=bias) if taps else _attention(index, sizes, epsilon)
+    first = short_conv(index, sizes, taps, bias=bias) if taps else _attention(index, sizes, epsilon)
     return Layer((block(first, "operator_norm"), block(feed_forward, "ffn_norm")))
 
 
@@ -94,7 +94,8 @@ def _widths(config: Config, sizes: Sizes) -> tuple[int, ...]:
     return widths
 
 
-def _conv(index: int, sizes: Sizes, taps: int, *, bias: bool) -> ShortConv:
+def short_conv(index: int, sizes: Sizes, taps: int, *, bias: bool) -> ShortConv:
+    """``conv.{in_proj,conv,out_proj}``."""
     name, tensors, hidden = f"layers.{index}.short_conv", f"model.layers.{index}.conv", sizes.hidden
     kernel = Part(f"{tensors}.conv.weight", 0, hidden)
     kernel_bias = Weight(f"{name}.bias", "bias", (hidden,), (Part(f"{tensors}.conv.bias", 0, hidden),))

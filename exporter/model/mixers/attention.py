@@ -33,8 +33,9 @@ class Attention(Mixer):
     head_dim) for a gain of its own in each head) or over all heads together (gain (heads · head_dim,)), of what is not
     rotated yet or, with ``norm_after_rope``, of what is. ``rope`` names an entry of :attr:`Decoder.ropes`; none means
     no rotary embedding in this layer, and ``alibi`` has a slope a head. ``window`` counts the positions that a query
-    sees, itself included. ``softcap`` c gives scores c · tanh(s / c); 0 is off. ``gate`` (heads · head_dim rows) of the
-    normed stream, through a sigmoid, multiplies what is attended (Qiu et al. 2025, Gated Attention). ``inner_norm`` is
+    sees, itself included. ``softcap`` c gives scores c · tanh(s / c); 0 is off. ``gate`` (heads · head_dim rows, or
+    one for each head) of the normed stream, through a sigmoid, multiplies what is attended (Qiu et al. 2025, Gated
+    Attention). ``inner_norm`` is
     of what goes into ``output``, over all heads together (BitNet). ``value_norm`` is the ε of an RMS norm without gain
     over each head of v; 0 is off. Keys and values that other layers use too (:mod:`.shared_attention`) stand beside the
     residual stream from column ``stored_at`` on: keys, then values.
@@ -81,6 +82,11 @@ class Attention(Mixer):
     def widths(self) -> list[int]:
         """Rows of q, of k and of v."""
         return [heads * self.head_dim for heads in (self.heads, self.kv_heads, self.kv_heads)]
+
+    @property
+    def gate_by_head(self) -> bool:
+        """Whether the gate has one number for all of a head."""
+        return self.gate is not None and self.gate.weight.shape[0] == self.heads
 
     def groups(self) -> tuple[tuple[Linear, ...], ...]:
         """See :class:`Mixer`."""
@@ -158,9 +164,14 @@ def steps(a: Attention, values: Values, x: Tensor, ropes: Mapping[str, Rotary]) 
     qkv, *gates = yield from project(a.input_projections, values, x)
     y = attend(a, values, qkv, None if a.rope is None else ropes[a.rope])
     for gate in gates:
-        y = y * gate.sigmoid()
+        y = y * _opened(a, gate)
     (y,) = yield from project((a.output,), values, norm_forward(a.inner_norm, values, y))
     return y
+
+
+def _opened(a: Attention, gate: Tensor) -> Tensor:
+    """How far each channel is open, (…, heads · head_dim)."""
+    return gate.sigmoid().repeat_interleave(a.head_dim if a.gate_by_head else 1, dim=-1)
 
 
 def steps_with_side(
@@ -178,7 +189,7 @@ def steps_with_side(
     side = torch.cat([side[..., : a.stored_at], *kept, side[..., a.side :]], dim=-1)
     y = _attend(a, values, q, k, v)
     for gate in gates:
-        y = y * gate.sigmoid()
+        y = y * _opened(a, gate)
     (y,) = yield from project((a.output,), values, y)
     return y, side
 
@@ -352,8 +363,19 @@ def write(a: Attention, g: GraphWriter, name: str, x: str, states: Sequence[tupl
         )
     if a.gate is not None:
         gate = g.node("Sigmoid", [g.linear(a.gate, x)], f"{name}.open")
-        attended = g.node("Mul", [attended, gate], f"{name}.gated")
+        attended = (
+            _gated_by_head(a, g, attended, gate, name)
+            if a.gate_by_head
+            else g.node("Mul", [attended, gate], f"{name}.gated")
+        )
     return g.norm(a.inner_norm, attended, f"{name}.inner_norm")
+
+
+def _gated_by_head(a: Attention, g: GraphWriter, attended: str, gate: str, name: str) -> str:
+    """Multiply each head of what is attended by its number: ``Reshape ─ Mul Reshape(gate) ─ Reshape``."""
+    each = _apart(g, gate, a.heads, 1)
+    gated = g.node("Mul", [_apart(g, attended, a.heads, a.head_dim), each], f"{name}.gated_heads")
+    return _together(g, gated, a.heads * a.head_dim, f"{name}.gated")
 
 
 def check_head_dim(head_dim: int) -> None:
