@@ -78,6 +78,7 @@ def describe_tensors(plan: Plan, reports: Mapping[str, TensorReport]) -> tuple[d
                 "bytes_after": tensor.bytes_after,
                 "regions": {part: [region.offset, region.nbytes] for part, region in tensor.regions.items()},
                 "sqnr_db": None if report.sqnr_db is None else round(report.sqnr_db, 4),
+                **({} if report.few_tokens is None else {"few_tokens": report.few_tokens}),
             }
         )
     return tuple(entries)

@@ -54,10 +54,12 @@ class TensorReport:
     """How near a stored tensor is to the checkpoint's.
 
     ``sqnr_db`` is 10 log10 (Σ x² / Σ (x − x̂)²) over the bytes as stored, None when there is no difference at all.
+    ``few_tokens`` came to a weight that was rounded to nearest for that reason, None for all others.
     """
 
     sqnr_db: float | None
     max_abs_error: float
+    few_tokens: int | None = None
 
 
 @dataclass(frozen=True)
@@ -182,7 +184,7 @@ def _copy(calibrated: StoredStages, tensor: PlannedTensor, file: BinaryIO) -> Te
             is_half = region == "scales" and tensor.form == "half blocks"
             _write(file, tensor, 0, region, _half_scales(stored)[0] if is_half else stored)
     report = calibrated.reports.get(name, {})
-    return TensorReport(report.get("sqnr_db"), report.get("max_abs_error", 0.0))
+    return TensorReport(report.get("sqnr_db"), report.get("max_abs_error", 0.0), report.get("few_tokens"))
 
 
 def _row_method(name: str) -> Method:

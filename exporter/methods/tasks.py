@@ -29,9 +29,10 @@ class LayerTask:
     """One layer while it is compressed.
 
     ``weights`` has every weight of the layer in float32, with the transforms so far folded in; ``codes`` has those that
-    are rounded so far, and ``repaired`` the others that a repair changed. ``inputs`` is the residual stream from the
-    compressed layers before this one; ``reference_inputs`` that from the full-precision ones, and ``reference_outputs``
-    the output of this layer, in full precision, for it; both are kept only when a method needs them.
+    are rounded so far, and ``repaired`` the others that a repair changed. ``few`` are the tokens that came to weights
+    which were rounded to nearest because these were too few. ``inputs`` is the residual stream from the compressed
+    layers before this one; ``reference_inputs`` that from the full-precision ones, and ``reference_outputs`` the output
+    of this layer, in full precision, for it; both are kept only when a method needs them.
     """
 
     index: int
@@ -44,6 +45,7 @@ class LayerTask:
     reference_outputs: Activations | None
     device: torch.device
     codes: dict[str, Codes] = field(default_factory=dict)
+    few: dict[str, int] = field(default_factory=dict)
     repaired: dict[str, Tensor] = field(default_factory=dict)
 
     def scheme(self, weight: Weight) -> Scheme | None:

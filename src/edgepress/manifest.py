@@ -97,6 +97,7 @@ class _Tensor(msgspec.Struct, frozen=True):
     reason: str = ""
     regions: dict[str, list[Size]] = {}
     sqnr_db: float | None = None
+    few_tokens: Size | None = None
 
 
 class _Step(msgspec.Struct, frozen=True):

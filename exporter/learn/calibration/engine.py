@@ -221,7 +221,7 @@ class Calibration:
 
     def _save(self, stage: str, task: LayerTask, *, files: Sequence[Path], unneeded: Sequence[Path]) -> None:
         arrays: dict[str, NDArray[Any]] = {}
-        reports = {}
+        reports: dict[str, dict[str, float | None]] = {}
         if self.recipe.activations.is_calibrated:
             arrays |= layer_ranges(task.layer, task.values, task.inputs, task.rotaries, self.recipe.activations)
         for weight in layer_weights(task.layer):
@@ -232,6 +232,8 @@ class Calibration:
                 continue
             arrays |= to_arrays(weight.name, codes.pack())
             reports[weight.name] = report(full, codes)
+            if weight.name in task.few:
+                reports[weight.name]["few_tokens"] = task.few[weight.name]
         self.store.save(stage, arrays, {"reports": reports}, files=files, unneeded=unneeded)
 
     # ---- head and whole model ---------------------------------------------------------------------------------------

@@ -205,6 +205,7 @@ def _round(
         task.codes[weight.name] = codes.to(task.device)
         return
     if weight.stack and not scheme.zeros and moments is not None and moments.count < FEWEST_TOKENS:
+        task.few[weight.name] = moments.count
         codes = Codes.unpack(
             round_rows(weight, full.cpu().numpy(), replace(scheme, method="rtn")), scheme, full.shape[1]
         )

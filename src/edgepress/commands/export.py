@@ -136,6 +136,8 @@ def run(arguments: argparse.Namespace) -> int:
     worst = sorted((t for t in manifest.tensors if t["sqnr_db"] is not None), key=lambda t: float(str(t["sqnr_db"])))
     if worst:
         print(f"  {len(worst)} tensors quantized; lowest SQNR {worst[0]['sqnr_db']} dB in {worst[0]['name']}")
+    if few := sum("few_tokens" in tensor for tensor in manifest.tensors):
+        print(f"  {few} matrices of experts rounded to nearest, as too few tokens of the text came to them")
     promise = cast("dict[str, float]", manifest.recipe["promise"])
     if promise and not is_graph:  # it is of language models
         print(f"  promise: {describe_promise(promise)}")

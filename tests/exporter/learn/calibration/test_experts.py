@@ -17,6 +17,7 @@ from edgepress.exporter.model import network
 from edgepress.exporter.model.description import Layer
 from edgepress.exporter.model.operations import Steps
 from edgepress.exporter.recipe.recipe import read_recipe
+from edgepress.manifest import read_manifest
 
 RECIPE = """
 accuracy_level = 0
@@ -61,6 +62,14 @@ def test_few_tokens_are_not_what_an_expert_is_rounded_by(home: Path) -> None:
     assert "rtn for an expert to which fewer than 64 tokens of the text come" in few[1]["layers.0.experts.1.down"]
     assert "fewer than" not in few[1]["layers.0.attention.output"]
     assert "fewer than" not in nearest[1]["layers.0.experts.1.down"]
+    entries = {tensor["name"]: tensor for tensor in read_manifest(home / "gptq96").tensors}
+    counts = [entries[f"layers.0.experts.{number}.down"].get("few_tokens", 64) for number in range(6)]
+    assert entries["layers.0.experts.1.down"]["few_tokens"] < 64
+    assert all(count <= 64 for count in counts)
+    assert sum(counts) <= 2 * 96  # of which each token counts twice, but those of experts with enough
+    enough = {tensor["name"] for tensor in read_manifest(home / "gptq512").tensors if "few_tokens" not in tensor}
+    assert {"layers.0.experts.1.down", "layers.0.attention.output"} <= enough
+    assert not any("few_tokens" in tensor for tensor in read_manifest(home / "rtn512").tensors)
 
 
 @pytest.mark.parametrize("room", [0, 1 << 18])
