@@ -22,7 +22,7 @@ from time import perf_counter
 from typing import Any
 
 import numpy as np
-from common import RESULTS, WORK, group, save, spread, table
+from common import RESULTS, SIZES, WORK, group, save, spread, table
 from export_cost import TOKENIZER
 from make_checkpoint import SHAPES, make
 from safetensors.numpy import save_file
@@ -37,11 +37,12 @@ from edgepress.targets.emulator import find_system, setup
 
 NAME = "adapter_slots"
 CPU, RECIPE, RANK = "cortex-a76", "int4-128", 16
-LAYERS = (1, 2)  # that are counted
-CONTEXTS, PREFILL = (64, 1024), 128
+DEMO, DEMO_LAYERS = "demo", 3
+LAYERS = (1, 2)  # of the others, that are counted
+CONTEXT, PREFILL = 64, 128  # slots do not look at the tokens before a call
 TURNS, STEPS, PROMPT = 6, 32, 128
 PLAIN, EMPTY, FILLED = "without slots", "empty slots", "an adapter"
-MODELS = ("smollm2-135m", "qwen2.5-0.5b")
+MODELS = (DEMO, "smollm2-135m", "qwen2.5-0.5b")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +59,11 @@ class Case:
         return WORK / NAME / f"{self.model}-{self.layers}-layers-rank-{self.rank}"
 
     @property
+    def of_layers(self) -> int:
+        """How many the whole model has."""
+        return DEMO_LAYERS if self.model == DEMO else SHAPES[self.model].layers
+
+    @property
     def bundles(self) -> dict[str, tuple[Path, Path | None]]:
         """What is measured: a bundle, and the file that it applies."""
         slots, file = self.folder / "slots", self.folder / "adapter.onnx_adapter"
@@ -65,8 +71,9 @@ class Case:
 
     def made(self) -> "Case":
         """The same, when its files are there."""
-        checkpoint, (plain, _), (slots, file) = self.folder / "checkpoint", self.bundles[PLAIN], self.bundles[FILLED]
-        if not checkpoint.exists():
+        (plain, _), (slots, file) = self.bundles[PLAIN], self.bundles[FILLED]
+        checkpoint = DEMO if self.model == DEMO else self.folder / "checkpoint"
+        if isinstance(checkpoint, Path) and not checkpoint.exists():
             shape = dataclasses.replace(SHAPES[self.model], layers=self.layers)
             make(shape, checkpoint, tokenizer=TOKENIZER)
         if not plain.exists():
@@ -99,18 +106,19 @@ def _adapter(folder: Path, slots: AdapterSlots, rank: int) -> Path:
 def counted(model: str, rank: int) -> Iterator[dict[str, Any]]:
     """Instructions of each call, and bytes: bundles without an adapter in one boot, each adapter in one of its own."""
     machine = setup(), find_system()
-    cases = [Case(model, layers, rank).made() for layers in LAYERS]
+    depths = (DEMO_LAYERS,) if model == DEMO else LAYERS
+    cases = [Case(model, layers, rank).made() for layers in depths]
     plain = [(case, what, *case.bundles[what]) for case in cases for what in (PLAIN, EMPTY)]
     for together in (plain, *([(case, FILLED, *case.bundles[FILLED])] for case in cases)):
         bundles, file = [bundle for _, _, bundle, _ in together], together[0][3]
-        costs = count_bundles(*machine, bundles, [CPU], prefill=[PREFILL], contexts=CONTEXTS, adapter=file)
+        costs = count_bundles(*machine, bundles, [CPU], prefill=[PREFILL], contexts=[CONTEXT], adapter=file)
         for (case, what, bundle, _), cost in zip(together, costs, strict=True):
             of_bundle = {
                 "kind": "count",
                 "model": model,
                 "rank": rank,
                 "layers": case.layers,
-                "of_layers": SHAPES[model].layers,
+                "of_layers": case.of_layers,
                 "what": what,
                 "load": cost.load,
                 "graph_bytes": (bundle / cost.graph).stat().st_size,
@@ -124,7 +132,7 @@ def counted(model: str, rank: int) -> Iterator[dict[str, Any]]:
 
 def timed(model: str, rank: int) -> Iterator[dict[str, Any]]:
     """Seconds of opening, of a prompt and of decode steps, in turns, on one thread."""
-    case = Case(model, SHAPES[model].layers, rank).made()
+    case = Case(model, DEMO_LAYERS if model == DEMO else SHAPES[model].layers, rank).made()
     of_case = {"kind": "time", "model": model, "rank": rank}
     models = {}
     for what, (bundle, file) in case.bundles.items():
@@ -161,39 +169,45 @@ def report(samples: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _scaled(of_case: Iterable[Mapping[str, Any]], key: str) -> float:
-    """What all layers take, by what one more of them adds."""
-    fewer, more = sorted(of_case, key=lambda one: one["layers"])[-2:]
+    """What all layers take, by what one more of them adds; of a model that was counted whole what it took."""
+    *_, more = ordered = sorted(of_case, key=lambda one: one["layers"])
+    if more["layers"] == more["of_layers"]:
+        return float(more[key])
+    fewer = ordered[-2]
     each = (more[key] - fewer[key]) / (more["layers"] - fewer["layers"])
     return float(more[key] + each * (more["of_layers"] - more["layers"]))
 
 
+def _named(model: str) -> str:
+    return SIZES.get(model, f"{model} shape, random weights")
+
+
 def count_table(counts: Sequence[Mapping[str, Any]]) -> str:
-    """Millions of instructions a token, scaled to all layers."""
+    """Instructions a token, of all layers."""
     rows = []
-    for (model, rank, tokens, context), of_call in group(counts, "model", "rank", "tokens", "context").items():
+    for (model, rank, tokens), of_call in group(counts, "model", "rank", "tokens").items():
         total = {what: _scaled(ones, "instructions") / tokens / 1e6 for (what,), ones in group(of_call, "what").items()}
-        cells = [f"{total[what]:.2f} ({total[what] / total[PLAIN] - 1:+.1%})" for what in (EMPTY, FILLED)]
-        call = f"{'decode' if tokens == 1 else 'prefill'} after {context:,}"
-        rows.append([model, call, f"{total[PLAIN]:.2f}", cells[0], f"{cells[1]}, rank {rank}"])
-    return table(["model", "call", f"{PLAIN}: M a token", EMPTY, FILLED], rows)
+        empty, filled = (f"{total[what]:.2f} ({total[what] / total[PLAIN] - 1:+.1%})" for what in (EMPTY, FILLED))
+        layers = sorted({one["layers"] for one in of_call})
+        how = (
+            "counted" if len(layers) == 1 else f"scaled from {layers[-2]} and {layers[-1]} of {of_call[0]['of_layers']}"
+        )
+        call = "decode" if tokens == 1 else "prefill"
+        rows.append([_named(model), call, f"{total[PLAIN]:.2f}", empty, f"{filled}, rank {rank}", how])
+    return table(["model", "call", f"{PLAIN}: M a token", EMPTY, FILLED, "layers"], rows)
 
 
 def size_table(counts: Sequence[Mapping[str, Any]]) -> str:
-    """Bytes, and instructions of opening."""
+    """Bytes, and instructions of opening, of all layers."""
     rows = []
-    for (model, rank), of_model in group(counts, "model", "rank").items():
+    for (model, rank), of_model in group((one for one in counts if one["tokens"] == 1), "model", "rank").items():
         found = {what: ones for (what,), ones in group(of_model, "what").items()}
-        at = next(one["context"] for one in of_model)
-        first = {
-            what: [one for one in ones if (one["context"], one["tokens"]) == (at, 1)] for what, ones in found.items()
-        }
-        graph = {what: _scaled(ones, "graph_bytes") / 1e3 for what, ones in first.items()}
-        opening = {what: _scaled(ones, "load") / 1e6 for what, ones in first.items()}
+        graph, opening = ({w: _scaled(found[w], key) for w in (PLAIN, EMPTY)} for key in ("graph_bytes", "load"))
         rows.append(
             [
-                f"{model}, rank {rank}",
-                f"{graph[EMPTY] - graph[PLAIN]:.0f} kB (of {graph[PLAIN]:.0f})",
-                f"{_scaled(first[FILLED], 'file_bytes') / 1e6:.2f} MB",
+                _named(model),
+                f"{(graph[EMPTY] - graph[PLAIN]) / 1e3:.0f} kB (of {graph[PLAIN] / 1e3:.0f})",
+                f"{_scaled(found[FILLED], 'file_bytes') / 1e6:.2f} MB, rank {rank}",
                 f"{opening[EMPTY] / opening[PLAIN] - 1:+.0%}",
             ]
         )
@@ -209,8 +223,20 @@ def time_table(times: Sequence[Mapping[str, Any]]) -> str:
         cells = [spread([1e3 * second for second in middle[PLAIN]], 1)]
         for what in (EMPTY, FILLED):
             cells.append(spread([mine / plain for mine, plain in zip(middle[what], middle[PLAIN], strict=True)], 3))
-        rows.append([model, part, *cells, spread([one["load_average"] for one in of_part], 1)])
+        rows.append([_named(model), part, *cells, spread([one["load_average"] for one in of_part], 1)])
     return table(["model", "", f"{PLAIN}: ms", EMPTY, FILLED, "load of the machine"], rows)
+
+
+def read() -> list[Mapping[str, Any]]:
+    """The samples that there are."""
+    path = RESULTS / f"{NAME}.jsonl"
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()[1:]] if path.exists() else []
+
+
+def keep(made: Sequence[Mapping[str, Any]]) -> None:
+    """Put samples in the place of the same ones of before."""
+    anew = {(one["kind"], one["model"], one["rank"]) for one in made}
+    save(NAME, [*(one for one in read() if (one["kind"], one["model"], one["rank"]) not in anew), *made])
 
 
 def main() -> int:
@@ -221,18 +247,10 @@ def main() -> int:
     parser.add_argument("--rank", type=int, default=RANK)
     arguments = parser.parse_args()
     measure = {"counts": counted, "times": timed}
-    made = [
-        dict(one)
-        for part in arguments.only
-        for model in arguments.models
-        for one in measure[part](model, arguments.rank)
-    ]
-    path = RESULTS / f"{NAME}.jsonl"
-    before = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()[1:]] if path.exists() else []
-    anew = {(one["kind"], one["model"], one["rank"]) for one in made}
-    kept = [one for one in before if (one["kind"], one["model"], one["rank"]) not in anew]
-    save(NAME, [*kept, *made])
-    print(report([*kept, *made]))
+    for part in arguments.only:
+        for model in arguments.models:
+            keep(list(measure[part](model, arguments.rank)))
+    print(report(read()))
     return 0
 
 

@@ -18,6 +18,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from edgepress.adapter_file import Adapter, adapter_for
 from edgepress.cores import usable_cores
 from edgepress.errors import InputError
 from edgepress.finite import check_logits
@@ -161,13 +162,15 @@ def evaluate(
     on: str | None = None,
     soc: str | None = None,
     graph: str | None = None,
+    adapter: str | Path | None = None,
     verify: bool = True,
     progress: Callable[[int], None] | None = None,
 ) -> Evaluation:
     """Score ``documents`` with a bundle, and with its reference model if one is given.
 
     ``progress`` is called with the number of UTF-8 bytes scored since the last call, spread evenly over tokens. ``on``,
-    ``soc``, ``graph`` and ``verify`` are as for :func:`edgepress.runtime.load`.
+    ``soc``, ``graph`` and ``verify`` are as for :func:`edgepress.runtime.load`, ``adapter`` as for
+    :meth:`edgepress.runtime.model.Model.with_adapter`.
 
     Raises:
         InputError: there is nothing to score, the bundle is not as it was written, or ``context`` and ``stride`` do not
@@ -181,7 +184,10 @@ def evaluate(
     corpus = _corpus(config, documents)
     threads = usable_cores() if threads is None else threads
     own = threads if reference is None else max(1, threads // 2)  # the reference computes at the same time
-    scorer = Scorer(config, context=context, threads=own, prepared=prepared, on=on, soc=soc, graph=graph)
+    applied = None if adapter is None else adapter_for(config.bundle, Path(adapter))
+    scorer = Scorer(
+        config, context=context, threads=own, prepared=prepared, on=on, soc=soc, graph=graph, adapter=applied
+    )
     return _evaluate(scorer.pieces, corpus, context, stride, threads=threads, reference=reference, progress=progress)
 
 
@@ -253,11 +259,14 @@ class Scorer:
         on: str | None = None,
         soc: str | None = None,
         graph: str | None = None,
+        adapter: Adapter | None = None,
     ) -> None:
         rows = max(1, min(context, 2 * _PIECE_BYTES // (4 * config.vocab_size)))
         self._session: Session = open_accelerator(config.bundle, on, soc, graph) or CpuSession(
             config, threads=threads, context=context, prefill_chunk=rows, prepared=prepared, entries=_YIELDING
         )
+        if adapter is not None:
+            self._session = self._session.with_adapter(adapter)
 
     def pieces(self, window: Window) -> Iterator[tuple[slice, Floats]]:
         """Yield the logits that predict the window's scored tokens: (which of the scored tokens, (rows, vocab))."""

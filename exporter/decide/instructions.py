@@ -9,8 +9,8 @@ estimate. Instructions are no times (docs/benchmarks.md).
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -70,11 +70,15 @@ def read_table() -> Table:
 
 
 def estimates(prepared: Prepared) -> list[Estimate]:
-    """For each processor and graph where all that it needs was counted; none where no target is of ARM's processors."""
+    """For each processor and graph where all that it needs was counted; none where no target is of ARM's processors.
+
+    Of graphs with slots for adapters it is what they take without: slots were counted in few models.
+    """
     contexts = [at for at in CONTEXTS if at + PROMPT <= prepared.plan.context_length]
     if not contexts or not any(target.float16 for target in prepared.targets):
         return []
-    models = prepared.make_graphs()
+    without = replace(prepared, plan=replace(prepared.plan, adapter_slots=None))
+    models = (prepared if prepared.adapter_slots is None else without).make_graphs()
     found = []
     for cpu, costs in read_table().costs.items():
         for file, model in models.items():
@@ -148,16 +152,10 @@ class _Walk:
             if node.op_type == "GatherBlockQuantized":
                 width = self._constants[node.input[0]].dims[1] * 8 // attribute(node, "bits", 4)
             known = node.op_type in _LIGHT
-            if node.op_type == "MatMul" and 0 in (shape := self._shape(node.input[1])):  # a slot without an adapter
-                known, width = True, shape[-1]
             self.note(OTHERS if known else node.op_type, {"nodes": self.share, "numbers": width}, last=last)
         made = [name for name in node.output if name]
         self._widths |= dict.fromkeys(made, width) if width else {}
         self._trimmed.update(made if last else ())
-
-    def _shape(self, name: str) -> Sequence[int]:
-        """Of a constant; nothing of another value."""
-        return self._constants[name].dims if name in self._constants else ()
 
     def note(self, operator: str, amounts: Mapping[str, float], *, last: bool = False) -> None:
         """Add amounts; those of a prompt's ``last`` token are shared by all."""

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import cast
 
+from edgepress.adapter_slots import AdapterSlots
 from edgepress.exporter.bundle.cpu_graph import planned_graphs
 from edgepress.exporter.bundle.inspection import budget_lines, megabytes, slot_lines, slots_to_json, step_lines
 from edgepress.exporter.decide import instructions
@@ -57,7 +58,7 @@ def plan_to_json(prepared: Prepared, export: Estimate | None = None) -> Json:
             "bundle_bytes": plan.data_bytes + _graph_and_tokenizer_bytes(prepared),
             "runtime_memory_bytes": plan.data_bytes + plan.cache_bytes,
             "runtime_memory_bytes_at_default_context": plan.data_bytes + plan.cache_bytes_at(plan.default_context),
-            "instructions": _instructions_to_json(instructions.estimates(prepared)),
+            "instructions": _instructions_to_json(instructions.estimates(prepared), plan.adapter_slots),
             **({} if export is None else {"export": estimate_to_json(export)}),
         },
         "budget": prepared.budget,
@@ -153,7 +154,7 @@ def format_plan(prepared: Prepared) -> str:
             *_memory_lines(prepared.plan),
             *_float16_lines(prepared),
             *slot_lines(prepared.plan.adapter_slots),
-            *_instruction_lines(instructions.estimates(prepared)),
+            *_instruction_lines(instructions.estimates(prepared), prepared.plan.adapter_slots),
             *budget_lines(prepared.budget),
             *(f"left out     {name}: {why}" for name, why in prepared.decisions.left_out.items()),
             *(f"note         {note}" for note in cast("list[str]", plan["notes"])),
@@ -215,7 +216,7 @@ def _float16_lines(prepared: Prepared) -> list[str]:
     ]
 
 
-def _instructions_to_json(found: Sequence[instructions.Estimate]) -> Json | None:
+def _instructions_to_json(found: Sequence[instructions.Estimate], slots: AdapterSlots | None) -> Json | None:
     """Instructions a token by graph, processor and tokens before it; None where there is no estimate."""
     if not found:
         return None
@@ -224,6 +225,7 @@ def _instructions_to_json(found: Sequence[instructions.Estimate]) -> Json | None
         "largest_error": table.largest_error,
         "median_error": table.median_error,
         "prompt_tokens": instructions.PROMPT,
+        "without_adapter_slots": slots is not None,
         "graphs": [
             {
                 "file": one.file,
@@ -236,7 +238,7 @@ def _instructions_to_json(found: Sequence[instructions.Estimate]) -> Json | None
     }  # fmt: skip
 
 
-def _instruction_lines(found: Sequence[instructions.Estimate]) -> list[str]:
+def _instruction_lines(found: Sequence[instructions.Estimate], slots: AdapterSlots | None) -> list[str]:
     """The same as lines, one a processor and graph."""
     if not found:
         return []
@@ -247,6 +249,8 @@ def _instruction_lines(found: Sequence[instructions.Estimate]) -> list[str]:
         for one in found
     ]
     lines.append(f"by one thread (estimate from models that were counted, of which it is off by {error:.0%} at most)")
+    if slots is not None:
+        lines.append("and what slots for adapters take, which is not in it (docs/benchmarks.md)")
     return [f"{'' if index else 'instructions':<12} {line}" for index, line in enumerate(lines)]
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgepress.commands.export import add_revision_argument
-from edgepress.commands.run import add_loading_arguments, add_place_arguments
+from edgepress.commands.run import add_adapter_argument, add_loading_arguments, add_place_arguments
 from edgepress.stdio import say
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this verb's arguments."""
     add_loading_arguments(parser)
     add_place_arguments(parser)
+    add_adapter_argument(parser)
     parser.add_argument(
         "--text",
         type=Path,
@@ -67,6 +68,7 @@ def run(arguments: argparse.Namespace) -> int:
             on=arguments.on,
             soc=arguments.soc,
             graph=arguments.graph,
+            adapter=arguments.adapter,
             progress=advance,
         )
     print(json.dumps(result.to_json(), indent=2) if arguments.json else format_evaluation(result))

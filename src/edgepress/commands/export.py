@@ -144,6 +144,9 @@ def run(arguments: argparse.Namespace) -> int:
     for graph in manifest.graphs[:-1]:
         needs = " and ".join(FEATURES[word] for word in graph.requires)
         print(f"  {graph.file} for processors that have {needs}, {manifest.graphs[-1].file} for all others")
+    slots = manifest.adapter_slots
+    if slots is not None:
+        print(f"  takes adapters of rank {slots.rank} and less for {', '.join(slots.targets)}: see `edgepress adapter`")
     kept = cast("dict[str, str]", manifest.decisions.get("kept_layers", {}))
     for name, reason in kept.items():
         print(f"  {name} computes in float32: {reason}")

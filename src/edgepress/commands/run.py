@@ -31,6 +31,13 @@ def add_graph_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_adapter_argument(parser: argparse.ArgumentParser) -> None:
+    """Add what applies an adapter."""
+    parser.add_argument(
+        "--adapter", type=Path, metavar="FILE", help="apply an adapter, a file that `edgepress adapter` wrote"
+    )
+
+
 def add_loading_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what every verb that opens a bundle has."""
     parser.add_argument("bundle", type=Path, help="a bundle directory")
@@ -46,9 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this verb's arguments."""
     add_loading_arguments(parser)
     add_place_arguments(parser)
-    parser.add_argument(
-        "--adapter", type=Path, metavar="FILE", help="apply an adapter, a file that `edgepress adapter` wrote"
-    )
+    add_adapter_argument(parser)
     parser.add_argument("--prompt", required=True, metavar="TEXT", help="text to continue; - reads it from stdin")
     parser.add_argument(
         "--max-tokens", type=int, metavar="N", help="tokens to generate at most (default: until it ends)"

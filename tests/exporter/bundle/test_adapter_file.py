@@ -22,6 +22,7 @@ from edgepress.exporter import decide, export
 from edgepress.exporter.bundle.adapter_file import slot_values
 from edgepress.exporter.bundle.adapter_file import write_adapter as write_file
 from edgepress.exporter.bundle.readback import StoredWeights
+from edgepress.exporter.decide import instructions
 from edgepress.exporter.decide.report import format_plan, plan_to_json
 from edgepress.exporter.model.description import Weight
 from edgepress.exporter.model.network import logits
@@ -370,6 +371,16 @@ def test_every_projection_of_the_layers_has_a_slot_unless_some_are_named(made: M
     assert (together.rank, together.targets) == (4, ("q_proj", "v_proj", "down_proj", "lm_head"))
 
 
+def test_estimates_are_of_the_graph_without_slots() -> None:
+    with_slots, without = (
+        decide("demo", target="arm64-cpu", recipe="int4", adapter_slots=asked) for asked in (["4"], [])
+    )
+    assert instructions.estimates(with_slots) == instructions.estimates(without) != []
+    told = "what slots for adapters take, which is not in it"
+    assert told in format_plan(with_slots)
+    assert told not in format_plan(without)
+
+
 def test_the_commands(made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "a.onnx_adapter"
     assert main(["adapter", str(made.slots), str(made.folders[1]), "--out", str(file)]) == 0
@@ -386,6 +397,13 @@ def test_the_commands(made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[
         assert main([*text, *more]) == 0
         spoken.append(capsys.readouterr().out)
     assert len(set(spoken)) == 3
+    (tmp_path / "t.txt").write_text("To be, or not to be, that is the question. " * 9)
+    scores = []
+    for more in ([], ["--adapter", str(file)]):
+        words = ["eval", str(made.slots), "--text", str(tmp_path / "t.txt"), "--context", "32", "--stride", "16"]
+        assert main([*words, "--json", *more]) == 0
+        scores.append(json.loads(capsys.readouterr().out)["bits_per_byte"])
+    assert scores[0] != scores[1]
     assert main(["verify", str(made.slots), "--adapter", str(file)]) == 0
     assert "fits the bundle" in capsys.readouterr().out
     file.write_bytes(file.read_bytes()[:-9])
