@@ -155,8 +155,7 @@ def count_bundles(
         "graph": graph,
         "adapter": None if adapter is None else "/adapter",
     }
-    if adapter is not None:
-        places["adapter"] = adapter.resolve()
+    file = {} if adapter is None else {"adapter": adapter.resolve()}
     found = []
     for cpu in cpus:
         answers = boot(
@@ -164,7 +163,7 @@ def count_bundles(
             system,
             cpu,
             [Call(count, {"bundle": f"/{place}", **asked}) for place in places],
-            places,
+            places | file,
             timeout=timeout,
         )
         versions = installation.versions | system.versions
