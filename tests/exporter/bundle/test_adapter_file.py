@@ -29,6 +29,7 @@ from edgepress.exporter.model.network import logits
 from edgepress.exporter.source.adapters import WEIGHTS, read_adapter
 from edgepress.manifest import read_manifest
 from edgepress.runtime import load
+from edgepress.runtime.counting.machine import count
 from edgepress.runtime.sessions.cpu import CpuSession
 
 Q_PROJ, V_PROJ = (f"model.layers.0.self_attn.{name}_proj" for name in "qv")
@@ -416,6 +417,13 @@ def test_the_commands(made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[
     assert main(["inspect", str(made.slots), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["bundle"]["adapter_slots"]["rank"] == 4
     assert main(["check", str(made.slots), "--target", "arm64-cpu"]) == 0
+
+
+def test_what_is_counted_may_have_an_adapter(made: Made) -> None:
+    asked = {"bundle": str(made.slots), "graph": GRAPHS[0], "context": 16, "prompt": None, "max_tokens": 1}
+    asked |= {"calls": [(1, 4)], "by_operator": True, "adapter": str(made.files[0])}
+    told, _ = count(asked, {})
+    assert told["calls"][0]["operators"]["MatMul"]["nodes"] == 2 * 6
 
 
 def test_a_target_with_files_of_its_own_keeps_the_slots(made: Made, tmp_path: Path) -> None:
