@@ -173,40 +173,52 @@ def operator_shares(profile: Profile, what: str) -> dict[str, float]:
     return {name: value / whole for name, value in sorted(sums.items(), key=lambda item: -item[1])} if whole else {}
 
 
+def figures(profile: Profile) -> list[tuple[str, str]]:
+    """Every figure as a name and what is known of it, in words."""
+    found = [
+        (name, f"{_seconds(known)}, {known.rounds} rounds{_rate(name, known)}")
+        for name, known in intervals(profile, "speed").items()
+    ]
+    if (quantiles := step_quantiles(profile)) is not None:
+        found.append(("a decode step", ", ".join(f"{name} {1e3 * value:.2f} ms" for name, value in quantiles.items())))
+    found += [
+        (f"cold {name}", f"{_seconds(known)}, {known.rounds} rounds")
+        for name, known in intervals(profile, "cold").items()
+    ]
+    for of in ("speed", "cold", "sustained"):
+        count = len(profile.samples(of))
+        found += [
+            (f"{of}: {mark}", f"{some} of {count} samples {_MARKS[mark]}: {_counts(mark)}")
+            for mark, some in marked(profile, of).items()
+        ]
+    found += [
+        (f"memory, {phase}", ", ".join(_size(name, size) for name, size in sizes.items()))
+        for phase, sizes in memory_by_phase(profile).items()
+    ]
+    if (grown := leak(profile)) is not None:
+        found.append(("opening and closing once more", f"leaves {grown / 1e6:.2f} MB"))
+    if (held := sustained(profile)) is not None:
+        found.append((f"sustained for {held.seconds:.0f} s", _sustained(held)))
+    found += [(f"energy, {figure.what}, {figure.source}", _energy(figure)) for figure in energy(profile)]
+    found += [(f"no energy by {name}", reason) for name, reason in no_energy(profile).items()]
+    for what in ("prefill", "decode"):
+        if shares := operator_shares(profile, what):
+            top = ", ".join(f"{name} {share:.0%}" for name, share in list(shares.items())[:5])
+            found.append((f"time of {what}", top))
+    return found + [
+        (record.of, f"not measured: {record.error}") for record in profile.records if isinstance(record, Trouble)
+    ]
+
+
 def format_summary(profile: Profile) -> str:
     """The figures as lines for a terminal."""
     header = profile.header
     lines = [f"{header.bundle} on {_device(header.description)}, by {header.device}"]
-    speed = intervals(profile, "speed")
-    for name, found in speed.items():
-        lines.append(f"  {name:32} {_seconds(found)}, {found.rounds} rounds{_rate(name, found)}")
-    if (quantiles := step_quantiles(profile)) is not None:
-        lines.append(
-            "  a decode step                    " + ", ".join(f"{k} {1e3 * v:.2f} ms" for k, v in quantiles.items())
-        )
-    for name, found in intervals(profile, "cold").items():
-        lines.append(f"  cold {name:27} {_seconds(found)}, {found.rounds} rounds")
-    for of in ("speed", "cold", "sustained"):
-        count = len(profile.samples(of))
-        for mark, some in marked(profile, of).items():
-            said = "not averaged" if mark in SPOILING else "averaged all the same"
-            lines.append(f"  {of:11} {some} of {count} samples {_MARKS[mark]}: {said}")
-    for phase, sizes in memory_by_phase(profile).items():
-        lines.append(f"  memory, {phase:24} " + ", ".join(_size(name, size) for name, size in sizes.items()))
-    if (grown := leak(profile)) is not None:
-        lines.append(f"  grows by opening and closing      {grown / 1e6:.2f} MB each time")
-    if (held := sustained(profile)) is not None:
-        lines.append(f"  sustained for {held.seconds:.0f} s                {_sustained(held)}")
-    lines += [f"  energy {_energy(figure)}" for figure in energy(profile)]
-    lines += [f"  no energy by {name}: {reason}" for name, reason in no_energy(profile).items()]
-    for what in ("prefill", "decode"):
-        if shares := operator_shares(profile, what):
-            top = ", ".join(f"{name} {share:.0%}" for name, share in list(shares.items())[:5])
-            lines.append(f"  time of {what:25} {top}")
-    lines += [
-        f"  {record.of}: not measured: {record.error}" for record in profile.records if isinstance(record, Trouble)
-    ]
-    return "\n".join(lines)
+    return "\n".join([*lines, *(f"  {name:30} {words}" for name, words in figures(profile))])
+
+
+def _counts(mark: str) -> str:
+    return "not averaged" if mark in SPOILING else "averaged all the same"
 
 
 def _device(description: dict[str, Any]) -> str:
@@ -238,7 +250,6 @@ def _energy(figure: EnergyFigure) -> str:
     unit = "an answer" if figure.what == "answer" else f"a {figure.what} token"
     said = (
         f"{figure.net_joules:.3g} ± {figure.net_joules_error:.1g} J for {unit} above idle ({figure.joules:.3g} in all; "
-        f"mean {figure.mean_watts:.2f} W, peak {figure.peak_watts:.2f}, idle {figure.idle_watts:.2f}), by "
-        f"{figure.source}"
+        f"mean {figure.mean_watts:.2f} W, peak {figure.peak_watts:.2f}, idle {figure.idle_watts:.2f})"
     )
     return said if figure.refused is None else f"{said}; not to be used: {figure.refused}"

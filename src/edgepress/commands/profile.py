@@ -15,6 +15,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--device", default="local", metavar="NAME", help="as `edgepress devices` lists it (default: local)"
     )
     parser.add_argument("--out", metavar="FILE", help="JSON lines to write or continue (default: BUNDLE-DEVICE.jsonl)")
+    parser.add_argument(
+        "--html", metavar="FILE", help="write a page with pictures, too: one file that needs no network"
+    )
     parser.add_argument("--passes", nargs="+", metavar="PASS", help="what to measure (default: everything)")
     parser.add_argument(
         "--prompt-lengths", type=int, nargs="+", metavar="N", help="tokens to prefill (default: 64 256)"
@@ -41,6 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Measure, then print what was found."""
     import sys
 
+    from edgepress.runtime.profile.page.page import write_page
     from edgepress.runtime.profile.profiling import profile
     from edgepress.runtime.profile.settings import Settings
     from edgepress.runtime.profile.summary import format_summary
@@ -71,5 +75,7 @@ def run(arguments: argparse.Namespace) -> int:
         told=lambda line: print(line, file=sys.stderr, flush=True),
     )
     print(format_summary(found))
+    if arguments.html:
+        write_page(found, Path(arguments.html))
     print(f"  every sample is in {out}")
     return 0

@@ -1,0 +1,228 @@
+"""The pictures of a profile: each a function that draws one of what was measured, or None where nothing was."""
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from edgepress.runtime.profile.page.svg import Chart, axis, bars
+from edgepress.runtime.profile.records import Profile, Sample
+from edgepress.runtime.profile.summary import operator_shares, step_quantiles, sustained
+
+_MOST_OPERATORS = 10
+_LAYER = "layer"
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A heading, a sentence that says how to read it, the picture, and its figures as a table: a header and rows."""
+
+    heading: str
+    about: str
+    drawing: str
+    table: tuple[tuple[str, ...], ...]
+
+
+def first_tokens(profile: Profile) -> Picture | None:
+    """Distribution of times to first token by prompt length: every sample, as the share that took no longer."""
+    by_length: dict[int, list[float]] = defaultdict(list)
+    for sample in profile.samples("speed", "prefill", good=True):
+        by_length[sample.detail["length"]] += [1e3 * value for value in sample.measured["ttft_seconds"]]
+    return _distribution(
+        "Time to first token", "ms", {f"{length} tokens": times for length, times in by_length.items()},
+        "Share of prompts whose first token came within the time.",
+    )  # fmt: skip
+
+
+def token_times(profile: Profile) -> Picture | None:
+    """Distribution of decode steps."""
+    steps = [
+        1e3 * v for sample in profile.samples("speed", "decode", good=True) for v in sample.measured["step_seconds"]
+    ]
+    found = _distribution("Time of a token", "ms", {"tokens": steps}, "Share of tokens that came within the time.")
+    quantiles = step_quantiles(profile)
+    if found is None or quantiles is None:
+        return None
+    rows = tuple((name, f"{1e3 * value:.2f} ms") for name, value in quantiles.items())
+    return Picture(found.heading, found.about, found.drawing, (("share of tokens", "within"), *rows))
+
+
+def _distribution(heading: str, unit: str, series: dict[str, list[float]], about: str) -> Picture | None:
+    series = {name: sorted(values) for name, values in series.items() if values}
+    if not series:
+        return None
+    every = [value for values in series.values() for value in values]
+    chart = Chart(f"{heading}: {about}", axis([*every, 0.0], unit, zero=True), axis([0, 100], "% within", zero=True))
+    for colour, (name, values) in enumerate(series.items()):
+        shares = [100 * (number + 1) / len(values) for number in range(len(values))]
+        chart.line([values[0], *values], [0, *shares], colour, name if len(series) > 1 else "", steps=True)
+    rows = tuple(
+        (name, f"{median(v):.2f} {unit}", f"{min(v):.2f} to {max(v):.2f} {unit}", str(len(v)))
+        for name, v in series.items()
+    )
+    return Picture(heading, about, chart.draw(), (("", "median", "range", "samples"), *rows))
+
+
+def memory(profile: Profile) -> Picture | None:
+    """Memory after each phase, over all openings, with the limit where one was set."""
+    samples = profile.samples("memory")
+    if not samples:
+        return None
+    kinds = {"rss_bytes": "resident", "anonymous_bytes": "anonymous", "pss_bytes": "proportional"}
+    kinds = {key: name for key, name in kinds.items() if all(key in sample.measured for sample in samples)}
+    if not kinds:
+        return None
+    places = list(range(len(samples)))
+    sizes = {key: [sample.measured[key][0] / 1e6 for sample in samples] for key in kinds}
+    every = [size for of_kind in sizes.values() for size in of_kind]
+    chart = Chart("Memory by phase", axis(places, "phases, one after the other"), axis(every, "MB", zero=True))
+    for colour, (key, name) in enumerate(kinds.items()):
+        chart.line(places, sizes[key], colour, name, steps=True)
+    opened = [place for place, sample in zip(places, samples, strict=True) if sample.what == "loaded"]
+    for number, place in enumerate(opened, 1):
+        chart.upright(place, "opened" if number == 1 else "again")
+    first = [sample for sample in samples if sample.detail["repeat"] == 0]
+    rows = tuple((_phase(sample), *(f"{sample.measured[key][0] / 1e6:.1f} MB" for key in kinds)) for sample in first)
+    about = "After each phase, with the bundle opened and closed several times: what does not come back has leaked."
+    return Picture("Memory", about, chart.draw(), (("phase", *kinds.values()), *rows))
+
+
+def _phase(sample: Sample) -> str:
+    tokens = sample.detail["tokens"]
+    return f"{sample.what}, {tokens} tokens" if tokens else sample.what
+
+
+def power(profile: Profile) -> Picture | None:
+    """Power over time by each rail that counts."""
+    traces = [sample for sample in profile.samples("energy", "trace") if sample.detail["counted"]]
+    if not traces:
+        return None
+    seconds = [value for sample in traces for value in sample.measured["at_seconds"]]
+    watts = [value for sample in traces for value in sample.measured["watts"]]
+    chart = Chart("Power over time", axis(seconds, "s"), axis(watts, "W", zero=True))
+    rows = []
+    for colour, sample in enumerate(traces):
+        name = f"{sample.detail['source']} {sample.detail['rail']}"
+        chart.line(sample.measured["at_seconds"], sample.measured["watts"], colour, name if len(traces) < 4 else "")
+        values = sample.measured["watts"]
+        rows.append((name, f"{np.mean(values):.2f} W", f"{max(values):.2f} W"))
+    about = "Idle first, then prompts and answers in turn, then idle again."
+    return Picture("Power", about, chart.draw(), (("rail", "mean", "peak"), *rows))
+
+
+def throughput(profile: Profile) -> Picture | None:
+    """Tokens a second over a minute without a pause, and when they became fewer."""
+    windows = profile.samples("sustained", "window")
+    if len(windows) < 2:
+        return None
+    at = [sample.measured["at_seconds"][0] for sample in windows]
+    rates = [sample.measured["window_tokens"][0] / sample.measured["window_seconds"][0] for sample in windows]
+    chart = Chart("Sustained decoding", axis([0.0, *at], "s", zero=True), axis(rates, "tokens/s", zero=True))
+    chart.line(at, rates, 0)
+    held = sustained(profile)
+    rows = [("all windows", f"{median(rates):.1f} tokens/s")]
+    if held is not None:
+        rows += [("at first", f"{held.first:.1f} tokens/s"), ("at last", f"{held.last:.1f} tokens/s")]
+        if held.slowdown is not None:
+            chart.upright(held.slowdown.at_seconds, f"{held.slowdown.share_left:.0%} from here on")
+    about = "Decoding without a pause, a point each second: where the line falls and stays low, the device slowed down."
+    return Picture("Sustained decoding", about, chart.draw(), (("", "speed"), *rows))
+
+
+def heat(profile: Profile) -> Picture | None:
+    """Temperatures during sustained decoding, by zone."""
+    return _over_time(
+        profile,
+        "Temperatures",
+        "°C",
+        lambda after: dict(after.get("celsius", {})),
+        "Each thermal zone while it decodes.",
+    )
+
+
+def clocks(profile: Profile) -> Picture | None:
+    """Clocks during sustained decoding, by core."""
+    return _over_time(
+        profile, "Clocks", "MHz",
+        lambda after: {f"core {number}": mhz for number, mhz in enumerate(after.get("mhz", ()))},
+        "Each core while it decodes.",
+    )  # fmt: skip
+
+
+def _over_time(
+    profile: Profile, heading: str, unit: str, values_of: Callable[[dict[str, Any]], dict[str, float]], about: str
+) -> Picture | None:
+    series: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    for sample in profile.samples("sustained", "window"):
+        if sample.circumstances is not None:
+            for name, value in values_of(sample.circumstances["after"]).items():
+                series[name].append((sample.measured["at_seconds"][0], value))
+    if not series:
+        return None
+    chart = Chart(
+        heading,
+        axis([0.0, *(at for points in series.values() for at, _ in points)], "s", zero=True),
+        axis([value for points in series.values() for _, value in points], unit),
+    )
+    for colour, (name, points) in enumerate(series.items()):
+        chart.line([at for at, _ in points], [v for _, v in points], colour % 6, name if len(series) < 5 else "")
+    rows = tuple(
+        (name, f"{points[0][1]:.0f}", f"{max(v for _, v in points):.0f}", f"{points[-1][1]:.0f}")
+        for name, points in series.items()
+    )
+    return Picture(heading, about, chart.draw(), (("", f"first, {unit}", "highest", "last"), *rows))
+
+
+def operators(profile: Profile) -> Picture | None:
+    """Time of a decoded token by operator."""
+    shares = operator_shares(profile, "decode")
+    if not shares:
+        return None
+    rows = [(name, 100 * share, f"{share:.1%}") for name, share in list(shares.items())[:_MOST_OPERATORS]]
+    prefill = operator_shares(profile, "prefill")
+    table = tuple((name, f"{share:.1%}", f"{prefill.get(name, 0):.1%}") for name, share in shares.items())
+    about = (
+        "Share of a decoded token's time, by onnxruntime's profiler, which makes small nodes look dearer than they are."
+    )
+    return Picture(
+        "Time by operator", about, bars("Time by operator", rows), (("operator", "decode", "prefill"), *table)
+    )
+
+
+def layers(profile: Profile) -> Picture | None:
+    """Time of a decoded token by layer of the model, as far as nodes' names say which."""
+    sums: dict[int, float] = defaultdict(float)
+    rest = 0.0
+    for sample in profile.samples("operators", "decode"):
+        for node, microseconds in zip(sample.detail["nodes"], sample.measured["node_microseconds"], strict=True):
+            number = layer_of(node)
+            if number is None:
+                rest += microseconds
+            else:
+                sums[number] += microseconds
+    if not sums:
+        return None
+    numbers = sorted(sums)
+    chart = Chart("Time by layer", axis(numbers, _LAYER), axis([*sums.values()], "µs", zero=True))
+    chart.points(numbers, [sums[number] for number in numbers], 0)
+    rows = tuple((f"{_LAYER} {number}", f"{sums[number]:.0f} µs") for number in numbers)
+    about = f"Of a decoded token; embedding, head and what belongs to no layer take {rest:.0f} µs."
+    return Picture("Time by layer", about, chart.draw(), (("", "time"), *rows, ("no layer", f"{rest:.0f} µs")))
+
+
+def layer_of(node: str) -> int | None:
+    """The layer that a node's name begins with, such as 3 of ``layers.3.mlp.down``; None for one of no layer."""
+    words = node.replace("/", ".").strip(".").split(".")
+    for before, number in pairwise(words):
+        if before in ("layers", "layer", "h", "blocks") and number.isdigit():
+            return int(number)
+    return None
+
+
+PICTURES: Sequence[Callable[[Profile], Picture | None]] = (
+    first_tokens, token_times, throughput, memory, power, heat, clocks, operators, layers,
+)  # fmt: skip
