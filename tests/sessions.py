@@ -7,6 +7,20 @@ import numpy as np
 import onnxruntime
 
 FLOATS = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
+SLACK = 3  # entries that memory of a window has beyond it here; the operator takes any number
+
+
+def empty_states(session: onnxruntime.InferenceSession, batch: int = 1) -> dict[str, np.ndarray]:
+    """What a graph reads before the first token; a cache of n tokens' window has the axis ``window_n``."""
+
+    def size(axis: int | str) -> int:
+        if isinstance(axis, int):
+            return axis
+        return int(axis.removeprefix("window_")) + SLACK if axis.startswith("window_") else sizes[axis]
+
+    sizes = {"batch": batch, "past": 0}
+    inputs = [value for value in session.get_inputs() if value.name not in ("input_ids", "attention_mask")]
+    return {value.name: np.zeros(list(map(size, value.shape)), FLOATS[value.type]) for value in inputs}
 
 
 def graph_logits(
@@ -24,9 +38,7 @@ def graph_logits(
         opened = onnxruntime.LoraAdapter()
         opened.Load(str(adapter))
         run.add_active_adapter(opened)
-    inputs = [value for value in session.get_inputs() if value.name not in ("input_ids", "attention_mask")]
-    sizes = {"batch": 1, "past": 0}
-    past = {value.name: np.zeros([sizes.get(n, n) for n in value.shape], FLOATS[value.type]) for value in inputs}
+    past = empty_states(session)
     rows, length = [], 0
     for piece in pieces:
         length += len(piece)

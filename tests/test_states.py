@@ -26,8 +26,8 @@ CONV: dict[str, Any] = {
 
 def test_a_state_that_grows_takes_bytes_for_each_token_and_another_does_not() -> None:
     key, conv = State(**KEY), State(**CONV)
-    assert (key.past_axis, key.sizes(10), key.output_shape) == (2, (1, 2, 10, 64), ("batch", 2, "total", 64))
-    assert (conv.past_axis, conv.sizes(10), conv.output_shape) == (None, (1, 512, 3), ("batch", 512, 3))
+    assert (key.token_axis, key.sizes(10), key.output_shape) == (2, (1, 2, 10, 64), ("batch", 2, "total", 64))
+    assert (conv.token_axis, conv.sizes(10), conv.output_shape) == (None, (1, 512, 3), ("batch", 512, 3))
     assert (key.bytes_at(10), conv.bytes_at(10)) == (4 * 2 * 10 * 64, 2 * 512 * 3)
     assert state_bytes([key, conv], 100) - state_bytes([key, conv], 99) == 4 * 2 * 64
     assert state_bytes([key, conv], 0) == 2 * 512 * 3

@@ -56,7 +56,7 @@ def named_graph(graphs: Sequence[Graph], targets: Sequence[Target]) -> str:
     onnxruntime-genai takes caches of one type only.
     """
     preferred = graphs[0]
-    one_type = len({state.type for state in preferred.plan.states if state.grows}) <= 1
+    one_type = len({state.type for state in preferred.plan.states if state.in_place}) <= 1
     return preferred.file if one_type and all(target.float16 for target in targets) else graphs[-1].file
 
 
@@ -75,7 +75,7 @@ def graphs_to_compare(planned: Planned, cpu: Target) -> tuple[onnx.ModelProto, o
     decoder, plan, whole = planned.decoder, planned.plan, planned.recipe.activations.type == "float16"
     plan = replace(plan, adapter_slots=None)  # which adapters there will be is not known
     plain = replace(plan, half_layers=(), states=decoder.states())
-    return make_graph(decoder, plain, cpu), make_graph(decoder, in_float16(plan, decoder, whole=whole), cpu)
+    return make_graph(decoder, plain, cpu), make_graph(decoder, in_float16(plain, decoder, whole=whole), cpu)
 
 
 def make_graph(decoder: Decoder, plan: Plan, cpu: Target) -> onnx.ModelProto:

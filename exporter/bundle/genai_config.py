@@ -7,7 +7,7 @@ from edgepress.errors import InputError
 from edgepress.exporter.model.description import Block, Decoder, every
 from edgepress.exporter.model.reading import token_ids
 from edgepress.exporter.plan.plan import Plan
-from edgepress.states import State
+from edgepress.states import WINDOW_SLACK, State
 
 # The names that onnxruntime-genai 0.18 runs as a plain decoder (its src/models/model_type.h). It gives "gpt2" and
 # "phi3" a special treatment that is about its own builder's graphs; ours are all plain decoders.
@@ -59,8 +59,17 @@ def make_genai_config(
         "inputs": {"input_ids": "input_ids", "attention_mask": "attention_mask", **_names(plan.states, "past")},
         "outputs": {"logits": "logits", **_names(plan.states, "present")},
     }
-    if {state.kind for state in plan.states} == {"key-value", "convolution"}:  # it finds other states by itself
+    kinds = {"key-value" if state.in_place else state.kind for state in plan.states}
+    if kinds == {"key-value", "convolution"}:  # it finds other states by itself
         parts["layer_types"] = _layer_types(decoder)
+    if windows := {state.window for state in plan.states if state.window is not None}:
+        parts["sliding_window"] = {
+            "window_size": max(windows),  # of the memory of all such layers, which may be longer than their windows
+            "cache_slack": WINDOW_SLACK,
+            "slide_key_value_cache": False,  # the operator does, and where tokens are in the text is left as it is
+            "slide_inputs": False,
+            "layers": _windowed_layers(plan.states),
+        }
     model: dict[str, object] = {
         "type": decoder.model_type if decoder.model_type in _KNOWN_TYPES else _PLAIN_DECODER,
         "vocab_size": decoder.vocab_size,
@@ -83,6 +92,12 @@ def _names(states: Iterable[State], when: str) -> dict[str, str]:
         word = _FIXED.get(state.kind, state.name.rpartition(".")[2])
         found[f"{when}_{word}_names"] = _NUMBER.sub("%d", state.input if when == "past" else state.output)
     return found
+
+
+def _windowed_layers(states: Iterable[State]) -> list[int]:
+    """The layers that keep a window alone."""
+    numbers = (_NUMBER.search(state.name) for state in states if state.kind == "window")
+    return sorted({int(found[0]) for found in numbers if found is not None})
 
 
 def _layer_types(decoder: Decoder) -> list[str]:

@@ -25,6 +25,7 @@ from edgepress.verified import was_verified
 Json = dict[str, object]
 
 _UNVERIFIED = "not here, or a file has changed since; `edgepress verify {}` reads every byte"
+_FILLS_ANY_WINDOW = 1 << 25  # tokens
 _LONGEST_FACT = 60  # characters of what a step says of itself, in a table
 
 
@@ -162,6 +163,9 @@ def _graphs_to_json(graphs: Sequence[GraphEntry]) -> list[Json]:
             "requires": list(entry.requires),
             "states": dict(Counter(state.type for state in entry.states)),
             "state_bytes_per_token": state_bytes(filter(lambda state: state.grows, entry.states), 1),
+            "window_bytes": state_bytes(
+                (state for state in entry.states if state.window is not None), _FILLS_ANY_WINDOW
+            ),
             "runs_here": describe_choice(entry, chosen),
         }
         for entry in graphs
@@ -178,11 +182,13 @@ def graph_lines(graphs: Sequence[Json]) -> list[str]:
             ", ".join(cast("list[str]", graph["requires"])),
             ", ".join(f"{count} {kind}" for kind, count in cast("dict[str, int]", graph["states"]).items()),
             f"{graph['state_bytes_per_token']:,}",
+            f"{graph['window_bytes']:,}",
             str(graph["runs_here"]),
         )
         for graph in graphs
     ]
-    return ["", format_table(("graph", "requires", "states", "bytes a token", "runs here"), rows, right=(3,))]
+    names = ("graph", "requires", "states", "bytes a token", "bytes of windows", "runs here")
+    return ["", format_table(names, rows, right=(3, 4))]
 
 
 def _value_to_json(value: onnx.ValueInfoProto) -> Json:

@@ -34,6 +34,7 @@ from edgepress.exporter.recipe.decisions import Decisions
 from edgepress.exporter.recipe.recipe import Recipe
 from edgepress.exporter.source.checkpoint import Checkpoint
 from edgepress.progress import Progress, silent
+from edgepress.states import state_bytes
 from edgepress.workspace import Workspace
 
 MOST_POSITIONS = 1 << 24  # as many as the runtime takes
@@ -131,6 +132,8 @@ def settle(shrunk: Shrunk, workspace: Workspace | None, *, threads: int | None, 
     prepared = _plan(shrunk, plain, replace(decisions, float16_graph=may_have_float16(shrunk)))
     if shrunk.asked.budget is None and not any(tensor.form == "half blocks" for tensor in prepared.plan.tensors):
         prepared = prepared.decided(decisions)  # nothing that such a graph would gain by
+    if keeps_windows(prepared):
+        prepared = prepared.decided(replace(prepared.decisions, windows=True))
     check_prepared(prepared, plain)
     say_unused_text(prepared)
     if shrunk.asked.budget is not None:
@@ -147,6 +150,35 @@ def may_have_float16(opened: Opened) -> bool:
     if opened.asked.activations.is_written or any(target.form == "static" for target in opened.targets):
         return False
     return any(target.is_cpu and target.float16 for target in opened.targets)
+
+
+def keeps_windows(prepared: Prepared) -> bool:
+    """Whether layers whose attention sees a window keep the keys and values of that alone.
+
+    They do where states at the default context take half the bytes by that, or less; not where a target has static
+    graphs, which take a cache of the whole context. ``prepared`` is planned without them.
+
+    Raises:
+        InputError: the recipe asks for it, and there are no such layers or there is such a target.
+
+    """
+    asked, plan = prepared.asked.cache.windows, prepared.plan
+    static = next((target.name for target in prepared.targets if target.form == "static"), None)
+    states = prepared.decoder.states(windows_below=plan.context_length)
+    if not asked:
+        saves = 2 * state_bytes(states, plan.default_context) <= plan.cache_bytes_at(plan.default_context)
+        return asked is None and static is None and saves
+    if not any(state.kind == "window" for state in states):
+        raise InputError(
+            "the recipe has [cache] windows = true, and no layer of this model has a window below its context of "
+            f"{plan.context_length:,} tokens with keys and values that no other layer reads; leave it out"
+        )
+    if static is not None:
+        raise InputError(
+            f"the recipe has [cache] windows = true, and the static graphs of {static} take a cache of the whole "
+            "context; leave it out, or export for that target apart"
+        )
+    return True
 
 
 def _plan(shrunk: Shrunk, plain: Decoder, decisions: Decisions) -> Prepared:

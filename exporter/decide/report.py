@@ -16,6 +16,7 @@ from edgepress.exporter.plan.plan import Plan, PlannedTensor
 from edgepress.exporter.recipe.recipe import describe_promise
 from edgepress.exporter.source.checkpoint import Checkpoint
 from edgepress.progress import duration
+from edgepress.states import state_bytes
 from edgepress.tables import format_table
 
 Json = dict[str, object]
@@ -50,6 +51,7 @@ def plan_to_json(prepared: Prepared, export: Estimate | None = None) -> Json:
             }
             for graph in planned_graphs(prepared)
         ],
+        "windows": _windows_to_json(prepared),
         "adapter_slots": slots_to_json(plan.adapter_slots),
         "left_out": dict(prepared.decisions.left_out),
         "text_of": text_of_to_json(prepared.original),
@@ -152,6 +154,7 @@ def format_plan(prepared: Prepared) -> str:
             ),
             f"bundle       about {megabytes(estimates['bundle_bytes'])} MB (estimate)",
             *_memory_lines(prepared.plan),
+            *_window_lines(_windows_to_json(prepared)),
             *_float16_lines(prepared),
             *slot_lines(prepared.plan.adapter_slots),
             *_instruction_lines(instructions.estimates(prepared), prepared.plan.adapter_slots),
@@ -201,6 +204,41 @@ def format_estimate(found: Estimate) -> list[str]:
         f"(estimate from speeds measured just now: {longest})"
     ]
     return [*lines, *(f"{'':<12} without {what}" for what in found.left_out)]
+
+
+def _windows_to_json(prepared: Prepared) -> Json | None:
+    """Caches of layers that see a window, kept whole or not: bytes of all states at the default context, both ways.
+
+    None where no layer has a window below the context that it alone reads.
+    """
+    plan, decoder = prepared.plan, prepared.decoder
+    states = decoder.states(windows_below=plan.context_length)
+    windows = [state.window for state in states if state.window is not None]
+    if not windows:
+        return None
+    return {
+        "kept": any(state.kind == "window" for state in plan.states),
+        "tokens": sorted(set(windows)),
+        "states": len(windows),
+        "of_states": len(states),
+        "cache_bytes_with_windows": state_bytes(states, plan.default_context),
+        "cache_bytes_whole": state_bytes(decoder.states(), plan.default_context),
+        "at_tokens": plan.default_context,
+    }
+
+
+def _window_lines(found: Json | None) -> list[str]:
+    """What caches of windows save or would save; nothing for a model that has none."""
+    if found is None:
+        return []
+    tokens = " or ".join(f"{window:,}" for window in cast("list[int]", found["tokens"]))
+    small, whole = (megabytes(found[f"cache_bytes_{how}"]) for how in ("with_windows", "whole"))
+    of = f"{found['states']} of {found['of_states']} states are of attention to {tokens} tokens"
+    at = f"at {found['at_tokens']:,} tokens"
+    if found["kept"]:
+        return [f"windows      {of} and keep these: {small} MB of float32 states {at}, not {whole} (estimate)"]
+    would = f"with [cache] windows = true {small} MB of float32 states {at}, not {whole} (estimate)"
+    return [f"windows      {of} and keep all: {would}"]
 
 
 def _float16_lines(prepared: Prepared) -> list[str]:
@@ -263,7 +301,7 @@ def _context(plan: Plan) -> str:
 def _memory_lines(plan: Plan) -> list[str]:
     """What running takes, at the default context and at the whole one, where that is another."""
     lines = []
-    cached = "key-value cache" if all(state.grows for state in plan.states) else "key-value cache and other states"
+    cached = "key-value cache" if all(state.in_place for state in plan.states) else "key-value cache and other states"
     for name, length in zip(("memory", ""), dict.fromkeys((plan.default_context, plan.context_length)), strict=False):
         cache = plan.cache_bytes_at(length)
         lines.append(

@@ -3,7 +3,8 @@
 Inputs: ``input_ids`` (batch, sequence) int64, ``attention_mask`` (batch, total) int64 with total = past + sequence, and
 the states before the call, such as ``past_key_values.{i}.key`` (batch, kv_heads, past, head_dim) float32. Outputs:
 ``logits`` (batch, positions, vocabulary) float32 and the states after it. When past and present keys are bound to one
-buffer of the full context, GroupQueryAttention updates it in place.
+buffer of the full context, GroupQueryAttention updates it in place. Where the plan has a state that keeps a window,
+past and present are one buffer of at least the window, in which the operator lays out the last tokens by itself.
 
 ``logits`` has the last position only: the initializer ``logits_start`` is [-1]. Overriding it with [0] when the
 session is made (``SessionOptions.add_initializer``) gives the logits of every position, from the same graph.
@@ -297,7 +298,7 @@ class _DecoderGraph:
     def _state(self, state: State) -> tuple[str, str]:
         """Declare a state: an input before a call, an output after it."""
         g, kind = self.graph, _STATE_TYPES[state.type]
-        return g.input(state.input, kind, state.shape), g.output(state.output, kind, state.output_shape)
+        return g.input(state.input, kind, state.input_shape), g.output(state.output, kind, state.output_shape)
 
     # ---- head ---------------------------------------------------------------------------------------------------
 

@@ -38,6 +38,10 @@ class DecoderBuilder(GraphBuilder):
         kind = FLOAT16 if tensor.form == "half" else FLOAT
         return self.external(weight.name, kind, weight.shape, tensor.regions["data"])
 
+    def keeps_window(self, state: str) -> bool:
+        """Whether the state that this input is keeps the tokens of a window alone."""
+        return any(one.input == state and one.kind == "window" for one in self.plan.states)
+
     def linear(self, linear: Linear, x: str, *, normed: bool = True, output: str = "") -> str:
         """A projection as the plan stores it; the result is named after its weight, or ``output``."""
         weight = linear.weight

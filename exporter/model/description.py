@@ -224,6 +224,10 @@ class Mixer:
         """How many positions a token sees, itself included, where those are not all before it."""
         return ()
 
+    def cache_window(self) -> int | None:
+        """How many tokens its keys and values need be kept of; None for all, as others read them, or it has none."""
+        return None
+
     def settings(self) -> tuple[object, ...]:
         """What a config says of it beside sizes: two mixers of a kind with equal ones compute the same function."""
         return ()
@@ -408,13 +412,16 @@ class Decoder:
         limits = [rope.long_from for rope in self.ropes.values() if rope.long_inverse_frequencies is not None]
         return min(limits, default=None)
 
-    def states(self, in_float16: Callable[[str], bool] = lambda _: False) -> tuple[State, ...]:
+    def states(
+        self, in_float16: Callable[[str], bool] = lambda _: False, *, windows_below: int = 0
+    ) -> tuple[State, ...]:
         """What all layers carry from token to token, in the order of the graph's inputs.
 
-        ``in_float16`` says whether a mixer, such as ``layers.1.attention``, is to have states of that type.
+        ``in_float16`` says whether a mixer, such as ``layers.1.attention``, is to have states of that type. Caches of
+        windows below ``windows_below`` tokens keep these tokens alone.
         """
         found = tuple(
-            state
+            windowed(state, block.mixer.cache_window(), windows_below)
             for index, layer in enumerate(self.layers)
             for block in layer.blocks
             for state in block.mixer.states(
@@ -480,6 +487,14 @@ K = TypeVar("K")
 def _fields(kind: Hashable) -> tuple[str, ...]:
     """Names of a dataclass's fields; none of another type."""
     return tuple(field.name for field in fields(kind)) if isinstance(kind, type) and is_dataclass(kind) else ()
+
+
+def windowed(state: State, window: int | None, below: int) -> State:
+    """A cache that keeps ``window`` tokens, where that is below ``below``, or the state as it is."""
+    if window is None or window >= below or not state.grows:
+        return state
+    shape = tuple("window" if axis == "past" else axis for axis in state.shape)
+    return replace(state, shape=shape, kind="window", window=window)
 
 
 def every(kind: type[K], tree: object) -> Iterator[K]:

@@ -263,12 +263,19 @@ def make_plan(subject: Description, recipe: Recipe, itemsize: Callable[[str], fl
             PlannedTable(f"rotation.{side}", (order, order), layout.place(order * order * _FLOAT))
             for side, order in orders.items()
         )
-    states = subject.states()
+    states = _states(subject, recipe, context)
     default = context if recipe.context_length is not None else _default_context(context, states, layout.end)
     plan = Plan(tensors, tables, layout.end, context, recipe.accuracy_level, states, default_context=default)
     if recipe.activations.type == "float16" and isinstance(subject, Decoder):
         return in_float16(plan, subject, recipe.activations.kept_layers)
     return plan
+
+
+def _states(subject: Description, recipe: Recipe, context: int) -> tuple[State, ...]:
+    """What the graph carries; keys and values of windows that are shorter than the context, where they are so kept."""
+    if isinstance(subject, Decoder) and recipe.cache.windows:
+        return subject.states(windows_below=context)
+    return subject.states()
 
 
 def _default_context(longest: int, states: Sequence[State], data_bytes: int) -> int:
@@ -287,7 +294,9 @@ def in_float16(plan: Plan, decoder: Decoder, kept: Collection[str] = (), *, whol
     alone compute in float16: on ARM norms and products take more instructions in it, and attention fewer.
     """
     layers = tuple(index for index in range(len(decoder.layers)) if whole and f"layers.{index}" not in kept)
-    return replace(plan, half_layers=layers, states=decoder.states(lambda mixer: mixer not in kept))
+    below = plan.context_length if any(state.kind == "window" for state in plan.states) else 0
+    states = decoder.states(lambda mixer: mixer not in kept, windows_below=below)
+    return replace(plan, half_layers=layers, states=states)
 
 
 def _note_what_is_left(

@@ -18,6 +18,7 @@ class Decisions:
     - ``text``: files of calibration text, where pruning put some of the text aside or the model wrote it
     - ``length`` of calibration sequences, where the context is shorter than what is asked
     - ``float16_graph``: there is a graph in float16 beside the float32 one, as a target has processors for it
+    - ``windows``: layers whose attention sees a window keep the keys and values of that alone
     - ``kept_layers``: layers (``layers.1``) and mixers with states (``layers.1.attention``) that stay in float32, as
       they overflow float16, and why
     - ``float32_scales``: tensors whose scales stay float32, as float16 cannot hold them, and why
@@ -31,6 +32,7 @@ class Decisions:
     kept_layers: Mapping[str, str] = field(default_factory=dict)
     overrides: tuple[Override, ...] = ()
     float16_graph: bool = False
+    windows: bool = False
     float32_scales: Mapping[str, str] = field(default_factory=dict)
     rounded_by: Mapping[str, str] = field(default_factory=dict)
 
@@ -50,6 +52,7 @@ class Decisions:
                 float16_graph=activations.float16_graph or self.float16_graph,
                 float32_scales={**activations.float32_scales, **self.float32_scales},
             ),
+            cache=replace(recipe.cache, windows=self.windows or recipe.cache.windows),
         )
 
     def to_json(self) -> dict[str, object]:

@@ -6,11 +6,11 @@ whose name matches a pattern. ``bits = 32`` keeps float32, ``16`` stores float16
 model smaller before any weight is rounded, in their order; ``before`` and ``after`` name methods that prepare the
 weights for rounding and that repair what rounding did; ``[options.<method>]`` sets a method's own options.
 ``block_size`` may list sizes: each tensor gets the one that takes the fewest bytes at its width, as presets do.
-``[activations]`` computes in float16 or in integers. ``[calibration]`` says which text shows the methods what the model
-computes. ``[budget]`` leaves bits and block size of every tensor that no override names to measurement and a
-solver. Presets are the files in ``presets/``: adding one is adding a file. ``[promise]`` is what a preset was measured
-to lose on models that everyone can try: KL in nats a token; where a recipe prunes it is dropped, as it says nothing of
-that.
+``[activations]`` computes in float16 or in integers. ``[cache]`` says what is kept of earlier tokens.
+``[calibration]`` says which text shows the methods what the model computes. ``[budget]`` leaves bits and block size of
+every tensor that no override names to measurement and a solver. Presets are the files in ``presets/``: adding one is
+adding a file. ``[promise]`` is what a preset was measured to lose on models that everyone can try: KL in nats a token;
+where a recipe prunes it is dropped, as it says nothing of that.
 """
 
 import difflib
@@ -112,6 +112,17 @@ class Activations:
 
 
 @dataclass(frozen=True)
+class Cache:
+    """What is kept of earlier tokens.
+
+    With ``windows`` a layer whose attention sees a window keeps the keys and values of that alone; without, of all
+    tokens. None leaves it to the targets (:class:`~edgepress.exporter.recipe.decisions.Decisions`).
+    """
+
+    windows: bool | None = None
+
+
+@dataclass(frozen=True)
 class CalibrationText:
     """What the calibrated methods see: ``tokens`` of ``text`` in sequences of ``length``, chosen by ``seed``.
 
@@ -183,6 +194,7 @@ class Recipe:
     budget: Budget | None = None
     promise: Mapping[str, float] = field(default_factory=dict)
     activations: Activations = Activations()
+    cache: Cache = Cache()
 
     @property
     def storages(self) -> tuple[Storage, ...]:
@@ -234,6 +246,7 @@ def recipe_from_json(content: Mapping[str, Any]) -> Recipe:
     made = {
         "overrides": tuple(map(override_from_json, content["overrides"])),
         "activations": Activations(**content["activations"]),
+        "cache": Cache(**content.get("cache", {})),
         "calibration": CalibrationText(**{**calibration, "text": tuple(calibration["text"])}),
         "budget": budget and Budget(**{**budget, "candidates": tuple(budget["candidates"])}),
     }
@@ -306,6 +319,7 @@ _KEYS = (
     "budget",
     "promise",
     "activations",
+    "cache",
 )
 
 
@@ -336,6 +350,7 @@ def _recipe(content: dict[str, object], path: Path) -> Recipe:
         budget=_budget(content["budget"], path) if "budget" in content else None,
         promise={} if content.get("prune") else promise,  # which is of rounding alone
         activations=_activations(content.get("activations", {}), path),
+        cache=_cache(content.get("cache", {}), path),
     )
 
 
@@ -446,6 +461,16 @@ def _activations(value: object, path: Path) -> Activations:
     if not kind.startswith("uint") and "ranges" in value:
         raise InputError(f'{path}: [activations] ranges is for integers; add type = "uint8", or leave ranges out')
     return Activations(kind, ranges, float(share), is_written="type" in value)
+
+
+def _cache(value: object, path: Path) -> Cache:
+    if not isinstance(value, dict):
+        raise InputError(f"{path}: [cache] must be a table, not {value!r}")
+    _known(value, tuple(f.name for f in fields(Cache)), path, "[cache] ")
+    windows = value.get("windows")
+    if "windows" in value and not isinstance(windows, bool):
+        raise InputError(f"{path}: [cache] windows must be true or false, not {windows!r}")
+    return Cache(windows)
 
 
 def _word(value: object, valid: tuple[str, ...], path: Path, where: str) -> str:

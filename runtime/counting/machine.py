@@ -21,7 +21,8 @@ from edgepress.runtime.model import Model, load
 from edgepress.runtime.sessions.buffers import StateMemory
 from edgepress.runtime.sessions.cpu import CpuSession
 from edgepress.runtime.sessions.session import Session, Snapshot, Tokens
-from edgepress.states import state_bytes
+from edgepress.runtime.sessions.windows import resident
+from edgepress.states import State
 
 REPEATS = {"decode": 8, "prefill": 2}  # after a first one, which pays for memory; the fewest instructions are told
 _SEED = 0
@@ -81,16 +82,32 @@ def _call(session: Session, tokens: int, context: int) -> dict[str, Any]:
         session.append(ids)
         whole = perf_counter_ns() - start
         found.append((whole, round((session.run_seconds - within) * 1e9)))
-    after, grows = context + tokens, [state for state in session.states if state.grows]
-    fixed = state_bytes((state for state in session.states if not state.grows), after)
     return {
         "tokens": tokens,
         "context": context,
         "instructions": min(whole for whole, _ in found[1:]),
         "in_onnxruntime": min(within for _, within in found[1:]),
-        "state_bytes_loaded": state_bytes(grows, after) + fixed,
-        "state_bytes_stored": state_bytes(grows, after) - state_bytes(grows, context) + fixed,
+        **state_traffic(session.states, tokens, context),
     }
+
+
+def state_traffic(states: Sequence[State], tokens: int, context: int) -> dict[str, int]:
+    """Bytes of states that a call reads and writes, from their shapes: ``tokens`` at once after ``context`` others.
+
+    A state of fixed size is read and written whole. Of keys and values those of all tokens that there are then are
+    read, and those of the call's tokens written; in a window all that are left where some are pushed out.
+    """
+    loaded = stored = 0
+    for state in states:
+        if not state.in_place:
+            loaded, stored = loaded + state.bytes_at(context), stored + state.bytes_at(context)
+            continue
+        there, written = context + tokens, tokens
+        if state.window is not None:
+            before, there = (resident(length, state.window, state.rows) for length in (context, context + tokens))
+            written = tokens if there == before + tokens else there
+        loaded, stored = loaded + state.bytes_at(there), stored + state.bytes_at(written)
+    return {"state_bytes_loaded": loaded, "state_bytes_stored": stored}
 
 
 def _operators(config: BundleConfig, context: int, calls: Sequence[Asked], adapter: str | None) -> list[dict[str, Any]]:

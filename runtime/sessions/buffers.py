@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgepress.errors import InputError
+from edgepress.runtime.sessions.windows import Window
 from edgepress.states import State
 
 if TYPE_CHECKING:
@@ -23,18 +24,42 @@ Array = NDArray[Any]
 
 @dataclass
 class _Group:
-    """States of one shape and type, and their memory: (states, 1, …)."""
+    """States of one shape and type, and their memory: (states, 1, …); ``window`` is what it is for those that keep one.
+
+    What is in it of a text is all of it where the size is fixed.
+    """
 
     states: list[State]
     array: Array
+    window: Window | None = None
+
+    def __post_init__(self) -> None:
+        state = self.states[0]
+        if state.window is not None:
+            self.window = Window(np.moveaxis(self.array, self._tokens, -2), state.window)
+
+    @property
+    def _tokens(self) -> int:
+        """The axis of the memory that has entries for tokens."""
+        return 1 + (self.states[0].token_axis or 0)
 
     def entries(self, start: int, stop: int) -> Array:
-        """What belongs to the tokens from ``start`` to ``stop``; all of it where the size is fixed."""
-        axis = self.states[0].past_axis
-        if axis is None:
+        """What belongs to the tokens from ``start`` to ``stop``, of states that grow."""
+        if not self.states[0].grows:
             return self.array
-        view: Array = self.array[(slice(None),) * (axis + 1) + (slice(start, stop),)]
+        view: Array = self.array[(slice(None),) * self._tokens + (slice(start, stop),)]
         return view
+
+    def held(self, tokens: int) -> Array:
+        """What there is of a text of ``tokens`` tokens."""
+        return self.entries(0, tokens) if self.window is None else self.window.held(tokens)
+
+    def put(self, array: Array, tokens: int, earliest: int) -> None:
+        """Write what :meth:`held` gave of a text that has at least as many, or of a window just as many."""
+        if self.window is not None:
+            self.window.put(array, tokens, earliest)
+            return
+        self.entries(0, tokens)[...] = _Group(self.states, array).entries(0, tokens)
 
 
 class StateMemory:
@@ -49,40 +74,66 @@ class StateMemory:
 
     def __init__(self, states: Sequence[State], entries: int) -> None:
         self.states, self.entries = tuple(states), entries
-        self.grows_only = all(state.grows for state in states)
+        self.in_place = all(state.in_place for state in states)
         self._groups = _grouped(states, entries)
+        self._windows = [group.window for group in self._groups if group.window is not None]
 
     def inputs(self) -> "Iterator[tuple[State, OrtValue]]":
         """Each state with its memory as a graph takes it; the memory must outlive the value."""
         return _values(self._groups)
 
     def clear(self) -> None:
-        """Make states of fixed size what they are before the first token; others need nothing."""
+        """Begin a text: states of fixed size are what they are before the first token, others need nothing."""
         for group in self._groups:
-            if not group.states[0].grows:
+            if not group.states[0].in_place:
                 group.array[...] = 0
+        for window in self._windows:
+            window.forget()
+
+    def earliest(self, tokens: int) -> int:
+        """The fewest tokens, besides none, that a text of ``tokens`` tokens can be taken back to."""
+        if not self.in_place:
+            return tokens
+        return max((window.earliest for window in self._windows), default=0)
+
+    def before_call(self, tokens: int, count: int) -> bool:
+        """Keep what a call with ``count`` tokens after ``tokens`` will push out of windows.
+
+        Return whether entries of the text before it are moved.
+        """
+        moved = [window for window in self._windows if window.pushes(tokens, count)]
+        for window in moved:
+            window.before_call(tokens, count)
+        return bool(moved)
+
+    def take_back(self, tokens: int, kept: int) -> None:
+        """Make of a text of ``tokens`` tokens that of its first ``kept``, which are :meth:`earliest` or more."""
+        for window in self._windows:
+            window.take_back(tokens, kept)
 
     def copy(self, tokens: int) -> tuple[Array, ...]:
-        """A copy of what the first ``tokens`` tokens left, for :meth:`put`."""
-        return tuple(group.entries(0, tokens).copy() for group in self._groups)
+        """A copy of what a text of ``tokens`` tokens left, for :meth:`put`."""
+        return tuple(group.held(tokens).copy() for group in self._groups)
 
-    def put(self, arrays: Sequence[Array], tokens: int) -> None:
-        """Write what :meth:`copy` gave of the same states, for at least ``tokens`` tokens."""
+    def put(self, arrays: Sequence[Array], tokens: int, earliest: int) -> None:
+        """Write what :meth:`copy` gave of the same states, for at least ``tokens`` tokens, or of windows for so many.
+
+        That text could be taken back to ``earliest`` tokens.
+        """
         for group, array in zip(self._groups, arrays, strict=True):
-            place = group.entries(0, tokens)
-            place[...] = _Group(group.states, array).entries(0, tokens)
+            group.put(array, tokens, earliest)
 
 
 class Results:
     """Memory for what a call gives back, before it is taken over into a :class:`StateMemory`.
 
     Of states that grow these are the entries of the call's own tokens, ``length`` of them. Where that is None the graph
-    writes such states in place, and only those of fixed size are here.
+    writes states in place where they can be, and only those of fixed size are here.
     """
 
     def __init__(self, memory: StateMemory, length: int | None) -> None:
         self._memory = memory
-        states = [state for state in memory.states if length is not None or not state.grows]
+        states = [state for state in memory.states if length is not None or not state.in_place]
         self._groups = _grouped(states, length or 0)
         targets = {tuple(group.states): group for group in memory._groups}
         self._targets = [targets[tuple(group.states)] for group in self._groups]
@@ -100,12 +151,13 @@ class Results:
 
 
 def _grouped(states: Iterable[State], entries: int) -> list[_Group]:
-    groups: dict[tuple[tuple[int, ...], int | None, str], list[State]] = {}
+    groups: dict[tuple[tuple[int, ...], int | None, str, int | None], list[State]] = {}
     for state in states:
-        groups.setdefault((state.sizes(entries), state.past_axis, state.type), []).append(state)
+        key = (state.sizes(entries), state.token_axis, state.type, state.window)
+        groups.setdefault(key, []).append(state)
     return [
         _Group(alike, untouched_memory((len(alike), *sizes), np.dtype(kind), entries))
-        for (sizes, _, kind), alike in groups.items()
+        for (sizes, _, kind, _), alike in groups.items()
     ]
 
 

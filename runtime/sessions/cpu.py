@@ -3,8 +3,8 @@
 Python's share of a decode step must be small against the step itself. Binding 60 cache tensors a step costs 10 % at
 135M parameters; so every buffer is allocated and bound when the session opens:
 
-- states that grow at their full length, input and output the same memory, which GroupQueryAttention notices and then
-  writes new keys and values in place;
+- states that grow at their full length, those of a window at its length and some more, input and output the same
+  memory, which GroupQueryAttention notices and then writes new keys and values in place;
 - one token and one row of logits for decoding.
 
 Only ``attention_mask`` is bound again at each step, because its length is the position: a pointer to the same ones.
@@ -103,10 +103,10 @@ class CpuSession(Session):
 
     def _bind_once(self) -> None:
         self._binding = self._session.io_binding()
-        self._results = None if self._memory.grows_only else Results(self._memory, None)
+        self._results = None if self._memory.in_place else Results(self._memory, None)
         for state, value in self._memory.inputs():
             self._binding.bind_ortvalue_input(state.input, value)
-            if state.grows:  # one value for both: equal pointers tell the operator to write in place
+            if state.in_place:  # one value for both: equal pointers tell the operator to write in place
                 self._binding.bind_ortvalue_output(state.output, value)
         if self._results is not None:
             for state, value in self._results.outputs():

@@ -67,6 +67,7 @@ class Snapshot:
     arrays: tuple[NDArray[Any], ...]
     text: Tokens | None  # what longrope computes anew where a text outgrows the short table
     is_long: bool
+    earliest: int = 0  # the fewest tokens, besides none, that the text could be rolled back to
 
 
 class Session(ABC):
@@ -99,11 +100,17 @@ class Session(ABC):
         self.position = 0
         self.run_seconds = 0.0
         self._memory, self._longrope, self._remedy = memory, longrope, remedy
+        self._is_torn = False  # whether a call that moves entries of windows has begun and not ended
 
     @property
     def states(self) -> tuple[State, ...]:
         """What the model carries from one call to the next."""
         return self._memory.states
+
+    @property
+    def earliest(self) -> int:
+        """The fewest tokens, besides none, that the text can be rolled back to without a snapshot."""
+        return self._memory.earliest(self.position)
 
     # ---- the text ----------------------------------------------------------------------------------------------------
 
@@ -125,6 +132,7 @@ class Session(ABC):
         if not -size <= first < size:
             raise InputError(f"first is {first}; of {size} tokens it must be {-size} to {size - 1}")
         self.check_room(size)
+        self._refuse_torn()
         row = first % size
         if self._longrope is not None and self._longrope.add(found, self.position, total):
             row, size = row + self.position, size + self.position
@@ -135,8 +143,10 @@ class Session(ABC):
         for start in range(0, size, self.prefill_chunk):
             stop = min(start + self.prefill_chunk, size)
             first = min(max(row, start), stop - 1)
+            self._is_torn = self._memory.before_call(self.position, stop - start)
             logits = self._compute(found[start:stop], first - start, release=release and stop == size)
             self.position += stop - start
+            self._is_torn = False
             if row < stop:
                 rows.append(logits if stop == size else logits.copy())
         return rows[0] if len(rows) == 1 else np.concatenate(rows)
@@ -159,9 +169,8 @@ class Session(ABC):
 
     def reset(self) -> None:
         """Forget the text; its memory stays for the next one."""
-        self.position = 0
-        if not self._memory.grows_only:
-            self._memory.clear()
+        self.position, self._is_torn = 0, False
+        self._memory.clear()
 
     def roll_back(self, position: int) -> None:
         """Take back all tokens after the first ``position``.
@@ -174,16 +183,21 @@ class Session(ABC):
         whole_number("position", position, least=0, most=self.position, takes=has)
         if position == 0:
             self.reset()
-        elif position < self.position and not self._memory.grows_only:
-            fixed = next(state for state in self.states if not state.grows)
+            return
+        self._refuse_torn()
+        if position < min(self.position, self.earliest):
+            keeps = next(state for state in self.states if not state.grows)
             raise InputError(
-                f"{self.name} cannot be rolled back from {self.position} tokens to {position}: {fixed.name} is a "
-                f"{fixed.kind} state, which keeps no earlier ones; take a snapshot there and restore that"
+                f"{self.name} cannot be rolled back from {self.position} tokens to {position}, to {self.earliest} or "
+                f"more only: {keeps.name} is a {keeps.kind} state, which keeps no earlier ones; take a snapshot there "
+                "and restore that"
             )
+        self._memory.take_back(self.position, position)
         self.position = position
 
     def snapshot(self) -> Snapshot:
-        """Copy what the model keeps of the text, as many bytes as :func:`edgepress.states.state_bytes` says."""
+        """Copy what the model keeps of the text: at most the bytes that :func:`edgepress.states.state_bytes` says."""
+        self._refuse_torn()
         longrope, entries = self._longrope, min(self.position, self._memory.entries)
         return Snapshot(
             position=self.position,
@@ -192,6 +206,7 @@ class Session(ABC):
             arrays=self._memory.copy(entries),
             text=None if longrope is None else longrope.text[: self.position].copy(),
             is_long=longrope is not None and longrope.is_long,
+            earliest=self.earliest,
         )
 
     def restore(self, snapshot: Snapshot) -> None:
@@ -212,11 +227,11 @@ class Session(ABC):
                 f"the snapshot of {snapshot.position} tokens fills the context that it was taken in, where the last "
                 "one is not kept, so a longer text cannot go on from it; take the snapshot one token earlier"
             )
-        self._memory.put(snapshot.arrays, entries)
+        self._memory.put(snapshot.arrays, entries, snapshot.earliest)
         if longrope is not None and snapshot.text is not None:
             longrope.text[: snapshot.position] = snapshot.text
             longrope.is_long = snapshot.is_long
-        self.position = snapshot.position
+        self.position, self._is_torn = snapshot.position, False
 
     # ---- limits ------------------------------------------------------------------------------------------------------
 
@@ -226,6 +241,14 @@ class Session(ABC):
         if position + count > self.context:
             held = f" after {position} in the cache" if position else ""
             raise InputError(f"{count} tokens{held} do not fit in the context of {self.context}{self._remedy}")
+
+    def _refuse_torn(self) -> None:
+        """Raise an InputError when a call ended halfway: some windows may have moved on, and others not."""
+        if self._is_torn:
+            raise InputError(
+                f"{self.name} was interrupted while its windows moved on, so the text of {self.position} tokens is "
+                "lost; reset the session, or restore a snapshot"
+            )
 
     def _run(self, call: Callable[..., object], *arguments: object) -> None:
         """Call onnxruntime, and count the time."""

@@ -133,7 +133,7 @@ def _slots(states: Sequence[State], inputs: Mapping[str, tuple[int, ...]]) -> in
                 f"{state.name} is a {state.kind} state, which static graphs cannot have; run it on the CPU"
             )
     known = [state for state in states if len(inputs.get(state.input, ())) == len(state.shape)]
-    slots = {inputs[state.input][state.past_axis or 0] for state in known}
+    slots = {inputs[state.input][state.token_axis or 0] for state in known}
     if len(slots) != 1 or len(known) < len(states):
         raise InputError(f"the decode graph has no cache inputs of one length; {_AGAIN}")
     return slots.pop()

@@ -89,7 +89,14 @@ class Manifest:
         for name in ("graphs", "adapter_slots"):
             if not content[name]:
                 del content[name]
+        for listed in (content, *content.get("graphs", ())):
+            listed["states"] = [_without_none(state) for state in listed["states"]]
         return canonical({**content, "manifest_sha256": _digest(content)})
+
+
+def _without_none(state: Json) -> Json:
+    """A state's entries that it has: only one that keeps a window has a window."""
+    return {key: value for key, value in state.items() if value is not None}
 
 
 class _Tensor(msgspec.Struct, frozen=True):

@@ -9,7 +9,8 @@ The description of a layer lists its states; layer ``3`` of a decoder has, for e
     State("layers.3.key", "past_key_values.3.key", "present.3.key", ("batch", 2, "past", 64), "float32", "key-value")
     State("layers.3.conv", "past_conv.3", "present_conv.3", ("batch", 512, 3), "float32", "convolution")
 
-and who writes the graph declares the input with :attr:`State.shape` and the output with :attr:`State.output_shape`.
+and who writes the graph declares the input with :attr:`State.input_shape` and the output with
+:attr:`State.output_shape`.
 
 Only the standard library is used here: the exporter, the runtime and the manifest share it.
 """
@@ -19,30 +20,36 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-Axis = Literal["batch", "past"]
+Axis = Literal["batch", "past", "window"]
 StateType = Literal["float32", "float16", "int8", "uint8"]
 StateKind = Literal["key-value", "window", "recurrent", "convolution"]
 
 _BYTES: dict[str, int] = {"float32": 4, "float16": 2, "int8": 1, "uint8": 1}
-_BATCH, _PAST = get_args(Axis)
+_BATCH, _PAST, _WINDOW = get_args(Axis)
 _LONGEST_NAME = 200  # characters
 _LARGEST = 1 << 24  # of an axis: as many tokens as a context may have
 # Elements for each token, or of a state whose size is fixed: of one state, and of all (the largest hybrids have 2²⁸).
 _MOST_ELEMENTS, _MOST_IN_ALL = 1 << 26, 1 << 30
 _MOST_AXES = 8
 _MOST_STATES = 1 << 16
+WINDOW_SLACK = 16
+"""Entries that the memory of a window has beyond it. So many tokens and one are pushed out together: with fewer slack
+they are moved up more often, with more of it the kernel looks at more of them (docs/benchmarks.md)."""
 
 
 @dataclass(frozen=True)
 class State:
     """One state: a tensor that a call of the graph reads (``input``) and the same tensor after it (``output``).
 
-    ``shape`` names two axes: ``batch``, the first one, and in a state that grows ``past``, one entry for each token so
-    far. After a call of n tokens ``past`` is n longer; all other axes are numbers, and stay as they are. ``kind`` is
+    ``shape`` names the axis ``batch``, the first one, and in a state with entries for tokens the axis of those:
+    ``past``, one for each token so far, or ``window``. After a call of n tokens ``past`` is n longer; all other axes
+    are numbers, and stay as they are. ``kind`` is
 
     - ``key-value``: keys or values of attention. It grows: entries of earlier tokens never change, so the runtime gives
       input and output the same memory, and taking back tokens is to forget the last entries
-    - ``window``: entries of the last tokens only, the oldest first. Its size is fixed
+    - ``window``: keys or values of attention that sees ``window`` tokens, itself included. Entries of the last tokens
+      only, the oldest first, as GroupQueryAttention's ``sliding_window_cache`` keeps them, in memory of
+      :attr:`rows` entries that input and output share. What was pushed out of it cannot be taken back
     - ``recurrent``: a summary of all tokens so far. Its size is fixed
     - ``convolution``: the last inputs of a causal convolution. Its size is fixed
 
@@ -60,6 +67,7 @@ class State:
     shape: tuple[int | Axis, ...]
     type: StateType
     kind: StateKind
+    window: int | None = None
 
     def __post_init__(self) -> None:
         for name in (self.name, self.input, self.output):
@@ -74,7 +82,7 @@ class State:
             raise ValueError(f"input and output of state {self.name} have one name, {self.input}; a graph needs two")
         sizes = [size for size in self.shape if isinstance(size, int)]
         named = [axis for axis in self.shape if isinstance(axis, str)]
-        wanted = [_BATCH, _PAST] if self.grows else [_BATCH]
+        wanted = [_BATCH, *([self._tokens_axis] if self._tokens_axis else [])]
         if named != wanted or self.shape[0] != _BATCH or len(self.shape) > _MOST_AXES:
             raise ValueError(
                 f"state {self.name} has the shape {self.shape}; a {self.kind} state has at most {_MOST_AXES} axes, the "
@@ -85,6 +93,11 @@ class State:
                 f"state {self.name} has the shape {self.shape}; an axis is 1 to {_LARGEST:,} long, and all together "
                 f"have at most {_MOST_ELEMENTS:,} elements a token"
             )
+        if (self.window is not None) != (self.kind == "window") or not 0 < (self.window or 1) <= _LARGEST:
+            raise ValueError(
+                f"state {self.name} has the kind {self.kind} and a window of {self.window} tokens; a state of the kind "
+                f"window has one of 1 to {_LARGEST:,}, and no other has one"
+            )
 
     @property
     def grows(self) -> bool:
@@ -92,22 +105,50 @@ class State:
         return self.kind == "key-value"
 
     @property
-    def output_shape(self) -> tuple[int | str, ...]:
-        """The shape after a call: where ``past`` was, ``total``."""
-        return tuple("total" if axis == _PAST else axis for axis in self.shape)
+    def in_place(self) -> bool:
+        """Whether a call writes it where it lies: input and output are the same memory."""
+        return self._tokens_axis is not None
 
     @property
-    def past_axis(self) -> int | None:
-        """Which axis has one entry for each token; None when the size is fixed."""
-        return self.shape.index(_PAST) if self.grows else None
+    def rows(self) -> int:
+        """Entries that the memory of a window has."""
+        return (self.window or 0) + WINDOW_SLACK
+
+    @property
+    def _tokens_axis(self) -> Axis | None:
+        """The axis that has entries for tokens."""
+        axes: dict[str, Axis] = {"key-value": _PAST, "window": _WINDOW}
+        return axes.get(self.kind)
+
+    @property
+    def input_shape(self) -> tuple[int | str, ...]:
+        """The shape before a call; windows of other lengths have another axis."""
+        return tuple(f"window_{self.window}" if axis == _WINDOW else axis for axis in self.shape)
+
+    @property
+    def output_shape(self) -> tuple[int | str, ...]:
+        """The shape after a call: where ``past`` was, ``total``."""
+        return tuple("total" if axis == _PAST else axis for axis in self.input_shape)
+
+    @property
+    def token_axis(self) -> int | None:
+        """Which axis has entries for tokens; None when the size is fixed."""
+        return None if self._tokens_axis is None else self.shape.index(self._tokens_axis)
 
     def sizes(self, tokens: int) -> tuple[int, ...]:
         """The shape for one text of ``tokens`` tokens."""
-        return tuple({_BATCH: 1, _PAST: tokens}[axis] if isinstance(axis, str) else axis for axis in self.shape)
+        named = {_BATCH: 1, _PAST: tokens, _WINDOW: self.rows}
+        return tuple(named[axis] if isinstance(axis, str) else axis for axis in self.shape)
 
     def bytes_at(self, tokens: int) -> int:
-        """Bytes that it takes for one text of ``tokens`` tokens."""
-        return math.prod(self.sizes(tokens)) * _BYTES[self.type]
+        """Bytes that it takes for one text of ``tokens`` tokens.
+
+        Beside the memory of a window there are the entries that it pushed out last (runtime/sessions/windows.py).
+        """
+        elements = math.prod(self.sizes(tokens))
+        if self.window is not None:
+            elements = elements // self.rows * min(tokens, self.rows + WINDOW_SLACK + 1)
+        return elements * _BYTES[self.type]
 
 
 def state_bytes(states: Iterable[State], tokens: int) -> int:

@@ -20,6 +20,7 @@ import tiny_models
 import torch
 import transformers
 from oracles_decoder import forward, round_to_int8
+from sessions import empty_states
 from tiny_models import FIRST_VARIANTS, LONG_FROM, METHOD_VARIANTS, REPRESENTATIVES, VARIANTS, VOCABULARY
 
 from edgepress.exporter import decide, export
@@ -45,7 +46,6 @@ INT8_ACTIVATION_TOLERANCE = 0.06
 ROUNDED_TWICE_TOLERANCE = 0.02
 ROUTED_TOLERANCE = 0.3  # rounding makes a random router choose another expert for a token now and then; measured: 0.13
 TARGET = "arm64-cpu"
-STATE_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 FIRST_OF_FAMILY = [FIRST_VARIANTS[kind] for kind in model_types() if kind in FIRST_VARIANTS]
 
 # Every variant is held where its description and its graph can be wrong; what is the same code for all of a family is
@@ -125,12 +125,7 @@ class Graph:
         self.restart()
 
     def restart(self, batch: int = 1) -> None:
-        inputs = [node for node in self.session.get_inputs() if node.name not in ("input_ids", "attention_mask")]
-        sizes = {"batch": batch, "past": 0}
-        self.states = {
-            node.name: np.zeros([sizes.get(axis, axis) for axis in node.shape], STATE_TYPES[node.type])
-            for node in inputs
-        }
+        self.states = empty_states(self.session, batch)
         self.length = 0
 
     def step(self, tokens: np.ndarray) -> np.ndarray:

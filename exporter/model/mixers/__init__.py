@@ -116,6 +116,10 @@ class GraphWriter(Protocol):
         """``width`` columns, from ``first`` on, of what the decoder's :class:`PerLayer` gives."""
         ...
 
+    def keeps_window(self, state: str) -> bool:
+        """Whether the state that this input is keeps the tokens of a window alone."""
+        ...
+
     def in_half(self, active: bool) -> AbstractContextManager[None]:
         """Whether nodes added in the block may compute in float16."""
         ...

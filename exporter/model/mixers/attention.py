@@ -126,6 +126,10 @@ class Attention(Mixer):
         """See :class:`Mixer`."""
         return () if self.window is None else (self.window,)
 
+    def cache_window(self) -> int | None:
+        """See :class:`Mixer`; layers that share keys and values read those of a call's first token, too."""
+        return self.window if self.stored_at is None else None
+
     def settings(self) -> tuple[object, ...]:
         """See :class:`Mixer`; ``scale`` is not among them, as it can be moved into the weights."""
         cut = (self.clip, self.value_norm)
@@ -360,6 +364,7 @@ def write(a: Attention, g: GraphWriter, name: str, x: str, states: Sequence[tupl
             scale=a.scale,
             softcap=a.softcap,
             local_window_size=-1 if a.window is None else a.window,
+            **({"sliding_window_cache": 1} if g.keeps_window(states[0][0]) else {}),
         )
     if a.gate is not None:
         gate = g.node("Sigmoid", [g.linear(a.gate, x)], f"{name}.open")
