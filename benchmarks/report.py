@@ -42,6 +42,7 @@ REPORTS = {
     "scales": "scales",
     "sparsity": "sparsity",
     "vocabulary": "vocabulary",
+    "windows": "windows",
 }
 
 Row = tuple[str, ...]
@@ -120,6 +121,7 @@ TABLES = {
     "slots time": Cut(("adapter_slots",), 2),
     "arm accuracy": Cut(("arm_accuracy",)),
     "arm ideas": Cut(("arm_ideas",)),
+    "windows": Cut(("windows",)),
     "arm tokens": Cut(("arm_instructions",)),
     "arm operators": Cut(("arm_instructions",), 1),
     "arm layers": Cut(("arm_instructions",), 2),

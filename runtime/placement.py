@@ -114,7 +114,7 @@ def _graphs(bundle: Path) -> dict[str, dict[str, Any]]:
 def _asked(bundle: Path, graphs: dict[str, dict[str, Any]], on: str, soc: str | None) -> Place:
     if on not in graphs:
         has = f"{bundle} has no graphs for {on!r}, it has those for {', '.join([*graphs, CPU])}"
-        fixed = next((state.kind for state in _states(bundle) if not state.grows), None)
+        fixed = next((state.kind for state in _states(bundle) if not state.in_place), None)
         if fixed is not None:
             raise InputError(f"{has}; a model with {fixed} states runs on CPUs only")
         with_graphs = [name for name in target_names() if find_target(name).form == "static"]

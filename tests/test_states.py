@@ -14,6 +14,7 @@ KEY: dict[str, Any] = {
     "type": "float32",
     "kind": "key-value",
 }
+WINDOW = KEY | {"shape": ("batch", 2, "window", 64), "kind": "window", "window": 32}
 CONV: dict[str, Any] = {
     "name": "layers.3.conv",
     "input": "past_conv.3",
@@ -33,6 +34,23 @@ def test_a_state_that_grows_takes_bytes_for_each_token_and_another_does_not() ->
     assert state_bytes([key, conv], 0) == 2 * 512 * 3
 
 
+def test_a_window_takes_bytes_for_each_token_until_it_is_full() -> None:
+    window = State(**WINDOW)
+    assert (window.grows, window.in_place, window.token_axis, window.rows) == (False, True, 2, 48)
+    assert (window.input_shape, window.output_shape) == (("batch", 2, "window_32", 64),) * 2
+    assert window.sizes(10) == window.sizes(1000) == (1, 2, 48, 64)
+    a_token = 4 * 2 * 64
+    assert [window.bytes_at(tokens) // a_token for tokens in (0, 10, 48, 49, 65, 66, 1000)] == [
+        0,
+        10,
+        48,
+        49,
+        65,
+        65,
+        65,
+    ]
+
+
 @pytest.mark.parametrize(
     ("of", "change", "message"),
     [
@@ -46,6 +64,13 @@ def test_a_state_that_grows_takes_bytes_for_each_token_and_another_does_not() ->
         (KEY, {"shape": (2, "batch", "past")}, "the first of them batch"),
         (KEY, {"shape": ("batch", "past", *[1] * 7)}, "at most 8 axes"),
         (KEY, {"shape": ()}, "the first of them batch"),
+        (KEY, {"window": 32}, "the kind key-value and a window of 32 tokens"),
+        (KEY, {"window": 0}, "the kind key-value and a window of 0 tokens"),
+        (KEY, {"shape": ("batch", 2, "window", 64)}, "the first of them batch and one other past"),
+        (WINDOW, {"window": None}, "the kind window and a window of None tokens"),
+        (WINDOW, {"window": 0}, "a window of 0 tokens; a state of the kind window has one of 1 to 16,777,216"),
+        (WINDOW, {"window": 2**25}, "a window of 33554432 tokens"),
+        (WINDOW, {"shape": ("batch", 2, "past", 64)}, "the first of them batch and one other window"),
         (CONV, {"shape": ("batch", 512, "past")}, "the first of them batch, the rest numbers"),
         (CONV, {"shape": ("batch", 0, 3)}, "an axis is 1 to 16,777,216 long"),
         (CONV, {"shape": ("batch", -512, 3)}, "an axis is 1 to 16,777,216 long"),

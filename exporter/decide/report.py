@@ -154,7 +154,7 @@ def format_plan(prepared: Prepared) -> str:
             ),
             f"bundle       about {megabytes(estimates['bundle_bytes'])} MB (estimate)",
             *_memory_lines(prepared.plan),
-            *_window_lines(_windows_to_json(prepared)),
+            *_window_lines(prepared),
             *_float16_lines(prepared),
             *slot_lines(prepared.plan.adapter_slots),
             *_instruction_lines(instructions.estimates(prepared), prepared.plan.adapter_slots),
@@ -227,18 +227,20 @@ def _windows_to_json(prepared: Prepared) -> Json | None:
     }
 
 
-def _window_lines(found: Json | None) -> list[str]:
+def _window_lines(prepared: Prepared) -> list[str]:
     """What caches of windows save or would save; nothing for a model that has none."""
+    found = _windows_to_json(prepared)
     if found is None:
         return []
     tokens = " or ".join(f"{window:,}" for window in cast("list[int]", found["tokens"]))
     small, whole = (megabytes(found[f"cache_bytes_{how}"]) for how in ("with_windows", "whole"))
     of = f"{found['states']} of {found['of_states']} states are of attention to {tokens} tokens"
-    at = f"at {found['at_tokens']:,} tokens"
+    at = f"MB of float32 states at {found['at_tokens']:,} tokens"
     if found["kept"]:
-        return [f"windows      {of} and keep these: {small} MB of float32 states {at}, not {whole} (estimate)"]
-    would = f"with [cache] windows = true {small} MB of float32 states {at}, not {whole} (estimate)"
-    return [f"windows      {of} and keep all: {would}"]
+        return [f"windows      {of} and keep these: {small} {at}, not {whole} (estimate)"]
+    if any(target.form == "static" for target in prepared.targets):
+        return [f"windows      {of} and keep all, as static graphs do: {whole} {at}, not {small} (estimate)"]
+    return [f"windows      {of} and keep all: {whole} {at}, {small} with [cache] windows = true (estimate)"]
 
 
 def _float16_lines(prepared: Prepared) -> list[str]:

@@ -9,8 +9,9 @@ move up. So the text of fewer tokens has another layout::
     after 7 tokens  3 4 5 6 - -    0 1 2 were pushed out; to take the 7th back they are needed again
     after 9 tokens  3 4 5 6 7 8    to take one or two back, entries stay where they are
 
-What is pushed out is copied before, a step of entries, and put back when tokens are taken back: a step of tokens always
-can be. A token never sees further back than the window, so entries before that may hold anything that is finite.
+What is pushed out is copied before, a step of entries, and put back when tokens are taken back: so many can be after
+any call that is not much longer than the window, whose own tokens would be pushed out too. A token never sees further
+back than the window, so entries before that may hold anything that is finite.
 """
 
 from dataclasses import dataclass, field

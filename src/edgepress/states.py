@@ -93,7 +93,7 @@ class State:
                 f"state {self.name} has the shape {self.shape}; an axis is 1 to {_LARGEST:,} long, and all together "
                 f"have at most {_MOST_ELEMENTS:,} elements a token"
             )
-        if (self.window is not None) != (self.kind == "window") or not 0 < (self.window or 1) <= _LARGEST:
+        if not (0 < (self.window or 0) <= _LARGEST if self.kind == "window" else self.window is None):
             raise ValueError(
                 f"state {self.name} has the kind {self.kind} and a window of {self.window} tokens; a state of the kind "
                 f"window has one of 1 to {_LARGEST:,}, and no other has one"

@@ -14,8 +14,9 @@ from edgepress.exporter import export
 from edgepress.runtime import load
 from edgepress.runtime.counting import BundleCost, count_bundles
 from edgepress.runtime.counting.bundle import calls_of, cost_of
-from edgepress.runtime.counting.machine import count, made_up_text
+from edgepress.runtime.counting.machine import count, made_up_text, state_traffic
 from edgepress.runtime.counting.touched import weights_of
+from edgepress.states import State
 from edgepress.targets.emulator import Installation, System
 
 
@@ -73,6 +74,15 @@ def test_bytes_are_those_of_the_file_and_of_the_states(cost: BundleCost, demo: P
     stored = (demo / "model.onnx.data").stat().st_size
     assert stored * 0.9 < one.weight_bytes_loaded < stored * 1.1  # the table's rows are read twice: rows, and the head
     assert one.weight_bytes_loaded < eight.weight_bytes_loaded < one.weight_bytes_loaded * 1.01
+
+
+def test_a_window_is_read_and_written_as_far_as_it_goes() -> None:
+    """A window of 32 tokens in 48 rows: after 48 tokens it is full, the next one leaves 32 and moves them."""
+    window = State("a", "past", "present", ("batch", 1, "window", 1), "float32", "window", 32)
+    expected = {(1, 10): (11, 1), (1, 47): (48, 1), (1, 48): (32, 32), (1, 49): (33, 1), (8, 45): (36, 36)}
+    for (tokens, context), (loaded, stored) in expected.items():
+        found = state_traffic([window], tokens, context)
+        assert found == {"state_bytes_loaded": 4 * loaded, "state_bytes_stored": 4 * stored}
 
 
 def test_a_made_up_text_is_one_of_that_length(demo: Path) -> None:

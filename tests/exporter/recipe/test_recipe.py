@@ -68,7 +68,7 @@ def test_a_recipe_comes_back_from_json(tmp_path: Path) -> None:
     text = (
         "before = ['hadamard']\n[weights]\nmethod = 'gptq'\nbits = 8\nblock_size = 'channel'\n"
         "[[override]]\nmatch = '*.down'\nbits = 4\nsymmetric = false\n[options.hadamard]\nseed = 3\n"
-        "[budget]\nkl = 0.1\n[activations]\ntype = 'uint8'\n[promise]\ndemo = 0.1\n"
+        "[budget]\nkl = 0.1\n[activations]\ntype = 'uint8'\n[cache]\nwindows = false\n[promise]\ndemo = 0.1\n"
     )
     for recipe in (read_recipe(write(tmp_path, text)), *map(read_recipe, preset_names())):
         assert recipe_from_json(json.loads(json.dumps(recipe.to_json()))) == recipe
@@ -142,6 +142,9 @@ def test_a_budget_needs_no_weights_table_and_keeps_its_limit_as_written(tmp_path
         ("[budget]\nkl = 0.1\ncandidates = ['4']", "candidate '4' must be"),
         ("[budget]\nkl = 0.1\ngroup = 'model'", "group must be"),
         ("[budget]\nkl = 0.1\nmeasure = 'some'", "measure must be"),
+        ("cache = true\n[weights]\nbits = 4", r"\[cache\] must be a table, not True"),
+        ("[weights]\nbits = 4\n[cache]\nwindow = true", "did you mean 'windows'"),
+        ("[weights]\nbits = 4\n[cache]\nwindows = 512", "windows must be true or false, not 512"),
         ("[budget]\nkl = 0.1\ntokens = 1", "tokens must be a whole number of at least 2"),
     ],
 )
