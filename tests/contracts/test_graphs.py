@@ -52,7 +52,7 @@ def test_both_graphs_of_every_family_compute_what_is_stored(home: Path, tmp_path
     checkpoint, asked = tiny_models.save(name, tmp_path / "checkpoint"), home / "exact.toml"
     manifest = export(checkpoint, out=tmp_path / "out", target="arm64-cpu", recipe=asked, threads=1)
     prepared = decide(checkpoint, target="arm64-cpu", recipe=asked)
-    if not any(state.grows for state in prepared.plan.states):  # no attention, and nothing else is in float16
+    if not any(state.in_place for state in prepared.plan.states):  # no attention, and nothing else is in float16
         assert manifest.graphs == ()
         return
     assert [entry.file for entry in manifest.graphs] == [FLOAT16, FLOAT32]

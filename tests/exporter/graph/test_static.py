@@ -46,9 +46,11 @@ def checkpoint(home: Path, name: str) -> Path:
 
 
 def bundle(home: Path, name: str) -> Path:
-    out = home / f"{name}.bundle"
+    """With caches of all tokens, as bundles for targets with static graphs have them."""
+    out, recipe = home / f"{name}.bundle", home / "whole.toml"
     if not out.exists():
-        export(checkpoint(home, name), out=out, recipe="fp32")
+        recipe.write_text("weights.bits = 32\ncache.windows = false\n", encoding="utf-8")
+        export(checkpoint(home, name), out=out, recipe=recipe)
     return out
 
 
