@@ -192,6 +192,16 @@ def deepseek_experts(
     )
 
 
+def qwen_experts(index: int, sizes: Sizes, *, count: int, width: int, routing: Routing) -> MixtureOfExperts:
+    """Qwen3's block: ``mlp.gate`` and ``mlp.experts``."""
+    tensors = f"model.layers.{index}.mlp"
+    return MixtureOfExperts(
+        router=router(index, f"{tensors}.gate", count, sizes.hidden),
+        experts=separate_experts(index, f"{tensors}.experts", sizes, count=count, width=width),
+        routing=routing,
+    )
+
+
 def sparse_layers(config: Config, layers: int) -> set[int]:
     """Qwen's layers with experts: every ``decoder_sparse_step``-th but the ``mlp_only_layers``."""
     step, dense = config.integer("decoder_sparse_step", 1), config.optional_integers("mlp_only_layers", 0) or []

@@ -1,11 +1,13 @@
 """Granite with sliding windows (IBM 2026): Granite with a sink for each head, and rotary bases by layer."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from edgepress.exporter.model.architectures import Architecture
 from edgepress.exporter.model.architectures._common import (
     IGNORED_TENSORS,
     LAYER_TYPES,
+    Sizes,
     gated_mlp,
     pre_norm_layer,
     read_activation,
@@ -14,7 +16,7 @@ from edgepress.exporter.model.architectures._common import (
     separate_attention,
     windows_of,
 )
-from edgepress.exporter.model.description import Decoder, Layer, Rope, Weight
+from edgepress.exporter.model.description import Decoder, Layer, Mixer, Rope, Weight
 from edgepress.exporter.model.rope import read_rope
 from edgepress.exporter.source.config import Config
 from edgepress.exporter.source.part import Part
@@ -27,12 +29,26 @@ def read(config: Config) -> Decoder:
     sizes = read_sizes(
         config, vocab=100_352, hidden=2560, intermediate=8192, layers=24, heads=20, kv_heads=4, context=8192
     )
+    activation, bias = read_activation(config, "hidden_act", "silu"), config.flag("mlp_bias", False)
+    epsilon = config.number("rms_norm_eps", 1e-5, above=0.0)
+    return decoder(
+        config,
+        "granite_swa",
+        sizes,
+        lambda index: gated_mlp(index, sizes, activation, bias=bias),
+        epsilon=epsilon,
+        tied=True,
+    )
+
+
+def decoder(
+    config: Config, model_type: str, sizes: Sizes, feed_forward: Callable[[int], Mixer], *, epsilon: float, tied: bool
+) -> Decoder:
+    """A decoder of that form with ``feed_forward(index)`` in each layer."""
     types = _layer_types(config, sizes.layers)
     windows = windows_of(config, types, config.optional_integer("sliding_window", 128), sizes)
     bases = config.optional_numbers("layer_rope_theta", sizes.layers)
-    epsilon = config.number("rms_norm_eps", 1e-5, above=0.0)
-    activation = read_activation(config, "hidden_act", "silu")
-    attention_bias, mlp_bias = config.flag("attention_bias", False), config.flag("mlp_bias", False)
+    bias = config.flag("attention_bias", False)
     scale = config.number("attention_multiplier", 1.0, above=0.0)
     residual_multiplier = config.number("residual_multiplier", 1.0)
 
@@ -47,24 +63,24 @@ def read(config: Config) -> Decoder:
             index,
             sizes,
             scale=scale,
-            qkv_bias=attention_bias,
-            output_bias=attention_bias,
+            qkv_bias=bias,
+            output_bias=bias,
             rope=_name(bases, index),
             window=windows[index],
         )
-        mlp = gated_mlp(index, sizes, activation, bias=mlp_bias)
+        attention = replace(attention, sinks=sinks)
         return pre_norm_layer(
-            index, sizes, epsilon, replace(attention, sinks=sinks), mlp, residual_multiplier=residual_multiplier
+            index, sizes, epsilon, attention, feed_forward(index), residual_multiplier=residual_multiplier
         )
 
     return rms_decoder(
         config,
-        "granite_swa",
+        model_type,
         sizes,
         layer,
         ropes=_ropes(config, bases, sizes.head_dim, sizes.context),
         epsilon=epsilon,
-        tied=True,
+        tied=tied,
         embedding_multiplier=config.number("embedding_multiplier", 1.0),
         logits_multiplier=1.0 / config.number("logits_scaling", 1.0, above=0.0),
     )

@@ -13,14 +13,13 @@ from edgepress.exporter.model.architectures._common import (
 )
 from edgepress.exporter.model.architectures._experts import (
     in_stacks,
+    qwen_experts,
     read_counts,
     read_silu,
-    router,
-    separate_experts,
     sparse_layers,
 )
 from edgepress.exporter.model.description import Decoder, Layer
-from edgepress.exporter.model.mixers.mixture_of_experts import MixtureOfExperts, Routing
+from edgepress.exporter.model.mixers.mixture_of_experts import Routing
 from edgepress.exporter.model.rope import read_rope
 from edgepress.exporter.source.config import Config
 
@@ -47,12 +46,7 @@ def read(config: Config) -> Decoder:
         attention = separate_attention(index, sizes, qkv_bias=bias, output_bias=bias, window=window, norms=norms)
         if index not in sparse:
             return pre_norm_layer(index, sizes, epsilon, attention, gated_mlp(index, sizes, "silu"))
-        tensors = f"model.layers.{index}.mlp"
-        experts = MixtureOfExperts(
-            router=router(index, f"{tensors}.gate", count, sizes.hidden),
-            experts=separate_experts(index, f"{tensors}.experts", sizes, count=count, width=width),
-            routing=routing,
-        )
+        experts = qwen_experts(index, sizes, count=count, width=width, routing=routing)
         return pre_norm_layer(index, sizes, epsilon, attention, experts)
 
     return rms_decoder(config, "qwen3_moe", sizes, layer, ropes={"default": rope}, epsilon=epsilon, tied=False)
