@@ -21,6 +21,7 @@ class Settings:
     - ``sustained_seconds``: how long the sustained pass decodes without a pause
     - ``idle_seconds``: how long idle power is measured, before and after
     - ``cool_celsius``: a round waits until the hottest zone is below this; None does not wait
+    - ``memory_limit_bytes``: the limit that the pass ``limit`` tries; None looks for the smallest
     - ``energy``: names of energy sources; None is every one that the device has
     """
 
@@ -37,6 +38,7 @@ class Settings:
     idle_seconds: float = 10.0
     cool_celsius: float | None = None
     energy: tuple[str, ...] | None = None
+    memory_limit_bytes: int | None = None
     graph: str | None = None
     prepared: bool = True
 
@@ -53,6 +55,8 @@ class Settings:
         if self.exact_rounds is not None:
             whole_number("exact_rounds", self.exact_rounds)
         whole_number("least_rounds", self.least_rounds, least=3, takes="an interval needs three")
+        if self.memory_limit_bytes is not None:
+            whole_number("memory_limit_bytes", self.memory_limit_bytes)
         if not 0 < self.precision < 1:
             raise InputError(f"precision is {self.precision}; it is a share, such as 0.02 for ±2 %")
         for name in ("seconds", "sustained_seconds", "idle_seconds"):

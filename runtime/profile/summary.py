@@ -101,6 +101,23 @@ def leak(profile: Profile) -> float | None:
     return None if len(left) < 3 else (left[-1] - left[1]) / (len(left) - 2)
 
 
+def limits(profile: Profile) -> list[str]:
+    """What came of limits of memory: the smallest that was survived, or the one that was tried."""
+    trials = profile.samples("limit", "trial")
+    smallest = profile.samples("limit", "smallest")
+    if smallest:
+        least = smallest[0].measured["limit_bytes"][0]
+        by = f"{trials[0].detail['by']}, {len(trials)} limits tried"
+        return [f"{least / 1e6:.0f} MB is the least with which it answers ({by})"]
+    return [_trial(trial) for trial in trials]
+
+
+def _trial(trial: Sample) -> str:
+    verdict = "survives" if trial.detail["survived"] else "does not survive"
+    words = f"{verdict} {trial.measured['limit_bytes'][0] / 1e6:.0f} MB ({trial.detail['by']})"
+    return f"{words}: {trial.detail['error']}" if trial.detail["error"] else words
+
+
 def sustained(profile: Profile) -> Sustained | None:
     """How decoding held up: the first window after which the median of five stays below 95 % of the first five's."""
     windows = profile.samples("sustained", "window")
@@ -195,6 +212,7 @@ def figures(profile: Profile) -> list[tuple[str, str]]:
         (f"memory, {phase}", ", ".join(_size(name, size) for name, size in sizes.items()))
         for phase, sizes in memory_by_phase(profile).items()
     ]
+    found += [("memory limit", words) for words in limits(profile)]
     if (grown := leak(profile)) is not None:
         found.append(("opening and closing once more", f"leaves {grown / 1e6:.2f} MB"))
     if (held := sustained(profile)) is not None:

@@ -35,6 +35,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seconds", type=float, metavar="S", help="how long a pass may go on for it (default: 60)")
     parser.add_argument("--rounds", type=int, metavar="N", help="fewest rounds of a pass (default: 5)")
     parser.add_argument("--sustained-seconds", type=float, metavar="S", help="decoding without a pause (default: 60)")
+    parser.add_argument(
+        "--memory-limit", type=float, metavar="MB",
+        help="say whether it answers with so much memory (pass `limit`, which without this finds the least)",
+    )  # fmt: skip
     parser.add_argument("--idle-seconds", type=float, metavar="S", help="measuring idle power (default: 10)")
     parser.add_argument("--cool-below", type=float, metavar="CELSIUS", help="begin each round when no zone is hotter")
     parser.add_argument("--energy", nargs="+", metavar="SOURCE", help="energy counters (default: all that are there)")
@@ -59,11 +63,15 @@ def run(arguments: argparse.Namespace) -> int:
         "seconds": arguments.seconds,
         "sustained_seconds": arguments.sustained_seconds,
         "idle_seconds": arguments.idle_seconds,
+        "memory_limit_bytes": arguments.memory_limit and round(arguments.memory_limit * 1e6),
         "cool_celsius": arguments.cool_below,
         "energy": arguments.energy and tuple(arguments.energy),
         "graph": arguments.graph,
     }
     given = {name: value for name, value in asked.items() if value is not None}
+    passes = arguments.passes
+    if passes is None and arguments.memory_limit:
+        passes = ["limit"]
     name = f"{Path(arguments.bundle).resolve().name}-{arguments.device.replace(':', '-').replace('/', '-')}.jsonl"
     out = Path(arguments.out or name)
     found = profile(
@@ -71,7 +79,7 @@ def run(arguments: argparse.Namespace) -> int:
         out=out,
         device=arguments.device,
         settings=Settings(prepared=not arguments.no_prepare, **given),
-        passes=arguments.passes,
+        passes=passes,
         told=lambda line: print(line, file=sys.stderr, flush=True),
     )
     print(format_summary(found))
