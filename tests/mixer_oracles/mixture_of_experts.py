@@ -43,6 +43,8 @@ def _glu(moe: MixtureOfExperts, inner: Array) -> Array:
 def _chosen(moe: MixtureOfExperts, logits: Array, correction: Array) -> list[tuple[int, float]]:
     """Numbers and weights of the experts of one token."""
     routing = moe.routing
+    if routing.scores == "sparsemixer":
+        return _mixed(routing.margin, logits)
     raised = np.exp(logits - logits.max())
     scores = raised / raised.sum() if routing.scores == "softmax" else 1 / (1 + np.exp(-logits))
     choice = scores + correction
@@ -56,3 +58,16 @@ def _chosen(moe: MixtureOfExperts, logits: Array, correction: Array) -> list[tup
     chosen = np.argsort(-choice, kind="stable")[: routing.count]
     total = scores[chosen].sum() + routing.epsilon if routing.normalized else 1.0
     return [(int(number), float(routing.factor * scores[number] / total)) for number in chosen]
+
+
+def _mixed(margin: float, logits: Array) -> list[tuple[int, float]]:
+    """Two experts, each weighted among those that are left and near it."""
+    found: list[tuple[int, float]] = []
+    left = list(range(len(logits)))
+    for _ in range(2):
+        best = max(left, key=lambda number: logits[number])
+        most = logits[best]
+        near = [number for number in left if (most - logits[number]) / max(abs(logits[number]), most) <= margin]
+        found.append((best, float(1 / np.exp(logits[near] - most).sum())))
+        left.remove(best)
+    return found

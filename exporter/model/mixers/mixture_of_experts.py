@@ -58,16 +58,20 @@ class Routing:
     (:attr:`MixtureOfExperts.correction`) of the greatest sums of both; and with ``groups`` only among the experts of
     the ``chosen_groups`` whose ``best_in_group`` add up to most (DeepSeek-AI 2024, V3, section 2.1.2). Weights are the
     scores, ``normalized`` ones divided by their sum plus ``epsilon``, times ``factor``.
+
+    ``sparsemixer`` (Liu et al. 2024, arXiv:2409.12136) chooses one after the other, each time the greatest logit m that
+    is left: its weight is its share of the softmax of those that are left with (m − s) / max(|s|, m) up to ``margin``.
     """
 
     count: int
-    scores: Literal["softmax", "sigmoid"] = "softmax"
+    scores: Literal["softmax", "sigmoid", "sparsemixer"] = "softmax"
     normalized: bool = True
     epsilon: float = 0.0
     factor: float = 1.0
     groups: int = 1
     chosen_groups: int = 1
     best_in_group: int = 2
+    margin: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,6 +178,8 @@ def route(routing: Routing, logits: Tensor, correction: Tensor | None) -> tuple[
     """Logits (tokens, experts) → weights and numbers of the experts that are chosen, (tokens, count) each."""
     import torch
 
+    if routing.scores == "sparsemixer":
+        return _mixed(routing, logits)
     scores = logits.softmax(-1) if routing.scores == "softmax" else logits.sigmoid()
     choice = scores if correction is None else scores + correction
     if routing.groups > 1:
@@ -186,6 +192,21 @@ def route(routing: Routing, logits: Tensor, correction: Tensor | None) -> tuple[
     if routing.normalized:
         weights = weights / (weights.sum(-1, keepdim=True) + routing.epsilon)
     return weights * routing.factor, chosen
+
+
+def _mixed(routing: Routing, logits: Tensor) -> tuple[Tensor, Tensor]:
+    """SparseMixer's choice, see :class:`Routing`."""
+    import torch
+
+    left = logits
+    weights, chosen = [], []
+    for _ in range(routing.count):
+        most, place = left.max(-1, keepdim=True)
+        far = (most - logits) / logits.abs().maximum(most) > routing.margin
+        weights.append(left.masked_fill(far, -torch.inf).softmax(-1).gather(-1, place))
+        chosen.append(place)
+        left = left.scatter(-1, place, -torch.inf)
+    return torch.cat(weights, -1), torch.cat(chosen, -1)
 
 
 def glu(moe: MixtureOfExperts, inner: Tensor) -> Tensor:
@@ -269,6 +290,8 @@ def _route(moe: MixtureOfExperts, g: GraphWriter, name: str, logits: str, *, in_
     input in memory. What that divides by is multiplied with again.
     """
     routing = moe.routing
+    if routing.scores == "sparsemixer":
+        return _mix(moe, g, name, logits, in_codes=in_codes)
     is_plain = routing.scores == "softmax" and moe.correction is None and routing.groups == 1
     factors: list[str] = []
     if routing.factor != 1.0:
@@ -296,6 +319,51 @@ def _route(moe: MixtureOfExperts, g: GraphWriter, name: str, logits: str, *, in_
         weights,
         normalized=routing.normalized or not in_codes,
         factors=tuple(factors),
+    )
+
+
+def _mix(moe: MixtureOfExperts, g: GraphWriter, name: str, logits: str, *, in_codes: bool) -> _Routed:
+    """SparseMixer's choice, as :func:`_mixed` computes it.
+
+    ::
+
+        logits ─┬ TopK ─ values, places
+                ├ ScatterElements(−∞ at the places before) ─ Where(far, −∞) ─ Softmax ─ ReduceMax ─ Concat
+                └ Abs ─ Max(value) ─ Div(value − logits) ─ Greater(margin) ─┘
+    """
+    routing = moe.routing
+    nothing = g.constant("minus_infinity", np.array(-np.inf, np.float32))
+    margin = g.constant(f"margin_{routing.margin:.9g}", np.array(routing.margin, np.float32))
+    axis = g.constant("slice_2", np.array([2], np.int64))
+    count = g.constant(f"experts_{routing.count}", np.array([routing.count], np.int64))
+    places = f"{name}.chosen"
+    values = g.node("TopK", [logits, count], f"{name}.chosen_logits", more_outputs=[places], axis=-1)
+    size, left, weights = g.node("Abs", [logits], f"{name}.sizes"), logits, []
+    for number in range(routing.count):
+        one = f"{name}.{number}"
+        first, last = (g.constant(f"number_{end}", np.array([end], np.int64)) for end in (number, number + 1))
+        most = g.node("Slice", [values, first, last, axis], f"{one}.most")
+        apart = g.node("Sub", [most, logits], f"{one}.apart")
+        share = g.node("Div", [apart, g.node("Max", [size, most], f"{one}.size")], f"{one}.share")
+        far = g.node("Greater", [share, margin], f"{one}.far")
+        near = g.node("Where", [far, nothing, left], f"{one}.near")
+        shares = g.node("Softmax", [near], f"{one}.shares")
+        weights.append(g.node("ReduceMax", [shares, axis], f"{one}.weight", keepdims=1))
+        place = g.node("Slice", [places, first, last, axis], f"{one}.place")
+        gone = g.node("Expand", [nothing, g.node("Shape", [place], f"{one}.shape")], f"{one}.nothing")
+        left = g.node("ScatterElements", [left, place, gone], f"{one}.left", axis=2)
+    chosen = g.node("Concat", weights, f"{name}.chosen_weights", axis=2)
+    if not in_codes:
+        probs = _as_logits(g, name, logits, places, chosen)
+        total = _of_total(routing, g, name, chosen)
+        return _Routed(_by_token(moe, g, probs, f"{name}.probs"), "", normalized=True, factors=tuple(total))
+    none = g.node("Sub", [logits, logits], f"{name}.no_weights")
+    scattered = g.node("ScatterElements", [none, places, chosen], f"{name}.weights", axis=2)
+    return _Routed(
+        _by_token(moe, g, logits, name),
+        _by_token(moe, g, scattered, f"{name}.weights"),
+        normalized=False,
+        factors=(),
     )
 
 

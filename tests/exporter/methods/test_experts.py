@@ -48,6 +48,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("hunyuan_v1_moe", 3),
         ("lfm2_moe", 3),
         ("jamba-experts", 3),
+        ("nemotron_h-experts", 4),
+        ("phimoe", 3),
     ],
 )
 def test_a_smaller_model_is_what_transformers_computes_of_it(name: str, left: int, home: Path, tmp_path: Path) -> None:
