@@ -119,8 +119,9 @@ class Adapter:
                 kind = "magnitudes (DoRA), which scale whole rows" if _MAGNITUDE in parts else "rows of an embedding"
                 raise self._for_no_slot(f"{module} has {kind}")
             a, b = parts[_A], parts[_B]
-            if len(a.shape) != 2 or len(b.shape) != 2 or a.shape[0] != b.shape[1]:
-                raise InputError(f"{self.directory}: {module} has factors {list(b.shape)} and {list(a.shape)}")
+            if a.shape[0] != b.shape[1] or name in found:
+                twice = f", and {name} is changed twice" if name in found else ""
+                raise InputError(f"{self.directory}: {module} has factors {list(b.shape)} and {list(a.shape)}{twice}")
             found[name] = Factors(a, b, self.scales[module])
         for name in self.replaced:
             beside = name.removesuffix(".weight") in self.changes
@@ -244,6 +245,9 @@ def read_adapter(directory: Path) -> Adapter:
     for module, parts in changes.items():
         if not {_A, _B} <= parts.keys() and not {_EMBEDDING_A, _EMBEDDING_B} <= parts.keys():
             raise InputError(f"{directory / WEIGHTS}: {module} has {', '.join(sorted(parts))}, and needs A and B")
+        shapes = [tensor.shape for role, tensor in parts.items() if role != _MAGNITUDE]
+        if any(len(shape) != 2 or 0 in shape for shape in shapes):
+            raise InputError(f"{directory / WEIGHTS}: {module} has factors {shapes}, and needs two matrices")
     return Adapter(
         directory=directory,
         base=str(config.values.get("base_model_name_or_path") or ""),

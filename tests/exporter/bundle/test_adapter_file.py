@@ -222,7 +222,13 @@ BAD_FOLDERS: dict[str, tuple[dict[str, np.ndarray], dict[str, object], str]] = {
     "wide": (lora(*factors(64, 96), Q_PROJ), {}, r"is \[64, 64\] in the bundle.*made for another model"),
     "long": (lora(*factors(96, 64), Q_PROJ), {}, "made for another model"),
     "uneven": (lora(SQUARE[0], factors(64, 64, 3)[1], Q_PROJ), {}, r"has factors \[64, 3\] and \[4, 64\]"),
-    "flat": (lora(SQUARE[0][0], SQUARE[1], Q_PROJ), {}, "has factors"),
+    "flat": (lora(SQUARE[0][0], SQUARE[1], Q_PROJ), {}, "needs two matrices"),
+    "no-rank": (lora(SQUARE[0][:0], SQUARE[1][:, :0], Q_PROJ), {}, "needs two matrices"),
+    "twice": (
+        lora(*SQUARE, Q_PROJ) | lora(*SQUARE, Q_PROJ.replace("model", "model.language_model")),
+        {},
+        "is changed twice",
+    ),
     "not-finite": (lora(infinite(SQUARE[0]), SQUARE[1], Q_PROJ), {}, "not finite"),
     "dora": (
         lora(*SQUARE, Q_PROJ) | {f"{Q_PROJ}.lora_magnitude_vector": np.ones(64, np.float32)},
