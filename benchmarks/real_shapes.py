@@ -5,11 +5,13 @@ decoded, once as the bundle is opened and once from its prepared form. Peaks are
 ``anonymous`` is what only this process has.
 
     python benchmarks/real_shapes.py --zoo FOLDER [--llama] [--remove] LFM2.5-1.2B Qwen3.5-0.8B_text
+    python benchmarks/real_shapes.py gemma-3n-E2B_text
 
-Samples of models that are not named stay. A config is ``FOLDER/NAME.json``, ``{"config": …}`` as published. Needs disk
-for the checkpoint, 2 bytes a weight. With ``--llama`` llama.cpp decodes the same weights as Q4_0, made by its own
-converter and quantizer, with its own defaults but keys and values in float32; it needs the [bench] extra and as much
-disk again. ``--remove`` deletes what was made of each model when it is measured.
+Samples of models that are not named stay. A config is ``FOLDER/NAME.json``, ``{"config": …}`` as published, or one
+of ``CONFIGS``. Needs disk for the checkpoint, 2 bytes a weight. With ``--llama`` llama.cpp decodes the same weights as
+Q4_0, made by its own converter and quantizer, with its own defaults but keys and values in float32; it needs the
+[bench] extra and as much disk again. ``--remove`` deletes what was made of each model when it is measured. ``--print``
+adds nothing to the results: where the machine is not quiet, bytes can be seen all the same.
 """
 
 import argparse
@@ -31,6 +33,32 @@ from memory import DECODED, PROMPT, run
 from edgepress.exporter.model.architectures import architecture, describe
 from edgepress.manifest import read_manifest
 
+CONFIGS: dict[str, dict[str, object]] = {
+    "gemma-3n-E2B_text": {
+        "model_type": "gemma3n_text",
+        "activation_sparsity_pattern": [0.95] * 10 + [0.0] * 20,
+        "altup_num_inputs": 4,
+        "final_logit_softcapping": 30.0,
+        "head_dim": 256,
+        "hidden_activation": "gelu_pytorch_tanh",
+        "hidden_size": 2048,
+        "hidden_size_per_layer_input": 256,
+        "intermediate_size": [8192] * 30,
+        "laurel_rank": 64,
+        "layer_types": (["sliding_attention"] * 4 + ["full_attention"]) * 6,
+        "max_position_embeddings": 32_768,
+        "num_attention_heads": 8,
+        "num_hidden_layers": 30,
+        "num_key_value_heads": 2,
+        "num_kv_shared_layers": 10,
+        "rms_norm_eps": 1e-6,
+        "rope_local_base_freq": 10_000.0,
+        "rope_theta": 1_000_000.0,
+        "sliding_window": 512,
+        "vocab_size": 262_400,
+        "vocab_size_per_layer_input": 262_144,
+    }
+}  # sizes of published models
 HERE = Path(__file__).resolve().parent
 DEMO = HERE.parent / "exporter" / "demo" / "model"
 THREADS = 2
@@ -70,13 +98,24 @@ def shapes(config: Mapping[str, object]) -> dict[str, tuple[int, ...]]:
     return found
 
 
-def checkpoint(name: str, zoo: Path) -> Path:
+def config_of(name: str, zoo: Path | None) -> dict[str, Any]:
+    """A config by its name: a file of ``zoo``, or one of ``CONFIGS``."""
+    path = None if zoo is None else zoo / f"{name}.json"
+    if path is not None and path.is_file():
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["config"]
+        return found
+    if name not in CONFIGS:
+        sys.exit(f"there is no {name}.json in {zoo}, and {name} is none of {', '.join(CONFIGS)}")
+    return dict(CONFIGS[name])
+
+
+def checkpoint(name: str, zoo: Path | None) -> Path:
     """Write the checkpoint of a config, if it is not there."""
     folder = WORK / f"checkpoint-{name}"
     if not (folder / "config.json").is_file():
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        config = json.loads((zoo / f"{name}.json").read_text(encoding="utf-8"))["config"]
+        config = config_of(name, zoo)
         random = np.random.Generator(np.random.SFC64(0))
         write_shard(folder / "model.safetensors", shapes(config), random)
         for path in DEMO.glob("*token*.json"):
@@ -86,7 +125,7 @@ def checkpoint(name: str, zoo: Path) -> Path:
     return folder
 
 
-def measure(name: str, zoo: Path) -> list[dict[str, Any]]:
+def measure(name: str, zoo: Path | None) -> list[dict[str, Any]]:
     """Samples of one model: its export, and two runs."""
     source, out = checkpoint(name, zoo), WORK / f"real-{name}"
     weights = sum(prod(shape) for shape in shapes(json.loads((source / "config.json").read_text())).values())
@@ -102,7 +141,7 @@ def measure(name: str, zoo: Path) -> list[dict[str, Any]]:
     return samples
 
 
-def measure_llama(name: str, zoo: Path) -> dict[str, Any]:
+def measure_llama(name: str, zoo: Path | None) -> dict[str, Any]:
     """A sample of llama.cpp on the same weights, in Q4_0."""
     from peers.llama_cpp import quantize
     from peers.llama_cpp_source import source
@@ -167,10 +206,14 @@ def main() -> None:
     """See the module's docstring."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="+", metavar="NAME")
-    parser.add_argument("--zoo", type=Path, required=True, metavar="FOLDER")
+    parser.add_argument("--zoo", type=Path, metavar="FOLDER")
     parser.add_argument("--llama", action="store_true", help="llama.cpp beside it, on the same weights")
     parser.add_argument("--remove", action="store_true", help="delete checkpoint and bundle of each when measured")
+    parser.add_argument("--print", action="store_true", help="keep no samples")
     args = parser.parse_args()
+    if args.print:
+        print(report([sample for name in args.models for sample in measure(name, args.zoo)]))
+        return
     path = RESULTS / "real_shapes.jsonl"
     before = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()[1:]] if path.is_file() else []
     kept = [sample for sample in before if sample["model"] not in args.models]

@@ -5,11 +5,22 @@ Slow and plain: no cache, no fused operators, one sequence. Independent of onnxr
 
 import importlib
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgepress.exporter.model.description import Decoder, Linear, Mixer, Norm, PerLayer, Rope, Weight
+from edgepress.exporter.model.description import (
+    AltUp,
+    Decoder,
+    Layer,
+    Linear,
+    Mixer,
+    Norm,
+    PerLayer,
+    Rope,
+    Weight,
+)
 from edgepress.exporter.model.rotation import factors
 
 Array = NDArray[np.float64]
@@ -37,16 +48,19 @@ def forward(
         model.per_layer = per_layer_inputs(decoder.per_layer, model, tokens, x)
     rotation = np.kron(*factors(decoder.rotation)) if decoder.rotation is not None else np.eye(decoder.hidden_size)
     x = x @ rotation
+    if decoder.copies is not None:
+        others = model.linear(decoder.copies.projection, x).reshape(len(tokens), -1, decoder.hidden_size)
+        copies = [x, *(resized(others[:, index], x, decoder.copies.least) for index in range(others.shape[1]))]
     for layer in decoder.layers:
-        for stage in layer.stages:
-            before = x
-            for block in stage:
-                normed = model.norm(block.norm, before)
-                mixed = mixer_oracle(block.mixer.kind)(block.mixer, model, normed, decoder.ropes)
-                x = x + block.multiplier * model.norm(block.post_norm, mixed)
-            x = model.norm(stage[-1].stream_norm, x)
+        if layer.altup is None:
+            x = through(layer, decoder, model, x)
+        else:
+            copies = around_blocks(layer, layer.altup, decoder, model, copies)
         if layer.scale is not None:
             x = x * model.weight(layer.scale)
+    if decoder.copies is not None:
+        back = [model.linear(linear, copy) for linear, copy in zip(decoder.copies.back, copies[1:], strict=True)]
+        x = np.mean([copies[0], *(resized(y, copies[0], decoder.copies.least) for y in back)], axis=0)
     x = model.norm(decoder.final_norm, x @ rotation.T)
     if decoder.head_projection is not None:
         x = model.linear(decoder.head_projection, x)
@@ -55,10 +69,52 @@ def forward(
     return cap * np.tanh(logits / cap) if cap else logits
 
 
+def through(layer: Layer, decoder: Decoder, model: "Oracle", x: Array) -> Array:
+    """The stream (length, hidden) after the blocks of a layer."""
+    for stage in layer.stages:
+        total = np.zeros_like(x)
+        for block in stage:
+            normed = model.norm(block.norm, x)
+            mixed = mixer_oracle(block.mixer.kind)(block.mixer, model, normed, decoder.ropes)
+            y = model.norm(block.post_norm, mixed)
+            total += block.multiplier * (normed + y if block.adds_input else y)
+        last = stage[-1]
+        x = model.norm(last.stream_norm, (x + model.norm(last.sum_norm, total)) * last.stream_multiplier)
+    return x
+
+
+def around_blocks(layer: Layer, altup: AltUp, decoder: Decoder, model: "Oracle", copies: list[Array]) -> list[Array]:
+    """All copies (length, hidden) after a layer, a copy at a time (Baykal et al. 2023, algorithm 1)."""
+    count, active = len(copies), altup.active
+
+    def mixing(x: Array) -> Array:
+        return np.tanh(model.linear(altup.router, model.norm(altup.router_norm, x)) / decoder.hidden_size)
+
+    shares = model.linear(altup.prediction, mixing(copies[active])).reshape(-1, count, count)
+    predicted = [
+        copies[i] + sum(shares[:, i, j, None] * copies[j] for j in range(count)) for i in range(count)
+    ]  # each (length, hidden)
+    on_active = Layer(tuple(block for block in layer.blocks if not block.to_copies))
+    to_copies = Layer(tuple(replace(block, to_copies=False) for block in layer.blocks if block.to_copies))
+    y = through(on_active, decoder, model, predicted[active])
+    factors = 1 + model.linear(altup.correction, mixing(y))
+    corrected = [predicted[i] + factors[:, i, None] * (y - predicted[active]) for i in range(count)]
+    x = corrected[active] * (1.0 if altup.output_scale is None else model.weight(altup.output_scale))
+    more = through(to_copies, decoder, model, x) - x
+    return [corrected[0], *(copy + more for copy in corrected[1:])]
+
+
+def resized(y: Array, x: Array, least: float) -> Array:
+    """``y`` with the root mean square of ``x``; its own mean square counts as ``least`` at least."""
+    own = np.sqrt(np.maximum(np.mean(y**2, -1, keepdims=True), least))
+    return y * np.sqrt(np.mean(x**2, -1, keepdims=True)) / own
+
+
 def per_layer_inputs(inputs: PerLayer, model: "Oracle", tokens: NDArray[np.int64], x: Array) -> Array:
     """(length, layers · width): rows of the table, and what is embedded projected and normed for each layer apart."""
     projected = model.linear(inputs.projection, x).reshape(len(tokens), -1, inputs.norm.weight.shape[0])
-    rows = model.weight(inputs.table)[tokens] * inputs.multiplier
+    table = model.weight(inputs.table)
+    rows = table[[token if token < len(table) else 0 for token in tokens]] * inputs.multiplier
     return rows + inputs.scale * model.norm(inputs.norm, projected).reshape(len(tokens), -1)
 
 

@@ -13,11 +13,11 @@ from edgepress.exporter.model.description import Weight
 from edgepress.exporter.plan.plan import Plan, PlannedTensor
 
 
-def _joined(pieces: list[tuple[int, NDArray[np.float32]]]) -> NDArray[np.float32]:
-    """Rows from where each piece begins; zeros before the first, where a bundle has no use for these."""
-    pieces = sorted(pieces, key=lambda piece: piece[0])
-    first, rows = pieces[0]
-    return np.concatenate([np.zeros((first, *rows.shape[1:]), np.float32), *(rows for _, rows in pieces)])
+def _joined(pieces: dict[int, NDArray[np.float32]]) -> NDArray[np.float32]:
+    """Rows by where each piece begins; zeros before the first, where a bundle has no use for these."""
+    first = min(pieces)
+    before = np.zeros((first, *pieces[first].shape[1:]), np.float32)
+    return np.concatenate([before, *(pieces[start] for start in sorted(pieces))])
 
 
 class StoredWeights:
@@ -38,13 +38,14 @@ class StoredWeights:
     def __call__(self, name: str) -> NDArray[np.float32]:
         """Return checkpoint tensor ``name`` dequantized, float32, in the shape that the checkpoint has.
 
-        Rows before that of the first position, which the bundle has no use for, are zeros.
+        Rows before that of the first position, which the bundle has no use for, are zeros; of rows that are stored
+        twice (keys that are values, too) it is what was stored first.
 
         Raises:
             KeyError: the bundle stores no such tensor (a tied head, for one, is stored as the embedding).
 
         """
-        pieces: dict[int | None, list[tuple[int, NDArray[np.float32]]]] = {}  # by matrix of the tensor
+        pieces: dict[int | None, dict[int, NDArray[np.float32]]] = {}  # by matrix of the tensor, and first row
         transposed = False
         for tensor in self._holders[name]:
             row = 0
@@ -53,7 +54,7 @@ class StoredWeights:
                 if part.tensor == name:
                     turns = tensor.weight.interleaved
                     rows = self.rows(tensor, 0, 2 * count)[number::2] if turns else self.rows(tensor, row, row + count)
-                    pieces.setdefault(part.index, []).append((part.start, rows))
+                    pieces.setdefault(part.index, {}).setdefault(part.start, rows)
                     transposed = part.transposed
                 row += count
         # one tensor may be cut into several weights (a fused gate_up_proj), always along its rows

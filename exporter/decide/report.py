@@ -1,5 +1,6 @@
 """What ``edgepress plan`` prints: the plan and what an export will take, as text and as JSON."""
 
+import re
 from collections.abc import Sequence
 from typing import cast
 
@@ -11,6 +12,7 @@ from edgepress.exporter.decide.dense import PreparedDense
 from edgepress.exporter.decide.estimate import Estimate
 from edgepress.exporter.decide.estimate import to_json as estimate_to_json
 from edgepress.exporter.decide.job import Prepared
+from edgepress.exporter.model.description import Weight
 from edgepress.exporter.model.reading import left_out
 from edgepress.exporter.plan.plan import Plan, PlannedTensor
 from edgepress.exporter.recipe.recipe import describe_promise
@@ -20,6 +22,7 @@ from edgepress.states import state_bytes
 from edgepress.tables import format_table
 
 Json = dict[str, object]
+_NUMBER = re.compile(r"\.experts\.\d+\.")
 
 
 def plan_to_json(prepared: Prepared, export: Estimate | None = None) -> Json:
@@ -103,23 +106,32 @@ def _weight_lines(plan: Plan, *between: str) -> list[str]:
 
 
 def _tensor_table(plan: Plan) -> str:
-    rows = [_row(tensor) for tensor in plan.tensors if tensor.weight.stack is None or tensor.weight.stack.index == 0]
+    """A line for each tensor; experts of a layer that are stored alike share one."""
+    lines: dict[tuple[object, ...], list[PlannedTensor]] = {}
+    for tensor in plan.tensors:
+        key = (_shown_name(tensor.weight), tensor.weight.shape, tensor.stored_as, tensor.reason)
+        lines.setdefault(key, []).append(tensor)
+    rows = [_row(tensors) for tensors in lines.values()]
     return format_table(("tensor", "shape", "scheme", "before MB", "after MB", "why"), rows, right=(3, 4))
 
 
-def _row(tensor: PlannedTensor) -> tuple[str, ...]:
-    """One line; a stack of experts has one for all of them."""
-    weight, stack = tensor.weight, tensor.weight.stack
-    count = 1 if stack is None else stack.count
-    shape = (*((stack.count,) if stack else ()), *weight.shape)
-    name = weight.name if stack is None else f"{stack.name}{'.bias' if weight.kind == 'bias' else ''}"
+def _shown_name(weight: Weight) -> str:
+    """The name of a weight, or of all experts' in its layer."""
+    if weight.stack is not None:
+        return f"{weight.stack.name}{'.bias' if weight.kind == 'bias' else ''}"
+    return _NUMBER.sub(".experts.*.", weight.name) if weight.expert else weight.name
+
+
+def _row(tensors: Sequence[PlannedTensor]) -> tuple[str, ...]:
+    first = tensors[0]
+    count = (len(tensors),) if first.weight.stack is not None or first.weight.expert else ()
     return (
-        name,
-        "×".join(map(str, shape)),
-        tensor.stored_as,
-        megabytes(count * tensor.bytes_before),
-        megabytes(count * tensor.bytes_after),
-        tensor.reason,
+        _shown_name(first.weight),
+        "×".join(map(str, (*count, *first.weight.shape))),
+        first.stored_as,
+        megabytes(sum(tensor.bytes_before for tensor in tensors)),
+        megabytes(sum(tensor.bytes_after for tensor in tensors)),
+        first.reason,
     )
 
 

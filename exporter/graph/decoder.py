@@ -21,7 +21,18 @@ from edgepress.exporter.graph.builder import CONTRIB, FLOAT, FLOAT16
 from edgepress.exporter.graph.linears import block_scales
 from edgepress.exporter.graph.primitives import PER_LAYER, DecoderBuilder
 from edgepress.exporter.graph.rotary import CONTEXT_LENGTH
-from edgepress.exporter.model.description import Block, Decoder, Norm, PerLayer, Rotation, Weight, every
+from edgepress.exporter.model.copies import write_added, write_corrected, write_predicted, write_started, write_united
+from edgepress.exporter.model.description import (
+    AltUp,
+    Block,
+    Decoder,
+    Layer,
+    Norm,
+    PerLayer,
+    Rotation,
+    Weight,
+    every,
+)
 from edgepress.exporter.model.mixers import load_mixer
 from edgepress.exporter.plan.plan import Plan
 from edgepress.states import State
@@ -70,6 +81,10 @@ def _last_with_states(decoder: Decoder) -> tuple[int, int]:
     return max(places, default=(0, 0))
 
 
+def _number(value: float) -> np.ndarray[tuple[()], np.dtype[np.float32]]:
+    return np.array(value, np.float32)
+
+
 class _DecoderGraph:
     """Writes the subgraphs of one decoder in the order in which data flows."""
 
@@ -84,10 +99,9 @@ class _DecoderGraph:
         for index, layer in enumerate(self.decoder.layers):
             with self.graph.in_half(index in self.plan.half_layers):
                 trimmed = layer.blocks[last[1]] if index == last[0] else None
-                for stage in layer.stages:
-                    stream = self._stage(index, stage, stream, trimmed)
-                if layer.scale is not None:
-                    stream = _Stream(self._scaled_layer(index, layer.scale, stream))
+                stream = self._layer(index, layer, stream, trimmed)
+        if self.decoder.copies is not None:
+            stream = _Stream(write_united(self.graph, self.decoder.copies, stream.x))
         if self.decoder.rotation is not None:
             total = (
                 stream.x if stream.pending is None else self.graph.node("Add", [stream.x, stream.pending], "rotated")
@@ -153,18 +167,19 @@ class _DecoderGraph:
             self._per_layer(self.decoder.per_layer, x)
         if self.decoder.rotation is not None:
             x = self._rotate_stream(self.decoder.rotation, x, "embedded.rotated", back=False)
-        return x
+        return x if self.decoder.copies is None else write_started(g, self.decoder.copies, x)
 
     def _per_layer(self, inputs: PerLayer, embedded: str) -> None:
         """What every layer gets of its tokens, (batch, sequence, columns of all layers).
 
         ::
 
-            input_ids ─ Gather rows ─ Mul ───────────────────────────────────────────┐
+            input_ids ─ (Where) ─ Gather rows ─ Mul ─────────────────────────────────┐
             embedded ─ projection ─ Reshape (…, layers, width) ─ norm ─ Mul ─ Reshape ┴ Add
         """
         g, width = self.graph, inputs.norm.weight.shape[0]
-        rows = self._scaled(self._rows(inputs.table, f"{PER_LAYER}.rows"), inputs.multiplier)
+        ids = self._ids_within(inputs.table.shape[0])
+        rows = self._scaled(self._rows(inputs.table, f"{PER_LAYER}.rows", ids), inputs.multiplier)
         by_layer = g.constant("by_layer", np.array([0, 0, -1, width], np.int64))
         flat = g.constant(f"flat_{inputs.columns}", np.array([0, 0, inputs.columns], np.int64))
         y = g.node("Reshape", [g.linear(inputs.projection, embedded), by_layer], f"{PER_LAYER}.by_layer")
@@ -179,12 +194,20 @@ class _DecoderGraph:
         name = {"embedded": "embedding_multiplier"}.get(x, f"{x}.multiplier")
         return self.graph.node("Mul", [x, self.graph.constant(name, np.array(multiplier, np.float32))], f"{x}.scaled")
 
-    def _rows(self, weight: Weight, output: str) -> str:
+    def _ids_within(self, rows: int) -> str:
+        """The tokens, those beyond the rows of a table as token 0."""
+        g = self.graph
+        if rows >= self.decoder.vocab_size:
+            return "input_ids"
+        count, first = (g.constant(f"row_{n}", np.array(n, np.int64)) for n in (rows, 0))
+        return g.node("Where", [g.node("Less", ["input_ids", count], "has_row"), "input_ids", first], "rows_read")
+
+    def _rows(self, weight: Weight, output: str, ids: str = "input_ids") -> str:
         """The rows of a table that belong to the tokens, (batch, sequence, columns)."""
         g = self.graph
         if self.plan.of(weight).scheme is None:
-            return g.node("Gather", [g.weight(weight), "input_ids"], output)
-        return self._quantized_rows(weight, output)
+            return g.node("Gather", [g.weight(weight), ids], output)
+        return self._quantized_rows(weight, output, ids)
 
     def _rotate_stream(self, rotation: Rotation, x: str, output: str, *, back: bool) -> str:
         """Compute x (A ⊗ B), or x (A ⊗ B)ᵀ to go ``back``, as products with the factors.
@@ -205,7 +228,7 @@ class _DecoderGraph:
         y = g.node("FusedMatMul", [y, b], f"{output}.right", domain=CONTRIB, transB=int(back))
         return g.node("Reshape", [y, vector], output)
 
-    def _quantized_rows(self, weight: Weight, output: str) -> str:
+    def _quantized_rows(self, weight: Weight, output: str, ids: str) -> str:
         g, tensor = self.graph, self.plan.of(weight)
         scheme = tensor.scheme
         if scheme is None:
@@ -215,7 +238,7 @@ class _DecoderGraph:
         table = g.external(f"{weight.name}.rows", UINT8, (rows, padded * scheme.bits // 8), tensor.regions["values"])
         x = g.node(
             "GatherBlockQuantized",
-            [table, "input_ids", *block_scales(self.graph, tensor)],
+            [table, ids, *block_scales(self.graph, tensor)],
             output,
             domain=CONTRIB,
             bits=scheme.bits,
@@ -233,6 +256,42 @@ class _DecoderGraph:
         return g.node("Slice", [x, *bounds], output)
 
     # ---- layers -------------------------------------------------------------------------------------------------
+
+    def _layer(self, index: int, layer: Layer, stream: _Stream, trimmed: Block | None) -> _Stream:
+        """The stream after a layer; where it has copies, its value is all of them."""
+        if layer.altup is not None:
+            return self._layer_of_copies(index, layer, layer.altup, stream, trimmed)
+        for stage in layer.stages:
+            stream = self._stage(index, stage, stream, trimmed)
+        if layer.scale is None:
+            return stream
+        return _Stream(self._scaled_layer(index, layer.scale, stream))
+
+    def _layer_of_copies(
+        self, index: int, layer: Layer, altup: AltUp, stream: _Stream, trimmed: Block | None
+    ) -> _Stream:
+        """AltUp: predict, the blocks on the active copy, correct, and the blocks that add to the copies.
+
+        ::
+
+            copies ─ predict ┬──────────────────── correct ┬─────────── Add ─ copies
+                             └ active copy ─ blocks ┘      └ blocks ─┘
+        """
+        g, name = self.graph, f"layers.{index}.altup"
+        copies, x = write_predicted(g, altup, name, stream.x)
+        active = _Stream(x)
+        for stage in layer.stages:
+            if not stage[0].to_copies:
+                active = self._stage(index, stage, active, trimmed)
+        if trimmed is not None:
+            copies = g.trim(copies)
+        y = active.x if active.pending is None else g.node("Add", [active.x, active.pending], f"{name}.activated")
+        copies, read = write_corrected(g, altup, name, copies, y)
+        for number, stage in enumerate(stage for stage in layer.stages if stage[0].to_copies):
+            added = self._stage(index, stage, _Stream(read), None)
+            assert added.pending is not None
+            copies = write_added(g, altup, f"{name}.{number}", copies, added.pending)
+        return _Stream(copies)
 
     def _scaled_layer(self, index: int, scale: Weight, stream: _Stream) -> str:
         """The stream after a layer, times a number that the checkpoint has."""
@@ -264,9 +323,15 @@ class _DecoderGraph:
                 g.trimmed = True
                 later = {other.norm for other in stage[number + 1 :]}
                 normed |= {norm: self.graph.trim(normed[norm], f"{normed[norm]}.trimmed") for norm in later}
-            y = self._output(index, block, mixed)
+            y = self._output(index, block, mixed, normed[block.norm])
             total = y if total is None else g.node("Add", [total, y], f"{name}.{block.name}_sum")
         last = stage[-1]
+        if last.sum_norm is not None and total is not None:
+            total = g.norm(last.sum_norm, total, f"{name}.{last.name}_sum_norm")
+        if last.stream_multiplier != 1.0:
+            factor = g.constant(f"stream_multiplier_{last.stream_multiplier:.9g}", _number(last.stream_multiplier))
+            x = g.node("Add", [x, total or ""], f"{name}.{last.name}_total")
+            x, total = g.node("Mul", [x, factor], f"{name}.{last.name}_scaled"), None
         if last.stream_norm is None:
             return _Stream(x, total)
         return _Stream(g.norm_of_sum(last.stream_norm, x, total, f"{name}.{last.name}_stream_norm")[0])
@@ -281,14 +346,16 @@ class _DecoderGraph:
         _, _, what = mixed.rpartition(".")
         return self.graph.trim(mixed, f"layers.{index}.{what}.trimmed")
 
-    def _output(self, index: int, block: Block, mixed: str) -> str:
-        """What a block adds to the stream."""
+    def _output(self, index: int, block: Block, mixed: str, hidden: str) -> str:
+        """What a block adds to the stream, ``hidden`` being its input."""
         g, y = self.graph, mixed
         if not block.mixer.ends_in_sum:
             y = g.linear(block.mixer.output_projection, mixed, normed=not block.mixer.scaled_by_token)
         post = f"layers.{index}.{block.name}_post_norm"
         if block.post_norm is not None:
             y = g.norm(block.post_norm, y, post)
+        if block.adds_input:
+            y = g.node("Add", [hidden, y], f"{post}.with_input")
         if block.multiplier != 1.0:
             key = "residual_multiplier" if self._one_multiplier else f"residual_multiplier_{block.multiplier:.9g}"
             factor = g.constant(key, np.array(block.multiplier, np.float32))

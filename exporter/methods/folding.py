@@ -91,6 +91,10 @@ def _behind_norm(blocks: tuple[Block, ...]) -> Group | str:
     norm, linears = blocks[0].norm, _read(blocks)
     if norm is None:
         return "no norm before it could take a scale"
+    if any(block.adds_input for block in blocks):
+        return "what goes into it is added to the stream as well"
+    if any(block.mixer.scales_input for block in blocks):
+        return "projections of it have gains of their own"
     columns = linears[0].weight.shape[1]
     sources = (norm.weight,) if norm.bias is None else (norm.weight, norm.bias)
     return Group(linears, sources, slice(None), torch.arange(columns), columns)

@@ -29,6 +29,7 @@ Kind = Literal[
     "recurrence",
     "router",
     "activation",
+    "copies",
 ]
 
 
@@ -54,7 +55,8 @@ class Weight:
     ``plus`` is added to every element: Gemma stores RMSNorm gains minus one. A weight without ``parts`` is not in the
     checkpoint: it is ``plus`` everywhere (the gain of a norm that has none is 1) until calibration makes another of it.
     The rows of two ``interleaved`` parts take turns: row 2 i is row i of the first. The columns of an ``ordered`` one
-    are stored in an order that lies beside it, as :meth:`PackedTensor.order` has it.
+    are stored in an order that lies beside it, as :meth:`PackedTensor.order` has it. An ``expert``'s weight, in a stack
+    or not, sees the tokens alone that a router sends there.
     """
 
     name: str
@@ -65,6 +67,7 @@ class Weight:
     interleaved: bool = False
     stack: Stack | None = None
     ordered: bool = False
+    expert: bool = False
 
     def __post_init__(self) -> None:
         rows = [part.stop - part.start for part in self.parts]
@@ -156,6 +159,7 @@ class Mixer:
     """
 
     scaled_by_token: ClassVar[bool] = False
+    scales_input: ClassVar[bool] = False  # its projections read their input times numbers of their own by channel
     ends_in_sum: ClassVar[bool] = False  # its subgraph ends in what is added to the stream, projections included
     keeps_hidden: ClassVar[str] = ""  # why it cannot be made for a narrower residual stream, where it cannot
     no_static_form: ClassVar[str] = ""  # why static graphs cannot have it, where none of its kind can
@@ -256,7 +260,11 @@ class Block:
     """``y = stream_norm(x + multiplier · post_norm(mixer(norm(x))))``; a norm that is None is the identity.
 
     One that stands ``beside`` the block before it reads what that one reads; what both give is added to it. What
-    ``stream_norm`` gives is the stream from there on: the transformer as it began (Vaswani et al. 2017), GPT-1.
+    ``stream_norm`` gives is the stream from there on: the transformer as it began (Vaswani et al. 2017), GPT-1. What a
+    block and those beside it give together goes through the ``sum_norm`` of the last of them (Gemma 4). With
+    ``adds_input`` the output is ``norm(x) + post_norm(mixer(norm(x)))``. The stream after a block, and those beside it,
+    is multiplied by ``stream_multiplier`` (Gemma 3n). Where the stream has copies (:class:`AltUp`), a block
+    ``to_copies`` reads the corrected active copy, and adds to all copies but the first.
     """
 
     norm: Norm | None
@@ -265,11 +273,41 @@ class Block:
     multiplier: float = 1.0
     beside: bool = False
     stream_norm: Norm | None = None
+    sum_norm: Norm | None = None
+    adds_input: bool = False
+    stream_multiplier: float = 1.0
+    to_copies: bool = False
 
     @property
     def name(self) -> str:
         """Its name in its layer: its mixer's kind."""
         return self.mixer.kind
+
+
+@dataclass(frozen=True)
+class AltUp:
+    """Alternating updates (Baykal et al. 2023): a layer computes one of several copies of the residual stream.
+
+    Of copies h (copies, hidden), the ``active`` one is called h_a, and what says how they are mixed,
+    ``m(x) = tanh(router(router_norm(x)) / hidden)``, has a number for each::
+
+        p = h + (prediction · m(h_a)) h         before the blocks, which compute y of p_a; (copies, copies) a token
+        c = p + (1 + correction · m(y)) (y − p_a)           after them
+
+    ``output_scale`` (hidden,) multiplies what blocks that add to the copies read of c_a.
+    """
+
+    active: int
+    router_norm: Norm
+    router: Linear  # (copies, hidden)
+    prediction: Linear  # (copies · copies, copies): row i · copies + j has how much of h_j comes to p_i
+    correction: Linear  # (copies, copies)
+    output_scale: Weight | None = None
+
+    @property
+    def copies(self) -> int:
+        """How many copies there are."""
+        return self.router.weight.shape[0]
 
 
 @dataclass(frozen=True)
@@ -279,12 +317,13 @@ class Layer:
     ``parallel`` blocks all read the layer's input instead, and what they add is added up (GPT-J, Wang and Komatsuzaki
     2021); of some of a layer's blocks :attr:`Block.beside` says so. They may share a norm: the same :class:`Norm` in
     several blocks, stored and computed once. ``scale``, of shape (1,), multiplies the residual
-    stream after the last block.
+    stream after the last block. With ``altup`` the stream has copies.
     """
 
     blocks: tuple[Block, ...]
     parallel: bool = False
     scale: Weight | None = None
+    altup: AltUp | None = None
 
     def __post_init__(self) -> None:
         names = [block.name for block in self.blocks]
@@ -292,6 +331,16 @@ class Layer:
             raise ValueError(f"a layer has the blocks {', '.join(names)}; two of a kind would have one name")
         if any(block.stream_norm is not None for stage in self.stages for block in stage if len(stage) > 1):
             raise ValueError("blocks beside each other have no norm of the stream after one of them")
+        to_copies = [block.to_copies for block in self.blocks]
+        if to_copies != sorted(to_copies) or (self.altup is None and any(to_copies)):
+            raise ValueError("blocks that add to the copies of a stream stand last, in layers with AltUp")
+        if self.altup is not None and (self.parallel or self.scale is not None):
+            raise ValueError("a layer with AltUp has neither parallel blocks nor a scale")
+
+    @property
+    def copies(self) -> int:
+        """How many copies of the residual stream there are."""
+        return 1 if self.altup is None else self.altup.copies
 
     @property
     def stages(self) -> list[tuple[Block, ...]]:
@@ -337,7 +386,8 @@ class PerLayer:
     """What each layer gets of a token beside the residual stream (Gemma 3n, Google 2025).
 
     ``multiplier · table[token] + scale · norm(projection(embedded))``, (…, layers · width), where ``norm`` is over each
-    ``width`` apart. Table and projection are rounded as embeddings are, without looking at text.
+    ``width`` apart. A token beyond the rows of the table reads the first one. Table and projection are rounded as
+    embeddings are, without looking at text.
     """
 
     table: Weight
@@ -352,6 +402,25 @@ class PerLayer:
         return self.table.shape[1]
 
 
+def rows_read(table: Weight, tokens: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The rows that ``tokens`` read of a table: those beyond its rows the first one."""
+    return np.where(tokens < table.shape[0], tokens, 0)
+
+
+@dataclass(frozen=True)
+class Copies:
+    """How the copies of the residual stream begin, and how they become one again (:class:`AltUp`).
+
+    With ``like(y, x) = y · ‖x‖ / max(‖y‖, √(hidden · least))``, copy 0 is what is embedded, e, and the others are
+    ``like(projection(e), e)``; before the final norm the stream is the mean of copy 0, h, and ``like(back_i(h_i), h)``.
+    They are rounded as embeddings are, without looking at text.
+    """
+
+    projection: Linear  # ((copies − 1) · hidden, hidden)
+    back: tuple[Linear, ...]  # (hidden, hidden), of each copy but the first
+    least: float = 1e-5
+
+
 @dataclass(frozen=True)
 class Decoder:
     """A whole decoder. ``head`` is the embedding's own :class:`Weight` when the two are tied.
@@ -360,8 +429,9 @@ class Decoder:
     its position's row of ``positions`` is added and ``embedding_norm`` applied. ``head_projection`` goes before the
     head, behind the final norm.
 
-    What passes from layer to layer is the residual stream and beside it, where there is any, ``side`` columns of each
-    token: the inputs of ``per_layer``, then keys and values that several layers use.
+    What passes from layer to layer is the residual stream, of which there may be ``copies``, one after the other, and
+    beside it, where there is any, ``side`` columns of each token: the inputs of ``per_layer``, then keys and values
+    that several layers use.
 
     With a ``rotation`` the layers work on the rotated residual stream: what is embedded is rotated, and what goes into
     the final norm is rotated back.
@@ -385,6 +455,7 @@ class Decoder:
     logits_softcap: float = 0.0
     rotation: Rotation | None = None
     per_layer: PerLayer | None = None
+    copies: Copies | None = None
 
     @property
     def side(self) -> int:
@@ -394,7 +465,12 @@ class Decoder:
     @property
     def stream_width(self) -> int:
         """All columns that pass from layer to layer."""
-        return self.hidden_size + self.side
+        return self.copied_width + self.side
+
+    @property
+    def copied_width(self) -> int:
+        """Columns of all copies of the residual stream."""
+        return self.hidden_size * (1 if self.copies is None else 1 + len(self.copies.back))
 
     @property
     def tables(self) -> tuple[Weight, ...]:
@@ -433,17 +509,21 @@ class Decoder:
 
     def weights(self) -> list[Weight]:
         """Every parameter once, in the order in which it is stored: as the graph uses them."""
-        tree = (*self.embedding_weights(), self.layers, self.final_norm, self.head_projection, self.head)
+        tree = (*self.embedding_weights(), self.layers, self._back(), self.final_norm, self.head_projection, self.head)
         return list({weight.name: weight for weight in every(Weight, tree)}.values())
 
     def embedding_weights(self) -> tuple[Weight, ...]:
         """What makes the stream of tokens, in the order in which it is stored."""
-        rest = every(Weight, (self.embedding_projection, self.positions, self.embedding_norm, self.per_layer))
-        return (self.embedding, *rest)
+        copied = None if self.copies is None else self.copies.projection
+        tree = (self.embedding_projection, self.positions, self.embedding_norm, self.per_layer, copied)
+        return (self.embedding, *every(Weight, tree))
 
     def head_weights(self) -> tuple[Weight, ...]:
-        """What makes logits of the stream, but the head's matrix: norm, projection and the head's bias."""
-        return tuple(every(Weight, (self.final_norm, self.head_projection, self.head.bias)))
+        """What makes logits of the stream, but the head's matrix: norm, projections and the head's bias."""
+        return tuple(every(Weight, (self._back(), self.final_norm, self.head_projection, self.head.bias)))
+
+    def _back(self) -> tuple[Linear, ...]:
+        return () if self.copies is None else self.copies.back
 
 
 def layer_groups(layer: Layer) -> list[tuple[Linear, ...]]:

@@ -6,7 +6,8 @@ architecture, in tests/exporter/model/test_network.py.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -14,12 +15,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from edgepress.exporter.model.description import Decoder, Layer, PerLayer
+from edgepress.exporter.model.copies import corrected, predicted, started, to_copies, united
+from edgepress.exporter.model.description import AltUp, Block, Decoder, Layer, PerLayer
 from edgepress.exporter.model.mixers import load_mixer
 from edgepress.exporter.model.operations import (
     Added,
     Rotary,
+    Step,
     Steps,
+    StepsWithSide,
     Tap,
     Values,
     linear_forward,
@@ -51,6 +55,8 @@ def embed(decoder: Decoder, values: Values, tokens: Tensor) -> Tensor:
     beside = [] if decoder.per_layer is None else [per_layer_inputs(decoder.per_layer, values, tokens, x)]
     if decoder.rotation is not None:
         x = rotate(decoder.rotation, x)
+    if decoder.copies is not None:
+        x = started(decoder.copies, values, x)
     if not decoder.side:
         return x
     found = torch.cat([x, *beside], dim=-1)
@@ -59,11 +65,21 @@ def embed(decoder: Decoder, values: Values, tokens: Tensor) -> Tensor:
 
 def per_layer_inputs(inputs: PerLayer, values: Values, tokens: Tensor, embedded: Tensor) -> Tensor:
     """What every layer gets of its tokens, (…, layers · width); ``embedded`` (…, hidden) is the stream as it begins."""
-    rows = functional.embedding(tokens, values(inputs.table)) * inputs.multiplier
+    table = values(inputs.table)
+    rows = functional.embedding(torch.where(tokens < len(table), tokens, 0), table) * inputs.multiplier
     projected = linear_forward(inputs.projection, values, embedded)
     by_layer = projected.reshape(*projected.shape[:-1], -1, inputs.norm.weight.shape[0])
     normed = norm_forward(inputs.norm, values, by_layer).flatten(-2)
     return rows + inputs.scale * normed
+
+
+@dataclass(frozen=True)
+class _Given:
+    """What all blocks of a layer compute with."""
+
+    values: Values
+    ropes: Mapping[str, Rotary]
+    added: Added | None
 
 
 def layer_steps(
@@ -73,28 +89,70 @@ def layer_steps(
 
     A projection's weights are asked for after its step was answered, so that they can be made in between.
     """
-    hidden = layer.blocks[0].mixer.output_projection.weight.shape[0]
-    x, side = x[..., :hidden], x[..., hidden:]
-    for stage in layer.stages:
-        before = x
-        for block in stage:
-            kind, mixer = load_mixer(block.mixer.kind), block.mixer
-            normed = norm_forward(block.norm, values, before)
-            if kind.steps_with_side is not None and mixer.side:
-                y, side = yield from kind.steps_with_side(mixer, values, normed, ropes, side)
-            else:
-                y = yield from kind.steps(mixer, values, normed, ropes)
-            y = block.multiplier * norm_forward(block.post_norm, values, y)
-            x = x + (y if added is None else added(y))
-        x = norm_forward(stage[-1].stream_norm, values, x)
-    if layer.scale is not None:
-        x = x * values(layer.scale)
+    width = layer.copies * layer.blocks[0].mixer.output_projection.weight.shape[0]
+    x, side = x[..., :width], x[..., width:]
+    given = _Given(values, ropes, added)
+    if layer.altup is not None:
+        x, side = yield from _around_copies(layer, layer.altup, given, x, side)
+    else:
+        for stage in layer.stages:
+            x, side = yield from _stage(stage, given, x, side)
+        if layer.scale is not None:
+            x = x * values(layer.scale)
     return torch.cat([x, side], dim=-1) if side.shape[-1] else x
+
+
+def _around_copies(layer: Layer, altup: AltUp, given: _Given, x: Tensor, side: Tensor) -> StepsWithSide:
+    """All copies of the stream, (sequences, length, copies · hidden), after a layer; see :class:`AltUp`."""
+    copies = predicted(altup, given.values, x.reshape(*x.shape[:-1], layer.copies, -1))
+    active = copies[..., altup.active, :]
+    for stage in layer.stages:
+        if not stage[0].to_copies:
+            active, side = yield from _stage(stage, given, active, side)
+    copies = corrected(altup, given.values, copies, active)
+    for stage in layer.stages:
+        if stage[0].to_copies:
+            outputs, side = yield from _outputs(stage, given, to_copies(altup, given.values, copies), side)
+            more = torch.stack(outputs).sum(0)[..., None, :]
+            copies = torch.cat([copies[..., :1, :], copies[..., 1:, :] + more], dim=-2)
+    return copies.flatten(-2), side
+
+
+def _stage(stage: tuple[Block, ...], given: _Given, x: Tensor, side: Tensor) -> StepsWithSide:
+    """The stream after blocks that read the same, and what is beside it."""
+    outputs, side = yield from _outputs(stage, given, x, side)
+    if stage[-1].sum_norm is not None:
+        outputs = [norm_forward(stage[-1].sum_norm, given.values, torch.stack(outputs).sum(0))]
+    for y in outputs:
+        x = x + y
+    if stage[-1].stream_multiplier != 1.0:
+        x = x * stage[-1].stream_multiplier
+    return norm_forward(stage[-1].stream_norm, given.values, x), side
+
+
+def _outputs(
+    stage: tuple[Block, ...], given: _Given, x: Tensor, side: Tensor
+) -> Generator[Step, Tensor, tuple[list[Tensor], Tensor]]:
+    """What blocks that read x add to the stream, and what is beside it after them."""
+    outputs = []
+    for block in stage:
+        kind, mixer = load_mixer(block.mixer.kind), block.mixer
+        normed = norm_forward(block.norm, given.values, x)
+        if kind.steps_with_side is not None and mixer.side:
+            y, side = yield from kind.steps_with_side(mixer, given.values, normed, given.ropes, side)
+        else:
+            y = yield from kind.steps(mixer, given.values, normed, given.ropes)
+        y = norm_forward(block.post_norm, given.values, y)
+        y = block.multiplier * (normed + y if block.adds_input else y)
+        outputs.append(y if given.added is None else given.added(y))
+    return outputs, side
 
 
 def head_steps(decoder: Decoder, values: Values, x: Tensor) -> Steps:
     """Residual stream (…, hidden), whatever is beside it → logits (…, vocabulary)."""
-    x = x[..., : decoder.hidden_size]
+    x = x[..., : decoder.copied_width]
+    if decoder.copies is not None:
+        x = united(decoder.copies, values, x.reshape(*x.shape[:-1], -1, decoder.hidden_size))
     if decoder.rotation is not None:
         x = rotate(decoder.rotation, x, back=True)
     x = norm_forward(decoder.final_norm, values, x)

@@ -145,13 +145,13 @@ class Reference:
     def _install(self, names: dict[str, str]) -> None:
         """Make every module that has parameters of its own read them before and drop them after its forward pass.
 
-        The kernel of a convolution, and Mamba's projection of steps, are read and dropped with the module that holds
-        them: they may be used without a call.
+        The kernel of a convolution, Mamba's projection of steps and AltUp's own scale are read and dropped with the
+        module that holds them: they may be used without a call.
         """
         for module_name, module in self._model.named_modules():
             own = {key: names[f"{module_name}.{key}".lstrip(".")] for key in _own_parameters(module)}
             if own:
-                in_parent = isinstance(module, self._torch.nn.Conv1d) or module_name.endswith(".dt_proj")
+                in_parent = isinstance(module, self._torch.nn.Conv1d) or module_name.endswith((".dt_proj", ".altup"))
                 caller = self._model.get_submodule(module_name.rpartition(".")[0]) if in_parent else module
                 caller.register_forward_pre_hook(self._loader(module, own))
                 if not self._keep:

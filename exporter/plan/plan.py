@@ -29,6 +29,7 @@ Form = Literal["float", "blocks", "dynamic", "uint8", "uint16", "half", "half bl
 # 22 to 59 ms with blocks of 16 and 256, 0.10 to 0.15 ms with those between.
 _BLOCKS_2_BITS = (32, 128)
 _FEW = f"; rtn for an expert to which fewer than {FEWEST_TOKENS} tokens of the text come"
+_NO_RANGE = "; MatMulNBits, as an expert to which no token comes has no range of activations"
 _KEPT = {
     "norm": "gains are of the type that the norm computes in, float32",
     "bias": "biases are of the type that is added up in, float32",
@@ -38,6 +39,7 @@ _KEPT = {
     "projection": "kept: what it gives is the residual stream, where an error reaches every layer, or logits",
     "positions": "kept: added to the residual stream, where an error reaches every layer",
     "router": "kept: an error there chooses other experts",
+    "copies": "kept: a few numbers, by which the copies of the residual stream are mixed",
 }
 
 
@@ -168,8 +170,8 @@ class Plan:
 
     @property
     def parameters(self) -> int:
-        """Elements of all weights, tied ones once."""
-        return sum(prod(tensor.weight.shape) for tensor in self.tensors)
+        """Elements of all weights, those once that are used twice: tied ones, keys that are values too."""
+        return sum(_elements(tensor.weight) for tensor in self.tensors)
 
     @property
     def bits_per_weight(self) -> float:
@@ -278,6 +280,12 @@ def _states(subject: Description, recipe: Recipe, context: int) -> tuple[State, 
     return subject.states()
 
 
+def _elements(weight: Weight) -> int:
+    """Elements of a weight, rows that it has twice counted once."""
+    rows = sum(part.stop - part.start for part in dict.fromkeys(weight.parts))
+    return prod((rows, *weight.shape[1:])) if weight.parts else prod(weight.shape)
+
+
 def _default_context(longest: int, states: Sequence[State], data_bytes: int) -> int:
     """4,096 tokens, doubled as long as their states take no more memory than the weights, or the model's longest."""
     length = _SHORTEST_DEFAULT
@@ -367,9 +375,9 @@ def _form(weight: Weight, scheme: Scheme | None, asked: str, recipe: Recipe) -> 
     if scheme is None:
         half = not is_kept(weight) and recipe.storage(weight.name, weight.kind)[0].bits == HALF_BITS
         return ("half", "; computed in float32") if half else ("float", "")
-    if weight.stack is not None:
+    if weight.expert or weight.stack is not None:
         few = "" if scheme.zeros or isinstance(load_method(scheme.method), Method) else _FEW
-        return "blocks", few + _why_not_float(scheme, recipe)
+        return "blocks", few + _why_not_float(weight, scheme, recipe)
     if not activations.is_integer or weight.kind == "embedding":
         return "blocks", ""
     if weight.kind == "head" and activations.is_calibrated:
@@ -389,8 +397,10 @@ def _form(weight: Weight, scheme: Scheme | None, asked: str, recipe: Recipe) -> 
     )
 
 
-def _why_not_float(scheme: Scheme, recipe: Recipe) -> str:
+def _why_not_float(weight: Weight, scheme: Scheme, recipe: Recipe) -> str:
     """What the plan adds to the reason of an expert's weights: what their product makes of the activations."""
+    if weight.stack is None:
+        return _NO_RANGE if recipe.activations.is_integer else ""
     if recipe.activations.is_integer:
         return "; QMoE, which rounds activations to 8 bits by blocks"
     if scheme.bits == 8 and recipe.accuracy_level != INT8_LEVEL:

@@ -14,7 +14,7 @@ from torch import Tensor
 from edgepress.errors import InputError
 from edgepress.exporter.arrays.activations import Activations
 from edgepress.exporter.model import network, operations
-from edgepress.exporter.model.description import Decoder, Linear, Weight, layer_weights
+from edgepress.exporter.model.description import Decoder, Linear, Weight, layer_weights, rows_read
 from edgepress.exporter.model.weights import read_weight
 from edgepress.exporter.source.checkpoint import Checkpoint
 
@@ -65,7 +65,8 @@ def embedded(
 def _rows(checkpoint: Checkpoint, weight: Weight, ids: NDArray[np.int64]) -> NDArray[np.float32]:
     """Rows of a table, (rows, columns)."""
     (part,) = weight.parts
-    return np.concatenate([checkpoint.part_rows(part, i, i + 1) for i in ids]) + np.float32(weight.plus)
+    rows = [checkpoint.part_rows(part, i, i + 1) for i in rows_read(weight, ids)]
+    return np.concatenate(rows) + np.float32(weight.plus)
 
 
 def pass_layer(

@@ -41,7 +41,9 @@ OTHERS = {
         *("depth", "text_config", "vision_config"),
     }
     - {field.name for field in dataclasses.fields(transformers.Qwen3_5MoeTextConfig)},
+    "gemma3n_text": {"gradient_clipping"},  # of its sounds
     "gemma4_text": {"standardize", "use_clipped_linears"},  # of its images and sounds
+    "gemma4_unified_text": {"audio_config", "text_config", "vision_config"},  # of the whole
     "shared": {"number_of_conv_states", "num_hidden_layers", "head_dim", "hidden_size", "num_attention_heads"},
 }
 

@@ -34,6 +34,20 @@ VARIANTS = {
         {**_SMALL, "num_kv_shared_layers": 0, "num_hidden_layers": 3, "layer_types": _TYPES},
         gains=_GAINS,
     ),
+    "gemma4_text-experts": Variant(
+        "gemma4_text",
+        {
+            **_SMALL,
+            "hidden_size_per_layer_input": 0,
+            "num_hidden_layers": 2,
+            "layer_types": _TYPES[1:],
+            "enable_moe_block": True,
+            "num_experts": 6,
+            "top_k_experts": 2,
+            "moe_intermediate_size": 32,
+        },
+        gains=_GAINS,
+    ),
     "gemma4_text-keys-are-values": Variant(
         "gemma4_text",
         {

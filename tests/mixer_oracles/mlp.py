@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
+from statistics import NormalDist
 
 import numpy as np
 from oracles_decoder import Array, Oracle
@@ -14,8 +15,17 @@ def forward(mlp: MLP, model: Oracle, x: Array, _ropes: Mapping[str, Rope]) -> Ar
     """(length, hidden) → (length, hidden)."""
     act = _xielu(mlp, model) if mlp.activation == "xielu" else ACTIVATIONS[mlp.activation]
     up = model.linear(mlp.up, x)
-    inner = act(up) if mlp.gate is None else act(model.linear(mlp.gate, x) * mlp.gate_multiplier) * up
+    inner = act(up) if mlp.gate is None else act(_gate(mlp, model.linear(mlp.gate, x))) * up
     return model.linear(mlp.down, model.norm(mlp.inner_norm, inner))
+
+
+def _gate(mlp: MLP, gate: Array) -> Array:
+    """The gate of each token, of which a share is left above mean + z · deviation where it is sparse."""
+    gate = gate * mlp.gate_multiplier
+    if not mlp.sparsity:
+        return gate
+    cutoff = gate.mean(-1) + NormalDist().inv_cdf(mlp.sparsity) * gate.std(-1)
+    return np.maximum(gate - cutoff[:, None], 0)
 
 
 def _xielu(mlp: MLP, model: Oracle) -> Callable[[Array], Array]:

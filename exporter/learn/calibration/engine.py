@@ -39,7 +39,7 @@ from edgepress.exporter.methods.kinds import (
 )
 from edgepress.exporter.methods.tasks import LayerTask, ModelTask
 from edgepress.exporter.model import network, operations
-from edgepress.exporter.model.description import Decoder, Layer, Weight, layer_weights
+from edgepress.exporter.model.description import Decoder, Layer, Weight, layer_weights, rows_read
 from edgepress.exporter.model.weights import read_weight
 from edgepress.exporter.plan.plan import Plan
 from edgepress.exporter.recipe.recipe import Recipe
@@ -152,7 +152,8 @@ class Calibration:
     def _table_rows(self, weight: Weight, ids: NDArray[np.int64], *, rounded: bool) -> Tensor:
         """Rows of a table, (rows, columns), as stored when ``rounded`` and it is rounded row by row."""
         (part,) = weight.parts
-        rows = np.concatenate([self.checkpoint.part_rows(part, i, i + 1) for i in ids]) + np.float32(weight.plus)
+        rows = np.concatenate([self.checkpoint.part_rows(part, i, i + 1) for i in rows_read(weight, ids)])
+        rows += np.float32(weight.plus)
         scheme, method = self.plan.of(weight).scheme, self.methods.get(weight.name)
         if rounded and scheme is not None and isinstance(method, Method):
             return Codes.unpack(method.quantize(rows, scheme, None), scheme, rows.shape[1]).dequantize().to(self.device)

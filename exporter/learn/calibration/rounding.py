@@ -204,7 +204,7 @@ def _round(
         codes = Codes.unpack(stored, scheme, full.shape[1])
         task.codes[weight.name] = codes.to(task.device)
         return
-    if weight.stack and not scheme.zeros and moments is not None and moments.count < FEWEST_TOKENS:
+    if (weight.stack or weight.expert) and not scheme.zeros and moments is not None and moments.count < FEWEST_TOKENS:
         task.few[weight.name] = moments.count
         codes = Codes.unpack(
             round_rows(weight, full.cpu().numpy(), replace(scheme, method="rtn")), scheme, full.shape[1]

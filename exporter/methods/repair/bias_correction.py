@@ -37,7 +37,7 @@ def _describe(decoder: Decoder, recipe: Recipe) -> Decoder:
 def _with_biases(layer: Layer, recipe: Recipe) -> Layer:
     def biased(linear: Linear) -> Linear:
         weight = linear.weight
-        kept = weight.kind == "router" or recipe.storage(weight.name, weight.kind)[0].bits == KEPT_BITS
+        kept = weight.kind in {"router", "copies"} or recipe.storage(weight.name, weight.kind)[0].bits == KEPT_BITS
         if linear.bias is not None or kept:
             return linear
         return replace(linear, bias=Weight(f"{weight.name}.bias", "bias", weight.shape[:1], (), stack=weight.stack))

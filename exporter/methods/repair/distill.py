@@ -89,12 +89,12 @@ class Student:
     def _embed(self, tokens: Tensor) -> Tensor:
         """Embed the tokens, with only the rows of the tables that occur."""
         ids, places = torch.unique(tokens, return_inverse=True)
-        rows = {
-            weight.name: self.coded[weight.name].dequantize(ids)
-            if weight.name in self.coded
-            else self.values(weight)[ids]
-            for weight in self.decoder.tables
-        }
+
+        def looked_up(table: Weight) -> Tensor:
+            rows = torch.where(ids < table.shape[0], ids, 0)
+            return self.coded[table.name].dequantize(rows) if table.name in self.coded else self.values(table)[rows]
+
+        rows = {weight.name: looked_up(weight) for weight in self.decoder.tables}
         return network.embed(
             self.decoder, lambda weight: rows[weight.name] if weight.name in rows else self.values(weight), places
         )

@@ -78,6 +78,11 @@ def _with_biases(block: Block) -> Block:
 def check(decoder: Decoder, _schemes: Schemes, _options: Options) -> None:
     """Refuse a model whose norms do not commute with a rotation (InputError)."""
     for block in every(Block, decoder.layers):
+        if block.mixer.scales_input:
+            raise InputError(
+                f"hadamard cannot rotate {decoder.model_type}: {block.name} has gains of its own for each "
+                "channel; leave hadamard out of `before`"
+            )
         if block.post_norm is None and block.stream_norm is None:
             continue
         what = "the residual stream itself" if block.post_norm is None else "what attention and MLP add to the stream"

@@ -1,13 +1,15 @@
-"""Gemma 4's text model (Google 2026), of the sizes without experts.
+"""Gemma 4's text model (Google 2026).
 
 Four norms in a layer, keys and values normed too; two head sizes; the last layers share keys and values; a table of
-inputs for each layer beside the stream, whose number multiplies it at the end of the layer.
+inputs for each layer beside the stream, whose number multiplies it at the end of the layer; a mixture of experts beside
+each MLP.
 """
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
-from edgepress.exporter.model.architectures import Architecture
+from edgepress.exporter.model.architectures import Architecture, _gemma
 from edgepress.exporter.model.architectures._common import (
     IGNORED_TENSORS,
     LAYER_TYPES,
@@ -15,21 +17,21 @@ from edgepress.exporter.model.architectures._common import (
     Sizes,
     gated_mlp,
     layer_rms_norm,
-    linear,
-    matrix,
+    norm_without_gain,
     query_and_key_norm,
     read_activation,
     read_sizes,
     rms_decoder,
-    rms_norm,
     separate_attention,
     whole_or_proportional_rope,
     windows_of,
 )
-from edgepress.exporter.model.description import Block, Decoder, Layer, Mixer, PerLayer, Rope, Weight
+from edgepress.exporter.model.architectures._experts import router
+from edgepress.exporter.model.description import Block, Decoder, Layer, Linear, Mixer, Norm, Rope, Weight
 from edgepress.exporter.model.mixers.attention import Attention
-from edgepress.exporter.model.mixers.per_layer_input import PerLayerInput
-from edgepress.exporter.model.mixers.shared_attention import SharedAttention
+from edgepress.exporter.model.mixers.gelu_experts import GeluExpert, GeluExperts
+from edgepress.exporter.model.mixers.mixture_of_experts import Routing
+from edgepress.exporter.model.mixers.mlp import Activation
 from edgepress.exporter.source.config import Config
 from edgepress.exporter.source.part import Part
 
@@ -38,16 +40,78 @@ _THETAS = {"full_attention": 1_000_000.0, _SLIDING: 10_000.0}
 
 
 @dataclass(frozen=True)
-class _Sharing:
-    """For each layer type, which layer's keys and values the last layers read, and where they are beside the stream."""
+class _Experts:
+    """How many experts a layer has, to how many each token goes, and their width."""
 
-    first: int  # the first layer that has none of its own
-    of: Mapping[str, int]
-    at: Mapping[str, int]
+    count: int
+    chosen: int
+    width: int
+
+
+@dataclass(frozen=True)
+class _Model:
+    """What a layer is made of, by its number."""
+
+    sizes: Sizes
+    by_layer: tuple[Sizes, ...]
+    types: list[str]
+    windows: list[int | None]
+    sharing: _gemma.Sharing
+    activation: Activation
+    epsilon: float
+    bias: bool
+    alike: bool  # whether keys are values in full attention
+    inputs: int  # columns of each layer's input beside the stream
+    experts: _Experts | None
 
 
 def read(config: Config) -> Decoder:
     """Defaults are transformers' Gemma4TextConfig's."""
+    inputs = config.optional_integer("hidden_size_per_layer_input", 256, minimum=0) or 0
+    model = _read_model(config, context=131_072, window=512, inputs=inputs)
+    return _assembled(config, "gemma4_text", replace(model, experts=_read_experts(config, model.activation)))
+
+
+def read_dense(config: Config, model_type: str, *, context: int, window: int) -> Decoder:
+    """A model with neither inputs by layer nor experts; ``context`` and ``window`` are the family's defaults."""
+    return _assembled(config, model_type, _read_model(config, context=context, window=window, inputs=0))
+
+
+def _assembled(config: Config, model_type: str, model: _Model) -> Decoder:
+    found = rms_decoder(
+        config,
+        model_type,
+        model.sizes,
+        partial(_layer, model),
+        ropes=_ropes(config, model.by_layer, model.types),
+        epsilon=model.epsilon,
+        tied=True,
+        embedding_multiplier=model.sizes.hidden**0.5,
+        logits_softcap=config.optional_number("final_logit_softcapping", above=0.0) or 0.0,
+    )
+    if not model.inputs:
+        return found
+    _gemma.check_gate(config, model.activation)
+    per_layer = _gemma.read_per_layer(config, model.sizes, model.inputs, model.epsilon)
+    if (rows := per_layer.table.shape[0]) < model.sizes.vocab:
+        raise config.refuse("vocab_size_per_layer_input", f"{rows} is less than vocab_size = {model.sizes.vocab}")
+    return replace(found, per_layer=per_layer)
+
+
+def _read_experts(config: Config, activation: Activation) -> _Experts | None:
+    keys = ("num_experts", "top_k_experts", "moe_intermediate_size")
+    if not config.flag("enable_moe_block", False):
+        config.without_effect(*keys)
+        return None
+    if activation != "gelu_tanh":
+        raise config.refuse("hidden_activation", "experts are gated by gelu_pytorch_tanh only")
+    count, chosen, width = map(config.integer, keys)
+    if chosen > count:
+        raise config.refuse("top_k_experts", f"must be at most num_experts = {count}")
+    return _Experts(count, chosen, width)
+
+
+def _read_model(config: Config, *, context: int, window: int, inputs: int) -> _Model:
     sizes = read_sizes(
         config,
         vocab=262_144,
@@ -57,78 +121,107 @@ def read(config: Config) -> Decoder:
         heads=8,
         kv_heads=4,
         head_dim=256,
-        context=131_072,
+        context=context,
     )
-    if config.flag("enable_moe_block", False):
-        raise config.refuse("enable_moe_block", "Gemma 4 with experts is not implemented; the sizes without them are")
     types = _layer_types(config, sizes.layers)
     by_layer = _sizes_by_layer(config, sizes, types)
-    windows = windows_of(config, types, config.integer("sliding_window", 512), sizes)
-    epsilon = config.number("rms_norm_eps", 1e-6, above=0.0)
-    activation = read_activation(config, "hidden_activation", "gelu_pytorch_tanh")
-    bias, alike = config.flag("attention_bias", False), config.flag("attention_k_eq_v", False)
     config.text("use_bidirectional_attention", "vision", ("vision",))  # of the tokens of an image; text is causal
-    width = config.optional_integer("hidden_size_per_layer_input", 256, minimum=0) or 0
-    if width and activation != "gelu_tanh":
-        raise config.refuse("hidden_activation", "inputs by layer are gated by gelu_pytorch_tanh only")
-    sharing = _sharing(config, by_layer, types, width * sizes.layers)
+    sharing = _gemma.read_sharing(config, 0, by_layer, types, inputs * sizes.layers)
     if config.flag("use_double_wide_mlp", False):
         wide = tuple(n * (2 if index >= sharing.first else 1) for index, n in enumerate(sizes.intermediate))
         by_layer = [replace(one, intermediate=wide) for one in by_layer]
-
-    def attention(index: int) -> Mixer:
-        own, kind = by_layer[index], types[index]
-        found = separate_attention(
-            index,
-            own,
-            scale=1.0,
-            qkv_bias=bias,
-            output_bias=bias,
-            rope=kind,
-            window=windows[index],
-            norms=query_and_key_norm(index, own, epsilon),
-        )
-        if index >= sharing.first:
-            return _shared(found, own, sharing.of[kind], sharing.at[kind])
-        if alike and kind != _SLIDING:
-            found = _with_keys_as_values(found)
-        stored = sharing.at[kind] if sharing.first < sizes.layers and index == sharing.of[kind] else None
-        return replace(found, value_norm=epsilon, stored_at=stored)
-
-    def layer(index: int) -> Layer:
-        def block(mixer: Mixer, role: str, before: str, after: str) -> Block:
-            return Block(
-                norm=layer_rms_norm(index, f"{role}_norm", before, sizes, epsilon=epsilon) if before else None,
-                mixer=mixer,
-                post_norm=layer_rms_norm(index, f"{role}_post_norm", after, sizes, epsilon=epsilon),
-            )
-
-        blocks = [
-            block(attention(index), "attention", "input_layernorm", "post_attention_layernorm"),
-            block(
-                gated_mlp(index, by_layer[index], activation),
-                "mlp",
-                "pre_feedforward_layernorm",
-                "post_feedforward_layernorm",
-            ),
-        ]
-        if width:
-            blocks.append(block(_per_layer_input(index, sizes, width), "per_layer", "", "post_per_layer_input_norm"))
-        scalar = Weight(f"layers.{index}.scale", "norm", (1,), (Part(f"model.layers.{index}.layer_scalar", 0, 1),))
-        return Layer(tuple(blocks), scale=scalar)
-
-    found = rms_decoder(
-        config,
-        "gemma4_text",
-        sizes,
-        layer,
-        ropes=_ropes(config, by_layer, types),
-        epsilon=epsilon,
-        tied=True,
-        embedding_multiplier=sizes.hidden**0.5,
-        logits_softcap=config.optional_number("final_logit_softcapping", above=0.0) or 0.0,
+    return _Model(
+        sizes=sizes,
+        by_layer=tuple(by_layer),
+        types=types,
+        windows=windows_of(config, types, config.integer("sliding_window", window), sizes),
+        sharing=sharing,
+        activation=read_activation(config, "hidden_activation", "gelu_pytorch_tanh"),
+        epsilon=config.number("rms_norm_eps", 1e-6, above=0.0),
+        bias=config.flag("attention_bias", False),
+        alike=config.flag("attention_k_eq_v", False),
+        inputs=inputs,
+        experts=None,
     )
-    return replace(found, per_layer=_per_layer(config, sizes, width, epsilon) if width else None)
+
+
+def _layer(model: _Model, index: int) -> Layer:
+    def block(mixer: Mixer, role: str, before: str, after: str) -> Block:
+        return Block(
+            norm=layer_rms_norm(index, f"{role}_norm", before, model.sizes, epsilon=model.epsilon) if before else None,
+            mixer=mixer,
+            post_norm=layer_rms_norm(index, f"{role}_post_norm", after, model.sizes, epsilon=model.epsilon),
+        )
+
+    mlp = gated_mlp(index, model.by_layer[index], model.activation)
+    feed_forward = block(mlp, "mlp", "pre_feedforward_layernorm", "post_feedforward_layernorm")
+    blocks = [block(_attention(model, index), "attention", "input_layernorm", "post_attention_layernorm")]
+    blocks += [feed_forward] if model.experts is None else _with_experts(model, model.experts, index, feed_forward)
+    if model.inputs:
+        inputs = _gemma.per_layer_input(index, model.sizes, model.inputs)
+        blocks.append(block(inputs, "per_layer", "", "post_per_layer_input_norm"))
+    scalar = Weight(f"layers.{index}.scale", "norm", (1,), (Part(f"model.layers.{index}.layer_scalar", 0, 1),))
+    return Layer(tuple(blocks), scale=scalar)
+
+
+def _with_experts(model: _Model, experts: _Experts, index: int, mlp: Block) -> list[Block]:
+    """MLP and experts beside each other, each with a norm behind it, and their sum with the norm of the MLP alone."""
+    hidden, epsilon = model.sizes.hidden, model.epsilon
+
+    def norm(role: str, tensor: str) -> Norm:
+        return layer_rms_norm(index, role, tensor, model.sizes, epsilon=epsilon)
+
+    routed = Block(
+        norm=norm_without_gain(f"layers.{index}.experts_norm", hidden, epsilon, "rms"),
+        mixer=_experts(model.sizes, experts, index),
+        post_norm=norm("experts_post_norm", "post_feedforward_layernorm_2"),
+        beside=True,
+        sum_norm=norm("feed_forward_post_norm", "post_feedforward_layernorm"),
+    )
+    return [replace(mlp, post_norm=norm("mlp_post_norm", "post_feedforward_layernorm_1")), routed]
+
+
+def _experts(sizes: Sizes, experts: _Experts, index: int) -> GeluExperts:
+    tensors, name = f"model.layers.{index}", f"layers.{index}.experts"
+
+    def gain(role: str, tensor: str, size: int) -> Weight:
+        return Weight(f"{name}.{role}", "norm", (size,), (Part(f"{tensors}.{tensor}", 0, size),))
+
+    def linear(number: int, role: str, tensor: str, rows: int, columns: int) -> Linear:
+        part = Part(f"{tensors}.experts.{tensor}", 0, rows, index=number)
+        return Linear(Weight(f"{name}.{number}.{role}", "linear", (rows, columns), (part,), expert=True))
+
+    return GeluExperts(
+        router_gain=gain("router_gain", "router.scale", sizes.hidden),
+        router=router(index, f"{tensors}.router.proj", experts.count, sizes.hidden),
+        gain=gain("gain", "pre_feedforward_layernorm_2.weight", sizes.hidden),
+        experts=tuple(
+            GeluExpert(
+                gate_up=linear(number, "gate_up", "gate_up_proj", 2 * experts.width, sizes.hidden),
+                down=linear(number, "down", "down_proj", sizes.hidden, experts.width),
+            )
+            for number in range(experts.count)
+        ),
+        expert_scale=gain("expert_scale", "router.per_expert_scale", experts.count),
+        routing=Routing(count=experts.chosen),
+    )
+
+
+def _attention(model: _Model, index: int) -> Mixer:
+    sizes, kind = model.by_layer[index], model.types[index]
+    own = separate_attention(
+        index,
+        sizes,
+        scale=1.0,
+        qkv_bias=model.bias,
+        output_bias=model.bias,
+        rope=kind,
+        window=model.windows[index],
+        norms=query_and_key_norm(index, sizes, model.epsilon),
+    )
+    if model.alike and kind != _SLIDING:
+        own = _with_keys_as_values(own)
+    return model.sharing.attention(index, kind, own, model.epsilon)
 
 
 def _layer_types(config: Config, layers: int) -> list[str]:
@@ -165,48 +258,6 @@ def _sizes_by_layer(config: Config, sizes: Sizes, types: list[str]) -> list[Size
     return found
 
 
-def _sharing(config: Config, by_layer: list[Sizes], types: list[str], columns: int) -> _Sharing:
-    """Who shares what; beside the stream, keys and values stand after the ``columns`` of inputs by layer."""
-    count = config.integer("num_kv_shared_layers", 0, minimum=0)
-    first = len(types) - count
-    of = {kind: index for index, kind in enumerate(types[: max(first, 0)])}
-    if first <= 0 or not {*types[first:]} <= of.keys():
-        raise config.refuse("num_kv_shared_layers", "a layer that shares keys has none of its type before it")
-    at: dict[str, int] = {}
-    for kind, index in sorted(of.items()):
-        at[kind] = columns
-        columns += 2 * by_layer[index].kv_heads * by_layer[index].head_dim
-    return _Sharing(first, of, at)
-
-
-def _shared(own: Attention, sizes: Sizes, layer: int, at: int) -> SharedAttention:
-    """The same with the queries alone of its projection, reading the keys and values of ``layer``."""
-    rows = sizes.heads * sizes.head_dim
-    weight, bias = own.qkv.weight, own.qkv.bias
-    query = replace(own.qkv, weight=_first_part(weight, rows), bias=None if bias is None else _first_part(bias, rows))
-    name = weight.name.removesuffix("attention.qkv")
-    output = replace(own.output, weight=replace(own.output.weight, name=f"{name}shared_attention.output"))
-    return SharedAttention(
-        heads=own.heads,
-        kv_heads=own.kv_heads,
-        head_dim=own.head_dim,
-        scale=own.scale,
-        query=query,
-        query_norm=own.query_norm,
-        output=output,
-        rope=own.rope,
-        window=own.window,
-        keys_of=layer,
-        stored_at=at,
-    )
-
-
-def _first_part(weight: Weight, rows: int) -> Weight:
-    """What comes from the first of the tensors that a weight is made of."""
-    name = weight.name.replace("attention.qkv", "shared_attention.query")
-    return replace(weight, name=name, shape=(rows, *weight.shape[1:]), parts=weight.parts[:1])
-
-
 def _with_keys_as_values(attention: Attention) -> Attention:
     """The same where keys, before their norm, are the values: their rows are there twice."""
 
@@ -219,35 +270,7 @@ def _with_keys_as_values(attention: Attention) -> Attention:
     return replace(attention, qkv=replace(qkv, weight=twice(qkv.weight), bias=bias))
 
 
-def _per_layer_input(index: int, sizes: Sizes, width: int) -> PerLayerInput:
-    name, tensors = f"layers.{index}.per_layer_input", f"model.layers.{index}"
-    return PerLayerInput(
-        gate=linear(f"{name}.gate", f"{tensors}.per_layer_input_gate", width, sizes.hidden),
-        output=linear(f"{name}.output", f"{tensors}.per_layer_projection", sizes.hidden, width),
-        first=index * width,
-    )
-
-
-def _per_layer(config: Config, sizes: Sizes, width: int, epsilon: float) -> PerLayer:
-    """Table and projection of the inputs by layer.
-
-    The projection is divided by sqrt(hidden) before its norm, which is the same as an ε that is so much larger.
-    """
-    rows, columns = config.integer("vocab_size_per_layer_input", 262_144), width * sizes.layers
-    if rows < sizes.vocab:
-        raise config.refuse("vocab_size_per_layer_input", f"is less than vocab_size = {sizes.vocab}")
-    half = 2.0**-0.5
-    projection = linear("per_layer.projection", "model.per_layer_model_projection", columns, sizes.hidden)
-    return PerLayer(
-        table=matrix("per_layer.table", "embedding", "model.embed_tokens_per_layer.weight", rows, columns),
-        multiplier=width**0.5 * half,
-        projection=replace(projection, weight=replace(projection.weight, kind="embedding")),
-        norm=rms_norm("per_layer.norm", "model.per_layer_projection_norm.weight", width, epsilon * sizes.hidden),
-        scale=half,
-    )
-
-
-def _ropes(config: Config, by_layer: list[Sizes], types: list[str]) -> dict[str, Rope]:
+def _ropes(config: Config, by_layer: Sequence[Sizes], types: list[str]) -> dict[str, Rope]:
     """Read a rope for each layer type in use; without any, full attention rotates a quarter of its heads."""
     both = config.section("rope_parameters")
     if both is None:
@@ -264,10 +287,7 @@ def _ropes(config: Config, by_layer: list[Sizes], types: list[str]) -> dict[str,
 ARCHITECTURE = Architecture(
     model_type="gemma4_text",
     read=read,
-    ignored_tensors=(
-        *IGNORED_TENSORS,
-        r"(model\.)?layers\.\d+\.self_attn\.[kv]_(proj|norm)\.weight",  # of layers that share those of another
-    ),
+    ignored_tensors=(*IGNORED_TENSORS, *_gemma.IGNORED_TENSORS),
     keeps_sizes="heads of two sizes, keys that layers share, inputs by layer",
-    config_keys=("moe_intermediate_size", "num_experts", "partial_rotary_factor", "top_k_experts"),
+    config_keys=("partial_rotary_factor",),
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
@@ -25,8 +26,10 @@ _BETA, _EPSILON = 0.5, -1e-6  # of xIELU
 class MLP(Mixer):
     """``down(activation(gate(x)) · up(x))``, or ``down(activation(up(x)))`` when there is no gate.
 
-    What the gate gives is multiplied by ``gate_multiplier`` first. ``inner_norm`` is of what goes into ``down``, as
-    BitNet has it.
+    What the gate gives is multiplied by ``gate_multiplier`` first. With ``sparsity`` s > 0 it is g = relu(g − c), where
+    c leaves so large a share of a token's g below it as if they were normally distributed: c = mean + z · deviation, z
+    being the normal distribution's quantile at s (Gemma 3n, Google 2025). ``inner_norm`` is of what goes into ``down``,
+    as BitNet has it.
 
     ``relu2`` is relu(x)² (So et al. 2021). ``xielu`` (Huang and Schlag 2024) has two learned numbers, (1,) each, with
     α₊ = softplus(``positive``), α₋ = β + softplus(``negative``), β = 0.5: α₊ x² + β x above 0, and
@@ -42,10 +45,13 @@ class MLP(Mixer):
     down: Linear
     activation: Activation
     gate_multiplier: float = 1.0
+    sparsity: float = 0.0
 
     def __post_init__(self) -> None:
         if (self.activation == "xielu") != (self.positive is not None and self.negative is not None):
             raise ValueError("xIELU has two learned numbers, and other activations have none")
+        if self.sparsity and self.gate is None:
+            raise ValueError("there is no gate that could be sparse")
 
     def groups(self) -> tuple[tuple[Linear, ...], ...]:
         """See :class:`Mixer`."""
@@ -61,7 +67,12 @@ class MLP(Mixer):
 
     def settings(self) -> tuple[object, ...]:
         """See :class:`Mixer`."""
-        return self.activation, self.gate_multiplier
+        return self.activation, self.gate_multiplier, self.sparsity
+
+    @property
+    def quantile(self) -> float:
+        """Deviations above the mean from which on something is left of the gate."""
+        return NormalDist().inv_cdf(self.sparsity)
 
 
 def steps(mlp: MLP, values: Values, x: Tensor, _ropes: Mapping[str, Rotary]) -> Steps:
@@ -87,7 +98,13 @@ def activated(mlp: MLP, values: Values, projected: list[Tensor]) -> Tensor:
         "xielu": lambda x: _xielu(mlp, values, x),
     }
     activation, up = activations[mlp.activation], projected[-1]
-    return activation(up) if mlp.gate is None else activation(projected[0] * mlp.gate_multiplier) * up
+    if mlp.gate is None:
+        return activation(up)
+    gate = projected[0] * mlp.gate_multiplier
+    if mlp.sparsity:
+        cutoff = gate.mean(-1, keepdim=True) + mlp.quantile * gate.std(-1, keepdim=True, correction=0)
+        gate = functional.relu(gate - cutoff)
+    return activation(gate) * up
 
 
 def _xielu(mlp: MLP, values: Values, x: Tensor) -> Tensor:
@@ -115,7 +132,25 @@ def _write_activated(mlp: MLP, g: GraphWriter, name: str, x: str) -> str:
     if mlp.gate_multiplier != 1.0:
         factor = g.constant(f"gate_multiplier_{mlp.gate_multiplier:.9g}", np.array(mlp.gate_multiplier, np.float32))
         gate = g.node("Mul", [gate, factor], f"{name}.multiplied")
+    if mlp.sparsity:
+        gate = _write_cut(mlp, g, gate, name)
     return g.node("Mul", [_activation(mlp, g, gate, f"{name}.act"), up], f"{name}.mixed")
+
+
+def _write_cut(mlp: MLP, g: GraphWriter, gate: str, name: str) -> str:
+    """What of the gate is above the cutoff: ::
+
+    gate ┬ ReduceMean ┬ Sub ┬──────────────────────────┬ Sub ─ Relu
+         └────────────┘     └ ReduceL2 ─ Mul (z / √n) ─┘
+    """
+    last = g.constant("axis_2", np.array([2], np.int64))  # not -1, which is the value of logits_start
+    mean = g.node("ReduceMean", [gate, last], f"{name}.mean", keepdims=1)
+    centred = g.node("Sub", [gate, mean], f"{name}.centred")
+    width = mlp.up.weight.shape[0]
+    factor = g.constant(f"cutoff_{mlp.sparsity:.9g}_of_{width}", np.array(mlp.quantile / width**0.5, np.float32))
+    length = g.node("ReduceL2", [centred, last], f"{name}.length", keepdims=1)
+    cutoff = g.node("Mul", [length, factor], f"{name}.cutoff")
+    return g.node("Relu", [g.node("Sub", [centred, cutoff], f"{name}.above")], f"{name}.sparse")
 
 
 def _activation(mlp: MLP, g: GraphWriter, x: str, output: str) -> str:

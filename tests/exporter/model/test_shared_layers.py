@@ -1,4 +1,4 @@
-"""Layers that share keys and values, and get inputs beside the stream: Gemma 4's text model, tiny."""
+"""Layers that share keys and values, get inputs beside the stream, and have experts: Gemma 4's text model, tiny."""
 
 from pathlib import Path
 
@@ -12,6 +12,8 @@ import transformers
 
 from edgepress.errors import InputError
 from edgepress.exporter import decide, export
+from edgepress.exporter.decide.report import format_plan
+from edgepress.exporter.methods.folding import not_foldable
 from edgepress.exporter.model.architectures import describe
 from edgepress.exporter.source.checkpoint import Checkpoint
 from edgepress.manifest import read_manifest
@@ -113,9 +115,71 @@ def test_calibration_carries_what_is_beside_the_stream(checkpoint: Path, tmp_pat
 
 
 @pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"top_k_experts": 7}, "top_k_experts = 7: must be at most num_experts = 6"),
+        ({"num_experts": None}, "num_experts"),
+        ({"hidden_activation": "silu"}, "hidden_activation = 'silu': experts are gated by gelu_pytorch_tanh only"),
+    ],
+)
+def test_experts_that_are_not_possible_are_refused_by_their_key(
+    tmp_path: Path, changes: dict[str, object], says: str
+) -> None:
+    stored = Checkpoint.open(tiny_models.save("gemma4_text-experts", tmp_path / "experts"))
+    with pytest.raises(InputError, match=says):
+        describe(stored.config | changes, stored.tensors)
+
+
+def test_experts_share_a_line_of_the_plan_and_few_tokens_are_said(tmp_path: Path) -> None:
+    checkpoint = tiny_models.save("gemma4_text-experts", tmp_path / "experts")
+    recipe, text = tmp_path / "gptq.toml", tmp_path / "text.txt"
+    recipe.write_text(GPTQ)
+    text.write_text(tiny_models.TEXT * 20)
+    prepared = decide(checkpoint, target=TARGET, recipe=recipe, calibration=[text])
+    lines = [line for line in format_plan(prepared).splitlines() if "layers.1.experts.*" in line]
+    assert [line.split()[:2] for line in lines] == [
+        ["layers.1.experts.*.gate_up", "6×64×64"],
+        ["layers.1.experts.*.down", "6×64×32"],
+    ]
+    assert all("rtn for an expert to which fewer than 64 tokens of the text come" in line for line in lines)
+    left = not_foldable(prepared.decoder)
+    assert left["layers.0.experts.3.gate_up"] == "projections of it have gains of their own"
+    dynamic = {t.weight.name: t for t in decide(checkpoint, target="x86-cpu", recipe="int8-dynamic").plan.tensors}
+    assert dynamic["layers.0.mlp.gate"].is_integer
+    assert dynamic["layers.0.experts.0.down"].form == "blocks"
+    assert "no range of activations" in dynamic["layers.0.experts.0.down"].reason
+
+
+def test_only_chosen_experts_compute(tmp_path: Path) -> None:
+    """Of one token two of six experts have a row; the others' products have none."""
+    checkpoint, out = tiny_models.save("gemma4_text-experts", tmp_path / "experts"), tmp_path / "bundle"
+    export(checkpoint, out=out, target="x86-cpu", recipe="int4", threads=1)
+    model = onnx.load(out / "model.onnx", load_external_data=False)
+    values = [f"layers.0.experts.{index}.gate_up.y" for index in range(6)]
+    model.graph.output.extend(onnx.ValueInfoProto(name=value) for value in values)
+    (out / "with_outputs.onnx").write_bytes(model.SerializeToString())
+    session = onnxruntime.InferenceSession(out / "with_outputs.onnx", providers=["CPUExecutionProvider"])
+    feeds = {
+        node.name: np.zeros((1, node.shape[1], 0, node.shape[3]), np.float32)
+        for node in session.get_inputs()
+        if node.name.startswith("past")
+    }
+    for count in (1, 9):
+        feeds |= {"input_ids": TOKENS[None, :count], "attention_mask": np.ones((1, count), np.int64)}
+        rows = [len(value) for value in session.run(values, feeds)]
+        assert sum(rows) == 2 * count
+        assert max(rows) <= count
+
+
+def test_keys_that_are_values_are_counted_once(tmp_path: Path) -> None:
+    checkpoint = tiny_models.save("gemma4_text-keys-are-values", tmp_path / "checkpoint")
+    stored = sum(int(np.prod(tensor.shape)) for tensor in Checkpoint.open(checkpoint).tensors.values())
+    assert decide(checkpoint, target=TARGET, recipe="int4").plan.parameters == stored
+
+
+@pytest.mark.parametrize(
     ("key", "value", "says"),
     [
-        ("enable_moe_block", True, "Gemma 4 with experts is not implemented"),
         ("num_kv_shared_layers", 6, "a layer that shares keys has none of its type before it"),
         ("num_kv_shared_layers", 4, "a layer that shares keys has none of its type before it"),
         ("use_bidirectional_attention", "all", "not implemented; known: vision"),
