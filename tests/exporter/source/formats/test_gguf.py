@@ -23,6 +23,7 @@ from edgepress.exporter.model.reference import Reference
 from edgepress.exporter.source.checkpoint import Checkpoint
 from edgepress.exporter.source.formats.gguf import GGUFWeight
 from edgepress.exporter.source.formats.gguf.blocks import BLOCKS
+from edgepress.exporter.source.formats.gguf.families import families
 from edgepress.exporter.source.formats.gguf.tokenizer import _merges
 from edgepress.exporter.source.packed import packed_as
 from edgepress.exporter.source.stored import StoredTensor
@@ -55,6 +56,19 @@ def test_every_type_is_read_as_the_package_reads_it(
     assert Kind(number).name == blocks.name
     assert gguf.GGML_QUANT_SIZES[Kind(number)] == (blocks.size, blocks.nbytes)
     assert isinstance(weight.grid(), str) == (blocks.name in ("Q4_1", "Q5_1", "Q2_K", "Q4_K", "Q5_K"))
+
+
+def test_the_page_says_which_types_and_architectures_are_read() -> None:
+    page = (Path(__file__).parents[4] / "docs" / "models.md").read_text(encoding="utf-8")
+    said = page[page.index("A GGUF file needs nothing beside it") :].split("\n\n")[0]
+    kept, rounded = (
+        set(re.findall(r"\b(?:I?Q\d_\w+)", part)) for part in said[said.index("`keep` holds") :].split(";")
+    )
+    quantized = {blocks.name: blocks.uneven for blocks in BLOCKS.values()}
+    assert kept == {name for name, uneven in quantized.items() if not uneven}
+    assert rounded == {name for name, uneven in quantized.items() if uneven}
+    names = {name.replace("gemma2", "gemma").replace("_dense", "-dense") for name in families()}
+    assert names - {name for name in names if f"`{name}`" in said} == set()
 
 
 FAMILIES = (
