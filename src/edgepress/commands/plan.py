@@ -15,6 +15,11 @@ HELP = (
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this verb's arguments."""
     add_model_arguments(parser)
+    parser.add_argument(
+        "--device",
+        metavar="NAME",
+        help="estimate speed and memory on a device, such as raspberry-pi-5, or by a .toml file",
+    )
     parser.add_argument("--json", action="store_true", help="machine-readable")
 
 
@@ -26,10 +31,13 @@ def run(arguments: argparse.Namespace) -> int:
     from edgepress.exporter import decide
     from edgepress.exporter.decide.dense import decide_dense, is_onnx
     from edgepress.exporter.decide.estimate import estimate
+    from edgepress.exporter.decide.on_device import estimate_on, lines_of
     from edgepress.exporter.decide.report import dense_to_json, format_dense, format_estimate, format_plan, plan_to_json
     from edgepress.progress import progress
     from edgepress.targets import FALLBACK
+    from edgepress.targets.devices import find_roofline
 
+    roofline = None if arguments.device is None else find_roofline(arguments.device)
     if is_onnx(arguments.model):
         dense = decide_dense(
             Path(arguments.model),
@@ -57,8 +65,11 @@ def run(arguments: argparse.Namespace) -> int:
         progress=progress,
     )
     found = estimate(prepared, usable_cores())
+    device = None if roofline is None else estimate_on(prepared, roofline)
     if arguments.json:
-        print(json.dumps(plan_to_json(prepared, found), indent=2))
+        content = plan_to_json(prepared, found)
+        print(json.dumps(content if device is None else {**content, "device": device.to_json()}, indent=2))
     else:
-        print("\n".join([format_plan(prepared), *format_estimate(found)]))
+        device_lines = [] if device is None or roofline is None else lines_of(device, roofline)
+        print("\n".join([format_plan(prepared), *format_estimate(found), *device_lines]))
     return 0

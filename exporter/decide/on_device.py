@@ -1,0 +1,127 @@
+"""What a bundle would do on a device that is not here: an estimate from a roofline, never a measurement.
+
+Time is the larger of what memory takes for the bytes and what arithmetic takes for the operations (Williams, Waterman
+and Patterson 2009), so speeds are bounds: *at most*. Bytes of a decoded token are all weights but the embedding's
+rows, and keys and values of the tokens before; operations are two for each weight of a product and for each number of
+attention.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import onnx
+
+from edgepress.exporter.decide.instructions import APART, DECODE, LAST, PREFILL, PROMPT, work_of
+from edgepress.exporter.decide.job import Prepared
+from edgepress.targets.devices import Roofline
+
+CONTEXTS = (64, 1024)
+_PRODUCTS, _ATTENTION = APART
+_TABLES = {"Gather", "GatherBlockQuantized"}  # of which a token reads a row
+_BITS = {1: 32, 2: 8, 3: 8, 6: 32, 7: 64, 10: 16, 16: 16, 21: 4, 22: 4}  # onnx.TensorProto's types
+
+
+@dataclass(frozen=True)
+class Bound:
+    """The most that one kind of call can reach: tokens a second, and whether memory or arithmetic bounds it.
+
+    ``joules_per_token`` is None where no source gives the device's energy by byte and operation.
+    """
+
+    tokens_per_second: float
+    bound_by: Literal["memory", "arithmetic"]
+    joules_per_token: float | None
+
+
+@dataclass(frozen=True)
+class DeviceEstimate:
+    """What a plan's graph could reach on a device, by the tokens before: decode, and a prompt of :data:`PROMPT` tokens.
+
+    ``memory_bytes`` are weights as they lie in the file, and caches at the default context.
+    """
+
+    device: str
+    graph: str
+    decode: Mapping[int, Bound]
+    prefill: Mapping[int, Bound]
+    memory_bytes: int
+    error_share: float | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return asdict(self)
+
+
+def estimate_on(prepared: Prepared, roofline: Roofline) -> DeviceEstimate:
+    """Bound what the first graph of a plan could reach on a device."""
+    plan = prepared.plan
+    file, model = next(iter(prepared.make_graphs().items()))
+    weights = _weight_bytes(model)
+    contexts = [at for at in CONTEXTS if at + PROMPT <= plan.context_length] or [0]
+    decode, prefill = {}, {}
+    for at in contexts:
+        cache = plan.cache_bytes_at(at)
+        decode[at] = _bound(weights + cache, _operations(model, DECODE, at), roofline)
+        prefill[at] = _bound((weights + cache) / PROMPT, _operations(model, PREFILL, at), roofline)
+    memory = plan.data_bytes + plan.cache_bytes_at(plan.default_context)
+    error = None if roofline.error is None else roofline.error.share
+    return DeviceEstimate(roofline.name, file, decode, prefill, memory, error)
+
+
+def _bound(bytes_: float, operations: float, roofline: Roofline) -> Bound:
+    """One token that moves so many bytes and takes so many operations."""
+    memory = bytes_ / roofline.bytes_per_second.value
+    arithmetic = operations / roofline.int8_operations_per_second.value
+    joules = None
+    if roofline.picojoules_per_byte is not None and roofline.picojoules_per_operation is not None:
+        joules = 1e-12 * (
+            bytes_ * roofline.picojoules_per_byte.value + operations * roofline.picojoules_per_operation.value
+        )
+    return Bound(1 / max(memory, arithmetic), "memory" if memory >= arithmetic else "arithmetic", joules)
+
+
+def _operations(model: onnx.ModelProto, phase: str, context: int) -> float:
+    """Operations of a token: two for each weight of a product, four for each number and key of attention."""
+    total = 0.0
+    for operator, amounts in work_of(model, phase, context).items():
+        for quantity, amount in amounts.items():
+            kind = quantity.removeprefix(LAST)
+            if operator.startswith(_PRODUCTS) and kind == "weights":
+                total += 2 * amount
+            elif operator.startswith(_ATTENTION) and kind == "width keys":
+                total += 4 * amount
+    return total
+
+
+def _weight_bytes(model: onnx.ModelProto) -> int:
+    """Bytes of all constants that a call reads whole; tables of which it takes rows are left out."""
+    tables = {name for node in model.graph.node if node.op_type in _TABLES for name in node.input}
+    read = {name for node in model.graph.node if node.op_type not in _TABLES for name in node.input}
+    total = 0
+    for tensor in model.graph.initializer:
+        if tensor.name in read or tensor.name not in tables:
+            count = 1
+            for size in tensor.dims:
+                count *= size
+            total += count * _BITS.get(tensor.data_type, 0) // 8
+    return total
+
+
+def lines_of(found: DeviceEstimate, roofline: Roofline) -> list[str]:
+    """The estimate as lines below a plan."""
+    share = found.error_share
+    known = "nobody has measured how far off" if share is None else f"±{share:.0%} where measured"
+    lines = [f"{'device':<12} {found.device}, at most, by a roofline ({known}), {found.graph}"]
+    for at in found.decode:
+        decode, prefill = found.decode[at], found.prefill[at]
+        first = 1e3 * PROMPT / prefill.tokens_per_second
+        lines.append(
+            f"{'':<12} after {at:,} tokens {decode.tokens_per_second:,.0f} tokens/s decoded ({decode.bound_by} "
+            f"bounds it), the first token of a prompt of {PROMPT} after {first:,.0f} ms ({prefill.bound_by})"
+        )
+        if decode.joules_per_token is not None:
+            lines.append(f"{'':<12} {decode.joules_per_token:.3g} J a decoded token")
+    lines.append(f"{'':<12} {found.memory_bytes / 1e6:,.0f} MB of weights and caches at the default context")
+    lines.append(f"{'':<12} {roofline.bytes_per_second.value / 1e9:.1f} GB/s ({roofline.bytes_per_second.source})")
+    return lines

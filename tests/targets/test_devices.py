@@ -1,0 +1,67 @@
+"""Figures of devices: every one has a source and a date, and a file that is none is refused."""
+
+from pathlib import Path
+
+import pytest
+
+from edgepress.errors import InputError
+from edgepress.targets.devices import find_roofline, roofline_names
+
+WHOLE = """
+name = "Board"
+soc = "X1"
+cores = "1"
+[bytes_per_second]
+value = 1e9
+source = "a data sheet"
+date = "2026-01-01"
+[int8_operations_per_second]
+value = 1e10
+source = "computed"
+date = "2026-01-01"
+[float32_operations_per_second]
+value = 1e9
+source = "computed"
+date = "2026-01-01"
+"""
+
+
+@pytest.mark.parametrize("name", roofline_names())
+def test_every_device_has_figures_with_sources_that_fit_together(name: str) -> None:
+    found = find_roofline(name)
+    assert 1e9 < found.bytes_per_second.value < 1e12
+    # four 8-bit products where one 32-bit one fits
+    assert found.int8_operations_per_second.value == pytest.approx(
+        4 * found.float32_operations_per_second.value, rel=0.02
+    )
+    for figure in (found.bytes_per_second, found.int8_operations_per_second):
+        assert len(figure.source) > 20
+    assert found.error is None, "an error needs a measurement on the device; say where it was made"
+
+
+def test_a_file_of_the_same_form_is_read(tmp_path: Path) -> None:
+    (tmp_path / "board.toml").write_text(WHOLE)
+    assert find_roofline(str(tmp_path / "board.toml")).name == "Board"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("value = 1e9", "value = 0"), "a figure needs a value above 0"),
+        (('source = "a data sheet"', 'source = " "'), "a figure needs"),
+        (('soc = "X1"', ""), "missing required field `soc`"),
+        (('soc = "X1"', 'soc = "X1"\nclock = 3'), "unknown field `clock`"),
+        (('cores = "1"', "cores = ["), "no figures of a device"),
+    ],
+)
+def test_what_is_none_is_refused(tmp_path: Path, change: tuple[str, str], message: str) -> None:
+    (tmp_path / "board.toml").write_text(WHOLE.replace(*change, 1))
+    with pytest.raises(InputError, match=message):
+        find_roofline(str(tmp_path / "board.toml"))
+
+
+def test_an_unknown_device_is_told_from_the_known() -> None:
+    with pytest.raises(InputError, match="did you mean raspberry-pi-5"):
+        find_roofline("rasperry-pi-5")
+    with pytest.raises(InputError, match="cannot be read"):
+        find_roofline("nothing.toml")
