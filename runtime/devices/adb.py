@@ -22,7 +22,8 @@ from edgepress.runtime.devices.common.errors import (
 from edgepress.runtime.devices.common.link import ANSWER, Link
 from edgepress.runtime.devices.common.linked import Linked
 from edgepress.runtime.devices.common.protocol import Device, Found, Transport
-from edgepress.runtime.devices.describing.description import Description
+from edgepress.runtime.devices.describing.android import awake
+from edgepress.runtime.devices.describing.record import COMMANDS
 
 _BASE = "/data/local/tmp/edgepress"
 _MISSING = "there is no adb on this machine; install Android's platform tools (Debian: adb)"
@@ -73,8 +74,9 @@ def open_adb(address: str) -> Device:
         fetch=lambda there, into: copy("pull", there, into),
     )
 
-    def refuse_asleep(described: Description) -> None:
-        if described.awake is False:
+    def refuse_asleep() -> None:
+        _, said, _ = link.try_to(COMMANDS["dumpsys_power"])
+        if awake(said) is False:
             raise DeviceAsleep(
                 f"{name} is asleep, which slows its processor down and stops it; wake it, and keep it awake while it "
                 f"is plugged in: adb -s {serial} shell 'input keyevent WAKEUP; svc power stayon true'"

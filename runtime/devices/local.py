@@ -12,6 +12,7 @@ from pathlib import Path
 
 from edgepress.calls import Answer, Call
 from edgepress.calls.host import Report, run_in_folder
+from edgepress.runtime.devices.common.here import energy, with_runner
 from edgepress.runtime.devices.common.here import runner as runner_facts
 from edgepress.runtime.devices.common.in_place import InPlace
 from edgepress.runtime.devices.common.protocol import Found, Transport
@@ -26,13 +27,13 @@ class Local(InPlace):
 
     def describe(self, *, runner: bool = False) -> Description:
         """Read by the same script as any other device; where there is no ``sh``, Python tells the little it knows."""
-        found = linux.describe(self.name, _record())
+        found = replace(linux.describe(self.name, _record()), energy=energy())
         if found.architecture == "unknown":
             found = replace(found, architecture=platform.machine(), os=platform.platform())
         if not runner:
             return found
         [(told, _)] = self.call([Call(runner_facts)])
-        return replace(found, versions=told["versions"], providers=tuple(told["providers"]))
+        return with_runner(found, told)
 
     def call(
         self, calls: Sequence[Call], *, report: Report | None = None, timeout: float | None = None

@@ -52,7 +52,7 @@ def open_ssh(address: str) -> Device:
     except BaseException:
         close()
         raise
-    return Linked(Link(name, link.command, explain, base=home), before_call=lambda _described: None, close=close)
+    return Linked(Link(name, link.command, explain, base=home), before_call=lambda: None, close=close)
 
 
 def _for_any_shell(script: str) -> str:

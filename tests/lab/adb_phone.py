@@ -1,7 +1,6 @@
 """Debian's adb, client and server, and a phone that is attached to it: ours, with what a phone was recorded to say."""
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -107,11 +106,3 @@ def _end(process: "subprocess.Popen[str] | subprocess.Popen[bytes]") -> None:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
     process.wait()
-
-
-def share_unpacked(source: Path, target: Path) -> None:
-    """Have what one device has unpacked lie on another, too, as hard links: unpacking takes qemu many seconds."""
-    if source.is_dir() and not target.exists():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copytree(source, target, copy_function=os.link, symlinks=True)
-        (target.parent / "edgepress-device").touch()

@@ -6,7 +6,7 @@ import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from edgepress.errors import EdgepressError
 from edgepress.runtime.devices.common.errors import DeviceFull, DeviceReadOnly, DeviceUnusable, LinkLost
@@ -49,7 +49,7 @@ class Link:
         )
 
     def ask(
-        self, script: str, *, content: BinaryIO | None = None, timeout: float | None = ANSWER, what: str = ""
+        self, script: str, *, content: BinaryIO | bytes | None = None, timeout: float | None = ANSWER, what: str = ""
     ) -> str:
         """Run a script and return what it says; ``content`` is its standard input, ``what`` names it in errors.
 
@@ -63,13 +63,13 @@ class Link:
         return output
 
     def try_to(
-        self, script: str, *, content: BinaryIO | None = None, timeout: float | None = ANSWER
+        self, script: str, *, content: BinaryIO | bytes | None = None, timeout: float | None = ANSWER
     ) -> tuple[int, str, str]:
         """Run a script; return its exit code, what it said, and what it said on standard error."""
         try:
             done = subprocess.run(
                 self.command(self.ended(script)),
-                stdin=subprocess.DEVNULL if content is None else content,
+                **_input(content),
                 capture_output=True,
                 timeout=timeout,
                 check=False,
@@ -137,3 +137,10 @@ class Link:
                 raise self.lost(done.stderr.decode("utf-8", "replace"))
         if into.stat().st_size != size:
             raise LinkLost(f"{there} has {size:,} bytes on {self.name}, {into.stat().st_size:,} came; run it again")
+
+
+def _input(content: BinaryIO | bytes | None) -> dict[str, Any]:
+    """The arguments of ``subprocess.run`` for a standard input: nothing, a file, or bytes."""
+    if isinstance(content, bytes):
+        return {"input": content}
+    return {"stdin": subprocess.DEVNULL if content is None else content}

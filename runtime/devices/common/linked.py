@@ -17,6 +17,7 @@ from edgepress.errors import EdgepressError
 from edgepress.runtime.devices.common import store
 from edgepress.runtime.devices.common.errors import DeviceUnusable, LinkLost
 from edgepress.runtime.devices.common.here import runner as runner_facts
+from edgepress.runtime.devices.common.here import with_runner
 from edgepress.runtime.devices.common.link import Link
 from edgepress.runtime.devices.common.lock import OURS, Lock
 from edgepress.runtime.devices.common.runner import Runner, make_runner
@@ -30,7 +31,7 @@ _CLEANING = 600.0  # seconds
 class Linked:
     """A device that is reached by ``link``. Reading takes no lock; whatever changes something there does."""
 
-    def __init__(self, link: Link, *, before_call: Callable[[Description], None], close: Callable[[], None]) -> None:
+    def __init__(self, link: Link, *, before_call: Callable[[], None], close: Callable[[], None]) -> None:
         """``before_call`` refuses devices in a state to measure nothing in; ``close`` ends the link."""
         self.name = link.name
         self._link = link
@@ -47,12 +48,8 @@ class Linked:
             return found
         [(told, _)] = self.call([Call(runner_facts)])
         assert self._runner is not None
-        return replace(
-            found,
-            versions=told["versions"],
-            providers=tuple(told["providers"]),
-            notes=(*found.notes, f"functions run in {self._runner.about}"),
-        )
+        notes = (*found.notes, f"functions run in {self._runner.about}")
+        return replace(with_runner(found, told), notes=notes)
 
     def push(self, path: Path) -> str:
         """Send what has changed since it was last pushed; return its path there."""
@@ -64,10 +61,9 @@ class Linked:
     ) -> list[Answer]:
         """Call functions in a fresh process there; the first call brings what it needs."""
         self._hold()
-        described = self.describe()
-        self._before_call(described)
+        self._before_call()
         if self._runner is None:
-            self._runner = make_runner(self._link, described.architecture)
+            self._runner = make_runner(self._link, self._link.ask("uname -m").strip())
         job = f"{self._link.base}/jobs/{secrets.token_hex(8)}"
         try:
             return self._carry_out(self._runner, job, calls, report, timeout)
@@ -79,10 +75,12 @@ class Linked:
         self, runner: Runner, job: str, calls: Sequence[Call], report: Report | None, timeout: float | None
     ) -> list[Answer]:
         quoted, base = shlex.quote(job), shlex.quote(self._link.base)
-        self._link.ask(f"mkdir -p {quoted} {base}/cache", what="making a folder")
         with tempfile.TemporaryDirectory(prefix="edgepress-calls-") as folder:
             write_calls(Path(folder), calls)
-            for path in Path(folder).iterdir():
+            first, *others = sorted(Path(folder).iterdir())  # calls.json, and arrays
+            start = f"mkdir -p {quoted} {base}/cache && cat > {quoted}/{first.name}"
+            self._link.ask(start, content=first.read_bytes(), what="sending calls")
+            for path in others:
                 self._link.put(path, f"{job}/{path.name}")
         own = f"HOME={quoted} TMPDIR={quoted} LC_ALL=C.UTF-8 PYTHONHASHSEED=0 EDGEPRESS_CACHE={base}/cache"
         start = f"echo $$ > {quoted}/pid; unset LD_PRELOAD LD_LIBRARY_PATH; exec env {own} {runner.command} {quoted}"
@@ -144,11 +142,12 @@ class Linked:
         self._link.ask(f"rm -rf {base}", what="cleaning")
 
     def _hold(self) -> None:
-        """Take the lock, and remove what a client that was cut off left behind."""
+        """Take the lock, which removes what a client that was cut off left behind."""
+        if self._lock is not None and not self._lock.is_held:  # the link broke since
+            self._release()
+            self._scratch = self._runner = None
         if self._lock is None:
             self._lock = Lock(self._link)
-            base = shlex.quote(self._link.base)
-            self._link.try_to(f"rm -rf {base}/jobs {base}/scratch {base}/probe {base}/unpacked/*.part")
 
     def _release(self) -> None:
         if self._lock is not None:

@@ -9,14 +9,16 @@ import os
 import platform
 import shlex
 import subprocess
+import threading
 from contextlib import suppress
 
 from edgepress.runtime.devices.common.errors import DeviceInUse, DeviceUnusable
-from edgepress.runtime.devices.common.link import Link
+from edgepress.runtime.devices.common.link import ANSWER, Link
 
 _MARK = "edgepress-lock"  # in the holder's command line, by which a number that was given anew is told from it
 _TAKEN, _HELD, _FOREIGN = "taken", "held", "foreign"
 OURS = "edgepress-device"  # a file that says that the folder is ours
+_LEFTOVERS = ("jobs", "scratch", "probe", "unpacked/*.part")  # of clients that were cut off: whoever holds it has none
 _LEAVE = 10.0  # seconds that the holder has to remove the lock
 
 
@@ -33,6 +35,7 @@ class Lock:
         """
         self._link = link
         base = shlex.quote(link.base)
+        leftovers = " ".join(f"{base}/{name}" for name in _LEFTOVERS)
         script = f"""
 : {_MARK}
 mkdir -p {base} || exit 1
@@ -49,6 +52,7 @@ if ! ln -s "$mine" {base}/lock 2>/dev/null; then
   rm -f {base}/lock
   ln -s "$mine" {base}/lock || exit 1
 fi
+rm -rf {leftovers}
 echo {_TAKEN}
 cat > /dev/null
 [ "$(readlink {base}/lock)" = "$mine" ] && rm -f {base}/lock
@@ -58,7 +62,10 @@ exit 0
             link.command(script), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
         )
         assert self._holder.stdout is not None
+        late = threading.Timer(ANSWER, self._holder.kill)
+        late.start()
         said = self._holder.stdout.readline().decode("utf-8", "replace").split()
+        late.cancel()
         if said[:1] == [_TAKEN]:
             return
         _, errors = self._holder.communicate()
@@ -73,6 +80,11 @@ exit 0
             )
         words = errors.decode("utf-8", "replace")
         raise link.lost(words) if self._holder.returncode != 1 or link.explain(words) else link.failed("locking", words)
+
+    @property
+    def is_held(self) -> bool:
+        """Whether the link to the holder, and so the lock, still is there."""
+        return self._holder.poll() is None
 
     def release(self) -> None:
         """Give the device back."""

@@ -49,9 +49,13 @@ def make_runner(link: Link, machine: str) -> Runner:
             f"what is needed ({why_not}): install Python {_LEAST_PYTHON[0]}.{_LEAST_PYTHON[1]} there, and "
             f"pip install {' '.join(_MODULES)}"
         )
-    _probe(link, brought)
     archive, digest = root.packed_root(brought)
-    folder = shlex.quote(store.unpacked(link, digest, lambda: archive))
+
+    def pack() -> Path:
+        _probe(link, brought)
+        return archive
+
+    folder = shlex.quote(store.unpacked(link, digest, pack))
     environment = f"PYTHONHOME={folder}/usr PYTHONPATH={shlex.quote(package)}:{folder}/{root.WHEELS}"
     loader = f"{folder}/{brought.loader} --library-path {folder}/{brought.libraries}"
     return Runner(

@@ -11,7 +11,6 @@ BASE/jobs/ID/  scratch/ID/  of one call, of one client; removed with it
 import hashlib
 import platform
 import shlex
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -22,6 +21,8 @@ from edgepress.runtime.devices.common.link import Link
 
 _SPARE = 16 << 20  # bytes that stay free
 _UNPACKING = 600.0  # seconds
+_END = "="  # the line after an index
+_MOST_NAMES = 100  # in one command line, which has an end
 
 
 def push(link: Link, path: Path) -> str:
@@ -37,16 +38,13 @@ def push(link: Link, path: Path) -> str:
     place = hashlib.sha256(f"{platform.node()}:{path.resolve()}".encode()).hexdigest()[:12]
     folder = f"{link.base}/trees/{path.resolve().name}-{place}"
     wanted = {name: (sha256_file(file), file.stat().st_size, file) for name, file in _files(path)}
-    there = _whole_files(link, folder)
+    there, present = _look(link, folder)
     changed = [name for name, (digest, size, _) in wanted.items() if there.get(name) != (digest, size)]
-    gone = [name for name in there if name not in wanted]
+    gone = [name for name in present if name not in wanted]
     if changed or gone:
         check_space(link, sum(wanted[name][1] for name in changed))
         kept = {name: there[name] for name in wanted if name in there and name not in changed}
-        _write_index(link, folder, kept, remove=[*gone, *changed])
-        folders = sorted({f"{folder}/{name}".rpartition("/")[0] for name in changed})
-        if folders:
-            link.ask(f"mkdir -p {' '.join(map(shlex.quote, folders))}", what="making folders")
+        _prepare(link, folder, kept, changed, [*gone, *changed])
         for name in changed:
             _send(link, wanted[name][2], folder, name, wanted[name][0])
     return folder if path.is_dir() else f"{folder}/{path.name}"
@@ -97,40 +95,47 @@ def _files(path: Path) -> Iterator[tuple[str, Path]]:
     for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
         if file.is_symlink() and path.is_dir():
             raise InputError(f"{file} is a link, and links are not pushed; put the file itself there")
+        if not file.name.isprintable():
+            raise InputError(f"{str(file)!a} has a name that no list of files can hold; rename it")
         if file.is_file():
             yield file.relative_to(root).as_posix(), file
 
 
-def _whole_files(link: Link, folder: str) -> dict[str, tuple[str, int]]:
-    """Hash and size of each file there that its index has and whose size is that of the index."""
+def _look(link: Link, folder: str) -> tuple[dict[str, tuple[str, int]], list[str]]:
+    """Hash and size of each file there that is whole, so that its index has it and its size; and the names of all."""
     quoted = shlex.quote(folder)
+    sizes_of = """sh -c 'for one; do printf "%s %s\\n" $(wc -c < "$one") "$one"; done' sh"""
     said = link.ask(
-        f"[ -f {quoted}.index ] || exit 0; cat {quoted}.index; echo; cd {quoted} && find . -type f -exec wc -c {{}} ';'"
+        f"[ -f {quoted}.index ] || exit 0; cat {quoted}.index; echo {_END}; cd {quoted} && "
+        f"find . -type f -exec {sizes_of} {{}} +"
     )
+    lines = said.split("\n")
+    end = lines.index(_END) if _END in lines else len(lines)
     listed: dict[str, tuple[str, int]] = {}
-    sizes: dict[str, int] = {}
-    index, _, found = said.partition("\n\n")
-    for line in index.splitlines():
+    for line in lines[:end]:
         digest, _, rest = line.partition(" ")
         size, _, name = rest.partition(" ")
         if size.isdigit() and name:
             listed[name] = (digest, int(size))
-    for line in found.splitlines():
-        size, _, name = line.strip().partition(" ")
-        sizes[name.strip().removeprefix("./")] = int(size) if size.isdigit() else -1
-    return {name: entry for name, entry in listed.items() if sizes.get(name) == entry[1]}
+    sizes: dict[str, int] = {}
+    for line in lines[end + 1 :]:
+        size, _, name = line.partition(" ./")
+        if size.isdigit():
+            sizes[name] = int(size)
+    return {name: entry for name, entry in listed.items() if sizes.get(name) == entry[1]}, list(sizes)
 
 
-def _write_index(link: Link, folder: str, kept: dict[str, tuple[str, int]], remove: list[str]) -> None:
-    """Write down what stays, then remove what does not: an index never has what is not there."""
+def _prepare(link: Link, folder: str, kept: dict[str, tuple[str, int]], coming: list[str], remove: list[str]) -> None:
+    """Write down what stays, then remove what does not, and make folders: an index never has what is not there."""
     quoted = shlex.quote(folder)
-    link.ask(f"mkdir -p {quoted}", what="making a folder")
-    with tempfile.TemporaryDirectory() as name:
-        index = Path(name) / "index"
-        index.write_text("".join(f"{digest} {size} {file}\n" for file, (digest, size) in kept.items()))
-        link.put(index, f"{folder}.index")
-    for start in range(0, len(remove), 100):  # a command line has an end
-        files = " ".join(shlex.quote(f"{folder}/{name}") for name in remove[start : start + 100])
+    folders = sorted({f"{folder}/{name}".rpartition("/")[0] for name in coming} | {folder})
+    index = "".join(f"{digest} {size} {file}\n" for file, (digest, size) in kept.items())
+    write = f"cat > {quoted}.index.part && mv {quoted}.index.part {quoted}.index"
+    link.ask(
+        f"mkdir -p {' '.join(map(shlex.quote, folders))} && {write}", content=index.encode(), what="writing the index"
+    )
+    for start in range(0, len(remove), _MOST_NAMES):
+        files = " ".join(shlex.quote(f"{folder}/{name}") for name in remove[start : start + _MOST_NAMES])
         link.ask(f"rm -f {files}", what="removing files")
 
 
@@ -138,9 +143,14 @@ def _send(link: Link, source: Path, folder: str, name: str, digest: str) -> None
     """Send a file, have its hash computed there, and only then write it into the index."""
     there = f"{folder}/{name}"
     link.put(source, there)
-    said = link.ask(f"sha256sum {shlex.quote(there)}", timeout=_UNPACKING, what="sha256sum").split()
-    if said[:1] != [digest]:
+    line = shlex.quote(f"{digest} {source.stat().st_size} {name}")
+    # From its standard input, or sha256sum would escape a name with a backslash and say so before the hash.
+    said = link.ask(
+        f'set -- $(sha256sum < {shlex.quote(there)}); echo "$1"; '
+        f'[ "$1" != {digest} ] || printf "%s\\n" {line} >> {shlex.quote(folder)}.index',
+        timeout=_UNPACKING,
+        what="sha256sum",
+    )
+    if said.split() != [digest]:
         link.try_to(f"rm -f {shlex.quote(there)}")
         raise LinkLost(f"{name} arrived on {link.name} with another hash than it was sent with; run it again")
-    line = shlex.quote(f"{digest} {source.stat().st_size} {name}")
-    link.ask(f"echo {line} >> {shlex.quote(folder)}.index", what="writing the index")

@@ -73,8 +73,9 @@ class Counter:
 class Description:
     """A device. None, or nothing, where it does not tell; ``notes`` say what could not be found out, and why.
 
-    ``device`` is the name that it is reached by, such as ``ssh:board``. ``providers`` are onnxruntime's execution
-    providers and ``versions`` those of Python and its libraries there, both empty before a runner has been there.
+    ``device`` is the name that it is reached by, such as ``ssh:board``. What only a runner there tells is empty before
+    one has been there: onnxruntime's execution ``providers``, ``versions`` of Python and its libraries, and for each
+    source of ``energy`` why it cannot be opened ("" where it can).
     """
 
     device: str
@@ -94,6 +95,7 @@ class Description:
     counters: tuple[Counter, ...] = ()
     providers: tuple[str, ...] = ()
     versions: dict[str, str] = field(default_factory=dict)
+    energy: dict[str, str] = field(default_factory=dict)
     awake: bool | None = None
     emulated: bool = False
     notes: tuple[str, ...] = ()
@@ -144,19 +146,23 @@ def abilities(description: Description) -> tuple[Ability, ...]:
     """What can be measured on a device, and why not."""
     emulated = "its processor is emulated" if description.emulated else ""
     clocks = any(cluster.mhz for cluster in description.clusters)
-    gauges = [battery for battery in description.batteries if battery.current is not None]
-    meters = [counter for counter in description.counters if counter.kind != "power_supply"]
-    if meters or (gauges and not any(battery.charging for battery in gauges)):
-        energy = ""
-    elif gauges:
-        energy = "the battery is charging, and there is no other counter"
-    else:
-        energy = "no counter is there (powercap, hwmon, iio, battery gauge)"
     warm = any(zone.celsius is not None for zone in description.thermal_zones)
     return (
         Ability("time", emulated),
         Ability("memory"),
         Ability("clocks", emulated or ("" if clocks else "its clocks are not told (no cpufreq)")),
         Ability("temperature", emulated or ("" if warm else "no thermal zone is there")),
-        Ability("energy", emulated or energy),
+        Ability("energy", emulated or _why_no_energy(description)),
     )
+
+
+def _why_no_energy(description: Description) -> str:
+    """What a runner found out there; before one has been there, what the files say."""
+    if description.energy:
+        return "" if "" in description.energy.values() else "no source can be opened there"
+    gauges = [battery for battery in description.batteries if battery.current is not None]
+    if any(counter.kind != "power_supply" for counter in description.counters):
+        return ""
+    if gauges and any(battery.charging for battery in gauges):
+        return "the battery is charging, and there is no other counter"
+    return "" if gauges else "no counter is there (powercap, hwmon, iio, battery gauge)"

@@ -45,7 +45,7 @@ def describe(device: str, record: Record, *, emulated: bool = False) -> Descript
         features=_features(record),
         memory_bytes=memory.get("MemTotal"),
         memory_available_bytes=memory.get("MemAvailable"),
-        page_bytes=_integer(record.get("commands/page_size")),
+        page_bytes=_page_bytes(record.get("commands/page_size", "")),
         storage_free_bytes=_free(record.get("commands/df", "")),
         thermal_zones=zones_of(record),
         batteries=batteries or android.batteries(record.get("commands/dumpsys_battery", "")),
@@ -185,6 +185,12 @@ def _meminfo(record: Record) -> dict[str, int]:
     """Bytes by name; the kernel's kB are of 1024 bytes."""
     found = re.findall(r"^(\w+):\s+(\d{1,15}) kB$", record.get("proc/meminfo", ""), re.MULTILINE)
     return {name: int(count) * 1024 for name, count in found}
+
+
+def _page_bytes(text: str) -> int | None:
+    """Of what ``getconf`` prints, bytes, or a line of ``smaps``, in kB of 1024 bytes."""
+    found = re.fullmatch(r"KernelPageSize:\s+(\d{1,9}) kB", text.strip())
+    return int(found[1]) * 1024 if found else _integer(text)
 
 
 def _free(text: str) -> int | None:

@@ -37,7 +37,7 @@ FILES = (
 )  # fmt: skip
 COMMANDS = {
     "uname": "uname -s; uname -r; uname -m",
-    "page_size": "getconf PAGESIZE || getconf PAGE_SIZE",
+    "page_size": "getconf PAGESIZE || grep -m 1 KernelPageSize /proc/self/smaps",
     "getprop": "getprop",
     "dumpsys_battery": "dumpsys battery",
     "dumpsys_power": "dumpsys power | grep -E 'mWakefulness=|mWakefulness:'",

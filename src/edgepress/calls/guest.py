@@ -10,16 +10,17 @@ import json
 import platform
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, cast
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from edgepress.errors import CheckFailed, EdgepressError, InputError
 
-Arrays = dict[str, NDArray[np.generic]]
-Answer = tuple[dict[str, Any], Arrays]
-Function = Callable[[dict[str, Any], Arrays], Answer]
+if TYPE_CHECKING:  # numpy is loaded with the first array: a measured process has no memory in it that nobody asked for
+    import numpy as np
+    from numpy.typing import NDArray
+
+Arrays: TypeAlias = "dict[str, NDArray[np.generic]]"
+Answer: TypeAlias = "tuple[dict[str, Any], Arrays]"
+Function: TypeAlias = "Callable[[dict[str, Any], Arrays], Answer]"
 Tell = Callable[[dict[str, Any]], None]
 
 
@@ -38,6 +39,7 @@ def report(value: dict[str, Any]) -> None:
 def describe(_arguments: dict[str, Any], _arrays: Arrays) -> Answer:
     """Versions of what an edgepress runtime consists of, on the machine that this runs on."""
     import msgspec
+    import numpy as np
     import onnxruntime
     import tokenizers
 
@@ -65,6 +67,8 @@ def write_arrays(path: Path, arrays: Arrays) -> list[str]:
         InputError: one is not of numbers.
 
     """
+    import numpy as np
+
     for name, array in arrays.items():
         if array.dtype.hasobject:
             raise InputError(f"{name} is not an array of numbers; only such can be compared")
@@ -76,6 +80,8 @@ def read_arrays(path: Path, names: Sequence[str]) -> Arrays:
     """Read what :func:`write_arrays` wrote; no names, no file."""
     if not names:
         return {}
+    import numpy as np
+
     with np.load(path, allow_pickle=False) as file:
         return {name: file[f"arr_{index}"] for index, name in enumerate(names)}
 

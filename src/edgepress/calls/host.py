@@ -20,7 +20,8 @@ _TAIL = 3  # lines of a crash that are shown
 _MOST_ERRORS = 64 << 10  # bytes that are kept of what a process says on standard error
 _KEYS = frozenset({"done", "report", "error", "ended"})  # of lines; "ended" is a shell's, which started the guest
 _SHELL = 128  # what a shell adds to the number of the signal that ended a program
-_KILLED = (-signal.SIGKILL, _SHELL + signal.SIGKILL)
+_SIGKILL = 9  # which Windows has no name for
+_KILLED = (-_SIGKILL, _SHELL + _SIGKILL)
 
 
 class RunnerDied(CheckFailed):
@@ -206,8 +207,12 @@ def _read_line(raw: bytes) -> dict[str, Any] | None:
 
 
 def _kill(process: "subprocess.Popen[bytes]") -> None:
+    """End a process and what it has started."""
     with suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)
+        if hasattr(os, "killpg"):
+            os.killpg(process.pid, _SIGKILL)
+        else:
+            process.kill()
 
 
 def raise_early_end(ended: Ended, calls: int, answers: Sequence[Answer], where: str, timeout: float | None) -> None:

@@ -123,6 +123,7 @@ def _details(description: "Description") -> str:
         ("counters", ", ".join(f"{counter.kind} {counter.name}" for counter in description.counters)),
         ("versions", ", ".join(f"{name} {version}" for name, version in description.versions.items())),
         ("providers", ", ".join(description.providers)),
+        *(("energy", f"{name}: {why_not or 'can be read'}") for name, why_not in description.energy.items()),
         *(("note", note) for note in description.notes),
     ]  # fmt: skip
     lines = [f"  {name:14} {text}" for name, text in rows if text]

@@ -2,32 +2,42 @@
 
 import os
 import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from lab import arm_machine, device_functions
-from lab.adb_phone import V2, Adb, AdbPhone, share_unpacked
+from lab.adb_phone import V2, Adb, AdbPhone
 from lab.debian_programs import programs
 from lab.ssh_server import SshServer
 
 from edgepress.errors import InputError
 from edgepress.runtime.devices.common import root
+from edgepress.runtime.devices.common.lock import OURS
 from edgepress.targets.emulator import Installation, emulator_directory
-from edgepress.targets.emulator.roots import Root, setup_x86_root
+from edgepress.targets.emulator.roots import Root, find_root, setup_x86_root
 
 EMULATOR = emulator_directory()  # the user's own, before tests are given another
 
 
-HOMES: list[Path] = []  # our folders on devices of this run
+@pytest.fixture(scope="session")
+def _arm_root(emulator: Installation, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What is brought to arm64 devices, unpacked here: qemu would take long. That of x86-64 is unpacked in earnest."""
+    brought = find_root("aarch64", emulator.directory)
+    assert brought is not None
+    archive, digest = root.packed_root(brought)
+    folder = tmp_path_factory.mktemp("brought") / digest
+    folder.mkdir()
+    subprocess.run(["tar", "-xzf", archive, "-C", folder], check=True)
+    return folder
 
 
-def _share(home: Path) -> None:
-    """Have what one device has unpacked lie on the other, too: unpacking takes qemu many seconds."""
-    if home not in HOMES:
-        for other in HOMES:
-            share_unpacked(other / "unpacked", home / "unpacked")
-        HOMES.append(home)
+def _bring(arm_root: Path, home: Path) -> None:
+    """Have it on a device already, by hard links."""
+    if not (home / "unpacked").exists():
+        shutil.copytree(arm_root, home / "unpacked" / arm_root.name, copy_function=os.link)
+        (home / OURS).touch()
 
 
 @pytest.fixture(scope="session")
@@ -67,12 +77,14 @@ def _ssh_server(lab: Path, emulator: Installation, tmp_path_factory: pytest.Temp
 
 
 @pytest.fixture
-def ssh_server(_ssh_server: SshServer, emulator: Installation, monkeypatch: pytest.MonkeyPatch) -> SshServer:
+def ssh_server(
+    _ssh_server: SshServer, _arm_root: Path, emulator: Installation, monkeypatch: pytest.MonkeyPatch
+) -> SshServer:
     """A server that ``ssh:board`` reaches; what tests call there is packed with edgepress."""
     monkeypatch.setenv("PATH", f"{_ssh_server.path}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setattr("edgepress.targets.emulator.roots.emulator_directory", lambda: emulator.directory)
     monkeypatch.setattr(root, "EXTRA_MODULES", {"lab/device_functions.py": Path(device_functions.__file__)})
-    _share(_ssh_server.home())
+    _bring(_arm_root, _ssh_server.home())
     return _ssh_server
 
 
@@ -100,9 +112,9 @@ def adb(_adb: Adb, emulator: Installation, monkeypatch: pytest.MonkeyPatch) -> A
 
 
 @pytest.fixture
-def phone(adb: Adb, _phone: AdbPhone) -> Iterator[AdbPhone]:
+def phone(adb: Adb, _phone: AdbPhone, _arm_root: Path) -> Iterator[AdbPhone]:
     """A phone that is attached."""
-    _share(_phone.home)
+    _bring(_arm_root, _phone.home)
     adb.connect(_phone)
     yield _phone
     adb.disconnect(_phone)

@@ -33,7 +33,10 @@ from edgepress.runtime.devices.common.errors import (
     LinkLost,
     SeveralDevices,
 )
+from edgepress.runtime.devices.common.linked import Linked
+from edgepress.runtime.devices.common.runner import _probe
 from edgepress.targets.emulator import Installation
+from edgepress.targets.emulator.roots import find_root
 
 
 def test_a_phone_is_described_and_nothing_is_written(phone: AdbPhone) -> None:
@@ -78,8 +81,19 @@ def test_functions_run_on_a_phone(phone: AdbPhone, tmp_path: Path) -> None:
     assert not list((phone.home / "jobs").iterdir())
 
 
-def test_a_broken_link_and_a_runner_killed_for_memory(phone: AdbPhone) -> None:
-    """What was done is kept in both cases, and nobody works on there."""
+def test_a_tiny_program_is_tried_first(phone: AdbPhone) -> None:
+    """Glibc, run as a program by its own loader; and nothing of it stays."""
+    brought = find_root("aarch64")
+    assert brought is not None
+    with open_device(f"adb:{phone.serial}") as device:
+        assert isinstance(device, Linked)
+        device.scratch()
+        _probe(device._link, brought)
+    assert not (phone.home / "probe").exists()
+
+
+def test_a_broken_link(phone: AdbPhone) -> None:
+    """What was done is kept, and nobody works on there."""
     pids: list[int] = []
 
     def heard(value: dict[str, Any]) -> None:

@@ -4,9 +4,12 @@ import os
 import shutil
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import onnxruntime
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from lab.device_functions import double
 
 from edgepress.calls import Call
@@ -37,6 +40,9 @@ def tools(tmp_path: Path) -> Path:
     return folder
 
 
+_NAMES = st.text(st.sampled_from("a'\" -*\\$;é"), min_size=1, max_size=6).filter(lambda name: name not in {".", ".."})
+
+
 def _link(tools: Path, base: Path) -> Link:
     return Link(
         "here", lambda script: ["/usr/bin/env", "-i", f"PATH={tools}", "sh", "-c", script], lambda _: None, str(base)
@@ -44,7 +50,7 @@ def _link(tools: Path, base: Path) -> Link:
 
 
 def _device(link: Link) -> Linked:
-    return Linked(link, before_call=lambda _: None, close=lambda: None)
+    return Linked(link, before_call=lambda: None, close=lambda: None)
 
 
 def test_its_own_python_runs_when_it_has_what_is_needed(
@@ -74,6 +80,9 @@ def test_an_x86_64_device_without_python_is_brought_ours(
     monkeypatch.setattr("edgepress.targets.emulator.roots.emulator_directory", lambda: x86_root.cache)
     base = tmp_path / "it's here"
     with _device(_link(tools, base)) as device:
+        assert device.call([]) == []
+    base.rename(tmp_path / "moved")
+    with _device(_link(tools, tmp_path / "moved")) as device:
         described = device.describe(runner=True)
     assert described.versions["python"].startswith(f"{packages.PYTHON}.")
     assert described.versions["onnxruntime"] == onnxruntime.__version__
@@ -81,9 +90,6 @@ def test_an_x86_64_device_without_python_is_brought_ours(
         "the Python that edgepress brought, for its own has not what is needed (it has no python3)"
         in (described.notes[-1])
     )
-    base.rename(tmp_path / "moved")
-    with _device(_link(tools, tmp_path / "moved")) as device:
-        assert device.describe(runner=True).versions == described.versions
 
 
 def test_neither_its_own_python_nor_ours(tools: Path, tmp_path: Path) -> None:
@@ -150,3 +156,34 @@ def test_a_push_that_was_cut_off_goes_on(tools: Path, tmp_path: Path, monkeypatc
     assert {path.name: path.read_text() for path in there.iterdir()} == {"a": "a", "b": "b", "c": "c"}
     with pytest.raises(InputError, match="is not there"), _device(_link(tools, tmp_path / "base")) as device:
         device.push(tmp_path / "nothing")
+
+
+def test_a_name_of_two_lines_is_refused(tools: Path, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "a\nb").write_text("")
+    with _device(_link(tools, tmp_path / "base")) as device, pytest.raises(InputError, match="rename it"):
+        device.push(source)
+
+
+@given(st.dictionaries(_NAMES, st.binary(max_size=20), min_size=1, max_size=4))
+@settings(max_examples=5)
+def test_any_folder_arrives_as_it_is(files: dict[str, bytes]) -> None:
+    """Names with quotes, spaces, dashes, backslashes and stars; what was there before and is not here goes."""
+    with TemporaryDirectory() as name:
+        source, base = Path(name) / "source", Path(name) / "base"
+        source.mkdir()
+        with _device(_link(_own_path(), base)) as device:
+            for left in (files, dict(list(files.items())[1:]) or files):
+                for path in source.iterdir():
+                    path.unlink()
+                for file, content in left.items():
+                    (source / file).write_bytes(content)
+                there = Path(device.push(source))
+                assert {path.name: path.read_bytes() for path in there.iterdir()} == left
+
+
+def _own_path() -> Path:
+    found = shutil.which("sha256sum")
+    assert found is not None
+    return Path(found).parent
