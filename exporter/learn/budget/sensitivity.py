@@ -25,6 +25,8 @@ from edgepress.exporter.recipe.recipe import Budget, Override, Recipe, candidate
 from edgepress.exporter.streams.store import Store
 from edgepress.exporter.streams.variants import BaseRun, Change, divergences, first_layer, passes
 
+_EXPERTS = ".experts"
+
 
 @dataclass(frozen=True)
 class Candidate:
@@ -38,8 +40,8 @@ class Candidate:
 class TensorGroup:
     """Weights that get one candidate together, and the candidates, no two with the same schemes.
 
-    ``name`` is the weight's, or ``layers.3`` for a layer's projections. ``start`` is the first place that the group
-    touches, as :func:`.variants.first_layer` gives it.
+    ``name`` is the weight's, ``layers.3`` for a layer's projections, or ``layers.3.experts``. ``start`` is the first
+    place that the group touches, as :func:`.variants.first_layer` gives it.
     """
 
     name: str
@@ -55,6 +57,8 @@ def tensor_groups(decoder: Decoder, recipe: Recipe, budget: Budget) -> list[Tens
         if is_kept(weight) or recipe.override(weight.name) is not None:
             continue
         name = weight.name if weight.stack is None else weight.stack.node  # experts are stored alike
+        if weight.expert:  # where they need not be, each would take as long as a projection of all tokens
+            name = f"{weight.name.partition(_EXPERTS)[0]}{_EXPERTS}"
         if budget.group == "layer" and weight.kind == "linear":
             name = f"layers.{first_layer(decoder, [weight.name])}"
         members.setdefault(name, []).append(weight)

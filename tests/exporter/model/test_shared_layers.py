@@ -13,8 +13,10 @@ import transformers
 from edgepress.errors import InputError
 from edgepress.exporter import decide, export
 from edgepress.exporter.decide.report import format_plan
+from edgepress.exporter.learn.budget.sensitivity import tensor_groups
 from edgepress.exporter.methods.folding import not_foldable
 from edgepress.exporter.model.architectures import describe
+from edgepress.exporter.recipe.recipe import Budget
 from edgepress.exporter.source.checkpoint import Checkpoint
 from edgepress.manifest import read_manifest
 from edgepress.runtime.config import read_config
@@ -142,6 +144,8 @@ def test_experts_share_a_line_of_the_plan_and_few_tokens_are_said(tmp_path: Path
         ["layers.1.experts.*.down", "6×64×32"],
     ]
     assert all("rtn for an expert to which fewer than 64 tokens of the text come" in line for line in lines)
+    groups = tensor_groups(prepared.decoder, prepared.recipe, Budget(kl=0.1, candidates=("4:32", "8:32")))
+    assert [len(group.weights) for group in groups if "experts" in group.name] == [12, 12]
     left = not_foldable(prepared.decoder)
     assert left["layers.0.experts.3.gate_up"] == "projections of it have gains of their own"
     dynamic = {t.weight.name: t for t in decide(checkpoint, target="x86-cpu", recipe="int8-dynamic").plan.tensors}
