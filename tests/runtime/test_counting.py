@@ -38,6 +38,7 @@ def cost(demo: Path) -> BundleCost:
         "context": None,
         "by_operator": True,
         "graph": None,
+        "adapter": None,
     }
     told, arrays = count(asked | {"calls": calls}, {})
     assert not arrays

@@ -20,7 +20,7 @@ from edgepress.graphs import GraphEntry
 from edgepress.manifest import read_manifest
 from edgepress.runtime import bench, config, evaluate, format_measurement, load
 from edgepress.runtime.config import read_config
-from edgepress.runtime.sessions import cpu
+from edgepress.runtime.sessions import open_graph
 
 TOKENS = list(range(3, 43))
 Has = Callable[[Sequence[str]], None]
@@ -101,7 +101,7 @@ def test_float16_is_refused_where_it_would_end_the_process(
 ) -> None:
     """On arm64 without float16; test_emulator.py has such a processor."""
     has(())
-    monkeypatch.setattr(cpu, "dies_of_float16", lambda: True)
+    monkeypatch.setattr(open_graph, "dies_of_float16", lambda: True)
     assert load(bundle, threads=1, prepared=False).config.graph == FLOAT32_FILE
     with pytest.raises(InputError, match=r"model_fp16.onnx computes in float16, and this processor has no instruct"):
         load(bundle, threads=1, prepared=False, graph=FLOAT16_FILE)
@@ -114,7 +114,7 @@ def test_what_casts_is_not_refused_there_and_not_preferred(
     first, last = read_manifest(casting).graphs
     seal(casting, graphs=(replace(first, casts=True), last))
     has(())
-    monkeypatch.setattr(cpu, "dies_of_float16", lambda: True)
+    monkeypatch.setattr(open_graph, "dies_of_float16", lambda: True)
     assert load(casting, threads=1, prepared=False).config.graph == FLOAT32_FILE
     assert load(casting, threads=1, prepared=False, graph=FLOAT16_FILE).prefill(TOKENS).size
 
