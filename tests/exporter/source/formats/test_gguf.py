@@ -23,7 +23,7 @@ from edgepress.exporter.model.reference import Reference
 from edgepress.exporter.source.checkpoint import Checkpoint
 from edgepress.exporter.source.formats.gguf import GGUFWeight
 from edgepress.exporter.source.formats.gguf.blocks import BLOCKS
-from edgepress.exporter.source.formats.gguf.families import families
+from edgepress.exporter.source.formats.gguf.families import families, load
 from edgepress.exporter.source.formats.gguf.tokenizer import _merges
 from edgepress.exporter.source.packed import packed_as
 from edgepress.exporter.source.stored import StoredTensor
@@ -69,6 +69,12 @@ def test_the_page_says_which_types_and_architectures_are_read() -> None:
     assert rounded == {name for name, uneven in quantized.items() if uneven}
     names = {name.replace("gemma2", "gemma").replace("_dense", "-dense") for name in families()}
     assert names - {name for name in names if f"`{name}`" in said} == set()
+
+
+@pytest.mark.parametrize("heads", [2, [2, 0], None])
+def test_layers_of_lfm2_are_named_where_they_are_missing(heads: object) -> None:
+    with pytest.raises(InputError, match=r"head_count_kv = .*a number for each of 3 layers; export the original"):
+        load("lfm2").more({"attention.head_count_kv": heads}, {"num_hidden_layers": 3})
 
 
 FAMILIES = (

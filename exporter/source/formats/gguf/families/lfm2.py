@@ -9,7 +9,11 @@ from edgepress.exporter.source.formats.gguf.families import Family, Values, whol
 def _layers(values: Mapping[str, object], config: Values) -> Values:
     heads = values.get("attention.head_count_kv")
     if not isinstance(heads, list) or len(heads) != config["num_hidden_layers"]:
-        raise InputError(f"lfm2.attention.head_count_kv = {heads!r}: it must have a number for each layer")
+        layers = config["num_hidden_layers"]
+        raise InputError(
+            f"lfm2.attention.head_count_kv = {str(heads)[:80]}: it must have a number for each of {layers} layers; "
+            "export the original checkpoint"
+        )
     return {
         "layer_types": ["full_attention" if count else "conv" for count in heads],
         "num_key_value_heads": max(map(whole, heads)),
