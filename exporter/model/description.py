@@ -5,7 +5,9 @@ in here reads a file or a weight. Shapes are ``(rows, columns)`` = ``(out_featur
 ``torch.nn.Linear`` stores them.
 """
 
+import gc
 from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cache
 from math import prod
@@ -577,30 +579,54 @@ def windowed(state: State, window: int | None, below: int) -> State:
     return replace(state, shape=shape, kind="window", window=window)
 
 
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """No collection of garbage in the block: a description of many experts is as many objects, and none is garbage.
+
+    Collections would look at all that are made so far, again and again, for half of the time that it takes.
+    """
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+_PLAIN = (str, int, float, type(None))  # most of a description: nothing is in them
+
+
 def every(kind: type[K], tree: object) -> Iterator[K]:
-    """Everything of a ``kind`` in a description (dataclasses and tuples), in the order of its fields."""
+    """Everything of a ``kind`` of dataclass in a description (dataclasses and tuples), in the order of its fields."""
     if isinstance(tree, kind):
         yield tree
     elif isinstance(tree, tuple):
         for item in tree:
-            yield from every(kind, item)
+            if not isinstance(item, _PLAIN):
+                yield from every(kind, item)
     else:
         for name in _fields(cast(Hashable, type(tree))):
-            yield from every(kind, getattr(tree, name))
+            item = getattr(tree, name)
+            if not isinstance(item, _PLAIN):
+                yield from every(kind, item)
 
 
 def changed(kind: type[K], tree: T, change: Callable[[K], K]) -> T:
-    """The description with everything of a ``kind`` changed; what has none of it stays the same object."""
+    """The description with everything of a ``kind`` of dataclass changed; what has none of it stays the same object."""
     new: Any = tree
     if isinstance(tree, kind):
         new = change(tree)
     elif isinstance(tree, tuple):
-        items = [changed(kind, item, change) for item in tree]
+        items = [item if isinstance(item, _PLAIN) else changed(kind, item, change) for item in tree]
         if any(item is not old for item, old in zip(items, tree, strict=True)):
             new = tuple(items)
     else:
-        old = {name: getattr(tree, name) for name in _fields(cast(Hashable, type(tree)))}
-        other = {name: item for name, value in old.items() if (item := changed(kind, value, change)) is not value}
-        if other:
-            new = replace(new, **other)
+        others = {}
+        for name in _fields(cast(Hashable, type(tree))):
+            old = getattr(tree, name)
+            if not isinstance(old, _PLAIN) and (item := changed(kind, old, change)) is not old:
+                others[name] = item
+        if others:
+            new = replace(new, **others)
     return new  # type: ignore[no-any-return]  # of the type that went in, as `change` keeps it

@@ -34,7 +34,7 @@ STRUCTURED = ("depth", "mlp_width", "heads", "hidden")
 # factors held against hidden size / heads, and GPT-2's head_dim, which its config does not have.
 NOT_LOADED = {
     ("llama-biases-head_dim", "heads"),
-    *((f"phi3-longrope-{form}", kind) for form in ("partial", "version4") for kind in ("heads", "hidden")),
+    *(("phi3-longrope-version4", kind) for kind in ("heads", "hidden")),
     *((name, "heads") for name, variant in METHOD_VARIANTS.items() if variant.model_type == "gpt2"),
 }
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -203,7 +203,7 @@ def test_a_reset_text_was_never_there(case: Case) -> None:
 # ---- taking back, putting aside --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kept", [50, 17, 1])
+@pytest.mark.parametrize("kept", [50, 1])  # beyond a chunk and a window of 16, and within
 def test_what_was_taken_back_was_never_there(case: Case, kept: int) -> None:
     session, tokens, others = case.session, case.text(5), case.text(6)
     text = np.concatenate([tokens[:kept], others[: 60 - kept]])
@@ -240,7 +240,7 @@ def test_taking_back_all_or_nothing_is_always_possible(case: Case) -> None:
     case.near(session.append(tokens[:20], 0), expected)
 
 
-@pytest.mark.parametrize("kept", [50, 17, 1, 0])
+@pytest.mark.parametrize("kept", [50, 0])
 def test_a_text_that_was_put_aside_goes_on_as_it_was(case: Case, kept: int) -> None:
     session, tokens = case.session, case.text(8)
     expected = whole(session, tokens)

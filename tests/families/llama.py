@@ -20,4 +20,4 @@ VARIANTS = {
     "llama-longrope": Variant("llama", {"rope_parameters": longrope(8)}),
     "llama-bfloat16-gelu": Variant("llama", {"hidden_act": "gelu"}, dtype=torch.bfloat16),
 }
-METHODS = tuple(VARIANTS)
+METHODS = ("llama", "llama-tied-llama3", "llama-biases-head_dim", "llama-bfloat16-gelu")

@@ -6,4 +6,4 @@ VARIANTS = {
     "mistral-window": Variant("mistral", {"sliding_window": 16}),
     "mistral-full": Variant("mistral", {"sliding_window": None, "head_dim": 32}),
 }
-METHODS = tuple(VARIANTS)
+METHODS = ("mistral-window",)

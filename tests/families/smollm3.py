@@ -16,4 +16,4 @@ VARIANTS = {
         },
     ),
 }
-METHODS = tuple(VARIANTS)
+METHODS = ("smollm3",)

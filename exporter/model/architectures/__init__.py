@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 from edgepress.errors import InputError
-from edgepress.exporter.model.description import Decoder, changed
+from edgepress.exporter.model.description import Decoder, changed, uncollected
 from edgepress.exporter.source.config import READ_BY_ALL, Config
 from edgepress.exporter.source.kinds import what_it_is
 from edgepress.exporter.source.part import Part
@@ -80,6 +80,7 @@ def architecture(model_type: str) -> Architecture:
     return found
 
 
+@uncollected()
 def describe(values: Mapping[str, object], tensors: Collection[str], where: str = "config.json") -> Decoder:
     """Return the decoder that config ``values`` describe, its parts named as the checkpoint's ``tensors`` are.
 
