@@ -45,7 +45,7 @@ def test_eight_bits_without_dotprod_are_counted_again_as_in_the_table(
     arm_cliffs: ModuleType, emulator: Installation, system: System, tmp_path: Path
 ) -> None:
     product = {"bits": 8, "block": 32, "accuracy_level": 4, "type": "float", "zero_points": False}
-    wanted = [arm_cliffs.Case(label) for label in (arm_cliffs.EMPTY, arm_cliffs.FLOAT, product)]
+    wanted = [arm_cliffs.Case(label) for label in (arm_cliffs.EMPTY, product)]
     samples = arm_cliffs.count((emulator, system), "cortex-a53", wanted, tmp_path)
     table = {tuple(entry[key] for key in ("cpu", *arm_cliffs.KEYS)): entry for entry in TABLE["entries"]}
     for entry in arm_cliffs.entries(list(samples)):

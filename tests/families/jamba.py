@@ -27,3 +27,4 @@ VARIANTS = {
     ),
     "jamba-experts": Variant("jamba", {"num_experts": 4}, sizes=SIZES),
 }
+REFUSES = ("depth", "heads", "hidden")  # layers of attention by their numbers; layers without it

@@ -8,7 +8,7 @@ the whole model is the one that the step is given.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 
 import numpy as np
@@ -21,13 +21,13 @@ from edgepress.exporter.arrays.activations import Activations
 from edgepress.exporter.methods.kinds import Pruning
 from edgepress.exporter.methods.options import Option, Options, unset, unset_share, whole_number
 from edgepress.exporter.methods.smaller.config import (
-    check_same_layer,
+    check_same_layers,
     described,
     with_layers,
 )
 from edgepress.exporter.methods.smaller.picks import Pick, picked_tensors, whole
 from edgepress.exporter.methods.smaller.task import PruneTask
-from edgepress.exporter.model.description import Layer, layer_weights
+from edgepress.exporter.model.description import Decoder, Layer, layer_weights
 from edgepress.exporter.streams.head import divergences
 from edgepress.exporter.streams.streams import embedded, held, pass_layer, pass_layers, values_of
 
@@ -55,7 +55,8 @@ def remove_layers(task: PruneTask, options: Options) -> None:
 
 def check(task: PruneTask, options: Options) -> None:
     """See :class:`~edgepress.exporter.methods.kinds.Pruning`."""
-    layers_left(len(task.decoder.layers), options)
+    count = len(task.decoder.layers)
+    _cut(task, range(1, 1 + layers_left(count, options)))  # any layer may have to go: here the first one
 
 
 def layers_left(count: int, options: Options) -> int:
@@ -160,14 +161,19 @@ def _divergences(task: PruneTask, expected: Activations, branches: list[Activati
 
 def keep_layers(task: PruneTask, kept: list[int]) -> None:
     """Write the checkpoint that has only the layers ``kept``, in their order."""
-    old = task.decoder
-    config = with_layers(task.checkpoint.config, len(old.layers), kept)
-    new = described(task.checkpoint, config)
+    old, (config, new) = task.decoder, _cut(task, kept)
     picks = whole(old, new)
     for index, layer in zip(kept, new.layers, strict=True):
-        check_same_layer(old.layers[index], layer, f"layer {index}")
         picks |= _layer_picks(old.layers[index], layer)
     task.write(config=config, tensors=picked_tensors(task.checkpoint, new, picks))
+
+
+def _cut(task: PruneTask, kept: Sequence[int]) -> tuple[dict[str, object], Decoder]:
+    """The config that has only the layers ``kept``, and what it describes; InputError where it cannot be written."""
+    config = with_layers(task.checkpoint.config, len(task.decoder.layers), kept)
+    new = described(task.checkpoint, config)
+    check_same_layers(task.decoder, new, kept, METHOD.name)
+    return config, new
 
 
 def _layer_picks(old: Layer, new: Layer) -> dict[str, Pick]:

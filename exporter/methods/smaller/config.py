@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
 from edgepress.errors import InputError
 from edgepress.exporter.model.architectures import architecture, describe, without_aliases
 from edgepress.exporter.model.description import Block, Decoder, Layer, Mixer, every
@@ -25,7 +27,8 @@ def with_layers(config: Mapping[str, object], layers: int, kept: Sequence[int]) 
     }
     lists |= {key: list(values) for key, values in family.by_layer(Config(config), layers).items()}
     cut: Values = {key: [values[index] for index in kept] for key, values in lists.items()}
-    return {**config, **cut, family.layers_key: len(kept)}
+    other = family.without_layers(Config(config), layers, kept)
+    return {**config, **cut, **other, family.layers_key: len(kept)}
 
 
 def with_widths(config: Mapping[str, object], widths: Sequence[int]) -> Values:
@@ -74,22 +77,27 @@ def described(checkpoint: Checkpoint, config: Mapping[str, object]) -> Decoder:
     return describe(config, checkpoint.tensors.keys())
 
 
-def check_same_layer(old: Layer, new: Layer, where: str) -> None:
+def check_same_layers(old: Decoder, new: Decoder, kept: Sequence[int], method: str) -> None:
     """Raise InputError when a layer that stays would compute something else in the new model.
 
     Only what a config can express is compared; a scale is not, as it can be moved into the weights.
     """
+    for index, layer in zip(kept, new.layers, strict=True):
+        before, after = _facts(old.layers[index]), _facts(layer)
+        if before != after:
+            changed = " and ".join(
+                f"{two} in the place of {one}" for one, two in zip(before, after, strict=True) if one != two
+            )
+            raise InputError(
+                f"{method} cannot prune {old.model_type}: its config says by the numbers of the layers what is in "
+                f"which, and with others gone layer {index} would have {changed}; leave {method} out of `prune`"
+            )
 
-    def facts(layer: Layer) -> tuple[object, ...]:
-        blocks = tuple((block.name, *block.mixer.settings(), block.multiplier) for block in layer.blocks)
-        together = tuple(len(stage) for stage in layer.stages)
-        return (*blocks, f"{together} together") if len(together) < len(blocks) else blocks
 
-    if facts(old) != facts(new):
-        raise InputError(
-            f"{where} would compute with {facts(new)}, and computes with {facts(old)}; the config has no key for one "
-            "layer alone: please report this architecture and config"
-        )
+def _facts(layer: Layer) -> tuple[object, ...]:
+    """What each block computes, and which of them compute together."""
+    blocks = ((block.name, *block.mixer.settings(), float(np.float32(block.multiplier))) for block in layer.blocks)
+    return (*blocks, tuple(len(stage) for stage in layer.stages))
 
 
 def require(decoder: Decoder, kind: type[Mixer], method: str) -> None:

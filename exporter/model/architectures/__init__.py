@@ -32,7 +32,8 @@ class Architecture:
     ``with_width`` is what a config gets beside a width, that it means what it says.
     ``aliases`` are other names that transformers' config has for some of its keys; ``read`` is given those keys.
     ``by_layer(config, layers)`` spells out, as lists with one entry a layer, what the config says by a rule about the
-    layers' numbers, by key: without some of its layers a model needs the list.
+    layers' numbers, by key: without some of its layers a model needs the list. ``without_layers(config, layers, kept)``
+    are its other keys that follow from which layers there are, as they are when of ``layers`` only ``kept`` are left.
     ``config_keys`` are those that transformers' class reads and ``read`` does not, so that values are refused. Keys
     that neither reads are passed over, and noted (:func:`unread_keys`). ``keeps_heads`` says why transformers' class
     cannot have fewer heads of the same size, where it cannot, ``keeps_sizes`` why no step of ``prune`` knows what to
@@ -52,6 +53,7 @@ class Architecture:
     experts_keys: tuple[str, ...] = ()
     with_width: Mapping[str, object] = field(default_factory=dict)
     by_layer: Callable[[Config, int], Mapping[str, Sequence[object]]] = lambda *_: {}
+    without_layers: Callable[[Config, int, Sequence[int]], Mapping[str, object]] = lambda *_: {}
     config_keys: tuple[str, ...] = ()
     keeps_heads: str = ""
     other_words: Mapping[str, str] = field(default_factory=dict)

@@ -2,7 +2,7 @@
 
 import itertools
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -206,3 +206,20 @@ def sparse_layers(config: Config, layers: int) -> set[int]:
     """Qwen's layers with experts: every ``decoder_sparse_step``-th but the ``mlp_only_layers``."""
     step, dense = config.integer("decoder_sparse_step", 1), config.optional_integers("mlp_only_layers", 0) or []
     return {index for index in range(layers) if (index + 1) % step == 0 and index not in dense}
+
+
+def sparse_without(config: Config, layers: int, kept: Sequence[int]) -> dict[str, object]:
+    """What Qwen's keys are when only ``kept`` are left: each layer without experts is listed."""
+    sparse = sparse_layers(config, layers)
+    dense = [number for number, index in enumerate(kept) if index not in sparse]
+    return {"decoder_sparse_step": 1, "mlp_only_layers": dense}
+
+
+def first_dense(key: str, default: int) -> Callable[[Config, int, Sequence[int]], dict[str, object]]:
+    """The same of families whose first layers have no experts: ``key`` says how many these are."""
+
+    def without_layers(config: Config, _layers: int, kept: Sequence[int]) -> dict[str, object]:
+        dense = config.integer(key, default, minimum=0)
+        return {key: sum(index < dense for index in kept)}
+
+    return without_layers

@@ -1,5 +1,7 @@
 """Bamba (IBM, Princeton, CMU, UIUC 2024): Llama with a state space in the place of attention in most layers."""
 
+from collections.abc import Sequence
+
 from edgepress.exporter.model.architectures import Architecture
 from edgepress.exporter.model.architectures._common import (
     IGNORED_TENSORS,
@@ -60,6 +62,16 @@ def _attended(config: Config) -> list[int]:
     return config.optional_integers("attn_layer_indices", 0) or []
 
 
+def without_layers(config: Config, _layers: int, kept: Sequence[int]) -> dict[str, object]:
+    """The numbers that layers with attention have then."""
+    attended = _attended(config)
+    return {"attn_layer_indices": [number for number, index in enumerate(kept) if index in attended]}
+
+
 ARCHITECTURE = Architecture(
-    model_type="bamba", read=read, ignored_tensors=IGNORED_TENSORS, config_keys=("layers_block_type",)
+    model_type="bamba",
+    read=read,
+    ignored_tensors=IGNORED_TENSORS,
+    without_layers=without_layers,
+    config_keys=("layers_block_type",),
 )

@@ -11,6 +11,7 @@ from edgepress.exporter.model.architectures._common import (
     rms_decoder,
 )
 from edgepress.exporter.model.architectures._experts import (
+    first_dense,
     read_counts,
     read_silu,
     router,
@@ -84,5 +85,6 @@ ARCHITECTURE = Architecture(
     model_type="deepseek_v2",
     read=read,
     ignored_tensors=IGNORED_TENSORS,
+    without_layers=first_dense("first_k_dense_replace", 0),
     experts_keys=("n_routed_experts", "num_experts"),
 )

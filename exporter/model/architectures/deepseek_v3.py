@@ -8,7 +8,13 @@ from edgepress.exporter.model.architectures._common import (
     read_sizes,
     rms_decoder,
 )
-from edgepress.exporter.model.architectures._experts import deepseek_experts, read_counts, read_groups, read_silu
+from edgepress.exporter.model.architectures._experts import (
+    deepseek_experts,
+    first_dense,
+    read_counts,
+    read_groups,
+    read_silu,
+)
 from edgepress.exporter.model.architectures._mla import latent_attention, latent_rope, read_latent
 from edgepress.exporter.model.description import Decoder, Layer
 from edgepress.exporter.model.mixers.mixture_of_experts import Routing
@@ -69,5 +75,6 @@ ARCHITECTURE = Architecture(
     model_type="deepseek_v3",
     read=read,
     ignored_tensors=(*IGNORED_TENSORS, _PREDICTOR),
+    without_layers=first_dense("first_k_dense_replace", 3),
     experts_keys=("n_routed_experts", "num_local_experts"),
 )

@@ -14,6 +14,7 @@ from edgepress.exporter.model.architectures._common import (
 )
 from edgepress.exporter.model.architectures._experts import (
     deepseek_experts,
+    first_dense,
     in_stacks,
     read_counts,
     read_groups,
@@ -81,5 +82,6 @@ ARCHITECTURE = Architecture(
     ignored_tensors=IGNORED_TENSORS,
     by_layer=by_layer,
     elsewhere=in_stacks,
+    without_layers=first_dense("first_k_dense_replace", 0),
     experts_keys=("n_routed_experts", "num_local_experts"),
 )

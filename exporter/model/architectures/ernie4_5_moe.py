@@ -1,5 +1,7 @@
 """ERNIE 4.5 with experts (Baidu 2025): a softmax router with a correction, the rotary embedding turns neighbours."""
 
+from collections.abc import Sequence
+
 from edgepress.exporter.model.architectures import Architecture
 from edgepress.exporter.model.architectures._common import (
     IGNORED_TENSORS,
@@ -71,11 +73,22 @@ def _sparse_layers(config: Config, layers: int) -> set[int]:
     return {index for index in range(start, min(last + 1, layers)) if (index + 1) % step == 0}
 
 
+def without_layers(config: Config, layers: int, kept: Sequence[int]) -> dict[str, object]:
+    """Experts from one layer to another; those of every other layer, say, cannot be told when some are gone."""
+    if config.integer("moe_layer_interval", 1) > 1:
+        return {}
+    sparse = _sparse_layers(config, layers)
+    numbers = [number for number, index in enumerate(kept) if index in sparse]
+    first, last = (numbers[0], numbers[-1]) if numbers else (len(kept), -1)
+    return {"moe_layer_start_index": first, "moe_layer_end_index": last}
+
+
 ARCHITECTURE = Architecture(
     model_type="ernie4_5_moe",
     read=read,
     ignored_tensors=(*IGNORED_TENSORS, _PREDICTORS),
     config_keys=("num_experts_per_tok",),
     elsewhere=in_stacks,
+    without_layers=without_layers,
     experts_keys=("moe_num_experts", "num_experts"),
 )

@@ -12,6 +12,7 @@ from edgepress.exporter.model.architectures._common import (
 )
 from edgepress.exporter.model.architectures._experts import (
     deepseek_experts,
+    first_dense,
     in_stacks,
     read_counts,
     read_groups,
@@ -73,5 +74,6 @@ ARCHITECTURE = Architecture(
     read=read,
     ignored_tensors=(*IGNORED_TENSORS, _PREDICTORS),
     elsewhere=in_stacks,
+    without_layers=first_dense("first_k_dense_replace", 1),
     experts_keys=("n_routed_experts", "num_local_experts"),
 )

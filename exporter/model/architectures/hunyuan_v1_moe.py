@@ -53,11 +53,18 @@ def read(config: Config) -> Decoder:
     return rms_decoder(config, "hunyuan_v1_moe", sizes, layer, ropes={"default": rope}, epsilon=epsilon, tied=False)
 
 
+def by_layer(config: Config, layers: int) -> dict[str, list[int]]:
+    """How many experts a token goes through, where that is a list."""
+    is_list = isinstance(config.values.get("moe_topk"), list)
+    return {"moe_topk": list(config.integers_by_layer("moe_topk", 1, layers))} if is_list else {}
+
+
 ARCHITECTURE = Architecture(
     model_type="hunyuan_v1_moe",
     read=read,
     ignored_tensors=IGNORED_TENSORS,
     config_keys=("num_experts_per_tok", "num_local_experts"),
     elsewhere=in_stacks,
+    by_layer=by_layer,
     experts_keys=("num_experts",),
 )

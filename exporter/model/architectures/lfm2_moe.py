@@ -10,7 +10,14 @@ from edgepress.exporter.model.architectures._common import (
     rms_decoder,
     rms_norm,
 )
-from edgepress.exporter.model.architectures._experts import MIXTRAL, correction, read_counts, router, separate_experts
+from edgepress.exporter.model.architectures._experts import (
+    MIXTRAL,
+    correction,
+    first_dense,
+    read_counts,
+    router,
+    separate_experts,
+)
 from edgepress.exporter.model.architectures.lfm2 import LAYER_TYPES, mixed_layer, mlp
 from edgepress.exporter.model.description import Decoder, Layer
 from edgepress.exporter.model.mixers.mixture_of_experts import MixtureOfExperts, Routing
@@ -81,5 +88,6 @@ ARCHITECTURE = Architecture(
     model_type="lfm2_moe",
     read=read,
     ignored_tensors=IGNORED_TENSORS,
+    without_layers=first_dense("num_dense_layers", 2),
     experts_keys=("num_experts",),
 )

@@ -1,5 +1,7 @@
 """MiniCPM3 (OpenBMB 2024): multi-head latent attention, and multipliers on embedding, residuals and logits."""
 
+from collections.abc import Sequence
+
 from edgepress.exporter.model.architectures import Architecture
 from edgepress.exporter.model.architectures._common import (
     IGNORED_TENSORS,
@@ -40,9 +42,8 @@ def read(config: Config) -> Decoder:
         value_dim=None,
         interleaved=False,
     )
-    depth, base = config.optional_number("scale_depth"), config.optional_integer("dim_model_base")
-    depth = depth if "scale_depth" in config.values else 1.4  # null is no scale, as for the other one
-    base = base if "dim_model_base" in config.values else 256
+    depth, base = _depth(config), config.optional_integer("dim_model_base")
+    base = base if "dim_model_base" in config.values else 256  # null is no scale, as for the depth
     multiplier = 1.0 if depth is None else depth / sizes.layers**0.5
 
     def layer(index: int) -> Layer:
@@ -62,6 +63,22 @@ def read(config: Config) -> Decoder:
     )
 
 
+def _depth(config: Config) -> float | None:
+    """What the residual multiplier is multiplied by; it is that over the root of the number of layers."""
+    given = config.optional_number("scale_depth")
+    return given if "scale_depth" in config.values else 1.4
+
+
+def without_layers(config: Config, layers: int, kept: Sequence[int]) -> dict[str, object]:
+    """The same residual multiplier with fewer layers."""
+    depth = _depth(config)
+    return {} if depth is None else {"scale_depth": depth * (len(kept) / layers) ** 0.5}
+
+
 ARCHITECTURE = Architecture(
-    model_type="minicpm3", read=read, ignored_tensors=IGNORED_TENSORS, config_keys=("logits_scaling",)
+    model_type="minicpm3",
+    read=read,
+    ignored_tensors=IGNORED_TENSORS,
+    without_layers=without_layers,
+    config_keys=("logits_scaling",),
 )

@@ -19,6 +19,7 @@ from edgepress.exporter.model.architectures._experts import (
     separate_experts,
     shared_expert,
     sparse_layers,
+    sparse_without,
 )
 from edgepress.exporter.model.description import Decoder, Layer
 from edgepress.exporter.model.mixers.mixture_of_experts import MixtureOfExperts, Routing
@@ -81,5 +82,6 @@ ARCHITECTURE = Architecture(
     ignored_tensors=IGNORED_TENSORS,
     by_layer=by_layer,
     elsewhere=in_stacks,
+    without_layers=sparse_without,
     experts_keys=("num_experts",),
 )

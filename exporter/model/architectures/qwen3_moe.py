@@ -17,6 +17,7 @@ from edgepress.exporter.model.architectures._experts import (
     read_counts,
     read_silu,
     sparse_layers,
+    sparse_without,
 )
 from edgepress.exporter.model.description import Decoder, Layer
 from edgepress.exporter.model.mixers.mixture_of_experts import Routing
@@ -57,5 +58,6 @@ ARCHITECTURE = Architecture(
     read=read,
     ignored_tensors=IGNORED_TENSORS,
     elsewhere=in_stacks,
+    without_layers=sparse_without,
     experts_keys=("num_experts", "num_local_experts"),
 )

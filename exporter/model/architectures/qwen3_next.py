@@ -10,7 +10,13 @@ from edgepress.exporter.model.architectures._common import (
     read_activation,
     read_sizes,
 )
-from edgepress.exporter.model.architectures._experts import read_counts, router, separate_experts, shared_expert
+from edgepress.exporter.model.architectures._experts import (
+    read_counts,
+    router,
+    separate_experts,
+    shared_expert,
+    sparse_without,
+)
 from edgepress.exporter.model.architectures._gated_delta import (
     DeltaSizes,
     by_layer,
@@ -106,5 +112,6 @@ ARCHITECTURE = Architecture(
     read=read,
     ignored_tensors=(*IGNORED_TENSORS, r"mtp\..*"),
     by_layer=by_layer,
+    without_layers=sparse_without,
     experts_keys=("num_experts",),
 )
