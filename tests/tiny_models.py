@@ -70,6 +70,12 @@ REPRESENTATIVES = {
 }
 
 
+def held_on(step: str) -> list[str]:
+    """Variants on which a pruning step is held: METHODS, and those that stand for all, of families that can do it."""
+    names = {*METHOD_VARIANTS, *REPRESENTATIVES}
+    return sorted(name for name in names if (step, VARIANTS[name].model_type) not in REFUSED)
+
+
 def save(name: str, directory: Path) -> Path:
     """Write variant ``name`` in Hugging Face form and return its directory."""
     return save_variant(VARIANTS[name], directory, seed=sum(name.encode()))

@@ -8,7 +8,11 @@ import transformers
 
 def load(checkpoint: Path) -> transformers.PreTrainedModel:
     """The checkpoint's own model."""
-    return transformers.AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float64).eval()
+    return transformers.AutoModelForCausalLM.from_pretrained(
+        checkpoint,
+        dtype=torch.float64,
+        experts_implementation="eager",  # the others have no products in float64
+    ).eval()
 
 
 def log_probabilities(model: torch.nn.Module, tokens: torch.Tensor) -> torch.Tensor:

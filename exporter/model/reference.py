@@ -22,6 +22,7 @@ from edgepress.exporter.model.architectures import architecture, model_types
 from edgepress.exporter.model.reading import resolve_model
 from edgepress.exporter.source.checkpoint import Checkpoint
 from edgepress.exporter.source.stored import to_float32
+from edgepress.schema import with_infinity
 
 if TYPE_CHECKING:
     import torch
@@ -64,6 +65,7 @@ class Reference:
         self._shapes = {name: tensor.shape for name, tensor in self._checkpoint.tensors.items()}
         check_known(self._checkpoint)
         kind = str(self._checkpoint.config["model_type"])
+        self._made_of: dict[str, _MadeOf] = {}  # parameters that are made of several tensors, or of a part of one
         self._other_names = architecture(kind).other_names if kind in model_types() else {}
         config = _read_config(transformers, self._checkpoint)
         with _parameters_without_memory(torch, transformers):
@@ -74,12 +76,11 @@ class Reference:
                 attn_implementation=_attention(transformers, config),
             )
         self._model.eval().requires_grad_(False)
-        _fit_widths(torch, self._model, self._checkpoint, self._shapes)
+        self._fit_widths()
         _fit_gpt2_heads(torch, self._model, self._checkpoint, self._shapes)
         nbytes = sum(4 * parameter.numel() for parameter in self._model.parameters())
         self._keep = nbytes <= _KEEP_BYTES if keep is None else keep
         self._kept: dict[str, Any] = {}  # parameters, by their tensor
-        self._made_of: dict[str, _MadeOf] = {}  # parameters that are made of several tensors, or of a part of one
         self._install(self._checkpoint_names())
         self._read_buffers()
 
@@ -96,6 +97,14 @@ class Reference:
             ids = self._torch.from_numpy(np.asarray(tokens, np.int64))[None]
             logits: NDArray[np.float32] = self._model(input_ids=ids, use_cache=False).logits[0].numpy()
         return logits
+
+    def _fit_widths(self) -> None:
+        """Give the projections of each MLP the shapes of the checkpoint, where its config says that they differ."""
+        if isinstance(self._checkpoint.config.get(_width_key(self._checkpoint)), list):
+            names = self._checkpoint_names()
+            shapes = {name: self._shapes[tensor] for name, tensor in names.items() if tensor in self._shapes}
+            for module_name, module in self._model.named_modules():
+                _fit_shapes(self._torch, module_name, module, "", shapes)
 
     def _checkpoint_names(self) -> dict[str, str]:
         """Return the checkpoint's name of each of the model's parameters.
@@ -274,7 +283,7 @@ def _read_config(transformers: Any, checkpoint: Checkpoint) -> Any:
         others["hidden_size"] = checked
     if not others and checkpoint.text_of is None and not checkpoint.note:
         return transformers.AutoConfig.from_pretrained(checkpoint.directory, trust_remote_code=False)
-    config = transformers.CONFIG_MAPPING[values["model_type"]].from_dict(values | others)
+    config = transformers.CONFIG_MAPPING[values["model_type"]].from_dict(with_infinity(values | others))
     if checked is not None:
         config.hidden_size = hidden
     return config
@@ -299,15 +308,6 @@ def _checked_hidden(values: Mapping[str, object]) -> int | None:
     hidden, heads, head_dim = sizes
     refused = hidden % heads != 0 or (values["model_type"] == "phi3" and heads * head_dim != hidden)
     return heads * head_dim if refused else None
-
-
-def _fit_widths(torch: Any, model: Any, checkpoint: Checkpoint, shapes: Shapes) -> None:
-    """Give the projections of each MLP the shapes of the checkpoint, where its config says that they differ."""
-    if not isinstance(checkpoint.config.get(_width_key(checkpoint)), list):
-        return
-    prefix = f"{model.base_model_prefix}."
-    for module_name, module in model.named_modules():
-        _fit_shapes(torch, module_name, module, prefix, shapes)
 
 
 def _width_key(checkpoint: Checkpoint) -> str:

@@ -30,6 +30,7 @@ Form = Literal["float", "blocks", "dynamic", "uint8", "uint16", "half", "half bl
 _BLOCKS_2_BITS = (32, 128)
 _FEW = f"; rtn for an expert to which fewer than {FEWEST_TOKENS} tokens of the text come"
 _NO_RANGE = "; MatMulNBits, as an expert to which no token comes has no range of activations"
+_FEW_ZEROS = f"; by the weights alone for an expert to which fewer than {FEWEST_TOKENS} tokens of the text come"
 _KEPT = {
     "norm": "gains are of the type that the norm computes in, float32",
     "bias": "biases are of the type that is added up in, float32",
@@ -376,7 +377,7 @@ def _form(weight: Weight, scheme: Scheme | None, asked: str, recipe: Recipe) -> 
         half = not is_kept(weight) and recipe.storage(weight.name, weight.kind)[0].bits == HALF_BITS
         return ("half", "; computed in float32") if half else ("float", "")
     if weight.expert or weight.stack is not None:
-        few = "" if scheme.zeros or isinstance(load_method(scheme.method), Method) else _FEW
+        few = "" if isinstance(load_method(scheme.method), Method) else _FEW_ZEROS if scheme.zeros else _FEW
         return "blocks", few + _why_not_float(weight, scheme, recipe)
     if not activations.is_integer or weight.kind == "embedding":
         return "blocks", ""

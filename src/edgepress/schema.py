@@ -13,7 +13,7 @@ import os
 import re
 import stat
 from pathlib import Path
-from typing import Annotated, NoReturn, TypeVar, cast
+from typing import Annotated, Any, NoReturn, TypeVar, cast
 
 import msgspec
 
@@ -70,6 +70,15 @@ def read_config_object(path: Path, remedy: str) -> dict[str, object]:
     """The JSON object in a config of transformers, in which ``Infinity`` may stand: :data:`INFINITY` in its place."""
     value = parse_json(read_bytes(path, remedy), path, remedy, infinity=True)
     return _object(value, path, remedy)
+
+
+def with_infinity(value: object) -> Any:
+    """The same JSON with Python's infinity in the place of :data:`INFINITY`."""
+    if value == INFINITY:
+        return math.inf
+    if isinstance(value, dict):
+        return {key: with_infinity(item) for key, item in value.items()}
+    return [with_infinity(item) for item in value] if isinstance(value, list) else value
 
 
 def read_as(path: Path, kind: type[Kind], remedy: str) -> Kind:

@@ -7,3 +7,4 @@ VARIANTS = {
     "bitnet-biases": Variant("bitnet", {"attention_bias": True, "hidden_act": "silu", "num_key_value_heads": 4}),
 }
 METHODS = ()
+REFUSES = ("heads", "hidden", "mlp_width")  # what heads and MLPs give is normed together

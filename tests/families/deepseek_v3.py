@@ -22,3 +22,4 @@ VARIANTS = {
         sizes=SIZES,
     ),
 }
+REFUSES = ("heads", "hidden", "mlp_width")  # latent attention; experts

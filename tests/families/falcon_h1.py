@@ -48,3 +48,4 @@ VARIANTS = {
         sizes=SIZES,
     ),
 }
+REFUSES = ("hidden",)  # state spaces as wide as the stream

@@ -9,3 +9,4 @@ VARIANTS = {
         "falcon_mamba", {"mixer_rms_eps": 0.01, "tie_word_embeddings": False, "use_bias": True}, sizes=SIZES
     ),
 }
+REFUSES = ("heads", "hidden", "mlp_width")  # no attention, no MLP

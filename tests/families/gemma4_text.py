@@ -66,3 +66,4 @@ VARIANTS = {
         gains=_GAINS,
     ),
 }
+REFUSES = ("depth", "heads", "hidden", "mlp_width", "vocabulary")  # layers share keys; inputs by layer

@@ -18,3 +18,4 @@ VARIANTS = {
     ),
 }
 METHODS = ()
+REFUSES = ("heads", "hidden", "mlp_width")  # sinks; experts

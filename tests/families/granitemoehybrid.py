@@ -76,3 +76,4 @@ VARIANTS = {
         sizes=SIZES,
     ),
 }
+REFUSES = ("heads", "hidden")  # layers without attention; state spaces as wide as the stream

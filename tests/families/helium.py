@@ -9,3 +9,4 @@ VARIANTS = {
     ),
 }
 METHODS = ()
+REFUSES = ("heads", "hidden")  # heads are as wide as the stream

@@ -28,3 +28,4 @@ VARIANTS = {
         sizes=SIZES,
     ),
 }
+REFUSES = ("heads", "hidden", "mlp_width")  # no attention, no MLP

@@ -30,3 +30,4 @@ VARIANTS = {
         sizes=SIZES,
     ),
 }
+REFUSES = ("heads", "hidden", "mlp_width")  # no attention, no MLP

@@ -29,3 +29,4 @@ VARIANTS = {
         sizes=SIZES,
     ),
 }
+REFUSES = ("heads",)  # latent attention

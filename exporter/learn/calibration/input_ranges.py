@@ -35,6 +35,8 @@ def layer_ranges(
     by_token = scaled_by_token(layer)
 
     def tap(linears: tuple[Linear, ...], x: Tensor) -> Tensor:
+        if linears[0].weight.stack or linears[0].weight.expert:  # which are no integer products
+            return x
         seen = x
         if linears[0] in by_token:  # the graph scales each token to 1 there (graph/linears.py)
             seen = x / x.abs().amax(-1, keepdim=True).clamp_min(torch.finfo(x.dtype).tiny)

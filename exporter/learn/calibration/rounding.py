@@ -204,13 +204,14 @@ def _round(
         codes = Codes.unpack(stored, scheme, full.shape[1])
         task.codes[weight.name] = codes.to(task.device)
         return
-    if (weight.stack or weight.expert) and not scheme.zeros and moments is not None and moments.count < FEWEST_TOKENS:
-        task.few[weight.name] = moments.count
-        codes = Codes.unpack(
-            round_rows(weight, full.cpu().numpy(), replace(scheme, method="rtn")), scheme, full.shape[1]
-        )
-        task.codes[weight.name] = codes.to(task.device)
-        return
+    if (weight.stack or weight.expert) and moments is not None and moments.count < FEWEST_TOKENS:
+        if not scheme.zeros:
+            task.few[weight.name] = moments.count
+            nearest = round_rows(weight, full.cpu().numpy(), replace(scheme, method="rtn"))
+            task.codes[weight.name] = Codes.unpack(nearest, scheme, full.shape[1]).to(task.device)
+            return
+        moments = Moments(full.shape[1], task.device)  # as if all inputs were alike, and none came with another
+        moments.add(torch.eye(full.shape[1], device=task.device))
     if moments is None:
         raise ValueError(f"{weight.name}: {method.name} needs moments")
     try:

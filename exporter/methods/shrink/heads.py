@@ -22,7 +22,7 @@ from torch import Tensor
 from edgepress.errors import InputError
 from edgepress.exporter.methods.kinds import Pruning
 from edgepress.exporter.methods.options import Option, Options, unset, unset_share, whole_number
-from edgepress.exporter.methods.smaller.config import described, require, with_heads
+from edgepress.exporter.methods.smaller.config import check_described, described, require, with_heads
 from edgepress.exporter.methods.smaller.importance import WAYS, Scores, input_scores
 from edgepress.exporter.methods.smaller.picks import Pick, picked_tensors, whole
 from edgepress.exporter.methods.smaller.task import PruneTask
@@ -73,7 +73,9 @@ def check(task: PruneTask, options: Options) -> None:
             f"heads cannot prune {task.decoder.model_type}: what its heads give is normalized together; take depth or "
             "hidden"
         )
-    heads_left(attention.heads, attention.kv_heads, options)
+    heads, kv_heads = heads_left(attention.heads, attention.kv_heads, options)
+    config = with_heads(task.checkpoint.config, task.decoder, heads, kv_heads)
+    check_described(task.checkpoint, config, METHOD.name)
 
 
 def heads_left(heads: int, kv_heads: int, options: Options) -> tuple[int, int]:

@@ -21,7 +21,7 @@ from torch import Tensor
 from edgepress.errors import InputError
 from edgepress.exporter.methods.kinds import Pruning
 from edgepress.exporter.methods.options import Option, Options, unset, unset_share, whole_number
-from edgepress.exporter.methods.smaller.config import described, with_hidden
+from edgepress.exporter.methods.smaller.config import check_described, described, with_hidden
 from edgepress.exporter.methods.smaller.importance import WAYS, Scores, stream_loss_scores
 from edgepress.exporter.methods.smaller.picks import Pick, picked_tensors, whole
 from edgepress.exporter.methods.smaller.task import PruneTask
@@ -67,9 +67,10 @@ def check(task: PruneTask, options: Options) -> None:
         if block.mixer.sizes() is None:
             raise InputError(
                 f"hidden cannot prune {task.decoder.model_type}: the width of its {block.name} is the hidden size, "
-                "inside too; take depth or mlp_width"
+                "inside too; take depth or vocabulary"
             )
-    size_left(task.decoder.hidden_size, options, task.block)
+    size = size_left(task.decoder.hidden_size, options, task.block)
+    check_described(task.checkpoint, with_hidden(task.checkpoint.config, task.decoder, size), METHOD.name)
 
 
 def size_left(hidden: int, options: Options, block: int) -> int:

@@ -333,13 +333,11 @@ def _tensors(task: PruneTask, values: Mapping[str, NDArray[np.float32]], *, keep
     pieces: dict[str, list[tuple[Part, NDArray[np.float32]]]] = {}
     for weight in task.decoder.weights():
         start = 0
-        for part in weight.parts:
-            count = part.stop - part.start
-            rows = values.get(weight.name)
-            if rows is not None:
-                pieces.setdefault(part.tensor, []).append((part, rows[start : start + count] - np.float32(weight.plus)))
-            else:
-                pieces.setdefault(part.tensor, [])
+        for number, part in enumerate(weight.parts):
+            count, found = part.stop - part.start, pieces.setdefault(part.tensor, [])
+            if (rows := values.get(weight.name)) is not None:
+                own = rows[number::2] if weight.interleaved else rows[start : start + count]
+                found.append((part, own - np.float32(weight.plus)))
             start += count
     return [_tensor(task, name, parts, keep=keep) for name, parts in pieces.items()]
 
@@ -353,7 +351,8 @@ def _tensor(task: PruneTask, name: str, parts: list[tuple[Part, NDArray[np.float
     def whole() -> NDArray[np.float32]:
         values = stored.rows(0, stored.shape[0])
         for part, rows in parts:
-            used = values.T if part.transposed else values
+            matrix = values if part.index is None else values[part.index]
+            used = matrix.T if part.transposed else matrix
             used[part.start : part.stop] = rows
         return values
 

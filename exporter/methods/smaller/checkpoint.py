@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from edgepress.exporter.source.stored import StoredTensor, to_float32
 from edgepress.exporter.tokens.source_tokenizer import tokenizer_files
 from edgepress.files import write_json
 
+_LAYER = re.compile(r".*?\.\d+\.")  # the beginning of a tensor's name
 _PIECE = 4 << 20  # bytes of a tensor that are made at a time
 _NEAR = 4  # rows closer together than this are read in one go
 _ITEM = {"F32": 4, "F16": 2, "BF16": 2}  # bytes
@@ -75,9 +77,21 @@ def write_checkpoint(
     for name, content in {**tokenizer_files(source), **given}.items():
         if content is not None:
             (out / name).write_bytes(content)
-    write_safetensors(out / SINGLE, tensors)
+    write_safetensors(out / SINGLE, [*tensors, *_constants(source, tensors)])
     written = Checkpoint.open(out)
     return written, read_decoder(written)
+
+
+def _constants(source: Checkpoint, tensors: Sequence[NewTensor]) -> list[NewTensor]:
+    """Tensors of one number, which a class keeps beside its weights (Apertus), of the layers of ``tensors``."""
+    names = {tensor.name for tensor in tensors}
+    layers = {found[0] for name in names if (found := _LAYER.match(name))}
+    return [
+        copied(tensor)
+        for name, tensor in source.tensors.items()
+        if not tensor.shape and name not in names and tensor.dtype in READABLE
+        if (found := _LAYER.match(name)) is None or found[0] in layers
+    ]
 
 
 def write_safetensors(path: Path, tensors: Sequence[NewTensor]) -> None:
@@ -98,10 +112,11 @@ def write_safetensors(path: Path, tensors: Sequence[NewTensor]) -> None:
     with path.open("wb") as file:
         file.write(struct.pack("<Q", len(text)) + text)
         for tensor in ordered:
-            row_bytes = tensor.nbytes // max(1, tensor.shape[0])
+            count = tensor.shape[0] if tensor.shape else 1
+            row_bytes = tensor.nbytes // max(1, count)
             step = max(1, _PIECE // max(1, row_bytes))
-            for start in range(0, tensor.shape[0], step):
-                stop = min(start + step, tensor.shape[0])
+            for start in range(0, count, step):
+                stop = min(start + step, count)
                 file.write(_encoded(tensor, start, stop, row_bytes * (stop - start)).data)
 
 
@@ -140,6 +155,8 @@ def copied(tensor: StoredTensor) -> NewTensor:
     """The whole tensor, bit for bit."""
 
     def rows(start: int, stop: int) -> Bytes:
+        if not tensor.shape:
+            return tensor.read(0, tensor.nbytes)
         return tensor.read(start * tensor.row_nbytes, (stop - start) * tensor.row_nbytes)
 
     tensor.check_readable()

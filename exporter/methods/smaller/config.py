@@ -77,6 +77,16 @@ def described(checkpoint: Checkpoint, config: Mapping[str, object]) -> Decoder:
     return describe(config, checkpoint.tensors.keys())
 
 
+def check_described(checkpoint: Checkpoint, config: Mapping[str, object], method: str) -> None:
+    """Raise InputError when a family cannot have the sizes of a changed config."""
+    try:
+        described(checkpoint, config)
+    except InputError as error:
+        raise InputError(
+            f"{method} cannot prune {config['model_type']}: {error}; leave {method} out of `prune`"
+        ) from error
+
+
 def check_same_layers(old: Decoder, new: Decoder, kept: Sequence[int], method: str) -> None:
     """Raise InputError when a layer that stays would compute something else in the new model.
 

@@ -145,9 +145,9 @@ class Attention(Mixer):
         factor[: self.widths[0]] = self.scale / new.scale
         return {weight.name: factor for weight in (new.qkv.weight, new.qkv.bias) if weight is not None}
 
-    def sizes(self) -> dict[str, int]:
-        """See :class:`Mixer`."""
-        return {"head_dim": self.head_dim}
+    def sizes(self) -> dict[str, int] | None:
+        """See :class:`Mixer`; what heads give together is normed as wide as the stream (BitNet)."""
+        return {"head_dim": self.head_dim} if self.inner_norm is None else None
 
     def genai(self) -> dict[str, object]:
         """See :class:`Mixer`."""

@@ -7,7 +7,7 @@ import pytest
 import torch
 from prune_tasks import TOKENS, asked, described_logits, prune_task, tiny
 from scipy.special import log_softmax
-from tiny_models import METHOD_VARIANTS
+from tiny_models import held_on
 
 from edgepress.errors import InputError
 from edgepress.exporter.methods.shrink import depth
@@ -36,11 +36,13 @@ def skipped(task: PruneTask, kept: list[int], tokens: np.ndarray) -> np.ndarray:
         return network.head_forward(task.decoder, task.read, x)[0].numpy()
 
 
-@pytest.mark.parametrize("name", sorted(METHOD_VARIANTS))
+@pytest.mark.parametrize("name", held_on("depth"))
 def test_removal_is_skipping(name: str, home: Path, tmp_path: Path) -> None:
     """Each layer that stays keeps its window, its rope and its scale, whatever its number becomes: all pairs tried."""
-    count = prune_task(tiny(name, home), tmp_path / "look").decoder.layers
-    for number, kept in enumerate(([1, 2], [0, len(count) - 1], [len(count) - 1])):
+    count = len(prune_task(tiny(name, home), tmp_path / "look").decoder.layers)
+    for number, kept in enumerate(([1, 2], [0, count - 1], [count - 1])):
+        if count == len(kept):
+            continue
         task = prune_task(tiny(name, home), tmp_path / str(number))
         keep_layers(task, kept)
         assert task.written is not None

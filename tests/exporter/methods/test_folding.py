@@ -3,7 +3,7 @@
 import pytest
 import torch
 from layer_tasks import logits, tiny_model
-from tiny_models import METHOD_VARIANTS
+from tiny_models import METHOD_VARIANTS, REPRESENTATIVES
 
 from edgepress.exporter.methods.folding import foldable_groups
 from edgepress.exporter.plan.plan import make_plan
@@ -14,7 +14,7 @@ def scales(count: int, seed: int) -> torch.Tensor:
     return torch.exp(torch.randn(count, generator=torch.Generator().manual_seed(seed), dtype=torch.float64))
 
 
-@pytest.mark.parametrize("name", sorted(METHOD_VARIANTS))
+@pytest.mark.parametrize("name", sorted({*METHOD_VARIANTS, *REPRESENTATIVES}))
 def test_folding_changes_weights_and_no_logit(name: str) -> None:
     model = tiny_model(name)
     weights = {key: weight.double() for key, weight in model.weights.items()}

@@ -8,7 +8,7 @@ import onnxruntime
 import oracles_decoder
 import pytest
 from layer_tasks import TOKENS, TinyModel, layer_task, logits, tiny_model
-from tiny_models import METHOD_VARIANTS, TEXT, VARIANTS, save
+from tiny_models import METHOD_VARIANTS, REPRESENTATIVES, TEXT, VARIANTS, save
 
 from edgepress.errors import InputError
 from edgepress.exporter.bundle.files import write_tables
@@ -18,14 +18,15 @@ from edgepress.exporter.graph.primitives import LOGITS_START
 from edgepress.exporter.methods.kinds import load_method
 from edgepress.exporter.methods.transform.hadamard import METHOD
 from edgepress.exporter.model.mixers.attention import Attention
-from edgepress.exporter.model.mixers.mlp import MLP
 from edgepress.exporter.plan.plan import make_plan
 from edgepress.exporter.recipe.recipe import Recipe, Storage
 from edgepress.runtime import load
 
 FLOAT = Recipe("test", Storage(), Storage(), Storage())
-REFUSED = ("gemma3_text", "olmo2", "opt-350m")
-ROTATED = sorted(name for name, variant in METHOD_VARIANTS.items() if not {name, variant.model_type} & {*REFUSED})
+REFUSED = ("gemma2", "gemma3_text", "gemma4_text", "olmo2", "opt-350m")
+ROTATED = sorted(
+    name for name in {*METHOD_VARIANTS, *REPRESENTATIVES} if not {name, VARIANTS[name].model_type} & {*REFUSED}
+)
 
 
 def rotated(name: str, directory: Path) -> TinyModel:
@@ -44,13 +45,12 @@ def test_rotation_changes_every_projection_and_no_logit(name: str, tmp_path: Pat
     model = tiny_model(name)
     turned = rotated(name, tmp_path)
     for layer in model.decoder.layers:
-        attention, mlp = layer.mixer(Attention), layer.mixer(MLP)
-        for linear in (attention.qkv, attention.output, mlp.up, mlp.down):
-            before, after = (weights[linear.weight.name] for weights in (model.weights, turned.weights))
-            assert float((after - before).abs().mean()) > 0.1 * float(before.abs().mean())
-        norm = layer.block(MLP).norm
-        assert norm is not None
-        assert bool((turned.weights[norm.weight.name] == 1).all())
+        for block in layer.blocks:
+            for linear in (*block.mixer.input_projections, *block.mixer.output_projections):
+                before, after = (weights[linear.weight.name] for weights in (model.weights, turned.weights))
+                assert float((after - before).abs().mean()) > 0.1 * float(before.abs().mean())
+            assert block.norm is not None
+            assert bool((turned.weights[block.norm.weight.name] == 1).all())
     before, after = logits(model.decoder, model.weights), logits(turned.decoder, turned.weights)
     assert float((after - before).abs().max()) <= 2e-6 * float(before.abs().max())
 

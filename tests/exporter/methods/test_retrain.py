@@ -294,3 +294,18 @@ def test_too_little_memory_is_refused_with_the_bytes(tmp_path: Path, monkeypatch
     numbers = sum(math.prod(weight.shape) for weight in task.decoder.weights())
     with pytest.raises(InputError, match=rf"retrain needs {20 * numbers} bytes .* 1000 are free; .*rank"):
         retrain.run(task, options())
+
+
+@pytest.mark.parametrize("name", ["olmoe", "gpt_oss", "gpt_neox", "gpt2", "opt"])
+def test_what_is_trained_is_written_where_it_was_read(name: str, tmp_path: Path) -> None:
+    """Gates and ups that take turns, stacks of experts, interleaved heads, transposed matrices, offset positions."""
+    task = prune_task(tiny(name, tmp_path), tmp_path / "task")
+    linears = [weight for weight in task.decoder.weights() if weight.kind == "linear"]
+    trained = {weight.name: read_weight(task.checkpoint, weight) * np.float32(1.5) for weight in linears}
+    checkpoint, decoder = task.write(
+        config={**task.checkpoint.config, "dtype": "float32"}, tensors=retrain._tensors(task, trained, keep=False)
+    )
+    for weight in decoder.weights():
+        expected = trained.get(weight.name)
+        expected = read_weight(task.checkpoint, weight) if expected is None else expected
+        np.testing.assert_array_equal(read_weight(checkpoint, weight), expected, err_msg=weight.name)

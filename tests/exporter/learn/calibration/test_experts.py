@@ -46,7 +46,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def stored(home: Path, method: str, tokens: int) -> tuple[StoredWeights, dict[str, str]]:
     """What a bundle holds of each weight, and what its plan says of them."""
     recipe, out = home / f"{method}{tokens}.toml", home / f"{method}{tokens}"
-    recipe.write_text(RECIPE.format(method=method, tokens=tokens))
+    options = f"[options.{method}]\npattern = '2:4'\n" if method in ("wanda", "magnitude") else ""
+    recipe.write_text(RECIPE.format(method=method, tokens=tokens) + options)
     asked: dict[str, Any] = {"target": "x86-cpu", "recipe": recipe, "calibration": [home / "text.txt"]}
     export(home / "model", out=out, threads=1, force=True, **asked)
     plan = decide(home / "model", target="x86-cpu", recipe=recipe).plan
@@ -92,6 +93,15 @@ def test_experts_of_a_layer_are_rounded_in_few_passes(home: Path, monkeypatch: p
             np.testing.assert_array_equal(again(name), kept(name))
     if room:  # q, k, v · output · router · gate and up of all · down of all · the layer as it is stored
         assert len(begun) == 3 * 6
+
+
+def test_zeros_of_an_expert_that_few_tokens_come_to_are_chosen_by_its_weights(home: Path) -> None:
+    """Two ways to choose zeros, one by inputs and one not, then leave the same."""
+    few, many, by_weights = (stored(home, *how) for how in (("wanda", 96), ("wanda", 512), ("magnitude", 96)))
+    expert = "model.layers.0.mlp.experts.1.down_proj.weight"
+    np.testing.assert_array_equal(few[0](expert), by_weights[0](expert))
+    assert not np.array_equal(many[0](expert), by_weights[0](expert))
+    assert "by the weights alone for an expert to which fewer than 64" in few[1]["layers.0.experts.1.down"]
 
 
 def test_a_budget_decides_all_experts_of_a_layer_together(home: Path) -> None:
