@@ -101,6 +101,11 @@ class Product:
         """Bytes of what is packed."""
         return sum(tensor.size for tensor in self.weights.values())
 
+    def stub_of(self, weight: Tensor) -> Tensor:
+        """One row of one block of one expert's weight."""
+        nbytes = self.node.attributes.get("block_size", 32) * self.node.attributes["expert_weight_bits"] // 8
+        return Tensor(weight.name, [], [1, 1, nbytes], weight.data_type, ("", 0, nbytes))
+
     @property
     def routes(self) -> list[int]:
         """The inputs that choose experts."""

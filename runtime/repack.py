@@ -18,8 +18,11 @@ is computed the region is all that is read. Hence the form that is written here:
 The weight's own bytes become a window into a hole, which takes no room on the disk and stays in the CPU's cache while
 it is packed; its end in the marks makes every window unique, hence every hash. The real packed bytes are filed under
 the hash of the packed window. The scales become NaN, and inputs of the graph that have a default: as they are no
-constants then, they are neither read nor packed at a start, which halves the time for blocks of 32. The experts of a
-layer (QMoE) are one node with two weights, which packs only where scales are constants: theirs stay so, and are NaN.
+constants then, they are neither read nor packed at a start, which halves the time for blocks of 32.
+
+The experts of a layer (QMoE) are one node with two weights, which packs only where scales are constants: theirs stay
+so, and are NaN. The node takes the shape of a weight that was packed from beside the packed bytes: so in the place of
+its 4-bit weights a stub of one block is enough to find them by, and nothing as large as experts is packed at a start.
 
 Every matrix is proven on its own before it is used: a graph of this one product, from the bundle and from the new
 file, gives the same bits. Where it does not (an onnxruntime that reads the scales, or an operator that packs
@@ -74,8 +77,9 @@ _ROWS_READ = {"Gather": (0,), "GatherBlockQuantized": (0, 2, 3)}  # inputs of wh
 
 Arrays = list[NDArray[np.generic]]
 Packed = dict[int, tuple[str, list[Region]]]  # by input index: the key, and where the bytes are
-Form = Literal["window, open scales", "window", "window, own scales", "own bytes"]
+Form = Literal["stub", "stub, own scales", "window, open scales", "window", "window, own scales", "own bytes"]
 FORMS: tuple[Form, ...] = ("window, open scales", "window", "window, own scales", "own bytes")
+EXPERT_FORMS: tuple[Form, ...] = ("stub", "stub, own scales", "window", "window, own scales", "own bytes")
 
 
 @dataclass
@@ -173,8 +177,9 @@ class _Writer:
         number = 0
         for product in products:
             op = product.node.op
-            start = first.get(op, FORMS[1 if product.packs.folds else 0])
-            form, constants = self._write_product(product, number, start)
+            forms = EXPERT_FORMS if product.packs.folds else FORMS
+            forms = forms[forms.index(first[op]) :] if op in first else forms
+            form, constants = self._write_product(product, number, forms)
             number += len(product.weights)
             if form is not None:
                 first[op] = form
@@ -206,8 +211,10 @@ class _Writer:
         self.data.flush()
         self._to_page()
 
-    def _write_product(self, product: Product, number: int, start: Form) -> tuple[Form | None, list[Message]]:
-        """Append the packed weights in the first form, from ``start`` on, that computes the same bits.
+    def _write_product(
+        self, product: Product, number: int, forms: tuple[Form, ...]
+    ) -> tuple[Form | None, list[Message]]:
+        """Append the packed weights in the first of the forms that computes the same bits; the last one does.
 
         ``number`` is that of its first window. Returns the form, None when onnxruntime does not pack all weights, and
         the constants for the new graph.
@@ -224,17 +231,14 @@ class _Writer:
             return None, [self._append(product.constants[index], product.name_of(index)) for index in indices]
         packed = {index: self._append_packed(regions) for index, (_, regions) in found.items()}
         proof = _Proof(product, self.opset, self.into, self.into)
-        for form in FORMS[FORMS.index(start) : -1]:
+        for form in forms[:-1]:
             made_up = self._made_up(product, number, form)
-            constants = own | made_up
             opened = _opened(product) if form == "window, open scales" else []
-            made_up_keys, _ = proof.pack(list(constants.values()), opened)
-            if len(made_up_keys) < len(product.weights):
-                continue
-            for index, (key, _) in made_up_keys.items():
-                made_up[index] = constants[index] = with_packed(constants[index], key, packed[index])
-            if _same_bits(proof.run(list(constants.values()), opened), expected):
-                kept = [made_up.get(index) or self._append(product.constants[index], product.name_of(index))
+            constants = own | made_up
+            computed = proof.computed(constants, packed, opened)
+            if computed is not None and _same_bits(computed, expected):
+                kept = [constants[index] if index in made_up
+                        else self._append(product.constants[index], product.name_of(index))
                         for index in indices]  # fmt: skip
                 return form, self._in_use(product, kept, opened, expected[0])
         kept = [self._append(product.constants[index], product.name_of(index), inline=index not in product.weights)
@@ -242,7 +246,7 @@ class _Writer:
         for position, index in enumerate(indices):
             if index in found:
                 kept[position] = with_packed(kept[position], found[index][0], packed[index])
-        return FORMS[-1], self._in_use(product, kept, [], expected[0])
+        return forms[-1], self._in_use(product, kept, [], expected[0])
 
     def _in_use(
         self, product: Product, constants: list[Message], opened: Message, y: NDArray[np.generic]
@@ -264,12 +268,16 @@ class _Writer:
     def _made_up(self, product: Product, number: int, form: Form) -> dict[int, Message]:
         """The inputs that ``form`` replaces, and their windows."""
         offsets = {}
+        constants = dict(product.constants)
         for end, (index, weight) in enumerate(product.weights.items(), number + 1):
-            offsets[index] = self._hole_end + _MARK * end - -(-weight.size // _MARK) * _MARK
-        if form != "window, own scales":
+            size = weight.size
+            if form in {"stub", "stub, own scales"}:
+                constants[index], size = product.stub_of(weight), _MARK
+            offsets[index] = self._hole_end + _MARK * end - -(-size // _MARK) * _MARK
+        if not form.endswith("own scales"):
             offsets |= dict.fromkeys(product.packs.scales, self._poison) | dict.fromkeys(product.packs.zero_points, 0)
         return {index: external(tensor, product.name_of(index), DATA, offsets[index])
-                for index, tensor in product.constants.items() if index in offsets}  # fmt: skip
+                for index, tensor in constants.items() if index in offsets}  # fmt: skip
 
     def _append_packed(self, regions: list[Region]) -> list[Region]:
         """Append packed bytes, each region on a page of its own; return their places."""
@@ -351,7 +359,9 @@ class _Proof:
     folder: Path
     scratch: Path
 
-    def pack(self, constants: list[Message], opened: Message | None = None) -> tuple[Packed, Arrays]:
+    def pack(
+        self, constants: list[Message], opened: Message | None = None, *, run: bool = True
+    ) -> tuple[Packed, Arrays]:
         """Let onnxruntime pack the weights: of each, key and regions in the scratch file; and what it computes."""
         path = self.scratch / "product.onnx"
         (self.scratch / _SCRATCH_DATA).unlink(missing_ok=True)
@@ -363,7 +373,8 @@ class _Proof:
             ("session.optimized_model_external_initializers_min_size_in_bytes", "1"),
         ):
             options.add_session_config_entry(name, setting)
-        results = self._open(constants, opened, options)
+        session = self._open(constants, opened, options)
+        results = self._run(session) if run else []
         (graph,) = pb.all_bytes(pb.parse(path.read_bytes()), 7)
         path.unlink()
         indices = {self.product.name_of(index): index for index in self.product.weights}
@@ -377,13 +388,32 @@ class _Proof:
                     packed[index] = key, [(int(offset), int(size)) for offset, size, _ in regions]
         return packed, results
 
+    def computed(
+        self, constants: dict[int, Message], packed: dict[int, list[Region]], opened: Message
+    ) -> Arrays | None:
+        """What it computes from ``constants``, which are told here where the packed bytes are; None where it does not.
+
+        onnxruntime may not pack them, or refuse what is packed: its exceptions have no common base.
+        """
+        try:
+            keys, _ = self.pack(list(constants.values()), opened, run=False)
+            for index, (key, _) in keys.items():
+                constants[index] = with_packed(constants[index], key, packed[index])
+            return self.run(list(constants.values()), opened) if len(keys) == len(packed) else None
+        except Exception:
+            return None
+
     def run(self, constants: list[Message], opened: Message) -> Arrays:
         """What the product computes from these constants."""
-        return self._open(constants, opened, _options())
+        return self._run(self._open(constants, opened, _options()))
 
-    def _open(self, constants: list[Message], opened: Message | None, options: onnxruntime.SessionOptions) -> Arrays:
+    def _open(
+        self, constants: list[Message], opened: Message | None, options: onnxruntime.SessionOptions
+    ) -> onnxruntime.InferenceSession:
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(self.folder))
-        session = _session(self._model(constants, opened or []), options)
+        return _session(self._model(constants, opened or []), options)
+
+    def _run(self, session: onnxruntime.InferenceSession) -> Arrays:
         rows = (1, self.product.experts) if self.product.routes else _PROOF_ROWS  # each expert computes
         return [session.run(["y0"], _samples(session, count))[0] for count in rows]
 

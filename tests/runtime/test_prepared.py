@@ -180,6 +180,36 @@ def test_every_form_computes_the_same(bundle: Path, cache: Path, monkeypatch: py
         monkeypatch.undo()
 
 
+@pytest.mark.parametrize("bits", [4, 8])
+def test_every_form_of_experts_computes_the_same(
+    tmp_path: Path, cache: Path, bits: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = make_bundle(tmp_path / "bundle", Shape(experts=5, bits=bits, zero_points=True))
+    expected, _ = run(bundle, cache, prepared=False)
+    for index, way in enumerate(repack.EXPERT_FORMS):
+        monkeypatch.setattr(repack, "EXPERT_FORMS", repack.EXPERT_FORMS[index:])
+        found, state = run(bundle, cache / str(index))
+        assert found == expected
+        assert state.directory is not None
+        if X86 and bits == 4:
+            assert made.forms(state.directory)[way] >= 1
+        if X86 and bits == 8:  # a stub of 8 bits is not packed
+            assert "stub" not in made.forms(state.directory)
+        monkeypatch.undo()
+
+
+@pytest.mark.skipif(not X86, reason="which inputs are packed differs between processors")
+def test_experts_are_found_by_a_stub_and_noticed_where_they_are_not(tmp_path: Path, cache: Path) -> None:
+    bundle = make_bundle(tmp_path / "bundle", Shape(experts=5))
+    expected, state = run(bundle, cache)
+    assert state.directory is not None
+    assert made.forms(state.directory)["stub"] == 1
+    _rename_packed(state.directory)
+    found, again = run(bundle, cache)
+    assert found == expected
+    assert again == state  # made anew
+
+
 def test_a_form_that_computes_something_else_is_not_used(
     bundle: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -329,22 +359,27 @@ def test_a_copied_cache_is_hashed_once_and_used(bundle: Path, cache: Path, monke
     assert note["files"]["model.onnx.data"]["stamp"] == stamp(directory / "model.onnx.data")
 
 
-def test_weights_that_are_not_found_are_noticed(bundle: Path, cache: Path) -> None:
-    """As on a processor that packs differently although it has the same name."""
-    expected, state = run(bundle, cache)
-    assert state.directory is not None
-    note = json.loads((state.directory / "prepared.json").read_text())
+def _rename_packed(directory: Path) -> None:
+    """File what is packed under hashes that nothing has."""
+    note = json.loads((directory / "prepared.json").read_text())
     for name in ("model.onnx", "check.onnx"):
-        model = onnx.load(state.directory / name, load_external_data=False)
+        model = onnx.load(directory / name, load_external_data=False)
         for tensor in model.graph.initializer:
             for entry in tensor.external_data:
                 if entry.key == "prepacked_0":
                     entry.value = entry.value.replace("+", "+9")
-        onnx.save(model, state.directory / name)
-        size, digest = (state.directory / name).stat().st_size, form.sha256_file(state.directory / name)
-        note["files"][name] = {"size": size, "sha256": digest, "stamp": stamp(state.directory / name)}
-    (state.directory / "prepared.json").write_text(json.dumps(note))
-    assert form.check(state.directory) == []
+        onnx.save(model, directory / name)
+        size, digest = (directory / name).stat().st_size, form.sha256_file(directory / name)
+        note["files"][name] = {"size": size, "sha256": digest, "stamp": stamp(directory / name)}
+    (directory / "prepared.json").write_text(json.dumps(note))
+    assert form.check(directory) == []
+
+
+def test_weights_that_are_not_found_are_noticed(bundle: Path, cache: Path) -> None:
+    """As on a processor that packs differently although it has the same name."""
+    expected, state = run(bundle, cache)
+    assert state.directory is not None
+    _rename_packed(state.directory)
     found, again = run(bundle, cache)
     assert found == expected
     assert again == state
