@@ -207,9 +207,9 @@ def product(**entries: str) -> Write:
         blocks, draw = HIDDEN // BLOCK, np.random.default_rng(0)
         codes = g.constant("codes", draw.integers(0, 256, (ROWS, blocks, BLOCK // 2), np.uint8))
         scales = g.constant("scales", draw.random((ROWS, blocks), np.float32))
+        attributes = {"N": ROWS, "K": HIDDEN, "bits": 4, "block_size": BLOCK, "accuracy_level": 4}
         for index in range(count):
-            x, attributes = g.input(f"{index}.x", random(1, tokens, HIDDEN)), {"bits": 4, "block_size": BLOCK}
-            y, attributes = f"{index}.y", {**attributes, "N": ROWS, "K": HIDDEN, "accuracy_level": 4}
+            x, y = g.input(f"{index}.x", random(1, tokens, HIDDEN)), f"{index}.y"
             g.outputs[g.node("MatMulNBits", [x, codes, scales], [y], **attributes)] = FLOAT
         g.entries |= {name.replace("__", "."): value for name, value in entries.items()}
 
