@@ -1,6 +1,7 @@
 """Debian's adb, client and server, and a phone that is attached to it: ours, with what a phone was recorded to say."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -63,6 +64,7 @@ class AdbPhone:
     def end(self) -> None:
         """End it with all that it started."""
         _end(self._daemon)
+        shutil.rmtree(self.root)
 
 
 class Adb:

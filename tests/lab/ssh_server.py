@@ -98,6 +98,7 @@ class SshServer:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         self._process.wait()
+        shutil.rmtree(self.root)
 
 
 def free_port() -> int:

@@ -22,7 +22,7 @@ EMULATOR = emulator_directory()  # the user's own, before tests are given anothe
 
 
 @pytest.fixture(scope="session")
-def _arm_root(emulator: Installation, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def _arm_root(emulator: Installation, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """What is brought to arm64 devices, unpacked here: qemu would take long. That of x86-64 is unpacked in earnest."""
     brought = find_root("aarch64", emulator.directory)
     assert brought is not None
@@ -30,7 +30,8 @@ def _arm_root(emulator: Installation, tmp_path_factory: pytest.TempPathFactory) 
     folder = tmp_path_factory.mktemp("brought") / digest
     folder.mkdir()
     subprocess.run(["tar", "-xzf", archive, "-C", folder], check=True)
-    return folder
+    yield folder
+    shutil.rmtree(folder)
 
 
 def _bring(arm_root: Path, home: Path) -> None:
