@@ -57,6 +57,7 @@ def build_decoder(
     """
     graph = DecoderBuilder(decoder, plan, data_file, has_half)
     _DecoderGraph(graph).write()
+    graph.check_slots()
     model = graph.model(decoder.model_type, version)
     onnx.helper.set_model_props(model, {CONTEXT_LENGTH: str(plan.context_length)})
     return model

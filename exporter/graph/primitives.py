@@ -54,6 +54,13 @@ class DecoderBuilder(GraphBuilder):
             return write_linear(self, projection, x, output)
         return write_slot(self, slot, x, write_linear(self, projection, x, f"{output}.without_adapter"), output)
 
+    def check_slots(self) -> None:
+        """Raise a ValueError when a slot of the plan was not written, as its product is no :meth:`linear`."""
+        slots = () if self.plan.adapter_slots is None else self.plan.adapter_slots.slots
+        for slot in slots:
+            if not self.has_value(f"{slot.name}.adapted"):
+                raise ValueError(f"nothing in the graph computes {slot.name} as a projection, so it can have no slot")
+
     @property
     def accuracy_level(self) -> int:
         """That of products with weights in codes."""
