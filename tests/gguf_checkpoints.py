@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 ARCHITECTURES = {"gemma3_text": "gemma3", "hunyuan_v1_dense": "hunyuan-dense"}
 MAPPED = {  # whose names are asked of the package
     "ernie4_5": gguf.MODEL_ARCH.ERNIE4_5,
+    "exaone4": gguf.MODEL_ARCH.EXAONE4,
     "hunyuan_v1_dense": gguf.MODEL_ARCH.HUNYUAN_DENSE,
     "lfm2": gguf.MODEL_ARCH.LFM2,
     "seed_oss": gguf.MODEL_ARCH.SEED_OSS,
@@ -160,8 +161,10 @@ def _write_config(writer: gguf.GGUFWriter, config: Mapping[str, object]) -> None
         writer.add_tensor("rope_factors_long.weight", np.array(rope["long_factor"], np.float32))
         writer.add_tensor("rope_factors_short.weight", np.array(rope["short_factor"], np.float32))
         writer.add_rope_scaling_orig_ctx_len(rope["original_max_position_embeddings"])
-    if config.get("sliding_window") and config["model_type"] in ("gemma2", "gemma3_text", "phi3"):
+    if config.get("sliding_window") and config["model_type"] in ("exaone4", "gemma2", "gemma3_text", "phi3"):
         writer.add_sliding_window(config["sliding_window"])
+    if config.get("sliding_window") and config["model_type"] == "exaone4":
+        writer.add_sliding_window_pattern([kind == "sliding_attention" for kind in config["layer_types"]])
     if config["model_type"] == "gemma2":
         writer.add_attn_logit_softcapping(config["attn_logit_softcapping"])
         writer.add_final_logit_softcapping(config["final_logit_softcapping"])

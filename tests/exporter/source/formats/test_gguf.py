@@ -77,6 +77,12 @@ def test_layers_of_lfm2_are_named_where_they_are_missing(heads: object) -> None:
         load("lfm2").more({"attention.head_count_kv": heads}, {"num_hidden_layers": 3})
 
 
+def test_layers_of_exaone_are_named_where_they_are_missing() -> None:
+    values = {"attention.sliding_window": 16, "attention.sliding_window_pattern": [True, False]}
+    with pytest.raises(InputError, match=r"sliding_window_pattern = \[True, False\]: .*each of 3 layers"):
+        load("exaone4").more(values, {"num_hidden_layers": 3})
+
+
 FAMILIES = (
     "llama",
     "llama-biases-head_dim",
@@ -96,6 +102,8 @@ FAMILIES = (
     "hunyuan_v1_dense",
     "seed_oss",
     "lfm2",
+    "exaone4",
+    "exaone4-windows",
 )
 
 
