@@ -1,6 +1,6 @@
 """Names of processor designs by what their identification register says (implementer, part number).
 
-Source: util-linux, ``sys-utils/lscpu-arm.c``, and the ``MIDR_EL1`` table of each design's manual.
+Sources: util-linux, ``sys-utils/lscpu-arm.c``; Linux, ``arch/arm64/include/asm/cputype.h``.
 """
 
 _ARM, _QUALCOMM, _APPLE, _SAMSUNG, _AMPERE = 0x41, 0x51, 0x61, 0x53, 0xC0

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from lab.device_functions import double, end
+from lab.timers import Timers
 
 from edgepress.calls import Answer, Arrays, Call
 from edgepress.calls.host import RunnerDied, RunnerHung, RunnerKilled
@@ -64,18 +65,24 @@ def test_what_a_function_raises_is_raised(check: bool, kind: type[Exception]) ->
 
 
 @pytest.mark.parametrize(
-    ("number", "timeout", "kind", "words"),
+    ("number", "kind", "words"),
     [
-        (signal.SIGKILL, None, RunnerKilled, "killed on this machine .* after 1 of 2 calls: .* out of memory"),
-        (signal.SIGSEGV, None, RunnerDied, "SIGSEGV"),
-        (0, 4.0, RunnerHung, "did not end on this machine within 4 s"),
+        (signal.SIGKILL, RunnerKilled, "killed on this machine .* after 1 of 2 calls: .* out of memory"),
+        (signal.SIGSEGV, RunnerDied, "SIGSEGV"),
+        (0, RunnerHung, "did not end on this machine within 60 s"),
     ],
 )
 def test_answers_until_an_early_end_are_kept(
-    number: int, timeout: float | None, kind: type[RunnerDied], words: str
+    number: int, kind: type[RunnerDied], words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    timers = Timers(monkeypatch)
+
+    def heard(value: dict[str, Any]) -> None:
+        if "pid" in value and not number:
+            timers.end_last()
+
     with open_device("local") as device, pytest.raises(kind, match=words) as caught:
-        device.call([Call(double, {"x": 3}), Call(end, {"signal": number})], timeout=timeout)
+        device.call([Call(double, {"x": 3}), Call(end, {"signal": number})], report=heard, timeout=60)
     assert caught.value.answers == [({"x": 6}, {})]
 
 

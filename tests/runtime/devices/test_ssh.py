@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from lab.device_functions import double, end, look
 from lab.ssh_server import SshServer
+from lab.timers import Timers
 
 from edgepress.calls import Call
 from edgepress.calls.host import RunnerHung
@@ -202,25 +203,30 @@ def test_a_lock_whose_holder_was_killed_is_taken_over(ssh_server: SshServer, boa
     assert board.scratch()
 
 
-def test_a_link_that_breaks_in_the_middle_and_the_rest_of_the_samples(ssh_server: SshServer, board: Device) -> None:
+def test_a_link_that_breaks_in_the_middle_and_the_rest_of_the_samples(
+    ssh_server: SshServer, board: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What was done is kept, nobody works on there, and the rest gives the set that an unbroken run would."""
     pids: list[int] = []
 
-    def noted(value: dict[str, Any]) -> None:
+    def cut(value: dict[str, Any]) -> None:
         if "pid" in value:
             pids.append(value["pid"])
-
-    def heard(value: dict[str, Any]) -> None:
-        noted(value)
-        if pids:
             ssh_server.cut()
 
     with pytest.raises(LinkLost, match=r"the link to ssh:board broke.*what is done is kept") as caught:
-        board.call([Call(double, {"x": 1}), Call(end, {"signal": 0}), Call(double, {"x": 2})], report=heard)
+        board.call([Call(double, {"x": 1}), Call(end, {"signal": 0}), Call(double, {"x": 2})], report=cut)
     assert caught.value.answers == [({"x": 2}, {})]
     assert _is_gone(pids[0])
-    with open_device("ssh:board") as again, pytest.raises(RunnerHung, match="did not end on ssh:board") as hung:
-        again.call([Call(double, {"x": 2}), Call(end, {"signal": 0})], report=noted, timeout=20)
+
+    def be_late(value: dict[str, Any]) -> None:
+        if "pid" in value:
+            pids.append(value["pid"])
+            timers.end_last()
+
+    timers = Timers(monkeypatch)
+    with open_device("ssh:board") as again, pytest.raises(RunnerHung, match="on ssh:board within 600 s") as hung:
+        again.call([Call(double, {"x": 2}), Call(end, {"signal": 0})], report=be_late, timeout=600)
     assert caught.value.answers + hung.value.answers == [({"x": 2}, {}), ({"x": 4}, {})]
     assert _is_gone(pids[1])
     assert not list((ssh_server.home() / "jobs").glob("*"))
