@@ -97,3 +97,7 @@ def test_more_states_than_any_model_has_are_refused() -> None:
     check_states(large[:16])
     with pytest.raises(ValueError, match="they have 1,140,850,688 elements together"):
         check_states(large)
+    windows = [
+        State(**WINDOW | {"name": f"{i}", "input": f"in.{i}", "output": f"out.{i}", "window": 2**20}) for i in range(99)
+    ]
+    check_states(windows)  # entries of a long window are memory of a text, as those of a long context are

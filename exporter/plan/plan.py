@@ -288,8 +288,11 @@ def _elements(weight: Weight) -> int:
 
 
 def _default_context(longest: int, states: Sequence[State], data_bytes: int) -> int:
-    """4,096 tokens, doubled as long as their states take no more memory than the weights, or the model's longest."""
-    length = _SHORTEST_DEFAULT
+    """4,096 tokens, doubled as long as their states take no more memory than the weights, or the model's longest.
+
+    More where a cache keeps a longer window: onnxruntime-genai takes no shorter texts.
+    """
+    length = max(_SHORTEST_DEFAULT, *(state.window or 0 for state in states), 0)
     while length < longest and state_bytes(states, 2 * length) <= data_bytes:
         length *= 2
     return min(length, longest)

@@ -140,15 +140,18 @@ class State:
         named = {_BATCH: 1, _PAST: tokens, _WINDOW: self.rows}
         return tuple(named[axis] if isinstance(axis, str) else axis for axis in self.shape)
 
+    @property
+    def elements(self) -> int:
+        """Elements for each token, or all of a state of fixed size."""
+        return math.prod(size for size in self.shape if isinstance(size, int))
+
     def bytes_at(self, tokens: int) -> int:
         """Bytes that it takes for one text of ``tokens`` tokens.
 
         Beside the memory of a window there are the entries that it pushed out last (runtime/sessions/windows.py).
         """
-        elements = math.prod(self.sizes(tokens))
-        if self.window is not None:
-            elements = elements // self.rows * min(tokens, self.rows + WINDOW_SLACK + 1)
-        return elements * _BYTES[self.type]
+        most = tokens if self.window is None else min(tokens, self.rows + WINDOW_SLACK + 1)
+        return self.elements * (most if self.in_place else 1) * _BYTES[self.type]
 
 
 def state_bytes(states: Iterable[State], tokens: int) -> int:
@@ -160,7 +163,7 @@ def check_states(states: Sequence[State]) -> None:
     """Raise a ValueError when two states have a name in common, or there are more than any model has."""
     if len(states) > _MOST_STATES:
         raise ValueError(f"there are {len(states):,} states, more than the {_MOST_STATES:,} that are read")
-    elements = sum(math.prod(state.sizes(1)) for state in states)
+    elements = sum(state.elements for state in states)
     if elements > _MOST_IN_ALL:
         raise ValueError(f"they have {elements:,} elements together, more than the {_MOST_IN_ALL:,} that are read")
     for what in ("name", "input", "output"):

@@ -79,6 +79,15 @@ def test_a_recipe_may_say_it(home: Path, long: Path) -> None:
     assert kinds(short.plan.states) == ["window"] * 4 + ["key-value"] * 2
 
 
+def test_a_default_text_is_no_shorter_than_a_window_that_is_kept(home: Path) -> None:
+    variant = tiny_models.VARIANTS["gemma3_text"]
+    wide = replace(variant, config={**variant.config, "max_position_embeddings": 65536, "sliding_window": 5000})
+    checkpoint = tiny_models.save_variant(wide, home / "wide", seed=1)
+    asked = recipe(home, "true")
+    assert decide(checkpoint, target="x86-cpu", recipe="fp32").plan.default_context == 4096
+    assert decide(checkpoint, target="x86-cpu", recipe=asked).plan.default_context == 5000
+
+
 def test_static_graphs_have_whole_caches(home: Path, long: Path, capsys: pytest.CaptureFixture[str]) -> None:
     prepared = decide(long, target="qnn-htp", recipe="fp32", socs=())
     assert set(kinds(prepared.plan.states)) == {"key-value"}
