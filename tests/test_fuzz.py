@@ -18,7 +18,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the fuzzer need
 
 def test_hostile_inputs_end_cleanly(tmp_path: Path) -> None:
     """More and other inputs: ``python -m tests.fuzz --seconds 600 --seed 5000``."""
-    counts = {"bundle": 12, "checkpoint": 8, "recipe": 4, "text": 4}
+    counts = {"bundle": 10, "checkpoint": 10, "adapter": 3, "recipe": 3, "text": 3}
     command = [sys.executable, "-m", "tests.fuzz", "--folder", str(tmp_path), "--json", str(tmp_path / "found.json")]
     asked = [word for kind, count in counts.items() for word in (f"--{kind}", str(count))]
     done = subprocess.run([*command, *asked], cwd=ROOT, capture_output=True, text=True, check=False)

@@ -1,14 +1,16 @@
-"""Sound inputs, as small as they can be: checkpoints of several families, bundles made of them, recipes and texts."""
+"""Sound inputs, as small as they can be: checkpoints of several families and forms, bundles, recipes and texts."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from edgepress.exporter import export
 from edgepress.exporter.model.architectures import describe
+from tests.gguf_checkpoints import Kind, save_gguf
 from tests.two_graphs import make_two_graphs
 
 VOCABULARY = 300
@@ -81,13 +83,21 @@ length = 16
 
 
 def make_bases(folder: Path) -> None:
-    """Write everything into ``folder``: ``checkpoint-NAME``, ``bundle-NAME``, ``calibrated.toml`` and ``text.txt``."""
+    """Write everything into ``folder``.
+
+    ``checkpoint-NAME``, ``bundle-NAME``, an ``adapter`` of the llama, ``calibrated.toml`` and ``text.txt``.
+    """
     text = folder / "text.txt"
     text.write_text(TEXT * 20, encoding="utf-8")
     recipe = folder / "calibrated.toml"
     recipe.write_text(CALIBRATED, encoding="utf-8")
     for seed, name in enumerate(CONFIGS):
         _write_checkpoint(folder / f"checkpoint-{name}", CONFIGS[name], seed, shards=2 if name == "phi3" else 1)
+    _write_packed(folder / "checkpoint-llama", folder / "checkpoint-packed")
+    _write_tower(folder / "checkpoint-gemma3_text", folder / "checkpoint-tower")
+    (folder / "checkpoint-gguf").mkdir()
+    save_gguf(folder / "checkpoint-qwen3", folder / "checkpoint-gguf" / "model.gguf", Kind.Q8_0)
+    _write_adapter(folder / "adapter")
     export(folder / "checkpoint-llama", out=folder / "bundle-llama", recipe="int4", threads=1)
     export(folder / "checkpoint-llama", out=folder / "bundle-graphs", recipe="int4", target="x86-cpu", threads=1)
     make_two_graphs(folder / "bundle-graphs")
@@ -118,6 +128,54 @@ def _write_checkpoint(folder: Path, config: dict[str, object], seed: int, *, sha
     (folder / "config.json").write_text(json.dumps(config, indent=2))
     (folder / "generation_config.json").write_text(json.dumps({"bos_token_id": 1, "eos_token_id": [2, 0]}))
     _write_tokenizer(folder)
+
+
+def _write_packed(plain: Path, folder: Path) -> None:
+    """The same model with its projections in compressed-tensors' 4 bits, of any codes."""
+    shutil.copytree(plain, folder)
+    generator, tensors = np.random.default_rng(7), load_file(folder / "model.safetensors")
+    for name in [name for name in tensors if name.endswith("_proj.weight")]:
+        rows, columns = tensors.pop(name).shape
+        words = generator.integers(-(2**31), 2**31, (rows, columns // 8)).astype(np.int32)
+        scales = generator.uniform(0.01, 0.05, (rows, columns // 32)).astype(np.float16)
+        tensors |= {f"{name}_packed": words, f"{name}_scale": scales, f"{name}_shape": np.array([rows, columns])}
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    weights = {"num_bits": 4, "type": "int", "symmetric": True, "strategy": "group", "group_size": 32}
+    group = {"targets": ["Linear"], "weights": weights}
+    config = json.loads((folder / "config.json").read_text())
+    config["quantization_config"] = {
+        "quant_method": "compressed-tensors",
+        "format": "pack-quantized",
+        "config_groups": {"group_0": group},
+        "ignore": ["lm_head"],
+    }
+    (folder / "config.json").write_text(json.dumps(config, indent=2))
+
+
+def _write_tower(plain: Path, folder: Path) -> None:
+    """The same model as the text of one that sees, with a tensor that no text needs."""
+    shutil.copytree(plain, folder)
+    text = json.loads((folder / "config.json").read_text())
+    tensors = {
+        f"model.language_model.{name.removeprefix('model.')}": tensor
+        for name, tensor in load_file(folder / "model.safetensors").items()
+    }
+    tensors["model.vision_tower.patches.weight"] = np.ones((8, 4), np.float32)
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    config = {"model_type": "gemma3", "text_config": text, "vision_config": {"hidden_size": 8}, "eos_token_id": 2}
+    (folder / "config.json").write_text(json.dumps(config, indent=2))
+
+
+def _write_adapter(folder: Path) -> None:
+    folder.mkdir()
+    generator, module = np.random.default_rng(8), "base_model.model.model.layers.0.self_attn.q_proj"
+    tensors = {
+        f"{module}.lora_A.weight": generator.normal(0, 0.1, (4, 64)).astype(np.float32),
+        f"{module}.lora_B.weight": generator.normal(0, 0.1, (64, 4)).astype(np.float32),
+    }
+    save_file(tensors, folder / "adapter_model.safetensors", {"format": "pt"})
+    config = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": ["q_proj"], "bias": "none"}
+    (folder / "adapter_config.json").write_text(json.dumps(config, indent=2))
 
 
 def _write_tokenizer(folder: Path) -> None:

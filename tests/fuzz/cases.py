@@ -15,7 +15,7 @@ from .mutations import encode, hostile, mutate_bytes, mutate_json, places
 from .tokenizers import mutate_tokenizer
 
 _BUNDLES = ("bundle-llama", "bundle-phi3", "bundle-phi3", "bundle-graphs")
-KINDS = ("bundle", "checkpoint", "recipe", "text")
+KINDS = ("bundle", "checkpoint", "adapter", "recipe", "text")
 PROMPT = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa to be"  # which regular expressions that backtrack never get through
 _SPARSE = 6 << 30  # bytes of a file that takes none on the disk
 
@@ -46,7 +46,8 @@ def sound_commands(bases: Path, folder: Path) -> list[tuple[str, ...]]:
     shutil.copy(bases / "text.txt", folder)
     found = [command for name in sorted(set(_BUNDLES)) for command in _bundle_commands(bases / name, bases)]
     for checkpoint in sorted(bases.glob("checkpoint-*")):
-        found += _checkpoint_commands(checkpoint, folder / checkpoint.name, "int4")
+        found += _checkpoint_commands(_named(checkpoint, checkpoint), folder / checkpoint.name, "int4")
+    found += _adapter_commands(bases / "adapter", bases, folder / "adapted")
     found += _recipe_commands(recipe, bases, folder / "recipe") + _text_commands(
         bases / "text.txt", bases, folder / "text"
     )
@@ -210,20 +211,38 @@ def _checkpoint(random: Random, bases: Path, folder: Path) -> tuple[str, Command
     weights = sorted(checkpoint.glob("*.safetensors"))
     index = [path for path in (checkpoint / "model.safetensors.index.json",) if path.exists()]
     groups: list[tuple[list[Path], int]] = [
-        ([checkpoint / "config.json"], 40),
+        (sorted(checkpoint.glob("config.json")), 40),
         (weights, 20),
-        (index, 15 if index else 0),
-        ([checkpoint / "tokenizer.json"], 15),
+        (index, 15),
+        (sorted(checkpoint.glob("tokenizer.json")), 15),
         (sorted(set(checkpoint.glob("*.json")) - {checkpoint / "config.json"}), 10),
+        (sorted(checkpoint.glob("*.gguf")), 40),
     ]
-    (group,) = random.choices([files for files, _ in groups], [weight for _, weight in groups])
+    (group,) = random.choices([files for files, _ in groups], [weight if files else 0 for files, weight in groups])
     said = f"{base.name} {_mutate_file(random.choice(group), random)}"
-    return said, _checkpoint_commands(checkpoint, out, random.choice(("int4", "int8-dynamic")))
+    return said, _checkpoint_commands(_named(base, checkpoint), out, random.choice(("int4", "int8-dynamic")))
+
+
+def _named(base: Path, checkpoint: Path) -> Path:
+    """What a user names of a copy of ``base``: a GGUF file alone is a checkpoint."""
+    return checkpoint / "model.gguf" if (base / "model.gguf").exists() else checkpoint
 
 
 def _checkpoint_commands(checkpoint: Path, out: Path, recipe: str) -> Commands:
     run = ["run", out, "--prompt", PROMPT, "--max-tokens", 3, "--no-prepare", "--threads", 1]
     return [["plan", checkpoint], ["export", checkpoint, "--out", out, "--recipe", recipe, "--threads", 1], run]
+
+
+def _adapter(random: Random, bases: Path, folder: Path) -> tuple[str, Commands]:
+    adapter = folder / "adapter"
+    shutil.copytree(bases / "adapter", adapter)
+    said = _mutate_file(random.choice(sorted(adapter.iterdir())), random)
+    return said, _adapter_commands(adapter, bases, folder / "out")
+
+
+def _adapter_commands(adapter: Path, bases: Path, out: Path) -> Commands:
+    asked = [bases / "checkpoint-llama", "--adapter", adapter]
+    return [["plan", *asked], ["export", *asked, "--out", out, "--recipe", "int4", "--threads", 1]]
 
 
 # ---- recipes and texts -----------------------------------------------------------------------------------------------
@@ -337,6 +356,7 @@ def _text_commands(text: Path, bases: Path, out: Path) -> Commands:
 _MAKERS: dict[str, Callable[[Random, Path, Path], tuple[str, Commands]]] = {
     "bundle": _bundle,
     "checkpoint": _checkpoint,
+    "adapter": _adapter,
     "recipe": _recipe,
     "text": _text,
 }
