@@ -46,7 +46,7 @@ REFUSED = {
     if not any("expert" in key for key in variant.config)
 }
 FIRST_VARIANTS = {variant.model_type: name for name, variant in reversed(VARIANTS.items())}
-# First variants that stand for all families where only what a model is made of can matter, and what each is there for.
+# Variants that stand for all families where only what a model is made of can matter, and what each is there for.
 # Together they have every kind of mixer (tests/contracts/test_architectures.py).
 REPRESENTATIVES = {
     "llama": "attention and gated MLPs, an untied head",
@@ -55,7 +55,9 @@ REPRESENTATIVES = {
     "gpt_neox": "parallel layers, interleaved rows of qkv, partly rotated heads",
     "bloom": "ALiBi, a norm behind the embedding",
     "gemma2": "soft caps, norms on both sides, windows",
+    "gemma3n_text": "copies of the stream, low-rank residuals, sparse gates",
     "gemma4_text": "inputs by layer, shared keys and values, two head sizes",
+    "gemma4_text-experts": "experts gated by gelu",
     "lfm2": "short convolutions",
     "qwen3_5_text": "gated delta rule",
     "mamba": "state spaces alone",

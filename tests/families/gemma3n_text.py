@@ -47,3 +47,4 @@ VARIANTS = {
     ),
 }
 METHODS = ()
+REFUSES = ("depth", "heads", "hidden", "mlp_width", "vocabulary")  # copies of the stream; inputs by layer
