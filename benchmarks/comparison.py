@@ -53,6 +53,8 @@ class LlamaCpp:
         settings = llama_cpp.llama_model_default_params()
         settings.n_gpu_layers = 0
         self._model = llama_cpp.llama_model_load_from_file(str(path).encode(), settings)
+        if not self._model:
+            raise RuntimeError(f"llama.cpp cannot read {path}")
         how = llama_cpp.llama_context_default_params()
         how.n_ctx, how.n_batch = prompt + steps + 2, prompt
         how.n_threads = how.n_threads_batch = threads
