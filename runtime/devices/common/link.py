@@ -38,12 +38,12 @@ class Link:
         """A script with its exit code told after it, by which its end is known."""
         return f"( {script}\n); code=$?; echo; echo {_MARK}$code"
 
-    def lost(self, errors: str) -> EdgepressError:
-        """What happened when a script did not come to its end."""
+    def lost(self, errors: str, *, quote: bool = True) -> EdgepressError:
+        """What happened when a script did not come to its end; ``quote`` unless a program there wrote them, too."""
         found = self.explain(errors)
         if found is not None:
             return found
-        said = " / ".join(errors.strip().splitlines()[-3:])
+        said = " / ".join(errors.strip().splitlines()[-3:]) if quote else ""
         return LinkLost(
             f"the link to {self.name} broke{f' ({said})' if said else ''}; run it again, what is done is kept"
         )

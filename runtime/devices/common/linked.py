@@ -94,7 +94,7 @@ class Linked:
         answers = self._answers(job, ended)
         code = ended.code_there
         if code is None and not ended.late:
-            raise _with(self._link.lost(ended.errors), answers)
+            raise _with(self._link.lost(ended.errors, quote=False), answers)
         raise_early_end(replace(ended, code=code or 0), len(calls), answers, self.name, timeout)
         return answers
 
