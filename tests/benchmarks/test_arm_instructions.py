@@ -47,21 +47,15 @@ def test_bundles_take_the_committed_instructions_and_with_a_worse_kernel_or_cast
             f"counted with {committed['versions']}, here are {others}: run benchmarks/arm_instructions.py --gate"
         )
     single, half = script.gate_bundles(tmp_path).values()
-    bundles = [
-        *(single, half),
-        changed(single, "level", to_float32),
-        changed(single, "casts", add_casts),
-        changed(half, "half_casts", add_casts, FLOAT16_FILE),
-    ]
+    bundles = [*(single, half), changed(single, "level", to_float32), changed(half, "casts", add_casts, FLOAT16_FILE)]
     counted = script.count_gate((emulator, system), bundles)
-    assert [found["graph"] for found in counted] == [FLOAT32_FILE, FLOAT16_FILE, *[FLOAT32_FILE] * 2, FLOAT16_FILE]
-    good, good_half, level, casts, half_casts = (found["instructions"] for found in counted)
-    print(good, good_half, level, casts, half_casts)
+    assert [found["graph"] for found in counted] == [FLOAT32_FILE, FLOAT16_FILE, FLOAT32_FILE, FLOAT16_FILE]
+    good, good_half, level, casts = (found["instructions"] for found in counted)
+    print(good, good_half, level, casts)
     assert not script.differing(good, committed["float32"])
     assert not script.differing(good_half, committed["float16"])
     assert len(script.differing(level, committed["float32"])) == len(good)
-    assert script.differing(casts, committed["float32"])
-    assert script.differing(half_casts, committed["float16"])
+    assert script.differing(casts, committed["float16"])
     # attention in float32 in the place of float16's: what a missed kernel, or the wrong graph, would take
     assert len(script.differing(good, committed["float16"])) == len(good)
 

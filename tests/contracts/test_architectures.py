@@ -240,6 +240,20 @@ def test_rows_of_a_batch_are_as_alone(workshop: Workshop, name: str) -> None:
         assert relative(row, workshop.logits(name, tokens)) < FLOAT_TOLERANCE
 
 
+@pytest.mark.parametrize("name", ["llama", "bloom", "gemma2"])
+def test_a_row_that_ends_in_padding_is_as_alone(workshop: Workshop, name: str) -> None:
+    """By its mask, where all states are caches; docs/runtime.md says which models cannot."""
+    graph, tokens, length = Graph(workshop.bundle(name)), prompt(SHORT), SHORT - 5
+    graph.restart(2)
+    mask = np.ones((2, SHORT), np.int64)
+    mask[1, length:] = 0
+    logits = graph.session.run(
+        ["logits"], {"input_ids": np.stack([tokens, tokens]), "attention_mask": mask, **graph.states}
+    )[0]
+    assert relative(logits[0], workshop.logits(name, tokens)) < FLOAT_TOLERANCE
+    assert relative(logits[1, :length], workshop.logits(name, tokens[:length])) < FLOAT_TOLERANCE
+
+
 @some_variants
 def test_the_streamed_reference_is_the_loaded_one(workshop: Workshop, name: str) -> None:
     streamed = Reference(workshop.checkpoint(name), keep=False)

@@ -31,12 +31,13 @@ CALIBRATION = "[calibration]\nlength = 64\ntokens = 1024\n"
 DYNAMIC = f'{TABLES}[activations]\ntype = "uint8"\nranges = "dynamic"\n'
 TOKENS = np.random.default_rng(5).integers(3, tiny_models.VOCABULARY, 40)
 FAMILIES = ["llama", "llama-biases-head_dim", "gpt2"]
+PARALLEL = ["gpt_neox", "falcon-new", "cohere-norms", "phi"]  # attention and MLP read one norm, or one stream
 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("integer")
-    for name in FAMILIES:
+    for name in (*FAMILIES, *PARALLEL, "mpt"):
         tiny_models.save(name, home / name)
     return home
 
@@ -97,7 +98,7 @@ def test_codes_are_the_stored_rows_within_a_step_and_scales_are_positive(rows: i
     assert (difference <= np.abs(scales[:, :1])).all()
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", [*FAMILIES, *PARALLEL])
 def test_dynamic_products_are_those_of_the_oracle(home: Path, tmp_path: Path, name: str) -> None:
     asked = recipe(tmp_path, DYNAMIC)
     manifest = export(home / name, out=tmp_path / "out", recipe=asked, check=True)
@@ -130,8 +131,13 @@ def round_statically(scales: dict[str, tuple[float, int, int]]) -> Callable[[Lin
     return rounding
 
 
-@pytest.mark.parametrize(("kind", "ranges"), [("uint8", "mse"), ("uint8", "minmax"), ("uint16", "minmax")])
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize(
+    ("name", "kind", "ranges"),
+    [
+        *((name, *how) for name in FAMILIES for how in (("uint8", "mse"), ("uint8", "minmax"), ("uint16", "minmax"))),
+        *((name, "uint8", "mse") for name in (*PARALLEL, "mpt")),  # whose scores have ALiBi
+    ],
+)
 def test_static_products_are_those_of_the_oracle(
     home: Path, tmp_path: Path, text: Path, name: str, kind: str, ranges: str
 ) -> None:
