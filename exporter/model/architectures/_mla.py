@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from edgepress.exporter.model.architectures._common import linear, rms_norm
+from edgepress.exporter.model.architectures._common import Sizes, linear, read_sizes, rms_norm
 from edgepress.exporter.model.description import Linear, Rope, Weight
 from edgepress.exporter.model.mixers.latent_attention import LatentAttention
 from edgepress.exporter.model.rope import read_rope, yarn_score_scale
@@ -29,11 +29,27 @@ class Latent:
     scale: float
 
 
+def latent_sizes(
+    config: Config, *, vocab: int, hidden: int, intermediate: int, layers: int, heads: int, context: int
+) -> Sizes:
+    """The usual sizes, of which latent attention has no use for keys' heads and their width."""
+    return read_sizes(
+        config,
+        vocab=vocab,
+        hidden=hidden,
+        intermediate=intermediate,
+        layers=layers,
+        heads=heads,
+        kv_heads=None,
+        context=context,
+        head_dim=64,
+    )
+
+
 def read_latent(
     config: Config,
+    sizes: Sizes,
     *,
-    hidden: int,
-    heads: int,
     query_rank: int | None,
     rank: int,
     plain: int,
@@ -41,10 +57,11 @@ def read_latent(
     value_dim: int | None,
     interleaved: bool,
 ) -> Latent:
-    """Read DeepSeek's keys; the sizes after ``heads`` are the family's defaults. A value_dim None is hidden / heads.
+    """Read DeepSeek's keys; what follows ``sizes`` are the family's defaults. A value_dim None is hidden / heads.
 
     Keys and values are made for every head: ``num_key_value_heads`` must be as many, as in every published model.
     """
+    hidden, heads = sizes.hidden, sizes.heads
     count = config.optional_integer("num_key_value_heads")
     if count not in (None, heads):
         raise config.refuse("num_key_value_heads", f"must be num_attention_heads = {heads}")

@@ -7,7 +7,6 @@ from edgepress.exporter.model.architectures._common import (
     IGNORED_TENSORS,
     gated_mlp,
     pre_norm_layer,
-    read_sizes,
     rms_decoder,
 )
 from edgepress.exporter.model.architectures._experts import (
@@ -18,7 +17,7 @@ from edgepress.exporter.model.architectures._experts import (
     separate_experts,
     shared_expert,
 )
-from edgepress.exporter.model.architectures._mla import latent_attention, latent_rope, read_latent
+from edgepress.exporter.model.architectures._mla import latent_attention, latent_rope, latent_sizes, read_latent
 from edgepress.exporter.model.description import Decoder, Layer
 from edgepress.exporter.model.mixers.mixture_of_experts import MixtureOfExperts, Routing
 from edgepress.exporter.source.config import Config
@@ -26,25 +25,14 @@ from edgepress.exporter.source.config import Config
 
 def read(config: Config) -> Decoder:
     """Defaults are transformers' DeepseekV2Config's. A group of experts is as good as its best."""
-    sizes = read_sizes(
-        config,
-        vocab=102_400,
-        hidden=4096,
-        intermediate=11_008,
-        layers=32,
-        heads=32,
-        kv_heads=None,
-        context=2048,
-        head_dim=64,
-    )
+    sizes = latent_sizes(config, vocab=102_400, hidden=4096, intermediate=11_008, layers=32, heads=32, context=2048)
     read_silu(config, "hidden_act")
     config.without_effect("norm_topk_prob")  # in transformers' class
     if config.flag("mlp_bias", False):
         raise config.refuse("mlp_bias", "experts with biases are not implemented for this family")
     latent = read_latent(
         config,
-        hidden=sizes.hidden,
-        heads=sizes.heads,
+        sizes,
         query_rank=1536,
         rank=512,
         plain=128,

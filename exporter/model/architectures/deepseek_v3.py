@@ -5,7 +5,6 @@ from edgepress.exporter.model.architectures._common import (
     IGNORED_TENSORS,
     gated_mlp,
     pre_norm_layer,
-    read_sizes,
     rms_decoder,
 )
 from edgepress.exporter.model.architectures._experts import (
@@ -15,7 +14,7 @@ from edgepress.exporter.model.architectures._experts import (
     read_groups,
     read_silu,
 )
-from edgepress.exporter.model.architectures._mla import latent_attention, latent_rope, read_latent
+from edgepress.exporter.model.architectures._mla import latent_attention, latent_rope, latent_sizes, read_latent
 from edgepress.exporter.model.description import Decoder, Layer
 from edgepress.exporter.model.mixers.mixture_of_experts import Routing
 from edgepress.exporter.source.config import Config
@@ -25,22 +24,11 @@ _PREDICTOR = r"model\.layers\.61\..*"  # of the token after the next one, behind
 
 def read(config: Config) -> Decoder:
     """Defaults are transformers' DeepseekV3Config's."""
-    sizes = read_sizes(
-        config,
-        vocab=129_280,
-        hidden=7168,
-        intermediate=18_432,
-        layers=61,
-        heads=128,
-        kv_heads=None,
-        context=4096,
-        head_dim=64,
-    )
+    sizes = latent_sizes(config, vocab=129_280, hidden=7168, intermediate=18_432, layers=61, heads=128, context=4096)
     read_silu(config, "hidden_act")
     latent = read_latent(
         config,
-        hidden=sizes.hidden,
-        heads=sizes.heads,
+        sizes,
         query_rank=1536,
         rank=512,
         plain=128,

@@ -5,11 +5,10 @@ from edgepress.exporter.model.architectures._common import (
     IGNORED_TENSORS,
     gated_mlp,
     pre_norm_layer,
-    read_sizes,
     rms_decoder,
 )
 from edgepress.exporter.model.architectures._experts import deepseek_experts, read_counts, read_groups, read_silu
-from edgepress.exporter.model.architectures._mla import latent_attention, latent_rope, read_latent
+from edgepress.exporter.model.architectures._mla import latent_attention, latent_rope, latent_sizes, read_latent
 from edgepress.exporter.model.description import Decoder, Layer
 from edgepress.exporter.model.mixers.mixture_of_experts import Routing
 from edgepress.exporter.source.config import Config
@@ -20,22 +19,11 @@ _KINDS = ("dense", "sparse")
 
 def read(config: Config) -> Decoder:
     """Defaults are transformers' Glm4MoeLiteConfig's."""
-    sizes = read_sizes(
-        config,
-        vocab=154_880,
-        hidden=2048,
-        intermediate=10_240,
-        layers=47,
-        heads=20,
-        kv_heads=None,
-        context=202_752,
-        head_dim=64,
-    )
+    sizes = latent_sizes(config, vocab=154_880, hidden=2048, intermediate=10_240, layers=47, heads=20, context=202_752)
     read_silu(config, "hidden_act")
     latent = read_latent(
         config,
-        hidden=sizes.hidden,
-        heads=sizes.heads,
+        sizes,
         query_rank=768,
         rank=512,
         plain=192,

@@ -8,33 +8,21 @@ from edgepress.exporter.model.architectures._common import (
     gated_mlp,
     pre_norm_layer,
     read_activation,
-    read_sizes,
     rms_decoder,
 )
-from edgepress.exporter.model.architectures._mla import latent_attention, latent_rope, read_latent
+from edgepress.exporter.model.architectures._mla import latent_attention, latent_rope, latent_sizes, read_latent
 from edgepress.exporter.model.description import Decoder, Layer
 from edgepress.exporter.source.config import Config
 
 
 def read(config: Config) -> Decoder:
     """Defaults are transformers' MiniCPM3Config's."""
-    sizes = read_sizes(
-        config,
-        vocab=73_448,
-        hidden=2560,
-        intermediate=6400,
-        layers=62,
-        heads=40,
-        kv_heads=None,
-        context=32_768,
-        head_dim=64,
-    )
+    sizes = latent_sizes(config, vocab=73_448, hidden=2560, intermediate=6400, layers=62, heads=40, context=32_768)
     epsilon = config.number("rms_norm_eps", 1e-5, above=0.0)
     activation, bias = read_activation(config, "hidden_act", "silu"), config.flag("mlp_bias", False)
     latent = read_latent(
         config,
-        hidden=sizes.hidden,
-        heads=sizes.heads,
+        sizes,
         query_rank=768,
         rank=256,
         plain=64,

@@ -6,32 +6,20 @@ from edgepress.exporter.model.architectures._common import (
     gated_mlp,
     pre_norm_layer,
     read_activation,
-    read_sizes,
     rms_decoder,
 )
-from edgepress.exporter.model.architectures._mla import latent_attention, latent_rope, read_latent
+from edgepress.exporter.model.architectures._mla import latent_attention, latent_rope, latent_sizes, read_latent
 from edgepress.exporter.model.description import Decoder, Layer
 from edgepress.exporter.source.config import Config
 
 
 def read(config: Config) -> Decoder:
     """Defaults are transformers' YoutuConfig's."""
-    sizes = read_sizes(
-        config,
-        vocab=128_256,
-        hidden=2048,
-        intermediate=6144,
-        layers=32,
-        heads=16,
-        kv_heads=None,
-        context=131_072,
-        head_dim=64,
-    )
+    sizes = latent_sizes(config, vocab=128_256, hidden=2048, intermediate=6144, layers=32, heads=16, context=131_072)
     epsilon, activation = config.number("rms_norm_eps", 1e-6, above=0.0), read_activation(config, "hidden_act", "silu")
     latent = read_latent(
         config,
-        hidden=sizes.hidden,
-        heads=sizes.heads,
+        sizes,
         query_rank=1536,
         rank=512,
         plain=128,
