@@ -177,7 +177,8 @@ def _genai(checkpoint: Path, folder: Path, reference: Reference) -> Verdict:
 
 
 def _said(error: BaseException) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
+    """The first line of an error, without the list of all that is known instead."""
+    text = str(error).strip().partition("\n")[0].partition("; known: ")[0] or type(error).__name__
     return text if isinstance(error, InputError) else f"{type(error).__name__}: {text[:200]}"
 
 
