@@ -30,6 +30,7 @@ REPORTS = {
     "calibration_cost": "calibration_cost",
     "comparison": "comparison",
     "coverage": "coverage_tables",
+    "coverage_wholes": "coverage_wholes",
     "decode_speed": "decode_speed",
     "export_cost": "export_cost",
     "export_cost_large": "export_cost",
@@ -87,6 +88,8 @@ TABLES = {
     "comparison": Cut(("comparison",)),
     "coverage_counts": Cut(("coverage",)),
     "coverage": Cut(("coverage",), 1),
+    "coverage_wholes_counts": Cut(("coverage_wholes",)),
+    "coverage_wholes": Cut(("coverage_wholes",), 1),
     "accuracy": Cut(("accuracy",), less=("against float32",)),
     "presets": Cut(
         ("accuracy",),

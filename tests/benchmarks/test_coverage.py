@@ -69,12 +69,17 @@ def test_tables_count_verdicts_and_give_reasons(import_script: Callable[[str], M
     assert "\n".join(rows) in text
 
 
-def test_a_whole_is_compared_by_its_own_class(import_script: Callable[[str], ModuleType]) -> None:
-    wholes = import_script("coverage_wholes")
-    (sample,) = wholes.measure(["paddleocr_vl"])
-    assert sample["text"] == "paddleocr_vl_text"
-    assert sample["verdict"] == "right", sample["reason"]
-    assert "| `paddleocr_vl` | `paddleocr_vl_text` | right | " in wholes.report([sample])
+def test_a_whole_is_compared_by_its_own_class(coverage: ModuleType, tmp_path: Path) -> None:
+    auto = transformers.AutoModelForMultimodalLM
+    found = coverage.try_class(coverage.tiny_config("paddleocr_vl"), 1, tmp_path, peers=False, auto=auto)
+    assert found["verdict"] == "right", found["reason"]
+
+
+def test_a_whole_stands_in_the_table_with_its_text_model(import_script: Callable[[str], ModuleType]) -> None:
+    right = {"model_type": "a", "text": "b", "verdict": "right", "reason": "", "difference": 2e-6}
+    text = import_script("coverage_wholes").report([right, {**right, "text": "", "verdict": "refused", "reason": "no"}])
+    assert "| 1 | 0 | 1 | 0 |" in text
+    assert "| `a` | `b` | right | 2.0e-06 |\n| `a` |  | refused | no |" in text
 
 
 def test_wholes_are_the_classes_that_take_more_than_text(import_script: Callable[[str], ModuleType]) -> None:
