@@ -95,16 +95,22 @@ def check_same_layers(old: Decoder, new: Decoder, kept: Sequence[int], method: s
     for index, layer in zip(kept, new.layers, strict=True):
         before, after = _facts(old.layers[index]), _facts(layer)
         if before != after:
-            changed = " and ".join(
-                f"{two} in the place of {one}" for one, two in zip(before, after, strict=True) if one != two
-            )
+            pairs = zip(before, after, strict=False)
+            changed = " and ".join(_difference(one, other) for one, other in pairs if one != other)
             raise InputError(
                 f"{method} cannot prune {old.model_type}: its config says by the numbers of the layers what is in "
                 f"which, and with others gone layer {index} would have {changed}; leave {method} out of `prune`"
             )
 
 
-def _facts(layer: Layer) -> tuple[object, ...]:
+def _difference(one: tuple[object, ...], other: tuple[object, ...]) -> str:
+    """How two facts of a layer differ, by the names of their mixers, which they begin with."""
+    if not isinstance(one[0], str):
+        return "other blocks side by side"
+    return f"another {one[0]}" if one[0] == other[0] else f"{other[0]} in the place of {one[0]}"
+
+
+def _facts(layer: Layer) -> tuple[tuple[object, ...], ...]:
     """What each block computes, and which of them compute together."""
     blocks = ((block.name, *block.mixer.settings(), float(np.float32(block.multiplier))) for block in layer.blocks)
     return (*blocks, tuple(len(stage) for stage in layer.stages))
