@@ -14,10 +14,12 @@ from hypothesis import strategies as st
 from lab.device_functions import double, end, look
 from lab.ssh_server import SshServer
 from lab.timers import Timers
+from tiny_models import save
 
 from edgepress.calls import Call
 from edgepress.calls.host import RunnerHung
 from edgepress.errors import InputError
+from edgepress.exporter import export
 from edgepress.runtime.devices import Device, open_device
 from edgepress.runtime.devices.common import store
 from edgepress.runtime.devices.common.errors import (
@@ -31,6 +33,9 @@ from edgepress.runtime.devices.common.errors import (
     LinkLost,
 )
 from edgepress.runtime.devices.ssh import hosts
+from edgepress.runtime.profile.profiling import profile
+from edgepress.runtime.profile.settings import Settings
+from edgepress.runtime.profile.summary import memory_by_phase, operator_shares
 
 
 @pytest.fixture
@@ -230,6 +235,27 @@ def test_a_link_that_breaks_in_the_middle_and_the_rest_of_the_samples(
     assert caught.value.answers + hung.value.answers == [({"x": 2}, {}), ({"x": 4}, {})]
     assert _is_gone(pids[1])
     assert not list((ssh_server.home() / "jobs").glob("*"))
+
+
+@pytest.mark.usefixtures("ssh_server")
+def test_a_bundle_is_profiled_through_it(tmp_path: Path) -> None:
+    """Samples of three passes, taken by the processor of the board."""
+    export(save("llama", tmp_path / "checkpoint"), out=tmp_path / "bundle", recipe="int4")
+    settings = Settings(prompt_lengths=(4,), decode_tokens=4, turns=2, exact_rounds=1, threads=1, prepared=False)
+    found = profile(
+        tmp_path / "bundle",
+        out=tmp_path / "profile.jsonl",
+        device="ssh:board",
+        settings=settings,
+        passes=["memory", "operators", "speed"],
+    )
+    assert found.header.device == "ssh:board"
+    assert found.header.description["model"] == "Raspberry Pi 5 Model B Rev 1.0"
+    assert [len(found.samples("speed", what)) for what in ("load", "prefill", "decode")] == [1, 2, 2]
+    [load] = found.samples("speed", "load")
+    assert "model_fp16.onnx" in load.detail["ran_on"]  # that processor's graph, not this one's
+    assert sum(operator_shares(found, "decode").values()) == pytest.approx(1.0)
+    assert memory_by_phase(found)["loaded"]["rss_bytes"] > 0
 
 
 def test_clean_leaves_nothing(ssh_server: SshServer) -> None:
