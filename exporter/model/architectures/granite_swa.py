@@ -22,6 +22,7 @@ from edgepress.exporter.source.config import Config
 from edgepress.exporter.source.part import Part
 
 _FULL_EVERY = 4  # by default, from the first layer on
+_THETA = 10_000.0  # by default
 
 
 def read(config: Config) -> Decoder:
@@ -47,7 +48,7 @@ def decoder(
     """A decoder of that form with ``feed_forward(index)`` in each layer."""
     types = _layer_types(config, sizes.layers)
     windows = windows_of(config, types, config.optional_integer("sliding_window", 128), sizes)
-    bases = config.optional_numbers("layer_rope_theta", sizes.layers)
+    bases = _bases(config, sizes.layers)
     bias = config.flag("attention_bias", False)
     scale = config.number("attention_multiplier", 1.0, above=0.0)
     residual_multiplier = config.number("residual_multiplier", 1.0)
@@ -84,6 +85,14 @@ def decoder(
         embedding_multiplier=config.number("embedding_multiplier", 1.0),
         logits_multiplier=1.0 / config.number("logits_scaling", 1.0, above=0.0),
     )
+
+
+def _bases(config: Config, layers: int) -> list[float] | None:
+    """The base of each layer's rope; None where all have that of ``rope_parameters``."""
+    found = config.optional_numbers("layer_rope_theta", layers)
+    said = config.values.get("rope_parameters") or config.values.get("rope_scaling")
+    usual = said.get("rope_theta", _THETA) if isinstance(said, dict) else _THETA
+    return None if found is not None and set(found) == {usual} else found
 
 
 def _name(bases: list[float] | None, index: int) -> str | None:
