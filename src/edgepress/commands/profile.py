@@ -41,6 +41,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--idle-seconds", type=float, metavar="S", help="measuring idle power (default: 10)")
     parser.add_argument("--cool-below", type=float, metavar="CELSIUS", help="begin each round when no zone is hotter")
+    parser.add_argument(
+        "--meter",
+        metavar="FILE",
+        help="add an external meter's CSV log to a profile that was taken with --energy external",
+    )
     parser.add_argument("--energy", nargs="+", metavar="SOURCE", help="energy counters (default: all that are there)")
 
 
@@ -74,6 +79,8 @@ def run(arguments: argparse.Namespace) -> int:
         passes = ["limit"]
     name = f"{Path(arguments.bundle).resolve().name}-{arguments.device.replace(':', '-').replace('/', '-')}.jsonl"
     out = Path(arguments.out or name)
+    if arguments.meter:
+        return _add_log(out, arguments.meter)
     found = profile(
         arguments.bundle,
         out=out,
@@ -86,4 +93,19 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.html:
         write_page(found, Path(arguments.html))
     print(f"  every sample is in {out}")
+    return 0
+
+
+def _add_log(out: Path, log: str) -> int:
+    """Add a meter's log to a profile that is there."""
+    from edgepress.runtime.profile.energies import add_log
+    from edgepress.runtime.profile.records import Writer, read_profile
+    from edgepress.runtime.profile.summary import format_summary
+
+    writer = Writer(out, read_profile(out), new=False)
+    try:
+        add_log(writer, Path(log))
+    finally:
+        writer.close()
+    print(format_summary(writer.profile))
     return 0
