@@ -63,6 +63,7 @@ bench: $(VENV)/.bench
 	$(BIN)/python benchmarks/export_cost.py
 	$(BIN)/python benchmarks/decode_speed.py
 	$(BIN)/python benchmarks/memory.py
+	$(BIN)/python benchmarks/device_lab.py
 	$(BIN)/python benchmarks/accuracy.py
 	$(BIN)/python benchmarks/calibration_cost.py
 	$(BIN)/python benchmarks/fusion.py

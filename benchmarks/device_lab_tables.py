@@ -1,0 +1,111 @@
+"""Tables of what device_lab.py measured. A part that nobody has measured says so, and has no figure."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from common import SIZES, group, spread, table
+
+PARTS = ("memory", "limit", "repeats", "slowdown", "gate", "overhead")
+MODELS = ("demo", "smollm2-135m", "qwen2.5-0.5b")
+_MISSING = "not measured yet"
+_QUANTITIES = ("load_seconds", "ttft_seconds at 64", "step_seconds at 64")
+_STEP = _QUANTITIES[-1]
+
+Samples = Sequence[Mapping[str, Any]]
+
+
+def report(samples: Samples) -> str:
+    """Memory by model, then what repeated measurements came to."""
+    return "\n\n".join([memory_table(samples), repeated_table(samples)])
+
+
+def memory_table(samples: Samples) -> str:
+    """Planned bytes, measured ones, and the least with which a model answers."""
+    by_part = group(samples, "part", "model")
+    rows = []
+    for model in MODELS:
+        (memory,), (limit,) = (by_part.get((part, model), [{}]) for part in ("memory", "limit"))
+        named = SIZES.get(model, f"{model} shape, random weights")
+        rows.append([named, *_memory(memory), _least(limit)])
+    header = ["model", "planned MB", "opening adds MB", "once more", "÷ planned", "process MB", "of it anonymous"]
+    return table([*header, "least limit MB"], rows)
+
+
+def _memory(sample: Mapping[str, Any]) -> list[str]:
+    """What opening, a prompt and an answer add; the first time libraries come too, once more it is the bundle alone."""
+    if not sample:
+        return [_MISSING, *["–"] * 5]
+    at = {(one["phase"], one["repeat"]): one for one in sample["phases"]}
+    first, again = (at["decoded", repeat]["rss_bytes"] - at["before load", repeat]["rss_bytes"] for repeat in (0, 1))
+    planned, end = sample["planned_bytes"], at["decoded", 0]
+    sizes = [_megabytes(end[name]) for name in ("rss_bytes", "anonymous_bytes")]
+    return [*map(_megabytes, (planned, first, again)), f"{again / planned:.2f}", *sizes]
+
+
+def _least(sample: Mapping[str, Any]) -> str:
+    if not sample:
+        return _MISSING
+    if sample["limit_bytes"] is None:
+        return "none found"
+    return f"{_megabytes(sample['limit_bytes'])} ({sample['trials'][0]['by']})"
+
+
+def _megabytes(size: float) -> str:
+    return f"{size / 1e6:,.1f}"
+
+
+def repeated_table(samples: Samples) -> str:
+    """Profiles, gates and rounds, how often what should happen did, and the load of the machine."""
+    by_part = group(samples, "part")
+    lines = {"repeats": _repeats, "slowdown": _slowdown, "gate": _gate, "overhead": _overhead}
+    rows = []
+    for part, line in lines.items():
+        found = by_part.get((part,), [])
+        for (model,), ones in group(found, "model").items():
+            rows += [
+                [part, SIZES.get(model, f"{model} shape, random weights"), *cells, _load(ones)] for cells in line(ones)
+            ]
+        if not found:
+            rows.append([part, f"{MODELS[1]} shape, random weights", _MISSING, "–", "–", "–"])
+    return table(["part", "model", "of", "came to", "ratios", "load of the machine"], rows)
+
+
+def _repeats(ones: Samples) -> list[list[str]]:
+    """Of each quantity how many pairs differ; one in twenty should."""
+    rows = []
+    for name in _QUANTITIES:
+        ratios = [one["ratios"][name] for one in ones]
+        differ = sum(ratio["significant"] for ratio in ratios)
+        said = f"{differ} differ at 95 % ({0.05 * len(ones):.1f} expected)"
+        rows.append([f"{len(ones)} pairs, {name}", said, _ratios(ratios)])
+    return rows
+
+
+def _slowdown(ones: Samples) -> list[list[str]]:
+    """How many slowed profiles were found to be slower."""
+    ratios = [one["ratios"][_STEP] for one in ones]
+    found = sum(ratio["low"] > 1 for ratio in ratios)
+    return [[f"{len(ones)} pairs, one slowed by {ones[0]['slower_by']:.0%}", f"{found} found", _ratios(ratios)]]
+
+
+def _gate(ones: Samples) -> list[list[str]]:
+    """How many gates failed that should not have."""
+    count = {outcome: sum(one["outcome"] == outcome for one in ones) for outcome in ("kept", "undecided", "broken")}
+    said = ", ".join(f"{number} {outcome}" for outcome, number in count.items())
+    return [[f"{len(ones)} gates beside a busy process", said, "–"]]
+
+
+def _overhead(ones: Samples) -> list[list[str]]:
+    """A decoded token with circumstances read, over one without."""
+    (one,) = ones
+    ratio, rounds = one["ratio"], len(one["step_seconds"]["with"])
+    said = f"{ratio['ratio'] - 1:+.2%} (95 %: {ratio['low'] - 1:+.2%} to {ratio['high'] - 1:+.2%})"
+    return [[f"{rounds} rounds each", f"{said} time of a token", f"{ratio['ratio']:.3f}"]]
+
+
+def _ratios(found: Sequence[Mapping[str, Any]]) -> str:
+    return spread([one["ratio"] for one in found], 3)
+
+
+def _load(ones: Samples) -> str:
+    return spread([one["load_average"] for one in ones], 1)
