@@ -77,11 +77,12 @@ def incomparable(first: Profile, second: Profile) -> list[str]:
     if emulated[0] != emulated[1]:
         found.append("one processor is emulated")
     if first.header.device == second.header.device:
-        regimes = [_regime(profile) for profile in (first, second)]
-        for name in dict.fromkeys((*regimes[0], *regimes[1])):
-            before, after = regimes[0].get(name), regimes[1].get(name)
-            if before != after:
-                found.append(f"{name.replace('_', ' ')} were {before} and {after}: another regime of clocks")
+        before, after = _regime(first), _regime(second)
+        found += [
+            f"{name.replace('_', ' ')} was {before[name]} and {after[name]}: another regime of clocks"
+            for name in sorted(before.keys() & after.keys())
+            if before[name] != after[name]
+        ]
     return found
 
 
