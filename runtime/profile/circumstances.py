@@ -1,8 +1,9 @@
 """What a sample was taken under: clocks, temperatures, battery, and who else used the processor.
 
 Read twice, before and after each sample, on the device itself. Reading is a dozen small files (0.2 ms where all are
-there); what a system hides is None or empty, and then says nothing. What follows from two readings is arithmetic on
-data, so that a recorded phone can be judged as one that is here.
+there) and one for each thread of this process (0.02 ms each); what a system hides is None or empty, and then says
+nothing. What follows from two readings is arithmetic on data, so that a recorded phone can be judged as one that is
+here.
 """
 
 import os
@@ -12,6 +13,8 @@ from time import perf_counter
 from typing import Any
 
 import msgspec
+
+from edgepress.runtime.profile.system.android import THROTTLING, read_thermal_status
 
 _ROOT = Path("/")
 _SLOWER = 0.95  # of the clock that a regime allows: less than this while it is busy is another clock
@@ -28,6 +31,9 @@ class Moment:
     - ``celsius``: by thermal zone
     - ``cooling``: states of devices that cool by slowing the processor down; 0 is "not at work"
     - ``battery_percent``, ``charging``: None where there is no battery
+    - ``thermal_status``: Android's, see :mod:`edgepress.runtime.profile.system.android`; None elsewhere. It is slow to
+      ask for, so it is what it was when this process first asked
+    - ``thread_cores``: the core that each thread of this process last ran on
     - ``busy_seconds``: processor time of all processes since the system started, ``own_seconds`` of this one
     """
 
@@ -39,6 +45,8 @@ class Moment:
     cooling: dict[str, int] = field(default_factory=dict)
     battery_percent: float | None = None
     charging: bool | None = None
+    thermal_status: int | None = None
+    thread_cores: tuple[int, ...] = ()
     busy_seconds: float | None = None
     own_seconds: float = 0.0
 
@@ -87,6 +95,8 @@ def read_moment(root: Path = _ROOT) -> Moment:
         },
         battery_percent=percent,
         charging=charging,
+        thermal_status=read_thermal_status(),
+        thread_cores=_thread_cores(root / "proc/self/task"),
         busy_seconds=_busy(root / "proc/stat"),
         own_seconds=times.user + times.system,
     )
@@ -95,9 +105,9 @@ def read_moment(root: Path = _ROOT) -> Moment:
 def between(before: Moment, after: Moment, cores_used: int) -> Circumstances:
     """What a sample of ``cores_used`` threads was taken under, and whether it belongs with the others.
 
-    It is marked ``throttled`` where the system allowed less than the processor's clock before it or slowed it down to
-    cool, ``clock`` where cores ran below what was allowed at its end, ``busy`` where other processes took more than a
-    tenth of a core.
+    It is marked ``throttled`` where the system allowed less than the processor's clock before it, slowed it down to
+    cool, or is an Android that says so (moderately or worse), ``clock`` where cores ran below what was allowed at its
+    end, ``busy`` where other processes took more than a tenth of a core.
     """
     others = None
     if before.busy_seconds is not None and after.busy_seconds is not None and after.seconds > before.seconds:
@@ -105,7 +115,9 @@ def between(before: Moment, after: Moment, cores_used: int) -> Circumstances:
         others = max(0.0, busy / (after.seconds - before.seconds))
     marks = []
     lowered = any(now < then for now, then in zip(after.allowed_mhz, before.allowed_mhz, strict=False))
-    if lowered or any(state > 0 for moment in (before, after) for state in moment.cooling.values()):
+    cooling = any(state > 0 for moment in (before, after) for state in moment.cooling.values())
+    hot = any((moment.thermal_status or 0) >= THROTTLING for moment in (before, after))
+    if lowered or cooling or hot:
         marks.append("throttled")
     fastest = sorted(after.mhz, reverse=True)[:cores_used]
     allowed = sorted(after.allowed_mhz, reverse=True)[:cores_used]
@@ -147,6 +159,20 @@ def _battery(root: Path) -> tuple[float | None, bool | None]:
             status = _text(supply / "status")
             return _number(supply / "capacity"), None if status is None else status in ("Charging", "Full")
     return None, None
+
+
+def _thread_cores(tasks: Path) -> tuple[int, ...]:
+    """Field 39 of each thread's ``stat`` (proc(5)); the second, a name in brackets, may have spaces and brackets."""
+    try:
+        threads = sorted(tasks.iterdir(), key=lambda path: (len(path.name), path.name))
+    except OSError:
+        return ()
+    found = []
+    for thread in threads:
+        words = (_text(thread / "stat") or "").rpartition(")")[2].split()  # from the third field on
+        if len(words) > 36 and words[36].isdecimal():
+            found.append(int(words[36]))
+    return tuple(found)
 
 
 def _busy(path: Path) -> float | None:

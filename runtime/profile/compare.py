@@ -14,10 +14,11 @@ import msgspec
 
 from edgepress.errors import InputError
 from edgepress.runtime.profile.circumstances import Moment, regime
+from edgepress.runtime.profile.memories import memory_by_phase
 from edgepress.runtime.profile.profiling import chosen_threads
 from edgepress.runtime.profile.records import Profile
 from edgepress.runtime.profile.statistics import Difference, difference
-from edgepress.runtime.profile.summary import EnergyFigure, energy, memory_by_phase, observations
+from edgepress.runtime.profile.summary import EnergyFigure, energy, observations
 from edgepress.tables import format_table
 
 _MUST_AGREE = ("prompt_lengths", "decode_tokens", "context", "prepared")

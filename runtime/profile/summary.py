@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from edgepress.runtime.profile.memories import memory_figures
 from edgepress.runtime.profile.records import SPOILING, Profile, Sample, Trouble
 from edgepress.runtime.profile.statistics import Interval, interval_of
 
@@ -78,44 +79,6 @@ def step_quantiles(profile: Profile) -> dict[str, float] | None:
     if not steps:
         return None
     return {f"p{share}": float(np.quantile(steps, share / 100)) for share in (50, 90, 95, 99)}
-
-
-def memory_by_phase(profile: Profile) -> dict[str, dict[str, float]]:
-    """Bytes by phase and quantity, of the first time that the bundle was opened."""
-    return {
-        f"{sample.what} at {tokens}" if (tokens := sample.detail["tokens"]) else sample.what: {
-            name: values[0] for name, values in sample.measured.items()
-        }
-        for sample in profile.samples("memory")
-        if sample.detail["repeat"] == 0
-    }
-
-
-def leak(profile: Profile) -> float | None:
-    """Bytes of anonymous memory by which each further opening and closing grew the process, after the second."""
-    left = [
-        sample.measured["anonymous_bytes"][0]
-        for sample in profile.samples("memory", "unloaded")
-        if "anonymous_bytes" in sample.measured
-    ]
-    return None if len(left) < 3 else (left[-1] - left[1]) / (len(left) - 2)
-
-
-def limits(profile: Profile) -> list[str]:
-    """What came of limits of memory: the smallest that was survived, or the one that was tried."""
-    trials = profile.samples("limit", "trial")
-    smallest = profile.samples("limit", "smallest")
-    if smallest:
-        least = smallest[0].measured["limit_bytes"][0]
-        by = f"{trials[0].detail['by']}, {len(trials)} limits tried"
-        return [f"{least / 1e6:.0f} MB is the least with which it answers ({by})"]
-    return [_trial(trial) for trial in trials]
-
-
-def _trial(trial: Sample) -> str:
-    verdict = "survives" if trial.detail["survived"] else "does not survive"
-    words = f"{verdict} {trial.measured['limit_bytes'][0] / 1e6:.0f} MB ({trial.detail['by']})"
-    return f"{words}: {trial.detail['error']}" if trial.detail["error"] else words
 
 
 def sustained(profile: Profile) -> Sustained | None:
@@ -208,13 +171,7 @@ def figures(profile: Profile) -> list[tuple[str, str]]:
             (f"{of}: {mark}", f"{some} of {count} samples {_MARKS[mark]}: {_counts(mark)}")
             for mark, some in marked(profile, of).items()
         ]
-    found += [
-        (f"memory, {phase}", ", ".join(_size(name, size) for name, size in sizes.items()))
-        for phase, sizes in memory_by_phase(profile).items()
-    ]
-    found += [("memory limit", words) for words in limits(profile)]
-    if (grown := leak(profile)) is not None:
-        found.append(("opening and closing once more", f"leaves {grown / 1e6:.2f} MB"))
+    found += memory_figures(profile)
     if (held := sustained(profile)) is not None:
         found.append((f"sustained for {held.seconds:.0f} s", _sustained(held)))
     found += [(f"energy, {figure.what}, {figure.source}", _energy(figure)) for figure in energy(profile)]
@@ -251,10 +208,6 @@ def _rate(name: str, found: Interval) -> str:
     if name.startswith("ttft_seconds at "):
         return f", {int(name.rpartition(' ')[2]) / found.value:,.0f} tokens/s"
     return f", {1 / found.value:,.1f} tokens/s" if name.startswith("step_seconds") else ""
-
-
-def _size(name: str, size: float) -> str:
-    return f"{name.removesuffix('_bytes').replace('_', ' ')} {size / 1e6:.1f} MB"
 
 
 def _sustained(held: Sustained) -> str:

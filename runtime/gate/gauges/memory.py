@@ -2,8 +2,8 @@
 
 from edgepress.runtime.gate.alike import profiles
 from edgepress.runtime.gate.figures import Figure, Gauge, Option, Request
+from edgepress.runtime.profile.memories import leak, memory_by_phase
 from edgepress.runtime.profile.records import Profile
-from edgepress.runtime.profile.summary import leak, memory_by_phase
 
 _FIGURES = {
     "peak_megabytes": "resident memory at its highest",
@@ -18,7 +18,7 @@ def _take(requests: list[Request]) -> list[list[Figure]]:
 
 
 def _figures(profile: Profile) -> list[Figure]:
-    phases = memory_by_phase(profile)
+    phases, left = memory_by_phase(profile), leak(profile)
     decoded = next(sizes for phase, sizes in phases.items() if phase.startswith("decoded"))
     values = {
         "peak_megabytes": max(
@@ -26,7 +26,7 @@ def _figures(profile: Profile) -> list[Figure]:
         ),
         "steady_megabytes": decoded.get("rss_bytes"),
         "anonymous_megabytes": decoded.get("anonymous_bytes"),
-        "leak_megabytes": leak(profile),
+        "leak_megabytes": None if left is None else left.bytes,
     }
     return [
         Figure(

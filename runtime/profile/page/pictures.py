@@ -9,11 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from edgepress.runtime.profile.memories import known_limits
 from edgepress.runtime.profile.page.svg import Chart, axis, bars
 from edgepress.runtime.profile.records import Profile, Sample
 from edgepress.runtime.profile.summary import operator_shares, step_quantiles, sustained
 
 _MOST_OPERATORS = 10
+_FAR = 4  # times the highest memory: a limit above it is told in words, for a line would flatten the rest
 _LAYER = "layer"
 
 
@@ -68,7 +70,7 @@ def _distribution(heading: str, unit: str, series: dict[str, list[float]], about
 
 
 def memory(profile: Profile) -> Picture | None:
-    """Memory after each phase, over all openings, with the limit where one was set."""
+    """Memory after each phase, over all openings, with the limits that are known."""
     samples = profile.samples("memory")
     if not samples:
         return None
@@ -79,7 +81,12 @@ def memory(profile: Profile) -> Picture | None:
     places = list(range(len(samples)))
     sizes = {key: [sample.measured[key][0] / 1e6 for sample in samples] for key in kinds}
     every = [size for of_kind in sizes.values() for size in of_kind]
-    chart = Chart("Memory by phase", axis(places, "phases, one after the other"), axis(every, "MB", zero=True))
+    limits = known_limits(profile)
+    near = [limit for limit in limits if limit.bytes / 1e6 <= _FAR * max(every)]
+    heights = [*every, *(limit.bytes / 1e6 for limit in near)]
+    chart = Chart("Memory by phase", axis(places, "phases, one after the other"), axis(heights, "MB", zero=True))
+    for limit in near:
+        chart.level(limit.bytes / 1e6, f"{limit.by}, {limit.bytes / 1e6:,.0f} MB")
     for colour, (key, name) in enumerate(kinds.items()):
         chart.line(places, sizes[key], colour, name, steps=True)
     opened = [place for place, sample in zip(places, samples, strict=True) if sample.what == "loaded"]
@@ -88,7 +95,10 @@ def memory(profile: Profile) -> Picture | None:
     first = [sample for sample in samples if sample.detail["repeat"] == 0]
     rows = tuple((_phase(sample), *(f"{sample.measured[key][0] / 1e6:.1f} MB" for key in kinds)) for sample in first)
     about = "After each phase, with the bundle opened and closed several times: what does not come back has leaked."
-    return Picture("Memory", about, chart.draw(), (("phase", *kinds.values()), *rows))
+    far = "".join(
+        f" The {limit.by} is far above: {limit.bytes / 1e6:,.0f} MB." for limit in limits if limit not in near
+    )
+    return Picture("Memory", about + far, chart.draw(), (("phase", *kinds.values()), *rows))
 
 
 def _phase(sample: Sample) -> str:

@@ -10,9 +10,9 @@ from typing import Any
 
 from edgepress.calls import Answer, Arrays
 from edgepress.runtime.prepared import find_form
-from edgepress.runtime.profile.page_cache import drop, resident_share
 from edgepress.runtime.profile.passing import Pass, Rounds
 from edgepress.runtime.profile.rounds import Under, opening, prompt_of, tell, wait_until_cool
+from edgepress.runtime.profile.system.page_cache import drop, resident_share
 
 
 def measure(arguments: dict[str, Any], _arrays: Arrays) -> Answer:

@@ -3,9 +3,9 @@
 from typing import Any
 
 from edgepress.calls import Answer, Arrays
-from edgepress.runtime.profile.memory_limit import Trial, run_under, smallest
 from edgepress.runtime.profile.passing import Pass, Rounds
 from edgepress.runtime.profile.rounds import decode_steps, opening, prompt_of, tell
+from edgepress.runtime.profile.system.memory_limit import Trial, run_under, smallest
 
 _BEGIN = 256 << 20  # bytes
 

@@ -33,9 +33,10 @@ from edgepress.runtime.devices.common.errors import (
     LinkLost,
 )
 from edgepress.runtime.devices.ssh import hosts
+from edgepress.runtime.profile.memories import memory_by_phase
 from edgepress.runtime.profile.profiling import profile
 from edgepress.runtime.profile.settings import Settings
-from edgepress.runtime.profile.summary import memory_by_phase, operator_shares
+from edgepress.runtime.profile.summary import operator_shares
 
 
 @pytest.fixture

@@ -1,5 +1,7 @@
 """What samples are taken under, read from a made-up system, and what follows from it."""
 
+import os
+import sys
 from pathlib import Path
 
 from hypothesis import given
@@ -29,6 +31,11 @@ def phone(root: Path) -> Path:
     write(root / "sys/class/thermal/cooling_device1", type="fan", cur_state=1)
     write(root / "sys/class/power_supply/battery", type="Battery", status="Discharging", capacity=83)
     write(root / "proc", stat="cpu  100 0 50 9000 10 5 5 0 0 0\ncpu0 1 2 3")
+    # fields 3 to 52 of a stat, the 39th the core; a thread's name may be anything
+    for thread, name, core in ((99, "python3", 5), (100, "a) b (c", 4)):
+        fields = ["S", *(str(number) for number in range(4, 39)), str(core), *(str(number) for number in range(40, 53))]
+        write(root / f"proc/self/task/{thread}", stat=f"{thread} ({name}) {' '.join(fields)}")
+    write(root / "proc/self/task/101", stat="101 (gone")
     return root
 
 
@@ -40,6 +47,7 @@ def test_a_phone_is_read(tmp_path: Path) -> None:
     assert moment.cooling == {"cpufreq-cpu4 cooling_device0": 2}
     assert (moment.battery_percent, moment.charging) == (83, False)
     assert moment.busy_seconds == 1.6
+    assert moment.thread_cores == (5, 4)
     assert regime(moment)["governors"] == ["schedutil"]
 
 
@@ -81,3 +89,10 @@ def test_other_processes_are_what_is_busy_and_not_ours(seconds: float, own: floa
     assert ("busy" in found.marks) == (others * seconds > 0.1 * seconds + 0.02 + 1e-9) or abs(
         others * seconds - 0.1 * seconds - 0.02
     ) < 1e-6
+
+
+def test_this_process_has_run_on_cores_that_it_may_use() -> None:
+    cores = read_moment().thread_cores
+    if sys.platform == "linux":
+        assert set(cores) <= set(range(os.cpu_count() or 1))
+        assert len(cores) >= 1

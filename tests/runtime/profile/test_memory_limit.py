@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgepress.errors import InputError
-from edgepress.runtime.profile import memory_limit
-from edgepress.runtime.profile.memory_limit import run_under, smallest
+from edgepress.runtime.profile.system import memory_limit
+from edgepress.runtime.profile.system.memory_limit import run_under, smallest
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits of memory are Linux's")
 

@@ -1,5 +1,6 @@
 """A whole profile of a tiny bundle on this machine: every pass, broken off and continued, and what it says."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,14 +12,13 @@ from edgepress.errors import InputError
 from edgepress.exporter import export
 from edgepress.runtime.devices import local
 from edgepress.runtime.devices.common.errors import LinkLost, RunnerKilled
+from edgepress.runtime.profile.memories import growth, leak, memory_by_phase
 from edgepress.runtime.profile.profiling import chosen_threads, known_passes, profile
 from edgepress.runtime.profile.records import Profile, Sample, read_profile
 from edgepress.runtime.profile.settings import Settings
 from edgepress.runtime.profile.summary import (
     format_summary,
     intervals,
-    leak,
-    memory_by_phase,
     no_energy,
     operator_shares,
     step_quantiles,
@@ -45,7 +45,7 @@ def whole(bundle: Path) -> Profile:
     return profile(bundle, out=bundle.parent / "whole.jsonl", settings=SETTINGS)
 
 
-def test_every_pass_gives_what_it_is_for(whole: Profile) -> None:
+def test_every_pass_gives_what_it_is_for(bundle: Path, whole: Profile) -> None:
     assert whole.passes() == DEFAULT
     assert all(whole.ended(name) is not None for name in DEFAULT)
     speed = intervals(whole, "speed")
@@ -61,6 +61,13 @@ def test_every_pass_gives_what_it_is_for(whole: Profile) -> None:
     phases = memory_by_phase(whole)
     assert list(phases) == ["before load", "loaded", "prefilled at 4", "prefilled at 12", "decoded at 18", "unloaded"]
     assert leak(whole) is not None
+    grown = growth(whole)
+    assert grown is not None
+    assert (grown.shorter, grown.longer) == (12, 18)
+    config = json.loads((bundle.parent / "checkpoint/config.json").read_text())
+    width = config["num_key_value_heads"] * config["head_dim"]
+    assert grown.states == config["num_hidden_layers"] * 2 * width * 4  # keys and values in float32
+    assert {"control_group", "available_bytes", "peak_since_phase"} <= {*whole.samples("memory")[0].detail}
     shares = operator_shares(whole, "decode")
     assert sum(shares.values()) == pytest.approx(1.0)
     assert "MatMulNBits" in shares
