@@ -184,7 +184,7 @@ def _leak(left: Leak) -> str:
     words = f"leaves {left.bytes / 1e6:.2f} MB (95 %: {left.low / 1e6:.2f} to {left.high / 1e6:.2f})"
     if left.certain:
         return f"{words}: it leaks, since memory grows with each time by more than its scatter"
-    return f"{words}: no leak is seen, since the scatter explains it"
+    return f"{words}: no leak is seen, since it grows by no more than its scatter"
 
 
 def _size(name: str, size: float) -> str:

@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from edgepress.runtime.profile.memories import known_limits
+from edgepress.runtime.profile.memories import Limit, known_limits
 from edgepress.runtime.profile.page.svg import Chart, axis, bars
 from edgepress.runtime.profile.records import Profile, Sample
 from edgepress.runtime.profile.summary import operator_shares, step_quantiles, sustained
 
 _MOST_OPERATORS = 10
 _FAR = 4  # times the highest memory: a limit above it is told in words, for a line would flatten the rest
+_HEADROOM = 1.25  # above a limit, so that its words are not among those at the top
 _LAYER = "layer"
 
 
@@ -81,24 +82,27 @@ def memory(profile: Profile) -> Picture | None:
     places = list(range(len(samples)))
     sizes = {key: [sample.measured[key][0] / 1e6 for sample in samples] for key in kinds}
     every = [size for of_kind in sizes.values() for size in of_kind]
-    limits = known_limits(profile)
-    near = [limit for limit in limits if limit.bytes / 1e6 <= _FAR * max(every)]
-    heights = [*every, *(limit.bytes / 1e6 for limit in near)]
+    limits = sorted(known_limits(profile), key=lambda limit: limit.bytes)
+    drawn = [limit for limit in limits[:1] if limit.bytes / 1e6 <= _FAR * max(every)]  # the least is the one that binds
+    heights = [*every, *(_HEADROOM * limit.bytes / 1e6 for limit in drawn)]
     chart = Chart("Memory by phase", axis(places, "phases, one after the other"), axis(heights, "MB", zero=True))
-    for limit in near:
-        chart.level(limit.bytes / 1e6, f"{limit.by}, {limit.bytes / 1e6:,.0f} MB")
+    for limit in drawn:
+        chart.level(limit.bytes / 1e6, _said(limit))
     for colour, (key, name) in enumerate(kinds.items()):
         chart.line(places, sizes[key], colour, name, steps=True)
     opened = [place for place, sample in zip(places, samples, strict=True) if sample.what == "loaded"]
-    for number, place in enumerate(opened, 1):
-        chart.upright(place, "opened" if number == 1 else "again")
+    for number, place in enumerate(opened):
+        chart.upright(place, ("opened", "again")[number] if number < 2 else "")
     first = [sample for sample in samples if sample.detail["repeat"] == 0]
     rows = tuple((_phase(sample), *(f"{sample.measured[key][0] / 1e6:.1f} MB" for key in kinds)) for sample in first)
-    about = "After each phase, with the bundle opened and closed several times: what does not come back has leaked."
-    far = "".join(
-        f" The {limit.by} is far above: {limit.bytes / 1e6:,.0f} MB." for limit in limits if limit not in near
-    )
-    return Picture("Memory", about + far, chart.draw(), (("phase", *kinds.values()), *rows))
+    about = "After each phase, with the bundle opened and closed several times: what grows with each time has leaked."
+    others = [_said(limit) for limit in limits if limit not in drawn]
+    about += f" Not drawn: {'; '.join(others)}." if others else ""
+    return Picture("Memory", about, chart.draw(), (("phase", *kinds.values()), *rows))
+
+
+def _said(limit: Limit) -> str:
+    return f"{limit.by}, {limit.bytes / 1e6:,.0f} MB"
 
 
 def _phase(sample: Sample) -> str:
