@@ -71,8 +71,7 @@ def estimate_on(prepared: Prepared, roofline: Roofline) -> DeviceEstimate:
 
 def _bound(bytes_: float, operations: float, roofline: Roofline) -> Bound:
     """One token that moves so many bytes and takes so many operations."""
-    memory = bytes_ / roofline.bytes_per_second.value
-    arithmetic = operations / roofline.int8_operations_per_second.value
+    memory, arithmetic = roofline.times(bytes_, operations)
     joules = None
     if roofline.picojoules_per_byte is not None and roofline.picojoules_per_operation is not None:
         joules = 1e-12 * (

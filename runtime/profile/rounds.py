@@ -30,11 +30,15 @@ class Opening:
     graph: str | None
     prepared: bool
 
-    def open(self) -> tuple[Model, float]:
-        """Open the bundle on the cores that were chosen; return it and the seconds that it took."""
+    def keep_to_cores(self) -> None:
+        """Let this process run on the cores that were chosen, as far as the system can do that."""
         if self.cores and hasattr(os, "sched_setaffinity"):
             allowed = os.sched_getaffinity(0)
             os.sched_setaffinity(0, set(self.cores) & allowed or allowed)
+
+    def open(self) -> tuple[Model, float]:
+        """Open the bundle on the cores that were chosen; return it and the seconds that it took."""
+        self.keep_to_cores()
         start = perf_counter()
         model = load(
             Path(self.bundle),

@@ -153,6 +153,16 @@ def operator_shares(profile: Profile, what: str) -> dict[str, float]:
     return {name: value / whole for name, value in sorted(sums.items(), key=lambda item: -item[1])} if whole else {}
 
 
+def product_rates(profile: Profile) -> dict[str, float]:
+    """What products alone reach, by kind: bytes of ``memory`` a second, operations of ``int8`` and ``float32``."""
+    found = {}
+    for name, known in intervals(profile, "roofline").items():
+        kind = name.removesuffix("_seconds")
+        quantity = "bytes" if kind == "memory" else "operations"
+        found[kind] = profile.samples("roofline", kind)[0].detail[quantity] / known.value
+    return found
+
+
 def figures(profile: Profile) -> list[tuple[str, str]]:
     """Every figure as a name and what is known of it, in words."""
     found = [
@@ -165,7 +175,14 @@ def figures(profile: Profile) -> list[tuple[str, str]]:
         (f"cold {name}", f"{_seconds(known)}, {known.rounds} rounds")
         for name, known in intervals(profile, "cold").items()
     ]
-    for of in ("speed", "cold", "sustained"):
+    found += [
+        (
+            f"{kind}, a product alone",
+            f"{rate / 1e9:.1f} {'GB' if kind == 'memory' else 'thousand million operations'}/s",
+        )
+        for kind, rate in product_rates(profile).items()
+    ]
+    for of in ("speed", "cold", "sustained", "roofline"):
         count = len(profile.samples(of))
         found += [
             (f"{of}: {mark}", f"{some} of {count} samples {_MARKS[mark]}: {_counts(mark)}")

@@ -2,10 +2,13 @@
 
 from pathlib import Path
 
+import msgspec
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from edgepress.errors import InputError
-from edgepress.targets.devices import find_roofline, roofline_names
+from edgepress.targets.devices import Error, Figure, Roofline, find_roofline, roofline_names, write_roofline
 
 WHOLE = """
 name = "Board"
@@ -65,3 +68,44 @@ def test_an_unknown_device_is_told_from_the_known() -> None:
         find_roofline("rasperry-pi-5")
     with pytest.raises(InputError, match="cannot be read"):
         find_roofline("nothing.toml")
+
+
+SAID = st.text(min_size=1).filter(str.strip)
+FIGURES = st.builds(Figure, st.floats(1e-3, 1e15), SAID, st.just("2026-01-01"))
+ROOFLINES = st.builds(
+    Roofline, name=st.text(), soc=st.text(), cores=st.text(), bytes_per_second=FIGURES,
+    int8_operations_per_second=FIGURES, float32_operations_per_second=FIGURES, memory_bytes=st.none() | FIGURES,
+    error=st.none() | st.builds(Error, st.floats(0, 10), SAID),
+)  # fmt: skip
+
+
+@settings(max_examples=40)
+@given(ROOFLINES)
+def test_what_is_written_is_read(tmp_path_factory: pytest.TempPathFactory, roofline: Roofline) -> None:
+    path = tmp_path_factory.getbasetemp() / "written.toml"
+    write_roofline(path, roofline)
+    assert find_roofline(str(path)) == roofline
+
+
+def test_only_a_file_of_this_form_is_replaced(tmp_path: Path) -> None:
+    roofline = find_roofline("raspberry-pi-5")
+    other = tmp_path / "pyproject.toml"
+    other.write_text("[project]\n")
+    (tmp_path / "link.toml").symlink_to(other)
+    for name in ("pyproject.toml", "link.toml"):
+        with pytest.raises(InputError, match=f"{name} is not replaced"):
+            write_roofline(tmp_path / name, roofline)
+    assert other.read_text() == "[project]\n"
+    write_roofline(tmp_path / "board.toml", roofline)
+    write_roofline(tmp_path / "board.toml", msgspec.structs.replace(roofline, name="Other"))
+    assert find_roofline(str(tmp_path / "board.toml")).name == "Other"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["board.toml", "link.toml", "pyproject.toml"]
+
+
+def test_the_larger_of_two_times_is_the_bound() -> None:
+    memory, cores = Figure(1e9, "made up", "2026-01-01"), Figure(1e10, "made up", "2026-01-01")
+    board = Roofline(
+        name="", soc="", cores="", bytes_per_second=memory, int8_operations_per_second=cores,
+        float32_operations_per_second=memory,
+    )  # fmt: skip
+    assert board.times(2e9, 5e9) == pytest.approx((2.0, 0.5))

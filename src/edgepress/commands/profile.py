@@ -2,7 +2,10 @@
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from edgepress.runtime.profile.records import Profile
 
 NAME = "profile"
 HELP = "measure a bundle on a device: speed with intervals, memory by phase, energy, heat over time, operators"
@@ -46,6 +49,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="add an external meter's CSV log to a profile that was taken with --energy external",
     )
+    parser.add_argument(
+        "--fit",
+        metavar="NAME",
+        help="write NAME.toml, a roofline of the device for `edgepress plan --device NAME.toml`, with its own error",
+    )
     parser.add_argument("--energy", nargs="+", metavar="SOURCE", help="energy counters (default: all that are there)")
 
 
@@ -55,6 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     from edgepress.runtime.profile.page.page import write_page
     from edgepress.runtime.profile.profiling import profile
+    from edgepress.runtime.profile.roofline.fitting import NEEDED
     from edgepress.runtime.profile.settings import Settings
     from edgepress.runtime.profile.summary import format_summary
 
@@ -81,6 +90,10 @@ def run(arguments: argparse.Namespace) -> int:
     out = Path(arguments.out or name)
     if arguments.meter:
         return _add_log(out, arguments.meter)
+    fitted = _place_of(arguments.fit, arguments.device)
+    if fitted is not None:
+        first = ["threads"] if arguments.threads is None else []
+        passes = list(dict.fromkeys([*first, *NEEDED, *(passes or ())]))
     found = profile(
         arguments.bundle,
         out=out,
@@ -93,7 +106,35 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.html:
         write_page(found, Path(arguments.html))
     print(f"  every sample is in {out}")
+    if fitted is not None:
+        _write_fit(found, fitted)
     return 0
+
+
+def _place_of(fit: str | None, device: str) -> Path | None:
+    """The file that ``--fit`` names; refused before anything is measured where something else lies there."""
+    if fit is None:
+        return None
+    from edgepress.errors import InputError
+    from edgepress.targets.devices import check_target
+
+    if not Path(fit).name:
+        raise InputError(f"--fit {fit!r} is no name of a device; give one such as my-board")
+    if device.partition(":")[0] == "emulator":
+        raise InputError(f"{device} is emulated: its times are not those of a device; --fit needs a real one")
+    path = Path(fit if fit.endswith(".toml") else f"{fit}.toml")
+    check_target(path)
+    return path
+
+
+def _write_fit(found: "Profile", path: Path) -> None:
+    """Make figures of the device from what was measured, and say how far off they are."""
+    from edgepress.runtime.profile.roofline.fitting import fit, lines_of
+    from edgepress.targets.devices import write_roofline
+
+    roofline = fit(found, path.stem)
+    write_roofline(path, roofline)
+    print("\n".join([f"{path}: figures for `edgepress plan --device {path}`", *lines_of(roofline)]))
 
 
 def _add_log(out: Path, log: str) -> int:

@@ -1,0 +1,106 @@
+"""Figures of a device from a profile of one bundle on it, and how far its calls are from what these figures say.
+
+The rates are those of products alone; nothing is chosen so that the bundle's times come out. So the error is one of
+the roofline itself: nodes beside the products, the time that starting a node takes, weights that a cache holds.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+
+from edgepress.errors import InputError
+from edgepress.runtime.profile.records import Profile, Trouble
+from edgepress.runtime.profile.statistics import Interval
+from edgepress.runtime.profile.summary import intervals, product_rates
+from edgepress.targets.devices import Error, Figure, Roofline
+
+NEEDED = ("speed", "roofline")
+
+
+def fit(profile: Profile, name: str) -> Roofline:
+    """Make a device's figures of a profile's passes ``speed`` and ``roofline``.
+
+    Raises:
+        InputError: a pass is missing, has no good sample or failed, or times were taken under emulation.
+
+    """
+    header = profile.header
+    if header.description.get("emulated"):
+        raise InputError(f"{header.device} is emulated: its times are not those of a device; profile a real one")
+    whole = _speed(profile)
+    rates = product_rates(profile)
+    date, model = header.started[:10], _device(header.description)
+    by = f"measured by edgepress {header.versions['edgepress']} on {model}, {date}"
+
+    def rate(kind: str, what: str) -> Figure:
+        if kind not in rates:
+            raise _missing(profile, "roofline")
+        detail = profile.samples("roofline", kind)[0].detail
+        size = f"rows {detail['rows']}, weight {detail['bytes'] / 1e6:.0f} MB, threads {detail['threads']}"
+        source = f"{by}: {what}, {size}"
+        return Figure(rates[kind], source, date)
+
+    memory = header.description.get("memory_bytes")
+    found = Roofline(
+        name=name,
+        soc=str(header.description.get("soc") or model),
+        cores=_cores(header.description.get("clusters", ())),
+        bytes_per_second=rate("memory", "weights of a MatMulNBits of the bundle's own scheme"),
+        int8_operations_per_second=rate("int8", "a MatMulNBits of the bundle's own scheme"),
+        float32_operations_per_second=rate("float32", "a MatMul"),
+        memory_bytes=Figure(memory, f"{by}: what its system tells", date) if memory else None,
+    )
+    return _with_error(found, profile, whole, by)
+
+
+def _speed(profile: Profile) -> dict[str, Interval]:
+    found = intervals(profile, "speed")
+    if not found:
+        raise _missing(profile, "speed")
+    return found
+
+
+def _missing(profile: Profile, of: str) -> InputError:
+    errors = [record.error for record in profile.records if isinstance(record, Trouble) and record.of == of]
+    why = errors[-1] if errors else "it was not taken, or no sample of it is good; take both passes in one new profile"
+    return InputError(f"the profile gives no figures of a device: pass {of}: {why}")
+
+
+def _with_error(found: Roofline, profile: Profile, whole: dict[str, Interval], by: str) -> Roofline:
+    """Hold what the figures say of each call against what it took."""
+    compared = []
+    for sample in profile.samples("roofline", "work"):
+        if sample.round == 0 and (call := sample.detail["call"]) in whole:
+            predicted = max(found.times(sample.measured["bytes"][0], sample.measured["operations"][0]))
+            took = whole[call].value
+            compared.append((abs(predicted - took) / took, f"{call} {_ms(predicted)} predicted, {_ms(took)} measured"))
+    if not compared:
+        raise InputError("the profile's passes speed and roofline have no call in common; take both anew")
+    share, _ = max(compared)
+    said = "; ".join(words for _, words in compared)
+    source = f"{by}, the largest of {len(compared)} calls of {profile.header.bundle}: {said}"
+    return msgspec.structs.replace(found, error=Error(share, source))
+
+
+def lines_of(found: Roofline) -> list[str]:
+    """The figures as lines for a terminal."""
+    return [
+        f"  {found.bytes_per_second.value / 1e9:.1f} GB/s, "
+        f"{found.int8_operations_per_second.value / 1e9:.1f} and, in float32, "
+        f"{found.float32_operations_per_second.value / 1e9:.1f} thousand million operations/s",
+        *([] if found.error is None else [f"  off by {found.error.share:.0%} at most ({found.error.source})"]),
+    ]
+
+
+def _ms(seconds: float) -> str:
+    return f"{1e3 * seconds:.2f} ms"
+
+
+def _device(description: dict[str, Any]) -> str:
+    return str(description.get("model") or description.get("soc") or description.get("architecture"))
+
+
+def _cores(clusters: Iterable[dict[str, Any]]) -> str:
+    words = [f"{len(cluster['cores'])} × {cluster.get('name') or 'core'}" for cluster in clusters]
+    return ", ".join(words) or "unknown"
