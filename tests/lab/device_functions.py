@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from edgepress.calls import Answer, Arrays, report
+from edgepress.errors import CheckFailed, InputError
 
 
 def double(arguments: dict[str, Any], arrays: Arrays) -> Answer:
@@ -30,3 +31,14 @@ def look(arguments: dict[str, Any], _arrays: Arrays) -> Answer:
     Path(arguments["scratch"], "left").write_bytes(b"\0left\n" * 1000)
     found = {path.relative_to(pushed).as_posix(): path.read_text() for path in pushed.rglob("*") if path.is_file()}
     return {"machine": os.uname().machine, "found": found, "environment": dict(os.environ)}, {}
+
+
+def refuse(arguments: dict[str, Any], _arrays: Arrays) -> Answer:
+    """Fail as it is told."""
+    raise (CheckFailed if arguments["check"] else InputError)("it was told to")
+
+
+def write(arguments: dict[str, Any], _arrays: Arrays) -> Answer:
+    """Leave a file."""
+    Path(arguments["folder"], "samples").write_text("1 2 3")
+    return {}, {}

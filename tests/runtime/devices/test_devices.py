@@ -7,26 +7,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from lab.device_functions import double, end
+from lab.device_functions import double, end, refuse, write
 from lab.timers import Timers
 
-from edgepress.calls import Answer, Arrays, Call
+from edgepress.calls import Call
 from edgepress.calls.host import RunnerDied, RunnerHung, RunnerKilled
 from edgepress.errors import CheckFailed, InputError
 from edgepress.runtime.devices import find_devices, open_device, transports
 from edgepress.runtime.devices.common.protocol import Transport
 from edgepress.targets.emulator import Installation
-
-
-def refuse(arguments: dict[str, Any], _arrays: Arrays) -> Answer:
-    """Fail as it is told."""
-    raise (CheckFailed if arguments["check"] else InputError)("it was told to")
-
-
-def write(arguments: dict[str, Any], _arrays: Arrays) -> Answer:
-    """Leave a file."""
-    Path(arguments["folder"], "samples").write_text("1 2 3")
-    return {}, {}
 
 
 def test_each_transport_is_a_file_of_the_folder() -> None:
