@@ -13,6 +13,7 @@ from math import ceil, floor, isfinite, log10
 WIDTH, HEIGHT = 480, 240
 _LEFT, _RIGHT, _TOP, _BOTTOM = 64, 14, 26, 40
 _TICKS = 5
+_NARROWEST = 1e-300  # of an axis: a part of less is no number that has a logarithm
 
 
 @dataclass(frozen=True)
@@ -43,8 +44,8 @@ def axis(values: Sequence[float], label: str, *, zero: bool = False) -> Axis:
     """An axis that holds all values, with a little room; ``zero`` begins it there."""
     finite = [value for value in values if isfinite(value)] or [0.0, 1.0]
     low, high = (0.0 if zero else min(finite)), max(finite)
-    if high <= low:
-        low, high = (low - 0.5, high + 0.5) if not zero else (0.0, high or 1.0)
+    if high - low < _NARROWEST:
+        low, high = (low - 0.5, high + 0.5) if not zero else (0.0, 1.0)
     room = 0.05 * (high - low)
     return Axis(low if zero else low - room, high + room, label)
 
