@@ -205,7 +205,7 @@ def figures(profile: Profile) -> list[tuple[str, str]]:
 def format_summary(profile: Profile) -> str:
     """The figures as lines for a terminal."""
     header = profile.header
-    lines = [f"{header.bundle} on {_device(header.description)}, by {header.device}"]
+    lines = [f"{header.bundle} on {device_of(header.description)}, by {header.device}"]
     return "\n".join([*lines, *(f"  {name:30} {words}" for name, words in figures(profile))])
 
 
@@ -213,7 +213,8 @@ def _counts(mark: str) -> str:
     return "not averaged" if mark in SPOILING else "averaged all the same"
 
 
-def _device(description: dict[str, Any]) -> str:
+def device_of(description: dict[str, Any]) -> str:
+    """What a device is called: its model, else its SoC, else its architecture."""
     return str(description.get("model") or description.get("soc") or description.get("architecture"))
 
 

@@ -12,7 +12,7 @@ import msgspec
 from edgepress.errors import InputError
 from edgepress.runtime.profile.records import Profile, Trouble
 from edgepress.runtime.profile.statistics import Interval
-from edgepress.runtime.profile.summary import intervals, product_rates
+from edgepress.runtime.profile.summary import device_of, intervals, product_rates
 from edgepress.targets.devices import Error, Figure, Roofline
 
 NEEDED = ("speed", "roofline")
@@ -30,7 +30,7 @@ def fit(profile: Profile, name: str) -> Roofline:
         raise InputError(f"{header.device} is emulated: its times are not those of a device; profile a real one")
     whole = _speed(profile)
     rates = product_rates(profile)
-    date, model = header.started[:10], _device(header.description)
+    date, model = header.started[:10], device_of(header.description)
     by = f"measured by edgepress {header.versions['edgepress']} on {model}, {date}"
 
     def rate(kind: str, what: str) -> Figure:
@@ -95,10 +95,6 @@ def lines_of(found: Roofline) -> list[str]:
 
 def _ms(seconds: float) -> str:
     return f"{1e3 * seconds:.2f} ms"
-
-
-def _device(description: dict[str, Any]) -> str:
-    return str(description.get("model") or description.get("soc") or description.get("architecture"))
 
 
 def _cores(clusters: Iterable[dict[str, Any]]) -> str:

@@ -80,7 +80,10 @@ def beyond_caches(folder: Path = _CACHES) -> int:
     """Bytes that are four times the largest cache that the system tells of; 64 to 512 MiB."""
     sizes = [0]
     for path in folder.glob("index*/size"):
-        words = path.read_text().strip()
+        try:
+            words = path.read_text(encoding="utf-8").strip()
+        except OSError:  # a phone's shell user may not read all of them
+            continue
         if words[:-1].isdecimal() and words[-1] in _SUFFIXES:
             sizes.append(int(words[:-1]) * _SUFFIXES[words[-1]])
     return min(max(_BEYOND * max(sizes), _LEAST), _MOST)

@@ -104,6 +104,7 @@ def test_a_float32_product_is_one() -> None:
 
 def test_a_weight_is_larger_than_the_largest_cache(tmp_path: Path) -> None:
     assert beyond_caches(tmp_path) == 64 << 20
+    (tmp_path / "index9" / "size").mkdir(parents=True)  # one that cannot be read
     for number, words in enumerate(("48K\n", "30720K\n", "strange")):
         (tmp_path / f"index{number}").mkdir()
         (tmp_path / f"index{number}" / "size").write_text(words)
