@@ -33,6 +33,7 @@ from edgepress.states import state_bytes
 from edgepress.whole import whole_number
 
 SCHEMA_VERSION = 3
+_MOST_REASONS = 3  # on a terminal
 _SEED = 0  # of the prompts' random tokens: speed does not depend on them, results must be repeatable
 
 
@@ -410,6 +411,8 @@ def _megabytes(size: int | None) -> str:
 
 def _energy(energy: EnergySamples, settings: Settings) -> list[str]:
     if not energy.decode:
+        if len(energy.unavailable) > _MOST_REASONS:
+            return [f"not measured: none of {len(energy.unavailable)} counters is here; --json has why"]
         return [f"not measured: {'; '.join(f'{name}: {reason}' for name, reason in energy.unavailable.items())}"]
     lines = []
     for source in energy.decode:

@@ -13,6 +13,7 @@ from edgepress.runtime.profile.statistics import Interval, interval_of
 
 _STEADY = 5  # windows whose median is a throughput
 _SLOWED = 0.95
+_MOST_REASONS = 3  # that are listed, each in a line
 _MARKS = {
     "throttled": "taken while the system slowed the processor down",
     "clock": "taken at another clock than is allowed",
@@ -192,7 +193,11 @@ def figures(profile: Profile) -> list[tuple[str, str]]:
     if (held := sustained(profile)) is not None:
         found.append((f"sustained for {held.seconds:.0f} s", _sustained(held)))
     found += [(f"energy, {figure.what}, {figure.source}", _energy(figure)) for figure in energy(profile)]
-    found += [(f"no energy by {name}", reason) for name, reason in no_energy(profile).items()]
+    missing = no_energy(profile)
+    if len(missing) > _MOST_REASONS:
+        found.append(("no energy by", f"{len(missing)} counters that are not there; the profile's lines have why"))
+    else:
+        found += [(f"no energy by {name}", reason) for name, reason in missing.items()]
     for what in ("prefill", "decode"):
         if shares := operator_shares(profile, what):
             top = ", ".join(f"{name} {share:.0%}" for name, share in list(shares.items())[:5])
