@@ -7,16 +7,15 @@ with NVIDIA's kernels from 5.10 on these are the board's rails, and ``VDD_IN`` i
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
 
 from edgepress.runtime.energy import EnergySource
-from edgepress.runtime.metering.readings import Kind, Meter, Rail, Reading, Unavailable
+from edgepress.runtime.metering.readings import Kind, Meter, Rail, Reading, Unavailable, counted
 
 _ROOT = Path("/sys/class")
 _CHANNELS_OF_INA3221 = 3
-_BOARD_INPUTS = ("VDD_IN", "POM_5V_IN")  # labels of rails that have all others behind them
 
 
 @dataclass(frozen=True)
@@ -88,18 +87,9 @@ def _channel(label: str, chip: str, kind: str, interval: float | None, read: Cal
 
 
 def _with_totals(channels: list[_Channel]) -> list[_Channel]:
-    """Where one channel has all others behind it, it alone is the total; where none is known to, they are added up."""
-    inputs = [channel.rail.name for channel in channels if channel.rail.name in _BOARD_INPUTS]
-    if not inputs:
-        return channels
-    return [
-        _Channel(
-            Rail(rail.name, rail.measures, rail.kind, rail.resolution, rail.interval, total=rail.name == inputs[0]),
-            channel.read,
-        )
-        for channel in channels
-        for rail in (channel.rail,)
-    ]
+    """Mark those that make the total."""
+    total = counted([channel.rail.name for channel in channels])
+    return [replace(channel, rail=replace(channel.rail, total=channel.rail.name in total)) for channel in channels]
 
 
 def _label(chip: Path, name: str, channel: str) -> str:

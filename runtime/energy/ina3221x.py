@@ -9,10 +9,9 @@ from pathlib import Path
 from time import perf_counter
 
 from edgepress.runtime.energy import EnergySource
-from edgepress.runtime.metering.readings import Meter, Rail, Reading, Unavailable
+from edgepress.runtime.metering.readings import Meter, Rail, Reading, Unavailable, counted
 
 _ROOT = Path("/sys/bus/i2c/drivers/ina3221x")
-_BOARD_INPUTS = ("VDD_IN", "POM_5V_IN")
 _STEP = 0.001  # W
 
 
@@ -54,11 +53,8 @@ def open_ina3221x(root: Path = _ROOT) -> Meter | Unavailable:
     if not named:
         return Unavailable(f"there is no {root} (not a Jetson, or one whose kernel has hwmon)")
     names = [name for name, _ in named]
-    inputs = [name for name in names if name in _BOARD_INPUTS]
-    rails = tuple(
-        Rail(name, f"the board's rail {name}", "power", _STEP, None, total=name == inputs[0] if inputs else True)
-        for name in names
-    )
+    total = counted(names)
+    rails = tuple(Rail(name, f"the board's rail {name}", "power", _STEP, None, total=name in total) for name in names)
     return Ina3221xMeter(rails, tuple(path for _, path in named))
 
 

@@ -9,11 +9,10 @@ import re
 
 from edgepress.runtime.energy import EnergySource
 from edgepress.runtime.metering.programs import Lines, missing
-from edgepress.runtime.metering.readings import Meter, Rail, Reading, Unavailable
+from edgepress.runtime.metering.readings import Meter, Rail, Reading, Unavailable, counted
 
 _INTERVAL = 0.1  # s
 _STEP = 0.001  # W
-_BOARD_INPUTS = ("VDD_IN", "POM_5V_IN")
 _RAIL = re.compile(r"\b([A-Z][A-Z0-9_]+) (\d+)(?:mW(?:/\d+mW)?|/\d+)(?=\s|$)")
 
 
@@ -30,12 +29,9 @@ class TegrastatsMeter:
 
     def __init__(self, lines: Lines, names: list[str]) -> None:
         self._lines = lines
-        inputs = [name for name in names if name in _BOARD_INPUTS]
+        total = counted(names)
         self.rails = tuple(
-            Rail(
-                name, f"the board's rail {name}", "power", _STEP, _INTERVAL, total=name == inputs[0] if inputs else True
-            )
-            for name in names
+            Rail(name, f"the board's rail {name}", "power", _STEP, _INTERVAL, total=name in total) for name in names
         )
 
     def read(self) -> list[Reading]:

@@ -11,7 +11,7 @@ import msgspec
 
 from edgepress import __version__
 from edgepress.errors import InputError
-from edgepress.files import write_json
+from edgepress.files import atomic_file, write_json
 from edgepress.manifest import MANIFEST_NAME, bundle_hash
 from edgepress.runtime.evaluate import LogitsSource
 from edgepress.runtime.gate.budget import Section, read_budget
@@ -105,17 +105,41 @@ def gate(
 
 
 def write_baseline(path: Path, taken: Baseline) -> None:
-    """Write the figures of a gate, for the next one to be held against."""
-    write_json(path, msgspec.to_builtins(taken))
+    """Write the figures of a gate, whole or not at all, for the next one to be held against.
+
+    Raises:
+        InputError: a file that is no baseline is there, or the folder cannot be written.
+
+    """
+    check_baseline(path)
+    with atomic_file(path, replace=True) as file:
+        write_json(file, msgspec.to_builtins(taken))
 
 
-def _read_baseline(path: Path, sections: list[Section], device: str) -> Baseline:
+def check_baseline(path: Path) -> None:
+    """Refuse a place for a baseline where something else lies.
+
+    Raises:
+        InputError: what is there is no baseline.
+
+    """
+    if path.exists() or path.is_symlink():
+        _parsed(path)
+
+
+def _parsed(path: Path) -> Baseline:
+    """A baseline's file, of whatever it was taken."""
     try:
-        found = msgspec.convert(json.loads(path.read_text(encoding="utf-8")), Baseline)
+        return msgspec.convert(json.loads(path.read_text(encoding="utf-8")), Baseline)
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}; `gate --update` writes a baseline") from None
     except (ValueError, msgspec.ValidationError) as error:
         raise InputError(f"{path} is no baseline: {error}; `gate --update` writes one, or give a bundle") from None
+
+
+def _read_baseline(path: Path, sections: list[Section], device: str) -> Baseline:
+    """A baseline's file that was measured alike."""
+    found = _parsed(path)
     if found.schema != _SCHEMA:
         raise InputError(
             f"{path} has schema {found.schema}; this edgepress reads {_SCHEMA}: take it anew with --update"

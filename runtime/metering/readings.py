@@ -5,6 +5,7 @@ kind ``energy`` counts joules since its meter was opened, one of kind ``power`` 
 says how well it is known (:class:`Rail`), because a figure without its uncertainty is no measurement.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -34,6 +35,16 @@ class Rail:
     interval: float | None
     gain: float = 0.0
     total: bool = True
+
+
+BOARD_INPUTS = ("VDD_IN", "POM_5V_IN")
+"""Names of rails of Jetson boards that have all others behind them."""
+
+
+def counted(names: Sequence[str]) -> frozenset[str]:
+    """Which of a board's rails make its total: its input alone, where one is known to be that, else all of them."""
+    inputs = [name for name in names if name in BOARD_INPUTS]
+    return frozenset(inputs[:1] or names)
 
 
 @dataclass(frozen=True)

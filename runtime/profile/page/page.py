@@ -1,9 +1,9 @@
 """The page: what was measured on what, the figures with intervals, then each picture with its table."""
 
-import tempfile
 from html import escape
 from pathlib import Path
 
+from edgepress.files import atomic_file
 from edgepress.runtime.profile.page.pictures import PICTURES, Picture
 from edgepress.runtime.profile.records import Profile
 from edgepress.runtime.profile.summary import figures
@@ -83,10 +83,11 @@ def _table(rows: tuple[tuple[str, ...], ...], *, caption: str) -> str:
 
 
 def write_page(profile: Profile, path: Path) -> None:
-    """Write the page, whole or not at all."""
-    with tempfile.NamedTemporaryFile(
-        "w", encoding="utf-8", dir=path.parent, prefix=f".{path.name}.", delete=False
-    ) as file:
-        file.write(render(profile))
-    Path(file.name).chmod(0o644)
-    Path(file.name).replace(path)
+    """Write the page, whole or not at all.
+
+    Raises:
+        InputError: the folder cannot be written.
+
+    """
+    with atomic_file(path, replace=True) as file:
+        file.write_text(render(profile), encoding="utf-8")

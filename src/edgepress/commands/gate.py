@@ -42,12 +42,15 @@ def run(arguments: argparse.Namespace) -> int:
     from dataclasses import asdict
 
     from edgepress.errors import InputError
-    from edgepress.runtime.gate.gating import gate, write_baseline
+    from edgepress.files import atomic_file
+    from edgepress.runtime.gate.gating import check_baseline, gate, write_baseline
     from edgepress.runtime.gate.reports import known_reports
     from edgepress.runtime.gate.verdict import Outcome
 
     if arguments.update and (arguments.baseline is None or arguments.baseline.is_dir()):
         raise InputError("--update writes a file of figures; name it with --baseline FILE")
+    if arguments.update:
+        check_baseline(arguments.baseline)  # before anything is measured
     found = gate(
         arguments.bundle,
         arguments.budget,
@@ -62,7 +65,8 @@ def run(arguments: argparse.Namespace) -> int:
     for form in _FORMS:
         path = getattr(arguments, form)
         if path is not None:
-            path.write_text(reports[form].render(found), encoding="utf-8")
+            with atomic_file(path, replace=True) as file:
+                file.write_text(reports[form].render(found), encoding="utf-8")
     if arguments.github:
         print(reports["github"].render(found), end="")
     if arguments.json:

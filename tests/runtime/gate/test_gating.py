@@ -135,6 +135,21 @@ def test_builds_read_what_came_of_it(
     assert set(known_reports()) == {"junit", "sarif", "markdown", "github"}
 
 
+def test_update_replaces_nothing_that_is_no_baseline(
+    bundles: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mine = tmp_path / "mine.json"
+    mine.write_text('{"mine": 1}')
+    command = ["gate", str(bundles[0]), "--budget", str(budget(tmp_path, SIZE)), "--baseline", str(mine), "--update"]
+    assert main(command) == 2
+    assert "is no baseline" in capsys.readouterr().err
+    assert mine.read_text() == '{"mine": 1}'
+    mine.unlink()
+    assert main(command) == 0
+    assert main(command) == 0  # one of ours is replaced
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
 def test_strict_fails_what_cannot_be_decided(bundles: tuple[Path, Path], tmp_path: Path) -> None:
     command = ["gate", str(bundles[0]), "--budget", str(budget(tmp_path, SIZE))]
     assert main(command) == 0
