@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from edgepress import __version__
 from edgepress.errors import InputError
 from edgepress.files import atomic_file, write_json
 from edgepress.manifest import MANIFEST_NAME, bundle_hash
+from edgepress.processor import cpu_name
 from edgepress.runtime.evaluate import LogitsSource
 from edgepress.runtime.gate.budget import Section, read_budget
 from edgepress.runtime.gate.figures import Figure, Request
@@ -26,13 +27,17 @@ ReferenceOf = Callable[[Path, str], LogitsSource]
 
 
 class Baseline(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Figures of an earlier gate, by gauge and name, and what they were taken on and how."""
+    """Figures of an earlier gate, by gauge and name, and what they were taken on and how.
+
+    ``processor`` is that of the machine that asked: what is timed there says nothing of another one.
+    """
 
     schema: int
     taken: str
     edgepress: str
     bundle_hash: str | None
     device: str
+    processor: str
     options: dict[str, dict[str, Any]]
     figures: dict[str, dict[str, list[float]]]
 
@@ -98,6 +103,7 @@ def gate(
         edgepress=__version__,
         bundle_hash=bundle_hash(bundle) if (bundle / MANIFEST_NAME).is_file() else None,
         device=device,
+        processor=cpu_name(),
         options={section.gauge.name: section.options for section in sections},
         figures=figures,
     )
@@ -156,10 +162,17 @@ def _read_baseline(path: Path, sections: list[Section], device: str) -> Baseline
 
 
 def _noted(section: Section, ours: list[Figure], noted: Baseline | None) -> dict[str, Figure]:
-    """Figures of a baseline's file, in the form of ours."""
-    values = {} if noted is None else noted.figures.get(section.gauge.name, {})
+    """Figures of a baseline's file, in the form of ours; those that are not exact are unknown on another processor."""
+    if noted is None:
+        return {}
+    here, values = cpu_name(), noted.figures.get(section.gauge.name, {})
+    another = f"it was taken on {noted.processor}, and this is {here}; give a bundle, which is measured in turn"
     return {
-        figure.name: Figure(figure.name, figure.unit, figure.better, tuple(values[figure.name]), exact=figure.exact)
+        figure.name: replace(
+            figure,
+            observations=tuple(values[figure.name]),
+            unknown="" if figure.exact or noted.processor == here else another,
+        )
         for figure in ours
         if figure.name in values
     }

@@ -135,6 +135,22 @@ def test_builds_read_what_came_of_it(
     assert set(known_reports()) == {"junit", "sarif", "markdown", "github"}
 
 
+def test_what_was_timed_or_resident_on_another_processor_decides_nothing(
+    bundles: tuple[Path, Path], tmp_path: Path
+) -> None:
+    memory = "[memory]\nprompt_length = 4\ndecode_tokens = 2\npeak_megabytes = { worse_by_most = 0.0 }\n"
+    rules = budget(tmp_path, SIZE + memory)
+    write_baseline(tmp_path / "b.json", gate(bundles[0], rules).baseline)
+    content = json.loads((tmp_path / "b.json").read_text())
+    content["figures"]["memory"]["peak_megabytes"] = [0.001]
+    content |= {"processor": "another one"}
+    (tmp_path / "b.json").write_text(json.dumps(content))
+    found = {verdict.figure: verdict for verdict in gate(bundles[1], rules, baseline=tmp_path / "b.json").verdicts}
+    assert found["peak_megabytes"].outcome is Outcome.UNDECIDED
+    assert "it was taken on another one" in found["peak_megabytes"].because
+    assert found["bundle_megabytes"].outcome is Outcome.BROKEN  # bytes are the same anywhere
+
+
 def test_update_replaces_nothing_that_is_no_baseline(
     bundles: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
