@@ -184,3 +184,26 @@ def test_a_setting_that_is_not_read_is_named(model: Path, tmp_path: Path, more: 
     (tmp_path / "config.json").write_text(json.dumps(values))
     with pytest.raises(InputError, match=says):
         Checkpoint.open(tmp_path)
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+@pytest.mark.parametrize("act_order", [False, True])
+def test_what_gptqmodel_packs_is_read_as_it_dequantizes(tmp_path: Path, bits: int, act_order: bool) -> None:
+    """The format's own library (7.7.0 with torch 2.13.0); it is not in the test extra, whose torch it would replace."""
+    linears = pytest.importorskip("gptqmodel.nn_modules.qlinear.torch")
+    found = rounded(np.ones((64, 96)), bits, 32, symmetric=False, seed=bits)
+    found = scattered(found, 5) if act_order else found
+    module = torch.nn.Linear(96, 64, bias=False)
+    module.weight.data = torch.from_numpy(found.weight.astype(np.float32))
+    layer = linears.TorchLinear(
+        bits=bits, group_size=32, sym=False, desc_act=act_order, in_features=96, out_features=64, register_buffers=True
+    )  # fmt: skip
+    scales, zeros = (torch.from_numpy(values.astype(np.float32)) for values in (found.scales, found.zeros))
+    layer.pack(module, scales, zeros, g_idx=torch.from_numpy(found.groups.astype(np.int32)))
+    names = ("qweight", "qzeros", "scales", "g_idx")
+    save_file({f"x.{name}": getattr(layer, name).contiguous() for name in names}, tmp_path / "model.safetensors")
+    layer.post_init()
+    tensors: dict[str, StoredTensor] = read_header(tmp_path / "model.safetensors")
+    gptq.read(section(config(bits, 32, "gptq_v2", desc_act=act_order)), tensors)
+    theirs = layer.dequantize_weight().T.numpy()  # in float16, of which ours are the numbers before they are rounded
+    np.testing.assert_array_equal(tensors["x.weight"].rows(0, 64).astype(np.float16), theirs.astype(np.float16))
