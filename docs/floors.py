@@ -28,6 +28,7 @@ FLOORS = {  # from the lowest to the highest
     "exporter.methods": "what rounds, prepares, repairs and shrinks",
     "exporter.plan": "what will be done to each tensor, and where it lies",
     "exporter.graph": "ONNX: built, rewritten, made static, in integers",
+    "exporter.doors": "any model as a float32 graph: files, modules, checkpoints of a task",
     "exporter.bundle": "what is shipped: written and read back",
     "exporter.learn": "what has to see text: calibration, budgets, pruning",
     "exporter.decide": "everything that is known before a weight is read",

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from edgepress.errors import InputError
 from edgepress.manifest import MANIFEST_NAME, canonical, find_problems, read_manifest
 from edgepress.states import State
+from edgepress.tasks.task import Edge, Task
 
 
 @pytest.fixture
@@ -188,3 +190,21 @@ def test_reading_says_what_is_wrong_with_a_folder(tmp_path: Path) -> None:
     (tmp_path / MANIFEST_NAME).write_text('{"schema_version": 99}', encoding="utf-8")
     with pytest.raises(InputError, match="schema version 99"):
         read_manifest(tmp_path)
+
+
+def _image_task(names: tuple[str, str] = ("pixels", "mask")) -> Task:
+    inputs = tuple(Edge(name, "float32", ("batch", 3, 8, 8)) for name in names)
+    return Task("image-classification", inputs, (Edge("logits", "float32", ("batch", 10)),))
+
+
+def test_a_task_reads_back(bundle: Path) -> None:
+    manifest = replace(read_manifest(bundle), task=_image_task())
+    (bundle / MANIFEST_NAME).write_text(manifest.serialize(), encoding="utf-8")
+    assert read_manifest(bundle).task == _image_task()
+
+
+def test_two_edges_of_one_name_are_refused(bundle: Path) -> None:
+    manifest = replace(read_manifest(bundle), task=_image_task(("pixels", "pixels")))
+    (bundle / MANIFEST_NAME).write_text(manifest.serialize(), encoding="utf-8")
+    with pytest.raises(InputError, match="task: 2 edges are called pixels"):
+        read_manifest(bundle)

@@ -21,6 +21,7 @@ from edgepress.hub_layout import is_beside, is_hub_link, resolve_inside
 from edgepress.progress import Advance, Progress, silent
 from edgepress.schema import Count, Digest, Size, convert, parse_object, read_bytes
 from edgepress.states import State, check_states
+from edgepress.tasks.task import Task, check_task
 
 SCHEMA_VERSION = 2
 MANIFEST_NAME = "manifest.json"
@@ -57,7 +58,8 @@ class Manifest:
     ``states`` lists what the graph carries from one call to the next (:mod:`edgepress.states`); it is empty in bundles
     that were written before there was this list. ``graphs`` are there where there are several
     (:mod:`edgepress.graphs`), and ``states`` are those of the last. ``adapter_slots`` is there where its graphs take
-    adapters (:mod:`edgepress.adapter_slots`).
+    adapters (:mod:`edgepress.adapter_slots`). ``task`` says what a bundle that is no language model is for
+    (:mod:`edgepress.tasks.task`).
     """
 
     model_type: str
@@ -77,6 +79,7 @@ class Manifest:
     states: tuple[State, ...] = ()
     graphs: tuple[GraphEntry, ...] = ()
     adapter_slots: AdapterSlots | None = None
+    task: Task | None = None
     notes: tuple[str, ...] = ()
     origin: Json | None = None
     decisions: Json = field(default_factory=dict)
@@ -86,7 +89,7 @@ class Manifest:
     def serialize(self) -> str:
         """Return the canonical JSON text, with its own digest filled in."""
         content = asdict(self)
-        for name in ("graphs", "adapter_slots"):
+        for name in ("graphs", "adapter_slots", "task"):
             if not content[name]:
                 del content[name]
         for listed in (content, *content.get("graphs", ())):
@@ -221,6 +224,9 @@ def read_manifest(bundle: Path) -> Manifest:
         what = "adapter_slots"
         if manifest.adapter_slots is not None:
             check_slots(manifest.adapter_slots)
+        what = "task"
+        if manifest.task is not None:
+            check_task(manifest.task)
     except ValueError as error:
         raise InputError(f"{path}: {what}: {error}; {_AGAIN}") from error
     return manifest
