@@ -89,6 +89,8 @@ class Manifest:
     def serialize(self) -> str:
         """Return the canonical JSON text, with its own digest filled in."""
         content = asdict(self)
+        if self.task is not None:
+            content["task"] = self.task.as_json()
         for name in ("graphs", "adapter_slots", "task"):
             if not content[name]:
                 del content[name]

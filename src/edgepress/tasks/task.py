@@ -7,16 +7,22 @@ A language model has none: its inputs are tokens and states. Any other model has
          inputs=(Edge("pixel_values", "float32", ("batch", 3, 224, 224)),),
          outputs=(Edge("logits", "float32", ("batch", 1000)),))
 
-``tensors`` is the task of a model of which nothing else is known: arrays go in and come out as they are.
+``tensors`` is the task of a model of which nothing else is known: arrays go in and come out as they are. What stands
+before and behind the graph of any other is data too: how an image becomes an input (:mod:`.images`), and what outputs
+mean (:mod:`.answers`). The runtime does as it says (runtime/tasks/), and so can an app: `edgepress inspect --json`
+prints it.
 """
 
 from collections import Counter
-from dataclasses import dataclass
-from typing import Annotated, Literal
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, fields
+from typing import Annotated, Any, Literal
 
 import msgspec
 
 from edgepress.schema import Count
+from edgepress.tasks.answers import Answers
+from edgepress.tasks.images import Images, check_images
 
 EdgeType = Literal[
     "float32", "float16", "float64", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "bool"
@@ -39,16 +45,98 @@ class Edge:
 
 @dataclass(frozen=True)
 class Task:
-    """What a bundle is for: the key of its task, and the edges of its graph."""
+    """What a bundle is for: the key of its task, the edges of its graph, and what stands before and behind it."""
 
     name: _Name
     inputs: Annotated[tuple[Edge, ...], msgspec.Meta(min_length=1, max_length=64)]
     outputs: Annotated[tuple[Edge, ...], msgspec.Meta(min_length=1, max_length=256)]
+    images: Images | None = None
+    answers: Answers | None = None
+
+    def input(self, name: str) -> Edge:
+        """The input of that name."""
+        return next(edge for edge in self.inputs if edge.name == name)
+
+    def output(self, name: str) -> Edge:
+        """The output of that name."""
+        return next(edge for edge in self.outputs if edge.name == name)
+
+    def as_json(self) -> dict[str, object]:
+        """Its entries as JSON has them, without those that it does not have."""
+        return _present(asdict(self))
+
+
+def _present(entries: dict[str, object]) -> dict[str, object]:
+    """The entries that are not None, at every level."""
+    return {
+        key: _present(value) if isinstance(value, dict) else value
+        for key, value in entries.items()
+        if value is not None
+    }
 
 
 def check_task(task: Task) -> None:
-    """Raise a ValueError unless every edge of ``task`` has a name of its own."""
+    """Raise a ValueError unless every edge has a name of its own, and what stands before and behind fits the edges."""
     for edges in (task.inputs, task.outputs):
         name, count = Counter(edge.name for edge in edges).most_common(1)[0]
         if count > 1:
             raise ValueError(f"{count} edges are called {name}")
+    if task.images is not None:
+        check_images(task.images)
+        _check_inputs(task, "images", (task.images.input, task.images.mask))
+        _check_image_edge(task.images, task.input(task.images.input))
+    for part in _parts(task.answers):
+        _check_outputs(task, part)
+
+
+def _parts(answers: Answers | None) -> Iterator[Any]:
+    """The parts that there are."""
+    if answers is not None:
+        yield from filter(None, (getattr(answers, field.name) for field in fields(answers)))
+
+
+def _check_inputs(task: Task, what: str, names: tuple[str | None, ...]) -> None:
+    inputs = [edge.name for edge in task.inputs]
+    for name in filter(None, names):
+        if name not in inputs:
+            raise ValueError(f"{what} become the input {name}; the graph has {', '.join(inputs)}")
+
+
+def _check_image_edge(images: Images, edge: Edge) -> None:
+    """Raise a ValueError where the graph takes images of a size or a number of channels that are never made."""
+    if len(edge.shape) != 4:
+        raise ValueError(f"images become the input {edge.name}, which has {len(edge.shape)} axes; they have 4")
+    _, *sizes = edge.shape
+    channels = sizes.pop(0 if images.layout == "NCHW" else 2)
+    if isinstance(channels, int) and channels != images.channels:
+        raise ValueError(
+            f"images of mode {images.mode} have {images.channels} channels, the input {edge.name} {channels}"
+        )
+    made = made_size(images)
+    for name, size, of_images in zip(("high", "wide"), sizes, made or (), strict=made is not None):
+        if isinstance(size, int) and size != of_images:
+            raise ValueError(f"images are made {of_images} pixels {name}, the input {edge.name} takes {size}")
+
+
+def made_size(images: Images) -> tuple[int, int] | None:
+    """The height and width of every image that is made, None where they depend on the image."""
+    if images.pad is not None and images.pad.height is not None and images.pad.width is not None:
+        return images.pad.height, images.pad.width
+    if images.pad is not None and images.pad.multiple_of > 1:
+        return None
+    if images.crop is not None:
+        return images.crop.height, images.crop.width
+    if images.resize is not None and images.resize.fit == "stretch":
+        return images.resize.height, images.resize.width
+    return None
+
+
+def _check_outputs(task: Task, part: Any) -> None:
+    """Raise a ValueError where an output is not there, or has another number of classes than there are labels."""
+    outputs = [edge.name for edge in task.outputs]
+    name, labels = part.output, getattr(part, "labels", None)
+    if name not in outputs:
+        raise ValueError(f"answers are read from the output {name}; the graph has {', '.join(outputs)}")
+    classes = task.output(name).shape[-1:]
+    if labels is not None and classes and isinstance(classes[0], int) and classes[0] != len(labels):
+        raise ValueError(f"there are {len(labels):,} labels, and the output {name} has {classes[0]:,} classes")

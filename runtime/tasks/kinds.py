@@ -1,0 +1,173 @@
+"""What every open bundle of a task is, and the file that its task has: ``TASK`` in ``<task>.py``.
+
+::
+
+    model = load("bundle")               # an ImageClassifier where the task is image-classification
+    model.classify("cat.jpg")            # what its task answers
+    model.run({"pixel_values": array})   # arrays in, arrays out
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from importlib import import_module
+from pathlib import Path
+from typing import ClassVar, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgepress.errors import InputError
+from edgepress.modules import modules_in
+from edgepress.runtime import tasks
+from edgepress.tasks.task import Edge, Task
+
+Feed = Mapping[str, NDArray[np.generic]]
+"""An array for each input, by name; or for each output."""
+Run = Callable[[dict[str, NDArray[np.generic]]], Mapping[str, NDArray[np.generic]]]
+"""What computes a graph: an array for each of its inputs in, one for each of its outputs out."""
+Part = TypeVar("Part")
+
+
+class TaskModel:
+    """An open bundle of a task: :meth:`run` on arrays, and what its task adds."""
+
+    takes: ClassVar[str] = "arrays by the names of the inputs (.npz)"
+    """What :meth:`answer` takes, in words."""
+
+    def __init__(self, task: Task, run: Run, folder: Path) -> None:
+        self.task = task
+        self.folder = folder
+        self._run = run
+
+    def run(self, inputs: Feed) -> dict[str, NDArray[np.generic]]:
+        """Compute the graph on arrays.
+
+        Raises:
+            InputError: an input is missing, unknown, or of another type or shape than the graph's.
+
+        """
+        return dict(self._run(check_feed(inputs, self.task)))
+
+    def part(self, kind: type[Part]) -> Part:
+        """What the task says of its outputs: the part of its answers of that class.
+
+        Raises:
+            InputError: it says nothing of the kind.
+
+        """
+        answers = self.task.answers
+        parts = [] if answers is None else [getattr(answers, field.name) for field in fields(answers)]
+        found = next((part for part in parts if isinstance(part, kind)), None)
+        return required(found, self, f"answers.{kind.__name__.lower()}")
+
+    def feed(self, sample: object) -> dict[str, NDArray[np.generic]]:
+        """The graph's inputs for one sample of what :attr:`takes` says, as a batch of one."""
+        raise NotImplementedError(sample)
+
+    def answer(self, sample: object) -> object:
+        """What the bundle says of one sample, as a frozen dataclass or a tuple of them."""
+        raise NotImplementedError(sample)
+
+
+@dataclass(frozen=True)
+class TaskKind:
+    """A task: its name, and the class of an open bundle of it."""
+
+    name: str
+    opens: type[TaskModel]
+
+
+def task_names() -> list[str]:
+    """Every task that there is a file for."""
+    own = {__name__.rpartition(".")[2]}
+    return sorted(module.name.replace("_", "-") for module in modules_in(tasks.__path__) if module.name not in own)
+
+
+def find_task(name: str) -> TaskKind:
+    """The task of that name.
+
+    Raises:
+        InputError: there is none.
+
+    """
+    if name not in task_names():
+        raise InputError(f"there is no task {name!r}; there are {', '.join(task_names())}")
+    kind: TaskKind = import_module(f"{tasks.__name__}.{name.replace('-', '_')}").TASK
+    return kind
+
+
+def open_task(task: Task, run: Run, folder: Path) -> TaskModel:
+    """An open bundle of ``task``, whose graph ``run`` computes and whose files lie in ``folder``.
+
+    Raises:
+        InputError: there is no such task, or the bundle lacks what it needs.
+
+    """
+    return find_task(task.name).opens(task, run, folder)
+
+
+def check_feed(inputs: Feed, task: Task) -> dict[str, NDArray[np.generic]]:
+    """The inputs as the graph takes them: integers and floats are made its type where no value changes much.
+
+    Raises:
+        InputError: one is missing or unknown, has values of another kind (floats for integers, larger integers than its
+            type has), or another shape; an axis that has a name has one size in all inputs.
+
+    """
+    wanted = {edge.name: edge for edge in task.inputs}
+    wrong = sorted(wanted.keys() ^ inputs.keys())
+    if wrong:
+        what = "is missing" if wrong[0] in wanted else "is no input"
+        raise InputError(f"{wrong[0]} {what}; the model takes {', '.join(map(describe, task.inputs))}")
+    sizes: dict[str, tuple[int, str]] = {}
+    return {name: _checked(np.asarray(inputs[name]), edge, sizes) for name, edge in wanted.items()}
+
+
+def describe(edge: Edge) -> str:
+    """An edge in a message: ``pixel_values float32 (batch, 3, 224, 224)``."""
+    return f"{edge.name} {edge.type} ({', '.join(map(str, edge.shape))})"
+
+
+def _checked(array: NDArray[np.generic], edge: Edge, sizes: dict[str, tuple[int, str]]) -> NDArray[np.generic]:
+    if array.ndim != len(edge.shape):
+        raise InputError(f"{edge.name} has the shape {array.shape}; the model takes {describe(edge)}")
+    for axis, size in zip(edge.shape, array.shape, strict=True):
+        expected, whose = (axis, "the model") if isinstance(axis, int) else sizes.setdefault(axis, (size, edge.name))
+        if size != expected:
+            raise InputError(
+                f"{edge.name} has the shape {array.shape}; the model takes {describe(edge)}, and {axis} is {expected} "
+                f"in {whose}"
+            )
+    kind = np.dtype(edge.type)
+    if not _is_cast(array, kind):
+        raise InputError(
+            f"{edge.name} has {array.dtype} values, which are no {edge.type}; the model takes {describe(edge)}"
+        )
+    return np.ascontiguousarray(array, dtype=kind)
+
+
+def _is_cast(array: NDArray[np.generic], kind: np.dtype[np.generic]) -> bool:
+    """Whether values may become ``kind``: floats of any width, integers that are in its range."""
+    if array.dtype == kind or np.can_cast(array.dtype, kind, "safe"):
+        return True
+    if array.dtype.kind == "f" and kind.kind == "f":
+        return True
+    if array.dtype.kind in "iu" and kind.kind in "iu":
+        range_ = np.iinfo(kind.name)
+        return array.size == 0 or (int(array.min()) >= range_.min and int(array.max()) <= range_.max)
+    return False
+
+
+def required(part: Part | None, model: TaskModel, entry: str) -> Part:
+    """``part``, which the model's task has.
+
+    Raises:
+        InputError: it has none: :meth:`TaskModel.run` on arrays is all that the bundle can do.
+
+    """
+    if part is None:
+        raise InputError(
+            f"{model.folder} says nothing of {entry}, which {model.task.name} needs; give arrays to run(), or export "
+            "it from a checkpoint with its processor's files"
+        )
+    return part
