@@ -1,0 +1,129 @@
+"""What the exporter writes, made what kernels and people like: constants folded, norms and attention whole, names kept.
+
+onnx-ir's and onnxscript's own passes do it, but for weights: these read and copy each weight that a Transpose stands
+before, and call it ``val_93``. Here such a weight is made when it is written, and has the name of what it is made of.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+    from numpy.typing import NDArray
+
+_ARRANGED = frozenset(("Transpose", "Reshape", "Slice", "Concat", "Unsqueeze", "Squeeze", "Expand", "Cast", "Identity"))
+"""Operators that move weights and do not compute with them."""
+
+
+def tidy(model: ir.Model) -> None:
+    """Fold, fuse and name, in place; what the graph computes stays."""
+    from onnx_ir.passes import common
+    from onnxscript import optimizer
+
+    common.InlinePass()(model)
+    arrange_weights(model)
+    optimizer.optimize_ir(model, should_fold=lambda node: False if _moves_weights(node) else None)
+    arrange_weights(model)
+    for one in (common.ShapeInferencePass(), common.ClearMetadataAndDocStringPass(), common.RemoveUnusedNodesPass()):
+        one(model)
+    _shorten_names(model.graph)
+
+
+def _shorten_names(graph: ir.Graph) -> None:
+    """Have what was made of a weight that is gone bear its name, and what was made beside it say by what."""
+    for name, value in list(graph.initializers.items()):
+        plain = name.partition(" ")[0]
+        if plain != name:
+            del graph.initializers[name]
+            value.name = name.replace(" ", ".") if plain in graph.initializers else plain
+            graph.register_initializer(value)
+
+
+def arrange_weights(model: ir.Model) -> int:
+    """Have what is only moved of weights be weights, made when they are written; return how many nodes that were.
+
+    A weight that nothing else reads gives its name to what is made of it.
+    """
+    graph, changes = model.graph, 0
+    for node in list(graph):
+        if node.domain or len(node.outputs) != 1 or node.outputs[0].is_graph_output():
+            continue
+        sources = [_constant(value) for value in node.inputs]
+        if _moves_weights(node) and None not in sources:
+            _replace(graph, node, [source for source in sources if source is not None])
+            changes += 1
+    return changes
+
+
+def _moves_weights(node: ir.Node) -> bool:
+    return node.op_type in _ARRANGED and any(value is not None and value.is_initializer() for value in node.inputs)
+
+
+def _constant(value: ir.Value | None) -> ir.TensorProtocol | None:
+    """The tensor that a value is, None for a computed or absent one."""
+    if value is None or value.is_graph_input():
+        return None
+    if value.const_value is not None:
+        return value.const_value
+    node = value.producer()
+    if node is None or node.op_type != "Constant":
+        return None
+    held = node.attributes.get("value")
+    return None if held is None else held.as_tensor()
+
+
+def _replace(graph: ir.Graph, node: ir.Node, sources: Sequence[ir.TensorProtocol]) -> None:
+    import onnx_ir
+    from onnx_ir import convenience
+
+    shaped = _computed(node, [_without_values(source) for source in sources])
+    weights = [value for value in node.inputs if value is not None and value.is_initializer()]
+    name, known = weights[0].name or "", graph.initializers
+    if len(weights[0].uses()) > 1:
+        number = 0
+        while (name := f"{weights[0].name} {node.op_type.lower()}{number or ''}") in known:
+            number += 1
+    made = onnx_ir.LazyTensor(
+        lambda: onnx_ir.tensor(np.ascontiguousarray(_computed(node, [source.numpy() for source in sources]))),
+        dtype=onnx_ir.DataType.from_numpy(shaped.dtype),
+        shape=onnx_ir.Shape(shaped.shape),
+        name=name,
+    )
+    replacement = onnx_ir.Value(name=name, shape=made.shape, type=onnx_ir.TensorType(made.dtype), const_value=made)
+    convenience.replace_all_uses_with(node.outputs[0], replacement)
+    graph.remove(node, safe=True)
+    for weight in {id(weight): weight for weight in weights if not weight.uses()}.values():
+        known.pop(weight.name or "")
+    graph.register_initializer(replacement)
+
+
+def _without_values(tensor: ir.TensorProtocol) -> NDArray[Any]:
+    """An array of the shape and type of a weight, in the memory of one element; what is no float is read."""
+    array_type = tensor.dtype.numpy()
+    if not np.issubdtype(array_type, np.floating):
+        return tensor.numpy()
+    return np.broadcast_to(np.zeros((), array_type), tuple(tensor.shape.numpy()))
+
+
+def _computed(node: ir.Node, arrays: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    """What one node makes of constants, by onnx's reference evaluator."""
+    import onnx
+    import onnx_ir
+    from onnx.reference import ReferenceEvaluator
+
+    names = [f"in_{index}" for index, _ in enumerate(arrays)]
+    proto = onnx_ir.to_proto(node)
+    del proto.input[:]
+    proto.input.extend(names)
+    inputs = [
+        onnx.helper.make_tensor_value_info(name, onnx.helper.np_dtype_to_tensor_dtype(array.dtype), array.shape)
+        for name, array in zip(names, arrays, strict=True)
+    ]
+    graph = onnx.helper.make_graph([proto], "one", inputs, [onnx.ValueInfoProto(name=proto.output[0])])
+    one = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 23)])
+    outputs: Any = ReferenceEvaluator(one).run(None, dict(zip(names, arrays, strict=True)))
+    return np.asarray(outputs[0])

@@ -1,0 +1,382 @@
+"""A torch module and how it is called → an ONNX file in float32, its task's edges, and feeds to hold it against.
+
+``torch.export`` runs the module once on tensors without values and records what it does; onnxscript writes that as
+ONNX. Axes that calls choose are symbols in both. What depends on values cannot be recorded: an ``if`` over a tensor
+is an error that names its line.
+"""
+
+from __future__ import annotations
+
+import io
+import linecache
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+
+from edgepress.errors import InputError
+from edgepress.exporter.doors.recurrent import recurrent_operators
+from edgepress.exporter.doors.traced import Feed
+from edgepress.tasks.task import Edge, EdgeType, Task
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+    import torch
+
+OPSET = 23
+"""Of the files that are written: the first with Attention and RMSNormalization, and all of what torchlib writes."""
+
+_FILE, _DATA = "model.onnx", "model.onnx.data"
+_FEW = 8  # how far beyond the example a free axis may reach in the feeds that are made from it
+_LIBRARIES = ("torch", "onnxscript", "onnx_ir", "edgepress", "contextlib.py")  # whose frames are not the user's
+
+
+@dataclass(frozen=True)
+class Axis:
+    """An axis whose size a call chooses: its name, and what every size is a ``multiple`` of.
+
+    ``most`` is the largest size, where there is one.
+    """
+
+    name: str
+    multiple: int = 1
+    most: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tracing:
+    """A torch module in evaluation mode, and how it is called.
+
+    ``inputs`` are example tensors by the names of ``forward``'s arguments, in the order of the graph's inputs, ``axes``
+    the free axes of each, and ``fixed`` arguments that are constants. ``outputs`` takes what ``forward`` gives apart.
+    ``where`` names the module in messages.
+    """
+
+    module: torch.nn.Module
+    inputs: Mapping[str, torch.Tensor]
+    where: str
+    axes: Mapping[str, Mapping[int, Axis]] = field(default_factory=dict)
+    fixed: Mapping[str, object] = field(default_factory=dict)
+    outputs: Callable[[object], Mapping[str, torch.Tensor]] = field(default_factory=lambda: named_outputs)
+
+    def names(self) -> dict[str, Axis]:
+        """Every free axis by its name."""
+        return {axis.name: axis for axes in self.axes.values() for axis in axes.values()}
+
+    def compute(self, feed: Feed) -> Feed:
+        """What the module gives for ``feed``, by name; InputError with the line that failed when it does not."""
+        import torch
+
+        try:
+            with torch.inference_mode():
+                tensors = {name: torch.from_numpy(np.array(array)) for name, array in feed.items()}
+                found = self.outputs(self.module(**tensors, **self.fixed))
+                return {name: tensor.numpy() for name, tensor in found.items()}
+        except Exception as error:
+            shown, at = ", ".join(f"{name} {array.shape}" for name, array in feed.items()), user_line(error)
+            free = ", ".join(self.names())
+            remedy = f"; if one of the free axes ({free}) cannot have that size, name it otherwise" if free else ""
+            raise InputError(
+                f"{self.where} cannot be called with {shown}{at and f' ({at})'}: {type(error).__name__}: "
+                f"{_spoken(error)}{remedy}"
+            ) from error
+
+
+def named_outputs(result: object) -> dict[str, torch.Tensor]:
+    """Tensors by name: a dictionary's own names, ``output`` for one tensor, ``output_0`` … for several.
+
+    What lies deeper has the names on the way joined by dots. None and numbers are passed over.
+    """
+    import torch
+
+    def walk(value: object, name: str) -> Iterator[tuple[str, torch.Tensor]]:
+        if isinstance(value, torch.Tensor):
+            yield name or "output", value
+        elif isinstance(value, Mapping):
+            for key, inner in value.items():
+                yield from walk(inner, f"{name}.{key}" if name else str(key))
+        elif isinstance(value, list | tuple):
+            for index, inner in enumerate(value):
+                yield from walk(inner, f"{name}.{index}" if name else f"output_{index}")
+
+    return dict(walk(result, ""))
+
+
+def trace(tracing: Tracing, task: str, folder: Path) -> tuple[Path, Task]:
+    """Write the module into ``folder`` as ONNX with its weights beside it; return the file and its task.
+
+    Weights are written one at a time from where the module has them, so that there is no second copy of them in memory.
+
+    Raises:
+        InputError: the module decides by values, makes an axis that should be free depend on its example's size, uses
+            something that ONNX has no operator for, or fails.
+
+    """
+    import onnx_ir
+
+    from edgepress.exporter.doors.tidying import tidy
+
+    model = _to_onnx(tracing)
+    tidy(model)
+    path = folder / _FILE
+    onnx_ir.save(model, path, external_data=_DATA, size_threshold_bytes=1024)
+    return path, Task(task, _edges(model.graph.inputs), _edges(model.graph.outputs))
+
+
+def _to_onnx(tracing: Tracing) -> ir.Model:
+    import torch
+
+    names = list(tracing.inputs)
+    sizes = {name: 2 * axis.multiple for name, axis in tracing.names().items()}
+    examples = tuple(
+        _resized(tensor, {index: max(sizes[axis.name], tensor.shape[index]) for index, axis in _axes(tracing, name)})
+        for name, tensor in tracing.inputs.items()
+    )
+    roots = {name: torch.export.Dim(name, min=1) for name, axis in tracing.names().items() if axis.multiple > 1}
+    shapes = tuple(
+        {
+            index: axis.multiple * roots[axis.name] if axis.multiple > 1 else torch.export.Dim.DYNAMIC
+            for index, axis in _axes(tracing, name)
+        }
+        for name in names
+    )
+    outputs = list(tracing.compute({name: tensor.numpy() for name, tensor in zip(names, examples, strict=True)}))
+    if not outputs:
+        raise InputError(f"{tracing.where} gives no tensor; return a tensor, or a tuple or dictionary of some")
+    with _quiet(), torch.no_grad(), recurrent_operators() as translations:
+        try:
+            program = torch.export.export(_called(tracing), examples, dynamic_shapes=(shapes,), strict=False)
+        except Exception as error:
+            raise _refusal(tracing, error) from error
+        symbols = _symbols(program, tracing)
+        try:
+            found = torch.onnx.export(
+                program,
+                dynamo=True,
+                opset_version=OPSET,
+                optimize=False,
+                verbose=False,
+                input_names=names,
+                output_names=outputs,
+                custom_translation_table=translations,
+            )
+        except Exception as error:
+            raise _no_operator(tracing, error) from error
+    assert found is not None
+    _rename_axes(found.model, symbols)
+    _own_names(found.model, "module.")
+    model: ir.Model = found.model
+    return model
+
+
+def _called(tracing: Tracing) -> torch.nn.Module:
+    """A module whose arguments and results are flat, as those of a graph are."""
+    import torch
+
+    class Called(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.module = tracing.module
+
+        def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            named = dict(zip(tracing.inputs, tensors, strict=True))
+            return tuple(tracing.outputs(self.module(**named, **tracing.fixed)).values())
+
+    return Called().eval()
+
+
+def _axes(tracing: Tracing, name: str) -> list[tuple[int, Axis]]:
+    return list(tracing.axes.get(name, {}).items())
+
+
+def _resized(tensor: torch.Tensor, sizes: Mapping[int, int]) -> torch.Tensor:
+    """``tensor`` repeated or cut to these sizes of its axes."""
+    import torch
+
+    for axis, size in sizes.items():
+        tensor = tensor.index_select(axis, torch.arange(size) % tensor.shape[axis])
+    return tensor
+
+
+def _symbols(program: torch.export.ExportedProgram, tracing: Tracing) -> dict[str, str]:
+    """What torch calls each free axis → its name. Axes that must be equal have the first one's."""
+    places = {node.name: node for node in program.graph.nodes if node.op == "placeholder"}
+    found: dict[str, str] = {}
+    for name, place in zip(tracing.inputs, program.graph_signature.user_inputs, strict=True):
+        shape = places[str(place)].meta["val"].shape
+        for index, axis in _axes(tracing, name):
+            for symbol in getattr(getattr(shape[index], "node", None), "expr", shape[index]).free_symbols:
+                found.setdefault(str(symbol), axis.name)
+    return found
+
+
+def _rename_axes(model: ir.Model, symbols: Mapping[str, str]) -> None:
+    """Have every shape in ``model`` speak of axes by the names that the user knows."""
+    import re
+
+    import onnx_ir
+
+    if not symbols:
+        return
+    pattern = re.compile(r"\b(" + "|".join(map(re.escape, symbols)) + r")\b")
+    values = [*model.graph.inputs, *(output for node in model.graph.all_nodes() for output in node.outputs)]
+    for value in values:
+        if value.shape is not None and any(not isinstance(size, int) for size in value.shape):
+            value.shape = onnx_ir.Shape(
+                size
+                if isinstance(size, int)
+                else pattern.sub(lambda one: symbols[one[1]], str(size.value or "")) or None
+                for size in value.shape
+            )
+
+
+def _own_names(model: ir.Model, prefix: str) -> None:
+    """Give weights the names that they have in the module's state dictionary."""
+    for name, value in list(model.graph.initializers.items()):
+        if name.startswith(prefix):
+            del model.graph.initializers[name]
+            value.name = name.removeprefix(prefix)
+            model.graph.initializers[value.name] = value
+
+
+def _edges(values: Sequence[ir.Value]) -> tuple[Edge, ...]:
+    edges = []
+    for value in values:
+        assert value.name is not None
+        assert value.dtype is not None
+        if value.shape is None:
+            raise InputError(f"nothing is known of the shape of {value.name}; give it one with torch.reshape")
+        sizes = tuple(size if isinstance(size, int) else str(size.value) for size in value.shape)
+        edges.append(Edge(value.name, cast("EdgeType", value.dtype.numpy().name), sizes))
+    return tuple(edges)
+
+
+def feeds(tracing: Tracing) -> Callable[[int], Iterator[Feed]]:
+    """Feeds like the example: itself, then others of its range, free axes being of any size from 1 on."""
+
+    def made(seed: int) -> Iterator[Feed]:
+        generator = np.random.default_rng(seed)
+        yield {name: tensor.numpy() for name, tensor in tracing.inputs.items()}
+        while True:
+            yield {
+                name: like(tensor.numpy(), shape, generator)
+                for name, (tensor, shape) in sized(tracing, generator).items()
+            }
+
+    return made
+
+
+def sized(tracing: Tracing, generator: np.random.Generator) -> dict[str, tuple[torch.Tensor, tuple[int, ...]]]:
+    """Each example input and a shape for another like it."""
+    first: dict[str, int] = {}
+    for name, tensor in tracing.inputs.items():
+        for index, axis in _axes(tracing, name):
+            first.setdefault(axis.name, tensor.shape[index] // axis.multiple)
+    sizes = {}
+    for name, axis in tracing.names().items():
+        most = first[name] + _FEW if axis.most is None else min(first[name] + _FEW, axis.most // axis.multiple)
+        sizes[name] = int(generator.integers(1, max(most, 1) + 1)) * axis.multiple
+    found = {}
+    for name, tensor in tracing.inputs.items():
+        shape = list(tensor.shape)
+        for index, axis in _axes(tracing, name):
+            shape[index] = sizes[axis.name]
+        found[name] = tensor, tuple(shape)
+    return found
+
+
+def like(example: np.ndarray[Any, Any], shape: tuple[int, ...], generator: np.random.Generator) -> np.ndarray[Any, Any]:
+    """An array of another shape whose values are in the range of the example's."""
+    if example.dtype == np.bool_:
+        return np.asarray(generator.random(shape) < example.mean())
+    if np.issubdtype(example.dtype, np.integer):
+        return np.asarray(generator.integers(example.min(), example.max(), shape, example.dtype, endpoint=True))
+    return np.asarray(generator.normal(example.mean(), example.std(), shape), example.dtype)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the exporter's progress and its warnings of libraries that the module does not need."""
+    loggers = [logging.getLogger(name) for name in ("torch", "torch.onnx", "torch.export", "onnxscript")]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL)
+        with warnings.catch_warnings(), redirect_stderr(io.StringIO()):  # torch prints the graph of what failed
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def _refusal(tracing: Tracing, error: Exception) -> InputError:
+    """What ``torch.export`` found, as the line of the user's file and what to do."""
+    text, line = _spoken(error), user_line(error)
+    at = f" at {line}" if line else ""
+    kinds = " ".join(type(one).__name__ for one in _chain(error))
+    if "DataDependent" in kinds or "data-dependent" in text:
+        return InputError(
+            f"{tracing.where} decides by the values of a tensor{at}: a graph has no values when it is made. Write it "
+            "with torch.where, keep the shape fixed, or take that step out of the module"
+        )
+    if "Constraint" in kinds or "Constraints violated" in text:
+        return InputError(
+            f"{tracing.where} cannot leave its axes free: {_constraints(tracing, text)}. Leave that axis out of "
+            "`axes`, or name it as (NAME, MULTIPLE) where its size must be a multiple of a number"
+        )
+    return InputError(f"{tracing.where} cannot be traced{at}: {type(error).__name__}: {text}")
+
+
+def _no_operator(tracing: Tracing, error: Exception) -> InputError:
+    """What the exporter to ONNX has no operator for."""
+    deepest = _chain(error)[-1]
+    return InputError(
+        f"{tracing.where} cannot be written as ONNX: {_spoken(deepest)}. Replace that operator with others, or take "
+        "that step out of the module"
+    )
+
+
+def _constraints(tracing: Tracing, text: str) -> str:
+    """The lines of a violated constraint that say what is fixed, with the graph's names of its inputs."""
+    import re
+
+    found = [line.strip(" -") for line in text.splitlines() if line.strip().startswith("- ")] or [text.splitlines()[0]]
+    said = found[0]
+    for index, name in enumerate(tracing.inputs):
+        said = re.sub(rf"L\['tensors'\]\[{index}\]|L\['args'\]\[{index}\]", name, said)
+    return said.partition(". If ")[0].partition(" If you're")[0].rstrip(".")
+
+
+def _chain(error: BaseException) -> list[BaseException]:
+    """An error and those that led to it, the first cause last."""
+    chain = [error]
+    while (before := chain[-1].__cause__ or chain[-1].__context__) is not None and before not in chain:
+        chain.append(before)
+    return chain
+
+
+def _spoken(error: BaseException) -> str:
+    """The first lines of a message, in which torch goes on with advice for its own developers."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " ".join(lines[:3]) or type(error).__name__
+
+
+def user_line(error: BaseException) -> str:
+    """``file:line: source`` of the deepest frame that is the user's, "" where there is none."""
+    for one in reversed(_chain(error)):
+        trace, found = one.__traceback__, None
+        while trace is not None:
+            file = trace.tb_frame.f_code.co_filename
+            if not file.startswith("<") and not {*Path(file).parts} & {*_LIBRARIES}:
+                found = (file, trace.tb_lineno)
+            trace = trace.tb_next
+        if found is not None:
+            file, number = found
+            return f"{file}:{number}: `{linecache.getline(file, number).strip()}`"
+    return ""

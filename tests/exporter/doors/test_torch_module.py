@@ -1,0 +1,234 @@
+"""A user's own torch module: what it computes is what its graph computes, and what cannot be a graph is said."""
+
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from edgepress.errors import CheckFailed, InputError
+from edgepress.exporter.doors.agreement import check_agreement
+from edgepress.exporter.doors.torch_module import is_callable, open_callable
+from edgepress.exporter.doors.traced import Feed, Traced
+from edgepress.sessions import open_on_cpu
+from edgepress.tasks.task import Edge
+
+SOURCE = '''
+import torch
+from torch import nn
+
+
+class Block(nn.Module):
+    """Attention, LSTM and GRU over two inputs, a tied embedding, a norm after a convolution; two outputs."""
+
+    def __init__(self):
+        super().__init__()
+        self.embedding = nn.Embedding(40, 32)
+        self.first = nn.Linear(32, 32)
+        self.encoder = nn.TransformerEncoderLayer(32, 4, 64, batch_first=True, activation="gelu", dropout=0.5)
+        self.lstm = nn.LSTM(32, 32, 2, batch_first=True, bidirectional=True)
+        self.gru = nn.GRU(64, 32)
+        self.conv = nn.Sequential(nn.Conv1d(32, 32, 3, padding=1), nn.BatchNorm1d(32), nn.ReLU())
+
+    def forward(self, x, ids):
+        hidden = self.encoder(nn.functional.gelu(self.first(x)) + self.embedding(ids))
+        hidden, _ = self.lstm(hidden)
+        hidden, last = self.gru(hidden)
+        hidden = self.conv(hidden.transpose(1, 2)).transpose(1, 2)
+        return {"logits": hidden @ self.embedding.weight.T, "last": last, "none": None}
+
+
+def block():
+    torch.manual_seed(0)
+    module = Block()
+    module.conv[1].running_mean.normal_()
+    module.conv[1].running_var.uniform_(0.5, 2)
+    free = {0: "batch", 1: "length"}
+    inputs = {"x": torch.randn(1, 5, 32), "ids": torch.randint(0, 40, (1, 5))}
+    return {"module": module.eval(), "inputs": inputs, "axes": {"x": free, "ids": free}, "task": "tagging"}
+
+
+class Pyramid(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.down, self.up = nn.Conv2d(3, 4, 3, stride=2, padding=1), nn.Conv2d(7, 2, 1)
+
+    def forward(self, image):
+        return self.up(torch.cat([image, nn.functional.interpolate(self.down(image), scale_factor=2)], 1))
+
+
+def pyramid():
+    axes = {"image": {0: "batch", 2: ("height", 2), 3: ("width", 2)}}
+    return Pyramid().half(), (torch.rand(1, 3, 8, 8).half(),), axes
+
+
+def odd_pyramid():
+    return Pyramid(), (torch.rand(1, 3, 8, 8),), {"image": {2: "height"}}
+
+
+class Decides(nn.Module):
+    def forward(self, x):
+        if x.sum() > 0:
+            return x
+        return -x
+
+
+def decides():
+    return Decides(), torch.ones(2)
+
+
+class Fixed(nn.Module):
+    def forward(self, x):
+        return x.reshape(2, 3) + torch.arange(3)
+
+
+def fixed():
+    return Fixed(), torch.ones(2, 3), {"x": {0: "rows"}}
+
+
+class Solves(nn.Module):
+    def forward(self, x):
+        return torch.linalg.eigvalsh(x)
+
+
+def solves():
+    return Solves(), torch.eye(3)
+
+
+def raises():
+    raise RuntimeError("no weights here")
+
+
+def number():
+    return 3
+
+
+def keys():
+    return {"module": Decides(), "input": torch.ones(2)}
+
+
+def not_tensors():
+    return Decides(), {"x": 3}
+
+
+def other_axes():
+    return Decides(), torch.ones(2), {"y": {0: "rows"}}
+
+
+def negative_axis():
+    return Decides(), torch.ones(2), {"x": {-1: "rows"}}
+
+
+def too_many():
+    return Decides(), (torch.ones(2), torch.ones(2))
+
+
+CONSTANT = 3
+'''
+
+
+@pytest.fixture(autouse=True, scope="module")
+def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    folder = tmp_path_factory.mktemp("modules")
+    (folder / "doors_example.py").write_text(SOURCE, encoding="utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        yield
+
+
+@pytest.fixture(scope="module")
+def block(tmp_path_factory: pytest.TempPathFactory) -> Traced:
+    return open_callable("doors_example:block", tmp_path_factory.mktemp("block"))
+
+
+def test_it_computes_what_the_module_computes_at_any_size(block: Traced) -> None:
+    import doors_example  # type: ignore[import-not-found]  # written by the fixture
+    import torch
+
+    module, session, sizes = doors_example.block()["module"], open_on_cpu(block.file), set()
+    for feed in islice(block.examples(1), 6):
+        with torch.no_grad():
+            expected = module(**{name: torch.from_numpy(np.array(array)) for name, array in feed.items()})
+        found = session.run(["logits", "last"], dict(feed))
+        for one, name in zip(found, ("logits", "last"), strict=True):
+            np.testing.assert_allclose(one, expected[name].numpy(), rtol=0, atol=1e-4 * expected[name].abs().max())
+        sizes.add(feed["x"].shape)
+    assert len(sizes) > 3
+
+
+def test_its_edges_have_the_names_of_the_user(block: Traced) -> None:
+    assert (block.task.name, block.model_type) == ("tagging", "Block")
+    assert block.task.inputs == (
+        Edge("x", "float32", ("batch", "length", 32)),
+        Edge("ids", "int64", ("batch", "length")),
+    )
+    assert block.task.outputs[0] == Edge("logits", "float32", ("batch", "length", 40))
+    assert [edge.name for edge in block.task.outputs] == ["logits", "last"]
+    assert [*block.source] == ["doors_example.py"]
+
+
+def test_weights_keep_their_names_and_norms_go_into_convolutions(block: Traced) -> None:
+    graph = onnx.load(block.file, load_external_data=False).graph
+    operators = [node.op_type for node in graph.node]
+    names = {tensor.name for tensor in graph.initializer}
+    assert {"first.weight", "encoder.linear1.weight", "lstm.weight_ih_l0", "gru.weight_hh_l0", "conv.0.weight"} <= names
+    assert operators.count("LSTM") == 2
+    assert operators.count("GRU") == 1
+    assert "BatchNormalization" not in operators
+    assert "Loop" not in operators
+    assert {"Gelu", "LayerNormalization", "Attention"} <= {*operators}
+
+
+def test_sizes_that_are_multiples(tmp_path: Path) -> None:
+    traced = open_callable("doors_example:pyramid", tmp_path)
+    assert traced.task.inputs[0].shape == ("batch", 3, "2*height", "2*width")
+    assert all(feed["image"].shape[2] % 2 == 0 for feed in islice(traced.examples(2), 5))
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("decides", r"decides by the values of a tensor at .*doors_example.py:\d+: `if x.sum\(\) > 0:`.*torch.where"),
+        ("fixed", r"cannot leave its axes free: .*x.size\(\)\[0\].*constant \(2\).*Leave that axis out of `axes`"),
+        ("odd_pyramid", r"cannot be called with image .*doors_example.py:\d+: .*free axes \(height\)"),
+        ("solves", r"cannot be written as ONNX: .*linalg_eigh"),
+        ("raises", r"failed at .*doors_example.py:\d+: .*no weights here"),
+        ("number", r"returned int; return \(module, example inputs\)"),
+        ("keys", r"returned the keys module, input; return"),
+        ("not_tensors", r"the input x is int, no tensor"),
+        ("other_axes", r"axes name the input y, and there are x"),
+        ("negative_axis", r"axis -1 of x is 'rows'.*shape \(2,\)"),
+        ("too_many", r"returned 2 inputs, and forward takes 1"),
+        ("missing", r"doors_example has no missing"),
+        ("CONSTANT", r"is no function, but int"),
+    ],
+)
+def test_what_cannot_be_a_graph_is_said(name: str, said: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=said):
+        open_callable(f"doors_example:{name}", tmp_path)
+
+
+def test_modules_that_are_not_there(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"doors_nowhere cannot be imported.*name it as it is imported from"):
+        open_callable("doors_nowhere:block", tmp_path)
+
+
+def test_what_is_a_callable_and_what_a_path() -> None:
+    assert is_callable("package.module:function")
+    assert not any(is_callable(name) for name in ("model.onnx", "org/name", "C:\\model", "timm:resnet18 ", "./a:b"))
+
+
+def test_a_graph_that_computes_something_else_is_refused(block: Traced) -> None:
+    original = block.compute
+    assert original is not None
+
+    def off(feed: Feed) -> Feed:
+        return {name: np.asarray(array) * (1.01 if name == "last" else 1) for name, array in original(feed).items()}
+
+    changed = Traced(
+        file=block.file, model_type="Block", task=block.task, examples=block.examples, compute=off, notes=block.notes
+    )
+    with pytest.raises(CheckFailed, match=r"last is off by 9\.\d+e-03"):
+        check_agreement(changed)
