@@ -1,6 +1,7 @@
 """Is a profile right, does it repeat, does a gate fail by accident, and what does measuring cost?
 
-``memory``: what `plan` says that a bundle takes to run, beside what the memory pass finds resident. ``limit``: the
+``memory``: what `plan` says that a bundle takes to run, in a process whose own size is measured apart, beside what the
+memory pass finds resident. ``limit``: the
 least memory with which it answers. ``repeats``: profiles of one bundle one after the other, each pair of consecutive
 ones compared. ``slowdown``: profiles in turn with ones whose decoded tokens are really slowed by 5 %. ``gate``: a
 bundle held against itself, allowed to lose 5 %, beside a process that keeps a core busy in bursts. ``overhead``: rounds
@@ -102,9 +103,12 @@ def memory(asked: Asked) -> Iterator[dict[str, Any]]:
     settings = Settings(prompt_lengths=(PROMPT,), decode_tokens=DECODED, context=CONTEXT, threads=asked.threads)
     for model in asked.models:
         plan = plan_to_json(decide(source(model), target=TARGET, recipe=RECIPE, context_length=CONTEXT))
+        process = taken(model, settings, "roofline").samples("roofline", "process")[0]
         yield {
             "model": model,
-            "planned_bytes": plan["estimates"]["runtime_memory_bytes"],
+            "planned": plan["estimates"]["runtime_memory"][-1],
+            "process_bytes": process.measured["resident_bytes"][0],
+            "kernels": process.detail["kernels"],
             "phases": [
                 {
                     "phase": sample.what,

@@ -27,19 +27,25 @@ def memory_table(samples: Samples) -> str:
         (memory,), (limit,) = (by_part.get((part, model), [{}]) for part in ("memory", "limit"))
         named = SIZES.get(model, f"{model} shape, random weights")
         rows.append([named, *_memory(memory), _least(limit)])
-    header = ["model", "planned MB", "opening adds MB", "once more", "÷ planned", "process MB", "of it anonymous"]
-    return table([*header, "least limit MB"], rows)
+    header = ["model", "weights", "states", "nodes", "process", "predicted MB", "measured MB", "÷ measured", "peak MB"]
+    return table([*header, "of it anonymous", "once more, predicted", "measured", "least limit MB"], rows)
 
 
 def _memory(sample: Mapping[str, Any]) -> list[str]:
-    """What opening, a prompt and an answer add; the first time libraries come too, once more it is the bundle alone."""
+    """Predicted bytes, and resident ones of a process; once more is the bundle alone, opened a second time."""
     if not sample:
-        return [_MISSING, *["–"] * 5]
+        return [_MISSING, *["–"] * 10]
     at = {(one["phase"], one["repeat"]): one for one in sample["phases"]}
-    first, again = (at["decoded", repeat]["rss_bytes"] - at["before load", repeat]["rss_bytes"] for repeat in (0, 1))
-    planned, end = sample["planned_bytes"], at["decoded", 0]
-    sizes = [_megabytes(end[name]) for name in ("rss_bytes", "anonymous_bytes")]
-    return [*map(_megabytes, (planned, first, again)), f"{again / planned:.2f}", *sizes]
+    planned, process, end = sample["planned"], sample["process_bytes"], at["decoded", 0]
+    predicted, measured = planned["total"] + process, end["rss_bytes"]
+    peak = max(one["peak_rss_bytes"] for (_, repeat), one in at.items() if repeat == 0)
+    again = at["decoded", 1]["rss_bytes"] - at["before load", 1]["rss_bytes"]
+    return [
+        *(_megabytes(planned[part]) for part in ("weights", "states", "nodes")),
+        *map(_megabytes, (process, predicted, measured)),
+        f"{predicted / measured:.3f}",
+        *map(_megabytes, (peak, end["anonymous_bytes"], planned["total"], again)),
+    ]
 
 
 def _least(sample: Mapping[str, Any]) -> str:

@@ -366,26 +366,12 @@ class _Proof:
         path = self.scratch / "product.onnx"
         (self.scratch / _SCRATCH_DATA).unlink(missing_ok=True)
         options = _options()
-        options.optimized_model_filepath = str(path)
-        for name, setting in (
-            ("session.save_external_prepacked_constant_initializers", "1"),
-            ("session.optimized_model_external_initializers_file_name", _SCRATCH_DATA),
-            ("session.optimized_model_external_initializers_min_size_in_bytes", "1"),
-        ):
-            options.add_session_config_entry(name, setting)
+        tell_packed(options, path, _SCRATCH_DATA)
         session = self._open(constants, opened, options)
         results = self._run(session) if run else []
-        (graph,) = pb.all_bytes(pb.parse(path.read_bytes()), 7)
-        path.unlink()
         indices = {self.product.name_of(index): index for index in self.product.weights}
-        packed: Packed = {}
-        for value in map(pb.parse, pb.all_bytes(pb.parse(graph), 5)):
-            for entry in map(pb.parse, pb.all_bytes(value, 13)):
-                if pb.one_text(entry, 1).startswith("prepacked_"):
-                    key, *places = pb.one_text(entry, 2).split("|")
-                    regions = [place.split(";") for place in places]
-                    index = indices[pb.one_text(value, 8)]
-                    packed[index] = key, [(int(offset), int(size)) for offset, size, _ in regions]
+        packed: Packed = {indices[name]: found for name, found in packed_in(path).items()}
+        path.unlink()
         return packed, results
 
     def computed(
@@ -472,6 +458,30 @@ def _same_bits(ours: Arrays, expected: Arrays) -> bool:
 
 
 # ---- onnxruntime -----------------------------------------------------------------------------------------------------
+
+
+def tell_packed(options: onnxruntime.SessionOptions, path: Path, data: str) -> None:
+    """Let a session write to ``path`` the model that it opens, and what it packs to the file ``data`` beside it."""
+    options.optimized_model_filepath = str(path)
+    for name, setting in (
+        ("session.save_external_prepacked_constant_initializers", "1"),
+        ("session.optimized_model_external_initializers_file_name", data),
+        ("session.optimized_model_external_initializers_min_size_in_bytes", "1"),
+    ):
+        options.add_session_config_entry(name, setting)
+
+
+def packed_in(path: Path) -> dict[str, tuple[str, list[Region]]]:
+    """By the name of each constant that a session packed: the key of what it packed, and where that is."""
+    (graph,) = pb.all_bytes(pb.parse(path.read_bytes()), 7)
+    found = {}
+    for value in map(pb.parse, pb.all_bytes(pb.parse(graph), 5)):
+        for entry in map(pb.parse, pb.all_bytes(value, 13)):
+            if pb.one_text(entry, 1).startswith("prepacked_"):
+                key, *places = pb.one_text(entry, 2).split("|")
+                regions = [place.split(";") for place in places]
+                found[pb.one_text(value, 8)] = key, [(int(offset), int(size)) for offset, size, _ in regions]
+    return found
 
 
 def _options() -> onnxruntime.SessionOptions:

@@ -14,6 +14,7 @@ import onnx
 
 from edgepress.exporter.decide.instructions import APART, DECODE, LAST, PREFILL, PROMPT, work_of
 from edgepress.exporter.decide.job import Prepared
+from edgepress.exporter.decide.memory import MemoryEstimate, estimates_of
 from edgepress.targets.devices import Roofline
 
 CONTEXTS = (64, 1024)
@@ -38,19 +39,21 @@ class Bound:
 class DeviceEstimate:
     """What a plan's graph could reach on a device, by the tokens before: decode, and a prompt of :data:`PROMPT` tokens.
 
-    ``memory_bytes`` are weights as they lie in the file, and caches at the default context.
+    ``memory`` is what the bundle takes at the default context, ``process_bytes`` what the process around it does, None
+    where nobody measured that.
     """
 
     device: str
     graph: str
     decode: Mapping[int, Bound]
     prefill: Mapping[int, Bound]
-    memory_bytes: int
+    memory: MemoryEstimate
+    process_bytes: float | None
     error_share: float | None
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
-        return asdict(self)
+        return {**asdict(self), "memory": self.memory.to_json()}
 
 
 def estimate_on(prepared: Prepared, roofline: Roofline) -> DeviceEstimate:
@@ -64,9 +67,10 @@ def estimate_on(prepared: Prepared, roofline: Roofline) -> DeviceEstimate:
         cache = plan.cache_bytes_at(at)
         decode[at] = _bound(weights + cache, _operations(model, DECODE, at), roofline)
         prefill[at] = _bound((weights + cache) / PROMPT, _operations(model, PREFILL, at), roofline)
-    memory = plan.data_bytes + plan.cache_bytes_at(plan.default_context)
+    memory = estimates_of(prepared, roofline.kernels)[0]
+    process = None if roofline.process_bytes is None else roofline.process_bytes.value
     error = None if roofline.error is None else roofline.error.share
-    return DeviceEstimate(roofline.name, file, decode, prefill, memory, error)
+    return DeviceEstimate(roofline.name, file, decode, prefill, memory, process, error)
 
 
 def _bound(bytes_: float, operations: float, roofline: Roofline) -> Bound:
@@ -121,6 +125,14 @@ def lines_of(found: DeviceEstimate, roofline: Roofline) -> list[str]:
         )
         if decode.joules_per_token is not None:
             lines.append(f"{'':<12} {decode.joules_per_token:.3g} J a decoded token")
-    lines.append(f"{'':<12} {found.memory_bytes / 1e6:,.0f} MB of weights and caches at the default context")
+    lines.append(f"{'':<12} {_memory_words(found)} at {found.memory.tokens:,} tokens")
     lines.append(f"{'':<12} {roofline.bytes_per_second.value / 1e9:.1f} GB/s ({roofline.bytes_per_second.source})")
     return lines
+
+
+def _memory_words(found: DeviceEstimate) -> str:
+    """Of the whole process, where it is known what that takes by itself."""
+    if found.process_bytes is None:
+        return f"{found.memory.total / 1e6:,.0f} MB beside the process itself"
+    total, process = found.memory.total + found.process_bytes, found.process_bytes
+    return f"{total / 1e6:,.0f} MB resident, {process / 1e6:,.0f} MB of it the process itself,"

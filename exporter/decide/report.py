@@ -12,6 +12,7 @@ from edgepress.exporter.decide.dense import PreparedDense
 from edgepress.exporter.decide.estimate import Estimate
 from edgepress.exporter.decide.estimate import to_json as estimate_to_json
 from edgepress.exporter.decide.job import Prepared
+from edgepress.exporter.decide.memory import MemoryEstimate, estimates_of
 from edgepress.exporter.model.description import Weight
 from edgepress.exporter.model.reading import left_out
 from edgepress.exporter.plan.plan import Plan, PlannedTensor
@@ -27,7 +28,7 @@ _NUMBER = re.compile(r"\.experts\.\d+\.")
 
 def plan_to_json(prepared: Prepared, export: Estimate | None = None) -> Json:
     """Return the plan with its totals; sizes in bytes, and what is only estimated under ``estimates``."""
-    plan = prepared.plan
+    plan, memory = prepared.plan, estimates_of(prepared)
     return {
         "model": str(prepared.checkpoint.named),
         "origin": None if prepared.origin is None else prepared.origin.to_json(),
@@ -61,8 +62,9 @@ def plan_to_json(prepared: Prepared, export: Estimate | None = None) -> Json:
         "notes": list(prepared.notes),
         "estimates": {
             "bundle_bytes": plan.data_bytes + _graph_and_tokenizer_bytes(prepared),
-            "runtime_memory_bytes": plan.data_bytes + plan.cache_bytes,
-            "runtime_memory_bytes_at_default_context": plan.data_bytes + plan.cache_bytes_at(plan.default_context),
+            "runtime_memory_bytes": memory[-1].total,
+            "runtime_memory_bytes_at_default_context": memory[0].total,
+            "runtime_memory": [one.to_json() for one in memory],
             "instructions": _instructions_to_json(instructions.estimates(prepared), plan.adapter_slots),
             **({} if export is None else {"export": estimate_to_json(export)}),
         },
@@ -165,7 +167,7 @@ def format_plan(prepared: Prepared) -> str:
                 *([f"promise      {describe_promise(prepared.recipe.promise)}"] if prepared.recipe.promise else []),
             ),
             f"bundle       about {megabytes(estimates['bundle_bytes'])} MB (estimate)",
-            *_memory_lines(prepared.plan),
+            *_memory_lines(prepared),
             *_window_lines(prepared),
             *_float16_lines(prepared),
             *slot_lines(prepared.plan.adapter_slots),
@@ -312,14 +314,19 @@ def _context(plan: Plan) -> str:
     return f"{plan.default_context:,}{more}"
 
 
-def _memory_lines(plan: Plan) -> list[str]:
-    """What running takes, at the default context and at the whole one, where that is another."""
-    lines = []
-    cached = "key-value cache" if all(state.in_place for state in plan.states) else "key-value cache and other states"
-    for name, length in zip(("memory", ""), dict.fromkeys((plan.default_context, plan.context_length)), strict=False):
-        cache = plan.cache_bytes_at(length)
-        lines.append(
-            f"{name:<12} about {megabytes(plan.data_bytes + cache)} MB to run at {length:,} tokens, "
-            f"{megabytes(cache)} MB of it {cached} (estimate)"
-        )
-    return lines
+def _memory_lines(prepared: Prepared) -> list[str]:
+    """What running takes beside the process, at the default context and at the whole one, where that is another."""
+    in_place = all(state.in_place for state in prepared.plan.states)
+    cached = "key-value cache" if in_place else "key-value cache and other states"
+    lines = [
+        f"{'' if index else 'memory':<12} about {megabytes(one.total)} MB to run at {one.tokens:,} tokens, "
+        f"{megabytes(one.states)} MB of it {cached}{'' if index else _packed_words(one)} (estimate)"
+        for index, one in enumerate(estimates_of(prepared))
+    ]
+    return [*lines, f"{'':<12} beside the process itself, and what a prompt takes while it is computed"]
+
+
+def _packed_words(found: MemoryEstimate) -> str:
+    """How weights are counted."""
+    how = "as they are stored" if found.kernels == "as stored" else f"as kernels of {found.kernels} hold them"
+    return f" and {megabytes(found.weights)} MB weights {how}"

@@ -16,6 +16,7 @@ import msgspec
 
 from edgepress.errors import InputError
 from edgepress.files import atomic_file
+from edgepress.targets.devices.packing import Kind
 
 
 class Figure(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -46,6 +47,8 @@ class Roofline(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
       together
     - ``picojoules_per_byte``, ``picojoules_per_operation``: where a source gives them, else no energy is estimated
     - ``memory_bytes``: what the device has
+    - ``process_bytes``: resident in a process of the runtime that has no bundle open
+    - ``kernels``: how onnxruntime's kernels pack weights there (:mod:`.packing`); None takes what targets are
     """
 
     name: str
@@ -54,7 +57,9 @@ class Roofline(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     bytes_per_second: Figure
     int8_operations_per_second: Figure
     float32_operations_per_second: Figure
+    kernels: Kind | None = None
     memory_bytes: Figure | None = None
+    process_bytes: Figure | None = None
     picojoules_per_byte: Figure | None = None
     picojoules_per_operation: Figure | None = None
     error: Error | None = None

@@ -84,15 +84,18 @@ def test_what_nobody_measured_is_said_and_has_no_figure(tables: ModuleType) -> N
 def test_memory_is_what_a_phase_added(tables: ModuleType) -> None:
     sizes = [("before load", 0, 50), ("decoded", 0, 90), ("before load", 1, 60), ("decoded", 1, 81)]
     phases = [
-        {"phase": phase, "repeat": repeat, "rss_bytes": size * 1e6, "anonymous_bytes": 1e6 * size / 2}
+        {"phase": phase, "repeat": repeat, "rss_bytes": size * 1e6, "peak_rss_bytes": size * 1e6 + 5e6}
+        | {"anonymous_bytes": 1e6 * size / 2}
         for phase, repeat, size in sizes
     ]
+    planned = {"weights": 12e6, "states": 5e6, "nodes": 3e6, "total": 20e6}
     found = [
-        {"part": "memory", "model": "demo", "planned_bytes": 20e6, "phases": phases},
+        {"part": "memory", "model": "demo", "planned": planned, "process_bytes": 61e6, "phases": phases},
         {"part": "limit", "model": "demo", "limit_bytes": 70e6, "trials": [{"by": "RLIMIT_DATA"}]},
     ]
     row = tables.memory_table(found).splitlines()[2]
-    assert row.endswith("| 20.0 | 40.0 | 21.0 | 1.05 | 90.0 | 45.0 | 70.0 (RLIMIT_DATA) |")
+    predicted, once_more = "12.0 | 5.0 | 3.0 | 61.0 | 81.0 | 90.0 | 0.900 | 95.0 | 45.0", "20.0 | 21.0"
+    assert row.endswith(f"| {predicted} | {once_more} | 70.0 (RLIMIT_DATA) |")
 
 
 def test_what_differs_and_what_failed_is_counted(tables: ModuleType) -> None:

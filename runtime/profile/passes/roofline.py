@@ -1,22 +1,27 @@
 """Roofline: what memory and cores reach in onnxruntime's own products, each alone, and what this bundle asks of them.
 
+A small product comes first: the process that has opened, computed and closed it is as large as one without a bundle.
+
 A product of one row over a weight that no cache holds is bound by memory; a block of as many rows as prefill computes
 at once, by arithmetic. Both store and multiply as the bundle does. ``--fit`` makes figures of a device from these.
 """
 
+import gc
 from pathlib import Path
 from typing import Any
 
 from edgepress.calls import Answer, Arrays
 from edgepress.runtime.config import read_config
+from edgepress.runtime.memory import read_memory, trim_heap
 from edgepress.runtime.profile.passing import Pass, Rounds
-from edgepress.runtime.profile.roofline.kernels import Alone, beyond_caches, float32, quantized
-from edgepress.runtime.profile.roofline.work import read_work
+from edgepress.runtime.profile.roofline.kernels import Alone, beyond_caches, float32, kind_of_kernels, quantized
+from edgepress.runtime.profile.roofline.work import Scheme, read_work
 from edgepress.runtime.profile.rounds import Under, opening, tell
 from edgepress.runtime.sessions.session import PREFILL_CHUNK
 
 _DEPTH, _COLUMNS, _FLOAT_SIZE = 2048, 4096, 1024
 _REPEATS = 5
+_SMALL = (256, 256)
 
 
 def measure(arguments: dict[str, Any], _arrays: Arrays) -> Answer:
@@ -26,6 +31,8 @@ def measure(arguments: dict[str, Any], _arrays: Arrays) -> Answer:
     config = read_config(Path(how.bundle), how.graph)
     work = read_work(config)
     rows = min(max(arguments["prompt_lengths"]), PREFILL_CHUNK)
+
+    _tell_process(how.threads, work.scheme)
 
     def told(what: str, product: Alone, rows: int) -> None:
         with Under(how.cores_used) as under:
@@ -48,6 +55,16 @@ def measure(arguments: dict[str, Any], _arrays: Arrays) -> Answer:
     for name, (moved, operations) in calls.items():
         tell("work", {"bytes": [float(moved)], "operations": [float(operations)]}, {"call": name})
     return {}, {}
+
+
+def _tell_process(threads: int | None, scheme: Scheme) -> None:
+    """What the process takes by itself, and how kernels pack weights here."""
+    quantized(scheme, *_SMALL, threads).seconds(1, 1)
+    gc.collect()
+    trim_heap()
+    resident = read_memory().rss
+    if resident is not None:
+        tell("process", {"resident_bytes": [float(resident)]}, {"kernels": kind_of_kernels()})
 
 
 PASS = Pass(

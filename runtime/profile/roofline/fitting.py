@@ -42,6 +42,7 @@ def fit(profile: Profile, name: str) -> Roofline:
         return Figure(rates[kind], source, date)
 
     memory = header.description.get("memory_bytes")
+    process = next(iter(profile.samples("roofline", "process")), None)
     found = Roofline(
         name=name,
         soc=str(header.description.get("soc") or model),
@@ -49,7 +50,11 @@ def fit(profile: Profile, name: str) -> Roofline:
         bytes_per_second=rate("memory", "weights of a MatMulNBits of the bundle's own scheme"),
         int8_operations_per_second=rate("int8", "a MatMulNBits of the bundle's own scheme"),
         float32_operations_per_second=rate("float32", "a MatMul"),
+        kernels=None if process is None else process.detail["kernels"],
         memory_bytes=Figure(memory, f"{by}: what its system tells", date) if memory else None,
+        process_bytes=None
+        if process is None
+        else Figure(process.measured["resident_bytes"][0], f"{by}: once it has computed and closed a product", date),
     )
     return _with_error(found, profile, whole, by)
 

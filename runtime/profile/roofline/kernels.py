@@ -6,22 +6,33 @@ A graph of one node each, made here without the onnx package. Its weights are ra
 from collections.abc import Sequence
 from math import ceil
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edgepress.calls import Answer, Arrays
 from edgepress.runtime import protobuf as pb
 from edgepress.runtime.products import value_info
 from edgepress.runtime.profile.roofline.work import PRODUCT, Scheme
+from edgepress.runtime.repack import packed_in, tell_packed
 from edgepress.sessions import open_on_cpu, session_options
+from edgepress.targets.devices.packing import KINDS, Kind, Weight, packed_bytes
 
 _IR_VERSION, _OPSET = 10, 21
-_FLOAT, _UINT8 = 1, 2  # TensorProto.DataType
+_FLOAT = 1  # TensorProto.DataType
+_TYPES: dict[np.dtype[np.generic], int] = {
+    np.dtype(np.float32): _FLOAT,
+    np.dtype(np.uint8): 2,
+    np.dtype(np.float16): 10,
+}
 _SEED = 0
 _CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 _SUFFIXES = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 _LEAST, _MOST = 64 << 20, 512 << 20  # bytes of a weight that no cache holds
+_TELLING = (Weight(8, 64, 4, 32, 4), Weight(8, 64, 8, 32, 4))
 _BEYOND = 4  # times the largest cache: what is left of it in there saves a quarter of the reads at most
 
 
@@ -49,31 +60,65 @@ class Alone:
 
 def quantized(scheme: Scheme, depth: int, columns: int, threads: int | None) -> Alone:
     """A MatMulNBits of ``columns`` rows of ``depth`` weights, stored by ``scheme``."""
-    rng, blocks = np.random.default_rng(_SEED), ceil(depth / scheme.block_size)
-    row = scheme.block_size * scheme.bits // 8
-    codes = np.frombuffer(rng.bytes(columns * blocks * row), np.uint8).reshape(columns, blocks, row)
+    weight = Weight(columns, depth, scheme.bits, scheme.block_size, scheme.accuracy_level, scheme.zero_points)
+    model, constants = quantized_model(weight)
+    stored = sum(array.nbytes for name, array in constants.items() if name != "scales")
+    return Alone(model, threads, stored + columns * weight.blocks * scheme.scale_bytes, (depth, columns))
+
+
+def packed_by_onnxruntime(model: bytes) -> int:
+    """Bytes that onnxruntime packs a model's constants into on this processor: it is asked, by a session."""
+    options = session_options(1)
+    with TemporaryDirectory(prefix="edgepress-packed-") as name:
+        told = Path(name, "model.onnx")
+        tell_packed(options, told, "packed")
+        open_on_cpu(model, options)
+        return sum(size for _, regions in packed_in(told).values() for _, size in regions)
+
+
+def packed_there(arguments: dict[str, Any], _arrays: Arrays) -> Answer:
+    """Of the processor that this runs on its ``kind``, and what each of ``weights`` takes, as fields of a Weight."""
+    asked = [packed_by_onnxruntime(quantized_model(Weight(**fields))[0]) for fields in arguments["weights"]]
+    return {"kind": kind_of_kernels(), "packed": asked}, {}
+
+
+def kind_of_kernels() -> Kind:
+    """The kind of this processor, by how onnxruntime packs weights of 4 and of 8 bits; "as stored" where it is none."""
+    packed = [packed_by_onnxruntime(quantized_model(weight)[0]) for weight in _TELLING]
+    alike = (kind for kind in KINDS if [packed_bytes(weight, kind) for weight in _TELLING] == packed)
+    return next(alike, "as stored")
+
+
+def quantized_model(weight: Weight) -> tuple[bytes, dict[str, NDArray[np.generic]]]:
+    """The model of one MatMulNBits, and its constants."""
+    rng, row = np.random.default_rng(_SEED), weight.block * weight.bits // 8
+    codes = np.frombuffer(rng.bytes(weight.code_bytes), np.uint8).reshape(weight.rows, weight.blocks, row)
+    floats = np.float16 if weight.half else np.float32
     constants: dict[str, NDArray[np.generic]] = {
         "codes": codes,
-        "scales": np.full((columns, blocks), 1 / 64, np.float32),
+        "scales": np.full((weight.rows, weight.blocks), 1 / 64, floats),
     }
-    if scheme.zero_points:
-        constants["zero_points"] = np.full((columns, ceil(blocks * scheme.bits / 8)), 8, np.uint8)
+    if weight.zero_points:
+        constants["zero_points"] = np.full((weight.rows, ceil(weight.blocks * weight.bits / 8)), 8, np.uint8)
     attributes = {
-        "K": depth,
-        "N": columns,
-        "bits": scheme.bits,
-        "block_size": scheme.block_size,
-        "accuracy_level": scheme.accuracy_level,
+        "K": weight.depth,
+        "N": weight.rows,
+        "bits": weight.bits,
+        "block_size": weight.block,
+        "accuracy_level": weight.accuracy_level,
     }
-    stored = sum(array.nbytes for name, array in constants.items() if name != "scales")
-    model = _model(PRODUCT, "com.microsoft", constants, attributes)
-    return Alone(model, threads, stored + columns * blocks * scheme.scale_bytes, (depth, columns))
+    return _model(PRODUCT, "com.microsoft", constants, attributes, _TYPES[np.dtype(floats)]), constants
 
 
 def float32(size: int, threads: int | None) -> Alone:
     """A MatMul of a square float32 weight."""
-    weight = np.random.default_rng(_SEED).standard_normal((size, size), dtype=np.float32)
-    return Alone(_model("MatMul", "", {"weight": weight}, {}), threads, weight.nbytes, (size, size))
+    return Alone(float32_model(size, size), threads, 4 * size * size, (size, size))
+
+
+def float32_model(depth: int, columns: int) -> bytes:
+    """The model of one MatMul of a weight of (depth, columns)."""
+    weight = np.random.default_rng(_SEED).standard_normal((depth, columns), dtype=np.float32)
+    return _model("MatMul", "", {"weight": weight}, {})
 
 
 def beyond_caches(folder: Path = _CACHES) -> int:
@@ -89,8 +134,14 @@ def beyond_caches(folder: Path = _CACHES) -> int:
     return min(max(_BEYOND * max(sizes), _LEAST), _MOST)
 
 
-def _model(operator: str, domain: str, constants: dict[str, NDArray[np.generic]], attributes: dict[str, int]) -> bytes:
-    """An ONNX model of one node whose first input is ``x``, float32 of (rows, depth)."""
+def _model(
+    operator: str,
+    domain: str,
+    constants: dict[str, NDArray[np.generic]],
+    attributes: dict[str, int],
+    data_type: int = _FLOAT,
+) -> bytes:
+    """An ONNX model of one node whose first input is ``x``, of (rows, depth) numbers."""
     node = [
         *(pb.text(1, name) for name in ("x", *constants)),
         pb.text(2, "y"),
@@ -105,8 +156,8 @@ def _model(operator: str, domain: str, constants: dict[str, NDArray[np.generic]]
         pb.nested(1, node),
         pb.text(2, operator),
         *(_constant(name, array) for name, array in constants.items()),
-        value_info(11, "x", _FLOAT, ("rows", "depth")),
-        value_info(12, "y", _FLOAT, ("rows", "columns")),
+        value_info(11, "x", data_type, ("rows", "depth")),
+        value_info(12, "y", data_type, ("rows", "columns")),
     ]
     domains: Sequence[tuple[str, int]] = (("", _OPSET), ("com.microsoft", 1))
     opsets = [pb.nested(8, [pb.text(1, name), pb.integer(2, version)]) for name, version in domains]
@@ -114,6 +165,7 @@ def _model(operator: str, domain: str, constants: dict[str, NDArray[np.generic]]
 
 
 def _constant(name: str, array: NDArray[np.generic]) -> pb.Field:
-    kind = _UINT8 if array.dtype == np.uint8 else _FLOAT
     dims = [pb.integer(1, size) for size in array.shape]
-    return pb.nested(5, [*dims, pb.integer(2, kind), pb.text(8, name), pb.Field(9, pb.BYTES, array.tobytes())])
+    return pb.nested(
+        5, [*dims, pb.integer(2, _TYPES[array.dtype]), pb.text(8, name), pb.Field(9, pb.BYTES, array.tobytes())]
+    )
