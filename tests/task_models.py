@@ -24,7 +24,7 @@ def opened(
     """An open bundle: inputs as name → type and shape, float32 outputs as name → shape."""
     task = Task(
         name,
-        tuple(Edge(edge, kind, shape) for edge, (kind, shape) in inputs.items()),  # type: ignore[arg-type]
+        tuple(Edge(edge, kind, shape) for edge, (kind, shape) in inputs.items()),
         tuple(Edge(edge, "float32", shape) for edge, shape in outputs.items()),
         **entries,
     )

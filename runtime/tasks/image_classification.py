@@ -34,7 +34,7 @@ class ImageClassifier(TaskModel):
         if not images:
             return []
         classes = self.part(Classes)
-        outputs = self.run(self._feed(images))
+        outputs = self.run_rows(self._feed(images))
         return [best_of(logits, classes, top) for logits in outputs[classes.output]]
 
     def feed(self, sample: object) -> dict[str, NDArray[np.generic]]:

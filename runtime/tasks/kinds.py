@@ -48,6 +48,24 @@ class TaskModel:
         """
         return dict(self._run(check_feed(inputs, self.task)))
 
+    def run_rows(self, inputs: Feed) -> dict[str, NDArray[np.generic]]:
+        """Compute the graph on a batch of any size: where its graph takes one size alone, in pieces of that size.
+
+        The first axis of every input and output is the batch's; the last piece is filled up with its own last row.
+        """
+        size = self.task.inputs[0].shape[0]
+        rows = len(next(iter(inputs.values())))
+        if not isinstance(size, int) or rows == size:
+            return self.run(inputs)
+        pieces = []
+        for start in range(0, rows, size):
+            piece = {name: array[start : start + size] for name, array in inputs.items()}
+            missing = size - min(size, rows - start)
+            filled = {name: np.concatenate([part, *[part[-1:]] * missing]) for name, part in piece.items()}
+            outputs = self.run(filled)
+            pieces.append({name: array[: size - missing] for name, array in outputs.items()})
+        return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
+
     def part(self, kind: type[Part]) -> Part:
         """What the task says of its outputs: the part of its answers of that class.
 
@@ -80,7 +98,8 @@ class TaskKind:
 def task_names() -> list[str]:
     """Every task that there is a file for."""
     own = {__name__.rpartition(".")[2]}
-    return sorted(module.name.replace("_", "-") for module in modules_in(tasks.__path__) if module.name not in own)
+    found = (module.name for module in modules_in(tasks.__path__) if not module.ispkg)
+    return sorted(name.replace("_", "-") for name in found if name not in own)
 
 
 def find_task(name: str) -> TaskKind:

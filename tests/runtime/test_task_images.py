@@ -119,7 +119,7 @@ def test_channel_order_layout_and_type_are_the_tasks() -> None:
 
 @pytest.mark.parametrize("place", ["start", "middle"])
 def test_padding_stands_where_the_task_says(place: str) -> None:
-    pad = Pad(height=8, width=9, fill=0.25, place=place)  # type: ignore[arg-type]
+    pad = Pad(height=8, width=9, fill=0.25, place=place)
     made, size = process_image(flat(np.array([255, 255, 255]), 5, 6), Images(input="x", scale=1 / 255, pad=pad))
     expected = np.full((3, 8, 9), 0.25)
     top, left = (1, 1) if place == "middle" else (0, 0)
@@ -161,7 +161,7 @@ def test_a_crop_is_the_middle_or_all_with_zeros_around(height: int, width: int, 
     image = np.arange(1, height * width + 1, dtype=np.uint16).reshape(height, width) % 255 + 1
     image = np.repeat(image.astype(np.uint8)[:, :, None], 3, axis=2)
     for half in ("down", "even"):
-        crop = Crop(height=rows, width=columns, half=half)  # type: ignore[arg-type]
+        crop = Crop(height=rows, width=columns, half=half)
         made, _ = process_image(image, Images(input="x", crop=crop, layout="NHWC"))
         assert made.shape == (rows, columns, 3)
         kept = (min(rows, height), min(columns, width))
@@ -276,4 +276,4 @@ def test_images_that_disagree_with_themselves_are_refused(images: Images, said: 
 def test_a_task_that_does_not_fit_its_graph_is_refused(images: Images, classes: Classes, said: str) -> None:
     edges = (Edge("pixel_values", "float32", ("batch", 3, 8, 8)),), (Edge("logits", "float32", ("batch", 3)),)
     with pytest.raises(ValueError, match=said):
-        check_task(Task("image-classification", *edges, images, Answers(classes=classes)))
+        check_task(Task("image-classification", *edges, images=images, answers=Answers(classes=classes)))

@@ -1,9 +1,13 @@
 """What a checkpoint's config says of its outputs, as :class:`~edgepress.tasks.answers.Answers`."""
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 from edgepress.errors import InputError
-from edgepress.tasks.answers import Answers, Classes, Labels, Scores
+from edgepress.exporter.doors.processing.sentences import read_embedding
+from edgepress.exporter.doors.processing.text import open_tokenizer
+from edgepress.schema import read_object
+from edgepress.tasks.answers import Answers, Blanks, Classes, Labels, Scores, Spans
 from edgepress.tasks.task import Edge, Task
 
 Config = Mapping[str, object]
@@ -15,15 +19,18 @@ _SCORES: dict[object, Scores] = {
 _RIGHT = 0.5  # the score from which a label of several is told
 
 
-def read_answers(config: Config, task: Task) -> Answers | None:
-    """What the outputs of a model with this config mean for its task; None where nothing is known of the task.
+def read_answers(folder: Path, config: Config, task: Task) -> tuple[Answers | None, tuple[str, ...]]:
+    """What the outputs of a model with this config mean for its task, None where nothing is known of it; and notes.
 
     Raises:
         InputError: labels are missing, damaged or not as many as classes.
 
     """
+    if task.name in _EMBEDDERS:
+        embedding, notes = read_embedding(folder, task)
+        return Answers(embedding=embedding), notes
     read = _READERS.get(task.name)
-    return None if read is None else read(config, task)
+    return None if read is None else read(folder, config, task), ()
 
 
 def output_named(task: Task, *names: str) -> Edge:
@@ -69,7 +76,7 @@ def read_labels(config: Config, output: Edge) -> Labels:
     return tuple(labels[index] for index in range(len(labels)))
 
 
-def _classes(config: Config, task: Task) -> Answers:
+def _classes(folder: Path, config: Config, task: Task) -> Answers:  # noqa: ARG001 - one of _READERS
     output = output_named(task, "logits")
     problem = config.get("problem_type")
     if problem not in (None, *_SCORES):
@@ -80,6 +87,27 @@ def _classes(config: Config, task: Task) -> Answers:
     return Answers(classes=Classes(output=output.name, labels=labels, scores=scores, threshold=threshold))
 
 
-_READERS: dict[str, Callable[[Config, Task], Answers]] = {
+def _spans(folder: Path, config: Config, task: Task) -> Answers:  # noqa: ARG001 - one of _READERS
+    output = output_named(task, "logits")
+    return Answers(spans=Spans(output=output.name, labels=read_labels(config, output)))
+
+
+def _blanks(folder: Path, config: Config, task: Task) -> Answers:  # noqa: ARG001 - one of _READERS
+    entry = read_object(folder / "tokenizer_config.json", "save the tokenizer again").get("mask_token")
+    written = entry.get("content") if isinstance(entry, dict) else entry
+    if not isinstance(written, str):
+        raise InputError(f"{folder}: its tokenizer_config.json names no mask_token, which fill-mask needs; add it")
+    library = open_tokenizer(folder)
+    number = library.token_to_id(written)
+    if number is None:
+        raise InputError(f"{folder}: the mask token {written!r} is not in its tokenizer.json; save the tokenizer again")
+    return Answers(blanks=Blanks(output=output_named(task, "logits").name, mask=number, written=written))
+
+
+_EMBEDDERS = frozenset({"feature-extraction", "sentence-similarity"})
+_READERS: dict[str, Callable[[Path, Config, Task], Answers]] = {
     "image-classification": _classes,
+    "text-classification": _classes,
+    "token-classification": _spans,
+    "fill-mask": _blanks,
 }

@@ -11,6 +11,7 @@ from pathlib import Path
 from edgepress.errors import InputError
 from edgepress.exporter.doors.processing.answers import read_answers
 from edgepress.exporter.doors.processing.images import IMAGE_TASKS, read_images
+from edgepress.exporter.doors.processing.text import TEXT_TASKS, read_text
 from edgepress.schema import read_config_object
 from edgepress.tasks.task import Task, check_task
 
@@ -37,11 +38,16 @@ def read_processing(folder: Path, task: Task) -> Processed:
     config = read_config_object(folder / "config.json", _CONFIG)
     if task.name in IMAGE_TASKS:
         task = replace(task, images=read_images(folder, task))
-    task = replace(task, answers=read_answers(config, task))
+    answers, notes = read_answers(folder, config, task)
+    texts: dict[str, Path] = {}
+    if task.name in TEXT_TASKS:
+        text = read_text(folder, config, task)
+        task, texts[text.tokenizer] = replace(task, text=text), folder / text.tokenizer
+    task = replace(task, answers=answers)
     try:
         check_task(task)
     except ValueError as error:
         raise InputError(
             f"{folder}: {error}; the processor's files and the model are of different checkpoints"
         ) from error
-    return Processed(task)
+    return Processed(task, texts, notes)

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from edgepress.schema import Count
+from edgepress.schema import Count, Size
 
 _Name = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
 _Label = Annotated[str, msgspec.Meta(max_length=1000)]
@@ -13,6 +13,7 @@ Labels = Annotated[tuple[_Label, ...], msgspec.Meta(min_length=1, max_length=1_0
 """The name of each class, in the order of the output's last axis."""
 Scores = Literal["softmax", "sigmoid", "none"]
 """What makes scores of an output: ``none`` where it gives probabilities already, or a number that is no probability."""
+Pooling = Literal["mean", "cls", "last", "max", "none"]
 Threshold = Annotated[float, msgspec.Meta(ge=0, le=1)]
 
 
@@ -32,7 +33,51 @@ class Classes:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Embedding:
+    """A vector of each text or image.
+
+    ``pooling`` makes one of (batch, tokens, size): the ``mean`` of its tokens, the first (``cls``), the ``last``, or
+    the ``max`` of each number; padding is left out. ``none`` is for an output that is (batch, size) already, or whose
+    vectors of each token are the answer. ``normalize`` gives vectors the length 1.
+    """
+
+    output: _Name
+    pooling: Pooling = "none"
+    normalize: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spans:
+    """Scores of classes for each token, (batch, tokens, classes), told as spans of the text.
+
+    Neighbouring tokens of one class make a span; ``B-`` before a label's name begins another one, ``I-`` goes on.
+    Labels in ``outside`` are not told.
+    """
+
+    output: _Name
+    labels: Labels
+    scores: Scores = "softmax"
+    outside: tuple[_Label, ...] = ("O",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Blanks:
+    """Scores of the vocabulary for each token, (batch, tokens, vocabulary).
+
+    They are told where a text has the token ``mask``, which is ``written`` so.
+    """
+
+    output: _Name
+    mask: Size
+    written: _Label
+    top: Count = 5
+
+
+@dataclass(frozen=True, kw_only=True)
 class Answers:
     """What the outputs mean: one of these."""
 
     classes: Classes | None = None
+    embedding: Embedding | None = None
+    spans: Spans | None = None
+    blanks: Blanks | None = None

@@ -8,9 +8,8 @@ A language model has none: its inputs are tokens and states. Any other model has
          outputs=(Edge("logits", "float32", ("batch", 1000)),))
 
 ``tensors`` is the task of a model of which nothing else is known: arrays go in and come out as they are. What stands
-before and behind the graph of any other is data too: how an image becomes an input (:mod:`.images`), and what outputs
-mean (:mod:`.answers`). The runtime does as it says (runtime/tasks/), and so can an app: `edgepress inspect --json`
-prints it.
+before and behind the graph of any other is data too: how an image (:mod:`.images`) or a text (:mod:`.text`) becomes
+inputs, and what outputs mean (:mod:`.answers`). The runtime does as it says (runtime/tasks/), and so can an app.
 """
 
 from collections import Counter
@@ -23,6 +22,7 @@ import msgspec
 from edgepress.schema import Count
 from edgepress.tasks.answers import Answers
 from edgepress.tasks.images import Images, check_images
+from edgepress.tasks.text import Text, check_text
 
 EdgeType = Literal[
     "float32", "float16", "float64", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "bool"
@@ -51,6 +51,7 @@ class Task:
     inputs: Annotated[tuple[Edge, ...], msgspec.Meta(min_length=1, max_length=64)]
     outputs: Annotated[tuple[Edge, ...], msgspec.Meta(min_length=1, max_length=256)]
     images: Images | None = None
+    text: Text | None = None
     answers: Answers | None = None
 
     def input(self, name: str) -> Edge:
@@ -85,6 +86,10 @@ def check_task(task: Task) -> None:
         check_images(task.images)
         _check_inputs(task, "images", (task.images.input, task.images.mask))
         _check_image_edge(task.images, task.input(task.images.input))
+    if task.text is not None:
+        check_text(task.text)
+        _check_inputs(task, "texts", (task.text.ids, task.text.mask, task.text.types))
+        _check_text_edge(task.text, task.input(task.text.ids))
     for part in _parts(task.answers):
         _check_outputs(task, part)
 
@@ -116,6 +121,15 @@ def _check_image_edge(images: Images, edge: Edge) -> None:
     for name, size, of_images in zip(("high", "wide"), sizes, made or (), strict=made is not None):
         if isinstance(size, int) and size != of_images:
             raise ValueError(f"images are made {of_images} pixels {name}, the input {edge.name} takes {size}")
+
+
+def _check_text_edge(text: Text, edge: Edge) -> None:
+    """Raise a ValueError where the graph takes a number of tokens that texts do not have."""
+    tokens = edge.shape[-1] if len(edge.shape) == 2 else None
+    if tokens is None:
+        raise ValueError(f"texts become the input {edge.name}, which has {len(edge.shape)} axes; they have 2")
+    if isinstance(tokens, int) and tokens != text.length:
+        raise ValueError(f"texts are padded to {text.length or 'their longest'}, the input {edge.name} takes {tokens}")
 
 
 def made_size(images: Images) -> tuple[int, int] | None:

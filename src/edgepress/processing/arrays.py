@@ -1,0 +1,31 @@
+"""Arrays from a file of numpy's (.npz), which holds no Python objects."""
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgepress.errors import InputError
+
+MOST = 8 << 30
+"""Bytes that all arrays of a file may take: what a small file can claim fills no memory."""
+
+
+def read_arrays(path: Path) -> dict[str, NDArray[np.generic]]:
+    """Every array of an .npz file by its name.
+
+    Raises:
+        InputError: there is no such file, it is damaged, holds Python objects, or more than ``MOST`` bytes.
+
+    """
+    remedy = "write it with numpy.savez, the arrays by the names of the model's inputs"
+    try:
+        with zipfile.ZipFile(path) as archive:
+            size = sum(entry.file_size for entry in archive.infolist())
+        if size > MOST:
+            raise InputError(f"{path} holds {size:,} bytes, more than the {MOST:,} that are read; {remedy}")
+        with np.load(path, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path} is no .npz file that can be read ({error}); {remedy}") from error
