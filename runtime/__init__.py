@@ -10,8 +10,9 @@ Needs numpy, onnxruntime, tokenizers and msgspec; onnxruntime itself is imported
 
 from edgepress.runtime.bench import Measurement, bench, format_measurement
 from edgepress.runtime.evaluate import Evaluation, LogitsSource, evaluate, read_documents
-from edgepress.runtime.model import Generation, Model, load
-from edgepress.runtime.sampling import Sampling
+from edgepress.runtime.generation.generation import Generation
+from edgepress.runtime.generation.sampling import Sampling
+from edgepress.runtime.model import Model, load
 
 __all__ = [
     "Evaluation",

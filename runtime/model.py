@@ -1,40 +1,34 @@
 """An open bundle: ``load(bundle).generate(prompt)``."""
 
 import logging
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
-from time import perf_counter
-from typing import Literal
+from typing import Any
 
 import numpy as np
 
 from edgepress.adapter_file import adapter_for
+from edgepress.chat.prompt import ChatEncoder
+from edgepress.chat.template import Message, read_template
 from edgepress.cores import usable_cores
 from edgepress.errors import InputError
 from edgepress.exchange import read_steady
 from edgepress.finite import check_logits
 from edgepress.runtime.config import BundleConfig, read_config
 from edgepress.runtime.first_use import verify_first
+from edgepress.runtime.generation.defaults import sampling_defaults
+from edgepress.runtime.generation.generation import Generation
+from edgepress.runtime.generation.known_text import KnownText
+from edgepress.runtime.generation.sampling import Floats, Sampling
 from edgepress.runtime.placement import open_accelerator
-from edgepress.runtime.sampling import Floats, Indices, Sampling, choose
 from edgepress.runtime.sessions.cpu import CpuSession
 from edgepress.runtime.sessions.session import PREFILL_CHUNK, Session, check_tokens
-from edgepress.text.tokenizer import Detokenizer, StopStrings, Tokenizer, read_tokenizer
+from edgepress.text.tokenizer import StopStrings, Tokenizer, read_tokenizer
 from edgepress.whole import whole_number
 
 _log = logging.getLogger("edgepress.model")
-
-StopReason = Literal["end", "stop", "max_tokens", "context"]
-
-
-@dataclass
-class Timings:
-    """Seconds of one generation. ``run`` is the part of ``prefill`` plus ``decode`` spent inside onnxruntime."""
-
-    prefill: float = 0.0
-    decode: float = 0.0
-    run: float = 0.0
 
 
 def load(
@@ -110,13 +104,15 @@ def _checked_context(context: int | None, config: BundleConfig) -> int:
 class Model:
     """An open bundle. It holds one text at a time; two threads must not use it at once.
 
-    ``changes`` counts the calls that changed that text, by which a generation notices that another one has begun.
+    ``changes`` counts the calls that changed that text, by which a generation notices that another one has begun;
+    ``reused`` is how many tokens the last text that was begun had from the one before.
     """
 
     def __init__(self, config: BundleConfig, session: Session) -> None:
         self.config = config
         self.session = session
-        self.changes = 0
+        self.changes = self.reused = 0
+        self._known = KnownText(session)
         self._tokenizer: Tokenizer | None = None
 
     @property
@@ -125,6 +121,32 @@ class Model:
         if self._tokenizer is None:
             self._tokenizer = read_tokenizer(self.config.bundle)
         return self._tokenizer
+
+    @property
+    def eos(self) -> frozenset[int]:
+        """The tokens by which the model ends a text."""
+        return self.config.eos
+
+    @cached_property
+    def chat_encoder(self) -> ChatEncoder:
+        """The template that came with the model, and its tokenizer.
+
+        Raises:
+            InputError: it came with none.
+
+        """
+        template = read_template(self.config.bundle)
+        if template is None:
+            raise InputError(
+                f"{self.config.bundle} has no chat template: its model continues text, and was not made for "
+                "conversations; use generate, or `edgepress run --prompt`"
+            )
+        return ChatEncoder(template, self.tokenizer)
+
+    @cached_property
+    def sampling_defaults(self) -> Sampling:
+        """How the model's makers say that tokens are to be drawn; greedy where they say nothing."""
+        return sampling_defaults(self.config.bundle)
 
     @property
     def context(self) -> int:
@@ -152,7 +174,28 @@ class Model:
     def reset(self) -> None:
         """Forget the text so far."""
         self.changes += 1
-        self.session.reset()
+        self._known.forget()
+
+    def begin(self, tokens: Sequence[int], *, reuse: bool) -> Floats:
+        """Make the text ``tokens``; return the logits after the last, (vocab,), valid until the next call.
+
+        With ``reuse`` only what follows the beginning that it has in common with the text before is computed.
+
+        Raises:
+            InputError: as for :meth:`prefill`.
+
+        """
+        self.session.check_room(len(tokens), after=0)
+        self.changes += 1
+        if reuse:
+            self.reused = self._known.go_to_common(tokens)
+        else:
+            self.reused = 0
+            self._known.forget()
+        logits = self.prefill(tokens[self.reused :])
+        if reuse:
+            self._known.keep()
+        return logits
 
     def prefill(self, tokens: Sequence[int]) -> Floats:
         """Append tokens; return the logits after the last, (vocab,), valid until the next call.
@@ -165,6 +208,7 @@ class Model:
         checked = check_tokens(tokens, self.config.vocab_size)
         self.changes += 1
         logits: Floats = self.session.append(checked)[-1]
+        self._known.tokens += checked.tolist()
         check_logits(logits, f"{self.config.bundle}, after {self.session.position} tokens")
         return logits
 
@@ -179,6 +223,7 @@ class Model:
         checked = whole_number("the token", token, least=0, most=most, takes=f"the vocabulary has 0 to {most}")
         self.changes += 1
         logits: Floats = self.session.append(np.array([checked]))[-1]
+        self._known.tokens.append(checked)
         check_logits(logits, f"{self.config.bundle}, after {self.session.position} tokens, the last {checked}")
         return logits
 
@@ -193,14 +238,15 @@ class Model:
         min_p: float = 0.0,
         repetition_penalty: float = 1.0,
         seed: int | None = None,
-        stop: Sequence[str] = (),
-    ) -> "Generation":
+        stop: Sequence[str | int] = (),
+        special: bool = False,
+    ) -> Generation:
         """Continue ``prompt`` (text, or token ids as they are); iterate over the result to get the text as it comes.
 
-        It ends at an end-of-sequence token of the model, before the first of the ``stop`` strings, after ``max_tokens``
-        tokens, or when the context is full. The first piece that is asked for starts a new text; an earlier generation
-        that has not ended by then raises an InputError when it is iterated further. For the numbers see
-        :class:`Sampling`.
+        It ends at an end-of-sequence token of the model, before the first of the ``stop`` texts or tokens, after
+        ``max_tokens`` tokens, or when the context is full. With ``special`` the text shows special tokens. The first
+        piece that is asked for starts a new text; an earlier generation that has not ended by then raises an InputError
+        when it is iterated further. For the numbers see :class:`Sampling`.
 
         Raises:
             InputError: the prompt is empty or longer than the context, or a setting is out of its range.
@@ -225,116 +271,62 @@ class Model:
                 "the prompt begins with token %d, the beginning of a text, twice; models are trained on one", bos
             )
         self.session.check_room(tokens.size, after=0)
-        return Generation(self, tokens.tolist(), sampling, max_tokens, StopStrings(stop))
+        return self._generation(tokens.tolist(), sampling, max_tokens, stop, special=special, reuse=False)
 
+    def chat(
+        self,
+        messages: Sequence[Message],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        documents: Sequence[Mapping[str, Any]] | None = None,
+        variables: Mapping[str, object] | None = None,
+        max_tokens: int | None = None,
+        sampling: Sampling | None = None,
+        stop: Sequence[str | int] = (),
+        special: bool = False,
+    ) -> Generation:
+        """Answer a conversation; iterate over the result to get the answer as it comes.
 
-@dataclass
-class Generation(Iterator[str]):
-    """Text as it is generated: iterate over it. The attributes below are complete once it has ended.
+        What the conversation has in common with the text before, such as its earlier turns, is not computed again.
 
-    - ``tokens``: every token generated, the end-of-sequence token and those of a stop string included
-    - ``stop_reason``: ``end`` (the model ended the text), ``stop`` (a stop string), ``max_tokens`` or ``context``
-    - ``timings``
-    """
+        Args:
+            messages: what was said so far, such as ``[{"role": "user", "content": "Hello"}]``.
+            tools: JSON schemas of functions that the model may call, where its template knows tools.
+            documents: texts that it may read, where its template knows documents.
+            variables: what its template takes besides, such as ``{"enable_thinking": False}``.
+            max_tokens: of the answer.
+            sampling: how tokens are drawn; as the model's makers say when None.
+            stop: texts or tokens before which the answer ends.
+            special: show special tokens, such as those around the call of a tool.
 
-    model: Model
-    prompt: list[int]
-    sampling: Sampling
-    max_tokens: int | None
-    stops: StopStrings
-    tokens: list[int] = field(default_factory=list)
-    stop_reason: StopReason | None = None
-    timings: Timings = field(default_factory=Timings)
+        Raises:
+            InputError: there is no template, it refuses the conversation, or that is longer than the context.
 
-    def __post_init__(self) -> None:
-        self._pieces = self._generate()
-        self._changes: int | None = None  # of the model, when it was last left; None before the first piece
+        """
+        if max_tokens is not None:
+            whole_number("max_tokens", max_tokens)
+        tokens = self.chat_encoder.encode(messages, tools=tools, documents=documents, variables=variables)
+        check_tokens(tokens, self.config.vocab_size)
+        self.session.check_room(len(tokens), after=0)
+        drawn = self.sampling_defaults if sampling is None else sampling
+        return self._generation(tokens, drawn, max_tokens, stop, special=special, reuse=True)
 
-    def __next__(self) -> str:
-        if self.stop_reason is None and self._changes not in {None, self.model.changes}:
-            raise InputError(
-                f"the model began another text after {len(self.tokens)} tokens of this one, and holds one at a time; "
-                "take all of a text before the next one is begun, or load the bundle once for each"
-            )
-        try:
-            return next(self._pieces)
-        finally:
-            self._changes = self.model.changes
-
-    def text(self) -> str:
-        """Return all the text that is still to come."""
-        return "".join(self)
-
-    def statistics(self) -> str:
-        """Return what it took, in one line for a terminal."""
-        timings, steps = self.timings, len(self.tokens) - 1  # the first token comes with the prefill
-        parts = [f"prompt {len(self.prompt)} tokens in {timings.prefill:.3f} s"]
-        if steps > 0:
-            parts.append(f"{len(self.tokens)} generated, {steps / timings.decode:.1f} tokens/s")
-        return "; ".join(parts) + f"; ended by {self.stop_reason}"
-
-    def _generate(self) -> Iterator[str]:
-        """Yield pieces of text; never an empty one."""
-        detokenizer = Detokenizer(self.model.tokenizer, self.prompt)
-        for token in self._tokens():
-            piece = self.stops.push(detokenizer.push(token))
-            if self.stops.found is not None:
-                self.stop_reason = "stop"
-            if piece:
-                yield piece
-            if self.stops.found is not None:
-                return
-        rest = self.stops.push(detokenizer.finish())
-        if self.stops.found is not None:
-            self.stop_reason = "stop"
-        else:
-            rest += self.stops.finish()
-        if rest:
-            yield rest
-
-    def _tokens(self) -> Iterator[int]:
-        """Yield the tokens that have text; sets ``stop_reason`` when there are no more."""
-        model, session = self.model, self.model.session
-        generator = np.random.default_rng(self.sampling.seed)
-        seen = _Seen(self.prompt, session.context)
-        model.reset()
-        run_before = session.run_seconds
-        start = perf_counter()
-        logits = model.prefill(self.prompt)
-        self.timings.prefill = perf_counter() - start
-        self.timings.run = session.run_seconds - run_before
-        while True:
-            token = choose(logits, self.sampling, seen.tokens, generator)
-            self.tokens.append(token)
-            seen.append(token)
-            if token in model.config.eos:
-                self.stop_reason = "end"
-                return
-            full = len(self.tokens) == self.max_tokens
-            if full or session.position == session.context:
-                self.stop_reason = "max_tokens" if full else "context"
-                yield token
-                return
-            yield token
-            run_before = session.run_seconds
-            start = perf_counter()
-            logits = model.decode(token)
-            self.timings.decode += perf_counter() - start
-            self.timings.run += session.run_seconds - run_before
-
-
-class _Seen:
-    """Prompt and answer so far in one array that grows in place."""
-
-    def __init__(self, prompt: Sequence[int], context: int) -> None:
-        self._tokens = np.empty(max(context, len(prompt)) + 1, np.int64)
-        self._tokens[: len(prompt)] = prompt
-        self._count = len(prompt)
-
-    def append(self, token: int) -> None:
-        self._tokens[self._count] = token
-        self._count += 1
-
-    @property
-    def tokens(self) -> Indices:
-        return self._tokens[: self._count]
+    def _generation(
+        self,
+        prompt: list[int],
+        sampling: Sampling,
+        max_tokens: int | None,
+        stop: Sequence[str | int],
+        *,
+        special: bool,
+        reuse: bool,
+    ) -> Generation:
+        """A generation that ends at texts and tokens of ``stop``: a text that is a special token is that token."""
+        if isinstance(stop, str):
+            raise InputError(f"stop is the text {stop!r}; give a list of texts or tokens")
+        last = self.config.vocab_size - 1
+        tokens = {whole_number("a stop token", one, least=0, most=last) for one in stop if not isinstance(one, str)}
+        named = {one: self.tokenizer.special_named(one) for one in stop if isinstance(one, str)}
+        texts = StopStrings([text for text, token in named.items() if token is None])
+        tokens |= {token for token in named.values() if token is not None}
+        return Generation(self, prompt, sampling, max_tokens, texts, frozenset(tokens), special=special, reuse=reuse)

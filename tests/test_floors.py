@@ -23,7 +23,7 @@ RUNS_A_BUNDLE = {
     "runtime.config": "what a bundle says of itself, to open it",
     "runtime.sessions.cpu": "the model's own text is sampled from a bundle of it",
     "runtime.sessions.session": "the protocol that such a bundle is driven by",
-    "runtime.sampling": "how that text is drawn from logits",
+    "runtime.generation.sampling": "how that text is drawn from logits",
     "runtime.sessions.static": "static graphs are calibrated by the loop that will drive them",
     "runtime.evaluate": "a bundle is scored on the text that its pruning held out",
 }

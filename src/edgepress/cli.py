@@ -20,7 +20,7 @@ from edgepress.modules import modules_in
 from edgepress.text.documents import check_unicode
 
 _MAKE, _LOOK = ("export", "plan", "adapter"), ("inspect", "check", "blame", "verify")
-_FIRST = (*_MAKE, *_LOOK, "prepare", "run", "bench", "eval", "clean")
+_FIRST = (*_MAKE, *_LOOK, "prepare", "run", "chat", "bench", "eval", "clean")
 
 
 class Command(Protocol):

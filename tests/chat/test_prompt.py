@@ -38,15 +38,16 @@ def both(kind: str) -> tuple[ChatEncoder, PreTrainedTokenizerFast]:
 def test_tokens_are_those_of_transformers(kind: str, case: Case) -> None:
     case = case.with_control("<|im_end|>")
     encoder, fast = both(kind)
-    given = {"tools": case.tools, "documents": case.documents, **case.variables}
+    given = {"tools": case.tools, "documents": case.documents}
     wanted = fast.apply_chat_template(
         [*case.messages],
         add_generation_prompt=case.answer,
         return_dict=False,
         sanitize_control_tokens=True,
         **given,
+        **case.variables,
     )
-    assert encoder.encode(case.messages, answer=case.answer, **given) == wanted
+    assert encoder.encode(case.messages, answer=case.answer, variables=case.variables, **given) == wanted
 
 
 hostile = st.lists(st.sampled_from([*SPECIAL, "<think>", "<|im_", "end|>", "\ue0b0", "\ue0b1", "a", " ", "\n", "é"]))

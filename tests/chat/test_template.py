@@ -16,16 +16,28 @@ from edgepress.errors import InputError
 @pytest.mark.parametrize("source", [CHATML, STRICT, REASONING], ids=["chatml", "strict", "reasoning"])
 def test_templates_give_what_transformers_gives(source: str, case: Case) -> None:
     case = case.with_control("<|im_end|>")
-    given = {"tools": case.tools, "documents": case.documents, **case.variables}
+    given = {"tools": case.tools, "documents": case.documents}
     try:
         [wanted], _ = render_jinja_template(
-            [[*case.messages]], chat_template=source, add_generation_prompt=case.answer, **given, **TOKENS
+            [[*case.messages]],
+            chat_template=source,
+            add_generation_prompt=case.answer,
+            **given,
+            **case.variables,
+            **TOKENS,
         )
     except Exception as error:  # what the template says is in ours, too
         with pytest.raises(InputError, match=str(error)):
-            ChatTemplate(source, tokens=TOKENS).render(case.messages, answer=case.answer, **given)
+            ChatTemplate(source, tokens=TOKENS).render(
+                case.messages, answer=case.answer, variables=case.variables, **given
+            )
     else:
-        assert ChatTemplate(source, tokens=TOKENS).render(case.messages, answer=case.answer, **given) == wanted
+        assert (
+            ChatTemplate(source, tokens=TOKENS).render(
+                case.messages, answer=case.answer, variables=case.variables, **given
+            )
+            == wanted
+        )
 
 
 @pytest.mark.parametrize(

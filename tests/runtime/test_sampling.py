@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from transformers.generation import logits_process as oracle
 
 from edgepress.errors import InputError
-from edgepress.runtime.sampling import (
+from edgepress.runtime.generation.sampling import (
     Sampling,
     candidates,
     choose,

@@ -26,7 +26,7 @@ from edgepress.exporter.streams.text import CalibrationTokens, check_length, seq
 from edgepress.finite import check_logits
 from edgepress.progress import silent
 from edgepress.runtime.config import BundleConfig, read_config
-from edgepress.runtime.sampling import softmax
+from edgepress.runtime.generation.sampling import softmax
 from edgepress.runtime.sessions.cpu import CpuSession
 from edgepress.runtime.sessions.session import Session
 from edgepress.targets import FALLBACK, find_target

@@ -114,10 +114,12 @@ class Vectors(msgspec.Struct, frozen=True):
 
 def vector(encoder: ChatEncoder, case: Case) -> Vector:
     """What the runtime makes of a case. Its text is that without marks: special tokens of users' look like others."""
-    given = {"tools": case.tools, "documents": case.documents, "answer": case.answer, **case.variables}
+    tools, documents, answer, variables = case.tools, case.documents, case.answer, case.variables
     try:
-        text = encoder.template.render(case.messages, **given)  # type: ignore[arg-type] # one dictionary of them all
-        tokens = encoder.encode(case.messages, **given)  # type: ignore[arg-type]
+        text = encoder.template.render(
+            case.messages, tools=tools, documents=documents, answer=answer, variables=variables
+        )
+        tokens = encoder.encode(case.messages, tools=tools, documents=documents, answer=answer, variables=variables)
     except InputError:
         return Vector(case.name, None, None)
     return Vector(case.name, text, tokens)

@@ -43,7 +43,7 @@ class ChatEncoder:
         tools: Sequence[Mapping[str, Any]] | None = None,
         documents: Sequence[Mapping[str, Any]] | None = None,
         answer: bool = True,
-        **variables: object,
+        variables: Mapping[str, object] | None = None,
     ) -> list[int]:
         """The tokens of a conversation; arguments and errors are those of :meth:`ChatTemplate.render`.
 
@@ -58,7 +58,7 @@ class ChatEncoder:
             tools=self._mark(tools),
             documents=self._mark(documents),
             answer=answer,
-            **self._mark(variables),
+            variables=self._mark(variables),
         )
         tokens: list[int] = []
         for piece, is_marked in self._pieces(text):

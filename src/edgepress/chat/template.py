@@ -96,7 +96,7 @@ class ChatTemplate:
         tools: Sequence[Mapping[str, Any]] | None = None,
         documents: Sequence[Mapping[str, Any]] | None = None,
         answer: bool = True,
-        **variables: object,
+        variables: Mapping[str, object] | None = None,
     ) -> str:
         """The text of a conversation, its special tokens spelled out.
 
@@ -105,7 +105,7 @@ class ChatTemplate:
             tools: JSON schemas of functions that the model may call.
             documents: what it may read, for templates that know them.
             answer: end with what stands before the model's answer (``add_generation_prompt``).
-            variables: what a template takes beside, such as ``enable_thinking``.
+            variables: what a template takes beside, such as ``{"enable_thinking": False}``.
 
         Raises:
             InputError: the template refuses the conversation (its words are in the message), has an error, or does not
@@ -115,7 +115,7 @@ class ChatTemplate:
         from jinja2.exceptions import TemplateError
 
         compiled = self._compiled if tools is None or self._with_tools is None else self._with_tools
-        given: dict[str, Any] = {**(self.tokens or {}), **variables}
+        given: dict[str, Any] = {**(self.tokens or {}), **(variables or {})}
         given |= {"messages": [_with_reasoning(message) for message in messages], "tools": tools}
         given |= {"documents": documents, "add_generation_prompt": answer}
         token = _steps.set([0])

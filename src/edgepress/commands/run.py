@@ -1,9 +1,14 @@
 """``edgepress run``: continue a prompt."""
 
 import argparse
+from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edgepress.stdio import say
+
+if TYPE_CHECKING:
+    from edgepress.runtime import Sampling
 
 NAME = "run"
 HELP = "continue a prompt with a bundle, as a stream of text on stdout"
@@ -49,6 +54,25 @@ def add_loading_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add how tokens are drawn: in conversations each as the model's makers say unless it is given."""
+    parser.add_argument("--temperature", type=float, help="0 takes the most likely token (chats: as the model says)")
+    parser.add_argument("--top-k", type=int, metavar="K", help="choose among the K most likely; 0 is off")
+    parser.add_argument("--top-p", type=float, metavar="P", help="choose among the likeliest that sum to P")
+    parser.add_argument("--min-p", type=float, metavar="P", help="drop below P times the likeliest")
+    parser.add_argument("--repetition-penalty", type=float, metavar="R", help="above 1 repeats less")
+    parser.add_argument("--seed", type=int, help="the same seed gives the same text")
+
+
+def chosen_sampling(arguments: argparse.Namespace, defaults: "Sampling") -> "Sampling":
+    """The model's settings, with those in their place that were given."""
+    from dataclasses import replace
+
+    names = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed")
+    given = {name: getattr(arguments, name) for name in names}
+    return replace(defaults, **{name: value for name, value in given.items() if value is not None})
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this verb's arguments."""
     add_loading_arguments(parser)
@@ -56,18 +80,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_adapter_argument(parser)
     parser.add_argument("--prompt", required=True, metavar="TEXT", help="text to continue; - reads it from stdin")
     parser.add_argument(
+        "--chat",
+        action="store_true",
+        help="answer the prompt as a user's message, by the model's chat template; `edgepress chat` takes several",
+    )
+    parser.add_argument("--system", metavar="TEXT", help="with --chat: what the model is told before all else")
+    parser.add_argument(
         "--max-tokens", type=int, metavar="N", help="tokens to generate at most (default: until it ends)"
     )
-    parser.add_argument("--temperature", type=float, default=0.0, help="0 takes the most likely token")
-    parser.add_argument("--top-k", type=int, default=0, metavar="K", help="choose among the K most likely; 0 is off")
+    add_sampling_arguments(parser)
     parser.add_argument(
-        "--top-p", type=float, default=1.0, metavar="P", help="choose among the likeliest that sum to P"
+        "--stop",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="end before this text or special token; may be given several times",
     )
-    parser.add_argument("--min-p", type=float, default=0.0, metavar="P", help="drop below P times the likeliest")
-    parser.add_argument("--repetition-penalty", type=float, default=1.0, metavar="R", help="above 1 repeats less")
-    parser.add_argument("--seed", type=int, help="the same seed gives the same text")
     parser.add_argument(
-        "--stop", action="append", default=[], metavar="TEXT", help="end before this text; may be given several times"
+        "--special", action="store_true", help="show special tokens, such as those around a tool's call"
     )
     parser.add_argument("--context", type=int, metavar="N", help="tokens of prompt and answer (default: the bundle's)")
 
@@ -75,7 +105,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Print the text as it comes on stdout, then what it cost on stderr."""
     from edgepress.commands.prepare import prepare_first
-    from edgepress.runtime import load
+    from edgepress.errors import InputError
+    from edgepress.runtime import Sampling, load
     from edgepress.text.documents import read_standard_input
 
     prepare_first(arguments.bundle, not arguments.no_prepare and arguments.on in (None, "cpu"), arguments.graph)
@@ -90,17 +121,17 @@ def run(arguments: argparse.Namespace) -> int:
     )
     if arguments.adapter is not None:
         model = model.with_adapter(arguments.adapter)
-    generation = model.generate(
-        read_standard_input() if arguments.prompt == "-" else arguments.prompt.removeprefix("\ufeff"),
-        max_tokens=arguments.max_tokens,
-        temperature=arguments.temperature,
-        top_k=arguments.top_k,
-        top_p=arguments.top_p,
-        min_p=arguments.min_p,
-        repetition_penalty=arguments.repetition_penalty,
-        seed=arguments.seed,
-        stop=arguments.stop,
-    )
+    prompt = read_standard_input() if arguments.prompt == "-" else arguments.prompt.removeprefix("\ufeff")
+    drawn = chosen_sampling(arguments, model.sampling_defaults if arguments.chat else Sampling())
+    longest, stop, special = arguments.max_tokens, arguments.stop, arguments.special
+    if arguments.chat:
+        system = [] if arguments.system is None else [{"role": "system", "content": arguments.system}]
+        messages = [*system, {"role": "user", "content": prompt}]
+        generation = model.chat(messages, max_tokens=longest, sampling=drawn, stop=stop, special=special)
+    elif arguments.system is not None:
+        raise InputError("--system is for conversations; give --chat, too")
+    else:
+        generation = model.generate(prompt, max_tokens=longest, stop=stop, special=special, **asdict(drawn))
     for piece in generation:
         print(piece, end="", flush=True)
     print(flush=True)

@@ -1,0 +1,106 @@
+"""A conversation with a model: what was said, and the next turn."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from edgepress.chat.template import Message
+from edgepress.errors import InputError
+from edgepress.files import atomic_file, write_json
+from edgepress.runtime.generation.generation import Generation
+from edgepress.runtime.generation.sampling import Sampling
+from edgepress.runtime.model import Model
+from edgepress.schema import convert, read_object
+
+_REMEDY = "name a file that `/save` of edgepress chat wrote"
+
+
+class _Saved(msgspec.Struct, frozen=True):
+    """A conversation on disk."""
+
+    edgepress_conversation: Literal[1]
+    messages: Annotated[list[dict[str, Any]], msgspec.Meta(max_length=100_000)]
+
+
+@dataclass
+class Conversation:
+    """Turns with an open bundle, each going on from what the model keeps of those before.
+
+    ``messages`` may be changed between turns: what still stands at their beginning is not computed again. ``last`` is
+    the latest answer, with what it took.
+    """
+
+    model: Model
+    messages: list[Message] = field(default_factory=list)
+    tools: Sequence[Mapping[str, Any]] | None = None
+    variables: Mapping[str, object] = field(default_factory=dict)
+    sampling: Sampling | None = None
+    max_tokens: int | None = None
+    stop: Sequence[str | int] = ()
+    last: Generation | None = None
+
+    def say(self, text: str, *, role: str = "user") -> Iterator[str]:
+        """Say ``text``; iterate over the answer as it comes.
+
+        What was said and answered is among ``messages`` when the answer ends, or when it is left before its end: then
+        as far as it came.
+
+        Raises:
+            InputError: as for :meth:`Model.chat`; the conversation is as it was before.
+
+        """
+        asked = [*self.messages, {"role": role, "content": text}]
+        self.last = self.model.chat(
+            asked,
+            tools=self.tools,
+            variables=self.variables,
+            max_tokens=self.max_tokens,
+            sampling=self.sampling,
+            stop=self.stop,
+        )
+        return self._answer(self.last, asked)
+
+    def _answer(self, generation: Generation, asked: list[Message]) -> Iterator[str]:
+        said: list[str] = []
+        try:
+            for piece in generation:
+                said.append(piece)
+                yield piece
+        finally:
+            self.messages = [*asked, {"role": "assistant", "content": "".join(said)}]
+
+    def undo(self) -> bool:
+        """Take back the last turn of the user and what followed; False when there is none."""
+        last = next((at for at in reversed(range(len(self.messages))) if self.messages[at]["role"] == "user"), None)
+        if last is None:
+            return False
+        del self.messages[last:]
+        return True
+
+    def save(self, path: Path) -> None:
+        """Write what was said as JSON; an earlier conversation in ``path`` is replaced, another file is not.
+
+        Raises:
+            InputError: there is another file.
+
+        """
+        replaces = path.exists()
+        if replaces:
+            read_conversation(path)
+        with atomic_file(path, replace=replaces) as work:
+            write_json(work, {"edgepress_conversation": 1, "messages": [dict(message) for message in self.messages]})
+
+
+def read_conversation(path: Path) -> list[Message]:
+    """The messages of a conversation that was saved.
+
+    Raises:
+        InputError: the file is none.
+
+    """
+    if not path.is_file():
+        raise InputError(f"{path} is no file; {_REMEDY}")
+    return list(convert(read_object(path, _REMEDY), _Saved, path, _REMEDY).messages)

@@ -1,0 +1,175 @@
+"""An answer as it is generated: token by token, until it ends."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Literal, Protocol
+
+import numpy as np
+
+from edgepress.errors import InputError
+from edgepress.runtime.generation.sampling import Floats, Indices, Sampling, choose
+from edgepress.runtime.sessions.session import Session
+from edgepress.text.tokenizer import Detokenizer, StopStrings, Tokenizer
+
+StopReason = Literal["end", "stop", "max_tokens", "context"]
+
+
+@dataclass
+class Timings:
+    """Seconds of one generation. ``run`` is the part of ``prefill`` plus ``decode`` spent inside onnxruntime."""
+
+    prefill: float = 0.0
+    decode: float = 0.0
+    run: float = 0.0
+
+
+class OpenText(Protocol):
+    """What a generation needs of an open model: one text, to which tokens are appended.
+
+    ``changes`` counts the calls that changed that text, by which a generation notices that another one has begun;
+    ``reused`` is how many tokens the last text that was begun had from the one before.
+    """
+
+    changes: int
+    reused: int
+
+    @property
+    def session(self) -> Session:
+        """What computes it."""
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """What makes text of tokens."""
+
+    @property
+    def eos(self) -> frozenset[int]:
+        """The tokens by which the model ends a text."""
+
+    def begin(self, tokens: Sequence[int], *, reuse: bool) -> Floats:
+        """Make the text ``tokens``; return the logits after the last."""
+
+    def decode(self, token: int) -> Floats:
+        """Append one token; return the logits after it."""
+
+
+@dataclass
+class Generation(Iterator[str]):
+    """Text as it is generated: iterate over it. The attributes below are complete once it has ended.
+
+    - ``tokens``: every token generated, the end-of-sequence token and those of a stop string included
+    - ``stop_reason``: ``end`` (the model ended the text), ``stop`` (a stop text or token), ``max_tokens`` or
+      ``context``
+    - ``reused``: tokens of the prompt that were computed before, by an earlier turn
+    - ``timings``
+
+    ``stop_tokens`` end it and are not shown. With ``special`` the text shows special tokens, such as those around the
+    call of a tool. With ``reuse`` it goes on from what the model keeps of an earlier text that begins alike.
+    """
+
+    model: OpenText
+    prompt: list[int]
+    sampling: Sampling
+    max_tokens: int | None
+    stops: StopStrings
+    stop_tokens: frozenset[int] = frozenset()
+    special: bool = False
+    reuse: bool = False
+    reused: int = 0
+    tokens: list[int] = field(default_factory=list)
+    stop_reason: StopReason | None = None
+    timings: Timings = field(default_factory=Timings)
+
+    def __post_init__(self) -> None:
+        self._pieces = self._generate()
+        self._changes: int | None = None  # of the model, when it was last left; None before the first piece
+
+    def __next__(self) -> str:
+        if self.stop_reason is None and self._changes not in {None, self.model.changes}:
+            raise InputError(
+                f"the model began another text after {len(self.tokens)} tokens of this one, and holds one at a time; "
+                "take all of a text before the next one is begun, or load the bundle once for each"
+            )
+        try:
+            return next(self._pieces)
+        finally:
+            self._changes = self.model.changes
+
+    def text(self) -> str:
+        """Return all the text that is still to come."""
+        return "".join(self)
+
+    def statistics(self) -> str:
+        """Return what it took, in one line for a terminal."""
+        timings, steps = self.timings, len(self.tokens) - 1  # the first token comes with the prefill
+        known = f", {self.reused} of them known," if self.reused else ""
+        parts = [f"prompt {len(self.prompt)} tokens{known} in {timings.prefill:.3f} s"]
+        if steps > 0:
+            parts.append(f"{len(self.tokens)} generated, {steps / timings.decode:.1f} tokens/s")
+        return "; ".join(parts) + f"; ended by {self.stop_reason}"
+
+    def _generate(self) -> Iterator[str]:
+        """Yield pieces of text; never an empty one."""
+        detokenizer = Detokenizer(self.model.tokenizer, self.prompt, special=self.special)
+        for token in self._tokens():
+            piece = self.stops.push(detokenizer.push(token))
+            if self.stops.found is not None:
+                self.stop_reason = "stop"
+            if piece:
+                yield piece
+            if self.stops.found is not None:
+                return
+        rest = self.stops.push(detokenizer.finish())
+        if self.stops.found is not None:
+            self.stop_reason = "stop"
+        else:
+            rest += self.stops.finish()
+        if rest:
+            yield rest
+
+    def _tokens(self) -> Iterator[int]:
+        """Yield the tokens that have text; sets ``stop_reason`` when there are no more."""
+        model, session = self.model, self.model.session
+        generator = np.random.default_rng(self.sampling.seed)
+        seen = _Seen(self.prompt, session.context)
+        run_before = session.run_seconds
+        start = perf_counter()
+        logits = model.begin(self.prompt, reuse=self.reuse)
+        self.timings.prefill = perf_counter() - start
+        self.reused = model.reused
+        self.timings.run = session.run_seconds - run_before
+        while True:
+            token = choose(logits, self.sampling, seen.tokens, generator)
+            self.tokens.append(token)
+            seen.append(token)
+            if token in model.eos or token in self.stop_tokens:
+                self.stop_reason = "end" if token in model.eos else "stop"
+                return
+            full = len(self.tokens) == self.max_tokens
+            if full or session.position == session.context:
+                self.stop_reason = "max_tokens" if full else "context"
+                yield token
+                return
+            yield token
+            run_before = session.run_seconds
+            start = perf_counter()
+            logits = model.decode(token)
+            self.timings.decode += perf_counter() - start
+            self.timings.run += session.run_seconds - run_before
+
+
+class _Seen:
+    """Prompt and answer so far in one array that grows in place."""
+
+    def __init__(self, prompt: Sequence[int], context: int) -> None:
+        self._tokens = np.empty(max(context, len(prompt)) + 1, np.int64)
+        self._tokens[: len(prompt)] = prompt
+        self._count = len(prompt)
+
+    def append(self, token: int) -> None:
+        self._tokens[self._count] = token
+        self._count += 1
+
+    @property
+    def tokens(self) -> Indices:
+        return self._tokens[: self._count]

@@ -1,0 +1,68 @@
+"""Which tokens a session's text is made of, so that another text goes on from what both begin with.
+
+A follow-up in a conversation begins with everything that was said before. What the model keeps of that is taken back
+to the last token that both have, or to a copy from before where states cannot be taken back, and only the rest is
+computed.
+"""
+
+from collections.abc import Sequence
+from itertools import takewhile
+
+from edgepress.runtime.sessions.session import Session, Snapshot
+
+_KEPT = 2  # snapshots: of this turn's prompt and of the one before; each may take as much as the states do
+
+
+class KnownText:
+    """The tokens that ``session`` has computed, as long as nobody appends to it behind this one's back."""
+
+    def __init__(self, session: Session) -> None:
+        self.tokens: list[int] = []
+        self._session = session
+        self._snapshots: list[tuple[list[int], Snapshot]] = []
+
+    def forget(self) -> None:
+        """Begin a new text; snapshots stay, as the next one may begin as an earlier one did."""
+        self.tokens.clear()
+        self._session.reset()
+
+    def keep(self) -> None:
+        """Copy what the model keeps now, where it could not be taken back to later."""
+        if all(state.grows for state in self._session.states) or not self._is_known:
+            return
+        self._snapshots.append((self.tokens.copy(), self._session.snapshot()))
+        del self._snapshots[:-_KEPT]
+
+    def go_to_common(self, wanted: Sequence[int]) -> int:
+        """Leave in the session the longest beginning of ``wanted`` that it has or a snapshot has; return its length.
+
+        At least one token of ``wanted`` is left to be computed, since logits are those after a token.
+        """
+        if not self._is_known:
+            self.forget()
+        shared = min(_shared(self.tokens, wanted), len(wanted) - 1)
+        position = len(self.tokens)
+        kept = shared if shared == position or shared >= max(self._session.earliest, 1) else 0
+        fitting = [
+            (len(tokens), snapshot)
+            for tokens, snapshot in self._snapshots
+            if kept < len(tokens) < len(wanted) and _shared(tokens, wanted) == len(tokens)
+        ]
+        if fitting:
+            kept, snapshot = max(fitting, key=lambda one: one[0])
+            self._session.restore(snapshot)
+        elif kept:
+            self._session.roll_back(kept)
+        else:
+            self._session.reset()
+        self.tokens = list(wanted[:kept])
+        return kept
+
+    @property
+    def _is_known(self) -> bool:
+        return len(self.tokens) == self._session.position
+
+
+def _shared(one: Sequence[int], other: Sequence[int]) -> int:
+    """With how many tokens both begin."""
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))

@@ -1,0 +1,191 @@
+"""``edgepress chat``: talk with a bundle on a terminal."""
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgepress.commands.run import (
+    add_adapter_argument,
+    add_loading_arguments,
+    add_place_arguments,
+    add_sampling_arguments,
+    chosen_sampling,
+)
+from edgepress.stdio import say
+
+if TYPE_CHECKING:
+    from edgepress.runtime.conversation import Conversation
+
+NAME = "chat"
+HELP = "talk with a bundle whose model has a chat template; earlier turns are not computed again"
+_COMMANDS = """\
+/system TEXT   what the model is told before all else; without TEXT it is shown
+/undo          take back the last turn
+/again         answer the last turn once more
+/save FILE     write the conversation; --resume FILE or /load FILE goes on with it
+/load FILE     go on with a conversation that was saved
+/reset         begin anew, with the same system prompt
+/stats         what the last answer took
+/quit          end; so does the end of the input. Ctrl-C ends an answer"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add this verb's arguments."""
+    add_loading_arguments(parser)
+    add_place_arguments(parser)
+    add_adapter_argument(parser)
+    add_sampling_arguments(parser)
+    parser.add_argument("--system", metavar="TEXT", help="what the model is told before all else")
+    parser.add_argument("--resume", type=Path, metavar="FILE", help="go on with a conversation that /save wrote")
+    parser.add_argument("--max-tokens", type=int, metavar="N", help="tokens of an answer at most")
+    parser.add_argument(
+        "--stop", action="append", default=[], metavar="TEXT", help="end answers before this text or special token"
+    )
+    parser.add_argument(
+        "--no-think", action="store_true", help="set enable_thinking to false, for templates that know it"
+    )
+    parser.add_argument("--context", type=int, metavar="N", help="tokens of the conversation (default: the bundle's)")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Take lines from the terminal, or from what is piped in, until they end."""
+    from edgepress.commands.prepare import prepare_first
+    from edgepress.runtime import load
+    from edgepress.runtime.conversation import Conversation, read_conversation
+
+    prepare_first(arguments.bundle, not arguments.no_prepare and arguments.on in (None, "cpu"), arguments.graph)
+    model = load(
+        arguments.bundle,
+        threads=arguments.threads,
+        context=arguments.context,
+        prepared=not arguments.no_prepare,
+        on=arguments.on,
+        soc=arguments.soc,
+        graph=arguments.graph,
+    )
+    if arguments.adapter is not None:
+        model = model.with_adapter(arguments.adapter)
+    conversation = Conversation(
+        model,
+        read_conversation(arguments.resume) if arguments.resume else [],
+        variables={"enable_thinking": False} if arguments.no_think else {},
+        sampling=chosen_sampling(arguments, model.sampling_defaults),
+        max_tokens=arguments.max_tokens,
+        stop=arguments.stop,
+    )
+    _ = model.chat_encoder  # a model without a template is refused before anything is asked
+    if arguments.system is not None:
+        _set_system(conversation, arguments.system)
+    if sys.stdin.isatty():
+        say("type a message, or /help")
+    for line in _lines():
+        if not _handle(conversation, line):
+            break
+    return 0
+
+
+def _lines() -> Iterator[str]:
+    """What the user types, a line at a time, until the input ends."""
+    prompt = "> " if sys.stdin.isatty() else ""
+    while True:
+        try:
+            line = input(prompt)
+        except EOFError:
+            return
+        except KeyboardInterrupt:
+            say("\n/quit ends")
+            continue
+        if line.strip():
+            yield line.removeprefix("\ufeff")
+
+
+def _handle(conversation: "Conversation", line: str) -> bool:
+    """Do what a line asks for; False when that is to end. An error is said, and the conversation goes on."""
+    from edgepress.errors import InputError
+
+    word, _, rest = line.strip().partition(" ")
+    command = _VERBS.get(word)
+    try:
+        if word == "/quit":
+            return False
+        if command is not None:
+            command(conversation, rest.strip())
+        elif word.startswith("/") and word[1:].isalpha():
+            say(f"there is no {word}; /help says what there is")
+        else:
+            _answer(conversation, line)
+    except InputError as error:
+        say(str(error))
+    return True
+
+
+def _answer(conversation: "Conversation", text: str) -> None:
+    pieces = conversation.say(text)
+    try:
+        for piece in pieces:
+            print(piece, end="", flush=True)
+    except KeyboardInterrupt:
+        say(" (interrupted)")
+    print(flush=True)
+    if sys.stdin.isatty() and conversation.last is not None:
+        say(conversation.last.statistics())
+
+
+def _set_system(conversation: "Conversation", text: str) -> None:
+    first = conversation.messages[:1]
+    has_one = bool(first) and first[0]["role"] == "system"
+    if text:
+        conversation.messages[: int(has_one)] = [{"role": "system", "content": text}]
+    else:
+        say(str(first[0]["content"]) if has_one else "no system prompt")
+
+
+def _undo(conversation: "Conversation", _: str) -> None:
+    say("taken back" if conversation.undo() else "there is no turn to take back")
+
+
+def _again(conversation: "Conversation", _: str) -> None:
+    asked = next((message for message in reversed(conversation.messages) if message["role"] == "user"), None)
+    if asked is None:
+        say("nothing was asked yet")
+        return
+    conversation.undo()
+    _answer(conversation, str(asked["content"]))
+
+
+def _save(conversation: "Conversation", name: str) -> None:
+    if not name:
+        say("/save FILE")
+        return
+    conversation.save(Path(name))
+    say(f"{name}: {len(conversation.messages)} messages")
+
+
+def _load(conversation: "Conversation", name: str) -> None:
+    from edgepress.runtime.conversation import read_conversation
+
+    conversation.messages = read_conversation(Path(name))
+    say(f"{name}: {len(conversation.messages)} messages")
+
+
+def _reset(conversation: "Conversation", _: str) -> None:
+    conversation.messages = [message for message in conversation.messages[:1] if message["role"] == "system"]
+    say("begun anew")
+
+
+def _stats(conversation: "Conversation", _: str) -> None:
+    say("nothing was answered yet" if conversation.last is None else conversation.last.statistics())
+
+
+_VERBS: dict[str, Callable[["Conversation", str], None]] = {
+    "/system": _set_system,
+    "/undo": _undo,
+    "/again": _again,
+    "/save": _save,
+    "/load": _load,
+    "/reset": _reset,
+    "/stats": _stats,
+    "/help": lambda _conversation, _rest: say(_COMMANDS),
+}

@@ -1,0 +1,206 @@
+"""Conversations: templates, turns that go on from what is known, settings, stops, special tokens."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from bundles import sign
+from hybrid_bundle import VOCABULARY, write_hybrid
+
+from edgepress.errors import InputError
+from edgepress.exporter import export
+from edgepress.exporter.demo import DEMO_DIRECTORY
+from edgepress.runtime import Model, Sampling, load
+from edgepress.runtime.conversation import Conversation, read_conversation
+from edgepress.runtime.generation.defaults import sampling_defaults
+
+TEMPLATE = """{{ bos_token }}{% for message in messages %}
+{{- 'ROMEO' if message.role == 'assistant' else message.role | upper }}:
+{{ message.content }}
+
+{% endfor %}{% if add_generation_prompt %}ROMEO:
+{% endif %}"""
+GREEDY = Sampling()
+ASKED = [{"role": "juliet", "content": "Good night, good night! Parting is such sweet sorrow."}]
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("chat")
+    shutil.copytree(DEMO_DIRECTORY, folder / "model")
+    (folder / "model" / "chat_template.jinja").write_text(TEMPLATE, encoding="utf-8")
+    export(folder / "model", out=folder / "bundle", target="x86-cpu", recipe="fp32")
+    return folder / "bundle"
+
+
+@pytest.fixture
+def model(bundle: Path) -> Model:
+    return load(bundle, threads=1, prepared=False)
+
+
+def test_an_answer_is_what_the_rendered_text_goes_on_with(model: Model) -> None:
+    text = f"<|endoftext|>JULIET:\n{ASKED[0]['content']}\n\nROMEO:\n"
+    plain = model.generate(model.tokenizer.encode_plain(text), max_tokens=12)
+    wanted = plain.text()
+    answer = model.chat(ASKED, sampling=GREEDY, max_tokens=12)
+    assert answer.text() == wanted
+    assert answer.prompt == plain.prompt
+    assert answer.prompt.count(0) == 1  # one beginning of a text
+
+
+def test_a_follow_up_computes_its_own_tokens_alone(model: Model) -> None:
+    first = model.chat(ASKED, sampling=GREEDY, max_tokens=8)
+    said = [*ASKED, {"role": "assistant", "content": first.text()}, {"role": "juliet", "content": "Sweet, so would I."}]
+    second = model.chat(said, sampling=GREEDY, max_tokens=8)
+    text = second.text()
+    assert second.reused >= len(first.prompt)
+    fresh = load(model.config.bundle, threads=1, prepared=False).chat(said, sampling=GREEDY, max_tokens=8)
+    assert fresh.text() == text
+    assert fresh.reused == 0
+    assert fresh.prompt == second.prompt
+
+
+def test_an_edit_rolls_back_to_what_is_alike(model: Model) -> None:
+    model.chat(ASKED, sampling=GREEDY, max_tokens=8).text()
+    other = [{"role": "juliet", "content": "Good night, good night! I would not part."}]
+    edited = model.chat(other, sampling=GREEDY, max_tokens=8)
+    text = edited.text()
+    assert 0 < edited.reused < len(edited.prompt)
+    assert (
+        load(model.config.bundle, threads=1, prepared=False).chat(other, sampling=GREEDY, max_tokens=8).text() == text
+    )
+
+
+def test_the_same_question_again_computes_one_token(model: Model) -> None:
+    first = model.chat(ASKED, sampling=GREEDY, max_tokens=8).text()
+    again = model.chat(ASKED, sampling=GREEDY, max_tokens=8)
+    assert again.text() == first
+    assert again.reused == len(again.prompt) - 1
+
+
+def test_tokens_appended_by_others_are_not_taken_for_the_text(model: Model) -> None:
+    first = model.chat(ASKED, sampling=GREEDY, max_tokens=8).text()
+    model.session.append([5, 6, 7])
+    after = model.chat(ASKED, sampling=GREEDY, max_tokens=8)
+    assert after.text() == first
+    assert after.reused == 0
+
+
+def test_states_that_cannot_be_taken_back_go_on_from_a_snapshot(tmp_path: Path) -> None:
+    model = load(write_hybrid(tmp_path / "hybrid"), threads=1, prepared=False)
+    tokens = np.random.default_rng(0).integers(0, VOCABULARY, 30).tolist()
+    model.begin(tokens[:20], reuse=True)
+    for token in (1, 2, 3):
+        model.decode(token)
+    logits = model.begin([*tokens[:20], 9, 8], reuse=True).copy()  # an answer that is not gone on with
+    assert model.reused == 20
+    np.testing.assert_allclose(
+        logits, load(tmp_path / "hybrid", prepared=False).prefill([*tokens[:20], 9, 8]), atol=1e-5
+    )
+    model.begin([*tokens[:10], 4], reuse=True)  # before the snapshot: nothing is known
+    assert model.reused == 0
+
+
+def test_the_model_s_own_settings_are_used_unless_others_are_given(bundle: Path, model: Model) -> None:
+    assert sampling_defaults(bundle) == Sampling(temperature=0.7, top_k=40)
+    assert model.chat(ASKED, max_tokens=4).sampling == Sampling(temperature=0.7, top_k=40)
+    assert model.chat(ASKED, max_tokens=4, sampling=GREEDY).sampling == GREEDY
+
+
+@pytest.mark.parametrize(
+    ("config", "wanted"),
+    [
+        ({}, Sampling()),
+        ({"do_sample": False, "temperature": 0.5}, Sampling()),
+        ({"do_sample": True}, Sampling(temperature=1.0, top_k=50)),
+        ({"do_sample": True, "top_k": 0, "top_p": 0.8, "repetition_penalty": 1.1}, Sampling(1.0, 0, 0.8, 0.0, 1.1)),
+    ],
+)
+def test_settings_are_read_as_transformers_reads_them(tmp_path: Path, config: object, wanted: Sampling) -> None:
+    (tmp_path / "generation_config.json").write_text(json.dumps(config), encoding="utf-8")
+    assert sampling_defaults(tmp_path) == wanted
+
+
+def test_settings_out_of_range_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "generation_config.json").write_text('{"do_sample": true, "top_p": 7}', encoding="utf-8")
+    with pytest.raises(InputError, match="top_p"):
+        sampling_defaults(tmp_path)
+
+
+def test_special_tokens_are_shown_when_asked_for_and_stop_when_named(model: Model) -> None:
+    answer = model.generate([5, 6, 7], max_tokens=5)
+    answer.text()
+    stop = answer.tokens[2]
+    stopped = model.generate([5, 6, 7], max_tokens=5, stop=[stop])
+    stopped.text()
+    assert stopped.tokens == answer.tokens[: answer.tokens.index(stop) + 1]
+    assert stopped.stop_reason == "stop"
+    named = model.generate([5, 6, 7], max_tokens=2, stop=["<|endoftext|>", "never said"])
+    assert named.stop_tokens == {0}
+    with pytest.raises(InputError, match="stop token"):
+        model.generate([5, 6, 7], stop=[-1])
+
+
+def test_a_model_without_a_template_is_said_to_have_none(tmp_path: Path, bundle: Path) -> None:
+    shutil.copytree(bundle, tmp_path / "bundle")
+    (tmp_path / "bundle" / "chat_template.jinja").unlink()
+    with pytest.raises(InputError, match="has no chat template"):
+        load(sign(tmp_path / "bundle"), threads=1, prepared=False).chat(ASKED)
+
+
+def test_a_conversation_is_saved_resumed_and_taken_back(model: Model, tmp_path: Path) -> None:
+    conversation = Conversation(model, sampling=GREEDY, max_tokens=6)
+    answer = "".join(conversation.say("Good morrow."))
+    assert [message["role"] for message in conversation.messages] == ["user", "assistant"]
+    assert conversation.messages[1]["content"] == answer
+    conversation.save(tmp_path / "talk.json")
+    assert read_conversation(tmp_path / "talk.json") == conversation.messages
+    pieces = conversation.say("And now?")
+    next(pieces)
+    pieces.close()  # left in the middle: kept as far as it came
+    assert len(conversation.messages) == 4
+    assert conversation.undo()
+    conversation.save(tmp_path / "talk.json")
+    assert read_conversation(tmp_path / "talk.json") == conversation.messages[:2]
+    assert conversation.undo()
+    assert not conversation.undo()
+
+
+def test_a_conversation_replaces_no_file_that_is_none(model: Model, tmp_path: Path) -> None:
+    (tmp_path / "notes.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(InputError, match="edgepress_conversation"):
+        Conversation(model).save(tmp_path / "notes.json")
+    assert (tmp_path / "notes.json").read_text(encoding="utf-8") == "{}"
+
+
+def test_the_terminal_answers_line_by_line_and_saves(bundle: Path, tmp_path: Path) -> None:
+    lines = (
+        "Good morrow.\n/again\n/undo\n/nonsense\nAnd now?\n/stats\n/save talk.json\n/load missing.json\n/quit\nnever\n"
+    )
+    command = [sys.executable, "-m", "edgepress", "chat", str(bundle), "--max-tokens", "5", "--temperature", "0"]
+    command += ["--system", "You are Romeo.", "--no-prepare", "--threads", "1"]
+    done = subprocess.run(command, input=lines, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 0, done.stderr
+    saved = read_conversation(tmp_path / "talk.json")
+    assert [message["role"] for message in saved] == ["system", "user", "assistant"]
+    answers = done.stdout.split("\n")
+    assert len([line for line in answers if line]) >= 3
+    assert "there is no /nonsense" in done.stderr
+    assert "of them known" in done.stderr
+    assert "missing.json is no file" in done.stderr
+
+
+def test_run_chat_is_one_turn(bundle: Path) -> None:
+    command = [sys.executable, "-m", "edgepress", "run", str(bundle), "--prompt", "Good morrow.", "--max-tokens", "5"]
+    command += ["--no-prepare", "--threads", "1", "--temperature", "0"]
+    chat = subprocess.run([*command, "--chat"], capture_output=True, text=True, check=True)
+    model = load(bundle, threads=1, prepared=False)
+    wanted = model.chat([{"role": "user", "content": "Good morrow."}], sampling=GREEDY, max_tokens=5).text()
+    assert chat.stdout == wanted + "\n"
+    wrong = subprocess.run([*command, "--system", "Be brief."], capture_output=True, text=True, check=False)
+    assert wrong.returncode == 2
+    assert "--chat" in wrong.stderr
