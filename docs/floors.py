@@ -22,6 +22,7 @@ FLOORS = {  # from the lowest to the highest
     "exporter.source": "what the user has: hub, checkpoint, config",
     "exporter.tokens": "tokenizers, whole and with fewer tokens",
     "exporter.arrays": "schemes, packing, ranges, sums, work side by side",
+    "exporter.interpreter": "any ONNX graph computed in torch, with gradients",
     "exporter.model": "what a model is, and what it computes",
     "exporter.recipe": "what the user asks for",
     "exporter.streams": "text through a model, a layer at a time",
