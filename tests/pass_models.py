@@ -14,7 +14,7 @@ CONTRIB = "com.microsoft"
 ALL_PASSES = PassOrder(
     (
         *("drop-rounding", "plain-matmul", "decompose-attention", "decompose-skip-norm", "plain-norm", "plain-rotary"),
-        *("plain-activations", "float32", "bind-shapes", "fold-constants", "flatten-norm", "merge-moves"),
+        *("plain-activations", "float32", "bind-shapes", "fold-constants", "flatten-norm", "merge-moves", "swap-last"),
     )
 )
 Arrays = dict[str, np.ndarray]
@@ -367,6 +367,18 @@ def moves() -> Case:
     return Case(model(nodes, {"x": normal(1, 2, 3, 4)}, ["y", "z"], constants), {"x": normal(1, 2, 3, 4)})
 
 
+def swapped() -> Case:
+    """The last two axes swapped by way of three: of any batch by name, and where the sizes say something else."""
+    nodes = [
+        node("Reshape", ["x", "three"], ["a"]),
+        node("Transpose", ["a"], ["b"], perm=[0, 2, 1]),
+        node("Reshape", ["b", "four"], ["y"]),
+        node("Reshape", ["b", "other"], ["z"]),
+    ]
+    constants: Arrays = {"three": np.array([-1, 4, 5]), "four": np.array([2, 3, 5, 4]), "other": np.array([3, 2, 5, 4])}
+    return Case(model(nodes, {"x": normal(1, 2, 3, 4, 5)}, ["y", "z"], constants), {"x": normal(1, 2, 3, 4, 5)})
+
+
 def half() -> Case:
     """A product in float16 between casts."""
     nodes = [
@@ -428,4 +440,5 @@ CASES = {
     "norm by head": norm_by_head(),
     "norm by head, any length": norm_by_head(sequence="s"),
     "moves": moves(),
+    "swapped": swapped(),
 }

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, numpy_helper
 
-from edgepress.onnx_graph.walk import attributes_of, graphs, read_by, result
+from edgepress.onnx_graph.walk import attribute, attributes_of, graphs, opsets_of, read_by, result
 
 SMALL = 1024
 """Elements of a constant that shape inference may look at: shapes, axes and ranges are small."""
@@ -25,6 +25,7 @@ _KEEPS_SHAPE = (  # onnxruntime's operators whose first output has the shape of 
     "SimplifiedLayerNormalization",
     "SkipSimplifiedLayerNormalization",
     "SkipLayerNormalization",
+    "MultiHeadAttention",  # of queries, keys and values whose heads are equally large
 )
 _NUMBERS = {"value_float": np.float32, "value_floats": np.float32, "value_int": np.int64, "value_ints": np.int64}
 
@@ -99,12 +100,14 @@ def known_shapes(model: onnx.ModelProto) -> dict[str, list[int | None]]:
 def inferred(model: onnx.ModelProto, *, stand_ins: bool = False) -> onnx.ModelProto:
     """A copy with the types and shapes that onnx finds, without the bytes of weights; as it is when onnx gives up.
 
-    With ``stand_ins`` Identity stands for onnxruntime's operators that keep a shape, which onnx does not know.
+    With ``stand_ins`` Identity stands for onnxruntime's operators that keep a shape, which onnx does not know, and a
+    third of the projection for its Attention.
     """
     light = _without_weights(model)
     if stand_ins:
+        version = opsets_of(light).get("", 1)
         for graph in graphs(light.graph):
-            nodes = [stand_in for node in graph.node for stand_in in _stand_ins(node)]
+            nodes = [stand_in for node in graph.node for stand_in in _stand_ins(node, version)]
             del graph.node[:]
             graph.node.extend(nodes)
     try:
@@ -113,7 +116,13 @@ def inferred(model: onnx.ModelProto, *, stand_ins: bool = False) -> onnx.ModelPr
         return light
 
 
-def _stand_ins(node: onnx.NodeProto) -> list[onnx.NodeProto]:
+def _stand_ins(node: onnx.NodeProto, version: int) -> list[onnx.NodeProto]:
+    if node.domain == "com.microsoft" and node.op_type == "Attention" and not attribute(node, "qkv_hidden_sizes"):
+        made, parts = f"{node.output[0]}.projected", [node.output[0], *(f"{node.output[0]}.{i}" for i in (1, 2))]
+        split = onnx.helper.make_node("Split", [made], parts, axis=-1)
+        if version >= 18:
+            split.attribute.append(onnx.helper.make_attribute("num_outputs", 3))
+        return [onnx.helper.make_node("MatMul", node.input[:2], [made]), split]
     if node.op_type not in _KEEPS_SHAPE:
         copy = onnx.NodeProto()
         copy.CopyFrom(node)

@@ -19,6 +19,7 @@ from pass_models import (
     normal,
     order,
     run,
+    swapped,
 )
 
 from edgepress.errors import InputError
@@ -202,3 +203,9 @@ def test_static_graphs_norm_three_dimensions_of_which_the_first_is_1(shape: tupl
     assert shapes[norm.input[0]] == [1, feeds["x"].size // shape[-1], shape[-1]]
     assert order("flatten-norm").run(made) == {"flatten-norm": 0}
     np.testing.assert_allclose(run(made, feeds)[0], before, rtol=1e-6)
+
+
+def test_only_a_swap_of_the_last_axes_becomes_one() -> None:
+    changed = copy.deepcopy(swapped().model)
+    assert order("swap-last").run(changed) == {"swap-last": 1}
+    assert [node.op_type for node in changed.graph.node] == ["Reshape", "Transpose", "Transpose", "Reshape"]

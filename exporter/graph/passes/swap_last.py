@@ -1,0 +1,54 @@
+"""Reshape → Transpose → Reshape that only swap the last two axes → Transpose.
+
+torch's exporter writes keys in scaled dot product attention so; heads are then no axis of their own::
+
+    (b, h, s, d) ─ Reshape (b·h, s, d) ─ Transpose (b·h, d, s) ─ Reshape (b, h, d, s)
+"""
+
+from functools import cache
+
+import onnx
+
+from edgepress.exporter.graph.editing import Editor, pass_by, rewrite
+from edgepress.exporter.graph.passes import Context, Pass
+from edgepress.onnx_graph.values import inferred
+from edgepress.onnx_graph.walk import attribute
+
+_Dims = tuple[int | str, ...]
+
+
+def _apply(model: onnx.ModelProto, context: Context) -> int:
+    @cache
+    def shapes() -> dict[str, _Dims]:
+        """Of values whose dimensions all have a number or a name."""
+        found = inferred(model, stand_ins=True).graph
+        dims = {
+            value.name: value.type.tensor_type.shape.dim for value in (*found.input, *found.value_info, *found.output)
+        }
+        named = {name: tuple(dim.dim_value or dim.dim_param for dim in own) for name, own in dims.items()}
+        return {name: own for name, own in named.items() if own and all(own)}
+
+    def last(editor: Editor, node: onnx.NodeProto) -> bool:
+        turned = editor.makers.get(node.input[0])
+        first = None if turned is None else editor.makers.get(turned.input[0])
+        if turned is None or first is None or turned.op_type != "Transpose" or first.op_type != "Reshape":
+            return False
+        before, after = shapes().get(first.input[0], ()), shapes().get(node.output[0], ())
+        middle = shapes().get(first.output[0], ())
+        if len(before) != 4 or attribute(turned, "perm") != [0, 2, 1] or after != (*before[:2], before[3], before[2]):
+            return False
+        if len(middle) != 3 or middle[1:] != before[2:]:
+            return False
+        editor.emit("Transpose", [first.input[0]], node.output[0], perm=[0, 1, 3, 2])
+        return True
+
+    changes = rewrite(model, context.weights, {("", "Reshape"): last})
+    return changes + (pass_by(model) if changes else 0)
+
+
+PASS = Pass(
+    name="swap-last",
+    description="Reshape, Transpose and Reshape that swap the last two axes of four become one Transpose",
+    operators=(),
+    apply=_apply,
+)
