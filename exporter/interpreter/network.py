@@ -159,13 +159,14 @@ class Network:
 
     def between(self, given: Iterable[str], wanted: Sequence[str]) -> list[Step]:
         """The nodes that are computed for ``wanted`` where ``given`` is known, in order."""
-        return [step for step, _ in self._plan(frozenset(given), tuple(wanted))]
+        return [step for step, _ in self.plan(given, wanted)]
 
-    def _plan(self, given: frozenset[str], wanted: tuple[str, ...]) -> list[tuple[Step, tuple[str, ...]]]:
-        """Each node that is needed, and the values that nothing reads after it."""
-        if (given, wanted) not in self._plans:
-            self._plans[given, wanted] = _schedule(self.steps, given | self.constants.keys(), wanted)
-        return self._plans[given, wanted]
+    def plan(self, given: Iterable[str], wanted: Sequence[str]) -> list[tuple[Step, tuple[str, ...]]]:
+        """As :meth:`between`, each node with the values that nothing reads after it."""
+        key = frozenset(given), tuple(wanted)
+        if key not in self._plans:
+            self._plans[key] = _schedule(self.steps, key[0] | self.constants.keys(), wanted)
+        return self._plans[key]
 
     def run(
         self,
@@ -188,8 +189,8 @@ class Network:
         if hooks.made is not None:
             values = {name: hooks.made(name, value) for name, value in values.items()}
         known = self.constants if constants is None else {**self.constants, **constants}
-        for step, dead in self._plan(frozenset(given), tuple(wanted)):
-            self._do(step, values, known, hooks)
+        for step, dead in self.plan(given, wanted):
+            self._compute(step, values, known, hooks)
             for name in dead:
                 del values[name]
         return {name: values[name] if name in values else known[name] for name in wanted}
@@ -202,7 +203,11 @@ class Network:
             with torch.no_grad():
                 yield self.run(self.tensors(feed), wanted, hooks=hooks)
 
-    def _do(self, step: Step, values: dict[str, Tensor], known: Tensors, hooks: Hooks) -> None:
+    def do(self, step: Step, values: dict[str, Tensor], constants: Tensors | None = None) -> None:
+        """Compute one step, which reads from ``values`` and puts there what it makes."""
+        self._compute(step, values, self.constants if constants is None else {**self.constants, **constants}, _PLAIN)
+
+    def _compute(self, step: Step, values: dict[str, Tensor], known: Tensors, hooks: Hooks) -> None:
         inputs: list[Tensor | None] = []
         for index, name in enumerate(step.inputs):
             value = None if not name else values[name] if name in values else known.get(name)
@@ -237,7 +242,7 @@ class Network:
             graph = step.inner[holder]
             inside = {**values, **dict(zip(graph.inputs, given, strict=True))}
             for inner in graph.steps:
-                self._do(inner, inside, known, hooks)
+                self._compute(inner, inside, known, hooks)
             return [inside[name] if name in inside else known[name] for name in graph.outputs]
 
         return run

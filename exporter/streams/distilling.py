@@ -1,0 +1,156 @@
+"""A graph trained to compute what the float graph computes: distillation from its outputs and from values inside.
+
+The student is any graph of the same outputs: the one that ships, its constants made of codes and scales that are
+trained, or a smaller one. The teacher is the float graph, run in torch as well. Each sample is one feed.
+
+Losses, each a mean over the feed (Hinton et al. 2015; Romero et al. 2015):
+
+- ``kl``: KL(teacher ‖ student) of softmax(logits / T) over the last axis, times T²;
+- ``square``: ‖student − teacher‖² / ‖teacher‖².
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from edgepress.exporter.arrays.activations import BATCH_TOKENS
+from edgepress.exporter.interpreter.network import Feed, Network, Tensors
+from edgepress.exporter.streams.learned import split
+from edgepress.exporter.streams.training import Trained, Training, summed
+from edgepress.progress import Progress, duration
+
+_KEPT = 1 << 28  # bytes of a teacher's values that are kept instead of computed again
+
+_log = logging.getLogger("edgepress.calibration")
+
+
+@dataclass(frozen=True)
+class Match:
+    """A value of the student that is to be one of the teacher, by what loss, and how much it weighs."""
+
+    student: str
+    teacher: str
+    loss: Literal["kl", "square"] = "square"
+    weight: float = 1.0
+    temperature: float = 1.0
+
+    def of(self, found: Tensor, wanted: Tensor) -> Tensor:
+        """The loss of one feed."""
+        if self.loss == "square":
+            power = summed(wanted.square()).clamp_min(torch.finfo(wanted.dtype).tiny)
+            return self.weight * summed((found - wanted).square()) / power
+        a, b = ((y / self.temperature).log_softmax(-1) for y in (found, wanted))
+        divergence = functional.kl_div(a, b, reduction="none", log_target=True)
+        return self.weight * self.temperature**2 * summed(divergence) / (found.numel() / found.shape[-1])
+
+
+@dataclass(frozen=True)
+class Student:
+    """A graph that is trained: ``trained`` are the numbers that change, ``constants()`` what they make.
+
+    ``settle()`` clips them to their range after each step, ``snapshot()`` copies what is to be kept of them.
+    """
+
+    network: Network
+    trained: Mapping[str, Trained]
+    constants: Callable[[], Tensors]
+    snapshot: Callable[[], dict[str, Tensor]]
+    settle: Callable[[], None] = lambda: None
+
+    @classmethod
+    def of(cls, network: Network, names: Sequence[str], rate: float) -> Student:
+        """All of these constants, each at ``rate`` times its mean magnitude."""
+        values = {name: network.constants[name].clone().requires_grad_() for name in names}
+        return cls(
+            network,
+            {name: Trained(v, rate * max(float(v.detach().abs().mean()), 1e-4)) for name, v in values.items()},
+            lambda: values,
+            lambda: {name: v.detach().clone() for name, v in values.items()},
+        )
+
+
+class _Teacher:
+    """The teacher's values of each feed, kept while there is room."""
+
+    def __init__(self, network: Network, feeds: Sequence[Feed], names: Sequence[str]) -> None:
+        self._network, self._feeds, self._names = network, feeds, names
+        self._kept: dict[int, dict[str, Tensor]] = {}
+        self._bytes = 0
+
+    def __call__(self, index: int) -> dict[str, Tensor]:
+        if index in self._kept:
+            return self._kept[index]
+        with torch.no_grad():
+            found = self._network.run(self._network.tensors(self._feeds[index]), self._names)
+        size = sum(value.nbytes for value in found.values())
+        if self._bytes + size <= _KEPT:
+            self._kept[index] = found
+            self._bytes += size
+        return found
+
+
+def distil(
+    student: Student,
+    teacher: Network,
+    feeds: Sequence[Feed],
+    matches: Sequence[Match],
+    *,
+    name: str,
+    state_file: Path,
+    steps: int,
+    batch: int,
+    progress: Progress,
+    seed: int = 0,
+) -> Training:
+    """Take ``steps`` steps of ``batch`` feeds; the training, whose ``best`` is the snapshot to be kept.
+
+    One feed in sixteen (at least one) is held out and picks the best state, which is the start where no later one was
+    better. A killed run continues from ``state_file``, which stays: whoever has put ``best`` where it is safe removes
+    it. How long it will take is logged before the first step.
+
+    Raises:
+        InputError: there is only one feed, or the loss is not finite.
+
+    """
+    trained_on, held_out = split(len(feeds), seed, name, "the number of calibration samples")
+    truth = _Teacher(teacher, feeds, list(dict.fromkeys(match.teacher for match in matches)))
+    wanted = list(dict.fromkeys(match.student for match in matches))
+    network = student.network
+
+    def loss(some: NDArray[np.int64]) -> Tensor:
+        constants, losses = student.constants(), []
+        for index in some:
+            found = network.run(network.tensors(feeds[int(index)]), wanted, constants=constants)
+            right = truth(int(index))
+            losses += [match.of(found[match.student], right[match.teacher]) for match in matches]
+        return torch.stack(losses).sum() / len(some)
+
+    training = Training(
+        name=name,
+        trained=student.trained,
+        loss=loss,
+        snapshot=student.snapshot,
+        held_out=held_out,
+        length=BATCH_TOKENS,  # a feed is computed by itself
+        state_file=state_file,
+        seed=seed,
+        settle=student.settle,
+    )
+    begun = time.monotonic()
+    with torch.no_grad():
+        loss(trained_on[:1])
+    seconds = 3 * (time.monotonic() - begun) * min(batch, len(trained_on)) * steps  # backward takes two forward
+    _log.info("%s: %d steps of %d feeds, about %s", name, steps, batch, duration(seconds))
+    training.run(trained_on, steps=steps, batch=batch, progress=progress, label=name)
+    return training
