@@ -7,7 +7,7 @@ from edgepress.errors import InputError
 from edgepress.exporter.doors.processing.sentences import read_embedding
 from edgepress.exporter.doors.processing.text import open_tokenizer
 from edgepress.schema import read_object
-from edgepress.tasks.answers import Answers, Blanks, Classes, Labels, Scores, Spans
+from edgepress.tasks.answers import Answers, Blanks, Classes, Labels, Scores, Spans, Transcript
 from edgepress.tasks.task import Edge, Task
 
 Config = Mapping[str, object]
@@ -104,10 +104,34 @@ def _blanks(folder: Path, config: Config, task: Task) -> Answers:  # noqa: ARG00
     return Answers(blanks=Blanks(output=output_named(task, "logits").name, mask=number, written=written))
 
 
+def _transcript(folder: Path, config: Config, task: Task) -> Answers:
+    output = output_named(task, "logits")
+    vocabulary = read_object(folder / "vocab.json", "copy it from where the model came from")
+    numbers = {number: token for token, number in vocabulary.items() if isinstance(number, int)}
+    said = read_object(folder / "tokenizer_config.json", "save the tokenizer again")
+    size = output.shape[-1]
+    tokens = tuple(numbers.get(index, "") for index in range(size if isinstance(size, int) else max(numbers) + 1))
+    blank = config.get("pad_token_id")
+    if not isinstance(blank, int) or not 0 <= blank < len(tokens):
+        raise InputError(f"config.json: pad_token_id is {blank!r}; it is the blank of CTC, 0 to {len(tokens) - 1}")
+    space, lower = said.get("word_delimiter_token"), said.get("do_lower_case")
+    return Answers(
+        transcript=Transcript(
+            output=output.name,
+            vocabulary=tokens,
+            blank=blank,
+            space=space if isinstance(space, str) else "|",
+            lower=lower is True,
+        )
+    )
+
+
 _EMBEDDERS = frozenset({"feature-extraction", "sentence-similarity"})
 _READERS: dict[str, Callable[[Path, Config, Task], Answers]] = {
     "image-classification": _classes,
     "text-classification": _classes,
     "token-classification": _spans,
     "fill-mask": _blanks,
+    "audio-classification": _classes,
+    "automatic-speech-recognition": _transcript,
 }

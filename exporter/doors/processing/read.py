@@ -11,6 +11,7 @@ from pathlib import Path
 from edgepress.errors import InputError
 from edgepress.exporter.doors.processing.answers import read_answers
 from edgepress.exporter.doors.processing.images import IMAGE_TASKS, read_images
+from edgepress.exporter.doors.processing.sound import SOUND_TASKS, read_sound
 from edgepress.exporter.doors.processing.text import TEXT_TASKS, read_text
 from edgepress.schema import read_config_object
 from edgepress.tasks.task import Task, check_task
@@ -38,6 +39,8 @@ def read_processing(folder: Path, task: Task) -> Processed:
     config = read_config_object(folder / "config.json", _CONFIG)
     if task.name in IMAGE_TASKS:
         task = replace(task, images=read_images(folder, task))
+    if task.name in SOUND_TASKS:
+        task = replace(task, sound=read_sound(folder, task))
     answers, notes = read_answers(folder, config, task)
     texts: dict[str, Path] = {}
     if task.name in TEXT_TASKS:

@@ -74,6 +74,21 @@ class Blanks:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Transcript:
+    """Scores of a ``vocabulary`` for each frame of a sound, (batch, frames, tokens), told as text [CTC, Graves 2006].
+
+    The likeliest tokens are taken, repeated ones once, those with the number ``blank`` left out, and the rest joined;
+    ``space`` is what the vocabulary writes between words. ``lower`` makes the text lower case.
+    """
+
+    output: _Name
+    vocabulary: Labels
+    blank: Size
+    space: _Label = "|"
+    lower: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class Answers:
     """What the outputs mean: one of these."""
 
@@ -81,3 +96,4 @@ class Answers:
     embedding: Embedding | None = None
     spans: Spans | None = None
     blanks: Blanks | None = None
+    transcript: Transcript | None = None

@@ -8,8 +8,9 @@ A language model has none: its inputs are tokens and states. Any other model has
          outputs=(Edge("logits", "float32", ("batch", 1000)),))
 
 ``tensors`` is the task of a model of which nothing else is known: arrays go in and come out as they are. What stands
-before and behind the graph of any other is data too: how an image (:mod:`.images`) or a text (:mod:`.text`) becomes
-inputs, and what outputs mean (:mod:`.answers`). The runtime does as it says (runtime/tasks/), and so can an app.
+before and behind the graph of any other is data too: how an image (:mod:`.images`), a sound (:mod:`.sound`) or a text
+(:mod:`.text`) becomes inputs, and what outputs mean (:mod:`.answers`). The runtime does as it says (runtime/tasks/),
+and so can an app.
 """
 
 from collections import Counter
@@ -22,6 +23,7 @@ import msgspec
 from edgepress.schema import Count
 from edgepress.tasks.answers import Answers
 from edgepress.tasks.images import Images, check_images
+from edgepress.tasks.sound import Sound, check_sound
 from edgepress.tasks.text import Text, check_text
 
 EdgeType = Literal[
@@ -51,6 +53,7 @@ class Task:
     inputs: Annotated[tuple[Edge, ...], msgspec.Meta(min_length=1, max_length=64)]
     outputs: Annotated[tuple[Edge, ...], msgspec.Meta(min_length=1, max_length=256)]
     images: Images | None = None
+    sound: Sound | None = None
     text: Text | None = None
     answers: Answers | None = None
 
@@ -86,6 +89,10 @@ def check_task(task: Task) -> None:
         check_images(task.images)
         _check_inputs(task, "images", (task.images.input, task.images.mask))
         _check_image_edge(task.images, task.input(task.images.input))
+    if task.sound is not None:
+        check_sound(task.sound)
+        _check_inputs(task, "sounds", (task.sound.input, task.sound.mask))
+        _check_sound_edge(task.sound, task.input(task.sound.input))
     if task.text is not None:
         check_text(task.text)
         _check_inputs(task, "texts", (task.text.ids, task.text.mask, task.text.types))
@@ -123,6 +130,26 @@ def _check_image_edge(images: Images, edge: Edge) -> None:
             raise ValueError(f"images are made {of_images} pixels {name}, the input {edge.name} takes {size}")
 
 
+def _check_sound_edge(sound: Sound, edge: Edge) -> None:
+    """Raise a ValueError where the graph takes sound of another length, or spectrograms of another size, than made."""
+    axes = 2 if sound.mel is None else 3
+    if len(edge.shape) != axes:
+        raise ValueError(f"sounds become the input {edge.name}, which has {len(edge.shape)} axes; they have {axes}")
+    made: tuple[int | None, ...] = (sound.length,)
+    if sound.mel is not None:
+        frames = None if sound.frames is None else sound.frames // sound.stack
+        if sound.length is not None:
+            border = sound.mel.n_fft // 2 * 2 if sound.mel.centred else 0
+            frames = (sound.length + border - sound.mel.frame) // sound.mel.hop + 1 - sound.mel.drop_last
+        made = (frames, sound.mel.bins * sound.stack)
+        made = made if sound.layout == "frames, bins" else made[::-1]
+    for size, of_sounds in zip(edge.shape[1:], made, strict=True):
+        if isinstance(size, int) and size != of_sounds:
+            raise ValueError(
+                f"sounds have the shape {('batch', *(of or 'any' for of in made))}, the input {edge.name} {edge.shape}"
+            )
+
+
 def _check_text_edge(text: Text, edge: Edge) -> None:
     """Raise a ValueError where the graph takes a number of tokens that texts do not have."""
     tokens = edge.shape[-1] if len(edge.shape) == 2 else None
@@ -148,7 +175,7 @@ def made_size(images: Images) -> tuple[int, int] | None:
 def _check_outputs(task: Task, part: Any) -> None:
     """Raise a ValueError where an output is not there, or has another number of classes than there are labels."""
     outputs = [edge.name for edge in task.outputs]
-    name, labels = part.output, getattr(part, "labels", None)
+    name, labels = part.output, getattr(part, "labels", getattr(part, "vocabulary", None))
     if name not in outputs:
         raise ValueError(f"answers are read from the output {name}; the graph has {', '.join(outputs)}")
     classes = task.output(name).shape[-1:]
