@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from edgepress.cores import usable_cores
@@ -19,10 +20,13 @@ from edgepress.exporter.bundle.overflow import MOST_SEQUENCES, find_overflow
 from edgepress.exporter.bundle.replacing import check_output, check_replaceable
 from edgepress.exporter.bundle.stream import ScalesLostError, TensorReport
 from edgepress.exporter.bundle.write import write_data
-from edgepress.exporter.decide.dense import decide_dense, is_onnx
 from edgepress.exporter.decide.job import Opened, Prepared, Shrunk
 from edgepress.exporter.decide.opening import open_model
 from edgepress.exporter.decide.prepare import settle, shrink
+from edgepress.exporter.decide.traced import decide_traced, refuse_of_language_models
+from edgepress.exporter.doors.kinds import Options, find_door
+from edgepress.exporter.doors.samples import read_samples
+from edgepress.exporter.doors.traced import Samples, Traced
 from edgepress.exporter.learn.pruning.shipped import describe_steps, write_curves
 from edgepress.exporter.model.reading import first_token
 from edgepress.exporter.model.reference import check_known
@@ -56,6 +60,7 @@ def export(
     context_length: int | None = None,
     calibration: Sequence[str | Path] = (),
     revision: str | None = None,
+    task: str | None = None,
     adapters: Sequence[str | Path] = (),
     adapter_slots: Sequence[str | Path] = (),
     check: bool = False,
@@ -66,15 +71,16 @@ def export(
     """Turn a checkpoint into a bundle directory and return its manifest.
 
     Args:
-        model: ``demo``, a directory in Hugging Face form, a hub id, or an ONNX file of dense layers.
+        model: ``demo``, a directory in Hugging Face form, a hub id, or what a door opens: an ONNX file.
         out: the bundle's directory; written beside itself and renamed into place when complete.
         target: a name from :func:`edgepress.targets.target_names`, or several: they share the weights' computation.
         recipe: a preset's name or a TOML file; when None the one that suits the targets.
         socs: chips of the target that has some (qnn-htp), for which its graphs are compiled ahead.
         context_length: positions that the bundle can hold; the model's own maximum when None.
         calibration: files of text for a calibrated recipe; those that the recipe names when empty, and the model's own
-            generations when it names none either.
+            generations when it names none either. Of a model that a door opens, files of its inputs.
         revision: branch, tag or commit of a model on the hub; its main branch when None.
+        task: what a model that a door opens is for; found where None.
         adapters: folders of LoRA adapters, as peft saves them, to merge into the weights, one after the other.
         adapter_slots: what adapters that are swapped at run time may change: a rank, ``RANK:q_proj,v_proj`` or folders
             of such adapters (:func:`edgepress.exporter.bundle.adapter_file.write_adapter` makes their files).
@@ -94,20 +100,23 @@ def export(
     if threads is not None:
         whole_number("threads", threads)
     check_output(Path(out), force=force)
-    if is_onnx(model):
-        dense = decide_dense(
-            Path(model),
-            target=target,
-            recipe=recipe,
-            socs=socs,
-            context_length=context_length,
-            calibration=calibration,
-            revision=revision,
-            adapters=adapters,
-            adapter_slots=adapter_slots,
-        )
-        targets = [one.name for one in dense.targets]
-        return write_subject(dense, Path(out), targets, check=check, force=force, threads=threads, progress=progress)
+    door = find_door(str(model))
+    if door is not None:
+        refuse_of_language_models(str(model), context_length=context_length, adapters=adapters, slots=adapter_slots)
+        with TemporaryDirectory(prefix="edgepress-") as folder:
+            traced = door.open(str(model), Options(task, revision), Path(folder))
+            return export_traced(
+                traced,
+                out=out,
+                target=target,
+                recipe=recipe,
+                socs=socs,
+                samples=read_samples(calibration, traced.task) if calibration else None,
+                check=check,
+                force=force,
+                threads=threads,
+                progress=progress,
+            )
     opened = open_model(
         model,
         target=target,
@@ -120,6 +129,29 @@ def export(
         adapter_slots=adapter_slots,
     )
     return make_bundle(opened, Path(out), check=check, force=force, threads=threads, progress=progress)
+
+
+def export_traced(
+    traced: Traced,
+    *,
+    out: str | Path,
+    target: str | Sequence[str] = FALLBACK,
+    recipe: str | Path | None = None,
+    socs: Sequence[str] = (),
+    samples: Samples | None = None,
+    check: bool = False,
+    force: bool = False,
+    threads: int | None = None,
+    progress: Progress = silent,
+) -> Manifest:
+    """Turn a model that a door opened into a bundle; arguments and errors are those of :func:`export`.
+
+    ``samples`` gives real inputs of the model, for what has to see some and for ``check``.
+    """
+    check_output(Path(out), force=force)
+    prepared = decide_traced(traced, target=target, recipe=recipe, socs=socs, samples=samples)
+    targets = [one.name for one in prepared.targets]
+    return write_subject(prepared, Path(out), targets, check=check, force=force, threads=threads, progress=progress)
 
 
 def write_subject(
@@ -143,7 +175,15 @@ def write_subject(
         parity = dict(subject.score(work, progress)) if check else None
         written: dict[str, dict[str, object]] = {name: {} for name in targets}
         return bundle.write_manifest(
-            work, subject, reports, recipe=subject.recipe, targets=written, source=source.result(), parity=parity
+            work,
+            subject,
+            reports,
+            recipe=subject.recipe,
+            targets=written,
+            source=source.result(),
+            parity=parity,
+            notes=subject.notes,
+            task=subject.task,
         )
 
 

@@ -12,7 +12,8 @@ from edgepress.runtime.bench import Measurement, bench, format_measurement
 from edgepress.runtime.evaluate import Evaluation, LogitsSource, evaluate, read_documents
 from edgepress.runtime.generation.generation import Generation
 from edgepress.runtime.generation.sampling import Sampling
-from edgepress.runtime.model import Model, load
+from edgepress.runtime.loading import load
+from edgepress.runtime.model import Model
 
 __all__ = [
     "Evaluation",

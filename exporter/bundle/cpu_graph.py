@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 import onnx
@@ -10,11 +10,13 @@ import onnx
 from edgepress import __version__
 from edgepress.errors import InputError
 from edgepress.exporter.bundle.files import DATA_FILE, HALF_FILE, MODEL_FILE
+from edgepress.exporter.graph.builder import CONTRIB
 from edgepress.exporter.graph.decoder import build_decoder
 from edgepress.exporter.model.description import Decoder
 from edgepress.exporter.plan.plan import Plan, in_float16
 from edgepress.exporter.plan.planned import Planned
 from edgepress.graphs import GraphEntry
+from edgepress.onnx_graph.walk import all_nodes, normal_domain, opsets_of
 from edgepress.targets import Operator, Target, has_kernel, missing_kernels
 
 
@@ -91,10 +93,11 @@ def make_graph(decoder: Decoder, plan: Plan, cpu: Target) -> onnx.ModelProto:
     return graph
 
 
-def check_legal(graph: onnx.ModelProto, target: Target) -> None:
-    """Raise InputError when ``target``'s provider lacks a kernel for a node of ``graph``."""
-    versions = {opset.domain: opset.version for opset in graph.opset_import}
-    used = {Operator(node.domain, node.op_type, versions[node.domain]) for node in graph.graph.node}
+def check_legal(graph: onnx.ModelProto, target: Target, domains: Collection[str] = ("", CONTRIB)) -> None:
+    """Raise InputError when ``target``'s provider lacks a kernel for a node of ``graph`` in one of the ``domains``."""
+    versions = opsets_of(graph)
+    nodes = [(normal_domain(node.domain), node.op_type) for node in all_nodes(graph.graph.node)]
+    used = {Operator(domain, op, versions[domain]) for domain, op in nodes if domain in domains}
     missing = missing_kernels(target, used)
     if missing:
         names = ", ".join(f"{operator.domain or 'ai.onnx'}.{operator.op} v{operator.version}" for operator in missing)

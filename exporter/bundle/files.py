@@ -21,6 +21,7 @@ from edgepress.exporter.tokens.source_tokenizer import check_tokens, tokenizer_f
 from edgepress.files import write_json
 from edgepress.graphs import GraphEntry
 from edgepress.manifest import MANIFEST_NAME, Manifest, describe_files, read_manifest
+from edgepress.tasks.task import Task
 
 MODEL_FILE = "model.onnx"
 HALF_FILE = "model_fp16.onnx"  # beside it, for processors that compute in float16
@@ -100,10 +101,12 @@ def write_manifest(
     origin: dict[str, object] | None = None,
     decisions: Decisions | None = None,
     graphs: tuple[GraphEntry, ...] = (),
+    task: Task | None = None,
 ) -> Manifest:
     """Hash what is on disk, as read back from there; write ``manifest.json`` and return it as read back too.
 
-    ``recipe`` is what was asked, and ``decisions`` stand beside it. ``graphs`` are there where there are several.
+    ``recipe`` is what was asked, and ``decisions`` stand beside it. ``graphs`` are there where there are several,
+    and ``task`` where it is no language model.
     """
     model, plan, files = planned.description, planned.plan, describe_files(bundle)
     manifest = Manifest(
@@ -134,6 +137,7 @@ def write_manifest(
         states=plan.states,
         graphs=graphs,
         adapter_slots=plan.adapter_slots,
+        task=task,
         notes=notes,
         origin=origin,
         decisions={} if decisions is None else decisions.to_json(),

@@ -80,6 +80,10 @@ class Prepared(Planned, Shrunk):
     decisions: Decisions = field(default_factory=Decisions)
     budget: dict[str, object] | None = None  # what was measured for the recipe's budget, and what it came to
 
+    @property
+    def task(self) -> None:
+        """A language model has no other."""
+
     def decided(self, decisions: Decisions) -> Self:
         """The same with other decisions, planned anew where they are others."""
         if decisions == self.decisions:

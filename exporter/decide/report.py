@@ -2,17 +2,18 @@
 
 import re
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import cast
 
 from edgepress.adapter_slots import AdapterSlots
 from edgepress.exporter.bundle.cpu_graph import planned_graphs
 from edgepress.exporter.bundle.inspection import budget_lines, megabytes, slot_lines, slots_to_json, step_lines
 from edgepress.exporter.decide import instructions
-from edgepress.exporter.decide.dense import PreparedDense
 from edgepress.exporter.decide.estimate import Estimate
 from edgepress.exporter.decide.estimate import to_json as estimate_to_json
 from edgepress.exporter.decide.job import Prepared
 from edgepress.exporter.decide.memory import MemoryEstimate, estimates_of
+from edgepress.exporter.decide.traced import PreparedTraced
 from edgepress.exporter.model.description import Weight
 from edgepress.exporter.model.reading import left_out
 from edgepress.exporter.plan.plan import Plan, PlannedTensor
@@ -181,29 +182,33 @@ def format_plan(prepared: Prepared) -> str:
     )
 
 
-def dense_to_json(prepared: PreparedDense) -> Json:
-    """As :func:`plan_to_json`, of a model of dense layers."""
+def traced_to_json(prepared: PreparedTraced) -> Json:
+    """As :func:`plan_to_json`, of a model that is no language model."""
     plan = prepared.plan
     return {
-        "model": str(prepared.source.path),
+        "model": str(prepared.traced.file),
         "model_type": prepared.description.model_type,
+        "task": asdict(prepared.task),
         "targets": [target.name for target in prepared.targets],
         "recipe": prepared.recipe.to_json(),
         "tensors": [_tensor_to_json(tensor) for tensor in plan.tensors],
         "totals": _weights_to_json(plan),
+        "notes": list(prepared.notes),
     }
 
 
-def format_dense(prepared: PreparedDense) -> str:
-    """As :func:`format_plan`, of a model of dense layers."""
+def format_traced(prepared: PreparedTraced) -> str:
+    """As :func:`format_plan`, of a model that is no language model."""
     plan = prepared.plan
     return "\n".join(
         [
             _tensor_table(plan),
             "",
-            f"{prepared.description.model_type} for {', '.join(t.name for t in prepared.targets)}, recipe "
-            f"{prepared.recipe.name}, {plan.parameters:,} parameters",
+            f"{prepared.description.model_type} ({prepared.task.name}) for "
+            f"{', '.join(t.name for t in prepared.targets)}, recipe {prepared.recipe.name}, "
+            f"{plan.parameters:,} parameters",
             *_weight_lines(plan),
+            *(f"note         {note}" for note in prepared.notes),
         ]
     )
 

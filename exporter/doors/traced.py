@@ -12,6 +12,9 @@ from edgepress.tasks.task import Task
 Feed = Mapping[str, NDArray[np.generic]]
 """An array for each input of a graph, by name; or for each output."""
 
+Samples = Callable[[], Iterator[Feed]]
+"""Real inputs of a model, from the first one on at each call."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Traced:

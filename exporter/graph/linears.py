@@ -1,21 +1,24 @@
 """How a projection is computed: one function for each form that a plan may give a weight.
 
-Every form computes ``y = x Wᵀ + b`` from x (batch, sequence, columns) and returns the name of y (…, rows).
+Every form computes ``y = x Wᵀ + b`` from x (…, columns) and returns the name of y (…, rows).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from edgepress.adapter_slots import Slot
 from edgepress.exporter.arrays import integer
-from edgepress.exporter.graph.builder import CONTRIB, FLOAT, FLOAT16, GraphBuilder
+from edgepress.exporter.graph.builder import CONTRIB, FLOAT, FLOAT16, Attribute, GraphBuilder
 from edgepress.exporter.graph.editing import set_nodes
 from edgepress.exporter.model.description import Weight
-from edgepress.exporter.plan.plan import Form, PlannedTensor
+from edgepress.exporter.plan.plan import Form, PlannedTensor, Region
+from edgepress.onnx_graph.walk import graphs
 
 UINT8, UINT16, INT32 = TensorProto.UINT8, TensorProto.UINT16, TensorProto.INT32
 _ROUNDED, _BACK = ".input.rounded", ".input"  # how values end that are activations in integers, and real again
@@ -23,11 +26,33 @@ _FC1_SCALES, _FC2_SCALES, _BYTE = 3, 6, 8  # inputs of QMoE; bits
 _BIAS = 5  # the input of MatMulNBits that is added; two optional ones are between it and the zero points
 
 
+class Nodes(Protocol):
+    """A graph that nodes are added to: one that is built (:class:`GraphBuilder`), or one that is rewritten."""
+
+    def node(
+        self,
+        op: str,
+        inputs: Sequence[str],
+        output: str,
+        *,
+        domain: str = "",
+        more_outputs: Sequence[str] = (),
+        **attributes: Attribute,
+    ) -> str:
+        """Add a node, and return its first output."""
+
+    def constant(self, name: str, value: NDArray[np.generic]) -> str:
+        """Add a small constant; adding the same name again is a no-op."""
+
+    def external(self, name: str, dtype: int, shape: Sequence[int], region: Region) -> str:
+        """Add a constant whose bytes are a region of the data file; adding the same name again is a no-op."""
+
+
 @dataclass(frozen=True)
 class Projection:
-    """One projection: its weight as the decoder has it, as planned, and the name of its bias or "".
+    """One projection: its weight as the model has it, as planned, and the name of its bias or "".
 
-    ``normed`` says that the rows of x are alike in size, as those that leave a norm are.
+    ``normed`` says that the rows of x are alike in size, as those that leave a norm are; ``axis`` is that of columns.
     """
 
     weight: Weight
@@ -35,9 +60,10 @@ class Projection:
     bias: str
     accuracy_level: int
     normed: bool
+    axis: int = 2
 
 
-def write_linear(g: GraphBuilder, projection: Projection, x: str, output: str) -> str:
+def write_linear(g: Nodes, projection: Projection, x: str, output: str) -> str:
     """Write the nodes of ``projection`` in the form that the plan chose."""
     return _FORMS[projection.tensor.form](g, projection, x, output)
 
@@ -61,7 +87,7 @@ def write_slot(g: GraphBuilder, slot: Slot, x: str, product: str, output: str) -
         return g.node("Add", [product, g.node("MatMul", [low, b], f"{slot.name}.adapted")], output)
 
 
-def _add_bias(g: GraphBuilder, p: Projection, product: str, output: str) -> str:
+def _add_bias(g: Nodes, p: Projection, product: str, output: str) -> str:
     return g.node("Add", [product, p.bias], output) if p.bias else product
 
 
@@ -70,14 +96,14 @@ def _product(p: Projection, output: str) -> str:
     return f"{output}.product" if p.bias else output
 
 
-def _float(g: GraphBuilder, p: Projection, x: str, output: str) -> str:
+def _float(g: Nodes, p: Projection, x: str, output: str) -> str:
     """``FusedMatMul(x, Wᵀ)``: the weight is streamed as the checkpoint stores it."""
     stored = g.external(p.tensor.weight.name, FLOAT, p.weight.shape, p.tensor.regions["data"])
     product = g.node("FusedMatMul", [x, stored], _product(p, output), domain=CONTRIB, transB=1)
     return _add_bias(g, p, product, output)
 
 
-def _half(g: GraphBuilder, p: Projection, x: str, output: str) -> str:
+def _half(g: Nodes, p: Projection, x: str, output: str) -> str:
     """As :func:`_float`, from a weight in float16.
 
     onnxruntime's CPU provider has no float16 product (nor Add, Mul, Gelu): the graph casts the weight to float32, which
@@ -88,7 +114,7 @@ def _half(g: GraphBuilder, p: Projection, x: str, output: str) -> str:
     return _add_bias(g, p, product, output)
 
 
-def _blocks(g: GraphBuilder, p: Projection, x: str, output: str) -> str:
+def _blocks(g: Nodes, p: Projection, x: str, output: str) -> str:
     """``MatMulNBits(x, codes, scales, zero points)``, which adds the bias too.
 
     Where columns are in an order of their own, x is brought into it by a Gather::
@@ -102,7 +128,7 @@ def _blocks(g: GraphBuilder, p: Projection, x: str, output: str) -> str:
         raise ValueError(f"{name} has no scheme")
     if p.weight.ordered:
         order = g.external(f"{name}.order", INT32, (columns,), p.tensor.regions["order"])
-        x = g.node("Gather", [x, order], f"{output}.in_order", axis=2)
+        x = g.node("Gather", [x, order], f"{output}.in_order", axis=p.axis)
     values = g.external(f"{name}.values", UINT8, scheme.values_shape(rows, columns), p.tensor.regions["values"])
     inputs = [x, values, *block_scales(g, p.tensor)]
     if p.bias:
@@ -120,7 +146,7 @@ def _blocks(g: GraphBuilder, p: Projection, x: str, output: str) -> str:
     )
 
 
-def block_scales(g: GraphBuilder, tensor: PlannedTensor) -> list[str]:
+def block_scales(g: Nodes, tensor: PlannedTensor) -> list[str]:
     """Inputs that turn block-wise codes into weights: scales and, unless symmetric, zero points.
 
     Scales are of the type that the product computes in.
@@ -137,7 +163,7 @@ def block_scales(g: GraphBuilder, tensor: PlannedTensor) -> list[str]:
     return [scales, g.external(f"{name}.zero_points", UINT8, shape, tensor.regions["zero_points"])]
 
 
-def _dynamic(g: GraphBuilder, p: Projection, x: str, output: str) -> str:
+def _dynamic(g: Nodes, p: Projection, x: str, output: str) -> str:
     """``DynamicQuantizeMatMul``: x becomes uint8 over the range that it has in this call.
 
     One node, because onnxruntime fuses DynamicQuantizeLinear, MatMulInteger, Cast and Mul into it anyway. All tokens of
@@ -152,12 +178,12 @@ def _dynamic(g: GraphBuilder, p: Projection, x: str, output: str) -> str:
     weight = _integer_weight(g, p)
     if p.normed:
         return g.node("DynamicQuantizeMatMul", [x, *weight, *([p.bias] if p.bias else [])], output, domain=CONTRIB)
-    scaled, size = _by_token(g, x, output)
+    scaled, size = _by_token(g, x, output, p.axis)
     rounded = g.node("DynamicQuantizeMatMul", [scaled, *weight], f"{output}.rounded_product", domain=CONTRIB)
     return _add_bias(g, p, g.node("Mul", [rounded, size], _product(p, output)), output)
 
 
-def _static(g: GraphBuilder, p: Projection, x: str, output: str) -> str:
+def _static(g: Nodes, p: Projection, x: str, output: str) -> str:
     """Quantized and dequantized again (QDQ), as compilers of accelerators take it; tokens are scaled as above::
 
         x ─ QuantizeLinear ─ DequantizeLinear ─┬ MatMul ─ (Add bias)
@@ -167,7 +193,7 @@ def _static(g: GraphBuilder, p: Projection, x: str, output: str) -> str:
     and dequantizes the whole weight at each call.
     """
     name, regions = p.tensor.weight.name, p.tensor.regions
-    x, size = (x, "") if p.normed else _by_token(g, x, output)
+    x, size = (x, "") if p.normed else _by_token(g, x, output, p.axis)
     scale = g.external(f"{name}.input_scale", FLOAT, (), regions["input_scale"])
     kind = UINT8 if p.tensor.form == "uint8" else UINT16
     zero_point = g.external(f"{name}.input_zero_point", kind, (), regions["input_zero_point"])
@@ -180,18 +206,18 @@ def _static(g: GraphBuilder, p: Projection, x: str, output: str) -> str:
     return _add_bias(g, p, g.node("Mul", [product, size], _product(p, output)), output)
 
 
-def _by_token(g: GraphBuilder, x: str, output: str) -> tuple[str, str]:
+def _by_token(g: Nodes, x: str, output: str, columns: int) -> tuple[str, str]:
     """Each token of x divided by its largest magnitude, and these, (batch, sequence, 1)."""
     magnitudes = g.node("Abs", [x], f"{output}.magnitudes")
     # Not -1: onnxruntime merges equal constants, and overriding logits_start, which is -1, would override the axis.
-    axis = g.constant("slice_2", np.array([2], np.int64))
+    axis = g.constant(f"slice_{columns}", np.array([columns], np.int64))
     largest = g.node("ReduceMax", [magnitudes, axis], f"{output}.largest")
     least = g.constant("tiny", np.array(np.finfo(np.float32).tiny, np.float32))  # a token of zeros stays zeros
     size = g.node("Max", [largest, least], f"{output}.size")
     return g.node("Div", [x, size], f"{output}.scaled"), size
 
 
-def _integer_weight(g: GraphBuilder, p: Projection) -> list[str]:
+def _integer_weight(g: Nodes, p: Projection) -> list[str]:
     """The weight, uint8 (columns, rows), its scales, float32 (rows,), and its zero points, uint8 (rows,)."""
     (rows, columns), name, regions = p.weight.shape, p.tensor.weight.name, p.tensor.regions
     weight = g.external(f"{name}.values", UINT8, (columns, rows), regions["values"])
@@ -205,7 +231,8 @@ def compute_in_float(model: onnx.ModelProto, accuracy_level: int) -> None:
     MatMulNBits gets ``accuracy_level``; DynamicQuantizeMatMul becomes DequantizeLinear and MatMul; what would quantize
     activations, and dequantize them again, passes them on.
     """
-    set_nodes(model.graph, [line for node in model.graph.node for line in _in_float(node, accuracy_level)])
+    for graph in list(graphs(model.graph)):
+        set_nodes(graph, [line for node in graph.node for line in _in_float(node, accuracy_level)])
 
 
 def _in_float(node: onnx.NodeProto, accuracy_level: int) -> list[onnx.NodeProto]:
@@ -244,7 +271,7 @@ def _experts_in_float(node: onnx.NodeProto) -> list[onnx.NodeProto]:
     return [*lines, node]
 
 
-_FORMS: dict[Form, Callable[[GraphBuilder, Projection, str, str], str]] = {
+_FORMS: dict[Form, Callable[[Nodes, Projection, str, str], str]] = {
     "float": _float,
     "half": _half,
     "blocks": _blocks,

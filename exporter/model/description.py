@@ -32,6 +32,9 @@ Kind = Literal[
     "router",
     "activation",
     "copies",
+    "convolution",
+    "recurrent",
+    "constant",
 ]
 
 
@@ -58,7 +61,8 @@ class Weight:
     checkpoint: it is ``plus`` everywhere (the gain of a norm that has none is 1) until calibration makes another of it.
     The rows of two ``interleaved`` parts take turns: row 2 i is row i of the first. The columns of an ``ordered`` one
     are stored in an order that lies beside it, as :meth:`PackedTensor.order` has it. An ``expert``'s weight, in a stack
-    or not, sees the tokens alone that a router sends there.
+    or not, sees the tokens alone that a router sends there. ``in_float`` says that no kernel computes with codes of it:
+    the graph makes floats of them when it is opened.
     """
 
     name: str
@@ -70,6 +74,7 @@ class Weight:
     stack: Stack | None = None
     ordered: bool = False
     expert: bool = False
+    in_float: bool = False
 
     def __post_init__(self) -> None:
         rows = [part.stop - part.start for part in self.parts]

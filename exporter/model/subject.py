@@ -1,7 +1,7 @@
 """What the plan, the stream of weights and the bundle need of a model, whatever kind of model it is.
 
 A language model satisfies it with its :class:`~edgepress.exporter.model.description.Decoder` and checkpoint, a model of
-dense layers with what :mod:`~edgepress.exporter.model.dense` reads of an ONNX file and that file.
+any other with what :mod:`edgepress.exporter.graph.foreign` reads of its float graph.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ _FLOAT = 4  # bytes of a float32
 _HALF = 2  # bytes of a float16
 _INDEX = 4  # bytes of the number of a column
 INT8_LEVEL = 4  # the accuracy_level at which products round activations to 8 bits
-Form = Literal["float", "blocks", "dynamic", "uint8", "uint16", "half", "half blocks"]
+Form = Literal["float", "blocks", "folded", "dynamic", "uint8", "uint16", "half", "half blocks"]
 # Of MatMulNBits' 2-bit kernels, for accuracy_level 4 only (onnxruntime 1.31: AVX-512, its pull request 29064; ARM64
 # with dot products, 29466). Other blocks and levels are unpacked at each call: one row of a 2048 × 2048 product took
 # 22 to 59 ms with blocks of 16 and 256, 0.10 to 0.15 ms with those between.
@@ -41,6 +41,7 @@ _KEPT = {
     "positions": "kept: added to the residual stream, where an error reaches every layer",
     "router": "kept: an error there chooses other experts",
     "copies": "kept: a few numbers, by which the copies of the residual stream are mixed",
+    "constant": "kept: read by nodes that are not known to take weights",
 }
 
 
@@ -60,9 +61,10 @@ class PlannedTensor:
     (uint8) when there is a scheme, else ``data`` (float32). Columns in another order have ``order`` (int32) beside.
     ``reason`` says why the tensor is kept in float32, or which recipe entry chose the scheme. ``form`` is how the
     graph computes with it: ``float``; ``half`` (stored in float16); ``blocks`` (MatMulNBits, GatherBlockQuantized);
-    ``half blocks`` (the same with ``scales`` in float16, which a graph in float32 casts when it is opened); or in
-    integers, then ``values`` is uint8 (columns, rows) and ``scales`` (rows,), and the activations have ranges that are
-    ``dynamic``, or are ``uint8`` or ``uint16`` with ``input_scale`` (float32) and ``input_zero_point`` (of that type)
+    ``half blocks`` (the same with ``scales`` in float16, which a graph in float32 casts when it is opened); ``folded``
+    (stored as blocks, of which the graph makes floats when it is opened); or in integers, then ``values`` is uint8
+    (columns, rows) and ``scales`` (rows,), and the activations have ranges that are ``dynamic``, or are ``uint8`` or
+    ``uint16`` with ``input_scale`` (float32) and ``input_zero_point`` (of that type)
     from calibration.
     """
 
@@ -177,7 +179,7 @@ class Plan:
     @property
     def bits_per_weight(self) -> float:
         """Bits stored for an element on average: codes, scales, zero points and padding, and what stays float32."""
-        return 8 * sum(tensor.bytes_after for tensor in self.tensors) / self.parameters
+        return 8 * sum(tensor.bytes_after for tensor in self.tensors) / max(1, self.parameters)
 
     @property
     def bytes_before(self) -> int:
@@ -359,7 +361,7 @@ def region_bytes(shape: tuple[int, ...], scheme: Scheme | None, form: Form = "bl
     if scheme is None:
         return {"data": prod(shape) * (_HALF if form == "half" else _FLOAT)}
     rows, columns = shape
-    if form not in {"blocks", "half blocks"}:
+    if form not in {"blocks", "half blocks", "folded"}:
         parts = {"values": rows * columns, "scales": rows * _FLOAT}
         width = {"uint8": 1, "uint16": 2}.get(form)
         return parts if width is None else parts | {"input_scale": _FLOAT, "input_zero_point": width}
@@ -382,8 +384,8 @@ def _form(weight: Weight, scheme: Scheme | None, asked: str, recipe: Recipe) -> 
     if weight.expert or weight.stack is not None:
         few = "" if isinstance(load_method(scheme.method), Method) else _FEW_ZEROS if scheme.zeros else _FEW
         return "blocks", few + _why_not_float(weight, scheme, recipe)
-    if not activations.is_integer or weight.kind == "embedding":
-        return "blocks", ""
+    if weight.in_float or not activations.is_integer or weight.kind == "embedding":
+        return ("folded", "; computed in float32") if weight.in_float else ("blocks", "")
     if weight.kind == "head" and activations.is_calibrated:
         return "blocks", "; float32 activations, as logits are"
     if scheme.bits == 8 and scheme.per_channel and scheme.symmetric:

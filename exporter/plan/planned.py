@@ -12,6 +12,7 @@ from edgepress.exporter.plan.plan import Plan
 from edgepress.exporter.recipe.recipe import Recipe
 from edgepress.exporter.source.checkpoint import Checkpoint
 from edgepress.progress import Progress
+from edgepress.tasks.task import Task
 
 
 class Subject(Protocol):
@@ -36,6 +37,14 @@ class Subject(Protocol):
 
 class Writable(Subject, Protocol):
     """A subject for which everything is decided: a bundle of it can be written and scored."""
+
+    @property
+    def task(self) -> Task | None:
+        """What the bundle is for; None of a language model."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the user should know of how the model was read, a sentence each."""
 
     def write_files(self, bundle: Path) -> None:
         """Write the graph, and what else runtimes need beside the data file."""

@@ -1,6 +1,8 @@
-"""Weights of an ONNX file, read a few rows at a time."""
+"""Weights of an ONNX model, read a few rows at a time."""
 
+from collections.abc import Collection, Mapping
 from functools import cache
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -11,24 +13,43 @@ from edgepress.errors import InputError
 from edgepress.exporter.source.packed import Codes, Grid
 from edgepress.exporter.source.part import Part
 from edgepress.files import sha256_file
-from edgepress.onnx_graph.files import read_model
 from edgepress.onnx_graph.tensors import Rows, TensorReader
-from edgepress.onnx_graph.values import Scope
+from edgepress.onnx_graph.walk import tensors
 
 _PIECE = 1 << 18  # elements of a stored matrix read at a time when some of its columns are wanted
 
 
 class OnnxFile:
-    """An ONNX model that was read safely (see :func:`~edgepress.onnx_graph.files.read_model`), its weights unread."""
+    """The initializers of ``model``, which was read safely from ``path``; ``reader`` knows where their bytes lie.
 
-    def __init__(self, path: Path) -> None:
-        self.path, self.model = path, read_model(path)
-        self.tensors = Scope(self.model).constants
-        self._reader = TensorReader(path)
+    ``unbounded`` are those that may hold infinity, as masks do; ``hashes`` has the SHA-256 of each file that the model
+    was made of.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        model: onnx.ModelProto,
+        reader: TensorReader,
+        *,
+        unbounded: Collection[str] = (),
+        hashes: Mapping[str, str] | None = None,
+    ) -> None:
+        self.path, self._reader, self._unbounded = path, reader, unbounded
+        self._hashes = dict(hashes or {})
+        self.tensors = {tensor.name: tensor for tensor in model.graph.initializer}
         self._rows = cache(self._open)
 
-    def _open(self, name: str) -> Rows:
-        return self._reader.rows(self.tensors[name])
+    def _open(self, name: str, leading: int) -> Rows:
+        """A tensor as a matrix; one of a single axis as it is."""
+        tensor = self.tensors[name]
+        stored = self._reader.rows(tensor)
+        if len(tensor.dims) <= 2:
+            return stored
+        shape = (prod(tensor.dims[:leading]), prod(tensor.dims[leading:]))
+        if leading == 1:
+            return Rows(shape, stored.dtype, lambda start, stop: stored.read(start, stop).reshape(stop - start, -1))
+        return Rows(shape, stored.dtype, lambda start, stop: stored.array().reshape(shape)[start:stop])
 
     def itemsize(self, name: str) -> int:
         """Bytes of an element of the tensor ``name``."""
@@ -40,12 +61,12 @@ class OnnxFile:
         Rows of a transposed part are columns of the stored matrix, all of which is then read, in bounded pieces.
 
         Raises:
-            InputError: one of the values is NaN or infinite.
+            InputError: one of the values is NaN, or infinite where that is no mask.
 
         """
         first, last = part.start + start, part.start + stop
-        stored = self._rows(part.tensor)
-        if part.transposed:
+        stored = self._rows(part.tensor, part.leading)
+        if part.transposed != stored.transposed:
             height, width = stored.dims
             rows = np.empty((last - first, height), np.float32)
             step = max(1, _PIECE // width)
@@ -54,7 +75,7 @@ class OnnxFile:
                 rows[:, row : row + len(piece)] = piece[:, first:last].T
         else:
             rows = np.asarray(stored.read(first, last), np.float32)
-        if not np.isfinite(rows).all():
+        if np.isnan(rows).any() or (part.tensor not in self._unbounded and np.isinf(rows).any()):
             raise InputError(
                 f"{self.path}: {part.tensor} holds NaN or infinite values; the model is damaged or its training "
                 "diverged: take another one"
@@ -71,17 +92,26 @@ class OnnxFile:
 
     def by_columns(self, part: Part) -> bool:
         """Whether rows of ``part`` are columns of the stored matrix."""
-        return part.transposed
+        return part.transposed != self._rows(part.tensor, part.leading).transposed
+
+    def array(self, name: str) -> NDArray[np.generic]:
+        """The whole of one tensor, in its own shape."""
+        return self._reader.array(self.tensors[name])
 
     def inline(self, tensor: onnx.TensorProto) -> onnx.TensorProto:
         """A tensor with its bytes inside, wherever they lie."""
         return self._reader.inline(tensor)
 
     def source_hashes(self) -> dict[str, str]:
-        """SHA-256 of the file, and of those beside it that hold its weights, by name."""
-        external = [t for t in self.tensors.values() if t.data_location == onnx.TensorProto.EXTERNAL]
-        files = {self.path.name: self.path}
-        for tensor in external:
+        """SHA-256 of each file that the model was made of, by name."""
+        return self._hashes
+
+
+def hash_files(path: Path, model: onnx.ModelProto) -> dict[str, str]:
+    """SHA-256 of the ONNX file ``path``, and of those beside it that hold the weights of ``model``, by name."""
+    reader, files = TensorReader(path), {path.name: path}
+    for tensor in tensors(model):
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
             location = next(entry.value for entry in tensor.external_data if entry.key == "location")
-            files[location] = self._reader.region(tensor).file
-        return {name: sha256_file(file) for name, file in sorted(files.items())}
+            files[location] = reader.region(tensor).file
+    return {name: sha256_file(file) for name, file in sorted(files.items())}

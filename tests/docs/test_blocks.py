@@ -57,6 +57,7 @@ def folders(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[di
         (folder / "heldout.txt").write_text(LINES * 4)
         (folder / "stories.jsonl").write_text(f'{{"text": "{LINES.splitlines()[1]}"}}\n' * 200)
         onnx.save(network(), folder / "model.onnx")
+        np.savez(folder / "inputs.npz", input=np.ones((1, 3, 8, 8), np.float32))
         for block in BLOCKS:
             if block.page == page and block.language == "toml" and (named := FILE_NAME.match(block.text)):
                 (folder / named[1]).write_text(block.text)

@@ -22,7 +22,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what ``export`` and ``plan`` share: the model, target, recipe and context."""
     parser.add_argument(
         "model",
-        help="`demo`, a directory in Hugging Face form, a hub id, a GGUF file, or an ONNX file of dense layers",
+        help="`demo`, a directory in Hugging Face form, a hub id, a GGUF file, or an ONNX file",
     )
     parser.add_argument(
         "--target",
@@ -46,10 +46,12 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="FILE",
-        help="text for a calibrated recipe or one that prunes, .jsonl with a `text` on each line or plain; may be "
-        "given several times (default: the recipe's, else the model's own generations)",
+        help="text for a calibrated recipe or one that prunes, .jsonl with a `text` on each line or plain; of an ONNX "
+        "file its inputs, .npz or a folder of them; may be given several times (default: the recipe's, else the "
+        "model's own generations)",
     )
     add_revision_argument(parser)
+    parser.add_argument("--task", metavar="NAME", help="what a model that is no language model is for")
     parser.add_argument(
         "--adapter",
         action="append",
@@ -84,14 +86,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=int, metavar="N", help="threads that quantize (default: all cores)")
 
 
+def describe(value: object) -> str:
+    """What is found of one thing, or of several by their names, as words."""
+    if not isinstance(value, dict):
+        return str(value)
+    return "; ".join(f"{key.replace('_', ' ')} {describe(found)}" for key, found in value.items())
+
+
 def run(arguments: argparse.Namespace) -> int:
     """Export, then say what was written and what it cost."""
     import time
 
     from edgepress.exporter import export
     from edgepress.exporter.bundle.download import describe_saving
-    from edgepress.exporter.decide.dense import is_onnx
     from edgepress.exporter.decide.opening import choose_recipe
+    from edgepress.exporter.doors.kinds import find_door
     from edgepress.exporter.recipe.recipe import describe_promise
     from edgepress.manifest import bundle_hash
     from edgepress.processor import FEATURES
@@ -100,7 +109,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     start = time.perf_counter()
     target = arguments.target or FALLBACK
-    is_graph = is_onnx(arguments.model)
+    is_graph = find_door(arguments.model) is not None
     recipe, why = (arguments.recipe, "") if is_graph else choose_recipe(arguments.recipe, target)
     manifest = export(
         arguments.model,
@@ -111,6 +120,7 @@ def run(arguments: argparse.Namespace) -> int:
         context_length=arguments.context,
         calibration=arguments.calibration,
         revision=arguments.revision,
+        task=arguments.task,
         adapters=arguments.adapter,
         adapter_slots=arguments.adapter_slots,
         check=arguments.check,
@@ -156,8 +166,8 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"  zeros: {describe_saving(manifest.sparsity)}")
     if manifest.parity is not None:
         for key, value in manifest.parity.items():
-            print(f"  {key.replace('_', ' ')}: {value}")
+            print(f"  {key.replace('_', ' ')}: {describe(value)}")
     print(f"  {len(manifest.files) + 1} files written and read back in {time.perf_counter() - start:.1f} s")
     print(f"  hash {bundle_hash(Path(arguments.out))}")
-    say(f"next: edgepress bench {arguments.out}" if is_graph else f"next: edgepress run {arguments.out} --prompt …")
+    say(f"next: edgepress run {arguments.out} {'--inputs FILE.npz' if is_graph else '--prompt …'}")
     return 0

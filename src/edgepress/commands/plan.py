@@ -26,31 +26,45 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Print the plan as a table or JSON."""
     import json
+    from tempfile import TemporaryDirectory
 
     from edgepress.cores import usable_cores
     from edgepress.exporter import decide
-    from edgepress.exporter.decide.dense import decide_dense, is_onnx
     from edgepress.exporter.decide.estimate import estimate
     from edgepress.exporter.decide.on_device import estimate_on, lines_of
-    from edgepress.exporter.decide.report import dense_to_json, format_dense, format_estimate, format_plan, plan_to_json
+    from edgepress.exporter.decide.report import (
+        format_estimate,
+        format_plan,
+        format_traced,
+        plan_to_json,
+        traced_to_json,
+    )
+    from edgepress.exporter.decide.traced import decide_traced, refuse_of_language_models
+    from edgepress.exporter.doors.kinds import Options, find_door
+    from edgepress.exporter.doors.samples import read_samples
     from edgepress.progress import progress
     from edgepress.targets import FALLBACK
     from edgepress.targets.devices import find_roofline
 
     roofline = None if arguments.device is None else find_roofline(arguments.device)
-    if is_onnx(arguments.model):
-        dense = decide_dense(
-            Path(arguments.model),
-            target=arguments.target or FALLBACK,
-            recipe=arguments.recipe,
-            socs=arguments.soc,
+    door = find_door(arguments.model)
+    if door is not None:
+        refuse_of_language_models(
+            arguments.model,
             context_length=arguments.context,
-            calibration=arguments.calibration,
-            revision=arguments.revision,
             adapters=arguments.adapter,
-            adapter_slots=arguments.adapter_slots,
+            slots=arguments.adapter_slots,
         )
-        print(json.dumps(dense_to_json(dense), indent=2) if arguments.json else format_dense(dense))
+        with TemporaryDirectory(prefix="edgepress-") as folder:
+            traced = door.open(arguments.model, Options(arguments.task, arguments.revision), Path(folder))
+            planned = decide_traced(
+                traced,
+                target=arguments.target or FALLBACK,
+                recipe=arguments.recipe,
+                socs=arguments.soc,
+                samples=read_samples(arguments.calibration, traced.task) if arguments.calibration else None,
+            )
+            print(json.dumps(traced_to_json(planned), indent=2) if arguments.json else format_traced(planned))
         return 0
     prepared = decide(
         arguments.model,

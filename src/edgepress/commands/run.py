@@ -78,7 +78,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_loading_arguments(parser)
     add_place_arguments(parser)
     add_adapter_argument(parser)
-    parser.add_argument("--prompt", required=True, metavar="TEXT", help="text to continue; - reads it from stdin")
+    parser.add_argument("--prompt", metavar="TEXT", help="text to continue; - reads it from stdin")
+    parser.add_argument(
+        "--inputs",
+        type=Path,
+        metavar="FILE",
+        help="an .npz file with an array for each input of a bundle that is no language model",
+    )
+    parser.add_argument(
+        "--outputs", type=Path, metavar="FILE", help="with --inputs: write the outputs to this .npz file"
+    )
     parser.add_argument(
         "--chat",
         action="store_true",
@@ -106,9 +115,15 @@ def run(arguments: argparse.Namespace) -> int:
     """Print the text as it comes on stdout, then what it cost on stderr."""
     from edgepress.commands.prepare import prepare_first
     from edgepress.errors import InputError
-    from edgepress.runtime import Sampling, load
+    from edgepress.runtime.generation.sampling import Sampling
+    from edgepress.runtime.loading import find_task_of
+    from edgepress.runtime.model import load
     from edgepress.text.documents import read_standard_input
 
+    if find_task_of(arguments.bundle) is not None:
+        return _run_task(arguments)
+    if arguments.prompt is None:
+        raise InputError(f"{arguments.bundle} is a language model; give --prompt TEXT")
     prepare_first(arguments.bundle, not arguments.no_prepare and arguments.on in (None, "cpu"), arguments.graph)
     model = load(
         arguments.bundle,
@@ -136,4 +151,29 @@ def run(arguments: argparse.Namespace) -> int:
         print(piece, end="", flush=True)
     print(flush=True)
     say(generation.statistics())
+    return 0
+
+
+def _run_task(arguments: argparse.Namespace) -> int:
+    """Run a bundle that is no language model on the arrays of a file; print or write what comes out."""
+    import numpy as np
+
+    from edgepress.errors import InputError
+    from edgepress.files import atomic_file
+    from edgepress.processing.arrays import read_arrays
+    from edgepress.runtime.loading import load_task
+
+    names = ("prompt", "adapter", "on", "soc", "graph", "context", "max_tokens", "stop")
+    if given := [f"--{name.replace('_', '-')}" for name in names if getattr(arguments, name)]:
+        raise InputError(f"{arguments.bundle} is no language model, so there is nothing for {given[0]}; give --inputs")
+    if arguments.inputs is None:
+        raise InputError(f"{arguments.bundle} is no language model; give its inputs as --inputs FILE.npz")
+    model = load_task(arguments.bundle, threads=arguments.threads, prepared=not arguments.no_prepare)
+    outputs = model.run(read_arrays(arguments.inputs))
+    if arguments.outputs is not None:
+        with atomic_file(arguments.outputs, replace=True) as work, work.open("wb") as file:
+            np.savez(file, allow_pickle=False, **outputs)
+    for name, array in outputs.items():
+        with np.printoptions(threshold=20, precision=6, suppress=True):
+            print(f"{name} {array.dtype} {array.shape}\n{array}")
     return 0

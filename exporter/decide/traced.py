@@ -1,0 +1,159 @@
+"""Everything that is decided of a traced model before a weight is read; see :mod:`.prepare` for language models."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import onnx
+
+from edgepress import __version__
+from edgepress.errors import InputError
+from edgepress.exporter.bundle.cpu_graph import check_legal
+from edgepress.exporter.bundle.files import DATA_FILE, MODEL_FILE
+from edgepress.exporter.bundle.parity_traced import parity_traced
+from edgepress.exporter.decide.checks import check_recipe
+from edgepress.exporter.decide.opening import ask_recipe, find_targets
+from edgepress.exporter.doors.traced import Samples, Traced
+from edgepress.exporter.graph.builder import CONTRIB
+from edgepress.exporter.graph.foreign.normal import read_normal
+from edgepress.exporter.graph.foreign.planned import build_planned
+from edgepress.exporter.graph.foreign.roles import Foreign, describe, natural
+from edgepress.exporter.graph.weights import Weights
+from edgepress.exporter.methods.kinds import Method, load_method
+from edgepress.exporter.plan.plan import Plan, make_plan
+from edgepress.exporter.recipe.recipe import Recipe
+from edgepress.exporter.source.onnx_file import OnnxFile
+from edgepress.progress import Progress
+from edgepress.targets import Target
+from edgepress.tasks.task import Task
+
+RECIPE = "int8"
+"""The recipe of a model that is no language model when none is named."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreparedTraced:
+    """A traced model, the recipe, and what will be done to each weight.
+
+    ``model`` is its graph as it is planned, ``weights`` where its bytes lie.
+    """
+
+    traced: Traced
+    model: onnx.ModelProto
+    weights: Weights
+    description: Foreign
+    source: OnnxFile
+    recipe: Recipe
+    plan: Plan
+    targets: tuple[Target, ...]
+    samples: Samples | None = None
+
+    @property
+    def task(self) -> Task:
+        """What the bundle is for."""
+        return self.traced.task
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the door passed over or chose."""
+        return self.traced.notes
+
+    def graph(self) -> onnx.ModelProto:
+        """The graph of what is planned; InputError when a target's CPU lacks a kernel for it."""
+        graph = build_planned(
+            self.model, self.weights, self.description, self.plan, data_file=DATA_FILE, version=__version__
+        )
+        for target in self.targets:
+            if target.is_cpu:
+                check_legal(graph, target, (CONTRIB,))  # the others are the model's own, which onnxruntime opened
+        return graph
+
+    def write_files(self, bundle: Path) -> None:
+        """Write the graph, and the texts that the bundle takes along."""
+        (bundle / MODEL_FILE).write_bytes(self.graph().SerializeToString(deterministic=True))
+        for name, path in self.traced.texts.items():
+            shutil.copyfile(path, bundle / name)
+
+    def score(self, bundle: Path, progress: Progress) -> dict[str, object]:
+        """How near the bundle's outputs are to the model's; see :mod:`edgepress.exporter.bundle.parity_traced`."""
+        samples = iter(()) if self.samples is None else self.samples()
+        return parity_traced(
+            bundle, self.traced, self.model, self.source, self.plan, samples=samples, progress=progress
+        )
+
+
+def decide_traced(
+    traced: Traced,
+    *,
+    target: str | Sequence[str],
+    recipe: str | Path | None = None,
+    socs: Sequence[str] = (),
+    samples: Samples | None = None,
+) -> PreparedTraced:
+    """Read the graph of ``traced`` and plan its export.
+
+    Raises:
+        InputError: the graph cannot be read, or the recipe or target asks for what such models do not have.
+
+    """
+    targets, _ = find_targets(target, socs)
+    for one in targets:
+        if one.form is not None:
+            raise InputError(f"{one.name} takes language models only as yet; take arm64-cpu or x86-cpu")
+    found = ask_recipe(RECIPE if recipe is None else recipe, None, ())
+    check_recipe(found)
+    _refuse_what_looks(traced.file, found)
+    model, weights = read_normal(traced.file)
+    description = describe(model, traced.model_type)
+    unbounded = frozenset(weight.name for weight in description.listed if weight.kind == "constant")
+    source = OnnxFile(traced.file, model, weights, unbounded=unbounded, hashes=traced.source)
+    plan = plan_traced(description, found, source)
+    prepared = PreparedTraced(
+        traced=traced,
+        model=model,
+        weights=weights,
+        description=description,
+        source=source,
+        recipe=found,
+        plan=plan,
+        targets=targets,
+        samples=samples,
+    )
+    prepared.graph()
+    return prepared
+
+
+def plan_traced(description: Foreign, recipe: Recipe, source: OnnxFile) -> Plan:
+    """The plan of a graph's weights; what is stored in floats keeps its own shape."""
+    plan = make_plan(description, recipe, source.itemsize)
+    tensors = tuple(
+        replace(tensor, weight=natural(tensor.weight)) if tensor.scheme is None else tensor for tensor in plan.tensors
+    )
+    return replace(plan, tensors=tensors)
+
+
+def _refuse_what_looks(path: Path, recipe: Recipe) -> None:
+    """Refuse recipes that need activations."""
+    storages = (recipe.weights, *(entry.storage for entry in recipe.overrides))
+    methods = [storage.method for storage in storages if not isinstance(load_method(storage.method), Method)]
+    steps = [*recipe.prune, *recipe.before, *recipe.after, *methods, *(["[budget]"] if recipe.budget else [])]
+    if recipe.activations.is_calibrated or recipe.activations.type == "float16":
+        steps.append(f"{recipe.activations.type} activations")
+    if steps:
+        raise InputError(
+            f"recipe {recipe.name} has {', '.join(dict.fromkeys(steps))}, and {path} is no language model, whose "
+            f'weights are rounded as they are: take {RECIPE}, or a recipe of your own with method = "rtn" and nothing '
+            "else"
+        )
+
+
+def refuse_of_language_models(
+    model: str, *, context_length: int | None, adapters: Sequence[str | Path], slots: Sequence[str | Path]
+) -> None:
+    """Raise InputError when something is asked for that only language models have."""
+    for what, asked in (("--context", context_length), ("--adapter", adapters), ("--adapter-slots", slots)):
+        if asked:
+            raise InputError(f"{model} is no language model, for which {what} has no effect; leave it out")

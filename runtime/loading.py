@@ -1,0 +1,113 @@
+"""``load(bundle)``: an open bundle of whatever kind it is.
+
+A language model is a :class:`~edgepress.runtime.model.Model`; a bundle whose manifest has a task is what that task's
+file in :mod:`edgepress.runtime.tasks` opens.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgepress.cores import usable_cores
+from edgepress.errors import InputError
+from edgepress.exchange import read_steady
+from edgepress.manifest import MANIFEST_NAME, read_manifest
+from edgepress.runtime import model
+from edgepress.runtime.first_use import verify_first
+from edgepress.runtime.prepared import open_session
+from edgepress.runtime.tasks.kinds import TaskModel, open_task
+from edgepress.sessions import session_options
+from edgepress.tasks.task import Task
+from edgepress.whole import whole_number
+
+GRAPH = "model.onnx"
+
+
+def load(bundle: str | Path, **options: Any) -> Any:
+    """Open a bundle.
+
+    Args:
+        bundle: the directory that an export wrote.
+        options: those of :func:`edgepress.runtime.model.load` for a language model, of :func:`load_task` for another.
+
+    Returns:
+        A :class:`~edgepress.runtime.model.Model` or a :class:`~edgepress.runtime.tasks.kinds.TaskModel`. Which of the
+        two is known when the manifest is read and not before, so the type says nothing.
+
+    Raises:
+        InputError: the directory is not a bundle or not as it was written, or an option is none of these.
+
+    """
+    task = find_task_of(Path(bundle))
+    if task is None:
+        return model.load(bundle, **options)
+    known = {"threads", "prepared", "verify"}
+    if unknown := sorted(name for name, value in options.items() if name not in known and value is not None):
+        raise InputError(f"{bundle} is for {task.name}, and {unknown[0]} is for language models; leave it out")
+    return load_task(bundle, **{name: value for name, value in options.items() if name in known})
+
+
+def find_task_of(bundle: Path) -> Task | None:
+    """What a bundle is for; None of a language model, and of a folder that has no manifest.
+
+    Raises:
+        InputError: the manifest is not as it was written.
+
+    """
+    return read_manifest(bundle).task if (bundle / MANIFEST_NAME).is_file() else None
+
+
+def load_task(
+    bundle: str | Path, *, threads: int | None = None, prepared: bool = True, verify: bool = True
+) -> TaskModel:
+    """Open a bundle that has a task, on the CPU.
+
+    Args:
+        bundle: the directory that an export wrote.
+        threads: compute threads; by default one for each core that this process may use.
+        prepared: start from the prepared form of the weights, making it if there is none yet (see runtime/prepared.py).
+        verify: hash the bundle before it is first used, and when a file has changed since; False trusts what is there.
+
+    Raises:
+        InputError: the directory is no such bundle or not as it was written, or a number is out of range.
+
+    """
+    folder = Path(bundle)
+    count = usable_cores() if threads is None else whole_number("threads", threads)
+
+    def open_whole() -> TaskModel:
+        if verify:
+            verify_first(folder)
+        task = read_manifest(folder).task
+        if task is None:
+            raise InputError(f"{folder} is a language model and has no task; open it with edgepress.runtime.load")
+        if not (folder / GRAPH).is_file():
+            raise InputError(f"{folder / GRAPH} is missing; export the bundle again")
+        try:
+            session, _ = open_session(folder, folder / GRAPH, session_options(count), prepared=prepared)
+        except Exception as error:  # onnxruntime's exceptions have no common base class of their own
+            raise InputError(f"{folder / GRAPH} cannot be opened: {error}") from error
+        names = [edge.name for edge in task.outputs]
+        given = {value.name for value in session.get_outputs()}, {value.name for value in session.get_inputs()}
+        wrong = (set(names) - given[0]) | ({edge.name for edge in task.inputs} ^ given[1])
+        if wrong:
+            raise InputError(f"{folder}: its graph and its manifest disagree on {sorted(wrong)[0]}; export it again")
+
+        def run(feed: Mapping[str, NDArray[np.generic]]) -> dict[str, NDArray[np.generic]]:
+            try:
+                found = session.run(names, dict(feed))
+            except Exception as error:  # onnxruntime's exceptions have no common base class of their own
+                raise InputError(f"{folder} does not take these inputs: {_words(error)}") from error
+            return dict(zip(names, found, strict=True))
+
+        return open_task(task, run, folder)
+
+    return read_steady(folder, open_whole)
+
+
+def _words(error: Exception) -> str:
+    """What onnxruntime says, in one line without its own codes."""
+    return str(error).strip().splitlines()[0].rpartition(": ")[2][:300] if str(error).strip() else type(error).__name__
