@@ -1,10 +1,6 @@
 """Audio classification: a sound in, its labels out."""
 
-import numpy as np
-from numpy.typing import NDArray
-
 from edgepress.processing.scores import Label, best_of
-from edgepress.processing.sound import sound_feed
 from edgepress.runtime.tasks.kinds import TaskKind, TaskModel, required
 from edgepress.tasks.answers import Classes
 
@@ -27,11 +23,8 @@ class SoundClassifier(TaskModel):
 
         """
         classes = self.part(Classes)
+        required(self.task.sound, self, "sound")
         return best_of(self.run_rows(self.feed(sound))[classes.output][0], classes, top)
-
-    def feed(self, sample: object) -> dict[str, NDArray[np.generic]]:
-        """The graph's inputs for one sound."""
-        return sound_feed([sample], required(self.task.sound, self, "sound"))
 
     def answer(self, sample: object) -> tuple[Label, ...]:
         """The labels of a sound."""

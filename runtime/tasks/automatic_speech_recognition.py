@@ -5,11 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from edgepress.processing.sound import sound_feed
 from edgepress.processing.waves import read_wave
 from edgepress.runtime.tasks.kinds import TaskKind, TaskModel, required
 from edgepress.tasks.answers import Transcript
-from edgepress.tasks.sound import Sound
 
 
 @dataclass(frozen=True)
@@ -45,23 +43,15 @@ class Transcriber(TaskModel):
             InputError: the sound cannot be read, or is shorter than the model takes.
 
         """
-        transcript, processing = self.part(Transcript), self._processing
+        transcript, processing = self.part(Transcript), required(self.task.sound, self, "sound")
         samples = read_wave(sound, processing.rate)
-        logits = self.run_rows(sound_feed([samples], processing))[transcript.output][0]  # (frames, tokens)
+        logits = self.run_rows(self.feed(samples))[transcript.output][0]  # (frames, tokens)
         taken = processing.length or samples.size
         return decode_ctc(logits.argmax(axis=-1), transcript, taken / processing.rate / len(logits))
-
-    def feed(self, sample: object) -> dict[str, NDArray[np.generic]]:
-        """The graph's inputs for one sound."""
-        return sound_feed([sample], self._processing)
 
     def answer(self, sample: object) -> Transcription:
         """What is said in a sound."""
         return self.transcribe(sample)
-
-    @property
-    def _processing(self) -> Sound:
-        return required(self.task.sound, self, "sound")
 
 
 def decode_ctc(best: NDArray[np.integer], transcript: Transcript, seconds: float) -> Transcription:

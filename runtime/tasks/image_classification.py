@@ -2,10 +2,6 @@
 
 from collections.abc import Sequence
 
-import numpy as np
-from numpy.typing import NDArray
-
-from edgepress.processing.images import image_feed
 from edgepress.processing.scores import Label, best_of
 from edgepress.runtime.tasks.kinds import TaskKind, TaskModel, required
 from edgepress.tasks.answers import Classes
@@ -34,20 +30,13 @@ class ImageClassifier(TaskModel):
         if not images:
             return []
         classes = self.part(Classes)
-        outputs = self.run_rows(self._feed(images))
+        required(self.task.images, self, "images")
+        outputs = self.run_rows(self.feeder.feed(images))
         return [best_of(logits, classes, top) for logits in outputs[classes.output]]
-
-    def feed(self, sample: object) -> dict[str, NDArray[np.generic]]:
-        """The graph's inputs for one image."""
-        return self._feed([sample])
 
     def answer(self, sample: object) -> tuple[Label, ...]:
         """The labels of an image."""
         return self.classify(sample)
-
-    def _feed(self, images: Sequence[object]) -> dict[str, NDArray[np.generic]]:
-        processing = required(self.task.images, self, "images")
-        return image_feed(images, processing, self.task.input(processing.input).type)
 
 
 TASK = TaskKind("image-classification", ImageClassifier)

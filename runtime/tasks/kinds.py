@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from edgepress.errors import InputError
 from edgepress.modules import modules_in
+from edgepress.processing.feeder import Feeder
 from edgepress.runtime import tasks
 from edgepress.tasks.task import Edge, Task
 
@@ -37,6 +38,7 @@ class TaskModel:
     def __init__(self, task: Task, run: Run, folder: Path) -> None:
         self.task = task
         self.folder = folder
+        self.feeder = Feeder(task, folder)
         self._run = run
 
     def run(self, inputs: Feed) -> dict[str, NDArray[np.generic]]:
@@ -80,7 +82,7 @@ class TaskModel:
 
     def feed(self, sample: object) -> dict[str, NDArray[np.generic]]:
         """The graph's inputs for one sample of what :attr:`takes` says, as a batch of one."""
-        raise NotImplementedError(sample)
+        return self.feeder.feed([sample])
 
     def answer(self, sample: object) -> object:
         """What the bundle says of one sample, as a frozen dataclass or a tuple of them."""

@@ -1,7 +1,6 @@
 """What the tasks of texts share: an encoder, and inputs for texts."""
 
 from collections.abc import Sequence
-from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,14 +17,11 @@ class TextModel(TaskModel):
 
     takes = "a text"
 
-    @cached_property
+    @property
     def encoder(self) -> Encoder:
         """The task's tokenizer, read when first used."""
-        return Encoder(required(self.task.text, self, "text"), self.folder)
-
-    def feed(self, sample: object) -> dict[str, NDArray[np.generic]]:
-        """The graph's inputs for one text, or a pair of them."""
-        return self.feed_of(self.encoder.encode([sample]))  # type: ignore[list-item]  # it says what is none
+        required(self.task.text, self, "text")
+        return self.feeder.encoder
 
     def feed_of(self, tokens: Sequence[Tokens]) -> dict[str, NDArray[np.generic]]:
         """The graph's inputs for texts that are tokens already."""

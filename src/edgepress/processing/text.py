@@ -50,7 +50,7 @@ class Encoder:
         self._library.no_padding()
         self._library.enable_truncation(text.longest)
 
-    def encode(self, texts: Sequence[str | Pair], prompt: str | None = None) -> list[Tokens]:
+    def encode(self, texts: Sequence[object], prompt: str | None = None) -> list[Tokens]:
         """Each text as tokens, with the prompt of that name before it.
 
         Raises:

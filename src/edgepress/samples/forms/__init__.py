@@ -1,0 +1,1 @@
+"""The forms in which samples come, one file each, which ends in ``FORM``."""

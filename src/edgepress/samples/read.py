@@ -1,0 +1,143 @@
+"""Samples from wherever they come: ``read_samples(source, takes)``; and inputs of them: ``feeds_of(samples, feeder)``.
+
+A source is a folder, a table, JSON lines, arrays, a saved dataset (``forms/``), or ``package.module:callable``, which
+gives samples, or pairs of a sample and its label.
+"""
+
+import re
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from importlib import import_module
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from edgepress.errors import InputError
+from edgepress.modules import modules_in
+from edgepress.processing.feeder import Feed, Feeder, Takes
+from edgepress.samples import forms
+from edgepress.samples.sample import MOST, Form, Sample, Samples, of_list
+
+_REFERENCE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
+FEWEST = 8
+"""Samples from which ranges are taken at least."""
+
+
+def read_samples(source: str | Path, takes: Takes) -> Samples:
+    """The samples of a source, each read when it is asked for.
+
+    Raises:
+        InputError: it is no source, is damaged or empty, or names files that are not there.
+
+    """
+    path = Path(source)
+    if not path.exists() and _REFERENCE.fullmatch(str(source)):
+        found = _called(str(source))
+    else:
+        form = next((form for form in known_forms() if path.exists() and form.recognizes(path, takes)), None)
+        if form is None:
+            kinds = ", ".join(form.name for form in known_forms())
+            what = "is not known as samples" if path.exists() else "is not there"
+            raise InputError(f"{source} {what}; samples are {kinds}, or package.module:callable")
+        found = form.read(path, takes)
+    if not len(found):
+        raise InputError(f"{source} has no samples")
+    return found
+
+
+def known_forms() -> list[Form]:
+    """Every form that there is a file for."""
+    names = sorted(module.name for module in modules_in(forms.__path__))
+    found: list[Form] = [import_module(f"{forms.__name__}.{name}").FORM for name in names]
+    return found
+
+
+def _called(reference: str) -> Samples:
+    """What a function of the user's gives: samples, or pairs of a sample and its label."""
+    module, _, name = reference.partition(":")
+    here = str(Path.cwd())
+    sys.path.insert(0, here)
+    try:
+        function: object = import_module(module)
+        for part in name.split("."):
+            function = getattr(function, part)
+    except (ImportError, AttributeError) as error:
+        raise InputError(f"{reference} cannot be imported from {here}: {error}") from error
+    finally:
+        sys.path.remove(here)
+    if not callable(function):
+        raise InputError(f"{reference} is {type(function).__name__}, not a function that gives samples")
+    given = function()
+    try:
+        items = list(islice(iter(given), MOST))
+    except TypeError as error:
+        raise InputError(f"{reference} gave {type(given).__name__}, not samples to go through: {error}") from error
+    return of_list([_as_sample(item, f"{reference}[{index}]") for index, item in enumerate(items)], reference)
+
+
+def _as_sample(item: object, where: str) -> Sample:
+    if isinstance(item, Sample):
+        return item
+    if isinstance(item, tuple) and len(item) == 2 and not all(isinstance(part, str) for part in item):
+        return Sample(item[0], item[1], where)
+    return Sample(item, None, where)
+
+
+def feeds_of(samples: Samples, feeder: Feeder, *, most: int, seed: int = 0) -> Callable[[], Iterator[Feed]]:
+    """What gives the inputs of ``most`` of the samples, one at a time, the same ones in each pass.
+
+    They are chosen over all of the source, in its order.
+
+    Raises:
+        InputError: there are fewer than ``FEWEST``, or all are of one class of several; and when a sample is read that
+            is damaged: it is named.
+
+    """
+    if len(samples) < FEWEST:
+        raise InputError(
+            f"{samples.source} has {len(samples)} samples; ranges are taken over at least {FEWEST}, better some hundred"
+        )
+    chosen = np.sort(np.random.default_rng(seed).permutation(len(samples))[:most])
+    check_classes(samples, chosen.tolist(), feeder)
+
+    def feeds() -> Iterator[Feed]:
+        for index in chosen:
+            yield feed_of(samples.number(int(index)), feeder)
+
+    return feeds
+
+
+def feed_of(sample: Sample, feeder: Feeder) -> Feed:
+    """The inputs of one sample.
+
+    Raises:
+        InputError: it is damaged; the message says where it is from.
+
+    """
+    try:
+        return feeder.feed([sample.value])
+    except InputError as error:
+        said = str(error)
+        raise error if sample.where in said else InputError(f"{sample.where}: {said}") from error
+
+
+def check_classes(samples: Samples, chosen: list[int], feeder: Feeder) -> None:
+    """Raise an InputError where all samples are of one class, and the model tells several apart."""
+    answers = feeder.task.answers
+    if answers is None or answers.classes is None or len(answers.classes.labels) < 2:
+        return
+    counts: Counter[object] = Counter()
+    for index in chosen:
+        label = samples.number(index).label
+        if not isinstance(label, str | int):
+            return
+        counts[label] += 1
+        if len(counts) > 1:
+            return
+    label, count = counts.most_common(1)[0]
+    raise InputError(
+        f"all {count} samples of {samples.source} are of the class {label}, and the model tells "
+        f"{len(answers.classes.labels):,} apart; ranges of one class do not fit the others: give samples of several"
+    )
