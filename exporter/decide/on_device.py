@@ -15,7 +15,7 @@ import onnx
 from edgepress.exporter.decide.instructions import APART, DECODE, LAST, PREFILL, PROMPT, work_of
 from edgepress.exporter.decide.job import Prepared
 from edgepress.exporter.decide.memory import MemoryEstimate, estimates_of
-from edgepress.targets.devices import Roofline
+from edgepress.targets.devices import Call, Roofline
 
 CONTEXTS = (64, 1024)
 _PRODUCTS, _ATTENTION = APART
@@ -62,39 +62,49 @@ def estimate_on(prepared: Prepared, roofline: Roofline) -> DeviceEstimate:
     file, model = next(iter(prepared.make_graphs().items()))
     weights = _weight_bytes(model)
     contexts = [at for at in CONTEXTS if at + PROMPT <= plan.context_length] or [0]
-    decode, prefill = {}, {}
-    for at in contexts:
-        cache = plan.cache_bytes_at(at)
-        decode[at] = _bound(weights + cache, _operations(model, DECODE, at), roofline)
-        prefill[at] = _bound((weights + cache) / PROMPT, _operations(model, PREFILL, at), roofline)
+    decode = {at: _bound(call_of(model, DECODE, at, weights, plan.cache_bytes_at(at)), 1, roofline) for at in contexts}
+    prefill = {
+        at: _bound(call_of(model, PREFILL, at, weights, plan.cache_bytes_at(at)), PROMPT, roofline) for at in contexts
+    }
     memory = estimates_of(prepared, roofline.kernels)[0]
     process = None if roofline.process_bytes is None else roofline.process_bytes.value
     error = None if roofline.error is None else roofline.error.share
     return DeviceEstimate(roofline.name, file, decode, prefill, memory, process, error)
 
 
-def _bound(bytes_: float, operations: float, roofline: Roofline) -> Bound:
-    """One token that moves so many bytes and takes so many operations."""
-    memory, arithmetic = roofline.times(bytes_, operations)
+def _bound(call: Call, tokens: int, roofline: Roofline) -> Bound:
+    """A call that computes so many tokens."""
     joules = None
     if roofline.picojoules_per_byte is not None and roofline.picojoules_per_operation is not None:
-        joules = 1e-12 * (
-            bytes_ * roofline.picojoules_per_byte.value + operations * roofline.picojoules_per_operation.value
+        joules = (
+            1e-12
+            / tokens
+            * (
+                call.bytes * roofline.picojoules_per_byte.value
+                + call.operations * roofline.picojoules_per_operation.value
+            )
         )
-    return Bound(1 / max(memory, arithmetic), "memory" if memory >= arithmetic else "arithmetic", joules)
+    return Bound(tokens / roofline.seconds(call), roofline.bound_by(call), joules)
 
 
-def _operations(model: onnx.ModelProto, phase: str, context: int) -> float:
-    """Operations of a token: two for each weight of a product, four for each number and key of attention."""
-    total = 0.0
+def call_of(model: onnx.ModelProto, phase: str, context: int, weight_bytes: float, state_bytes: float) -> Call:
+    """A graph's call after ``context`` tokens, of one token or of a prompt of :data:`PROMPT`.
+
+    Operations are two for each weight of a product, four for each number and key of attention.
+    """
+    tokens = PROMPT if phase == PREFILL else 1
+    found = {"products": 0.0, "attention": 0.0, "numbers": 0.0}
     for operator, amounts in work_of(model, phase, context).items():
         for quantity, amount in amounts.items():
             kind = quantity.removeprefix(LAST)
             if operator.startswith(_PRODUCTS) and kind == "weights":
-                total += 2 * amount
+                found["products"] += 2 * tokens * amount
             elif operator.startswith(_ATTENTION) and kind == "width keys":
-                total += 4 * amount
-    return total
+                found["attention"] += 4 * tokens * amount
+            elif kind == "numbers":
+                found["numbers"] += tokens * amount
+    nodes = sum(node.op_type not in APART for node in model.graph.node)
+    return Call(weight_bytes=weight_bytes, state_bytes=state_bytes, nodes=nodes, rows=tokens, **found)
 
 
 def _weight_bytes(model: onnx.ModelProto) -> int:

@@ -21,6 +21,17 @@ _MARKS = {
     "charging changed": "during which a charger was plugged in or out",
     "coarse": "too short for their counter",
 }
+_OPERATIONS = "thousand million operations"
+_ALONE = {
+    "memory": ("products of a row", "GB", 1e9),
+    "int8": ("products", _OPERATIONS, 1e9),
+    "float32": ("a float32 product", _OPERATIONS, 1e9),
+    "attention_decode": ("attention of a token", _OPERATIONS, 1e9),
+    "attention_prefill": ("attention of a chunk", _OPERATIONS, 1e9),
+    "nodes": ("light nodes", "thousand nodes", 1e3),
+    "numbers": ("light nodes of a chunk", "thousand million numbers", 1e9),
+}
+"""Kernels that are timed alone: what they are, and the unit of their rate."""
 
 
 @dataclass(frozen=True)
@@ -154,13 +165,14 @@ def operator_shares(profile: Profile, what: str) -> dict[str, float]:
     return {name: value / whole for name, value in sorted(sums.items(), key=lambda item: -item[1])} if whole else {}
 
 
-def product_rates(profile: Profile) -> dict[str, float]:
-    """What products alone reach, by kind: bytes of ``memory`` a second, operations of ``int8`` and ``float32``."""
+def kernel_rates(profile: Profile) -> dict[str, float]:
+    """What kernels alone work through in a second, by kind (:data:`_ALONE`)."""
     found = {}
     for name, known in intervals(profile, "roofline").items():
         kind = name.removesuffix("_seconds")
-        quantity = "bytes" if kind == "memory" else "operations"
-        found[kind] = profile.samples("roofline", kind)[0].detail[quantity] / known.value
+        amount = profile.samples("roofline", kind)[0].detail.get("amount")
+        if kind in _ALONE and amount is not None:
+            found[kind] = amount / known.value
     return found
 
 
@@ -176,13 +188,9 @@ def figures(profile: Profile) -> list[tuple[str, str]]:
         (f"cold {name}", f"{_seconds(known)}, {known.rounds} rounds")
         for name, known in intervals(profile, "cold").items()
     ]
-    found += [
-        (
-            f"{kind}, a product alone",
-            f"{rate / 1e9:.1f} {'GB' if kind == 'memory' else 'thousand million operations'}/s",
-        )
-        for kind, rate in product_rates(profile).items()
-    ]
+    for kind, rate in kernel_rates(profile).items():
+        what, unit, scale = _ALONE[kind]
+        found.append((f"{what}, alone", f"{rate / scale:.1f} {unit}/s"))
     for of in ("speed", "cold", "sustained", "roofline"):
         count = len(profile.samples(of))
         found += [

@@ -11,12 +11,15 @@ import json
 import tomllib
 from importlib.resources import files
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
 from edgepress.errors import InputError
 from edgepress.files import atomic_file
 from edgepress.targets.devices.packing import Kind
+
+Bound = Literal["memory", "arithmetic"]
 
 
 class Figure(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -39,6 +42,34 @@ class Error(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     source: str
 
 
+class Call(msgspec.Struct, frozen=True, kw_only=True):
+    """What a call of a graph moves and computes.
+
+    - ``weight_bytes``: constants that it reads whole, ``state_bytes``: states of the tokens before
+    - ``products``, ``attention``: operations of matrix products and of attention
+    - ``nodes``, ``numbers``: all other nodes, and the numbers that go into them
+    - ``rows``: tokens that are computed at once
+    """
+
+    weight_bytes: float
+    state_bytes: float
+    products: float
+    attention: float
+    nodes: float
+    numbers: float
+    rows: float
+
+    @property
+    def bytes(self) -> float:
+        """All that it reads."""
+        return self.weight_bytes + self.state_bytes
+
+    @property
+    def operations(self) -> float:
+        """All that is counted as operations."""
+        return self.products + self.attention
+
+
 class Roofline(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One device's processor cores.
 
@@ -46,6 +77,9 @@ class Roofline(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     - ``int8_operations_per_second``, ``float32_operations_per_second``: multiplications and additions, all fast cores
       together
     - ``picojoules_per_byte``, ``picojoules_per_operation``: where a source gives them, else no energy is estimated
+    - ``attention_decode_operations_per_second``, ``attention_prefill_operations_per_second``: of attention, of a token
+      and of a chunk of a prompt; ``nodes_per_second``: that are started; ``numbers_per_second``: that nodes beside them
+      work through. Where they were not measured, attention counts as products do and the rest for nothing
     - ``memory_bytes``: what the device has
     - ``process_bytes``: resident in a process of the runtime that has no bundle open
     - ``kernels``: how onnxruntime's kernels pack weights there (:mod:`.packing`); None takes what targets are
@@ -57,6 +91,10 @@ class Roofline(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     bytes_per_second: Figure
     int8_operations_per_second: Figure
     float32_operations_per_second: Figure
+    attention_decode_operations_per_second: Figure | None = None
+    attention_prefill_operations_per_second: Figure | None = None
+    nodes_per_second: Figure | None = None
+    numbers_per_second: Figure | None = None
     kernels: Kind | None = None
     memory_bytes: Figure | None = None
     process_bytes: Figure | None = None
@@ -64,12 +102,33 @@ class Roofline(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     picojoules_per_operation: Figure | None = None
     error: Error | None = None
 
-    def times(self, bytes_: float, operations: float) -> tuple[float, float]:
-        """Seconds that memory takes for so many bytes, and the cores for so many operations; the larger is the bound.
+    def seconds(self, call: Call) -> float:
+        """What products take, and then the rest, where it is known: attention, starting nodes, and their numbers."""
+        taken = max(self._memory_and_arithmetic(call))
+        attention = self._attention(call)
+        taken += 0.0 if attention is None else call.attention / attention.value
+        for figure, amount in ((self.nodes_per_second, call.nodes), (self.numbers_per_second, call.numbers)):
+            taken += 0.0 if figure is None else amount / figure.value
+        return taken
 
-        Operations are counted at the rate of int8, in which products of quantized weights are computed.
+    def bound_by(self, call: Call) -> Bound:
+        """What the products of a call wait for."""
+        memory, arithmetic = self._memory_and_arithmetic(call)
+        return "memory" if memory >= arithmetic else "arithmetic"
+
+    def _memory_and_arithmetic(self, call: Call) -> tuple[float, float]:
+        """Seconds that memory takes for the bytes, and the cores for the operations; the larger is the bound.
+
+        Operations are counted at the rate of int8, in which products of quantized weights are computed. Attention whose
+        rate is known, with its states, is none of them.
         """
+        known = self._attention(call) is not None
+        bytes_, operations = (call.weight_bytes, call.products) if known else (call.bytes, call.operations)
         return bytes_ / self.bytes_per_second.value, operations / self.int8_operations_per_second.value
+
+    def _attention(self, call: Call) -> Figure | None:
+        of_one, of_many = self.attention_decode_operations_per_second, self.attention_prefill_operations_per_second
+        return of_one if call.rows == 1 else of_many
 
 
 def roofline_names() -> list[str]:

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgepress.errors import InputError
-from edgepress.targets.devices import Error, Figure, Roofline, find_roofline, roofline_names, write_roofline
+from edgepress.targets.devices import Call, Error, Figure, Roofline, find_roofline, roofline_names, write_roofline
+from edgepress.targets.devices.packing import KINDS
 
 WHOLE = """
 name = "Board"
@@ -75,6 +76,7 @@ FIGURES = st.builds(Figure, st.floats(1e-3, 1e15), SAID, st.just("2026-01-01"))
 ROOFLINES = st.builds(
     Roofline, name=st.text(), soc=st.text(), cores=st.text(), bytes_per_second=FIGURES,
     int8_operations_per_second=FIGURES, float32_operations_per_second=FIGURES, memory_bytes=st.none() | FIGURES,
+    process_bytes=st.none() | FIGURES, nodes_per_second=st.none() | FIGURES, kernels=st.none() | st.sampled_from(KINDS),
     error=st.none() | st.builds(Error, st.floats(0, 10), SAID),
 )  # fmt: skip
 
@@ -108,4 +110,22 @@ def test_the_larger_of_two_times_is_the_bound() -> None:
         name="", soc="", cores="", bytes_per_second=memory, int8_operations_per_second=cores,
         float32_operations_per_second=memory,
     )  # fmt: skip
-    assert board.times(2e9, 5e9) == pytest.approx((2.0, 0.5))
+    call = Call(weight_bytes=1.5e9, state_bytes=5e8, products=4e9, attention=1e9, nodes=10, numbers=1e6, rows=1)
+    assert (board.seconds(call), board.bound_by(call)) == (pytest.approx(2.0), "memory")
+    many = msgspec.structs.replace(call, products=3.9e10)
+    assert (board.seconds(many), board.bound_by(many)) == (pytest.approx(4.0), "arithmetic")
+
+
+def test_measured_kernels_add_their_own_times() -> None:
+    def figure(value: float) -> Figure:
+        return Figure(value, "made up", "2026-01-01")
+
+    board = Roofline(
+        name="", soc="", cores="", bytes_per_second=figure(1e9), int8_operations_per_second=figure(1e10),
+        float32_operations_per_second=figure(1e9), attention_decode_operations_per_second=figure(1e9),
+        attention_prefill_operations_per_second=figure(4e9), nodes_per_second=figure(100.0),
+        numbers_per_second=figure(1e7),
+    )  # fmt: skip
+    call = Call(weight_bytes=2e9, state_bytes=5e8, products=4e9, attention=1e9, nodes=10, numbers=1e6, rows=1)
+    assert board.seconds(call) == pytest.approx(2.0 + 1.0 + 0.1 + 0.1), "states are read by attention"
+    assert board.seconds(msgspec.structs.replace(call, rows=128)) == pytest.approx(2.0 + 0.25 + 0.1 + 0.1)

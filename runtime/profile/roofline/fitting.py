@@ -1,7 +1,8 @@
 """Figures of a device from a profile of one bundle on it, and how far its calls are from what these figures say.
 
-The rates are those of products alone; nothing is chosen so that the bundle's times come out. So the error is one of
-the roofline itself: nodes beside the products, the time that starting a node takes, weights that a cache holds.
+The rates are those of kernels alone; nothing is chosen so that the bundle's times come out. So the error is one of the
+roofline itself: kinds of nodes that are not timed alone, what the program does between them, weights that a cache
+holds.
 """
 
 from collections.abc import Iterable
@@ -12,8 +13,8 @@ import msgspec
 from edgepress.errors import InputError
 from edgepress.runtime.profile.records import Profile, Trouble
 from edgepress.runtime.profile.statistics import Interval
-from edgepress.runtime.profile.summary import device_of, intervals, product_rates
-from edgepress.targets.devices import Error, Figure, Roofline
+from edgepress.runtime.profile.summary import device_of, intervals, kernel_rates
+from edgepress.targets.devices import Call, Error, Figure, Roofline
 
 NEEDED = ("speed", "roofline")
 
@@ -29,7 +30,7 @@ def fit(profile: Profile, name: str) -> Roofline:
     if header.description.get("emulated"):
         raise InputError(f"{header.device} is emulated: its times are not those of a device; profile a real one")
     whole = _speed(profile)
-    rates = product_rates(profile)
+    rates = kernel_rates(profile)
     date, model = header.started[:10], device_of(header.description)
     by = f"measured by edgepress {header.versions['edgepress']} on {model}, {date}"
 
@@ -37,19 +38,27 @@ def fit(profile: Profile, name: str) -> Roofline:
         if kind not in rates:
             raise _missing(profile, "roofline")
         detail = profile.samples("roofline", kind)[0].detail
-        size = f"rows {detail['rows']}, weight {detail['bytes'] / 1e6:.0f} MB, threads {detail['threads']}"
-        source = f"{by}: {what}, {size}"
-        return Figure(rates[kind], source, date)
+        size = f"rows {detail['rows']}, threads {detail['threads']}"
+        weights = f", weights {detail['bytes'] / 1e6:.0f} MB" if detail["bytes"] else ""
+        return Figure(rates[kind], f"{by}: {what}, {size}{weights}", date)
+
+    def rate_where_known(kind: str, what: str) -> Figure | None:
+        return rate(kind, what) if kind in rates else None
 
     memory = header.description.get("memory_bytes")
+    own = "of the bundle's own scheme and sizes"
     process = next(iter(profile.samples("roofline", "process")), None)
     found = Roofline(
         name=name,
         soc=str(header.description.get("soc") or model),
         cores=_cores(header.description.get("clusters", ())),
-        bytes_per_second=rate("memory", "weights of a MatMulNBits of the bundle's own scheme"),
-        int8_operations_per_second=rate("int8", "a MatMulNBits of the bundle's own scheme"),
+        bytes_per_second=rate("memory", f"MatMulNBits {own}"),
+        int8_operations_per_second=rate("int8", f"MatMulNBits {own}"),
         float32_operations_per_second=rate("float32", "a MatMul"),
+        attention_decode_operations_per_second=rate_where_known("attention_decode", "GroupQueryAttention"),
+        attention_prefill_operations_per_second=rate_where_known("attention_prefill", "GroupQueryAttention"),
+        nodes_per_second=rate_where_known("nodes", "norms, one after the other"),
+        numbers_per_second=rate_where_known("numbers", "norms, one after the other"),
         kernels=None if process is None else process.detail["kernels"],
         memory_bytes=Figure(memory, f"{by}: what its system tells", date) if memory else None,
         process_bytes=None
@@ -77,7 +86,7 @@ def _with_error(found: Roofline, profile: Profile, whole: dict[str, Interval], b
     compared = []
     for sample in profile.samples("roofline", "work"):
         if sample.round == 0 and (call := sample.detail["call"]) in whole:
-            predicted = max(found.times(sample.measured["bytes"][0], sample.measured["operations"][0]))
+            predicted = found.seconds(msgspec.convert({key: value for key, (value,) in sample.measured.items()}, Call))
             took = whole[call].value
             compared.append((abs(predicted - took) / took, f"{call} {_ms(predicted)} predicted, {_ms(took)} measured"))
     if not compared:

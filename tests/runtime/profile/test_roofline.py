@@ -1,7 +1,7 @@
 """A measured roofline: a graph's work against a plan's count of it, figures from made-up times, and the command."""
 
 import json
-from math import ceil
+from math import ceil, prod
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +12,23 @@ from tiny_models import save
 from edgepress.cli import main
 from edgepress.errors import InputError
 from edgepress.exporter import decide, export
-from edgepress.exporter.decide.on_device import estimate_on
+from edgepress.exporter.decide.instructions import DECODE, PREFILL, PROMPT
+from edgepress.exporter.decide.on_device import call_of
 from edgepress.runtime.config import read_config
 from edgepress.runtime.profile.records import SCHEMA, Header, Profile, Record, Round, Sample, Trouble
 from edgepress.runtime.profile.roofline.fitting import fit
-from edgepress.runtime.profile.roofline.kernels import beyond_caches, float32, quantized
+from edgepress.runtime.profile.roofline.kernels import (
+    LIGHT,
+    attention,
+    beyond_caches,
+    float32,
+    light,
+    products,
+    sizes_of,
+)
 from edgepress.runtime.profile.roofline.work import Scheme, read_work
-from edgepress.targets.devices import Figure, Roofline, find_roofline
+from edgepress.states import state_bytes
+from edgepress.targets.devices import find_roofline
 
 AT = 64  # tokens before, of a plan's estimate
 
@@ -39,18 +49,16 @@ def bundle(checkpoint: Path) -> Path:
 
 
 def test_work_is_what_the_plan_counted(checkpoint: Path, bundle: Path) -> None:
-    def board(bytes_per_second: float, operations: float) -> Roofline:
-        memory, cores = (Figure(value, "made up", "2026-01-01") for value in (bytes_per_second, operations))
-        return Roofline(
-            name="", soc="", cores="", bytes_per_second=memory,
-            int8_operations_per_second=cores, float32_operations_per_second=cores,
-        )  # fmt: skip
-
-    prepared = decide(str(checkpoint), target="x86-cpu", recipe="int4")
+    """The runtime counts in a bundle's graph, without the onnx package, what a plan counts in the same graph."""
+    [graph] = decide(str(checkpoint), target="x86-cpu", recipe="int4").make_graphs().values()
     config = read_config(bundle)
-    moved, operations = read_work(config).decode(config, AT)
-    assert moved == pytest.approx(1e3 / estimate_on(prepared, board(1e3, 1e30)).decode[AT].tokens_per_second)
-    assert operations == pytest.approx(1e3 / estimate_on(prepared, board(1e30, 1e3)).decode[AT].tokens_per_second)
+    work = read_work(config)
+    decode, states = work.decode(config, AT), state_bytes(config.states, AT)
+    assert decode == call_of(graph, DECODE, AT, work.weight_bytes, states)
+    prompt, whole = work.prefill(config, PROMPT), call_of(graph, PREFILL, 0, work.weight_bytes, 0)
+    assert (prompt.products, prompt.nodes, prompt.numbers) == pytest.approx(
+        (whole.products, whole.nodes, whole.numbers)
+    )
 
 
 def test_a_prompt_reads_weights_once_a_chunk_and_computes_what_follows_attention_once(
@@ -63,42 +71,67 @@ def test_a_prompt_reads_weights_once_a_chunk_and_computes_what_follows_attention
     # of the last layer only what attention writes goes through output, MLP and head, for the last token
     assert work.last_weights == hidden * (heads + 3 * sizes["intermediate_size"] + sizes["vocab_size"])
     for length in (1, 128, 129, 300):
-        moved, operations = work.prefill(config, length)
-        states = moved - ceil(length / 128) * work.weight_bytes
-        assert states == work.decode(config, length)[0] - work.weight_bytes
+        call = work.prefill(config, length)
+        assert call.weight_bytes == ceil(length / 128) * work.weight_bytes
+        assert call.state_bytes == work.decode(config, length).state_bytes
         pairs = sum(range(length))  # each token sees those before it
-        attention = 4 * heads * sizes["num_hidden_layers"] * pairs
-        assert operations == 2 * (work.weights * length + work.last_weights) + attention
+        assert call.attention == 4 * heads * sizes["num_hidden_layers"] * pairs
+        assert call.products == 2 * (work.weights * length + work.last_weights)
+        assert call.rows == min(length, 128)
 
 
-def test_a_product_alone_has_the_bytes_of_the_bundle_s_own(bundle: Path) -> None:
-    scheme = read_work(read_config(bundle)).scheme
+def test_products_alone_have_the_bytes_of_the_bundle_s_own(bundle: Path) -> None:
+    work = read_work(read_config(bundle))
     graph = onnx.load(bundle / "model.onnx", load_external_data=False).graph
     constants = {tensor.name: tensor for tensor in graph.initializer}
     casts = {node.output[0]: node.input[0] for node in graph.node if node.op_type == "Cast"}
     node = next(node for node in graph.node if node.op_type == "MatMulNBits")
-    sizes = {attribute.name: attribute.i for attribute in node.attribute}
+    attributes = {attribute.name: attribute.i for attribute in node.attribute}
     widths = {onnx.TensorProto.UINT8: 1, onnx.TensorProto.FLOAT16: 2, onnx.TensorProto.BFLOAT16: 2}
     stored = 0
     for name in node.input[1:]:
         tensor = constants[casts.get(name, name)]
-        count = widths.get(tensor.data_type, 4)
-        for size in tensor.dims:
-            count *= size
-        stored += count
-    assert quantized(scheme, sizes["K"], sizes["N"], threads=1).nbytes == stored
+        stored += widths.get(tensor.data_type, 4) * prod(tensor.dims)
+    assert (attributes["K"], attributes["N"]) == work.sizes[0]
+    assert products(work.scheme, work.sizes[:1], threads=1).nbytes == stored
+    assert sum(depth * columns for depth, columns in work.sizes) == work.weights
 
 
 @pytest.mark.parametrize("scheme", [Scheme(4, 32, 4, False, 2), Scheme(8, 64, 0, True, 4), Scheme(2, 32, 0, True, 2)])
 def test_onnxruntime_runs_products_alone(scheme: Scheme) -> None:
-    product = quantized(scheme, 128, 64, threads=1)
-    assert len(product.seconds(rows=3, repeats=2)) == 2
-    assert product.operations(3) == 2 * 3 * 128 * 64
+    alone = products(scheme, [(128, 64), (64, 32), (128, 32)], threads=1).alone
+    assert len(alone.seconds(rows=3, repeats=2)) == 2
+    assert alone.amount(3) == 2 * 3 * (128 * 64 + 64 * 32 + 128 * 32)
 
 
-def test_a_float32_product_is_one() -> None:
+def test_products_are_repeated_until_they_fill_memory() -> None:
+    scheme, sizes = Scheme(4, 32, 4, False, 4), [(64, 32), (32, 16)]
+    assert sizes_of(sizes, scheme, 1281) == [(64, 32), (32, 16), (64, 32)]  # 1,024 bytes, then 256
+    many = sizes_of(sizes, scheme, 1 << 20)
+    assert len(many) <= 256
+    assert sum(depth * columns for depth, columns in many) >= 2 << 20
+    assert {depth for depth, _ in many} == {64, 32}
+
+
+def test_attention_alone_is_attention(bundle: Path) -> None:
+    """Its values are set as a bundle's are: what it writes lies after the tokens before, and changes with them."""
+    shape = read_work(read_config(bundle)).attention
+    assert shape is not None
+    alone = attention(shape, before=6, rows=2, threads=1)
+    assert alone.amount(2) == 4 * shape.layers * shape.heads * shape.head_size * (6 + 7)
+    inputs, _ = alone._values(2)
+    alone.seconds(2, 1)
+    keys = [array for name, array in inputs.items() if name.endswith("key")]
+    assert len(keys) == shape.layers
+    assert all(not array[:, :, :6].any() and array[:, :, 6:].any() for array in keys)
+
+
+def test_other_kernels_are_run_alone() -> None:
+    nodes = light(32, threads=1, amount=lambda rows: LIGHT * rows * 32)
+    assert len(nodes.seconds(rows=4, repeats=2)) == 2
+    assert nodes.amount(4) == 64 * 4 * 32
     product = float32(64, threads=1)
-    assert product.nbytes == 4 * 64 * 64
+    assert product.amount(2) == 4 * 64 * 64
     assert len(product.seconds(rows=2, repeats=1)) == 1
 
 
@@ -113,7 +146,14 @@ def test_a_weight_is_larger_than_the_largest_cache(tmp_path: Path) -> None:
     assert beyond_caches(tmp_path) == 512 << 20
 
 
-def made_up(*, step: float = 0.0125, first: float = 0.110, marks: tuple[str, ...] = (), **changes: Any) -> Profile:
+def made_up(
+    *,
+    step: float = 0.0125,
+    first: float = 0.110,
+    marks: tuple[str, ...] = (),
+    more: dict[str, float] | None = None,
+    **changes: Any,
+) -> Profile:
     """10 GB/s and 100 thousand million operations/s; a step of 100 MB, a prompt of 10 thousand million operations."""
     clusters = [{"cores": [0, 1], "name": "Cortex-A76"}]
     header: dict[str, Any] = {
@@ -121,18 +161,27 @@ def made_up(*, step: float = 0.0125, first: float = 0.110, marks: tuple[str, ...
         "bundle_bytes": 1, "device": "ssh:board", "versions": {"edgepress": "9.9"}, "settings": {"threads": 2},
         "description": {"model": "Board 5", "soc": "X1", "clusters": clusters, "memory_bytes": 8_000_000_000},
     }  # fmt: skip
-    alone = {"bytes": 1_000_000_000, "operations": 10_000_000_000, "rows": 1, "threads": 2}
+    amounts = {"memory": 1e9, "int8": 1e10, "float32": 1e10, **(more or {})}
+    rest = {"state_bytes": 0.0, "attention": 1e6, "nodes": 100.0, "numbers": 1e6}
     samples = [
         *(
-            Sample(of="roofline", round=0, what=kind, measured={f"{kind}_seconds": [0.1]}, detail=alone, marks=[*marks])
-            for kind in ("memory", "int8", "float32")
+            Sample(
+                of="roofline", round=0, what=kind, measured={f"{kind}_seconds": [0.1]}, marks=[*marks],
+                detail={"amount": amount, "bytes": 10**9, "rows": 1, "threads": 2},
+            )
+            for kind, amount in amounts.items()
         ),
         *(
             Sample(
                 of="roofline", round=0, what="work", detail={"call": call},
-                measured={"bytes": [moved], "operations": [operations]},
+                measured={
+                    name: [value]
+                    for name, value in {**rest, "weight_bytes": moved, "products": products, "rows": rows}.items()
+                },
             )
-            for call, moved, operations in (("step_seconds at 64", 1e8, 1e6), ("ttft_seconds at 64", 1e8, 1e10))
+            for call, moved, products, rows in (
+                ("step_seconds at 64", 1e8, 1e6, 1.0), ("ttft_seconds at 64", 1e8, 1e10 - 1e6, 64.0)
+            )
         ),
         Sample(of="speed", round=0, what="decode", measured={"step_seconds": [step]}, detail={"length": 64}),
         Sample(of="speed", round=0, what="prefill", measured={"ttft_seconds": [first]}, detail={"length": 64}),
@@ -157,6 +206,18 @@ def test_figures_are_rates_and_the_error_is_the_largest() -> None:
     slow = fit(made_up(first=0.05), "board").error
     assert slow is not None
     assert slow.share == pytest.approx(1.0)  # 100 ms of 50: a bound that is too slow is an error, too
+
+
+def test_what_is_known_beside_products_is_added() -> None:
+    """Attention at its own rate by the rows of a call, 100 nodes at 20 µs, a million numbers at 10⁹ a second."""
+    rates = {"attention_decode": 1e8, "attention_prefill": 1e9, "nodes": 5e3, "numbers": 1e8}
+    found = fit(made_up(more=rates), "board")
+    assert found.nodes_per_second is not None
+    assert found.nodes_per_second.value == pytest.approx(5e4)
+    assert found.error is not None
+    # 10 ms of memory, 1e6 operations of attention at 1e9 a second, 100 nodes and 1e6 numbers at 1e9 a second
+    assert "step_seconds at 64 14.00 ms predicted, 12.50 ms measured" in found.error.source
+    assert "ttft_seconds at 64 103.09 ms predicted, 110.00 ms measured" in found.error.source
 
 
 def without(profile: Profile, of: str, *instead: Record) -> Profile:
