@@ -1,17 +1,18 @@
 """Is a profile right, does it repeat, does a gate fail by accident, and what does measuring cost?
 
 ``memory``: what `plan` says that a bundle takes to run, in a process whose own size is measured apart, beside what the
-memory pass finds resident. ``limit``: the
-least memory with which it answers. ``repeats``: profiles of one bundle one after the other, each pair of consecutive
-ones compared. ``slowdown``: profiles in turn with ones whose decoded tokens are really slowed by 5 %. ``gate``: a
-bundle held against itself, allowed to lose 5 %, beside a process that keeps a core busy in bursts. ``overhead``: rounds
-with and without circumstances being read around each turn.
+memory pass finds resident. ``limit``: the least memory with which it answers. ``fit``: what a device's figures, fitted
+to it by kernels alone, say of the bundle's calls, beside what these take. ``repeats``: profiles of one bundle one after
+the other, each pair of consecutive ones compared. ``slowdown``: profiles in turn with ones whose decoded tokens are
+really slowed by 5 %. ``gate``: a bundle held against itself, allowed to lose 5 %, beside a process that keeps a core
+busy in bursts. ``overhead``: rounds with and without circumstances being read around each turn.
 
-    python benchmarks/device_lab.py [--only repeats gate] [--models demo smollm2-135m] [--timed smollm2-135m] [--report]
+    python benchmarks/device_lab.py [--only fit gate] [--models demo smollm2-135m] [--timed smollm2-135m] [--first]
 
 Bundles are x86-64's with the recipe int4; models but demo are shapes with random weights. ``--models`` are those of
-``memory`` and ``limit``, ``--timed`` the one of the others, which need a machine that does nothing else. Each sample is
-kept when it is there; what is measured anew replaces the same part of the same model.
+``memory``, ``limit`` and ``fit``, ``--timed`` the one of the others. What is timed needs a machine that does nothing
+else, or ``--first``: root may let the measuring process go ahead of all others. Each sample is kept when it is there;
+what is measured anew replaces the same part of the same model. ``--report`` measures nothing.
 """
 
 import argparse
@@ -21,7 +22,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,23 +31,24 @@ from unittest import mock
 from common import RESULTS, TARGET, WORK, save
 from device_lab_tables import MODELS, PARTS, report
 from export_cost import checkpoint
-from lab_passes import SLOWER, slowed, without_circumstances
+from lab_passes import SLOWER, roofline_first, slowed, slowed_first, speed_first, without_circumstances
 
 from edgepress.calls import Function
 from edgepress.exporter import decide, export
 from edgepress.exporter.decide.report import plan_to_json
 from edgepress.runtime.gate.gating import gate
 from edgepress.runtime.prepared import prepare
-from edgepress.runtime.profile.passes import speed
+from edgepress.runtime.profile.passes import roofline, speed
 from edgepress.runtime.profile.profiling import profile
 from edgepress.runtime.profile.records import Profile
+from edgepress.runtime.profile.roofline.fitting import fit, predictions
 from edgepress.runtime.profile.settings import Settings
 from edgepress.runtime.profile.statistics import Difference, difference
-from edgepress.runtime.profile.summary import observations
+from edgepress.runtime.profile.summary import intervals, kernel_rates, observations
 
 NAME, RECIPE = "device_lab", "int4"
 PROMPT, DECODED, CONTEXT = 448, 64, 512  # demo holds no more
-TIMED_PROMPT, ROUNDS = 64, 8
+TIMED_PROMPT, FIT_PROMPTS, ROUNDS = 64, (64, 256), 8
 BUDGET = "[speed]\nthreads = {threads}\ndecode_tokens_per_second = {{ worse_by_most = 0.05 }}\n"
 BURSTS = """
 import random, time
@@ -71,10 +73,22 @@ class Asked:
     slowdowns: int
     gates: int
     overhead_rounds: int
+    rounds: int
+    first: bool
 
-    def settings(self, rounds: int = ROUNDS) -> Settings:
+    def settings(self, rounds: int | None = None) -> Settings:
         """Of a profile of speed."""
-        return Settings(prompt_lengths=(TIMED_PROMPT,), exact_rounds=rounds, threads=self.threads)
+        return Settings(prompt_lengths=(TIMED_PROMPT,), exact_rounds=rounds or self.rounds, threads=self.threads)
+
+    @property
+    def speed(self) -> Function:
+        """What measures it."""
+        return speed_first if self.first else speed.PASS.measure
+
+    @property
+    def slowed(self) -> Function:
+        """The same, slowed."""
+        return slowed_first if self.first else slowed
 
 
 def source(model: str) -> str | Path:
@@ -140,12 +154,35 @@ def limit(asked: Asked) -> Iterator[dict[str, Any]]:
         }
 
 
+def fitted(asked: Asked) -> Iterator[dict[str, Any]]:
+    """Of each call the seconds that fitted figures say, and those that it took."""
+    settings = Settings(prompt_lengths=FIT_PROMPTS, decode_tokens=DECODED, context=CONTEXT, threads=asked.threads,
+                        exact_rounds=asked.rounds, prepared=False)  # fmt: skip
+    alone = roofline_first if asked.first else roofline.PASS.measure
+    changes = [(speed, asked.speed), (roofline, alone)]
+    for model in asked.models:
+        with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+            for module, measure in changes:
+                stack.enter_context(mock.patch.object(module, "PASS", replace(module.PASS, measure=measure)))
+            found = profile(
+                bundle(model), out=Path(folder) / "p.jsonl", settings=settings, passes=["roofline", "speed"]
+            )
+        figures = fit(found, model)
+        compared = predictions(figures, found, intervals(found, "speed"))
+        yield {
+            "model": model,
+            "first": asked.first,
+            "rates": kernel_rates(found),
+            "calls": {name: {"predicted": said, "measured": took} for name, (said, took) in compared.items()},
+        }
+
+
 def repeats(asked: Asked) -> Iterator[dict[str, Any]]:
     """Each profile beside the one before it."""
-    before = observations(taken(asked.timed, asked.settings(), "speed"), "speed")
+    before = observations(taken(asked.timed, asked.settings(), "speed", asked.speed), "speed")
     for _ in range(asked.repeats - 1):
-        now = observations(taken(asked.timed, asked.settings(), "speed"), "speed")
-        yield {"model": asked.timed, **compared(now, before)}
+        now = observations(taken(asked.timed, asked.settings(), "speed", asked.speed), "speed")
+        yield {"model": asked.timed, "first": asked.first, **compared(now, before)}
         before = now
 
 
@@ -153,9 +190,10 @@ def slowdown(asked: Asked) -> Iterator[dict[str, Any]]:
     """A slowed profile beside one that is not, taken just before."""
     for _ in range(asked.slowdowns):
         plain, slow = (
-            observations(taken(asked.timed, asked.settings(), "speed", how), "speed") for how in (None, slowed)
+            observations(taken(asked.timed, asked.settings(), "speed", how), "speed")
+            for how in (asked.speed, asked.slowed)
         )
-        yield {"model": asked.timed, "slower_by": SLOWER, **compared(slow, plain)}
+        yield {"model": asked.timed, "first": asked.first, "slower_by": SLOWER, **compared(slow, plain)}
 
 
 def gates(asked: Asked) -> Iterator[dict[str, Any]]:
@@ -224,10 +262,12 @@ def main() -> None:
     parser.add_argument("--slowdowns", type=int, default=10)
     parser.add_argument("--gates", type=int, default=50)
     parser.add_argument("--overhead-rounds", type=int, default=20)
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help="fresh processes of each profile")
+    parser.add_argument("--first", action="store_true", help="measure ahead of all other processes, as root may")
     parser.add_argument("--report", action="store_true", help="measure nothing")
     given = vars(parser.parse_args())
     only, report_only = given.pop("only"), given.pop("report")
-    measures = dict(zip(PARTS, (memory, limit, repeats, slowdown, gates, overhead), strict=True))
+    measures = dict(zip(PARTS, (memory, limit, fitted, repeats, slowdown, gates, overhead), strict=True))
     for part in () if report_only else only:
         made: list[dict[str, Any]] = []
         load = os.getloadavg()[0]

@@ -5,7 +5,7 @@ from typing import Any
 
 from common import SIZES, group, spread, table
 
-PARTS = ("memory", "limit", "repeats", "slowdown", "gate", "overhead")
+PARTS = ("memory", "limit", "fit", "repeats", "slowdown", "gate", "overhead")
 MODELS = ("demo", "smollm2-135m", "qwen2.5-0.5b")
 _MISSING = "not measured yet"
 _QUANTITIES = ("load_seconds", "ttft_seconds at 64", "step_seconds at 64")
@@ -15,8 +15,23 @@ Samples = Sequence[Mapping[str, Any]]
 
 
 def report(samples: Samples) -> str:
-    """Memory by model, then what repeated measurements came to."""
-    return "\n\n".join([memory_table(samples), repeated_table(samples)])
+    """Memory by model, then what repeated measurements came to, and what fitted figures said."""
+    return "\n\n".join([memory_table(samples), repeated_table(samples), fit_table(samples)])
+
+
+def fit_table(samples: Samples) -> str:
+    """Milliseconds of each call by a device's fitted figures, and as they were measured."""
+    by_model = group((one for one in samples if one["part"] == "fit"), "model")
+    rows = []
+    for (model,), (one,) in by_model.items():
+        named = SIZES.get(model, f"{model} shape, random weights")
+        for call, found in one["calls"].items():
+            said, took = 1e3 * found["predicted"], 1e3 * found["measured"]
+            load = f"{one['load_average']:.1f}{', ahead of it' if one['first'] else ''}"
+            cells = [f"{said:,.1f}", f"{took:,.1f}", f"{said / took:.3f}"]
+            rows.append([named, str(one["threads"]), call.replace("_seconds", ""), *cells, load])
+    header = ["model", "threads", "call", "predicted ms", "measured ms", "÷ measured", "load of the machine"]
+    return table(header, rows or [[_MISSING, *["–"] * 6]])
 
 
 def memory_table(samples: Samples) -> str:
@@ -114,4 +129,5 @@ def _ratios(found: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _load(ones: Samples) -> str:
-    return spread([one["load_average"] for one in ones], 1)
+    ahead = ", ahead of it" if any(one.get("first") for one in ones) else ""
+    return spread([one["load_average"] for one in ones], 1) + ahead

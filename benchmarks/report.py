@@ -117,6 +117,7 @@ TABLES = {
     "memory": Cut(("memory",)),
     "lab memory": Cut(("device_lab",)),
     "lab repeats": Cut(("device_lab",), 1),
+    "lab fit": Cut(("device_lab",), 2),
     "real_shapes": Cut(("real_shapes",)),
     "pruning": Cut(("pruning",)),
     "vocabulary bytes": Cut(("vocabulary",)),

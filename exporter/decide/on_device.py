@@ -3,7 +3,8 @@
 Time is the larger of what memory takes for the bytes and what arithmetic takes for the operations (Williams, Waterman
 and Patterson 2009), so speeds are bounds: *at most*. Bytes of a decoded token are all weights but the embedding's
 rows, and keys and values of the tokens before; operations are two for each weight of a product and for each number of
-attention.
+attention. Where a device's figures say what attention, starting a node and a node's numbers take (`profile --fit`),
+these are added, and it is an estimate and no bound.
 """
 
 from collections.abc import Mapping
@@ -125,7 +126,8 @@ def lines_of(found: DeviceEstimate, roofline: Roofline) -> list[str]:
     """The estimate as lines below a plan."""
     share = found.error_share
     known = "nobody has measured how far off" if share is None else f"±{share:.0%} where measured"
-    lines = [f"{'device':<12} {found.device}, at most, by a roofline ({known}), {found.graph}"]
+    how = "at most, by a roofline" if roofline.nodes_per_second is None else "by kernels timed alone there"
+    lines = [f"{'device':<12} {found.device}, {how} ({known}), {found.graph}"]
     for at in found.decode:
         decode, prefill = found.decode[at], found.prefill[at]
         first = 1e3 * PROMPT / prefill.tokens_per_second

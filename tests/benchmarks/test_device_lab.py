@@ -77,7 +77,7 @@ def _saved(path: Path, samples: list[dict[str, object]]) -> None:
 
 def test_what_nobody_measured_is_said_and_has_no_figure(tables: ModuleType) -> None:
     lines = [line for line in tables.report([]).splitlines() if "not measured yet" in line]
-    assert len(lines) == len(tables.MODELS) + 4
+    assert len(lines) == len(tables.MODELS) + 5
     assert not any(cell.strip()[:1].isdigit() for line in lines for cell in line.split("|"))
 
 
@@ -114,3 +114,10 @@ def test_what_differs_and_what_failed_is_counted(tables: ModuleType) -> None:
     assert text.count("| 2 differ at 95 % (0.2 expected) |") == 3
     assert "| 4 pairs, one slowed by 5% | 1 found |" in text, "one that seems faster is not found to be slower"
     assert "| 2 kept, 1 undecided, 1 broken |" in text
+
+
+def test_fitted_figures_stand_beside_measured_ones(tables: ModuleType) -> None:
+    calls = {"step_seconds at 256": {"predicted": 0.009, "measured": 0.010}}
+    found = {"part": "fit", "model": "demo", "threads": 2, "first": True, "load_average": 3.25, "calls": calls}
+    row = tables.fit_table([found]).splitlines()[2]
+    assert row == "| demo (1.9 M weights) | 2 | step at 256 | 9.0 | 10.0 | 0.900 | 3.2, ahead of it |"

@@ -83,18 +83,24 @@ def _missing(profile: Profile, of: str) -> InputError:
 
 def _with_error(found: Roofline, profile: Profile, whole: dict[str, Interval], by: str) -> Roofline:
     """Hold what the figures say of each call against what it took."""
-    compared = []
-    for sample in profile.samples("roofline", "work"):
-        if sample.round == 0 and (call := sample.detail["call"]) in whole:
-            predicted = found.seconds(msgspec.convert({key: value for key, (value,) in sample.measured.items()}, Call))
-            took = whole[call].value
-            compared.append((abs(predicted - took) / took, f"{call} {_ms(predicted)} predicted, {_ms(took)} measured"))
+    compared = predictions(found, profile, whole)
     if not compared:
         raise InputError("the profile's passes speed and roofline have no call in common; take both anew")
-    share, _ = max(compared)
-    said = "; ".join(words for _, words in compared)
+    share = max(abs(predicted / took - 1) for predicted, took in compared.values())
+    said = "; ".join(f"{call} {_ms(predicted)} predicted, {_ms(took)} measured"
+                     for call, (predicted, took) in compared.items())  # fmt: skip
     source = f"{by}, the largest of {len(compared)} calls of {profile.header.bundle}: {said}"
     return msgspec.structs.replace(found, error=Error(share, source))
+
+
+def predictions(found: Roofline, profile: Profile, whole: dict[str, Interval]) -> dict[str, tuple[float, float]]:
+    """By the name of each call of a profile: the seconds that a device's figures say, and those that it took."""
+    compared = {}
+    for sample in profile.samples("roofline", "work"):
+        if sample.round == 0 and (name := sample.detail["call"]) in whole:
+            call = msgspec.convert({key: value for key, (value,) in sample.measured.items()}, Call)
+            compared[name] = found.seconds(call), whole[name].value
+    return compared
 
 
 def lines_of(found: Roofline) -> list[str]:
