@@ -111,7 +111,7 @@ def export(
                 target=target,
                 recipe=recipe,
                 socs=socs,
-                samples=read_samples(calibration, traced.task) if calibration else None,
+                samples=read_samples(calibration, traced) if calibration else None,
                 check=check,
                 force=force,
                 threads=threads,

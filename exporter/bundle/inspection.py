@@ -133,6 +133,7 @@ def inspect(path: Path) -> Json:
             "sha256": bundle_hash(path),
             "verified": was_verified(path),
             "model_type": manifest.model_type,
+            "task": None if manifest.task is None else manifest.task.as_json(),
             "targets": manifest.targets,
             "recipe": manifest.recipe,
             "totals": manifest.totals,
@@ -257,6 +258,10 @@ def format_inspection(inspection: Json) -> str:
         targets = ", ".join(cast("Json", described["targets"]))
         parts += graph_lines(cast("list[Json]", described["graphs"]))
         parts += ["", f"bundle {described['sha256']}: {described['model_type']} for {targets}"]
+        if described["task"] is not None:
+            task = cast("Json", described["task"])
+            known = ", ".join(name for name in ("images", "sound", "text", "answers") if name in task)
+            parts.append(f"task         {task['name']}{f' (--json has its {known})' if known else ''}")
         if described["adapter_slots"] is not None:
             parts.append(_slot_line(cast("Json", described["adapter_slots"])))
         verified = "yes, and no file has changed since" if described["verified"] else _UNVERIFIED

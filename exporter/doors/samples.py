@@ -7,24 +7,53 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgepress.errors import InputError
-from edgepress.exporter.doors.traced import Feed, Samples
-from edgepress.processing.arrays import read_arrays
+from edgepress.exporter.doors.traced import Feed, Samples, Traced
+from edgepress.processing.arrays import array_names, read_arrays
+from edgepress.processing.feeder import Feeder, what_is_taken
+from edgepress.samples import read as samples
+from edgepress.samples.read import feeds_of
 from edgepress.tasks.task import Edge, Task
 
+MOST = 512
+"""Samples of one source that are used: ranges hardly change beyond, and each is computed in float32."""
 
-def read_samples(paths: Sequence[str | Path], task: Task) -> Samples:
-    """Samples in files or folders of files; each is looked at now, and read when its turn comes.
 
-    An ``.npz`` file has an array for each input, by its name: of the input's rank it is one sample, with one axis
-    more, whose size is the same for all, that axis numbers samples.
+def read_samples(sources: Sequence[str | Path], traced: Traced) -> Samples:
+    """Inputs from sources of the user's: images, sounds or texts as its task takes them, or arrays.
+
+    Sources are those of :func:`edgepress.samples.read.read_samples`; of each, up to ``MOST`` samples are used, spread
+    over it. Where the task is ``tensors``, and for arrays by the names of all inputs, they are ``.npz`` files and
+    folders of them, looked at now and read when their turn comes: an array of the input's rank is one sample, with one
+    axis more, whose size is the same for all, that axis numbers samples.
 
     Raises:
-        InputError: a file cannot be read, or is not what the model takes.
+        InputError: a source cannot be read, or is not what the model takes.
 
     """
-    files = [file for path in paths for file in _files(Path(path))]
+    readers = [_reader(Path(source), traced) for source in sources]
+    return lambda: (feed for reader in readers for feed in reader())
+
+
+def _reader(source: Path, traced: Traced) -> Samples:
+    takes = what_is_taken(traced.task)
+    if takes == "arrays" or _has_inputs(source, traced.task):
+        return _arrays(source, traced.task)
+    text = traced.task.text
+    folder = Path() if text is None else traced.texts[text.tokenizer].parent
+    return feeds_of(samples.read_samples(source, takes), Feeder(traced.task, folder), most=MOST)
+
+
+def _has_inputs(source: Path, task: Task) -> bool:
+    """Whether a file of arrays has those that the graph takes."""
+    if source.suffix.lower() != ".npz" or not source.is_file():
+        return False
+    return {edge.name for edge in task.inputs} <= array_names(source)
+
+
+def _arrays(source: Path, task: Task) -> Samples:
+    files = _files(source)
     if not files:
-        raise InputError(f"there is no .npz file in {', '.join(map(str, paths))}; name one, or a folder of them")
+        raise InputError(f"there is no .npz file in {source}; name one, or a folder of them")
     for file in files:
         for _ in _read(file, task):
             pass

@@ -6,6 +6,7 @@ package and the scripts that it names.
 """
 
 import argparse
+import contextlib
 import os
 import re
 import shlex
@@ -28,6 +29,7 @@ from edgepress.runtime.gate.gauges import known_gauges
 
 BLOCKS = blocks()
 LINES = "ROMEO:\nBut soft, what light through yonder window breaks?\nIt is the east, and Juliet is the sun.\n"
+MADE_BY_PYTHON = {"docs/tasks.md"}  # pages whose first block of Python makes the files that their commands read
 FILE_NAME = re.compile(r"# (\S+\.toml)\n")
 NUMBER = r"[+-]?\d[\d,.]*(?:e[+-]?\d+)?"
 
@@ -61,6 +63,10 @@ def folders(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[di
         for block in BLOCKS:
             if block.page == page and block.language == "toml" and (named := FILE_NAME.match(block.text)):
                 (folder / named[1]).write_text(block.text)
+        if page in MADE_BY_PYTHON:
+            first = next(block for block in BLOCKS if block.page == page and block.language == "python")
+            with contextlib.chdir(folder):
+                exec(compile(first.text, str(first), "exec"), {"__name__": "__main__"})
         found[page] = folder
     yield found
     for folder in found.values():

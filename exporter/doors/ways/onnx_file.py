@@ -11,12 +11,13 @@ import numpy as np
 
 from edgepress.errors import InputError
 from edgepress.exporter.doors.kinds import Door, Options
+from edgepress.exporter.doors.processing.entries import task_of
 from edgepress.exporter.doors.traced import Feed, Traced
 from edgepress.exporter.graph.foreign.normal import refuse_unusable
 from edgepress.exporter.source.onnx_file import hash_files
 from edgepress.onnx_graph.files import read_model
 from edgepress.sessions import open_on_cpu
-from edgepress.tasks.task import TENSORS, Edge, EdgeType, Task
+from edgepress.tasks.task import Edge, EdgeType
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession, NodeArg
@@ -54,12 +55,14 @@ def open_file(reference: str, options: Options, _folder: Path) -> Traced:
     outputs = tuple(_edge(path, value) for value in session.get_outputs())
     if not inputs:
         raise InputError(f"{path} has no inputs, so what it gives is a constant; there is nothing to run")
-    task = Task(options.task or TENSORS, inputs, outputs)
+    said = task_of(options.task, inputs, outputs, path.parent)
     size = find_size(session, inputs)
     return Traced(
         file=path,
         model_type="onnx",
-        task=task,
+        task=said.task,
+        texts=said.texts,
+        notes=said.notes,
         examples=lambda seed: make_feeds(inputs, size, seed),
         source=hash_files(path, model),
     )

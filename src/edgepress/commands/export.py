@@ -46,12 +46,16 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="FILE",
-        help="text for a calibrated recipe or one that prunes, .jsonl with a `text` on each line or plain; of an ONNX "
-        "file its inputs, .npz or a folder of them; may be given several times (default: the recipe's, else the "
-        "model's own generations)",
+        help="text for a calibrated recipe or one that prunes, .jsonl with a `text` on each line or plain; of a model "
+        "with another task what that takes: a folder of images or WAV files, .csv, .jsonl, .npz, a saved dataset or "
+        "package.module:callable; may be given several times (default: the recipe's, else the model's own generations)",
     )
     add_revision_argument(parser)
-    parser.add_argument("--task", metavar="NAME", help="what a model that is no language model is for")
+    parser.add_argument(
+        "--task",
+        metavar="NAME",
+        help="what a model that is no language model is for, or a .json file that says it whole",
+    )
     parser.add_argument(
         "--adapter",
         action="append",
@@ -136,8 +140,9 @@ def run(arguments: argparse.Namespace) -> int:
         f"{arguments.out}: {manifest.model_type}, recipe {manifest.recipe['name']}{why and f' ({why})'}, "
         f"target {targets}"
     )
+    share = f" ({after / before:.0%})" if before else ""  # a graph may have no weights at all
     print(
-        f"  weights in the checkpoint {before / 1e6:,.1f} MB → bundle {after / 1e6:,.1f} MB ({after / before:.0%}), "
+        f"  weights in the checkpoint {before / 1e6:,.1f} MB → bundle {after / 1e6:,.1f} MB{share}, "
         f"{manifest.totals['bits_per_weight']:.2f} bits a weight"
     )
     if steps:

@@ -62,7 +62,7 @@ def run(arguments: argparse.Namespace) -> int:
                 target=arguments.target or FALLBACK,
                 recipe=arguments.recipe,
                 socs=arguments.soc,
-                samples=read_samples(arguments.calibration, traced.task) if arguments.calibration else None,
+                samples=read_samples(arguments.calibration, traced) if arguments.calibration else None,
             )
             print(json.dumps(traced_to_json(planned), indent=2) if arguments.json else format_traced(planned))
         return 0

@@ -1,4 +1,4 @@
-"""``edgepress run``: continue a prompt."""
+"""``edgepress run``: continue a prompt, or answer what a bundle with another task takes."""
 
 import argparse
 from dataclasses import asdict
@@ -9,9 +9,10 @@ from edgepress.stdio import say
 
 if TYPE_CHECKING:
     from edgepress.runtime import Sampling
+    from edgepress.runtime.tasks.kinds import TaskModel
 
 NAME = "run"
-HELP = "continue a prompt with a bundle, as a stream of text on stdout"
+HELP = "continue a prompt with a bundle, or answer images, sounds and texts by its task"
 
 
 def add_place_arguments(parser: argparse.ArgumentParser) -> None:
@@ -76,9 +77,13 @@ def chosen_sampling(arguments: argparse.Namespace, defaults: "Sampling") -> "Sam
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this verb's arguments."""
     add_loading_arguments(parser)
+    parser.add_argument(
+        "files", nargs="*", metavar="FILE", help="what a bundle with a task takes: images, WAV files, texts or .npz"
+    )
     add_place_arguments(parser)
     add_adapter_argument(parser)
-    parser.add_argument("--prompt", metavar="TEXT", help="text to continue; - reads it from stdin")
+    parser.add_argument("--prompt", metavar="TEXT", help="text to continue, or to answer; - reads it from stdin")
+    parser.add_argument("--json", action="store_true", help="of a bundle with a task: an answer a line, as JSON")
     parser.add_argument(
         "--inputs",
         type=Path,
@@ -122,8 +127,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     if find_task_of(arguments.bundle) is not None:
         return _run_task(arguments)
-    if arguments.prompt is None:
-        raise InputError(f"{arguments.bundle} is a language model; give --prompt TEXT")
+    if arguments.prompt is None or arguments.files:
+        raise InputError(f"{arguments.bundle} is a language model; give --prompt TEXT and no files")
     prepare_first(arguments.bundle, not arguments.no_prepare and arguments.on in (None, "cpu"), arguments.graph)
     model = load(
         arguments.bundle,
@@ -155,20 +160,30 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _run_task(arguments: argparse.Namespace) -> int:
-    """Run a bundle that is no language model on the arrays of a file; print or write what comes out."""
-    import numpy as np
-
+    """Run a bundle that is no language model: on arrays, on files that its task takes, or on a text."""
     from edgepress.errors import InputError
-    from edgepress.files import atomic_file
-    from edgepress.processing.arrays import read_arrays
     from edgepress.runtime.loading import load_task
 
-    names = ("prompt", "adapter", "on", "soc", "graph", "context", "max_tokens", "stop")
+    model = load_task(arguments.bundle, threads=arguments.threads, prepared=not arguments.no_prepare)
+    names = ["adapter", "on", "soc", "graph", "context", "max_tokens", "stop"]
+    names += [] if model.feeder.takes == "text" else ["prompt"]
     if given := [f"--{name.replace('_', '-')}" for name in names if getattr(arguments, name)]:
         raise InputError(f"{arguments.bundle} is no language model, so there is nothing for {given[0]}; give --inputs")
-    if arguments.inputs is None:
-        raise InputError(f"{arguments.bundle} is no language model; give its inputs as --inputs FILE.npz")
-    model = load_task(arguments.bundle, threads=arguments.threads, prepared=not arguments.no_prepare)
+    if arguments.inputs is not None:
+        return _run_arrays(model, arguments)
+    samples = _samples(model, arguments)
+    if not samples:
+        raise InputError(f"{arguments.bundle} is for {model.task.name}; give {model.takes}, or --inputs FILE.npz")
+    return _answer(model, samples, as_json=arguments.json)
+
+
+def _run_arrays(model: "TaskModel", arguments: argparse.Namespace) -> int:
+    """Compute arrays; print or write what comes out."""
+    import numpy as np
+
+    from edgepress.files import atomic_file
+    from edgepress.processing.arrays import read_arrays
+
     outputs = model.run(read_arrays(arguments.inputs))
     if arguments.outputs is not None:
         with atomic_file(arguments.outputs, replace=True) as work, work.open("wb") as file:
@@ -176,4 +191,35 @@ def _run_task(arguments: argparse.Namespace) -> int:
     for name, array in outputs.items():
         with np.printoptions(threshold=20, precision=6, suppress=True):
             print(f"{name} {array.dtype} {array.shape}\n{array}")
+    return 0
+
+
+def _samples(model: "TaskModel", arguments: argparse.Namespace) -> list[tuple[str, object]]:
+    """What is answered, by its name: files; of a task that takes texts their content, and the prompt."""
+    from edgepress.schema import read_bytes
+    from edgepress.text.documents import decode, read_standard_input
+
+    files = [Path(name) for name in arguments.files]
+    if model.feeder.takes != "text":
+        return [(str(file), file) for file in files]
+    remedy = "name a file of text, or give the text as --prompt"
+    texts: list[tuple[str, object]] = [(str(file), decode(read_bytes(file, remedy), file).strip()) for file in files]
+    if arguments.prompt is not None:
+        texts.append(("prompt", read_standard_input().strip() if arguments.prompt == "-" else arguments.prompt))
+    return texts
+
+
+def _answer(model: "TaskModel", samples: list[tuple[str, object]], *, as_json: bool) -> int:
+    """Print each answer as it comes; as JSON a line each."""
+    import json
+
+    from edgepress.runtime.tasks.common.shown import to_json, to_text
+
+    for number, (name, sample) in enumerate(samples):
+        answer = model.answer(sample)
+        if as_json:
+            print(json.dumps({"file": name, "answer": to_json(answer)}, ensure_ascii=False), flush=True)
+        else:
+            title = f"{name}\n" if len(samples) > 1 else ""
+            print(f"{chr(10) if number else ''}{title}{to_text(answer)}", flush=True)
     return 0

@@ -12,6 +12,15 @@ MOST = 8 << 30
 """Bytes that all arrays of a file may take: what a small file can claim fills no memory."""
 
 
+def array_names(path: Path) -> set[str]:
+    """The names of an .npz file's arrays, none of which is read; none where it is no such file."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return {name.removesuffix(".npy") for name in archive.namelist()}
+    except (OSError, zipfile.BadZipFile):
+        return set()
+
+
 def read_arrays(path: Path) -> dict[str, NDArray[np.generic]]:
     """Every array of an .npz file by its name.
 

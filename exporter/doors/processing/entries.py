@@ -1,0 +1,84 @@
+"""A task that the user names: by its key, or as a JSON file of the entries that a manifest has under ``task``.
+
+::
+
+    {"name": "image-classification",
+     "images": {"input": "x", "resize": {"fit": "stretch", "height": 32, "width": 32}, "scale": 0.00392156862745098},
+     "answers": {"classes": {"output": "y", "labels": ["cat", "dog"]}}}
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgepress.errors import InputError
+from edgepress.exporter.doors.processing.read import Processed, read_processing
+from edgepress.schema import convert, read_object
+from edgepress.tasks.answers import Answers
+from edgepress.tasks.images import Images
+from edgepress.tasks.sound import Sound
+from edgepress.tasks.task import TENSORS, Edge, Task, check_task
+from edgepress.tasks.text import Text
+
+_REMEDY = "write a JSON object with name, images, sound, text and answers as a bundle's manifest has them"
+
+
+@dataclass(frozen=True)
+class _Entries:
+    name: str
+    images: Images | None = None
+    sound: Sound | None = None
+    text: Text | None = None
+    answers: Answers | None = None
+
+
+def task_of(named: str | None, inputs: tuple[Edge, ...], outputs: tuple[Edge, ...], folder: Path) -> Processed:
+    """The task of a graph with these edges that lies in ``folder``.
+
+    ``named`` is a JSON file of entries, or the task's key; then what a checkpoint's files say that lie beside the graph
+    is taken, if there are any. None is ``tensors``.
+
+    Raises:
+        InputError: the entries are not what they should be, or do not fit the edges.
+
+    """
+    if named is not None and Path(named).suffix.lower() == ".json":
+        return _read(Path(named), inputs, outputs)
+    task = Task(named or TENSORS, inputs, outputs)
+    if named in (None, TENSORS) or not (folder / "config.json").is_file():
+        return Processed(task)
+    return read_processing(folder, task)
+
+
+def _read(path: Path, inputs: tuple[Edge, ...], outputs: tuple[Edge, ...]) -> Processed:
+    content = read_object(path, _REMEDY)
+    entries = convert(content, _Entries, path, _REMEDY)
+    task = Task(
+        entries.name, inputs, outputs, images=entries.images, sound=entries.sound, text=entries.text,
+        answers=entries.answers,
+    )  # fmt: skip
+    unknown = next(_unknown(content, task.as_json(), ""), None)
+    if unknown is not None:
+        raise InputError(f"{path} has the entry {unknown}, which means nothing; {_REMEDY}")
+    try:
+        check_task(task)
+    except ValueError as error:
+        raise InputError(f"{path}: {error}") from error
+    texts = {}
+    if task.text is not None:
+        texts[task.text.tokenizer] = path.parent / task.text.tokenizer
+        if not texts[task.text.tokenizer].is_file():
+            raise InputError(f"{path} names {task.text.tokenizer}, and there is none beside it")
+    return Processed(task, texts)
+
+
+def _unknown(given: object, made: object, where: str) -> Iterator[str]:
+    """Entries that were given and that nothing was made of; what is null may be left out."""
+    if not isinstance(given, dict) or not isinstance(made, dict):
+        return
+    for key, value in given.items():
+        place = f"{where}.{key}".lstrip(".")
+        if key in made:
+            yield from _unknown(value, made[key], place)
+        elif value is not None:
+            yield place

@@ -1,0 +1,131 @@
+"""A task that the user says in a JSON file, from an ONNX file to answers on the command line."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper, numpy_helper
+
+from edgepress.cli import main
+from edgepress.errors import InputError
+from edgepress.exporter import export
+from edgepress.exporter.doors.processing.entries import task_of
+from edgepress.runtime import load
+from edgepress.tasks.task import Edge
+
+pytest.importorskip("PIL", reason="images are decoded by Pillow")
+LABELS = ["red", "green", "blue"]
+ENTRIES: dict[str, Any] = {
+    "name": "image-classification",
+    "images": {"input": "pixels", "resize": {"fit": "stretch", "height": 8, "width": 8}, "scale": 1 / 255},
+    "answers": {"classes": {"output": "logits", "labels": LABELS}},
+}
+EDGES = (Edge("pixels", "float32", ("batch", 3, 8, 8)),), (Edge("logits", "float32", ("batch", 3)),)
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """Logits are six times the mean of each channel."""
+    constants = {"weights": 6 * np.eye(3, dtype=np.float32), "axes": np.array([2, 3])}
+    nodes = [
+        helper.make_node("ReduceMean", ["pixels", "axes"], ["means"], keepdims=0),
+        helper.make_node("MatMul", ["means", "weights"], ["logits"]),
+    ]
+    pixels = helper.make_tensor_value_info("pixels", onnx.TensorProto.FLOAT, ["batch", 3, 8, 8])
+    logits = helper.make_tensor_value_info("logits", onnx.TensorProto.FLOAT, ["batch", 3])
+    tensors = [numpy_helper.from_array(array, name) for name, array in constants.items()]
+    graph = helper.make_graph(nodes, "means", [pixels], [logits], tensors)
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    onnx.save(made, tmp_path / "means.onnx")
+    return tmp_path / "means.onnx"
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    from PIL import Image
+
+    for number in range(4):
+        for channel, label in enumerate(LABELS):
+            (tmp_path / "photos" / label).mkdir(parents=True, exist_ok=True)
+            colour = tuple(255 - number if channel == other else 0 for other in range(3))
+            Image.new("RGB", (10, 12), colour).save(tmp_path / "photos" / label / f"{number}.png")
+    return tmp_path / "photos"
+
+
+def test_a_bundle_answers_files_by_what_the_user_said(
+    model: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "task.json").write_text(json.dumps(ENTRIES))
+    out = tmp_path / "bundle"
+    said = str(tmp_path / "task.json")
+    export(str(model), out=out, recipe="int8", task=said, calibration=[photos], check=True)
+    probabilities = np.exp([6, 0, 0]) / np.exp([6, 0, 0]).sum()
+    best = load(out).classify(photos / "red" / "0.png")[0]
+    assert (best.label, best.score) == ("red", pytest.approx(probabilities[0], abs=0.01))
+    files = [str(photos / label / "1.png") for label in LABELS]
+    capsys.readouterr()
+    assert main(["run", str(out), *files, "--json"]) == 0
+    answers = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [answer["file"] for answer in answers] == files
+    assert [answer["answer"][0]["label"] for answer in answers] == LABELS
+    assert main(["run", str(out), files[2]]) == 0
+    assert capsys.readouterr().out.splitlines()[2].startswith("blue ")
+    assert main(["inspect", str(out), "--json"]) == 0
+    task = json.loads(capsys.readouterr().out)["bundle"]["task"]
+    assert task["images"]["resize"] == {
+        "fit": "stretch",
+        "height": 8,
+        "width": 8,
+        "filter": "bilinear",
+        "multiple_of": 1,
+    }
+    assert task["answers"]["classes"]["labels"] == LABELS
+    assert main(["run", str(out)]) == 2
+    assert "give an image file, or --inputs" in capsys.readouterr().err
+    assert main(["run", str(out), str(model)]) == 2
+    assert "no image that Pillow can read" in capsys.readouterr().err
+
+
+def test_samples_that_cannot_be_used_leave_no_bundle(model: Path, photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "task.json").write_text(json.dumps(ENTRIES))
+    (photos / "red" / "0.png").write_bytes(b"damaged")
+    out = tmp_path / "bundle"
+    with pytest.raises(InputError, match=r"red/0\.png is no image"):
+        export(str(model), out=out, recipe="int8", task=str(tmp_path / "task.json"), calibration=[photos], check=True)
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"imagse": {}}, "has the entry imagse, which means nothing"),
+        ({"images": {"input": "pixels", "scal": 2}}, "has the entry images.scal"),
+        ({"images": {"input": "pixels", "mode": "CMYK"}}, "images.mode"),
+        ({"images": {"input": "other"}}, "become the input other"),
+        ({"answers": {"classes": {"output": "logits", "labels": ["one"]}}}, "1 labels"),
+        ({"text": {"ids": "pixels", "longest": 5}}, "which has 4 axes"),
+        ({"name": None}, "name"),
+    ],
+)
+def test_entries_that_mean_nothing_are_refused(tmp_path: Path, change: dict[str, Any], said: str) -> None:
+    (tmp_path / "task.json").write_text(json.dumps({**ENTRIES, **change}))
+    with pytest.raises(InputError, match=said):
+        task_of(str(tmp_path / "task.json"), *EDGES, tmp_path)
+
+
+def test_files_of_a_checkpoint_beside_an_onnx_file_are_read(model: Path) -> None:
+    import transformers
+
+    folder = model.parent
+    transformers.ViTImageProcessorPil(size={"height": 8, "width": 8}).save_pretrained(folder)
+    (folder / "config.json").write_text(json.dumps({"id2label": dict(enumerate(LABELS))}))
+    task = task_of("image-classification", *EDGES, folder).task
+    assert task.images is not None
+    assert task.images.mean == (0.5, 0.5, 0.5)
+    assert task.answers is not None
+    assert task.answers.classes is not None
+    assert task.answers.classes.labels == tuple(LABELS)
+    assert task_of(None, *EDGES, folder).task.images is None
