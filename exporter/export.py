@@ -71,7 +71,8 @@ def export(
     """Turn a checkpoint into a bundle directory and return its manifest.
 
     Args:
-        model: ``demo``, a directory in Hugging Face form, a hub id, or what a door opens: an ONNX file.
+        model: ``demo``, a directory in Hugging Face form, a hub id, an ONNX file, or ``package.module:callable``, which
+            returns a torch module.
         out: the bundle's directory; written beside itself and renamed into place when complete.
         target: a name from :func:`edgepress.targets.target_names`, or several: they share the weights' computation.
         recipe: a preset's name or a TOML file; when None the one that suits the targets.

@@ -18,19 +18,47 @@ if TYPE_CHECKING:
 _ARRANGED = frozenset(("Transpose", "Reshape", "Slice", "Concat", "Unsqueeze", "Squeeze", "Expand", "Cast", "Identity"))
 """Operators that move weights and do not compute with them."""
 
+_ROUNDS = 2  # what one folds, another fuses
+
 
 def tidy(model: ir.Model) -> None:
     """Fold, fuse and name, in place; what the graph computes stays."""
     from onnx_ir.passes import common
-    from onnxscript import optimizer
+    from onnxscript import optimizer, rewriter
 
     common.InlinePass()(model)
-    arrange_weights(model)
-    optimizer.optimize_ir(model, should_fold=lambda node: False if _moves_weights(node) else None)
-    arrange_weights(model)
-    for one in (common.ShapeInferencePass(), common.ClearMetadataAndDocStringPass(), common.RemoveUnusedNodesPass()):
+    for _ in range(_ROUNDS):
+        arrange_weights(model)
+        optimizer.fold_constants(model, should_fold=lambda node: False if _moves_weights(node) else None)
+        drop_zero_biases(model)
+        rewriter.rewrite(model)
+    for one in (
+        common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+        common.LiftSubgraphInitializersToMainGraphPass(),
+        common.CommonSubexpressionEliminationPass(),
+        common.OutputFixPass(),
+        common.NameFixPass(),
+        common.ShapeInferencePass(),
+        common.ClearMetadataAndDocStringPass(),
+        common.RemoveUnusedNodesPass(),
+    ):
         one(model)
     _shorten_names(model.graph)
+
+
+def drop_zero_biases(model: ir.Model) -> int:
+    """Take away the zeros that the exporter adds to convolutions without a bias; return how many.
+
+    They would keep a norm from going into the convolution, as all convolutions of a width share them.
+    """
+    changes = 0
+    for node in model.graph:
+        if node.op_type in ("Conv", "ConvTranspose") and len(node.inputs) > 2:
+            bias = _constant(node.inputs[2])
+            if bias is not None and not np.any(bias.numpy()):
+                node.resize_inputs(2)
+                changes += 1
+    return changes
 
 
 def _shorten_names(graph: ir.Graph) -> None:

@@ -32,19 +32,16 @@ OPSET = 23
 """Of the files that are written: the first with Attention and RMSNormalization, and all of what torchlib writes."""
 
 _FILE, _DATA = "model.onnx", "model.onnx.data"
-_FEW = 8  # how far beyond the example a free axis may reach in the feeds that are made from it
 _LIBRARIES = ("torch", "onnxscript", "onnx_ir", "edgepress", "contextlib.py")  # whose frames are not the user's
 
 
 @dataclass(frozen=True)
 class Axis:
-    """An axis whose size a call chooses: its name, and what every size is a ``multiple`` of.
-
-    ``most`` is the largest size, where there is one.
-    """
+    """An axis whose size a call chooses: its name, what every size is a ``multiple`` of, and which sizes there are."""
 
     name: str
     multiple: int = 1
+    least: int = 1
     most: int | None = None
 
 
@@ -54,12 +51,13 @@ class Tracing:
 
     ``inputs`` are example tensors by the names of ``forward``'s arguments, in the order of the graph's inputs, ``axes``
     the free axes of each, and ``fixed`` arguments that are constants. ``outputs`` takes what ``forward`` gives apart.
-    ``where`` names the module in messages.
+    ``where`` names the module in messages. Names of weights are told without ``inner``, that of a module in it.
     """
 
     module: torch.nn.Module
     inputs: Mapping[str, torch.Tensor]
     where: str
+    inner: str = ""
     axes: Mapping[str, Mapping[int, Axis]] = field(default_factory=dict)
     fixed: Mapping[str, object] = field(default_factory=dict)
     outputs: Callable[[object], Mapping[str, torch.Tensor]] = field(default_factory=lambda: named_outputs)
@@ -169,7 +167,7 @@ def _to_onnx(tracing: Tracing) -> ir.Model:
             raise _no_operator(tracing, error) from error
     assert found is not None
     _rename_axes(found.model, symbols)
-    _own_names(found.model, "module.")
+    _own_names(found.model, f"module.{tracing.inner}", "module.")
     model: ir.Model = found.model
     return model
 
@@ -235,10 +233,11 @@ def _rename_axes(model: ir.Model, symbols: Mapping[str, str]) -> None:
             )
 
 
-def _own_names(model: ir.Model, prefix: str) -> None:
-    """Give weights the names that they have in the module's state dictionary."""
+def _own_names(model: ir.Model, *prefixes: str) -> None:
+    """Give weights the names that they have in the module's state dictionary: without the first prefix they have."""
     for name, value in list(model.graph.initializers.items()):
-        if name.startswith(prefix):
+        prefix = next((one for one in prefixes if name.startswith(one)), "")
+        if prefix:
             del model.graph.initializers[name]
             value.name = name.removeprefix(prefix)
             model.graph.initializers[value.name] = value
@@ -257,36 +256,33 @@ def _edges(values: Sequence[ir.Value]) -> tuple[Edge, ...]:
 
 
 def feeds(tracing: Tracing) -> Callable[[int], Iterator[Feed]]:
-    """Feeds like the example: itself, then others of its range, free axes being of any size from 1 on."""
+    """Feeds like the example: itself, then others of its range, free axes being of any size up to twice its own."""
 
     def made(seed: int) -> Iterator[Feed]:
         generator = np.random.default_rng(seed)
-        yield {name: tensor.numpy() for name, tensor in tracing.inputs.items()}
+        examples = {name: tensor.numpy() for name, tensor in tracing.inputs.items()}
+        yield examples
         while True:
-            yield {
-                name: like(tensor.numpy(), shape, generator)
-                for name, (tensor, shape) in sized(tracing, generator).items()
-            }
+            shapes = free_sizes({name: array.shape for name, array in examples.items()}, tracing.axes, generator)
+            yield {name: like(array, shapes[name], generator) for name, array in examples.items()}
 
     return made
 
 
-def sized(tracing: Tracing, generator: np.random.Generator) -> dict[str, tuple[torch.Tensor, tuple[int, ...]]]:
-    """Each example input and a shape for another like it."""
-    first: dict[str, int] = {}
-    for name, tensor in tracing.inputs.items():
-        for index, axis in _axes(tracing, name):
-            first.setdefault(axis.name, tensor.shape[index] // axis.multiple)
-    sizes = {}
-    for name, axis in tracing.names().items():
-        most = first[name] + _FEW if axis.most is None else min(first[name] + _FEW, axis.most // axis.multiple)
-        sizes[name] = int(generator.integers(1, max(most, 1) + 1)) * axis.multiple
+def free_sizes(
+    shapes: Mapping[str, tuple[int, ...]], axes: Mapping[str, Mapping[int, Axis]], generator: np.random.Generator
+) -> dict[str, tuple[int, ...]]:
+    """Shapes with other sizes where axes are free; an axis has one size wherever its name is."""
+    sizes: dict[str, int] = {}
     found = {}
-    for name, tensor in tracing.inputs.items():
-        shape = list(tensor.shape)
-        for index, axis in _axes(tracing, name):
-            shape[index] = sizes[axis.name]
-        found[name] = tensor, tuple(shape)
+    for name, shape in shapes.items():
+        other = list(shape)
+        for index, axis in axes.get(name, {}).items():
+            if axis.name not in sizes:
+                most = min(2 * shape[index], axis.most or 2 * shape[index]) // axis.multiple
+                sizes[axis.name] = int(generator.integers(axis.least, max(most, axis.least) + 1)) * axis.multiple
+            other[index] = sizes[axis.name]
+        found[name] = tuple(other)
     return found
 
 

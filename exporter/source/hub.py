@@ -26,12 +26,14 @@ from edgepress.exporter.source.kinds import (
     refuse_names,
     refuse_other_kinds,
 )
-from edgepress.exporter.source.layout import CONFIG, INDEX, SINGLE, TOKENIZER_FILES
+from edgepress.exporter.source.layout import CONFIG, INDEX, PROCESSOR_FILES, SINGLE, TOKENIZER_FILES
 from edgepress.exporter.source.towers import text_config
 from edgepress.schema import read_config_object, read_object
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 _MAIN = "main"  # the hub's default branch
+_CORRECT = "correct it or copy it again"
+_OF_A_MODULE = re.compile(r"[0-9]_[A-Za-z]+/(config\.json|model\.safetensors)", re.ASCII)  # of sentence-transformers
 
 CheckConfig = Callable[[Mapping[str, object], str], object]
 """Refuses a config that cannot be used (InputError); the second argument is where it is, for the message."""
@@ -79,7 +81,7 @@ def find_model(model: str, revision: str | None, check: CheckConfig) -> tuple[Pa
 
 def _download(model: str, revision: str, check: CheckConfig) -> tuple[Path, Origin]:
     from huggingface_hub import hf_hub_download, snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError, RemoteEntryNotFoundError
+    from huggingface_hub.errors import RemoteEntryNotFoundError
 
     with _hub_errors(model, revision), _quiet_client():
         try:
@@ -91,7 +93,7 @@ def _download(model: str, revision: str, check: CheckConfig) -> tuple[Path, Orig
                 raise refuse_folder(Path(snapshot_download(model, revision=revision, allow_patterns=marks))) from None
             raise refuse_names(model, names or (), CONFIG) from None
         origin = Origin(model, revision, folder.name)
-        config = read_config_object(folder / CONFIG, "correct it or copy it again")
+        config = read_config_object(folder / CONFIG, _CORRECT)
         refuse_other_kinds(folder, config)
         where = f"{model}: {CONFIG}"
         check(decoded(text_config(config), {}, where).config, where)
@@ -99,22 +101,78 @@ def _download(model: str, revision: str, check: CheckConfig) -> tuple[Path, Orig
         if names is None:  # no network: what the cache has
             return folder, origin
         refuse_other_kinds(Path(model), config, names)
-        wanted = [name for name in TOKENIZER_FILES if name in names]
-        if SINGLE in names:
-            wanted.append(SINGLE)
-        elif INDEX in names:
-            index = Path(hf_hub_download(model, INDEX, revision=origin.commit))
-            wanted += [INDEX, *_shards(index, names)]
-        else:
-            raise refuse_names(model, names, SINGLE)
-        try:
-            snapshot_download(model, revision=origin.commit, allow_patterns=[glob.escape(name) for name in wanted])
-        except LocalEntryNotFoundError as error:
-            raise InputError(
-                f"{model} was not downloaded whole ({_cause(error)}); connect to a network and run it again: what is "
-                "there is kept"
-            ) from error
+        _download_files(model, origin.commit, names, TOKENIZER_FILES)
     return folder, origin
+
+
+def read_config(model: str, revision: str | None) -> dict[str, object] | None:
+    """The config of a directory or of a repository of the hub, of which nothing else is downloaded then.
+
+    None where there is none, or the hub does not say: whoever takes the model up then says why.
+    """
+    path = Path(model)
+    if not path.is_dir() and (model == "demo" or path.exists() or not _HUB_ID.fullmatch(model)):
+        return None
+    from huggingface_hub import hf_hub_download
+
+    try:
+        if path.is_dir():
+            return read_config_object(path / CONFIG, _CORRECT)
+        with _hub_errors(model, revision or _MAIN), _quiet_client():
+            return read_config_object(Path(hf_hub_download(model, CONFIG, revision=revision or _MAIN)), _CORRECT)
+    except Exception:  # no such repository or no such file: errors of the client, which has others in each version
+        return None
+
+
+def find_whole(model: str, revision: str | None) -> tuple[Path, Origin | None]:
+    """Directory of a model of any task: an existing one, or a repository with all that its task needs, downloaded.
+
+    That is config, weights in safetensors, tokenizer, processors, and the modules that come after a model.
+
+    Raises:
+        InputError: as :func:`find_model`, but for what the model is.
+
+    """
+    path = Path(model)
+    if path.exists():
+        if revision is not None:
+            raise InputError(
+                f"--revision {revision} is of a model on the hub, and {model} is here; leave one of them out"
+            )
+        return path, None
+    from huggingface_hub import hf_hub_download
+
+    asked = revision or _MAIN
+    with _hub_errors(model, asked), _quiet_client():
+        folder = Path(hf_hub_download(model, CONFIG, revision=asked)).parent
+        origin = Origin(model, asked, folder.name)
+        names = _listed(model, origin.commit)
+        if names is not None:  # else there is no network: what the cache has
+            modules = [name for name in names if _OF_A_MODULE.fullmatch(name)]
+            _download_files(model, origin.commit, names, (*TOKENIZER_FILES, *PROCESSOR_FILES, *modules))
+    return folder, origin
+
+
+def _download_files(model: str, commit: str, names: Collection[str], files: Collection[str]) -> None:
+    """Download the weights of a repository with these ``names``, and those of ``files`` that it has."""
+    from huggingface_hub import hf_hub_download, snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    wanted = [name for name in files if name in names]
+    if SINGLE in names:
+        wanted.append(SINGLE)
+    elif INDEX in names:
+        index = Path(hf_hub_download(model, INDEX, revision=commit))
+        wanted += [INDEX, *_shards(index, names)]
+    else:
+        raise refuse_names(model, names, SINGLE)
+    try:
+        snapshot_download(model, revision=commit, allow_patterns=[glob.escape(name) for name in wanted])
+    except LocalEntryNotFoundError as error:
+        raise InputError(
+            f"{model} was not downloaded whole ({_cause(error)}); connect to a network and run it again: what is "
+            "there is kept"
+        ) from error
 
 
 def _listed(model: str, revision: str) -> set[str] | None:

@@ -16,3 +16,12 @@ TOKENIZER_FILES = (
     "tokenizer.model",
     "generation_config.json",
 )
+# What says how images, sound and texts become inputs, and what sentence-transformers does after a model.
+PROCESSOR_FILES = (
+    "preprocessor_config.json",
+    "processor_config.json",
+    "video_preprocessor_config.json",
+    "modules.json",
+    "config_sentence_transformers.json",
+    "sentence_bert_config.json",
+)

@@ -30,7 +30,7 @@ from edgepress.runtime.gate.gauges import known_gauges
 BLOCKS = blocks()
 LINES = "ROMEO:\nBut soft, what light through yonder window breaks?\nIt is the east, and Juliet is the sun.\n"
 MADE_BY_PYTHON = {"docs/tasks.md"}  # pages whose first block of Python makes the files that their commands read
-FILE_NAME = re.compile(r"# (\S+\.toml)\n")
+FILE_NAME = re.compile(r"# (\S+\.(?:toml|py))\n")
 NUMBER = r"[+-]?\d[\d,.]*(?:e[+-]?\d+)?"
 
 
@@ -61,7 +61,7 @@ def folders(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[di
         onnx.save(network(), folder / "model.onnx")
         np.savez(folder / "inputs.npz", input=np.ones((1, 3, 8, 8), np.float32))
         for block in BLOCKS:
-            if block.page == page and block.language == "toml" and (named := FILE_NAME.match(block.text)):
+            if block.page == page and (named := FILE_NAME.match(block.text)):
                 (folder / named[1]).write_text(block.text)
         if page in MADE_BY_PYTHON:
             first = next(block for block in BLOCKS if block.page == page and block.language == "python")

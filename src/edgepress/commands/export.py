@@ -22,7 +22,8 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what ``export`` and ``plan`` share: the model, target, recipe and context."""
     parser.add_argument(
         "model",
-        help="`demo`, a directory in Hugging Face form, a hub id, a GGUF file, or an ONNX file",
+        help="`demo`, a directory in Hugging Face form, a hub id, a GGUF or ONNX file, or package.module:function "
+        "that returns a torch module",
     )
     parser.add_argument(
         "--target",

@@ -10,8 +10,9 @@ import pytest
 
 from edgepress.errors import CheckFailed, InputError
 from edgepress.exporter.doors.agreement import check_agreement
-from edgepress.exporter.doors.torch_module import is_callable, open_callable
+from edgepress.exporter.doors.kinds import Options
 from edgepress.exporter.doors.traced import Feed, Traced
+from edgepress.exporter.doors.ways.torch_module import is_callable, open_callable
 from edgepress.sessions import open_on_cpu
 from edgepress.tasks.task import Edge
 
@@ -140,7 +141,7 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def block(tmp_path_factory: pytest.TempPathFactory) -> Traced:
-    return open_callable("doors_example:block", tmp_path_factory.mktemp("block"))
+    return open_callable("doors_example:block", Options(), tmp_path_factory.mktemp("block"))
 
 
 def test_it_computes_what_the_module_computes_at_any_size(block: Traced) -> None:
@@ -182,7 +183,7 @@ def test_weights_keep_their_names_and_norms_go_into_convolutions(block: Traced) 
 
 
 def test_sizes_that_are_multiples(tmp_path: Path) -> None:
-    traced = open_callable("doors_example:pyramid", tmp_path)
+    traced = open_callable("doors_example:pyramid", Options(), tmp_path)
     assert traced.task.inputs[0].shape == ("batch", 3, "2*height", "2*width")
     assert all(feed["image"].shape[2] % 2 == 0 for feed in islice(traced.examples(2), 5))
 
@@ -207,12 +208,12 @@ def test_sizes_that_are_multiples(tmp_path: Path) -> None:
 )
 def test_what_cannot_be_a_graph_is_said(name: str, said: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=said):
-        open_callable(f"doors_example:{name}", tmp_path)
+        open_callable(f"doors_example:{name}", Options(), tmp_path)
 
 
 def test_modules_that_are_not_there(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"doors_nowhere cannot be imported.*name it as it is imported from"):
-        open_callable("doors_nowhere:block", tmp_path)
+        open_callable("doors_nowhere:block", Options(), tmp_path)
 
 
 def test_what_is_a_callable_and_what_a_path() -> None:

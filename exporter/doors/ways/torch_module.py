@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING
 
 from edgepress.errors import InputError
 from edgepress.exporter.doors.agreement import check_agreement
+from edgepress.exporter.doors.kinds import Door, Options
 from edgepress.exporter.doors.traced import Traced
 from edgepress.exporter.doors.tracing import Axis, Tracing, feeds, trace, user_line
 from edgepress.files import sha256_file
@@ -47,7 +48,7 @@ def is_callable(reference: str) -> bool:
     return _REFERENCE.fullmatch(reference) is not None
 
 
-def open_callable(reference: str, workspace: Path) -> Traced:
+def open_callable(reference: str, options: Options, workspace: Path) -> Traced:
     """Import and call what ``reference`` names, and trace the module that it returns.
 
     Raises:
@@ -55,6 +56,8 @@ def open_callable(reference: str, workspace: Path) -> Traced:
         CheckFailed: the graph does not compute what the module computes.
 
     """
+    if options.revision is not None:
+        raise InputError(f"--revision is of a model on the hub, and {reference} is a function; leave it out")
     called, file = _find(reference)
     try:
         returned = called()
@@ -62,7 +65,7 @@ def open_callable(reference: str, workspace: Path) -> Traced:
         raise InputError(f"{reference} failed at {user_line(error)}: {type(error).__name__}: {error}") from error
     module, inputs, axes, task = _taken_apart(reference, returned)
     tracing = Tracing(module=module.eval(), inputs=inputs, where=reference, axes=axes)
-    path, edges = trace(tracing, task, workspace)
+    path, edges = trace(tracing, options.task or task, workspace)
     traced = Traced(
         file=path,
         model_type=type(module).__name__,
@@ -191,3 +194,8 @@ def _axis(said: object) -> Axis | None:
     if not isinstance(name, str) or not name.isidentifier() or not isinstance(multiple, int) or multiple < 1:
         return None
     return Axis(name, multiple)
+
+
+DOOR = Door(
+    "torch-module", "a function package.module:callable that returns a torch module", is_callable, open_callable
+)

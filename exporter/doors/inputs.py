@@ -1,0 +1,210 @@
+"""Example inputs of a transformers model, and feeds like them: tokens, pixels, sound, with what goes with each.
+
+Sizes are those that the model's files give: a vocabulary, positions, the size to which a processor brings images.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgepress.errors import InputError
+from edgepress.exporter.doors.heads import Head
+from edgepress.exporter.doors.traced import Feed
+from edgepress.exporter.doors.tracing import Axis, free_sizes
+
+if TYPE_CHECKING:
+    pass
+
+Array = NDArray[Any]
+
+_COMPANIONS = {"input_ids": ("attention_mask", "token_type_ids", "bbox")}  # of a main input, where forward takes them
+_TOKENS, _FRAMES, _CHOICES, _PIXELS = 9, 64, 3, 224
+_BOX = 1000  # pages are that wide and high, whatever their pixels
+_PROCESSORS = ("preprocessor_config.json", "processor_config.json")
+
+
+@dataclass(frozen=True)
+class Given:
+    """An input: the shape of an example, its free axes, and how one of another shape is drawn."""
+
+    shape: tuple[int, ...]
+    axes: Mapping[int, Axis]
+    draw: Callable[[tuple[int, ...], np.random.Generator], Array]
+
+
+def given_inputs(head: Head, module: Any, folder: Path) -> dict[str, Given]:
+    """The inputs of a model for a task, in their order: of those that its ``forward`` takes, what the task needs.
+
+    Raises:
+        InputError: it takes something that is not known here.
+
+    """
+    taken = inspect.signature(module.forward).parameters
+    main = str(module.main_input_name)
+    wanted = head.inputs or (main, *_COMPANIONS.get(main, ()))
+    names = [name for name in wanted if name in taken]
+    text = module.config.get_text_config()
+    if "token_type_ids" in names and (getattr(text, "type_vocab_size", None) or 0) < 2:
+        names.remove("token_type_ids")
+    makers: dict[str, Callable[[Head, Any, Path], Given]] = {
+        "input_ids": _tokens,
+        "attention_mask": _mask,
+        "token_type_ids": _types,
+        "bbox": _boxes,
+        "pixel_values": _pixels,
+        "input_values": _sound,
+        "input_features": _features,
+    }
+    if not names or any(name not in makers for name in names):
+        raise InputError(
+            f"{folder}: {type(module).__name__} takes {', '.join(names) or main}, of which no example is known here; "
+            "write a function that loads it with example inputs and name that as package.module:function"
+        )
+    return {name: makers[name](head, module, folder) for name in names}
+
+
+def feeds_of(inputs: Mapping[str, Given]) -> Callable[[int], Iterator[Feed]]:
+    """Feeds of any of these inputs' sizes, the first one of the examples'."""
+
+    def made(seed: int) -> Iterator[Feed]:
+        generator = np.random.default_rng(seed)
+        shapes = {name: given.shape for name, given in inputs.items()}
+        yield {name: inputs[name].draw(shape, generator) for name, shape in shapes.items()}
+        while True:
+            sizes = free_sizes(shapes, {name: given.axes for name, given in inputs.items()}, generator)
+            yield {name: inputs[name].draw(sizes[name], generator) for name in inputs}
+
+    return made
+
+
+def _text(head: Head, module: Any) -> tuple[tuple[int, ...], dict[int, Axis]]:
+    """The shape of texts: (batch, sequence); a choice of several has an axis of its own."""
+    sequence = Axis("sequence", most=_positions(module))
+    batch = Axis("texts" if head.inputs and "pixel_values" in head.inputs and _two_towers(module) else "batch")
+    length = min(_TOKENS, sequence.most or _TOKENS)
+    if head.name == "multiple-choice":
+        return (2, _CHOICES, length), {0: batch, 1: Axis("choices"), 2: sequence}
+    return (2, length), {0: batch, 1: sequence}
+
+
+def _two_towers(module: Any) -> bool:
+    """Whether texts and images are looked at one without the other, so that there may be more of one."""
+    return hasattr(module.config, "vision_config")
+
+
+def _positions(module: Any) -> int | None:
+    """How many tokens a text may have: rows of the table of positions, after those that padding takes."""
+    import torch
+
+    config = module.config.get_text_config()
+    most: int | None = getattr(config, "max_position_embeddings", None)
+    for name, inner in module.named_modules():
+        is_table = name.rpartition(".")[2] in ("position_embeddings", "position_embedding") and "vision" not in name
+        if is_table and isinstance(inner, torch.nn.Embedding):
+            taken = 0 if inner.padding_idx is None else inner.padding_idx + 1
+            return inner.num_embeddings - taken
+    return most if most is not None and most > 0 else None
+
+
+def _tokens(head: Head, module: Any, _folder: Path) -> Given:
+    config = module.config.get_text_config()
+    size, padding = int(config.vocab_size), config.pad_token_id
+
+    def draw(shape: tuple[int, ...], generator: np.random.Generator) -> Array:
+        tokens = generator.integers(0, size, shape)
+        return np.where(tokens == padding, (tokens + 1) % size, tokens)
+
+    return Given(*_text(head, module), draw)
+
+
+def _mask(head: Head, module: Any, _folder: Path) -> Given:
+    """Each text of some length, with padding after it."""
+
+    def draw(shape: tuple[int, ...], generator: np.random.Generator) -> Array:
+        lengths = generator.integers(1, shape[-1] + 1, shape[:-1])
+        lengths.flat[0] = shape[-1]
+        return (np.arange(shape[-1]) < lengths[..., None]).astype(np.int64)
+
+    return Given(*_text(head, module), draw)
+
+
+def _types(head: Head, module: Any, _folder: Path) -> Given:
+    kinds = int(module.config.get_text_config().type_vocab_size)
+    return Given(*_text(head, module), lambda shape, generator: generator.integers(0, kinds, shape))
+
+
+def _boxes(head: Head, module: Any, _folder: Path) -> Given:
+    """The box of each word on a page: left, top, right, bottom."""
+    most = min(_BOX, int(getattr(module.config, "max_2d_position_embeddings", _BOX)) - 1)
+
+    def draw(shape: tuple[int, ...], generator: np.random.Generator) -> Array:
+        corners = np.sort(generator.integers(0, most + 1, (*shape[:-1], 2, 2)), axis=-2)  # (…, from and to, x and y)
+        return corners.reshape(shape)
+
+    shape, axes = _text(head, module)
+    return Given((*shape, 4), axes, draw)
+
+
+def _noise(shape: tuple[int, ...], generator: np.random.Generator) -> Array:
+    return generator.standard_normal(shape, np.float32)
+
+
+def _pixels(_head: Head, module: Any, folder: Path) -> Given:
+    """Images, (batch, channels, height, width); videos have frames before the channels."""
+    config = getattr(module.config, "vision_config", module.config)
+    channels = int(getattr(config, "num_channels", 3) or 3)
+    height, width = _image_size(config, folder)
+    frames = getattr(config, "num_frames", None)
+    shape = (2, channels, height, width) if frames is None else (2, int(frames), channels, height, width)
+    return Given(shape, {0: Axis("batch")}, _noise)
+
+
+def _image_size(config: Any, folder: Path) -> tuple[int, int]:
+    """Height and width to which the processor brings an image; without one, those of the config."""
+    if any((folder / name).is_file() for name in _PROCESSORS):
+        from edgepress.exporter.doors.processing.images import open_processor
+
+        processor, sample = open_processor(folder), np.zeros((_PIXELS, _PIXELS, 3), np.uint8)
+        return tuple(np.asarray(processor(images=sample, return_tensors="np")["pixel_values"]).shape[-2:])
+    size = getattr(config, "image_size", None) or _PIXELS
+    height, width = size if isinstance(size, list | tuple) else (size, size)
+    return int(height), int(width)
+
+
+def _sound(_head: Head, module: Any, _folder: Path) -> Given:
+    """Sound as samples, (batch, samples), or a spectrogram of as many frames as positions, (batch, frames, bins)."""
+    config = module.config
+    if hasattr(config, "conv_kernel"):
+        least = _receptive_field(config.conv_kernel, config.conv_stride)
+        return Given((2, 4 * least), {0: Axis("batch"), 1: Axis("samples", least=2 * least)}, _noise)
+    return Given((2, int(config.max_length), int(config.num_mel_bins)), {0: Axis("batch")}, _noise)
+
+
+def _receptive_field(kernels: list[int], strides: list[int]) -> int:
+    """Samples from which a stack of convolutions makes one frame."""
+    field = 1
+    for kernel, stride in zip(reversed(kernels), reversed(strides), strict=True):
+        field = (field - 1) * stride + kernel
+    return field
+
+
+def _features(_head: Head, module: Any, _folder: Path) -> Given:
+    """A spectrogram: (batch, bins, frames) where the positions are a fixed number, else (batch, frames, bins)."""
+    config = module.config
+    if hasattr(config, "max_source_positions") and hasattr(config, "num_mel_bins"):
+        return Given((2, int(config.num_mel_bins), 2 * int(config.max_source_positions)), {0: Axis("batch")}, _noise)
+    inner = getattr(config, "encoder_config", config)
+    bins = next((getattr(inner, key) for key in _BINS if hasattr(inner, key)), None)
+    if bins is None:
+        raise InputError(f"the config of {type(module).__name__} does not say how many bins a frame of sound has")
+    return Given((2, _FRAMES, int(bins)), {0: Axis("batch"), 1: Axis("frames", least=16)}, _noise)
+
+
+_BINS = ("feature_projection_input_dim", "num_mel_bins", "input_feat_per_channel", "feature_size")
