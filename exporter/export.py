@@ -20,6 +20,7 @@ from edgepress.exporter.bundle.overflow import MOST_SEQUENCES, find_overflow
 from edgepress.exporter.bundle.replacing import check_output, check_replaceable
 from edgepress.exporter.bundle.stream import ScalesLostError, TensorReport
 from edgepress.exporter.bundle.write import write_data
+from edgepress.exporter.decide.encoder_decoder import decide_encoder_decoder, is_encoder_decoder
 from edgepress.exporter.decide.job import Opened, Prepared, Shrunk
 from edgepress.exporter.decide.opening import open_model
 from edgepress.exporter.decide.prepare import settle, shrink
@@ -101,6 +102,11 @@ def export(
     if threads is not None:
         whole_number("threads", threads)
     check_output(Path(out), force=force)
+    if is_encoder_decoder(model):
+        refuse_of_language_models(str(model), context_length=context_length, adapters=adapters, slots=adapter_slots)
+        prepared = decide_encoder_decoder(model, target=target, recipe=recipe, socs=socs, task=task)
+        targets = [one.name for one in prepared.targets]
+        return write_subject(prepared, Path(out), targets, check=check, force=force, threads=threads, progress=progress)
     door = find_door(str(model))
     if door is not None:
         refuse_of_language_models(str(model), context_length=context_length, adapters=adapters, slots=adapter_slots)

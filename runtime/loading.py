@@ -18,6 +18,7 @@ from edgepress.manifest import MANIFEST_NAME, read_manifest
 from edgepress.runtime import model
 from edgepress.runtime.first_use import verify_first
 from edgepress.runtime.prepared import open_session
+from edgepress.runtime.sequences.opening import open_sequences
 from edgepress.runtime.tasks.kinds import TaskModel, open_task
 from edgepress.sessions import session_options
 from edgepress.tasks.task import Task
@@ -81,9 +82,12 @@ def load_task(
     def open_whole() -> TaskModel:
         if verify:
             verify_first(folder)
-        task = read_manifest(folder).task
+        manifest = read_manifest(folder)
+        task = manifest.task
         if task is None:
             raise InputError(f"{folder} is a language model and has no task; open it with edgepress.runtime.load")
+        if task.sequences is not None:
+            return open_sequences(folder, task, manifest.states, threads=count)
         if not (folder / GRAPH).is_file():
             raise InputError(f"{folder / GRAPH} is missing; export the bundle again")
         try:

@@ -11,7 +11,7 @@ from edgepress import __version__
 from edgepress.errors import InputError
 from edgepress.exporter.bundle.files import DATA_FILE, HALF_FILE, MODEL_FILE
 from edgepress.exporter.graph.builder import CONTRIB
-from edgepress.exporter.graph.decoder import build_decoder
+from edgepress.exporter.graph.models.decoder import build_decoder
 from edgepress.exporter.model.description import Decoder
 from edgepress.exporter.plan.plan import Plan, in_float16
 from edgepress.exporter.plan.planned import Planned

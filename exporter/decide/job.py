@@ -123,8 +123,8 @@ class Prepared(Planned, Shrunk):
         write_models(bundle, self, self.make_graphs(), config)
 
     def score(self, bundle: Path, progress: Progress) -> dict[str, object]:
-        """Compare graph and tokenizer with transformers' own; see :mod:`edgepress.exporter.bundle.parity`."""
-        from edgepress.exporter.bundle.parity import parity
+        """Compare graph and tokenizer with transformers' own; see :mod:`edgepress.exporter.bundle.parities.decoder`."""
+        from edgepress.exporter.bundle.parities.decoder import parity
 
         texts = compare_with_transformers(bundle, self.checkpoint)
         found = parity(bundle, self, progress=progress)

@@ -2,13 +2,13 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import cast
 
 from edgepress.adapter_slots import AdapterSlots
 from edgepress.exporter.bundle.cpu_graph import planned_graphs
 from edgepress.exporter.bundle.inspection import budget_lines, megabytes, slot_lines, slots_to_json, step_lines
 from edgepress.exporter.decide import instructions
+from edgepress.exporter.decide.encoder_decoder import PreparedEncoderDecoder
 from edgepress.exporter.decide.estimate import Estimate
 from edgepress.exporter.decide.estimate import to_json as estimate_to_json
 from edgepress.exporter.decide.job import Prepared
@@ -182,13 +182,13 @@ def format_plan(prepared: Prepared) -> str:
     )
 
 
-def traced_to_json(prepared: PreparedTraced) -> Json:
+def traced_to_json(prepared: PreparedTraced | PreparedEncoderDecoder) -> Json:
     """As :func:`plan_to_json`, of a model that is no language model."""
     plan = prepared.plan
     return {
-        "model": str(prepared.traced.file),
+        "model": str(prepared.file),
         "model_type": prepared.description.model_type,
-        "task": asdict(prepared.task),
+        "task": prepared.task.as_json(),
         "targets": [target.name for target in prepared.targets],
         "recipe": prepared.recipe.to_json(),
         "tensors": [_tensor_to_json(tensor) for tensor in plan.tensors],
@@ -197,7 +197,7 @@ def traced_to_json(prepared: PreparedTraced) -> Json:
     }
 
 
-def format_traced(prepared: PreparedTraced) -> str:
+def format_traced(prepared: PreparedTraced | PreparedEncoderDecoder) -> str:
     """As :func:`format_plan`, of a model that is no language model."""
     plan = prepared.plan
     return "\n".join(

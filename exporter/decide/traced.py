@@ -13,7 +13,7 @@ from edgepress import __version__
 from edgepress.errors import InputError
 from edgepress.exporter.bundle.cpu_graph import check_legal
 from edgepress.exporter.bundle.files import DATA_FILE, MODEL_FILE
-from edgepress.exporter.bundle.parity_traced import parity_traced
+from edgepress.exporter.bundle.parities.traced import parity_traced
 from edgepress.exporter.decide.checks import check_recipe
 from edgepress.exporter.decide.opening import ask_recipe, find_targets
 from edgepress.exporter.doors.traced import Samples, Traced
@@ -52,6 +52,11 @@ class PreparedTraced:
     samples: Samples | None = None
 
     @property
+    def file(self) -> Path:
+        """What was opened."""
+        return self.traced.file
+
+    @property
     def task(self) -> Task:
         """What the bundle is for."""
         return self.traced.task
@@ -78,7 +83,7 @@ class PreparedTraced:
             shutil.copyfile(path, bundle / name)
 
     def score(self, bundle: Path, progress: Progress) -> dict[str, object]:
-        """How near the bundle's outputs are to the model's; see :mod:`edgepress.exporter.bundle.parity_traced`."""
+        """How near the bundle's outputs are to the model's; see :mod:`edgepress.exporter.bundle.parities.traced`."""
         samples = iter(()) if self.samples is None else self.samples()
         return parity_traced(
             bundle, self.traced, self.model, self.source, self.plan, samples=samples, progress=progress

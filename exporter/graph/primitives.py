@@ -10,27 +10,30 @@ import numpy as np
 from onnx import TensorProto
 
 from edgepress.exporter.graph.builder import CONTRIB, FLOAT, FLOAT16, GraphBuilder
-from edgepress.exporter.graph.linears import Projection, write_linear, write_slot
+from edgepress.exporter.graph.linears import Projection, block_scales, write_linear, write_slot
 from edgepress.exporter.graph.rotary import write_alibi, write_query_factors, write_rotary
 from edgepress.exporter.model.description import Alibi, Decoder, Linear, Norm, Weight
 from edgepress.exporter.model.mixers import Stacked
 from edgepress.exporter.plan.plan import INT8_LEVEL, Plan, PlannedTensor, Region
+from edgepress.states import State
 from edgepress.targets import Operator
 
-UINT8, BYTE = TensorProto.UINT8, 8
+INT32, INT64, UINT8, BYTE = TensorProto.INT32, TensorProto.INT64, TensorProto.UINT8, 8
+_STATE_TYPES = {"float32": FLOAT, "float16": FLOAT16, "int8": TensorProto.INT8, "uint8": UINT8}
 _NORMS = {"rms": "SimplifiedLayerNormalization", "layer": "LayerNormalization"}
 LOGITS_START = "logits_start"
 PER_LAYER = "per_layer"  # (batch, sequence, columns of all layers)
 _TO_THE_END = np.iinfo(np.int64).max
 
 
-class DecoderBuilder(GraphBuilder):
-    """Builds the graph of one decoder from its plan, whose weights lie in ``data_file``."""
+class PlannedBuilder(GraphBuilder):
+    """Builds a graph whose weights lie in ``data_file`` as ``plan`` says; a head reads the bytes of ``tied``."""
 
-    def __init__(self, decoder: Decoder, plan: Plan, data_file: str, has_half: Callable[[Operator], bool]) -> None:
+    def __init__(
+        self, plan: Plan, tied: Weight | None, data_file: str, has_half: Callable[[Operator], bool] = lambda _: False
+    ) -> None:
         super().__init__(data_file, has_half)
-        self.decoder, self.plan = decoder, plan
-        self.trimmed = False  # whether what is written sees the positions from ``logits_start`` on alone
+        self.plan, self._tied = plan, tied
 
     def weight(self, weight: Weight) -> str:
         """A weight that is not rounded."""
@@ -38,14 +41,10 @@ class DecoderBuilder(GraphBuilder):
         kind = FLOAT16 if tensor.form == "half" else FLOAT
         return self.external(weight.name, kind, weight.shape, tensor.regions["data"])
 
-    def keeps_window(self, state: str) -> bool:
-        """Whether the state that this input is keeps the tokens of a window alone."""
-        return any(one.input == state and one.kind == "window" for one in self.plan.states)
-
     def linear(self, linear: Linear, x: str, *, normed: bool = True, output: str = "") -> str:
         """A projection as the plan stores it; the result is named after its weight, or ``output``."""
         weight = linear.weight
-        tensor = self.plan.of(self.decoder.embedding if weight.kind == "head" and self.decoder.tied else weight)
+        tensor = self.plan.of(weight if weight.kind != "head" or self._tied is None else self._tied)
         bias = self.weight(linear.bias) if linear.bias is not None else ""
         projection = Projection(weight, tensor, bias, self.plan.accuracy_level, normed)
         output = output or f"{weight.name}.y"
@@ -53,6 +52,130 @@ class DecoderBuilder(GraphBuilder):
         if slot is None:
             return write_linear(self, projection, x, output)
         return write_slot(self, slot, x, write_linear(self, projection, x, f"{output}.without_adapter"), output)
+
+    def rows(self, weight: Weight, output: str, ids: str = "input_ids") -> str:
+        """The rows of a table that belong to the tokens, (batch, sequence, columns).
+
+        A quantized table is read by GatherBlockQuantized as (vocabulary, row bytes): the same bytes of the data file
+        that a tied head reads as (vocabulary, blocks, block bytes). A row's last block is padded in the file, so
+        that the padded columns are cut off again when hidden is no multiple of the block.
+        """
+        tensor = self.plan.of(weight)
+        scheme = tensor.scheme
+        if scheme is None:
+            return self.node("Gather", [self.weight(weight), ids], output)
+        rows, columns = weight.shape
+        padded = scheme.blocks(columns) * scheme.block_size
+        table = self.external(f"{weight.name}.rows", UINT8, (rows, padded * scheme.bits // 8), tensor.regions["values"])
+        x = self.node(
+            "GatherBlockQuantized",
+            [table, ids, *block_scales(self, tensor)],
+            output,
+            domain=CONTRIB,
+            bits=scheme.bits,
+            block_size=scheme.block_size,
+            gather_axis=0,
+            quantize_axis=1,
+        )
+        if padded == columns:
+            return x
+        bounds = [self.constant(f"slice_{n}", np.array([n], np.int64)) for n in (0, columns, 2)]
+        return self.node("Slice", [x, *bounds], f"{output}.cut")
+
+    def token_inputs(self, vocab_size: int) -> None:
+        """Declare the inputs and derive what attention needs from the mask; declare the logits.
+
+        ::
+
+            attention_mask ─ ReduceSum ─ Sub 1 ─ Cast ─ seqlens_k (batch,)
+                           └ Shape[1] ─ Cast ───────── total_length ()
+        """
+        self.input("input_ids", INT64, ["batch", "sequence"])
+        self.input("attention_mask", INT64, ["batch", "total"])
+        self.output("logits", FLOAT, ["batch", 1, vocab_size])
+        one = self.constant("one", np.array([1], np.int64))
+        lengths = self.node("ReduceSum", ["attention_mask", one], "lengths", keepdims=0)  # (batch,)
+        before = self.node("Sub", [lengths, one], "lengths_minus_1")
+        self.node("Cast", [before], "seqlens_k", to=INT32)
+        shape = self.node("Shape", ["attention_mask"], "mask_shape", start=1, end=2)  # (1,)
+        total = self.node("Squeeze", [shape], "total")
+        self.node("Cast", [total], "total_length", to=INT32)
+
+    def position_ids(self) -> str:
+        """``position_ids`` (batch, sequence) = total − sequence, …, total − 1, the same in every row."""
+        ids_shape = self.node("Shape", ["input_ids"], "ids_shape")  # (2,)
+        length = self.node("Gather", [ids_shape, self.constant("index_1", np.array(1, np.int64))], "sequence_length")
+        past = self.node("Sub", ["total", length], "past_length")
+        step = self.constant("step_1", np.array(1, np.int64))
+        row = self.node("Range", [past, "total", step], "positions_row")  # (sequence,)
+        return self.node("Expand", [row, ids_shape], "position_ids")
+
+    def state(self, state: State) -> tuple[str, str]:
+        """Declare a state: an input before a call, an output after it."""
+        kind = _STATE_TYPES[state.type]
+        return self.input(state.input, kind, state.input_shape), self.output(state.output, kind, state.output_shape)
+
+    def norm(self, norm: Norm | None, x: str, name: str, *, rows: int = 1) -> str:
+        """``x`` normalized over its last axis; with ``rows``, (…, rows, width), each has a gain and bias of its own."""
+        if norm is None or rows == 1:
+            return self.norm_of_sum(norm, x, None, name)[0]
+        gains = [self._by_row(weight, rows) for weight in (norm.weight, norm.bias) if weight is not None]
+        return self.node(_NORMS[norm.kind], [x, *gains], f"{name}.y", axis=-1, epsilon=norm.epsilon)
+
+    def _by_row(self, weight: Weight, rows: int) -> str:
+        """A weight of all rows together as (rows, width)."""
+        shape = (rows, prod(weight.shape) // rows)
+        kind = FLOAT16 if self.plan.of(weight).form == "half" else FLOAT
+        return self.external(weight.name, kind, shape, self.plan.of(weight).regions["data"])
+
+    def norm_of_sum(self, norm: Norm | None, x: str, pending: str | None, name: str) -> tuple[str, str]:
+        """Return (normed, residual) of x + pending; a pending addend is added by the same node.
+
+        ::
+
+            x ───────┐
+            pending ─┴ Skip[Simplified]LayerNormalization ┬ normed
+                                                          └ residual = x + pending
+        """
+        if norm is None:
+            total = x if pending is None else self.node("Add", [x, pending], f"{name}.sum")
+            return total, total
+        gains = [self.weight(norm.weight)] + ([self.weight(norm.bias)] if norm.bias is not None else [])
+        if pending is None:
+            return self.node(_NORMS[norm.kind], [x, *gains], f"{name}.y", axis=-1, epsilon=norm.epsilon), x
+        residual = f"{name}.residual"
+        y = self.node(
+            f"Skip{_NORMS[norm.kind]}",
+            [x, pending, *gains],
+            f"{name}.y",
+            domain=CONTRIB,
+            more_outputs=["", "", residual],
+            epsilon=norm.epsilon,
+        )
+        return y, residual
+
+    def trim(self, x: str, output: str = "") -> str:
+        """Keep the positions from ``logits_start`` on: (batch, sequence, …) → (batch, positions, …), once."""
+        output = output or f"{x}.trimmed"
+        if self.has_value(output):
+            return output
+        start = self.constant(LOGITS_START, np.array([-1], np.int64))
+        stop = self.constant("to_the_end", np.array([_TO_THE_END], np.int64))
+        axis = self.constant("slice_1", np.array([1], np.int64))
+        return self.node("Slice", [x, start, stop, axis], output)
+
+
+class DecoderBuilder(PlannedBuilder):
+    """Builds the graph of one decoder from its plan, whose weights lie in ``data_file``."""
+
+    def __init__(self, decoder: Decoder, plan: Plan, data_file: str, has_half: Callable[[Operator], bool]) -> None:
+        super().__init__(plan, decoder.embedding if decoder.tied else None, data_file, has_half)
+        self.decoder = decoder
+        self.trimmed = False  # whether what is written sees the positions from ``logits_start`` on alone
+
+    def keeps_window(self, state: str) -> bool:
+        """Whether the state that this input is keeps the tokens of a window alone."""
+        return any(one.input == state and one.kind == "window" for one in self.plan.states)
 
     def check_slots(self) -> None:
         """Raise a ValueError when a slot of the plan was not written, as its product is no :meth:`linear`."""
@@ -112,45 +235,6 @@ class DecoderBuilder(GraphBuilder):
         name = f"{stack.name}.{'bias' if first.weight.kind == 'bias' else part}"
         return self.external(name, kind, (stack.count, *shape), Region(region.offset, region.nbytes * stack.count))
 
-    def norm(self, norm: Norm | None, x: str, name: str, *, rows: int = 1) -> str:
-        """``x`` normalized over its last axis; with ``rows``, (…, rows, width), each has a gain and bias of its own."""
-        if norm is None or rows == 1:
-            return self.norm_of_sum(norm, x, None, name)[0]
-        gains = [self._by_row(weight, rows) for weight in (norm.weight, norm.bias) if weight is not None]
-        return self.node(_NORMS[norm.kind], [x, *gains], f"{name}.y", axis=-1, epsilon=norm.epsilon)
-
-    def _by_row(self, weight: Weight, rows: int) -> str:
-        """A weight of all rows together as (rows, width)."""
-        shape = (rows, prod(weight.shape) // rows)
-        kind = FLOAT16 if self.plan.of(weight).form == "half" else FLOAT
-        return self.external(weight.name, kind, shape, self.plan.of(weight).regions["data"])
-
-    def norm_of_sum(self, norm: Norm | None, x: str, pending: str | None, name: str) -> tuple[str, str]:
-        """Return (normed, residual) of x + pending; a pending addend is added by the same node.
-
-        ::
-
-            x ───────┐
-            pending ─┴ Skip[Simplified]LayerNormalization ┬ normed
-                                                          └ residual = x + pending
-        """
-        if norm is None:
-            total = x if pending is None else self.node("Add", [x, pending], f"{name}.sum")
-            return total, total
-        gains = [self.weight(norm.weight)] + ([self.weight(norm.bias)] if norm.bias is not None else [])
-        if pending is None:
-            return self.node(_NORMS[norm.kind], [x, *gains], f"{name}.y", axis=-1, epsilon=norm.epsilon), x
-        residual = f"{name}.residual"
-        y = self.node(
-            f"Skip{_NORMS[norm.kind]}",
-            [x, pending, *gains],
-            f"{name}.y",
-            domain=CONTRIB,
-            more_outputs=["", "", residual],
-            epsilon=norm.epsilon,
-        )
-        return y, residual
-
     def alibi(self, alibi: Alibi) -> str:
         """What ALiBi adds to scores, (1, heads, sequence, total)."""
         return write_alibi(self, alibi)
@@ -174,16 +258,6 @@ class DecoderBuilder(GraphBuilder):
         pieces = [f"{PER_LAYER}.{index}" for index in range(self.decoder.per_layer.columns // width)]
         sizes = self.constant("per_layer_widths", np.full(len(pieces), width, np.int64))
         self.node("Split", [PER_LAYER, sizes], pieces[0], more_outputs=pieces[1:], axis=-1)
-
-    def trim(self, x: str, output: str = "") -> str:
-        """Keep the positions from ``logits_start`` on: (batch, sequence, …) → (batch, positions, …), once."""
-        output = output or f"{x}.trimmed"
-        if self.has_value(output):
-            return output
-        start = self.constant(LOGITS_START, np.array([-1], np.int64))
-        stop = self.constant("to_the_end", np.array([_TO_THE_END], np.int64))
-        axis = self.constant("slice_1", np.array([1], np.int64))
-        return self.node("Slice", [x, start, stop, axis], output)
 
     def rotated_dimensions(self, rope: str) -> int:
         """How many dimensions of a head the tables rotate."""

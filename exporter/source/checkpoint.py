@@ -67,10 +67,11 @@ class Checkpoint:
         return f"{self.directory / 'config.json'}{section}"
 
     @classmethod
-    def open(cls, directory: Path) -> "Checkpoint":
+    def open(cls, directory: Path, *, of: Collection[str] = ()) -> "Checkpoint":
         """Read the config and every header.
 
-        As in transformers, ``model.safetensors`` is preferred to an index beside it.
+        As in transformers, ``model.safetensors`` is preferred to an index beside it. ``of`` are model types that are
+        taken although they are no text generators.
 
         Raises:
             InputError: anything but a whole and consistent checkpoint; the message names the file or tensor.
@@ -87,13 +88,9 @@ class Checkpoint:
         if config_file is None:
             raise refuse_folder(directory)
         config = read_config_object(config_file, "correct it or copy it again")
-        refuse_other_kinds(directory, config)
-        if (single := member(directory, SINGLE)) is not None:
-            shards: dict[Path, list[str]] = {single: []}
-        elif (index := member(directory, INDEX)) is not None:
-            shards = _read_index(directory, index)
-        else:
-            raise refuse_without_weights(directory, f"{SINGLE} and no {INDEX}")
+        if config.get("model_type") not in of:
+            refuse_other_kinds(directory, config)
+        shards = _shards(directory)
         tensors: dict[str, StoredTensor] = {}
         for file, listed in shards.items():
             header = read_header(file)
@@ -284,6 +281,15 @@ class Checkpoint:
         for number, adapter in enumerate(self.adapters, 1):
             found |= {f"adapter {number}: {name}": digest for name, digest in adapter.hashes().items()}
         return found
+
+
+def _shards(directory: Path) -> dict[Path, list[str]]:
+    """Files with weights, and the tensors that an index says are in each."""
+    if (single := member(directory, SINGLE)) is not None:
+        return {single: []}
+    if (index := member(directory, INDEX)) is not None:
+        return _read_index(directory, index)
+    raise refuse_without_weights(directory, f"{SINGLE} and no {INDEX}")
 
 
 @cache

@@ -109,7 +109,7 @@ def _check_graph(config: BundleConfig, session: "InferenceSession") -> None:
     inputs = {value.name: value for value in session.get_inputs()}
     outputs = {value.name: value for value in session.get_outputs()}
     wrong = {"input_ids", "attention_mask", *(state.input for state in config.states)}.symmetric_difference(inputs)
-    wrong |= {"logits", *(state.output for state in config.states)} - outputs.keys()
+    wrong |= {"logits", *(state.output for state in config.states if state.kind != "encoded")} - outputs.keys()
     for state in config.states:
         shape = tuple(1 if axis == "batch" else axis if isinstance(axis, int) else None for axis in state.shape)
         for values, name in ((inputs, state.input), (outputs, state.output)):

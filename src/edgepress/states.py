@@ -20,12 +20,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-Axis = Literal["batch", "past", "window"]
+Axis = Literal["batch", "past", "window", "source"]
 StateType = Literal["float32", "float16", "int8", "uint8"]
-StateKind = Literal["key-value", "window", "recurrent", "convolution"]
+StateKind = Literal["key-value", "window", "recurrent", "convolution", "encoded"]
 
 _BYTES: dict[str, int] = {"float32": 4, "float16": 2, "int8": 1, "uint8": 1}
-_BATCH, _PAST, _WINDOW = get_args(Axis)
+_BATCH, _PAST, _WINDOW, _SOURCE = get_args(Axis)
 _LONGEST_NAME = 200  # characters
 _LARGEST = 1 << 24  # of an axis: as many tokens as a context may have
 # Elements for each token, or of a state whose size is fixed: of one state, and of all (the largest hybrids have 2²⁸).
@@ -52,6 +52,9 @@ class State:
       :attr:`rows` entries that input and output share. What was pushed out of it cannot be taken back
     - ``recurrent``: a summary of all tokens so far. Its size is fixed
     - ``convolution``: the last inputs of a causal convolution. Its size is fixed
+    - ``encoded``: keys or values that an encoder gives, under the name ``output``, and the decoder's graph only reads:
+      no call changes them. There is one for all texts, (1, …), with an entry for each position of the ``source``, or
+      for as many as the encoder always has
 
     A state of fixed size is all zeros before the first token and written anew by each call: to take tokens back needs
     a copy from before them.
@@ -82,11 +85,14 @@ class State:
             raise ValueError(f"input and output of state {self.name} have one name, {self.input}; a graph needs two")
         sizes = [size for size in self.shape if isinstance(size, int)]
         named = [axis for axis in self.shape if isinstance(axis, str)]
-        wanted = [_BATCH, *([self._tokens_axis] if self._tokens_axis else [])]
-        if named != wanted or self.shape[0] != _BATCH or len(self.shape) > _MOST_AXES:
+        first, wanted = _BATCH, [_BATCH, *([self._tokens_axis] if self._tokens_axis else [])]
+        if self.kind == "encoded":
+            first, wanted = 1, [_SOURCE] if _SOURCE in named else []
+        if named != wanted or self.shape[0] != first or len(self.shape) > _MOST_AXES:
+            others = " and one other ".join(map(str, dict.fromkeys([first, *wanted])))
             raise ValueError(
                 f"state {self.name} has the shape {self.shape}; a {self.kind} state has at most {_MOST_AXES} axes, the "
-                f"first of them {' and one other '.join(wanted)}, the rest numbers"
+                f"first of them {others}, the rest numbers"
             )
         if any(not 0 < size <= _LARGEST for size in sizes) or math.prod(sizes) > _MOST_ELEMENTS:
             raise ValueError(
@@ -136,8 +142,8 @@ class State:
         return None if self._tokens_axis is None else self.shape.index(self._tokens_axis)
 
     def sizes(self, tokens: int) -> tuple[int, ...]:
-        """The shape for one text of ``tokens`` tokens."""
-        named = {_BATCH: 1, _PAST: tokens, _WINDOW: self.rows}
+        """The shape for one text of ``tokens`` tokens, or of what is encoded of a source of so many positions."""
+        named = {_BATCH: 1, _PAST: tokens, _WINDOW: self.rows, _SOURCE: tokens}
         return tuple(named[axis] if isinstance(axis, str) else axis for axis in self.shape)
 
     @property
@@ -151,7 +157,7 @@ class State:
         Beside the memory of a window there are the entries that it pushed out last (runtime/sessions/windows.py).
         """
         most = tokens if self.window is None else min(tokens, self.rows + WINDOW_SLACK + 1)
-        return self.elements * (most if self.in_place else 1) * _BYTES[self.type]
+        return self.elements * (most if self.in_place or _SOURCE in self.shape else 1) * _BYTES[self.type]
 
 
 def state_bytes(states: Iterable[State], tokens: int) -> int:

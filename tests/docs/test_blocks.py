@@ -15,6 +15,7 @@ import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
+import encoder_decoders
 import numpy as np
 import onnx
 import pytest
@@ -67,6 +68,8 @@ def folders(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[di
             first = next(block for block in BLOCKS if block.page == page and block.language == "python")
             with contextlib.chdir(folder):
                 exec(compile(first.text, str(first), "exec"), {"__name__": "__main__"})
+        if page == "docs/speech.md":
+            encoder_decoders.save("marian", folder / "opus-mt-en-de")
         found[page] = folder
     yield found
     for folder in found.values():

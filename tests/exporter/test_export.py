@@ -20,8 +20,8 @@ from safetensors.numpy import load_file, save_file
 from edgepress.errors import CheckFailed, InputError
 from edgepress.exporter import decide, export
 from edgepress.exporter.arrays.scheme import Scheme
-from edgepress.exporter.bundle import parity
 from edgepress.exporter.bundle.inspection import format_inspection, inspect
+from edgepress.exporter.bundle.parities import decoder as parity
 from edgepress.exporter.bundle.readback import StoredWeights
 from edgepress.exporter.decide.report import format_plan, plan_to_json
 from edgepress.exporter.plan.plan import PAGE

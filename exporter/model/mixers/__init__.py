@@ -47,12 +47,8 @@ class Stacked(NamedTuple):
     zero_points: str = ""
 
 
-class GraphWriter(Protocol):
-    """What a subgraph is written with; every method returns the name of a value.
-
-    Values of every graph: ``attention_mask`` (batch, total) and what follows from it, ``seqlens_k`` (batch,) int32, the
-    entries of a row less one, and ``total_length`` () int32.
-    """
+class Writer(Protocol):
+    """What products and norms are written with; every method returns the name of a value."""
 
     def node(
         self,
@@ -79,6 +75,18 @@ class GraphWriter(Protocol):
         """A projection as the plan stores it; ``normed`` says that tokens of x are alike in size."""
         ...
 
+    def norm(self, norm: Norm | None, x: str, name: str, *, rows: int = 1) -> str:
+        """``x`` normalized over its last axis; with ``rows``, (…, rows, width), each has a gain and bias of its own."""
+        ...
+
+
+class GraphWriter(Writer, Protocol):
+    """What a subgraph is written with; every method returns the name of a value.
+
+    Values of every graph: ``attention_mask`` (batch, total) and what follows from it, ``seqlens_k`` (batch,) int32, the
+    entries of a row less one, and ``total_length`` () int32.
+    """
+
     def stack(self, linears: Sequence[Linear]) -> Stacked:
         """Projections that the plan has laid one after the other (:class:`Stack`), as one tensor."""
         ...
@@ -86,10 +94,6 @@ class GraphWriter(Protocol):
     @property
     def accuracy_level(self) -> int:
         """That of products with weights in codes: 4 lets them round activations to 8 bits."""
-        ...
-
-    def norm(self, norm: Norm | None, x: str, name: str, *, rows: int = 1) -> str:
-        """``x`` normalized over its last axis; with ``rows``, (…, rows, width), each has a gain and bias of its own."""
         ...
 
     def rotary(self, rope: str) -> tuple[str, str, str]:

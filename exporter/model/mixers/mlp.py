@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import numpy as np
 
 from edgepress.exporter.model.description import Linear, Mixer, Norm, Source, Weight
-from edgepress.exporter.model.mixers import CONTRIB, GraphWriter, MixerKind
+from edgepress.exporter.model.mixers import CONTRIB, MixerKind, Writer
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -119,12 +119,12 @@ def _xielu(mlp: MLP, values: Values, x: Tensor) -> Tensor:
     return torch.where(x > 0, positive * x * x, negative * (torch.expm1(below) - x)) + _BETA * x
 
 
-def write(mlp: MLP, g: GraphWriter, name: str, x: str, _states: Sequence[tuple[str, str]]) -> str:
+def write(mlp: MLP, g: Writer, name: str, x: str, _states: Sequence[tuple[str, str]]) -> str:
     """``activation(gate) · up``; gate and up stay apart: fusing them is measured to gain nothing."""
     return g.norm(mlp.inner_norm, _write_activated(mlp, g, name, x), f"{name}.inner_norm")
 
 
-def _write_activated(mlp: MLP, g: GraphWriter, name: str, x: str) -> str:
+def _write_activated(mlp: MLP, g: Writer, name: str, x: str) -> str:
     up = g.linear(mlp.up, x)
     if mlp.gate is None:
         return _activation(mlp, g, up, f"{name}.act")
@@ -137,7 +137,7 @@ def _write_activated(mlp: MLP, g: GraphWriter, name: str, x: str) -> str:
     return g.node("Mul", [_activation(mlp, g, gate, f"{name}.act"), up], f"{name}.mixed")
 
 
-def _write_cut(mlp: MLP, g: GraphWriter, gate: str, name: str) -> str:
+def _write_cut(mlp: MLP, g: Writer, gate: str, name: str) -> str:
     """What of the gate is above the cutoff: ::
 
     gate ┬ ReduceMean ┬ Sub ┬──────────────────────────┬ Sub ─ Relu
@@ -153,7 +153,7 @@ def _write_cut(mlp: MLP, g: GraphWriter, gate: str, name: str) -> str:
     return g.node("Relu", [g.node("Sub", [centred, cutoff], f"{name}.above")], f"{name}.sparse")
 
 
-def _activation(mlp: MLP, g: GraphWriter, x: str, output: str) -> str:
+def _activation(mlp: MLP, g: Writer, x: str, output: str) -> str:
     kind = mlp.activation
     if kind == "xielu":
         return _write_xielu(mlp, g, x, output)
@@ -167,7 +167,7 @@ def _activation(mlp: MLP, g: GraphWriter, x: str, output: str) -> str:
     return g.node("Gelu", [x], output, approximate="tanh" if kind == "gelu_tanh" else "none")
 
 
-def _write_xielu(mlp: MLP, g: GraphWriter, x: str, output: str) -> str:
+def _write_xielu(mlp: MLP, g: Writer, x: str, output: str) -> str:
     """With p = max(x, 0) and n = min(x, 0), as each part is 0 where the other one is not: ::
 
         α₊ p² + α₋ (eⁿ − 1 − n) + β x

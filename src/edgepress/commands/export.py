@@ -104,6 +104,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     from edgepress.exporter import export
     from edgepress.exporter.bundle.download import describe_saving
+    from edgepress.exporter.decide.encoder_decoder import is_encoder_decoder
     from edgepress.exporter.decide.opening import choose_recipe
     from edgepress.exporter.doors.kinds import find_door
     from edgepress.exporter.recipe.recipe import describe_promise
@@ -114,7 +115,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     start = time.perf_counter()
     target = arguments.target or FALLBACK
-    is_graph = find_door(arguments.model) is not None
+    is_graph = is_encoder_decoder(arguments.model) or find_door(arguments.model) is not None
     recipe, why = (arguments.recipe, "") if is_graph else choose_recipe(arguments.recipe, target)
     manifest = export(
         arguments.model,

@@ -30,6 +30,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     from edgepress.cores import usable_cores
     from edgepress.exporter import decide
+    from edgepress.exporter.decide.encoder_decoder import decide_encoder_decoder, is_encoder_decoder
     from edgepress.exporter.decide.estimate import estimate
     from edgepress.exporter.decide.on_device import estimate_on, lines_of
     from edgepress.exporter.decide.report import (
@@ -47,14 +48,25 @@ def run(arguments: argparse.Namespace) -> int:
     from edgepress.targets.devices import find_roofline
 
     roofline = None if arguments.device is None else find_roofline(arguments.device)
-    door = find_door(arguments.model)
-    if door is not None:
+    door, both = find_door(arguments.model), is_encoder_decoder(arguments.model)
+    if door is not None or both:
         refuse_of_language_models(
             arguments.model,
             context_length=arguments.context,
             adapters=arguments.adapter,
             slots=arguments.adapter_slots,
         )
+    if both:
+        found = decide_encoder_decoder(
+            arguments.model,
+            target=arguments.target or FALLBACK,
+            recipe=arguments.recipe,
+            socs=arguments.soc,
+            task=arguments.task,
+        )
+        print(json.dumps(traced_to_json(found), indent=2) if arguments.json else format_traced(found))
+        return 0
+    if door is not None:
         with TemporaryDirectory(prefix="edgepress-") as folder:
             traced = door.open(arguments.model, Options(arguments.task, arguments.revision), Path(folder))
             planned = decide_traced(
@@ -78,12 +90,12 @@ def run(arguments: argparse.Namespace) -> int:
         adapter_slots=arguments.adapter_slots,
         progress=progress,
     )
-    found = estimate(prepared, usable_cores())
+    estimated = estimate(prepared, usable_cores())
     device = None if roofline is None else estimate_on(prepared, roofline)
     if arguments.json:
-        content = plan_to_json(prepared, found)
+        content = plan_to_json(prepared, estimated)
         print(json.dumps(content if device is None else {**content, "device": device.to_json()}, indent=2))
     else:
         device_lines = [] if device is None or roofline is None else lines_of(device, roofline)
-        print("\n".join([format_plan(prepared), *format_estimate(found), *device_lines]))
+        print("\n".join([format_plan(prepared), *format_estimate(estimated), *device_lines]))
     return 0

@@ -9,8 +9,8 @@ A language model has none: its inputs are tokens and states. Any other model has
 
 ``tensors`` is the task of a model of which nothing else is known: arrays go in and come out as they are. What stands
 before and behind the graph of any other is data too: how an image (:mod:`.images`), a sound (:mod:`.sound`) or a text
-(:mod:`.text`) becomes inputs, and what outputs mean (:mod:`.answers`). The runtime does as it says (runtime/tasks/),
-and so can an app.
+(:mod:`.text`) becomes inputs, what outputs mean (:mod:`.answers`), and how an encoder and a decoder write
+(:mod:`.sequences`). The runtime does as it says (runtime/tasks/), and so can an app.
 """
 
 from collections import Counter
@@ -23,6 +23,7 @@ import msgspec
 from edgepress.schema import Count
 from edgepress.tasks.answers import Answers
 from edgepress.tasks.images import Images, check_images
+from edgepress.tasks.sequences import Sequences, check_sequences
 from edgepress.tasks.sound import Sound, check_sound
 from edgepress.tasks.text import Text, check_text
 
@@ -56,6 +57,7 @@ class Task:
     sound: Sound | None = None
     text: Text | None = None
     answers: Answers | None = None
+    sequences: Sequences | None = None
 
     def input(self, name: str) -> Edge:
         """The input of that name."""
@@ -99,6 +101,8 @@ def check_task(task: Task) -> None:
         _check_text_edge(task.text, task.input(task.text.ids))
     for part in _parts(task.answers):
         _check_outputs(task, part)
+    if task.sequences is not None:
+        check_sequences(task.sequences)
 
 
 def _parts(answers: Answers | None) -> Iterator[Any]:

@@ -13,7 +13,7 @@ from tiny_models import METHOD_VARIANTS, REPRESENTATIVES, TEXT, VARIANTS, save
 from edgepress.errors import InputError
 from edgepress.exporter.bundle.files import write_tables
 from edgepress.exporter.export import export
-from edgepress.exporter.graph.decoder import build_decoder
+from edgepress.exporter.graph.models.decoder import build_decoder
 from edgepress.exporter.graph.primitives import LOGITS_START
 from edgepress.exporter.methods.kinds import load_method
 from edgepress.exporter.methods.transform.hadamard import METHOD

@@ -17,8 +17,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto
 
-from edgepress.exporter.graph.builder import CONTRIB, FLOAT, FLOAT16
-from edgepress.exporter.graph.linears import block_scales
+from edgepress.exporter.graph.builder import CONTRIB, FLOAT
 from edgepress.exporter.graph.primitives import PER_LAYER, DecoderBuilder
 from edgepress.exporter.graph.rotary import CONTEXT_LENGTH
 from edgepress.exporter.model.copies import write_added, write_corrected, write_predicted, write_started, write_united
@@ -35,12 +34,9 @@ from edgepress.exporter.model.description import (
 )
 from edgepress.exporter.model.mixers import load_mixer
 from edgepress.exporter.plan.plan import Plan
-from edgepress.states import State
 from edgepress.targets import Operator
 
 INT32, INT64, UINT8 = TensorProto.INT32, TensorProto.INT64, TensorProto.UINT8
-
-_STATE_TYPES = {"float32": FLOAT, "float16": FLOAT16, "int8": TensorProto.INT8, "uint8": UINT8}
 
 
 def build_decoder(
@@ -94,7 +90,9 @@ class _DecoderGraph:
         self._one_multiplier = len({block.multiplier for block in every(Block, graph.decoder.layers)}) == 1
 
     def write(self) -> None:
-        self._inputs()
+        self.graph.token_inputs(self.decoder.vocab_size)
+        if self.decoder.positions is not None:
+            self.graph.position_ids()
         stream = _Stream(self._embed())
         last = _last_with_states(self.decoder)
         for index, layer in enumerate(self.decoder.layers):
@@ -113,51 +111,12 @@ class _DecoderGraph:
             hidden = self.graph.linear(self.decoder.head_projection, hidden)
         self._head(hidden)
 
-    # ---- inputs -------------------------------------------------------------------------------------------------
-
-    def _inputs(self) -> None:
-        """Declare the inputs and derive what attention needs from the mask.
-
-        ::
-
-            attention_mask ─ ReduceSum ─ Sub 1 ─ Cast ─ seqlens_k (batch,)
-                           └ Shape[1] ─ Cast ───────── total_length ()
-        """
-        g = self.graph
-        g.input("input_ids", INT64, ["batch", "sequence"])
-        g.input("attention_mask", INT64, ["batch", "total"])
-        g.output("logits", FLOAT, ["batch", 1, self.decoder.vocab_size])
-        one = g.constant("one", np.array([1], np.int64))
-        lengths = g.node("ReduceSum", ["attention_mask", one], "lengths", keepdims=0)  # (batch,)
-        before = g.node("Sub", [lengths, one], "lengths_minus_1")
-        g.node("Cast", [before], "seqlens_k", to=INT32)
-        shape = g.node("Shape", ["attention_mask"], "mask_shape", start=1, end=2)  # (1,)
-        total = g.node("Squeeze", [shape], "total")
-        g.node("Cast", [total], "total_length", to=INT32)
-        if self.decoder.positions is not None:
-            self._position_ids()
-
-    def _position_ids(self) -> None:
-        """``position_ids`` (batch, sequence) = total − sequence, …, total − 1, the same in every row."""
-        g = self.graph
-        ids_shape = g.node("Shape", ["input_ids"], "ids_shape")  # (2,)
-        length = g.node("Gather", [ids_shape, g.constant("index_1", np.array(1, np.int64))], "sequence_length")
-        past = g.node("Sub", ["total", length], "past_length")
-        step = g.constant("step_1", np.array(1, np.int64))
-        row = g.node("Range", [past, "total", step], "positions_row")  # (sequence,)
-        g.node("Expand", [row, ids_shape], "position_ids")
-
     # ---- embedding ---------------------------------------------------------------------------------------------------
 
     def _embed(self) -> str:
-        """Look up (batch, sequence, hidden), scale, add learned positions.
-
-        A quantized table is read by GatherBlockQuantized as (vocabulary, row bytes): the same bytes of the data file
-        that a tied head reads as (vocabulary, blocks, block bytes). A row's last block is padded in the file, so
-        that the padded columns are cut off again when hidden is no multiple of the block.
-        """
+        """Look up (batch, sequence, hidden), scale, add learned positions."""
         g = self.graph
-        x = self._scaled(self._rows(self.decoder.embedding, "embedded"), self.decoder.embedding_multiplier)
+        x = self._scaled(self.graph.rows(self.decoder.embedding, "embedded"), self.decoder.embedding_multiplier)
         if self.decoder.embedding_projection is not None:
             x = g.linear(self.decoder.embedding_projection, x)
         if self.decoder.positions is not None:
@@ -180,7 +139,7 @@ class _DecoderGraph:
         """
         g, width = self.graph, inputs.norm.weight.shape[0]
         ids = self._ids_within(inputs.table.shape[0])
-        rows = self._scaled(self._rows(inputs.table, f"{PER_LAYER}.rows", ids), inputs.multiplier)
+        rows = self._scaled(self.graph.rows(inputs.table, f"{PER_LAYER}.rows", ids), inputs.multiplier)
         by_layer = g.constant("by_layer", np.array([0, 0, -1, width], np.int64))
         flat = g.constant(f"flat_{inputs.columns}", np.array([0, 0, inputs.columns], np.int64))
         y = g.node("Reshape", [g.linear(inputs.projection, embedded), by_layer], f"{PER_LAYER}.by_layer")
@@ -203,13 +162,6 @@ class _DecoderGraph:
         count, first = (g.constant(f"row_{n}", np.array(n, np.int64)) for n in (rows, 0))
         return g.node("Where", [g.node("Less", ["input_ids", count], "has_row"), "input_ids", first], "rows_read")
 
-    def _rows(self, weight: Weight, output: str, ids: str = "input_ids") -> str:
-        """The rows of a table that belong to the tokens, (batch, sequence, columns)."""
-        g = self.graph
-        if self.plan.of(weight).scheme is None:
-            return g.node("Gather", [g.weight(weight), ids], output)
-        return self._quantized_rows(weight, output, ids)
-
     def _rotate_stream(self, rotation: Rotation, x: str, output: str, *, back: bool) -> str:
         """Compute x (A ⊗ B), or x (A ⊗ B)ᵀ to go ``back``, as products with the factors.
 
@@ -228,33 +180,6 @@ class _DecoderGraph:
         y = g.node("FusedMatMul", [a, y], f"{output}.left", domain=CONTRIB, transA=int(not back))
         y = g.node("FusedMatMul", [y, b], f"{output}.right", domain=CONTRIB, transB=int(back))
         return g.node("Reshape", [y, vector], output)
-
-    def _quantized_rows(self, weight: Weight, output: str, ids: str) -> str:
-        g, tensor = self.graph, self.plan.of(weight)
-        scheme = tensor.scheme
-        if scheme is None:
-            raise ValueError(f"{weight.name} has no scheme")
-        rows, columns = weight.shape
-        padded = scheme.blocks(columns) * scheme.block_size
-        table = g.external(f"{weight.name}.rows", UINT8, (rows, padded * scheme.bits // 8), tensor.regions["values"])
-        x = g.node(
-            "GatherBlockQuantized",
-            [table, ids, *block_scales(self.graph, tensor)],
-            output,
-            domain=CONTRIB,
-            bits=scheme.bits,
-            block_size=scheme.block_size,
-            gather_axis=0,
-            quantize_axis=1,
-        )
-        if padded == columns:
-            return x
-        return self._slice(x, f"{output}.cut", axis=2, start=0, stop=columns)
-
-    def _slice(self, x: str, output: str, *, axis: int, start: int, stop: int) -> str:
-        g = self.graph
-        bounds = [g.constant(f"slice_{n}", np.array([n], np.int64)) for n in (start, stop, axis)]
-        return g.node("Slice", [x, *bounds], output)
 
     # ---- layers -------------------------------------------------------------------------------------------------
 
@@ -340,7 +265,7 @@ class _DecoderGraph:
     def _mixed(self, index: int, block: Block, hidden: str) -> str:
         """What goes into a block's output projection."""
         mixer = block.mixer
-        states = [self._state(self.plan.state(state.name)) for state in mixer.states(index)]
+        states = [self.graph.state(self.plan.state(state.name)) for state in mixer.states(index)]
         return load_mixer(mixer.kind).write(mixer, self.graph, f"layers.{index}.{block.name}", hidden, states)
 
     def _trim_mixed(self, index: int, mixed: str) -> str:
@@ -362,11 +287,6 @@ class _DecoderGraph:
             factor = g.constant(key, np.array(block.multiplier, np.float32))
             y = g.node("Mul", [y, factor], f"{post}.scaled")
         return y
-
-    def _state(self, state: State) -> tuple[str, str]:
-        """Declare a state: an input before a call, an output after it."""
-        g, kind = self.graph, _STATE_TYPES[state.type]
-        return g.input(state.input, kind, state.input_shape), g.output(state.output, kind, state.output_shape)
 
     # ---- head ---------------------------------------------------------------------------------------------------
 

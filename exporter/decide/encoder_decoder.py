@@ -1,0 +1,160 @@
+"""Everything that is decided of an encoder-decoder before a weight is read; see :mod:`.prepare` for language models."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import onnx
+
+from edgepress import __version__
+from edgepress.errors import InputError
+from edgepress.exporter.bundle.cpu_graph import check_legal
+from edgepress.exporter.bundle.files import DATA_FILE, copy_tokenizer
+from edgepress.exporter.bundle.parities.encoder_decoder import parity_encoder_decoder
+from edgepress.exporter.decide.checks import check_recipe
+from edgepress.exporter.decide.opening import ask_recipe, find_targets
+from edgepress.exporter.doors.processing.sound import read_sound
+from edgepress.exporter.graph.models.encoder_decoder import build_encoder, build_target
+from edgepress.exporter.methods.kinds import Method, load_method
+from edgepress.exporter.model.encoder_decoders.description import EncoderDecoder, MadeWeights
+from edgepress.exporter.model.encoder_decoders.families import model_types, read_encoder_decoder
+from edgepress.exporter.model.encoder_decoders.settings import read_task
+from edgepress.exporter.plan.plan import Plan, make_plan
+from edgepress.exporter.recipe.recipe import Recipe
+from edgepress.exporter.source.checkpoint import Checkpoint
+from edgepress.exporter.tokens.source_tokenizer import check_tokenizer
+from edgepress.progress import Progress
+from edgepress.schema import read_config_object
+from edgepress.targets import Target
+from edgepress.tasks.sequences import DECODER_FILE, ENCODER_FILE
+from edgepress.tasks.task import Task
+
+RECIPE = "int8"
+"""The recipe of an encoder-decoder when none is named."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreparedEncoderDecoder:
+    """A checkpoint of an encoder and a decoder, the recipe, and what will be done to each weight."""
+
+    checkpoint: Checkpoint
+    description: EncoderDecoder
+    recipe: Recipe
+    plan: Plan
+    task: Task
+    targets: tuple[Target, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def file(self) -> Path:
+        """What was opened."""
+        return self.checkpoint.directory
+
+    @property
+    def source(self) -> MadeWeights:
+        """Where its weights are read."""
+        return MadeWeights(self.checkpoint, self.description.made)
+
+    def graphs(self) -> dict[str, onnx.ModelProto]:
+        """The two graphs by their files; InputError when a target's CPU lacks a kernel for one."""
+        found = {
+            name: build(self.description, self.plan, data_file=DATA_FILE, version=__version__)
+            for name, build in ((ENCODER_FILE, build_encoder), (DECODER_FILE, build_target))
+        }
+        for graph in found.values():
+            for target in self.targets:
+                check_legal(graph, target)
+        return found
+
+    def write_files(self, bundle: Path) -> None:
+        """Write the graphs and the tokenizer."""
+        for name, graph in self.graphs().items():
+            (bundle / name).write_bytes(graph.SerializeToString(deterministic=True))
+        copy_tokenizer(self.checkpoint, bundle)
+
+    def score(self, bundle: Path, progress: Progress) -> dict[str, object]:
+        """How near the bundle's logits are to transformers'."""
+        return parity_encoder_decoder(bundle, self.checkpoint, self.description, self.plan, progress)
+
+
+def is_encoder_decoder(model: str | Path) -> bool:
+    """Whether a folder is named whose config is of an encoder-decoder that there is a file for."""
+    path = Path(model) / "config.json"
+    if not path.is_file():
+        return False
+    try:
+        config = read_config_object(path, "copy it again")
+    except InputError:
+        return False  # whoever opens it says what is wrong
+    return config.get("model_type") in model_types()
+
+
+def decide_encoder_decoder(
+    model: str | Path,
+    *,
+    target: str | Sequence[str],
+    recipe: str | Path | None = None,
+    socs: Sequence[str] = (),
+    task: str | None = None,
+) -> PreparedEncoderDecoder:
+    """Read what the folder ``model`` has and plan its export; ``task`` takes the place of the family's own.
+
+    Raises:
+        InputError: something of the checkpoint is not implemented, or the recipe or target asks for what such models do
+            not have.
+
+    """
+    targets, _ = find_targets(target, socs)
+    for one in targets:
+        if not one.is_cpu or one.form is not None:
+            raise InputError(f"{one.name} takes no encoder-decoders as yet; for {model} take arm64-cpu or x86-cpu")
+    found = ask_recipe(RECIPE if recipe is None else recipe, None, ())
+    check_recipe(found)
+    _refuse_what_looks(Path(model), found)
+    checkpoint = Checkpoint.open(Path(model), of=model_types())
+    check_tokenizer(checkpoint)
+    description, notes = read_encoder_decoder(checkpoint)
+    read, more = read_task(checkpoint, description, task)
+    if description.source != "tokens":
+        read, more = with_sound(checkpoint.directory, read, more)
+    plan = make_plan(description, found, MadeWeights(checkpoint, description.made).itemsize)
+    prepared = PreparedEncoderDecoder(
+        checkpoint=checkpoint,
+        description=description,
+        recipe=found,
+        plan=plan,
+        task=read,
+        targets=targets,
+        notes=(*notes, *more),
+    )
+    prepared.graphs()
+    return prepared
+
+
+def with_sound(folder: Path, task: Task, notes: tuple[str, ...]) -> tuple[Task, tuple[str, ...]]:
+    """The task with what the checkpoint's feature extractor does to sound; a note where it has none.
+
+    Raises:
+        InputError: it does something that a bundle's manifest cannot say.
+
+    """
+    if not (folder / "preprocessor_config.json").is_file():
+        return task, (*notes, "it has no preprocessor_config.json: the bundle takes arrays, and no sound")
+    return replace(task, sound=read_sound(folder, task)), notes
+
+
+def _refuse_what_looks(model: Path, recipe: Recipe) -> None:
+    """Refuse recipes that need activations, or change layers: neither is implemented for two stacks of them."""
+    storages = (recipe.weights, *(entry.storage for entry in recipe.overrides))
+    methods = [storage.method for storage in storages if not isinstance(load_method(storage.method), Method)]
+    steps = [*recipe.prune, *recipe.before, *recipe.after, *methods, *(["[budget]"] if recipe.budget else [])]
+    if recipe.activations.type == "float16" or recipe.activations.is_calibrated:
+        steps.append(f"{recipe.activations.type} activations")
+    if steps:
+        raise InputError(
+            f"recipe {recipe.name} has {', '.join(dict.fromkeys(steps))}, and {model} is an encoder-decoder, whose "
+            f"weights are rounded as they are: take fp32, fp16, int8, int4, int4-128 or int8-dynamic, or a recipe of "
+            'your own with method = "rtn" and nothing else'
+        )

@@ -1,0 +1,1 @@
+"""Graphs of whole models, written from their descriptions and a plan."""

@@ -1,0 +1,1 @@
+"""Sources into targets: bundles of an encoder and a decoder, for speech, translation and summaries."""

@@ -1,0 +1,131 @@
+"""Which tokens a target may go on with: free functions on rows of scores, as transformers' ``generate`` has them.
+
+Scores are (targets, vocabulary): logits where the search is greedy, log-probabilities where it follows several ways.
+A token that may not be chosen scores −∞. Rules are applied in the order of transformers' ``_get_logits_processor``,
+which the tests hold them to; those of times come last.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgepress.tasks.sequences import Search
+
+Floats = NDArray[np.float32]
+Tokens = NDArray[np.int64]
+_NEVER = -np.inf
+
+
+@dataclass(frozen=True)
+class Times:
+    """Whisper's rules of timestamps (Radford et al. 2022, appendix; transformers' WhisperTimeStampLogitsProcessor).
+
+    ``no_timestamps`` is the token before that of 0.00 s, ``end`` the one that ends a target; tokens below it are text.
+    The first time is at most number ``latest_first``.
+    """
+
+    no_timestamps: int
+    end: int
+    latest_first: int | None
+
+    def apply(self, targets: Tokens, begin: int, scores: Floats) -> Floats:
+        """Forbid what would not be a pair of times around each piece of text, in their order."""
+        first = self.no_timestamps + 1
+        scores = scores.copy()
+        scores[:, self.no_timestamps] = _NEVER
+        for row, target in zip(scores, targets[:, begin:], strict=True):
+            times = target[target >= first]
+            last = target.size >= 1 and target[-1] >= first
+            before = target.size < 2 or target[-2] >= first
+            if last and before:
+                row[first:] = _NEVER
+            elif last:
+                row[: self.end] = _NEVER
+            if times.size:  # times do not decrease, and one that ended a piece is said again to begin the next
+                row[first : times[-1] + int(not last or before)] = _NEVER
+        if targets.shape[1] == begin:
+            scores[:, :first] = _NEVER
+            if self.latest_first is not None:
+                scores[:, first + self.latest_first + 1 :] = _NEVER
+        probabilities = log_softmax(scores)
+        of_times = _log_sum_exp(probabilities[:, first:])
+        scores[of_times > probabilities[:, :first].max(-1), :first] = _NEVER
+        return scores
+
+
+@dataclass(frozen=True)
+class Rules:
+    """The rules of one search: targets begin with ``begin`` tokens that nobody chose, and are ``most`` long at most."""
+
+    search: Search
+    ends: tuple[int, ...]
+    begin: int
+    most: int
+    times: Times | None = None
+
+    def apply(self, targets: Tokens, scores: Floats) -> Floats:
+        """Scores (targets, vocabulary) of what may follow ``targets`` (targets, length); the argument is left as is."""
+        search, length = self.search, targets.shape[1]
+        scores = scores.copy()
+        if search.repetition_penalty != 1:
+            _penalize(scores, targets, search.repetition_penalty)
+        if search.no_repeat:
+            _forbid_repeats(scores, targets, search.no_repeat)
+        if length < search.fewest_tokens and self.ends:
+            scores[:, list(self.ends)] = _NEVER
+        if search.forced_first is not None and length == 1:
+            scores = _only(scores, search.forced_first)
+        if search.forced_last is not None and length == self.most - 1:
+            scores = _only(scores, search.forced_last)
+        suppress = self._suppressed
+        if suppress.size:
+            scores[:, suppress] = _NEVER
+        first = self.begin + int(self.begin == 1 and search.forced_first is not None)
+        if search.suppressed_first and length == first:
+            scores[:, list(search.suppressed_first)] = _NEVER
+        return scores if self.times is None else self.times.apply(targets, self.begin, scores)
+
+    @property
+    def _suppressed(self) -> Tokens:
+        return np.array(self.search.suppressed, np.int64)
+
+
+def _penalize(scores: Floats, targets: Tokens, penalty: float) -> None:
+    """Divide the scores of tokens that are there by ``penalty``, multiply those below 0."""
+    values = np.take_along_axis(scores, targets, 1)
+    factor = np.float32(penalty)
+    np.put_along_axis(scores, targets, np.where(values < 0, values * factor, values / factor), 1)
+
+
+def _forbid_repeats(scores: Floats, targets: Tokens, size: int) -> None:
+    """Forbid each token that would end a sequence of ``size`` tokens which is there already."""
+    length = targets.shape[1]
+    if length < size:
+        return
+    windows = np.lib.stride_tricks.sliding_window_view(targets, size, axis=1)  # (targets, windows, size)
+    ends = targets[:, length + 1 - size :]
+    rows, places = np.nonzero((windows[..., :-1] == ends[:, None]).all(-1))
+    scores[rows, windows[rows, places, -1]] = _NEVER
+
+
+def _only(scores: Floats, token: int) -> Floats:
+    """Forbid all tokens but one."""
+    only = np.full_like(scores, _NEVER)
+    only[:, token] = 0
+    return only
+
+
+def log_softmax(scores: Floats) -> Floats:
+    """Log-probabilities of each row, in float32 as torch has them."""
+    shifted = scores - scores.max(-1, keepdims=True)
+    found: Floats = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+    return found
+
+
+def _log_sum_exp(values: Floats) -> Floats:
+    largest = values.max(-1, keepdims=True)
+    safe = np.where(np.isfinite(largest), largest, 0)
+    with np.errstate(divide="ignore"):
+        found: Floats = (np.log(np.exp(values - safe).sum(-1, keepdims=True)) + safe)[:, 0]
+    return found

@@ -1,0 +1,213 @@
+"""An encoder and a decoder that are open: a source is encoded once, then targets of it grow side by side.
+
+What a step costs beside the model is kept small as in :mod:`edgepress.runtime.sessions.cpu`: the decoder's own keys and
+values lie in one memory of the full length, input and output the same, and are bound when the number of targets
+changes; what the encoder gives of the source is bound where it lies, without a copy, and all targets read the same.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgepress.errors import InputError
+from edgepress.finite import check_logits
+from edgepress.runtime.config import BundleConfig
+from edgepress.runtime.sessions.buffers import to_value, untouched_memory
+from edgepress.runtime.sessions.open_graph import open_graph, session_options
+from edgepress.runtime.sessions.session import check_tokens
+from edgepress.sessions import open_on_cpu
+from edgepress.states import State
+from edgepress.tasks.sequences import Sequences
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
+
+Floats = NDArray[np.float32]
+Tokens = NDArray[np.int64]
+Feed = Mapping[str, NDArray[np.generic]]
+
+
+class EncoderDecoder:
+    """The two graphs of a bundle, with one source and some targets of it.
+
+    - ``position``: tokens that each target has so far
+    - ``targets``: how many there are; 1 after :meth:`encode`
+    - ``encode_seconds``, ``decode_seconds``: time spent inside onnxruntime
+
+    Raises:
+        InputError: a graph cannot be opened, or is not what the bundle says of it.
+
+    """
+
+    def __init__(self, bundle: Path, sequences: Sequences, states: Sequence[State], *, threads: int) -> None:
+        self.bundle, self.sequences = bundle, sequences
+        self.position, self.targets = 0, 0
+        self.encode_seconds = self.decode_seconds = 0.0
+        config = BundleConfig(
+            bundle=bundle,
+            model=bundle / sequences.decoder,
+            context_length=sequences.context,
+            default_context=sequences.context,
+            vocab_size=sequences.vocabulary,
+            bos=None,
+            eos=frozenset(sequences.ends),
+            states=tuple(states),
+        )
+        self._encoder = _open(bundle / sequences.encoder, threads)
+        self._graph = open_graph(config, threads=threads, prepared=False)
+        self._encoded = tuple(state for state in states if state.kind == "encoded")
+        self._own = tuple(state for state in states if state.kind != "encoded")
+        lacking = {state.output for state in self._encoded} - {value.name for value in self._encoder.get_outputs()}
+        if lacking or any(not state.grows for state in self._own):
+            raise InputError(f"{bundle}: its graphs and its states do not belong together; export the bundle again")
+        self._memory: list[NDArray[Any]] = []
+        self._source: list[Any] = []  # onnxruntime's values of what is encoded, in the order of ``_encoded``
+        self._given: dict[str, Any] = {}
+        self._binding: Any = None
+        self._reserve(1)
+
+    def _reserve(self, targets: int) -> None:
+        """Memory of all states for so many targets; what the first ones hold is kept."""
+        context = self.sequences.context
+        shape = (len(self._own), targets, *self._own[0].shape[1:])
+        alike = all(state.shape == self._own[0].shape and state.type == self._own[0].type for state in self._own)
+        if not alike:
+            raise InputError(f"{self.bundle}: states of its layers differ in shape; export the bundle again")
+        sizes = tuple(context if axis == "past" else int(axis) for axis in shape)
+        made = untouched_memory(sizes, np.dtype(self._own[0].type), context)
+        if self._memory:
+            before = self._memory[0]
+            made[:, : before.shape[1], :, : self.position] = before[:, :, :, : self.position]
+        self._memory = [made]
+        self._ones = np.ones((targets, context), np.int64)
+        self._tokens = np.zeros((targets, context), np.int64)
+        self._logits: Floats = np.zeros((targets, self.sequences.vocabulary), np.float32)
+
+    # ---- the source --------------------------------------------------------------------------------------------------
+
+    def encode(self, feed: Feed) -> Floats:
+        """Read a source and begin one target of it; return the encoder's output, (source, hidden).
+
+        Raises:
+            InputError: the encoder cannot be run on it.
+
+        """
+        start = perf_counter()
+        binding = self._encoder.io_binding()
+        for name, array in feed.items():
+            binding.bind_cpu_input(name, array)
+        outputs = [value.name for value in self._encoder.get_outputs()]
+        for name in outputs:
+            binding.bind_output(name, "cpu")
+        try:
+            self._encoder.run_with_iobinding(binding)
+        except Exception as error:  # onnxruntime's exceptions have no common base class of their own
+            raise InputError(f"{self.bundle / self.sequences.encoder} cannot be run: {error}") from error
+        self._given = dict(zip(outputs, binding.get_outputs(), strict=True))
+        self.encode_seconds += perf_counter() - start
+        self._source = [self._given.pop(state.output) for state in self._encoded]
+        hidden: Floats = next(iter(self._given.values())).numpy()[0]
+        if not np.isfinite(hidden).all():
+            raise InputError(f"{self.bundle / self.sequences.encoder} gives values that are not finite of this source")
+        self.begin()
+        return hidden
+
+    # ---- the targets -------------------------------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """Begin again with one target that has no tokens, of the same source."""
+        self.position = 0
+        self._bind(1)
+
+    def _bind(self, targets: int) -> None:
+        """Bind memory for so many targets."""
+        if targets > self._memory[0].shape[1]:
+            self._reserve(targets)
+        self.targets = targets
+        self._binding = self._graph.session.io_binding()
+        self._values = []  # they must outlive the binding
+        for state, array in zip(self._own, self._memory[0], strict=True):
+            value = to_value(array[:targets])
+            self._values.append(value)
+            self._binding.bind_ortvalue_input(state.input, value)
+            self._binding.bind_ortvalue_output(state.output, value)
+        for state, value in zip(self._encoded, self._source, strict=True):
+            self._binding.bind_ortvalue_input(state.input, value)
+        shape = (targets, 1, self.sequences.vocabulary)
+        self._binding.bind_output("logits", "cpu", 0, np.float32, shape, self._logits.ctypes.data)
+
+    def append(self, tokens: Sequence[int] | Tokens) -> Floats:
+        """Append tokens to the one target; return the logits after the last, (vocabulary,).
+
+        Raises:
+            InputError: there are several targets, a token is not in the vocabulary, or there is no room for them.
+
+        """
+        if self.targets != 1:
+            raise InputError(f"there are {self.targets} targets; several tokens are appended to one alone")
+        logits: Floats = self._run(check_tokens(tokens, self.sequences.vocabulary)[None])[0]
+        return logits
+
+    def step(self, tokens: Tokens) -> Floats:
+        """Append one token to each target; return the logits after each, (targets, vocabulary)."""
+        return self._run(check_tokens(tokens, self.sequences.vocabulary)[:, None])
+
+    def compute(self, feed: Feed) -> dict[str, NDArray[np.generic]]:
+        """The model as one function: the encoder's input and ``decoder_input_ids`` (1, target) to ``logits``."""
+        given = dict(feed)
+        target = given.pop("decoder_input_ids")
+        self.encode(given)
+        return {"logits": np.stack([self.append([int(token)]).copy() for token in target[0]])[None]}
+
+    def _run(self, tokens: Tokens) -> Floats:
+        rows, count = tokens.shape
+        total = self.position + count
+        if rows != self.targets or total > self.sequences.context:
+            raise InputError(
+                f"{count} tokens for {rows} targets do not fit, of which there are {self.targets} with "
+                f"{self.position} tokens each: "
+                f"the decoder has {self.sequences.context} positions"
+            )
+        flat = self._tokens.reshape(-1)
+        flat[: rows * count] = tokens.reshape(-1)
+        binding = self._binding
+        binding.bind_input("input_ids", "cpu", 0, np.int64, (rows, count), self._tokens.ctypes.data)
+        binding.bind_input("attention_mask", "cpu", 0, np.int64, (rows, total), self._ones.ctypes.data)
+        self._graph.logits_start[0] = -1
+        start = perf_counter()
+        try:
+            self._graph.session.run_with_iobinding(binding)
+        except Exception as error:  # onnxruntime's exceptions have no common base class of their own
+            raise InputError(f"{self.bundle / self.sequences.decoder} cannot be run: {error}") from error
+        self.decode_seconds += perf_counter() - start
+        self.position = total
+        logits = self._logits[:rows]
+        check_logits(logits, f"{self.bundle}, after {total} tokens")
+        return logits
+
+    def spread(self, targets: int) -> None:
+        """Make of the one target so many, all alike."""
+        if self.targets != 1:
+            raise InputError(f"there are {self.targets} targets already")
+        position = self.position
+        self._bind(targets)
+        memory = self._memory[0]
+        memory[:, 1:targets, :, :position] = memory[:, :1, :, :position]
+
+    def reorder(self, order: NDArray[np.int64]) -> None:
+        """Let target i go on from what target ``order[i]`` was."""
+        moved = np.flatnonzero(order != np.arange(order.size))
+        if moved.size:
+            memory = self._memory[0]
+            memory[:, moved, :, : self.position] = memory[:, order[moved], :, : self.position]
+
+
+def _open(path: Path, threads: int) -> "InferenceSession":
+    try:
+        return open_on_cpu(path, session_options(threads))
+    except Exception as error:  # onnxruntime's exceptions have no common base class of their own
+        raise InputError(f"{path} cannot be opened: {error}; export the bundle again") from error

@@ -1,0 +1,90 @@
+"""Tiny encoder-decoders with random weights, one for each family, as checkpoints that transformers wrote."""
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import tiny_models
+import torch
+import transformers
+
+VOCABULARY = tiny_models.VOCABULARY
+PAD, START, END = 0, 1, 2
+_TOKENS = {"pad_token_id": PAD, "bos_token_id": START, "eos_token_id": END, "decoder_start_token_id": START}
+_BART = {
+    "vocab_size": VOCABULARY,
+    "d_model": 32,
+    "encoder_layers": 2,
+    "decoder_layers": 2,
+    "encoder_attention_heads": 2,
+    "decoder_attention_heads": 2,
+    "encoder_ffn_dim": 64,
+    "decoder_ffn_dim": 64,
+    "max_position_embeddings": 64,
+    "forced_eos_token_id": END,
+    **_TOKENS,
+}
+_T5 = {"vocab_size": VOCABULARY, "d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 2, **_TOKENS}
+_WHISPER = {key: value for key, value in _BART.items() if key not in {"max_position_embeddings", "forced_eos_token_id"}}
+
+
+def _whisper() -> transformers.PreTrainedModel:
+    config = transformers.WhisperConfig(**_WHISPER, max_source_positions=50, max_target_positions=48, num_mel_bins=20,
+        begin_suppress_tokens=[END, 5])  # fmt: skip
+    return transformers.WhisperForConditionalGeneration(config)
+
+
+MODELS: dict[str, Callable[[], transformers.PreTrainedModel]] = {
+    "bart": lambda: transformers.BartForConditionalGeneration(transformers.BartConfig(**_BART)),
+    "mbart": lambda: transformers.MBartForConditionalGeneration(
+        transformers.MBartConfig(**_BART, scale_embedding=True)
+    ),
+    "marian": lambda: transformers.MarianMTModel(
+        transformers.MarianConfig(**_BART, scale_embedding=True, activation_function="swish")
+    ),
+    "marian-two-tables": lambda: transformers.MarianMTModel(
+        transformers.MarianConfig(
+            **_BART, decoder_vocab_size=VOCABULARY, share_encoder_decoder_embeddings=False, tie_word_embeddings=True
+        )
+    ),
+    "pegasus": lambda: transformers.PegasusForConditionalGeneration(
+        transformers.PegasusConfig(**_BART, scale_embedding=True, activation_function="relu")
+    ),
+    "m2m_100": lambda: transformers.M2M100ForConditionalGeneration(transformers.M2M100Config(**_BART)),
+    "t5": lambda: transformers.T5ForConditionalGeneration(transformers.T5Config(**_T5)),
+    "t5-gated-untied": lambda: transformers.T5ForConditionalGeneration(
+        transformers.T5Config(**_T5, feed_forward_proj="gated-gelu", tie_word_embeddings=False)
+    ),
+    "mt5": lambda: transformers.MT5ForConditionalGeneration(transformers.MT5Config(**_T5)),
+    "umt5": lambda: transformers.UMT5ForConditionalGeneration(transformers.UMT5Config(**_T5)),
+    "whisper": _whisper,
+}
+
+
+def save(name: str, directory: Path) -> Path:
+    """Write the model ``name`` with its tokenizer; each name has its own weights, the same every time."""
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    torch.manual_seed(sorted(MODELS).index(name))
+    model = MODELS[name]()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 1:
+                parameter.add_(0.2 * torch.randn_like(parameter))
+            elif parameter.ndim == 2:
+                parameter.mul_(3.0)  # so that logits differ, and few targets repeat one token
+        for buffer_name, buffer in model.named_buffers():
+            if buffer_name == "final_logits_bias":
+                buffer.normal_()
+        if name == "t5-gated-untied":
+            model.lm_head.weight = torch.nn.Parameter(torch.randn_like(model.lm_head.weight))
+    model.save_pretrained(directory)
+    tiny_models.save_tokenizer(directory)
+    return directory
+
+
+@cache
+def reference(directory: Path) -> transformers.PreTrainedModel:
+    """transformers' own model of a checkpoint."""
+    config = transformers.AutoConfig.from_pretrained(directory)
+    return getattr(transformers, config.architectures[0]).from_pretrained(directory).eval()
