@@ -12,6 +12,7 @@ from edgepress.cores import usable_cores
 from edgepress.exporter.bundle.files import DATA_FILE, GENAI_FILE, copy_tokenizer, write_tables
 from edgepress.exporter.bundle.stream import TensorReport, write_weights
 from edgepress.exporter.plan.planned import Planned, Subject
+from edgepress.exporter.tokens.chat_vectors import write_vectors
 from edgepress.files import write_json
 from edgepress.progress import Progress
 
@@ -42,8 +43,9 @@ def write_data(
 def write_models(
     work: Path, planned: Planned, graphs: Mapping[str, onnx.ModelProto], genai_config: Mapping[str, object]
 ) -> None:
-    """Write the CPU graphs by their files, the tokenizer and ``genai_config.json``."""
+    """Write the CPU graphs by their files, the tokenizer, what its template comes to, and ``genai_config.json``."""
     for file, graph in graphs.items():
         (work / file).write_bytes(graph.SerializeToString(deterministic=True))
     copy_tokenizer(planned.checkpoint, work)
+    write_vectors(work, planned.checkpoint)
     write_json(work / GENAI_FILE, genai_config)

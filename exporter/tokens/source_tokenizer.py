@@ -125,13 +125,8 @@ def compare_with_transformers(bundle: Path, checkpoint: Checkpoint) -> int | Non
         CheckFailed: a text has other tokens.
 
     """
-    from transformers import AutoTokenizer, PreTrainedTokenizerFast
-
-    kind = AutoTokenizer if checkpoint.file(TOKENIZER_FILES[0]) is None else PreTrainedTokenizerFast
-    try:
-        reference = kind.from_pretrained(checkpoint.directory, trust_remote_code=False, local_files_only=True)
-    except Exception as error:  # whatever transformers meets
-        _log.warning("transformers cannot read the tokenizer, so that it is not compared: %s", error)
+    reference = reference_tokenizer(checkpoint)
+    if reference is None:
         return None
     library = read_tokenizer(bundle).library
     texts = [text for token in whole_tokenizer(checkpoint).tokens for text in (token, f"say {token}it{token} ")]
@@ -144,6 +139,18 @@ def compare_with_transformers(bundle: Path, checkpoint: Checkpoint) -> int | Non
                 f"{list(expected)[:8]}"
             )
     return len(texts)
+
+
+def reference_tokenizer(checkpoint: Checkpoint) -> Any:
+    """Transformers' own tokenizer of the checkpoint; None where it cannot read it: the log says why."""
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    kind = AutoTokenizer if checkpoint.file(TOKENIZER_FILES[0]) is None else PreTrainedTokenizerFast
+    try:
+        return kind.from_pretrained(checkpoint.directory, trust_remote_code=False, local_files_only=True)
+    except Exception as error:  # whatever transformers meets
+        _log.warning("transformers cannot read the tokenizer, so that it is not compared: %s", error)
+        return None
 
 
 @lru_cache(maxsize=2)  # a large vocabulary takes a second to read, and an export asks several times

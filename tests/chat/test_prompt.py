@@ -84,12 +84,12 @@ def test_a_lone_surrogate_is_refused() -> None:
 def test_differences_from_the_vectors_of_an_export_are_named(tmp_path: Path) -> None:
     encoder, _ = both("byte level")
     made = [vector(encoder, case.with_control("</s>")) for case in CASES]
-    assert differences(encoder, Vectors("</s>", made)) == []
+    assert differences(encoder, Vectors("</s>", "transformers", made)) == []
     turned = {**{one.case: one for one in made}}
     first, second = CASES[0].name, CASES[1].name
     turned[first] = type(made[0])(first, made[0].text, [*made[0].tokens[:3], 0, *made[0].tokens[4:]])
     turned[second] = type(made[0])(second, None, None)
-    assert differences(encoder, Vectors("</s>", [*turned.values()])) == [
+    assert differences(encoder, Vectors("</s>", "transformers", [*turned.values()])) == [
         f"{first}: its tokens differ from number 3",
         f"{second}: it is rendered here, and was refused",
     ]

@@ -4,19 +4,27 @@ import json
 import shutil
 import subprocess
 import sys
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
 import pytest
+import transformers
 from bundles import sign
 from hybrid_bundle import VOCABULARY, write_hybrid
 
+from edgepress.chat.conformance import CASES, NOW, differences, read_vectors
+from edgepress.chat.prompt import ChatEncoder
+from edgepress.chat.template import read_template
 from edgepress.errors import InputError
 from edgepress.exporter import export
 from edgepress.exporter.demo import DEMO_DIRECTORY
+from edgepress.exporter.source.checkpoint import Checkpoint
+from edgepress.exporter.tokens.chat_vectors import write_vectors
 from edgepress.runtime import Model, Sampling, load
 from edgepress.runtime.conversation import Conversation, read_conversation
 from edgepress.runtime.generation.defaults import sampling_defaults
+from edgepress.text.tokenizer import read_tokenizer
 
 TEMPLATE = """{{ bos_token }}{% for message in messages %}
 {{- 'ROMEO' if message.role == 'assistant' else message.role | upper }}:
@@ -204,3 +212,36 @@ def test_run_chat_is_one_turn(bundle: Path) -> None:
     wrong = subprocess.run([*command, "--system", "Be brief."], capture_output=True, text=True, check=False)
     assert wrong.returncode == 2
     assert "--chat" in wrong.stderr
+
+
+def test_a_bundle_carries_what_transformers_made_of_conversations(bundle: Path, tmp_path: Path) -> None:
+    vectors = read_vectors(bundle)
+    assert vectors is not None
+    assert vectors.made_by == f"transformers {transformers.__version__}"
+    assert [one.case for one in vectors.vectors] == [case.name for case in CASES]
+    reference = transformers.AutoTokenizer.from_pretrained(bundle.parent / "model")
+    [one] = [one for one in vectors.vectors if one.case == "several turns"]
+    [case] = [case for case in CASES if case.name == "several turns"]
+    asked = reference.apply_chat_template(list(case.messages), add_generation_prompt=True, return_dict=False)
+    assert one.tokens == asked
+    command = [sys.executable, "-m", "edgepress", "verify", "--conformance"]
+    done = subprocess.run([*command, str(bundle)], capture_output=True, text=True, check=True)
+    assert "gives the text and tokens" in done.stdout
+    other = shutil.copytree(bundle, tmp_path / "other")
+    (other / "chat_template.jinja").write_text(TEMPLATE.replace("ROMEO", "TYBALT"), encoding="utf-8")
+    failed = subprocess.run([*command, str(sign(other))], capture_output=True, text=True, check=False)
+    assert failed.returncode == 1
+    assert "several turns: its text differs from character" in failed.stderr
+
+
+def test_templates_that_write_the_date_give_the_same_bundle_every_day(bundle: Path, tmp_path: Path) -> None:
+    model = shutil.copytree(bundle.parent / "model", tmp_path / "model")
+    (model / "chat_template.jinja").write_text("{{ strftime_now('%d %b %Y') }}", encoding="utf-8")
+    write_vectors(model, Checkpoint.open(model))
+    vectors = read_vectors(model)
+    assert vectors is not None
+    assert {one.text for one in vectors.vectors} == {NOW.strftime("%d %b %Y")}
+    template = read_template(model)
+    assert template is not None
+    assert differences(ChatEncoder(template, read_tokenizer(model)), vectors) == []
+    assert template.render([{"role": "user"}]) == datetime.now().strftime("%d %b %Y")

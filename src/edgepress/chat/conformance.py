@@ -9,17 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
 
 from edgepress.chat.prompt import ChatEncoder
-from edgepress.chat.template import Message
+from edgepress.chat.template import Message, clock
 from edgepress.errors import InputError
 from edgepress.schema import convert, read_object
 
 CONFORMANCE_FILE = "chat_conformance.json"
+NOW = datetime(2026, 7, 4, 12, 30)
+"""What time it is while cases are rendered: some templates write the date."""
 _AGAIN = "export the bundle again"
 
 
@@ -106,14 +109,19 @@ class Vector(msgspec.Struct, frozen=True):
 
 
 class Vectors(msgspec.Struct, frozen=True):
-    """The content of ``chat_conformance.json``. ``control`` is the special token that stands in users' texts."""
+    """The content of ``chat_conformance.json``. ``control`` is the special token that stands in users' texts.
+
+    ``made_by`` says which version of transformers made them, at :data:`NOW`.
+    """
 
     control: str
+    made_by: str
     vectors: Annotated[list[Vector], msgspec.Meta(max_length=1000)]
 
 
 def vector(encoder: ChatEncoder, case: Case) -> Vector:
     """What the runtime makes of a case. Its text is that without marks: special tokens of users' look like others."""
+    stopped = clock.set(lambda: NOW)
     tools, documents, answer, variables = case.tools, case.documents, case.answer, case.variables
     try:
         text = encoder.template.render(
@@ -122,6 +130,8 @@ def vector(encoder: ChatEncoder, case: Case) -> Vector:
         tokens = encoder.encode(case.messages, tools=tools, documents=documents, answer=answer, variables=variables)
     except InputError:
         return Vector(case.name, None, None)
+    finally:
+        clock.reset(stopped)
     return Vector(case.name, text, tokens)
 
 
@@ -153,6 +163,12 @@ def _first_difference(one: Sequence[object], other: Sequence[object]) -> int:
     """The first index at which two sequences are not alike, or the end of the shorter one."""
     pairs = enumerate(zip(one, other, strict=False))
     return next((index for index, (a, b) in pairs if a != b), min(len(one), len(other)))
+
+
+def control_token(encoder: ChatEncoder) -> str:
+    """A special token for users' texts: one that the template writes, where it writes any."""
+    written = [token for token in encoder.control if any(token in text for text in encoder.template.literals)]
+    return min(written or encoder.control, default="<|none|>")
 
 
 def read_vectors(bundle: Path) -> Vectors | None:

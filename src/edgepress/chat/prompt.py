@@ -18,14 +18,14 @@ _START, _END = "\ue0b0", "\ue0b1"  # of Unicode's private use area, and taken ou
 
 
 class ChatEncoder:
-    """A bundle's template and tokenizer."""
+    """A bundle's template and tokenizer. ``control`` are the tokens that users' texts may not contain as such."""
 
     def __init__(self, template: ChatTemplate, tokenizer: Tokenizer) -> None:
         self.template, self.tokenizer = template, tokenizer
         added = tokenizer.library.get_added_tokens_decoder()
         self._ids = {token.content: number for number, token in added.items()}
-        control = [token.content for token in added.values() if token.special or self._is_control(token.content)]
-        longest_first = "|".join(re.escape(token) for token in sorted(control, key=len, reverse=True))
+        self.control = [token.content for token in added.values() if token.special or self._is_control(token.content)]
+        longest_first = "|".join(re.escape(token) for token in sorted(self.control, key=len, reverse=True))
         self._control = re.compile(longest_first or "(?!)")
         self._marked = re.compile(f"{_START}({longest_first or '(?!)'}){_END}|[{_START}{_END}]")
         self._newline = tokenizer.encode_plain("\n")

@@ -10,7 +10,7 @@ transformers gives it (``transformers/utils/chat_template_utils.py``): ``raise_e
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import datetime
@@ -314,8 +314,12 @@ def _to_json(
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
+clock: ContextVar[Callable[[], datetime]] = ContextVar("clock", default=datetime.now)
+"""What time it is to templates, where the user is; conformance stops it."""
+
+
 def _now(form: str) -> str:
-    return datetime.now().strftime(form)
+    return str(clock.get()().strftime(form))
 
 
 def plain(value: Any) -> Any:

@@ -24,6 +24,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--adapter", type=Path, metavar="FILE", help="also check that an adapter file is whole and fits the bundle"
     )
+    parser.add_argument(
+        "--conformance",
+        action="store_true",
+        help="also render the bundle's chat template on the conversations that it carries, here, and compare text and "
+        "tokens with what transformers made of them at export; exit 1 where they differ",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -41,6 +47,8 @@ def run(arguments: argparse.Namespace) -> int:
         problems = [f"its hash is {found}, not {expected}: it is another bundle, though its files fit its manifest"]
     if not problems and arguments.adapter is not None:
         problems = _adapter_problems(bundle, arguments.adapter)
+    if not problems and arguments.conformance:
+        problems = _conformance_problems(bundle)
     for problem in problems:
         say(f"{bundle}: {problem}")
     if not problems:
@@ -50,6 +58,8 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"  hash {bundle_hash(bundle)}")
         if arguments.adapter is not None:
             print(f"{arguments.adapter}: as written, and fits the bundle")
+        if arguments.conformance:
+            print("  its chat template gives the text and tokens that it gave transformers")
     return 1 if problems else 0
 
 
@@ -62,6 +72,21 @@ def _adapter_problems(bundle: Path, adapter: Path) -> list[str]:
     except InputError as error:
         return [str(error)]
     return []
+
+
+def _conformance_problems(bundle: Path) -> list[str]:
+    """Where the chat template differs here from what it came to at export."""
+    from edgepress.chat.conformance import differences, read_vectors
+    from edgepress.chat.prompt import ChatEncoder
+    from edgepress.chat.template import read_template
+    from edgepress.errors import InputError
+    from edgepress.text.tokenizer import read_tokenizer
+
+    template, vectors = read_template(bundle), read_vectors(bundle)
+    if template is None or vectors is None:
+        raise InputError(f"{bundle} carries no conversations to compare: its model has no chat template")
+    found = differences(ChatEncoder(template, read_tokenizer(bundle)), vectors)
+    return [f"the chat template differs from {vectors.made_by}: {line}" for line in found]
 
 
 def _hash(text: str) -> str:
