@@ -1,4 +1,4 @@
-"""Chat templates that ship, rendered and encoded by the runtime and by transformers: are they the same?
+"""Chat templates that ship, rendered by the runtime, transformers and onnxruntime-genai: do they say the same?
 
 python benchmarks/chat_templates.py
 
@@ -9,13 +9,19 @@ every case of edgepress.chat.conformance; tokens are those of a byte-level token
 import re
 import sys
 
+from common import WORK
 from peers.llama_cpp_source import source
 
 from edgepress.chat.conformance import CASES, Case, vector
+from edgepress.chat.genai import TEXT_ONLY, is_installed, vector_of_genai
 from edgepress.chat.prompt import ChatEncoder
 from edgepress.chat.template import ChatTemplate
+from edgepress.errors import InputError
+from edgepress.exporter import export
+from edgepress.exporter.tokens.chat_vectors import reference_vector, stopped_clock
 from edgepress.text.tokenizer import Tokenizer
 
+BOS = "<|endoftext|>"  # the demo model's, which onnxruntime-genai reads
 _SPECIAL = re.compile(r"<\|[^|<>\s]{1,40}\|>|<\uff5c[^<>\s]{1,40}\uff5c>|</?[a-z_]{3,30}>|\[/?[A-Z_]{3,30}\]|<[a-z_]+>")
 
 
@@ -31,57 +37,70 @@ def tokenizers(tokens: list[str]) -> tuple[Tokenizer, object]:
     library.decoder = decoders.ByteLevel()
     library.add_special_tokens(tokens)
     text = library.to_str()
-    fast = PreTrainedTokenizerFast(tokenizer_object=Library.from_str(text), bos_token="<s>", eos_token="</s>")
+    fast = PreTrainedTokenizerFast(tokenizer_object=Library.from_str(text), bos_token=BOS, eos_token=BOS)
     return Tokenizer(Library.from_str(text)), fast
 
 
-def expected(fast: object, template: str, case: Case) -> tuple[str | None, list[int] | None]:
-    """What transformers makes of a case; None where the template refuses it."""
-    given = {
-        "chat_template": template,
-        "tools": case.tools,
-        "documents": case.documents,
-        "add_generation_prompt": case.answer,
-        **case.variables,
-    }
-    messages = list(case.messages)
+def _genai() -> object | None:
+    """onnxruntime-genai's tokenizer, where it is installed: of the demo model, as its text alone is compared."""
+    if not is_installed():
+        return None
+    import onnxruntime_genai
+
+    bundle = WORK / "chat_templates"
+    if not bundle.exists():
+        export("demo", out=bundle, recipe="int4", target="x86-cpu")
+    return onnxruntime_genai.Tokenizer(str(bundle))  # type: ignore[no-any-return] # it has no types
+
+
+def _now(encoder: ChatEncoder, case: Case) -> str | None:
+    """The text of a case at this time, which is onnxruntime-genai's; None where the template refuses it."""
     try:
-        text = fast.apply_chat_template(messages, tokenize=False, **given)  # type: ignore[attr-defined]
-        tokens = fast.apply_chat_template(  # type: ignore[attr-defined]
-            messages, tokenize=True, return_dict=False, sanitize_control_tokens=True, **given
-        )
-    except Exception:  # whatever a template raises
-        return None, None
-    return text, tokens
+        return encoder.template.render(case.messages, tools=case.tools, answer=case.answer)
+    except InputError:
+        return None
 
 
 def main() -> None:
     """Print a line for each template and each difference."""
     folder = source() / "models" / "templates"
     right = refused = wrong = 0
+    genai, asked = _genai(), 0
+    counts = {"alike": 0, "all alike": 0}
     files = sorted(folder.glob("*.jinja"))
     for path in files:
         template = path.read_text(encoding="utf-8")
-        specials = sorted({"<s>", "</s>", *_SPECIAL.findall(template)})
+        specials = sorted({BOS, *_SPECIAL.findall(template)})
         tokenizer, fast = tokenizers(specials)
-        encoder = ChatEncoder(ChatTemplate(template, tokens={"bos_token": "<s>", "eos_token": "</s>"}), tokenizer)
-        lines = []
+        encoder = ChatEncoder(ChatTemplate(template, tokens={"bos_token": BOS, "eos_token": BOS}), tokenizer)
+        lines, others = [], 0
         for plain in CASES:
             case = plain.with_control(specials[-1])
-            text, tokens = expected(fast, template, case)
-            made = vector(encoder, case)
-            if (made.text, made.tokens) != (text, tokens):
+            wanted, made = reference_vector(fast, case, template), vector(encoder, case)
+            if genai is not None and plain in TEXT_ONLY:
+                asked += 1
+                alike = vector_of_genai(genai, case, template).text == _now(encoder, case)
+                counts["alike"] += alike
+                others += not alike
+            if made != wanted:
                 wrong += 1
-                lines.append(f"    {case.name}: {made.text!r:.200} is not {text!r:.200}")
-            elif text is None:
+                lines.append(f"    {case.name}: {made.text!r:.200} is not {wanted.text!r:.200}")
+            elif wanted.text is None:
                 refused += 1
             else:
                 right += 1
-        print(f"{path.stem}: {len(CASES) - len(lines)} of {len(CASES)} alike")
+        counts["all alike"] += not others
+        beside = "" if genai is None else f"; onnxruntime-genai's text {len(TEXT_ONLY) - others} of {len(TEXT_ONLY)}"
+        print(f"{path.stem}: {len(CASES) - len(lines)} of {len(CASES)} alike{beside}")
         print("\n".join(lines), end="\n" if lines else "")
     print(f"{len(files)} templates: {right} cases alike, {refused} refused by both, {wrong} different")
+    if genai is not None:
+        print(
+            f"onnxruntime-genai: {counts['alike']} of {asked} texts alike, {counts['all alike']} templates in all cases"
+        )
     sys.exit(1 if wrong else 0)
 
 
 if __name__ == "__main__":
-    main()
+    with stopped_clock():
+        main()

@@ -12,7 +12,7 @@ from edgepress.cores import usable_cores
 from edgepress.exporter.bundle.files import DATA_FILE, GENAI_FILE, copy_tokenizer, write_tables
 from edgepress.exporter.bundle.stream import TensorReport, write_weights
 from edgepress.exporter.plan.planned import Planned, Subject
-from edgepress.exporter.tokens.chat_vectors import write_vectors
+from edgepress.exporter.tokens.chat_vectors import compare_genai, write_vectors
 from edgepress.files import write_json
 from edgepress.progress import Progress
 
@@ -47,5 +47,6 @@ def write_models(
     for file, graph in graphs.items():
         (work / file).write_bytes(graph.SerializeToString(deterministic=True))
     copy_tokenizer(planned.checkpoint, work)
-    write_vectors(work, planned.checkpoint)
     write_json(work / GENAI_FILE, genai_config)
+    write_vectors(work, planned.checkpoint)
+    compare_genai(work)

@@ -11,7 +11,18 @@ from typing import Any
 
 import msgspec
 
-from edgepress.chat.conformance import CASES, CONFORMANCE_FILE, NOW, Case, Vector, Vectors, control_token, differences
+from edgepress.chat.conformance import (
+    CASES,
+    CONFORMANCE_FILE,
+    NOW,
+    Case,
+    Vector,
+    Vectors,
+    control_token,
+    differences,
+    read_vectors,
+)
+from edgepress.chat.genai import TEXT_ONLY, genai_differences, is_installed
 from edgepress.chat.prompt import ChatEncoder
 from edgepress.chat.template import read_template
 from edgepress.exporter.source.checkpoint import Checkpoint
@@ -21,6 +32,7 @@ from edgepress.text.tokenizer import read_tokenizer
 
 _log = logging.getLogger("edgepress.export")
 _SHOWN = 3  # cases named in a warning
+_ANY_LENGTH = 1 << 62  # tokens: nothing runs, so nothing is too long
 
 
 def write_vectors(bundle: Path, checkpoint: Checkpoint) -> None:
@@ -34,10 +46,11 @@ def write_vectors(bundle: Path, checkpoint: Checkpoint) -> None:
         return
     from transformers import __version__
 
+    reference.model_max_length = _ANY_LENGTH
     encoder = ChatEncoder(template, read_tokenizer(bundle))
     control = control_token(encoder)
-    with _stopped_clock():
-        made = [_vector(reference, case.with_control(control)) for case in CASES]
+    with stopped_clock():
+        made = [reference_vector(reference, case.with_control(control)) for case in CASES]
     vectors = Vectors(control, f"transformers {__version__}", made)
     write_json(bundle / CONFORMANCE_FILE, msgspec.to_builtins(vectors))
     if found := differences(encoder, vectors):
@@ -52,10 +65,27 @@ def write_vectors(bundle: Path, checkpoint: Checkpoint) -> None:
         )
 
 
-def _vector(reference: Any, case: Case) -> Vector:
-    """What transformers makes of a case; None where the template refuses it."""
+def compare_genai(bundle: Path) -> None:
+    """Say where onnxruntime-genai's own engine differs from the bundle's vectors; nothing where it is not installed."""
+    vectors = read_vectors(bundle)
+    if vectors is None or not is_installed():
+        return
+    forged = {case.name for case in CASES if case != case.with_control("")}  # alike in no bundle: no news
+    if differing := [name for name in genai_differences(bundle, vectors) if name not in forged]:
+        _log.warning(
+            "onnxruntime-genai's own template engine gives other text or tokens than transformers in %d of %d "
+            "conversations (%s …): in an app that uses it, encode with edgepress.chat and append the tokens",
+            len(differing),
+            len(TEXT_ONLY),
+            "; ".join(differing[:_SHOWN]),
+        )
+
+
+def reference_vector(reference: Any, case: Case, template: str | None = None) -> Vector:
+    """What transformers makes of a case, of ``template`` in place of its own; None where it refuses it."""
     given = {
         "conversation": list(case.messages),
+        "chat_template": template,
         "tools": case.tools,
         "documents": case.documents,
         "add_generation_prompt": case.answer,
@@ -71,7 +101,7 @@ def _vector(reference: Any, case: Case) -> Vector:
 
 
 @contextmanager
-def _stopped_clock() -> Iterator[None]:
+def stopped_clock() -> Iterator[None]:
     """Let it be :data:`NOW` to templates that transformers renders: the same bundle every day."""
     from transformers.utils import chat_template_utils
 

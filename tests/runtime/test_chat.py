@@ -8,12 +8,14 @@ from datetime import datetime
 from pathlib import Path
 
 import numpy as np
+import onnxruntime_genai
 import pytest
 import transformers
 from bundles import sign
 from hybrid_bundle import VOCABULARY, write_hybrid
 
 from edgepress.chat.conformance import CASES, NOW, differences, read_vectors
+from edgepress.chat.genai import genai_differences, vector_of_genai
 from edgepress.chat.prompt import ChatEncoder
 from edgepress.chat.template import read_template
 from edgepress.errors import InputError
@@ -245,3 +247,14 @@ def test_templates_that_write_the_date_give_the_same_bundle_every_day(bundle: Pa
     assert template is not None
     assert differences(ChatEncoder(template, read_tokenizer(model)), vectors) == []
     assert template.render([{"role": "user"}]) == datetime.now().strftime("%d %b %Y")
+
+
+def test_onnxruntime_genai_is_held_to_the_same_conversations(bundle: Path) -> None:
+    vectors = read_vectors(bundle)
+    assert vectors is not None
+    found = genai_differences(bundle, vectors)
+    assert "a special token in a user's text" in found  # which it makes a special token
+    assert "one turn" in found  # the template begins the text, and its tokenizer begins it once more
+    made = vector_of_genai(onnxruntime_genai.Tokenizer(str(bundle)), CASES[0])
+    assert made.text == vectors.vectors[0].text
+    assert made.tokens == [0, *(vectors.vectors[0].tokens or [])]

@@ -60,6 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
             print(f"{arguments.adapter}: as written, and fits the bundle")
         if arguments.conformance:
             print("  its chat template gives the text and tokens that it gave transformers")
+            _say_genai(bundle)
     return 1 if problems else 0
 
 
@@ -87,6 +88,20 @@ def _conformance_problems(bundle: Path) -> list[str]:
         raise InputError(f"{bundle} carries no conversations to compare: its model has no chat template")
     found = differences(ChatEncoder(template, read_tokenizer(bundle)), vectors)
     return [f"the chat template differs from {vectors.made_by}: {line}" for line in found]
+
+
+def _say_genai(bundle: Path) -> None:
+    """Say how onnxruntime-genai's own engine does, where it is installed; an app need not use it."""
+    from edgepress.chat.conformance import read_vectors
+    from edgepress.chat.genai import TEXT_ONLY, genai_differences, is_installed
+
+    vectors = read_vectors(bundle)
+    if vectors is None or not is_installed():
+        return
+    found = genai_differences(bundle, vectors)
+    print(f"  onnxruntime-genai's own engine: {len(TEXT_ONLY) - len(found)} of {len(TEXT_ONLY)} conversations alike")
+    for name in found:
+        print(f"    other text or tokens: {name}")
 
 
 def _hash(text: str) -> str:
