@@ -80,9 +80,13 @@ def test_cmake(bundle: Path, place: Path, environment: dict[str, str]) -> None:
 
 def test_gradle(bundle: Path, place: Path, environment: dict[str, str]) -> None:
     command = [tool("gradle"), "--offline", "--no-daemon", "edgepressGate", f"-Pbundle={bundle}"]
-    assert run(command, place / "gradle", environment).returncode == 0
+    done = run(command, place / "gradle", environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (place / "gradle" / "build" / "edgepress-gate.xml").exists()
     tighten(place)
-    assert run(command, place / "gradle", environment).returncode != 0
+    failed = run(command, place / "gradle", environment)
+    assert failed.returncode != 0
+    assert "is more than 0.0001" in failed.stdout
 
 
 def test_github_action(bundle: Path, place: Path, environment: dict[str, str], tmp_path: Path) -> None:

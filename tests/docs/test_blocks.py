@@ -175,7 +175,7 @@ def test_a_block_of_python(block: Block, folders: dict[str, Path], monkeypatch: 
 def test_a_block_of_toml_is_a_recipe_or_a_budget(block: Block, tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_text(block.text, encoding="utf-8")
-    if FILE_NAME.match(block.text):  # a file that the page's commands read
+    if FILE_NAME.match(block.text) and "weights" not in tomllib.loads(block.text):
         assert read_budget(path, known_gauges())
         return
     (tmp_path / "stories.jsonl").write_text('{"text": "one"}\n')

@@ -13,16 +13,17 @@ _FIGURES = {
 def _take(requests: list[Request]) -> list[list[Figure]]:
     options = requests[0].options
     requests[0].told(f"instructions: on an emulated {options['cpu']}")
-    costs = count_bundles(
-        setup(),
-        setup_system(),
-        [request.bundle for request in requests],
-        [options["cpu"]],
-        prefill=[options["prompt_length"]],
-        contexts=[options["context"]],
-    )
+    emulator, system = setup(), setup_system()
     found = []
-    for cost in costs:
+    for request in requests:  # a machine for each: what ran in it before changes counts by some tenths of a percent
+        [cost] = count_bundles(
+            emulator,
+            system,
+            [request.bundle],
+            [options["cpu"]],
+            prefill=[options["prompt_length"]],
+            contexts=[options["context"]],
+        )
         calls = {call.tokens == 1: call.instructions / call.tokens / 1e6 for call in cost.calls}
         found.append(
             [

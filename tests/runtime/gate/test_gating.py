@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import pytest
@@ -10,7 +11,9 @@ from tiny_models import save
 from edgepress.cli import main
 from edgepress.errors import InputError
 from edgepress.exporter import export
+from edgepress.runtime.gate.figures import Request
 from edgepress.runtime.gate.gating import gate, write_baseline
+from edgepress.runtime.gate.gauges import instructions
 from edgepress.runtime.gate.reports import known_reports
 from edgepress.runtime.gate.verdict import Outcome
 
@@ -172,3 +175,26 @@ def test_strict_fails_what_cannot_be_decided(bundles: tuple[Path, Path], tmp_pat
     assert main([*command, "--strict"]) == 1
     assert main([*command, "--update"]) == 2
     assert main(["gate", str(bundles[0]), "--budget", str(budget(tmp_path, "[size]"))]) == 2
+
+
+def test_each_bundle_is_counted_in_a_machine_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was counted before in a machine changes counts there: here each further bundle costs a thousand more."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    asked: list[list[Path]] = []
+
+    def count(_emulator: object, _system: object, bundles: list[Path], *_: object, **__: object) -> list[object]:
+        asked.append(bundles)
+        return [
+            SimpleNamespace(calls=[SimpleNamespace(tokens=1, instructions=10**6 + 1000 * number),
+                                   SimpleNamespace(tokens=16, instructions=64 * 10**6)])
+            for number, _ in enumerate(bundles)
+        ]  # fmt: skip
+
+    monkeypatch.setattr(instructions, "count_bundles", count)
+    monkeypatch.setattr(instructions, "setup", lambda: None)
+    monkeypatch.setattr(instructions, "setup_system", lambda: None)
+    options = {"cpu": "cortex-a76", "context": 16, "prompt_length": 16}
+    requests = [Request(path, "local", ("per_decoded_token",), options) for path in (first, second)]
+    found = instructions.GAUGE.take(requests)
+    assert asked == [[first], [second]]
+    assert [[figure.observations for figure in figures] for figures in found] == [[(1.0,), (4.0,)]] * 2
