@@ -1,5 +1,6 @@
 """Image processors of transformers as data: held against what they compute themselves."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,10 @@ import pytest
 
 from edgepress.errors import InputError
 from edgepress.exporter.doors.processing.images import open_processor, read_images
+from edgepress.exporter.doors.processing.read import read_processing
+from edgepress.exporter.doors.processing.timm import read_timm
 from edgepress.processing.images import image_feed
+from edgepress.tasks.images import Crop
 from edgepress.tasks.task import Edge, Task
 
 pytest.importorskip("PIL", reason="images are decoded and resized by Pillow")
@@ -65,6 +69,54 @@ def test_a_processor_as_data_makes_what_it_makes(name: str, tmp_path: Path) -> N
         made = image_feed([image], images)["pixel_values"]
         assert made.shape == wanted.shape
         assert np.abs(made - wanted).max() < 1e-5
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"crop_pct": 0.875, "interpolation": "bicubic", "mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)},
+        {"crop_pct": 0.9, "interpolation": "bilinear", "crop_mode": "center"},
+        {"crop_pct": 1.0, "crop_mode": "squash"},
+    ],
+)
+def test_timms_configs_are_followed_as_timm_does(config: dict[str, Any]) -> None:
+    timm_data = pytest.importorskip("timm.data", reason="timm's own transforms: pip install timm torchvision")
+    from PIL import Image
+
+    full = {"input_size": [3, 33, 33], "interpolation": "bicubic", **config}
+    images = read_timm(full, image_task())
+    oracle = timm_data.create_transform(**timm_data.resolve_data_config(pretrained_cfg=full))
+    for height, width in ((51, 77), (120, 65), (38, 38)):
+        image = np.random.default_rng(height).integers(0, 256, (height, width, 3), np.uint8)
+        wanted = oracle(Image.fromarray(image)).numpy()
+        np.testing.assert_allclose(image_feed([image], images)["pixel_values"][0], wanted, atol=1e-5)
+
+
+def test_a_folder_of_timm_is_read_with_its_labels(tmp_path: Path) -> None:
+    labels = [f"kind {number}" for number in range(10)]
+    config = {"architecture": "x", "label_names": labels, "pretrained_cfg": {"input_size": [3, 32, 32]}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    task = read_processing(tmp_path, image_task()).task
+    assert task.images is not None
+    assert task.images.crop == Crop(height=32, width=32, half="even")
+    assert task.answers is not None
+    assert task.answers.classes is not None
+    assert task.answers.classes.labels == tuple(labels)
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"input_size": [3, 32, 33]}, "an edge that is not said"),
+        ({"input_size": [4, 32, 32]}, "4 channels"),
+        ({"input_size": [3, 32]}, "input_size"),
+        ({"input_size": [3, 32, 32], "crop_mode": "border"}, "crop_mode"),
+        ({"input_size": [3, 32, 32], "crop_pct": 0}, "crop_pct"),
+    ],
+)
+def test_timms_configs_that_cannot_be_followed_are_refused(config: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        read_timm(config, image_task())
 
 
 def test_a_batch_is_padded_with_a_mask_as_detr_does(tmp_path: Path) -> None:

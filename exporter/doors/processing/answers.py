@@ -1,13 +1,27 @@
 """What a checkpoint's config says of its outputs, as :class:`~edgepress.tasks.answers.Answers`."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 from edgepress.errors import InputError
 from edgepress.exporter.doors.processing.sentences import read_embedding
 from edgepress.exporter.doors.processing.text import open_tokenizer
 from edgepress.schema import read_object
-from edgepress.tasks.answers import Answers, Blanks, Classes, Labels, Scores, Spans, Transcript
+from edgepress.tasks.answers import (
+    Answers,
+    Blanks,
+    Boxes,
+    Classes,
+    Depth,
+    Labels,
+    Matches,
+    Scores,
+    Segments,
+    Spans,
+    Transcript,
+)
 from edgepress.tasks.task import Edge, Task
 
 Config = Mapping[str, object]
@@ -56,8 +70,11 @@ def read_labels(config: Config, output: Edge) -> Labels:
         InputError: the config's are no names of the numbers from 0, or not as many as the output has classes.
 
     """
-    named = config.get("id2label")
-    size = output.shape[-1]
+    named, size = config.get("id2label"), output.shape[-1]
+    of_timm = config.get("pretrained_cfg")
+    names = {**of_timm, **config}.get("label_names") if isinstance(of_timm, dict) else None
+    if isinstance(names, list):
+        named = dict(enumerate(names))
     if named is None:
         if not isinstance(size, int):
             raise InputError(f"config.json has no id2label, and {output.name} any number of classes; add the labels")
@@ -126,7 +143,40 @@ def _transcript(folder: Path, config: Config, task: Task) -> Answers:
     )
 
 
-_EMBEDDERS = frozenset({"feature-extraction", "sentence-similarity"})
+def _boxes(folder: Path, config: Config, task: Task) -> Answers:  # noqa: ARG001 - one of _READERS
+    output, boxes = output_named(task, "logits"), output_named(task, "pred_boxes")
+    size = output.shape[-1]
+    known = config.get("id2label")
+    of_none = isinstance(size, int) and isinstance(known, dict) and size == len(known) + 1
+    classes = replace(output, shape=(*output.shape[:-1], size - 1)) if of_none and isinstance(size, int) else output
+    labels = read_labels(config, classes)
+    scores: Literal["softmax", "sigmoid"] = "softmax" if of_none else "sigmoid"
+    return Answers(boxes=Boxes(output=output.name, boxes=boxes.name, labels=labels, scores=scores))
+
+
+def _segments(folder: Path, config: Config, task: Task) -> Answers:  # noqa: ARG001 - one of _READERS
+    output = output_named(task, "logits")
+    if len(output.shape) != 4:
+        raise InputError(
+            f"{task.name} is answered from {output.name}, which has {len(output.shape)} axes and no map of each class; "
+            "export the model as a torch module or an ONNX file and give arrays to run()"
+        )
+    labels = read_labels(config, replace(output, shape=output.shape[:2]))
+    return Answers(segments=Segments(output=output.name, labels=labels))
+
+
+def _depth(folder: Path, config: Config, task: Task) -> Answers:  # noqa: ARG001 - one of _READERS
+    return Answers(depth=Depth(output=output_named(task, "predicted_depth").name))
+
+
+def _matches(folder: Path, config: Config, task: Task) -> Answers:  # noqa: ARG001 - one of _READERS
+    scores: Literal["softmax", "sigmoid"] = (
+        "sigmoid" if str(config.get("model_type")).startswith("siglip") else "softmax"
+    )
+    return Answers(matches=Matches(output=output_named(task, "logits_per_image").name, scores=scores))
+
+
+_EMBEDDERS = frozenset({"feature-extraction", "image-feature-extraction", "sentence-similarity"})
 _READERS: dict[str, Callable[[Path, Config, Task], Answers]] = {
     "image-classification": _classes,
     "text-classification": _classes,
@@ -134,4 +184,8 @@ _READERS: dict[str, Callable[[Path, Config, Task], Answers]] = {
     "fill-mask": _blanks,
     "audio-classification": _classes,
     "automatic-speech-recognition": _transcript,
+    "object-detection": _boxes,
+    "semantic-segmentation": _segments,
+    "depth-estimation": _depth,
+    "zero-shot-image-classification": _matches,
 }

@@ -20,7 +20,12 @@ from edgepress.tasks.task import Task
 
 IMAGE_TASKS = frozenset(
     {
+        "depth-estimation",
         "image-classification",
+        "image-feature-extraction",
+        "object-detection",
+        "semantic-segmentation",
+        "zero-shot-image-classification",
     }
 )
 """Tasks whose input is an image."""

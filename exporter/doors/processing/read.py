@@ -13,6 +13,7 @@ from edgepress.exporter.doors.processing.answers import read_answers
 from edgepress.exporter.doors.processing.images import IMAGE_TASKS, read_images
 from edgepress.exporter.doors.processing.sound import SOUND_TASKS, read_sound
 from edgepress.exporter.doors.processing.text import TEXT_TASKS, read_text
+from edgepress.exporter.doors.processing.timm import read_timm
 from edgepress.schema import read_config_object
 from edgepress.tasks.task import Task, check_task
 
@@ -38,7 +39,9 @@ def read_processing(folder: Path, task: Task) -> Processed:
     """
     config = read_config_object(folder / "config.json", _CONFIG)
     if task.name in IMAGE_TASKS:
-        task = replace(task, images=read_images(folder, task))
+        of_timm = config.get("pretrained_cfg")
+        images = read_timm(of_timm, task) if isinstance(of_timm, dict) else read_images(folder, task)
+        task = replace(task, images=images)
     if task.name in SOUND_TASKS:
         task = replace(task, sound=read_sound(folder, task))
     answers, notes = read_answers(folder, config, task)

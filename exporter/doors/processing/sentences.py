@@ -13,7 +13,7 @@ from edgepress.tasks.task import Task
 _MODULES = "modules.json"
 _AGAIN = "copy it again from where the model came from"
 _POOLINGS: dict[str, Pooling] = {"mean_tokens": "mean", "cls_token": "cls", "max_tokens": "max", "lasttoken": "last"}
-_POOLED = ("sentence_embedding", "pooler_output", "text_embeds", "image_embeds")  # outputs that are (batch, size)
+_POOLED = ("sentence_embedding", "image_embeds", "pooler_output")  # outputs that are (batch, size)
 _EXPORT_WITH = "export it as a torch module that has them, its task feature-extraction"
 
 
@@ -25,20 +25,26 @@ def read_embedding(folder: Path, task: Task) -> tuple[Embedding, tuple[str, ...]
 
     """
     names = [edge.name for edge in task.outputs]
-    if "sentence_embedding" in names:  # its modules are in the graph
-        return Embedding(output="sentence_embedding"), ()
+    pooled = next((name for name in _POOLED if name in names), None)
+    if pooled == "sentence_embedding" or (pooled is not None and task.name == "image-feature-extraction"):
+        return Embedding(output=pooled), ()
     hidden = next((name for name in ("last_hidden_state", "token_embeddings") if name in names), names[0])
-    pooled = task.output(hidden).shape
-    if len(pooled) == 2:
+    if len(task.output(hidden).shape) == 2:
         return Embedding(output=hidden), ()
-    if not (folder / _MODULES).is_file():
-        if task.name != "sentence-similarity":
-            return Embedding(output=hidden), ()
-        note = (
-            f"the checkpoint has no {_MODULES}: vectors are the mean of its tokens', as sentence-transformers assumes"
-        )
+    if (folder / _MODULES).is_file():
+        return _of_modules(folder, hidden), ()
+    return _assumed(hidden, task)
+
+
+def _assumed(hidden: str, task: Task) -> tuple[Embedding, tuple[str, ...]]:
+    """What is made of vectors of each token where no file says it, and what was assumed."""
+    if task.name == "image-feature-extraction":
+        note = f"the model gives no vector of the whole image: it is that of the first token of {hidden}"
+        return Embedding(output=hidden, pooling="cls"), (note,)
+    if task.name == "sentence-similarity":
+        note = f"the checkpoint has no {_MODULES}: vectors are the mean of tokens', as sentence-transformers assumes"
         return Embedding(output=hidden, pooling="mean"), (note,)
-    return _of_modules(folder, hidden), ()
+    return Embedding(output=hidden), ()
 
 
 def _of_modules(folder: Path, output: str) -> Embedding:

@@ -17,7 +17,14 @@ from edgepress.text.tokenizer import open_library
 from edgepress.text.tokenizer_limits import LARGEST
 
 TEXT_TASKS = frozenset(
-    {"feature-extraction", "sentence-similarity", "text-classification", "token-classification", "fill-mask"}
+    {
+        "feature-extraction",
+        "fill-mask",
+        "sentence-similarity",
+        "text-classification",
+        "token-classification",
+        "zero-shot-image-classification",
+    }
 )
 """Tasks whose input is text."""
 
@@ -32,6 +39,8 @@ _AFTER_PADDING = frozenset(
     }
 )
 """Model types whose positions begin behind the number of the padding token: two of them are never used."""
+_PADDED = "siglip"
+"""Model types that read the last position of a text, which is padded to the longest: so they were trained."""
 _PROBES: tuple[str | Pair, ...] = (
     "A man is eating food.",
     "",
@@ -53,6 +62,8 @@ def read_text(folder: Path, config: Mapping[str, object], task: Task) -> Text:
     names = {edge.name: edge for edge in task.inputs}
     length = names["input_ids"].shape[-1] if "input_ids" in names else "tokens"
     longest = _longest(folder, config, int(tokenizer.model_max_length))
+    if str(config.get("model_type")).startswith(_PADDED):
+        length = longest if isinstance(length, str) else length
     prompts, prompt = _prompts(folder)
     text = Text(
         tokenizer=_TOKENIZER,
@@ -95,7 +106,8 @@ def _transformers_tokenizer(folder: Path) -> Any:
 def _longest(folder: Path, config: Mapping[str, object], of_tokenizer: int) -> int:
     """Tokens of the longest text that the model takes."""
     found = [of_tokenizer] if 0 < of_tokenizer < _UNLIMITED else []
-    positions = config.get("max_position_embeddings")
+    nested = config.get("text_config")  # of models of images and texts
+    positions = {**(nested if isinstance(nested, dict) else {}), **config}.get("max_position_embeddings")
     if isinstance(positions, int) and positions > 0:
         found.append(positions - 2 if config.get("model_type") in _AFTER_PADDING else positions)
     path = folder / "sentence_bert_config.json"

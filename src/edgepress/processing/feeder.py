@@ -51,16 +51,30 @@ class Feeder:
 
         """
         task = self.task
+        if task.images is not None and task.text is not None:
+            return self._image_and_texts(samples)
         if task.images is not None:
             return image_feed(samples, task.images, task.input(task.images.input).type)
         if task.sound is not None:
             return sound_feed(samples, task.sound)
         if task.text is not None:
-            kinds = {edge.name: edge.type for edge in task.inputs}
-            return text_feed(self.encoder.encode(list(samples)), task.text, dict(kinds))
+            return self._texts(samples)
         if len(samples) != 1:
             raise InputError(f"the task {task.name} takes the arrays of one call at a time, not {len(samples)}")
         return arrays_of(samples[0])
+
+    def _texts(self, texts: Sequence[object]) -> Feed:
+        kinds = {edge.name: str(edge.type) for edge in self.task.inputs}
+        return text_feed(self.encoder.encode(list(texts)), self.encoder.text, kinds)
+
+    def _image_and_texts(self, samples: Sequence[object]) -> Feed:
+        """The inputs for an image and the texts that it may go with, a pair."""
+        pair = samples[0] if len(samples) == 1 else None
+        if self.task.images is None or not isinstance(pair, tuple) or len(pair) != 2:
+            raise InputError(f"the task {self.task.name} takes one image and its texts, as a tuple (image, texts)")
+        image, texts = pair
+        pixels = image_feed([image], self.task.images, self.task.input(self.task.images.input).type)
+        return {**pixels, **self._texts(texts)}
 
 
 def arrays_of(sample: object) -> Feed:

@@ -89,6 +89,61 @@ class Transcript:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Boxes:
+    """Objects in an image: scores in ``output``, (batch, queries, classes), and ``boxes``, (batch, queries, 4).
+
+    With ``softmax`` a query is one object, of its likeliest class, and the output has one class more than there are
+    labels, the last, for none; with ``sigmoid`` each class of a query is an object of its own. ``form`` says what a
+    box's numbers are: ``centre`` (x, y), width and height, or ``corners``, left, top, right and bottom; ``unit``
+    whether they are shares of the image or pixels of what the graph takes. The ``top`` surest of more than
+    ``threshold`` are told; with ``overlap`` those of one class that share more than that of their area are one.
+    """
+
+    output: _Name
+    boxes: _Name
+    labels: Labels
+    scores: Literal["softmax", "sigmoid", "none"] = "softmax"
+    form: Literal["centre", "corners"] = "centre"
+    unit: Literal["shares", "pixels"] = "shares"
+    threshold: Threshold = 0.5
+    top: Count = 300
+    overlap: Threshold | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Segments:
+    """Scores of classes for each pixel, (batch, classes, height, width), of a smaller map as a rule.
+
+    They are resized to the image bilinearly, corners not aligned; the likeliest class of each pixel is told.
+    """
+
+    output: _Name
+    labels: Labels
+
+
+@dataclass(frozen=True, kw_only=True)
+class Depth:
+    """A number for each pixel, (batch, height, width), that is resized to the image bicubically, corners not aligned.
+
+    What it means (a distance, or its inverse up to a scale) is the model's.
+    """
+
+    output: _Name
+
+
+@dataclass(frozen=True, kw_only=True)
+class Matches:
+    """How well each image goes with each text, (images, texts).
+
+    Labels become texts by the ``template``, in which ``{}`` stands for the label.
+    """
+
+    output: _Name
+    scores: Literal["softmax", "sigmoid"] = "softmax"
+    template: _Label = "This is a photo of {}."
+
+
+@dataclass(frozen=True, kw_only=True)
 class Answers:
     """What the outputs mean: one of these."""
 
@@ -97,3 +152,7 @@ class Answers:
     spans: Spans | None = None
     blanks: Blanks | None = None
     transcript: Transcript | None = None
+    boxes: Boxes | None = None
+    segments: Segments | None = None
+    depth: Depth | None = None
+    matches: Matches | None = None

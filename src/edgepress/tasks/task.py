@@ -21,7 +21,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from edgepress.schema import Count
-from edgepress.tasks.answers import Answers
+from edgepress.tasks.answers import Answers, Boxes, Segments
 from edgepress.tasks.images import Images, check_images
 from edgepress.tasks.sequences import Sequences, check_sequences
 from edgepress.tasks.sound import Sound, check_sound
@@ -179,9 +179,18 @@ def made_size(images: Images) -> tuple[int, int] | None:
 def _check_outputs(task: Task, part: Any) -> None:
     """Raise a ValueError where an output is not there, or has another number of classes than there are labels."""
     outputs = [edge.name for edge in task.outputs]
-    name, labels = part.output, getattr(part, "labels", getattr(part, "vocabulary", None))
-    if name not in outputs:
-        raise ValueError(f"answers are read from the output {name}; the graph has {', '.join(outputs)}")
-    classes = task.output(name).shape[-1:]
-    if labels is not None and classes and isinstance(classes[0], int) and classes[0] != len(labels):
-        raise ValueError(f"there are {len(labels):,} labels, and the output {name} has {classes[0]:,} classes")
+    for name in filter(None, (part.output, getattr(part, "boxes", None))):
+        if name not in outputs:
+            raise ValueError(f"answers are read from the output {name}; the graph has {', '.join(outputs)}")
+    labels = getattr(part, "labels", getattr(part, "vocabulary", None))
+    shape = task.output(part.output).shape
+    axis = 1 if isinstance(part, Segments) else -1
+    if labels is None or len(shape) <= abs(axis) - (axis < 0):
+        return
+    classes = shape[axis]
+    named = len(labels) + (isinstance(part, Boxes) and part.scores == "softmax")
+    if isinstance(classes, int) and classes != named:
+        also = ", and one class is for no object" if named > len(labels) else ""
+        raise ValueError(
+            f"there are {len(labels):,} labels{also}, and the output {part.output} has {classes:,} classes"
+        )
