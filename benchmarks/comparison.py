@@ -114,7 +114,7 @@ def build(tool: str, name: str, source: Path, out: Path, optimum: Path) -> None:
         command = [sys.executable, "-m", "edgepress", "export", source, "--recipe", name, "--out", out / "bundle"]
         command += ["--target", TARGET]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-        subprocess.run([sys.executable, "-m", "edgepress", "prepare", out / "bundle"], check=True, env=_environment())
+        subprocess.run([sys.executable, "-m", "edgepress", "prepare", out / "bundle"], check=True, env=environment())
     elif tool == "optimum":
         apart(optimum, "build", source, out)
     else:
@@ -142,7 +142,8 @@ def apart(python: Path, *words: str | Path, given: str = "") -> str:
     return done.stdout.strip().splitlines()[-1] if done.stdout.strip() else ""
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
+    """Of a process that runs a tool: one thread, and prepared forms in a folder of the benchmarks."""
     return os.environ | {"EDGEPRESS_CACHE": str(WORK / "prepared"), "OMP_NUM_THREADS": "1"}
 
 
@@ -161,7 +162,7 @@ def measure(tool: str, path: Path, optimum: Path) -> dict[str, object]:
     if tool == "optimum":
         return dict(json.loads(apart(optimum, "run", path.parent, str(STEPS), given=json.dumps(prompt()))))
     command = [sys.executable, __file__, "--child", tool, str(path)]
-    output = subprocess.run(command, env=_environment(), check=True, stdout=subprocess.PIPE, text=True).stdout
+    output = subprocess.run(command, env=environment(), check=True, stdout=subprocess.PIPE, text=True).stdout
     return dict(json.loads(output.splitlines()[-1]))
 
 

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from edgepress.runtime.profile.memories import Limit, known_limits
-from edgepress.runtime.profile.page.svg import Chart, axis, bars
+from edgepress.runtime.profile.page.svg import Chart, axis, bars, log_axis
 from edgepress.runtime.profile.records import Profile, Sample
-from edgepress.runtime.profile.summary import operator_shares, step_quantiles, sustained
+from edgepress.runtime.profile.summary import intervals, kernel_rates, operator_shares, step_quantiles, sustained
 
 _MOST_OPERATORS = 10
 _FAR = 4  # times the highest memory: a limit above it is told in words, for a line would flatten the rest
@@ -228,6 +228,43 @@ def layers(profile: Profile) -> Picture | None:
     return Picture("Time by layer", about, chart.draw(), (("", "time"), *rows, ("no layer", f"{rest:.0f} µs")))
 
 
+def roofline(profile: Profile) -> Picture | None:
+    """The most that products reach by how many operations a byte takes, and where this bundle's calls are."""
+    rates, times = kernel_rates(profile), intervals(profile, "speed")
+    if not {"memory", "int8"} <= rates.keys():
+        return None
+    works = {
+        sample.detail["call"]: {name: value for name, (value,) in sample.measured.items()}
+        for sample in profile.samples("roofline", "work")
+        if sample.round == 0 and sample.detail["call"] in times
+    }
+    calls = []  # name, operations a byte, operations a second
+    for name, work in works.items():
+        operations = work["products"] + work["attention"]
+        moved = work["weight_bytes"] + work["state_bytes"]
+        calls.append((name.replace("_seconds", ""), operations / moved, operations / times[name].value))
+    if not calls:
+        return None
+    ridge = rates["int8"] / rates["memory"]
+    across = log_axis([ridge, *(x for _, x, _ in calls)], "operations a byte")
+    ends = [across.low, min(ridge, across.high), across.high]
+    reached = [min(rates["memory"] * x, rates["int8"]) for x in ends]
+    up = log_axis([y / 1e9 for y in (*reached, *(y for _, _, y in calls))], "10⁹ operations/s")
+    chart = Chart("Roofline", across, up)
+    chart.line(ends, [y / 1e9 for y in reached], 0)
+    for colour, (name, x, y) in enumerate(calls, 1):
+        chart.points([x], [y / 1e9], colour % 6, name if len(calls) < 4 else "")
+    rows = [
+        (name, f"{x:,.1f}", f"{y / 1e9:,.1f}", f"{y / min(rates['memory'] * x, rates['int8']):.0%}")
+        for name, x, y in calls
+    ]
+    about = (
+        "What products alone reach: left of the bend they wait for memory, right of it for the cores. Dots are calls."
+    )
+    header = ("call", "operations a byte", "10⁹ operations/s", "of what products reach")
+    return Picture("Roofline", about, chart.draw(), (header, *rows))
+
+
 def layer_of(node: str) -> int | None:
     """The layer that a node's name begins with, such as 3 of ``layers.3.mlp.down``; None for one of no layer."""
     words = node.replace("/", ".").strip(".").split(".")
@@ -238,5 +275,5 @@ def layer_of(node: str) -> int | None:
 
 
 PICTURES: Sequence[Callable[[Profile], Picture | None]] = (
-    first_tokens, token_times, throughput, memory, power, heat, clocks, operators, layers,
+    first_tokens, token_times, throughput, memory, power, heat, clocks, operators, layers, roofline,
 )  # fmt: skip

@@ -12,7 +12,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from edgepress.runtime.profile.page.page import render, write_page
-from edgepress.runtime.profile.page.pictures import PICTURES, layer_of
+from edgepress.runtime.profile.page.pictures import PICTURES, layer_of, roofline
 from edgepress.runtime.profile.page.svg import axis, bars, log_axis, short
 from edgepress.runtime.profile.records import SCHEMA, Header, Profile, Record, Round, Sample
 from edgepress.runtime.profile.settings import Settings
@@ -61,6 +61,13 @@ def whole() -> Profile:
             "operators",
             sample("operators", what, {"node_microseconds": [3, 4, 5]}, nodes=nodes, operators=["A", "A", "B<"]),
         )
+    alone = [("memory", 1e8), ("int8", 1e9)]  # of 10 ms each: 10 GB/s, and 10¹¹ operations/s
+    work = {"weight_bytes": [9e7], "state_bytes": [1e7], "products": [1.9e8], "attention": [1e7], "rows": [1.0]}
+    add(
+        "roofline",
+        *(sample("roofline", kind, {f"{kind}_seconds": [0.01]}, amount=amount) for kind, amount in alone),
+        sample("roofline", "work", work, call="step_seconds at 256"),
+    )
     header = Header(
         schema=SCHEMA, started="2026-01-01", bundle="<script>alert(1)</script>", bundle_hash="a" * 64, bundle_bytes=10,
         device="adb:1", description={"model": "Phone & Co"}, versions={"edgepress": "1"}, settings=Settings().to_json(),
@@ -115,6 +122,21 @@ def test_every_picture_is_there_with_its_figures_and_nothing_is_fetched_or_run()
     assert "<script>alert(1)</script> on Phone & Co" in words
     assert "only root <may> read it" in words
     assert "65% from here on" in words
+
+
+def test_the_roofline_has_the_bend_where_memory_and_cores_take_as_long() -> None:
+    """10 GB/s and 10¹¹ operations/s: 10 operations a byte. A token of 2 a byte, in some 15 ms, of 20·10⁹ at most."""
+    picture = roofline(whole())
+    assert picture is not None
+    [(name, per_byte, speed, share)] = picture.table[1:]
+    assert (name, per_byte) == ("step at 256", "2.0")
+    assert float(speed) == pytest.approx(13.3, rel=0.1)  # 2·10⁸ in the median of 10 to 20 ms
+    assert share == f"{float(speed) / 20:.0%}"
+    [line] = re.findall(r'<polyline class="line c0" points="([^"]+)"', picture.drawing)
+    ends = [tuple(map(float, point.split(","))) for point in line.split()]
+    assert ends[1][1] == ends[2][1] < ends[0][1], "level right of the bend, lower left of it"
+    without = [record for record in whole().records if getattr(record, "what", "") != "int8"]
+    assert roofline(Profile(whole().header, without)) is None
 
 
 def test_a_profile_with_nothing_in_it_is_a_page_all_the_same() -> None:
