@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from edgepress.runtime.profile.system.android import THROTTLING, read_thermal_status
+from edgepress.runtime.profile.system.android import THERMAL_STATUS, THROTTLING
 
 _ROOT = Path("/")
 _SLOWER = 0.95  # of the clock that a regime allows: less than this while it is busy is another clock
@@ -32,7 +32,7 @@ class Moment:
     - ``cooling``: states of devices that cool by slowing the processor down; 0 is "not at work"
     - ``battery_percent``, ``charging``: None where there is no battery
     - ``thermal_status``: Android's, see :mod:`edgepress.runtime.profile.system.android`; None elsewhere. It is slow to
-      ask for, so it is what it was when this process first asked
+      ask for: before a sample it is what it was after an earlier one, after it at most five seconds old
     - ``thread_cores``: the core that each thread of this process last ran on
     - ``busy_seconds``: processor time of all processes since the system started, ``own_seconds`` of this one
     """
@@ -95,7 +95,7 @@ def read_moment(root: Path = _ROOT) -> Moment:
         },
         battery_percent=percent,
         charging=charging,
-        thermal_status=read_thermal_status(),
+        thermal_status=THERMAL_STATUS.known(),
         thread_cores=_thread_cores(root / "proc/self/task"),
         busy_seconds=_busy(root / "proc/stat"),
         own_seconds=times.user + times.system,

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter, sleep
 from typing import Any
@@ -13,6 +13,7 @@ from edgepress.calls import report
 from edgepress.cores import usable_cores
 from edgepress.runtime.model import Model, load
 from edgepress.runtime.profile.circumstances import Circumstances, Moment, between, read_moment
+from edgepress.runtime.profile.system.android import THERMAL_STATUS
 
 _SEED = 0  # of the prompts' random tokens: speed does not depend on them, results must be repeatable
 _MOST_WAIT = 600.0  # s for a device to cool
@@ -101,7 +102,8 @@ class Under:
         return self
 
     def __exit__(self, *_error: object) -> None:
-        self._after = read_moment()
+        moment = read_moment()  # and then what takes long: others' work for the answer is not beside the turn
+        self._after = replace(moment, thermal_status=THERMAL_STATUS.now())
 
     @property
     def circumstances(self) -> Circumstances:

@@ -8,11 +8,13 @@ system's server and takes a tenth of a second or more, so none is made while any
 import os
 import re
 import shutil
-from functools import cache
+from collections.abc import Callable
+from time import monotonic
 
 from edgepress.runtime.metering.programs import output_of
 
 _PROGRAM = "dumpsys"
+_FRESH = 5.0  # s that an answer is as good as another: asking pauses what is measured for a minute
 THROTTLING = 2
 """The least status that is marked: PowerManager.THERMAL_STATUS_MODERATE of Android's SDK ("moderate throttling where UX
 is not largely impacted"). 0 is none, 1 light, whose throttling is said not to be felt."""
@@ -55,10 +57,30 @@ def thermal_status(text: str) -> int | None:
     return int(found[1]) if found else None
 
 
-@cache
-def read_thermal_status() -> int | None:
-    """The phone's status when this process first asked; a round is a process, so it is asked once a round."""
-    return thermal_status(_ask("thermalservice"))
+class ThermalStatus:
+    """The phone's status: what it was when it was last asked for, or now."""
+
+    def __init__(self, clock: Callable[[], float] = monotonic) -> None:
+        self._clock = clock
+        self._asked: float | None = None
+        self._status: int | None = None
+
+    def known(self) -> int | None:
+        """The last answer; the first one where there is none yet."""
+        return self._ask_anew() if self._asked is None else self._status
+
+    def now(self) -> int | None:
+        """An answer of no more than :data:`_FRESH` seconds ago."""
+        stale = self._asked is None or self._clock() - self._asked > _FRESH
+        return self._ask_anew() if stale else self._status
+
+    def _ask_anew(self) -> int | None:
+        self._status, self._asked = thermal_status(_ask("thermalservice")), self._clock()
+        return self._status
+
+
+THERMAL_STATUS = ThermalStatus()
+"""This process's."""
 
 
 def _ask(*arguments: str) -> str:

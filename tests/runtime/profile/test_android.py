@@ -2,18 +2,19 @@
 
 import os
 import stat
-from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgepress.runtime.profile import circumstances, rounds
 from edgepress.runtime.profile.circumstances import between, read_moment
 from edgepress.runtime.profile.system.android import (
+    ThermalStatus,
     memory_account,
     read_memory_account,
-    read_thermal_status,
     thermal_status,
 )
 
@@ -88,18 +89,18 @@ def test_no_text_breaks_the_parsers(text: str) -> None:
 
 
 @pytest.fixture
-def phone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def phone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A ``dumpsys`` on the PATH that prints a file named after the service, and notes each call."""
     program = tmp_path / "dumpsys"
     program.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/calls\ncat "{tmp_path}/$1"\n')
     program.chmod(program.stat().st_mode | stat.S_IXUSR)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    read_thermal_status.cache_clear()
-    yield tmp_path
-    read_thermal_status.cache_clear()
+    for module in (circumstances, rounds):
+        monkeypatch.setattr(module, "THERMAL_STATUS", ThermalStatus())
+    return tmp_path
 
 
-def test_a_phone_that_throttles_marks_its_samples_and_is_asked_once(phone: Path) -> None:
+def test_a_phone_that_throttles_marks_its_samples(phone: Path) -> None:
     (phone / "thermalservice").write_text(THERMAL.format(2))
     before, after = read_moment(phone), read_moment(phone)
     assert (before.thermal_status, after.thermal_status) == (2, 2)
@@ -109,11 +110,29 @@ def test_a_phone_that_throttles_marks_its_samples_and_is_asked_once(phone: Path)
 
 def test_light_throttling_and_a_service_that_fails_mark_nothing(phone: Path) -> None:
     assert read_moment(phone).thermal_status is None  # there is no such service
-    read_thermal_status.cache_clear()
     (phone / "thermalservice").write_text(THERMAL.format(1))
-    moment = read_moment(phone)
-    assert moment.thermal_status == 1
+    assert ThermalStatus().known() == 1
+    moment = replace(read_moment(phone), thermal_status=1)
     assert between(moment, moment, 1).marks == ()
+
+
+def test_a_status_is_asked_for_after_a_turn_when_it_is_old(phone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A phone that becomes hot between two turns six seconds apart: the second one is marked, which no first asking
+    tells; a third one a second later is believed without asking.
+    """
+    clock = [100.0]
+    status = ThermalStatus(lambda: clock[0])
+    for module in (circumstances, rounds):
+        monkeypatch.setattr(module, "THERMAL_STATUS", status)
+    found = []
+    for number, seconds in ((0, 0.0), (3, 6.0), (0, 1.0)):
+        (phone / "thermalservice").write_text(THERMAL.format(number))
+        clock[0] += seconds
+        with rounds.Under(1) as under:
+            pass
+        found.append((under.circumstances.before.thermal_status, under.circumstances.after.thermal_status))
+    assert found == [(0, 0), (0, 3), (3, 3)]
+    assert (phone / "calls").read_text() == "thermalservice\n" * 2
 
 
 def test_the_account_is_of_this_process(phone: Path) -> None:
