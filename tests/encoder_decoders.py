@@ -1,5 +1,6 @@
 """Tiny encoder-decoders with random weights, one for each family, as checkpoints that transformers wrote."""
 
+import json
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -26,12 +27,37 @@ _BART = {
 }
 _T5 = {"vocab_size": VOCABULARY, "d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 2, **_TOKENS}
 _WHISPER = {key: value for key, value in _BART.items() if key not in {"max_position_embeddings", "forced_eos_token_id"}}
+_WHISPER["vocab_size"] = VOCABULARY + 5 + 51  # languages, purposes, and times
+
+
+SECONDS = 1  # of a window of the tiny Whisper
+LANGUAGES = {"<|en|>": VOCABULARY, "<|de|>": VOCABULARY + 1}
+PURPOSES = {"transcribe": VOCABULARY + 2, "translate": VOCABULARY + 3}
+NO_TIMES = VOCABULARY + 4
 
 
 def _whisper() -> transformers.PreTrainedModel:
-    config = transformers.WhisperConfig(**_WHISPER, max_source_positions=50, max_target_positions=48, num_mel_bins=20,
-        begin_suppress_tokens=[END, 5])  # fmt: skip
+    config = transformers.WhisperConfig(
+        **_WHISPER,
+        max_source_positions=50 * SECONDS,
+        max_target_positions=48,
+        num_mel_bins=20,
+        begin_suppress_tokens=[END, 5],
+    )
     return transformers.WhisperForConditionalGeneration(config)
+
+
+_SPOKEN = {
+    "lang_to_id": LANGUAGES,
+    "task_to_id": PURPOSES,
+    "is_multilingual": True,
+    "no_timestamps_token_id": NO_TIMES,
+    "max_initial_timestamp_index": 20,
+    "suppress_tokens": [7, 8, *LANGUAGES.values(), *PURPOSES.values()],
+    "begin_suppress_tokens": [END, 5],
+    "max_length": 48,
+    **_TOKENS,
+}
 
 
 MODELS: dict[str, Callable[[], transformers.PreTrainedModel]] = {
@@ -79,6 +105,9 @@ def save(name: str, directory: Path) -> Path:
         if name == "t5-gated-untied":
             model.lm_head.weight = torch.nn.Parameter(torch.randn_like(model.lm_head.weight))
     model.save_pretrained(directory)
+    if name == "whisper":
+        (directory / "generation_config.json").write_text(json.dumps(_SPOKEN))
+        transformers.WhisperFeatureExtractor(feature_size=20, chunk_length=SECONDS).save_pretrained(directory)
     tiny_models.save_tokenizer(directory)
     return directory
 
