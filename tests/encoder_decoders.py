@@ -30,6 +30,17 @@ _WHISPER = {key: value for key, value in _BART.items() if key not in {"max_posit
 _WHISPER["vocab_size"] = VOCABULARY + 5 + 51  # languages, purposes, and times
 
 
+_MOONSHINE = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 40,  # heads of 20, no multiple of 8
+    "intermediate_size": 48,
+    "encoder_num_hidden_layers": 2,
+    "decoder_num_hidden_layers": 2,
+    "encoder_num_attention_heads": 2,
+    "decoder_num_attention_heads": 2,
+    "max_position_embeddings": 48,
+    **_TOKENS,
+}
 SECONDS = 1  # of a window of the tiny Whisper
 LANGUAGES = {"<|en|>": VOCABULARY, "<|de|>": VOCABULARY + 1}
 PURPOSES = {"transcribe": VOCABULARY + 2, "translate": VOCABULARY + 3}
@@ -84,6 +95,7 @@ MODELS: dict[str, Callable[[], transformers.PreTrainedModel]] = {
     "mt5": lambda: transformers.MT5ForConditionalGeneration(transformers.MT5Config(**_T5)),
     "umt5": lambda: transformers.UMT5ForConditionalGeneration(transformers.UMT5Config(**_T5)),
     "whisper": _whisper,
+    "moonshine": lambda: transformers.MoonshineForConditionalGeneration(transformers.MoonshineConfig(**_MOONSHINE)),
 }
 
 
@@ -108,6 +120,9 @@ def save(name: str, directory: Path) -> Path:
     if name == "whisper":
         (directory / "generation_config.json").write_text(json.dumps(_SPOKEN))
         transformers.WhisperFeatureExtractor(feature_size=20, chunk_length=SECONDS).save_pretrained(directory)
+    if name == "moonshine":
+        extractor = transformers.Wav2Vec2FeatureExtractor(do_normalize=False, return_attention_mask=True)
+        extractor.save_pretrained(directory)
     tiny_models.save_tokenizer(directory)
     return directory
 

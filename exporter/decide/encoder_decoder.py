@@ -118,7 +118,7 @@ def decide_encoder_decoder(
     description, notes = read_encoder_decoder(checkpoint)
     read, more = read_task(checkpoint, description, task)
     if description.source != "tokens":
-        read, more = with_sound(checkpoint.directory, read, more)
+        read, more = with_sound(checkpoint.directory, description, read, more)
     plan = make_plan(description, found, MadeWeights(checkpoint, description.made).itemsize)
     prepared = PreparedEncoderDecoder(
         checkpoint=checkpoint,
@@ -133,8 +133,10 @@ def decide_encoder_decoder(
     return prepared
 
 
-def with_sound(folder: Path, task: Task, notes: tuple[str, ...]) -> tuple[Task, tuple[str, ...]]:
+def with_sound(folder: Path, model: EncoderDecoder, task: Task, notes: tuple[str, ...]) -> tuple[Task, tuple[str, ...]]:
     """The task with what the checkpoint's feature extractor does to sound; a note where it has none.
+
+    A wave must have as many samples as the convolutions need for one position.
 
     Raises:
         InputError: it does something that a bundle's manifest cannot say.
@@ -142,7 +144,10 @@ def with_sound(folder: Path, task: Task, notes: tuple[str, ...]) -> tuple[Task, 
     """
     if not (folder / "preprocessor_config.json").is_file():
         return task, (*notes, "it has no preprocessor_config.json: the bundle takes arrays, and no sound")
-    return replace(task, sound=read_sound(folder, task)), notes
+    sound = read_sound(folder, task)
+    if model.source == "wave":
+        sound = replace(sound, least=max(sound.least, model.least_samples))
+    return replace(task, sound=sound), notes
 
 
 def _refuse_what_looks(model: Path, recipe: Recipe) -> None:

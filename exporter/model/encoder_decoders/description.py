@@ -154,6 +154,14 @@ class EncoderDecoder:
         """Whether the head reads the embedding's bytes."""
         return self.head.weight.parts == self.embedding.parts
 
+    @property
+    def least_samples(self) -> int:
+        """Samples, or frames, without which the convolutions give no position."""
+        least = 1
+        for convolution in reversed(self.convolutions):
+            least = (least - 1) * convolution.stride + convolution.kernel.shape[2] - 2 * convolution.padding
+        return least
+
     def weights(self) -> list[Weight]:
         """Every parameter once, in the order in which it is stored: as the graphs use them."""
         tree = (self.embedding, self.source_embedding, self.convolutions, self.encoder, self.decoder, self.head)

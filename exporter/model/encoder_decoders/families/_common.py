@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgepress.exporter.model.architectures._common import layer_norm, linear, matrix, read_activation
-from edgepress.exporter.model.description import Linear, Norm, Weight
+from edgepress.exporter.model.description import Linear, Norm, Rope, Weight
 from edgepress.exporter.model.encoder_decoders.description import (
     CrossAttention,
     EncoderDecoder,
@@ -56,7 +56,13 @@ class Heads:
 
 
 def self_attention(
-    name: str, tensors: str, names: Names, sizes: Heads, bias: RelativeBias | None = None
+    name: str,
+    tensors: str,
+    names: Names,
+    sizes: Heads,
+    *,
+    bias: RelativeBias | None = None,
+    rope: Rope | None = None,
 ) -> SelfAttention:
     """Attention whose checkpoint has ``tensors``.{q, k, v, output}."""
     hidden, heads, head_dim, scale = sizes.hidden, sizes.heads, sizes.head_dim, sizes.scale
@@ -71,7 +77,7 @@ def self_attention(
     added = Weight(f"{name}.qkv.bias", "bias", (3 * rows,), parts) if any(names.biases[:3]) else None
     output = linear(f"{name}.output", f"{tensors}.{names.output}", hidden, rows, bias=names.biases[3])
     return SelfAttention(
-        heads=heads, head_dim=head_dim, scale=scale, qkv=Linear(weight, added), output=output, bias=bias
+        heads=heads, head_dim=head_dim, scale=scale, qkv=Linear(weight, added), output=output, bias=bias, rope=rope
     )
 
 

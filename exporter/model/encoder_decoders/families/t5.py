@@ -69,7 +69,7 @@ def read(
 
         def layer(index: int) -> tuple[Step, ...]:
             tensors, name = f"{side}.block.{index}.layer", f"{prefix}layers.{index}"
-            own = self_attention(f"{name}.attention", f"{tensors}.0.SelfAttention", _NAMES, sizes, bias(index))
+            own = self_attention(f"{name}.attention", f"{tensors}.0.SelfAttention", _NAMES, sizes, bias=bias(index))
             mixers: list[tuple[str, SelfAttention | CrossAttention | MLP]] = [("attention", own)]
             if side == "decoder":
                 other = cross_attention(f"{name}.cross_attention", f"{tensors}.1.EncDecAttention", _NAMES, sizes)
