@@ -102,9 +102,9 @@ def export(
     if threads is not None:
         whole_number("threads", threads)
     check_output(Path(out), force=force)
-    if is_encoder_decoder(model):
+    if is_encoder_decoder(model, revision):
         refuse_of_language_models(str(model), context_length=context_length, adapters=adapters, slots=adapter_slots)
-        prepared = decide_encoder_decoder(model, target=target, recipe=recipe, socs=socs, task=task)
+        prepared = decide_encoder_decoder(model, target=target, recipe=recipe, socs=socs, task=task, revision=revision)
         targets = [one.name for one in prepared.targets]
         return write_subject(prepared, Path(out), targets, check=check, force=force, threads=threads, progress=progress)
     door = find_door(str(model))

@@ -99,6 +99,14 @@ def _slot_line(slots: Json) -> str:
     )
 
 
+def _graphs(bundle: Path) -> list[Path]:
+    """The graphs of a bundle: ``model.onnx``, or those of an encoder and a decoder."""
+    task = read_manifest(bundle).task if (bundle / MANIFEST_NAME).is_file() else None
+    if task is None or task.sequences is None:
+        return [bundle / MODEL_FILE]
+    return [bundle / name for name in task.sequences.graphs]
+
+
 def inspect(path: Path) -> Json:
     """Describe a bundle or any ONNX file: operators, inputs, outputs, bytes per group of tensors.
 
@@ -106,26 +114,28 @@ def inspect(path: Path) -> Json:
         InputError: ``path`` is neither, or the file cannot be parsed.
 
     """
-    model_path = path / MODEL_FILE if path.is_dir() else path
-    if not model_path.is_file():
+    paths = _graphs(path) if path.is_dir() else [path]
+    if not all(model_path.is_file() for model_path in paths):
         refuse_aside(path)
-        raise InputError(f"{path} is neither a bundle (no {MODEL_FILE}) nor a file; name one of them")
+        raise InputError(f"{path} is neither a bundle (no {paths[0].name}) nor a file; name one of them")
     if path.is_dir():
-        check_links(path, [model_path])
-    model = parse_model(model_path)
-    if not model.graph.node and not model.graph.output:
-        raise InputError(f"{model_path} is not an ONNX model: it has no nodes and no outputs")
-    graph = model.graph
-    operators = Counter(f"{node.domain}.{node.op_type}".lstrip(".") for node in all_nodes(graph.node))
+        check_links(path, paths)
+    models = [parse_model(model_path) for model_path in paths]
+    for model, model_path in zip(models, paths, strict=True):
+        if not model.graph.node and not model.graph.output:
+            raise InputError(f"{model_path} is not an ONNX model: it has no nodes and no outputs")
+    model, graphs = models[0], [model.graph for model in models]
+    nodes = (node for graph in graphs for node in all_nodes(graph.node))
+    operators = Counter(f"{node.domain}.{node.op_type}".lstrip(".") for node in nodes)
     result: Json = {
         "path": str(path),
         "producer": f"{model.producer_name} {model.producer_version}".strip(),
         "opsets": {opset.domain or "ai.onnx": opset.version for opset in model.opset_import},
         "nodes": operators.total(),
         "operators": dict(operators.most_common()),
-        "inputs": [_value_to_json(value) for value in graph.input],
-        "outputs": [_value_to_json(value) for value in graph.output],
-        "groups": _groups(graph.initializer),
+        "inputs": [_value_to_json(value) for graph in graphs for value in graph.input],
+        "outputs": [_value_to_json(value) for graph in graphs for value in graph.output],
+        "groups": _groups([tensor for graph in graphs for tensor in graph.initializer]),
     }
     if path.is_dir() and (path / MANIFEST_NAME).exists():
         manifest = read_manifest(path)

@@ -24,13 +24,14 @@ from edgepress.exporter.model.encoder_decoders.settings import read_task
 from edgepress.exporter.plan.plan import Plan, make_plan
 from edgepress.exporter.recipe.recipe import Recipe
 from edgepress.exporter.source.checkpoint import Checkpoint
+from edgepress.exporter.source.hub import find_whole, read_config
 from edgepress.exporter.tokens.source_tokenizer import check_tokenizer
 from edgepress.progress import Progress
-from edgepress.schema import read_config_object
 from edgepress.targets import Target
 from edgepress.tasks.sequences import DECODER_FILE, ENCODER_FILE
 from edgepress.tasks.task import Task
 
+_WRITES = ("ForConditionalGeneration", "MTModel")  # how names of classes end that write targets
 RECIPE = "int8"
 """The recipe of an encoder-decoder when none is named."""
 
@@ -79,16 +80,16 @@ class PreparedEncoderDecoder:
         return parity_encoder_decoder(bundle, self.checkpoint, self.description, self.plan, progress)
 
 
-def is_encoder_decoder(model: str | Path) -> bool:
-    """Whether a folder is named whose config is of an encoder-decoder that there is a file for."""
-    path = Path(model) / "config.json"
-    if not path.is_file():
+def is_encoder_decoder(model: str | Path, revision: str | None = None) -> bool:
+    """Whether a folder or repository is named whose config is of an encoder-decoder that there is a file for.
+
+    One that is stored for another task, such as a classifier, is none.
+    """
+    config = read_config(str(model), revision)
+    if config is None or config.get("model_type") not in model_types():
         return False
-    try:
-        config = read_config_object(path, "copy it again")
-    except InputError:
-        return False  # whoever opens it says what is wrong
-    return config.get("model_type") in model_types()
+    classes = config.get("architectures")
+    return not isinstance(classes, list) or not classes or str(classes[0]).endswith(_WRITES)
 
 
 def decide_encoder_decoder(
@@ -98,8 +99,9 @@ def decide_encoder_decoder(
     recipe: str | Path | None = None,
     socs: Sequence[str] = (),
     task: str | None = None,
+    revision: str | None = None,
 ) -> PreparedEncoderDecoder:
-    """Read what the folder ``model`` has and plan its export; ``task`` takes the place of the family's own.
+    """Read what the folder or repository ``model`` has and plan its export; ``task`` replaces the family's own.
 
     Raises:
         InputError: something of the checkpoint is not implemented, or the recipe or target asks for what such models do
@@ -113,7 +115,7 @@ def decide_encoder_decoder(
     found = ask_recipe(RECIPE if recipe is None else recipe, None, ())
     check_recipe(found)
     _refuse_what_looks(Path(model), found)
-    checkpoint = Checkpoint.open(Path(model), of=model_types())
+    checkpoint = Checkpoint.open(find_whole(str(model), revision)[0], of=model_types())
     check_tokenizer(checkpoint)
     description, notes = read_encoder_decoder(checkpoint)
     read, more = read_task(checkpoint, description, task)

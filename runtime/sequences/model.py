@@ -89,12 +89,14 @@ class Writing(Iterator[str]):
 class SequenceModel(TaskModel):
     """An open bundle of an encoder and a decoder. It holds one source at a time; two threads must not use it at once.
 
-    ``sequences`` says how targets are searched for; each call may say otherwise.
+    ``sequences`` says how targets are searched for; ``settings`` may say otherwise for all calls, and each call for
+    itself.
     """
 
     def __init__(self, task: Task, session: EncoderDecoder, folder: Path) -> None:
         super().__init__(task, session.compute, folder)
         self.session = session
+        self.settings: Settings = {}
 
     @property
     def sequences(self) -> Sequences:
@@ -113,7 +115,7 @@ class SequenceModel(TaskModel):
             InputError: a number is out of its range, or there is no such setting.
 
         """
-        changed = dict(settings)
+        changed = {**self.settings, **settings}
         if unknown := changed.keys() - Settings.__annotations__.keys():
             raise InputError(f"there is no setting {min(unknown)}; there are {', '.join(Settings.__annotations__)}")
         if "max_tokens" in changed:

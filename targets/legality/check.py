@@ -43,8 +43,8 @@ def find_models(path: Path, target: str) -> list[Path]:
     """Return the ONNX files that ``path`` means on ``target``.
 
     A file means itself. A bundle means the graphs in the folder of the target's name where it has such a folder, with
-    .onnx files in it, and else ``model.onnx``; on one whose processors may compute in float16 all graphs that the
-    manifest lists.
+    .onnx files in it, and else ``model.onnx``, or the graphs of its encoder and decoder; on one whose processors may
+    compute in float16 all graphs that the manifest lists.
 
     Raises:
         InputError: there is nothing at ``path``, or no model in the directory.
@@ -54,7 +54,7 @@ def find_models(path: Path, target: str) -> list[Path]:
         models = sorted((path / target).glob("*.onnx"))
         if not models and (path / MANIFEST_NAME).is_file() and find_target(target).float16:
             models = [path / entry.file for entry in read_manifest(path).graphs]
-        models = models or [path / "model.onnx"]
+        models = models or _graphs(path)
         if not models[0].is_file():
             raise InputError(f"{path} has no model.onnx; name a bundle or an .onnx file")
         check_links(path, models)
@@ -64,6 +64,14 @@ def find_models(path: Path, target: str) -> list[Path]:
     if not path.is_file():
         raise InputError(f"{path} is no regular file; name a bundle or an .onnx file")
     return [path]
+
+
+def _graphs(bundle: Path) -> list[Path]:
+    """The graphs that a bundle has for CPUs: one, or those of an encoder and a decoder."""
+    task = read_manifest(bundle).task if (bundle / MANIFEST_NAME).is_file() else None
+    if task is None or task.sequences is None:
+        return [bundle / "model.onnx"]
+    return [bundle / name for name in task.sequences.graphs]
 
 
 def check_file(file: Path, target: Target, soc: str = "", fixed_by: FixedBy = lambda _: "") -> Report:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Literal, TypeVar
 
 from edgepress.errors import InputError
@@ -16,6 +17,7 @@ from edgepress.exporter.model.encoder_decoders.families import family
 from edgepress.exporter.model.reading import GENERATION, token_ids
 from edgepress.exporter.source.checkpoint import Checkpoint
 from edgepress.exporter.tokens.source_tokenizer import whole_tokenizer
+from edgepress.schema import convert
 from edgepress.tasks.sequences import Search, Sequences, Speech, check_sequences
 from edgepress.tasks.task import Edge, Task
 
@@ -55,11 +57,12 @@ def read_task(checkpoint: Checkpoint, model: EncoderDecoder, task: str | None) -
     if task is not None and task not in TASKS:
         raise InputError(f"task {task!r} is none that an encoder-decoder has; there are {', '.join(TASKS)}")
     reader = _Reader(checkpoint, model)
-    sequences = reader.sequences()
+    where = f"{checkpoint.directory / reader.where}: settings of the search"
+    sequences = convert(asdict(reader.sequences()), Sequences, where, "correct them there")
     try:
         check_sequences(sequences)
     except ValueError as error:
-        raise InputError(f"{checkpoint.directory}: generation settings: {error}; correct {GENERATION}") from error
+        raise InputError(f"{where}: {error}; correct them there") from error
     name, kind = _SOURCE_EDGES[model.source]
     free = "samples" if model.source == "wave" else "source"
     shape: tuple[int | str, ...] = (1, free)
@@ -79,7 +82,7 @@ class _Reader:
         self._checkpoint, self._model = checkpoint, model
         self._generation = checkpoint.json(GENERATION)
         self._settings: Mapping[str, object] = self._generation or checkpoint.config
-        self._where = GENERATION if self._generation else "config.json"
+        self.where = GENERATION if self._generation else "config.json"
         self.notes: list[str] = []
 
     @property
@@ -96,7 +99,7 @@ class _Reader:
         for key, nothing in _NOT_YET.items():
             value = settings.get(key)
             if value not in (None, nothing):
-                self.notes.append(f"{self._where}: {key} = {value!r} is passed over: not implemented")
+                self.notes.append(f"{self.where}: {key} = {value!r} is passed over: not implemented")
         start = self._ids("decoder_start_token_id") or self._ids("bos_token_id")
         if not start:
             raise InputError(
@@ -127,7 +130,7 @@ class _Reader:
         early = settings.get("early_stopping", False)
         stops: dict[object, Literal["no", "yes", "never"]] = {True: "yes", False: "no", None: "no", "never": "never"}
         if not isinstance(early, bool | str | None) or early not in stops:
-            raise InputError(f"{self._where}: early_stopping = {early!r} must be true, false or 'never'")
+            raise InputError(f"{self.where}: early_stopping = {early!r} must be true, false or 'never'")
         first, last = self._ids("forced_bos_token_id"), self._ids("forced_eos_token_id")
         return Search(
             beams=self._number("num_beams", 1),
@@ -149,7 +152,7 @@ class _Reader:
             return default
         allowed = int | float if isinstance(default, float) else int
         if isinstance(value, bool) or not isinstance(value, allowed):
-            raise InputError(f"{self._where}: {key} = {value!r} must be a number; correct it")
+            raise InputError(f"{self.where}: {key} = {value!r} must be a number; correct it")
         return type(default)(value)
 
     def _ids(self, key: str) -> list[int]:
@@ -201,7 +204,5 @@ class _Reader:
         if not isinstance(table, dict) or any(
             isinstance(token, bool) or not isinstance(token, int) or not 0 <= token < size for token in table.values()
         ):
-            raise InputError(
-                f"{self._where}: {key} must be an object of tokens of the vocabulary of {size}; correct it"
-            )
+            raise InputError(f"{self.where}: {key} must be an object of tokens of the vocabulary of {size}; correct it")
         return dict(table)

@@ -71,7 +71,11 @@ def _run_graph(arguments: argparse.Namespace) -> int:
     from edgepress.progress import progress
     from edgepress.runtime.bench_graph import bench_graph, format_graph_measurement
     from edgepress.runtime.first_use import verify_first
+    from edgepress.runtime.loading import find_task_of
 
+    task = find_task_of(arguments.bundle)
+    if task is not None and task.sequences is not None:
+        return _run_sequences(arguments)
     names = ("on", "soc", "graph", "prompt_lengths", "prefill_chunk", "energy")
     if given := [f"--{name.replace('_', '-')}" for name in names if getattr(arguments, name)]:
         raise InputError(f"{arguments.bundle} is no language model, so there is nothing for {given[0]}; leave it out")
@@ -80,4 +84,32 @@ def _run_graph(arguments: argparse.Namespace) -> int:
         arguments.bundle, repetitions=arguments.repetitions, warmup=arguments.warmup, threads=arguments.threads
     )
     print(json.dumps(found.to_json(), indent=2) if arguments.json else format_graph_measurement(found))
+    return 0
+
+
+def _run_sequences(arguments: argparse.Namespace) -> int:
+    """Measure a bundle of an encoder and a decoder: ``--prompt-lengths`` is that of the source."""
+    import json
+
+    from edgepress.errors import InputError
+    from edgepress.progress import progress
+    from edgepress.runtime.first_use import verify_first
+    from edgepress.runtime.sequences.bench import bench_sequences, format_sequence_measurement
+
+    names = ("on", "soc", "graph", "prefill_chunk", "energy")
+    if given := [f"--{name.replace('_', '-')}" for name in names if getattr(arguments, name)]:
+        raise InputError(f"{arguments.bundle} has an encoder and a decoder, and nothing for {given[0]}; leave it out")
+    lengths = arguments.prompt_lengths or [None]
+    if len(lengths) > 1:
+        raise InputError(f"--prompt-lengths is one length here, that of a source, and there are {len(lengths)}")
+    verify_first(arguments.bundle, progress)
+    found = bench_sequences(
+        arguments.bundle,
+        source=lengths[0],
+        tokens=arguments.decode_tokens,
+        repetitions=arguments.repetitions,
+        warmup=arguments.warmup,
+        threads=arguments.threads,
+    )
+    print(json.dumps(found.to_json(), indent=2) if arguments.json else format_sequence_measurement(found))
     return 0

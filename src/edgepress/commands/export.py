@@ -3,9 +3,12 @@
 import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from edgepress.stdio import say
+
+if TYPE_CHECKING:
+    from edgepress.manifest import Manifest
 
 NAME = "export"
 HELP = "quantize a model and write a bundle directory"
@@ -115,7 +118,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     start = time.perf_counter()
     target = arguments.target or FALLBACK
-    is_graph = is_encoder_decoder(arguments.model) or find_door(arguments.model) is not None
+    is_graph = is_encoder_decoder(arguments.model, arguments.revision) or find_door(arguments.model) is not None
     recipe, why = (arguments.recipe, "") if is_graph else choose_recipe(arguments.recipe, target)
     manifest = export(
         arguments.model,
@@ -176,5 +179,15 @@ def run(arguments: argparse.Namespace) -> int:
             print(f"  {key.replace('_', ' ')}: {describe(value)}")
     print(f"  {len(manifest.files) + 1} files written and read back in {time.perf_counter() - start:.1f} s")
     print(f"  hash {bundle_hash(Path(arguments.out))}")
-    say(f"next: edgepress run {arguments.out} {'--inputs FILE.npz' if is_graph else '--prompt …'}")
+    say(f"next: edgepress run {arguments.out} {_taken(manifest)}")
     return 0
+
+
+def _taken(manifest: "Manifest") -> str:
+    """What `edgepress run` is given for a bundle."""
+    if manifest.task is None:
+        return "--prompt …"
+    sequences = manifest.task.sequences
+    if sequences is None:
+        return "--inputs FILE.npz"
+    return "--prompt …" if sequences.source == "tokens" else "FILE.wav"

@@ -48,7 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
     from edgepress.targets.devices import find_roofline
 
     roofline = None if arguments.device is None else find_roofline(arguments.device)
-    door, both = find_door(arguments.model), is_encoder_decoder(arguments.model)
+    door, both = find_door(arguments.model), is_encoder_decoder(arguments.model, arguments.revision)
     if door is not None or both:
         refuse_of_language_models(
             arguments.model,
@@ -63,6 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
             recipe=arguments.recipe,
             socs=arguments.soc,
             task=arguments.task,
+            revision=arguments.revision,
         )
         print(json.dumps(traced_to_json(found), indent=2) if arguments.json else format_traced(found))
         return 0

@@ -163,9 +163,11 @@ def _run_task(arguments: argparse.Namespace) -> int:
     """Run a bundle that is no language model: on arrays, on files that its task takes, or on a text."""
     from edgepress.errors import InputError
     from edgepress.runtime.loading import load_task
+    from edgepress.runtime.sequences.model import SequenceModel
 
     model = load_task(arguments.bundle, threads=arguments.threads, prepared=not arguments.no_prepare)
-    names = ["adapter", "on", "soc", "graph", "context", "max_tokens", "stop"]
+    names = ["adapter", "on", "soc", "graph", "context", "stop"]
+    names += [] if model.task.sequences is not None else ["max_tokens"]
     names += [] if model.feeder.takes == "text" else ["prompt"]
     if given := [f"--{name.replace('_', '-')}" for name in names if getattr(arguments, name)]:
         raise InputError(f"{arguments.bundle} is no language model, so there is nothing for {given[0]}; give --inputs")
@@ -174,6 +176,8 @@ def _run_task(arguments: argparse.Namespace) -> int:
     samples = _samples(model, arguments)
     if not samples:
         raise InputError(f"{arguments.bundle} is for {model.task.name}; give {model.takes}, or --inputs FILE.npz")
+    if isinstance(model, SequenceModel) and arguments.max_tokens is not None:
+        model.settings["max_tokens"] = arguments.max_tokens
     return _answer(model, samples, as_json=arguments.json)
 
 

@@ -25,7 +25,8 @@ def what_is_taken(task: Task) -> Takes:
         return "image"
     if task.sound is not None:
         return "sound"
-    return "arrays" if task.text is None else "text"
+    reads = task.sequences is not None and task.sequences.source == "tokens"
+    return "text" if reads or task.text is not None else "arrays"
 
 
 class Feeder:

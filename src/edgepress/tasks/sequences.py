@@ -93,6 +93,11 @@ class Sequences:
     encoder: _File = ENCODER_FILE
     decoder: _File = DECODER_FILE
 
+    @property
+    def graphs(self) -> tuple[str, str]:
+        """The files of its graphs."""
+        return self.encoder, self.decoder
+
 
 def check_sequences(sequences: Sequences) -> None:
     """Raise a ValueError unless every token is one of the vocabulary, and a target has room for what it begins with."""

@@ -1,13 +1,16 @@
 """Open bundles of an encoder and a decoder: texts and sounds in, text out, and what is refused."""
 
+import json
 from pathlib import Path
 
 import encoder_decoders
 import numpy as np
 import pytest
 
+from edgepress import cli
 from edgepress.errors import InputError
 from edgepress.exporter import export
+from edgepress.exporter.decide.encoder_decoder import decide_encoder_decoder, is_encoder_decoder
 from edgepress.runtime import load
 from edgepress.runtime.sequences.model import TextModel
 
@@ -73,3 +76,57 @@ def test_a_target_longer_than_the_positions_is_refused(model: TextModel) -> None
     model.session.encode({"input_ids": model.encode(TEXT)})
     with pytest.raises(InputError, match="the decoder has 64 positions"):
         model.session.append([5] * 65)
+
+
+def test_verbs_take_such_a_bundle(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Both graphs are looked at, and the text that is written is printed."""
+    assert cli.main(["inspect", str(bundle), "--json"]) == 0
+    described = json.loads(capsys.readouterr().out)
+    assert {"encoder_hidden", "logits"} <= {value["name"] for value in described["outputs"]}
+    assert described["operators"]["com.microsoft.GroupQueryAttention"] == 2
+    assert cli.main(["check", str(bundle), "--target", "x86-cpu", "--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["models"]) == 2
+    assert cli.main(["bench", str(bundle), "--repetitions", "2", "--decode-tokens", "5", "--json"]) == 0
+    measured = json.loads(capsys.readouterr().out)
+    assert [len(turn) for turn in measured["token_seconds"]] == [5, 5]
+    assert cli.main(["run", str(bundle), "--prompt", TEXT, "--max-tokens", "6"]) == 0
+    opened = load(bundle, threads=1)
+    assert capsys.readouterr().out.removesuffix("\n") == opened.generate(TEXT, max_tokens=6).text()
+    assert cli.main(["run", str(bundle), "--inputs", "x.npz"]) == 2
+
+
+def test_a_classifier_of_the_same_type_is_none(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(
+        json.dumps({"model_type": "bart", "architectures": ["BartForSequenceClassification"]})
+    )
+    assert not is_encoder_decoder(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "bart"}))
+    assert is_encoder_decoder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"decoder_start_token_id": None, "bos_token_id": None}, "decoder_start_token_id"),
+        ({"early_stopping": "soon"}, "early_stopping"),
+        ({"num_beams": "four"}, "num_beams"),
+        ({"eos_token_id": 9999}, "eos_token_id 9999"),
+        ({"length_penalty": 1e9}, "length_penalty"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(tmp_path: Path, change: dict[str, object], message: str) -> None:
+    checkpoint = encoder_decoders.save("t5", tmp_path / "t5")
+    path = checkpoint / "generation_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    config = checkpoint / "config.json"
+    plain = {key: value for key, value in json.loads(config.read_text()).items() if key not in change}
+    config.write_text(json.dumps(plain))
+    with pytest.raises(InputError, match=message):
+        decide_encoder_decoder(checkpoint, target="x86-cpu")
+
+
+@pytest.mark.parametrize("recipe", ["int4-best", "int8-static"])
+def test_recipes_that_look_at_text_are_refused(tmp_path: Path, recipe: str) -> None:
+    checkpoint = encoder_decoders.save("t5", tmp_path / "t5")
+    with pytest.raises(InputError, match="encoder-decoder, whose weights are rounded as they are"):
+        decide_encoder_decoder(checkpoint, target="x86-cpu", recipe=recipe)
