@@ -35,6 +35,7 @@ class Moment:
       ask for: before a sample it is what it was after an earlier one, after it at most five seconds old
     - ``thread_cores``: the core that each thread of this process last ran on
     - ``busy_seconds``: processor time of all processes since the system started, ``own_seconds`` of this one
+      and of those that it started and that have ended
     """
 
     seconds: float
@@ -98,7 +99,7 @@ def read_moment(root: Path = _ROOT) -> Moment:
         thermal_status=THERMAL_STATUS.known(),
         thread_cores=_thread_cores(root / "proc/self/task"),
         busy_seconds=_busy(root / "proc/stat"),
-        own_seconds=times.user + times.system,
+        own_seconds=times.user + times.system + times.children_user + times.children_system,
     )
 
 

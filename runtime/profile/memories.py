@@ -1,6 +1,7 @@
 """What a profile says of memory: by phase, by token, what is left after unloading, and within which limits."""
 
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import sqrt
 from statistics import mean, median
@@ -144,14 +145,10 @@ def _trial(trial: Sample) -> str:
 
 def memory_figures(profile: Profile) -> list[tuple[str, str]]:
     """Every figure of memory as a name and what is known of it, in words."""
-    found = [
-        (f"memory, {phase}", ", ".join(_size(name, size) for name, size in sizes.items()))
-        for phase, sizes in memory_by_phase(profile).items()
-    ]
+    found = [(f"memory, {phase}", in_words(sizes)) for phase, sizes in memory_by_phase(profile).items()]
     for sample in profile.samples("memory"):
         if account := sample.detail.get("android"):
-            sizes = ", ".join(_size(name, size) for name, size in account.items())
-            found.append((f"memory, {sample.what}, Android's", sizes))
+            found.append((f"memory, {sample.what}, Android's", in_words(account)))
     found += _around(profile)
     if (grown := growth(profile)) is not None:
         span = f"between {grown.shorter} and {grown.longer} tokens"
@@ -185,6 +182,11 @@ def _leak(left: Leak) -> str:
     if left.certain:
         return f"{words}: it leaks, since memory grows with each time by more than its scatter"
     return f"{words}: no leak is seen, since it grows by no more than its scatter"
+
+
+def in_words(sizes: Mapping[str, float]) -> str:
+    """Kinds of memory with their megabytes."""
+    return ", ".join(_size(name, size) for name, size in sizes.items())
 
 
 def _size(name: str, size: float) -> str:

@@ -84,7 +84,8 @@ def profile(
         writer = open_profile(Path(out), _header(bundle, description, settings))
         try:
             there = reached.push(bundle)
-            run = _Run(reached, description, there, settings, writer, told)
+            native = None if settings.native is None else reached.push(Path(settings.native))
+            run = _Run(reached, description, there, native, settings, writer, told)
             for item in chosen:
                 run.take(item)
         finally:
@@ -125,11 +126,12 @@ def _header(bundle: Path, description: Description, settings: Settings) -> Heade
 
 @dataclass(frozen=True)
 class _Run:
-    """One profile being taken: ``there`` is the bundle on the device."""
+    """One profile being taken: ``there`` is the bundle on the device, ``native`` the native runner, if there is one."""
 
     device: Device
     description: Description
     there: str
+    native: str | None
     settings: Settings
     writer: Writer
     told: Told
@@ -176,7 +178,7 @@ class _Run:
             "graph": settings.graph,
             "prepared": settings.prepared,
         }
-        asked = settings.to_json()
+        asked = settings.to_json() | {"native": self.native}
         return {"opening": opening, **{name: asked[name] for name in item.settings}}
 
 

@@ -65,7 +65,12 @@ def opening(arguments: dict[str, Any]) -> Opening:
 
 def prompt_of(model: Model, length: int) -> list[int]:
     """Random tokens of the bundle's vocabulary, the same ones every time."""
-    return [int(token) for token in np.random.default_rng(_SEED).integers(0, model.config.vocab_size, length)]
+    return random_tokens(model.config.vocab_size, length)
+
+
+def random_tokens(vocabulary: int, length: int) -> list[int]:
+    """So many of a vocabulary, the same ones every time."""
+    return [int(token) for token in np.random.default_rng(_SEED).integers(0, vocabulary, length)]
 
 
 def tell(

@@ -22,6 +22,7 @@ class Settings:
     - ``idle_seconds``: how long idle power is measured, before and after
     - ``cool_celsius``: a round waits until the hottest zone is below this; None does not wait
     - ``memory_limit_bytes``: the limit that the pass ``limit`` tries; None looks for the smallest
+    - ``native``: the program that the pass ``native`` runs, here; it is brought to the device
     - ``energy``: names of energy sources; None is every one that the device has
     """
 
@@ -41,6 +42,7 @@ class Settings:
     memory_limit_bytes: int | None = None
     graph: str | None = None
     prepared: bool = True
+    native: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse what cannot be measured."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from edgepress.runtime.profile.memories import memory_figures
+from edgepress.runtime.profile.memories import in_words, memory_figures
 from edgepress.runtime.profile.records import SPOILING, Profile, Sample, Trouble
 from edgepress.runtime.profile.statistics import Interval, interval_of
 
@@ -182,6 +182,18 @@ def figures(profile: Profile) -> list[tuple[str, str]]:
         (name, f"{_seconds(known)}, {known.rounds} rounds{_rate(name, known)}")
         for name, known in intervals(profile, "speed").items()
     ]
+    found += [
+        (f"native {name}", f"{_seconds(known)}, {known.rounds} rounds{_rate(name, known)}")
+        for name, known in intervals(profile, "native").items()
+    ]
+    found += [
+        (
+            f"native memory, {sample.detail['phase']}",
+            in_words({name: size for name, (size,) in sample.measured.items()}),
+        )
+        for sample in profile.samples("native", "memory")
+        if sample.round == 0
+    ]
     if (quantiles := step_quantiles(profile)) is not None:
         found.append(("a decode step", ", ".join(f"{name} {1e3 * value:.2f} ms" for name, value in quantiles.items())))
     found += [
@@ -191,7 +203,7 @@ def figures(profile: Profile) -> list[tuple[str, str]]:
     for kind, rate in kernel_rates(profile).items():
         what, unit, scale = _ALONE[kind]
         found.append((f"{what}, alone", f"{rate / scale:.1f} {unit}/s"))
-    for of in ("speed", "cold", "sustained", "roofline"):
+    for of in ("speed", "cold", "native", "sustained", "roofline"):
         count = len(profile.samples(of))
         found += [
             (f"{of}: {mark}", f"{some} of {count} samples {_MARKS[mark]}: {_counts(mark)}")

@@ -54,6 +54,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="write NAME.toml, a roofline of the device for `edgepress plan --device NAME.toml`, with its own error",
     )
+    parser.add_argument(
+        "--native",
+        metavar="FILE",
+        help="measure by this native runner (runtime/native/), without an interpreter: pass `native`",
+    )
     parser.add_argument("--energy", nargs="+", metavar="SOURCE", help="energy counters (default: all that are there)")
 
 
@@ -81,11 +86,12 @@ def run(arguments: argparse.Namespace) -> int:
         "cool_celsius": arguments.cool_below,
         "energy": arguments.energy and tuple(arguments.energy),
         "graph": arguments.graph,
+        "native": arguments.native,
     }
     given = {name: value for name, value in asked.items() if value is not None}
     passes = arguments.passes
-    if passes is None and arguments.memory_limit:
-        passes = ["limit"]
+    if passes is None and (arguments.memory_limit or arguments.native):
+        passes = ["limit"] * bool(arguments.memory_limit) + ["native"] * bool(arguments.native)
     name = f"{Path(arguments.bundle).resolve().name}-{arguments.device.replace(':', '-').replace('/', '-')}.jsonl"
     out = Path(arguments.out or name)
     if arguments.meter:

@@ -15,9 +15,12 @@ from hybrid_bundle import write_hybrid
 from lab.native_headers import headers
 from tiny_models import save
 
+from edgepress.cli import main
 from edgepress.errors import InputError
 from edgepress.exporter import export
 from edgepress.runtime.model import load
+from edgepress.runtime.profile.records import read_profile
+from edgepress.runtime.profile.settings import Settings
 from edgepress.targets.emulator import Installation
 from edgepress.targets.emulator.machine import arm_environment, arm_python
 
@@ -182,3 +185,44 @@ def test_what_is_no_bundle_is_refused(program: list[str], bundles: dict[str, Pat
         )
         assert done.returncode == 2
         assert message in done.stderr
+
+
+def test_a_profile_has_its_figures_beside_python_s(
+    program: list[str], bundles: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Speed with intervals, and the memory of a process without an interpreter, which is less than Python's."""
+    out = tmp_path / "p.jsonl"
+    asked = ["profile", str(bundles["llama"]), "--out", str(out), "--threads", "1", "--prompt-lengths", "3", "7"]
+    asked += ["--decode-tokens", "4", "--rounds", "3", "--no-prepare", "--passes", "native", "memory"]
+    assert main([*asked, "--native", program[0]]) == 0
+    said = capsys.readouterr().out
+    assert "native ttft_seconds at 7" in said
+    assert "native memory, decoded" in said
+    found = read_profile(out)
+    assert len(found.samples("native", "decode")) == 3
+    [steps] = {len(sample.measured["step_seconds"]) for sample in found.samples("native", "decode")}
+    assert steps == 4 * Settings().turns
+    [native, *_] = (one for one in found.samples("native", "memory") if one.detail["phase"] == "before load")
+    [python, *_] = found.samples("memory", "before load")
+    assert 0 < native.measured["rss_bytes"][0] < python.measured["rss_bytes"][0]
+
+
+def test_what_is_no_native_runner_is_told(
+    bundles: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ["profile", str(bundles["llama"]), "--threads", "1", "--prompt-lengths", "3", "--decode-tokens", "2"]
+    other = tmp_path / "other"
+    other.write_text("#!/bin/sh\necho hello\n")
+    broken = tmp_path / "broken"
+    broken.write_bytes(b"\x7fELF of another machine")
+    for number, (words, message) in enumerate(
+        [
+            (["--passes", "native"], "there is no native runner; build it"),
+            (["--native", str(other)], "is no native runner: it prints 'hello"),
+            (["--native", str(broken)], "does not run here"),
+        ]
+    ):
+        assert main([*asked, "--out", str(tmp_path / f"{number}.jsonl"), *words]) == 0
+        assert message in capsys.readouterr().out
+    assert main([*asked, "--out", str(tmp_path / "n.jsonl"), "--native", str(tmp_path / "absent")]) == 2
+    assert "absent is not there" in capsys.readouterr().err
