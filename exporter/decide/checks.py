@@ -10,11 +10,13 @@ from edgepress.exporter.bundle.forms import find_form
 from edgepress.exporter.bundle.genai_config import make_genai_config
 from edgepress.exporter.decide.job import Prepared
 from edgepress.exporter.methods.kinds import (
+    GraphPruning,
     LayerMethod,
     Method,
     Pruning,
     Repair,
     Transform,
+    graph_pruning,
     load_kind,
     load_method,
     method_instead,
@@ -31,17 +33,21 @@ from edgepress.exporter.recipe.recipe import Recipe
 _log = logging.getLogger("edgepress.export")
 
 
-def check_recipe(recipe: Recipe) -> None:
+def check_recipe(recipe: Recipe, *, graphs: bool = False) -> None:
     """Refuse methods of the wrong kind for their place, and options that are out of range or have no effect.
 
-    Options of a method that is not named are allowed, as another method may start with it.
+    Options of a method that is not named are allowed, as another method may start with it. With ``graphs`` the recipe
+    is for a model that is an ONNX graph, of which steps of ``prune`` have options of their own.
 
     Raises:
         InputError: there are such methods or options; the message says where they belong, or what is right.
 
     """
+    for name, asked in recipe.options.items():
+        in_graphs = graphs and name in recipe.prune
+        read_options(name, (graph_pruning(name) if in_graphs else load_method(name)).declared, asked)
     for name in recipe.prune:
-        method_options(load_kind(name, Pruning, "prune"), recipe)
+        _ = graph_pruning(name) if graphs else load_kind(name, Pruning, "prune")
     for name in recipe.before:
         method_options(load_kind(name, Transform, "before"), recipe)
     for name in recipe.after:
@@ -49,10 +55,9 @@ def check_recipe(recipe: Recipe) -> None:
     for storage in recipe.storages:
         start_method(storage.method, recipe)
         zeros_asked(storage.method, recipe)
-    for name, asked in recipe.options.items():
+    for name in recipe.options:
         method = load_method(name)
-        read_options(name, method.declared, asked)
-        if isinstance(method, Pruning) and name not in recipe.prune:
+        if isinstance(method, Pruning | GraphPruning) and name not in recipe.prune:
             steps = ", ".join(recipe.prune) or "no step"
             raise InputError(
                 f"[options.{name}] is for {name}, and `prune` has {steps}; add {name} there, or leave its options out"
@@ -81,7 +86,7 @@ def check_prepared(prepared: Prepared, plain: Decoder) -> None:
     """
     for name in (*prepared.recipe.before, *prepared.plan.methods, *prepared.recipe.after):
         method = load_method(name)
-        if not isinstance(method, Pruning):
+        if not isinstance(method, Pruning | GraphPruning):
             method.check(prepared.decoder, prepared.plan.schemes, method_options(method, prepared.recipe))
     _check_ids(prepared)
     _check_heads(prepared)

@@ -8,6 +8,7 @@ The file's name is the method's key. What kind of method it is, its type says:
 - :class:`Transform` prepares the weights for rounding without changing what the model computes (recipe: ``before``).
 - :class:`Repair` repairs what rounding did, after each layer or at the end (recipe: ``after``).
 - :class:`Pruning` makes another, smaller checkpoint before anything is rounded (recipe: ``prune``).
+- :class:`GraphPruning` makes another, smaller ONNX graph (recipe: ``prune``); a :class:`Pruning` may have one too.
 
 Each declares its options and what they may be (:mod:`.options`), and has a ``check`` of the model: both are asked
 before a weight is read. What methods share is beside their folders: :mod:`.folding` (scales moved between weights),
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 
     from edgepress.exporter.arrays.codes import Codes
     from edgepress.exporter.arrays.moments import Moments
+    from edgepress.exporter.methods.narrower.task import GraphTask
     from edgepress.exporter.methods.smaller.task import PruneTask
     from edgepress.exporter.methods.tasks import LayerTask, ModelTask, Schemes
 
@@ -165,6 +167,20 @@ class Repair(_Planned):
 
 
 @dataclass(frozen=True)
+class GraphPruning(_Kind):
+    """Turns an ONNX graph into a smaller one: ``run(task, options)`` sets ``task.made``.
+
+    ``trains`` says that sizes stay and weights are trained, so that a plan need not run it. ``check(task, options)``
+    refuses what cannot be done to the graph of ``task`` (InputError), before the first step where it is the first.
+    """
+
+    name: str
+    run: Callable[[GraphTask, Options], None]
+    trains: bool = False
+    check: Callable[[GraphTask, Options], None] = lambda *_: None
+
+
+@dataclass(frozen=True)
 class Pruning(_Kind):
     """Turns a checkpoint into another one, before any weight is rounded: ``run(task, options)`` calls ``task.write``.
 
@@ -175,6 +191,8 @@ class Pruning(_Kind):
     (InputError). Before the first step runs it is asked of the original, unless an earlier step ``changes`` one of the
     sizes that it ``looks_at``; ``run`` asks it again. ``check_order(changed, options)`` refuses, before the first step,
     to come after steps that change these sizes (InputError).
+
+    ``on_graphs`` is the step of this name for models that are ONNX graphs, with options of its own.
     """
 
     name: str
@@ -185,9 +203,10 @@ class Pruning(_Kind):
     looks_at: frozenset[Size] = frozenset()
     changes: frozenset[Size] = frozenset()
     check_order: Callable[[Set[Size], Options], None] = lambda *_: None
+    on_graphs: GraphPruning | None = None
 
 
-AnyMethod = Method | LinearMethod | LayerMethod | Transform | Repair | Pruning
+AnyMethod = Method | LinearMethod | LayerMethod | Transform | Repair | Pruning | GraphPruning
 Rounding = Method | LinearMethod | LayerMethod
 Kind = TypeVar("Kind", Transform, Repair, Pruning)
 
@@ -195,15 +214,15 @@ FOLDERS: Mapping[str, tuple[type[AnyMethod], ...]] = {
     "round": (Method, LinearMethod, LayerMethod),
     "transform": (Transform,),
     "repair": (Repair,),
-    "shrink": (Pruning,),
+    "shrink": (Pruning, GraphPruning),
 }
 """The kinds of method that each folder is for; a file elsewhere is no method."""
 
 
 def place_of(method: AnyMethod) -> str:
     """Where a recipe names a method of this kind, as error messages say it."""
-    place = {Transform: "`before`", Repair: "`after`", Pruning: "`prune`"}.get(type(method), "[weights]")
-    return f"{method.name} belongs into {place}"
+    place = {Transform: "`before`", Repair: "`after`", Pruning: "`prune`", GraphPruning: "`prune`"}
+    return f"{method.name} belongs into {place.get(type(method), '[weights]')}"
 
 
 def unchanged(decoder: Decoder, recipe: Recipe) -> Decoder:  # noqa: ARG001 - the signature of `describe`
@@ -265,6 +284,11 @@ def load_kind(name: str, kind: type[Kind], place: str) -> Kind:
     """
     method = load_method(name)
     if not isinstance(method, kind):
+        if isinstance(method, GraphPruning) and kind is Pruning:
+            raise InputError(
+                f"{place} = [{name!r}]: {name} prunes models that are ONNX graphs; for the checkpoint of a "
+                "language model take depth, mlp_width, heads, hidden, experts or vocabulary"
+            )
         what = {
             Pruning: "does not make a smaller model",
             Transform: "is not a transform",
@@ -272,6 +296,36 @@ def load_kind(name: str, kind: type[Kind], place: str) -> Kind:
         }
         raise InputError(f"{place} = [{name!r}]: {name} {what[kind]}; {place_of(method)}")
     return method
+
+
+def graph_pruning(name: str) -> GraphPruning:
+    """The step of a recipe's ``prune`` for a model that is an ONNX graph.
+
+    Raises:
+        InputError: there is no such method, or it does not prune graphs; the message says which do.
+
+    """
+    method = load_method(name)
+    found = method.on_graphs if isinstance(method, Pruning) else method
+    if isinstance(found, GraphPruning):
+        return found
+    if not isinstance(method, Pruning):
+        load_kind(name, Pruning, "prune")
+    raise InputError(
+        f"prune = [{name!r}]: {name} prunes checkpoints of language models; of an ONNX graph take "
+        f"{', '.join(graph_prunings())}"
+    )
+
+
+def graph_prunings() -> list[str]:
+    """Names of the steps that prune ONNX graphs."""
+    shrinking = [name for name, folder in _files().items() if folder == "shrink"]
+    methods = {name: load_method(name) for name in sorted(shrinking)}
+    return [
+        name
+        for name, method in methods.items()
+        if isinstance(method, GraphPruning) or (isinstance(method, Pruning) and method.on_graphs is not None)
+    ]
 
 
 def start_method(name: str, recipe: Recipe) -> Method | LinearMethod:

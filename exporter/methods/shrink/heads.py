@@ -22,6 +22,7 @@ from torch import Tensor
 from edgepress.errors import InputError
 from edgepress.exporter.methods.kinds import Pruning
 from edgepress.exporter.methods.options import Option, Options, unset, unset_share, whole_number
+from edgepress.exporter.methods.removing import removing
 from edgepress.exporter.methods.smaller.config import check_described, described, require, with_heads
 from edgepress.exporter.methods.smaller.importance import WAYS, Scores, input_scores
 from edgepress.exporter.methods.smaller.picks import Pick, picked_tensors, whole
@@ -215,4 +216,5 @@ METHOD = Pruning(
     check=check,
     looks_at=frozenset({"heads"}),
     changes=frozenset({"heads"}),
+    on_graphs=removing("heads", "heads"),
 )

@@ -21,6 +21,7 @@ from torch import Tensor
 from edgepress.errors import InputError
 from edgepress.exporter.methods.kinds import Pruning
 from edgepress.exporter.methods.options import Option, Options, unset, unset_share, whole_number
+from edgepress.exporter.methods.removing import removing
 from edgepress.exporter.methods.smaller.config import check_described, described, with_hidden
 from edgepress.exporter.methods.smaller.importance import WAYS, Scores, stream_loss_scores
 from edgepress.exporter.methods.smaller.picks import Pick, picked_tensors, whole
@@ -185,4 +186,5 @@ METHOD = Pruning(
     check=check,
     looks_at=frozenset({"hidden"}),
     changes=frozenset({"hidden"}),
+    on_graphs=removing("hidden", "hidden"),
 )

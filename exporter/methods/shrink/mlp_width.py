@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from edgepress.errors import InputError
 from edgepress.exporter.methods.kinds import Pruning
 from edgepress.exporter.methods.options import Option, Options, unset, whole_number
+from edgepress.exporter.methods.removing import removing
 from edgepress.exporter.methods.smaller.config import (
     described,
     refuse_different,
@@ -145,4 +146,5 @@ METHOD = Pruning(
     check=check,
     looks_at=frozenset({"widths"}),
     changes=frozenset({"widths"}),
+    on_graphs=removing("mlp_width", "widths"),
 )

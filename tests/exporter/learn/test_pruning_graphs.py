@@ -1,0 +1,188 @@
+"""A recipe's pruning steps on an ONNX graph: budgets are met, what is left computes what it should, errors say why."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from channel_models import IMAGES, convolutions, encoder
+from numpy.typing import NDArray
+
+from edgepress.errors import InputError
+from edgepress.exporter.learn.pruning.graphs import ShrunkGraph, shrink_graph
+from edgepress.exporter.methods.narrower.coupling import find_coupling
+from edgepress.exporter.methods.narrower.cut import plain
+from edgepress.exporter.methods.narrower.importance import WAYS, scores_of
+from edgepress.exporter.recipe.recipe import Recipe, read_recipe
+from edgepress.sessions import open_on_cpu
+
+Options = Mapping[str, bool | int | float | str]
+Feed = Mapping[str, NDArray[np.float32]]
+
+
+def recipe(options: Mapping[str, Options], *steps: str) -> Recipe:
+    return replace(read_recipe("fp32"), prune=steps or tuple(options), options=options)
+
+
+def images() -> Iterator[Feed]:
+    """Samples without end."""
+    for seed in range(12):
+        yield {"image": np.random.default_rng(seed).normal(size=(2, 3, 6, 6)).astype(np.float32)}
+
+
+@pytest.fixture
+def network(tmp_path: Path) -> Path:
+    """A residual network whose weights' scales differ."""
+    model = convolutions(["residual", "depthwise", "plain", "residual"], 0)
+    random = np.random.default_rng(0)
+    for tensor in model.graph.initializer:
+        if tensor.data_type == onnx.TensorProto.FLOAT:
+            value = onnx.numpy_helper.to_array(tensor) + random.normal(0, 0.3, tensor.dims).astype(np.float32)
+            scale = random.uniform(0.1, 1, (tensor.dims[0], *[1] * (len(tensor.dims) - 1))).astype(np.float32)
+            tensor.CopyFrom(onnx.numpy_helper.from_array(value * scale, tensor.name))
+    path = tmp_path / "network.onnx"
+    onnx.save(model, path)
+    return path
+
+
+def shrunk(path: Path, asked: Recipe, samples: object = images) -> ShrunkGraph:
+    return shrink_graph(path, asked, samples, folder=path.parent / "work")  # type: ignore[arg-type] # may be None
+
+
+@pytest.mark.parametrize("of", ["multiply_adds", "parameters", "channels"])
+@pytest.mark.parametrize("uniform", [True, False])
+def test_a_share_is_reached_and_not_by_much_more(network: Path, of: str, *, uniform: bool) -> None:
+    found = shrunk(network, recipe({"channels": {"share": 0.6, "of": of, "uniform": uniform}}))
+    first, last = found.steps
+    assert [step["name"] for step in found.steps] == ["original", "channels"]
+    assert all(1 <= left <= of_all for left, of_all in last["kept"].values())
+    if of != "channels":
+        assert 0.4 * first[of] < last[of] <= 0.6 * first[of]
+    else:
+        left, of_all = np.sum(list(last["kept"].values()), 0)
+        assert 0.5 * of_all < left <= 0.6 * of_all
+    if uniform:
+        shares = [left / of_all for left, of_all in last["kept"].values()]
+        assert max(shares) - min(shares) <= 0.25
+    written = plain(onnx.load(found.file))
+    coupling = find_coupling(written)
+    assert coupling.parameters(coupling.all_kept()) == last["parameters"]
+
+
+def test_what_is_done_is_not_done_again(network: Path, caplog: pytest.LogCaptureFixture) -> None:
+    asked = recipe({"channels": {"share": 0.7}})
+    first = shrunk(network, asked)
+    content, stamp = first.file.read_bytes(), first.file.stat().st_mtime_ns
+    assert shrunk(network, asked).file.stat().st_mtime_ns == stamp
+    assert "continuing after 0-channels" in caplog.text
+    first.file.write_bytes(content[:-1])
+    assert shrunk(network, asked).file.read_bytes() == content
+
+
+@pytest.mark.parametrize("way", [way for way in WAYS if way != "norms"])
+def test_a_channel_that_nothing_comes_from_is_the_least_important(network: Path, way: str) -> None:
+    model = plain(onnx.load(network))
+    coupling = find_coupling(model)
+    group = next(group for group in coupling.groups if not any(site.tensor == "constant_0" for site in group.sites))
+    dead = group.channels[2]
+    for tensor in model.graph.initializer:
+        for place, axis in enumerate(coupling.tensors.get(tensor.name, ())):
+            if axis is not None and any(site.tensor == tensor.name and site.axis == place for site in group.sites):
+                value = onnx.numpy_helper.to_array(tensor).copy()
+                np.moveaxis(value, place, 0)[coupling.channel_of[axis] == dead] *= 1e-3
+                tensor.CopyFrom(onnx.numpy_helper.from_array(value, tensor.name))
+    scores = scores_of(model, coupling, [group], way, images(), seed=0)[0]
+    assert scores.argmin() == 2
+    assert (scores > 0).sum() >= len(scores) - 1
+
+
+def test_channels_that_can_be_predicted_cost_nothing(tmp_path: Path) -> None:
+    """Half of the channels are others' halves: what reads them learns to read the others instead."""
+    model = convolutions(["plain"], 3)
+    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    for name in ("constant_0", "constant_1"):  # the first convolution, 8 channels
+        value = onnx.numpy_helper.to_array(tensors[name]).copy()
+        value[4:] = value[:4] / 2  # which ReLU keeps
+        tensors[name].CopyFrom(onnx.numpy_helper.from_array(value, name))
+    onnx.save(model, tmp_path / "copies.onnx")
+    first = model.graph.node[0].name
+    losses = []
+    for mend in (True, False):
+        options = {"share": 0.5, "of": "channels", "only": first, "mend": mend}
+        found = shrunk(tmp_path / "copies.onnx", recipe({"channels": options}))
+        before, after = (
+            open_on_cpu(path).run(None, {"image": IMAGES})[0] for path in (tmp_path / "copies.onnx", found.file)
+        )
+        losses.append(np.abs(after - before).max() / np.abs(before).max())
+    assert losses[0] < 2e-3 < losses[1]
+
+
+def test_training_brings_outputs_back(network: Path) -> None:
+    options: Mapping[str, Options] = {
+        "channels": {"share": 0.9, "by": "outputs", "only": "conv_1_0,conv_10_0"},
+        "retrain": {"steps": 40, "batch": 4, "batches": 12, "flip": True, "shift": 1, "mix": True, "features": 0.1},
+    }
+    found = shrunk(network, recipe(options))
+    curve = found.steps[-1]["curve"]
+    assert curve[-1][2] < 0.7 * curve[0][2]
+    losses = []
+    for name in ("0-channels", "1-retrain"):
+        errors = [
+            open_on_cpu(network.parent / "work" / name / "model.onnx").run(None, dict(feed))[0]
+            - open_on_cpu(network).run(None, dict(feed))[0]
+            for feed in images()
+        ]
+        losses.append(float(np.square(errors).mean()))
+    assert losses[1] < losses[0]
+    planned = shrink_graph(network, recipe(options), images, folder=network.parent / "plan", train=False)
+    assert planned.skipped == ("retrain",)
+    assert len(planned.steps) == 2
+
+
+def test_heads_and_widths_go_one_after_the_other(tmp_path: Path) -> None:
+    onnx.save(encoder(fused=False), tmp_path / "encoder.onnx")
+    options = {"heads": {"share": 0.5, "of": "channels"}, "mlp_width": {"share": 0.6, "of": "channels"}}
+    found = shrunk(tmp_path / "encoder.onnx", recipe(options), None)
+    kept = [next(iter(step["kept"].values())) for step in found.steps[1:]]
+    assert kept == [[2, 4], [6, 10]]
+
+
+@pytest.mark.parametrize(
+    ("steps", "options", "samples", "message"),
+    [
+        (
+            "channels",
+            {"share": 0.01},
+            images,
+            r"share = 0.01 of the [\d,]+ multiply-adds cannot be reached: .* 0\.\d+ remain",
+        ),
+        ("channels", {"only": "layer9*"}, images, r"only: 'layer9\*' matches none of the \d+ groups: conv_0"),
+        ("channels", {"skip": "*"}, images, r"skip leaves none of \d+ groups"),
+        ("channels", {"by": "outputs"}, None, r'by = "outputs" looks at what samples send through .* give some'),
+        ("channels", {"mend": True}, None, "mend = true looks at what samples send through"),
+        ("channels", {"by": "norms"}, images, "have no batch norm"),
+        (
+            "channels",
+            {"share": 1.5},
+            images,
+            r"\[options.channels\] share must be more than 0 and less than 1, not 1.5",
+        ),
+        ("channels", {"shares": 0.5}, images, "no option 'shares'; did you mean 'share'"),
+        ("heads", {}, images, "heads finds no heads in this graph that can go: there are channels"),
+        ("experts", {}, images, "experts prunes checkpoints of language models; of an ONNX graph take channels, "),
+        ("rtn", {}, images, r"rtn does not make a smaller model; rtn belongs into \[weights\]"),
+        ("retrain", {}, None, "retrain learns from samples of what the model is for, and there are none"),
+        ("retrain", {"features": 1.0, "batch": 4, "batches": 2}, images, None),
+    ],
+)
+def test_what_cannot_be_done_is_refused_with_the_remedy(
+    network: Path, steps: str, options: Options, samples: object, message: str | None
+) -> None:
+    if message is None:
+        assert shrunk(network, recipe({steps: {**options, "steps": 1}}), samples).steps[-1]["name"] == "retrain"
+        return
+    with pytest.raises(InputError, match=message):
+        shrunk(network, recipe({steps: options}), samples)
+    assert not (network.parent / "work").exists()
