@@ -18,7 +18,7 @@ from edgepress.exporter.bundle.download import describe_zeros
 from edgepress.exporter.bundle.forms import FormTask, find_form
 from edgepress.exporter.bundle.overflow import MOST_SEQUENCES, find_overflow
 from edgepress.exporter.bundle.replacing import check_output, check_replaceable
-from edgepress.exporter.bundle.stream import ScalesLostError, TensorReport
+from edgepress.exporter.bundle.stream import Made, ScalesLostError, TensorReport
 from edgepress.exporter.bundle.write import write_data
 from edgepress.exporter.decide.encoder_decoder import decide_encoder_decoder, is_encoder_decoder
 from edgepress.exporter.decide.job import Opened, Prepared, Shrunk
@@ -156,9 +156,20 @@ def export_traced(
     ``samples`` gives real inputs of the model, for what has to see some and for ``check``.
     """
     check_output(Path(out), force=force)
-    prepared = decide_traced(traced, target=target, recipe=recipe, socs=socs, samples=samples)
-    targets = [one.name for one in prepared.targets]
-    return write_subject(prepared, Path(out), targets, check=check, force=force, threads=threads, progress=progress)
+    with TemporaryDirectory(prefix="edgepress-") as folder:
+        prepared = decide_traced(
+            traced, target=target, recipe=recipe, socs=socs, samples=samples, folder=Path(folder)
+        ).learn(progress)
+        return write_subject(
+            prepared,
+            Path(out),
+            [one.name for one in prepared.targets],
+            check=check,
+            force=force,
+            threads=threads,
+            progress=progress,
+            made=prepared.made,
+        )
 
 
 def write_subject(
@@ -170,14 +181,15 @@ def write_subject(
     force: bool,
     threads: int | None,
     progress: Progress,
+    made: Made | None = None,
 ) -> Manifest:
-    """Write a bundle of any subject whose weights are rounded as they are: data file, graph, manifest."""
+    """Write a bundle of any subject: data file, graph, manifest. What is not ``made`` is rounded as it is."""
     with (
         atomic_directory(out, replace=force, may_remove=check_replaceable) as work,
         ThreadPoolExecutor(1) as background,
     ):
         source = background.submit(subject.source.source_hashes)
-        reports = write_data(work, subject, None, threads=threads, progress=progress)
+        reports = write_data(work, subject, made, threads=threads, progress=progress)
         subject.write_files(work)
         parity = dict(subject.score(work, progress)) if check else None
         written: dict[str, dict[str, object]] = {name: {} for name in targets}

@@ -16,7 +16,7 @@ from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,9 +29,6 @@ from edgepress.exporter.methods.kinds import Method, load_method
 from edgepress.exporter.model.subject import WeightSource
 from edgepress.exporter.plan.plan import Plan, PlannedTensor
 from edgepress.exporter.source.part import Part
-
-if TYPE_CHECKING:
-    from edgepress.exporter.streams.store import StoredStages
 
 _CHUNK = 1 << 18  # elements of a weight handled at a time
 _TRANSPOSED_CHUNK = 1 << 22  # more when each chunk reads its whole tensor: GPT-2 XL's largest has 10 M elements
@@ -47,6 +44,22 @@ class ScalesLostError(Exception):
     def __init__(self, tensors: Mapping[str, str]) -> None:
         super().__init__(f"float16 loses the scales of {', '.join(tensors)}")
         self.tensors = tensors
+
+
+class Made(Protocol):
+    """Weights as they will be stored, made by what looked at what the model computes."""
+
+    @property
+    def reports(self) -> Mapping[str, Mapping[str, Any]]:
+        """How near each is to the model's, by its name."""
+
+    def __contains__(self, name: object) -> bool: ...
+
+    def array(self, name: str, part: str) -> NDArray[Any]:
+        """One array of a weight: ``values``, ``scales``, ``zero_points`` or ``data``."""
+
+    def weight(self, name: str) -> Quantized | NDArray[np.float32]:
+        """A weight whose codes are integers of a product, or that is kept."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +110,7 @@ def write_weights(
     path: Path,
     *,
     threads: int,
-    calibrated: StoredStages | None = None,
+    calibrated: Made | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> dict[str, TensorReport]:
     """Write the data file that ``plan`` describes and return how near each tensor is to the checkpoint's, by name.
@@ -164,7 +177,7 @@ def write_weights(
     return reports
 
 
-def _copy(calibrated: StoredStages, tensor: PlannedTensor, file: BinaryIO) -> TensorReport:
+def _copy(calibrated: Made, tensor: PlannedTensor, file: BinaryIO) -> TensorReport:
     """Store what calibration made of a weight."""
     name = tensor.weight.name
     if tensor.is_integer:
@@ -176,6 +189,9 @@ def _copy(calibrated: StoredStages, tensor: PlannedTensor, file: BinaryIO) -> Te
         _write(file, tensor, 0, "scales", scales)
         for part in ("input_scale", "input_zero_point") if tensor.has_ranges else ():
             _write_all(file, tensor.regions[part].offset, calibrated.array(name, part))
+    elif tensor.weight.static is not None:
+        for region, place in tensor.regions.items():
+            _write_all(file, place.offset, calibrated.array(name, region))
     elif tensor.form == "half":
         _write(file, tensor, 0, "data", _to_half(calibrated.array(name, "data"), tensor))
     else:

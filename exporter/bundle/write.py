@@ -4,24 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import onnx
 
 from edgepress.cores import usable_cores
 from edgepress.exporter.bundle.files import DATA_FILE, GENAI_FILE, copy_tokenizer, write_tables
-from edgepress.exporter.bundle.stream import TensorReport, write_weights
+from edgepress.exporter.bundle.stream import Made, TensorReport, write_weights
 from edgepress.exporter.plan.planned import Planned, Subject
 from edgepress.exporter.tokens.chat_vectors import compare_genai, write_vectors
 from edgepress.files import write_json
 from edgepress.progress import Progress
 
-if TYPE_CHECKING:
-    from edgepress.exporter.streams.store import StoredStages  # needs safetensors
-
 
 def write_data(
-    work: Path, planned: Subject, stages: StoredStages | None, *, threads: int | None, progress: Progress
+    work: Path, planned: Subject, stages: Made | None, *, threads: int | None, progress: Progress
 ) -> dict[str, TensorReport]:
     """Write every weight and table into the data file; returns how well each tensor is stored.
 

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Self
 
 import onnx
 
@@ -14,13 +15,17 @@ from edgepress.errors import InputError
 from edgepress.exporter.bundle.cpu_graph import check_legal
 from edgepress.exporter.bundle.files import DATA_FILE, MODEL_FILE
 from edgepress.exporter.bundle.parities.traced import parity_traced
+from edgepress.exporter.bundle.stream import Made
 from edgepress.exporter.decide.checks import check_recipe
 from edgepress.exporter.decide.opening import ask_recipe, find_targets
 from edgepress.exporter.doors.traced import Samples, Traced
 from edgepress.exporter.graph.builder import CONTRIB
-from edgepress.exporter.graph.foreign.normal import read_normal
+from edgepress.exporter.graph.foreign.normal import read_normal, write_normal
 from edgepress.exporter.graph.foreign.planned import build_planned
+from edgepress.exporter.graph.foreign.quantized import describe_static, place, planned_bits, widths_of
 from edgepress.exporter.graph.foreign.roles import Foreign, describe, natural
+from edgepress.exporter.graph.qdq import Calibrator, quantize
+from edgepress.exporter.graph.qdq.graph import FloatModel
 from edgepress.exporter.graph.weights import Weights
 from edgepress.exporter.methods.kinds import Method, load_method
 from edgepress.exporter.plan.plan import Plan, make_plan
@@ -38,7 +43,8 @@ RECIPE = "int8"
 class PreparedTraced:
     """A traced model, the recipe, and what will be done to each weight.
 
-    ``model`` is its graph as it is planned, ``weights`` where its bytes lie.
+    ``model`` is its graph as it is planned, ``weights`` where its bytes lie. ``float_file`` is that graph on disk where
+    the whole graph becomes integers, ``quantized`` what it became, and ``made`` what was made of the weights.
     """
 
     traced: Traced
@@ -50,6 +56,9 @@ class PreparedTraced:
     plan: Plan
     targets: tuple[Target, ...]
     samples: Samples | None = None
+    float_file: Path | None = None
+    quantized: onnx.ModelProto | None = None
+    made: Made | None = None
 
     @property
     def file(self) -> Path:
@@ -68,6 +77,8 @@ class PreparedTraced:
 
     def graph(self) -> onnx.ModelProto:
         """The graph of what is planned; InputError when a target's CPU lacks a kernel for it."""
+        if self.quantized is not None:
+            return self.quantized
         graph = build_planned(
             self.model, self.weights, self.description, self.plan, data_file=DATA_FILE, version=__version__
         )
@@ -86,8 +97,33 @@ class PreparedTraced:
         """How near the bundle's outputs are to the model's; see :mod:`edgepress.exporter.bundle.parities.traced`."""
         samples = iter(()) if self.samples is None else self.samples()
         return parity_traced(
-            bundle, self.traced, self.model, self.source, self.plan, samples=samples, progress=progress
+            bundle,
+            self.traced,
+            self.model,
+            self.source,
+            None if self.quantized is not None else self.plan,
+            samples=samples,
+            progress=progress,
         )
+
+    def learn(self, progress: Progress) -> Self:
+        """Find the ranges of every value on the samples and write the graph in integers, where the recipe asks that."""
+        if self.float_file is None or self.samples is None:
+            return self
+        calibrator = Calibrator(self.float_file)
+        with progress(1, "calibrating", " pass") as advance:
+            for feed in self.samples():
+                calibrator.run(feed)
+            advance(1)
+        activations, bits = self.recipe.activations, planned_bits(self.plan)
+        quantized = quantize(
+            self.float_file,
+            calibrator.ranges(activations),
+            widths_of(activations, self.recipe.weights.bits),
+            bits=bits,
+        )
+        made = place(quantized, FloatModel(self.float_file), self.plan, DATA_FILE)
+        return replace(self, quantized=quantized, made=made)
 
 
 def decide_traced(
@@ -97,8 +133,9 @@ def decide_traced(
     recipe: str | Path | None = None,
     socs: Sequence[str] = (),
     samples: Samples | None = None,
+    folder: Path,
 ) -> PreparedTraced:
-    """Read the graph of ``traced`` and plan its export.
+    """Read the graph of ``traced`` and plan its export; what has to lie in a file meanwhile is put into ``folder``.
 
     Raises:
         InputError: the graph cannot be read, or the recipe or target asks for what such models do not have.
@@ -112,7 +149,15 @@ def decide_traced(
     check_recipe(found)
     _refuse_what_looks(traced.file, found)
     model, weights = read_normal(traced.file)
-    description = describe(model, traced.model_type)
+    description, file = describe(model, traced.model_type), None
+    if found.activations.is_calibrated:
+        if samples is None:
+            raise InputError(
+                f"recipe {found.name} finds the ranges of every value on real inputs, and there are none; give some by "
+                "--calibration"
+            )
+        file = write_normal(model, weights, folder / "float.onnx")
+        description = describe_static(FloatModel(file), description)
     unbounded = frozenset(weight.name for weight in description.listed if weight.kind == "constant")
     source = OnnxFile(traced.file, model, weights, unbounded=unbounded, hashes=traced.source)
     plan = plan_traced(description, found, source)
@@ -126,8 +171,10 @@ def decide_traced(
         plan=plan,
         targets=targets,
         samples=samples,
+        float_file=file,
     )
-    prepared.graph()
+    if file is None:
+        prepared.graph()
     return prepared
 
 
@@ -135,7 +182,8 @@ def plan_traced(description: Foreign, recipe: Recipe, source: OnnxFile) -> Plan:
     """The plan of a graph's weights; what is stored in floats keeps its own shape."""
     plan = make_plan(description, recipe, source.itemsize)
     tensors = tuple(
-        replace(tensor, weight=natural(tensor.weight)) if tensor.scheme is None else tensor for tensor in plan.tensors
+        replace(tensor, weight=natural(tensor.weight)) if tensor.form in {"float", "half"} else tensor
+        for tensor in plan.tensors
     )
     return replace(plan, tensors=tensors)
 
@@ -145,7 +193,7 @@ def _refuse_what_looks(path: Path, recipe: Recipe) -> None:
     storages = (recipe.weights, *(entry.storage for entry in recipe.overrides))
     methods = [storage.method for storage in storages if not isinstance(load_method(storage.method), Method)]
     steps = [*recipe.prune, *recipe.before, *recipe.after, *methods, *(["[budget]"] if recipe.budget else [])]
-    if recipe.activations.is_calibrated or recipe.activations.type == "float16":
+    if recipe.activations.type == "float16":
         steps.append(f"{recipe.activations.type} activations")
     if steps:
         raise InputError(

@@ -62,7 +62,9 @@ class Weight:
     The rows of two ``interleaved`` parts take turns: row 2 i is row i of the first. The columns of an ``ordered`` one
     are stored in an order that lies beside it, as :meth:`PackedTensor.order` has it. An ``expert``'s weight, in a stack
     or not, sees the tokens alone that a router sends there. ``in_float`` says that no kernel computes with codes of it:
-    the graph makes floats of them when it is opened.
+    the graph makes floats of them when it is opened. ``static`` is for graphs in which every value is an integer of a
+    range that calibration finds: ``signed`` has codes with one scale a row, in the places that the graph has them;
+    ``value`` is rounded as what is computed is.
     """
 
     name: str
@@ -75,6 +77,7 @@ class Weight:
     ordered: bool = False
     expert: bool = False
     in_float: bool = False
+    static: Literal["signed", "value"] | None = None
 
     def __post_init__(self) -> None:
         rows = [part.stop - part.start for part in self.parts]

@@ -23,7 +23,19 @@ _FLOAT = 4  # bytes of a float32
 _HALF = 2  # bytes of a float16
 _INDEX = 4  # bytes of the number of a column
 INT8_LEVEL = 4  # the accuracy_level at which products round activations to 8 bits
-Form = Literal["float", "blocks", "folded", "dynamic", "uint8", "uint16", "half", "half blocks"]
+Form = Literal[
+    "float",
+    "blocks",
+    "folded",
+    "dynamic",
+    "uint8",
+    "uint16",
+    "half",
+    "half blocks",
+    "signed",
+    "uint8 value",
+    "uint16 value",
+]
 # Of MatMulNBits' 2-bit kernels, for accuracy_level 4 only (onnxruntime 1.31: AVX-512, its pull request 29064; ARM64
 # with dot products, 29466). Other blocks and levels are unpacked at each call: one row of a 2048 × 2048 product took
 # 22 to 59 ms with blocks of 16 and 256, 0.10 to 0.15 ms with those between.
@@ -65,7 +77,9 @@ class PlannedTensor:
     (stored as blocks, of which the graph makes floats when it is opened); or in integers, then ``values`` is uint8
     (columns, rows) and ``scales`` (rows,), and the activations have ranges that are ``dynamic``, or are ``uint8`` or
     ``uint16`` with ``input_scale`` (float32) and ``input_zero_point`` (of that type)
-    from calibration.
+    from calibration. In a graph of which every value is an integer, ``signed`` is ``values`` (int8, or int4 two to a
+    byte, in the graph's own order) and ``scales`` (rows,), and ``uint8 value`` and ``uint16 value`` are ``values`` of
+    that type, whose one scale is in the graph.
     """
 
     weight: Weight
@@ -79,8 +93,10 @@ class PlannedTensor:
     def stored_as(self) -> str:
         """The storage in words, as plans print it."""
         if self.scheme is None:
-            return "float16" if self.form == "half" else "float32"
-        if not self.is_integer:
+            return {"half": "float16", "float": "float32"}.get(
+                self.form, f"{self.form.removesuffix(' value')}, one scale"
+            )
+        if not self.is_integer and self.form != "signed":
             return str(self.scheme)
         zeros = f", {self.scheme.zeros}" if self.scheme.zeros else ""
         return f"{self.scheme.method} {self.scheme.bits} bits, per channel{zeros}"
@@ -345,7 +361,8 @@ def _plan_tensor(
     columns = prod(weight.shape[1:])
     before = round(sum((part.stop - part.start) * columns * itemsize(part.tensor) for part in weight.parts))
     scheme, reason = _choose(weight, subject, recipe)
-    form, why = _form(weight, scheme, reason, recipe)
+    find_form = _form if weight.static is None else _static_form
+    form, why = find_form(weight, scheme, reason, recipe)
     form, scales = _with_scales(weight, form, recipe)
     regions = layout.regions(weight, scheme, form)
     return PlannedTensor(weight, scheme, f"{reason}{why}{scales}", before, regions, form)
@@ -358,9 +375,13 @@ def is_kept(weight: Weight) -> bool:
 
 def region_bytes(shape: tuple[int, ...], scheme: Scheme | None, form: Form = "blocks") -> dict[str, int]:
     """Bytes of each region of a weight: see :class:`PlannedTensor`."""
+    if scheme is None and form.endswith("value"):
+        return {"values": prod(shape) * (_HALF if form == "uint16 value" else 1)}
     if scheme is None:
         return {"data": prod(shape) * (_HALF if form == "half" else _FLOAT)}
     rows, columns = shape
+    if form == "signed":
+        return {"values": -(-rows * columns * scheme.bits // 8), "scales": rows * _FLOAT}
     if form not in {"blocks", "half blocks", "folded"}:
         parts = {"values": rows * columns, "scales": rows * _FLOAT}
         width = {"uint8": 1, "uint16": 2}.get(form)
@@ -403,6 +424,22 @@ def _form(weight: Weight, scheme: Scheme | None, asked: str, recipe: Recipe) -> 
     )
 
 
+def _static_form(weight: Weight, scheme: Scheme | None, asked: str, recipe: Recipe) -> tuple[Form, str]:
+    """As :func:`_form`, in a graph of which every value is an integer."""
+    why = f"; {recipe.activations.type} activations, {recipe.activations.ranges} ranges by [activations]"
+    if weight.static == "value":
+        return ("uint8 value" if recipe.activations.type == "uint8" else "uint16 value"), why
+    if scheme is None:
+        if recipe.storage(weight.name, weight.kind)[0].bits == KEPT_BITS:
+            return "float", "; its node computes in float32"
+    elif scheme.bits in {4, 8} and scheme.per_channel and scheme.symmetric:
+        return "signed", why
+    raise InputError(
+        f'[activations] type = "{recipe.activations.type}" with ranges = "{recipe.activations.ranges}" needs bits = 8 '
+        f'or 4, block_size = "channel" and symmetric = true, or bits = 32; {weight.name} has another storage by {asked}'
+    )
+
+
 def _why_not_float(weight: Weight, scheme: Scheme, recipe: Recipe) -> str:
     """What the plan adds to the reason of an expert's weights: what their product makes of the activations."""
     if weight.stack is None:
@@ -430,6 +467,8 @@ def _with_scales(weight: Weight, form: Form, recipe: Recipe) -> tuple[Form, str]
 
 
 def _choose(weight: Weight, subject: Description, recipe: Recipe) -> tuple[Scheme | None, str]:
+    if weight.static == "value":
+        return None, "rounded as what is computed"
     if is_kept(weight):
         return None, _KEPT[weight.kind]
     storage, why = recipe.storage(weight.name, weight.kind)

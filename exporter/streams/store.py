@@ -166,7 +166,7 @@ class StoredStages:
         self.complete = store.stages()
         self._names = {key.rpartition("/")[0] for key in self._files if "/" in key}
 
-    def __contains__(self, name: str) -> bool:
+    def __contains__(self, name: object) -> bool:
         return name in self._names
 
     def __iter__(self) -> Iterator[str]:

@@ -5,6 +5,7 @@
     Constant, initializers of If and Loop bodies ─► initializers of the main graph, each with a name of its own
     float16 and bfloat16                         ─► float32
     opset below 13                               ─► 17, by onnx's converter
+    BatchNormalization                           ─► part of the convolution before it, else Mul and Add
 
 Weights stay where they lie: their bytes are read when they are written.
 """
@@ -17,6 +18,7 @@ from onnx import TensorProto
 
 from edgepress.errors import InputError
 from edgepress.exporter.graph.editing import copied, pass_by, set_nodes
+from edgepress.exporter.graph.foreign.batch_norms import fold_batch_norms
 from edgepress.exporter.graph.passes import Context, find_pass
 from edgepress.exporter.graph.weights import Weights
 from edgepress.onnx_graph.files import read_model
@@ -48,7 +50,16 @@ def read_normal(path: Path) -> tuple[onnx.ModelProto, Weights]:
     pass_by(model)
     if any(tensor.data_type in (TensorProto.FLOAT16, TensorProto.BFLOAT16) for tensor in model.graph.initializer):
         find_pass("float32").apply(model, Context(weights=weights))
+    fold_batch_norms(model, weights)
     return model, weights
+
+
+def write_normal(model: onnx.ModelProto, weights: Weights, path: Path) -> Path:
+    """Write a model of this form to ``path``, its weights beside it, and return that."""
+    whole = copied(model)
+    weights.write([whole], path.with_name(f"{path.name}.data"))
+    path.write_bytes(whole.SerializeToString(deterministic=True))
+    return path
 
 
 def refuse_unusable(path: Path, model: onnx.ModelProto) -> None:

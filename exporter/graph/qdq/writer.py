@@ -32,23 +32,29 @@ _TYPES: dict[str, tuple[int, type[np.generic]]] = {
     "int32": (TensorProto.INT32, np.int32),
 }
 _INLINE, _ALIGNMENT = 1024, 4096  # bytes up to which a constant stays in the model; onnxruntime maps whole pages
+_FLOAT_BITS = 32  # of a weight that stays as it is
 _FIRST_QDQ_OPSET, _WIDE_QDQ_OPSET = 13, 21  # scales along an axis; 16-bit and 4-bit types
 
 
 def quantize(
-    path: Path, ranges: Ranges, widths: Widths, rounded: Mapping[str, Rounded] | None = None
+    path: Path,
+    ranges: Ranges,
+    widths: Widths,
+    rounded: Mapping[str, Rounded] | None = None,
+    bits: Mapping[str, int] | None = None,
 ) -> onnx.ModelProto:
     """Return the float model in ``path`` as QDQ in ``widths``; ``ranges`` is what calibration found.
 
-    Weights in ``rounded``, by name, keep exactly the codes they have; the others are rounded to nearest. Every float
-    input and output of the graph stays float. Relu and Clip disappear into the integers of the value they bound.
+    Weights in ``rounded``, by name, keep exactly the codes they have; the others are rounded to nearest, those in
+    ``bits`` to so many where these are others than ``widths`` says: 4, 8, or 32 for a weight that stays float. Every
+    float input and output of the graph stays float. Relu and Clip disappear into the integers of the value they bound.
 
     Raises:
         InputError: a value has no range, a rounded weight is not on its grid, or the model cannot be quantized (its
             operators are not plain, it is quantized already, its opset is too old).
 
     """
-    return _Writer(FloatModel(path), ranges, widths, dict(rounded or {})).write()
+    return _Writer(FloatModel(path), ranges, widths, dict(rounded or {}), dict(bits or {})).write()
 
 
 @dataclass(frozen=True)
@@ -65,8 +71,12 @@ class _Integers:
 class _Writer:
     """One model being written. ``self._integers`` maps a float value to the value that comes back from integers."""
 
-    def __init__(self, model: FloatModel, ranges: Ranges, widths: Widths, rounded: dict[str, Rounded]) -> None:
+    def __init__(
+        self, model: FloatModel, ranges: Ranges, widths: Widths, rounded: dict[str, Rounded], bits: dict[str, int]
+    ) -> None:
         self._model, self._widths, self._rounded = model, widths, rounded
+        self._bits = bits | {name: one.bits for name, one in rounded.items()}
+        self._kept = {name for name, count in bits.items() if count == _FLOAT_BITS}
         self._ranges = exact_sums(model, ranges) if widths.activation_bits == 8 else ranges
         self._nodes: list[onnx.NodeProto] = []
         self._constants: dict[str, onnx.TensorProto] = {}
@@ -83,7 +93,8 @@ class _Writer:
         opset = opsets_of(self._model.model).get("", 0)
         if opset < _FIRST_QDQ_OPSET:
             raise InputError(f"{self._model.path} has opset {opset}; QDQ needs {_FIRST_QDQ_OPSET} or later: convert it")
-        return "" if self._widths.name == "a8w8" or opset >= _WIDE_QDQ_OPSET else CONTRIB
+        wide = self._widths.name != "a8w8" or 4 in self._bits.values()
+        return CONTRIB if wide and opset < _WIDE_QDQ_OPSET else ""
 
     def write(self) -> onnx.ModelProto:
         """Node by node, in order."""
@@ -179,6 +190,8 @@ class _Writer:
         if not name or not model.is_float.get(name):
             return self._keep(name) if constant else name
         part = role(node, index, is_constant=constant, rank=len(model.constants[name].dims) if constant else 0)
+        if constant and self._kept & ({name, node.input[1]} if part == "bias" else {name}):
+            part = "float"
         if not constant:
             return name if part == "float" else self._integers.get(name, name)
         if part == "weight":
@@ -253,7 +266,8 @@ class _Writer:
     def _has_weight(self, node: onnx.NodeProto) -> bool:
         """Whether a bias can have the scale of input · weight: only if the weight is a constant."""
         plain = attribute(node, "alpha", 1.0) == 1 and attribute(node, "beta", 1.0) == 1
-        return node.input[1] in self._model.constants and node.input[0] not in self._model.constants and plain
+        constant = node.input[1] in self._model.constants and node.input[1] not in self._kept
+        return constant and node.input[0] not in self._model.constants and plain
 
     def _weight(self, node: onnx.NodeProto, name: str) -> str:
         """Codes along the axis of output channels, shared by nodes that need the same."""
@@ -266,7 +280,7 @@ class _Writer:
                 codes, scale = arithmetic.recover(name, value, axis, self._rounded[name])
                 self._used.add(name)
             else:
-                bits = self._widths.weight_bits
+                bits = self._bits.get(name, self._widths.weight_bits)
                 codes, scale = arithmetic.round_weight(value, axis, bits, self._least_scale(node))
             self._integers[key] = self._dequantized(key, _Integers(codes, scale, f"int{bits}", axis=axis))
             self._scales[name] = scale

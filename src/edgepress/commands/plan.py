@@ -76,6 +76,7 @@ def run(arguments: argparse.Namespace) -> int:
                 recipe=arguments.recipe,
                 socs=arguments.soc,
                 samples=read_samples(arguments.calibration, traced) if arguments.calibration else None,
+                folder=Path(folder),
             )
             print(json.dumps(traced_to_json(planned), indent=2) if arguments.json else format_traced(planned))
         return 0
