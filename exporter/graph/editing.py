@@ -88,7 +88,7 @@ def rewrite(model: onnx.ModelProto, weights: Weights, rules: Mapping[tuple[str, 
     A rule emits what replaces the node and returns True, or returns False and the node stays as it is.
     """
     changes = 0
-    for graph in list(graphs(model.graph)):
+    for graph in reversed(list(graphs(model.graph))):  # inner ones first, as nodes are copied with them
         if not any(_kind(node) in rules for node in graph.node):
             continue
         editor = Editor(model, graph, weights)

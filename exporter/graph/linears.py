@@ -231,7 +231,7 @@ def compute_in_float(model: onnx.ModelProto, accuracy_level: int) -> None:
     MatMulNBits gets ``accuracy_level``; DynamicQuantizeMatMul becomes DequantizeLinear and MatMul; what would quantize
     activations, and dequantize them again, passes them on.
     """
-    for graph in list(graphs(model.graph)):
+    for graph in reversed(list(graphs(model.graph))):  # inner ones first, as nodes are copied with them
         set_nodes(graph, [line for node in graph.node for line in _in_float(node, accuracy_level)])
 
 

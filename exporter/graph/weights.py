@@ -44,6 +44,11 @@ class Weights(TensorReader):
         """The rows of an initializer, stored or pending; sub-byte types have none."""
         return self._pending[tensor.name] if self._is_pending(tensor) else super().rows(tensor)
 
+    def inline(self, tensor: TensorProto) -> TensorProto:
+        """A tensor with its bytes inside, wherever they lie or whenever they are made."""
+        pending = tensor.data_location == TensorProto.EXTERNAL and self._is_pending(tensor)
+        return numpy_helper.from_array(self.rows(tensor).array(), tensor.name) if pending else super().inline(tensor)
+
     def _is_pending(self, tensor: TensorProto) -> bool:
         return tensor.name in self._pending and tensor.external_data[0].value == _PENDING
 

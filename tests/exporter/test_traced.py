@@ -128,10 +128,11 @@ def test_dense_layers_of_any_shape_compute_what_their_codes_say(
     assert not find_problems(folder / "out")
 
 
-def prepared(path: Path, **asked: object) -> PreparedTraced:
+def prepared(path: Path) -> PreparedTraced:
     door = find_door(str(path))
     assert door is not None
-    return decide_traced(door.open(str(path), Options(), path.parent), target="arm64-cpu", **asked)  # type: ignore[arg-type]
+    traced = door.open(str(path), Options(), path.parent)
+    return decide_traced(traced, target="arm64-cpu", folder=path.parent)
 
 
 LAYERS: Layers = [("Gemm", "Relu"), ("MatMul and Add", "Sigmoid"), ("Gemm transposed", "Identity")]

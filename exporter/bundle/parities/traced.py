@@ -28,7 +28,7 @@ from edgepress.exporter.plan.plan import Plan
 from edgepress.exporter.source.onnx_file import OnnxFile
 from edgepress.onnx_graph.files import parse_model
 from edgepress.progress import Progress
-from edgepress.sessions import open_on_cpu, session_options
+from edgepress.sessions import UNFUSED, open_on_cpu, session_options
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -37,6 +37,7 @@ FLOAT_TOLERANCE = 1e-4  # of the largest value of an output: other orders of sum
 GRAPH_TOLERANCE = 1e-3  # the same after rounding weights, which kernels dequantize in their own ways
 EXAMPLES = 3
 MOST_SAMPLES = 32
+_FATAL = 4  # onnxruntime's log severity: an example that is refused is no error
 
 Outputs = list[NDArray[np.generic]]
 
@@ -63,7 +64,7 @@ def parity_traced(
     """
     names = [edge.name for edge in traced.task.outputs]
     original = open_on_cpu(traced.file)
-    feeds = [*find_examples(original, traced), *islice(samples, MOST_SAMPLES)]
+    feeds = [*find_examples(traced), *islice(samples, MOST_SAMPLES)]
     if not feeds:
         raise InputError(
             f"{traced.file} runs on none of the examples that are made up for its inputs; give some of its inputs by "
@@ -106,8 +107,11 @@ def parity_traced(
     }
 
 
-def find_examples(session: "InferenceSession", traced: Traced) -> list[Feed]:
+def find_examples(traced: Traced) -> list[Feed]:
     """The first examples on which the model runs, few or none."""
+    options = session_options()
+    options.log_severity_level = _FATAL
+    session = open_on_cpu(traced.file, options)
     found: list[Feed] = []
     for feed in islice(traced.examples(0), EXAMPLES):
         with suppress(Exception):  # onnxruntime's exceptions have no common type
@@ -157,7 +161,7 @@ def _in_float(work: Path) -> "InferenceSession":
     """The bundle's graph when no input of a product is rounded."""
     graph, options = parse_model(work / MODEL_FILE), session_options()
     compute_in_float(graph, 1)
-    options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
+    options.add_session_config_entry(UNFUSED, "1")  # a fusion of DequantizeLinear fails in graphs inside nodes
     path = work / ".check.onnx"  # beside the data file that it refers to
     try:
         path.write_bytes(graph.SerializeToString())

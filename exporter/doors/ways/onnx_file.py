@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import count, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
@@ -16,11 +17,11 @@ from edgepress.exporter.doors.traced import Feed, Traced
 from edgepress.exporter.graph.foreign.normal import refuse_unusable
 from edgepress.exporter.source.onnx_file import hash_files
 from edgepress.onnx_graph.files import read_model
-from edgepress.sessions import open_on_cpu
+from edgepress.sessions import open_on_cpu, session_options
 from edgepress.tasks.task import Edge, EdgeType
 
 if TYPE_CHECKING:
-    from onnxruntime import InferenceSession, NodeArg
+    from onnxruntime import NodeArg
 
 _TYPES: dict[str, EdgeType] = {
     "tensor(float)": "float32",
@@ -56,7 +57,7 @@ def open_file(reference: str, options: Options, _folder: Path) -> Traced:
     if not inputs:
         raise InputError(f"{path} has no inputs, so what it gives is a constant; there is nothing to run")
     said = task_of(options.task, inputs, outputs, path.parent)
-    size = find_size(session, inputs)
+    size = find_size(path, inputs)
     return Traced(
         file=path,
         model_type="onnx",
@@ -94,16 +95,16 @@ def make_feeds(inputs: tuple[Edge, ...], size: int, seed: int) -> Iterator[Feed]
         yield feed
 
 
-def find_size(session: InferenceSession, inputs: tuple[Edge, ...]) -> int:
+def find_size(path: Path, inputs: tuple[Edge, ...]) -> int:
     """A size of free axes that the graph takes; the first that is tried where it takes none of them."""
-
+    options = session_options()
+    options.log_severity_level = _FATAL
+    session = open_on_cpu(path, options)
     for size in _SIZES:
-        try:
+        with suppress(Exception):  # onnxruntime's exceptions have no common type; the next size may do
             for feed in islice(make_feeds(inputs, size, 0), _TRIED):
                 session.run(None, dict(feed))
-        except Exception:
-            continue
-        return size
+            return size
     return _SIZES[0]
 
 

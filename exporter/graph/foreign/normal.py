@@ -108,7 +108,7 @@ def _lift(model: onnx.ModelProto) -> None:
             *(output for node in graph.node for output in node.output),
         )
     )
-    for graph in list(graphs(model.graph)):
+    for graph in reversed(list(graphs(model.graph))):  # inner ones first, as nodes are copied with them
         given = {value.name for value in graph.output}
         renamed: dict[str, str] = {}
         kept = []

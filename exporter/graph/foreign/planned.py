@@ -9,7 +9,7 @@
 What is kept in float32 is the initializer that it was, its bytes a region of the data file.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import numpy as np
 import onnx
@@ -65,10 +65,13 @@ def _without_planned(model: onnx.ModelProto, weights: Weights, plan: Plan) -> on
 
 
 class _Nodes:
-    """The nodes that replace one of a graph; their constants become the main graph's."""
+    """The nodes that replace one of a graph; their constants become the main graph's.
 
-    def __init__(self, editor: Editor, writer: "_Writer") -> None:
-        self._editor, self._writer = editor, writer
+    ``gives`` are the values that they stand for; others that they make get names which the model does not have.
+    """
+
+    def __init__(self, editor: Editor, writer: "_Writer", gives: Collection[str]) -> None:
+        self._editor, self._writer, self._gives = editor, writer, gives
 
     def node(
         self,
@@ -81,6 +84,7 @@ class _Nodes:
         **attributes: Attribute,
     ) -> str:
         """Add a node; the axes of a reduction are an attribute before opset 18."""
+        output = output if output in self._gives else self._writer.unused(output)
         if op.startswith("Reduce") and self._writer.opset < _AXES_ARE_INPUTS:
             axes = self._writer.numbers(inputs[1])
             return self._editor.emit(op, inputs[:1], [output, *more_outputs], domain=domain, axes=axes, **attributes)
@@ -103,6 +107,9 @@ class _Writer:
         self._tensors = {tensor.weight.name: tensor for tensor in plan.tensors}
         self._initializers = {tensor.name: copied(tensor) for tensor in made.graph.initializer}
         self._final = self._initializers.keys() - self._tensors.keys()  # initializers whose bytes are known
+        self._taken = {name for graph in graphs(made.graph) for node in graph.node for name in node.output}
+        self._taken |= self._initializers.keys() | {value.name for graph in graphs(made.graph) for value in graph.input}
+        self._names: dict[str, str] = {}  # of what is added, by what it would be called
         self.opset = opset(made)
         self._turned = {
             node.output[0]: node.input[0]
@@ -116,14 +123,27 @@ class _Writer:
             "Gather": self._rows,
         }
 
+    def unused(self, name: str) -> str:
+        """A name for what is added: ``name`` unless the model has something of that name."""
+        if name not in self._names:
+            found, number = name, 0
+            while found in self._taken:
+                number += 1
+                found = f"{name}.{number}"
+            self._taken.add(found)
+            self._names[name] = found
+        return self._names[name]
+
     def constant(self, name: str, value: NDArray[np.generic]) -> str:
         """Add a small constant to the main graph, unless it is there."""
+        name = self.unused(name)
         if name not in self._final:
             self._add(numpy_helper.from_array(np.asarray(value), name))
         return name
 
     def external(self, name: str, dtype: int, shape: Sequence[int], region: Region) -> str:
         """Add a region of the data file to the main graph, unless it is there."""
+        name = name if name in self._tensors else self.unused(name)
         if name not in self._final:
             named = self._initializers.get(name)
             tensor = self._add(TensorProto(name=name, data_type=dtype, dims=shape)) if named is None else named
@@ -150,7 +170,7 @@ class _Writer:
         tensor = self._coded(node.input[1])
         if tensor is None:
             return False
-        g, x, y = _Nodes(editor, self), node.input[0], node.output[0]
+        g, x, y = _Nodes(editor, self, node.output), node.input[0], node.output[0]
         shape = editor.shape(x)
         if shape is not None and len(shape) == 1:
             return self._vector(editor, node)
@@ -167,8 +187,7 @@ class _Writer:
             axis=-1,
         )
         if plain or not added:
-            product = y if alpha == 1 else f"{y}.unscaled"
-            write_linear(g, projection, x, product)
+            product = write_linear(g, projection, x, y if alpha == 1 else f"{y}.unscaled")
             if alpha != 1:
                 g.node("Mul", [product, g.constant(f"{y}.alpha", np.array(alpha, np.float32))], y)
             return True
@@ -182,11 +201,11 @@ class _Writer:
 
     def _vector(self, editor: Editor, node: onnx.NodeProto) -> bool:
         """A product of a vector, as one of a matrix with one row."""
-        g, y, one = _Nodes(editor, self), node.output[0], copied(node)
-        g.node("Reshape", [node.input[0], g.constant("one_row", np.array([1, -1], np.int64))], f"{y}.row")
-        one.input[0], one.output[0] = f"{y}.row", f"{y}.rows"
+        g, y, one = _Nodes(editor, self, node.output), node.output[0], copied(node)
+        row = g.node("Reshape", [node.input[0], g.constant("one_row", np.array([1, -1], np.int64))], f"{y}.row")
+        one.input[0], one.output[0] = row, self.unused(f"{y}.rows")
         self._product(editor, one)
-        g.node("Reshape", [f"{y}.rows", g.constant("one_column", np.array([-1], np.int64))], y)
+        g.node("Reshape", [one.output[0], g.constant("one_column", np.array([-1], np.int64))], y)
         return True
 
     def _is_row(self, name: str, rows: int) -> bool:
@@ -201,7 +220,7 @@ class _Writer:
         tensor = self._coded(node.input[0])
         if tensor is None or tensor.scheme is None:
             return False
-        g, y, scheme = _Nodes(editor, self), node.output[0], tensor.scheme
+        g, y, scheme = _Nodes(editor, self, node.output), node.output[0], tensor.scheme
         rows, columns = tensor.weight.shape
         padded = scheme.blocks(columns) * scheme.block_size
         name, width = tensor.weight.name, padded * scheme.bits // _BYTE
@@ -224,7 +243,7 @@ class _Writer:
     def write_floats(self) -> None:
         """Put what is kept, or made of codes when the graph is opened, in the places of the weights."""
         editor = Editor(self._made, self._made.graph, Weights())
-        g = _Nodes(editor, self)
+        g = _Nodes(editor, self, self._tensors)
         for tensor in self._plan.tensors:
             name = tensor.weight.name
             if tensor.form == "float":

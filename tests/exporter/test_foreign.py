@@ -1,0 +1,174 @@
+"""Graphs of every kind, from file to bundle: what is stored, decoded here by hand, is what the bundle computes with."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from foreign_models import MODELS, feed_of, save
+from onnx import numpy_helper
+
+from edgepress.errors import InputError
+from edgepress.exporter import export
+from edgepress.exporter.bundle.inspection import inspect
+from edgepress.exporter.graph.foreign.normal import read_normal
+from edgepress.manifest import find_problems, read_manifest
+from edgepress.runtime import load
+from edgepress.sessions import open_on_cpu
+
+RECIPES = {
+    "int4": "accuracy_level = 1\n[weights]\nbits = 4\nblock_size = 32\n",
+    "int4-asymmetric": "accuracy_level = 1\n[weights]\nbits = 4\nblock_size = 16\nsymmetric = false\n",
+    "int8": "accuracy_level = 1\n[weights]\nbits = 8\nblock_size = 32\n",
+    "int2": "accuracy_level = 1\n[weights]\nbits = 2\nblock_size = 32\nsymmetric = false\n",
+    "fp16": "[weights]\nbits = 16\n",
+    "fp32": "[weights]\nbits = 32\n",
+}
+KINDS = {  # what is known of each model's weights
+    "lstm": {"w": "recurrent", "r": "recurrent", "b": "bias"},
+    "convolutions": {"first": "convolution", "depthwise": "convolution", "up": "convolution", "depthwise.b": "bias"},
+    "products": {"g": "linear", "h": "linear", "left": "linear", "u": "linear", "batches": "linear", "c": "bias"},
+    "tied": {"table": "embedding", "gain": "norm", "shift": "norm"},
+    "branches": {"w.1": "linear", "w.2": "linear", "again": "linear"},
+}
+
+
+def decoded(bundle: Path, tensor: dict[str, Any]) -> np.ndarray:
+    """A stored weight (rows, columns) by the layout of the README: codes in blocks, the first in the lowest bits."""
+    data = (bundle / "model.onnx.data").read_bytes()
+
+    def region(name: str, kind: str) -> np.ndarray:
+        offset, size = tensor["regions"][name]
+        return np.frombuffer(data[offset : offset + size], kind)
+
+    shape, scheme = tensor["shape"], tensor["scheme"]
+    if scheme is None:
+        return region("data", "<f2" if tensor["form"] == "half" else "<f4").astype(np.float32).reshape(shape)
+    rows, columns = shape
+    bits, block = scheme["bits"], scheme["block_size"]
+    blocks = -(-columns // block)
+    places = np.arange(8 // bits) * bits
+    codes = (region("values", "u1")[:, None] >> places) & (2**bits - 1)
+    codes = codes.reshape(rows, blocks, block).astype(np.float32)
+    zeros = np.full((rows, blocks), 2 ** (bits - 1), np.float32)
+    if not scheme["symmetric"]:
+        packed = region("zero_points", "u1").reshape(rows, -1)
+        zeros = ((packed[:, :, None] >> places) & (2**bits - 1)).reshape(rows, -1)[:, :blocks].astype(np.float32)
+    scales = region("scales", "<f4").reshape(rows, blocks)
+    return ((codes - zeros[:, :, None]) * scales[:, :, None]).reshape(rows, -1)[:, :columns]
+
+
+def with_stored(file: Path, bundle: Path) -> onnx.ModelProto:
+    """The float graph with the weights that a bundle stores."""
+    model, weights = read_normal(file)
+    stored = {str(tensor["name"]): tensor for tensor in read_manifest(bundle).tensors}
+    for index, tensor in enumerate(model.graph.initializer):
+        if tensor.name in stored:
+            matrix, dims = decoded(bundle, stored[tensor.name]), tuple(tensor.dims)
+            turned = (
+                matrix.ndim == 2 and len(dims) == 2 and matrix.shape == dims[::-1] and _is_turned(file, tensor.name)
+            )
+            value = (matrix.T if turned else matrix).reshape(dims)
+            model.graph.initializer[index].CopyFrom(numpy_helper.from_array(np.ascontiguousarray(value), tensor.name))
+        else:
+            model.graph.initializer[index].CopyFrom(weights.inline(tensor))
+    return model
+
+
+def _is_turned(file: Path, name: str) -> bool:
+    """Whether the graph stores (columns, rows): by the float values, which codes are near."""
+    return name in {"h", "u", "w", "w.1", "w.2", "again", "last"} and file.stem in {
+        "products",
+        "branches",
+        "old",
+        "half",
+    }
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("foreign")
+    return {name: save(make(), folder / f"{name}.onnx") for name, make in MODELS.items()}
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("name", MODELS)
+def test_a_bundle_computes_with_what_it_stores(name: str, recipe: str, files: dict[str, Path], tmp_path: Path) -> None:
+    toml = tmp_path / f"{recipe}.toml"
+    toml.write_text(RECIPES[recipe])
+    export(files[name], out=tmp_path / "out", recipe=toml, threads=1)
+    assert not find_problems(tmp_path / "out")
+    model = load(tmp_path / "out", prepared=False, threads=1)
+    feed = feed_of(onnx.load(files[name]))
+    found, names = model.run(feed), [edge.name for edge in model.task.outputs]
+    assert set(found) == set(names)
+    if recipe in {"fp32", "fp16"} and name != "half":
+        expected = open_on_cpu(files[name]).run(names, feed)
+        bound = {"fp32": 1e-5, "fp16": 3e-3}[recipe]
+    else:
+        turned_right = "fp32" if recipe == "fp16" else recipe
+        expected = open_on_cpu(with_stored(files[name], tmp_path / "out").SerializeToString()).run(names, feed)
+        bound = 1e-4 if turned_right != "fp16" else 3e-3
+    for one, value in zip(names, expected, strict=True):
+        assert np.abs(found[one] - value).max() <= bound * max(1, np.abs(value).max()), one
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_what_weights_are_for_is_read_from_their_nodes(name: str, files: dict[str, Path], tmp_path: Path) -> None:
+    manifest = export(files[name], out=tmp_path / "out", recipe="int4", threads=1)
+    kinds = {str(tensor["name"]): tensor["kind"] for tensor in manifest.tensors}
+    assert kinds.items() >= KINDS[name].items()
+
+
+def test_products_and_tables_compute_in_codes(files: dict[str, Path], tmp_path: Path) -> None:
+    for name, operators in {
+        "products": {"com.microsoft.MatMulNBits": 3},
+        "tied": {"com.microsoft.MatMulNBits": 1, "com.microsoft.GatherBlockQuantized": 1},
+        "branches": {"com.microsoft.MatMulNBits": 4},
+        "old": {"com.microsoft.MatMulNBits": 1},
+    }.items():
+        export(files[name], out=tmp_path / name, recipe="int4", threads=1)
+        found = inspect(tmp_path / name)["operators"]
+        assert {op: found.get(op) for op in operators} == operators  # type: ignore[attr-defined]
+
+
+def test_dynamic_integers_are_near(files: dict[str, Path], tmp_path: Path) -> None:
+    for name in ("products", "branches", "old", "half"):
+        export(files[name], out=tmp_path / name, recipe="int8-dynamic", check=True, threads=1)
+        feed = feed_of(onnx.load(files[name]))
+        model = load(tmp_path / name, prepared=False)
+        names = [edge.name for edge in model.task.outputs]
+        for one, value in zip(names, open_on_cpu(files[name]).run(names, feed), strict=True):
+            assert np.abs(model.run(feed)[one] - value).max() < 0.05 * np.abs(value).max()
+
+
+def test_weights_of_a_file_beside_are_streamed(tmp_path: Path) -> None:
+    onnx.save(
+        MODELS["products"](), tmp_path / "m.onnx", save_as_external_data=True, location="m.data", size_threshold=99
+    )
+    one = export(tmp_path / "m.onnx", out=tmp_path / "out", recipe="int4")
+    assert set(one.source) == {"m.onnx", "m.data"}
+    other = export(save(MODELS["products"](), tmp_path / "n.onnx"), out=tmp_path / "other", recipe="int4")
+    assert one.files == other.files
+
+
+def test_an_override_decides_for_one_weight(files: dict[str, Path], tmp_path: Path) -> None:
+    recipe = tmp_path / "mine.toml"
+    recipe.write_text('[weights]\nbits = 4\n[[override]]\nmatch = "r"\nbits = 32\n')
+    forms = {t["name"]: t["form"] for t in export(files["lstm"], out=tmp_path / "out", recipe=recipe).tensors}
+    assert forms == {"w": "folded", "r": "float", "b": "float"}
+    recipe.write_text('[weights]\nbits = 4\n[[override]]\nmatch = "nothing"\nbits = 32\n')
+    with pytest.raises(InputError, match="override 'nothing' matches no tensor"):
+        export(files["lstm"], out=tmp_path / "other", recipe=recipe)
+    assert not (tmp_path / "other").exists()
+
+
+def test_the_prepared_form_computes_the_same(files: dict[str, Path], tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setenv("EDGEPRESS_CACHE", str(tmp_path / "cache"))
+    for name in ("products", "branches", "convolutions"):
+        export(files[name], out=tmp_path / name, recipe="int4", threads=1)
+        feed = feed_of(onnx.load(files[name]))
+        plain, mapped = (load(tmp_path / name, prepared=prepared, threads=1).run(feed) for prepared in (False, True))
+        assert all(np.array_equal(plain[key], mapped[key]) for key in plain)
+    assert any((tmp_path / "cache").rglob("prepared.json"))
