@@ -10,12 +10,14 @@ Needs numpy, onnxruntime, tokenizers and msgspec; onnxruntime itself is imported
 
 from edgepress.runtime.bench import Measurement, bench, format_measurement
 from edgepress.runtime.evaluate import Evaluation, LogitsSource, evaluate, read_documents
+from edgepress.runtime.generation.constraints import Constraint
 from edgepress.runtime.generation.generation import Generation
 from edgepress.runtime.generation.sampling import Sampling
 from edgepress.runtime.loading import load
 from edgepress.runtime.model import Model
 
 __all__ = [
+    "Constraint",
     "Evaluation",
     "Generation",
     "LogitsSource",

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from edgepress.exchange import read_steady
 from edgepress.finite import check_logits
 from edgepress.runtime.config import BundleConfig, read_config
 from edgepress.runtime.first_use import verify_first
+from edgepress.runtime.generation.constraints import Constraint, Matcher, token_table
 from edgepress.runtime.generation.defaults import sampling_defaults
 from edgepress.runtime.generation.generation import Generation
 from edgepress.runtime.generation.known_text import KnownText
@@ -27,6 +28,9 @@ from edgepress.runtime.sessions.cpu import CpuSession
 from edgepress.runtime.sessions.session import PREFILL_CHUNK, Session, check_tokens
 from edgepress.text.tokenizer import StopStrings, Tokenizer, read_tokenizer
 from edgepress.whole import whole_number
+
+if TYPE_CHECKING:
+    from llguidance import LLTokenizer
 
 _log = logging.getLogger("edgepress.model")
 
@@ -240,11 +244,13 @@ class Model:
         seed: int | None = None,
         stop: Sequence[str | int] = (),
         special: bool = False,
+        constraint: Constraint | None = None,
     ) -> Generation:
         """Continue ``prompt`` (text, or token ids as they are); iterate over the result to get the text as it comes.
 
         It ends at an end-of-sequence token of the model, before the first of the ``stop`` texts or tokens, after
-        ``max_tokens`` tokens, or when the context is full. With ``special`` the text shows special tokens. The first
+        ``max_tokens`` tokens, or when the context is full. With ``special`` the text shows special tokens;
+        ``constraint`` says what form it has to have, which it has unless it is cut by one of these limits. The first
         piece that is asked for starts a new text; an earlier generation that has not ended by then raises an InputError
         when it is iterated further. For the numbers see :class:`Sampling`.
 
@@ -271,7 +277,9 @@ class Model:
                 "the prompt begins with token %d, the beginning of a text, twice; models are trained on one", bos
             )
         self.session.check_room(tokens.size, after=0)
-        return self._generation(tokens.tolist(), sampling, max_tokens, stop, special=special, reuse=False)
+        return self._generation(
+            tokens.tolist(), sampling, max_tokens, stop, special=special, reuse=False, constraint=constraint
+        )
 
     def chat(
         self,
@@ -284,6 +292,7 @@ class Model:
         sampling: Sampling | None = None,
         stop: Sequence[str | int] = (),
         special: bool = False,
+        constraint: Constraint | None = None,
     ) -> Generation:
         """Answer a conversation; iterate over the result to get the answer as it comes.
 
@@ -298,6 +307,7 @@ class Model:
             sampling: how tokens are drawn; as the model's makers say when None.
             stop: texts or tokens before which the answer ends.
             special: show special tokens, such as those around the call of a tool.
+            constraint: what form the answer has to have, such as ``Constraint.json_schema({"type": "integer"})``.
 
         Raises:
             InputError: there is no template, it refuses the conversation, or that is longer than the context.
@@ -309,7 +319,7 @@ class Model:
         check_tokens(tokens, self.config.vocab_size)
         self.session.check_room(len(tokens), after=0)
         drawn = self.sampling_defaults if sampling is None else sampling
-        return self._generation(tokens, drawn, max_tokens, stop, special=special, reuse=True)
+        return self._generation(tokens, drawn, max_tokens, stop, special=special, reuse=True, constraint=constraint)
 
     def _generation(
         self,
@@ -320,6 +330,7 @@ class Model:
         *,
         special: bool,
         reuse: bool,
+        constraint: Constraint | None,
     ) -> Generation:
         """A generation that ends at texts and tokens of ``stop``: a text that is a special token is that token."""
         if isinstance(stop, str):
@@ -329,4 +340,11 @@ class Model:
         named = {one: self.tokenizer.special_named(one) for one in stop if isinstance(one, str)}
         texts = StopStrings([text for text, token in named.items() if token is None])
         tokens |= {token for token in named.values() if token is not None}
-        return Generation(self, prompt, sampling, max_tokens, texts, frozenset(tokens), special=special, reuse=reuse)
+        matcher = None if constraint is None else Matcher(self._token_table, constraint)
+        return Generation(
+            self, prompt, sampling, max_tokens, texts, frozenset(tokens), special=special, reuse=reuse, matcher=matcher
+        )
+
+    @cached_property
+    def _token_table(self) -> "LLTokenizer":
+        return token_table(self.config.bundle / "tokenizer.json", self.config.vocab_size, self.eos)

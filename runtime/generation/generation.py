@@ -8,6 +8,7 @@ from typing import Literal, Protocol
 import numpy as np
 
 from edgepress.errors import InputError
+from edgepress.runtime.generation.constraints import Matcher
 from edgepress.runtime.generation.sampling import Floats, Indices, Sampling, choose
 from edgepress.runtime.sessions.session import Session
 from edgepress.text.tokenizer import Detokenizer, StopStrings, Tokenizer
@@ -49,6 +50,9 @@ class OpenText(Protocol):
     def begin(self, tokens: Sequence[int], *, reuse: bool) -> Floats:
         """Make the text ``tokens``; return the logits after the last."""
 
+    def prefill(self, tokens: Sequence[int]) -> Floats:
+        """Append tokens; return the logits after the last."""
+
     def decode(self, token: int) -> Floats:
         """Append one token; return the logits after it."""
 
@@ -58,13 +62,14 @@ class Generation(Iterator[str]):
     """Text as it is generated: iterate over it. The attributes below are complete once it has ended.
 
     - ``tokens``: every token generated, the end-of-sequence token and those of a stop string included
-    - ``stop_reason``: ``end`` (the model ended the text), ``stop`` (a stop text or token), ``max_tokens`` or
-      ``context``
+    - ``stop_reason``: ``end`` (the model ended the text, or nothing can follow in an answer of its form), ``stop`` (a
+      stop text or token), ``max_tokens`` or ``context``
     - ``reused``: tokens of the prompt that were computed before, by an earlier turn
     - ``timings``
 
     ``stop_tokens`` end it and are not shown. With ``special`` the text shows special tokens, such as those around the
     call of a tool. With ``reuse`` it goes on from what the model keeps of an earlier text that begins alike.
+    ``matcher`` holds the answer to a form.
     """
 
     model: OpenText
@@ -75,6 +80,7 @@ class Generation(Iterator[str]):
     stop_tokens: frozenset[int] = frozenset()
     special: bool = False
     reuse: bool = False
+    matcher: Matcher | None = None
     reused: int = 0
     tokens: list[int] = field(default_factory=list)
     stop_reason: StopReason | None = None
@@ -139,23 +145,37 @@ class Generation(Iterator[str]):
         self.reused = model.reused
         self.timings.run = session.run_seconds - run_before
         while True:
-            token = choose(logits, self.sampling, seen.tokens, generator)
-            self.tokens.append(token)
-            seen.append(token)
-            if token in model.eos or token in self.stop_tokens:
-                self.stop_reason = "end" if token in model.eos else "stop"
-                return
-            full = len(self.tokens) == self.max_tokens
-            if full or session.position == session.context:
-                self.stop_reason = "max_tokens" if full else "context"
+            drawn = choose(self._allowed(logits), self.sampling, seen.tokens, generator)
+            step = [drawn, *self._forced(drawn)]
+            for ahead, token in enumerate(step):
+                self.tokens.append(token)
+                seen.append(token)
+                if token in model.eos or token in self.stop_tokens:
+                    self.stop_reason = "end" if token in model.eos else "stop"
+                    return
+                full = len(self.tokens) == self.max_tokens
+                if full or session.position + ahead == session.context:
+                    self.stop_reason = "max_tokens" if full else "context"
+                    yield token
+                    return
                 yield token
+            if self.matcher is not None and self.matcher.is_over:
+                self.stop_reason = "end"
                 return
-            yield token
             run_before = session.run_seconds
             start = perf_counter()
-            logits = model.decode(token)
+            logits = model.decode(drawn) if len(step) == 1 else model.prefill(step)
             self.timings.decode += perf_counter() - start
             self.timings.run += session.run_seconds - run_before
+
+    def _allowed(self, logits: Floats) -> Floats:
+        """Logits of the tokens that the form of the answer allows next."""
+        return logits if self.matcher is None else self.matcher.masked(logits)
+
+    def _forced(self, token: int) -> list[int]:
+        """Tokens that can only follow ``token`` in an answer of its form."""
+        ends = token in self.model.eos or token in self.stop_tokens
+        return [] if self.matcher is None or ends else self.matcher.take(token)
 
 
 class _Seen:

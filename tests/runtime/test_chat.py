@@ -14,10 +14,10 @@ import transformers
 from bundles import sign
 from hybrid_bundle import VOCABULARY, write_hybrid
 
-from edgepress.chat.conformance import CASES, NOW, differences, read_vectors
+from edgepress.chat.conformance import CASES, NOW, differences, read_vectors, vector
 from edgepress.chat.genai import genai_differences, vector_of_genai
 from edgepress.chat.prompt import ChatEncoder
-from edgepress.chat.template import read_template
+from edgepress.chat.template import ChatTemplate, read_template
 from edgepress.errors import InputError
 from edgepress.exporter import export
 from edgepress.exporter.demo import DEMO_DIRECTORY
@@ -253,8 +253,13 @@ def test_onnxruntime_genai_is_held_to_the_same_conversations(bundle: Path) -> No
     vectors = read_vectors(bundle)
     assert vectors is not None
     found = genai_differences(bundle, vectors)
-    assert "a special token in a user's text" in found  # which it makes a special token
-    assert "one turn" in found  # the template begins the text, and its tokenizer begins it once more
-    made = vector_of_genai(onnxruntime_genai.Tokenizer(str(bundle)), CASES[0])
-    assert made.text == vectors.vectors[0].text
-    assert made.tokens == [0, *(vectors.vectors[0].tokens or [])]
+    assert {"one turn", "several turns"} <= set(found)  # its engine has no `upper`
+    plain = TEMPLATE.replace(" | upper", "")
+    tokenizer = onnxruntime_genai.Tokenizer(str(bundle))
+    encoder = ChatEncoder(ChatTemplate(plain, tokens={"bos_token": "<|endoftext|>"}), read_tokenizer(bundle))
+    made, wanted = vector_of_genai(tokenizer, CASES[0], plain), vector(encoder, CASES[0])
+    assert made == wanted
+    forged = CASES[[case.name for case in CASES].index("a special token alone")].with_control("<|endoftext|>")
+    made, wanted = vector_of_genai(tokenizer, forged, plain), vector(encoder, forged)
+    assert (made.tokens or []).count(0) == 2  # what a user writes is a special token to it
+    assert (wanted.tokens or []).count(0) == 1

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from edgepress.stdio import say
 
 if TYPE_CHECKING:
-    from edgepress.runtime import Sampling
+    from edgepress.runtime import Constraint, Sampling
     from edgepress.runtime.tasks.kinds import TaskModel
 
 NAME = "run"
@@ -74,6 +74,20 @@ def chosen_sampling(arguments: argparse.Namespace, defaults: "Sampling") -> "Sam
     return replace(defaults, **{name: value for name, value in given.items() if value is not None})
 
 
+def chosen_form(arguments: argparse.Namespace) -> "Constraint | None":
+    """What form the answer has to have; None where nothing was said."""
+    from edgepress.runtime.generation.constraints import Constraint
+    from edgepress.text.documents import read_text
+
+    if arguments.json_schema is not None:
+        return Constraint.json_schema(read_text(arguments.json_schema))
+    if arguments.regex is not None:
+        return Constraint.regex(arguments.regex)
+    if arguments.grammar is not None:
+        return Constraint.lark(read_text(arguments.grammar))
+    return None if arguments.choice is None else Constraint.choice(arguments.choice)
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this verb's arguments."""
     add_loading_arguments(parser)
@@ -110,6 +124,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="TEXT",
         help="end before this text or special token; may be given several times",
     )
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json-schema", type=Path, metavar="FILE", help="the answer is JSON that this schema allows")
+    form.add_argument("--regex", metavar="EXPRESSION", help="the whole answer matches this expression")
+    form.add_argument("--grammar", type=Path, metavar="FILE", help="the answer is of this grammar, in Lark's notation")
+    form.add_argument(
+        "--choice", action="append", metavar="TEXT", help="the answer is one of these; given once for each"
+    )
     parser.add_argument(
         "--special", action="store_true", help="show special tokens, such as those around a tool's call"
     )
@@ -144,14 +165,19 @@ def run(arguments: argparse.Namespace) -> int:
     prompt = read_standard_input() if arguments.prompt == "-" else arguments.prompt.removeprefix("\ufeff")
     drawn = chosen_sampling(arguments, model.sampling_defaults if arguments.chat else Sampling())
     longest, stop, special = arguments.max_tokens, arguments.stop, arguments.special
+    form = chosen_form(arguments)
     if arguments.chat:
         system = [] if arguments.system is None else [{"role": "system", "content": arguments.system}]
         messages = [*system, {"role": "user", "content": prompt}]
-        generation = model.chat(messages, max_tokens=longest, sampling=drawn, stop=stop, special=special)
+        generation = model.chat(
+            messages, max_tokens=longest, sampling=drawn, stop=stop, special=special, constraint=form
+        )
     elif arguments.system is not None:
         raise InputError("--system is for conversations; give --chat, too")
     else:
-        generation = model.generate(prompt, max_tokens=longest, stop=stop, special=special, **asdict(drawn))
+        generation = model.generate(
+            prompt, max_tokens=longest, stop=stop, special=special, constraint=form, **asdict(drawn)
+        )
     for piece in generation:
         print(piece, end="", flush=True)
     print(flush=True)

@@ -1,0 +1,155 @@
+"""Answers of a given form: a JSON schema, a regular expression, a Lark grammar, or one of several texts.
+
+llguidance says at each step which tokens may come next; all others are given no probability. Where only one text can
+come next, such as the name of a required property, its tokens are appended at once, without a step for each.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgepress.errors import InputError
+from edgepress.runtime.generation.sampling import Floats
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from llguidance import LLTokenizer
+
+_LARGEST = 1 << 20  # characters of a grammar
+_REASON = 300  # characters of what the library says
+_REMEDY = "pip install 'edgepress[structured]'"
+
+
+@dataclass(frozen=True)
+class Constraint:
+    """What an answer has to be: ``grammar`` as llguidance reads it, and ``what`` it is, for messages."""
+
+    grammar: str
+    what: str
+
+    @classmethod
+    def json_schema(cls, schema: Mapping[str, Any] | str) -> Constraint:
+        """JSON that a schema allows, without spaces between its parts; ``{}`` allows any.
+
+        Raises:
+            InputError: ``schema`` is no JSON object, or llguidance is not installed.
+
+        """
+        try:
+            content = json.loads(schema) if isinstance(schema, str) else dict(schema)
+            text = json.dumps(content)
+        except (TypeError, ValueError) as error:
+            raise InputError(f"the JSON schema is no JSON object ({error}); give one such as an API has") from error
+        if not isinstance(content, dict):
+            raise InputError(f"the JSON schema is {text[:100]}, and a schema is an object; give one")
+        matcher = _library().LLMatcher
+        grammar = matcher.grammar_from_json_schema(text, overrides={"whitespace_flexible": False})
+        return cls(_bounded(grammar), "the JSON schema")
+
+    @classmethod
+    def regex(cls, expression: str) -> Constraint:
+        """A text that a regular expression (Rust's syntax, without looking around) matches as a whole."""
+        return cls(
+            _bounded(_library().LLMatcher.grammar_from_regex(expression)), f"the expression {expression[:100]!r}"
+        )
+
+    @classmethod
+    def lark(cls, grammar: str) -> Constraint:
+        """A text of a grammar in Lark's notation, whose rule ``start`` is the whole."""
+        return cls(_bounded(_library().LLMatcher.grammar_from_lark(grammar)), "the grammar")
+
+    @classmethod
+    def choice(cls, texts: Sequence[str]) -> Constraint:
+        """One of several texts.
+
+        Raises:
+            InputError: there are none, or one is empty.
+
+        """
+        if isinstance(texts, str) or not texts or not all(isinstance(text, str) and text for text in texts):
+            raise InputError(f"the choice is {texts!r}; give a list of texts that are not empty")
+        rules = " | ".join(json.dumps(text, ensure_ascii=False) for text in texts)
+        return cls(_bounded(_library().LLMatcher.grammar_from_lark(f"start: {rules}")), f"the choice of {len(texts)}")
+
+
+def _bounded(grammar: str) -> str:
+    if len(grammar) > _LARGEST:
+        raise InputError(f"a grammar of {len(grammar):,} characters, at most {_LARGEST:,} are read; give a smaller one")
+    return grammar
+
+
+def _library() -> Any:
+    try:
+        import llguidance
+    except ModuleNotFoundError as error:
+        raise InputError(f"answers of a given form need llguidance, which is not installed; {_REMEDY}") from error
+    return llguidance
+
+
+def token_table(tokenizer: Path, vocabulary: int, eos: frozenset[int]) -> LLTokenizer:
+    """What llguidance needs to know of a bundle's ``tokenizer.json``; it is made once for a model.
+
+    Raises:
+        InputError: llguidance is not installed, or cannot read the tokenizer.
+
+    """
+    library = _library()
+    try:
+        made: LLTokenizer = library.LLTokenizer(
+            str(tokenizer.absolute()), n_vocab=vocabulary, eos_token=sorted(eos) or None
+        )
+    except ValueError as error:
+        raise InputError(
+            f"{tokenizer} cannot be used for answers of a given form: {str(error)[:_REASON]}; leave the form out"
+        ) from error
+    return made
+
+
+class Matcher:
+    """One answer, token by token."""
+
+    def __init__(self, table: LLTokenizer, constraint: Constraint) -> None:
+        self._matcher, self._constraint = _library().LLMatcher(table, constraint.grammar, log_level=0), constraint
+        self._bits: NDArray[np.int32] = np.zeros((table.vocab_size + 31) // 32, np.int32)
+        self._check()
+
+    def _check(self) -> None:
+        if self._matcher.is_error():
+            said = str(self._matcher.get_error()).strip()[:_REASON]
+            raise InputError(f"{self._constraint.what} cannot be met: {said}; change it")
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the answer is whole and nothing can follow."""
+        return bool(self._matcher.is_stopped())
+
+    def masked(self, logits: Floats) -> Floats:
+        """``logits`` (vocab,) with −∞ for every token that may not come next.
+
+        Raises:
+            InputError: none may.
+
+        """
+        self._matcher.unsafe_compute_mask_ptr(self._bits.ctypes.data, self._bits.nbytes)
+        self._check()
+        allowed = np.unpackbits(self._bits.view(np.uint8), bitorder="little", count=logits.size).view(bool)
+        if not allowed.any():
+            raise InputError(f"{self._constraint.what} cannot be met by any token of the vocabulary; change it")
+        return np.where(allowed, logits, np.float32(-np.inf))
+
+    def take(self, token: int) -> list[int]:
+        """Go on by a token; return those that have to follow, which are taken as well."""
+        self._matcher.consume_token(token)
+        self._check()
+        forced = [] if self.is_over else [int(one) for one in self._matcher.compute_ff_tokens()]
+        if forced:
+            self._matcher.consume_tokens(forced)
+            self._check()
+        return forced
