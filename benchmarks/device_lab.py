@@ -31,7 +31,15 @@ from unittest import mock
 from common import RESULTS, TARGET, WORK, save
 from device_lab_tables import MODELS, PARTS, report
 from export_cost import checkpoint
-from lab_passes import SLOWER, roofline_first, slowed, slowed_first, speed_first, without_circumstances
+from lab_passes import (
+    SLOWER,
+    bare_first,
+    roofline_first,
+    slowed,
+    slowed_first,
+    speed_first,
+    without_circumstances,
+)
 
 from edgepress.calls import Function
 from edgepress.exporter import decide, export
@@ -84,6 +92,11 @@ class Asked:
     def speed(self) -> Function:
         """What measures it."""
         return speed_first if self.first else speed.PASS.measure
+
+    @property
+    def bare(self) -> Function:
+        """The same, without its circumstances."""
+        return bare_first if self.first else without_circumstances
 
     @property
     def slowed(self) -> Function:
@@ -210,11 +223,11 @@ def overhead(asked: Asked) -> Iterator[dict[str, Any]]:
     """Seconds of a decoded token by round, in turn with and without circumstances, and their ratio."""
     seconds: dict[str, list[float]] = {"with": [], "without": []}
     for _ in range(asked.overhead_rounds):
-        for name, how in (("with", None), ("without", without_circumstances)):
+        for name, how in (("with", asked.speed), ("without", asked.bare)):
             found = observations(taken(asked.timed, asked.settings(rounds=1), "speed", how), "speed")
             seconds[name] += found["step_seconds at 64"]
     ratio = difference(seconds["with"], seconds["without"])
-    yield {"model": asked.timed, "step_seconds": seconds, "ratio": as_json(ratio)}
+    yield {"model": asked.timed, "first": asked.first, "step_seconds": seconds, "ratio": as_json(ratio)}
 
 
 def compared(second: Mapping[str, Sequence[float]], first: Mapping[str, Sequence[float]]) -> dict[str, Any]:

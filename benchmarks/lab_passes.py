@@ -52,6 +52,12 @@ def slowed_first(arguments: dict[str, Any], arrays: Arrays) -> Answer:
     return slowed(arguments, arrays)
 
 
+def bare_first(arguments: dict[str, Any], arrays: Arrays) -> Answer:
+    """:func:`without_circumstances`, ahead of all other processes."""
+    go_first()
+    return without_circumstances(arguments, arrays)
+
+
 def go_first() -> None:
     """Let the scheduler prefer this process, and the session that it leads, to others; root may do that."""
     os.setpriority(os.PRIO_PROCESS, 0, -20)
