@@ -139,7 +139,8 @@ class Chart:
             parts.append(_words("tick", _LEFT - 6, y + 4, short(tick), "end"))
         for tick in self._across.ticks():
             x = self._x(tick)
-            parts.append(_words("tick", x, HEIGHT - _BOTTOM + 16, short(tick), "middle"))
+            at_end = x > WIDTH - 2 * _RIGHT  # where half of a long number would be outside
+            parts.append(_words("tick", x, HEIGHT - _BOTTOM + 16, short(tick), "end" if at_end else "middle"))
         parts.append(_words("axis", (_LEFT + WIDTH - _RIGHT) / 2, HEIGHT - 6, self._across.label, "middle"))
         parts.append(_words("axis", 4, 14, self._up.label))
         x = WIDTH - _RIGHT
