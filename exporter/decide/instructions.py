@@ -29,8 +29,18 @@ APART = _BLOCKS, _ATTENTION = "MatMulNBits", "GroupQueryAttention"
 _LIGHT = frozenset(
     {
         *("Add", "Cast", "Concat", "Cos", "Gather", "GatherBlockQuantized", "Max", "Mul", "Pad", "QuickGelu", "Range"),
-        *("ReduceSum", "Reshape", "Shape", "SimplifiedLayerNormalization", "Sin", "Size", "Slice", "Squeeze", "Sub"),
-        *("SkipSimplifiedLayerNormalization", "Unsqueeze"),
+        *(
+            "ConstantOfShape",
+            "ReduceSum",
+            "Reshape",
+            "Shape",
+            "SimplifiedLayerNormalization",
+            "Sin",
+            "Size",
+            "Slice",
+            "Squeeze",
+        ),
+        *("SkipSimplifiedLayerNormalization", "Sub", "Unsqueeze"),
     }
 )  # operators of the models that were counted, besides
 OTHERS, LAST = "others", "last "

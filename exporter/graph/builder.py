@@ -16,7 +16,7 @@ OPSET = 21
 IR_VERSION = 10
 CONTRIB = "com.microsoft"  # onnxruntime's own operators
 
-Attribute = int | float | str | list[int]
+Attribute = int | float | str | list[int] | TensorProto
 
 FLOAT, FLOAT16 = TensorProto.FLOAT, TensorProto.FLOAT16
 _SUFFIX: dict[int, str] = {FLOAT: "float32", FLOAT16: "float16"}
@@ -35,6 +35,7 @@ class GraphBuilder:
         self._data_file = data_file
         self._has_half, self._is_half = has_half, False
         self._types: dict[str, int] = {}  # of float values: FLOAT or FLOAT16
+        self._writers: dict[str, Callable[[str, int], object]] = {}  # of values that are written when they are read
         self._nodes: list[onnx.NodeProto] = []
         self._made: set[str] = set()
         self._initializers: dict[str, onnx.TensorProto] = {}
@@ -82,6 +83,18 @@ class GraphBuilder:
         """Whether a node of this graph makes ``name``."""
         return name in self._made
 
+    def when_read(self, name: str, write: Callable[[str, int], object]) -> str:
+        """A float32 value that ``write(name, type)`` makes where a node reads it, in the type in which it does."""
+        self._writers[name], self._types[name] = write, FLOAT
+        return name
+
+    def zeros(self, shape: str, output: str, dtype: int) -> str:
+        """Add zeros of a float type, in the shape that the value ``shape`` says."""
+        zero = numpy_helper.from_array(np.zeros(1, helper.tensor_dtype_to_np_dtype(dtype)))
+        self._append("ConstantOfShape", [shape], [output], "", {"value": zero})
+        self._types[output] = dtype
+        return output
+
     @contextmanager
     def in_half(self, active: bool) -> Iterator[None]:
         """Nodes added in this block compute in float16, if ``active`` and there is a kernel."""
@@ -111,10 +124,13 @@ class GraphBuilder:
 
     def _as_type(self, name: str, dtype: int) -> str:
         """A float value in ``dtype``: itself, or its Cast, written once."""
-        if self._types.get(name, dtype) == dtype:
-            return name
-        cast = f"{name}.{_SUFFIX[dtype]}"
-        if cast not in self._made:
+        is_so = self._types.get(name, dtype) == dtype
+        cast = name if is_so else f"{name}.{_SUFFIX[dtype]}"
+        if name in self._writers and cast not in self._made:
+            with self.in_half(False):
+                self._writers[name](cast, dtype)
+            self._types[cast] = dtype
+        elif cast not in self._made and not is_so:
             self._append("Cast", [name], [cast], "", {"to": dtype})
             self._types[cast] = dtype
         return cast

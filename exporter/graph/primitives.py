@@ -22,8 +22,10 @@ INT32, INT64, UINT8, BYTE = TensorProto.INT32, TensorProto.INT64, TensorProto.UI
 _STATE_TYPES = {"float32": FLOAT, "float16": FLOAT16, "int8": TensorProto.INT8, "uint8": UINT8}
 _NORMS = {"rms": "SimplifiedLayerNormalization", "layer": "LayerNormalization"}
 LOGITS_START = "logits_start"
+LOGITS_STOP = "logits_stop"
 PER_LAYER = "per_layer"  # (batch, sequence, columns of all layers)
 _TO_THE_END = np.iinfo(np.int64).max
+_FAR = 1 << 62  # not the same: onnxruntime merges equal constants, and drops a Slice from 0 on to the end
 
 
 class PlannedBuilder(GraphBuilder):
@@ -34,6 +36,7 @@ class PlannedBuilder(GraphBuilder):
     ) -> None:
         super().__init__(data_file, has_half)
         self.plan, self._tied = plan, tied
+        self.keeps_one = False  # whether :meth:`trim` keeps a position at least, though no logits are wanted
 
     def weight(self, weight: Weight) -> str:
         """A weight that is not rounded."""
@@ -155,14 +158,28 @@ class PlannedBuilder(GraphBuilder):
         return y, residual
 
     def trim(self, x: str, output: str = "") -> str:
-        """Keep the positions from ``logits_start`` on: (batch, sequence, …) → (batch, positions, …), once."""
+        """Keep the positions from ``logits_start`` to ``logits_stop``, once.
+
+        (batch, sequence, …) → (batch, positions, …). Where at least one is kept, it is :meth:`drop` that stops.
+        """
         output = output or f"{x}.trimmed"
         if self.has_value(output):
             return output
         start = self.constant(LOGITS_START, np.array([-1], np.int64))
-        stop = self.constant("to_the_end", np.array([_TO_THE_END], np.int64))
-        axis = self.constant("slice_1", np.array([1], np.int64))
-        return self.node("Slice", [x, start, stop, axis], output)
+        stop = self.constant("to_the_end", np.array([_TO_THE_END], np.int64)) if self.keeps_one else self._stop()
+        return self._positions(x, start, stop, output)
+
+    def drop(self, x: str) -> str:
+        """Keep of positions that were trimmed those before ``logits_stop``, where that is still to be done."""
+        if not self.keeps_one:
+            return x
+        return self._positions(x, self.constant("first", np.array([0], np.int64)), self._stop(), f"{x}.wanted")
+
+    def _stop(self) -> str:
+        return self.constant(LOGITS_STOP, np.array([_FAR], np.int64))
+
+    def _positions(self, x: str, start: str, stop: str, output: str) -> str:
+        return self.node("Slice", [x, start, stop, self.constant("slice_1", np.array([1], np.int64))], output)
 
 
 class DecoderBuilder(PlannedBuilder):

@@ -6,6 +6,7 @@ as many rows as the text is long all the same; the rest is padding, a hundredth 
 (Press et al. 2022), in the place of rotary embedding, is computed of the same lengths.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +26,7 @@ POSITIONS = "rope.position_ids"  # (batch, sequence): the position of each token
 ROWS = "rope.rows"  # (batch, sequence): the row of each token of a call
 CONTEXT_LENGTH = "edgepress.context_length"  # a graph's metadata: for how many positions it was made
 INT64, BFLOAT16 = TensorProto.INT64, TensorProto.BFLOAT16
+_WIDE = 64  # pairs that are rotated, from which on tables are cast before they are padded
 _FREQUENCIES, _FACTOR, _FACTORS = "frequencies", "attention_factor", "query_factors"
 
 
@@ -33,13 +35,14 @@ def write_rotary(g: GraphBuilder, key: str, rope: Rope) -> tuple[str, str, str]:
 
     ::
 
-        positions (batch · sequence, 1) ─ Mul(frequencies) ┬ Cos ─ (Mul attention factor) ─ Pad(total) ─ cos
-                                                           └ Sin ─ …
+        positions (batch · sequence, 1) ─ Mul(frequencies) ┬ Cos ─ (Mul attention factor) ┬ Pad(total) ─ cos
+                                                           └ Sin ─ …                      └ Cast ─ Concat ─ in float16
+                                                           ConstantOfShape (total, …) ─────────────┘
 
     longrope's frequencies are two rows, and ``total > long_from`` chooses one of them.
     """
     names = (f"rope.{key}.cos", f"rope.{key}.sin", ROWS)
-    if g.has_value(names[0]):
+    if g.has_value(f"{names[0]}.of_call"):
         return names
     with g.in_half(False):
         if not g.has_value(ROWS):
@@ -58,13 +61,48 @@ def write_rotary(g: GraphBuilder, key: str, rope: Rope) -> tuple[str, str, str]:
             if rope.attention_factor != 1.0:
                 factor = g.constant(f"rope.{key}.{_FACTOR}", np.array(rope.attention_factor, np.float32))
                 rows = g.node("Mul", [rows, factor], f"{table}.scaled")
-            g.shape(table, FLOAT, ["rope_rows", len(rope.inverse_frequencies)])
-            g.node("Pad", [rows, "rope.pads"], table)
+            width = len(rope.inverse_frequencies)
+            if width >= _WIDE:
+                g.when_read(table, _padded(g, rows, width))
+            else:
+                _pad(g, rows, width, table)
     return names
 
 
+def _pad(g: GraphBuilder, rows: str, width: int, table: str) -> None:
+    """Add as many rows of zeros as the text is long."""
+    if not g.has_value("rope.pads"):
+        ends = (g.constant(f"rope.pads_{name}", np.zeros(n, np.int64)) for name, n in (("before", 2), ("after", 1)))
+        first, last = ends
+        g.node("Concat", [first, "mask_shape", last], "rope.pads", axis=0)
+    g.shape(table, FLOAT, ["rope_rows", width])
+    g.node("Pad", [rows, "rope.pads"], table)
+
+
+def _padded(g: GraphBuilder, rows: str, width: int) -> Callable[[str, int], None]:
+    """What writes ``rows`` (batch · sequence, width), and zeros below them, in either float type.
+
+    In float16, in which there is no Pad, rows are cast before the zeros: casting these takes more than making them. For
+    narrow rows the two nodes more would cost a short text what a long one saves.
+    """
+
+    def write(table: str, dtype: int) -> None:
+        if dtype == FLOAT:
+            _pad(g, rows, width, table)
+            return
+        zeros = f"rope.zeros_{width}"
+        if not g.has_value(zeros):
+            size = g.constant(f"rope.width_{width}", np.array([width], np.int64))
+            g.zeros(g.node("Concat", ["mask_shape", size], f"{zeros}.shape", axis=0), zeros, dtype)
+        g.shape(table, dtype, ["rope_rows", width])
+        with g.in_half(True):
+            g.node("Concat", [rows, zeros], table, axis=0)
+
+    return write
+
+
 def _write_positions(g: GraphBuilder) -> None:
-    """Positions as a column of floats, the row of each token, and how far the tables are padded.
+    """Positions as a column of floats, and the row of each token.
 
     A row of the batch goes on after the tokens of it that its mask has, as GroupQueryAttention does::
 
@@ -81,9 +119,6 @@ def _write_positions(g: GraphBuilder) -> None:
     g.node("Cast", [flat], "rope.positions", to=FLOAT)
     count = g.node("Range", [zero, g.node("Size", ["input_ids"], "rope.count"), one], "rope.numbers")
     g.node("Reshape", [count, shape], ROWS)
-    ends = (g.constant(f"rope.pads_{name}", np.zeros(n, np.int64)) for name, n in (("before", 2), ("after", 1)))
-    first, last = ends
-    g.node("Concat", [first, "mask_shape", last], "rope.pads", axis=0)
 
 
 def write_query_factors(g: GraphBuilder, key: str, growth: tuple[float, int]) -> str:
@@ -181,7 +216,12 @@ def restore_tables(model: onnx.ModelProto, weights: Weights, context: int, posit
     tables = {f"rope.{rope.key}.{part}": (rope, index) for rope in ropes for index, part in enumerate(("cos", "sin"))}
     limit = int(weights.array(constants[LONG_FROM])) if long else None
     factors = _factor_tables(model, weights, constants, context)
-    kept = [node for node in model.graph.node if not set(node.output) & {*tables, *factors}]
+    halves = {
+        f"{name}.float16": name for name in tables if any(f"{name}.float16" in n.output for n in model.graph.node)
+    }
+    kept = [node for node in model.graph.node if not set(node.output) & {*tables, *factors, *halves}]
+    for half, name in halves.items():
+        kept.insert(0, onnx.helper.make_node("Cast", [name], [half], half, to=TensorProto.FLOAT16))
     for name, table in factors.items():
         model.graph.initializer.append(table)
         kept.insert(0, onnx.helper.make_node("Gather", [table.name, positions], [name], name, axis=0))
@@ -192,7 +232,7 @@ def restore_tables(model: onnx.ModelProto, weights: Weights, context: int, posit
     used = 2 if limit is not None and limit < context else 1
     for name, (rope, index) in tables.items():
         model.graph.initializer.append(weights.tensor(name, _rows(rope, index, context, used)))
-    shapes = [value for value in model.graph.value_info if value.name not in tables]
+    shapes = [value for value in model.graph.value_info if value.name not in {*tables, *halves}]
     del model.graph.value_info[:]
     model.graph.value_info.extend(shapes)
     remove_unused(model)

@@ -29,7 +29,7 @@ from edgepress.exporter.graph.builder import CONTRIB
 from edgepress.exporter.graph.editing import Editor, remove_unused, require_opset, rewrite, set_nodes
 from edgepress.exporter.graph.passes import STATIC, Context, PassOrder
 from edgepress.exporter.graph.passes.decompose_attention import GroupQuery, read_group_query
-from edgepress.exporter.graph.primitives import LOGITS_START
+from edgepress.exporter.graph.primitives import LOGITS_START, LOGITS_STOP
 from edgepress.exporter.graph.rotary import LONG_FROM, check_context, restore_tables
 from edgepress.exporter.graph.weights import Weights
 from edgepress.onnx_graph.files import parse_model
@@ -156,7 +156,7 @@ def static_decoder(
 def _keep_all_positions(model: onnx.ModelProto) -> None:
     """Pass by the Slices that leave only the last position of a call: the caller knows which of them is a token."""
     for node in model.graph.node:
-        if node.op_type == "Slice" and operand(node, 1) == LOGITS_START:
+        if node.op_type == "Slice" and (operand(node, 1) == LOGITS_START or operand(node, 2) == LOGITS_STOP):
             node.CopyFrom(helper.make_node("Identity", node.input[:1], node.output, node.name))
 
 

@@ -171,6 +171,7 @@ class Mixer:
     scaled_by_token: ClassVar[bool] = False
     scales_input: ClassVar[bool] = False  # its projections read their input times numbers of their own by channel
     ends_in_sum: ClassVar[bool] = False  # its subgraph ends in what is added to the stream, projections included
+    takes_no_tokens: ClassVar[bool] = True  # its subgraph computes nothing of no token, too
     keeps_hidden: ClassVar[str] = ""  # why it cannot be made for a narrower residual stream, where it cannot
     no_static_form: ClassVar[str] = ""  # why static graphs cannot have it, where none of its kind can
 

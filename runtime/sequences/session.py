@@ -177,7 +177,7 @@ class EncoderDecoder:
         binding = self._binding
         binding.bind_input("input_ids", "cpu", 0, np.int64, (rows, count), self._tokens.ctypes.data)
         binding.bind_input("attention_mask", "cpu", 0, np.int64, (rows, total), self._ones.ctypes.data)
-        self._graph.logits_start[0] = -1
+        self._graph.ask(1)
         start = perf_counter()
         try:
             self._graph.session.run_with_iobinding(binding)

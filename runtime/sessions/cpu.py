@@ -134,7 +134,7 @@ class CpuSession(Session):
         self._tokens[0, :count] = tokens
         rows = count - first
         one_row = (count if self._gives_all else rows) == 1
-        self.open_graph.logits_start[0] = -rows
+        self.open_graph.ask(rows)
         if self._bound_tokens != count:
             self._bind_tokens(count)
         if not (one_row and self._bound_one_row):
@@ -145,6 +145,8 @@ class CpuSession(Session):
             self._results.take(self.position, count)
         if release:
             self.prepared.trim()
+        if not rows:
+            return self._logits[:0]
         if one_row:
             return self._logits
         logits: Floats = self._binding.get_outputs()[-1].numpy()[0, -rows:]  # the last that was bound at first

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from onnxruntime import InferenceSession, NodeArg, OrtValue, SessionOptions
 
 _LOGITS_START = "logits_start"  # the graph's initializer: the first position of a call that gets logits
-_LAST_ONLY = -1
+_LOGITS_STOP = "logits_stop"  # the graph's initializer: 0 where none gets them
+_LAST_ONLY, _TO_THE_END = -1, np.iinfo(np.int64).max
 _LONG_FROM = "long_from"  # the graph's initializer: a call whose total length exceeds it uses longrope's long table
 _TYPES: dict[StateType, str] = {
     "float32": "float",
@@ -44,7 +45,7 @@ def session_options(threads: int) -> "SessionOptions":
 
 @dataclass(frozen=True)
 class OpenGraph:
-    """A graph and the memory of ours that it reads in the place of initializers: ``logits_start``, ``long_from``.
+    """A graph and the memory of ours that it reads in the place of initializers: ``logits_start`` and such.
 
     That is one for all sessions, so that each writes what is right for it before it runs, and two threads must not use
     two sessions at once. ``long_from`` is None where a model has no longrope.
@@ -54,8 +55,17 @@ class OpenGraph:
     session: "InferenceSession"
     prepared: Prepared
     logits_start: Tokens
+    logits_stop: Tokens
     long_from: Tokens | None
     replaced: "tuple[OrtValue, ...]"  # onnxruntime reads their memory at each run, and they must not outlive it
+
+    def ask(self, rows: int) -> None:
+        """Have the next call give the logits of its last ``rows`` positions.
+
+        Asked for none, graphs that have no ``logits_stop``, as those of edgepress 0.2.0, give those of the last one.
+        """
+        self.logits_start[0] = -rows or _LAST_ONLY
+        self.logits_stop[0] = _TO_THE_END if rows else 0
 
 
 def open_graph(
@@ -73,7 +83,7 @@ def open_graph(
         options.enable_profiling, options.profile_file_prefix = True, str(profile)
     for key, value in (entries or {}).items():
         options.add_session_config_entry(key, value)
-    memory = {_LOGITS_START: np.array([_LAST_ONLY], np.int64)}
+    memory = {_LOGITS_START: np.array([_LAST_ONLY], np.int64), _LOGITS_STOP: np.array([_TO_THE_END], np.int64)}
     if config.long_from is not None:
         memory[_LONG_FROM] = np.array(config.long_from, np.int64)
     replaced = {name: to_value(array) for name, array in memory.items()}
@@ -84,7 +94,8 @@ def open_graph(
         config = _with_types(config, session)
         _check_processor(config)
     _check_graph(config, session)
-    return OpenGraph(config, session, opened, memory[_LOGITS_START], memory.get(_LONG_FROM), tuple(replaced.values()))
+    read = (memory[_LOGITS_START], memory[_LOGITS_STOP], memory.get(_LONG_FROM))
+    return OpenGraph(config, session, opened, *read, tuple(replaced.values()))
 
 
 def _with_types(config: BundleConfig, session: "InferenceSession") -> BundleConfig:

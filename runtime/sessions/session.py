@@ -142,7 +142,7 @@ class Session(ABC):
         rows: list[Floats] = []
         for start in range(0, size, self.prefill_chunk):
             stop = min(start + self.prefill_chunk, size)
-            first = min(max(row, start), stop - 1)
+            first = min(max(row, start), stop)
             self._is_torn = self._memory.before_call(self.position, stop - start)
             logits = self._compute(found[start:stop], first - start, release=release and stop == size)
             self.position += stop - start
@@ -155,6 +155,7 @@ class Session(ABC):
     def _compute(self, tokens: Tokens, first: int, *, release: bool) -> Floats:
         """Compute at most ``prefill_chunk`` tokens after ``position``; return the logits from index ``first`` on.
 
+        Of a piece that others follow none are wanted: then ``first`` is the number of its tokens.
         ``release`` says that they end a long prompt, after which memory that is held without need may be given back.
         """
 

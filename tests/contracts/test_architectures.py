@@ -35,6 +35,7 @@ from edgepress.exporter.model.reference import Reference
 from edgepress.exporter.model.weights import check_tensors
 from edgepress.exporter.source.checkpoint import Checkpoint
 from edgepress.exporter.streams.training import owner
+from edgepress.runtime.sessions.buffers import to_value
 
 STEPS = 32
 SHORT, LONG = 12, 60  # prompts: 12 + 32 tokens pass the window of 16 and stay within LONG_FROM; 60 exceeds both
@@ -115,8 +116,10 @@ class Graph:
 
     def __init__(self, bundle: Path) -> None:
         options = onnxruntime.SessionOptions()
-        self._zero = onnxruntime.OrtValue.ortvalue_from_numpy(np.array([0], np.int64))  # must outlive the session
-        options.add_initializer("logits_start", self._zero)
+        self.start, self.stop = np.array([0], np.int64), np.array([np.iinfo(np.int64).max], np.int64)
+        self._read = [to_value(array) for array in (self.start, self.stop)]  # must outlive the session
+        for name, value in zip(("logits_start", "logits_stop"), self._read, strict=True):
+            options.add_initializer(name, value)
         options.intra_op_num_threads = 1
         options.log_severity_level = 3
         self.session = onnxruntime.InferenceSession(bundle / "model.onnx", options, ["CPUExecutionProvider"])
@@ -229,6 +232,23 @@ def test_prefill_in_pieces_is_prefill(workshop: Workshop, name: str) -> None:
     graph = Graph(workshop.bundle(name))
     found = np.concatenate([graph.step(piece) for piece in np.split(tokens, [10, 30])])
     assert relative(found, workshop.logits(name, tokens)) < FLOAT_TOLERANCE
+
+
+@pytest.mark.parametrize(
+    ("name", "recipe"), [*((name, "fp32") for name in THOROUGH), *((name, "int4") for name in REPRESENTATIVES)]
+)
+def test_a_piece_without_logits_leaves_what_one_with_them_does(workshop: Workshop, name: str, recipe: str) -> None:
+    """What others follow in a prompt is asked for none, so that its head is not computed: the same bits after it."""
+    graph, pieces = Graph(workshop.bundle(name, recipe)), np.split(prompt(24), [10, 20])
+    graph.start[0] = -1
+    for piece in pieces:
+        expected = graph.step(piece)
+    graph.restart()
+    graph.stop[0] = 0
+    for piece in pieces[:-1]:
+        assert graph.step(piece).shape == (0, VOCABULARY)
+    graph.stop[0] = 1 << 40
+    np.testing.assert_array_equal(graph.step(pieces[-1]), expected)
 
 
 @pytest.mark.parametrize("name", ["llama", "lfm2", "qwen3_5_text"])

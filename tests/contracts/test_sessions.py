@@ -23,6 +23,7 @@ from edgepress.exporter.graph.static import write_static
 from edgepress.runtime.config import read_config
 from edgepress.runtime.model import Model
 from edgepress.runtime.sessions.cpu import CpuSession
+from edgepress.runtime.sessions.open_graph import OpenGraph
 from edgepress.runtime.sessions.session import ON_CPU, RanOn, Session
 from edgepress.runtime.sessions.static import StaticSession
 from edgepress.states import State, state_bytes
@@ -191,6 +192,25 @@ def test_the_logits_of_every_position_are_those_after_each_prefix(case: Case) ->
         session.reset()
         some = session.append(tokens[:length], -min(3, length), total=tokens.size)
         case.near(some, every[max(length - 3, 0) : length])
+
+
+@pytest.mark.parametrize(("first", "asked"), [(-1, [0, 0, 0, 1]), (-14, [0, 0, 2, 12]), (0, [16, 16, 16, 12])])
+def test_pieces_that_others_follow_are_asked_for_no_logits(
+    home: None,  # noqa: ARG001 - the folder comes first
+    monkeypatch: pytest.MonkeyPatch,
+    first: int,
+    asked: list[int],
+) -> None:
+    case, rows = Case("cpu", "qwen3"), list[int]()
+    session, ask = case.session, OpenGraph.ask
+
+    def noted(graph: OpenGraph, count: int) -> None:
+        rows.append(count)
+        ask(graph, count)
+
+    monkeypatch.setattr(OpenGraph, "ask", noted)
+    session.append(case.text(3), first)
+    assert rows == asked
 
 
 def test_a_reset_text_was_never_there(case: Case) -> None:

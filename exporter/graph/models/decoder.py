@@ -7,7 +7,8 @@ buffer of the full context, GroupQueryAttention updates it in place. Where the p
 past and present are one buffer of at least the window, in which the operator lays out the last tokens by itself.
 
 ``logits`` has the last position only: the initializer ``logits_start`` is [-1]. Overriding it with [0] when the
-session is made (``SessionOptions.add_initializer``) gives the logits of every position, from the same graph.
+session is made (``SessionOptions.add_initializer``) gives the logits of every position, from the same graph; and
+overriding ``logits_stop`` with [0] gives none, which a piece of a prompt needs that others follow.
 """
 
 from collections.abc import Callable
@@ -78,6 +79,15 @@ def _last_with_states(decoder: Decoder) -> tuple[int, int]:
     return max(places, default=(0, 0))
 
 
+def _attends_after(decoder: Decoder, last: tuple[int, int]) -> bool:
+    """Whether a block after the one at ``last`` attends, which onnxruntime's operator refuses to do from no token."""
+    return any(
+        (index, number) > last and not block.mixer.takes_no_tokens
+        for index, layer in enumerate(decoder.layers)
+        for number, block in enumerate(layer.blocks)
+    )
+
+
 def _number(value: float) -> np.ndarray[tuple[()], np.dtype[np.float32]]:
     return np.array(value, np.float32)
 
@@ -95,6 +105,7 @@ class _DecoderGraph:
             self.graph.position_ids()
         stream = _Stream(self._embed())
         last = _last_with_states(self.decoder)
+        self.graph.keeps_one = _attends_after(self.decoder, last)
         for index, layer in enumerate(self.decoder.layers):
             with self.graph.in_half(index in self.plan.half_layers):
                 trimmed = layer.blocks[last[1]] if index == last[0] else None
@@ -107,6 +118,7 @@ class _DecoderGraph:
             )
             stream = _Stream(self._rotate_stream(self.decoder.rotation, total, "rotated_back", back=True))
         hidden, _ = self.graph.norm_of_sum(self.decoder.final_norm, stream.x, stream.pending, "final_norm")
+        hidden = self.graph.drop(hidden)
         if self.decoder.head_projection is not None:
             hidden = self.graph.linear(self.decoder.head_projection, hidden)
         self._head(hidden)

@@ -123,7 +123,8 @@ def write(moe: GeluExperts, g: GraphWriter, name: str, x: str, _states: Sequence
         places = g.node("Unsqueeze", [token, g.constant("axis_1", np.array([1], np.int64))], f"{name}.places")
         none = g.node("Sub", [tokens, tokens], f"{name}.zeros")
         y = g.node("ScatterND", [none, places, y], f"{name}.added", reduction="add")
-        return g.node("Reshape", [y, g.node("Shape", [x], f"{name}.shape")], f"{name}.y")
+        shape = g.node("Shape", [x], f"{name}.shape")
+        return g.node("Reshape", [y, shape], f"{name}.y", allowzero=1)  # of no token, too
 
 
 def _weights(moe: GeluExperts, g: GraphWriter, name: str, x: str) -> str:

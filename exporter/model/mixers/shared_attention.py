@@ -35,6 +35,7 @@ class SharedAttention(Mixer):
     keys, then values. The other fields are those of :class:`.attention.Attention`.
     """
 
+    takes_no_tokens: ClassVar[bool] = False  # "sequence_length shall be 1 when it is not prompt", of its operator
     no_static_form: ClassVar[str] = "it reads the cache of another layer, which static graphs have no input for"
     heads: int
     kv_heads: int

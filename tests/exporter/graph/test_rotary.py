@@ -10,38 +10,42 @@ import tiny_models
 from onnxruntime import InferenceSession, SessionOptions
 
 from edgepress.exporter import export
-from edgepress.exporter.graph.builder import FLOAT, GraphBuilder
+from edgepress.exporter.graph.builder import FLOAT, FLOAT16, GraphBuilder
 from edgepress.exporter.graph.rotary import INT64, LONG_FROM, ROWS, restore_tables, write_rotary
 from edgepress.exporter.graph.weights import Weights
 from edgepress.exporter.model.description import Rope
 
 FREQUENCIES = tuple(float(f) for f in np.float32(1e6) ** (-np.arange(0, 64, 2, dtype=np.float32) / 64))
 DEFAULT = Rope(FREQUENCIES)
+WIDE = Rope(tuple(float(f) for f in np.float32(1e6) ** (-np.arange(0, 128, 2, dtype=np.float32) / 128)))
 LONG = Rope(FREQUENCIES, 1.19, tuple(f / 3 for f in FREQUENCIES), 50)
 ULP = 2.0**-23
 
 
-def graph_of(rope: Rope) -> onnx.ModelProto:
-    """The nodes that compute ``rope`` alone, fed as a decoder is."""
-    g = GraphBuilder("none")
+def graph_of(rope: Rope, *, half: bool = False) -> onnx.ModelProto:
+    """The nodes that compute ``rope`` alone, fed as a decoder is, and read in float32 or in float16."""
+    g = GraphBuilder("none", lambda _: True)
     g.input("input_ids", INT64, ["batch", "sequence"])
     g.input("attention_mask", INT64, ["batch", "total"])
     one = g.constant("one", np.array([1], np.int64))
     g.node("ReduceSum", ["attention_mask", one], "lengths", keepdims=0)
     g.node("Squeeze", [g.node("Shape", ["attention_mask"], "mask_shape", start=1, end=2)], "total")
-    for name, kind in zip(write_rotary(g, "default", rope), (FLOAT, FLOAT, INT64), strict=True):
-        g.output(name, kind, ["rows", "columns"])
+    cos, sin, rows = write_rotary(g, "default", rope)
+    with g.in_half(half):
+        for name in (cos, sin):
+            g.output(g.node("Identity", [name], f"{name}.read"), FLOAT16 if half else FLOAT, ["rows", "columns"])
+    g.output(rows, INT64, ["rows", "columns"])
     return g.model("rotary", "0")
 
 
-def computed(rope: Rope, mask: np.ndarray, sequence: int) -> tuple[np.ndarray, np.ndarray, int]:
+def computed(rope: Rope, mask: np.ndarray, sequence: int, *, half: bool = False) -> tuple[np.ndarray, np.ndarray, int]:
     """cos and sin of each token of a call, (batch, sequence, pairs), and how many rows the tables have."""
     ids = np.zeros((len(mask), sequence), np.int64)
     options = SessionOptions()
     options.intra_op_num_threads = 1
-    graph = InferenceSession(graph_of(rope).SerializeToString(), options, providers=["CPUExecutionProvider"])
+    graph = InferenceSession(graph_of(rope, half=half).SerializeToString(), options, providers=["CPUExecutionProvider"])
     feeds = {"input_ids": ids, "attention_mask": mask}
-    cos, sin, rows = graph.run(["rope.default.cos", "rope.default.sin", ROWS], feeds)
+    cos, sin, rows = graph.run(["rope.default.cos.read", "rope.default.sin.read", ROWS], feeds)
     return cos[rows], sin[rows], len(cos)
 
 
@@ -61,6 +65,23 @@ def test_the_graph_computes_the_rows_of_its_own_tokens(total: int, sequence: int
     assert rows >= total  # GroupQueryAttention asks for them
 
 
+@pytest.mark.parametrize("rope", [DEFAULT, WIDE], ids=["narrow", "wide"])
+@pytest.mark.parametrize(("total", "sequence"), [(1, 1), (40, 9), (4096, 1)])
+def test_in_float16_they_are_the_same_rounded(rope: Rope, total: int, sequence: int) -> None:
+    mask = np.ones((1, total), np.int64)
+    cos, sin, rows = computed(rope, mask, sequence, half=True)
+    single = computed(rope, mask, sequence)
+    assert cos.dtype == np.float16
+    np.testing.assert_array_equal(cos, single[0].astype(np.float16))
+    np.testing.assert_array_equal(sin, single[1].astype(np.float16))
+    assert rows >= total
+
+
+def test_of_wide_tables_no_padding_is_cast() -> None:
+    assert "Pad" not in {node.op_type for node in graph_of(WIDE, half=True).graph.node}
+    assert "Pad" in {node.op_type for node in graph_of(WIDE).graph.node}
+
+
 @pytest.mark.parametrize("total", [49, 50, 51])
 def test_longrope_chooses_its_frequencies_by_the_length_of_the_text(total: int) -> None:
     cos, sin, _ = computed(LONG, np.ones((1, total), np.int64), 3)
@@ -77,9 +98,10 @@ def test_rows_of_a_batch_go_on_where_their_own_text_ends() -> None:
     np.testing.assert_allclose(cos, exact(DEFAULT, np.array([[4], [2]]))[0], rtol=0, atol=ULP)
 
 
-@pytest.mark.parametrize("rope", [DEFAULT, LONG], ids=["default", "longrope"])
-def test_static_graphs_get_tables_back(rope: Rope) -> None:
-    model = graph_of(rope)
+@pytest.mark.parametrize("half", [False, True], ids=["float32", "float16"])
+@pytest.mark.parametrize("rope", [DEFAULT, WIDE, LONG], ids=["default", "wide", "longrope"])
+def test_static_graphs_get_tables_back(rope: Rope, half: bool) -> None:
+    model = graph_of(rope, half=half)
     limit = restore_tables(model, Weights(None), 60, "position_ids")
     tables = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     blocks = [exact(rope, np.arange(60))]
