@@ -1,6 +1,8 @@
-"""``edgepress eval``: how well a bundle predicts text."""
+"""``edgepress eval``: how well a bundle predicts text, or does its task."""
 
 import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,9 +12,10 @@ from edgepress.stdio import say
 
 if TYPE_CHECKING:
     from edgepress.runtime.evaluate import LogitsSource
+    from edgepress.runtime.tasks.kinds import TaskModel
 
 NAME = "eval"
-HELP = "score a bundle on text: bits per byte, perplexity, distance from its reference model"
+HELP = "score a bundle on text, or on labelled samples of its task, beside its reference model"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,11 +26,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--text",
         type=Path,
-        required=True,
         metavar="FILE",
-        help="one document, or .jsonl: a `text` on each line, or .json: a list",
+        help="of a language model: one document, or .jsonl: a `text` on each line, or .json: a list",
     )
-    parser.add_argument("--reference", metavar="MODEL", help="the checkpoint, to compare with (needs torch)")
+    parser.add_argument(
+        "--data",
+        metavar="SOURCE",
+        help="of a bundle with a task: labelled samples, a folder of images or WAV files, .csv, .jsonl, .npz, a saved "
+        "dataset or package.module:callable",
+    )
+    parser.add_argument(
+        "--metric",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="with --data: top1, spearman, wer … or package.module:callable (default: those of the task)",
+    )
+    parser.add_argument("--samples", type=int, metavar="N", help="with --data: so many of them, spread over all")
+    parser.add_argument(
+        "--reference", metavar="MODEL", help="what the bundle was made from, to compare with; or a bundle with a task"
+    )
     add_revision_argument(parser)
     parser.add_argument("--context", type=int, default=256, metavar="N", help="tokens of each window")
     parser.add_argument("--stride", type=int, default=128, metavar="N", help="new tokens of each window but the first")
@@ -40,10 +58,16 @@ def run(arguments: argparse.Namespace) -> int:
 
     from edgepress.commands.prepare import prepare_first
     from edgepress.cores import usable_cores
+    from edgepress.errors import InputError
     from edgepress.fingerprint import leak_warning
     from edgepress.progress import progress
     from edgepress.runtime.evaluate import evaluate, format_evaluation, read_documents
+    from edgepress.runtime.loading import find_task_of
 
+    if find_task_of(arguments.bundle) is not None:
+        return _score_task(arguments)
+    if arguments.text is None:
+        raise InputError(f"{arguments.bundle} is a language model; give --text FILE")
     documents = read_documents(arguments.text)
     prepare_first(arguments.bundle, not arguments.no_prepare and arguments.on in (None, "cpu"), arguments.graph)
     warning = leak_warning(arguments.bundle, documents)
@@ -73,6 +97,74 @@ def run(arguments: argparse.Namespace) -> int:
         )
     print(json.dumps(result.to_json(), indent=2) if arguments.json else format_evaluation(result))
     return 0
+
+
+def _score_task(arguments: argparse.Namespace) -> int:
+    """Score a bundle with a task on labelled samples."""
+    import json
+    from contextlib import ExitStack
+
+    from edgepress.errors import InputError
+    from edgepress.runtime.loading import load_task
+    from edgepress.runtime.scoring.kinds import chosen_metrics
+    from edgepress.runtime.scoring.score import format_scores, score, spread_over
+    from edgepress.samples.read import read_samples
+
+    model = load_task(arguments.bundle, threads=arguments.threads, prepared=not arguments.no_prepare)
+    if arguments.data is None:
+        raise InputError(f"{arguments.bundle} is for {model.task.name}; give --data SOURCE")
+    samples = spread_over(read_samples(arguments.data, model.feeder.takes), arguments.samples)
+    labelled = samples[0].label is not None
+    metrics = chosen_metrics(arguments.metric, model.task.name, labelled=labelled)
+    with ExitStack() as stack:
+        reference = None
+        if arguments.reference is not None:
+            reference = stack.enter_context(_task_reference(model, arguments.reference, arguments.revision))
+        scores = score(model, samples, metrics, reference=reference)
+    print(json.dumps([one.to_json() for one in scores], indent=2) if arguments.json else format_scores(scores))
+    return 0
+
+
+@contextmanager
+def _task_reference(model: "TaskModel", reference: str, revision: str | None) -> Iterator["TaskModel"]:
+    """The model that a bundle was made from, or another bundle, with the bundle's own processing.
+
+    Raises:
+        InputError: it is neither, or its graph has other inputs or outputs.
+
+    """
+    from tempfile import TemporaryDirectory
+
+    from edgepress.errors import InputError
+    from edgepress.manifest import MANIFEST_NAME
+    from edgepress.runtime.loading import load_task
+    from edgepress.runtime.tasks.kinds import open_task
+
+    if (Path(reference) / MANIFEST_NAME).is_file():
+        yield load_task(reference)
+        return
+    try:
+        from edgepress.exporter.doors.kinds import Options, find_door
+        from edgepress.sessions import open_on_cpu
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("edgepress"):
+            raise
+        raise InputError(f"--reference needs {error.name}; pip install 'edgepress[export]'") from error
+    door = find_door(reference)
+    if door is None:
+        raise InputError(f"{reference} is no bundle and no model that is no language model; name what it was made from")
+    with TemporaryDirectory(prefix="edgepress-") as folder:
+        traced = door.open(reference, Options(task=model.task.name, revision=revision), Path(folder))
+        names = [[edge.name for edge in edges] for edges in (traced.task.inputs, traced.task.outputs)]
+        own = [[edge.name for edge in edges] for edges in (model.task.inputs, model.task.outputs)]
+        if [sorted(part) for part in names] != [sorted(part) for part in own]:
+            raise InputError(f"{reference} has the inputs and outputs {names}, the bundle {own}; it is another model")
+        session, outputs = open_on_cpu(traced.file), names[1]
+        yield open_task(
+            model.task,
+            lambda feed: dict(zip(outputs, session.run(outputs, feed), strict=True)),
+            model.folder,
+        )
 
 
 def reference_for(bundle: Path, model: str, *, threads: int, revision: str | None = None) -> "LogitsSource":

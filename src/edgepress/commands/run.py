@@ -141,6 +141,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Print the text as it comes on stdout, then what it cost on stderr."""
     from edgepress.commands.prepare import prepare_first
     from edgepress.errors import InputError
+    from edgepress.manifest import read_manifest
     from edgepress.runtime.generation.sampling import Sampling
     from edgepress.runtime.loading import find_task_of
     from edgepress.runtime.model import load
@@ -149,6 +150,7 @@ def run(arguments: argparse.Namespace) -> int:
     if find_task_of(arguments.bundle) is not None:
         return _run_task(arguments)
     if arguments.prompt is None or arguments.files:
+        read_manifest(arguments.bundle)  # where there is no bundle, that is what is wrong
         raise InputError(f"{arguments.bundle} is a language model; give --prompt TEXT and no files")
     prepare_first(arguments.bundle, not arguments.no_prepare and arguments.on in (None, "cpu"), arguments.graph)
     model = load(

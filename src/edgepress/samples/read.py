@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from importlib import import_module
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -56,6 +57,22 @@ def known_forms() -> list[Form]:
 
 def _called(reference: str) -> Samples:
     """What a function of the user's gives: samples, or pairs of a sample and its label."""
+    function = import_function(reference)
+    given = function()
+    try:
+        items = list(islice(iter(given), MOST))
+    except TypeError as error:
+        raise InputError(f"{reference} gave {type(given).__name__}, not samples to go through: {error}") from error
+    return of_list([_as_sample(item, f"{reference}[{index}]") for index, item in enumerate(items)], reference)
+
+
+def import_function(reference: str) -> Callable[..., Any]:
+    """What ``package.module:callable`` names, seen from the folder that this runs in.
+
+    Raises:
+        InputError: it cannot be imported, or is no function.
+
+    """
     module, _, name = reference.partition(":")
     here = str(Path.cwd())
     sys.path.insert(0, here)
@@ -68,13 +85,8 @@ def _called(reference: str) -> Samples:
     finally:
         sys.path.remove(here)
     if not callable(function):
-        raise InputError(f"{reference} is {type(function).__name__}, not a function that gives samples")
-    given = function()
-    try:
-        items = list(islice(iter(given), MOST))
-    except TypeError as error:
-        raise InputError(f"{reference} gave {type(given).__name__}, not samples to go through: {error}") from error
-    return of_list([_as_sample(item, f"{reference}[{index}]") for index, item in enumerate(items)], reference)
+        raise InputError(f"{reference} is {type(function).__name__}, not a function")
+    return function
 
 
 def _as_sample(item: object, where: str) -> Sample:

@@ -28,6 +28,8 @@ SECONDS = ("text_pair", "sentence2", "text2", "hypothesis", "answer", "passage",
 """Names of the column or key that has the text which the first is paired with."""
 LABELS = ("label", "labels", "score", "similarity", "similarity_score", "class", "category", "target", "objects")
 """Names of the column or key that says what is right; of sound, what is said in it comes last."""
+MASKS = ("mask", "annotation", "segmentation_map")
+"""Names of the column or key that has an image of the classes of pixels."""
 _SAID = ("transcription", "transcript", "sentence", "text")
 
 
@@ -84,6 +86,9 @@ def of_record(record: dict[str, object], takes: Takes, where: str, root: Path) -
         )
     labels = (*LABELS, *(_SAID if takes == "sound" else ()))
     label = next((record[key] for key in labels if record.get(key) not in (None, "")), None)
+    mask = next((record[key] for key in MASKS if isinstance(record.get(key), str | bytes)), None)
+    if mask is not None:
+        label = file_inside(mask, root, where) if isinstance(mask, str) else mask
     value = record[name]
     if takes == "text":
         second = next((record[key] for key in SECONDS if isinstance(record.get(key), str)), None)

@@ -129,3 +129,36 @@ def test_files_of_a_checkpoint_beside_an_onnx_file_are_read(model: Path) -> None
     assert task.answers.classes is not None
     assert task.answers.classes.labels == tuple(LABELS)
     assert task_of(None, *EDGES, folder).task.images is None
+
+
+def test_a_bundle_is_scored_beside_what_it_was_made_from(
+    model: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "task.json").write_text(json.dumps(ENTRIES))
+    out = tmp_path / "bundle"
+    export(str(model), out=out, recipe="int8", task=str(tmp_path / "task.json"))
+    (photos / "red" / "0.png").rename(photos / "blue" / "wrong.png")
+    command = ["eval", str(out), "--data", str(photos)]
+    capsys.readouterr()
+    for reference in (model, out):
+        assert main([*command, "--reference", str(reference), "--json"]) == 0
+        scores = {one["metric"]: one for one in json.loads(capsys.readouterr().out)}
+        assert set(scores) == {"top1", "top5", "f1"}
+        assert scores["top1"]["value"] == scores["top1"]["reference"] == pytest.approx(11 / 12)
+        assert scores["top5"]["value"] == 1
+        assert scores["top1"]["changed"] == 0
+    assert main([*command, "--metric", "top1", "--samples", "6"]) == 0
+    assert capsys.readouterr().out.splitlines()[2].split()[:2] == ["top1", "6"]
+    for wrong, said in [
+        (["eval", str(out)], "give --data SOURCE"),
+        (["run", str(tmp_path / "nowhere"), "a.png"], "is not a directory"),
+        ([*command, "--metric", "wer"], "wer is a metric of automatic-speech-recognition"),
+        ([*command, "--reference", str(tmp_path)], "is no bundle and no model"),
+        ([*command, "--samples", "0"], "samples is 0"),
+    ]:
+        assert main(wrong) == 2
+        assert said in capsys.readouterr().err
+    (photos / "purple").mkdir()
+    (photos / "red" / "1.png").rename(photos / "purple" / "1.png")
+    assert main(command) == 2
+    assert "has the label 'purple'; the model has 3: red, green, blue" in capsys.readouterr().err
