@@ -184,7 +184,7 @@ def fitted(asked: Asked) -> Iterator[dict[str, Any]]:
         compared = predictions(figures, found, intervals(found, "speed"))
         yield {
             "model": model,
-            "first": asked.first,
+            "ahead": asked.first,
             "rates": kernel_rates(found),
             "calls": {name: {"predicted": said, "measured": took} for name, (said, took) in compared.items()},
         }
@@ -195,7 +195,7 @@ def repeats(asked: Asked) -> Iterator[dict[str, Any]]:
     before = observations(taken(asked.timed, asked.settings(), "speed", asked.speed), "speed")
     for _ in range(asked.repeats - 1):
         now = observations(taken(asked.timed, asked.settings(), "speed", asked.speed), "speed")
-        yield {"model": asked.timed, "first": asked.first, **compared(now, before)}
+        yield {"model": asked.timed, "ahead": asked.first, **compared(now, before)}
         before = now
 
 
@@ -206,7 +206,7 @@ def slowdown(asked: Asked) -> Iterator[dict[str, Any]]:
             observations(taken(asked.timed, asked.settings(), "speed", how), "speed")
             for how in (asked.speed, asked.slowed)
         )
-        yield {"model": asked.timed, "first": asked.first, "slower_by": SLOWER, **compared(slow, plain)}
+        yield {"model": asked.timed, "ahead": asked.first, "slower_by": SLOWER, **compared(slow, plain)}
 
 
 def gates(asked: Asked) -> Iterator[dict[str, Any]]:
@@ -227,7 +227,7 @@ def overhead(asked: Asked) -> Iterator[dict[str, Any]]:
             found = observations(taken(asked.timed, asked.settings(rounds=1), "speed", how), "speed")
             seconds[name] += found["step_seconds at 64"]
     ratio = difference(seconds["with"], seconds["without"])
-    yield {"model": asked.timed, "first": asked.first, "step_seconds": seconds, "ratio": as_json(ratio)}
+    yield {"model": asked.timed, "ahead": asked.first, "step_seconds": seconds, "ratio": as_json(ratio)}
 
 
 def compared(second: Mapping[str, Sequence[float]], first: Mapping[str, Sequence[float]]) -> dict[str, Any]:

@@ -27,7 +27,7 @@ def fit_table(samples: Samples) -> str:
         named = SIZES.get(model, f"{model} shape, random weights")
         for call, found in one["calls"].items():
             said, took = 1e3 * found["predicted"], 1e3 * found["measured"]
-            load = f"{one['load_average']:.1f}{', ahead of it' if one['first'] else ''}"
+            load = f"{one['load_average']:.1f}{', ahead of it' if one['ahead'] else ''}"
             cells = [f"{said:,.1f}", f"{took:,.1f}", f"{said / took:.3f}"]
             rows.append([named, str(one["threads"]), call.replace("_seconds", ""), *cells, load])
     header = ["model", "threads", "call", "predicted ms", "measured ms", "÷ measured", "load of the machine"]
@@ -129,5 +129,5 @@ def _ratios(found: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _load(ones: Samples) -> str:
-    ahead = ", ahead of it" if any(one.get("first") for one in ones) else ""
+    ahead = ", ahead of it" if any(one.get("ahead") for one in ones) else ""
     return spread([one["load_average"] for one in ones], 1) + ahead

@@ -118,6 +118,6 @@ def test_what_differs_and_what_failed_is_counted(tables: ModuleType) -> None:
 
 def test_fitted_figures_stand_beside_measured_ones(tables: ModuleType) -> None:
     calls = {"step_seconds at 256": {"predicted": 0.009, "measured": 0.010}}
-    found = {"part": "fit", "model": "demo", "threads": 2, "first": True, "load_average": 3.25, "calls": calls}
+    found = {"part": "fit", "model": "demo", "threads": 2, "ahead": True, "load_average": 3.25, "calls": calls}
     row = tables.fit_table([found]).splitlines()[2]
     assert row == "| demo (1.9 M weights) | 2 | step at 256 | 9.0 | 10.0 | 0.900 | 3.2, ahead of it |"
