@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import ChainMap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -146,6 +147,20 @@ class Network:
         reads = frozenset(read_by(node)) - set(node.input)
         return Step(key, name, tuple(node.input), tuple(node.output), attributes, reads, call, compute, inner)
 
+    def make_relu(self, name: str) -> None:
+        """Make a node that clips, of the main graph, Relu."""
+
+        def changed(step: Step) -> Step:
+            if step.name != name:
+                return step
+            call = replace(step.call, key="Relu", attributes={}, types=step.call.types[:1])
+            return replace(
+                step, key="Relu", inputs=step.inputs[:1], attributes={}, call=call, compute=operators()["Relu"]
+            )
+
+        self.steps = tuple(map(changed, self.steps))
+        self._plans.clear()
+
     def tensors(self, feed: Feed) -> dict[str, Tensor]:
         """A feed in torch.
 
@@ -188,7 +203,7 @@ class Network:
         values: dict[str, Tensor] = {**given}
         if hooks.made is not None:
             values = {name: hooks.made(name, value) for name, value in values.items()}
-        known = self.constants if constants is None else {**self.constants, **constants}
+        known = self.constants if constants is None else _over(constants, self.constants)
         for step, dead in self.plan(given, wanted):
             self._compute(step, values, known, hooks)
             for name in dead:
@@ -205,7 +220,8 @@ class Network:
 
     def do(self, step: Step, values: dict[str, Tensor], constants: Tensors | None = None) -> None:
         """Compute one step, which reads from ``values`` and puts there what it makes."""
-        self._compute(step, values, self.constants if constants is None else {**self.constants, **constants}, _PLAIN)
+        known = self.constants if constants is None else _over(constants, self.constants)
+        self._compute(step, values, known, _PLAIN)
 
     def _compute(self, step: Step, values: dict[str, Tensor], known: Tensors, hooks: Hooks) -> None:
         inputs: list[Tensor | None] = []
@@ -218,15 +234,7 @@ class Network:
             inputs.append(value)
         call = step.call
         if step.inner:
-            call = Call(
-                call.key,
-                call.name,
-                call.version,
-                call.outputs,
-                call.attributes,
-                call.types,
-                self._runner(step, values, known, hooks),
-            )
+            call = replace(call, run=self._runner(step, values, known, hooks))
         for name, value in zip(step.outputs, _several(step.compute(call, *inputs)), strict=False):
             if name:
                 if value is None:
@@ -246,6 +254,11 @@ class Network:
             return [inside[name] if name in inside else known[name] for name in graph.outputs]
 
         return run
+
+
+def _over(first: Tensors, then: Tensors) -> Tensors:
+    """A mapping that looks into ``first`` before ``then``; what ``first`` makes when it is asked is made then."""
+    return ChainMap({}, first, then)  # type: ignore[arg-type]  # nothing is written to it
 
 
 def _several(result: Result) -> tuple[Tensor | None, ...]:

@@ -9,6 +9,8 @@ The file's name is the method's key. What kind of method it is, its type says:
 - :class:`Repair` repairs what rounding did, after each layer or at the end (recipe: ``after``).
 - :class:`Pruning` makes another, smaller checkpoint before anything is rounded (recipe: ``prune``).
 - :class:`GraphPruning` makes another, smaller ONNX graph (recipe: ``prune``); a :class:`Pruning` may have one too.
+- :class:`GraphMethod` does to the graph of any model what the three before do to a decoder. It stands in
+  ``methods/on_graphs``, where a name may be one that has another file for decoders.
 
 Each declares its options and what they may be (:mod:`.options`), and has a ``check`` of the model: both are asked
 before a weight is read. What methods share is beside their folders: :mod:`.folding` (scales moved between weights),
@@ -47,6 +49,8 @@ if TYPE_CHECKING:
     from edgepress.exporter.methods.narrower.task import GraphTask
     from edgepress.exporter.methods.smaller.task import PruneTask
     from edgepress.exporter.methods.tasks import LayerTask, ModelTask, Schemes
+    from edgepress.exporter.streams.shipping import Form
+    from edgepress.exporter.streams.shipping_task import ShippingTask
 
 Size = Literal["layers", "widths", "heads", "hidden", "vocabulary", "experts"]
 """What a pruning step may change of a model; ``widths`` are those of the MLPs."""
@@ -206,6 +210,20 @@ class Pruning(_Kind):
     on_graphs: GraphPruning | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class GraphMethod(_Kind):
+    """Works on the float graph of any model, or on what ships of it: ``run(task, options)`` changes ``task``.
+
+    ``place`` is where a recipe names it, ``forms`` are those of what ships that it can do. The option ``start`` of one
+    that rounds weights names the method that rounds them before, one by one.
+    """
+
+    name: str
+    place: Literal["before", "after", "weights"]
+    run: Callable[[ShippingTask, Options], None]
+    forms: frozenset[Form] = frozenset({"channels", "blocks"})
+
+
 AnyMethod = Method | LinearMethod | LayerMethod | Transform | Repair | Pruning | GraphPruning
 Rounding = Method | LinearMethod | LayerMethod
 Kind = TypeVar("Kind", Transform, Repair, Pruning)
@@ -265,7 +283,42 @@ def load_method(name: str) -> AnyMethod:
     return method
 
 
-def method_options(method: AnyMethod, recipe: Recipe) -> Options:
+_ON_GRAPHS = "on_graphs"
+_PLACES = {"before": "`before`", "after": "`after`", "weights": "[weights]"}
+
+
+def graph_method_names() -> list[str]:
+    """Names of the methods that work on graphs, none of them imported."""
+    return sorted(module.name for module in modules_in([str(Path(__file__).parent / _ON_GRAPHS)]))
+
+
+def load_graph_method(name: str, place: str) -> GraphMethod | Method | LinearMethod:
+    """The method that a recipe for a model that is no decoder names in ``place``: before, after or weights.
+
+    Methods that round one weight, by itself or by what goes into it, are the same for all models.
+
+    Raises:
+        InputError: no method of that name does anything to a graph, or it does in another place.
+
+    """
+    if name in graph_method_names():
+        found: GraphMethod = importlib.import_module(f"{__package__}.{_ON_GRAPHS}.{name}").METHOD
+        if not isinstance(found, GraphMethod) or found.name != name:
+            raise TypeError(f"{_ON_GRAPHS}.{name}.METHOD must be a GraphMethod named {name!r}, not {found!r}")
+        if found.place != place:
+            raise InputError(f"{_PLACES[place]} names {name}, which belongs into {_PLACES[found.place]}")
+        return found
+    method = load_method(name)
+    if isinstance(method, Method | LinearMethod) and place == "weights":
+        return method
+    known = ", ".join(graph_method_names())
+    raise InputError(
+        f"{name} in {_PLACES[place]} is for language models; what works on the graph of another model: {known}; and "
+        "methods that round one weight, such as rtn or gptq"
+    )
+
+
+def method_options(method: AnyMethod | GraphMethod, recipe: Recipe) -> Options:
     """The method's options with the recipe's values.
 
     Raises:

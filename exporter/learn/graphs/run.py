@@ -1,0 +1,194 @@
+"""A float graph, a recipe and calibration feeds → the float graph, ranges and codes that ship.
+
+:func:`check_graph_methods` says no to what a recipe asks of a graph and cannot have, before anything is read; what it
+takes, :func:`learn_graph` does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+from torch import Tensor
+
+from edgepress.errors import InputError
+from edgepress.exporter.arrays.codes import Codes
+from edgepress.exporter.graph.editing import set_nodes
+from edgepress.exporter.graph.qdq import Ranges, Rounded, Widths, calibrate, quantize, write_models
+from edgepress.exporter.interpreter.network import Feed, Network
+from edgepress.exporter.learn.graphs.blocks import ship_blocks
+from edgepress.exporter.learn.graphs.channels import learned_ranges, open_channels
+from edgepress.exporter.methods.kinds import GraphMethod, LinearMethod, Method, load_graph_method, method_options
+from edgepress.exporter.methods.options import Options
+from edgepress.exporter.recipe.recipe import Recipe
+from edgepress.exporter.streams.distilling import Match
+from edgepress.exporter.streams.shipping import BlockWeight, ChannelWeight, Form, Shipped
+from edgepress.exporter.streams.shipping_task import Coded, ShippingTask
+from edgepress.onnx_graph.files import read_model
+from edgepress.onnx_graph.tensors import TensorReader
+from edgepress.progress import Progress, silent
+
+_FLOAT = "float.onnx"
+
+
+@dataclass(frozen=True)
+class LearnedGraph:
+    """What ships of a graph, for whoever writes it.
+
+    ``file`` is the float graph with what methods changed of it, its weights as they are rounded. In the form of
+    channels ``ranges`` are those of activations and ``rounded`` says how each weight is on its grid; in that of blocks
+    ``codes`` has each weight's rows. ``notes`` are sentences for the report.
+    """
+
+    file: Path
+    ranges: Ranges
+    rounded: Mapping[str, Rounded]
+    codes: Mapping[str, Codes]
+    notes: tuple[str, ...]
+
+
+def check_graph_methods(recipe: Recipe, form: Form) -> None:
+    """Refuse what ``recipe`` asks of a graph whose weights ship in ``form`` and cannot have.
+
+    Raises:
+        InputError: a method is for language models, stands in the wrong place, cannot do this form, or has options that
+            cannot be used.
+
+    """
+    for place, names in _named(recipe):
+        for name in names:
+            method = load_graph_method(name, place)
+            method_options(method, recipe)
+            if isinstance(method, GraphMethod) and form not in method.forms:
+                these = "blocks of codes" if form == "blocks" else "integers everywhere"
+                raise InputError(f"{name} does nothing to {these}; leave it out, or take another recipe")
+            if isinstance(method, LinearMethod) and form == "channels":
+                raise InputError(
+                    f"{name} rounds blocks of codes, and this recipe computes in integers with a scale a channel; "
+                    "name rtn or adaround"
+                )
+            if isinstance(method, GraphMethod) and place == "weights":
+                _start(method, recipe)
+
+
+def _named(recipe: Recipe) -> list[tuple[str, list[str]]]:
+    """What a recipe names in each place."""
+    methods = dict.fromkeys(storage.method for storage in recipe.storages)
+    return [("before", list(recipe.before)), ("weights", list(methods)), ("after", list(recipe.after))]
+
+
+def _start(method: GraphMethod, recipe: Recipe) -> str:
+    """The method that rounds each weight before ``method`` learns.
+
+    Raises:
+        InputError: its option ``start`` names none that does.
+
+    """
+    name = str(method_options(method, recipe)["start"])
+    if not isinstance(load_graph_method(name, "weights"), Method | LinearMethod):
+        raise InputError(f"[options.{method.name}] start = {name!r}: it must be a method that rounds one weight")
+    return name
+
+
+def learn_graph(
+    file: Path,
+    feeds: Sequence[Feed],
+    recipe: Recipe,
+    *,
+    folder: Path,
+    widths: Widths | None = None,
+    coded: Mapping[str, Coded] | None = None,
+    loss: Literal["kl", "square"] = "square",
+    progress: Progress = silent,
+    seed: int = 0,
+) -> LearnedGraph:
+    """Do what ``recipe`` names in ``before``, as methods of weights and in ``after``, in this order.
+
+    With ``widths`` the graph ships in integers everywhere, with ranges as ``recipe.activations`` says; else the weights
+    of ``coded`` ship in blocks. ``loss`` is that of the outputs, for methods that train the whole: kl where these are
+    logits. Files are made in ``folder``.
+
+    Raises:
+        InputError: a method cannot be done to this graph (:func:`check_graph_methods`), or there are no feeds.
+
+    """
+    form: Form = "blocks" if widths is None else "channels"
+    check_graph_methods(recipe, form)
+    if not feeds:
+        raise InputError("nothing was given to calibrate on; name --calibration data")
+    folder.mkdir(parents=True, exist_ok=True)
+    ranges: Ranges = {}
+
+    def ship(task: ShippingTask) -> Shipped:
+        if widths is None:
+            return ship_blocks(task, *_rounding(recipe, task.coded))
+        path = write_changed(file, folder, task)
+        ranges.update(calibrate(path, feeds, recipe.activations))
+        return open_channels(path, quantize(path, ranges, widths), widths)
+
+    teacher, network = Network.read(file), Network.read(file)
+    matches = [Match(name, name, loss) for name in _float_outputs(file)]
+    task = ShippingTask(form, teacher, network, feeds, matches, ship, folder, coded or {}, progress, seed)
+    for place, names in _named(recipe):
+        for name in names:
+            method = load_graph_method(name, place)
+            if isinstance(method, GraphMethod):
+                method.run(task, method_options(method, recipe))
+    shipped = task.shipped
+    learned = {name: weight.value().detach() for name, weight in shipped.weights.items()}
+    biases = {name: bias.latent for name, bias in shipped.biases.items()}
+    path = write_changed(file, folder, task, {**learned, **biases})
+    channels = {name: w for name, w in shipped.weights.items() if isinstance(w, ChannelWeight)}
+    blocks = {name: w for name, w in shipped.weights.items() if isinstance(w, BlockWeight)}
+    return LearnedGraph(
+        path,
+        learned_ranges(shipped, ranges),
+        {name: Rounded(w.scale.detach().numpy(), w.bits) for name, w in channels.items()},
+        {name: w.learned.round() for name, w in blocks.items()},
+        tuple(task.notes),
+    )
+
+
+def _rounding(recipe: Recipe, coded: Mapping[str, Coded]) -> tuple[dict[str, str], dict[str, Options]]:
+    """The method that first rounds each weight, and the options of each."""
+    names, options = {}, {}
+    for weight, one in coded.items():
+        method = load_graph_method(one.scheme.method, "weights")
+        name = _start(method, recipe) if isinstance(method, GraphMethod) else method.name
+        names[weight] = name
+        found = load_graph_method(name, "weights")
+        options[name] = method_options(found, recipe)
+    return names, options
+
+
+def _float_outputs(file: Path) -> list[str]:
+    model = read_model(file)
+    floats = [v.name for v in model.graph.output if v.type.tensor_type.elem_type == onnx.TensorProto.FLOAT]
+    if not floats:
+        raise InputError(f"{file} has no output of type float32, by which its rounding could be judged")
+    return floats
+
+
+def write_changed(file: Path, folder: Path, task: ShippingTask, more: Mapping[str, Tensor] | None = None) -> Path:
+    """The float graph in ``file`` with the constants that were changed, and ``more``, as a file in ``folder``."""
+    model, reader = read_model(file), TensorReader(file)
+    changed = {**task.changed, **(more or {})}
+    graph = model.graph
+    kept = [node for node in graph.node if not (node.op_type == "Constant" and node.output[0] in changed)]
+    for node in kept:
+        if (node.name or node.output[0]) in task.relus:
+            node.op_type = "Relu"
+            del node.input[1:], node.attribute[:]
+    set_nodes(graph, kept)
+    tensors = [reader.inline(tensor) for tensor in graph.initializer if tensor.name not in changed]
+    tensors += [numpy_helper.from_array(np.ascontiguousarray(v.numpy()), name) for name, v in changed.items()]
+    del graph.initializer[:]
+    graph.initializer.extend(tensors)
+    path = folder / _FLOAT
+    write_models({path: model}, folder / f"{_FLOAT}.data")
+    return path

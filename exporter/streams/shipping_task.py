@@ -1,0 +1,68 @@
+"""What a method that works on a graph is given: the float network, feeds, and what ships of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from torch import Tensor
+
+from edgepress.exporter.arrays.scheme import Scheme
+from edgepress.exporter.interpreter.network import Feed, Network
+from edgepress.exporter.streams.distilling import Match
+from edgepress.exporter.streams.shipping import Form, Shipped
+from edgepress.progress import Progress, silent
+
+
+@dataclass(frozen=True)
+class Coded:
+    """How a weight that ships in blocks is stored: its rows as kernels have them, or their transpose in the graph."""
+
+    scheme: Scheme
+    transposed: bool = False
+
+
+@dataclass
+class ShippingTask:
+    """A graph while it is prepared, rounded and repaired.
+
+    ``teacher`` is the float network as it came; ``network`` the same with what was changed before rounding, in
+    ``changed`` (constants) and ``relus`` (nodes that became Relu). ``ship`` makes what ships of that; ``shipped`` is
+    it, once it is there. ``coded`` says how weights are stored in blocks. ``seed`` makes draws, ``folder`` keeps
+    states, ``notes`` are sentences for the report.
+    """
+
+    form: Form
+    teacher: Network
+    network: Network
+    feeds: Sequence[Feed]
+    matches: Sequence[Match]
+    ship: Callable[[ShippingTask], Shipped]
+    folder: Path
+    coded: Mapping[str, Coded] = field(default_factory=dict)
+    progress: Progress = silent
+    seed: int = 0
+    changed: dict[str, Tensor] = field(default_factory=dict)
+    relus: set[str] = field(default_factory=set)
+    notes: list[str] = field(default_factory=list)
+    _shipped: Shipped | None = None
+
+    @property
+    def shipped(self) -> Shipped:
+        """What ships; made of the float network as it is when this is first asked for."""
+        if self._shipped is None:
+            self._shipped = self.ship(self)
+        return self._shipped
+
+    def put(self, name: str, value: Tensor) -> None:
+        """Change a constant of the float network, before anything is rounded."""
+        if self._shipped is not None:
+            raise ValueError(f"{name} is rounded already")
+        self.changed[name] = value
+        self.network.constants[name] = value
+
+    def make_relu(self, name: str) -> None:
+        """Make a node of the float network, one that only clips, Relu."""
+        self.relus.add(name)
+        self.network.make_relu(name)

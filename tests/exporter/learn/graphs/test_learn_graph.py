@@ -1,0 +1,378 @@
+"""Methods on the float graph of any model: each against what it promises, and what ships against onnxruntime."""
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from numpy.typing import NDArray
+from onnx import numpy_helper
+from qdq_models import save_model
+
+from edgepress.errors import InputError
+from edgepress.exporter.arrays.scheme import Scheme
+from edgepress.exporter.graph.qdq import WIDTHS, calibrate, quantize, write_models
+from edgepress.exporter.interpreter.network import arrays
+from edgepress.exporter.learn.graphs.channels import open_channels
+from edgepress.exporter.learn.graphs.run import LearnedGraph, check_graph_methods, learn_graph
+from edgepress.exporter.recipe.recipe import Activations, OptionValue, Override, Recipe, Storage
+from edgepress.exporter.streams.shipping_task import Coded
+from edgepress.sessions import open_on_cpu
+
+Floats = NDArray[np.float32]
+A8, A16 = WIDTHS["a8w8"], WIDTHS["a16w4"]
+RANDOM = np.random.default_rng(0)
+
+
+def recipe(
+    method: str = "rtn",
+    bits: int = 8,
+    *,
+    before: tuple[str, ...] = (),
+    after: tuple[str, ...] = (),
+    activations: str = "uint8",
+    block_size: int = 0,
+    **options: dict[str, OptionValue],
+) -> Recipe:
+    one = Storage(method, bits, block_size)
+    how = Activations(activations, "minmax") if activations != "float32" else Activations()
+    return Recipe("test", one, one, one, before=before, after=after, options=options, activations=how)
+
+
+def convolutions(path: Path) -> Path:
+    """Two bottlenecks of a depthwise network, their channels of very different sizes, a classifier."""
+    random = np.random.default_rng(1)
+    constants: dict[str, np.ndarray] = {"low": np.array(0, np.float32), "high": np.array(6, np.float32)}
+    nodes: list[tuple[str, list[str], str, dict[str, object]]] = []
+
+    def conv(x: str, name: str, shape: tuple[int, ...], group: int = 1, *, spread: bool = True) -> str:
+        sizes = 10 ** random.uniform(-1, 0.5, shape[0]) if spread else np.ones(shape[0])
+        weight = random.normal(0, 1, shape) * sizes[:, None, None, None] / np.sqrt(np.prod(shape[1:]))
+        constants[f"{name}.w"] = weight.astype(np.float32)
+        constants[f"{name}.b"] = (random.normal(0, 0.3, shape[0]) * sizes).astype(np.float32)
+        pads = [1, 1, 1, 1] if shape[2] == 3 else [0, 0, 0, 0]
+        nodes.append(("Conv", [x, f"{name}.w", f"{name}.b"], name, {"group": group, "pads": pads}))
+        return name
+
+    def cap(x: str) -> str:
+        nodes.append(("Clip", [x, "low", "high"], f"{x}.6", {}))
+        return f"{x}.6"
+
+    x = cap(conv("image", "stem", (8, 3, 3, 3)))
+    x = cap(conv(x, "deep", (8, 1, 3, 3), 8))
+    x = conv(x, "project", (6, 8, 1, 1), spread=False)
+    nodes += [("GlobalAveragePool", [x], "pool", {}), ("Flatten", ["pool"], "flat", {})]
+    constants["head.w"] = random.normal(0, 1, (5, 6)).astype(np.float32)
+    constants["head.b"] = random.normal(0, 0.1, 5).astype(np.float32)
+    nodes.append(("Gemm", ["flat", "head.w", "head.b"], "logits", {"transB": 1}))
+    return save_model(path, nodes, {"image": (4, 3, 8, 8)}, {"logits": (4, 5)}, constants, opset=21)
+
+
+def images(count: int, seed: int = 3) -> list[dict[str, np.ndarray]]:
+    random = np.random.default_rng(seed)
+    return [{"image": random.normal(0, 1, (4, 3, 8, 8)).astype(np.float32)} for _ in range(count)]
+
+
+FEEDS = images(8)
+
+
+@pytest.fixture(scope="module")
+def network_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return convolutions(tmp_path_factory.mktemp("float") / "model.onnx")
+
+
+def learned(file: Path, asked: Recipe, folder: Path, widths: Any = A8, feeds: Any = FEEDS, **more: Any) -> LearnedGraph:
+    return learn_graph(file, feeds, asked, folder=folder, widths=widths, **more)
+
+
+def written(found: LearnedGraph, folder: Path, widths: Any = A8) -> Path:
+    path = folder / "shipped.onnx"
+    write_models({path: quantize(found.file, found.ranges, widths, found.rounded)}, folder / "shipped.bin")
+    return path
+
+
+def outputs(path: Path, feeds: Any) -> Floats:
+    session = open_on_cpu(path)
+    return np.concatenate([session.run(None, feed)[0] for feed in feeds])
+
+
+def noise(path: Path, float_file: Path, feeds: Any = FEEDS) -> float:
+    """Squared error of the outputs, of their power."""
+    truth = outputs(float_file, feeds).astype(np.float64)
+    return float(np.square(outputs(path, feeds) - truth).sum() / np.square(truth).sum())
+
+
+def test_what_is_open_is_what_ships(network_file: Path, tmp_path: Path) -> None:
+    """Codes that are made of weights and scales are those of the writer; and torch computes what onnxruntime does."""
+    ranges = calibrate(network_file, FEEDS, Activations("uint8", "minmax"))
+    integers = quantize(network_file, ranges, A8)
+    shipped = open_channels(network_file, integers, A8)
+    assert set(shipped.weights) == {"stem.w", "deep.w", "project.w", "head.w"}
+    assert set(shipped.biases) == {"stem.b", "deep.b", "project.b", "head.b"}
+    assert not any("image" in one.names for one in shipped.ranges)  # what comes in is a contract
+    for name, value in shipped.items():
+        assert torch.equal(value.float(), shipped.network.constants[name].float()), name
+    path = tmp_path / "shipped.onnx"
+    write_models({path: integers}, tmp_path / "shipped.bin")
+    found = arrays(next(shipped.network.batches(FEEDS[:1])))["logits"]
+    step = float(shipped.network.constants["logits.scale"])
+    assert np.abs(found - outputs(path, FEEDS[:1])).max() <= 1.01 * step
+
+
+def test_nothing_learned_is_nothing_changed(network_file: Path, tmp_path: Path) -> None:
+    plain = quantize(network_file, calibrate(network_file, FEEDS, Activations("uint8", "minmax")), A8)
+    found = learned(network_file, recipe(), tmp_path)
+    again = quantize(found.file, found.ranges, A8, found.rounded)
+    first, second = ({t.name: numpy_helper.to_array(t) for t in m.graph.initializer} for m in (plain, again))
+    assert first.keys() == second.keys()
+    for name, value in first.items():
+        np.testing.assert_allclose(second[name].astype(np.float64), value.astype(np.float64), rtol=1e-6, atol=0)
+
+
+# ---- equalization ---------------------------------------------------------------------------------------------------
+
+
+def channel_sizes(path: Path) -> dict[str, Floats]:
+    """The largest magnitude of each output and input channel of the weights."""
+    values = {t.name: numpy_helper.to_array(t) for t in onnx.load(path).graph.initializer}
+    return {
+        "stem.out": np.abs(values["stem.w"]).max((1, 2, 3)),
+        "deep.in": np.abs(values["deep.w"]).max((1, 2, 3)),  # a depthwise channel is its own input
+        "deep.out": np.abs(values["deep.w"]).max((1, 2, 3)),
+        "project.in": np.abs(values["project.w"]).max((0, 2, 3)),
+    }
+
+
+def test_equalization_makes_channels_alike_and_computes_the_same(network_file: Path, tmp_path: Path) -> None:
+    """Nagel et al. 2019, equation 9: both layers' ranges are the same, channel by channel, where there is no cap."""
+    no_caps = onnx.load(network_file)
+    for node in no_caps.graph.node:
+        if node.op_type == "Clip":
+            node.op_type = "Relu"
+            del node.input[1:]
+    onnx.save(no_caps, tmp_path / "relu.onnx")
+    asked = recipe(before=("equalize",), equalize={"rounds": 500})
+    found = learned(tmp_path / "relu.onnx", asked, tmp_path / "learn", A16)
+    sizes = channel_sizes(found.file)
+    for first, second in (("stem.out", "deep.in"), ("deep.out", "project.in")):
+        np.testing.assert_allclose(sizes[first], sizes[second], rtol=0.15)  # rounded to 4 bits
+    assert found.notes[0].startswith("equalize: 3 pairs of layers")
+
+
+@pytest.mark.parametrize("how", ["within", "keep"])
+def test_equalization_leaves_what_caps_do(network_file: Path, tmp_path: Path, how: str) -> None:
+    asked = recipe(before=("equalize",), equalize={"relu6": how})
+    found = learned(network_file, asked, tmp_path, WIDTHS["a16w8"])
+    assert noise(found.file, network_file) < 1e-3  # weights are rounded to 8 bits, nothing else is changed
+    assert any(node.op_type == "Clip" for node in onnx.load(found.file).graph.node)
+
+
+def test_equalization_without_caps_says_what_that_changes(network_file: Path, tmp_path: Path) -> None:
+    found = learned(network_file, recipe(before=("equalize",), equalize={"relu6": "replace"}), tmp_path)
+    assert not any(node.op_type == "Clip" for node in onnx.load(found.file).graph.node)
+    assert "2 caps became Relu, which changes the float outputs by" in found.notes[0]
+
+
+def test_equalization_repairs_one_scale_a_tensor(network_file: Path, tmp_path: Path) -> None:
+    """Its purpose: with one scale for all channels the error of the depthwise weight is far smaller after it."""
+
+    def error(path: Path) -> float:
+        value = next(numpy_helper.to_array(t) for t in onnx.load(path).graph.initializer if t.name == "stem.w")
+        channels = np.abs(value).max((1, 2, 3))
+        return float(
+            np.square(np.abs(value).max() / channels).mean()
+        )  # squared steps of a tensor's scale a channel has
+
+    found = learned(network_file, recipe(before=("equalize",)), tmp_path, WIDTHS["a16w8"])
+    assert error(found.file) < 0.5 * error(network_file)
+
+
+# ---- bias correction ------------------------------------------------------------------------------------------------
+
+
+def linear(path: Path) -> Path:
+    random = np.random.default_rng(5)
+    constants = {"w": random.normal(0, 1, (4, 6)).astype(np.float32), "b": np.zeros(4, np.float32)}
+    nodes: list[tuple[str, list[str], str, dict[str, object]]] = [("Gemm", ["x", "w", "b"], "y", {"transB": 1})]
+    return save_model(path, nodes, {"x": (16, 6)}, {"y": (16, 4)}, constants, opset=21)
+
+
+def rows(count: int) -> list[dict[str, np.ndarray]]:
+    random = np.random.default_rng(6)
+    mix = random.normal(0, 1, (6, 6))
+    return [{"x": (random.normal(0, 1, (16, 6)) @ mix + 1).astype(np.float32)} for _ in range(count)]
+
+
+@pytest.mark.parametrize("by", ["outputs", "inputs"])
+def test_bias_correction_takes_the_mean_error_off(tmp_path: Path, by: str) -> None:
+    file, feeds = linear(tmp_path / "linear.onnx"), rows(6)
+
+    def mean_error(asked: Recipe, folder: Path) -> float:
+        path = written(learned(file, asked, folder, A16, feeds), folder, A16)
+        return float(np.abs((outputs(path, feeds) - outputs(file, feeds)).mean(0)).max())
+
+    plain = mean_error(recipe(bits=4, activations="uint16"), tmp_path / "plain")
+    asked = recipe(bits=4, activations="uint16", after=("bias_correction",), bias_correction={"by": by})
+    assert mean_error(asked, tmp_path / by) < 0.02 * plain
+
+
+# ---- rounding -------------------------------------------------------------------------------------------------------
+
+
+def test_adaround_is_between_nearest_and_the_best_of_all_roundings(tmp_path: Path) -> None:
+    """Brute force: 2⁶ roundings of each of 4 rows, by the exact squared error of the outputs."""
+    file, feeds = linear(tmp_path / "linear.onnx"), rows(6)
+    asked = recipe("adaround", 4, activations="uint16", adaround={"steps": 100, "rate": 0.05, "regularization": 2.0})
+    found = learned(file, asked, tmp_path / "learn", A16, feeds)
+    w = next(numpy_helper.to_array(t) for t in onnx.load(file).graph.initializer if t.name == "w")
+    chosen = next(numpy_helper.to_array(t) for t in onnx.load(found.file).graph.initializer if t.name == "w")
+    x = np.concatenate([feed["x"] for feed in feeds]).astype(np.float64)
+    scale, errors = found.rounded["w"].scale, []
+    for row, codes, step in zip(w, chosen / found.rounded["w"].scale[:, None], scale, strict=True):
+        low = np.floor(row / step)
+        assert np.isin(np.rint(codes) - low, (0, 1)).all()
+
+        def error(code: Any, row: Floats = row, step: np.float32 = step) -> float:
+            return float(np.square(x @ (code * float(step) - row)).sum())
+
+        best = min(error(np.clip(low + np.array(up), -8, 7)) for up in itertools.product((0, 1), repeat=6))
+        errors.append((best, error(np.rint(codes)), error(np.clip(np.rint(row / step), -8, 7))))
+    least, learnt, nearest = np.array(errors).sum(0)
+    assert least <= learnt < 0.85 * nearest
+
+
+def test_learned_ranges_are_near_the_best(tmp_path: Path) -> None:
+    """Of a normal output, whose extremes are rare, against every shrinking of its range by QDQ's definition."""
+    random = np.random.default_rng(8)
+    file = linear(tmp_path / "linear.onnx")
+    feeds = [{"x": random.standard_normal((16, 6)).astype(np.float32)} for _ in range(60)]
+    plain = learned(file, recipe(), tmp_path / "plain", A8, feeds)
+    options: dict[str, OptionValue] = {"steps": 100, "rate": 0.01, "weight_rate": 1e-5}
+    found = learned(file, recipe(after=("learned_ranges",), learned_ranges=options), tmp_path / "learn", A8, feeds)
+    truth = outputs(file, feeds).astype(np.float64)
+
+    def error(share: float) -> float:
+        """Of the output's own rounding, which is most of what there is."""
+        low, high = (share * end for end in plain.ranges["y"])
+        scale = (high - low) / 255
+        zero = round(-low / scale)
+        return float(np.square((np.clip(np.rint(truth / scale) + zero, 0, 255) - zero) * scale - truth).sum())
+
+    share = found.ranges["y"][1] / plain.ranges["y"][1]
+    assert found.ranges["y"][0] / plain.ranges["y"][0] == pytest.approx(share)
+    assert found.ranges["x"] == plain.ranges["x"]
+    assert share < 1
+    assert error(share) < 1.02 * min(map(error, np.linspace(0.2, 1, 81))) < error(1)
+
+
+def test_training_through_the_rounding_that_ships(network_file: Path, tmp_path: Path) -> None:
+    feeds = images(12, seed=9)
+    plain = written(
+        learned(network_file, recipe(bits=4, activations="uint16"), tmp_path / "plain", A16, feeds),
+        tmp_path / "plain",
+        A16,
+    )
+    options: dict[str, OptionValue] = {"steps": 40, "rate": 0.1, "scale_rate": 0.005}
+    asked = recipe(bits=4, activations="uint16", after=("qat",), qat=options)
+    found = learned(network_file, asked, tmp_path / "learn", A16, feeds)
+    assert not (tmp_path / "learn/qat.safetensors").exists()
+    others = images(6, seed=10)
+    trained = written(found, tmp_path / "learn", A16)
+    assert noise(trained, network_file, others) < 0.6 * noise(plain, network_file, others)
+    assert found.notes[-1].startswith("qat: the loss on held-out samples went from")
+
+
+def encoder(path: Path) -> Path:
+    """Two products of an MLP behind a layer norm; the first is stored (columns, rows), the second by Gemm's rows."""
+    random = np.random.default_rng(11)
+    constants = {
+        "gain": np.ones(32, np.float32),
+        "bias": np.zeros(32, np.float32),
+        "up": (random.normal(0, 1, (32, 48)) / 6).astype(np.float32),
+        "down": (random.normal(0, 1, (16, 48)) / 7).astype(np.float32),
+        "c": random.normal(0, 0.1, 16).astype(np.float32),
+    }
+    nodes: list[Any] = [
+        ("LayerNormalization", ["x", "gain", "bias"], "n", {}),
+        ("MatMul", ["n", "up"], "h", {}),
+        ("Gelu", ["h"], "g", {}),
+        ("Gemm", ["g", "down", "c"], "y", {"transB": 1}),
+    ]
+    return save_model(path, nodes, {"x": (32, 32)}, {"y": (32, 16)}, constants, opset=21)
+
+
+def texts(count: int) -> list[dict[str, np.ndarray]]:
+    random = np.random.default_rng(12)
+    mix = random.normal(0, 1, (6, 32))
+    return [{"x": (random.normal(0, 1, (32, 6)) @ mix).astype(np.float32)} for _ in range(count)]
+
+
+def coded(method: str) -> dict[str, Coded]:
+    scheme = Scheme(method, 4, 16)
+    return {"up": Coded(scheme, transposed=True), "down": Coded(scheme)}
+
+
+def test_blocks_are_rounded_by_what_goes_in(tmp_path: Path) -> None:
+    """gptq is nearer than rtn, and so is what autoround makes of rtn; the file has what the codes stand for."""
+    file, feeds, errors = encoder(tmp_path / "encoder.onnx"), texts(10), {}
+    for method in ("rtn", "gptq", "autoround"):
+        asked = recipe(
+            method,
+            4,
+            activations="float32",
+            block_size=16,
+            autoround={"start": "rtn", "steps": 40, "rounding_rate": 0.02},
+        )
+        found = learned(file, asked, tmp_path / method, None, feeds[:6], coded=coded(method))
+        values = {t.name: numpy_helper.to_array(t) for t in onnx.load(found.file).graph.initializer}
+        np.testing.assert_allclose(values["up"], found.codes["up"].dequantize().numpy().T, rtol=0, atol=1e-6)
+        np.testing.assert_allclose(values["down"], found.codes["down"].dequantize().numpy(), rtol=0, atol=1e-6)
+        errors[method] = noise(found.file, file, feeds[:6]), noise(found.file, file, feeds[6:])
+    assert errors["gptq"][1] < 0.9 * errors["rtn"][1]
+    assert errors["autoround"][1] < 0.8 * errors["rtn"][1]
+
+
+def test_blocks_are_trained(tmp_path: Path) -> None:
+    file, feeds = encoder(tmp_path / "encoder.onnx"), texts(18)
+    errors = []
+    for after in ((), ("qat",)):
+        asked = recipe(
+            "rtn", 4, activations="float32", block_size=16, after=after, qat={"steps": 50, "scale_rate": 0.01}
+        )
+        found = learned(file, asked, tmp_path / f"{len(after)}", None, feeds[:12], coded=coded("rtn"))
+        errors.append(noise(found.file, file, feeds[12:]))
+    assert errors[1] < 0.6 * errors[0]
+
+
+@pytest.mark.parametrize(
+    ("asked", "form", "words"),
+    [
+        (recipe(after=("distill",)), "channels", "distill in `after` is for language models; what works on the graph"),
+        (recipe(before=("qat",)), "channels", "`before` names qat, which belongs into `after`"),
+        (recipe("gptq"), "channels", "gptq rounds blocks of codes, and this recipe computes in integers"),
+        (recipe("adaround", activations="float32"), "blocks", "adaround does nothing to blocks of codes"),
+        (recipe("autoround"), "channels", "autoround does nothing to integers everywhere"),
+        (recipe("adaround", adaround={"start": "qat"}), "channels", "qat, which belongs into `after`"),
+        (recipe(after=("qat",), qat={"step": 3}), "channels", "has no option 'step'; did you mean"),
+        (recipe(after=("nothing",)), "channels", "unknown compression method 'nothing'"),
+    ],
+)
+def test_what_cannot_be_done_is_refused(asked: Recipe, form: Any, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        check_graph_methods(asked, form)
+
+
+def test_without_samples_nothing_is_learned(network_file: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="nothing was given to calibrate on"):
+        learned(network_file, recipe(after=("bias_correction",)), tmp_path, feeds=[])
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_override_may_name_another_method() -> None:
+    one = Storage("rtn", 8, 0)
+    asked = Recipe("test", one, one, one, overrides=(Override("stem*", Storage("hadamard", 8, 0)),))
+    with pytest.raises(InputError, match=r"hadamard in \[weights\] is for language models"):
+        check_graph_methods(asked, "channels")
