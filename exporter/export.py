@@ -37,7 +37,7 @@ from edgepress.files import atomic_directory
 from edgepress.fingerprint import write_fingerprint
 from edgepress.manifest import Manifest
 from edgepress.progress import Progress, silent
-from edgepress.targets import FALLBACK
+from edgepress.targets import FALLBACK, find_target
 from edgepress.whole import whole_number
 from edgepress.workspace import Workspace
 
@@ -192,7 +192,7 @@ def write_subject(
         reports = write_data(work, subject, made, threads=threads, progress=progress)
         subject.write_files(work)
         parity = dict(subject.score(work, progress)) if check else None
-        written: dict[str, dict[str, object]] = {name: {} for name in targets}
+        written = write_subject_forms(work, subject, targets, threads=threads, progress=progress)
         return bundle.write_manifest(
             work,
             subject,
@@ -204,6 +204,25 @@ def write_subject(
             notes=subject.notes,
             task=subject.task,
         )
+
+
+def write_subject_forms(
+    work: Path, subject: Writable, targets: Sequence[str], *, threads: int | None, progress: Progress
+) -> dict[str, dict[str, object]]:
+    """Write what each target needs beside the CPU graph, into a folder of its name; returns what was written."""
+
+    def no_tokens() -> NDArray[np.int64]:
+        raise ValueError("there is no text to calibrate a form on")
+
+    written: dict[str, dict[str, object]] = {}
+    for target in map(find_target, targets):
+        written[target.name] = {}
+        if target.form is not None:
+            folder = work / target.name
+            folder.mkdir()
+            task = FormTask(work, folder, target, subject, (), threads or usable_cores(), no_tokens, progress)
+            written[target.name] = find_form(target.form).write(task)
+    return written
 
 
 def make_bundle(

@@ -1,4 +1,4 @@
-"""Measuring a bundle that is no language model: how long one run on example inputs takes, and memory.
+"""Measuring a bundle that is no language model: how long a run takes, on given or made-up inputs, and memory.
 
 Raw samples are kept; :func:`format_graph_measurement` averages for the eye.
 """
@@ -15,19 +15,19 @@ import numpy as np
 from edgepress import __version__
 from edgepress.cores import usable_cores
 from edgepress.errors import InputError
-from edgepress.examples import example_inputs
-from edgepress.manifest import bundle_hash, read_manifest
+from edgepress.examples import Feed, find_size, make_feeds
+from edgepress.manifest import bundle_hash
+from edgepress.processing.arrays import read_arrays
 from edgepress.runtime.host import Host, read_host
+from edgepress.runtime.loading import load_task
 from edgepress.runtime.memory import Memory, read_memory
-from edgepress.sessions import open_on_cpu, session_options
+from edgepress.runtime.tasks.kinds import TaskModel
 from edgepress.whole import whole_number
-
-_MODEL = "model.onnx"
 
 
 @dataclass(frozen=True)
 class GraphMeasurement:
-    """One run of :func:`bench_graph`: raw samples, and what they were taken on; every run is of ``rows`` examples."""
+    """One run of :func:`bench_graph`: raw samples, and what they were taken on; inputs have ``shapes``."""
 
     bundle: str
     bundle_sha256: str
@@ -35,7 +35,7 @@ class GraphMeasurement:
     host: Host
     versions: dict[str, str]
     threads: int
-    rows: int
+    shapes: dict[str, tuple[int, ...]]
     load_seconds: float
     warmup_seconds: tuple[float, ...]
     run_seconds: tuple[float, ...]
@@ -54,36 +54,42 @@ def is_language_model(bundle: Path) -> bool:
 
 
 def bench_graph(
-    bundle: Path, *, repetitions: int = 5, warmup: int = 1, threads: int | None = None, rows: int = 1
+    bundle: Path,
+    *,
+    repetitions: int = 5,
+    warmup: int = 1,
+    threads: int | None = None,
+    rows: int = 1,
+    inputs: Path | None = None,
+    prepared: bool = True,
 ) -> GraphMeasurement:
-    """Open a bundle on the CPU and run it on example inputs.
+    """Open a bundle on the CPU and run it.
 
     Args:
         bundle: a directory that an export wrote.
         repetitions: runs that are measured.
         warmup: runs before them, kept apart.
         threads: compute threads; one for each usable core when None.
-        rows: examples of each run, for each dimension that is not fixed.
+        rows: examples of each run, for an axis that is free and comes first, where inputs are made up.
+        inputs: an .npz file with an array for each input; numbers are made up where there is none.
+        prepared: start from the prepared form of the weights, as an app does.
 
     Raises:
-        InputError: it is no such bundle, or a number is not at least 1 (``warmup``: 0).
+        InputError: it is no such bundle, it does not take the inputs, or a number is not at least 1 (``warmup``: 0).
 
     """
     for name, number, least in (("repetitions", repetitions, 1), ("warmup", warmup, 0), ("rows", rows, 1)):
         whole_number(name, number, least=least)
     threads = usable_cores() if threads is None else threads
     whole_number("threads", threads)
-    read_manifest(bundle)
-    if not (bundle / _MODEL).is_file():
-        raise InputError(f"{bundle / _MODEL} is missing; export the bundle again")
     started, before = datetime.now(UTC).isoformat(timespec="seconds"), read_memory()
     start = perf_counter()
-    session = open_on_cpu(bundle / _MODEL, session_options(threads))
+    model = load_task(bundle, threads=threads, prepared=prepared)
     load, after = perf_counter() - start, read_memory()
-    feeds, seconds = example_inputs(session, rows), []
+    feed, seconds = _feed(model, rows) if inputs is None else read_arrays(inputs), []
     for _ in range(warmup + repetitions):
         start = perf_counter()
-        session.run(None, feeds)
+        model.run(feed)
         seconds.append(perf_counter() - start)
     return GraphMeasurement(
         bundle=str(bundle),
@@ -97,7 +103,7 @@ def bench_graph(
             "python": platform.python_version(),
         },
         threads=threads,
-        rows=rows,
+        shapes={name: array.shape for name, array in feed.items()},
         load_seconds=load,
         warmup_seconds=tuple(seconds[:warmup]),
         run_seconds=tuple(seconds[warmup:]),
@@ -107,6 +113,14 @@ def bench_graph(
     )
 
 
+def _feed(model: TaskModel, rows: int) -> Feed:
+    """Made-up inputs that the bundle takes."""
+    size = find_size(model.run, model.task.inputs)
+    if size is None:
+        raise InputError(f"{model.folder} runs on no inputs that are made up; give some, as an .npz file, by --inputs")
+    return next(make_feeds(model.task.inputs, size, rows=rows))
+
+
 def format_graph_measurement(found: GraphMeasurement) -> str:
     """Averages of a measurement, as lines for a terminal."""
     p50, p95 = np.quantile(found.run_seconds, (0.5, 0.95)) * 1e3
@@ -114,11 +128,12 @@ def format_graph_measurement(found: GraphMeasurement) -> str:
     def megabytes(count: int | None) -> str:
         return "unknown" if count is None else f"{count / 1e6:,.1f} MB"
 
+    shapes = ", ".join(f"{name} {'×'.join(map(str, shape)) or 'scalar'}" for name, shape in found.shapes.items())
     return "\n".join(
         [
             f"{found.bundle} on {found.host.cpu}, threads {found.threads}",
             f"  load           {found.load_seconds:.3f} s",
-            f"  run            {p50:.3f} ms (p50), {p95:.3f} ms (p95) of {len(found.run_seconds)}, rows {found.rows}",
+            f"  run            {p50:.3f} ms (p50), {p95:.3f} ms (p95) of {len(found.run_seconds)}: {shapes}",
             f"  memory peak    {megabytes(found.after_runs.peak_rss)} resident, of which "
             f"{megabytes(found.before_load.rss)} before the bundle was loaded",
             f"  memory steady  {megabytes(found.after_runs.rss)} resident",

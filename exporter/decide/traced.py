@@ -14,6 +14,7 @@ from edgepress import __version__
 from edgepress.errors import InputError
 from edgepress.exporter.bundle.cpu_graph import check_legal
 from edgepress.exporter.bundle.files import DATA_FILE, MODEL_FILE
+from edgepress.exporter.bundle.forms import find_form
 from edgepress.exporter.bundle.parities.traced import parity_traced
 from edgepress.exporter.bundle.stream import Made
 from edgepress.exporter.decide.checks import check_recipe
@@ -142,9 +143,6 @@ def decide_traced(
 
     """
     targets, _ = find_targets(target, socs)
-    for one in targets:
-        if one.form is not None:
-            raise InputError(f"{one.name} takes language models only as yet; take arm64-cpu or x86-cpu")
     found = ask_recipe(RECIPE if recipe is None else recipe, None, ())
     check_recipe(found)
     _refuse_what_looks(traced.file, found)
@@ -173,6 +171,9 @@ def decide_traced(
         samples=samples,
         float_file=file,
     )
+    for one in targets:
+        if one.form is not None:
+            find_form(one.form).refuse(prepared, one, ())
     if file is None:
         prepared.graph()
     return prepared

@@ -1,27 +1,42 @@
-"""Example inputs of a model: made-up numbers of the shapes that it declares."""
+"""Example inputs of a model: made-up numbers of the types and shapes that it declares."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from itertools import count, islice
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgepress.errors import InputError
+from edgepress.tasks.task import Edge
 
-if TYPE_CHECKING:
-    from onnxruntime import InferenceSession
+Feed = dict[str, NDArray[np.generic]]
+
+_SIZES = (8, 16, 32, 64, 128, 224, 256, 512, 1024, 3, 1)  # that free axes are tried with
+_TRIED = 3  # feeds that must run
 
 
-def example_inputs(session: "InferenceSession", rows: int = 1, seed: int = 0) -> dict[str, NDArray[np.float32]]:
-    """Float32 numbers of a normal distribution for each input, ``rows`` for each dimension that is not fixed.
+def make_feeds(inputs: Sequence[Edge], size: int, seed: int = 0, rows: int | None = None) -> Iterator[Feed]:
+    """Inputs without end: numbers of a normal distribution, and whole numbers of 0 and 1.
 
-    Raises:
-        InputError: an input is not float32.
-
+    Free axes have ``size``; those that come first in an input ``rows``, 1 and 2 in turn where that is None.
     """
-    random, feeds = np.random.default_rng(seed), {}
-    for value in session.get_inputs():
-        if value.type != "tensor(float)":
-            raise InputError(f"the input {value.name} is a {value.type}; examples are made for tensor(float) only")
-        shape = [size if isinstance(size, int) else rows for size in value.shape]
-        feeds[value.name] = random.standard_normal(shape, np.float32)
-    return feeds
+    first = {str(edge.shape[0]) for edge in inputs if edge.shape and isinstance(edge.shape[0], str)}
+    for number in count():
+        random = np.random.default_rng([seed, number])
+        sizes = dict.fromkeys(first, 1 + number % 2 if rows is None else rows)
+        feed: Feed = {}
+        for edge in inputs:
+            shape = [axis if isinstance(axis, int) else sizes.get(axis, size) for axis in edge.shape]
+            made = random.standard_normal(shape) if edge.type.startswith("float") else random.integers(0, 2, shape)
+            feed[edge.name] = np.asarray(made, edge.type)
+        yield feed
+
+
+def find_size(run: Callable[[Feed], Mapping[str, object] | Sequence[object]], inputs: Sequence[Edge]) -> int | None:
+    """A size of free axes with which ``run`` takes made-up inputs; None where it takes none that is tried."""
+    for size in _SIZES:
+        with suppress(Exception):  # onnxruntime's exceptions have no common type; the next size may do
+            for feed in islice(make_feeds(inputs, size), _TRIED):
+                run(feed)
+            return size
+    return None

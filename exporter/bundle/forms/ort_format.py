@@ -12,19 +12,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from edgepress.errors import InputError
-from edgepress.exporter.bundle.cpu_graph import planned_graphs
 from edgepress.exporter.bundle.files import HALF_FILE, MODEL_FILE
 from edgepress.exporter.bundle.forms import Form, FormTask
 from edgepress.exporter.graph.ort_flatbuffer import sort_kernel_types
-from edgepress.exporter.plan.planned import Planned
+from edgepress.exporter.plan.planned import Subject
 from edgepress.targets import Soc, Target
 
-ORT_FILES = {MODEL_FILE: "model.ort", HALF_FILE: "model_fp16.ort"}
+ORT_FILES = {HALF_FILE: "model_fp16.ort", MODEL_FILE: "model.ort"}
 CONFIG_FILE = "required_operators_and_types.config"
 _LARGEST = 2**31 - 1  # bytes: a FlatBuffer is addressed by signed 32-bit offsets
 
 
-def refuse(planned: Planned, target: Target, _socs: tuple[Soc, ...]) -> None:
+def refuse(planned: Subject, target: Target, _socs: tuple[Soc, ...]) -> None:
     """Raise InputError when the weights do not fit in one file in ORT format."""
     scales = [t.regions["scales"].nbytes for t in planned.plan.tensors if t.form == "half blocks"]
     size = planned.plan.data_bytes + sum(scales)  # which the float32 graph has in float32
@@ -40,7 +39,7 @@ def write(task: FormTask) -> dict[str, object]:
     from onnxruntime.tools.convert_onnx_models_to_ort import OptimizationStyle, convert_onnx_models_to_ort
     from onnxruntime.tools.ort_format_model import create_config_from_models
 
-    files = [graph.file for graph in planned_graphs(task.planned)]
+    files = [file for file in ORT_FILES if (task.bundle / file).is_file()]
     made = [task.folder / ORT_FILES[file] for file in files]
     with contextlib.redirect_stdout(io.StringIO()), _quiet():
         for file in files:

@@ -20,7 +20,7 @@ from edgepress.exporter.graph.qdq import Rounded, Widths, calibrate_decoder, fin
 from edgepress.exporter.graph.static import DATA_FILE, DECODE_FILE, PREFILL_FILE, SEQUENCE, write_static
 from edgepress.exporter.model.description import Block, every
 from edgepress.exporter.plan.plan import PlannedTensor
-from edgepress.exporter.plan.planned import Planned
+from edgepress.exporter.plan.planned import Planned, Subject
 from edgepress.exporter.recipe.recipe import Activations
 from edgepress.files import read_into
 from edgepress.onnx_graph.files import parse_model
@@ -34,8 +34,9 @@ LONGEST = 1024  # tokens of context unless --context says otherwise: each token 
 _FIT = "int8-static-a16, int8-static, int4-channel, fp16 or fp32"
 
 
-def refuse(planned: Planned, target: Target, socs: tuple[Soc, ...]) -> None:
+def refuse(subject: Subject, target: Target, socs: tuple[Soc, ...]) -> None:
     """Raise InputError for models and weights that accelerators do not take, and chips without float16."""
+    planned = _language_model(subject, target)
     _refuse_model(planned, target)
     for tensor in _products(planned):
         scheme = tensor.scheme
@@ -57,6 +58,16 @@ def refuse(planned: Planned, target: Target, socs: tuple[Soc, ...]) -> None:
         )
     if socs:
         find_provider(target.provider).version()  # before hours of work: what compiles must be installed
+
+
+def _language_model(subject: Subject, target: Target) -> Planned:
+    """The subject, which is a language model; InputError where it is another."""
+    if not isinstance(subject, Planned):
+        raise InputError(
+            f"{target.name} takes language models only as yet; export for arm64-cpu by the recipe int8-static: "
+            f"`edgepress check DIR --target {target.name}` says where its graph would run"
+        )
+    return subject
 
 
 def _refuse_model(planned: Planned, target: Target) -> None:
@@ -103,7 +114,7 @@ def _products(planned: Planned) -> Iterable[PlannedTensor]:
 
 def write(task: FormTask) -> dict[str, object]:
     """Write both graphs and one file of weights, then compile them for each chip."""
-    planned = task.planned
+    planned = _language_model(task.planned, task.target)
     context = static_context(planned)
     name = widths_name(planned)
     if name == FLOAT16:

@@ -1,6 +1,7 @@
 """``edgepress bench``: measure a bundle on this machine."""
 
 import argparse
+from pathlib import Path
 
 from edgepress.commands.run import add_loading_arguments, add_place_arguments
 
@@ -20,6 +21,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--warmup", type=int, default=1, metavar="N", help="turns before them, kept apart")
     parser.add_argument("--prefill-chunk", type=int, metavar="N", help="prompt tokens computed at once")
     parser.add_argument("--energy", nargs="+", metavar="SOURCE", help="energy counters (default: all that are here)")
+    parser.add_argument(
+        "--inputs",
+        type=Path,
+        metavar="FILE",
+        help="of a bundle that is no language model: an .npz file with an array for each input (default: made up)",
+    )
     parser.add_argument("--json", action="store_true", help="print every sample, host and version as JSON")
 
 
@@ -81,7 +88,12 @@ def _run_graph(arguments: argparse.Namespace) -> int:
         raise InputError(f"{arguments.bundle} is no language model, so there is nothing for {given[0]}; leave it out")
     verify_first(arguments.bundle, progress)
     found = bench_graph(
-        arguments.bundle, repetitions=arguments.repetitions, warmup=arguments.warmup, threads=arguments.threads
+        arguments.bundle,
+        repetitions=arguments.repetitions,
+        warmup=arguments.warmup,
+        threads=arguments.threads,
+        inputs=arguments.inputs,
+        prepared=not arguments.no_prepare,
     )
     print(json.dumps(found.to_json(), indent=2) if arguments.json else format_graph_measurement(found))
     return 0

@@ -151,6 +151,7 @@ def _check_usage(arguments: argparse.Namespace) -> bool:
     """Whether it is a bundle; InputError where options do not go together."""
     from edgepress.errors import InputError
 
+    arguments.model = _graph_of(arguments.model)
     model: Path = arguments.model
     is_bundle, calls = model.is_dir(), bool(arguments.context or arguments.prefill)
     kind = "a bundle" if is_bundle else "an ONNX model"
@@ -173,6 +174,18 @@ def _check_usage(arguments: argparse.Namespace) -> bool:
     if arguments.require == "same-text" and not is_bundle:
         raise InputError(f"{model} is {kind}, which has no text; --require bit-equal")
     return is_bundle
+
+
+def _graph_of(model: Path) -> Path:
+    """The graph of a bundle that is no language model, which is run as any model is; all else as it is."""
+    from edgepress.runtime.first_use import verify_first
+    from edgepress.runtime.loading import GRAPH, find_task_of
+
+    task = find_task_of(model) if model.is_dir() else None
+    if task is None or task.sequences is not None:
+        return model
+    verify_first(model)
+    return model / GRAPH
 
 
 def _run_bundle(
