@@ -164,7 +164,7 @@ def _checked(array: NDArray[np.generic], edge: Edge, sizes: dict[str, tuple[int,
         raise InputError(
             f"{edge.name} has {array.dtype} values, which are no {edge.type}; the model takes {describe(edge)}"
         )
-    return np.ascontiguousarray(array, dtype=kind)
+    return np.asarray(array, dtype=kind, order="C")  # ascontiguousarray would give a scalar an axis
 
 
 def _is_cast(array: NDArray[np.generic], kind: np.dtype[np.generic]) -> bool:

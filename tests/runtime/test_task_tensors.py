@@ -38,6 +38,11 @@ def test_integers_become_the_graphs_type_where_they_fit() -> None:
             model(kind="int8").run({"x": np.array(wrong)})
 
 
+def test_a_number_stays_one() -> None:
+    made = opened("tensors", {"x": ("int64", ())}, {"y": ()}, lambda inputs: {"y": np.asarray(inputs["x"].ndim)})
+    assert made.run({"x": np.array(5)})["y"] == 0
+
+
 def test_files_that_are_none_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     np.savez(tmp_path / "objects.npz", x=np.array([{}], object))
     (tmp_path / "text.npz").write_text("no archive")

@@ -1,6 +1,6 @@
 """What a graph's outputs mean, as data: the entry ``answers`` of a task. It has the one part that its task reads."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 import msgspec
@@ -144,6 +144,36 @@ class Matches:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Carried:
+    """What a graph hands on from call to call: an output that is the next call's input, zeros of ``shape`` at first."""
+
+    input: _Name
+    output: _Name
+    shape: Annotated[tuple[Count, ...], msgspec.Meta(max_length=8)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Voice:
+    """The probability of speech in each piece of ``chunk`` samples, (1, 1), of a sound that comes in pieces.
+
+    A call gets the ``context`` samples before a piece as well, zeros at first, what is ``carried``, and ``constants``.
+    Speech begins at ``threshold`` and goes on above ``threshold − slack``; it ends after ``silence`` seconds below,
+    counts from ``speech`` seconds on, and gets a ``margin`` of seconds at both ends.
+    """
+
+    output: _Name
+    chunk: Count
+    context: Size = 0
+    carried: tuple[Carried, ...] = ()
+    constants: dict[str, int] = field(default_factory=dict)
+    threshold: Threshold = 0.5
+    slack: Threshold = 0.15
+    speech: Annotated[float, msgspec.Meta(ge=0)] = 0.25
+    silence: Annotated[float, msgspec.Meta(ge=0)] = 0.1
+    margin: Annotated[float, msgspec.Meta(ge=0)] = 0.03
+
+
+@dataclass(frozen=True, kw_only=True)
 class Answers:
     """What the outputs mean: one of these."""
 
@@ -156,3 +186,4 @@ class Answers:
     segments: Segments | None = None
     depth: Depth | None = None
     matches: Matches | None = None
+    voice: Voice | None = None

@@ -21,7 +21,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from edgepress.schema import Count
-from edgepress.tasks.answers import Answers, Boxes, Segments
+from edgepress.tasks.answers import Answers, Boxes, Segments, Voice
 from edgepress.tasks.images import Images, check_images
 from edgepress.tasks.sequences import Sequences, check_sequences
 from edgepress.tasks.sound import Sound, check_sound
@@ -99,6 +99,12 @@ def check_task(task: Task) -> None:
         check_text(task.text)
         _check_inputs(task, "texts", (task.text.ids, task.text.mask, task.text.types))
         _check_text_edge(task.text, task.input(task.text.ids))
+    if task.answers is not None and task.answers.voice is not None:
+        voice = task.answers.voice
+        _check_inputs(
+            task, "what is carried, and constants,", (*(one.input for one in voice.carried), *voice.constants)
+        )
+        _check_carried(task, voice)
     for part in _parts(task.answers):
         _check_outputs(task, part)
     if task.sequences is not None:
@@ -174,6 +180,20 @@ def made_size(images: Images) -> tuple[int, int] | None:
     if images.resize is not None and images.resize.fit == "stretch":
         return images.resize.height, images.resize.width
     return None
+
+
+def _check_carried(task: Task, voice: Voice) -> None:
+    """Raise a ValueError where what is carried does not fit the graph."""
+    outputs = {edge.name for edge in task.outputs}
+    for one in voice.carried:
+        edge = task.input(one.input)
+        fixed = [(size, wanted) for size, wanted in zip(one.shape, edge.shape, strict=False) if isinstance(wanted, int)]
+        if len(one.shape) != len(edge.shape) or any(size != wanted for size, wanted in fixed):
+            raise ValueError(f"{one.input} is carried with the shape {one.shape}, the graph takes {edge.shape}")
+        if one.output not in outputs:
+            raise ValueError(
+                f"{one.input} is carried from the output {one.output}, and the graph has none of that name"
+            )
 
 
 def _check_outputs(task: Task, part: Any) -> None:

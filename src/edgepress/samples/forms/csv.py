@@ -6,7 +6,7 @@ from pathlib import Path
 
 from edgepress.errors import InputError
 from edgepress.processing.feeder import Takes
-from edgepress.samples.sample import Form, Samples, of_list, of_record
+from edgepress.samples.sample import SECONDS, VALUES, Form, Samples, of_list, of_record
 from edgepress.schema import read_bytes
 from edgepress.text.documents import decode
 
@@ -27,6 +27,10 @@ def read(path: Path, takes: Takes) -> Samples:
         records = [(rows.line_num, dict(row)) for row in rows]
     except csv.Error as error:
         raise InputError(f"{path}:{rows.line_num} cannot be read: {error}") from error
+    names = {*VALUES[takes], *SECONDS}
+    if not names & {*(rows.fieldnames or ())}:
+        known = ", ".join(VALUES[takes])
+        raise InputError(f"{path}: its first line names no column that is known; write a header with one of {known}")
     samples = []
     for line, record in records:
         if None in record or None in record.values():
