@@ -109,7 +109,7 @@ def save(name: str, directory: Path) -> Path:
         for parameter in model.parameters():
             if parameter.ndim == 1:
                 parameter.add_(0.2 * torch.randn_like(parameter))
-            elif parameter.ndim == 2:
+            elif parameter.ndim >= 2:
                 parameter.mul_(3.0)  # so that logits differ, and few targets repeat one token
         for buffer_name, buffer in model.named_buffers():
             if buffer_name == "final_logits_bias":

@@ -6,14 +6,13 @@ window ends at the last time that was told as the end of a piece of text, and th
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Unpack
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgepress.errors import InputError
-from edgepress.processing.mel import log_mel
 from edgepress.processing.sound import process_sound
 from edgepress.processing.waves import read_wave
 from edgepress.runtime.sequences.model import SequenceModel, Settings
@@ -120,9 +119,9 @@ class SpeechModel(SequenceModel):
         Sound that is no longer than a window is filled up to one; of longer sound every frame is a whole one.
         """
         sound = self.sound
-        if sound.mel is None or sound.length is None or samples.size <= sound.length:
-            return process_sound(samples, sound)[0]
-        return np.ascontiguousarray(log_mel(samples, sound.mel, sound.rate).T)
+        if sound.length is not None and samples.size > sound.length:
+            sound = replace(sound, length=None, frames=None)
+        return process_sound(samples, sound)[0]
 
     def _window(self, features: Floats, start: int) -> Floats:
         """(1, bands, frames) of a window that begins at a frame, filled up with zeros."""

@@ -67,6 +67,16 @@ def test_a_short_sound_has_the_tokens_of_transformers(opened: Opened, beams: int
     assert found.text == opened.model.tokenizer.decode(text)
 
 
+@pytest.mark.parametrize("seconds", [0.4, 2.9])
+def test_the_spectrogram_is_that_of_the_feature_extractor(opened: Opened, seconds: float) -> None:
+    """Of a window, which sound fills up, and of more, of which every frame is whole."""
+    samples = sound(seconds)
+    how = {"truncation": False, "padding": "longest"} if seconds > encoder_decoders.SECONDS else {}
+    expected = opened.extractor(samples, sampling_rate=RATE, return_tensors="np", **how).input_features
+    found = opened.model.feed(samples)["input_features"]
+    assert np.abs(found - expected[..., : found.shape[-1]]).max() < 1e-3
+
+
 def test_a_long_sound_goes_in_windows_as_in_transformers(opened: Opened) -> None:
     samples = sound(3.3, seed=3)
     expected = opened.theirs(samples, language="en", task="transcribe", return_timestamps=True)["segments"][0]
