@@ -155,7 +155,7 @@ def test_from_plan_to_bench(model: Path, tmp_path: Path, capsys: pytest.CaptureF
     assert "onnx (tensors) for arm64-cpu, recipe int8, 4,934 parameters" in capsys.readouterr().out
     assert main(["export", str(model), "--out", str(out), "--check"]) == 0
     printed = capsys.readouterr()
-    assert f"next: edgepress run {out} --inputs" in printed.err
+    assert f"next: edgepress run {out} --inputs arrays.npz" in printed.err
     manifest = read_manifest(out)
     assert manifest.totals["bytes_before"] == 4 * 4934
     assert manifest.files["model.onnx.data"].size == plan["totals"]["data_file_bytes"]

@@ -185,9 +185,10 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _taken(manifest: "Manifest") -> str:
     """What `edgepress run` is given for a bundle."""
-    if manifest.task is None:
+    task = manifest.task
+    if task is None or (task.sequences is not None and task.sequences.source == "tokens"):
         return "--prompt …"
-    sequences = manifest.task.sequences
-    if sequences is None:
-        return "--inputs FILE.npz"
-    return "--prompt …" if sequences.source == "tokens" else "FILE.wav"
+    if task.sequences is not None or task.sound is not None:
+        return "sound.wav"
+    files = {"photo.jpg": task.images, "texts.txt": task.text}
+    return " ".join(name for name, taken in files.items() if taken is not None) or "--inputs arrays.npz"
