@@ -157,9 +157,8 @@ def export_traced(
     """
     check_output(Path(out), force=force)
     with TemporaryDirectory(prefix="edgepress-") as folder:
-        prepared = decide_traced(
-            traced, target=target, recipe=recipe, socs=socs, samples=samples, folder=Path(folder)
-        ).learn(progress)
+        prepared = decide_traced(traced, target=target, recipe=recipe, socs=socs, samples=samples, folder=Path(folder))
+        prepared = prepared.within_float16().learn(progress)
         return write_subject(
             prepared,
             Path(out),

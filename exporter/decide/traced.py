@@ -5,9 +5,12 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from glob import escape
+from math import prod
 from pathlib import Path
 from typing import Self
 
+import numpy as np
 import onnx
 
 from edgepress import __version__
@@ -29,13 +32,15 @@ from edgepress.exporter.graph.qdq import Calibrator, quantize
 from edgepress.exporter.graph.qdq.graph import FloatModel
 from edgepress.exporter.graph.weights import Weights
 from edgepress.exporter.methods.kinds import Method, load_method
+from edgepress.exporter.model.description import Weight
 from edgepress.exporter.plan.plan import Plan, make_plan
-from edgepress.exporter.recipe.recipe import Recipe
+from edgepress.exporter.recipe.recipe import KEPT_BITS, Override, Recipe, Storage
 from edgepress.exporter.source.onnx_file import OnnxFile
 from edgepress.progress import Progress
 from edgepress.targets import Target
 from edgepress.tasks.task import Task
 
+_PIECE = 1 << 22  # elements of a weight that are looked at at a time
 RECIPE = "int8"
 """The recipe of a model that is no language model when none is named."""
 
@@ -107,6 +112,24 @@ class PreparedTraced:
             progress=progress,
         )
 
+    def within_float16(self) -> Self:
+        """The same with weights that float16 cannot hold kept in float32: where it is to store some, these are read."""
+        top = float(np.finfo(np.float16).max)
+        sizes = {
+            tensor.weight.name: largest_of(self.source, tensor.weight)
+            for tensor in self.plan.tensors
+            if tensor.form == "half"
+        }
+        lost = {name: size for name, size in sizes.items() if size > top}
+        if not lost:
+            return self
+        kept = tuple(
+            Override(escape(name), Storage(bits=KEPT_BITS), f"it holds {size:g}, and float16 ends at {top:g}")
+            for name, size in lost.items()
+        )
+        recipe = replace(self.recipe, overrides=(*self.recipe.overrides, *kept))
+        return replace(self, plan=plan_traced(self.description, recipe, self.source))
+
     def learn(self, progress: Progress) -> Self:
         """Find the ranges of every value on the samples and write the graph in integers, where the recipe asks that."""
         if self.float_file is None or self.samples is None:
@@ -177,6 +200,14 @@ def decide_traced(
     if file is None:
         prepared.graph()
     return prepared
+
+
+def largest_of(source: OnnxFile, weight: Weight) -> float:
+    """The largest magnitude of a weight, read a piece at a time."""
+    (part,) = weight.parts
+    step = max(1, _PIECE // prod(weight.shape[1:]))
+    pieces = (source.part_rows(part, at, min(at + step, weight.shape[0])) for at in range(0, weight.shape[0], step))
+    return max(float(np.abs(piece).max()) for piece in pieces)
 
 
 def plan_traced(description: Foreign, recipe: Recipe, source: OnnxFile) -> Plan:

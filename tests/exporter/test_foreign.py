@@ -164,6 +164,32 @@ def test_an_override_decides_for_one_weight(files: dict[str, Path], tmp_path: Pa
     assert not (tmp_path / "other").exists()
 
 
+def test_what_float16_cannot_hold_is_kept_in_float32(tmp_path: Path) -> None:
+    model = MODELS["products"]()
+    for tensor in model.graph.initializer:
+        if tensor.name == "u":
+            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * np.float32(1e6), "u"))
+    manifest = export(save(model, tmp_path / "m.onnx"), out=tmp_path / "out", recipe="fp16", check=True)
+    stored = {t["name"]: (t["form"], t["reason"]) for t in manifest.tensors}
+    assert stored["u"][0] == "float"
+    assert "float16 ends at 65504" in str(stored["u"][1])
+    assert stored["g"][0] == "half"
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"), [(None, "how many axes x has is not known"), ([2, 0], "x has an axis of size 0")]
+)
+def test_edges_of_no_size_or_rank_are_refused(shape: list[int] | None, message: str, tmp_path: Path) -> None:
+    value = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, shape)
+    nodes = [onnx.helper.make_node("Relu", ["x"], ["y"])]
+    given = [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, shape)]
+    graph = onnx.helper.make_graph(nodes, "g", [value], given)
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=9)
+    with pytest.raises(InputError, match=message):
+        export(save(model, tmp_path / "m.onnx"), out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_prepared_form_computes_the_same(files: dict[str, Path], tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setenv("EDGEPRESS_CACHE", str(tmp_path / "cache"))
     for name in ("products", "branches", "convolutions"):

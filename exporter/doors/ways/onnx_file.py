@@ -46,6 +46,11 @@ def open_file(reference: str, options: Options, _folder: Path) -> Traced:
         session = open_on_cpu(path)
     except Exception as error:  # onnxruntime's exceptions have no common type
         raise InputError(f"{path} cannot be opened: {error}") from error
+    for value in model.graph.input:
+        if value.type.HasField("tensor_type") and not value.type.tensor_type.HasField("shape"):
+            raise InputError(
+                f"{path}: how many axes {value.name} has is not known; export it with the shapes of its inputs"
+            )
     inputs = tuple(_edge(path, value) for value in session.get_inputs())
     outputs = tuple(_edge(path, value) for value in session.get_outputs())
     if not inputs:
@@ -67,6 +72,8 @@ def _edge(path: Path, value: NodeArg) -> Edge:
     kind = _TYPES.get(value.type)
     if kind is None:
         raise InputError(f"{path}: {value.name} is a {value.type}; inputs and outputs must be tensors of numbers")
+    if 0 in value.shape:
+        raise InputError(f"{path}: {value.name} has an axis of size 0, so there is nothing to compute")
     shape = tuple(
         size if isinstance(size, int) else str(size or f"{value.name}_{axis}") for axis, size in enumerate(value.shape)
     )
