@@ -43,7 +43,7 @@ from lab_passes import (
 
 from edgepress.calls import Function
 from edgepress.exporter import decide, export
-from edgepress.exporter.decide.report import plan_to_json
+from edgepress.exporter.decide.memory import estimates_of, prompt_bytes
 from edgepress.runtime.gate.gating import gate
 from edgepress.runtime.prepared import prepare
 from edgepress.runtime.profile.passes import roofline, speed
@@ -129,11 +129,12 @@ def memory(asked: Asked) -> Iterator[dict[str, Any]]:
     """Bytes by the plan, and by the memory pass of each phase of each time that the bundle is opened."""
     settings = Settings(prompt_lengths=(PROMPT,), decode_tokens=DECODED, context=CONTEXT, threads=asked.threads)
     for model in asked.models:
-        plan = plan_to_json(decide(source(model), target=TARGET, recipe=RECIPE, context_length=CONTEXT))
+        prepared = decide(source(model), target=TARGET, recipe=RECIPE, context_length=CONTEXT)
+        [planned], [graph] = estimates_of(prepared), prepared.make_graphs().values()
         process = taken(model, settings, "roofline").samples("roofline", "process")[0]
         yield {
             "model": model,
-            "planned": plan["estimates"]["runtime_memory"][-1],
+            "planned": planned.to_json() | {"prompt": prompt_bytes(graph, planned.kernels, PROMPT)},
             "process_bytes": process.measured["resident_bytes"][0],
             "kernels": process.detail["kernels"],
             "phases": [

@@ -42,14 +42,15 @@ def memory_table(samples: Samples) -> str:
         (memory,), (limit,) = (by_part.get((part, model), [{}]) for part in ("memory", "limit"))
         named = SIZES.get(model, f"{model} shape, random weights")
         rows.append([named, *_memory(memory), _least(limit)])
-    header = ["model", "weights", "states", "nodes", "process", "predicted MB", "measured MB", "÷ measured", "peak MB"]
-    return table([*header, "of it anonymous", "once more, predicted", "measured", "least limit MB"], rows)
+    header = ["model", "weights", "states", "nodes", "process", "predicted MB", "measured MB", "÷ measured"]
+    header += ["peak, predicted", "measured peak", "÷ measured peak", "anonymous", "once more, predicted", "once more"]
+    return table([*header, "least limit MB"], rows)
 
 
 def _memory(sample: Mapping[str, Any]) -> list[str]:
     """Predicted bytes, and resident ones of a process; once more is the bundle alone, opened a second time."""
     if not sample:
-        return [_MISSING, *["–"] * 10]
+        return [_MISSING, *["–"] * 12]
     at = {(one["phase"], one["repeat"]): one for one in sample["phases"]}
     planned, process, end = sample["planned"], sample["process_bytes"], at["decoded", 0]
     predicted, measured = planned["total"] + process, end["rss_bytes"]
@@ -59,7 +60,9 @@ def _memory(sample: Mapping[str, Any]) -> list[str]:
         *(_megabytes(planned[part]) for part in ("weights", "states", "nodes")),
         *map(_megabytes, (process, predicted, measured)),
         f"{predicted / measured:.3f}",
-        *map(_megabytes, (peak, end["anonymous_bytes"], planned["total"], again)),
+        *map(_megabytes, (predicted + planned["prompt"], peak)),
+        f"{(predicted + planned['prompt']) / peak:.3f}",
+        *map(_megabytes, (end["anonymous_bytes"], planned["total"], again)),
     ]
 
 

@@ -134,6 +134,14 @@ def work_of(model: onnx.ModelProto, phase: str, context: int) -> Mapping[str, Wo
     return walk.found
 
 
+def widest_node(model: onnx.ModelProto) -> int:
+    """The most numbers for each token of a prompt that go into a node and come out of it."""
+    walk = _Walk(model.graph, PREFILL, 0)
+    for node in model.graph.node:
+        walk.add(node)
+    return walk.widest
+
+
 class _Walk:
     """Nodes in their order, and what was found of their work so far."""
 
@@ -145,6 +153,7 @@ class _Walk:
         self._inputs = {value.name: value.type.tensor_type for value in graph.input}
         self._widths: dict[str, int] = {}  # numbers that a value has for each token
         self._trimmed: set[str] = set()  # values of the last token alone
+        self.widest = 0
 
     def add(self, node: onnx.NodeProto) -> None:
         """Note what one node does, and what its results are."""
@@ -165,6 +174,10 @@ class _Walk:
             self.note(OTHERS if known else node.op_type, {"nodes": self.share, "numbers": width}, last=last)
         made = [name for name in node.output if name]
         self._widths |= dict.fromkeys(made, width) if width else {}
+        if not last:
+            given = made[:1] if node.op_type == _ATTENTION else made  # the others of attention are states
+            values = {name for name in (*inputs, *given) if name not in self._constants}
+            self.widest = max(self.widest, sum(self._widths.get(name, 0) for name in values))
         self._trimmed.update(made if last else ())
 
     def note(self, operator: str, amounts: Mapping[str, float], *, last: bool = False) -> None:

@@ -328,7 +328,9 @@ def _memory_lines(prepared: Prepared) -> list[str]:
         f"{megabytes(one.states)} MB of it {cached}{'' if index else _packed_words(one)} (estimate)"
         for index, one in enumerate(estimates_of(prepared))
     ]
-    return [*lines, f"{'':<12} beside the process itself, and what a prompt takes while it is computed"]
+    first = estimates_of(prepared)[0]
+    more = f"{megabytes(first.prompt)} MB more while a prompt of {first.prompt_tokens:,} tokens is computed"
+    return [*lines, f"{'':<12} beside the process itself; about {more} (estimate)"]
 
 
 def _packed_words(found: MemoryEstimate) -> str:

@@ -88,14 +88,14 @@ def test_memory_is_what_a_phase_added(tables: ModuleType) -> None:
         | {"anonymous_bytes": 1e6 * size / 2}
         for phase, repeat, size in sizes
     ]
-    planned = {"weights": 12e6, "states": 5e6, "nodes": 3e6, "total": 20e6}
+    planned = {"weights": 12e6, "states": 5e6, "nodes": 3e6, "total": 20e6, "prompt": 10e6}
     found = [
         {"part": "memory", "model": "demo", "planned": planned, "process_bytes": 61e6, "phases": phases},
         {"part": "limit", "model": "demo", "limit_bytes": 70e6, "trials": [{"by": "RLIMIT_DATA"}]},
     ]
     row = tables.memory_table(found).splitlines()[2]
-    predicted, once_more = "12.0 | 5.0 | 3.0 | 61.0 | 81.0 | 90.0 | 0.900 | 95.0 | 45.0", "20.0 | 21.0"
-    assert row.endswith(f"| {predicted} | {once_more} | 70.0 (RLIMIT_DATA) |")
+    resident, peak = "12.0 | 5.0 | 3.0 | 61.0 | 81.0 | 90.0 | 0.900", "91.0 | 95.0 | 0.958"
+    assert row.endswith(f"| {resident} | {peak} | 45.0 | 20.0 | 21.0 | 70.0 (RLIMIT_DATA) |")
 
 
 def test_what_differs_and_what_failed_is_counted(tables: ModuleType) -> None:

@@ -9,7 +9,7 @@ from tiny_models import save
 
 from edgepress.cli import main
 from edgepress.exporter import decide, export
-from edgepress.exporter.decide.memory import estimate_memory, estimates_of, weight_bytes
+from edgepress.exporter.decide.memory import estimate_memory, estimates_of, prompt_bytes, weight_bytes
 from edgepress.runtime.form import MODEL
 from edgepress.runtime.prepared import prepare
 from edgepress.runtime.profile.roofline.kernels import kind_of_kernels
@@ -97,3 +97,26 @@ def test_a_device_adds_the_process(checkpoint: Path, tmp_path: Path, capsys: pyt
         device = json.loads(capsys.readouterr().out)["device"]
         assert device["memory"]["kernels"] == "arm64-i8mm"
         assert device["process_bytes"] == (1e9 if process else None)
+
+
+def test_a_prompt_takes_rows_and_activations(checkpoint: Path) -> None:
+    """A table of a few pages is read whole by a prompt's first tokens; activations grow with it up to a chunk."""
+    sizes = json.loads((checkpoint / "config.json").read_text())
+    prepared = decide(str(checkpoint), target="x86-cpu", recipe="int4")
+    [model] = prepared.make_graphs().values()
+    inputs = next(node.input for node in model.graph.node if node.op_type == "GatherBlockQuantized")
+    table = sum(stored(one) for one in model.graph.initializer if one.name in inputs and one.name != inputs[1])
+    widest = max(
+        3 * sizes["intermediate_size"],  # gate, up, and their product
+        sizes["hidden_size"] + sizes["intermediate_size"],
+        4 * sizes["hidden_size"],  # a norm's two inputs, what it gives and their sum
+    )
+    for tokens in (100, 128, 500):
+        assert prompt_bytes(model, "x86-64", tokens) == table + 4 * min(tokens, 128) * widest
+    # of a large table a token reads 64 KiB and no more
+    for one in model.graph.initializer:
+        if one.name == inputs[0]:
+            one.dims[0] *= 100_000
+            large = one.dims[0] * one.dims[1]
+    rows = prompt_bytes(model, "x86-64", 1) - prompt_bytes(model, "x86-64", 1 << 40) + 4 * 127 * widest
+    assert -rows == pytest.approx(large - (64 << 10), rel=1e-3)
