@@ -152,15 +152,21 @@ MODELS: dict[str, tuple[str, Mapping[str, Any]]] = {  # a class, the type of its
 }  # fmt: skip
 
 
+def config_of(name: str, **more: Any) -> Any:
+    """The small config of the class called ``name``."""
+    import transformers
+
+    model_type, values = MODELS[name]
+    return transformers.AutoConfig.for_model(model_type, **{**values, **more})
+
+
 def model_of(name: str, **more: Any) -> Any:
     """The class called ``name`` with random weights that are none of an initialization's zeros and ones."""
     import torch
     import transformers
 
-    model_type, values = MODELS[name]
     torch.manual_seed(0)
-    config = transformers.AutoConfig.for_model(model_type, **{**values, **more})
-    model = getattr(transformers, name)(config).eval()
+    model = getattr(transformers, name)(config_of(name, **more)).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))

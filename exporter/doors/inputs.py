@@ -38,6 +38,11 @@ class Given:
     axes: Mapping[int, Axis]
     draw: Callable[[tuple[int, ...], np.random.Generator], Array]
 
+    def alone(self) -> Given:
+        """The same input with one example in a batch, and as many in each call."""
+        rest = {index: axis for index, axis in self.axes.items() if index}
+        return Given((1, *self.shape[1:]) if 0 in self.axes else self.shape, rest, self.draw)
+
 
 def given_inputs(head: Head, module: Any, folder: Path) -> dict[str, Given]:
     """The inputs of a model for a task, in their order: of those that its ``forward`` takes, what the task needs.

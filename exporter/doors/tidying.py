@@ -116,7 +116,7 @@ def _replace(graph: ir.Graph, node: ir.Node, sources: Sequence[ir.TensorProtocol
         while (name := f"{weights[0].name} {node.op_type.lower()}{number or ''}") in known:
             number += 1
     made = onnx_ir.LazyTensor(
-        lambda: onnx_ir.tensor(np.ascontiguousarray(_computed(node, [source.numpy() for source in sources]))),
+        lambda: onnx_ir.tensor(np.asarray(_computed(node, [source.numpy() for source in sources]), order="C")),
         dtype=onnx_ir.DataType.from_numpy(shaped.dtype),
         shape=onnx_ir.Shape(shaped.shape),
         name=name,

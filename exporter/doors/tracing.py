@@ -35,6 +35,10 @@ _FILE, _DATA = "model.onnx", "model.onnx.data"
 _LIBRARIES = ("torch", "onnxscript", "onnx_ir", "edgepress", "contextlib.py")  # whose frames are not the user's
 
 
+class AxesFixedError(InputError):
+    """The code of a module makes an axis that should be free a number."""
+
+
 @dataclass(frozen=True)
 class Axis:
     """An axis whose size a call chooses: its name, what every size is a ``multiple`` of, and which sizes there are."""
@@ -322,7 +326,7 @@ def _refusal(tracing: Tracing, error: Exception) -> InputError:
             "with torch.where, keep the shape fixed, or take that step out of the module"
         )
     if "Constraint" in kinds or "Constraints violated" in text:
-        return InputError(
+        return AxesFixedError(
             f"{tracing.where} cannot leave its axes free: {_constraints(tracing, text)}. Leave that axis out of "
             "`axes`, or name it as (NAME, MULTIPLE) where its size must be a multiple of a number"
         )

@@ -20,7 +20,7 @@ from edgepress.errors import InputError
 from edgepress.modules import modules_in
 from edgepress.processing.feeder import Feeder
 from edgepress.runtime import tasks
-from edgepress.tasks.task import Edge, Task
+from edgepress.tasks.task import TENSORS, Edge, Task
 
 Feed = Mapping[str, NDArray[np.generic]]
 """An array for each input, by name; or for each output."""
@@ -120,11 +120,13 @@ def find_task(name: str) -> TaskKind:
 def open_task(task: Task, run: Run, folder: Path) -> TaskModel:
     """An open bundle of ``task``, whose graph ``run`` computes and whose files lie in ``folder``.
 
+    A task that there is no file for, which a user may name as they like, takes and gives arrays.
+
     Raises:
-        InputError: there is no such task, or the bundle lacks what it needs.
+        InputError: the bundle lacks what its task needs.
 
     """
-    return find_task(task.name).opens(task, run, folder)
+    return find_task(task.name if task.name in task_names() else TENSORS).opens(task, run, folder)
 
 
 def check_feed(inputs: Feed, task: Task) -> dict[str, NDArray[np.generic]]:

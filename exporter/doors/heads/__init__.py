@@ -86,7 +86,7 @@ def head_of(config: Mapping[str, object]) -> Head | None:
     Models without a head are looked at last: what makes two embeddings is both that and for zero shots.
     """
     named, model_type = class_named(config), str(config.get("model_type", ""))
-    heads = sorted(_heads(), key=lambda head: _BASE in head.loaders)
+    heads = sorted(_heads(), key=lambda head: (_BASE in head.loaders, head.name != "feature-extraction"))
     return next((head for head in heads if named and named in head.classes(model_type)), None)
 
 
@@ -97,4 +97,14 @@ def _heads() -> list[Head]:
     return heads
 
 
+def without_head(main_input: str) -> Head:
+    """The task of a model without a head, by what its main input is."""
+    return find_head(_FEATURES.get(main_input, "feature-extraction"))
+
+
 _BASE = "AutoModel"
+_FEATURES = {
+    "pixel_values": "image-feature-extraction",
+    "input_values": "audio-feature-extraction",
+    "input_features": "audio-feature-extraction",
+}

@@ -1,4 +1,4 @@
-"""What a model makes of its input before any head."""
+"""What a model makes of a text before any head; see the other feature extractions for what is no text."""
 
 from edgepress.exporter.doors.heads import Head
 
@@ -6,5 +6,5 @@ HEAD = Head(
     name="feature-extraction",
     loaders=("AutoModel", "AutoModelForTextEncoding"),
     outputs=("last_hidden_state", "pooler_output", "text_embeds", "image_embeds"),
-    synonyms=("default", "image-feature-extraction"),
+    synonyms=("default",),
 )

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 from edgepress.errors import InputError
 from edgepress.exporter.doors.agreement import check_agreement
-from edgepress.exporter.doors.heads import Head, class_named, find_head, head_of
-from edgepress.exporter.doors.inputs import feeds_of, given_inputs
+from edgepress.exporter.doors.heads import Head, class_named, find_head, head_of, without_head
+from edgepress.exporter.doors.inputs import Given, feeds_of, given_inputs
 from edgepress.exporter.doors.kinds import Door, Options
 from edgepress.exporter.doors.pooling import MODULES, embedder, transformer_folder
+from edgepress.exporter.doors.processing import entries as named
 from edgepress.exporter.doors.processing.read import Processed, read_processing
 from edgepress.exporter.doors.traced import Traced
-from edgepress.exporter.doors.tracing import Tracing, trace
+from edgepress.exporter.doors.tracing import AxesFixedError, Tracing, trace
 from edgepress.exporter.source.hub import find_whole, read_config
 from edgepress.exporter.source.layout import CONFIG, INDEX, SINGLE
 from edgepress.files import sha256_file
@@ -48,6 +49,21 @@ _GENERATES = (  # ends of the names of classes that make text, sound or images a
     "MTModel",
 )
 _BY_HAND = "write a function that loads it with example inputs and name that as package.module:function"
+
+
+def _traced(
+    head: Head, called: torch.nn.Module, inputs: Mapping[str, Given], folder: Path, workspace: Path
+) -> tuple[Tracing, Path, Task]:
+    """The graph of a model with these inputs, and what it was made from."""
+    tracing = Tracing(
+        module=called,
+        inputs=_tensors(next(feeds_of(inputs)(0))),
+        where=f"{folder} ({type(called).__name__})",
+        axes={name: given.axes for name, given in inputs.items()},
+        outputs=_kept(head, type(called).__name__),
+        inner="model." if head.name == EMBEDDINGS else "",
+    )
+    return tracing, *trace(tracing, head.name, workspace)
 
 
 def recognizes(reference: str) -> bool:
@@ -85,22 +101,24 @@ def open_checkpoint(reference: str, options: Options, workspace: Path) -> Traced
     """
     folder, origin = find_whole(reference, options.revision)
     config = read_config_object(folder / CONFIG, _COPY)
-    head, why = task_of(folder, config, options.task)
+    entries = options.task if options.task is not None and options.task.lower().endswith(".json") else None
+    head, why = task_of(folder, config, options.task if entries is None else None)
     own = transformer_folder(folder) if head.name == EMBEDDINGS else folder
     module, notes = _load(own, config if own == folder else read_config_object(own / CONFIG, _COPY), head)
+    if head.name == "feature-extraction":
+        head = without_head(str(module.main_input_name))
     inputs = given_inputs(head, module, folder)
     called = embedder(module, folder) if head.name == EMBEDDINGS else module
+    try:
+        tracing, path, task = _traced(head, called, inputs, folder, workspace)
+    except AxesFixedError:
+        inputs = {name: given.alone() for name, given in inputs.items()}
+        notes.append("it takes one at a time, as its code fixes how many there are")
+        tracing, path, task = _traced(head, called, inputs, folder, workspace)
     examples = feeds_of(inputs)
-    tracing = Tracing(
-        module=called,
-        inputs=_tensors(next(examples(0))),
-        where=f"{folder} ({type(module).__name__})",
-        axes={name: given.axes for name, given in inputs.items()},
-        outputs=_kept(head, type(module).__name__),
-        inner="" if called is module else "model.",
+    processed = (
+        _processed(folder, task) if entries is None else named.task_of(entries, task.inputs, task.outputs, folder)
     )
-    path, edges = trace(tracing, head.name, workspace)
-    processed = _processed(folder, edges)
     traced = Traced(
         file=path,
         model_type=str(config["model_type"]),

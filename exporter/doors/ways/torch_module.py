@@ -29,6 +29,8 @@ from typing import TYPE_CHECKING
 from edgepress.errors import InputError
 from edgepress.exporter.doors.agreement import check_agreement
 from edgepress.exporter.doors.kinds import Door, Options
+from edgepress.exporter.doors.processing.entries import task_of
+from edgepress.exporter.doors.processing.read import Processed
 from edgepress.exporter.doors.traced import Traced
 from edgepress.exporter.doors.tracing import Axis, Tracing, feeds, trace, user_line
 from edgepress.files import sha256_file
@@ -65,11 +67,13 @@ def open_callable(reference: str, options: Options, workspace: Path) -> Traced:
         raise InputError(f"{reference} failed at {user_line(error)}: {type(error).__name__}: {error}") from error
     module, inputs, axes, task = _taken_apart(reference, returned)
     tracing = Tracing(module=module.eval(), inputs=inputs, where=reference, axes=axes)
-    path, edges = trace(tracing, options.task or task, workspace)
+    path, edges = trace(tracing, task, workspace)
+    named = Processed(edges) if options.task is None else task_of(options.task, edges.inputs, edges.outputs, workspace)
     traced = Traced(
         file=path,
         model_type=type(module).__name__,
-        task=edges,
+        task=named.task,
+        texts=named.texts,
         examples=feeds(tracing),
         compute=tracing.compute,
         source={} if file is None else {file.name: sha256_file(file)},

@@ -213,6 +213,7 @@ def _named() -> set[str]:
     [
         ({"model_type": "clip", "architectures": ["CLIPModel"]}, "zero-shot-image-classification"),
         ({"model_type": "bert", "architectures": ["BertModel"]}, "feature-extraction"),
+        ({"model_type": "t5", "architectures": ["T5EncoderModel"]}, "feature-extraction"),
         ({"model_type": "wav2vec2", "architectures": ["Wav2Vec2ForCTC"]}, "automatic-speech-recognition"),
         ({"model_type": "beit", "architectures": ["BeitForSemanticSegmentation"]}, "semantic-segmentation"),
         ({"model_type": "llama", "architectures": ["LlamaForCausalLM"]}, None),

@@ -69,6 +69,20 @@ def odd_pyramid():
     return Pyramid(), (torch.rand(1, 3, 8, 8),), {"image": {2: "height"}}
 
 
+class Fills(nn.Module):
+    """A table that is made in forward, a number at a time: scalars that are moved stay scalars."""
+
+    def forward(self, x):
+        table = torch.zeros(3, 2)
+        table[0, 0:] = 5
+        table[1, 1] = 7
+        return x + table
+
+
+def fills():
+    return Fills(), torch.ones(3, 2)
+
+
 class Decides(nn.Module):
     def forward(self, x):
         if x.sum() > 0:
@@ -180,6 +194,12 @@ def test_weights_keep_their_names_and_norms_go_into_convolutions(block: Traced) 
     assert "BatchNormalization" not in operators
     assert "Loop" not in operators
     assert {"Gelu", "LayerNormalization", "Attention"} <= {*operators}
+
+
+def test_a_table_that_is_made_a_number_at_a_time(tmp_path: Path) -> None:
+    traced = open_callable("doors_example:fills", Options(), tmp_path)
+    (found,) = open_on_cpu(traced.file).run(None, {"x": np.zeros((3, 2), np.float32)})
+    np.testing.assert_array_equal(found, [[5, 5], [0, 7], [0, 0]])
 
 
 def test_sizes_that_are_multiples(tmp_path: Path) -> None:
