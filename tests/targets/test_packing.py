@@ -27,13 +27,15 @@ WEIGHTS = st.builds(
 
 @pytest.fixture(scope="module")
 def here() -> Kind:
-    return kind_of_kernels()
+    kind = kind_of_kernels()
+    if kind == "as stored":
+        pytest.skip("how onnxruntime packs on this processor is not known: it packs nothing, or in a way of its own")
+    return kind
 
 
 def test_this_processor_is_of_a_kind_of_its_architecture(here: Kind) -> None:
-    machine = platform.machine().lower()
-    arm = machine in ("aarch64", "arm64")
-    assert here.startswith("arm64" if arm else "x86-64") or here == "as stored"
+    arm = platform.machine().lower() in ("aarch64", "arm64")
+    assert here.startswith("arm64" if arm else "x86-64")
 
 
 @settings(max_examples=60)
