@@ -18,13 +18,13 @@ def normalize(images: np.ndarray) -> Floats:
     return np.ascontiguousarray(scaled.astype(np.float32).transpose(0, 3, 1, 2))
 
 
-def build_resnet(weights: Path, target: Path, *, batch: int = 1) -> None:
+def build_resnet(weights: Path, target: Path, *, batch: int | str = 1) -> None:
     """Write the network to ``target``, batch norms as they are: ``images`` (batch, 3, 32, 32) → ``logits``."""
     _Network(weights, batch).save(target)
 
 
 class _Network:
-    def __init__(self, weights: Path, batch: int) -> None:
+    def __init__(self, weights: Path, batch: int | str) -> None:
         self.tensors = {
             name: t.rows(0, t.shape[0]).reshape(t.shape) for name, t in read_header(weights).items() if t.shape
         }

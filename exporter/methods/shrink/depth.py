@@ -18,7 +18,8 @@ from torch import Tensor
 
 from edgepress.errors import InputError
 from edgepress.exporter.arrays.activations import Activations
-from edgepress.exporter.methods.kinds import Pruning
+from edgepress.exporter.methods.kinds import GraphPruning, Pruning
+from edgepress.exporter.methods.narrower import blocks
 from edgepress.exporter.methods.options import Option, Options, unset, unset_share, whole_number
 from edgepress.exporter.methods.smaller.config import (
     check_same_layers,
@@ -197,4 +198,10 @@ METHOD = Pruning(
     check=check,
     looks_at=frozenset({"layers"}),
     changes=frozenset({"layers"}),
+    on_graphs=GraphPruning(
+        "depth",
+        blocks.remove_blocks,
+        declared={"blocks": unset(0), "share": unset_share(), "samples": whole_number(8)},
+        check=blocks.check,
+    ),
 )

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from edgepress.errors import InputError
 from edgepress.exporter.learn.pruning.graphs import ShrunkGraph, shrink_graph
+from edgepress.exporter.methods.narrower.blocks import find_blocks
 from edgepress.exporter.methods.narrower.coupling import find_coupling
 from edgepress.exporter.methods.narrower.cut import plain
 from edgepress.exporter.methods.narrower.importance import WAYS, scores_of
@@ -149,6 +150,26 @@ def test_heads_and_widths_go_one_after_the_other(tmp_path: Path) -> None:
     assert kept == [[2, 4], [6, 10]]
 
 
+def test_the_residual_block_that_does_nothing_goes_first(network: Path) -> None:
+    model = onnx.load(network)
+    blocks = find_blocks(plain(model))
+    assert [block.name for block in blocks] == ["add_5_0", "add_14_0"]
+    branch = next(node for node in model.graph.node if node.output[0] == blocks[1].y).input[1]
+    makes = next(node for node in model.graph.node if branch in node.output)
+    last = next(node for node in model.graph.node if makes.input[0] in node.output)  # the convolution before ReLU
+    for tensor in model.graph.initializer:
+        if tensor.name in last.input:
+            zeros = np.zeros(tensor.dims, np.float32)
+            tensor.CopyFrom(onnx.numpy_helper.from_array(zeros, tensor.name))
+    onnx.save(model, network)
+    found = shrunk(network, recipe({"depth": {"blocks": 1}}))
+    assert found.steps[-1]["removed"] == {"add_14_0": 0.0}
+    assert found.steps[-1]["multiply_adds"] < found.steps[0]["multiply_adds"]
+    for feed in images():
+        before, after = (open_on_cpu(path).run(None, dict(feed))[0] for path in (network, found.file))
+        np.testing.assert_allclose(after, before, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("steps", "options", "samples", "message"),
     [
@@ -173,6 +194,10 @@ def test_heads_and_widths_go_one_after_the_other(tmp_path: Path) -> None:
         ("heads", {}, images, "heads finds no heads in this graph that can go: there are channels"),
         ("experts", {}, images, "experts prunes checkpoints of language models; of an ONNX graph take channels, "),
         ("rtn", {}, images, r"rtn does not make a smaller model; rtn belongs into \[weights\]"),
+        ("depth", {"blocks": 2}, images, "blocks = 2, and there are 2; leave at least one"),
+        ("depth", {}, images, r"\[options.depth\] needs blocks, how many go, or share"),
+        ("depth", {"share": 0.01}, images, r"with one residual block left 0\.\d+ remain; give more"),
+        ("depth", {"blocks": 1}, None, "there are no samples; give some"),
         ("retrain", {}, None, "retrain learns from samples of what the model is for, and there are none"),
         ("retrain", {"features": 1.0, "batch": 4, "batches": 2}, images, None),
     ],
