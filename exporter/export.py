@@ -156,8 +156,18 @@ def export_traced(
     ``samples`` gives real inputs of the model, for what has to see some and for ``check``.
     """
     check_output(Path(out), force=force)
-    with TemporaryDirectory(prefix="edgepress-") as folder:
-        prepared = decide_traced(traced, target=target, recipe=recipe, socs=socs, samples=samples, folder=Path(folder))
+    with TemporaryDirectory(prefix="edgepress-") as folder, Workspace.opened(Path(out)) as workspace:
+        prepared = decide_traced(
+            traced,
+            target=target,
+            recipe=recipe,
+            socs=socs,
+            samples=samples,
+            folder=Path(folder),
+            stages=lambda: workspace.part("pruning"),
+            train=True,
+            progress=progress,
+        )
         prepared = prepared.within_float16().learn(progress)
         return write_subject(
             prepared,
@@ -168,6 +178,7 @@ def export_traced(
             threads=threads,
             progress=progress,
             made=prepared.made,
+            steps=prepared.steps,
         )
 
 
@@ -181,8 +192,12 @@ def write_subject(
     threads: int | None,
     progress: Progress,
     made: Made | None = None,
+    steps: Sequence[Mapping[str, object]] = (),
 ) -> Manifest:
-    """Write a bundle of any subject: data file, graph, manifest. What is not ``made`` is rounded as it is."""
+    """Write a bundle of any subject: data file, graph, manifest. What is not ``made`` is rounded as it is.
+
+    ``steps`` is what the manifest says of the steps of a recipe that prunes.
+    """
     with (
         atomic_directory(out, replace=force, may_remove=check_replaceable) as work,
         ThreadPoolExecutor(1) as background,
@@ -192,7 +207,7 @@ def write_subject(
         subject.write_files(work)
         parity = dict(subject.score(work, progress)) if check else None
         written = write_subject_forms(work, subject, targets, threads=threads, progress=progress)
-        return bundle.write_manifest(
+        manifest = bundle.write_manifest(
             work,
             subject,
             reports,
@@ -203,6 +218,7 @@ def write_subject(
             notes=subject.notes,
             task=subject.task,
         )
+        return bundle.add_steps(work, manifest, tuple(map(dict, steps))) if steps else manifest
 
 
 def write_subject_forms(

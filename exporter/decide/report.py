@@ -194,6 +194,8 @@ def traced_to_json(prepared: PreparedTraced | PreparedEncoderDecoder) -> Json:
         "tensors": [_tensor_to_json(tensor) for tensor in plan.tensors],
         "totals": _weights_to_json(plan),
         "notes": list(prepared.notes),
+        "steps": list(prepared.steps) if isinstance(prepared, PreparedTraced) else [],
+        "steps_not_run": list(prepared.steps_not_run) if isinstance(prepared, PreparedTraced) else [],
     }
 
 
@@ -209,8 +211,19 @@ def format_traced(prepared: PreparedTraced | PreparedEncoderDecoder) -> str:
             f"{plan.parameters:,} parameters",
             *_weight_lines(plan),
             *(f"note         {note}" for note in prepared.notes),
+            *_traced_steps(prepared),
         ]
     )
+
+
+def _traced_steps(prepared: PreparedTraced | PreparedEncoderDecoder) -> list[str]:
+    """What the steps of a recipe that prunes came to, as lines below the plan; none where there are none."""
+    if not isinstance(prepared, PreparedTraced):
+        return []
+    return [
+        *step_lines([dict(step) for step in prepared.steps]),
+        *(f"not run      {name}: it keeps the sizes" for name in prepared.steps_not_run),
+    ]
 
 
 def format_estimate(found: Estimate) -> list[str]:

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edgepress.exporter.doors.traced import Samples, Traced
-from edgepress.exporter.learn.pruning.graphs import shrink_graph
 from edgepress.exporter.recipe.recipe import Recipe
 from edgepress.progress import Progress
 
@@ -34,5 +33,8 @@ def shrink_traced(
     """
     if not recipe.prune:
         return ShrunkTraced(traced)
+
+    from edgepress.exporter.learn.pruning.graphs import shrink_graph
+
     found = shrink_graph(traced.file, recipe, samples, folder=stages, train=train, progress=progress)
     return ShrunkTraced(replace(traced, file=found.file, compute=None), found.steps, found.skipped)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from glob import escape
 from math import prod
@@ -22,6 +22,7 @@ from edgepress.exporter.bundle.parities.traced import parity_traced
 from edgepress.exporter.bundle.stream import Made
 from edgepress.exporter.decide.checks import check_recipe
 from edgepress.exporter.decide.opening import ask_recipe, find_targets
+from edgepress.exporter.decide.shrinking import shrink_traced
 from edgepress.exporter.doors.traced import Samples, Traced
 from edgepress.exporter.graph.builder import CONTRIB
 from edgepress.exporter.graph.foreign.normal import read_normal, write_normal
@@ -36,7 +37,7 @@ from edgepress.exporter.model.description import Weight
 from edgepress.exporter.plan.plan import Plan, make_plan
 from edgepress.exporter.recipe.recipe import KEPT_BITS, Override, Recipe, Storage
 from edgepress.exporter.source.onnx_file import OnnxFile
-from edgepress.progress import Progress
+from edgepress.progress import Progress, silent
 from edgepress.targets import Target
 from edgepress.tasks.task import Task
 
@@ -50,7 +51,8 @@ class PreparedTraced:
     """A traced model, the recipe, and what will be done to each weight.
 
     ``model`` is its graph as it is planned, ``weights`` where its bytes lie. ``float_file`` is that graph on disk where
-    the whole graph becomes integers, ``quantized`` what it became, and ``made`` what was made of the weights.
+    the whole graph becomes integers, ``quantized`` what it became, and ``made`` what was made of the weights. ``steps``
+    is what the steps of ``prune`` came to, from the original on, ``steps_not_run`` those that a plan leaves out.
     """
 
     traced: Traced
@@ -65,6 +67,8 @@ class PreparedTraced:
     float_file: Path | None = None
     quantized: onnx.ModelProto | None = None
     made: Made | None = None
+    steps: tuple[Mapping[str, object], ...] = ()
+    steps_not_run: tuple[str, ...] = ()
 
     @property
     def file(self) -> Path:
@@ -158,8 +162,13 @@ def decide_traced(
     socs: Sequence[str] = (),
     samples: Samples | None = None,
     folder: Path,
+    stages: Callable[[], Path] | None = None,
+    train: bool = False,
+    progress: Progress = silent,
 ) -> PreparedTraced:
-    """Read the graph of ``traced`` and plan its export; what has to lie in a file meanwhile is put into ``folder``.
+    """Read the graph of ``traced``, prune it and plan its export; what has to lie in a file meanwhile is in ``folder``.
+
+    What pruning leaves lies in ``stages()`` or there. Steps that only train are left out, but with ``train``.
 
     Raises:
         InputError: the graph cannot be read, or the recipe or target asks for what such models do not have.
@@ -167,8 +176,11 @@ def decide_traced(
     """
     targets, _ = find_targets(target, socs)
     found = ask_recipe(RECIPE if recipe is None else recipe, None, ())
-    check_recipe(found)
+    check_recipe(found, graphs=True)
     _refuse_what_looks(traced.file, found)
+    pruned_in = folder / "pruning" if stages is None or not found.prune else stages()
+    shrunk = shrink_traced(traced, found, samples, stages=pruned_in, train=train, progress=progress)
+    traced = shrunk.traced
     model, weights = read_normal(traced.file)
     description, file = describe(model, traced.model_type), None
     if found.activations.is_calibrated:
@@ -193,6 +205,8 @@ def decide_traced(
         targets=targets,
         samples=samples,
         float_file=file,
+        steps=shrunk.steps,
+        steps_not_run=shrunk.skipped,
     )
     for one in targets:
         if one.form is not None:
@@ -224,7 +238,7 @@ def _refuse_what_looks(path: Path, recipe: Recipe) -> None:
     """Refuse recipes that need activations."""
     storages = (recipe.weights, *(entry.storage for entry in recipe.overrides))
     methods = [storage.method for storage in storages if not isinstance(load_method(storage.method), Method)]
-    steps = [*recipe.prune, *recipe.before, *recipe.after, *methods, *(["[budget]"] if recipe.budget else [])]
+    steps = [*recipe.before, *recipe.after, *methods, *(["[budget]"] if recipe.budget else [])]
     if recipe.activations.type == "float16":
         steps.append(f"{recipe.activations.type} activations")
     if steps:

@@ -151,8 +151,7 @@ def run(arguments: argparse.Namespace) -> int:
         f"{manifest.totals['bits_per_weight']:.2f} bits a weight"
     )
     if steps:
-        passed = " → ".join(f"{step['name']} {step['bits_per_byte']:.4f}" for step in steps)
-        print(f"  bits per byte of held-out text: {passed}")
+        print(f"  {_passed(steps)}")
     worst = sorted((t for t in manifest.tensors if t["sqnr_db"] is not None), key=lambda t: float(str(t["sqnr_db"])))
     if worst:
         print(f"  {len(worst)} tensors quantized; lowest SQNR {worst[0]['sqnr_db']} dB in {worst[0]['name']}")
@@ -192,3 +191,12 @@ def _taken(manifest: "Manifest") -> str:
         return "sound.wav"
     files = {"photo.jpg": task.images, "texts.txt": task.text}
     return " ".join(name for name, taken in files.items() if taken is not None) or "--inputs arrays.npz"
+
+
+def _passed(steps: Sequence[Mapping[str, object]]) -> str:
+    """What each step of a recipe that prunes came to: bits per byte, or multiply-adds of a graph that reads no text."""
+    if all(step["bits_per_byte"] is None for step in steps):
+        what, written = "multiply-adds", [f"{step['multiply_adds']:,}" for step in steps]
+    else:
+        what, written = "bits per byte of held-out text", [f"{step['bits_per_byte']:.4f}" for step in steps]
+    return f"{what}: " + " → ".join(f"{step['name']} {value}" for step, value in zip(steps, written, strict=True))
