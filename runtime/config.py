@@ -144,6 +144,12 @@ def read_config(bundle: Path, graph: str | None = None) -> BundleConfig:
         raise InputError(f"{bundle} is not a directory; give the directory that `edgepress export --out` wrote")
     path = bundle / _CONFIG_NAME
     if not path.is_file():
+        task = read_manifest(bundle).task if (bundle / MANIFEST_NAME).is_file() else None
+        if task is not None:
+            raise InputError(
+                f"{bundle} is for {task.name} and no language model, which this is for; `edgepress run`, `bench`, "
+                "`gate` and `check` take it"
+            )
         raise InputError(
             f"{path} is missing, so {bundle} is not a language-model bundle; make one with `edgepress export`"
         )

@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING
 from edgepress.cache import FORM, PARTIAL_FORM, cache_folder, locked, refuse_other_owners
 from edgepress.errors import InputError
 from edgepress.files import atomic_directory
-from edgepress.manifest import read_manifest
+from edgepress.manifest import MANIFEST_NAME, read_manifest
 from edgepress.progress import Progress, silent
 from edgepress.runtime import form
 from edgepress.runtime.config import read_config
@@ -183,7 +183,7 @@ def _prepare(
     """As :func:`prepare`, for a bundle that is verified when a form is made of it."""
     cache = cache_folder("prepared") if cache is None else cache
     limit = cache_limit() if limit is None else limit
-    model = read_config(bundle).model if model is None else model
+    model = _graph(bundle) if model is None else model
     key = form.key_of(bundle, model)
     target = cache / form.name_of(key)
     if cache.exists():
@@ -200,9 +200,15 @@ def _prepare(
     return target
 
 
+def _graph(bundle: Path) -> Path:
+    """The graph of a bundle that runs on this processor; the only one of a bundle that is no language model."""
+    task = read_manifest(bundle).task if (bundle / MANIFEST_NAME).is_file() else None
+    return read_config(bundle).model if task is None or task.sequences is not None else bundle / form.MODEL
+
+
 def find_form(bundle: Path, cache: Path | None = None, *, model: Path | None = None) -> Path | None:
     """The directory of the prepared form of ``bundle``'s graph, sound or not; None when there is none."""
-    key = form.key_of(bundle, read_config(bundle).model if model is None else model)
+    key = form.key_of(bundle, _graph(bundle) if model is None else model)
     directory = (cache_folder("prepared") if cache is None else cache) / form.name_of(key)
     return directory if directory.exists() else None
 
@@ -221,7 +227,7 @@ def check(
     from edgepress.runtime import repack
 
     verify_first(bundle, progress)
-    model = read_config(bundle).model if model is None else model
+    model = _graph(bundle) if model is None else model
     directory = find_form(bundle, cache, model=model)
     if directory is None:
         raise InputError(f"{bundle} has no prepared form; run `edgepress prepare {bundle}`")

@@ -65,11 +65,26 @@ def test_ort_format_computes_the_same(name: str, home: Path) -> None:
         assert np.abs(here[one] - value).max() <= 1e-5 * np.abs(value).max()
 
 
+def test_prepare_makes_the_mapped_form(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EDGEPRESS_CACHE", str(tmp_path))
+    assert main(["prepare", str(home / "tied")]) == 0
+    assert main(["prepare", str(home / "tied"), "--check"]) == 0
+    assert "byte for byte what the bundle gives" in capsys.readouterr().out
+
+
 def test_check_places_the_nodes_of_a_bundle(home: Path) -> None:
     (cpu, *_) = check(home / "convolutions", find_target("arm64-cpu"))
     assert cpu.full
     (coreml, *_) = check(home / "convolutions", find_target("ios-coreml"))
     assert any(placement.op == "Conv" and placement.runs_on == coreml.provider for placement in coreml.placements)
+
+
+def test_what_is_for_language_models_says_so(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["profile", str(home / "tied"), "--out", str(tmp_path / "p.jsonl")]) == 2
+    assert "is for tensors and no language model, which this is for" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_emulator_takes_the_graph_of_a_bundle(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
