@@ -18,10 +18,10 @@ from edgepress.exporter.model.reading import GENERATION, token_ids
 from edgepress.exporter.source.checkpoint import Checkpoint
 from edgepress.exporter.tokens.source_tokenizer import whole_tokenizer
 from edgepress.schema import convert
-from edgepress.tasks.sequences import Search, Sequences, Speech, check_sequences
+from edgepress.tasks.sequences import TEXT_TASKS, Search, Sequences, Speech, check_sequences
 from edgepress.tasks.task import Edge, Task
 
-TASKS = ("automatic-speech-recognition", "summarization", "text2text-generation", "translation")
+TASKS = ("automatic-speech-recognition", *TEXT_TASKS)
 # What transformers would do as well, and is not implemented, with the value that does nothing.
 _NOT_YET: dict[str, object] = {
     "do_sample": False,

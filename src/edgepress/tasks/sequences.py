@@ -18,6 +18,8 @@ _File = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}\
 _Word = Annotated[str, msgspec.Meta(min_length=1, max_length=100)]
 _Words = Annotated[dict[_Word, Token], msgspec.Meta(max_length=10_000)]
 
+TEXT_TASKS = ("summarization", "text2text-generation", "translation")
+"""Tasks of an encoder and a decoder that take a text and write another."""
 ENCODER_FILE, DECODER_FILE = "encoder.onnx", "decoder.onnx"
 
 

@@ -78,7 +78,7 @@ def test_a_target_longer_than_the_positions_is_refused(model: TextModel) -> None
         model.session.append([5] * 65)
 
 
-def test_verbs_take_such_a_bundle(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_verbs_take_such_a_bundle(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Both graphs are looked at, and the text that is written is printed."""
     assert cli.main(["inspect", str(bundle), "--json"]) == 0
     described = json.loads(capsys.readouterr().out)
@@ -93,6 +93,12 @@ def test_verbs_take_such_a_bundle(bundle: Path, capsys: pytest.CaptureFixture[st
     opened = load(bundle, threads=1)
     assert capsys.readouterr().out.removesuffix("\n") == opened.generate(TEXT, max_tokens=6).text()
     assert cli.main(["run", str(bundle), "--inputs", "x.npz"]) == 2
+    samples = tmp_path / "samples.jsonl"
+    rows = [{"text": TEXT, "target": opened.generate(TEXT).text()}, {"text": "the mat", "target": "no such text"}]
+    samples.write_text("\n".join(map(json.dumps, rows)))
+    capsys.readouterr()
+    assert cli.main(["eval", str(bundle), "--data", str(samples), "--json"]) == 0
+    assert [(one["metric"], one["value"]) for one in json.loads(capsys.readouterr().out)] == [("exact-match", 0.5)]
 
 
 def test_a_classifier_of_the_same_type_is_none(tmp_path: Path) -> None:

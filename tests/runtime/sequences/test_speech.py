@@ -14,7 +14,10 @@ import transformers
 from edgepress.errors import InputError
 from edgepress.exporter import export
 from edgepress.runtime import load
+from edgepress.runtime.scoring.kinds import find_metric
+from edgepress.runtime.scoring.score import score
 from edgepress.runtime.sequences.speech import SpeechModel
+from edgepress.samples.sample import Sample
 
 RATE = 16_000
 
@@ -107,6 +110,15 @@ def test_a_file_is_heard_as_its_samples(opened: Opened, tmp_path: Path) -> None:
     samples = (sound(0.5) * 32767).astype("<i2")
     (tmp_path / "a.wav").write_bytes(wav(sound(0.5)))
     assert opened.model.transcribe(tmp_path / "a.wav", language="en") == opened.model.transcribe(samples, language="en")
+
+
+def test_errors_in_what_is_said_are_counted(opened: Opened) -> None:
+    """By jiwer, of a text with one word more than was heard."""
+    pytest.importorskip("jiwer", reason="counts errors: pip install edgepress[metrics]")
+    heard = opened.model.transcribe(sound(0.5)).text.split()
+    samples = [Sample(sound(0.5), " ".join([*heard, "more"]), "one")]
+    (found,) = score(opened.model, samples, [find_metric("wer")])
+    assert found.value == pytest.approx(1 / (len(heard) + 1))
 
 
 @pytest.mark.parametrize(
