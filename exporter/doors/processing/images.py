@@ -1,8 +1,8 @@
 """What an image processor of transformers does, as :class:`~edgepress.tasks.images.Images`.
 
 transformers 5 has two of each processor: one on torchvision, its default, and one on Pillow. Ours is held against the
-one on Pillow: torchvision's filters on bytes differ from Pillow's by one step of 255 here and there, its bilinear and
-bicubic ones on floats by less.
+one on Pillow: torchvision weighs bytes with numbers of its own, so most pixels that are resized are the same, others
+one step of 255 apart, and with the bicubic filter some are several.
 """
 
 from collections.abc import Iterator, Mapping
