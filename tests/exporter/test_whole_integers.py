@@ -16,7 +16,7 @@ from edgepress.exporter import export
 from edgepress.exporter.source.stored import read_header
 from edgepress.manifest import find_problems, read_manifest
 from edgepress.runtime import load
-from edgepress.sessions import open_on_cpu
+from edgepress.sessions import open_on_cpu, session_options
 
 ROOT = Path(__file__).parents[2]
 DATA = Path(os.environ.get("EDGEPRESS_DATA", ROOT.parent / "shared" / "data"))
@@ -113,7 +113,7 @@ def test_resnet_keeps_its_accuracy(tmp_path: Path) -> None:
     def top1(recipe: str) -> float:
         out = tmp_path / recipe
         export(tmp_path / "m.onnx", out=out, recipe=recipe, calibration=[tmp_path / "images.npz"])
-        model = load(out, prepared=False)
+        model = load(out, prepared=False, threads=1)
         logits = [model.run({"images": images[at : at + 50]})["logits"] for at in range(0, len(images), 50)]
         return float((np.concatenate(logits).argmax(1) == labels).mean())
 
@@ -134,7 +134,7 @@ def test_silero_decides_the_same_in_eight_bits(tmp_path: Path) -> None:
     assert all("bias" in name for name in kept)
     with wave.open(str(SILERO.parent / "test.wav")) as file:
         sound = np.frombuffer(file.readframes(20 * 16_000), "<i2").astype(np.float32) / 32768
-    bundle, session = load(tmp_path / "out", prepared=False), open_on_cpu(SILERO)
+    bundle, session = load(tmp_path / "out", prepared=False, threads=1), open_on_cpu(SILERO, session_options(1))
     chances: list[list[float]] = []
     for run in (bundle.run, lambda feed: dict(zip(("output", "stateN"), session.run(None, feed), strict=True))):
         state, before, found = np.zeros((2, 1, 128), np.float32), np.zeros(64, np.float32), []
