@@ -150,7 +150,7 @@ class _Walk:
         self.share = 1 / PROMPT if phase == PREFILL else 1.0  # a token's, of what is done once a call
         self._phase, self._context = phase, context
         self._constants = {tensor.name: tensor for tensor in graph.initializer}
-        self._inputs = {value.name: value.type.tensor_type for value in graph.input}
+        self._states = {value.name: value.type.tensor_type for value in (*graph.input, *graph.output)}
         self._widths: dict[str, int] = {}  # numbers that a value has for each token
         self._trimmed: set[str] = set()  # values of the last token alone
         self.widest = 0
@@ -188,12 +188,12 @@ class _Walk:
             counts[named] = counts.get(named, 0.0) + (amount * self.share if alone else amount)
 
     def _attended(self, node: onnx.NodeProto) -> int:
-        """Numbers of all heads, from the shape of the keys before."""
-        return int(attribute(node, "num_heads") * self._inputs[node.input[3]].shape.dim[-1].dim_value)
+        """Numbers of all heads, from the shape of the keys that are read: those before, or another layer's after."""
+        return int(attribute(node, "num_heads") * self._states[node.input[3]].shape.dim[-1].dim_value)
 
     def _attention(self, node: onnx.NodeProto) -> str:
         """What kind of attention a node is: such a kind as was counted, or one with more words."""
-        kind = TensorProto.DataType.Name(self._inputs[node.input[3]].elem_type).lower()
+        kind = TensorProto.DataType.Name(self._states[node.input[3]].elem_type).lower()
         is_plain = attribute(node, "local_window_size", -1) < 0 and attribute(node, "do_rotary", 0)
         return ", ".join([node.op_type, kind, *([] if is_plain else ["a window, or no rotation in it"])])
 

@@ -107,7 +107,9 @@ def read_work(config: BundleConfig) -> Work:
     [graph] = [pb.parse(value) for value in pb.all_bytes(pb.parse(config.model.read_bytes()), 7)]
     nodes = [read_node(value) for value in pb.all_bytes(graph, 1)]
     constants = [read_tensor(value) for value in pb.all_bytes(graph, 5)]
-    counts = _Counts({tensor.name: tensor for tensor in constants}, {one.input: one.shape[-1] for one in config.states})
+    states = {name: state for state in config.states for name in (state.input, state.output)}
+    sizes = {name: state.shape[-1] for name, state in states.items()}
+    counts = _Counts({tensor.name: tensor for tensor in constants}, sizes)
     for node in nodes:
         counts.add(node)
     if not counts.by_scheme:
@@ -119,9 +121,8 @@ def read_work(config: BundleConfig) -> Work:
         (counted[False], counted[True]) for counted in (counts.numbers, counts.weights)
     )
     attending = [node for node in nodes if node.op == ATTENTION]
-    types = {state.input: state.type for state in config.states}
     attention = None
-    if attending and all(types[node.inputs[3]] == "float32" for node in attending):
+    if attending and all(states[node.inputs[3]].type == "float32" for node in attending):
         first = attending[0]
         heads, key_value_heads = first.attributes["num_heads"], first.attributes["kv_num_heads"]
         attention = Attention(len(attending), heads, key_value_heads, counts.attended(first) // heads)

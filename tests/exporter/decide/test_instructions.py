@@ -57,6 +57,7 @@ def test_it_is_among_the_estimates_and_printed_as_one(tmp_path: Path) -> None:
         ("llama", "int4", "x86-cpu"),  # nothing of it was counted there
         ("llama", "int8-dynamic", "arm64-cpu"),  # DynamicQuantizeMatMul was counted in no model
         ("gemma3_text", "int4", "arm64-cpu"),  # nor was attention to a window
+        ("gemma3n_text", "int4", "arm64-cpu"),  # nor attention with the keys of another layer
         ("gpt2", "int4", "arm64-cpu"),  # nor LayerNormalization
     ],
 )

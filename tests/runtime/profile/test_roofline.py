@@ -80,6 +80,15 @@ def test_a_prompt_reads_weights_once_a_chunk_and_computes_what_follows_attention
         assert call.rows == min(length, 128)
 
 
+def test_attention_with_the_keys_of_another_layer_is_counted(tmp_path: Path) -> None:
+    """Gemma 3n's later layers read what an earlier one wrote."""
+    source = save("gemma3n_text", tmp_path / "checkpoint")
+    sizes = json.loads((source / "config.json").read_text())
+    export(source, out=tmp_path / "bundle", recipe="int4", target="x86-cpu", threads=1)
+    width = sizes["num_hidden_layers"] * sizes["num_attention_heads"] * sizes["head_dim"]
+    assert read_work(read_config(tmp_path / "bundle")).width == width
+
+
 def test_products_alone_have_the_bytes_of_the_bundle_s_own(bundle: Path) -> None:
     work = read_work(read_config(bundle))
     graph = onnx.load(bundle / "model.onnx", load_external_data=False).graph
