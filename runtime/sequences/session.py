@@ -62,30 +62,20 @@ class EncoderDecoder:
         self._encoded = tuple(state for state in states if state.kind == "encoded")
         self._own = tuple(state for state in states if state.kind != "encoded")
         lacking = {state.output for state in self._encoded} - {value.name for value in self._encoder.get_outputs()}
-        if lacking or any(not state.grows for state in self._own):
+        alike = {(state.shape, state.type, state.grows) for state in self._own}
+        if lacking or len(alike) != 1 or not self._own[0].grows:
             raise InputError(f"{bundle}: its graphs and its states do not belong together; export the bundle again")
-        self._memory: list[NDArray[Any]] = []
         self._source: list[Any] = []  # onnxruntime's values of what is encoded, in the order of ``_encoded``
-        self._given: dict[str, Any] = {}
-        self._binding: Any = None
-        self._reserve(1)
+        self._binding: Any = None  # of a source there is one
+        self._ones = np.ones(1, np.int64)
+        self._memory = self._reserved(1)
 
-    def _reserve(self, targets: int) -> None:
-        """Memory of all states for so many targets; what the first ones hold is kept."""
+    def _reserved(self, targets: int) -> NDArray[Any]:
+        """Memory of states for so many targets, (states, targets, heads, context, head_dim), and of their logits."""
         context = self.sequences.context
-        shape = (len(self._own), targets, *self._own[0].shape[1:])
-        alike = all(state.shape == self._own[0].shape and state.type == self._own[0].type for state in self._own)
-        if not alike:
-            raise InputError(f"{self.bundle}: states of its layers differ in shape; export the bundle again")
-        sizes = tuple(context if axis == "past" else int(axis) for axis in shape)
-        made = untouched_memory(sizes, np.dtype(self._own[0].type), context)
-        if self._memory:
-            before = self._memory[0]
-            made[:, : before.shape[1], :, : self.position] = before[:, :, :, : self.position]
-        self._memory = [made]
-        self._ones = np.ones((targets, context), np.int64)
-        self._tokens = np.zeros((targets, context), np.int64)
+        sizes = [context if axis == "past" else int(axis) for axis in self._own[0].shape[1:]]
         self._logits: Floats = np.zeros((targets, self.sequences.vocabulary), np.float32)
+        return untouched_memory((len(self._own), targets, *sizes), np.dtype(self._own[0].type), context)
 
     # ---- the source --------------------------------------------------------------------------------------------------
 
@@ -107,10 +97,10 @@ class EncoderDecoder:
             self._encoder.run_with_iobinding(binding)
         except Exception as error:  # onnxruntime's exceptions have no common base class of their own
             raise InputError(f"{self.bundle / self.sequences.encoder} cannot be run: {error}") from error
-        self._given = dict(zip(outputs, binding.get_outputs(), strict=True))
+        given = dict(zip(outputs, binding.get_outputs(), strict=True))
         self.encode_seconds += perf_counter() - start
-        self._source = [self._given.pop(state.output) for state in self._encoded]
-        hidden: Floats = next(iter(self._given.values())).numpy()[0]
+        self._source = [given.pop(state.output) for state in self._encoded]
+        hidden: Floats = next(iter(given.values())).numpy()[0]
         if not np.isfinite(hidden).all():
             raise InputError(f"{self.bundle / self.sequences.encoder} gives values that are not finite of this source")
         self.begin()
@@ -125,19 +115,24 @@ class EncoderDecoder:
 
     def _bind(self, targets: int) -> None:
         """Bind memory for so many targets."""
-        if targets > self._memory[0].shape[1]:
-            self._reserve(targets)
+        if targets > self._memory.shape[1]:
+            before, self._memory = self._memory, self._reserved(targets)
+            self._memory[:, : before.shape[1], :, : self.position] = before[:, :, :, : self.position]
         self.targets = targets
         self._binding = self._graph.session.io_binding()
         self._values = []  # they must outlive the binding
-        for state, array in zip(self._own, self._memory[0], strict=True):
+        for state, array in zip(self._own, self._memory, strict=True):
             value = to_value(array[:targets])
             self._values.append(value)
             self._binding.bind_ortvalue_input(state.input, value)
             self._binding.bind_ortvalue_output(state.output, value)
         for state, value in zip(self._encoded, self._source, strict=True):
             self._binding.bind_ortvalue_input(state.input, value)
-        shape = (targets, 1, self.sequences.vocabulary)
+        self._bind_logits()
+
+    def _bind_logits(self) -> None:
+        """Bind memory for the logits after the last token of each target."""
+        shape = (self.targets, 1, self.sequences.vocabulary)
         self._binding.bind_output("logits", "cpu", 0, np.float32, shape, self._logits.ctypes.data)
 
     def append(self, tokens: Sequence[int] | Tokens) -> Floats:
@@ -147,6 +142,8 @@ class EncoderDecoder:
             InputError: there are several targets, a token is not in the vocabulary, or there is no room for them.
 
         """
+        if self._binding is None:
+            raise InputError(f"{self.bundle}: no source was encoded; a target is written of one")
         if self.targets != 1:
             raise InputError(f"there are {self.targets} targets; several tokens are appended to one alone")
         logits: Floats = self._run(check_tokens(tokens, self.sequences.vocabulary)[None])[0]
@@ -161,23 +158,29 @@ class EncoderDecoder:
         given = dict(feed)
         target = given.pop("decoder_input_ids")
         self.encode(given)
-        return {"logits": np.stack([self.append([int(token)]).copy() for token in target[0]])[None]}
+        tokens = check_tokens(target[0], self.sequences.vocabulary)
+        self._binding.bind_output("logits")  # of another shape than the graph declares, so onnxruntime allocates it
+        self._run(tokens[None], asked=tokens.size)
+        logits = self._binding.get_outputs()[-1].numpy()
+        self._bind_logits()
+        return {"logits": logits}
 
-    def _run(self, tokens: Tokens) -> Floats:
+    def _run(self, tokens: Tokens, *, asked: int = 1) -> Floats:
+        """Append tokens, (targets, count), and compute the logits after the last ``asked`` of each."""
         rows, count = tokens.shape
         total = self.position + count
         if rows != self.targets or total > self.sequences.context:
             raise InputError(
                 f"{count} tokens for {rows} targets do not fit, of which there are {self.targets} with "
-                f"{self.position} tokens each: "
-                f"the decoder has {self.sequences.context} positions"
+                f"{self.position} tokens each: the decoder has {self.sequences.context} positions"
             )
-        flat = self._tokens.reshape(-1)
-        flat[: rows * count] = tokens.reshape(-1)
+        if self._ones.size < rows * total:
+            self._ones = np.ones(2 * rows * total, np.int64)
+        tokens = np.ascontiguousarray(tokens)
         binding = self._binding
-        binding.bind_input("input_ids", "cpu", 0, np.int64, (rows, count), self._tokens.ctypes.data)
+        binding.bind_input("input_ids", "cpu", 0, np.int64, (rows, count), tokens.ctypes.data)
         binding.bind_input("attention_mask", "cpu", 0, np.int64, (rows, total), self._ones.ctypes.data)
-        self._graph.ask(1)
+        self._graph.ask(asked)
         start = perf_counter()
         try:
             self._graph.session.run_with_iobinding(binding)
@@ -195,15 +198,13 @@ class EncoderDecoder:
             raise InputError(f"there are {self.targets} targets already")
         position = self.position
         self._bind(targets)
-        memory = self._memory[0]
-        memory[:, 1:targets, :, :position] = memory[:, :1, :, :position]
+        self._memory[:, 1:targets, :, :position] = self._memory[:, :1, :, :position]
 
     def reorder(self, order: NDArray[np.int64]) -> None:
         """Let target i go on from what target ``order[i]`` was."""
         moved = np.flatnonzero(order != np.arange(order.size))
         if moved.size:
-            memory = self._memory[0]
-            memory[:, moved, :, : self.position] = memory[:, order[moved], :, : self.position]
+            self._memory[:, moved, :, : self.position] = self._memory[:, order[moved], :, : self.position]
 
 
 def _open(path: Path, threads: int) -> "InferenceSession":

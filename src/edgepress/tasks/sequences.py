@@ -82,8 +82,8 @@ class Sequences:
     source: Literal["tokens", "mel", "wave"]
     source_length: Annotated[int, msgspec.Meta(ge=0, le=1 << 24)] = 0
     rate: Annotated[int, msgspec.Meta(ge=1, le=1 << 20)] = 16000
-    context: Count
-    vocabulary: Count
+    context: Annotated[int, msgspec.Meta(ge=1, le=1 << 24)]
+    vocabulary: Annotated[int, msgspec.Meta(ge=1, le=1 << 24)]
     start: Annotated[tuple[Token, ...], msgspec.Meta(min_length=1, max_length=64)]
     ends: Annotated[tuple[Token, ...], msgspec.Meta(max_length=64)]
     search: Search

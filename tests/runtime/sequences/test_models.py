@@ -72,6 +72,11 @@ def test_what_cannot_be_is_said(model: TextModel, text: str, settings: dict[str,
         model.generate(text, **settings)  # type: ignore[arg-type]  # that is the test
 
 
+def test_a_target_is_written_of_a_source(bundle: Path) -> None:
+    with pytest.raises(InputError, match="no source was encoded"):
+        load(bundle, threads=1).session.append([5])
+
+
 def test_a_target_longer_than_the_positions_is_refused(model: TextModel) -> None:
     model.session.encode({"input_ids": model.encode(TEXT)})
     with pytest.raises(InputError, match="the decoder has 64 positions"):
