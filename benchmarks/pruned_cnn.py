@@ -37,6 +37,7 @@ TRAINED = {"batch": 32, "batches": 160, "samples": 1000 // BATCH, "features": 1.
     "shift": 3,
     "mix": True,
 }
+TIMES = 2  # that it is trained: the rate begins anew
 WAYS = {
     "weights": {"by": "weights"},
     "outputs": {"by": "outputs"},
@@ -75,10 +76,16 @@ def measure(data: Path, name: str, steps: int) -> Iterator[Sample]:
             yield {"model": name, "what": "float", **found.steps[0], **score(folder / "fp32.onnx")}
         yield {"model": name, "what": way, **found.steps[-1], **score(found.file)}
     options["retrain"] = TRAINED | {"steps": steps, "features_at": BLOCKS[name]}
-    recipe = dataclasses.replace(recipe, prune=("channels", "retrain"), options=options)
-    found = shrink_graph(folder / "fp32.onnx", recipe, samples, folder=folder / way.replace(", ", "-"))
-    what = f"{way}, retrained"
-    yield {"model": name, "what": what, **found.steps[-1], "steps": steps, **score(found.file)}
+    for times in range(1, TIMES + 1):
+        recipe = dataclasses.replace(recipe, prune=("channels", *["retrain"] * times), options=options)
+        found = shrink_graph(folder / "fp32.onnx", recipe, samples, folder=folder / way.replace(", ", "-"))
+        yield {
+            "model": name,
+            "what": f"{way}, retrained",
+            **found.steps[-1],
+            "steps": times * steps,
+            **score(found.file),
+        }
 
 
 def report(samples: Sequence[Mapping[str, Any]]) -> str:
