@@ -60,7 +60,11 @@ def _computed(editor: Editor, node: onnx.NodeProto) -> bool:
     names = [name for name in node.output if name]
     graph = helper.make_graph([node], "one", inputs, [onnx.ValueInfoProto(name=name) for name in names])
     one = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset(editor.model))])
-    for name, value in zip(names, ReferenceEvaluator(one).run(None, feeds), strict=True):
+    try:
+        values = ReferenceEvaluator(one).run(None, feeds)
+    except Exception:  # of any type: it lacks some of what operators may do, such as GatherElements of a part
+        return False
+    for name, value in zip(names, values, strict=True):
         editor.constant(name, np.asarray(value))
     return True
 

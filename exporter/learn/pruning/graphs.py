@@ -164,7 +164,7 @@ def _read(file: Path) -> onnx.ModelProto:
     for tensor in model.graph.initializer:
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
             tensor.CopyFrom(onnx.numpy_helper.from_array(reader.array(tensor), tensor.name))
-    PassOrder(("swap-last",)).run(model)
+    PassOrder(("fold-constants", "swap-last")).run(model)
     return plain(model)
 
 
