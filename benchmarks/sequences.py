@@ -1,7 +1,8 @@
 """Encoder-decoders: what recipes do to a trained one, and sizes, parity and speed at the shapes of published ones.
 
-    python benchmarks/sequences.py reversing     a T5 of 0.1 M weights, trained in half a minute to reverse words
+    python benchmarks/sequences.py reversing     a T5 of 0.17 M weights, trained in half a minute to reverse words
     python benchmarks/sequences.py shapes        random weights in real shapes, beside transformers
+    python benchmarks/sequences.py attention     operators for each attention of Whisper tiny
 
 Protocol of ``shapes``: one thread; a source of 30 s (Whisper), 5 s (Moonshine) or 64 tokens; 64 tokens of one target,
 greedy; medians of ``--repetitions`` turns after one that is not counted; transformers with a cache, the same source,
@@ -237,15 +238,142 @@ def _said(row: dict[str, Any]) -> dict[str, object]:
     return row
 
 
+# ---- operators ------------------------------------------------------------------------------------------------------
+
+_HEADS, _WIDTH = 6, 64  # of Whisper tiny
+_SOURCE, _TEXT = 1500, 224  # positions of the encoder, and tokens of half a target
+
+
+def _session(
+    op: str, domain: str, inputs: dict[str, list[Any]], outputs: dict[str, list[Any]], **attributes: Any
+) -> Any:
+    """One node as a model; inputs are names with shapes, an empty name is an input left out."""
+    import onnx
+    from onnx import TensorProto, helper
+
+    from edgepress.sessions import open_on_cpu, session_options
+
+    node = helper.make_node(op, list(inputs), list(outputs), domain=domain, **attributes)
+    whole = {"seqlens_k": TensorProto.INT32, "total": TensorProto.INT32}
+    values = [
+        [helper.make_tensor_value_info(name, whole.get(name, TensorProto.FLOAT), shape) for name, shape in one.items()]
+        for one in ({name: shape for name, shape in inputs.items() if name.strip()}, outputs)
+    ]
+    for index, name in enumerate(node.input):
+        node.input[index] = name.strip()
+    opsets = [helper.make_opsetid("", 24), helper.make_opsetid("com.microsoft", 1)]
+    model = helper.make_model(helper.make_graph([node], "g", *values), opset_imports=opsets, ir_version=11)
+    onnx.checker.check_model(model) if not domain else None
+    return open_on_cpu(model.SerializeToString(), session_options(1))
+
+
+def _attention_cases(beams: int) -> dict[str, tuple[Any, dict[str, np.ndarray], list[str]]]:
+    """Each way to compute an attention: a session, what it is fed, and outputs that lie where inputs do."""
+    draw, width = np.random.default_rng(0), _HEADS * _WIDTH
+
+    def floats(*shape: int) -> np.ndarray:
+        return draw.standard_normal(shape).astype(np.float32)
+
+    def kept(rows: int) -> list[Any]:
+        return [beams, _HEADS, rows, _WIDTH]
+
+    one, past = [beams, 1, width], kept(_TEXT)
+    own = {"q": floats(*one), "k": floats(*one), "v": floats(*one)}
+    lengths = {"seqlens_k": np.full(beams, _TEXT - 1, np.int32), "total": np.array(_TEXT, np.int32)}
+    before = kept(_TEXT - 1)
+    caches = {"past_k": floats(*before), "past_v": floats(*before)}
+    shapes_of = {name: list(array.shape) for name, array in (own | caches | lengths).items()}
+    after = {"y": one, "new_k": past, "new_v": past}
+    query = {"q": floats(1, beams, width)}
+    source = {"k": floats(1, _HEADS, _SOURCE, _WIDTH), "v": floats(1, _HEADS, _SOURCE, _WIDTH)}
+    to_source = {name: list(array.shape) for name, array in (query | source).items()}
+    whole = {name: floats(1, _SOURCE, width) for name in "qkv"}
+    of_whole = {name: [1, _SOURCE, width] for name in "qkv"}
+    grouped = {**dict.fromkeys("qkv", one), "past_k": past, "past_v": past, "seqlens_k": [beams], "total": []}
+    left_out = {" ": [], "  ": [], "   ": []}
+    many = {"q": shapes_of["q"], "k": shapes_of["k"], "v": shapes_of["v"]}
+    pasts = {"past_k": before, "past_v": before}
+    both = {"q_num_heads": _HEADS, "kv_num_heads": _HEADS}
+    contrib, by_head = "com.microsoft", [1, _HEADS, beams, _WIDTH]
+    return {
+        "text: GroupQueryAttention, keys in place": (
+            _session("GroupQueryAttention", contrib, grouped, after, num_heads=_HEADS, kv_num_heads=_HEADS),
+            {**own, "past_k": floats(*past), "past_v": floats(*past), **lengths},
+            ["new_k", "new_v"],
+        ),
+        "text: MultiHeadAttention, keys copied": (
+            _session("MultiHeadAttention", contrib, {**many, **left_out, **pasts}, after, num_heads=_HEADS),
+            own | caches,
+            [],
+        ),
+        "text: Attention 24, keys copied": (
+            _session("Attention", "", {**many, " ": [], **pasts}, after, **both),
+            own | caches,
+            [],
+        ),
+        "source: MultiHeadAttention": (
+            _session("MultiHeadAttention", contrib, to_source, {"y": [1, beams, width]}, num_heads=_HEADS),
+            query | source,
+            [],
+        ),
+        "source: Attention 24": (
+            _session("Attention", "", to_source | {"q": by_head}, {"y": by_head}),
+            {**source, "q": floats(*by_head)},
+            [],
+        ),
+        "encoder: MultiHeadAttention": (
+            _session("MultiHeadAttention", contrib, of_whole, {"y": [1, _SOURCE, width]}, num_heads=_HEADS),
+            whole,
+            [],
+        ),
+        "encoder: Attention 24": (
+            _session("Attention", "", of_whole, {"y": [1, _SOURCE, width]}, **both),
+            whole,
+            [],
+        ),
+    }
+
+
+def attention(repetitions: int) -> Iterator[dict[str, object]]:
+    """Processor seconds of each way, which other work disturbs less than the clock's."""
+    import onnxruntime
+
+    for beams in (1, 4):
+        for name, (session, feed, in_place) in _attention_cases(beams).items():
+            if beams > 1 and name.startswith("encoder"):
+                continue
+            binding = session.io_binding()
+            values = {key: onnxruntime.OrtValue.ortvalue_from_numpy(array) for key, array in feed.items()}
+            for key, value in values.items():
+                binding.bind_ortvalue_input(key, value)
+            for output in session.get_outputs():
+                if output.name in in_place:
+                    binding.bind_ortvalue_output(output.name, values[output.name.replace("new", "past")])
+                else:
+                    binding.bind_output(output.name, "cpu")
+            runs, seconds = 3 if name.startswith("encoder") else 300, []
+            for _ in range(repetitions + 1):
+                start = time.process_time()
+                for _ in range(runs):
+                    session.run_with_iobinding(binding)
+                seconds.append((time.process_time() - start) / runs)
+            print(f"{name:42} beams {beams}: {1e6 * statistics.median(seconds[1:]):9.0f} µs", flush=True)
+            yield {"way": name, "beams": beams, "processor_seconds": seconds[1:]}
+
+
 def main() -> None:
     """Measure what is asked for, and keep it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("reversing", "shapes"))
+    parser.add_argument("what", choices=("reversing", "shapes", "attention"))
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--only", nargs="+", choices=SHAPES, default=list(SHAPES))
     arguments = parser.parse_args()
-    found = list(reversing() if arguments.what == "reversing" else shapes(arguments.only, arguments.repetitions))
-    print(save(f"sequences_{arguments.what}", found))
+    found = {
+        "reversing": reversing,
+        "shapes": lambda: shapes(arguments.only, arguments.repetitions),
+        "attention": lambda: attention(arguments.repetitions),
+    }[arguments.what]
+    print(save(f"sequences_{arguments.what}", list(found())))
 
 
 if __name__ == "__main__":
