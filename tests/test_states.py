@@ -101,3 +101,21 @@ def test_more_states_than_any_model_has_are_refused() -> None:
         State(**WINDOW | {"name": f"{i}", "input": f"in.{i}", "output": f"out.{i}", "window": 2**20}) for i in range(99)
     ]
     check_states(windows)  # entries of a long window are memory of a text, as those of a long context are
+
+
+def test_what_is_encoded_is_read_and_never_written() -> None:
+    """One for all texts, with an entry for each position of the source or for a number that is always the same."""
+    free = State("a", "encoded.a", "encoder.a", (1, 2, "source", 8), "float32", "encoded")
+    fixed = State("b", "encoded.b", "encoder.b", (1, 2, 1500, 8), "float32", "encoded")
+    assert (free.grows, free.in_place, free.token_axis) == (False, False, None)
+    assert free.input_shape == free.output_shape == free.shape
+    assert free.sizes(7) == (1, 2, 7, 8)
+    assert (free.bytes_at(7), fixed.bytes_at(7)) == (7 * 64, 1500 * 64)
+
+
+@pytest.mark.parametrize(
+    "shape", [("batch", 2, "source", 8), (1, 2, "past", 8), (2, 2, 9, 8), (1, "source", "source", 8)]
+)
+def test_what_is_encoded_has_no_batch_and_no_past(shape: Any) -> None:
+    with pytest.raises(ValueError, match="encoded state has at most"):
+        State("a", "encoded.a", "encoder.a", shape, "float32", "encoded")
