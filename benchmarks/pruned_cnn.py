@@ -31,6 +31,7 @@ from edgepress.sessions import open_on_cpu
 BATCH = 50  # images
 LOOKED_AT = 6  # batches, by what chooses channels
 SHARE = 0.5  # of the multiply-adds that stays
+LESS = (0.6, 0.75, 0.9)  # shares that stay, without training
 SAME = {"share": SHARE, "uniform": True, "only": "layer*.conv1", "samples": LOOKED_AT}
 TRAINED = {"batch": 32, "batches": 160, "samples": 1000 // BATCH, "features": 1.0, "rate": 0.04} | {
     "flip": True,
@@ -74,6 +75,10 @@ def measure(data: Path, name: str, steps: int) -> Iterator[Sample]:
         found = shrink_graph(folder / "fp32.onnx", recipe, samples, folder=folder / way.replace(", ", "-"))
         if way == next(iter(WAYS)):
             yield {"model": name, "what": "float", **found.steps[0], **score(folder / "fp32.onnx")}
+        yield {"model": name, "what": way, **found.steps[-1], **score(found.file)}
+    for share in LESS:
+        milder = dataclasses.replace(recipe, options={"channels": SAME | WAYS[way] | {"share": share}})
+        found = shrink_graph(folder / "fp32.onnx", milder, samples, folder=folder / f"{share}")
         yield {"model": name, "what": way, **found.steps[-1], **score(found.file)}
     options["retrain"] = TRAINED | {"steps": steps, "features_at": BLOCKS[name]}
     for times in range(1, TIMES + 1):
