@@ -23,7 +23,7 @@ from edgepress.exporter.bundle.stream import Made
 from edgepress.exporter.decide.checks import check_recipe
 from edgepress.exporter.decide.opening import ask_recipe, find_targets
 from edgepress.exporter.decide.shrinking import shrink_traced
-from edgepress.exporter.doors.traced import Samples, Traced
+from edgepress.exporter.doors.traced import Feed, Samples, Traced
 from edgepress.exporter.graph.builder import CONTRIB
 from edgepress.exporter.graph.foreign.normal import read_normal, write_normal
 from edgepress.exporter.graph.foreign.planned import build_planned
@@ -32,7 +32,7 @@ from edgepress.exporter.graph.foreign.roles import Foreign, describe, natural
 from edgepress.exporter.graph.qdq import Calibrator, quantize
 from edgepress.exporter.graph.qdq.graph import FloatModel
 from edgepress.exporter.graph.weights import Weights
-from edgepress.exporter.methods.kinds import Method, load_method
+from edgepress.exporter.learn.graphs.asked import check_graph_methods, looks, planned_recipe
 from edgepress.exporter.model.description import Weight
 from edgepress.exporter.plan.plan import Plan, make_plan
 from edgepress.exporter.recipe.recipe import KEPT_BITS, Override, Recipe, Storage
@@ -51,8 +51,10 @@ class PreparedTraced:
     """A traced model, the recipe, and what will be done to each weight.
 
     ``model`` is its graph as it is planned, ``weights`` where its bytes lie. ``float_file`` is that graph on disk where
-    the whole graph becomes integers, ``quantized`` what it became, and ``made`` what was made of the weights. ``steps``
-    is what the steps of ``prune`` came to, from the original on, ``steps_not_run`` those that a plan leaves out.
+    the whole graph becomes integers or methods look at what it computes; ``quantized`` is what it became, ``made`` what
+    was made of the weights, ``learned`` what methods say that they did, and ``before`` the graph that they began with.
+    ``steps`` is what the steps of ``prune`` came to, from the original on, ``steps_not_run`` those that a plan
+    leaves out.
     """
 
     traced: Traced
@@ -69,6 +71,8 @@ class PreparedTraced:
     made: Made | None = None
     steps: tuple[Mapping[str, object], ...] = ()
     steps_not_run: tuple[str, ...] = ()
+    learned: tuple[str, ...] = ()
+    before: tuple[onnx.ModelProto, OnnxFile] | None = None
 
     @property
     def file(self) -> Path:
@@ -83,7 +87,7 @@ class PreparedTraced:
     @property
     def notes(self) -> tuple[str, ...]:
         """What the door passed over or chose."""
-        return self.traced.notes
+        return (*self.traced.notes, *self.learned)
 
     def graph(self) -> onnx.ModelProto:
         """The graph of what is planned; InputError when a target's CPU lacks a kernel for it."""
@@ -106,12 +110,14 @@ class PreparedTraced:
     def score(self, bundle: Path, progress: Progress) -> dict[str, object]:
         """How near the bundle's outputs are to the model's; see :mod:`edgepress.exporter.bundle.parities.traced`."""
         samples = iter(()) if self.samples is None else self.samples()
+        model, source = self.before or (self.model, self.source)
         return parity_traced(
             bundle,
             self.traced,
-            self.model,
-            self.source,
+            model,
+            source,
             None if self.quantized is not None else self.plan,
+            learned=None if self.before is None else (self.model, self.source),
             samples=samples,
             progress=progress,
         )
@@ -132,12 +138,17 @@ class PreparedTraced:
             for name, size in lost.items()
         )
         recipe = replace(self.recipe, overrides=(*self.recipe.overrides, *kept))
-        return replace(self, plan=plan_traced(self.description, recipe, self.source))
+        return replace(self, plan=plan_traced(self.description, planned_recipe(recipe), self.source))
 
     def learn(self, progress: Progress) -> Self:
-        """Find the ranges of every value on the samples and write the graph in integers, where the recipe asks that."""
+        """Do what methods learn on the samples; find the ranges of every value and write the graph in integers.
+
+        Each where the recipe asks that.
+        """
         if self.float_file is None or self.samples is None:
             return self
+        if looks(self.recipe):
+            return self._learn(self.float_file, list(self.samples()), progress)
         calibrator = Calibrator(self.float_file)
         with progress(1, "calibrating", " pass") as advance:
             for feed in self.samples():
@@ -152,6 +163,52 @@ class PreparedTraced:
         )
         made = place(quantized, FloatModel(self.float_file), self.plan, DATA_FILE)
         return replace(self, quantized=quantized, made=made)
+
+    def _learn(self, file: Path, feeds: list[Feed], progress: Progress) -> Self:
+        from edgepress.exporter.learn.graphs.made import MadeRows
+        from edgepress.exporter.learn.graphs.run import learn_graph
+        from edgepress.exporter.streams.shipping_task import Coded
+
+        activations, is_static = self.recipe.activations, self.recipe.activations.is_calibrated
+        widths = widths_of(activations, self.recipe.weights.bits) if is_static else None
+        bits, answers = planned_bits(self.plan), self.task.answers
+        coded = {
+            tensor.weight.name: Coded(tensor.scheme, tensor.weight.parts[0].transposed, tensor.weight.shape[0])
+            for tensor in self.plan.tensors
+            if tensor.scheme is not None
+        }
+        is_logits = answers is not None and answers.classes is not None and answers.classes.scores == "softmax"
+        found = learn_graph(
+            file,
+            feeds,
+            self.recipe,
+            folder=file.with_name("learned"),
+            widths=widths,
+            bits=bits,
+            coded={} if is_static else coded,
+            loss="kl" if is_logits else "square",
+            progress=progress,
+        )
+        if widths is not None:
+            quantized = quantize(found.file, found.ranges, widths, found.rounded, bits=bits)
+            made = place(quantized, FloatModel(found.prepared), self.plan, DATA_FILE)
+            return replace(self, quantized=quantized, made=made, learned=found.notes)
+        model, weights = read_normal(found.file)
+        source = OnnxFile(self.traced.file, model, weights, unbounded=self.unbounded, hashes=self.traced.source)
+        return replace(
+            self,
+            model=model,
+            weights=weights,
+            source=source,
+            made=MadeRows(found.codes, found.reports),
+            learned=found.notes,
+            before=(self.model, self.source),
+        )
+
+    @property
+    def unbounded(self) -> frozenset[str]:
+        """Weights that may hold infinity, as masks do."""
+        return frozenset(weight.name for weight in self.description.listed if weight.kind == "constant")
 
 
 def decide_traced(
@@ -176,14 +233,26 @@ def decide_traced(
     """
     targets, _ = find_targets(target, socs)
     found = ask_recipe(RECIPE if recipe is None else recipe, None, ())
-    check_recipe(found, graphs=True)
-    _refuse_what_looks(traced.file, found)
+    is_static = found.activations.is_calibrated
+    check_graph_methods(found, "channels" if is_static else "blocks")
+    check_recipe(planned_recipe(found), graphs=True)
+    _refuse_others(traced.file, found)
+    if (methods := looks(found)) and samples is None:
+        raise InputError(
+            f"recipe {found.name} has {', '.join(methods)}, which must see real inputs, and there are none; give "
+            "some by --calibration"
+        )
     pruned_in = folder / "pruning" if stages is None or not found.prune else stages()
     shrunk = shrink_traced(traced, found, samples, stages=pruned_in, train=train, progress=progress)
     traced = shrunk.traced
     model, weights = read_normal(traced.file)
     description, file = describe(model, traced.model_type), None
-    if found.activations.is_calibrated:
+    if methods:
+        from edgepress.exporter.interpreter.network import check_operators
+
+        check_operators(model)
+        file = write_normal(model, weights, folder / "float.onnx")
+    if is_static:
         if samples is None:
             raise InputError(
                 f"recipe {found.name} finds the ranges of every value on real inputs, and there are none; give some by "
@@ -193,7 +262,7 @@ def decide_traced(
         description = describe_static(FloatModel(file), description)
     unbounded = frozenset(weight.name for weight in description.listed if weight.kind == "constant")
     source = OnnxFile(traced.file, model, weights, unbounded=unbounded, hashes=traced.source)
-    plan = plan_traced(description, found, source)
+    plan = plan_traced(description, planned_recipe(found), source)
     prepared = PreparedTraced(
         traced=traced,
         model=model,
@@ -211,7 +280,7 @@ def decide_traced(
     for one in targets:
         if one.form is not None:
             find_form(one.form).refuse(prepared, one, ())
-    if file is None:
+    if not is_static:
         prepared.graph()
     return prepared
 
@@ -234,18 +303,15 @@ def plan_traced(description: Foreign, recipe: Recipe, source: OnnxFile) -> Plan:
     return replace(plan, tensors=tensors)
 
 
-def _refuse_what_looks(path: Path, recipe: Recipe) -> None:
-    """Refuse recipes that need activations."""
-    storages = (recipe.weights, *(entry.storage for entry in recipe.overrides))
-    methods = [storage.method for storage in storages if not isinstance(load_method(storage.method), Method)]
-    steps = [*recipe.before, *recipe.after, *methods, *(["[budget]"] if recipe.budget else [])]
+def _refuse_others(path: Path, recipe: Recipe) -> None:
+    """Refuse what is not done to such models as yet."""
+    steps = ["[budget]"] if recipe.budget else []
     if recipe.activations.type == "float16":
         steps.append(f"{recipe.activations.type} activations")
     if steps:
         raise InputError(
-            f"recipe {recipe.name} has {', '.join(dict.fromkeys(steps))}, and {path} is no language model, whose "
-            f'weights are rounded as they are: take {RECIPE}, or a recipe of your own with method = "rtn" and nothing '
-            "else"
+            f"recipe {recipe.name} has {', '.join(dict.fromkeys(steps))}, and {path} is no language model: take "
+            f"{RECIPE}, or a recipe of your own without that"
         )
 
 

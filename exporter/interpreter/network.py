@@ -20,7 +20,7 @@ from edgepress.exporter.interpreter.operators import operators
 from edgepress.onnx_graph.files import read_model
 from edgepress.onnx_graph.tensors import TensorReader
 from edgepress.onnx_graph.values import constant_of
-from edgepress.onnx_graph.walk import attributes_of, normal_domain, opsets_of, read_by, subgraphs
+from edgepress.onnx_graph.walk import all_nodes, attributes_of, normal_domain, opsets_of, read_by, subgraphs
 
 Feed = Mapping[str, NDArray[np.generic]]
 """An array for each input of a graph, by name."""
@@ -123,10 +123,7 @@ class Network:
         key, name = f"{domain}:{node.op_type}" if domain else node.op_type, f"{where}{node.name or node.output[0]}"
         compute = operators().get(key)
         if compute is None:
-            raise InputError(
-                f"node {name} is {key}, which cannot be computed in torch; leave out the methods that look at what the "
-                "model computes, or write the node in other operators"
-            )
+            raise _unknown(name, key)
         inner = {
             holder: Subgraph(
                 tuple(value.name for value in graph.input),
@@ -259,6 +256,27 @@ class Network:
 def _over(first: Tensors, then: Tensors) -> Tensors:
     """A mapping that looks into ``first`` before ``then``; what ``first`` makes when it is asked is made then."""
     return ChainMap({}, first, then)  # type: ignore[arg-type]  # nothing is written to it
+
+
+def check_operators(model: onnx.ModelProto) -> None:
+    """Refuse a model with an operator that is not computed here, before its weights are read.
+
+    Raises:
+        InputError: it has one; the message names the node.
+
+    """
+    for node in all_nodes(model.graph.node):
+        domain = normal_domain(node.domain)
+        key = f"{domain}:{node.op_type}" if domain else node.op_type
+        if key != "Constant" and key not in operators():
+            raise _unknown(node.name or node.output[0], key)
+
+
+def _unknown(name: str, key: str) -> InputError:
+    return InputError(
+        f"node {name} is {key}, which cannot be computed in torch; leave out the methods that look at what the model "
+        "computes, or write the node in other operators"
+    )
 
 
 def _several(result: Result) -> tuple[Tensor | None, ...]:

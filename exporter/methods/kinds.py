@@ -52,6 +52,8 @@ if TYPE_CHECKING:
     from edgepress.exporter.streams.shipping import Form
     from edgepress.exporter.streams.shipping_task import ShippingTask
 
+Place = Literal["before", "after", "weights"]
+"""Where a recipe names a method."""
 Size = Literal["layers", "widths", "heads", "hidden", "vocabulary", "experts"]
 """What a pruning step may change of a model; ``widths`` are those of the MLPs."""
 
@@ -219,7 +221,7 @@ class GraphMethod(_Kind):
     """
 
     name: str
-    place: Literal["before", "after", "weights"]
+    place: Place
     run: Callable[[ShippingTask, Options], None]
     forms: frozenset[Form] = frozenset({"channels", "blocks"})
 
@@ -292,7 +294,7 @@ def graph_method_names() -> list[str]:
     return sorted(module.name for module in modules_in([str(Path(__file__).parent / _ON_GRAPHS)]))
 
 
-def load_graph_method(name: str, place: str) -> GraphMethod | Method | LinearMethod:
+def load_graph_method(name: str, place: Place) -> GraphMethod | Method | LinearMethod:
     """The method that a recipe for a model that is no decoder names in ``place``: before, after or weights.
 
     Methods that round one weight, by itself or by what goes into it, are the same for all models.

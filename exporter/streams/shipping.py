@@ -184,7 +184,7 @@ class Range:
 
     def keep(self) -> None:
         """End learning."""
-        self.learned *= float(self.factor)
+        self.learned *= float(self.factor.detach())
         self.start, self.factor = self.scale.detach(), torch.ones(())
 
 

@@ -17,10 +17,14 @@ from edgepress.progress import Progress, silent
 
 @dataclass(frozen=True)
 class Coded:
-    """How a weight that ships in blocks is stored: its rows as kernels have them, or their transpose in the graph."""
+    """How a weight that ships in blocks is stored: ``rows`` of it (0: as many as its first axis is long).
+
+    The graph has them as kernels do, or the transpose.
+    """
 
     scheme: Scheme
     transposed: bool = False
+    rows: int = 0
 
 
 @dataclass

@@ -49,12 +49,14 @@ def parity_traced(
     source: OnnxFile,
     plan: Plan | None,
     *,
+    learned: tuple[onnx.ModelProto, OnnxFile] | None = None,
     samples: Iterator[Feed],
     progress: Progress,
 ) -> dict[str, object]:
     """Run all of them on made-up examples and on ``samples``.
 
-    Without ``plan`` every value of the bundle's graph is an integer: there is no such graph that rounds weights alone.
+    ``learned`` is the float graph as methods left it, where any did; weights are restored into that. Without ``plan``
+    every value of the bundle's graph is an integer: there is no such graph that rounds weights alone.
 
     Raises:
         CheckFailed: the planned graph does not compute what the original does, or the bundle's graph not what the
@@ -77,7 +79,8 @@ def parity_traced(
         advance(1)
         graph_difference = 0.0
         if plan is not None:
-            restored = _run(open_on_cpu(_restored(work, model, source, plan).SerializeToString()), feeds, names)
+            left = _restored(work, *(learned or (model, source)), plan)
+            restored = _run(open_on_cpu(left.SerializeToString()), feeds, names)
             graph_difference = largest(_run(_in_float(work), feeds, names), restored)
         advance(2)
         shipped = _run(open_on_cpu(work / MODEL_FILE), feeds, names)

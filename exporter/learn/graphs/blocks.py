@@ -19,7 +19,7 @@ from edgepress.exporter.streams.shipping_task import Coded, ShippingTask
 
 def rows_of(value: Tensor, coded: Coded) -> Tensor:
     """A weight of the graph as its kernel has it, (rows, columns)."""
-    return (value.T if coded.transposed else value.reshape(value.shape[0], -1)).contiguous()
+    return (value.T if coded.transposed else value.reshape(coded.rows or value.shape[0], -1)).contiguous()
 
 
 def ship_blocks(task: ShippingTask, rounding: Mapping[str, str], options: Mapping[str, Options]) -> Shipped:
@@ -47,13 +47,18 @@ def _by_itself(name: str, rows: Tensor, coded: Coded) -> Codes:
 def _by_inputs(
     task: ShippingTask, shipped: Shipped, rounding: Mapping[str, str], options: Mapping[str, Options]
 ) -> None:
-    """Each product after those before it, by the moments of what these give it."""
+    """Each product after those before it, by the moments of what these give it.
+
+    What else reads a weight (a convolution, a recurrent layer, a lookup) leaves it rounded to nearest.
+    """
     walk = Walk(shipped.network, task.feeds, lambda: shipped)
     layers, done = shipped.layers(), set[str]()
     with task.progress(len(layers), "rounding", " layers") as advance:
         for layer in layers:
             weight, method = layer.weight, load_method(rounding[layer.weight.name])
-            if isinstance(weight, BlockWeight) and isinstance(method, LinearMethod) and weight.name not in done:
+            is_product = layer.step.key in ("Gemm", "MatMul") and not layer.step.attributes.get("transA", 0)
+            wanted = is_product and weight.name not in done
+            if wanted and isinstance(weight, BlockWeight) and isinstance(method, LinearMethod):
                 done.add(weight.name)
                 moments = Moments(weight.full.shape[1])
                 for inputs in walk.before(layer.step):

@@ -1,7 +1,6 @@
 """A float graph, a recipe and calibration feeds → the float graph, ranges and codes that ship.
 
-:func:`check_graph_methods` says no to what a recipe asks of a graph and cannot have, before anything is read; what it
-takes, :func:`learn_graph` does.
+What :mod:`.asked` takes, :func:`learn_graph` does.
 """
 
 from __future__ import annotations
@@ -17,13 +16,14 @@ from onnx import numpy_helper
 from torch import Tensor
 
 from edgepress.errors import InputError
-from edgepress.exporter.arrays.codes import Codes
+from edgepress.exporter.arrays.codes import Codes, report
 from edgepress.exporter.graph.editing import set_nodes
 from edgepress.exporter.graph.qdq import Ranges, Rounded, Widths, calibrate, quantize, write_models
 from edgepress.exporter.interpreter.network import Feed, Network
+from edgepress.exporter.learn.graphs.asked import check_graph_methods, named, start_of
 from edgepress.exporter.learn.graphs.blocks import ship_blocks
 from edgepress.exporter.learn.graphs.channels import learned_ranges, open_channels
-from edgepress.exporter.methods.kinds import GraphMethod, LinearMethod, Method, load_graph_method, method_options
+from edgepress.exporter.methods.kinds import GraphMethod, load_graph_method, method_options
 from edgepress.exporter.methods.options import Options
 from edgepress.exporter.recipe.recipe import Recipe
 from edgepress.exporter.streams.distilling import Match
@@ -33,7 +33,7 @@ from edgepress.onnx_graph.files import read_model
 from edgepress.onnx_graph.tensors import TensorReader
 from edgepress.progress import Progress, silent
 
-_FLOAT = "float.onnx"
+_PREPARED, _ROUNDED = "prepared.onnx", "rounded.onnx"
 
 
 @dataclass(frozen=True)
@@ -42,57 +42,17 @@ class LearnedGraph:
 
     ``file`` is the float graph with what methods changed of it, its weights as they are rounded. In the form of
     channels ``ranges`` are those of activations and ``rounded`` says how each weight is on its grid; in that of blocks
-    ``codes`` has each weight's rows. ``notes`` are sentences for the report.
+    ``codes`` has each weight's rows, and ``reports`` how near they are. ``prepared`` is the float graph before anything
+    was rounded. ``notes`` are sentences for the report.
     """
 
     file: Path
+    prepared: Path
     ranges: Ranges
     rounded: Mapping[str, Rounded]
     codes: Mapping[str, Codes]
+    reports: Mapping[str, dict[str, float | None]]
     notes: tuple[str, ...]
-
-
-def check_graph_methods(recipe: Recipe, form: Form) -> None:
-    """Refuse what ``recipe`` asks of a graph whose weights ship in ``form`` and cannot have.
-
-    Raises:
-        InputError: a method is for language models, stands in the wrong place, cannot do this form, or has options that
-            cannot be used.
-
-    """
-    for place, names in _named(recipe):
-        for name in names:
-            method = load_graph_method(name, place)
-            method_options(method, recipe)
-            if isinstance(method, GraphMethod) and form not in method.forms:
-                these = "blocks of codes" if form == "blocks" else "integers everywhere"
-                raise InputError(f"{name} does nothing to {these}; leave it out, or take another recipe")
-            if isinstance(method, LinearMethod) and form == "channels":
-                raise InputError(
-                    f"{name} rounds blocks of codes, and this recipe computes in integers with a scale a channel; "
-                    "name rtn or adaround"
-                )
-            if isinstance(method, GraphMethod) and place == "weights":
-                _start(method, recipe)
-
-
-def _named(recipe: Recipe) -> list[tuple[str, list[str]]]:
-    """What a recipe names in each place."""
-    methods = dict.fromkeys(storage.method for storage in recipe.storages)
-    return [("before", list(recipe.before)), ("weights", list(methods)), ("after", list(recipe.after))]
-
-
-def _start(method: GraphMethod, recipe: Recipe) -> str:
-    """The method that rounds each weight before ``method`` learns.
-
-    Raises:
-        InputError: its option ``start`` names none that does.
-
-    """
-    name = str(method_options(method, recipe)["start"])
-    if not isinstance(load_graph_method(name, "weights"), Method | LinearMethod):
-        raise InputError(f"[options.{method.name}] start = {name!r}: it must be a method that rounds one weight")
-    return name
 
 
 def learn_graph(
@@ -102,6 +62,7 @@ def learn_graph(
     *,
     folder: Path,
     widths: Widths | None = None,
+    bits: Mapping[str, int] | None = None,
     coded: Mapping[str, Coded] | None = None,
     loss: Literal["kl", "square"] = "square",
     progress: Progress = silent,
@@ -109,9 +70,9 @@ def learn_graph(
 ) -> LearnedGraph:
     """Do what ``recipe`` names in ``before``, as methods of weights and in ``after``, in this order.
 
-    With ``widths`` the graph ships in integers everywhere, with ranges as ``recipe.activations`` says; else the weights
-    of ``coded`` ship in blocks. ``loss`` is that of the outputs, for methods that train the whole: kl where these are
-    logits. Files are made in ``folder``.
+    With ``widths`` the graph ships in integers everywhere, with ranges as ``recipe.activations`` says and weights in
+    ``bits`` where these are others; else the weights of ``coded`` ship in blocks. ``loss`` is that of the outputs, for
+    methods that train the whole: kl where these are logits. Files are made in ``folder``.
 
     Raises:
         InputError: a method cannot be done to this graph (:func:`check_graph_methods`), or there are no feeds.
@@ -126,15 +87,16 @@ def learn_graph(
 
     def ship(task: ShippingTask) -> Shipped:
         if widths is None:
+            write_changed(file, folder / _PREPARED, task)
             return ship_blocks(task, *_rounding(recipe, task.coded))
-        path = write_changed(file, folder, task)
+        path = write_changed(file, folder / _PREPARED, task)
         ranges.update(calibrate(path, feeds, recipe.activations))
-        return open_channels(path, quantize(path, ranges, widths), widths)
+        return open_channels(path, quantize(path, ranges, widths, bits=bits), widths)
 
     teacher, network = Network.read(file), Network.read(file)
     matches = [Match(name, name, loss) for name in _float_outputs(file)]
     task = ShippingTask(form, teacher, network, feeds, matches, ship, folder, coded or {}, progress, seed)
-    for place, names in _named(recipe):
+    for place, names in named(recipe):
         for name in names:
             method = load_graph_method(name, place)
             if isinstance(method, GraphMethod):
@@ -142,14 +104,17 @@ def learn_graph(
     shipped = task.shipped
     learned = {name: weight.value().detach() for name, weight in shipped.weights.items()}
     biases = {name: bias.latent for name, bias in shipped.biases.items()}
-    path = write_changed(file, folder, task, {**learned, **biases})
+    path = write_changed(file, folder / _ROUNDED, task, {**learned, **biases})
     channels = {name: w for name, w in shipped.weights.items() if isinstance(w, ChannelWeight)}
     blocks = {name: w for name, w in shipped.weights.items() if isinstance(w, BlockWeight)}
+    codes = {name: weight.learned.round() for name, weight in blocks.items()}
     return LearnedGraph(
         path,
+        folder / _PREPARED,
         learned_ranges(shipped, ranges),
         {name: Rounded(w.scale.detach().numpy(), w.bits) for name, w in channels.items()},
-        {name: w.learned.round() for name, w in blocks.items()},
+        codes,
+        {name: report(blocks[name].full, found) for name, found in codes.items()},
         tuple(task.notes),
     )
 
@@ -159,7 +124,7 @@ def _rounding(recipe: Recipe, coded: Mapping[str, Coded]) -> tuple[dict[str, str
     names, options = {}, {}
     for weight, one in coded.items():
         method = load_graph_method(one.scheme.method, "weights")
-        name = _start(method, recipe) if isinstance(method, GraphMethod) else method.name
+        name = start_of(method, recipe) if isinstance(method, GraphMethod) else method.name
         names[weight] = name
         found = load_graph_method(name, "weights")
         options[name] = method_options(found, recipe)
@@ -174,8 +139,8 @@ def _float_outputs(file: Path) -> list[str]:
     return floats
 
 
-def write_changed(file: Path, folder: Path, task: ShippingTask, more: Mapping[str, Tensor] | None = None) -> Path:
-    """The float graph in ``file`` with the constants that were changed, and ``more``, as a file in ``folder``."""
+def write_changed(file: Path, path: Path, task: ShippingTask, more: Mapping[str, Tensor] | None = None) -> Path:
+    """The float graph in ``file`` with the constants that were changed, and ``more``, as ``path``."""
     model, reader = read_model(file), TensorReader(file)
     changed = {**task.changed, **(more or {})}
     graph = model.graph
@@ -189,6 +154,5 @@ def write_changed(file: Path, folder: Path, task: ShippingTask, more: Mapping[st
     tensors += [numpy_helper.from_array(np.ascontiguousarray(v.numpy()), name) for name, v in changed.items()]
     del graph.initializer[:]
     graph.initializer.extend(tensors)
-    path = folder / _FLOAT
-    write_models({path: model}, folder / f"{_FLOAT}.data")
+    write_models({path: model}, path.with_name(f"{path.name}.data"))
     return path
