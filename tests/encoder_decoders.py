@@ -1,7 +1,8 @@
 """Tiny encoder-decoders with random weights, one for each family, as checkpoints that transformers wrote."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -97,6 +98,17 @@ MODELS: dict[str, Callable[[], transformers.PreTrainedModel]] = {
     "whisper": _whisper,
     "moonshine": lambda: transformers.MoonshineForConditionalGeneration(transformers.MoonshineConfig(**_MOONSHINE)),
 }
+
+
+@contextmanager
+def on_one_thread() -> Iterator[None]:
+    """torch on one thread: for models so small, two that wait for each other take five times as long."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def save(name: str, directory: Path) -> Path:

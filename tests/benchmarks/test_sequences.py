@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
-import torch
+import encoder_decoders
 
 from edgepress.exporter import export
 from edgepress.runtime import load
@@ -31,7 +31,5 @@ def test_a_trained_model_still_writes_words_backwards(
 
 def train(script: ModuleType, folder: Path) -> None:
     """Train it: 4 s of one core."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    script.train_reversing(folder, letters=LETTERS, longest=LONGEST, width=32, layers=1, steps=400)
-    torch.set_num_threads(before)
+    with encoder_decoders.on_one_thread():
+        script.train_reversing(folder, letters=LETTERS, longest=LONGEST, width=32, layers=1, steps=400)

@@ -1,5 +1,6 @@
 """The contract of every encoder-decoder found on disk: its graphs compute what transformers computes."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import encoder_decoders
@@ -14,6 +15,12 @@ from edgepress.runtime.sequences.session import EncoderDecoder
 
 TARGET = "x86-cpu"
 CLOSE = 1e-4  # of the largest value; measured: 3e-7
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    with encoder_decoders.on_one_thread():
+        yield
 
 
 @pytest.fixture(scope="module")

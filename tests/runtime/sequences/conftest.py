@@ -1,14 +1,12 @@
-"""transformers' tiny models are fastest on one thread: two that wait for each other take five times as long."""
+"""Models of transformers that tests of sequences are held against compute on one thread."""
 
 from collections.abc import Iterator
 
+import encoder_decoders
 import pytest
-import torch
 
 
 @pytest.fixture(autouse=True, scope="module")
 def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+    with encoder_decoders.on_one_thread():
+        yield
