@@ -23,7 +23,7 @@ import os
 import resource
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -37,8 +37,9 @@ import edgepress  # noqa: F401 - before onnxruntime, whose telemetry it switches
 import numpy as np
 import torch
 import transformers
-from common import COMMIT, RESULTS, save, table
-from coverage_tables import VERDICTS, difference_or_reason
+from common import COMMIT, RESULTS, ROOT, save
+from coverage_tables import difference_or_reason
+from coverage_tasks_tables import report
 from tiny_configs import draw, tiny_config
 
 from edgepress.errors import CheckFailed, InputError
@@ -49,14 +50,20 @@ from edgepress.exporter.doors.traced import Traced
 from edgepress.exporter.doors.ways.checkpoint import open_checkpoint
 from edgepress.exporter.export import export_traced
 from edgepress.sessions import open_on_cpu
-from tests.transformers_models import MODELS, config_of
+
+sys.path.insert(0, str(ROOT / "tests"))
+from transformers_models import MODELS, config_of
 
 SECONDS = 600  # for one class, on a machine that does something else
 BYTES = 12 << 30
 MOST = 60_000_000  # weights of a model that is still tried
 FEEDS = 3
 _NOT_RUN = " cannot be called with "
-ELSEWHERE = ("sentence-similarity",)  # the classes of feature-extraction, with what a folder says of pooling
+ELSEWHERE = (  # the classes of feature-extraction, by what else a folder has and by what the class takes
+    "sentence-similarity",
+    "audio-feature-extraction",
+    "image-feature-extraction",
+)
 _FILE = RESULTS / "coverage_tasks.jsonl"
 
 Verdict = dict[str, Any]
@@ -200,26 +207,6 @@ def apart(head: Head, model_type: str, name: str) -> Verdict:
         return {"verdict": "wrong", "reason": f"the process ended with {process.exitcode}"}
     finally:
         process.join()
-
-
-def report(samples: Sequence[Mapping[str, Any]]) -> str:
-    """Counts by task; then each class with its verdict."""
-    tasks = sorted({sample["task"] for sample in samples})
-    counts = [
-        [
-            task,
-            *(str(sum(one["task"] == task and one["verdict"] == verdict for one in samples)) for verdict in VERDICTS),
-        ]
-        for task in tasks
-    ]
-    order = sorted(samples, key=lambda one: (one["task"], VERDICTS.index(one["verdict"]), one["class"]))
-    rows = [[one["task"], f"`{one['class']}`", one["verdict"], difference_or_reason(one)] for one in order]
-    return "\n\n".join(
-        [
-            table(["task", *VERDICTS], counts),
-            table(["task", "class", "edgepress", "largest difference, or why not"], rows),
-        ]
-    )
 
 
 def main() -> None:
