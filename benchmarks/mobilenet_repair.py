@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import edgepress  # noqa: F401 - before onnxruntime, whose telemetry it switches off
 
@@ -25,15 +25,16 @@ import numpy as np
 from common import RESULTS, ROOT, WORK, save, table
 from mobilenet import SIZE, build_mobilenet
 from numpy.typing import NDArray
-from PIL import Image
 from resnet import build_resnet, normalize
 
 from edgepress.exporter.graph.qdq import WIDTHS, Rounded, prepare, quantize, write_models
 from edgepress.exporter.graph.qdq.graph import FloatModel
 from edgepress.exporter.graph.qdq.roles import channel_axis
-from edgepress.exporter.learn.graphs.run import LearnedGraph, learn_graph
 from edgepress.exporter.recipe.recipe import Activations, OptionValue, Recipe, Storage
 from edgepress.sessions import open_on_cpu
+
+if TYPE_CHECKING:
+    from edgepress.exporter.learn.graphs.run import LearnedGraph
 
 Sample = dict[str, Any]
 Array = NDArray[Any]
@@ -107,6 +108,8 @@ def resnet_forms(steps: int) -> list[Form]:
 
 def enlarged(images: Array, *, crops: bool, seed: int) -> Array:
     """Images (n, 32, 32, 3) uint8, or a random crop of each, as the network takes them: (n, 3, 224, 224) in [−1, 1]."""
+    from PIL import Image
+
     random, made = np.random.default_rng(seed), []
     for image in images:
         box = (0, 0, 32, 32)
@@ -119,7 +122,7 @@ def enlarged(images: Array, *, crops: bool, seed: int) -> Array:
     return np.stack(made)
 
 
-def one_scale(learned: LearnedGraph, folder: Path) -> tuple[Path, dict[str, Rounded]]:
+def one_scale(learned: "LearnedGraph", folder: Path) -> tuple[Path, dict[str, Rounded]]:
     """The same weights with one scale for all channels of each: a float file of its own."""
     import onnx
     from onnx import numpy_helper
@@ -141,8 +144,10 @@ def one_scale(learned: LearnedGraph, folder: Path) -> tuple[Path, dict[str, Roun
     return path, rounded
 
 
-def shipped(form: Form, path: Path, feeds: Sequence[Mapping[str, Array]], loss: Any) -> tuple[Path, LearnedGraph]:
+def shipped(form: Form, path: Path, feeds: Sequence[Mapping[str, Array]], loss: Any) -> tuple[Path, "LearnedGraph"]:
     """The file that ships."""
+    from edgepress.exporter.learn.graphs.run import learn_graph
+
     folder = path.parent / form.name.replace(", ", "+").replace(" ", "_")
     widths = WIDTHS[form.widths]
     learned = learn_graph(path, feeds, form.recipe, folder=folder, widths=widths, loss=loss)
@@ -213,12 +218,8 @@ def resnet(name: str, data: Path, images: int, calibration: int, steps: int) -> 
 def report(samples: Sequence[Mapping[str, Any]]) -> str:
     """A table of MobileNetV2, then one of the residual networks."""
     own = [s for s in samples if s["model"] == "mobilenet"]
-    rows = [
-        (s["widths"], s["form"], f"{s['agreement']:.1%}", f"{s['sqnr_db']:.1f}", f"{s['seconds']:.0f}")
-        for s in own
-        if "agreement" in s
-    ]
-    first = table(("widths", "recipe", "first class as float's", "SQNR, dB", "seconds"), rows)
+    rows = [(s["widths"], s["form"], f"{s['agreement']:.1%}", f"{s['sqnr_db']:.1f}") for s in own if "agreement" in s]
+    first = table(("widths", "recipe", "first class as float's", "SQNR, dB"), rows)
     others = [s for s in samples if s["model"] != "mobilenet"]
     rows = [
         (
@@ -230,6 +231,8 @@ def report(samples: Sequence[Mapping[str, Any]]) -> str:
         )
         for s in others
     ]
+    if not others:
+        return first
     return first + "\n\n" + table(("model", "widths", "recipe", "top-1", "as float's"), rows)
 
 
