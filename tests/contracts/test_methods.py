@@ -164,7 +164,7 @@ def test_importance_moves_the_error_to_where_it_matters_less(
 def test_every_file_in_a_kind_s_folder_is_a_method() -> None:
     assert method_names() == sorted(FILES)
     folders = {path.name for path in Path(kinds.__file__).parent.iterdir() if path.is_dir()}
-    assert folders - {"__pycache__", "smaller", "narrower"} == set(FOLDERS)  # these two help those in shrink/
+    assert folders - {"__pycache__", "smaller", "narrower", "on_graphs"} == set(FOLDERS)  # of helpers, and of graphs
 
 
 @pytest.mark.parametrize("name", sorted(FILES))
