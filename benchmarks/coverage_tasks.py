@@ -105,14 +105,15 @@ def configs(name: str, model_type: str) -> Iterator[transformers.PreTrainedConfi
 
 def try_class(head: Head, model_type: str, name: str, folder: Path) -> Verdict:
     """The verdict on one class: on the first of its configs with which transformers runs it."""
-    found: Verdict = {"verdict": "not made", "reason": "its default config cannot be made"}
+    first: Verdict | None = None
     for number, config in enumerate(configs(name, model_type)):
         inner = folder / str(number)
         inner.mkdir()
         found = try_config(head, config, name, inner)
         if found["verdict"] != "not made" and _NOT_RUN not in found["reason"]:
             return found
-    return {**found, "verdict": "not made"}
+        first = found if first is None else first
+    return {"verdict": "not made", "reason": "its default config cannot be made" if first is None else first["reason"]}
 
 
 def try_config(head: Head, config: transformers.PreTrainedConfig, name: str, folder: Path) -> Verdict:
