@@ -147,6 +147,7 @@ TABLES = {
     "sequences attention": Cut(("sequences_attention",)),
     "embedder": Cut(("embedder",)),
     "repair": Cut(("mobilenet_repair",)),
+    "repair residual": Cut(("mobilenet_repair",), 1),
     "windows": Cut(("windows",)),
     "arm tokens": Cut(("arm_instructions",)),
     "arm operators": Cut(("arm_instructions",), 1),
