@@ -29,7 +29,7 @@ FLOORS = {  # from the lowest to the highest
     "exporter.methods": "what rounds, prepares, repairs and shrinks",
     "exporter.plan": "what will be done to each tensor, and where it lies",
     "exporter.graph": "ONNX: built, rewritten, made static, in integers",
-    "exporter.doors": "any model as a float32 graph: files, modules, checkpoints of a task",
+    "exporter.doors": "any model as a float32 graph, and what it is for",
     "exporter.bundle": "what is shipped: written and read back",
     "exporter.learn": "what has to see text: calibration, budgets, pruning",
     "exporter.decide": "everything that is known before a weight is read",
@@ -38,7 +38,7 @@ FLOORS = {  # from the lowest to the highest
 }
 _NAMES = {"edgepress": "src/edgepress", "commands": "src/edgepress/commands", "exporter.export": "exporter/export.py"}
 _WAYS_IN = ("commands", "cli", "__main__", "pytest_plugin", "testing")
-_LEFT, _TOP, _CELL, _ROW, _RIGHT = 500, 120, 21, 24, 42
+_LEFT, _TOP, _CELL, _ROW, _RIGHT = 496, 120, 19, 24, 42
 INK, GREY, LINE, PAPER = "#1f2430", "#5a6376", "#dfe3ea", "#ffffff"
 
 

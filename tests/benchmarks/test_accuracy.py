@@ -7,7 +7,7 @@ from types import ModuleType
 
 import pytest
 
-from edgepress.exporter.methods.kinds import Pruning, load_method, method_names
+from edgepress.exporter.methods.kinds import GraphPruning, Pruning, load_method, method_names
 from edgepress.exporter.recipe.recipe import read_recipe
 
 
@@ -40,7 +40,7 @@ def test_the_grid_has_every_method_in_every_scheme_and_no_sequences(accuracy: Mo
     recipes = list(accuracy.grid())
     elsewhere = {"magnitude", "wanda", "sparsegpt"}  # sparsity.py
     for name in method_names():
-        if name in elsewhere or isinstance(load_method(name), Pruning):  # of the whole model, not of one tensor
+        if name in elsewhere or isinstance(load_method(name), Pruning | GraphPruning):  # of a whole
             continue
         using = [asked for asked in recipes if name in asked.methods and asked.symmetric]
         assert {(asked.bits, asked.block_size) for asked in using if set(asked.methods) <= {name, "rtn"}} == every
