@@ -95,8 +95,11 @@ class Workshop:
         path.write_text("\n".join([f"accuracy_level = {accuracy_level}", *tables]))
         return path
 
-    @cache  # noqa: B019 - one instance, which lives as long as the module
     def bundle(self, name: str, recipe: str | Path = "fp32") -> Path:
+        return self._bundle(name, recipe)  # a recipe that is named is the same bundle
+
+    @cache  # noqa: B019 - one instance, which lives as long as the module
+    def _bundle(self, name: str, recipe: str | Path) -> Path:
         out = self.home / "bundles" / f"{name}-{Path(recipe).stem}"
         export(self.checkpoint(name), target=TARGET, recipe=recipe, out=out, threads=1)
         return out

@@ -449,6 +449,7 @@ def test_pruning_steps_refuse_what_they_cannot_cut(hybrid: Hybrid, step: str, wo
 # ---- nobody else knows them ------------------------------------------------------------------------------------------
 
 NAMING = {
+    "graph/models/encoder_decoder.py": "writes encoders and attention to a source, which are no decoder's mixers",
     "methods/shrink/experts.py": "removes experts of mixtures",
     "methods/shrink/heads.py": "removes heads of attention",
     "methods/shrink/mlp_width.py": "removes channels of MLPs",
@@ -468,6 +469,11 @@ def _names_a_mixer(path: Path) -> bool:
 def test_only_architectures_and_steps_about_a_mixer_name_one() -> None:
     """The engine, plan, methods and graph walk blocks: a new mixer is one file."""
     files = {path.relative_to(EXPORTER).as_posix(): path for path in EXPORTER.rglob("*.py")}
-    own = ("model/mixers/", "model/architectures/", "demo/")  # demo/train.py trains transformers' own model
+    own = (
+        "model/mixers/",
+        "model/architectures/",
+        "model/encoder_decoders/",
+        "demo/",
+    )  # demo/train.py trains transformers' own model
     naming = {name for name, path in files.items() if not name.startswith(own) and _names_a_mixer(path)}
     assert naming == set(NAMING)
