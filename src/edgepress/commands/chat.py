@@ -12,6 +12,7 @@ from edgepress.commands.run import (
     add_place_arguments,
     add_sampling_arguments,
     chosen_sampling,
+    open_language_model,
 )
 from edgepress.stdio import say
 
@@ -51,22 +52,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Take lines from the terminal, or from what is piped in, until they end."""
-    from edgepress.commands.prepare import prepare_first
-    from edgepress.runtime import load
     from edgepress.runtime.conversation import Conversation, read_conversation
 
-    prepare_first(arguments.bundle, not arguments.no_prepare and arguments.on in (None, "cpu"), arguments.graph)
-    model = load(
-        arguments.bundle,
-        threads=arguments.threads,
-        context=arguments.context,
-        prepared=not arguments.no_prepare,
-        on=arguments.on,
-        soc=arguments.soc,
-        graph=arguments.graph,
-    )
-    if arguments.adapter is not None:
-        model = model.with_adapter(arguments.adapter)
+    model = open_language_model(arguments)
     conversation = Conversation(
         model,
         read_conversation(arguments.resume) if arguments.resume else [],

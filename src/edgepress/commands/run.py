@@ -9,6 +9,7 @@ from edgepress.stdio import say
 
 if TYPE_CHECKING:
     from edgepress.runtime import Constraint, Sampling
+    from edgepress.runtime.model import Model
     from edgepress.runtime.tasks.kinds import TaskModel
 
 NAME = "run"
@@ -72,6 +73,24 @@ def chosen_sampling(arguments: argparse.Namespace, defaults: "Sampling") -> "Sam
     names = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed")
     given = {name: getattr(arguments, name) for name in names}
     return replace(defaults, **{name: value for name, value in given.items() if value is not None})
+
+
+def open_language_model(arguments: argparse.Namespace) -> "Model":
+    """The bundle as the arguments say, verified and prepared first, with bars."""
+    from edgepress.commands.prepare import prepare_first
+    from edgepress.runtime.model import load
+
+    prepare_first(arguments.bundle, not arguments.no_prepare and arguments.on in (None, "cpu"), arguments.graph)
+    model = load(
+        arguments.bundle,
+        threads=arguments.threads,
+        context=arguments.context,
+        prepared=not arguments.no_prepare,
+        on=arguments.on,
+        soc=arguments.soc,
+        graph=arguments.graph,
+    )
+    return model if arguments.adapter is None else model.with_adapter(arguments.adapter)
 
 
 def chosen_form(arguments: argparse.Namespace) -> "Constraint | None":
@@ -139,12 +158,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the text as it comes on stdout, then what it cost on stderr."""
-    from edgepress.commands.prepare import prepare_first
     from edgepress.errors import InputError
     from edgepress.manifest import read_manifest
     from edgepress.runtime.generation.sampling import Sampling
     from edgepress.runtime.loading import find_task_of
-    from edgepress.runtime.model import load
     from edgepress.text.documents import read_standard_input
 
     if find_task_of(arguments.bundle) is not None:
@@ -152,18 +169,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.prompt is None or arguments.files:
         read_manifest(arguments.bundle)  # where there is no bundle, that is what is wrong
         raise InputError(f"{arguments.bundle} is a language model; give --prompt TEXT and no files")
-    prepare_first(arguments.bundle, not arguments.no_prepare and arguments.on in (None, "cpu"), arguments.graph)
-    model = load(
-        arguments.bundle,
-        threads=arguments.threads,
-        context=arguments.context,
-        prepared=not arguments.no_prepare,
-        on=arguments.on,
-        soc=arguments.soc,
-        graph=arguments.graph,
-    )
-    if arguments.adapter is not None:
-        model = model.with_adapter(arguments.adapter)
+    model = open_language_model(arguments)
     prompt = read_standard_input() if arguments.prompt == "-" else arguments.prompt.removeprefix("\ufeff")
     drawn = chosen_sampling(arguments, model.sampling_defaults if arguments.chat else Sampling())
     longest, stop, special = arguments.max_tokens, arguments.stop, arguments.special
