@@ -13,6 +13,7 @@ from edgepress.runtime.evaluate import Evaluation, LogitsSource, evaluate, read_
 from edgepress.runtime.generation.constraints import Constraint
 from edgepress.runtime.generation.generation import Generation
 from edgepress.runtime.generation.sampling import Sampling
+from edgepress.runtime.generation.speculation.kinds import Speculation
 from edgepress.runtime.loading import load
 from edgepress.runtime.model import Model
 
@@ -24,6 +25,7 @@ __all__ = [
     "Measurement",
     "Model",
     "Sampling",
+    "Speculation",
     "bench",
     "evaluate",
     "format_measurement",

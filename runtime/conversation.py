@@ -12,6 +12,7 @@ from edgepress.errors import InputError
 from edgepress.files import atomic_file, write_json
 from edgepress.runtime.generation.generation import Generation
 from edgepress.runtime.generation.sampling import Sampling
+from edgepress.runtime.generation.speculation.kinds import Speculation
 from edgepress.runtime.model import Model
 from edgepress.schema import convert, read_object
 
@@ -40,6 +41,7 @@ class Conversation:
     sampling: Sampling | None = None
     max_tokens: int | None = None
     stop: Sequence[str | int] = ()
+    speculate: Speculation | None = None
     last: Generation | None = None
 
     def say(self, text: str, *, role: str = "user") -> Iterator[str]:
@@ -60,6 +62,7 @@ class Conversation:
             max_tokens=self.max_tokens,
             sampling=self.sampling,
             stop=self.stop,
+            speculate=self.speculate,
         )
         return self._answer(self.last, asked)
 

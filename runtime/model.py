@@ -20,12 +20,15 @@ from edgepress.runtime.config import BundleConfig, read_config
 from edgepress.runtime.first_use import verify_first
 from edgepress.runtime.generation.constraints import Constraint, Matcher, token_table
 from edgepress.runtime.generation.defaults import sampling_defaults
-from edgepress.runtime.generation.generation import Generation
+from edgepress.runtime.generation.generation import Generation, OpenText, Tally
 from edgepress.runtime.generation.known_text import KnownText
 from edgepress.runtime.generation.sampling import Floats, Sampling
+from edgepress.runtime.generation.speculation.costs import StepCosts, measure_steps
+from edgepress.runtime.generation.speculation.kinds import Speculation
+from edgepress.runtime.generation.speculation.speculating import open_speculating
 from edgepress.runtime.placement import open_accelerator
 from edgepress.runtime.sessions.cpu import CpuSession
-from edgepress.runtime.sessions.session import PREFILL_CHUNK, Session, check_tokens
+from edgepress.runtime.sessions.session import ON_CPU, PREFILL_CHUNK, Mark, Session, check_tokens
 from edgepress.text.tokenizer import StopStrings, Tokenizer, read_tokenizer
 from edgepress.whole import whole_number
 
@@ -216,6 +219,34 @@ class Model:
         check_logits(logits, f"{self.config.bundle}, after {self.session.position} tokens")
         return logits
 
+    def append(self, tokens: Sequence[int], first: int) -> Floats:
+        """Append tokens; return the logits after each of ``tokens[first:]``, (rows, vocab), valid until the next call.
+
+        Whether they are finite is for who uses a row to check: rows of tokens that are taken back say nothing.
+
+        Raises:
+            InputError: as for :meth:`prefill`.
+
+        """
+        checked = check_tokens(tokens, self.config.vocab_size)
+        self.changes += 1
+        rows = self.session.append(checked, first)
+        self._known.tokens += checked.tolist()
+        return rows
+
+    def take_back(self, position: int, mark: Mark) -> None:
+        """Take back all tokens after the first ``position``; ``mark`` helps where it was made there.
+
+        Raises:
+            InputError: as for :meth:`.session.Session.roll_back`.
+
+        """
+        self.changes += 1
+        self._known.take_back(position, mark)
+
+    def settle(self) -> None:
+        """Do nothing: no more than the text that was asked for is held."""
+
     def decode(self, token: int) -> Floats:
         """Append one token; return the logits after it, (vocab,), valid until the next call.
 
@@ -245,12 +276,14 @@ class Model:
         stop: Sequence[str | int] = (),
         special: bool = False,
         constraint: Constraint | None = None,
+        speculate: Speculation | None = None,
     ) -> Generation:
         """Continue ``prompt`` (text, or token ids as they are); iterate over the result to get the text as it comes.
 
         It ends at an end-of-sequence token of the model, before the first of the ``stop`` texts or tokens, after
         ``max_tokens`` tokens, or when the context is full. With ``special`` the text shows special tokens;
-        ``constraint`` says what form it has to have, which it has unless it is cut by one of these limits. The first
+        ``constraint`` says what form it has to have, which it has unless it is cut by one of these limits;
+        ``speculate`` has several tokens computed in a step where that pays. The first
         piece that is asked for starts a new text; an earlier generation that has not ended by then raises an InputError
         when it is iterated further. For the numbers see :class:`Sampling`.
 
@@ -278,7 +311,14 @@ class Model:
             )
         self.session.check_room(tokens.size, after=0)
         return self._generation(
-            tokens.tolist(), sampling, max_tokens, stop, special=special, reuse=False, constraint=constraint
+            tokens.tolist(),
+            sampling,
+            max_tokens,
+            stop,
+            special=special,
+            reuse=False,
+            constraint=constraint,
+            speculate=speculate,
         )
 
     def chat(
@@ -293,6 +333,7 @@ class Model:
         stop: Sequence[str | int] = (),
         special: bool = False,
         constraint: Constraint | None = None,
+        speculate: Speculation | None = None,
     ) -> Generation:
         """Answer a conversation; iterate over the result to get the answer as it comes.
 
@@ -308,6 +349,7 @@ class Model:
             stop: texts or tokens before which the answer ends.
             special: show special tokens, such as those around the call of a tool.
             constraint: what form the answer has to have, such as ``Constraint.json_schema({"type": "integer"})``.
+            speculate: have several tokens computed in a step where that pays.
 
         Raises:
             InputError: there is no template, it refuses the conversation, or that is longer than the context.
@@ -319,7 +361,16 @@ class Model:
         check_tokens(tokens, self.config.vocab_size)
         self.session.check_room(len(tokens), after=0)
         drawn = self.sampling_defaults if sampling is None else sampling
-        return self._generation(tokens, drawn, max_tokens, stop, special=special, reuse=True, constraint=constraint)
+        return self._generation(
+            tokens,
+            drawn,
+            max_tokens,
+            stop,
+            special=special,
+            reuse=True,
+            constraint=constraint,
+            speculate=speculate,
+        )
 
     def _generation(
         self,
@@ -331,6 +382,7 @@ class Model:
         special: bool,
         reuse: bool,
         constraint: Constraint | None,
+        speculate: Speculation | None,
     ) -> Generation:
         """A generation that ends at texts and tokens of ``stop``: a text that is a special token is that token."""
         if isinstance(stop, str):
@@ -341,9 +393,41 @@ class Model:
         texts = StopStrings([text for text, token in named.items() if token is None])
         tokens |= {token for token in named.values() if token is not None}
         matcher = None if constraint is None else Matcher(self._token_table, constraint)
+        text, tally = (self, None) if speculate is None else self._speculating(speculate)
         return Generation(
-            self, prompt, sampling, max_tokens, texts, frozenset(tokens), special=special, reuse=reuse, matcher=matcher
+            text,
+            prompt,
+            sampling,
+            max_tokens,
+            texts,
+            frozenset(tokens),
+            special=special,
+            reuse=reuse,
+            matcher=matcher,
+            tally=tally,
         )
+
+    def _speculating(self, how: Speculation) -> tuple[OpenText, Tally]:
+        """This text with several tokens a step, or as it is where no step over several gives the same logits."""
+        found = open_speculating(self, how, self.step_costs)
+        if found is not None:
+            return found, found.tally
+        return self, Tally(note="not speculated: kernels here give several tokens other bits than one")
+
+    @cached_property
+    def step_costs(self) -> StepCosts:
+        """What steps over several tokens cost, measured beside the text when first asked for.
+
+        Raises:
+            InputError: the model runs on an accelerator, whose graphs compute one token or a whole piece of a prompt.
+
+        """
+        if self.session.ran_on.target != ON_CPU.target:
+            raise InputError(
+                f"{self.session.ran_on} computes one token or a whole piece of a prompt, so there is no step over "
+                "several tokens to speculate with; run the bundle on the CPU (--on cpu), or do not speculate"
+            )
+        return measure_steps(self.session.with_adapter(None))
 
     @cached_property
     def _token_table(self) -> "LLTokenizer":

@@ -25,6 +25,22 @@ class Timings:
     run: float = 0.0
 
 
+@dataclass
+class Tally:
+    """What came of speculation: steps of the model after the prompt, tokens proposed, and how many were right.
+
+    ``note`` says why there was none.
+    """
+
+    steps: int = 0
+    proposed: int = 0
+    right: int = 0
+    note: str = ""
+
+    def __str__(self) -> str:
+        return self.note or f"{self.steps} steps, {self.right} of {self.proposed} proposed tokens right"
+
+
 class OpenText(Protocol):
     """What a generation needs of an open model: one text, to which tokens are appended.
 
@@ -32,8 +48,13 @@ class OpenText(Protocol):
     ``reused`` is how many tokens the last text that was begun had from the one before.
     """
 
-    changes: int
-    reused: int
+    @property
+    def changes(self) -> int:
+        """See above."""
+
+    @property
+    def reused(self) -> int:
+        """See above."""
 
     @property
     def session(self) -> Session:
@@ -56,6 +77,9 @@ class OpenText(Protocol):
     def decode(self, token: int) -> Floats:
         """Append one token; return the logits after it."""
 
+    def settle(self) -> None:
+        """Hold no more than the text that was asked for: the generation has ended."""
+
 
 @dataclass
 class Generation(Iterator[str]):
@@ -69,7 +93,7 @@ class Generation(Iterator[str]):
 
     ``stop_tokens`` end it and are not shown. With ``special`` the text shows special tokens, such as those around the
     call of a tool. With ``reuse`` it goes on from what the model keeps of an earlier text that begins alike.
-    ``matcher`` holds the answer to a form.
+    ``matcher`` holds the answer to a form; ``tally`` is what came of speculation, where there is any.
     """
 
     model: OpenText
@@ -81,6 +105,7 @@ class Generation(Iterator[str]):
     special: bool = False
     reuse: bool = False
     matcher: Matcher | None = None
+    tally: Tally | None = None
     reused: int = 0
     tokens: list[int] = field(default_factory=list)
     stop_reason: StopReason | None = None
@@ -98,6 +123,9 @@ class Generation(Iterator[str]):
             )
         try:
             return next(self._pieces)
+        except StopIteration:
+            self.model.settle()
+            raise
         finally:
             self._changes = self.model.changes
 
@@ -112,6 +140,8 @@ class Generation(Iterator[str]):
         parts = [f"prompt {len(self.prompt)} tokens{known} in {timings.prefill:.3f} s"]
         if steps > 0:
             parts.append(f"{len(self.tokens)} generated, {steps / timings.decode:.1f} tokens/s")
+        if self.tally is not None:
+            parts.append(str(self.tally))
         return "; ".join(parts) + f"; ended by {self.stop_reason}"
 
     def _generate(self) -> Iterator[str]:
@@ -147,14 +177,14 @@ class Generation(Iterator[str]):
         while True:
             drawn = choose(self._allowed(logits), self.sampling, seen.tokens, generator)
             step = [drawn, *self._forced(drawn)]
-            for ahead, token in enumerate(step):
+            for token in step:
                 self.tokens.append(token)
                 seen.append(token)
                 if token in model.eos or token in self.stop_tokens:
                     self.stop_reason = "end" if token in model.eos else "stop"
                     return
                 full = len(self.tokens) == self.max_tokens
-                if full or session.position + ahead == session.context:
+                if full or len(self.prompt) + len(self.tokens) > session.context:
                     self.stop_reason = "max_tokens" if full else "context"
                     yield token
                     return

@@ -8,7 +8,7 @@ computed.
 from collections.abc import Sequence
 from itertools import takewhile
 
-from edgepress.runtime.sessions.session import Session, Snapshot
+from edgepress.runtime.sessions.session import Mark, Session, Snapshot
 
 _KEPT = 2  # snapshots: of this turn's prompt and of the one before; each may take as much as the states do
 
@@ -32,6 +32,11 @@ class KnownText:
             return
         self._snapshots.append((self.tokens.copy(), self._session.snapshot()))
         del self._snapshots[:-_KEPT]
+
+    def take_back(self, position: int, mark: Mark) -> None:
+        """Take back all tokens after the first ``position``, see :meth:`.session.Session.roll_back`."""
+        self._session.roll_back(position, mark)
+        del self.tokens[position:]
 
     def go_to_common(self, wanted: Sequence[int]) -> int:
         """Leave in the session the longest beginning of ``wanted`` that it has or a snapshot has; return its length.

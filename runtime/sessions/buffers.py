@@ -77,6 +77,7 @@ class StateMemory:
         self.in_place = all(state.in_place for state in states)
         self._groups = _grouped(states, entries)
         self._windows = [group.window for group in self._groups if group.window is not None]
+        self._fixed = [group for group in self._groups if not group.states[0].in_place]
 
     def inputs(self) -> "Iterator[tuple[State, OrtValue]]":
         """Each state with its memory as a graph takes it; the memory must outlive the value."""
@@ -90,9 +91,12 @@ class StateMemory:
         for window in self._windows:
             window.forget()
 
-    def earliest(self, tokens: int) -> int:
-        """The fewest tokens, besides none, that a text of ``tokens`` tokens can be taken back to."""
-        if not self.in_place:
+    def earliest(self, tokens: int, *, marked: bool = False) -> int:
+        """The fewest tokens, besides none, that a text of ``tokens`` tokens can be taken back to.
+
+        ``marked`` leaves out states of a fixed size: there is a copy of those.
+        """
+        if not self.in_place and not marked:
             return tokens
         return max((window.earliest for window in self._windows), default=0)
 
@@ -110,6 +114,15 @@ class StateMemory:
         """Make of a text of ``tokens`` tokens that of its first ``kept``, which are :meth:`earliest` or more."""
         for window in self._windows:
             window.take_back(tokens, kept)
+
+    def copy_fixed(self) -> tuple[Array, ...]:
+        """A copy of the states of a fixed size, for :meth:`put_fixed`."""
+        return tuple(group.array.copy() for group in self._fixed)
+
+    def put_fixed(self, arrays: Sequence[Array]) -> None:
+        """Write what :meth:`copy_fixed` gave."""
+        for group, array in zip(self._fixed, arrays, strict=True):
+            group.array[...] = array
 
     def copy(self, tokens: int) -> tuple[Array, ...]:
         """A copy of what a text of ``tokens`` tokens left, for :meth:`put`."""

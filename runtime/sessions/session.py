@@ -70,6 +70,14 @@ class Snapshot:
     earliest: int = 0  # the fewest tokens, besides none, that the text could be rolled back to
 
 
+@dataclass(frozen=True)
+class Mark:
+    """A place in a text that :meth:`Session.roll_back` can come back to: copies of states that keep nothing earlier."""
+
+    position: int
+    arrays: tuple[NDArray[Any], ...]  # of the states of a fixed size; those that grow only forget
+
+
 class Session(ABC):
     """A model with one text of ``position`` tokens. Arrays returned are views that the next call overwrites.
 
@@ -173,8 +181,16 @@ class Session(ABC):
         self.position, self._is_torn = 0, False
         self._memory.clear()
 
-    def roll_back(self, position: int) -> None:
-        """Take back all tokens after the first ``position``.
+    def mark(self) -> Mark:
+        """What :meth:`roll_back` needs to come back here from a few tokens on; where all states grow, it costs nothing.
+
+        A mark is good until the text is taken back to before it; a :class:`Snapshot` outlives the text.
+        """
+        self._refuse_torn()
+        return Mark(self.position, self._memory.copy_fixed())
+
+    def roll_back(self, position: int, mark: Mark | None = None) -> None:
+        """Take back all tokens after the first ``position``, where ``mark`` was made if there is one.
 
         Raises:
             InputError: the text has fewer, or a state cannot be taken back: then restore a snapshot.
@@ -186,7 +202,8 @@ class Session(ABC):
             self.reset()
             return
         self._refuse_torn()
-        if position < min(self.position, self.earliest):
+        marked = mark is not None and mark.position == position
+        if position < min(self.position, self._memory.earliest(self.position, marked=marked)):
             keeps = next(state for state in self.states if not state.grows)
             raise InputError(
                 f"{self.name} cannot be rolled back from {self.position} tokens to {position}, to {self.earliest} or "
@@ -194,6 +211,8 @@ class Session(ABC):
                 "and restore that"
             )
         self._memory.take_back(self.position, position)
+        if mark is not None and marked:
+            self._memory.put_fixed(mark.arrays)
         self.position = position
 
     def snapshot(self) -> Snapshot:

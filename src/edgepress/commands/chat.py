@@ -11,7 +11,9 @@ from edgepress.commands.run import (
     add_loading_arguments,
     add_place_arguments,
     add_sampling_arguments,
+    add_speculation_arguments,
     chosen_sampling,
+    chosen_speculation,
     open_language_model,
 )
 from edgepress.stdio import say
@@ -38,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_place_arguments(parser)
     add_adapter_argument(parser)
     add_sampling_arguments(parser)
+    add_speculation_arguments(parser)
     parser.add_argument("--system", metavar="TEXT", help="what the model is told before all else")
     parser.add_argument("--resume", type=Path, metavar="FILE", help="go on with a conversation that /save wrote")
     parser.add_argument("--max-tokens", type=int, metavar="N", help="tokens of an answer at most")
@@ -62,6 +65,7 @@ def run(arguments: argparse.Namespace) -> int:
         sampling=chosen_sampling(arguments, model.sampling_defaults),
         max_tokens=arguments.max_tokens,
         stop=arguments.stop,
+        speculate=chosen_speculation(arguments),
     )
     _ = model.chat_encoder  # a model without a template is refused before anything is asked
     if arguments.system is not None:

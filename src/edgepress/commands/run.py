@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from edgepress.stdio import say
 
 if TYPE_CHECKING:
-    from edgepress.runtime import Constraint, Sampling
+    from edgepress.runtime import Constraint, Sampling, Speculation
     from edgepress.runtime.model import Model
     from edgepress.runtime.tasks.kinds import TaskModel
 
@@ -64,6 +64,35 @@ def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--min-p", type=float, metavar="P", help="drop below P times the likeliest")
     parser.add_argument("--repetition-penalty", type=float, metavar="R", help="above 1 repeats less")
     parser.add_argument("--seed", type=int, help="the same seed gives the same text")
+
+
+def add_speculation_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add how many tokens a step may give."""
+    parser.add_argument(
+        "--speculate",
+        default="off",
+        metavar="DRAFTER",
+        help="compute several tokens in a step where a drafter's proposals turn out right: ngram proposes what "
+        "followed the same words before (default: off)",
+    )
+    parser.add_argument(
+        "--inexact",
+        action="store_true",
+        help="with --speculate: in as many tokens a step as pay, not only in so many as give the same bits; where two "
+        "tokens are as good as equal, the other may be chosen",
+    )
+
+
+def chosen_speculation(arguments: argparse.Namespace) -> "Speculation | None":
+    """What was asked for; None for one token a step."""
+    from edgepress.errors import InputError
+    from edgepress.runtime.generation.speculation.kinds import Speculation
+
+    if arguments.speculate != "off":
+        return Speculation(arguments.speculate, exact=not arguments.inexact)
+    if arguments.inexact:
+        raise InputError("--inexact says how to speculate; give --speculate ngram, too")
+    return None
 
 
 def chosen_sampling(arguments: argparse.Namespace, defaults: "Sampling") -> "Sampling":
@@ -136,6 +165,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--max-tokens", type=int, metavar="N", help="tokens to generate at most (default: until it ends)"
     )
     add_sampling_arguments(parser)
+    add_speculation_arguments(parser)
     parser.add_argument(
         "--stop",
         action="append",
@@ -173,18 +203,30 @@ def run(arguments: argparse.Namespace) -> int:
     prompt = read_standard_input() if arguments.prompt == "-" else arguments.prompt.removeprefix("\ufeff")
     drawn = chosen_sampling(arguments, model.sampling_defaults if arguments.chat else Sampling())
     longest, stop, special = arguments.max_tokens, arguments.stop, arguments.special
-    form = chosen_form(arguments)
+    form, ahead = chosen_form(arguments), chosen_speculation(arguments)
     if arguments.chat:
         system = [] if arguments.system is None else [{"role": "system", "content": arguments.system}]
         messages = [*system, {"role": "user", "content": prompt}]
         generation = model.chat(
-            messages, max_tokens=longest, sampling=drawn, stop=stop, special=special, constraint=form
+            messages,
+            max_tokens=longest,
+            sampling=drawn,
+            stop=stop,
+            special=special,
+            constraint=form,
+            speculate=ahead,
         )
     elif arguments.system is not None:
         raise InputError("--system is for conversations; give --chat, too")
     else:
         generation = model.generate(
-            prompt, max_tokens=longest, stop=stop, special=special, constraint=form, **asdict(drawn)
+            prompt,
+            max_tokens=longest,
+            stop=stop,
+            special=special,
+            constraint=form,
+            speculate=ahead,
+            **asdict(drawn),
         )
     for piece in generation:
         print(piece, end="", flush=True)

@@ -1,0 +1,163 @@
+"""An open text whose steps compute several tokens where that pays: logits are handed out one row at a time.
+
+Whoever generates asks for the logits after each token that it has chosen, and chooses as it always does: from the row,
+by its own settings, its own random numbers, and the form that its answer has to have. A proposed token is right where
+that choice is the same, and then the row after it is there already. For a drafter that proposes one token for certain
+this is speculative sampling (Leviathan et al. 2023, theorem 1: the proposal is kept with the probability that the model
+gives it, else another is drawn from the rest): the distribution is the plain one's, and a seed gives the same text.
+
+States that keep nothing of the past, as recurrent layers have, are gone back to by a copy from before the step. Tokens
+of it that were right are then computed again, in the next step, before what that one proposes.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from edgepress.finite import check_logits
+from edgepress.runtime.generation.generation import OpenText, Tally
+from edgepress.runtime.generation.sampling import Floats
+from edgepress.runtime.generation.speculation.costs import StepCosts
+from edgepress.runtime.generation.speculation.kinds import Drafter, Speculation
+from edgepress.runtime.generation.speculation.window import Window
+from edgepress.runtime.sessions.session import Mark, Session
+from edgepress.text.tokenizer import Tokenizer
+
+
+class Verifying(OpenText, Protocol):
+    """An open text that several tokens can be appended to and taken back from."""
+
+    def append(self, tokens: Sequence[int], first: int) -> Floats:
+        """Append tokens; return the logits after each of ``tokens[first:]``, (rows, vocab)."""
+
+    def take_back(self, position: int, mark: Mark) -> None:
+        """Take back all tokens after the first ``position``; ``mark`` helps where it was made there."""
+
+
+@dataclass
+class _Step:
+    """A step over several tokens whose rows are not all used yet; ``used`` proposals were right so far."""
+
+    mark: Mark
+    tokens: list[int]  # those proposed
+    rows: Floats  # (1 + proposed, vocab): after the token before them, and after each
+    computed: int  # tokens of the step
+    evidence: int
+    used: int = 0
+
+
+class Speculating:
+    """``inner``, with several tokens a step; it is an :class:`OpenText` as that is.
+
+    Args:
+        inner: an open model, whose text nobody else may go on with meanwhile.
+        drafter: what proposes tokens.
+        window: how many of them a step verifies.
+        most: as many at most.
+
+    """
+
+    def __init__(self, inner: Verifying, drafter: Drafter, window: Window, most: int) -> None:
+        self._inner, self._drafter, self._window, self._most = inner, drafter, window, most
+        self.tally = Tally()
+        self._text: list[int] = []  # whose logits were handed out; the session may be some tokens ahead, or behind
+        self._ahead: _Step | None = None
+
+    @property
+    def changes(self) -> int:
+        """See :class:`OpenText`."""
+        return self._inner.changes
+
+    @property
+    def reused(self) -> int:
+        """See :class:`OpenText`."""
+        return self._inner.reused
+
+    @property
+    def session(self) -> Session:
+        """See :class:`OpenText`."""
+        return self._inner.session
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """See :class:`OpenText`."""
+        return self._inner.tokenizer
+
+    @property
+    def eos(self) -> frozenset[int]:
+        """See :class:`OpenText`."""
+        return self._inner.eos
+
+    def begin(self, tokens: Sequence[int], *, reuse: bool) -> Floats:
+        """Make the text ``tokens``; return the logits after the last."""
+        logits = self._inner.begin(tokens, reuse=reuse)
+        self._text, self._ahead = list(tokens), None
+        self._drafter.begin(tokens)
+        return logits
+
+    def prefill(self, tokens: Sequence[int]) -> Floats:
+        """Append tokens that are certain; return the logits after the last."""
+        self.settle()
+        behind = self._text[self.session.position :]
+        for token in tokens:
+            self._take(token)
+        return self._inner.prefill([*behind, *tokens])
+
+    def decode(self, token: int) -> Floats:
+        """Append one token; return the logits after it, which are there already where it was proposed."""
+        ahead = self._ahead
+        if ahead is not None and ahead.used < len(ahead.tokens) and ahead.tokens[ahead.used] == token:
+            ahead.used += 1
+            self.tally.right += 1
+            self._take(token)
+            return self._row(ahead)
+        self.settle()
+        known = [*self._text[self.session.position :], token]
+        self._take(token)
+        self.tally.steps += 1
+        tokens = self._proposed(len(known))
+        if not tokens:
+            self._window.plain(len(known))
+            return self._inner.decode(token) if len(known) == 1 else self._inner.prefill(known)
+        self.tally.proposed += len(tokens)
+        mark = self.session.mark()
+        rows = self._inner.append([*known, *tokens], len(known) - 1)
+        self._ahead = _Step(mark, tokens, rows, len(known) + len(tokens), self._drafter.evidence())
+        return self._row(self._ahead)
+
+    def _proposed(self, known: int) -> list[int]:
+        """Tokens that a step verifies beside ``known`` ones."""
+        evidence = self._drafter.evidence()
+        if not evidence:
+            return []
+        room = self.session.context - self.session.position - known
+        count = min(self._window.width(evidence, known), self._most, room)
+        return self._drafter.propose(count) if count > 0 else []
+
+    def _row(self, step: _Step) -> Floats:
+        logits: Floats = step.rows[step.used]
+        check_logits(logits, f"after {len(self._text)} tokens, of a step over {step.computed}")
+        return logits
+
+    def _take(self, token: int) -> None:
+        self._text.append(token)
+        self._drafter.take(token)
+
+    def settle(self) -> None:
+        """Note what the last step over several tokens was worth, and take back what was wrong in it."""
+        step, self._ahead = self._ahead, None
+        if step is None:
+            return
+        self._window.verified(step.evidence, len(step.tokens), step.used, step.computed)
+        wanted = len(self._text)
+        if wanted < self.session.position:
+            self._inner.take_back(wanted if wanted >= self.session.earliest else step.mark.position, step.mark)
+
+
+def open_speculating(inner: Verifying, how: Speculation, costs: StepCosts) -> Speculating | None:
+    """``inner`` with several tokens a step; None where no step over several gives the logits that are asked for."""
+    most_rows = 1 + how.most if not how.exact else min(1 + how.most, costs.exact)
+    if most_rows < 2:
+        return None
+    drafter = how.open()
+    return Speculating(inner, drafter, Window(costs, most_rows, drafter.cost), most_rows - 1)
