@@ -1,16 +1,19 @@
 """An open bundle: ``load(bundle).generate(prompt)``."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 
 from edgepress.adapter_file import adapter_for
 from edgepress.chat.prompt import ChatEncoder
+from edgepress.chat.spans.finding import find_format
+from edgepress.chat.spans.kinds import AnswerFormat
+from edgepress.chat.spans.splitting import Splitter
 from edgepress.chat.template import Message, read_template
 from edgepress.cores import usable_cores
 from edgepress.errors import InputError
@@ -18,6 +21,7 @@ from edgepress.exchange import read_steady
 from edgepress.finite import check_logits
 from edgepress.runtime.config import BundleConfig, read_config
 from edgepress.runtime.first_use import verify_first
+from edgepress.runtime.generation.answer import Answer
 from edgepress.runtime.generation.constraints import Constraint, Matcher, token_table
 from edgepress.runtime.generation.defaults import sampling_defaults
 from edgepress.runtime.generation.generation import Generation, OpenText, Tally
@@ -35,6 +39,7 @@ from edgepress.whole import whole_number
 if TYPE_CHECKING:
     from llguidance import LLTokenizer
 
+_TAIL = 32  # tokens of a prompt, among which a template begins thoughts
 _log = logging.getLogger("edgepress.model")
 
 
@@ -108,6 +113,16 @@ def _checked_context(context: int | None, config: BundleConfig) -> int:
     return found
 
 
+class _Setup(TypedDict):
+    """What computes a generation, how it ends, and what form it has."""
+
+    model: OpenText
+    stops: StopStrings
+    stop_tokens: frozenset[int]
+    matcher: Matcher | None
+    tally: Tally | None
+
+
 class Model:
     """An open bundle. It holds one text at a time; two threads must not use it at once.
 
@@ -149,6 +164,12 @@ class Model:
                 "conversations; use generate, or `edgepress run --prompt`"
             )
         return ChatEncoder(template, self.tokenizer)
+
+    @cached_property
+    def answer_format(self) -> AnswerFormat:
+        """How the model writes thoughts and calls of tools, found from its template."""
+        added = self.tokenizer.library.get_added_tokens_decoder().values()
+        return find_format(self.chat_encoder.template, [token.content for token in added])
 
     @cached_property
     def sampling_defaults(self) -> Sampling:
@@ -310,16 +331,8 @@ class Model:
                 "the prompt begins with token %d, the beginning of a text, twice; models are trained on one", bos
             )
         self.session.check_room(tokens.size, after=0)
-        return self._generation(
-            tokens.tolist(),
-            sampling,
-            max_tokens,
-            stop,
-            special=special,
-            reuse=False,
-            constraint=constraint,
-            speculate=speculate,
-        )
+        setup = self._setup(stop, constraint, speculate)
+        return Generation(prompt=tokens.tolist(), sampling=sampling, max_tokens=max_tokens, special=special, **setup)
 
     def chat(
         self,
@@ -334,10 +347,11 @@ class Model:
         special: bool = False,
         constraint: Constraint | None = None,
         speculate: Speculation | None = None,
-    ) -> Generation:
-        """Answer a conversation; iterate over the result to get the answer as it comes.
+    ) -> Answer:
+        """Answer a conversation; iterate over the result to get what is said as it comes.
 
         What the conversation has in common with the text before, such as its earlier turns, is not computed again.
+        Thoughts and calls of tools are no text: they are in the answer's ``reasoning`` and ``tool_calls``.
 
         Args:
             messages: what was said so far, such as ``[{"role": "user", "content": "Hello"}]``.
@@ -347,7 +361,7 @@ class Model:
             max_tokens: of the answer.
             sampling: how tokens are drawn; as the model's makers say when None.
             stop: texts or tokens before which the answer ends.
-            special: show special tokens, such as those around the call of a tool.
+            special: say everything as it is generated, special tokens, thoughts and calls included.
             constraint: what form the answer has to have, such as ``Constraint.json_schema({"type": "integer"})``.
             speculate: have several tokens computed in a step where that pays.
 
@@ -361,30 +375,41 @@ class Model:
         check_tokens(tokens, self.config.vocab_size)
         self.session.check_room(len(tokens), after=0)
         drawn = self.sampling_defaults if sampling is None else sampling
-        return self._generation(
-            tokens,
-            drawn,
-            max_tokens,
-            stop,
-            special=special,
+        setup = self._setup(stop, constraint, speculate)
+        splitter, shown = None, frozenset[int]()
+        if not special:
+            form = self.answer_format
+            splitter = Splitter(form, tools, is_thinking=self._is_thinking(tokens))
+            shown = frozenset(token for mark in form.marks for token in self._special_in(mark))
+        return Answer(
+            prompt=tokens,
+            sampling=drawn,
+            max_tokens=max_tokens,
+            special=special or shown,
             reuse=True,
-            constraint=constraint,
-            speculate=speculate,
+            splitter=splitter,
+            known_calls=sum(len(message.get("tool_calls") or ()) for message in messages),
+            arguments_as_text=self.answer_format.arguments_as_text,
+            **setup,
         )
 
-    def _generation(
-        self,
-        prompt: list[int],
-        sampling: Sampling,
-        max_tokens: int | None,
-        stop: Sequence[str | int],
-        *,
-        special: bool,
-        reuse: bool,
-        constraint: Constraint | None,
-        speculate: Speculation | None,
-    ) -> Generation:
-        """A generation that ends at texts and tokens of ``stop``: a text that is a special token is that token."""
+    def _is_thinking(self, prompt: Sequence[int]) -> bool:
+        """Whether a prompt ends inside of thoughts, which its template has begun."""
+        thoughts = self.answer_format.thoughts
+        if thoughts is None:
+            return False
+        end = self.tokenizer.library.decode(list(prompt[-_TAIL:]), skip_special_tokens=False)
+        return bool(end.rstrip().endswith(thoughts.open.rstrip()))
+
+    def _special_in(self, mark: str) -> Iterator[int]:
+        """The special tokens that a mark is made of, or has in it."""
+        names = {str(self.tokenizer.library.id_to_token(token)): token for token in self.tokenizer.special}
+        return (token for name, token in names.items() if name in mark)
+
+    def _setup(
+        self, stop: Sequence[str | int], constraint: Constraint | None, speculate: Speculation | None
+    ) -> "_Setup":
+        """How a generation goes and ends: a text of ``stop`` that is a special token is that token."""
         if isinstance(stop, str):
             raise InputError(f"stop is the text {stop!r}; give a list of texts or tokens")
         last = self.config.vocab_size - 1
@@ -394,18 +419,13 @@ class Model:
         tokens |= {token for token in named.values() if token is not None}
         matcher = None if constraint is None else Matcher(self._token_table, constraint)
         text, tally = (self, None) if speculate is None else self._speculating(speculate)
-        return Generation(
-            text,
-            prompt,
-            sampling,
-            max_tokens,
-            texts,
-            frozenset(tokens),
-            special=special,
-            reuse=reuse,
-            matcher=matcher,
-            tally=tally,
-        )
+        return {
+            "model": text,
+            "stops": texts,
+            "stop_tokens": frozenset(tokens),
+            "matcher": matcher,
+            "tally": tally,
+        }
 
     def _speculating(self, how: Speculation) -> tuple[OpenText, Tally]:
         """This text with several tokens a step, or as it is where no step over several gives the same logits."""

@@ -92,8 +92,8 @@ class Generation(Iterator[str]):
     - ``timings``
 
     ``stop_tokens`` end it and are not shown. With ``special`` the text shows special tokens, such as those around the
-    call of a tool. With ``reuse`` it goes on from what the model keeps of an earlier text that begins alike.
-    ``matcher`` holds the answer to a form; ``tally`` is what came of speculation, where there is any.
+    call of a tool, or those of a set. With ``reuse`` it goes on from what the model keeps of an earlier text that
+    begins alike. ``matcher`` holds the answer to a form; ``tally`` is what came of speculation, where there is any.
     """
 
     model: OpenText
@@ -102,7 +102,7 @@ class Generation(Iterator[str]):
     max_tokens: int | None
     stops: StopStrings
     stop_tokens: frozenset[int] = frozenset()
-    special: bool = False
+    special: bool | frozenset[int] = False
     reuse: bool = False
     matcher: Matcher | None = None
     tally: Tally | None = None
@@ -138,7 +138,7 @@ class Generation(Iterator[str]):
         timings, steps = self.timings, len(self.tokens) - 1  # the first token comes with the prefill
         known = f", {self.reused} of them known," if self.reused else ""
         parts = [f"prompt {len(self.prompt)} tokens{known} in {timings.prefill:.3f} s"]
-        if steps > 0:
+        if steps > 0 and timings.decode:  # an answer that can be one text only takes no step
             parts.append(f"{len(self.tokens)} generated, {steps / timings.decode:.1f} tokens/s")
         if self.tally is not None:
             parts.append(str(self.tally))

@@ -24,8 +24,8 @@ from edgepress.exporter.demo import DEMO_DIRECTORY
 from edgepress.exporter.source.checkpoint import Checkpoint
 from edgepress.exporter.tokens.chat_vectors import write_vectors
 from edgepress.runtime import Model, Sampling, load
-from edgepress.runtime.conversation import Conversation, read_conversation
 from edgepress.runtime.generation.defaults import sampling_defaults
+from edgepress.runtime.turns.conversation import Conversation, read_conversation
 from edgepress.text.tokenizer import read_tokenizer
 
 TEMPLATE = """{{ bos_token }}{% for message in messages %}

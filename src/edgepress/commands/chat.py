@@ -1,6 +1,7 @@
 """``edgepress chat``: talk with a bundle on a terminal."""
 
 import argparse
+import json
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,7 +20,7 @@ from edgepress.commands.run import (
 from edgepress.stdio import say
 
 if TYPE_CHECKING:
-    from edgepress.runtime.conversation import Conversation
+    from edgepress.runtime.turns.conversation import Conversation
 
 NAME = "chat"
 HELP = "talk with a bundle whose model has a chat template; earlier turns are not computed again"
@@ -32,6 +33,8 @@ _COMMANDS = """\
 /reset         begin anew, with the same system prompt
 /stats         what the last answer took
 /quit          end; so does the end of the input. Ctrl-C ends an answer"""
+
+_DIM = "\033[2m{}\033[0m"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -55,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Take lines from the terminal, or from what is piped in, until they end."""
-    from edgepress.runtime.conversation import Conversation, read_conversation
+    from edgepress.runtime.turns.conversation import Conversation, read_conversation
 
     model = open_language_model(arguments)
     conversation = Conversation(
@@ -114,14 +117,23 @@ def _handle(conversation: "Conversation", line: str) -> bool:
 
 
 def _answer(conversation: "Conversation", text: str) -> None:
-    pieces = conversation.say(text)
+    """Print what is said on stdout as it comes; on a terminal thoughts and calls of tools as well, on stderr."""
+    shows_all, field = sys.stdin.isatty(), "text"
     try:
-        for piece in pieces:
-            print(piece, end="", flush=True)
+        for piece in conversation.ask(text):
+            if piece.field != field and shows_all:
+                print(flush=True, file=sys.stderr if field == "reasoning" else sys.stdout)
+            field = piece.field
+            if field == "text":
+                print(piece.text, end="", flush=True)
+            elif piece.call is not None:
+                say(f"(calls {piece.call.name}: {json.dumps(dict(piece.call.arguments), ensure_ascii=False)})")
+            elif shows_all:
+                print(_DIM.format(piece.text), end="", flush=True, file=sys.stderr)
     except KeyboardInterrupt:
         say(" (interrupted)")
     print(flush=True)
-    if sys.stdin.isatty() and conversation.last is not None:
+    if shows_all and conversation.last is not None:
         say(conversation.last.statistics())
 
 
@@ -156,7 +168,7 @@ def _save(conversation: "Conversation", name: str) -> None:
 
 
 def _load(conversation: "Conversation", name: str) -> None:
-    from edgepress.runtime.conversation import read_conversation
+    from edgepress.runtime.turns.conversation import read_conversation
 
     conversation.messages = read_conversation(Path(name))
     say(f"{name}: {len(conversation.messages)} messages")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from edgepress.stdio import say
 
 if TYPE_CHECKING:
-    from edgepress.runtime import Constraint, Sampling, Speculation
+    from edgepress.runtime import Constraint, Generation, Sampling, Speculation
     from edgepress.runtime.model import Model
     from edgepress.runtime.tasks.kinds import TaskModel
 
@@ -207,7 +207,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.chat:
         system = [] if arguments.system is None else [{"role": "system", "content": arguments.system}]
         messages = [*system, {"role": "user", "content": prompt}]
-        generation = model.chat(
+        generation: Generation = model.chat(
             messages,
             max_tokens=longest,
             sampling=drawn,

@@ -201,15 +201,18 @@ class Detokenizer:
     unless it ends in the middle of a character; then it waits. Windows are a few tokens long, so cost is linear.
 
     With ``prompt``, the first piece is what follows the prompt, its leading space included. With ``special``, special
-    tokens have their names as text; without they have none.
+    tokens, or those of a set, have their names as text; others have none.
 
     Byte-fallback tokens are decoded on their own, so that each character is out with its last byte. The pieces joined
     are what the library gives for all tokens at once, with this one exception: where a run of such bytes turns out not
     to be UTF-8, the library replaces all of the run, also its whole characters, which are out already here.
     """
 
-    def __init__(self, tokenizer: Tokenizer, prompt: Sequence[int] = (), *, special: bool = False) -> None:
-        self._tokenizer, self._shows_special = tokenizer, special
+    def __init__(
+        self, tokenizer: Tokenizer, prompt: Sequence[int] = (), *, special: bool | frozenset[int] = False
+    ) -> None:
+        self._tokenizer = tokenizer
+        self._shown = special if isinstance(special, frozenset) else tokenizer.special if special else frozenset()
         visible = [token for token in prompt[-4 * _CONTEXT :] if token not in tokenizer.special]
         self._window = visible[-_CONTEXT:]
         self._text = tokenizer.decode(self._window)  # the part of the window's text that is out
@@ -220,7 +223,7 @@ class Detokenizer:
     def push(self, token: int) -> str:
         """Take one token, return the text that became final: often a word, sometimes nothing."""
         if token in self._tokenizer.special:
-            return self.finish() + str(self._tokenizer.library.id_to_token(token)) if self._shows_special else ""
+            return self.finish() + str(self._tokenizer.library.id_to_token(token)) if token in self._shown else ""
         byte = self._tokenizer.bytes.get(token)
         if byte is not None:
             held = "" if self._in_bytes else self._flush()

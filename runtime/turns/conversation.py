@@ -7,10 +7,11 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from edgepress.chat.spans.kinds import Piece
 from edgepress.chat.template import Message
 from edgepress.errors import InputError
 from edgepress.files import atomic_file, write_json
-from edgepress.runtime.generation.generation import Generation
+from edgepress.runtime.generation.answer import Answer
 from edgepress.runtime.generation.sampling import Sampling
 from edgepress.runtime.generation.speculation.kinds import Speculation
 from edgepress.runtime.model import Model
@@ -42,18 +43,23 @@ class Conversation:
     max_tokens: int | None = None
     stop: Sequence[str | int] = ()
     speculate: Speculation | None = None
-    last: Generation | None = None
+    last: Answer | None = None
 
     def say(self, text: str, *, role: str = "user") -> Iterator[str]:
-        """Say ``text``; iterate over the answer as it comes.
+        """Say ``text``; iterate over what is answered as it comes.
 
         What was said and answered is among ``messages`` when the answer ends, or when it is left before its end: then
-        as far as it came.
+        as far as it came. What the model thought is kept with it, and so is what it wants called.
 
         Raises:
             InputError: as for :meth:`Model.chat`; the conversation is as it was before.
 
         """
+        pieces = self.ask(text, role=role)
+        return (piece.text for piece in pieces if piece.field == "text")
+
+    def ask(self, text: str, *, role: str = "user") -> Iterator[Piece]:
+        """As :meth:`say`; iterate over thoughts and calls of tools as well."""
         asked = [*self.messages, {"role": role, "content": text}]
         self.last = self.model.chat(
             asked,
@@ -66,14 +72,11 @@ class Conversation:
         )
         return self._answer(self.last, asked)
 
-    def _answer(self, generation: Generation, asked: list[Message]) -> Iterator[str]:
-        said: list[str] = []
+    def _answer(self, answer: Answer, asked: list[Message]) -> Iterator[Piece]:
         try:
-            for piece in generation:
-                said.append(piece)
-                yield piece
+            yield from answer.pieces()
         finally:
-            self.messages = [*asked, {"role": "assistant", "content": "".join(said)}]
+            self.messages = [*asked, answer.message()]
 
     def undo(self) -> bool:
         """Take back the last turn of the user and what followed; False when there is none."""

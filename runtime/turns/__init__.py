@@ -1,0 +1,1 @@
+"""Conversations with an open bundle: turns, tools that are called between them, and what is known from before."""

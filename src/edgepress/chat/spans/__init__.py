@@ -1,0 +1,1 @@
+"""The parts of an answer: what the model thought, what it says, and the tools that it calls."""

@@ -1,0 +1,109 @@
+"""What formats share: calls as JSON objects, and values that are written without quotes."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from edgepress.chat.spans.kinds import Schema, ToolCall
+
+_NAMES = ("name", "function", "tool_name")
+_ARGUMENTS = ("arguments", "parameters", "args")
+_CONSTANTS: dict[str, object] = {"True": True, "False": False, "None": None}
+
+
+def parse_json(text: str) -> Any:
+    """A JSON value, NaN and infinities refused.
+
+    Raises:
+        ValueError: it is none.
+
+    """
+    try:
+        return json.loads(text, parse_constant=_refuse)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no number of JSON")
+
+
+def call_of(content: object) -> ToolCall:
+    """A call from an object with a name and arguments, which may be JSON's text.
+
+    Raises:
+        ValueError: it is none.
+
+    """
+    if not isinstance(content, dict):
+        raise ValueError("a call is an object")
+    name = next((content[key] for key in _NAMES if isinstance(content.get(key), str)), None)
+    arguments: Any = next((content[key] for key in _ARGUMENTS if key in content), {})
+    return checked(name, parse_json(arguments) if isinstance(arguments, str) else arguments, content.get("id"))
+
+
+def checked(name: object, arguments: object, identity: object = None) -> ToolCall:
+    """A call of these, where they are what a call has; else ValueError."""
+    if not isinstance(name, str) or not name or not isinstance(arguments, dict):
+        raise ValueError("a call has a name, and arguments by theirs")
+    return ToolCall(name, arguments, identity if isinstance(identity, str) and identity else None)
+
+
+def calls_of(text: str) -> list[ToolCall]:
+    """One call as a JSON object, or a list of them.
+
+    Raises:
+        ValueError: it is none.
+
+    """
+    content = parse_json(text)
+    calls = [call_of(one) for one in content] if isinstance(content, list) else [call_of(content)]
+    if not calls:
+        raise ValueError("no call is in it")
+    return calls
+
+
+def json_at(text: str, at: int) -> tuple[Any, int]:
+    """The JSON value that begins at ``at``, and where it ends.
+
+    Raises:
+        ValueError: none does.
+
+    """
+    try:
+        return json.JSONDecoder(parse_constant=_refuse).raw_decode(text, at)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
+def typed(text: str, name: str, schema: Schema | None) -> Any:
+    """A value that is written without quotes where it is a text: by the type that the tool says it has.
+
+    ``schema`` is that of the tool's arguments. What it says nothing of is a number, list or object where it reads as
+    one.
+    """
+    properties = (schema or {}).get("properties")
+    wanted = _types(properties.get(name) if isinstance(properties, Mapping) else None)
+    if wanted == {"string"}:
+        return text
+    if text in _CONSTANTS:
+        return _CONSTANTS[text]
+    try:
+        return parse_json(text)
+    except ValueError:
+        return text
+
+
+def _types(schema: object) -> set[str]:
+    """The types that a property may have; nothing where that is not said."""
+    if not isinstance(schema, Mapping):
+        return set()
+    kind = schema.get("type")
+    found = {kind} if isinstance(kind, str) else set(kind) if isinstance(kind, list) else set()
+    for key in ("anyOf", "oneOf"):
+        for one in schema.get(key) or ():
+            found |= _types(one)
+    values = schema.get("enum")
+    if not found and isinstance(values, list) and values and all(isinstance(value, str) for value in values):
+        return {"string"}
+    return found
