@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING
 
 from edgepress.cores import usable_cores
 from edgepress.exporter.bundle import files as bundle
-from edgepress.exporter.bundle.cpu_graph import graphs_to_compare, planned_graphs
+from edgepress.exporter.bundle.cpu_graph import float32_plan, graphs_to_compare, make_graph, planned_graphs
 from edgepress.exporter.bundle.download import describe_zeros
 from edgepress.exporter.bundle.forms import FormTask, find_form
-from edgepress.exporter.bundle.overflow import MOST_SEQUENCES, find_overflow
+from edgepress.exporter.bundle.on_text.cache_scales import find_cache_scales
+from edgepress.exporter.bundle.on_text.overflow import MOST_SEQUENCES, find_overflow
 from edgepress.exporter.bundle.replacing import check_output, check_replaceable
 from edgepress.exporter.bundle.stream import Made, ScalesLostError, TensorReport
 from edgepress.exporter.bundle.write import write_data
@@ -327,6 +328,7 @@ def write(
     """Write the bundle's files: weights, graph, tokenizer, what each target needs, pictures of the training."""
     prepared, reports = write_weights(work, prepared, learned, threads=threads, progress=progress)
     prepared = keep_in_float32(work, prepared, learned, threads=threads, progress=progress)
+    prepared = scale_cache(work, prepared, learned, threads=threads, progress=progress)
     checkpoint, decoder, plan = prepared.checkpoint, prepared.decoder, prepared.plan
     sparsity = describe_zeros(
         work / bundle.DATA_FILE, plan, decoder, checkpoint, threads=threads or usable_cores(), progress=progress
@@ -360,24 +362,54 @@ def keep_in_float32(
 
     On the text that calibration saw, on the one that a recipe in float16 names, or on built-in prose.
     """
-    activations, calibration = prepared.recipe.activations, prepared.recipe.calibration
+    activations, decoder = prepared.recipe.activations, prepared.decoder
     if not activations.in_float16:
         return prepared
-    checkpoint, decoder = prepared.checkpoint, prepared.decoder
-    bos = first_token(checkpoint, decoder)
-    if learned is not None:
-        tokens, text = learned.tokens[:MOST_SEQUENCES], "the calibration text"
-    elif activations.type == "float16" and calibration.text:
-        from edgepress.exporter.learn.calibration.run import read_tokens
-
-        tokens = read_tokens(checkpoint, decoder, calibration, bos, prepared.plan.context_length).tokens
-        text = "the calibration text"
-    else:
-        prose = prose_tokens(checkpoint, decoder.vocab_size, prepared.plan.context_length)
-        tokens, text = prose[None], "built-in prose"
+    tokens, text = text_to_run(prepared, learned)
     graphs = graphs_to_compare(prepared, prepared.cpu)
     kept = find_overflow(work, graphs, decoder, tokens, text, threads=threads or usable_cores(), progress=progress)
     return prepared.decided(replace(prepared.decisions, kept_layers={**activations.kept_layers, **kept}))
+
+
+def scale_cache(
+    work: Path, prepared: Prepared, learned: Calibrated | None, *, threads: int | None, progress: Progress
+) -> Prepared:
+    """Find the scales of keys and values that are integers by running the weights that are written."""
+    plan, decoder = prepared.plan, prepared.decoder
+    if not plan.integer_states:
+        return prepared
+    if learned is None:
+        from edgepress.exporter.learn.calibration.run import form_tokens
+
+        tokens = form_tokens(prepared, threads=threads, progress=progress)
+    else:
+        tokens = learned.tokens
+    floats = float32_plan(prepared)
+    scales = find_cache_scales(
+        work,
+        make_graph(decoder, floats, prepared.cpu),
+        (floats.states, plan.states),
+        tokens,
+        threads=threads or usable_cores(),
+        progress=progress,
+    )
+    return replace(prepared, plan=replace(plan, cache_scales=scales))
+
+
+def text_to_run(prepared: Prepared, learned: Calibrated | None) -> tuple[NDArray[np.int64], str]:
+    """Tokens (sequences, length) to look for overflow on, and what messages call them.
+
+    Those that calibration saw, of the files that a recipe in float16 names, or of built-in prose.
+    """
+    checkpoint, decoder, calibration = prepared.checkpoint, prepared.decoder, prepared.recipe.calibration
+    if learned is not None:
+        return learned.tokens[:MOST_SEQUENCES], "the calibration text"
+    if prepared.recipe.activations.type == "float16" and calibration.text:
+        from edgepress.exporter.learn.calibration.run import read_tokens
+
+        bos, longest = first_token(checkpoint, decoder), prepared.plan.context_length
+        return read_tokens(checkpoint, decoder, calibration, bos, longest).tokens, "the calibration text"
+    return prose_tokens(checkpoint, decoder.vocab_size, prepared.plan.context_length)[None], "built-in prose"
 
 
 def seal(

@@ -74,10 +74,14 @@ def make_graphs(planned: Planned, cpu: Target) -> dict[str, onnx.ModelProto]:
 
 def graphs_to_compare(planned: Planned, cpu: Target) -> tuple[onnx.ModelProto, onnx.ModelProto]:
     """The graph that computes what is planned in float32, and the one in float16 with nothing kept from it."""
-    decoder, plan, whole = planned.decoder, planned.plan, planned.recipe.activations.type == "float16"
-    plan = replace(plan, adapter_slots=None)  # which adapters there will be is not known
-    plain = replace(plan, half_layers=(), states=decoder.states())
-    return make_graph(decoder, plain, cpu), make_graph(decoder, in_float16(plain, decoder, whole=whole), cpu)
+    decoder, plain = planned.decoder, float32_plan(planned)
+    half = in_float16(plain, decoder, whole=planned.recipe.activations.type == "float16")
+    return make_graph(decoder, plain, cpu), make_graph(decoder, half, cpu)
+
+
+def float32_plan(planned: Planned) -> Plan:
+    """The plan of a graph in float32 that keeps all tokens, without adapters: which there will be is not known."""
+    return replace(planned.plan, adapter_slots=None, half_layers=(), states=planned.decoder.states())
 
 
 def make_graph(decoder: Decoder, plan: Plan, cpu: Target) -> onnx.ModelProto:

@@ -95,7 +95,7 @@ def check_prepared(prepared: Prepared, plain: Decoder) -> None:
         refuse_forms(prepared)
     else:
         _check_budget(prepared, plain)
-    if prepared.recipe.budget is not None or prepared.needs_calibration:
+    if prepared.recipe.budget is not None or prepared.needs_calibration or prepared.plan.integer_states:
         _check_text(prepared, prepared.recipe)
 
 
@@ -103,6 +103,7 @@ def say_unused_text(prepared: Prepared) -> None:
     """Warn when text is given that no part of the export uses; InputError when a file of it cannot be used."""
     recipe = prepared.recipe
     looks = prepared.needs_calibration or recipe.budget is not None or prepared.pruned is not None
+    looks |= bool(prepared.plan.integer_states)
     looks |= recipe.activations.type == "float16" or any(target.form == "static" for target in prepared.targets)
     if looks or not recipe.calibration.text:
         return

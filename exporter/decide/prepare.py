@@ -134,6 +134,7 @@ def settle(shrunk: Shrunk, workspace: Workspace | None, *, threads: int | None, 
         prepared = prepared.decided(decisions)  # nothing that such a graph would gain by
     if keeps_windows(prepared):
         prepared = prepared.decided(replace(prepared.decisions, windows=True))
+    check_integer_cache(prepared)
     check_prepared(prepared, plain)
     say_unused_text(prepared)
     if shrunk.asked.budget is not None:
@@ -164,7 +165,7 @@ def keeps_windows(prepared: Prepared) -> bool:
     """
     asked, plan = prepared.asked.cache.windows, prepared.plan
     static = next((target.name for target in prepared.targets if target.form == "static"), None)
-    states = prepared.decoder.states(windows_below=plan.context_length)
+    states = prepared.decoder.states(windows_below=plan.context_length, in_integers=prepared.asked.cache.in_integers)
     if not asked:
         saves = 2 * state_bytes(states, plan.default_context) <= plan.cache_bytes_at(plan.default_context)
         return asked is None and static is None and saves
@@ -179,6 +180,29 @@ def keeps_windows(prepared: Prepared) -> bool:
             "context; leave it out, or export for that target apart"
         )
     return True
+
+
+def check_integer_cache(prepared: Prepared) -> None:
+    """Refuse keys and values as integers where nothing has them.
+
+    Raises:
+        InputError: the model has none that are kept for tokens, or a target has static graphs.
+
+    """
+    bits = prepared.asked.cache.bits
+    if bits is None:
+        return
+    if not prepared.plan.integer_states:
+        raise InputError(
+            f"the recipe has [cache] bits = {bits}, and no layer of this model keeps keys and values of tokens; leave "
+            "it out"
+        )
+    static = next((target.name for target in prepared.targets if target.form == "static"), None)
+    if static is not None:
+        raise InputError(
+            f"the recipe has [cache] bits = {bits}, and the static graphs of {static} have caches of their own; leave "
+            "it out, or export for that target apart"
+        )
 
 
 def _plan(shrunk: Shrunk, plain: Decoder, decisions: Decisions) -> Prepared:

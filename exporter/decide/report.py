@@ -22,6 +22,7 @@ from edgepress.exporter.source.checkpoint import Checkpoint
 from edgepress.progress import duration
 from edgepress.states import state_bytes
 from edgepress.tables import format_table
+from edgepress.targets.legality.cliffs import cache_warnings
 
 Json = dict[str, object]
 _NUMBER = re.compile(r"\.experts\.\d+\.")
@@ -170,6 +171,7 @@ def format_plan(prepared: Prepared) -> str:
             f"bundle       about {megabytes(estimates['bundle_bytes'])} MB (estimate)",
             *_memory_lines(prepared),
             *_window_lines(prepared),
+            *_integer_cache_lines(prepared),
             *_float16_lines(prepared),
             *slot_lines(prepared.plan.adapter_slots),
             *_instruction_lines(instructions.estimates(prepared), prepared.plan.adapter_slots),
@@ -273,6 +275,22 @@ def _window_lines(prepared: Prepared) -> list[str]:
     if any(target.form == "static" for target in prepared.targets):
         return [f"windows      {of} and keep all, as static graphs do: {whole} {at}, not {small} (estimate)"]
     return [f"windows      {of} and keep all: {whole} {at}, {small} with [cache] windows = true (estimate)"]
+
+
+def _integer_cache_lines(prepared: Prepared) -> list[str]:
+    """What keys and values as integers save, and what they cost; nothing where they are floats."""
+    plan = prepared.plan
+    if not plan.integer_states:
+        return []
+    below = plan.context_length if prepared.recipe.cache.windows else 0
+    whole = state_bytes(prepared.decoder.states(windows_below=below), plan.default_context)
+    small, float32 = megabytes(plan.cache_bytes_at(plan.default_context)), megabytes(whole)
+    price = [warning for target in prepared.targets for warning in cache_warnings(target, "int8")]
+    return [
+        f"cache        keys and values in 8 bits: {small} MB of states at {plan.default_context:,} tokens, not "
+        f"{float32} in float32 (estimate)",
+        *(f"{'':<12} {warning}" for warning in dict.fromkeys(price)),
+    ]
 
 
 def _float16_lines(prepared: Prepared) -> list[str]:

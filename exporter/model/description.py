@@ -500,20 +500,26 @@ class Decoder:
         return min(limits, default=None)
 
     def states(
-        self, in_float16: Callable[[str], bool] = lambda _: False, *, windows_below: int = 0
+        self,
+        in_float16: Callable[[str], bool] = lambda _: False,
+        *,
+        windows_below: int = 0,
+        in_integers: bool = False,
     ) -> tuple[State, ...]:
         """What all layers carry from token to token, in the order of the graph's inputs.
 
         ``in_float16`` says whether a mixer, such as ``layers.1.attention``, is to have states of that type. Caches of
-        windows below ``windows_below`` tokens keep these tokens alone.
+        windows below ``windows_below`` tokens keep these tokens alone; keys and values are signed bytes
+        where they are to be ``in_integers``.
         """
         found = tuple(
-            windowed(state, block.mixer.cache_window(), windows_below)
+            as_integers(kept) if in_integers else kept
             for index, layer in enumerate(self.layers)
             for block in layer.blocks
             for state in block.mixer.states(
                 index, "float16" if in_float16(f"layers.{index}.{block.name}") else "float32"
             )
+            for kept in [windowed(state, block.mixer.cache_window(), windows_below)]
         )
         check_states(found)
         return found
@@ -586,6 +592,11 @@ def windowed(state: State, window: int | None, below: int) -> State:
         return state
     shape = tuple("window" if axis == "past" else axis for axis in state.shape)
     return replace(state, shape=shape, kind="window", window=window)
+
+
+def as_integers(state: State) -> State:
+    """Keys or values as signed bytes, which GroupQueryAttention rounds them to; other states as they are."""
+    return replace(state, type="int8") if state.in_place else state
 
 
 @contextmanager

@@ -6,6 +6,9 @@ from functools import cached_property
 from math import gcd, prod
 from typing import Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from edgepress.adapter_slots import AdapterSlots, Slot
 from edgepress.errors import InputError
 from edgepress.exporter.arrays.scheme import BLOCK_SIZES, FEWEST_TOKENS, Scheme
@@ -139,6 +142,9 @@ class Plan:
     half_layers: tuple[int, ...] = ()  # layers that compute in float16 what the target has float16 kernels for
     default_context: int = 0  # tokens that a text may have unless more is asked for when the bundle is opened
     adapter_slots: AdapterSlots | None = None  # where the graph takes an adapter
+    # By the name of a state that is integers: what each channel's are multiplied by, (1, heads, 1, channels). Empty
+    # until the weights are written, which some text is run through.
+    cache_scales: Mapping[str, NDArray[np.float32]] = field(default_factory=dict, compare=False, repr=False)
 
     def of(self, weight: Weight) -> PlannedTensor:
         """Return the planned tensor of ``weight`` (KeyError when the plan has none)."""
@@ -164,6 +170,11 @@ class Plan:
     def cache_bytes_at(self, length: int) -> int:
         """Bytes of the states of a text of ``length`` tokens."""
         return state_bytes(self.states, length)
+
+    @property
+    def integer_states(self) -> tuple[State, ...]:
+        """Keys and values that are kept as integers."""
+        return tuple(state for state in self.states if state.type == "int8")
 
     @cached_property
     def schemes(self) -> Mapping[str, Scheme | None]:
@@ -294,9 +305,14 @@ def make_plan(subject: Description, recipe: Recipe, itemsize: Callable[[str], fl
 
 def _states(subject: Description, recipe: Recipe, context: int) -> tuple[State, ...]:
     """What the graph carries; keys and values of windows that are shorter than the context, where they are so kept."""
-    if isinstance(subject, Decoder) and recipe.cache.windows:
-        return subject.states(windows_below=context)
-    return subject.states()
+    if not isinstance(subject, Decoder):
+        if recipe.cache.bits is not None:
+            raise InputError(
+                f"the recipe has [cache] bits = {recipe.cache.bits}, which is for language models; leave it out"
+            )
+        return subject.states()
+    below = context if recipe.cache.windows else 0
+    return subject.states(windows_below=below, in_integers=recipe.cache.in_integers)
 
 
 def _elements(weight: Weight) -> int:
@@ -326,7 +342,8 @@ def in_float16(plan: Plan, decoder: Decoder, kept: Collection[str] = (), *, whol
     layers = tuple(index for index in range(len(decoder.layers)) if whole and f"layers.{index}" not in kept)
     below = plan.context_length if any(state.kind == "window" for state in plan.states) else 0
     states = decoder.states(lambda mixer: mixer not in kept, windows_below=below)
-    return replace(plan, half_layers=layers, states=states)
+    integers = {state.name: state for state in plan.integer_states}
+    return replace(plan, half_layers=layers, states=tuple(integers.get(state.name, state) for state in states))
 
 
 def _note_what_is_left(

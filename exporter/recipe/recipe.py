@@ -117,9 +117,20 @@ class Cache:
 
     With ``windows`` a layer whose attention sees a window keeps the keys and values of that alone; without, of all
     tokens. None leaves it to the targets (:class:`~edgepress.exporter.recipe.decisions.Decisions`).
+    ``bits`` of each key and value: 8 are integers, with a scale for each channel of each head that some text gives;
+    None is floats.
     """
 
     windows: bool | None = None
+    bits: int | None = None
+
+    @property
+    def in_integers(self) -> bool:
+        """Whether keys and values are integers."""
+        return self.bits is not None
+
+
+CACHE_BITS = 8
 
 
 @dataclass(frozen=True)
@@ -470,7 +481,10 @@ def _cache(value: object, path: Path) -> Cache:
     windows = value.get("windows")
     if "windows" in value and not isinstance(windows, bool):
         raise InputError(f"{path}: [cache] windows must be true or false, not {windows!r}")
-    return Cache(windows)
+    bits = value.get("bits")
+    if "bits" in value and (isinstance(bits, bool) or bits != CACHE_BITS):
+        raise InputError(f"{path}: [cache] bits must be {CACHE_BITS}, not {bits!r}; leave it out for floats")
+    return Cache(windows, bits)
 
 
 def _word(value: object, valid: tuple[str, ...], path: Path, where: str) -> str:

@@ -19,6 +19,7 @@ import onnx
 from onnx import TensorProto
 
 from edgepress.exporter.graph.builder import CONTRIB, FLOAT
+from edgepress.exporter.graph.models.integer_cache import add_scales
 from edgepress.exporter.graph.primitives import PER_LAYER, DecoderBuilder
 from edgepress.exporter.graph.rotary import CONTEXT_LENGTH
 from edgepress.exporter.model.copies import write_added, write_corrected, write_predicted, write_started, write_united
@@ -56,6 +57,7 @@ def build_decoder(
     _DecoderGraph(graph).write()
     graph.check_slots()
     model = graph.model(decoder.model_type, version)
+    add_scales(model.graph, plan)
     onnx.helper.set_model_props(model, {CONTEXT_LENGTH: str(plan.context_length)})
     return model
 

@@ -10,21 +10,20 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
+from edgepress.exporter.bundle.on_text.cache_scales import before_text
 from edgepress.exporter.graph.piecewise import Piecewise
 from edgepress.exporter.model.description import Decoder
 from edgepress.onnx_graph.tensors import TensorReader
 from edgepress.progress import Progress, silent
-from edgepress.states import State
 
 LARGEST = 65504.0  # of float16
 MARGIN = 4.0
@@ -86,7 +85,7 @@ def find_overflow(
     pieces, magnitudes = Piecewise(bundle, float32, wanted, threads=threads), dict.fromkeys(wanted, np.float32(0))
     with progress(len(tokens) * len(pieces), "looking for what overflows float16", " steps") as advance:
         for row in tokens:
-            for values in pieces.run(_inputs(decoder.states(), row[None])):
+            for values in pieces.run(before_text(decoder.states(), row[None])):
                 for name, value in values.items():  # np.maximum keeps what is not a number
                     magnitudes[name] = np.maximum(magnitudes[name], np.abs(value).max(initial=0))
                 advance(1)
@@ -193,9 +192,3 @@ def _scoring(node: onnx.NodeProto, name: str) -> onnx.NodeProto:
     del copy.attribute[:]
     copy.attribute.extend([*attributes, *(helper.make_attribute(*one) for one in (("scale", 1.0), ("qk_output", 1)))])
     return copy
-
-
-def _inputs(states: Sequence[State], row: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
-    """What a call with the whole of a text reads, ``row`` (1, length): states as they are before it."""
-    before = {state.input: np.zeros(state.sizes(0), np.dtype(state.type)) for state in states}
-    return {"input_ids": row, "attention_mask": np.ones_like(row), **before}

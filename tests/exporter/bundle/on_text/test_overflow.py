@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 from edgepress.exporter import decide
 from edgepress.exporter.bundle.cpu_graph import graphs_to_compare
 from edgepress.exporter.bundle.files import DATA_FILE
-from edgepress.exporter.bundle.overflow import LARGEST, MARGIN, find_overflow
+from edgepress.exporter.bundle.on_text.overflow import LARGEST, MARGIN, find_overflow
 from edgepress.exporter.bundle.readback import StoredWeights
 from edgepress.exporter.decide.job import Prepared
 from edgepress.exporter.export import write_weights
