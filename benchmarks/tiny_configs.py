@@ -94,10 +94,13 @@ EXTRA: dict[str, dict[str, object]] = {
 }
 
 
-def tiny_config(model_type: str) -> transformers.PreTrainedConfig:
-    """The default config of a class with small sizes; what the class refuses is raised as it is."""
+def tiny_config(model_type: str, layers: int = LAYERS) -> transformers.PreTrainedConfig:
+    """The default config of a class with small sizes; what the class refuses is raised as it is.
+
+    It has ``layers`` layers, or as few more as have every kind of layer among them.
+    """
     cls = transformers.CONFIG_MAPPING[model_type]
-    values = _small(cls().to_dict())
+    values = _small(cls().to_dict(), layers)
     for one in (values, values.get("text_config")):
         if isinstance(one, dict) and one.get("eos_token_id") is None:
             one["eos_token_id"] = _TOKENS["eos_token_id"]  # published checkpoints say one
@@ -114,15 +117,15 @@ def _merged(values: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str, An
     return {**values, **extra, **inside}
 
 
-def _small(values: Mapping[str, Any]) -> dict[str, Any]:
-    layers = _layer_count(values)
+def _small(values: Mapping[str, Any], least: int) -> dict[str, Any]:
+    layers = _layer_count(values, least)
     key_value_heads = _key_value_heads(values)
     small: dict[str, Any] = {}
     for key, value in values.items():
         if key == "per_layer_config":  # what differs in some layers, by their numbers
-            small[key] = {int(n): _small(some) for n, some in (value or {}).items() if int(n) < layers}
+            small[key] = {int(n): _small(some, least) for n, some in (value or {}).items() if int(n) < layers}
         elif isinstance(value, Mapping) and key.endswith(("_config", "_cfg")):
-            small[key] = _small(value)
+            small[key] = _small(value, least)
         elif key in _LAYER_COUNTS:
             small[key] = layers
         elif key in _TOKENS and isinstance(value, int | list):
@@ -155,12 +158,12 @@ def _count(values: Mapping[str, Any]) -> int | None:
     return next((values[key] for key in _LAYER_COUNTS if isinstance(values.get(key), int)), None)
 
 
-def _layer_count(values: Mapping[str, Any]) -> int:
-    """As few layers as have every kind of layer among them, four or more."""
-    count = _count(values) or LAYERS
+def _layer_count(values: Mapping[str, Any], least: int) -> int:
+    """As few layers as have every kind of layer among them, ``least`` or more."""
+    count = _count(values) or least
     patterns = [value for value in values.values() if isinstance(value, list) and len(value) == count]
     needed = max((_all_kinds_within(pattern) for pattern in patterns), default=0)
-    return min(count, max(LAYERS, min(needed, _MOST_LAYERS)))
+    return min(count, max(least, min(needed, _MOST_LAYERS)))
 
 
 def _all_kinds_within(pattern: list[Any]) -> int:

@@ -6,9 +6,13 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import tiny_models
 import torch
 import transformers
+
+from edgepress.manifest import read_manifest
+from edgepress.runtime.sequences.session import EncoderDecoder
 
 VOCABULARY = tiny_models.VOCABULARY
 PAD, START, END = 0, 1, 2
@@ -144,3 +148,37 @@ def reference(directory: Path) -> transformers.PreTrainedModel:
     """transformers' own model of a checkpoint."""
     config = transformers.AutoConfig.from_pretrained(directory)
     return getattr(transformers, config.architectures[0]).from_pretrained(directory).eval()
+
+
+def opened(bundle: Path) -> EncoderDecoder:
+    """A session of a bundle."""
+    manifest = read_manifest(bundle)
+    assert manifest.task is not None
+    assert manifest.task.sequences is not None
+    return EncoderDecoder(bundle, manifest.task.sequences, manifest.states, threads=1)
+
+
+def source_of(session: EncoderDecoder, seed: int = 0) -> dict[str, np.ndarray]:
+    """A random source."""
+    draw = np.random.default_rng(seed)
+    if session.sequences.source == "tokens":
+        return {"input_ids": draw.integers(3, VOCABULARY - 1, (1, 11))}
+    if session.sequences.source == "mel":
+        return {"input_features": draw.standard_normal((1, 20, session.sequences.source_length)).astype(np.float32)}
+    return {"input_values": (0.1 * draw.standard_normal((1, 8000))).astype(np.float32)}
+
+
+def difference(checkpoint: Path, bundle: Path) -> float:
+    """How far a bundle is from transformers: of what is encoded or of a logit, as a share of the largest of either.
+
+    Logits are those of a random target: a piece of it in one call, then a token at a time.
+    """
+    session = opened(bundle)
+    feed, target = source_of(session), np.random.default_rng(1).integers(3, 300, 9)
+    with torch.inference_mode():
+        given = {key: torch.from_numpy(array) for key, array in feed.items()}
+        expected = reference(checkpoint)(**given, decoder_input_ids=torch.from_numpy(target)[None])
+    hidden, logits = expected.encoder_last_hidden_state[0].numpy(), expected.logits[0].numpy()
+    encoded = float(np.abs(session.encode(feed) - hidden).max() / np.abs(hidden).max())
+    found = [session.append(target[:4]).copy(), *(session.append([int(token)]).copy() for token in target[4:])]
+    return max(encoded, float(np.abs(np.array(found) - logits[3:]).max() / np.abs(logits).max()))

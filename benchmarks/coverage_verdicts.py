@@ -1,0 +1,150 @@
+"""The verdict on one class of transformers for one task: made small, exported as users do, held against itself."""
+
+import contextlib
+import copy
+import sys
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from common import ROOT
+from tiny_configs import draw, tiny_config
+
+from edgepress.errors import CheckFailed, InputError
+from edgepress.exporter import export
+from edgepress.exporter.decide.encoder_decoder import is_encoder_decoder
+from edgepress.exporter.doors.agreement import TOLERANCE
+from edgepress.exporter.doors.heads import Head
+from edgepress.exporter.doors.kinds import Options, find_door
+from edgepress.exporter.doors.traced import Traced
+from edgepress.exporter.export import export_traced
+from edgepress.sessions import open_on_cpu
+
+sys.path.insert(0, str(ROOT / "tests"))
+import encoder_decoders
+from tiny_models import save_tokenizer
+from transformers_models import MODELS, config_of
+
+MOST = 60_000_000  # weights of a model that is still tried
+LAYERS = 2
+FEEDS = 3
+SEQUENCES = (  # tasks of encoder-decoders, which no head of a door has
+    Head(name="text2text-generation", loaders=("AutoModelForSeq2SeqLM",), outputs=()),
+    Head(name="speech-to-text", loaders=("AutoModelForSpeechSeq2Seq",), outputs=()),
+)
+_NOT_RUN = " cannot be called with "
+
+Verdict = dict[str, Any]
+
+
+def configs(name: str, model_type: str) -> Iterator[transformers.PreTrainedConfig]:
+    """The default config made small, then with few layers, then as it is: some sizes fit together in one way only."""
+    if name in MODELS and MODELS[name][0] == model_type:
+        yield config_of(name)
+    with contextlib.suppress(Exception):  # whatever a config's class refuses
+        yield tiny_config(model_type, LAYERS)
+    with contextlib.suppress(Exception):
+        config = transformers.CONFIG_MAPPING[model_type]()
+        for key in ("num_hidden_layers", "encoder_layers", "decoder_layers"):
+            if isinstance(getattr(config, key, None), int):
+                setattr(config, key, LAYERS)
+        yield config
+    with contextlib.suppress(Exception):
+        yield transformers.CONFIG_MAPPING[model_type]()
+
+
+def try_class(head: Head, model_type: str, name: str, folder: Path) -> Verdict:
+    """The verdict on one class: on the first of its configs with which transformers runs it."""
+    first: Verdict | None = None
+    if head in SEQUENCES and model_type in encoder_decoders.MODELS:
+        return try_checkpoint(head, encoder_decoders.save(model_type, folder / "checkpoint"), folder)
+    for number, config in enumerate(configs(name, model_type)):
+        inner = folder / str(number)
+        inner.mkdir()
+        found = try_config(head, config, name, inner)
+        if found["verdict"] != "not made" and _NOT_RUN not in found["reason"]:
+            return found
+        first = found if first is None else first
+    return {"verdict": "not made", "reason": "its default config cannot be made" if first is None else first["reason"]}
+
+
+def try_config(head: Head, config: transformers.PreTrainedConfig, name: str, folder: Path) -> Verdict:
+    """The verdict on one class with this config."""
+    checkpoint = folder / "checkpoint"
+    try:
+        torch.manual_seed(1)
+        with torch.device("meta"):
+            size = sum(parameter.numel() for parameter in _class(name)(copy.deepcopy(config)).parameters())
+        if size > MOST:
+            return {"verdict": "not made", "reason": f"its default config cannot be made small: {size:,} weights"}
+        model = _class(name)(config).eval()
+        draw_all(model)
+        model.save_pretrained(checkpoint)
+        if head in SEQUENCES:
+            save_tokenizer(checkpoint)
+    except Exception as error:  # whatever a library raises is a verdict
+        return {"verdict": "not made", "reason": _said(error)}
+    return try_checkpoint(head, checkpoint, folder)
+
+
+def try_checkpoint(head: Head, checkpoint: Path, folder: Path) -> Verdict:
+    """The verdict on a checkpoint, through the door that `edgepress export` takes for it."""
+    bundle, work = folder / "bundle", folder / "work"
+    work.mkdir()
+    try:
+        door = None if is_encoder_decoder(checkpoint) else find_door(str(checkpoint))
+        if door is None:
+            export(checkpoint, out=bundle, recipe="fp32", target="x86-cpu", threads=1)
+            worst = encoder_decoders.difference(checkpoint, bundle)
+        else:
+            traced = door.open(str(checkpoint), Options(head.name), work)
+            export_traced(traced, out=bundle, recipe="fp32", target="x86-cpu", threads=1)
+            worst = difference(traced, bundle)
+    except InputError as error:
+        return {"verdict": "refused", "reason": _said(error)}
+    except Exception as error:  # whatever a library raises is a verdict
+        return {"verdict": "wrong", "reason": _said(error)}
+    right = worst <= TOLERANCE
+    reason = "" if right else f"outputs differ by {worst:.1e} of the largest"
+    return {"verdict": "right" if right else "wrong", "reason": reason, "difference": worst}
+
+
+def difference(traced: Traced, bundle: Path) -> float:
+    """The largest difference of an output on inputs of several sizes, as a share of its largest value."""
+    assert traced.compute is not None
+    session = open_on_cpu(bundle / "model.onnx")
+    names, worst = [edge.name for edge in traced.task.outputs], 0.0
+    for feed in islice(traced.examples(7), FEEDS):
+        expected = traced.compute(feed)
+        for name, found in zip(names, session.run(names, dict(feed)), strict=True):
+            largest = max(float(np.abs(expected[name]).max(initial=0)), 1e-6)
+            worst = max(worst, float(np.abs(expected[name] - found).max(initial=0)) / largest)
+    return worst
+
+
+def draw_all(model: torch.nn.Module) -> None:
+    """Random weights as :func:`tiny_configs.draw`; convolutions keep their input's scale, norms have statistics."""
+    draw(model, 1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 2:
+                parameter.normal_(0.0, 1.2 * parameter[0].numel() ** -0.5)
+        for name, buffer in model.named_buffers():
+            if name.endswith("running_var"):
+                buffer.uniform_(0.5, 2)
+            elif name.endswith("running_mean"):
+                buffer.normal_(0, 0.2)
+
+
+def _class(name: str) -> Any:
+    return getattr(transformers, name)
+
+
+def _said(error: BaseException) -> str:
+    """The first line of an error."""
+    text = str(error).strip().partition("\n")[0] or type(error).__name__
+    return text if isinstance(error, InputError | CheckFailed) else f"{type(error).__name__}: {text[:200]}"
