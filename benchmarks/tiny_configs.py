@@ -50,6 +50,7 @@ _SIZES: dict[str, int] = {
     **dict.fromkeys(("hidden_size_per_layer_input", "laurel_rank"), 16),
 }
 _TOKENS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+_OF_LAYERS = ("stage_names", "out_features", "out_indices", "_out_features", "_out_indices")  # follow from their number
 _KEY_VALUE_HEADS = ("num_key_value_heads", "num_kv_heads", "n_head_kv", "multi_query_group_num")
 _LAYER_COUNTS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
 
@@ -136,7 +137,7 @@ def _small(values: Mapping[str, Any], least: int) -> dict[str, Any]:
             small[key] = min(_SIZES[key], value) if value > 0 else value
         elif isinstance(value, list) and len(value) == _count(values) and layers < len(value):
             small[key] = value[:layers]  # one entry a layer
-        elif key not in ("model_type", "transformers_version", "architectures", "dtype", "_name_or_path"):
+        elif key not in (*_OF_LAYERS, "model_type", "transformers_version", "architectures", "dtype", "_name_or_path"):
             small[key] = value
     if "qk_rope_head_dim" in small and "head_dim" in small:
         small["head_dim"] = small["qk_rope_head_dim"]  # what rope is made for

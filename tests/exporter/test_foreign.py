@@ -8,12 +8,12 @@ import onnx
 import pytest
 from foreign_models import MODELS, feed_of, save
 from onnx import numpy_helper
+from stored_weights import with_stored
 
 from edgepress.errors import InputError
 from edgepress.exporter import export
 from edgepress.exporter.bundle.inspection import inspect
-from edgepress.exporter.graph.foreign.normal import read_normal
-from edgepress.manifest import find_problems, read_manifest
+from edgepress.manifest import find_problems
 from edgepress.runtime import load
 from edgepress.sessions import open_on_cpu
 
@@ -32,58 +32,6 @@ KINDS = {  # what is known of each model's weights
     "tied": {"table": "embedding", "gain": "norm", "shift": "norm"},
     "branches": {"w.1": "linear", "w.2": "linear", "again": "linear"},
 }
-
-
-def decoded(bundle: Path, tensor: dict[str, Any]) -> np.ndarray:
-    """A stored weight (rows, columns) by the layout of the README: codes in blocks, the first in the lowest bits."""
-    data = (bundle / "model.onnx.data").read_bytes()
-
-    def region(name: str, kind: str) -> np.ndarray:
-        offset, size = tensor["regions"][name]
-        return np.frombuffer(data[offset : offset + size], kind)
-
-    shape, scheme = tensor["shape"], tensor["scheme"]
-    if scheme is None:
-        return region("data", "<f2" if tensor["form"] == "half" else "<f4").astype(np.float32).reshape(shape)
-    rows, columns = shape
-    bits, block = scheme["bits"], scheme["block_size"]
-    blocks = -(-columns // block)
-    places = np.arange(8 // bits) * bits
-    codes = (region("values", "u1")[:, None] >> places) & (2**bits - 1)
-    codes = codes.reshape(rows, blocks, block).astype(np.float32)
-    zeros = np.full((rows, blocks), 2 ** (bits - 1), np.float32)
-    if not scheme["symmetric"]:
-        packed = region("zero_points", "u1").reshape(rows, -1)
-        zeros = ((packed[:, :, None] >> places) & (2**bits - 1)).reshape(rows, -1)[:, :blocks].astype(np.float32)
-    scales = region("scales", "<f4").reshape(rows, blocks)
-    return ((codes - zeros[:, :, None]) * scales[:, :, None]).reshape(rows, -1)[:, :columns]
-
-
-def with_stored(file: Path, bundle: Path) -> onnx.ModelProto:
-    """The float graph with the weights that a bundle stores."""
-    model, weights = read_normal(file)
-    stored = {str(tensor["name"]): tensor for tensor in read_manifest(bundle).tensors}
-    for index, tensor in enumerate(model.graph.initializer):
-        if tensor.name in stored:
-            matrix, dims = decoded(bundle, stored[tensor.name]), tuple(tensor.dims)
-            turned = (
-                matrix.ndim == 2 and len(dims) == 2 and matrix.shape == dims[::-1] and _is_turned(file, tensor.name)
-            )
-            value = (matrix.T if turned else matrix).reshape(dims)
-            model.graph.initializer[index].CopyFrom(numpy_helper.from_array(np.ascontiguousarray(value), tensor.name))
-        else:
-            model.graph.initializer[index].CopyFrom(weights.inline(tensor))
-    return model
-
-
-def _is_turned(file: Path, name: str) -> bool:
-    """Whether the graph stores (columns, rows): by the float values, which codes are near."""
-    return name in {"h", "u", "w", "w.1", "w.2", "again", "last"} and file.stem in {
-        "products",
-        "branches",
-        "old",
-        "half",
-    }
 
 
 @pytest.fixture(scope="module")
