@@ -105,9 +105,22 @@ def export(
     check_output(Path(out), force=force)
     if is_encoder_decoder(model, revision):
         refuse_of_language_models(str(model), context_length=context_length, adapters=adapters, slots=adapter_slots)
-        prepared = decide_encoder_decoder(model, target=target, recipe=recipe, socs=socs, task=task, revision=revision)
-        targets = [one.name for one in prepared.targets]
-        return write_subject(prepared, Path(out), targets, check=check, force=force, threads=threads, progress=progress)
+        prepared = decide_encoder_decoder(
+            model, target=target, recipe=recipe, socs=socs, task=task, revision=revision, samples=calibration
+        )
+        with TemporaryDirectory(prefix="edgepress-") as folder:
+            learned = prepared.learn(calibration, Path(folder), threads=threads, progress=progress)
+        targets = [one.name for one in learned.targets]
+        return write_subject(
+            learned,
+            Path(out),
+            targets,
+            check=check,
+            force=force,
+            threads=threads,
+            progress=progress,
+            made=learned.made,
+        )
     door = find_door(str(model))
     if door is not None:
         refuse_of_language_models(str(model), context_length=context_length, adapters=adapters, slots=adapter_slots)

@@ -25,6 +25,8 @@ RUNS_A_BUNDLE = {
     "runtime.sessions.session": "the protocol that such a bundle is driven by",
     "runtime.generation.sampling": "how that text is drawn from logits",
     "runtime.sessions.static": "static graphs are calibrated by the loop that will drive them",
+    "runtime.loading": "the targets that an encoder-decoder learns on are written by a bundle of it",
+    "runtime.sequences.model": "which writes them of what its encoder takes",
     "runtime.evaluate": "a bundle is scored on the text that its pruning held out",
 }
 FOREIGN = {  # top level modules that a part must do without, and the folder of it that may have them

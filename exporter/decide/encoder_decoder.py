@@ -5,28 +5,31 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Self
 
 import onnx
 
 from edgepress import __version__
 from edgepress.errors import InputError
 from edgepress.exporter.bundle.cpu_graph import check_legal
-from edgepress.exporter.bundle.files import DATA_FILE, copy_tokenizer
+from edgepress.exporter.bundle.files import DATA_FILE, copy_tokenizer, write_manifest
 from edgepress.exporter.bundle.parities.encoder_decoder import parity_encoder_decoder
+from edgepress.exporter.bundle.stream import Made
+from edgepress.exporter.bundle.write import write_data
 from edgepress.exporter.decide.checks import check_recipe
 from edgepress.exporter.decide.opening import ask_recipe, find_targets
 from edgepress.exporter.doors.processing.sound import read_sound
 from edgepress.exporter.graph.models.encoder_decoder import build_encoder, build_target
-from edgepress.exporter.methods.kinds import Method, load_method
+from edgepress.exporter.learn.graphs.asked import check_graph_methods, looks, planned_recipe
 from edgepress.exporter.model.encoder_decoders.description import EncoderDecoder, MadeWeights
 from edgepress.exporter.model.encoder_decoders.families import model_types, read_encoder_decoder
 from edgepress.exporter.model.encoder_decoders.settings import read_task
 from edgepress.exporter.plan.plan import Plan, make_plan
-from edgepress.exporter.recipe.recipe import Recipe
+from edgepress.exporter.recipe.recipe import Recipe, read_recipe
 from edgepress.exporter.source.checkpoint import Checkpoint
 from edgepress.exporter.source.hub import find_whole, read_config
 from edgepress.exporter.tokens.source_tokenizer import check_tokenizer
-from edgepress.progress import Progress
+from edgepress.progress import Progress, silent
 from edgepress.targets import Target
 from edgepress.tasks.sequences import DECODER_FILE, ENCODER_FILE
 from edgepress.tasks.task import Task
@@ -38,7 +41,10 @@ RECIPE = "int8"
 
 @dataclass(frozen=True, kw_only=True)
 class PreparedEncoderDecoder:
-    """A checkpoint of an encoder and a decoder, the recipe, and what will be done to each weight."""
+    """A checkpoint of an encoder and a decoder, the recipe, and what will be done to each weight.
+
+    ``made`` is what methods made of weights that look at what the model computes.
+    """
 
     checkpoint: Checkpoint
     description: EncoderDecoder
@@ -47,6 +53,7 @@ class PreparedEncoderDecoder:
     task: Task
     targets: tuple[Target, ...]
     notes: tuple[str, ...] = ()
+    made: Made | None = None
 
     @property
     def file(self) -> Path:
@@ -79,6 +86,32 @@ class PreparedEncoderDecoder:
         """How near the bundle's logits are to transformers'."""
         return parity_encoder_decoder(bundle, self.checkpoint, self.description, self.plan, progress)
 
+    def learn(self, samples: Sequence[str | Path], folder: Path, *, threads: int | None, progress: Progress) -> Self:
+        """Do what methods learn on ``samples``; what lies in files meanwhile is in ``folder``.
+
+        Raises:
+            InputError: samples cannot be used, or a method changes what cannot be changed here.
+
+        """
+        if not looks(self.recipe):
+            return self
+        from edgepress.exporter.learn.graphs.made import MadeRows
+        from edgepress.exporter.learn.graphs.sequences import learn_sequences
+
+        bundle = folder / "float"
+        bundle.mkdir()
+        in_float = read_recipe("fp32")
+        plan = make_plan(self.description, in_float, self.source.itemsize)
+        floats = replace(self, recipe=in_float, plan=plan)
+        reports = write_data(bundle, floats, None, threads=threads, progress=silent)
+        floats.write_files(bundle)
+        write_manifest(bundle, floats, reports, recipe=in_float, task=self.task)
+        found = learn_sequences(
+            bundle, samples, self.recipe, self.plan, folder=folder, threads=threads, progress=progress
+        )
+        made = MadeRows(found.codes, found.reports, found.changed)
+        return replace(self, made=made, notes=(*self.notes, *found.notes))
+
 
 def is_encoder_decoder(model: str | Path, revision: str | None = None) -> bool:
     """Whether a folder or repository is named whose config is of an encoder-decoder that there is a file for.
@@ -100,8 +133,11 @@ def decide_encoder_decoder(
     socs: Sequence[str] = (),
     task: str | None = None,
     revision: str | None = None,
+    samples: Sequence[str | Path] = (),
 ) -> PreparedEncoderDecoder:
     """Read what the folder or repository ``model`` has and plan its export; ``task`` replaces the family's own.
+
+    ``samples`` are sources of what its encoder takes, for methods that have to see some.
 
     Raises:
         InputError: something of the checkpoint is not implemented, or the recipe or target asks for what such models do
@@ -113,15 +149,14 @@ def decide_encoder_decoder(
         if not one.is_cpu or one.form is not None:
             raise InputError(f"{one.name} takes no encoder-decoders as yet; for {model} take arm64-cpu or x86-cpu")
     found = ask_recipe(RECIPE if recipe is None else recipe, None, ())
-    check_recipe(found)
-    _refuse_what_looks(Path(model), found)
+    _check_recipe(Path(model), found, samples)
     checkpoint = Checkpoint.open(find_whole(str(model), revision)[0], of=model_types())
     check_tokenizer(checkpoint)
     description, notes = read_encoder_decoder(checkpoint)
     read, more = read_task(checkpoint, description, task)
     if description.source != "tokens":
         read, more = with_sound(checkpoint.directory, description, read, more)
-    plan = make_plan(description, found, MadeWeights(checkpoint, description.made).itemsize)
+    plan = make_plan(description, planned_recipe(found), MadeWeights(checkpoint, description.made).itemsize)
     prepared = PreparedEncoderDecoder(
         checkpoint=checkpoint,
         description=description,
@@ -152,16 +187,26 @@ def with_sound(folder: Path, model: EncoderDecoder, task: Task, notes: tuple[str
     return replace(task, sound=sound), notes
 
 
-def _refuse_what_looks(model: Path, recipe: Recipe) -> None:
-    """Refuse recipes that need activations, or change layers: neither is implemented for two stacks of them."""
-    storages = (recipe.weights, *(entry.storage for entry in recipe.overrides))
-    methods = [storage.method for storage in storages if not isinstance(load_method(storage.method), Method)]
-    steps = [*recipe.prune, *recipe.before, *recipe.after, *methods, *(["[budget]"] if recipe.budget else [])]
+def _check_recipe(model: Path, recipe: Recipe, samples: Sequence[str | Path]) -> None:
+    """Refuse what is not done to two stacks of layers as yet, and what would have to see samples where there are none.
+
+    Raises:
+        InputError: the recipe asks for that.
+
+    """
+    check_graph_methods(recipe, "blocks")
+    check_recipe(planned_recipe(recipe), graphs=True)
+    steps = [*recipe.prune, *(["[budget]"] if recipe.budget else [])]
     if recipe.activations.type == "float16" or recipe.activations.is_calibrated:
         steps.append(f"{recipe.activations.type} activations")
     if steps:
         raise InputError(
-            f"recipe {recipe.name} has {', '.join(dict.fromkeys(steps))}, and {model} is an encoder-decoder, whose "
-            f"weights are rounded as they are: take fp32, fp16, int8, int4, int4-128 or int8-dynamic, or a recipe of "
-            'your own with method = "rtn" and nothing else'
+            f"recipe {recipe.name} has {', '.join(dict.fromkeys(steps))}, and {model} is an encoder-decoder, for which "
+            "that is not there: take fp32, fp16, int8, int4, int4-128 or int8-dynamic, or a recipe of your own without "
+            "it"
+        )
+    if (methods := looks(recipe)) and not samples:
+        raise InputError(
+            f"recipe {recipe.name} has {', '.join(methods)}, which must see what {model} is given, and there is "
+            "nothing; name texts or sounds by --calibration"
         )

@@ -312,7 +312,7 @@ def _schedule(
 def _ordered(steps: Sequence[Step], known: frozenset[str] | set[str]) -> list[Step]:
     """Steps so that each comes after what it reads; files need not be in order."""
     done, waiting, order = set(known), list(steps), []
-    makes = {name for step in steps for name in step.outputs}
+    makes = {name for step in steps for name in step.outputs if name}
     while waiting:
         later = []
         for step in waiting:

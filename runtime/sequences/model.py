@@ -139,6 +139,22 @@ class SequenceModel(TaskModel):
         rules = Rules(search, self.sequences.ends, begin=len(start), most=most, times=times)
         return Writing(self, list(start), rules)
 
+    def source_and_target(self, sample: object) -> tuple[dict[str, NDArray[np.generic]], list[int]]:
+        """The encoder's input for a sample, and the target that is written of it by the bundle's settings.
+
+        The target has what it begins with, and the token that ended it; of sound that is longer than a window it is the
+        first window's.
+        """
+        feed = self.feed(sample)
+        self.session.encode(feed)
+        return feed, self._target(self.sequences.start)
+
+    def _target(self, start: Sequence[int]) -> list[int]:
+        """A target of what was encoded last, and what it begins with."""
+        writing = self.write(start, self.searched({}, begin=len(start)))
+        writing.text()
+        return [*start, *writing.tokens]
+
 
 class TextModel(SequenceModel):
     """Texts into texts: translations, summaries, and whatever else a model was trained to write."""
@@ -217,8 +233,16 @@ class TextModel(SequenceModel):
         """The summary of a text; settings are those of :meth:`generate`."""
         return self.generate(self.sequences.prefixes.get("summarization", "") + text, **settings).text()
 
+    def feed(self, sample: object) -> dict[str, NDArray[np.generic]]:
+        """The encoder's input for a text."""
+        return {"input_ids": self.encode(_text_of(sample, self))}
+
     def answer(self, sample: object) -> str:
         """The target of a text."""
-        if not isinstance(sample, str):
-            raise InputError(f"{self.folder} takes a text, and this is {type(sample).__name__}")
-        return self.generate(sample).text()
+        return self.generate(_text_of(sample, self)).text()
+
+
+def _text_of(sample: object, model: TextModel) -> str:
+    if not isinstance(sample, str):
+        raise InputError(f"{model.folder} takes a text, and this is {type(sample).__name__}")
+    return sample

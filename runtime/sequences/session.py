@@ -36,6 +36,7 @@ class EncoderDecoder:
 
     - ``position``: tokens that each target has so far
     - ``targets``: how many there are; 1 after :meth:`encode`
+    - ``source``: positions of what is encoded
     - ``encode_seconds``, ``decode_seconds``: time spent inside onnxruntime
 
     Raises:
@@ -45,7 +46,7 @@ class EncoderDecoder:
 
     def __init__(self, bundle: Path, sequences: Sequences, states: Sequence[State], *, threads: int) -> None:
         self.bundle, self.sequences = bundle, sequences
-        self.position, self.targets = 0, 0
+        self.position, self.targets, self.source = 0, 0, 0
         self.encode_seconds = self.decode_seconds = 0.0
         config = BundleConfig(
             bundle=bundle,
@@ -103,6 +104,7 @@ class EncoderDecoder:
         hidden: Floats = next(iter(given.values())).numpy()[0]
         if not np.isfinite(hidden).all():
             raise InputError(f"{self.bundle / self.sequences.encoder} gives values that are not finite of this source")
+        self.source = len(hidden)
         self.begin()
         return hidden
 

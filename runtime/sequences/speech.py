@@ -106,6 +106,16 @@ class SpeechModel(SequenceModel):
         """What is said in a sound."""
         return self.transcribe(sample)
 
+    def source_and_target(self, sample: object) -> tuple[dict[str, NDArray[np.generic]], list[int]]:
+        """See :class:`SequenceModel`; the language is that of the bundle, or the one that is found."""
+        features = self._features(read_wave(sample, self.sound.rate))
+        if features.ndim == 1:
+            return super().source_and_target(sample)
+        feed: dict[str, NDArray[np.generic]] = {self.sound.input: self._window(features, 0)}
+        begin = self._begin(self._spoken(features, None), TRANSCRIBE, told=False)
+        self.session.encode(feed)
+        return feed, self._target(begin)
+
     @property
     def sound(self) -> Sound:
         """How sound becomes the encoder's input; InputError where the bundle does not say it."""

@@ -1,4 +1,4 @@
-"""Attention: ONNX's own, and onnxruntime's for encoders. What keeps keys and values of earlier tokens is refused."""
+"""Attention: ONNX's own, and onnxruntime's for encoders and decoders."""
 
 from __future__ import annotations
 
@@ -115,6 +115,41 @@ def _multi_head(
     return _joined(_attend(q, k, v, call.get("scale", 0.0) or q.shape[-1] ** -0.5, scores)), k, v
 
 
+def _group_query(
+    call: Call,
+    q: Tensor,
+    k: Tensor | None,
+    v: Tensor | None,
+    past_k: Tensor | None,
+    past_v: Tensor | None,
+    last: Tensor,
+    total: Tensor,
+    *rest: Tensor | None,
+) -> Result:
+    """GroupQueryAttention of rows that are all as long: each token sees itself and what is before it.
+
+    Keys and values of earlier tokens, (batch, heads, past, head size), may be of no token; those of all are outputs.
+    ``last`` (batch,) and ``total`` () are the last position and how many there are.
+    """
+    call.only(do_rotary=0, smooth_softmax=0, sliding_window_cache=0, local_window_size=-1, qk_output=0)
+    added = rest[3] if len(rest) > 3 else None  # after cos, sin and positions
+    if any(one is not None for index, one in enumerate(rest) if index != 3):
+        call.refuse("rotary tables, sinks and scales of keys and values are not known")
+    if bool((last + 1 != total).any()):
+        call.refuse("its sequences have several lengths")
+    heads, groups = call.get("num_heads"), call.get("kv_num_heads")
+    if k is None or v is None:
+        width = q.shape[-1] // (heads + 2 * groups)
+        q, k, v = torch.split(q, [heads * width, groups * width, groups * width], -1)
+    q, k, v = _heads(q, heads), _heads(k, groups), _heads(v, groups)
+    if past_k is not None and past_v is not None:
+        k, v = torch.cat([past_k, k], 2), torch.cat([past_v, v], 2)
+    causal = _causal(q.shape[2], k.shape[2], -math.inf)
+    scores = causal if added is None else added + causal
+    scale = call.get("scale", 0.0) or q.shape[-1] ** -0.5
+    return _joined(_attend(q, k, v, scale, scores, softcap=call.get("softcap", 0.0))), k, v
+
+
 def _packed(
     call: Call,
     x: Tensor,
@@ -176,6 +211,7 @@ OPERATORS: dict[str, Operator] = {
     "Attention": _attention,
     "RotaryEmbedding": _rotary,
     "com.microsoft:Attention": _packed,
+    "com.microsoft:GroupQueryAttention": _group_query,
     "com.microsoft:MultiHeadAttention": _multi_head,
     "com.microsoft:RotaryEmbedding": _rotary,
 }

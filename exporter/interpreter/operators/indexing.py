@@ -21,7 +21,7 @@ def _within(indices: Tensor, size: int) -> Tensor:
 def _gather(call: Call, x: Tensor, indices: Tensor) -> Tensor:
     axis = call.get("axis", 0) % x.dim()
     taken = x.index_select(axis, _within(indices, x.shape[axis]).reshape(-1))
-    return taken.reshape(*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :])
+    return taken.reshape((*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :]))
 
 
 def _gather_elements(call: Call, x: Tensor, indices: Tensor) -> Tensor:

@@ -16,6 +16,8 @@ from edgepress.exporter.methods.options import Options
 from edgepress.exporter.streams.shipping import Bias, BlockWeight, ChannelWeight, Shipped
 from edgepress.exporter.streams.shipping_task import Coded, ShippingTask
 
+_PRODUCTS = ("Gemm", "MatMul", "com.microsoft:FusedMatMul")
+
 
 def rows_of(value: Tensor, coded: Coded) -> Tensor:
     """A weight of the graph as its kernel has it, (rows, columns)."""
@@ -56,7 +58,7 @@ def _by_inputs(
     with task.progress(len(layers), "rounding", " layers") as advance:
         for layer in layers:
             weight, method = layer.weight, load_method(rounding[layer.weight.name])
-            is_product = layer.step.key in ("Gemm", "MatMul") and not layer.step.attributes.get("transA", 0)
+            is_product = layer.step.key in _PRODUCTS and not layer.step.attributes.get("transA", 0)
             wanted = is_product and weight.name not in done
             if wanted and isinstance(weight, BlockWeight) and isinstance(method, LinearMethod):
                 done.add(weight.name)

@@ -12,6 +12,7 @@ from typing import Literal
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import numpy_helper
 from torch import Tensor
 
@@ -42,8 +43,9 @@ class LearnedGraph:
 
     ``file`` is the float graph with what methods changed of it, its weights as they are rounded. In the form of
     channels ``ranges`` are those of activations and ``rounded`` says how each weight is on its grid; in that of blocks
-    ``codes`` has each weight's rows, and ``reports`` how near they are. ``prepared`` is the float graph before anything
-    was rounded. ``notes`` are sentences for the report.
+    ``codes`` has each weight's rows, and ``reports`` how near they are. ``changed`` has the constants that stay in
+    float and became others. ``prepared`` is the float graph before anything was rounded. ``notes`` are sentences for
+    the report.
     """
 
     file: Path
@@ -51,6 +53,7 @@ class LearnedGraph:
     ranges: Ranges
     rounded: Mapping[str, Rounded]
     codes: Mapping[str, Codes]
+    changed: Mapping[str, NDArray[np.float32]]
     reports: Mapping[str, dict[str, float | None]]
     notes: tuple[str, ...]
 
@@ -114,6 +117,7 @@ def learn_graph(
         learned_ranges(shipped, ranges),
         {name: Rounded(w.scale.detach().numpy(), w.bits) for name, w in channels.items()},
         codes,
+        {name: v.numpy() for name, v in {**task.changed, **biases}.items() if name not in learned},
         {name: report(blocks[name].full, found) for name, found in codes.items()},
         tuple(task.notes),
     )

@@ -64,6 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
             socs=arguments.soc,
             task=arguments.task,
             revision=arguments.revision,
+            samples=arguments.calibration,
         )
         print(json.dumps(traced_to_json(found), indent=2) if arguments.json else format_traced(found))
         return 0

@@ -201,6 +201,7 @@ PLACES = np.array([[0, 2], [-1, 1]])
 INDEXING = [
     Case("Gather", [X, PLACES], {"axis": 1}),
     Case("Gather", [X, np.int64(-1)]),
+    Case("Gather", [normal(4), np.int64(2)]),
     Case("GatherElements", [normal(3, 4), RANDOM.integers(-3, 3, (2, 4))]),
     Case("GatherND", [X, np.array([[0, 1], [1, -1]])]),
     Case("GatherND", [X, np.array([[0], [2]])], {"batch_dims": 1}),
@@ -306,6 +307,7 @@ RECURRENT = [
     ),
 ]
 OPEN = np.array([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]], np.int32)
+LAST, SEVEN = np.array([6], np.int32), np.int32(7)
 ATTENTION = [
     Case("Attention", [normal(2, 4, 3, 8), normal(2, 2, 5, 8), normal(2, 2, 5, 8)]),
     Case("Attention", [normal(2, 4, 5, 8), normal(2, 4, 5, 8), normal(2, 4, 5, 8)], {"is_causal": 1, "scale": 0.2}),
@@ -325,6 +327,23 @@ ATTENTION = [
         [normal(2, 3, 16), normal(2, 2, 5, 8), normal(2, 2, 5, 8), None, None, normal(1, 2, 3, 5)],
         {"num_heads": 2, "scale": 0.3},
         domain=MS,
+    ),
+    Case(
+        "GroupQueryAttention",
+        [normal(1, 3, 32), None, None, normal(1, 1, 4, 8), normal(1, 1, 4, 8), LAST, SEVEN],
+        {"num_heads": 2, "kv_num_heads": 1},
+        domain=MS,
+        outputs=3,
+    ),
+    Case(
+        "GroupQueryAttention",
+        [
+            *(normal(1, 7, 16), normal(1, 7, 16), normal(1, 7, 16), normal(1, 2, 0, 8), normal(1, 2, 0, 8)),
+            *(LAST, SEVEN, None, None, None, normal(1, 2, 7, 7)),
+        ],
+        {"num_heads": 2, "kv_num_heads": 2, "scale": 0.3},
+        domain=MS,
+        outputs=3,
     ),
     Case("Attention", [normal(2, 5, 12), normal(12, 48), normal(48), OPEN], {"num_heads": 2}, domain=MS),
     Case("Attention", [normal(2, 5, 12), normal(12, 48), normal(48)], {"num_heads": 4, "unidirectional": 1}, domain=MS),

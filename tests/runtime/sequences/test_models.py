@@ -136,8 +136,11 @@ def test_settings_that_cannot_be_are_refused(tmp_path: Path, change: dict[str, o
         decide_encoder_decoder(checkpoint, target="x86-cpu")
 
 
-@pytest.mark.parametrize("recipe", ["int4-best", "int8-static"])
-def test_recipes_that_look_at_text_are_refused(tmp_path: Path, recipe: str) -> None:
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [("int4-best", "distill"), ("int8-static", "uint8 activations, and .* is an encoder-decoder")],
+)
+def test_recipes_of_language_models_are_refused(tmp_path: Path, recipe: str, message: str) -> None:
     checkpoint = encoder_decoders.save("t5", tmp_path / "t5")
-    with pytest.raises(InputError, match="encoder-decoder, whose weights are rounded as they are"):
+    with pytest.raises(InputError, match=message):
         decide_encoder_decoder(checkpoint, target="x86-cpu", recipe=recipe)
