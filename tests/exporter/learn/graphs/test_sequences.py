@@ -23,8 +23,7 @@ block_size = 32
 [embedding]
 bits = 32
 [options.autoround]
-steps = 3
-batch = 2
+steps = 5
 """
 WORDS = [
     first + second for first in ("the ", "cat ", "ran ", "mat ") for second in ("old", "house", "and", "far", "dog")
@@ -39,7 +38,7 @@ def one_thread() -> Iterator[None]:
 
 def texts(folder: Path, count: int, seed: int) -> Path:
     draw, path = np.random.default_rng(seed), folder.with_suffix(".jsonl")
-    path.write_text("\n".join(json.dumps({"text": " ".join(draw.choice(WORDS, 10))}) for _ in range(count)))
+    path.write_text("\n".join(json.dumps({"text": " ".join(draw.choice(WORDS, 5))}) for _ in range(count)))
     return path
 
 
