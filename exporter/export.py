@@ -33,6 +33,7 @@ from edgepress.exporter.learn.pruning.shipped import describe_steps, write_curve
 from edgepress.exporter.model.reading import first_token
 from edgepress.exporter.model.reference import check_known
 from edgepress.exporter.plan.planned import Writable
+from edgepress.exporter.recipe.decisions import Decisions
 from edgepress.exporter.tokens.prose import prose_tokens
 from edgepress.files import atomic_directory
 from edgepress.fingerprint import write_fingerprint
@@ -193,6 +194,8 @@ def export_traced(
             progress=progress,
             made=prepared.made,
             steps=prepared.steps,
+            budget=prepared.budget,
+            decisions=prepared.decisions,
         )
 
 
@@ -207,10 +210,12 @@ def write_subject(
     progress: Progress,
     made: Made | None = None,
     steps: Sequence[Mapping[str, object]] = (),
+    budget: dict[str, object] | None = None,
+    decisions: Decisions | None = None,
 ) -> Manifest:
     """Write a bundle of any subject: data file, graph, manifest. What is not ``made`` is rounded as it is.
 
-    ``steps`` is what the manifest says of the steps of a recipe that prunes.
+    ``steps`` is what the manifest says of the steps of a recipe that prunes, ``budget`` what of a budget.
     """
     with (
         atomic_directory(out, replace=force, may_remove=check_replaceable) as work,
@@ -229,6 +234,8 @@ def write_subject(
             targets=written,
             source=source.result(),
             parity=parity,
+            budget=budget,
+            decisions=decisions,
             notes=subject.notes,
             task=subject.task,
         )

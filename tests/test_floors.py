@@ -28,6 +28,9 @@ RUNS_A_BUNDLE = {
     "runtime.loading": "the targets that an encoder-decoder learns on are written by a bundle of it",
     "runtime.sequences.model": "which writes them of what its encoder takes",
     "runtime.evaluate": "a bundle is scored on the text that its pruning held out",
+    "runtime.tasks.kinds": "a graph is opened as a bundle of its task would be, to be scored",
+    "runtime.scoring.kinds": "a budget in a metric finds it as `eval` does",
+    "runtime.scoring.score": "and measures by it what a choice loses",
 }
 FOREIGN = {  # top level modules that a part must do without, and the folder of it that may have them
     "runtime": ({"torch", "transformers", "onnx", "onnx_ir", "safetensors"}, None),

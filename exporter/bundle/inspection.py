@@ -56,12 +56,30 @@ def budget_lines(budget: Json | None) -> list[str]:
     """How much of a budget is used and what it costs, as a line; none where there was no budget."""
     if budget is None:
         return []
+    if "samples" in budget:
+        return _graph_budget_lines(budget)
     tokens = cast("int", budget["sequences"]) * cast("int", budget["length"])
     methods = " and ".join(cast("list[str]", budget["rounded_by"]))
     return [
         f"budget       {budget['limit']}, {budget['used']} used; KL {budget['measured_kl']} nats a token measured, "
         f"{budget['predicted_kl']} predicted ({tokens} tokens, rounded by {methods})"
     ]
+
+
+def _graph_budget_lines(budget: Json) -> list[str]:
+    """The same of a model that is no language model."""
+    methods, score = " and ".join(cast("list[str]", budget["rounded_by"])), cast("Json | None", budget.get("score"))
+    lines = [
+        f"budget       {budget['limit']}, {budget['used']} used; {budget['measured']} {budget['measured_in']} "
+        f"measured, {budget['predicted']} predicted ({budget['samples']} samples, rounded by {methods})"
+    ]
+    if score is not None:
+        low, high = cast("tuple[float, float]", score["difference_interval"])
+        lines.append(
+            f"             {score['metric']} {score['value']:.4f}, of the float model {score['reference']:.4f} "
+            f"(95 % of the difference {low:+.4f} to {high:+.4f}); {score['changed']:.2%} of the answers changed"
+        )
+    return lines
 
 
 def slots_to_json(slots: AdapterSlots | None) -> Json | None:

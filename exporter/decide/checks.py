@@ -43,6 +43,12 @@ def check_recipe(recipe: Recipe, *, graphs: bool = False) -> None:
         InputError: there are such methods or options; the message says where they belong, or what is right.
 
     """
+    budget = recipe.budget
+    if budget is not None and not graphs and budget.kl is None and (budget.most_lost is not None or budget.metric):
+        raise InputError(
+            "[budget] error, metric_loss, changed and metric are for models that are no language models; take kl, or a "
+            "limit in bytes or time"
+        )
     for name, asked in recipe.options.items():
         in_graphs = graphs and name in recipe.prune
         read_options(name, (graph_pruning(name) if in_graphs else load_method(name)).declared, asked)

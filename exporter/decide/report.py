@@ -195,6 +195,7 @@ def traced_to_json(prepared: PreparedTraced | PreparedEncoderDecoder) -> Json:
         "recipe": prepared.recipe.to_json(),
         "tensors": [_tensor_to_json(tensor) for tensor in plan.tensors],
         "totals": _weights_to_json(plan),
+        "budget": prepared.budget if isinstance(prepared, PreparedTraced) else None,
         "notes": list(prepared.notes),
         "steps": list(prepared.steps) if isinstance(prepared, PreparedTraced) else [],
         "steps_not_run": list(prepared.steps_not_run) if isinstance(prepared, PreparedTraced) else [],
@@ -212,6 +213,7 @@ def format_traced(prepared: PreparedTraced | PreparedEncoderDecoder) -> str:
             f"{', '.join(t.name for t in prepared.targets)}, recipe {prepared.recipe.name}, "
             f"{plan.parameters:,} parameters",
             *_weight_lines(plan),
+            *budget_lines(prepared.budget if isinstance(prepared, PreparedTraced) else None),
             *(f"note         {note}" for note in prepared.notes),
             *_traced_steps(prepared),
         ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from glob import escape
 from math import prod
 from pathlib import Path
@@ -35,6 +35,7 @@ from edgepress.exporter.graph.weights import Weights
 from edgepress.exporter.learn.graphs.asked import check_graph_methods, looks, planned_recipe
 from edgepress.exporter.model.description import Weight
 from edgepress.exporter.plan.plan import Plan, make_plan
+from edgepress.exporter.recipe.decisions import Decisions
 from edgepress.exporter.recipe.recipe import KEPT_BITS, Override, Recipe, Storage
 from edgepress.exporter.source.onnx_file import OnnxFile
 from edgepress.progress import Progress, silent
@@ -54,7 +55,7 @@ class PreparedTraced:
     the whole graph becomes integers or methods look at what it computes; ``quantized`` is what it became, ``made`` what
     was made of the weights, ``learned`` what methods say that they did, and ``before`` the graph that they began with.
     ``steps`` is what the steps of ``prune`` came to, from the original on, ``steps_not_run`` those that a plan
-    leaves out.
+    leaves out. ``decisions`` is what a budget chose, and ``budget`` what it measured.
     """
 
     traced: Traced
@@ -73,6 +74,13 @@ class PreparedTraced:
     steps_not_run: tuple[str, ...] = ()
     learned: tuple[str, ...] = ()
     before: tuple[onnx.ModelProto, OnnxFile] | None = None
+    decisions: Decisions = field(default_factory=Decisions)
+    budget: dict[str, object] | None = None
+
+    @property
+    def decided(self) -> Recipe:
+        """The recipe with what was decided put in."""
+        return self.decisions.applied(self.recipe)
 
     @property
     def file(self) -> Path:
@@ -137,7 +145,7 @@ class PreparedTraced:
             Override(escape(name), Storage(bits=KEPT_BITS), f"it holds {size:g}, and float16 ends at {top:g}")
             for name, size in lost.items()
         )
-        recipe = replace(self.recipe, overrides=(*self.recipe.overrides, *kept))
+        recipe = replace(self.decided, overrides=(*self.decided.overrides, *kept))
         return replace(self, plan=plan_traced(self.description, planned_recipe(recipe), self.source))
 
     def learn(self, progress: Progress) -> Self:
@@ -149,6 +157,8 @@ class PreparedTraced:
             return self
         if looks(self.recipe):
             return self._learn(self.float_file, list(self.samples()), progress)
+        if not self.recipe.activations.is_calibrated:
+            return self
         calibrator = Calibrator(self.float_file)
         with progress(1, "calibrating", " pass") as advance:
             for feed in self.samples():
@@ -181,7 +191,7 @@ class PreparedTraced:
         found = learn_graph(
             file,
             feeds,
-            self.recipe,
+            self.decided,
             folder=file.with_name("learned"),
             widths=widths,
             bits=bits,
@@ -247,7 +257,7 @@ def decide_traced(
     traced = shrunk.traced
     model, weights = read_normal(traced.file)
     description, file = describe(model, traced.model_type), None
-    if methods:
+    if methods or found.budget is not None:
         from edgepress.exporter.interpreter.network import check_operators
 
         check_operators(model)
@@ -277,12 +287,29 @@ def decide_traced(
         steps=shrunk.steps,
         steps_not_run=shrunk.skipped,
     )
+    if found.budget is not None:
+        prepared = _with_budget(prepared, progress)
     for one in targets:
         if one.form is not None:
             find_form(one.form).refuse(prepared, one, ())
     if not is_static:
         prepared.graph()
     return prepared
+
+
+def _with_budget(prepared: PreparedTraced, progress: Progress) -> PreparedTraced:
+    """Measure and solve the recipe's budget; methods see the samples that it is not measured on."""
+    from edgepress.exporter.learn.graphs.budget import Budgeted, SeenSamples, meet_graph_budget
+
+    recipe, samples, file = prepared.recipe, prepared.samples, prepared.float_file
+    if file is None:
+        raise ValueError("a budget is measured on the float graph")
+    job = Budgeted(file, prepared.task, prepared.description, planned_recipe(recipe), recipe, prepared.source.itemsize)
+    chosen, summary = meet_graph_budget(job, samples, progress)
+    decisions = Decisions(overrides=chosen.overrides)
+    plan = plan_traced(prepared.description, planned_recipe(decisions.applied(recipe)), prepared.source)
+    seen = None if samples is None else SeenSamples(samples)
+    return replace(prepared, plan=plan, decisions=decisions, budget=summary, samples=seen)
 
 
 def largest_of(source: OnnxFile, weight: Weight) -> float:
@@ -305,7 +332,7 @@ def plan_traced(description: Foreign, recipe: Recipe, source: OnnxFile) -> Plan:
 
 def _refuse_others(path: Path, recipe: Recipe) -> None:
     """Refuse what is not done to such models as yet."""
-    steps = ["[budget]"] if recipe.budget else []
+    steps = ["[budget] beside integers everywhere"] if recipe.budget and recipe.activations.is_calibrated else []
     if recipe.activations.type == "float16":
         steps.append(f"{recipe.activations.type} activations")
     if steps:

@@ -1,6 +1,7 @@
 """Real inputs of a model, as the user has them in files: what is calibrated and compared on."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,14 +12,37 @@ from edgepress.exporter.doors.traced import Feed, Samples, Traced
 from edgepress.processing.arrays import array_names, read_arrays
 from edgepress.processing.feeder import Feeder, what_is_taken
 from edgepress.samples import read as samples
-from edgepress.samples.read import feeds_of
+from edgepress.samples.read import feeds_of, some_of
+from edgepress.samples.sample import Sample
+from edgepress.samples.sample import Samples as Numbered
 from edgepress.tasks.task import Edge, Task
 
 MOST = 512
 """Samples of one source that are used: ranges hardly change beyond, and each is computed in float32."""
 
 
-def read_samples(sources: Sequence[str | Path], traced: Traced) -> Samples:
+@dataclass(frozen=True)
+class GivenSamples:
+    """Inputs from sources of the user's, from the first one on at each call, and what they are made of.
+
+    ``parts`` gives the inputs of each source with its samples; None in their place where it has arrays of inputs.
+    ``folder`` has the files that the task names.
+    """
+
+    parts: tuple[tuple[Samples, Numbered | None], ...]
+    folder: Path
+
+    def __call__(self) -> Iterator[Feed]:
+        """The inputs."""
+        return (feed for feeds, _ in self.parts for feed in feeds())
+
+    def made_of(self) -> Iterator[Sample | None]:
+        """The sample of each of the inputs, with its label; None for arrays, of which nothing more is known."""
+        for feeds, numbered in self.parts:
+            yield from numbered if numbered is not None else (None for _ in feeds())
+
+
+def read_samples(sources: Sequence[str | Path], traced: Traced) -> GivenSamples:
     """Inputs from sources of the user's: images, sounds or texts as its task takes them, or arrays.
 
     Sources are those of :func:`edgepress.samples.read.read_samples`; of each, up to ``MOST`` samples are used, spread
@@ -30,24 +54,23 @@ def read_samples(sources: Sequence[str | Path], traced: Traced) -> Samples:
         InputError: a source cannot be read, or is not what the model takes.
 
     """
-    readers = [_reader(Path(source), traced) for source in sources]
-    return lambda: (feed for reader in readers for feed in reader())
+    folder = Path() if traced.task.text is None else traced.texts[traced.task.text.tokenizer].parent
+    return GivenSamples(tuple(_part(Path(source), traced.task, folder) for source in sources), folder)
 
 
-def _reader(source: Path, traced: Traced) -> Samples:
-    takes = what_is_taken(traced.task)
-    if takes == "arrays" or _has_inputs(source, traced.task):
-        return _arrays(source, traced.task)
-    text = traced.task.text
-    folder = Path() if text is None else traced.texts[text.tokenizer].parent
-    return feeds_of(samples.read_samples(source, takes), Feeder(traced.task, folder), most=MOST)
+def _part(source: Path, task: Task, folder: Path) -> tuple[Samples, Numbered | None]:
+    takes = what_is_taken(task)
+    if takes == "arrays" or _has_inputs(source, task):
+        return _arrays(source, task), None
+    some = some_of(samples.read_samples(source, takes), MOST)
+    return feeds_of(some, Feeder(task, folder)), some
 
 
 def _has_inputs(source: Path, task: Task) -> bool:
-    """Whether a file of arrays has those that the graph takes."""
+    """Whether a file of arrays has those that the graph takes, and no others, such as labels."""
     if source.suffix.lower() != ".npz" or not source.is_file():
         return False
-    return {edge.name for edge in task.inputs} <= array_names(source)
+    return {edge.name for edge in task.inputs} == array_names(source)
 
 
 def _arrays(source: Path, task: Task) -> Samples:

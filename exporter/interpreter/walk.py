@@ -40,6 +40,11 @@ class Walk:
             self._do()
         return [{name: values[name] for name in step.inputs if name in values} for values in self._values]
 
+    def alive(self, step: Step) -> list[Tensors]:
+        """Go on until ``step`` is next; all values that it or a later one reads, for each feed."""
+        self.before(step)
+        return [dict(values) for values in self._values]
+
     def until(self, name: str) -> list[Tensor]:
         """Go on until the value ``name`` is made, and give it for each feed."""
         while any(name not in values for values in self._values):

@@ -154,13 +154,17 @@ class CalibrationText:
 class Budget:
     """What bits and block sizes are chosen for: the least loss within a limit, or the least size within a loss.
 
-    Exactly one of the first five is set. ``like`` is a preset whose data file may not be exceeded; ``size_mb`` limits
+    Exactly one of the first eight is set. ``like`` is a preset whose data file may not be exceeded; ``size_mb`` limits
     the data file, ``memory_mb`` the data file and the key-value cache at the bundle's context, both in 10⁶ bytes;
     ``ms_per_token`` the time of one decoded token's matrix products on this host; ``kl`` the KL divergence from the
-    full-precision model in nats a token. ``candidates`` are what a tensor may become, "bits:block" or "32"; each
-    projection is chosen by itself (``group = "tensor"``) or a layer's together (``"layer"``); ``tokens`` of the
-    calibration text are used to measure. With ``measure = "one"`` only one candidate of each group is measured, and the
-    others' prices follow from how much they change the weights: many times quicker for a large model.
+    full-precision model in nats a token, or a sample of a classifier. Of models that are no language models ``error``
+    limits the squared error of the outputs as a share of their squares, ``metric_loss`` how much worse than the float
+    model ``metric`` may be on labelled samples, ``changed`` the share of samples that are
+    answered otherwise. ``candidates`` are what a tensor may become, "bits:block" or "32", those of :data:`CANDIDATES`
+    when empty; each projection is chosen by itself (``group = "tensor"``) or a layer's together (``"layer"``);
+    ``tokens`` of the calibration text are used to measure, or ``samples``. With ``measure = "one"`` only one candidate
+    of each group is measured, and the others' prices follow from how much they change the weights: many times quicker
+    for a large model.
     """
 
     like: str | None = None
@@ -168,9 +172,14 @@ class Budget:
     memory_mb: float | None = None
     ms_per_token: float | None = None
     kl: float | None = None
-    candidates: tuple[str, ...] = ("2:128", "2:32", "4:128", "4:64", "4:32", "4:16", "8:128", "8:32")
+    error: float | None = None
+    metric_loss: float | None = None
+    changed: float | None = None
+    candidates: tuple[str, ...] = ()
     group: str = "tensor"
     tokens: int = 2048
+    samples: int = 64
+    metric: str | None = None
     measure: str = "every"
 
     @property
@@ -179,9 +188,17 @@ class Budget:
         key = next(key for key in LIMITS if getattr(self, key) is not None)
         return f"{key} = {getattr(self, key)!r}".replace("'", '"')
 
+    @property
+    def most_lost(self) -> float | None:
+        """The limit of one in loss; None of one in bytes or time."""
+        return next((limit for key in LOSSES if (limit := getattr(self, key)) is not None), None)
 
+
+CANDIDATES = ("2:128", "2:32", "4:128", "4:64", "4:32", "4:16", "8:128", "8:32")
+"""What a budget chooses from where the recipe names no candidates."""
 CHOSEN_BY_BUDGET = "chosen by budget"
-LIMITS = ("like", "size_mb", "memory_mb", "ms_per_token", "kl")
+LOSSES = ("kl", "error", "metric_loss", "changed")
+LIMITS = ("like", "size_mb", "memory_mb", "ms_per_token", *LOSSES)
 
 
 @dataclass(frozen=True)
@@ -421,20 +438,39 @@ def _budget(table: object, path: Path) -> Budget:
     elif not isinstance(limit, int | float) or isinstance(limit, bool) or not 0 < limit < float("inf"):
         raise InputError(f"{path}: [budget] {limits[0]} must be a number above 0, not {limit!r}")
     default = Budget()
-    candidates = _names(table.get("candidates", list(default.candidates)), path, "[budget] candidates")
-    if not candidates:
+    candidates = _names(table.get("candidates", []), path, "[budget] candidates")
+    if "candidates" in table and not candidates:
         raise InputError(f'{path}: [budget] candidates is empty; give some, such as ["4:128", "8:32"]')
     for candidate in candidates:
         _candidate(candidate, path)
-    group, tokens = table.get("group", default.group), table.get("tokens", default.tokens)
+    group, metric = table.get("group", default.group), table.get("metric")
     if group not in ("tensor", "layer"):
         raise InputError(f'{path}: [budget] group must be "tensor" or "layer", not {group!r}')
-    if not isinstance(tokens, int) or isinstance(tokens, bool) or tokens < 2:
-        raise InputError(f"{path}: [budget] tokens must be a whole number of at least 2, not {tokens!r}")
+    if metric is not None and not isinstance(metric, str):
+        raise InputError(f'{path}: [budget] metric must be a name, such as "top1", not {metric!r}')
+    if limits == ["metric_loss"] and metric is None:
+        raise InputError(
+            f'{path}: [budget] metric_loss needs a metric; add one of those of `eval`, such as metric = "top1"'
+        )
+    tokens, samples = (_count(table.get(key, getattr(default, key)), path, key) for key in ("tokens", "samples"))
     measure = table.get("measure", default.measure)
     if measure not in ("every", "one"):
         raise InputError(f'{path}: [budget] measure must be "every" or "one", not {measure!r}')
-    return Budget(**{limits[0]: limit}, candidates=candidates, group=group, tokens=tokens, measure=measure)
+    return Budget(
+        **{limits[0]: limit},
+        candidates=candidates,
+        group=group,
+        tokens=tokens,
+        samples=samples,
+        metric=metric,
+        measure=measure,
+    )
+
+
+def _count(value: object, path: Path, key: str) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 2:
+        raise InputError(f"{path}: [budget] {key} must be a whole number of at least 2, not {value!r}")
+    return value
 
 
 def _candidate(text: str, path: Path) -> None:

@@ -129,6 +129,25 @@ class _Budget(msgspec.Struct, frozen=True):
     rounded_by: list[str]
 
 
+class _Score(msgspec.Struct, frozen=True):
+    metric: str
+    value: float
+    reference: float
+    difference_interval: tuple[float, float]
+    changed: float
+
+
+class _TaskBudget(msgspec.Struct, frozen=True):
+    samples: Size
+    limit: object
+    used: object
+    measured_in: str
+    measured: object
+    predicted: object
+    rounded_by: list[str]
+    score: _Score | None = None
+
+
 class _Sparsity(msgspec.Struct, frozen=True):
     zeros: float
     data_bytes: Size
@@ -150,6 +169,12 @@ class _Parts(msgspec.Struct, frozen=True):
     budget: _Budget | None = None
     sparsity: _Sparsity | None = None
     long_from: Count | None = None
+
+
+class _TaskParts(_Parts, frozen=True):
+    """The same of a model with a task, whose budget is measured otherwise."""
+
+    budget: _TaskBudget | None = None  # type: ignore[assignment]  # another struct in its place
 
 
 def canonical(content: Json) -> str:
@@ -216,7 +241,7 @@ def read_manifest(bundle: Path) -> Manifest:
     if unknown or "files" not in content:
         wrong = f"unknown fields ({', '.join(sorted(unknown))})" if unknown else "no field 'files'"
         raise InputError(f"{path} has {wrong}; {_AGAIN}")
-    convert(content, _Parts, path, _AGAIN)
+    convert(content, _Parts if content.get("task") is None else _TaskParts, path, _AGAIN)
     manifest = convert(content, Manifest, path, _AGAIN)
     try:
         what = "states"

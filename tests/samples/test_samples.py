@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from edgepress.errors import InputError
 from edgepress.processing.feeder import Feeder
-from edgepress.samples.read import FEWEST, feed_of, feeds_of, known_forms, read_samples
+from edgepress.samples.read import FEWEST, feed_of, feeds_of, known_forms, read_samples, some_of
 from edgepress.samples.sample import Sample
 from edgepress.tasks.answers import Answers, Classes
 from edgepress.tasks.images import Images
@@ -155,30 +155,30 @@ def test_a_function_gives_samples_or_pairs(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_feeds_are_the_same_in_each_pass_and_spread_over_the_source(folder: Path) -> None:
-    feeds = feeds_of(read_samples(folder, "image"), classifier(), most=8)
+    feeds = feeds_of(some_of(read_samples(folder, "image"), 8), classifier())
     first = means(feeds())
     assert first == means(feeds())
     assert len(set(first)) == 8
-    other = feeds_of(read_samples(folder, "image"), classifier(), most=8, seed=3)
+    other = feeds_of(some_of(read_samples(folder, "image"), 8, seed=3), classifier())
     assert means(other()) != first
-    assert len(means(feeds_of(read_samples(folder, "image"), classifier(), most=1000)())) == 10
+    assert len(means(feeds_of(some_of(read_samples(folder, "image"), 1000), classifier())())) == 10
 
 
 def test_too_few_samples_and_samples_of_one_class_are_refused(folder: Path) -> None:
     with pytest.raises(InputError, match=f"has 5 samples; ranges are taken over at least {FEWEST}"):
-        feeds_of(read_samples(folder / "cat", "image"), classifier(), most=8)
+        feeds_of(some_of(read_samples(folder / "cat", "image"), 8), classifier())
     for number in range(20, 30):
         (folder / "cat" / f"{number}.png").write_bytes(png(number))
     for path in (folder / "dog").iterdir():
         path.unlink()
     with pytest.raises(InputError, match="are of the class cat, and the model tells 2 apart"):
-        feeds_of(read_samples(folder, "image"), classifier(), most=12)
-    feeds_of(read_samples(folder / "cat", "image"), classifier(), most=12)  # nothing is known of their classes
+        feeds_of(some_of(read_samples(folder, "image"), 12), classifier())
+    feeds_of(some_of(read_samples(folder / "cat", "image"), 12), classifier())  # nothing is known of their classes
 
 
 def test_a_damaged_file_is_named(folder: Path) -> None:
     (folder / "cat" / "2.png").write_bytes(png(2)[:50])
-    feeds = feeds_of(read_samples(folder, "image"), classifier(), most=10)
+    feeds = feeds_of(some_of(read_samples(folder, "image"), 10), classifier())
     with pytest.raises(InputError, match=r"2\.png cannot be decoded"):
         list(feeds())
     with pytest.raises(InputError, match=r"x\.npz\[3\]: the image is an array of float32"):

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from glob import escape
 
 from torch import Tensor
 
@@ -21,7 +22,7 @@ from edgepress.exporter.learn.budget.rounder import Rounder
 from edgepress.exporter.model.description import Decoder, Weight
 from edgepress.exporter.plan.plan import fit_scheme, is_kept
 from edgepress.exporter.recipe.decisions import Decisions
-from edgepress.exporter.recipe.recipe import Budget, Override, Recipe, candidate_storage
+from edgepress.exporter.recipe.recipe import CANDIDATES, Budget, Override, Recipe, candidate_storage
 from edgepress.exporter.streams.store import Store
 from edgepress.exporter.streams.variants import BaseRun, Change, divergences, first_layer, passes
 
@@ -67,15 +68,16 @@ def tensor_groups(decoder: Decoder, recipe: Recipe, budget: Budget) -> list[Tens
             name,
             tuple(weights),
             first_layer(decoder, [weight.name for weight in weights]),
-            _candidates(weights, recipe, budget),
+            find_candidates(weights, recipe, budget),
         )
         for name, weights in members.items()
     ]
 
 
-def _candidates(weights: Sequence[Weight], recipe: Recipe, budget: Budget) -> tuple[Candidate, ...]:
+def find_candidates(weights: Sequence[Weight], recipe: Recipe, budget: Budget) -> tuple[Candidate, ...]:
+    """What weights that are stored alike may become, no two with the same schemes."""
     found: dict[tuple[Scheme | None, ...], Candidate] = {}
-    for label in budget.candidates:
+    for label in budget.candidates or CANDIDATES:
         storages = [candidate_storage(label, recipe.storage(weight.name, weight.kind)[0]) for weight in weights]
         schemes = tuple(
             fit_scheme(storage, weight.shape[1], () if weight.stack is None else weight.stack.columns)
@@ -89,7 +91,7 @@ def overrides(groups: Sequence[TensorGroup], chosen: Sequence[int], recipe: Reci
     """The chosen candidate of each group as overrides by exact name, without reasons."""
     return tuple(
         Override(
-            weight.name,
+            escape(weight.name),
             candidate_storage(group.candidates[option].label, recipe.storage(weight.name, weight.kind)[0]),
         )
         for group, option in zip(groups, chosen, strict=True)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from edgepress.exporter.arrays.codes import Codes
 from edgepress.exporter.arrays.moments import Moments
+from edgepress.exporter.interpreter.network import Step
 from edgepress.exporter.interpreter.walk import Walk
 from edgepress.exporter.methods.kinds import LinearMethod, Method, load_method
 from edgepress.exporter.methods.nearest_plane import start_codes
@@ -22,6 +23,11 @@ _PRODUCTS = ("Gemm", "MatMul", "com.microsoft:FusedMatMul")
 def rows_of(value: Tensor, coded: Coded) -> Tensor:
     """A weight of the graph as its kernel has it, (rows, columns)."""
     return (value.T if coded.transposed else value.reshape(coded.rows or value.shape[0], -1)).contiguous()
+
+
+def is_product(step: Step) -> bool:
+    """Whether a node multiplies rows by its second input."""
+    return step.key in _PRODUCTS and not step.attributes.get("transA", 0)
 
 
 def ship_blocks(task: ShippingTask, rounding: Mapping[str, str], options: Mapping[str, Options]) -> Shipped:
@@ -58,8 +64,7 @@ def _by_inputs(
     with task.progress(len(layers), "rounding", " layers") as advance:
         for layer in layers:
             weight, method = layer.weight, load_method(rounding[layer.weight.name])
-            is_product = layer.step.key in _PRODUCTS and not layer.step.attributes.get("transA", 0)
-            wanted = is_product and weight.name not in done
+            wanted = is_product(layer.step) and weight.name not in done
             if wanted and isinstance(weight, BlockWeight) and isinstance(method, LinearMethod):
                 done.add(weight.name)
                 moments = Moments(weight.full.shape[1])

@@ -97,10 +97,14 @@ def _as_sample(item: object, where: str) -> Sample:
     return Sample(item, None, where)
 
 
-def feeds_of(samples: Samples, feeder: Feeder, *, most: int, seed: int = 0) -> Callable[[], Iterator[Feed]]:
-    """What gives the inputs of ``most`` of the samples, one at a time, the same ones in each pass.
+def some_of(samples: Samples, most: int, seed: int = 0) -> Samples:
+    """``most`` of the samples, chosen over all of the source, in its order; the same ones each time."""
+    chosen = np.sort(np.random.default_rng(seed).permutation(len(samples))[:most])
+    return Samples(len(chosen), lambda index: samples.number(int(chosen[index])), samples.source)
 
-    They are chosen over all of the source, in its order.
+
+def feeds_of(samples: Samples, feeder: Feeder) -> Callable[[], Iterator[Feed]]:
+    """What gives the inputs of the samples, one at a time, the same ones in each pass.
 
     Raises:
         InputError: there are fewer than ``FEWEST``, or all are of one class of several; and when a sample is read that
@@ -111,14 +115,8 @@ def feeds_of(samples: Samples, feeder: Feeder, *, most: int, seed: int = 0) -> C
         raise InputError(
             f"{samples.source} has {len(samples)} samples; ranges are taken over at least {FEWEST}, better some hundred"
         )
-    chosen = np.sort(np.random.default_rng(seed).permutation(len(samples))[:most])
-    check_classes(samples, chosen.tolist(), feeder)
-
-    def feeds() -> Iterator[Feed]:
-        for index in chosen:
-            yield feed_of(samples.number(int(index)), feeder)
-
-    return feeds
+    check_classes(samples, feeder)
+    return lambda: (feed_of(sample, feeder) for sample in samples)
 
 
 def feed_of(sample: Sample, feeder: Feeder) -> Feed:
@@ -135,14 +133,14 @@ def feed_of(sample: Sample, feeder: Feeder) -> Feed:
         raise error if sample.where in said else InputError(f"{sample.where}: {said}") from error
 
 
-def check_classes(samples: Samples, chosen: list[int], feeder: Feeder) -> None:
+def check_classes(samples: Samples, feeder: Feeder) -> None:
     """Raise an InputError where all samples are of one class, and the model tells several apart."""
     answers = feeder.task.answers
     if answers is None or answers.classes is None or len(answers.classes.labels) < 2:
         return
     counts: Counter[object] = Counter()
-    for index in chosen:
-        label = samples.number(index).label
+    for sample in samples:
+        label = sample.label
         if not isinstance(label, str | int):
             return
         counts[label] += 1

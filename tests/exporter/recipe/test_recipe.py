@@ -131,7 +131,10 @@ def test_a_budget_needs_no_weights_table_and_keeps_its_limit_as_written(tmp_path
         ("[weights]\nbits = 4\n[[override]]\nbits = 8", "needs `match`"),
         ("weights = 4", "must be a table"),
         ("[weights", "not a TOML recipe"),
-        ("[budget]\nsize_mb = 1.0\nkl = 0.1", "exactly one of like, size_mb, memory_mb, ms_per_token, kl, not 2"),
+        (
+            "[budget]\nsize_mb = 1.0\nkl = 0.1",
+            "exactly one of like, .*, kl, error, metric_loss, changed, not 2",
+        ),
         ("[budget]\ntokens = 100", "exactly one of .*, not 0"),
         ("[budget]\nsize = 1.0", "did you mean 'size_mb'"),
         ("[budget]\nsize_mb = -1", "size_mb must be a number above 0, not -1"),
@@ -145,6 +148,12 @@ def test_a_budget_needs_no_weights_table_and_keeps_its_limit_as_written(tmp_path
         ("cache = true\n[weights]\nbits = 4", r"\[cache\] must be a table, not True"),
         ("[weights]\nbits = 4\n[cache]\nwindow = true", "did you mean 'windows'"),
         ("[weights]\nbits = 4\n[cache]\nwindows = 512", "windows must be true or false, not 512"),
+        (
+            "[budget]\nmetric_loss = 0.1",
+            'metric_loss needs a metric; add one of those of `eval`, such as metric = "top1"',
+        ),
+        ("[budget]\nerror = 0.1\nmetric = 1", 'metric must be a name, such as "top1", not 1'),
+        ("[budget]\nerror = 0.1\nsamples = 1", "samples must be a whole number of at least 2"),
         ("[budget]\nkl = 0.1\ntokens = 1", "tokens must be a whole number of at least 2"),
     ],
 )

@@ -52,10 +52,10 @@ class Small:
         return make_plan(self.decoder, Decisions(overrides=found.overrides).applied(self.recipe), self.itemsize)
 
     def kl(self, chosen: Sequence[int]) -> float:
-        return math.fsum(row[option] for row, option in zip(self.prices.kl, chosen, strict=True))
+        return math.fsum(row[option] for row, option in zip(self.prices.loss, chosen, strict=True))
 
     def every(self) -> list[tuple[int, ...]]:
-        return list(itertools.product(*(range(len(row)) for row in self.prices.kl)))
+        return list(itertools.product(*(range(len(row)) for row in self.prices.loss)))
 
     def choose(self, budget: Budget, scale: float = 1.0) -> ChosenSchemes:
         """``scale``: what the model really loses, as a multiple of the sum of prices."""
@@ -84,7 +84,7 @@ def test_the_least_kl_within_a_size_and_no_single_change_still_fits(small: Small
     assert data_bytes <= limit
     assert found.used == data_bytes / 1e6
     assert small.kl(found.chosen) == pytest.approx(best, rel=1e-9)
-    for group, row in enumerate(small.prices.kl):
+    for group, row in enumerate(small.prices.loss):
         for option, kl in enumerate(row):
             if kl < row[found.chosen[group]]:
                 changed = (*found.chosen[:group], option, *found.chosen[group + 1 :])
@@ -110,10 +110,10 @@ def test_memory_counts_the_cache(small: Small) -> None:
 
 
 @pytest.mark.parametrize("scale", [0.5, 1.0, 2.5])
-def test_the_least_bytes_within_a_measured_kl(small: Small, scale: float) -> None:
+def test_the_least_bytes_within_a_measured(small: Small, scale: float) -> None:
     target = 0.2
     found = small.choose(Budget(kl=target), scale)
-    assert found.used == found.measured_kl == scale * small.kl(found.chosen) <= target
+    assert found.used == found.measured == scale * small.kl(found.chosen) <= target
     sizes = small.prices.bytes()
 
     def size(chosen: Sequence[int]) -> int:
@@ -133,7 +133,7 @@ def test_what_all_alike_would_take_is_never_exceeded(small: Small) -> None:
 
     recipe = replace(small.recipe, budget=Budget(kl=0.1))
     found = choose_schemes(small.decoder, recipe, itemsize=small.itemsize, prices=small.prices, measure=measured)
-    assert found.measured_kl <= 0.1
+    assert found.measured <= 0.1
     assert small.plan(found.chosen).data_bytes <= small.plan(alike).data_bytes
 
 
@@ -170,7 +170,7 @@ def test_each_tensors_reason_has_its_price_and_the_next_one(small: Small) -> Non
     plan = small.plan_of(found)
     reasons = {tensor.weight.name: tensor.reason for tensor in plan.tensors}
     group = small.prices.groups[1]
-    kl = small.prices.kl[1][found.chosen[1]]
+    kl = small.prices.loss[1][found.chosen[1]]
     for weight in group.weights:
         assert reasons[weight.name].startswith(f"chosen by budget size_mb = {limit}: ")
         assert f"costs KL {kl:.2g}, all of layers.0 together" in reasons[weight.name]
