@@ -26,7 +26,8 @@ from edgepress.runtime.generation.constraints import Constraint, Matcher, token_
 from edgepress.runtime.generation.defaults import sampling_defaults
 from edgepress.runtime.generation.generation import Generation, OpenText, Tally
 from edgepress.runtime.generation.known_text import KnownText
-from edgepress.runtime.generation.sampling import Floats, Sampling
+from edgepress.runtime.generation.penalties import Floats
+from edgepress.runtime.generation.sampling import Sampling
 from edgepress.runtime.generation.speculation.costs import StepCosts, measure_steps
 from edgepress.runtime.generation.speculation.kinds import Speculation
 from edgepress.runtime.generation.speculation.speculating import open_speculating
@@ -292,7 +293,10 @@ class Model:
         top_k: int = 0,
         top_p: float = 1.0,
         min_p: float = 0.0,
+        typical_p: float = 1.0,
         repetition_penalty: float = 1.0,
+        no_repeat_ngram: int = 0,
+        bias: Mapping[int, float] | None = None,
         seed: int | None = None,
         stop: Sequence[str | int] = (),
         special: bool = False,
@@ -319,7 +323,10 @@ class Model:
             top_k=top_k,
             top_p=top_p,
             min_p=min_p,
+            typical_p=typical_p,
             repetition_penalty=repetition_penalty,
+            no_repeat_ngram=no_repeat_ngram,
+            bias=bias or {},
             seed=seed,
         )
         tokens = check_tokens(

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgepress.errors import InputError
-from edgepress.runtime.generation.sampling import Floats
+from edgepress.runtime.generation.penalties import Floats
 
 if TYPE_CHECKING:
     from pathlib import Path

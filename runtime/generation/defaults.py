@@ -22,7 +22,9 @@ class _Config(msgspec.Struct, frozen=True):
     top_k: Annotated[int, msgspec.Meta(ge=0)] | None = None
     top_p: Annotated[float, msgspec.Meta(gt=0, le=1)] | None = None
     min_p: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
+    typical_p: Annotated[float, msgspec.Meta(gt=0, le=1)] | None = None
     repetition_penalty: Annotated[float, msgspec.Meta(gt=0)] | None = None
+    no_repeat_ngram_size: Annotated[int, msgspec.Meta(ge=0)] | None = None
 
 
 def sampling_defaults(bundle: Path) -> Sampling:
@@ -36,13 +38,15 @@ def sampling_defaults(bundle: Path) -> Sampling:
     """
     path = bundle / _FILE
     config = read_as(path, _Config, _AGAIN) if path.is_file() else _Config()
-    penalty = config.repetition_penalty or 1.0
+    penalty, no_repeat = config.repetition_penalty or 1.0, config.no_repeat_ngram_size or 0
     if not config.do_sample:
-        return Sampling(repetition_penalty=penalty)
+        return Sampling(repetition_penalty=penalty, no_repeat_ngram=no_repeat)
     return Sampling(
         temperature=1.0 if config.temperature is None else config.temperature,
         top_k=_TOP_K if config.top_k is None else config.top_k,
         top_p=1.0 if config.top_p is None else config.top_p,
         min_p=config.min_p or 0.0,
+        typical_p=config.typical_p or 1.0,
         repetition_penalty=penalty,
+        no_repeat_ngram=no_repeat,
     )

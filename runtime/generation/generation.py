@@ -9,7 +9,8 @@ import numpy as np
 
 from edgepress.errors import InputError
 from edgepress.runtime.generation.constraints import Matcher
-from edgepress.runtime.generation.sampling import Floats, Indices, Sampling, choose
+from edgepress.runtime.generation.penalties import Floats, Indices
+from edgepress.runtime.generation.sampling import Sampling, choose
 from edgepress.runtime.sessions.session import Session
 from edgepress.text.tokenizer import Detokenizer, StopStrings, Tokenizer
 

@@ -3,37 +3,43 @@
 Each filter is defined, and ordered, as transformers' ``generate`` does it (``generation/logits_process.py``), which the
 tests hold it to:
 
-1. repetition penalty (Keskar et al. 2019, CTRL, section 4.1) over every token of prompt and answer so far,
+1. biases, the repetition penalty and blocked n-grams (:mod:`.penalties`), which greedy choice knows too,
 2. temperature: logits / T,
 3. top-k (Fan et al. 2018): ties with the k-th are kept,
 4. top-p (Holtzman et al. 2020): the smallest set whose probability reaches p, over what top-k left,
-5. min-p (Nguyen et al. 2024): at least ``min_p`` times the best token's probability, over what top-p left.
+5. min-p (Nguyen et al. 2024): at least ``min_p`` times the best token's probability, over what top-p left,
+6. typical (Meister et al. 2023, Locally Typical Sampling): the tokens whose information is nearest to the row's
+   entropy, until their probability reaches ``typical_p``, over what min-p left.
 
 Filters return the indices kept instead of a masked row: after the first, the rest work on few numbers, and a vocabulary
 of 150,000 costs one pass.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgepress.errors import InputError
+from edgepress.runtime.generation.penalties import Floats, Indices, add_biases, forbid_repeats, penalize_repetition
 from edgepress.whole import whole_number
 
-Floats = NDArray[np.float32]
-Indices = NDArray[np.int64]
+_SHARES = ("top_p", "typical_p")
 
 
 @dataclass(frozen=True)
 class Sampling:
     """How to choose tokens. The default, temperature 0, is greedy: the most likely token, ties to the lowest id.
 
-    - ``temperature`` ≥ 0; 0 is greedy and ignores ``top_k``, ``top_p`` and ``min_p``
+    - ``temperature`` ≥ 0; 0 is greedy and ignores ``top_k``, ``top_p``, ``min_p`` and ``typical_p``
     - ``top_k`` ≥ 0; 0 is off
     - 0 < ``top_p`` ≤ 1; 1 is off
     - 0 ≤ ``min_p`` ≤ 1; 0 is off
+    - 0 < ``typical_p`` ≤ 1; 1 is off
     - ``repetition_penalty`` > 0; 1 is off, above 1 discourages what was already said
+    - ``no_repeat_ngram`` ≥ 0: no sequence of so many tokens is said twice, the prompt's included; 0 is off
+    - ``bias``: what is added to the logit of a token, by the token; −∞ forbids it
     - ``seed``: the same seed gives the same text; None takes one from the operating system
     """
 
@@ -41,35 +47,35 @@ class Sampling:
     top_k: int = 0
     top_p: float = 1.0
     min_p: float = 0.0
+    typical_p: float = 1.0
     repetition_penalty: float = 1.0
+    no_repeat_ngram: int = 0
+    bias: Mapping[int, float] = field(default_factory=dict)
     seed: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("temperature", "top_p", "min_p", "repetition_penalty"):
-            value = getattr(self, name)
+        numbers = {name: getattr(self, name) for name in ("temperature", *_SHARES, "min_p", "repetition_penalty")}
+        for name, value in (numbers | {f"the bias of {token}": value for token, value in self.bias.items()}).items():
             if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
                 raise InputError(f"{name} is {value!r}; it must be a number")
         # Written as `not (good)` so that NaN, for which every comparison is false, is refused too.
         if not 0 <= self.temperature < float("inf"):
             raise InputError(f"temperature is {self.temperature}; it must be 0 (greedy) or a positive number")
-        whole_number("top_k", self.top_k, least=0, takes="it must be a whole number, 0 (off) or more")
-        if not 0 < self.top_p <= 1:
-            raise InputError(f"top_p is {self.top_p}; it must be above 0 and at most 1 (off)")
+        for name in ("top_k", "no_repeat_ngram"):
+            whole_number(name, getattr(self, name), least=0, takes="it must be a whole number, 0 (off) or more")
+        for name in _SHARES:
+            if not 0 < getattr(self, name) <= 1:
+                raise InputError(f"{name} is {getattr(self, name)}; it must be above 0 and at most 1 (off)")
         if not 0 <= self.min_p <= 1:
             raise InputError(f"min_p is {self.min_p}; it must be between 0 (off) and 1")
         if not 0 < self.repetition_penalty < float("inf"):
             raise InputError(f"repetition_penalty is {self.repetition_penalty}; it must be a positive number, 1 is off")
+        for token, value in self.bias.items():
+            whole_number("a token with a bias", token, least=0, takes="tokens are numbers, 0 or more")
+            if not value < float("inf"):
+                raise InputError(f"the bias of token {token} is {value}; it must be below infinity, and −∞ forbids it")
         if self.seed is not None:
             whole_number("seed", self.seed, least=0, takes="it must be a whole number, 0 or more")
-
-
-def penalize_repetition(logits: Floats, seen: Indices, penalty: float) -> Floats:
-    """Return ``logits`` with every token in ``seen`` made less likely: divided by ``penalty``, or multiplied if < 0."""
-    penalized = logits.copy()  # (vocab,)
-    values = logits[seen]  # an id that occurs twice is written twice with the same value, so once is enough
-    factor = np.float32(penalty)
-    penalized[seen] = np.where(values < 0, values * factor, values / factor)
-    return penalized
 
 
 def softmax(logits: Floats) -> NDArray[np.float64]:
@@ -108,6 +114,18 @@ def min_p_indices(logits: Floats, p: float) -> Indices:
     return np.flatnonzero(logits - logits.max() >= np.log(p)) if p > 0 else np.arange(logits.size)
 
 
+def typical_indices(logits: Floats, p: float) -> Indices:
+    """Return the fewest tokens nearest in information to the entropy whose probability reaches ``p``, ascending."""
+    probabilities = softmax(logits)
+    with np.errstate(divide="ignore"):
+        information = -np.log(probabilities)  # infinite for what cannot be drawn, which is then the farthest
+    possible = probabilities > 0
+    entropy = float((probabilities[possible] * information[possible]).sum())
+    order = np.argsort(np.abs(information - entropy), kind="stable")
+    last = int((np.cumsum(probabilities[order]) < p).sum())
+    return np.sort(order[: last + 1])
+
+
 def candidates(logits: Floats, sampling: Sampling) -> tuple[Indices, NDArray[np.float64]]:
     """Return the tokens that may be drawn and their probabilities, which sum to 1; ``logits`` are already penalized."""
     scaled = logits / np.float32(sampling.temperature)
@@ -116,13 +134,36 @@ def candidates(logits: Floats, sampling: Sampling) -> tuple[Indices, NDArray[np.
         kept = kept[top_p_indices(scaled[kept], sampling.top_p)]
     if sampling.min_p > 0:
         kept = kept[min_p_indices(scaled[kept], sampling.min_p)]
+    if sampling.typical_p < 1:
+        kept = kept[typical_indices(scaled[kept], sampling.typical_p)]
     return kept, softmax(scaled[kept])
+
+
+def penalized(logits: Floats, sampling: Sampling, seen: Indices) -> Floats:
+    """Logits (vocab,) after what is held against single tokens; the argument itself where that is nothing.
+
+    Raises:
+        InputError: a token with a bias is not in the vocabulary, or all tokens are forbidden.
+
+    """
+    if not (sampling.bias or sampling.no_repeat_ngram or sampling.repetition_penalty != 1):
+        return logits
+    scores, texts = logits[None].copy(), seen[None]  # (1, vocab), (1, tokens)
+    if sampling.bias:
+        add_biases(scores, sampling.bias)
+    if sampling.repetition_penalty != 1:
+        penalize_repetition(scores, texts, sampling.repetition_penalty)
+    if sampling.no_repeat_ngram:
+        forbid_repeats(scores, texts, sampling.no_repeat_ngram)
+    if scores.max() == -np.inf:
+        raise InputError("every token is forbidden, by biases or as it would repeat an n-gram; forbid less")
+    row: Floats = scores[0]
+    return row
 
 
 def choose(logits: Floats, sampling: Sampling, seen: Indices, generator: np.random.Generator) -> int:
     """Return the next token. ``logits`` (vocab,) are left as they are; ``seen`` are the tokens so far."""
-    if sampling.repetition_penalty != 1:
-        logits = penalize_repetition(logits, seen, sampling.repetition_penalty)
+    logits = penalized(logits, sampling, seen)
     if sampling.temperature == 0:
         return int(logits.argmax())
     tokens, probabilities = candidates(logits, sampling)

@@ -10,11 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from edgepress.runtime.generation.penalties import NEVER, Floats, forbid_repeats, penalize_repetition
 from edgepress.tasks.sequences import Search
 
-Floats = NDArray[np.float32]
 Tokens = NDArray[np.int64]
-_NEVER = -np.inf
 
 
 @dataclass(frozen=True)
@@ -33,24 +32,24 @@ class Times:
         """Forbid what would not be a pair of times around each piece of text, in their order."""
         first = self.no_timestamps + 1
         scores = scores.copy()
-        scores[:, self.no_timestamps] = _NEVER
+        scores[:, self.no_timestamps] = NEVER
         for row, target in zip(scores, targets[:, begin:], strict=True):
             times = target[target >= first]
             last = target.size >= 1 and target[-1] >= first
             before = target.size < 2 or target[-2] >= first
             if last and before:
-                row[first:] = _NEVER
+                row[first:] = NEVER
             elif last:
-                row[: self.end] = _NEVER
+                row[: self.end] = NEVER
             if times.size:  # times do not decrease, and one that ended a piece is said again to begin the next
-                row[first : times[-1] + int(not last or before)] = _NEVER
+                row[first : times[-1] + int(not last or before)] = NEVER
         if targets.shape[1] == begin:
-            scores[:, :first] = _NEVER
+            scores[:, :first] = NEVER
             if self.latest_first is not None:
-                scores[:, first + self.latest_first + 1 :] = _NEVER
+                scores[:, first + self.latest_first + 1 :] = NEVER
         probabilities = log_softmax(scores)
         of_times = _log_sum_exp(probabilities[:, first:])
-        scores[of_times > probabilities[:, :first].max(-1), :first] = _NEVER
+        scores[of_times > probabilities[:, :first].max(-1), :first] = NEVER
         return scores
 
 
@@ -69,21 +68,21 @@ class Rules:
         search, length = self.search, targets.shape[1]
         scores = scores.copy()
         if search.repetition_penalty != 1:
-            _penalize(scores, targets, search.repetition_penalty)
+            penalize_repetition(scores, targets, search.repetition_penalty)
         if search.no_repeat:
-            _forbid_repeats(scores, targets, search.no_repeat)
+            forbid_repeats(scores, targets, search.no_repeat)
         if length < search.fewest_tokens and self.ends:
-            scores[:, list(self.ends)] = _NEVER
+            scores[:, list(self.ends)] = NEVER
         if search.forced_first is not None and length == 1:
             scores = _only(scores, search.forced_first)
         if search.forced_last is not None and length == self.most - 1:
             scores = _only(scores, search.forced_last)
         suppress = self._suppressed
         if suppress.size:
-            scores[:, suppress] = _NEVER
+            scores[:, suppress] = NEVER
         first = self.begin + int(self.begin == 1 and search.forced_first is not None)
         if search.suppressed_first and length == first:
-            scores[:, list(search.suppressed_first)] = _NEVER
+            scores[:, list(search.suppressed_first)] = NEVER
         return scores if self.times is None else self.times.apply(targets, self.begin, scores)
 
     @property
@@ -91,27 +90,9 @@ class Rules:
         return np.array(self.search.suppressed, np.int64)
 
 
-def _penalize(scores: Floats, targets: Tokens, penalty: float) -> None:
-    """Divide the scores of tokens that are there by ``penalty``, multiply those below 0."""
-    values = np.take_along_axis(scores, targets, 1)
-    factor = np.float32(penalty)
-    np.put_along_axis(scores, targets, np.where(values < 0, values * factor, values / factor), 1)
-
-
-def _forbid_repeats(scores: Floats, targets: Tokens, size: int) -> None:
-    """Forbid each token that would end a sequence of ``size`` tokens which is there already."""
-    length = targets.shape[1]
-    if length < size:
-        return
-    windows = np.lib.stride_tricks.sliding_window_view(targets, size, axis=1)  # (targets, windows, size)
-    ends = targets[:, length + 1 - size :]
-    rows, places = np.nonzero((windows[..., :-1] == ends[:, None]).all(-1))
-    scores[rows, windows[rows, places, -1]] = _NEVER
-
-
 def _only(scores: Floats, token: int) -> Floats:
     """Forbid all tokens but one."""
-    only = np.full_like(scores, _NEVER)
+    only = np.full_like(scores, NEVER)
     only[:, token] = 0
     return only
 

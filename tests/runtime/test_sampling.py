@@ -15,9 +15,10 @@ from edgepress.runtime.generation.sampling import (
     candidates,
     choose,
     min_p_indices,
-    penalize_repetition,
+    penalized,
     top_k_indices,
     top_p_indices,
+    typical_indices,
 )
 
 NO_TOKENS = np.empty(0, np.int64)
@@ -72,25 +73,81 @@ def test_repetition_penalty_is_transformers_own(logits: np.ndarray, penalty: flo
     theirs = oracle.RepetitionPenaltyLogitsProcessor(penalty)(
         torch.from_numpy(seen)[None], torch.from_numpy(original)[None]
     )
-    np.testing.assert_array_equal(penalize_repetition(logits, seen, penalty), theirs[0].numpy())
+    found = penalized(logits, Sampling(repetition_penalty=penalty), seen)
+    np.testing.assert_array_equal(found, theirs[0].numpy())
     np.testing.assert_array_equal(logits, original)
+
+
+@settings(max_examples=60, deadline=None)
+@given(logits_cases, st.floats(0.05, 0.99))
+def test_typical_keeps_what_transformers_keeps(logits: np.ndarray, p: float) -> None:
+    ours, theirs = set(typical_indices(logits, p).tolist()), set(kept_by(oracle.TypicalLogitsWarper(p), logits))
+    probabilities = np.exp(logits.astype(np.float64) - logits.max())
+    probabilities /= probabilities.sum()
+    # Equally far on both sides of the entropy, or rounding in float32: some mass at the boundary may go either way.
+    assert abs(sum(probabilities[token] for token in ours) - sum(probabilities[token] for token in theirs)) <= (
+        2e-5 + 2 * probabilities[list(ours ^ theirs)].max(initial=0)
+    )
+    assert len(ours ^ theirs) <= 2 + logits.size // 100
+
+
+def test_typical_leaves_out_a_token_that_says_too_little() -> None:
+    logits = np.log(np.array([0.55, 0.09, 0.09, 0.09, 0.09, 0.09], np.float32))  # entropy 1.41; information 0.6, 2.4 …
+    assert typical_indices(logits, 0.5).tolist() == [0]
+    logits = np.log(np.array([0.4, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1], np.float32))  # entropy 1.75; information 0.92, 2.3 …
+    assert typical_indices(logits, 0.45).tolist() == [1, 2, 3, 4, 5]
+
+
+@settings(max_examples=40, deadline=None)
+@given(logits_cases, st.integers(1, 4), st.lists(st.integers(0, 3), max_size=20))
+def test_blocked_ngrams_are_transformers_own(logits: np.ndarray, size: int, text: list[int]) -> None:
+    seen = np.array([token % logits.size for token in text], np.int64)
+    theirs = oracle.NoRepeatNGramLogitsProcessor(size)(torch.from_numpy(seen)[None], torch.from_numpy(logits)[None])
+    if not np.isfinite(theirs.numpy()).any():
+        with pytest.raises(InputError, match="every token is forbidden"):
+            penalized(logits, Sampling(no_repeat_ngram=size), seen)
+        return
+    np.testing.assert_array_equal(penalized(logits, Sampling(no_repeat_ngram=size), seen), theirs[0].numpy())
+
+
+def test_biases_are_transformers_own_and_forbid() -> None:
+    logits, bias = random_logits(1, 50, 2.0), {3: 4.5, 7: -math.inf, 49: -2.0}
+    processor = oracle.SequenceBiasLogitsProcessor({(token,): value for token, value in bias.items()})
+    theirs = processor(torch.zeros((1, 1), dtype=torch.long), torch.from_numpy(logits)[None].clone())
+    np.testing.assert_array_equal(penalized(logits, Sampling(bias=bias), NO_TOKENS), theirs[0].numpy())
+    with pytest.raises(InputError, match="token 50 has a bias, and the vocabulary has 0 to 49"):
+        penalized(logits, Sampling(bias={50: 1.0}), NO_TOKENS)
+    with pytest.raises(InputError, match="the bias of token 5 is nan"):
+        Sampling(bias={5: math.nan})
 
 
 def test_all_together_in_transformers_order() -> None:
     logits = random_logits(3, 2000, 3.0)
     seen = np.array([5, 9, 9, 100])
-    sampling = Sampling(temperature=0.7, top_k=50, top_p=0.9, min_p=0.02, repetition_penalty=1.3)
+    sampling = Sampling(
+        temperature=0.7,
+        top_k=50,
+        top_p=0.9,
+        min_p=0.02,
+        typical_p=0.8,
+        repetition_penalty=1.3,
+        no_repeat_ngram=2,
+        bias={int(logits.argmax()): -1.0},
+    )
     scores = torch.from_numpy(logits)[None].clone()
     for processor in (
+        oracle.SequenceBiasLogitsProcessor({(int(logits.argmax()),): -1.0}),
         oracle.RepetitionPenaltyLogitsProcessor(1.3),
+        oracle.NoRepeatNGramLogitsProcessor(2),
         oracle.TemperatureLogitsWarper(0.7),
         oracle.TopKLogitsWarper(50),
         oracle.TopPLogitsWarper(0.9),
         oracle.MinPLogitsWarper(0.02),
+        oracle.TypicalLogitsWarper(0.8),
     ):
         scores = processor(torch.from_numpy(seen)[None], scores)
     expected = torch.softmax(scores[0].double(), -1).numpy()
-    tokens, probabilities = candidates(penalize_repetition(logits, seen, 1.3), sampling)
+    tokens, probabilities = candidates(penalized(logits, sampling, seen), sampling)
     dense = np.zeros(logits.size)
     dense[tokens] = probabilities
     np.testing.assert_allclose(dense, expected, atol=1e-6)
@@ -132,6 +189,8 @@ def test_equal_seeds_draw_equal_tokens() -> None:
         ("top_p", 0.0),
         ("top_p", 1.1),
         ("top_p", math.nan),
+        ("typical_p", 0.0),
+        ("no_repeat_ngram", -1),
         ("min_p", -0.1),
         ("min_p", 1.5),
         ("repetition_penalty", 0.0),

@@ -19,7 +19,8 @@ from edgepress.errors import InputError
 from edgepress.exporter import export
 from edgepress.runtime import Model, Sampling, load
 from edgepress.runtime.generation.generation import Generation
-from edgepress.runtime.generation.sampling import Floats, candidates
+from edgepress.runtime.generation.penalties import Floats
+from edgepress.runtime.generation.sampling import candidates
 from edgepress.runtime.generation.speculation.costs import StepCosts, measure_steps
 from edgepress.runtime.generation.speculation.drafters.ngram import Ngrams
 from edgepress.runtime.generation.speculation.kinds import Speculation, drafter_names

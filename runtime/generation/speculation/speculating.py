@@ -16,7 +16,7 @@ from typing import Protocol
 
 from edgepress.finite import check_logits
 from edgepress.runtime.generation.generation import OpenText, Tally
-from edgepress.runtime.generation.sampling import Floats
+from edgepress.runtime.generation.penalties import Floats
 from edgepress.runtime.generation.speculation.costs import StepCosts
 from edgepress.runtime.generation.speculation.kinds import Drafter, Speculation
 from edgepress.runtime.generation.speculation.window import Window

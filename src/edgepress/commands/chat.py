@@ -65,7 +65,7 @@ def run(arguments: argparse.Namespace) -> int:
         model,
         read_conversation(arguments.resume) if arguments.resume else [],
         variables={"enable_thinking": False} if arguments.no_think else {},
-        sampling=chosen_sampling(arguments, model.sampling_defaults),
+        sampling=chosen_sampling(arguments, model, model.sampling_defaults),
         max_tokens=arguments.max_tokens,
         stop=arguments.stop,
         speculate=chosen_speculation(arguments),

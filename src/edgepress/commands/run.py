@@ -62,7 +62,18 @@ def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--top-k", type=int, metavar="K", help="choose among the K most likely; 0 is off")
     parser.add_argument("--top-p", type=float, metavar="P", help="choose among the likeliest that sum to P")
     parser.add_argument("--min-p", type=float, metavar="P", help="drop below P times the likeliest")
+    parser.add_argument("--typical-p", type=float, metavar="P", help="keep the most typical ones that sum to P")
     parser.add_argument("--repetition-penalty", type=float, metavar="R", help="above 1 repeats less")
+    parser.add_argument(
+        "--no-repeat-ngram", type=int, metavar="N", help="say no sequence of N tokens twice, the prompt's included"
+    )
+    parser.add_argument(
+        "--bias",
+        action="append",
+        metavar="TOKEN=NUMBER",
+        help="add a number to a token's logit, -inf forbids it; a token is its number or a text that is one token; may "
+        "be given several times",
+    )
     parser.add_argument("--seed", type=int, help="the same seed gives the same text")
 
 
@@ -95,13 +106,31 @@ def chosen_speculation(arguments: argparse.Namespace) -> "Speculation | None":
     return None
 
 
-def chosen_sampling(arguments: argparse.Namespace, defaults: "Sampling") -> "Sampling":
+def chosen_sampling(arguments: argparse.Namespace, model: "Model", defaults: "Sampling") -> "Sampling":
     """The model's settings, with those in their place that were given."""
-    from dataclasses import replace
+    from dataclasses import fields, replace
 
-    names = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed")
-    given = {name: getattr(arguments, name) for name in names}
+    given = {field.name: getattr(arguments, field.name) for field in fields(defaults)}
+    if given["bias"] is not None:
+        given["bias"] = dict(_bias(text, model) for text in given["bias"])
     return replace(defaults, **{name: value for name, value in given.items() if value is not None})
+
+
+def _bias(text: str, model: "Model") -> tuple[int, float]:
+    """A token and what is added to its logit, of ``TOKEN=NUMBER``."""
+    from edgepress.errors import InputError
+
+    token, _, number = text.rpartition("=")
+    try:
+        value = float(number)
+    except ValueError:
+        raise InputError(f"--bias {text!r} is not TOKEN=NUMBER, such as 42=-5 or ' the'=-inf") from None
+    if token.isdecimal():
+        return int(token), value
+    found = model.tokenizer.library.encode(token, add_special_tokens=False).ids
+    if len(found) != 1:
+        raise InputError(f"--bias {text!r}: {token!r} is {len(found)} tokens, {found}; give one by its number")
+    return found[0], value
 
 
 def open_language_model(arguments: argparse.Namespace) -> "Model":
@@ -201,7 +230,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise InputError(f"{arguments.bundle} is a language model; give --prompt TEXT and no files")
     model = open_language_model(arguments)
     prompt = read_standard_input() if arguments.prompt == "-" else arguments.prompt.removeprefix("\ufeff")
-    drawn = chosen_sampling(arguments, model.sampling_defaults if arguments.chat else Sampling())
+    drawn = chosen_sampling(arguments, model, model.sampling_defaults if arguments.chat else Sampling())
     longest, stop, special = arguments.max_tokens, arguments.stop, arguments.special
     form, ahead = chosen_form(arguments), chosen_speculation(arguments)
     if arguments.chat:
