@@ -26,6 +26,7 @@ import msgspec
 
 from edgepress.errors import InputError
 from edgepress.runtime.gate.figures import Gauge
+from edgepress.samples.read import names_function
 
 
 class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -96,9 +97,9 @@ def _settings(gauge: Gauge) -> str:
 
 
 def _option(where: str, value: object, kind: type, folder: Path) -> object:
-    """The value of a setting; a path is taken from the budget's folder."""
+    """The value of a setting; a path is taken from the budget's folder, and a function by its name."""
     if kind is Path and isinstance(value, str):
-        return str(folder / value)
+        return value if names_function(value) else str(folder / value)
     if isinstance(value, bool) or not isinstance(value, (int, float) if kind is float else kind):
         raise InputError(f"{where} is {value!r}; it has to be {kind.__name__}")
     return value

@@ -1,11 +1,13 @@
 """Figures that a gate holds against its budget, and the gauges that take them."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from edgepress.runtime.evaluate import LogitsSource
+from edgepress.runtime.tasks.kinds import TaskModel
 
 Better = Literal["less", "more"]
 
@@ -40,8 +42,8 @@ class Option:
 class Request:
     """What a gauge is asked for: a bundle on a device, the names of the figures that have rules, and its settings.
 
-    ``reference_of`` opens the checkpoint of that name, which a bundle's predictions are compared with; None where
-    nothing that can is installed.
+    ``reference_of`` opens the checkpoint of that name, which a bundle's predictions are compared with, and
+    ``task_reference_of`` what an open bundle with a task was made from; None where nothing that can is installed.
     """
 
     bundle: Path
@@ -50,6 +52,7 @@ class Request:
     options: dict[str, Any]
     told: Callable[[str], None] = field(default=lambda _line: None)
     reference_of: Callable[[Path, str], LogitsSource] | None = None
+    task_reference_of: Callable[[TaskModel, str], AbstractContextManager[TaskModel]] | None = None
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,11 +20,13 @@ from edgepress.runtime.gate.budget import Section, read_budget
 from edgepress.runtime.gate.figures import Figure, Request
 from edgepress.runtime.gate.gauges import known_gauges
 from edgepress.runtime.gate.verdict import Outcome, Verdict, judge
+from edgepress.runtime.tasks.kinds import TaskModel
 
 _SCHEMA = 1
 
 Told = Callable[[str], None]
 ReferenceOf = Callable[[Path, str], LogitsSource]
+TaskReferenceOf = Callable[[TaskModel, str], AbstractContextManager[TaskModel]]
 
 
 class Baseline(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -64,6 +67,7 @@ def gate(
     baseline: str | Path | None = None,
     device: str = "local",
     reference_of: ReferenceOf | None = None,
+    task_reference_of: TaskReferenceOf | None = None,
     told: Told = lambda _line: None,
 ) -> Gate:
     """Hold a bundle against a budget.
@@ -75,6 +79,7 @@ def gate(
             that :func:`write_baseline` wrote.
         device: where it is measured.
         reference_of: opens a checkpoint for ``kl_nats``.
+        task_reference_of: opens what an open bundle with a task was made from, for [score]; bundles where it is None.
         told: hears in a line what happens.
 
     Raises:
@@ -89,7 +94,8 @@ def gate(
     for section in sections:
         bundles = [bundle, *([other] if other is not None and other.is_dir() else [])]
         requests = [
-            Request(path, device, tuple(section.rules), section.options, told, reference_of) for path in bundles
+            Request(path, device, tuple(section.rules), section.options, told, reference_of, task_reference_of)
+            for path in bundles
         ]
         ours, *theirs = section.gauge.take(requests)
         before = {figure.name: figure for figure in theirs[0]} if theirs else _noted(section, ours, noted)

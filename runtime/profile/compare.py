@@ -21,7 +21,7 @@ from edgepress.runtime.profile.statistics import Difference, difference
 from edgepress.runtime.profile.summary import EnergyFigure, energy, observations
 from edgepress.tables import format_table
 
-_MUST_AGREE = ("prompt_lengths", "decode_tokens", "context", "prepared")
+_MUST_AGREE = ("prompt_lengths", "decode_tokens", "context", "prepared", "rows", "length", "inputs")
 _TIMED = ("speed", "cold")
 
 
@@ -66,9 +66,11 @@ def compare(first: Profile, second: Profile) -> Comparison:
 
 def incomparable(first: Profile, second: Profile) -> list[str]:
     """Why two profiles do not answer the same question; nothing where they do."""
+    if first.header.kind != second.header.kind:
+        return [f"one is of the kind {first.header.kind!r}, the other of {second.header.kind!r}"]
     found = []
     for name in _MUST_AGREE:
-        before, after = first.header.settings[name], second.header.settings[name]
+        before, after = (profile.header.settings.get(name) for profile in (first, second))
         if before != after:
             found.append(f"{name} is {before} in one and {after} in the other")
     threads = [_threads(profile) for profile in (first, second)]
@@ -143,7 +145,7 @@ def _figures(first: Profile, second: Profile) -> list[Compared]:
         after_figure = joules[1].get(key)
         if after_figure is None or before_figure.refused or after_figure.refused or before_figure.net_joules <= 0:
             continue
-        label = f"energy of {'an answer' if key[1] == 'answer' else f'a {key[1]} token'} above idle, {key[0]}"
+        label = f"energy of {before_figure.unit} above idle, {key[0]}"
         found.append(
             Compared(
                 label, "J", before_figure.net_joules, after_figure.net_joules, _of_energies(before_figure, after_figure)

@@ -1,6 +1,6 @@
 """Energy of a run by one source: figures made of what was read beside it, on the device or afterwards from a log.
 
-A run is idle time, then prompts and answers in turn, then idle time; where an external meter logs, load pulses come
+A run is idle time, then turns one after the other, then idle time; where an external meter logs, load pulses come
 before.
 """
 
@@ -27,13 +27,19 @@ Told = dict[str, Any]  # a sample as a pass tells it
 
 
 @dataclass(frozen=True)
-class Run:
-    """When what ran, in seconds of the device's ``perf_counter``: a stretch each."""
+class Part:
+    """When one part of the turns ran, ``stretches``, and how many ``units`` of it (tokens, runs) were done in all."""
 
-    prompt_tokens: int
-    decode_tokens: int
-    prefills: tuple[Stretch, ...]
-    decodes: tuple[Stretch, ...]
+    what: str
+    units: int
+    stretches: tuple[Stretch, ...]
+
+
+@dataclass(frozen=True)
+class Run:
+    """When what ran, in seconds of the device's ``perf_counter``; ``idle`` before and after."""
+
+    parts: tuple[Part, ...]
     idle: tuple[Stretch, ...]
     pulses: tuple[Pulse, ...] = ()
 
@@ -43,7 +49,7 @@ class Run:
 
 
 def samples_of(name: str, of: str, recorded: Recorded, run: Run) -> list[Told]:
-    """Figures of a prompt token, a decoded token and an answer by the source ``name``, and its traces.
+    """Figures of one unit of each part by the source ``name``, and its traces.
 
     Raises:
         InputError: the readings cannot be used, or none of the rails is the whole.
@@ -51,28 +57,16 @@ def samples_of(name: str, of: str, recorded: Recorded, run: Run) -> list[Told]:
     """
     if recorded.trouble is not None:
         raise InputError(recorded.trouble)
-    answers = tuple((prefill[0], decode[1]) for prefill, decode in zip(run.prefills, run.decodes, strict=True))
-    kinds = {
-        "prefill": (run.prefills, run.prompt_tokens),
-        "decode": (run.decodes, run.decode_tokens),
-        "answer": (answers, 1),
-    }
     return [
-        *(_figure(what, kind, (name, of), recorded, run.idle) for what, kind in kinds.items()),
+        *(_figure(part, (name, of), recorded, run.idle) for part in run.parts),
         *(_trace(name, trace) for trace in recorded.traces),
     ]
 
 
-def _figure(
-    what: str,
-    kind: tuple[tuple[Stretch, ...], int],
-    source: tuple[str, str],
-    recorded: Recorded,
-    idle_time: tuple[Stretch, ...],
-) -> Told:
-    """Joules of one token of each stretch (or of an answer): in all, and above idle power."""
-    stretches, count = kind
-    busy, tokens = sum(end - start for start, end in stretches), count * len(stretches)
+def _figure(part: Part, source: tuple[str, str], recorded: Recorded, idle_time: tuple[Stretch, ...]) -> Told:
+    """Joules of one unit of a part: in all, and above idle power."""
+    stretches = part.stretches
+    busy = sum(end - start for start, end in stretches)
     by_rail = [(trace.rail, _sum(trace, stretches)) for trace in recorded.traces]
     idle = [(trace.rail, _idle(trace, idle_time)) for trace in recorded.traces]
     above = [
@@ -84,8 +78,8 @@ def _figure(
     refused = coarse(whole, busy)
     within = (stretches[0][0], stretches[-1][1])
     measured = {
-        "joules": [whole.per(tokens).value],
-        "net_joules": [net.per(tokens).value],
+        "joules": [whole.per(part.units).value],
+        "net_joules": [net.per(part.units).value],
         "idle_watts": [resting.value],
         "mean_watts": [whole.value / busy],
         "peak_watts": [sum(_peak(trace, within) for trace in recorded.traces if trace.rail.total)],
@@ -93,15 +87,15 @@ def _figure(
     detail = {
         "source": source[0],
         "of": source[1],
-        "tokens": tokens,
+        "units": part.units,
         "seconds": busy,
-        "joules_error": whole.per(tokens).error,
-        "net_joules_error": net.per(tokens).error,
+        "joules_error": whole.per(part.units).error,
+        "net_joules_error": net.per(part.units).error,
         "idle_watts_error": resting.error,
-        "rails": {rail.name: asdict(energy.per(tokens)) for rail, energy in by_rail},
+        "rails": {rail.name: asdict(energy.per(part.units)) for rail, energy in by_rail},
         "refused": None if refused is None else str(refused),
     }
-    return _told(what, measured, detail, ["coarse"] if refused is not None else [])
+    return _told(part.what, measured, detail, ["coarse"] if refused is not None else [])
 
 
 def _told(what: str, measured: dict[str, list[float]], detail: dict[str, Any], marks: list[str] | None = None) -> Told:

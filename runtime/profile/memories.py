@@ -17,12 +17,19 @@ _PAGE = 4096  # bytes, where the device does not tell
 def memory_by_phase(profile: Profile) -> dict[str, dict[str, float]]:
     """Bytes by phase and quantity, of the first time that the bundle was opened."""
     return {
-        f"{sample.what} at {tokens}" if (tokens := sample.detail["tokens"]) else sample.what: {
-            name: values[0] for name, values in sample.measured.items()
-        }
+        phase_of(sample): {name: values[0] for name, values in sample.measured.items()}
         for sample in profile.samples("memory")
         if sample.detail["repeat"] == 0
     }
+
+
+def phase_of(sample: Sample) -> str:
+    """A phase in words: what was done last, and of which size: examples, a source, else the tokens of a text."""
+    rows, length, tokens = (sample.detail.get(name) for name in ("rows", "length", "tokens"))
+    if rows is not None:
+        return f"{sample.what} with {rows}"
+    size = length if sample.what == "encoded" else tokens
+    return f"{sample.what} at {size}" if size else sample.what
 
 
 @dataclass(frozen=True)
@@ -87,7 +94,10 @@ def growth(profile: Profile) -> Growth | None:
         if "state_bytes" in sample.detail:
             by_repeat[sample.detail["repeat"]][sample.what] = sample  # of several prompts the last, the longest
     pairs = [
-        (found["prefilled"], found["decoded"]) for found in by_repeat.values() if {"prefilled", "decoded"} <= {*found}
+        (found[begun], found["decoded"])
+        for found in by_repeat.values()
+        for begun in ("prefilled", "encoded")
+        if {begun, "decoded"} <= {*found}
     ]
     if not pairs:
         return None

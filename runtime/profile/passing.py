@@ -26,6 +26,7 @@ class Pass:
     - ``settings``: names of those :class:`~edgepress.runtime.profile.settings.Settings` that it is given, beside
       ``opening``
     - ``optional``: whether it is taken only when it is named
+    - ``only``: the name of the one kind of bundle that it measures; empty where it measures all
     """
 
     name: str
@@ -34,3 +35,4 @@ class Pass:
     settings: tuple[str, ...]
     rounds: Rounds
     optional: bool = False
+    only: str = ""

@@ -13,9 +13,9 @@ from typing import Any
 from edgepress import __version__
 from edgepress.calls import Call
 from edgepress.errors import CheckFailed, InputError
+from edgepress.files import sha256_file
 from edgepress.manifest import MANIFEST_NAME, bundle_hash
 from edgepress.modules import modules_in
-from edgepress.runtime.config import read_config
 from edgepress.runtime.devices import Device, open_device
 from edgepress.runtime.devices.describing.description import Description
 from edgepress.runtime.first_use import verify_first
@@ -35,10 +35,13 @@ from edgepress.runtime.profile.records import (
 from edgepress.runtime.profile.settings import Settings
 from edgepress.runtime.profile.statistics import enough, interval_of
 from edgepress.runtime.profile.summary import observations
+from edgepress.runtime.profile.workloads import find_kind, known_kinds
+from edgepress.runtime.profile.workloads.workload import Kind
 
 _FIRST = "threads"  # decides what the others run on
 _WORTH = 1.03  # more threads have to be this much faster
 _MOST_ROUNDS = 40
+_BROUGHT = ("native", "inputs")  # settings that name a file here
 
 Told = Callable[[str], None]
 
@@ -76,16 +79,18 @@ def profile(
 
     """
     bundle, settings = Path(bundle), settings or Settings()
-    chosen = _chosen(passes)
+    kind = find_kind(bundle)
+    chosen = _chosen(passes, kind)
     verify_first(bundle)
-    _check_context(bundle, settings)
+    settings = _settled(bundle, kind, settings)
     with open_device(device) as reached:
         description = reached.describe(runner=True)
-        writer = open_profile(Path(out), _header(bundle, description, settings))
+        writer = open_profile(Path(out), _header(bundle, kind, description, settings))
         try:
             there = reached.push(bundle)
-            native = None if settings.native is None else reached.push(Path(settings.native))
-            run = _Run(reached, description, there, native, settings, writer, told)
+            files = {name: getattr(settings, name) for name in _BROUGHT}
+            brought = {name: None if file is None else reached.push(Path(file)) for name, file in files.items()}
+            run = _Run(reached, description, there, kind, brought, settings, writer, told)
             for item in chosen:
                 run.take(item)
         finally:
@@ -93,24 +98,30 @@ def profile(
     return writer.profile
 
 
-def _chosen(passes: Sequence[str] | None) -> list[Pass]:
+def _chosen(passes: Sequence[str] | None, kind: Kind) -> list[Pass]:
     known = known_passes()
     for name in passes or ():
         if name not in known:
             raise InputError(f"there is no pass {name!r}; known are {', '.join(known)}")
+        if known[name].only not in ("", kind.name):
+            raise InputError(f"the pass {name} is for bundles of the kind {known[name].only!r}, not {kind.name!r}")
     return [item for name, item in known.items() if (not item.optional if passes is None else name in passes)]
 
 
-def _check_context(bundle: Path, settings: Settings) -> None:
-    config = read_config(bundle, settings.graph)
-    if settings.longest > config.context_length:
-        raise InputError(
-            f"a prompt of {max(settings.prompt_lengths)} tokens and {settings.decode_tokens} decoded ones are more "
-            f"than the {config.context_length} that {bundle} allows; give shorter ones"
-        )
+def _settled(bundle: Path, kind: Kind, settings: Settings) -> Settings:
+    """What is asked, checked against the bundle; InputError where something is asked that its kind does not have."""
+    default = Settings()
+    for name in sorted({name for other in known_kinds() for name in other.settings}.difference(kind.settings)):
+        if getattr(settings, name) != getattr(default, name):
+            raise InputError(
+                f"{bundle} is of the kind {kind.name!r}, which has no {name.replace('_', ' ')}; leave it out, and say "
+                f"what is measured by {', '.join(word.replace('_', ' ') for word in kind.settings)}"
+            )
+    return kind.settle(bundle, settings)
 
 
-def _header(bundle: Path, description: Description, settings: Settings) -> Header:
+def _header(bundle: Path, kind: Kind, description: Description, settings: Settings) -> Header:
+    inputs = None if settings.inputs is None else f"sha256:{sha256_file(Path(settings.inputs))}"  # whatever its name
     return Header(
         schema=SCHEMA,
         started=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -120,18 +131,20 @@ def _header(bundle: Path, description: Description, settings: Settings) -> Heade
         device=description.device,
         description=description.to_json(),
         versions={"edgepress": __version__, **description.versions},
-        settings=settings.to_json(),
+        settings=settings.to_json() | {"inputs": inputs},
+        kind=kind.name,
     )
 
 
 @dataclass(frozen=True)
 class _Run:
-    """One profile being taken: ``there`` is the bundle on the device, ``native`` the native runner, if there is one."""
+    """One profile being taken: ``there`` is the bundle on the device, ``brought`` what else was brought, by setting."""
 
     device: Device
     description: Description
     there: str
-    native: str | None
+    kind: Kind
+    brought: dict[str, str | None]
     settings: Settings
     writer: Writer
     told: Told
@@ -168,6 +181,7 @@ class _Run:
 
     def _arguments(self, item: Pass) -> dict[str, Any]:
         description, settings = self.description, self.settings
+        asked = settings.to_json() | self.brought
         fast = description.fast_cores()
         some = 0 < len(fast) < sum(len(cluster.cores) for cluster in description.clusters)
         opening = {
@@ -177,8 +191,8 @@ class _Run:
             "context": settings.context or settings.longest,
             "graph": settings.graph,
             "prepared": settings.prepared,
+            "work": {name: asked[name] for name in self.kind.settings},
         }
-        asked = settings.to_json() | {"native": self.native}
         return {"opening": opening, **{name: asked[name] for name in item.settings}}
 
 
@@ -186,7 +200,8 @@ def chosen_threads(so_far: Profile) -> int | None:
     """The fewest threads that are within 3 % of the fastest number; None where none was measured."""
     by_count: dict[int, list[float]] = {}
     for sample in so_far.samples(_FIRST):
-        by_count.setdefault(sample.detail["threads"], []).append(median(sample.measured["step_seconds"]))
+        [seconds] = sample.measured.values()
+        by_count.setdefault(sample.detail["threads"], []).append(median(seconds))
     if not by_count:
         return None
     typical = {count: median(seconds) for count, seconds in by_count.items()}

@@ -24,7 +24,10 @@ SPOILING = frozenset({"throttled", "clock", "charging changed", "coarse"})
 
 
 class Header(msgspec.Struct, frozen=True, tag_field="record", tag="profile", kw_only=True):
-    """What was measured, on what, and how; ``started`` in UTC, ``device`` the name that it was reached by."""
+    """What was measured, on what, and how; ``started`` in UTC, ``device`` the name that it was reached by.
+
+    ``kind`` is that of the bundle, by its name in :mod:`edgepress.runtime.profile.workloads`.
+    """
 
     schema: int
     started: str
@@ -35,6 +38,7 @@ class Header(msgspec.Struct, frozen=True, tag_field="record", tag="profile", kw_
     description: dict[str, Any]
     versions: dict[str, str]
     settings: dict[str, Any]
+    kind: str = "language model"
 
 
 class Sample(msgspec.Struct, frozen=True, tag_field="record", tag="sample", kw_only=True):

@@ -1,76 +1,32 @@
 """What runs on the device in every pass: the bundle opened on chosen cores, turns timed, samples told as they come."""
 
-import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from time import perf_counter, sleep
 from typing import Any
 
-import numpy as np
-
 from edgepress.calls import report
-from edgepress.cores import usable_cores
-from edgepress.runtime.model import Model, load
 from edgepress.runtime.profile.circumstances import Circumstances, Moment, between, read_moment
 from edgepress.runtime.profile.system.android import THERMAL_STATUS
+from edgepress.runtime.profile.workloads import find_kind
+from edgepress.runtime.profile.workloads.workload import Opening, Workload
 
-_SEED = 0  # of the prompts' random tokens: speed does not depend on them, results must be repeatable
 _MOST_WAIT = 600.0  # s for a device to cool
 _PAUSE = 1.0
 
 
-@dataclass(frozen=True)
-class Opening:
-    """How a pass opens the bundle; JSON values, since it is sent to the device."""
-
-    bundle: str
-    threads: int | None
-    cores: tuple[int, ...] | None
-    context: int
-    graph: str | None
-    prepared: bool
-
-    def keep_to_cores(self) -> None:
-        """Let this process run on the cores that were chosen, as far as the system can do that."""
-        if self.cores and hasattr(os, "sched_setaffinity"):
-            allowed = os.sched_getaffinity(0)
-            os.sched_setaffinity(0, set(self.cores) & allowed or allowed)
-
-    def open(self) -> tuple[Model, float]:
-        """Open the bundle on the cores that were chosen; return it and the seconds that it took."""
-        self.keep_to_cores()
-        start = perf_counter()
-        model = load(
-            Path(self.bundle),
-            threads=self.threads,
-            context=self.context,
-            graph=self.graph,
-            prepared=self.prepared,
-        )
-        return model, perf_counter() - start
-
-    @property
-    def cores_used(self) -> int:
-        """How many cores are kept busy."""
-        return self.threads or usable_cores()
-
-
 def opening(arguments: dict[str, Any]) -> Opening:
-    """Read it from the arguments of a call."""
+    """Read how the bundle is opened from the arguments of a call."""
     fields = dict(arguments["opening"])
     cores = fields.pop("cores")
     return Opening(**fields, cores=None if cores is None else tuple(cores))
 
 
-def prompt_of(model: Model, length: int) -> list[int]:
-    """Random tokens of the bundle's vocabulary, the same ones every time."""
-    return random_tokens(model.config.vocab_size, length)
-
-
-def random_tokens(vocabulary: int, length: int) -> list[int]:
-    """So many of a vocabulary, the same ones every time."""
-    return [int(token) for token in np.random.default_rng(_SEED).integers(0, vocabulary, length)]
+def open_workload(how: Opening) -> tuple[Workload, float]:
+    """Open the bundle on the cores that were chosen; return it and the seconds that it took."""
+    how.keep_to_cores()
+    return find_kind(Path(how.bundle)).open(how)
 
 
 def tell(
@@ -116,16 +72,6 @@ class Under:
         assert self._before is not None
         assert self._after is not None
         return between(self._before, self._after, self._cores_used)
-
-
-def decode_steps(model: Model, logits: Any, count: int) -> list[float]:
-    """Seconds of each of ``count`` greedy steps after ``logits``."""
-    steps = []
-    for _ in range(count):
-        start = perf_counter()
-        logits = model.decode(int(logits.argmax()))
-        steps.append(perf_counter() - start)
-    return steps
 
 
 def wait_until_cool(celsius: float | None, moment: Callable[[], Moment] = read_moment) -> dict[str, float | None]:

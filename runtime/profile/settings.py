@@ -11,7 +11,11 @@ from edgepress.whole import whole_number
 class Settings:
     """How a bundle is profiled.
 
-    - ``prompt_lengths``, ``decode_tokens``: tokens that are prefilled, and decoded after the longest prompt
+    - ``prompt_lengths``, ``decode_tokens``: tokens that are prefilled, and decoded after the longest prompt; of an
+      encoder and a decoder the source's tokens, frames or samples; None is left to the kind of bundle
+    - ``rows``: examples of a run of a bundle of one graph; None is one
+    - ``length``: the size of its inputs' other free axes; None is the first that it runs with
+    - ``inputs``: a file with an array for each of its inputs, in the place of made-up ones
     - ``threads``: None measures which number is fastest, and takes that
     - ``context``: None is the longest prompt with what is decoded after it
     - ``turns``: samples of each quantity in one round, which is a fresh process
@@ -26,7 +30,7 @@ class Settings:
     - ``energy``: names of energy sources; None is every one that the device has
     """
 
-    prompt_lengths: tuple[int, ...] = (64, 256)
+    prompt_lengths: tuple[int, ...] | None = None
     decode_tokens: int = 64
     threads: int | None = None
     context: int | None = None
@@ -43,13 +47,20 @@ class Settings:
     graph: str | None = None
     prepared: bool = True
     native: str | None = None
+    rows: tuple[int, ...] | None = None
+    length: int | None = None
+    inputs: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse what cannot be measured."""
-        if not self.prompt_lengths:
-            raise InputError("there are no prompt lengths; give at least one")
-        for length in self.prompt_lengths:
-            whole_number("a prompt length", length)
+        for name, said in (("prompt_lengths", "a prompt length"), ("rows", "a number of rows")):
+            numbers = getattr(self, name)
+            if numbers is not None and not numbers:
+                raise InputError(f"there are no {name.replace('_', ' ')}; give at least one")
+            for number in numbers or ():
+                whole_number(said, number)
+        if self.length is not None:
+            whole_number("length", self.length)
         for name in ("decode_tokens", "turns"):
             whole_number(name, getattr(self, name))
         if self.threads is not None:
@@ -64,7 +75,7 @@ class Settings:
         for name in ("seconds", "sustained_seconds", "idle_seconds"):
             if not 0 < getattr(self, name) < 86_400:
                 raise InputError(f"{name} is {getattr(self, name)}; give more than 0, and less than a day")
-        if self.longest > (self.context or self.longest):
+        if self.prompt_lengths is not None and self.longest > (self.context or self.longest):
             raise InputError(
                 f"a prompt of {max(self.prompt_lengths)} tokens and {self.decode_tokens} decoded ones do not fit in "
                 f"the context of {self.context}"
@@ -72,8 +83,8 @@ class Settings:
 
     @property
     def longest(self) -> int:
-        """Tokens of the longest text."""
-        return max(self.prompt_lengths) + self.decode_tokens
+        """Tokens of the longest text; 0 where there are no prompts."""
+        return max(self.prompt_lengths) + self.decode_tokens if self.prompt_lengths else 0
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""

@@ -21,6 +21,13 @@ _MARKS = {
     "charging changed": "during which a charger was plugged in or out",
     "coarse": "too short for their counter",
 }
+_UNITS = {
+    "prefill": "a prefill token",
+    "encode": "a source",
+    "decode": "a decode token",
+    "answer": "an answer",
+    "example": "an example",
+}
 _OPERATIONS = "thousand million operations"
 _ALONE = {
     "memory": ("products of a row", "GB", 1e9),
@@ -44,17 +51,21 @@ class Slowdown:
 
 @dataclass(frozen=True)
 class Sustained:
-    """Tokens per second in the first and the last windows of sustained decoding; None where it never slowed down."""
+    """Tokens or runs (``unit``) a second in the first and the last windows of sustained work.
+
+    ``slowdown`` is None where it never slowed down.
+    """
 
     first: float
     last: float
     seconds: float
+    unit: str
     slowdown: Slowdown | None
 
 
 def observations(profile: Profile, of: str) -> dict[str, list[float]]:
     """Of each timed quantity of a pass one value a round: the median of its good samples; a round without any is left
-    out. Names are ``ttft_seconds at 64`` and the like.
+    out. Names are ``ttft_seconds at 64`` (tokens), ``latency_seconds of 1`` (example) and the like.
     """
     by_round: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
     for sample in profile.samples(of, good=True):
@@ -70,6 +81,8 @@ def intervals(profile: Profile, of: str) -> dict[str, Interval]:
 
 
 def _named(name: str, sample: Sample) -> str:
+    if (rows := sample.detail.get("rows")) is not None and name == "latency_seconds":
+        return f"{name} of {rows}"
     length = sample.detail.get("length")
     return name if length is None else f"{name} at {length}"
 
@@ -83,28 +96,43 @@ def marked(profile: Profile, of: str) -> dict[str, int]:
     return dict(counts)
 
 
+def repeated_times(profile: Profile) -> tuple[str, list[float]]:
+    """What is done most often, ``token`` or ``run``, and the seconds of each good one: runs of the fewest examples."""
+    tokens = profile.samples("speed", "decode", good=True)
+    if tokens:
+        return "token", [seconds for sample in tokens for seconds in sample.measured["step_seconds"]]
+    runs = profile.samples("speed", "run", good=True)
+    fewest = min((sample.detail["rows"] for sample in runs), default=0)
+    few = [sample for sample in runs if sample.detail["rows"] == fewest]
+    return "run", [seconds for sample in few for seconds in sample.measured["latency_seconds"]]
+
+
 def step_quantiles(profile: Profile) -> dict[str, float] | None:
-    """Seconds of a decode step that 50, 90, 95 and 99 % are within, of all good samples; None where there is none."""
-    steps = [
-        value for sample in profile.samples("speed", "decode", good=True) for value in sample.measured["step_seconds"]
-    ]
+    """Seconds of a token or run that 50, 90, 95 and 99 % are within, of all good samples; None where there is none."""
+    _, steps = repeated_times(profile)
     if not steps:
         return None
     return {f"p{share}": float(np.quantile(steps, share / 100)) for share in (50, 90, 95, 99)}
 
 
-def sustained(profile: Profile) -> Sustained | None:
-    """How decoding held up: the first window after which the median of five stays below 95 % of the first five's."""
+def window_rates(profile: Profile) -> tuple[str, list[float], list[float]]:
+    """Of sustained work what is counted (``tokens`` or ``runs``), the seconds since it began, and so many a second."""
     windows = profile.samples("sustained", "window")
-    rates = [sample.measured["window_tokens"][0] / sample.measured["window_seconds"][0] for sample in windows]
-    at = [sample.measured["at_seconds"][0] for sample in windows]
+    unit = "runs" if any("window_runs" in sample.measured for sample in windows) else "tokens"
+    rates = [sample.measured[f"window_{unit}"][0] / sample.measured["window_seconds"][0] for sample in windows]
+    return unit, [sample.measured["at_seconds"][0] for sample in windows], rates
+
+
+def sustained(profile: Profile) -> Sustained | None:
+    """How speed held up: the first window after which the median of five stays below 95 % of the first five's."""
+    unit, at, rates = window_rates(profile)
     if len(rates) < 2 * _STEADY:
         return None
     medians = [median(rates[index : index + _STEADY]) for index in range(len(rates) - _STEADY + 1)]
     first, last = medians[0], medians[-1]
     slow = next((index for index in range(len(medians)) if max(medians[index:]) < _SLOWED * first), None)
     found = None if slow is None else Slowdown(at[slow], median(rates[slow:]) / first)
-    return Sustained(first, last, at[-1], found)
+    return Sustained(first, last, at[-1], unit, found)
 
 
 @dataclass(frozen=True)
@@ -126,6 +154,11 @@ class EnergyFigure:
     peak_watts: float
     refused: str | None
 
+    @property
+    def unit(self) -> str:
+        """What one unit is, in words."""
+        return _UNITS[self.what]
+
 
 def energy(profile: Profile) -> list[EnergyFigure]:
     """Every energy figure."""
@@ -143,7 +176,7 @@ def energy(profile: Profile) -> list[EnergyFigure]:
             sample.measured["peak_watts"][0],
             sample.detail["refused"],
         )
-        for what in ("prefill", "decode", "answer")
+        for what in ("prefill", "encode", "decode", "answer", "example")
         for sample in profile.samples("energy", what)
     ]
 
@@ -154,7 +187,7 @@ def no_energy(profile: Profile) -> dict[str, str]:
 
 
 def operator_shares(profile: Profile, what: str) -> dict[str, float]:
-    """Share of the time of prefill or decode by operator, the dearest first."""
+    """Share of the time of a part of a turn by operator, the dearest first."""
     sums: dict[str, float] = defaultdict(float)
     for sample in profile.samples("operators", what):
         for operator, microseconds in zip(
@@ -179,11 +212,11 @@ def kernel_rates(profile: Profile) -> dict[str, float]:
 def figures(profile: Profile) -> list[tuple[str, str]]:
     """Every figure as a name and what is known of it, in words."""
     found = [
-        (name, f"{_seconds(known)}, {known.rounds} rounds{_rate(name, known)}")
+        (name, f"{_seconds(known)}, {known.rounds} rounds{_rate(profile, name, known)}")
         for name, known in intervals(profile, "speed").items()
     ]
     found += [
-        (f"native {name}", f"{_seconds(known)}, {known.rounds} rounds{_rate(name, known)}")
+        (f"native {name}", f"{_seconds(known)}, {known.rounds} rounds{_rate(profile, name, known)}")
         for name, known in intervals(profile, "native").items()
     ]
     found += [
@@ -195,7 +228,8 @@ def figures(profile: Profile) -> list[tuple[str, str]]:
         if sample.round == 0
     ]
     if (quantiles := step_quantiles(profile)) is not None:
-        found.append(("a decode step", ", ".join(f"{name} {1e3 * value:.2f} ms" for name, value in quantiles.items())))
+        words = ", ".join(f"{name} {1e3 * value:.2f} ms" for name, value in quantiles.items())
+        found.append((f"a {repeated_times(profile)[0]}", words))
     found += [
         (f"cold {name}", f"{_seconds(known)}, {known.rounds} rounds")
         for name, known in intervals(profile, "cold").items()
@@ -218,7 +252,7 @@ def figures(profile: Profile) -> list[tuple[str, str]]:
         found.append(("no energy by", f"{len(missing)} counters that are not there; the profile's lines have why"))
     else:
         found += [(f"no energy by {name}", reason) for name, reason in missing.items()]
-    for what in ("prefill", "decode"):
+    for what in ("prefill", "encode", "decode", "run"):
         if shares := operator_shares(profile, what):
             top = ", ".join(f"{name} {share:.0%}" for name, share in list(shares.items())[:5])
             found.append((f"time of {what}", top))
@@ -247,23 +281,25 @@ def _seconds(found: Interval) -> str:
     return f"{1e3 * found.value:.2f} ms (95 %: {1e3 * found.low:.2f} to {1e3 * found.high:.2f})"
 
 
-def _rate(name: str, found: Interval) -> str:
-    if name.startswith("ttft_seconds at "):
+def _rate(profile: Profile, name: str, found: Interval) -> str:
+    if name.startswith("ttft_seconds at ") and profile.header.kind == "language model":
         return f", {int(name.rpartition(' ')[2]) / found.value:,.0f} tokens/s"
+    if name.startswith("latency_seconds of "):
+        return f", {int(name.rpartition(' ')[2]) / found.value:,.1f} examples/s"
     return f", {1 / found.value:,.1f} tokens/s" if name.startswith("step_seconds") else ""
 
 
 def _sustained(held: Sustained) -> str:
     if held.slowdown is None:
-        return f"{held.first:.1f} tokens/s at first, {held.last:.1f} at last"
+        return f"{held.first:.1f} {held.unit}/s at first, {held.last:.1f} at last"
     slow = held.slowdown
-    return f"{held.first:.1f} tokens/s at first; {slow.share_left:.0%} of it from {slow.at_seconds:.0f} s on"
+    return f"{held.first:.1f} {held.unit}/s at first; {slow.share_left:.0%} of it from {slow.at_seconds:.0f} s on"
 
 
 def _energy(figure: EnergyFigure) -> str:
-    unit = "an answer" if figure.what == "answer" else f"a {figure.what} token"
     said = (
-        f"{figure.net_joules:.3g} ± {figure.net_joules_error:.1g} J for {unit} above idle ({figure.joules:.3g} in all; "
-        f"mean {figure.mean_watts:.2f} W, peak {figure.peak_watts:.2f}, idle {figure.idle_watts:.2f})"
+        f"{figure.net_joules:.3g} ± {figure.net_joules_error:.1g} J for {figure.unit} above idle "
+        f"({figure.joules:.3g} in all; mean {figure.mean_watts:.2f} W, peak {figure.peak_watts:.2f}, "
+        f"idle {figure.idle_watts:.2f})"
     )
     return said if figure.refused is None else f"{said}; not to be used: {figure.refused}"

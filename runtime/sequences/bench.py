@@ -20,10 +20,8 @@ from edgepress.manifest import bundle_hash, read_manifest
 from edgepress.runtime.host import Host, read_host
 from edgepress.runtime.memory import Memory, read_memory
 from edgepress.runtime.sequences.session import EncoderDecoder
-from edgepress.tasks.task import Task
+from edgepress.runtime.sequences.sources import made_up_source
 from edgepress.whole import whole_number
-
-SOURCE_TOKENS, SOURCE_SECONDS = 64, 5  # of a source whose length is free
 
 
 @dataclass(frozen=True)
@@ -89,7 +87,7 @@ def bench_sequences(
     task = manifest.task
     if task is None or task.sequences is None:
         raise InputError(f"{bundle} has no encoder and decoder")
-    feed = _source(task, source)
+    feed = made_up_source(task, source)
     started, before = datetime.now(UTC).isoformat(timespec="seconds"), read_memory()
     start = perf_counter()
     session = EncoderDecoder(bundle, task.sequences, manifest.states, threads=threads)
@@ -132,24 +130,6 @@ def bench_sequences(
         after_load=after,
         after_runs=read_memory(),
     )
-
-
-def _source(task: Task, length: int | None) -> dict[str, np.ndarray]:
-    """A random source of the task's encoder."""
-    draw, edge = np.random.default_rng(1), task.inputs[0]
-    fixed = [axis for axis in edge.shape if isinstance(axis, int)]
-    if len(fixed) == len(edge.shape):
-        if length not in (None, fixed[-1]):
-            raise InputError(f"a source has {fixed[-1]} frames, always; leave the {length} out")
-        return {edge.name: draw.standard_normal(fixed).astype(np.float32)}
-    sequences = task.sequences
-    assert sequences is not None
-    if edge.type == "int64":
-        count = whole_number("the source", length or SOURCE_TOKENS)
-        most = sequences.source_length
-        return {edge.name: draw.integers(3, sequences.vocabulary, (1, min(count, most) if most else count))}
-    count = whole_number("the source", length or SOURCE_SECONDS * sequences.rate)
-    return {edge.name: (0.1 * draw.standard_normal((1, count))).astype(np.float32)}
 
 
 def format_sequence_measurement(found: SequenceMeasurement) -> str:

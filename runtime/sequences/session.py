@@ -39,12 +39,22 @@ class EncoderDecoder:
     - ``source``: positions of what is encoded
     - ``encode_seconds``, ``decode_seconds``: time spent inside onnxruntime
 
+    ``profile`` is how the names of files begin that onnxruntime writes its profiles to (:meth:`end_profile`).
+
     Raises:
         InputError: a graph cannot be opened, or is not what the bundle says of it.
 
     """
 
-    def __init__(self, bundle: Path, sequences: Sequences, states: Sequence[State], *, threads: int) -> None:
+    def __init__(
+        self,
+        bundle: Path,
+        sequences: Sequences,
+        states: Sequence[State],
+        *,
+        threads: int,
+        profile: Path | None = None,
+    ) -> None:
         self.bundle, self.sequences = bundle, sequences
         self.position, self.targets, self.source = 0, 0, 0
         self.encode_seconds = self.decode_seconds = 0.0
@@ -58,8 +68,8 @@ class EncoderDecoder:
             eos=frozenset(sequences.ends),
             states=tuple(states),
         )
-        self._encoder = _open(bundle / sequences.encoder, threads)
-        self._graph = open_graph(config, threads=threads, prepared=False)
+        self._encoder = _open(bundle / sequences.encoder, threads, profile)
+        self._graph = open_graph(config, threads=threads, prepared=False, profile=profile)
         self._encoded = tuple(state for state in states if state.kind == "encoded")
         self._own = tuple(state for state in states if state.kind != "encoded")
         lacking = {state.output for state in self._encoded} - {value.name for value in self._encoder.get_outputs()}
@@ -202,6 +212,10 @@ class EncoderDecoder:
         self._bind(targets)
         self._memory[:, 1:targets, :, :position] = self._memory[:, :1, :, :position]
 
+    def end_profile(self) -> tuple[Path, Path]:
+        """End what ``profile`` began; return the files of the encoder and the decoder."""
+        return Path(self._encoder.end_profiling()), Path(self._graph.session.end_profiling())
+
     def reorder(self, order: NDArray[np.int64]) -> None:
         """Let target i go on from what target ``order[i]`` was."""
         moved = np.flatnonzero(order != np.arange(order.size))
@@ -209,8 +223,11 @@ class EncoderDecoder:
             self._memory[:, moved, :, : self.position] = self._memory[:, order[moved], :, : self.position]
 
 
-def _open(path: Path, threads: int) -> "InferenceSession":
+def _open(path: Path, threads: int, profile: Path | None) -> "InferenceSession":
+    options = session_options(threads)
+    if profile is not None:
+        options.enable_profiling, options.profile_file_prefix = True, f"{profile}-{path.stem}"
     try:
-        return open_on_cpu(path, session_options(threads))
+        return open_on_cpu(path, options)
     except Exception as error:  # onnxruntime's exceptions have no common base class of their own
         raise InputError(f"{path} cannot be opened: {error}; export the bundle again") from error

@@ -9,13 +9,12 @@ Nothing of edgepress is loaded before a test asks for a fixture. Assertions are 
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 if TYPE_CHECKING:
     from edgepress.runtime.devices import Device
-    from edgepress.runtime.model import Model
     from edgepress.runtime.profile.records import Profile
 
 
@@ -36,9 +35,12 @@ def edgepress_bundle(request: pytest.FixtureRequest) -> Path:
 
 
 @pytest.fixture(scope="session")
-def edgepress_model(edgepress_bundle: Path) -> "Model":
-    """The bundle, open in this process. It holds one text at a time: begin each test with ``reset()``."""
-    from edgepress.runtime.model import load
+def edgepress_model(edgepress_bundle: Path) -> Any:
+    """The bundle, open in this process, as ``edgepress.runtime.load`` gives it.
+
+    A language model holds one text at a time: begin each test with ``reset()``.
+    """
+    from edgepress.runtime import load
 
     return load(edgepress_bundle)
 

@@ -11,7 +11,7 @@ with :class:`Undecided` where that cannot be told. The fixtures are in :mod:`edg
 """
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +20,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from edgepress.runtime.model import Model
+    from edgepress.runtime.tasks.kinds import Feed, TaskModel
 
     Logits = Callable[[Sequence[int]], NDArray[np.float32]]
+    Outputs = Callable[[Feed], Mapping[str, NDArray[np.generic]]]
 
 
 class Undecided(UserWarning):
@@ -36,7 +38,7 @@ def assert_parity(
     least_sqnr_db: float = 15.0,
     least_agreement: float = 0.8,
 ) -> None:
-    """Hold a bundle's logits against those of a model that is known to be right, at every position of a text.
+    """Hold a language model's logits against those of a model that is known to be right, at every position of a text.
 
     Args:
         model: an open bundle.
@@ -55,9 +57,7 @@ def assert_parity(
     model.reset()
     found = np.stack([model.prefill([token]).copy() for token in tokens])  # (tokens, vocabulary)
     assert expected.shape == found.shape, f"the reference's logits are {expected.shape}, the bundle's {found.shape}"
-    noise = float(((found - expected) ** 2).sum(dtype=np.float64))
-    signal = float((expected**2).sum(dtype=np.float64))
-    decibels = float("inf") if noise == 0 else 10 * float(np.log10(signal / noise))
+    decibels = _sqnr_db(expected, found)
     agreement = float((found.argmax(axis=1) == expected.argmax(axis=1)).mean())
     assert decibels >= least_sqnr_db, (
         f"logits are {decibels:.1f} dB above their difference; {least_sqnr_db:g} are asked for"
@@ -67,12 +67,53 @@ def assert_parity(
     )
 
 
+def assert_same_outputs(
+    model: "TaskModel", reference: "Outputs", inputs: "Feed", *, least_sqnr_db: float = 15.0
+) -> None:
+    """Hold the outputs of a bundle with a task against those of a model that is known to be right.
+
+    Args:
+        model: an open bundle.
+        reference: arrays in, arrays out, by the names of the graph's inputs and outputs; others are not looked at.
+        inputs: what both are given.
+        least_sqnr_db: how many dB each of the reference's outputs is above the difference.
+
+    Raises:
+        AssertionError: one is missing, of another shape, or less alike.
+
+    """
+    import numpy as np
+
+    expected = reference(inputs)
+    for name, array in model.run(inputs).items():
+        assert name in expected, f"the reference has no {name}; it has {', '.join(expected)}"
+        right = np.asarray(expected[name])
+        assert right.shape == array.shape, f"the reference's {name} is {right.shape}, the bundle's {array.shape}"
+        decibels = _sqnr_db(right, array)
+        assert decibels >= least_sqnr_db, (
+            f"{name} is {decibels:.1f} dB above its difference; {least_sqnr_db:g} are asked for"
+        )
+
+
+def _sqnr_db(expected: "NDArray[np.generic]", found: "NDArray[np.generic]") -> float:
+    """How many dB an array's energy is above that of the difference; infinite where there is none."""
+    import numpy as np
+
+    right = np.asarray(expected, np.float64)
+    noise = float(((np.asarray(found, np.float64) - right) ** 2).sum())
+    signal = float((right**2).sum())
+    if noise == 0:
+        return float("inf")
+    return 10 * float(np.log10(signal / noise)) if signal else float("-inf")
+
+
 def assert_memory_below(
     bundle: str | Path, megabytes: float, *, kind: str = "peak", device: str = "local", **settings: int
 ) -> None:
-    """A fresh process that loads, prefills and decodes takes less: ``kind`` is peak, steady or anonymous memory.
+    """A fresh process that loads a bundle and works takes less: ``kind`` is peak, steady or anonymous memory.
 
-    ``settings`` are those of a budget's [memory]: ``prompt_length``, ``decode_tokens``, ``threads``.
+    ``settings`` are those of a budget's [memory]: ``threads``; ``prompt_length`` and ``decode_tokens`` of a model that
+    writes tokens, ``rows`` and ``length`` of another.
     """
     _hold(("memory", f"{kind}_megabytes"), {"most": megabytes}, [bundle], device, settings)
 
@@ -80,15 +121,16 @@ def assert_memory_below(
 def assert_faster_than(
     bundle: str | Path, than: str | Path | float, *, worse_by_most: float = 0.0, device: str = "local", **settings: int
 ) -> None:
-    """Decode is as fast as another bundle's, measured in turn, or faster; or faster than a number of tokens a second.
+    """As fast as another bundle, measured in turn, or faster; or faster than so many tokens or examples a second.
 
-    ``worse_by_most`` is the share of the other's speed that may be lost. ``settings`` are those of a budget's [speed].
+    What is timed is decoding, of a bundle of one graph its run. ``worse_by_most`` is the share of the other's speed
+    that may be lost. ``settings`` are those of a budget's [speed], or [run].
     """
-    name = "decode_tokens_per_second"
+    figure = ("run", "examples_per_second") if _is_graph(bundle) else ("speed", "decode_tokens_per_second")
     if isinstance(than, (str, Path)):
-        _hold(("speed", name), {"worse_by_most": worse_by_most}, [bundle, than], device, settings)
+        _hold(figure, {"worse_by_most": worse_by_most}, [bundle, than], device, settings)
     else:
-        _hold(("speed", name), {"least": than}, [bundle], device, settings)
+        _hold(figure, {"least": than}, [bundle], device, settings)
 
 
 def assert_instructions_within(
@@ -96,20 +138,32 @@ def assert_instructions_within(
 ) -> None:
     """A decoded token takes so many million instructions on an emulated processor, ± ``share``: exact on any machine.
 
-    ``settings`` are those of a budget's [instructions].
+    Of a bundle of one graph it is a run. ``settings`` are those of a budget's [instructions].
     """
     bounds = {"most": millions * (1 + share), "least": millions * (1 - share)}
-    _hold(("instructions", "per_decoded_token"), bounds, [bundle], "local", {"cpu": cpu, **settings})
+    _hold(
+        ("instructions", "per_run" if _is_graph(bundle) else "per_decoded_token"),
+        bounds,
+        [bundle],
+        "local",
+        {"cpu": cpu, **settings},
+    )
 
 
 def assert_energy_below(
     bundle: str | Path, joules: float, *, per: str = "token", device: str = "local", **settings: int
 ) -> None:
-    """Above idle power the device takes less for a ``token``, a ``prompt_token`` or an ``answer``.
+    """Above idle power the device takes less for a ``token``, ``prompt_token``, ``source``, ``answer`` or ``example``.
 
     Without a counter that can tell this is :class:`Undecided`. ``settings`` are those of a budget's [energy].
     """
     _hold(("energy", f"joules_per_{per}"), {"most": joules}, [bundle], device, settings)
+
+
+def _is_graph(bundle: str | Path) -> bool:
+    from edgepress.runtime.profile.workloads import find_kind
+
+    return find_kind(Path(bundle)).name == "graph"
 
 
 def _hold(

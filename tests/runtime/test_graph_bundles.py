@@ -40,18 +40,6 @@ def test_bench_takes_inputs_of_any_type(home: Path, capsys: pytest.CaptureFixtur
     assert "ids is missing; the model takes ids int64 (batch, tokens)" in capsys.readouterr().err
 
 
-def test_a_gate_holds_a_run_against_a_budget(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    budget = tmp_path / "budget.toml"
-    budget.write_text(
-        "[run]\nrounds = 3\nrepetitions = 3\nrun_milliseconds = { most = 60000.0 }\n"
-        "megabytes = { most = 5000.0 }\nload_milliseconds = { most = 600000.0 }\n"
-    )
-    assert main(["gate", str(home / "tied"), "--budget", str(budget)]) == 0
-    assert "run_milliseconds" in capsys.readouterr().out
-    budget.write_text("[run]\nrounds = 3\nrepetitions = 3\nrun_milliseconds = { most = 0.0000001 }\n")
-    assert main(["gate", str(home / "tied"), "--budget", str(budget)]) == 1
-
-
 @pytest.mark.parametrize("name", ["tied", "convolutions"])
 def test_ort_format_computes_the_same(name: str, home: Path) -> None:
     assert not find_problems(home / name)
@@ -79,12 +67,6 @@ def test_check_places_the_nodes_of_a_bundle(home: Path) -> None:
     assert cpu.full
     (coreml, *_) = check(home / "convolutions", find_target("ios-coreml"))
     assert any(placement.op == "Conv" and placement.runs_on == coreml.provider for placement in coreml.placements)
-
-
-def test_what_is_for_language_models_says_so(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["profile", str(home / "tied"), "--out", str(tmp_path / "p.jsonl")]) == 2
-    assert "is for tensors and no language model, which this is for" in capsys.readouterr().err
-    assert not list(tmp_path.iterdir())
 
 
 def test_the_emulator_takes_the_graph_of_a_bundle(home: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,27 +5,29 @@ from edgepress.runtime.gate.figures import Figure, Gauge, Option, Request
 from edgepress.runtime.profile.memories import leak, memory_by_phase
 from edgepress.runtime.profile.records import Profile
 
+_PROMPT_LENGTH = 256  # tokens
 _FIGURES = {
     "peak_megabytes": "resident memory at its highest",
-    "steady_megabytes": "resident memory while it decodes",
-    "anonymous_megabytes": "memory that no file backs, while it decodes: what gets an app killed",
+    "steady_megabytes": "resident memory while it decodes or runs",
+    "anonymous_megabytes": "memory that no file backs, meanwhile: what gets an app killed",
     "leak_megabytes": "what each further load and unload leaves",
 }
 
 
 def _take(requests: list[Request]) -> list[list[Figure]]:
-    return [_figures(profile) for [profile] in profiles(requests, ["memory"], rounds=1)]
+    taken = profiles(requests, ["memory"], rounds=1, prompt_length=_PROMPT_LENGTH)
+    return [_figures(profile) for [profile] in taken]
 
 
 def _figures(profile: Profile) -> list[Figure]:
     phases, left = memory_by_phase(profile), leak(profile)
-    decoded = next(sizes for phase, sizes in phases.items() if phase.startswith("decoded"))
+    *_, worked, _unloaded = phases.values()
     values = {
         "peak_megabytes": max(
             (sizes["peak_rss_bytes"] for sizes in phases.values() if "peak_rss_bytes" in sizes), default=None
         ),
-        "steady_megabytes": decoded.get("rss_bytes"),
-        "anonymous_megabytes": decoded.get("anonymous_bytes"),
+        "steady_megabytes": worked.get("rss_bytes"),
+        "anonymous_megabytes": worked.get("anonymous_bytes"),
         "leak_megabytes": None if left is None else left.bytes,
     }
     return [
@@ -43,6 +45,12 @@ def _figures(profile: Profile) -> list[Figure]:
 GAUGE = Gauge(
     "memory",
     _FIGURES,
-    {"prompt_length": Option(int, 256), "decode_tokens": Option(int, 64), "threads": Option(int)},
+    {
+        "prompt_length": Option(int),
+        "decode_tokens": Option(int),
+        "rows": Option(int),
+        "length": Option(int),
+        "threads": Option(int),
+    },
     _take,
 )

@@ -1,38 +1,44 @@
-"""One run of a bundle that is no language model: time at batch 1 on made-up inputs, and the memory that it adds."""
+"""One run of a bundle of one graph: latency on made-up inputs, of a cold process too, and examples a second.
 
-from edgepress.runtime.bench_graph import bench_graph
+Timed as :mod:`.speed` is: rounds of fresh processes, in turn with the baseline's bundle.
+"""
+
+from edgepress.runtime.gate.alike import GRAPH, only_figures_of, profiles
 from edgepress.runtime.gate.figures import Figure, Gauge, Option, Request
+from edgepress.runtime.gate.rounds import medians, timed
+from edgepress.runtime.profile.records import Profile
 
 _FIGURES = {
-    "run_milliseconds": "one run of one example",
+    "run_milliseconds": "one run",
+    "examples_per_second": "examples a second in such runs",
     "load_milliseconds": "opening the bundle, its prepared form at hand",
-    "megabytes": "resident memory after the runs, above what there was before the bundle was opened",
+    "cold_run_milliseconds": "the first run of a fresh process whose files are not in memory, libraries with it",
 }
 
 
 def _take(requests: list[Request]) -> list[list[Figure]]:
-    options = requests[0].options
-    taken: list[list[list[float]]] = [[[], [], []] for _ in requests]
-    for _ in range(options["rounds"]):  # bundles in turn, so that what disturbs one disturbs the other
-        for request, (runs, loads, memories) in zip(requests, taken, strict=True):
-            request.told(f"run: {request.bundle}")
-            found = bench_graph(request.bundle, repetitions=options["repetitions"], threads=options["threads"])
-            runs.append(1e3 * sorted(found.run_seconds)[len(found.run_seconds) // 2])
-            loads.append(1e3 * found.load_seconds)
-            if found.after_runs.rss is not None and found.before_load.rss is not None:
-                memories.append(max(0.0, (found.after_runs.rss - found.before_load.rss) / 1e6))
+    only_figures_of(requests, "run", dict.fromkeys(_FIGURES, (GRAPH,)))
+    passes = ["speed", *(["cold"] if any("cold_run_milliseconds" in request.names for request in requests) else [])]
+    taken = profiles(requests, passes, rounds=requests[0].options["rounds"])
+    return [_figures(found, alone=len(requests) == 1) for found in taken]
+
+
+def _figures(rounds: list[Profile], *, alone: bool) -> list[Figure]:
+    [rows] = rounds[0].header.settings["rows"]
+    runs = medians(rounds, "speed", "latency_seconds", alone=alone)
+    loads = medians(rounds, "speed", "load_seconds", alone=alone)
+    cold = medians(rounds, "cold", "cold_latency_seconds", alone=alone)
     return [
-        [
-            Figure("run_milliseconds", "ms", "less", tuple(runs)),
-            Figure("load_milliseconds", "ms", "less", tuple(loads)),
-            Figure(
-                "megabytes", "MB", "less", tuple(memories[:1]), unknown="" if memories else "the system does not say"
-            ),
-        ]
-        for runs, loads, memories in taken
+        timed("run_milliseconds", "ms", "less", [1e3 * seconds for seconds in runs]),
+        timed("examples_per_second", "examples/s", "more", [rows / seconds for seconds in runs]),
+        timed("load_milliseconds", "ms", "less", [1e3 * seconds for seconds in loads]),
+        timed("cold_run_milliseconds", "ms", "less", [1e3 * seconds for seconds in cold]),
     ]
 
 
 GAUGE = Gauge(
-    "run", _FIGURES, {"threads": Option(int), "rounds": Option(int, 5), "repetitions": Option(int, 20)}, _take
+    "run",
+    _FIGURES,
+    {"rows": Option(int, 1), "length": Option(int), "threads": Option(int), "rounds": Option(int, 8)},
+    _take,
 )

@@ -3,21 +3,31 @@
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import chain, pairwise
 from statistics import median
 from typing import Any
 
 import numpy as np
 
-from edgepress.runtime.profile.memories import Limit, known_limits
+from edgepress.runtime.profile.memories import Limit, known_limits, phase_of
 from edgepress.runtime.profile.page.svg import Chart, axis, bars, log_axis
-from edgepress.runtime.profile.records import Profile, Sample
-from edgepress.runtime.profile.summary import intervals, kernel_rates, operator_shares, step_quantiles, sustained
+from edgepress.runtime.profile.records import Profile
+from edgepress.runtime.profile.summary import (
+    intervals,
+    kernel_rates,
+    operator_shares,
+    repeated_times,
+    step_quantiles,
+    sustained,
+    window_rates,
+)
 
 _MOST_OPERATORS = 10
 _FAR = 4  # times the highest memory: a limit above it is told in words, for a line would flatten the rest
 _HEADROOM = 1.25  # above a limit, so that its words are not among those at the top
 _LAYER = "layer"
+_PARTS = {"decode": "a decoded token", "run": "a run", "prefill": "a prompt", "encode": "a source"}
+"""Parts of a turn in words, what is done most often first."""
 
 
 @dataclass(frozen=True)
@@ -31,27 +41,31 @@ class Picture:
 
 
 def first_tokens(profile: Profile) -> Picture | None:
-    """Distribution of times to first token by prompt length: every sample, as the share that took no longer."""
+    """Distribution of times to first token by prompt or source: every sample, as the share that took no longer."""
     by_length: dict[int, list[float]] = defaultdict(list)
-    for sample in profile.samples("speed", "prefill", good=True):
+    samples = (profile.samples("speed", what, good=True) for what in ("prefill", "encode"))
+    for sample in chain.from_iterable(samples):
         by_length[sample.detail["length"]] += [1e3 * value for value in sample.measured["ttft_seconds"]]
     return _distribution(
-        "Time to first token", "ms", {f"{length} tokens": times for length, times in by_length.items()},
+        "Time to first token", "ms", {_text_of(profile, length): times for length, times in by_length.items()},
         "Share of prompts whose first token came within the time.",
     )  # fmt: skip
 
 
+def _text_of(profile: Profile, length: int) -> str:
+    return f"{length} tokens" if profile.header.kind == "language model" else f"a source of {length}"
+
+
 def token_times(profile: Profile) -> Picture | None:
-    """Distribution of decode steps."""
-    steps = [
-        1e3 * v for sample in profile.samples("speed", "decode", good=True) for v in sample.measured["step_seconds"]
-    ]
-    found = _distribution("Time of a token", "ms", {"tokens": steps}, "Share of tokens that came within the time.")
+    """Distribution of decode steps, or of runs of the fewest examples."""
+    what, seconds = repeated_times(profile)
+    times = [1e3 * value for value in seconds]
+    found = _distribution(f"Time of a {what}", "ms", {what: times}, f"Share of {what}s that came within the time.")
     quantiles = step_quantiles(profile)
     if found is None or quantiles is None:
         return None
     rows = tuple((name, f"{1e3 * value:.2f} ms") for name, value in quantiles.items())
-    return Picture(found.heading, found.about, found.drawing, (("share of tokens", "within"), *rows))
+    return Picture(found.heading, found.about, found.drawing, ((f"share of {what}s", "within"), *rows))
 
 
 def _distribution(heading: str, unit: str, series: dict[str, list[float]], about: str) -> Picture | None:
@@ -94,7 +108,7 @@ def memory(profile: Profile) -> Picture | None:
     for number, place in enumerate(opened):
         chart.upright(place, ("opened", "again")[number] if number < 2 else "")
     first = [sample for sample in samples if sample.detail["repeat"] == 0]
-    rows = tuple((_phase(sample), *(f"{sample.measured[key][0] / 1e6:.1f} MB" for key in kinds)) for sample in first)
+    rows = tuple((phase_of(sample), *(f"{sample.measured[key][0] / 1e6:.1f} MB" for key in kinds)) for sample in first)
     about = "After each phase, with the bundle opened and closed several times: what grows with each time has leaked."
     others = [_said(limit) for limit in limits if limit not in drawn]
     about += f" Not drawn: {'; '.join(others)}." if others else ""
@@ -103,11 +117,6 @@ def memory(profile: Profile) -> Picture | None:
 
 def _said(limit: Limit) -> str:
     return f"{limit.by}, {limit.bytes / 1e6:,.0f} MB"
-
-
-def _phase(sample: Sample) -> str:
-    tokens = sample.detail["tokens"]
-    return f"{sample.what}, {tokens} tokens" if tokens else sample.what
 
 
 def power(profile: Profile) -> Picture | None:
@@ -124,46 +133,45 @@ def power(profile: Profile) -> Picture | None:
         chart.line(sample.measured["at_seconds"], sample.measured["watts"], colour, name if len(traces) < 4 else "")
         values = sample.measured["watts"]
         rows.append((name, f"{np.mean(values):.2f} W", f"{max(values):.2f} W"))
-    about = "Idle first, then prompts and answers in turn, then idle again."
+    about = "Idle first, then one turn after the other, then idle again."
     return Picture("Power", about, chart.draw(), (("rail", "mean", "peak"), *rows))
 
 
 def throughput(profile: Profile) -> Picture | None:
-    """Tokens a second over a minute without a pause, and when they became fewer."""
-    windows = profile.samples("sustained", "window")
-    if len(windows) < 2:
+    """Tokens or runs a second over a minute without a pause, and when they became fewer."""
+    unit, at, rates = window_rates(profile)
+    if len(rates) < 2:
         return None
-    at = [sample.measured["at_seconds"][0] for sample in windows]
-    rates = [sample.measured["window_tokens"][0] / sample.measured["window_seconds"][0] for sample in windows]
-    chart = Chart("Sustained decoding", axis([0.0, *at], "s", zero=True), axis(rates, "tokens/s", zero=True))
+    heading = "Sustained decoding" if unit == "tokens" else "Sustained runs"
+    chart = Chart(heading, axis([0.0, *at], "s", zero=True), axis(rates, f"{unit}/s", zero=True))
     chart.line(at, rates, 0)
     held = sustained(profile)
-    rows = [("all windows", f"{median(rates):.1f} tokens/s")]
+    rows = [("all windows", f"{median(rates):.1f} {unit}/s")]
     if held is not None:
-        rows += [("at first", f"{held.first:.1f} tokens/s"), ("at last", f"{held.last:.1f} tokens/s")]
+        rows += [("at first", f"{held.first:.1f} {unit}/s"), ("at last", f"{held.last:.1f} {unit}/s")]
         if held.slowdown is not None:
             chart.upright(held.slowdown.at_seconds, f"{held.slowdown.share_left:.0%} from here on")
-    about = "Decoding without a pause, a point each second: where the line falls and stays low, the device slowed down."
-    return Picture("Sustained decoding", about, chart.draw(), (("", "speed"), *rows))
+    about = "Without a pause, a point each second: where the line falls and stays low, the device slowed down."
+    return Picture(heading, about, chart.draw(), (("", "speed"), *rows))
 
 
 def heat(profile: Profile) -> Picture | None:
-    """Temperatures during sustained decoding, by zone."""
+    """Temperatures during sustained work, by zone."""
     return _over_time(
         profile,
         "Temperatures",
         "°C",
         lambda after: dict(after.get("celsius", {})),
-        "Each thermal zone while it decodes.",
+        "Each thermal zone meanwhile.",
     )
 
 
 def clocks(profile: Profile) -> Picture | None:
-    """Clocks during sustained decoding, by core."""
+    """Clocks during sustained work, by core."""
     return _over_time(
         profile, "Clocks", "MHz",
         lambda after: {f"core {number}": mhz for number, mhz in enumerate(after.get("mhz", ()))},
-        "Each core while it decodes.",
+        "Each core meanwhile.",
     )  # fmt: skip
 
 
@@ -192,26 +200,27 @@ def _over_time(
 
 
 def operators(profile: Profile) -> Picture | None:
-    """Time of a decoded token by operator."""
-    shares = operator_shares(profile, "decode")
-    if not shares:
+    """Time of a decoded token or a run by operator, and of what comes before it."""
+    by_part = {what: shares for what in _PARTS if (shares := operator_shares(profile, what))}
+    if not by_part:
         return None
+    shares = next(iter(by_part.values()))
     rows = [(name, 100 * share, f"{share:.1%}") for name, share in list(shares.items())[:_MOST_OPERATORS]]
-    prefill = operator_shares(profile, "prefill")
-    table = tuple((name, f"{share:.1%}", f"{prefill.get(name, 0):.1%}") for name, share in shares.items())
+    names = dict.fromkeys(name for part in by_part.values() for name in part)
+    table = tuple((name, *(f"{part.get(name, 0):.1%}" for part in by_part.values())) for name in names)
     about = (
-        "Share of a decoded token's time, by onnxruntime's profiler, which makes small nodes look dearer than they are."
+        f"Share of the time of {_PARTS[next(iter(by_part))]}, by onnxruntime's profiler, which makes small nodes look "
+        "dearer than they are."
     )
-    return Picture(
-        "Time by operator", about, bars("Time by operator", rows), (("operator", "decode", "prefill"), *table)
-    )
+    return Picture("Time by operator", about, bars("Time by operator", rows), (("operator", *by_part), *table))
 
 
 def layers(profile: Profile) -> Picture | None:
-    """Time of a decoded token by layer of the model, as far as nodes' names say which."""
+    """Time of a decoded token or a run by layer of the model, as far as nodes' names say which."""
     sums: dict[int, float] = defaultdict(float)
     rest = 0.0
-    for sample in profile.samples("operators", "decode"):
+    what = next((what for what in _PARTS if profile.samples("operators", what)), "decode")
+    for sample in profile.samples("operators", what):
         for node, microseconds in zip(sample.detail["nodes"], sample.measured["node_microseconds"], strict=True):
             number = layer_of(node)
             if number is None:
@@ -224,7 +233,7 @@ def layers(profile: Profile) -> Picture | None:
     chart = Chart("Time by layer", axis(numbers, _LAYER), axis([*sums.values()], "µs", zero=True))
     chart.points(numbers, [sums[number] for number in numbers], 0)
     rows = tuple((f"{_LAYER} {number}", f"{sums[number]:.0f} µs") for number in numbers)
-    about = f"Of a decoded token; embedding, head and what belongs to no layer take {rest:.0f} µs."
+    about = f"Of {_PARTS[what]}; embedding, head and what belongs to no layer take {rest:.0f} µs."
     return Picture("Time by layer", about, chart.draw(), (("", "time"), *rows, ("no layer", f"{rest:.0f} µs")))
 
 

@@ -1,7 +1,7 @@
 """Cold start: a fresh process, and the bundle's files dropped from the system's page cache, as far as it lets us.
 
-What counts is what a user waits for: libraries loaded, bundle opened, one prompt prefilled. How much of the files was
-in memory just before is measured (``mincore``), not assumed.
+What counts is what a user waits for: libraries loaded, bundle opened, the first part of a turn done once. How much of
+the files was in memory just before is measured (``mincore``), not assumed.
 """
 
 from pathlib import Path
@@ -11,12 +11,12 @@ from typing import Any
 from edgepress.calls import Answer, Arrays
 from edgepress.runtime.prepared import find_form
 from edgepress.runtime.profile.passing import Pass, Rounds
-from edgepress.runtime.profile.rounds import Under, opening, prompt_of, tell, wait_until_cool
+from edgepress.runtime.profile.rounds import Under, open_workload, opening, tell, wait_until_cool
 from edgepress.runtime.profile.system.page_cache import drop, resident_share
 
 
 def measure(arguments: dict[str, Any], _arrays: Arrays) -> Answer:
-    """Drop what is cached, then load and prefill the shortest prompt once."""
+    """Drop what is cached, then load and do the smallest first part of a turn."""
     start = perf_counter()
     import onnxruntime  # noqa: F401 - the time of loading it is a part of a cold start
 
@@ -29,25 +29,24 @@ def measure(arguments: dict[str, Any], _arrays: Arrays) -> Answer:
     for path in files:
         drop(path)
     share = resident_share(files)
-    length = min(arguments["prompt_lengths"])
     with Under(how.cores_used) as under:
         start = perf_counter()
-        model, load = how.open()
-        model.prefill(prompt_of(model, length)).argmax()
-        total = libraries + perf_counter() - start
+        work, load = open_workload(how)
+        opened, size = perf_counter() - start, work.sizes[0]
+        total = libraries + opened + work.begin(size)[0]
     measured = {
         "libraries_seconds": [libraries],
         "load_seconds": [load],
-        "cold_ttft_seconds": [total],
+        f"cold_{work.first.quantity}": [total],
     }
-    tell("cold", measured, {"length": length, "resident_share": share, "cooled": cooled}, under)
+    tell("cold", measured, {work.first.axis: size, "resident_share": share, "cooled": cooled}, under)
     return {}, {}
 
 
 PASS = Pass(
     "cold",
-    "first token of a fresh process whose files are not in memory",
+    "first token or run of a fresh process whose files are not in memory",
     measure,
-    ("prompt_lengths", "cool_celsius"),
+    ("cool_celsius",),
     Rounds.LEAST,
 )

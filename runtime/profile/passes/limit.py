@@ -1,10 +1,10 @@
-"""The least memory with which the bundle answers: a prompt and an answer under real limits, each in its own process."""
+"""The least memory with which the bundle answers: a turn of the largest size under real limits, each in a process."""
 
 from typing import Any
 
 from edgepress.calls import Answer, Arrays
 from edgepress.runtime.profile.passing import Pass, Rounds
-from edgepress.runtime.profile.rounds import decode_steps, opening, prompt_of, tell
+from edgepress.runtime.profile.rounds import open_workload, opening, tell
 from edgepress.runtime.profile.system.memory_limit import Trial, run_under, smallest
 
 _BEGIN = 256 << 20  # bytes
@@ -15,9 +15,9 @@ def measure(arguments: dict[str, Any], _arrays: Arrays) -> Answer:
     how = opening(arguments)
 
     def answer() -> None:
-        model, _ = how.open()
-        logits = model.prefill(prompt_of(model, max(arguments["prompt_lengths"])))
-        decode_steps(model, logits, arguments["decode_tokens"])
+        work, _ = open_workload(how)
+        work.begin(work.sizes[-1])
+        work.steps(arguments["decode_tokens"] if work.then is not None else 1)
 
     def survives(limit_bytes: int) -> bool:
         trial = run_under(limit_bytes, answer)
@@ -41,7 +41,7 @@ PASS = Pass(
     "limit",
     "the least memory with which the bundle answers, or whether it answers with what --memory-limit gives",
     measure,
-    ("prompt_lengths", "decode_tokens", "memory_limit_bytes"),
+    ("decode_tokens", "memory_limit_bytes"),
     Rounds.ONE,
     optional=True,
 )

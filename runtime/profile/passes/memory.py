@@ -1,4 +1,4 @@
-"""Memory by phase, in a process of its own: what loading, prefill, decoding and letting go of a bundle leave resident.
+"""Memory by phase, in a process of its own: what loading, each part of a turn and letting go of a bundle leave.
 
 The bundle is opened and closed several times in one process: what grows from one time to the next has leaked.
 """
@@ -9,12 +9,11 @@ from typing import Any
 
 from edgepress.calls import Answer, Arrays
 from edgepress.runtime.memory import read_memory, reset_peak, trim_heap
-from edgepress.runtime.model import Model
 from edgepress.runtime.profile.passing import Pass, Rounds
-from edgepress.runtime.profile.rounds import decode_steps, opening, prompt_of, tell
+from edgepress.runtime.profile.rounds import open_workload, opening, tell
 from edgepress.runtime.profile.system.android import read_memory_account
 from edgepress.runtime.profile.system.room import available_bytes, read_control_group
-from edgepress.states import state_bytes
+from edgepress.runtime.profile.workloads.workload import Workload
 
 _REPEATS = 5
 
@@ -24,23 +23,24 @@ def measure(arguments: dict[str, Any], _arrays: Arrays) -> Answer:
     how = opening(arguments)
     for repeat in range(_REPEATS):
         _tell("before load", repeat)
-        model, _ = how.open()
+        work, _ = open_workload(how)
         _tell("loaded", repeat)
-        for length in sorted(arguments["prompt_lengths"]):
-            model.reset()
-            logits = model.prefill(prompt_of(model, length))
-            _tell("prefilled", repeat, model)
-        decode_steps(model, logits, arguments["decode_tokens"])
-        _tell("decoded", repeat, model, services=repeat == 0)
-        del model, logits
+        for size in work.sizes:
+            work.begin(size)
+            last = size == work.sizes[-1] and work.then is None
+            _tell(work.first.done, repeat, work, services=repeat == 0 and last)
+        if work.then is not None:
+            work.steps(arguments["decode_tokens"])
+            _tell(work.then.done, repeat, work, services=repeat == 0)
+        del work
         gc.collect()
         trim_heap()
         _tell("unloaded", repeat)
     return {}, {}
 
 
-def _tell(phase: str, repeat: int, model: Model | None = None, *, services: bool = False) -> None:
-    """Read and send; ``model`` where it holds a text, ``services`` lets Android's own account be read too, slowly."""
+def _tell(phase: str, repeat: int, work: Workload | None = None, *, services: bool = False) -> None:
+    """Read and send; ``work`` where it holds something, ``services`` lets Android's own account be read too, slowly."""
     memory = read_memory()
     sizes = {
         "rss_bytes": memory.rss,
@@ -49,15 +49,15 @@ def _tell(phase: str, repeat: int, model: Model | None = None, *, services: bool
         "file_bytes": None if memory.rss is None or memory.anonymous is None else memory.rss - memory.anonymous,
         "peak_rss_bytes": memory.peak_rss,
     }
-    group, tokens = read_control_group(), 0 if model is None else model.session.position
+    group = read_control_group()
     detail = {
         "repeat": repeat,
-        "tokens": tokens,
+        "tokens": 0,
         "control_group": None if group is None else asdict(group),
         "available_bytes": available_bytes(),
     }
-    if model is not None:
-        detail["state_bytes"] = state_bytes(model.config.states, tokens)
+    if work is not None:
+        detail |= work.held()
     if services:
         detail["android"] = read_memory_account()
     # the peak is since the last phase, where the system lets a process forget it, else since the process began
@@ -69,6 +69,6 @@ PASS = Pass(
     "memory",
     "resident, proportional, anonymous and peak memory by phase, and what is left after unloading",
     measure,
-    ("prompt_lengths", "decode_tokens"),
+    ("decode_tokens",),
     Rounds.ONE,
 )

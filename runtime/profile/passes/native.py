@@ -17,7 +17,9 @@ from edgepress.calls import Answer, Arrays
 from edgepress.errors import CheckFailed
 from edgepress.runtime.config import read_config
 from edgepress.runtime.profile.passing import Pass, Rounds
-from edgepress.runtime.profile.rounds import Opening, Under, opening, random_tokens, tell, wait_until_cool
+from edgepress.runtime.profile.rounds import Under, opening, tell, wait_until_cool
+from edgepress.runtime.profile.workloads.language_model import random_tokens
+from edgepress.runtime.profile.workloads.workload import Opening
 
 _PHASES = ("before load", "loaded", "prefilled", "decoded")
 _RUNS = 0o700  # what a device's owner may do with a program that was brought there
@@ -103,4 +105,5 @@ PASS = Pass(
     ("prompt_lengths", "decode_tokens", "turns", "cool_celsius", "native"),
     Rounds.LEAST,
     optional=True,
+    only="language model",
 )

@@ -92,4 +92,5 @@ PASS = Pass(
     ("prompt_lengths", "decode_tokens"),
     Rounds.LEAST,
     optional=True,
+    only="language model",
 )

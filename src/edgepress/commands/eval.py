@@ -119,14 +119,14 @@ def _score_task(arguments: argparse.Namespace) -> int:
     with ExitStack() as stack:
         reference = None
         if arguments.reference is not None:
-            reference = stack.enter_context(_task_reference(model, arguments.reference, arguments.revision))
+            reference = stack.enter_context(task_reference(model, arguments.reference, arguments.revision))
         scores = score(model, samples, metrics, reference=reference)
     print(json.dumps([one.to_json() for one in scores], indent=2) if arguments.json else format_scores(scores))
     return 0
 
 
 @contextmanager
-def _task_reference(model: "TaskModel", reference: str, revision: str | None) -> Iterator["TaskModel"]:
+def task_reference(model: "TaskModel", reference: str, revision: str | None = None) -> Iterator["TaskModel"]:
     """The model that a bundle was made from, or another bundle, with the bundle's own processing.
 
     Raises:

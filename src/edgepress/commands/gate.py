@@ -5,8 +5,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from edgepress.runtime.evaluate import LogitsSource
     from edgepress.runtime.gate.gating import Gate
+    from edgepress.runtime.tasks.kinds import TaskModel
 
 NAME = "gate"
 HELP = "hold a bundle against a budget of bytes, memory, time, energy, accuracy, instructions; exit 1 if one is broken"
@@ -57,6 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
         baseline=None if arguments.update else arguments.baseline,
         device=arguments.device,
         reference_of=_reference,
+        task_reference_of=_task_reference,
         told=lambda line: print(line, file=sys.stderr, flush=True),
     )
     if arguments.update:
@@ -88,6 +92,12 @@ def _table(found: "Gate") -> str:
         [verdict.outcome.value, f"{verdict.gauge}: {verdict.figure}", verdict.because] for verdict in found.verdicts
     ]
     return format_table(["", "figure", "why"], rows)
+
+
+def _task_reference(model: "TaskModel", reference: str) -> "AbstractContextManager[TaskModel]":
+    from edgepress.commands.eval import task_reference
+
+    return task_reference(model, reference)
 
 
 def _reference(bundle: Path, model: str) -> "LogitsSource":

@@ -23,7 +23,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--passes", nargs="+", metavar="PASS", help="what to measure (default: everything)")
     parser.add_argument(
-        "--prompt-lengths", type=int, nargs="+", metavar="N", help="tokens to prefill (default: 64 256)"
+        "--prompt-lengths",
+        type=int,
+        nargs="+",
+        metavar="N",
+        help="tokens to prefill (default: 64 256); of an encoder and a decoder the source's tokens, frames or samples",
+    )
+    parser.add_argument(
+        "--rows", type=int, nargs="+", metavar="N", help="examples of a run, of a bundle with one graph (default: 1)"
+    )
+    parser.add_argument(
+        "--length", type=int, metavar="N", help="of such a bundle: tokens of a text, or size of other free axes"
+    )
+    parser.add_argument(
+        "--inputs",
+        metavar="FILE",
+        help="of such a bundle: an .npz file, an array for each input (default: made up)",
     )
     parser.add_argument("--decode-tokens", type=int, metavar="N", help="tokens to decode in each turn (default: 64)")
     parser.add_argument(
@@ -37,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seconds", type=float, metavar="S", help="how long a pass may go on for it (default: 60)")
     parser.add_argument("--rounds", type=int, metavar="N", help="fewest rounds of a pass (default: 5)")
-    parser.add_argument("--sustained-seconds", type=float, metavar="S", help="decoding without a pause (default: 60)")
+    parser.add_argument("--sustained-seconds", type=float, metavar="S", help="work without a pause (default: 60)")
     parser.add_argument(
         "--memory-limit", type=float, metavar="MB",
         help="say whether it answers with so much memory (pass `limit`, which without this finds the least)",
@@ -74,6 +89,9 @@ def run(arguments: argparse.Namespace) -> int:
 
     asked: dict[str, Any] = {
         "prompt_lengths": arguments.prompt_lengths and tuple(arguments.prompt_lengths),
+        "rows": arguments.rows and tuple(arguments.rows),
+        "length": arguments.length,
+        "inputs": arguments.inputs,
         "decode_tokens": arguments.decode_tokens,
         "threads": arguments.threads,
         "context": arguments.context,

@@ -34,7 +34,7 @@ def read_samples(source: str | Path, takes: Takes) -> Samples:
 
     """
     path = Path(source)
-    if not path.exists() and _REFERENCE.fullmatch(str(source)):
+    if not path.exists() and names_function(str(source)):
         found = _called(str(source))
     else:
         form = next((form for form in known_forms() if path.exists() and form.recognizes(path, takes)), None)
@@ -46,6 +46,11 @@ def read_samples(source: str | Path, takes: Takes) -> Samples:
     if not len(found):
         raise InputError(f"{source} has no samples")
     return found
+
+
+def names_function(source: str) -> bool:
+    """Whether a source is a function, ``package.module:callable``, by its form."""
+    return _REFERENCE.fullmatch(source) is not None
 
 
 def known_forms() -> list[Form]:

@@ -29,7 +29,13 @@ peak_megabytes = { most = 300, worse_by_most = 0.10, slack = 20 }
 """
     size, memory = read_budget(budget(tmp_path, text), GAUGES)
     assert (size.gauge.name, size.rules) == ("size", {"bundle_megabytes": Rule(most=90)})
-    assert memory.options == {"prompt_length": 128, "decode_tokens": 64, "threads": None}
+    assert memory.options == {
+        "prompt_length": 128,
+        "decode_tokens": None,
+        "rows": None,
+        "length": None,
+        "threads": None,
+    }
     assert memory.rules == {"peak_megabytes": Rule(most=300, worse_by_most=0.10, slack=20)}
 
 

@@ -10,7 +10,7 @@ from edgepress.errors import InputError
 from edgepress.runtime.metering.pulses import Pulse
 from edgepress.runtime.metering.readings import Rail, Trace
 from edgepress.runtime.metering.recorder import Recorded
-from edgepress.runtime.profile.energies import Run, samples_of
+from edgepress.runtime.profile.energies import Part, Run, samples_of
 from edgepress.runtime.profile.records import SCHEMA, Header, Profile, Round, Sample, Writer, read_profile
 from edgepress.runtime.profile.settings import Settings
 from edgepress.runtime.profile.summary import energy, format_summary
@@ -19,11 +19,14 @@ PULSES = tuple(
     Pulse(500.0 + 0.5 * number, 500.5 + 0.5 * number, load)
     for number, load in enumerate([False, True, True, True, False, False, True, False, False])
 )
+PREFILLS = tuple((510.0 + 3 * turn, 511.0 + 3 * turn) for turn in range(4))
+DECODES = tuple((511.0 + 3 * turn, 513.0 + 3 * turn) for turn in range(4))
 RUN = Run(
-    prompt_tokens=100,
-    decode_tokens=10,
-    prefills=tuple((510.0 + 3 * turn, 511.0 + 3 * turn) for turn in range(4)),
-    decodes=tuple((511.0 + 3 * turn, 513.0 + 3 * turn) for turn in range(4)),
+    parts=(
+        Part("prefill", 4 * 100, PREFILLS),
+        Part("decode", 4 * 10, DECODES),
+        Part("answer", 4, tuple((510.0 + 3 * turn, 513.0 + 3 * turn) for turn in range(4))),
+    ),
     idle=((505.0, 510.0), (522.0, 527.0)),
     pulses=PULSES,
 )
@@ -33,7 +36,7 @@ def watts_at(seconds: np.ndarray) -> np.ndarray:
     """2 W at rest, 6 W in load, 5 W in prefill, 4 W in decode."""
     watts = np.full(len(seconds), 2.0)
     spans = [(p.start, p.end, 6.0) for p in PULSES if p.load]
-    spans += [(start, end, 5.0) for start, end in RUN.prefills] + [(start, end, 4.0) for start, end in RUN.decodes]
+    spans += [(start, end, 5.0) for start, end in PREFILLS] + [(start, end, 4.0) for start, end in DECODES]
     for start, end, value in spans:
         watts[(seconds >= start) & (seconds < end)] = value
     return watts

@@ -154,7 +154,7 @@ def test_fewer_threads_are_taken_where_more_are_hardly_faster(whole: Profile) ->
         ({"precision": 2.0}, "such as 0.02"),
         ({"least_rounds": 2}, "least_rounds is 2"),
         ({"seconds": 0}, "seconds is 0"),
-        ({"context": 10}, "do not fit in the context of 10"),
+        ({"prompt_lengths": (8,), "context": 10}, "do not fit in the context of 10"),
     ],
 )
 def test_settings_that_cannot_be_measured_are_refused(settings: dict[str, object], message: str) -> None:
