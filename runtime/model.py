@@ -1,7 +1,7 @@
 """An open bundle: ``load(bundle).generate(prompt)``."""
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +12,7 @@ import numpy as np
 from edgepress.adapter_file import adapter_for
 from edgepress.chat.prompt import ChatEncoder
 from edgepress.chat.spans.finding import find_format
-from edgepress.chat.spans.kinds import AnswerFormat
+from edgepress.chat.spans.kinds import AnswerFormat, parameters_of
 from edgepress.chat.spans.splitting import Splitter
 from edgepress.chat.template import Message, read_template
 from edgepress.cores import usable_cores
@@ -22,7 +22,7 @@ from edgepress.finite import check_logits
 from edgepress.runtime.config import BundleConfig, read_config
 from edgepress.runtime.first_use import verify_first
 from edgepress.runtime.generation.answer import Answer
-from edgepress.runtime.generation.constraints import Constraint, Matcher, token_table
+from edgepress.runtime.generation.constraints import Constraint, Form, Matcher, is_installed, token_table
 from edgepress.runtime.generation.defaults import sampling_defaults
 from edgepress.runtime.generation.generation import Generation, OpenText, Tally
 from edgepress.runtime.generation.known_text import KnownText
@@ -31,6 +31,7 @@ from edgepress.runtime.generation.sampling import Sampling
 from edgepress.runtime.generation.speculation.costs import StepCosts, measure_steps
 from edgepress.runtime.generation.speculation.kinds import Speculation
 from edgepress.runtime.generation.speculation.speculating import open_speculating
+from edgepress.runtime.generation.tool_calls import ToolGuide, special_in
 from edgepress.runtime.placement import open_accelerator
 from edgepress.runtime.sessions.cpu import CpuSession
 from edgepress.runtime.sessions.session import ON_CPU, PREFILL_CHUNK, Mark, Session, check_tokens
@@ -120,7 +121,7 @@ class _Setup(TypedDict):
     model: OpenText
     stops: StopStrings
     stop_tokens: frozenset[int]
-    matcher: Matcher | None
+    matcher: Form | None
     tally: Tally | None
 
 
@@ -346,6 +347,7 @@ class Model:
         messages: Sequence[Message],
         *,
         tools: Sequence[Mapping[str, Any]] | None = None,
+        tool_choice: str = "auto",
         documents: Sequence[Mapping[str, Any]] | None = None,
         variables: Mapping[str, object] | None = None,
         max_tokens: int | None = None,
@@ -362,7 +364,10 @@ class Model:
 
         Args:
             messages: what was said so far, such as ``[{"role": "user", "content": "Hello"}]``.
-            tools: JSON schemas of functions that the model may call, where its template knows tools.
+            tools: JSON schemas of functions that the model may call, where its template knows tools. Its calls are held
+                to them where llguidance is installed and knows the format that the model writes them in.
+            tool_choice: ``auto`` lets the model choose whether to call; ``required`` has it call after its thoughts, a
+                tool's name that tool; with ``free`` its calls are not held to anything.
             documents: texts that it may read, where its template knows documents.
             variables: what its template takes besides, such as ``{"enable_thinking": False}``.
             max_tokens: of the answer.
@@ -383,11 +388,12 @@ class Model:
         self.session.check_room(len(tokens), after=0)
         drawn = self.sampling_defaults if sampling is None else sampling
         setup = self._setup(stop, constraint, speculate)
-        splitter, shown = None, frozenset[int]()
+        splitter, shown, is_thinking = None, frozenset[int](), self._is_thinking(tokens)
+        if tools and constraint is None:
+            setup["matcher"] = self._guide(tools, tool_choice, is_thinking=is_thinking)
         if not special:
-            form = self.answer_format
-            splitter = Splitter(form, tools, is_thinking=self._is_thinking(tokens))
-            shown = frozenset(token for mark in form.marks for token in self._special_in(mark))
+            splitter = Splitter(self.answer_format, tools, is_thinking=is_thinking)
+            shown = frozenset(one for mark in self.answer_format.marks for one in special_in(self.tokenizer, mark))
         return Answer(
             prompt=tokens,
             sampling=drawn,
@@ -400,6 +406,25 @@ class Model:
             **setup,
         )
 
+    def _guide(self, tools: Sequence[Mapping[str, Any]], choice: str, *, is_thinking: bool) -> ToolGuide | None:
+        """What holds calls to the schemas of their tools; None where that is not asked for, or cannot be."""
+        calls, names = self.answer_format.calls, parameters_of(tools)
+        can = calls is not None and calls.grammar is not None and is_installed()
+        if choice == "free" or (choice == "auto" and not can):
+            return None
+        if choice not in ("auto", "required", *names):
+            raise InputError(f"tool_choice is {choice!r}; it is auto, required, free or one of {', '.join(names)}")
+        named = [tool for tool in tools if choice in parameters_of([tool])] or tools
+        return ToolGuide(
+            self._token_table,
+            self.tokenizer,
+            self.chat_encoder.encode_inside,
+            self.answer_format,
+            named,
+            must=choice != "auto",
+            is_thinking=is_thinking,
+        )
+
     def _is_thinking(self, prompt: Sequence[int]) -> bool:
         """Whether a prompt ends inside of thoughts, which its template has begun."""
         thoughts = self.answer_format.thoughts
@@ -407,11 +432,6 @@ class Model:
             return False
         end = self.tokenizer.library.decode(list(prompt[-_TAIL:]), skip_special_tokens=False)
         return bool(end.rstrip().endswith(thoughts.open.rstrip()))
-
-    def _special_in(self, mark: str) -> Iterator[int]:
-        """The special tokens that a mark is made of, or has in it."""
-        names = {str(self.tokenizer.library.id_to_token(token)): token for token in self.tokenizer.special}
-        return (token for name, token in names.items() if name in mark)
 
     def _setup(
         self, stop: Sequence[str | int], constraint: Constraint | None, speculate: Speculation | None

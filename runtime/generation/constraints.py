@@ -6,10 +6,11 @@ come next, such as the name of a required property, its tokens are appended at o
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,9 +62,9 @@ class Constraint:
         )
 
     @classmethod
-    def lark(cls, grammar: str) -> Constraint:
-        """A text of a grammar in Lark's notation, whose rule ``start`` is the whole."""
-        return cls(_bounded(_library().LLMatcher.grammar_from_lark(grammar)), "the grammar")
+    def lark(cls, grammar: str, what: str = "the grammar") -> Constraint:
+        """A text of a grammar in Lark's notation, whose rule ``start`` is the whole; ``what`` is for messages."""
+        return cls(_bounded(_library().LLMatcher.grammar_from_lark(grammar)), what)
 
     @classmethod
     def choice(cls, texts: Sequence[str]) -> Constraint:
@@ -83,6 +84,11 @@ def _bounded(grammar: str) -> str:
     if len(grammar) > _LARGEST:
         raise InputError(f"a grammar of {len(grammar):,} characters, at most {_LARGEST:,} are read; give a smaller one")
     return grammar
+
+
+def is_installed() -> bool:
+    """Whether answers can be held to a form here."""
+    return importlib.util.find_spec("llguidance") is not None
 
 
 def _library() -> Any:
@@ -112,11 +118,26 @@ def token_table(tokenizer: Path, vocabulary: int, eos: frozenset[int]) -> LLToke
     return made
 
 
+class Form(Protocol):
+    """What holds an answer to a form, token by token."""
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the answer is whole and nothing can follow."""
+
+    def masked(self, logits: Floats) -> Floats:
+        """``logits`` (vocab,) with −∞ for every token that may not come next."""
+
+    def take(self, token: int) -> list[int]:
+        """Go on by a token; return what has to be appended for it: the token, and those that can only follow."""
+
+
 class Matcher:
-    """One answer, token by token."""
+    """One answer, token by token, of one form from its beginning to its end."""
 
     def __init__(self, table: LLTokenizer, constraint: Constraint) -> None:
         self._matcher, self._constraint = _library().LLMatcher(table, constraint.grammar, log_level=0), constraint
+        self._table = table
         self._bits: NDArray[np.int32] = np.zeros((table.vocab_size + 31) // 32, np.int32)
         self._check()
 
@@ -129,6 +150,11 @@ class Matcher:
     def is_over(self) -> bool:
         """Whether the answer is whole and nothing can follow."""
         return bool(self._matcher.is_stopped())
+
+    @property
+    def warnings(self) -> list[str]:
+        """What of the form llguidance does not hold an answer to."""
+        return [str(one).strip()[:_REASON] for one in self._matcher.get_grammar_warnings()]
 
     def masked(self, logits: Floats) -> Floats:
         """``logits`` (vocab,) with −∞ for every token that may not come next.
@@ -145,11 +171,25 @@ class Matcher:
         return np.where(allowed, logits, np.float32(-np.inf))
 
     def take(self, token: int) -> list[int]:
-        """Go on by a token; return those that have to follow, which are taken as well."""
+        """Go on by a token; return it and those that have to follow, which are taken as well."""
         self._matcher.consume_token(token)
         self._check()
-        forced = [] if self.is_over else [int(one) for one in self._matcher.compute_ff_tokens()]
-        if forced:
-            self._matcher.consume_tokens(forced)
+        return [token, *self.forced()]
+
+    def forced(self) -> list[int]:
+        """The tokens that can only come now, taken."""
+        tokens = [] if self.is_over else [int(one) for one in self._matcher.compute_ff_tokens()]
+        if tokens:
+            self._matcher.consume_tokens(tokens)
             self._check()
-        return forced
+        return tokens
+
+    def begin_anew(self, text: str) -> bool:
+        """Begin the form again, by a text that is there; False, and nothing taken, where it begins otherwise."""
+        self._matcher.reset()
+        tokens = self._table.tokenize_str(text)
+        if self._matcher.validate_tokens(tokens) < len(tokens):
+            return False
+        self._matcher.consume_tokens(tokens)
+        self._check()
+        return True

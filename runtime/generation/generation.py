@@ -8,7 +8,7 @@ from typing import Literal, Protocol
 import numpy as np
 
 from edgepress.errors import InputError
-from edgepress.runtime.generation.constraints import Matcher
+from edgepress.runtime.generation.constraints import Form
 from edgepress.runtime.generation.penalties import Floats, Indices
 from edgepress.runtime.generation.sampling import Sampling, choose
 from edgepress.runtime.sessions.session import Session
@@ -105,7 +105,7 @@ class Generation(Iterator[str]):
     stop_tokens: frozenset[int] = frozenset()
     special: bool | frozenset[int] = False
     reuse: bool = False
-    matcher: Matcher | None = None
+    matcher: Form | None = None
     tally: Tally | None = None
     reused: int = 0
     tokens: list[int] = field(default_factory=list)
@@ -177,7 +177,7 @@ class Generation(Iterator[str]):
         self.timings.run = session.run_seconds - run_before
         while True:
             drawn = choose(self._allowed(logits), self.sampling, seen.tokens, generator)
-            step = [drawn, *self._forced(drawn)]
+            step = self._with_forced(drawn)
             for token in step:
                 self.tokens.append(token)
                 seen.append(token)
@@ -195,7 +195,7 @@ class Generation(Iterator[str]):
                 return
             run_before = session.run_seconds
             start = perf_counter()
-            logits = model.decode(drawn) if len(step) == 1 else model.prefill(step)
+            logits = model.decode(step[0]) if len(step) == 1 else model.prefill(step)
             self.timings.decode += perf_counter() - start
             self.timings.run += session.run_seconds - run_before
 
@@ -203,10 +203,10 @@ class Generation(Iterator[str]):
         """Logits of the tokens that the form of the answer allows next."""
         return logits if self.matcher is None else self.matcher.masked(logits)
 
-    def _forced(self, token: int) -> list[int]:
-        """Tokens that can only follow ``token`` in an answer of its form."""
+    def _with_forced(self, token: int) -> list[int]:
+        """A token, and those that can only follow it in an answer of its form."""
         ends = token in self.model.eos or token in self.stop_tokens
-        return [] if self.matcher is None or ends else self.matcher.take(token)
+        return [token] if self.matcher is None or ends else self.matcher.take(token)
 
 
 class _Seen:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from edgepress.chat.spans.kinds import Piece
+from edgepress.chat.spans.kinds import Piece, ToolCall
 from edgepress.chat.template import Message
 from edgepress.errors import InputError
 from edgepress.files import atomic_file, write_json
@@ -15,9 +15,11 @@ from edgepress.runtime.generation.answer import Answer
 from edgepress.runtime.generation.sampling import Sampling
 from edgepress.runtime.generation.speculation.kinds import Speculation
 from edgepress.runtime.model import Model
+from edgepress.runtime.turns.tools import Tool, Tools
 from edgepress.schema import convert, read_object
 
 _REMEDY = "name a file that `/save` of edgepress chat wrote"
+_MOST_ROUNDS = 20  # of calls that one question may take
 
 
 class _Saved(msgspec.Struct, frozen=True):
@@ -27,17 +29,25 @@ class _Saved(msgspec.Struct, frozen=True):
     messages: Annotated[list[dict[str, Any]], msgspec.Meta(max_length=100_000)]
 
 
+def tool_message(call: ToolCall, result: str) -> Message:
+    """What a call came to, as a message of the conversation."""
+    return {"role": "tool", "name": call.name, "tool_call_id": call.id, "content": result}
+
+
 @dataclass
 class Conversation:
     """Turns with an open bundle, each going on from what the model keeps of those before.
 
     ``messages`` may be changed between turns: what still stands at their beginning is not computed again. ``last`` is
     the latest answer, with what it took.
+
+    ``tools`` are functions, which are called when the model asks for them and whose results it answers to, and JSON
+    schemas of others: where one of those is called, the turn ends, and :func:`tool_message` makes the next message.
     """
 
     model: Model
     messages: list[Message] = field(default_factory=list)
-    tools: Sequence[Mapping[str, Any]] | None = None
+    tools: Sequence[Tool] | None = None
     variables: Mapping[str, object] = field(default_factory=dict)
     sampling: Sampling | None = None
     max_tokens: int | None = None
@@ -61,22 +71,34 @@ class Conversation:
     def ask(self, text: str, *, role: str = "user") -> Iterator[Piece]:
         """As :meth:`say`; iterate over thoughts and calls of tools as well."""
         asked = [*self.messages, {"role": role, "content": text}]
+        tools = Tools.of(self.tools)
+        return self._answers(self._next(asked, tools), asked, tools)
+
+    def _next(self, asked: list[Message], tools: Tools) -> Answer:
         self.last = self.model.chat(
             asked,
-            tools=self.tools,
+            tools=tools.schemas or None,
             variables=self.variables,
             max_tokens=self.max_tokens,
             sampling=self.sampling,
             stop=self.stop,
             speculate=self.speculate,
         )
-        return self._answer(self.last, asked)
+        return self.last
 
-    def _answer(self, answer: Answer, asked: list[Message]) -> Iterator[Piece]:
-        try:
-            yield from answer.pieces()
-        finally:
-            self.messages = [*asked, answer.message()]
+    def _answers(self, answer: Answer, asked: list[Message], tools: Tools) -> Iterator[Piece]:
+        """The answer, and, as long as it calls functions that are here, what it says to what they gave."""
+        for _ in range(_MOST_ROUNDS):
+            try:
+                yield from answer.pieces()
+            finally:
+                self.messages = [*asked, answer.message()]
+            if not answer.tool_calls or not all(call.name in tools.functions for call in answer.tool_calls):
+                return
+            given = [tool_message(call, tools.call(call)) for call in answer.tool_calls]
+            asked = self.messages = [*self.messages, *given]
+            answer = self._next(asked, tools)
+        raise InputError(f"the model called tools {_MOST_ROUNDS} times in a row; say what it is to do more closely")
 
     def undo(self) -> bool:
         """Take back the last turn of the user and what followed; False when there is none."""

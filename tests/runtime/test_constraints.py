@@ -73,7 +73,7 @@ def drawn_at_random(vocabulary: int, table: object, constraint: Constraint, seed
         token = int(matcher.masked(random.normal(size=vocabulary).astype(np.float32)).argmax())
         if token == 0:
             break
-        said += [token, *matcher.take(token)]
+        said += matcher.take(token)
     return str(table.decode_bytes(said).decode())  # type: ignore[attr-defined]
 
 

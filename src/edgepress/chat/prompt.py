@@ -65,6 +65,10 @@ class ChatEncoder:
             tokens += self._as_text(piece) if is_marked else self._inside(piece, first=not tokens)
         return tokens
 
+    def encode_inside(self, text: str) -> list[int]:
+        """Tokens of a text that others stand before, special tokens as such."""
+        return self._inside(text, first=False)
+
     def _mark(self, value: Any) -> Any:
         """``value`` with marks around control tokens in its texts, keys left as they are."""
         if isinstance(value, str):

@@ -46,6 +46,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_speculation_arguments(parser)
     parser.add_argument("--system", metavar="TEXT", help="what the model is told before all else")
     parser.add_argument("--resume", type=Path, metavar="FILE", help="go on with a conversation that /save wrote")
+    parser.add_argument(
+        "--tools",
+        type=Path,
+        metavar="FILE.py",
+        help="functions that the model may call, those of this file that have docstrings; they are run here",
+    )
     parser.add_argument("--max-tokens", type=int, metavar="N", help="tokens of an answer at most")
     parser.add_argument(
         "--stop", action="append", default=[], metavar="TEXT", help="end answers before this text or special token"
@@ -59,11 +65,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Take lines from the terminal, or from what is piped in, until they end."""
     from edgepress.runtime.turns.conversation import Conversation, read_conversation
+    from edgepress.runtime.turns.tools import read_functions
 
     model = open_language_model(arguments)
     conversation = Conversation(
         model,
         read_conversation(arguments.resume) if arguments.resume else [],
+        tools=None if arguments.tools is None else read_functions(arguments.tools),
         variables={"enable_thinking": False} if arguments.no_think else {},
         sampling=chosen_sampling(arguments, model, model.sampling_defaults),
         max_tokens=arguments.max_tokens,

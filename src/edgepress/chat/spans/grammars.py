@@ -6,7 +6,8 @@ from typing import Any
 
 from edgepress.chat.spans.kinds import Literally, Schema
 
-_SPACED = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+_SPACED = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": ", "lenient": True}
+_VALUES = ("enum", "const", "default", "examples")  # whose content is no schema
 
 
 def quoted(text: str) -> str:
@@ -15,8 +16,21 @@ def quoted(text: str) -> str:
 
 
 def json_rule(schema: Schema) -> str:
-    """What a schema allows, with spaces as Python's json writes them, which is what templates show models."""
-    return "%json " + json.dumps({**schema, "x-guidance": _SPACED}, ensure_ascii=False)
+    """What a schema allows, with spaces as Python's json writes them, which is what templates show models.
+
+    Of what llguidance does not know of schemas it warns (``lenient``): tools come from everywhere.
+    """
+    return "%json " + json.dumps({**_with_null(schema), "x-guidance": _SPACED}, ensure_ascii=False)
+
+
+def _with_null(schema: Any) -> Any:
+    """A schema in which ``nullable``, of OpenAPI, is said as JSON Schema says it."""
+    if isinstance(schema, list):
+        return [_with_null(one) for one in schema]
+    if not isinstance(schema, Mapping):
+        return schema
+    found = {key: value if key in _VALUES else _with_null(value) for key, value in schema.items()}
+    return {"anyOf": [found, {"type": "null"}]} if found.pop("nullable", False) is True else found
 
 
 def one_call(tools: Mapping[str, Schema], literal: Literally, before: str, between: str, after: str) -> str:
@@ -55,26 +69,33 @@ def written_out(
         tail: what a call ends with.
 
     """
-    calls, rules = [], ["TEXT: /[^<]*/"]
+    calls: list[str] = []
+    rules: list[str] = []
     for number, (name, schema) in enumerate(tools.items()):
         parts = [literal(head(name))]
         needed = set(_strings(schema.get("required")))
         for at, (argument, of) in enumerate(_properties(schema).items()):
-            is_text = is_plain_text(of)
             rule = f"args_{number}_{at}"
-            before = value[0].format(argument)
-            content = "TEXT" if is_text else f"{rule}_value"
-            rules.append(f"{rule}: {' '.join(filter(None, [literal(before), content, literal(value[1])]))}")
-            if not is_text:
-                rules.append(f"{rule}_value: {json_rule(_with_definitions(of, schema))}")
+            content = _plain_text(of, literal) or json_rule(_with_definitions(of, schema))
+            rules.append(f"{rule}: {literal(value[0].format(argument))} {rule}_value {literal(value[1])}")
+            rules.append(f"{rule}_value: {content}")
             parts.append(rule if argument in needed else f"({rule})?")
-        calls.append(" ".join([*filter(None, parts), literal(tail)]).strip())
+        calls.append(" ".join(filter(None, [*parts, literal(tail)])))
     return "\n".join([f"call: {' | '.join(f'({one})' for one in calls)}", *rules])
 
 
-def is_plain_text(schema: object) -> bool:
-    """Whether a property is a text of any content."""
-    return isinstance(schema, Mapping) and schema.get("type") == "string" and not {"enum", "const"} & schema.keys()
+def _plain_text(schema: object, literal: Literally) -> str | None:
+    """What a property that is a text may be without quotes; None for others. No ``<`` is in it, which ends it."""
+    if not isinstance(schema, Mapping):
+        return None
+    values = [schema["const"]] if "const" in schema else schema.get("enum")
+    if isinstance(values, list):
+        texts = _strings(values)
+        return " | ".join(map(literal, texts)) if values and len(texts) == len(values) else None
+    if schema.get("type") != "string":
+        return None
+    least, most = schema.get("minLength", 0), schema.get("maxLength", "")
+    return f"/[^<]{{{least},{most}}}/"
 
 
 def _properties(schema: Schema) -> Mapping[str, Any]:

@@ -65,6 +65,21 @@ class Splitter:
                 bare = calls.opens
         return sorted(spans, key=lambda span: -len(span.open)), bare
 
+    @property
+    def call_begun(self) -> tuple[str, str] | None:
+        """What the call that goes on began with, and what of it came so far; None outside of calls."""
+        is_call = self._span is not None and self._span.kind == "tool_call"
+        return (self._span.open, self._buffer) if self._span is not None and is_call else None
+
+    @property
+    def is_thinking(self) -> bool:
+        """Whether thoughts go on."""
+        return self._span is not None and self._span.kind == "reasoning"
+
+    def forget_begun(self) -> None:
+        """Take back what came of a call so far: it will come otherwise."""
+        self._buffer = ""
+
     def push(self, text: str) -> Iterator[Piece]:
         """Take some more of the answer; yield what became final."""
         self._buffer += text

@@ -103,7 +103,7 @@ def _types(schema: object) -> set[str]:
     for key in ("anyOf", "oneOf"):
         for one in schema.get(key) or ():
             found |= _types(one)
-    values = schema.get("enum")
+    values = [schema["const"]] if "const" in schema else schema.get("enum")
     if not found and isinstance(values, list) and values and all(isinstance(value, str) for value in values):
         return {"string"}
     return found

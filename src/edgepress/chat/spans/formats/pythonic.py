@@ -11,7 +11,7 @@ def _read(text: str, _tools: Mapping[str, Schema]) -> list[ToolCall]:
 
 
 def _grammar(tools: Mapping[str, Schema], literal: Literally) -> str:
-    return f'start: call (", " call)* "]"\n{pythonic_calls(tools, literal)}'
+    return f'start: "[" call (", " call)* "]"\n{pythonic_calls(tools, literal)}'
 
 
 FORMAT = CallFormat(
