@@ -150,7 +150,7 @@ def bench(
     warmup: int = 1,
     threads: int | None = None,
     context: int | None = None,
-    prefill_chunk: int = PREFILL_CHUNK,
+    prefill_chunk: int | None = None,
     prepared: bool = True,
     on: str | None = None,
     soc: str | None = None,
@@ -190,14 +190,14 @@ def bench(
         decode_tokens=decode_tokens,
         repetitions=repetitions,
         warmup=warmup,
-        prefill_chunk=prefill_chunk,
+        prefill_chunk=PREFILL_CHUNK if prefill_chunk is None else prefill_chunk,
         prepared=prepared,
         energy=None if energy is None else tuple(energy),
     )
     start = perf_counter()
     model = load(
         bundle,
-        threads=settings.threads,
+        threads=threads,
         context=settings.context,
         prefill_chunk=prefill_chunk,
         prepared=prepared,
@@ -205,6 +205,7 @@ def bench(
         soc=soc,
         graph=graph,
     )
+    settings = replace(settings, threads=model.threads)
     loaded = _Loaded(str(bundle), started, before, perf_counter() - start)
     return _measure(model, loaded, settings, progress or (lambda _turns: None))
 

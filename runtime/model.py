@@ -34,7 +34,8 @@ from edgepress.runtime.generation.speculation.speculating import open_speculatin
 from edgepress.runtime.generation.tool_calls import ToolGuide, special_in
 from edgepress.runtime.placement import open_accelerator
 from edgepress.runtime.sessions.cpu import CpuSession
-from edgepress.runtime.sessions.session import ON_CPU, PREFILL_CHUNK, Mark, Session, check_tokens
+from edgepress.runtime.sessions.session import ON_CPU, Mark, Session, check_tokens
+from edgepress.runtime.tuning.opening import how_to_open, known_or_measured
 from edgepress.text.tokenizer import StopStrings, Tokenizer, read_tokenizer
 from edgepress.whole import whole_number
 
@@ -50,7 +51,7 @@ def load(
     *,
     threads: int | None = None,
     context: int | None = None,
-    prefill_chunk: int = PREFILL_CHUNK,
+    prefill_chunk: int | None = None,
     prepared: bool = True,
     on: str | None = None,
     soc: str | None = None,
@@ -61,11 +62,13 @@ def load(
 
     Args:
         bundle: the directory that an export wrote.
-        threads: compute threads; by default one for each core that this process may use.
+        threads: compute threads; by default what ``edgepress prepare`` measured to be best here, else one for each
+            core that this process may use.
         context: the most tokens that prompt and answer may have together; by default as many as the
             bundle says, which is fewer than the model allows where the states of that many would take more memory than
             its weights. Memory is taken as tokens come, so a long context costs nothing until it is used.
-        prefill_chunk: prompt tokens that are computed at once; larger takes more memory and is hardly faster.
+        prefill_chunk: prompt tokens that are computed at once; larger takes more memory and is hardly faster. By
+            default what was measured, else 128.
         prepared: start from the prepared form of the weights, making it if there is none yet (see runtime/prepared.py).
         on: a target of the bundle that has graphs of its own (``qnn-htp``), simulated where this machine is not one, or
             ``cpu``; None takes an accelerator that is here and that the bundle was made for, else the CPU.
@@ -89,15 +92,17 @@ def load(
         accelerated = open_accelerator(Path(bundle), on, soc, graph)
         if accelerated is not None:
             accelerated.context = _checked_context(context, _as_long_as(config, accelerated.context))
-            return Model(config, accelerated)
+            return Model(config, accelerated, usable_cores() if threads is None else threads)
+        how = how_to_open(config, threads, prefill_chunk, prepared=prepared)
         session = CpuSession(
             config,
-            threads=usable_cores() if threads is None else whole_number("threads", threads),
+            threads=how.threads,
             context=_checked_context(context, config),
-            prefill_chunk=whole_number("prefill_chunk", prefill_chunk),
+            prefill_chunk=how.prefill_chunk,
             prepared=prepared,
+            entries=how.entries(),
         )
-        return Model(config, session)
+        return Model(config, session, how.threads)
 
     return read_steady(Path(bundle), open_whole)
 
@@ -129,12 +134,14 @@ class Model:
     """An open bundle. It holds one text at a time; two threads must not use it at once.
 
     ``changes`` counts the calls that changed that text, by which a generation notices that another one has begun;
-    ``reused`` is how many tokens the last text that was begun had from the one before.
+    ``reused`` is how many tokens the last text that was begun had from the one before; ``threads`` compute, where the
+    CPU does.
     """
 
-    def __init__(self, config: BundleConfig, session: Session) -> None:
+    def __init__(self, config: BundleConfig, session: Session, threads: int = 1) -> None:
         self.config = config
         self.session = session
+        self.threads = threads
         self.changes = self.reused = 0
         self._known = KnownText(session)
         self._tokenizer: Tokenizer | None = None
@@ -197,7 +204,7 @@ class Model:
 
         """
         opened = None if adapter is None else adapter_for(self.config.bundle, Path(adapter))
-        other = Model(self.config, self.session.with_adapter(opened))
+        other = Model(self.config, self.session.with_adapter(opened), self.threads)
         other._tokenizer = self._tokenizer
         return other
 
@@ -463,7 +470,7 @@ class Model:
 
     @cached_property
     def step_costs(self) -> StepCosts:
-        """What steps over several tokens cost, measured beside the text when first asked for.
+        """What steps over several tokens cost: measured beside the text when first asked for, and kept with the form.
 
         Raises:
             InputError: the model runs on an accelerator, whose graphs compute one token or a whole piece of a prompt.
@@ -474,7 +481,9 @@ class Model:
                 f"{self.session.ran_on} computes one token or a whole piece of a prompt, so there is no step over "
                 "several tokens to speculate with; run the bundle on the CPU (--on cpu), or do not speculate"
             )
-        return measure_steps(self.session.with_adapter(None))
+        return known_or_measured(
+            self.session.prepared.directory, self.threads, lambda: measure_steps(self.session.with_adapter(None))
+        )
 
     @cached_property
     def _token_table(self) -> "LLTokenizer":

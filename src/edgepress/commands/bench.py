@@ -43,7 +43,6 @@ def run(arguments: argparse.Namespace) -> int:
         format_measurement,
     )
     from edgepress.runtime.bench_graph import is_language_model
-    from edgepress.runtime.sessions.session import PREFILL_CHUNK
 
     if not is_language_model(arguments.bundle):
         return _run_graph(arguments)
@@ -60,7 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
             repetitions=arguments.repetitions,
             warmup=arguments.warmup,
             threads=arguments.threads,
-            prefill_chunk=PREFILL_CHUNK if arguments.prefill_chunk is None else arguments.prefill_chunk,
+            prefill_chunk=arguments.prefill_chunk,
             prepared=not arguments.no_prepare,
             energy=arguments.energy,
             progress=advance,

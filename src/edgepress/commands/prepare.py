@@ -1,4 +1,4 @@
-"""``edgepress prepare``: write the memory-mapped form of a bundle into the cache."""
+"""``edgepress prepare``: write the memory-mapped form of a bundle into the cache, and measure how it is best opened."""
 
 import argparse
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 from edgepress.stdio import say
 
 NAME = "prepare"
-HELP = "write the memory-mapped form of a bundle into the cache, as the first load would"
+HELP = "write the memory-mapped form of a bundle into the cache, and measure which threads and pieces suit this machine"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,6 +21,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="make the form once more from the bundle and compare it with the one that is there; exit 1 if it differs",
     )
     parser.add_argument("--force", action="store_true", help="write it anew even if it is there")
+    parser.add_argument(
+        "--no-tune",
+        action="store_true",
+        help="do not measure how many threads, kept to which cores, spinning or not, and which pieces of a prompt are "
+        "fastest here; what was measured before stays (it is kept in the default place alone)",
+    )
 
 
 def prepare_first(bundle: Path, wanted: bool, graph: str | None = None) -> None:
@@ -58,4 +64,21 @@ def run(arguments: argparse.Namespace) -> int:
         blocks = sum(path.stat().st_blocks for path in directory.iterdir() if path.is_file())
         checked = ", byte for byte what the bundle gives" if arguments.check else ""
         print(f"{directory}: {blocks * 512 / 1e6:,.1f} MB on disk{checked}")
+    if cache is None and not arguments.check and not arguments.no_tune:
+        _tune(bundle, directory)
     return 1 if problems else 0
+
+
+def _tune(bundle: Path, directory: Path) -> None:
+    """Measure how a language model is best opened here, keep it with its form, and say what it was."""
+    from edgepress.progress import progress
+    from edgepress.runtime.loading import find_task_of
+    from edgepress.runtime.tuning.measure import describe, tune
+    from edgepress.runtime.tuning.record import write_tuning
+
+    if find_task_of(bundle) is not None:
+        return
+    tuning = tune(bundle, progress=progress)
+    write_tuning(directory, tuning)
+    for line in describe(tuning):
+        print(line)
