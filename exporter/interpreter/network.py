@@ -83,6 +83,8 @@ class Network:
         self.steps = self._steps(model.graph, "")
         self.inputs = tuple(v.name for v in model.graph.input if v.name not in self.constants)
         self.outputs = tuple(v.name for v in model.graph.output)
+        axes = [v.type.tensor_type.shape.dim for v in model.graph.input if v.name in self.inputs]
+        self.free_batch = all(dims and not dims[0].dim_value for dims in axes)  # any number of samples at once
         self._plans: dict[tuple[frozenset[str], tuple[str, ...]], list[tuple[Step, tuple[str, ...]]]] = {}
 
     @classmethod
@@ -159,7 +161,7 @@ class Network:
         self._plans.clear()
 
     def tensors(self, feed: Feed) -> dict[str, Tensor]:
-        """A feed in torch.
+        """A feed in torch; images have their channels last in memory, by which convolutions take half the time.
 
         Raises:
             InputError: an input of the graph is not in it.
@@ -167,7 +169,8 @@ class Network:
         """
         if missing := [name for name in self.inputs if name not in feed]:
             raise InputError(f"there is no {missing[0]} among the inputs {', '.join(sorted(feed)) or '(none)'}")
-        return {name: torch.from_numpy(np.array(feed[name])).to(self.device) for name in self.inputs}
+        given = {name: torch.from_numpy(np.array(feed[name])).to(self.device) for name in self.inputs}
+        return {name: _laid_out(value) for name, value in given.items()}
 
     def between(self, given: Iterable[str], wanted: Sequence[str]) -> list[Step]:
         """The nodes that are computed for ``wanted`` where ``given`` is known, in order."""
@@ -251,6 +254,11 @@ class Network:
             return [inside[name] if name in inside else known[name] for name in graph.outputs]
 
         return run
+
+
+def _laid_out(value: Tensor) -> Tensor:
+    is_image = value.dim() == 4 and value.is_floating_point()
+    return value.contiguous(memory_format=torch.channels_last) if is_image else value
 
 
 def _over(first: Tensors, then: Tensors) -> Tensors:

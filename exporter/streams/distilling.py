@@ -83,16 +83,16 @@ class Student:
 class _Teacher:
     """The teacher's values of each feed, kept while there is room."""
 
-    def __init__(self, network: Network, feeds: Sequence[Feed], names: Sequence[str]) -> None:
-        self._network, self._feeds, self._names = network, feeds, names
+    def __init__(self, network: Network, names: Sequence[str]) -> None:
+        self._network, self._names = network, names
         self._kept: dict[int, dict[str, Tensor]] = {}
         self._bytes = 0
 
-    def __call__(self, index: int) -> dict[str, Tensor]:
+    def __call__(self, index: int, feed: Feed) -> dict[str, Tensor]:
         if index in self._kept:
             return self._kept[index]
         with torch.no_grad():
-            found = self._network.run(self._network.tensors(self._feeds[index]), self._names)
+            found = self._network.run(self._network.tensors(feed), self._names)
         size = sum(value.nbytes for value in found.values())
         if self._bytes + size <= _KEPT:
             self._kept[index] = found
@@ -110,29 +110,38 @@ def distil(
     state_file: Path,
     steps: int,
     batch: int,
+    checked: Sequence[Feed] = (),
     progress: Progress,
     seed: int = 0,
 ) -> Training:
     """Take ``steps`` steps of ``batch`` feeds; the training, whose ``best`` is the snapshot to be kept.
 
-    One feed in sixteen (at least one) is held out and picks the best state, which is the start where no later one was
-    better. A killed run continues from ``state_file``, which stays: whoever has put ``best`` where it is safe removes
-    it. How long it will take is logged before the first step.
+    The feeds ``checked``, or where there are none one feed in sixteen (at least one), are not trained on and pick the
+    best state, which is the start where no later one was better. A killed run continues from ``state_file``, which
+    stays: whoever has put ``best`` where it is safe removes it. How long it will take is logged before the first step.
 
     Raises:
         InputError: there is only one feed, or the loss is not finite.
 
     """
-    trained_on, held_out = split(len(feeds), seed, name, "the number of calibration samples")
-    truth = _Teacher(teacher, feeds, list(dict.fromkeys(match.teacher for match in matches)))
+    if checked:
+        trained_on, held_out = np.arange(len(feeds)), np.arange(len(feeds), len(feeds) + len(checked))
+    else:
+        trained_on, held_out = split(len(feeds), seed, name, "the number of calibration samples")
+
+    def feed_of(index: int) -> Feed:
+        return feeds[index] if index < len(feeds) else checked[index - len(feeds)]
+
+    truth = _Teacher(teacher, list(dict.fromkeys(match.teacher for match in matches)))
     wanted = list(dict.fromkeys(match.student for match in matches))
     network = student.network
 
     def loss(some: NDArray[np.int64]) -> Tensor:
         constants, losses = student.constants(), []
         for index in some:
-            found = network.run(network.tensors(feeds[int(index)]), wanted, constants=constants)
-            right = truth(int(index))
+            feed = feed_of(int(index))
+            found = network.run(network.tensors(feed), wanted, constants=constants)
+            right = truth(int(index), feed)
             losses += [match.of(found[match.student], right[match.teacher]) for match in matches]
         return torch.stack(losses).sum() / len(some)
 

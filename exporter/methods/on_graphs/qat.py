@@ -3,8 +3,10 @@
 The graph that ships is trained as it is: its QuantizeLinear and DequantizeLinear, or its blocks of codes, let gradients
 pass straight through rounding (Bengio et al. 2013; for scales Esser et al. 2020). Trained are the weights behind their
 codes, all scales and the biases, by distillation: the divergence of logits or the squared error of outputs
-(:mod:`~edgepress.exporter.streams.distilling`). It needs no labels. The best state on held-out feeds is kept, which is
-the start where none was better.
+(:mod:`~edgepress.exporter.streams.distilling`), and with ``features`` the distance of sums inside. It needs no labels.
+Outputs of a few samples are soon learned by heart: values inside say far more of each, and changed samples are further
+ones (:mod:`~edgepress.exporter.methods.narrower.lessons`). The best state on samples held out is kept, which is the
+start where none was better.
 """
 
 from __future__ import annotations
@@ -15,8 +17,9 @@ import torch
 from torch import Tensor
 
 from edgepress.exporter.methods.kinds import GraphMethod
+from edgepress.exporter.methods.narrower.lessons import OPTIONS, make_lessons, sums_inside
 from edgepress.exporter.methods.options import Option, Options, whole_number
-from edgepress.exporter.streams.distilling import Student, distil
+from edgepress.exporter.streams.distilling import Match, Student, distil
 from edgepress.exporter.streams.shipping import Bias, BlockWeight, ChannelWeight, Range, Shipped
 from edgepress.exporter.streams.shipping_task import ShippingTask
 from edgepress.exporter.streams.training import Trained
@@ -48,15 +51,30 @@ def _run(task: ShippingTask, options: Options) -> None:
         for one in learners:
             one.settle()
 
+    steps, matches = int(options["steps"]), list(task.matches)
+    lessons = make_lessons(
+        task.feeds,
+        free=task.network.free_batch,
+        name=METHOD.name,
+        steps=steps,
+        batch=int(options["batch"]),
+        options=options,
+        seed=task.seed,
+    )
+    if weight := float(options["features"]):
+        feed, shown = lessons.checked[0], shipped.shown()
+        inside = sums_inside(task.teacher, task.network, feed, int(options["features_at"]), METHOD.name)
+        matches += [Match(shown.get(name, name), name, "square", weight / len(inside)) for name in inside]
     training = distil(
         Student(shipped.network, trained, lambda: shipped, _copies({k: t.value for k, t in trained.items()}), settle),
         task.teacher,
-        task.feeds,
-        task.matches,
+        lessons.feeds,
+        matches,
         name=METHOD.name,
         state_file=task.folder / "qat.safetensors",
-        steps=int(options["steps"]),
-        batch=int(options["batch"]),
+        steps=steps,
+        batch=lessons.each,
+        checked=lessons.checked,
         progress=task.progress,
         seed=task.seed,
     )
@@ -81,8 +99,9 @@ METHOD = GraphMethod(
     run=_run,
     declared={
         "steps": whole_number(200),
-        "batch": whole_number(4),
+        "batch": whole_number(32),
         "rate": Option(0.02, above=0, most=100),
         "scale_rate": Option(0.001, above=0, most=100),
+        **OPTIONS,
     },
 )

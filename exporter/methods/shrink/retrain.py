@@ -38,7 +38,7 @@ from edgepress.exporter.arrays.codes import Codes
 from edgepress.exporter.arrays.scheme import Scheme
 from edgepress.exporter.arrays.sealed import DamagedError, check_hashes, hashes, read_sealed_json, write_sealed_json
 from edgepress.exporter.methods.kinds import GraphPruning, Method, Pruning, Size, load_method
-from edgepress.exporter.methods.narrower import recovery
+from edgepress.exporter.methods.narrower import lessons, recovery
 from edgepress.exporter.methods.options import MANY, Option, Options, whole_number
 from edgepress.exporter.methods.smaller.checkpoint import NewTensor, copied
 from edgepress.exporter.methods.smaller.task import PruneTask
@@ -435,16 +435,11 @@ METHOD = Pruning(
         declared={
             "steps": whole_number(400),
             "batch": whole_number(64),
-            "batches": whole_number(256, 2),
             "samples": whole_number(1024, 2),
             "rate": Option(0.02, above=0, most=100),
             "loss": Option("square", choices=("square", "kl")),
             "temperature": Option(1.0, above=0, most=1000),
-            "features": Option(0.0, least=0, most=MANY),
-            "features_at": whole_number(4),
-            "flip": Option(False),
-            "shift": whole_number(0, 0, 1000),
-            "mix": Option(False),
+            **lessons.OPTIONS,
         },
         trains=True,
         check=recovery.check,

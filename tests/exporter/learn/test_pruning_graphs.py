@@ -123,7 +123,7 @@ def test_channels_that_can_be_predicted_cost_nothing(tmp_path: Path) -> None:
 def test_training_brings_outputs_back(network: Path) -> None:
     options: Mapping[str, Options] = {
         "channels": {"share": 0.9, "by": "outputs", "only": "conv_1_0,conv_10_0"},
-        "retrain": {"steps": 40, "batch": 4, "batches": 12, "flip": True, "shift": 1, "mix": True, "features": 0.1},
+        "retrain": {"steps": 40, "batch": 4, "flip": True, "shift": 1, "mix": True, "features": 0.1},
     }
     found = shrunk(network, recipe(options))
     curve = found.steps[-1]["curve"]
@@ -199,7 +199,7 @@ def test_the_residual_block_that_does_nothing_goes_first(network: Path) -> None:
         ("depth", {"share": 0.01}, images, r"with one residual block left 0\.\d+ remain; give more"),
         ("depth", {"blocks": 1}, None, "there are no samples; give some"),
         ("retrain", {}, None, "retrain learns from samples of what the model is for, and there are none"),
-        ("retrain", {"features": 1.0, "batch": 4, "batches": 2}, images, None),
+        ("retrain", {"features": 1.0, "batch": 4, "zoom": 1.3, "paste": True}, images, None),
     ],
 )
 def test_what_cannot_be_done_is_refused_with_the_remedy(
