@@ -10,7 +10,7 @@ import numpy as np
 from edgepress.errors import InputError
 from edgepress.runtime.generation.constraints import Form
 from edgepress.runtime.generation.penalties import Floats, Indices
-from edgepress.runtime.generation.sampling import Sampling, choose
+from edgepress.runtime.generation.sampling import Sampling, choose, log_probability
 from edgepress.runtime.sessions.session import Session
 from edgepress.text.tokenizer import Detokenizer, StopStrings, Tokenizer
 
@@ -94,7 +94,9 @@ class Generation(Iterator[str]):
 
     ``stop_tokens`` end it and are not shown. With ``special`` the text shows special tokens, such as those around the
     call of a tool, or those of a set. With ``reuse`` it goes on from what the model keeps of an earlier text that
-    begins alike. ``matcher`` holds the answer to a form; ``tally`` is what came of speculation, where there is any.
+    begins alike. With ``scored`` the ``log_probability`` of its tokens is added up (nats, as the model gives them,
+    before any setting of ``sampling``). ``matcher`` holds the answer to a form; ``tally`` is what came of speculation,
+    where there is any.
     """
 
     model: OpenText
@@ -107,6 +109,8 @@ class Generation(Iterator[str]):
     reuse: bool = False
     matcher: Form | None = None
     tally: Tally | None = None
+    scored: bool = False
+    log_probability: float = 0.0
     reused: int = 0
     tokens: list[int] = field(default_factory=list)
     stop_reason: StopReason | None = None
@@ -177,6 +181,8 @@ class Generation(Iterator[str]):
         self.timings.run = session.run_seconds - run_before
         while True:
             drawn = choose(self._allowed(logits), self.sampling, seen.tokens, generator)
+            if self.scored:
+                self.log_probability += log_probability(logits, drawn)
             step = self._with_forced(drawn)
             for token in step:
                 self.tokens.append(token)

@@ -84,6 +84,12 @@ def softmax(logits: Floats) -> NDArray[np.float64]:
     return np.asarray(exponentials / exponentials.sum())
 
 
+def log_probability(logits: Floats, token: int) -> float:
+    """The logarithm of a token's probability, in float64."""
+    shifted = logits - logits.max()
+    return float(shifted[token] - np.log(np.exp(shifted, dtype=np.float64).sum()))
+
+
 def top_k_indices(logits: Floats, k: int) -> Indices:
     """Return where ``logits`` is at least its k-th largest value, in ascending order of index."""
     if k >= logits.size:

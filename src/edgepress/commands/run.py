@@ -1,13 +1,15 @@
 """``edgepress run``: continue a prompt, or answer what a bundle with another task takes."""
 
 import argparse
-from dataclasses import asdict
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgepress.stdio import say
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from edgepress.runtime import Constraint, Generation, Sampling, Speculation
     from edgepress.runtime.model import Model
     from edgepress.runtime.tasks.kinds import TaskModel
@@ -108,8 +110,6 @@ def chosen_speculation(arguments: argparse.Namespace) -> "Speculation | None":
 
 def chosen_sampling(arguments: argparse.Namespace, model: "Model", defaults: "Sampling") -> "Sampling":
     """The model's settings, with those in their place that were given."""
-    from dataclasses import fields, replace
-
     given = {field.name: getattr(arguments, field.name) for field in fields(defaults)}
     if given["bias"] is not None:
         given["bias"] = dict(_bias(text, model) for text in given["bias"])
@@ -202,6 +202,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="TEXT",
         help="end before this text or special token; may be given several times",
     )
+    several = parser.add_argument_group("several answers")
+    several.add_argument("--best-of", type=int, metavar="N", help="answer N times, and print the answer that is chosen")
+    several.add_argument(
+        "--choose",
+        default="likelihood",
+        metavar="HOW",
+        help="by likelihood, as the model's own probabilities say; by majority; or by package.module:callable, a "
+        "function of yours from the text to a number (default: likelihood)",
+    )
+    several.add_argument("--answer", metavar="EXPRESSION", help="what the majority compares: what this finds last")
+    several.add_argument("--within-tokens", type=int, metavar="N", help="tokens of all answers together at most")
+    several.add_argument("--within-seconds", type=float, metavar="S", help="seconds of all answers at most")
+    several.add_argument("--within-joules", type=float, metavar="J", help="joules, where there is an energy counter")
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json-schema", type=Path, metavar="FILE", help="the answer is JSON that this schema allows")
     form.add_argument("--regex", metavar="EXPRESSION", help="the whole answer matches this expression")
@@ -233,34 +246,53 @@ def run(arguments: argparse.Namespace) -> int:
     drawn = chosen_sampling(arguments, model, model.sampling_defaults if arguments.chat else Sampling())
     longest, stop, special = arguments.max_tokens, arguments.stop, arguments.special
     form, ahead = chosen_form(arguments), chosen_speculation(arguments)
-    if arguments.chat:
-        system = [] if arguments.system is None else [{"role": "system", "content": arguments.system}]
-        messages = [*system, {"role": "user", "content": prompt}]
-        generation: Generation = model.chat(
-            messages,
-            max_tokens=longest,
-            sampling=drawn,
-            stop=stop,
-            special=special,
-            constraint=form,
-            speculate=ahead,
-        )
-    elif arguments.system is not None:
+    if arguments.system is not None and not arguments.chat:
         raise InputError("--system is for conversations; give --chat, too")
-    else:
-        generation = model.generate(
+    system = [] if arguments.system is None else [{"role": "system", "content": arguments.system}]
+    messages = [*system, {"role": "user", "content": prompt}]
+
+    def generate(settings: "Sampling") -> "Generation":
+        if arguments.chat:
+            return model.chat(
+                messages,
+                max_tokens=longest,
+                sampling=settings,
+                stop=stop,
+                special=special,
+                constraint=form,
+                speculate=ahead,
+            )
+        return model.generate(
             prompt,
             max_tokens=longest,
             stop=stop,
             special=special,
             constraint=form,
             speculate=ahead,
-            **asdict(drawn),
+            **asdict(settings),
         )
+
+    if arguments.best_of is not None:
+        return _best_of(arguments, lambda seed: generate(replace(drawn, seed=seed)))
+    generation = generate(drawn)
     for piece in generation:
         print(piece, end="", flush=True)
     print(flush=True)
     say(generation.statistics())
+    return 0
+
+
+def _best_of(arguments: argparse.Namespace, generate: "Callable[[int], Generation]") -> int:
+    """Answer several times and print the one that is chosen."""
+    from edgepress.runtime.generation.several.best_of import best_of
+    from edgepress.runtime.generation.several.budget import Budget
+    from edgepress.runtime.generation.several.kinds import find_chooser
+
+    budget = Budget(arguments.within_tokens, arguments.within_seconds, arguments.within_joules)
+    choose, seed = find_chooser(arguments.choose, arguments.answer), arguments.seed
+    found = best_of(generate, arguments.best_of, choose, budget=budget, **({} if seed is None else {"seed": seed}))
+    print(found.text)
+    say(found.statistics())
     return 0
 
 

@@ -1,0 +1,1 @@
+"""How one of several answers is chosen: a file each, ending in ``CHOOSER``."""
