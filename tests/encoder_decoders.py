@@ -71,6 +71,7 @@ _SPOKEN = {
     "max_initial_timestamp_index": 20,
     "suppress_tokens": [7, 8, *LANGUAGES.values(), *PURPOSES.values()],
     "begin_suppress_tokens": [END, 5],
+    "alignment_heads": [[0, 1], [1, 0], [1, 1]],
     "max_length": 48,
     **_TOKENS,
 }

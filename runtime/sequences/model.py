@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from edgepress.errors import InputError
 from edgepress.runtime.sequences.rules import Rules, Times
-from edgepress.runtime.sequences.search import beam_search, greedy
+from edgepress.runtime.sequences.search import Draw, beam_search, greedy
 from edgepress.runtime.sequences.session import EncoderDecoder
 from edgepress.runtime.tasks.kinds import TaskModel
 from edgepress.schema import convert
@@ -44,13 +44,17 @@ class Writing(Iterator[str]):
     """A target as it is written: iterate over it for the text, piece by piece; beam search gives it in one piece.
 
     The attributes are complete once it has ended: ``tokens`` (the one that ended it included), ``score`` (beam search's
-    log-probability / length^penalty, else None), ``stopped``, ``seconds`` since the first piece was asked for.
+    log-probability / length^penalty, else None), ``said`` (the log-probability of each token among those that the
+    rules allowed, where that is asked for), ``stopped``, ``seconds`` since the first piece was asked for.
     """
 
     model: "SequenceModel"
     start: list[int]
     rules: Rules
+    says: bool = False
+    draw: Draw | None = None
     tokens: list[int] = field(default_factory=list)
+    said: list[float] = field(default_factory=list)
     score: float | None = None
     stopped: Stopped | None = None
     seconds: float = 0.0
@@ -80,9 +84,9 @@ class Writing(Iterator[str]):
     def _tokens(self) -> Iterator[int]:
         session = self.model.session
         if self.rules.search.beams == 1:
-            yield from greedy(session, self.start, self.rules)
+            yield from greedy(session, self.start, self.rules, self.said if self.says else None, self.draw)
             return
-        tokens, self.score = beam_search(session, self.start, self.rules)
+        tokens, self.score, self.said = beam_search(session, self.start, self.rules)
         yield from tokens
 
 
@@ -123,8 +127,18 @@ class SequenceModel(TaskModel):
             changed["most_tokens"] = min(wanted, self.sequences.context)
         return convert({**asdict(self.sequences.search), **changed}, Search, Path("the settings"), "correct them")
 
-    def write(self, start: Sequence[int], search: Search, times: Times | None = None) -> Writing:
+    def write(
+        self,
+        start: Sequence[int],
+        search: Search,
+        times: Times | None = None,
+        *,
+        says: bool = False,
+        draw: Draw | None = None,
+    ) -> Writing:
         """Begin to write a target that begins with ``start``, of the source that was encoded last.
+
+        ``says`` asks for the log-probability of each token, ``draw`` for tokens that are drawn, without beams.
 
         Raises:
             InputError: ``start`` leaves no room for a token.
@@ -137,7 +151,7 @@ class SequenceModel(TaskModel):
                 f"has {self.sequences.context} positions"
             )
         rules = Rules(search, self.sequences.ends, begin=len(start), most=most, times=times)
-        return Writing(self, list(start), rules)
+        return Writing(self, list(start), rules, says, draw)
 
     def source_and_target(self, sample: object) -> tuple[dict[str, NDArray[np.generic]], list[int]]:
         """The encoder's input for a sample, and the target that is written of it by the bundle's settings.

@@ -48,7 +48,7 @@ class Times:
             if self.latest_first is not None:
                 scores[:, first + self.latest_first + 1 :] = NEVER
         probabilities = log_softmax(scores)
-        of_times = _log_sum_exp(probabilities[:, first:])
+        of_times = log_sum_exp(probabilities[:, first:])
         scores[of_times > probabilities[:, :first].max(-1), :first] = NEVER
         return scores
 
@@ -104,7 +104,8 @@ def log_softmax(scores: Floats) -> Floats:
     return found
 
 
-def _log_sum_exp(values: Floats) -> Floats:
+def log_sum_exp(values: Floats) -> Floats:
+    """The logarithm of the sum of exponentials of each row; −∞ where all are."""
     largest = values.max(-1, keepdims=True)
     safe = np.where(np.isfinite(largest), largest, 0)
     with np.errstate(divide="ignore"):

@@ -21,7 +21,7 @@ from edgepress.runtime.sessions.open_graph import open_graph, session_options
 from edgepress.runtime.sessions.session import check_tokens
 from edgepress.sessions import open_on_cpu
 from edgepress.states import State
-from edgepress.tasks.sequences import Sequences
+from edgepress.tasks.sequences import QUERIES, Sequences
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -176,6 +176,28 @@ class EncoderDecoder:
         logits = self._binding.get_outputs()[-1].numpy()
         self._bind_logits()
         return {"logits": logits}
+
+    def asked(self, tokens: Tokens, layer: int) -> tuple[Floats, Floats]:
+        """What a layer asks of the source at each of ``tokens``, (heads, tokens, head_dim), and the source's keys.
+
+        Keys are (heads, source, head_dim). It begins the target anew with these tokens.
+
+        Raises:
+            InputError: the bundle's graph does not tell it of this layer.
+
+        """
+        names = [value.name for value in self._graph.session.get_outputs()]
+        name = QUERIES.format(layer=layer)
+        if name not in names:
+            raise InputError(f"{self.bundle} does not tell what layer {layer} asks of the source; export it again")
+        self.begin()
+        self._binding.bind_output(name, "cpu")
+        self._run(check_tokens(tokens, self.sequences.vocabulary)[None])
+        queries: Floats = self._binding.get_outputs()[-1].numpy()[0]
+        inputs = [state.name for state in self._encoded]
+        keys: Floats = self._source[inputs.index(f"layers.{layer}.encoded_key")].numpy()[0]
+        by_head = queries.reshape(len(queries), len(keys), -1).transpose(1, 0, 2)
+        return by_head, keys
 
     def _run(self, tokens: Tokens, *, asked: int = 1) -> Floats:
         """Append tokens, (targets, count), and compute the logits after the last ``asked`` of each."""

@@ -7,6 +7,7 @@ window ends at the last time that was told as the end of a piece of text, and th
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Unpack
 
 import numpy as np
@@ -15,11 +16,16 @@ from numpy.typing import NDArray
 from edgepress.errors import InputError
 from edgepress.processing.sound import process_sound
 from edgepress.processing.waves import read_wave
+from edgepress.runtime.sequences.fallback import Fallback, believed
 from edgepress.runtime.sequences.model import SequenceModel, Settings
 from edgepress.runtime.sequences.rules import Times
+from edgepress.runtime.sequences.session import EncoderDecoder
+from edgepress.runtime.sequences.windows import Piece, cut_window
+from edgepress.runtime.sequences.words import Word, token_starts, words_of
 from edgepress.runtime.tasks.kinds import required
 from edgepress.tasks.sequences import Speech
 from edgepress.tasks.sound import Sound
+from edgepress.tasks.task import Task
 
 Floats = NDArray[np.float32]
 TRANSCRIBE = "transcribe"
@@ -29,13 +35,25 @@ TRANSCRIBE = "transcribe"
 class Segment:
     """A piece of text, and when it is said, in seconds from the start of the sound; ``tokens`` are those of times too.
 
-    ``end`` is the end of the sound where no time was told.
+    ``end`` is the end of the sound where no time was told. ``words`` are there where they are asked for.
     """
 
     text: str
     start: float
     end: float
     tokens: tuple[int, ...]
+    words: tuple[Word, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What is asked of a sound: see :meth:`SpeechModel.transcribe`."""
+
+    language: str | None = None
+    purpose: str = TRANSCRIBE
+    timestamps: bool = False
+    words: bool = False
+    fallback: Fallback | None = None
 
 
 @dataclass(frozen=True)
@@ -52,6 +70,11 @@ class SpeechModel(SequenceModel):
 
     takes = "a WAV file"
 
+    def __init__(self, task: Task, session: EncoderDecoder, folder: Path) -> None:
+        super().__init__(task, session, folder)
+        self.asked = Asked()
+        """What :meth:`answer` asks of a sound."""
+
     def transcribe(
         self,
         sound: object,
@@ -59,6 +82,8 @@ class SpeechModel(SequenceModel):
         language: str | None = None,
         purpose: str = TRANSCRIBE,
         timestamps: bool = False,
+        words: bool = False,
+        fallback: Fallback | None = None,
         **settings: Unpack[Settings],
     ) -> Spoken:
         """What is said in a sound.
@@ -69,6 +94,8 @@ class SpeechModel(SequenceModel):
             language: the code of what is spoken; found by the model where it is None and there are several.
             purpose: ``transcribe``, or ``translate`` into English where the model can.
             timestamps: whether to tell times; sound that is longer than a window needs them anyway.
+            words: whether to tell when each word is said, where the model has heads that follow the sound.
+            fallback: when a window is drawn again, or is silence; without it what is written first is kept.
             settings: of the search.
 
         Raises:
@@ -76,13 +103,18 @@ class SpeechModel(SequenceModel):
                 out of its range.
 
         """
+        asked = Asked(language=language, purpose=purpose, timestamps=timestamps, words=words, fallback=fallback)
+        return self._spoken_in(sound, asked, settings)
+
+    def _spoken_in(self, sound: object, asked: Asked, settings: Settings) -> Spoken:
         samples = read_wave(sound, self.sound.rate)
         features = self._features(samples)
-        if self.sequences.speech is not None and language is None and self.sequences.speech.language is None:
-            language = self._found_language(features)
-        found = tuple(self._segments(features, language, purpose, timestamps=timestamps, settings=settings))
+        speech = self.sequences.speech
+        if speech is not None and asked.language is None and speech.language is None:
+            asked = replace(asked, language=self._found_language(features))
+        found = tuple(self._segments(features, samples.size, asked, settings))
         tokens = [token for segment in found for token in segment.tokens]
-        return Spoken(self._text(tokens), found, language)
+        return Spoken(self._text(tokens), found, asked.language)
 
     def segments(
         self,
@@ -91,11 +123,14 @@ class SpeechModel(SequenceModel):
         language: str | None = None,
         purpose: str = TRANSCRIBE,
         timestamps: bool = True,
+        words: bool = False,
+        fallback: Fallback | None = None,
         **settings: Unpack[Settings],
     ) -> Iterator[Segment]:
         """As :meth:`transcribe`, segment by segment as windows are done."""
-        features = self._features(read_wave(sound, self.sound.rate))
-        yield from self._segments(features, language, purpose, timestamps=timestamps, settings=settings)
+        samples = read_wave(sound, self.sound.rate)
+        asked = Asked(language=language, purpose=purpose, timestamps=timestamps, words=words, fallback=fallback)
+        yield from self._segments(self._features(samples), samples.size, asked, settings)
 
     def feed(self, sample: object) -> dict[str, NDArray[np.generic]]:
         """The encoder's input for the first window of a sound."""
@@ -103,8 +138,8 @@ class SpeechModel(SequenceModel):
         return {self.sound.input: self._window(features, 0) if features.ndim == 2 else features[None]}
 
     def answer(self, sample: object) -> Spoken:
-        """What is said in a sound."""
-        return self.transcribe(sample)
+        """What is said in a sound, as :attr:`asked` says."""
+        return self._spoken_in(sample, self.asked, {})
 
     def source_and_target(self, sample: object) -> tuple[dict[str, NDArray[np.generic]], list[int]]:
         """See :class:`SequenceModel`; the language is that of the bundle, or the one that is found."""
@@ -112,7 +147,7 @@ class SpeechModel(SequenceModel):
         if features.ndim == 1:
             return super().source_and_target(sample)
         feed: dict[str, NDArray[np.generic]] = {self.sound.input: self._window(features, 0)}
-        begin = self._begin(self._spoken(features, None), TRANSCRIBE, told=False)
+        begin = self._begin(self._language(features, None), TRANSCRIBE, told=False)
         self.session.encode(feed)
         return feed, self._target(begin)
 
@@ -141,32 +176,67 @@ class SpeechModel(SequenceModel):
 
     # ---- the target --------------------------------------------------------------------------------------------------
 
-    def _segments(
-        self, features: Floats, language: str | None, purpose: str, *, timestamps: bool, settings: Settings
-    ) -> Iterator[Segment]:
+    def _segments(self, features: Floats, samples: int, asked: Asked, settings: Settings) -> Iterator[Segment]:
+        speech = self.sequences.speech or Speech()
+        if asked.words and not speech.alignment:
+            raise InputError(
+                f"{self.folder} names no heads that tell when words are said (alignment_heads of "
+                "generation_config.json); ask for timestamps, or export a checkpoint that names some"
+            )
         if features.ndim == 1:
+            if asked.fallback is not None:
+                raise InputError(f"{self.folder} takes sound of any length at once, without fallback; leave it out")
             yield from self._of_wave(features, settings)
             return
         size, frames, rate = self.sequences.source_length, features.shape[1], self._frames_a_second
-        told = timestamps or frames > size
-        speech = self.sequences.speech or Speech()
-        begin = self._begin(self._spoken(features, language), purpose, told=told)
+        told = asked.timestamps or frames > size
+        language = self._language(features, asked.language)
+        begin = self._begin(language, asked.purpose, told=told)
         search = self.searched(settings, begin=len(begin))
         times = self._times(speech) if told else None
-        position = 0
+        heard = -(-samples * rate // self.sound.rate)  # frames that have sound
+        position = number = 0
         while position < frames:
             count = min(size, frames - position)
             self.session.encode({self.sound.input: self._window(features, position)})
-            writing = self.write(begin, search, times)
-            for _ in writing:
-                pass
-            tokens = writing.tokens[: -1 if writing.stopped == "end" else None]
-            pieces, moved = self._cut(tokens, count)
-            offset = position / rate
-            for piece, first, last in pieces:
-                ended = count / rate if last is None else last * speech.seconds
-                yield Segment(self._text(piece), offset + first * speech.seconds, offset + ended, tuple(piece))
+            tokens = believed(self, begin, search, times=times, fallback=asked.fallback, window=number)
+            number += 1
+            if tokens is None:
+                position += count
+                continue
+            starts = None
+            if asked.words:
+                starts = token_starts(self.session, speech, begin, tokens, int(heard - position) // 2)
+            kept = tokens[:-1] if tokens[-1] in self.sequences.ends else tokens
+            pieces, moved = cut_window(kept, speech, count, rate)
+            for piece in pieces:
+                segment = self._segment(kept, piece, position / rate, count / rate)
+                if starts is not None:
+                    segment = replace(segment, words=self._words(kept, piece, starts + position / rate, language))
+                yield segment
             position += moved
+
+    def _segment(self, tokens: list[int], piece: Piece, offset: float, window: float) -> Segment:
+        """A piece of a window that begins at ``offset`` seconds and is ``window`` seconds long."""
+        seconds, own = (self.sequences.speech or Speech()).seconds, tokens[piece.start : piece.stop]
+        end = window if piece.last is None else piece.last * seconds
+        return Segment(self._text(own), offset + piece.first * seconds, offset + end, tuple(own))
+
+    def _words(
+        self, tokens: list[int], piece: Piece, starts: NDArray[np.float64], language: int | None
+    ) -> tuple[Word, ...]:
+        speech = self.sequences.speech or Speech()
+        most = len(tokens) if speech.no_timestamps is None else speech.no_timestamps
+        kept = [index for index in range(piece.start, piece.stop) if tokens[index] <= most]
+        codes = {token: code for code, token in speech.languages.items()}
+        text = [tokens[index] for index in kept]
+        return words_of(
+            text,
+            [float(starts[index]) for index in kept],
+            [float(starts[index + 1]) for index in kept],
+            self.tokenizer.decode,
+            None if language is None else codes[language],
+        )
 
     def _of_wave(self, features: Floats, settings: Settings) -> Iterator[Segment]:
         """The one segment of a model that takes sound of any length."""
@@ -177,7 +247,7 @@ class SpeechModel(SequenceModel):
         text = writing.text()
         yield Segment(text, 0.0, features.size / self.sound.rate, tuple(writing.tokens))
 
-    def _spoken(self, features: Floats, language: str | None) -> int | None:
+    def _language(self, features: Floats, language: str | None) -> int | None:
         """The token of the language; None where a model has one alone."""
         speech = self.sequences.speech
         if speech is None or not speech.languages:
@@ -235,34 +305,3 @@ class SpeechModel(SequenceModel):
         speech = self.sequences.speech
         last = None if speech is None else speech.no_timestamps
         return self.tokenizer.decode([token for token in tokens if last is None or token <= last])
-
-    def _cut(self, tokens: list[int], count: int) -> tuple[list[tuple[list[int], int, int | None]], int]:
-        """Pieces of a window of ``count`` frames, each with its first and last time, and how many frames are done with.
-
-        Two times side by side end one piece and begin the next. Where the last of them is followed by text, what it
-        began is unfinished: it is left to the next window, which begins there.
-        """
-        speech = self.sequences.speech or Speech()
-        if speech.no_timestamps is None:
-            return [(tokens, 0, None)], count
-        zero = speech.no_timestamps + 1
-        is_time = [token >= zero for token in tokens]
-        borders = [index + 1 for index in range(len(tokens) - 1) if is_time[index] and is_time[index + 1]]
-        alone = is_time[-2:] == [False, True]
-        if not borders:
-            told = [token - zero for token in tokens if token > zero]
-            ends_in_time = [token for token, is_one in zip(tokens, is_time, strict=True) if is_one][-1:] != [zero]
-            return [(tokens, 0, told[-1] if told and ends_in_time else None)], count
-        if alone:
-            borders.append(len(tokens))
-        else:
-            borders[-1] += 1
-        pieces: list[tuple[list[int], int, int | None]] = []
-        start = 0
-        for number, border in enumerate(borders):
-            piece = tokens[start:border]
-            last = piece[-1 if number < len(borders) - 1 or alone else -2]
-            pieces.append((piece, piece[0] - zero, last - zero))
-            start = border
-        frames = round((tokens[start - 2] - zero) * speech.seconds * self._frames_a_second)
-        return pieces, count if alone or frames <= 0 else frames

@@ -13,7 +13,7 @@ from edgepress.tasks.answers import Matches
 class ZeroShotClassifier(TaskModel):
     """``classify(image, labels)``."""
 
-    takes = "an image and its labels, from Python"
+    takes = "images and --labels"
 
     def classify(self, image: object, labels: Sequence[str], *, template: str | None = None) -> tuple[Label, ...]:
         """The labels of an image, the best first.
@@ -43,7 +43,9 @@ class ZeroShotClassifier(TaskModel):
     def answer(self, sample: object) -> tuple[Label, ...]:
         """The labels of an image, which come with it as a tuple."""
         if not isinstance(sample, tuple) or len(sample) != 2:
-            raise InputError(f"{self.folder} takes an image and labels; call classify(image, labels) from Python")
+            raise InputError(
+                f"{self.folder} takes an image and labels; give --labels, or call classify(image, labels) from Python"
+            )
         return self.classify(*sample)
 
 

@@ -293,6 +293,6 @@ def test_language_models_alone_take_prompts(model: Path, tmp_path: Path, capsys:
     assert main(["bench", str(tmp_path / "out"), "--on", "cpu"]) == 2
     assert "is no language model, so there is nothing for --on" in capsys.readouterr().err
     assert main(["run", str(tmp_path / "out"), "--prompt", "a"]) == 2
-    assert "is no language model, so there is nothing for --prompt; give --inputs" in capsys.readouterr().err
+    assert "is for tensors, so there is nothing for --prompt; leave it out, and give arrays" in capsys.readouterr().err
     with pytest.raises(InputError, match="rows is 0"):
         bench_graph(tmp_path / "out", rows=0)

@@ -91,3 +91,8 @@ def test_eval_scores_a_file(bundle: Path, tmp_path: Path, reference: bool, capsy
     assert (content["kl"] is not None) is reference
     assert type_("eval", bundle, *words) == 0
     assert "bits per byte" in capsys.readouterr().out
+
+
+def test_language_models_take_nothing_of_other_tasks(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", str(bundle), "--prompt", "a", "--times", "words"]) == 2
+    assert "is a language model, so there is nothing for --times; leave it out" in capsys.readouterr().err

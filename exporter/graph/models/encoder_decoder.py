@@ -6,7 +6,8 @@ decoder, keys and values of the source (1, heads, source, head_dim): they are pr
 
 ``decoder.onnx`` is as a decoder's alone (:mod:`.decoder`), and reads these keys and values besides. Its rows of a batch
 are several targets of the one source, as beam search has them: attention to the source sees them one after the other,
-as if they were one sequence, so that nothing of the source is copied for a beam.
+as if they were one sequence, so that nothing of the source is copied for a beam. Of layers with heads that follow what
+is being said, what they ask of the source is an output: with the keys, which are the encoder's, it tells when.
 """
 
 import math
@@ -32,8 +33,10 @@ from edgepress.exporter.model.mixers import mlp
 from edgepress.exporter.model.mixers.mlp import MLP
 from edgepress.exporter.plan.plan import Plan
 from edgepress.states import State
+from edgepress.tasks.sequences import QUERIES
 
 HIDDEN = "encoder_hidden"
+_CROSS = "cross_attention"
 SOURCES = {"tokens": "input_ids", "mel": "input_features", "wave": "input_values"}
 """The encoder's input by what it reads, named as transformers names it."""
 
@@ -68,6 +71,10 @@ def build_target(model: EncoderDecoder, plan: Plan, *, data_file: str, version: 
     for index, steps in enumerate(model.decoder.layers):
         for step in steps:
             stream = _step(g, step, stream, f"layers.{index}", _states(plan, index, step))
+            if isinstance(step.mixer, CrossAttention) and index in {layer for layer, _ in model.alignment}:
+                width = step.mixer.heads * step.mixer.head_dim
+                asked = g.node("Identity", [_queries(f"layers.{index}.{_CROSS}")], QUERIES.format(layer=index))
+                g.output(asked, FLOAT, [1, "asked", width])
     hidden, _ = g.norm_of_sum(model.decoder.last_norm, stream.x, stream.pending, "decoder.last_norm")
     g.linear(model.head, _scaled(g, g.trim(hidden), model.head_multiplier), output="logits")
     return g.model(f"{model.model_type} decoder", version)
@@ -175,7 +182,7 @@ def _group_norm(g: PlannedBuilder, norm: Norm, x: str, name: str) -> str:
 def _step(g: PlannedBuilder, step: Step, stream: _Stream, name: str, states: Sequence[State]) -> _Stream:
     """The stream after ``after(x + mixer(before(x)))``; ``states`` are there in the decoder alone."""
     mixer = step.mixer
-    role = {SelfAttention: "attention", CrossAttention: "cross_attention"}.get(type(mixer), "mlp")
+    role = {SelfAttention: "attention", CrossAttention: _CROSS}.get(type(mixer), "mlp")
     hidden, x = g.norm_of_sum(step.before, stream.x, stream.pending, f"{name}.{role}_norm")
     if isinstance(mixer, MLP):
         y = g.linear(mixer.down, mlp.write(mixer, g, f"{name}.mlp", hidden, ()), normed=False)
@@ -350,6 +357,10 @@ def _encode(g: PlannedBuilder, a: CrossAttention, hidden: str, states: Sequence[
         g.output(state.output, FLOAT, state.shape)
 
 
+def _queries(name: str) -> str:
+    return f"{name}.queries"
+
+
 def _attend_source(g: PlannedBuilder, a: CrossAttention, name: str, hidden: str, states: Sequence[State]) -> str:
     """Attention of all targets to the one source.
 
@@ -360,7 +371,7 @@ def _attend_source(g: PlannedBuilder, a: CrossAttention, name: str, hidden: str,
     """
     width = a.heads * a.head_dim
     one = g.constant(f"one_sequence_{width}", np.array([1, -1, width], np.int64))
-    query = g.node("Reshape", [g.linear(a.query, hidden), one], f"{name}.queries")
+    query = g.node("Reshape", [g.linear(a.query, hidden), one], _queries(name))
     keys_values = [g.input(state.input, FLOAT, state.shape) for state in states]
     inputs = [query, *keys_values]
     y = g.node("MultiHeadAttention", inputs, f"{name}.together", domain=CONTRIB, num_heads=a.heads, scale=a.scale)

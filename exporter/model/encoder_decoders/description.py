@@ -125,6 +125,7 @@ class EncoderDecoder:
     or a ``wave`` (1, samples), through ``convolutions``. ``source_length`` is how many positions it has at most, 0 for
     any, and with ``fixed_source`` always. What is embedded is multiplied by ``embedding_multiplier``, what goes into
     the head by ``head_multiplier``. ``made`` has tables that no checkpoint has, by the names that parts give them.
+    ``alignment`` has heads of the attention to the source, each by layer and number, that follow what is being said.
     """
 
     model_type: str
@@ -144,6 +145,7 @@ class EncoderDecoder:
     head: Linear
     head_multiplier: float = 1.0
     made: Mapping[str, NDArray[np.float32]] = field(default_factory=dict, compare=False)
+    alignment: tuple[tuple[int, int], ...] = ()
     # what a Decoder has besides, for whoever is handed either
     layers: tuple[Layer, ...] = ()
     rotation: Rotation | None = None

@@ -184,6 +184,7 @@ class _Reader:
         language = settings.get("language")
         no_timestamps = self._ids("no_timestamps_token_id")
         latest = settings.get("max_initial_timestamp_index")
+        smoothing = self._checkpoint.config.get("median_filter_width")
         named = {match.group(1): token for text, token in languages.items() if (match := _LIKE_WHISPER.fullmatch(text))}
         if isinstance(language, str):
             language = match.group(1) if (match := _LIKE_WHISPER.fullmatch(language)) else language
@@ -193,6 +194,8 @@ class _Reader:
             language=language if isinstance(language, str) and language in named else None,
             no_timestamps=no_timestamps[0] if no_timestamps else None,
             latest_first=latest if isinstance(latest, int) and not isinstance(latest, bool) else None,
+            alignment=self._model.alignment,
+            smoothing=smoothing if type(smoothing) is int else Speech().smoothing,
         )
 
     def _tokens_of(self, key: str) -> dict[str, int]:

@@ -12,8 +12,11 @@ if TYPE_CHECKING:
 
     from edgepress.runtime import Constraint, Generation, Sampling, Speculation
     from edgepress.runtime.model import Model
+    from edgepress.runtime.sequences.speech import SpeechModel
     from edgepress.runtime.tasks.kinds import TaskModel
 
+_OF_SPEECH = ["language", "translate", "times", "fallback"]
+_OF_TASKS = ["labels", *_OF_SPEECH]
 NAME = "run"
 HELP = "continue a prompt with a bundle, or answer images, sounds and texts by its task"
 
@@ -165,6 +168,24 @@ def chosen_form(arguments: argparse.Namespace) -> "Constraint | None":
     return None if arguments.choice is None else Constraint.choice(arguments.choice)
 
 
+def add_task_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what bundles of one task or another are told beside the files."""
+    parser.add_argument(
+        "--labels",
+        nargs="+",
+        metavar="LABEL",
+        help="what an image may be, in words, where the bundle takes any",
+    )
+    parser.add_argument("--language", metavar="CODE", help="of speech: what is spoken, such as de (default: found)")
+    parser.add_argument("--translate", action="store_true", help="of speech: into English, where the model can")
+    parser.add_argument("--times", choices=["segments", "words"], help="of speech: say when each is said")
+    parser.add_argument(
+        "--fallback",
+        action="store_true",
+        help="of speech: draw a window again where its text repeats itself or is unlikely, and leave out silence",
+    )
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this verb's arguments."""
     add_loading_arguments(parser)
@@ -174,6 +195,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_place_arguments(parser)
     add_adapter_argument(parser)
     parser.add_argument("--prompt", metavar="TEXT", help="text to continue, or to answer; - reads it from stdin")
+    add_task_arguments(parser)
     parser.add_argument("--json", action="store_true", help="of a bundle with a task: an answer a line, as JSON")
     parser.add_argument(
         "--inputs",
@@ -241,6 +263,8 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.prompt is None or arguments.files:
         read_manifest(arguments.bundle)  # where there is no bundle, that is what is wrong
         raise InputError(f"{arguments.bundle} is a language model; give --prompt TEXT and no files")
+    if given := [name for name in _OF_TASKS if getattr(arguments, name)]:
+        raise InputError(f"{arguments.bundle} is a language model, so there is nothing for --{given[0]}; leave it out")
     model = open_language_model(arguments)
     prompt = read_standard_input() if arguments.prompt == "-" else arguments.prompt.removeprefix("\ufeff")
     drawn = chosen_sampling(arguments, model, model.sampling_defaults if arguments.chat else Sampling())
@@ -301,13 +325,22 @@ def _run_task(arguments: argparse.Namespace) -> int:
     from edgepress.errors import InputError
     from edgepress.runtime.loading import load_task
     from edgepress.runtime.sequences.model import SequenceModel
+    from edgepress.runtime.sequences.speech import SpeechModel
+    from edgepress.runtime.tasks.zero_shot_image_classification import ZeroShotClassifier
 
     model = load_task(arguments.bundle, threads=arguments.threads, prepared=not arguments.no_prepare)
     names = ["adapter", "on", "soc", "graph", "context", "stop"]
     names += [] if model.task.sequences is not None else ["max_tokens"]
     names += [] if model.feeder.takes == "text" else ["prompt"]
+    names += [] if isinstance(model, SpeechModel) else _OF_SPEECH
+    names += [] if isinstance(model, ZeroShotClassifier) else ["labels"]
     if given := [f"--{name.replace('_', '-')}" for name in names if getattr(arguments, name)]:
-        raise InputError(f"{arguments.bundle} is no language model, so there is nothing for {given[0]}; give --inputs")
+        raise InputError(
+            f"{arguments.bundle} is for {model.task.name}, so there is nothing for {given[0]}; leave it out, and give "
+            f"{model.takes}"
+        )
+    if isinstance(model, SpeechModel):
+        _ask(model, arguments)
     if arguments.inputs is not None:
         return _run_arrays(model, arguments)
     samples = _samples(model, arguments)
@@ -316,6 +349,20 @@ def _run_task(arguments: argparse.Namespace) -> int:
     if isinstance(model, SequenceModel) and arguments.max_tokens is not None:
         model.settings["max_tokens"] = arguments.max_tokens
     return _answer(model, samples, as_json=arguments.json)
+
+
+def _ask(model: "SpeechModel", arguments: argparse.Namespace) -> None:
+    """Have the model asked of each sound what the arguments say."""
+    from edgepress.runtime.sequences.fallback import Fallback
+    from edgepress.runtime.sequences.speech import TRANSCRIBE, Asked
+
+    model.asked = Asked(
+        language=arguments.language,
+        purpose="translate" if arguments.translate else TRANSCRIBE,
+        timestamps=arguments.times == "segments",
+        words=arguments.times == "words",
+        fallback=Fallback() if arguments.fallback else None,
+    )
 
 
 def _run_arrays(model: "TaskModel", arguments: argparse.Namespace) -> int:
@@ -342,7 +389,8 @@ def _samples(model: "TaskModel", arguments: argparse.Namespace) -> list[tuple[st
 
     files = [Path(name) for name in arguments.files]
     if model.feeder.takes != "text":
-        return [(str(file), file) for file in files]
+        labels = arguments.labels
+        return [(str(file), file if labels is None else (file, labels)) for file in files]
     remedy = "name a file of text, or give the text as --prompt"
     texts: list[tuple[str, object]] = [(str(file), decode(read_bytes(file, remedy), file).strip()) for file in files]
     if arguments.prompt is not None:

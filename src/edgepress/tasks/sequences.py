@@ -14,6 +14,7 @@ from edgepress.schema import Count
 
 Token = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
 Tokens = Annotated[tuple[Token, ...], msgspec.Meta(max_length=4096)]
+_Place = Annotated[int, msgspec.Meta(ge=0, le=4096)]
 _File = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}\.onnx$")]
 _Word = Annotated[str, msgspec.Meta(min_length=1, max_length=100)]
 _Words = Annotated[dict[_Word, Token], msgspec.Meta(max_length=10_000)]
@@ -21,6 +22,8 @@ _Words = Annotated[dict[_Word, Token], msgspec.Meta(max_length=10_000)]
 TEXT_TASKS = ("summarization", "text2text-generation", "translation")
 """Tasks of an encoder and a decoder that take a text and write another."""
 ENCODER_FILE, DECODER_FILE = "encoder.onnx", "decoder.onnx"
+QUERIES = "queries.{layer}"
+"""The decoder's output with what a layer asks of the source, (1, targets · sequence, heads · head_dim)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +60,9 @@ class Speech:
 
     The target begins with a token of its language and one of what to do, ``transcribe`` or ``translate`` (to English);
     a model of English alone has neither. Then ``no_timestamps``, or tokens of times from the next one on, ``seconds``
-    apart: the first of them at most number ``latest_first``.
+    apart: the first of them at most number ``latest_first``. ``alignment`` names heads, each by its layer and its
+    number there, that look at the place in the sound which is being said; ``smoothing`` is how many positions of it a
+    median is taken over.
     """
 
     languages: _Words = field(default_factory=dict)
@@ -66,6 +71,13 @@ class Speech:
     no_timestamps: Token | None = None
     latest_first: Annotated[int, msgspec.Meta(ge=0, le=1 << 16)] | None = None
     seconds: Annotated[float, msgspec.Meta(gt=0, le=10)] = 0.02
+    alignment: Annotated[tuple[tuple[_Place, _Place], ...], msgspec.Meta(max_length=4096)] = ()
+    smoothing: Annotated[int, msgspec.Meta(ge=1, le=1001)] = 7
+
+    @property
+    def aligned_layers(self) -> tuple[int, ...]:
+        """The layers of :attr:`alignment`."""
+        return tuple(sorted({layer for layer, _ in self.alignment}))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from edgepress.errors import InputError
 from edgepress.exporter.model.architectures._common import layer_norm, linear, matrix, read_activation
 from edgepress.exporter.model.description import Linear, Weight
 from edgepress.exporter.model.encoder_decoders.description import (
@@ -22,6 +23,7 @@ from edgepress.exporter.model.encoder_decoders.families._common import (
     self_attention,
 )
 from edgepress.exporter.model.mixers.mlp import MLP
+from edgepress.exporter.model.reading import GENERATION
 from edgepress.exporter.source.checkpoint import Checkpoint
 from edgepress.exporter.source.config import Config
 from edgepress.exporter.source.part import Part
@@ -108,8 +110,30 @@ def read(config: Config, checkpoint: Checkpoint) -> EncoderDecoder:
         embedding=embedding,
         decoder=stack("decoder"),
         head=Linear(embedding),
+        alignment=_alignment(checkpoint, config),
         made={ZEROS: np.zeros(hidden, np.float32)},
     )
+
+
+def _alignment(checkpoint: Checkpoint, config: Config) -> tuple[tuple[int, int], ...]:
+    """The heads that generation_config.json names for the times of words; none where it names none.
+
+    Raises:
+        InputError: one is not there.
+
+    """
+    named = checkpoint.json(GENERATION).get("alignment_heads") or []
+    layers, heads = config.integer("decoder_layers", 4), config.integer("decoder_attention_heads", 6)
+    found = []
+    for pair in named if isinstance(named, list) else [named]:
+        numbers = [number for number in pair if type(number) is int] if isinstance(pair, list) else []
+        if len(numbers) != 2 or not (0 <= numbers[0] < layers and 0 <= numbers[1] < heads):
+            raise InputError(
+                f"{checkpoint.directory / GENERATION}: alignment_heads has {pair!r}; each is a layer below {layers} "
+                f"and a head below {heads}; correct it"
+            )
+        found.append((numbers[0], numbers[1]))
+    return tuple(found)
 
 
 FAMILY = Family("whisper", "automatic-speech-recognition", read, (r"proj_out\.weight",))
