@@ -24,6 +24,7 @@ from edgepress.runtime.first_use import verify_first
 from edgepress.runtime.generation.answer import Answer
 from edgepress.runtime.generation.constraints import Constraint, Form, Matcher, is_installed, token_table
 from edgepress.runtime.generation.defaults import sampling_defaults
+from edgepress.runtime.generation.forgetting import Forgetting
 from edgepress.runtime.generation.generation import Generation, OpenText, Tally
 from edgepress.runtime.generation.known_text import KnownText
 from edgepress.runtime.generation.penalties import Floats
@@ -310,15 +311,17 @@ class Model:
         special: bool = False,
         constraint: Constraint | None = None,
         speculate: Speculation | None = None,
+        forgetting: Forgetting | None = None,
     ) -> Generation:
         """Continue ``prompt`` (text, or token ids as they are); iterate over the result to get the text as it comes.
 
         It ends at an end-of-sequence token of the model, before the first of the ``stop`` texts or tokens, after
         ``max_tokens`` tokens, or when the context is full. With ``special`` the text shows special tokens;
         ``constraint`` says what form it has to have, which it has unless it is cut by one of these limits;
-        ``speculate`` has several tokens computed in a step where that pays. The first
-        piece that is asked for starts a new text; an earlier generation that has not ended by then raises an InputError
-        when it is iterated further. For the numbers see :class:`Sampling`.
+        ``speculate`` has several tokens computed in a step where that pays; with ``forgetting`` it does not end when
+        the context is full, and of a longer prompt the middle is left out. The first piece that is asked for starts a
+        new text; an earlier generation that has not ended by then raises an InputError when it is iterated further. For
+        the numbers see :class:`Sampling`.
 
         Raises:
             InputError: the prompt is empty or longer than the context, or a setting is out of its range.
@@ -345,9 +348,19 @@ class Model:
             _log.warning(
                 "the prompt begins with token %d, the beginning of a text, twice; models are trained on one", bos
             )
-        self.session.check_room(tokens.size, after=0)
+        begun = tokens.tolist()
+        if forgetting is not None and tokens.size > self.context:
+            begun = forgetting.kept(begun, self.context)
+        self.session.check_room(len(begun), after=0)
         setup = self._setup(stop, constraint, speculate)
-        return Generation(prompt=tokens.tolist(), sampling=sampling, max_tokens=max_tokens, special=special, **setup)
+        return Generation(
+            prompt=begun,
+            sampling=sampling,
+            max_tokens=max_tokens,
+            special=special,
+            forgetting=forgetting,
+            **setup,
+        )
 
     def chat(
         self,

@@ -9,6 +9,7 @@ import numpy as np
 
 from edgepress.errors import InputError
 from edgepress.runtime.generation.constraints import Form
+from edgepress.runtime.generation.forgetting import Forgetting
 from edgepress.runtime.generation.penalties import Floats, Indices
 from edgepress.runtime.generation.sampling import Sampling, choose, log_probability
 from edgepress.runtime.sessions.session import Session
@@ -95,8 +96,9 @@ class Generation(Iterator[str]):
     ``stop_tokens`` end it and are not shown. With ``special`` the text shows special tokens, such as those around the
     call of a tool, or those of a set. With ``reuse`` it goes on from what the model keeps of an earlier text that
     begins alike. With ``scored`` the ``log_probability`` of its tokens is added up (nats, as the model gives them,
-    before any setting of ``sampling``). ``matcher`` holds the answer to a form; ``tally`` is what came of speculation,
-    where there is any.
+    before any setting of ``sampling``). With ``forgetting`` the text goes on when the context is full, and
+    ``forgotten`` counts the tokens of which nothing is left. ``matcher`` holds the answer to a form; ``tally`` is what
+    came of speculation, where there is any.
     """
 
     model: OpenText
@@ -109,6 +111,8 @@ class Generation(Iterator[str]):
     reuse: bool = False
     matcher: Form | None = None
     tally: Tally | None = None
+    forgetting: Forgetting | None = None
+    forgotten: int = 0
     scored: bool = False
     log_probability: float = 0.0
     reused: int = 0
@@ -145,6 +149,8 @@ class Generation(Iterator[str]):
         parts = [f"prompt {len(self.prompt)} tokens{known} in {timings.prefill:.3f} s"]
         if steps > 0 and timings.decode:  # an answer that can be one text only takes no step
             parts.append(f"{len(self.tokens)} generated, {steps / timings.decode:.1f} tokens/s")
+        if self.forgotten:
+            parts.append(f"{self.forgotten} tokens forgotten")
         if self.tally is not None:
             parts.append(str(self.tally))
         return "; ".join(parts) + f"; ended by {self.stop_reason}"
@@ -191,7 +197,7 @@ class Generation(Iterator[str]):
                     self.stop_reason = "end" if token in model.eos else "stop"
                     return
                 full = len(self.tokens) == self.max_tokens
-                if full or len(self.prompt) + len(self.tokens) > session.context:
+                if full or (self.forgetting is None and seen.count > session.context):
                     self.stop_reason = "max_tokens" if full else "context"
                     yield token
                     return
@@ -201,9 +207,25 @@ class Generation(Iterator[str]):
                 return
             run_before = session.run_seconds
             start = perf_counter()
-            logits = model.decode(step[0]) if len(step) == 1 else model.prefill(step)
+            logits = self._next(step, seen)
             self.timings.decode += perf_counter() - start
             self.timings.run += session.run_seconds - run_before
+
+    def _next(self, step: list[int], seen: "_Seen") -> Floats:
+        """The logits after a step's tokens; where there is no room for them, of what is not forgotten."""
+        text = seen.count - self.forgotten  # tokens with those of the step
+        if self.forgetting is None or text <= self.model.session.context:
+            return self.model.decode(step[0]) if len(step) == 1 else self.model.prefill(step)
+        kept = self.forgetting.kept(self._held(seen), self.model.session.context)
+        self.forgotten += text - len(kept)
+        return self.model.begin(kept, reuse=False)
+
+    def _held(self, seen: "_Seen") -> list[int]:
+        """The tokens of the text that are not forgotten yet, those included that are not computed."""
+        assert self.forgetting is not None
+        text: list[int] = seen.tokens.tolist()
+        first = self.forgetting.first
+        return text if not self.forgotten else [*text[:first], *text[first + self.forgotten :]]
 
     def _allowed(self, logits: Floats) -> Floats:
         """Logits of the tokens that the form of the answer allows next."""
@@ -221,12 +243,14 @@ class _Seen:
     def __init__(self, prompt: Sequence[int], context: int) -> None:
         self._tokens = np.empty(max(context, len(prompt)) + 1, np.int64)
         self._tokens[: len(prompt)] = prompt
-        self._count = len(prompt)
+        self.count = len(prompt)
 
     def append(self, token: int) -> None:
-        self._tokens[self._count] = token
-        self._count += 1
+        if self.count == len(self._tokens):  # a text that is longer than the context
+            self._tokens = np.concatenate([self._tokens, np.empty_like(self._tokens)])
+        self._tokens[self.count] = token
+        self.count += 1
 
     @property
     def tokens(self) -> Indices:
-        return self._tokens[: self._count]
+        return self._tokens[: self.count]

@@ -224,6 +224,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="TEXT",
         help="end before this text or special token; may be given several times",
     )
+    parser.add_argument(
+        "--forget",
+        type=float,
+        metavar="SHARE",
+        help="go on when the context is full: forget this share of it at a time, such as 0.5, and keep its first "
+        "tokens and the last",
+    )
     several = parser.add_argument_group("several answers")
     several.add_argument("--best-of", type=int, metavar="N", help="answer N times, and print the answer that is chosen")
     several.add_argument(
@@ -254,6 +261,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Print the text as it comes on stdout, then what it cost on stderr."""
     from edgepress.errors import InputError
     from edgepress.manifest import read_manifest
+    from edgepress.runtime.generation.forgetting import Forgetting
     from edgepress.runtime.generation.sampling import Sampling
     from edgepress.runtime.loading import find_task_of
     from edgepress.text.documents import read_standard_input
@@ -270,6 +278,8 @@ def run(arguments: argparse.Namespace) -> int:
     drawn = chosen_sampling(arguments, model, model.sampling_defaults if arguments.chat else Sampling())
     longest, stop, special = arguments.max_tokens, arguments.stop, arguments.special
     form, ahead = chosen_form(arguments), chosen_speculation(arguments)
+    if arguments.forget is not None and arguments.chat:
+        raise InputError("--forget is for texts; a conversation that is too long is cut by leaving out its messages")
     if arguments.system is not None and not arguments.chat:
         raise InputError("--system is for conversations; give --chat, too")
     system = [] if arguments.system is None else [{"role": "system", "content": arguments.system}]
@@ -293,6 +303,7 @@ def run(arguments: argparse.Namespace) -> int:
             special=special,
             constraint=form,
             speculate=ahead,
+            forgetting=None if arguments.forget is None else Forgetting(share=arguments.forget),
             **asdict(settings),
         )
 
