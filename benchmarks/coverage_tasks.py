@@ -19,6 +19,7 @@ has a process of its own with a limit on its processor time, so that a loaded ma
 """
 
 import argparse
+import gc
 import json
 import multiprocessing
 import os
@@ -142,6 +143,8 @@ def main() -> None:
     done = {key for key, sample in samples.items() if sample["verdict"] not in (args.retry or ())}
     tasks, kinds = {*args.some} & names, {*args.some} - names
     warm_up()
+    gc.disable()  # of processes so short; and nothing of what is imported is copied by looking for it
+    gc.freeze()
     for head, kind, name in known:
         key = head.name, name
         if (tasks and head.name not in tasks) or (kinds and kind not in kinds) or key in done:

@@ -27,7 +27,7 @@ from edgepress.sessions import open_on_cpu
 sys.path.insert(0, str(ROOT / "tests"))
 import encoder_decoders
 from tiny_models import save_tokenizer
-from transformers_models import MODELS, config_of
+from transformers_models import BACKBONE, MODELS, config_of
 
 MOST = 60_000_000  # weights of a model that is still tried
 LAYERS = 2
@@ -45,16 +45,37 @@ def configs(name: str, model_type: str) -> Iterator[transformers.PreTrainedConfi
     """The default config made small, then with few layers, then as it is: some sizes fit together in one way only."""
     if name in MODELS and MODELS[name][0] == model_type:
         yield config_of(name)
-    with contextlib.suppress(Exception):  # whatever a config's class refuses
-        yield tiny_config(model_type, LAYERS)
-    with contextlib.suppress(Exception):
-        config = transformers.CONFIG_MAPPING[model_type]()
-        for key in ("num_hidden_layers", "encoder_layers", "decoder_layers"):
-            if isinstance(getattr(config, key, None), int):
-                setattr(config, key, LAYERS)
-        yield config
-    with contextlib.suppress(Exception):
-        yield transformers.CONFIG_MAPPING[model_type]()
+    makers = (
+        lambda: _with_small_images(tiny_config(model_type, LAYERS)),
+        lambda: tiny_config(model_type, LAYERS),
+        lambda: _with_few_layers(transformers.CONFIG_MAPPING[model_type]()),
+        transformers.CONFIG_MAPPING[model_type],
+    )
+    for make in makers:
+        with contextlib.suppress(Exception):  # whatever a config's class refuses
+            yield make()
+
+
+def _with_few_layers(config: transformers.PreTrainedConfig) -> transformers.PreTrainedConfig:
+    for key in ("num_hidden_layers", "encoder_layers", "decoder_layers"):
+        if isinstance(getattr(config, key, None), int):
+            setattr(config, key, LAYERS)
+    return config
+
+
+def _with_small_images(config: transformers.PreTrainedConfig) -> transformers.PreTrainedConfig:
+    """Images of four patches a side, or of 64 pixels; one block a stage; of timm's networks a small ResNet."""
+    for part in [*vars(config).values(), config]:
+        if not isinstance(part, transformers.PreTrainedConfig):
+            continue
+        if isinstance(getattr(part, "image_size", None), int):
+            patch = getattr(part, "patch_size", None)
+            part.image_size = 4 * patch if isinstance(patch, int) and patch > 8 else 64
+        if isinstance(getattr(part, "depths", None), list | tuple):
+            part.depths = [1] * len(part.depths)
+    if getattr(getattr(config, "backbone_config", None), "model_type", "") == "timm_backbone":
+        config.backbone_config = transformers.ResNetConfig(**BACKBONE)
+    return config
 
 
 def try_class(head: Head, model_type: str, name: str, folder: Path) -> Verdict:

@@ -39,7 +39,7 @@ _SOUND = {
     "num_conv_pos_embedding_groups": 4,
     "vocab_size": 20,
 }
-_BACKBONE = {
+BACKBONE = {
     "embedding_size": 8,
     "hidden_sizes": [8, 8, 16, 16],
     "depths": [1, 1, 1, 1],
@@ -118,10 +118,10 @@ MODELS: dict[str, tuple[str, Mapping[str, Any]]] = {  # a class, the type of its
          "decoder_hidden_size": 16, "num_labels": 5},
     ),
     "YolosForObjectDetection": ("yolos", {**_IMAGE, "image_size": [32, 48], "num_detection_tokens": 4}),
-    "DetrForObjectDetection": ("detr", {**_DETECTS, "backbone_config": {"model_type": "resnet", **_BACKBONE}}),
+    "DetrForObjectDetection": ("detr", {**_DETECTS, "backbone_config": {"model_type": "resnet", **BACKBONE}}),
     "RTDetrForObjectDetection": (
         "rt_detr",
-        {**_DETECTS, "backbone_config": {"model_type": "rt_detr_resnet", **_BACKBONE}, "encoder_hidden_dim": 32,
+        {**_DETECTS, "backbone_config": {"model_type": "rt_detr_resnet", **BACKBONE}, "encoder_hidden_dim": 32,
          "encoder_in_channels": [8, 16, 16], "decoder_in_channels": [32, 32, 32], "feat_strides": [8, 16, 32],
          "num_denoising": 0, "image_size": 64, "anchor_image_size": None, "hidden_expansion": 0.5},
     ),

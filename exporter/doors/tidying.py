@@ -43,6 +43,7 @@ def tidy(model: ir.Model) -> None:
         common.RemoveUnusedNodesPass(),
     ):
         one(model)
+    keep_zeros_before_maxima(model)
     _shorten_names(model.graph)
 
 
@@ -58,6 +59,33 @@ def drop_zero_biases(model: ir.Model) -> int:
             if bias is not None and not np.any(bias.numpy()):
                 node.resize_inputs(2)
                 changes += 1
+    return changes
+
+
+def keep_zeros_before_maxima(model: ir.Model) -> int:
+    """Pad with the least normal number where a MaxPool follows a Pad of zeros; return how many that were.
+
+    onnxruntime 1.31 moves a Pad of exact zeros into the MaxPool, whose own padding never is the largest: where all
+    values beside it are negative, that changes the result (its rule Pad_Fusion; onnxsim has the same fault, issue 290).
+    """
+    import onnx_ir
+
+    graph, changes = model.graph, 0
+    for node in list(graph):
+        before_maximum = any(user.op_type == "MaxPool" for output in node.outputs for user, _ in output.uses())
+        if node.op_type != "Pad" or node.attributes.get_string("mode", "constant") != "constant" or not before_maximum:
+            continue
+        given = node.inputs[2] if len(node.inputs) > 2 else None
+        value, kind = _constant(given), node.inputs[0].dtype if node.inputs[0] is not None else None
+        if kind != onnx_ir.DataType.FLOAT or (given is not None and (value is None or np.any(value.numpy()))):
+            continue
+        name = f"{node.outputs[0].name}.zero"
+        least = onnx_ir.tensor(np.array(np.finfo(np.float32).tiny), name=name)
+        made = onnx_ir.Value(name=name, shape=onnx_ir.Shape(()), type=onnx_ir.TensorType(kind), const_value=least)
+        graph.register_initializer(made)
+        node.resize_inputs(max(3, len(node.inputs)))
+        node.replace_input_with(2, made)
+        changes += 1
     return changes
 
 

@@ -83,6 +83,17 @@ def fills():
     return Fills(), torch.ones(3, 2)
 
 
+class Pads(nn.Module):
+    """Zeros around negative numbers are the largest; a MaxPool of its own padding does not know them."""
+
+    def forward(self, image):
+        return nn.functional.max_pool2d(nn.functional.pad(image, (1, 1, 1, 1)), 3, stride=2)
+
+
+def pads():
+    return {"module": Pads(), "inputs": {"image": -torch.rand(2, 3, 9, 9) - 0.5}, "axes": {"image": {0: "batch"}}}
+
+
 class Decides(nn.Module):
     def forward(self, x):
         if x.sum() > 0:
@@ -206,6 +217,18 @@ def test_sizes_that_are_multiples(tmp_path: Path) -> None:
     traced = open_callable("doors_example:pyramid", Options(), tmp_path)
     assert traced.task.inputs[0].shape == ("batch", 3, "2*height", "2*width")
     assert all(feed["image"].shape[2] % 2 == 0 for feed in islice(traced.examples(2), 5))
+
+
+def test_zeros_around_what_a_maximum_is_taken_of_stay(tmp_path: Path) -> None:
+    import torch
+
+    traced = open_callable("doors_example:pads", Options(), tmp_path)
+    image = -np.random.default_rng(0).random((2, 3, 9, 9), np.float32) - 1
+    (found,) = open_on_cpu(traced.file).run(None, {"image": image})
+    around = np.pad(image, ((0, 0), (0, 0), (1, 1), (1, 1)))
+    windows = np.lib.stride_tricks.sliding_window_view(around, (3, 3), (2, 3))[:, :, ::2, ::2]  # (2, 3, 5, 5, 3, 3)
+    np.testing.assert_allclose(found, windows.max((4, 5)), rtol=0, atol=1e-30)
+    assert torch.equal(torch.from_numpy(found[:, :, 0] < 1e-30), torch.ones(2, 3, 5, dtype=torch.bool))
 
 
 @pytest.mark.parametrize(
