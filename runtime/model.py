@@ -1,16 +1,17 @@
 """An open bundle: ``load(bundle).generate(prompt)``."""
 
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 
 from edgepress.adapter_file import adapter_for
-from edgepress.chat.prompt import ChatEncoder
+from edgepress.chat.prompt import ChatEncoder, shared_beginning
 from edgepress.chat.spans.finding import find_format
 from edgepress.chat.spans.kinds import AnswerFormat, parameters_of
 from edgepress.chat.spans.splitting import Splitter
@@ -18,7 +19,9 @@ from edgepress.chat.template import Message, read_template
 from edgepress.cores import usable_cores
 from edgepress.errors import InputError
 from edgepress.exchange import read_steady
+from edgepress.files import sha256_file
 from edgepress.finite import check_logits
+from edgepress.manifest import bundle_hash
 from edgepress.runtime.config import BundleConfig, read_config
 from edgepress.runtime.first_use import verify_first
 from edgepress.runtime.generation.answer import Answer
@@ -28,6 +31,7 @@ from edgepress.runtime.generation.forgetting import Forgetting
 from edgepress.runtime.generation.generation import Generation, OpenText, Tally
 from edgepress.runtime.generation.known_text import KnownText
 from edgepress.runtime.generation.penalties import Floats
+from edgepress.runtime.generation.prefix import Key, read_prefix, write_prefix
 from edgepress.runtime.generation.sampling import Sampling
 from edgepress.runtime.generation.speculation.costs import StepCosts, measure_steps
 from edgepress.runtime.generation.speculation.kinds import Speculation
@@ -444,6 +448,51 @@ class Model:
             must=choice != "auto",
             is_thinking=is_thinking,
         )
+
+    def prefix(
+        self,
+        path: str | Path,
+        messages: Sequence[Message] = (),
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        documents: Sequence[Mapping[str, Any]] | None = None,
+        variables: Mapping[str, object] | None = None,
+    ) -> int:
+        """Let conversations that begin with ``messages`` go on from a file: a system prompt, a document, examples.
+
+        Where there is none it is computed and written; else it is checked, and mapped. Conversations with the same
+        beginning then compute what follows it. A file that changes or is removed later is not used any more.
+
+        Args:
+            path: the file, of this bundle, graph and adapter, and of these messages.
+            messages: what conversations begin with, such as a system prompt; see :meth:`chat` for the others.
+            tools: as for :meth:`chat`.
+            documents: as for :meth:`chat`.
+            variables: as for :meth:`chat`.
+
+        Returns:
+            How many tokens are known by it.
+
+        Raises:
+            InputError: the file is of another bundle, graph, adapter or text, not as it was written, or cannot be read
+                or written; conversations share no token; or as for :meth:`chat`.
+
+        """
+        file = Path(path)
+        encode = partial(self.chat_encoder.encode, tools=tools, documents=documents, variables=variables)
+        tokens = shared_beginning(encode, messages)
+        self.session.check_room(len(tokens))
+        adapter = getattr(self.session, "adapter", None)
+        key = Key(
+            bundle_hash(self.config.bundle),
+            self.session.ran_on.name,
+            None if adapter is None else sha256_file(adapter.path),
+        )
+        if not os.path.lexists(file):
+            self.begin(tokens, reuse=True)
+            write_prefix(file, key, tokens, self.session)
+        self._known.hold(read_prefix(file, key, tokens, self.session))
+        return len(tokens)
 
     def _is_thinking(self, prompt: Sequence[int]) -> bool:
         """Whether a prompt ends inside of thoughts, which its template has begun."""

@@ -5,11 +5,14 @@ to the last token that both have, or to a copy from before where states cannot b
 computed.
 """
 
+import logging
 from collections.abc import Sequence
 from itertools import takewhile
 
+from edgepress.runtime.generation.prefix import Prefix
 from edgepress.runtime.sessions.session import Mark, Session, Snapshot
 
+_log = logging.getLogger("edgepress.prefix")
 _KEPT = 2  # snapshots: of this turn's prompt and of the one before; each may take as much as the states do
 
 
@@ -20,6 +23,11 @@ class KnownText:
         self.tokens: list[int] = []
         self._session = session
         self._snapshots: list[tuple[list[int], Snapshot]] = []
+        self._prefixes: list[Prefix] = []
+
+    def hold(self, prefix: Prefix) -> None:
+        """Let texts go on from a prefix, as long as its file does not change."""
+        self._prefixes.append(prefix)
 
     def forget(self) -> None:
         """Begin a new text; snapshots stay, as the next one may begin as an earlier one did."""
@@ -48,24 +56,38 @@ class KnownText:
         shared = min(_shared(self.tokens, wanted), len(wanted) - 1)
         position = len(self.tokens)
         kept = shared if shared == position or shared >= max(self._session.earliest, 1) else 0
-        fitting = [
-            (len(tokens), snapshot)
-            for tokens, snapshot in self._snapshots
-            if kept < len(tokens) < len(wanted) and _shared(tokens, wanted) == len(tokens)
+        found = [(_usable(tokens, snapshot, wanted), snapshot) for tokens, snapshot in self._snapshots]
+        found += [
+            (_usable(prefix.tokens, prefix.snapshot, wanted), prefix.snapshot) for prefix in self._prefixes_that_hold()
         ]
-        if fitting:
-            kept, snapshot = max(fitting, key=lambda one: one[0])
+        best, snapshot = max(found, key=lambda one: one[0], default=(0, None))
+        if snapshot is not None and best > kept:
             self._session.restore(snapshot)
-        elif kept:
+            kept = best if best == snapshot.position or best >= max(self._session.earliest, 1) else 0
+        if kept:
             self._session.roll_back(kept)
         else:
             self._session.reset()
         self.tokens = list(wanted[:kept])
         return kept
 
+    def _prefixes_that_hold(self) -> list[Prefix]:
+        """The prefixes whose files are as they were; others are let go, with a warning."""
+        for prefix in self._prefixes:
+            if not prefix.is_unchanged():
+                _log.warning("%s has changed or was removed, and is not used any more", prefix.path)
+        self._prefixes = [prefix for prefix in self._prefixes if prefix.is_unchanged()]
+        return self._prefixes
+
     @property
     def _is_known(self) -> bool:
         return len(self.tokens) == self._session.position
+
+
+def _usable(tokens: Sequence[int], snapshot: Snapshot, wanted: Sequence[int]) -> int:
+    """With how many tokens of ``wanted`` a text could go on from a snapshot of ``tokens``; one is left to compute."""
+    shared = min(_shared(tokens, wanted), len(wanted) - 1)
+    return shared if shared == snapshot.position or shared >= max(snapshot.earliest, 1) else 0
 
 
 def _shared(one: Sequence[int], other: Sequence[int]) -> int:

@@ -54,6 +54,12 @@ class _Group:
         """What there is of a text of ``tokens`` tokens."""
         return self.entries(0, tokens) if self.window is None else self.window.held(tokens)
 
+    def shape_of(self, tokens: int) -> tuple[int, ...]:
+        """The shape of what there is of a text of ``tokens`` tokens, which may have more than there is room for."""
+        if self.states[0].grows:
+            return (len(self.states), *self.states[0].sizes(tokens))
+        return tuple(self.held(tokens).shape)
+
     def put(self, array: Array, tokens: int, earliest: int) -> None:
         """Write what :meth:`held` gave of a text that has at least as many, or of a window just as many."""
         if self.window is not None:
@@ -127,6 +133,12 @@ class StateMemory:
     def copy(self, tokens: int) -> tuple[Array, ...]:
         """A copy of what a text of ``tokens`` tokens left, for :meth:`put`."""
         return tuple(group.held(tokens).copy() for group in self._groups)
+
+    def check(self, arrays: Sequence[Array], tokens: int) -> None:
+        """Raise an InputError unless ``arrays`` are what :meth:`copy` gives of a text of ``tokens`` tokens."""
+        wanted = [(group.array.dtype, group.shape_of(tokens)) for group in self._groups]
+        if [(array.dtype, array.shape) for array in arrays] != wanted:
+            raise InputError("what is kept of the text has other types or shapes than the model's states; make it anew")
 
     def put(self, arrays: Sequence[Array], tokens: int, earliest: int) -> None:
         """Write what :meth:`copy` gave of the same states, for at least ``tokens`` tokens, or of windows for so many.

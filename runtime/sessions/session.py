@@ -229,6 +229,24 @@ class Session(ABC):
             earliest=self.earliest,
         )
 
+    def check_snapshot(self, snapshot: Snapshot) -> None:
+        """Raise an InputError when :meth:`restore` could not go on from ``snapshot``."""
+        entries = min(snapshot.position, self._memory.entries)
+        if snapshot.states != self.states or (snapshot.text is None) != (self._longrope is None):
+            raise InputError(f"the snapshot is of another model: its states are not those of {self.name}")
+        self.check_room(snapshot.position, after=0)
+        if entries > snapshot.entries:
+            raise InputError(
+                f"the snapshot of {snapshot.position} tokens fills the context that it was taken in, where the last "
+                "one is not kept, so a longer text cannot go on from it; take the snapshot one token earlier"
+            )
+        self._memory.check(snapshot.arrays, snapshot.entries)
+
+    @property
+    def keeps_text(self) -> bool:
+        """Whether snapshots have the tokens of the text."""
+        return self._longrope is not None
+
     def restore(self, snapshot: Snapshot) -> None:
         """Continue the text of a snapshot, of this session or of another one of the same model.
 
@@ -238,15 +256,8 @@ class Session(ABC):
             InputError: the snapshot has other states than this session, or more tokens than its context.
 
         """
+        self.check_snapshot(snapshot)
         longrope, entries = self._longrope, min(snapshot.position, self._memory.entries)
-        if snapshot.states != self.states or (snapshot.text is None) != (longrope is None):
-            raise InputError(f"the snapshot is of another model: its states are not those of {self.name}")
-        self.check_room(snapshot.position, after=0)
-        if entries > snapshot.entries:
-            raise InputError(
-                f"the snapshot of {snapshot.position} tokens fills the context that it was taken in, where the last "
-                "one is not kept, so a longer text cannot go on from it; take the snapshot one token earlier"
-            )
         self._memory.put(snapshot.arrays, entries, snapshot.earliest)
         if longrope is not None and snapshot.text is not None:
             longrope.text[: snapshot.position] = snapshot.text

@@ -100,6 +100,16 @@ class Conversation:
             answer = self._next(asked, tools)
         raise InputError(f"the model called tools {_MOST_ROUNDS} times in a row; say what it is to do more closely")
 
+    def keep_beginning(self, path: Path) -> int:
+        """Keep what the model makes of the system prompt and the tools in a file, or go on from it; return its tokens.
+
+        Raises:
+            InputError: as for :meth:`Model.prefix`.
+
+        """
+        first = [message for message in self.messages[:1] if message["role"] in ("system", "developer")]
+        return self.model.prefix(path, first, tools=Tools.of(self.tools).schemas or None, variables=self.variables)
+
     def undo(self) -> bool:
         """Take back the last turn of the user and what followed; False when there is none."""
         last = next((at for at in reversed(range(len(self.messages))) if self.messages[at]["role"] == "user"), None)

@@ -25,7 +25,11 @@ def stamp(path: Path) -> Stamp:
         OSError: there is no such file.
 
     """
-    found = path.stat()
+    return stamp_of(path.stat())
+
+
+def stamp_of(found: os.stat_result) -> Stamp:
+    """The stamp of a file that was looked at."""
     return [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino, found.st_dev]
 
 

@@ -127,7 +127,10 @@ def test_the_model_s_own_settings_are_used_unless_others_are_given(bundle: Path,
         ({}, Sampling()),
         ({"do_sample": False, "temperature": 0.5}, Sampling()),
         ({"do_sample": True}, Sampling(temperature=1.0, top_k=50)),
-        ({"do_sample": True, "top_k": 0, "top_p": 0.8, "repetition_penalty": 1.1}, Sampling(1.0, 0, 0.8, 0.0, 1.1)),
+        (
+            {"do_sample": True, "top_k": 0, "top_p": 0.8, "repetition_penalty": 1.1},
+            Sampling(temperature=1.0, top_p=0.8, repetition_penalty=1.1),
+        ),
     ],
 )
 def test_settings_are_read_as_transformers_reads_them(tmp_path: Path, config: object, wanted: Sampling) -> None:

@@ -6,7 +6,8 @@ as the plain characters that it is (as transformers does with ``sanitize_control
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import takewhile
 from typing import Any
 
 from edgepress.chat.template import ChatTemplate, Message
@@ -15,6 +16,7 @@ from edgepress.text.documents import check_unicode
 from edgepress.text.tokenizer import Tokenizer
 
 _START, _END = "\ue0b0", "\ue0b1"  # of Unicode's private use area, and taken out of what users write
+_FOLLOWING = ("a", "Z", "7", " x", "\n\nb", "é", "(", "日")  # that messages may begin with
 
 
 class ChatEncoder:
@@ -106,6 +108,23 @@ class ChatEncoder:
         if self._ids[text] in tokens:
             raise InputError(f"the tokenizer makes a special token of the text {text!r}; leave it out of the messages")
         return tokens
+
+
+def shared_beginning(encode: Callable[[Sequence[Message]], list[int]], messages: Sequence[Message]) -> list[int]:
+    """The tokens with which every conversation begins whose first messages are ``messages``.
+
+    Found by going on in several ways: what a tokenizer makes of the last characters depends on what follows.
+
+    Raises:
+        InputError: there are no such tokens, or as for :meth:`ChatEncoder.encode`.
+
+    """
+    role = "assistant" if messages and messages[-1].get("role") == "user" else "user"
+    texts = [encode([*messages, {"role": role, "content": content}]) for content in _FOLLOWING]
+    shared = list(takewhile(lambda tokens: len(set(tokens)) == 1, zip(*texts, strict=False)))
+    if not shared:
+        raise InputError("conversations of this model have no token in common at their beginning; give a system prompt")
+    return [tokens[0] for tokens in shared]
 
 
 def check_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:

@@ -11,6 +11,7 @@ from edgepress.commands.run import (
     add_adapter_argument,
     add_loading_arguments,
     add_place_arguments,
+    add_prefix_argument,
     add_sampling_arguments,
     add_speculation_arguments,
     chosen_sampling,
@@ -45,6 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_sampling_arguments(parser)
     add_speculation_arguments(parser)
     parser.add_argument("--system", metavar="TEXT", help="what the model is told before all else")
+    add_prefix_argument(parser)
     parser.add_argument("--resume", type=Path, metavar="FILE", help="go on with a conversation that /save wrote")
     parser.add_argument(
         "--tools",
@@ -81,6 +83,8 @@ def run(arguments: argparse.Namespace) -> int:
     _ = model.chat_encoder  # a model without a template is refused before anything is asked
     if arguments.system is not None:
         _set_system(conversation, arguments.system)
+    if arguments.prefix is not None:
+        conversation.keep_beginning(arguments.prefix)
     if sys.stdin.isatty():
         say("type a message, or /help")
     for line in _lines():

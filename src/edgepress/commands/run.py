@@ -50,6 +50,16 @@ def add_adapter_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_prefix_argument(parser: argparse.ArgumentParser) -> None:
+    """Add what keeps the beginning of conversations in a file."""
+    parser.add_argument(
+        "--prefix",
+        type=Path,
+        metavar="FILE",
+        help="keep what the model makes of the system prompt and the tools in this file, or go on from it",
+    )
+
+
 def add_loading_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what every verb that opens a bundle has."""
     parser.add_argument("bundle", type=Path, help="a bundle directory")
@@ -212,6 +222,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="answer the prompt as a user's message, by the model's chat template; `edgepress chat` takes several",
     )
     parser.add_argument("--system", metavar="TEXT", help="with --chat: what the model is told before all else")
+    add_prefix_argument(parser)
     parser.add_argument(
         "--max-tokens", type=int, metavar="N", help="tokens to generate at most (default: until it ends)"
     )
@@ -280,10 +291,13 @@ def run(arguments: argparse.Namespace) -> int:
     form, ahead = chosen_form(arguments), chosen_speculation(arguments)
     if arguments.forget is not None and arguments.chat:
         raise InputError("--forget is for texts; a conversation that is too long is cut by leaving out its messages")
-    if arguments.system is not None and not arguments.chat:
-        raise InputError("--system is for conversations; give --chat, too")
+    if not arguments.chat and (arguments.system is not None or arguments.prefix is not None):
+        what = "--prefix" if arguments.system is None else "--system"
+        raise InputError(f"{what} is for conversations; give --chat, too")
     system = [] if arguments.system is None else [{"role": "system", "content": arguments.system}]
     messages = [*system, {"role": "user", "content": prompt}]
+    if arguments.prefix is not None:
+        model.prefix(arguments.prefix, system)
 
     def generate(settings: "Sampling") -> "Generation":
         if arguments.chat:
