@@ -316,6 +316,90 @@ def test_speech_is_transcribed_with_a_checkpoints_files(tmp_path: Path) -> None:
         read_processing(tmp_path, task)
 
 
+@pytest.fixture(scope="module")
+def spoken(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Transcriber]:
+    """A tiny Wav2Vec2 in transformers' pipeline, and the task that its checkpoint's files make, on the same graph."""
+    import torch
+    import transformers
+    from transformers import Wav2Vec2CTCTokenizer
+
+    folder = tmp_path_factory.mktemp("ctc")
+    torch.manual_seed(3)
+    vocabulary = ("<pad>", "|", "A", "B", "'", "<unk>")
+    config = transformers.Wav2Vec2Config(
+        vocab_size=len(vocabulary),
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+        conv_dim=(8, 8),
+        conv_kernel=(10, 4),
+        conv_stride=(8, 5),
+        num_conv_pos_embeddings=8,
+        num_conv_pos_embedding_groups=2,
+    )
+    network = transformers.Wav2Vec2ForCTC(config).eval()
+    with torch.no_grad():
+        network.lm_head.weight.mul_(40)
+    network.save_pretrained(folder)
+    (folder / "vocab.json").write_text(json.dumps({token: number for number, token in enumerate(vocabulary)}))
+    tokenizer = Wav2Vec2CTCTokenizer(str(folder / "vocab.json"), bos_token=None, eos_token=None)
+    tokenizer.save_pretrained(folder)
+    extractor = transformers.Wav2Vec2FeatureExtractor()
+    extractor.save_pretrained(folder)
+    task = Task(
+        "automatic-speech-recognition",
+        (Edge("input_values", "float32", ("batch", "samples")),),
+        (Edge("logits", "float32", ("batch", "frames", len(vocabulary))),),
+    )
+
+    def compute(inputs: Arrays) -> Arrays:
+        with torch.inference_mode():
+            return {"logits": network(torch.from_numpy(np.array(inputs["input_values"]))).logits.numpy()}
+
+    model = open_task(read_processing(folder, task).task, compute, folder)
+    assert isinstance(model, Transcriber)
+    pipeline = transformers.AutomaticSpeechRecognitionPipeline(
+        model=network, tokenizer=tokenizer, feature_extractor=extractor
+    )
+    return pipeline, model
+
+
+@pytest.mark.parametrize(("seconds", "window", "overlap"), [(2.3, 0.5, 0.05), (1.5, 0.4, None), (0.9, 0.45, 0.1)])
+def test_long_sound_goes_in_windows_as_in_transformers(
+    spoken: tuple[Any, Transcriber], seconds: float, window: float, overlap: float | None
+) -> None:
+    pipeline, model = spoken
+    draw = np.random.default_rng(round(10 * seconds))
+    samples = (tone(seconds, hertz=300) * np.sin(9 * np.arange(int(seconds * RATE)) / RATE)).astype(np.float32)
+    samples += 0.05 * draw.standard_normal(samples.size).astype(np.float32)
+    made = model.transcribe(samples, window=window, overlap=overlap)
+    asked = {"chunk_length_s": window, "return_timestamps": "word"}
+    wanted = pipeline(samples.copy(), **asked, **({} if overlap is None else {"stride_length_s": overlap}))
+    assert len(made.words) > 3
+    assert made.text.split() == wanted["text"].split()
+    starts = [chunk["timestamp"][0] for chunk in wanted["chunks"]]
+    assert [word.start for word in made.words] == pytest.approx(starts, abs=0.0051)
+    assert model.transcribe(samples, window=None) == model.transcribe(samples)  # less than 30 s
+
+
+def test_windows_that_cannot_be_are_refused(spoken: tuple[Any, Transcriber], tmp_path: Path) -> None:
+    _, model = spoken
+    with pytest.raises(InputError, match=r"windows of 0.5 s of which 0.25 s at either end are left out leave nothing"):
+        model.transcribe(tone(2), window=0.5, overlap=0.25)
+    sound = Sound(input="x", rate=RATE, length=RATE)
+    edges = (Edge("x", "float32", (1, RATE)),), (Edge("y", "float32", (1, 4, 3)),)
+    answers = Answers(transcript=Transcript(output="y", vocabulary=("_", "|", "a"), blank=0))
+    fixed = Transcriber(
+        Task("automatic-speech-recognition", *edges, sound=sound, answers=answers),
+        lambda _: {"y": np.eye(4, 3, dtype=np.float32)[None]},
+        tmp_path,
+    )
+    assert fixed.transcribe(tone(1)).text == "a"
+    with pytest.raises(InputError, match=r"has 2 s, the model hears 1 s at once, and .* does not say how its frames"):
+        fixed.transcribe(tone(2))
+
+
 @pytest.mark.parametrize(
     ("sound", "said"),
     [

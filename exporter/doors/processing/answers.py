@@ -139,8 +139,17 @@ def _transcript(folder: Path, config: Config, task: Task) -> Answers:
             blank=blank,
             space=space if isinstance(space, str) else "|",
             lower=lower is True,
+            hop=_hop(folder),
         )
     )
+
+
+def _hop(folder: Path) -> int | None:
+    """Samples between one frame and the next, as transformers knows them of a model's convolutions."""
+    from transformers import AutoConfig
+
+    hop = getattr(AutoConfig.from_pretrained(folder, local_files_only=True), "inputs_to_logits_ratio", None)
+    return hop if type(hop) is int and hop > 0 else None
 
 
 def _boxes(folder: Path, config: Config, task: Task) -> Answers:  # noqa: ARG001 - one of _READERS

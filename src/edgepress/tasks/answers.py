@@ -78,7 +78,8 @@ class Transcript:
     """Scores of a ``vocabulary`` for each frame of a sound, (batch, frames, tokens), told as text [CTC, Graves 2006].
 
     The likeliest tokens are taken, repeated ones once, those with the number ``blank`` left out, and the rest joined;
-    ``space`` is what the vocabulary writes between words. ``lower`` makes the text lower case.
+    ``space`` is what the vocabulary writes between words. ``lower`` makes the text lower case. A frame begins ``hop``
+    samples after the one before it; None where that is not known, so that sound cannot go in windows.
     """
 
     output: _Name
@@ -86,6 +87,7 @@ class Transcript:
     blank: Size
     space: _Label = "|"
     lower: bool = False
+    hop: Annotated[int, msgspec.Meta(ge=1, le=1 << 20)] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
