@@ -154,13 +154,15 @@ def describe(edge: Edge) -> str:
 def _checked(array: NDArray[np.generic], edge: Edge, sizes: dict[str, tuple[int, str]]) -> NDArray[np.generic]:
     if array.ndim != len(edge.shape):
         raise InputError(f"{edge.name} has the shape {array.shape}; the model takes {describe(edge)}")
-    for axis, size in zip(edge.shape, array.shape, strict=True):
-        expected, whose = (axis, "the model") if isinstance(axis, int) else sizes.setdefault(axis, (size, edge.name))
+    for number, (axis, size) in enumerate(zip(edge.shape, array.shape, strict=True)):
+        given = f"{edge.name} has the shape {array.shape}; the model takes {describe(edge)}"
+        if isinstance(axis, int):
+            if size != axis:
+                raise InputError(f"{given}: axis {number} has to be {axis} and is {size}")
+            continue
+        expected, whose = sizes.setdefault(axis, (size, edge.name))
         if size != expected:
-            raise InputError(
-                f"{edge.name} has the shape {array.shape}; the model takes {describe(edge)}, and {axis} is {expected} "
-                f"in {whose}"
-            )
+            raise InputError(f"{given}, and {axis} is {expected} in {whose}")
     kind = np.dtype(edge.type)
     if not _is_cast(array, kind):
         raise InputError(

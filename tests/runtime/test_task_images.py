@@ -231,7 +231,7 @@ def test_without_processing_only_arrays_can_be_given() -> None:
         ({}, "pixel_values is missing"),
         ({"pixel_values": np.ones((1, 3, 2, 2)), "more": np.ones(1)}, "more is no input"),
         ({"pixel_values": np.ones((3, 2, 2))}, "has the shape"),
-        ({"pixel_values": np.ones((1, 4, 2, 2))}, r"3 is 3 in the model"),
+        ({"pixel_values": np.ones((1, 4, 2, 2))}, "axis 1 has to be 3 and is 4"),
         ({"pixel_values": np.ones((1, 3, 2, 2), np.complex64)}, "complex64"),
     ],
 )

@@ -14,7 +14,7 @@ from collections import Counter
 from pathlib import Path
 
 import onnx
-from onnx import TensorProto
+from onnx import TensorProto, numpy_helper
 
 from edgepress.errors import InputError
 from edgepress.exporter.graph.editing import copied, pass_by, set_nodes
@@ -23,7 +23,7 @@ from edgepress.exporter.graph.passes import Context, find_pass
 from edgepress.exporter.graph.weights import Weights
 from edgepress.onnx_graph.files import read_model
 from edgepress.onnx_graph.values import constant_of, elements
-from edgepress.onnx_graph.walk import all_nodes, graphs, opset, subgraphs, tensors
+from edgepress.onnx_graph.walk import all_nodes, attribute, graphs, operand, opset, subgraphs, tensors
 
 SMALL = 16
 """Elements up to which a constant stays where it is written: shapes, axes, scalars."""
@@ -68,6 +68,7 @@ def refuse_unusable(path: Path, model: onnx.ModelProto) -> None:
         raise InputError(f"{path} has training information, which nothing here runs; export the model for inference")
     if any(graph.sparse_initializer for graph in graphs(model.graph)):
         raise InputError(f"{path} has sparse initializers; store them dense")
+    truths = _true_constants(model)
     for node in all_nodes(model.graph.node):
         if node.op_type in _QUANTIZED:
             raise InputError(
@@ -79,6 +80,28 @@ def refuse_unusable(path: Path, model: onnx.ModelProto) -> None:
                 f"{path}: node {node.name or node.output[0]} is {node.op_type}, which trains; export the model for "
                 "inference"
             )
+        if _trains(node, truths):
+            raise InputError(
+                f"{path}: node {node.name or node.output[0]} is {node.op_type} in training mode, whose answers depend "
+                "on what else is in a batch, or on chance; export the model for inference (model.eval() in torch)"
+            )
+
+
+def _true_constants(model: onnx.ModelProto) -> set[str]:
+    """Names of constants that are one truth: true."""
+    constants = (constant_of(node) for node in all_nodes(model.graph.node) if node.op_type == "Constant")
+    held = (tensor for tensor in (*tensors(model), *constants) if tensor is not None)
+    booleans = (tensor for tensor in held if tensor.data_type == TensorProto.BOOL and elements(tensor) == 1)
+    return {tensor.name for tensor in booleans if numpy_helper.to_array(tensor).all()}
+
+
+def _trains(node: onnx.NodeProto, truths: set[str]) -> bool:
+    """Whether a BatchNormalization takes statistics of its batch, or a Dropout drops."""
+    if node.domain:
+        return False
+    if node.op_type == "BatchNormalization":
+        return bool(attribute(node, "training_mode", 0))
+    return node.op_type == "Dropout" and operand(node, 2) in truths
 
 
 def _converted(path: Path, model: onnx.ModelProto, weights: Weights) -> onnx.ModelProto:
