@@ -242,6 +242,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="go on when the context is full: forget this share of it at a time, such as 0.5, and keep its first "
         "tokens and the last",
     )
+    parser.add_argument(
+        "--compress-prompt",
+        type=float,
+        metavar="SHARE",
+        help="keep this share of the prompt's tokens, such as 0.7: the words that tell the model least are left out",
+    )
     several = parser.add_argument_group("several answers")
     several.add_argument("--best-of", type=int, metavar="N", help="answer N times, and print the answer that is chosen")
     several.add_argument(
@@ -275,6 +281,7 @@ def run(arguments: argparse.Namespace) -> int:
     from edgepress.runtime.generation.forgetting import Forgetting
     from edgepress.runtime.generation.sampling import Sampling
     from edgepress.runtime.loading import find_task_of
+    from edgepress.runtime.turns.compression import compress
     from edgepress.text.documents import read_standard_input
 
     if find_task_of(arguments.bundle) is not None:
@@ -286,6 +293,10 @@ def run(arguments: argparse.Namespace) -> int:
         raise InputError(f"{arguments.bundle} is a language model, so there is nothing for --{given[0]}; leave it out")
     model = open_language_model(arguments)
     prompt = read_standard_input() if arguments.prompt == "-" else arguments.prompt.removeprefix("\ufeff")
+    if arguments.compress_prompt is not None:
+        shorter = compress(model, prompt, arguments.compress_prompt)
+        prompt = shorter.text
+        say(f"prompt compressed from {shorter.tokens_before} tokens to {shorter.tokens_after}")
     drawn = chosen_sampling(arguments, model, model.sampling_defaults if arguments.chat else Sampling())
     longest, stop, special = arguments.max_tokens, arguments.stop, arguments.special
     form, ahead = chosen_form(arguments), chosen_speculation(arguments)
