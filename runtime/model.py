@@ -209,7 +209,11 @@ class Model:
 
         """
         opened = None if adapter is None else adapter_for(self.config.bundle, Path(adapter))
-        other = Model(self.config, self.session.with_adapter(opened), self.threads)
+        return self.with_session(self.session.with_adapter(opened))
+
+    def with_session(self, session: Session) -> "Model":
+        """The same open bundle with the text of another session over it."""
+        other = Model(self.config, session, self.threads)
         other._tokenizer = self._tokenizer
         return other
 
@@ -280,7 +284,8 @@ class Model:
         self._known.take_back(position, mark)
 
     def settle(self) -> None:
-        """Do nothing: no more than the text that was asked for is held."""
+        """Take back what was said of the next token: no more than the text that was asked for is held anyway."""
+        self.session.expect(None)
 
     def decode(self, token: int) -> Floats:
         """Append one token; return the logits after it, (vocab,), valid until the next call.

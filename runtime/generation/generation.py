@@ -201,6 +201,8 @@ class Generation(Iterator[str]):
                     self.stop_reason = "max_tokens" if full else "context"
                     yield token
                     return
+                if len(step) == 1:
+                    session.expect(token)
                 yield token
             if self.matcher is not None and self.matcher.is_over:
                 self.stop_reason = "end"

@@ -78,10 +78,10 @@ class StateMemory:
 
     """
 
-    def __init__(self, states: Sequence[State], entries: int) -> None:
+    def __init__(self, states: Sequence[State], entries: int, groups: list[_Group] | None = None) -> None:
         self.states, self.entries = tuple(states), entries
         self.in_place = all(state.in_place for state in states)
-        self._groups = _grouped(states, entries)
+        self._groups = _grouped(states, entries) if groups is None else groups
         self._windows = [group.window for group in self._groups if group.window is not None]
         self._fixed = [group for group in self._groups if not group.states[0].in_place]
 
@@ -149,6 +149,28 @@ class StateMemory:
             group.put(array, tokens, earliest)
 
 
+class TextsMemory:
+    """Memory for ``count`` texts side by side, (states, texts, …), so that one call can go on with several of them.
+
+    Raises:
+        InputError: the system does not give so much memory.
+
+    """
+
+    def __init__(self, states: Sequence[State], entries: int, count: int) -> None:
+        self._states, self._entries = tuple(states), entries
+        self._groups = _grouped(states, entries, count)
+
+    def text(self, number: int) -> StateMemory:
+        """The memory of one text; it is the same memory."""
+        alone = [_Group(group.states, group.array[:, number : number + 1]) for group in self._groups]
+        return StateMemory(self._states, self._entries, alone)
+
+    def inputs(self, first: int, stop: int) -> "Iterator[tuple[State, OrtValue]]":
+        """Each state of the texts from ``first`` to ``stop`` as a graph takes it; the memory must outlive the value."""
+        return _values([_Group(group.states, group.array[:, first:stop]) for group in self._groups])
+
+
 class Results:
     """Memory for what a call gives back, before it is taken over into a :class:`StateMemory`.
 
@@ -175,13 +197,13 @@ class Results:
             place[...] = group.entries(0, count)
 
 
-def _grouped(states: Iterable[State], entries: int) -> list[_Group]:
+def _grouped(states: Iterable[State], entries: int, texts: int = 1) -> list[_Group]:
     groups: dict[tuple[tuple[int, ...], int | None, str, int | None], list[State]] = {}
     for state in states:
         key = (state.sizes(entries), state.token_axis, state.type, state.window)
         groups.setdefault(key, []).append(state)
     return [
-        _Group(alike, untouched_memory((len(alike), *sizes), np.dtype(kind), entries))
+        _Group(alike, untouched_memory((len(alike), texts, *sizes[1:]), np.dtype(kind), entries))
         for (sizes, _, kind, _), alike in groups.items()
     ]
 

@@ -69,8 +69,15 @@ class CpuSession(Session):
         other._begin(self.open_graph, self.context, self.prefill_chunk, adapter)
         return other
 
-    def _begin(self, graph: OpenGraph, context: int, prefill_chunk: int, adapter: Adapter | None) -> None:
-        """Begin with no text: allocate memory for it, and bind that."""
+    def _begin(
+        self,
+        graph: OpenGraph,
+        context: int,
+        prefill_chunk: int,
+        adapter: Adapter | None,
+        memory: StateMemory | None = None,
+    ) -> None:
+        """Begin with no text: allocate memory for it, where none is given, and bind that."""
         self.open_graph, self._session, self.adapter = graph, graph.session, adapter
         config = graph.config
         longest = config.context_length
@@ -81,7 +88,7 @@ class CpuSession(Session):
             context=context,
             prefill_chunk=prefill_chunk,
             vocab_size=config.vocab_size,
-            memory=StateMemory(config.states, context),
+            memory=StateMemory(config.states, context) if memory is None else memory,
             longrope=None
             if config.long_from is None
             else Longrope.for_texts(config.long_from, context, graph.long_from),

@@ -107,6 +107,7 @@ class Session(ABC):
         self.context, self.prefill_chunk, self.vocab_size = context, prefill_chunk, vocab_size
         self.position = 0
         self.run_seconds = 0.0
+        self.expected: int | None = None
         self._memory, self._longrope, self._remedy = memory, longrope, remedy
         self._is_torn = False  # whether a call that moves entries of windows has begun and not ended
 
@@ -158,6 +159,10 @@ class Session(ABC):
             if row < stop:
                 rows.append(logits if stop == size else logits.copy())
         return rows[0] if len(rows) == 1 else np.concatenate(rows)
+
+    def expect(self, token: int | None) -> None:
+        """Say which token is going to be appended next, alone; None takes that back. Texts side by side use it."""
+        self.expected = token
 
     @abstractmethod
     def _compute(self, tokens: Tokens, first: int, *, release: bool) -> Floats:
