@@ -29,6 +29,17 @@ has these and a Cortex-A53 has not. Elsewhere such a node is computed in float32
 """
 
 
+FASTER = {
+    "int8 weights": (
+        "products of uint8 by int8 rather than by uint8; where some of the target's CPUs add pairs of them up in 16 "
+        "bits, the codes are such that every pair fits"
+    ),
+    "one rounding": "an input of several integer products rounded once, by a node of its own",
+    "norms apart": "Add and LayerNormalization apart rather than as SkipLayerNormalization",
+}
+"""Forms of a graph that a target may have measured faster (docs/design.md, "Integer products of x86-64")."""
+
+
 @dataclass(frozen=True)
 class Soc:
     """A chip of a target for which models are compiled ahead: ``model`` is the number the provider knows it by.
@@ -83,7 +94,8 @@ class Target:
     integers (``exporter/graph/qdq`` has their names). ``float16`` says that its CPUs may compute in float16: a bundle
     gets a graph in float16 for those beside the one in float32. ``same_layers`` says why all layers of a model must
     have the same sizes there; empty where they may differ. ``recipes`` are presets of the exporter that suit it, best
-    first: the one that is taken where no recipe is named; for several targets it is one that suits all.
+    first: the one that is taken where no recipe is named; for several targets it is one that suits all. ``faster``
+    names forms of a graph that were measured faster there (:data:`FASTER`).
     """
 
     name: str
@@ -99,6 +111,7 @@ class Target:
     table: Table | None = None
     same_layers: str = ""
     recipes: tuple[str, ...] = ("int4", "int4-channel")
+    faster: frozenset[str] = frozenset()
 
     @property
     def is_cpu(self) -> bool:

@@ -10,4 +10,5 @@ TARGET = Target(
     source="onnxruntime's kernel registry",
     package="onnxruntime",
     qdq=("a8w8",),
+    faster=frozenset({"int8 weights", "one rounding", "norms apart"}),
 )

@@ -75,6 +75,16 @@ def integers(kinds: tuple[type[np.generic], type[np.generic]], *, constant: bool
     return Case(model, feed, (whole(x) @ whole(w)).astype(np.int32), 0, mixed, constant)
 
 
+def in_pairs(rows: int = ROWS) -> Case:
+    """MatMulInteger with the largest weights of which rows 2j and 2j + 1 add up to 128, and the largest x."""
+    first = np.array([127, 64, -127, 100, -64, 1, -90, 125], np.int16)[np.arange(COLUMNS) % 8]  # (columns,)
+    w = np.stack([first, np.sign(first) * 128 - first], 0)[np.arange(DEPTH) % 2].astype(np.int8)  # (depth, columns)
+    x = np.full((rows, DEPTH), 255, np.uint8)
+    constants = {"w": w, "xz": np.array(0, np.uint8), "wz": zero_of(np.int8)}
+    model = model_of([("MatMulInteger", ["x", "w", "xz", "wz"], "y", {})], {"x": x}, constants, TensorProto.INT32)
+    return Case(model, {"x": x}, (x.astype(np.int64) @ w.astype(np.int64)).astype(np.int32), 0, False)
+
+
 def to_float(op: str, inputs: Sequence[str], *, constant: bool = True) -> Case:
     """Operators that give float32: MatMulIntegerToFloat and QGemm."""
     x, w = large(np.uint8, (ROWS, DEPTH), 3), large(np.int8, (DEPTH, COLUMNS), 4)
@@ -245,6 +255,8 @@ CASES: Mapping[str, Callable[[], Case]] = {
     "MatMulInteger": lambda: integers((np.uint8, np.int8), constant=True),
     "MatMulInteger of uint8": lambda: integers((np.uint8, np.uint8), constant=True),
     "MatMulInteger of int8": lambda: integers((np.int8, np.int8), constant=True),
+    "MatMulInteger, pairs that fit": in_pairs,
+    "MatMulInteger, pairs that fit and one row": lambda: in_pairs(1),
     "MatMulInteger, int8 computed": lambda: integers((np.uint8, np.int8), constant=False),
     **{op: lambda op=op, ins=ins: to_float(op, ins) for op, ins in _FLOAT_INPUTS.items()},
     "MatMulInteger, twice": lambda: twice(integers((np.uint8, np.int8), constant=True)),

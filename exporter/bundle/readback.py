@@ -84,7 +84,8 @@ class StoredWeights:
             return np.asarray(data - np.float32(tensor.weight.plus), np.float32)
         columns = rest[0]
         if tensor.is_integer:
-            codes = self._part(tensor, "values", "u1", (columns, count), range(columns))[:, start:stop]
+            kind = "i1" if tensor.form == "dynamic pairs" else "u1"
+            codes = self._part(tensor, "values", kind, (columns, count), range(columns))[:, start:stop]
             return integer.dequantize(codes.T, self._part(tensor, "scales", "<f4", (count,), rows))
         values = self._part(tensor, "values", "u1", scheme.values_shape(count, columns), rows)
         kind = "<f2" if tensor.form == "half blocks" else "<f4"

@@ -184,7 +184,7 @@ def _copy(calibrated: Made, tensor: PlannedTensor, file: BinaryIO) -> TensorRepo
         stored = calibrated.weight(name)
         if not isinstance(stored, Quantized):
             raise ValueError(f"{name} is planned in codes, and calibration kept it in float32")
-        codes, scales = integer.to_integer(stored, tensor.weight.shape[1])
+        codes, scales = _integers(stored, tensor)
         _write_columns(file, tensor, 0, codes.T)
         _write(file, tensor, 0, "scales", scales)
         for part in ("input_scale", "input_zero_point") if tensor.has_ranges else ():
@@ -385,12 +385,12 @@ def _write_columns_chunk(x: NDArray[np.float32], chunk: _Chunk, rounding: _Round
     tensor, scheme = chunk.tensor, chunk.tensor.scheme
     if scheme is None:
         raise ValueError(f"{tensor.weight.name} has no scheme")
-    codes = np.empty(x.shape[::-1], np.uint8)  # (columns, rows)
+    codes: NDArray[Any] = np.empty(x.shape[::-1], "i1" if tensor.form == "dynamic pairs" else "u1")  # (columns, rows)
     step = max(1, _CHUNK // x.shape[1])
     sums = []
     for start in range(0, len(x), step):
         rows = x[start : start + step]
-        rounded, scales = integer.to_integer(rounding(rows, start), x.shape[1])
+        rounded, scales = _integers(rounding(rows, start), tensor, rows)
         codes[:, start : start + step] = rounded.T
         _write(file, tensor, chunk.row + start, "scales", scales)
         sums.append(_compare(rows, integer.dequantize(rounded, scales)))
@@ -398,7 +398,17 @@ def _write_columns_chunk(x: NDArray[np.float32], chunk: _Chunk, rounding: _Round
     return sums
 
 
-def _write_columns(file: BinaryIO, tensor: PlannedTensor, row: int, codes: NDArray[np.uint8]) -> None:
+def _integers(
+    stored: Quantized, tensor: PlannedTensor, rows: NDArray[np.float32] | None = None
+) -> tuple[NDArray[np.uint8] | NDArray[np.int8], NDArray[np.float32]]:
+    """Codes of an integer product, (rows, columns), and scales; ``rows`` is what was rounded from the weights alone."""
+    found = integer.to_integer(stored, tensor.weight.shape[1])
+    return integer.to_pairs(*found, rows) if tensor.form == "dynamic pairs" else found
+
+
+def _write_columns(
+    file: BinaryIO, tensor: PlannedTensor, row: int, codes: NDArray[np.uint8] | NDArray[np.int8]
+) -> None:
     """Write ``codes`` (columns, rows from ``row`` on) at their places in ``values`` (columns, all rows)."""
     rows, start = tensor.weight.shape[0], tensor.regions["values"].offset + row
     if codes.shape[1] == rows:

@@ -34,7 +34,7 @@ from edgepress.exporter.graph.qdq.graph import FloatModel
 from edgepress.exporter.graph.weights import Weights
 from edgepress.exporter.learn.graphs.asked import check_graph_methods, looks, planned_recipe
 from edgepress.exporter.model.description import Weight
-from edgepress.exporter.plan.plan import Plan, make_plan
+from edgepress.exporter.plan.plan import Plan, PlannedTensor, make_plan
 from edgepress.exporter.recipe.decisions import Decisions
 from edgepress.exporter.recipe.recipe import KEPT_BITS, Override, Recipe, Storage
 from edgepress.exporter.source.onnx_file import OnnxFile
@@ -102,7 +102,13 @@ class PreparedTraced:
         if self.quantized is not None:
             return self.quantized
         graph = build_planned(
-            self.model, self.weights, self.description, self.plan, data_file=DATA_FILE, version=__version__
+            self.model,
+            self.weights,
+            self.description,
+            self.plan,
+            data_file=DATA_FILE,
+            version=__version__,
+            faster=faster_forms(self.targets),
         )
         for target in self.targets:
             if target.is_cpu:
@@ -146,7 +152,7 @@ class PreparedTraced:
             for name, size in lost.items()
         )
         recipe = replace(self.decided, overrides=(*self.decided.overrides, *kept))
-        return replace(self, plan=plan_traced(self.description, planned_recipe(recipe), self.source))
+        return replace(self, plan=plan_traced(self.description, planned_recipe(recipe), self.source, self.targets))
 
     def learn(self, progress: Progress) -> Self:
         """Do what methods learn on the samples; find the ranges of every value and write the graph in integers.
@@ -272,7 +278,7 @@ def decide_traced(
         description = describe_static(FloatModel(file), description)
     unbounded = frozenset(weight.name for weight in description.listed if weight.kind == "constant")
     source = OnnxFile(traced.file, model, weights, unbounded=unbounded, hashes=traced.source)
-    plan = plan_traced(description, planned_recipe(found), source)
+    plan = plan_traced(description, planned_recipe(found), source, targets)
     prepared = PreparedTraced(
         traced=traced,
         model=model,
@@ -307,7 +313,9 @@ def _with_budget(prepared: PreparedTraced, progress: Progress) -> PreparedTraced
     job = Budgeted(file, prepared.task, prepared.description, planned_recipe(recipe), recipe, prepared.source.itemsize)
     chosen, summary = meet_graph_budget(job, samples, progress)
     decisions = Decisions(overrides=chosen.overrides)
-    plan = plan_traced(prepared.description, planned_recipe(decisions.applied(recipe)), prepared.source)
+    plan = plan_traced(
+        prepared.description, planned_recipe(decisions.applied(recipe)), prepared.source, prepared.targets
+    )
     seen = None if samples is None else SeenSamples(samples)
     return replace(prepared, plan=plan, decisions=decisions, budget=summary, samples=seen)
 
@@ -320,14 +328,26 @@ def largest_of(source: OnnxFile, weight: Weight) -> float:
     return max(float(np.abs(piece).max()) for piece in pieces)
 
 
-def plan_traced(description: Foreign, recipe: Recipe, source: OnnxFile) -> Plan:
-    """The plan of a graph's weights; what is stored in floats keeps its own shape."""
-    plan = make_plan(description, recipe, source.itemsize)
-    tensors = tuple(
-        replace(tensor, weight=natural(tensor.weight)) if tensor.form in {"float", "half"} else tensor
-        for tensor in plan.tensors
-    )
-    return replace(plan, tensors=tensors)
+def plan_traced(description: Foreign, recipe: Recipe, source: OnnxFile, targets: Sequence[Target]) -> Plan:
+    """The plan of a graph's weights, their codes as the targets' kernels are fastest.
+
+    What is stored in floats keeps its own shape.
+    """
+    plan, is_signed = make_plan(description, recipe, source.itemsize), "int8 weights" in faster_forms(targets)
+
+    def planned(tensor: PlannedTensor) -> PlannedTensor:
+        if tensor.form in {"float", "half"}:
+            return replace(tensor, weight=natural(tensor.weight))
+        if tensor.form == "dynamic" and is_signed:
+            return replace(tensor, form="dynamic pairs", reason=f"{tensor.reason}; int8 whose pairs fit into 16 bits")
+        return tensor
+
+    return replace(plan, tensors=tuple(planned(tensor) for tensor in plan.tensors))
+
+
+def faster_forms(targets: Sequence[Target]) -> frozenset[str]:
+    """What any of the targets' CPUs computes faster (:data:`edgepress.targets.FASTER`): all of them can compute it."""
+    return frozenset[str]().union(*(target.faster for target in targets))
 
 
 def _refuse_others(path: Path, recipe: Recipe) -> None:

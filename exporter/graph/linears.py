@@ -18,11 +18,13 @@ from edgepress.exporter.graph.builder import CONTRIB, FLOAT, FLOAT16, Attribute,
 from edgepress.exporter.graph.editing import set_nodes
 from edgepress.exporter.model.description import Weight
 from edgepress.exporter.plan.plan import Form, PlannedTensor, Region
-from edgepress.onnx_graph.walk import graphs
+from edgepress.onnx_graph.walk import graphs, operand
 
-UINT8, UINT16, INT32 = TensorProto.UINT8, TensorProto.UINT16, TensorProto.INT32
+UINT8, UINT16, INT8, INT32 = TensorProto.UINT8, TensorProto.UINT16, TensorProto.INT8, TensorProto.INT32
 _ROUNDED, _BACK = ".input.rounded", ".input"  # how values end that are activations in integers, and real again
 _FC1_SCALES, _FC2_SCALES, _BYTE = 3, 6, 8  # inputs of QMoE; bits
+_PLACES = {"DynamicQuantizeMatMul": (1, 2, 3, 4), "MatMulIntegerToFloat": (1, 3, 5, 6)}
+"""Which inputs are the weight, its scales, its zero points and what is added."""
 _BIAS = 5  # the input of MatMulNBits that is added; two optional ones are between it and the zero points
 
 
@@ -53,6 +55,7 @@ class Projection:
     """One projection: its weight as the model has it, as planned, and the name of its bias or "".
 
     ``normed`` says that the rows of x are alike in size, as those that leave a norm are; ``axis`` is that of columns.
+    ``lowest`` is what no number of x is below, where that is known of the node that makes it.
     """
 
     weight: Weight
@@ -61,6 +64,7 @@ class Projection:
     accuracy_level: int
     normed: bool
     axis: int = 2
+    lowest: float | None = None
 
 
 def write_linear(g: Nodes, projection: Projection, x: str, output: str) -> str:
@@ -178,7 +182,7 @@ def _dynamic(g: Nodes, p: Projection, x: str, output: str) -> str:
     weight = _integer_weight(g, p)
     if p.normed:
         return g.node("DynamicQuantizeMatMul", [x, *weight, *([p.bias] if p.bias else [])], output, domain=CONTRIB)
-    scaled, size = _by_token(g, x, output, p.axis)
+    scaled, size = _by_token(g, p, x, output)
     rounded = g.node("DynamicQuantizeMatMul", [scaled, *weight], f"{output}.rounded_product", domain=CONTRIB)
     return _add_bias(g, p, g.node("Mul", [rounded, size], _product(p, output)), output)
 
@@ -193,7 +197,7 @@ def _static(g: Nodes, p: Projection, x: str, output: str) -> str:
     and dequantizes the whole weight at each call.
     """
     name, regions = p.tensor.weight.name, p.tensor.regions
-    x, size = (x, "") if p.normed else _by_token(g, x, output, p.axis)
+    x, size = (x, "") if p.normed else _by_token(g, p, x, output)
     scale = g.external(f"{name}.input_scale", FLOAT, (), regions["input_scale"])
     kind = UINT8 if p.tensor.form == "uint8" else UINT16
     zero_point = g.external(f"{name}.input_zero_point", kind, (), regions["input_zero_point"])
@@ -206,30 +210,38 @@ def _static(g: Nodes, p: Projection, x: str, output: str) -> str:
     return _add_bias(g, p, g.node("Mul", [product, size], _product(p, output)), output)
 
 
-def _by_token(g: Nodes, x: str, output: str, columns: int) -> tuple[str, str]:
-    """Each token of x divided by its largest magnitude, and these, (batch, sequence, 1)."""
-    magnitudes = g.node("Abs", [x], f"{output}.magnitudes")
+def _by_token(g: Nodes, p: Projection, x: str, output: str) -> tuple[str, str]:
+    """Each token of x divided by its largest magnitude, and these, (batch, sequence, 1).
+
+    What is not below ``lowest`` has a magnitude of its largest number, or of at most that: no Abs is needed.
+    """
+    magnitudes = g.node("Abs", [x], f"{output}.magnitudes") if p.lowest is None else x
     # Not -1: onnxruntime merges equal constants, and overriding logits_start, which is -1, would override the axis.
-    axis = g.constant(f"slice_{columns}", np.array([columns], np.int64))
+    axis = g.constant(f"slice_{p.axis}", np.array([p.axis], np.int64))
     largest = g.node("ReduceMax", [magnitudes, axis], f"{output}.largest")
-    least = g.constant("tiny", np.array(np.finfo(np.float32).tiny, np.float32))  # a token of zeros stays zeros
+    tiny = float(np.finfo(np.float32).tiny)  # a token of zeros stays zeros
+    bound = max(tiny, -(p.lowest or 0.0))
+    least = g.constant("tiny" if bound == tiny else f"at_least_{bound}", np.array(bound, np.float32))
     size = g.node("Max", [largest, least], f"{output}.size")
     return g.node("Div", [x, size], f"{output}.scaled"), size
 
 
 def _integer_weight(g: Nodes, p: Projection) -> list[str]:
-    """The weight, uint8 (columns, rows), its scales, float32 (rows,), and its zero points, uint8 (rows,)."""
+    """The weight, uint8 or int8 (columns, rows), its scales, float32 (rows,), and zero points of uint8, (rows,)."""
     (rows, columns), name, regions = p.weight.shape, p.tensor.weight.name, p.tensor.regions
-    weight = g.external(f"{name}.values", UINT8, (columns, rows), regions["values"])
+    is_signed = p.tensor.form == "dynamic pairs"
+    weight = g.external(f"{name}.values", INT8 if is_signed else UINT8, (columns, rows), regions["values"])
     scales = g.external(f"{name}.scales", FLOAT, (rows,), regions["scales"])
+    if is_signed:
+        return [weight, scales, ""]
     return [weight, scales, g.constant(f"zero_points_{rows}", np.full(rows, integer.ZERO_POINT, np.uint8))]
 
 
 def compute_in_float(model: onnx.ModelProto, accuracy_level: int) -> None:
     """Leave the weights of ``model``'s products as they are stored, but round none of the products' inputs.
 
-    MatMulNBits gets ``accuracy_level``; DynamicQuantizeMatMul becomes DequantizeLinear and MatMul; what would quantize
-    activations, and dequantize them again, passes them on.
+    MatMulNBits gets ``accuracy_level``; DynamicQuantizeMatMul and MatMulIntegerToFloat become DequantizeLinear and
+    MatMul; what would quantize activations, and dequantize them again, passes them on.
     """
     for graph in reversed(list(graphs(model.graph))):  # inner ones first, as nodes are copied with them
         set_nodes(graph, [line for node in graph.node for line in _in_float(node, accuracy_level)])
@@ -239,13 +251,15 @@ def _in_float(node: onnx.NodeProto, accuracy_level: int) -> list[onnx.NodeProto]
     for attribute in node.attribute:
         if attribute.name == "accuracy_level":
             attribute.i = accuracy_level
-    if node.output[0].endswith((_ROUNDED, _BACK)):
-        return [helper.make_node("Identity", node.input[:1], node.output)]
+    if node.output[0].endswith((_ROUNDED, _BACK)) or node.op_type == "DynamicQuantizeLinear":
+        return [helper.make_node("Identity", node.input[:1], node.output[:1])]
     if node.op_type == "QMoE":
         return _experts_in_float(node)
-    if node.op_type != "DynamicQuantizeMatMul":
+    places = _PLACES.get(node.op_type)
+    if places is None:
         return [node]
-    x, weight, bias, y = node.input[0], node.input[1:4], node.input[4:5], node.output[0]
+    x, y = node.input[0], node.output[0]
+    weight, bias = [[name for place in part if (name := operand(node, place))] for part in (places[:3], places[3:])]
     lines = [
         helper.make_node("DequantizeLinear", weight, [f"{y}.weight"], axis=1),
         helper.make_node("MatMul", [x, f"{y}.weight"], [f"{y}.float" if bias else y]),
@@ -277,6 +291,7 @@ _FORMS: dict[Form, Callable[[Nodes, Projection, str, str], str]] = {
     "blocks": _blocks,
     "half blocks": _blocks,
     "dynamic": _dynamic,
+    "dynamic pairs": _dynamic,
     "uint8": _static,
     "uint16": _static,
 }

@@ -31,6 +31,7 @@ Form = Literal[
     "blocks",
     "folded",
     "dynamic",
+    "dynamic pairs",
     "uint8",
     "uint16",
     "half",
@@ -80,9 +81,10 @@ class PlannedTensor:
     (stored as blocks, of which the graph makes floats when it is opened); or in integers, then ``values`` is uint8
     (columns, rows) and ``scales`` (rows,), and the activations have ranges that are ``dynamic``, or are ``uint8`` or
     ``uint16`` with ``input_scale`` (float32) and ``input_zero_point`` (of that type)
-    from calibration. In a graph of which every value is an integer, ``signed`` is ``values`` (int8, or int4 two to a
-    byte, in the graph's own order) and ``scales`` (rows,), and ``uint8 value`` and ``uint16 value`` are ``values`` of
-    that type, whose one scale is in the graph.
+    from calibration. ``dynamic pairs`` is ``dynamic`` with int8 codes that fit into sums of 16 bits pair by pair. In a
+    graph of which every value is an integer, ``signed`` is ``values`` (int8, or int4 two to a byte, in the graph's own
+    order) and ``scales`` (rows,), and ``uint8 value`` and ``uint16 value`` are ``values`` of that type, whose one scale
+    is in the graph.
     """
 
     weight: Weight
@@ -107,7 +109,7 @@ class PlannedTensor:
     @property
     def is_integer(self) -> bool:
         """Whether products with this weight are computed in integers."""
-        return self.form in {"dynamic", "uint8", "uint16"}
+        return self.form in {"dynamic", "dynamic pairs", "uint8", "uint16"}
 
     @property
     def has_ranges(self) -> bool:

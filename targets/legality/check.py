@@ -11,6 +11,7 @@ from edgepress.errors import InputError
 from edgepress.manifest import MANIFEST_NAME, check_links, read_manifest
 from edgepress.onnx_graph.files import read_model
 from edgepress.onnx_graph.headers import refused_header
+from edgepress.onnx_graph.tensors import TensorReader
 from edgepress.onnx_graph.view import Graph, Node, view
 from edgepress.onnx_graph.walk import opsets_of
 from edgepress.targets import Soc, Target, find_soc, find_target
@@ -91,7 +92,7 @@ def check_file(file: Path, target: Target, soc: str = "", fixed_by: FixedBy = la
         placements=tuple(_with_pass(placement, fixed_by) for placement in placements),
         partitions=sum(len(partitions(graph, taken)) for graph in graphs),
         warnings=tuple(cliffs.slow_kernels(target, graphs)),
-        products=tuple(saturating_products(target, model, graphs)),
+        products=tuple(saturating_products(target, model, graphs, TensorReader(file).array)),
         caveats=tuple(caveats),
     )
 

@@ -5,17 +5,20 @@ saturate, where onnxruntime's option for exact products helps, and where it keep
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 
 from edgepress.onnx_graph.view import Graph, Node, Value
 from edgepress.processor import cpu_name
 from edgepress.sessions import EXACT_PRODUCTS, IN_QDQ, REMEDY, UNFUSED, WEIGHT_INPUTS, saturates
 from edgepress.targets import Target
 
+Read = Callable[[onnx.TensorProto], NDArray[Any]]
 _ROUND_X = {"DynamicQuantizeMatMul", "DynamicQuantizeLSTM"}  # to uint8, inside
 _ZERO_POINTS = {  # which input has a weight's zero point
     **{"MatMulInteger": 3, "DynamicQuantizeMatMul": 3, "MatMulIntegerToFloat": 5, "QGemm": 5, "QLinearMatMul": 5},
@@ -23,15 +26,21 @@ _ZERO_POINTS = {  # which input has a weight's zero point
 }
 _MOVES = {"Transpose", "Reshape", "Squeeze", "Unsqueeze", "Identity", "Flatten"}
 _SAFE = 64  # 2 · 255 · 64 fits into 16 bits
+_BY_PAIRS = {"MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul"}  # products of rows 2j, 2j + 1 are added
 _FIRST_UNKNOWN = {"QLinearMatMul": 21}  # opset from which onnxruntime 1.31's option leaves an operator as it is
 
 
-def saturating_products(target: Target, model: onnx.ModelProto, graphs: Sequence[Graph]) -> Iterator[str]:
-    """Yield a sentence for each operator and remedy: how many of its products saturate, where, and what to do."""
+def saturating_products(
+    target: Target, model: onnx.ModelProto, graphs: Sequence[Graph], read: Read = onnx.numpy_helper.to_array
+) -> Iterator[str]:
+    """Yield a sentence for each operator and remedy: how many of its products saturate, where, and what to do.
+
+    ``read`` gives the values of a tensor, wherever they lie.
+    """
     if not (target.is_cpu and target.name.startswith("x86")):
         return
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
-    found = [product for graph in graphs for product in _products_of(graph, tensors)]
+    found = [product for graph in graphs for product in _products_of(graph, tensors, read)]
     fails = _why_the_option_fails(found, graphs, Counter(value.name for value in model.graph.output))
     groups = Counter((product.node.op, _remedy(product, fails)) for product in found)
     here = f"this processor ({cpu_name()}) is {'one' if saturates() else 'none of them'}"
@@ -51,18 +60,22 @@ class _Product:
     maker: Node | None
 
 
-def _products_of(graph: Graph, tensors: Mapping[str, onnx.TensorProto]) -> Iterator[_Product]:
+def _products_of(graph: Graph, tensors: Mapping[str, onnx.TensorProto], read: Read) -> Iterator[_Product]:
     """Nodes that multiply uint8 by int8 in integers."""
     makers = {value.name: node for node in graph.nodes for value in node.outputs if value}
     for node in graph.nodes:
         if node.op not in WEIGHT_INPUTS:
             continue
-        x, weight = node.input(0), _unmoved(node.input(WEIGHT_INPUTS[node.op]), makers)
+        x, stored = node.input(0), node.input(WEIGHT_INPUTS[node.op])
+        weight = _unmoved(stored, makers)
         if x is None or weight is None or not _mixes_signs(node, x, weight):
             continue
         maker = makers.get(weight.name) if weight.dequantized else None
         weight = (maker.input(0) if maker else None) or weight
-        if not (_is_depthwise(node, weight) or _is_small(weight, tensors) or _is_left_in_float(node, maker)):
+        tensor = weight.data or tensors.get(weight.name)
+        codes = None if tensor is None else _codes(tensor, read)
+        fits = codes is not None and _fits(codes, by_pairs=node.op in _BY_PAIRS and weight is stored)
+        if not (_is_depthwise(node, weight) or fits or _is_left_in_float(node, maker)):
             yield _Product(node, weight, maker)
 
 
@@ -96,16 +109,20 @@ def _is_depthwise(node: Node, weight: Value) -> bool:
     )
 
 
-def _is_small(weight: Value, tensors: Mapping[str, onnx.TensorProto]) -> bool:
-    """Whether every weight is known to be within 7 bits."""
-    tensor = weight.data or tensors.get(weight.name)
-    if tensor is None or tensor.data_location == onnx.TensorProto.EXTERNAL:
-        return False
+def _codes(tensor: onnx.TensorProto, read: Read) -> NDArray[np.int16] | None:
+    """The values of a weight, None where they are not known."""
     try:
-        codes = onnx.numpy_helper.to_array(tensor)
+        return read(tensor).astype(np.int16)
     except ValueError:  # its bytes and its shape disagree
-        return False
-    return codes.size == 0 or int(np.abs(codes.astype(np.int16)).max()) <= _SAFE
+        return None
+
+
+def _fits(codes: NDArray[np.int16], *, by_pairs: bool) -> bool:
+    """Whether every weight is within 7 bits, or of a matrix every pair of rows that is added up."""
+    if by_pairs and codes.ndim == 2:
+        codes = np.add.reduceat(codes, np.arange(0, len(codes), 2), axis=0) if len(codes) else codes
+        return codes.size == 0 or int(np.abs(codes).max()) <= 2 * _SAFE
+    return codes.size == 0 or int(np.abs(codes).max()) <= _SAFE
 
 
 def _why_the_option_fails(found: Sequence[_Product], graphs: Sequence[Graph], outputs: Counter[str]) -> str:
@@ -147,8 +164,7 @@ def _remedy(product: _Product, fails: str) -> str:
         )
     if node.op == "DynamicQuantizeLSTM":
         return f"onnxruntime fails with {EXACT_PRODUCTS}=1; store weights as uint8 or in 7 bits"
-    external = "" if weight.data is not None or not weight.external else ", unless they are already"
-    return REMEDY + external
+    return REMEDY
 
 
 def _is_left_in_float(node: Node, maker: Node | None) -> bool:

@@ -2,7 +2,7 @@
 
 ::
 
-    x ─ MatMul, Gemm (W)  ─►  x ─ MatMulNBits or DynamicQuantizeMatMul (codes)         linears.py has the forms
+    x ─ MatMul, Gemm (W)  ─►  x ─ MatMulNBits or DynamicQuantizeMatMul (codes, bias)   linears.py has the forms
     ids ─ Gather (W)      ─►  ids ─ GatherBlockQuantized (codes)
     any other (W)         ─►  codes ─ Cast ─ Sub ─ Mul ─ Reshape ─ W, which onnxruntime computes when it opens the graph
 
@@ -19,6 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 from edgepress.exporter.arrays.scheme import Scheme
 from edgepress.exporter.graph.builder import CONTRIB, FLOAT, FLOAT16, Attribute
 from edgepress.exporter.graph.editing import Editor, copied, remove_unused, rewrite, set_nodes
+from edgepress.exporter.graph.foreign import kernels, tokens
 from edgepress.exporter.graph.foreign.roles import Foreign
 from edgepress.exporter.graph.linears import UINT8, Projection, block_scales, write_linear
 from edgepress.exporter.graph.weights import Weights, refer
@@ -27,18 +28,33 @@ from edgepress.onnx_graph.walk import attribute, graphs, operand, opset
 
 _AXES_ARE_INPUTS = 18  # of reductions, from this opset on
 _BYTE = 8  # bits
+_IN_CODES = {"blocks", "half blocks", "dynamic", "dynamic pairs"}  # forms that kernels compute with
 _HALVES = {8: (), 4: (16,), 2: (16, 4)}  # by bits of a code: what divides a byte, then its halves
 
 
 def build_planned(
-    model: onnx.ModelProto, weights: Weights, foreign: Foreign, plan: Plan, *, data_file: str, version: str
+    model: onnx.ModelProto,
+    weights: Weights,
+    foreign: Foreign,
+    plan: Plan,
+    *,
+    data_file: str,
+    version: str,
+    faster: Collection[str] = (),
 ) -> onnx.ModelProto:
-    """The graph of ``model``, its weights in the regions of ``data_file`` that ``plan`` gives them."""
+    """The graph of ``model``, its weights in the regions of ``data_file`` that ``plan`` gives them.
+
+    ``faster`` names the forms of a graph that it is to have (:data:`edgepress.targets.FASTER`).
+    """
     made = _without_planned(model, weights, plan)
     writer = _Writer(made, foreign, plan, data_file)
     rewrite(made, Weights(), {("", op): rule for op, rule in writer.rules.items()})
     writer.write_floats()
     remove_unused(made)
+    if "norms apart" in faster:
+        kernels.keep_norms_apart(made)
+    if "one rounding" in faster:
+        kernels.round_once(made)
     domains = {entry.domain for entry in made.opset_import}
     if CONTRIB not in domains and any(node.domain == CONTRIB for graph in graphs(made.graph) for node in graph.node):
         made.opset_import.append(helper.make_opsetid(CONTRIB, 1))
@@ -110,6 +126,7 @@ class _Writer:
         self._taken = {name for graph in graphs(made.graph) for node in graph.node for name in node.output}
         self._taken |= self._initializers.keys() | {value.name for graph in graphs(made.graph) for value in graph.input}
         self._names: dict[str, str] = {}  # of what is added, by what it would be called
+        self._added: set[str] = set()  # sums that the product before them gives
         self.opset = opset(made)
         self._turned = {
             node.output[0]: node.input[0]
@@ -118,6 +135,7 @@ class _Writer:
             if node.op_type == "Transpose" and node.input[0] in self._tensors
         }
         self.rules: dict[str, Callable[[Editor, onnx.NodeProto], bool]] = {
+            "Add": lambda _, node: node.output[0] in self._added,
             "MatMul": self._product,
             "Gemm": self._product,
             "Gather": self._rows,
@@ -163,28 +181,33 @@ class _Writer:
     def _coded(self, name: str) -> PlannedTensor | None:
         """The weight that a value is, or is the transposition of, where a kernel computes with codes of it."""
         tensor = self._tensors.get(self._turned.get(name, name))
-        return None if tensor is None or tensor.form not in {"blocks", "half blocks", "dynamic"} else tensor
+        return None if tensor is None or tensor.form not in _IN_CODES else tensor
 
     def _product(self, editor: Editor, node: onnx.NodeProto) -> bool:
-        """``α x Wᵀ + β c``; x is transposed first where Gemm does."""
+        """``α x Wᵀ + β c``, c the row that Gemm adds or an Add after MatMul; x is transposed first where Gemm does."""
         tensor = self._coded(node.input[1])
         if tensor is None:
             return False
-        g, x, y = _Nodes(editor, self, node.output), node.input[0], node.output[0]
+        x, y, added = node.input[0], node.output[0], operand(node, 2)
         shape = editor.shape(x)
         if shape is not None and len(shape) == 1:
             return self._vector(editor, node)
+        if node.op_type == "MatMul" and (sum_of := self._row_added(editor, y, tensor.weight.shape[0])):
+            y, added = sum_of
+            self._added.add(y)
+        g = _Nodes(editor, self, [y])
         if attribute(node, "transA", 0):
             x = g.node("Transpose", [x], f"{y}.turned", perm=[1, 0])
-        alpha, beta, added = attribute(node, "alpha", 1.0), attribute(node, "beta", 1.0), operand(node, 2)
+        alpha, beta = attribute(node, "alpha", 1.0), attribute(node, "beta", 1.0)
         plain = alpha == beta == 1 and self._is_row(added, tensor.weight.shape[0])
         projection = Projection(
             tensor.weight,
             tensor,
             added if plain else "",
             self._plan.accuracy_level,
-            normed=False,
+            normed=tokens.are_alike(node.input[0], editor.makers),
             axis=-1,
+            lowest=tokens.lowest(node.input[0], editor.makers),
         )
         if plain or not added:
             product = write_linear(g, projection, x, y if alpha == 1 else f"{y}.unscaled")
@@ -207,6 +230,14 @@ class _Writer:
         self._product(editor, one)
         g.node("Reshape", [one.output[0], g.constant("one_column", np.array([-1], np.int64))], y)
         return True
+
+    def _row_added(self, editor: Editor, product: str, rows: int) -> tuple[str, str] | None:
+        """The sum of a product and a constant row, and that row, where nothing else reads the product."""
+        readers = editor.readers.get(product, ())
+        if len(readers) != 1 or readers[0].op_type != "Add" or product in {v.name for v in editor.graph.output}:
+            return None
+        row = next((name for name in readers[0].input if name != product), "")
+        return (readers[0].output[0], row) if self._is_row(row, rows) else None
 
     def _is_row(self, name: str, rows: int) -> bool:
         """Whether a value is a constant with a number for each row of a weight; what is left out is none."""

@@ -25,6 +25,7 @@ from edgepress.onnx_graph.walk import attributes_of, operand
 def _apply(model: onnx.ModelProto, context: Context) -> int:
     rules = {
         (CONTRIB, "DynamicQuantizeMatMul"): _dynamic,
+        (CONTRIB, "MatMulIntegerToFloat"): _rounded_before,
         ("", "DequantizeLinear"): _dequantize,
         (CONTRIB, "DequantizeLinear"): _dequantize,
         ("", "Mul"): _integer_product,
@@ -53,7 +54,20 @@ def _unscaled(editor: Editor, node: onnx.NodeProto) -> bool:
 def _dynamic(editor: Editor, node: onnx.NodeProto) -> bool:
     """``MatMul(x, W) (+ bias)``, W (columns, rows) with a scale and zero point for each of its columns, or one."""
     x, weight, scale, zero_point, bias = (operand(node, index) for index in range(5))
-    y = node.output[0]
+    return _in_float(editor, x, (weight, scale, zero_point), bias, node.output[0])
+
+
+def _rounded_before(editor: Editor, node: onnx.NodeProto) -> bool:
+    """The same of an x that DynamicQuantizeLinear rounds for several products."""
+    rounding = editor.makers.get(node.input[0])
+    if rounding is None or rounding.op_type != "DynamicQuantizeLinear":
+        return False
+    weight, scale, zero_point, bias = (operand(node, index) for index in (1, 3, 5, 6))
+    return _in_float(editor, rounding.input[0], (weight, scale, zero_point), bias, node.output[0])
+
+
+def _in_float(editor: Editor, x: str, stored: tuple[str, str, str], bias: str, y: str) -> bool:
+    weight, scale, zero_point = stored
     name = _weight(editor, weight, scale, zero_point, axis=1)
     if name is None:
         return False
@@ -131,6 +145,7 @@ PASS = Pass(
     description="Integer products become MatMul with the same weights; activations are not rounded",
     operators=(
         f"{CONTRIB}.DynamicQuantizeMatMul",
+        f"{CONTRIB}.MatMulIntegerToFloat",
         "MatMulInteger",
         "DynamicQuantizeLinear",
         "QuantizeLinear",

@@ -98,6 +98,41 @@ def test_codes_are_the_stored_rows_within_a_step_and_scales_are_positive(rows: i
     assert (difference <= np.abs(scales[:, :1])).all()
 
 
+@given(st.integers(1, 4), st.integers(1, 41), st.booleans(), st.integers(0, 2**32 - 1))
+def test_pairs_fit_into_16_bits_and_lose_at_most_a_bit(rows: int, columns: int, learned: bool, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    x = (random.standard_normal((rows, columns)) * random.choice([1e-3, 1.0, 50.0], (rows, 1))).astype(np.float32)
+    scales = np.maximum(np.abs(x).max(1), 1e-6) / np.float32(127)
+    codes = (np.clip(np.rint(x / scales[:, None]), -127, 127) + 128).astype(np.uint8)
+    found, widened = integer.to_pairs(codes, scales, None if learned else x)
+    assert found.dtype == np.int8
+    assert found.min() >= -127
+    assert integer.fits(found)
+    whole = found.astype(np.int64)
+    sums = [np.abs(whole[:, j : j + 2].sum(1)).max() for j in range(0, columns, 2)]
+    assert 255 * max(sums) <= np.iinfo(np.int16).max
+    assert (widened >= scales).all()
+    step = 127 / 64 * scales[:, None]  # of seven bits, which fit whatever they are
+    noise = np.square(integer.dequantize(found, widened) - x.astype(np.float64)).sum(1)
+    seven = np.square(np.clip(np.rint(x / step), -64, 64) * step - x).sum(1)
+    if not learned:
+        assert (noise <= np.maximum(seven, columns * scales**2 / 4) * 1.001).all()
+    kept = [bool(np.all(np.abs(np.add.reduceat(row, range(0, columns, 2))) <= 128)) for row in codes.astype(int) - 128]
+    assert (found[kept] == (codes[kept].astype(np.int16) - 128)).all()  # a row whose pairs fit stays as it is
+
+
+def test_wide_rows_lose_less_than_half_a_bit_for_their_pairs() -> None:
+    x = np.random.default_rng(7).standard_normal((16, 1536)).astype(np.float32)
+    scales = np.abs(x).max(1) / np.float32(127)
+    codes = (np.clip(np.rint(x / scales[:, None]), -127, 127) + 128).astype(np.uint8)
+    assert not integer.fits((codes.astype(np.int16) - 128).astype(np.int8))
+    noise = [
+        float(np.square(integer.dequantize(*found) - x).sum())
+        for found in ((codes, scales), integer.to_pairs(codes, scales, x))
+    ]
+    assert noise[0] < noise[1] < 4**0.5 * noise[0]
+
+
 @pytest.mark.parametrize("name", [*FAMILIES, *PARALLEL])
 def test_dynamic_products_are_those_of_the_oracle(home: Path, tmp_path: Path, name: str) -> None:
     asked = recipe(tmp_path, DYNAMIC)

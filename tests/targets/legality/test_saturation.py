@@ -64,11 +64,22 @@ def test_the_processor_that_is_here_is_named(here: bool, monkeypatch: pytest.Mon
     assert f"this processor (AMD EPYC 7763) is {'one' if here else 'none of them'};" in text
 
 
-def test_weights_in_a_data_file_may_be_small_already(tmp_path: Path) -> None:
-    model = onnx.load_from_string(made.CASES["MatMul in QDQ"]().model)
-    onnx.save(model, tmp_path / "m.onnx", save_as_external_data=True, size_threshold=0, location="m.data")
-    (text,) = check_file(tmp_path / "m.onnx", find_target("x86-cpu")).products
-    assert text.endswith("7 bits, unless they are already")
+def test_weights_in_a_data_file_are_read(tmp_path: Path) -> None:
+    for name, said in {"MatMul in QDQ": ["7 bits"], "MatMulInteger, pairs that fit": []}.items():
+        model = onnx.load_from_string(made.CASES[name]().model)
+        onnx.save(model, tmp_path / "m.onnx", save_as_external_data=True, size_threshold=0, location="m.data")
+        found = check_file(tmp_path / "m.onnx", find_target("x86-cpu")).products
+        assert [text.rpartition(" in ")[2] for text in found] == said
+
+
+def test_a_pair_that_does_not_fit_is_named() -> None:
+    model = onnx.load_from_string(made.CASES["MatMulInteger, pairs that fit"]().model)
+    weight = next(tensor for tensor in model.graph.initializer if tensor.name == "w")
+    codes = onnx.numpy_helper.to_array(weight).copy()
+    codes[1, 0] += 1
+    weight.CopyFrom(onnx.numpy_helper.from_array(codes, "w"))
+    (text,) = saturation.saturating_products(find_target("x86-cpu"), model, view(model))
+    assert "1 × MatMulInteger" in text
 
 
 def test_a_weight_whose_bytes_do_not_fit_its_shape_is_no_traceback() -> None:
