@@ -49,6 +49,11 @@ def check_recipe(recipe: Recipe, *, graphs: bool = False) -> None:
             "[budget] error, metric_loss, changed and metric are for models that are no language models; take kl, or a "
             "limit in bytes or time"
         )
+    if recipe.activations.kept and not graphs:
+        raise InputError(
+            "[activations] kept names nodes of a graph, and this is a language model, whose tensors are kept by "
+            "[[override]] bits = 32"
+        )
     for name, asked in recipe.options.items():
         in_graphs = graphs and name in recipe.prune
         read_options(name, (graph_pruning(name) if in_graphs else load_method(name)).declared, asked)

@@ -196,6 +196,7 @@ def traced_to_json(prepared: PreparedTraced | PreparedEncoderDecoder) -> Json:
         "tensors": [_tensor_to_json(tensor) for tensor in plan.tensors],
         "totals": _weights_to_json(plan),
         "budget": prepared.budget if isinstance(prepared, PreparedTraced) else None,
+        "in_float": dict(prepared.decisions.kept_layers) if isinstance(prepared, PreparedTraced) else {},
         "notes": list(prepared.notes),
         "steps": list(prepared.steps) if isinstance(prepared, PreparedTraced) else [],
         "steps_not_run": list(prepared.steps_not_run) if isinstance(prepared, PreparedTraced) else [],
@@ -214,10 +215,18 @@ def format_traced(prepared: PreparedTraced | PreparedEncoderDecoder) -> str:
             f"{plan.parameters:,} parameters",
             *_weight_lines(plan),
             *budget_lines(prepared.budget if isinstance(prepared, PreparedTraced) else None),
+            *_float_lines(prepared),
             *(f"note         {note}" for note in prepared.notes),
             *_traced_steps(prepared),
         ]
     )
+
+
+def _float_lines(prepared: PreparedTraced | PreparedEncoderDecoder) -> list[str]:
+    """The nodes that stay in float between integers, a line each."""
+    if not isinstance(prepared, PreparedTraced):
+        return []
+    return [f"in float32   {name}: {why}" for name, why in prepared.decisions.kept_layers.items()]
 
 
 def _traced_steps(prepared: PreparedTraced | PreparedEncoderDecoder) -> list[str]:

@@ -25,6 +25,7 @@ from edgepress.exporter.decide.opening import ask_recipe, find_targets
 from edgepress.exporter.decide.shrinking import shrink_traced
 from edgepress.exporter.doors.traced import Feed, Samples, Traced
 from edgepress.exporter.graph.builder import CONTRIB
+from edgepress.exporter.graph.foreign.floats import keep_in_float, nodes_asked
 from edgepress.exporter.graph.foreign.normal import read_normal, write_normal
 from edgepress.exporter.graph.foreign.planned import build_planned
 from edgepress.exporter.graph.foreign.quantized import describe_static, place, planned_bits, widths_of
@@ -176,6 +177,7 @@ class PreparedTraced:
             calibrator.ranges(activations),
             widths_of(activations, self.recipe.weights.bits),
             bits=bits,
+            floats=self.decisions.kept_layers,
         )
         made = place(quantized, FloatModel(self.float_file), self.plan, DATA_FILE)
         return replace(self, quantized=quantized, made=made)
@@ -201,12 +203,14 @@ class PreparedTraced:
             folder=file.with_name("learned"),
             widths=widths,
             bits=bits,
+            floats=self.decisions.kept_layers,
             coded={} if is_static else coded,
             loss="kl" if is_logits else "square",
             progress=progress,
         )
         if widths is not None:
-            quantized = quantize(found.file, found.ranges, widths, found.rounded, bits=bits)
+            floats = self.decisions.kept_layers
+            quantized = quantize(found.file, found.ranges, widths, found.rounded, bits=bits, floats=floats)
             made = place(quantized, FloatModel(found.prepared), self.plan, DATA_FILE)
             return replace(self, quantized=quantized, made=made, learned=found.notes)
         model, weights = read_normal(found.file)
@@ -262,7 +266,7 @@ def decide_traced(
     shrunk = shrink_traced(traced, found, samples, stages=pruned_in, train=train, progress=progress)
     traced = shrunk.traced
     model, weights = read_normal(traced.file)
-    description, file = describe(model, traced.model_type), None
+    description, file, decisions = describe(model, traced.model_type), None, Decisions()
     if methods or found.budget is not None:
         from edgepress.exporter.interpreter.network import check_operators
 
@@ -275,10 +279,12 @@ def decide_traced(
                 "--calibration"
             )
         file = write_normal(model, weights, folder / "float.onnx")
-        description = describe_static(FloatModel(file), description)
+        graph = FloatModel(file)
+        decisions = keep_in_float(graph, description, planned_recipe(found), nodes_asked(graph, found))
+        description = describe_static(graph, description, decisions.kept_layers)
     unbounded = frozenset(weight.name for weight in description.listed if weight.kind == "constant")
     source = OnnxFile(traced.file, model, weights, unbounded=unbounded, hashes=traced.source)
-    plan = plan_traced(description, planned_recipe(found), source, targets)
+    plan = plan_traced(description, planned_recipe(decisions.applied(found)), source, targets)
     prepared = PreparedTraced(
         traced=traced,
         model=model,
@@ -292,9 +298,10 @@ def decide_traced(
         float_file=file,
         steps=shrunk.steps,
         steps_not_run=shrunk.skipped,
+        decisions=decisions,
     )
     if found.budget is not None:
-        prepared = _with_budget(prepared, progress)
+        prepared = _with_nodes(prepared, progress) if is_static else _with_budget(prepared, progress)
     for one in targets:
         if one.form is not None:
             find_form(one.form).refuse(prepared, one, ())
@@ -318,6 +325,31 @@ def _with_budget(prepared: PreparedTraced, progress: Progress) -> PreparedTraced
     )
     seen = None if samples is None else SeenSamples(samples)
     return replace(prepared, plan=plan, decisions=decisions, budget=summary, samples=seen)
+
+
+def _with_nodes(prepared: PreparedTraced, progress: Progress) -> PreparedTraced:
+    """As :func:`_with_budget` where the whole graph is in integers: which of its nodes stay in float."""
+    from edgepress.exporter.learn.graphs.budget import Budgeted, SeenSamples, keep_nodes
+
+    recipe, samples, file, plan = prepared.recipe, prepared.samples, prepared.float_file, prepared.plan
+    if file is None or samples is None:
+        raise ValueError("integers have their ranges from samples of the float graph")
+    description, task, itemsize = prepared.description, prepared.task, prepared.source.itemsize
+    bits, decided = planned_bits(plan), planned_recipe(prepared.decided)
+    job = Budgeted(file, task, description, decided, recipe, itemsize, bits)
+    widths = widths_of(recipe.activations, recipe.weights.bits)
+    reasons, summary = keep_nodes(job, recipe.activations, widths, samples, progress)
+    graph, plain = FloatModel(file), describe(prepared.model, prepared.traced.model_type)
+    decisions = keep_in_float(graph, plain, planned_recipe(recipe), {**reasons, **nodes_asked(graph, recipe)})
+    static = describe_static(graph, plain, decisions.kept_layers)
+    return replace(
+        prepared,
+        description=static,
+        plan=plan_traced(static, planned_recipe(decisions.applied(recipe)), prepared.source, prepared.targets),
+        decisions=decisions,
+        budget=summary,
+        samples=SeenSamples(samples),
+    )
 
 
 def largest_of(source: OnnxFile, weight: Weight) -> float:
@@ -352,13 +384,10 @@ def faster_forms(targets: Sequence[Target]) -> frozenset[str]:
 
 def _refuse_others(path: Path, recipe: Recipe) -> None:
     """Refuse what is not done to such models as yet."""
-    steps = ["[budget] beside integers everywhere"] if recipe.budget and recipe.activations.is_calibrated else []
     if recipe.activations.type == "float16":
-        steps.append(f"{recipe.activations.type} activations")
-    if steps:
         raise InputError(
-            f"recipe {recipe.name} has {', '.join(dict.fromkeys(steps))}, and {path} is no language model: take "
-            f"{RECIPE}, or a recipe of your own without that"
+            f"recipe {recipe.name} has float16 activations, and {path} is no language model: take {RECIPE}, or a "
+            "recipe of your own without that"
         )
 
 

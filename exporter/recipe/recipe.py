@@ -80,11 +80,14 @@ class Activations:
 
     ``ranges`` says how real values become integers: "dynamic" finds the range of each call when it is made; the others
     find it once, from calibration text: "minmax", "percentile" (``percentile`` of the values), "mse" or "entropy".
+    ``kept`` are patterns of nodes that stay in float between integers, of a model that is no language model; what that
+    comes to is in ``kept_layers``.
     """
 
     type: str = "float32"
     ranges: str = "dynamic"
     percentile: float = 99.99
+    kept: tuple[str, ...] = ()
     kept_layers: Mapping[str, str] = field(default_factory=dict)
     float32_scales: Mapping[str, str] = field(default_factory=dict)
     float16_graph: bool = False
@@ -108,7 +111,8 @@ class Activations:
     def to_json(self) -> dict[str, object]:
         """As the manifest keeps what was asked."""
         decided = {"kept_layers": dict(self.kept_layers)}
-        return {"type": self.type, "ranges": self.ranges, "percentile": self.percentile, **decided}
+        asked = {"type": self.type, "ranges": self.ranges, "percentile": self.percentile, "kept": list(self.kept)}
+        return {**asked, **decided}
 
 
 @dataclass(frozen=True)
@@ -273,7 +277,7 @@ def recipe_from_json(content: Mapping[str, Any]) -> Recipe:
     calibration, budget = content["calibration"], content["budget"]
     made = {
         "overrides": tuple(map(override_from_json, content["overrides"])),
-        "activations": Activations(**content["activations"]),
+        "activations": Activations(**{**content["activations"], "kept": tuple(content["activations"].get("kept", ()))}),
         "cache": Cache(**content.get("cache", {})),
         "calibration": CalibrationText(**{**calibration, "text": tuple(calibration["text"])}),
         "budget": budget and Budget(**{**budget, "candidates": tuple(budget["candidates"])}),
@@ -494,7 +498,7 @@ def candidate_storage(text: str, like: Storage) -> Storage:
 def _activations(value: object, path: Path) -> Activations:
     if not isinstance(value, dict):
         raise InputError(f"{path}: [activations] must be a table, not {value!r}")
-    _known(value, ("type", "ranges", "percentile"), path, "[activations] ")
+    _known(value, ("type", "ranges", "percentile", "kept"), path, "[activations] ")
     default = Activations()
     kind = _word(value.get("type", default.type), ACTIVATION_TYPES, path, "[activations] type")
     ranges = _word(value.get("ranges", default.ranges), RANGES, path, "[activations] ranges")
@@ -507,7 +511,13 @@ def _activations(value: object, path: Path) -> Activations:
         )
     if not kind.startswith("uint") and "ranges" in value:
         raise InputError(f'{path}: [activations] ranges is for integers; add type = "uint8", or leave ranges out')
-    return Activations(kind, ranges, float(share), is_written="type" in value)
+    kept = _names(value.get("kept", []), path, "[activations] kept")
+    if kept and (not kind.startswith("uint") or ranges == "dynamic"):
+        raise InputError(
+            f"{path}: [activations] kept names nodes that stay in float between integers whose ranges are fixed; add "
+            'type = "uint8" and ranges = "minmax", or leave it out'
+        )
+    return Activations(kind, ranges, float(share), kept, is_written="type" in value)
 
 
 def _cache(value: object, path: Path) -> Cache:

@@ -5,7 +5,7 @@ What a plan lists of such a graph: weights with codes (``signed``), constants th
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -18,8 +18,9 @@ from edgepress.exporter.arrays.packing import Quantized
 from edgepress.exporter.graph.foreign.roles import Foreign
 from edgepress.exporter.graph.qdq import WIDTHS, Widths
 from edgepress.exporter.graph.qdq.codes import along
+from edgepress.exporter.graph.qdq.floats import name_of
 from edgepress.exporter.graph.qdq.graph import FloatModel
-from edgepress.exporter.graph.qdq.roles import channel_axis, role
+from edgepress.exporter.graph.qdq.roles import Role, channel_axis, role
 from edgepress.exporter.graph.weights import refer
 from edgepress.exporter.model.description import Weight
 from edgepress.exporter.plan.plan import Plan, PlannedTensor
@@ -33,15 +34,18 @@ def widths_of(activations: Activations, bits: int) -> Widths:
     return WIDTHS["a16w4" if name == "a16w8" and bits == 4 else name]
 
 
-def describe_static(model: FloatModel, foreign: Foreign) -> Foreign:
-    """What each weight becomes in integers; those that become the integers of a sum or a norm are not listed."""
-    found = (_static(model, weight, foreign.dims[weight.name]) for weight in foreign.listed)
+def describe_static(model: FloatModel, foreign: Foreign, floats: Collection[str] = ()) -> Foreign:
+    """What each weight becomes in integers; those that become the integers of a sum or a norm are not listed.
+
+    ``floats`` are the nodes that compute in float.
+    """
+    found = (_static(model, weight, foreign.dims[weight.name], floats) for weight in foreign.listed)
     return replace(foreign, listed=tuple(weight for weight in found if weight is not None))
 
 
-def _static(model: FloatModel, weight: Weight, dims: tuple[int, ...]) -> Weight | None:
+def _static(model: FloatModel, weight: Weight, dims: tuple[int, ...], floats: Collection[str]) -> Weight | None:
     uses = [(node, index) for node in model.nodes for index, name in enumerate(node.input) if name == weight.name]
-    roles = {role(node, index, is_constant=True, rank=len(dims)) for node, index in uses}
+    roles = {_role(node, index, len(dims), floats) for node, index in uses}
     if weight.name in model.read_inside or roles == {"float"}:
         rows, *rest = dims
         shape = (rows, math.prod(rest)) if rest else (rows,)
@@ -55,6 +59,12 @@ def _static(model: FloatModel, weight: Weight, dims: tuple[int, ...]) -> Weight 
         shape = (rows, math.prod(rest)) if rest else (rows,)
         return Weight(weight.name, weight.kind, shape, (Part(weight.name, 0, rows),), static="value")
     return None
+
+
+def _role(node: onnx.NodeProto, index: int, rank: int, floats: Collection[str]) -> Role:
+    """What a constant of ``rank`` axes is to a node; to one in float no integers of an activation."""
+    found = role(node, index, is_constant=True, rank=rank)
+    return "float" if found == "activation" and name_of(node) in floats else found
 
 
 def planned_bits(plan: Plan) -> dict[str, int]:

@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,8 +17,9 @@ from edgepress.exporter.graph.builder import CONTRIB
 from edgepress.exporter.graph.qdq import codes as arithmetic
 from edgepress.exporter.graph.qdq.calibrate import Ranges
 from edgepress.exporter.graph.qdq.codes import Rounded
+from edgepress.exporter.graph.qdq.floats import bounds_alone, close_floats, name_of
 from edgepress.exporter.graph.qdq.graph import FloatModel
-from edgepress.exporter.graph.qdq.roles import MOVES, NORMS, channel_axis, role
+from edgepress.exporter.graph.qdq.roles import NORMS, channel_axis, role
 from edgepress.exporter.graph.qdq.sums import exact_sums
 from edgepress.exporter.graph.qdq.widths import Widths
 from edgepress.exporter.graph.weights import refer
@@ -42,19 +43,25 @@ def quantize(
     widths: Widths,
     rounded: Mapping[str, Rounded] | None = None,
     bits: Mapping[str, int] | None = None,
+    *,
+    floats: Collection[str] = (),
 ) -> onnx.ModelProto:
     """Return the float model in ``path`` as QDQ in ``widths``; ``ranges`` is what calibration found.
 
     Weights in ``rounded``, by name, keep exactly the codes they have; the others are rounded to nearest, those in
     ``bits`` to so many where these are others than ``widths`` says: 4, 8, or 32 for a weight that stays float. Every
     float input and output of the graph stays float. Relu and Clip disappear into the integers of the value they bound.
+    Nodes whose names are in ``floats``, and those with a weight that stays float, compute in float (:mod:`.floats`).
 
     Raises:
         InputError: a value has no range, a rounded weight is not on its grid, or the model cannot be quantized (its
             operators are not plain, it is quantized already, its opset is too old).
 
     """
-    return _Writer(FloatModel(path), ranges, widths, dict(rounded or {}), dict(bits or {})).write()
+    model, kept = FloatModel(path), {name for name, count in (bits or {}).items() if count == _FLOAT_BITS}
+    return _Writer(
+        model, ranges, widths, dict(rounded or {}), dict(bits or {}), floats=close_floats(model, floats, kept)
+    ).write()
 
 
 @dataclass(frozen=True)
@@ -69,14 +76,24 @@ class _Integers:
 
 
 class _Writer:
-    """One model being written. ``self._integers`` maps a float value to the value that comes back from integers."""
+    """One model being written. ``self._integers`` maps a float value to the value that comes back from integers.
+
+    ``floats`` are the nodes that compute in float.
+    """
 
     def __init__(
-        self, model: FloatModel, ranges: Ranges, widths: Widths, rounded: dict[str, Rounded], bits: dict[str, int]
+        self,
+        model: FloatModel,
+        ranges: Ranges,
+        widths: Widths,
+        rounded: dict[str, Rounded],
+        bits: dict[str, int],
+        *,
+        floats: frozenset[str],
     ) -> None:
-        self._model, self._widths, self._rounded = model, widths, rounded
+        self._model, self._widths, self._rounded, self._floats = model, widths, rounded, floats
+        self._raw = {*model.inputs, *(name for n in model.nodes if name_of(n) in floats for name in n.output)}
         self._bits = bits | {name: one.bits for name, one in rounded.items()}
-        self._kept = {name for name, count in bits.items() if count == _FLOAT_BITS}
         self._ranges = exact_sums(model, ranges) if widths.activation_bits == 8 else ranges
         self._nodes: list[onnx.NodeProto] = []
         self._constants: dict[str, onnx.TensorProto] = {}
@@ -101,10 +118,12 @@ class _Writer:
         model = self._model
         removed = self._fold_bounds()
         for name in model.inputs:
-            if model.is_float.get(name):
+            if model.is_float.get(name) and self._has_integer_reader(name):
                 self._activation(name, name)
         for node in model.nodes:
-            if id(node) not in removed:
+            if name_of(node) in self._floats:
+                self._float_node(node)
+            elif id(node) not in removed:
                 self._node(node)
         for name in sorted(model.read_inside):
             self._keep(name)
@@ -138,9 +157,8 @@ class _Writer:
                 continue
             name, maker = node.input[0], makers[node.input[0]]
             low, high = self._range(node.output[0])
-            inside = bounds[0] <= low and high <= bounds[1]
-            alone = len(self._model.readers[name]) == 1 and name not in self._model.outputs
-            if inside and alone and maker.op_type not in MOVES and id(maker) not in removed:
+            inside = bounds[0] <= low and high <= bounds[1] and name_of(node) not in self._floats
+            if inside and bounds_alone(self._model, node) and id(maker) not in removed:
                 self._folded[name] = node.output[0]
                 removed.add(id(node))
         return removed
@@ -183,6 +201,26 @@ class _Writer:
             if self._model.is_float.get(made):
                 self._activation(made, new.output[index])
 
+    def _float_node(self, node: onnx.NodeProto) -> None:
+        """The node as it is; what nodes in integers read of it passes through integers for them."""
+        new = onnx.NodeProto()
+        new.CopyFrom(node)
+        new.name = name_of(node)
+        for index, name in enumerate(node.input):
+            if name in self._model.constants:
+                self._keep(name)
+            elif name not in self._raw:
+                new.input[index] = self._integers.get(name, name)
+        self._nodes.append(new)
+        for name in node.output:
+            if self._model.is_float.get(name) and self._has_integer_reader(name):
+                self._activation(name, name)
+
+    def _has_integer_reader(self, name: str) -> bool:
+        """Whether a node in integers reads a value."""
+        readers = self._model.readers.get(name, ())
+        return any(name_of(node) not in self._floats for node in readers)
+
     def _input(self, node: onnx.NodeProto, index: int, name: str) -> str:
         """The value that a node reads instead of ``name``."""
         model = self._model
@@ -190,8 +228,6 @@ class _Writer:
         if not name or not model.is_float.get(name):
             return self._keep(name) if constant else name
         part = role(node, index, is_constant=constant, rank=len(model.constants[name].dims) if constant else 0)
-        if constant and self._kept & ({name, node.input[1]} if part == "bias" else {name}):
-            part = "float"
         if not constant:
             return name if part == "float" else self._integers.get(name, name)
         if part == "weight":
@@ -266,7 +302,7 @@ class _Writer:
     def _has_weight(self, node: onnx.NodeProto) -> bool:
         """Whether a bias can have the scale of input · weight: only if the weight is a constant."""
         plain = attribute(node, "alpha", 1.0) == 1 and attribute(node, "beta", 1.0) == 1
-        constant = node.input[1] in self._model.constants and node.input[1] not in self._kept
+        constant = node.input[1] in self._model.constants
         return constant and node.input[0] not in self._model.constants and plain
 
     def _weight(self, node: onnx.NodeProto, name: str) -> str:

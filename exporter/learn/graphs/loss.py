@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgepress.errors import InputError
-from edgepress.runtime.scoring.kinds import Metric, chosen_metrics
+from edgepress.runtime.scoring.kinds import Metric, chosen_metrics, find_metric, metric_names
 from edgepress.runtime.scoring.score import Score, score
 from edgepress.runtime.tasks.kinds import TaskModel, open_task
 from edgepress.samples.sample import Sample
@@ -93,20 +93,26 @@ def _squares(found: NDArray[np.generic], truth: NDArray[np.generic]) -> tuple[fl
 
 
 class TaskScore:
-    """A metric of a task on labelled samples, beside the float model's.
+    """A metric of a task on samples, beside the float model's; ``folder`` has the files that the task names.
 
-    ``folder`` has the files that the task names.
+    Without a ``name`` it is the first that the task has, which says when two answers are the same.
 
     Raises:
-        InputError: the metric is not the task's, or the samples have no labels for it.
+        InputError: the metric is not the task's, or there is none.
 
     """
 
     def __init__(self, task: Task, folder: Path, samples: Sequence[Sample], name: str | None, truth: Run) -> None:
-        labelled = bool(samples) and samples[0].label is not None
         self._task, self._folder, self._samples = task, folder, samples
-        self.metric: Metric = chosen_metrics([] if name is None else [name], task.name, labelled=labelled)[0]
+        names = [name] if name is not None else [one for one in metric_names() if task.name in find_metric(one).tasks]
+        self.metric: Metric = chosen_metrics(names[:1], task.name, labelled=True)[0]
         self._truth = self._open(truth)
+        self._said = self.metric.predict(self._truth, [sample.value for sample in samples])
+
+    @property
+    def is_labelled(self) -> bool:
+        """Whether the samples say what the metric needs to know of them."""
+        return not self.metric.labelled or all(sample.label is not None for sample in self._samples)
 
     def _open(self, run: Run) -> TaskModel:
         return open_task(self._task, run, self._folder)
@@ -115,6 +121,12 @@ class TaskScore:
         """The metric of what ``run`` computes, the float model's, and the share of answers that changed."""
         (found,) = score(self._open(run), self._samples, [self.metric], reference=self._truth)
         return found
+
+    def changed(self, run: Run) -> float:
+        """The share of samples of which ``run`` says something else than the float model."""
+        said = self.metric.predict(self._open(run), [sample.value for sample in self._samples])
+        same = [self.metric.same(one, other) for one, other in zip(said, self._said, strict=True)]
+        return 1.0 - sum(same) / len(same)
 
 
 def lost(found: Score) -> float:

@@ -5,7 +5,7 @@ What :mod:`.asked` takes, :func:`learn_graph` does.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -66,6 +66,7 @@ def learn_graph(
     folder: Path,
     widths: Widths | None = None,
     bits: Mapping[str, int] | None = None,
+    floats: Collection[str] = (),
     coded: Mapping[str, Coded] | None = None,
     loss: Literal["kl", "square"] = "square",
     progress: Progress = silent,
@@ -74,8 +75,9 @@ def learn_graph(
     """Do what ``recipe`` names in ``before``, as methods of weights and in ``after``, in this order.
 
     With ``widths`` the graph ships in integers everywhere, with ranges as ``recipe.activations`` says and weights in
-    ``bits`` where these are others; else the weights of ``coded`` ship in blocks. ``loss`` is that of the outputs, for
-    methods that train the whole: kl where these are logits. Files are made in ``folder``.
+    ``bits`` where these are others, and nodes in ``floats`` in float; else the weights of ``coded`` ship in blocks.
+    ``loss`` is that of the outputs, for methods that train the whole: kl where these are logits. Files are made in
+    ``folder``.
 
     Raises:
         InputError: a method cannot be done to this graph (:func:`check_graph_methods`), or there are no feeds.
@@ -94,7 +96,7 @@ def learn_graph(
             return ship_blocks(task, *_rounding(recipe, task.coded))
         path = write_changed(file, folder / _PREPARED, task)
         ranges.update(calibrate(path, feeds, recipe.activations))
-        return open_channels(path, quantize(path, ranges, widths, bits=bits), widths)
+        return open_channels(path, quantize(path, ranges, widths, bits=bits, floats=floats), widths)
 
     teacher, network = Network.read(file), Network.read(file)
     matches = [Match(name, name, loss) for name in _float_outputs(file)]
