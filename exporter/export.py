@@ -39,7 +39,7 @@ from edgepress.files import atomic_directory
 from edgepress.fingerprint import write_fingerprint
 from edgepress.manifest import Manifest
 from edgepress.progress import Progress, silent
-from edgepress.targets import FALLBACK, find_target
+from edgepress.targets import FALLBACK, Soc, find_target
 from edgepress.whole import whole_number
 from edgepress.workspace import Workspace
 
@@ -80,7 +80,8 @@ def export(
         target: a name from :func:`edgepress.targets.target_names`, or several: they share the weights' computation.
         recipe: a preset's name or a TOML file; when None the one that suits the targets.
         socs: chips of the target that has some (qnn-htp), for which its graphs are compiled ahead.
-        context_length: positions that the bundle can hold; the model's own maximum when None.
+        context_length: positions that the bundle can hold; the model's own maximum when None. Of a model that takes
+            text and writes none: tokens of a text in the static graph of an accelerator, 128 at most when None.
         calibration: files of text for a calibrated recipe; those that the recipe names when empty, and the model's own
             generations when it names none either. Of a model that a door opens, files of its inputs.
         revision: branch, tag or commit of a model on the hub; its main branch when None.
@@ -124,7 +125,7 @@ def export(
         )
     door = find_door(str(model))
     if door is not None:
-        refuse_of_language_models(str(model), context_length=context_length, adapters=adapters, slots=adapter_slots)
+        refuse_of_language_models(str(model), context_length=None, adapters=adapters, slots=adapter_slots)
         with TemporaryDirectory(prefix="edgepress-") as folder:
             traced = door.open(str(model), Options(task, revision), Path(folder))
             return export_traced(
@@ -133,6 +134,7 @@ def export(
                 target=target,
                 recipe=recipe,
                 socs=socs,
+                context_length=context_length,
                 samples=read_samples(calibration, traced) if calibration else None,
                 check=check,
                 force=force,
@@ -160,6 +162,7 @@ def export_traced(
     target: str | Sequence[str] = FALLBACK,
     recipe: str | Path | None = None,
     socs: Sequence[str] = (),
+    context_length: int | None = None,
     samples: Samples | None = None,
     check: bool = False,
     force: bool = False,
@@ -177,6 +180,7 @@ def export_traced(
             target=target,
             recipe=recipe,
             socs=socs,
+            context_length=context_length,
             samples=samples,
             folder=Path(folder),
             stages=lambda: workspace.part("pruning"),
@@ -188,6 +192,7 @@ def export_traced(
             prepared,
             Path(out),
             [one.name for one in prepared.targets],
+            socs=prepared.socs,
             check=check,
             force=force,
             threads=threads,
@@ -204,6 +209,7 @@ def write_subject(
     out: Path,
     targets: Sequence[str],
     *,
+    socs: tuple[Soc, ...] = (),
     check: bool,
     force: bool,
     threads: int | None,
@@ -225,7 +231,7 @@ def write_subject(
         reports = write_data(work, subject, made, threads=threads, progress=progress)
         subject.write_files(work)
         parity = dict(subject.score(work, progress)) if check else None
-        written = write_subject_forms(work, subject, targets, threads=threads, progress=progress)
+        written = write_subject_forms(work, subject, targets, socs, threads=threads, progress=progress)
         manifest = bundle.write_manifest(
             work,
             subject,
@@ -243,7 +249,13 @@ def write_subject(
 
 
 def write_subject_forms(
-    work: Path, subject: Writable, targets: Sequence[str], *, threads: int | None, progress: Progress
+    work: Path,
+    subject: Writable,
+    targets: Sequence[str],
+    socs: tuple[Soc, ...] = (),
+    *,
+    threads: int | None,
+    progress: Progress,
 ) -> dict[str, dict[str, object]]:
     """Write what each target needs beside the CPU graph, into a folder of its name; returns what was written."""
 
@@ -256,7 +268,7 @@ def write_subject_forms(
         if target.form is not None:
             folder = work / target.name
             folder.mkdir()
-            task = FormTask(work, folder, target, subject, (), threads or usable_cores(), no_tokens, progress)
+            task = FormTask(work, folder, target, subject, socs, threads or usable_cores(), no_tokens, progress)
             written[target.name] = find_form(target.form).write(task)
     return written
 

@@ -360,7 +360,7 @@ def format_measurement(measurement: Measurement) -> str:
     settings, decode, memory = measurement.settings, measurement.decode, measurement.memory
     lines = [
         f"{measurement.bundle} on {measurement.host.cpu}, {_counted(settings.threads, 'thread')}",
-        f"  ran on         {_ran_on(measurement.ran_on)}",
+        f"  ran on         {measurement.ran_on.beside_times()}",
         f"  load           {measurement.load_seconds:.3f} s, {_origin(measurement)}",
     ]
     for prefill in measurement.prefill:
@@ -385,10 +385,6 @@ def format_measurement(measurement: Measurement) -> str:
         *(f"  warning        {warning}" for warning in measurement.warnings),
     ]
     return "\n".join(lines)
-
-
-def _ran_on(ran_on: RanOn) -> str:
-    return f"{ran_on}: times are this machine's, not the chip's" if ran_on.simulated else str(ran_on)
 
 
 def _origin(measurement: Measurement) -> str:

@@ -21,6 +21,7 @@ from edgepress.processing.arrays import read_arrays
 from edgepress.runtime.host import Host, read_host
 from edgepress.runtime.loading import load_task
 from edgepress.runtime.memory import Memory, read_memory
+from edgepress.runtime.sessions.session import RanOn
 from edgepress.runtime.tasks.kinds import TaskModel
 from edgepress.whole import whole_number
 
@@ -34,6 +35,7 @@ class GraphMeasurement:
     started: str
     host: Host
     versions: dict[str, str]
+    ran_on: RanOn
     threads: int
     shapes: dict[str, tuple[int, ...]]
     load_seconds: float
@@ -62,8 +64,10 @@ def bench_graph(
     rows: int = 1,
     inputs: Path | None = None,
     prepared: bool = True,
+    on: str | None = None,
+    soc: str | None = None,
 ) -> GraphMeasurement:
-    """Open a bundle on the CPU and run it.
+    """Open a bundle and run it.
 
     Args:
         bundle: a directory that an export wrote.
@@ -73,6 +77,8 @@ def bench_graph(
         rows: examples of each run, for an axis that is free and comes first, where inputs are made up.
         inputs: an .npz file with an array for each input; numbers are made up where there is none.
         prepared: start from the prepared form of the weights, as an app does.
+        on: see :func:`~edgepress.runtime.loading.load_task`.
+        soc: see there.
 
     Raises:
         InputError: it is no such bundle, it does not take the inputs, or a number is not at least 1 (``warmup``: 0).
@@ -84,7 +90,7 @@ def bench_graph(
     whole_number("threads", threads)
     started, before = datetime.now(UTC).isoformat(timespec="seconds"), read_memory()
     start = perf_counter()
-    model = load_task(bundle, threads=threads, prepared=prepared)
+    model = load_task(bundle, threads=threads, prepared=prepared, on=on, soc=soc)
     load, after = perf_counter() - start, read_memory()
     feed, seconds = _feed(model, rows) if inputs is None else read_arrays(inputs), []
     for _ in range(warmup + repetitions):
@@ -102,6 +108,7 @@ def bench_graph(
             "numpy": np.__version__,
             "python": platform.python_version(),
         },
+        ran_on=model.ran_on,
         threads=threads,
         shapes={name: array.shape for name, array in feed.items()},
         load_seconds=load,
@@ -132,6 +139,7 @@ def format_graph_measurement(found: GraphMeasurement) -> str:
     return "\n".join(
         [
             f"{found.bundle} on {found.host.cpu}, threads {found.threads}",
+            f"  ran on         {found.ran_on.beside_times()}",
             f"  load           {found.load_seconds:.3f} s",
             f"  run            {p50:.3f} ms (p50), {p95:.3f} ms (p95) of {len(found.run_seconds)}: {shapes}",
             f"  memory peak    {megabytes(found.after_runs.peak_rss)} resident, of which "

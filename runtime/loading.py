@@ -4,9 +4,10 @@ A language model is a :class:`~edgepress.runtime.model.Model`; a bundle whose ma
 file in :mod:`edgepress.runtime.tasks` opens.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,12 +18,17 @@ from edgepress.exchange import read_steady
 from edgepress.manifest import MANIFEST_NAME, read_manifest
 from edgepress.runtime import model
 from edgepress.runtime.first_use import verify_first
+from edgepress.runtime.placement import CPU, find_places, open_first
 from edgepress.runtime.prepared import open_session
 from edgepress.runtime.sequences.opening import open_sequences
+from edgepress.runtime.sessions.session import ON_CPU
 from edgepress.runtime.tasks.kinds import TaskModel, open_task
 from edgepress.sessions import session_options
-from edgepress.tasks.task import Task
+from edgepress.tasks.task import Edge, Task
 from edgepress.whole import whole_number
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
 
 GRAPH = "model.onnx"
 
@@ -45,7 +51,7 @@ def load(bundle: str | Path, **options: Any) -> Any:
     task = find_task_of(Path(bundle))
     if task is None:
         return model.load(bundle, **options)
-    known = {"threads", "prepared", "verify"}
+    known = {"threads", "prepared", "verify", "on", "soc"}
     if unknown := sorted(name for name, value in options.items() if name not in known and value is not None):
         raise InputError(f"{bundle} is for {task.name}, and {unknown[0]} is for language models; leave it out")
     return load_task(bundle, **{name: value for name, value in options.items() if name in known})
@@ -62,18 +68,29 @@ def find_task_of(bundle: Path) -> Task | None:
 
 
 def load_task(
-    bundle: str | Path, *, threads: int | None = None, prepared: bool = True, verify: bool = True
+    bundle: str | Path,
+    *,
+    threads: int | None = None,
+    prepared: bool = True,
+    verify: bool = True,
+    on: str | None = None,
+    soc: str | None = None,
 ) -> TaskModel:
-    """Open a bundle that has a task, on the CPU.
+    """Open a bundle that has a task.
 
     Args:
         bundle: the directory that an export wrote.
         threads: compute threads; by default one for each core that this process may use.
         prepared: start from the prepared form of the weights, making it if there is none yet (see runtime/prepared.py).
         verify: hash the bundle before it is first used, and when a file has changed since; False trusts what is there.
+        on: a target whose static graph the bundle has, simulated where this machine is not one; ``cpu``; or None for
+            what is here: an accelerator only if the machine has one, and the CPU, with a warning, when it does not take
+            the graph. A static graph runs one example after the other.
+        soc: with ``on``, the chip to run or simulate; by default the one that is here, else the first compiled for.
 
     Raises:
-        InputError: the directory is no such bundle or not as it was written, or a number is out of range.
+        InputError: the directory is no such bundle or not as it was written, a number is out of range, or the bundle
+            was not made for ``on`` or ``soc``.
 
     """
     folder = Path(bundle)
@@ -87,13 +104,17 @@ def load_task(
         if task is None:
             raise InputError(f"{folder} is a language model and has no task; open it with edgepress.runtime.load")
         if task.sequences is not None:
+            if on not in (None, CPU):
+                raise InputError(f"{folder} has an encoder and a decoder, which run on CPUs only; leave {on} out")
             return open_sequences(folder, task, manifest.states, threads=count)
         if not (folder / GRAPH).is_file():
             raise InputError(f"{folder / GRAPH} is missing; export the bundle again")
-        try:
-            session, _ = open_session(folder, folder / GRAPH, session_options(count), prepared=prepared)
-        except Exception as error:  # onnxruntime's exceptions have no common base class of their own
-            raise InputError(f"{folder / GRAPH} cannot be opened: {error}") from error
+        found = open_first(find_places(folder, on, soc), lambda place: place.open_graph(GRAPH), asked=on is not None)
+        if found is not None:
+            place, session = found
+            task, ran_on = at_one_size(task, place.shapes), place.ran_on
+        else:
+            session, ran_on = _on_cpu(folder, count, prepared=prepared), ON_CPU
         names = [edge.name for edge in task.outputs]
         given = {value.name for value in session.get_outputs()}, {value.name for value in session.get_inputs()}
         wrong = (set(names) - given[0]) | ({edge.name for edge in task.inputs} ^ given[1])
@@ -107,9 +128,30 @@ def load_task(
                 raise InputError(f"{folder} does not take these inputs: {_words(error)}") from error
             return dict(zip(names, found, strict=True))
 
-        return open_task(task, run, folder)
+        model = open_task(task, run, folder)
+        model.ran_on = ran_on
+        return model
 
     return read_steady(folder, open_whole)
+
+
+def _on_cpu(folder: Path, threads: int, *, prepared: bool) -> "InferenceSession":
+    try:
+        return open_session(folder, folder / GRAPH, session_options(threads), prepared=prepared)[0]
+    except Exception as error:  # onnxruntime's exceptions have no common base class of their own
+        raise InputError(f"{folder / GRAPH} cannot be opened: {error}") from error
+
+
+def at_one_size(task: Task, shapes: Mapping[str, int]) -> Task:
+    """The task of a graph whose axes have the sizes of ``shapes``: texts are cut and padded to theirs."""
+
+    def sized(edges: Sequence[Edge]) -> tuple[Edge, ...]:
+        return tuple(replace(edge, shape=tuple(shapes.get(str(axis), axis) for axis in edge.shape)) for edge in edges)
+
+    text = task.text
+    if text is not None and (length := shapes.get(str(task.input(text.ids).shape[1]))) is not None:
+        text = replace(text, longest=min(text.longest, length), length=length)
+    return replace(task, inputs=sized(task.inputs), outputs=sized(task.outputs), text=text)
 
 
 def _words(error: Exception) -> str:

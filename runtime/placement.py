@@ -1,14 +1,16 @@
 """Which of a bundle's graphs runs: an accelerator's, where there is one that the bundle was made for, else the CPU's.
 
-A bundle for an accelerator has, in the folder of the target's name, static ``prefill.onnx`` and ``decode.onnx``, and
-for each chip that it was compiled for a folder with the same two names: context binaries, which open at once. The
-manifest says whether float nodes compute in float16, and which chips there are.
+A bundle for an accelerator has, in the folder of the target's name, static ``prefill.onnx`` and ``decode.onnx``, or
+``model.onnx`` where it is no language model; and for each chip that it was compiled for a folder with the same names:
+context binaries, which open at once. The manifest says whether float nodes compute in float16, which chips there are,
+and which size the axes have that the CPU's graph leaves open.
 """
 
 import logging
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from edgepress.errors import InputError
 from edgepress.manifest import MANIFEST_NAME, read_manifest
@@ -18,8 +20,13 @@ from edgepress.states import State
 from edgepress.targets import Soc, Target, find_target, target_names
 from edgepress.targets.providers import find_provider
 
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
+
 CPU = "cpu"
 PREFILL_FILE, DECODE_FILE = "prefill.onnx", "decode.onnx"
+
+Opened = TypeVar("Opened")
 
 _log = logging.getLogger("edgepress.runtime")
 
@@ -28,7 +35,8 @@ _log = logging.getLogger("edgepress.runtime")
 class Place:
     """An accelerator and the folder of the graphs that run there; ``soc`` None compiles for the chip that is found.
 
-    ``context`` is the length that the graphs were made for, ``states`` the bundle's list, empty where it has none.
+    ``context`` is the length that a language model's graphs were made for, ``states`` the bundle's list, empty where it
+    has none. ``shapes`` are the sizes of the axes of another graph.
     """
 
     target: Target
@@ -38,6 +46,7 @@ class Place:
     simulated: bool
     context: int
     states: tuple[State, ...]
+    shapes: Mapping[str, int]
 
     @property
     def ran_on(self) -> RanOn:
@@ -48,12 +57,16 @@ class Place:
         return self.ran_on.name
 
     def open(self) -> StaticSession:
-        """Open both graphs; InputError when the provider does not take one."""
-        provider = find_provider(self.target.provider)
-        prefill, decode = (
-            provider.open_session(self.folder / name, self.soc, fp16=self.fp16) for name in (PREFILL_FILE, DECODE_FILE)
-        )
+        """Open both graphs of a language model; InputError when the provider does not take one."""
+        prefill, decode = (self.open_graph(name) for name in (PREFILL_FILE, DECODE_FILE))
         return StaticSession(prefill, decode, self.ran_on, self.states or None)
+
+    def open_graph(self, name: str) -> "InferenceSession":
+        """Open the graph of that file; InputError when the provider does not take it."""
+        session: InferenceSession = find_provider(self.target.provider).open_session(
+            self.folder / name, self.soc, fp16=self.fp16
+        )
+        return session
 
 
 def open_accelerator(
@@ -72,12 +85,25 @@ def open_accelerator(
         InputError: the bundle was not made for ``on`` or ``soc``, or what was asked for by name does not open.
 
     """
-    for place in find_places(bundle, on, soc, graph):
-        if on is not None:
+    found = open_first(find_places(bundle, on, soc, graph), Place.open, asked=on is not None)
+    return None if found is None else found[1]
+
+
+def open_first(
+    places: Iterable[Place], opens: Callable[[Place], Opened], *, asked: bool
+) -> tuple[Place, Opened] | None:
+    """The first of ``places`` that opens, and what it opens; None, with a warning for each, where none does.
+
+    Raises:
+        InputError: the place was ``asked`` for by name and does not open.
+
+    """
+    for place in places:
+        if asked:
             _log.info("running on %s", place)
-            return place.open()
+            return place, opens(place)
         try:
-            return place.open()
+            return place, opens(place)
         except InputError as error:
             _log.warning("the CPU runs this bundle, because %s does not: %s", place, error)
     return None
@@ -157,6 +183,13 @@ def _place(bundle: Path, target: Target, described: dict[str, Any], soc: Soc | N
     folder = bundle / target.name
     if soc is not None and soc.name in described["socs"]:
         folder /= soc.name
-    fp16, context = described["widths"] == "fp16", int(described["context_length"])
-    states = read_manifest(bundle).states
-    return Place(target, folder, soc, fp16=fp16, simulated=simulated, context=context, states=states)
+    return Place(
+        target,
+        folder,
+        soc,
+        fp16=described["widths"] == "fp16",
+        simulated=simulated,
+        context=int(described.get("context_length", 0)),
+        states=read_manifest(bundle).states,
+        shapes={str(axis): int(size) for axis, size in described.get("shapes", {}).items()},
+    )

@@ -40,7 +40,7 @@ from edgepress.exporter.recipe.decisions import Decisions
 from edgepress.exporter.recipe.recipe import KEPT_BITS, Override, Recipe, Storage
 from edgepress.exporter.source.onnx_file import OnnxFile
 from edgepress.progress import Progress, silent
-from edgepress.targets import Target
+from edgepress.targets import Soc, Target
 from edgepress.tasks.task import Task
 
 _PIECE = 1 << 22  # elements of a weight that are looked at at a time
@@ -67,6 +67,7 @@ class PreparedTraced:
     recipe: Recipe
     plan: Plan
     targets: tuple[Target, ...]
+    socs: tuple[Soc, ...] = ()
     samples: Samples | None = None
     float_file: Path | None = None
     quantized: onnx.ModelProto | None = None
@@ -237,6 +238,7 @@ def decide_traced(
     target: str | Sequence[str],
     recipe: str | Path | None = None,
     socs: Sequence[str] = (),
+    context_length: int | None = None,
     samples: Samples | None = None,
     folder: Path,
     stages: Callable[[], Path] | None = None,
@@ -251,8 +253,10 @@ def decide_traced(
         InputError: the graph cannot be read, or the recipe or target asks for what such models do not have.
 
     """
-    targets, _ = find_targets(target, socs)
-    found = ask_recipe(RECIPE if recipe is None else recipe, None, ())
+    targets, chips = find_targets(target, socs)
+    if context_length is not None and not any(one.form == "static" for one in targets):
+        refuse_of_language_models(str(traced.file), context_length=context_length, adapters=(), slots=())
+    found = ask_recipe(RECIPE if recipe is None else recipe, context_length, ())
     is_static = found.activations.is_calibrated
     check_graph_methods(found, "channels" if is_static else "blocks")
     check_recipe(planned_recipe(found), graphs=True)
@@ -294,6 +298,7 @@ def decide_traced(
         recipe=found,
         plan=plan,
         targets=targets,
+        socs=chips,
         samples=samples,
         float_file=file,
         steps=shrunk.steps,
@@ -304,7 +309,7 @@ def decide_traced(
         prepared = _with_nodes(prepared, progress) if is_static else _with_budget(prepared, progress)
     for one in targets:
         if one.form is not None:
-            find_form(one.form).refuse(prepared, one, ())
+            find_form(one.form).refuse(prepared, one, chips)
     if not is_static:
         prepared.graph()
     return prepared
@@ -365,7 +370,8 @@ def plan_traced(description: Foreign, recipe: Recipe, source: OnnxFile, targets:
 
     What is stored in floats keeps its own shape.
     """
-    plan, is_signed = make_plan(description, recipe, source.itemsize), "int8 weights" in faster_forms(targets)
+    asked = replace(recipe, context_length=None)  # such a graph has no positions
+    plan, is_signed = make_plan(description, asked, source.itemsize), "int8 weights" in faster_forms(targets)
 
     def planned(tensor: PlannedTensor) -> PlannedTensor:
         if tensor.form in {"float", "half"}:

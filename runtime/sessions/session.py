@@ -53,6 +53,10 @@ class RanOn:
     def __str__(self) -> str:
         return f"{self.name} ({self.provider})"
 
+    def beside_times(self) -> str:
+        """It beside times, which are not a chip's where that is simulated."""
+        return f"{self}: times are this machine's, not the chip's" if self.simulated else str(self)
+
 
 ON_CPU = RanOn("CPUExecutionProvider", "cpu")
 

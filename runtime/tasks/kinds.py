@@ -20,6 +20,7 @@ from edgepress.errors import InputError
 from edgepress.modules import modules_in
 from edgepress.processing.feeder import Feeder
 from edgepress.runtime import tasks
+from edgepress.runtime.sessions.session import ON_CPU
 from edgepress.tasks.task import TENSORS, Edge, Task
 
 Feed = Mapping[str, NDArray[np.generic]]
@@ -39,6 +40,8 @@ class TaskModel:
         self.task = task
         self.folder = folder
         self.feeder = Feeder(task, folder)
+        self.ran_on = ON_CPU
+        """What computes."""
         self._run = run
 
     def run(self, inputs: Feed) -> dict[str, NDArray[np.generic]]:

@@ -9,7 +9,6 @@ import pytest
 from foreign_models import MODELS, feed_of, save
 
 from edgepress.cli import main
-from edgepress.errors import InputError
 from edgepress.exporter import export
 from edgepress.manifest import find_problems
 from edgepress.runtime import load
@@ -72,9 +71,3 @@ def test_check_places_the_nodes_of_a_bundle(home: Path) -> None:
 def test_the_emulator_takes_the_graph_of_a_bundle(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["emulator", "run", str(home / "tied"), "--prompt", "a"]) == 2
     assert "is an ONNX model, which takes no --prompt" in capsys.readouterr().err
-
-
-def test_forms_of_language_models_are_refused_before_anything_is_written(home: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="qnn-htp takes language models only as yet"):
-        export(home / "tied.onnx", out=tmp_path / "out", target="qnn-htp")
-    assert not list(tmp_path.iterdir())

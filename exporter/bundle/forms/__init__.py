@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edgepress.exporter.plan.planned import Subject
+from edgepress.exporter.plan.planned import Writable
 from edgepress.modules import modules_in
 from edgepress.progress import Progress, silent
 from edgepress.targets import Soc, Target
@@ -30,7 +30,7 @@ class FormTask:
     bundle: Path
     folder: Path
     target: Target
-    planned: Subject
+    planned: Writable
     socs: tuple[Soc, ...]
     threads: int
     tokens: Callable[[], NDArray[np.int64]]
@@ -47,7 +47,7 @@ class Form:
 
     name: str
     description: str
-    refuse: Callable[[Subject, Target, tuple[Soc, ...]], None]
+    refuse: Callable[[Writable, Target, tuple[Soc, ...]], None]
     write: Callable[[FormTask], dict[str, object]]
 
 

@@ -15,7 +15,7 @@ from edgepress.errors import InputError
 from edgepress.exporter.bundle.files import HALF_FILE, MODEL_FILE
 from edgepress.exporter.bundle.forms import Form, FormTask
 from edgepress.exporter.graph.ort_flatbuffer import sort_kernel_types
-from edgepress.exporter.plan.planned import Subject
+from edgepress.exporter.plan.planned import Writable
 from edgepress.targets import Soc, Target
 
 ORT_FILES = {HALF_FILE: "model_fp16.ort", MODEL_FILE: "model.ort"}
@@ -23,7 +23,7 @@ CONFIG_FILE = "required_operators_and_types.config"
 _LARGEST = 2**31 - 1  # bytes: a FlatBuffer is addressed by signed 32-bit offsets
 
 
-def refuse(planned: Subject, target: Target, _socs: tuple[Soc, ...]) -> None:
+def refuse(planned: Writable, target: Target, _socs: tuple[Soc, ...]) -> None:
     """Raise InputError when the weights do not fit in one file in ORT format."""
     scales = [t.regions["scales"].nbytes for t in planned.plan.tensors if t.form == "half blocks"]
     size = planned.plan.data_bytes + sum(scales)  # which the float32 graph has in float32

@@ -1,8 +1,10 @@
-"""Static prefill and decode graphs for an accelerator, in integers or float16, and compiled for its chips.
+"""Static graphs for an accelerator, in integers or float16, and compiled for its chips.
 
-They are made from the bundle's own graph and weights: what a recipe rounded with one scale a row keeps its codes. Their
-activations become integers of the recipe's type (uint16 where it has none) by ranges from its calibration text. A
-recipe without quantized weights gives float graphs, which the accelerator computes in float16.
+Of a language model a prefill and a decode graph; of any other model its one graph
+(:mod:`edgepress.exporter.bundle.static_graph`). They are made from the bundle's own graph and weights: what a recipe
+rounded with one scale a row keeps its codes. Their activations become integers of the recipe's type (uint16 where it
+has none) by ranges from its calibration text. A recipe without quantized weights gives float graphs, which the
+accelerator computes in float16.
 """
 
 from collections.abc import Iterable
@@ -16,11 +18,12 @@ from edgepress.errors import InputError
 from edgepress.exporter.bundle.files import DATA_FILE as BUNDLE_DATA
 from edgepress.exporter.bundle.files import MODEL_FILE
 from edgepress.exporter.bundle.forms import Form, FormTask
+from edgepress.exporter.bundle.static_graph import FLOAT16, refuse_graph, write_graph
 from edgepress.exporter.graph.qdq import Rounded, Widths, calibrate_decoder, find_widths, quantize, write_models
 from edgepress.exporter.graph.static import DATA_FILE, DECODE_FILE, PREFILL_FILE, SEQUENCE, write_static
 from edgepress.exporter.model.description import Block, every
 from edgepress.exporter.plan.plan import PlannedTensor
-from edgepress.exporter.plan.planned import Planned, Subject
+from edgepress.exporter.plan.planned import Planned, Writable
 from edgepress.exporter.recipe.recipe import Activations
 from edgepress.files import read_into
 from edgepress.onnx_graph.files import parse_model
@@ -29,14 +32,20 @@ from edgepress.targets import Soc, Target
 from edgepress.targets.legality.traps import refuse_traps
 from edgepress.targets.providers import find_provider
 
-FLOAT16 = "fp16"
 LONGEST = 1024  # tokens of context unless --context says otherwise: each token is compared with every slot of the cache
 _FIT = "int8-static-a16, int8-static, int4-channel, fp16 or fp32"
 
 
-def refuse(subject: Subject, target: Target, socs: tuple[Soc, ...]) -> None:
+def refuse(subject: Writable, target: Target, socs: tuple[Soc, ...]) -> None:
     """Raise InputError for models and weights that accelerators do not take, and chips without float16."""
-    planned = _language_model(subject, target)
+    if isinstance(subject, Planned):
+        refuse_decoder(subject, target, socs)
+    else:
+        refuse_graph(subject, target, socs)
+
+
+def refuse_decoder(planned: Planned, target: Target, socs: tuple[Soc, ...]) -> None:
+    """As :func:`refuse`, of a language model."""
     _refuse_model(planned, target)
     for tensor in _products(planned):
         scheme = tensor.scheme
@@ -58,16 +67,6 @@ def refuse(subject: Subject, target: Target, socs: tuple[Soc, ...]) -> None:
         )
     if socs:
         find_provider(target.provider).version()  # before hours of work: what compiles must be installed
-
-
-def _language_model(subject: Subject, target: Target) -> Planned:
-    """The subject, which is a language model; InputError where it is another."""
-    if not isinstance(subject, Planned):
-        raise InputError(
-            f"{target.name} takes language models only as yet; export for arm64-cpu by the recipe int8-static: "
-            f"`edgepress check DIR --target {target.name}` says where its graph would run"
-        )
-    return subject
 
 
 def _refuse_model(planned: Planned, target: Target) -> None:
@@ -113,8 +112,14 @@ def _products(planned: Planned) -> Iterable[PlannedTensor]:
 
 
 def write(task: FormTask) -> dict[str, object]:
-    """Write both graphs and one file of weights, then compile them for each chip."""
-    planned = _language_model(task.planned, task.target)
+    """Write the graphs and one file of weights, then compile them for each chip."""
+    if isinstance(task.planned, Planned):
+        return write_decoder(task, task.planned)
+    return write_graph(task.bundle, task.planned, task.target, task.folder, socs=task.socs, progress=task.progress)
+
+
+def write_decoder(task: FormTask, planned: Planned) -> dict[str, object]:
+    """As :func:`write`, of a language model: both of its graphs."""
     context = static_context(planned)
     name = widths_name(planned)
     if name == FLOAT16:
@@ -196,7 +201,7 @@ def _compile(task: FormTask, *, fp16: bool) -> dict[str, dict[str, object]]:
 
 FORM = Form(
     name="static",
-    description="static prefill and decode graphs in integers or float16, and context binaries for chips",
+    description="static graphs in integers or float16, and context binaries for chips",
     refuse=refuse,
     write=write,
 )

@@ -37,8 +37,8 @@ class Runs(Workload):
 
     @property
     def ran_on(self) -> str:
-        """What computes: for such bundles always the CPU."""
-        return "CPU"
+        """What computes."""
+        return str(self._model.ran_on)
 
     def begin(self, size: int) -> list[float]:
         """Run ``size`` examples at once until a tenth of a second is over."""

@@ -82,7 +82,7 @@ def _run_graph(arguments: argparse.Namespace) -> int:
     task = find_task_of(arguments.bundle)
     if task is not None and task.sequences is not None:
         return _run_sequences(arguments)
-    names = ("on", "soc", "graph", "prompt_lengths", "prefill_chunk", "energy")
+    names = ("graph", "prompt_lengths", "prefill_chunk", "energy")
     if given := [f"--{name.replace('_', '-')}" for name in names if getattr(arguments, name)]:
         raise InputError(f"{arguments.bundle} is no language model, so there is nothing for {given[0]}; leave it out")
     verify_first(arguments.bundle, progress)
@@ -93,6 +93,8 @@ def _run_graph(arguments: argparse.Namespace) -> int:
         threads=arguments.threads,
         inputs=arguments.inputs,
         prepared=not arguments.no_prepare,
+        on=arguments.on,
+        soc=arguments.soc,
     )
     print(json.dumps(found.to_json(), indent=2) if arguments.json else format_graph_measurement(found))
     return 0

@@ -110,7 +110,13 @@ def _score_task(arguments: argparse.Namespace) -> int:
     from edgepress.runtime.scoring.score import format_scores, score, spread_over
     from edgepress.samples.read import read_samples
 
-    model = load_task(arguments.bundle, threads=arguments.threads, prepared=not arguments.no_prepare)
+    model = load_task(
+        arguments.bundle,
+        threads=arguments.threads,
+        prepared=not arguments.no_prepare,
+        on=arguments.on,
+        soc=arguments.soc,
+    )
     if arguments.data is None:
         raise InputError(f"{arguments.bundle} is for {model.task.name}; give --data SOURCE")
     samples = spread_over(read_samples(arguments.data, model.feeder.takes), arguments.samples)

@@ -52,7 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
     if door is not None or both:
         refuse_of_language_models(
             arguments.model,
-            context_length=arguments.context,
+            context_length=arguments.context if both else None,
             adapters=arguments.adapter,
             slots=arguments.adapter_slots,
         )
@@ -76,6 +76,7 @@ def run(arguments: argparse.Namespace) -> int:
                 target=arguments.target or FALLBACK,
                 recipe=arguments.recipe,
                 socs=arguments.soc,
+                context_length=arguments.context,
                 samples=read_samples(arguments.calibration, traced) if arguments.calibration else None,
                 folder=Path(folder),
             )

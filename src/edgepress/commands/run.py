@@ -364,8 +364,14 @@ def _run_task(arguments: argparse.Namespace) -> int:
     from edgepress.runtime.sequences.speech import SpeechModel
     from edgepress.runtime.tasks.zero_shot_image_classification import ZeroShotClassifier
 
-    model = load_task(arguments.bundle, threads=arguments.threads, prepared=not arguments.no_prepare)
-    names = ["adapter", "on", "soc", "graph", "context", "stop"]
+    model = load_task(
+        arguments.bundle,
+        threads=arguments.threads,
+        prepared=not arguments.no_prepare,
+        on=arguments.on,
+        soc=arguments.soc,
+    )
+    names = ["adapter", "graph", "context", "stop"]
     names += [] if model.task.sequences is not None else ["max_tokens"]
     names += [] if model.feeder.takes == "text" else ["prompt"]
     names += [] if isinstance(model, SpeechModel) else _OF_SPEECH
