@@ -20,6 +20,7 @@ from edgepress.onnx_graph.files import parse_model
 from edgepress.onnx_graph.walk import all_nodes
 from edgepress.states import state_bytes
 from edgepress.tables import format_table
+from edgepress.targets.footprint import footprint_lines
 from edgepress.verified import was_verified
 
 Json = dict[str, object]
@@ -292,6 +293,7 @@ def format_inspection(inspection: Json) -> str:
             parts.append(f"task         {task['name']}{f' (--json has its {known})' if known else ''}")
         if described["adapter_slots"] is not None:
             parts.append(_slot_line(cast("Json", described["adapter_slots"])))
+        parts += footprint_lines(cast("dict[str, Json]", described["targets"]))
         verified = "yes, and no file has changed since" if described["verified"] else _UNVERIFIED
         parts.append(f"verified     {verified.format(inspection['path'])}")
         chosen = cast("dict[str, str]", described["chosen"])

@@ -17,6 +17,7 @@ from edgepress.exporter.bundle.forms import Form, FormTask
 from edgepress.exporter.graph.ort_flatbuffer import sort_kernel_types
 from edgepress.exporter.plan.planned import Writable
 from edgepress.targets import Soc, Target
+from edgepress.targets.footprint import ENTRY, smallest_runtime
 
 ORT_FILES = {HALF_FILE: "model_fp16.ort", MODEL_FILE: "model.ort"}
 CONFIG_FILE = "required_operators_and_types.config"
@@ -62,7 +63,12 @@ def write(task: FormTask) -> dict[str, object]:
     (task.folder / CONFIG_FILE).write_text(text, encoding="utf-8")
     sizes = {path.name: path.stat().st_size for path in made}
     *preferred, last = sizes
-    found: dict[str, object] = {"model": last, "operators": CONFIG_FILE, "bytes": sizes[last]}
+    found: dict[str, object] = {
+        "model": last,
+        "operators": CONFIG_FILE,
+        "bytes": sizes[last],
+        ENTRY: smallest_runtime(text),
+    }
     return found | ({"preferred": {name: sizes[name] for name in preferred}} if preferred else {})
 
 

@@ -115,6 +115,7 @@ def run(arguments: argparse.Namespace) -> int:
     from edgepress.processor import FEATURES
     from edgepress.progress import progress
     from edgepress.targets import FALLBACK
+    from edgepress.targets.footprint import footprint_lines
 
     start = time.perf_counter()
     target = arguments.target or FALLBACK
@@ -169,8 +170,8 @@ def run(arguments: argparse.Namespace) -> int:
     kept = cast("dict[str, str]", manifest.decisions.get("kept_layers", {}))
     for name, reason in kept.items():
         print(f"  {name} computes in float32: {reason}")
-    for note in manifest.notes:
-        print(f"  note: {note}")
+    for line in (*footprint_lines(manifest.targets), *(f"note: {note}" for note in manifest.notes)):
+        print(f"  {line}")
     if manifest.sparsity is not None:
         print(f"  zeros: {describe_saving(manifest.sparsity)}")
     if manifest.parity is not None:
