@@ -2,8 +2,8 @@
 
 ResNet-20 on CIFAR-10's test images, by recipes of static integers: the CPU of this host, Qualcomm's simulator of the
 HTP (``pip install 'edgepress[qnn]'``), and emulated arm64 processors (``edgepress emulator setup``), each running the
-graph that the bundle has for it. Of each: top-1, the share of images that are called what this host's CPU calls them, and by
-how much the logits differ.
+graph that the bundle has for it. Of each: top-1, the share of images that are called what this host's CPU calls them,
+and by how much the logits differ.
 
     python benchmarks/same_answers.py [--images 2000] [--emulated 2000] [--cpus cortex-a53 cortex-a76 neoverse-n2]
 

@@ -16,6 +16,7 @@ from edgepress.cores import usable_cores
 from edgepress.errors import InputError
 from edgepress.exchange import read_steady
 from edgepress.manifest import MANIFEST_NAME, read_manifest
+from edgepress.packs import find_in_pack, is_pack
 from edgepress.runtime import model
 from edgepress.runtime.first_use import verify_first
 from edgepress.runtime.placement import CPU, find_places, open_first
@@ -33,11 +34,12 @@ if TYPE_CHECKING:
 GRAPH = "model.onnx"
 
 
-def load(bundle: str | Path, **options: Any) -> Any:
+def load(bundle: str | Path, name: str | None = None, **options: Any) -> Any:
     """Open a bundle.
 
     Args:
-        bundle: the directory that an export wrote.
+        bundle: the directory that an export wrote, or a pack of several (:mod:`edgepress.packs`).
+        name: which one of a pack.
         options: those of :func:`edgepress.runtime.model.load` for a language model, of :func:`load_task` for another.
 
     Returns:
@@ -48,6 +50,8 @@ def load(bundle: str | Path, **options: Any) -> Any:
         InputError: the directory is not a bundle or not as it was written, or an option is none of these.
 
     """
+    if name is not None or is_pack(Path(bundle)):
+        bundle = find_in_pack(Path(bundle), name)
     task = find_task_of(Path(bundle))
     if task is None:
         return model.load(bundle, **options)

@@ -34,11 +34,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Exit 0 when the bundle is sound and the one that is expected; else name what is not, and exit 1."""
+    from edgepress.errors import InputError
     from edgepress.exchange import read_steady
     from edgepress.manifest import bundle_hash, find_problems, read_manifest
+    from edgepress.packs import is_pack
     from edgepress.progress import progress
 
     bundle: Path = arguments.bundle
+    if is_pack(bundle):
+        if arguments.expect is not None or arguments.adapter is not None or arguments.conformance:
+            raise InputError(f"{bundle} is a pack of several bundles; name the one of them that is meant")
+        return _verify_pack(bundle)
     expected = None if arguments.expect is None else _hash(arguments.expect)
     if not bundle.is_dir():
         read_manifest(bundle)  # raises the InputError that says what is wrong
@@ -61,6 +67,20 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.conformance:
             print("  its chat template gives the text and tokens that it gave transformers")
             _say_genai(bundle)
+    return 1 if problems else 0
+
+
+def _verify_pack(folder: Path) -> int:
+    """The same of several bundles in one folder."""
+    from edgepress.commands.pack import describe_pack
+    from edgepress.packs import pack_problems, read_index
+    from edgepress.progress import progress
+
+    problems = pack_problems(folder, progress)
+    for problem in problems:
+        say(f"{folder}: {problem}")
+    if not problems:
+        print(f"{describe_pack(folder, read_index(folder))}\nall as written")
     return 1 if problems else 0
 
 
