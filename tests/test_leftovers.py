@@ -169,7 +169,7 @@ def test_caches_are_listed_and_emptied_of_what_is_theirs(
     monkeypatch.delenv("EDGEPRESS_CACHE", raising=False)
     if chosen:
         monkeypatch.setenv("EDGEPRESS_CACHE", str(tmp_path / "chosen"))
-    names = {"prepared": f"{16 * 'a'}-{16 * 'b'}", "verified": "c.json", "emulator": "user"}
+    names = {"prepared": f"{16 * 'a'}-{16 * 'b'}", "verified": "c.json", "emulator": "user", "references": "d"}
     for name in CACHES:
         entry = cache_folder(name) / names[name]
         entry.mkdir(0o700, parents=True)
@@ -180,10 +180,10 @@ def test_caches_are_listed_and_emptied_of_what_is_theirs(
     printed = capsys.readouterr().out
     for name in CACHES:
         assert str(cache_folder(name)) in printed
-    assert printed.count("3.0 MB") == 3
-    assert "--yes removes 3, 9.0 MB" in printed
+    assert printed.count("3.0 MB") == 4
+    assert "--yes removes 4, 12.0 MB" in printed
     assert clean("--cache", "--yes") == 0
-    assert "removed what was in prepared, verified, emulator" in capsys.readouterr().out
+    assert "removed what was in prepared, verified, emulator, references" in capsys.readouterr().out
     assert all(not (cache_folder(name) / names[name]).exists() for name in CACHES)
     assert mine.is_dir()
 

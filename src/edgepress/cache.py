@@ -15,8 +15,8 @@ from edgepress.errors import InputError
 if sys.platform != "win32":
     import fcntl
 
-Cache = Literal["prepared", "verified", "emulator"]
-"""Forms of bundles that onnxruntime maps; which bundles were verified; the emulator."""
+Cache = Literal["prepared", "verified", "emulator", "references"]
+"""Forms of bundles that onnxruntime maps; which were verified; the emulator; checkpoints as float32 bundles."""
 CACHES: tuple[Cache, ...] = get_args(Cache)
 
 FORM = re.compile(r"[0-9a-f]{16}-[0-9a-f]{16}")  # the name of a prepared form

@@ -12,7 +12,8 @@ from edgepress.stdio import say
 
 if TYPE_CHECKING:
     from edgepress.runtime.evaluate import LogitsSource
-    from edgepress.runtime.tasks.kinds import TaskModel
+    from edgepress.runtime.tasks.kinds import Run, TaskModel
+    from edgepress.tasks.task import Task
 
 NAME = "eval"
 HELP = "score a bundle on text, or on labelled samples of its task, beside its reference model"
@@ -135,6 +136,8 @@ def _score_task(arguments: argparse.Namespace) -> int:
 def task_reference(model: "TaskModel", reference: str, revision: str | None = None) -> Iterator["TaskModel"]:
     """The model that a bundle was made from, or another bundle, with the bundle's own processing.
 
+    A checkpoint becomes a float32 bundle in the cache, once for each state of its files.
+
     Raises:
         InputError: it is neither, or its graph has other inputs or outputs.
 
@@ -144,12 +147,12 @@ def task_reference(model: "TaskModel", reference: str, revision: str | None = No
     from edgepress.errors import InputError
     from edgepress.manifest import MANIFEST_NAME
     from edgepress.runtime.loading import load_task
-    from edgepress.runtime.tasks.kinds import open_task
 
     if (Path(reference) / MANIFEST_NAME).is_file():
         yield load_task(reference)
         return
     try:
+        from edgepress.exporter.decide.encoder_decoder import is_encoder_decoder
         from edgepress.exporter.doors.kinds import Options, find_door
         from edgepress.sessions import open_on_cpu
     except ModuleNotFoundError as error:
@@ -157,20 +160,63 @@ def task_reference(model: "TaskModel", reference: str, revision: str | None = No
             raise
         raise InputError(f"--reference needs {error.name}; pip install 'edgepress[export]'") from error
     door = find_door(reference)
+    if (door is not None and door.name == "checkpoint") or is_encoder_decoder(reference, revision):
+        found = load_task(_float_bundle(reference, model.task.name, revision), prepared=False)
+        same = _as_the_bundle(model, found.task, found.run, reference)
+        yield same if found.task.sequences is None else found
+        return
     if door is None:
         raise InputError(f"{reference} is no bundle and no model that is no language model; name what it was made from")
     with TemporaryDirectory(prefix="edgepress-") as folder:
         traced = door.open(reference, Options(task=model.task.name, revision=revision), Path(folder))
-        names = [[edge.name for edge in edges] for edges in (traced.task.inputs, traced.task.outputs)]
-        own = [[edge.name for edge in edges] for edges in (model.task.inputs, model.task.outputs)]
-        if [sorted(part) for part in names] != [sorted(part) for part in own]:
-            raise InputError(f"{reference} has the inputs and outputs {names}, the bundle {own}; it is another model")
-        session, outputs = open_on_cpu(traced.file), names[1]
-        yield open_task(
-            model.task,
-            lambda feed: dict(zip(outputs, session.run(outputs, feed), strict=True)),
-            model.folder,
+        session, outputs = open_on_cpu(traced.file), [edge.name for edge in traced.task.outputs]
+        yield _as_the_bundle(
+            model,
+            traced.task,
+            lambda feed: dict(zip(outputs, session.run(outputs, dict(feed)), strict=True)),
+            reference,
         )
+
+
+def _as_the_bundle(model: "TaskModel", task: "Task", run: "Run", reference: str) -> "TaskModel":
+    """What ``run`` computes, a model for ``task``, with the processing of ``model``.
+
+    Raises:
+        InputError: it has other inputs or outputs.
+
+    """
+    from edgepress.errors import InputError
+    from edgepress.runtime.tasks.kinds import open_task
+
+    names = [[edge.name for edge in edges] for edges in (task.inputs, task.outputs)]
+    own = [[edge.name for edge in edges] for edges in (model.task.inputs, model.task.outputs)]
+    alike = (task.sequences is None) == (model.task.sequences is None)
+    if not alike or [sorted(part) for part in names] != [sorted(part) for part in own]:
+        raise InputError(f"{reference} has the inputs and outputs {names}, the bundle {own}; it is another model")
+    return open_task(model.task, run, model.folder)
+
+
+def _float_bundle(reference: str, task: str, revision: str | None) -> Path:
+    """A checkpoint as a float32 bundle in the cache, named after what decides its bytes; made where it is not there."""
+    import hashlib
+    import json
+    from importlib.metadata import version
+
+    from edgepress.cache import cache_folder, locked
+    from edgepress.exporter import export
+    from edgepress.exporter.source.hub import find_whole
+    from edgepress.files import sha256_file
+
+    folder = find_whole(reference, revision)[0]
+    files = {str(p.relative_to(folder)): sha256_file(p) for p in sorted(folder.rglob("*")) if p.is_file()}
+    versions = {name: version(name) for name in ("edgepress", "torch", "transformers", "onnx", "onnxscript")}
+    key = hashlib.sha256(json.dumps([task, files, versions], sort_keys=True).encode()).hexdigest()[:32]
+    with locked(cache_folder("references")):
+        bundle = cache_folder("references") / key
+        if not bundle.is_dir():
+            say(f"{reference} becomes a float32 bundle to compare with, kept in {bundle}")
+            export(reference, out=bundle, recipe="fp32", task=task, revision=revision)
+    return bundle
 
 
 def reference_for(bundle: Path, model: str, *, threads: int, revision: str | None = None) -> "LogitsSource":

@@ -1,6 +1,7 @@
 """Open bundles of an encoder and a decoder: texts and sounds in, text out, and what is refused."""
 
 import json
+import shutil
 from pathlib import Path
 
 import encoder_decoders
@@ -104,6 +105,33 @@ def test_verbs_take_such_a_bundle(bundle: Path, tmp_path: Path, capsys: pytest.C
     capsys.readouterr()
     assert cli.main(["eval", str(bundle), "--data", str(samples), "--json"]) == 0
     assert [(one["metric"], one["value"]) for one in json.loads(capsys.readouterr().out)] == [("exact-match", 0.5)]
+
+
+def test_a_checkpoint_is_exported_once_to_be_compared_with(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("EDGEPRESS_CACHE", str(tmp_path / "cache"))
+    checkpoint = tmp_path / "bart"
+    shutil.copytree(bundle.parent / "bart", checkpoint)
+    opened = load(bundle, threads=1)
+    rows = [{"text": text, "target": opened.generate(text).text()} for text in (TEXT, "the mat", "a cat")]
+    samples = tmp_path / "samples.jsonl"
+    samples.write_text("\n".join(map(json.dumps, rows)))
+    asked = ["eval", str(bundle), "--data", str(samples), "--reference", str(checkpoint), "--json"]
+    found = []
+    for _ in range(2):
+        assert cli.main(asked) == 0
+        told = capsys.readouterr()
+        found.append((json.loads(told.out), "becomes a float32 bundle" in told.err))
+    assert found[0][0] == found[1][0]
+    assert [made for _, made in found] == [True, False]
+    (score,) = found[0][0]
+    assert score["reference"] == 1 - score["changed"]  # the targets are the bundle's own
+    (checkpoint / "README.md").write_text("another state of the files")
+    assert cli.main(asked) == 0
+    assert "becomes a float32 bundle" in capsys.readouterr().err
+    assert len([path for path in (tmp_path / "cache" / "references").iterdir() if path.is_dir()]) == 2
+    assert cli.main([*asked[:-2], str(encoder_decoders.save("whisper", tmp_path / "whisper")), "--json"]) == 2
 
 
 def test_a_classifier_of_the_same_type_is_none(tmp_path: Path) -> None:
