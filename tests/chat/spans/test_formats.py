@@ -1,7 +1,6 @@
 """Answers in their parts: whatever a template writes of a turn is read back as the turn that it was given."""
 
 import json
-import keyword
 from collections.abc import Sequence
 from functools import cache
 from typing import Any
@@ -13,6 +12,7 @@ from hypothesis import strategies as st
 
 from edgepress.chat.spans.finding import call_formats, find_format
 from edgepress.chat.spans.kinds import AnswerFormat, CallFormat, Piece, Thoughts, ToolCall
+from edgepress.chat.spans.pythonic import read_pythonic
 from edgepress.chat.spans.splitting import Splitter
 from edgepress.chat.template import ChatTemplate
 
@@ -55,9 +55,7 @@ def test_every_format_has_a_template_here() -> None:
     assert {one.name for one in call_formats()} == set(TEMPLATES)
 
 
-names = st.from_regex(r"[a-z][a-z_0-9]{0,8}", fullmatch=True).filter(
-    lambda name: name not in {*keyword.kwlist, "true", "false", "null"}
-)
+names = st.from_regex(r"[a-z][a-z_0-9]{0,8}", fullmatch=True) | st.sampled_from(["from", "in", "true", "à_b"])
 hostile = st.sampled_from(
     ["</tool_call>", "<think>", "[TOOL_CALLS]", '"}]', "\n", "日本", "\\", "<|call|>", "; ", "}", "'"]
 )
@@ -240,3 +238,9 @@ def test_granite_s_older_words_are_thoughts() -> None:
     form = AnswerFormat(Thoughts("Here is my thought process:", "Here is my response:"))
     pieces = split(form, "Here is my thought process: hm.\n\nHere is my response: yes.", [7, 30], None)
     assert (said(pieces, "reasoning"), said(pieces, "text")) == ("hm.", "yes.")
+
+
+def test_python_s_ways_of_writing_values_are_read() -> None:
+    [call] = read_pythonic("""[ get.it(a='it\\'s', b="é\\x41", c=(1, -2.5), d={'k': None}, from=True, e=[], ) , ]""")
+    wanted = {"a": "it's", "b": "éA", "c": [1, -2.5], "d": {"k": None}, "from": True, "e": []}
+    assert call == ToolCall("get.it", wanted)
