@@ -26,6 +26,7 @@ from edgepress.runtime.config import BundleConfig, read_config
 from edgepress.runtime.first_use import verify_first
 from edgepress.runtime.generation.answer import Answer
 from edgepress.runtime.generation.constraints import Constraint, Form, Matcher, is_installed, token_table
+from edgepress.runtime.generation.contrast import Contrast, Contrasting
 from edgepress.runtime.generation.defaults import sampling_defaults
 from edgepress.runtime.generation.forgetting import Forgetting
 from edgepress.runtime.generation.generation import Generation, OpenText, Tally
@@ -321,6 +322,7 @@ class Model:
         constraint: Constraint | None = None,
         speculate: Speculation | None = None,
         forgetting: Forgetting | None = None,
+        contrast: Contrast | None = None,
     ) -> Generation:
         """Continue ``prompt`` (text, or token ids as they are); iterate over the result to get the text as it comes.
 
@@ -328,9 +330,9 @@ class Model:
         ``max_tokens`` tokens, or when the context is full. With ``special`` the text shows special tokens;
         ``constraint`` says what form it has to have, which it has unless it is cut by one of these limits;
         ``speculate`` has several tokens computed in a step where that pays; with ``forgetting`` it does not end when
-        the context is full, and of a longer prompt the middle is left out. The first piece that is asked for starts a
-        new text; an earlier generation that has not ended by then raises an InputError when it is iterated further. For
-        the numbers see :class:`Sampling`.
+        the context is full, and of a longer prompt the middle is left out; ``contrast`` is with a worse model. The
+        first piece that is asked for starts a new text; an earlier generation that has not ended by then raises an
+        InputError when it is iterated further. For the numbers see :class:`Sampling`.
 
         Raises:
             InputError: the prompt is empty or longer than the context, or a setting is out of its range.
@@ -362,6 +364,8 @@ class Model:
             begun = forgetting.kept(begun, self.context)
         self.session.check_room(len(begun), after=0)
         setup = self._setup(stop, constraint, speculate)
+        if contrast is not None:
+            setup["model"] = Contrasting(setup["model"], contrast)
         return Generation(
             prompt=begun,
             sampling=sampling,

@@ -248,6 +248,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SHARE",
         help="keep this share of the prompt's tokens, such as 0.7: the words that tell the model least are left out",
     )
+    parser.add_argument(
+        "--contrast",
+        type=Path,
+        metavar="DIR",
+        help="a bundle of a worse model with the same tokens: take what this one likes more than that one does",
+    )
     several = parser.add_argument_group("several answers")
     several.add_argument("--best-of", type=int, metavar="N", help="answer N times, and print the answer that is chosen")
     several.add_argument(
@@ -278,9 +284,11 @@ def run(arguments: argparse.Namespace) -> int:
     """Print the text as it comes on stdout, then what it cost on stderr."""
     from edgepress.errors import InputError
     from edgepress.manifest import read_manifest
+    from edgepress.runtime.generation.contrast import Contrast
     from edgepress.runtime.generation.forgetting import Forgetting
     from edgepress.runtime.generation.sampling import Sampling
     from edgepress.runtime.loading import find_task_of
+    from edgepress.runtime.model import load
     from edgepress.runtime.turns.compression import compress
     from edgepress.text.documents import read_standard_input
 
@@ -300,6 +308,8 @@ def run(arguments: argparse.Namespace) -> int:
     drawn = chosen_sampling(arguments, model, model.sampling_defaults if arguments.chat else Sampling())
     longest, stop, special = arguments.max_tokens, arguments.stop, arguments.special
     form, ahead = chosen_form(arguments), chosen_speculation(arguments)
+    if arguments.contrast is not None and (arguments.chat or ahead is not None):
+        raise InputError("--contrast is for texts, one token a step; leave out --chat and --speculate")
     if arguments.forget is not None and arguments.chat:
         raise InputError("--forget is for texts; a conversation that is too long is cut by leaving out its messages")
     if not arguments.chat and (arguments.system is not None or arguments.prefix is not None):
@@ -309,6 +319,10 @@ def run(arguments: argparse.Namespace) -> int:
     messages = [*system, {"role": "user", "content": prompt}]
     if arguments.prefix is not None:
         model.prefix(arguments.prefix, system)
+
+    contrast = None
+    if arguments.contrast is not None:
+        contrast = Contrast(load(arguments.contrast, threads=arguments.threads, context=model.context))
 
     def generate(settings: "Sampling") -> "Generation":
         if arguments.chat:
@@ -328,6 +342,7 @@ def run(arguments: argparse.Namespace) -> int:
             special=special,
             constraint=form,
             speculate=ahead,
+            contrast=contrast,
             forgetting=None if arguments.forget is None else Forgetting(share=arguments.forget),
             **asdict(settings),
         )
