@@ -32,6 +32,7 @@ from edgepress.exporter.doors.traced import Samples, Traced
 from edgepress.exporter.learn.pruning.shipped import describe_steps, write_curves
 from edgepress.exporter.model.reading import first_token
 from edgepress.exporter.model.reference import check_known
+from edgepress.exporter.model.subject import WeightSource
 from edgepress.exporter.plan.planned import Writable
 from edgepress.exporter.recipe.decisions import Decisions
 from edgepress.exporter.tokens.prose import prose_tokens
@@ -201,6 +202,7 @@ def export_traced(
             steps=prepared.steps,
             budget=prepared.budget,
             decisions=prepared.decisions,
+            original=None if prepared.before is None else prepared.before[1],
         )
 
 
@@ -218,10 +220,12 @@ def write_subject(
     steps: Sequence[Mapping[str, object]] = (),
     budget: dict[str, object] | None = None,
     decisions: Decisions | None = None,
+    original: WeightSource | None = None,
 ) -> Manifest:
     """Write a bundle of any subject: data file, graph, manifest. What is not ``made`` is rounded as it is.
 
-    ``steps`` is what the manifest says of the steps of a recipe that prunes, ``budget`` what of a budget.
+    ``steps`` is what the manifest says of the steps of a recipe that prunes, ``budget`` what of a budget; ``original``
+    has the weights before methods changed any, where they did.
     """
     with (
         atomic_directory(out, replace=force, may_remove=check_replaceable) as work,
@@ -230,6 +234,14 @@ def write_subject(
         source = background.submit(subject.source.source_hashes)
         reports = write_data(work, subject, made, threads=threads, progress=progress)
         subject.write_files(work)
+        zeros = describe_zeros(
+            work / bundle.DATA_FILE,
+            subject.plan,
+            subject.description,
+            original or subject.source,
+            threads=threads or usable_cores(),
+            progress=progress,
+        )
         parity = dict(subject.score(work, progress)) if check else None
         written = write_subject_forms(work, subject, targets, socs, threads=threads, progress=progress)
         manifest = bundle.write_manifest(
@@ -240,6 +252,7 @@ def write_subject(
             targets=written,
             source=source.result(),
             parity=parity,
+            sparsity=zeros,
             budget=budget,
             decisions=decisions,
             notes=subject.notes,

@@ -17,9 +17,8 @@ from edgepress.exporter.bundle.files import write_tables
 from edgepress.exporter.bundle.readback import StoredWeights
 from edgepress.exporter.bundle.stream import write_weights
 from edgepress.exporter.methods.kinds import Method, load_method
-from edgepress.exporter.model.description import Decoder
+from edgepress.exporter.model.subject import Description, WeightSource
 from edgepress.exporter.plan.plan import Plan, PlannedTensor
-from edgepress.exporter.source.checkpoint import Checkpoint
 from edgepress.progress import Progress, silent
 
 LEVEL = 6  # zlib's default
@@ -28,13 +27,19 @@ _ELEMENTS = 1 << 20  # weights looked at at a time
 
 
 def describe_zeros(
-    data_file: Path, plan: Plan, decoder: Decoder, checkpoint: Checkpoint, *, threads: int, progress: Progress = silent
+    data_file: Path,
+    plan: Plan,
+    subject: Description,
+    source: WeightSource,
+    *,
+    threads: int,
+    progress: Progress = silent,
 ) -> dict[str, object] | None:
     """What a sparse bundle's manifest says about its zeros; None for a bundle in which no tensor has some on purpose.
 
     ``zeros`` is the share of codes that mean 0, of all these tensors and by name; ``deflated_bytes`` what is left of
     ``data_bytes``, and ``dense_deflated_bytes`` what is left of the file in which every calibrated tensor is rounded to
-    nearest instead, as the checkpoint has it. That file is written beside ``data_file`` and removed.
+    nearest instead, as ``source`` has it. That file is written beside ``data_file`` and removed.
     """
     sparse = [tensor for tensor in plan.tensors if tensor.scheme is not None and tensor.scheme.zeros]
     if not sparse:
@@ -45,8 +50,8 @@ def describe_zeros(
     dense_file = data_file.with_name(f".{data_file.name}.dense")
     try:
         dense = round_to_nearest(plan)
-        write_weights(checkpoint, dense, dense_file, threads=threads)
-        write_tables(dense_file, dense, decoder)
+        write_weights(source, dense, dense_file, threads=threads)
+        write_tables(dense_file, dense, subject)
         with progress(2 * plan.data_bytes, "measuring the download", "B") as advance:
             sizes_after = [deflated_bytes(path, advance) for path in (data_file, dense_file)]
     finally:

@@ -78,6 +78,12 @@ def largest(scores: Tensor, count: int) -> Tensor:
     return above | (equal & (equal.cumsum(1) <= count - above.sum(1, keepdim=True)))
 
 
+def keep_largest(weight: Tensor, sparsity: Sparsity) -> Tensor:
+    """Which weights of a matrix stay by their size alone, bool, as ``weight``."""
+    size = weight.abs()
+    return sparsity.keeps(size if sparsity.group > 1 else size.reshape(1, -1)).reshape(weight.shape)
+
+
 def read_sparsity(method: str, options: Options) -> Sparsity:
     """What the options ``sparsity`` and ``pattern`` of a method ask for.
 

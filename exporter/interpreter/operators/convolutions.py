@@ -61,6 +61,22 @@ def _flat(before: Sequence[int], after: Sequence[int]) -> list[int]:
     return [amount for pair in reversed(list(zip(before, after, strict=True))) for amount in pair]
 
 
+def patches(call: Call, x: Tensor, weight: Tensor) -> Tensor | None:
+    """What a convolution multiplies each row of its weight (outputs, columns) by: (places, columns).
+
+    None where a group of outputs sees some of the channels alone, or there are three axes of space.
+    """
+    kernel = list(weight.shape[2:])
+    if call.get("group", 1) != 1 or not 1 <= len(kernel) <= 2:
+        return None
+    strides, dilations = _window(call, kernel)
+    padded = functional.pad(x, _flat(*_pads(call, x.shape[2:], kernel)))
+    if len(kernel) == 1:
+        padded, kernel, strides, dilations = padded[..., None], [*kernel, 1], [*strides, 1], [*dilations, 1]
+    columns = functional.unfold(padded, tuple(kernel), dilation=tuple(dilations), stride=tuple(strides))
+    return columns.transpose(1, 2).reshape(-1, columns.shape[1])  # of (n, columns, places)
+
+
 def conv(call: Call, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """X (n, channels, …), W (outputs, channels / group, kernel …)."""
     kernel = weight.shape[2:]

@@ -9,11 +9,14 @@ from torch import Tensor
 
 from edgepress.exporter.arrays.codes import Codes
 from edgepress.exporter.arrays.moments import Moments
+from edgepress.exporter.arrays.scheme import Scheme
 from edgepress.exporter.interpreter.network import Step
+from edgepress.exporter.interpreter.operators.convolutions import patches
 from edgepress.exporter.interpreter.walk import Walk
 from edgepress.exporter.methods.kinds import LinearMethod, Method, load_method
 from edgepress.exporter.methods.nearest_plane import start_codes
 from edgepress.exporter.methods.options import Options
+from edgepress.exporter.methods.sparsity import keep_largest, read_sparsity
 from edgepress.exporter.streams.shipping import Bias, BlockWeight, ChannelWeight, Shipped
 from edgepress.exporter.streams.shipping_task import Coded, ShippingTask
 
@@ -25,9 +28,14 @@ def rows_of(value: Tensor, coded: Coded) -> Tensor:
     return (value.T if coded.transposed else value.reshape(coded.rows or value.shape[0], -1)).contiguous()
 
 
-def is_product(step: Step) -> bool:
-    """Whether a node multiplies rows by its second input."""
-    return step.key in _PRODUCTS and not step.attributes.get("transA", 0)
+def rows_read(step: Step, x: Tensor, weight: Tensor) -> Tensor | None:
+    """What a node multiplies each row of a weight by, (…, columns); None where nothing looks at that.
+
+    That is so of what is no product nor convolution, and of convolutions in groups.
+    """
+    if step.key == "Conv":
+        return patches(step.call, x, weight)
+    return x if step.key in _PRODUCTS and not step.attributes.get("transA", 0) else None
 
 
 def ship_blocks(task: ShippingTask, rounding: Mapping[str, str], options: Mapping[str, Options]) -> Shipped:
@@ -36,7 +44,7 @@ def ship_blocks(task: ShippingTask, rounding: Mapping[str, str], options: Mappin
     for name, coded in task.coded.items():
         value = task.network.constants[name]
         rows = rows_of(value, coded)
-        start = _by_itself(rounding[name], rows, coded)
+        start = by_itself(rounding[name], rows, coded.scheme, options[rounding[name]])
         weights[name] = BlockWeight(name, rows, start, value.shape, transposed=coded.transposed)
     shipped = Shipped("blocks", task.network, weights, _biases(task, set(weights)))
     if any(isinstance(load_method(method), LinearMethod) for method in rounding.values()):
@@ -44,12 +52,14 @@ def ship_blocks(task: ShippingTask, rounding: Mapping[str, str], options: Mappin
     return shipped
 
 
-def _by_itself(name: str, rows: Tensor, coded: Coded) -> Codes:
-    """Rounded by a method of rows; to nearest where what goes in will decide."""
+def by_itself(name: str, rows: Tensor, scheme: Scheme, options: Options) -> Codes:
+    """Rounded by a method of rows; to nearest by one that looks at inputs, the smallest 0 where it makes zeros."""
     method = load_method(name)
-    if not isinstance(method, Method):
-        return start_codes(rows, coded.scheme, Moments(rows.shape[1]))
-    return Codes.unpack(method.quantize(rows.numpy(), coded.scheme, None), coded.scheme, rows.shape[1])
+    if isinstance(method, Method):
+        return Codes.unpack(method.quantize(rows.numpy(), scheme, None), scheme, rows.shape[1])
+    if isinstance(method, LinearMethod) and method.zeros(options):
+        rows = rows * keep_largest(rows, read_sparsity(name, options))
+    return start_codes(rows, scheme, Moments(rows.shape[1]))
 
 
 def _by_inputs(
@@ -57,22 +67,25 @@ def _by_inputs(
 ) -> None:
     """Each product after those before it, by the moments of what these give it.
 
-    What else reads a weight (a convolution, a recurrent layer, a lookup) leaves it rounded to nearest.
+    What else reads a weight (a convolution in groups, a recurrent layer, a lookup) leaves it rounded by itself.
     """
     walk = Walk(shipped.network, task.feeds, lambda: shipped)
     layers, done = shipped.layers(), set[str]()
     with task.progress(len(layers), "rounding", " layers") as advance:
         for layer in layers:
             weight, method = layer.weight, load_method(rounding[layer.weight.name])
-            wanted = is_product(layer.step) and weight.name not in done
-            if wanted and isinstance(weight, BlockWeight) and isinstance(method, LinearMethod):
-                done.add(weight.name)
-                moments = Moments(weight.full.shape[1])
+            is_done = weight.name in done
+            if not is_done and isinstance(weight, BlockWeight) and isinstance(method, LinearMethod):
+                full, moments = task.network.constants[weight.name], Moments(weight.full.shape[1])
                 for inputs in walk.before(layer.step):
-                    moments.add(inputs[layer.step.inputs[0]])
-                scheme = task.coded[weight.name].scheme
-                with torch.no_grad():
-                    weight.put(method.quantize(weight.full, scheme, moments, options[method.name]))
+                    rows = rows_read(layer.step, inputs[layer.step.inputs[0]], full)
+                    if rows is not None:
+                        moments.add(rows)
+                if moments.count:
+                    done.add(weight.name)
+                    scheme = task.coded[weight.name].scheme
+                    with torch.no_grad():
+                        weight.put(method.quantize(weight.full, scheme, moments, options[method.name]))
             advance(1)
 
 

@@ -11,22 +11,21 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import prod
 
 import torch
 from torch import Tensor
 
-from edgepress.exporter.arrays.codes import Codes
 from edgepress.exporter.arrays.moments import Moments
 from edgepress.exporter.arrays.parallel import each
 from edgepress.exporter.arrays.scheme import Scheme
 from edgepress.exporter.interpreter.network import Feed, Network, Step, Tensors, arrays
 from edgepress.exporter.interpreter.walk import Walk
 from edgepress.exporter.learn.budget.sensitivity import TensorGroup, find_candidates
-from edgepress.exporter.learn.graphs.blocks import is_product, rows_of
+from edgepress.exporter.learn.graphs.blocks import by_itself, rows_of, rows_read
 from edgepress.exporter.learn.graphs.loss import Arrays, Distance
-from edgepress.exporter.methods.kinds import LinearMethod, Method, method_options, round_rows, start_method
+from edgepress.exporter.methods.kinds import LinearMethod, method_options, start_method
 from edgepress.exporter.model.description import Weight
 from edgepress.exporter.model.subject import Description
 from edgepress.exporter.plan.plan import is_kept
@@ -69,8 +68,7 @@ class Rounder:
         if isinstance(method, LinearMethod) and moments is not None:
             codes = method.quantize(rows, scheme, moments, method_options(method, self._recipe))
         else:
-            scheme = replace(scheme, method=method.name if isinstance(method, Method) else "rtn")
-            codes = Codes.unpack(round_rows(weight, rows.numpy(), scheme), scheme, rows.shape[1])
+            codes = by_itself(method.name, rows, scheme, method_options(method, self._recipe))
         return BlockWeight(weight.name, rows, codes, value.shape, transposed=transposed).value()
 
 
@@ -111,9 +109,9 @@ def measure_prices(
             alive, inputs = floats.alive(step), None
             for group in here:
                 (weight,), schemes = group.weights, [candidate.schemes[0] for candidate in group.candidates]
-                if rounder.looks(schemes) and is_product(step) and inputs is None:
-                    inputs = [given[step.inputs[0]] for given in looked.before(step)]
-                moments = _moments(inputs, weight) if inputs is not None else None
+                if rounder.looks(schemes) and inputs is None:
+                    inputs = [given.get(step.inputs[0]) for given in looked.before(step)]
+                moments = None if inputs is None else _moments(step, inputs, weight, network.constants[weight.name])
                 work[group.name] = multiply_adds(network, step, weight, alive[0])
                 found = []
                 for scheme in schemes:
@@ -155,11 +153,14 @@ def compute_from(
         return each(one, alive, network.device)
 
 
-def _moments(inputs: Sequence[Tensor], weight: Weight) -> Moments:
+def _moments(step: Step, inputs: Sequence[Tensor | None], weight: Weight, full: Tensor) -> Moments | None:
+    """Moments of what a node multiplies a weight's rows by; None where it multiplies none by anything that is given."""
     moments = Moments(weight.shape[1])
     for value in inputs:
-        moments.add(value)
-    return moments
+        rows = None if value is None else rows_read(step, value, full)
+        if rows is not None:
+            moments.add(rows)
+    return moments if moments.count else None
 
 
 def multiply_adds(network: Network, step: Step, weight: Weight, alive: Tensors) -> int:

@@ -14,7 +14,7 @@ from edgepress.exporter.arrays.moments import Moments
 from edgepress.exporter.arrays.scheme import Scheme
 from edgepress.exporter.methods.kinds import LinearMethod
 from edgepress.exporter.methods.options import Option, Options
-from edgepress.exporter.methods.sparsity import OPTIONS, read_sparsity, round_kept
+from edgepress.exporter.methods.sparsity import OPTIONS, keep_largest, read_sparsity, round_kept
 
 
 def quantize(weight: Tensor, scheme: Scheme, moments: Moments, options: Options) -> Codes:
@@ -24,11 +24,8 @@ def quantize(weight: Tensor, scheme: Scheme, moments: Moments, options: Options)
         InputError: an option cannot be used, a weight is not finite, or the Hessian is singular.
 
     """
-    sparsity = read_sparsity("magnitude", options)
-    rows, columns = weight.shape
-    size = weight.abs()
-    sets = size if sparsity.group > 1 else size.reshape(1, rows * columns)
-    return round_kept(weight, sparsity.keeps(sets).reshape(rows, columns), scheme, moments, options)
+    kept = keep_largest(weight, read_sparsity("magnitude", options))
+    return round_kept(weight, kept, scheme, moments, options)
 
 
 METHOD = LinearMethod(
