@@ -114,7 +114,8 @@ def build(tool: str, name: str, source: Path, out: Path, optimum: Path) -> None:
         command = [sys.executable, "-m", "edgepress", "export", source, "--recipe", name, "--out", out / "bundle"]
         command += ["--target", TARGET]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-        subprocess.run([sys.executable, "-m", "edgepress", "prepare", out / "bundle"], check=True, env=environment())
+        command = [sys.executable, "-m", "edgepress", "prepare", out / "bundle", "--no-tune"]
+        subprocess.run(command, check=True, env=environment())
     elif tool == "optimum":
         apart(optimum, "build", source, out)
     else:

@@ -25,9 +25,10 @@ from edgepress.runtime.tuning.cores import allowed_cores, strong_cores
 from edgepress.runtime.tuning.record import Choice, Steps, Tuning, here
 
 _WORTH = 1.03
-_ROUNDS, _STEPS = 4, 12
-_PROMPT = 512  # tokens, which all lengths of pieces divide
-_CHUNKS = (64, 128, 256, 512)
+_ROUNDS, _STEPS = 3, 12
+_PROMPTS = 2  # for each length of pieces: they take longest
+_PROMPT = 256  # tokens, which all lengths of pieces divide
+_CHUNKS = (64, 128, 256)
 _REST = 0.1  # s: onnxruntime's threads were seen to spin for some 50 ms after their last work
 
 Samples = dict[str, list[float]]
@@ -47,7 +48,7 @@ def tune(bundle: Path, *, graph: str | None = None, progress: Progress = silent)
     """
     config = read_config(bundle, graph)
     samples: Samples = {}
-    with progress(3 * _ROUNDS, "measuring", " rounds") as done:
+    with progress(2 * _ROUNDS + _PROMPTS, "measuring", " rounds") as done:
         placed = _fewest(config, _placements(), samples, done)
         spun = [placed] if placed.threads == 1 else [msgspec.structs.replace(placed, spinning=False), placed]
         chosen = _fewest(config, spun, samples, done)
@@ -105,7 +106,7 @@ def _shortest(config: BundleConfig, how: Choice, samples: Samples, done: Callabl
     chunks = [chunk for chunk in _CHUNKS if chunk <= length] or [length]
     sessions = [_open(config, msgspec.structs.replace(how, prefill_chunk=chunk), length) for chunk in chunks]
     found: list[list[float]] = [[] for _ in chunks]
-    for _ in range(_ROUNDS):
+    for _ in range(_PROMPTS):
         for session, seconds in zip(sessions, found, strict=True):
             session.reset()
             seconds.append(_timed(lambda session=session: session.append(tokens)))  # type: ignore[misc]

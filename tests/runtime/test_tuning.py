@@ -142,8 +142,8 @@ class Clock:
 CASES = [
     # seconds of a step by threads, kept to strong cores, spinning; of a prompt by its pieces; what is chosen
     ({(1, False, True): 1.0, (2, False, True): 0.6, (2, False, False): 0.8}, {64: 1.0, 128: 0.8}, (2, (), True, 128)),
-    ({(1, False, True): 1.0, (2, False, True): 0.98}, {64: 1.0, 512: 0.98}, (1, (), True, 64)),
-    ({(2, False, True): 0.6, (2, False, False): 0.61}, {256: 1.0, 512: 0.99}, (2, (), False, 256)),
+    ({(1, False, True): 1.0, (2, False, True): 0.98}, {64: 1.0, 256: 0.98}, (1, (), True, 64)),
+    ({(2, False, True): 0.6, (2, False, False): 0.61}, {128: 1.0, 256: 0.99}, (2, (), False, 128)),
     ({(2, False, True): 0.6, (2, True, True): 0.4, (2, True, False): 0.5}, {64: 1.0}, (2, (2, 3), True, 64)),
 ]
 

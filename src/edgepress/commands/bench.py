@@ -28,6 +28,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of a bundle that is no language model: an .npz file with an array for each input (default: made up)",
     )
     parser.add_argument("--json", action="store_true", help="print every sample, host and version as JSON")
+    parser.add_argument(
+        "--profile",
+        nargs="?",
+        const="",
+        metavar="FILE",
+        help="show in the place of averages where the time goes, by operator and layer, and what this machine's "
+        "memory and cores reach alone; with FILE as pictures, too (a page of HTML)",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -44,6 +52,8 @@ def run(arguments: argparse.Namespace) -> int:
     )
     from edgepress.runtime.bench_graph import is_language_model
 
+    if arguments.profile is not None:
+        return _run_profile(arguments)
     if not is_language_model(arguments.bundle):
         return _run_graph(arguments)
     place = {"on": arguments.on, "soc": arguments.soc, "graph": arguments.graph}
@@ -66,6 +76,30 @@ def run(arguments: argparse.Namespace) -> int:
             **place,
         )
     print(json.dumps(measurement.to_json(), indent=2) if arguments.json else format_measurement(measurement))
+    return 0
+
+
+def _run_profile(arguments: argparse.Namespace) -> int:
+    """Show where the time goes."""
+    from edgepress.errors import InputError
+    from edgepress.runtime.profile.breakdown import break_down
+    from edgepress.stdio import say
+
+    if given := [name for name in ("on", "soc", "energy", "inputs", "json") if getattr(arguments, name)]:
+        raise InputError(f"--{given[0]} is nothing for bench --profile; `edgepress profile` measures everything")
+    html = Path(arguments.profile) if arguments.profile else None
+    found = break_down(
+        arguments.bundle,
+        threads=arguments.threads,
+        prompt_lengths=arguments.prompt_lengths,
+        graph=arguments.graph,
+        prepared=not arguments.no_prepare,
+        html=html,
+        told=say,
+    )
+    print(found)
+    if html is not None:
+        say(f"{html}: written")
     return 0
 
 

@@ -5,12 +5,16 @@ import shutil
 import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from bundles import make_bundle
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from edgepress.cli import main
+from edgepress.runtime.profile import breakdown
 from edgepress.runtime.profile.page.page import render, write_page
 from edgepress.runtime.profile.page.pictures import PICTURES, layer_of, roofline
 from edgepress.runtime.profile.page.svg import axis, bars, log_axis, short
@@ -204,3 +208,50 @@ def test_layers_are_told_by_names(node: str, layer: int | None) -> None:
 def test_numbers_of_ticks_are_short_and_bars_have_their_words() -> None:
     assert [short(value) for value in (0, 0.5, 1500, 2e6, 1e-7)] == ["0", "0.5", "1,500", "2e6", "1e−7"]
     assert "99%" in bars("x", [("a", 99.0, "99%"), ("b", 0.0, "0%")])
+
+
+# ---- bench --profile -------------------------------------------------------------------------------------------------
+
+
+class Asked:
+    """Stands for measuring: keeps what was asked, gives a profile that was written by hand."""
+
+    settings: Settings
+    passes: list[str]
+
+    def __call__(self, bundle: Path, *, settings: Settings, passes: list[str], **rest: Any) -> Profile:
+        del bundle, rest
+        self.settings, self.passes = settings, passes
+        return whole()
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> Asked:
+    found = Asked()
+    monkeypatch.setattr(breakdown, "profile", found)
+    return found
+
+
+def test_it_measures_no_more_than_its_tables_need(
+    asked: Asked, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = make_bundle(tmp_path / "bundle")
+    words = ["bench", str(bundle), "--profile", str(tmp_path / "page.html"), "--prompt-lengths", "8", "16"]
+    assert main([*words, "--threads", "2", "--no-prepare"]) == 0
+    assert asked.passes == ["speed", "operators", "roofline"]
+    wanted = {"threads": 2, "prompt_lengths": (8, 16), "prepared": False, "exact_rounds": 3}
+    assert {name: getattr(asked.settings, name) for name in wanted} == wanted
+    out = capsys.readouterr().out
+    for heading in ("Time by operator.", "Time by layer.", "Roofline."):
+        assert heading in out
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert page.count("<svg") >= 3
+    assert main(["bench", str(bundle), "--profile"]) == 0
+    assert asked.passes == ["threads", "speed", "operators", "roofline"]
+    assert asked.settings.threads is None
+
+
+def test_what_it_does_not_measure_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bundle = make_bundle(tmp_path / "bundle")
+    assert main(["bench", str(bundle), "--profile", "--json"]) == 2
+    assert "--json is nothing for bench --profile; `edgepress profile` measures everything" in capsys.readouterr().err
