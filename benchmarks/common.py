@@ -114,6 +114,11 @@ def save(name: str, samples: Iterable[Mapping[str, object]]) -> Path:
     return path
 
 
+def load() -> float:
+    """How many programs wanted a core in the last minute, this one among them: of times, whether to trust them."""
+    return round(os.getloadavg()[0], 1)
+
+
 def spread(values: Sequence[float], digits: int = 2) -> str:
     """``median (min–max)``, of one value the value."""
     middle = f"{statistics.median(values):.{digits}f}"

@@ -54,6 +54,7 @@ REPORTS = {
     "sequences_reversing": "sequences_tables",
     "sequences_shapes": "sequences_tables",
     "sparsity": "sparsity",
+    "speculation": "speculation",
     "vocabulary": "vocabulary",
     "windows": "windows",
 }
@@ -128,6 +129,8 @@ TABLES = {
     "export_cost": Cut(("export_cost", "export_cost_large"), less=("edgepress MB", "without llvmlite MB")),
     "export_memory": Cut(("export_memory",)),
     "decode_speed": Cut(("decode_speed",)),
+    "speculation speed": Cut(("speculation",)),
+    "speculation answers": Cut(("speculation",), 1),
     "memory": Cut(("memory",)),
     "least memory": Cut(("least_memory",)),
     "lab memory": Cut(("device_lab",)),

@@ -112,9 +112,10 @@ def _names(checkpoint: Checkpoint) -> list[tuple[str, str, str]]:
 
 
 def quantize(source: Path, out: Path, ftype: str, *, threads: int = 1) -> Path:
-    """Quantize a GGUF file as ``llama-quantize SOURCE OUT FTYPE`` does."""
+    """Quantize a GGUF file as ``llama-quantize SOURCE OUT FTYPE`` does; with ``--pure`` where that is in ``ftype``."""
     settings = llama_cpp.llama_model_quantize_default_params()
-    settings.ftype = FTYPES[ftype]
+    name, _, pure = ftype.partition(" ")
+    settings.ftype, settings.pure = FTYPES[name], pure == "pure"
     settings.nthread = threads
     status = llama_cpp.llama_model_quantize(str(source).encode(), str(out).encode(), ctypes.byref(settings))
     if status:
