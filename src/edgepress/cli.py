@@ -33,7 +33,7 @@ class Command(Protocol):
 
 
 def _commands() -> list[Command]:
-    names = [module.name for module in modules_in(commands.__path__)]
+    names = [module.name for module in modules_in(commands.__path__) if not module.ispkg]
     found = [cast("Command", importlib.import_module(f"{commands.__name__}.{name}")) for name in names]
     return sorted(found, key=lambda command: _FIRST.index(command.NAME) if command.NAME in _FIRST else len(_FIRST))
 

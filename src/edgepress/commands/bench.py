@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from edgepress.commands.run import add_loading_arguments, add_place_arguments
+from edgepress.commands.common.opening import add_loading_arguments, add_place_arguments
 
 NAME = "bench"
 HELP = "measure a bundle on this machine: load, prefill, decode, memory, energy; of an ONNX file's: load, run, memory"

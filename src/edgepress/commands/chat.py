@@ -7,15 +7,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgepress.commands.run import (
-    add_adapter_argument,
-    add_loading_arguments,
-    add_place_arguments,
+from edgepress.commands.common.generating import (
     add_prefix_argument,
     add_sampling_arguments,
     add_speculation_arguments,
     chosen_sampling,
     chosen_speculation,
+)
+from edgepress.commands.common.opening import (
+    add_adapter_argument,
+    add_loading_arguments,
+    add_place_arguments,
     open_language_model,
 )
 from edgepress.stdio import say

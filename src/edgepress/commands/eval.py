@@ -6,8 +6,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgepress.commands.common.opening import add_adapter_argument, add_loading_arguments, add_place_arguments
 from edgepress.commands.export import add_revision_argument
-from edgepress.commands.run import add_adapter_argument, add_loading_arguments, add_place_arguments
 from edgepress.stdio import say
 
 if TYPE_CHECKING:

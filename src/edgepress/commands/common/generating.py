@@ -1,0 +1,109 @@
+"""What verbs that generate text share: how tokens are drawn, and what form an answer has."""
+
+import argparse
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from edgepress.runtime import Constraint, Sampling, Speculation
+    from edgepress.runtime.model import Model
+
+
+def add_prefix_argument(parser: argparse.ArgumentParser) -> None:
+    """Add what keeps the beginning of conversations in a file."""
+    parser.add_argument(
+        "--prefix",
+        type=Path,
+        metavar="FILE",
+        help="keep what the model makes of the system prompt and the tools in this file, or go on from it",
+    )
+
+
+def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add how tokens are drawn: in conversations each as the model's makers say unless it is given."""
+    parser.add_argument("--temperature", type=float, help="0 takes the most likely token (chats: as the model says)")
+    parser.add_argument("--top-k", type=int, metavar="K", help="choose among the K most likely; 0 is off")
+    parser.add_argument("--top-p", type=float, metavar="P", help="choose among the likeliest that sum to P")
+    parser.add_argument("--min-p", type=float, metavar="P", help="drop below P times the likeliest")
+    parser.add_argument("--typical-p", type=float, metavar="P", help="keep the most typical ones that sum to P")
+    parser.add_argument("--repetition-penalty", type=float, metavar="R", help="above 1 repeats less")
+    parser.add_argument(
+        "--no-repeat-ngram", type=int, metavar="N", help="say no sequence of N tokens twice, the prompt's included"
+    )
+    parser.add_argument(
+        "--bias",
+        action="append",
+        metavar="TOKEN=NUMBER",
+        help="add a number to a token's logit, -inf forbids it; a token is its number or a text that is one token; may "
+        "be given several times",
+    )
+    parser.add_argument("--seed", type=int, help="the same seed gives the same text")
+
+
+def add_speculation_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add how many tokens a step may give."""
+    parser.add_argument(
+        "--speculate",
+        default="off",
+        metavar="DRAFTER",
+        help="compute several tokens in a step where a drafter's proposals turn out right: ngram proposes what "
+        "followed the same words before (default: off)",
+    )
+    parser.add_argument(
+        "--inexact",
+        action="store_true",
+        help="with --speculate: in as many tokens a step as pay, not only in so many as give the same bits; where two "
+        "tokens are as good as equal, the other may be chosen",
+    )
+
+
+def chosen_speculation(arguments: argparse.Namespace) -> "Speculation | None":
+    """What was asked for; None for one token a step."""
+    from edgepress.errors import InputError
+    from edgepress.runtime.generation.speculation.kinds import Speculation
+
+    if arguments.speculate != "off":
+        return Speculation(arguments.speculate, exact=not arguments.inexact)
+    if arguments.inexact:
+        raise InputError("--inexact says how to speculate; give --speculate ngram, too")
+    return None
+
+
+def chosen_sampling(arguments: argparse.Namespace, model: "Model", defaults: "Sampling") -> "Sampling":
+    """The model's settings, with those in their place that were given."""
+    given = {field.name: getattr(arguments, field.name) for field in fields(defaults)}
+    if given["bias"] is not None:
+        given["bias"] = dict(_bias(text, model) for text in given["bias"])
+    return replace(defaults, **{name: value for name, value in given.items() if value is not None})
+
+
+def _bias(text: str, model: "Model") -> tuple[int, float]:
+    """A token and what is added to its logit, of ``TOKEN=NUMBER``."""
+    from edgepress.errors import InputError
+
+    token, _, number = text.rpartition("=")
+    try:
+        value = float(number)
+    except ValueError:
+        raise InputError(f"--bias {text!r} is not TOKEN=NUMBER, such as 42=-5 or ' the'=-inf") from None
+    if token.isdecimal():
+        return int(token), value
+    found = model.tokenizer.library.encode(token, add_special_tokens=False).ids
+    if len(found) != 1:
+        raise InputError(f"--bias {text!r}: {token!r} is {len(found)} tokens, {found}; give one by its number")
+    return found[0], value
+
+
+def chosen_form(arguments: argparse.Namespace) -> "Constraint | None":
+    """What form the answer has to have; None where nothing was said."""
+    from edgepress.runtime.generation.constraints import Constraint
+    from edgepress.text.documents import read_text
+
+    if arguments.json_schema is not None:
+        return Constraint.json_schema(read_text(arguments.json_schema))
+    if arguments.regex is not None:
+        return Constraint.regex(arguments.regex)
+    if arguments.grammar is not None:
+        return Constraint.lark(read_text(arguments.grammar))
+    return None if arguments.choice is None else Constraint.choice(arguments.choice)
