@@ -11,10 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgepress.errors import InputError
+from edgepress.runtime.generation.around import Around
 from edgepress.runtime.generation.generation import OpenText
 from edgepress.runtime.generation.penalties import NEVER, Floats
-from edgepress.runtime.sessions.session import Session
-from edgepress.text.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -44,8 +43,8 @@ def contrasted(expert: Floats, amateur: Floats, weight: float, plausible: float)
     return found
 
 
-class Contrasting:
-    """A text that two models hold; it is an :class:`OpenText` as the expert is.
+class Contrasting(Around):
+    """A text that two models hold; it is an :class:`OpenText` as the expert is, whose session alone counts its time.
 
     Raises:
         InputError: their vocabularies differ, or the amateur's context is shorter.
@@ -53,7 +52,8 @@ class Contrasting:
     """
 
     def __init__(self, expert: OpenText, how: Contrast) -> None:
-        self._expert, self._how, self._amateur = expert, how, how.amateur
+        super().__init__(expert)
+        self._how, self._amateur = how, how.amateur
         ours, theirs = (one.tokenizer.library.get_vocab(with_added_tokens=True) for one in (expert, how.amateur))
         if ours != theirs:
             raise InputError(
@@ -66,46 +66,21 @@ class Contrasting:
                 f"{expert.session.context}; open it with as many, or this one with fewer"
             )
 
-    @property
-    def changes(self) -> int:
-        """See :class:`OpenText`."""
-        return self._expert.changes
-
-    @property
-    def reused(self) -> int:
-        """See :class:`OpenText`."""
-        return self._expert.reused
-
-    @property
-    def session(self) -> Session:
-        """See :class:`OpenText`; time that the amateur takes is not in it."""
-        return self._expert.session
-
-    @property
-    def tokenizer(self) -> Tokenizer:
-        """See :class:`OpenText`."""
-        return self._expert.tokenizer
-
-    @property
-    def eos(self) -> frozenset[int]:
-        """See :class:`OpenText`."""
-        return self._expert.eos
-
     def begin(self, tokens: Sequence[int], *, reuse: bool) -> Floats:
         """Make the text ``tokens``; return the logits after the last."""
-        return self._both(self._expert.begin(tokens, reuse=reuse), self._amateur.begin(tokens, reuse=reuse))
+        return self._both(self.inside.begin(tokens, reuse=reuse), self._amateur.begin(tokens, reuse=reuse))
 
     def prefill(self, tokens: Sequence[int]) -> Floats:
         """Append tokens; return the logits after the last."""
-        return self._both(self._expert.prefill(tokens), self._amateur.prefill(tokens))
+        return self._both(self.inside.prefill(tokens), self._amateur.prefill(tokens))
 
     def decode(self, token: int) -> Floats:
         """Append one token; return the logits after it."""
-        return self._both(self._expert.decode(token), self._amateur.decode(token))
+        return self._both(self.inside.decode(token), self._amateur.decode(token))
 
     def settle(self) -> None:
         """Hold no more than the text that was asked for: the generation has ended."""
-        self._expert.settle()
+        self.inside.settle()
         self._amateur.settle()
 
     def _both(self, expert: Floats, amateur: Floats) -> Floats:

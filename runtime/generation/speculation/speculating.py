@@ -15,13 +15,13 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from edgepress.finite import check_logits
+from edgepress.runtime.generation.around import Around
 from edgepress.runtime.generation.generation import OpenText, Tally
 from edgepress.runtime.generation.penalties import Floats
 from edgepress.runtime.generation.speculation.costs import StepCosts
 from edgepress.runtime.generation.speculation.kinds import Drafter, Speculation
 from edgepress.runtime.generation.speculation.window import Window
-from edgepress.runtime.sessions.session import Mark, Session
-from edgepress.text.tokenizer import Tokenizer
+from edgepress.runtime.sessions.session import Mark
 
 
 class Verifying(OpenText, Protocol):
@@ -46,7 +46,7 @@ class _Step:
     used: int = 0
 
 
-class Speculating:
+class Speculating(Around):
     """``inner``, with several tokens a step; it is an :class:`OpenText` as that is.
 
     Args:
@@ -58,35 +58,11 @@ class Speculating:
     """
 
     def __init__(self, inner: Verifying, drafter: Drafter, window: Window, most: int) -> None:
+        super().__init__(inner)
         self._inner, self._drafter, self._window, self._most = inner, drafter, window, most
         self.tally = Tally()
         self._text: list[int] = []  # whose logits were handed out; the session may be some tokens ahead, or behind
         self._ahead: _Step | None = None
-
-    @property
-    def changes(self) -> int:
-        """See :class:`OpenText`."""
-        return self._inner.changes
-
-    @property
-    def reused(self) -> int:
-        """See :class:`OpenText`."""
-        return self._inner.reused
-
-    @property
-    def session(self) -> Session:
-        """See :class:`OpenText`."""
-        return self._inner.session
-
-    @property
-    def tokenizer(self) -> Tokenizer:
-        """See :class:`OpenText`."""
-        return self._inner.tokenizer
-
-    @property
-    def eos(self) -> frozenset[int]:
-        """See :class:`OpenText`."""
-        return self._inner.eos
 
     def begin(self, tokens: Sequence[int], *, reuse: bool) -> Floats:
         """Make the text ``tokens``; return the logits after the last."""

@@ -1,0 +1,37 @@
+"""An open text around another one: what it passes on."""
+
+from edgepress.runtime.generation.generation import OpenText
+from edgepress.runtime.sessions.session import Session
+from edgepress.text.tokenizer import Tokenizer
+
+
+class Around:
+    """Has of an :class:`OpenText` what the one inside has, but what changes the text; subclasses do that their way."""
+
+    def __init__(self, inside: OpenText) -> None:
+        self.inside = inside
+
+    @property
+    def changes(self) -> int:
+        """See :class:`OpenText`."""
+        return self.inside.changes
+
+    @property
+    def reused(self) -> int:
+        """See :class:`OpenText`."""
+        return self.inside.reused
+
+    @property
+    def session(self) -> Session:
+        """See :class:`OpenText`."""
+        return self.inside.session
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """See :class:`OpenText`."""
+        return self.inside.tokenizer
+
+    @property
+    def eos(self) -> frozenset[int]:
+        """See :class:`OpenText`."""
+        return self.inside.eos
