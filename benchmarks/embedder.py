@@ -53,18 +53,34 @@ def embeddings(bundle: Path, sentences: Sequence[str]) -> np.ndarray:
     return found / np.linalg.norm(found, axis=1, keepdims=True)
 
 
-def measured(data: Path, pairs: int, forms: Sequence[str]) -> Iterator[Sample]:
-    """A sample for each form."""
-    from scipy.stats import spearmanr
-
+def split_pairs(data: Path, pairs: int) -> tuple[list[list[str]], list[list[str]]]:
+    """STS-B's pairs with their scores: ``pairs`` to score by, and the others."""
     with (data / "text/stsb/stsb-en-dev.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.reader(file))
     order = np.random.default_rng(0).permutation(len(rows))  # the split is sorted by where sentences are from
     rows = [rows[i] for i in order]
-    scored, seen = rows[:pairs], rows[pairs : pairs + SEEN]
+    return rows[:pairs], rows[pairs:]
+
+
+def score(out: Path, scored: Sequence[Sequence[str]], truth: np.ndarray | None) -> tuple[Sample, np.ndarray]:
+    """Figures of a bundle beside the float model's embeddings (its own where there are none), and its embeddings."""
+    from scipy.stats import spearmanr
+
+    left, right = (embeddings(out, [row[side] for row in scored]) for side in (0, 1))
+    both = np.concatenate([left, right])
+    rank = spearmanr((left * right).sum(1), [float(row[2]) for row in scored]).statistic
+    cosine = (both * (both if truth is None else truth)).sum(1)
+    size = sum(path.stat().st_size for path in out.iterdir() if path.suffix in (".data", ".bin", ".onnx"))
+    found = {"pairs": len(scored), "spearman": float(rank), "cosine": float(cosine.mean())}
+    return found | {"least_cosine": float(cosine.min()), "bytes": size}, both
+
+
+def measured(data: Path, pairs: int, forms: Sequence[str]) -> Iterator[Sample]:
+    """A sample for each form."""
+    scored, others = split_pairs(data, pairs)
     WORK.mkdir(parents=True, exist_ok=True)
     calibration = WORK / "embedder.jsonl"
-    calibration.write_text("".join(json.dumps({"text": row[0]}) + "\n" for row in seen), encoding="utf-8")
+    calibration.write_text("".join(json.dumps({"text": row[0]}) + "\n" for row in others[:SEEN]), encoding="utf-8")
     truth: np.ndarray | None = None
     for form in ["float32", *(name for name in forms if name != "float32")]:
         recipe, out = WORK / "embedder.toml", WORK / "embedder"
@@ -72,20 +88,9 @@ def measured(data: Path, pairs: int, forms: Sequence[str]) -> Iterator[Sample]:
         shutil.rmtree(out, ignore_errors=True)
         looks = [calibration] if "rtn" not in form and form != "float32" else []
         export(str(folder()), recipe=recipe, out=out, task="sentence-similarity", calibration=looks, force=True)
-        left, right = (embeddings(out, [row[side] for row in scored]) for side in (0, 1))
-        both = np.concatenate([left, right])
+        found, both = score(out, scored, truth)
         truth = both if truth is None else truth
-        rank = spearmanr((left * right).sum(1), [float(row[2]) for row in scored]).statistic
-        cosine = (both * truth).sum(1)
-        size = sum(path.stat().st_size for path in out.iterdir() if path.suffix in (".data", ".bin", ".onnx"))
-        yield {
-            "form": form,
-            "pairs": len(scored),
-            "spearman": float(rank),
-            "cosine": float(cosine.mean()),
-            "least_cosine": float(cosine.min()),
-            "bytes": size,
-        }
+        yield {"form": form, **found}
 
 
 def report(samples: Sequence[Mapping[str, Any]]) -> str:

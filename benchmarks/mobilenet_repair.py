@@ -40,6 +40,14 @@ Sample = dict[str, Any]
 Array = NDArray[Any]
 BATCH = {"mobilenet": 2, "resnet20": 20, "resnet56": 20}
 Options = dict[str, dict[str, OptionValue]]
+TRAINED: dict[str, OptionValue] = {
+    "batch": 40,
+    "features": 1.0,
+    "features_at": 9,
+    "flip": True,
+    "shift": 3,
+    "mix": True,
+}
 
 
 @dataclass(frozen=True)
@@ -94,7 +102,8 @@ def forms(steps: int) -> list[Form]:
 
 def resnet_forms(steps: int) -> list[Form]:
     """Those of the residual networks."""
-    short: Options = {name: {"steps": steps, "batch": 2} for name in ("adaround", "learned_ranges", "qat")}
+    short: Options = {"adaround": {"steps": steps, "batch": 2}}
+    trained: Options = {"qat": TRAINED | {"steps": steps}}
     return [
         Form("one scale a channel", "a8w8"),
         Form("bias_correction", "a8w8", after=("bias_correction",)),
@@ -102,7 +111,14 @@ def resnet_forms(steps: int) -> list[Form]:
         Form("bias_correction", "a16w4", after=("bias_correction",)),
         Form("adaround", "a16w4", method="adaround", options=short),
         Form("adaround, bias_correction", "a16w4", method="adaround", after=("bias_correction",), options=short),
-        Form("qat", "a16w4", after=("qat",), options=short),
+        Form(
+            "qat, by outputs alone",
+            "a16w4",
+            after=("qat",),
+            options={"qat": TRAINED | {"steps": steps, "features": 0.0}},
+        ),
+        Form("qat", "a16w4", after=("qat",), options=trained),
+        Form("adaround, qat", "a16w4", method="adaround", after=("qat",), options=short | trained),
     ]
 
 
@@ -206,7 +222,7 @@ def resnet(name: str, data: Path, images: int, calibration: int, steps: int) -> 
     """With labels."""
     work = WORK / f"repair_{name}"
     work.mkdir(parents=True, exist_ok=True)
-    build_resnet(data / f"models/resnet_cifar10/{name}.safetensors", work / "bn.onnx", batch=BATCH[name])
+    build_resnet(data / f"models/resnet_cifar10/{name}.safetensors", work / "bn.onnx", batch="batch")
     prepare(work / "bn.onnx", work / "float.onnx")
     test, other = (np.load(data / f"vision/cifar10_{name}.npz") for name in ("test2000", "calibration1000"))
     x, labels = normalize(test["images"][:images]), test["labels"][:images]

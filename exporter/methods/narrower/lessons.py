@@ -64,7 +64,8 @@ def make_lessons(
                 "the graph takes a fixed number of them at once; leave these options out"
             )
         learned, held = split(len(samples), seed, name, "the number of calibration samples")
-        return Lessons([samples[i] for i in learned], [samples[i] for i in held], batch)
+        together = min(len(array) for array in samples[0].values() if array.ndim)
+        return Lessons([samples[i] for i in learned], [samples[i] for i in held], max(1, batch // together))
     pool = {key: np.concatenate([feed[key] for feed in samples]) for key in samples[0]}
     rows = len(next(iter(pool.values())))
     learned, held = split(rows, seed, name, "the number of calibration samples")

@@ -150,6 +150,37 @@ def test_heads_and_widths_go_one_after_the_other(tmp_path: Path) -> None:
     assert kept == [[2, 4], [6, 10]]
 
 
+def test_a_pruned_encoder_learns_from_texts_of_all_lengths(tmp_path: Path) -> None:
+    """A head and a fifth of an MLP's width are gone; texts are not batched, and sums inside teach too."""
+    model = encoder(fused=True)
+    for tensor in model.graph.initializer:  # so small that attention looks at more than one place
+        if tensor.data_type == onnx.TensorProto.FLOAT:
+            tensor.CopyFrom(
+                onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(tensor) * np.float32(0.4), tensor.name)
+            )
+    onnx.save(model, tmp_path / "encoder.onnx")
+
+    def texts() -> Iterator[Feed]:
+        for seed in range(80):
+            random = np.random.default_rng(seed)
+            yield {"x": random.normal(size=(1, int(random.integers(2, 9)), 6)).astype(np.float32)}
+
+    most: Options = {"share": 0.8, "of": "channels", "by": "outputs", "samples": 64}
+    trained: Options = {"steps": 80, "batch": 4, "samples": 64, "rate": 0.03, "features": 0.5, "features_at": 2}
+    found = shrunk(tmp_path / "encoder.onnx", recipe({"heads": most, "mlp_width": most, "retrain": trained}), texts)
+    assert [next(iter(step["kept"].values())) for step in found.steps[1:3]] == [[3, 4], [8, 10]]
+    assert len(found.steps[-1]["features"]) == 1  # the last sum is the output
+    unseen = list(texts())[64:]  # by none of the steps
+    losses = []
+    for name in ("1-mlp_width", "2-retrain"):
+        pruned, whole = (
+            open_on_cpu(path) for path in (tmp_path / "work" / name / "model.onnx", tmp_path / "encoder.onnx")
+        )
+        pairs = [[session.run(None, dict(feed))[0] for session in (pruned, whole)] for feed in unseen]
+        losses.append(float(np.mean([np.square(a - b).sum() / np.square(b).sum() for a, b in pairs])))  # what it learns
+    assert losses[1] < 0.9 * losses[0]
+
+
 def test_the_residual_block_that_does_nothing_goes_first(network: Path) -> None:
     model = onnx.load(network)
     blocks = find_blocks(plain(model))
