@@ -147,6 +147,8 @@ class ToolGuide:
         if not self._calls.closes:
             self.is_over = not self._calls.repeats
             return step
+        if self._splitter.call_begun is None:  # the form has what ends a call
+            return step
         end = self._encode(self._end)
         self._see("".join(map(self._detokenizer.push, end)))
         return [*step, *end]

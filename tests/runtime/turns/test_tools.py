@@ -25,7 +25,7 @@ from edgepress.chat.template import ChatTemplate
 from edgepress.errors import InputError
 from edgepress.exporter.demo import DEMO_DIRECTORY
 from edgepress.runtime import Constraint, Model, Sampling, load
-from edgepress.runtime.generation.constraints import token_table
+from edgepress.runtime.generation.constraints import Matcher, token_table
 from edgepress.runtime.generation.tool_calls import ToolGuide
 from edgepress.runtime.turns import conversation
 from edgepress.runtime.turns.conversation import Conversation
@@ -172,6 +172,7 @@ PARAMETERS = {
     "type": "object",
     "properties": {
         "place": {"type": "string", "maxLength": 5},
+        "code": {"type": "string", "pattern": "[a-f]/[0-9]$", "maxLength": 6},
         "unit": {"enum": ["a<", "b"]},
         "days": {"type": "integer", "minimum": 0, "maximum": 9},
         "deep": {
@@ -222,6 +223,25 @@ def test_whatever_the_model_would_say_its_calls_are_valid(name: str, seed: int, 
             jsonschema.validate(call.arguments, PARAMETERS)
         else:
             assert (call.name, call.arguments) == ("now", {})
+
+
+@pytest.mark.parametrize("name", HELD)
+def test_any_of_the_arguments_that_may_be_left_out_may_be_there_alone(name: str) -> None:
+    form = FORMS[name].calls
+    assert form is not None
+    assert form.grammar is not None
+    parameters = {"type": "object", "properties": {"p": {"type": "integer"}, "q": {"type": "integer"}}}
+    for arguments in ({}, {"p": 1}, {"q": 1}, {"p": 1, "q": 1}):
+        turn = {"role": "assistant", "content": "", "tool_calls": [ToolCall("f", arguments, "id0000001").message()]}
+        written = ChatTemplate(BEFORE + TEMPLATES[name] + AFTER).render([turn], answer=False)
+        start = max(written.find(one) + (0 if form.is_bare else len(one)) for one in form.opens if one in written)
+        text = written[start:].replace("[CALL_ID]id0000001", "").replace(', "id": "id0000001"', "")
+        grammar = Constraint.lark(form.grammar({"f": parameters}, json.dumps))
+        matcher = Matcher(TABLE, grammar)
+        for close in form.closes or ("<|eot_id|>",):
+            text = text.partition(close)[0] + (close if name == "glm" else "")
+        assert matcher.begin_anew(text), text
+        assert matcher.is_over
 
 
 def test_what_can_only_follow_takes_no_step() -> None:

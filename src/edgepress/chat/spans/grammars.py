@@ -52,6 +52,18 @@ def as_object(schema: Schema) -> Schema:
     return {"additionalProperties": False, **schema, "type": "object"}
 
 
+def with_commas(needed: Sequence[str], optional: Sequence[str], comma: str) -> str:
+    """All rules of ``needed`` and any of ``optional``, in their order, with ``comma`` between those that are there."""
+
+    def after(rules: Sequence[str]) -> str:
+        return " ".join(f"({comma} {rule})?" for rule in rules)
+
+    if needed:
+        return f"{f' {comma} '.join(needed)} {after(optional)}".strip()
+    first = [f"{rule} {after(optional[at + 1 :])}".strip() for at, rule in enumerate(optional)]
+    return f"({' | '.join(first)})?" if first else ""
+
+
 def written_out(
     tools: Mapping[str, Schema],
     literal: Literally,
@@ -73,41 +85,58 @@ def written_out(
     rules: list[str] = []
     for number, (name, schema) in enumerate(tools.items()):
         parts = [literal(head(name))]
-        needed = set(_strings(schema.get("required")))
-        for at, (argument, of) in enumerate(_properties(schema).items()):
+        needed = set(texts_in(schema.get("required")))
+        for at, (argument, of) in enumerate(properties_of(schema).items()):
             rule = f"args_{number}_{at}"
-            content = _plain_text(of, literal) or json_rule(_with_definitions(of, schema))
-            rules.append(f"{rule}: {literal(value[0].format(argument))} {rule}_value {literal(value[1])}")
-            rules.append(f"{rule}_value: {content}")
+            plain, name_of = _plain_values(of, literal), f"{rule}_value"
+            if plain is None and _is_text(of):
+                plain, name_of = unquoted_text(of), name_of.upper()
+            rules.append(f"{rule}: {literal(value[0].format(argument))} {name_of} {literal(value[1])}")
+            rules.append(f"{name_of}: {plain or json_rule(with_definitions(of, schema))}")
             parts.append(rule if argument in needed else f"({rule})?")
         calls.append(" ".join(filter(None, [*parts, literal(tail)])))
     return "\n".join([f"call: {' | '.join(f'({one})' for one in calls)}", *rules])
 
 
-def _plain_text(schema: object, literal: Literally) -> str | None:
-    """What a property that is a text may be without quotes; None for others. No ``<`` is in it, which ends it."""
+def _plain_values(schema: object, literal: Literally) -> str | None:
+    """The texts of a property that is one of several; None for others."""
     if not isinstance(schema, Mapping):
         return None
     values = [schema["const"]] if "const" in schema else schema.get("enum")
-    if isinstance(values, list):
-        texts = _strings(values)
-        return " | ".join(map(literal, texts)) if values and len(texts) == len(values) else None
-    if schema.get("type") != "string":
-        return None
-    least, most = schema.get("minLength", 0), schema.get("maxLength", "")
-    return f"/[^<]{{{least},{most}}}/"
+    texts = texts_in(values)
+    return " | ".join(map(literal, texts)) if isinstance(values, list) and texts and len(texts) == len(values) else None
 
 
-def _properties(schema: Schema) -> Mapping[str, Any]:
+def _is_text(schema: object) -> bool:
+    return isinstance(schema, Mapping) and schema.get("type") == "string" and not {"enum", "const"} & schema.keys()
+
+
+def unquoted_text(schema: Schema) -> str:
+    """The content of a terminal for a text without quotes, of the lengths and the pattern that a schema says.
+
+    No ``<`` is in it, with which what ends it begins.
+    """
+    found = f"/[^<]{{{schema.get('minLength', 0)},{schema.get('maxLength', '')}}}/"
+    pattern = schema.get("pattern")
+    if not isinstance(pattern, str):
+        return found
+    begins, ends = pattern.startswith("^"), pattern.endswith("$") and not pattern.endswith("\\$")
+    inner = pattern[int(begins) : len(pattern) - int(ends)].replace("/", "\\/")
+    return f"{found} & /{'' if begins else '(?s:.*)'}({inner}){'' if ends else '(?s:.*)'}/"
+
+
+def properties_of(schema: Schema) -> Mapping[str, Any]:
+    """The properties that an object of this schema may have, each with its schema."""
     found = schema.get("properties")
     return found if isinstance(found, Mapping) else {}
 
 
-def _with_definitions(of: object, schema: Schema) -> Schema:
+def with_definitions(of: object, schema: Schema) -> Schema:
     """A property's schema with the definitions of the whole, which it may refer to."""
     own = dict(of) if isinstance(of, Mapping) else {}
     return {**{key: schema[key] for key in ("$defs", "definitions") if key in schema}, **own}
 
 
-def _strings(value: object) -> Sequence[str]:
+def texts_in(value: object) -> Sequence[str]:
+    """The texts of a list; none where it is none."""
     return [one for one in value if isinstance(one, str)] if isinstance(value, list) else []

@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-from edgepress.chat.spans.grammars import as_object, json_rule
+from edgepress.chat.spans.grammars import json_rule, properties_of, texts_in, with_commas, with_definitions
 from edgepress.chat.spans.kinds import Literally, Schema, ToolCall
 from edgepress.chat.spans.values import checked, parse_json
 
@@ -123,25 +123,13 @@ def pythonic_calls(tools: Mapping[str, Schema], literal: Literally) -> str:
     """The rule ``call``: a tool's name and its arguments, whose values are JSON, which this module reads as well."""
     calls, rules = [], []
     for number, (name, schema) in enumerate(tools.items()):
-        whole = as_object(schema)
-        properties: Mapping[str, Any] = whole.get("properties") or {}
-        required = whole.get("required") or []
-        order = sorted(properties, key=lambda one: one not in required)  # those that are needed come first
-        tail = ""
-        for at, argument in reversed(list(enumerate(order))):
+        needed: list[str] = []
+        optional: list[str] = []
+        for at, (argument, of) in enumerate(properties_of(schema).items()):
             rule = f"args_{number}_{at}"
-            of = properties[argument] if isinstance(properties[argument], Mapping) else {}
-            definitions = {key: whole[key] for key in ("$defs", "definitions") if key in whole}
             rules.append(f"{rule}: {literal(argument + '=')} {rule}_value")
-            rules.append(f"{rule}_value: {json_rule({**definitions, **of})}")
-            tail = _with(rule, tail, is_needed=argument in required, is_first=at == 0)
-        calls.append(" ".join(filter(None, [literal(f"{name}("), tail, literal(")")])))
+            rules.append(f"{rule}_value: {json_rule(with_definitions(of, schema))}")
+            (needed if argument in texts_in(schema.get("required")) else optional).append(rule)
+        arguments = with_commas(needed, optional, literal(", "))
+        calls.append(" ".join(filter(None, [literal(f"{name}("), arguments, literal(")")])))
     return "\n".join([f"call: {' | '.join(calls)}", *rules])
-
-
-def _with(rule: str, tail: str, *, is_needed: bool, is_first: bool) -> str:
-    """An argument, and those after it; a comma stands before each but the first."""
-    comma = "" if is_first else '", " '
-    if is_needed:
-        return f"{comma}{rule} {tail}".strip()
-    return f"({comma}{rule} {tail})?".replace(" )", ")")

@@ -7,6 +7,7 @@ from edgepress.chat.spans.grammars import written_out
 from edgepress.chat.spans.kinds import CallFormat, Literally, Schema, ToolCall
 from edgepress.chat.spans.values import checked, typed
 
+_CLOSE = "</tool_call>"
 _NAME = re.compile(r"\s*([\w.-]+)")
 _PAIR = re.compile(r"\s*<arg_key>([^<]+)</arg_key>\s*<arg_value>(.*?)</arg_value>(?=\s*(?:<arg_key>|\Z))", re.DOTALL)
 
@@ -26,9 +27,10 @@ def _read(text: str, tools: Mapping[str, Schema]) -> list[ToolCall]:
 
 
 def _grammar(tools: Mapping[str, Schema], literal: Literally) -> str:
+    """With what ends a call: whether another argument follows is told by nothing else."""
     value = ("<arg_key>{}</arg_key>\n<arg_value>", "</arg_value>\n")
-    rules = written_out(tools, literal, lambda name: f"{name}\n", value, "")
+    rules = written_out(tools, literal, lambda name: f"{name}\n", value, _CLOSE)
     return f"start: call\n{rules}"
 
 
-FORMAT = CallFormat("glm", ("<tool_call>",), ("</tool_call>",), _read, _grammar, hints=("<tool_call>", "<arg_key>"))
+FORMAT = CallFormat("glm", ("<tool_call>",), (_CLOSE,), _read, _grammar, hints=("<tool_call>", "<arg_key>"))
