@@ -10,6 +10,7 @@ in the same process, in turn. Raw samples in results/sequences_*.jsonl.
 """
 
 import argparse
+import json
 import statistics
 import tempfile
 import time
@@ -30,6 +31,17 @@ from edgepress.runtime.sequences.bench import bench_sequences
 from edgepress.runtime.sequences.model import TextModel
 
 RECIPES = ("fp32", "fp16", "int8", "int8-dynamic", "int4", "int4-128")
+LEARNED = ("rtn", "gptq", "autoround")
+IN_TWO_BITS = """[weights]
+method = "{method}"
+bits = 2
+block_size = 32
+[embedding]
+method = "rtn"
+bits = 8
+"""
+"""Few enough bits that methods differ; the table of letters, which no product reads, keeps eight."""
+SEEN = 400  # words that methods look at
 PAD, END, FIRST = 0, 1, 2  # tokens: letters are those from FIRST on
 TOKENS = 64
 
@@ -117,14 +129,30 @@ def reversing() -> Iterator[dict[str, object]]:
         checkpoint = train_reversing(home / "checkpoint")
         print(f"trained in {time.process_time() - start:.0f} s of one core", flush=True)
         asked = held_out(22, 8, 40)
-        for recipe in RECIPES:
-            manifest = export(checkpoint, out=home / recipe, target=TARGET, recipe=recipe, threads=1)
+        for recipe, asked_of_export in {**{name: {} for name in RECIPES}, **learned(home)}.items():
+            settings = {"recipe": recipe, **asked_of_export}
+            manifest = export(checkpoint, out=home / recipe, target=TARGET, threads=1, **settings)
             model = load(home / recipe, threads=1)
             for beams in (1, 4):
                 share = share_reversed(model, asked, beams)
                 megabytes = int(str(manifest.totals["bytes_after"])) / 1e6
                 print(f"{recipe:13} beams {beams}: {share:.1%} of {len(asked)} words, {megabytes:.2f} MB", flush=True)
                 yield {"recipe": recipe, "beams": beams, "words": len(asked), "share": share, "megabytes": megabytes}
+
+
+def learned(home: Path) -> dict[str, dict[str, Any]]:
+    """What is asked of an export with each method in two bits, and the words that it looks at: none is asked later."""
+    generator, seen = torch.Generator().manual_seed(2), home / "seen.jsonl"
+    lengths = [2 + number % 7 for number in range(SEEN)]
+    tokens = [words(1, 22, length, generator)[0].tolist() for length in lengths]
+    lines = ["".join(chr(ord("a") + token - FIRST) for token in word) for word in tokens]
+    seen.write_text("\n".join(json.dumps({"text": line}) for line in lines))
+    found: dict[str, dict[str, Any]] = {}
+    for method in LEARNED:
+        recipe = home / f"{method}.toml"
+        recipe.write_text(IN_TWO_BITS.format(method=method))
+        found[f"2 bits, {method}"] = {"recipe": recipe, "calibration": [] if method == "rtn" else [seen]}
+    return found
 
 
 # ---- real shapes ----------------------------------------------------------------------------------------------------
