@@ -141,7 +141,10 @@ def reversing() -> Iterator[dict[str, object]]:
 
 
 def learned(home: Path) -> dict[str, dict[str, Any]]:
-    """What is asked of an export with each method in two bits, and the words that it looks at: none is asked later."""
+    """What is asked of an export with each method in two bits, and the words that it looks at.
+
+    They are drawn by themselves: of the shortest some are asked later, of the longer ones hardly one.
+    """
     generator, seen = torch.Generator().manual_seed(2), home / "seen.jsonl"
     lengths = [2 + number % 7 for number in range(SEEN)]
     tokens = [words(1, 22, length, generator)[0].tolist() for length in lengths]

@@ -147,12 +147,13 @@ def test_pairs_are_ranked_and_correlated_as_by_hand() -> None:
     samples = [Sample(pair, str(label), "s") for pair, label in zip(texts, labels, strict=True)]
     model: Any = Vectors([])
     found = {one.metric: one.value for one in score(model, samples, [find_metric(name) for name in
-             ("spearman", "recall-at-1", "ndcg-at-10")])}  # fmt: skip
+             ("spearman", "recall-at-1", "recall-at-10", "ndcg-at-10")])}  # fmt: skip
     normal = vectors / np.linalg.norm(vectors, axis=2, keepdims=True)
     cosines = normal[:, 0] @ normal[:, 1].T
     assert found["spearman"] == pytest.approx(stats.spearmanr(np.diag(cosines), labels).statistic)
     ranks = [1 + sum(other > row[index] for other in row) for index, row in enumerate(cosines)]
     assert found["recall-at-1"] == pytest.approx(np.mean([rank == 1 for rank in ranks]))
+    assert found["recall-at-10"] == pytest.approx(np.mean([rank <= 10 for rank in ranks])) != 1
     gains = [1 / np.log2(1 + rank) if rank <= 10 else 0 for rank in ranks]
     assert found["ndcg-at-10"] == pytest.approx(np.mean(gains))
     alike: Any = type("Alike", (Vectors,), {"embed": lambda _, texts: np.ones((len(texts), 3))})([])
