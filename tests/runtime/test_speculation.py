@@ -56,6 +56,9 @@ class TableSession:
     def mark(self) -> Mark:
         return Mark(self.position, ())
 
+    def expect(self, token: int | None) -> None:
+        self.expected = token
+
 
 class Table:
     """An open text of such a session; it stands for :class:`Model`, and refuses what a session refuses."""
