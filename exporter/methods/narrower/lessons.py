@@ -79,7 +79,7 @@ def _some(pool: Feed, rows: NDArray[np.int64]) -> Feed:
 
 
 def sums_inside(teacher: Network, student: Network, feed: Feed, count: int, name: str) -> list[str]:
-    """Up to ``count`` sums that both networks have in one shape, evenly spread: residual streams are made of them.
+    """Up to ``count`` sums of the student that both networks have in one shape, evenly spread: residual streams.
 
     Raises:
         InputError: there are none.

@@ -63,7 +63,7 @@ def _run(task: ShippingTask, options: Options) -> None:
     )
     if weight := float(options["features"]):
         feed, shown = lessons.checked[0], shipped.shown()
-        inside = sums_inside(task.teacher, task.network, feed, int(options["features_at"]), METHOD.name)
+        inside = sums_inside(task.teacher, shipped.network, feed, int(options["features_at"]), METHOD.name)
         matches += [Match(shown.get(name, name), name, "square", weight / len(inside)) for name in inside]
     training = distil(
         Student(shipped.network, trained, lambda: shipped, _copies({k: t.value for k, t in trained.items()}), settle),

@@ -11,6 +11,7 @@ import torch
 from learned_graphs import convolutions, encoder, images, linear, rows, texts
 from numpy.typing import NDArray
 from onnx import numpy_helper
+from residual_network import residual_network
 
 from edgepress.errors import InputError
 from edgepress.exporter.arrays.scheme import Scheme
@@ -236,6 +237,26 @@ def test_training_through_the_rounding_that_ships(network_file: Path, tmp_path: 
     others = images(6, seed=10)
     trained = written(found, tmp_path / "learn", A16)
     assert noise(trained, network_file, others) < 0.6 * noise(plain, network_file, others)
+    assert found.notes[-1].startswith("qat: the loss on held-out samples went from")
+
+
+def test_training_by_sums_inside_follows_those_that_ship(tmp_path: Path) -> None:
+    """A Relu behind a sum is part of how it is rounded: what is compared is what both graphs have."""
+    file = tmp_path / "float.onnx"
+    onnx.save(residual_network(integer=False), file)
+    model = onnx.load(file)
+    for node in model.graph.node:  # sum → Relu → pooling
+        for index, name in enumerate(node.input):
+            node.input[index] = "sum_relu" if name == "sum" else name
+    place = next(i for i, node in enumerate(model.graph.node) if node.output[0] == "sum")
+    model.graph.node.insert(place + 1, onnx.helper.make_node("Relu", ["sum"], ["sum_relu"]))
+    onnx.save(model, file)
+    name = model.graph.input[0].name
+    shape = [dim.dim_value or 4 for dim in model.graph.input[0].type.tensor_type.shape.dim]
+    feeds = [{name: np.random.default_rng(seed).normal(size=shape).astype(np.float32)} for seed in range(12)]
+    options: dict[str, OptionValue] = {"steps": 2, "features": 1.0, "batch": 4}
+    asked = recipe(bits=4, activations="uint16", after=("qat",), qat=options)
+    found = learned(file, asked, tmp_path / "learn", A16, feeds)
     assert found.notes[-1].startswith("qat: the loss on held-out samples went from")
 
 
