@@ -39,6 +39,12 @@ FORMS = {
         for block in (32, 128)
         for method in ("rtn", "gptq", "autoround")
     },
+    **{
+        f"awq + {method}, 4 bits, block 128": (
+            f'before = ["awq"]\n[weights]\nmethod = "{method}"\nbits = 4\nblock_size = 128\n[embedding]\nbits = 8\n'
+        )
+        for method in ("rtn", "gptq")
+    },
     "gptq + bias_correction, 4 bits, block 128": (
         'after = ["bias_correction"]\n[weights]\nmethod = "gptq"\nbits = 4\nblock_size = 128\n[embedding]\nbits = 8\n'
     ),
@@ -86,7 +92,7 @@ def measured(data: Path, pairs: int, forms: Sequence[str]) -> Iterator[Sample]:
         recipe, out = WORK / "embedder.toml", WORK / "embedder"
         recipe.write_text(FORMS[form], encoding="utf-8")
         shutil.rmtree(out, ignore_errors=True)
-        looks = [calibration] if "rtn" not in form and form != "float32" else []
+        looks = [calibration] if form != "float32" and not form.startswith("rtn") else []
         export(str(folder()), recipe=recipe, out=out, task="sentence-similarity", calibration=looks, force=True)
         found, both = score(out, scored, truth)
         truth = both if truth is None else truth
@@ -116,11 +122,13 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=1000)
     parser.add_argument("--forms", nargs="*", default=list(FORMS), choices=list(FORMS))
     options = parser.parse_args()
-    samples = []
+    path = RESULTS / "embedder.jsonl"
+    known = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()[1:]] if path.is_file() else []
+    samples = [one for one in known if one["form"] not in {"float32", *options.forms} and one["pairs"] == options.pairs]
     for sample in measured(options.data, options.pairs, options.forms):
         samples.append(sample)
         print(json.dumps(sample), flush=True)
-        save("embedder", samples)
+        save("embedder", sorted(samples, key=lambda one: list(FORMS).index(one["form"])))
     print(f"{report(samples)}\n{RESULTS / 'embedder.jsonl'}")
 
 

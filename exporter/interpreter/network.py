@@ -160,6 +160,13 @@ class Network:
         self.steps = tuple(map(changed, self.steps))
         self._plans.clear()
 
+    def insert(self, node: onnx.NodeProto, readers: Sequence[str]) -> None:
+        """Add a node to the main graph, whose output these nodes read as their first input."""
+        (output,) = node.output
+        steps = (replace(s, inputs=(output, *s.inputs[1:])) if s.name in readers else s for s in self.steps)
+        self.steps = (*steps, self._step(node, ""))
+        self._plans.clear()
+
     def tensors(self, feed: Feed) -> dict[str, Tensor]:
         """A feed in torch; images have their channels last in memory, by which convolutions take half the time.
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import onnx
 from torch import Tensor
 
 from edgepress.exporter.arrays.scheme import Scheme
@@ -32,7 +33,8 @@ class ShippingTask:
     """A graph while it is prepared, rounded and repaired.
 
     ``teacher`` is the float network as it came; ``network`` the same with what was changed before rounding, in
-    ``changed`` (constants) and ``relus`` (nodes that became Relu). ``ship`` makes what ships of that; ``shipped`` is
+    ``changed`` (constants), ``relus`` (nodes that became Relu) and ``products`` (values that some nodes read times a
+    constant). ``ship`` makes what ships of that; ``shipped`` is
     it, once it is there. ``coded`` says how weights are stored in blocks. ``seed`` makes draws, ``folder`` keeps
     states, ``notes`` are sentences for the report.
     """
@@ -49,6 +51,8 @@ class ShippingTask:
     seed: int = 0
     changed: dict[str, Tensor] = field(default_factory=dict)
     relus: set[str] = field(default_factory=set)
+    products: list[onnx.NodeProto] = field(default_factory=list)
+    readers: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     _shipped: Shipped | None = None
 
@@ -65,6 +69,15 @@ class ShippingTask:
             raise ValueError(f"{name} is rounded already")
         self.changed[name] = value
         self.network.constants[name] = value
+
+    def multiply(self, value: str, by: Tensor, readers: Sequence[str]) -> None:
+        """Have the nodes of these names read ``value`` times a constant in the place of their first input."""
+        output, factor = f"{value}.scaled", f"{value}.factor"
+        node = onnx.helper.make_node("Mul", [value, factor], [output], name=output)
+        self.put(factor, by)
+        self.products.append(node)
+        self.readers |= dict.fromkeys(readers, output)
+        self.network.insert(node, readers)
 
     def make_relu(self, name: str) -> None:
         """Make a node of the float network, one that only clips, Relu."""

@@ -145,6 +145,18 @@ def _float_outputs(file: Path) -> list[str]:
     return floats
 
 
+def _with_products(nodes: Sequence[onnx.NodeProto], task: ShippingTask) -> list[onnx.NodeProto]:
+    """Nodes of a graph in order, each product that methods added before the first that reads it."""
+    left, found = {product.output[0]: product for product in task.products}, list[onnx.NodeProto]()
+    for node in nodes:
+        output = task.readers.get(node.name or node.output[0])
+        if output is not None:
+            node.input[0] = output
+            found += [left.pop(output)] if output in left else []
+        found.append(node)
+    return found
+
+
 def write_changed(file: Path, path: Path, task: ShippingTask, more: Mapping[str, Tensor] | None = None) -> Path:
     """The float graph in ``file`` with the constants that were changed, and ``more``, as ``path``."""
     model, reader = read_model(file), TensorReader(file)
@@ -155,7 +167,7 @@ def write_changed(file: Path, path: Path, task: ShippingTask, more: Mapping[str,
         if (node.name or node.output[0]) in task.relus:
             node.op_type = "Relu"
             del node.input[1:], node.attribute[:]
-    set_nodes(graph, kept)
+    set_nodes(graph, _with_products(kept, task))
     tensors = [reader.inline(tensor) for tensor in graph.initializer if tensor.name not in changed]
     tensors += [numpy_helper.from_array(np.ascontiguousarray(v.numpy()), name) for name, v in changed.items()]
     del graph.initializer[:]

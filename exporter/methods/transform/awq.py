@@ -20,6 +20,7 @@ columns: each row has quantization scales of its own.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
@@ -51,35 +52,41 @@ def _fold(task: LayerTask, options: Options) -> None:
 def best_scales(task: LayerTask, group: Group, moments: Moments, grid: int, rows: int) -> Tensor:
     """Scales of the group's channels, (channels,), by the best α among 0, 1/grid, …, 1."""
     size = group.by_channel(moments.mean_square, "mean").sqrt()  # (channels,)
+    return search_scales(size, lambda scales: output_error(task, group, moments, scales, rows), grid)
+
+
+def search_scales(size: Tensor, error: Callable[[Tensor], float], grid: int) -> Tensor:
+    """Scales of channels, (channels,), from their ``size`` by the α with the least ``error``."""
     size = size.clamp_min(float(size.max()) * _LEAST)
     best = torch.ones_like(size)
-    least = output_error(task, group, moments, best, rows)
+    least = error(best)
     if not float(size.max()) > 0:
         return best
     for step in range(1, grid + 1):
         scales = size ** (step / grid)
         scales = scales / (scales.max() * scales.min()).sqrt()
-        error = output_error(task, group, moments, scales, rows)
-        if error < least:
-            best, least = scales, error
+        found = error(scales)
+        if found < least:
+            best, least = scales, found
     return best
 
 
 def output_error(task: LayerTask, group: Group, moments: Moments, scales: Tensor, rows: int) -> float:
-    """Mean squared error of the group's outputs over the text, when rounded with ``scales`` folded in.
-
-    Estimated from about ``rows`` rows of each projection.
-    """
-    columns = group.by_column(scales)
-    error = 0.0
+    """Mean squared error of the group's outputs over the text, when rounded with ``scales`` folded in."""
+    columns, error = group.by_column(scales), 0.0
     for linear in group.linears:
-        scheme, full = task.scheme(linear.weight), task.full(linear.weight)
+        scheme = task.scheme(linear.weight)
         if scheme is not None:
-            some = full[:: -(-len(full) // rows)]
-            difference = some - rounded(some * columns, scheme) / columns  # (rows, columns)
-            share = len(some) / len(full)
-            error += float(((difference @ moments.second) * difference).sum()) / (moments.count * share)
+            error += matrix_error(task.full(linear.weight), scheme, columns, moments, rows)
     return error
+
+
+def matrix_error(full: Tensor, scheme: Scheme, columns: Tensor, moments: Moments, rows: int) -> float:
+    """Mean squared error of what a matrix gives, when rounded with its ``columns`` scaled, from about so many rows."""
+    some = full[:: -(-len(full) // rows)]
+    difference = some - rounded(some * columns, scheme) / columns  # (rows, columns)
+    share = len(some) / len(full)
+    return float(((difference @ moments.second) * difference).sum()) / (moments.count * share)
 
 
 def rounded(weight: Tensor, scheme: Scheme) -> Tensor:

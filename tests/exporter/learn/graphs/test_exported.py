@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from learned_graphs import convolutions, encoder, images, texts
 
@@ -70,6 +71,15 @@ def test_blocks_with_methods(method: str, tmp_path: Path) -> None:
         found = [bundle.run(feed)["y"] for feed in feeds[4:]]
         errors.append(sum(float(np.square(a - b).sum()) for a, b in zip(found, truth, strict=True)))
     assert errors[1] < 0.8 * errors[0]
+
+
+def test_awq_ships_the_products_that_it_adds(tmp_path: Path) -> None:
+    feeds, model = texts(6), encoder(tmp_path / "model.onnx")
+    recipe = f'before = ["awq"]\n{BLOCKS.format(method="gptq")}[options.awq]\nmost = 1.0\n'
+    out = exported(model, recipe, tmp_path, feeds[:4])
+    assert "Mul" in [node.op_type for node in onnx.load(out / "model.onnx").graph.node]
+    truth, found = open_on_cpu(model).run(None, feeds[5])[0], load(out).run(feeds[5])["y"]
+    assert np.square(found - truth).sum() < 0.02 * np.square(truth).sum()
 
 
 def test_methods_that_look_need_something_to_see(tmp_path: Path) -> None:

@@ -285,6 +285,39 @@ def test_blocks_are_rounded_by_what_goes_in(tmp_path: Path) -> None:
     assert errors["autoround"][1] < 0.8 * errors["rtn"][1]
 
 
+def loud(count: int) -> list[dict[str, NDArray[np.float32]]]:
+    """Inputs of which some channels are much larger, as a layer norm without a gain of its own leaves them."""
+    sizes = np.where(np.arange(32) % 11 == 3, 12.0, 1.0).astype(np.float32)
+    return [{"x": feed["x"] * sizes} for feed in texts(count)]
+
+
+def test_awq_folds_scales_and_adds_a_product_where_it_cannot(tmp_path: Path) -> None:
+    """Into the norm before the first product; behind the GELU, before the second, by a Mul. The float graph stays."""
+    file, feeds, errors = encoder(tmp_path / "encoder.onnx"), loud(10), {}
+    for before in ((), ("awq",)):
+        asked = recipe("rtn", 4, before=before, activations="float32", block_size=16, awq={"most": 1.0})
+        found = learned(file, asked, tmp_path / str(len(before)), None, feeds[:6], coded=coded("rtn"))
+        errors[before] = noise(found.file, file, feeds[6:])
+        assert noise(found.prepared, file, feeds[6:]) < 1e-9
+    assert errors["awq",] < 0.8 * errors[()]
+    assert found.notes[0].startswith("awq: inputs of products scaled: 1 folded, 1 by a Mul, 0 left")
+    before, after = (onnx.load(path) for path in (file, found.prepared))
+    assert [node.op_type for node in after.graph.node] == ["LayerNormalization", "MatMul", "Gelu", "Mul", "Gemm"]
+    gains = [{t.name: numpy_helper.to_array(t) for t in m.graph.initializer} for m in (before, after)]
+    assert not np.allclose(gains[0]["gain"], gains[1]["gain"])
+    np.testing.assert_allclose(
+        gains[0]["up"] * (gains[0]["gain"] / gains[1]["gain"])[:, None], gains[1]["up"], rtol=1e-5
+    )
+
+
+def test_awq_adds_no_product_that_hardly_helps(tmp_path: Path) -> None:
+    asked = recipe("rtn", 8, before=("awq",), activations="float32", block_size=16, awq={"most": 0.0})
+    schemes = {name: Coded(Scheme("rtn", 8, 16), transposed=name == "up") for name in ("up", "down")}
+    found = learned(encoder(tmp_path / "e.onnx"), asked, tmp_path / "l", None, loud(6), coded=schemes)
+    assert "0 by a Mul" in found.notes[0]
+    assert "Mul" not in [node.op_type for node in onnx.load(found.prepared).graph.node]
+
+
 def test_blocks_are_trained(tmp_path: Path) -> None:
     file, feeds = encoder(tmp_path / "encoder.onnx"), texts(18)
     errors = []
