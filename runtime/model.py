@@ -284,6 +284,10 @@ class Model:
         self.changes += 1
         self._known.take_back(position, mark)
 
+    def expect(self, token: int) -> None:
+        """Hear which token is going to be appended next, alone: texts side by side compute it with others."""
+        self.session.expect(token)
+
     def settle(self) -> None:
         """Take back what was said of the next token: no more than the text that was asked for is held anyway."""
         self.session.expect(None)

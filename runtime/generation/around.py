@@ -35,3 +35,7 @@ class Around:
     def eos(self) -> frozenset[int]:
         """See :class:`OpenText`."""
         return self.inside.eos
+
+    def expect(self, token: int) -> None:
+        """See :class:`OpenText`."""
+        self.inside.expect(token)

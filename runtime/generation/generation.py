@@ -79,6 +79,9 @@ class OpenText(Protocol):
     def decode(self, token: int) -> Floats:
         """Append one token; return the logits after it."""
 
+    def expect(self, token: int) -> None:
+        """Hear which token is going to be appended next, alone; see :meth:`.session.Session.expect`."""
+
     def settle(self) -> None:
         """Hold no more than the text that was asked for: the generation has ended."""
 
@@ -202,7 +205,7 @@ class Generation(Iterator[str]):
                     yield token
                     return
                 if len(step) == 1:
-                    session.expect(token)
+                    model.expect(token)
                 yield token
             if self.matcher is not None and self.matcher.is_over:
                 self.stop_reason = "end"

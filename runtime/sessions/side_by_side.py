@@ -44,6 +44,7 @@ class SideBySide(CpuSession):
 
     def _compute(self, tokens: Tokens, first: int, *, release: bool) -> Floats:
         if tokens.size > 1 or first or self._texts.together == 1:
+            self.ahead = None  # what comes after other tokens now
             return super()._compute(tokens, first, release=release)
         token, self.expected = int(tokens[0]), None
         ahead, self.ahead = self._kept, None

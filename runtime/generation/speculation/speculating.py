@@ -119,6 +119,9 @@ class Speculating(Around):
         self._text.append(token)
         self._drafter.take(token)
 
+    def expect(self, token: int) -> None:
+        """Pass nothing on: the session may hold more than the text, so that the token would not come after that."""
+
     def settle(self) -> None:
         """Note what the last step over several tokens was worth, and take back what was wrong in it."""
         step, self._ahead = self._ahead, None
