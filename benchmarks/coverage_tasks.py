@@ -28,6 +28,7 @@ import signal
 import sys
 import tempfile
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +141,7 @@ def main() -> None:
     if (args.again or args.retry) and _FILE.is_file():
         read = [json.loads(line) for line in _FILE.read_text(encoding="utf-8").splitlines()[1:]]
         samples = {(sample["task"], sample["class"]): sample for sample in read}
+    totals = Counter(task for task, _ in {(head.name, name) for head, _, name in known})
     done = {key for key, sample in samples.items() if sample["verdict"] not in (args.retry or ())}
     tasks, kinds = {*args.some} & names, {*args.some} - names
     warm_up()
@@ -154,8 +156,13 @@ def main() -> None:
         samples[key] = sample
         done.add(key)
         if not args.some or args.again or args.retry:
-            save("coverage_tasks", samples.values())
-    print(report(list(samples.values())))
+            save("coverage_tasks", _counted(samples, totals))
+    print(report(_counted(samples, totals)))
+
+
+def _counted(samples: Mapping[tuple[str, str], Verdict], totals: Mapping[str, int]) -> list[Verdict]:
+    """The samples, each with how many classes its task has."""
+    return [{**sample, "of": totals[task]} for (task, _), sample in samples.items()]
 
 
 if __name__ == "__main__":

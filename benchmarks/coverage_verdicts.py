@@ -64,7 +64,12 @@ def _with_few_layers(config: transformers.PreTrainedConfig) -> transformers.PreT
 
 
 def _with_small_images(config: transformers.PreTrainedConfig) -> transformers.PreTrainedConfig:
-    """Images of four patches a side, or of 64 pixels; one block a stage; of timm's networks a small ResNet."""
+    """Images of four patches a side, or of 64 pixels; one block a stage; of timm's networks a small ResNet.
+
+    Decoders begin with the first token, where a config's class leaves that to checkpoints.
+    """
+    if config.is_encoder_decoder and getattr(config, "decoder_start_token_id", None) is None:
+        config.decoder_start_token_id = 0
     for part in [*vars(config).values(), config]:
         if not isinstance(part, transformers.PreTrainedConfig):
             continue
@@ -125,7 +130,7 @@ def try_checkpoint(head: Head, checkpoint: Path, folder: Path) -> Verdict:
             traced = door.open(str(checkpoint), Options(head.name), work)
             export_traced(traced, out=bundle, recipe="fp32", target="x86-cpu", threads=1)
             worst = difference(traced, bundle)
-    except InputError as error:
+    except (InputError, CheckFailed) as error:  # a door that finds its graph to be another writes no bundle
         return {"verdict": "refused", "reason": _said(error)}
     except Exception as error:  # whatever a library raises is a verdict
         return {"verdict": "wrong", "reason": _said(error)}

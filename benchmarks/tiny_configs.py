@@ -76,6 +76,8 @@ EXTRA: dict[str, dict[str, object]] = {
     "nemotron": {"num_key_value_heads": 2},
     **{key: {"head_dim": 32} for key in ("hunyuan_v1_dense", "hunyuan_v1_moe", "ministral")},
     **{key: {"num_key_value_heads": 4} for key in ("minicpm3", "youtu", "axk1", "deepseek_v32")},
+    "efficientnet": {"width_coefficient": 0.25, "depth_coefficient": 0.2, "hidden_dim": 320},
+    "perceiver": {"num_latents": 16, "d_latents": 64, "d_model": 512, "num_self_attends_per_block": 2},
     "gemma4_text": {"num_kv_shared_layers": 0},
     "gemma3n_text": {"num_kv_shared_layers": 2, "activation_sparsity_pattern": None},
     **{
@@ -127,6 +129,8 @@ def _small(values: Mapping[str, Any], least: int) -> dict[str, Any]:
             small[key] = {int(n): _small(some, least) for n, some in (value or {}).items() if int(n) < layers}
         elif isinstance(value, Mapping) and key.endswith(("_config", "_cfg")):
             small[key] = _small(value, least)
+            if key == "backbone_config":  # whose type the whole's does not say
+                small[key]["model_type"] = value.get("model_type")
         elif key in _LAYER_COUNTS:
             small[key] = layers
         elif key in _TOKENS and isinstance(value, int | list):

@@ -119,12 +119,17 @@ def _positions(module: Any) -> int | None:
 
 
 def _tokens(head: Head, module: Any, _folder: Path) -> Given:
+    """Tokens without padding; where texts have an end, each has it once, behind: some classes look for it."""
     config = module.config.get_text_config()
-    size, padding = int(config.vocab_size), config.pad_token_id
+    size, padding, end = int(config.vocab_size), config.pad_token_id, config.eos_token_id
 
     def draw(shape: tuple[int, ...], generator: np.random.Generator) -> Array:
-        tokens = generator.integers(0, size, shape)
-        return np.where(tokens == padding, (tokens + 1) % size, tokens)
+        taken = [token for token in (padding, end) if isinstance(token, int)]
+        others = np.setdiff1d(np.arange(size), taken)
+        tokens = others[generator.integers(0, len(others), shape)]
+        if isinstance(end, int) and 0 <= end < size and end != padding:
+            tokens[..., -1] = end
+        return tokens
 
     return Given(*_text(head, module), draw)
 

@@ -1,4 +1,4 @@
-"""LSTM and GRU as operators of their own while a module is traced.
+"""LSTM and GRU as operators of their own while a module is traced, and what its checks ask of values.
 
 torch takes them apart: into one step after the other, as many as the example has, or into a loop. ONNX has both as
 operators, and so have targets, so each is traced as an operator of ours that stands for it.
@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
 @contextmanager
 def recurrent_operators() -> Iterator[dict[Callable[..., object], Callable[..., object]]]:
-    """While the block traces, ``torch.nn.LSTM`` and ``GRU`` stay whole; gives how each is written as ONNX."""
+    """While the block traces, ``torch.nn.LSTM`` and ``GRU`` stay whole; gives how each is written as ONNX.
+
+    Beside them, it gives what the exporter has no way to write.
+    """
     from onnxscript.function_libs.torch_lib.ops import core
     from torch.overrides import TorchFunctionMode
 
@@ -28,7 +31,21 @@ def recurrent_operators() -> Iterator[dict[Callable[..., object], Callable[..., 
             return kinds.get(called, called)(*args, **(kwargs or {}))
 
     with Kept():
-        yield dict(zip(kinds.values(), (core.aten_lstm, core.aten_gru), strict=True))
+        yield {**dict(zip(kinds.values(), (core.aten_lstm, core.aten_gru), strict=True)), **_checks()}
+
+
+def _checks() -> dict[Callable[..., object], Callable[..., object]]:
+    """What ``torch._check_tensor_all`` asks of values, as ONNX: a check is no part of a graph, but is written first."""
+    import torch
+    from onnx_ir import DataType
+    from onnxscript import opset18
+
+    op: Any = opset18  # whose types know tensors alone
+
+    def all_true(x: Any) -> Any:
+        return op.Cast(op.ReduceMin(op.Cast(x, to=DataType.INT32.value), keepdims=0), to=DataType.BOOL.value)
+
+    return {torch.ops.aten._is_all_true.default: all_true}
 
 
 @cache

@@ -79,6 +79,8 @@ class Tracing:
                 tensors = {name: torch.from_numpy(np.array(array)) for name, array in feed.items()}
                 found = self.outputs(self.module(**tensors, **self.fixed))
                 return {name: tensor.numpy() for name, tensor in found.items()}
+        except InputError:  # of what it gives, which is no error of the module
+            raise
         except Exception as error:
             shown, at = ", ".join(f"{name} {array.shape}" for name, array in feed.items()), user_line(error)
             free = ", ".join(self.names())
@@ -334,8 +336,11 @@ def _refusal(tracing: Tracing, error: Exception) -> InputError:
 
 
 def _no_operator(tracing: Tracing, error: Exception) -> InputError:
-    """What the exporter to ONNX has no operator for."""
-    deepest = _chain(error)[-1]
+    """What the exporter to ONNX has no operator for, or axes that it cannot leave free."""
+    chain = _chain(error)
+    deepest = next((one for one in chain if type(one).__name__ == "DispatchError"), chain[-1])
+    if "Constraints violated" in _spoken(deepest):  # found as late as operators are taken apart
+        return _refusal(tracing, deepest if isinstance(deepest, Exception) else error)
     return InputError(
         f"{tracing.where} cannot be written as ONNX: {_spoken(deepest)}. Replace that operator with others, or take "
         "that step out of the module"

@@ -39,6 +39,19 @@ def test_its_graphs_compute_what_transformers_computes(name: str, home: Path) ->
     assert encoder_decoders.difference(checkpoint, home / f"{name}-bundle") <= CLOSE
 
 
+@pytest.mark.parametrize(
+    ("name", "recipe", "near"),  # three times what was measured; T5 divides no score by the root of a head's width
+    [("whisper", "int8", 0.03), ("moonshine", "int8", 0.03), ("t5", "int8", 0.5), ("marian", "int4", 0.15)],
+)
+def test_it_is_a_bundle_in_few_bits(name: str, recipe: str, near: float, home: Path) -> None:
+    bundle = home / f"{name}-{recipe}"
+    checkpoint = encoder_decoders.save(name, home / f"{name}-few")
+    manifest = export(checkpoint, out=bundle, target=TARGET, recipe=recipe, threads=1)
+    assert find_problems(bundle) == []
+    assert any((tensor["scheme"] or {}).get("bits") == int(recipe[3:]) for tensor in manifest.tensors)
+    assert CLOSE < encoder_decoders.difference(checkpoint, bundle) < near
+
+
 def test_targets_side_by_side_are_what_each_is_alone(home: Path) -> None:
     """Beams: what a target has is moved, and what is encoded is read by all."""
     checkpoint = encoder_decoders.save("t5", home / "beams")
