@@ -111,7 +111,7 @@ class Said:
 def say(form: Form, vocabulary: int, random: np.random.Generator) -> Said:
     """The tokens of an answer of this form, drawn at random, in how many steps, and the seconds of each."""
     tokens: list[int] = []
-    masks, takes = [], []
+    masks, takes, was_held = [], [], False
     while not form.is_over and len(tokens) < MOST:
         logits = random.random(vocabulary, np.float32)
         start = perf_counter()
@@ -122,8 +122,10 @@ def say(form: Form, vocabulary: int, random: np.random.Generator) -> Said:
         step = form.take(token)
         takes.append(perf_counter() - start)
         tokens += step
-        if token == END or (isinstance(form, ToolGuide) and not form.is_held and len(step) > 1):
+        is_held = isinstance(form, ToolGuide) and form.is_held
+        if token == END or (isinstance(form, ToolGuide) and (was_held or len(step) > 1) and not is_held):
             break  # the model ends its answer, or the call is whole
+        was_held = is_held
     return Said(tokens, len(masks), masks, takes)
 
 

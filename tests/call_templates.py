@@ -46,7 +46,7 @@ TEMPLATES = {
     "hermes": f"{_THINKS}{{{{ m.content }}}}{CALLS}{_LINE}<tool_call>\n{_OBJECT}\n</tool_call>{{% endfor %}}<|im_end|>",
     "qwen_xml": f"{_THINKS}{{{{ m.content }}}}{CALLS}{_LINE}<tool_call>\n<function={{{{ f.name }}}}>\n{_EACH}"
     f"<parameter={{{{ k }}}}>\n{_PLAIN}{_LINE}</parameter>\n{{% endfor %}}"
-    "</function>\n</tool_call>{{% endfor %}}<|im_end|>",
+    "</function>\n</tool_call>{% endfor %}<|im_end|>",
     "glm": f"{_THINKS}{{{{ m.content }}}}{CALLS}{_LINE}<tool_call>{{{{ f.name }}}}\n{_EACH}"
     f"<arg_key>{{{{ k }}}}</arg_key>\n<arg_value>{_PLAIN}</arg_value>\n{{% endfor %}}</tool_call>{{% endfor %}}",
     "llama_json": f"{{{{ m.content }}}}{CALLS}{_OBJECT.replace('arguments', 'parameters', 1)}"
