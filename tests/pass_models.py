@@ -15,6 +15,7 @@ ALL_PASSES = PassOrder(
     (
         *("drop-rounding", "plain-matmul", "decompose-attention", "decompose-skip-norm", "plain-norm", "plain-rotary"),
         *("plain-activations", "float32", "bind-shapes", "fold-constants", "flatten-norm", "merge-moves", "swap-last"),
+        *("plain-gather-nd", "float-masks"),
     )
 )
 Arrays = dict[str, np.ndarray]
@@ -390,7 +391,25 @@ def half() -> Case:
     return Case(model(nodes, feeds, ["y"], {"w": normal(2, 5, 8).astype(np.float16)}), feeds, tolerance=4e-3)
 
 
+def masked_attention(*, heads: int = 2, length: int = 6, width: int = 8, opset: int = 23) -> Case:
+    """ONNX's Attention with a mask of booleans, looked up by position as torch writes it: one text, its end padding."""
+    random = np.random.default_rng(11)
+    feeds = {name: random.standard_normal((1, heads, length, width)).astype(np.float32) for name in "qkv"}
+    feeds["mask"] = np.array([[1] * (length - 2) + [0, 0]], np.int64)
+    places = np.stack([np.zeros(length, np.int64), np.arange(length)], axis=-1).reshape(1, 1, 1, length, 2)
+    nodes = [
+        helper.make_node("Cast", ["mask"], ["seen"], to=TensorProto.BOOL),
+        helper.make_node("GatherND", ["seen", "places"], ["looked_up"], batch_dims=0),
+        helper.make_node("And", ["rows", "looked_up"], ["open"]),
+        helper.make_node("Attention", ["q", "k", "v", "open"], ["y"], scale=0.4),
+        helper.make_node("Attention", ["y", "k", "v", "open"], ["z"], scale=0.4),
+    ]
+    constants = {"places": places, "rows": np.ones((1, 1, length, 1), bool)}
+    return Case(model(nodes, feeds, ["z"], constants, opset=opset), feeds)
+
+
 CASES = {
+    "attention with a mask of booleans": masked_attention(),
     "group query": group_query(),
     "group query, apart": group_query(packed=False),
     "group query, first call": group_query(past=0, batch=2),

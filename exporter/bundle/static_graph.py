@@ -24,8 +24,9 @@ from edgepress.tasks.task import Task, made_size
 FLOAT16 = "fp16"
 DATA_FILE = "weights.bin"
 TEXT_LENGTH = 128  # tokens of a text unless --context says otherwise
-_INTEGERS = PassOrder(("bind-shapes", "fold-constants"))
-_FLOATS = PassOrder(("bind-shapes", "float32", "fold-constants"))
+_LAST = ("fold-constants", "plain-gather-nd", "float-masks")
+_INTEGERS = PassOrder(("bind-shapes", *_LAST))
+_FLOATS = PassOrder(("bind-shapes", "float32", *_LAST))
 _FIT = "int8-static-a16 or int8-static with --calibration, fp16 or fp32"
 
 

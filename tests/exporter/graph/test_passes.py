@@ -8,6 +8,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from pass_models import (
+    CASES,
     Case,
     activation,
     contrib,
@@ -209,3 +210,28 @@ def test_only_a_swap_of_the_last_axes_becomes_one() -> None:
     changed = copy.deepcopy(swapped().model)
     assert order("swap-last").run(changed) == {"swap-last": 1}
     assert [node.op_type for node in changed.graph.node] == ["Reshape", "Transpose", "Transpose", "Reshape"]
+
+
+@examples
+@given(numbers=st.permutations(range(6)) | st.just(list(range(6))), depth=st.integers(1, 2))
+def test_a_lookup_is_a_reshape_where_it_takes_everything_in_its_order(numbers: list[int], depth: int) -> None:
+    """Of x (2, 3), all elements or all of its rows, some of them told from the end."""
+    every = np.arange(6).reshape(2, 3) if depth == 2 else np.arange(2)
+    taken = numbers if depth == 2 else [index for index in numbers if index < 2]
+    places = np.stack(np.unravel_index(taken, every.shape), axis=-1)
+    places[-1] -= np.array(every.shape)
+    feeds = {"x": np.arange(6.0, dtype=np.float32).reshape(2, 3)}
+    before = model([node("GatherND", ["x", "places"], "y")], feeds, ["y"], {"places": places})
+    after = copy.deepcopy(before)
+    plain = taken == sorted(taken)
+    assert order("plain-gather-nd").run(after, Context())["plain-gather-nd"] == plain
+    assert [node.op_type for node in after.graph.node] == ["Reshape" if plain else "GatherND"]
+    assert np.array_equal(run(before, feeds)[0], run(after, feeds)[0])
+
+
+def test_layers_share_the_numbers_of_a_mask_and_masks_of_numbers_are_left_alone() -> None:
+    case = CASES["attention with a mask of booleans"]
+    changed = copy.deepcopy(case.model)
+    assert order("float-masks").run(changed, Context()) == {"float-masks": 2}
+    assert [node.op_type for node in changed.graph.node].count("Where") == 1
+    assert order("float-masks").run(changed, Context()) == {"float-masks": 0}
