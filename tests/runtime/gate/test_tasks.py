@@ -1,9 +1,11 @@
 """Gates of bundles with a task: their runs, scores and instructions; and rules that could never be decided."""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import encoder_decoders
 import numpy as np
@@ -15,11 +17,15 @@ from edgepress.cli import main
 from edgepress.errors import InputError
 from edgepress.exporter import export
 from edgepress.runtime import load
+from edgepress.runtime.gate import alike
 from edgepress.runtime.gate.figures import Figure, Request
 from edgepress.runtime.gate.gating import gate
 from edgepress.runtime.gate.gauges import instructions, run
 from edgepress.runtime.gate.verdict import Outcome, Verdict
-from edgepress.testing import assert_faster_than, assert_memory_below, assert_same_outputs
+from edgepress.runtime.profile.profiling import profile
+from edgepress.runtime.profile.records import Header, Profile, Round, Sample
+from edgepress.runtime.profile.settings import Settings
+from edgepress.testing import assert_faster_than, assert_same_outputs
 
 
 def colours(sign: float) -> onnx.ModelProto:
@@ -52,37 +58,57 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def decided(home: Path, bundle: str, text: str, baseline: str | None = None) -> dict[str, Verdict]:
+def decided(home: Path, bundle: str, text: str) -> dict[str, Verdict]:
     """Verdicts by figure."""
     budget = home / "budget.toml"
     budget.write_text(text)
-    found = gate(home / bundle, budget, baseline=None if baseline is None else home / baseline)
-    return {verdict.figure: verdict for verdict in found.verdicts}
+    return {verdict.figure: verdict for verdict in gate(home / bundle, budget).verdicts}
 
 
-def test_runs_and_their_memory_are_held_against_a_budget(home: Path) -> None:
+def profiled(kind: str, asked: list[Settings], *samples: Sample) -> Callable[..., Profile]:
+    """In the place of ``profile``: a round with these samples; real where memory is asked for."""
+
+    def measured(bundle: Path, *, settings: Settings, passes: list[str], **options: Any) -> Profile:
+        if passes == ["memory"]:
+            return profile(bundle, settings=settings, passes=passes, **options)
+        asked.append(settings)
+        header = Header(schema=1, started="", bundle="", bundle_hash=None, bundle_bytes=1, device="local",
+                        description={}, versions={}, settings=settings.to_json(), kind=kind)  # fmt: skip
+        return Profile(header, [*samples, Round(of="speed", round=0, whole=True)])
+
+    return measured
+
+
+def of_speed(what: str, **measured: float) -> Sample:
+    return Sample(of="speed", round=0, what=what, measured={name: [value] for name, value in measured.items()})
+
+
+def test_runs_and_their_memory_are_held_against_a_budget(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Settings] = []
+    samples = of_speed("load", load_seconds=0.2), of_speed("run", latency_seconds=0.004)
+    monkeypatch.setattr(alike, "profile", profiled("graph", asked, *samples))
     text = """
 [run]
 rows = 2
 rounds = 3
-run_milliseconds = { most = 0.0000001 }
-examples_per_second = { least = 0.001 }
-load_milliseconds = { worse_by_most = 9.0 }
+run_milliseconds = { most = 3 }
+examples_per_second = { least = 499 }
+load_milliseconds = { most = 201 }
 [memory]
 rows = 2
 peak_megabytes = { most = 2000 }
 steady_megabytes = { most = 1 }
 """
-    found = decided(home, "right", text, baseline="wrong")
-    assert found["run_milliseconds"].outcome is Outcome.BROKEN
-    assert found["examples_per_second"].outcome is Outcome.KEPT
-    assert found["load_milliseconds"].outcome in (Outcome.KEPT, Outcome.UNDECIDED)
-    assert found["peak_megabytes"].outcome is Outcome.KEPT
-    assert found["steady_megabytes"].outcome is Outcome.BROKEN
-    rate, run = found["examples_per_second"].value, found["run_milliseconds"].value
-    assert rate is not None
-    assert run is not None
-    assert rate == pytest.approx(2 / (run / 1e3))
+    found = decided(home, "right", text)
+    assert [(one.rows, one.prompt_lengths) for one in asked] == [((2,), None)] * 3
+    assert {name: verdict.outcome for name, verdict in found.items()} == {
+        "run_milliseconds": Outcome.BROKEN,
+        "examples_per_second": Outcome.KEPT,
+        "load_milliseconds": Outcome.KEPT,
+        "peak_megabytes": Outcome.KEPT,
+        "steady_megabytes": Outcome.BROKEN,
+    }
+    assert found["examples_per_second"].value == pytest.approx(2 / 0.004)
 
 
 def test_scores_are_held_beside_what_a_bundle_was_made_from(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -114,7 +140,7 @@ def test_rules_that_could_never_be_decided_are_refused(home: Path, text: str, me
         decided(home, "right", text)
 
 
-def test_runs_are_no_figure_of_a_model_that_writes_tokens(tmp_path: Path) -> None:
+def test_runs_are_no_figure_of_a_model_that_writes_tokens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     export(encoder_decoders.save("bart", tmp_path / "bart"), out=tmp_path / "text", target="x86-cpu", threads=1)
     (tmp_path / "budget.toml").write_text("[run]\nrun_milliseconds = { most = 9 }\n")
     with pytest.raises(InputError, match="of the kind encoder-decoder; leave the section out"):
@@ -122,9 +148,11 @@ def test_runs_are_no_figure_of_a_model_that_writes_tokens(tmp_path: Path) -> Non
     (tmp_path / "budget.toml").write_text(
         "[speed]\nprompt_length = 4\ndecode_tokens = 4\nrounds = 3\ndecode_tokens_per_second = { least = 0.001 }\n"
     )
-    found = gate(tmp_path / "text", tmp_path / "budget.toml", baseline=tmp_path / "text")
-    assert found.verdicts[0].outcome is Outcome.KEPT
-    assert (found.verdicts[0].value or 0) > 0
+    asked: list[Settings] = []
+    monkeypatch.setattr(alike, "profile", profiled("encoder-decoder", asked, of_speed("decode", step_seconds=0.01)))
+    [verdict] = gate(tmp_path / "text", tmp_path / "budget.toml").verdicts
+    assert (verdict.outcome, verdict.value) == (Outcome.KEPT, pytest.approx(100))
+    assert [(one.prompt_lengths, one.decode_tokens, one.rows) for one in asked] == [((4,), 4, None)] * 3
 
 
 def test_instructions_of_a_run_are_counted_on_made_up_inputs(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,7 +179,6 @@ def test_assertions_of_apps_take_bundles_with_a_task(home: Path, monkeypatch: py
         assert_same_outputs(right, wrong.run, inputs)
     with pytest.raises(AssertionError, match="the reference has no logits"):
         assert_same_outputs(right, lambda _feed: {}, inputs)
-    assert_memory_below(home / "right", megabytes=4000)
     slow = Figure("examples_per_second", "examples/s", "more", (10.0, 10.1, 9.9))
     monkeypatch.setattr(run, "GAUGE", replace(run.GAUGE, take=lambda _requests: [[slow]]))
     with pytest.raises(AssertionError, match="examples_per_second: 10 examples/s is less than 20"):

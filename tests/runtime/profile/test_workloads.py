@@ -21,6 +21,7 @@ from edgepress.runtime.profile.workloads import find_kind
 from edgepress.runtime.profile.workloads.workload import Opening
 
 FEW = {"exact_rounds": 1, "turns": 2, "idle_seconds": 0.1, "threads": 1, "prepared": False}
+OF_TEXTS = ["memory", "operators", "speed"]
 DEFAULT = [name for name, item in known_passes().items() if not item.optional]
 
 
@@ -42,7 +43,7 @@ def runs(home: Path) -> Profile:
 @pytest.fixture(scope="module")
 def texts(home: Path) -> Profile:
     settings = Settings(prompt_lengths=(6,), decode_tokens=5, sustained_seconds=0.1, **FEW)  # type: ignore[arg-type]
-    return profile(home / "text", out=home / "texts.jsonl", settings=settings)
+    return profile(home / "text", out=home / "texts.jsonl", settings=settings, passes=OF_TEXTS)
 
 
 def test_every_pass_of_runs_gives_what_it_is_for(runs: Profile) -> None:
@@ -72,7 +73,7 @@ def test_the_page_has_the_pictures_of_runs(runs: Profile) -> None:
 
 
 def test_every_pass_of_sources_and_targets_gives_what_it_is_for(texts: Profile) -> None:
-    assert texts.passes() == DEFAULT
+    assert texts.passes() == OF_TEXTS
     assert set(intervals(texts, "speed")) == {"load_seconds", "ttft_seconds at 6", "step_seconds at 6"}
     assert list(memory_by_phase(texts)) == ["before load", "loaded", "encoded at 6", "decoded at 6", "unloaded"]
     assert len(texts.samples("speed", "decode")[0].measured["step_seconds"]) == 5
