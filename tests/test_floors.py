@@ -18,7 +18,7 @@ floors = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(floors)
 
 MOST_ENTRIES = 14  # of a folder of the exporter, beside __init__.py
-ONE_FILE_EACH = ("architectures", "families", "heads", "towers")  # a file for each: what is looked for has its name
+ONE_FILE_EACH = ("architectures", "families", "heads", "passes", "towers")  # a file each, found by its name
 RUNS_A_BUNDLE = {
     "runtime.config": "what a bundle says of itself, to open it",
     "runtime.sessions.cpu": "the model's own text is sampled from a bundle of it",
