@@ -94,6 +94,16 @@ def pads():
     return {"module": Pads(), "inputs": {"image": -torch.rand(2, 3, 9, 9) - 0.5}, "axes": {"image": {0: "batch"}}}
 
 
+class Checks(nn.Module):
+    def forward(self, x):
+        torch._check_tensor_all(x > -1000)
+        return 2 * x
+
+
+def checks():
+    return {"module": Checks(), "inputs": {"x": torch.rand(2, 3)}, "axes": {"x": {0: "rows"}}}
+
+
 class Decides(nn.Module):
     def forward(self, x):
         if x.sum() > 0:
@@ -211,6 +221,12 @@ def test_a_table_that_is_made_a_number_at_a_time(tmp_path: Path) -> None:
     traced = open_callable("doors_example:fills", Options(), tmp_path)
     (found,) = open_on_cpu(traced.file).run(None, {"x": np.zeros((3, 2), np.float32)})
     np.testing.assert_array_equal(found, [[5, 5], [0, 7], [0, 0]])
+
+
+def test_a_check_of_values_is_no_part_of_a_graph(tmp_path: Path) -> None:
+    traced = open_callable("doors_example:checks", Options(), tmp_path)
+    assert [node.op_type for node in onnx.load(traced.file).graph.node] == ["Mul"]
+    assert traced.task.inputs == (Edge("x", "float32", ("rows", 3)),)
 
 
 def test_sizes_that_are_multiples(tmp_path: Path) -> None:
