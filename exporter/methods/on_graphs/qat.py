@@ -4,7 +4,7 @@ The graph that ships is trained as it is: its QuantizeLinear and DequantizeLinea
 pass straight through rounding (Bengio et al. 2013; for scales Esser et al. 2020). Trained are the weights behind their
 codes, all scales and the biases, by distillation: the divergence of logits or the squared error of outputs
 (:mod:`~edgepress.exporter.streams.distilling`), and with ``features`` the distance of sums inside. It needs no labels.
-Outputs of a few samples are soon learned by heart; values inside say more of each, and changed samples are further ones
+Where samples are few, changed ones and values inside (``features``) are further things to learn from
 (:mod:`~edgepress.exporter.methods.narrower.lessons`). The best state on samples held out is kept, which is the start
 where none was better.
 """
