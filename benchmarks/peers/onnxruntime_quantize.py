@@ -9,6 +9,7 @@
 ``qnn`` the preset for Qualcomm's provider. INPUTS has an array for each input, samples by its first axis.
 """
 
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -46,12 +47,14 @@ class Samples(CalibrationDataReader):
 
 def main() -> None:
     """Write OUT."""
-    how, model, out, *inputs = sys.argv[1:]
+    how = sys.argv[1]
+    model, out, *inputs = (str(Path(path).resolve()) for path in sys.argv[2:])
+    os.chdir(Path(out).parent)  # where its preprocessing leaves files of its own
     prepared = str(Path(out).with_suffix(".prepared.onnx"))
     if how == "dynamic":
         quantize_dynamic(model, out, per_channel=True, weight_type=QuantType.QInt8)
     elif how == "static":
-        quant_pre_process(model, prepared)
+        quant_pre_process(model, prepared, skip_symbolic_shape=True)  # which fails on optimum's graphs
         types = {"activation_type": QuantType.QUInt8, "weight_type": QuantType.QInt8}
         quantize_static(prepared, out, Samples(inputs[0]), quant_format=QuantFormat.QDQ, per_channel=True, **types)
     else:
