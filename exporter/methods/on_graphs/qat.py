@@ -100,7 +100,7 @@ METHOD = GraphMethod(
     declared={
         "steps": whole_number(200),
         "batch": whole_number(32),
-        "rate": Option(0.02, above=0, most=100),
+        "rate": Option(0.003, above=0, most=100),
         "scale_rate": Option(0.001, above=0, most=100),
         **OPTIONS,
     },
