@@ -276,7 +276,6 @@ def test_what_cannot_be_taken_is_refused(made: onnx.ModelProto, message: str, tm
             {"recipe": "int4-best"},
             "distill in `after` is for language models; what works on the graph of another model: ",
         ),
-        ({"target": "qnn-htp"}, "qnn-htp takes language models only as yet"),
         ({"context_length": 5}, "is no language model, for which --context has no effect; leave it out"),
     ],
 )
@@ -290,8 +289,8 @@ def test_what_such_models_do_not_have_is_refused(
 
 def test_language_models_alone_take_prompts(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     export(model, out=tmp_path / "out")
-    assert main(["bench", str(tmp_path / "out"), "--on", "cpu"]) == 2
-    assert "is no language model, so there is nothing for --on" in capsys.readouterr().err
+    assert main(["bench", str(tmp_path / "out"), "--prompt-lengths", "4"]) == 2
+    assert "is no language model, so there is nothing for --prompt-lengths" in capsys.readouterr().err
     assert main(["run", str(tmp_path / "out"), "--prompt", "a"]) == 2
     assert "is for tensors, so there is nothing for --prompt; leave it out, and give arrays" in capsys.readouterr().err
     with pytest.raises(InputError, match="rows is 0"):
