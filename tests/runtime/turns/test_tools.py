@@ -174,6 +174,7 @@ PARAMETERS = {
         "place": {"type": "string", "maxLength": 5},
         "code": {"type": "string", "pattern": "[a-f]/[0-9]$", "maxLength": 6},
         "unit": {"enum": ["a<", "b"]},
+        "who": {"anyOf": [{"type": "string", "minLength": 2, "maxLength": 4}, {"enum": ["x", "all of us"]}]},
         "days": {"type": "integer", "minimum": 0, "maximum": 9},
         "deep": {
             "type": "object",
@@ -182,7 +183,7 @@ PARAMETERS = {
             "additionalProperties": False,
         },
     },
-    "required": ["place", "deep"],
+    "required": ["place", "who", "deep"],
     "$defs": {"letters": {"type": "array", "items": {"enum": ["a", "<b>"]}, "maxItems": 2}},
 }
 TOOLS = [

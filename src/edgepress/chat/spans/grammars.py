@@ -88,14 +88,28 @@ def written_out(
         needed = set(texts_in(schema.get("required")))
         for at, (argument, of) in enumerate(properties_of(schema).items()):
             rule = f"args_{number}_{at}"
-            plain, name_of = _plain_values(of, literal), f"{rule}_value"
-            if plain is None and _is_text(of):
-                plain, name_of = unquoted_text(of), name_of.upper()
+            name_of = f"{rule}_value"
             rules.append(f"{rule}: {literal(value[0].format(argument))} {name_of} {literal(value[1])}")
-            rules.append(f"{name_of}: {plain or json_rule(with_definitions(of, schema))}")
+            rules += _unquoted(name_of, of, literal) or [f"{name_of}: {json_rule(with_definitions(of, schema))}"]
             parts.append(rule if argument in needed else f"({rule})?")
         calls.append(" ".join(filter(None, [*parts, literal(tail)])))
     return "\n".join([f"call: {' | '.join(f'({one})' for one in calls)}", *rules])
+
+
+def _unquoted(name: str, schema: object, literal: Literally) -> list[str]:
+    """The rules of a value that is a text in any case, which stands without quotes; none of others."""
+    if not isinstance(schema, Mapping):
+        return []
+    for key in ("anyOf", "oneOf"):
+        if ways := schema.get(key):
+            rest = {other: what for other, what in schema.items() if other != key}
+            each = [_unquoted(f"{name}_{at}", {**rest, **way}, literal) for at, way in enumerate(ways)]
+            one_of = " | ".join(f"{name}_{at}" for at in range(len(each)))
+            return [f"{name}: {one_of}", *(rule for rules in each for rule in rules)] if all(each) else []
+    plain = _plain_values(schema, literal)
+    if plain is None and _is_text(schema):
+        return [f"{name}: {name.upper()}", f"{name.upper()}: {unquoted_text(schema)}"]
+    return [] if plain is None else [f"{name}: {plain}"]
 
 
 def _plain_values(schema: object, literal: Literally) -> str | None:
