@@ -15,20 +15,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from onnxruntime.quantization import (
-    CalibrationDataReader,
-    QuantFormat,
-    QuantType,
-    quantize,
-    quantize_dynamic,
-    quantize_static,
-)
-from onnxruntime.quantization.execution_providers.qnn import get_qnn_qdq_config, qnn_preprocess_model
-from onnxruntime.quantization.shape_inference import quant_pre_process
 
 
-class Samples(CalibrationDataReader):
-    """The samples of a file, one after the other."""
+class Samples:
+    """The samples of a file, one after the other: a CalibrationDataReader by its methods."""
 
     def __init__(self, path: str) -> None:
         self._arrays = dict(np.load(path))
@@ -40,13 +30,18 @@ class Samples(CalibrationDataReader):
             dict(zip(self._arrays, values, strict=True)) for values in zip(*self._arrays.values(), strict=True)
         )
 
-    def get_next(self) -> dict[str, np.ndarray] | None:  # type: ignore[override] # theirs has no type for the end
+    def get_next(self) -> dict[str, np.ndarray] | None:
         """The next sample, None after the last."""
         return next(self._feeds, None)
 
 
 def main() -> None:
     """Write OUT."""
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # before it is loaded
+    from onnxruntime.quantization import QuantFormat, QuantType, quantize, quantize_dynamic, quantize_static
+    from onnxruntime.quantization.execution_providers.qnn import get_qnn_qdq_config, qnn_preprocess_model
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
     how = sys.argv[1]
     model, out, *inputs = (str(Path(path).resolve()) for path in sys.argv[2:])
     os.chdir(Path(out).parent)  # where its preprocessing leaves files of its own

@@ -180,8 +180,9 @@ def test_a_block_of_toml_is_a_recipe_or_a_budget(block: Block, tmp_path: Path) -
         return
     (tmp_path / "stories.jsonl").write_text('{"text": "one"}\n')
     recipe = read_recipe(path)
-    of_metric = recipe.budget is not None and recipe.budget.metric is not None
-    check_recipe(recipe, graphs=of_metric or "channels" in recipe.prune)
+    asked = recipe.budget
+    of_outputs = asked is not None and (asked.most_lost is not None or asked.metric is not None)
+    check_recipe(recipe, graphs=of_outputs or "channels" in recipe.prune)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)

@@ -22,7 +22,6 @@ only = "conv_1_0"
 [options.retrain]
 steps = 8
 batch = 4
-batches = 4
 [weights]
 bits = {bits}
 """
