@@ -4,8 +4,9 @@
 memory pass finds resident. ``limit``: the least memory with which it answers. ``fit``: what a device's figures, fitted
 to it by kernels alone, say of the bundle's calls, beside what these take. ``repeats``: profiles of one bundle one after
 the other, each pair of consecutive ones compared. ``slowdown``: profiles in turn with ones whose decoded tokens are
-really slowed by 5 %. ``gate``: a bundle held against itself, allowed to lose 5 %, beside a process that keeps a core
-busy in bursts. ``overhead``: rounds with and without circumstances being read around each turn.
+really slowed by 5 %. ``in_turn``: the same by ``compare BUNDLE BUNDLE``, and the bundle beside itself. ``gate``: a
+bundle held against itself, allowed to lose 5 %, beside a process that keeps a core busy in bursts. ``overhead``: rounds
+with and without circumstances being read around each turn.
 
     python benchmarks/device_lab.py [--only fit gate] [--models demo smollm2-135m] [--timed smollm2-135m] [--first]
 
@@ -33,6 +34,7 @@ from device_lab_tables import MODELS, PARTS, report
 from export_cost import checkpoint
 from lab_passes import (
     SLOWER,
+    Slowed,
     bare_first,
     roofline_first,
     slowed,
@@ -46,10 +48,13 @@ from edgepress.exporter import decide, export
 from edgepress.exporter.decide.memory import estimates_of, prompt_bytes
 from edgepress.runtime.gate.gating import gate
 from edgepress.runtime.prepared import prepare
+from edgepress.runtime.profile.default_opening import default_opening
+from edgepress.runtime.profile.in_turn import InTurn, pairs_of
 from edgepress.runtime.profile.passes import roofline, speed
 from edgepress.runtime.profile.profiling import profile
 from edgepress.runtime.profile.records import Profile
 from edgepress.runtime.profile.roofline.fitting import fit, predictions
+from edgepress.runtime.profile.rounds import open_workload, opening
 from edgepress.runtime.profile.settings import Settings
 from edgepress.runtime.profile.statistics import Difference, difference
 from edgepress.runtime.profile.summary import intervals, kernel_rates, observations
@@ -82,6 +87,7 @@ class Asked:
     gates: int
     overhead_rounds: int
     rounds: int
+    seconds: float
     first: bool
 
     def settings(self, rounds: int | None = None) -> Settings:
@@ -210,6 +216,23 @@ def slowdown(asked: Asked) -> Iterator[dict[str, Any]]:
         yield {"model": asked.timed, "ahead": asked.first, "slower_by": SLOWER, **compared(slow, plain)}
 
 
+def in_turn(asked: Asked) -> Iterator[dict[str, Any]]:
+    """A slowed text beside one that is not, and one that is not either, a fraction of a second each in turn."""
+    told = default_opening(bundle(asked.timed), asked.threads)
+    for number in range(2 * asked.slowdowns):
+        plain, other = (open_workload(opening({"opening": told}))[0] for _ in range(2))
+        slower = SLOWER * (number % 2)
+        found = InTurn(plain.repeated.quantity, tuple(pairs_of([plain, Slowed(other, slower)], asked.seconds)))
+        ratio = found.ratio
+        yield {
+            "model": asked.timed,
+            "slower_by": slower,
+            "seconds": asked.seconds,
+            "pairs": found.pairs,
+            "ratio": {"ratio": ratio.value, "low": ratio.low, "high": ratio.high},
+        }
+
+
 def gates(asked: Asked) -> Iterator[dict[str, Any]]:
     """A bundle gated against itself beside a neighbour: what came of it, and why."""
     with tempfile.TemporaryDirectory() as folder, neighbour():
@@ -277,11 +300,12 @@ def main() -> None:
     parser.add_argument("--gates", type=int, default=50)
     parser.add_argument("--overhead-rounds", type=int, default=20)
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="fresh processes of each profile")
+    parser.add_argument("--seconds", type=float, default=30.0, help="of each comparison in turn")
     parser.add_argument("--first", action="store_true", help="measure ahead of all other processes, as root may")
     parser.add_argument("--report", action="store_true", help="measure nothing")
     given = vars(parser.parse_args())
     only, report_only = given.pop("only"), given.pop("report")
-    measures = dict(zip(PARTS, (memory, limit, fitted, repeats, slowdown, gates, overhead), strict=True))
+    measures = dict(zip(PARTS, (memory, limit, fitted, repeats, slowdown, in_turn, gates, overhead), strict=True))
     for part in () if report_only else only:
         made: list[dict[str, Any]] = []
         load = os.getloadavg()[0]

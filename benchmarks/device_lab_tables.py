@@ -5,7 +5,7 @@ from typing import Any
 
 from common import SIZES, group, spread, table
 
-PARTS = ("memory", "limit", "fit", "repeats", "slowdown", "gate", "overhead")
+PARTS = ("memory", "limit", "fit", "repeats", "slowdown", "in_turn", "gate", "overhead")
 MODELS = ("demo", "smollm2-135m", "qwen2.5-0.5b")
 _MISSING = "not measured yet"
 _QUANTITIES = ("load_seconds", "ttft_seconds at 64", "step_seconds at 64")
@@ -81,7 +81,7 @@ def _megabytes(size: float) -> str:
 def repeated_table(samples: Samples) -> str:
     """Profiles, gates and rounds, how often what should happen did, and the load of the machine."""
     by_part = group(samples, "part")
-    lines = {"repeats": _repeats, "slowdown": _slowdown, "gate": _gate, "overhead": _overhead}
+    lines = {"repeats": _repeats, "slowdown": _slowdown, "in_turn": _in_turn, "gate": _gate, "overhead": _overhead}
     rows = []
     for part, line in lines.items():
         found = by_part.get((part,), [])
@@ -110,6 +110,18 @@ def _slowdown(ones: Samples) -> list[list[str]]:
     ratios = [one["ratios"][_STEP] for one in ones]
     found = sum(ratio["low"] > 1 for ratio in ratios)
     return [[f"{len(ones)} pairs, one slowed by {ones[0]['slower_by']:.0%}", f"{found} found", _ratios(ratios)]]
+
+
+def _in_turn(ones: Samples) -> list[list[str]]:
+    """How many slowed texts were found to be slower in turn, and how many that were not."""
+    rows = []
+    for slower in sorted({one["slower_by"] for one in ones}, reverse=True):
+        ratios = [one["ratio"] for one in ones if one["slower_by"] == slower]
+        found = sum(ratio["low"] > 1 or ratio["high"] < 1 for ratio in ratios)
+        what = f"one slowed by {slower:.0%}" if slower else "both alike"
+        said = f"{len(ratios)} pairs of bundles in turn, {ones[0]['seconds']:.0f} s each, {what}"
+        rows.append([said, f"{found} {'found' if slower else 'differ'}", _ratios(ratios)])
+    return rows
 
 
 def _gate(ones: Samples) -> list[list[str]]:

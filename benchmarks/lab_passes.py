@@ -14,6 +14,7 @@ from edgepress.runtime.model import Floats, Model
 from edgepress.runtime.profile import rounds
 from edgepress.runtime.profile.circumstances import Moment
 from edgepress.runtime.profile.passes import roofline, speed
+from edgepress.runtime.profile.workloads.workload import Part, Workload
 
 SLOWER = 0.05
 
@@ -32,6 +33,37 @@ def slowed(arguments: dict[str, Any], arrays: Arrays) -> Answer:
 
     Model.decode = decode  # type: ignore[method-assign]  # in a process that ends with this round
     return speed.measure(arguments, arrays)
+
+
+class Slowed(Workload):
+    """A workload whose steps take ``share`` longer, spent in a loop."""
+
+    def __init__(self, inside: Workload, share: float) -> None:
+        self._inside, self._share, self.sizes = inside, share, inside.sizes
+
+    @property
+    def ran_on(self) -> str:
+        """What computes."""
+        return self._inside.ran_on
+
+    def begin(self, size: int) -> list[float]:
+        """As inside."""
+        return self._inside.begin(size)
+
+    def steps(self, count: int) -> list[float]:
+        """Each with a loop after it."""
+        seconds = []
+        for _ in range(count):
+            (took,) = self._inside.steps(1)
+            start = perf_counter()
+            while self._share and perf_counter() < start + self._share * took:
+                pass
+            seconds.append(took + perf_counter() - start)
+        return seconds
+
+    def units(self, part: Part) -> tuple[str, int]:
+        """As inside."""
+        return self._inside.units(part)
 
 
 def speed_first(arguments: dict[str, Any], arrays: Arrays) -> Answer:

@@ -7,14 +7,10 @@ from typing import Any
 from edgepress.calls import Answer, Arrays, Call
 from edgepress.errors import CheckFailed
 from edgepress.packs import Memory
-from edgepress.runtime.bench import default_prompt_lengths
 from edgepress.runtime.devices import open_device
 from edgepress.runtime.memory import read_memory
+from edgepress.runtime.profile.default_opening import DECODED, default_opening
 from edgepress.runtime.profile.rounds import open_workload, opening
-from edgepress.runtime.profile.settings import Settings
-from edgepress.runtime.profile.workloads import find_kind
-
-_DECODED = 16  # tokens of an answer
 
 
 def measure_memory(bundles: Sequence[Path]) -> Memory:
@@ -25,7 +21,7 @@ def measure_memory(bundles: Sequence[Path]) -> Memory:
         CheckFailed: this system does not tell its memory.
 
     """
-    arguments = {"openings": [_opening(bundle) for bundle in bundles]}
+    arguments = {"openings": [default_opening(bundle) for bundle in bundles]}
     with open_device("local") as device:
         [(told, _)] = device.call([Call(work_together, arguments)])
     if None in told.values():
@@ -44,25 +40,6 @@ def work_together(arguments: dict[str, Any], _arrays: Arrays) -> Answer:
     for work in works:
         work.begin(work.sizes[-1])
         if work.then is not None:
-            work.steps(_DECODED)
+            work.steps(DECODED)
     after = read_memory()
     return {"process": before, "peak": after.peak_rss, "steady": after.rss}, {}
-
-
-def _opening(bundle: Path) -> dict[str, Any]:
-    """How the bundle is opened there, as JSON."""
-    kind, lengths = find_kind(bundle), None
-    if kind.name == "language model":
-        lengths = default_prompt_lengths(bundle, _DECODED)
-    asked = {} if "decode_tokens" not in kind.settings else {"prompt_lengths": lengths, "decode_tokens": _DECODED}
-    settings = kind.settle(bundle, Settings(**asked))  # type: ignore[arg-type]  # of the two types that they have
-    told = settings.to_json()
-    return {
-        "bundle": str(bundle.resolve()),
-        "threads": None,
-        "cores": None,
-        "context": settings.longest,
-        "graph": None,
-        "prepared": True,
-        "work": {name: told[name] for name in kind.settings},
-    }
