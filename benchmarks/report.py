@@ -22,6 +22,7 @@ from common import RESULTS, ROOT, SIZES, table
 # the package: targets/legality/*.json.
 REPORTS = {
     "adapter_slots": "adapter_slots",
+    "any_model": "any_model",
     "accuracy": "accuracy_tables",
     "accuracy_grid": "accuracy_tables",
     "arm_accuracy": "arm_accuracy",
@@ -102,6 +103,9 @@ LEARNING = (
     "int4-channel",
 )
 TABLES = {
+    "any_model texts": Cut(("any_model",)),
+    "any_model resnet": Cut(("any_model",), 1),
+    "any_model mobilenet": Cut(("any_model",), 2),
     "comparison": Cut(("comparison",)),
     "coverage_counts": Cut(("coverage",)),
     "coverage": Cut(("coverage",), 1),
