@@ -48,8 +48,7 @@ from edgepress.exporter import decide, export
 from edgepress.exporter.decide.memory import estimates_of, prompt_bytes
 from edgepress.runtime.gate.gating import gate
 from edgepress.runtime.prepared import prepare
-from edgepress.runtime.profile.default_opening import default_opening
-from edgepress.runtime.profile.in_turn import InTurn, pairs_of
+from edgepress.runtime.profile.in_turn import InTurn, long_opening, pairs_of
 from edgepress.runtime.profile.passes import roofline, speed
 from edgepress.runtime.profile.profiling import profile
 from edgepress.runtime.profile.records import Profile
@@ -218,7 +217,7 @@ def slowdown(asked: Asked) -> Iterator[dict[str, Any]]:
 
 def in_turn(asked: Asked) -> Iterator[dict[str, Any]]:
     """A slowed text beside one that is not, and one that is not either, a fraction of a second each in turn."""
-    told = default_opening(bundle(asked.timed), asked.threads)
+    told = long_opening(bundle(asked.timed), asked.threads)
     for number in range(2 * asked.slowdowns):
         plain, other = (open_workload(opening({"opening": told}))[0] for _ in range(2))
         slower = SLOWER * (number % 2)

@@ -10,8 +10,8 @@ from edgepress.runtime.profile.workloads import find_kind
 DECODED = 16  # tokens of an answer
 
 
-def default_opening(bundle: Path, threads: int | None = None) -> dict[str, Any]:
-    """What :func:`.rounds.opening` reads, JSON values; a text has room for its prompt and an answer of ``DECODED``.
+def default_opening(bundle: Path, threads: int | None = None, decoded: int = DECODED) -> dict[str, Any]:
+    """What :func:`.rounds.opening` reads, JSON values; a text has room for its prompt and ``decoded`` tokens after it.
 
     Raises:
         InputError: the bundle cannot be opened.
@@ -19,8 +19,8 @@ def default_opening(bundle: Path, threads: int | None = None) -> dict[str, Any]:
     """
     kind, lengths = find_kind(bundle), None
     if kind.name == "language model":
-        lengths = default_prompt_lengths(bundle, DECODED)
-    asked = {} if "decode_tokens" not in kind.settings else {"prompt_lengths": lengths, "decode_tokens": DECODED}
+        lengths = default_prompt_lengths(bundle, decoded)
+    asked = {} if "decode_tokens" not in kind.settings else {"prompt_lengths": lengths, "decode_tokens": decoded}
     settings = kind.settle(bundle, Settings(**asked))  # type: ignore[arg-type]  # of the two types that they have
     told = settings.to_json()
     return {

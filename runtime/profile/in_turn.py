@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from time import perf_counter
+from typing import Any
 
 from edgepress.errors import InputError
+from edgepress.runtime.config import read_config
 from edgepress.runtime.profile.default_opening import default_opening
 from edgepress.runtime.profile.rounds import open_workload, opening
 from edgepress.runtime.profile.statistics import Interval, interval_of
@@ -21,6 +23,7 @@ from edgepress.runtime.profile.workloads.workload import Workload
 
 _STRETCH = 0.1  # seconds
 _LEAST = 8  # pairs
+_TOKENS = 256  # after a prompt
 
 
 @dataclass(frozen=True)
@@ -63,8 +66,15 @@ def compare_in_turn(base: Path, other: Path, *, seconds: float = 30.0, threads: 
     kinds = [find_kind(bundle).name for bundle in (base, other)]
     if kinds[0] != kinds[1]:
         raise InputError(f"{base} is of the kind {kinds[0]!r} and {other} of the kind {kinds[1]!r}; compare one kind")
-    works = [open_workload(opening({"opening": default_opening(one, threads)}))[0] for one in (base, other)]
+    works = [open_workload(opening({"opening": long_opening(one, threads)}))[0] for one in (base, other)]
     return InTurn(works[0].repeated.quantity, tuple(pairs_of(works, seconds)))
+
+
+def long_opening(bundle: Path, threads: int | None) -> dict[str, Any]:
+    """How a bundle is opened here: a text has room for many tokens after its prompt, as prompts are not timed."""
+    if find_kind(bundle).name != "language model":
+        return default_opening(bundle, threads)
+    return default_opening(bundle, threads, min(_TOKENS, read_config(bundle).context_length // 2))
 
 
 def pairs_of(
@@ -72,7 +82,7 @@ def pairs_of(
 ) -> list[tuple[float, float]]:
     """Medians of stretches of both, pair by pair, until ``seconds`` are over and there are eight."""
     for work in works:
-        work.begin(work.sizes[-1])
+        work.begin(work.sizes[0])
         work.steps(2)  # the first ones are others
     count = max(1, round(_STRETCH / max(median(works[0].steps(3)), 1e-9)))
     found: list[tuple[float, float]] = []
