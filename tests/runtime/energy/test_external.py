@@ -59,6 +59,12 @@ def test_any_shift_of_the_clock_is_found(shift: float, noise: float, seed: int) 
     assert abs(energy.value - 36.0) <= high - low + 0.1
 
 
+def test_intervals_have_the_energy_as_often_as_they_say() -> None:
+    logs = [aligned(log(0.0, 0.5, seed=seed), PATTERN) for seed in range(100)]
+    intervals = [energy_between(moved, 110.5, 119.5).interval for moved in logs]
+    assert sum(low - 0.1 <= 36.0 <= high + 0.1 for low, high in intervals) >= 95
+
+
 def test_a_log_without_the_pulses_is_refused() -> None:
     flat = log(0.0, noise=0.3)
     flat = Trace(flat.rail, flat.seconds, np.random.default_rng(1).normal(2.0, 0.3, len(flat.seconds)))
