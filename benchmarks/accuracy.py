@@ -34,14 +34,14 @@ from peers import Peer, parameters
 from spread import run
 from subjects import CONTEXT, MODELS, STORIES, STRIDE, Measure, Subject, add_data, earlier, merge
 
+from edgepress.bundle.manifest import Manifest
 from edgepress.cores import usable_cores
 from edgepress.errors import InputError
 from edgepress.exporter import export
 from edgepress.exporter.recipe.recipe import preset_names
 from edgepress.exporter.source.checkpoint import Checkpoint
-from edgepress.manifest import Manifest
 from edgepress.runtime import Evaluation, evaluate
-from edgepress.runtime.evaluate import Corpus, evaluate_logits, read_corpus
+from edgepress.runtime.measures.evaluate import Corpus, evaluate_logits, read_corpus
 
 LESS = 20  # of them, where there are hundreds of recipes
 SAME = 1e-3  # logits of a conversion in float32: the largest difference from transformers'

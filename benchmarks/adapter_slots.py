@@ -27,12 +27,12 @@ from export_cost import TOKENIZER
 from make_checkpoint import SHAPES, make
 from safetensors.numpy import save_file
 
-from edgepress.adapter_slots import AdapterSlots
+from edgepress.bundle.adapter_slots import AdapterSlots
+from edgepress.bundle.manifest import read_manifest
 from edgepress.exporter import export
 from edgepress.exporter.bundle.adapter_file import write_adapter
-from edgepress.manifest import read_manifest
 from edgepress.runtime import load
-from edgepress.runtime.counting import count_bundles
+from edgepress.runtime.measures.counting import count_bundles
 from edgepress.targets.emulator import find_system, setup
 
 NAME = "adapter_slots"

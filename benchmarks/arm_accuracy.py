@@ -18,7 +18,7 @@ from common import RESULTS, SIZES, group, save, table
 
 from edgepress.exporter import export
 from edgepress.runtime import load, read_documents
-from edgepress.runtime.emulated import compare_bundles
+from edgepress.runtime.measures.emulated import compare_bundles
 from edgepress.targets.emulator import Installation, setup
 
 CPUS = ("cortex-a76", "neoverse-n2")

@@ -29,7 +29,7 @@ from make_checkpoint import SHAPES, make
 
 from edgepress.exporter import export
 from edgepress.runtime.config import read_config
-from edgepress.runtime.counting import BundleCost, count_bundles
+from edgepress.runtime.measures.counting import BundleCost, count_bundles
 from edgepress.targets.emulator import Installation, System, find_system, setup
 
 NAME = "arm_instructions"

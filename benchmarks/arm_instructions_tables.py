@@ -8,7 +8,7 @@ from arm_peers_tables import beside, by_class
 from arm_scaling import SPLIT, Samples, named, scaled
 from common import group, table
 
-_AROUND = ("between operators", "Python")  # what is no operator (edgepress.runtime.counting)
+_AROUND = ("between operators", "Python")  # what is no operator (edgepress.runtime.measures.counting)
 _FEW = 0.002  # of a call's instructions: operators that take less everywhere share a row
 _MILLION = 1e6
 

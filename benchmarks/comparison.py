@@ -176,7 +176,7 @@ def loss_of_optimum(optimum: Path, data: Path) -> dict[str, object]:
     from subjects import make_subject
 
     from edgepress.exporter import export
-    from edgepress.runtime.evaluate import read_corpus
+    from edgepress.runtime.measures.evaluate import read_corpus
 
     out = WORK / "comparison-demo"
     shutil.rmtree(out, ignore_errors=True)

@@ -65,7 +65,7 @@ def answer(tool: str, path: Path) -> None:
 
 def resident(tool: str, path: Path) -> dict[str, float]:
     """The most that was resident, and what of it no file backs at the end: the system cannot take that back."""
-    from edgepress.runtime.memory import read_memory
+    from edgepress.runtime.machine.memory import read_memory
 
     answer(tool, path)
     found = read_memory()

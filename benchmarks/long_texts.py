@@ -31,15 +31,15 @@ from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 from subjects import CONTEXT, MODELS, STORIES, STRIDE, Subject, add_data, make_subject
 
+from edgepress.bundle.states import state_bytes
 from edgepress.exporter import export
 from edgepress.exporter.bundle.on_text.cache_scales import _LARGEST, _MARGIN
 from edgepress.runtime.config import BundleConfig, read_config
-from edgepress.runtime.evaluate import evaluate_logits, log_softmax, read_corpus
 from edgepress.runtime.generation.forgetting import Forgetting
+from edgepress.runtime.measures.evaluate import evaluate_logits, log_softmax, read_corpus
 from edgepress.runtime.model import Model, load
 from edgepress.runtime.sessions.cpu import CpuSession
 from edgepress.runtime.turns.compression import compress, information_of
-from edgepress.states import state_bytes
 
 NAME, PARTS = "long_texts", ("caches", "cost", "forgetting", "compression")
 BITS = (32, 8, 4)

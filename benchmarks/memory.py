@@ -19,8 +19,8 @@ from typing import Any
 from common import WORK, group, save, spread, table
 from export_cost import checkpoint
 
+from edgepress.bundle.manifest import read_manifest
 from edgepress.exporter import export
-from edgepress.manifest import read_manifest
 from edgepress.runtime.prepared import prepare
 
 PROMPT, DECODED, CONTEXT = 512, 64, 1024
@@ -29,7 +29,7 @@ import json, sys, time
 import numpy as np
 import onnxruntime
 from edgepress.runtime import load
-from edgepress.runtime.memory import read_memory
+from edgepress.runtime.machine.memory import read_memory
 before = read_memory()
 start = time.perf_counter()
 model = load(sys.argv[1], threads=int(sys.argv[2]), context=int(sys.argv[3]), prepared=sys.argv[4] == "True")

@@ -38,7 +38,7 @@ from edgepress.exporter.graph.qdq import WIDTHS, Calibrator, Ranges, prepare, qu
 from edgepress.exporter.graph.qdq.decoder import calibrate_decoder
 from edgepress.exporter.graph.static import write_static
 from edgepress.exporter.recipe.recipe import Activations
-from edgepress.runtime.evaluate import Corpus, evaluate_logits, read_corpus
+from edgepress.runtime.measures.evaluate import Corpus, evaluate_logits, read_corpus
 from edgepress.runtime.sessions.static import StaticSession
 from edgepress.sessions import open_on_cpu
 from edgepress.targets import Soc, find_soc, find_target

@@ -24,9 +24,9 @@ from common import RESULTS, ROOT, TARGET, WORK, host, save, table
 from spread import Sample, run
 from subjects import CONTEXT, MODELS, STORIES, STRIDE, Measure, Subject, add_data, earlier, merge
 
+from edgepress.bundle.manifest import read_manifest
 from edgepress.cores import usable_cores
 from edgepress.exporter import export
-from edgepress.manifest import read_manifest
 from edgepress.runtime import evaluate, load
 
 DOCUMENTS = 20  # of 200, and as much of the demo's text

@@ -30,8 +30,8 @@ from common import RESULTS, WORK, group, measure_command, save, table
 from make_checkpoint import write_shard
 from memory import DECODED, PROMPT, run
 
+from edgepress.bundle.manifest import read_manifest
 from edgepress.exporter.model.architectures import architecture, describe
-from edgepress.manifest import read_manifest
 
 CONFIGS: dict[str, dict[str, object]] = {
     "gemma-3n-E2B_text": {
@@ -67,7 +67,7 @@ import json, sys, time
 import llama_cpp
 import numpy as np
 from comparison import LlamaCpp
-from edgepress.runtime.memory import read_memory
+from edgepress.runtime.machine.memory import read_memory
 path, threads, prompt, decoded = sys.argv[1], *map(int, sys.argv[2:])
 before = read_memory()
 start = time.perf_counter()

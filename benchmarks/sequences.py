@@ -24,8 +24,8 @@ import transformers
 from common import TARGET, save
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
+from edgepress.bundle.manifest import read_manifest
 from edgepress.exporter import export
-from edgepress.manifest import read_manifest
 from edgepress.runtime import load
 from edgepress.runtime.sequences.bench import bench_sequences
 from edgepress.runtime.sequences.model import TextModel

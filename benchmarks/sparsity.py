@@ -25,13 +25,13 @@ from numpy.typing import NDArray
 from spread import Sample, run
 from subjects import MODELS, STORIES, Measure, Subject, add_data, earlier, merge
 
+from edgepress.bundle.manifest import read_manifest
 from edgepress.cores import usable_cores
 from edgepress.exporter import decide
 from edgepress.exporter.arrays.packing import pack, unpack, unpack_zero_points
 from edgepress.exporter.arrays.scheme import Scheme
 from edgepress.exporter.bundle.download import LEVEL, deflated_bytes
 from edgepress.exporter.bundle.files import DATA_FILE
-from edgepress.manifest import read_manifest
 
 DOCUMENTS = 20  # of 200
 MIXED = (

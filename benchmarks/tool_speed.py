@@ -226,7 +226,7 @@ def loss_of(model: str, data: Path) -> dict[str, object]:
     from subjects import make_subject
 
     from edgepress.exporter import export
-    from edgepress.runtime.evaluate import read_corpus
+    from edgepress.runtime.measures.evaluate import read_corpus
 
     out, subject = WORK / f"tools-loss-{model}", make_subject(model, data, 1.0)
     if not (out / "bundle").exists():

@@ -20,11 +20,11 @@ from common import RESULTS, WORK, save, table
 from export_cost import TOKENIZER
 from make_checkpoint import write_shard
 
+from edgepress.bundle.states import WINDOW_SLACK, state_bytes
 from edgepress.exporter import export
 from edgepress.runtime.config import read_config
-from edgepress.runtime.counting import count_bundles
+from edgepress.runtime.measures.counting import count_bundles
 from edgepress.runtime.sessions.windows import resident
-from edgepress.states import WINDOW_SLACK, state_bytes
 from edgepress.targets.emulator import find_system, setup
 
 NAME, TARGET = "windows", "arm64-cpu"

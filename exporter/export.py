@@ -11,7 +11,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
+from edgepress.bundle.fingerprint import write_fingerprint
+from edgepress.bundle.manifest import Manifest
 from edgepress.cores import usable_cores
+from edgepress.disk.files import atomic_directory
+from edgepress.disk.workspace import Workspace
 from edgepress.exporter.bundle import files as bundle
 from edgepress.exporter.bundle.cpu_graph import float32_plan, graphs_to_compare, make_graph, planned_graphs
 from edgepress.exporter.bundle.download import describe_zeros
@@ -36,13 +40,9 @@ from edgepress.exporter.model.subject import WeightSource
 from edgepress.exporter.plan.planned import Writable
 from edgepress.exporter.recipe.decisions import Decisions
 from edgepress.exporter.tokens.prose import prose_tokens
-from edgepress.files import atomic_directory
-from edgepress.fingerprint import write_fingerprint
-from edgepress.manifest import Manifest
-from edgepress.progress import Progress, silent
 from edgepress.targets import FALLBACK, Soc, find_target
+from edgepress.terminal.progress import Progress, silent
 from edgepress.whole import whole_number
-from edgepress.workspace import Workspace
 
 if TYPE_CHECKING:
     import numpy as np
@@ -94,7 +94,8 @@ def export(
         force: replace ``out`` when it is a bundle with nothing else in it, or an empty directory.
         threads: threads that quantize; all cores when None. The bytes do not depend on it, but in calibrated recipes
             they do: matrix products add up in another order.
-        progress: makes the bars of the long steps; :func:`edgepress.progress.progress` draws them on a terminal.
+        progress: makes the bars of the long steps; :func:`edgepress.terminal.progress.progress` draws them on a
+        terminal.
 
     Raises:
         InputError: something cannot be used as it is; no bundle is left behind. What calibration, a budget's

@@ -8,13 +8,13 @@
 Needs numpy, onnxruntime, tokenizers and msgspec; onnxruntime itself is imported when the first bundle is opened.
 """
 
-from edgepress.runtime.bench import Measurement, bench, format_measurement
-from edgepress.runtime.evaluate import Evaluation, LogitsSource, evaluate, read_documents
 from edgepress.runtime.generation.constraints import Constraint
 from edgepress.runtime.generation.generation import Generation
 from edgepress.runtime.generation.sampling import Sampling
 from edgepress.runtime.generation.speculation.kinds import Speculation
 from edgepress.runtime.loading import load
+from edgepress.runtime.measures.bench import Measurement, bench, format_measurement
+from edgepress.runtime.measures.evaluate import Evaluation, LogitsSource, evaluate, read_documents
 from edgepress.runtime.model import Model
 
 __all__ = [

@@ -13,12 +13,12 @@ from typing import Annotated
 
 import msgspec
 
+from edgepress.bundle.graphs import GraphEntry, choose, describe_choice
+from edgepress.bundle.manifest import MANIFEST_NAME, read_manifest
+from edgepress.bundle.states import State
+from edgepress.disk.files import refuse_aside
 from edgepress.errors import InputError
-from edgepress.files import refuse_aside
-from edgepress.graphs import GraphEntry, choose, describe_choice
-from edgepress.manifest import MANIFEST_NAME, read_manifest
 from edgepress.schema import Count, convert, read_object
-from edgepress.states import State
 
 _REMEDY = "export the bundle again"
 _CONFIG_NAME = "genai_config.json"

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgepress.bundle.manifest import MANIFEST_NAME, read_manifest
+from edgepress.bundle.packs import find_in_pack, is_pack
 from edgepress.cores import usable_cores
+from edgepress.disk.exchange import read_steady
 from edgepress.errors import InputError
-from edgepress.exchange import read_steady
-from edgepress.manifest import MANIFEST_NAME, read_manifest
-from edgepress.packs import find_in_pack, is_pack
 from edgepress.runtime import model
-from edgepress.runtime.first_use import verify_first
+from edgepress.runtime.graph_file.first_use import verify_first
 from edgepress.runtime.placement import CPU, find_places, open_first
 from edgepress.runtime.prepared import open_session
 from edgepress.runtime.sequences.opening import open_sequences
@@ -38,7 +38,7 @@ def load(bundle: str | Path, name: str | None = None, **options: Any) -> Any:
     """Open a bundle.
 
     Args:
-        bundle: the directory that an export wrote, or a pack of several (:mod:`edgepress.packs`).
+        bundle: the directory that an export wrote, or a pack of several (:mod:`edgepress.bundle.packs`).
         name: which one of a pack.
         options: those of :func:`edgepress.runtime.model.load` for a language model, of :func:`load_task` for another.
 

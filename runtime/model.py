@@ -10,20 +10,19 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 
-from edgepress.adapter_file import adapter_for
+from edgepress.bundle.adapter_file import adapter_for
+from edgepress.bundle.manifest import bundle_hash
 from edgepress.chat.prompt import ChatEncoder, shared_beginning
 from edgepress.chat.spans.finding import find_format
 from edgepress.chat.spans.kinds import AnswerFormat, parameters_of
 from edgepress.chat.spans.splitting import Splitter
 from edgepress.chat.template import Message, read_template
 from edgepress.cores import usable_cores
+from edgepress.disk.exchange import read_steady
+from edgepress.disk.files import sha256_file
 from edgepress.errors import InputError
-from edgepress.exchange import read_steady
-from edgepress.files import sha256_file
 from edgepress.finite import check_logits
-from edgepress.manifest import bundle_hash
 from edgepress.runtime.config import BundleConfig, read_config
-from edgepress.runtime.first_use import verify_first
 from edgepress.runtime.generation.answer import Answer
 from edgepress.runtime.generation.constraints import Constraint, Form, Matcher, is_installed, token_table
 from edgepress.runtime.generation.contrast import Contrast, Contrasting
@@ -38,6 +37,7 @@ from edgepress.runtime.generation.speculation.costs import StepCosts, measure_st
 from edgepress.runtime.generation.speculation.kinds import Speculation
 from edgepress.runtime.generation.speculation.speculating import open_speculating
 from edgepress.runtime.generation.tool_calls import ToolGuide, special_in
+from edgepress.runtime.graph_file.first_use import verify_first
 from edgepress.runtime.placement import open_accelerator
 from edgepress.runtime.sessions.cpu import CpuSession
 from edgepress.runtime.sessions.session import ON_CPU, Mark, Session, check_tokens

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from edgepress.bundle.manifest import MANIFEST_NAME, read_manifest
+from edgepress.bundle.states import State
 from edgepress.errors import InputError
-from edgepress.manifest import MANIFEST_NAME, read_manifest
 from edgepress.runtime.sessions.session import RanOn
 from edgepress.runtime.sessions.static import StaticSession
-from edgepress.states import State
 from edgepress.targets import Soc, Target, find_target, target_names
 from edgepress.targets.providers import find_provider
 

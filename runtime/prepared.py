@@ -2,7 +2,7 @@
 
 A 0.5B model with weights in 4 bits takes 310 to 360 MB of anonymous memory when its bundle is opened: the packed
 weights, which the system cannot drop. Opened from its prepared form the same memory is a file that is mapped, starts
-in half the time and computes the same bits; :mod:`edgepress.runtime.repack` tells how.
+in half the time and computes the same bits; :mod:`edgepress.runtime.graph_file.repack` tells how.
 
 One directory per bundle and graph of it, onnxruntime and processor::
 
@@ -12,10 +12,10 @@ One directory per bundle and graph of it, onnxruntime and processor::
         model.onnx  model.onnx.data  check.onnx  pages.crc32
         prepared.json                    what it is, sizes, SHA-256 and stamps; its own time is that of the last use
 
-A form is checked before each use (:mod:`edgepress.runtime.form`), and one product of each kind by what it computes.
-Hashing 300 MB at each start would cost more than all that is gained: stamps tell whether the data may have changed, and
-:func:`check` recomputes all of it from the bundle. Whatever does not fit is built anew. The folder is the user's alone:
-one that others own or may write is not used.
+A form is checked before each use (:mod:`edgepress.runtime.graph_file.form`), and one product of each kind by what it
+computes. Hashing 300 MB at each start would cost more than all that is gained: stamps tell whether the data may have
+changed, and :func:`check` recomputes all of it from the bundle. Whatever does not fit is built anew. The folder is the
+user's alone: one that others own or may write is not used.
 """
 
 import logging
@@ -29,16 +29,16 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgepress.cache import FORM, PARTIAL_FORM, cache_folder, locked, refuse_other_owners
+from edgepress.bundle.manifest import MANIFEST_NAME, read_manifest
+from edgepress.disk.cache import FORM, PARTIAL_FORM, cache_folder, locked, refuse_other_owners
+from edgepress.disk.files import atomic_directory
 from edgepress.errors import InputError
-from edgepress.files import atomic_directory
-from edgepress.manifest import MANIFEST_NAME, read_manifest
-from edgepress.progress import Progress, silent
-from edgepress.runtime import form
 from edgepress.runtime.config import read_config
-from edgepress.runtime.first_use import verify_first
-from edgepress.runtime.memory import drop_mapped, trim_heap
+from edgepress.runtime.graph_file import form
+from edgepress.runtime.graph_file.first_use import verify_first
+from edgepress.runtime.machine.memory import drop_mapped, trim_heap
 from edgepress.sessions import open_on_cpu
+from edgepress.terminal.progress import Progress, silent
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession, SessionOptions
@@ -134,7 +134,7 @@ def _ready(bundle: Path, model: Path, cache: Path | None, limit: int | None) -> 
 
 
 def _finds_packed(directory: Path) -> bool:
-    from edgepress.runtime import repack
+    from edgepress.runtime.graph_file import repack
 
     try:
         found: list[str] = repack.run_check(directory)
@@ -157,10 +157,10 @@ def prepare(
     Args:
         bundle: a directory that an export wrote.
         model: its graph; by default the one that runs on this processor.
-        cache: where to keep the form; by default that of :func:`~edgepress.cache.cache_folder`.
+        cache: where to keep the form; by default that of :func:`~edgepress.disk.cache.cache_folder`.
         limit: bytes that all forms in ``cache`` may take; the ones not used for the longest time are removed.
         force: write it anew whatever there is.
-        progress: makes the bar; :func:`edgepress.progress.progress` draws it on a terminal.
+        progress: makes the bar; :func:`edgepress.terminal.progress.progress` draws it on a terminal.
 
     Raises:
         InputError: it cannot be prepared, and why: the bundle is not sound, the cache cannot be written, the disk is
@@ -224,7 +224,7 @@ def check(
         InputError: as :func:`prepare`; also when there is no form.
 
     """
-    from edgepress.runtime import repack
+    from edgepress.runtime.graph_file import repack
 
     verify_first(bundle, progress)
     model = _graph(bundle) if model is None else model
@@ -278,7 +278,7 @@ def _why_unprepared(bundle: Path, cache: Path) -> Iterator[None]:
 
 
 def _write(model: Path, work: Path, key: dict[str, str], progress: Progress) -> None:
-    from edgepress.runtime import repack
+    from edgepress.runtime.graph_file import repack
 
     form.describe(work, key, asdict(repack.write(model, work, progress)))
 

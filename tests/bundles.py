@@ -3,7 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
-from edgepress.manifest import MANIFEST_NAME, Manifest, describe_files, read_manifest
+from edgepress.bundle.manifest import MANIFEST_NAME, Manifest, describe_files, read_manifest
 
 
 def sign(bundle: Path) -> Path:

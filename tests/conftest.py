@@ -124,7 +124,7 @@ def _guests() -> Iterator[Guests]:
 @pytest.fixture
 def one_start(_guests: Guests, monkeypatch: pytest.MonkeyPatch) -> Guests:
     """Comparisons with an arm64 processor go to one process of it, started by the first test that asks."""
-    for name in ("edgepress.targets.emulator.model.run", "edgepress.runtime.emulated.run"):
+    for name in ("edgepress.targets.emulator.model.run", "edgepress.runtime.measures.emulated.run"):
         monkeypatch.setattr(name, _guests.run)
     return _guests
 

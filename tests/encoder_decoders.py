@@ -11,7 +11,7 @@ import tiny_models
 import torch
 import transformers
 
-from edgepress.manifest import read_manifest
+from edgepress.bundle.manifest import read_manifest
 from edgepress.runtime.sequences.session import EncoderDecoder
 
 VOCABULARY = tiny_models.VOCABULARY

@@ -11,8 +11,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from edgepress.manifest import MANIFEST_NAME, Manifest, describe_files
-from edgepress.states import State
+from edgepress.bundle.manifest import MANIFEST_NAME, Manifest, describe_files
+from edgepress.bundle.states import State
 
 VOCABULARY, WIDTH, KERNEL, CONTEXT = 50, 16, 3, 64
 STATES = (

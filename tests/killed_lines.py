@@ -14,12 +14,12 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import edgepress.exchange
-import edgepress.files
-from edgepress import workspace
-from edgepress.files import atomic_directory
+import edgepress.disk.exchange
+import edgepress.disk.files
+from edgepress.disk import workspace
+from edgepress.disk.files import atomic_directory
 
-TRACED = {edgepress.files.__file__, workspace.__file__, edgepress.exchange.__file__, shutil.__file__}
+TRACED = {edgepress.disk.files.__file__, workspace.__file__, edgepress.disk.exchange.__file__, shutil.__file__}
 FILES = ("a", "inner/b")
 TraceFunction = Callable[[FrameType, str, Any], Any]
 
@@ -64,7 +64,7 @@ def main(way: str) -> None:
     """Answer what standard input asks."""
     os.fsync = lambda _: None  # whole directories are asked about here, not what a power cut leaves
     if way == "rename":
-        edgepress.files.exchange = lambda *_: False  # type: ignore[attr-defined]
+        edgepress.disk.files.exchange = lambda *_: False  # type: ignore[attr-defined]
     for asked in sys.stdin:
         line, target = asked.rstrip("\n").split(" ", 1)
         print(killed_at(Path(target), int(line)), flush=True)

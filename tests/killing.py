@@ -16,7 +16,7 @@ import torch
 import edgepress.exporter.learn.calibration.run
 import edgepress.exporter.learn.pruning.run
 import edgepress.exporter.methods.kinds
-import edgepress.runtime.evaluate
+import edgepress.runtime.measures.evaluate
 
 for line in sys.stdin:
     program, words = json.loads(line)

@@ -11,7 +11,7 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from edgepress.manifest import Manifest, describe_files
+from edgepress.bundle.manifest import Manifest, describe_files
 from edgepress.runtime.prepared import Prepared, open_session
 
 VOCABULARY, HIDDEN = 256, 96

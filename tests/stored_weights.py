@@ -7,8 +7,8 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
+from edgepress.bundle.manifest import read_manifest
 from edgepress.exporter.graph.foreign.normal import read_normal
-from edgepress.manifest import read_manifest
 
 
 def decoded(bundle: Path, tensor: dict[str, Any]) -> np.ndarray:

@@ -11,9 +11,9 @@ from bundles import make_bundle
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgepress.adapter_slots import AdapterSlots, Slot, SlotPart, adapter_version, check_slots, model_version
+from edgepress.bundle.adapter_slots import AdapterSlots, Slot, SlotPart, adapter_version, check_slots, model_version
+from edgepress.bundle.manifest import MANIFEST_NAME, read_manifest
 from edgepress.errors import InputError
-from edgepress.manifest import MANIFEST_NAME, read_manifest
 
 PARTS = (SlotPart("q.weight", 0, 8, 0), SlotPart("v.weight", 0, 4, 8))
 SLOTS = AdapterSlots(
@@ -64,7 +64,7 @@ def test_slots_that_cannot_be_are_refused(change: dict[str, Any], tmp_path: Path
 
 def _signed(content: dict[str, Any]) -> str:
     """As a maker of hostile bundles would."""
-    from edgepress.manifest import _digest, canonical
+    from edgepress.bundle.manifest import _digest, canonical
 
     return canonical({**content, "manifest_sha256": _digest(content)})
 

@@ -9,12 +9,12 @@ import killed_lines
 import pytest
 from killed_lines import FILES, fill, replace
 
-import edgepress.files
-from edgepress import workspace
+import edgepress.disk.files
+from edgepress.bundle.manifest import read_manifest
+from edgepress.disk import workspace
+from edgepress.disk.exchange import exchange, read_steady
+from edgepress.disk.files import atomic_directory, recover
 from edgepress.errors import InputError
-from edgepress.exchange import exchange, read_steady
-from edgepress.files import atomic_directory, recover
-from edgepress.manifest import read_manifest
 from edgepress.runtime.config import read_config
 
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork: a kill at each line would take hours")
@@ -46,7 +46,7 @@ def test_killed_at_any_line_the_old_or_the_new_is_there_and_the_next_run_leaves_
         if not exchange(tmp_path / "one", tmp_path / "other"):
             pytest.skip("this system or its file system does not exchange directories")
     else:
-        monkeypatch.setattr(edgepress.files, "exchange", lambda *_: False)
+        monkeypatch.setattr(edgepress.disk.files, "exchange", lambda *_: False)
     command = [sys.executable, killed_lines.__file__, "exchange" if can_exchange else "rename"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as killer:
         _kill_at_every_line(killer, tmp_path, can_exchange)

@@ -17,13 +17,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import edgepress.exchange
-import edgepress.files
-from edgepress import workspace
+import edgepress.disk.exchange
+import edgepress.disk.files
+from edgepress.disk import workspace
+from edgepress.disk.files import atomic_directory, read_into, sha256_file
 from edgepress.errors import InputError
-from edgepress.files import atomic_directory, read_into, sha256_file
 
-TRACED = {edgepress.files.__file__, workspace.__file__, edgepress.exchange.__file__, contextlib.__file__}
+TRACED = {edgepress.disk.files.__file__, workspace.__file__, edgepress.disk.exchange.__file__, contextlib.__file__}
 TraceFunction = Callable[[FrameType, str, Any], Any]
 
 
@@ -49,7 +49,7 @@ def test_a_read_goes_on_where_the_system_gives_less_than_was_asked(
 
     buffer = bytearray(b"\xff" * count)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(edgepress.files, "_MOST_AT_ONCE", most)
+        patch.setattr(edgepress.disk.files, "_MOST_AT_ONCE", most)
         patch.setattr(Path, "open", lambda self, *_, **__: Short(self))
         done = read_into(path, offset, memoryview(buffer))
     expected = content[offset : offset + count]
@@ -121,7 +121,7 @@ def test_killed_in_the_middle_leaves_the_old_directory_or_none(tmp_path: Path, h
         target.mkdir()
         (target / "old").touch()
     code = (
-        "import sys, time\nfrom pathlib import Path\nfrom edgepress.files import atomic_directory\n"
+        "import sys, time\nfrom pathlib import Path\nfrom edgepress.disk.files import atomic_directory\n"
         "with atomic_directory(Path(sys.argv[1]), replace=True) as work:\n"
         "    (work / 'new').touch()\n    print('inside', flush=True)\n    time.sleep(60)\n"
     )

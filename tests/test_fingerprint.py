@@ -11,9 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from edgepress import fingerprint as module
-from edgepress.errors import InputError
-from edgepress.fingerprint import (
+from edgepress.bundle import fingerprint as module
+from edgepress.bundle.fingerprint import (
     Fingerprint,
     Leak,
     find_leak,
@@ -23,6 +22,7 @@ from edgepress.fingerprint import (
     word_hashes,
     write_fingerprint,
 )
+from edgepress.errors import InputError
 
 WORDS = st.lists(st.sampled_from(["a", "b", "To", "be", "or", "not", "é", "ß9"]), max_size=60)
 

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgepress import graphs as graphs_module
-from edgepress.graphs import GraphEntry, check_graphs, choose, describe_choice
-from edgepress.manifest import MANIFEST_NAME, Manifest, describe_files, find_problems, read_manifest
+from edgepress.bundle import graphs as graphs_module
+from edgepress.bundle.graphs import GraphEntry, check_graphs, choose, describe_choice
+from edgepress.bundle.manifest import MANIFEST_NAME, Manifest, describe_files, find_problems, read_manifest
+from edgepress.bundle.states import State
 from edgepress.processor import FEATURES
-from edgepress.states import State
 
 STATE = State("conv", "past", "present", ("batch", 8), "float32", "convolution")
 HALF = replace(STATE, type="float16")

@@ -5,8 +5,8 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
+from edgepress.disk.hub_layout import is_beside, is_hub_link, resolve_inside
 from edgepress.errors import InputError
-from edgepress.hub_layout import is_beside, is_hub_link, resolve_inside
 
 ETAG = "0123456789abcdef" * 4
 

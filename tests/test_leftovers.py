@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from edgepress import workspace
-from edgepress.cache import CACHES, cache_folder
 from edgepress.cli import main
+from edgepress.disk import workspace
+from edgepress.disk.cache import CACHES, cache_folder
+from edgepress.disk.files import REPLACED
+from edgepress.disk.leftovers import find_leftovers, format_age
 from edgepress.errors import InputError
-from edgepress.files import REPLACED
-from edgepress.leftovers import find_leftovers, format_age
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such owners, links and locks")
 PARTIAL = f".out.{16 * 'a'}.partial"

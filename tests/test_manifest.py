@@ -13,9 +13,9 @@ from bundles import make_bundle
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgepress.bundle.manifest import MANIFEST_NAME, canonical, find_problems, read_manifest
+from edgepress.bundle.states import State
 from edgepress.errors import InputError
-from edgepress.manifest import MANIFEST_NAME, canonical, find_problems, read_manifest
-from edgepress.states import State
 from edgepress.tasks.task import Edge, Task
 
 

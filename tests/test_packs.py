@@ -11,10 +11,10 @@ from foreign_models import MODELS, feed_of, save
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgepress.bundle.packs import INDEX, Index, Memory, Packed, check_name, pack_problems, read_index
 from edgepress.cli import main
 from edgepress.errors import InputError
 from edgepress.exporter import export
-from edgepress.packs import INDEX, Index, Memory, Packed, check_name, pack_problems, read_index
 from edgepress.runtime import load
 from edgepress.runtime.packing.make import pack
 

@@ -5,8 +5,8 @@ from itertools import pairwise
 
 import pytest
 
-from edgepress import progress
-from edgepress.progress import duration
+from edgepress.terminal import progress
+from edgepress.terminal.progress import duration
 
 
 class Terminal(io.StringIO):

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from edgepress.states import State, check_states, state_bytes
+from edgepress.bundle.states import State, check_states, state_bytes
 
 KEY: dict[str, Any] = {
     "name": "layers.3.key",

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from edgepress import progress, stdio
+from edgepress.terminal import progress, stdio
 
 COMMAND = f"{shlex.quote(sys.executable)} -m edgepress"
 BASE = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path), "HF_HUB_OFFLINE": "1"}

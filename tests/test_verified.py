@@ -11,13 +11,13 @@ import pytest
 from bundles import sign
 from tiny_models import save
 
-from edgepress import manifest, verified
+from edgepress.bundle import manifest, verified
+from edgepress.bundle.manifest import bundle_hash
+from edgepress.bundle.verified import verify_first
 from edgepress.cli import main
 from edgepress.errors import InputError
 from edgepress.exporter import export
-from edgepress.manifest import bundle_hash
 from edgepress.runtime import load
-from edgepress.verified import verify_first
 
 LATE = 10**12  # nanoseconds: nothing is young
 
@@ -47,7 +47,7 @@ def hashed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return hash_file(path, *rest)  # type: ignore[arg-type]
 
     monkeypatch.setattr(manifest, "sha256_file", counted)
-    monkeypatch.setattr("edgepress.stamps.YOUNG", -LATE)
+    monkeypatch.setattr("edgepress.disk.stamps.YOUNG", -LATE)
     return names
 
 
@@ -254,7 +254,7 @@ def test_a_note_that_others_may_write_is_not_believed(
 def test_a_file_that_was_just_written_is_not_trusted_by_its_stamp(
     bundle: Path, hashed: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("edgepress.stamps.YOUNG", LATE)  # as if the clock of the file system ticked so slowly
+    monkeypatch.setattr("edgepress.disk.stamps.YOUNG", LATE)  # as if the clock of the file system ticked so slowly
     verify_first(bundle)
     hashed.clear()
     verify_first(bundle)
@@ -385,7 +385,7 @@ def test_a_check_of_a_form_that_finds_no_room_is_one_error(
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("edgepress.runtime.repack.write", full)
+    monkeypatch.setattr("edgepress.runtime.graph_file.repack.write", full)
     assert use("prepare", bundle, "--check") == 2
     assert "make room" in capsys.readouterr().err
 

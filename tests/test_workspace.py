@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from edgepress import workspace
+from edgepress.disk import workspace
 from edgepress.errors import InputError
 
 BY = "the test works"

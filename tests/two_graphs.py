@@ -12,8 +12,8 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 from onnx.external_data_helper import load_external_data_for_tensor, uses_external_data
 
-from edgepress.graphs import GraphEntry
-from edgepress.manifest import MANIFEST_NAME, describe_files, read_manifest
+from edgepress.bundle.graphs import GraphEntry
+from edgepress.bundle.manifest import MANIFEST_NAME, describe_files, read_manifest
 
 FLOAT32_FILE, FLOAT16_FILE, DATA_FILE = "model.onnx", "model_fp16.onnx", "model.onnx.data"
 

@@ -18,10 +18,10 @@ from common import WORK
 from export_cost import TOKENIZER
 from make_checkpoint import SHAPES, make
 
+from edgepress.disk.files import atomic_directory
 from edgepress.exporter.model.reading import resolve_model
 from edgepress.exporter.source.checkpoint import Checkpoint
-from edgepress.files import atomic_directory
-from edgepress.runtime.counting.touched import weights_of
+from edgepress.runtime.measures.counting.touched import weights_of
 from edgepress.targets.emulator import Call, find_system, setup
 from edgepress.targets.emulator.packages import PYTHON, WHEEL_PLATFORMS
 from edgepress.targets.emulator.system import boot

@@ -15,8 +15,8 @@ import numpy as np
 
 from edgepress.calls.guest import Answer, Arrays
 from edgepress.errors import CheckFailed
-from edgepress.runtime.counting.operators import by_operator, fewest, read_profile
-from edgepress.runtime.counting.overhead import measure_overhead
+from edgepress.runtime.measures.counting.operators import by_operator, fewest, read_profile
+from edgepress.runtime.measures.counting.overhead import measure_overhead
 
 ROUNDS = {"decode": 3, "prefill": 1}  # that are counted of each call, after one that is not
 _PIECE = 64  # tokens of a text that are computed at once: some models give logits of all of them

@@ -16,8 +16,8 @@ import gguf
 from arm_instructions import Machine, Sample, Subject
 from common import WORK
 
+from edgepress.disk.files import atomic_directory
 from edgepress.exporter.source.checkpoint import Checkpoint
-from edgepress.files import atomic_directory
 from edgepress.targets.emulator import Call
 from edgepress.targets.emulator.system import boot
 from peers import llama_cpp

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from common import WORK
 
-from edgepress.files import atomic_directory
+from edgepress.disk.files import atomic_directory
 from edgepress.targets.emulator.deb import check_sha256
 
 PACKAGE = "llama-cpp-python==0.3.36"

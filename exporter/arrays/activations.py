@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from edgepress.disk.files import read_into
 from edgepress.errors import InputError
-from edgepress.files import read_into
 
 BATCH_TOKENS = 2048  # tokens computed at once: bounds what a layer's intermediate activations take
 

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from edgepress.disk.files import sha256_file
 from edgepress.errors import InputError
-from edgepress.files import sha256_file
 
 Arrays = dict[str, NDArray[Any]]
 

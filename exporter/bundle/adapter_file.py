@@ -13,13 +13,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edgepress.adapter_file import adapter_for
-from edgepress.adapter_slots import AdapterSlots, Slot, adapter_version, model_version
+from edgepress.bundle.adapter_file import adapter_for
+from edgepress.bundle.adapter_slots import AdapterSlots, Slot, adapter_version, model_version
+from edgepress.bundle.manifest import read_manifest
+from edgepress.disk.files import atomic_file
 from edgepress.errors import InputError
 from edgepress.exporter.source.adapters import Adapter, Factors, read_adapter
 from edgepress.exporter.source.stored import StoredTensor
-from edgepress.files import atomic_file
-from edgepress.manifest import read_manifest
 
 SUFFIX = ".onnx_adapter"  # what onnxruntime's documentation calls such files
 Floats = NDArray[np.float32]

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import onnx
 
 from edgepress import __version__
+from edgepress.bundle.graphs import GraphEntry
 from edgepress.errors import InputError
 from edgepress.exporter.bundle.files import DATA_FILE, HALF_FILE, MODEL_FILE
 from edgepress.exporter.graph.builder import CONTRIB
@@ -15,7 +16,6 @@ from edgepress.exporter.graph.models.decoder import build_decoder
 from edgepress.exporter.model.description import Decoder
 from edgepress.exporter.plan.plan import Plan, in_float16
 from edgepress.exporter.plan.planned import Planned
-from edgepress.graphs import GraphEntry
 from edgepress.onnx_graph.walk import all_nodes, normal_domain, opsets_of
 from edgepress.targets import Operator, Target, has_kernel, missing_kernels
 

@@ -19,7 +19,7 @@ from edgepress.exporter.bundle.stream import write_weights
 from edgepress.exporter.methods.kinds import Method, load_method
 from edgepress.exporter.model.subject import Description, WeightSource
 from edgepress.exporter.plan.plan import Plan, PlannedTensor
-from edgepress.progress import Progress, silent
+from edgepress.terminal.progress import Progress, silent
 
 LEVEL = 6  # zlib's default
 _PIECE = 1 << 20  # bytes

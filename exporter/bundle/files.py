@@ -9,6 +9,9 @@ import numpy as np
 import onnx
 
 from edgepress import __version__
+from edgepress.bundle.graphs import GraphEntry
+from edgepress.bundle.manifest import MANIFEST_NAME, Manifest, describe_files, read_manifest
+from edgepress.disk.files import write_json
 from edgepress.exporter.bundle.stream import TensorReport
 from edgepress.exporter.model.rotation import factors
 from edgepress.exporter.model.subject import Description
@@ -18,9 +21,6 @@ from edgepress.exporter.recipe.decisions import Decisions
 from edgepress.exporter.recipe.recipe import Recipe
 from edgepress.exporter.source.checkpoint import Checkpoint
 from edgepress.exporter.tokens.source_tokenizer import check_tokens, tokenizer_files, whole_tokenizer
-from edgepress.files import write_json
-from edgepress.graphs import GraphEntry
-from edgepress.manifest import MANIFEST_NAME, Manifest, describe_files, read_manifest
 from edgepress.tasks.task import Task
 
 MODEL_FILE = "model.onnx"

@@ -3,11 +3,11 @@
 import re
 from collections.abc import Iterable, Mapping
 
+from edgepress.bundle.states import WINDOW_SLACK, State
 from edgepress.errors import InputError
 from edgepress.exporter.model.description import Block, Decoder, every
 from edgepress.exporter.model.reading import token_ids
 from edgepress.exporter.plan.plan import Plan
-from edgepress.states import WINDOW_SLACK, State
 
 # The names that onnxruntime-genai 0.18 runs as a plain decoder (its src/models/model_type.h). It gives "gpt2" and
 # "phi3" a special treatment that is about its own builder's graphs; ours are all plain decoders.

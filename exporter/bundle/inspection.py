@@ -8,20 +8,20 @@ from typing import cast
 
 import onnx
 
-from edgepress.adapter_slots import AdapterSlots
+from edgepress.bundle.adapter_slots import AdapterSlots
+from edgepress.bundle.graphs import GraphEntry, choose, describe_choice
+from edgepress.bundle.manifest import MANIFEST_NAME, bundle_hash, check_links, read_manifest
+from edgepress.bundle.states import state_bytes
+from edgepress.bundle.verified import was_verified
+from edgepress.disk.files import refuse_aside
 from edgepress.errors import InputError
 from edgepress.exporter.bundle.download import describe_saving
 from edgepress.exporter.bundle.files import MODEL_FILE
 from edgepress.exporter.recipe.recipe import CHOSEN_BY_BUDGET
-from edgepress.files import refuse_aside
-from edgepress.graphs import GraphEntry, choose, describe_choice
-from edgepress.manifest import MANIFEST_NAME, bundle_hash, check_links, read_manifest
 from edgepress.onnx_graph.files import parse_model
 from edgepress.onnx_graph.walk import all_nodes
-from edgepress.states import state_bytes
-from edgepress.tables import format_table
 from edgepress.targets.footprint import footprint_lines
-from edgepress.verified import was_verified
+from edgepress.terminal.tables import format_table
 
 Json = dict[str, object]
 

@@ -12,10 +12,10 @@ from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from edgepress.bundle.manifest import MANIFEST_NAME, is_sealed
+from edgepress.disk.files import recover, refuse_existing
+from edgepress.disk.workspace import listed
 from edgepress.errors import InputError
-from edgepress.files import recover, refuse_existing
-from edgepress.manifest import MANIFEST_NAME, is_sealed
-from edgepress.workspace import listed
 
 _LARGEST = 64 << 20  # bytes of a manifest: ours have some hundred a tensor
 _OTHER = "--force replaces bundles only: move it away, or choose another output"

@@ -15,11 +15,11 @@ from edgepress.exporter.graph.qdq import find_widths
 from edgepress.exporter.graph.weights import Weights
 from edgepress.exporter.plan.planned import Writable
 from edgepress.onnx_graph.files import parse_model
-from edgepress.progress import Progress
 from edgepress.targets import Soc, Target
 from edgepress.targets.legality.traps import refuse_traps
 from edgepress.targets.providers import find_provider
 from edgepress.tasks.task import Task, made_size
+from edgepress.terminal.progress import Progress
 
 FLOAT16 = "fp16"
 DATA_FILE = "weights.bin"

@@ -8,12 +8,12 @@ from pathlib import Path
 import onnx
 
 from edgepress.cores import usable_cores
+from edgepress.disk.files import write_json
 from edgepress.exporter.bundle.files import DATA_FILE, GENAI_FILE, copy_tokenizer, write_tables
 from edgepress.exporter.bundle.stream import Made, TensorReport, write_weights
 from edgepress.exporter.plan.planned import Planned, Subject
 from edgepress.exporter.tokens.chat_vectors import compare_genai, write_vectors
-from edgepress.files import write_json
-from edgepress.progress import Progress
+from edgepress.terminal.progress import Progress
 
 
 def write_data(

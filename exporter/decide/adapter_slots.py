@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from edgepress.adapter_slots import MOST_RANK, AdapterSlots, Slot, SlotPart
+from edgepress.bundle.adapter_slots import MOST_RANK, AdapterSlots, Slot, SlotPart
 from edgepress.errors import InputError
 from edgepress.exporter.model.description import Decoder, Linear, Weight, every
 from edgepress.exporter.recipe.recipe import Recipe

@@ -29,10 +29,10 @@ from edgepress.exporter.recipe.recipe import Recipe, read_recipe
 from edgepress.exporter.source.checkpoint import Checkpoint
 from edgepress.exporter.source.hub import find_whole, read_config
 from edgepress.exporter.tokens.source_tokenizer import check_tokenizer
-from edgepress.progress import Progress, silent
 from edgepress.targets import Target
 from edgepress.tasks.sequences import DECODER_FILE, ENCODER_FILE
 from edgepress.tasks.task import Task
+from edgepress.terminal.progress import Progress, silent
 
 _WRITES = ("ForConditionalGeneration", "MTModel")  # how names of classes end that write targets
 RECIPE = "int8"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Self
 
 import onnx
 
-from edgepress.adapter_slots import AdapterSlots
+from edgepress.bundle.adapter_slots import AdapterSlots
 from edgepress.exporter.bundle.cpu_graph import make_graphs, named_graph, planned_graphs
 from edgepress.exporter.bundle.genai_config import make_genai_config
 from edgepress.exporter.bundle.write import write_models
@@ -23,8 +23,8 @@ from edgepress.exporter.recipe.recipe import Recipe
 from edgepress.exporter.source.checkpoint import Checkpoint
 from edgepress.exporter.source.hub import Origin
 from edgepress.exporter.tokens.source_tokenizer import compare_with_transformers
-from edgepress.progress import Progress
 from edgepress.targets import FALLBACK, Soc, Target, find_target
+from edgepress.terminal.progress import Progress
 
 if TYPE_CHECKING:
     from edgepress.exporter.learn.pruning.run import Pruned  # needs torch

@@ -8,6 +8,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from edgepress.bundle.states import state_bytes
+from edgepress.disk.workspace import Workspace
 from edgepress.errors import InputError
 from edgepress.exporter.decide.checks import (
     check_before_pruning,
@@ -33,9 +35,7 @@ from edgepress.exporter.model.reading import first_token, read_decoder, refuse_l
 from edgepress.exporter.recipe.decisions import Decisions
 from edgepress.exporter.recipe.recipe import Recipe
 from edgepress.exporter.source.checkpoint import Checkpoint
-from edgepress.progress import Progress, silent
-from edgepress.states import state_bytes
-from edgepress.workspace import Workspace
+from edgepress.terminal.progress import Progress, silent
 
 MOST_POSITIONS = 1 << 24  # as many as the runtime takes
 

@@ -4,7 +4,8 @@ import re
 from collections.abc import Sequence
 from typing import cast
 
-from edgepress.adapter_slots import AdapterSlots
+from edgepress.bundle.adapter_slots import AdapterSlots
+from edgepress.bundle.states import state_bytes
 from edgepress.exporter.bundle.cpu_graph import planned_graphs
 from edgepress.exporter.bundle.inspection import budget_lines, megabytes, slot_lines, slots_to_json, step_lines
 from edgepress.exporter.decide import instructions
@@ -19,10 +20,9 @@ from edgepress.exporter.model.reading import left_out
 from edgepress.exporter.plan.plan import Plan, PlannedTensor
 from edgepress.exporter.recipe.recipe import describe_promise
 from edgepress.exporter.source.checkpoint import Checkpoint
-from edgepress.progress import duration
-from edgepress.states import state_bytes
-from edgepress.tables import format_table
 from edgepress.targets.legality.cliffs import cache_warnings
+from edgepress.terminal.progress import duration
+from edgepress.terminal.tables import format_table
 
 Json = dict[str, object]
 _NUMBER = re.compile(r"\.experts\.\d+\.")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from edgepress.exporter.doors.traced import Samples, Traced
 from edgepress.exporter.recipe.recipe import Recipe
-from edgepress.progress import Progress
+from edgepress.terminal.progress import Progress
 
 
 @dataclass(frozen=True)

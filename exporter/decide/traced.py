@@ -39,9 +39,9 @@ from edgepress.exporter.plan.plan import Plan, PlannedTensor, make_plan
 from edgepress.exporter.recipe.decisions import Decisions
 from edgepress.exporter.recipe.recipe import KEPT_BITS, Override, Recipe, Storage
 from edgepress.exporter.source.onnx_file import OnnxFile
-from edgepress.progress import Progress, silent
 from edgepress.targets import Soc, Target
 from edgepress.tasks.task import Task
+from edgepress.terminal.progress import Progress, silent
 
 _PIECE = 1 << 22  # elements of a weight that are looked at at a time
 RECIPE = "int8"

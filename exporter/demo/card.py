@@ -7,8 +7,8 @@ from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from edgepress.disk.workspace import listed
 from edgepress.errors import InputError
-from edgepress.workspace import listed
 
 METRIC = "bits_per_byte"
 _WRITTEN_BY = "Written by `exporter/demo/train.py`"

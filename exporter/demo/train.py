@@ -36,8 +36,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import DynamicCache, GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from edgepress.disk.files import atomic_directory
 from edgepress.exporter.demo.card import refuse_other_models, write_card
-from edgepress.files import atomic_directory
 
 MODULE = "edgepress.exporter.demo.train"
 REPOSITORY = Path(__file__).resolve().parents[2]

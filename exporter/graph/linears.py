@@ -12,7 +12,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from edgepress.adapter_slots import Slot
+from edgepress.bundle.adapter_slots import Slot
 from edgepress.exporter.arrays import integer
 from edgepress.exporter.graph.builder import CONTRIB, FLOAT, FLOAT16, Attribute, GraphBuilder
 from edgepress.exporter.graph.editing import set_nodes

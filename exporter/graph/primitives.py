@@ -9,13 +9,13 @@ from math import prod
 import numpy as np
 from onnx import TensorProto
 
+from edgepress.bundle.states import State
 from edgepress.exporter.graph.builder import CONTRIB, FLOAT, FLOAT16, GraphBuilder
 from edgepress.exporter.graph.linears import Projection, block_scales, write_linear, write_slot
 from edgepress.exporter.graph.rotary import write_alibi, write_query_factors, write_rotary
 from edgepress.exporter.model.description import Alibi, Decoder, Linear, Norm, Weight
 from edgepress.exporter.model.mixers import Stacked
 from edgepress.exporter.plan.plan import INT8_LEVEL, Plan, PlannedTensor, Region
-from edgepress.states import State
 from edgepress.targets import Operator
 
 INT32, INT64, UINT8, BYTE = TensorProto.INT32, TensorProto.INT64, TensorProto.UINT8, 8

@@ -96,7 +96,7 @@ def write_static(
 
     Args:
         model: a bundle's ``model.onnx``, or another decoder with GroupQueryAttention.
-        out: an existing directory; :func:`edgepress.files.atomic_directory` makes one that is whole or not there.
+        out: an existing directory; :func:`edgepress.disk.files.atomic_directory` makes one that is whole or not there.
         context: tokens that a text may have; the cache has one slot fewer.
         sequence: tokens of a prefill call.
         closed: what closes a slot in the mask.

@@ -26,6 +26,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from edgepress.bundle.manifest import Manifest, find_problems, read_manifest
 from edgepress.errors import InputError
 from edgepress.exporter.bundle import files
 from edgepress.exporter.bundle.readback import StoredWeights
@@ -43,9 +44,8 @@ from edgepress.exporter.recipe.recipe import Recipe, recipe_from_json
 from edgepress.exporter.source.checkpoint import Checkpoint
 from edgepress.exporter.streams.store import Store
 from edgepress.exporter.streams.variants import BaseRun, Change, divergences, first_layer, passes
-from edgepress.manifest import Manifest, find_problems, read_manifest
-from edgepress.progress import Progress, silent
-from edgepress.tables import format_table
+from edgepress.terminal.progress import Progress, silent
+from edgepress.terminal.tables import format_table
 from edgepress.whole import whole_number
 
 

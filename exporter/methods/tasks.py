@@ -18,7 +18,7 @@ from edgepress.exporter.arrays.scheme import Scheme
 from edgepress.exporter.model import network, operations
 from edgepress.exporter.model.description import Decoder, Layer, Linear, Weight, layer_linears
 from edgepress.exporter.streams.store import Store, StoredStages
-from edgepress.progress import Progress, silent
+from edgepress.terminal.progress import Progress, silent
 
 Schemes = Mapping[str, Scheme | None]
 """The scheme of each weight, by its name; None where it is kept in float."""

@@ -16,8 +16,8 @@ from typing import Any, ClassVar, Literal, Self, TypeVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from edgepress.bundle.states import State, StateType, check_states
 from edgepress.exporter.source.part import Part
-from edgepress.states import State, StateType, check_states
 
 Kind = Literal[
     "linear",

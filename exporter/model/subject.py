@@ -11,10 +11,10 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from edgepress.bundle.states import State
 from edgepress.exporter.model.description import Layer, Rotation, Weight
 from edgepress.exporter.source.packed import Codes, Grid
 from edgepress.exporter.source.part import Part
-from edgepress.states import State
 
 
 class Description(Protocol):

@@ -9,14 +9,14 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from edgepress.adapter_slots import AdapterSlots, Slot
+from edgepress.bundle.adapter_slots import AdapterSlots, Slot
+from edgepress.bundle.states import State, state_bytes
 from edgepress.errors import InputError
 from edgepress.exporter.arrays.scheme import BLOCK_SIZES, FEWEST_TOKENS, Scheme
 from edgepress.exporter.methods.kinds import Method, Transform, load_method, zeros_asked
 from edgepress.exporter.model.description import Decoder, Stack, Weight
 from edgepress.exporter.model.subject import Description
 from edgepress.exporter.recipe.recipe import HALF_BITS, KEPT_BITS, Recipe, Storage
-from edgepress.states import State, state_bytes
 
 PAGE = 4096  # bytes: the ONNX external-data recommendation, so that a region can be mapped on its own
 _CACHE_LINE = 64  # bytes: enough for the kernels, and all that a region far smaller than its padding deserves

@@ -11,8 +11,8 @@ from edgepress.exporter.model.subject import Description, WeightSource
 from edgepress.exporter.plan.plan import Plan
 from edgepress.exporter.recipe.recipe import Recipe
 from edgepress.exporter.source.checkpoint import Checkpoint
-from edgepress.progress import Progress
 from edgepress.tasks.task import Task
+from edgepress.terminal.progress import Progress
 
 
 class Subject(Protocol):

@@ -18,12 +18,12 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from edgepress.disk.files import sha256_file
+from edgepress.disk.hub_layout import resolve_inside
 from edgepress.errors import InputError
 from edgepress.exporter.source.config import Config
 from edgepress.exporter.source.packed import PackedTensor, packed_as
 from edgepress.exporter.source.stored import StoredTensor, read_header
-from edgepress.files import sha256_file
-from edgepress.hub_layout import resolve_inside
 from edgepress.schema import read_object
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"

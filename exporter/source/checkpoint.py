@@ -12,6 +12,8 @@ from tempfile import TemporaryDirectory, mkdtemp
 import numpy as np
 from numpy.typing import NDArray
 
+from edgepress.disk.files import sha256_file
+from edgepress.disk.hub_layout import resolve_inside
 from edgepress.errors import InputError
 from edgepress.exporter.source.adapters import Adapter, read_adapter
 from edgepress.exporter.source.formats import FileFormat, decoded, file_format
@@ -26,8 +28,6 @@ from edgepress.exporter.source.packed import Codes, Grid, PackedTensor
 from edgepress.exporter.source.part import Part
 from edgepress.exporter.source.stored import READABLE, StoredTensor, read_header
 from edgepress.exporter.source.towers import TextModel, text_model, text_names
-from edgepress.files import sha256_file
-from edgepress.hub_layout import resolve_inside
 from edgepress.schema import read_config_object, read_object
 
 __all__ = ["INDEX", "READABLE", "SINGLE", "Checkpoint", "StoredTensor", "same_tensor"]
@@ -310,7 +310,7 @@ def member(directory: Path, name: str) -> Path | None:
     """Path of a file in a checkpoint directory, None when absent.
 
     It may be a link to a file in the same directory, or one of the hub cache's to its blobs
-    (:mod:`edgepress.hub_layout`). Any other could put an unrelated file in the bundle.
+    (:mod:`edgepress.disk.hub_layout`). Any other could put an unrelated file in the bundle.
     """
     path = directory / name
     if not os.path.lexists(path):

@@ -12,7 +12,7 @@ import zipfile
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
-from edgepress import file_kinds
+from edgepress.disk import file_kinds
 from edgepress.errors import InputError
 from edgepress.exporter.source.towers import text_config
 from edgepress.schema import read_object

@@ -9,10 +9,10 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from edgepress.disk.files import sha256_file
 from edgepress.errors import InputError
 from edgepress.exporter.source.packed import Codes, Grid
 from edgepress.exporter.source.part import Part
-from edgepress.files import sha256_file
 from edgepress.onnx_graph.tensors import Rows, TensorReader
 from edgepress.onnx_graph.walk import tensors
 

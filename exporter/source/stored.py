@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from edgepress.disk.files import read_into
+from edgepress.disk.pointers import refuse_pointer
 from edgepress.errors import InputError
-from edgepress.files import read_into
-from edgepress.pointers import refuse_pointer
 from edgepress.schema import parse_object
 
 READABLE = ("F32", "F16", "BF16")  # dtypes that become weights; the others may be present, unused

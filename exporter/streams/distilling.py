@@ -28,7 +28,7 @@ from edgepress.exporter.arrays.activations import BATCH_TOKENS
 from edgepress.exporter.interpreter.network import Feed, Network, Tensors
 from edgepress.exporter.streams.learned import split
 from edgepress.exporter.streams.training import Trained, Training, summed
-from edgepress.progress import Progress, duration
+from edgepress.terminal.progress import Progress, duration
 
 _KEPT = 1 << 28  # bytes of a teacher's values that are kept instead of computed again
 

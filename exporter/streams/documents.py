@@ -15,8 +15,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgepress.disk.files import sha256_file
 from edgepress.errors import InputError
-from edgepress.files import sha256_file
 from edgepress.text.documents import Skipped, decode, is_lines, is_list, line_text, read_json_lines, read_json_list
 
 SHARE = 20  # one part in so many is held out

@@ -19,7 +19,7 @@ from edgepress.exporter.interpreter.network import Feed, Network
 from edgepress.exporter.interpreter.walk import Walk
 from edgepress.exporter.streams.learned import BETAS
 from edgepress.exporter.streams.shipping import BlockWeight, ChannelWeight, LayerOf, Range, Shipped
-from edgepress.progress import Progress
+from edgepress.terminal.progress import Progress
 
 
 @dataclass(frozen=True)

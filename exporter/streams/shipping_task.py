@@ -13,7 +13,7 @@ from edgepress.exporter.arrays.scheme import Scheme
 from edgepress.exporter.interpreter.network import Feed, Network
 from edgepress.exporter.streams.distilling import Match
 from edgepress.exporter.streams.shipping import Form, Shipped
-from edgepress.progress import Progress, silent
+from edgepress.terminal.progress import Progress, silent
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import safe_open
 
-from edgepress import workspace
+from edgepress.disk import workspace
 from edgepress.errors import InputError
 from edgepress.exporter.arrays.packing import Quantized
 from edgepress.exporter.arrays.sealed import DamagedError, check_hashes, check_sealed, hashes, load_sealed, save_sealed
@@ -40,7 +40,7 @@ class Store:
         """Continue in ``directory`` when it was begun with the same ``key`` and no stage is damaged; else begin anew.
 
         An error before the first stage is complete removes the directory. It must be one that this process has made or
-        holds (:class:`edgepress.workspace.Workspace`): nothing in it is looked at as if another could write there.
+        holds (:class:`edgepress.disk.workspace.Workspace`): nothing in it is looked at as if another could write there.
         """
         text = json.dumps(key, sort_keys=True, indent=1)
         directory.mkdir(exist_ok=True)

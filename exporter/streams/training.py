@@ -27,7 +27,7 @@ from edgepress.exporter.model import network, operations
 from edgepress.exporter.model.description import Decoder, Layer, Weight, layer_weights
 from edgepress.exporter.streams.learned import BETAS, draw, pieces, share_of_rate
 from edgepress.finite import REMEDY, check_figure
-from edgepress.progress import Progress
+from edgepress.terminal.progress import Progress
 
 CHECKS = 8  # how often the loss on the held-out sequences is computed
 LOGITS = 1 << 23  # logits computed at once

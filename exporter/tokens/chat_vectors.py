@@ -25,9 +25,9 @@ from edgepress.chat.conformance import (
 from edgepress.chat.genai import TEXT_ONLY, genai_differences, is_installed
 from edgepress.chat.prompt import ChatEncoder
 from edgepress.chat.template import read_template
+from edgepress.disk.files import write_json
 from edgepress.exporter.source.checkpoint import Checkpoint
 from edgepress.exporter.tokens.source_tokenizer import reference_tokenizer
-from edgepress.files import write_json
 from edgepress.text.tokenizer import read_tokenizer
 
 _log = logging.getLogger("edgepress.export")

@@ -20,10 +20,10 @@ from typing import Any
 from tokenizers import AddedToken, processors
 from tokenizers import Tokenizer as Library
 
+from edgepress.disk.pointers import refuse_pointer
 from edgepress.errors import CheckFailed, InputError
 from edgepress.exporter.source.checkpoint import Checkpoint
 from edgepress.exporter.source.layout import TOKENIZER_FILES
-from edgepress.pointers import refuse_pointer
 from edgepress.schema import parse_object, read_bytes, read_object
 from edgepress.text.tokenizer import Tokenizer, library_errors, open_library, read_tokenizer
 from edgepress.text.tokenizer_limits import LARGEST

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from edgepress.runtime.evaluate import LogitsSource
+from edgepress.runtime.measures.evaluate import LogitsSource
 from edgepress.runtime.tasks.kinds import TaskModel
 
 Better = Literal["less", "more"]

@@ -11,15 +11,15 @@ from typing import Any
 import msgspec
 
 from edgepress import __version__
+from edgepress.bundle.manifest import MANIFEST_NAME, bundle_hash
+from edgepress.disk.files import atomic_file, write_json
 from edgepress.errors import InputError
-from edgepress.files import atomic_file, write_json
-from edgepress.manifest import MANIFEST_NAME, bundle_hash
 from edgepress.processor import cpu_name
-from edgepress.runtime.evaluate import LogitsSource
 from edgepress.runtime.gate.budget import Section, read_budget
 from edgepress.runtime.gate.figures import Figure, Request
 from edgepress.runtime.gate.gauges import known_gauges
 from edgepress.runtime.gate.verdict import Outcome, Verdict, judge
+from edgepress.runtime.measures.evaluate import LogitsSource
 from edgepress.runtime.tasks.kinds import TaskModel
 
 _SCHEMA = 1

@@ -23,11 +23,11 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from edgepress.cache import find_other_owner
+from edgepress.disk.cache import find_other_owner
+from edgepress.disk.files import atomic_file
+from edgepress.disk.stamps import Stamp, is_young, stamp_of
 from edgepress.errors import InputError
-from edgepress.files import atomic_file
 from edgepress.runtime.sessions.session import Session, Snapshot
-from edgepress.stamps import Stamp, is_young, stamp_of
 
 _MAGIC = b"edgepress-prefix"
 _ALIGNMENT = 64

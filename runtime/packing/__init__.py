@@ -1,1 +1,1 @@
-"""Packs made of bundles (:mod:`edgepress.packs`): checked, copied, and measured as an app would use them."""
+"""Packs made of bundles (:mod:`edgepress.bundle.packs`): checked, copied, and measured as an app would use them."""

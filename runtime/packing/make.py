@@ -7,13 +7,13 @@ from pathlib import Path
 import msgspec
 
 from edgepress import __version__
+from edgepress.bundle.manifest import MANIFEST_NAME, bundle_hash, find_problems, read_manifest
+from edgepress.bundle.packs import INDEX, SCHEMA, Index, Packed, check_name, pack_problems
+from edgepress.disk.files import atomic_directory
 from edgepress.errors import InputError
-from edgepress.files import atomic_directory
-from edgepress.manifest import MANIFEST_NAME, bundle_hash, find_problems, read_manifest
-from edgepress.packs import INDEX, SCHEMA, Index, Packed, check_name, pack_problems
 from edgepress.processor import cpu_name
-from edgepress.progress import Progress, silent
 from edgepress.runtime.packing.measured import measure_memory
+from edgepress.terminal.progress import Progress, silent
 
 
 def pack(

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from edgepress.bundle.packs import Memory
 from edgepress.calls import Answer, Arrays, Call
 from edgepress.errors import CheckFailed
-from edgepress.packs import Memory
-from edgepress.runtime.devices import open_device
-from edgepress.runtime.memory import read_memory
+from edgepress.runtime.machine.devices import open_device
+from edgepress.runtime.machine.memory import read_memory
 from edgepress.runtime.profile.default_opening import DECODED, default_opening
 from edgepress.runtime.profile.rounds import open_workload, opening
 

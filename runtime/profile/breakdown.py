@@ -9,7 +9,7 @@ from edgepress.runtime.profile.page.pictures import Picture, layers, operators, 
 from edgepress.runtime.profile.profiling import Told, profile
 from edgepress.runtime.profile.settings import Settings
 from edgepress.runtime.profile.workloads import find_kind
-from edgepress.tables import format_table
+from edgepress.terminal.tables import format_table
 
 _ROUNDS = 3  # the fewest that an interval needs: shares are asked for, not small differences
 _PICTURES = (operators, layers, roofline)

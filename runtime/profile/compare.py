@@ -19,7 +19,7 @@ from edgepress.runtime.profile.profiling import chosen_threads
 from edgepress.runtime.profile.records import Profile
 from edgepress.runtime.profile.statistics import Difference, difference
 from edgepress.runtime.profile.summary import EnergyFigure, energy, observations
-from edgepress.tables import format_table
+from edgepress.terminal.tables import format_table
 
 _MUST_AGREE = ("prompt_lengths", "decode_tokens", "context", "prepared", "rows", "length", "inputs")
 _TIMED = ("speed", "cold")

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from edgepress.runtime.bench import default_prompt_lengths
+from edgepress.runtime.measures.bench import default_prompt_lengths
 from edgepress.runtime.profile.settings import Settings
 from edgepress.runtime.profile.workloads import find_kind
 

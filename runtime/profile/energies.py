@@ -12,11 +12,18 @@ import msgspec
 import numpy as np
 
 from edgepress.errors import InputError
-from edgepress.runtime.energy.external import aligned, read_power_log
-from edgepress.runtime.metering.accounting import Quantity, coarse, energy_between, idle_power, total, without_idle
-from edgepress.runtime.metering.pulses import Pulse
-from edgepress.runtime.metering.readings import Trace
-from edgepress.runtime.metering.recorder import Recorded
+from edgepress.runtime.machine.energy.external import aligned, read_power_log
+from edgepress.runtime.machine.metering.accounting import (
+    Quantity,
+    coarse,
+    energy_between,
+    idle_power,
+    total,
+    without_idle,
+)
+from edgepress.runtime.machine.metering.pulses import Pulse
+from edgepress.runtime.machine.metering.readings import Trace
+from edgepress.runtime.machine.metering.recorder import Recorded
 from edgepress.runtime.profile.records import Profile, Round, Sample, Writer
 
 PASS_NAME = "energy"

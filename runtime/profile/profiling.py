@@ -11,14 +11,14 @@ from time import perf_counter
 from typing import Any
 
 from edgepress import __version__
+from edgepress.bundle.manifest import MANIFEST_NAME, bundle_hash
 from edgepress.calls import Call
+from edgepress.disk.files import sha256_file
 from edgepress.errors import CheckFailed, InputError
-from edgepress.files import sha256_file
-from edgepress.manifest import MANIFEST_NAME, bundle_hash
 from edgepress.modules import modules_in
-from edgepress.runtime.devices import Device, open_device
-from edgepress.runtime.devices.describing.description import Description
-from edgepress.runtime.first_use import verify_first
+from edgepress.runtime.graph_file.first_use import verify_first
+from edgepress.runtime.machine.devices import Device, open_device
+from edgepress.runtime.machine.devices.describing.description import Description
 from edgepress.runtime.profile import passes as _passes
 from edgepress.runtime.profile.passing import Pass, Rounds
 from edgepress.runtime.profile.records import (

@@ -14,7 +14,7 @@ from edgepress.errors import InputError
 from edgepress.runtime.scoring.kinds import Metric, Predict, Predictions, Rows
 from edgepress.runtime.tasks.kinds import TaskModel
 from edgepress.samples.sample import Sample, Samples
-from edgepress.tables import format_table
+from edgepress.terminal.tables import format_table
 from edgepress.whole import whole_number
 
 DRAWS = 1000

@@ -14,11 +14,11 @@ from time import perf_counter
 import numpy as np
 
 from edgepress import __version__
+from edgepress.bundle.manifest import bundle_hash, read_manifest
 from edgepress.cores import usable_cores
 from edgepress.errors import InputError
-from edgepress.manifest import bundle_hash, read_manifest
-from edgepress.runtime.host import Host, read_host
-from edgepress.runtime.memory import Memory, read_memory
+from edgepress.runtime.machine.host import Host, read_host
+from edgepress.runtime.machine.memory import Memory, read_memory
 from edgepress.runtime.sequences.session import EncoderDecoder
 from edgepress.runtime.sequences.sources import made_up_source
 from edgepress.whole import whole_number

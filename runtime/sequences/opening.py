@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from edgepress.bundle.states import State
 from edgepress.errors import InputError
 from edgepress.runtime.sequences.model import SequenceModel, TextModel
 from edgepress.runtime.sequences.session import EncoderDecoder
 from edgepress.runtime.sequences.speech import SpeechModel
-from edgepress.states import State
 from edgepress.tasks.task import Task
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgepress.bundle.states import State
 from edgepress.errors import InputError
 from edgepress.finite import check_logits
 from edgepress.runtime.config import BundleConfig
@@ -20,7 +21,6 @@ from edgepress.runtime.sessions.buffers import to_value, untouched_memory
 from edgepress.runtime.sessions.open_graph import open_graph, session_options
 from edgepress.runtime.sessions.session import check_tokens
 from edgepress.sessions import open_on_cpu
-from edgepress.states import State
 from edgepress.tasks.sequences import QUERIES, Sequences
 
 if TYPE_CHECKING:

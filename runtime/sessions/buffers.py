@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgepress.bundle.states import State
 from edgepress.errors import InputError
 from edgepress.runtime.sessions.windows import Window
-from edgepress.states import State
 
 if TYPE_CHECKING:
     from onnxruntime import OrtValue

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgepress.adapter_file import Adapter
+from edgepress.bundle.adapter_file import Adapter
 from edgepress.runtime.config import BundleConfig
 from edgepress.runtime.sessions.buffers import Results, StateMemory
 from edgepress.runtime.sessions.longrope import Longrope

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgepress import sessions
+from edgepress.bundle.manifest import MANIFEST_NAME
+from edgepress.bundle.states import StateType
 from edgepress.errors import InputError
-from edgepress.manifest import MANIFEST_NAME
 from edgepress.processor import dies_of_float16
 from edgepress.runtime.config import BundleConfig, first_of
 from edgepress.runtime.prepared import Prepared, open_session
 from edgepress.runtime.sessions.buffers import to_value
 from edgepress.runtime.sessions.session import Tokens
-from edgepress.states import StateType
 from edgepress.whole import whole_number
 
 if TYPE_CHECKING:

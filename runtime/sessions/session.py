@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgepress.adapter_file import Adapter
+from edgepress.bundle.adapter_file import Adapter
+from edgepress.bundle.states import State
 from edgepress.errors import InputError
 from edgepress.runtime.prepared import Prepared
 from edgepress.runtime.sessions.buffers import StateMemory
 from edgepress.runtime.sessions.longrope import Longrope
-from edgepress.states import State
 from edgepress.whole import whole_number
 
 Floats = NDArray[np.float32]
@@ -225,7 +225,7 @@ class Session(ABC):
         self.position = position
 
     def snapshot(self) -> Snapshot:
-        """Copy what the model keeps of the text: at most the bytes that :func:`edgepress.states.state_bytes` says."""
+        """Copy what the model keeps of the text: at most what :func:`edgepress.bundle.states.state_bytes` says."""
         self._refuse_torn()
         longrope, entries = self._longrope, min(self.position, self._memory.entries)
         return Snapshot(

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from edgepress.bundle.states import State
 from edgepress.errors import InputError
 from edgepress.runtime.prepared import Prepared
 from edgepress.runtime.sessions.buffers import Results, StateMemory, to_value
 from edgepress.runtime.sessions.longrope import Longrope
 from edgepress.runtime.sessions.session import ON_CPU, Floats, RanOn, Session, Tokens
 from edgepress.schema import convert, parse_json
-from edgepress.states import State
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession, OrtValue

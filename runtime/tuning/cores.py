@@ -3,8 +3,8 @@
 import os
 from pathlib import Path
 
-from edgepress.runtime.devices.describing.description import Description
-from edgepress.runtime.devices.describing.linux import clusters_of
+from edgepress.runtime.machine.devices.describing.description import Description
+from edgepress.runtime.machine.devices.describing.linux import clusters_of
 
 _SYSTEM = Path("/")
 _FILES = ("online", "cpu[0-9]*/cpu_capacity", "cpu[0-9]*/cpufreq/cpuinfo_max_freq")

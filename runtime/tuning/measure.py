@@ -16,13 +16,13 @@ import msgspec
 import numpy as np
 
 from edgepress.cores import usable_cores
-from edgepress.progress import Progress, silent
 from edgepress.runtime.config import BundleConfig, read_config
 from edgepress.runtime.generation.speculation.costs import measure_steps
 from edgepress.runtime.sessions.cpu import CpuSession
 from edgepress.runtime.sessions.session import PREFILL_CHUNK, Session
 from edgepress.runtime.tuning.cores import allowed_cores, strong_cores
 from edgepress.runtime.tuning.record import Choice, Steps, Tuning, here
+from edgepress.terminal.progress import Progress, silent
 
 _WORTH = 1.03
 _ROUNDS, _STEPS = 3, 12

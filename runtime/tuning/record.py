@@ -16,8 +16,8 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from edgepress.cache import find_other_owner
 from edgepress.cores import usable_cores
+from edgepress.disk.cache import find_other_owner
 from edgepress.errors import InputError
 from edgepress.runtime.generation.speculation.costs import StepCosts
 from edgepress.runtime.tuning.cores import allowed_cores

@@ -9,8 +9,8 @@ import msgspec
 
 from edgepress.chat.spans.kinds import Piece, ToolCall
 from edgepress.chat.template import Message
+from edgepress.disk.files import atomic_file, write_json
 from edgepress.errors import InputError
-from edgepress.files import atomic_file, write_json
 from edgepress.runtime.generation.answer import Answer
 from edgepress.runtime.generation.sampling import Sampling
 from edgepress.runtime.generation.speculation.kinds import Speculation

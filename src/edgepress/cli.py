@@ -14,9 +14,10 @@ from functools import cache
 from pathlib import Path
 from typing import Protocol, cast
 
-from edgepress import __version__, commands, stdio
+from edgepress import __version__, commands
 from edgepress.errors import EdgepressError
 from edgepress.modules import modules_in
+from edgepress.terminal import stdio
 from edgepress.text.documents import check_unicode
 
 _MAKE, _LOOK = ("export", "plan", "adapter"), ("inspect", "check", "blame", "verify")

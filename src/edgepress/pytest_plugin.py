@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from edgepress.runtime.devices import Device
+    from edgepress.runtime.machine.devices import Device
     from edgepress.runtime.profile.records import Profile
 
 
@@ -54,7 +54,7 @@ def edgepress_device_name(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(scope="session")
 def edgepress_device(edgepress_device_name: str) -> "Iterator[Device]":
     """The device, reached until the tests are over."""
-    from edgepress.runtime.devices import open_device
+    from edgepress.runtime.machine.devices import open_device
 
     with open_device(edgepress_device_name) as device:
         yield device

@@ -17,8 +17,8 @@ from typing import Annotated, Any, NoReturn, TypeVar, cast
 
 import msgspec
 
+from edgepress.disk.pointers import refuse_pointer
 from edgepress.errors import InputError
-from edgepress.pointers import refuse_pointer
 from edgepress.text.documents import decode
 
 LARGEST = 64 << 20  # bytes of a file of JSON

@@ -123,7 +123,7 @@ def _data_elsewhere(model: Path) -> "dict[str, mmap]":
     """Files beside a model, mapped, that are links to another folder than the model itself is a link to.
 
     As in the hub's cache where repositories share large files; onnxruntime reads data in the folder of the model only.
-    Which links may be followed is decided by whoever named the model (:mod:`edgepress.hub_layout`).
+    Which links may be followed is decided by whoever named the model (:mod:`edgepress.disk.hub_layout`).
     """
     if not model.is_symlink():
         return {}

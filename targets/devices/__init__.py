@@ -15,8 +15,8 @@ from typing import Literal
 
 import msgspec
 
+from edgepress.disk.files import atomic_file
 from edgepress.errors import InputError
-from edgepress.files import atomic_file
 from edgepress.targets.devices.packing import Kind
 
 Bound = Literal["memory", "arithmetic"]

@@ -6,8 +6,8 @@
     assert found.bit_equal
 
 Which kernels onnxruntime takes depends on what the processor can do, so a model may compute other numbers on a phone
-than on the machine that it was tested on. ``edgepress.runtime.emulated`` does the same with bundles. What an emulator
-cannot tell is time; it counts instructions, when ``setup_system`` has fetched what that needs.
+than on the machine that it was tested on. ``edgepress.runtime.measures.emulated`` does the same with bundles. What an
+emulator cannot tell is time; it counts instructions, when ``setup_system`` has fetched what that needs.
 """
 
 from edgepress.calls import Call

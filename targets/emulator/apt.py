@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgepress.errors import InputError
-from edgepress.progress import Progress
 from edgepress.targets.emulator.deb import check_sha256
 from edgepress.targets.emulator.packages import KEYRING
+from edgepress.terminal.progress import Progress
 
 _POLL = 0.05  # seconds between looks at how much has come
 

@@ -14,8 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO, Literal
 
+from edgepress.disk.files import sha256_file
 from edgepress.errors import InputError
-from edgepress.files import sha256_file
 
 if not hasattr(tarfile, "data_filter"):  # before Python 3.11.4
     from backports import tarfile  # type: ignore[no-redef]  # the same module, of a later Python

@@ -24,18 +24,18 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
-from edgepress.cache import cache_folder, locked
 from edgepress.calls import Call
 from edgepress.calls.guest import describe
+from edgepress.disk.cache import cache_folder, locked
+from edgepress.disk.files import atomic_directory
 from edgepress.errors import InputError
-from edgepress.files import atomic_directory
-from edgepress.progress import Progress, silent
 from edgepress.targets.emulator import packages
 from edgepress.targets.emulator.apt import Apt, machine_mirror
 from edgepress.targets.emulator.apt import Package as DebianPackage
 from edgepress.targets.emulator.deb import unpack
 from edgepress.targets.emulator.installation import Installation, System
 from edgepress.targets.emulator.machine import qemu_version, run
+from edgepress.terminal.progress import Progress, silent
 
 _FORM = 1  # of what is written: another one is another key
 _DEBIAN_NAMES = {"x86_64": "amd64", "aarch64": "arm64", "ppc64le": "ppc64el", "riscv64": "riscv64", "s390x": "s390x"}

@@ -11,14 +11,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgepress.cache import locked
+from edgepress.disk.cache import locked
+from edgepress.disk.files import atomic_directory
 from edgepress.errors import InputError
-from edgepress.files import atomic_directory
-from edgepress.progress import Progress, silent
 from edgepress.targets.emulator import packages
 from edgepress.targets.emulator.apt import Apt, machine_mirror
 from edgepress.targets.emulator.deb import unpack
 from edgepress.targets.emulator.install import emulator_directory, find, make_wheels, wheel_versions, write_note
+from edgepress.terminal.progress import Progress, silent
 
 _FORM = 1  # of what is written: another one is another key
 _LOADERS = {

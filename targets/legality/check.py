@@ -7,8 +7,8 @@ from pathlib import Path
 
 import onnx
 
+from edgepress.bundle.manifest import MANIFEST_NAME, check_links, read_manifest
 from edgepress.errors import InputError
-from edgepress.manifest import MANIFEST_NAME, check_links, read_manifest
 from edgepress.onnx_graph.files import read_model
 from edgepress.onnx_graph.headers import refused_header
 from edgepress.onnx_graph.tensors import TensorReader

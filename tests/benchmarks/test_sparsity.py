@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from tiny_models import TEXT, save
 
+from edgepress.bundle.manifest import read_manifest
 from edgepress.exporter import export
 from edgepress.exporter.methods.kinds import zeros_asked
 from edgepress.exporter.recipe.recipe import read_recipe
-from edgepress.manifest import read_manifest
 
 
 @pytest.fixture(name="sparsity")

@@ -14,11 +14,11 @@ import torch
 from door_shapes import FIRSTS, SHAPES, original, reference, traced
 from stored_weights import with_stored
 
+from edgepress.bundle.manifest import find_problems, read_manifest
 from edgepress.exporter import export
 from edgepress.exporter.decide.encoder_decoder import is_encoder_decoder
 from edgepress.exporter.doors.kinds import find_door
 from edgepress.exporter.export import export_traced
-from edgepress.manifest import find_problems, read_manifest
 from edgepress.runtime import load
 from edgepress.sessions import open_on_cpu
 

@@ -7,9 +7,9 @@ import encoder_decoders
 import numpy as np
 import pytest
 
+from edgepress.bundle.manifest import find_problems, read_manifest
 from edgepress.exporter import export
 from edgepress.exporter.model.encoder_decoders.families import model_types
-from edgepress.manifest import find_problems, read_manifest
 
 TARGET = "x86-cpu"
 CLOSE = 1e-4  # of the largest value; measured: 3e-7

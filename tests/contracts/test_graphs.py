@@ -11,12 +11,12 @@ from oracles_decoder import forward
 from safetensors.numpy import load_file, save_file
 from sessions import genai_tokens, graph_logits, greedy_tokens
 
+from edgepress.bundle.manifest import Manifest, find_problems
 from edgepress.exporter import decide, export
 from edgepress.exporter.bundle.files import DATA_FILE, GENAI_FILE
 from edgepress.exporter.bundle.forms.ort_format import CONFIG_FILE, ORT_FILES
 from edgepress.exporter.bundle.readback import StoredWeights
 from edgepress.exporter.decide.report import format_plan, plan_to_json
-from edgepress.manifest import Manifest, find_problems
 from edgepress.runtime.config import read_config
 from edgepress.schema import read_object
 from edgepress.targets import find_target

@@ -18,6 +18,8 @@ import torch
 import transformers
 from oracles_decoder import Oracle, forward, mixer_oracle
 
+from edgepress.bundle.manifest import find_problems, read_manifest
+from edgepress.bundle.states import state_bytes
 from edgepress.errors import InputError
 from edgepress.exporter import decide, export
 from edgepress.exporter.bundle.files import DATA_FILE
@@ -31,11 +33,9 @@ from edgepress.exporter.model.reading import read_decoder
 from edgepress.exporter.model.reference import Reference
 from edgepress.exporter.model.weights import read_weight
 from edgepress.exporter.source.checkpoint import Checkpoint
-from edgepress.manifest import find_problems, read_manifest
 from edgepress.runtime import load
 from edgepress.runtime.config import read_config
 from edgepress.runtime.sessions.cpu import CpuSession
-from edgepress.states import state_bytes
 
 TESTS = Path(__file__).parents[1]
 EXPORTER = TESTS.parent / "exporter"

@@ -16,7 +16,7 @@ from edgepress.exporter.model.reading import read_decoder
 from edgepress.exporter.model.reference import Reference
 from edgepress.exporter.source.checkpoint import Checkpoint
 from edgepress.runtime.config import read_config
-from edgepress.runtime.evaluate import Scorer
+from edgepress.runtime.measures.evaluate import Scorer
 from edgepress.text.windows import Window
 
 METHODS = [name for name in method_names() if isinstance(load_method(name), Pruning)]

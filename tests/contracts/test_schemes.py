@@ -9,10 +9,10 @@ import pytest
 import tiny_models
 from tiny_models import VOCABULARY
 
+from edgepress.bundle.manifest import find_problems
 from edgepress.exporter import decide, export
 from edgepress.exporter.decide.report import format_plan
 from edgepress.exporter.plan.plan import Plan
-from edgepress.manifest import find_problems
 from edgepress.runtime import load
 from edgepress.runtime.config import read_config
 from edgepress.runtime.prepared import prepare

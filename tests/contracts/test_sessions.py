@@ -18,6 +18,7 @@ from hybrid_bundle import STATES, hybrid_logits, write_hybrid
 from static_graphs import cpu
 from two_graphs import FLOAT16_FILE, FLOAT32_FILE, make_two_graphs
 
+from edgepress.bundle.states import State, state_bytes
 from edgepress.errors import InputError
 from edgepress.exporter import export
 from edgepress.exporter.graph.static import write_static
@@ -27,7 +28,6 @@ from edgepress.runtime.sessions.cpu import CpuSession
 from edgepress.runtime.sessions.open_graph import OpenGraph
 from edgepress.runtime.sessions.session import ON_CPU, RanOn, Session
 from edgepress.runtime.sessions.static import StaticSession
-from edgepress.states import State, state_bytes
 from edgepress.targets import find_soc, find_target
 
 CONTEXT, CHUNK = 64, 16

@@ -12,12 +12,12 @@ import onnx
 import onnxruntime
 import pytest
 
+from edgepress.bundle.manifest import read_manifest
 from edgepress.cli import main
 from edgepress.errors import InputError
 from edgepress.exporter import decide
 from edgepress.exporter.decide.report import format_plan
 from edgepress.exporter.recipe.recipe import preset_names
-from edgepress.manifest import read_manifest
 from edgepress.targets import (
     CPU,
     Operator,

@@ -17,6 +17,7 @@ import pytest
 import tiny_models
 from safetensors.numpy import load_file, save_file
 
+from edgepress.bundle.manifest import find_problems, read_manifest
 from edgepress.errors import CheckFailed, InputError
 from edgepress.exporter import decide, export
 from edgepress.exporter.arrays.scheme import Scheme
@@ -25,7 +26,6 @@ from edgepress.exporter.bundle.parities import decoder as parity
 from edgepress.exporter.bundle.readback import StoredWeights
 from edgepress.exporter.decide.report import format_plan, plan_to_json
 from edgepress.exporter.plan.plan import PAGE
-from edgepress.manifest import find_problems, read_manifest
 
 
 @pytest.fixture(scope="session")

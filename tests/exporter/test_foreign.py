@@ -10,10 +10,10 @@ from foreign_models import MODELS, feed_of, save
 from onnx import numpy_helper
 from stored_weights import with_stored
 
+from edgepress.bundle.manifest import find_problems
 from edgepress.errors import InputError
 from edgepress.exporter import export
 from edgepress.exporter.bundle.inspection import inspect
-from edgepress.manifest import find_problems
 from edgepress.runtime import load
 from edgepress.sessions import open_on_cpu
 

@@ -8,12 +8,12 @@ import pytest
 from foreign_models import Maker
 from scipy.special import erf, softmax
 
+from edgepress.bundle.manifest import read_manifest
 from edgepress.exporter import export
 from edgepress.exporter.bundle.inspection import inspect
 from edgepress.exporter.graph.linears import compute_in_float
 from edgepress.exporter.graph.passes import Context, find_pass
 from edgepress.exporter.graph.weights import Weights
-from edgepress.manifest import read_manifest
 from edgepress.onnx_graph.files import read_model
 from edgepress.sessions import EXACT_PRODUCTS, UNFUSED, open_on_cpu, session_options
 from edgepress.targets import find_target

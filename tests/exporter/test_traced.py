@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
+from edgepress.bundle.manifest import find_problems, read_manifest
 from edgepress.cli import main
 from edgepress.errors import CheckFailed, InputError
 from edgepress.exporter import decide, export
@@ -17,12 +18,11 @@ from edgepress.exporter.bundle.inspection import inspect
 from edgepress.exporter.decide.traced import PreparedTraced, decide_traced
 from edgepress.exporter.doors.kinds import Options, find_door
 from edgepress.exporter.plan.planned import Subject, Writable
-from edgepress.manifest import find_problems, read_manifest
-from edgepress.progress import silent
-from edgepress.runtime.bench_graph import bench_graph
+from edgepress.runtime.measures.bench_graph import bench_graph
 from edgepress.sessions import open_on_cpu
 from edgepress.targets import find_target
 from edgepress.targets.legality.check import check
+from edgepress.terminal.progress import silent
 
 ACTIVATIONS = {
     "Relu": lambda x: np.maximum(x, 0),

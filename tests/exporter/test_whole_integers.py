@@ -11,10 +11,10 @@ import pytest
 from foreign_models import MODELS, feed_of, save
 from residual_network import IMAGES, residual_network
 
+from edgepress.bundle.manifest import find_problems, read_manifest
 from edgepress.errors import InputError
 from edgepress.exporter import export
 from edgepress.exporter.source.stored import read_header
-from edgepress.manifest import find_problems, read_manifest
 from edgepress.runtime import load
 from edgepress.sessions import open_on_cpu, session_options
 

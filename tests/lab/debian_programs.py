@@ -4,13 +4,13 @@ import hashlib
 import shutil
 from pathlib import Path
 
-from edgepress.cache import locked
-from edgepress.files import atomic_directory
-from edgepress.progress import silent
+from edgepress.disk.cache import locked
+from edgepress.disk.files import atomic_directory
 from edgepress.targets.emulator import packages
 from edgepress.targets.emulator.apt import Apt, machine_mirror
 from edgepress.targets.emulator.deb import unpack
 from edgepress.targets.emulator.install import host_architecture
+from edgepress.terminal.progress import silent
 
 HOST = (
     *("openssh-server", "libc6", "libcrypt1", "libpcre2-8-0", "libselinux1", "libaudit1", "libcap-ng0", "libpam0g"),

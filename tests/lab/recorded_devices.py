@@ -1,4 +1,4 @@
-"""Devices as they were recorded: names and text, as in ``edgepress/runtime/devices/describing/record.py``.
+"""Devices as they were recorded: names and text, as in ``edgepress/runtime/machine/devices/describing/record.py``.
 
 The phone is put together from what such phones print (AOSP's sources, bug reports); none was at hand.
 """

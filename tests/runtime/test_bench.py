@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 from tiny_models import save
 
+from edgepress.bundle.manifest import bundle_hash
 from edgepress.errors import InputError
 from edgepress.exporter import export
-from edgepress.manifest import bundle_hash
 from edgepress.runtime import Measurement, bench, format_measurement
-from edgepress.runtime.bench import bench_turns, default_prompt_lengths
-from edgepress.runtime.energy import EnergySource
-from edgepress.runtime.host import read_host
-from edgepress.runtime.memory import Memory, read_memory
-from edgepress.runtime.metering.readings import Rail, Reading
+from edgepress.runtime.machine.energy import EnergySource
+from edgepress.runtime.machine.host import read_host
+from edgepress.runtime.machine.memory import Memory, read_memory
+from edgepress.runtime.machine.metering.readings import Rail, Reading
+from edgepress.runtime.measures.bench import bench_turns, default_prompt_lengths
 
 
 @pytest.fixture(scope="module")
@@ -145,8 +145,8 @@ def test_memory_sees_what_the_process_takes() -> None:
 
 
 def test_memory_is_unknown_where_the_system_does_not_tell(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("edgepress.runtime.memory._ROLLUP", tmp_path / "none")
-    monkeypatch.setattr("edgepress.runtime.memory._STATUS", tmp_path / "none")
+    monkeypatch.setattr("edgepress.runtime.machine.memory._ROLLUP", tmp_path / "none")
+    monkeypatch.setattr("edgepress.runtime.machine.memory._STATUS", tmp_path / "none")
     found = read_memory()
     assert found == Memory(None, None, None, found.peak_rss)
 

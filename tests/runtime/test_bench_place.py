@@ -11,11 +11,12 @@ import tiny_models
 from hybrid_bundle import write_hybrid
 
 from edgepress import cli
+from edgepress.bundle.manifest import MANIFEST_NAME
 from edgepress.errors import InputError
 from edgepress.exporter import export
 from edgepress.exporter.bundle.forms import static
-from edgepress.manifest import MANIFEST_NAME
-from edgepress.runtime import Measurement, bench, format_measurement, load, saturation
+from edgepress.runtime import Measurement, bench, format_measurement, load
+from edgepress.runtime.graph_file import saturation
 
 NPU_CONTEXT, CPU_CONTEXT = 48, 128
 FEW = {"repetitions": 1, "warmup": 0, "threads": 1, "prepared": False, "decode_tokens": 4}

@@ -9,14 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
+from edgepress.bundle.states import State
 from edgepress.errors import InputError
 from edgepress.exporter import export
 from edgepress.runtime import load
-from edgepress.runtime.counting import BundleCost, count_bundles
-from edgepress.runtime.counting.bundle import calls_of, cost_of
-from edgepress.runtime.counting.machine import count, made_up_text, state_traffic
-from edgepress.runtime.counting.touched import weights_of
-from edgepress.states import State
+from edgepress.runtime.measures.counting import BundleCost, count_bundles
+from edgepress.runtime.measures.counting.bundle import calls_of, cost_of
+from edgepress.runtime.measures.counting.machine import count, made_up_text, state_traffic
+from edgepress.runtime.measures.counting.touched import weights_of
 from edgepress.targets.emulator import Installation, System
 
 
@@ -111,7 +111,7 @@ def test_a_made_up_text_is_one_of_that_length(demo: Path) -> None:
 def test_lengths_that_do_not_fit_are_said_before_a_boot(
     demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prefill: list[int], contexts: list[int], message: str
 ) -> None:
-    monkeypatch.setattr("edgepress.runtime.counting.bundle.check_cpu", lambda *_: None)
+    monkeypatch.setattr("edgepress.runtime.measures.counting.bundle.check_cpu", lambda *_: None)
     absent = Installation(tmp_path, tmp_path, tmp_path, {}), System(tmp_path, {})
     with pytest.raises(InputError, match=message):
         count_bundles(*absent, [demo], ["cortex-a76"], prefill=prefill, contexts=contexts)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
 from edgepress.errors import CheckFailed
-from edgepress.runtime.counting.operators import Kernel, OperatorCost, by_operator, fewest, read_profile
+from edgepress.runtime.measures.counting.operators import Kernel, OperatorCost, by_operator, fewest, read_profile
 from edgepress.sessions import open_on_cpu, session_options
 
 OPERATORS = ["MatMul", "Add", "If", 'com.microsoft:Odd "name"']

@@ -16,7 +16,7 @@ from edgepress.errors import InputError
 from edgepress.exporter import export
 from edgepress.exporter.model.reference import Reference
 from edgepress.runtime import evaluate, read_documents
-from edgepress.runtime.evaluate import evaluate_logits, format_evaluation, log_softmax, read_corpus
+from edgepress.runtime.measures.evaluate import evaluate_logits, format_evaluation, log_softmax, read_corpus
 from edgepress.text.tokenizer import read_tokenizer
 from edgepress.text.windows import windows
 

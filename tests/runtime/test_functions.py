@@ -7,7 +7,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from edgepress.errors import InputError
-from edgepress.runtime.functions import MOST_NODES, check_functions
+from edgepress.runtime.graph_file.functions import MOST_NODES, check_functions
 
 OPSETS = [helper.make_opsetid("", 17), helper.make_opsetid("f", 1)]
 

@@ -8,11 +8,11 @@ import onnx
 import pytest
 from foreign_models import MODELS, feed_of, save
 
+from edgepress.bundle.manifest import find_problems
 from edgepress.cli import main
 from edgepress.exporter import export
-from edgepress.manifest import find_problems
 from edgepress.runtime import load
-from edgepress.runtime.bench_graph import bench_graph
+from edgepress.runtime.measures.bench_graph import bench_graph
 from edgepress.sessions import open_on_cpu
 from edgepress.targets import find_target
 from edgepress.targets.legality.check import check

@@ -12,12 +12,13 @@ import pytest
 import tiny_models
 from two_graphs import FLOAT16_FILE, FLOAT32_FILE, make_two_graphs, seal
 
-from edgepress import cli, graphs
+from edgepress import cli
+from edgepress.bundle import graphs
+from edgepress.bundle.graphs import GraphEntry
+from edgepress.bundle.manifest import read_manifest
 from edgepress.errors import InputError
 from edgepress.exporter import export
 from edgepress.exporter.bundle.inspection import format_inspection, inspect
-from edgepress.graphs import GraphEntry
-from edgepress.manifest import read_manifest
 from edgepress.runtime import bench, config, evaluate, format_measurement, load
 from edgepress.runtime.config import read_config
 from edgepress.runtime.sessions import open_graph

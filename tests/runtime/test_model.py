@@ -15,9 +15,9 @@ import transformers
 from bundles import sign
 from tiny_models import save
 
+from edgepress.bundle.manifest import read_manifest
 from edgepress.errors import InputError
 from edgepress.exporter import export
-from edgepress.manifest import read_manifest
 from edgepress.runtime import Model, load
 from edgepress.runtime.config import read_config
 from edgepress.runtime.sessions.cpu import CpuSession

@@ -16,10 +16,11 @@ import prepared_bundles as made
 import pytest
 from prepared_bundles import Shape, make_bundle, run
 
-from edgepress.cache import cache_folder
+from edgepress.disk.cache import cache_folder
+from edgepress.disk.stamps import stamp
 from edgepress.errors import InputError
-from edgepress.runtime import form, prepared, products, repack
-from edgepress.stamps import stamp
+from edgepress.runtime import prepared
+from edgepress.runtime.graph_file import form, products, repack
 
 X86 = platform.machine() in {"x86_64", "AMD64"}
 LINUX = sys.platform == "linux"
@@ -556,7 +557,7 @@ def test_processes_that_start_together(bundle: Path, cache: Path) -> None:
         f"import sys; sys.path.insert(0, {str(HERE)!r})\n"
         + """
 import prepared_bundles as made
-from edgepress.runtime import repack
+from edgepress.runtime.graph_file import repack
 from pathlib import Path
 write = repack.write
 def counted(*arguments):
@@ -582,7 +583,7 @@ def test_a_builder_that_is_killed_leaves_nothing_that_is_used(bundle: Path, cach
     code = """
 import os, signal
 import prepared_bundles as made
-from edgepress.runtime import repack
+from edgepress.runtime.graph_file import repack
 from pathlib import Path
 repack._Writer.write_check = lambda self: os.kill(os.getpid(), signal.SIGKILL)
 made.run(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -9,9 +9,10 @@ import pytest
 from prepared_bundles import make_bundle, run
 
 from edgepress.cli import main
+from edgepress.disk.stamps import PAGE, find_changed_page, hash_pages, stamp
 from edgepress.errors import InputError
-from edgepress.runtime import form, prepared
-from edgepress.stamps import PAGE, find_changed_page, hash_pages, stamp
+from edgepress.runtime import prepared
+from edgepress.runtime.graph_file import form
 
 OWNERS = pytest.mark.skipif(not hasattr(os, "geteuid"), reason="the system has no such owners")
 
@@ -61,7 +62,7 @@ def test_whatever_the_umask_is_the_cache_is_private_and_its_forms_are_used(
     for folder in (cache, cache.parent):
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     assert not any(path.stat().st_mode & 0o022 for path in (directory, *directory.iterdir()))
-    monkeypatch.setattr("edgepress.runtime.repack.write", None)
+    monkeypatch.setattr("edgepress.runtime.graph_file.repack.write", None)
     assert made(bundle, cache) == directory
 
 

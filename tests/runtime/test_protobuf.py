@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from edgepress.runtime import protobuf as pb
+from edgepress.runtime.graph_file import protobuf as pb
 
 _NUMBERS = st.integers(1, 2**29 - 1)
 _FIELDS = st.one_of(

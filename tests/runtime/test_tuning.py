@@ -16,8 +16,8 @@ from edgepress.cores import quota, usable_cores
 from edgepress.errors import InputError
 from edgepress.exporter import export
 from edgepress.runtime import load
-from edgepress.runtime.bench import bench
 from edgepress.runtime.generation.speculation.costs import StepCosts
+from edgepress.runtime.measures.bench import bench
 from edgepress.runtime.prepared import prepare
 from edgepress.runtime.sessions.cpu import CpuSession
 from edgepress.runtime.tuning import measure

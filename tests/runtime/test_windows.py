@@ -13,13 +13,13 @@ import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgepress.bundle.states import WINDOW_SLACK
 from edgepress.errors import InputError
 from edgepress.exporter import export
 from edgepress.runtime.config import read_config
 from edgepress.runtime.sessions.cpu import CpuSession
 from edgepress.runtime.sessions.session import Snapshot
 from edgepress.runtime.sessions.windows import Window, resident
-from edgepress.states import WINDOW_SLACK
 
 CONTEXT, BOUND = 128, 1e-5  # the bound is a share of the largest logit
 MODELS = ("gemma3_text", "mistral-window")  # windows in some layers, and in all

@@ -30,7 +30,7 @@ from edgepress.commands import emulator as command
 from edgepress.errors import CheckFailed, InputError
 from edgepress.exporter import export
 from edgepress.runtime import load
-from edgepress.runtime.emulated import BundleComparison, compare_bundles
+from edgepress.runtime.measures.emulated import BundleComparison, compare_bundles
 from edgepress.targets.emulator import CPUS, Call, Installation, agreement, compare_model, processors, run
 
 TESTED = ["cortex-a53", "cortex-a76", "neoverse-n2"]

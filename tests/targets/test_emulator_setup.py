@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from edgepress.errors import InputError
-from edgepress.progress import silent
 from edgepress.targets.emulator import Installation, emulator_directory, find, install, setup
 from edgepress.targets.emulator.apt import Apt, machine_mirror
+from edgepress.terminal.progress import silent
 
 NOWHERE = "http://127.0.0.1:9/debian"  # the discard port: refused at once
 

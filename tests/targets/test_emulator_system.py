@@ -18,7 +18,7 @@ import pytest
 from edgepress.calls.guest import describe
 from edgepress.errors import CheckFailed, InputError
 from edgepress.exporter import export
-from edgepress.runtime.counting import BundleCost, count_bundles
+from edgepress.runtime.measures.counting import BundleCost, count_bundles
 from edgepress.targets.emulator import Call, Installation, ModelCost, System, count_model, find_system
 from edgepress.targets.emulator.init import MARK
 from edgepress.targets.emulator.initramfs import Initramfs
@@ -47,7 +47,7 @@ class Machine:
     def answer(self, questions: Sequence[Callable[[], T]]) -> list[T]:
         """What ``questions`` return, each of which boots a machine once."""
         with pytest.MonkeyPatch.context() as patch:
-            for module in ("edgepress.targets.emulator.model", "edgepress.runtime.counting.bundle"):
+            for module in ("edgepress.targets.emulator.model", "edgepress.runtime.measures.counting.bundle"):
                 patch.setattr(f"{module}.boot", self)
             for question in questions:
                 with pytest.raises(LaterError):

@@ -8,10 +8,10 @@ from foreign_models import MODELS, save
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgepress.bundle.manifest import read_manifest
 from edgepress.cli import main
 from edgepress.errors import InputError
 from edgepress.exporter import export
-from edgepress.manifest import read_manifest
 from edgepress.targets.footprint import ENTRY, footprint_lines, operators_in, whole_library
 
 NAMES = st.text(string.ascii_letters, min_size=1, max_size=8)

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from edgepress.exporter.plan.planned import Writable
 from edgepress.modules import modules_in
-from edgepress.progress import Progress, silent
 from edgepress.targets import Soc, Target
+from edgepress.terminal.progress import Progress, silent
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from numpy.typing import NDArray
 
+from edgepress.disk.files import read_into
 from edgepress.errors import InputError
 from edgepress.exporter.bundle.files import DATA_FILE as BUNDLE_DATA
 from edgepress.exporter.bundle.files import MODEL_FILE
@@ -25,12 +26,11 @@ from edgepress.exporter.model.description import Block, every
 from edgepress.exporter.plan.plan import PlannedTensor
 from edgepress.exporter.plan.planned import Planned, Writable
 from edgepress.exporter.recipe.recipe import Activations
-from edgepress.files import read_into
 from edgepress.onnx_graph.files import parse_model
-from edgepress.progress import Advance
 from edgepress.targets import Soc, Target
 from edgepress.targets.legality.traps import refuse_traps
 from edgepress.targets.providers import find_provider
+from edgepress.terminal.progress import Advance
 
 LONGEST = 1024  # tokens of context unless --context says otherwise: each token is compared with every slot of the cache
 _FIT = "int8-static-a16, int8-static, int4-channel, fp16 or fp32"

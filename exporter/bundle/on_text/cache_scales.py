@@ -16,9 +16,9 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from edgepress.bundle.states import State
 from edgepress.exporter.graph.piecewise import Piecewise
-from edgepress.progress import Progress, silent
-from edgepress.states import State
+from edgepress.terminal.progress import Progress, silent
 
 _LARGEST = 127
 _MARGIN = 1.1

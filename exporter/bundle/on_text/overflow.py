@@ -23,7 +23,7 @@ from edgepress.exporter.bundle.on_text.cache_scales import before_text
 from edgepress.exporter.graph.piecewise import Piecewise
 from edgepress.exporter.model.description import Decoder
 from edgepress.onnx_graph.tensors import TensorReader
-from edgepress.progress import Progress, silent
+from edgepress.terminal.progress import Progress, silent
 
 LARGEST = 65504.0  # of float16
 MARGIN = 4.0

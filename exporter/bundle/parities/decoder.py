@@ -28,9 +28,9 @@ from edgepress.exporter.plan.planned import Planned
 from edgepress.exporter.tokens.prose import prose_tokens
 from edgepress.finite import check_logits
 from edgepress.onnx_graph.files import parse_model
-from edgepress.progress import Progress, silent
 from edgepress.runtime.config import BundleConfig
 from edgepress.runtime.sessions.cpu import CpuSession
+from edgepress.terminal.progress import Progress, silent
 
 TOLERANCE = 1e-3  # of the largest reference logit; float32 graphs are within 1e-5, a wrong graph is off by 1e-1
 HALF_TOLERANCE = 2e-2  # where layers compute in float16: eps is 5e-4, and it adds up over the layers

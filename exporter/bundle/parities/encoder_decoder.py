@@ -19,9 +19,9 @@ from edgepress.exporter.model.encoder_decoders.description import EncoderDecoder
 from edgepress.exporter.plan.plan import Plan
 from edgepress.exporter.source.checkpoint import Checkpoint
 from edgepress.onnx_graph.files import parse_model
-from edgepress.progress import Progress
 from edgepress.sessions import open_on_cpu, session_options
 from edgepress.tasks.sequences import DECODER_FILE, ENCODER_FILE
+from edgepress.terminal.progress import Progress
 
 if TYPE_CHECKING:
     from torch import nn

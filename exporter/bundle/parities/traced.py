@@ -27,8 +27,8 @@ from edgepress.exporter.graph.linears import compute_in_float
 from edgepress.exporter.plan.plan import Plan
 from edgepress.exporter.source.onnx_file import OnnxFile
 from edgepress.onnx_graph.files import parse_model
-from edgepress.progress import Progress
 from edgepress.sessions import UNFUSED, open_on_cpu, session_options
+from edgepress.terminal.progress import Progress
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession

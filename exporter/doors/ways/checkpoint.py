@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgepress.disk.files import sha256_file
 from edgepress.errors import InputError
 from edgepress.exporter.doors.agreement import check_agreement
 from edgepress.exporter.doors.heads import Head, class_named, find_head, head_of, without_head
@@ -23,7 +24,6 @@ from edgepress.exporter.doors.traced import Traced
 from edgepress.exporter.doors.tracing import AxesFixedError, Tracing, trace
 from edgepress.exporter.source.hub import find_whole, read_config
 from edgepress.exporter.source.layout import CONFIG, INDEX, SINGLE
-from edgepress.files import sha256_file
 from edgepress.schema import read_config_object
 from edgepress.tasks.task import Task
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgepress.disk.files import sha256_file
 from edgepress.errors import InputError
 from edgepress.exporter.doors.agreement import check_agreement
 from edgepress.exporter.doors.kinds import Door, Options
@@ -18,7 +19,6 @@ from edgepress.exporter.doors.traced import Traced
 from edgepress.exporter.doors.tracing import Axis, Tracing, feeds, trace
 from edgepress.exporter.source.hub import find_whole, read_config
 from edgepress.exporter.source.layout import CONFIG, SINGLE
-from edgepress.files import sha256_file
 from edgepress.schema import read_config_object
 
 if TYPE_CHECKING:

@@ -26,6 +26,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgepress.disk.files import sha256_file
 from edgepress.errors import InputError
 from edgepress.exporter.doors.agreement import check_agreement
 from edgepress.exporter.doors.kinds import Door, Options
@@ -33,7 +34,6 @@ from edgepress.exporter.doors.processing.entries import task_of
 from edgepress.exporter.doors.processing.read import Processed
 from edgepress.exporter.doors.traced import Traced
 from edgepress.exporter.doors.tracing import Axis, Tracing, feeds, trace, user_line
-from edgepress.files import sha256_file
 from edgepress.tasks.task import TENSORS
 
 if TYPE_CHECKING:

@@ -18,6 +18,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from edgepress.bundle.states import State
 from edgepress.exporter.graph.builder import CONTRIB, FLOAT
 from edgepress.exporter.graph.primitives import INT64, PlannedBuilder
 from edgepress.exporter.graph.rotary import write_rotary
@@ -32,7 +33,6 @@ from edgepress.exporter.model.encoder_decoders.description import (
 from edgepress.exporter.model.mixers import mlp
 from edgepress.exporter.model.mixers.mlp import MLP
 from edgepress.exporter.plan.plan import Plan
-from edgepress.states import State
 from edgepress.tasks.sequences import QUERIES
 
 HIDDEN = "encoder_hidden"

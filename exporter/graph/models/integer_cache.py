@@ -13,9 +13,9 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
+from edgepress.bundle.states import State
 from edgepress.exporter.plan.plan import Plan
 from edgepress.exporter.recipe.recipe import CACHE_BITS
-from edgepress.states import State
 
 ATTENTION = "GroupQueryAttention"
 _CACHES, _FIRST_SCALE = (3, 4), 12  # inputs: past keys and values, and from where on the scales of both

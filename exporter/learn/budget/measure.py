@@ -41,7 +41,7 @@ from edgepress.exporter.recipe.recipe import Budget, CalibrationText, Recipe
 from edgepress.exporter.streams.store import Store
 from edgepress.exporter.streams.text import CalibrationTokens, sequences_asked
 from edgepress.exporter.streams.variants import BaseRun
-from edgepress.progress import Progress
+from edgepress.terminal.progress import Progress
 
 _WHOLE = 4  # times the tokens of a price for those of a choice: 8,192 give a KL to about 5 % on tiny1m and stories260k
 

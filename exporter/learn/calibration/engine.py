@@ -45,7 +45,7 @@ from edgepress.exporter.plan.plan import Plan
 from edgepress.exporter.recipe.recipe import Recipe
 from edgepress.exporter.source.checkpoint import Checkpoint
 from edgepress.exporter.streams.store import Store, StoredStages, to_arrays
-from edgepress.progress import Progress, silent
+from edgepress.terminal.progress import Progress, silent
 
 _RANGES = "ranges"  # the last stage, when activations have static ranges and the whole model is repaired
 

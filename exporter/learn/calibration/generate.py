@@ -24,12 +24,12 @@ from edgepress.exporter.recipe.recipe import CalibrationText, read_recipe
 from edgepress.exporter.source.checkpoint import Checkpoint
 from edgepress.exporter.streams.text import CalibrationTokens, check_length, sequences_asked
 from edgepress.finite import check_logits
-from edgepress.progress import silent
 from edgepress.runtime.config import BundleConfig, read_config
 from edgepress.runtime.generation.sampling import softmax
 from edgepress.runtime.sessions.cpu import CpuSession
 from edgepress.runtime.sessions.session import Session
 from edgepress.targets import FALLBACK, find_target
+from edgepress.terminal.progress import silent
 
 GENERATOR = "int8"  # the preset that the text is sampled from
 _BUNDLE = "generator"  # its bundle in ``folder``, while it is sampled from

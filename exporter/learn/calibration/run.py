@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from edgepress import __version__
+from edgepress.bundle.fingerprint import Fingerprint, fingerprint
 from edgepress.cores import usable_cores
 from edgepress.exporter.arrays.parallel import cores, use_cores
 from edgepress.exporter.learn.calibration.engine import Calibration
@@ -29,8 +30,7 @@ from edgepress.exporter.source.checkpoint import Checkpoint
 from edgepress.exporter.streams.store import Store, StoredStages
 from edgepress.exporter.streams.text import CalibrationTokens, read_calibration, sequences_asked
 from edgepress.exporter.tokens.source_tokenizer import source_tokenizer
-from edgepress.fingerprint import Fingerprint, fingerprint
-from edgepress.progress import Progress
+from edgepress.terminal.progress import Progress
 
 _WRITTEN = "0000-generated"  # the stage with the model's own text, before those of the layers
 _WORTH_THREADS = 512  # hidden size below which torch's threads wait for each other longer than they compute

@@ -45,10 +45,10 @@ from edgepress.exporter.model.subject import Description
 from edgepress.exporter.plan.plan import make_plan
 from edgepress.exporter.recipe.recipe import CHOSEN_BY_BUDGET, Activations, Budget, Recipe
 from edgepress.exporter.streams.shipping_task import Coded
-from edgepress.progress import Progress
 from edgepress.samples.sample import Sample
 from edgepress.sessions import open_on_cpu
 from edgepress.tasks.task import Task
+from edgepress.terminal.progress import Progress
 
 _APART = 3  # one sample in so many is measured on
 _OF_LANGUAGE_MODELS = ("memory_mb", "ms_per_token")

@@ -30,7 +30,7 @@ from edgepress.exporter.interpreter.network import Feed, Hooks, Network, Tensors
 from edgepress.exporter.interpreter.walk import Walk
 from edgepress.exporter.learn.graphs.loss import Arrays, Distance
 from edgepress.exporter.learn.graphs.prices import compute_from, first_readers
-from edgepress.progress import Progress
+from edgepress.terminal.progress import Progress
 
 PRICED_ON = 16
 """Samples that prices are measured on at most: each is computed once for everything that is rounded."""

@@ -32,7 +32,7 @@ from edgepress.exporter.plan.plan import is_kept
 from edgepress.exporter.recipe.recipe import Budget, Recipe
 from edgepress.exporter.streams.shipping import BlockWeight
 from edgepress.exporter.streams.shipping_task import Coded
-from edgepress.progress import Progress
+from edgepress.terminal.progress import Progress
 
 
 def graph_groups(subject: Description, recipe: Recipe, budget: Budget) -> list[TensorGroup]:

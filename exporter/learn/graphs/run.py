@@ -32,7 +32,7 @@ from edgepress.exporter.streams.shipping import BlockWeight, ChannelWeight, Form
 from edgepress.exporter.streams.shipping_task import Coded, ShippingTask
 from edgepress.onnx_graph.files import read_model
 from edgepress.onnx_graph.tensors import TensorReader
-from edgepress.progress import Progress, silent
+from edgepress.terminal.progress import Progress, silent
 
 _PREPARED, _ROUNDED = "prepared.onnx", "rounded.onnx"
 

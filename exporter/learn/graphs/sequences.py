@@ -17,6 +17,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
+from edgepress.bundle.states import State
 from edgepress.errors import InputError
 from edgepress.exporter.arrays.codes import Codes
 from edgepress.exporter.graph.primitives import LOGITS_START
@@ -26,14 +27,13 @@ from edgepress.exporter.plan.plan import Plan
 from edgepress.exporter.recipe.recipe import Recipe
 from edgepress.exporter.streams.shipping_task import Coded
 from edgepress.onnx_graph.files import read_model
-from edgepress.progress import Progress
 from edgepress.runtime.loading import load_task
 from edgepress.runtime.sequences.model import SequenceModel
 from edgepress.samples.read import FEWEST, read_samples
 from edgepress.samples.sample import Samples
 from edgepress.sessions import open_on_cpu
-from edgepress.states import State
 from edgepress.tasks.sequences import DECODER_FILE, ENCODER_FILE
+from edgepress.terminal.progress import Progress
 
 MOST = 128
 """Sources that are used at most: of each, every value that is still to be read is held at once."""

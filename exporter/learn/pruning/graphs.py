@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import onnx
 
+from edgepress.disk.files import atomic_directory, sha256_file
 from edgepress.errors import InputError
 from edgepress.exporter.arrays.sealed import DamagedError, read_sealed_json, write_sealed_json
 from edgepress.exporter.graph.editing import remove_unused
@@ -31,11 +32,10 @@ from edgepress.exporter.methods.narrower.cut import plain
 from edgepress.exporter.methods.narrower.task import GraphTask
 from edgepress.exporter.methods.options import Options, read_options
 from edgepress.exporter.recipe.recipe import Recipe
-from edgepress.files import atomic_directory, sha256_file
 from edgepress.onnx_graph.files import read_model
 from edgepress.onnx_graph.tensors import TensorReader
-from edgepress.progress import Progress, silent
 from edgepress.sessions import open_on_cpu
+from edgepress.terminal.progress import Progress, silent
 
 _MODEL, _STEP = "model.onnx", "step.json"
 _LARGEST = 1 << 30  # bytes of constants of a graph that is kept in memory, and written as one file

@@ -1,8 +1,8 @@
 """The steps of a recipe's ``prune``, one after the other, each kept on disk until the bundle is in place.
 
-The part ``pruning`` of the workspace (:class:`edgepress.workspace.Workspace`) holds ``text`` and a stage for each step
-that is done (``0-depth``), written whole under a key of everything that decides its bytes; the last has the checkpoint.
-A killed export goes on at the step in which it was.
+The part ``pruning`` of the workspace (:class:`edgepress.disk.workspace.Workspace`) holds ``text`` and a stage for each
+step that is done (``0-depth``), written whole under a key of everything that decides its bytes; the last has the
+checkpoint. A killed export goes on at the step in which it was.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from edgepress.disk.files import atomic_directory, sha256_file
+from edgepress.disk.workspace import clear
 from edgepress.errors import InputError
 from edgepress.exporter.arrays.parallel import cores
 from edgepress.exporter.arrays.scheme import Scheme
@@ -48,10 +50,8 @@ from edgepress.exporter.streams.documents import (
     training_files,
 )
 from edgepress.exporter.tokens.source_tokenizer import check_tokenizer, source_tokenizer
-from edgepress.files import atomic_directory, sha256_file
-from edgepress.progress import Progress
 from edgepress.targets import Target
-from edgepress.workspace import clear
+from edgepress.terminal.progress import Progress
 
 _STEP_FILE = "step.json"  # the key of a stage, its files' hashes and what the manifest says of it
 _KEPT_TOKENS = "kept_tokens.npy"

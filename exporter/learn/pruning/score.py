@@ -25,7 +25,7 @@ from edgepress.exporter.streams.head import pieces
 from edgepress.exporter.streams.streams import embedded, pass_layers
 from edgepress.exporter.tokens.source_tokenizer import source_tokenizer
 from edgepress.finite import check_figure
-from edgepress.progress import Progress
+from edgepress.terminal.progress import Progress
 from edgepress.text.windows import Window, windows
 
 CONTEXT = 256  # tokens of a window, at most

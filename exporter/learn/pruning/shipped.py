@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, cast
 
 from edgepress.exporter.learn.pruning.curve import Point, draw_curve
 from edgepress.exporter.plan.plan import Plan
-from edgepress.progress import Progress
+from edgepress.terminal.progress import Progress
 
 if TYPE_CHECKING:
     from edgepress.exporter.learn.pruning.run import Pruned  # needs torch
@@ -28,7 +28,7 @@ def describe_steps(
 ) -> tuple[dict[str, object], ...]:
     """The entry of each step, and last that of the bundle, scored with its own graph on the same text."""
     from edgepress.exporter.learn.pruning.score import DIGITS, scored_context
-    from edgepress.runtime.evaluate import evaluate
+    from edgepress.runtime.measures.evaluate import evaluate
 
     documents = pruned.held_out
     context, stride = scored_context(plan.context_length)

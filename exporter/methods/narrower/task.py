@@ -11,7 +11,7 @@ import onnx
 
 from edgepress.exporter.interpreter.network import Feed
 from edgepress.exporter.methods.narrower.coupling import Coupling, find_coupling
-from edgepress.progress import Progress, silent
+from edgepress.terminal.progress import Progress, silent
 
 
 @dataclass

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from edgepress.disk.files import write_json
 from edgepress.errors import InputError
 from edgepress.exporter.model.description import Decoder
 from edgepress.exporter.model.reading import read_decoder
@@ -23,7 +24,6 @@ from edgepress.exporter.source.checkpoint import READABLE, SINGLE, Checkpoint
 from edgepress.exporter.source.layout import TOKENIZER_FILES
 from edgepress.exporter.source.stored import StoredTensor, to_float32
 from edgepress.exporter.tokens.source_tokenizer import tokenizer_files
-from edgepress.files import write_json
 
 _LAYER = re.compile(r".*?\.\d+\.")  # the beginning of a tensor's name
 _PIECE = 4 << 20  # bytes of a tensor that are made at a time

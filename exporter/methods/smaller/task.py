@@ -22,8 +22,8 @@ from edgepress.exporter.source.checkpoint import Checkpoint
 from edgepress.exporter.streams.documents import Documents
 from edgepress.exporter.streams.text import read_calibration
 from edgepress.exporter.tokens.source_tokenizer import source_tokenizer
-from edgepress.progress import Progress, silent
 from edgepress.targets import Target
+from edgepress.terminal.progress import Progress, silent
 
 
 @dataclass

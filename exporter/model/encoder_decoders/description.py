@@ -13,12 +13,12 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from edgepress.bundle.states import State, check_states
 from edgepress.exporter.model.description import Layer, Linear, Norm, Rope, Rotation, Weight, every
 from edgepress.exporter.model.mixers.mlp import MLP
 from edgepress.exporter.source.checkpoint import Checkpoint
 from edgepress.exporter.source.packed import Codes, Grid
 from edgepress.exporter.source.part import Part
-from edgepress.states import State, check_states
 
 _HEAD_MULTIPLE = 8  # GroupQueryAttention's heads are so many numbers wide, or a multiple
 _FLOAT = 4  # bytes

@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from edgepress.bundle.states import State
 from edgepress.exporter.model.description import Alibi, Linear, Mixer, Norm, Weight
 from edgepress.modules import modules_in
-from edgepress.states import State
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from edgepress.bundle.states import State, StateType
 from edgepress.errors import InputError
 from edgepress.exporter.model.description import Alibi, Linear, Mixer, Norm, Source, Weight
 from edgepress.exporter.model.mixers import CONTRIB, GraphWriter, MixerKind
-from edgepress.states import State, StateType
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
+from edgepress.bundle.states import State, StateType
 from edgepress.exporter.model.description import Linear, Mixer, Source, Weight
 from edgepress.exporter.model.mixers import CONTRIB, GraphWriter, MixerKind, convolution_state
-from edgepress.states import State, StateType
 
 if TYPE_CHECKING:
     from torch import Tensor

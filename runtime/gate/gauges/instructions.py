@@ -1,10 +1,10 @@
 """Instructions on an emulated ARM processor: the same on any machine, so a kernel that is missed is found."""
 
-from edgepress.runtime.counting import count_bundles
-from edgepress.runtime.first_use import verify_first
 from edgepress.runtime.gate.alike import GRAPH, TEXT, only_figures_of
 from edgepress.runtime.gate.figures import Figure, Gauge, Option, Request
+from edgepress.runtime.graph_file.first_use import verify_first
 from edgepress.runtime.loading import GRAPH as GRAPH_FILE
+from edgepress.runtime.measures.counting import count_bundles
 from edgepress.runtime.profile.workloads.graph import made_up_run
 from edgepress.targets.emulator import Installation, System, count_model, setup, setup_system
 

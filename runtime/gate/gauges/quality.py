@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from edgepress.errors import InputError
-from edgepress.runtime.evaluate import evaluate, read_documents
 from edgepress.runtime.gate.figures import Figure, Gauge, Option, Request
+from edgepress.runtime.measures.evaluate import evaluate, read_documents
 
 _FIGURES = {
     "bits_per_byte": "on the text",

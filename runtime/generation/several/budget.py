@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from time import perf_counter
 
 from edgepress.errors import InputError
-from edgepress.runtime.energy import open_meters
-from edgepress.runtime.metering.recorder import Recorder
-from edgepress.runtime.metering.stretches import source_energy
+from edgepress.runtime.machine.energy import open_meters
+from edgepress.runtime.machine.metering.recorder import Recorder
+from edgepress.runtime.machine.metering.stretches import source_energy
 from edgepress.whole import whole_number
 
 _LOOK = 0.2  # seconds between two looks at the energy, which a counter's own steps make hardly finer

@@ -3,7 +3,7 @@
 from html import escape
 from pathlib import Path
 
-from edgepress.files import atomic_file
+from edgepress.disk.files import atomic_file
 from edgepress.runtime.profile.page.pictures import PICTURES, Picture
 from edgepress.runtime.profile.records import Profile
 from edgepress.runtime.profile.summary import figures

@@ -12,9 +12,9 @@ from typing import Any
 
 from edgepress.calls import Answer, Arrays, report
 from edgepress.errors import InputError
-from edgepress.runtime.energy import open_meters
-from edgepress.runtime.metering.pulses import give_pulses
-from edgepress.runtime.metering.recorder import Recorder
+from edgepress.runtime.machine.energy import open_meters
+from edgepress.runtime.machine.metering.pulses import give_pulses
+from edgepress.runtime.machine.metering.recorder import Recorder
 from edgepress.runtime.profile.energies import PASS_NAME, Part, Run, Stretch, samples_of
 from edgepress.runtime.profile.passing import Pass, Rounds
 from edgepress.runtime.profile.rounds import open_workload, opening, tell, wait_until_cool

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from edgepress.calls import Answer, Arrays
-from edgepress.runtime.memory import read_memory, reset_peak, trim_heap
+from edgepress.runtime.machine.memory import read_memory, reset_peak, trim_heap
 from edgepress.runtime.profile.passing import Pass, Rounds
 from edgepress.runtime.profile.rounds import open_workload, opening, tell
 from edgepress.runtime.profile.system.android import read_memory_account

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from edgepress.calls import Answer, Arrays
-from edgepress.runtime.counting.operators import PER_MICROSECOND, fewest
+from edgepress.runtime.measures.counting.operators import PER_MICROSECOND, fewest
 from edgepress.runtime.profile.passing import Pass, Rounds
 from edgepress.runtime.profile.rounds import opening, tell
 from edgepress.runtime.profile.workloads import find_kind

@@ -14,7 +14,7 @@ import msgspec
 
 from edgepress.calls import Answer, Arrays
 from edgepress.runtime.config import read_config
-from edgepress.runtime.memory import read_memory, trim_heap
+from edgepress.runtime.machine.memory import read_memory, trim_heap
 from edgepress.runtime.profile.passing import Pass, Rounds
 from edgepress.runtime.profile.roofline.kernels import (
     LIGHT,

@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgepress.calls import Answer, Arrays
-from edgepress.runtime import protobuf as pb
-from edgepress.runtime.products import value_info
+from edgepress.runtime.graph_file import protobuf as pb
+from edgepress.runtime.graph_file.products import value_info
+from edgepress.runtime.graph_file.repack import packed_in, tell_packed
 from edgepress.runtime.profile.roofline.work import ATTENTION, PRODUCT, Attention, Scheme
-from edgepress.runtime.repack import packed_in, tell_packed
 from edgepress.sessions import open_on_cpu, session_options
 from edgepress.targets.devices.packing import KINDS, Kind, Weight, packed_bytes
 

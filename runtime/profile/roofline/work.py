@@ -10,12 +10,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import ceil
 
+from edgepress.bundle.states import state_bytes
 from edgepress.errors import InputError
-from edgepress.runtime import protobuf as pb
 from edgepress.runtime.config import BundleConfig
-from edgepress.runtime.products import Node, Tensor, read_node, read_tensor
+from edgepress.runtime.graph_file import protobuf as pb
+from edgepress.runtime.graph_file.products import Node, Tensor, read_node, read_tensor
 from edgepress.runtime.sessions.session import PREFILL_CHUNK
-from edgepress.states import state_bytes
 from edgepress.targets.devices import Call
 
 PRODUCT, ATTENTION = "MatMulNBits", "GroupQueryAttention"

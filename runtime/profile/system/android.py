@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Callable
 from time import monotonic
 
-from edgepress.runtime.metering.programs import output_of
+from edgepress.runtime.machine.metering.programs import output_of
 
 _PROGRAM = "dumpsys"
 _FRESH = 5.0  # s that an answer is as good as another: asking pauses what is measured for a minute

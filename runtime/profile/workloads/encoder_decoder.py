@@ -8,16 +8,16 @@ from typing import Any
 
 import numpy as np
 
+from edgepress.bundle.manifest import Manifest, read_manifest
+from edgepress.bundle.states import state_bytes
 from edgepress.errors import InputError
-from edgepress.manifest import Manifest, read_manifest
-from edgepress.runtime.counting.operators import read_profile
-from edgepress.runtime.first_use import verify_first
+from edgepress.runtime.graph_file.first_use import verify_first
+from edgepress.runtime.measures.counting.operators import read_profile
 from edgepress.runtime.profile.settings import Settings
 from edgepress.runtime.profile.workloads.workload import DECODE, Kind, Opening, Part, Timed, Workload
 from edgepress.runtime.sequences.session import EncoderDecoder
 from edgepress.runtime.sequences.sources import made_up_source, source_size
 from edgepress.runtime.sessions.session import Floats
-from edgepress.states import state_bytes
 from edgepress.tasks.sequences import Sequences
 from edgepress.tasks.task import Task
 

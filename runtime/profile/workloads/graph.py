@@ -6,13 +6,13 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+from edgepress.bundle.manifest import read_manifest
 from edgepress.errors import InputError
 from edgepress.examples import Feed, find_size, make_feeds
-from edgepress.manifest import read_manifest
 from edgepress.processing.arrays import read_arrays
-from edgepress.runtime.counting.operators import read_profile
-from edgepress.runtime.first_use import verify_first
+from edgepress.runtime.graph_file.first_use import verify_first
 from edgepress.runtime.loading import GRAPH, load_task
+from edgepress.runtime.measures.counting.operators import read_profile
 from edgepress.runtime.prepared import open_session
 from edgepress.runtime.profile.settings import Settings
 from edgepress.runtime.profile.workloads.workload import Kind, Opening, Part, Timed, Workload

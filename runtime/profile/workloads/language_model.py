@@ -8,15 +8,15 @@ from typing import Any
 
 import numpy as np
 
+from edgepress.bundle.states import state_bytes
 from edgepress.errors import InputError
 from edgepress.runtime.config import read_config
-from edgepress.runtime.counting.operators import read_profile
+from edgepress.runtime.measures.counting.operators import read_profile
 from edgepress.runtime.model import Model, load
 from edgepress.runtime.profile.settings import Settings
 from edgepress.runtime.profile.workloads.workload import DECODE, Kind, Opening, Part, Timed, Workload
 from edgepress.runtime.sessions.cpu import CpuSession
 from edgepress.runtime.sessions.session import Floats
-from edgepress.states import state_bytes
 
 _PROMPT_LENGTHS = (64, 256)
 _SEED = 0  # of the prompts' random tokens: speed does not depend on them, results must be repeatable

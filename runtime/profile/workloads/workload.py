@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from edgepress.cores import usable_cores
-from edgepress.runtime.counting.operators import Kernel
+from edgepress.runtime.measures.counting.operators import Kernel
 from edgepress.tasks.task import Task
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from edgepress.tables import format_table
+from edgepress.terminal.tables import format_table
 
 _SHOWN = 8  # numbers of a vector in text
 

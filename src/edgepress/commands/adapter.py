@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from edgepress.stdio import say
+from edgepress.terminal.stdio import say
 
 NAME = "adapter"
 HELP = "write an adapter that peft saved as a file for a bundle made with --adapter-slots"

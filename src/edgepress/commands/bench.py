@@ -43,14 +43,14 @@ def run(arguments: argparse.Namespace) -> int:
     import json
 
     from edgepress.commands.prepare import prepare_first
-    from edgepress.progress import progress
-    from edgepress.runtime.bench import (
+    from edgepress.runtime.measures.bench import (
         bench,
         bench_turns,
         default_prompt_lengths,
         format_measurement,
     )
-    from edgepress.runtime.bench_graph import is_language_model
+    from edgepress.runtime.measures.bench_graph import is_language_model
+    from edgepress.terminal.progress import progress
 
     if arguments.profile is not None:
         return _run_profile(arguments)
@@ -83,7 +83,7 @@ def _run_profile(arguments: argparse.Namespace) -> int:
     """Show where the time goes."""
     from edgepress.errors import InputError
     from edgepress.runtime.profile.breakdown import break_down
-    from edgepress.stdio import say
+    from edgepress.terminal.stdio import say
 
     if given := [name for name in ("on", "soc", "energy", "inputs", "json") if getattr(arguments, name)]:
         raise InputError(f"--{given[0]} is nothing for bench --profile; `edgepress profile` measures everything")
@@ -108,10 +108,10 @@ def _run_graph(arguments: argparse.Namespace) -> int:
     import json
 
     from edgepress.errors import InputError
-    from edgepress.progress import progress
-    from edgepress.runtime.bench_graph import bench_graph, format_graph_measurement
-    from edgepress.runtime.first_use import verify_first
+    from edgepress.runtime.graph_file.first_use import verify_first
     from edgepress.runtime.loading import find_task_of
+    from edgepress.runtime.measures.bench_graph import bench_graph, format_graph_measurement
+    from edgepress.terminal.progress import progress
 
     task = find_task_of(arguments.bundle)
     if task is not None and task.sequences is not None:
@@ -139,9 +139,9 @@ def _run_sequences(arguments: argparse.Namespace) -> int:
     import json
 
     from edgepress.errors import InputError
-    from edgepress.progress import progress
-    from edgepress.runtime.first_use import verify_first
+    from edgepress.runtime.graph_file.first_use import verify_first
     from edgepress.runtime.sequences.bench import bench_sequences, format_sequence_measurement
+    from edgepress.terminal.progress import progress
 
     names = ("on", "soc", "graph", "prefill_chunk", "energy")
     if given := [f"--{name.replace('_', '-')}" for name in names if getattr(arguments, name)]:

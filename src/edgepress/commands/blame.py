@@ -38,7 +38,7 @@ def run(arguments: argparse.Namespace) -> int:
     import json
 
     from edgepress.exporter.learn.loss_by_tensor import format_loss_by_tensor, measure_loss_by_tensor
-    from edgepress.progress import progress
+    from edgepress.terminal.progress import progress
 
     found = measure_loss_by_tensor(
         arguments.bundle,

@@ -20,7 +20,7 @@ from edgepress.commands.common.opening import (
     add_place_arguments,
     open_language_model,
 )
-from edgepress.stdio import say
+from edgepress.terminal.stdio import say
 
 if TYPE_CHECKING:
     from edgepress.runtime.turns.conversation import Conversation

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from edgepress.stdio import say
+from edgepress.terminal.stdio import say
 
 NAME = "clean"
 HELP = "show what stopped exports have left beside their output, or what the caches hold, and remove it"
@@ -32,7 +32,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _clean_outputs(place: Path, is_sure: bool) -> bool:
     import time
 
-    from edgepress.leftovers import find_leftovers, format_age, format_bytes
+    from edgepress.disk.leftovers import find_leftovers, format_age, format_bytes
 
     found, now = find_leftovers(place), time.time()
     if not found:
@@ -57,8 +57,8 @@ def _clean_outputs(place: Path, is_sure: bool) -> bool:
 def _clean_caches(is_sure: bool) -> None:
     import time
 
-    from edgepress.cache import CACHES, cache_entries, cache_folder
-    from edgepress.leftovers import empty_cache, format_age, format_bytes, measure
+    from edgepress.disk.cache import CACHES, cache_entries, cache_folder
+    from edgepress.disk.leftovers import empty_cache, format_age, format_bytes, measure
 
     now, rows, total = time.time(), [("cache", "entries", "size", "last written", "folder")], 0
     full = [name for name in CACHES if cache_entries(name)]
@@ -77,7 +77,7 @@ def _clean_caches(is_sure: bool) -> None:
 
 def _is_asked_for(count: int, size: int, is_sure: bool) -> bool:
     """Whether to remove it: --yes, or an answer at a terminal."""
-    from edgepress.leftovers import format_bytes
+    from edgepress.disk.leftovers import format_bytes
 
     if not count or is_sure:
         return bool(count)

@@ -4,7 +4,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from edgepress.runtime.devices import Description
+    from edgepress.runtime.machine.devices import Description
 
 NAME = "devices"
 HELP = "list the devices that can be reached and what each can measure, or describe those that are named"
@@ -27,7 +27,7 @@ def run(arguments: argparse.Namespace) -> int:
     import json
 
     from edgepress.errors import InputError
-    from edgepress.runtime.devices import open_device
+    from edgepress.runtime.machine.devices import open_device
 
     if not arguments.names:
         if arguments.clean or arguments.runner:
@@ -54,7 +54,7 @@ def _list(as_json: bool) -> int:
     import json
 
     from edgepress.errors import EdgepressError
-    from edgepress.runtime.devices import find_devices, open_device
+    from edgepress.runtime.machine.devices import find_devices, open_device
 
     entries, lines = [], []
     for found in find_devices():
@@ -85,7 +85,7 @@ def _list(as_json: bool) -> int:
 
 def _abilities(description: "Description") -> dict[str, str | None]:
     """Why each thing cannot be measured; None where it can."""
-    from edgepress.runtime.devices.describing.description import abilities
+    from edgepress.runtime.machine.devices.describing.description import abilities
 
     return {ability.name: ability.why_not or None for ability in abilities(description)}
 
@@ -131,7 +131,7 @@ def _details(description: "Description") -> str:
 
 
 def _cluster(cluster: object) -> str:
-    from edgepress.runtime.devices.describing.description import Cluster
+    from edgepress.runtime.machine.devices.describing.description import Cluster
 
     assert isinstance(cluster, Cluster)
     words = [f"{len(cluster.cores)} × {cluster.name or 'unknown design'}"]

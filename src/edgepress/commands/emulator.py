@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgepress.stdio import say
+from edgepress.terminal.stdio import say
 
 if TYPE_CHECKING:
-    from edgepress.runtime.counting import BundleCost
-    from edgepress.runtime.emulated import BundleComparison
+    from edgepress.runtime.measures.counting import BundleCost
+    from edgepress.runtime.measures.emulated import BundleComparison
     from edgepress.targets.emulator import Agreement, Installation, ModelComparison, ModelCost
 
 NAME = "emulator"
@@ -83,8 +83,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _setup(arguments: argparse.Namespace) -> int:
-    from edgepress.progress import progress
     from edgepress.targets.emulator import setup, setup_system
+    from edgepress.terminal.progress import progress
 
     found = setup(mirror=arguments.mirror, progress=progress, say=say)
     print(f"{found.directory}: {', '.join(f'{name} {version}' for name, version in found.versions.items())}")
@@ -178,7 +178,7 @@ def _check_usage(arguments: argparse.Namespace) -> bool:
 
 def _graph_of(model: Path) -> Path:
     """The graph of a bundle that is no language model, which is run as any model is; all else as it is."""
-    from edgepress.runtime.first_use import verify_first
+    from edgepress.runtime.graph_file.first_use import verify_first
     from edgepress.runtime.loading import GRAPH, find_task_of
 
     task = find_task_of(model) if model.is_dir() else None
@@ -192,7 +192,7 @@ def _run_bundle(
     arguments: argparse.Namespace, installation: "Installation", cpus: Sequence[str]
 ) -> "Sequence[BundleComparison]":
     from edgepress.runtime import read_documents
-    from edgepress.runtime.emulated import compare_bundles
+    from edgepress.runtime.measures.emulated import compare_bundles
 
     return compare_bundles(
         installation,
@@ -228,7 +228,7 @@ def _count(
 ) -> "Sequence[BundleCost | ModelCost]":
     """Costs, one for each processor; none, and why on stderr, when what counts them is not set up."""
     from edgepress.errors import InputError
-    from edgepress.runtime.counting import count_bundles
+    from edgepress.runtime.measures.counting import count_bundles
     from edgepress.targets.emulator import count_model, find_system, read_inputs
 
     try:

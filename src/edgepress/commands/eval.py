@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 from edgepress.commands.common.opening import add_adapter_argument, add_loading_arguments, add_place_arguments
 from edgepress.commands.export import add_revision_argument
-from edgepress.stdio import say
+from edgepress.terminal.stdio import say
 
 if TYPE_CHECKING:
-    from edgepress.runtime.evaluate import LogitsSource
+    from edgepress.runtime.measures.evaluate import LogitsSource
     from edgepress.runtime.tasks.kinds import Run, TaskModel
     from edgepress.tasks.task import Task
 
@@ -57,13 +57,13 @@ def run(arguments: argparse.Namespace) -> int:
     """Score, then print the result."""
     import json
 
+    from edgepress.bundle.fingerprint import leak_warning
     from edgepress.commands.prepare import prepare_first
     from edgepress.cores import usable_cores
     from edgepress.errors import InputError
-    from edgepress.fingerprint import leak_warning
-    from edgepress.progress import progress
-    from edgepress.runtime.evaluate import evaluate, format_evaluation, read_documents
     from edgepress.runtime.loading import find_task_of
+    from edgepress.runtime.measures.evaluate import evaluate, format_evaluation, read_documents
+    from edgepress.terminal.progress import progress
 
     if find_task_of(arguments.bundle) is not None:
         return _score_task(arguments)
@@ -144,8 +144,8 @@ def task_reference(model: "TaskModel", reference: str, revision: str | None = No
     """
     from tempfile import TemporaryDirectory
 
+    from edgepress.bundle.manifest import MANIFEST_NAME
     from edgepress.errors import InputError
-    from edgepress.manifest import MANIFEST_NAME
     from edgepress.runtime.loading import load_task
 
     if (Path(reference) / MANIFEST_NAME).is_file():
@@ -202,10 +202,10 @@ def _float_bundle(reference: str, task: str, revision: str | None) -> Path:
     import json
     from importlib.metadata import version
 
-    from edgepress.cache import cache_folder, locked
+    from edgepress.disk.cache import cache_folder, locked
+    from edgepress.disk.files import sha256_file
     from edgepress.exporter import export
     from edgepress.exporter.source.hub import find_whole
-    from edgepress.files import sha256_file
 
     folder = find_whole(reference, revision)[0]
     files = {str(p.relative_to(folder)): sha256_file(p) for p in sorted(folder.rglob("*")) if p.is_file()}
@@ -242,8 +242,8 @@ def reference_for(bundle: Path, model: str, *, threads: int, revision: str | Non
 
 def _refuse_pruned_vocabulary(bundle: Path, model: str, tokens: int) -> None:
     """Raise InputError when the bundle's tokens were renumbered, and ``model`` has others, ``tokens`` in all."""
+    from edgepress.bundle.manifest import read_manifest
     from edgepress.errors import InputError
-    from edgepress.manifest import read_manifest
     from edgepress.runtime.config import read_config
 
     left = read_config(bundle).vocab_size

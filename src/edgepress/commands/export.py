@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from edgepress.stdio import say
+from edgepress.terminal.stdio import say
 
 if TYPE_CHECKING:
-    from edgepress.manifest import Manifest
+    from edgepress.bundle.manifest import Manifest
 
 NAME = "export"
 HELP = "quantize a model and write a bundle directory"
@@ -105,17 +105,17 @@ def run(arguments: argparse.Namespace) -> int:
     """Export, then say what was written and what it cost."""
     import time
 
+    from edgepress.bundle.manifest import bundle_hash
     from edgepress.exporter import export
     from edgepress.exporter.bundle.download import describe_saving
     from edgepress.exporter.decide.encoder_decoder import is_encoder_decoder
     from edgepress.exporter.decide.opening import choose_recipe
     from edgepress.exporter.doors.kinds import find_door
     from edgepress.exporter.recipe.recipe import describe_promise
-    from edgepress.manifest import bundle_hash
     from edgepress.processor import FEATURES
-    from edgepress.progress import progress
     from edgepress.targets import FALLBACK
     from edgepress.targets.footprint import footprint_lines
+    from edgepress.terminal.progress import progress
 
     start = time.perf_counter()
     target = arguments.target or FALLBACK

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
-    from edgepress.runtime.evaluate import LogitsSource
     from edgepress.runtime.gate.gating import Gate
+    from edgepress.runtime.measures.evaluate import LogitsSource
     from edgepress.runtime.tasks.kinds import TaskModel
 
 NAME = "gate"
@@ -44,8 +44,8 @@ def run(arguments: argparse.Namespace) -> int:
     import sys
     from dataclasses import asdict
 
+    from edgepress.disk.files import atomic_file
     from edgepress.errors import InputError
-    from edgepress.files import atomic_file
     from edgepress.runtime.gate.gating import check_baseline, gate, write_baseline
     from edgepress.runtime.gate.reports import known_reports
     from edgepress.runtime.gate.verdict import Outcome
@@ -86,7 +86,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _table(found: "Gate") -> str:
-    from edgepress.tables import format_table
+    from edgepress.terminal.tables import format_table
 
     rows = [
         [verdict.outcome.value, f"{verdict.gauge}: {verdict.figure}", verdict.because] for verdict in found.verdicts

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from edgepress.packs import Index
+    from edgepress.bundle.packs import Index
 
 NAME = "pack"
 HELP = "put several bundles into one folder with one index: names, bytes, memory added up"
@@ -25,8 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Make the pack, then say what it holds."""
-    from edgepress.progress import progress
     from edgepress.runtime.packing.make import pack
+    from edgepress.terminal.progress import progress
 
     index = pack(_named(arguments.bundles), arguments.out, measure=not arguments.no_measure, progress=progress)
     print(index.serialize() if arguments.json else describe_pack(arguments.out, index))
@@ -50,7 +50,7 @@ def _named(words: list[str]) -> dict[str, Path]:
 
 def describe_pack(folder: Path, index: "Index") -> str:
     """What a pack holds, as lines for a terminal."""
-    from edgepress.tables import format_table
+    from edgepress.terminal.tables import format_table
 
     def megabytes(size: int | None) -> str:
         return "" if size is None else f"{size / 1e6:,.1f}"

@@ -43,9 +43,9 @@ def run(arguments: argparse.Namespace) -> int:
     from edgepress.exporter.decide.traced import decide_traced, refuse_of_language_models
     from edgepress.exporter.doors.kinds import Options, find_door
     from edgepress.exporter.doors.samples import read_samples
-    from edgepress.progress import progress
     from edgepress.targets import FALLBACK
     from edgepress.targets.devices import find_roofline
+    from edgepress.terminal.progress import progress
 
     roofline = None if arguments.device is None else find_roofline(arguments.device)
     door, both = find_door(arguments.model), is_encoder_decoder(arguments.model, arguments.revision)

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from edgepress.stdio import say
+from edgepress.terminal.stdio import say
 
 NAME = "prepare"
 HELP = "write the memory-mapped form of a bundle into the cache, and measure which threads and pieces suit this machine"
@@ -37,10 +37,10 @@ def prepare_first(bundle: Path, wanted: bool, graph: str | None = None) -> None:
     from contextlib import suppress
 
     from edgepress.errors import InputError
-    from edgepress.progress import progress
     from edgepress.runtime.config import read_config
-    from edgepress.runtime.first_use import verify_first
+    from edgepress.runtime.graph_file.first_use import verify_first
     from edgepress.runtime.prepared import prepare
+    from edgepress.terminal.progress import progress
 
     verify_first(bundle, progress)
     if wanted:
@@ -50,8 +50,8 @@ def prepare_first(bundle: Path, wanted: bool, graph: str | None = None) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Prepare, or check what is prepared; say where it is and what it takes on the disk."""
-    from edgepress.progress import progress
     from edgepress.runtime.prepared import check, find_form, prepare
+    from edgepress.terminal.progress import progress
 
     bundle, cache = arguments.bundle, arguments.cache
     directory = None if arguments.force or not arguments.check else find_form(bundle, cache)
@@ -71,10 +71,10 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _tune(bundle: Path, directory: Path) -> None:
     """Measure how a language model is best opened here, keep it with its form, and say what it was."""
-    from edgepress.progress import progress
     from edgepress.runtime.loading import find_task_of
     from edgepress.runtime.tuning.measure import describe, tune
     from edgepress.runtime.tuning.record import write_tuning
+    from edgepress.terminal.progress import progress
 
     if find_task_of(bundle) is not None:
         return

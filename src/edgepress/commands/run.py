@@ -20,7 +20,7 @@ from edgepress.commands.common.opening import (
     open_language_model,
 )
 from edgepress.commands.common.tasks import OF_TASKS, add_task_arguments, run_task
-from edgepress.stdio import say
+from edgepress.terminal.stdio import say
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -117,8 +117,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the text as it comes on stdout, then what it cost on stderr."""
+    from edgepress.bundle.manifest import read_manifest
     from edgepress.errors import InputError
-    from edgepress.manifest import read_manifest
     from edgepress.runtime.generation.contrast import Contrast
     from edgepress.runtime.generation.forgetting import Forgetting
     from edgepress.runtime.generation.sampling import Sampling

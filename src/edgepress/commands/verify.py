@@ -4,7 +4,7 @@ import argparse
 import re
 from pathlib import Path
 
-from edgepress.stdio import say
+from edgepress.terminal.stdio import say
 
 NAME = "verify"
 HELP = "recompute every hash of a bundle and name what differs"
@@ -34,11 +34,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Exit 0 when the bundle is sound and the one that is expected; else name what is not, and exit 1."""
+    from edgepress.bundle.manifest import bundle_hash, find_problems, read_manifest
+    from edgepress.bundle.packs import is_pack
+    from edgepress.disk.exchange import read_steady
     from edgepress.errors import InputError
-    from edgepress.exchange import read_steady
-    from edgepress.manifest import bundle_hash, find_problems, read_manifest
-    from edgepress.packs import is_pack
-    from edgepress.progress import progress
+    from edgepress.terminal.progress import progress
 
     bundle: Path = arguments.bundle
     if is_pack(bundle):
@@ -72,9 +72,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _verify_pack(folder: Path) -> int:
     """The same of several bundles in one folder."""
+    from edgepress.bundle.packs import pack_problems, read_index
     from edgepress.commands.pack import describe_pack
-    from edgepress.packs import pack_problems, read_index
-    from edgepress.progress import progress
+    from edgepress.terminal.progress import progress
 
     problems = pack_problems(folder, progress)
     for problem in problems:
@@ -85,7 +85,7 @@ def _verify_pack(folder: Path) -> int:
 
 
 def _adapter_problems(bundle: Path, adapter: Path) -> list[str]:
-    from edgepress.adapter_file import adapter_for
+    from edgepress.bundle.adapter_file import adapter_for
     from edgepress.errors import InputError
 
     try:

@@ -10,8 +10,8 @@ from pathlib import Path
 import onnx
 from google.protobuf.message import DecodeError, Message
 
+from edgepress.disk.file_kinds import GGUF, HEAD, ONNX, ORT, SAFETENSORS, ZIP, kind_of
 from edgepress.errors import InputError
-from edgepress.file_kinds import GGUF, HEAD, ONNX, ORT, SAFETENSORS, ZIP, kind_of
 from edgepress.onnx_graph.functions import inline_functions
 from edgepress.onnx_graph.headers import assumed_opset, known_operators
 from edgepress.onnx_graph.tensors import TensorReader

@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from edgepress.disk.files import read_into
+from edgepress.disk.hub_layout import is_hub_link
+from edgepress.disk.pointers import refuse_pointer
 from edgepress.errors import InputError
-from edgepress.files import read_into
-from edgepress.hub_layout import is_hub_link
-from edgepress.pointers import refuse_pointer
 
 Array = NDArray[Any]
 

@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
+from edgepress.disk.hub_layout import resolve_inside
 from edgepress.errors import InputError
-from edgepress.hub_layout import resolve_inside
 from edgepress.processing.feeder import Takes
 
 MOST = 10_000_000

@@ -17,8 +17,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgepress.disk.pointers import refuse_pointer
 from edgepress.errors import InputError
-from edgepress.pointers import refuse_pointer
 
 _PIECE = 1 << 20  # bytes read at a time
 LARGEST_TEXT = 512 << 20  # bytes of one document

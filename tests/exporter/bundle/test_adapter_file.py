@@ -14,8 +14,9 @@ from safetensors.numpy import load_file
 from sessions import genai_tokens, graph_logits
 from tiny_models import LONG_FROM, VARIANTS, save
 
-from edgepress.adapter_file import adapter_for
-from edgepress.adapter_slots import AdapterSlots, Slot, SlotPart, adapter_version, model_version
+from edgepress.bundle.adapter_file import adapter_for
+from edgepress.bundle.adapter_slots import AdapterSlots, Slot, SlotPart, adapter_version, model_version
+from edgepress.bundle.manifest import read_manifest
 from edgepress.cli import main
 from edgepress.errors import InputError
 from edgepress.exporter import decide, export
@@ -27,9 +28,8 @@ from edgepress.exporter.decide.report import format_plan, plan_to_json
 from edgepress.exporter.model.description import Weight
 from edgepress.exporter.model.network import logits
 from edgepress.exporter.source.adapters import WEIGHTS, read_adapter
-from edgepress.manifest import read_manifest
 from edgepress.runtime import load
-from edgepress.runtime.counting.machine import count
+from edgepress.runtime.measures.counting.machine import count
 from edgepress.runtime.sessions.cpu import CpuSession
 
 Q_PROJ, V_PROJ = (f"model.layers.0.self_attn.{name}_proj" for name in "qv")

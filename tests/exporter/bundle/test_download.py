@@ -9,11 +9,11 @@ import pytest
 from onnxruntime.capi import _pybind_state
 from tiny_models import TEXT, save
 
+from edgepress.bundle.manifest import Manifest, find_problems
 from edgepress.cli import main
 from edgepress.exporter import export
 from edgepress.exporter.bundle.download import deflated_bytes
 from edgepress.exporter.bundle.files import DATA_FILE
-from edgepress.manifest import Manifest, find_problems
 
 RECIPE = """
 [weights]

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 import tiny_models
 
-from edgepress import manifest
+from edgepress.bundle import manifest
+from edgepress.bundle.manifest import find_problems, read_manifest
 from edgepress.cli import main
 from edgepress.errors import InputError
 from edgepress.exporter import export
 from edgepress.exporter.bundle import files as bundle
 from edgepress.exporter.bundle.replacing import check_output
-from edgepress.manifest import find_problems, read_manifest
 
 
 @pytest.fixture(scope="module")

@@ -10,10 +10,10 @@ from tiny_models import save
 from edgepress.cli import main
 from edgepress.exporter import decide, export
 from edgepress.exporter.decide.memory import estimate_memory, estimates_of, prompt_bytes, weight_bytes
-from edgepress.runtime.form import MODEL
+from edgepress.runtime.graph_file.form import MODEL
+from edgepress.runtime.graph_file.repack import packed_in
 from edgepress.runtime.prepared import prepare
 from edgepress.runtime.profile.roofline.kernels import kind_of_kernels
-from edgepress.runtime.repack import packed_in
 
 PAGE = 4096
 

@@ -10,14 +10,14 @@ import pytest
 import tiny_models
 from sessions import genai_tokens, graph_logits, greedy_tokens
 
+from edgepress.bundle.manifest import read_manifest
+from edgepress.bundle.states import State, state_bytes
 from edgepress.cli import main
 from edgepress.errors import InputError
 from edgepress.exporter import decide, export
 from edgepress.exporter.bundle.inspection import format_inspection, inspect
 from edgepress.exporter.decide.report import format_plan, plan_to_json
-from edgepress.manifest import read_manifest
 from edgepress.runtime import load
-from edgepress.states import State, state_bytes
 
 WINDOW = 16  # tests/families/gemma3_text.py: the last layer sees all of the text
 

@@ -16,8 +16,8 @@ from edgepress.exporter.decide.job import Prepared
 from edgepress.exporter.export import write_weights
 from edgepress.exporter.graph import piecewise
 from edgepress.exporter.graph.piecewise import Piecewise
-from edgepress.progress import silent
 from edgepress.sessions import open_on_cpu
+from edgepress.terminal.progress import silent
 
 IDS = np.random.default_rng(2).integers(3, tiny_models.VOCABULARY, (1, 20))
 BLOCKS = "[weights]\nbits = 4\nblock_size = 32\nsymmetric = false\n[embedding]\nbits = 8\n"

@@ -9,8 +9,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 from tiny_models import TEXT, save
 
+from edgepress.bundle.manifest import find_problems, read_manifest
 from edgepress.cli import main
-from edgepress.manifest import find_problems, read_manifest
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 GPTQ = """[weights]

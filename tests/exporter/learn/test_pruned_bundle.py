@@ -8,8 +8,8 @@ import onnx
 import pytest
 from channel_models import convolutions
 
+from edgepress.bundle.manifest import read_manifest
 from edgepress.cli import main
-from edgepress.manifest import read_manifest
 from edgepress.runtime.loading import load
 from edgepress.sessions import open_on_cpu
 

@@ -21,7 +21,7 @@ from edgepress.exporter.model.description import Weight
 from edgepress.exporter.streams import training
 from edgepress.exporter.streams.learned import split
 from edgepress.exporter.streams.training import Training, owner
-from edgepress.progress import Advance
+from edgepress.terminal.progress import Advance
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 TOKENS = np.random.default_rng(7).integers(3, 300, (10, 20)).astype(np.int64)

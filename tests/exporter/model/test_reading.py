@@ -10,12 +10,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny_models import CONTEXT, save
 
+from edgepress.bundle.manifest import read_manifest
 from edgepress.errors import InputError
 from edgepress.exporter import decide, export
 from edgepress.exporter.model.reference import Reference
 from edgepress.exporter.source.checkpoint import Checkpoint
 from edgepress.exporter.source.names import plain_names
-from edgepress.manifest import read_manifest
 
 RENAMED: dict[str, Callable[[str], str]] = {
     "torch.compile": lambda name: f"_orig_mod.{name}",

@@ -10,6 +10,7 @@ import tiny_models
 import torch
 import transformers
 
+from edgepress.bundle.manifest import read_manifest
 from edgepress.errors import InputError
 from edgepress.exporter import decide, export
 from edgepress.exporter.decide.report import format_plan
@@ -18,7 +19,6 @@ from edgepress.exporter.methods.folding import not_foldable
 from edgepress.exporter.model.architectures import describe
 from edgepress.exporter.recipe.recipe import Budget
 from edgepress.exporter.source.checkpoint import Checkpoint
-from edgepress.manifest import read_manifest
 from edgepress.runtime.config import read_config
 from edgepress.runtime.sessions.cpu import CpuSession
 

@@ -14,12 +14,12 @@ from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 from tiny_models import save
 
+from edgepress.bundle.manifest import read_manifest
 from edgepress.cli import main
 from edgepress.errors import InputError
 from edgepress.exporter import decide, export
 from edgepress.exporter.model.reading import resolve_model
 from edgepress.exporter.source.checkpoint import Checkpoint
-from edgepress.manifest import read_manifest
 
 MODEL = "org/tiny"
 UNUSED = (

@@ -10,7 +10,7 @@ from qdq_models import save_model
 from edgepress.errors import InputError
 from edgepress.exporter.interpreter.network import Network
 from edgepress.exporter.streams.distilling import Match, Student, distil
-from edgepress.progress import silent
+from edgepress.terminal.progress import silent
 
 
 def two_layers(path: Path, noise: float) -> Path:

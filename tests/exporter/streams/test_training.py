@@ -11,7 +11,7 @@ from edgepress.exporter.arrays.activations import BATCH_TOKENS
 from edgepress.exporter.arrays.parallel import torch_threads, use_cores
 from edgepress.exporter.streams import training
 from edgepress.exporter.streams.training import Trained, Training
-from edgepress.progress import silent
+from edgepress.terminal.progress import silent
 
 SEQUENCES = 6
 

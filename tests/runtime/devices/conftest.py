@@ -13,8 +13,8 @@ from lab.debian_programs import programs
 from lab.ssh_server import SshServer
 
 from edgepress.errors import InputError
-from edgepress.runtime.devices.common import root
-from edgepress.runtime.devices.common.lock import OURS
+from edgepress.runtime.machine.devices.common import root
+from edgepress.runtime.machine.devices.common.lock import OURS
 from edgepress.targets.emulator import Installation, emulator_directory
 from edgepress.targets.emulator.roots import Root, find_root, setup_x86_root
 

@@ -19,10 +19,10 @@ from lab.device_functions import double, end, look
 from edgepress.calls import Call
 from edgepress.calls.host import RunnerKilled
 from edgepress.errors import InputError
-from edgepress.runtime.devices import find_devices, open_device
-from edgepress.runtime.devices.adb import devices
-from edgepress.runtime.devices.common import store
-from edgepress.runtime.devices.common.errors import (
+from edgepress.runtime.machine.devices import find_devices, open_device
+from edgepress.runtime.machine.devices.adb import devices
+from edgepress.runtime.machine.devices.common import store
+from edgepress.runtime.machine.devices.common.errors import (
     AccessDenied,
     ClientMissing,
     DeviceAsleep,
@@ -33,8 +33,8 @@ from edgepress.runtime.devices.common.errors import (
     LinkLost,
     SeveralDevices,
 )
-from edgepress.runtime.devices.common.linked import Linked
-from edgepress.runtime.devices.common.runner import _probe
+from edgepress.runtime.machine.devices.common.linked import Linked
+from edgepress.runtime.machine.devices.common.runner import _probe
 from edgepress.targets.emulator import Installation
 from edgepress.targets.emulator.roots import find_root
 

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from lab.recorded_devices import CPU, phone
 
 from edgepress.errors import InputError
-from edgepress.runtime.devices.describing import android, linux, record
-from edgepress.runtime.devices.describing.description import Description, abilities, read_description
+from edgepress.runtime.machine.devices.describing import android, linux, record
+from edgepress.runtime.machine.devices.describing.description import Description, abilities, read_description
 
 
 def test_a_phone_is_its_clusters_its_battery_and_its_rails() -> None:

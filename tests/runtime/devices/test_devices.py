@@ -13,8 +13,8 @@ from lab.timers import Timers
 from edgepress.calls import Call
 from edgepress.calls.host import RunnerDied, RunnerHung, RunnerKilled
 from edgepress.errors import CheckFailed, InputError
-from edgepress.runtime.devices import find_devices, open_device, transports
-from edgepress.runtime.devices.common.protocol import Transport
+from edgepress.runtime.machine.devices import find_devices, open_device, transports
+from edgepress.runtime.machine.devices.common.protocol import Transport
 from edgepress.targets.emulator import Installation
 
 
@@ -89,7 +89,7 @@ def test_files_come_back_and_nothing_is_left(tmp_path: Path) -> None:
 
 
 def test_an_emulated_processor_answers_for_itself(emulator: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edgepress.runtime.devices.emulator.find", lambda: emulator)
+    monkeypatch.setattr("edgepress.runtime.machine.devices.emulator.find", lambda: emulator)
     with open_device("emulator:cortex-a76") as device:
         found = device.describe(runner=True)
     assert (found.architecture, found.emulated) == ("aarch64", True)

@@ -8,11 +8,11 @@ import pytest
 from lab.recorded_devices import board, phone
 
 from edgepress import cli
-from edgepress.runtime import devices
-from edgepress.runtime.devices.common.errors import AccessDenied
-from edgepress.runtime.devices.common.protocol import Found
-from edgepress.runtime.devices.describing import linux
-from edgepress.runtime.devices.describing.description import Description, read_description
+from edgepress.runtime.machine import devices
+from edgepress.runtime.machine.devices.common.errors import AccessDenied
+from edgepress.runtime.machine.devices.common.protocol import Found
+from edgepress.runtime.machine.devices.describing import linux
+from edgepress.runtime.machine.devices.describing.description import Description, read_description
 
 _RECORDS = {"local": board(), "adb:1": phone()}
 

@@ -14,11 +14,11 @@ from lab.device_functions import double
 
 from edgepress.calls import Call
 from edgepress.errors import InputError
-from edgepress.runtime.devices.common import root
-from edgepress.runtime.devices.common.errors import DeviceUnusable, LinkLost, RunnerUnusable
-from edgepress.runtime.devices.common.link import Link
-from edgepress.runtime.devices.common.linked import Linked
-from edgepress.runtime.devices.common.runner import make_runner
+from edgepress.runtime.machine.devices.common import root
+from edgepress.runtime.machine.devices.common.errors import DeviceUnusable, LinkLost, RunnerUnusable
+from edgepress.runtime.machine.devices.common.link import Link
+from edgepress.runtime.machine.devices.common.linked import Linked
+from edgepress.runtime.machine.devices.common.runner import make_runner
 from edgepress.targets.emulator import Installation, packages
 from edgepress.targets.emulator.roots import Root
 

@@ -20,9 +20,9 @@ from edgepress.calls import Call
 from edgepress.calls.host import RunnerHung
 from edgepress.errors import InputError
 from edgepress.exporter import export
-from edgepress.runtime.devices import Device, open_device
-from edgepress.runtime.devices.common import store
-from edgepress.runtime.devices.common.errors import (
+from edgepress.runtime.machine.devices import Device, open_device
+from edgepress.runtime.machine.devices.common import store
+from edgepress.runtime.machine.devices.common.errors import (
     AccessDenied,
     ClientMissing,
     DeviceFull,
@@ -32,7 +32,7 @@ from edgepress.runtime.devices.common.errors import (
     HostKeyChanged,
     LinkLost,
 )
-from edgepress.runtime.devices.ssh import hosts
+from edgepress.runtime.machine.devices.ssh import hosts
 from edgepress.runtime.profile.memories import memory_by_phase
 from edgepress.runtime.profile.profiling import profile
 from edgepress.runtime.profile.settings import Settings

@@ -6,10 +6,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgepress.errors import InputError
-from edgepress.runtime.metering.accounting import Quantity, coarse, energy_between, idle_power, total, without_idle
-from edgepress.runtime.metering.readings import Kind, Rail, Reading, Trace, traces
-from edgepress.runtime.metering.recorder import Recorded, Recorder
-from edgepress.runtime.metering.stretches import source_energy
+from edgepress.runtime.machine.metering.accounting import (
+    Quantity,
+    coarse,
+    energy_between,
+    idle_power,
+    total,
+    without_idle,
+)
+from edgepress.runtime.machine.metering.readings import Kind, Rail, Reading, Trace, traces
+from edgepress.runtime.machine.metering.recorder import Recorded, Recorder
+from edgepress.runtime.machine.metering.stretches import source_energy
 
 
 def rail(

@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgepress.errors import InputError
-from edgepress.runtime.energy.external import aligned, read_power_log
-from edgepress.runtime.metering.accounting import energy_between
-from edgepress.runtime.metering.pulses import Pulse, give_pulses
-from edgepress.runtime.metering.readings import Rail, Trace
+from edgepress.runtime.machine.energy.external import aligned, read_power_log
+from edgepress.runtime.machine.metering.accounting import energy_between
+from edgepress.runtime.machine.metering.pulses import Pulse, give_pulses
+from edgepress.runtime.machine.metering.readings import Rail, Trace
 
 
 @pytest.fixture(scope="module")

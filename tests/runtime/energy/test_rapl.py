@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgepress.runtime.energy.rapl import energy_between, open_rapl
-from edgepress.runtime.metering.readings import Meter, Unavailable
+from edgepress.runtime.machine.energy.rapl import energy_between, open_rapl
+from edgepress.runtime.machine.metering.readings import Meter, Unavailable
 
 RANGE = 262_143_328_850
 

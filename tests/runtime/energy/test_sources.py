@@ -9,15 +9,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgepress.errors import InputError
-from edgepress.runtime import energy
-from edgepress.runtime.energy import EnergySource, android_battery, battery, nvml, odpm, powermetrics, tegrastats
-from edgepress.runtime.energy.battery import amperes_per_unit, open_battery
-from edgepress.runtime.energy.hwmon import open_hwmon
-from edgepress.runtime.energy.ina3221x import open_ina3221x
-from edgepress.runtime.energy.nvml import open_nvml
-from edgepress.runtime.energy.odpm import channels_of, open_odpm
-from edgepress.runtime.energy.vcgencmd import open_vcgencmd, rails_of
-from edgepress.runtime.metering.readings import Meter, Unavailable
+from edgepress.runtime.machine import energy
+from edgepress.runtime.machine.energy import (
+    EnergySource,
+    android_battery,
+    battery,
+    nvml,
+    odpm,
+    powermetrics,
+    tegrastats,
+)
+from edgepress.runtime.machine.energy.battery import amperes_per_unit, open_battery
+from edgepress.runtime.machine.energy.hwmon import open_hwmon
+from edgepress.runtime.machine.energy.ina3221x import open_ina3221x
+from edgepress.runtime.machine.energy.nvml import open_nvml
+from edgepress.runtime.machine.energy.odpm import channels_of, open_odpm
+from edgepress.runtime.machine.energy.vcgencmd import open_vcgencmd, rails_of
+from edgepress.runtime.machine.metering.readings import Meter, Unavailable
 
 
 def write(folder: Path, **files: object) -> Path:

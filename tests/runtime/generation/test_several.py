@@ -16,13 +16,13 @@ from edgepress.cli import main
 from edgepress.errors import InputError
 from edgepress.exporter import export
 from edgepress.runtime import Model, load
-from edgepress.runtime.energy import EnergySource
 from edgepress.runtime.generation.generation import Generation
 from edgepress.runtime.generation.several import budget as budgets
 from edgepress.runtime.generation.several.best_of import best_of
 from edgepress.runtime.generation.several.budget import Budget
 from edgepress.runtime.generation.several.kinds import Candidate, chooser_names, find_chooser
-from edgepress.runtime.metering.readings import Rail, Reading
+from edgepress.runtime.machine.energy import EnergySource
+from edgepress.runtime.machine.metering.readings import Rail, Reading
 
 PROMPT = [5, 9, 17, 33]
 

@@ -7,9 +7,9 @@ import pytest
 
 from edgepress.cli import main
 from edgepress.errors import InputError
-from edgepress.runtime.metering.pulses import Pulse
-from edgepress.runtime.metering.readings import Rail, Trace
-from edgepress.runtime.metering.recorder import Recorded
+from edgepress.runtime.machine.metering.pulses import Pulse
+from edgepress.runtime.machine.metering.readings import Rail, Trace
+from edgepress.runtime.machine.metering.recorder import Recorded
 from edgepress.runtime.profile.energies import Part, Run, samples_of
 from edgepress.runtime.profile.records import SCHEMA, Header, Profile, Round, Sample, Writer, read_profile
 from edgepress.runtime.profile.settings import Settings

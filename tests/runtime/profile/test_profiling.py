@@ -10,8 +10,8 @@ from tiny_models import save
 from edgepress.calls import Call
 from edgepress.errors import InputError
 from edgepress.exporter import export
-from edgepress.runtime.devices import local
-from edgepress.runtime.devices.common.errors import LinkLost, RunnerKilled
+from edgepress.runtime.machine.devices import local
+from edgepress.runtime.machine.devices.common.errors import LinkLost, RunnerKilled
 from edgepress.runtime.profile.memories import growth, leak, memory_by_phase
 from edgepress.runtime.profile.profiling import chosen_threads, known_passes, profile
 from edgepress.runtime.profile.records import Profile, Sample, read_profile

@@ -9,6 +9,7 @@ import onnx
 import pytest
 from tiny_models import save
 
+from edgepress.bundle.states import state_bytes
 from edgepress.cli import main
 from edgepress.errors import InputError
 from edgepress.exporter import decide, export
@@ -27,7 +28,6 @@ from edgepress.runtime.profile.roofline.kernels import (
     sizes_of,
 )
 from edgepress.runtime.profile.roofline.work import Scheme, read_work
-from edgepress.states import state_bytes
 from edgepress.targets.devices import find_roofline
 
 AT = 64  # tokens before, of a plan's estimate

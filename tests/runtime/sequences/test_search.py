@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
+from edgepress.bundle.manifest import read_manifest
 from edgepress.exporter import export
-from edgepress.manifest import read_manifest
 from edgepress.runtime.sequences.rules import Rules
 from edgepress.runtime.sequences.search import beam_search, greedy
 from edgepress.runtime.sequences.session import EncoderDecoder

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
+from edgepress.disk.pointers import refuse_pointer
 from edgepress.errors import InputError
 from edgepress.exporter.source.formats.gguf.blocks import BLOCKS, FLOATS, OTHERS
 from edgepress.exporter.source.stored import read_errors
-from edgepress.pointers import refuse_pointer
 
 MAGIC = b"GGUF"
 _AGAIN = "download or convert it again"

@@ -85,7 +85,7 @@ def _run_arrays(model: "TaskModel", arguments: argparse.Namespace) -> int:
     """Compute arrays; print or write what comes out."""
     import numpy as np
 
-    from edgepress.files import atomic_file
+    from edgepress.disk.files import atomic_file
     from edgepress.processing.arrays import read_arrays
 
     outputs = model.run(read_arrays(arguments.inputs))

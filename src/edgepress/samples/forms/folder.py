@@ -3,8 +3,8 @@
 import os
 from pathlib import Path
 
+from edgepress.disk.hub_layout import resolve_inside
 from edgepress.errors import InputError
-from edgepress.hub_layout import resolve_inside
 from edgepress.processing.feeder import Takes
 from edgepress.samples.forms import csv as csv_form
 from edgepress.samples.forms import jsonl

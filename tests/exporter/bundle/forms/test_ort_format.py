@@ -9,11 +9,11 @@ import pytest
 import tiny_models
 from onnxruntime.tools.ort_format_model.ort_flatbuffers_py.fbs.InferenceSession import InferenceSession
 
+from edgepress.bundle.manifest import find_problems
 from edgepress.errors import InputError
 from edgepress.exporter import decide, export
 from edgepress.exporter.bundle.forms.ort_format import CONFIG_FILE, ORT_FILES, refuse
 from edgepress.exporter.graph.ort_flatbuffer import sort_kernel_types
-from edgepress.manifest import find_problems
 
 ORT_FILE = ORT_FILES["model.onnx"]
 FEEDS = {"input_ids": np.array([[5, 9, 3]]), "attention_mask": np.ones((1, 3), np.int64)}

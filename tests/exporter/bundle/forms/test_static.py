@@ -9,10 +9,10 @@ import pytest
 import tiny_models
 from onnx import numpy_helper
 
+from edgepress.bundle.manifest import find_problems, read_manifest
 from edgepress.errors import InputError
 from edgepress.exporter import decide, export
 from edgepress.exporter.arrays.packing import unpack
-from edgepress.manifest import find_problems, read_manifest
 from edgepress.runtime import load
 from edgepress.runtime.placement import open_accelerator
 from edgepress.targets.providers import qnn

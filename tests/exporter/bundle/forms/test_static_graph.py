@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
+from edgepress.bundle.manifest import find_problems, read_manifest
 from edgepress.cli import main
 from edgepress.errors import InputError
 from edgepress.exporter import export
-from edgepress.manifest import find_problems, read_manifest
 from edgepress.runtime import load
 from edgepress.runtime.loading import at_one_size
 from edgepress.targets.providers import qnn

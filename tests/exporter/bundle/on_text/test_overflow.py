@@ -18,7 +18,7 @@ from edgepress.exporter.bundle.readback import StoredWeights
 from edgepress.exporter.decide.job import Prepared
 from edgepress.exporter.export import write_weights
 from edgepress.exporter.model.description import Linear
-from edgepress.progress import silent
+from edgepress.terminal.progress import silent
 
 Change = dict[str, float]  # factors by the tensor's name in the checkpoint, without .weight
 TOKENS = np.random.default_rng(5).integers(3, tiny_models.VOCABULARY, (3, 24))

@@ -13,6 +13,7 @@ from safetensors.numpy import load_file, save_file
 from tiny_models import TEXT, save
 from whole_models import load, log_probabilities, mean_kl
 
+from edgepress.bundle.manifest import find_problems
 from edgepress.errors import InputError
 from edgepress.exporter import decide, export
 from edgepress.exporter.bundle.files import DATA_FILE
@@ -22,7 +23,6 @@ from edgepress.exporter.decide.report import format_plan, plan_to_json
 from edgepress.exporter.learn.budget import measure, sensitivity
 from edgepress.exporter.learn.calibration import run
 from edgepress.exporter.recipe.recipe import Budget, read_recipe
-from edgepress.manifest import find_problems
 
 CALIBRATION = "[calibration]\ntokens = 4096\nlength = 32\n"
 CHOICES = "tokens = 192\ncandidates = ['2:32', '4:32', '8:32']\n"

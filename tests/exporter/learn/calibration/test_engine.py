@@ -18,7 +18,7 @@ from edgepress.exporter.decide.prepare import decide
 from edgepress.exporter.learn.calibration import rounding
 from edgepress.exporter.model import network
 from edgepress.exporter.model.description import Linear, Weight, layer_linears
-from edgepress.progress import Advance, Progress
+from edgepress.terminal.progress import Advance, Progress
 
 GPTQ = '[weights]\nmethod = "gptq"\nbits = 4\nblock_size = 32\n[embedding]\nmethod = "rtn"\n'
 TOKENS = np.random.default_rng(3).integers(3, 300, (6, 24)).astype(np.int64)

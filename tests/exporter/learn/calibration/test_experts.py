@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tiny_models
 
+from edgepress.bundle.manifest import read_manifest
 from edgepress.exporter import decide, export
 from edgepress.exporter.bundle.files import DATA_FILE
 from edgepress.exporter.bundle.readback import StoredWeights
@@ -17,7 +18,6 @@ from edgepress.exporter.model import network
 from edgepress.exporter.model.description import Layer
 from edgepress.exporter.model.operations import Steps
 from edgepress.exporter.recipe.recipe import read_recipe
-from edgepress.manifest import read_manifest
 
 RECIPE = """
 accuracy_level = 0

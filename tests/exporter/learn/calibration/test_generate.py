@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from tiny_models import TEXT, save
 
+from edgepress.bundle.fingerprint import leak_warning
+from edgepress.bundle.manifest import find_problems
 from edgepress.errors import InputError
 from edgepress.exporter import export
 from edgepress.exporter.learn.calibration.generate import draw, generate_calibration
 from edgepress.exporter.recipe.recipe import CalibrationText
 from edgepress.exporter.source.checkpoint import Checkpoint
-from edgepress.fingerprint import leak_warning
-from edgepress.manifest import find_problems
 
 SETTINGS = CalibrationText(tokens=70, length=32, seed=3)
 

@@ -12,6 +12,7 @@ from killing import Killing
 from safetensors.numpy import load_file
 from tiny_models import TEXT, save
 
+from edgepress.bundle.manifest import find_problems
 from edgepress.errors import InputError
 from edgepress.exporter import decide, export
 from edgepress.exporter.bundle.files import DATA_FILE
@@ -22,9 +23,8 @@ from edgepress.exporter.learn.calibration.run import layers_first
 from edgepress.exporter.model.network import logits
 from edgepress.exporter.recipe.decisions import decisions_from_json
 from edgepress.exporter.recipe.recipe import CalibrationText
-from edgepress.manifest import find_problems
 from edgepress.runtime.config import read_config
-from edgepress.runtime.evaluate import Scorer
+from edgepress.runtime.measures.evaluate import Scorer
 from edgepress.text.windows import Window
 
 RECIPE = """

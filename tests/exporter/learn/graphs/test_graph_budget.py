@@ -11,6 +11,7 @@ import pytest
 from learned_graphs import convolutions, encoder, images, texts
 from onnx import TensorProto, helper, numpy_helper
 
+from edgepress.bundle.manifest import Manifest, find_problems
 from edgepress.errors import InputError
 from edgepress.exporter import decide, export
 from edgepress.exporter.bundle.inspection import format_inspection, inspect
@@ -20,7 +21,6 @@ from edgepress.exporter.doors.kinds import Options, find_door
 from edgepress.exporter.doors.samples import read_samples
 from edgepress.exporter.interpreter.network import Network
 from edgepress.exporter.learn.graphs.loss import Distance
-from edgepress.manifest import Manifest, find_problems
 from edgepress.sessions import open_on_cpu
 
 Feeds = Sequence[dict[str, np.ndarray]]

@@ -11,6 +11,7 @@ import pytest
 import torch
 from learned_graphs import encoder, images, texts
 
+from edgepress.bundle.manifest import Manifest, find_problems
 from edgepress.errors import InputError
 from edgepress.exporter import decide, export
 from edgepress.exporter.bundle.inspection import format_inspection, inspect
@@ -20,7 +21,6 @@ from edgepress.exporter.graph.qdq.graph import FloatModel
 from edgepress.exporter.interpreter.network import Hooks, Network, Step
 from edgepress.exporter.learn.graphs.exclusions import Rounded, find_rounded, node_work, order, shortest
 from edgepress.exporter.recipe.recipe import Activations
-from edgepress.manifest import Manifest, find_problems
 from edgepress.sessions import open_on_cpu
 
 Feeds = Sequence[dict[str, np.ndarray]]

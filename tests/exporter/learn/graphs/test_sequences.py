@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from edgepress import cli
+from edgepress.bundle.manifest import read_manifest
 from edgepress.errors import InputError
 from edgepress.exporter import export
-from edgepress.manifest import read_manifest
 from edgepress.runtime import load
 from edgepress.runtime.sequences.model import SequenceModel
 

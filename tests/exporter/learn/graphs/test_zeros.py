@@ -10,11 +10,11 @@ import torch
 from learned_graphs import convolutions, encoder, images, texts
 from onnx import numpy_helper
 
+from edgepress.bundle.manifest import Manifest
 from edgepress.exporter import export
 from edgepress.exporter.bundle.inspection import format_inspection, inspect
 from edgepress.exporter.interpreter.network import Network
 from edgepress.exporter.interpreter.operators.convolutions import patches
-from edgepress.manifest import Manifest
 from edgepress.sessions import open_on_cpu
 
 Feeds = list[dict[str, np.ndarray]]

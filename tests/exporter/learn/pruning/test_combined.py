@@ -12,6 +12,7 @@ from killing import Killing
 from tokenizers import Tokenizer
 from whole_models import load, mean_kl
 
+from edgepress.bundle.manifest import find_problems, read_manifest
 from edgepress.cli import main
 from edgepress.exporter import export
 from edgepress.exporter.bundle.inspection import format_inspection, inspect
@@ -23,8 +24,7 @@ from edgepress.exporter.recipe.recipe import read_recipe
 from edgepress.exporter.source.checkpoint import Checkpoint
 from edgepress.exporter.streams.learned import split
 from edgepress.exporter.streams.training import Training
-from edgepress.manifest import find_problems, read_manifest
-from edgepress.progress import silent
+from edgepress.terminal.progress import silent
 
 RECIPE = """
 prune = ["vocabulary", "mlp_width", "retrain"]

@@ -15,7 +15,7 @@ from edgepress.exporter.learn.pruning.run import Pruned, prune
 from edgepress.exporter.recipe.recipe import read_recipe
 from edgepress.exporter.source.checkpoint import Checkpoint
 from edgepress.exporter.streams.training import Training
-from edgepress.progress import silent
+from edgepress.terminal.progress import silent
 
 RECIPE = """
 prune = ["mlp_width", "depth", "retrain"]

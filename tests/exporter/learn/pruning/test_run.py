@@ -9,8 +9,9 @@ import pytest
 from killing import Killing
 from prune_tasks import tiny
 
-from edgepress import workspace
+from edgepress.bundle.manifest import find_problems, read_manifest
 from edgepress.cli import main
+from edgepress.disk import workspace
 from edgepress.errors import InputError
 from edgepress.exporter import decide, export
 from edgepress.exporter.bundle.inspection import format_inspection, inspect
@@ -19,9 +20,8 @@ from edgepress.exporter.learn.pruning import run as module
 from edgepress.exporter.recipe.recipe import OptionValue, read_recipe
 from edgepress.exporter.source.checkpoint import Checkpoint
 from edgepress.exporter.streams import documents as texts
-from edgepress.manifest import find_problems, read_manifest
-from edgepress.progress import silent
-from edgepress.runtime.evaluate import evaluate
+from edgepress.runtime.measures.evaluate import evaluate
+from edgepress.terminal.progress import silent
 
 RECIPE = """
 prune = ["depth", "mlp_width"]

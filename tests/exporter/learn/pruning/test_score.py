@@ -13,8 +13,8 @@ from edgepress.errors import InputError
 from edgepress.exporter.learn.pruning import score
 from edgepress.exporter.methods.smaller.task import PruneTask
 from edgepress.exporter.streams import head
-from edgepress.progress import silent
-from edgepress.runtime.evaluate import log_softmax
+from edgepress.runtime.measures.evaluate import log_softmax
+from edgepress.terminal.progress import silent
 from edgepress.text.tokenizer import read_tokenizer
 from edgepress.text.windows import windows
 
