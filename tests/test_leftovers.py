@@ -38,7 +38,7 @@ def clean(*arguments: object) -> int:
 def elsewhere_held(folder: Path) -> Iterator[None]:
     """Another process holds ``folder``, as an export that runs does."""
     program = (
-        "import sys\nfrom pathlib import Path\nfrom edgepress import workspace\n"
+        "import sys\nfrom pathlib import Path\nfrom edgepress.disk import workspace\n"
         "held = workspace.hold(Path(sys.argv[1]))\nprint('held', flush=True)\nsys.stdin.read()\n"
     )
     with subprocess.Popen(
