@@ -38,7 +38,7 @@ from edgepress.bundle.manifest import Manifest
 from edgepress.cores import usable_cores
 from edgepress.errors import InputError
 from edgepress.exporter import export
-from edgepress.exporter.recipe.recipe import preset_names
+from edgepress.exporter.recipe.reading import preset_names
 from edgepress.exporter.source.checkpoint import Checkpoint
 from edgepress.runtime import Evaluation, evaluate
 from edgepress.runtime.measures.evaluate import Corpus, evaluate_logits, read_corpus

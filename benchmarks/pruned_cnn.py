@@ -29,7 +29,7 @@ from resnet import build_resnet, normalize
 
 from edgepress.exporter.graph.qdq import prepare
 from edgepress.exporter.learn.pruning.graphs import shrink_graph
-from edgepress.exporter.recipe.recipe import read_recipe
+from edgepress.exporter.recipe.reading import read_recipe
 from edgepress.sessions import open_on_cpu
 
 BATCH = 50  # images

@@ -25,7 +25,8 @@ from edgepress.exporter.model.encoder_decoders.description import EncoderDecoder
 from edgepress.exporter.model.encoder_decoders.families import model_types, read_encoder_decoder
 from edgepress.exporter.model.encoder_decoders.settings import read_task
 from edgepress.exporter.plan.plan import Plan, make_plan
-from edgepress.exporter.recipe.recipe import Recipe, read_recipe
+from edgepress.exporter.recipe.reading import read_recipe
+from edgepress.exporter.recipe.recipe import Recipe
 from edgepress.exporter.source.checkpoint import Checkpoint
 from edgepress.exporter.source.hub import find_whole, read_config
 from edgepress.exporter.tokens.source_tokenizer import check_tokenizer

@@ -11,7 +11,8 @@ from edgepress.exporter.decide.adapter_slots import find_slots
 from edgepress.exporter.decide.checks import check_recipe
 from edgepress.exporter.decide.job import Opened
 from edgepress.exporter.model.reading import find_model, read_decoder
-from edgepress.exporter.recipe.recipe import Recipe, read_recipe
+from edgepress.exporter.recipe.reading import read_recipe
+from edgepress.exporter.recipe.recipe import Recipe
 from edgepress.exporter.source.checkpoint import Checkpoint
 from edgepress.exporter.tokens.source_tokenizer import check_tokenizer
 from edgepress.targets import Soc, Target, default_recipe, find_soc, find_target, target_names

@@ -8,7 +8,7 @@ from types import ModuleType
 import pytest
 
 from edgepress.exporter.methods.kinds import GraphPruning, Pruning, load_method, method_names
-from edgepress.exporter.recipe.recipe import read_recipe
+from edgepress.exporter.recipe.reading import read_recipe
 
 
 @pytest.fixture(name="accuracy")

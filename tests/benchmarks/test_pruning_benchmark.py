@@ -9,7 +9,7 @@ import pytest
 
 from edgepress.exporter.learn.pruning.run import find_steps
 from edgepress.exporter.methods.kinds import zeros_asked
-from edgepress.exporter.recipe.recipe import read_recipe
+from edgepress.exporter.recipe.reading import read_recipe
 
 
 @pytest.fixture(name="pruning")

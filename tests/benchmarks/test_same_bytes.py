@@ -29,7 +29,7 @@ def test_a_manifest_is_compared_entry_by_entry(same_bytes: ModuleType, tmp_path:
 
 def test_every_preset_and_every_family_is_compared(same_bytes: ModuleType) -> None:
     from edgepress.exporter.model.architectures import model_types
-    from edgepress.exporter.recipe.recipe import preset_names
+    from edgepress.exporter.recipe.reading import preset_names
 
     jobs = list(same_bytes.jobs(quick=False))
     assert len(jobs) == len(set(jobs))

@@ -13,7 +13,7 @@ from tiny_models import TEXT, save
 from edgepress.bundle.manifest import read_manifest
 from edgepress.exporter import export
 from edgepress.exporter.methods.kinds import zeros_asked
-from edgepress.exporter.recipe.recipe import read_recipe
+from edgepress.exporter.recipe.reading import read_recipe
 
 
 @pytest.fixture(name="sparsity")

@@ -17,7 +17,7 @@ from edgepress.cli import main
 from edgepress.errors import InputError
 from edgepress.exporter import decide
 from edgepress.exporter.decide.report import format_plan
-from edgepress.exporter.recipe.recipe import preset_names
+from edgepress.exporter.recipe.reading import preset_names
 from edgepress.targets import (
     CPU,
     Operator,

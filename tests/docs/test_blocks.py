@@ -24,7 +24,7 @@ from pages import LANGUAGES, PAGES, ROOT, Block, blocks, commands_in_sentences, 
 from edgepress import cli
 from edgepress.exporter import export
 from edgepress.exporter.decide.checks import check_recipe
-from edgepress.exporter.recipe.recipe import read_recipe
+from edgepress.exporter.recipe.reading import read_recipe
 from edgepress.runtime.gate.budget import read_budget
 from edgepress.runtime.gate.gauges import known_gauges
 

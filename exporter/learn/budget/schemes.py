@@ -18,7 +18,8 @@ from edgepress.exporter.learn.budget.sensitivity import TensorGroup, overrides, 
 from edgepress.exporter.learn.budget.solver import choose
 from edgepress.exporter.model.subject import Description
 from edgepress.exporter.plan.plan import PAGE, Form, Plan, block_form, make_plan, region_bytes
-from edgepress.exporter.recipe.recipe import CHOSEN_BY_BUDGET, Budget, Override, Recipe, read_recipe
+from edgepress.exporter.recipe.reading import read_recipe
+from edgepress.exporter.recipe.recipe import CHOSEN_BY_BUDGET, Budget, Override, Recipe
 
 _CORRECTIONS = 8  # solutions that are measured at most for a budget in loss
 _NEAR = 0.98  # the search ends when the measured loss is at least this share of the budget, and within it

@@ -20,7 +20,8 @@ from edgepress.exporter.bundle.write import write_data, write_models
 from edgepress.exporter.model.reading import GENERATION, read_decoder
 from edgepress.exporter.plan.plan import make_plan
 from edgepress.exporter.plan.planned import Planned
-from edgepress.exporter.recipe.recipe import CalibrationText, read_recipe
+from edgepress.exporter.recipe.reading import read_recipe
+from edgepress.exporter.recipe.recipe import CalibrationText
 from edgepress.exporter.source.checkpoint import Checkpoint
 from edgepress.exporter.streams.text import CalibrationTokens, check_length, sequences_asked
 from edgepress.finite import check_logits

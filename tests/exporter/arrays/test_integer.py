@@ -22,7 +22,7 @@ from edgepress.exporter.bundle.files import DATA_FILE
 from edgepress.exporter.bundle.readback import StoredWeights
 from edgepress.exporter.model.description import Linear
 from edgepress.exporter.model.reference import Reference
-from edgepress.exporter.recipe.recipe import PRESETS, read_recipe
+from edgepress.exporter.recipe.reading import PRESETS, read_recipe
 from edgepress.runtime import evaluate
 
 # The head in float32, so that everything that is rounded is rounded as the recipe's activations say.

@@ -16,7 +16,8 @@ from edgepress.exporter.methods.narrower.blocks import find_blocks
 from edgepress.exporter.methods.narrower.coupling import find_coupling
 from edgepress.exporter.methods.narrower.cut import plain
 from edgepress.exporter.methods.narrower.importance import WAYS, scores_of
-from edgepress.exporter.recipe.recipe import Recipe, read_recipe
+from edgepress.exporter.recipe.reading import read_recipe
+from edgepress.exporter.recipe.recipe import Recipe
 from edgepress.sessions import open_on_cpu
 
 Options = Mapping[str, bool | int | float | str]

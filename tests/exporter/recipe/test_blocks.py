@@ -11,7 +11,8 @@ from edgepress.exporter import decide, export
 from edgepress.exporter.arrays.scheme import BLOCK_SIZES
 from edgepress.exporter.bundle.files import DATA_FILE, MODEL_FILE
 from edgepress.exporter.plan.plan import fit_scheme
-from edgepress.exporter.recipe.recipe import Storage, preset_names, read_recipe
+from edgepress.exporter.recipe.reading import preset_names, read_recipe
+from edgepress.exporter.recipe.recipe import Storage
 
 SIZES = st.lists(st.sampled_from(BLOCK_SIZES), min_size=1, unique=True).map(lambda sizes: tuple(sorted(sizes)[::-1]))
 

@@ -8,7 +8,8 @@ from tiny_models import save
 
 from edgepress.exporter import decide, export
 from edgepress.exporter.recipe.decisions import Decisions, decisions_from_json
-from edgepress.exporter.recipe.recipe import Override, Recipe, Storage, read_recipe, recipe_from_json
+from edgepress.exporter.recipe.reading import read_recipe
+from edgepress.exporter.recipe.recipe import Override, Recipe, Storage, recipe_from_json
 
 ASKED = Recipe(
     "mine",

@@ -9,13 +9,8 @@ from hypothesis import strategies as st
 
 from edgepress.errors import InputError
 from edgepress.exporter.arrays.scheme import BITS, BLOCK_SIZES
-from edgepress.exporter.recipe.recipe import (
-    Storage,
-    candidate_storage,
-    preset_names,
-    read_recipe,
-    recipe_from_json,
-)
+from edgepress.exporter.recipe.reading import preset_names, read_recipe
+from edgepress.exporter.recipe.recipe import Storage, candidate_storage, recipe_from_json
 
 ROOT = Path(__file__).parents[3]
 

@@ -9,7 +9,7 @@ import pytest
 from edgepress.errors import InputError
 from edgepress.exporter.model.architectures import check_layers
 from edgepress.exporter.model.rope import rotated_dimensions
-from edgepress.exporter.recipe.recipe import read_recipe
+from edgepress.exporter.recipe.reading import read_recipe
 from edgepress.exporter.source.config import Config
 from edgepress.exporter.source.stored import read_header
 

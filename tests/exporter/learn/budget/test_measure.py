@@ -22,7 +22,8 @@ from edgepress.exporter.bundle.readback import StoredWeights
 from edgepress.exporter.decide.report import format_plan, plan_to_json
 from edgepress.exporter.learn.budget import measure, sensitivity
 from edgepress.exporter.learn.calibration import run
-from edgepress.exporter.recipe.recipe import Budget, read_recipe
+from edgepress.exporter.recipe.reading import read_recipe
+from edgepress.exporter.recipe.recipe import Budget
 
 CALIBRATION = "[calibration]\ntokens = 4096\nlength = 32\n"
 CHOICES = "tokens = 192\ncandidates = ['2:32', '4:32', '8:32']\n"

@@ -18,7 +18,8 @@ from edgepress.exporter.model.description import Decoder
 from edgepress.exporter.model.reading import read_decoder
 from edgepress.exporter.plan.plan import Plan, make_plan
 from edgepress.exporter.recipe.decisions import Decisions
-from edgepress.exporter.recipe.recipe import Budget, Recipe, Storage, read_recipe
+from edgepress.exporter.recipe.reading import read_recipe
+from edgepress.exporter.recipe.recipe import Budget, Recipe, Storage
 from edgepress.exporter.source.checkpoint import Checkpoint
 
 CANDIDATES = ("2:64", "4:64", "4:16", "8:32")

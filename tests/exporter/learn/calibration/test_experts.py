@@ -17,7 +17,7 @@ from edgepress.exporter.learn.calibration import rounding
 from edgepress.exporter.model import network
 from edgepress.exporter.model.description import Layer
 from edgepress.exporter.model.operations import Steps
-from edgepress.exporter.recipe.recipe import read_recipe
+from edgepress.exporter.recipe.reading import read_recipe
 
 RECIPE = """
 accuracy_level = 0

@@ -20,7 +20,7 @@ from edgepress.exporter.demo import DEMO_DIRECTORY
 from edgepress.exporter.learn.calibration.run import read_tokens
 from edgepress.exporter.learn.pruning.run import prune
 from edgepress.exporter.model.reading import read_decoder
-from edgepress.exporter.recipe.recipe import read_recipe
+from edgepress.exporter.recipe.reading import read_recipe
 from edgepress.exporter.source.checkpoint import Checkpoint
 from edgepress.exporter.streams.learned import split
 from edgepress.exporter.streams.training import Training

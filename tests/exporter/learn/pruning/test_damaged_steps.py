@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from prune_tasks import tiny
 
 from edgepress.exporter.learn.pruning.run import Pruned, prune
-from edgepress.exporter.recipe.recipe import read_recipe
+from edgepress.exporter.recipe.reading import read_recipe
 from edgepress.exporter.source.checkpoint import Checkpoint
 from edgepress.exporter.streams.training import Training
 from edgepress.terminal.progress import silent

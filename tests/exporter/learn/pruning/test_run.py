@@ -17,7 +17,8 @@ from edgepress.exporter import decide, export
 from edgepress.exporter.bundle.inspection import format_inspection, inspect
 from edgepress.exporter.decide.report import format_plan, plan_to_json
 from edgepress.exporter.learn.pruning import run as module
-from edgepress.exporter.recipe.recipe import OptionValue, read_recipe
+from edgepress.exporter.recipe.reading import read_recipe
+from edgepress.exporter.recipe.recipe import OptionValue
 from edgepress.exporter.source.checkpoint import Checkpoint
 from edgepress.exporter.streams import documents as texts
 from edgepress.runtime.measures.evaluate import evaluate
