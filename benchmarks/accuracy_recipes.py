@@ -16,7 +16,7 @@ from edgepress.exporter.methods.kinds import (
     load_method,
     method_names,
 )
-from edgepress.exporter.plan.plan import fit_scheme
+from edgepress.exporter.plan.schemes import fit_scheme
 from edgepress.exporter.recipe.recipe import PER_CHANNEL, Storage
 
 BLOCKS = (*BLOCK_SIZES, PER_CHANNEL)

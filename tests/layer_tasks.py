@@ -16,7 +16,8 @@ from edgepress.exporter.model import network
 from edgepress.exporter.model.description import Decoder, Weight, layer_weights
 from edgepress.exporter.model.reading import read_decoder
 from edgepress.exporter.model.weights import read_weight
-from edgepress.exporter.plan.plan import Plan, make_plan
+from edgepress.exporter.plan.making import make_plan
+from edgepress.exporter.plan.plan import Plan
 from edgepress.exporter.recipe.recipe import Recipe, Storage
 from edgepress.exporter.source.checkpoint import Checkpoint
 

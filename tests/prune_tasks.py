@@ -14,7 +14,7 @@ from edgepress.exporter.model import network
 from edgepress.exporter.model.description import Decoder
 from edgepress.exporter.model.reading import read_decoder
 from edgepress.exporter.model.weights import read_weight
-from edgepress.exporter.plan.plan import make_plan
+from edgepress.exporter.plan.making import make_plan
 from edgepress.exporter.recipe.recipe import CalibrationText, Recipe, Storage
 from edgepress.exporter.source.checkpoint import Checkpoint
 from edgepress.exporter.streams.documents import Documents

@@ -14,7 +14,8 @@ from edgepress.exporter.bundle.files import DATA_FILE, HALF_FILE, MODEL_FILE
 from edgepress.exporter.graph.builder import CONTRIB
 from edgepress.exporter.graph.models.decoder import build_decoder
 from edgepress.exporter.model.description import Decoder
-from edgepress.exporter.plan.plan import Plan, in_float16
+from edgepress.exporter.plan.making import in_float16
+from edgepress.exporter.plan.plan import Plan
 from edgepress.exporter.plan.planned import Planned
 from edgepress.onnx_graph.walk import all_nodes, normal_domain, opsets_of
 from edgepress.targets import Operator, Target, has_kernel, missing_kernels

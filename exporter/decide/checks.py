@@ -27,7 +27,7 @@ from edgepress.exporter.methods.kinds import (
 from edgepress.exporter.methods.options import read_options
 from edgepress.exporter.model.description import Decoder
 from edgepress.exporter.model.reading import GENERATION, first_token
-from edgepress.exporter.plan.plan import make_plan
+from edgepress.exporter.plan.making import make_plan
 from edgepress.exporter.recipe.recipe import Recipe
 
 _log = logging.getLogger("edgepress.export")

@@ -24,7 +24,8 @@ from edgepress.exporter.learn.graphs.asked import check_graph_methods, looks, pl
 from edgepress.exporter.model.encoder_decoders.description import EncoderDecoder, MadeWeights
 from edgepress.exporter.model.encoder_decoders.families import model_types, read_encoder_decoder
 from edgepress.exporter.model.encoder_decoders.settings import read_task
-from edgepress.exporter.plan.plan import Plan, make_plan
+from edgepress.exporter.plan.making import make_plan
+from edgepress.exporter.plan.plan import Plan
 from edgepress.exporter.recipe.reading import read_recipe
 from edgepress.exporter.recipe.recipe import Recipe
 from edgepress.exporter.source.checkpoint import Checkpoint

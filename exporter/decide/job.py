@@ -16,7 +16,8 @@ from edgepress.exporter.bundle.genai_config import make_genai_config
 from edgepress.exporter.bundle.write import write_models
 from edgepress.exporter.model.description import Decoder, layer_weights
 from edgepress.exporter.model.reading import GENERATION, notes, read_decoder
-from edgepress.exporter.plan.plan import Plan, make_plan
+from edgepress.exporter.plan.making import make_plan
+from edgepress.exporter.plan.plan import Plan
 from edgepress.exporter.plan.planned import Planned
 from edgepress.exporter.recipe.decisions import Decisions
 from edgepress.exporter.recipe.recipe import Recipe

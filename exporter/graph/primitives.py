@@ -15,7 +15,8 @@ from edgepress.exporter.graph.linears import Projection, block_scales, write_lin
 from edgepress.exporter.graph.rotary import write_alibi, write_query_factors, write_rotary
 from edgepress.exporter.model.description import Alibi, Decoder, Linear, Norm, Weight
 from edgepress.exporter.model.mixers import Stacked
-from edgepress.exporter.plan.plan import INT8_LEVEL, Plan, PlannedTensor, Region
+from edgepress.exporter.plan.forms import INT8_LEVEL
+from edgepress.exporter.plan.plan import Plan, PlannedTensor, Region
 from edgepress.targets import Operator
 
 INT32, INT64, UINT8, BYTE = TensorProto.INT32, TensorProto.INT64, TensorProto.UINT8, 8

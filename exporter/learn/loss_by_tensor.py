@@ -37,7 +37,9 @@ from edgepress.exporter.model import operations
 from edgepress.exporter.model.description import Linear, Weight, layer_linears, layer_weights
 from edgepress.exporter.model.reading import first_token, read_decoder, resolve_model
 from edgepress.exporter.model.weights import read_weight
-from edgepress.exporter.plan.plan import PlannedTensor, make_plan, region_bytes
+from edgepress.exporter.plan.layout import region_bytes
+from edgepress.exporter.plan.making import make_plan
+from edgepress.exporter.plan.plan import PlannedTensor
 from edgepress.exporter.plan.planned import Planned
 from edgepress.exporter.recipe.decisions import decisions_from_json
 from edgepress.exporter.recipe.recipe import Recipe, recipe_from_json

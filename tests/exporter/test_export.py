@@ -25,7 +25,7 @@ from edgepress.exporter.bundle.inspection import format_inspection, inspect
 from edgepress.exporter.bundle.parities import decoder as parity
 from edgepress.exporter.bundle.readback import StoredWeights
 from edgepress.exporter.decide.report import format_plan, plan_to_json
-from edgepress.exporter.plan.plan import PAGE
+from edgepress.exporter.plan.layout import PAGE
 
 
 @pytest.fixture(scope="session")

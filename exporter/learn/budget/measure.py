@@ -35,7 +35,7 @@ from edgepress.exporter.learn.calibration.run import (
 )
 from edgepress.exporter.model.description import Decoder, Weight
 from edgepress.exporter.model.weights import read_weight
-from edgepress.exporter.plan.plan import block_form
+from edgepress.exporter.plan.forms import block_form
 from edgepress.exporter.plan.planned import Planned
 from edgepress.exporter.recipe.recipe import Budget, CalibrationText, Recipe
 from edgepress.exporter.streams.store import Store

@@ -17,7 +17,10 @@ from edgepress.errors import InputError
 from edgepress.exporter.learn.budget.sensitivity import TensorGroup, overrides, with_choice
 from edgepress.exporter.learn.budget.solver import choose
 from edgepress.exporter.model.subject import Description
-from edgepress.exporter.plan.plan import PAGE, Form, Plan, block_form, make_plan, region_bytes
+from edgepress.exporter.plan.forms import block_form
+from edgepress.exporter.plan.layout import PAGE, region_bytes
+from edgepress.exporter.plan.making import make_plan
+from edgepress.exporter.plan.plan import Form, Plan
 from edgepress.exporter.recipe.reading import read_recipe
 from edgepress.exporter.recipe.recipe import CHOSEN_BY_BUDGET, Budget, Override, Recipe
 

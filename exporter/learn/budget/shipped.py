@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from edgepress.exporter.learn.calibration.engine import Calibration
 from edgepress.exporter.methods.kinds import Method, Repair, load_method, start_method
 from edgepress.exporter.model.description import Decoder
-from edgepress.exporter.plan.plan import make_plan
+from edgepress.exporter.plan.making import make_plan
 from edgepress.exporter.recipe.recipe import Activations, Recipe
 from edgepress.exporter.source.checkpoint import Checkpoint
 from edgepress.exporter.streams.store import Store

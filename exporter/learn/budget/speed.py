@@ -16,7 +16,7 @@ from edgepress.exporter.arrays.scheme import Scheme
 from edgepress.exporter.graph.builder import CONTRIB, GraphBuilder
 from edgepress.exporter.learn.budget.sensitivity import TensorGroup
 from edgepress.exporter.model.description import Decoder, Weight
-from edgepress.exporter.plan.plan import region_bytes
+from edgepress.exporter.plan.layout import region_bytes
 from edgepress.sessions import open_on_cpu, session_options
 
 _BYTES = 48 << 20  # weights multiplied in one run: beyond the caches of what exports

@@ -18,7 +18,7 @@ from edgepress.exporter.bundle.files import write_manifest
 from edgepress.exporter.bundle.genai_config import make_genai_config
 from edgepress.exporter.bundle.write import write_data, write_models
 from edgepress.exporter.model.reading import GENERATION, read_decoder
-from edgepress.exporter.plan.plan import make_plan
+from edgepress.exporter.plan.making import make_plan
 from edgepress.exporter.plan.planned import Planned
 from edgepress.exporter.recipe.reading import read_recipe
 from edgepress.exporter.recipe.recipe import CalibrationText

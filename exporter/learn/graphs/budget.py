@@ -42,7 +42,7 @@ from edgepress.exporter.learn.graphs.prices import Rounder, WeightPrices, graph_
 from edgepress.exporter.learn.graphs.run import learn_graph
 from edgepress.exporter.methods.kinds import LinearMethod, start_method
 from edgepress.exporter.model.subject import Description
-from edgepress.exporter.plan.plan import make_plan
+from edgepress.exporter.plan.making import make_plan
 from edgepress.exporter.recipe.recipe import CHOSEN_BY_BUDGET, Activations, Budget, Recipe
 from edgepress.exporter.streams.shipping_task import Coded
 from edgepress.samples.sample import Sample

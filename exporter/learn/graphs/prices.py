@@ -28,7 +28,7 @@ from edgepress.exporter.learn.graphs.loss import Arrays, Distance
 from edgepress.exporter.methods.kinds import LinearMethod, method_options, start_method
 from edgepress.exporter.model.description import Weight
 from edgepress.exporter.model.subject import Description
-from edgepress.exporter.plan.plan import is_kept
+from edgepress.exporter.plan.schemes import is_kept
 from edgepress.exporter.recipe.recipe import Budget, Recipe
 from edgepress.exporter.streams.shipping import BlockWeight
 from edgepress.exporter.streams.shipping_task import Coded

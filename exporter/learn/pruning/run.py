@@ -38,7 +38,7 @@ from edgepress.exporter.methods.smaller.task import PruneTask
 from edgepress.exporter.model.architectures import architecture
 from edgepress.exporter.model.description import Decoder, layer_weights
 from edgepress.exporter.model.reading import first_token, read_decoder
-from edgepress.exporter.plan.plan import make_plan
+from edgepress.exporter.plan.making import make_plan
 from edgepress.exporter.recipe.recipe import Recipe
 from edgepress.exporter.source.checkpoint import Checkpoint
 from edgepress.exporter.streams.documents import (

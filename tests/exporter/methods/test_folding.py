@@ -6,7 +6,7 @@ from layer_tasks import logits, tiny_model
 from tiny_models import METHOD_VARIANTS, REPRESENTATIVES
 
 from edgepress.exporter.methods.folding import foldable_groups
-from edgepress.exporter.plan.plan import make_plan
+from edgepress.exporter.plan.making import make_plan
 from edgepress.exporter.recipe.recipe import Recipe, Storage
 
 

@@ -18,7 +18,7 @@ from edgepress.exporter.arrays.packing import dequantize
 from edgepress.exporter.bundle.files import DATA_FILE
 from edgepress.exporter.bundle.readback import StoredWeights
 from edgepress.exporter.methods.round.keep import as_stored, storage_of
-from edgepress.exporter.plan.plan import fit_scheme
+from edgepress.exporter.plan.schemes import fit_scheme
 from edgepress.exporter.recipe.recipe import Storage
 from edgepress.exporter.source.packed import Codes, Grid
 from edgepress.runtime import load

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from edgepress.exporter import decide, export
 from edgepress.exporter.arrays.scheme import BLOCK_SIZES
 from edgepress.exporter.bundle.files import DATA_FILE, MODEL_FILE
-from edgepress.exporter.plan.plan import fit_scheme
+from edgepress.exporter.plan.schemes import fit_scheme
 from edgepress.exporter.recipe.reading import preset_names, read_recipe
 from edgepress.exporter.recipe.recipe import Storage
 

@@ -16,7 +16,8 @@ from edgepress.exporter.learn.budget.sensitivity import overrides, tensor_groups
 from edgepress.exporter.learn.budget.speed import group_ms
 from edgepress.exporter.model.description import Decoder
 from edgepress.exporter.model.reading import read_decoder
-from edgepress.exporter.plan.plan import Plan, make_plan
+from edgepress.exporter.plan.making import make_plan
+from edgepress.exporter.plan.plan import Plan
 from edgepress.exporter.recipe.decisions import Decisions
 from edgepress.exporter.recipe.reading import read_recipe
 from edgepress.exporter.recipe.recipe import Budget, Recipe, Storage

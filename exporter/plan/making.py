@@ -1,0 +1,129 @@
+"""Decide what happens to every tensor before any weight is read: its scheme or why it is kept, and where it goes."""
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
+from math import prod
+
+from edgepress.bundle.states import State, state_bytes
+from edgepress.errors import InputError
+from edgepress.exporter.methods.kinds import Transform, load_method
+from edgepress.exporter.model.description import Decoder, Weight
+from edgepress.exporter.model.subject import Description
+from edgepress.exporter.plan.forms import product_form, static_form, with_scales
+from edgepress.exporter.plan.layout import FLOAT, Layout
+from edgepress.exporter.plan.plan import Plan, PlannedTable, PlannedTensor
+from edgepress.exporter.plan.schemes import choose_scheme
+from edgepress.exporter.recipe.recipe import Recipe
+
+_SHORTEST_DEFAULT = 4096  # tokens: a conversation, or a document of some pages
+
+
+def make_plan(subject: Description, recipe: Recipe, itemsize: Callable[[str], float]) -> Plan:
+    """Plan every tensor of ``subject``.
+
+    ``itemsize`` gives the bytes of one element of a checkpoint tensor, from the checkpoint's header.
+
+    Raises:
+        InputError: the recipe asks for a longer context than the model has, or an override matches no tensor.
+
+    """
+    context = recipe.context_length or subject.context_length
+    if context > subject.context_length:
+        raise InputError(
+            f"context_length {context} is more than the model's {subject.context_length}; ask for that or less"
+        )
+    weights = subject.weights()
+    _check_overrides(recipe, weights)
+    layout = Layout()
+    tensors = tuple(_plan_tensor(weight, subject, recipe, itemsize, layout) for weight in weights)
+    if isinstance(subject, Decoder):
+        tensors = _note_what_is_left(tensors, subject, recipe)
+    tables: tuple[PlannedTable, ...] = ()
+    if subject.rotation is not None:
+        orders = {"left": subject.rotation.left, "right": subject.rotation.right}
+        tables = tuple(
+            PlannedTable(f"rotation.{side}", (order, order), layout.place(order * order * FLOAT))
+            for side, order in orders.items()
+        )
+    states = _states(subject, recipe, context)
+    default = context if recipe.context_length is not None else _default_context(context, states, layout.end)
+    plan = Plan(tensors, tables, layout.end, context, recipe.accuracy_level, states, default_context=default)
+    if recipe.activations.type == "float16" and isinstance(subject, Decoder):
+        return in_float16(plan, subject, recipe.activations.kept_layers)
+    return plan
+
+
+def _states(subject: Description, recipe: Recipe, context: int) -> tuple[State, ...]:
+    """What the graph carries; keys and values of windows that are shorter than the context, where they are so kept."""
+    if not isinstance(subject, Decoder):
+        if recipe.cache.bits is not None:
+            raise InputError(
+                f"the recipe has [cache] bits = {recipe.cache.bits}, which is for language models; leave it out"
+            )
+        return subject.states()
+    below = context if recipe.cache.windows else 0
+    return subject.states(windows_below=below, in_integers=recipe.cache.in_integers)
+
+
+def _default_context(longest: int, states: Sequence[State], data_bytes: int) -> int:
+    """4,096 tokens, doubled as long as their states take no more memory than the weights, or the model's longest.
+
+    More where a cache keeps a longer window: onnxruntime-genai takes no shorter texts.
+    """
+    length = max(_SHORTEST_DEFAULT, *(state.window or 0 for state in states), 0)
+    while length < longest and state_bytes(states, 2 * length) <= data_bytes:
+        length *= 2
+    return min(length, longest)
+
+
+def in_float16(plan: Plan, decoder: Decoder, kept: Collection[str] = (), *, whole: bool = True) -> Plan:
+    """The plan of a graph that computes the same bytes in float16.
+
+    ``kept`` names what computes in float32 all the same: layers, such as ``layers.1``, and mixers with states, such as
+    ``layers.1.attention``. What is outside the layers does too: logits are of that type. Without ``whole`` these mixers
+    alone compute in float16: on ARM norms and products take more instructions in it, and attention fewer.
+    """
+    layers = tuple(index for index in range(len(decoder.layers)) if whole and f"layers.{index}" not in kept)
+    below = plan.context_length if any(state.kind == "window" for state in plan.states) else 0
+    states = decoder.states(lambda mixer: mixer not in kept, windows_below=below)
+    integers = {state.name: state for state in plan.integer_states}
+    return replace(plan, half_layers=layers, states=tuple(integers.get(state.name, state) for state in states))
+
+
+def _note_what_is_left(
+    tensors: tuple[PlannedTensor, ...], decoder: Decoder, recipe: Recipe
+) -> tuple[PlannedTensor, ...]:
+    """Add to the reasons which transforms leave a tensor as it is, and why."""
+    for name in recipe.before:
+        method = load_method(name)
+        left = method.leaves(decoder) if isinstance(method, Transform) else {}
+        tensors = tuple(
+            replace(t, reason=f"{t.reason}; {name} leaves it: {left[t.weight.name]}") if t.weight.name in left else t
+            for t in tensors
+        )
+    return tensors
+
+
+def _check_overrides(recipe: Recipe, weights: list[Weight]) -> None:
+    for override in recipe.overrides:
+        used = Recipe(recipe.name, recipe.weights, recipe.embedding, recipe.head, (override,))
+        if not any(used.override(weight.name) for weight in weights):
+            names = ", ".join(weight.name for weight in weights[:6])
+            raise InputError(f"override {override.match!r} matches no tensor; the first ones are: {names}, …")
+
+
+def _plan_tensor(
+    weight: Weight,
+    subject: Description,
+    recipe: Recipe,
+    itemsize: Callable[[str], float],
+    layout: Layout,
+) -> PlannedTensor:
+    columns = prod(weight.shape[1:])
+    before = round(sum((part.stop - part.start) * columns * itemsize(part.tensor) for part in weight.parts))
+    scheme, reason = choose_scheme(weight, subject, recipe)
+    find_form = product_form if weight.static is None else static_form
+    form, why = find_form(weight, scheme, reason, recipe)
+    form, scales = with_scales(weight, form, recipe)
+    regions = layout.regions(weight, scheme, form)
+    return PlannedTensor(weight, scheme, f"{reason}{why}{scales}", before, regions, form)
