@@ -13,9 +13,10 @@ import torch
 import transformers
 from numpy.typing import NDArray
 
-from edgepress.exporter.model.description import Decoder, Norm, Weight
+from edgepress.exporter.model.description import Decoder
 from edgepress.exporter.model.mixers.attention import Attention
 from edgepress.exporter.model.mixers.mlp import MLP
+from edgepress.exporter.model.primitives import Norm, Weight
 from edgepress.exporter.model.reading import read_decoder
 from edgepress.exporter.source.checkpoint import Checkpoint
 

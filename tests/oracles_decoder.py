@@ -10,17 +10,8 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from edgepress.exporter.model.description import (
-    AltUp,
-    Decoder,
-    Layer,
-    Linear,
-    Mixer,
-    Norm,
-    PerLayer,
-    Rope,
-    Weight,
-)
+from edgepress.exporter.model.description import AltUp, Decoder, Layer, Mixer, PerLayer
+from edgepress.exporter.model.primitives import Linear, Norm, Rope, Weight
 from edgepress.exporter.model.rotation import factors
 
 Array = NDArray[np.float64]

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from edgepress.exporter.model.description import Block, Decoder, Layer, Linear, Weight
+from edgepress.exporter.model.description import Block, Decoder, Layer
+from edgepress.exporter.model.primitives import Linear, Weight
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from edgepress.exporter.model.description import Linear, Norm, Rotation, Weight
+from edgepress.exporter.model.description import Rotation
+from edgepress.exporter.model.primitives import Linear, Norm, Weight
 from edgepress.exporter.model.rotation import factors
 
 Values = Callable[[Weight], Tensor]

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgepress.bundle.states import State
-from edgepress.exporter.model.description import Layer, Rotation, Weight
+from edgepress.exporter.model.description import Layer, Rotation
+from edgepress.exporter.model.primitives import Weight
 from edgepress.exporter.source.packed import Codes, Grid
 from edgepress.exporter.source.part import Part
 

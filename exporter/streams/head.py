@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from edgepress.exporter.model import network, operations
-from edgepress.exporter.model.description import Decoder, Weight
+from edgepress.exporter.model.description import Decoder
+from edgepress.exporter.model.primitives import Weight
 from edgepress.exporter.source.checkpoint import Checkpoint
 from edgepress.exporter.streams.streams import held, values_of
 from edgepress.finite import check_figure

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 import numpy as np
 from oracles_decoder import Array, Oracle
 
-from edgepress.exporter.model.description import Alibi, Rope
 from edgepress.exporter.model.mixers.attention import Attention
+from edgepress.exporter.model.primitives import Alibi, Rope
 
 
 def forward(a: Attention, model: Oracle, x: Array, ropes: Mapping[str, Rope]) -> Array:

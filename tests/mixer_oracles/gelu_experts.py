@@ -5,8 +5,8 @@ from collections.abc import Mapping
 import numpy as np
 from oracles_decoder import Array, Oracle
 
-from edgepress.exporter.model.description import Rope
 from edgepress.exporter.model.mixers.gelu_experts import GeluExperts
+from edgepress.exporter.model.primitives import Rope
 from mixer_oracles.mlp import ACTIVATIONS
 
 

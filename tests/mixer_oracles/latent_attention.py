@@ -5,8 +5,8 @@ from collections.abc import Mapping
 import numpy as np
 from oracles_decoder import Array, Oracle
 
-from edgepress.exporter.model.description import Rope
 from edgepress.exporter.model.mixers.latent_attention import LatentAttention
+from edgepress.exporter.model.primitives import Rope
 
 
 def forward(a: LatentAttention, model: Oracle, x: Array, ropes: Mapping[str, Rope]) -> Array:

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 import numpy as np
 from oracles_decoder import Array, Oracle
 
-from edgepress.exporter.model.description import Rope, Weight
 from edgepress.exporter.model.mixers.short_conv import ShortConv
+from edgepress.exporter.model.primitives import Rope, Weight
 
 
 def forward(conv: ShortConv, model: Oracle, x: Array, _ropes: Mapping[str, Rope]) -> Array:

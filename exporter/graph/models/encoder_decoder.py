@@ -22,7 +22,6 @@ from edgepress.bundle.states import State
 from edgepress.exporter.graph.builder import CONTRIB, FLOAT
 from edgepress.exporter.graph.primitives import INT64, PlannedBuilder
 from edgepress.exporter.graph.rotary import write_rotary
-from edgepress.exporter.model.description import Norm, Rope
 from edgepress.exporter.model.encoder_decoders.description import (
     CrossAttention,
     EncoderDecoder,
@@ -32,6 +31,7 @@ from edgepress.exporter.model.encoder_decoders.description import (
 )
 from edgepress.exporter.model.mixers import mlp
 from edgepress.exporter.model.mixers.mlp import MLP
+from edgepress.exporter.model.primitives import Norm, Rope
 from edgepress.exporter.plan.plan import Plan
 from edgepress.tasks.sequences import QUERIES
 

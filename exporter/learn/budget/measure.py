@@ -33,7 +33,8 @@ from edgepress.exporter.learn.calibration.run import (
     wanted_text,
     written_tokens,
 )
-from edgepress.exporter.model.description import Decoder, Weight
+from edgepress.exporter.model.description import Decoder
+from edgepress.exporter.model.primitives import Weight
 from edgepress.exporter.model.weights import read_weight
 from edgepress.exporter.plan.forms import block_form
 from edgepress.exporter.plan.planned import Planned

@@ -13,7 +13,8 @@ from edgepress.exporter.arrays.moments import Moments
 from edgepress.exporter.arrays.scheme import Scheme
 from edgepress.exporter.methods.kinds import LinearMethod, Method, method_options, start_method
 from edgepress.exporter.model import network
-from edgepress.exporter.model.description import Linear, Weight, layer_linears
+from edgepress.exporter.model.description import layer_linears
+from edgepress.exporter.model.primitives import Linear, Weight
 from edgepress.exporter.recipe.recipe import Recipe
 from edgepress.exporter.streams.variants import BaseRun
 

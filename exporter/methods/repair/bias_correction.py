@@ -19,7 +19,9 @@ import torch
 from edgepress.exporter.methods.kinds import Repair, method_options
 from edgepress.exporter.methods.options import Option, Options
 from edgepress.exporter.model import network
-from edgepress.exporter.model.description import Decoder, Layer, Linear, Weight, changed, layer_groups, layer_rounds
+from edgepress.exporter.model.description import Decoder, Layer, layer_groups, layer_rounds
+from edgepress.exporter.model.primitives import Linear, Weight
+from edgepress.exporter.model.tree import changed
 from edgepress.exporter.recipe.recipe import KEPT_BITS, Recipe
 
 if TYPE_CHECKING:

@@ -27,7 +27,9 @@ from edgepress.exporter.methods.smaller.importance import WAYS, Scores, stream_l
 from edgepress.exporter.methods.smaller.picks import Pick, picked_tensors, whole
 from edgepress.exporter.methods.smaller.task import PruneTask
 from edgepress.exporter.model import operations
-from edgepress.exporter.model.description import Block, Decoder, Linear, Norm, Weight, every
+from edgepress.exporter.model.description import Block, Decoder
+from edgepress.exporter.model.primitives import Linear, Norm, Weight
+from edgepress.exporter.model.tree import every
 from edgepress.exporter.streams.streams import embedded, pass_layers
 
 Indices = NDArray[np.int64]

@@ -26,8 +26,10 @@ from edgepress.exporter.methods.smaller.importance import WAYS, Scores, input_sc
 from edgepress.exporter.methods.smaller.picks import Pick, picked_tensors, whole
 from edgepress.exporter.methods.smaller.task import PruneTask
 from edgepress.exporter.model.architectures import architecture
-from edgepress.exporter.model.description import Decoder, Weight, every
+from edgepress.exporter.model.description import Decoder
 from edgepress.exporter.model.mixers.mlp import MLP
+from edgepress.exporter.model.primitives import Weight
+from edgepress.exporter.model.tree import every
 
 Indices = NDArray[np.int64]
 

@@ -18,7 +18,8 @@ from torch import Tensor
 from edgepress.exporter.arrays.activations import Activations
 from edgepress.exporter.methods.smaller.task import PruneTask
 from edgepress.exporter.model import network, operations
-from edgepress.exporter.model.description import Linear, layer_weights
+from edgepress.exporter.model.description import layer_weights
+from edgepress.exporter.model.primitives import Linear
 from edgepress.exporter.streams.head import loss_gradient
 from edgepress.exporter.streams.streams import embedded, held, pass_layer
 

@@ -20,7 +20,8 @@ from edgepress.exporter.methods.options import Options
 from edgepress.exporter.methods.smaller.gradients import inputs_of, writes_of
 from edgepress.exporter.methods.smaller.task import PruneTask
 from edgepress.exporter.model import operations
-from edgepress.exporter.model.description import Linear, Mixer
+from edgepress.exporter.model.description import Mixer
+from edgepress.exporter.model.primitives import Linear
 from edgepress.exporter.streams.streams import embedded, held, pass_layers
 
 Scores = NDArray[np.float64]

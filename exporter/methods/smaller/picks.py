@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgepress.exporter.methods.smaller.checkpoint import NewTensor, read_rows
-from edgepress.exporter.model.description import Decoder, Weight
+from edgepress.exporter.model.description import Decoder
+from edgepress.exporter.model.primitives import Weight
 from edgepress.exporter.source.checkpoint import Checkpoint
 from edgepress.exporter.source.part import Part
 from edgepress.exporter.source.stored import to_float32

@@ -4,10 +4,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from edgepress.exporter.model.architectures._common import Sizes, layer_rms_norm, linear, matrix, rms_norm
-from edgepress.exporter.model.description import Block, Decoder, Layer, Linear, Mixer, Norm, Weight
+from edgepress.exporter.model.description import Block, Decoder, Layer, Mixer
 from edgepress.exporter.model.mixers.mamba import Mamba
 from edgepress.exporter.model.mixers.mamba2 import Mamba2
 from edgepress.exporter.model.mixers.mlp import MLP, Activation
+from edgepress.exporter.model.primitives import Linear, Norm, Weight
 from edgepress.exporter.source.config import Config
 from edgepress.exporter.source.part import Part
 

@@ -19,7 +19,8 @@ from edgepress.exporter.model.architectures._older import (
     read_old_sizes,
     rotary_of_neighbours,
 )
-from edgepress.exporter.model.description import Decoder, Layer, Linear, Weight
+from edgepress.exporter.model.description import Decoder, Layer
+from edgepress.exporter.model.primitives import Linear, Weight
 from edgepress.exporter.source.config import Config
 from edgepress.exporter.source.part import Part
 

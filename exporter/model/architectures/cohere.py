@@ -11,7 +11,8 @@ from edgepress.exporter.model.architectures._common import (
     read_sizes,
     separate_attention,
 )
-from edgepress.exporter.model.description import Block, Decoder, Layer, Norm, Weight
+from edgepress.exporter.model.description import Block, Decoder, Layer
+from edgepress.exporter.model.primitives import Norm, Weight
 from edgepress.exporter.model.rope import read_rope
 from edgepress.exporter.source.config import Config
 from edgepress.exporter.source.part import Part

@@ -17,7 +17,8 @@ from edgepress.exporter.model.architectures._older import (
     layer_norm_layer,
     read_old_sizes,
 )
-from edgepress.exporter.model.description import Decoder, Layer, Linear, Weight
+from edgepress.exporter.model.description import Decoder, Layer
+from edgepress.exporter.model.primitives import Linear, Weight
 from edgepress.exporter.model.rope import read_rope
 from edgepress.exporter.source.config import Config
 from edgepress.exporter.source.part import Part

@@ -16,7 +16,8 @@ from edgepress.exporter.model.architectures._common import (
     separate_attention,
     windows_of,
 )
-from edgepress.exporter.model.description import Decoder, Layer, Mixer, Rope, Weight
+from edgepress.exporter.model.description import Decoder, Layer, Mixer
+from edgepress.exporter.model.primitives import Rope, Weight
 from edgepress.exporter.model.rope import read_rope
 from edgepress.exporter.source.config import Config
 from edgepress.exporter.source.part import Part

@@ -19,8 +19,9 @@ from edgepress.exporter.model.architectures._common import (
 from edgepress.exporter.model.architectures._experts import read_counts, read_silu
 from edgepress.exporter.model.architectures._mamba import ATTENTION, STATE, mamba2, read_layer_kinds, read_state_space
 from edgepress.exporter.model.architectures.granitemoe import granite_experts
-from edgepress.exporter.model.description import Decoder, Layer, Linear, Mixer, Rope
+from edgepress.exporter.model.description import Decoder, Layer, Mixer
 from edgepress.exporter.model.mixers.mlp import MLP, Activation
+from edgepress.exporter.model.primitives import Linear, Rope
 from edgepress.exporter.model.rope import read_rope
 from edgepress.exporter.source.config import Config
 

@@ -13,11 +13,13 @@ from edgepress.exporter.model.architectures._common import (
     rms_norm,
     separate_attention,
 )
-from edgepress.exporter.model.description import Block, Decoder, Layer, Linear, Mixer, Weight, changed
+from edgepress.exporter.model.description import Block, Decoder, Layer, Mixer
 from edgepress.exporter.model.mixers.attention import Attention
 from edgepress.exporter.model.mixers.mlp import MLP
 from edgepress.exporter.model.mixers.short_conv import ShortConv
+from edgepress.exporter.model.primitives import Linear, Weight
 from edgepress.exporter.model.rope import read_rope
+from edgepress.exporter.model.tree import changed
 from edgepress.exporter.source.config import Config
 from edgepress.exporter.source.part import Part
 

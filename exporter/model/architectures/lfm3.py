@@ -18,8 +18,9 @@ from edgepress.exporter.model.architectures._common import (
     windows_of,
 )
 from edgepress.exporter.model.architectures.lfm2 import mlp, short_conv
-from edgepress.exporter.model.description import Block, Decoder, Layer, Mixer, Rope
+from edgepress.exporter.model.description import Block, Decoder, Layer, Mixer
 from edgepress.exporter.model.mixers.attention import Attention
+from edgepress.exporter.model.primitives import Rope
 from edgepress.exporter.source.config import Config
 
 LAYER_TYPES = ("conv", "full_attention", "sliding_attention")

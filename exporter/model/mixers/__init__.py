@@ -21,7 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgepress.bundle.states import State
-from edgepress.exporter.model.description import Alibi, Linear, Mixer, Norm, Weight
+from edgepress.exporter.model.description import Mixer
+from edgepress.exporter.model.primitives import Alibi, Linear, Norm, Weight
 from edgepress.modules import modules_in
 
 if TYPE_CHECKING:

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from edgepress.bundle.states import State, StateType
 from edgepress.errors import InputError
-from edgepress.exporter.model.description import Alibi, Linear, Mixer, Norm, Source, Weight
+from edgepress.exporter.model.description import Mixer
 from edgepress.exporter.model.mixers import CONTRIB, GraphWriter, MixerKind
+from edgepress.exporter.model.primitives import Alibi, Linear, Norm, Source, Weight
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from edgepress.exporter.model.description import Linear, Mixer, Source, Weight
+from edgepress.exporter.model.description import Mixer
 from edgepress.exporter.model.mixers import GraphWriter, MixerKind
 from edgepress.exporter.model.mixers.mixture_of_experts import Routing, route
+from edgepress.exporter.model.primitives import Linear, Source, Weight
 
 if TYPE_CHECKING:
     from torch import Tensor

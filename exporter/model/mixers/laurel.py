@@ -9,8 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from edgepress.exporter.model.description import Linear, Mixer, Source
+from edgepress.exporter.model.description import Mixer
 from edgepress.exporter.model.mixers import GraphWriter, MixerKind
+from edgepress.exporter.model.primitives import Linear, Source
 
 if TYPE_CHECKING:
     from torch import Tensor

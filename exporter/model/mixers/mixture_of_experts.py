@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 
-from edgepress.exporter.model.description import Linear, Mixer, Source, Weight, every
+from edgepress.exporter.model.description import Mixer
 from edgepress.exporter.model.mixers import CONTRIB, GraphWriter, MixerKind, Stacked
+from edgepress.exporter.model.primitives import Linear, Source, Weight
+from edgepress.exporter.model.tree import every
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from edgepress.exporter.model.description import Linear, Mixer, Norm, Source
+from edgepress.exporter.model.description import Mixer
 from edgepress.exporter.model.mixers import CONTRIB, GraphWriter, MixerKind
 from edgepress.exporter.model.mixers.attention import (
     attend_heads,
@@ -20,6 +20,7 @@ from edgepress.exporter.model.mixers.attention import (
     normed_heads,
     rotate_heads,
 )
+from edgepress.exporter.model.primitives import Linear, Norm, Source
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -18,9 +18,10 @@ from edgepress.exporter.decide.job import Prepared
 from edgepress.exporter.methods.round import autoround
 from edgepress.exporter.methods.tasks import LayerTask
 from edgepress.exporter.model import network
-from edgepress.exporter.model.description import Block, Layer, Linear, Weight, layer_linears
+from edgepress.exporter.model.description import Block, Layer, layer_linears
 from edgepress.exporter.model.mixers.attention import Attention
 from edgepress.exporter.model.mixers.mlp import MLP
+from edgepress.exporter.model.primitives import Linear, Weight
 from edgepress.exporter.streams.learned import split
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -11,10 +11,10 @@ from edgepress.exporter.arrays.codes import Codes
 from edgepress.exporter.methods.kinds import Method, load_method
 from edgepress.exporter.methods.repair.bias_correction import METHOD
 from edgepress.exporter.methods.tasks import LayerTask
-from edgepress.exporter.model.description import Linear
 from edgepress.exporter.model.mixers.attention import Attention
 from edgepress.exporter.model.mixers.mlp import MLP
 from edgepress.exporter.model.network import layer_forward
+from edgepress.exporter.model.primitives import Linear
 from edgepress.exporter.recipe.recipe import Recipe, Storage
 
 INT4 = Storage("rtn", 4, 32)

@@ -17,8 +17,9 @@ from edgepress.exporter.graph.models.decoder import build_decoder
 from edgepress.exporter.graph.primitives import LOGITS_START
 from edgepress.exporter.methods.kinds import load_method
 from edgepress.exporter.methods.transform.hadamard import METHOD
-from edgepress.exporter.model.description import Block, every
+from edgepress.exporter.model.description import Block
 from edgepress.exporter.model.mixers.attention import Attention
+from edgepress.exporter.model.tree import every
 from edgepress.exporter.plan.making import make_plan
 from edgepress.exporter.recipe.recipe import Recipe, Storage
 from edgepress.runtime import load

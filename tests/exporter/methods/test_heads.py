@@ -15,8 +15,8 @@ from edgepress.errors import InputError
 from edgepress.exporter.methods.shrink.heads import METHOD, Kept, choose, heads_left, keep_heads, size_ratios
 from edgepress.exporter.methods.smaller.task import PruneTask
 from edgepress.exporter.model import network, operations
-from edgepress.exporter.model.description import Linear, Weight
 from edgepress.exporter.model.mixers.attention import Attention
+from edgepress.exporter.model.primitives import Linear, Weight
 from edgepress.exporter.model.reference import Reference
 from edgepress.exporter.source.checkpoint import Checkpoint
 

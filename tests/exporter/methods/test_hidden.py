@@ -14,10 +14,12 @@ from edgepress.exporter.methods.shrink.hidden import METHOD, channel_scores, kee
 from edgepress.exporter.methods.smaller.importance import stream_loss_scores
 from edgepress.exporter.methods.smaller.task import PruneTask
 from edgepress.exporter.model import network, operations
-from edgepress.exporter.model.description import Block, Layer, Linear, Mixer, Norm, Weight, changed, every
+from edgepress.exporter.model.description import Block, Layer, Mixer
 from edgepress.exporter.model.mixers.attention import Attention
 from edgepress.exporter.model.mixers.mlp import MLP
+from edgepress.exporter.model.primitives import Linear, Norm, Weight
 from edgepress.exporter.model.reference import Reference
+from edgepress.exporter.model.tree import changed, every
 from edgepress.exporter.model.weights import read_weight
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -8,7 +8,8 @@ import torch
 from tiny_models import VARIANTS, save
 
 from edgepress.exporter.model import network
-from edgepress.exporter.model.description import Weight, layer_groups
+from edgepress.exporter.model.description import layer_groups
+from edgepress.exporter.model.primitives import Weight
 from edgepress.exporter.model.reading import read_decoder
 from edgepress.exporter.model.reference import Reference
 from edgepress.exporter.model.weights import read_weight

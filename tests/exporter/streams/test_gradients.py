@@ -12,8 +12,9 @@ from torch.nn import functional
 from edgepress.exporter.methods.smaller import gradients, task
 from edgepress.exporter.methods.smaller.task import PruneTask
 from edgepress.exporter.model import network, operations
-from edgepress.exporter.model.description import Linear, Weight, layer_weights
+from edgepress.exporter.model.description import layer_weights
 from edgepress.exporter.model.mixers.mlp import MLP
+from edgepress.exporter.model.primitives import Linear, Weight
 from edgepress.exporter.model.weights import read_weight
 from edgepress.exporter.source.checkpoint import Checkpoint
 from edgepress.exporter.streams import head, streams

@@ -7,7 +7,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgepress.exporter.model.architectures._common import layer_norm, linear, matrix, read_activation
-from edgepress.exporter.model.description import Linear, Norm, Rope, Weight
 from edgepress.exporter.model.encoder_decoders.description import (
     CrossAttention,
     EncoderDecoder,
@@ -17,6 +16,7 @@ from edgepress.exporter.model.encoder_decoders.description import (
     Step,
 )
 from edgepress.exporter.model.mixers.mlp import MLP
+from edgepress.exporter.model.primitives import Linear, Norm, Rope, Weight
 from edgepress.exporter.source.checkpoint import Checkpoint
 from edgepress.exporter.source.config import Config
 from edgepress.exporter.source.part import Part

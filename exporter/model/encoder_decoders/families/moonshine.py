@@ -1,7 +1,6 @@
 """Moonshine (Jeffries et al. 2024): three convolutions over the samples themselves, rotary embedding, no positions."""
 
 from edgepress.exporter.model.architectures._common import layer_norm, linear, matrix, read_activation
-from edgepress.exporter.model.description import Linear, Norm, Weight
 from edgepress.exporter.model.encoder_decoders.description import (
     Convolution,
     CrossAttention,
@@ -19,6 +18,7 @@ from edgepress.exporter.model.encoder_decoders.families._common import (
     self_attention,
 )
 from edgepress.exporter.model.mixers.mlp import MLP
+from edgepress.exporter.model.primitives import Linear, Norm, Weight
 from edgepress.exporter.model.rope import read_rope
 from edgepress.exporter.source.checkpoint import Checkpoint
 from edgepress.exporter.source.config import Config

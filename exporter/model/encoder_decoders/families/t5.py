@@ -1,7 +1,6 @@
 """T5 (Raffel et al. 2020): RMS norms before the mixers, distances instead of positions, scores that are not scaled."""
 
 from edgepress.exporter.model.architectures._common import ACTIVATIONS, linear, matrix, rms_norm
-from edgepress.exporter.model.description import Linear, Weight
 from edgepress.exporter.model.encoder_decoders.description import (
     CrossAttention,
     EncoderDecoder,
@@ -19,6 +18,7 @@ from edgepress.exporter.model.encoder_decoders.families._common import (
     self_attention,
 )
 from edgepress.exporter.model.mixers.mlp import MLP
+from edgepress.exporter.model.primitives import Linear, Weight
 from edgepress.exporter.source.checkpoint import Checkpoint, same_tensor
 from edgepress.exporter.source.config import Config
 

@@ -4,7 +4,6 @@ import numpy as np
 
 from edgepress.errors import InputError
 from edgepress.exporter.model.architectures._common import layer_norm, linear, matrix, read_activation
-from edgepress.exporter.model.description import Linear, Weight
 from edgepress.exporter.model.encoder_decoders.description import (
     Convolution,
     CrossAttention,
@@ -23,6 +22,7 @@ from edgepress.exporter.model.encoder_decoders.families._common import (
     self_attention,
 )
 from edgepress.exporter.model.mixers.mlp import MLP
+from edgepress.exporter.model.primitives import Linear, Weight
 from edgepress.exporter.model.reading import GENERATION
 from edgepress.exporter.source.checkpoint import Checkpoint
 from edgepress.exporter.source.config import Config

@@ -16,7 +16,8 @@ from edgepress.exporter.learn.calibration.engine import Calibration
 from edgepress.exporter.methods.repair import distill
 from edgepress.exporter.methods.tasks import ModelTask
 from edgepress.exporter.model import network
-from edgepress.exporter.model.description import Linear, Weight, layer_weights
+from edgepress.exporter.model.description import layer_weights
+from edgepress.exporter.model.primitives import Linear, Weight
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 TOKENS = np.random.default_rng(5).integers(3, 300, (9, 16)).astype(np.int64)
