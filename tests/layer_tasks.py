@@ -14,7 +14,7 @@ from edgepress.exporter.arrays.activations import Activations
 from edgepress.exporter.methods.tasks import LayerTask
 from edgepress.exporter.model import network
 from edgepress.exporter.model.description import Decoder, layer_weights
-from edgepress.exporter.model.primitives import Weight
+from edgepress.exporter.model.parts.primitives import Weight
 from edgepress.exporter.model.reading import read_decoder
 from edgepress.exporter.model.weights import read_weight
 from edgepress.exporter.plan.making import make_plan

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from edgepress.exporter.model.description import Decoder
 from edgepress.exporter.model.mixers.attention import Attention
 from edgepress.exporter.model.mixers.mlp import MLP
-from edgepress.exporter.model.primitives import Norm, Weight
+from edgepress.exporter.model.parts.primitives import Norm, Weight
 from edgepress.exporter.model.reading import read_decoder
 from edgepress.exporter.source.checkpoint import Checkpoint
 

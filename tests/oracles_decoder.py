@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgepress.exporter.model.description import AltUp, Decoder, Layer, Mixer, PerLayer
-from edgepress.exporter.model.primitives import Linear, Norm, Rope, Weight
+from edgepress.exporter.model.parts.primitives import Linear, Norm, Rope, Weight
 from edgepress.exporter.model.rotation import factors
 
 Array = NDArray[np.float64]

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 from edgepress.bundle.states import WINDOW_SLACK, State
 from edgepress.errors import InputError
 from edgepress.exporter.model.description import Block, Decoder
+from edgepress.exporter.model.parts.tree import every
 from edgepress.exporter.model.reading import token_ids
-from edgepress.exporter.model.tree import every
 from edgepress.exporter.plan.plan import Plan
 
 # The names that onnxruntime-genai 0.18 runs as a plain decoder (its src/models/model_type.h). It gives "gpt2" and

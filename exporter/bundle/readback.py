@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from edgepress.exporter.arrays import integer
 from edgepress.exporter.arrays.packing import dequantize
-from edgepress.exporter.model.primitives import Weight
+from edgepress.exporter.model.parts.primitives import Weight
 from edgepress.exporter.plan.plan import Plan, PlannedTensor
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from edgepress.bundle.adapter_slots import MOST_RANK, AdapterSlots, Slot, SlotPart
 from edgepress.errors import InputError
 from edgepress.exporter.model.description import Decoder
-from edgepress.exporter.model.primitives import Linear, Weight
-from edgepress.exporter.model.tree import every
+from edgepress.exporter.model.parts.primitives import Linear, Weight
+from edgepress.exporter.model.parts.tree import every
 from edgepress.exporter.recipe.recipe import Recipe
 from edgepress.exporter.source.adapters import last_words, read_adapter
 from edgepress.targets import Target

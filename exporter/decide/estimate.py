@@ -30,7 +30,7 @@ from edgepress.exporter.methods.kinds import (
     start_method,
 )
 from edgepress.exporter.model.description import layer_linears, layer_weights
-from edgepress.exporter.model.primitives import Linear
+from edgepress.exporter.model.parts.primitives import Linear
 from edgepress.exporter.plan.plan import PlannedTensor
 
 _ELEMENTS = 1 << 18  # made-up weights that are rounded: what stream.py rounds at a time

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from edgepress.errors import InputError
 from edgepress.exporter.methods.kinds import Keeping, Method, load_method
 from edgepress.exporter.model.description import Decoder
-from edgepress.exporter.model.primitives import Weight
-from edgepress.exporter.model.tree import changed
+from edgepress.exporter.model.parts.primitives import Weight
+from edgepress.exporter.model.parts.tree import changed
 from edgepress.exporter.plan.schemes import is_kept
 from edgepress.exporter.recipe.recipe import KEPT_BITS, Override, Recipe, Storage
 from edgepress.exporter.source.checkpoint import Checkpoint

@@ -15,7 +15,7 @@ from edgepress.exporter.decide.estimate import to_json as estimate_to_json
 from edgepress.exporter.decide.job import Prepared
 from edgepress.exporter.decide.memory import MemoryEstimate, estimates_of
 from edgepress.exporter.decide.traced import PreparedTraced
-from edgepress.exporter.model.primitives import Weight
+from edgepress.exporter.model.parts.primitives import Weight
 from edgepress.exporter.model.reading import left_out
 from edgepress.exporter.plan.plan import Plan, PlannedTensor
 from edgepress.exporter.recipe.recipe import describe_promise

@@ -34,7 +34,7 @@ from edgepress.exporter.graph.qdq import Calibrator, quantize
 from edgepress.exporter.graph.qdq.graph import FloatModel
 from edgepress.exporter.graph.weights import Weights
 from edgepress.exporter.learn.graphs.asked import check_graph_methods, looks, planned_recipe
-from edgepress.exporter.model.primitives import Weight
+from edgepress.exporter.model.parts.primitives import Weight
 from edgepress.exporter.plan.making import make_plan
 from edgepress.exporter.plan.plan import Plan, PlannedTensor
 from edgepress.exporter.recipe.decisions import Decisions

@@ -16,7 +16,7 @@ from edgepress.bundle.adapter_slots import Slot
 from edgepress.exporter.arrays import integer
 from edgepress.exporter.graph.builder import CONTRIB, FLOAT, FLOAT16, Attribute, GraphBuilder
 from edgepress.exporter.graph.editing import set_nodes
-from edgepress.exporter.model.primitives import Weight
+from edgepress.exporter.model.parts.primitives import Weight
 from edgepress.exporter.plan.plan import Form, PlannedTensor, Region
 from edgepress.onnx_graph.walk import graphs, operand
 

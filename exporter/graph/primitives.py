@@ -15,7 +15,7 @@ from edgepress.exporter.graph.linears import Projection, block_scales, write_lin
 from edgepress.exporter.graph.rotary import write_alibi, write_query_factors, write_rotary
 from edgepress.exporter.model.description import Decoder
 from edgepress.exporter.model.mixers import Stacked
-from edgepress.exporter.model.primitives import Alibi, Linear, Norm, Weight
+from edgepress.exporter.model.parts.primitives import Alibi, Linear, Norm, Weight
 from edgepress.exporter.plan.forms import INT8_LEVEL
 from edgepress.exporter.plan.plan import Plan, PlannedTensor, Region
 from edgepress.targets import Operator

@@ -17,7 +17,7 @@ from edgepress.errors import InputError
 from edgepress.exporter.graph.builder import FLOAT, GraphBuilder
 from edgepress.exporter.graph.editing import remove_unused, set_nodes
 from edgepress.exporter.graph.weights import Weights
-from edgepress.exporter.model.primitives import Alibi, Rope
+from edgepress.exporter.model.parts.primitives import Alibi, Rope
 from edgepress.exporter.model.rope import query_factors, rope_rows
 from edgepress.onnx_graph.tensors import Array, Rows
 

@@ -35,7 +35,7 @@ from edgepress.exporter.methods.kinds import Transform, describe_methods, load_m
 from edgepress.exporter.methods.tasks import LayerTask
 from edgepress.exporter.model import operations
 from edgepress.exporter.model.description import layer_linears, layer_weights
-from edgepress.exporter.model.primitives import Linear, Weight
+from edgepress.exporter.model.parts.primitives import Linear, Weight
 from edgepress.exporter.model.reading import first_token, read_decoder, resolve_model
 from edgepress.exporter.model.weights import read_weight
 from edgepress.exporter.plan.layout import region_bytes

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from edgepress.exporter.model.description import Block, Decoder, Layer
-from edgepress.exporter.model.primitives import Linear, Weight
+from edgepress.exporter.model.parts.primitives import Linear, Weight
 
 
 @dataclass(frozen=True)

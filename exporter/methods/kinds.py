@@ -35,7 +35,7 @@ from edgepress.exporter.arrays.packing import Quantized
 from edgepress.exporter.arrays.scheme import Scheme
 from edgepress.exporter.methods.options import Option, Options, read_options
 from edgepress.exporter.model.description import Decoder
-from edgepress.exporter.model.primitives import Weight
+from edgepress.exporter.model.parts.primitives import Weight
 from edgepress.exporter.recipe.recipe import Recipe, Storage
 from edgepress.exporter.source.packed import Codes as StoredCodes
 from edgepress.exporter.source.packed import Grid

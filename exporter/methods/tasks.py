@@ -17,7 +17,7 @@ from edgepress.exporter.arrays.packing import Quantized
 from edgepress.exporter.arrays.scheme import Scheme
 from edgepress.exporter.model import network, operations
 from edgepress.exporter.model.description import Decoder, Layer, layer_linears
-from edgepress.exporter.model.primitives import Linear, Weight
+from edgepress.exporter.model.parts.primitives import Linear, Weight
 from edgepress.exporter.streams.store import Store, StoredStages
 from edgepress.terminal.progress import Progress, silent
 

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgepress.bundle.states import State, StateType, check_states
-from edgepress.exporter.model.primitives import Linear, Norm, Rope, Source, Weight
-from edgepress.exporter.model.tree import every
+from edgepress.exporter.model.parts.primitives import Linear, Norm, Rope, Source, Weight
+from edgepress.exporter.model.parts.tree import every
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from edgepress.exporter.model.description import Rotation
-from edgepress.exporter.model.primitives import Linear, Norm, Weight
+from edgepress.exporter.model.parts.primitives import Linear, Norm, Weight
 from edgepress.exporter.model.rotation import factors
 
 Values = Callable[[Weight], Tensor]

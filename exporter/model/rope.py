@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgepress.errors import InputError
-from edgepress.exporter.model.primitives import Rope
+from edgepress.exporter.model.parts.primitives import Rope
 from edgepress.exporter.source.config import Config
 
 Floats = npt.NDArray[np.float32]

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from edgepress.bundle.states import State
 from edgepress.exporter.model.description import Layer, Rotation
-from edgepress.exporter.model.primitives import Weight
+from edgepress.exporter.model.parts.primitives import Weight
 from edgepress.exporter.source.packed import Codes, Grid
 from edgepress.exporter.source.part import Part
 

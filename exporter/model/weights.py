@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from edgepress.errors import InputError
 from edgepress.exporter.arrays.packing import rows_by_turns
-from edgepress.exporter.model.primitives import Weight
+from edgepress.exporter.model.parts.primitives import Weight
 from edgepress.exporter.source.checkpoint import Checkpoint
 from edgepress.exporter.source.kinds import refuse_odd_tensors
 from edgepress.exporter.source.packed import PackedTensor

@@ -3,7 +3,7 @@
 from edgepress.errors import InputError
 from edgepress.exporter.arrays.scheme import FEWEST_TOKENS, Scheme
 from edgepress.exporter.methods.kinds import Method, load_method
-from edgepress.exporter.model.primitives import Weight
+from edgepress.exporter.model.parts.primitives import Weight
 from edgepress.exporter.plan.plan import Form
 from edgepress.exporter.plan.schemes import is_kept
 from edgepress.exporter.recipe.recipe import HALF_BITS, KEPT_BITS, Recipe

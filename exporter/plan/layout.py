@@ -4,7 +4,7 @@ from math import prod
 
 from edgepress.errors import InputError
 from edgepress.exporter.arrays.scheme import Scheme
-from edgepress.exporter.model.primitives import Weight
+from edgepress.exporter.model.parts.primitives import Weight
 from edgepress.exporter.plan.plan import Form, PlannedTensor, Region
 
 PAGE = 4096  # bytes: the ONNX external-data recommendation, so that a region can be mapped on its own

@@ -8,7 +8,7 @@ from edgepress.bundle.states import State, state_bytes
 from edgepress.errors import InputError
 from edgepress.exporter.methods.kinds import Transform, load_method
 from edgepress.exporter.model.description import Decoder
-from edgepress.exporter.model.primitives import Weight
+from edgepress.exporter.model.parts.primitives import Weight
 from edgepress.exporter.model.subject import Description
 from edgepress.exporter.plan.forms import product_form, static_form, with_scales
 from edgepress.exporter.plan.layout import FLOAT, Layout

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from edgepress.bundle.adapter_slots import AdapterSlots, Slot
 from edgepress.bundle.states import State, state_bytes
 from edgepress.exporter.arrays.scheme import Scheme
-from edgepress.exporter.model.primitives import Weight
+from edgepress.exporter.model.parts.primitives import Weight
 
 Form = Literal[
     "float",

@@ -6,7 +6,7 @@ from math import gcd
 from edgepress.errors import InputError
 from edgepress.exporter.arrays.scheme import BLOCK_SIZES, Scheme
 from edgepress.exporter.methods.kinds import Method, load_method, zeros_asked
-from edgepress.exporter.model.primitives import Stack, Weight
+from edgepress.exporter.model.parts.primitives import Stack, Weight
 from edgepress.exporter.model.subject import Description
 from edgepress.exporter.plan.layout import region_bytes
 from edgepress.exporter.recipe.recipe import HALF_BITS, KEPT_BITS, Recipe, Storage

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from edgepress.exporter.model import network, operations
 from edgepress.exporter.model.description import Decoder
-from edgepress.exporter.model.primitives import Weight
+from edgepress.exporter.model.parts.primitives import Weight
 from edgepress.exporter.source.checkpoint import Checkpoint
 from edgepress.exporter.streams.streams import held, values_of
 from edgepress.finite import check_figure

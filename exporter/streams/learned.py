@@ -22,7 +22,7 @@ from edgepress.errors import InputError
 from edgepress.exporter.arrays.activations import BATCH_TOKENS
 from edgepress.exporter.arrays.codes import Codes, spread
 from edgepress.exporter.arrays.scheme import Scheme
-from edgepress.exporter.model.primitives import Weight
+from edgepress.exporter.model.parts.primitives import Weight
 
 _WITHIN = 0.49  # how far a position may be from the code that it rounds to, at the start and at either end of the range
 _HELD_OUT = 16  # one sequence in so many picks the best state

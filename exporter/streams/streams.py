@@ -15,7 +15,7 @@ from edgepress.errors import InputError
 from edgepress.exporter.arrays.activations import Activations
 from edgepress.exporter.model import network, operations
 from edgepress.exporter.model.description import Decoder, layer_weights, rows_read
-from edgepress.exporter.model.primitives import Linear, Weight
+from edgepress.exporter.model.parts.primitives import Linear, Weight
 from edgepress.exporter.model.weights import read_weight
 from edgepress.exporter.source.checkpoint import Checkpoint
 

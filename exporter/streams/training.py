@@ -25,7 +25,7 @@ from edgepress.exporter.arrays.parallel import all_cores, each, one_thread
 from edgepress.exporter.arrays.sealed import Arrays, DamagedError, load_sealed, save_sealed
 from edgepress.exporter.model import network, operations
 from edgepress.exporter.model.description import Decoder, Layer, layer_weights
-from edgepress.exporter.model.primitives import Weight
+from edgepress.exporter.model.parts.primitives import Weight
 from edgepress.exporter.streams.learned import BETAS, draw, pieces, share_of_rate
 from edgepress.finite import REMEDY, check_figure
 from edgepress.terminal.progress import Progress

@@ -19,7 +19,7 @@ from edgepress.errors import InputError
 from edgepress.exporter.arrays.activations import Activations
 from edgepress.exporter.model import network, operations
 from edgepress.exporter.model.description import Decoder, layer_weights
-from edgepress.exporter.model.primitives import Weight
+from edgepress.exporter.model.parts.primitives import Weight
 from edgepress.finite import check_figure
 
 _STREAM_BYTES = 256 << 20  # residual streams of changed models that are held at a time

@@ -31,9 +31,9 @@ from edgepress.exporter.model.architectures import architecture, describe, model
 from edgepress.exporter.model.description import Block, Decoder
 from edgepress.exporter.model.mixers import mixer_names
 from edgepress.exporter.model.mixers.attention import Attention
-from edgepress.exporter.model.primitives import Linear
+from edgepress.exporter.model.parts.primitives import Linear
+from edgepress.exporter.model.parts.tree import changed, every
 from edgepress.exporter.model.reference import Reference
-from edgepress.exporter.model.tree import changed, every
 from edgepress.exporter.model.weights import check_tensors
 from edgepress.exporter.source.checkpoint import Checkpoint
 from edgepress.exporter.streams.training import owner

@@ -29,10 +29,10 @@ from edgepress.exporter.model.description import Block, Decoder, Mixer
 from edgepress.exporter.model.mixers import MixerKind, load_mixer, mixer_names
 from edgepress.exporter.model.mixers.shared_attention import SharedAttention
 from edgepress.exporter.model.operations import Rotary, Step
-from edgepress.exporter.model.primitives import Linear, Source, Weight
+from edgepress.exporter.model.parts.primitives import Linear, Source, Weight
+from edgepress.exporter.model.parts.tree import every
 from edgepress.exporter.model.reading import read_decoder
 from edgepress.exporter.model.reference import Reference
-from edgepress.exporter.model.tree import every
 from edgepress.exporter.model.weights import read_weight
 from edgepress.exporter.source.checkpoint import Checkpoint
 from edgepress.runtime import load

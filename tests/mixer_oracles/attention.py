@@ -6,7 +6,7 @@ import numpy as np
 from oracles_decoder import Array, Oracle
 
 from edgepress.exporter.model.mixers.attention import Attention
-from edgepress.exporter.model.primitives import Alibi, Rope
+from edgepress.exporter.model.parts.primitives import Alibi, Rope
 
 
 def forward(a: Attention, model: Oracle, x: Array, ropes: Mapping[str, Rope]) -> Array:

@@ -6,7 +6,7 @@ import numpy as np
 from oracles_decoder import Array, Oracle
 
 from edgepress.exporter.model.mixers.gelu_experts import GeluExperts
-from edgepress.exporter.model.primitives import Rope
+from edgepress.exporter.model.parts.primitives import Rope
 from mixer_oracles.mlp import ACTIVATIONS
 
 

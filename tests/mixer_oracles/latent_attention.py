@@ -6,7 +6,7 @@ import numpy as np
 from oracles_decoder import Array, Oracle
 
 from edgepress.exporter.model.mixers.latent_attention import LatentAttention
-from edgepress.exporter.model.primitives import Rope
+from edgepress.exporter.model.parts.primitives import Rope
 
 
 def forward(a: LatentAttention, model: Oracle, x: Array, ropes: Mapping[str, Rope]) -> Array:

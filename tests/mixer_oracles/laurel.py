@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from oracles_decoder import Array, Oracle
 
 from edgepress.exporter.model.mixers.laurel import Laurel
-from edgepress.exporter.model.primitives import Rope
+from edgepress.exporter.model.parts.primitives import Rope
 
 
 def forward(laurel: Laurel, model: Oracle, x: Array, _ropes: Mapping[str, Rope]) -> Array:

@@ -6,7 +6,7 @@ import numpy as np
 from oracles_decoder import Array, Oracle
 
 from edgepress.exporter.model.mixers.mamba import Mamba
-from edgepress.exporter.model.primitives import Rope
+from edgepress.exporter.model.parts.primitives import Rope
 from mixer_oracles.mamba2 import silu
 from mixer_oracles.short_conv import causal_convolution
 

@@ -6,7 +6,7 @@ import numpy as np
 from oracles_decoder import Array, Oracle
 
 from edgepress.exporter.model.mixers.mixture_of_experts import SQUARED_RELU, MixtureOfExperts
-from edgepress.exporter.model.primitives import Rope
+from edgepress.exporter.model.parts.primitives import Rope
 
 
 def forward(moe: MixtureOfExperts, model: Oracle, x: Array, _ropes: Mapping[str, Rope]) -> Array:

@@ -8,7 +8,7 @@ import numpy as np
 from oracles_decoder import Array, Oracle
 
 from edgepress.exporter.model.mixers.mlp import MLP
-from edgepress.exporter.model.primitives import Rope
+from edgepress.exporter.model.parts.primitives import Rope
 
 
 def forward(mlp: MLP, model: Oracle, x: Array, _ropes: Mapping[str, Rope]) -> Array:

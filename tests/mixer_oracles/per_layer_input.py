@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from oracles_decoder import Array, Oracle
 
 from edgepress.exporter.model.mixers.per_layer_input import PerLayerInput
-from edgepress.exporter.model.primitives import Rope
+from edgepress.exporter.model.parts.primitives import Rope
 from mixer_oracles.mlp import ACTIVATIONS
 
 

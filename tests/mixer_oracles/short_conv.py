@@ -6,7 +6,7 @@ import numpy as np
 from oracles_decoder import Array, Oracle
 
 from edgepress.exporter.model.mixers.short_conv import ShortConv
-from edgepress.exporter.model.primitives import Rope, Weight
+from edgepress.exporter.model.parts.primitives import Rope, Weight
 
 
 def forward(conv: ShortConv, model: Oracle, x: Array, _ropes: Mapping[str, Rope]) -> Array:

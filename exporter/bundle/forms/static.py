@@ -23,7 +23,7 @@ from edgepress.exporter.bundle.static_graph import FLOAT16, refuse_graph, write_
 from edgepress.exporter.graph.qdq import Rounded, Widths, calibrate_decoder, find_widths, quantize, write_models
 from edgepress.exporter.graph.static import DATA_FILE, DECODE_FILE, PREFILL_FILE, SEQUENCE, write_static
 from edgepress.exporter.model.description import Block
-from edgepress.exporter.model.tree import every
+from edgepress.exporter.model.parts.tree import every
 from edgepress.exporter.plan.plan import PlannedTensor
 from edgepress.exporter.plan.planned import Planned, Writable
 from edgepress.exporter.recipe.recipe import Activations

@@ -22,7 +22,7 @@ from edgepress.exporter.graph.qdq.floats import name_of
 from edgepress.exporter.graph.qdq.graph import FloatModel
 from edgepress.exporter.graph.qdq.roles import Role, channel_axis, role
 from edgepress.exporter.graph.weights import refer
-from edgepress.exporter.model.primitives import Weight
+from edgepress.exporter.model.parts.primitives import Weight
 from edgepress.exporter.plan.plan import Plan, PlannedTensor
 from edgepress.exporter.recipe.recipe import Activations
 from edgepress.exporter.source.part import Part

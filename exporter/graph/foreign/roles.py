@@ -23,7 +23,7 @@ from onnx import TensorProto
 from edgepress.bundle.states import State
 from edgepress.exporter.graph.foreign.normal import SMALL
 from edgepress.exporter.model.description import Layer, Rotation
-from edgepress.exporter.model.primitives import Kind, Weight
+from edgepress.exporter.model.parts.primitives import Kind, Weight
 from edgepress.exporter.source.part import Part
 from edgepress.onnx_graph.values import elements
 from edgepress.onnx_graph.walk import all_nodes, attribute, graphs, normal_domain

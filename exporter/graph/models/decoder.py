@@ -25,8 +25,8 @@ from edgepress.exporter.graph.rotary import CONTEXT_LENGTH
 from edgepress.exporter.model.copies import write_added, write_corrected, write_predicted, write_started, write_united
 from edgepress.exporter.model.description import AltUp, Block, Decoder, Layer, PerLayer, Rotation
 from edgepress.exporter.model.mixers import load_mixer
-from edgepress.exporter.model.primitives import Norm, Weight
-from edgepress.exporter.model.tree import every
+from edgepress.exporter.model.parts.primitives import Norm, Weight
+from edgepress.exporter.model.parts.tree import every
 from edgepress.exporter.plan.plan import Plan
 from edgepress.targets import Operator
 

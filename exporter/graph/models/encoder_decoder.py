@@ -31,7 +31,7 @@ from edgepress.exporter.model.encoder_decoders.description import (
 )
 from edgepress.exporter.model.mixers import mlp
 from edgepress.exporter.model.mixers.mlp import MLP
-from edgepress.exporter.model.primitives import Norm, Rope
+from edgepress.exporter.model.parts.primitives import Norm, Rope
 from edgepress.exporter.plan.plan import Plan
 from edgepress.tasks.sequences import QUERIES
 

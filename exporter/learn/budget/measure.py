@@ -34,7 +34,7 @@ from edgepress.exporter.learn.calibration.run import (
     written_tokens,
 )
 from edgepress.exporter.model.description import Decoder
-from edgepress.exporter.model.primitives import Weight
+from edgepress.exporter.model.parts.primitives import Weight
 from edgepress.exporter.model.weights import read_weight
 from edgepress.exporter.plan.forms import block_form
 from edgepress.exporter.plan.planned import Planned

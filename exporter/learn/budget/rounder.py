@@ -14,7 +14,7 @@ from edgepress.exporter.arrays.scheme import Scheme
 from edgepress.exporter.methods.kinds import LinearMethod, Method, method_options, start_method
 from edgepress.exporter.model import network
 from edgepress.exporter.model.description import layer_linears
-from edgepress.exporter.model.primitives import Linear, Weight
+from edgepress.exporter.model.parts.primitives import Linear, Weight
 from edgepress.exporter.recipe.recipe import Recipe
 from edgepress.exporter.streams.variants import BaseRun
 

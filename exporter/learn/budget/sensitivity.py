@@ -20,7 +20,7 @@ from torch import Tensor
 from edgepress.exporter.arrays.scheme import Scheme
 from edgepress.exporter.learn.budget.rounder import Rounder
 from edgepress.exporter.model.description import Decoder
-from edgepress.exporter.model.primitives import Weight
+from edgepress.exporter.model.parts.primitives import Weight
 from edgepress.exporter.plan.schemes import fit_scheme, is_kept
 from edgepress.exporter.recipe.decisions import Decisions
 from edgepress.exporter.recipe.recipe import CANDIDATES, Budget, Override, Recipe, candidate_storage

@@ -16,7 +16,7 @@ from edgepress.exporter.arrays.scheme import Scheme
 from edgepress.exporter.graph.builder import CONTRIB, GraphBuilder
 from edgepress.exporter.learn.budget.sensitivity import TensorGroup
 from edgepress.exporter.model.description import Decoder
-from edgepress.exporter.model.primitives import Weight
+from edgepress.exporter.model.parts.primitives import Weight
 from edgepress.exporter.plan.layout import region_bytes
 from edgepress.sessions import open_on_cpu, session_options
 

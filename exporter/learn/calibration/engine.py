@@ -40,7 +40,7 @@ from edgepress.exporter.methods.kinds import (
 from edgepress.exporter.methods.tasks import LayerTask, ModelTask
 from edgepress.exporter.model import network, operations
 from edgepress.exporter.model.description import Decoder, Layer, layer_weights, rows_read
-from edgepress.exporter.model.primitives import Weight
+from edgepress.exporter.model.parts.primitives import Weight
 from edgepress.exporter.model.weights import read_weight
 from edgepress.exporter.plan.plan import Plan
 from edgepress.exporter.recipe.recipe import Recipe

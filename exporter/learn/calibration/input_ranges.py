@@ -15,7 +15,7 @@ from edgepress.exporter.arrays.codes import Codes
 from edgepress.exporter.arrays.ranges import Histogram, find_range, to_scale
 from edgepress.exporter.model import network, operations
 from edgepress.exporter.model.description import Decoder, Layer, layer_weights, scaled_by_token
-from edgepress.exporter.model.primitives import Linear, Weight
+from edgepress.exporter.model.parts.primitives import Linear, Weight
 from edgepress.exporter.recipe.recipe import Activations as Asked
 
 Ranges = dict[str, NDArray[Any]]

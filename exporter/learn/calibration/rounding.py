@@ -18,7 +18,7 @@ from edgepress.exporter.methods.kinds import LinearMethod, Method, method_option
 from edgepress.exporter.methods.tasks import LayerTask
 from edgepress.exporter.model import network, operations
 from edgepress.exporter.model.description import layer_groups, layer_rounds, layer_weights
-from edgepress.exporter.model.primitives import Linear, Weight
+from edgepress.exporter.model.parts.primitives import Linear, Weight
 from edgepress.exporter.recipe.recipe import Recipe
 
 _KEPT_BYTES = 512 << 20  # intermediate activations of one layer that may wait in memory; beyond, they are recomputed

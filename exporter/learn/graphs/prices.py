@@ -26,7 +26,7 @@ from edgepress.exporter.learn.budget.sensitivity import TensorGroup, find_candid
 from edgepress.exporter.learn.graphs.blocks import by_itself, rows_of, rows_read
 from edgepress.exporter.learn.graphs.loss import Arrays, Distance
 from edgepress.exporter.methods.kinds import LinearMethod, method_options, start_method
-from edgepress.exporter.model.primitives import Weight
+from edgepress.exporter.model.parts.primitives import Weight
 from edgepress.exporter.model.subject import Description
 from edgepress.exporter.plan.schemes import is_kept
 from edgepress.exporter.recipe.recipe import Budget, Recipe

@@ -20,8 +20,8 @@ from edgepress.exporter.methods.kinds import Repair, method_options
 from edgepress.exporter.methods.options import Option, Options
 from edgepress.exporter.model import network
 from edgepress.exporter.model.description import Decoder, Layer, layer_groups, layer_rounds
-from edgepress.exporter.model.primitives import Linear, Weight
-from edgepress.exporter.model.tree import changed
+from edgepress.exporter.model.parts.primitives import Linear, Weight
+from edgepress.exporter.model.parts.tree import changed
 from edgepress.exporter.recipe.recipe import KEPT_BITS, Recipe
 
 if TYPE_CHECKING:

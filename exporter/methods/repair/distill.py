@@ -33,7 +33,7 @@ from edgepress.exporter.methods.options import Option, Options, whole_number
 from edgepress.exporter.methods.tasks import ModelTask, Schemes
 from edgepress.exporter.model import network, operations
 from edgepress.exporter.model.description import Decoder
-from edgepress.exporter.model.primitives import Weight
+from edgepress.exporter.model.parts.primitives import Weight
 from edgepress.exporter.streams.learned import LearnedCodes, split, why_too_large
 from edgepress.exporter.streams.training import (
     LOGITS,

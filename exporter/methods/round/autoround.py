@@ -25,7 +25,7 @@ from edgepress.exporter.methods.options import Option, Options, whole_number
 from edgepress.exporter.methods.tasks import LayerTask
 from edgepress.exporter.model import network
 from edgepress.exporter.model.description import Decoder, layer_linears
-from edgepress.exporter.model.primitives import Weight
+from edgepress.exporter.model.parts.primitives import Weight
 from edgepress.exporter.streams.learned import BETAS, LearnedCodes, draw, pieces, share_of_rate, split, why_too_large
 
 _CHECKS = 4  # how often the loss on the held-out sequences is computed

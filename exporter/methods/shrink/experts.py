@@ -25,8 +25,8 @@ from edgepress.exporter.model.architectures import architecture
 from edgepress.exporter.model.description import Decoder
 from edgepress.exporter.model.mixers.mixture_of_experts import MixtureOfExperts, Routing, route
 from edgepress.exporter.model.operations import linear_forward
-from edgepress.exporter.model.primitives import Linear, Weight
-from edgepress.exporter.model.tree import every
+from edgepress.exporter.model.parts.primitives import Linear, Weight
+from edgepress.exporter.model.parts.tree import every
 from edgepress.exporter.streams.streams import embedded, held, pass_layers
 
 Indices = NDArray[np.int64]

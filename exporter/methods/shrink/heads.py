@@ -30,8 +30,8 @@ from edgepress.exporter.methods.smaller.task import PruneTask
 from edgepress.exporter.model import operations
 from edgepress.exporter.model.architectures import architecture
 from edgepress.exporter.model.mixers.attention import Attention
-from edgepress.exporter.model.primitives import Linear, Weight
-from edgepress.exporter.model.tree import every
+from edgepress.exporter.model.parts.primitives import Linear, Weight
+from edgepress.exporter.model.parts.tree import every
 from edgepress.exporter.streams.streams import embedded, held, pass_layers
 
 Indices = NDArray[np.int64]

@@ -28,8 +28,8 @@ from edgepress.exporter.methods.smaller.picks import Pick, picked_tensors, whole
 from edgepress.exporter.methods.smaller.task import PruneTask
 from edgepress.exporter.model import operations
 from edgepress.exporter.model.description import Block, Decoder
-from edgepress.exporter.model.primitives import Linear, Norm, Weight
-from edgepress.exporter.model.tree import every
+from edgepress.exporter.model.parts.primitives import Linear, Norm, Weight
+from edgepress.exporter.model.parts.tree import every
 from edgepress.exporter.streams.streams import embedded, pass_layers
 
 Indices = NDArray[np.int64]

@@ -28,8 +28,8 @@ from edgepress.exporter.methods.smaller.task import PruneTask
 from edgepress.exporter.model.architectures import architecture
 from edgepress.exporter.model.description import Decoder
 from edgepress.exporter.model.mixers.mlp import MLP
-from edgepress.exporter.model.primitives import Weight
-from edgepress.exporter.model.tree import every
+from edgepress.exporter.model.parts.primitives import Weight
+from edgepress.exporter.model.parts.tree import every
 
 Indices = NDArray[np.int64]
 

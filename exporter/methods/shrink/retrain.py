@@ -44,7 +44,7 @@ from edgepress.exporter.methods.smaller.checkpoint import NewTensor, copied
 from edgepress.exporter.methods.smaller.task import PruneTask
 from edgepress.exporter.model import network, operations
 from edgepress.exporter.model.description import Decoder, layer_weights
-from edgepress.exporter.model.primitives import Weight
+from edgepress.exporter.model.parts.primitives import Weight
 from edgepress.exporter.source.part import Part
 from edgepress.exporter.streams.learned import split
 from edgepress.exporter.streams.streams import embedded, held, pass_layer, values_of

@@ -9,7 +9,7 @@ import numpy as np
 from edgepress.errors import InputError
 from edgepress.exporter.model.architectures import architecture, describe, without_aliases
 from edgepress.exporter.model.description import Block, Decoder, Layer, Mixer
-from edgepress.exporter.model.tree import every
+from edgepress.exporter.model.parts.tree import every
 from edgepress.exporter.source.checkpoint import Checkpoint
 from edgepress.exporter.source.config import Config
 from edgepress.targets import Target

@@ -19,7 +19,7 @@ from edgepress.exporter.arrays.activations import Activations
 from edgepress.exporter.methods.smaller.task import PruneTask
 from edgepress.exporter.model import network, operations
 from edgepress.exporter.model.description import layer_weights
-from edgepress.exporter.model.primitives import Linear
+from edgepress.exporter.model.parts.primitives import Linear
 from edgepress.exporter.streams.head import loss_gradient
 from edgepress.exporter.streams.streams import embedded, held, pass_layer
 

@@ -21,7 +21,7 @@ from edgepress.exporter.methods.smaller.gradients import inputs_of, writes_of
 from edgepress.exporter.methods.smaller.task import PruneTask
 from edgepress.exporter.model import operations
 from edgepress.exporter.model.description import Mixer
-from edgepress.exporter.model.primitives import Linear
+from edgepress.exporter.model.parts.primitives import Linear
 from edgepress.exporter.streams.streams import embedded, held, pass_layers
 
 Scores = NDArray[np.float64]

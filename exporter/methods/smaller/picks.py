@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from edgepress.exporter.methods.smaller.checkpoint import NewTensor, read_rows
 from edgepress.exporter.model.description import Decoder
-from edgepress.exporter.model.primitives import Weight
+from edgepress.exporter.model.parts.primitives import Weight
 from edgepress.exporter.source.checkpoint import Checkpoint
 from edgepress.exporter.source.part import Part
 from edgepress.exporter.source.stored import to_float32

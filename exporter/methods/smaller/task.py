@@ -15,7 +15,7 @@ from edgepress.errors import InputError
 from edgepress.exporter.methods.smaller.checkpoint import NewTensor, write_checkpoint
 from edgepress.exporter.methods.tasks import Schemes
 from edgepress.exporter.model.description import Decoder
-from edgepress.exporter.model.primitives import Weight
+from edgepress.exporter.model.parts.primitives import Weight
 from edgepress.exporter.model.reading import first_token
 from edgepress.exporter.model.weights import read_weight
 from edgepress.exporter.recipe.recipe import Recipe

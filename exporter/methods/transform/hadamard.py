@@ -33,9 +33,9 @@ from edgepress.exporter.methods.kinds import Transform, method_options
 from edgepress.exporter.methods.options import Options, whole_number
 from edgepress.exporter.model.description import Block, Decoder, Layer, Rotation
 from edgepress.exporter.model.operations import rotate
-from edgepress.exporter.model.primitives import Linear, Norm, Source, Weight
+from edgepress.exporter.model.parts.primitives import Linear, Norm, Source, Weight
+from edgepress.exporter.model.parts.tree import changed, every
 from edgepress.exporter.model.rotation import orthogonal, split
-from edgepress.exporter.model.tree import changed, every
 from edgepress.exporter.recipe.recipe import Recipe
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from functools import partial
 
 from edgepress.errors import InputError
 from edgepress.exporter.model.description import Decoder
-from edgepress.exporter.model.tree import changed, uncollected
+from edgepress.exporter.model.parts.tree import changed, uncollected
 from edgepress.exporter.source.config import READ_BY_ALL, Config
 from edgepress.exporter.source.kinds import what_it_is
 from edgepress.exporter.source.part import Part

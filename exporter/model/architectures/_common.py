@@ -9,7 +9,7 @@ import numpy as np
 from edgepress.exporter.model.description import Block, Decoder, Layer, Mixer
 from edgepress.exporter.model.mixers.attention import Attention
 from edgepress.exporter.model.mixers.mlp import MLP, Activation
-from edgepress.exporter.model.primitives import Kind, Linear, Norm, Rope, Weight
+from edgepress.exporter.model.parts.primitives import Kind, Linear, Norm, Rope, Weight
 from edgepress.exporter.model.rope import default_frequencies, rope_from_section, rotated_dimensions, same_rope
 from edgepress.exporter.source.config import Config
 from edgepress.exporter.source.part import Part

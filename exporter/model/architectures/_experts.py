@@ -8,7 +8,7 @@ from typing import Literal
 
 from edgepress.exporter.model.architectures._common import Sizes, linear
 from edgepress.exporter.model.mixers.mixture_of_experts import Expert, MixtureOfExperts, Routing, Shared
-from edgepress.exporter.model.primitives import Linear, Stack, Weight
+from edgepress.exporter.model.parts.primitives import Linear, Stack, Weight
 from edgepress.exporter.source.config import Config
 from edgepress.exporter.source.part import Part
 

@@ -15,7 +15,7 @@ from edgepress.exporter.model.architectures._common import (
 from edgepress.exporter.model.description import Block, Decoder, Layer, Mixer
 from edgepress.exporter.model.mixers.attention import Attention
 from edgepress.exporter.model.mixers.gated_delta import GatedDelta
-from edgepress.exporter.model.primitives import Linear, Norm, Weight
+from edgepress.exporter.model.parts.primitives import Linear, Norm, Weight
 from edgepress.exporter.model.rope import read_rope
 from edgepress.exporter.source.config import Config
 from edgepress.exporter.source.part import Part

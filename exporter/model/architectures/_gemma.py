@@ -9,7 +9,7 @@ from edgepress.exporter.model.mixers.attention import Attention
 from edgepress.exporter.model.mixers.mlp import Activation
 from edgepress.exporter.model.mixers.per_layer_input import PerLayerInput
 from edgepress.exporter.model.mixers.shared_attention import SharedAttention
-from edgepress.exporter.model.primitives import Weight
+from edgepress.exporter.model.parts.primitives import Weight
 from edgepress.exporter.source.config import Config
 
 IGNORED_TENSORS = (r"(model\.)?layers\.\d+\.self_attn\.[kv]_(proj|norm)\.weight",)  # of layers that share others' keys

@@ -8,7 +8,7 @@ from edgepress.exporter.model.description import Block, Decoder, Layer, Mixer
 from edgepress.exporter.model.mixers.mamba import Mamba
 from edgepress.exporter.model.mixers.mamba2 import Mamba2
 from edgepress.exporter.model.mixers.mlp import MLP, Activation
-from edgepress.exporter.model.primitives import Linear, Norm, Weight
+from edgepress.exporter.model.parts.primitives import Linear, Norm, Weight
 from edgepress.exporter.source.config import Config
 from edgepress.exporter.source.part import Part
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from edgepress.exporter.model.architectures._common import Sizes, linear, read_sizes, rms_norm
 from edgepress.exporter.model.mixers.latent_attention import LatentAttention
-from edgepress.exporter.model.primitives import Linear, Rope, Weight
+from edgepress.exporter.model.parts.primitives import Linear, Rope, Weight
 from edgepress.exporter.model.rope import read_rope, yarn_score_scale
 from edgepress.exporter.source.config import Config
 from edgepress.exporter.source.part import Part

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from edgepress.exporter.model.architectures._common import Sizes, layer_norm
 from edgepress.exporter.model.description import Block, Decoder, Layer, Mixer
 from edgepress.exporter.model.mixers.attention import Attention
-from edgepress.exporter.model.primitives import Alibi, Linear, Norm, Rope, Weight
+from edgepress.exporter.model.parts.primitives import Alibi, Linear, Norm, Rope, Weight
 from edgepress.exporter.model.rope import default_frequencies
 from edgepress.exporter.source.config import Config
 from edgepress.exporter.source.part import Part

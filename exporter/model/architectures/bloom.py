@@ -11,7 +11,7 @@ from edgepress.exporter.model.architectures._older import (
     layer_norm_layer,
 )
 from edgepress.exporter.model.description import Decoder, Layer
-from edgepress.exporter.model.primitives import Alibi
+from edgepress.exporter.model.parts.primitives import Alibi
 from edgepress.exporter.source.config import Config
 
 _CONTEXT = 2048  # of its training; no key says so, and transformers knows no limit

@@ -20,7 +20,7 @@ from edgepress.exporter.model.architectures._older import (
     rotary_of_neighbours,
 )
 from edgepress.exporter.model.description import Decoder, Layer
-from edgepress.exporter.model.primitives import Linear, Weight
+from edgepress.exporter.model.parts.primitives import Linear, Weight
 from edgepress.exporter.source.config import Config
 from edgepress.exporter.source.part import Part
 

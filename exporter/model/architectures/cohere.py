@@ -12,7 +12,7 @@ from edgepress.exporter.model.architectures._common import (
     separate_attention,
 )
 from edgepress.exporter.model.description import Block, Decoder, Layer
-from edgepress.exporter.model.primitives import Norm, Weight
+from edgepress.exporter.model.parts.primitives import Norm, Weight
 from edgepress.exporter.model.rope import read_rope
 from edgepress.exporter.source.config import Config
 from edgepress.exporter.source.part import Part

@@ -15,7 +15,7 @@ from edgepress.exporter.model.architectures._common import (
     windows_of,
 )
 from edgepress.exporter.model.description import Block, Decoder, Layer
-from edgepress.exporter.model.primitives import Norm
+from edgepress.exporter.model.parts.primitives import Norm
 from edgepress.exporter.model.rope import read_rope
 from edgepress.exporter.source.config import Config
 

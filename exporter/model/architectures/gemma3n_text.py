@@ -27,7 +27,7 @@ from edgepress.exporter.model.architectures._common import (
 from edgepress.exporter.model.description import AltUp, Block, Copies, Decoder, Layer, Mixer
 from edgepress.exporter.model.mixers.laurel import Laurel
 from edgepress.exporter.model.mixers.mlp import Activation
-from edgepress.exporter.model.primitives import Linear, Norm, Weight
+from edgepress.exporter.model.parts.primitives import Linear, Norm, Weight
 from edgepress.exporter.source.config import Config
 from edgepress.exporter.source.part import Part
 

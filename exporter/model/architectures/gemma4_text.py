@@ -32,7 +32,7 @@ from edgepress.exporter.model.mixers.attention import Attention
 from edgepress.exporter.model.mixers.gelu_experts import GeluExpert, GeluExperts
 from edgepress.exporter.model.mixers.mixture_of_experts import Routing
 from edgepress.exporter.model.mixers.mlp import Activation
-from edgepress.exporter.model.primitives import Linear, Norm, Rope, Weight
+from edgepress.exporter.model.parts.primitives import Linear, Norm, Rope, Weight
 from edgepress.exporter.source.config import Config
 from edgepress.exporter.source.part import Part
 

@@ -12,7 +12,7 @@ from edgepress.exporter.model.architectures._common import (
 from edgepress.exporter.model.description import Block, Decoder, Layer
 from edgepress.exporter.model.mixers.attention import Attention
 from edgepress.exporter.model.mixers.mlp import MLP
-from edgepress.exporter.model.primitives import Linear
+from edgepress.exporter.model.parts.primitives import Linear
 from edgepress.exporter.source.config import Config
 
 

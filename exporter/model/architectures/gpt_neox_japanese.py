@@ -18,7 +18,7 @@ from edgepress.exporter.model.architectures._older import (
     read_old_sizes,
 )
 from edgepress.exporter.model.description import Decoder, Layer
-from edgepress.exporter.model.primitives import Linear, Weight
+from edgepress.exporter.model.parts.primitives import Linear, Weight
 from edgepress.exporter.model.rope import read_rope
 from edgepress.exporter.source.config import Config
 from edgepress.exporter.source.part import Part

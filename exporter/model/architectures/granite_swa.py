@@ -17,7 +17,7 @@ from edgepress.exporter.model.architectures._common import (
     windows_of,
 )
 from edgepress.exporter.model.description import Decoder, Layer, Mixer
-from edgepress.exporter.model.primitives import Rope, Weight
+from edgepress.exporter.model.parts.primitives import Rope, Weight
 from edgepress.exporter.model.rope import read_rope
 from edgepress.exporter.source.config import Config
 from edgepress.exporter.source.part import Part

@@ -13,7 +13,7 @@ from edgepress.exporter.model.architectures._common import (
 from edgepress.exporter.model.architectures._experts import fused_experts, read_counts, read_silu, router
 from edgepress.exporter.model.description import Decoder, Layer
 from edgepress.exporter.model.mixers.mixture_of_experts import MixtureOfExperts, Routing, Shared
-from edgepress.exporter.model.primitives import Linear
+from edgepress.exporter.model.parts.primitives import Linear
 from edgepress.exporter.model.rope import read_rope
 from edgepress.exporter.source.config import Config
 

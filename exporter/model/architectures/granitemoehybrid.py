@@ -21,7 +21,7 @@ from edgepress.exporter.model.architectures._mamba import ATTENTION, STATE, mamb
 from edgepress.exporter.model.architectures.granitemoe import granite_experts
 from edgepress.exporter.model.description import Decoder, Layer, Mixer
 from edgepress.exporter.model.mixers.mlp import MLP, Activation
-from edgepress.exporter.model.primitives import Linear, Rope
+from edgepress.exporter.model.parts.primitives import Linear, Rope
 from edgepress.exporter.model.rope import read_rope
 from edgepress.exporter.source.config import Config
 

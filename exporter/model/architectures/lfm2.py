@@ -17,9 +17,9 @@ from edgepress.exporter.model.description import Block, Decoder, Layer, Mixer
 from edgepress.exporter.model.mixers.attention import Attention
 from edgepress.exporter.model.mixers.mlp import MLP
 from edgepress.exporter.model.mixers.short_conv import ShortConv
-from edgepress.exporter.model.primitives import Linear, Weight
+from edgepress.exporter.model.parts.primitives import Linear, Weight
+from edgepress.exporter.model.parts.tree import changed
 from edgepress.exporter.model.rope import read_rope
-from edgepress.exporter.model.tree import changed
 from edgepress.exporter.source.config import Config
 from edgepress.exporter.source.part import Part
 

@@ -20,7 +20,7 @@ from edgepress.exporter.model.architectures._common import (
 from edgepress.exporter.model.architectures.lfm2 import mlp, short_conv
 from edgepress.exporter.model.description import Block, Decoder, Layer, Mixer
 from edgepress.exporter.model.mixers.attention import Attention
-from edgepress.exporter.model.primitives import Rope
+from edgepress.exporter.model.parts.primitives import Rope
 from edgepress.exporter.source.config import Config
 
 LAYER_TYPES = ("conv", "full_attention", "sliding_attention")

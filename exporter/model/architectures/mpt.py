@@ -12,7 +12,7 @@ from edgepress.exporter.model.architectures._older import (
     read_old_sizes,
 )
 from edgepress.exporter.model.description import Decoder, Layer
-from edgepress.exporter.model.primitives import Alibi
+from edgepress.exporter.model.parts.primitives import Alibi
 from edgepress.exporter.source.config import Config
 
 _KEYS = {"hidden": "d_model", "layers": "n_layers", "heads": "n_heads", "context": "max_seq_len"}

@@ -38,8 +38,8 @@ from edgepress.exporter.model.architectures._mamba import (
 from edgepress.exporter.model.description import Decoder, Layer, Mixer
 from edgepress.exporter.model.mixers.mixture_of_experts import SQUARED_RELU, MixtureOfExperts, Routing
 from edgepress.exporter.model.mixers.mlp import MLP, Activation
-from edgepress.exporter.model.primitives import Linear
-from edgepress.exporter.model.tree import changed
+from edgepress.exporter.model.parts.primitives import Linear
+from edgepress.exporter.model.parts.tree import changed
 from edgepress.exporter.source.config import Config
 from edgepress.exporter.source.part import Part
 

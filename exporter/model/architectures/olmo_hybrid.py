@@ -22,7 +22,7 @@ from edgepress.exporter.model.architectures._gated_delta import (
 from edgepress.exporter.model.description import Block, Decoder, Layer, Mixer
 from edgepress.exporter.model.mixers.attention import Attention
 from edgepress.exporter.model.mixers.gated_delta import GatedDelta
-from edgepress.exporter.model.primitives import Norm, Rope
+from edgepress.exporter.model.parts.primitives import Norm, Rope
 from edgepress.exporter.model.rope import read_rope
 from edgepress.exporter.source.config import Config
 from edgepress.exporter.source.part import Part

@@ -17,7 +17,7 @@ from edgepress.exporter.model.architectures._older import (
     stream_norm_layer,
 )
 from edgepress.exporter.model.description import Decoder, Layer
-from edgepress.exporter.model.primitives import Linear, Weight
+from edgepress.exporter.model.parts.primitives import Linear, Weight
 from edgepress.exporter.source.config import Config
 
 _EPSILON = 1e-5  # torch's default, which no key changes

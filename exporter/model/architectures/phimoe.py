@@ -20,7 +20,7 @@ from edgepress.exporter.model.architectures._experts import MIXTRAL, read_counts
 from edgepress.exporter.model.architectures._older import layer_norm_decoder, layer_norm_layer
 from edgepress.exporter.model.description import Decoder, Layer
 from edgepress.exporter.model.mixers.mixture_of_experts import MixtureOfExperts, Routing
-from edgepress.exporter.model.primitives import Rope
+from edgepress.exporter.model.parts.primitives import Rope
 from edgepress.exporter.model.rope import read_rope
 from edgepress.exporter.source.config import Config
 

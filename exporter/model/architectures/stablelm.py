@@ -13,7 +13,7 @@ from edgepress.exporter.model.architectures._common import (
 )
 from edgepress.exporter.model.architectures._older import NO_HEAD_KEY, layer_norm_decoder, layer_norm_layer
 from edgepress.exporter.model.description import Decoder, Layer
-from edgepress.exporter.model.primitives import Norm, Weight
+from edgepress.exporter.model.parts.primitives import Norm, Weight
 from edgepress.exporter.model.rope import read_rope
 from edgepress.exporter.source.config import Config
 from edgepress.exporter.source.part import Part

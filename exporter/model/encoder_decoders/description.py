@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from edgepress.bundle.states import State, check_states
 from edgepress.exporter.model.description import Layer, Rotation
 from edgepress.exporter.model.mixers.mlp import MLP
-from edgepress.exporter.model.primitives import Linear, Norm, Rope, Weight
-from edgepress.exporter.model.tree import every
+from edgepress.exporter.model.parts.primitives import Linear, Norm, Rope, Weight
+from edgepress.exporter.model.parts.tree import every
 from edgepress.exporter.source.checkpoint import Checkpoint
 from edgepress.exporter.source.packed import Codes, Grid
 from edgepress.exporter.source.part import Part

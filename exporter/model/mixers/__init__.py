@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from edgepress.bundle.states import State
 from edgepress.exporter.model.description import Mixer
-from edgepress.exporter.model.primitives import Alibi, Linear, Norm, Weight
+from edgepress.exporter.model.parts.primitives import Alibi, Linear, Norm, Weight
 from edgepress.modules import modules_in
 
 if TYPE_CHECKING:

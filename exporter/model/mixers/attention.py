@@ -13,7 +13,7 @@ from edgepress.bundle.states import State, StateType
 from edgepress.errors import InputError
 from edgepress.exporter.model.description import Mixer
 from edgepress.exporter.model.mixers import CONTRIB, GraphWriter, MixerKind
-from edgepress.exporter.model.primitives import Alibi, Linear, Norm, Source, Weight
+from edgepress.exporter.model.parts.primitives import Alibi, Linear, Norm, Source, Weight
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -15,7 +15,7 @@ import numpy as np
 from edgepress.exporter.model.description import Mixer
 from edgepress.exporter.model.mixers import GraphWriter, MixerKind
 from edgepress.exporter.model.mixers.mixture_of_experts import Routing, route
-from edgepress.exporter.model.primitives import Linear, Source, Weight
+from edgepress.exporter.model.parts.primitives import Linear, Source, Weight
 
 if TYPE_CHECKING:
     from torch import Tensor

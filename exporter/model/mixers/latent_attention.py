@@ -15,7 +15,7 @@ import numpy as np
 from edgepress.bundle.states import State, StateType
 from edgepress.exporter.model.description import Mixer
 from edgepress.exporter.model.mixers import CONTRIB, GraphWriter, MixerKind
-from edgepress.exporter.model.primitives import Linear, Norm, Source
+from edgepress.exporter.model.parts.primitives import Linear, Norm, Source
 
 if TYPE_CHECKING:
     from torch import Tensor

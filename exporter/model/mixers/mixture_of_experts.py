@@ -16,8 +16,8 @@ import numpy as np
 
 from edgepress.exporter.model.description import Mixer
 from edgepress.exporter.model.mixers import CONTRIB, GraphWriter, MixerKind, Stacked
-from edgepress.exporter.model.primitives import Linear, Source, Weight
-from edgepress.exporter.model.tree import every
+from edgepress.exporter.model.parts.primitives import Linear, Source, Weight
+from edgepress.exporter.model.parts.tree import every
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -11,7 +11,7 @@ import numpy as np
 
 from edgepress.exporter.model.description import Mixer
 from edgepress.exporter.model.mixers import CONTRIB, MixerKind, Writer
-from edgepress.exporter.model.primitives import Linear, Norm, Source, Weight
+from edgepress.exporter.model.parts.primitives import Linear, Norm, Source, Weight
 
 if TYPE_CHECKING:
     from torch import Tensor

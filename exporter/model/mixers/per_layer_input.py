@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from edgepress.exporter.model.description import Mixer
 from edgepress.exporter.model.mixers import GraphWriter, MixerKind
-from edgepress.exporter.model.primitives import Linear, Source
+from edgepress.exporter.model.parts.primitives import Linear, Source
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -20,7 +20,7 @@ from edgepress.exporter.model.mixers.attention import (
     normed_heads,
     rotate_heads,
 )
-from edgepress.exporter.model.primitives import Linear, Norm, Source
+from edgepress.exporter.model.parts.primitives import Linear, Norm, Source
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -14,7 +14,7 @@ import numpy as np
 from edgepress.bundle.states import State, StateType
 from edgepress.exporter.model.description import Mixer
 from edgepress.exporter.model.mixers import CONTRIB, GraphWriter, MixerKind, convolution_state
-from edgepress.exporter.model.primitives import Linear, Source, Weight
+from edgepress.exporter.model.parts.primitives import Linear, Source, Weight
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -26,7 +26,7 @@ from edgepress.exporter.bundle.readback import StoredWeights
 from edgepress.exporter.decide import instructions
 from edgepress.exporter.decide.report import format_plan, plan_to_json
 from edgepress.exporter.model.network import logits
-from edgepress.exporter.model.primitives import Weight
+from edgepress.exporter.model.parts.primitives import Weight
 from edgepress.exporter.source.adapters import WEIGHTS, read_adapter
 from edgepress.runtime import load
 from edgepress.runtime.measures.counting.machine import count

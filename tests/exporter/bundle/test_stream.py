@@ -18,7 +18,7 @@ from edgepress.exporter.arrays.scheme import Scheme
 from edgepress.exporter.bundle import stream
 from edgepress.exporter.bundle.stream import write_weights
 from edgepress.exporter.methods.kinds import load_method
-from edgepress.exporter.model.primitives import Weight
+from edgepress.exporter.model.parts.primitives import Weight
 from edgepress.exporter.plan.plan import Plan, PlannedTensor, Region
 from edgepress.exporter.source.checkpoint import Checkpoint
 from edgepress.exporter.source.part import Part

@@ -13,7 +13,7 @@ from edgepress.exporter import export
 from edgepress.exporter.graph.builder import FLOAT, FLOAT16, GraphBuilder
 from edgepress.exporter.graph.rotary import INT64, LONG_FROM, ROWS, restore_tables, write_rotary
 from edgepress.exporter.graph.weights import Weights
-from edgepress.exporter.model.primitives import Rope
+from edgepress.exporter.model.parts.primitives import Rope
 
 FREQUENCIES = tuple(float(f) for f in np.float32(1e6) ** (-np.arange(0, 64, 2, dtype=np.float32) / 64))
 DEFAULT = Rope(FREQUENCIES)

@@ -21,7 +21,7 @@ from edgepress.exporter.model import network
 from edgepress.exporter.model.description import Block, Layer, layer_linears
 from edgepress.exporter.model.mixers.attention import Attention
 from edgepress.exporter.model.mixers.mlp import MLP
-from edgepress.exporter.model.primitives import Linear, Weight
+from edgepress.exporter.model.parts.primitives import Linear, Weight
 from edgepress.exporter.streams.learned import split
 
 pytestmark = pytest.mark.usefixtures("one_thread")

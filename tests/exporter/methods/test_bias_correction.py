@@ -14,7 +14,7 @@ from edgepress.exporter.methods.tasks import LayerTask
 from edgepress.exporter.model.mixers.attention import Attention
 from edgepress.exporter.model.mixers.mlp import MLP
 from edgepress.exporter.model.network import layer_forward
-from edgepress.exporter.model.primitives import Linear
+from edgepress.exporter.model.parts.primitives import Linear
 from edgepress.exporter.recipe.recipe import Recipe, Storage
 
 INT4 = Storage("rtn", 4, 32)

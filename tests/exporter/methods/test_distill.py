@@ -17,7 +17,7 @@ from edgepress.exporter.methods.kinds import round_rows
 from edgepress.exporter.methods.repair import distill
 from edgepress.exporter.methods.tasks import ModelTask
 from edgepress.exporter.model import network
-from edgepress.exporter.model.primitives import Weight
+from edgepress.exporter.model.parts.primitives import Weight
 from edgepress.exporter.streams import training
 from edgepress.exporter.streams.learned import split
 from edgepress.exporter.streams.training import Training, owner

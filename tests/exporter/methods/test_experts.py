@@ -20,8 +20,8 @@ from edgepress.errors import InputError
 from edgepress.exporter import decide, export
 from edgepress.exporter.methods.shrink.experts import METHOD, choose, expert_use, mixtures
 from edgepress.exporter.model.mixers.mixture_of_experts import MixtureOfExperts
+from edgepress.exporter.model.parts.tree import every
 from edgepress.exporter.model.reference import Reference
-from edgepress.exporter.model.tree import every
 
 GROUPS = {"n_group": 2, "topk_group": 1}
 pytestmark = pytest.mark.usefixtures("one_thread")

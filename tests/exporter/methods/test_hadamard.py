@@ -19,7 +19,7 @@ from edgepress.exporter.methods.kinds import load_method
 from edgepress.exporter.methods.transform.hadamard import METHOD
 from edgepress.exporter.model.description import Block
 from edgepress.exporter.model.mixers.attention import Attention
-from edgepress.exporter.model.tree import every
+from edgepress.exporter.model.parts.tree import every
 from edgepress.exporter.plan.making import make_plan
 from edgepress.exporter.recipe.recipe import Recipe, Storage
 from edgepress.runtime import load

@@ -16,7 +16,7 @@ from edgepress.exporter.methods.shrink.heads import METHOD, Kept, choose, heads_
 from edgepress.exporter.methods.smaller.task import PruneTask
 from edgepress.exporter.model import network, operations
 from edgepress.exporter.model.mixers.attention import Attention
-from edgepress.exporter.model.primitives import Linear, Weight
+from edgepress.exporter.model.parts.primitives import Linear, Weight
 from edgepress.exporter.model.reference import Reference
 from edgepress.exporter.source.checkpoint import Checkpoint
 

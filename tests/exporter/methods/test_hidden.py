@@ -17,9 +17,9 @@ from edgepress.exporter.model import network, operations
 from edgepress.exporter.model.description import Block, Layer, Mixer
 from edgepress.exporter.model.mixers.attention import Attention
 from edgepress.exporter.model.mixers.mlp import MLP
-from edgepress.exporter.model.primitives import Linear, Norm, Weight
+from edgepress.exporter.model.parts.primitives import Linear, Norm, Weight
+from edgepress.exporter.model.parts.tree import changed, every
 from edgepress.exporter.model.reference import Reference
-from edgepress.exporter.model.tree import changed, every
 from edgepress.exporter.model.weights import read_weight
 
 pytestmark = pytest.mark.usefixtures("one_thread")

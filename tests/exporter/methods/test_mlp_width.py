@@ -17,7 +17,7 @@ from edgepress.exporter.methods.smaller import importance
 from edgepress.exporter.methods.smaller.task import PruneTask
 from edgepress.exporter.model import network
 from edgepress.exporter.model.mixers.mlp import MLP
-from edgepress.exporter.model.primitives import Weight
+from edgepress.exporter.model.parts.primitives import Weight
 from edgepress.exporter.model.reference import Reference
 from edgepress.exporter.model.weights import read_weight
 from edgepress.exporter.source.checkpoint import Checkpoint

@@ -18,10 +18,10 @@ from edgepress.exporter.methods.folding import not_foldable
 from edgepress.exporter.model import network
 from edgepress.exporter.model.architectures import describe
 from edgepress.exporter.model.description import Block, Decoder, Layer
-from edgepress.exporter.model.primitives import Weight
+from edgepress.exporter.model.parts.primitives import Weight
+from edgepress.exporter.model.parts.tree import every
 from edgepress.exporter.model.reading import read_decoder
 from edgepress.exporter.model.reference import Reference
-from edgepress.exporter.model.tree import every
 from edgepress.exporter.model.weights import read_weight
 from edgepress.exporter.source.checkpoint import Checkpoint
 from edgepress.runtime.config import read_config

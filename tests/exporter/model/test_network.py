@@ -9,7 +9,7 @@ from tiny_models import VARIANTS, save
 
 from edgepress.exporter.model import network
 from edgepress.exporter.model.description import layer_groups
-from edgepress.exporter.model.primitives import Weight
+from edgepress.exporter.model.parts.primitives import Weight
 from edgepress.exporter.model.reading import read_decoder
 from edgepress.exporter.model.reference import Reference
 from edgepress.exporter.model.weights import read_weight

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgepress.exporter.model.primitives import Rope
+from edgepress.exporter.model.parts.primitives import Rope
 from edgepress.exporter.model.rope import read_rope, rope_tables
 from edgepress.exporter.source.config import Config
 

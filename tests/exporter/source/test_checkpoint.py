@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from edgepress.errors import InputError
-from edgepress.exporter.model.primitives import Weight
+from edgepress.exporter.model.parts.primitives import Weight
 from edgepress.exporter.model.reading import resolve_model
 from edgepress.exporter.model.weights import check_tensors
 from edgepress.exporter.source.checkpoint import INDEX, Checkpoint, same_tensor

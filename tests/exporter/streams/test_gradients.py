@@ -14,7 +14,7 @@ from edgepress.exporter.methods.smaller.task import PruneTask
 from edgepress.exporter.model import network, operations
 from edgepress.exporter.model.description import layer_weights
 from edgepress.exporter.model.mixers.mlp import MLP
-from edgepress.exporter.model.primitives import Linear, Weight
+from edgepress.exporter.model.parts.primitives import Linear, Weight
 from edgepress.exporter.model.weights import read_weight
 from edgepress.exporter.source.checkpoint import Checkpoint
 from edgepress.exporter.streams import head, streams

@@ -16,7 +16,7 @@ from edgepress.exporter.model.encoder_decoders.description import (
     Step,
 )
 from edgepress.exporter.model.mixers.mlp import MLP
-from edgepress.exporter.model.primitives import Linear, Norm, Rope, Weight
+from edgepress.exporter.model.parts.primitives import Linear, Norm, Rope, Weight
 from edgepress.exporter.source.checkpoint import Checkpoint
 from edgepress.exporter.source.config import Config
 from edgepress.exporter.source.part import Part

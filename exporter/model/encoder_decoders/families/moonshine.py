@@ -18,7 +18,7 @@ from edgepress.exporter.model.encoder_decoders.families._common import (
     self_attention,
 )
 from edgepress.exporter.model.mixers.mlp import MLP
-from edgepress.exporter.model.primitives import Linear, Norm, Weight
+from edgepress.exporter.model.parts.primitives import Linear, Norm, Weight
 from edgepress.exporter.model.rope import read_rope
 from edgepress.exporter.source.checkpoint import Checkpoint
 from edgepress.exporter.source.config import Config

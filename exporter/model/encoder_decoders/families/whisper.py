@@ -22,7 +22,7 @@ from edgepress.exporter.model.encoder_decoders.families._common import (
     self_attention,
 )
 from edgepress.exporter.model.mixers.mlp import MLP
-from edgepress.exporter.model.primitives import Linear, Weight
+from edgepress.exporter.model.parts.primitives import Linear, Weight
 from edgepress.exporter.model.reading import GENERATION
 from edgepress.exporter.source.checkpoint import Checkpoint
 from edgepress.exporter.source.config import Config

@@ -17,7 +17,7 @@ from edgepress.exporter.bundle.on_text.overflow import LARGEST, MARGIN, find_ove
 from edgepress.exporter.bundle.readback import StoredWeights
 from edgepress.exporter.decide.job import Prepared
 from edgepress.exporter.export import write_weights
-from edgepress.exporter.model.primitives import Linear
+from edgepress.exporter.model.parts.primitives import Linear
 from edgepress.terminal.progress import silent
 
 Change = dict[str, float]  # factors by the tensor's name in the checkpoint, without .weight

@@ -27,7 +27,7 @@ from edgepress.exporter.learn.budget.shipped import measure_shipped
 from edgepress.exporter.methods.round import gptq, rtn
 from edgepress.exporter.model.description import Decoder
 from edgepress.exporter.model.mixers.mlp import MLP
-from edgepress.exporter.model.primitives import Weight
+from edgepress.exporter.model.parts.primitives import Weight
 from edgepress.exporter.model.reading import read_decoder
 from edgepress.exporter.recipe.recipe import Budget, Override, Recipe, Storage
 from edgepress.exporter.source.checkpoint import Checkpoint

@@ -18,7 +18,7 @@ from edgepress.exporter.decide.prepare import decide
 from edgepress.exporter.learn.calibration import rounding
 from edgepress.exporter.model import network
 from edgepress.exporter.model.description import layer_linears
-from edgepress.exporter.model.primitives import Linear, Weight
+from edgepress.exporter.model.parts.primitives import Linear, Weight
 from edgepress.terminal.progress import Advance, Progress
 
 GPTQ = '[weights]\nmethod = "gptq"\nbits = 4\nblock_size = 32\n[embedding]\nmethod = "rtn"\n'

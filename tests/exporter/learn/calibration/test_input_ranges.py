@@ -17,7 +17,7 @@ from edgepress.exporter.methods.repair import distill
 from edgepress.exporter.methods.tasks import ModelTask
 from edgepress.exporter.model import network
 from edgepress.exporter.model.description import layer_weights
-from edgepress.exporter.model.primitives import Linear, Weight
+from edgepress.exporter.model.parts.primitives import Linear, Weight
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 TOKENS = np.random.default_rng(5).integers(3, 300, (9, 16)).astype(np.int64)

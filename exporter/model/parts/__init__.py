@@ -1,0 +1,1 @@
+"""What descriptions of models are made of, and walks through them."""
