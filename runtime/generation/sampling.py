@@ -90,6 +90,22 @@ def log_probability(logits: Floats, token: int) -> float:
     return float(shifted[token] - np.log(np.exp(shifted, dtype=np.float64).sum()))
 
 
+def log_softmax(scores: Floats) -> Floats:
+    """Log-probabilities of each row, in float32 as torch has them."""
+    shifted = scores - scores.max(-1, keepdims=True)
+    found: Floats = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+    return found
+
+
+def log_sum_exp(values: Floats) -> Floats:
+    """The logarithm of the sum of exponentials of each row; −∞ where all are."""
+    largest = values.max(-1, keepdims=True)
+    safe = np.where(np.isfinite(largest), largest, 0)
+    with np.errstate(divide="ignore"):
+        found: Floats = (np.log(np.exp(values - safe).sum(-1, keepdims=True)) + safe)[:, 0]
+    return found
+
+
 def top_k_indices(logits: Floats, k: int) -> Indices:
     """Return where ``logits`` is at least its k-th largest value, in ascending order of index."""
     if k >= logits.size:
@@ -154,17 +170,27 @@ def penalized(logits: Floats, sampling: Sampling, seen: Indices) -> Floats:
     """
     if not (sampling.bias or sampling.no_repeat_ngram or sampling.repetition_penalty != 1):
         return logits
-    scores, texts = logits[None].copy(), seen[None]  # (1, vocab), (1, tokens)
+    scores = logits[None].copy()  # (1, vocab)
+    penalize(scores, sampling, seen[None])
+    if scores.max() == -np.inf:
+        raise InputError("every token is forbidden, by biases or as it would repeat an n-gram; forbid less")
+    row: Floats = scores[0]
+    return row
+
+
+def penalize(scores: Floats, sampling: Sampling, texts: Indices) -> None:
+    """Change ``scores`` (texts, vocab) of what may follow ``texts`` (texts, length) by what is held against tokens.
+
+    Raises:
+        InputError: a token with a bias is not in the vocabulary.
+
+    """
     if sampling.bias:
         add_biases(scores, sampling.bias)
     if sampling.repetition_penalty != 1:
         penalize_repetition(scores, texts, sampling.repetition_penalty)
     if sampling.no_repeat_ngram:
         forbid_repeats(scores, texts, sampling.no_repeat_ngram)
-    if scores.max() == -np.inf:
-        raise InputError("every token is forbidden, by biases or as it would repeat an n-gram; forbid less")
-    row: Floats = scores[0]
-    return row
 
 
 def choose(logits: Floats, sampling: Sampling, seen: Indices, generator: np.random.Generator) -> int:

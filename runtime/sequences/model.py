@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgepress.errors import InputError
+from edgepress.runtime.generation.several.beams import beam_search
 from edgepress.runtime.sequences.rules import Rules, Times
-from edgepress.runtime.sequences.search import Draw, beam_search, greedy
+from edgepress.runtime.sequences.search import Draw, greedy
 from edgepress.runtime.sequences.session import EncoderDecoder
 from edgepress.runtime.tasks.kinds import TaskModel
 from edgepress.schema import convert
@@ -86,8 +87,9 @@ class Writing(Iterator[str]):
         if self.rules.search.beams == 1:
             yield from greedy(session, self.start, self.rules, self.said if self.says else None, self.draw)
             return
-        tokens, self.score, self.said = beam_search(session, self.start, self.rules)
-        yield from tokens
+        best = beam_search(session, self.start, self.rules)[0]
+        self.score, self.said = best.score, best.said
+        yield from best.tokens
 
 
 class SequenceModel(TaskModel):

@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgepress.runtime.generation.penalties import NEVER, Floats, forbid_repeats, penalize_repetition
+from edgepress.runtime.generation.sampling import log_softmax, log_sum_exp
+from edgepress.runtime.generation.several.beams import Beams
 from edgepress.tasks.sequences import Search
 
 Tokens = NDArray[np.int64]
@@ -86,6 +88,18 @@ class Rules:
         return scores if self.times is None else self.times.apply(targets, self.begin, scores)
 
     @property
+    def beams(self) -> Beams:
+        """How several ways are followed."""
+        return Beams(self.search.beams, self.search.length_penalty, self.search.early_stopping)
+
+    def ending(self, targets: Tokens, parents: Tokens) -> NDArray[np.bool_]:  # noqa: ARG002 - of rules without memory
+        """Which targets (targets, length) end with their last token, (targets,)."""
+        return np.isin(targets[:, -1], self.ends)
+
+    def follow(self, chosen: Tokens) -> None:
+        """Hear which of the targets that were asked about go on: these rules follow from a target's tokens alone."""
+
+    @property
     def _suppressed(self) -> Tokens:
         return np.array(self.search.suppressed, np.int64)
 
@@ -95,19 +109,3 @@ def _only(scores: Floats, token: int) -> Floats:
     only = np.full_like(scores, NEVER)
     only[:, token] = 0
     return only
-
-
-def log_softmax(scores: Floats) -> Floats:
-    """Log-probabilities of each row, in float32 as torch has them."""
-    shifted = scores - scores.max(-1, keepdims=True)
-    found: Floats = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
-    return found
-
-
-def log_sum_exp(values: Floats) -> Floats:
-    """The logarithm of the sum of exponentials of each row; −∞ where all are."""
-    largest = values.max(-1, keepdims=True)
-    safe = np.where(np.isfinite(largest), largest, 0)
-    with np.errstate(divide="ignore"):
-        found: Floats = (np.log(np.exp(values - safe).sum(-1, keepdims=True)) + safe)[:, 0]
-    return found

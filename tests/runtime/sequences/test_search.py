@@ -11,8 +11,9 @@ import torch
 
 from edgepress.bundle.manifest import read_manifest
 from edgepress.exporter import export
+from edgepress.runtime.generation.several.beams import beam_search
 from edgepress.runtime.sequences.rules import Rules
-from edgepress.runtime.sequences.search import beam_search, greedy
+from edgepress.runtime.sequences.search import greedy
 from edgepress.runtime.sequences.session import EncoderDecoder
 from edgepress.tasks.sequences import Sequences
 
@@ -73,7 +74,7 @@ def test_targets_are_those_of_transformers(opened: Opened, theirs: dict[str, Any
         expected = opened.reference.generate(torch.from_numpy(source), max_length=LONGEST, **settings)[0].tolist()
         session.encode({"input_ids": source})
         beams = rules.search.beams > 1
-        found = beam_search(session, start, rules)[0] if beams else list(greedy(session, start, rules))
+        found = beam_search(session, start, rules)[0].tokens if beams else list(greedy(session, start, rules))
         assert start + found == expected
 
 
