@@ -6,13 +6,14 @@ one of ours; what that file has no word for comes from our ``manifest.json``.
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Annotated
 
 import msgspec
 
+from edgepress.bundle.drafters import DrafterEntry
 from edgepress.bundle.graphs import GraphEntry, choose, describe_choice
 from edgepress.bundle.manifest import MANIFEST_NAME, read_manifest
 from edgepress.bundle.states import State
@@ -112,6 +113,7 @@ class BundleConfig:
     call to the next, and ``states_from`` the file that says so.
     ``casts`` says that a graph in float16 runs on processors without it, too.
     ``long_from`` is the length of text beyond which a longrope model uses its long frequencies, None for others.
+    ``drafters`` are graphs that propose tokens.
     """
 
     bundle: Path
@@ -126,6 +128,23 @@ class BundleConfig:
     long_from: int | None = None
     graph: str | None = None
     casts: bool = False
+    drafters: tuple[DrafterEntry, ...] = ()
+
+    def of_drafter(self, name: str) -> "BundleConfig | None":
+        """The same of the graph that the drafter of this name has in the bundle; None where it has none."""
+        entry = next((entry for entry in self.drafters if entry.drafter == name), None)
+        if entry is None:
+            return None
+        return replace(
+            self,
+            model=self.bundle / entry.file,
+            states=entry.states,
+            states_from=MANIFEST_NAME,
+            long_from=entry.long_from,
+            graph=entry.file,
+            casts=False,
+            drafters=(),
+        )
 
 
 def read_config(bundle: Path, graph: str | None = None) -> BundleConfig:
@@ -178,6 +197,7 @@ def read_config(bundle: Path, graph: str | None = None) -> BundleConfig:
         long_from=None if manifest is None else manifest.long_from,
         graph=None if chosen is None else chosen.file,
         casts=chosen is not None and chosen.casts,
+        drafters=() if manifest is None else manifest.drafters,
     )
     if config.model.parent != bundle:
         raise InputError(f"{path} names the graph {named!r}, which is not in {bundle}; export it again")

@@ -34,7 +34,7 @@ from edgepress.runtime.generation.penalties import Floats
 from edgepress.runtime.generation.prefix import Key, read_prefix, write_prefix
 from edgepress.runtime.generation.sampling import Sampling
 from edgepress.runtime.generation.speculation.costs import StepCosts, measure_steps
-from edgepress.runtime.generation.speculation.kinds import Speculation
+from edgepress.runtime.generation.speculation.kinds import Opening, Speculation
 from edgepress.runtime.generation.speculation.speculating import open_speculating
 from edgepress.runtime.generation.tool_calls import ToolGuide, special_in
 from edgepress.runtime.graph_file.first_use import verify_first
@@ -150,6 +150,7 @@ class Model:
         self.threads = threads
         self.changes = self.reused = 0
         self._known = KnownText(session)
+        self._beside: dict[Path, tuple[CpuSession, StepCosts]] = {}  # drafters' graphs, which all texts share
         self._tokenizer: Tokenizer | None = None
 
     @property
@@ -215,7 +216,7 @@ class Model:
     def with_session(self, session: Session) -> "Model":
         """The same open bundle with the text of another session over it."""
         other = Model(self.config, session, self.threads)
-        other._tokenizer = self._tokenizer
+        other._tokenizer, other._beside = self._tokenizer, self._beside
         return other
 
     def reset(self) -> None:
@@ -538,10 +539,21 @@ class Model:
 
     def _speculating(self, how: Speculation) -> tuple[OpenText, Tally]:
         """This text with several tokens a step, or as it is where no step over several gives the same logits."""
-        found = open_speculating(self, how, self.step_costs)
+        opening = Opening(self.config, self.session, self.step_costs, self._open_beside)
+        found = open_speculating(self, how, opening)
         if found is not None:
             return found, found.tally
         return self, Tally(note="not speculated: kernels here give several tokens other bits than one")
+
+    def _open_beside(self, config: BundleConfig) -> tuple[Session, StepCosts]:
+        """See :class:`Opening`."""
+        if config.model not in self._beside:
+            context, prepared = min(self.context, config.context_length), self.session.prepared
+            first = CpuSession(config, threads=self.threads, context=context, prepared=prepared.directory is not None)
+            costs = known_or_measured(first.prepared.directory, self.threads, lambda: measure_steps(first))
+            self._beside[config.model] = first, costs
+        opened, costs = self._beside[config.model]
+        return opened.with_adapter(None), costs
 
     @cached_property
     def step_costs(self) -> StepCosts:

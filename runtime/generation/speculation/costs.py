@@ -7,9 +7,9 @@ from time import perf_counter
 
 import numpy as np
 
-from edgepress.runtime.generation.speculation.kinds import MOST_PROPOSED
 from edgepress.runtime.sessions.session import Session, Tokens
 
+MOST_PROPOSED = 15  # tokens of a step: with the one that is known they are the 16 that any cache can take back
 _ROWS = (1, 2, 3, 4, 8, MOST_PROPOSED + 1)
 _BEFORE = (24, 24, 24, 72, 144)  # tokens of the texts that steps are measured after; rounding depends on their number
 
@@ -23,8 +23,13 @@ class StepCosts:
 
     def of(self, tokens: int) -> float:
         """What a step over ``tokens`` tokens costs, in steps over one; between those measured, on a straight line."""
+        return self.seconds_of(tokens) / self.seconds[min(self.seconds)]
+
+    def seconds_of(self, tokens: int) -> float:
+        """Seconds of a step over ``tokens`` tokens; beyond those measured, in proportion to the most."""
         rows = sorted(self.seconds)
-        return float(np.interp(tokens, rows, [self.seconds[row] for row in rows])) / self.seconds[rows[0]]
+        beyond = max(1.0, tokens / rows[-1])
+        return beyond * float(np.interp(tokens, rows, [self.seconds[row] for row in rows]))
 
 
 def measure_steps(session: Session, *, most: int = MOST_PROPOSED + 1) -> StepCosts:

@@ -8,18 +8,20 @@ from typing import Protocol
 
 from edgepress.errors import InputError
 from edgepress.modules import modules_in
+from edgepress.runtime.config import BundleConfig
+from edgepress.runtime.generation.speculation.costs import MOST_PROPOSED, StepCosts
+from edgepress.runtime.sessions.session import Session
 from edgepress.whole import whole_number
 
 _DRAFTERS = Path(__file__).parent / "drafters"
 _PACKAGE = f"{__name__.rpartition('.')[0]}.{_DRAFTERS.name}"
-MOST_PROPOSED = 15  # tokens of a step: with the one that is known they are the 16 that any cache can take back
 
 
 class Drafter(Protocol):
-    """What proposes tokens of one text, which it is told token by token."""
+    """What proposes tokens of one text at a time, which it is told token by token.
 
-    cost: float
-    """Of a proposed token, in steps of the model: 0 where it is nothing against one."""
+    One that has states of its own brings them to the text when it proposes: what it is told costs nothing.
+    """
 
     def begin(self, tokens: Sequence[int]) -> None:
         """The text is ``tokens`` so far."""
@@ -33,8 +35,28 @@ class Drafter(Protocol):
         What proposals of the same evidence were worth decides how many of the next are worth a step.
         """
 
+    def cost(self, count: int) -> float:
+        """What it takes to propose ``count`` tokens now, in steps of the model; 0 where that is nothing against one."""
+
     def propose(self, count: int) -> list[int]:
         """At most ``count`` tokens that may come next, one after the other."""
+
+
+@dataclass(frozen=True)
+class Opening:
+    """What a drafter is opened with.
+
+    - ``config``: the bundle, whose ``of_drafter(name)`` is its graph of a drafter
+    - ``session``: the model's own, with the text that tokens are proposed for
+    - ``costs``: of the model's steps, which what a drafter takes is compared with
+    - ``open_graph``: opens a graph of that kind on the CPU, once for all texts of the bundle; returns a session of it
+      with no text, that is the drafter's alone, and what its steps cost
+    """
+
+    config: BundleConfig
+    session: Session
+    costs: StepCosts
+    open_graph: Callable[[BundleConfig], tuple[Session, StepCosts]]
 
 
 @dataclass(frozen=True)
@@ -62,10 +84,15 @@ class Speculation:
         limit = f"a step proposes 1 to {MOST_PROPOSED} tokens"
         whole_number("most", self.most, most=MOST_PROPOSED, takes=limit)
 
-    def open(self) -> Drafter:
-        """A drafter for one text."""
-        made: Callable[[], Drafter] = import_module(f"{_PACKAGE}.{self.drafter}").DRAFTER
-        return made()
+    def open(self, opening: Opening) -> Drafter:
+        """A drafter for the texts of an open bundle, one after the other.
+
+        Raises:
+            InputError: the bundle does not have what the drafter needs.
+
+        """
+        made: Callable[[Opening], Drafter] = import_module(f"{_PACKAGE}.{self.drafter}").DRAFTER
+        return made(opening)
 
 
 def drafter_names() -> list[str]:

@@ -18,8 +18,7 @@ from edgepress.finite import check_logits
 from edgepress.runtime.generation.around import Around
 from edgepress.runtime.generation.generation import OpenText, Tally
 from edgepress.runtime.generation.penalties import Floats
-from edgepress.runtime.generation.speculation.costs import StepCosts
-from edgepress.runtime.generation.speculation.kinds import Drafter, Speculation
+from edgepress.runtime.generation.speculation.kinds import Drafter, Opening, Speculation
 from edgepress.runtime.generation.speculation.window import Window
 from edgepress.runtime.sessions.session import Mark
 
@@ -43,6 +42,7 @@ class _Step:
     rows: Floats  # (1 + proposed, vocab): after the token before them, and after each
     computed: int  # tokens of the step
     evidence: int
+    drafted: float  # steps that it took to propose them
     used: int = 0
 
 
@@ -91,24 +91,25 @@ class Speculating(Around):
         known = [*self._text[self.session.position :], token]
         self._take(token)
         self.tally.steps += 1
-        tokens = self._proposed(len(known))
+        drafter, drafted = self._drafter, 0.0
+        evidence, tokens = drafter.evidence(), list[int]()
+        count = self._width(evidence, len(known)) if evidence else 0
+        if count > 0:
+            drafted = drafter.cost(count)
+            tokens = drafter.propose(count)
         if not tokens:
-            self._window.plain(len(known))
+            self._window.plain(len(known), drafted)
             return self._inner.decode(token) if len(known) == 1 else self._inner.prefill(known)
         self.tally.proposed += len(tokens)
         mark = self.session.mark()
         rows = self._inner.append([*known, *tokens], len(known) - 1)
-        self._ahead = _Step(mark, tokens, rows, len(known) + len(tokens), self._drafter.evidence())
+        self._ahead = _Step(mark, tokens, rows, len(known) + len(tokens), evidence, drafted)
         return self._row(self._ahead)
 
-    def _proposed(self, known: int) -> list[int]:
-        """Tokens that a step verifies beside ``known`` ones."""
-        evidence = self._drafter.evidence()
-        if not evidence:
-            return []
+    def _width(self, evidence: int, known: int) -> int:
+        """How many tokens a step verifies beside ``known`` ones."""
         room = self.session.context - self.session.position - known
-        count = min(self._window.width(evidence, known), self._most, room)
-        return self._drafter.propose(count) if count > 0 else []
+        return min(self._window.width(evidence, known, self._drafter.cost), self._most, room)
 
     def _row(self, step: _Step) -> Floats:
         logits: Floats = step.rows[step.used]
@@ -127,16 +128,19 @@ class Speculating(Around):
         step, self._ahead = self._ahead, None
         if step is None:
             return
-        self._window.verified(step.evidence, len(step.tokens), step.used, step.computed)
+        self._window.verified(step.evidence, len(step.tokens), step.used, step.computed, step.drafted)
         wanted = len(self._text)
         if wanted < self.session.position:
             self._inner.take_back(wanted if wanted >= self.session.earliest else step.mark.position, step.mark)
 
 
-def open_speculating(inner: Verifying, how: Speculation, costs: StepCosts) -> Speculating | None:
-    """``inner`` with several tokens a step; None where no step over several gives the logits that are asked for."""
+def open_speculating(inner: Verifying, how: Speculation, opening: Opening) -> Speculating | None:
+    """``inner`` with several tokens a step; None where no step over several gives the logits that are asked for.
+
+    Raises:
+        InputError: the bundle does not have what the drafter needs.
+
+    """
+    drafter, costs = how.open(opening), opening.costs
     most_rows = 1 + how.most if not how.exact else min(1 + how.most, costs.exact)
-    if most_rows < 2:
-        return None
-    drafter = how.open()
-    return Speculating(inner, drafter, Window(costs, most_rows, drafter.cost), most_rows - 1)
+    return Speculating(inner, drafter, Window(costs, most_rows), most_rows - 1) if most_rows > 1 else None

@@ -9,6 +9,8 @@ token adds what it saved over a step of its own, and :data:`_GRANTED` besides; n
 than nothing. So a text takes at most 1 + ``_GRANTED`` of its plain time, and ``_FIRST`` steps.
 """
 
+from collections.abc import Callable
+
 from edgepress.runtime.generation.speculation.costs import StepCosts
 
 _GRANTED = 0.015  # of a step, for each token
@@ -26,13 +28,12 @@ class Window:
     Args:
         costs: of steps over several tokens.
         most_rows: tokens of a step at most, the known one included.
-        drafting: what a proposed token costs, in steps.
 
     """
 
-    def __init__(self, costs: StepCosts, most_rows: int, drafting: float = 0.0) -> None:
+    def __init__(self, costs: StepCosts, most_rows: int) -> None:
         self._costs = [0.0, *(costs.of(rows) for rows in range(1, most_rows + 1))]  # by rows
-        self._most_rows, self._drafting = most_rows, drafting
+        self._most_rows = most_rows
         self._balance = _FIRST
         self._seen: dict[int, tuple[float, float]] = {}  # by evidence: right ones, and how many were looked at
 
@@ -40,15 +41,18 @@ class Window:
         """What a step over ``rows`` tokens costs, in steps over one."""
         return self._costs[rows]
 
-    def width(self, evidence: int, known: int = 1) -> int:
-        """How many tokens to propose beside ``known`` ones that the step computes anyway; 0 where none pays."""
+    def width(self, evidence: int, known: int = 1, drafting: Callable[[int], float] = lambda _: 0.0) -> int:
+        """How many tokens to propose beside ``known`` ones that the step computes anyway; 0 where none pays.
+
+        ``drafting`` says what it takes to propose so many, in steps.
+        """
         right = self._chance(evidence)
         alone = self.cost(known)
         best, width, expected, power = _WORTH / alone, 0, 1.0, 1.0
         for count in range(1, self._most_rows - known + 1):
             power *= right
             expected += power
-            cost = self.cost(known + count) + self._drafting * count
+            cost = self.cost(known + count) + drafting(count)
             if cost - alone > self._balance:
                 break
             if expected / cost > best:
@@ -58,13 +62,16 @@ class Window:
             self._seen[evidence] = _FORGET * was_right, _FORGET * seen
         return width
 
-    def plain(self, rows: int = 1) -> None:
-        """A step over ``rows`` tokens has given one."""
-        self._balance += 1 - self.cost(rows) + _GRANTED
+    def plain(self, rows: int = 1, drafted: float = 0.0) -> None:
+        """A step over ``rows`` tokens has given one; ``drafted`` steps were spent on looking for more."""
+        self._balance += 1 - self.cost(rows) + _GRANTED - drafted
 
-    def verified(self, evidence: int, proposed: int, right: int, rows: int) -> None:
-        """A step over ``rows`` tokens, of which ``proposed`` were, has given ``right`` of them and one more."""
-        self._balance += (right + 1) * (1 + _GRANTED) - self.cost(rows) - self._drafting * proposed
+    def verified(self, evidence: int, proposed: int, right: int, rows: int, drafted: float = 0.0) -> None:
+        """A step over ``rows`` tokens, of which ``proposed`` were, has given ``right`` of them and one more.
+
+        To propose them took ``drafted`` steps.
+        """
+        self._balance += (right + 1) * (1 + _GRANTED) - self.cost(rows) - drafted
         before_right, before = self._seen.get(evidence, (0.0, 0.0))
         looked_at = min(right + 1, proposed)
         kept = min(1.0, _REMEMBERED / (before + looked_at))

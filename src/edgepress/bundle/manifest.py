@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 import msgspec
 
 from edgepress.bundle.adapter_slots import AdapterSlots, check_slots
+from edgepress.bundle.drafters import DrafterEntry, check_drafters
 from edgepress.bundle.graphs import GraphEntry, check_graphs
 from edgepress.bundle.states import State, check_states
 from edgepress.disk.files import refuse_aside, sha256_file
@@ -58,7 +59,8 @@ class Manifest:
     ``states`` lists what the graph carries from one call to the next (:mod:`edgepress.bundle.states`); it is empty in
     bundles that were written before there was this list. ``graphs`` are there where there are several
     (:mod:`edgepress.bundle.graphs`), and ``states`` are those of the last. ``adapter_slots`` is there where its graphs
-    take adapters (:mod:`edgepress.bundle.adapter_slots`). ``task`` says what a bundle that is no language model is for
+    take adapters (:mod:`edgepress.bundle.adapter_slots`), ``drafters`` where there are graphs that propose tokens
+    (:mod:`edgepress.bundle.drafters`). ``task`` says what a bundle that is no language model is for
     (:mod:`edgepress.tasks.task`).
     """
 
@@ -79,6 +81,7 @@ class Manifest:
     states: tuple[State, ...] = ()
     graphs: tuple[GraphEntry, ...] = ()
     adapter_slots: AdapterSlots | None = None
+    drafters: tuple[DrafterEntry, ...] = ()
     task: Task | None = None
     notes: tuple[str, ...] = ()
     origin: Json | None = None
@@ -91,10 +94,10 @@ class Manifest:
         content = asdict(self)
         if self.task is not None:
             content["task"] = self.task.as_json()
-        for name in ("graphs", "adapter_slots", "task"):
+        for name in ("graphs", "adapter_slots", "drafters", "task"):
             if not content[name]:
                 del content[name]
-        for listed in (content, *content.get("graphs", ())):
+        for listed in (content, *content.get("graphs", ()), *content.get("drafters", ())):
             listed["states"] = [_without_none(state) for state in listed["states"]]
         return canonical({**content, "manifest_sha256": _digest(content)})
 
@@ -251,6 +254,8 @@ def read_manifest(bundle: Path) -> Manifest:
         what = "adapter_slots"
         if manifest.adapter_slots is not None:
             check_slots(manifest.adapter_slots)
+        what = "drafters"
+        check_drafters(manifest.drafters, manifest.files)
         what = "task"
         if manifest.task is not None:
             check_task(manifest.task)

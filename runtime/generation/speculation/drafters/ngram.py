@@ -7,6 +7,8 @@ the evidence: a text that was copied for twenty tokens goes on being copied.
 
 from collections.abc import Sequence
 
+from edgepress.runtime.generation.speculation.kinds import Opening
+
 _SIZES = (3, 2)
 _LONGEST = 32  # tokens that are compared
 
@@ -14,9 +16,8 @@ _LONGEST = 32  # tokens that are compared
 class Ngrams:
     """Places of the text by the tokens before them."""
 
-    cost = 0.0
-
-    def __init__(self) -> None:
+    def __init__(self, opening: Opening | None = None) -> None:
+        del opening  # the text is all that it goes by
         self._text: list[int] = []
         self._places: dict[int, dict[tuple[int, ...], int]] = {size: {} for size in _SIZES}
 
@@ -41,6 +42,11 @@ class Ngrams:
         """The length, in doublings, of what is alike."""
         place = self._place()
         return 0 if place is None else self._alike(place).bit_length()
+
+    def cost(self, count: int) -> float:
+        """A look into a dictionary."""
+        del count
+        return 0.0
 
     def propose(self, count: int) -> list[int]:
         """What followed the latest place that is alike; where that runs into the end of the text, it repeats itself."""
