@@ -30,8 +30,8 @@ from edgepress.cores import usable_cores
 from edgepress.exporter import decide
 from edgepress.exporter.arrays.packing import pack, unpack, unpack_zero_points
 from edgepress.exporter.arrays.scheme import Scheme
-from edgepress.exporter.bundle.download import LEVEL, deflated_bytes
 from edgepress.exporter.bundle.files import DATA_FILE
+from edgepress.exporter.bundle.written.download import LEVEL, deflated_bytes
 
 DOCUMENTS = 20  # of 200
 MIXED = (

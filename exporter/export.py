@@ -18,13 +18,13 @@ from edgepress.disk.files import atomic_directory
 from edgepress.disk.workspace import Workspace
 from edgepress.exporter.bundle import files as bundle
 from edgepress.exporter.bundle.cpu_graph import float32_plan, graphs_to_compare, make_graph, planned_graphs
-from edgepress.exporter.bundle.download import describe_zeros
-from edgepress.exporter.bundle.forms import FormTask, find_form
 from edgepress.exporter.bundle.on_text.cache_scales import find_cache_scales
 from edgepress.exporter.bundle.on_text.overflow import MOST_SEQUENCES, find_overflow
 from edgepress.exporter.bundle.replacing import check_output, check_replaceable
-from edgepress.exporter.bundle.stream import Made, ScalesLostError, TensorReport
+from edgepress.exporter.bundle.stream import ScalesLostError, TensorReport
+from edgepress.exporter.bundle.subject import write_forms, write_subject
 from edgepress.exporter.bundle.write import write_data
+from edgepress.exporter.bundle.written.download import describe_zeros
 from edgepress.exporter.decide.encoder_decoder import decide_encoder_decoder, is_encoder_decoder
 from edgepress.exporter.decide.job import Opened, Prepared, Shrunk
 from edgepress.exporter.decide.opening import open_model
@@ -36,11 +36,8 @@ from edgepress.exporter.doors.traced import Samples, Traced
 from edgepress.exporter.learn.pruning.shipped import describe_steps, write_curves
 from edgepress.exporter.model.reading import first_token
 from edgepress.exporter.model.reference import check_known
-from edgepress.exporter.model.subject import WeightSource
-from edgepress.exporter.plan.planned import Writable
-from edgepress.exporter.recipe.decisions import Decisions
 from edgepress.exporter.tokens.prose import prose_tokens
-from edgepress.targets import FALLBACK, Soc, find_target
+from edgepress.targets import FALLBACK
 from edgepress.terminal.progress import Progress, silent
 from edgepress.whole import whole_number
 
@@ -114,11 +111,10 @@ def export(
         )
         with TemporaryDirectory(prefix="edgepress-") as folder:
             learned = prepared.learn(calibration, Path(folder), threads=threads, progress=progress)
-        targets = [one.name for one in learned.targets]
         return write_subject(
             learned,
             Path(out),
-            targets,
+            learned.targets,
             check=check,
             force=force,
             threads=threads,
@@ -193,7 +189,7 @@ def export_traced(
         return write_subject(
             prepared,
             Path(out),
-            [one.name for one in prepared.targets],
+            prepared.targets,
             socs=prepared.socs,
             check=check,
             force=force,
@@ -205,86 +201,6 @@ def export_traced(
             decisions=prepared.decisions,
             original=None if prepared.before is None else prepared.before[1],
         )
-
-
-def write_subject(
-    subject: Writable,
-    out: Path,
-    targets: Sequence[str],
-    *,
-    socs: tuple[Soc, ...] = (),
-    check: bool,
-    force: bool,
-    threads: int | None,
-    progress: Progress,
-    made: Made | None = None,
-    steps: Sequence[Mapping[str, object]] = (),
-    budget: dict[str, object] | None = None,
-    decisions: Decisions | None = None,
-    original: WeightSource | None = None,
-) -> Manifest:
-    """Write a bundle of any subject: data file, graph, manifest. What is not ``made`` is rounded as it is.
-
-    ``steps`` is what the manifest says of the steps of a recipe that prunes, ``budget`` what of a budget; ``original``
-    has the weights before methods changed any, where they did.
-    """
-    with (
-        atomic_directory(out, replace=force, may_remove=check_replaceable) as work,
-        ThreadPoolExecutor(1) as background,
-    ):
-        source = background.submit(subject.source.source_hashes)
-        reports = write_data(work, subject, made, threads=threads, progress=progress)
-        subject.write_files(work)
-        zeros = describe_zeros(
-            work / bundle.DATA_FILE,
-            subject.plan,
-            subject.description,
-            original or subject.source,
-            threads=threads or usable_cores(),
-            progress=progress,
-        )
-        parity = dict(subject.score(work, progress)) if check else None
-        written = write_subject_forms(work, subject, targets, socs, threads=threads, progress=progress)
-        manifest = bundle.write_manifest(
-            work,
-            subject,
-            reports,
-            recipe=subject.recipe,
-            targets=written,
-            source=source.result(),
-            parity=parity,
-            sparsity=zeros,
-            budget=budget,
-            decisions=decisions,
-            notes=subject.notes,
-            task=subject.task,
-        )
-        return bundle.add_steps(work, manifest, tuple(map(dict, steps))) if steps else manifest
-
-
-def write_subject_forms(
-    work: Path,
-    subject: Writable,
-    targets: Sequence[str],
-    socs: tuple[Soc, ...] = (),
-    *,
-    threads: int | None,
-    progress: Progress,
-) -> dict[str, dict[str, object]]:
-    """Write what each target needs beside the CPU graph, into a folder of its name; returns what was written."""
-
-    def no_tokens() -> NDArray[np.int64]:
-        raise ValueError("there is no text to calibrate a form on")
-
-    written: dict[str, dict[str, object]] = {}
-    for target in map(find_target, targets):
-        written[target.name] = {}
-        if target.form is not None:
-            folder = work / target.name
-            folder.mkdir()
-            task = FormTask(work, folder, target, subject, socs, threads or usable_cores(), no_tokens, progress)
-            written[target.name] = find_form(target.form).write(task)
-    return written
 
 
 def make_bundle(
@@ -383,7 +299,13 @@ def write(
     if learned is not None and learned.fingerprint is not None:
         write_fingerprint(work, learned.fingerprint)
     parity = prepared.score(work, progress) if check else None
-    targets = write_forms(work, prepared, learned, threads=threads, progress=progress)
+
+    def tokens() -> NDArray[np.int64]:
+        from edgepress.exporter.learn.calibration.run import form_tokens
+
+        return form_tokens(prepared, threads=threads, progress=progress) if learned is None else learned.tokens
+
+    targets = write_forms(work, prepared, prepared.targets, prepared.socs, tokens, threads=threads, progress=progress)
     write_curves(work, prepared.steps)
     return Written(prepared, reports, targets, sparsity, parity)
 
@@ -490,24 +412,3 @@ def seal(
         return manifest
     steps = describe_steps(work, prepared.plan, prepared.pruned, threads, progress)
     return bundle.add_steps(work, manifest, steps)
-
-
-def write_forms(
-    work: Path, prepared: Prepared, learned: Calibrated | None, *, threads: int | None, progress: Progress
-) -> dict[str, dict[str, object]]:
-    """Write what each target needs beside the CPU graph, into a folder of its name; returns what was written."""
-
-    def tokens() -> NDArray[np.int64]:
-        from edgepress.exporter.learn.calibration.run import form_tokens
-
-        return form_tokens(prepared, threads=threads, progress=progress) if learned is None else learned.tokens
-
-    written: dict[str, dict[str, object]] = {}
-    for target in prepared.targets:
-        written[target.name] = {}
-        if target.form is not None:
-            folder = work / target.name
-            folder.mkdir()
-            task = FormTask(work, folder, target, prepared, prepared.socs, threads or usable_cores(), tokens, progress)
-            written[target.name] = find_form(target.form).write(task)
-    return written

@@ -7,7 +7,7 @@ from typing import cast
 from edgepress.bundle.adapter_slots import AdapterSlots
 from edgepress.bundle.states import state_bytes
 from edgepress.exporter.bundle.cpu_graph import planned_graphs
-from edgepress.exporter.bundle.inspection import budget_lines, megabytes, slot_lines, slots_to_json, step_lines
+from edgepress.exporter.bundle.written.inspection import budget_lines, megabytes, slot_lines, slots_to_json, step_lines
 from edgepress.exporter.decide import instructions
 from edgepress.exporter.decide.encoder_decoder import PreparedEncoderDecoder
 from edgepress.exporter.decide.estimate import Estimate

@@ -29,7 +29,7 @@ from torch import Tensor
 from edgepress.bundle.manifest import Manifest, find_problems, read_manifest
 from edgepress.errors import InputError
 from edgepress.exporter.bundle import files
-from edgepress.exporter.bundle.readback import StoredWeights
+from edgepress.exporter.bundle.written.readback import StoredWeights
 from edgepress.exporter.learn.calibration.run import given_tokens, use_threads, written_tokens
 from edgepress.exporter.methods.kinds import Transform, describe_methods, load_method, method_options
 from edgepress.exporter.methods.tasks import LayerTask

@@ -25,7 +25,7 @@ from tiny_models import FIRST_VARIANTS, LONG_FROM, METHOD_VARIANTS, REPRESENTATI
 
 from edgepress.exporter import decide, export
 from edgepress.exporter.bundle.files import DATA_FILE
-from edgepress.exporter.bundle.readback import StoredWeights
+from edgepress.exporter.bundle.written.readback import StoredWeights
 from edgepress.exporter.graph.models.decoder import build_decoder
 from edgepress.exporter.model.architectures import architecture, describe, model_types
 from edgepress.exporter.model.description import Block, Decoder

@@ -15,7 +15,7 @@ from edgepress.bundle.manifest import Manifest, find_problems
 from edgepress.exporter import decide, export
 from edgepress.exporter.bundle.files import DATA_FILE, GENAI_FILE
 from edgepress.exporter.bundle.forms.ort_format import CONFIG_FILE, ORT_FILES
-from edgepress.exporter.bundle.readback import StoredWeights
+from edgepress.exporter.bundle.written.readback import StoredWeights
 from edgepress.exporter.decide.report import format_plan, plan_to_json
 from edgepress.runtime.config import read_config
 from edgepress.schema import read_object

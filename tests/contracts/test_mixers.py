@@ -23,7 +23,7 @@ from edgepress.bundle.states import state_bytes
 from edgepress.errors import InputError
 from edgepress.exporter import decide, export
 from edgepress.exporter.bundle.files import DATA_FILE
-from edgepress.exporter.bundle.readback import StoredWeights
+from edgepress.exporter.bundle.written.readback import StoredWeights
 from edgepress.exporter.model import network, operations
 from edgepress.exporter.model.description import Block, Decoder, Mixer
 from edgepress.exporter.model.mixers import MixerKind, load_mixer, mixer_names

@@ -21,9 +21,9 @@ from edgepress.bundle.manifest import find_problems, read_manifest
 from edgepress.errors import CheckFailed, InputError
 from edgepress.exporter import decide, export
 from edgepress.exporter.arrays.scheme import Scheme
-from edgepress.exporter.bundle.inspection import format_inspection, inspect
 from edgepress.exporter.bundle.parities import decoder as parity
-from edgepress.exporter.bundle.readback import StoredWeights
+from edgepress.exporter.bundle.written.inspection import format_inspection, inspect
+from edgepress.exporter.bundle.written.readback import StoredWeights
 from edgepress.exporter.decide.report import format_plan, plan_to_json
 from edgepress.exporter.plan.layout import PAGE
 

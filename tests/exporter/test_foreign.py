@@ -13,7 +13,7 @@ from stored_weights import with_stored
 from edgepress.bundle.manifest import find_problems
 from edgepress.errors import InputError
 from edgepress.exporter import export
-from edgepress.exporter.bundle.inspection import inspect
+from edgepress.exporter.bundle.written.inspection import inspect
 from edgepress.runtime import load
 from edgepress.sessions import open_on_cpu
 

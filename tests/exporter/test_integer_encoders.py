@@ -10,7 +10,7 @@ from scipy.special import erf, softmax
 
 from edgepress.bundle.manifest import read_manifest
 from edgepress.exporter import export
-from edgepress.exporter.bundle.inspection import inspect
+from edgepress.exporter.bundle.written.inspection import inspect
 from edgepress.exporter.graph.linears import compute_in_float
 from edgepress.exporter.graph.passes import Context, find_pass
 from edgepress.exporter.graph.weights import Weights

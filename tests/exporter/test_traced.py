@@ -14,7 +14,7 @@ from edgepress.bundle.manifest import find_problems, read_manifest
 from edgepress.cli import main
 from edgepress.errors import CheckFailed, InputError
 from edgepress.exporter import decide, export
-from edgepress.exporter.bundle.inspection import inspect
+from edgepress.exporter.bundle.written.inspection import inspect
 from edgepress.exporter.decide.traced import PreparedTraced, decide_traced
 from edgepress.exporter.doors.kinds import Options, find_door
 from edgepress.exporter.plan.planned import Subject, Writable

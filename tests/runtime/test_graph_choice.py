@@ -18,7 +18,7 @@ from edgepress.bundle.graphs import GraphEntry
 from edgepress.bundle.manifest import read_manifest
 from edgepress.errors import InputError
 from edgepress.exporter import export
-from edgepress.exporter.bundle.inspection import format_inspection, inspect
+from edgepress.exporter.bundle.written.inspection import format_inspection, inspect
 from edgepress.runtime import bench, config, evaluate, format_measurement, load
 from edgepress.runtime.config import read_config
 from edgepress.runtime.sessions import open_graph

@@ -17,7 +17,7 @@ from edgepress.cores import usable_cores
 from edgepress.errors import CheckFailed
 from edgepress.exporter.bundle.cpu_graph import Graph, planned_graphs
 from edgepress.exporter.bundle.files import DATA_FILE
-from edgepress.exporter.bundle.readback import StoredWeights
+from edgepress.exporter.bundle.written.readback import StoredWeights
 from edgepress.exporter.graph.linears import compute_in_float
 from edgepress.exporter.model.description import Decoder
 from edgepress.exporter.model.network import logits

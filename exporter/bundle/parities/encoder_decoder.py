@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from edgepress.errors import CheckFailed
 from edgepress.exporter.bundle.files import DATA_FILE
-from edgepress.exporter.bundle.readback import StoredWeights
+from edgepress.exporter.bundle.written.readback import StoredWeights
 from edgepress.exporter.graph.linears import compute_in_float
 from edgepress.exporter.graph.models.encoder_decoder import HIDDEN, SOURCES
 from edgepress.exporter.model.encoder_decoders.description import EncoderDecoder

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from edgepress.errors import CheckFailed, InputError
 from edgepress.exporter.bundle.files import DATA_FILE, MODEL_FILE
-from edgepress.exporter.bundle.readback import StoredWeights
+from edgepress.exporter.bundle.written.readback import StoredWeights
 from edgepress.exporter.doors.traced import Feed, Traced
 from edgepress.exporter.graph.linears import compute_in_float
 from edgepress.exporter.plan.plan import Plan

@@ -107,7 +107,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     from edgepress.bundle.manifest import bundle_hash
     from edgepress.exporter import export
-    from edgepress.exporter.bundle.download import describe_saving
+    from edgepress.exporter.bundle.written.download import describe_saving
     from edgepress.exporter.decide.encoder_decoder import is_encoder_decoder
     from edgepress.exporter.decide.opening import choose_recipe
     from edgepress.exporter.doors.kinds import find_door

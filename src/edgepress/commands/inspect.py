@@ -17,7 +17,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Print the contents as tables or JSON."""
     import json
 
-    from edgepress.exporter.bundle.inspection import format_inspection, inspect
+    from edgepress.exporter.bundle.written.inspection import format_inspection, inspect
 
     inspection = inspect(arguments.path)
     print(json.dumps(inspection, indent=2) if arguments.json else format_inspection(inspection))

@@ -19,7 +19,7 @@ from edgepress.exporter.arrays import integer
 from edgepress.exporter.arrays.packing import Quantized
 from edgepress.exporter.bundle import stream
 from edgepress.exporter.bundle.files import DATA_FILE
-from edgepress.exporter.bundle.readback import StoredWeights
+from edgepress.exporter.bundle.written.readback import StoredWeights
 from edgepress.exporter.model.parts.primitives import Linear
 from edgepress.exporter.model.reference import Reference
 from edgepress.exporter.recipe.reading import PRESETS, read_recipe

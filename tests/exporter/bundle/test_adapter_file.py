@@ -22,7 +22,7 @@ from edgepress.errors import InputError
 from edgepress.exporter import decide, export
 from edgepress.exporter.bundle.adapter_file import slot_values
 from edgepress.exporter.bundle.adapter_file import write_adapter as write_file
-from edgepress.exporter.bundle.readback import StoredWeights
+from edgepress.exporter.bundle.written.readback import StoredWeights
 from edgepress.exporter.decide import instructions
 from edgepress.exporter.decide.report import format_plan, plan_to_json
 from edgepress.exporter.model.network import logits

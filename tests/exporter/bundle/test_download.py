@@ -12,8 +12,8 @@ from tiny_models import TEXT, save
 from edgepress.bundle.manifest import Manifest, find_problems
 from edgepress.cli import main
 from edgepress.exporter import export
-from edgepress.exporter.bundle.download import deflated_bytes
 from edgepress.exporter.bundle.files import DATA_FILE
+from edgepress.exporter.bundle.written.download import deflated_bytes
 
 RECIPE = """
 [weights]

@@ -10,7 +10,7 @@ from safetensors.numpy import load_file, save_file
 from edgepress.errors import InputError
 from edgepress.exporter import decide, export
 from edgepress.exporter.bundle.files import DATA_FILE
-from edgepress.exporter.bundle.readback import StoredWeights
+from edgepress.exporter.bundle.written.readback import StoredWeights
 from edgepress.exporter.model.reference import Reference
 from edgepress.runtime import evaluate
 

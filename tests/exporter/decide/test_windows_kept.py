@@ -15,7 +15,7 @@ from edgepress.bundle.states import State, state_bytes
 from edgepress.cli import main
 from edgepress.errors import InputError
 from edgepress.exporter import decide, export
-from edgepress.exporter.bundle.inspection import format_inspection, inspect
+from edgepress.exporter.bundle.written.inspection import format_inspection, inspect
 from edgepress.exporter.decide.report import format_plan, plan_to_json
 from edgepress.runtime import load
 

@@ -14,7 +14,7 @@ from static_graphs import CONTEXT, SEQUENCE, cpu, difference, logits, static_ses
 from edgepress.errors import InputError
 from edgepress.exporter import decide, export
 from edgepress.exporter.bundle.files import DATA_FILE
-from edgepress.exporter.bundle.readback import StoredWeights
+from edgepress.exporter.bundle.written.readback import StoredWeights
 from edgepress.exporter.graph.static import write_static
 from edgepress.runtime.config import read_config
 from edgepress.runtime.model import Model, load

@@ -17,7 +17,7 @@ from sessions import genai_tokens, graph_logits, greedy_tokens
 
 from edgepress.exporter import decide, export
 from edgepress.exporter.bundle.files import DATA_FILE
-from edgepress.exporter.bundle.readback import StoredWeights
+from edgepress.exporter.bundle.written.readback import StoredWeights
 from edgepress.exporter.model.reference import Reference
 from edgepress.runtime import evaluate
 

@@ -13,7 +13,7 @@ from whole_models import load, log_probabilities, mean_kl
 from edgepress.errors import InputError
 from edgepress.exporter import decide, export
 from edgepress.exporter.bundle.files import DATA_FILE
-from edgepress.exporter.bundle.readback import StoredWeights
+from edgepress.exporter.bundle.written.readback import StoredWeights
 from edgepress.exporter.learn import loss_by_tensor as module
 from edgepress.exporter.learn.calibration.run import given_tokens
 from edgepress.exporter.learn.loss_by_tensor import format_loss_by_tensor, measure_loss_by_tensor

@@ -16,7 +16,7 @@ from edgepress.errors import InputError
 from edgepress.exporter import decide, export
 from edgepress.exporter.arrays.packing import dequantize
 from edgepress.exporter.bundle.files import DATA_FILE
-from edgepress.exporter.bundle.readback import StoredWeights
+from edgepress.exporter.bundle.written.readback import StoredWeights
 from edgepress.exporter.methods.round.keep import as_stored, storage_of
 from edgepress.exporter.plan.schemes import fit_scheme
 from edgepress.exporter.recipe.recipe import Storage

@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 
 from edgepress.errors import InputError
 from edgepress.exporter import export
-from edgepress.exporter.bundle.readback import StoredWeights
+from edgepress.exporter.bundle.written.readback import StoredWeights
 from edgepress.exporter.decide.prepare import decide
 from edgepress.exporter.methods.options import Options, read_options
 from edgepress.exporter.methods.shrink import retrain

@@ -14,7 +14,7 @@ from edgepress.exporter import decide
 from edgepress.exporter.bundle.cpu_graph import graphs_to_compare
 from edgepress.exporter.bundle.files import DATA_FILE
 from edgepress.exporter.bundle.on_text.overflow import LARGEST, MARGIN, find_overflow
-from edgepress.exporter.bundle.readback import StoredWeights
+from edgepress.exporter.bundle.written.readback import StoredWeights
 from edgepress.exporter.decide.job import Prepared
 from edgepress.exporter.export import write_weights
 from edgepress.exporter.model.parts.primitives import Linear

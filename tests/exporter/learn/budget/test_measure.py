@@ -17,8 +17,8 @@ from edgepress.bundle.manifest import find_problems
 from edgepress.errors import InputError
 from edgepress.exporter import decide, export
 from edgepress.exporter.bundle.files import DATA_FILE
-from edgepress.exporter.bundle.inspection import format_inspection, inspect
-from edgepress.exporter.bundle.readback import StoredWeights
+from edgepress.exporter.bundle.written.inspection import format_inspection, inspect
+from edgepress.exporter.bundle.written.readback import StoredWeights
 from edgepress.exporter.decide.report import format_plan, plan_to_json
 from edgepress.exporter.learn.budget import measure, sensitivity
 from edgepress.exporter.learn.calibration import run

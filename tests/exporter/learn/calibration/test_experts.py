@@ -11,7 +11,7 @@ import tiny_models
 from edgepress.bundle.manifest import read_manifest
 from edgepress.exporter import decide, export
 from edgepress.exporter.bundle.files import DATA_FILE
-from edgepress.exporter.bundle.readback import StoredWeights
+from edgepress.exporter.bundle.written.readback import StoredWeights
 from edgepress.exporter.learn.budget.sensitivity import tensor_groups
 from edgepress.exporter.learn.calibration import rounding
 from edgepress.exporter.model import network

@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from edgepress.bundle.manifest import Manifest, find_problems
 from edgepress.errors import InputError
 from edgepress.exporter import decide, export
-from edgepress.exporter.bundle.inspection import format_inspection, inspect
+from edgepress.exporter.bundle.written.inspection import format_inspection, inspect
 from edgepress.exporter.decide.report import format_traced
 from edgepress.exporter.decide.traced import PreparedTraced, decide_traced
 from edgepress.exporter.doors.kinds import Options, find_door

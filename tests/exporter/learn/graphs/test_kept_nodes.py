@@ -14,7 +14,7 @@ from learned_graphs import encoder, images, texts
 from edgepress.bundle.manifest import Manifest, find_problems
 from edgepress.errors import InputError
 from edgepress.exporter import decide, export
-from edgepress.exporter.bundle.inspection import format_inspection, inspect
+from edgepress.exporter.bundle.written.inspection import format_inspection, inspect
 from edgepress.exporter.graph.qdq import WIDTHS, calibrate, quantize
 from edgepress.exporter.graph.qdq.floats import close_floats, name_of
 from edgepress.exporter.graph.qdq.graph import FloatModel

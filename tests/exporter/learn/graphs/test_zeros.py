@@ -12,7 +12,7 @@ from onnx import numpy_helper
 
 from edgepress.bundle.manifest import Manifest
 from edgepress.exporter import export
-from edgepress.exporter.bundle.inspection import format_inspection, inspect
+from edgepress.exporter.bundle.written.inspection import format_inspection, inspect
 from edgepress.exporter.interpreter.network import Network
 from edgepress.exporter.interpreter.operators.convolutions import patches
 from edgepress.sessions import open_on_cpu

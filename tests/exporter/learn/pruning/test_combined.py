@@ -15,7 +15,7 @@ from whole_models import load, mean_kl
 from edgepress.bundle.manifest import find_problems, read_manifest
 from edgepress.cli import main
 from edgepress.exporter import export
-from edgepress.exporter.bundle.inspection import format_inspection, inspect
+from edgepress.exporter.bundle.written.inspection import format_inspection, inspect
 from edgepress.exporter.demo import DEMO_DIRECTORY
 from edgepress.exporter.learn.calibration.run import read_tokens
 from edgepress.exporter.learn.pruning.run import prune

@@ -14,7 +14,7 @@ from edgepress.cli import main
 from edgepress.disk import workspace
 from edgepress.errors import InputError
 from edgepress.exporter import decide, export
-from edgepress.exporter.bundle.inspection import format_inspection, inspect
+from edgepress.exporter.bundle.written.inspection import format_inspection, inspect
 from edgepress.exporter.decide.report import format_plan, plan_to_json
 from edgepress.exporter.learn.pruning import run as module
 from edgepress.exporter.recipe.reading import read_recipe

@@ -17,7 +17,7 @@ from tiny_models import TEXT, VARIANTS, save, save_variant
 from edgepress.errors import InputError
 from edgepress.exporter import decide, export
 from edgepress.exporter.bundle.files import DATA_FILE
-from edgepress.exporter.bundle.readback import StoredWeights
+from edgepress.exporter.bundle.written.readback import StoredWeights
 from edgepress.exporter.model.reading import read_decoder
 from edgepress.exporter.model.reference import Reference
 from edgepress.exporter.source.checkpoint import Checkpoint

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from edgepress.exporter.bundle.files import write_tables
-from edgepress.exporter.bundle.readback import StoredWeights
 from edgepress.exporter.bundle.stream import write_weights
+from edgepress.exporter.bundle.written.readback import StoredWeights
 from edgepress.exporter.methods.kinds import Method, load_method
 from edgepress.exporter.model.subject import Description, WeightSource
 from edgepress.exporter.plan.plan import Plan, PlannedTensor

@@ -15,8 +15,8 @@ from edgepress.bundle.states import state_bytes
 from edgepress.bundle.verified import was_verified
 from edgepress.disk.files import refuse_aside
 from edgepress.errors import InputError
-from edgepress.exporter.bundle.download import describe_saving
 from edgepress.exporter.bundle.files import MODEL_FILE
+from edgepress.exporter.bundle.written.download import describe_saving
 from edgepress.exporter.recipe.recipe import CHOSEN_BY_BUDGET
 from edgepress.onnx_graph.files import parse_model
 from edgepress.onnx_graph.walk import all_nodes
