@@ -539,7 +539,7 @@ class Model:
 
     def _speculating(self, how: Speculation) -> tuple[OpenText, Tally]:
         """This text with several tokens a step, or as it is where no step over several gives the same logits."""
-        opening = Opening(self.config, self.session, self.step_costs, self._open_beside)
+        opening = Opening(self.config, self.session, self.step_costs, self._open_beside, how.bundle)
         found = open_speculating(self, how, opening)
         if found is not None:
             return found, found.tally

@@ -49,6 +49,7 @@ class Opening:
     - ``config``: the bundle, whose ``of_drafter(name)`` is its graph of a drafter
     - ``session``: the model's own, with the text that tokens are proposed for
     - ``costs``: of the model's steps, which what a drafter takes is compared with
+    - ``named``: a bundle that the user named to draft with
     - ``open_graph``: opens a graph of that kind on the CPU, once for all texts of the bundle; returns a session of it
       with no text, that is the drafter's alone, and what its steps cost
     """
@@ -57,6 +58,7 @@ class Opening:
     session: Session
     costs: StepCosts
     open_graph: Callable[[BundleConfig], tuple[Session, StepCosts]]
+    named: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -68,21 +70,26 @@ class Speculation:
       number that is depends on the processor's kernels; where it is one, there is no speculation. Without ``exact`` a
       token may become another one where the two likeliest are as good as equal
     - ``most``: tokens proposed for a step at most
+    - ``bundle``: with the drafter ``draft`` a smaller bundle with the same tokenizer, in the place of the one that the
+      bundle may have
 
     Raises:
-        InputError: there is no such drafter, or ``most`` is out of range.
+        InputError: there is no such drafter, it takes no bundle, or ``most`` is out of range.
 
     """
 
     drafter: str = "ngram"
     exact: bool = True
     most: int = MOST_PROPOSED
+    bundle: Path | None = None
 
     def __post_init__(self) -> None:
         if self.drafter not in drafter_names():
             raise InputError(f"there is no drafter {self.drafter!r}; there are {', '.join(drafter_names())}")
         limit = f"a step proposes 1 to {MOST_PROPOSED} tokens"
         whole_number("most", self.most, most=MOST_PROPOSED, takes=limit)
+        if self.bundle is not None and self.drafter != "draft":
+            raise InputError(f"{self.drafter} takes no bundle to draft with; name the drafter draft, or leave it out")
 
     def open(self, opening: Opening) -> Drafter:
         """A drafter for the texts of an open bundle, one after the other.

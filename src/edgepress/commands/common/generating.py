@@ -48,7 +48,10 @@ def add_speculation_arguments(parser: argparse.ArgumentParser) -> None:
         default="off",
         metavar="DRAFTER",
         help="compute several tokens in a step where a drafter's proposals turn out right: ngram proposes what "
-        "followed the same words before (default: off)",
+        "followed the same words before, draft what a smaller model says that the bundle or --draft has (default: off)",
+    )
+    parser.add_argument(
+        "--draft", type=Path, metavar="DIR", help="speculate with this smaller bundle, which has the same tokenizer"
     )
     parser.add_argument(
         "--inexact",
@@ -63,6 +66,9 @@ def chosen_speculation(arguments: argparse.Namespace) -> "Speculation | None":
     from edgepress.errors import InputError
     from edgepress.runtime.generation.speculation.kinds import Speculation
 
+    if arguments.draft is not None:
+        drafter = "draft" if arguments.speculate == "off" else arguments.speculate
+        return Speculation(drafter, exact=not arguments.inexact, bundle=arguments.draft)
     if arguments.speculate != "off":
         return Speculation(arguments.speculate, exact=not arguments.inexact)
     if arguments.inexact:
