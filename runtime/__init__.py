@@ -11,6 +11,7 @@ Needs numpy, onnxruntime, tokenizers and msgspec; onnxruntime itself is imported
 from edgepress.runtime.generation.constraints import Constraint
 from edgepress.runtime.generation.generation import Generation
 from edgepress.runtime.generation.sampling import Sampling
+from edgepress.runtime.generation.several.beams import Beams
 from edgepress.runtime.generation.speculation.kinds import Speculation
 from edgepress.runtime.loading import load
 from edgepress.runtime.measures.bench import Measurement, bench, format_measurement
@@ -18,6 +19,7 @@ from edgepress.runtime.measures.evaluate import Evaluation, LogitsSource, evalua
 from edgepress.runtime.model import Model
 
 __all__ = [
+    "Beams",
     "Constraint",
     "Evaluation",
     "Generation",

@@ -28,11 +28,13 @@ from edgepress.runtime.generation.constraints import Constraint, Form, Matcher, 
 from edgepress.runtime.generation.contrast import Contrast, Contrasting
 from edgepress.runtime.generation.defaults import sampling_defaults
 from edgepress.runtime.generation.forgetting import Forgetting
-from edgepress.runtime.generation.generation import Generation, OpenText, Tally
+from edgepress.runtime.generation.generation import Generation, OpenText, Search, Tally
 from edgepress.runtime.generation.known_text import KnownText
 from edgepress.runtime.generation.penalties import Floats
 from edgepress.runtime.generation.prefix import Key, read_prefix, write_prefix
 from edgepress.runtime.generation.sampling import Sampling
+from edgepress.runtime.generation.several.beams import Beams
+from edgepress.runtime.generation.several.text_beams import BeamRoom, BeamSearch
 from edgepress.runtime.generation.speculation.costs import StepCosts, measure_steps
 from edgepress.runtime.generation.speculation.kinds import Opening, Speculation
 from edgepress.runtime.generation.speculation.speculating import open_speculating
@@ -134,6 +136,7 @@ class _Setup(TypedDict):
     stop_tokens: frozenset[int]
     matcher: Form | None
     tally: Tally | None
+    search: Search | None
 
 
 class Model:
@@ -328,6 +331,7 @@ class Model:
         speculate: Speculation | None = None,
         forgetting: Forgetting | None = None,
         contrast: Contrast | None = None,
+        beams: Beams | None = None,
     ) -> Generation:
         """Continue ``prompt`` (text, or token ids as they are); iterate over the result to get the text as it comes.
 
@@ -335,12 +339,14 @@ class Model:
         ``max_tokens`` tokens, or when the context is full. With ``special`` the text shows special tokens;
         ``constraint`` says what form it has to have, which it has unless it is cut by one of these limits;
         ``speculate`` has several tokens computed in a step where that pays; with ``forgetting`` it does not end when
-        the context is full, and of a longer prompt the middle is left out; ``contrast`` is with a worse model. The
-        first piece that is asked for starts a new text; an earlier generation that has not ended by then raises an
-        InputError when it is iterated further. For the numbers see :class:`Sampling`.
+        the context is full, and of a longer prompt the middle is left out; ``contrast`` is with a worse model. With
+        ``beams`` the likeliest answer is looked for, and given in one piece: ``found`` of the result has it and the
+        next best, with their scores. The first piece that is asked for starts a new text; an earlier generation that
+        has not ended by then raises an InputError when it is iterated further. For the numbers see :class:`Sampling`.
 
         Raises:
-            InputError: the prompt is empty or longer than the context, or a setting is out of its range.
+            InputError: the prompt is empty or longer than the context, a setting is out of its range, or two of them
+                do not go together.
 
         """
         if max_tokens is not None:
@@ -368,7 +374,9 @@ class Model:
         if forgetting is not None and tokens.size > self.context:
             begun = forgetting.kept(begun, self.context)
         self.session.check_room(len(begun), after=0)
-        setup = self._setup(stop, constraint, speculate)
+        if beams is not None and not (contrast is None and forgetting is None):
+            raise InputError("beams do not go together with a contrast or with forgetting; leave one of them out")
+        setup = self._setup(stop, constraint, speculate, beams)
         if contrast is not None:
             setup["model"] = Contrasting(setup["model"], contrast)
         return Generation(
@@ -394,6 +402,7 @@ class Model:
         special: bool = False,
         constraint: Constraint | None = None,
         speculate: Speculation | None = None,
+        beams: Beams | None = None,
     ) -> Answer:
         """Answer a conversation; iterate over the result to get what is said as it comes.
 
@@ -414,6 +423,7 @@ class Model:
             special: say everything as it is generated, special tokens, thoughts and calls included.
             constraint: what form the answer has to have, such as ``Constraint.json_schema({"type": "integer"})``.
             speculate: have several tokens computed in a step where that pays.
+            beams: look for the likeliest answer, which then comes in one piece; tokens are not drawn.
 
         Raises:
             InputError: there is no template, it refuses the conversation, or that is longer than the context.
@@ -425,7 +435,9 @@ class Model:
         check_tokens(tokens, self.config.vocab_size)
         self.session.check_room(len(tokens), after=0)
         drawn = self.sampling_defaults if sampling is None else sampling
-        setup = self._setup(stop, constraint, speculate)
+        if sampling is None and beams is not None:
+            drawn = replace(drawn, temperature=0.0)
+        setup = self._setup(stop, constraint, speculate, beams)
         splitter, shown, is_thinking = None, frozenset[int](), self._is_thinking(tokens)
         if tools and constraint is None:
             setup["matcher"] = self._guide(tools, tool_choice, is_thinking=is_thinking)
@@ -517,7 +529,11 @@ class Model:
         return bool(end.rstrip().endswith(thoughts.open.rstrip()))
 
     def _setup(
-        self, stop: Sequence[str | int], constraint: Constraint | None, speculate: Speculation | None
+        self,
+        stop: Sequence[str | int],
+        constraint: Constraint | None,
+        speculate: Speculation | None,
+        beams: Beams | None,
     ) -> "_Setup":
         """How a generation goes and ends: a text of ``stop`` that is a special token is that token."""
         if isinstance(stop, str):
@@ -528,6 +544,8 @@ class Model:
         texts = StopStrings([text for text, token in named.items() if token is None])
         tokens |= {token for token in named.values() if token is not None}
         matcher = None if constraint is None else Matcher(self._token_table, constraint)
+        if beams is not None and speculate is not None:
+            raise InputError("beams follow several answers a step, one token each; leave the speculation out")
         text, tally = (self, None) if speculate is None else self._speculating(speculate)
         return {
             "model": text,
@@ -535,6 +553,7 @@ class Model:
             "stop_tokens": frozenset(tokens),
             "matcher": matcher,
             "tally": tally,
+            "search": None if beams is None else BeamSearch(beams, self._beam_room),
         }
 
     def _speculating(self, how: Speculation) -> tuple[OpenText, Tally]:
@@ -571,6 +590,10 @@ class Model:
         return known_or_measured(
             self.session.prepared.directory, self.threads, lambda: measure_steps(self.session.with_adapter(None))
         )
+
+    @cached_property
+    def _beam_room(self) -> BeamRoom:
+        return BeamRoom(self.session)
 
     @cached_property
     def _token_table(self) -> "LLTokenizer":

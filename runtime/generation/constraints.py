@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import json
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -175,6 +176,16 @@ class Matcher:
         self._matcher.consume_token(token)
         self._check()
         return [token, *self.forced()]
+
+    def after(self, token: int) -> Matcher | None:
+        """The form after one more token, beside this one, which stays as it is; None where that may not come."""
+        if self._matcher.validate_tokens([token]) != 1:
+            return None
+        other = copy(self)
+        other._matcher = self._matcher.deep_copy()
+        other._matcher.consume_token(token)
+        other._check()
+        return other
 
     def forced(self) -> list[int]:
         """The tokens that can only come now, taken."""

@@ -43,6 +43,27 @@ class Tally:
         return self.note or f"{self.steps} steps, {self.right} of {self.proposed} proposed tokens right"
 
 
+@dataclass(frozen=True)
+class Found:
+    """An answer that a search found: its text, its tokens, what ended it included, and its score, higher is better."""
+
+    text: str
+    tokens: tuple[int, ...]
+    score: float
+
+
+class Search(Protocol):
+    """What finds an answer as a whole, in the place of one token after the other."""
+
+    def find(self, generation: "Generation") -> Sequence[Found]:
+        """The answers to a generation's prompt, the best first; ``timings`` and ``reused`` are set.
+
+        Raises:
+            InputError: there is none.
+
+        """
+
+
 class OpenText(Protocol):
     """What a generation needs of an open model: one text, to which tokens are appended.
 
@@ -101,7 +122,8 @@ class Generation(Iterator[str]):
     begins alike. With ``scored`` the ``log_probability`` of its tokens is added up (nats, as the model gives them,
     before any setting of ``sampling``). With ``forgetting`` the text goes on when the context is full, and
     ``forgotten`` counts the tokens of which nothing is left. ``matcher`` holds the answer to a form; ``tally`` is what
-    came of speculation, where there is any.
+    came of speculation, where there is any. A ``search`` finds the answer as a whole, in one piece: ``found`` has that
+    and the others that it found, the best first.
     """
 
     model: OpenText
@@ -114,6 +136,8 @@ class Generation(Iterator[str]):
     reuse: bool = False
     matcher: Form | None = None
     tally: Tally | None = None
+    search: Search | None = None
+    found: Sequence[Found] = ()
     forgetting: Forgetting | None = None
     forgotten: int = 0
     scored: bool = False
@@ -156,6 +180,8 @@ class Generation(Iterator[str]):
             parts.append(f"{self.forgotten} tokens forgotten")
         if self.tally is not None:
             parts.append(str(self.tally))
+        if self.found:
+            parts.append(f"the best of {len(self.found)} ways, score {self.found[0].score:.3f}")
         return "; ".join(parts) + f"; ended by {self.stop_reason}"
 
     def _generate(self) -> Iterator[str]:
@@ -179,6 +205,9 @@ class Generation(Iterator[str]):
 
     def _tokens(self) -> Iterator[int]:
         """Yield the tokens that have text; sets ``stop_reason`` when there are no more."""
+        if self.search is not None:
+            yield from self._searched(self.search)
+            return
         model, session = self.model, self.model.session
         generator = np.random.default_rng(self.sampling.seed)
         seen = _Seen(self.prompt, session.context)
@@ -215,6 +244,21 @@ class Generation(Iterator[str]):
             logits = self._next(step, seen)
             self.timings.decode += perf_counter() - start
             self.timings.run += session.run_seconds - run_before
+
+    def _searched(self, search: Search) -> Iterator[int]:
+        """As :meth:`_tokens`, of an answer that is found as a whole."""
+        self.found = search.find(self)
+        for token in self.found[0].tokens:
+            self.tokens.append(token)
+            if token in self.model.eos or token in self.stop_tokens:
+                self.stop_reason = "end" if token in self.model.eos else "stop"
+                return
+            if len(self.tokens) == self.max_tokens:
+                self.stop_reason = "max_tokens"
+            yield token
+        if self.stop_reason is None:
+            full = len(self.prompt) + len(self.tokens) > self.model.session.context
+            self.stop_reason = "context" if full else "end"
 
     def _next(self, step: list[int], seen: "_Seen") -> Floats:
         """The logits after a step's tokens; where there is no room for them, of what is not forgotten."""

@@ -121,6 +121,17 @@ class StateMemory:
         for window in self._windows:
             window.take_back(tokens, kept)
 
+    def go_on_from(self, other: "StateMemory", tokens: int, shared: int) -> None:
+        """Hold what ``other``, of the same states, does of a text of ``tokens`` tokens.
+
+        Here is a text of as many, the first ``shared`` of which are the same: their entries are not copied. Or none is.
+        """
+        for group, its in zip(self._groups, other._groups, strict=True):
+            if group.window is not None and its.window is not None:
+                group.window.go_on_from(its.window, tokens, shared)
+            else:
+                group.entries(shared, tokens)[...] = its.entries(shared, tokens)
+
     def copy_fixed(self) -> tuple[Array, ...]:
         """A copy of the states of a fixed size, for :meth:`put_fixed`."""
         return tuple(group.array.copy() for group in self._fixed)

@@ -273,6 +273,33 @@ class Session(ABC):
             longrope.is_long = snapshot.is_long
         self.position, self._is_torn = snapshot.position, False
 
+    def go_on_from(self, other: "Session", shared: int = 0) -> None:
+        """Take over the text of another session of the same open model, to go on with it on one's own.
+
+        Args:
+            other: it keeps its text.
+            shared: with how many tokens both texts begin, where they are of one length: those are not copied.
+
+        Raises:
+            InputError: the other session has other states, or more tokens than this one's context.
+
+        """
+        other._refuse_torn()
+        if other.states != self.states or (other._longrope is None) != (self._longrope is None):
+            raise InputError(f"{other.name} is another model than {self.name}: their states differ")
+        self.check_room(other.position, after=0)
+        if not 0 <= shared <= other.position or (shared and self.position != other.position):
+            raise InputError(
+                f"texts of {self.position} and {other.position} tokens are said to share {shared}; texts that share "
+                "some have one length"
+            )
+        entries = min(other.position, self._memory.entries)
+        self._memory.go_on_from(other._memory, entries, min(shared, entries))
+        if self._longrope is not None and other._longrope is not None:
+            self._longrope.text[: other.position] = other._longrope.text[: other.position]
+            self._longrope.is_long = other._longrope.is_long
+        self.position, self._is_torn = other.position, False
+
     # ---- limits ------------------------------------------------------------------------------------------------------
 
     def check_room(self, count: int, after: int | None = None) -> None:

@@ -21,7 +21,7 @@ import numpy as np
 
 from edgepress.runtime.sessions.buffers import TextsMemory
 from edgepress.runtime.sessions.cpu import CpuSession
-from edgepress.runtime.sessions.session import Floats, Tokens
+from edgepress.runtime.sessions.session import Floats, Session, Snapshot, Tokens
 
 _LENGTHS = (37, 5, 120, 64, 17, 3, 90, 250)  # tokens of the texts that rows are compared after
 
@@ -51,6 +51,16 @@ class SideBySide(CpuSession):
         if ahead is not None and ahead.token == token:
             return ahead.logits.reshape(1, -1)
         return self._texts.step(self, token)
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """As :meth:`.session.Session.restore`; what was computed ahead came after another text."""
+        self.ahead = None
+        super().restore(snapshot)
+
+    def go_on_from(self, other: Session, shared: int = 0) -> None:
+        """As :meth:`.session.Session.go_on_from`; what was computed ahead came after another text."""
+        self.ahead = None
+        super().go_on_from(other, shared)
 
     def compute_alone(self, token: int) -> Floats:
         """The logits after a token, (1, vocab), of a call of its own; the text stays as it is."""

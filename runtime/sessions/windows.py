@@ -72,6 +72,17 @@ class Window:
         known = max(0, earliest - self.window + 1)
         self._first = max(known, tokens - self._resident(tokens))
 
+    def go_on_from(self, other: "Window", tokens: int, shared: int) -> None:
+        """Hold what ``other`` does of a text of ``tokens`` tokens; here is one of as many, or none if none is shared.
+
+        The first ``shared`` tokens of the two are the same, and so are their entries.
+        """
+        held = self._resident(tokens)
+        start = min(max(0, shared - (tokens - held)), held)
+        self.rows[..., start:held, :] = other.rows[..., start:held, :]
+        self._pushed[...] = other._pushed
+        self._first = other._first
+
     def pushes(self, tokens: int, count: int) -> bool:
         """Whether a call with ``count`` tokens after ``tokens`` moves entries."""
         return self._resident(tokens + count) < self._resident(tokens) + count

@@ -6,16 +6,19 @@ for number, piece in in_turn(answers):
     print(number, piece)
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import TypeVar
 
 from edgepress.errors import InputError
+from edgepress.runtime.generation.generation import Generation
 from edgepress.runtime.model import Model
 from edgepress.runtime.sessions.cpu import CpuSession
 from edgepress.runtime.sessions.side_by_side import open_side_by_side
 from edgepress.whole import whole_number
 
 _Piece = TypeVar("_Piece")
+_Asked = TypeVar("_Asked")
 
 
 def side_by_side(model: Model, count: int, *, context: int | None = None) -> list[Model]:
@@ -62,3 +65,45 @@ def in_turn(answers: list[Iterator[_Piece]]) -> Iterator[tuple[int, _Piece]]:
                 going.discard(number)
                 continue
             yield number, piece
+
+
+@dataclass(frozen=True)
+class Answered:
+    """One of several that were asked: the whole ``text`` and its ``generation``, or the ``error`` that came of it."""
+
+    text: str
+    generation: Generation | None
+    error: InputError | None = None
+
+
+def in_order(
+    models: Sequence[Model], asked: Sequence[_Asked], ask: Callable[[Model, _Asked], Generation]
+) -> Iterator[Answered]:
+    """Answer everything that is asked, as many side by side as there are models; yield the answers in its order.
+
+    Each that goes on says a piece in turn, and where one has ended the next is begun in its place, so that none waits
+    for the longest of a group. An error ends the answer that it is about, and no other.
+    """
+    waiting = iter(enumerate(asked))
+    done: dict[int, Answered] = {}
+    following = 0  # the next to be yielded
+
+    def answers_of(model: Model) -> Iterator[None]:
+        """Answer one after the other with a model; yield after each piece."""
+        for number, one in waiting:
+            pieces, generation = list[str](), None
+            try:
+                generation = ask(model, one)
+                for piece in generation:
+                    pieces.append(piece)
+                    yield
+            except InputError as error:
+                done[number] = Answered("".join(pieces), generation, error)
+            else:
+                done[number] = Answered("".join(pieces), generation)
+            yield
+
+    for _ in in_turn([answers_of(model) for model in models]):
+        while following in done:
+            yield done.pop(following)
+            following += 1

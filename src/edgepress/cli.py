@@ -71,7 +71,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         parser = _parser()
-        parsed = parser.parse_args(arguments)
+        parsed, rest = parser.parse_known_args(arguments)
+        _take_files(parser, parsed, rest)
         if parsed.verb is None:
             parser.print_help(sys.stderr)
             return 2
@@ -80,6 +81,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _run(parsed)
     finally:
         stdio.let_go()
+
+
+def _take_files(parser: argparse.ArgumentParser, parsed: argparse.Namespace, rest: list[str]) -> None:
+    """Files may stand behind options: argparse takes those in front of them alone, and leaves the others over."""
+    wrong = [word for word in rest if word.startswith("-")] if hasattr(parsed, "files") else rest
+    if wrong:
+        parser.error(f"unrecognized arguments: {' '.join(wrong)}")
+    if rest:
+        parsed.files += rest
 
 
 def _run(parsed: argparse.Namespace) -> int:

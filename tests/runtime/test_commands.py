@@ -93,6 +93,21 @@ def test_eval_scores_a_file(bundle: Path, tmp_path: Path, reference: bool, capsy
     assert "bits per byte" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("words", [["a", "--on", "cpu", "b"], ["--on", "cpu", "a", "b"], ["a", "b", "--on", "cpu"]])
+def test_files_may_stand_before_options_and_behind_them(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr("edgepress.commands.run.run", lambda arguments: (asked.append(arguments), 0)[1])
+    assert main(["run", "bundle", *words]) == 0
+    assert [(str(one.bundle), one.files, one.on) for one in asked] == [("bundle", ["a", "b"], "cpu")]
+
+
+@pytest.mark.parametrize("words", [["run", "bundle", "--wrong"], ["bench", "bundle", "--json", "more"]])
+def test_what_no_verb_takes_is_refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(words)
+    assert f"unrecognized arguments: {words[-1]}" in capsys.readouterr().err
+
+
 def test_language_models_take_nothing_of_other_tasks(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", str(bundle), "--prompt", "a", "--times", "words"]) == 2
     assert "is a language model, so there is nothing for --times; leave it out" in capsys.readouterr().err

@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgepress.commands.common.generating import (
+    add_beam_arguments,
     add_prefix_argument,
     add_sampling_arguments,
     add_speculation_arguments,
+    chosen_beams,
     chosen_form,
     chosen_sampling,
     chosen_speculation,
@@ -19,13 +21,15 @@ from edgepress.commands.common.opening import (
     add_place_arguments,
     open_language_model,
 )
+from edgepress.commands.common.prompts import add_prompts_arguments, answer_prompts, read_prompts
 from edgepress.commands.common.tasks import OF_TASKS, add_task_arguments, run_task
 from edgepress.terminal.stdio import say
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from edgepress.runtime import Generation, Sampling
+    from edgepress.chat.template import Message
+    from edgepress.runtime import Generation, Model, Sampling
 
 NAME = "run"
 HELP = "continue a prompt with a bundle, or answer images, sounds and texts by its task"
@@ -40,6 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_place_arguments(parser)
     add_adapter_argument(parser)
     parser.add_argument("--prompt", metavar="TEXT", help="text to continue, or to answer; - reads it from stdin")
+    add_prompts_arguments(parser)
     add_task_arguments(parser)
     parser.add_argument("--json", action="store_true", help="of a bundle with a task: an answer a line, as JSON")
     parser.add_argument(
@@ -63,6 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_sampling_arguments(parser)
     add_speculation_arguments(parser)
+    add_beam_arguments(parser)
     parser.add_argument(
         "--stop",
         action="append",
@@ -119,30 +125,59 @@ def run(arguments: argparse.Namespace) -> int:
     """Print the text as it comes on stdout, then what it cost on stderr."""
     from edgepress.bundle.manifest import read_manifest
     from edgepress.errors import InputError
-    from edgepress.runtime.generation.contrast import Contrast
-    from edgepress.runtime.generation.forgetting import Forgetting
     from edgepress.runtime.generation.sampling import Sampling
+    from edgepress.runtime.generation.several.text_beams import BeamSearch
     from edgepress.runtime.loading import find_task_of
-    from edgepress.runtime.model import load
-    from edgepress.runtime.turns.compression import compress
     from edgepress.text.documents import read_standard_input
 
     if find_task_of(arguments.bundle) is not None:
         return run_task(arguments)
-    if arguments.prompt is None or arguments.files:
+    if (arguments.prompt is None) == (arguments.prompts is None) or arguments.files:
         read_manifest(arguments.bundle)  # where there is no bundle, that is what is wrong
-        raise InputError(f"{arguments.bundle} is a language model; give --prompt TEXT and no files")
+        raise InputError(
+            f"{arguments.bundle} is a language model; give --prompt TEXT or --prompts FILE, one of them, and no files"
+        )
     if given := [name for name in OF_TASKS if getattr(arguments, name)]:
         raise InputError(f"{arguments.bundle} is a language model, so there is nothing for --{given[0]}; leave it out")
+    _check_together(arguments)
+    prompts = None if arguments.prompts is None else read_prompts(arguments.prompts)
     model = open_language_model(arguments)
+    defaults = model.sampling_defaults if arguments.chat else Sampling()
+    if arguments.beams is not None:
+        defaults = replace(defaults, temperature=0.0)
+    drawn = chosen_sampling(arguments, model, defaults)
+    generate = _generator(arguments, model)
+    if prompts is not None:
+        alone = any((arguments.beams, arguments.contrast, arguments.speculate != "off"))
+        return answer_prompts(
+            model,
+            prompts,
+            lambda one, prompt: generate(one, prompt, drawn),
+            arguments.at_once,
+            begin=lambda one: _begin(arguments, one),
+            alone=alone or model.session.ran_on.target != "cpu",
+        )
+    _begin(arguments, model)
     prompt = read_standard_input() if arguments.prompt == "-" else arguments.prompt.removeprefix("\ufeff")
-    if arguments.compress_prompt is not None:
-        shorter = compress(model, prompt, arguments.compress_prompt)
-        prompt = shorter.text
-        say(f"prompt compressed from {shorter.tokens_before} tokens to {shorter.tokens_after}")
-    drawn = chosen_sampling(arguments, model, model.sampling_defaults if arguments.chat else Sampling())
-    longest, stop, special = arguments.max_tokens, arguments.stop, arguments.special
-    form, ahead = chosen_form(arguments), chosen_speculation(arguments)
+    if arguments.best_of is not None:
+        return _best_of(arguments, lambda seed: generate(model, prompt, replace(drawn, seed=seed)))
+    generation = generate(model, prompt, drawn)
+    if isinstance(generation.search, BeamSearch):
+        megabytes = generation.search.most_bytes(generation) / 1e6
+        most = generation.search.most_tokens(generation)
+        say(f"{arguments.beams} beams keep {megabytes:.1f} MB at most, for {most} tokens of prompt and answer")
+    for piece in generation:
+        print(piece, end="", flush=True)
+    print(flush=True)
+    say(generation.statistics())
+    return 0
+
+
+def _check_together(arguments: argparse.Namespace) -> None:
+    """Refuse what does not go together, before a model is opened."""
+    from edgepress.errors import InputError
+
+    ahead = chosen_speculation(arguments)
     if arguments.contrast is not None and (arguments.chat or ahead is not None):
         raise InputError("--contrast is for texts, one token a step; leave out --chat and --speculate")
     if arguments.forget is not None and arguments.chat:
@@ -150,27 +185,44 @@ def run(arguments: argparse.Namespace) -> int:
     if not arguments.chat and (arguments.system is not None or arguments.prefix is not None):
         what = "--prefix" if arguments.system is None else "--system"
         raise InputError(f"{what} is for conversations; give --chat, too")
-    system = [] if arguments.system is None else [{"role": "system", "content": arguments.system}]
-    messages = [*system, {"role": "user", "content": prompt}]
-    if arguments.prefix is not None:
-        model.prefix(arguments.prefix, system)
+    if chosen_beams(arguments) is not None and arguments.best_of is not None:
+        raise InputError("--beams finds the likeliest answer, and --best-of draws several; leave one of them out")
+    if arguments.prompts is not None and arguments.best_of is not None:
+        raise InputError("--best-of is for one prompt; give --prompt TEXT in the place of --prompts")
+    if arguments.prompts is None and arguments.at_once is not None:
+        raise InputError("--at-once is for several prompts; give --prompts FILE")
 
+
+def _generator(arguments: argparse.Namespace, model: "Model") -> "Callable[[Model, str, Sampling], Generation]":
+    """What answers a prompt with an open model as the arguments say."""
+    from edgepress.runtime.generation.contrast import Contrast
+    from edgepress.runtime.generation.forgetting import Forgetting
+    from edgepress.runtime.model import load
+    from edgepress.runtime.turns.compression import compress
+
+    longest, stop, special = arguments.max_tokens, arguments.stop, arguments.special
+    form, ahead, beams = chosen_form(arguments), chosen_speculation(arguments), chosen_beams(arguments)
     contrast = None
     if arguments.contrast is not None:
         contrast = Contrast(load(arguments.contrast, threads=arguments.threads, context=model.context))
 
-    def generate(settings: "Sampling") -> "Generation":
+    def generate(opened: "Model", prompt: str, settings: "Sampling") -> "Generation":
+        if arguments.compress_prompt is not None:
+            shorter = compress(opened, prompt, arguments.compress_prompt)
+            prompt = shorter.text
+            say(f"prompt compressed from {shorter.tokens_before} tokens to {shorter.tokens_after}")
         if arguments.chat:
-            return model.chat(
-                messages,
+            return opened.chat(
+                [*_system(arguments), {"role": "user", "content": prompt}],
                 max_tokens=longest,
                 sampling=settings,
                 stop=stop,
                 special=special,
                 constraint=form,
                 speculate=ahead,
+                beams=beams,
             )
-        return model.generate(
+        return opened.generate(
             prompt,
             max_tokens=longest,
             stop=stop,
@@ -178,18 +230,23 @@ def run(arguments: argparse.Namespace) -> int:
             constraint=form,
             speculate=ahead,
             contrast=contrast,
+            beams=beams,
             forgetting=None if arguments.forget is None else Forgetting(share=arguments.forget),
             **asdict(settings),
         )
 
-    if arguments.best_of is not None:
-        return _best_of(arguments, lambda seed: generate(replace(drawn, seed=seed)))
-    generation = generate(drawn)
-    for piece in generation:
-        print(piece, end="", flush=True)
-    print(flush=True)
-    say(generation.statistics())
-    return 0
+    return generate
+
+
+def _system(arguments: argparse.Namespace) -> "list[Message]":
+    """What a conversation begins with."""
+    return [] if arguments.system is None else [{"role": "system", "content": arguments.system}]
+
+
+def _begin(arguments: argparse.Namespace, model: "Model") -> None:
+    """Let conversations with a model begin from a file, where one is named."""
+    if arguments.prefix is not None:
+        model.prefix(arguments.prefix, _system(arguments))
 
 
 def _best_of(arguments: argparse.Namespace, generate: "Callable[[int], Generation]") -> int:

@@ -287,21 +287,21 @@ class StopStrings:
             raise InputError(f"stop is the text {stops!r}; give a list of texts")
         if "" in stops:
             raise InputError("a stop string is empty; it would stop before the first character")
-        self._stops = tuple(stops)
+        self.texts = tuple(stops)
         self._held = ""
         self.found: str | None = None
 
     def push(self, piece: str) -> str:
         """Take text, return what can be shown; once :attr:`found` is set, that was the last of it."""
-        if not self._stops:
+        if not self.texts:
             return piece
         text = self._held + piece
-        matches = [(start, stop) for stop in self._stops if (start := text.find(stop)) >= 0]
+        matches = [(start, stop) for stop in self.texts if (start := text.find(stop)) >= 0]
         if matches:
             start, self.found = min(matches, key=lambda match: match[0])
             self._held = ""
             return text[:start]
-        held = max(_overlap(text, stop) for stop in self._stops)
+        held = max(_overlap(text, stop) for stop in self.texts)
         self._held = text[len(text) - held :]
         return text[: len(text) - held]
 

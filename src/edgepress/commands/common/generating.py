@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from edgepress.runtime import Constraint, Sampling, Speculation
+    from edgepress.runtime import Beams, Constraint, Sampling, Speculation
     from edgepress.runtime.model import Model
 
 
@@ -59,6 +59,45 @@ def add_speculation_arguments(parser: argparse.ArgumentParser) -> None:
         help="with --speculate: in as many tokens a step as pay, not only in so many as give the same bits; where two "
         "tokens are as good as equal, the other may be chosen",
     )
+
+
+def add_beam_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add that the likeliest answer is looked for."""
+    beams = parser.add_argument_group("the likeliest answer")
+    beams.add_argument(
+        "--beams", type=int, metavar="N", help="follow the N likeliest ways to go on, and print the likeliest answer"
+    )
+    beams.add_argument(
+        "--length-penalty",
+        type=float,
+        metavar="P",
+        help="an answer's score is its log-probability / length^P: the larger, the longer the answers (default: 1)",
+    )
+    beams.add_argument(
+        "--early-stopping",
+        choices=["no", "yes", "never"],
+        help="end when no open way is better than a finished one as it is (no), when N have ended (yes), or when none "
+        "could become better (never; default: no)",
+    )
+
+
+def beam_settings(arguments: argparse.Namespace) -> dict[str, int | float | str]:
+    """What was said of beams, by its name."""
+    from edgepress.errors import InputError
+
+    names = ("beams", "length_penalty", "early_stopping")
+    given = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
+    if given and "beams" not in given:
+        raise InputError(f"--{min(given).replace('_', '-')} is for several beams; give --beams N, too")
+    return given
+
+
+def chosen_beams(arguments: argparse.Namespace) -> "Beams | None":
+    """What was asked for; None for one token after the other."""
+    from edgepress.runtime.generation.several.beams import Beams
+
+    given = beam_settings(arguments)
+    return Beams(given.pop("beams"), **given) if given else None  # type: ignore[arg-type] # argparse knows the types
 
 
 def chosen_speculation(arguments: argparse.Namespace) -> "Speculation | None":

@@ -4,6 +4,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgepress.commands.common.generating import beam_settings
+
 if TYPE_CHECKING:
     from edgepress.runtime.sequences.speech import SpeechModel
     from edgepress.runtime.tasks.kinds import TaskModel
@@ -45,8 +47,8 @@ def run_task(arguments: argparse.Namespace) -> int:
         on=arguments.on,
         soc=arguments.soc,
     )
-    names = ["adapter", "graph", "context", "stop"]
-    names += [] if model.task.sequences is not None else ["max_tokens"]
+    names = ["adapter", "graph", "context", "stop", "prompts"]
+    names += [] if model.task.sequences is not None else ["max_tokens", "beams"]
     names += [] if model.feeder.takes == "text" else ["prompt"]
     names += [] if isinstance(model, SpeechModel) else OF_SPEECH
     names += [] if isinstance(model, ZeroShotClassifier) else ["labels"]
@@ -62,8 +64,9 @@ def run_task(arguments: argparse.Namespace) -> int:
     samples = _samples(model, arguments)
     if not samples:
         raise InputError(f"{arguments.bundle} is for {model.task.name}; give {model.takes}, or --inputs FILE.npz")
-    if isinstance(model, SequenceModel) and arguments.max_tokens is not None:
-        model.settings["max_tokens"] = arguments.max_tokens
+    if isinstance(model, SequenceModel):
+        longest = {} if arguments.max_tokens is None else {"max_tokens": arguments.max_tokens}
+        model.settings.update({**longest, **beam_settings(arguments)})  # type: ignore[typeddict-item] # its own names
     return _answer(model, samples, as_json=arguments.json)
 
 
