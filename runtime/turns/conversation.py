@@ -1,7 +1,9 @@
 """A conversation with a model: what was said, and the next turn."""
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,10 +17,12 @@ from edgepress.runtime.generation.answer import Answer
 from edgepress.runtime.generation.sampling import Sampling
 from edgepress.runtime.generation.speculation.kinds import Speculation
 from edgepress.runtime.model import Model
+from edgepress.runtime.turns.cutting import beginning_of, left_out_of
 from edgepress.runtime.turns.tools import Tool, Tools
 from edgepress.schema import convert, read_object
 
 _REMEDY = "name a file that `/save` of edgepress chat wrote"
+_log = logging.getLogger("edgepress.conversation")
 _MOST_ROUNDS = 20  # of calls that one question may take
 
 
@@ -41,6 +45,9 @@ class Conversation:
     ``messages`` may be changed between turns: what still stands at their beginning is not computed again. ``last`` is
     the latest answer, with what it took.
 
+    One that grows longer than the context is cut: the model is not told its oldest turns any more, of which
+    ``left_out`` are so many messages, behind the system prompt; ``messages`` keeps them. A warning says so.
+
     ``tools`` are functions, which are called when the model asks for them and whose results it answers to, and JSON
     schemas of others: where one of those is called, the turn ends, and :func:`tool_message` makes the next message.
     """
@@ -54,6 +61,12 @@ class Conversation:
     stop: Sequence[str | int] = ()
     speculate: Speculation | None = None
     last: Answer | None = None
+    _left_out: list[Message] = field(default_factory=list)
+
+    @property
+    def left_out(self) -> int:
+        """How many messages the model was not told when it answered last."""
+        return len(self._left_out)
 
     def say(self, text: str, *, role: str = "user") -> Iterator[str]:
         """Say ``text``; iterate over what is answered as it comes.
@@ -75,8 +88,10 @@ class Conversation:
         return self._answers(self._next(asked, tools), asked, tools)
 
     def _next(self, asked: list[Message], tools: Tools) -> Answer:
+        begin, out = beginning_of(asked), self._too_old(asked, tools)
+        told = asked[begin + len(out) :]
         self.last = self.model.chat(
-            asked,
+            [*asked[:begin], *told],
             tools=tools.schemas or None,
             variables=self.variables,
             max_tokens=self.max_tokens,
@@ -84,7 +99,25 @@ class Conversation:
             stop=self.stop,
             speculate=self.speculate,
         )
+        if len(out) > len(self._left_out):
+            _log.warning(
+                "the conversation is too long for the context of %d tokens; what the model is told now is %sits last "
+                "%d messages, and %d before them are left out",
+                self.model.context,
+                "the system prompt and " * bool(begin),
+                len(told),
+                len(out),
+            )
+        self._left_out = out
         return self.last
+
+    def _too_old(self, asked: list[Message], tools: Tools) -> list[Message]:
+        """The messages behind the beginning that the model is not told."""
+        begin, before = beginning_of(asked), self._left_out
+        known = len(before) if asked[begin : begin + len(before)] == before else 0
+        encode = partial(self.model.chat_encoder.encode, tools=tools.schemas or None, variables=self.variables)
+        longest, context = self.max_tokens, self.model.context
+        return asked[begin:][: left_out_of(asked, known, lambda told: len(encode(told)), context, longest)]
 
     def _answers(self, answer: Answer, asked: list[Message], tools: Tools) -> Iterator[Piece]:
         """The answer, and, as long as it calls functions that are here, what it says to what they gave."""
@@ -107,7 +140,7 @@ class Conversation:
             InputError: as for :meth:`Model.prefix`.
 
         """
-        first = [message for message in self.messages[:1] if message["role"] in ("system", "developer")]
+        first = self.messages[: beginning_of(self.messages)]
         return self.model.prefix(path, first, tools=Tools.of(self.tools).schemas or None, variables=self.variables)
 
     def undo(self) -> bool:
