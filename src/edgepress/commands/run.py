@@ -148,7 +148,7 @@ def run(arguments: argparse.Namespace) -> int:
     drawn = chosen_sampling(arguments, model, defaults)
     generate = _generator(arguments, model)
     if prompts is not None:
-        alone = any((arguments.beams, arguments.contrast, arguments.speculate != "off"))
+        alone = any((arguments.beams, arguments.contrast, chosen_speculation(arguments)))
         return answer_prompts(
             model,
             prompts,
