@@ -13,6 +13,7 @@ from edgepress.errors import InputError
 from edgepress.exporter.bundle.files import DATA_FILE, HALF_FILE, MODEL_FILE
 from edgepress.exporter.graph.builder import CONTRIB
 from edgepress.exporter.graph.models.decoder import build_decoder
+from edgepress.exporter.graph.models.mtp import build_mtp
 from edgepress.exporter.model.description import Decoder
 from edgepress.exporter.plan.making import in_float16
 from edgepress.exporter.plan.plan import Plan
@@ -90,6 +91,27 @@ def make_graph(decoder: Decoder, plan: Plan, cpu: Target) -> onnx.ModelProto:
     graph = build_decoder(
         decoder,
         plan,
+        data_file=DATA_FILE,
+        version=__version__,
+        has_half=lambda operator: has_kernel(cpu, operator, "float16"),
+    )
+    check_legal(graph, cpu)
+    return graph
+
+
+def make_mtp_graph(planned: Planned, cpu: Target) -> onnx.ModelProto | None:
+    """The graph of what predicts a token further, which ``cpu`` and its like run; None where nothing does.
+
+    Raises:
+        InputError: onnxruntime's CPU provider lacks a kernel for a node.
+
+    """
+    mtp = planned.decoder.mtp
+    if mtp is None:
+        return None
+    graph = build_mtp(
+        mtp,
+        planned.plan,
         data_file=DATA_FILE,
         version=__version__,
         has_half=lambda operator: has_kernel(cpu, operator, "float16"),

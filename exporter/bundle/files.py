@@ -9,10 +9,13 @@ import numpy as np
 import onnx
 
 from edgepress import __version__
+from edgepress.bundle import mtp as mtp_graph
+from edgepress.bundle.drafters import DrafterEntry
 from edgepress.bundle.graphs import GraphEntry
 from edgepress.bundle.manifest import MANIFEST_NAME, Manifest, describe_files, read_manifest
 from edgepress.disk.files import write_json
 from edgepress.exporter.bundle.stream import TensorReport
+from edgepress.exporter.model.description import Decoder
 from edgepress.exporter.model.rotation import factors
 from edgepress.exporter.model.subject import Description
 from edgepress.exporter.plan.plan import Plan
@@ -137,12 +140,19 @@ def write_manifest(
         states=plan.states,
         graphs=graphs,
         adapter_slots=plan.adapter_slots,
+        drafters=drafters_of(model),
         task=task,
         notes=notes,
         origin=origin,
         decisions={} if decisions is None else decisions.to_json(),
     )
     return _write_manifest(bundle, manifest)
+
+
+def drafters_of(model: Description) -> tuple[DrafterEntry, ...]:
+    """What a model predicts a token further with, as the manifest lists it; nothing where it has none."""
+    mtp = model.mtp if isinstance(model, Decoder) else None
+    return () if mtp is None else (DrafterEntry(mtp_graph.DRAFTER, mtp_graph.MTP_FILE, mtp.decoder.states()),)
 
 
 def add_steps(bundle: Path, manifest: Manifest, steps: tuple[dict[str, object], ...]) -> Manifest:

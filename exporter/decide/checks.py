@@ -49,6 +49,8 @@ def check_recipe(recipe: Recipe, *, graphs: bool = False) -> None:
             "[budget] error, metric_loss, changed and metric are for models that are no language models; take kl, or a "
             "limit in bytes or time"
         )
+    if recipe.mtp and graphs:
+        raise InputError("mtp = true ships what a language model has to predict a token further; leave it out")
     if recipe.activations.kept and not graphs:
         raise InputError(
             "[activations] kept names nodes of a graph, and this is a language model, whose tensors are kept by "

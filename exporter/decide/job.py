@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Self
 import onnx
 
 from edgepress.bundle.adapter_slots import AdapterSlots
-from edgepress.exporter.bundle.cpu_graph import make_graphs, named_graph, planned_graphs
+from edgepress.bundle.mtp import MTP_FILE
+from edgepress.exporter.bundle.cpu_graph import make_graphs, make_mtp_graph, named_graph, planned_graphs
 from edgepress.exporter.bundle.genai_config import make_genai_config
 from edgepress.exporter.bundle.write import write_models
 from edgepress.exporter.model.description import Decoder, layer_weights
@@ -68,7 +69,7 @@ class Shrunk(Opened):
     @property
     def notes(self) -> tuple[str, ...]:
         """What the user should know of how the checkpoint was read; see :func:`.reading.notes`."""
-        return notes(self.original, read_decoder(self.original))
+        return notes(self.original, read_decoder(self.original), mtp=self.asked.mtp)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,7 +122,10 @@ class Prepared(Planned, Shrunk):
         """Write the CPU graphs, the tokenizer and ``genai_config.json``."""
         checkpoint, named = self.checkpoint, named_graph(planned_graphs(self), self.targets)
         config = make_genai_config(self.decoder, self.plan, checkpoint.config, checkpoint.json(GENERATION), named)
-        write_models(bundle, self, self.make_graphs(), config)
+        graphs = dict(self.make_graphs())
+        if (further := make_mtp_graph(self, self.cpu)) is not None:
+            graphs[MTP_FILE] = further
+        write_models(bundle, self, graphs, config)
 
     def score(self, bundle: Path, progress: Progress) -> dict[str, object]:
         """Compare graph and tokenizer with transformers' own; see :mod:`edgepress.exporter.bundle.parities.decoder`."""

@@ -20,7 +20,8 @@ from typing import Any
 import onnx
 from onnx import TensorProto
 
-from edgepress.exporter.bundle.cpu_graph import planned_graphs
+from edgepress.bundle.states import state_bytes
+from edgepress.exporter.bundle.cpu_graph import make_mtp_graph, planned_graphs
 from edgepress.exporter.decide.instructions import PROMPT, widest_node
 from edgepress.exporter.decide.job import Prepared
 from edgepress.onnx_graph.walk import attribute, operand
@@ -91,6 +92,14 @@ def estimates_of(prepared: Prepared, kernels: Kind | None = None) -> list[Memory
     model = next(iter(prepared.make_graphs().values()))
     lengths = dict.fromkeys((prepared.plan.default_context, prepared.plan.context_length))
     return [estimate_memory(model, plan.cache_bytes_at(tokens), kernels, tokens) for tokens in lengths]
+
+
+def estimate_of_mtp(prepared: Prepared) -> MemoryEstimate | None:
+    """What predicts a token further takes besides, once it is speculated with: it has the head once more."""
+    model, mtp, tokens = make_mtp_graph(prepared, prepared.cpu), prepared.decoder.mtp, prepared.plan.default_context
+    if model is None or mtp is None:
+        return None
+    return estimate_memory(model, state_bytes(mtp.decoder.states(), tokens), kernels_of(prepared.targets), tokens)
 
 
 def prompt_bytes(model: onnx.ModelProto, kernels: Kind, tokens: int) -> int:

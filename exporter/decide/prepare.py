@@ -31,7 +31,7 @@ from edgepress.exporter.methods.kinds import (
     start_method,
 )
 from edgepress.exporter.model.description import Decoder
-from edgepress.exporter.model.reading import first_token, read_decoder, refuse_longer
+from edgepress.exporter.model.reading import first_token, read_decoder, read_mtp, refuse_longer
 from edgepress.exporter.recipe.decisions import Decisions
 from edgepress.exporter.recipe.recipe import Recipe
 from edgepress.exporter.source.checkpoint import Checkpoint
@@ -121,6 +121,7 @@ def settle(shrunk: Shrunk, workspace: Workspace | None, *, threads: int | None, 
         InputError: what is asked cannot be done; the message says what can.
 
     """
+    refuse_mtp(shrunk)
     plain = read_decoder(shrunk.checkpoint)
     decisions = replace(
         find_left_out(plain, shrunk.asked),
@@ -205,10 +206,36 @@ def check_integer_cache(prepared: Prepared) -> None:
         )
 
 
+def refuse_mtp(shrunk: Shrunk) -> None:
+    """Refuse what predicts a token further beside what it cannot be made with.
+
+    Raises:
+        InputError: the recipe prunes, or asks for ranges from calibration, or a target has a form of its own.
+
+    """
+    asked = shrunk.asked
+    if not asked.mtp:
+        return
+    form = next((target.name for target in shrunk.targets if target.form is not None), None)
+    why = (
+        f"prunes ({', '.join(asked.prune)}), and the layer that predicts a token further reads the model as it was"
+        if asked.prune
+        else f"takes ranges from calibration ({asked.activations.ranges}), which runs no text through that layer"
+        if asked.activations.is_calibrated
+        else f"is for {form}, whose files hold the model alone"
+        if form is not None
+        else ""
+    )
+    if why:
+        raise InputError(f"the recipe has mtp = true and {why}; leave one of the two out")
+
+
 def _plan(shrunk: Shrunk, plain: Decoder, decisions: Decisions) -> Prepared:
     """Plan with what is decided so far; ``plain`` is the decoder before any method."""
     recipe = decisions.applied(shrunk.asked)
     decoder = describe_methods(plain, recipe)
+    if shrunk.asked.mtp:
+        decoder = replace(decoder, mtp=read_mtp(shrunk.checkpoint, plain))
     plan = plan_tensors(shrunk.checkpoint, decoder, recipe, shrunk.adapter_slots)
     return Prepared(**vars(shrunk), decoder=decoder, recipe=recipe, plan=plan, decisions=decisions)
 

@@ -7,13 +7,22 @@ from typing import cast
 from edgepress.bundle.adapter_slots import AdapterSlots
 from edgepress.bundle.states import state_bytes
 from edgepress.exporter.bundle.cpu_graph import planned_graphs
-from edgepress.exporter.bundle.written.inspection import budget_lines, megabytes, slot_lines, slots_to_json, step_lines
+from edgepress.exporter.bundle.files import drafters_of
+from edgepress.exporter.bundle.written.inspection import (
+    budget_lines,
+    drafter_lines,
+    drafters_to_json,
+    megabytes,
+    slot_lines,
+    slots_to_json,
+    step_lines,
+)
 from edgepress.exporter.decide import instructions
 from edgepress.exporter.decide.encoder_decoder import PreparedEncoderDecoder
 from edgepress.exporter.decide.estimate import Estimate
 from edgepress.exporter.decide.estimate import to_json as estimate_to_json
 from edgepress.exporter.decide.job import Prepared
-from edgepress.exporter.decide.memory import MemoryEstimate, estimates_of
+from edgepress.exporter.decide.memory import MemoryEstimate, estimate_of_mtp, estimates_of
 from edgepress.exporter.decide.traced import PreparedTraced
 from edgepress.exporter.model.parts.primitives import Weight
 from edgepress.exporter.model.reading import left_out
@@ -30,7 +39,7 @@ _NUMBER = re.compile(r"\.experts\.\d+\.")
 
 def plan_to_json(prepared: Prepared, export: Estimate | None = None) -> Json:
     """Return the plan with its totals; sizes in bytes, and what is only estimated under ``estimates``."""
-    plan, memory = prepared.plan, estimates_of(prepared)
+    plan, memory, further = prepared.plan, estimates_of(prepared), estimate_of_mtp(prepared)
     return {
         "model": str(prepared.checkpoint.named),
         "origin": None if prepared.origin is None else prepared.origin.to_json(),
@@ -59,6 +68,7 @@ def plan_to_json(prepared: Prepared, export: Estimate | None = None) -> Json:
         ],
         "windows": _windows_to_json(prepared),
         "adapter_slots": slots_to_json(plan.adapter_slots),
+        "drafters": drafters_to_json(drafters_of(prepared.decoder)),
         "left_out": dict(prepared.decisions.left_out),
         "text_of": text_of_to_json(prepared.original),
         "notes": list(prepared.notes),
@@ -67,6 +77,7 @@ def plan_to_json(prepared: Prepared, export: Estimate | None = None) -> Json:
             "runtime_memory_bytes": memory[-1].total,
             "runtime_memory_bytes_at_default_context": memory[0].total,
             "runtime_memory": [one.to_json() for one in memory],
+            **({} if further is None else {"runtime_memory_of_mtp": further.to_json()}),
             "instructions": _instructions_to_json(instructions.estimates(prepared), plan.adapter_slots),
             **({} if export is None else {"export": estimate_to_json(export)}),
         },
@@ -174,6 +185,8 @@ def format_plan(prepared: Prepared) -> str:
             *_integer_cache_lines(prepared),
             *_float16_lines(prepared),
             *slot_lines(prepared.plan.adapter_slots),
+            *drafter_lines(cast("list[Json]", plan["drafters"])),
+            *_mtp_lines(cast("Json | None", estimates.get("runtime_memory_of_mtp"))),
             *_instruction_lines(instructions.estimates(prepared), prepared.plan.adapter_slots),
             *budget_lines(prepared.budget),
             *(f"left out     {name}: {why}" for name, why in prepared.decisions.left_out.items()),
@@ -301,6 +314,16 @@ def _integer_cache_lines(prepared: Prepared) -> list[str]:
         f"cache        keys and values in 8 bits: {small} MB of states at {plan.default_context:,} tokens, not "
         f"{float32} in float32 (estimate)",
         *(f"{'':<12} {warning}" for warning in dict.fromkeys(price)),
+    ]
+
+
+def _mtp_lines(memory: Json | None) -> list[str]:
+    """What speculating with what predicts a token further takes; nothing where there is nothing of it."""
+    if memory is None:
+        return []
+    return [
+        f"{'':<12} once it speculates {megabytes(memory['total'])} MB besides at {memory['tokens']:,} tokens, the head "
+        "once more among it (estimate)"
     ]
 
 

@@ -292,6 +292,29 @@ class Copies:
 
 
 @dataclass(frozen=True)
+class MultiToken:
+    """Predicts one token further than its decoder (DeepSeek-V3, DeepSeek-AI 2024, section 2.2, equations 21 to 23).
+
+    With h_i what the decoder's final norm gives at token i, and e the embedding, which is the decoder's::
+
+        x_i = projection([embedding_norm(e(t_{i+1})); hidden_norm(h_i)])        h'_i = final_norm(layer(x_0 … x_i))
+
+    ``head(h'_i)`` predicts token i + 2, and h'_i stands for h_{i+1} where that is to go on from what it predicts.
+    ``decoder`` has the layer, the final norm, and the embedding and head of the decoder that this is of.
+    """
+
+    decoder: "Decoder"
+    embedding_norm: Norm
+    hidden_norm: Norm
+    projection: Linear  # (hidden, 2 · hidden)
+
+    def weights(self) -> list[Weight]:
+        """Its own parameters once, in the order in which they are stored."""
+        tree = (self.embedding_norm, self.hidden_norm, self.projection, self.decoder.layers, self.decoder.final_norm)
+        return list({weight.name: weight for weight in every(Weight, tree)}.values())
+
+
+@dataclass(frozen=True)
 class Decoder:
     """A whole decoder. ``head`` is the embedding's own :class:`Weight` when the two are tied.
 
@@ -304,7 +327,8 @@ class Decoder:
     that several layers use.
 
     With a ``rotation`` the layers work on the rotated residual stream: what is embedded is rotated, and what goes into
-    the final norm is rotated back.
+    the final norm is rotated back. ``mtp`` is there where what predicts a token further is to be shipped; it is no part
+    of the decoder's own :meth:`weights`.
     """
 
     model_type: str
@@ -326,6 +350,7 @@ class Decoder:
     rotation: Rotation | None = None
     per_layer: PerLayer | None = None
     copies: Copies | None = None
+    mtp: MultiToken | None = None
 
     @property
     def side(self) -> int:

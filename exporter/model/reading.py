@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from edgepress.errors import InputError
-from edgepress.exporter.model.architectures import architecture, check_layers, describe, unread_keys
-from edgepress.exporter.model.description import Decoder
+from edgepress.exporter.model.architectures import (
+    MTP,
+    architecture,
+    check_layers,
+    describe,
+    describe_mtp,
+    unread_keys,
+)
+from edgepress.exporter.model.description import Decoder, MultiToken
 from edgepress.exporter.model.rope import yarn_reach
 from edgepress.exporter.model.weights import check_tensors
 from edgepress.exporter.source import hub
@@ -50,6 +58,24 @@ def read_decoder(checkpoint: Checkpoint) -> Decoder:
     return decoder
 
 
+def read_mtp(checkpoint: Checkpoint, decoder: Decoder) -> MultiToken:
+    """Describe what the checkpoint has to predict a token further than ``decoder``, its model.
+
+    Raises:
+        InputError: it has none, or one of another form than is implemented.
+
+    """
+    found = describe_mtp(checkpoint.config, checkpoint.tensors.keys(), decoder, checkpoint.where)
+    if found is None:
+        raise InputError(
+            f"the recipe has mtp = true, and {checkpoint.named} has no layer that predicts a token further (tensors "
+            f"{MTP}*, as Qwen3.5 and Qwen3-Next have); leave it out, or take a checkpoint that has one"
+        )
+    own = {name: tensor for name, tensor in checkpoint.tensors.items() if name.startswith(MTP)}
+    check_tensors(replace(checkpoint, tensors=own), found.weights())
+    return found
+
+
 def first_token(checkpoint: Checkpoint, decoder: Decoder) -> int | None:
     """The token that begins every text, None when the model has none."""
     generation = checkpoint.json(GENERATION)
@@ -74,13 +100,22 @@ def token_ids(key: str, config: Mapping[str, object], generation: Mapping[str, o
     return []
 
 
-def notes(checkpoint: Checkpoint, decoder: Decoder) -> tuple[str, ...]:
-    """What a user should know of how a checkpoint was read: what was passed over, and what added; a sentence each."""
+def notes(checkpoint: Checkpoint, decoder: Decoder, *, mtp: bool = False) -> tuple[str, ...]:
+    """What a user should know of how a checkpoint was read: what was passed over, and what added; a sentence each.
+
+    ``mtp`` says that what predicts a token further is shipped.
+    """
     found = [*_without_the_others(checkpoint), *unread_keys(checkpoint.config)]
     reach = yarn_reach(checkpoint.config)
     if reach is not None and reach > decoder.context_length:
         found.append(_longer_by_yarn(reach, decoder.context_length))
     found += [adapter.note for adapter in checkpoint.adapters]
+    further = [tensor.nbytes for name, tensor in checkpoint.tensors.items() if name.startswith(MTP)]
+    if further and not mtp:
+        found.append(
+            f"what predicts a token further ({MTP}*, {len(further)} tensors, {sum(further) / 1e6:.1f} MB) is left out; "
+            "a recipe with mtp = true ships it, to speculate with"
+        )
     if checkpoint.note:
         found.append(f"its weights are quantized already ({checkpoint.note}): they are read as what they stand for")
     if checkpoint.renamed:

@@ -33,10 +33,12 @@ def make_plan(subject: Description, recipe: Recipe, itemsize: Callable[[str], fl
         raise InputError(
             f"context_length {context} is more than the model's {subject.context_length}; ask for that or less"
         )
-    weights = subject.weights()
+    further = subject.mtp.weights() if isinstance(subject, Decoder) and subject.mtp is not None else []
+    weights = [*subject.weights(), *further]
     _check_overrides(recipe, weights)
-    layout = Layout()
-    tensors = tuple(_plan_tensor(weight, subject, recipe, itemsize, layout) for weight in weights)
+    layout, own = Layout(), recipe.with_methods(lambda _: "rtn")
+    tensors = tuple(_plan_tensor(weight, subject, recipe, itemsize, layout) for weight in subject.weights())
+    tensors += tuple(_plan_tensor(weight, subject, own, itemsize, layout) for weight in further)
     if isinstance(subject, Decoder):
         tensors = _note_what_is_left(tensors, subject, recipe)
     tables: tuple[PlannedTable, ...] = ()

@@ -84,6 +84,7 @@ _KEYS = (
     "promise",
     "activations",
     "cache",
+    "mtp",
 )
 
 
@@ -115,6 +116,7 @@ def _recipe(content: dict[str, object], path: Path) -> Recipe:
         promise={} if content.get("prune") else promise,  # which is of rounding alone
         activations=_activations(content.get("activations", {}), path),
         cache=_cache(content.get("cache", {}), path),
+        mtp=_flag(content.get("mtp", False), path, "mtp"),
     )
 
 
@@ -279,10 +281,14 @@ def _storage(table: object, default: Storage, path: Path, where: str) -> Storage
         raise InputError(f"{path}: {where} method must be a name, not {method!r}")
     bits = _choice(table.get("bits", default.bits), (*BITS, HALF_BITS, KEPT_BITS), path, f"{where} bits")
     block = _block_size(table["block_size"], path, where) if "block_size" in table else default.block_size
-    symmetric = table.get("symmetric", default.symmetric)
-    if not isinstance(symmetric, bool):
-        raise InputError(f"{path}: {where} symmetric must be true or false, not {symmetric!r}")
+    symmetric = _flag(table.get("symmetric", default.symmetric), path, f"{where} symmetric")
     return Storage(method, bits, block, symmetric)
+
+
+def _flag(value: object, path: Path, where: str) -> bool:
+    if not isinstance(value, bool):
+        raise InputError(f"{path}: {where} must be true or false, not {value!r}")
+    return value
 
 
 def _block_size(value: object, path: Path, where: str) -> int | tuple[int, ...]:

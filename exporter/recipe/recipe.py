@@ -7,7 +7,8 @@ model smaller before any weight is rounded, in their order; ``before`` and ``aft
 weights for rounding and that repair what rounding did; ``[options.<method>]`` sets a method's own options.
 ``block_size`` may list sizes: each tensor gets the one that takes the fewest bytes at its width, as presets do.
 ``[activations]`` computes in float16 or in integers. ``[cache]`` says what is kept of earlier tokens.
-``[calibration]`` says which text shows the methods what the model computes. ``[budget]`` leaves bits and block size of
+``mtp = true`` ships what a checkpoint has to predict a token further. ``[calibration]`` says which text shows the
+methods what the model computes. ``[budget]`` leaves bits and block size of
 every tensor that no override names to measurement and a solver. Presets are the files in ``presets/``: adding one is
 adding a file. ``[promise]`` is what a preset was measured to lose on models that everyone can try: KL in nats a token;
 where a recipe prunes it is dropped, as it says nothing of that.
@@ -199,7 +200,9 @@ LIMITS = ("like", "size_mb", "memory_mb", "ms_per_token", *LOSSES)
 class Recipe:
     """A whole request, which nothing rewrites: what is decided stands beside it (:mod:`.decisions`).
 
-    ``accuracy_level`` 4 lets MatMulNBits compute in int8 (fastest), 1 and 0 in float32."""
+    ``accuracy_level`` 4 lets MatMulNBits compute in int8 (fastest), 1 and 0 in float32. ``mtp`` asks for the layer that
+    predicts a token further, where a checkpoint has one, to be shipped beside the model, rounded to nearest.
+    """
 
     name: str
     weights: Storage
@@ -217,6 +220,7 @@ class Recipe:
     promise: Mapping[str, float] = field(default_factory=dict)
     activations: Activations = Activations()
     cache: Cache = Cache()
+    mtp: bool = False
 
     @property
     def storages(self) -> tuple[Storage, ...]:

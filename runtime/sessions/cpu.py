@@ -9,6 +9,9 @@ Python's share of a decode step must be small against the step itself. Binding 6
 
 Only ``attention_mask`` is bound again at each step, because its length is the position: a pointer to the same ones.
 An adapter is bound once, too: the graph's inputs for it, which have defaults.
+
+A graph that predicts a token further reads ``hidden`` beside tokens, of which ``hidden_next`` comes; a model's own
+gives ``hidden``, which is bound where it is kept: the memory of the rows themselves.
 """
 
 from collections.abc import Mapping
@@ -19,8 +22,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgepress.bundle.adapter_file import Adapter
+from edgepress.bundle.mtp import HIDDEN, HIDDEN_NEXT
 from edgepress.runtime.config import BundleConfig
 from edgepress.runtime.sessions.buffers import Results, StateMemory
+from edgepress.runtime.sessions.hidden import HiddenRows
 from edgepress.runtime.sessions.longrope import Longrope
 from edgepress.runtime.sessions.open_graph import OpenGraph, open_graph
 from edgepress.runtime.sessions.session import ON_CPU, PREFILL_CHUNK, Floats, Session, Tokens
@@ -100,9 +105,43 @@ class CpuSession(Session):
         self._mask = np.ones((1, context), np.int64)
         self._mask_address = self._mask.ctypes.data  # asking numpy for it at each step would cost as much as binding it
         self._logits: Floats = np.zeros((1, config.vocab_size), np.float32)
+        outputs = {value.name: value.shape for value in self._session.get_outputs()}
         # The graphs of onnxruntime-genai's builder give the logits of every position, asked for or not.
-        self._gives_all = {value.name: value.shape for value in self._session.get_outputs()}["logits"][1] != 1
+        self._gives_all = outputs["logits"][1] != 1
+        self._hidden_width = int(outputs[HIDDEN][2]) if HIDDEN in outputs else 0
+        self._beside: Floats | None = None
+        if HIDDEN_NEXT in outputs:
+            self._beside = np.zeros((1, self._tokens.shape[1], int(outputs[HIDDEN_NEXT][2])), np.float32)
+        self._given, self._given_from = np.zeros((0, 0), np.float32), 0
+        self.hidden_next = self._given
         self._bind_once()
+
+    def keep_hidden(self) -> HiddenRows:
+        """Keep what the final norm gives of each token from now on; return where.
+
+        Raises:
+            InputError: the graph gives nothing of it.
+
+        """
+        if not self._hidden_width:
+            return super().keep_hidden()
+        if self._hidden is None:
+            self._hidden = HiddenRows(self.context, self._hidden_width, self.position)
+            self._bind_once()
+        return self._hidden
+
+    def append_with(self, tokens: Tokens, hidden: Floats) -> Floats:
+        """Append tokens to the text of a graph that predicts a token further; return the logits after the last.
+
+        ``hidden`` (tokens, hidden) is what goes with each; what comes of the last is in ``hidden_next`` (1, hidden).
+
+        Raises:
+            InputError: as for :meth:`append`.
+
+        """
+        self._given, self._given_from = hidden, self.position
+        logits: Floats = self.append(tokens)[-1]
+        return logits
 
     def end_profile(self) -> Path:
         """Write the profile that was asked for; return its file."""
@@ -120,13 +159,25 @@ class CpuSession(Session):
                 self._binding.bind_ortvalue_output(state.output, value)
         for name, value in () if self.adapter is None else self.adapter.values.items():
             self._binding.bind_ortvalue_input(name, value)
+        if self._hidden is not None:
+            self._bind_hidden(self._hidden, 0, 1)
+        if self._beside is not None:
+            self._binding.bind_output(HIDDEN_NEXT)
         self._bind_logits(one_row=True)
         self._bind_tokens(1)
 
     def _bind_tokens(self, count: int) -> None:
         address = self._tokens.ctypes.data
         self._binding.bind_input("input_ids", "cpu", 0, np.int64, (1, count), address)
+        if self._beside is not None:
+            shape = (1, count, self._beside.shape[2])
+            self._binding.bind_input(HIDDEN, "cpu", 0, np.float32, shape, self._beside.ctypes.data)
         self._bound_tokens = count
+
+    def _bind_hidden(self, hidden: HiddenRows, position: int, count: int) -> None:
+        """Have a call of ``count`` tokens after ``position`` write their rows where they are kept."""
+        address = hidden.rows.ctypes.data + position * hidden.rows.strides[0]
+        self._binding.bind_output(HIDDEN, "cpu", 0, np.float32, (1, count, hidden.rows.shape[1]), address)
 
     def _bind_logits(self, *, one_row: bool) -> None:
         if one_row:
@@ -146,12 +197,20 @@ class CpuSession(Session):
             self._bind_tokens(count)
         if not (one_row and self._bound_one_row):
             self._bind_logits(one_row=one_row)
+        if self._hidden is not None:
+            self._bind_hidden(self._hidden, self.position, count)
+        if self._beside is not None:
+            start = self.position - self._given_from
+            self._beside[0, :count] = self._given[start : start + count] if self._given.size else 0.0
+            self._binding.bind_output(HIDDEN_NEXT)  # anew: what is bound has the shape of the last call
         self._binding.bind_input("attention_mask", "cpu", 0, np.int64, (1, self.position + count), self._mask_address)
         self._run(self._session.run_with_iobinding, self._binding, self._shrinking if release else None)
         if self._results is not None:
             self._results.take(self.position, count)
         if release:
             self.prepared.trim()
+        if self._beside is not None and rows:
+            self.hidden_next = self._binding.get_outputs()[-2].numpy()[0, -1:]  # bound before the logits
         if not rows:
             return self._logits[:0]
         if one_row:

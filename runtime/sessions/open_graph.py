@@ -9,6 +9,7 @@ import numpy as np
 
 from edgepress import sessions
 from edgepress.bundle.manifest import MANIFEST_NAME
+from edgepress.bundle.mtp import HIDDEN, HIDDEN_NEXT
 from edgepress.bundle.states import StateType
 from edgepress.errors import InputError
 from edgepress.processor import dies_of_float16
@@ -119,7 +120,8 @@ def _check_graph(config: BundleConfig, session: "InferenceSession") -> None:
     """Check the graph's inputs and outputs against what the bundle says of them."""
     inputs = {value.name: value for value in session.get_inputs()}
     outputs = {value.name: value for value in session.get_outputs()}
-    wrong = {"input_ids", "attention_mask", *(state.input for state in config.states)}.symmetric_difference(inputs)
+    beside = {HIDDEN} if HIDDEN_NEXT in outputs else set[str]()  # of what predicts a token further
+    wrong = {"input_ids", "attention_mask", *beside, *(state.input for state in config.states)} ^ inputs.keys()
     wrong |= {"logits", *(state.output for state in config.states if state.kind != "encoded")} - outputs.keys()
     for state in config.states:
         shape = tuple(1 if axis == "batch" else axis if isinstance(axis, int) else None for axis in state.shape)

@@ -18,6 +18,7 @@ from edgepress.bundle.states import State
 from edgepress.errors import InputError
 from edgepress.runtime.prepared import Prepared
 from edgepress.runtime.sessions.buffers import StateMemory
+from edgepress.runtime.sessions.hidden import HiddenRows
 from edgepress.runtime.sessions.longrope import Longrope
 from edgepress.whole import whole_number
 
@@ -114,6 +115,7 @@ class Session(ABC):
         self.expected: int | None = None
         self._memory, self._longrope, self._remedy = memory, longrope, remedy
         self._is_torn = False  # whether a call that moves entries of windows has begun and not ended
+        self._hidden: HiddenRows | None = None
 
     @property
     def states(self) -> tuple[State, ...]:
@@ -185,9 +187,23 @@ class Session(ABC):
         """
         raise InputError(f"{self.name} takes no adapters; run the bundle on the CPU (--on cpu)")
 
+    def keep_hidden(self) -> HiddenRows:
+        """Keep what the final norm gives of each token from now on; return where.
+
+        Raises:
+            InputError: what computes this one gives nothing of it.
+
+        """
+        raise InputError(
+            f"{self.ran_on} gives no hidden states of {self.name}, which what predicts a token further reads; run the "
+            "bundle on the CPU (--on cpu), one text at a time, or speculate otherwise"
+        )
+
     def reset(self) -> None:
         """Forget the text; its memory stays for the next one."""
         self.position, self._is_torn = 0, False
+        if self._hidden is not None:
+            self._hidden.taken_back(0)
         self._memory.clear()
 
     def mark(self) -> Mark:
@@ -222,6 +238,8 @@ class Session(ABC):
         self._memory.take_back(self.position, position)
         if mark is not None and marked:
             self._memory.put_fixed(mark.arrays)
+        if self._hidden is not None:
+            self._hidden.taken_back(position)
         self.position = position
 
     def snapshot(self) -> Snapshot:
@@ -271,6 +289,8 @@ class Session(ABC):
         if longrope is not None and snapshot.text is not None:
             longrope.text[: snapshot.position] = snapshot.text
             longrope.is_long = snapshot.is_long
+        if self._hidden is not None:
+            self._hidden.replaced(snapshot.position)
         self.position, self._is_torn = snapshot.position, False
 
     def go_on_from(self, other: "Session", shared: int = 0) -> None:

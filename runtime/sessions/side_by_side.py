@@ -21,6 +21,7 @@ import numpy as np
 
 from edgepress.runtime.sessions.buffers import TextsMemory
 from edgepress.runtime.sessions.cpu import CpuSession
+from edgepress.runtime.sessions.hidden import HiddenRows
 from edgepress.runtime.sessions.session import Floats, Session, Snapshot, Tokens
 
 _LENGTHS = (37, 5, 120, 64, 17, 3, 90, 250)  # tokens of the texts that rows are compared after
@@ -41,6 +42,10 @@ class SideBySide(CpuSession):
     _texts: "_Texts"
     number: int
     ahead: _Ahead | None = None
+
+    def keep_hidden(self) -> HiddenRows:
+        """Refuse it: tokens are computed in calls of other texts."""
+        return Session.keep_hidden(self)
 
     def _compute(self, tokens: Tokens, first: int, *, release: bool) -> Floats:
         if tokens.size > 1 or first or self._texts.together == 1:

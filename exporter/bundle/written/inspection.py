@@ -9,6 +9,7 @@ from typing import cast
 import onnx
 
 from edgepress.bundle.adapter_slots import AdapterSlots
+from edgepress.bundle.drafters import DrafterEntry
 from edgepress.bundle.graphs import GraphEntry, choose, describe_choice
 from edgepress.bundle.manifest import MANIFEST_NAME, bundle_hash, check_links, read_manifest
 from edgepress.bundle.states import state_bytes
@@ -118,6 +119,28 @@ def _slot_line(slots: Json) -> str:
     )
 
 
+def drafters_to_json(drafters: Sequence[DrafterEntry]) -> list[Json]:
+    """What a bundle has beside its model to propose tokens with: each graph, and what it carries along."""
+    return [
+        {
+            "drafter": entry.drafter,
+            "file": entry.file,
+            "state_bytes_per_token": state_bytes(filter(lambda state: state.grows, entry.states), 1),
+            "about": entry.about,
+        }
+        for entry in drafters
+    ]
+
+
+def drafter_lines(drafters: Sequence[Json]) -> list[str]:
+    """The same as a line each."""
+    return [
+        f"drafter      {entry['drafter']} ({entry['file']}): `--speculate {entry['drafter']}`, "
+        f"{entry['state_bytes_per_token']:,} bytes of states a token"
+        for entry in drafters
+    ]
+
+
 def _graphs(bundle: Path) -> list[Path]:
     """The graphs of a bundle: ``model.onnx``, or those of an encoder and a decoder."""
     task = read_manifest(bundle).task if (bundle / MANIFEST_NAME).is_file() else None
@@ -171,6 +194,7 @@ def inspect(path: Path) -> Json:
             "budget": manifest.budget,
             "graphs": _graphs_to_json(manifest.graphs),
             "adapter_slots": slots_to_json(manifest.adapter_slots),
+            "drafters": drafters_to_json(manifest.drafters),
             "steps": list(manifest.steps),
             "chosen": {
                 str(tensor["name"]): tensor["reason"]
@@ -293,6 +317,7 @@ def format_inspection(inspection: Json) -> str:
             parts.append(f"task         {task['name']}{f' (--json has its {known})' if known else ''}")
         if described["adapter_slots"] is not None:
             parts.append(_slot_line(cast("Json", described["adapter_slots"])))
+        parts += drafter_lines(cast("list[Json]", described["drafters"]))
         parts += footprint_lines(cast("dict[str, Json]", described["targets"]))
         verified = "yes, and no file has changed since" if described["verified"] else _UNVERIFIED
         parts.append(f"verified     {verified.format(inspection['path'])}")

@@ -9,6 +9,9 @@ past and present are one buffer of at least the window, in which the operator la
 ``logits`` has the last position only: the initializer ``logits_start`` is [-1]. Overriding it with [0] when the
 session is made (``SessionOptions.add_initializer``) gives the logits of every position, from the same graph; and
 overriding ``logits_stop`` with [0] gives none, which a piece of a prompt needs that others follow.
+
+With something that predicts a token further (:mod:`.mtp`) there is another output, ``hidden`` (batch, sequence, hidden)
+float32: what the final norm gives at each position, whatever logits are asked for.
 """
 
 from collections.abc import Callable
@@ -18,6 +21,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto
 
+from edgepress.bundle.mtp import HIDDEN
 from edgepress.exporter.graph.builder import CONTRIB, FLOAT
 from edgepress.exporter.graph.models.integer_cache import add_scales
 from edgepress.exporter.graph.primitives import PER_LAYER, DecoderBuilder
@@ -46,7 +50,7 @@ def build_decoder(
     ``has_half`` says for which operators there is a float16 kernel: the plan's float16 layers compute those in float16.
     """
     graph = DecoderBuilder(decoder, plan, data_file, has_half)
-    _DecoderGraph(graph).write()
+    DecoderGraph(graph).write()
     graph.check_slots()
     model = graph.model(decoder.model_type, version)
     add_scales(model.graph, plan)
@@ -86,7 +90,7 @@ def _number(value: float) -> np.ndarray[tuple[()], np.dtype[np.float32]]:
     return np.array(value, np.float32)
 
 
-class _DecoderGraph:
+class DecoderGraph:
     """Writes the subgraphs of one decoder in the order in which data flows."""
 
     def __init__(self, graph: DecoderBuilder) -> None:
@@ -94,32 +98,43 @@ class _DecoderGraph:
         self._one_multiplier = len({block.multiplier for block in every(Block, graph.decoder.layers)}) == 1
 
     def write(self) -> None:
+        """Write the whole graph: inputs, embedding, layers, head."""
         self.graph.token_inputs(self.decoder.vocab_size)
         if self.decoder.positions is not None:
             self.graph.position_ids()
-        stream = _Stream(self._embed())
-        last = _last_with_states(self.decoder)
-        self.graph.keeps_one = _attends_after(self.decoder, last)
+        self.head(self.hidden(self.embed()))
+
+    def hidden(self, x: str) -> str:
+        """What the final norm gives of an embedded text, of the positions that get logits.
+
+        Where something predicts a token further, that reads it: it is given of all positions, and layers compute all.
+        """
+        g, stream = self.graph, _Stream(x)
+        last = (len(self.decoder.layers), 0) if self.decoder.mtp is not None else _last_with_states(self.decoder)
+        g.keeps_one = _attends_after(self.decoder, last)
         for index, layer in enumerate(self.decoder.layers):
-            with self.graph.in_half(index in self.plan.half_layers):
+            with g.in_half(index in self.plan.half_layers):
                 trimmed = layer.blocks[last[1]] if index == last[0] else None
                 stream = self._layer(index, layer, stream, trimmed)
         if self.decoder.copies is not None:
-            stream = _Stream(write_united(self.graph, self.decoder.copies, stream.x))
+            stream = _Stream(write_united(g, self.decoder.copies, stream.x))
         if self.decoder.rotation is not None:
-            total = (
-                stream.x if stream.pending is None else self.graph.node("Add", [stream.x, stream.pending], "rotated")
-            )
+            total = stream.x if stream.pending is None else g.node("Add", [stream.x, stream.pending], "rotated")
             stream = _Stream(self._rotate_stream(self.decoder.rotation, total, "rotated_back", back=True))
-        hidden, _ = self.graph.norm_of_sum(self.decoder.final_norm, stream.x, stream.pending, "final_norm")
-        hidden = self.graph.drop(hidden)
-        if self.decoder.head_projection is not None:
-            hidden = self.graph.linear(self.decoder.head_projection, hidden)
-        self._head(hidden)
+        hidden, _ = g.norm_of_sum(self.decoder.final_norm, stream.x, stream.pending, "final_norm")
+        if self.decoder.mtp is not None:
+            self.give(HIDDEN, hidden)
+            hidden = g.trim(hidden)
+        return hidden
+
+    def give(self, output: str, hidden: str) -> None:
+        """Make what is (batch, positions, hidden) an output of the graph."""
+        self.graph.output(output, FLOAT, ["batch", "positions", self.decoder.hidden_size])
+        self.graph.node("Identity", [hidden], output)
 
     # ---- embedding ---------------------------------------------------------------------------------------------------
 
-    def _embed(self) -> str:
+    def embed(self) -> str:
         """Look up (batch, sequence, hidden), scale, add learned positions."""
         g = self.graph
         x = self._scaled(self.graph.rows(self.decoder.embedding, "embedded"), self.decoder.embedding_multiplier)
@@ -296,9 +311,12 @@ class _DecoderGraph:
 
     # ---- head ---------------------------------------------------------------------------------------------------
 
-    def _head(self, hidden: str) -> None:
-        """``logits = softcap(multiplier · head(hidden))``."""
+    def head(self, hidden: str) -> None:
+        """``logits = softcap(multiplier · head(head_projection(hidden)))``."""
         g, decoder = self.graph, self.decoder
+        hidden = g.drop(hidden)
+        if decoder.head_projection is not None:
+            hidden = g.linear(decoder.head_projection, hidden)
         steps: list[tuple[str, str, np.ndarray[tuple[()], np.dtype[np.float32]] | None]] = []
         if decoder.logits_multiplier != 1.0:
             steps.append(("Mul", "logits_multiplier", np.array(decoder.logits_multiplier, np.float32)))

@@ -10,13 +10,16 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 from edgepress.errors import InputError
-from edgepress.exporter.model.description import Decoder
+from edgepress.exporter.model.description import Decoder, MultiToken
+from edgepress.exporter.model.parts.primitives import Linear, Norm, Weight
 from edgepress.exporter.model.parts.tree import changed, uncollected
 from edgepress.exporter.source.config import READ_BY_ALL, Config
 from edgepress.exporter.source.kinds import what_it_is
 from edgepress.exporter.source.part import Part
 from edgepress.exporter.source.removed import why_removed
 from edgepress.modules import modules_in
+
+MTP = "mtp."  # what names of tensors begin with that predict a token further
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,8 @@ class Architecture:
     leave out, where none does.
     ``other_words`` are words in names of tensors, and those in their place in checkpoints that lack such a tensor.
     ``elsewhere(part, tensors)`` is where rows lie in checkpoints that join or split tensors otherwise.
+    ``mtp(config)`` is there where checkpoints may have what predicts a token further (:class:`.MultiToken`), under
+    ``mtp.``: what its config, that of a model of one layer, says otherwise.
     """
 
     model_type: str
@@ -61,6 +66,7 @@ class Architecture:
     elsewhere: Callable[[Part, Collection[str]], Part] | None = None
     aliases: Mapping[str, str] = field(default_factory=dict)
     keeps_sizes: str = ""
+    mtp: Callable[[Config], Mapping[str, object]] | None = None
 
 
 def model_types() -> list[str]:
@@ -103,6 +109,47 @@ def describe(values: Mapping[str, object], tensors: Collection[str], where: str 
     if any(name.startswith((family.base_prefix, *bases)) for name in tensors):
         return decoder
     return changed(Part, decoder, lambda part: replace(part, tensor=part.tensor.removeprefix(family.base_prefix)))
+
+
+def describe_mtp(
+    values: Mapping[str, object], tensors: Collection[str], decoder: Decoder, where: str = "config.json"
+) -> MultiToken | None:
+    """What predicts a token further than ``decoder``, of the same config; None where ``tensors`` have nothing of it.
+
+    Raises:
+        InputError: it is of another form than is implemented.
+
+    """
+    family, last = architecture(decoder.model_type), decoder.final_norm
+    own = {f"{family.base_prefix}{name.removeprefix(MTP)}" for name in tensors if name.startswith(MTP)}
+    if family.mtp is None or not own or last is None:
+        return None
+    one = describe({**values, **family.mtp(Config(without_aliases(family, values, where), where))}, own, where)
+
+    def part(part: Part) -> Part:
+        return replace(part, tensor=f"{MTP}{part.tensor.removeprefix(family.base_prefix)}")
+
+    def weight(weight: Weight) -> Weight:
+        stack = weight.stack and replace(weight.stack, name=MTP + weight.stack.name, node=MTP + weight.stack.node)
+        return replace(weight, name=MTP + weight.name, stack=stack, parts=tuple(map(part, weight.parts)))
+
+    def norm(name: str) -> Norm:
+        part = Part(f"{MTP}pre_fc_norm_{name}.weight", 0, decoder.hidden_size)
+        return replace(last, weight=replace(last.weight, name=f"{MTP}{name}_norm", parts=(part,)))
+
+    rows, columns = decoder.hidden_size, 2 * decoder.hidden_size
+    return MultiToken(
+        replace(
+            one,
+            embedding=decoder.embedding,
+            layers=changed(Weight, one.layers, weight),
+            final_norm=changed(Weight, one.final_norm, weight),
+            head=decoder.head,
+        ),
+        norm("embedding"),
+        norm("hidden"),
+        Linear(Weight(f"{MTP}projection", "linear", (rows, columns), (Part(f"{MTP}fc.weight", 0, rows),))),
+    )
 
 
 def _called(words: Mapping[str, str], tensors: Collection[str], part: Part) -> Part:

@@ -196,3 +196,19 @@ def qwen_decoder(
     return rms_decoder(
         config, model_type, sizes, layer, ropes={"default": rope}, epsilon=epsilon, tied=False, norm_plus=NORM_PLUS
     )
+
+
+def mtp_layer(config: Config) -> dict[str, object]:
+    """What the config of the layer that predicts a token further has: it attends, as wide as the last one.
+
+    Raises:
+        InputError: there are several such layers, or they have an embedding of their own.
+
+    """
+    if config.integer("mtp_num_hidden_layers", 1) != 1:
+        raise config.refuse("mtp_num_hidden_layers", "only one layer that predicts a token further is implemented")
+    if config.flag("mtp_use_dedicated_embeddings", False):
+        raise config.refuse("mtp_use_dedicated_embeddings", "an embedding of its own is not implemented")
+    widths = config.values.get("intermediate_size")
+    own = {"num_hidden_layers": 1, "layer_types": ["full_attention"], "mlp_only_layers": [], "decoder_sparse_step": 1}
+    return own | ({"intermediate_size": widths[-1:]} if isinstance(widths, list) else {})

@@ -9,7 +9,13 @@ from edgepress.exporter.model.architectures._experts import (
     separate_experts,
     shared_expert,
 )
-from edgepress.exporter.model.architectures._gated_delta import by_layer, qwen_decoder, read_delta_sizes, separate_delta
+from edgepress.exporter.model.architectures._gated_delta import (
+    by_layer,
+    mtp_layer,
+    qwen_decoder,
+    read_delta_sizes,
+    separate_delta,
+)
 from edgepress.exporter.model.description import Decoder
 from edgepress.exporter.model.mixers.mixture_of_experts import MixtureOfExperts, Routing
 from edgepress.exporter.source.config import Config
@@ -35,7 +41,7 @@ def read(config: Config) -> Decoder:
     shared = config.integer("shared_expert_intermediate_size", 512)
     count, chosen = read_counts(config, "num_experts", 256, 8)
     config.without_effect("router_aux_loss_coef", "mamba_ssm_dtype", "mlp_only_layers")
-    config.without_effect("mtp_num_hidden_layers", "mtp_use_dedicated_embeddings")  # of what is left out
+    config.without_effect("mtp_num_hidden_layers", "mtp_use_dedicated_embeddings")  # of what predicts a token further
 
     def experts(index: int) -> MixtureOfExperts:
         tensors = f"model.layers.{index}.mlp"
@@ -58,6 +64,7 @@ ARCHITECTURE = Architecture(
     read=read,
     ignored_tensors=(*IGNORED_TENSORS, r"mtp\..*"),
     by_layer=by_layer,
+    mtp=mtp_layer,
     elsewhere=in_stacks,
     experts_keys=("num_experts",),
 )

@@ -4,6 +4,7 @@ from edgepress.exporter.model.architectures import Architecture
 from edgepress.exporter.model.architectures._common import IGNORED_TENSORS, gated_mlp, read_activation, read_sizes
 from edgepress.exporter.model.architectures._gated_delta import (
     by_layer,
+    mtp_layer,
     qwen_decoder,
     read_delta_sizes,
     separate_delta,
@@ -14,7 +15,7 @@ from edgepress.exporter.source.config import Config
 
 
 def read(config: Config) -> Decoder:
-    """Defaults are transformers' Qwen3_5TextConfig's; the layers that predict further tokens (``mtp``) are left out."""
+    """Defaults are transformers' Qwen3_5TextConfig's."""
     sizes = read_sizes(
         config,
         vocab=248_320,
@@ -29,7 +30,7 @@ def read(config: Config) -> Decoder:
     delta = read_delta_sizes(config, key_heads=16, value_heads=32, key_dim=128, value_dim=128)
     activation = read_activation(config, "hidden_act", "silu")
     epsilon = config.number("rms_norm_eps", 1e-6, above=0.0)
-    config.without_effect("mtp_num_hidden_layers", "mtp_use_dedicated_embeddings")  # of what is left out
+    config.without_effect("mtp_num_hidden_layers", "mtp_use_dedicated_embeddings")  # of what predicts a token further
     config.without_effect("mamba_ssm_dtype", "mlp_only_layers")  # float32 is what states have; there are no experts
 
     def mixer(index: int) -> GatedDelta:
@@ -39,5 +40,9 @@ def read(config: Config) -> Decoder:
 
 
 ARCHITECTURE = Architecture(
-    model_type="qwen3_5_text", read=read, ignored_tensors=(*IGNORED_TENSORS, r"mtp\..*"), by_layer=by_layer
+    model_type="qwen3_5_text",
+    read=read,
+    ignored_tensors=(*IGNORED_TENSORS, r"mtp\..*"),
+    by_layer=by_layer,
+    mtp=mtp_layer,
 )

@@ -22,6 +22,7 @@ from edgepress.exporter.model.architectures._gated_delta import (
     by_layer,
     delta_norm,
     gated_delta,
+    mtp_layer,
     qwen_decoder,
     read_delta_sizes,
 )
@@ -112,6 +113,7 @@ ARCHITECTURE = Architecture(
     read=read,
     ignored_tensors=(*IGNORED_TENSORS, r"mtp\..*"),
     by_layer=by_layer,
+    mtp=mtp_layer,
     without_layers=sparse_without,
     experts_keys=("num_experts",),
 )

@@ -42,6 +42,7 @@ _PREFIXES = {  # of the text model's tensors → what the family's names begin w
     "model.": "model.",  # as alone, and the others beside it
 }
 _HEAD = "lm_head."
+_BESIDE = (_HEAD, "mtp.")  # beside the text model in a whole, and of it: what predicts a token further too
 # Phi-4-multimodal has adapters for other inputs around its matrices, and its other towers beside the embedding.
 _BASE_LAYER, _OF_OTHERS = ".base_layer.", re.compile(r"\.lora_[AB]\.|^model\.embed_tokens_extend\.")
 _ROPES = ("rope_parameters", "rope_scaling")
@@ -204,7 +205,7 @@ def text_names(stored: Collection[str]) -> dict[str, str]:
     prefix = next((one for one in _PREFIXES if any(name.startswith(one) for name in inside)), "")
     ours = _PREFIXES.get(prefix, "")
     found = {stored: ours + name.removeprefix(prefix) for name, stored in inside.items() if name.startswith(prefix)}
-    found |= {stored: name for name, stored in inside.items() if name.startswith(_HEAD)}
+    found |= {stored: name for name, stored in inside.items() if name.startswith(_BESIDE)}
     return {stored: name.replace(_BASE_LAYER, ".") for stored, name in found.items()}
 
 

@@ -48,7 +48,8 @@ def add_speculation_arguments(parser: argparse.ArgumentParser) -> None:
         default="off",
         metavar="DRAFTER",
         help="compute several tokens in a step where a drafter's proposals turn out right: ngram proposes what "
-        "followed the same words before, draft what a smaller model says that the bundle or --draft has (default: off)",
+        "followed the same words before, draft what a smaller model says that the bundle or --draft has, mtp what the "
+        "model's own layer for that says, in bundles of a recipe with mtp = true (default: off)",
     )
     parser.add_argument(
         "--draft", type=Path, metavar="DIR", help="speculate with this smaller bundle, which has the same tokenizer"
