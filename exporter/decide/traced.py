@@ -28,15 +28,15 @@ from edgepress.exporter.graph.builder import CONTRIB
 from edgepress.exporter.graph.foreign.floats import keep_in_float, nodes_asked
 from edgepress.exporter.graph.foreign.normal import read_normal, write_normal
 from edgepress.exporter.graph.foreign.planned import build_planned
+from edgepress.exporter.graph.foreign.planning import faster_forms, plan_traced
 from edgepress.exporter.graph.foreign.quantized import describe_static, place, planned_bits, widths_of
-from edgepress.exporter.graph.foreign.roles import Foreign, describe, natural
+from edgepress.exporter.graph.foreign.roles import Foreign, describe
 from edgepress.exporter.graph.qdq import Calibrator, quantize
 from edgepress.exporter.graph.qdq.graph import FloatModel
 from edgepress.exporter.graph.weights import Weights
 from edgepress.exporter.learn.graphs.asked import check_graph_methods, looks, planned_recipe
 from edgepress.exporter.model.parts.primitives import Weight
-from edgepress.exporter.plan.making import make_plan
-from edgepress.exporter.plan.plan import Plan, PlannedTensor
+from edgepress.exporter.plan.plan import Plan
 from edgepress.exporter.recipe.decisions import Decisions
 from edgepress.exporter.recipe.recipe import KEPT_BITS, Override, Recipe, Storage
 from edgepress.exporter.source.onnx_file import OnnxFile
@@ -364,29 +364,6 @@ def largest_of(source: OnnxFile, weight: Weight) -> float:
     step = max(1, _PIECE // prod(weight.shape[1:]))
     pieces = (source.part_rows(part, at, min(at + step, weight.shape[0])) for at in range(0, weight.shape[0], step))
     return max(float(np.abs(piece).max()) for piece in pieces)
-
-
-def plan_traced(description: Foreign, recipe: Recipe, source: OnnxFile, targets: Sequence[Target]) -> Plan:
-    """The plan of a graph's weights, their codes as the targets' kernels are fastest.
-
-    What is stored in floats keeps its own shape.
-    """
-    asked = replace(recipe, context_length=None)  # such a graph has no positions
-    plan, is_signed = make_plan(description, asked, source.itemsize), "int8 weights" in faster_forms(targets)
-
-    def planned(tensor: PlannedTensor) -> PlannedTensor:
-        if tensor.form in {"float", "half"}:
-            return replace(tensor, weight=natural(tensor.weight))
-        if tensor.form == "dynamic" and is_signed:
-            return replace(tensor, form="dynamic pairs", reason=f"{tensor.reason}; int8 whose pairs fit into 16 bits")
-        return tensor
-
-    return replace(plan, tensors=tuple(planned(tensor) for tensor in plan.tensors))
-
-
-def faster_forms(targets: Sequence[Target]) -> frozenset[str]:
-    """What any of the targets' CPUs computes faster (:data:`edgepress.targets.FASTER`): all of them can compute it."""
-    return frozenset[str]().union(*(target.faster for target in targets))
 
 
 def _refuse_others(path: Path, recipe: Recipe) -> None:

@@ -42,10 +42,10 @@ class GivenSamples:
             yield from numbered if numbered is not None else (None for _ in feeds())
 
 
-def read_samples(sources: Sequence[str | Path], traced: Traced) -> GivenSamples:
+def read_samples(sources: Sequence[str | Path], traced: Traced, most: int = MOST) -> GivenSamples:
     """Inputs from sources of the user's: images, sounds or texts as its task takes them, or arrays.
 
-    Sources are those of :func:`edgepress.samples.read.read_samples`; of each, up to ``MOST`` samples are used, spread
+    Sources are those of :func:`edgepress.samples.read.read_samples`; of each, up to ``most`` samples are used, spread
     over it. Where the task is ``tensors``, and for arrays by the names of all inputs, they are ``.npz`` files and
     folders of them, looked at now and read when their turn comes: an array of the input's rank is one sample, with one
     axis more, whose size is the same for all, that axis numbers samples.
@@ -55,14 +55,14 @@ def read_samples(sources: Sequence[str | Path], traced: Traced) -> GivenSamples:
 
     """
     folder = Path() if traced.task.text is None else traced.texts[traced.task.text.tokenizer].parent
-    return GivenSamples(tuple(_part(Path(source), traced.task, folder) for source in sources), folder)
+    return GivenSamples(tuple(_part(Path(source), traced.task, folder, most) for source in sources), folder)
 
 
-def _part(source: Path, task: Task, folder: Path) -> tuple[Samples, Numbered | None]:
+def _part(source: Path, task: Task, folder: Path, most: int) -> tuple[Samples, Numbered | None]:
     takes = what_is_taken(task)
     if takes == "arrays" or _has_inputs(source, task):
         return _arrays(source, task), None
-    some = some_of(samples.read_samples(source, takes), MOST)
+    some = some_of(samples.read_samples(source, takes), most)
     return feeds_of(some, Feeder(task, folder)), some
 
 

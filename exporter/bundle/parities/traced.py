@@ -110,13 +110,13 @@ def parity_traced(
     }
 
 
-def find_examples(traced: Traced) -> list[Feed]:
+def find_examples(traced: Traced, most: int = EXAMPLES) -> list[Feed]:
     """The first examples on which the model runs, few or none."""
     options = session_options()
     options.log_severity_level = _FATAL
     session = open_on_cpu(traced.file, options)
     found: list[Feed] = []
-    for feed in islice(traced.examples(0), EXAMPLES):
+    for feed in islice(traced.examples(0), most):
         with suppress(Exception):  # onnxruntime's exceptions have no common type
             session.run(None, dict(feed))
             found.append(feed)
