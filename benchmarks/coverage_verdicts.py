@@ -156,9 +156,11 @@ def draw_all(model: torch.nn.Module) -> None:
     """Random weights as :func:`tiny_configs.draw`; convolutions keep their input's scale, norms have statistics."""
     draw(model, 1)
     with torch.no_grad():
-        for parameter in model.parameters():
+        for name, parameter in model.named_parameters():
             if parameter.ndim > 2:
                 parameter.normal_(0.0, 1.2 * parameter[0].numel() ** -0.5)
+            if "bbox" in name:  # boxes of sizes that there are: kernels' sigmoids are off by 1e-8, and 0 below -18
+                parameter.mul_(0.1)
         for name, buffer in model.named_buffers():
             if name.endswith("running_var"):
                 buffer.uniform_(0.5, 2)

@@ -51,6 +51,7 @@ _SIZES: dict[str, int] = {
 }
 _TOKENS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 _OF_LAYERS = ("stage_names", "out_features", "out_indices", "_out_features", "_out_indices")  # follow from their number
+_OF_CLASSES = ("model_type", "transformers_version", "architectures", "dtype", "_name_or_path")
 _KEY_VALUE_HEADS = ("num_key_value_heads", "num_kv_heads", "n_head_kv", "multi_query_group_num")
 _LAYER_COUNTS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
 
@@ -93,6 +94,8 @@ EXTRA: dict[str, dict[str, object]] = {
     "qwen3_asr": {"eos_token_id": 2, "text_config": {"eos_token_id": 2}},
     "granite_docling": {"vision_config": {"out_hidden_size": 128}},
     "granite4_vision": {"image_grid_pinpoints": [[28, 28]], "deepstack_layer_map": [], "downsample_rate": "1/2"},
+    "lw_detr": {"projector_scale_factors": [1.0], "num_feature_levels": 1},
+    "shieldgemma2": {"yes_token_index": 5, "no_token_index": 6},
     "exaone4_5": {"vision_config": {"model_type": "exaone4_5_vision"}, "text_config": {"model_type": "exaone4"}},
 }
 
@@ -123,6 +126,7 @@ def _merged(values: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str, An
 def _small(values: Mapping[str, Any], least: int) -> dict[str, Any]:
     layers = _layer_count(values, least)
     key_value_heads = _key_value_heads(values)
+    left_out = _OF_CLASSES if _count(values) is None else (*_OF_CLASSES, *_OF_LAYERS)  # stages are as many as they were
     small: dict[str, Any] = {}
     for key, value in values.items():
         if key == "per_layer_config":  # what differs in some layers, by their numbers
@@ -141,7 +145,7 @@ def _small(values: Mapping[str, Any], least: int) -> dict[str, Any]:
             small[key] = min(_SIZES[key], value) if value > 0 else value
         elif isinstance(value, list) and len(value) == _count(values) and layers < len(value):
             small[key] = value[:layers]  # one entry a layer
-        elif key not in (*_OF_LAYERS, "model_type", "transformers_version", "architectures", "dtype", "_name_or_path"):
+        elif key not in left_out:
             small[key] = value
     if "qk_rope_head_dim" in small and "head_dim" in small:
         small["head_dim"] = small["qk_rope_head_dim"]  # what rope is made for

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
@@ -22,7 +22,11 @@ from edgepress.exporter.doors.processing.sound import read_sound
 from edgepress.exporter.graph.models.encoder_decoder import build_encoder, build_target
 from edgepress.exporter.learn.graphs.asked import check_graph_methods, looks, planned_recipe
 from edgepress.exporter.model.encoder_decoders.description import EncoderDecoder, MadeWeights
-from edgepress.exporter.model.encoder_decoders.families import model_types, read_encoder_decoder
+from edgepress.exporter.model.encoder_decoders.families import (
+    model_types,
+    open_encoder_decoder,
+    read_encoder_decoder,
+)
 from edgepress.exporter.model.encoder_decoders.settings import read_task
 from edgepress.exporter.plan.making import make_plan
 from edgepress.exporter.plan.plan import Plan
@@ -36,7 +40,8 @@ from edgepress.tasks.sequences import DECODER_FILE, ENCODER_FILE
 from edgepress.tasks.task import Task
 from edgepress.terminal.progress import Progress, silent
 
-_WRITES = ("ForConditionalGeneration", "MTModel")  # how names of classes end that write targets
+_WRITES = ("ForConditionalGeneration", "Model")  # how names of classes end that write targets, with a head or without
+_ENCODER = "EncoderModel"  # how those of encoders alone
 RECIPE = "int8"
 """The recipe of an encoder-decoder when none is named."""
 
@@ -123,8 +128,14 @@ def is_encoder_decoder(model: str | Path, revision: str | None = None) -> bool:
     config = read_config(str(model), revision)
     if config is None or config.get("model_type") not in model_types():
         return False
+    name = _class_name(config)
+    return name.endswith(_WRITES) and not name.endswith(_ENCODER)
+
+
+def _class_name(config: Mapping[str, object]) -> str:
+    """The class that a config names; of a family, one that writes where it names none."""
     classes = config.get("architectures")
-    return not isinstance(classes, list) or not classes or str(classes[0]).endswith(_WRITES)
+    return str(classes[0]) if isinstance(classes, list) and classes else _WRITES[0]
 
 
 def decide_encoder_decoder(
@@ -152,10 +163,15 @@ def decide_encoder_decoder(
             raise InputError(f"{one.name} takes no encoder-decoders as yet; for {model} take arm64-cpu or x86-cpu")
     found = ask_recipe(RECIPE if recipe is None else recipe, None, ())
     _check_recipe(Path(model), found, samples)
-    checkpoint = Checkpoint.open(find_whole(str(model), revision)[0], of=model_types())
+    checkpoint = open_encoder_decoder(find_whole(str(model), revision)[0])
     check_tokenizer(checkpoint)
     description, notes = read_encoder_decoder(checkpoint)
     read, more = read_task(checkpoint, description, task)
+    if _class_name(checkpoint.config).endswith("Model") and not _class_name(checkpoint.config).endswith("MTModel"):
+        more = (
+            *more,
+            "it was saved without a head: the table that it reads tokens from is one, as transformers has it",
+        )
     if description.source != "tokens":
         read, more = with_sound(checkpoint.directory, description, read, more)
     plan = make_plan(description, planned_recipe(found), MadeWeights(checkpoint, description.made).itemsize)

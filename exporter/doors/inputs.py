@@ -26,6 +26,7 @@ Array = NDArray[Any]
 
 _COMPANIONS = {"input_ids": ("attention_mask", "token_type_ids", "bbox")}  # of a main input, where forward takes them
 _TOKENS, _FRAMES, _CHOICES, _PIXELS = 9, 64, 3, 224
+_MAIN = ("input_ids", "pixel_values")
 _BOX = 1000  # pages are that wide and high, whatever their pixels
 _PROCESSORS = ("preprocessor_config.json", "processor_config.json")
 
@@ -52,7 +53,7 @@ def given_inputs(head: Head, module: Any, folder: Path) -> dict[str, Given]:
 
     """
     taken = inspect.signature(module.forward).parameters
-    main = str(module.main_input_name)
+    main = main_input(module)
     wanted = head.inputs or (main, *_COMPANIONS.get(main, ()))
     names = [name for name in wanted if name in taken]
     text = module.config.get_text_config()
@@ -73,6 +74,13 @@ def given_inputs(head: Head, module: Any, folder: Path) -> dict[str, Given]:
             "write a function that loads it with example inputs and name that as package.module:function"
         )
     return {name: makers[name](head, module, folder) for name in names}
+
+
+def main_input(module: Any) -> str:
+    """What a model looks at: its main input, or what it takes as one where that has a name for anything (Perceiver)."""
+    name = str(module.main_input_name)
+    taken = inspect.signature(module.forward).parameters
+    return next((one for one in _MAIN if one in taken), name) if name == "inputs" else name
 
 
 def feeds_of(inputs: Mapping[str, Given]) -> Callable[[int], Iterator[Feed]]:
@@ -166,12 +174,12 @@ def _noise(shape: tuple[int, ...], generator: np.random.Generator) -> Array:
     return generator.standard_normal(shape, np.float32)
 
 
-def _pixels(_head: Head, module: Any, folder: Path) -> Given:
-    """Images, (batch, channels, height, width); videos have frames before the channels."""
+def _pixels(head: Head, module: Any, folder: Path) -> Given:
+    """Images, (batch, channels, height, width); videos, which no task of images takes, have frames before channels."""
     config = getattr(module.config, "vision_config", module.config)
     channels = int(getattr(config, "num_channels", 3) or 3)
     height, width = _image_size(config, folder)
-    frames = getattr(config, "num_frames", None)
+    frames = None if head.name.startswith("image") else getattr(config, "num_frames", None)
     shape = (2, channels, height, width) if frames is None else (2, int(frames), channels, height, width)
     return Given(shape, {0: Axis("batch")}, _noise)
 
@@ -183,7 +191,8 @@ def _image_size(config: Any, folder: Path) -> tuple[int, int]:
 
         processor, sample = open_processor(folder), np.zeros((_PIXELS, _PIXELS, 3), np.uint8)
         return tuple(np.asarray(processor(images=sample, return_tensors="np")["pixel_values"]).shape[-2:])
-    size = getattr(config, "image_size", None) or _PIXELS
+    inner = getattr(config, "backbone_config", None)
+    size = getattr(config, "image_size", None) or getattr(inner, "image_size", None) or _PIXELS
     height, width = size if isinstance(size, list | tuple) else (size, size)
     return int(height), int(width)
 

@@ -129,6 +129,12 @@ class Checkpoint:
         """What the user named: the directory, or the file."""
         return self.weight_files[0] if self.made else self.directory
 
+    def inside(self, prefix: str) -> "Checkpoint":
+        """The same as the part called ``prefix`` of a model with a head: so are its tensors called."""
+        tensors = {prefix + name: replace(tensor, name=prefix + name) for name, tensor in self.tensors.items()}
+        renamed = {prefix + name: self.renamed.get(name, name) for name in self.tensors}
+        return replace(self, tensors=tensors, renamed=renamed)
+
     def decoded(self) -> "Checkpoint":
         """The same with weights that are stored quantized as what they stand for."""
         found = decoded(self.config, self.tensors, self.where)

@@ -225,6 +225,8 @@ def _kept(head: Head, name: str) -> Callable[[object], Mapping[str, torch.Tensor
 
     def outputs(result: Any) -> Mapping[str, torch.Tensor]:
         found = {one: result[one] for one in head.outputs if result.get(one) is not None}
+        if not found and len(head.outputs) == len(result) == 1:  # under another name, as some classes have logits
+            found = {head.outputs[0]: next(iter(result.values()))}
         if not found:
             raise InputError(
                 f"{name} gives {', '.join(result)}, and {head.name} is after {', '.join(head.outputs)}; {_BY_HAND}"

@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 
 from edgepress.errors import InputError
 from edgepress.exporter.doors.heads import Head, find_head, head_names, head_of
+from edgepress.exporter.doors.inputs import main_input
 from edgepress.exporter.doors.kinds import Options
 from edgepress.exporter.doors.pooling import _pooled
 from edgepress.exporter.doors.traced import Traced
-from edgepress.exporter.doors.ways.checkpoint import open_checkpoint
+from edgepress.exporter.doors.ways.checkpoint import _kept, open_checkpoint
 from edgepress.sessions import open_on_cpu
 from tests.transformers_models import model_of, saved
 
@@ -230,3 +231,34 @@ def test_every_class_of_a_head_is_one_of_transformers() -> None:
         head = find_head(name)
         assert head.name == name
         assert all(hasattr(transformers, loader) for loader in head.loaders), name
+
+
+def test_what_a_class_gives_under_another_name_is_the_tasks_only_output() -> None:
+    """PPLCNet's classifier has its logits as last_hidden_state."""
+    import torch
+
+    tensor = torch.ones(1, 2)
+    assert _kept(find_head("image-classification"), "Some")({"last_hidden_state": tensor}) == {"logits": tensor}
+    with pytest.raises(InputError, match="gives last_hidden_state, and object-detection is after logits, pred_boxes"):
+        _kept(find_head("object-detection"), "Some")({"last_hidden_state": tensor})
+
+
+def test_a_main_input_that_has_a_name_for_anything() -> None:
+    """Perceiver's classes take text, or images, as inputs."""
+
+    class Images:
+        main_input_name = "inputs"
+
+        def forward(self, inputs: object = None, pixel_values: object = None) -> None: ...
+
+    class Texts(Images):
+        def forward(self, inputs: object = None, input_ids: object = None) -> None: ...
+
+    class Others(Images):
+        main_input_name = "pixel_values_videos"
+
+    assert [main_input(one()) for one in (Images, Texts, Others)] == [
+        "pixel_values",
+        "input_ids",
+        "pixel_values_videos",
+    ]

@@ -6,6 +6,7 @@ A file ends in ``FAMILY = Family(model_type=…, task=…, read=…)``. Adding o
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from edgepress.errors import InputError
 from edgepress.exporter.model.encoder_decoders.description import EncoderDecoder
@@ -20,13 +21,15 @@ class Family:
     """A kind of encoder-decoder: how a checkpoint of it becomes an :class:`EncoderDecoder`.
 
     ``ignored_tensors`` are regular expressions (full match) for tensors that are no parameters: second copies of an
-    embedding that is shared, and buffers.
+    embedding that is shared, and buffers. ``inner`` is what names of tensors begin with, but those of the head; a
+    checkpoint that was saved without a head (BartModel) has them without that.
     """
 
     model_type: str
     task: str
     read: Callable[[Config, Checkpoint], EncoderDecoder]
     ignored_tensors: tuple[str, ...] = ()
+    inner: str = "model."
 
 
 def model_types() -> list[str]:
@@ -39,6 +42,21 @@ def family(model_type: str) -> Family:
     found = importlib.import_module(f"{__name__}.{model_type}").FAMILY
     assert isinstance(found, Family)
     return found
+
+
+def open_encoder_decoder(folder: Path) -> Checkpoint:
+    """The checkpoint in a folder, one without a head as the same with one.
+
+    Raises:
+        InputError: as :meth:`Checkpoint.open`.
+
+    """
+    checkpoint = Checkpoint.open(folder, of=model_types())
+    model_type = str(checkpoint.config.get("model_type"))
+    inner = family(model_type).inner if model_type in model_types() else ""
+    if any(name.startswith(inner) for name in checkpoint.tensors):
+        return checkpoint
+    return checkpoint.inside(inner)
 
 
 def read_encoder_decoder(checkpoint: Checkpoint) -> tuple[EncoderDecoder, tuple[str, ...]]:

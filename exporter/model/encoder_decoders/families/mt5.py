@@ -5,4 +5,4 @@ from functools import partial
 from edgepress.exporter.model.encoder_decoders.families import Family
 from edgepress.exporter.model.encoder_decoders.families.t5 import IGNORED, read
 
-FAMILY = Family("mt5", "text2text-generation", partial(read, mlp="gated-gelu", never_scaled=True), IGNORED)
+FAMILY = Family("mt5", "text2text-generation", partial(read, mlp="gated-gelu", never_scaled=True), IGNORED, inner="")

@@ -118,4 +118,4 @@ def _head(checkpoint: Checkpoint, embedding: Weight) -> Weight:
     return matrix("head", "head", _HEAD, *embedding.shape)
 
 
-FAMILY = Family("t5", "text2text-generation", read, IGNORED)
+FAMILY = Family("t5", "text2text-generation", read, IGNORED, inner="")
