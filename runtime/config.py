@@ -16,6 +16,7 @@ import msgspec
 from edgepress.bundle.drafters import DrafterEntry
 from edgepress.bundle.graphs import GraphEntry, choose, describe_choice
 from edgepress.bundle.manifest import MANIFEST_NAME, read_manifest
+from edgepress.bundle.rotations import KeyRotation
 from edgepress.bundle.states import State
 from edgepress.disk.files import refuse_aside
 from edgepress.errors import InputError
@@ -112,6 +113,7 @@ class BundleConfig:
     ``context_length`` tokens, and unless more is asked for ``default_context``. ``states`` is what it carries from one
     call to the next, and ``states_from`` the file that says so.
     ``casts`` says that a graph in float16 runs on processors without it, too.
+    ``rotations`` say how what is kept of a token is moved to another position, None where it cannot be.
     ``long_from`` is the length of text beyond which a longrope model uses its long frequencies, None for others.
     ``drafters`` are graphs that propose tokens.
     """
@@ -126,6 +128,7 @@ class BundleConfig:
     states: tuple[State, ...]
     states_from: str = MANIFEST_NAME
     long_from: int | None = None
+    rotations: tuple[KeyRotation, ...] | None = None
     graph: str | None = None
     casts: bool = False
     drafters: tuple[DrafterEntry, ...] = ()
@@ -143,6 +146,7 @@ class BundleConfig:
             long_from=entry.long_from,
             graph=entry.file,
             casts=False,
+            rotations=None,
             drafters=(),
         )
 
@@ -195,6 +199,7 @@ def read_config(bundle: Path, graph: str | None = None) -> BundleConfig:
         states=_states(listed if chosen is None else chosen.states, content, path),
         states_from=MANIFEST_NAME if listed else _CONFIG_NAME,
         long_from=None if manifest is None else manifest.long_from,
+        rotations=None if manifest is None else manifest.rotations,
         graph=None if chosen is None else chosen.file,
         casts=chosen is not None and chosen.casts,
         drafters=() if manifest is None else manifest.drafters,

@@ -288,6 +288,20 @@ class Model:
         self.changes += 1
         self._known.take_back(position, mark)
 
+    def why_not_evict(self, recent: int) -> str:
+        """Why tokens between the first and the last ``recent`` cannot be taken out of the text; "" where they can."""
+        return self.session.why_not_evict(recent)
+
+    def evict(self, first: int, count: int) -> None:
+        """Take ``count`` tokens after the ``first`` ones out of the text; what is kept of the others is moved.
+
+        Raises:
+            InputError: as for :meth:`.session.Session.evict`.
+
+        """
+        self.changes += 1
+        self._known.evict(first, count)
+
     def expect(self, token: int) -> None:
         """Hear which token is going to be appended next, alone: texts side by side compute it with others."""
         self.session.expect(token)
@@ -371,14 +385,17 @@ class Model:
                 "the prompt begins with token %d, the beginning of a text, twice; models are trained on one", bos
             )
         begun = tokens.tolist()
-        if forgetting is not None and tokens.size > self.context:
-            begun = forgetting.kept(begun, self.context)
-        self.session.check_room(len(begun), after=0)
         if beams is not None and not (contrast is None and forgetting is None):
             raise InputError("beams do not go together with a contrast or with forgetting; leave one of them out")
+        if forgetting is None:
+            self.session.check_room(tokens.size, after=0)
         setup = self._setup(stop, constraint, speculate, beams)
         if contrast is not None:
             setup["model"] = Contrasting(setup["model"], contrast)
+        if forgetting is not None:
+            forgetting = forgetting.for_text(setup["model"], self.context)
+            if tokens.size > self.context:
+                begun = forgetting.kept(begun, self.context)
         return Generation(
             prompt=begun,
             sampling=sampling,

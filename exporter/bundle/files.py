@@ -16,6 +16,7 @@ from edgepress.bundle.manifest import MANIFEST_NAME, Manifest, describe_files, r
 from edgepress.disk.files import write_json
 from edgepress.exporter.bundle.stream import TensorReport
 from edgepress.exporter.model.description import Decoder
+from edgepress.exporter.model.rope import key_rotations
 from edgepress.exporter.model.rotation import factors
 from edgepress.exporter.model.subject import Description
 from edgepress.exporter.plan.plan import Plan
@@ -138,6 +139,7 @@ def write_manifest(
         sparsity=sparsity,
         long_from=model.long_from,
         states=plan.states,
+        rotations=key_rotations(model) if isinstance(model, Decoder) else None,
         graphs=graphs,
         adapter_slots=plan.adapter_slots,
         drafters=drafters_of(model),

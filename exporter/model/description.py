@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgepress.bundle.states import State, StateType, check_states
-from edgepress.exporter.model.parts.primitives import Linear, Norm, Rope, Source, Weight
+from edgepress.exporter.model.parts.primitives import Linear, Norm, Rope, RotatedKeys, Source, Weight
 from edgepress.exporter.model.parts.tree import every
 
 
@@ -80,6 +80,10 @@ class Mixer:
         ``floats`` is the type that the graph would have them in; a mixer whose kernel has no such type leaves it.
         """
         return ()
+
+    def rotated_keys(self, layer: int) -> RotatedKeys | None:  # noqa: ARG002 - most have none
+        """The keys in its :meth:`states` that know the positions of their tokens, by the number of its layer."""
+        return None
 
     def source(self) -> Source | str:
         """What the input of the output projection is linear in, or why there is nothing of that kind."""

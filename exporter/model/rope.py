@@ -18,7 +18,9 @@ from types import MappingProxyType
 import numpy as np
 import numpy.typing as npt
 
+from edgepress.bundle.rotations import KeyRotation
 from edgepress.errors import InputError
+from edgepress.exporter.model.description import Decoder
 from edgepress.exporter.model.parts.primitives import Rope
 from edgepress.exporter.source.config import Config
 
@@ -348,3 +350,28 @@ def inside_or_outside(section: Config, config: Config, key: str, *, above: float
     if inside is not None and outside is not None and inside != outside:
         raise section.refuse(key, f"contradicts the same key outside, {outside:g}")
     return outside if inside is None else inside
+
+
+def key_rotations(decoder: Decoder) -> tuple[KeyRotation, ...] | None:
+    """By what keys in the decoder's states are rotated; None where what is kept of a token is bound to its position.
+
+    So it is with learned positions, which are in everything that is computed; with longrope, whose frequencies change
+    with a text's length; and with keys that are normed after they are rotated.
+    """
+    if decoder.positions is not None or decoder.long_from is not None:
+        return None
+    found: dict[tuple[str, bool], list[str]] = {}
+    for index, layer in enumerate(decoder.layers):
+        for block in layer.blocks:
+            keys = block.mixer.rotated_keys(index)
+            if keys is None:
+                continue
+            if keys.bound:
+                return None
+            by_rope = decoder.ropes[keys.rope].interleaved
+            pairs = by_rope if keys.interleaved is None else keys.interleaved
+            found.setdefault((keys.rope, pairs), []).append(keys.name)
+    return tuple(
+        KeyRotation(tuple(names), tuple(map(float, decoder.ropes[rope].inverse_frequencies)), interleaved)
+        for (rope, interleaved), names in found.items()
+    )

@@ -36,6 +36,10 @@ class Around:
         """See :class:`OpenText`."""
         return self.inside.eos
 
+    def why_not_evict(self, recent: int) -> str:
+        """See :class:`OpenText`."""
+        return self.inside.why_not_evict(recent)
+
     def expect(self, token: int) -> None:
         """See :class:`OpenText`."""
         self.inside.expect(token)

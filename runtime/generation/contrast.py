@@ -78,6 +78,15 @@ class Contrasting(Around):
         """Append one token; return the logits after it."""
         return self._both(self.inside.decode(token), self._amateur.decode(token))
 
+    def why_not_evict(self, recent: int) -> str:
+        """See :class:`OpenText`: both have to."""
+        return self.inside.why_not_evict(recent) or self._amateur.why_not_evict(recent)
+
+    def evict(self, first: int, count: int) -> None:
+        """Take ``count`` tokens after the ``first`` ones out of the text of both."""
+        self.inside.evict(first, count)
+        self._amateur.evict(first, count)
+
     def settle(self) -> None:
         """Hold no more than the text that was asked for: the generation has ended."""
         self.inside.settle()

@@ -100,6 +100,12 @@ class OpenText(Protocol):
     def decode(self, token: int) -> Floats:
         """Append one token; return the logits after it."""
 
+    def why_not_evict(self, recent: int) -> str:
+        """Why tokens before the last ``recent`` cannot be taken out; see :meth:`.session.Session.why_not_evict`."""
+
+    def evict(self, first: int, count: int) -> None:
+        """Take ``count`` tokens after the ``first`` ones out of the text; see :meth:`.session.Session.evict`."""
+
     def expect(self, token: int) -> None:
         """Hear which token is going to be appended next, alone; see :meth:`.session.Session.expect`."""
 
@@ -121,9 +127,9 @@ class Generation(Iterator[str]):
     call of a tool, or those of a set. With ``reuse`` it goes on from what the model keeps of an earlier text that
     begins alike. With ``scored`` the ``log_probability`` of its tokens is added up (nats, as the model gives them,
     before any setting of ``sampling``). With ``forgetting`` the text goes on when the context is full, and
-    ``forgotten`` counts the tokens of which nothing is left. ``matcher`` holds the answer to a form; ``tally`` is what
-    came of speculation, where there is any. A ``search`` finds the answer as a whole, in one piece: ``found`` has that
-    and the others that it found, the best first.
+    ``forgotten`` counts the tokens that the text has no more, ``computed_again`` those that stayed and did not move.
+    ``matcher`` holds the answer to a form; ``tally`` is what came of speculation, where there is any. A ``search``
+    finds the answer as a whole, in one piece: ``found`` has that and the others that it found, the best first.
     """
 
     model: OpenText
@@ -140,6 +146,7 @@ class Generation(Iterator[str]):
     found: Sequence[Found] = ()
     forgetting: Forgetting | None = None
     forgotten: int = 0
+    computed_again: int = 0
     scored: bool = False
     log_probability: float = 0.0
     reused: int = 0
@@ -177,7 +184,8 @@ class Generation(Iterator[str]):
         if steps > 0 and timings.decode:  # an answer that can be one text only takes no step
             parts.append(f"{len(self.tokens)} generated, {steps / timings.decode:.1f} tokens/s")
         if self.forgotten:
-            parts.append(f"{self.forgotten} tokens forgotten")
+            again = f", {self.computed_again} computed again" if self.computed_again else ""
+            parts.append(f"{self.forgotten} tokens forgotten{again}")
         if self.tally is not None:
             parts.append(str(self.tally))
         if self.found:
@@ -265,8 +273,14 @@ class Generation(Iterator[str]):
         text = seen.count - self.forgotten  # tokens with those of the step
         if self.forgetting is None or text <= self.model.session.context:
             return self.model.decode(step[0]) if len(step) == 1 else self.model.prefill(step)
-        kept = self.forgetting.kept(self._held(seen), self.model.session.context)
-        self.forgotten += text - len(kept)
+        context, first = self.model.session.context, self.forgetting.first
+        kept = self.forgetting.kept(self._held(seen), context)
+        count, recent = text - len(kept), len(kept) - first - len(step)
+        self.forgotten += count
+        if self.forgetting.way == "moving" and recent > 0 and not self.model.why_not_evict(recent):
+            self.model.evict(first, count)
+            return self.model.decode(step[0]) if len(step) == 1 else self.model.prefill(step)
+        self.computed_again += len(kept) - len(step)
         return self.model.begin(kept, reuse=False)
 
     def _held(self, seen: "_Seen") -> list[int]:

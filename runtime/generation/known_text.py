@@ -13,6 +13,7 @@ from edgepress.runtime.generation.prefix import Prefix
 from edgepress.runtime.sessions.session import Mark, Session, Snapshot
 
 _log = logging.getLogger("edgepress.prefix")
+_FORGETFUL = -1  # no token: what is kept of one that saw others which the text has no more, so that no text begins so
 _KEPT = 2  # snapshots: of this turn's prompt and of the one before; each may take as much as the states do
 
 
@@ -45,6 +46,11 @@ class KnownText:
         """Take back all tokens after the first ``position``, see :meth:`.session.Session.roll_back`."""
         self._session.roll_back(position, mark)
         del self.tokens[position:]
+
+    def evict(self, first: int, count: int) -> None:
+        """Take ``count`` tokens after the ``first`` ones out, see :meth:`.session.Session.evict`."""
+        self._session.evict(first, count)
+        self.tokens[first:] = [_FORGETFUL] * (len(self.tokens) - first - count)
 
     def go_to_common(self, wanted: Sequence[int]) -> int:
         """Leave in the session the longest beginning of ``wanted`` that it has or a snapshot has; return its length.

@@ -5,15 +5,17 @@ States of one shape and type share one array, so that what is done to all of the
 
 import math
 import mmap
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edgepress.bundle.rotations import KeyRotation
 from edgepress.bundle.states import State
 from edgepress.errors import InputError
+from edgepress.runtime.sessions.moving import moved_back
 from edgepress.runtime.sessions.windows import Window
 
 if TYPE_CHECKING:
@@ -59,6 +61,20 @@ class _Group:
         if self.states[0].grows:
             return (len(self.states), *self.states[0].sizes(tokens))
         return tuple(self.held(tokens).shape)
+
+    def evict(self, tokens: int, first: int, count: int, rotations: Mapping[str, KeyRotation]) -> None:
+        """Take ``count`` tokens after the first ``first`` out of a text of ``tokens``, where they have entries.
+
+        Keys that one of the ``rotations`` is for are rotated back; a state at a time, so that copies are small.
+        """
+        if not self.states[0].in_place:
+            return
+        rows = np.moveaxis(self.array, self._tokens, -2)  # (states, …, entries, width)
+        moved = rows[..., first : tokens - count, :] if self.window is None else self.window.evict(tokens, first, count)
+        for state, its, to in zip(self.states, rows, moved, strict=True):
+            entries = its[..., first + count : tokens, :] if self.window is None else to
+            rotation = rotations.get(state.name)
+            to[...] = entries.copy() if rotation is None else moved_back(entries, rotation, count)
 
     def put(self, array: Array, tokens: int, earliest: int) -> None:
         """Write what :meth:`held` gave of a text that has at least as many, or of a window just as many."""
@@ -131,6 +147,29 @@ class StateMemory:
                 group.window.go_on_from(its.window, tokens, shared)
             else:
                 group.entries(shared, tokens)[...] = its.entries(shared, tokens)
+
+    def why_not_evict(self, rotations: Sequence[KeyRotation] | None, recent: int) -> str:
+        """Why tokens before the last ``recent`` cannot be taken out of a text; "" where they can."""
+        if rotations is None:
+            return (
+                "nothing says how its keys are rotated (they are bound to the positions at which they were computed, "
+                "an accelerator holds them, or the bundle is an older one)"
+            )
+        if integers := next((state for state in self.states if state.in_place and state.type == "int8"), None):
+            return f"{integers.name} are integers, which are not rotated"
+        longest = max((window.window for window in self._windows), default=0)
+        if longest > recent:
+            return f"a window sees {longest} tokens, and only {recent} would stay behind what is forgotten"
+        return ""
+
+    def evict(self, tokens: int, first: int, count: int, rotations: Sequence[KeyRotation]) -> None:
+        """Make of a text of ``tokens`` tokens that without the ``count`` after its ``first``.
+
+        Those behind them stand as many positions earlier then. States of a fixed size stay as they are.
+        """
+        by_name = {name: rotation for rotation in rotations for name in rotation.states}
+        for group in self._groups:
+            group.evict(tokens, first, count, by_name)
 
     def copy_fixed(self) -> tuple[Array, ...]:
         """A copy of the states of a fixed size, for :meth:`put_fixed`."""

@@ -99,6 +99,7 @@ class CpuSession(Session):
             else Longrope.for_texts(config.long_from, context, graph.long_from),
             prepared=graph.prepared,
             remedy=f"; shorten the text{longer}",
+            rotations=config.rotations,
         )
         self._shrinking = _shrinking_run()
         self._tokens = np.zeros((1, max(1, min(prefill_chunk, context))), np.int64)

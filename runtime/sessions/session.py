@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgepress.bundle.adapter_file import Adapter
+from edgepress.bundle.rotations import KeyRotation
 from edgepress.bundle.states import State
 from edgepress.errors import InputError
 from edgepress.runtime.prepared import Prepared
@@ -107,13 +108,14 @@ class Session(ABC):
         longrope: Longrope | None,
         prepared: Prepared,
         remedy: str,
+        rotations: Sequence[KeyRotation] | None = None,
     ) -> None:
         self.name, self.ran_on, self.prepared = name, ran_on, prepared
         self.context, self.prefill_chunk, self.vocab_size = context, prefill_chunk, vocab_size
         self.position = 0
         self.run_seconds = 0.0
         self.expected: int | None = None
-        self._memory, self._longrope, self._remedy = memory, longrope, remedy
+        self._memory, self._longrope, self._remedy, self._rotations = memory, longrope, remedy, rotations
         self._is_torn = False  # whether a call that moves entries of windows has begun and not ended
         self._hidden: HiddenRows | None = None
 
@@ -242,6 +244,36 @@ class Session(ABC):
             self._hidden.taken_back(position)
         self.position = position
 
+    def why_not_evict(self, recent: int) -> str:
+        """Why :meth:`evict` could not leave the last ``recent`` tokens alone behind the first; "" where it can."""
+        return self._memory.why_not_evict(self._rotations, recent)
+
+    def evict(self, first: int, count: int) -> None:
+        """Take ``count`` tokens after the ``first`` ones out of the text, which is so many tokens shorter then.
+
+        What is kept of the tokens behind them, all that they saw included, is moved to where they stand now: keys are
+        rotated back by ``count`` positions (Xiao et al. 2024, StreamingLLM, section 3.2). Nothing is computed again. So
+        the text is not what its tokens alone would be, and marks and snapshots from before are not of it.
+
+        Raises:
+            InputError: the text has not so many tokens, or they cannot be moved (:meth:`why_not_evict`).
+
+        """
+        whole_number("first", first, least=0, most=self.position)
+        most = self.position - first
+        has = f"the text has {self.position} tokens, {most} behind the first {first}"
+        whole_number("the tokens that are forgotten", count, least=1, most=most, takes=has)
+        self._refuse_torn()
+        if why := self.why_not_evict(most - count):
+            raise InputError(
+                f"{count} tokens of {self.name} cannot be forgotten in place: {why}; compute what stays again"
+            )
+        assert self._rotations is not None
+        self._is_torn = True
+        self._memory.evict(self.position, first, count, self._rotations)
+        self.position -= count
+        self._is_torn = False
+
     def snapshot(self) -> Snapshot:
         """Copy what the model keeps of the text: at most what :func:`edgepress.bundle.states.state_bytes` says."""
         self._refuse_torn()
@@ -333,7 +365,7 @@ class Session(ABC):
         """Raise an InputError when a call ended halfway: some windows may have moved on, and others not."""
         if self._is_torn:
             raise InputError(
-                f"{self.name} was interrupted while its windows moved on, so the text of {self.position} tokens is "
+                f"{self.name} was interrupted while what it keeps was moved, so the text of {self.position} tokens is "
                 "lost; reset the session, or restore a snapshot"
             )
 

@@ -108,5 +108,18 @@ class Window:
             start, stop = up - self.step, min(up, held)
             self.rows[..., start:stop, :] = self._pushed[..., : stop - start, :]
 
+    def evict(self, tokens: int, first: int, count: int) -> Array:
+        """Lay a text of ``tokens`` tokens out as that without the ``count`` after its ``first``.
+
+        Behind them are as many tokens as the window has, or more. Returns the entries that were there and still are:
+        they stand ``count`` positions earlier now.
+        """
+        held, after = self._resident(tokens), self._resident(tokens - count)
+        stay = min(held, after)
+        self.rows[..., after - stay : after, :] = self.rows[..., held - stay : held, :].copy()
+        self._first = max(first, self._first - count, tokens - count - stay)
+        view: Array = self.rows[..., after - stay : after, :]
+        return view
+
     def _resident(self, tokens: int) -> int:
         return resident(tokens, self.window, self.rows.shape[-2])

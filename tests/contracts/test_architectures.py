@@ -23,6 +23,7 @@ from oracles_decoder import forward, round_to_int8
 from sessions import empty_states
 from tiny_models import FIRST_VARIANTS, LONG_FROM, METHOD_VARIANTS, REPRESENTATIVES, VARIANTS, VOCABULARY
 
+from edgepress.bundle.manifest import read_manifest
 from edgepress.exporter import decide, export
 from edgepress.exporter.bundle.files import DATA_FILE
 from edgepress.exporter.bundle.written.readback import StoredWeights
@@ -38,6 +39,7 @@ from edgepress.exporter.model.weights import check_tensors
 from edgepress.exporter.source.checkpoint import Checkpoint
 from edgepress.exporter.streams.training import owner
 from edgepress.runtime.sessions.buffers import to_value
+from edgepress.runtime.sessions.moving import moved_back
 
 STEPS = 32
 SHORT, LONG = 12, 60  # prompts: 12 + 32 tokens pass the window of 16 and stay within LONG_FROM; 60 exceeds both
@@ -227,6 +229,29 @@ def test_float_graph_prefills_and_decodes_as_the_reference(workshop: Workshop, n
     tokenizer = workshop.tokenizer(name)
     chosen = [*tokens[:length], *expected[length - 1 :].argmax(-1)]
     assert tokenizer.decode(tokens) == tokenizer.decode(chosen)
+
+
+@every_variant
+def test_keys_of_the_first_layer_move_to_where_they_would_be_computed(workshop: Workshop, name: str) -> None:
+    """They follow from their tokens and positions alone, so that a text without some tokens has the same there."""
+    manifest, decoder = read_manifest(workshop.bundle(name)), _described(workshop, name)
+    if manifest.rotations is None:
+        late = any(mixer.norm_after_rope for mixer in every(Attention, decoder))
+        assert decoder.positions is not None or decoder.long_from is not None or late
+        return
+    graph, tokens = Graph(workshop.bundle(name)), prompt(40)
+    graph.step(tokens)
+    before = dict(graph.states)
+    graph.restart()
+    graph.step(np.concatenate([tokens[:5], tokens[23:]]))
+    by_name = {state: rotation for rotation in manifest.rotations for state in rotation.states}
+    for state in manifest.states:
+        if state.name.startswith("layers.0.") and state.grows:
+            found = before[state.input][..., 23:, :]
+            if state.name in by_name:
+                assert relative(found, graph.states[state.input][..., 5:, :]) > 0.01
+                found = moved_back(found, by_name[state.name], 18)
+            assert relative(found, graph.states[state.input][..., 5:, :]) < FLOAT_TOLERANCE
 
 
 @some_variants

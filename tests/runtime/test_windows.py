@@ -76,7 +76,7 @@ def test_what_a_window_sees_is_right_after_anything(data: st.DataObject, window:
     made, number = Made(window, slack), 0
     aside: list[tuple[list[int], np.ndarray, int]] = []
     for _ in range(data.draw(st.integers(1, 30))):
-        what = data.draw(st.sampled_from(["append", "append", "take back", "put aside", "put back", "forget"]))
+        what = data.draw(st.sampled_from(["append", "append", "take back", "put aside", "put back", "forget", "evict"]))
         length = len(made.text)
         if what == "append":
             count = data.draw(st.one_of(st.just(1), st.integers(1, 30)))
@@ -96,6 +96,12 @@ def test_what_a_window_sees_is_right_after_anything(data: st.DataObject, window:
         elif what == "forget":
             made.window.forget()
             made.text = []
+        elif what == "evict" and length > window:
+            first = data.draw(st.integers(0, length - window - 1))
+            count = data.draw(st.integers(1, length - window - first))
+            moved = made.window.evict(length, first, count)
+            del made.text[first : first + count]
+            assert moved.shape[1] >= min(window, len(made.text))
         made.check()
 
 
@@ -164,7 +170,8 @@ def test_a_session_computes_what_one_with_the_whole_text_does(model: str, data: 
     for _ in range(data.draw(st.integers(1, 12))):
         position = small.position
         assert position == whole.position
-        what = data.draw(st.sampled_from(["append", "append", "token", "roll back", "snapshot", "restore", "reset"]))
+        actions = ["append", "append", "token", "roll back", "snapshot", "restore", "reset", "evict"]
+        what = data.draw(st.sampled_from(actions))
         if what in ("append", "token") and position < CONTEXT:
             count = 1 if what == "token" else data.draw(st.integers(1, CONTEXT - position))
             start = data.draw(st.integers(0, CONTEXT))  # another text than before
@@ -186,6 +193,11 @@ def test_a_session_computes_what_one_with_the_whole_text_does(model: str, data: 
         elif what == "reset":
             small.reset()
             whole.reset()
+        elif what == "evict" and position > window + 1:
+            first = data.draw(st.integers(0, position - window - 1))
+            count = data.draw(st.integers(1, position - window - first))
+            for session in (small, whole):
+                session.evict(first, count)
     if small.position < CONTEXT:
         near(small.append(tokens[:1], 0), whole.append(tokens[:1], 0))
 
@@ -228,7 +240,7 @@ def test_an_interrupted_call_that_moved_entries_leaves_no_text_to_go_on_from(mon
         with pytest.raises(KeyboardInterrupt):
             session.append(text[18:22])
     for use in (lambda: session.append([3]), session.snapshot, lambda: session.roll_back(17)):
-        with pytest.raises(InputError, match="was interrupted while its windows moved on, so the text of 18 tokens"):
+        with pytest.raises(InputError, match="was interrupted while what it keeps was moved, so the text of 18 tokens"):
             use()
     session.restore(aside)
     near(session.append(text[10:], 0), expected[10:])

@@ -13,7 +13,7 @@ from edgepress.bundle.states import State, StateType
 from edgepress.errors import InputError
 from edgepress.exporter.model.description import Mixer
 from edgepress.exporter.model.mixers import CONTRIB, GraphWriter, MixerKind
-from edgepress.exporter.model.parts.primitives import Alibi, Linear, Norm, Source, Weight
+from edgepress.exporter.model.parts.primitives import Alibi, Linear, Norm, RotatedKeys, Source, Weight
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -106,6 +106,12 @@ class Attention(Mixer):
             )
             for part in ("key", "value")
         )
+
+    def rotated_keys(self, layer: int) -> RotatedKeys | None:
+        """See :class:`Mixer`; a norm after the rotation has a gain for each channel."""
+        if self.rope is None:
+            return None
+        return RotatedKeys(f"layers.{layer}.key", self.rope, bound=self.norm_after_rope and self.key_norm is not None)
 
     def source(self) -> Source | str:
         """The rows of v: attention mixes positions, not channels; all query heads of a group use the same v."""

@@ -15,7 +15,7 @@ import numpy as np
 from edgepress.bundle.states import State, StateType
 from edgepress.exporter.model.description import Mixer
 from edgepress.exporter.model.mixers import CONTRIB, GraphWriter, MixerKind
-from edgepress.exporter.model.parts.primitives import Linear, Norm, Source
+from edgepress.exporter.model.parts.primitives import Linear, Norm, RotatedKeys, Source
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -85,6 +85,10 @@ class LatentAttention(Mixer):
             )
             for part in ("key", "value")
         )
+
+    def rotated_keys(self, layer: int) -> RotatedKeys:
+        """See :class:`Mixer`."""
+        return RotatedKeys(f"layers.{layer}.key", self.rope, self.interleaved)
 
     def source(self) -> Source | str:
         """The rows of the values: attention mixes positions, not channels."""

@@ -128,6 +128,20 @@ class Alibi:
 
 
 @dataclass(frozen=True)
+class RotatedKeys:
+    """The state ``name`` holds keys that ``rope`` rotated, an entry of :attr:`Decoder.ropes`.
+
+    ``interleaved`` says whether in pairs of neighbours where a mixer decides that, not the rope. Keys that something
+    changed after that, channel by channel, are ``bound`` to their positions: no rotation moves them.
+    """
+
+    name: str
+    rope: str
+    interleaved: bool | None = None
+    bound: bool = False
+
+
+@dataclass(frozen=True)
 class Source:
     """What the input of an output projection is linear in: the outputs of some ``rows`` of ``linear``.
 

@@ -106,6 +106,15 @@ class Speculating(Around):
         self._ahead = _Step(mark, tokens, rows, len(known) + len(tokens), evidence, drafted)
         return self._row(self._ahead)
 
+    def evict(self, first: int, count: int) -> None:
+        """Take ``count`` tokens after the ``first`` ones out of the text; the drafter goes on with what is left."""
+        self.settle()
+        if behind := self._text[self.session.position :]:
+            self._inner.prefill(behind)
+        self._inner.evict(first, count)
+        del self._text[first : first + count]
+        self._drafter.begin(self._text)
+
     def _width(self, evidence: int, known: int) -> int:
         """How many tokens a step verifies beside ``known`` ones."""
         room = self.session.context - self.session.position - known

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from edgepress.chat.template import Message
     from edgepress.runtime import Generation, Model, Sampling
+    from edgepress.runtime.generation.forgetting import Forgetting
 
 NAME = "run"
 HELP = "continue a prompt with a bundle, or answer images, sounds and texts by its task"
@@ -80,8 +81,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--forget",
         type=float,
         metavar="SHARE",
-        help="go on when the context is full: forget this share of it at a time, such as 0.5, and keep its first "
+        help="go on when the context is full: forget this share of it at a time, such as 0.125, and keep its first "
         "tokens and the last",
+    )
+    parser.add_argument(
+        "--forget-first", type=int, metavar="N", help="with --forget: the first tokens that always stay (default: 4)"
+    )
+    parser.add_argument(
+        "--forget-by",
+        choices=("moving", "computing"),
+        help="move the keys and values of what stays, or compute it again (default: move them where they can be)",
     )
     parser.add_argument(
         "--compress-prompt",
@@ -180,8 +189,7 @@ def _check_together(arguments: argparse.Namespace) -> None:
     ahead = chosen_speculation(arguments)
     if arguments.contrast is not None and (arguments.chat or ahead is not None):
         raise InputError("--contrast is for texts, one token a step; leave out --chat and --speculate")
-    if arguments.forget is not None and arguments.chat:
-        raise InputError("--forget is for texts; a conversation that is too long is cut by leaving out its messages")
+    _chosen_forgetting(arguments)
     if not arguments.chat and (arguments.system is not None or arguments.prefix is not None):
         what = "--prefix" if arguments.system is None else "--system"
         raise InputError(f"{what} is for conversations; give --chat, too")
@@ -196,7 +204,6 @@ def _check_together(arguments: argparse.Namespace) -> None:
 def _generator(arguments: argparse.Namespace, model: "Model") -> "Callable[[Model, str, Sampling], Generation]":
     """What answers a prompt with an open model as the arguments say."""
     from edgepress.runtime.generation.contrast import Contrast
-    from edgepress.runtime.generation.forgetting import Forgetting
     from edgepress.runtime.model import load
     from edgepress.runtime.turns.compression import compress
 
@@ -231,7 +238,7 @@ def _generator(arguments: argparse.Namespace, model: "Model") -> "Callable[[Mode
             speculate=ahead,
             contrast=contrast,
             beams=beams,
-            forgetting=None if arguments.forget is None else Forgetting(share=arguments.forget),
+            forgetting=_chosen_forgetting(arguments),
             **asdict(settings),
         )
 
@@ -261,3 +268,18 @@ def _best_of(arguments: argparse.Namespace, generate: "Callable[[int], Generatio
     print(found.text)
     say(found.statistics())
     return 0
+
+
+def _chosen_forgetting(arguments: argparse.Namespace) -> "Forgetting | None":
+    """How a text goes on when the context is full, as it was asked for."""
+    from edgepress.errors import InputError
+    from edgepress.runtime.generation.forgetting import Forgetting
+
+    if arguments.forget is None:
+        if arguments.forget_by is not None or arguments.forget_first is not None:
+            raise InputError("--forget-by and --forget-first say how; give --forget SHARE, too")
+        return None
+    if arguments.chat:
+        raise InputError("--forget is for texts; a conversation that is too long is cut by leaving out its messages")
+    first = Forgetting.first if arguments.forget_first is None else arguments.forget_first
+    return Forgetting(first, arguments.forget, arguments.forget_by)
