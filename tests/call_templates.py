@@ -6,6 +6,9 @@ CALLS = "{% for c in m.tool_calls or [] %}{% set f = c.function %}"
 _THINKS = "{% if m.reasoning_content %}<think>\n{{ m.reasoning_content }}\n</think>\n\n{% endif %}"
 _PLAIN = "{% if v is string %}{{ v }}{% else %}{{ v | tojson }}{% endif %}"
 _OBJECT = '{"name": "{{ f.name }}", "arguments": {{ f.arguments | tojson }}}'
+_NUMBERED = (
+    '{"tool_call_id": "{{ loop.index0 }}", "tool_name": "{{ f.name }}", "parameters": {{ f.arguments | tojson }}}'
+)
 _LINE = "{{ '\n' }}"  # a line break after a block is left out
 _COMMA = "{{ ', ' if not loop.last }}"
 _LIST = f"[{CALLS}{_OBJECT}{_COMMA}{{% endfor %}}]"
@@ -63,6 +66,24 @@ TEMPLATES = {
     "<|channel|>final<|message|>{{ m.content }}<|return|>{% endif %}",
     "gemma": f"{_GEMMA}{CALLS}<|tool_call>call:{{{{ f.name }}}}{{{{ write(f.arguments) }}}}<tool_call|>{{% endfor %}}",
     "deepseek": _deepseek(f"function{_SEPARATOR}{{{{ f.name }}}}\n```json\n{{{{ f.arguments | tojson }}}}\n```"),
+    "command": "{% if m.reasoning_content %}<|START_THINKING|>{{ m.reasoning_content }}<|END_THINKING|>{% endif %}"
+    "{% if m.content %}<|START_RESPONSE|>{{ m.content }}<|END_RESPONSE|>{% endif %}{% if m.tool_calls %}"
+    f"<|START_ACTION|>[\n{CALLS}    {_NUMBERED}{{{{ ',' if not loop.last }}}}{_LINE}{{% endfor %}}]<|END_ACTION|>"
+    "{% endif %}",
+    "kimi": _THINKS
+    + _if_any(
+        "<|tool_calls_section_begin|>",
+        f"{CALLS}<|tool_call_begin|>functions.{{{{ f.name }}}}:{{{{ loop.index0 }}}}<|tool_call_argument_begin|>"
+        "{{ f.arguments | tojson }}<|tool_call_end|>{% endfor %}",
+        "<|tool_calls_section_end|>",
+    ),
+    "minimax": _THINKS
+    + _if_any(
+        "<minimax:tool_call>\n",
+        f'{CALLS}<invoke name="{{{{ f.name }}}}">\n{_EACH}<parameter name="{{{{ k }}}}">{_PLAIN}</parameter>\n'
+        "{% endfor %}</invoke>\n{% endfor %}",
+        "</minimax:tool_call>",
+    ),
     "deepseek_v31": _deepseek(f"{{{{ f.name }}}}{_SEPARATOR}{{{{ f.arguments | tojson }}}}"),
 }
 """What stands between ``BEFORE`` and ``AFTER``, by the format's name."""

@@ -18,7 +18,7 @@ from edgepress.chat.template import ChatTemplate
 
 ENDS = ("<|im_end|>", "<|eot_id|>", "<|end|>", "<|return|>")  # tokens that end an answer and are not among its text
 BARE = {"llama_json", "pythonic"}  # no text stands before a call
-UNQUOTED = {"qwen_xml", "glm", "gemma"}  # what marks a text's end cannot be in it
+UNQUOTED = {"qwen_xml", "glm", "gemma", "minimax"}  # what marks a text's end cannot be in it
 SILENT = {name for name, text in TEMPLATES.items() if "reasoning" not in text}
 
 
@@ -121,6 +121,27 @@ def test_a_template_that_writes_no_calls_has_the_format_that_its_words_tell() ->
     assert calls_of(ChatTemplate("Begin with <|tool_call|>. " + source)) == "granite"
     other = CALLS + "CALL {{ f.name }} WITH {{ f.arguments }}{% endfor %}<tool_call>"
     assert calls_of(ChatTemplate(BEFORE + other + AFTER)) is None  # it writes calls, and none that is known
+
+
+@pytest.mark.parametrize(
+    ("prompt", "call", "name"),
+    [  # what a prompt ends with is part of the mark that a call begins with, or the space in it stands at the beginning
+        (
+            "<|start|>assistant",
+            "<|start|>assistant to=functions.{}<|channel|>commentary json<|message|>{}<|call|>",
+            "harmony",
+        ),
+        (
+            "<|START_THINKING|>",
+            '<|START_ACTION|>[{{"tool_call_id": "0", "tool_name": "{}", "parameters": {}}}]<|END_ACTION|>',
+            "command",
+        ),
+    ],
+)
+def test_a_format_is_found_where_a_prompt_has_the_beginning_of_a_mark(prompt: str, call: str, name: str) -> None:
+    written = call.format("{{ f.name }}", "{{ f.arguments | tojson }}")
+    end = "{% if add_generation_prompt %}" + prompt + "{% endif %}"
+    assert calls_of(ChatTemplate(BEFORE + CALLS + written + "{% endfor %}" + AFTER + end)) == name
 
 
 def calls_of(template: ChatTemplate, vocabulary: Sequence[str] = ()) -> str | None:

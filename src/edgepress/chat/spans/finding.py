@@ -86,8 +86,11 @@ def _rendered(template: ChatTemplate, *, as_text: bool) -> str | None:
         answered = template.render([_ASKED, turn], tools=[_TOOL], answer=False)
     except InputError:
         return None
-    alike = takewhile(lambda pair: pair[0] == pair[1], zip(asked, answered, strict=False))
-    return answered[sum(1 for _ in alike) :]
+    alike = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(asked, answered, strict=False)))
+    begun = answered.rfind(
+        "<", 0, alike
+    )  # a mark of which both have the beginning: <|START_THINKING|>, <|START_ACTION|>
+    return answered[begun if begun > answered.rfind(">", 0, alike) else alike :]
 
 
 def _reads(form: CallFormat, rendered: str) -> bool:
@@ -102,11 +105,11 @@ def _reads(form: CallFormat, rendered: str) -> bool:
 
 def _candidates(form: CallFormat, rendered: str) -> Iterator[str]:
     """The answer from where a call begins, and without what may follow it where nothing ends a call."""
-    text = rendered.strip()
+    text = rendered.strip() if form.is_bare else rendered
     starts = [at for one in form.opens if (at := text.find(one)) >= 0]
     if not starts or (form.is_bare and min(starts)) or (form.closes and not any(end in text for end in form.closes)):
         return
-    text = text[min(starts) :]
+    text = text[min(starts) :].rstrip()
     yield text
     if not form.closes:
         yield from (text[: at + 1] for at in (text.rfind("}"), text.rfind("]")) if at > 0)

@@ -39,7 +39,11 @@ def call_of(content: object) -> ToolCall:
         raise ValueError("a call is an object")
     name = next((content[key] for key in _NAMES if isinstance(content.get(key), str)), None)
     arguments: Any = next((content[key] for key in _ARGUMENTS if key in content), {})
-    return checked(name, parse_json(arguments) if isinstance(arguments, str) else arguments, content.get("id"))
+    return checked(
+        name,
+        parse_json(arguments) if isinstance(arguments, str) else arguments,
+        content.get("id", content.get("tool_call_id")),
+    )
 
 
 def checked(name: object, arguments: object, identity: object = None) -> ToolCall:
