@@ -5,10 +5,13 @@ its sequences of 3 tokens that it has had already), and how likely another model
 thinks it is (bits per byte; human text of the same places stands beside). Texts that repeat are likely, and surprising
 ones are not: both columns belong together. A contrast is with the model's own weights in 2 bits.
 
-    python benchmarks/decoding.py [--data ../shared/data] [--prompts 20] [--tokens 120]
+    python benchmarks/decoding.py [--data ../shared/data] [--prompts 20] [--tokens 120] [--ways "4 beams" …]
+
+With ``--ways`` only those are written by; the rows of others are kept as they are, with the commit that they are of.
 """
 
 import argparse
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,11 +19,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import SIZES, TARGET, WORK, group, save, spread, table
+from common import RESULTS, SIZES, TARGET, WORK, group, save, spread, table
 from subjects import STORIES, add_data, make_subject
 
 from edgepress.exporter import export
-from edgepress.runtime import Model, load
+from edgepress.runtime import Beams, Model, load
 from edgepress.runtime.generation.contrast import Contrast
 from edgepress.runtime.generation.several.best_of import best_of
 from edgepress.runtime.generation.several.kinds import find_chooser
@@ -60,6 +63,8 @@ WAYS: dict[str, Write] = {
     "greedy, no 3 tokens twice": drawn(temperature=0.0, no_repeat_ngram=REPEATED),
     "greedy, repetition penalty 1.2": drawn(temperature=0.0, repetition_penalty=1.2),
     "greedy, contrast with 2 bits": contrasted,
+    "4 beams": drawn(temperature=0.0, beams=Beams(4)),
+    "4 beams, no 3 tokens twice": drawn(temperature=0.0, beams=Beams(4), no_repeat_ngram=REPEATED),
     "temperature 1": drawn(),
     "temperature 0.7": drawn(temperature=0.7),
     "top-p 0.9": drawn(top_p=0.9),
@@ -70,8 +75,10 @@ WAYS: dict[str, Write] = {
 PEOPLE = "people"
 
 
-def samples(data: Path, prompts: int, tokens: int, folder: Path) -> Iterator[dict[str, Any]]:
-    """Each model's texts by each way, measured; one sample for all prompts of a way."""
+def samples(
+    data: Path, prompts: int, tokens: int, folder: Path, asked: Sequence[str] = (*WAYS, PEOPLE)
+) -> Iterator[dict[str, Any]]:
+    """Each model's texts by each way that is ``asked`` for, measured; one sample for all prompts of a way."""
     subjects = {name: make_subject(name, data, prompts / STORIES) for name in JUDGES}
     opened, amateurs = {}, {}
     for name, subject in subjects.items():
@@ -86,10 +93,11 @@ def samples(data: Path, prompts: int, tokens: int, folder: Path) -> Iterator[dic
         ways = {
             way: [write(*both, prompt, tokens, number) for number, prompt in enumerate(begun)]
             for way, write in WAYS.items()
+            if way in asked
         }
-        ways[PEOPLE] = [
-            end_of(opened[name], prompt, text, tokens) for prompt, text in zip(begun, subjects[name].texts, strict=True)
-        ]
+        if PEOPLE in asked:
+            pairs = zip(begun, subjects[name].texts, strict=True)
+            ways[PEOPLE] = [end_of(opened[name], prompt, text, tokens) for prompt, text in pairs]
         for way, texts in ways.items():
             bits = [bits_of(opened[judge], prompt, text) for prompt, text in zip(begun, texts, strict=True) if text]
             yield {
@@ -126,6 +134,18 @@ def bits_of(judge: Model, prompt: str, text: str) -> float:
     return float(bits / len(text.encode()))
 
 
+def kept(asked: Sequence[str]) -> list[dict[str, Any]]:
+    """The samples of the last run that no way of ``asked`` takes the place of."""
+    lines = (RESULTS / f"{NAME}.jsonl").read_text(encoding="utf-8").splitlines()[1:]
+    return [sample for sample in map(json.loads, lines) if sample["way"] not in asked]
+
+
+def in_order(found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Samples as the table has them: by model, then by way."""
+    models, ways = list(JUDGES), [*WAYS, PEOPLE]
+    return sorted(found, key=lambda sample: (models.index(sample["model"]), ways.index(sample["way"])))
+
+
 def report(found: Sequence[Mapping[str, Any]]) -> str:
     """A row for each model and way."""
     rows = []
@@ -142,11 +162,14 @@ def main() -> None:
     add_data(parser)
     parser.add_argument("--prompts", type=int, default=20, help=f"of {STORIES} stories")
     parser.add_argument("--tokens", type=int, default=120, help="of each text at most")
+    parser.add_argument("--ways", nargs="+", choices=[*WAYS, PEOPLE], metavar="WAY", help="only these (default: all)")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     WORK.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=WORK, prefix="decoding-") as name:
-        found = list(samples(arguments.data, arguments.prompts, arguments.tokens, Path(name)))
+        asked = arguments.ways or [*WAYS, PEOPLE]
+        found = list(samples(arguments.data, arguments.prompts, arguments.tokens, Path(name), asked))
+    found = in_order([*kept(asked), *found]) if arguments.ways else found
     save(NAME, found)
     print(report(found))
 
