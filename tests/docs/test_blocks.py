@@ -29,14 +29,12 @@ from edgepress.runtime.gate.budget import read_budget
 from edgepress.runtime.gate.gauges import known_gauges
 
 BLOCKS = blocks()
+OF_PAGES = {page: [block for block in BLOCKS if block.page == page] for page in dict.fromkeys(b.page for b in BLOCKS)}
+RUN = {"sh", "console", "python"}
 LINES = "ROMEO:\nBut soft, what light through yonder window breaks?\nIt is the east, and Juliet is the sun.\n"
 MADE_BY_PYTHON = {"docs/tasks.md"}  # pages whose first block of Python makes the files that their commands read
 FILE_NAME = re.compile(r"# (\S+\.(?:toml|py))\n")
 NUMBER = r"[+-]?\d[\d,.]*(?:e[+-]?\d+)?"
-
-
-def of(*languages: str) -> pytest.MarkDecorator:
-    return pytest.mark.parametrize("block", [b for b in BLOCKS if b.language in languages], ids=str)
 
 
 @pytest.fixture(scope="module")
@@ -121,25 +119,41 @@ def test_every_block_says_what_it_is() -> None:
             assert not re.search(r"^\s*(\$|edgepress|pip|make|python) ", block.text, re.MULTILINE), block
 
 
-@of("sh")
-def test_a_block_of_commands(block: Block, folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(folders[block.page])
+@pytest.mark.parametrize("page", [page for page, found in OF_PAGES.items() if {b.language for b in found} & RUN])
+def test_the_blocks_of_a_page(
+    page: str, folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One test, so that a block finds what those before it wrote, whichever process runs which tests."""
+    monkeypatch.chdir(folders[page])
+    for block in OF_PAGES[page]:
+        if block.language in RUN:
+            try:
+                {"sh": run_commands, "console": run_console, "python": run_python}[block.language](block, capsys)
+            except BaseException as error:
+                error.add_note(f"in {block}")
+                raise
+
+
+def run_commands(block: Block, _: pytest.CaptureFixture[str]) -> None:
     for words in commands(block.text):
         check_command(words) if block.only_parsed else run(words)
 
 
-@of("console")
-def test_commands_print_what_the_page_shows(
-    block: Block, folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Numbers may be others, ``…`` stands for anything."""
-    monkeypatch.chdir(folders[block.page])
+def run_console(block: Block, capsys: pytest.CaptureFixture[str]) -> None:
+    """What is printed is what the page shows: numbers may be others, ``…`` stands for anything."""
     assert block.text.startswith("$ ")
     for part in re.split(r"^\$ ", block.text, flags=re.MULTILINE)[1:]:
         command, _, shown = part.partition("\n")
+        capsys.readouterr()
         run(shlex.split(command))
         said = capsys.readouterr()
         assert re.fullmatch(pattern(shown), f"{said.out.rstrip()}\n{said.err}".rstrip()), f"{said.out}\n{said.err}"
+
+
+def run_python(block: Block, _: pytest.CaptureFixture[str]) -> None:
+    code = compile(block.text, str(block), "exec")
+    if not block.only_parsed and not block.title:  # a file's block is put into its place by test_examples.py
+        exec(code, {"__name__": "__main__"})
 
 
 def pattern(shown: str) -> str:
@@ -162,16 +176,7 @@ def test_a_pattern_lets_numbers_be_others_and_nothing_else(said: str, answer: bo
     assert bool(re.fullmatch(pattern("1 of 2 nodes in 5.0 s\na…\n"), said)) is answer
 
 
-@of("python")
-def test_a_block_of_python(block: Block, folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    code = compile(block.text, str(block), "exec")
-    if block.only_parsed or block.title:  # a file's block is put into its place by test_examples.py
-        return
-    monkeypatch.chdir(folders[block.page])
-    exec(code, {"__name__": "__main__"})
-
-
-@of("toml")
+@pytest.mark.parametrize("block", [block for block in BLOCKS if block.language == "toml"], ids=str)
 def test_a_block_of_toml_is_a_recipe_or_a_budget(block: Block, tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_text(block.text, encoding="utf-8")
