@@ -46,38 +46,19 @@ class LlamaCpp:
     """llama.cpp with its own defaults on the CPU, but keys and values in float32 as the others have them."""
 
     def __init__(self, path: Path, threads: int, prompt: int = PROMPT, steps: int = STEPS) -> None:
-        import llama_cpp
-        from peers import llama_cpp as _quiet  # noqa: F401 - switches its log off
+        from peers import llama_cpp
 
-        self._library = llama_cpp
-        settings = llama_cpp.llama_model_default_params()
-        settings.n_gpu_layers = 0
-        self._model = llama_cpp.llama_model_load_from_file(str(path).encode(), settings)
-        if not self._model:
-            raise RuntimeError(f"llama.cpp cannot read {path}")
-        how = llama_cpp.llama_context_default_params()
-        how.n_ctx, how.n_batch = prompt + steps + 2, prompt
-        how.n_threads = how.n_threads_batch = threads
-        how.type_k = how.type_v = llama_cpp.GGML_TYPE_F32
-        self._context = llama_cpp.llama_init_from_model(self._model, how)
-        self._vocabulary = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(self._model))
+        self._text = llama_cpp.Text(path, threads, prompt + steps + 2, batch=prompt, float32=True)
 
     def start(self, prompt: list[int]) -> None:
         """Prefill."""
-        self._append(prompt)
+        self._text.append(prompt)
 
     def step(self) -> int:
         """Choose a token and compute the logits after it."""
-        logits = np.ctypeslib.as_array(self._library.llama_get_logits_ith(self._context, -1), (self._vocabulary,))
-        token = int(logits.argmax())
-        self._append([token])
+        token = self._text.likeliest()
+        self._text.append([token])
         return token
-
-    def _append(self, tokens: list[int]) -> None:
-        values = (self._library.llama_token * len(tokens))(*tokens)
-        status = self._library.llama_decode(self._context, self._library.llama_batch_get_one(values, len(tokens)))
-        if status:
-            raise RuntimeError(f"llama_decode of {len(tokens)} tokens failed: status {status}")
 
 
 TOOLS: dict[str, type[Ours] | type[Genai] | type[LlamaCpp]] = {

@@ -112,36 +112,19 @@ class LlamaCpp:
     """llama.cpp with its own defaults on the CPU."""
 
     def __init__(self, path: Path, threads: int) -> None:
-        import llama_cpp
-        from peers import llama_cpp as _quiet  # noqa: F401 - switches its log off
+        from peers import llama_cpp
 
-        self._library = llama_cpp
-        settings = llama_cpp.llama_model_default_params()
-        settings.n_gpu_layers = 0
-        self._model = llama_cpp.llama_model_load_from_file(str(path).encode(), settings)
-        if not self._model:
-            raise RuntimeError(f"llama.cpp cannot read {path}")
-        how = llama_cpp.llama_context_default_params()
-        how.n_ctx, how.n_threads, how.n_threads_batch = CONTEXT, threads, threads
-        self._batch = how.n_batch
-        self._context = llama_cpp.llama_init_from_model(self._model, how)
-        self._vocabulary = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(self._model))
+        self._text = llama_cpp.Text(path, threads, CONTEXT)
 
     def begin(self, tokens: list[int]) -> int:
         """Forget what there was."""
-        self._library.llama_memory_clear(self._library.llama_get_memory(self._context), True)
+        self._text.forget()
         return self.append(tokens)
 
     def append(self, tokens: list[int]) -> int:
         """In pieces of at most what it takes at once."""
-        for start in range(0, len(tokens), self._batch):
-            piece = tokens[start : start + self._batch]
-            values = (self._library.llama_token * len(piece))(*piece)
-            status = self._library.llama_decode(self._context, self._library.llama_batch_get_one(values, len(piece)))
-            if status:
-                raise RuntimeError(f"llama_decode of {len(piece)} tokens failed: status {status}")
-        logits = self._library.llama_get_logits_ith(self._context, -1)
-        return int(np.ctypeslib.as_array(logits, (self._vocabulary,)).argmax())
+        self._text.append(tokens)
+        return self._text.likeliest()
 
 
 TOOLS: dict[str, Callable[[Path, int], Tool]] = {"edgepress": Ours, "onnxruntime-genai": Genai, "llama.cpp": LlamaCpp}

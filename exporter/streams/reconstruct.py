@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from edgepress.exporter.arrays.parallel import all_cores, each
-from edgepress.exporter.interpreter.network import Feed, Network
+from edgepress.exporter.interpreter.network import Network
 from edgepress.exporter.interpreter.walk import Walk
 from edgepress.exporter.streams.learned import BETAS
 from edgepress.exporter.streams.shipping import BlockWeight, ChannelWeight, LayerOf, Range, Shipped
-from edgepress.terminal.progress import Progress
+from edgepress.exporter.streams.shipping_task import ShippingTask
 
 
 @dataclass(frozen=True)
@@ -46,25 +46,25 @@ def float_name(network: Network, layer: LayerOf) -> str:
 
 
 def reconstruct(
-    shipped: Shipped,
-    network: Network,
-    feeds: Sequence[Feed],
+    task: ShippingTask,
     begin: Callable[[LayerOf], Learning | None],
     *,
+    method: str,
     steps: int,
     batch: int,
-    progress: Progress,
-    label: str,
-    seed: int = 0,
-) -> dict[str, tuple[float, float]]:
-    """Learn layer by layer; the error before and after of each, as shares of the float output's power, by its node.
+    label: str = "",
+) -> None:
+    """Learn layer by layer, and note how much that brought: the error is a share of the float output's power.
 
     ``begin`` opens what a layer learns, or says None where it has nothing to. Where the error did not fall, the layer
-    stays as it was.
+    stays as it was. ``label`` is what the bar says, else the ``method``.
     """
-    ships, floats, found = Walk(shipped.network, feeds, lambda: shipped), Walk(network, feeds), {}
+    shipped, network, feeds, seed = task.shipped, task.network, task.feeds, task.seed
+    ships, floats = Walk(shipped.network, feeds, lambda: shipped), Walk(network, feeds)
+    ratios: list[float] = []
+    learned = 0
     layers = shipped.layers()
-    with all_cores(), progress(len(layers), label, " layers") as advance:
+    with all_cores(), task.progress(len(layers), label or method, " layers") as advance:
         for index, layer in enumerate(layers):
             wanted = floats.until(float_name(network, layer))
             inputs = ships.before(layer.step)
@@ -79,9 +79,14 @@ def reconstruct(
                 after = _error(shipped, layer, inputs, wanted)
                 for one in learning.learners:
                     one.keep() if after < before else one.undo()
-                found[layer.step.name] = (before, min(before, after))
+                learned += 1
+                ratios += [min(before, after) / before] if before > 0 else []
             advance(1)
-    return found
+    if not learned:
+        task.notes.append(f"{method}: no layer has anything to learn")
+        return
+    middle = sorted(ratios)[len(ratios) // 2] if ratios else 1.0
+    task.notes.append(f"{method}: {learned} layers; the error of the middle one became {middle:.2f} of what it was")
 
 
 def _learn(

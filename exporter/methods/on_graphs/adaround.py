@@ -34,18 +34,7 @@ def _run(task: ShippingTask, options: Options) -> None:
         weight = layer.weight
         return _open(weight, steps, options) if isinstance(weight, ChannelWeight) else None
 
-    found = reconstruct(
-        task.shipped,
-        task.network,
-        task.feeds,
-        begin,
-        steps=steps,
-        batch=int(options["batch"]),
-        progress=task.progress,
-        label=METHOD.name,
-        seed=task.seed,
-    )
-    task.notes.append(summary(METHOD.name, found))
+    reconstruct(task, begin, method=METHOD.name, steps=steps, batch=int(options["batch"]))
 
 
 def _open(weight: ChannelWeight, steps: int, options: Options) -> Learning:
@@ -71,15 +60,6 @@ def _open(weight: ChannelWeight, steps: int, options: Options) -> Learning:
 def inverse(part: Tensor) -> Tensor:
     """V with h(V) = ``part``."""
     return -torch.log(1.2 / (part + 0.1) - 1)
-
-
-def summary(name: str, found: dict[str, tuple[float, float]]) -> str:
-    """A sentence of how much a method that learns layer by layer brought."""
-    if not found:
-        return f"{name}: no layer has anything to learn"
-    ratios = sorted(after / before for before, after in found.values() if before > 0)
-    middle = ratios[len(ratios) // 2] if ratios else 1.0
-    return f"{name}: {len(found)} layers; the error of the middle one became {middle:.2f} of what it was"
 
 
 METHOD = GraphMethod(

@@ -8,7 +8,6 @@ before it as they ship.
 from __future__ import annotations
 
 from edgepress.exporter.methods.kinds import GraphMethod
-from edgepress.exporter.methods.on_graphs.adaround import summary
 from edgepress.exporter.methods.options import Option, Options, whole_number
 from edgepress.exporter.streams.reconstruct import Learning, reconstruct
 from edgepress.exporter.streams.shipping import BlockWeight, LayerOf
@@ -26,18 +25,7 @@ def _run(task: ShippingTask, options: Options) -> None:
         trained = {value: rates[part] for part, value in weight.open().items()}
         return Learning(trained, [weight])
 
-    found = reconstruct(
-        task.shipped,
-        task.network,
-        task.feeds,
-        begin,
-        steps=int(options["steps"]),
-        batch=int(options["batch"]),
-        progress=task.progress,
-        label=METHOD.name,
-        seed=task.seed,
-    )
-    task.notes.append(summary(METHOD.name, found))
+    reconstruct(task, begin, method=METHOD.name, steps=int(options["steps"]), batch=int(options["batch"]))
 
 
 METHOD = GraphMethod(

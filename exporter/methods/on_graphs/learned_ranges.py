@@ -13,7 +13,6 @@ from __future__ import annotations
 from torch import Tensor
 
 from edgepress.exporter.methods.kinds import GraphMethod
-from edgepress.exporter.methods.on_graphs.adaround import summary
 from edgepress.exporter.methods.options import Option, Options, whole_number
 from edgepress.exporter.streams.reconstruct import Learning, reconstruct
 from edgepress.exporter.streams.shipping import ChannelWeight, LayerOf, Range
@@ -36,18 +35,14 @@ def _run(task: ShippingTask, options: Options) -> None:
             trained[found.open()] = rate
         return Learning(trained, opened)
 
-    found = reconstruct(
-        task.shipped,
-        task.network,
-        task.feeds,
+    reconstruct(
+        task,
         begin,
+        method=METHOD.name,
         steps=int(options["steps"]),
         batch=int(options["batch"]),
-        progress=task.progress,
         label="learning ranges",
-        seed=task.seed,
     )
-    task.notes.append(summary(METHOD.name, found))
 
 
 METHOD = GraphMethod(

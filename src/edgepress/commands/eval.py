@@ -6,7 +6,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgepress.commands.common.opening import add_adapter_argument, add_loading_arguments, add_place_arguments
+from edgepress.commands.common.opening import (
+    add_adapter_argument,
+    add_loading_arguments,
+    add_place_arguments,
+    open_task,
+)
 from edgepress.commands.export import add_revision_argument
 from edgepress.terminal.stdio import say
 
@@ -106,18 +111,11 @@ def _score_task(arguments: argparse.Namespace) -> int:
     from contextlib import ExitStack
 
     from edgepress.errors import InputError
-    from edgepress.runtime.loading import load_task
     from edgepress.runtime.scoring.kinds import chosen_metrics
     from edgepress.runtime.scoring.score import format_scores, score, spread_over
     from edgepress.samples.read import read_samples
 
-    model = load_task(
-        arguments.bundle,
-        threads=arguments.threads,
-        prepared=not arguments.no_prepare,
-        on=arguments.on,
-        soc=arguments.soc,
-    )
+    model = open_task(arguments)
     if arguments.data is None:
         raise InputError(f"{arguments.bundle} is for {model.task.name}; give --data SOURCE")
     samples = spread_over(read_samples(arguments.data, model.feeder.takes), arguments.samples)

@@ -98,6 +98,12 @@ def test_verbs_take_such_a_bundle(bundle: Path, tmp_path: Path, capsys: pytest.C
     assert cli.main(["run", str(bundle), "--prompt", TEXT, "--max-tokens", "6"]) == 0
     opened = load(bundle, threads=1)
     assert capsys.readouterr().out.removesuffix("\n") == opened.generate(TEXT, max_tokens=6).text()
+    beams = ["--beams", "3", "--length-penalty", "0.5", "--early-stopping", "yes"]
+    assert cli.main(["run", str(bundle), "--prompt", TEXT, "--max-tokens", "6", *beams]) == 0
+    wanted = opened.generate(TEXT, max_tokens=6, beams=3, length_penalty=0.5, early_stopping="yes")
+    assert capsys.readouterr().out.removesuffix("\n") == wanted.text()
+    assert cli.main(["run", str(bundle), "--prompt", TEXT, "--length-penalty", "0.5"]) == 2
+    assert "give --beams N, too" in capsys.readouterr().err
     assert cli.main(["run", str(bundle), "--inputs", "x.npz"]) == 2
     samples = tmp_path / "samples.jsonl"
     rows = [{"text": TEXT, "target": opened.generate(TEXT).text()}, {"text": "the mat", "target": "no such text"}]

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from edgepress.runtime.model import Model
+    from edgepress.runtime.tasks.kinds import TaskModel
 
 
 def add_place_arguments(parser: argparse.ArgumentParser) -> None:
@@ -64,3 +65,16 @@ def open_language_model(arguments: argparse.Namespace) -> "Model":
         graph=arguments.graph,
     )
     return model if arguments.adapter is None else model.with_adapter(arguments.adapter)
+
+
+def open_task(arguments: argparse.Namespace) -> "TaskModel":
+    """A bundle that is no language model, as the arguments say."""
+    from edgepress.runtime.loading import load_task
+
+    return load_task(
+        arguments.bundle,
+        threads=arguments.threads,
+        prepared=not arguments.no_prepare,
+        on=arguments.on,
+        soc=arguments.soc,
+    )

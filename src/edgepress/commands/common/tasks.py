@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgepress.commands.common.generating import beam_settings
+from edgepress.commands.common.opening import open_task
 
 if TYPE_CHECKING:
     from edgepress.runtime.sequences.speech import SpeechModel
@@ -35,18 +36,11 @@ def add_task_arguments(parser: argparse.ArgumentParser) -> None:
 def run_task(arguments: argparse.Namespace) -> int:
     """Run a bundle that is no language model: on arrays, on files that its task takes, or on a text."""
     from edgepress.errors import InputError
-    from edgepress.runtime.loading import load_task
     from edgepress.runtime.sequences.model import SequenceModel
     from edgepress.runtime.sequences.speech import SpeechModel
     from edgepress.runtime.tasks.zero_shot_image_classification import ZeroShotClassifier
 
-    model = load_task(
-        arguments.bundle,
-        threads=arguments.threads,
-        prepared=not arguments.no_prepare,
-        on=arguments.on,
-        soc=arguments.soc,
-    )
+    model = open_task(arguments)
     names = ["adapter", "graph", "context", "stop", "prompts"]
     names += [] if model.task.sequences is not None else ["max_tokens", "beams"]
     names += [] if model.feeder.takes == "text" else ["prompt"]
@@ -57,6 +51,7 @@ def run_task(arguments: argparse.Namespace) -> int:
             f"{arguments.bundle} is for {model.task.name}, so there is nothing for {given[0]}; leave it out, and give "
             f"{model.takes}"
         )
+    beams = beam_settings(arguments)
     if isinstance(model, SpeechModel):
         _ask(model, arguments)
     if arguments.inputs is not None:
@@ -66,7 +61,7 @@ def run_task(arguments: argparse.Namespace) -> int:
         raise InputError(f"{arguments.bundle} is for {model.task.name}; give {model.takes}, or --inputs FILE.npz")
     if isinstance(model, SequenceModel):
         longest = {} if arguments.max_tokens is None else {"max_tokens": arguments.max_tokens}
-        model.settings.update({**longest, **beam_settings(arguments)})  # type: ignore[typeddict-item] # its own names
+        model.settings.update({**longest, **beams})  # type: ignore[typeddict-item] # its own names
     return _answer(model, samples, as_json=arguments.json)
 
 
