@@ -22,6 +22,7 @@ from variants import Variant
 
 Floats = NDArray[np.float32]
 _OWN = ("mtp.layers.", "mtp.norm")
+_AROUND = ("mtp.fc.weight", "mtp.pre_fc_norm_embedding.weight", "mtp.pre_fc_norm_hidden.weight")
 
 
 ATTENDING = Variant("qwen3_5_text", {"layer_types": ["full_attention"] * 4}, sizes=SIZES)  # all can be taken back
@@ -106,3 +107,32 @@ class Oracle:
         epsilon = self.model.config.rms_norm_eps
         scaled = x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + epsilon)
         return scaled * (1 + self.tensors[f"mtp.{name}.weight"])
+
+
+def train(directory: Path, prompts: torch.Tensor, length: int, steps: int) -> None:
+    """Train the layer of a checkpoint on what its model says after ``prompts`` (texts, tokens), and write it there."""
+    oracle, before = Oracle(directory), prompts.shape[1]
+    with torch.no_grad():
+        tokens = oracle.model.generate(prompts, max_new_tokens=length, do_sample=False, eos_token_id=None)
+        hidden = oracle.model.model(tokens, use_cache=False).last_hidden_state
+        embedded = oracle.model.get_input_embeddings()(tokens)
+    around = {key: torch.nn.Parameter(oracle.tensors[key].clone()) for key in _AROUND}
+    oracle.tensors = dict(around)
+    inside = [parameter for name, parameter in oracle.layer.named_parameters() if "embed" not in name]
+    optimizer = torch.optim.Adam([*around.values(), *inside], lr=2e-3)
+    for _ in range(steps):
+        both = [
+            oracle._norm("pre_fc_norm_embedding", embedded[:, 1:-1]),
+            oracle._norm("pre_fc_norm_hidden", hidden[:, :-2]),
+        ]
+        x = torch.cat(both, -1) @ around["mtp.fc.weight"].T
+        logits = oracle.model.lm_head(oracle.layer(inputs_embeds=x, use_cache=False).last_hidden_state)
+        said = slice(before - 2, None)  # the prompts are random
+        loss = torch.nn.functional.cross_entropy(logits[:, said].flatten(0, 1), tokens[:, 2:][:, said].flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    trained = {f"mtp.{key}": value for key, value in oracle.layer.state_dict().items() if "embed" not in key}
+    trained |= {key: parameter.data for key, parameter in around.items()}
+    path = directory / "model.safetensors"
+    save_file(load_file(path) | trained, path, {"format": "pt"})
