@@ -124,7 +124,9 @@ def try_checkpoint(head: Head, checkpoint: Path, folder: Path) -> Verdict:
     try:
         door = None if is_encoder_decoder(checkpoint) else find_door(str(checkpoint))
         if door is None:
-            export(checkpoint, out=bundle, recipe="fp32", target="x86-cpu", threads=1)
+            manifest = export(checkpoint, out=bundle, recipe="fp32", target="x86-cpu", threads=1)
+            if manifest.task is None:
+                return {"verdict": "refused", "reason": "its language model alone is exported, which takes text"}
             worst = encoder_decoders.difference(checkpoint, bundle)
         else:
             traced = door.open(str(checkpoint), Options(head.name), work)

@@ -201,9 +201,13 @@ def _sound(_head: Head, module: Any, _folder: Path) -> Given:
     """Sound as samples, (batch, samples), or a spectrogram of as many frames as positions, (batch, frames, bins)."""
     config = module.config
     if hasattr(config, "conv_kernel"):
-        least = _receptive_field(config.conv_kernel, config.conv_stride)
+        # of two frames, of which models that squeeze them (SEW) make one
+        least = _receptive_field(config.conv_kernel, config.conv_stride) * int(getattr(config, "squeeze_factor", 1))
         return Given((2, 4 * least), {0: Axis("batch"), 1: Axis("samples", least=2 * least)}, _noise)
-    return Given((2, int(config.max_length), int(config.num_mel_bins)), {0: Axis("batch")}, _noise)
+    frames, bins = (getattr(config, name, None) for name in ("max_length", "num_mel_bins"))
+    if frames is None or bins is None:
+        raise InputError(f"the config of {type(module).__name__} does not say of how many frames and bins sound is")
+    return Given((2, int(frames), int(bins)), {0: Axis("batch")}, _noise)
 
 
 def _receptive_field(kernels: list[int], strides: list[int]) -> int:

@@ -44,6 +44,7 @@ def tidy(model: ir.Model) -> None:
     ):
         one(model)
     keep_zeros_before_maxima(model)
+    spread_masks(model)
     _shorten_names(model.graph)
 
 
@@ -85,6 +86,51 @@ def keep_zeros_before_maxima(model: ir.Model) -> int:
         graph.register_initializer(made)
         node.resize_inputs(max(3, len(node.inputs)))
         node.replace_input_with(2, made)
+        changes += 1
+    return changes
+
+
+def spread_masks(model: ir.Model) -> int:
+    """Give masks of Attention that are alike for all queries a row for each query; return how many nodes had such one.
+
+    The operator broadcasts them, and onnxruntime 1.31 refuses: "inconsistent q_sequence_length".
+
+    ::
+
+        mask (…, 1, keys) ─────────────────────────────┐
+        query (…, queries, ·) ─ Shape ─ Concat (·, 1) ─┴ Expand ─ Attention
+    """
+    import onnx_ir
+
+    graph, made = model.graph, dict[tuple[str | None, object], onnx_ir.Value]()
+    found = [node for node in graph if node.op_type == "Attention" and len(node.inputs) > 3]
+    changes = 0
+    for node in found:
+        query, mask = node.inputs[0], node.inputs[3]
+        if query is None or mask is None or query.shape is None or mask.shape is None or len(mask.shape) < 2:
+            continue
+        if mask.shape[-2] != 1 or query.shape[-2] == 1:
+            continue
+        key = mask.name, str(query.shape[-2])
+        if key not in made:
+            one = onnx_ir.tensor(np.array([1], np.int64), name=f"{mask.name}.one")
+            last = onnx_ir.Value(
+                name=one.name,
+                shape=onnx_ir.Shape((1,)),
+                type=onnx_ir.TensorType(onnx_ir.DataType.INT64),
+                const_value=one,
+            )
+            graph.register_initializer(last)
+            length = onnx_ir.node("Shape", [query], {"start": -2, "end": -1})
+            rows = onnx_ir.node("Concat", [length.outputs[0], last], {"axis": 0})
+            spread = onnx_ir.node("Expand", [mask, rows.outputs[0]])
+            for part, what in ((length, "length"), (rows, "rows"), (spread, "spread")):
+                part.outputs[0].name = f"{mask.name}.{what}"
+            spread.outputs[0].type = mask.type
+            spread.outputs[0].shape = onnx_ir.Shape([*mask.shape[:-2], query.shape[-2], mask.shape[-1]])
+            graph.insert_before(node, [length, rows, spread])
+            made[key] = spread.outputs[0]
+        node.replace_input_with(3, made[key])
         changes += 1
     return changes
 

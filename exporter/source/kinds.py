@@ -62,6 +62,7 @@ _SUFFIXES = {  # what files are by their names, where these say more than the fi
 _TAKES_GENERATORS = (
     "edgepress exports text generators (…ForCausalLM); any model that is ONNX already can be given to `edgepress check`"
 )
+_SEQUENCES, _SPEECH = "encoder and decoder (sequence to sequence)", "speech model"
 # What the ends of transformers' class names say, longest first where one ends another.
 _ENDINGS: tuple[tuple[str, str], ...] = (
     ("LMHeadModel", "text generator"),
@@ -74,11 +75,11 @@ _ENDINGS: tuple[tuple[str, str], ...] = (
     ("ForQuestionAnswering", "question answerer"),
     ("ForMultipleChoice", "classifier"),
     ("RewardModel", "reward model"),
-    ("ForSpeechSeq2Seq", "speech model"),
-    ("ForCTC", "speech model"),
-    ("ForAudioClassification", "speech model"),
-    ("ForTextToSpeech", "speech model"),
-    ("ForTextToWaveform", "speech model"),
+    ("ForSpeechSeq2Seq", _SPEECH),
+    ("ForCTC", _SPEECH),
+    ("ForAudioClassification", _SPEECH),
+    ("ForTextToSpeech", _SPEECH),
+    ("ForTextToWaveform", _SPEECH),
     ("ForImageClassification", "vision model"),
     ("ForObjectDetection", "vision model"),
     ("ForSemanticSegmentation", "vision model"),
@@ -91,11 +92,11 @@ _TYPES: dict[str, str] = {  # by model_type, for configs that name no class
         "albert bert camembert convbert deberta deberta-v2 distilbert electra ernie eurobert ibert layoutlm longformer "
         "mobilebert modernbert mpnet nomic_bert roberta roformer squeezebert xlm xlm-roberta xlm-roberta-xl"
     ),
-    "encoder and decoder (sequence to sequence)": (
+    _SEQUENCES: (
         "bart bigbird_pegasus blenderbot blenderbot-small fsmt led longt5 m2m_100 marian mbart mt5 mvp nllb-moe "
         "pegasus pegasus_x plbart prophetnet switch_transformers t5 t5gemma umt5"
     ),
-    "speech model": (
+    _SPEECH: (
         "bark clap dia granite_speech hubert kyutai_speech_to_text moonshine musicgen parakeet_ctc seamless_m4t "
         "sew speech_to_text speecht5 unispeech vits voxtral wav2vec2 wav2vec2-bert wavlm whisper"
     ),
@@ -239,6 +240,8 @@ def what_it_is(config: Mapping[str, object]) -> str:
         return f"it is a text generator{with_parts} of a family that there is no file for"
     if kind is None:
         return f"its config does not say what kind of model it is; {_TAKES_GENERATORS}"
+    if kind == _SEQUENCES or (kind == _SPEECH and config.get("is_encoder_decoder") is True):
+        return f"it is {_article(kind)} {kind}{why} of a family that there is no file for{language}"
     return f"it is {_article(kind)} {kind}{why}, and {_TAKES_GENERATORS}{language}"
 
 
@@ -257,11 +260,11 @@ def _kind(config: Mapping[str, object]) -> tuple[str | None, str]:
     if config.get("vision_config") is not None or config.get("vision_tower") is not None:
         found: str | None = "vision-language model"
     elif config.get("audio_config") is not None or config.get("audio_encoder") is not None:
-        found = "speech model"
+        found = _SPEECH
     elif ending is not None and not name.endswith("Model"):
         found = ending
     elif listed is None and (config.get("is_encoder_decoder") is True or name.endswith("ForConditionalGeneration")):
-        found = "encoder and decoder (sequence to sequence)"
+        found = _SEQUENCES
     else:
         found = listed or ending
     return found, shown
@@ -284,7 +287,7 @@ def _refuse_other_task(directory: Path, config: Mapping[str, object]) -> None:
         f'. If it is a text generator that was saved under this name, set architectures to ["{stem}ForCausalLM"] in '
         "config.json"
     )
-    if is_part or not stem:
+    if is_part or not stem or kind in (_SEQUENCES, _SPEECH):
         renamed = ""
     raise InputError(f"{directory}: {what_it_is(config)}{renamed}")
 
