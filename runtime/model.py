@@ -586,7 +586,9 @@ class Model:
         if config.model not in self._beside:
             context, prepared = min(self.context, config.context_length), self.session.prepared
             first = CpuSession(config, threads=self.threads, context=context, prepared=prepared.directory is not None)
-            costs = known_or_measured(first.prepared.directory, self.threads, lambda: measure_steps(first))
+            costs = known_or_measured(
+                first.prepared.directory, self.threads, lambda: measure_steps(first, reads=first.predicts_further)
+            )
             self._beside[config.model] = first, costs
         opened, costs = self._beside[config.model]
         return opened.with_adapter(None), costs

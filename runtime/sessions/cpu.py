@@ -131,6 +131,11 @@ class CpuSession(Session):
             self._bind_once()
         return self._hidden
 
+    @property
+    def predicts_further(self) -> bool:
+        """Whether the graph predicts a token further than a model, of which it reads what the final norm gave."""
+        return self._beside is not None
+
     def append_with(self, tokens: Tokens, hidden: Floats) -> Floats:
         """Append tokens to the text of a graph that predicts a token further; return the logits after the last.
 

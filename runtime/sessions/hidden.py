@@ -21,6 +21,11 @@ class HiddenRows:
         """The text has ``position`` tokens: what comes after them is computed anew."""
         self.first = min(self.first, position)
 
+    def evict(self, position: int, first: int, count: int) -> None:
+        """Of a text of ``position`` tokens ``count`` after the ``first`` ones are out: rows are moved as states are."""
+        self.rows[first : position - count] = self.rows[first + count : position]
+        self.first = min(self.first, max(first, self.first - count))
+
     def replaced(self, position: int) -> None:
         """The text is another one, of ``position`` tokens that were computed elsewhere."""
         self.first = position

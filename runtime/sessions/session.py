@@ -271,6 +271,8 @@ class Session(ABC):
         assert self._rotations is not None
         self._is_torn = True
         self._memory.evict(self.position, first, count, self._rotations)
+        if self._hidden is not None:
+            self._hidden.evict(self.position, first, count)
         self.position -= count
         self._is_torn = False
 

@@ -177,3 +177,17 @@ def test_a_layer_that_was_trained_with_its_model_halves_the_steps(tmp_path: Path
         steps, tokens = steps + ahead.tally.steps, tokens + len(wanted)
     assert tokens > 100
     assert steps <= 0.5 * tokens, (steps, tokens)
+
+
+def test_rows_of_hidden_states_go_with_the_text_where_tokens_are_forgotten(folder: Path) -> None:
+    model = opened(bundle("attending", folder))
+    kept = model.session.keep_hidden()
+    model.prefill([*PROMPT, 50, 60, 70])
+    before = kept.rows[:10].copy()
+    model.session.evict(2, 3)
+    np.testing.assert_array_equal(kept.rows[:7], np.concatenate([before[:2], before[5:]]))
+    assert kept.first == 0
+    kept.replaced(7)
+    model.decode(5)
+    model.session.evict(2, 3)
+    assert kept.first == 4  # what was computed elsewhere stays unknown

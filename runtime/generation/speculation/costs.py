@@ -32,10 +32,11 @@ class StepCosts:
         return beyond * float(np.interp(tokens, rows, [self.seconds[row] for row in rows]))
 
 
-def measure_steps(session: Session, *, most: int = MOST_PROPOSED + 1) -> StepCosts:
+def measure_steps(session: Session, *, most: int = MOST_PROPOSED + 1, reads: bool = False) -> StepCosts:
     """Measure ``session``, which has no text yet and has none after it: some 150 tokens in steps, 300 before them.
 
-    The least of several times is taken: what else the machine does makes steps longer, never shorter.
+    The least of several times is taken: what else the machine does makes steps longer, never shorter. With ``reads``
+    steps give the logits of their last token alone, as those of what reads a text to propose the next; none are exact.
 
     Raises:
         InputError: the model cannot be run.
@@ -54,10 +55,10 @@ def measure_steps(session: Session, *, most: int = MOST_PROPOSED + 1) -> StepCos
         for count in rows:
             mark = session.mark()
             start = perf_counter()
-            session.append(text[before : before + count], 0)
+            session.append(text[before : before + count], -1 if reads else 0)
             seconds[count] = min(seconds[count], perf_counter() - start)
             session.roll_back(before, mark)
-        exact = _exact(session, text, before, [count for count in rows if count <= exact])
+        exact = 1 if reads else _exact(session, text, before, [count for count in rows if count <= exact])
     session.reset()
     return StepCosts(seconds, exact)
 

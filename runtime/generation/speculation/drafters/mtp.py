@@ -9,8 +9,8 @@ It reads token i + 1 together with what the model's final norm gave of token i, 
 What it gives at the last place stands for the model's own, which is not computed yet, to propose a second token, and so
 on. When the model has computed these, its own take their place: the layer's states are taken back to the last of them.
 
-How much of the text it sees does not change what is right, only how often it is: it begins with the last
-:data:`_SEEN` tokens of a prompt, so that the first proposal costs no second prefill.
+How much of the text it sees does not change what is right, only how often it is. It begins with the last :data:`_SEEN`
+tokens of a prompt, as the first proposal would not pay for more; what the model gives of a token tells of those before.
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ from edgepress.errors import InputError
 from edgepress.runtime.generation.speculation.kinds import Opening
 from edgepress.runtime.sessions.cpu import CpuSession
 
-_SEEN = 256  # tokens that it reads of a text at once
+_SEEN = 16  # tokens that it reads of a text at once
 _EVIDENCE = 3  # more than a guess: heads that were trained with their model are right two times of three and more
 
 
