@@ -37,6 +37,8 @@ from edgepress.text.tokenizer import Tokenizer, read_tokenizer
 
 Json = dict[str, Any]
 NAMES = ("name", "n", "place", "übung", "with space", "is_on", "unit")
+MEDIAN = 0.5
+QUANTILES = (0, 0.01, 0.1, 0.25, MEDIAN, 0.75, 0.9, 0.99, 0.999, 1)  # of times
 MOST = 4000  # tokens of an answer; no schema here needs so many
 
 
@@ -169,6 +171,34 @@ def outcome(said: Said, valid: bool) -> Json:
     }
 
 
+def summarized(samples: Sequence[Mapping[str, Any]]) -> list[Json]:
+    """What is kept: for each vocabulary and what was asked for the sums, and the :data:`QUANTILES` of times, ms."""
+    found = []
+    for (size, what), ones in group(samples, "vocabulary", "as").items():
+        times = {name: sorted(1e3 * one for sample in ones for one in sample[f"{name}_s"]) for name in ("mask", "take")}
+        found.append(
+            {
+                "vocabulary": size,
+                "as": what,
+                "load": [min(one["load"] for one in ones), max(one["load"] for one in ones)],
+                "asked": len(ones),
+                "valid": sum(one["valid"] for one in ones),
+                "tokens": sum(one["tokens"] for one in ones),
+                "steps": sum(one["steps"] for one in ones),
+                **{
+                    f"{name}_ms": {f"{share:g}": round(quantile(values, share), 4) for share in QUANTILES}
+                    for name, values in times.items()
+                },
+            }
+        )
+    return found
+
+
+def quantile(values: Sequence[float], share: float) -> float:
+    """Of sorted values the median, or the one behind that ``share`` of them."""
+    return statistics.median(values) if share == MEDIAN else values[min(int(len(values) * share), len(values) - 1)]
+
+
 def _is_valid(text: str, wanted: Json) -> bool:
     try:
         return _is_allowed(json.loads(text), wanted)
@@ -234,23 +264,19 @@ def _letters() -> dict[int, str]:
 
 def report(samples: Sequence[Mapping[str, Any]]) -> str:
     """A table: by vocabulary and what was asked for."""
-    rows = []
-    for (size, what), ones in group(samples, "vocabulary", "as").items():
-        masks = sorted(1e3 * one for sample in ones for one in sample["mask_s"])
-        takes = [1e3 * one for sample in ones for one in sample["take_s"]]
-        tokens, steps = (sum(sample[key] for sample in ones) for key in ("tokens", "steps"))
-        rows.append(
-            (
-                f"{size:,}",
-                str(what),
-                f"{sum(sample['valid'] for sample in ones)} of {len(ones)}",
-                f"{statistics.median(masks):.3f}",
-                f"{masks[int(len(masks) * 0.99)]:.3f}",
-                f"{statistics.median(takes):.3f}",
-                f"{tokens / len(ones):.0f}",
-                f"{1 - steps / tokens:.0%}",
-            )
+    rows = [
+        (
+            f"{one['vocabulary']:,}",
+            str(one["as"]),
+            f"{one['valid']} of {one['asked']}",
+            f"{one['mask_ms']['0.5']:.3f}",
+            f"{one['mask_ms']['0.99']:.3f}",
+            f"{one['take_ms']['0.5']:.3f}",
+            f"{one['tokens'] / one['asked']:.0f}",
+            f"{1 - one['steps'] / one['tokens']:.0%}",
         )
+        for one in samples
+    ]
     header = (
         "vocabulary",
         "schema of",
@@ -280,8 +306,9 @@ def main() -> None:
             tables = Tables(folder)
             for sample in (*whole(tables, arguments.schemas), *calls(tables, arguments.schemas)):
                 samples.append({"vocabulary": tables.size, "load": os.getloadavg()[0], **sample})
-    print(report(samples))
-    save("structured", samples)
+    kept = summarized(samples)
+    print(report(kept))
+    save("structured", kept)
 
 
 if __name__ == "__main__":
