@@ -49,7 +49,7 @@ def make_plan(subject: Description, recipe: Recipe, itemsize: Callable[[str], fl
             for side, order in orders.items()
         )
     states = _states(subject, recipe, context)
-    default = context if recipe.context_length is not None else _default_context(context, states, layout.end)
+    default = context if recipe.context_length is not None else _default_context(context, states, layout.end, recipe)
     plan = Plan(tensors, tables, layout.end, context, recipe.accuracy_level, states, default_context=default)
     if recipe.activations.type == "float16" and isinstance(subject, Decoder):
         return in_float16(plan, subject, recipe.activations.kept_layers)
@@ -68,15 +68,32 @@ def _states(subject: Description, recipe: Recipe, context: int) -> tuple[State, 
     return subject.states(windows_below=below, in_integers=recipe.cache.in_integers)
 
 
-def _default_context(longest: int, states: Sequence[State], data_bytes: int) -> int:
+def _default_context(longest: int, states: Sequence[State], data_bytes: int, recipe: Recipe) -> int:
     """4,096 tokens, doubled as long as their states take no more memory than the weights, or the model's longest.
 
-    More where a cache keeps a longer window: onnxruntime-genai takes no shorter texts.
+    With a budget in memory, as long as they take no more than what the weights leave of that.
     """
-    length = max(_SHORTEST_DEFAULT, *(state.window or 0 for state in states), 0)
-    while length < longest and state_bytes(states, 2 * length) <= data_bytes:
+    length, budget = _shortest_default(states), recipe.budget
+    room = data_bytes
+    if budget is not None and budget.memory_mb is not None and budget.most_bytes is not None:
+        room = budget.most_bytes - data_bytes
+    while length < longest and state_bytes(states, 2 * length) <= room:
         length *= 2
     return min(length, longest)
+
+
+def _shortest_default(states: Sequence[State]) -> int:
+    """The fewest tokens that a text has by default: as many as any window, as onnxruntime-genai takes no fewer."""
+    return max(_SHORTEST_DEFAULT, *(state.window or 0 for state in states), 0)
+
+
+def bytes_beside(plan: Plan, recipe: Recipe) -> int:
+    """What a budget in memory has to hold beside the data file: the states of the shortest context that will do.
+
+    That is what the recipe asks for, or the fewest tokens that a text has by default.
+    """
+    shortest = plan.context_length if recipe.context_length is not None else _shortest_default(plan.states)
+    return plan.cache_bytes_at(min(shortest, plan.context_length))
 
 
 def in_float16(plan: Plan, decoder: Decoder, kept: Collection[str] = (), *, whole: bool = True) -> Plan:

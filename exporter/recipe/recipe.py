@@ -17,6 +17,7 @@ where a recipe prunes it is dropped, as it says nothing of that.
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from fnmatch import fnmatchcase
+from math import floor
 from pathlib import Path
 from typing import Any
 
@@ -150,7 +151,7 @@ class Budget:
     """What bits and block sizes are chosen for: the least loss within a limit, or the least size within a loss.
 
     Exactly one of the first eight is set. ``like`` is a preset whose data file may not be exceeded; ``size_mb`` limits
-    the data file, ``memory_mb`` the data file and the key-value cache at the bundle's context, both in 10⁶ bytes;
+    the data file, ``memory_mb`` the data file and the states of a text by default, both in 10⁶ bytes;
     ``ms_per_token`` the time of one decoded token's matrix products on this host; ``kl`` the KL divergence from the
     full-precision model in nats a token, or a sample of a classifier. Of models that are no language models ``error``
     limits the squared error of the outputs as a share of their squares, ``metric_loss`` how much worse than the float
@@ -182,6 +183,13 @@ class Budget:
         """The limit as the recipe has it, such as ``size_mb = 1.2``."""
         key = next(key for key in LIMITS if getattr(self, key) is not None)
         return f"{key} = {getattr(self, key)!r}".replace("'", '"')
+
+    @property
+    def most_bytes(self) -> int | None:
+        """The limit of one in bytes that the recipe has as a number; None of others."""
+        megabytes = self.size_mb if self.memory_mb is None else self.memory_mb
+        # 0.128512 · 10⁶ is 128511.99999999999 in float64, and 128,512 is meant
+        return None if megabytes is None else floor(round(megabytes * 1e6, 3))
 
     @property
     def most_lost(self) -> float | None:

@@ -19,7 +19,7 @@ from edgepress.exporter.learn.budget.solver import choose
 from edgepress.exporter.model.subject import Description
 from edgepress.exporter.plan.forms import block_form
 from edgepress.exporter.plan.layout import PAGE, region_bytes
-from edgepress.exporter.plan.making import make_plan
+from edgepress.exporter.plan.making import bytes_beside, make_plan
 from edgepress.exporter.plan.plan import Form, Plan
 from edgepress.exporter.recipe.reading import read_recipe
 from edgepress.exporter.recipe.recipe import CHOSEN_BY_BUDGET, Budget, Override, Recipe
@@ -184,19 +184,13 @@ def _byte_limit(
     subject: Description, recipe: Recipe, budget: Budget, itemsize: Callable[[str], float]
 ) -> tuple[int, int]:
     """The limit in bytes, and what counts towards it beside the data file."""
-    if budget.size_mb is not None:
-        return _bytes(budget.size_mb), 0
-    if budget.memory_mb is not None:
-        return _bytes(budget.memory_mb), make_plan(subject, recipe, itemsize).cache_bytes
+    if budget.most_bytes is not None:
+        beside = 0 if budget.memory_mb is None else bytes_beside(make_plan(subject, recipe, itemsize), recipe)
+        return budget.most_bytes, beside
     like = replace(read_recipe(str(budget.like)), context_length=recipe.context_length)
     if not like.activations.is_written:  # a bundle of that preset would have the same graphs
         like = replace(like, activations=recipe.activations)
     return make_plan(subject, like, itemsize).data_bytes, 0
-
-
-def _bytes(megabytes: float) -> int:
-    """Whole bytes: 0.128512 · 10⁶ is 128511.99999999999 in float64, and 128,512 is meant."""
-    return math.floor(round(megabytes * 1e6, 3))
 
 
 def _say_bytes(budget: Budget, smallest: int, limit: int) -> str:

@@ -1,6 +1,7 @@
 """How long a text may be unless more is asked for: as memory suits, not as long as the model was trained for."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,11 @@ from variants import Variant
 from edgepress.errors import InputError
 from edgepress.exporter import decide, export
 from edgepress.exporter.bundle.cpu_graph import planned_graphs
+from edgepress.exporter.model.architectures import describe
+from edgepress.exporter.plan.making import bytes_beside, make_plan
+from edgepress.exporter.recipe.reading import read_recipe
+from edgepress.exporter.recipe.recipe import Budget
+from edgepress.exporter.source.checkpoint import Checkpoint
 from edgepress.runtime import load
 
 LONG = Variant(
@@ -57,3 +63,19 @@ def test_both_graphs_have_one_default(tmp_path: Path) -> None:
     half, single = planned_graphs(prepared)
     assert half.plan.cache_bytes < single.plan.cache_bytes
     assert half.plan.default_context == single.plan.default_context == prepared.plan.default_context > 4096
+
+
+@pytest.mark.parametrize("spare", [0.0, 1.0, 3.5])
+def test_a_budget_in_memory_has_texts_of_as_many_tokens_as_it_leaves_room_for(tmp_path: Path, spare: float) -> None:
+    checkpoint = Checkpoint.open(save_variant(LONG, tmp_path / "long", seed=1))
+    decoder, recipe = describe(checkpoint.config, checkpoint.tensors), read_recipe("int4")
+    unlimited = make_plan(decoder, recipe, lambda _: 4)
+    least = unlimited.cache_bytes_at(4096)
+    memory = (unlimited.data_bytes + (1 + spare) * least) / 1e6
+    limited = replace(recipe, budget=Budget(memory_mb=memory))
+    plan = make_plan(decoder, limited, lambda _: 4)
+    assert plan.default_context == {0.0: 4096, 1.0: 8192, 3.5: 16384}[spare]
+    assert plan.data_bytes + plan.cache_bytes_at(plan.default_context) <= memory * 1e6
+    assert bytes_beside(plan, limited) == least  # what the weights have to leave, however long a text may become
+    asked = replace(limited, context_length=10_000)
+    assert bytes_beside(make_plan(decoder, asked, lambda _: 4), asked) == unlimited.cache_bytes_at(10_000)
