@@ -49,6 +49,8 @@ class BeamRoom:
             self._texts = []  # their memory is free before the next is taken
             room = min(self._session.context, max(tokens, _ROOM))
             self._texts = open_side_by_side(self._session, count, room)
+        for text in self._texts:  # a search that was interrupted may have left what it was going to ask
+            text.expect(None)
         return self._texts[:count]
 
     def most_bytes(self, count: int, tokens: int) -> int:

@@ -332,6 +332,27 @@ def test_memory_is_said_before_and_texts_stay_open(llama: Both) -> None:
     assert search.room.texts(3, 9) == texts[:3]
 
 
+def test_an_interrupted_search_leaves_nothing_behind(llama: Both, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = load(llama.model.config.bundle, threads=1, prepared=False)
+    wanted = model.generate([5, 6, 7], max_tokens=8, beams=Beams(2))
+    text = wanted.text()
+    calls = iter(range(5))
+    run = Session._run
+
+    def interrupted(self: Session, *given: Any) -> None:
+        if next(calls, None) is None:
+            raise KeyboardInterrupt
+        run(self, *given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Session, "_run", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            model.generate([9, 8, 7, 6], max_tokens=8, beams=Beams(4)).text()
+    again = model.generate([5, 6, 7], max_tokens=8, beams=Beams(2))
+    assert again.text() == text
+    assert [one.score for one in again.found] == [one.score for one in wanted.found]
+
+
 def test_the_context_ends_ways(llama: Both) -> None:
     model = load(llama.model.config.bundle, threads=1, prepared=False, context=12)
     generation = model.generate([5, 6, 7], beams=Beams(3), stop=[])
