@@ -15,7 +15,9 @@ ALL_PASSES = PassOrder(
     (
         *("drop-rounding", "plain-matmul", "decompose-attention", "decompose-skip-norm", "plain-norm", "plain-rotary"),
         *("plain-activations", "float32", "bind-shapes", "fold-constants", "flatten-norm", "merge-moves", "swap-last"),
-        *("plain-gather-nd", "float-masks"),
+        *("plain-gather-nd", "float-masks", "plain-attention", "plain-gelu", "plain-erf", "decompose-layer-norm"),
+        *("plain-reduce-l2", "sums-by-means", "plain-sum", "plain-flatten", "plain-pad", "plain-expand"),
+        *("plain-logic", "plain-gather", "flat-products", "fold-constants"),
     )
 )
 Arrays = dict[str, np.ndarray]
@@ -408,7 +410,77 @@ def masked_attention(*, heads: int = 2, length: int = 6, width: int = 8, opset: 
     return Case(model(nodes, feeds, ["z"], constants, opset=opset), feeds)
 
 
+def joined_attention(*, causal: int, kv_heads: int = 2) -> Case:
+    """ONNX's Attention of heads that are joined in the last axis, fewer of keys and values than of queries."""
+    random, feeds = np.random.default_rng(12), {}
+    for name, heads in (("q", 4), ("k", kv_heads), ("v", kv_heads)):
+        feeds[name] = random.standard_normal((2, 5, heads * 8)).astype(np.float32)
+    made = node("Attention", ["q", "k", "v"], ["y"], q_num_heads=4, kv_num_heads=kv_heads, is_causal=causal)
+    return Case(model([made], feeds, ["y"], opset=23), feeds, tolerance=1e-5)
+
+
+def plain(op: str, *, opset: int = 21, constants: Arrays | None = None, **attributes: object) -> Case:
+    """One operator of ONNX's own, of x (2, 3, 4, 8) and constants."""
+    feeds = {"x": normal(1, 2, 3, 4, 8)}
+    made = node(op, ["x", *(constants or {})], ["y"], **attributes)
+    return Case(model([made], feeds, ["y"], constants, opset=opset), feeds)
+
+
+def sums() -> Case:
+    feeds = {name: normal(at, 2, 3) for at, name in enumerate("abc")}
+    return Case(model([node("Sum", ["a"], ["s"]), node("Sum", ["s", "b", "c"], ["y"])], feeds, ["y"]), feeds)
+
+
+def embeddings() -> Case:
+    """Rows of tables by numbers that are computed and by constants, and one row of what comes out."""
+    constants: Arrays = {"table": normal(1, 9, 6), "places": normal(2, 7, 6), "order": np.array([[0, 1, 2, -1]])}
+    nodes = [
+        node("Gather", ["table", "ids"], ["rows"], axis=0),
+        node("Gather", ["places", "order"], ["placed"], axis=0),
+        node("Add", ["rows", "placed"], ["sum"]),
+        node("Gather", ["sum", "last"], ["y"], axis=1),
+    ]
+    constants["last"] = np.array(-1)
+    feeds = {"ids": np.array([[3, 8, 0, 3], [1, 1, 2, 4]])}
+    return Case(model(nodes, feeds, ["y"], constants), feeds)
+
+
+def flat_product() -> Case:
+    """Two products of one value by matrices, one of them dequantized, and one by a batch of matrices."""
+    constants: Arrays = {
+        "w": normal(1, 8, 5),
+        "codes": np.random.default_rng(2).integers(-127, 128, (8, 5), np.int8),
+        "scale": np.abs(normal(3, 5)) / 64,
+        "batch": normal(4, 2, 5, 3),
+    }
+    nodes = [
+        node("MatMul", ["x", "w"], ["a"]),
+        node("DequantizeLinear", ["codes", "scale"], ["dequantized"], axis=1),
+        node("MatMul", ["x", "dequantized"], ["b"]),
+        node("Add", ["a", "b"], ["c"]),
+        node("MatMul", ["c", "batch"], ["y"]),
+    ]
+    return Case(model(nodes, {"x": normal(5, 2, 4, 8)}, ["y"], constants), {"x": normal(5, 2, 4, 8)}, tolerance=1e-5)
+
+
 CASES = {
+    "attention, heads joined": joined_attention(causal=0),
+    "attention, causal": joined_attention(causal=1, kv_heads=4),
+    "onnx's gelu": plain("Gelu"),
+    "onnx's gelu with tanh": plain("Gelu", approximate="tanh"),
+    "error function": plain("Erf"),
+    "norm of two axes": plain(
+        "LayerNormalization", constants={"gain": normal(2, 4, 8), "bias": normal(3, 4, 8)}, axis=2
+    ),
+    "length": plain("ReduceL2", constants={"axes": np.array([-1])}, keepdims=1),
+    "sum of two axes": plain("ReduceSum", constants={"axes": np.array([1, -1])}, keepdims=0),
+    "sum of all": plain("ReduceSum"),
+    "sums": sums(),
+    "flatten": plain("Flatten", axis=2),
+    "pad": plain("Pad", constants={"pads": np.array([0, 1, 0, 2, 0, 0, 0, 1]), "value": np.array(0.5, np.float32)}),
+    "expand": plain("Expand", constants={"shape": np.array([5, 1, 3, 1, 8])}),
+    "embeddings": embeddings(),
+    "flat products": flat_product(),
     "attention with a mask of booleans": masked_attention(),
     "group query": group_query(),
     "group query, apart": group_query(packed=False),

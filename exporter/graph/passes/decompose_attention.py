@@ -259,5 +259,5 @@ PASS = Pass(
     description="GroupQueryAttention and MultiHeadAttention become MatMul, Softmax and Concat",
     operators=(f"{CONTRIB}.GroupQueryAttention", f"{CONTRIB}.MultiHeadAttention"),
     apply=_apply,
-    makes=("Shape", "Range", "Identity"),
+    makes=("Shape", "Range", "Identity", "And"),
 )

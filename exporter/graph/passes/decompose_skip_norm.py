@@ -49,5 +49,5 @@ PASS = Pass(
     description="SkipLayerNormalization and SkipSimplifiedLayerNormalization become Add and a norm",
     operators=(f"{CONTRIB}.SkipSimplifiedLayerNormalization", f"{CONTRIB}.SkipLayerNormalization"),
     apply=_apply,
-    makes=("SimplifiedLayerNormalization",),
+    makes=("SimplifiedLayerNormalization", "LayerNormalization"),
 )

@@ -55,4 +55,5 @@ PASS = Pass(
     description="onnxruntime's QuickGelu, Gelu, BiasGelu and FastGelu become ONNX's operators",
     operators=tuple(f"{CONTRIB}.{op}" for op in ("QuickGelu", "Gelu", "BiasGelu", "FastGelu")),
     apply=_apply,
+    makes=("Gelu",),
 )

@@ -63,6 +63,17 @@ class Scope:
         """The shape of a value as far as it is known, None when not even its rank is."""
         return self._shapes.get(name)
 
+    @cached_property
+    def _types(self) -> Mapping[str, int]:
+        found = inferred(self.model, stand_ins=True)
+        values = (value for graph in graphs(found.graph) for value in (*graph.input, *graph.output, *graph.value_info))
+        types = {value.name: value.type.tensor_type.elem_type for value in values}
+        return types | {tensor.name: tensor.data_type for tensor in self.constants.values()}
+
+    def type(self, name: str) -> int | None:
+        """The element type of a value (``TensorProto``'s number), None when it is not known."""
+        return self._types.get(name) or None
+
 
 def constant_of(node: onnx.NodeProto) -> TensorProto | None:
     """The tensor that a Constant node gives, None when that is text or sparse."""
