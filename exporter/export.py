@@ -200,6 +200,7 @@ def export_traced(
             budget=prepared.budget,
             decisions=prepared.decisions,
             original=None if prepared.before is None else prepared.before[1],
+            samples=prepared.samples,
         )
 
 

@@ -64,17 +64,25 @@ class Table:
     between them; or ``file`` names such a table among ``onnxruntime/tools/mobile_helpers`` in the installed wheel.
     ``other`` is another such file, of the form of model that ``other_name`` chooses.
 
-    ``types`` are what values may be, ``quantized`` what QuantizeLinear may make. ``max_rank`` bounds tensors; without
-    ``dynamic`` every shape must be fixed; without ``external`` weights in external data files are not taken, and
-    without ``subgraphs`` no node within If, Loop or Scan. A partition of one node of ``trivial`` is left to the CPU.
+    ``more`` are conditions of the provider's source that its documentation lacks, and ``fused`` operators that it takes
+    together with the one before, which must be one of those given.
+
+    ``types`` are what values may be, ``quantized`` what QuantizeLinear may make, and ``integers`` the operators that it
+    computes between DequantizeLinear and QuantizeLinear; None where the table has no fewer. ``max_rank`` bounds
+    tensors; without ``dynamic`` every shape must be fixed; without ``external`` weights in external data files are not
+    taken, and without ``subgraphs`` no node within If, Loop or Scan. A partition of one node of ``trivial`` is left to
+    the CPU.
     """
 
     operators: Mapping[str, str] = field(default_factory=dict)
     file: str = ""
     other: str = ""
     other_name: str = ""
+    more: Mapping[str, str] = field(default_factory=dict)
+    fused: Mapping[str, frozenset[str]] = field(default_factory=dict)
     types: frozenset[str] = frozenset()
     quantized: frozenset[str] = frozenset()
+    integers: frozenset[str] | None = None
     max_rank: int = 8
     dynamic: bool = False
     external: bool = True

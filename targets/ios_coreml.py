@@ -9,6 +9,7 @@ TARGET = Target(
     checked="table",
     source="coreml_supported_mlprogram_ops.md, coreml_supported_neuralnetwork_ops.md",
     package="onnxruntime",
+    form="coreml",
     table=Table(
         file="coreml_supported_mlprogram_ops.md",
         other="coreml_supported_neuralnetwork_ops.md",

@@ -13,11 +13,12 @@ from edgepress.bundle.manifest import Manifest
 from edgepress.cores import usable_cores
 from edgepress.disk.files import atomic_directory
 from edgepress.exporter.bundle.files import DATA_FILE, add_steps, write_manifest
-from edgepress.exporter.bundle.forms import FormTask, find_form
+from edgepress.exporter.bundle.forms import FormTask, form_of, no_samples
 from edgepress.exporter.bundle.replacing import check_replaceable
 from edgepress.exporter.bundle.stream import Made
 from edgepress.exporter.bundle.write import write_data
 from edgepress.exporter.bundle.written.download import describe_zeros
+from edgepress.exporter.doors.traced import Samples
 from edgepress.exporter.model.subject import WeightSource
 from edgepress.exporter.plan.planned import Writable
 from edgepress.exporter.recipe.decisions import Decisions
@@ -40,11 +41,12 @@ def write_subject(
     budget: dict[str, object] | None = None,
     decisions: Decisions | None = None,
     original: WeightSource | None = None,
+    samples: Samples | None = None,
 ) -> Manifest:
     """Write a bundle of any subject: data file, graph, manifest. What is not ``made`` is rounded as it is.
 
     ``steps`` is what the manifest says of the steps of a recipe that prunes, ``budget`` what of a budget; ``original``
-    has the weights before methods changed any, where they did.
+    has the weights before methods changed any, where they did, and ``samples`` real inputs.
     """
     with (
         atomic_directory(out, replace=force, may_remove=check_replaceable) as work,
@@ -62,7 +64,9 @@ def write_subject(
             progress=progress,
         )
         parity = dict(subject.score(work, progress)) if check else None
-        written = write_forms(work, subject, targets, socs, _no_tokens, threads=threads, progress=progress)
+        written = write_forms(
+            work, subject, targets, socs, _no_tokens, threads=threads, progress=progress, samples=samples
+        )
         manifest = write_manifest(
             work,
             subject,
@@ -89,19 +93,20 @@ def write_forms(
     *,
     threads: int | None,
     progress: Progress,
+    samples: Samples | None = None,
 ) -> dict[str, dict[str, object]]:
     """Write what each target needs beside the CPU graph, into a folder of its name; returns what was written.
 
-    ``tokens()`` is the calibration text, int64 (sequences, length).
+    ``tokens()`` is the calibration text, int64 (sequences, length), ``samples()`` gives real inputs of other models.
     """
     written: dict[str, dict[str, object]] = {}
     for target in targets:
         written[target.name] = {}
-        if target.form is not None:
-            folder = work / target.name
+        if (form := form_of(target, decoder=subject.task is None)) is not None:
+            folder, count = work / target.name, threads or usable_cores()
             folder.mkdir()
-            task = FormTask(work, folder, target, subject, socs, threads or usable_cores(), tokens, progress)
-            written[target.name] = find_form(target.form).write(task)
+            task = FormTask(work, folder, target, subject, socs, count, tokens, progress, samples or no_samples)
+            written[target.name] = form.write(task)
     return written
 
 

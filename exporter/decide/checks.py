@@ -6,7 +6,7 @@ import logging
 from dataclasses import replace
 
 from edgepress.errors import InputError
-from edgepress.exporter.bundle.forms import find_form
+from edgepress.exporter.bundle.forms import form_of
 from edgepress.exporter.bundle.genai_config import make_genai_config
 from edgepress.exporter.decide.job import Prepared
 from edgepress.exporter.methods.kinds import (
@@ -136,8 +136,8 @@ def check_planned(prepared: Prepared) -> None:
 def refuse_forms(prepared: Prepared) -> None:
     """Raise InputError when a target's form cannot hold what is planned."""
     for target in prepared.targets:
-        if target.form is not None:
-            find_form(target.form).refuse(prepared, target, prepared.socs)
+        if (form := form_of(target, decoder=True)) is not None:
+            form.refuse(prepared, target, prepared.socs)
 
 
 def _check_ids(prepared: Prepared) -> None:

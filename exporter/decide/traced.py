@@ -17,7 +17,7 @@ from edgepress import __version__
 from edgepress.errors import InputError
 from edgepress.exporter.bundle.cpu_graph import check_legal
 from edgepress.exporter.bundle.files import DATA_FILE, MODEL_FILE
-from edgepress.exporter.bundle.forms import find_form
+from edgepress.exporter.bundle.forms import form_of
 from edgepress.exporter.bundle.parities.traced import parity_traced
 from edgepress.exporter.bundle.stream import Made
 from edgepress.exporter.decide.checks import check_recipe
@@ -255,7 +255,7 @@ def decide_traced(
 
     """
     targets, chips = find_targets(target, socs)
-    if context_length is not None and not any(one.form == "static" for one in targets):
+    if context_length is not None and all(one.form in (None, "ort-format") for one in targets):
         refuse_of_language_models(str(traced.file), context_length=context_length, adapters=(), slots=())
     found = ask_recipe(RECIPE if recipe is None else recipe, context_length, ())
     is_static = found.activations.is_calibrated
@@ -309,8 +309,8 @@ def decide_traced(
     if found.budget is not None:
         prepared = _with_nodes(prepared, progress) if is_static else _with_budget(prepared, progress)
     for one in targets:
-        if one.form is not None:
-            find_form(one.form).refuse(prepared, one, chips)
+        if (form := form_of(one, decoder=False)) is not None:
+            form.refuse(prepared, one, chips)
     if not is_static:
         prepared.graph()
     return prepared

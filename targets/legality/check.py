@@ -19,6 +19,7 @@ from edgepress.targets.legality import cliffs, registry, signature, tables
 from edgepress.targets.legality.partitions import partitions
 from edgepress.targets.legality.report import Placement, Report
 from edgepress.targets.legality.saturation import saturating_products
+from edgepress.targets.legality.work import multiply_adds
 
 FixedBy = Callable[[Placement], str]
 """Names the pass that makes a node legal, ``""`` when none does."""
@@ -94,7 +95,17 @@ def check_file(file: Path, target: Target, soc: str = "", fixed_by: FixedBy = la
         warnings=tuple(cliffs.slow_kernels(target, graphs)),
         products=tuple(saturating_products(target, model, graphs, TensorReader(file).array)),
         caveats=tuple(caveats),
+        multiply_adds=_work(graphs, placements),
     )
+
+
+def _work(graphs: Sequence[Graph], placements: Sequence[Placement]) -> dict[str, int]:
+    """Multiply-adds by provider."""
+    where, found = {placement.node: placement.runs_on for placement in placements}, dict[str, int]()
+    for node in (node for graph in graphs for node in graph.nodes):
+        if node.name in where and (count := multiply_adds(node)):
+            found[where[node.name]] = found.get(where[node.name], 0) + count
+    return found
 
 
 def _place_all(

@@ -220,6 +220,35 @@ def _forms(node: Node, match: "re.Match[str]") -> Finding | None:
     return Finding("quantization", reason, f"give the node's inputs the form {sorted(takes)[0]}")
 
 
+def _one_scale(node: Node, _: "re.Match[str]") -> Finding | None:
+    weight = node.input(1)
+    if weight is None or not weight.dequantized or weight.scales == 1:
+        return None
+    reason = f"weight {weight.name!r} has {weight.scales} scales; the provider's integer products take one"
+    return Finding("quantization", reason, "store the weight in float, or with one scale")
+
+
+def _one_type(node: Node, _: "re.Match[str]") -> Finding | None:
+    data, weight = node.input(0), node.input(1)
+    if data is None or weight is None or not (data.dequantized and weight.dequantized) or data.stored == weight.stored:
+        return None
+    reason = f"activations are {data.stored} and weights {weight.stored}; the provider takes one type for both"
+    return Finding("quantization", reason, "make the activations int8, with zero points lower by 128")
+
+
+def _matrices(node: Node, _: "re.Match[str]") -> Finding | None:
+    """NNAPI's FULLY_CONNECTED, or what the provider writes for batches (IsSupportedBatchMatMul)."""
+    left, right = node.input(0), node.input(1)
+    if left is None or right is None or left.shape is None or right.shape is None:
+        return None
+    if len(left.shape) == len(right.shape) == 2:
+        return _must_be_constant(right)
+    if len(left.shape) == len(right.shape) and left.shape[:-2] == right.shape[:-2]:
+        return None
+    reason = f"{left.name!r} has {len(left.shape)} dimensions and {right.name!r} has {len(right.shape)}"
+    return Finding("rank", f"{reason}; both have 2, or the same batches", "reshape both to 2 dimensions")
+
+
 _ONLY_2D_WINDOW = _ranks(4)
 _CHECKS: list[tuple[re.Pattern[str], Check]] = [
     (re.compile(pattern), check)
@@ -278,6 +307,9 @@ _CHECKS: list[tuple[re.Pattern[str], Check]] = [
         (r"`exclude_outside` == false", _attribute("exclude_outside", 0, default=0)),
         (r"`scales` or `sizes` must be constant", _constants(2, 3)),
         (r"`repeats` may be a constant initializer", _at_most(5)),
+        (r"Quantized weights have one scale", _one_scale),
+        (r"Quantized activations have the type", _one_type),
+        (r"Products of matrices, or of batches", _matrices),
         (r"Axis must be the last one from opset 13 on", _last_axis),
         (r"Forms: (?P<forms>.+)", _forms),
         (r"Produced by ORT's", _nothing),

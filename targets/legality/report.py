@@ -1,8 +1,8 @@
 """What a check finds: where each node runs, and why not on the accelerator."""
 
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Literal
 
 Cause = Literal[
@@ -49,7 +49,7 @@ class Report:
     ``partitions`` counts the pieces that the accelerator gets: data crosses to the CPU and back between them.
     ``warnings`` are speed cliffs, nodes that run where they should by a slow kernel; ``products`` are integer products
     whose sums saturate on some of the target's processors; ``caveats`` are conditions of a table that could not be
-    checked.
+    checked. ``multiply_adds`` are those of products and convolutions of known sizes, by where they run.
     """
 
     model: str
@@ -63,6 +63,7 @@ class Report:
     warnings: tuple[str, ...] = ()
     caveats: tuple[str, ...] = ()
     products: tuple[str, ...] = ()
+    multiply_adds: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def full(self) -> bool:
@@ -89,6 +90,9 @@ def _summary(report: Report) -> Iterator[str]:
     yield f"  {on:,} of {total:,} nodes on {report.provider}{pieces}"
     for device, count in devices.most_common():
         yield f"  {count:,} on {device}" if device else f"  {count:,} on no provider: a session cannot be made"
+    if work := sum(report.multiply_adds.values()):
+        there = report.multiply_adds.get(report.provider, 0)
+        yield f"  {there / work:.1%} of {work / 1e6:,.1f} M multiply-adds on {report.provider}"
 
 
 def _counts(report: Report) -> Iterator[str]:

@@ -48,7 +48,9 @@ def _findings(table: Table, graph: Graph, caveats: dict[str, None]) -> dict[str,
             finding = Finding("dynamic shape", "it computes a shape that is not fixed", _FIX_SHAPES)
         if finding is not None:
             findings[node.name] = finding
+    _find_units(table, graph, findings)
     _follow_neighbours(table, graph, findings)
+    _follow_fused(table, graph, findings)
     for group in partitions(graph, {node.name for node in graph.nodes} - findings.keys()):
         if len(group) == 1 and group[0].op in table.trivial:
             reason = f"{group[0].op} alone is not worth a partition; its neighbours run on the CPU"
@@ -92,7 +94,7 @@ def _own_finding(table: Table, graph: Graph, node: Node, caveats: dict[str, None
             return None  # part of the group of a quantized node: decided by its neighbours
         return _not_listed(table, node)
     found = _check_values(table, node)
-    for sentence in filter(None, re.split(r"<br/>", note)):
+    for sentence in filter(None, re.split(r"<br/>", f"{note}<br/>{table.more.get(node.key, '')}")):
         try:
             found = found or check_sentence(node, sentence.strip())
         except LookupError:
@@ -157,21 +159,66 @@ def _type_change(kind: str, table: Table) -> str:
     return f"make it {wanted}" if wanted in table.types else "compute it before the model"
 
 
-def _follow_neighbours(table: Table, graph: Graph, findings: dict[str, Finding]) -> None:
-    """Q and DQ that the table does not list go with the node that they quantize."""
-    makers = {value.name: node for node in graph.nodes for value in node.outputs if value}
+def _find_units(table: Table, graph: Graph, findings: dict[str, Finding]) -> None:
+    """A node whose inputs are all dequantized and whose outputs are all quantized is computed in integers, or not."""
+    if table.integers is None:
+        return
+    users = _users(graph)
+    for node in graph.nodes:
+        data, made = [value for value in node.inputs if value], [value for value in node.outputs if value]
+        if node.op in _QDQ or node.op in table.integers or node.name in findings or not data or not made:
+            continue
+        is_unit = data[0].dequantized and all(value.dequantized or value.constant for value in data)
+        if is_unit and all(_only_quantized(users.get(value.name, [])) for value in made):
+            takes = ", ".join(sorted(table.integers))
+            reason = f"{node.op} is between DequantizeLinear and QuantizeLinear; the provider takes {takes} so"
+            findings[node.name] = Finding("quantization", reason, "leave its output in float")
+
+
+def _only_quantized(users: Sequence[Node]) -> bool:
+    return bool(users) and all(user.op == "QuantizeLinear" for user in users)
+
+
+def _users(graph: Graph) -> dict[str, list[Node]]:
     users: dict[str, list[Node]] = {}
     for node in graph.nodes:
         for value in filter(None, node.inputs):
             users.setdefault(value.name, []).append(node)
+    return users
+
+
+def _follow_fused(table: Table, graph: Graph, findings: dict[str, Finding]) -> None:
+    """What the table does not list goes with the node before it, whose only reader it is, where they are fused."""
+    makers, users = {value.name: node for node in graph.nodes for value in node.outputs if value}, _users(graph)
     for node in graph.nodes:
-        if node.op not in _QDQ or node.key in operators(table) or node.name in findings:
+        before = makers.get(value.name) if (value := node.input(0)) else None
+        if node.op not in table.fused or before is None or before.op not in table.fused[node.op]:
+            continue
+        alone = sum(user.op == node.op for user in users[value.name]) == len(users[value.name]) == 1 if value else False
+        limits_known = all(limit is None or limit.constant for limit in node.inputs[1:])
+        if alone and limits_known and before.name not in findings and not _is_unit(before):
+            findings.pop(node.name, None)
+
+
+def _is_unit(node: Node) -> bool:
+    return any(value.dequantized for value in node.inputs if value)
+
+
+def _follow_neighbours(table: Table, graph: Graph, findings: dict[str, Finding]) -> None:
+    """Q and DQ go with the node that they quantize, if the table does not list them or that node is left to the CPU."""
+    makers, users = {value.name: node for node in graph.nodes for value in node.outputs if value}, _users(graph)
+    units = {name for name, finding in findings.items() if finding.cause == "quantization"}
+    for node in graph.nodes:
+        if node.op not in _QDQ or node.name in findings:
             continue
         if node.op == "DequantizeLinear":
             around = [user for value in node.outputs if value for user in users.get(value.name, [])]
         else:
             around = [makers[value.name] for value in node.inputs[:1] if value and value.name in makers]
-        if not any(other.op not in _QDQ and other.name not in findings for other in around):
+        listed = node.key in operators(table)  # then it stands alone too, unless a unit that is left has it
+        if listed and not (around and all(other.name in units for other in around)):
+            continue
+        if listed or not any(other.op not in _QDQ and other.name not in findings for other in around):
             reason = f"{node.op} goes with the node that it quantizes, which is not on the accelerator"
             findings[node.name] = Finding("neighbour", reason, "put that node on the accelerator")
 

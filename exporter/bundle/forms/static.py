@@ -1,10 +1,10 @@
 """Static graphs for an accelerator, in integers or float16, and compiled for its chips.
 
 Of a language model a prefill and a decode graph; of any other model its one graph
-(:mod:`edgepress.exporter.bundle.static_graph`). They are made from the bundle's own graph and weights: what a recipe
-rounded with one scale a row keeps its codes. Their activations become integers of the recipe's type (uint16 where it
-has none) by ranges from its calibration text. A recipe without quantized weights gives float graphs, which the
-accelerator computes in float16.
+(:mod:`edgepress.exporter.bundle.one_graph.compiled`). They are made from the bundle's own graph and weights: what a
+recipe rounded with one scale a row keeps its codes. Their activations become integers of the recipe's type (uint16
+where it has none) by ranges from its calibration text. A recipe without quantized weights gives float graphs, which
+the accelerator computes in float16.
 """
 
 from collections.abc import Iterable
@@ -19,7 +19,8 @@ from edgepress.errors import InputError
 from edgepress.exporter.bundle.files import DATA_FILE as BUNDLE_DATA
 from edgepress.exporter.bundle.files import MODEL_FILE
 from edgepress.exporter.bundle.forms import Form, FormTask
-from edgepress.exporter.bundle.static_graph import FLOAT16, refuse_graph, write_graph
+from edgepress.exporter.bundle.one_graph.asked import FLOAT
+from edgepress.exporter.bundle.one_graph.compiled import refuse_graph, write_graph
 from edgepress.exporter.graph.qdq import Rounded, Widths, calibrate_decoder, find_widths, quantize, write_models
 from edgepress.exporter.graph.static import DATA_FILE, DECODE_FILE, PREFILL_FILE, SEQUENCE, write_static
 from edgepress.exporter.model.description import Block
@@ -59,7 +60,7 @@ def refuse_decoder(planned: Planned, target: Target, socs: tuple[Soc, ...]) -> N
             f"{target.name} takes weights of 4 or 8 bits with one scale a row and no zero points; recipe "
             f"{planned.recipe.name} stores {tensor.weight.name} with {found}. Recipes that fit: {_FIT}"
         )
-    if widths_name(planned) != FLOAT16:
+    if widths_name(planned) != FLOAT:
         find_widths(widths_name(planned), target)
     elif lacking := [soc.name for soc in socs if not soc.float16]:
         raise InputError(
@@ -102,7 +103,7 @@ def widths_name(planned: Planned) -> str:
     """``fp16``, or the integers: ``a16w8``, ``a8w8``, ``a16w4``."""
     bits = [tensor.scheme.bits for tensor in _products(planned) if tensor.scheme is not None]
     if not bits:
-        return FLOAT16
+        return FLOAT
     activations = 8 if planned.recipe.activations.type == "uint8" else 16
     return f"a{activations}w{min(bits)}"
 
@@ -123,7 +124,7 @@ def write_decoder(task: FormTask, planned: Planned) -> dict[str, object]:
     """As :func:`write`, of a language model: both of its graphs."""
     context = static_context(planned)
     name = widths_name(planned)
-    if name == FLOAT16:
+    if name == FLOAT:
         write_static(task.bundle / MODEL_FILE, task.folder, context=context)
     else:
         with TemporaryDirectory(prefix="edgepress-", dir=task.folder) as temporary:
@@ -133,7 +134,7 @@ def write_decoder(task: FormTask, planned: Planned) -> dict[str, object]:
         "widths": name,
         "context_length": context,
         "sequence": min(SEQUENCE, context),
-        "socs": _compile(task, fp16=name == FLOAT16),
+        "socs": _compile(task, fp16=name == FLOAT),
     }
 
 

@@ -4,6 +4,7 @@ import heapq
 from collections import ChainMap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import prod
 from typing import Any
 
 import onnx
@@ -21,7 +22,8 @@ class Value:
 
     ``shape`` is None when even the rank is unknown; in it, None is a dimension that is not fixed. ``constant`` says
     that it is an initializer or dequantized from one, ``dequantized`` that a DequantizeLinear makes it, from the type
-    ``stored``. ``external`` says that its bytes are in an external data file, ``data`` holds those of a small constant.
+    ``stored`` and with as many ``scales``. ``external`` says that its bytes are in an external data file, ``data``
+    holds those of a small constant.
     """
 
     name: str
@@ -30,6 +32,7 @@ class Value:
     constant: bool = False
     dequantized: bool = False
     stored: str = ""
+    scales: int = 1
     external: bool = False
     data: onnx.TensorProto | None = None
 
@@ -226,6 +229,8 @@ def _mark_constants(node: Node) -> None:
         made.dequantized = True
         made.constant = bool(source and source.constant)
         made.stored = source.type if source else ""
+        scale = node.input(1)
+        made.scales = prod(scale.shape) if scale and scale.shape and scale.static else 1  # type: ignore[arg-type]
     elif node.inputs and not any(subgraphs(node.proto)):
         present = [value for value in node.inputs if value]
         known = all(value.constant and not value.dequantized for value in present)

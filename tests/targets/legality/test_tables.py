@@ -127,7 +127,7 @@ def test_coreml_takes_no_qdq() -> None:
 
 def test_qdq_that_a_table_does_not_list_goes_with_the_node_that_it_quantizes() -> None:
     """DQ → Conv → Q is one unit; the Q and DQ at the model's ends belong to none."""
-    model = models.quantized_convolution(np.uint8)
+    model = models.quantized_convolution(np.int8)
     placements, _ = place_all(XNNPACK, view(model))
     on = {placement.node for placement in placements if placement.runs_on == XNNPACK.provider}
     assert on == {"xd_node", "wd_node", "bd_node", "c_node", "yq_node"}
@@ -135,6 +135,71 @@ def test_qdq_that_a_table_does_not_list_goes_with_the_node_that_it_quantizes() -
     placements, _ = place_all(XNNPACK, view(model))
     assert {placement.runs_on for placement in placements} == {"CPUExecutionProvider"}
     assert {placement.cause for placement in placements if placement.op != "Sum"} == {"neighbour"}
+
+
+def test_xnnpack_takes_activations_of_the_type_of_the_weights() -> None:
+    """The provider's GetTensorQuantType does not handle uint8 activations with int8 weights."""
+    found = places(XNNPACK, models.quantized_convolution(np.uint8))["Conv"]
+    assert found.cause == "quantization"
+    assert found.change == "make the activations int8, with zero points lower by 128"
+
+
+def test_xnnpack_takes_an_activation_with_the_convolution_that_alone_it_follows() -> None:
+    weights = {"w": np.ones((4, 3, 3, 3), np.float32), "low": np.array(0, np.float32), "high": np.array(6, np.float32)}
+    given, made = [models.value("x", (1, 3, 8, 8))], [models.value("y", None)]
+    for op, inputs in (("Relu", ["c"]), ("Clip", ["c", "low", "high"])):
+        nodes = [models.node("Conv", ["x", "w"], ["c"]), models.node(op, inputs, ["y"])]
+        assert places(XNNPACK, models.model(nodes, given, made, weights))[op].runs_on == XNNPACK.provider
+        nodes.append(models.node("Relu", ["c"], ["z"]))
+        found = places(XNNPACK, models.model(nodes, given, [*made, models.value("z", None)], weights))
+        assert found[op].cause == "op"
+
+
+def unit(op: str, scales: int = 1) -> onnx.ModelProto:
+    """One node of x (2, 4) between DequantizeLinear and QuantizeLinear; Gemm with weights of that many scales."""
+    constants = {"s": np.array(0.1, np.float32), "z": np.array(3, np.uint8)}
+    nodes = [models.node("QuantizeLinear", ["x", "s", "z"], ["q"])]
+    nodes.append(models.node("DequantizeLinear", ["q", "s", "z"], ["d"]))
+    inputs = ["d"]
+    if op == "Gemm":
+        constants["w"] = np.ones((4, 4), np.int8)
+        constants["ws"] = np.full(scales, 0.1, np.float32) if scales > 1 else constants["s"]
+        constants["wz"] = np.zeros(constants["ws"].shape, np.int8)
+        nodes.append(models.node("DequantizeLinear", ["w", "ws", "wz"], ["wd"], axis=1))
+        inputs.append("wd")
+    nodes += [models.node(op, inputs, ["c"]), models.node("QuantizeLinear", ["c", "s", "z"], ["cq"])]
+    nodes.append(models.node("DequantizeLinear", ["cq", "s", "z"], ["y"]))
+    return models.model(nodes, [models.value("x", (2, 4))], [models.value("y", (2, 4))], constants)
+
+
+def test_nnapi_computes_few_operators_between_integers_and_leaves_the_unit_whole() -> None:
+    assert {one.runs_on for one in places(NNAPI, unit("Softmax")).values()} == {NNAPI.provider}
+    placements, _ = place_all(NNAPI, view(unit("Relu")))
+    causes = {one.node: one.cause for one in placements if one.runs_on != NNAPI.provider}
+    assert causes == {"d_node": "neighbour", "c_node": "quantization", "cq_node": "neighbour"}
+
+
+@pytest.mark.parametrize(("scales", "runs"), [(1, True), (4, False)])
+def test_nnapis_integer_products_have_one_scale(scales: int, runs: bool) -> None:
+    found = places(NNAPI, unit("Gemm", scales))["Gemm"]
+    assert (found.runs_on == NNAPI.provider) is runs
+    assert runs or "has 4 scales" in found.reason
+
+
+@pytest.mark.parametrize(
+    ("left", "right", "runs"),
+    [((2, 4), (4, 3), True), ((1, 2, 4), (4, 3), False), ((5, 2, 4), (5, 4, 3), True), ((5, 2, 4), (1, 4, 3), False)],
+)
+def test_nnapis_products_are_of_matrices_or_of_equal_batches(
+    left: tuple[int, ...], right: tuple[int, ...], runs: bool
+) -> None:
+    model = models.model(
+        [models.node("MatMul", ["x", "w"], ["y"])],
+        [models.value("x", left)],
+        [models.value("y", None)],
+        {"w": np.ones(right, np.float32)},
+    )
+    assert (places(NNAPI, model)["MatMul"].runs_on == NNAPI.provider) is runs
 
 
 # Conditions ------------------------------------------------------------------------------------------------
