@@ -5,7 +5,8 @@ python benchmarks/any_model.py [--optimum PYTHON] [--models MiniLM ResNet-20 Mob
 any_model_texts.py and any_model_images.py have the models, how they are scored and what is timed. All run in one
 process and by one onnxruntime; export time and peak memory are of processes of their own, in which optimum exports and
 quantizes at once. Times are medians of ratios to the float32 bundle's, taken in turn. PYTHON is that of an environment
-of ``pip install optimum-onnx accelerate torch onnxruntime``; without it optimum's rows are left out.
+of ``pip install optimum-onnx accelerate torch onnxruntime``; without it optimum's rows are left out. Each form waits
+before its turn until the threads of the one before it no longer spin, and runs once unmeasured to wake its own.
 """
 
 import argparse
@@ -20,6 +21,7 @@ from any_model_subject import THREADS, Answer, Subject
 from common import WORK, save, table
 
 Sample = dict[str, Any]
+SETTLE = 0.02  # seconds; onnxruntime's worker threads spin for some milliseconds after a run, and take a core each
 
 
 def times(opened: Sequence[Answer], batches: Mapping[str, Sequence[Any]], rounds: int) -> dict[str, list[list[float]]]:
@@ -29,6 +31,8 @@ def times(opened: Sequence[Answer], batches: Mapping[str, Sequence[Any]], rounds
         found[kind] = [[] for _ in opened]
         for number in range(rounds + 1):
             for taken, answer in zip(found[kind], opened, strict=True):
+                time.sleep(SETTLE)
+                answer(some[0])
                 start = time.perf_counter()
                 for batch in some:
                     answer(batch)
