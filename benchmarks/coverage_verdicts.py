@@ -66,8 +66,10 @@ def _with_few_layers(config: transformers.PreTrainedConfig) -> transformers.PreT
 def _with_small_images(config: transformers.PreTrainedConfig) -> transformers.PreTrainedConfig:
     """Images of four patches a side, or of 64 pixels; one block a stage; of timm's networks a small ResNet.
 
-    Decoders begin with the first token, where a config's class leaves that to checkpoints.
+    Decoders begin with the first token and texts are padded with it, where a config's class leaves that to checkpoints.
     """
+    if getattr(config, "pad_token_id", 0) is None:
+        config.pad_token_id = 0  # without one, classes of decoders take one text at a time
     if config.is_encoder_decoder and getattr(config, "decoder_start_token_id", None) is None:
         config.decoder_start_token_id = 0
     for part in [*vars(config).values(), config]:
