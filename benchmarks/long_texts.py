@@ -139,7 +139,7 @@ def cost(folder: Path) -> Iterator[dict[str, Any]]:
     made = {bits: cached(source, folder / str(bits), bits, recipe, context=longest) for bits in BITS[:2]}
     opened = {bits: load(out, threads=1, context=longest, verify=False) for bits, out in made.items()}
     tokens = np.random.default_rng(0).integers(1000, 2000, LENGTH).tolist()
-    took: dict[int, dict[str, list[float]]] = {bits: {"prompt": [], "token": []} for bits in opened}
+    took: dict[int, dict[str, list[float]]] = {bits: {"prompt": [], "token": [], "moving": []} for bits in opened}
     for model in opened.values():
         model.prefill(tokens[:-PIECE])
     for _ in range(ROUNDS):
@@ -154,6 +154,13 @@ def cost(folder: Path) -> Iterator[dict[str, Any]]:
                 model.decode(tokens[0])
                 steps.append(perf_counter() - start)
             took[bits]["token"].append(median(steps))
+            session, moved = model.session, int(LENGTH * EIGHTH)
+            if not session.why_not_evict(LENGTH - FIRST - moved):
+                aside = session.snapshot()
+                start = perf_counter()
+                session.evict(FIRST, moved)
+                took[bits]["moving"].append(perf_counter() - start)
+                session.restore(aside)
     for bits, seconds in took.items():
         states = opened[bits].config.states
         yield {"model": SHAPE, "bits": bits, "state_bytes": state_bytes(states, LENGTH), "seconds": seconds}
@@ -269,11 +276,14 @@ def report_cost(found: Sequence[Mapping[str, Any]]) -> str:
             if whole is not None
         ]
         kind = {32: "float32", 8: "8 bits"}[one["bits"]]
-        rows.append([kind, f"{one['state_bytes'] / 1e6:.1f}", *(spread(ratio) for ratio in ratios)])
-    columns = (f"a prompt token before {LENGTH:,}", f"a token after {LENGTH:,}")
-    return table(
-        ["keys and values", f"MB of states, {LENGTH:,} tokens", *(f"time of {what}" for what in columns)], rows
-    )
+        moving = [
+            moved / token for moved, token in zip(one["seconds"]["moving"], one["seconds"]["token"], strict=False)
+        ]
+        moves = f"{spread(moving)} tokens" if moving else "computed again"
+        rows.append([kind, f"{one['state_bytes'] / 1e6:.1f}", *(spread(ratio) for ratio in ratios), moves])
+    columns = (f"time of a prompt token before {LENGTH:,}", f"time of a token after {LENGTH:,}")
+    forgetting_column = f"forgetting {int(LENGTH * EIGHTH)} by moving the rest"
+    return table(["keys and values", f"MB of states, {LENGTH:,} tokens", *columns, forgetting_column], rows)
 
 
 def report_forgetting(found: Sequence[Mapping[str, Any]]) -> str:

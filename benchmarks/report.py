@@ -169,6 +169,7 @@ TABLES = {
     "structured": Cut(("structured",)),
     "decoding": Cut(("decoding",)),
     "integer caches": Cut(("long_texts",)),
+    "integer caches' cost": Cut(("long_texts",), 1),
     "forgetting": Cut(("long_texts",), 2),
     "compression": Cut(("long_texts",), 3),
     "arm tokens": Cut(("arm_instructions",)),
