@@ -28,7 +28,7 @@ from edgepress.exporter.bundle.written.download import describe_zeros
 from edgepress.exporter.decide.encoder_decoder import decide_encoder_decoder, is_encoder_decoder
 from edgepress.exporter.decide.job import Opened, Prepared, Shrunk
 from edgepress.exporter.decide.opening import open_model
-from edgepress.exporter.decide.prepare import settle, shrink
+from edgepress.exporter.decide.prepare import settle, shrink, shrink_draft
 from edgepress.exporter.decide.traced import decide_traced, refuse_of_language_models
 from edgepress.exporter.doors.kinds import Options, find_door
 from edgepress.exporter.doors.samples import read_samples
@@ -212,14 +212,67 @@ def make_bundle(
         check_known(opened.checkpoint)
     with Workspace.opened(out) as workspace:
         shrunk = shrink(opened, workspace, threads=threads, progress=progress)
+        beside = workspace.inside("draft")  # made before the model learns: what a draft cannot be is known here
+        drafted = shrink_draft(shrunk, beside, threads=threads, progress=progress)
         prepared = settle(shrunk, workspace, threads=threads, progress=progress)
-        with (
-            atomic_directory(out, replace=force, may_remove=check_replaceable) as work,
-            hashed(prepared) as sources,
-            learn(prepared, workspace, sources.current, threads=threads, progress=progress) as learned,
-        ):
-            written = write(work, prepared, learned, check=check, threads=threads, progress=progress)
-            return seal(work, learned, written, sources.original(), threads=threads, progress=progress)
+        with atomic_directory(out, replace=force, may_remove=check_replaceable) as work:
+            manifest, plan = fill(work, prepared, workspace, check=check, threads=threads, progress=progress)
+            if drafted is None:
+                return manifest
+            draft = settle(drafted, beside, threads=threads, progress=progress)
+            return add_draft(work, manifest, plan, draft, beside, threads=threads, progress=progress)
+
+
+def fill(
+    work: Path, prepared: Prepared, workspace: Workspace, *, check: bool, threads: int | None, progress: Progress
+) -> tuple[Manifest, Prepared]:
+    """Learn, write and seal a bundle in the directory ``work``; what is planned in the end comes with its manifest."""
+    with (
+        hashed(prepared) as sources,
+        learn(prepared, workspace, sources.current, threads=threads, progress=progress) as learned,
+    ):
+        written = write(work, prepared, learned, check=check, threads=threads, progress=progress)
+        manifest = seal(work, learned, written, sources.original(), threads=threads, progress=progress)
+        return manifest, written.prepared
+
+
+def add_draft(
+    work: Path,
+    manifest: Manifest,
+    model: Prepared,
+    draft: Prepared,
+    workspace: Workspace,
+    *,
+    threads: int | None,
+    progress: Progress,
+) -> Manifest:
+    """Make the draft model a bundle of its own, and put it into the model's where it is worth it."""
+    from edgepress.exporter.bundle import draft as drafts
+    from edgepress.exporter.learn.pruning.score import scored_context
+
+    assert model.asked.draft is not None
+    assert draft.pruned is not None
+    held_out = draft.pruned.held_out
+    with TemporaryDirectory(prefix="edgepress-") as temporary:
+        made = Path(temporary)
+        found, draft = fill(made, draft, workspace, check=False, threads=threads, progress=progress)
+        share = draft.bytes_a_token / model.bytes_a_token
+        worth = drafts.measure_draft(
+            work,
+            made,
+            held_out,
+            share,
+            context=scored_context(model.plan.context_length)[0],
+            threads=threads or usable_cores(),
+            progress=progress,
+        )
+        least = model.asked.draft.gain
+        if worth.speed < least:
+            why = f"{worth}, and the recipe wants {least:g} ×"
+            return bundle.leave_out(work, manifest, drafts.DRAFTER, why)
+        about = {**worth.to_json(), "parameters": draft.plan.parameters, "steps": list(found.steps)}
+        entry, files = drafts.add_draft(work, made, about)
+    return bundle.add_drafter(work, manifest, entry, files)
 
 
 @dataclass(frozen=True)

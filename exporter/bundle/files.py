@@ -1,7 +1,7 @@
 """The directory that a build step ships: which files go into it and how its manifest is made."""
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -12,8 +12,8 @@ from edgepress import __version__
 from edgepress.bundle import mtp as mtp_graph
 from edgepress.bundle.drafters import DrafterEntry
 from edgepress.bundle.graphs import GraphEntry
-from edgepress.bundle.manifest import MANIFEST_NAME, Manifest, describe_files, read_manifest
-from edgepress.disk.files import write_json
+from edgepress.bundle.manifest import MANIFEST_NAME, FileEntry, Manifest, describe_files, read_manifest
+from edgepress.disk.files import sha256_file, write_json
 from edgepress.exporter.bundle.stream import TensorReport
 from edgepress.exporter.model.description import Decoder
 from edgepress.exporter.model.rope import key_rotations
@@ -160,6 +160,22 @@ def drafters_of(model: Description) -> tuple[DrafterEntry, ...]:
 def add_steps(bundle: Path, manifest: Manifest, steps: tuple[dict[str, object], ...]) -> Manifest:
     """Write the manifest again with what the steps of a recipe came to, the last of them the bundle itself."""
     return _write_manifest(bundle, replace(manifest, steps=steps))
+
+
+def add_drafter(bundle: Path, manifest: Manifest, entry: DrafterEntry, files: Sequence[str]) -> Manifest:
+    """Write the manifest again with a drafter's graph and the other ``files`` that are there for it."""
+    added = {name: FileEntry((bundle / name).stat().st_size, sha256_file(bundle / name)) for name in files}
+    size = sum(one.size for one in added.values())
+    totals = {**manifest.totals, "bytes_after": int(str(manifest.totals["bytes_after"])) + size}
+    every = dict(sorted({**manifest.files, **added}.items()))
+    drafters = (*manifest.drafters, entry)
+    return _write_manifest(bundle, replace(manifest, totals=totals, files=every, drafters=drafters))
+
+
+def leave_out(bundle: Path, manifest: Manifest, name: str, why: str) -> Manifest:
+    """Write the manifest again with something of the recipe that is left out after all."""
+    left_out = {**manifest.decisions.get("left_out", {}), name: why}  # type: ignore[dict-item]
+    return _write_manifest(bundle, replace(manifest, decisions={**manifest.decisions, "left_out": left_out}))
 
 
 def _write_manifest(bundle: Path, manifest: Manifest) -> Manifest:

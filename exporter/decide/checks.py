@@ -116,7 +116,7 @@ def say_unused_text(prepared: Prepared) -> None:
     """Warn when text is given that no part of the export uses; InputError when a file of it cannot be used."""
     recipe = prepared.recipe
     looks = prepared.needs_calibration or recipe.budget is not None or prepared.pruned is not None
-    looks |= bool(prepared.plan.integer_states)
+    looks |= bool(prepared.plan.integer_states) or prepared.asked.draft is not None
     looks |= recipe.activations.type == "float16" or any(target.form == "static" for target in prepared.targets)
     if looks or not recipe.calibration.text:
         return

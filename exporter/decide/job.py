@@ -67,6 +67,12 @@ class Shrunk(Opened):
         return () if self.pruned is None else self.pruned.steps
 
     @property
+    def draft(self) -> Opened | None:
+        """The draft model that the recipe asks for, as an export of its own, from what the steps left."""
+        asked = self.asked.draft
+        return None if asked is None else Opened(checkpoint=self.checkpoint, asked=asked.recipe, targets=(self.cpu,))
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """What the user should know of how the checkpoint was read; see :func:`.reading.notes`."""
         return notes(self.original, read_decoder(self.original), mtp=self.asked.mtp)
@@ -81,6 +87,7 @@ class Prepared(Planned, Shrunk):
 
     decisions: Decisions = field(default_factory=Decisions)
     budget: dict[str, object] | None = None  # what was measured for the recipe's budget, and what it came to
+    drafted: Prepared | None = None  # the draft model that the recipe asks for, where a plan is all that is wanted
 
     @property
     def task(self) -> None:

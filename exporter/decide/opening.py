@@ -41,6 +41,8 @@ def open_model(
     name, why = choose_recipe(recipe, target)
     asked = ask_recipe(name, context_length, calibration)
     check_recipe(asked)
+    if asked.draft is not None:
+        check_recipe(asked.draft.recipe)
     directory, origin = find_model(str(model), revision)
     checkpoint = Checkpoint.open(directory).with_adapters([Path(adapter) for adapter in adapters])
     check_tokenizer(checkpoint)
@@ -92,4 +94,13 @@ def ask_recipe(recipe: str | Path, context_length: int | None, calibration: Sequ
         found = replace(found, context_length=context_length)
     if calibration:
         found = replace(found, calibration=replace(found.calibration, text=tuple(map(str, calibration))))
+    if found.draft is not None:
+        found = replace(found, draft=replace(found.draft, recipe=_for_draft(found, found.draft.recipe)))
     return found
+
+
+def _for_draft(recipe: Recipe, draft: Recipe) -> Recipe:
+    """The recipe of a draft, with the context of the model's, and its text where it names none itself."""
+    text = draft.calibration.text or recipe.calibration.text
+    calibration = replace(draft.calibration, text=text)
+    return replace(draft, context_length=recipe.context_length, calibration=calibration)

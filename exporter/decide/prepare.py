@@ -75,7 +75,11 @@ def decide(
         adapter_slots=adapter_slots,
     )
     shrunk = shrink(opened, workspace, threads=threads, progress=progress)
-    return settle(shrunk, workspace, threads=threads, progress=progress)
+    prepared = settle(shrunk, workspace, threads=threads, progress=progress)
+    drafted = shrink_draft(shrunk, workspace, threads=threads, progress=progress)
+    if drafted is None:
+        return prepared
+    return replace(prepared, drafted=settle(drafted, None, threads=threads, progress=progress))
 
 
 def shrink(opened: Opened, workspace: Workspace | None, *, threads: int | None, progress: Progress) -> Shrunk:
@@ -97,6 +101,23 @@ def shrink(opened: Opened, workspace: Workspace | None, *, threads: int | None, 
     kept = None if workspace is None else workspace.part("pruning")
     pruned = prune(checkpoint, asked, opened.targets, folder=kept, threads=threads, progress=progress)
     return Shrunk(**{**vars(opened), "checkpoint": pruned.checkpoint, "pruned": pruned})
+
+
+def shrink_draft(
+    shrunk: Shrunk, workspace: Workspace | None, *, threads: int | None, progress: Progress
+) -> Shrunk | None:
+    """Run the steps that make a draft model of what :func:`shrink` left; None where the recipe asks for none.
+
+    Raises:
+        InputError: as :func:`shrink`.
+
+    """
+    if shrunk.draft is None:
+        return None
+    try:
+        return shrink(shrunk.draft, workspace, threads=threads, progress=progress)
+    except InputError as error:
+        raise InputError(f"[draft]: {error}") from error
 
 
 def _without_steps(opened: Opened) -> Prepared:

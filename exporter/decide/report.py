@@ -82,9 +82,35 @@ def plan_to_json(prepared: Prepared, export: Estimate | None = None) -> Json:
             **({} if export is None else {"export": estimate_to_json(export)}),
         },
         "budget": prepared.budget,
+        "draft": _draft_to_json(prepared),
         "steps": [] if prepared.pruned is None else list(prepared.pruned.steps),
         "steps_not_run": [] if prepared.pruned is None else list(prepared.pruned.skipped),
     }
+
+
+def _draft_to_json(prepared: Prepared) -> Json | None:
+    """The draft model that the recipe asks for; whether it ships, its worth on text decides."""
+    draft, asked = prepared.drafted, prepared.asked.draft
+    if draft is None or asked is None:
+        return None
+    return {
+        "steps": list(asked.recipe.prune),
+        "parameters": draft.plan.parameters,
+        "data_file_bytes_at_most": draft.plan.data_bytes,
+        "cache_bytes_at_default_context": draft.plan.cache_bytes_at(prepared.plan.default_context),
+        "estimated_step": draft.bytes_a_token / prepared.bytes_a_token,
+        "gain": asked.gain,
+    }
+
+
+def _draft_lines(draft: Json | None) -> list[str]:
+    if draft is None:
+        return []
+    return [
+        f"draft        {', '.join(cast('list[str]', draft['steps']))}: {draft['parameters']:,} parameters, at most "
+        f"{megabytes(draft['data_file_bytes_at_most'])} MB more; its tokens cost {draft['estimated_step']:.2f} of a "
+        f"step each (estimate), and it ships where that makes answers {draft['gain']:g} × as fast"
+    ]
 
 
 def text_of_to_json(checkpoint: Checkpoint) -> Json | None:
@@ -187,6 +213,7 @@ def format_plan(prepared: Prepared) -> str:
             *slot_lines(prepared.plan.adapter_slots),
             *drafter_lines(cast("list[Json]", plan["drafters"])),
             *_mtp_lines(cast("Json | None", estimates.get("runtime_memory_of_mtp"))),
+            *_draft_lines(cast("Json | None", plan["draft"])),
             *_instruction_lines(instructions.estimates(prepared), prepared.plan.adapter_slots),
             *budget_lines(prepared.budget),
             *(f"left out     {name}: {why}" for name, why in prepared.decisions.left_out.items()),

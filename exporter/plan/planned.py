@@ -73,6 +73,12 @@ class Planned:
         return self.checkpoint
 
     @property
+    def bytes_a_token(self) -> int:
+        """Bytes of weights that decoding a token reads: of an embedding that is no head it reads a row only."""
+        tensors = self.plan.tensors
+        return sum(one.bytes_after for one in tensors if self.decoder.tied or one.weight.kind != "embedding")
+
+    @property
     def needs_calibration(self) -> bool:
         """Whether a method of the recipe needs the model's activations."""
         recipe = self.recipe

@@ -20,6 +20,7 @@ from edgepress.exporter.recipe.recipe import (
     Budget,
     Cache,
     CalibrationText,
+    Draft,
     OptionValue,
     Override,
     Recipe,
@@ -85,7 +86,10 @@ _KEYS = (
     "activations",
     "cache",
     "mtp",
+    "draft",
 )
+_DRAFT_KEYS = ("weights", "embedding", "head", "override", "accuracy_level", "prune", "before", "after", "options")
+_DRAFT_WEIGHTS = {"bits": 4, "block_size": 32}
 
 
 def _recipe(content: dict[str, object], path: Path) -> Recipe:
@@ -117,7 +121,28 @@ def _recipe(content: dict[str, object], path: Path) -> Recipe:
         activations=_activations(content.get("activations", {}), path),
         cache=_cache(content.get("cache", {}), path),
         mtp=_flag(content.get("mtp", False), path, "mtp"),
+        draft=_draft(content["draft"], path) if "draft" in content else None,
     )
+
+
+def _draft(value: object, path: Path) -> Draft:
+    """A recipe inside of a recipe, by fewer keys and with another default for weights."""
+    if not isinstance(value, dict):
+        raise InputError(f"{path}: [draft] must be a table, not {value!r}")
+    _known(value, (*_DRAFT_KEYS, "calibration", "gain"), path, "[draft] ")
+    gain = value.get("gain", Draft.gain)
+    if isinstance(gain, bool) or not isinstance(gain, int | float) or not 0 <= gain < float("inf"):
+        raise InputError(f"{path}: [draft] gain must be a number, 0 or more, not {gain!r}")
+    rest = {key: entry for key, entry in value.items() if key != "gain"}
+    try:
+        recipe = _recipe({"weights": _DRAFT_WEIGHTS, **rest}, path)
+    except InputError as error:
+        raise InputError(str(error).replace(f"{path}: ", f"{path}: [draft] ", 1)) from error
+    if not recipe.prune:
+        raise InputError(f'{path}: [draft] needs steps that make it smaller, such as prune = ["depth", "retrain"]')
+    if "vocabulary" in recipe.prune:
+        raise InputError(f"{path}: [draft] prune has vocabulary, and a draft has the model's own tokens; leave it out")
+    return Draft(recipe, float(gain))
 
 
 def _names(value: object, path: Path, where: str) -> tuple[str, ...]:

@@ -205,6 +205,18 @@ LIMITS = ("like", "size_mb", "memory_mb", "ms_per_token", *LOSSES)
 
 
 @dataclass(frozen=True)
+class Draft:
+    """A smaller model of the same tokens to ship beside the model, for speculation.
+
+    ``recipe`` makes it of the model itself: its ``prune`` names the steps. ``gain`` is how much faster an answer has to
+    be estimated to go with it, or else it is not shipped; 0 ships it whatever it is worth.
+    """
+
+    recipe: "Recipe"
+    gain: float = 1.05
+
+
+@dataclass(frozen=True)
 class Recipe:
     """A whole request, which nothing rewrites: what is decided stands beside it (:mod:`.decisions`).
 
@@ -229,6 +241,7 @@ class Recipe:
     activations: Activations = Activations()
     cache: Cache = Cache()
     mtp: bool = False
+    draft: Draft | None = None
 
     @property
     def storages(self) -> tuple[Storage, ...]:
@@ -269,6 +282,9 @@ class Recipe:
         content = asdict(self)
         content["calibration"]["text"] = [Path(name).name for name in self.calibration.text]
         content["activations"] = self.activations.to_json()
+        del content["draft"]
+        if self.draft is not None:
+            content["draft"] = {"recipe": self.draft.recipe.to_json(), "gain": self.draft.gain}
         return content
 
 
@@ -284,6 +300,9 @@ def recipe_from_json(content: Mapping[str, Any]) -> Recipe:
         "calibration": CalibrationText(**{**calibration, "text": tuple(calibration["text"])}),
         "budget": budget and Budget(**{**budget, "candidates": tuple(budget["candidates"])}),
     }
+    if "draft" in content:
+        draft = content["draft"]
+        made["draft"] = Draft(recipe_from_json(draft["recipe"]), draft["gain"])
     return Recipe(**{**content, **tables, **lists, **made})
 
 

@@ -46,7 +46,7 @@ def find_models(path: Path, target: str) -> list[Path]:
 
     A file means itself. A bundle means the graphs in the folder of the target's name where it has such a folder, with
     .onnx files in it, and else ``model.onnx``, or the graphs of its encoder and decoder; on one whose processors may
-    compute in float16 all graphs that the manifest lists.
+    compute in float16 all graphs that the manifest lists. On a CPU also those of its drafters.
 
     Raises:
         InputError: there is nothing at ``path``, or no model in the directory.
@@ -57,6 +57,8 @@ def find_models(path: Path, target: str) -> list[Path]:
         if not models and (path / MANIFEST_NAME).is_file() and find_target(target).float16:
             models = [path / entry.file for entry in read_manifest(path).graphs]
         models = models or _graphs(path)
+        if find_target(target).is_cpu and (path / MANIFEST_NAME).is_file():
+            models += [path / entry.file for entry in read_manifest(path).drafters]
         if not models[0].is_file():
             raise InputError(f"{path} has no model.onnx; name a bundle or an .onnx file")
         check_links(path, models)

@@ -133,12 +133,20 @@ def drafters_to_json(drafters: Sequence[DrafterEntry]) -> list[Json]:
 
 
 def drafter_lines(drafters: Sequence[Json]) -> list[str]:
-    """The same as a line each."""
-    return [
-        f"drafter      {entry['drafter']} ({entry['file']}): `--speculate {entry['drafter']}`, "
-        f"{entry['state_bytes_per_token']:,} bytes of states a token"
-        for entry in drafters
-    ]
+    """The same as a line each, and below it what is known of its worth and the steps that made it."""
+    lines = []
+    for entry in drafters:
+        lines.append(
+            f"drafter      {entry['drafter']} ({entry['file']}): `--speculate {entry['drafter']}`, "
+            f"{entry['state_bytes_per_token']:,} bytes of states a token"
+        )
+        about = dict(cast("Json", entry["about"]))
+        steps = cast("list[Json]", about.pop("steps", []))
+        if about:
+            facts = [f"{key} {value}".replace("_", " ", 1) for key, value in about.items()]
+            lines.append(f"{'':<12} {', '.join(facts)}")
+        lines += step_lines(steps)
+    return lines
 
 
 def _graphs(bundle: Path) -> list[Path]:

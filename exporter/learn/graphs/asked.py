@@ -23,6 +23,8 @@ def check_graph_methods(recipe: Recipe, form: str) -> None:
             cannot be used.
 
     """
+    if recipe.draft is not None:
+        raise InputError("the recipe has a [draft], and this is no language model, which drafts are for; leave it out")
     for place, names in named(recipe):
         for name in names:
             method = load_graph_method(name, place)

@@ -170,7 +170,11 @@ def run(arguments: argparse.Namespace) -> int:
     kept = cast("dict[str, str]", manifest.decisions.get("kept_layers", {}))
     for name, reason in kept.items():
         print(f"  {name} computes in float32: {reason}")
-    for line in (*footprint_lines(manifest.targets), *(f"note: {note}" for note in manifest.notes)):
+    for line in (
+        *_drafters(manifest),
+        *footprint_lines(manifest.targets),
+        *(f"note: {note}" for note in manifest.notes),
+    ):
         print(f"  {line}")
     if manifest.sparsity is not None:
         print(f"  zeros: {describe_saving(manifest.sparsity)}")
@@ -181,6 +185,16 @@ def run(arguments: argparse.Namespace) -> int:
     print(f"  hash {bundle_hash(Path(arguments.out))}")
     say(f"next: edgepress run {arguments.out} {_taken(manifest)}")
     return 0
+
+
+def _drafters(manifest: "Manifest") -> list[str]:
+    """What there is for speculation, and why there is no draft model where one was asked for."""
+    lines = []
+    for entry in manifest.drafters:
+        worth = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in entry.about.items() if key != "steps")
+        lines.append(f"{entry.file} for --speculate {entry.drafter}: {worth}")
+    left_out: Mapping[str, str] = manifest.decisions.get("left_out", {})  # type: ignore[assignment]
+    return lines + [f"no draft model: {left_out[name]}" for name in ("draft",) if name in left_out]
 
 
 def _taken(manifest: "Manifest") -> str:

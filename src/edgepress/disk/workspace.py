@@ -28,8 +28,8 @@ if sys.platform != "win32":
 
 NOTE = ".edgepress-workspace"  # its name is the sign; what is in it tells a reader
 SUFFIX = ".edgepress"  # of a workspace: `.NAME.edgepress` is that of the output NAME
-Part = Literal["pruning", "calibration", "prices"]
-"""A folder in a workspace: stages of ``prune``'s steps, stages of the layers, what a budget has measured."""
+Part = Literal["pruning", "calibration", "prices", "draft"]
+"""A folder in a workspace: stages of ``prune``'s steps, of the layers, what a budget has measured, those of a draft."""
 PARTS: tuple[str, ...] = get_args(Part)
 _PRIVATE = 0o700
 _JUNCTION = 0xA0000003  # IO_REPARSE_TAG_MOUNT_POINT of Windows; its symbolic links are such by their mode
@@ -80,12 +80,16 @@ class Workspace:
         folder.mkdir(exist_ok=True)
         return folder
 
+    def inside(self, name: Part) -> "Workspace":
+        """One for an export that is a part of this one: its parts are folders in that part, and go with this one."""
+        return _Inside(self, name)
+
     def _keep(self) -> None:
         if not self._is_held:
             return
-        for name in PARTS:
+        for folder in (*((self.folder / "draft" / name) for name in PARTS), *(self.folder / name for name in PARTS)):
             with suppress(OSError):
-                (self.folder / name).rmdir()  # only if it is empty
+                folder.rmdir()  # only if it is empty
         if any(entry.name != NOTE for entry in self.folder.iterdir()):
             _log.warning(
                 "what is done is kept in %s: the same command goes on from there, and `edgepress clean %s` removes it",
@@ -100,6 +104,17 @@ class Workspace:
             remove_made(self.folder)
         else:
             remove(self.folder)  # what an export that was stopped has left
+
+
+class _Inside(Workspace):
+    def __init__(self, outer: Workspace, name: Part) -> None:
+        super().__init__(outer._out)
+        self._outer, self._name = outer, name
+
+    def part(self, name: Part) -> Path:
+        folder = self._outer.part(self._name) / name
+        folder.mkdir(exist_ok=True)
+        return folder
 
 
 def beside(out: Path) -> Path:
