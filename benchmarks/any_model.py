@@ -1,23 +1,27 @@
 """Models that are no language models by every recipe, beside what optimum and onnxruntime make of them: is it as good?
 
-python benchmarks/any_model.py [--optimum PYTHON] [--models MiniLM ResNet-20 MobileNetV2] [--rounds 15]
+python benchmarks/any_model.py [--optimum PYTHON] [--olive PYTHON] [--litert PYTHON] [--executorch PYTHON]
+                               [--models MiniLM ResNet-20 MobileNetV2] [--rounds 15]
 
-any_model_texts.py and any_model_images.py have the models, how they are scored and what is timed. All run in one
-process and by one onnxruntime; export time and peak memory are of processes of their own, in which optimum exports and
-quantizes at once. Times are medians of ratios to the float32 bundle's, taken in turn. PYTHON is that of an environment
-of ``pip install optimum-onnx accelerate torch onnxruntime``; without it optimum's rows are left out. Each form waits
-before its turn until the threads of the one before it no longer spin, and runs once unmeasured to wake its own.
+any_model_texts.py and any_model_images.py have the models, how they are scored and what is timed, any_model_peers.py
+the other tools: each is a Python with the packages that ``--help`` names, in an environment of its own, and its rows
+are left out without it. ONNX files run in one process and by one onnxruntime, the others in turn with them. Export
+time and peak memory are of processes of their own; other tools trace, convert and quantize at once.
+Times are medians of ratios to the float32 bundle's, taken in turn; each form waits before its turn until the threads
+of the one before it no longer spin, and runs once unmeasured to wake its own.
 """
 
 import argparse
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import any_model_images
+import any_model_peers
 import any_model_texts
-from any_model_subject import THREADS, Answer, Subject
+from any_model_subject import THREADS, Answer, Form, RefusedError, Subject
 from common import WORK, save, table
 
 Sample = dict[str, Any]
@@ -34,10 +38,12 @@ def times(opened: Sequence[Answer], batches: Mapping[str, Sequence[Any]], rounds
                 time.sleep(SETTLE)
                 answer(some[0])
                 start = time.perf_counter()
+                away = 0.0
                 for batch in some:
                     answer(batch)
+                    away += getattr(answer, "on_the_way", 0.0)
                 if number:  # the first one warms up
-                    taken.append((time.perf_counter() - start) / len(some))
+                    taken.append((time.perf_counter() - start - away) / len(some))
     return found
 
 
@@ -45,20 +51,45 @@ def measured(subject: Subject, rounds: int) -> list[Sample]:
     """Every form of one model: made, scored, timed."""
     work = WORK / "any_model" / subject.name.partition(" ")[0]
     work.mkdir(parents=True, exist_ok=True)
-    forms, samples, reference = subject.forms(work), [], None
-    for form in forms:
-        scores, answers = subject.score(form.open(max(THREADS)), reference)
+    kept: list[Form] = []
+    samples: list[Sample] = []
+    refused: list[Sample] = []
+    reference, batches = None, subject.batches()
+    for form in subject.forms(work):
+        base = {"model": subject.name, "tool": form.tool, "form": form.name}
+        try:
+            if form.refused is not None:
+                raise RefusedError(form.refused)
+            with opened([form], max(THREADS)) as (answer,):
+                scores, answers = subject.score(answer, reference)
+                for some in batches.values():  # what a form refuses is known before it is timed
+                    answer(some[0])
+        except RefusedError as why:
+            refused.append(base | {"refused": str(why)})
+            continue
         reference = answers if reference is None else reference
         cost = {} if form.cost is None else {"export_s": form.cost.wall_s, "export_peak_bytes": form.cost.peak_bytes}
-        base = {"model": subject.name, "tool": form.tool, "form": form.name, "bytes": form.bytes}
-        samples.append(base | cost | {"scores": scores, "times": []})
-    batches = subject.batches()
+        samples.append(base | {"bytes": form.bytes} | cost | {"scores": scores, "times": []})
+        kept.append(form)
     for threads in THREADS:
-        taken = times([form.open(threads) for form in forms], batches, rounds)
+        with opened(kept, threads) as answers:
+            taken = times(answers, batches, rounds)
         for kind, each in taken.items():
             for sample, seconds in zip(samples, each, strict=True):
                 sample["times"].append({"threads": threads, "batch": kind, "seconds": seconds})
-    return samples
+    return samples + refused
+
+
+@contextmanager
+def opened(forms: Sequence[Form], threads: int) -> Iterator[list[Answer]]:
+    """The answers of forms, whose processes end behind it."""
+    with ExitStack() as stack:
+        answers = []
+        for form in forms:
+            answers.append(form.open(threads))
+            if close := getattr(answers[-1], "close", None):
+                stack.callback(close)
+        yield answers
 
 
 def report(samples: Sequence[Mapping[str, Any]]) -> str:
@@ -71,6 +102,11 @@ def _table(samples: Sequence[Mapping[str, Any]]) -> str:
     base = {_key(entry): entry["seconds"] for entry in samples[0]["times"]}
     rows = []
     for one in samples:
+        if "refused" in one:
+            rows.append(
+                [one["tool"], f"{one['form']}: {one['refused']}", *[""] * (3 + len(samples[0]["scores"]) + len(base))]
+            )
+            continue
         ratios = [
             f"{statistics.median(a / b for a, b in zip(entry['seconds'], base[_key(entry)], strict=True)):.2f}"
             for entry in one["times"]
@@ -92,15 +128,16 @@ def _key(entry: Mapping[str, Any]) -> str:
 def main() -> None:
     """Make every form, score it, time it; print the tables and keep the samples."""
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
-    parser.add_argument("--optimum", metavar="PYTHON", help="of an environment with optimum-onnx")
+    any_model_peers.add_options(parser)
     parser.add_argument("--models", nargs="*", default=["MiniLM", "ResNet-20", "MobileNetV2"])
     parser.add_argument("--rounds", type=int, default=15)
     options = parser.parse_args()
-    subjects = [any_model_texts.subject(options.optimum), *any_model_images.subjects()]
+    subjects = [any_model_texts.subject(options), *any_model_images.subjects(options)]
+    environments = any_model_peers.versions(options)
     samples: list[Sample] = []
     for subject in subjects:
         if subject.name.partition(" ")[0] in options.models:
-            samples += measured(subject, options.rounds)
+            samples += [sample | {"environments": environments} for sample in measured(subject, options.rounds)]
             print(save("any_model", samples), flush=True)
     print(report(samples))
 

@@ -4,9 +4,11 @@ ResNet-20 is scored by top-1 on 2,000 test images, MobileNetV2, whose labels are
 the float model's, on 100 of them enlarged. Ranges come from other images.
 """
 
+from argparse import Namespace
 from functools import partial
 from pathlib import Path
 
+import any_model_peers
 import numpy as np
 from any_integers import DATA
 from any_model_subject import Answer, Array, Form, Subject, bundle_files, export, quantized
@@ -17,16 +19,21 @@ from resnet import build_resnet, normalize
 from edgepress.runtime import load
 from edgepress.sessions import open_on_cpu, session_options
 
+WEIGHTS = {
+    "resnet": DATA / "models" / "resnet_cifar10" / "resnet20.safetensors",
+    "mobilenet": DATA / "models" / "mobilenet_v2" / "mobilenet_v2_1.0_224_fp32_folded.safetensors",
+}
 RECIPES = ("fp32", "int8", "int4", "int8-static")
 SEEN = 32  # images that static ranges come from
-PIECE = 20  # images that are scored at a time
+PIECE = 16  # images that are scored at a time
 
 
-def subjects() -> list[Subject]:
-    """Both models."""
+def subjects(options: Namespace) -> list[Subject]:
+    """Both models, with the forms of tools that ``options`` names."""
+    made = {name: (partial(forms, name, options), partial(batches, name)) for name in WEIGHTS}
     return [
-        Subject("ResNet-20 (0.27 M weights)", partial(forms, "resnet"), partial(batches, "resnet"), top1),
-        Subject("MobileNetV2 (3.5 M weights)", partial(forms, "mobilenet"), partial(batches, "mobilenet"), agreement),
+        Subject("ResNet-20 (0.27 M weights)", *made["resnet"], top1),
+        Subject("MobileNetV2 (3.5 M weights)", *made["mobilenet"], agreement),
     ]
 
 
@@ -37,13 +44,13 @@ def images(model: str, split: str, count: int) -> Array:
     return normalize(some) if model == "resnet" else enlarged(some, crops=False, seed=0)
 
 
-def forms(model: str, work: Path) -> list[Form]:
-    """Ours by recipe, onnxruntime's own by each of its ways."""
+def forms(model: str, options: Namespace, work: Path) -> list[Form]:
+    """Ours by recipe, onnxruntime's own by each of its ways, other tools'."""
     file, seen, made = work / f"{model}.onnx", work / "seen.npz", []
     if model == "resnet":
-        build_resnet(DATA / "models" / "resnet_cifar10" / "resnet20.safetensors", file, batch="n")
+        build_resnet(WEIGHTS[model], file, batch="n")
     else:
-        build_mobilenet(DATA / "models" / "mobilenet_v2" / "mobilenet_v2_1.0_224_fp32_folded.safetensors", file)
+        build_mobilenet(WEIGHTS[model], file)
     np.savez(seen, images=images(model, "calibration1000", SEEN)[:, None])
     for recipe in RECIPES:
         looks = ("--calibration", seen) if recipe == "int8-static" else ()
@@ -54,7 +61,12 @@ def forms(model: str, work: Path) -> list[Form]:
         out = work / f"{how}.onnx"
         cost = quantized(how, file, out, *([] if how == "dynamic" else [seen]))
         made.append(Form("onnxruntime", f"int8 {how}", [out], partial(peers, out), cost))
-    return made
+    if options.olive:
+        out = work / "olive.onnx"
+        made.append(any_model_peers.olive(options.olive, "static", file, out, partial(peers, out), seen))
+    return made + any_model_peers.apart(
+        options, model, WEIGHTS[model], work, sizes=f"1,{PIECE}", encode=lambda x: {"images": x}, samples=seen
+    )
 
 
 def ours(bundle: Path, threads: int) -> Answer:

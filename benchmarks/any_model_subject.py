@@ -13,19 +13,28 @@ Array = NDArray[Any]
 Answer = Callable[[Any], Array]
 """From a batch of inputs to an array with a row for each."""
 
+
+class RefusedError(Exception):
+    """A form does not run; why, as its tool says."""
+
+
 PEERS = Path(__file__).parent / "peers"
 THREADS = (1, 2)
 
 
 @dataclass(frozen=True)
 class Form:
-    """A model as a tool made it: ``open`` gives its answers with so many threads; ``cost`` is of what made it."""
+    """A model as a tool made it: ``open`` gives its answers with so many threads; ``cost`` is of what made it.
+
+    ``refused`` says why there is none; a form may also refuse when it is opened or asked.
+    """
 
     tool: str
     name: str
     files: Sequence[Path]
     open: Callable[[int], Answer]
     cost: Cost | None = None
+    refused: str | None = None
 
     @property
     def bytes(self) -> int:

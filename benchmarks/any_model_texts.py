@@ -2,16 +2,18 @@
 
 Scored on the English development split of STS-B: Spearman's correlation with people's scores, and the mean cosine of
 each embedding with the float32 bundle's. Timed one text at a time, and in batches of 32 of different lengths (padded)
-and of one length (alike). PYTHON is of an environment with optimum-onnx, whose rows are left out without it.
+and of one length (alike).
 """
 
 import csv
 import json
 import statistics
+from argparse import Namespace
 from collections.abc import Sequence
 from functools import cache, partial
 from pathlib import Path
 
+import any_model_peers
 import numpy as np
 from any_integers import DATA
 from any_model_subject import PEERS, Answer, Array, Form, Subject, bundle_files, export, quantized
@@ -27,15 +29,16 @@ RECIPES = ("fp32", "int8", "int8-dynamic", "int8-dynamic-small", "int4", "int4-1
 BATCH = 32
 SEEN = 64  # texts of the other split that static ranges come from
 LONGEST = 256  # tokens
+SIZES = "1x16,1x32,1x64,32x16,32x32,32x64"  # texts × tokens that LiteRT's file holds
 
 
-def subject(python: str | None) -> Subject:
-    """The model, with optimum's forms of it where there is a Python that has optimum."""
-    return Subject("MiniLM (22.6 M weights)", partial(forms, python), batches, score)
+def subject(options: Namespace) -> Subject:
+    """The model, with the forms of tools that ``options`` names."""
+    return Subject("MiniLM (22.6 M weights)", partial(forms, options), batches, score)
 
 
-def forms(python: str | None, work: Path) -> list[Form]:
-    """Ours by recipe; optimum's export, its dynamic integers and onnxruntime's static ones of it."""
+def forms(options: Namespace, work: Path) -> list[Form]:
+    """Ours by recipe, other tools'."""
     seen, made = work / "seen.jsonl", []
     first, second, _ = pairs()
     seen.write_text("".join(json.dumps({"text": text}) + "\n" for text in (first + second)[:: len(first) * 2 // SEEN]))
@@ -43,9 +46,17 @@ def forms(python: str | None, work: Path) -> list[Form]:
         looks = ("--calibration", seen) if recipe == "int8-static" else ()
         cost = export(folder(), recipe, work / recipe, *looks)
         made.append(Form("edgepress", recipe, bundle_files(work / recipe), partial(ours, work / recipe), cost))
-    if python is None:
-        return made
-    out = work / "optimum"
+    if options.optimum:
+        made += optimum(options.optimum, work, seen)
+    if options.olive:
+        out = work / "olive.onnx"
+        made.append(any_model_peers.olive(options.olive, "dynamic", folder(), out, partial(peers, out)))
+    return made + any_model_peers.apart(options, "embedder", folder(), work, sizes=SIZES, encode=tokens, samples=None)
+
+
+def optimum(python: str, work: Path, seen: Path) -> list[Form]:
+    """Its export, its dynamic integers and onnxruntime's static ones of it."""
+    out, made = work / "optimum", []
     cost = measure_command([python, PEERS / "optimum_encoder.py", folder(), out])
     plain, static = out / "float32" / "model.onnx", out / "static.onnx"
     names = [value.name for value in open_on_cpu(plain).get_inputs()]
@@ -90,6 +101,12 @@ def encoded(texts: Sequence[str]) -> dict[str, Array]:
         "attention_mask": np.array([one.attention_mask for one in found]),
         "token_type_ids": np.array([one.type_ids for one in found]),
     }
+
+
+def tokens(texts: Sequence[str]) -> dict[str, Array]:
+    """What a torch module takes, (texts, tokens)."""
+    feed = encoded(texts)
+    return {name: feed[name] for name in ("input_ids", "attention_mask")}
 
 
 def ours(bundle: Path, threads: int) -> Answer:
