@@ -66,6 +66,8 @@ def find_model(model: str, revision: str | None, check: CheckConfig) -> tuple[Pa
     path = Path(model)
     if model != "demo" and not (model and path.exists()):
         if not _HUB_ID.fullmatch(model):
+            if model.endswith(".onnx"):
+                raise InputError(f"no such file: {model!r}; name an ONNX file that is there")
             name, _, asked = model.partition("@")
             at = f"; a revision is given as --revision {asked}" if _HUB_ID.fullmatch(name) else ""
             raise InputError(f"no such directory: {model!r}; name a directory, a hub id (org/name), or 'demo'{at}")

@@ -293,5 +293,7 @@ def test_language_models_alone_take_prompts(model: Path, tmp_path: Path, capsys:
     assert "is no language model, so there is nothing for --prompt-lengths" in capsys.readouterr().err
     assert main(["run", str(tmp_path / "out"), "--prompt", "a"]) == 2
     assert "is for tensors, so there is nothing for --prompt; leave it out, and give arrays" in capsys.readouterr().err
+    assert main(["run", str(tmp_path / "out"), "--chat", "--prompt", "a"]) == 2
+    assert "is for tensors and no language model; leave out --chat" in capsys.readouterr().err
     with pytest.raises(InputError, match="rows is 0"):
         bench_graph(tmp_path / "out", rows=0)

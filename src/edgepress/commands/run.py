@@ -130,6 +130,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--context", type=int, metavar="N", help="tokens of prompt and answer (default: the bundle's)")
 
 
+OF_LANGUAGE_MODELS = ("chat", "system", "prefix", "json_schema", "regex", "grammar", "choice")
+"""Options that a bundle with another task has no use for."""
+
+
 def run(arguments: argparse.Namespace) -> int:
     """Print the text as it comes on stdout, then what it cost on stderr."""
     from edgepress.bundle.manifest import read_manifest
@@ -139,7 +143,10 @@ def run(arguments: argparse.Namespace) -> int:
     from edgepress.runtime.loading import find_task_of
     from edgepress.text.documents import read_standard_input
 
-    if find_task_of(arguments.bundle) is not None:
+    if (task := find_task_of(arguments.bundle)) is not None:
+        if given := [name for name in OF_LANGUAGE_MODELS if getattr(arguments, name)]:
+            option = given[0].replace("_", "-")
+            raise InputError(f"{arguments.bundle} is for {task.name} and no language model; leave out --{option}")
         return run_task(arguments)
     if (arguments.prompt is None) == (arguments.prompts is None) or arguments.files:
         read_manifest(arguments.bundle)  # where there is no bundle, that is what is wrong

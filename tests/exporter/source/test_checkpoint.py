@@ -421,6 +421,12 @@ def test_resolve_nothing(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyP
         resolve_model(model)
 
 
+def test_a_missing_onnx_file_is_called_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=r"^no such file: 'nothing\.onnx'; name an ONNX file that is there$"):
+        resolve_model("nothing.onnx")
+
+
 def test_resolve_file(tmp_path: Path) -> None:
     (tmp_path / "f").write_text("")
     with pytest.raises(InputError, match=r"is a file; name the directory that holds it"):
