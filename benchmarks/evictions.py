@@ -19,7 +19,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 from common import SIZES, TARGET, WORK, group, save, table
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
@@ -30,6 +29,7 @@ from edgepress.exporter import export
 from edgepress.runtime.config import BundleConfig, read_config
 from edgepress.runtime.measures.evaluate import log_softmax, read_corpus
 from edgepress.runtime.sessions.moving import moved_back
+from edgepress.sessions import open_on_cpu, session_options
 
 Floats = NDArray[np.float32]
 NAME = "evictions"
@@ -97,9 +97,7 @@ class Graph:
             model.graph.output.append(helper.make_tensor_value_info(node.output[-1], TensorProto.FLOAT, None))
         path = config.bundle / "scores.onnx"
         onnx.save(model, path)
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
-        self.session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        self.session = open_on_cpu(path, session_options(threads=1))
         self.names = [output.name for output in self.session.get_outputs()]
         self.pairs = list(zip(config.states[::2], config.states[1::2], strict=True))  # keys and values of each layer
 

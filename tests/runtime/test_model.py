@@ -102,7 +102,7 @@ def test_scores_of_all_positions_are_those_of_single_steps(
 def test_a_bundle_from_before_there_was_a_list_of_states_runs_as_it_did(bundle: Bundle, tmp_path: Path) -> None:
     listed = bundle("llama", "int4")
     before = shutil.copytree(listed, tmp_path / "before")
-    manifest = replace(read_manifest(before), states=())
+    manifest = replace(read_manifest(before), states=(), rotations=None)
     (before / "manifest.json").write_text(manifest.serialize(), encoding="utf-8")
     assert read_config(before).states == read_config(listed).states == read_manifest(listed).states
     np.testing.assert_array_equal(opened(before).prefill(PROMPT), opened(listed).prefill(PROMPT))
