@@ -25,25 +25,27 @@ def make(model: Traceable, form: str, out: Path, samples: Path | None = None) ->
     import torch
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
     from executorch.backends.xnnpack.quantizer import xnnpack_quantizer as integers
-    from executorch.exir import ExecutorchBackendConfig, to_edge_transform_and_lower
-    from executorch.exir.passes.sym_shape_eval_pass import ConstraintBasedSymShapeEvalPass
+    from executorch.exir import to_edge_transform_and_lower
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
-    exported = torch.export.export(model.module, model.example, dynamic_shapes=model.axes)
+    # Memory is planned for the sizes that are traced, so these are the largest.
+    largest = tuple(
+        part.new_ones([axes[axis].max if axis in axes else size for axis, size in enumerate(part.shape)])
+        for part, axes in zip(model.example, model.axes, strict=True)
+    )
+    exported = torch.export.export(model.module, largest, dynamic_shapes=model.axes)
     if form != "fp32":
         how = integers.get_symmetric_quantization_config(is_per_channel=True, is_dynamic=form == "dynamic")
         watched = prepare_pt2e(exported.module(), integers.XNNPACKQuantizer().set_global(how))
         if samples is None:
-            watched(*model.example)
+            watched(*largest)
         else:
             with np.load(samples) as arrays:
                 for row in zip(*arrays.values(), strict=True):
                     watched(*map(torch.from_numpy, row))
-        exported = torch.export.export(convert_pt2e(watched), model.example, dynamic_shapes=model.axes)
+        exported = torch.export.export(convert_pt2e(watched), largest, dynamic_shapes=model.axes)
     lowered = to_edge_transform_and_lower(exported, partitioner=[XnnpackPartitioner()])
-    # Memory by the largest sizes: by default it is by a guess, and 16 images were refused where 64 had been said.
-    room = ExecutorchBackendConfig(sym_shape_eval_pass=ConstraintBasedSymShapeEvalPass())
-    out.write_bytes(lowered.to_executorch(room).buffer)
+    out.write_bytes(lowered.to_executorch().buffer)
 
 
 def opened(file: Path, threads: int) -> Callable[[dict[str, np.ndarray]], np.ndarray]:

@@ -69,6 +69,7 @@ def opened(file: Path, threads: int) -> Callable[[Feed], np.ndarray]:
     interpreter = Interpreter(str(file), num_threads=threads)
     runners = [interpreter.get_signature_runner(name) for name in interpreter.get_signature_list()]
     all_inputs = [runner.get_input_details() for runner in runners]
+    all_outputs = [next(iter(runner.get_output_details().values())) for runner in runners]
     order = np.argsort([np.prod(next(iter(inputs.values()))["shape"]) for inputs in all_inputs])
 
     def answer(feed: Feed) -> np.ndarray:
@@ -81,11 +82,20 @@ def opened(file: Path, threads: int) -> Callable[[Feed], np.ndarray]:
             raise ValueError(f"no signature holds {shape}")
         filled = {}
         for (name, detail), value in zip(inputs.items(), feed.values(), strict=True):
-            filled[name] = np.zeros(detail["shape"], detail["dtype"])
-            filled[name][tuple(map(slice, value.shape))] = value
-        return np.asarray(next(iter(runners[index](**filled).values()))[: shape[0]])
+            scale, zero = detail["quantization"]
+            codes = value if not scale else _rounded(value / scale + zero, detail["dtype"])
+            filled[name] = np.full(detail["shape"], zero if scale else 0, detail["dtype"])
+            filled[name][tuple(map(slice, value.shape))] = codes
+        found = np.asarray(next(iter(runners[index](**filled).values()))[: shape[0]])
+        scale, zero = all_outputs[index]["quantization"]
+        return found if not scale else (found.astype(np.float32) - zero) * np.float32(scale)
 
     return answer
+
+
+def _rounded(values: np.ndarray, kind: type[np.integer]) -> np.ndarray:
+    limits = np.iinfo(kind)
+    return np.clip(np.rint(values), limits.min, limits.max).astype(kind)
 
 
 if __name__ == "__main__":
