@@ -8,8 +8,6 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
-import numpy as np
-
 from edgepress.bundle.adapter_file import adapter_for
 from edgepress.bundle.manifest import bundle_hash
 from edgepress.chat.prompt import ChatEncoder, shared_beginning
@@ -21,7 +19,6 @@ from edgepress.cores import usable_cores
 from edgepress.disk.exchange import read_steady
 from edgepress.disk.files import sha256_file
 from edgepress.errors import InputError
-from edgepress.finite import check_logits
 from edgepress.runtime.config import BundleConfig, read_config
 from edgepress.runtime.generation.answer import Answer
 from edgepress.runtime.generation.constraints import Constraint, Form, Matcher, is_installed, token_table
@@ -29,22 +26,22 @@ from edgepress.runtime.generation.contrast import Contrast, Contrasting
 from edgepress.runtime.generation.defaults import sampling_defaults
 from edgepress.runtime.generation.forgetting import Forgetting
 from edgepress.runtime.generation.generation import Generation, OpenText, Search, Tally
-from edgepress.runtime.generation.known_text import KnownText
-from edgepress.runtime.generation.penalties import Floats
 from edgepress.runtime.generation.prefix import Key, read_prefix, write_prefix
 from edgepress.runtime.generation.sampling import Sampling
 from edgepress.runtime.generation.several.beams import Beams
 from edgepress.runtime.generation.several.text_beams import BeamRoom, BeamSearch
-from edgepress.runtime.generation.speculation.costs import StepCosts, measure_steps
+from edgepress.runtime.generation.speculation.costs import StepCosts
 from edgepress.runtime.generation.speculation.kinds import Opening, Speculation
 from edgepress.runtime.generation.speculation.speculating import open_speculating
 from edgepress.runtime.generation.tool_calls import ToolGuide, special_in
 from edgepress.runtime.graph_file.first_use import verify_first
+from edgepress.runtime.one_text import OneText
 from edgepress.runtime.placement import open_accelerator
 from edgepress.runtime.sessions.cpu import CpuSession
-from edgepress.runtime.sessions.session import ON_CPU, Mark, Session, check_tokens
-from edgepress.runtime.tuning.opening import how_to_open, known_or_measured
-from edgepress.text.tokenizer import StopStrings, Tokenizer, read_tokenizer
+from edgepress.runtime.sessions.session import Session, check_tokens
+from edgepress.runtime.tuning.beside import GraphsBeside, step_costs_of
+from edgepress.runtime.tuning.opening import how_to_open
+from edgepress.text.tokenizer import StopStrings
 from edgepress.whole import whole_number
 
 if TYPE_CHECKING:
@@ -139,34 +136,16 @@ class _Setup(TypedDict):
     search: Search | None
 
 
-class Model:
+class Model(OneText):
     """An open bundle. It holds one text at a time; two threads must not use it at once.
 
-    ``changes`` counts the calls that changed that text, by which a generation notices that another one has begun;
-    ``reused`` is how many tokens the last text that was begun had from the one before; ``threads`` compute, where the
-    CPU does.
+    ``threads`` compute, where the CPU does.
     """
 
     def __init__(self, config: BundleConfig, session: Session, threads: int = 1) -> None:
-        self.config = config
-        self.session = session
+        super().__init__(config, session)
         self.threads = threads
-        self.changes = self.reused = 0
-        self._known = KnownText(session)
-        self._beside: dict[Path, tuple[CpuSession, StepCosts]] = {}  # drafters' graphs, which all texts share
-        self._tokenizer: Tokenizer | None = None
-
-    @property
-    def tokenizer(self) -> Tokenizer:
-        """The bundle's tokenizer, read when first used."""
-        if self._tokenizer is None:
-            self._tokenizer = read_tokenizer(self.config.bundle)
-        return self._tokenizer
-
-    @property
-    def eos(self) -> frozenset[int]:
-        """The tokens by which the model ends a text."""
-        return self.config.eos
+        self._beside = GraphsBeside(threads)
 
     @cached_property
     def chat_encoder(self) -> ChatEncoder:
@@ -195,11 +174,6 @@ class Model:
         """How the model's makers say that tokens are to be drawn; greedy where they say nothing."""
         return sampling_defaults(self.config.bundle)
 
-    @property
-    def context(self) -> int:
-        """The most tokens that the cache holds."""
-        return self.session.context
-
     def with_adapter(self, adapter: str | Path | None) -> "Model":
         """The same open bundle with an adapter and a text of its own; None is without one.
 
@@ -221,109 +195,6 @@ class Model:
         other = Model(self.config, session, self.threads)
         other._tokenizer, other._beside = self._tokenizer, self._beside
         return other
-
-    def reset(self) -> None:
-        """Forget the text so far."""
-        self.changes += 1
-        self._known.forget()
-
-    def begin(self, tokens: Sequence[int], *, reuse: bool) -> Floats:
-        """Make the text ``tokens``; return the logits after the last, (vocab,), valid until the next call.
-
-        With ``reuse`` only what follows the beginning that it has in common with the text before is computed.
-
-        Raises:
-            InputError: as for :meth:`prefill`.
-
-        """
-        self.session.check_room(len(tokens), after=0)
-        self.changes += 1
-        if reuse:
-            self.reused = self._known.go_to_common(tokens)
-        else:
-            self.reused = 0
-            self._known.forget()
-        logits = self.prefill(tokens[self.reused :])
-        if reuse:
-            self._known.keep()
-        return logits
-
-    def prefill(self, tokens: Sequence[int]) -> Floats:
-        """Append tokens; return the logits after the last, (vocab,), valid until the next call.
-
-        Raises:
-            InputError: there are no tokens, one is not in the vocabulary, they do not fit in the context, or the logits
-                are not finite.
-
-        """
-        checked = check_tokens(tokens, self.config.vocab_size)
-        self.changes += 1
-        logits: Floats = self.session.append(checked)[-1]
-        self._known.tokens += checked.tolist()
-        check_logits(logits, f"{self.config.bundle}, after {self.session.position} tokens")
-        return logits
-
-    def append(self, tokens: Sequence[int], first: int) -> Floats:
-        """Append tokens; return the logits after each of ``tokens[first:]``, (rows, vocab), valid until the next call.
-
-        Whether they are finite is for who uses a row to check: rows of tokens that are taken back say nothing.
-
-        Raises:
-            InputError: as for :meth:`prefill`.
-
-        """
-        checked = check_tokens(tokens, self.config.vocab_size)
-        self.changes += 1
-        rows = self.session.append(checked, first)
-        self._known.tokens += checked.tolist()
-        return rows
-
-    def take_back(self, position: int, mark: Mark) -> None:
-        """Take back all tokens after the first ``position``; ``mark`` helps where it was made there.
-
-        Raises:
-            InputError: as for :meth:`.session.Session.roll_back`.
-
-        """
-        self.changes += 1
-        self._known.take_back(position, mark)
-
-    def why_not_evict(self, recent: int) -> str:
-        """Why tokens between the first and the last ``recent`` cannot be taken out of the text; "" where they can."""
-        return self.session.why_not_evict(recent)
-
-    def evict(self, first: int, count: int) -> None:
-        """Take ``count`` tokens after the ``first`` ones out of the text; what is kept of the others is moved.
-
-        Raises:
-            InputError: as for :meth:`.session.Session.evict`.
-
-        """
-        self.changes += 1
-        self._known.evict(first, count)
-
-    def expect(self, token: int) -> None:
-        """Hear which token is going to be appended next, alone: texts side by side compute it with others."""
-        self.session.expect(token)
-
-    def settle(self) -> None:
-        """Take back what was said of the next token: no more than the text that was asked for is held anyway."""
-        self.session.expect(None)
-
-    def decode(self, token: int) -> Floats:
-        """Append one token; return the logits after it, (vocab,), valid until the next call.
-
-        Raises:
-            InputError: the token is not in the vocabulary, the context is full, or the logits are not finite.
-
-        """
-        most = self.config.vocab_size - 1
-        checked = whole_number("the token", token, least=0, most=most, takes=f"the vocabulary has 0 to {most}")
-        self.changes += 1
-        logits: Floats = self.session.append(np.array([checked]))[-1]
-        self._known.tokens.append(checked)
-        check_logits(logits, f"{self.config.bundle}, after {self.session.position} tokens, the last {checked}")
-        return logits
 
     def generate(
         self,
@@ -575,40 +446,23 @@ class Model:
 
     def _speculating(self, how: Speculation) -> tuple[OpenText, Tally]:
         """This text with several tokens a step, or as it is where no step over several gives the same logits."""
-        opening = Opening(self.config, self.session, self.step_costs, self._open_beside, how.bundle)
+        opening = Opening(
+            self.config, self.session, self.step_costs, partial(self._beside.open, main=self.session), how.bundle
+        )
         found = open_speculating(self, how, opening)
         if found is not None:
             return found, found.tally
         return self, Tally(note="not speculated: kernels here give several tokens other bits than one")
 
-    def _open_beside(self, config: BundleConfig) -> tuple[Session, StepCosts]:
-        """See :class:`Opening`."""
-        if config.model not in self._beside:
-            context, prepared = min(self.context, config.context_length), self.session.prepared
-            first = CpuSession(config, threads=self.threads, context=context, prepared=prepared.directory is not None)
-            costs = known_or_measured(
-                first.prepared.directory, self.threads, lambda: measure_steps(first, reads=first.predicts_further)
-            )
-            self._beside[config.model] = first, costs
-        opened, costs = self._beside[config.model]
-        return opened.with_adapter(None), costs
-
     @cached_property
     def step_costs(self) -> StepCosts:
-        """What steps over several tokens cost: measured beside the text when first asked for, and kept with the form.
+        """What steps over several tokens cost here, measured when first asked for.
 
         Raises:
-            InputError: the model runs on an accelerator, whose graphs compute one token or a whole piece of a prompt.
+            InputError: as for :func:`~edgepress.runtime.tuning.beside.step_costs_of`.
 
         """
-        if self.session.ran_on.target != ON_CPU.target:
-            raise InputError(
-                f"{self.session.ran_on} computes one token or a whole piece of a prompt, so there is no step over "
-                "several tokens to speculate with; run the bundle on the CPU (--on cpu), or do not speculate"
-            )
-        return known_or_measured(
-            self.session.prepared.directory, self.threads, lambda: measure_steps(self.session.with_adapter(None))
-        )
+        return step_costs_of(self.session, self.threads)
 
     @cached_property
     def _beam_room(self) -> BeamRoom:

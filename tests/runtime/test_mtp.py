@@ -55,7 +55,9 @@ def opened(path: Path) -> Model:
 
 
 def opening(model: Model) -> Opening:
-    return Opening(model.config, model.session, CHEAP, lambda config: (model._open_beside(config)[0], ITS_OWN))
+    return Opening(
+        model.config, model.session, CHEAP, lambda config: (model._beside.open(config, model.session)[0], ITS_OWN)
+    )
 
 
 class Checked(FurtherTokens):

@@ -176,7 +176,7 @@ def test_a_bundle_that_is_named_drafts_for_another(bundles: dict[str, Path], mon
         assert found.tokens == wanted.tokens
         assert found.tally is not None
         assert found.tally.right
-    assert len(model._beside) == 1  # its weights are open once
+    assert len(model._beside.opened) == 1  # its weights are open once
 
 
 def test_what_cannot_draft_is_one_error(bundles: dict[str, Path], tmp_path: Path) -> None:
