@@ -6,6 +6,7 @@ import numpy as np
 
 from edgepress.finite import check_logits
 from edgepress.runtime.config import BundleConfig
+from edgepress.runtime.generation.choosing import Choosing
 from edgepress.runtime.generation.known_text import KnownText
 from edgepress.runtime.generation.penalties import Floats
 from edgepress.runtime.sessions.session import Mark, Session, check_tokens
@@ -48,6 +49,9 @@ class OneText:
         """Forget the text so far."""
         self.changes += 1
         self._known.forget()
+
+    def chosen_by(self, choosing: Choosing) -> None:
+        """Nothing is proposed here, so how tokens are chosen changes nothing."""
 
     def begin(self, tokens: Sequence[int], *, reuse: bool) -> Floats:
         """Make the text ``tokens``; return the logits after the last, (vocab,), valid until the next call.

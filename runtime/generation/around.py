@@ -1,5 +1,6 @@
 """An open text around another one: what it passes on."""
 
+from edgepress.runtime.generation.choosing import Choosing
 from edgepress.runtime.generation.generation import OpenText
 from edgepress.runtime.sessions.session import Session
 from edgepress.text.tokenizer import Tokenizer
@@ -35,6 +36,10 @@ class Around:
     def eos(self) -> frozenset[int]:
         """See :class:`OpenText`."""
         return self.inside.eos
+
+    def chosen_by(self, choosing: Choosing) -> None:
+        """See :class:`OpenText`."""
+        self.inside.chosen_by(choosing)
 
     def why_not_evict(self, recent: int) -> str:
         """See :class:`OpenText`."""

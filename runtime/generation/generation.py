@@ -5,13 +5,12 @@ from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Literal, Protocol
 
-import numpy as np
-
 from edgepress.errors import InputError
+from edgepress.runtime.generation.choosing import Choosing
 from edgepress.runtime.generation.constraints import Form
 from edgepress.runtime.generation.forgetting import Forgetting
-from edgepress.runtime.generation.penalties import Floats, Indices
-from edgepress.runtime.generation.sampling import Sampling, choose, log_probability
+from edgepress.runtime.generation.penalties import Floats
+from edgepress.runtime.generation.sampling import Sampling, log_probability
 from edgepress.runtime.sessions.session import Session
 from edgepress.text.tokenizer import Detokenizer, StopStrings, Tokenizer
 
@@ -90,6 +89,9 @@ class OpenText(Protocol):
     @property
     def eos(self) -> frozenset[int]:
         """The tokens by which the model ends a text."""
+
+    def chosen_by(self, choosing: Choosing) -> None:
+        """Hear how the tokens of the text that is begun next are chosen: who proposes some chooses alike."""
 
     def begin(self, tokens: Sequence[int], *, reuse: bool) -> Floats:
         """Make the text ``tokens``; return the logits after the last."""
@@ -217,8 +219,8 @@ class Generation(Iterator[str]):
             yield from self._searched(self.search)
             return
         model, session = self.model, self.model.session
-        generator = np.random.default_rng(self.sampling.seed)
-        seen = _Seen(self.prompt, session.context)
+        choosing = Choosing(self.sampling, self.prompt, session.context)
+        model.chosen_by(choosing)
         run_before = session.run_seconds
         start = perf_counter()
         logits = model.begin(self.prompt, reuse=self.reuse)
@@ -226,18 +228,18 @@ class Generation(Iterator[str]):
         self.reused = model.reused
         self.timings.run = session.run_seconds - run_before
         while True:
-            drawn = choose(self._allowed(logits), self.sampling, seen.tokens, generator)
+            drawn = choosing.next(self._allowed(logits))
             if self.scored:
                 self.log_probability += log_probability(logits, drawn)
             step = self._with_forced(drawn)
             for token in step:
                 self.tokens.append(token)
-                seen.append(token)
+                choosing.append(token)
                 if token in model.eos or token in self.stop_tokens:
                     self.stop_reason = "end" if token in model.eos else "stop"
                     return
                 full = len(self.tokens) == self.max_tokens
-                if full or (self.forgetting is None and seen.count > session.context):
+                if full or (self.forgetting is None and choosing.count > session.context):
                     self.stop_reason = "max_tokens" if full else "context"
                     yield token
                     return
@@ -249,7 +251,7 @@ class Generation(Iterator[str]):
                 return
             run_before = session.run_seconds
             start = perf_counter()
-            logits = self._next(step, seen)
+            logits = self._next(step, choosing)
             self.timings.decode += perf_counter() - start
             self.timings.run += session.run_seconds - run_before
 
@@ -268,13 +270,13 @@ class Generation(Iterator[str]):
             full = len(self.prompt) + len(self.tokens) > self.model.session.context
             self.stop_reason = "context" if full else "end"
 
-    def _next(self, step: list[int], seen: "_Seen") -> Floats:
+    def _next(self, step: list[int], choosing: Choosing) -> Floats:
         """The logits after a step's tokens; where there is no room for them, of what is not forgotten."""
-        text = seen.count - self.forgotten  # tokens with those of the step
+        text = choosing.count - self.forgotten  # tokens with those of the step
         if self.forgetting is None or text <= self.model.session.context:
             return self.model.decode(step[0]) if len(step) == 1 else self.model.prefill(step)
         context, first = self.model.session.context, self.forgetting.first
-        kept = self.forgetting.kept(self._held(seen), context)
+        kept = self.forgetting.kept(self._held(choosing), context)
         count, recent = text - len(kept), len(kept) - first - len(step)
         self.forgotten += count
         if self.forgetting.way == "moving" and recent > 0 and not self.model.why_not_evict(recent):
@@ -283,10 +285,10 @@ class Generation(Iterator[str]):
         self.computed_again += len(kept) - len(step)
         return self.model.begin(kept, reuse=False)
 
-    def _held(self, seen: "_Seen") -> list[int]:
+    def _held(self, choosing: Choosing) -> list[int]:
         """The tokens of the text that are not forgotten yet, those included that are not computed."""
         assert self.forgetting is not None
-        text: list[int] = seen.tokens.tolist()
+        text: list[int] = choosing.text.tolist()
         first = self.forgetting.first
         return text if not self.forgotten else [*text[:first], *text[first + self.forgotten :]]
 
@@ -298,22 +300,3 @@ class Generation(Iterator[str]):
         """A token, and those that can only follow it in an answer of its form."""
         ends = token in self.model.eos or token in self.stop_tokens
         return [token] if self.matcher is None or ends else self.matcher.take(token)
-
-
-class _Seen:
-    """Prompt and answer so far in one array that grows in place."""
-
-    def __init__(self, prompt: Sequence[int], context: int) -> None:
-        self._tokens = np.empty(max(context, len(prompt)) + 1, np.int64)
-        self._tokens[: len(prompt)] = prompt
-        self.count = len(prompt)
-
-    def append(self, token: int) -> None:
-        if self.count == len(self._tokens):  # a text that is longer than the context
-            self._tokens = np.concatenate([self._tokens, np.empty_like(self._tokens)])
-        self._tokens[self.count] = token
-        self.count += 1
-
-    @property
-    def tokens(self) -> Indices:
-        return self._tokens[: self.count]

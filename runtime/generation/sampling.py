@@ -11,6 +11,10 @@ tests hold it to:
 6. typical (Meister et al. 2023, Locally Typical Sampling): the tokens whose information is nearest to the row's
    entropy, until their probability reaches ``typical_p``, over what min-p left.
 
+Of the tokens that are left one wins an exponential race: that with the largest p / e, where each token of the
+vocabulary has an exponential random number e of its own. So each is drawn with its probability p, as by Gumbel noise on
+logits, and of a distribution that differs little the same numbers draw the same token most times (:mod:`.choosing`).
+
 Filters return the indices kept instead of a masked row: after the first, the rest work on few numbers, and a vocabulary
 of 150,000 costs one pass.
 """
@@ -193,13 +197,13 @@ def penalize(scores: Floats, sampling: Sampling, texts: Indices) -> None:
         forbid_repeats(scores, texts, sampling.no_repeat_ngram)
 
 
-def choose(logits: Floats, sampling: Sampling, seen: Indices, generator: np.random.Generator) -> int:
-    """Return the next token. ``logits`` (vocab,) are left as they are; ``seen`` are the tokens so far."""
+def choose(logits: Floats, sampling: Sampling, seen: Indices, noise: NDArray[np.float64]) -> int:
+    """Return the next token. ``logits`` (vocab,) are left as they are; ``seen`` are the tokens so far.
+
+    ``noise`` (vocab,) are independent exponential random numbers of mean 1; a greedy choice has no use for them.
+    """
     logits = penalized(logits, sampling, seen)
     if sampling.temperature == 0:
         return int(logits.argmax())
     tokens, probabilities = candidates(logits, sampling)
-    cumulative = np.cumsum(probabilities)
-    # Inverse-CDF draw; scaled by the sum because rounding leaves it a hair off 1.
-    drawn = np.searchsorted(cumulative, generator.random() * cumulative[-1], side="right")
-    return int(tokens[min(int(drawn), tokens.size - 1)])
+    return int(tokens[(probabilities / noise[tokens]).argmax()])

@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 import tiny_models
 import torch
+from chosen_distribution import check_distribution
 from mtp_checkpoints import Oracle
 
 from edgepress.cli import main
 from edgepress.errors import InputError
 from edgepress.exporter import export
 from edgepress.runtime import Model, Sampling, load
+from edgepress.runtime.generation.choosing import Choosing
 from edgepress.runtime.generation.generation import Generation
 from edgepress.runtime.generation.speculation.costs import StepCosts
 from edgepress.runtime.generation.speculation.drafters.mtp import FurtherTokens
@@ -25,6 +27,7 @@ from edgepress.runtime.turns.side_by_side import side_by_side
 from edgepress.text.tokenizer import StopStrings
 
 CHEAP = StepCosts({1: 1.0, 2: 1.05, 16: 1.6}, exact=16)
+GREEDY = Choosing(Sampling(), [], 0)
 ITS_OWN = StepCosts({1: 0.01, 16: 0.03}, exact=16)
 PROMPT = [5, 17, 40, 33, 8, 9, 12]
 
@@ -67,8 +70,9 @@ class Checked(FurtherTokens):
         super().__init__(opening)
         self.oracle, self.answer, self.right, self.times, self.from_ = found, answer, right, 0, 0
 
-    def propose(self, count: int) -> list[int]:
-        found = super().propose(count)
+    def propose(self, count: int, choosing: Choosing) -> list[int]:
+        del choosing  # the oracle's proposals are the likeliest
+        found = super().propose(count, GREEDY)
         assert found == self.oracle.proposed(self._text, count, self.from_)
         at = len(self._text) - len(PROMPT)
         right = list(self.answer[at : at + self.right[self.times % len(self.right)]])
@@ -84,7 +88,7 @@ def answer(model: Model | Speculating, sampling: Sampling, *, reuse: bool = Fals
 
 
 @pytest.mark.parametrize("kind", ["attending", "recurrent"])
-@pytest.mark.parametrize("sampling", [Sampling(), Sampling(temperature=0.8, seed=4)], ids=["greedy", "sampled"])
+@pytest.mark.parametrize("sampling", [Sampling(), Sampling(temperature=0.8, seed=5)], ids=["greedy", "sampled"])
 def test_its_proposals_are_the_oracles_whatever_was_right_before_and_no_token_changes(
     kind: str, sampling: Sampling, folder: Path
 ) -> None:
@@ -117,7 +121,7 @@ def test_a_text_that_goes_on_from_an_earlier_one_is_seen_from_where_it_was_kept(
         drafter.take(20)
         assert drafter.evidence()
         assert drafter.cost(2) > drafter.cost(1) > 0
-        assert drafter.propose(3) == found.proposed([*prompt, 20], 3, start)
+        assert drafter.propose(3, GREEDY) == found.proposed([*prompt, 20], 3, start)
     drafter.begin([1])  # a text of which the model knows nothing
     model.session.restore(plain.session.snapshot())
     drafter.begin([77, 78, 79])
@@ -133,12 +137,12 @@ def test_it_begins_with_the_last_tokens_of_a_long_prompt(folder: Path, monkeypat
     model.prefill(text)
     drafter.begin(text)
     drafter.take(9)
-    assert drafter.propose(2) == found.proposed([*text, 9], 2, len(text) - 8)
+    assert drafter.propose(2, GREEDY) == found.proposed([*text, 9], 2, len(text) - 8)
     for token in [9, 3, 4]:  # and goes on where it was
         model.decode(token)
         drafter.take(token)
     drafter._text[-4:] = [9, 3, 4, 5]
-    assert drafter.propose(2) == found.proposed([*text, 9, 3, 4, 5], 2, len(text) - 8)
+    assert drafter.propose(2, GREEDY) == found.proposed([*text, 9, 3, 4, 5], 2, len(text) - 8)
 
 
 def test_bundles_speculate_with_it_and_others_say_that_they_have_none(
@@ -164,7 +168,9 @@ def test_bundles_speculate_with_it_and_others_say_that_they_have_none(
     assert "a recipe with mtp = true, or take ngram" in said
 
 
-def test_a_layer_that_was_trained_with_its_model_halves_the_steps(tmp_path: Path) -> None:
+def test_a_trained_layer_halves_the_steps_and_drawn_texts_are_the_models(
+    tmp_path: Path,
+) -> None:
     """On texts that it has seen, of a tiny random model: what is trained is what proposes; no figure for real ones."""
     checkpoint = mtp_checkpoints.save(mtp_checkpoints.ATTENDING, tmp_path / "checkpoint")
     prompts = torch.randint(3, 320, (16, len(PROMPT)), generator=torch.Generator().manual_seed(0))
@@ -179,6 +185,9 @@ def test_a_layer_that_was_trained_with_its_model_halves_the_steps(tmp_path: Path
         steps, tokens = steps + ahead.tally.steps, tokens + len(wanted)
     assert tokens > 100
     assert steps <= 0.5 * tokens, (steps, tokens)
+    ahead = Speculating(model, FurtherTokens(opening(model)), Window(CHEAP, 4), 3)
+    right = check_distribution(opened(tmp_path / "bundle"), ahead, prompts[0].tolist(), 400)
+    assert 0.05 < right < 0.95, right  # it was trained on greedy texts
 
 
 def test_rows_of_hidden_states_go_with_the_text_where_tokens_are_forgotten(folder: Path) -> None:

@@ -18,6 +18,7 @@ from tiny_models import save
 from edgepress.errors import InputError
 from edgepress.exporter import export
 from edgepress.runtime import Model, Sampling, load
+from edgepress.runtime.generation.choosing import Choosing
 from edgepress.runtime.generation.generation import Generation
 from edgepress.runtime.generation.penalties import Floats
 from edgepress.runtime.generation.sampling import candidates
@@ -31,6 +32,7 @@ from edgepress.text.tokenizer import StopStrings
 
 VOCABULARY, END = 7, 0
 CHEAP = StepCosts({1: 1.0, 2: 1.05, 16: 1.6}, exact=16)
+GREEDY = Choosing(Sampling(), [], 0)
 
 
 # ---- a model in the place of one: its logits are a table's row for the last two tokens -------------------------------
@@ -74,6 +76,9 @@ class Table:
     def row(self, tokens: Sequence[int]) -> Floats:
         before, last = tokens[-2:] if len(tokens) > 1 else (0, tokens[-1])
         return self.table[before, last]
+
+    def chosen_by(self, choosing: Choosing) -> None:
+        """It proposes nothing."""
 
     def begin(self, tokens: Sequence[int], *, reuse: bool) -> Floats:
         assert not reuse
@@ -128,7 +133,8 @@ class Guesses:
         del count
         return 0.0
 
-    def propose(self, count: int) -> list[int]:
+    def propose(self, count: int, choosing: Choosing) -> list[int]:
+        del choosing
         said = enumerate(self.answer[self.at : self.at + count], self.at)
         return [(token + 1) % VOCABULARY if at in self.wrong else token for at, token in said]
 
@@ -228,12 +234,12 @@ def test_ngrams_propose_what_followed_the_latest_like_place(text: list[int], beg
     place = place_by_hand(text)
     assert bool(drafter.evidence()) == (place is not None)
     if place is None:
-        assert drafter.propose(count) == []
+        assert drafter.propose(count, GREEDY) == []
         return
     wanted = text.copy()
     for at in range(count):
         wanted.append(wanted[place + at])
-    assert drafter.propose(count) == wanted[len(text) :]
+    assert drafter.propose(count, GREEDY) == wanted[len(text) :]
     alike = next((at for at in range(min(place, 32)) if text[place - 1 - at] != text[-1 - at]), min(place, 32))
     assert drafter.evidence() == alike.bit_length()
 

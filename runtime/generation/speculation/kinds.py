@@ -9,6 +9,7 @@ from typing import Protocol
 from edgepress.errors import InputError
 from edgepress.modules import modules_in
 from edgepress.runtime.config import BundleConfig
+from edgepress.runtime.generation.choosing import Choosing
 from edgepress.runtime.generation.speculation.costs import MOST_PROPOSED, StepCosts
 from edgepress.runtime.sessions.session import Session
 from edgepress.whole import whole_number
@@ -38,8 +39,12 @@ class Drafter(Protocol):
     def cost(self, count: int) -> float:
         """What it takes to propose ``count`` tokens now, in steps of the model; 0 where that is nothing against one."""
 
-    def propose(self, count: int) -> list[int]:
-        """At most ``count`` tokens that may come next, one after the other."""
+    def propose(self, count: int, choosing: Choosing) -> list[int]:
+        """At most ``count`` tokens that may come next, one after the other.
+
+        One that has logits chooses by ``choosing.ahead``, as the text's own tokens are: by the same settings, and the
+        same random numbers.
+        """
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,9 @@
 
 Whoever generates asks for the logits after each token that it has chosen, and chooses as it always does: from the row,
 by its own settings, its own random numbers, and the form that its answer has to have. A proposed token is right where
-that choice is the same, and then the row after it is there already. For a drafter that proposes one token for certain
-this is speculative sampling (Leviathan et al. 2023, theorem 1: the proposal is kept with the probability that the model
-gives it, else another is drawn from the rest): the distribution is the plain one's, and a seed gives the same text.
+that choice is the same, and then the row after it is there already. So the distribution is the plain one's, and a seed
+gives the same text. A drafter that has a distribution draws its proposals by the same random numbers, by which they are
+right far more often than the likeliest tokens are (:mod:`..choosing`).
 
 States that keep nothing of the past, as recurrent layers have, are gone back to by a copy from before the step. Tokens
 of it that were right are then computed again, in the next step, before what that one proposes.
@@ -16,8 +16,10 @@ from typing import Protocol
 
 from edgepress.finite import check_logits
 from edgepress.runtime.generation.around import Around
+from edgepress.runtime.generation.choosing import Choosing
 from edgepress.runtime.generation.generation import OpenText, Tally
 from edgepress.runtime.generation.penalties import Floats
+from edgepress.runtime.generation.sampling import Sampling
 from edgepress.runtime.generation.speculation.kinds import Drafter, Opening, Speculation
 from edgepress.runtime.generation.speculation.window import Window
 from edgepress.runtime.sessions.session import Mark
@@ -63,6 +65,11 @@ class Speculating(Around):
         self.tally = Tally()
         self._text: list[int] = []  # whose logits were handed out; the session may be some tokens ahead, or behind
         self._ahead: _Step | None = None
+        self._choosing = Choosing(Sampling(), [], 0)  # greedy, until it is told
+
+    def chosen_by(self, choosing: Choosing) -> None:
+        """Have tokens proposed as they are chosen."""
+        self._choosing = choosing
 
     def begin(self, tokens: Sequence[int], *, reuse: bool) -> Floats:
         """Make the text ``tokens``; return the logits after the last."""
@@ -96,7 +103,7 @@ class Speculating(Around):
         count = self._width(evidence, len(known)) if evidence else 0
         if count > 0:
             drafted = drafter.cost(count)
-            tokens = drafter.propose(count)
+            tokens = drafter.propose(count, self._choosing)
         if not tokens:
             self._window.plain(len(known), drafted)
             return self._inner.decode(token) if len(known) == 1 else self._inner.prefill(known)

@@ -1,12 +1,12 @@
-"""A smaller model of the same tokens: what it holds for likeliest is proposed, until it is not sure of it.
+"""A smaller model of the same tokens: what it would say is proposed, until it is not sure of it.
 
 Leviathan et al. 2023, "Fast Inference from Transformers via Speculative Decoding"; Chen et al. 2023. The smaller model
 is one that the bundle has, cut from its own (a recipe's ``[draft]``), or another bundle with the same tokenizer.
 
 It reads the text only when it is asked to propose, and then no more than :data:`_READ` tokens that it has not read: it
 begins anew with the last of them, since what it says of the next few tokens is seldom of more, and reading a long
-prompt twice would have to be earned back first. A token that it gives less than :data:`_SURE` is the last that it
-proposes, since what follows a wrong one is lost.
+prompt twice would have to be earned back first. A greedy proposal that has less than :data:`_SURE` is the last, since
+what follows a wrong one is lost. Drawn ones are as often right where nothing is likely as where something is.
 """
 
 from collections.abc import Sequence
@@ -16,6 +16,7 @@ import numpy as np
 
 from edgepress.errors import InputError
 from edgepress.runtime.config import BundleConfig, read_config
+from edgepress.runtime.generation.choosing import Choosing
 from edgepress.runtime.generation.speculation.costs import StepCosts
 from edgepress.runtime.generation.speculation.kinds import Opening
 from edgepress.runtime.graph_file.first_use import verify_first
@@ -68,8 +69,8 @@ class Draft:
         _, read = self._unread(count)
         return (self._costs.seconds_of(read) + (count - 1) * self._costs.seconds_of(1)) / self._step
 
-    def propose(self, count: int) -> list[int]:
-        """What is likeliest after the text, what is after that, and so on."""
+    def propose(self, count: int, choosing: Choosing) -> list[int]:
+        """What is chosen after the text, what is after that, and so on."""
         session = self._session
         kept, read = self._unread(count)
         if kept:
@@ -82,13 +83,12 @@ class Draft:
         self._alike = len(self._held)
         found: list[int] = []
         while True:
-            token = int(row.argmax())
-            found.append(token)
-            is_sure = np.exp(row - row[token], dtype=np.float64).sum() <= 1 / _SURE
+            found.append(choosing.ahead(row, found))
+            is_sure = choosing.sampling.temperature or np.exp(row - row.max(), dtype=np.float64).sum() <= 1 / _SURE
             if len(found) == count or not is_sure:
                 return found
-            row = session.append([token])[-1]
-            self._held.append(token)
+            row = session.append(found[-1:])[-1]
+            self._held.append(found[-1])
 
     def _unread(self, count: int) -> tuple[int, int]:
         """How many of the tokens held stay, and how many of the text are read before ``count`` are proposed."""

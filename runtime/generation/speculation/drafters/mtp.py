@@ -19,6 +19,7 @@ import numpy as np
 
 from edgepress.bundle.mtp import DRAFTER as NAME
 from edgepress.errors import InputError
+from edgepress.runtime.generation.choosing import Choosing
 from edgepress.runtime.generation.speculation.kinds import Opening
 from edgepress.runtime.sessions.cpu import CpuSession
 
@@ -67,8 +68,8 @@ class FurtherTokens:
         behind = len(self._text) - 1 - self._place()[0]
         return (self._costs.seconds_of(behind) + (count - 1) * self._costs.seconds_of(1)) / self._step
 
-    def propose(self, count: int) -> list[int]:
-        """The likeliest token, and after it the likeliest by what was given there."""
+    def propose(self, count: int, choosing: Choosing) -> list[int]:
+        """The token chosen next, and after it that chosen by what was given there."""
         session, text = self._session, self._text
         first, start = self._place()
         if start != self._start:
@@ -78,10 +79,10 @@ class FurtherTokens:
             session.roll_back(self._known)
         logits = session.append_with(np.array(text[first + 1 :]), self._hidden.rows[first : len(text) - 1])
         self._known = session.position
-        found = [int(np.argmax(logits))]
+        found = [choosing.ahead(logits, [])]
         while len(found) < count and session.position < session.context:
             logits = session.append_with(np.array(found[-1:]), session.hidden_next)
-            found.append(int(np.argmax(logits)))
+            found.append(choosing.ahead(logits, found))
         return found
 
     def _place(self) -> tuple[int, int]:

@@ -7,6 +7,7 @@ the evidence: a text that was copied for twenty tokens goes on being copied.
 
 from collections.abc import Sequence
 
+from edgepress.runtime.generation.choosing import Choosing
 from edgepress.runtime.generation.speculation.kinds import Opening
 
 _SIZES = (3, 2)
@@ -48,8 +49,9 @@ class Ngrams:
         del count
         return 0.0
 
-    def propose(self, count: int) -> list[int]:
+    def propose(self, count: int, choosing: Choosing) -> list[int]:
         """What followed the latest place that is alike; where that runs into the end of the text, it repeats itself."""
+        del choosing  # there is nothing to choose from
         text, place = self._text, self._place()
         if place is None:
             return []
