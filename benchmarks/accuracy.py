@@ -30,7 +30,7 @@ from accuracy_picture import draw
 from accuracy_recipes import Asked, chosen, grid, sequences
 from accuracy_tables import Sample, report, row
 from common import RESULTS, ROOT, TARGET, WORK, host, save
-from peers import Peer, parameters
+from peers.peer import Peer, parameters
 from spread import run
 from subjects import CONTEXT, MODELS, STORIES, STRIDE, Measure, Subject, add_data, earlier, merge
 

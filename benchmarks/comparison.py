@@ -46,9 +46,9 @@ class LlamaCpp:
     """llama.cpp with its own defaults on the CPU, but keys and values in float32 as the others have them."""
 
     def __init__(self, path: Path, threads: int, prompt: int = PROMPT, steps: int = STEPS) -> None:
-        from peers import llama_cpp
+        from peers.llama_cpp_text import Text
 
-        self._text = llama_cpp.Text(path, threads, prompt + steps + 2, batch=prompt, float32=True)
+        self._text = Text(path, threads, prompt + steps + 2, batch=prompt, float32=True)
 
     def start(self, prompt: list[int]) -> None:
         """Prefill."""
@@ -125,8 +125,13 @@ def apart(python: Path, *words: str | Path, given: str = "") -> str:
 
 
 def environment() -> dict[str, str]:
-    """Of a process that runs a tool: one thread, and prepared forms in a folder of the benchmarks."""
-    return os.environ | {"EDGEPRESS_CACHE": str(WORK / "prepared"), "OMP_NUM_THREADS": "1"}
+    """Of a process that runs a tool: one thread, and prepared forms in a folder of the benchmarks.
+
+    Python keeps what it compiled there too, whatever the shell says: an installed package comes with it.
+    """
+    kept = {"EDGEPRESS_CACHE": str(WORK / "prepared"), "PYTHONPYCACHEPREFIX": str(WORK / "bytecode")}
+    given = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    return given | kept | {"OMP_NUM_THREADS": "1"}
 
 
 FILES = {"edgepress": "bundle", "onnxruntime-genai": "bundle", "llama.cpp": "model.gguf", "optimum": "int8"}
@@ -152,8 +157,8 @@ def loss_of_optimum(optimum: Path, data: Path) -> dict[str, object]:
     """Score optimum's int8 model of the demo model as accuracy.py scores all others."""
     import onnx
     from accuracy import scored
-    from peers import Peer, parameters
     from peers.genai_builder import Logits
+    from peers.peer import Peer, parameters
     from subjects import make_subject
 
     from edgepress.exporter import export

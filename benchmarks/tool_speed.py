@@ -12,7 +12,8 @@ edgepress and onnxruntime-genai keep float32, llama.cpp float16.
 - ``follow-up``: 32 more tokens after some 1,050, to the first token of the answer. edgepress finds by itself what it
   knows of a text; a program has to keep a generator of onnxruntime-genai, or a context of llama.cpp, to do the same,
   so genai is also timed with a new generator, as its examples have it
-- ``cold``: from the start of a process to the first token after 64, files in the page cache; Python's imports included
+- ``cold``: from the start of a process to the first token after 64, files in the page cache; Python and the imports
+  that the tool needs included, those of the benchmark not (tool_text.py)
 
 ``loss`` rows score llama.cpp's pure Q4_0 of small real models, which accuracy.py has not; all else is from its samples.
 """
@@ -23,17 +24,18 @@ import os
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from common import RESULTS, SIZES, WORK, group, load, save, spread, table
 from comparison import FILES, build, environment, shipped
 from export_cost import checkpoint
 from make_checkpoint import SHAPES as MADE
+from tool_text import TOOLS
 
 SHAPES = ("smollm2-135m", "qwen2.5-0.5b")
 CASES = (  # a tool, its weights, and what accuracy.py calls them
@@ -51,91 +53,12 @@ PURE = "Q4_0 pure"
 Sample = Mapping[str, Any]
 
 
-class Tool(Protocol):
-    """A tool's file, open, with one text."""
-
-    def begin(self, tokens: list[int]) -> int:
-        """A new text; return the likeliest token after it."""
-
-    def append(self, tokens: list[int]) -> int:
-        """The text goes on; return the likeliest token after it."""
-
-
-class Ours:
-    """edgepress.runtime."""
-
-    def __init__(self, path: Path, threads: int) -> None:
-        from edgepress.runtime import load
-
-        self._model = load(path, threads=threads, context=CONTEXT)
-
-    def begin(self, tokens: list[int]) -> int:
-        """As a conversation begins."""
-        return int(self._model.begin(tokens, reuse=True).argmax())
-
-    def append(self, tokens: list[int]) -> int:
-        """A token by the path of decoding, several by that of prompts."""
-        logits = self._model.decode(tokens[0]) if len(tokens) == 1 else self._model.prefill(tokens)
-        return int(logits.argmax())
-
-
-class Genai:
-    """onnxruntime-genai, its generator loop in C++."""
-
-    def __init__(self, path: Path, threads: int) -> None:
-        import onnxruntime_genai
-
-        self._library = onnxruntime_genai
-        config = onnxruntime_genai.Config(str(path))
-        options = {"intra_op_num_threads": threads}
-        config.overlay(json.dumps({"model": {"decoder": {"session_options": options}}}))
-        self._model = onnxruntime_genai.Model(config)
-
-    def begin(self, tokens: list[int]) -> int:
-        """A generator for each text."""
-        params = self._library.GeneratorParams(self._model)
-        params.set_search_options(max_length=CONTEXT, min_length=CONTEXT, do_sample=False)
-        self._generator = self._library.Generator(self._model, params)
-        self._last: int | None = None
-        return self.append(tokens)
-
-    def append(self, tokens: list[int]) -> int:
-        """The token that it chose itself comes without being appended: then only the next is asked for."""
-        if tokens != [self._last]:
-            self._generator.append_tokens(np.array(tokens, np.int32))
-        self._generator.generate_next_token()
-        self._last = int(self._generator.get_next_tokens()[0])
-        return self._last
-
-
-class LlamaCpp:
-    """llama.cpp with its own defaults on the CPU."""
-
-    def __init__(self, path: Path, threads: int) -> None:
-        from peers import llama_cpp
-
-        self._text = llama_cpp.Text(path, threads, CONTEXT)
-
-    def begin(self, tokens: list[int]) -> int:
-        """Forget what there was."""
-        self._text.forget()
-        return self.append(tokens)
-
-    def append(self, tokens: list[int]) -> int:
-        """In pieces of at most what it takes at once."""
-        self._text.append(tokens)
-        return self._text.likeliest()
-
-
-TOOLS: dict[str, Callable[[Path, int], Tool]] = {"edgepress": Ours, "onnxruntime-genai": Genai, "llama.cpp": LlamaCpp}
-
-
 # ---- in a process of its own -----------------------------------------------------------------------------------------
 
 
 def run_here(name: str, path: Path, threads: int, vocabulary: int) -> dict[str, Any]:
     """All that is timed of an open file."""
-    tool = TOOLS[name](path, threads)
+    tool = TOOLS[name](path, threads, CONTEXT)
     text = [int(token) for token in np.random.default_rng(0).integers(3, vocabulary, LENGTHS[-1])]
     tool.begin(text[:16])  # warm
     found: dict[str, Any] = {"prefill_s": {}, "steps_s": {}}
@@ -164,12 +87,6 @@ def run_here(name: str, path: Path, threads: int, vocabulary: int) -> dict[str, 
     return found
 
 
-def first_token(name: str, path: Path, threads: int, vocabulary: int) -> None:
-    """Open, take a prompt, choose a token, say so."""
-    TOOLS[name](path, threads).begin([int(one) for one in np.random.default_rng(0).integers(3, vocabulary, LENGTHS[0])])
-    print("first", flush=True)
-
-
 # ---- rows ------------------------------------------------------------------------------------------------------------
 
 
@@ -183,22 +100,27 @@ def place_of(shape: str, tool: str, name: str) -> Path:
     return out / FILES[tool]
 
 
-def child(verb: str, tool: str, path: Path, threads: int, vocabulary: int) -> str:
-    """What a process of this file prints."""
-    command = [sys.executable, __file__, "--child", verb, tool, str(path), str(threads), str(vocabulary)]
+def child(script: str, *words: str | int | Path) -> str:
+    """What a process of a script prints last."""
+    command = [sys.executable, str(Path(__file__).with_name(script)), *map(str, words)]
     done = subprocess.run(command, env=environment(), check=True, stdout=subprocess.PIPE, text=True)
     return done.stdout.splitlines()[-1]
+
+
+def start_cold(tool: str, path: Path, threads: int, vocabulary: int) -> dict[str, Any]:
+    """A cold start in a process of its own: what tool_text.py says of it, and seconds from its start to its end."""
+    tokens = np.random.default_rng(0).integers(3, vocabulary, LENGTHS[0])
+    start = perf_counter()
+    found: dict[str, Any] = json.loads(child("tool_text.py", tool, path, threads, CONTEXT, *tokens.tolist()))
+    return {**found, "wall_s": perf_counter() - start}
 
 
 def measure(shape: str, tool: str, name: str, threads: int) -> dict[str, Any]:
     """One row."""
     path, vocabulary = place_of(shape, tool, name), MADE[shape].vocab
-    cold = []
-    for _ in range(1 + COLD_STARTS):  # the first fills the page cache, and makes what a first use makes
-        start = perf_counter()
-        child("first", tool, path, threads, vocabulary)
-        cold.append(perf_counter() - start)
-    found = json.loads(child("all", tool, path, threads, vocabulary))
+    # the first fills the page cache, and makes what a first use makes
+    cold = [start_cold(tool, path, threads, vocabulary)["wall_s"] for _ in range(1 + COLD_STARTS)]
+    found = json.loads(child(Path(__file__).name, "--child", tool, path, threads, vocabulary))
     return {**found, "cold_s": cold[1:], "bytes": shipped(path), "load": load()}
 
 
@@ -290,14 +212,11 @@ def main() -> None:
     parser.add_argument("--build", action="store_true", help="make the files and score pure Q4_0; time nothing")
     parser.add_argument("--again", action="store_true", help="measure what is there already, too")
     parser.add_argument("--data", type=Path, default=os.environ.get("EDGEPRESS_DATA", "../shared/data"))
-    parser.add_argument("--child", nargs=5, help=argparse.SUPPRESS)
+    parser.add_argument("--child", nargs=4, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child:
-        verb, tool, path, threads, vocabulary = arguments.child
-        if verb == "first":
-            first_token(tool, Path(path), int(threads), int(vocabulary))
-        else:
-            print(json.dumps(run_here(tool, Path(path), int(threads), int(vocabulary))))
+        tool, path, threads, vocabulary = arguments.child
+        print(json.dumps(run_here(tool, Path(path), int(threads), int(vocabulary))))
         return
     cases = [(tool, name) for tool, name, _ in CASES if tool in arguments.tools]
     if arguments.build:

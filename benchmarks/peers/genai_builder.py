@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from edgepress.exporter.source.checkpoint import Checkpoint
 from edgepress.sessions import open_on_cpu, session_options
-from peers import Peer, parameters
+from peers.peer import Peer, parameters
 
 ALGORITHMS = ("rtn", "k_quant", "k_quant_mixed")
 _COMPUTED = ("cos_cache", "sin_cache")  # rotary tables: no weights

@@ -19,7 +19,7 @@ class Told:
     begun: int
     text: list[int]
 
-    def __init__(self, _path: Path, _threads: int) -> None:
+    def __init__(self, _path: Path, _threads: int, _context: int) -> None:
         Told.begun = 0
 
     def begin(self, tokens: list[int]) -> int:
