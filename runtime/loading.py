@@ -4,13 +4,11 @@ A language model is a :class:`~edgepress.runtime.model.Model`; a bundle whose ma
 file in :mod:`edgepress.runtime.tasks` opens.
 """
 
-from collections.abc import Mapping, Sequence
+from __future__ import annotations
+
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from edgepress.bundle.manifest import MANIFEST_NAME, read_manifest
 from edgepress.bundle.packs import find_in_pack, is_pack
@@ -21,15 +19,19 @@ from edgepress.runtime import model
 from edgepress.runtime.graph_file.first_use import verify_first
 from edgepress.runtime.placement import CPU, find_places, open_first
 from edgepress.runtime.prepared import open_session
-from edgepress.runtime.sequences.opening import open_sequences
 from edgepress.runtime.sessions.session import ON_CPU
-from edgepress.runtime.tasks.kinds import TaskModel, open_task
 from edgepress.sessions import session_options
-from edgepress.tasks.task import Edge, Task
 from edgepress.whole import whole_number
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
     from onnxruntime import InferenceSession
+
+    from edgepress.runtime.tasks.kinds import TaskModel
+    from edgepress.tasks.task import Edge, Task
 
 GRAPH = "model.onnx"
 
@@ -97,6 +99,10 @@ def load_task(
             was not made for ``on`` or ``soc``.
 
     """
+    # here, as a language model needs none of them
+    from edgepress.runtime.sequences.opening import open_sequences
+    from edgepress.runtime.tasks.kinds import open_task
+
     folder = Path(bundle)
     count = usable_cores() if threads is None else whole_number("threads", threads)
 
@@ -139,7 +145,7 @@ def load_task(
     return read_steady(folder, open_whole)
 
 
-def _on_cpu(folder: Path, threads: int, *, prepared: bool) -> "InferenceSession":
+def _on_cpu(folder: Path, threads: int, *, prepared: bool) -> InferenceSession:
     try:
         return open_session(folder, folder / GRAPH, session_options(threads), prepared=prepared)[0]
     except Exception as error:  # onnxruntime's exceptions have no common base class of their own

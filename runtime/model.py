@@ -1,39 +1,18 @@
 """An open bundle: ``load(bundle).generate(prompt)``."""
 
+from __future__ import annotations
+
 import logging
 import os
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from edgepress.bundle.adapter_file import adapter_for
-from edgepress.bundle.manifest import bundle_hash
-from edgepress.chat.prompt import ChatEncoder, shared_beginning
-from edgepress.chat.spans.finding import find_format
-from edgepress.chat.spans.kinds import AnswerFormat, parameters_of
-from edgepress.chat.spans.splitting import Splitter
-from edgepress.chat.template import Message, read_template
 from edgepress.cores import usable_cores
 from edgepress.disk.exchange import read_steady
-from edgepress.disk.files import sha256_file
 from edgepress.errors import InputError
 from edgepress.runtime.config import BundleConfig, read_config
-from edgepress.runtime.generation.answer import Answer
-from edgepress.runtime.generation.constraints import Constraint, Form, Matcher, is_installed, token_table
-from edgepress.runtime.generation.contrast import Contrast, Contrasting
-from edgepress.runtime.generation.defaults import sampling_defaults
-from edgepress.runtime.generation.forgetting import Forgetting
-from edgepress.runtime.generation.generation import Generation, OpenText, Search, Tally
-from edgepress.runtime.generation.prefix import Key, read_prefix, write_prefix
-from edgepress.runtime.generation.sampling import Sampling
-from edgepress.runtime.generation.several.beams import Beams
-from edgepress.runtime.generation.several.text_beams import BeamRoom, BeamSearch
-from edgepress.runtime.generation.speculation.costs import StepCosts
-from edgepress.runtime.generation.speculation.kinds import Opening, Speculation
-from edgepress.runtime.generation.speculation.speculating import open_speculating
-from edgepress.runtime.generation.tool_calls import ToolGuide, special_in
 from edgepress.runtime.graph_file.first_use import verify_first
 from edgepress.runtime.one_text import OneText
 from edgepress.runtime.placement import open_accelerator
@@ -41,11 +20,28 @@ from edgepress.runtime.sessions.cpu import CpuSession
 from edgepress.runtime.sessions.session import Session, check_tokens
 from edgepress.runtime.tuning.beside import GraphsBeside, step_costs_of
 from edgepress.runtime.tuning.opening import how_to_open
-from edgepress.text.tokenizer import StopStrings
 from edgepress.whole import whole_number
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # what a text, a conversation or a search needs is imported there: opening waits for none of it
+    from collections.abc import Mapping, Sequence
+
     from llguidance import LLTokenizer
+
+    from edgepress.chat.prompt import ChatEncoder
+    from edgepress.chat.spans.kinds import AnswerFormat
+    from edgepress.chat.template import Message
+    from edgepress.runtime.generation.answer import Answer
+    from edgepress.runtime.generation.constraints import Constraint, Form
+    from edgepress.runtime.generation.contrast import Contrast
+    from edgepress.runtime.generation.forgetting import Forgetting
+    from edgepress.runtime.generation.generation import Generation, OpenText, Search, Tally
+    from edgepress.runtime.generation.sampling import Sampling
+    from edgepress.runtime.generation.several.beams import Beams
+    from edgepress.runtime.generation.several.text_beams import BeamRoom
+    from edgepress.runtime.generation.speculation.costs import StepCosts
+    from edgepress.runtime.generation.speculation.kinds import Speculation
+    from edgepress.runtime.generation.tool_calls import ToolGuide
+    from edgepress.text.tokenizer import StopStrings
 
 _TAIL = 32  # tokens of a prompt, among which a template begins thoughts
 _log = logging.getLogger("edgepress.model")
@@ -62,7 +58,7 @@ def load(
     soc: str | None = None,
     graph: str | None = None,
     verify: bool = True,
-) -> "Model":
+) -> Model:
     """Open a bundle.
 
     Args:
@@ -155,6 +151,9 @@ class Model(OneText):
             InputError: it came with none.
 
         """
+        from edgepress.chat.prompt import ChatEncoder
+        from edgepress.chat.template import read_template
+
         template = read_template(self.config.bundle)
         if template is None:
             raise InputError(
@@ -166,15 +165,19 @@ class Model(OneText):
     @cached_property
     def answer_format(self) -> AnswerFormat:
         """How the model writes thoughts and calls of tools, found from its template."""
+        from edgepress.chat.spans.finding import find_format
+
         added = self.tokenizer.library.get_added_tokens_decoder().values()
         return find_format(self.chat_encoder.template, [token.content for token in added])
 
     @cached_property
     def sampling_defaults(self) -> Sampling:
         """How the model's makers say that tokens are to be drawn; greedy where they say nothing."""
+        from edgepress.runtime.generation.defaults import sampling_defaults
+
         return sampling_defaults(self.config.bundle)
 
-    def with_adapter(self, adapter: str | Path | None) -> "Model":
+    def with_adapter(self, adapter: str | Path | None) -> Model:
         """The same open bundle with an adapter and a text of its own; None is without one.
 
         Weights are not loaded again: texts with different adapters go on side by side, each taking memory for its own
@@ -187,10 +190,12 @@ class Model(OneText):
             InputError: the bundle was not exported with slots for adapters, or the file is not one for them.
 
         """
+        from edgepress.bundle.adapter_file import adapter_for
+
         opened = None if adapter is None else adapter_for(self.config.bundle, Path(adapter))
         return self.with_session(self.session.with_adapter(opened))
 
-    def with_session(self, session: Session) -> "Model":
+    def with_session(self, session: Session) -> Model:
         """The same open bundle with the text of another session over it."""
         other = Model(self.config, session, self.threads)
         other._tokenizer, other._beside = self._tokenizer, self._beside
@@ -234,6 +239,10 @@ class Model(OneText):
                 do not go together.
 
         """
+        from edgepress.runtime.generation.contrast import Contrasting
+        from edgepress.runtime.generation.generation import Generation
+        from edgepress.runtime.generation.sampling import Sampling
+
         if max_tokens is not None:
             whole_number("max_tokens", max_tokens)
         sampling = Sampling(
@@ -317,6 +326,10 @@ class Model(OneText):
             InputError: there is no template, it refuses the conversation, or that is longer than the context.
 
         """
+        from edgepress.chat.spans.splitting import Splitter
+        from edgepress.runtime.generation.answer import Answer
+        from edgepress.runtime.generation.tool_calls import special_in
+
         if max_tokens is not None:
             whole_number("max_tokens", max_tokens)
         tokens = self.chat_encoder.encode(messages, tools=tools, documents=documents, variables=variables)
@@ -346,6 +359,10 @@ class Model(OneText):
 
     def _guide(self, tools: Sequence[Mapping[str, Any]], choice: str, *, is_thinking: bool) -> ToolGuide | None:
         """What holds calls to the schemas of their tools; None where that is not asked for, or cannot be."""
+        from edgepress.chat.spans.kinds import parameters_of
+        from edgepress.runtime.generation.constraints import is_installed
+        from edgepress.runtime.generation.tool_calls import ToolGuide
+
         calls, names = self.answer_format.calls, parameters_of(tools)
         can = calls is not None and calls.grammar is not None and is_installed()
         if choice == "free" or (choice == "auto" and not can):
@@ -392,6 +409,11 @@ class Model(OneText):
                 or written; conversations share no token; or as for :meth:`chat`.
 
         """
+        from edgepress.bundle.manifest import bundle_hash
+        from edgepress.chat.prompt import shared_beginning
+        from edgepress.disk.files import sha256_file
+        from edgepress.runtime.generation.prefix import Key, read_prefix, write_prefix
+
         file = Path(path)
         encode = partial(self.chat_encoder.encode, tools=tools, documents=documents, variables=variables)
         tokens = shared_beginning(encode, messages)
@@ -422,8 +444,12 @@ class Model(OneText):
         constraint: Constraint | None,
         speculate: Speculation | None,
         beams: Beams | None,
-    ) -> "_Setup":
+    ) -> _Setup:
         """How a generation goes and ends: a text of ``stop`` that is a special token is that token."""
+        from edgepress.runtime.generation.constraints import Matcher
+        from edgepress.runtime.generation.several.text_beams import BeamSearch
+        from edgepress.text.tokenizer import StopStrings
+
         if isinstance(stop, str):
             raise InputError(f"stop is the text {stop!r}; give a list of texts or tokens")
         last = self.config.vocab_size - 1
@@ -446,6 +472,9 @@ class Model(OneText):
 
     def _speculating(self, how: Speculation) -> tuple[OpenText, Tally]:
         """This text with several tokens a step, or as it is where no step over several gives the same logits."""
+        from edgepress.runtime.generation.speculation.kinds import Opening
+        from edgepress.runtime.generation.speculation.speculating import open_speculating
+
         opening = Opening(
             self.config, self.session, self.step_costs, partial(self._beside.open, main=self.session), how.bundle
         )
@@ -466,8 +495,12 @@ class Model(OneText):
 
     @cached_property
     def _beam_room(self) -> BeamRoom:
+        from edgepress.runtime.generation.several.text_beams import BeamRoom
+
         return BeamRoom(self.session)
 
     @cached_property
-    def _token_table(self) -> "LLTokenizer":
+    def _token_table(self) -> LLTokenizer:
+        from edgepress.runtime.generation.constraints import token_table
+
         return token_table(self.config.bundle / "tokenizer.json", self.config.vocab_size, self.eos)

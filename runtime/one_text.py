@@ -1,17 +1,23 @@
 """The text that an open bundle holds, token by token: begun, appended to, taken back."""
 
-from collections.abc import Sequence
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from edgepress.finite import check_logits
-from edgepress.runtime.config import BundleConfig
-from edgepress.runtime.generation.choosing import Choosing
 from edgepress.runtime.generation.known_text import KnownText
-from edgepress.runtime.generation.penalties import Floats
-from edgepress.runtime.sessions.session import Mark, Session, check_tokens
-from edgepress.text.tokenizer import Tokenizer, read_tokenizer
+from edgepress.runtime.sessions.session import check_tokens
 from edgepress.whole import whole_number
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from edgepress.runtime.config import BundleConfig
+    from edgepress.runtime.generation.choosing import Choosing
+    from edgepress.runtime.sessions.session import Floats, Mark, Session
+    from edgepress.text.tokenizer import Tokenizer
 
 
 class OneText:
@@ -32,6 +38,8 @@ class OneText:
     def tokenizer(self) -> Tokenizer:
         """The bundle's tokenizer, read when first used."""
         if self._tokenizer is None:
+            from edgepress.text.tokenizer import read_tokenizer  # tokens alone need none
+
             self._tokenizer = read_tokenizer(self.config.bundle)
         return self._tokenizer
 

@@ -6,22 +6,25 @@ context binaries, which open at once. The manifest says whether float nodes comp
 and which size the axes have that the CPU's graph leaves open.
 """
 
+from __future__ import annotations
+
 import logging
-from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from edgepress.bundle.manifest import MANIFEST_NAME, read_manifest
-from edgepress.bundle.states import State
 from edgepress.errors import InputError
 from edgepress.runtime.sessions.session import RanOn
-from edgepress.runtime.sessions.static import StaticSession
-from edgepress.targets import Soc, Target, find_target, target_names
-from edgepress.targets.providers import find_provider
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
     from onnxruntime import InferenceSession
+
+    from edgepress.bundle.states import State
+    from edgepress.runtime.sessions.static import StaticSession
+    from edgepress.targets import Soc, Target
 
 CPU = "cpu"
 PREFILL_FILE, DECODE_FILE = "prefill.onnx", "decode.onnx"
@@ -58,11 +61,15 @@ class Place:
 
     def open(self) -> StaticSession:
         """Open both graphs of a language model; InputError when the provider does not take one."""
+        from edgepress.runtime.sessions.static import StaticSession
+
         prefill, decode = (self.open_graph(name) for name in (PREFILL_FILE, DECODE_FILE))
         return StaticSession(prefill, decode, self.ran_on, self.states or None)
 
-    def open_graph(self, name: str) -> "InferenceSession":
+    def open_graph(self, name: str) -> InferenceSession:
         """Open the graph of that file; InputError when the provider does not take it."""
+        from edgepress.targets.providers import find_provider
+
         session: InferenceSession = find_provider(self.target.provider).open_session(
             self.folder / name, self.soc, fp16=self.fp16
         )
@@ -138,6 +145,10 @@ def _graphs(bundle: Path) -> dict[str, dict[str, Any]]:
 
 
 def _asked(bundle: Path, graphs: dict[str, dict[str, Any]], on: str, soc: str | None) -> Place:
+    # here, as a bundle for CPUs alone is for no target that has to be found
+    from edgepress.targets import find_target, target_names
+    from edgepress.targets.providers import find_provider
+
     if on not in graphs:
         has = f"{bundle} has no graphs for {on!r}, it has those for {', '.join([*graphs, CPU])}"
         fixed = next((state.kind for state in _states(bundle) if not state.in_place), None)
@@ -169,6 +180,9 @@ def _any_soc(target: Target, *, fp16: bool) -> Soc:
 
 def _found(bundle: Path, name: str, described: dict[str, Any]) -> Place | None:
     """The accelerator of this machine, None where there is none or its provider is not installed."""
+    from edgepress.targets import find_target
+    from edgepress.targets.providers import find_provider
+
     target = find_target(name)
     provider = find_provider(target.provider)
     try:

@@ -5,12 +5,18 @@ to the last token that both have, or to a copy from before where states cannot b
 computed.
 """
 
-import logging
-from collections.abc import Sequence
-from itertools import takewhile
+from __future__ import annotations
 
-from edgepress.runtime.generation.prefix import Prefix
+import logging
+from itertools import takewhile
+from typing import TYPE_CHECKING
+
 from edgepress.runtime.sessions.session import Mark, Session, Snapshot
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from edgepress.runtime.generation.prefix import Prefix
 
 _log = logging.getLogger("edgepress.prefix")
 _FORGETFUL = -1  # no token: what is kept of one that saw others which the text has no more, so that no text begins so

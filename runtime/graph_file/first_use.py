@@ -3,9 +3,7 @@
 from pathlib import Path
 
 from edgepress.bundle import verified
-from edgepress.runtime.graph_file.functions import check_functions
 from edgepress.terminal.progress import Progress, silent
-from edgepress.text.tokenizer_trial import try_tokenizer
 
 
 def verify_first(bundle: Path, progress: Progress = silent) -> None:
@@ -20,6 +18,10 @@ def verify_first(bundle: Path, progress: Progress = silent) -> None:
 
 
 def _try(bundle: Path) -> None:
+    # here, as a bundle is tried once and opened often
+    from edgepress.runtime.graph_file.functions import check_functions
+    from edgepress.text.tokenizer_trial import try_tokenizer
+
     for graph in sorted(path for path in bundle.rglob("*.onnx") if path.is_file()):
         check_functions(graph)
     if (bundle / "tokenizer.json").is_file():  # a bundle may be used with token ids alone

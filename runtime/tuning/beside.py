@@ -1,13 +1,19 @@
 """Drafters' graphs beside the texts of a bundle, and what their steps and the model's own cost."""
 
-from pathlib import Path
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 from edgepress.errors import InputError
-from edgepress.runtime.config import BundleConfig
-from edgepress.runtime.generation.speculation.costs import StepCosts, measure_steps
 from edgepress.runtime.sessions.cpu import CpuSession
 from edgepress.runtime.sessions.session import ON_CPU, Session
 from edgepress.runtime.tuning.opening import known_or_measured
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from edgepress.runtime.config import BundleConfig
+    from edgepress.runtime.generation.speculation.costs import StepCosts
 
 
 def step_costs_of(session: Session, threads: int) -> StepCosts:
@@ -17,6 +23,8 @@ def step_costs_of(session: Session, threads: int) -> StepCosts:
         InputError: the model runs on an accelerator, whose graphs compute one token or a whole piece of a prompt.
 
     """
+    from edgepress.runtime.generation.speculation.costs import measure_steps
+
     if session.ran_on.target != ON_CPU.target:
         raise InputError(
             f"{session.ran_on} computes one token or a whole piece of a prompt, so there is no step over several "
@@ -37,6 +45,8 @@ class GraphsBeside:
 
     def open(self, config: BundleConfig, main: Session) -> tuple[Session, StepCosts]:
         """A session of its own of the graph that ``config`` has, to draft for ``main``, and what its steps cost."""
+        from edgepress.runtime.generation.speculation.costs import measure_steps
+
         if config.model not in self.opened:
             first = CpuSession(
                 config,

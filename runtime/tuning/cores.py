@@ -3,9 +3,6 @@
 import os
 from pathlib import Path
 
-from edgepress.runtime.machine.devices.describing.description import Description
-from edgepress.runtime.machine.devices.describing.linux import clusters_of
-
 _SYSTEM = Path("/")
 _FILES = ("online", "cpu[0-9]*/cpu_capacity", "cpu[0-9]*/cpufreq/cpuinfo_max_freq")
 
@@ -17,6 +14,10 @@ def allowed_cores() -> tuple[int, ...]:
 
 def strong_cores(allowed: tuple[int, ...], root: Path = _SYSTEM) -> tuple[int, ...]:
     """Those of ``allowed`` that are of the strongest cluster among them; all where the kernel tells no difference."""
+    # here, as cores are looked at when a bundle is prepared and not when it is opened
+    from edgepress.runtime.machine.devices.describing.description import Description
+    from edgepress.runtime.machine.devices.describing.linux import clusters_of
+
     folder = root / "sys/devices/system/cpu"
     record = {
         str(path.relative_to(root)): path.read_text(encoding="ascii", errors="replace").strip()

@@ -1,19 +1,25 @@
 """How a bundle is opened: as the user says, else as was measured here, else as is right for most machines."""
 
-from collections.abc import Callable
+from __future__ import annotations
+
 from contextlib import suppress
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
 from edgepress.cores import usable_cores
 from edgepress.errors import InputError
-from edgepress.runtime.config import BundleConfig
-from edgepress.runtime.generation.speculation.costs import StepCosts
 from edgepress.runtime.prepared import find_form
 from edgepress.runtime.sessions.session import PREFILL_CHUNK
 from edgepress.runtime.tuning.record import Choice, Steps, read_tuning, write_tuning
 from edgepress.whole import whole_number
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from edgepress.runtime.config import BundleConfig
+    from edgepress.runtime.generation.speculation.costs import StepCosts
 
 
 def how_to_open(config: BundleConfig, threads: int | None, prefill_chunk: int | None, *, prepared: bool) -> Choice:

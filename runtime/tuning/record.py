@@ -7,21 +7,25 @@ It goes when the form does. A record that was measured on other cores than this 
 it.
 """
 
+from __future__ import annotations
+
 import json
 import logging
 import os
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import msgspec
 
 from edgepress.cores import usable_cores
 from edgepress.disk.cache import find_other_owner
 from edgepress.errors import InputError
-from edgepress.runtime.generation.speculation.costs import StepCosts
 from edgepress.runtime.tuning.cores import allowed_cores
 from edgepress.schema import Count, convert, read_object
+
+if TYPE_CHECKING:
+    from edgepress.runtime.generation.speculation.costs import StepCosts
 
 FILE = "tuning.json"
 _REMEDY = "run `edgepress prepare` again"
@@ -37,12 +41,14 @@ class Steps(msgspec.Struct, frozen=True):
     exact: Count
 
     @classmethod
-    def of(cls, costs: StepCosts) -> "Steps":
+    def of(cls, costs: StepCosts) -> Steps:
         """What was measured."""
         return cls(list(costs.seconds.items()), costs.exact)
 
     def costs(self) -> StepCosts:
         """The same as what speculation goes by."""
+        from edgepress.runtime.generation.speculation.costs import StepCosts
+
         return StepCosts(dict(self.seconds), self.exact)
 
 

@@ -8,8 +8,10 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -22,8 +24,12 @@ from edgepress.disk.files import refuse_aside, sha256_file
 from edgepress.disk.hub_layout import is_beside, is_hub_link, resolve_inside
 from edgepress.errors import InputError
 from edgepress.schema import Count, Digest, Size, convert, parse_object, read_bytes
-from edgepress.tasks.task import Task, check_task
 from edgepress.terminal.progress import Advance, Progress, silent
+
+if TYPE_CHECKING:
+    from edgepress.tasks.task import Task
+else:
+    Task = Any  # imported, and its entry checked, where a manifest has one: its many kinds take long to make
 
 SCHEMA_VERSION = 2
 MANIFEST_NAME = "manifest.json"
@@ -238,7 +244,11 @@ def read_manifest(bundle: Path) -> Manifest:
 
     """
     path = _manifest_path(bundle)
-    data = read_bytes(path, _AGAIN)
+    return _parsed(path, read_bytes(path, _AGAIN))
+
+
+@lru_cache(maxsize=4)  # opening a bundle asks for it several times; what is given is not changed
+def _parsed(path: Path, data: bytes) -> Manifest:
     content = parse_object(data, path, _AGAIN)
     version = content.get("schema_version")
     if version != SCHEMA_VERSION:
@@ -249,7 +259,8 @@ def read_manifest(bundle: Path) -> Manifest:
     if unknown or "files" not in content:
         wrong = f"unknown fields ({', '.join(sorted(unknown))})" if unknown else "no field 'files'"
         raise InputError(f"{path} has {wrong}; {_AGAIN}")
-    convert(content, _Parts if content.get("task") is None else _TaskParts, path, _AGAIN)
+    task = content.pop("task", None)
+    convert(content, _Parts if task is None else _TaskParts, path, _AGAIN)
     manifest = convert(content, Manifest, path, _AGAIN)
     try:
         what = "states"
@@ -264,11 +275,20 @@ def read_manifest(bundle: Path) -> Manifest:
         what = "drafters"
         check_drafters(manifest.drafters, manifest.files)
         what = "task"
-        if manifest.task is not None:
-            check_task(manifest.task)
+        if task is not None:
+            manifest = replace(manifest, task=_task({"task": task}, path))
     except ValueError as error:
         raise InputError(f"{path}: {what}: {error}; {_AGAIN}") from error
     return manifest
+
+
+def _task(entry: Json, path: Path) -> Task:
+    """The entry of that name, checked; ValueError where its parts do not fit together."""
+    from edgepress.tasks.task import TaskEntry, check_task
+
+    task = convert(entry, TaskEntry, path, _AGAIN).task
+    check_task(task)
+    return task
 
 
 def find_problems(bundle: Path, progress: Progress = silent) -> list[str]:

@@ -72,6 +72,12 @@ class Task:
         return _present(asdict(self))
 
 
+class TaskEntry(msgspec.Struct, frozen=True):
+    """What a manifest says of it."""
+
+    task: Task
+
+
 def _present(entries: dict[str, object]) -> dict[str, object]:
     """The entries that are not None, at every level."""
     return {
