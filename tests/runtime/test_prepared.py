@@ -192,10 +192,11 @@ def test_every_form_of_experts_computes_the_same(
         found, state = run(bundle, cache / str(index))
         assert found == expected
         assert state.directory is not None
-        if X86 and bits == 4:
-            assert made.forms(state.directory)[way] >= 1
+        used = made.forms(state.directory)
+        if X86 and bits == 4:  # kernels of AVX2 read the scales where there are zero points: then the next form is used
+            assert any(used.get(one) for one in (way, f"{way}, own scales"))
         if X86 and bits == 8:  # a stub of 8 bits is not packed
-            assert "stub" not in made.forms(state.directory)
+            assert "stub" not in used
         monkeypatch.undo()
 
 
