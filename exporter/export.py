@@ -105,9 +105,16 @@ def export(
         whole_number("threads", threads)
     check_output(Path(out), force=force)
     if is_encoder_decoder(model, revision):
-        refuse_of_language_models(str(model), context_length=context_length, adapters=adapters, slots=adapter_slots)
+        refuse_of_language_models(str(model), context_length=None, adapters=adapters, slots=adapter_slots)
         prepared = decide_encoder_decoder(
-            model, target=target, recipe=recipe, socs=socs, task=task, revision=revision, samples=calibration
+            model,
+            target=target,
+            recipe=recipe,
+            socs=socs,
+            context_length=context_length,
+            task=task,
+            revision=revision,
+            samples=calibration,
         )
         with TemporaryDirectory(prefix="edgepress-") as folder:
             learned = prepared.learn(calibration, Path(folder), threads=threads, progress=progress)
@@ -115,6 +122,7 @@ def export(
             learned,
             Path(out),
             learned.targets,
+            socs=learned.socs,
             check=check,
             force=force,
             threads=threads,

@@ -17,7 +17,7 @@ from edgepress.disk.exchange import read_steady
 from edgepress.errors import InputError
 from edgepress.runtime import model
 from edgepress.runtime.graph_file.first_use import verify_first
-from edgepress.runtime.placement import CPU, find_places, open_first
+from edgepress.runtime.placement import find_places, open_first
 from edgepress.runtime.prepared import open_session
 from edgepress.runtime.sessions.session import ON_CPU
 from edgepress.sessions import session_options
@@ -114,9 +114,7 @@ def load_task(
         if task is None:
             raise InputError(f"{folder} is a language model and has no task; open it with edgepress.runtime.load")
         if task.sequences is not None:
-            if on not in (None, CPU):
-                raise InputError(f"{folder} has an encoder and a decoder, which run on CPUs only; leave {on} out")
-            return open_sequences(folder, task, manifest.states, threads=count)
+            return open_sequences(folder, task, manifest.states, threads=count, on=on, soc=soc)
         if not (folder / GRAPH).is_file():
             raise InputError(f"{folder / GRAPH} is missing; export the bundle again")
         found = open_first(find_places(folder, on, soc), lambda place: place.open_graph(GRAPH), asked=on is not None)

@@ -1,9 +1,9 @@
 """Which of a bundle's graphs runs: an accelerator's, where there is one that the bundle was made for, else the CPU's.
 
-A bundle for an accelerator has, in the folder of the target's name, static ``prefill.onnx`` and ``decode.onnx``, or
-``model.onnx`` where it is no language model; and for each chip that it was compiled for a folder with the same names:
-context binaries, which open at once. The manifest says whether float nodes compute in float16, which chips there are,
-and which size the axes have that the CPU's graph leaves open.
+A bundle for an accelerator has, in the folder of the target's name, static ``prefill.onnx`` and ``decode.onnx``,
+``encoder.onnx`` and ``decoder.onnx``, or ``model.onnx`` where it is neither kind; and for each chip that it was
+compiled for a folder with the same names: context binaries, which open at once. The manifest says whether float nodes
+compute in float16, which chips there are, and which size the axes have that the CPU's graph leaves open.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ _log = logging.getLogger("edgepress.runtime")
 class Place:
     """An accelerator and the folder of the graphs that run there; ``soc`` None compiles for the chip that is found.
 
-    ``context`` is the length that a language model's graphs were made for, ``states`` the bundle's list, empty where it
-    has none. ``shapes`` are the sizes of the axes of another graph.
+    ``context`` is the length that the graphs of a model that writes tokens were made for, ``states`` the bundle's list,
+    empty where it has none. ``shapes`` are the sizes of the axes of another graph, or of a source.
     """
 
     target: Target
@@ -151,7 +151,7 @@ def _asked(bundle: Path, graphs: dict[str, dict[str, Any]], on: str, soc: str | 
 
     if on not in graphs:
         has = f"{bundle} has no graphs for {on!r}, it has those for {', '.join([*graphs, CPU])}"
-        fixed = next((state.kind for state in _states(bundle) if not state.in_place), None)
+        fixed = next((state.kind for state in _states(bundle) if not state.in_place and state.kind != "encoded"), None)
         if fixed is not None:
             raise InputError(f"{has}; a model with {fixed} states runs on CPUs only")
         with_graphs = [name for name in target_names() if find_target(name).form == "static"]

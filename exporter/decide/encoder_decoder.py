@@ -13,6 +13,7 @@ from edgepress import __version__
 from edgepress.errors import InputError
 from edgepress.exporter.bundle.cpu_graph import check_legal
 from edgepress.exporter.bundle.files import DATA_FILE, copy_tokenizer, write_manifest
+from edgepress.exporter.bundle.forms import find_form
 from edgepress.exporter.bundle.parities.encoder_decoder import parity_encoder_decoder
 from edgepress.exporter.bundle.stream import Made
 from edgepress.exporter.bundle.write import write_data
@@ -35,7 +36,7 @@ from edgepress.exporter.recipe.recipe import Recipe
 from edgepress.exporter.source.checkpoint import Checkpoint
 from edgepress.exporter.source.hub import find_whole, read_config
 from edgepress.exporter.tokens.source_tokenizer import check_tokenizer
-from edgepress.targets import Target
+from edgepress.targets import FALLBACK, Soc, Target, find_target
 from edgepress.tasks.sequences import DECODER_FILE, ENCODER_FILE
 from edgepress.tasks.task import Task
 from edgepress.terminal.progress import Progress, silent
@@ -44,6 +45,9 @@ _WRITES = ("ForConditionalGeneration", "Model")  # how names of classes end that
 _ENCODER = "EncoderModel"  # how those of encoders alone
 RECIPE = "int8"
 """The recipe of an encoder-decoder when none is named."""
+IN_FLOAT = "fp16"
+"""The recipe when none is named and an accelerator is among its targets, which takes no weights alone in integers."""
+STATIC = "static"  # the form of targets that take both graphs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +63,7 @@ class PreparedEncoderDecoder:
     plan: Plan
     task: Task
     targets: tuple[Target, ...]
+    socs: tuple[Soc, ...] = ()
     notes: tuple[str, ...] = ()
     made: Made | None = None
 
@@ -78,8 +83,9 @@ class PreparedEncoderDecoder:
             name: build(self.description, self.plan, data_file=DATA_FILE, version=__version__)
             for name, build in ((ENCODER_FILE, build_encoder), (DECODER_FILE, build_target))
         }
+        cpus = [target for target in self.targets if target.is_cpu] or [find_target(FALLBACK)]
         for graph in found.values():
-            for target in self.targets:
+            for target in cpus:
                 check_legal(graph, target)
         return found
 
@@ -144,24 +150,31 @@ def decide_encoder_decoder(
     target: str | Sequence[str],
     recipe: str | Path | None = None,
     socs: Sequence[str] = (),
+    context_length: int | None = None,
     task: str | None = None,
     revision: str | None = None,
     samples: Sequence[str | Path] = (),
 ) -> PreparedEncoderDecoder:
     """Read what the folder or repository ``model`` has and plan its export; ``task`` replaces the family's own.
 
-    ``samples`` are sources of what its encoder takes, for methods that have to see some.
+    ``context_length`` is how many tokens a text may have on an accelerator, a source as well as a target; ``samples``
+    are sources of what its encoder takes, for methods that have to see some.
 
     Raises:
         InputError: something of the checkpoint is not implemented, or the recipe or target asks for what such models do
             not have.
 
     """
-    targets, _ = find_targets(target, socs)
+    targets, chips = find_targets(target, socs)
+    static = [one for one in targets if one.form == STATIC]
     for one in targets:
-        if not one.is_cpu or one.form is not None:
-            raise InputError(f"{one.name} takes no encoder-decoders as yet; for {model} take arm64-cpu or x86-cpu")
-    found = ask_recipe(RECIPE if recipe is None else recipe, None, ())
+        if one not in static and (not one.is_cpu or one.form is not None):
+            raise InputError(
+                f"{one.name} takes no encoder-decoders as yet; for {model} take arm64-cpu, x86-cpu or qnn-htp"
+            )
+    if context_length is not None and not static:
+        raise InputError(f"{model} has an encoder and a decoder, and --context has no effect on CPUs; leave it out")
+    found = ask_recipe(recipe or (IN_FLOAT if static else RECIPE), context_length, ())
     _check_recipe(Path(model), found, samples)
     checkpoint = open_encoder_decoder(find_whole(str(model), revision)[0])
     check_tokenizer(checkpoint)
@@ -182,9 +195,12 @@ def decide_encoder_decoder(
         plan=plan,
         task=read,
         targets=targets,
+        socs=chips,
         notes=(*notes, *more),
     )
     prepared.graphs()
+    for one in static:
+        find_form(STATIC).refuse(prepared, one, chips)
     return prepared
 
 

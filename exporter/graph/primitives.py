@@ -23,6 +23,8 @@ from edgepress.targets import Operator
 INT32, INT64, UINT8, BYTE = TensorProto.INT32, TensorProto.INT64, TensorProto.UINT8, 8
 _STATE_TYPES = {"float32": FLOAT, "float16": FLOAT16, "int8": TensorProto.INT8, "uint8": UINT8}
 _NORMS = {"rms": "SimplifiedLayerNormalization", "layer": "LayerNormalization"}
+POSITIONS_ROW = "positions_row"
+"""The value with the position of each token of a call, (sequence,)."""
 LOGITS_START = "logits_start"
 LOGITS_STOP = "logits_stop"
 PER_LAYER = "per_layer"  # (batch, sequence, columns of all layers)
@@ -112,7 +114,7 @@ class PlannedBuilder(GraphBuilder):
         length = self.node("Gather", [ids_shape, self.constant("index_1", np.array(1, np.int64))], "sequence_length")
         past = self.node("Sub", ["total", length], "past_length")
         step = self.constant("step_1", np.array(1, np.int64))
-        row = self.node("Range", [past, "total", step], "positions_row")  # (sequence,)
+        row = self.node("Range", [past, "total", step], POSITIONS_ROW)  # (sequence,)
         return self.node("Expand", [row, ids_shape], "position_ids")
 
     def state(self, state: State) -> tuple[str, str]:

@@ -5,7 +5,7 @@ what they are changes no shape.
 """
 
 import platform
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -19,8 +19,9 @@ from edgepress.cores import usable_cores
 from edgepress.errors import InputError
 from edgepress.runtime.machine.host import Host, read_host
 from edgepress.runtime.machine.memory import Memory, read_memory
-from edgepress.runtime.sequences.session import EncoderDecoder
+from edgepress.runtime.sequences.opening import open_session
 from edgepress.runtime.sequences.sources import made_up_source
+from edgepress.runtime.sessions.session import RanOn
 from edgepress.whole import whole_number
 
 
@@ -37,6 +38,7 @@ class SequenceMeasurement:
     started: str
     host: Host
     versions: dict[str, str]
+    ran_on: RanOn
     threads: int
     source: int
     tokens: int
@@ -63,8 +65,10 @@ def bench_sequences(
     repetitions: int = 5,
     warmup: int = 1,
     threads: int | None = None,
+    on: str | None = None,
+    soc: str | None = None,
 ) -> SequenceMeasurement:
-    """Open a bundle on the CPU, read random sources and write random targets.
+    """Open a bundle, read random sources and write random targets.
 
     Args:
         bundle: a directory that an export wrote, of a model of an encoder and a decoder.
@@ -74,9 +78,12 @@ def bench_sequences(
         repetitions: turns that are measured.
         warmup: turns before them, kept apart.
         threads: compute threads; one for each usable core when None.
+        on: what computes, as :func:`edgepress.runtime.load` has it: ``cpu``, a target of the bundle, or what is here.
+        soc: with ``on``, the chip to run or simulate.
 
     Raises:
-        InputError: it is no such bundle, or a number is not at least 1 (``warmup``: 0).
+        InputError: it is no such bundle, a number is not at least 1 (``warmup``: 0), or the bundle was not made for
+            ``on`` or ``soc``.
 
     """
     numbers = {"tokens": (tokens, 1), "beams": (beams, 1), "repetitions": (repetitions, 1), "warmup": (warmup, 0)}
@@ -87,12 +94,12 @@ def bench_sequences(
     task = manifest.task
     if task is None or task.sequences is None:
         raise InputError(f"{bundle} has no encoder and decoder")
-    feed = made_up_source(task, source)
     started, before = datetime.now(UTC).isoformat(timespec="seconds"), read_memory()
     start = perf_counter()
-    session = EncoderDecoder(bundle, task.sequences, manifest.states, threads=threads)
+    session = open_session(bundle, task, manifest.states, threads=threads, on=on, soc=soc)
     load, after = perf_counter() - start, read_memory()
-    tokens = min(tokens, task.sequences.context - 1)
+    feed = made_up_source(replace(task, sequences=session.sequences), source)
+    tokens = min(tokens, session.sequences.context - 1)
     draw = np.random.default_rng(0).integers(0, task.sequences.vocabulary, (tokens, beams))
     encoded, steps = [], []
     for _ in range(warmup + repetitions):
@@ -118,6 +125,7 @@ def bench_sequences(
             "numpy": np.__version__,
             "python": platform.python_version(),
         },
+        ran_on=session.ran_on,
         threads=threads,
         source=next(iter(feed.values())).shape[-1],
         tokens=len(steps[0]),
@@ -144,6 +152,7 @@ def format_sequence_measurement(found: SequenceMeasurement) -> str:
     return "\n".join(
         [
             f"{found.bundle} on {found.host.cpu}, threads {found.threads}",
+            f"  ran on         {found.ran_on.beside_times()}",
             f"  load           {found.load_seconds:.3f} s",
             f"  encode         {encode:.2f} ms (p50 of {len(found.encode_seconds)}) for a source of {found.source:,}",
             f"  decode         {1 / np.median(steps):.1f} tokens/s (p50 of {steps.size}){beams}",

@@ -14,7 +14,7 @@ from edgepress.errors import InputError
 from edgepress.runtime.generation.several.beams import beam_search
 from edgepress.runtime.sequences.rules import Rules, Times
 from edgepress.runtime.sequences.search import Draw, greedy
-from edgepress.runtime.sequences.session import EncoderDecoder
+from edgepress.runtime.sequences.targets import SequenceSession
 from edgepress.runtime.tasks.kinds import TaskModel
 from edgepress.schema import convert
 from edgepress.tasks.sequences import Search, Sequences
@@ -99,10 +99,11 @@ class SequenceModel(TaskModel):
     itself.
     """
 
-    def __init__(self, task: Task, session: EncoderDecoder, folder: Path) -> None:
+    def __init__(self, task: Task, session: SequenceSession, folder: Path) -> None:
         super().__init__(task, session.compute, folder)
         self.session = session
         self.settings: Settings = {}
+        self.ran_on = session.ran_on
 
     @property
     def sequences(self) -> Sequences:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from edgepress.runtime.generation.sampling import log_softmax
 from edgepress.runtime.sequences.rules import Rules
-from edgepress.runtime.sequences.session import EncoderDecoder
+from edgepress.runtime.sequences.targets import SequenceSession
 
 Floats = NDArray[np.float32]
 
@@ -31,7 +31,7 @@ class Draw:
 
 
 def greedy(
-    model: EncoderDecoder,
+    model: SequenceSession,
     start: list[int],
     rules: Rules,
     said: list[float] | None = None,

@@ -5,7 +5,7 @@ values lie in one memory of the full length, input and output the same, and are 
 changes; what the encoder gives of the source is bound where it lies, without a copy, and all targets read the same.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -17,27 +17,19 @@ from edgepress.bundle.states import State
 from edgepress.errors import InputError
 from edgepress.finite import check_logits
 from edgepress.runtime.config import BundleConfig
+from edgepress.runtime.sequences.targets import Feed, Floats, SequenceSession, Tokens
 from edgepress.runtime.sessions.buffers import to_value, untouched_memory
 from edgepress.runtime.sessions.open_graph import open_graph, session_options
-from edgepress.runtime.sessions.session import check_tokens
+from edgepress.runtime.sessions.session import ON_CPU, check_tokens
 from edgepress.sessions import open_on_cpu
 from edgepress.tasks.sequences import QUERIES, Sequences
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
-Floats = NDArray[np.float32]
-Tokens = NDArray[np.int64]
-Feed = Mapping[str, NDArray[np.generic]]
 
-
-class EncoderDecoder:
-    """The two graphs of a bundle, with one source and some targets of it.
-
-    - ``position``: tokens that each target has so far
-    - ``targets``: how many there are; 1 after :meth:`encode`
-    - ``source``: positions of what is encoded
-    - ``encode_seconds``, ``decode_seconds``: time spent inside onnxruntime
+class EncoderDecoder(SequenceSession):
+    """The two graphs of a bundle that the CPU computes.
 
     ``profile`` is how the names of files begin that onnxruntime writes its profiles to (:meth:`end_profile`).
 
@@ -55,9 +47,7 @@ class EncoderDecoder:
         threads: int,
         profile: Path | None = None,
     ) -> None:
-        self.bundle, self.sequences = bundle, sequences
-        self.position, self.targets, self.source = 0, 0, 0
-        self.encode_seconds = self.decode_seconds = 0.0
+        super().__init__(bundle, sequences, ON_CPU)
         config = BundleConfig(
             bundle=bundle,
             model=bundle / sequences.decoder,
@@ -91,12 +81,7 @@ class EncoderDecoder:
     # ---- the source --------------------------------------------------------------------------------------------------
 
     def encode(self, feed: Feed) -> Floats:
-        """Read a source and begin one target of it; return the encoder's output, (source, hidden).
-
-        Raises:
-            InputError: the encoder cannot be run on it.
-
-        """
+        """See :meth:`SequenceSession.encode`."""
         start = perf_counter()
         binding = self._encoder.io_binding()
         for name, array in feed.items():
@@ -113,7 +98,7 @@ class EncoderDecoder:
         self._source = [given.pop(state.output) for state in self._encoded]
         hidden: Floats = next(iter(given.values())).numpy()[0]
         if not np.isfinite(hidden).all():
-            raise InputError(f"{self.bundle / self.sequences.encoder} gives values that are not finite of this source")
+            raise self._not_finite()
         self.source = len(hidden)
         self.begin()
         return hidden
@@ -121,7 +106,7 @@ class EncoderDecoder:
     # ---- the targets -------------------------------------------------------------------------------------------------
 
     def begin(self) -> None:
-        """Begin again with one target that has no tokens, of the same source."""
+        """See :meth:`SequenceSession.begin`."""
         self.position = 0
         self._bind(1)
 
@@ -147,52 +132,22 @@ class EncoderDecoder:
         shape = (self.targets, 1, self.sequences.vocabulary)
         self._binding.bind_output("logits", "cpu", 0, np.float32, shape, self._logits.ctypes.data)
 
-    def append(self, tokens: Sequence[int] | Tokens) -> Floats:
-        """Append tokens to the one target; return the logits after the last, (vocabulary,).
-
-        Raises:
-            InputError: there are several targets, a token is not in the vocabulary, or there is no room for them.
-
-        """
-        if self._binding is None:
-            raise InputError(f"{self.bundle}: no source was encoded; a target is written of one")
-        if self.targets != 1:
-            raise InputError(f"there are {self.targets} targets; several tokens are appended to one alone")
-        logits: Floats = self._run(check_tokens(tokens, self.sequences.vocabulary)[None])[0]
+    def _run_all(self, tokens: Tokens) -> Floats:
+        self._binding.bind_output("logits")  # of another shape than the graph declares, so onnxruntime allocates it
+        self._run(tokens, asked=tokens.size)
+        logits: Floats = self._binding.get_outputs()[-1].numpy()
+        self._bind_logits()
         return logits
 
-    def step(self, tokens: Tokens) -> Floats:
-        """Append one token to each target; return the logits after each, (targets, vocabulary)."""
-        return self._run(check_tokens(tokens, self.sequences.vocabulary)[:, None])
-
-    def compute(self, feed: Feed) -> dict[str, NDArray[np.generic]]:
-        """The model as one function: the encoder's input and ``decoder_input_ids`` (1, target) to ``logits``."""
-        given = dict(feed)
-        target = given.pop("decoder_input_ids")
-        self.encode(given)
-        tokens = check_tokens(target[0], self.sequences.vocabulary)
-        self._binding.bind_output("logits")  # of another shape than the graph declares, so onnxruntime allocates it
-        self._run(tokens[None], asked=tokens.size)
-        logits = self._binding.get_outputs()[-1].numpy()
-        self._bind_logits()
-        return {"logits": logits}
-
     def asked(self, tokens: Tokens, layer: int) -> tuple[Floats, Floats]:
-        """What a layer asks of the source at each of ``tokens``, (heads, tokens, head_dim), and the source's keys.
-
-        Keys are (heads, source, head_dim). It begins the target anew with these tokens.
-
-        Raises:
-            InputError: the bundle's graph does not tell it of this layer.
-
-        """
+        """See :meth:`SequenceSession.asked`."""
         names = [value.name for value in self._graph.session.get_outputs()]
         name = QUERIES.format(layer=layer)
         if name not in names:
-            raise InputError(f"{self.bundle} does not tell what layer {layer} asks of the source; export it again")
+            raise self._tells_nothing(layer)
         self.begin()
         self._binding.bind_output(name, "cpu")
-        self._run(check_tokens(tokens, self.sequences.vocabulary)[None])
+        self._run(self._checked(check_tokens(tokens, self.sequences.vocabulary)[None]))
         queries: Floats = self._binding.get_outputs()[-1].numpy()[0]
         inputs = [state.name for state in self._encoded]
         keys: Floats = self._source[inputs.index(f"layers.{layer}.encoded_key")].numpy()[0]
@@ -200,17 +155,11 @@ class EncoderDecoder:
         return by_head, keys
 
     def _run(self, tokens: Tokens, *, asked: int = 1) -> Floats:
-        """Append tokens, (targets, count), and compute the logits after the last ``asked`` of each."""
+        """See :meth:`SequenceSession._run`; logits are computed after the last ``asked`` tokens of each target."""
         rows, count = tokens.shape
         total = self.position + count
-        if rows != self.targets or total > self.sequences.context:
-            raise InputError(
-                f"{count} tokens for {rows} targets do not fit, of which there are {self.targets} with "
-                f"{self.position} tokens each: the decoder has {self.sequences.context} positions"
-            )
         if self._ones.size < rows * total:
             self._ones = np.ones(2 * rows * total, np.int64)
-        tokens = np.ascontiguousarray(tokens)
         binding = self._binding
         binding.bind_input("input_ids", "cpu", 0, np.int64, (rows, count), tokens.ctypes.data)
         binding.bind_input("attention_mask", "cpu", 0, np.int64, (rows, total), self._ones.ctypes.data)
@@ -227,9 +176,8 @@ class EncoderDecoder:
         return logits
 
     def spread(self, targets: int) -> None:
-        """Make of the one target so many, all alike."""
-        if self.targets != 1:
-            raise InputError(f"there are {self.targets} targets already")
+        """See :meth:`SequenceSession.spread`."""
+        self._one_target()
         position = self.position
         self._bind(targets)
         self._memory[:, 1:targets, :, :position] = self._memory[:, :1, :, :position]
@@ -239,7 +187,7 @@ class EncoderDecoder:
         return Path(self._encoder.end_profiling()), Path(self._graph.session.end_profiling())
 
     def reorder(self, order: NDArray[np.int64]) -> None:
-        """Let target i go on from what target ``order[i]`` was."""
+        """See :meth:`SequenceSession.reorder`."""
         moved = np.flatnonzero(order != np.arange(order.size))
         if moved.size:
             self._memory[:, moved, :, : self.position] = self._memory[:, order[moved], :, : self.position]

@@ -19,7 +19,7 @@ from edgepress.processing.waves import read_wave
 from edgepress.runtime.sequences.fallback import Fallback, believed
 from edgepress.runtime.sequences.model import SequenceModel, Settings
 from edgepress.runtime.sequences.rules import Times
-from edgepress.runtime.sequences.session import EncoderDecoder
+from edgepress.runtime.sequences.targets import SequenceSession
 from edgepress.runtime.sequences.windows import Piece, cut_window
 from edgepress.runtime.sequences.words import Word, token_starts, words_of
 from edgepress.runtime.tasks.kinds import required
@@ -70,7 +70,7 @@ class SpeechModel(SequenceModel):
 
     takes = "a WAV file"
 
-    def __init__(self, task: Task, session: EncoderDecoder, folder: Path) -> None:
+    def __init__(self, task: Task, session: SequenceSession, folder: Path) -> None:
         super().__init__(task, session, folder)
         self.asked = Asked()
         """What :meth:`answer` asks of a sound."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from edgepress.runtime.sequences.session import EncoderDecoder
+from edgepress.runtime.sequences.targets import SequenceSession
 from edgepress.tasks.sequences import Speech
 
 Floats = NDArray[np.float32]
@@ -37,7 +37,7 @@ class Word:
 
 
 def token_starts(
-    session: EncoderDecoder, speech: Speech, begin: Sequence[int], tokens: Sequence[int], positions: int
+    session: SequenceSession, speech: Speech, begin: Sequence[int], tokens: Sequence[int], positions: int
 ) -> Doubles:
     """When each of ``tokens`` begins, and when the last one ends, (tokens + 1,) in seconds of the window.
 

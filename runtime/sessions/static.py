@@ -51,8 +51,8 @@ class StaticSession(Session):
         ran_on: RanOn = ON_CPU,
         states: Sequence[State] | None = None,
     ) -> None:
-        facts = _read_facts(prefill)
-        if _read_facts(decode) != facts:
+        facts = read_facts(prefill)
+        if read_facts(decode) != facts:
             raise InputError(f"the prefill and the decode graph are not of one export; {_AGAIN}")
         inputs = _shapes(decode.get_inputs())
         states = _cache_states(inputs, facts) if states is None else states
@@ -85,7 +85,7 @@ class StaticSession(Session):
 
 
 @dataclass(frozen=True)
-class _Facts:
+class Facts:
     """As :class:`edgepress.exporter.graph.static.Facts`."""
 
     windows: Mapping[str, int | None]
@@ -94,19 +94,20 @@ class _Facts:
     long_rows: int
 
 
-def _read_facts(session: "InferenceSession") -> _Facts:
+def read_facts(session: "InferenceSession") -> Facts:
+    """What a static graph says of itself; InputError where it is none."""
     text = session.get_modelmeta().custom_metadata_map.get(METADATA)
     if text is None:
         raise InputError("the model is no static graph of edgepress (its metadata does not say so); export one")
     where = "the static graph's metadata"
-    return convert(parse_json(text.encode("utf-8", "surrogatepass"), where, _AGAIN), _Facts, where, _AGAIN)
+    return convert(parse_json(text.encode("utf-8", "surrogatepass"), where, _AGAIN), Facts, where, _AGAIN)
 
 
 def _shapes(values: list[Any]) -> dict[str, tuple[int, ...]]:
     return {value.name: tuple(value.shape) for value in values}
 
 
-def _cache_states(inputs: Mapping[str, tuple[int, ...]], facts: _Facts) -> tuple[State, ...]:
+def _cache_states(inputs: Mapping[str, tuple[int, ...]], facts: Facts) -> tuple[State, ...]:
     """The states of graphs of a bundle that has no list of them: its inputs that are neither tokens nor masks."""
     try:
         return tuple(
@@ -142,7 +143,7 @@ def _slots(states: Sequence[State], inputs: Mapping[str, tuple[int, ...]]) -> in
 class _Call:
     """One graph with its inputs and outputs bound: ``fill``, then ``run``, then read ``logits`` and ``results``."""
 
-    def __init__(self, session: "InferenceSession", memory: StateMemory, facts: _Facts) -> None:
+    def __init__(self, session: "InferenceSession", memory: StateMemory, facts: Facts) -> None:
         self._session, self._facts, self._slots = session, facts, memory.entries
         inputs, outputs = _shapes(session.get_inputs()), _shapes(session.get_outputs())
         if "logits" not in outputs or "input_ids" not in inputs:

@@ -1,6 +1,7 @@
 """Static graphs for an accelerator, in integers or float16, and compiled for its chips.
 
-Of a language model a prefill and a decode graph; of any other model its one graph
+Of a language model a prefill and a decode graph; of an encoder and a decoder one each
+(:mod:`edgepress.exporter.bundle.one_graph.pair`); of any other model its one graph
 (:mod:`edgepress.exporter.bundle.one_graph.compiled`). They are made from the bundle's own graph and weights: what a
 recipe rounded with one scale a row keeps its codes. Their activations become integers of the recipe's type (uint16
 where it has none) by ranges from its calibration text. A recipe without quantized weights gives float graphs, which
@@ -20,7 +21,8 @@ from edgepress.exporter.bundle.files import DATA_FILE as BUNDLE_DATA
 from edgepress.exporter.bundle.files import MODEL_FILE
 from edgepress.exporter.bundle.forms import Form, FormTask
 from edgepress.exporter.bundle.one_graph.asked import FLOAT
-from edgepress.exporter.bundle.one_graph.compiled import refuse_graph, write_graph
+from edgepress.exporter.bundle.one_graph.compiled import compile_graphs, refuse_graph, write_graph
+from edgepress.exporter.bundle.one_graph.pair import has_sequences, refuse_pair, write_pair
 from edgepress.exporter.graph.qdq import Rounded, Widths, calibrate_decoder, find_widths, quantize, write_models
 from edgepress.exporter.graph.static import DATA_FILE, DECODE_FILE, PREFILL_FILE, SEQUENCE, write_static
 from edgepress.exporter.model.description import Block
@@ -30,7 +32,6 @@ from edgepress.exporter.plan.planned import Planned, Writable
 from edgepress.exporter.recipe.recipe import Activations
 from edgepress.onnx_graph.files import parse_model
 from edgepress.targets import Soc, Target
-from edgepress.targets.legality.traps import refuse_traps
 from edgepress.targets.providers import find_provider
 from edgepress.terminal.progress import Advance
 
@@ -42,6 +43,8 @@ def refuse(subject: Writable, target: Target, socs: tuple[Soc, ...]) -> None:
     """Raise InputError for models and weights that accelerators do not take, and chips without float16."""
     if isinstance(subject, Planned):
         refuse_decoder(subject, target, socs)
+    elif has_sequences(subject):
+        refuse_pair(subject, target, socs)
     else:
         refuse_graph(subject, target, socs)
 
@@ -117,6 +120,8 @@ def write(task: FormTask) -> dict[str, object]:
     """Write the graphs and one file of weights, then compile them for each chip."""
     if isinstance(task.planned, Planned):
         return write_decoder(task, task.planned)
+    if has_sequences(task.planned):
+        return write_pair(task)
     return write_graph(task.bundle, task.planned, task.target, task.folder, socs=task.socs, progress=task.progress)
 
 
@@ -134,7 +139,13 @@ def write_decoder(task: FormTask, planned: Planned) -> dict[str, object]:
         "widths": name,
         "context_length": context,
         "sequence": min(SEQUENCE, context),
-        "socs": _compile(task, fp16=name == FLOAT),
+        "socs": compile_graphs(
+            [task.folder / graph for graph in (PREFILL_FILE, DECODE_FILE)],
+            task.target,
+            task.socs,
+            task.progress,
+            fp16=name == FLOAT,
+        ),
     }
 
 
@@ -183,22 +194,6 @@ def rounded_weights(task: FormTask, graph: Path) -> dict[str, Rounded]:
             if tensor.name.startswith(f"{planned.weight.name}.") and [*tensor.dims] == [columns, rows]:
                 found[tensor.name] = Rounded(scales, scheme.bits)
     return found
-
-
-def _compile(task: FormTask, *, fp16: bool) -> dict[str, dict[str, object]]:
-    """Context binaries of both graphs for each chip, in a folder of its name."""
-    provider = find_provider(task.target.provider)
-    compiled: dict[str, dict[str, object]] = {}
-    with task.progress(2 * len(task.socs), f"compiling for {task.target.name}", " graphs") as advance:
-        for soc in task.socs:
-            for name in (PREFILL_FILE, DECODE_FILE):
-                provider.compile_context(
-                    task.folder / name, task.folder / soc.name / name, soc, refuse=refuse_traps, fp16=fp16
-                )
-                advance(1)
-            size = sum(path.stat().st_size for path in (task.folder / soc.name).iterdir())
-            compiled[soc.name] = {"arch": soc.arch, "bytes": size, "compiler": provider.version()}
-    return compiled
 
 
 FORM = Form(

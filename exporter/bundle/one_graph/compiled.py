@@ -5,6 +5,7 @@ what the CPU's graph has, with one example a run; a recipe that rounds nothing g
 computes in float16. Texts have one length, to which the runtime pads them.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from edgepress.errors import InputError
@@ -27,8 +28,13 @@ _FLOATS = PassOrder(("bind-shapes", "float32", *_LAST))
 
 def refuse_graph(subject: Writable, target: Target, socs: tuple[Soc, ...]) -> None:
     """Raise InputError for graphs, weights and chips of which no static form can be made."""
-    name = graph_widths(subject, target)
     static_shapes(subject, target)
+    refuse_widths(subject, target, socs)
+
+
+def refuse_widths(subject: Writable, target: Target, socs: tuple[Soc, ...]) -> None:
+    """Raise InputError for weights that the accelerator or a chip does not take, and where nothing compiles."""
+    name = graph_widths(subject, target)
     if name == FLOAT and (lacking := [soc.name for soc in socs if not soc.float16]):
         raise InputError(
             f"{', '.join(lacking)} cannot compute in float16, which recipe {subject.recipe.name} asks for; take "
@@ -48,19 +54,24 @@ def write_graph(
     weights.write([model], folder / DATA_FILE)
     path = folder / MODEL_FILE
     path.write_bytes(model.SerializeToString(deterministic=True))
-    return {"widths": name, "shapes": shapes, "socs": _compile(path, target, socs, progress, fp16=name == FLOAT)}
+    return {
+        "widths": name,
+        "shapes": shapes,
+        "socs": compile_graphs([path], target, socs, progress, fp16=name == FLOAT),
+    }
 
 
-def _compile(
-    path: Path, target: Target, socs: tuple[Soc, ...], progress: Progress, *, fp16: bool
+def compile_graphs(
+    paths: Sequence[Path], target: Target, socs: tuple[Soc, ...], progress: Progress, *, fp16: bool
 ) -> dict[str, dict[str, object]]:
-    """A context binary for each chip, in a folder of its name."""
+    """Context binaries of graphs that lie in one folder, for each chip in a folder of its name."""
     provider, compiled = find_provider(target.provider), dict[str, dict[str, object]]()
-    with progress(len(socs), f"compiling for {target.name}", " chips") as advance:
+    with progress(len(paths) * len(socs), f"compiling for {target.name}", " graphs") as advance:
         for soc in socs:
-            folder = path.parent / soc.name
-            provider.compile_context(path, folder / path.name, soc, refuse=refuse_traps, fp16=fp16)
+            folder = paths[0].parent / soc.name
+            for path in paths:
+                provider.compile_context(path, folder / path.name, soc, refuse=refuse_traps, fp16=fp16)
+                advance(1)
             size = sum(file.stat().st_size for file in folder.iterdir())
             compiled[soc.name] = {"arch": soc.arch, "bytes": size, "compiler": provider.version()}
-            advance(1)
     return compiled

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from edgepress.bundle.states import State
 from edgepress.exporter.graph.builder import CONTRIB, FLOAT
-from edgepress.exporter.graph.primitives import INT64, PlannedBuilder
+from edgepress.exporter.graph.primitives import INT64, POSITIONS_ROW, PlannedBuilder
 from edgepress.exporter.graph.rotary import write_rotary
 from edgepress.exporter.model.encoder_decoders.description import (
     CrossAttention,
@@ -36,6 +36,8 @@ from edgepress.exporter.plan.plan import Plan
 from edgepress.tasks.sequences import QUERIES
 
 HIDDEN = "encoder_hidden"
+KEYS_ROW = "keys_row"
+"""The value with the position of each key, (total,)."""
 _CROSS = "cross_attention"
 SOURCES = {"tokens": "input_ids", "mel": "input_features", "wave": "input_values"}
 """The encoder's input by what it reads, named as transformers names it."""
@@ -233,7 +235,7 @@ def _attend_text(g: PlannedBuilder, a: SelfAttention, name: str, hidden: str, st
             q, k = (_rotated(g, a, x, write_rotary(g, "default", a.rope)) for x in (q, k))
         qkv = [_padded(g, a, x, pads) for x in (q, k, v)] if pads else [q, k, v]
     past, present = zip(*(g.state(state) for state in states), strict=True)
-    bias = [] if a.bias is None else ["", "", "", _distances(g, a.bias, "positions_row", _keys(g), causal=True)]
+    bias = [] if a.bias is None else ["", "", "", _distances(g, a.bias, POSITIONS_ROW, _keys(g), causal=True)]
     y = g.node(
         "GroupQueryAttention",
         [*qkv, *past, "seqlens_k", "total_length", *bias],
@@ -249,10 +251,10 @@ def _attend_text(g: PlannedBuilder, a: SelfAttention, name: str, hidden: str, st
 
 def _keys(g: PlannedBuilder) -> str:
     """0 … total − 1, once: (total,)."""
-    if not g.has_value("keys_row"):
+    if not g.has_value(KEYS_ROW):
         zero, one = (g.constant(f"key_{n}", np.array(n, np.int64)) for n in (0, 1))
-        g.node("Range", [zero, "total", one], "keys_row")
-    return "keys_row"
+        g.node("Range", [zero, "total", one], KEYS_ROW)
+    return KEYS_ROW
 
 
 def _by_head(g: PlannedBuilder, a: SelfAttention, x: str) -> str:

@@ -143,7 +143,7 @@ def _run_sequences(arguments: argparse.Namespace) -> int:
     from edgepress.runtime.sequences.bench import bench_sequences, format_sequence_measurement
     from edgepress.terminal.progress import progress
 
-    names = ("on", "soc", "graph", "prefill_chunk", "energy")
+    names = ("graph", "prefill_chunk", "energy")
     if given := [f"--{name.replace('_', '-')}" for name in names if getattr(arguments, name)]:
         raise InputError(f"{arguments.bundle} has an encoder and a decoder, and nothing for {given[0]}; leave it out")
     lengths = arguments.prompt_lengths or [None]
@@ -157,6 +157,8 @@ def _run_sequences(arguments: argparse.Namespace) -> int:
         repetitions=arguments.repetitions,
         warmup=arguments.warmup,
         threads=arguments.threads,
+        on=arguments.on,
+        soc=arguments.soc,
     )
     print(json.dumps(found.to_json(), indent=2) if arguments.json else format_sequence_measurement(found))
     return 0

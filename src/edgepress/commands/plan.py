@@ -52,7 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
     if door is not None or both:
         refuse_of_language_models(
             arguments.model,
-            context_length=arguments.context if both else None,
+            context_length=None,
             adapters=arguments.adapter,
             slots=arguments.adapter_slots,
         )
@@ -62,6 +62,7 @@ def run(arguments: argparse.Namespace) -> int:
             target=arguments.target or FALLBACK,
             recipe=arguments.recipe,
             socs=arguments.soc,
+            context_length=arguments.context,
             task=arguments.task,
             revision=arguments.revision,
             samples=arguments.calibration,

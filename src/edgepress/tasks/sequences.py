@@ -22,6 +22,8 @@ _Words = Annotated[dict[_Word, Token], msgspec.Meta(max_length=10_000)]
 TEXT_TASKS = ("summarization", "text2text-generation", "translation")
 """Tasks of an encoder and a decoder that take a text and write another."""
 ENCODER_FILE, DECODER_FILE = "encoder.onnx", "decoder.onnx"
+SOURCE_MASK = "source_mask"
+"""The input of static graphs that closes positions of the source which are filled up, (1, 1, 1, source)."""
 QUERIES = "queries.{layer}"
 """The decoder's output with what a layer asks of the source, (1, targets · sequence, heads · head_dim)."""
 

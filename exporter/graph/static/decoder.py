@@ -42,8 +42,8 @@ PREFILL_FILE, DECODE_FILE, DATA_FILE = "prefill.onnx", "decode.onnx", "weights.b
 SEQUENCE = 64  # tokens of a prefill call
 CLOSED = -1e4  # what closes a slot in the mask: far below any score, and a number in float16 too
 
-_OPSET = 23  # the first with RMSNormalization
-_POSITIONS, _MASK, _SLIDING = "position_ids", "mask", "mask.sliding"
+OPSET = 23  # the first with RMSNormalization
+POSITIONS, _MASK, _SLIDING = "position_ids", "mask", "mask.sliding"
 BEFORE = PassOrder(
     (
         *("float32", "fold-constants", "drop-rounding", "fold-constants", "plain-matmul"),
@@ -127,8 +127,12 @@ def static_decoder(
     *,
     closed: float = CLOSED,
     further: Sequence[str] = (),
+    fixed: Mapping[str, onnx.ValueInfoProto] | None = None,
 ) -> onnx.ModelProto:
     """Turn a decoder's graph, with batches and lengths of any size, into a static one, in place, and return it.
+
+    ``fixed`` are inputs that are no states of the target, as :mod:`.encoder_decoder` has them: with it, what is added
+    to scores counts slots already.
 
     Raises:
         InputError: the graph has something without a static form; the message names the node.
@@ -137,19 +141,21 @@ def static_decoder(
     last = AFTER.then(*further)
     _keep_all_positions(model)
     check_context(model, shapes.slots + 1)
-    limit = restore_tables(model, weights, shapes.slots + 1, _POSITIONS)
+    limit = restore_tables(model, weights, shapes.slots + 1, POSITIONS)
     long = _take_positions(model, weights, shapes.slots + 1)
     if limit is not None:
         long = _Long(limit, shapes.slots + 1)
     BEFORE.run(model, Context(weights=weights))
-    windows, caches = _make_attention_static(model, weights, shapes)
-    _set_values(model, shapes, windows, caches)
+    windows, caches = _make_attention_static(model, weights, shapes, biased=fixed is not None)
+    _set_values(model, shapes, windows, caches, fixed or {})
     AFTER.run(model, Context(weights=weights))
     last.run(model, Context(weights=weights))
     _cut_tables(model, weights, shapes.slots + 1, long)
-    require_opset(model, _OPSET)
+    require_opset(model, OPSET)
     facts = Facts(windows, closed)
-    _finish(model, shapes, replace(facts, long_from=long.limit, long_rows=shapes.slots + 1) if long else facts)
+    finish(model)
+    _check_logits(model, shapes)
+    _tell(model, replace(facts, long_from=long.limit, long_rows=shapes.slots + 1) if long else facts)
     return model
 
 
@@ -181,7 +187,7 @@ def _take_positions(model: onnx.ModelProto, weights: Weights, context: int) -> _
     """
     graph = model.graph
     scope = Scope(model)
-    readers, constants = scope.readers.get(_POSITIONS, []), scope.constants
+    readers, constants = scope.readers.get(POSITIONS, []), scope.constants
     chosen, long = [], None
     if LONG_FROM in constants:
         chosen = [node for node in readers if node.op_type == "Add"]
@@ -194,19 +200,19 @@ def _take_positions(model: onnx.ModelProto, weights: Weights, context: int) -> _
             )
         long = _Long(limit, rows.pop()) if limit < context else None
     ids = {node.output[0] for node in chosen}
-    kept = [node for node in graph.node if _POSITIONS not in node.output and node.output[0] not in ids]
+    kept = [node for node in graph.node if POSITIONS not in node.output and node.output[0] not in ids]
     for node in kept:
         for index, name in enumerate(node.input):
-            node.input[index] = _POSITIONS if name in ids else name
+            node.input[index] = POSITIONS if name in ids else name
     set_nodes(graph, kept)
-    if all(value.name != _POSITIONS for value in graph.input):
-        graph.input.append(helper.make_tensor_value_info(_POSITIONS, TensorProto.INT64, ["batch", "sequence"]))
+    if all(value.name != POSITIONS for value in graph.input):
+        graph.input.append(helper.make_tensor_value_info(POSITIONS, TensorProto.INT64, ["batch", "sequence"]))
     return long
 
 
 def _rows_of_a_table(scope: Scope, add: onnx.NodeProto, weights: Weights) -> int:
     """The constant that the product has which ``add`` adds to the positions."""
-    product = next(scope.makers[name] for name in add.input if name != _POSITIONS)
+    product = next(scope.makers[name] for name in add.input if name != POSITIONS)
     return int(weights.array(next(scope.constants[name] for name in product.input if name in scope.constants)))
 
 
@@ -215,7 +221,7 @@ def _cut_tables(model: onnx.ModelProto, weights: Weights, context: int, long: _L
     constants = Scope(model).constants
     cut: dict[str, str] = {}
     for node in model.graph.node:
-        table = constants.get(node.input[0]) if node.op_type == "Gather" and node.input[1] == _POSITIONS else None
+        table = constants.get(node.input[0]) if node.op_type == "Gather" and node.input[1] == POSITIONS else None
         if table is None:
             continue
         if table.name not in cut:
@@ -247,7 +253,7 @@ def _selected(whole: Rows, starts: Sequence[int], count: int) -> Rows:
 
 
 def _make_attention_static(
-    model: onnx.ModelProto, weights: Weights, shapes: Shapes
+    model: onnx.ModelProto, weights: Weights, shapes: Shapes, *, biased: bool
 ) -> tuple[dict[str, int | None], dict[str, list[int]]]:
     """Replace every GroupQueryAttention.
 
@@ -261,7 +267,7 @@ def _make_attention_static(
         if not set(node.input[3:5]) <= inputs:
             raise InputError(f"{node.output[0]}: its past is not an input of the graph, so it has no static form")
         read = read_group_query(editor, node)
-        if not read.causal or read.bias:
+        if not read.causal or (read.bias and not biased):
             raise InputError(f"{node.output[0]}: GroupQueryAttention with a bias or without a mask has no static form")
         window = read.window if read.window is not None and read.window <= shapes.slots else None
         mask = _MASK if window is None else _SLIDING
@@ -288,7 +294,7 @@ def _attend(editor: Editor, read: GroupQuery, mask: str, y: str) -> None:
     v ─ heads ──────────┬┼ Concat(past_value, ·) ─────────┴ attend(+ mask) ─ merge heads
                         └┴ present_value, present_key
     """
-    q, key, value = read.by_head(editor, _POSITIONS, (f"{y}/q_heads", *read.present))
+    q, key, value = read.by_head(editor, POSITIONS, (f"{y}/q_heads", *read.present))
     keys = editor.emit("Concat", [read.past[0], key], f"{y}/keys", axis=2)
     values = editor.emit("Concat", [read.past[1], value], f"{y}/values", axis=2)
     merge_heads(editor, attend(editor, q, (keys, values), read.scoring(mask), f"{y}/attended"), y)
@@ -298,7 +304,11 @@ def _attend(editor: Editor, read: GroupQuery, mask: str, y: str) -> None:
 
 
 def _set_values(
-    model: onnx.ModelProto, shapes: Shapes, windows: Mapping[str, int | None], caches: Mapping[str, list[int]]
+    model: onnx.ModelProto,
+    shapes: Shapes,
+    windows: Mapping[str, int | None],
+    caches: Mapping[str, list[int]],
+    fixed: Mapping[str, onnx.ValueInfoProto],
 ) -> None:
     """Give inputs and outputs their static shapes, and leave out those that nothing reads any more."""
     graph = model.graph
@@ -307,11 +317,12 @@ def _set_values(
     call = [1, shapes.sequence]
     known = {
         "input_ids": helper.make_tensor_value_info("input_ids", TensorProto.INT32, call),
-        _POSITIONS: helper.make_tensor_value_info(_POSITIONS, TensorProto.INT32, call),
+        POSITIONS: helper.make_tensor_value_info(POSITIONS, TensorProto.INT32, call),
     }
     for mask in windows:
         size = [1, 1, shapes.sequence, shapes.slots + shapes.sequence]
         known[mask] = helper.make_tensor_value_info(mask, TensorProto.FLOAT, size)
+    known |= fixed
     for value in graph.input:
         if value.name in caches:
             known[value.name] = helper.make_tensor_value_info(value.name, TensorProto.FLOAT, caches[value.name])
@@ -329,25 +340,34 @@ def _set_values(
     del graph.value_info[:]
 
 
-def _finish(model: onnx.ModelProto, shapes: Shapes, facts: Facts) -> None:
-    """Write down shapes, facts and who made the model; InputError when a node is not plain or a shape not static."""
+def finish(model: onnx.ModelProto) -> None:
+    """Write down shapes, and who made the model; InputError when a node is not plain or a shape not static."""
     for node in all_nodes(model.graph.node):
         if normal_domain(node.domain):
             raise InputError(f"{node.name or node.output[0]}: {node.domain}.{node.op_type} has no plain form here")
     found = inferred(model)
-    outputs = {value.name: value for value in found.graph.output}
-    for value in (*found.graph.value_info, *outputs.values()):
+    for value in (*found.graph.value_info, *found.graph.output):
         shape = [dim.dim_value for dim in value.type.tensor_type.shape.dim if dim.HasField("dim_value")]
         if len(shape) != len(value.type.tensor_type.shape.dim):
             raise InputError(f"{value.name} has no static shape; the graph computes it from what it is fed")
-    rows = outputs["logits"].type.tensor_type.shape.dim[1].dim_value if "logits" in outputs else 0
-    if rows != shapes.sequence:
-        raise InputError(f"logits has {rows} rows for {shapes.sequence} tokens; export the model with all of them")
     del model.graph.value_info[:]
     model.graph.value_info.extend(found.graph.value_info)
+    del model.graph.output[:]
+    model.graph.output.extend(found.graph.output)
     del model.metadata_props[:]
-    helper.set_model_props(model, {METADATA: json.dumps(asdict(facts), sort_keys=True)})
     model.producer_name, model.producer_version = "edgepress", __version__
     kept = [entry for entry in model.opset_import if entry.domain != CONTRIB]
     del model.opset_import[:]
     model.opset_import.extend([helper.make_opsetid(entry.domain, entry.version) for entry in kept])
+
+
+def _check_logits(model: onnx.ModelProto, shapes: Shapes) -> None:
+    outputs = {value.name: value for value in model.graph.output}
+    rows = outputs["logits"].type.tensor_type.shape.dim[1].dim_value if "logits" in outputs else 0
+    if rows != shapes.sequence:
+        raise InputError(f"logits has {rows} rows for {shapes.sequence} tokens; export the model with all of them")
+
+
+def _tell(model: onnx.ModelProto, facts: Facts) -> None:
+    """Write the facts into the model's metadata."""
+    helper.set_model_props(model, {METADATA: json.dumps(asdict(facts), sort_keys=True)})
