@@ -120,9 +120,8 @@ def write(task: FormTask) -> dict[str, object]:
     """Write the graphs and one file of weights, then compile them for each chip."""
     if isinstance(task.planned, Planned):
         return write_decoder(task, task.planned)
-    if has_sequences(task.planned):
-        return write_pair(task)
-    return write_graph(task.bundle, task.planned, task.target, task.folder, socs=task.socs, progress=task.progress)
+    write_other = write_pair if has_sequences(task.planned) else write_graph
+    return write_other(task.bundle, task.planned, task.target, task.folder, socs=task.socs, progress=task.progress)
 
 
 def write_decoder(task: FormTask, planned: Planned) -> dict[str, object]:

@@ -4,14 +4,16 @@ They are made from the bundle's own graphs and weights (:mod:`edgepress.exporter
 recipe that rounds nothing gives float graphs, which the accelerator computes in float16.
 """
 
+from pathlib import Path
+
 from edgepress.errors import InputError
-from edgepress.exporter.bundle.forms import FormTask
 from edgepress.exporter.bundle.one_graph.asked import FLOAT, TEXT_LENGTH, graph_widths
 from edgepress.exporter.bundle.one_graph.compiled import compile_graphs, refuse_widths
 from edgepress.exporter.graph.static.encoder_decoder import SOURCE, write_static_pair
 from edgepress.exporter.plan.planned import Writable
 from edgepress.targets import Soc, Target
 from edgepress.tasks.sequences import Sequences
+from edgepress.terminal.progress import Progress
 
 LONGEST = 1024  # tokens of a target unless --context says otherwise: each token is compared with every slot
 
@@ -57,14 +59,16 @@ def _sequences(subject: Writable) -> Sequences:
     return subject.task.sequences
 
 
-def write_pair(task: FormTask) -> dict[str, object]:
+def write_pair(
+    bundle: Path, subject: Writable, target: Target, folder: Path, *, socs: tuple[Soc, ...], progress: Progress
+) -> dict[str, object]:
     """Write both graphs and one file of weights, then compile them; returns what the manifest says of it."""
-    name = graph_widths(task.planned, task.target)
-    source, context = lengths_of(task.planned, task.target)
-    paths = write_static_pair(task.bundle, task.folder, source=source, context=context)
+    name = graph_widths(subject, target)
+    source, context = lengths_of(subject, target)
+    paths = write_static_pair(bundle, folder, source=source, context=context)
     return {
         "widths": name,
         "shapes": {} if source is None else {SOURCE: source},
         "context_length": context,
-        "socs": compile_graphs(paths, task.target, task.socs, task.progress, fp16=name == FLOAT),
+        "socs": compile_graphs(paths, target, socs, progress, fp16=name == FLOAT),
     }
