@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from edgepress.exporter.model.copies import corrected, predicted, started, to_copies, united
-from edgepress.exporter.model.description import AltUp, Block, Decoder, Layer, PerLayer
+from edgepress.exporter.model.description import AltUp, Block, Decoder, Layer, MultiToken, PerLayer
 from edgepress.exporter.model.mixers import load_mixer
 from edgepress.exporter.model.operations import (
     Added,
@@ -148,14 +148,19 @@ def _outputs(
     return outputs, side
 
 
-def head_steps(decoder: Decoder, values: Values, x: Tensor) -> Steps:
-    """Residual stream (…, hidden), whatever is beside it → logits (…, vocabulary)."""
+def final_forward(decoder: Decoder, values: Values, x: Tensor) -> Tensor:
+    """Residual stream (…, hidden), whatever is beside it → what the final norm gives, (…, hidden)."""
     x = x[..., : decoder.copied_width]
     if decoder.copies is not None:
         x = united(decoder.copies, values, x.reshape(*x.shape[:-1], -1, decoder.hidden_size))
     if decoder.rotation is not None:
         x = rotate(decoder.rotation, x, back=True)
-    x = norm_forward(decoder.final_norm, values, x)
+    return norm_forward(decoder.final_norm, values, x)
+
+
+def head_steps(decoder: Decoder, values: Values, x: Tensor) -> Steps:
+    """Residual stream (…, hidden), whatever is beside it → logits (…, vocabulary)."""
+    x = final_forward(decoder, values, x)
     if decoder.head_projection is not None:
         x = linear_forward(decoder.head_projection, values, x)
     x = yield (decoder.head,), x
@@ -184,11 +189,44 @@ def head_forward(decoder: Decoder, values: Values, x: Tensor, tap: Tap | None = 
 
 def logits(decoder: Decoder, values: Values, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
     """Logits (length, vocabulary) of one text (length,); ``values`` is asked for a weight when it is needed."""
-    ids = torch.from_numpy(np.asarray(tokens, np.int64))[None]
-    tables = rotaries(decoder, ids.shape[1])
     with torch.no_grad():
-        x = embed(decoder, values, ids)
-        for layer in decoder.layers:
-            x = layer_forward(layer, values, x, tables)
-        found: NDArray[np.float32] = head_forward(decoder, values, x)[0].numpy()
+        x = embed(decoder, values, _row(tokens))
+        found: NDArray[np.float32] = head_forward(decoder, values, _layers_forward(decoder, values, x))[0].numpy()
     return found
+
+
+def final_states(decoder: Decoder, values: Values, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
+    """What the final norm gives of each token of one text (length,), (length, hidden)."""
+    with torch.no_grad():
+        x = _layers_forward(decoder, values, embed(decoder, values, _row(tokens)))
+        found: NDArray[np.float32] = final_forward(decoder, values, x)[0].numpy()
+    return found
+
+
+def further_logits(
+    mtp: MultiToken, values: Values, tokens: NDArray[np.int64], hidden: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Logits (length, vocabulary) of what predicts a token further (:class:`MultiToken`).
+
+    ``tokens`` (length,) are each the one after that of which its row of ``hidden`` (length, hidden) is what the
+    decoder's final norm gave.
+    """
+    decoder = mtp.decoder
+    with torch.no_grad():
+        embedded = norm_forward(mtp.embedding_norm, values, embed(decoder, values, _row(tokens)))
+        given = norm_forward(mtp.hidden_norm, values, torch.from_numpy(hidden)[None])
+        x = linear_forward(mtp.projection, values, torch.cat([embedded, given], dim=-1))
+        found: NDArray[np.float32] = head_forward(decoder, values, _layers_forward(decoder, values, x))[0].numpy()
+    return found
+
+
+def _row(tokens: NDArray[np.int64]) -> Tensor:
+    return torch.from_numpy(np.asarray(tokens, np.int64))[None]
+
+
+def _layers_forward(decoder: Decoder, values: Values, x: Tensor) -> Tensor:
+    """The residual stream (1, length, stream_width) after every layer."""
+    tables = rotaries(decoder, x.shape[1])
+    for layer in decoder.layers:
+        x = layer_forward(layer, values, x, tables)
+    return x

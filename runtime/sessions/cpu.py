@@ -136,8 +136,8 @@ class CpuSession(Session):
         """Whether the graph predicts a token further than a model, of which it reads what the final norm gave."""
         return self._beside is not None
 
-    def append_with(self, tokens: Tokens, hidden: Floats) -> Floats:
-        """Append tokens to the text of a graph that predicts a token further; return the logits after the last.
+    def append_with(self, tokens: Tokens, hidden: Floats, first: int = -1) -> Floats:
+        """Append tokens to the text of a graph that predicts a token further; return logits as :meth:`append` does.
 
         ``hidden`` (tokens, hidden) is what goes with each; what comes of the last is in ``hidden_next`` (1, hidden).
 
@@ -146,8 +146,7 @@ class CpuSession(Session):
 
         """
         self._given, self._given_from = hidden, self.position
-        logits: Floats = self.append(tokens)[-1]
-        return logits
+        return self.append(tokens, first)
 
     def end_profile(self) -> Path:
         """Write the profile that was asked for; return its file."""
