@@ -45,6 +45,23 @@ def test_templates_give_what_transformers_gives(source: str, case: Case) -> None
     [
         ("{% for a in range(9999) %}{% for b in range(9999) %}{% endfor %}{% endfor %}", "1,000,000 steps"),
         ("{{ 'ab' * 10 ** 9 }}", "16,777,216 characters"),
+        ("{{ '%0999999999d' % 3 }}", "16,777,216 characters"),
+        ("{{ '%*d' % (10 ** 9, 3) }}", "16,777,216 characters"),
+        ("{{ '%s' | format('x' | center(10 ** 7) ~ 'x' | center(10 ** 7)) }}", "16,777,216 characters"),
+        ("{{ '{:0999999999d}'.format(3) }}", "16,777,216 characters"),
+        ("{{ '{:{}}'.format(3, 10 ** 9) }}", "16,777,216 characters"),
+        ("{{ 'x'.ljust(10 ** 9) }}", "16,777,216 characters"),
+        ("{{ 'x' | center(width=10 ** 9) }}", "16,777,216 characters"),
+        ("{{ ('x\n' * 10 ** 5) | indent(10 ** 4) }}", "16,777,216 characters"),
+        ("{{ ('x' * 10 ** 6).replace('x', 'y' * 10 ** 6) }}", "16,777,216 characters"),
+        ("{{ ('x' * 10 ** 6) | replace('x', 'y' * 10 ** 6) }}", "16,777,216 characters"),
+        ("{{ ('x' * 10 ** 6).join(['a'] * 10 ** 6) }}", "16,777,216 characters"),
+        ("{{ (['x' * 10 ** 6] * 10 ** 6) | join }}", "16,777,216 characters"),
+        ("{% set a = ['x' * 10 ** 6] * 10 ** 4 %}{{ a }}", "16,777,216 characters"),
+        ("{% set a = ['x' * 10 ** 6] * 10 ** 4 %}{{ a | string | length }}", "16,777,216 characters"),
+        ("{% set a = 'x' * 10 ** 6 %}{% for i in range(1000) %}{{ a }}{% endfor %}", "16,777,216 characters"),
+        ("{{ range(10 ** 5) | map('center', 10 ** 7) | list | length }}", "1,073,741,824 characters together"),
+        ("{% set n = namespace(i=3) %}{% for i in range(99) %}{% set n.i = n.i * n.i %}{% endfor %}", "characters"),
         ("{{ 10 ** (10 ** 10) }}", "16,777,216"),
         ("{% set n = namespace(s='ab') %}{% for i in range(60) %}{% set n.s = n.s ~ n.s %}{% endfor %}", "16,777,216"),
         ("{% set n = namespace(s='ab') %}{% for i in range(60) %}{% set n.s = n.s + n.s %}{% endfor %}", "16,777,216"),
@@ -62,6 +79,12 @@ def test_templates_give_what_transformers_gives(source: str, case: Case) -> None
 def test_a_template_that_does_not_end_or_wants_more_than_a_conversation_is_refused(source: str, said: str) -> None:
     with pytest.raises(InputError, match=said):
         ChatTemplate(source).render([{"role": "user", "content": "hi"}])
+
+
+def test_a_template_with_an_error_is_refused_where_its_words_are_looked_at() -> None:
+    """An encoder asks for them before it renders anything."""
+    with pytest.raises(InputError, match="no template of Jinja: Expected an expression"):
+        _ = ChatTemplate("{% for x in %}").literals
 
 
 def test_what_is_no_json_never_reaches_a_template() -> None:

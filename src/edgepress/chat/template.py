@@ -1,10 +1,10 @@
 """Chat templates, rendered as transformers renders them, without it.
 
 A template is a program in Jinja's language that comes with a checkpoint. It runs in Jinja's sandbox, which cannot be
-changed from inside, sees plain JSON values alone, and may take so many steps: loops count what they go through, and
-products of texts have a longest length. The names that it may use, beside the conversation, are those that
-transformers gives it (``transformers/utils/chat_template_utils.py``): ``raise_exception``, ``strftime_now``,
-``namespace``, ``tojson`` without HTML escapes, ``loop`` controls, and ``generation`` blocks, which change no text.
+changed from inside, sees plain JSON values alone, and may take so many steps and characters (:mod:`.bounds`). The names
+that it may use, beside the conversation, are those that transformers gives it
+(``transformers/utils/chat_template_utils.py``): ``raise_exception``, ``strftime_now``, ``namespace``, ``tojson``
+without HTML escapes, ``loop`` controls, and ``generation`` blocks, which change no text.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 
+from edgepress.chat import bounds
 from edgepress.errors import InputError
 from edgepress.schema import read_as, read_bytes
 from edgepress.text.documents import decode
@@ -35,8 +36,6 @@ TEMPLATE_FILE = "chat_template.jinja"
 _CONFIG = "tokenizer_config.json"
 _MAP = "special_tokens_map.json"
 _LARGEST = 1 << 20  # bytes of a template; the longest that ships has 30 kB
-_MOST_STEPS = 1_000_000  # that all loops of one rendering take together
-_LONGEST = 1 << 24  # characters of a product of a text and a number
 _LONGEST_REASON = 300  # characters
 _AGAIN = "copy the tokenizer's files again"
 _COUNTED, _JOINED = "edgepress_counted", "edgepress_joined"
@@ -118,10 +117,10 @@ class ChatTemplate:
         given: dict[str, Any] = {**(self.tokens or {}), **(variables or {})}
         given |= {"messages": [_with_reasoning(message) for message in messages], "tools": tools}
         given |= {"documents": documents, "add_generation_prompt": answer}
-        token = _steps.set([0])
         try:
-            return compiled.render(plain(given))
-        except _TooLongError as error:
+            with bounds.counting():
+                return compiled.render(plain(given))
+        except bounds.TooLongError as error:
             raise InputError(
                 f"{self.where} does not come to an end: {error}; take another template, or a shorter conversation"
             ) from error
@@ -144,8 +143,6 @@ class ChatTemplate:
                 f"{self.where} cannot render this conversation ({said}); give each message a role and a text, and "
                 "tools as JSON schemas"
             ) from error
-        finally:
-            _steps.reset(token)
 
     @cached_property
     def _compiled(self) -> Template:
@@ -171,54 +168,10 @@ class ChatTemplate:
         """Every piece of text that stands in the template itself."""
         from jinja2 import nodes
 
+        _ = self._compiled  # what is no template is refused in these words
         parsed = environment().parse(self.source)
         texts = {node.data for node in parsed.find_all(nodes.TemplateData)}
         return frozenset(texts | {node.value for node in parsed.find_all(nodes.Const) if isinstance(node.value, str)})
-
-
-class _TooLongError(Exception):
-    """A template takes more steps, or makes a longer text, than it may."""
-
-
-_steps: ContextVar[list[int]] = ContextVar("_steps")  # of the rendering that goes on
-
-
-def _counted(values: Any) -> Any:
-    """What a loop goes through, whose steps count."""
-    found = values if isinstance(values, list | tuple | dict | str | range) else list(values)
-    steps = _steps.get()
-    steps[0] += len(found)
-    if steps[0] > _MOST_STEPS:
-        raise _TooLongError(f"its loops take more than {_MOST_STEPS:,} steps")
-    return found
-
-
-def _joined(parts: list[Any]) -> str:
-    """``a ~ b``, of a bounded length."""
-    texts = [str(part) for part in parts]
-    _check_length(sum(map(len, texts)))
-    return "".join(texts)
-
-
-def _check_length(length: int) -> None:
-    if length > _LONGEST:
-        raise _TooLongError(f"a text in it has more than {_LONGEST:,} characters")
-
-
-def _check_product(left: Any, right: Any) -> None:
-    for text, number in ((left, right), (right, left)):
-        if isinstance(text, str | list | tuple) and isinstance(number, int):
-            _check_length(len(text) * number)
-
-
-def _check_operator(operator: str, left: Any, right: Any) -> None:
-    """Refuse what would be longer than anything in a conversation."""
-    if operator == "*":
-        _check_product(left, right)
-    elif operator == "+" and isinstance(left, str | list | tuple) and isinstance(right, str | list | tuple):
-        _check_length(len(left) + len(right))
-    elif operator == "**" and isinstance(left, int) and isinstance(right, int):
-        _check_length(left.bit_length() * abs(right))
 
 
 def environment() -> Any:
@@ -256,11 +209,16 @@ def environment() -> Any:
             return nodes.Filter(parts, _JOINED, [], [], None, None).set_lineno(node.lineno)
 
     class Sandbox(ImmutableSandboxedEnvironment):
-        intercepted_binops = frozenset(["*", "**", "+"])
+        intercepted_binops = frozenset(["*", "**", "+", "%"])
+        concat = staticmethod(bounds.joined)  # of everything that a template, a macro or a block writes
 
         def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
-            _check_operator(operator, left, right)
+            bounds.check_operator(operator, left, right)
             return super().call_binop(context, operator, left, right)
+
+        def call(self, context: Any, function: Any, /, *arguments: Any, **named: Any) -> Any:
+            bounds.check_call(function, arguments, named)
+            return super().call(context, function, *arguments, **named)
 
         def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
             parsed: nodes.Template = Bounds().visit(super()._parse(source, name, filename))
@@ -287,8 +245,12 @@ def environment() -> Any:
     def refuse(message: object) -> None:
         raise jinja2.exceptions.TemplateError(str(message))
 
-    made = Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols])
-    made.filters |= {"tojson": _to_json, _COUNTED: _counted, _JOINED: _joined}
+    made = Sandbox(
+        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols], finalize=bounds.measured
+    )
+    made.filters = bounds.bounded(made.filters | {"tojson": _to_json})
+    made.filters |= {_COUNTED: bounds.counted, _JOINED: bounds.joined}
+    del made.globals["lipsum"]  # filler text of any length
     made.globals |= {"raise_exception": refuse, "strftime_now": _now, "dict": _Dict(), "namespace": Names}
     return made
 
