@@ -267,12 +267,13 @@ def _why_unprepared(bundle: Path, cache: Path) -> Iterator[None]:
     """Turn any error into an InputError that names the bundle, the folder and its free space."""
     try:
         yield
-    except InputError:
-        raise
     except Exception as error:  # onnxruntime's own have no common base, and tell of a full disk in many ways
+        reason = error.__cause__ if isinstance(error, InputError) else error
+        if isinstance(error, InputError) and not isinstance(reason, OSError):
+            raise
         free = shutil.disk_usage(cache).free
         raise InputError(
-            f"{bundle} cannot be prepared in {cache} ({free / 1e6:,.0f} MB free): {error}; "
+            f"{bundle} cannot be prepared in {cache} ({free / 1e6:,.0f} MB free): {reason}; "
             "make room, or set EDGEPRESS_CACHE to another directory"
         ) from error
 

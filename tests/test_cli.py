@@ -4,6 +4,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -34,7 +35,10 @@ def test_help_names_every_verb_and_the_exit_codes() -> None:
     text = edgepress("--help").stdout
     for verb in VERBS:
         assert f"    {verb}" in text
-        assert edgepress(verb, "--help").returncode == 0
+        shown = edgepress(verb, "--help")
+        assert shown.returncode == 0
+        assert not re.search(r"\(default:\s+(None|False|\[\])\)", shown.stdout)
+        assert not re.search(r"\(default:[^()]*\)\s+\(default", shown.stdout)
     assert "Exit codes: 0 good, 1 a check failed, 2 wrong usage or input." in text
 
 

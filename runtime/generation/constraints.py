@@ -100,6 +100,15 @@ def _library() -> Any:
     return llguidance
 
 
+def _reason(said: str) -> str:
+    """What llguidance says is wrong, in one line, without the state of its parser and the lines that it quotes."""
+    lines = [line.strip() for line in said.partition("<state>")[0].splitlines() if line.strip()]
+    if not lines or lines[0].isalnum():  # the name of what stopped its parser, such as NoExtensionBias
+        return "no token can come next" + "".join(f" ({line})" for line in lines[:1])
+    precise = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]  # of an expression
+    return (precise or lines)[0][:_REASON]
+
+
 def token_table(tokenizer: Path, vocabulary: int, eos: frozenset[int]) -> LLTokenizer:
     """What llguidance needs to know of a bundle's ``tokenizer.json``; it is made once for a model.
 
@@ -126,6 +135,10 @@ class Form(Protocol):
     def is_over(self) -> bool:
         """Whether the answer is whole and nothing can follow."""
 
+    @property
+    def is_unfinished(self) -> bool:
+        """Whether the answer, if it ended here, would not have its form."""
+
     def masked(self, logits: Floats) -> Floats:
         """``logits`` (vocab,) with −∞ for every token that may not come next."""
 
@@ -144,13 +157,19 @@ class Matcher:
 
     def _check(self) -> None:
         if self._matcher.is_error():
-            said = str(self._matcher.get_error()).strip()[:_REASON]
-            raise InputError(f"{self._constraint.what} cannot be met: {said}; change it")
+            raise InputError(
+                f"{self._constraint.what} cannot be met: {_reason(str(self._matcher.get_error()))}; change it"
+            )
 
     @property
     def is_over(self) -> bool:
         """Whether the answer is whole and nothing can follow."""
         return bool(self._matcher.is_stopped())
+
+    @property
+    def is_unfinished(self) -> bool:
+        """Whether the answer, if it ended here, would not have its form."""
+        return not (self.is_over or self._matcher.is_accepting())
 
     @property
     def warnings(self) -> list[str]:

@@ -192,7 +192,10 @@ class Generation(Iterator[str]):
             parts.append(str(self.tally))
         if self.found:
             parts.append(f"the best of {len(self.found)} ways, score {self.found[0].score:.3f}")
-        return "; ".join(parts) + f"; ended by {self.stop_reason}"
+        parts.append("interrupted" if self.stop_reason is None else f"ended by {self.stop_reason}")
+        if self.matcher is not None and self.matcher.is_unfinished and not self.found:
+            parts[-1] += ", before the answer had its form"
+        return "; ".join(parts)
 
     def _generate(self) -> Iterator[str]:
         """Yield pieces of text; never an empty one."""

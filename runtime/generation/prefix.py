@@ -13,6 +13,7 @@ import hashlib
 import math
 import mmap
 import os
+import stat
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -33,6 +34,7 @@ _MAGIC = b"edgepress-prefix"
 _ALIGNMENT = 64
 _DIGEST = hashlib.sha256().digest_size
 _LONGEST_HEADER = 1 << 26  # bytes
+_OTHER = "name another file"  # what was never ours is not to be deleted
 _AGAIN = "delete it to have it made anew, or name another file"
 _Natural = Annotated[int, msgspec.Meta(ge=0, le=1 << 40)]
 
@@ -183,17 +185,20 @@ def _open(path: Path) -> tuple[int, mmap.mmap, Stamp]:
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}); {_AGAIN}") from error
     try:
-        stamp = stamp_of(os.fstat(descriptor))
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode):
+            raise InputError(f"{path} is no file; {_OTHER}")
+        stamp = stamp_of(found)
         if stamp[0] < len(_MAGIC) + 8 + _DIGEST:
-            raise InputError(f"{path} is no prefix that edgepress wrote; {_AGAIN}")
+            raise InputError(f"{path} is no prefix that edgepress wrote; {_OTHER}")
         mapped = mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
         if mapped[: len(_MAGIC)] != _MAGIC:
-            raise InputError(f"{path} is no prefix that edgepress wrote; {_AGAIN}")
+            raise InputError(f"{path} is no prefix that edgepress wrote; {_OTHER}")
         if not _is_whole(mapped):
             raise InputError(f"{path} is not as it was written; {_AGAIN}")
     except OSError as error:
         os.close(descriptor)
-        raise InputError(f"{path} cannot be mapped ({error.strerror}); {_AGAIN}") from error
+        raise InputError(f"{path} cannot be mapped ({error.strerror}); {_OTHER}") from error
     except BaseException:
         os.close(descriptor)
         raise

@@ -83,6 +83,11 @@ class ToolGuide:
             rest = rest[at + len(name) :]
         return " ".join(parts)
 
+    @property
+    def is_unfinished(self) -> bool:
+        """Whether the answer, if it ended here, would end inside of a call."""
+        return self.is_held
+
     def masked(self, logits: Floats) -> Floats:
         """``logits`` (vocab,) with −∞ for tokens that may not come next: none outside of calls."""
         if self.is_held:

@@ -124,7 +124,7 @@ def _timed(action: Callable[[], object]) -> float:
 
 def _name(how: Choice) -> str:
     where = f" on cores {', '.join(map(str, how.cores))}" if how.cores else ""
-    return f"{how.threads} threads{where}{'' if how.spinning else ', sleeping'}"
+    return f"{how.threads} {'thread' if how.threads == 1 else 'threads'}{where}{'' if how.spinning else ', sleeping'}"
 
 
 def describe(tuning: Tuning) -> list[str]:

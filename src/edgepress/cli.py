@@ -39,6 +39,14 @@ def _commands() -> list[Command]:
     return sorted(found, key=lambda command: _FIRST.index(command.NAME) if command.NAME in _FIRST else len(_FIRST))
 
 
+class _Help(argparse.ArgumentDefaultsHelpFormatter):
+    """Names a default where there is one that the text of the option does not tell."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        tells = "(default" in (action.help or "")
+        return action.help if tells or action.default in (None, False, []) else super()._get_help_string(action)
+
+
 @cache
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
@@ -56,7 +64,7 @@ def _parser() -> argparse.ArgumentParser:
             help=command.HELP,
             description=command.HELP,
             parents=[common],
-            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+            formatter_class=_Help,
         )
         command.add_arguments(verb)
         verb.set_defaults(command=command)

@@ -1,9 +1,12 @@
 """Conversations: templates, turns that go on from what is known, settings, stops, special tokens."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
+from contextlib import suppress
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
@@ -14,10 +17,13 @@ import transformers
 from bundles import sign
 from hybrid_bundle import VOCABULARY, write_hybrid
 
+from edgepress.bundle.manifest import read_manifest
 from edgepress.chat.conformance import CASES, NOW, differences, read_vectors, vector
 from edgepress.chat.genai import genai_differences, vector_of_genai
 from edgepress.chat.prompt import ChatEncoder
 from edgepress.chat.template import ChatTemplate, read_template
+from edgepress.cli import main
+from edgepress.commands.export import _next
 from edgepress.errors import InputError
 from edgepress.exporter import export
 from edgepress.exporter.demo import DEMO_DIRECTORY
@@ -175,6 +181,8 @@ def test_a_conversation_is_saved_resumed_and_taken_back(model: Model, tmp_path: 
     pieces = conversation.say("And now?")
     next(pieces)
     pieces.close()  # left in the middle: kept as far as it came
+    assert conversation.last is not None
+    assert conversation.last.statistics().endswith("; interrupted")
     assert len(conversation.messages) == 4
     assert conversation.undo()
     conversation.save(tmp_path / "talk.json")
@@ -191,15 +199,15 @@ def test_a_conversation_replaces_no_file_that_is_none(model: Model, tmp_path: Pa
 
 
 def test_the_terminal_answers_line_by_line_and_saves(bundle: Path, tmp_path: Path) -> None:
-    lines = (
-        "Good morrow.\n/again\n/undo\n/nonsense\nAnd now?\n/stats\n/save talk.json\n/load missing.json\n/quit\nnever\n"
-    )
+    lines = "Good morrow.\n/again\n/undo\n/nonsense\nAnd \\\nnow?\n/stats\n"
+    lines += "/save talk.json\n/load missing.json\n/quit\nnever\n"
     command = [sys.executable, "-m", "edgepress", "chat", str(bundle), "--max-tokens", "5", "--temperature", "0"]
     command += ["--system", "You are Romeo.", "--no-prepare", "--threads", "1"]
     done = subprocess.run(command, input=lines, capture_output=True, text=True, cwd=tmp_path, check=False)
     assert done.returncode == 0, done.stderr
     saved = read_conversation(tmp_path / "talk.json")
     assert [message["role"] for message in saved] == ["system", "user", "assistant"]
+    assert saved[1]["content"] == "And \nnow?"  # a line that ends with a backslash goes on
     answers = done.stdout.split("\n")
     assert len([line for line in answers if line]) >= 3
     assert "there is no /nonsense" in done.stderr
@@ -207,7 +215,33 @@ def test_the_terminal_answers_line_by_line_and_saves(bundle: Path, tmp_path: Pat
     assert "missing.json is no file" in done.stderr
 
 
-def test_run_chat_is_one_turn(bundle: Path) -> None:
+def test_lines_are_edited_at_a_terminal(bundle: Path, tmp_path: Path) -> None:
+    pty = pytest.importorskip("pty", reason="there are no terminals of this kind here")
+    pytest.importorskip("readline")
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "edgepress", "chat", str(bundle), "--max-tokens", "3", "--no-prepare"]
+    with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, cwd=tmp_path) as child:
+        os.close(theirs)
+        said = b""
+        for wanted, typed in (
+            (b"> ", b"morrow.\x01Good \r"),  # Ctrl-A goes to where the line begins
+            (b"ended by", b"\x1b[A\x01/not\r"),  # and the arrow to the line before
+            (b"there is no /notGood", b""),
+        ):
+            while wanted not in said:
+                said += os.read(ours, 4096)
+            said = said.partition(wanted)[2]
+            os.write(ours, typed)
+        os.write(ours, b"/save talk.json\r/quit\r")
+        with suppress(OSError):  # Linux ends a terminal that nobody has open any more with an error
+            while os.read(ours, 4096):
+                pass
+    os.close(ours)
+    assert child.returncode == 0
+    assert read_conversation(tmp_path / "talk.json")[0]["content"] == "Good morrow."
+
+
+def test_run_chat_is_one_turn(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = [sys.executable, "-m", "edgepress", "run", str(bundle), "--prompt", "Good morrow.", "--max-tokens", "5"]
     command += ["--no-prepare", "--threads", "1", "--temperature", "0"]
     chat = subprocess.run([*command, "--chat"], capture_output=True, text=True, check=True)
@@ -217,6 +251,14 @@ def test_run_chat_is_one_turn(bundle: Path) -> None:
     wrong = subprocess.run([*command, "--system", "Be brief."], capture_output=True, text=True, check=False)
     assert wrong.returncode == 2
     assert "--chat" in wrong.stderr
+    assert main(["run", str(bundle), "--prompt", "x", "--no-think"]) == 2
+    assert "--no-think is for conversations; give --chat, too" in capsys.readouterr().err
+
+
+def test_an_export_ends_with_the_command_that_talks_with_a_model_that_was_made_for_it(bundle: Path) -> None:
+    assert _next(read_manifest(bundle), "out") == "chat out"
+    (plain := read_manifest(bundle).files).pop("chat_template.jinja")
+    assert _next(replace(read_manifest(bundle), files=plain), "out") == "run out --prompt …"
 
 
 def test_a_bundle_carries_what_transformers_made_of_conversations(bundle: Path, tmp_path: Path) -> None:

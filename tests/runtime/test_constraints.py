@@ -160,6 +160,33 @@ def test_a_form_that_cannot_be_met_is_refused_before_the_model_runs(model: Model
     assert model.changes == changes
 
 
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: Constraint.regex("[a-"), r"the expression '\[a-' cannot be met: unclosed character class; change it"),
+        (lambda: Constraint.lark("start: nope"), r'the grammar cannot be met: at 1\(8\): unknown name: "nope"; change'),
+        (
+            lambda: Constraint.lark('start: start "a"'),
+            r"cannot be met: no token can come next \(NoExtensionBias\); cha",
+        ),
+    ],
+)
+def test_what_is_wrong_with_a_form_is_said_in_one_line(model: Model, make: object, said: str) -> None:
+    """llguidance adds the lines that it quotes, or the whole state of its parser."""
+    with pytest.raises(InputError, match=said) as error:
+        model.generate("x", constraint=make()).text()  # type: ignore[operator]
+    assert "\n" not in str(error.value)
+
+
+def test_an_answer_that_is_cut_off_is_said_not_to_have_its_form(model: Model) -> None:
+    cut = model.generate("x", constraint=Constraint.regex("[ab]{9}"), max_tokens=2)
+    cut.text()
+    assert cut.statistics().endswith("ended by max_tokens, before the answer had its form")
+    whole = model.generate("x", constraint=Constraint.regex("[ab]{2}[ab]*"), max_tokens=2)
+    assert len(whole.text()) >= 2
+    assert whole.statistics().endswith("ended by max_tokens")
+
+
 def test_the_command_line_takes_each_form(bundle: Path, tmp_path: Path) -> None:
     (tmp_path / "schema.json").write_text(
         '{"type": "array", "items": {"type": "boolean"}, "minItems": 2, "maxItems": 2}'

@@ -504,6 +504,10 @@ def test_a_full_disk(bundle: Path, cache: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(repack, "write", fail)
     with pytest.raises(InputError, match=r"MB free\).*No space left on device.*EDGEPRESS_CACHE"):
         prepared.prepare(bundle, model=bundle / "model.onnx", cache=cache)
+    with monkeypatch.context() as patch:
+        patch.setattr("edgepress.disk.files.workspace.hold", fail)  # where no folder can be made either
+        with pytest.raises(InputError, match=r"MB free\).*No space left on device.*EDGEPRESS_CACHE"):
+            prepared.prepare(bundle, model=bundle / "model.onnx", cache=cache)
     _, state = run(bundle, cache)
     assert "No space left" in state.reason
     assert [path.name for path in cache.iterdir()] == [".lock"]

@@ -4,6 +4,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,8 +12,10 @@ from edgepress.commands.common.generating import (
     add_prefix_argument,
     add_sampling_arguments,
     add_speculation_arguments,
+    add_thinking_argument,
     chosen_sampling,
     chosen_speculation,
+    template_variables,
 )
 from edgepress.commands.common.opening import (
     add_adapter_argument,
@@ -35,8 +38,10 @@ _COMMANDS = """\
 /load FILE     go on with a conversation that was saved
 /reset         begin anew, with the same system prompt
 /stats         what the last answer took
-/quit          end; so does the end of the input. Ctrl-C ends an answer"""
+/quit          end; so does the end of the input. Ctrl-C ends an answer
+A line that ends with \\ goes on in the next one."""
 
+_GOES_ON = "\\"  # ends a line of a message that has more
 _DIM = "\033[2m{}\033[0m"
 
 
@@ -60,9 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--stop", action="append", default=[], metavar="TEXT", help="end answers before this text or special token"
     )
-    parser.add_argument(
-        "--no-think", action="store_true", help="set enable_thinking to false, for templates that know it"
-    )
+    add_thinking_argument(parser)
     parser.add_argument("--context", type=int, metavar="N", help="tokens of the conversation (default: the bundle's)")
 
 
@@ -76,7 +79,7 @@ def run(arguments: argparse.Namespace) -> int:
         model,
         read_conversation(arguments.resume) if arguments.resume else [],
         tools=None if arguments.tools is None else read_functions(arguments.tools),
-        variables={"enable_thinking": False} if arguments.no_think else {},
+        variables=template_variables(arguments),
         sampling=chosen_sampling(arguments, model, model.sampling_defaults),
         max_tokens=arguments.max_tokens,
         stop=arguments.stop,
@@ -96,18 +99,28 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _lines() -> Iterator[str]:
-    """What the user types, a line at a time, until the input ends."""
-    prompt = "> " if sys.stdin.isatty() else ""
+    """What the user types, a line at a time or several that go on, until the input ends."""
+    at_terminal = sys.stdin.isatty()
+    if at_terminal:
+        with suppress(ImportError):  # Windows has none
+            import readline  # noqa: F401 - lines are edited, and earlier ones found by the arrow keys
+    lines: list[str] = []
     while True:
         try:
-            line = input(prompt)
+            line = input(("  " if lines else "> ") if at_terminal else "")
         except EOFError:
-            return
+            break
         except KeyboardInterrupt:
+            lines = []
             say("\n/quit ends")
             continue
-        if line.strip():
-            yield line.removeprefix("\ufeff")
+        lines.append(line.removeprefix("\ufeff").removesuffix(_GOES_ON))
+        if not line.endswith(_GOES_ON):
+            if (text := "\n".join(lines)).strip():
+                yield text
+            lines = []
+    if (text := "\n".join(lines)).strip():
+        yield text
 
 
 def _handle(conversation: "Conversation", line: str) -> bool:

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from edgepress.chat.template import TEMPLATE_FILE
 from edgepress.terminal.stdio import say
 
 if TYPE_CHECKING:
@@ -183,7 +184,7 @@ def run(arguments: argparse.Namespace) -> int:
             print(f"  {key.replace('_', ' ')}: {describe(value)}")
     print(f"  {len(manifest.files) + 1} files written and read back in {time.perf_counter() - start:.1f} s")
     print(f"  hash {bundle_hash(Path(arguments.out))}")
-    say(f"next: edgepress run {arguments.out} {_taken(manifest)}")
+    say(f"next: edgepress {_next(manifest, arguments.out)}")
     return 0
 
 
@@ -195,6 +196,13 @@ def _drafters(manifest: "Manifest") -> list[str]:
         lines.append(f"{entry.file} for --speculate {entry.drafter}: {worth}")
     left_out: Mapping[str, str] = manifest.decisions.get("left_out", {})  # type: ignore[assignment]
     return lines + [f"no draft model: {left_out[name]}" for name in ("draft",) if name in left_out]
+
+
+def _next(manifest: "Manifest", out: object) -> str:
+    """The command that tries a bundle: a conversation, where its model was made for them."""
+    if manifest.task is None and TEMPLATE_FILE in manifest.files:
+        return f"chat {out}"
+    return f"run {out} {_taken(manifest)}"
 
 
 def _taken(manifest: "Manifest") -> str:

@@ -10,10 +10,12 @@ from edgepress.commands.common.generating import (
     add_prefix_argument,
     add_sampling_arguments,
     add_speculation_arguments,
+    add_thinking_argument,
     chosen_beams,
     chosen_form,
     chosen_sampling,
     chosen_speculation,
+    template_variables,
 )
 from edgepress.commands.common.opening import (
     add_adapter_argument,
@@ -64,6 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--system", metavar="TEXT", help="with --chat: what the model is told before all else")
     add_prefix_argument(parser)
+    add_thinking_argument(parser)
     parser.add_argument(
         "--max-tokens", type=int, metavar="N", help="tokens to generate at most (default: until it ends)"
     )
@@ -108,7 +111,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     several.add_argument("--best-of", type=int, metavar="N", help="answer N times, and print the answer that is chosen")
     several.add_argument(
         "--choose",
-        default="likelihood",
         metavar="HOW",
         help="by likelihood, as the model's own probabilities say; by majority; or by package.module:callable, a "
         "function of yours from the text to a number (default: likelihood)",
@@ -197,11 +199,14 @@ def _check_together(arguments: argparse.Namespace) -> None:
     if arguments.contrast is not None and (arguments.chat or ahead is not None):
         raise InputError("--contrast is for texts, one token a step; leave out --chat and --speculate")
     _chosen_forgetting(arguments)
-    if not arguments.chat and (arguments.system is not None or arguments.prefix is not None):
-        what = "--prefix" if arguments.system is None else "--system"
-        raise InputError(f"{what} is for conversations; give --chat, too")
+    of_chats = {"system": arguments.system, "prefix": arguments.prefix, "no-think": arguments.no_think or None}
+    if not arguments.chat and (given := [name for name, value in of_chats.items() if value is not None]):
+        raise InputError(f"--{given[0]} is for conversations; give --chat, too")
     if chosen_beams(arguments) is not None and arguments.best_of is not None:
         raise InputError("--beams finds the likeliest answer, and --best-of draws several; leave one of them out")
+    how = ("choose", "answer", "within_tokens", "within_seconds", "within_joules")
+    if arguments.best_of is None and (given := [name for name in how if getattr(arguments, name) is not None]):
+        raise InputError(f"--{given[0].replace('_', '-')} is for several answers; give --best-of N, too")
     if arguments.prompts is not None and arguments.best_of is not None:
         raise InputError("--best-of is for one prompt; give --prompt TEXT in the place of --prompts")
     if arguments.prompts is None and arguments.at_once is not None:
@@ -210,6 +215,8 @@ def _check_together(arguments: argparse.Namespace) -> None:
 
 def _generator(arguments: argparse.Namespace, model: "Model") -> "Callable[[Model, str, Sampling], Generation]":
     """What answers a prompt with an open model as the arguments say."""
+    from edgepress.errors import InputError
+    from edgepress.runtime.config import read_config
     from edgepress.runtime.generation.contrast import Contrast
     from edgepress.runtime.model import load
     from edgepress.runtime.turns.compression import compress
@@ -218,6 +225,12 @@ def _generator(arguments: argparse.Namespace, model: "Model") -> "Callable[[Mode
     form, ahead, beams = chosen_form(arguments), chosen_speculation(arguments), chosen_beams(arguments)
     contrast = None
     if arguments.contrast is not None:
+        holds = read_config(arguments.contrast).context_length
+        if holds < model.context:
+            raise InputError(
+                f"{arguments.contrast} holds a text of {holds} tokens at most, and this one may have {model.context}; "
+                f"give --context {holds}"
+            )
         contrast = Contrast(load(arguments.contrast, threads=arguments.threads, context=model.context))
 
     def generate(opened: "Model", prompt: str, settings: "Sampling") -> "Generation":
@@ -235,6 +248,7 @@ def _generator(arguments: argparse.Namespace, model: "Model") -> "Callable[[Mode
                 constraint=form,
                 speculate=ahead,
                 beams=beams,
+                variables=template_variables(arguments),
             )
         return opened.generate(
             prompt,
@@ -270,7 +284,7 @@ def _best_of(arguments: argparse.Namespace, generate: "Callable[[int], Generatio
     from edgepress.runtime.generation.several.kinds import find_chooser
 
     budget = Budget(arguments.within_tokens, arguments.within_seconds, arguments.within_joules)
-    choose, seed = find_chooser(arguments.choose, arguments.answer), arguments.seed
+    choose, seed = find_chooser(arguments.choose or "likelihood", arguments.answer), arguments.seed
     found = best_of(generate, arguments.best_of, choose, budget=budget, **({} if seed is None else {"seed": seed}))
     print(found.text)
     say(found.statistics())

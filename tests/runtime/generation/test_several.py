@@ -185,3 +185,6 @@ def test_from_the_command_line(bundle: Path, capsys: pytest.CaptureFixture[str])
     assert " of 3 texts say " in told.err
     assert main(line) == 2
     assert "at temperature 0 every answer is the same" in capsys.readouterr().err
+    for option, value in (("choose", "majority"), ("answer", "x"), ("within-tokens", "5"), ("within-seconds", "5")):
+        assert main([*line[: line.index("--best-of")], f"--{option}", value]) == 2  # nothing that would be passed over
+        assert f"--{option} is for several answers; give --best-of N, too" in capsys.readouterr().err

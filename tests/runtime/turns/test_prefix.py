@@ -127,10 +127,10 @@ def test_a_file_of_something_else_is_refused(bundle: Path, file: Path, tmp_path:
     with pytest.raises(InputError, match="do not fit in the context"):
         opened(bundle, context=20).prefix(file, SYSTEM)
     (tmp_path / "notes.txt").write_text("x" * 100, encoding="utf-8")
-    with pytest.raises(InputError, match="is no prefix"):
+    with pytest.raises(InputError, match=r"is no prefix that edgepress wrote; name another file$"):
         model.prefix(tmp_path / "notes.txt", SYSTEM)
     (tmp_path / "folder").mkdir()
-    with pytest.raises(InputError, match="folder"):
+    with pytest.raises(InputError, match=r"folder is no file; name another file$"):
         model.prefix(tmp_path / "folder", SYSTEM)
     shared = Path(shutil.copy(file, tmp_path / "shared.prefix"))
     shared.chmod(0o666)

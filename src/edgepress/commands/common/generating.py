@@ -20,6 +20,18 @@ def add_prefix_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_thinking_argument(parser: argparse.ArgumentParser) -> None:
+    """Add that a model that thinks before it answers does not."""
+    parser.add_argument(
+        "--no-think", action="store_true", help="set enable_thinking to false, for chat templates that know it"
+    )
+
+
+def template_variables(arguments: argparse.Namespace) -> dict[str, object]:
+    """What the chat template is given beside the conversation."""
+    return {"enable_thinking": False} if arguments.no_think else {}
+
+
 def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
     """Add how tokens are drawn: in conversations each as the model's makers say unless it is given."""
     parser.add_argument("--temperature", type=float, help="0 takes the most likely token (chats: as the model says)")
