@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -53,6 +53,7 @@ def write_vectors(bundle: Path, checkpoint: Checkpoint) -> None:
         made = [reference_vector(reference, case.with_control(control)) for case in CASES]
     vectors = Vectors(control, f"transformers {__version__}", made)
     write_json(bundle / CONFORMANCE_FILE, msgspec.to_builtins(vectors))
+    _say_what_is_refused(made)
     if found := differences(encoder, vectors):
         more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
         _log.warning(
@@ -63,6 +64,20 @@ def write_vectors(bundle: Path, checkpoint: Checkpoint) -> None:
             "; ".join(found[:_SHOWN]),
             more,
         )
+
+
+def _say_what_is_refused(made: Sequence[Vector]) -> None:
+    """Say where a template takes no plain question, in transformers as here, and what it wants."""
+    taken = [case for case, vector in zip(CASES, made, strict=True) if vector.text is not None]
+    if CASES[0] in taken:
+        return
+    wants = "; it takes those with tools alone" if taken and all(case.tools for case in taken) else ""
+    _log.warning(
+        "the chat template refuses %d of %d conversations, in transformers as here, a plain question among them%s",
+        len(CASES) - len(taken),
+        len(CASES),
+        wants,
+    )
 
 
 def compare_genai(bundle: Path) -> None:

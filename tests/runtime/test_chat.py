@@ -294,6 +294,22 @@ def test_templates_that_write_the_date_give_the_same_bundle_every_day(bundle: Pa
     assert template.render([{"role": "user"}]) == datetime.now().strftime("%d %b %Y")
 
 
+def test_a_template_that_takes_no_plain_question_is_named(
+    bundle: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Hermes' template for tools goes through them, whether there are any or not."""
+    model = shutil.copytree(bundle.parent / "model", tmp_path / "model")
+    (model / "chat_template.jinja").write_text("{% for tool in tools %}{{ tool.function.name }}{% endfor %}")
+    write_vectors(model, Checkpoint.open(model))
+    without = sum(case.tools is None for case in CASES)
+    assert f"refuses {without} of {len(CASES)} conversations, in transformers as here" in caplog.text
+    assert "it takes those with tools alone" in caplog.text
+    template = read_template(model)
+    assert template is not None
+    with pytest.raises(InputError, match=r"tools as JSON schemas, which this template may need$"):
+        template.render([{"role": "user", "content": "hi"}])
+
+
 def test_onnxruntime_genai_is_held_to_the_same_conversations(bundle: Path) -> None:
     vectors = read_vectors(bundle)
     assert vectors is not None

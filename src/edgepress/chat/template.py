@@ -141,7 +141,7 @@ class ChatTemplate:
             said = f"{type(error).__name__}: {str(error)[:_LONGEST_REASON]}"
             raise InputError(
                 f"{self.where} cannot render this conversation ({said}); give each message a role and a text, and "
-                "tools as JSON schemas"
+                f"tools as JSON schemas{'' if tools else ', which this template may need'}"
             ) from error
 
     @cached_property

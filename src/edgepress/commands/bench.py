@@ -88,6 +88,8 @@ def _run_profile(arguments: argparse.Namespace) -> int:
     if given := [name for name in ("on", "soc", "energy", "inputs", "json") if getattr(arguments, name)]:
         raise InputError(f"--{given[0]} is nothing for bench --profile; `edgepress profile` measures everything")
     html = Path(arguments.profile) if arguments.profile else None
+    if html is not None and html.suffix.lower() not in {".html", ".htm"}:
+        raise InputError(f"--profile writes a page of HTML, and {html} does not end with .html; name it so")
     found = break_down(
         arguments.bundle,
         threads=arguments.threads,

@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from edgepress.chat.template import TEMPLATE_FILE
 from edgepress.terminal.stdio import say
 
 if TYPE_CHECKING:
@@ -200,6 +199,8 @@ def _drafters(manifest: "Manifest") -> list[str]:
 
 def _next(manifest: "Manifest", out: object) -> str:
     """The command that tries a bundle: a conversation, where its model was made for them."""
+    from edgepress.chat.template import TEMPLATE_FILE
+
     if manifest.task is None and TEMPLATE_FILE in manifest.files:
         return f"chat {out}"
     return f"run {out} {_taken(manifest)}"

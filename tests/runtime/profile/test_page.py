@@ -255,3 +255,5 @@ def test_what_it_does_not_measure_is_refused(tmp_path: Path, capsys: pytest.Capt
     bundle = make_bundle(tmp_path / "bundle")
     assert main(["bench", str(bundle), "--profile", "--json"]) == 2
     assert "--json is nothing for bench --profile; `edgepress profile` measures everything" in capsys.readouterr().err
+    assert main(["bench", str(bundle), "--profile", str(tmp_path / "page.svg")]) == 2
+    assert "page.svg does not end with .html; name it so" in capsys.readouterr().err
