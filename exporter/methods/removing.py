@@ -8,12 +8,14 @@ from itertools import islice
 import onnx
 
 from edgepress.errors import InputError
+from edgepress.exporter.interpreter.network import Feed
 from edgepress.exporter.methods.kinds import GraphPruning
 from edgepress.exporter.methods.narrower.choose import OF, choose, find_groups
 from edgepress.exporter.methods.narrower.coupling import Kind
 from edgepress.exporter.methods.narrower.cut import cut
 from edgepress.exporter.methods.narrower.importance import NEED_SAMPLES, WAYS, scores_of
 from edgepress.exporter.methods.narrower.mend import mend
+from edgepress.exporter.methods.narrower.refit import refit
 from edgepress.exporter.methods.narrower.task import GraphTask
 from edgepress.exporter.methods.options import Option, Options, whole_number
 
@@ -64,10 +66,14 @@ def removing(name: str, kind: Kind, *, share: float = 0.5, multiple: int = 1) ->
         )
         model = onnx.ModelProto()
         model.CopyFrom(task.model)
+        looked_at: list[Feed] = []
         if bool(options["mend"]):
             assert task.samples is not None  # checked
-            mend(model, coupling, kept, islice(task.samples(), int(options["samples"])))
+            looked_at = list(islice(task.samples(), int(options["samples"])))
+            mend(model, coupling, kept, looked_at)
         task.made = cut(model, coupling, kept)
+        if looked_at:
+            task.report["fitted"] = list(refit(task.made, task.model, coupling, kept, looked_at))
         task.report["kept"] = {group.name: [int(kept[group.channels].sum()), len(group)] for group in groups}
 
     return GraphPruning(name, run, declared=options_of(share=share, multiple=multiple), check=check)
