@@ -24,6 +24,7 @@ from edgepress.chat.prompt import ChatEncoder
 from edgepress.chat.template import ChatTemplate, read_template
 from edgepress.cli import main
 from edgepress.commands.export import _next
+from edgepress.cores import usable_cores
 from edgepress.errors import InputError
 from edgepress.exporter import export
 from edgepress.exporter.demo import DEMO_DIRECTORY
@@ -251,6 +252,11 @@ def test_run_chat_is_one_turn(bundle: Path, capsys: pytest.CaptureFixture[str]) 
     wrong = subprocess.run([*command, "--system", "Be brief."], capture_output=True, text=True, check=False)
     assert wrong.returncode == 2
     assert "--chat" in wrong.stderr
+    assert main(["chat", str(bundle), "--max-tokens", "0"]) == 2
+    assert "max_tokens is 0; it must be at least 1" in capsys.readouterr().err
+    more = str(usable_cores() + 1)
+    assert main([*command[3:], "--threads", more]) == 0
+    assert f"{more} threads wait for each other here: " in capsys.readouterr().err
     assert main(["run", str(bundle), "--prompt", "x", "--no-think"]) == 2
     assert "--no-think is for conversations; give --chat, too" in capsys.readouterr().err
 

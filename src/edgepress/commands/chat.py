@@ -24,6 +24,7 @@ from edgepress.commands.common.opening import (
     open_language_model,
 )
 from edgepress.terminal.stdio import say
+from edgepress.whole import whole_number
 
 if TYPE_CHECKING:
     from edgepress.runtime.turns.conversation import Conversation
@@ -74,6 +75,8 @@ def run(arguments: argparse.Namespace) -> int:
     from edgepress.runtime.turns.conversation import Conversation, read_conversation
     from edgepress.runtime.turns.tools import read_functions
 
+    if arguments.max_tokens is not None:
+        whole_number("max_tokens", arguments.max_tokens)  # before anything is asked
     model = open_language_model(arguments)
     conversation = Conversation(
         model,

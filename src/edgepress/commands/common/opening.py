@@ -4,6 +4,9 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgepress.cores import usable_cores
+from edgepress.terminal.stdio import say
+
 if TYPE_CHECKING:
     from edgepress.runtime.model import Model
     from edgepress.runtime.tasks.kinds import TaskModel
@@ -41,7 +44,13 @@ def add_adapter_argument(parser: argparse.ArgumentParser) -> None:
 def add_loading_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what every verb that opens a bundle has."""
     parser.add_argument("bundle", type=Path, help="a bundle directory")
-    parser.add_argument("--threads", type=int, metavar="N", help="compute threads (default: one for each usable core)")
+    parser.add_argument(
+        "--threads",
+        type=int,
+        metavar="N",
+        help="compute threads (default: of a language model what `edgepress prepare` measured, else one for each "
+        "usable core)",
+    )
     parser.add_argument(
         "--no-prepare",
         action="store_true",
@@ -54,6 +63,8 @@ def open_language_model(arguments: argparse.Namespace) -> "Model":
     from edgepress.commands.prepare import prepare_first
     from edgepress.runtime.model import load
 
+    if arguments.threads is not None and arguments.threads > (cores := usable_cores()):
+        say(f"{arguments.threads} threads wait for each other here: {cores} cores are usable; give as many threads")
     prepare_first(arguments.bundle, not arguments.no_prepare and arguments.on in (None, "cpu"), arguments.graph)
     model = load(
         arguments.bundle,
