@@ -3,7 +3,8 @@
 The 1,000 calibration images, without their labels, are all that any step sees: they tell which channels matter, every
 convolution learns by least squares to make what it made before from what still comes in, and the original's outputs and
 sums inside teach the rest, on images that are turned, zoomed, moved, mixed and cut. Scored on 2,000 test images, which
-nothing is chosen by. Channels go inside residual blocks, the same share in each, so that all sums keep their width.
+nothing is chosen by. Channels go inside residual blocks, so that all sums keep their width: the same share in each, or
+by what the outputs lose for the multiply-adds that are saved.
 
     python benchmarks/pruned_cnn.py [--data ../shared/data] [--models resnet20 resnet56] [--steps 0 400 1500]
         [--images 250]
@@ -38,6 +39,7 @@ LOOKED_AT = 6  # batches, by what chooses channels
 SHARE = 0.5  # of the multiply-adds that stays
 LESS = (0.6, 0.75, 0.9)  # shares that stay, without training
 SAME = {"share": SHARE, "uniform": True, "only": "layer*.conv1", "samples": LOOKED_AT}
+BEST = "outputs by their price, least squares"
 TRAINED = {"batch": 64, "features": 1.0, "rate": 0.015, "samples": 1000 // BATCH} | {
     "flip": True,
     "zoom": 1.4,
@@ -50,6 +52,7 @@ WAYS = {
     "outputs": {"by": "outputs"},
     "weights, least squares": {"by": "weights", "mend": True},
     "outputs, least squares": {"by": "outputs", "mend": True},
+    BEST: {"by": "outputs", "mend": True, "uniform": False},
 }
 BLOCKS = {"resnet20": 9, "resnet56": 27}
 
@@ -86,17 +89,16 @@ def measure(data: Path, name: str, runs: Sequence[tuple[int, int]]) -> Iterator[
         return {**found.steps[-1], **score(found.file)}
 
     originals: list[Mapping[str, object]] = []
-    trained_way = "outputs, least squares"
     for steps, count in runs:
-        looked = WAYS[trained_way] | {"samples": count // BATCH}
+        looked = WAYS[BEST] | {"samples": count // BATCH}
         trained = TRAINED | {"steps": steps, "features_at": BLOCKS[name], "samples": count // BATCH}
         found = shrunk(looked, **(trained if steps else {}))
         more = {"steps": steps, "batch": TRAINED["batch"], "seen": count}
-        yield {"model": name, "what": trained_way + (", retrained" if steps else ""), **found, **more}
+        yield {"model": name, "what": BEST + (", retrained" if steps else ""), **found, **more}
     for way, chosen in WAYS.items():
         yield {"model": name, "what": way, **shrunk(chosen)}
     for share in LESS:
-        yield {"model": name, "what": trained_way, **shrunk(WAYS[trained_way] | {"share": share})}
+        yield {"model": name, "what": BEST, **shrunk(WAYS[BEST] | {"share": share})}
     yield {"model": name, "what": "float", **originals[0], **score(folder / "fp32.onnx")}
 
 

@@ -13,7 +13,7 @@ from edgepress.exporter.methods.kinds import GraphPruning
 from edgepress.exporter.methods.narrower.choose import OF, choose, find_groups
 from edgepress.exporter.methods.narrower.coupling import Kind
 from edgepress.exporter.methods.narrower.cut import cut
-from edgepress.exporter.methods.narrower.importance import NEED_SAMPLES, WAYS, scores_of
+from edgepress.exporter.methods.narrower.importance import IN_ONE_UNIT, NEED_SAMPLES, WAYS, scores_of
 from edgepress.exporter.methods.narrower.mend import mend
 from edgepress.exporter.methods.narrower.refit import refit
 from edgepress.exporter.methods.narrower.task import GraphTask
@@ -61,6 +61,7 @@ def removing(name: str, kind: Kind, *, share: float = 0.5, multiple: int = 1) ->
             share=float(options["share"]),
             of=str(options["of"]),
             uniform=bool(options["uniform"]),
+            priced=str(options["by"]) in IN_ONE_UNIT,
             multiple=int(options["multiple"]),
             method=name,
         )

@@ -80,6 +80,7 @@ def choose(
     share: float,
     of: str,
     uniform: bool,
+    priced: bool,
     multiple: int,
     method: str,
 ) -> Kept:
@@ -87,7 +88,7 @@ def choose(
 
     A group's channels go in blocks of ``multiple``, least important first; its best block always stays. With
     ``uniform`` each group loses the same share of its blocks, otherwise blocks go by their mean importance over all
-    groups.
+    groups; ``priced``, which asks for scores of one unit, by that over what is saved without them.
 
     Raises:
         InputError: so little cannot be reached; the message says what can.
@@ -105,8 +106,9 @@ def choose(
             for place in range(1, len(own))
         ]
     else:
+        prices = [_price(coupling, counted, group) if priced else 1.0 for group in groups]
         steps = [
-            (float(order[index][start:end].mean()), index, place)
+            (float(order[index][start:end].mean()) / prices[index], index, place)
             for index, own in enumerate(blocks)
             for place, (start, end) in enumerate(own)
             if place
@@ -134,6 +136,13 @@ def choose(
         else:
             low = middle + 1
     return kept_after(low)
+
+
+def _price(coupling: Coupling, counted: Callable[[Kept], int], group: Group) -> float:
+    """What a channel of the group takes, counted while all others are there."""
+    kept = coupling.all_kept()
+    kept[group.channels[1:]] = False
+    return max(1.0, (counted(coupling.all_kept()) - counted(_repaired(coupling, kept))) / max(1, len(group) - 1))
 
 
 def _repaired(coupling: Coupling, kept: Kept) -> Kept:

@@ -31,6 +31,9 @@ WAYS = ("weights", "norms", "activations", "outputs")
 
 NEED_SAMPLES = frozenset({"activations", "outputs"})
 
+IN_ONE_UNIT = frozenset({"outputs"})
+"""The ways whose scores of one group can be held against those of another."""
+
 Scores = NDArray[np.float64]
 
 
