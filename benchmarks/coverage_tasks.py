@@ -9,8 +9,9 @@ by its task and in float32; the bundle's outputs are held against the class on i
 - refused: the export says why
 - not made: transformers itself does not make or run a model of that config
 
-One class of each type of model is tried, the tasks that apps ship first; then a second one of each, and so on. Each
-has a process of its own with a limit on its processor time, so that a loaded machine changes no verdict.
+One class of each type of model is tried, the tasks that apps ship first; then a second one of each, and so on. The first
+has two layers, or as few more as have every kind of layer, the others, which differ from it by their heads, one. Each has
+a process of its own with a limit on its processor time, so that a loaded machine changes no verdict.
 
     python benchmarks/coverage_tasks.py                      all of them, into results/coverage_tasks.jsonl (hours)
     python benchmarks/coverage_tasks.py --again              those that are not in that file yet
@@ -19,14 +20,9 @@ has a process of its own with a limit on its processor time, so that a loaded ma
 """
 
 import argparse
-import gc
 import json
-import multiprocessing
 import os
-import resource
-import signal
 import sys
-import tempfile
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -41,16 +37,13 @@ import edgepress  # noqa: F401 - before onnxruntime, whose telemetry it switches
 import torch
 import transformers
 from common import COMMIT, RESULTS, save
+from coverage_processes import Trial, tried, warm_up
 from coverage_tables import VERDICTS, difference_or_reason
 from coverage_tasks_tables import report
-from coverage_verdicts import SEQUENCES, Verdict, try_class
+from coverage_verdicts import SEQUENCES, Verdict
 
 from edgepress.exporter.doors.heads import Head, find_head, head_names
-from edgepress.exporter.doors.tracing import Tracing, trace
 
-SECONDS = 150  # of processor time for one class; most take 2 to 10
-WAIT = 1800  # for one class by the clock, on a machine that does something else
-BYTES = 12 << 30
 ELSEWHERE = (  # the classes of feature-extraction, by what else a folder has and by what the class takes
     "sentence-similarity",
     "audio-feature-extraction",
@@ -65,60 +58,18 @@ LAST = "feature-extraction"  # which nearly every type has
 _FILE = RESULTS / "coverage_tasks.jsonl"
 
 
-def classes() -> list[tuple[Head, str, str]]:
+def classes() -> list[Trial]:
     """Each task with each type of model and class that it has: one of each type, then a second one, and so on."""
     heads = [*(find_head(name) for name in head_names() if name not in ELSEWHERE), *SEQUENCES]
     names = [*FIRST, *sorted({head.name for head in heads} - {*FIRST, LAST}), LAST]
-    found = [
-        (head, model_type, name)
-        for head in sorted(heads, key=lambda head: names.index(head.name))
-        for model_type in sorted(transformers.CONFIG_MAPPING)
-        for name in dict.fromkeys(head.classes(model_type))
-    ]
     turns = Counter[str]()
-
-    def turn(one: tuple[Head, str, str]) -> int:
-        turns[one[1]] += 1
-        return turns[one[1]]
-
-    return sorted(found, key=turn)
-
-
-def _child(send: Any, head: Head, model_type: str, name: str) -> None:
-    resource.setrlimit(resource.RLIMIT_AS, (BYTES, BYTES))
-    resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS + 5))
-    with tempfile.TemporaryDirectory(prefix="edgepress-coverage-") as folder, open(os.devnull, "w") as nothing:  # noqa: PTH123
-        os.dup2(nothing.fileno(), 2)  # onnxruntime writes there itself
-        send.send(try_class(head, model_type, name, Path(folder)))
-
-
-def apart(head: Head, model_type: str, name: str) -> Verdict:
-    """:func:`try_class` in a process of its own, whose end, of memory or by a signal, is a verdict, too."""
-    context = multiprocessing.get_context("fork")  # transformers and the exporter are imported once
-    receive, send = context.Pipe(duplex=False)
-    process = context.Process(target=_child, args=(send, head, model_type, name))
-    process.start()
-    send.close()
-    try:
-        if not receive.poll(WAIT):
-            process.kill()
-            return {"verdict": "not made", "reason": f"not done in {WAIT} s"}
-        found: Verdict = receive.recv()
-        return found
-    except EOFError:
-        process.join()
-        if process.exitcode == -signal.SIGXCPU:
-            return {"verdict": "not made", "reason": f"not done in {SECONDS} s of processor time"}
-        return {"verdict": "wrong", "reason": f"the process ended with {process.exitcode}"}
-    finally:
-        process.join()
-
-
-def warm_up() -> None:
-    """Have torch and onnxscript make their tables of operators here, not in each process: half of a trace's time."""
-    layers = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.GELU(), torch.nn.LayerNorm(4)).eval()
-    with tempfile.TemporaryDirectory() as folder:
-        trace(Tracing(module=layers, inputs={"input": torch.zeros(2, 4)}, where="layers"), "warming", Path(folder))
+    found: list[tuple[int, Trial]] = []
+    for head in sorted(heads, key=lambda head: names.index(head.name)):
+        for model_type in sorted(transformers.CONFIG_MAPPING):
+            for name in dict.fromkeys(head.classes(model_type)):
+                turns[model_type] += 1
+                found.append((turns[model_type], Trial(head, model_type, name, 2 if turns[model_type] == 1 else 1)))
+    return [trial for _, trial in sorted(found, key=lambda one: one[0])]
 
 
 def main() -> None:
@@ -127,34 +78,36 @@ def main() -> None:
     parser.add_argument("some", nargs="*", help="tasks and model_types; all by default")
     parser.add_argument("--again", action="store_true", help="go on with the file of results")
     parser.add_argument("--retry", choices=VERDICTS, action="append", help="go on, with those of a verdict anew")
+    parser.add_argument("--jobs", type=int, default=1, help="classes tried at a time")
     args = parser.parse_args()
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     torch.set_num_threads(1)
 
     known = classes()
-    names = {head.name for head, _, _ in known}
-    unknown = {*args.some} - names - {kind for _, kind, _ in known}
+    names = {trial.head.name for trial in known}
+    unknown = {*args.some} - names - {trial.model_type for trial in known}
     if unknown:
         sys.exit(f"no task or type of model is called {', '.join(sorted(unknown))}")
     samples: dict[tuple[str, str], Verdict] = {}
     if (args.again or args.retry) and _FILE.is_file():
         read = [json.loads(line) for line in _FILE.read_text(encoding="utf-8").splitlines()[1:]]
         samples = {(sample["task"], sample["class"]): sample for sample in read}
-    totals = Counter(task for task, _ in {(head.name, name) for head, _, name in known})
+    totals = Counter(task for task, _ in {(trial.head.name, trial.name) for trial in known})
     done = {key for key, sample in samples.items() if sample["verdict"] not in (args.retry or ())}
     tasks, kinds = {*args.some} & names, {*args.some} - names
+    left: dict[tuple[str, str], Trial] = {}
+    for trial in known:
+        key = trial.head.name, trial.name
+        wanted = (not tasks or trial.head.name in tasks) and (not kinds or trial.model_type in kinds)
+        if wanted and key not in done:
+            left.setdefault(key, trial)  # some types share a class
     warm_up()
-    gc.disable()  # of processes so short; and nothing of what is imported is copied by looking for it
-    gc.freeze()
-    for head, kind, name in known:
-        key = head.name, name
-        if (tasks and head.name not in tasks) or (kinds and kind not in kinds) or key in done:
-            continue
-        sample = {"commit": COMMIT, "task": head.name, "model_type": kind, "class": name, **apart(head, kind, name)}
-        print(f"{head.name} {name}: {sample['verdict']} {difference_or_reason(sample)}", flush=True)
-        samples[key] = sample
-        done.add(key)
+    for trial, verdict in tried(left.values(), args.jobs):
+        task = trial.head.name
+        sample = {"commit": COMMIT, "task": task, "model_type": trial.model_type, "class": trial.name, **verdict}
+        print(f"{task} {trial.name}: {sample['verdict']} {difference_or_reason(sample)}", flush=True)
+        samples[task, trial.name] = sample
         if not args.some or args.again or args.retry:
             save("coverage_tasks", _counted(samples, totals))
     print(report(_counted(samples, totals)))

@@ -30,7 +30,6 @@ from tiny_models import save_tokenizer
 from transformers_models import BACKBONE, MODELS, config_of
 
 MOST = 60_000_000  # weights of a model that is still tried
-LAYERS = 2
 FEEDS = 3
 SEQUENCES = (  # tasks of encoder-decoders, which no head of a door has
     Head(name="text2text-generation", loaders=("AutoModelForSeq2SeqLM",), outputs=()),
@@ -41,14 +40,14 @@ _NOT_RUN = " cannot be called with "
 Verdict = dict[str, Any]
 
 
-def configs(name: str, model_type: str) -> Iterator[transformers.PreTrainedConfig]:
+def configs(name: str, model_type: str, layers: int) -> Iterator[transformers.PreTrainedConfig]:
     """The default config made small, then with few layers, then as it is: some sizes fit together in one way only."""
     if name in MODELS and MODELS[name][0] == model_type:
         yield config_of(name)
     makers = (
-        lambda: _with_small_images(tiny_config(model_type, LAYERS)),
-        lambda: tiny_config(model_type, LAYERS),
-        lambda: _with_few_layers(transformers.CONFIG_MAPPING[model_type]()),
+        lambda: _with_small_images(tiny_config(model_type, layers)),
+        lambda: tiny_config(model_type, layers),
+        lambda: _with_few_layers(transformers.CONFIG_MAPPING[model_type](), layers),
         transformers.CONFIG_MAPPING[model_type],
     )
     for make in makers:
@@ -56,10 +55,10 @@ def configs(name: str, model_type: str) -> Iterator[transformers.PreTrainedConfi
             yield make()
 
 
-def _with_few_layers(config: transformers.PreTrainedConfig) -> transformers.PreTrainedConfig:
+def _with_few_layers(config: transformers.PreTrainedConfig, layers: int) -> transformers.PreTrainedConfig:
     for key in ("num_hidden_layers", "encoder_layers", "decoder_layers"):
         if isinstance(getattr(config, key, None), int):
-            setattr(config, key, LAYERS)
+            setattr(config, key, layers)
     return config
 
 
@@ -85,12 +84,12 @@ def _with_small_images(config: transformers.PreTrainedConfig) -> transformers.Pr
     return config
 
 
-def try_class(head: Head, model_type: str, name: str, folder: Path) -> Verdict:
+def try_class(head: Head, model_type: str, name: str, folder: Path, layers: int) -> Verdict:
     """The verdict on one class: on the first of its configs with which transformers runs it."""
     first: Verdict | None = None
     if head in SEQUENCES and model_type in encoder_decoders.MODELS:
         return try_checkpoint(head, encoder_decoders.save(model_type, folder / "checkpoint"), folder)
-    for number, config in enumerate(configs(name, model_type)):
+    for number, config in enumerate(configs(name, model_type, layers)):
         inner = folder / str(number)
         inner.mkdir()
         found = try_config(head, config, name, inner)
