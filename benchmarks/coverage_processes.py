@@ -24,7 +24,8 @@ import transformers
 from coverage_verdicts import Verdict, try_class
 
 from edgepress.exporter.doors.heads import Head
-from edgepress.exporter.doors.tracing import Axis, Tracing, trace
+from edgepress.exporter.doors.tracing import Tracing, trace
+from edgepress.tasks.task import Axis
 
 SECONDS = 150  # of processor time for one class; most take 2 to 10
 WAIT = 3600  # for one class by the clock, on a machine that does something else

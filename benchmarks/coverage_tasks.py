@@ -9,9 +9,9 @@ by its task and in float32; the bundle's outputs are held against the class on i
 - refused: the export says why
 - not made: transformers itself does not make or run a model of that config
 
-One class of each type of model is tried, the tasks that apps ship first; then a second one of each, and so on. The first
-has two layers, or as few more as have every kind of layer, the others, which differ from it by their heads, one. Each has
-a process of its own with a limit on its processor time, so that a loaded machine changes no verdict.
+One class of each type of model is tried, the tasks that apps ship first; then a second one of each, and so on. The
+first has two layers, or as few more as have every kind of layer, the others, which differ from it by their heads, one.
+Each has a process of its own with a limit on its processor time, so that a loaded machine changes no verdict.
 
     python benchmarks/coverage_tasks.py                      all of them, into results/coverage_tasks.jsonl (hours)
     python benchmarks/coverage_tasks.py --again              those that are not in that file yet
@@ -25,8 +25,6 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
 
 os.environ["OMP_NUM_THREADS"] = "1"  # the models are small
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -42,7 +40,7 @@ from coverage_tables import VERDICTS, difference_or_reason
 from coverage_tasks_tables import report
 from coverage_verdicts import SEQUENCES, Verdict
 
-from edgepress.exporter.doors.heads import Head, find_head, head_names
+from edgepress.exporter.doors.heads import find_head, head_names
 
 ELSEWHERE = (  # the classes of feature-extraction, by what else a folder has and by what the class takes
     "sentence-similarity",

@@ -6,21 +6,18 @@ Sizes are those that the model's files give: a vocabulary, positions, the size t
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgepress.errors import InputError
+from edgepress.exporter.doors.feeds import Feeds
 from edgepress.exporter.doors.heads import Head
-from edgepress.exporter.doors.traced import Feed
-from edgepress.exporter.doors.tracing import Axis, free_sizes
-
-if TYPE_CHECKING:
-    pass
+from edgepress.tasks.task import Axis
 
 Array = NDArray[Any]
 
@@ -83,18 +80,13 @@ def main_input(module: Any) -> str:
     return next((one for one in _MAIN if one in taken), name) if name == "inputs" else name
 
 
-def feeds_of(inputs: Mapping[str, Given]) -> Callable[[int], Iterator[Feed]]:
-    """Feeds of any of these inputs' sizes, the first one of the examples'."""
-
-    def made(seed: int) -> Iterator[Feed]:
-        generator = np.random.default_rng(seed)
-        shapes = {name: given.shape for name, given in inputs.items()}
-        yield {name: inputs[name].draw(shape, generator) for name, shape in shapes.items()}
-        while True:
-            sizes = free_sizes(shapes, {name: given.axes for name, given in inputs.items()}, generator)
-            yield {name: inputs[name].draw(sizes[name], generator) for name in inputs}
-
-    return made
+def feeds_of(inputs: Mapping[str, Given]) -> Feeds:
+    """Feeds of any of these inputs' sizes."""
+    return Feeds(
+        shapes={name: given.shape for name, given in inputs.items()},
+        axes={name: given.axes for name, given in inputs.items()},
+        draw=lambda name, shape, generator: inputs[name].draw(shape, generator),
+    )
 
 
 def _text(head: Head, module: Any) -> tuple[tuple[int, ...], dict[int, Axis]]:

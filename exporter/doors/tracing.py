@@ -20,9 +20,11 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from edgepress.errors import InputError
+from edgepress.exporter.doors.bounds import AxesFixedError, Condition, Graph
+from edgepress.exporter.doors.feeds import Feeds, like
 from edgepress.exporter.doors.recurrent import recurrent_operators
 from edgepress.exporter.doors.traced import Feed
-from edgepress.tasks.task import Edge, EdgeType, Task
+from edgepress.tasks.task import Axis, Edge, EdgeType, Task
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -33,20 +35,6 @@ OPSET = 23
 
 _FILE, _DATA = "model.onnx", "model.onnx.data"
 _LIBRARIES = ("torch", "onnxscript", "onnx_ir", "edgepress", "contextlib.py")  # whose frames are not the user's
-
-
-class AxesFixedError(InputError):
-    """The code of a module makes an axis that should be free a number."""
-
-
-@dataclass(frozen=True)
-class Axis:
-    """An axis whose size a call chooses: its name, what every size is a ``multiple`` of, and which sizes there are."""
-
-    name: str
-    multiple: int = 1
-    least: int = 1
-    most: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,8 +99,8 @@ def named_outputs(result: object) -> dict[str, torch.Tensor]:
     return dict(walk(result, ""))
 
 
-def trace(tracing: Tracing, task: str, folder: Path) -> tuple[Path, Task]:
-    """Write the module into ``folder`` as ONNX with its weights beside it; return the file and its task.
+def trace(tracing: Tracing, task: str, folder: Path) -> Graph:
+    """Write the module into ``folder`` as ONNX with its weights beside it.
 
     Weights are written one at a time from where the module has them, so that there is no second copy of them in memory.
 
@@ -125,14 +113,15 @@ def trace(tracing: Tracing, task: str, folder: Path) -> tuple[Path, Task]:
 
     from edgepress.exporter.doors.tidying import tidy
 
-    model = _to_onnx(tracing)
+    model, program = _to_onnx(tracing)
     tidy(model)
     path = folder / _FILE
     onnx_ir.save(model, path, external_data=_DATA, size_threshold_bytes=1024)
-    return path, Task(task, _edges(model.graph.inputs), _edges(model.graph.outputs))
+    edges = Task(task, _edges(model.graph.inputs), _edges(model.graph.outputs))
+    return Graph(path, edges, _symbolic_axes(program, tracing), _conditions(program, tracing))
 
 
-def _to_onnx(tracing: Tracing) -> ir.Model:
+def _to_onnx(tracing: Tracing) -> tuple[ir.Model, torch.export.ExportedProgram]:
     import torch
 
     names = list(tracing.inputs)
@@ -174,8 +163,7 @@ def _to_onnx(tracing: Tracing) -> ir.Model:
     assert found is not None
     _rename_axes(found.model, symbols)
     _own_names(found.model, f"module.{tracing.inner}", "module.")
-    model: ir.Model = found.model
-    return model
+    return found.model, program
 
 
 def _called(tracing: Tracing) -> torch.nn.Module:
@@ -209,14 +197,46 @@ def _resized(tensor: torch.Tensor, sizes: Mapping[int, int]) -> torch.Tensor:
 
 def _symbols(program: torch.export.ExportedProgram, tracing: Tracing) -> dict[str, str]:
     """What torch calls each free axis → its name. Axes that must be equal have the first one's."""
-    places = {node.name: node for node in program.graph.nodes if node.op == "placeholder"}
     found: dict[str, str] = {}
-    for name, place in zip(tracing.inputs, program.graph_signature.user_inputs, strict=True):
-        shape = places[str(place)].meta["val"].shape
-        for index, axis in _axes(tracing, name):
-            for symbol in getattr(getattr(shape[index], "node", None), "expr", shape[index]).free_symbols:
-                found.setdefault(str(symbol), axis.name)
+    for size, axis in _free(program, tracing).values():
+        for symbol in _symbols_in(size):
+            found.setdefault(symbol, axis.name)
     return found
+
+
+def _free(program: torch.export.ExportedProgram, tracing: Tracing) -> dict[tuple[str, int], tuple[Any, Axis]]:
+    """The free axes of each input: torch's size, an expression of symbols, and ours."""
+    places = {node.name: node for node in program.graph.nodes if node.op == "placeholder"}
+    return {
+        (name, index): (places[str(place)].meta["val"].shape[index], axis)
+        for name, place in zip(tracing.inputs, program.graph_signature.user_inputs, strict=True)
+        for index, axis in _axes(tracing, name)
+    }
+
+
+def _symbols_in(size: Any) -> list[str]:
+    expression = getattr(getattr(size, "node", None), "expr", None)
+    return [] if expression is None else [str(symbol) for symbol in expression.free_symbols]
+
+
+def _symbolic_axes(program: torch.export.ExportedProgram, tracing: Tracing) -> dict[str, dict[int, Axis]]:
+    """The free axes of each input; those that must be equal are the first of them."""
+    symbols, names = _symbols(program, tracing), tracing.names()
+    axes: dict[str, dict[int, Axis]] = {name: {} for name in tracing.inputs}
+    for (name, index), (size, axis) in _free(program, tracing).items():
+        axes[name][index] = next((names[symbols[symbol]] for symbol in _symbols_in(size)), axis)
+    return axes
+
+
+def _conditions(program: torch.export.ExportedProgram, tracing: Tracing) -> list[Condition]:
+    """What the trace took for granted of sizes: torch's guards that are about free axes alone, each once."""
+    symbols, names = _symbols(program, tracing), tracing.names()
+    axes = {symbol: names[name] for symbol, name in symbols.items()}
+    sizes = [size for size, _ in _free(program, tracing).values() if _symbols_in(size)]
+    if not sizes:
+        return []
+    relations = dict.fromkeys(guard.expr for guard in sizes[0].node.shape_env.guards)
+    return [Condition(one, axes) for one in relations if {str(symbol) for symbol in one.free_symbols} <= {*axes}]
 
 
 def _rename_axes(model: ir.Model, symbols: Mapping[str, str]) -> None:
@@ -261,44 +281,15 @@ def _edges(values: Sequence[ir.Value]) -> tuple[Edge, ...]:
     return tuple(edges)
 
 
-def feeds(tracing: Tracing) -> Callable[[int], Iterator[Feed]]:
-    """Feeds like the example: itself, then others of its range, free axes being of any size up to twice its own."""
-
-    def made(seed: int) -> Iterator[Feed]:
-        generator = np.random.default_rng(seed)
-        examples = {name: tensor.numpy() for name, tensor in tracing.inputs.items()}
-        yield examples
-        while True:
-            shapes = free_sizes({name: array.shape for name, array in examples.items()}, tracing.axes, generator)
-            yield {name: like(array, shapes[name], generator) for name, array in examples.items()}
-
-    return made
-
-
-def free_sizes(
-    shapes: Mapping[str, tuple[int, ...]], axes: Mapping[str, Mapping[int, Axis]], generator: np.random.Generator
-) -> dict[str, tuple[int, ...]]:
-    """Shapes with other sizes where axes are free; an axis has one size wherever its name is."""
-    sizes: dict[str, int] = {}
-    found = {}
-    for name, shape in shapes.items():
-        other = list(shape)
-        for index, axis in axes.get(name, {}).items():
-            if axis.name not in sizes:
-                most = min(2 * shape[index], axis.most or 2 * shape[index]) // axis.multiple
-                sizes[axis.name] = int(generator.integers(axis.least, max(most, axis.least) + 1)) * axis.multiple
-            other[index] = sizes[axis.name]
-        found[name] = tuple(other)
-    return found
-
-
-def like(example: np.ndarray[Any, Any], shape: tuple[int, ...], generator: np.random.Generator) -> np.ndarray[Any, Any]:
-    """An array of another shape whose values are in the range of the example's."""
-    if example.dtype == np.bool_:
-        return np.asarray(generator.random(shape) < example.mean())
-    if np.issubdtype(example.dtype, np.integer):
-        return np.asarray(generator.integers(example.min(), example.max(), shape, example.dtype, endpoint=True))
-    return np.asarray(generator.normal(example.mean(), example.std(), shape), example.dtype)
+def feeds(tracing: Tracing) -> Feeds:
+    """Feeds like the example, of its range of values, itself being the first."""
+    examples = {name: tensor.numpy() for name, tensor in tracing.inputs.items()}
+    return Feeds(
+        shapes={name: array.shape for name, array in examples.items()},
+        axes=tracing.axes,
+        draw=lambda name, shape, generator: like(examples[name], shape, generator),
+        first=examples,
+    )
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from edgepress.modules import modules_in
 from edgepress.processing.feeder import Feeder
 from edgepress.runtime import tasks
 from edgepress.runtime.sessions.session import ON_CPU
-from edgepress.tasks.task import TENSORS, Edge, Task
+from edgepress.tasks.task import TENSORS, Axis, Edge, Task
 
 Feed = Mapping[str, NDArray[np.generic]]
 """An array for each input, by name; or for each output."""
@@ -137,7 +137,8 @@ def check_feed(inputs: Feed, task: Task) -> dict[str, NDArray[np.generic]]:
 
     Raises:
         InputError: one is missing or unknown, has values of another kind (floats for integers, larger integers than its
-            type has), or another shape; an axis that has a name has one size in all inputs.
+            type has), or another shape; an axis that has a name has one size in all inputs, and one of those that the
+            graph was found right with.
 
     """
     wanted = {edge.name: edge for edge in task.inputs}
@@ -146,7 +147,8 @@ def check_feed(inputs: Feed, task: Task) -> dict[str, NDArray[np.generic]]:
         what = "is missing" if wrong[0] in wanted else "is no input"
         raise InputError(f"{wrong[0]} {what}; the model takes {', '.join(map(describe, task.inputs))}")
     sizes: dict[str, tuple[int, str]] = {}
-    return {name: _checked(np.asarray(inputs[name]), edge, sizes) for name, edge in wanted.items()}
+    bounds = {axis.name: axis for axis in task.axes or ()}
+    return {name: _checked(np.asarray(inputs[name]), edge, sizes, bounds) for name, edge in wanted.items()}
 
 
 def describe(edge: Edge) -> str:
@@ -154,7 +156,9 @@ def describe(edge: Edge) -> str:
     return f"{edge.name} {edge.type} ({', '.join(map(str, edge.shape))})"
 
 
-def _checked(array: NDArray[np.generic], edge: Edge, sizes: dict[str, tuple[int, str]]) -> NDArray[np.generic]:
+def _checked(
+    array: NDArray[np.generic], edge: Edge, sizes: dict[str, tuple[int, str]], bounds: Mapping[str, Axis]
+) -> NDArray[np.generic]:
     if array.ndim != len(edge.shape):
         raise InputError(f"{edge.name} has the shape {array.shape}; the model takes {describe(edge)}")
     for number, (axis, size) in enumerate(zip(edge.shape, array.shape, strict=True)):
@@ -166,6 +170,8 @@ def _checked(array: NDArray[np.generic], edge: Edge, sizes: dict[str, tuple[int,
         expected, whose = sizes.setdefault(axis, (size, edge.name))
         if size != expected:
             raise InputError(f"{given}, and {axis} is {expected} in {whose}")
+        if axis in bounds and not bounds[axis].allows(size):
+            raise InputError(f"{given}, and {axis} has to be {bounds[axis].words()} and is {size}")
     kind = np.dtype(edge.type)
     if not _is_cast(array, kind):
         raise InputError(

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 from edgepress.disk.files import sha256_file
 from edgepress.errors import InputError
 from edgepress.exporter.doors.agreement import check_agreement
+from edgepress.exporter.doors.bounds import AxesFixedError, bounded
+from edgepress.exporter.doors.feeds import Feeds
 from edgepress.exporter.doors.heads import Head, class_named, find_head, head_of, without_head
 from edgepress.exporter.doors.inputs import Given, feeds_of, given_inputs
 from edgepress.exporter.doors.kinds import Door, Options
@@ -21,7 +23,7 @@ from edgepress.exporter.doors.pooling import MODULES, embedder, transformer_fold
 from edgepress.exporter.doors.processing import entries as named
 from edgepress.exporter.doors.processing.read import Processed, read_processing
 from edgepress.exporter.doors.traced import Traced
-from edgepress.exporter.doors.tracing import AxesFixedError, Tracing, trace
+from edgepress.exporter.doors.tracing import Tracing, trace
 from edgepress.exporter.source.hub import find_whole, read_config
 from edgepress.exporter.source.layout import CONFIG, INDEX, SINGLE
 from edgepress.schema import read_config_object
@@ -53,17 +55,19 @@ _BY_HAND = "write a function that loads it with example inputs and name that as 
 
 def _traced(
     head: Head, called: torch.nn.Module, inputs: Mapping[str, Given], folder: Path, workspace: Path
-) -> tuple[Tracing, Path, Task]:
-    """The graph of a model with these inputs, and what it was made from."""
+) -> tuple[Tracing, Path, Task, Feeds]:
+    """The graph of a model with these inputs, what it was made from, and feeds of sizes that it may have."""
+    feeds = feeds_of(inputs)
     tracing = Tracing(
         module=called,
-        inputs=_tensors(next(feeds_of(inputs)(0))),
+        inputs=_tensors(next(feeds(0))),
         where=f"{folder} ({type(called).__name__})",
         axes={name: given.axes for name, given in inputs.items()},
         outputs=_kept(head, type(called).__name__),
         inner="model." if head.name == EMBEDDINGS else "",
     )
-    return tracing, *trace(tracing, head.name, workspace)
+    graph = trace(tracing, head.name, workspace)
+    return tracing, graph.file, *bounded(graph, tracing.compute, feeds, tracing.where)
 
 
 def recognizes(reference: str) -> bool:
@@ -110,12 +114,11 @@ def open_checkpoint(reference: str, options: Options, workspace: Path) -> Traced
     inputs = given_inputs(head, module, folder)
     called = embedder(module, folder) if head.name == EMBEDDINGS else module
     try:
-        tracing, path, task = _traced(head, called, inputs, folder, workspace)
+        tracing, path, task, examples = _traced(head, called, inputs, folder, workspace)
     except AxesFixedError:
         inputs = {name: given.alone() for name, given in inputs.items()}
         notes.append("it takes one at a time, as its code fixes how many there are")
-        tracing, path, task = _traced(head, called, inputs, folder, workspace)
-    examples = feeds_of(inputs)
+        tracing, path, task, examples = _traced(head, called, inputs, folder, workspace)
     processed = (
         _processed(folder, task) if entries is None else named.task_of(entries, task.inputs, task.outputs, folder)
     )
@@ -183,11 +186,21 @@ def _load(folder: Path, config: Mapping[str, object], head: Head) -> tuple[torch
     try:
         with _quiet():
             model, found = kind.from_pretrained(
-                str(folder), dtype="float32", use_safetensors=True, local_files_only=True, output_loading_info=True
+                str(folder),
+                dtype="float32",
+                use_safetensors=True,
+                local_files_only=True,
+                output_loading_info=True,
+                **_traceable(kind),
             )
     except Exception as error:  # what transformers raises on a checkpoint that it does not understand is of any kind
         raise InputError(f"{folder} cannot be opened as {name}: {type(error).__name__}: {error}") from error
     return _without_new_weights(folder, model.eval(), found, head)
+
+
+def _traceable(kind: Any) -> dict[str, str]:
+    """What has the class compute experts in operators that ONNX has: their weights gathered for each token."""
+    return {"experts_implementation": "batched_mm"} if kind._can_set_experts_implementation() else {}
 
 
 def _without_new_weights(

@@ -13,13 +13,15 @@ from typing import TYPE_CHECKING, Any
 from edgepress.disk.files import sha256_file
 from edgepress.errors import InputError
 from edgepress.exporter.doors.agreement import check_agreement
+from edgepress.exporter.doors.bounds import bounded
 from edgepress.exporter.doors.kinds import Door, Options
 from edgepress.exporter.doors.processing.read import Processed, read_processing
 from edgepress.exporter.doors.traced import Traced
-from edgepress.exporter.doors.tracing import Axis, Tracing, feeds, trace
+from edgepress.exporter.doors.tracing import Tracing, feeds, trace
 from edgepress.exporter.source.hub import find_whole, read_config
 from edgepress.exporter.source.layout import CONFIG, SINGLE
 from edgepress.schema import read_config_object
+from edgepress.tasks.task import Axis
 
 if TYPE_CHECKING:
     import torch
@@ -67,13 +69,14 @@ def open_model(reference: str, options: Options, workspace: Path) -> Traced:
         axes={_argument(module): {0: Axis("batch")}},
         outputs=lambda result: {"logits" if task == _TASK else "image_embeds": _only(reference, result)},
     )
-    path, edges = trace(tracing, task, workspace)
+    graph = trace(tracing, task, workspace)
+    edges, examples = bounded(graph, tracing.compute, feeds(tracing), reference)
     processed = Processed(edges) if folder is None else read_processing(folder, edges)
     traced = Traced(
-        file=path,
+        file=graph.file,
         model_type=f"timm {config['architecture']}",
         task=processed.task,
-        examples=feeds(tracing),
+        examples=examples,
         compute=tracing.compute,
         source={} if folder is None else {name: sha256_file(folder / name) for name in (CONFIG, SINGLE)},
         notes=(*notes, *processed.notes),

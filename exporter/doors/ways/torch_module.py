@@ -29,12 +29,13 @@ from typing import TYPE_CHECKING
 from edgepress.disk.files import sha256_file
 from edgepress.errors import InputError
 from edgepress.exporter.doors.agreement import check_agreement
+from edgepress.exporter.doors.bounds import bounded
 from edgepress.exporter.doors.kinds import Door, Options
 from edgepress.exporter.doors.processing.entries import task_of
 from edgepress.exporter.doors.processing.read import Processed
 from edgepress.exporter.doors.traced import Traced
-from edgepress.exporter.doors.tracing import Axis, Tracing, feeds, trace, user_line
-from edgepress.tasks.task import TENSORS
+from edgepress.exporter.doors.tracing import Tracing, feeds, trace, user_line
+from edgepress.tasks.task import TENSORS, Axis
 
 if TYPE_CHECKING:
     import torch
@@ -67,14 +68,15 @@ def open_callable(reference: str, options: Options, workspace: Path) -> Traced:
         raise InputError(f"{reference} failed at {user_line(error)}: {type(error).__name__}: {error}") from error
     module, inputs, axes, task = _taken_apart(reference, returned)
     tracing = Tracing(module=module.eval(), inputs=inputs, where=reference, axes=axes)
-    path, edges = trace(tracing, task, workspace)
+    graph = trace(tracing, task, workspace)
+    edges, examples = bounded(graph, tracing.compute, feeds(tracing), reference)
     named = Processed(edges) if options.task is None else task_of(options.task, edges.inputs, edges.outputs, workspace)
     traced = Traced(
-        file=path,
+        file=graph.file,
         model_type=type(module).__name__,
         task=named.task,
         texts=named.texts,
-        examples=feeds(tracing),
+        examples=examples,
         compute=tracing.compute,
         source={} if file is None else {file.name: sha256_file(file)},
     )

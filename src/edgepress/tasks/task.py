@@ -47,8 +47,30 @@ class Edge:
 
 
 @dataclass(frozen=True)
+class Axis:
+    """An axis whose size a call chooses: its name, a number whose multiples all sizes are, the least and the most."""
+
+    name: _Name
+    multiple: Count = 1
+    least: Count = 1
+    most: Count | None = None
+
+    def allows(self, size: int) -> bool:
+        """Whether it may be that long."""
+        return self.least <= size <= (self.most or size) and size % self.multiple == 0
+
+    def words(self) -> str:
+        """Which sizes it may have, in words."""
+        sizes = f"{self.least} to {self.most}" if self.most is not None else f"{self.least} or more"
+        return f"{sizes}, in steps of {self.multiple}" if self.multiple > 1 else sizes
+
+
+@dataclass(frozen=True)
 class Task:
-    """What a bundle is for: the key of its task, the edges of its graph, and what stands before and behind it."""
+    """What a bundle is for: the key of its task, the edges of its graph, and what stands before and behind it.
+
+    ``axes`` are the free axes of the inputs that may not have any size, under the names that they have there.
+    """
 
     name: _Name
     inputs: Annotated[tuple[Edge, ...], msgspec.Meta(min_length=1, max_length=64)]
@@ -58,6 +80,7 @@ class Task:
     text: Text | None = None
     answers: Answers | None = None
     sequences: Sequences | None = None
+    axes: Annotated[tuple[Axis, ...], msgspec.Meta(max_length=64)] | None = None
 
     def input(self, name: str) -> Edge:
         """The input of that name."""
@@ -115,6 +138,12 @@ def check_task(task: Task) -> None:
         _check_outputs(task, part)
     if task.sequences is not None:
         check_sequences(task.sequences)
+    free = {axis for edge in task.inputs for axis in edge.shape}
+    for axis in task.axes or ():
+        if axis.name not in free:
+            raise ValueError(f"there are sizes for the axis {axis.name}, which no input has")
+        if axis.most is not None and axis.least > axis.most:
+            raise ValueError(f"the axis {axis.name} is {axis.least} at least and {axis.most} at most")
 
 
 def _parts(answers: Answers | None) -> Iterator[Any]:
