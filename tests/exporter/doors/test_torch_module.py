@@ -14,7 +14,7 @@ from edgepress.exporter.doors.kinds import Options
 from edgepress.exporter.doors.traced import Feed, Traced
 from edgepress.exporter.doors.ways.torch_module import is_callable, open_callable
 from edgepress.sessions import open_on_cpu
-from edgepress.tasks.task import Edge
+from edgepress.tasks.task import Axis, Edge
 
 SOURCE = '''
 import torch
@@ -231,7 +231,15 @@ def test_a_check_of_values_is_no_part_of_a_graph(tmp_path: Path) -> None:
 
 def test_sizes_that_are_multiples(tmp_path: Path) -> None:
     traced = open_callable("doors_example:pyramid", Options(), tmp_path)
+    assert {axis.name: axis.multiple for axis in traced.task.axes or ()} == {"2*height": 2, "2*width": 2}
     assert traced.task.inputs[0].shape == ("batch", 3, "2*height", "2*width")
+    assert all(feed["image"].shape[2] % 2 == 0 for feed in islice(traced.examples(2), 5))
+
+
+def test_sizes_that_turn_out_to_be_multiples(tmp_path: Path) -> None:
+    traced = open_callable("doors_example:odd_pyramid", Options(), tmp_path)
+    assert traced.task.inputs[0].shape == (1, 3, "height", 8)
+    assert traced.task.axes == (Axis("height", multiple=2, least=2),)
     assert all(feed["image"].shape[2] % 2 == 0 for feed in islice(traced.examples(2), 5))
 
 
@@ -252,7 +260,6 @@ def test_zeros_around_what_a_maximum_is_taken_of_stay(tmp_path: Path) -> None:
     [
         ("decides", r"decides by the values of a tensor at .*doors_example.py:\d+: `if x.sum\(\) > 0:`.*torch.where"),
         ("fixed", r"cannot leave its axes free: .*x.size\(\)\[0\].*constant \(2\).*Leave that axis out of `axes`"),
-        ("odd_pyramid", r"cannot be called with image .*doors_example.py:\d+: .*free axes \(height\)"),
         ("solves", r"cannot be written as ONNX: .*linalg_eigh"),
         ("raises", r"failed at .*doors_example.py:\d+: .*no weights here"),
         ("number", r"returned int; return \(module, example inputs\)"),
