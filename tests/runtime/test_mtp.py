@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import tiny_models
 import torch
-from chosen_distribution import check_distribution
 from mtp_checkpoints import Oracle
+from speculated_texts import CHEAP, GREEDY, PROMPT, answer, check_distribution
 
 from edgepress.cli import main
 from edgepress.errors import InputError
@@ -26,10 +26,7 @@ from edgepress.runtime.generation.speculation.window import Window
 from edgepress.runtime.turns.side_by_side import side_by_side
 from edgepress.text.tokenizer import StopStrings
 
-CHEAP = StepCosts({1: 1.0, 2: 1.05, 16: 1.6}, exact=16)
-GREEDY = Choosing(Sampling(), [], 0)
 ITS_OWN = StepCosts({1: 0.01, 16: 0.03}, exact=16)
-PROMPT = [5, 17, 40, 33, 8, 9, 12]
 
 
 @pytest.fixture(scope="module")
@@ -80,13 +77,6 @@ class Checked(FurtherTokens):
         return (right + [(token + 1) % 320 for token in found])[:count]  # and then wrong
 
 
-def answer(model: Model | Speculating, sampling: Sampling, *, reuse: bool = False) -> Generation:
-    generation = Generation(model, PROMPT, sampling, 24, StopStrings([]), reuse=reuse)
-    list(generation._tokens())
-    generation.model.settle()
-    return generation
-
-
 @pytest.mark.parametrize("kind", ["attending", "recurrent"])
 @pytest.mark.parametrize("sampling", [Sampling(), Sampling(temperature=0.8, seed=5)], ids=["greedy", "sampled"])
 def test_its_proposals_are_the_oracles_whatever_was_right_before_and_no_token_changes(
@@ -94,11 +84,11 @@ def test_its_proposals_are_the_oracles_whatever_was_right_before_and_no_token_ch
 ) -> None:
     """Proposals that turn out right in part leave the layer's states, and the model's own, as if nothing had been."""
     path = bundle(kind, folder)
-    wanted = answer(opened(path), sampling)
+    wanted = answer(opened(path), sampling, 24)
     model = opened(path)
     drafter = Checked(opening(model), oracle(kind, folder), wanted.tokens, [0, 2, 1, 3, 0, 1])
     ahead = Speculating(model, drafter, Window(CHEAP, 4), 3)
-    found = answer(ahead, sampling)
+    found = answer(ahead, sampling, 24)
     assert found.tokens == wanted.tokens
     assert drafter.times > 5
     assert 5 < ahead.tally.right < ahead.tally.proposed
@@ -166,6 +156,16 @@ def test_bundles_speculate_with_it_and_others_say_that_they_have_none(
     said = capsys.readouterr().err
     assert "has nothing that predicts a token further, so mtp cannot speculate" in said
     assert "a recipe with mtp = true, or take ngram" in said
+
+
+@pytest.mark.parametrize("kind", ["attending", "recurrent"])
+def test_an_untrained_layer_costs_what_the_account_has(kind: str, folder: Path) -> None:
+    """By counted steps: what it proposes is never right, and it seems cheap enough to try."""
+    model, window = opened(bundle(kind, folder)), Window(CHEAP, 16)
+    ahead = Speculating(model, FurtherTokens(opening(model)), window, 15)
+    steps = len(answer(ahead, Sampling(), 100).tokens) - 1
+    assert ahead.tally.proposed > ahead.tally.right
+    assert steps < window.spent <= 1.015 * steps + 0.5
 
 
 def test_a_trained_layer_halves_the_steps_and_drawn_texts_are_the_models(

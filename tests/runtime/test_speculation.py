@@ -13,6 +13,7 @@ from hybrid_bundle import write_hybrid
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
+from speculated_texts import CHEAP, GREEDY, PROMPT, answer
 from tiny_models import save
 
 from edgepress.errors import InputError
@@ -31,8 +32,6 @@ from edgepress.runtime.sessions.session import Mark
 from edgepress.text.tokenizer import StopStrings
 
 VOCABULARY, END = 7, 0
-CHEAP = StepCosts({1: 1.0, 2: 1.05, 16: 1.6}, exact=16)
-GREEDY = Choosing(Sampling(), [], 0)
 
 
 # ---- a model in the place of one: its logits are a table's row for the last two tokens -------------------------------
@@ -131,6 +130,9 @@ class Guesses:
 
     def cost(self, count: int) -> float:
         del count
+        return 0.0
+
+    def once(self) -> float:
         return 0.0
 
     def propose(self, count: int, choosing: Choosing) -> list[int]:
@@ -253,16 +255,18 @@ def test_ngrams_propose_what_followed_the_latest_like_place(text: list[int], beg
     st.floats(0.0, 0.3),
     st.floats(0.0, 0.3),
     st.integers(0, 2),
+    st.floats(0.0, 2.0),
 )
 def test_what_is_lost_is_bounded_whatever_comes(
-    steps: list[tuple[int, int]], wide: float, drafting: float, behind: float, nothing: int
+    steps: list[tuple[int, int]], wide: float, drafting: float, behind: float, nothing: int, once: float
 ) -> None:
     """1.5 % and half a step: with it the promise of 0.97 of the plain speed holds from 40 tokens on."""
     window = Window(StepCosts({1: 1.0, 16: wide}, exact=16), 16)
     spent = tokens = 0.0
     for evidence, right in steps:
-        width = window.width(evidence, drafting=lambda count: behind + drafting * count)
-        drafted = behind + drafting * width if width else 0.0
+        width = window.width(evidence, drafting=lambda count, once=once: behind + once + drafting * count, once=once)
+        drafted = behind + once + drafting * width if width else 0.0
+        once = 0.0 if width else once
         spent += drafted
         tokens += 1
         if width and right < nothing:  # a drafter that gives up after all
@@ -276,6 +280,20 @@ def test_what_is_lost_is_bounded_whatever_comes(
             window.plain()
             spent += 1
         assert spent <= 1.015 * tokens + 0.5 + 1e-9
+
+
+def test_what_is_read_once_is_paid_when_the_account_has_it() -> None:
+    """A draft of a tenth of the model's cost is worth it, and has to read a text first that no single step pays for."""
+    window, steps = Window(StepCosts({1: 1.0, 2: 1.33, 4: 1.74, 16: 5.34}, exact=16), 16), 0
+
+    def drafting(count: int) -> float:
+        return 0.5 + 0.1 * count
+
+    while not window.width(3, drafting=drafting, once=0.5):
+        window.plain()
+        steps += 1
+    assert 20 < steps < 60  # 0.015 of each token
+    assert window.width(3, drafting=drafting) == 0
 
 
 def test_the_window_follows_what_was_right() -> None:
@@ -310,16 +328,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def opened(path: Path) -> Model:
     return load(path, threads=1, prepared=False)
-
-
-PROMPT = [5, 17, 40, 33, 8, 9, 12]
-
-
-def answer(model: Any, sampling: Sampling) -> Generation:
-    generation = Generation(model, PROMPT, sampling, 40, StopStrings([]))
-    list(generation._tokens())
-    generation.model.settle()
-    return generation
 
 
 @pytest.mark.parametrize("variant", ["llama", "mistral-window", "lfm2", "qwen3_5_text"])

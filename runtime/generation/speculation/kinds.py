@@ -39,6 +39,9 @@ class Drafter(Protocol):
     def cost(self, count: int) -> float:
         """What it takes to propose ``count`` tokens now, in steps of the model; 0 where that is nothing against one."""
 
+    def once(self) -> float:
+        """What of :meth:`cost` is for text that it has not read, and would have had it been asked all along."""
+
     def propose(self, count: int, choosing: Choosing) -> list[int]:
         """At most ``count`` tokens that may come next, one after the other.
 

@@ -125,7 +125,9 @@ class Speculating(Around):
     def _width(self, evidence: int, known: int) -> int:
         """How many tokens a step verifies beside ``known`` ones."""
         room = self.session.context - self.session.position - known
-        return min(self._window.width(evidence, known, self._drafter.cost), self._most, room)
+        again = self.session.earliest >= self.session.position
+        width = self._window.width(evidence, known, self._drafter.cost, once=self._drafter.once(), again=again)
+        return min(width, self._most, room)
 
     def _row(self, step: _Step) -> Floats:
         logits: Floats = step.rows[step.used]

@@ -23,7 +23,7 @@ _FORGET = 0.99  # what is left of them when none is made although there is evide
 
 
 class Window:
-    """The width of the next step, for one text.
+    """The width of the next step, for one text; ``spent`` is what all so far cost, in steps over one token.
 
     Args:
         costs: of steps over several tokens.
@@ -34,29 +34,40 @@ class Window:
     def __init__(self, costs: StepCosts, most_rows: int) -> None:
         self._costs = [0.0, *(costs.of(rows) for rows in range(1, most_rows + 1))]  # by rows
         self._most_rows = most_rows
-        self._balance = _FIRST
+        self._balance, self.spent = _FIRST, 0.0
         self._seen: dict[int, tuple[float, float]] = {}  # by evidence: right ones, and how many were looked at
 
     def cost(self, rows: int) -> float:
         """What a step over ``rows`` tokens costs, in steps over one."""
         return self._costs[rows]
 
-    def width(self, evidence: int, known: int = 1, drafting: Callable[[int], float] = lambda _: 0.0) -> int:
+    def width(
+        self,
+        evidence: int,
+        known: int = 1,
+        drafting: Callable[[int], float] = lambda _: 0.0,
+        *,
+        once: float = 0.0,
+        again: bool = False,
+    ) -> int:
         """How many tokens to propose beside ``known`` ones that the step computes anyway; 0 where none pays.
 
-        ``drafting`` says what it takes to propose so many, in steps.
+        ``drafting`` says what it takes to propose so many, in steps. ``once`` of these are taken this time only: the
+        account has to have them, and whether the width pays is a question of the others. With ``again`` the tokens of a
+        step that was wrong are computed again by the next one, as states cannot be taken back.
         """
         right = self._chance(evidence)
         alone = self.cost(known)
+        behind = self.cost(known + 1) - 1 if again and known < self._most_rows else 0.0
         best, width, expected, power = _WORTH / alone, 0, 1.0, 1.0
         for count in range(1, self._most_rows - known + 1):
             power *= right
             expected += power
             cost = self.cost(known + count) + drafting(count)
-            if cost - alone > self._balance:
+            if cost - alone + behind > self._balance:
                 break
-            if expected / cost > best:
-                best, width = expected / cost, count
+            if expected / (cost - once) > best:
+                best, width = expected / (cost - once), count
         if not width and evidence in self._seen:
             was_right, seen = self._seen[evidence]
             self._seen[evidence] = _FORGET * was_right, _FORGET * seen
@@ -64,18 +75,22 @@ class Window:
 
     def plain(self, rows: int = 1, drafted: float = 0.0) -> None:
         """A step over ``rows`` tokens has given one; ``drafted`` steps were spent on looking for more."""
-        self._balance += 1 - self.cost(rows) + _GRANTED - drafted
+        self._pay(1, self.cost(rows) + drafted)
 
     def verified(self, evidence: int, proposed: int, right: int, rows: int, drafted: float = 0.0) -> None:
         """A step over ``rows`` tokens, of which ``proposed`` were, has given ``right`` of them and one more.
 
         To propose them took ``drafted`` steps.
         """
-        self._balance += (right + 1) * (1 + _GRANTED) - self.cost(rows) - drafted
+        self._pay(right + 1, self.cost(rows) + drafted)
         before_right, before = self._seen.get(evidence, (0.0, 0.0))
         looked_at = min(right + 1, proposed)
         kept = min(1.0, _REMEMBERED / (before + looked_at))
         self._seen[evidence] = kept * (before_right + right), kept * (before + looked_at)
+
+    def _pay(self, tokens: int, steps: float) -> None:
+        self.spent += steps
+        self._balance += tokens * (1 + _GRANTED) - steps
 
     def _chance(self, evidence: int) -> float:
         """How likely the next proposed token is right."""

@@ -6,26 +6,22 @@ from typing import Any
 
 import numpy as np
 import pytest
-from chosen_distribution import check_distribution
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_models import save
+from speculated_texts import CHEAP, GREEDY, PROMPT, answer, check_distribution
+from tiny_models import VARIANTS, save, save_variant
 
 from edgepress.errors import InputError
 from edgepress.exporter import export
 from edgepress.runtime import Sampling, Speculation, load
-from edgepress.runtime.generation.choosing import Choosing
-from edgepress.runtime.generation.generation import Generation
 from edgepress.runtime.generation.speculation.costs import StepCosts
 from edgepress.runtime.generation.speculation.drafters import draft as drafting
 from edgepress.runtime.generation.speculation.drafters.draft import Draft
 from edgepress.runtime.generation.speculation.speculating import Speculating
 from edgepress.runtime.generation.speculation.window import Window
 from edgepress.runtime.sessions.session import Mark
-from edgepress.text.tokenizer import StopStrings
 
 VOCABULARY = 5
-GREEDY = Choosing(Sampling(), [], 0)
 COSTS = StepCosts({1: 0.25, 2: 0.3, 16: 0.5}, exact=1)
 
 
@@ -98,12 +94,14 @@ def test_it_proposes_its_own_greedy_text_whatever_was_taken(
     for count, right, anew in steps:
         proposed: list[int] = []
         if count:
-            cost, before = drafter.cost(count), len(session.computed)
+            cost, once, before = drafter.cost(count), drafter.once(), len(session.computed)
             proposed = drafter.propose(count, GREEDY)
             assert proposed == by_hand(session, text, count)
             made = session.computed[before:]
             assert len(made) == len(proposed)
-            assert made[0] <= 32
+            assert made[0] <= 16
+            if count == 1:
+                assert once == pytest.approx(COSTS.seconds_of(made[0]) - COSTS.seconds_of(min(2, made[0])))
             assert cost == pytest.approx(COSTS.seconds_of(made[0]) + (count - 1) * 0.25)
         if anew:
             text = [*text[: max(2, len(text) - right)], 3]
@@ -137,17 +135,6 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return found
 
 
-PROMPT = [5, 17, 40, 33, 8, 9, 12]
-CHEAP = StepCosts({1: 1.0, 2: 1.05, 16: 1.6}, exact=16)
-
-
-def answer(model: Any, sampling: Sampling) -> Generation:
-    generation = Generation(model, PROMPT, sampling, 40, StopStrings([]))
-    list(generation._tokens())
-    generation.model.settle()
-    return generation
-
-
 @pytest.mark.parametrize("variant", ["llama", "lfm2", "mistral-window"])
 def test_answers_are_the_plain_ones(variant: str, bundles: dict[str, Path]) -> None:
     """In float32 several tokens a step differ from one by 1e-6, and these answers are nowhere so near a tie."""
@@ -176,6 +163,23 @@ def test_drawn_texts_have_the_models_distribution(bundles: dict[str, Path], tmp_
     drafter = Draft(worse.session, StepCosts({1: 1e-3, 16: 1e-3}, exact=1), 1.0)
     right = check_distribution(plain, Speculating(quick, drafter, Window(CHEAP, 4), 3), PROMPT, 500)
     assert 0.05 < right < 0.9  # many are wrong, and some right
+
+
+def test_a_draft_that_is_not_right_costs_what_the_account_has(bundles: dict[str, Path], tmp_path: Path) -> None:
+    """By counted steps: a model of other random weights, which seems cheap enough to try."""
+    save_variant(VARIANTS["llama"], tmp_path / "other", seed=9)
+    export(tmp_path / "other", out=tmp_path / "bundle", target="x86-cpu", recipe="fp32")
+    plain, quick, other = (
+        load(path, threads=1, prepared=False)
+        for path in (bundles["llama-fp32"], bundles["llama-fp32"], tmp_path / "bundle")
+    )
+    window = Window(CHEAP, 16)
+    ahead = Speculating(quick, Draft(other.session, StepCosts({1: 0.05, 16: 0.2}, exact=1), 1.0), window, 15)
+    found = answer(ahead, Sampling(), 100)
+    assert found.tokens == answer(plain, Sampling(), 100).tokens
+    assert ahead.tally.proposed > ahead.tally.right
+    steps = len(found.tokens) - 1
+    assert steps < window.spent <= 1.015 * steps + 0.5
 
 
 def test_a_bundle_that_is_named_drafts_for_another(bundles: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,7 +23,8 @@ from edgepress.runtime.graph_file.first_use import verify_first
 from edgepress.runtime.sessions.session import Mark, Session
 from edgepress.text.tokenizer import read_tokenizer
 
-_READ = 32  # tokens
+_READ = 16  # tokens
+_BEHIND = 2  # tokens that a step leaves unread
 _SURE = 0.3  # of 1
 _EVIDENCE = 3  # there is one kind of proposals only, of which a good half are right
 
@@ -68,6 +69,11 @@ class Draft:
         """A step over what is not read yet, and one for each token after the first that is proposed."""
         _, read = self._unread(count)
         return (self._costs.seconds_of(read) + (count - 1) * self._costs.seconds_of(1)) / self._step
+
+    def once(self) -> float:
+        """What it has not read beyond the two tokens that a step leaves it: the last right one, and that after it."""
+        _, read = self._unread(1)
+        return (self._costs.seconds_of(read) - self._costs.seconds_of(min(read, _BEHIND))) / self._step
 
     def propose(self, count: int, choosing: Choosing) -> list[int]:
         """What is chosen after the text, what is after that, and so on."""

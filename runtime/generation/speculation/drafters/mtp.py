@@ -24,6 +24,7 @@ from edgepress.runtime.generation.speculation.kinds import Opening
 from edgepress.runtime.sessions.cpu import CpuSession
 
 _SEEN = 16  # tokens that it reads of a text at once
+_BEHIND = 2  # tokens that a step leaves unread: the last that was right, and the one after it
 _EVIDENCE = 3  # more than a guess: heads that were trained with their model are right two times of three and more
 
 
@@ -67,6 +68,11 @@ class FurtherTokens:
         """A step over what it has not read yet, and one for each token but the first."""
         behind = len(self._text) - 1 - self._place()[0]
         return (self._costs.seconds_of(behind) + (count - 1) * self._costs.seconds_of(1)) / self._step
+
+    def once(self) -> float:
+        """What it has not read beyond the two tokens that a step leaves it."""
+        behind = len(self._text) - 1 - self._place()[0]
+        return (self._costs.seconds_of(behind) - self._costs.seconds_of(min(behind, _BEHIND))) / self._step
 
     def propose(self, count: int, choosing: Choosing) -> list[int]:
         """The token chosen next, and after it that chosen by what was given there."""

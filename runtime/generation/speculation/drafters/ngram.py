@@ -49,6 +49,10 @@ class Ngrams:
         del count
         return 0.0
 
+    def once(self) -> float:
+        """There is nothing to read."""
+        return 0.0
+
     def propose(self, count: int, choosing: Choosing) -> list[int]:
         """What followed the latest place that is alike; where that runs into the end of the text, it repeats itself."""
         del choosing  # there is nothing to choose from

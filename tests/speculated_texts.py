@@ -1,4 +1,4 @@
-"""What a drawn text's distribution has to be, from a model's logits alone, and whether texts have it."""
+"""Texts that are speculated on: how they are made, what their steps cost, and which distribution they have to have."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -7,12 +7,25 @@ import numpy as np
 from scipy.stats import chisquare
 
 from edgepress.runtime import Model, Sampling
-from edgepress.runtime.generation.generation import Generation
+from edgepress.runtime.generation.choosing import Choosing
+from edgepress.runtime.generation.generation import Generation, OpenText
+from edgepress.runtime.generation.speculation.costs import StepCosts
 from edgepress.runtime.generation.speculation.speculating import Speculating
 from edgepress.text.tokenizer import StopStrings
 
+PROMPT = [5, 17, 40, 33, 8, 9, 12]
+CHEAP = StepCosts({1: 1.0, 2: 1.05, 16: 1.6}, exact=16)
+GREEDY = Choosing(Sampling(), [], 0)
 LENGTH, TOP = 3, 3  # tokens of a text, and how many each is drawn from
 HOT, PENALTY = 1.2, 1.2
+
+
+def answer(model: OpenText, sampling: Sampling, longest: int = 40, *, reuse: bool = False) -> Generation:
+    """The answer to ``PROMPT``, whole."""
+    generation = Generation(model, PROMPT, sampling, longest, StopStrings([]), reuse=reuse)
+    list(generation._tokens())
+    generation.model.settle()
+    return generation
 
 
 def chances(model: Model, text: Sequence[int]) -> dict[int, float]:
