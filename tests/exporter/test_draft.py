@@ -5,6 +5,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import mtp_checkpoints
 import numpy as np
 import pytest
 from tiny_models import TEXT, save
@@ -21,6 +22,7 @@ from edgepress.exporter.recipe.reading import read_recipe
 from edgepress.exporter.recipe.recipe import Storage, recipe_from_json
 from edgepress.runtime import Speculation, load
 from edgepress.runtime.config import read_config
+from edgepress.runtime.generation.speculation.costs import StepCosts
 from edgepress.runtime.sessions.cpu import CpuSession
 from edgepress.targets import find_target
 from edgepress.targets.legality.check import find_models
@@ -211,6 +213,37 @@ def test_one_that_is_not_worth_it_is_left_out_with_the_reason(folder: Path, caps
     assert not find_problems(out)
     assert main(["plan", str(folder / "model"), *arguments]) == 0
     assert "draft        depth: " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("variant", "target", "before", "drafters"),
+    [
+        ("llama", "arm64-cpu", "", ["draft"]),  # beside a graph in float16
+        ("llama", "x86-cpu", 'prune = ["depth"]\n[options.depth]\nlayers = 2\nby = "influence"\n', ["draft"]),
+        ("qwen3_5_text", "x86-cpu", "mtp = true\n", ["mtp", "draft"]),
+    ],
+    ids=["float16", "pruned", "mtp"],
+)
+def test_a_draft_goes_together_with_what_else_a_recipe_can_be(
+    variant: str, target: str, before: str, drafters: list[str], tmp_path: Path
+) -> None:
+    checkpoint = (mtp_checkpoints.save if "mtp" in drafters else save)(variant, tmp_path / "model")
+    (tmp_path / "text.txt").write_text(TEXT * 40, encoding="utf-8")
+    asked, out = write(tmp_path, before + DRAFT.format(gain=0)), tmp_path / "out"
+    manifest = export(checkpoint, out=out, target=target, recipe=asked, calibration=[tmp_path / "text.txt"], threads=1)
+    assert [entry.drafter for entry in manifest.drafters] == drafters
+    assert not find_problems(out)
+    model = load(out, threads=1, prepared=False)
+    model.__dict__["step_costs"] = StepCosts({1: 1e3, 2: 1.05e3, 16: 1.6e3}, exact=16)  # beside which drafts are free
+    prompt = [5, 17, 40, 33, 8, 9, 12]
+    wanted = model.generate(prompt, max_tokens=24)
+    wanted.text()
+    for drafter in drafters:
+        found = model.generate(prompt, max_tokens=24, speculate=Speculation(drafter, exact=False))
+        found.text()
+        assert found.tokens == wanted.tokens
+        assert found.tally is not None
+        assert found.tally.proposed
 
 
 def test_a_killed_export_goes_on_with_its_draft(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -192,7 +192,7 @@ def _drafters(manifest: "Manifest") -> list[str]:
     lines = []
     for entry in manifest.drafters:
         worth = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in entry.about.items() if key != "steps")
-        lines.append(f"{entry.file} for --speculate {entry.drafter}: {worth}")
+        lines.append(f"{entry.file} for --speculate {entry.drafter}" + (f": {worth}" if worth else ""))
     left_out: Mapping[str, str] = manifest.decisions.get("left_out", {})  # type: ignore[assignment]
     return lines + [f"no draft model: {left_out[name]}" for name in ("draft",) if name in left_out]
 
