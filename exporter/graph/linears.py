@@ -25,6 +25,7 @@ _ROUNDED, _BACK = ".input.rounded", ".input"  # how values end that are activati
 _FC1_SCALES, _FC2_SCALES, _BYTE = 3, 6, 8  # inputs of QMoE; bits
 _PLACES = {"DynamicQuantizeMatMul": (1, 2, 3, 4), "MatMulIntegerToFloat": (1, 3, 5, 6)}
 """Which inputs are the weight, its scales, its zero points and what is added."""
+_LSTM_INPUTS = 8  # that an LSTM has; those of DynamicQuantizeLSTM after them are scales and zero points
 _BIAS = 5  # the input of MatMulNBits that is added; two optional ones are between it and the zero points
 
 
@@ -241,7 +242,8 @@ def compute_in_float(model: onnx.ModelProto, accuracy_level: int) -> None:
     """Leave the weights of ``model``'s products as they are stored, but round none of the products' inputs.
 
     MatMulNBits gets ``accuracy_level``; DynamicQuantizeMatMul and MatMulIntegerToFloat become DequantizeLinear and
-    MatMul; what would quantize activations, and dequantize them again, passes them on.
+    MatMul, DynamicQuantizeLSTM an LSTM of floats that are made of the codes; what would quantize activations, and
+    dequantize them again, passes them on.
     """
     for graph in reversed(list(graphs(model.graph))):  # inner ones first, as nodes are copied with them
         set_nodes(graph, [line for node in graph.node for line in _in_float(node, accuracy_level)])
@@ -255,6 +257,8 @@ def _in_float(node: onnx.NodeProto, accuracy_level: int) -> list[onnx.NodeProto]
         return [helper.make_node("Identity", node.input[:1], node.output[:1])]
     if node.op_type == "QMoE":
         return _experts_in_float(node)
+    if node.op_type == "DynamicQuantizeLSTM":
+        return _steps_in_float(node)
     places = _PLACES.get(node.op_type)
     if places is None:
         return [node]
@@ -265,6 +269,33 @@ def _in_float(node: onnx.NodeProto, accuracy_level: int) -> list[onnx.NodeProto]
         helper.make_node("MatMul", [x, f"{y}.weight"], [f"{y}.float" if bias else y]),
     ]
     return [*lines, helper.make_node("Add", [f"{y}.float", *bias], [y])] if bias else lines
+
+
+def _steps_in_float(node: onnx.NodeProto) -> list[onnx.NodeProto]:
+    """An LSTM; weights are (directions, columns, rows) with a scale and a zero point for each row of each direction::
+
+    codes ─ Cast ─ Sub(Cast(zero points)) ─ Mul(scales) ─ Transpose ─ LSTM
+    """
+    lines, at, inputs = list[onnx.NodeProto](), node.name or node.output[0], list(node.input[:_LSTM_INPUTS])
+    axis = f"{at}.axis"
+    lines.append(helper.make_node("Constant", [], [axis], value_ints=[1]))
+    for place, (scale, zero) in zip((1, 2), ((8, 9), (10, 11)), strict=True):
+        names = {
+            key: f"{at}.{place}.{key}" for key in ("zero", "codes", "scale", "row_zero", "steps", "turned", "whole")
+        }
+        lines += [
+            helper.make_node("Cast", [node.input[zero]], [names["zero"]], to=FLOAT),
+            helper.make_node("Cast", [node.input[place]], [names["codes"]], to=FLOAT),
+            helper.make_node("Unsqueeze", [node.input[scale], axis], [names["scale"]]),
+            helper.make_node("Unsqueeze", [names["zero"], axis], [names["row_zero"]]),
+            helper.make_node("Sub", [names["codes"], names["row_zero"]], [names["steps"]]),
+            helper.make_node("Mul", [names["steps"], names["scale"]], [names["turned"]]),
+            helper.make_node("Transpose", [names["turned"]], [names["whole"]], perm=[0, 2, 1]),
+        ]
+        inputs[place] = names["whole"]
+    plain = helper.make_node("LSTM", inputs, list(node.output))
+    plain.attribute.extend(node.attribute)
+    return [*lines, plain]
 
 
 def _experts_in_float(node: onnx.NodeProto) -> list[onnx.NodeProto]:

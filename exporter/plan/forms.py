@@ -27,10 +27,10 @@ def product_form(weight: Weight, scheme: Scheme | None, asked: str, recipe: Reci
         few = "" if isinstance(load_method(scheme.method), Method) else _FEW_ZEROS if scheme.zeros else _FEW
         return "blocks", few + _why_not_float(weight, scheme, recipe)
     if weight.in_float or not activations.is_integer or weight.kind == "embedding":
-        return ("folded", "; computed in float32") if weight.in_float else ("blocks", "")
+        return _made_floats(weight, scheme, recipe) if weight.in_float else ("blocks", "")
     if weight.kind == "head" and activations.is_calibrated:
         return "blocks", "; float32 activations, as logits are"
-    if scheme.bits == 8 and scheme.per_channel and scheme.symmetric:
+    if _by_row(scheme):
         form: Form = (
             "dynamic" if not activations.is_calibrated else "uint8" if activations.type == "uint8" else "uint16"
         )
@@ -43,6 +43,19 @@ def product_form(weight: Weight, scheme: Scheme | None, asked: str, recipe: Reci
         f"{'one scale a row' if scheme.per_channel else f'block {scheme.block_size}'}"
         f"{'' if scheme.symmetric else ' and zero points'} by {asked}"
     )
+
+
+def _made_floats(weight: Weight, scheme: Scheme, recipe: Recipe) -> tuple[Form, str]:
+    """Codes that are floats when a graph is opened, but for an LSTM's where integers are ranged at each call."""
+    activations = recipe.activations
+    if weight.stepped and activations.is_integer and not activations.is_calibrated and _by_row(scheme):
+        return "dynamic", f"; {activations.type} activations, ranged over a call and at each step"
+    return "folded", "; computed in float32"
+
+
+def _by_row(scheme: Scheme) -> bool:
+    """Whether a weight has codes that kernels multiply in integers: 8 bits, one scale a row."""
+    return scheme.bits == 8 and scheme.per_channel and scheme.symmetric
 
 
 def static_form(weight: Weight, scheme: Scheme | None, asked: str, recipe: Recipe) -> tuple[Form, str]:

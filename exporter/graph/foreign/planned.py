@@ -4,6 +4,7 @@
 
     x ─ MatMul, Gemm (W)  ─►  x ─ MatMulNBits or DynamicQuantizeMatMul (codes, bias)   linears.py has the forms
     ids ─ Gather (W)      ─►  ids ─ GatherBlockQuantized (codes)
+    x ─ LSTM (W, R)       ─►  x ─ DynamicQuantizeLSTM (codes)                      recurrent.py
     any other (W)         ─►  codes ─ Cast ─ Sub ─ Mul ─ Reshape ─ W, which onnxruntime computes when it opens the graph
 
 What is kept in float32 is the initializer that it was, its bytes a region of the data file.
@@ -19,12 +20,12 @@ from onnx import TensorProto, helper, numpy_helper
 from edgepress.exporter.arrays.scheme import Scheme
 from edgepress.exporter.graph.builder import CONTRIB, FLOAT, FLOAT16, Attribute
 from edgepress.exporter.graph.editing import Editor, copied, remove_unused, rewrite, set_nodes
-from edgepress.exporter.graph.foreign import kernels, tokens
+from edgepress.exporter.graph.foreign import kernels, recurrent, tokens
 from edgepress.exporter.graph.foreign.roles import Foreign
 from edgepress.exporter.graph.linears import UINT8, Projection, block_scales, write_linear
 from edgepress.exporter.graph.weights import Weights, refer
 from edgepress.exporter.plan.plan import Plan, PlannedTensor, Region
-from edgepress.onnx_graph.walk import attribute, graphs, operand, opset
+from edgepress.onnx_graph.walk import all_nodes, attribute, graphs, operand, opset
 
 _AXES_ARE_INPUTS = 18  # of reductions, from this opset on
 _BYTE = 8  # bits
@@ -139,6 +140,7 @@ class _Writer:
             "MatMul": self._product,
             "Gemm": self._product,
             "Gather": self._rows,
+            "LSTM": self._steps,
         }
 
     def unused(self, name: str) -> str:
@@ -271,6 +273,15 @@ class _Writer:
             g.node("Slice", [found, *names], y)
         return True
 
+    def _steps(self, editor: Editor, node: onnx.NodeProto) -> bool:
+        """An LSTM of which both weights have codes for its form in integers."""
+        w, r = (self._tensors.get(node.input[index]) for index in (1, 2))
+        if w is None or r is None or not (w.is_integer and r.is_integer):
+            return False
+        directions, *_ = self._foreign.dims[w.weight.name]
+        recurrent.write_lstm(_Nodes(editor, self, node.output), node, w, r, directions)
+        return True
+
     def write_floats(self) -> None:
         """Put what is kept, or made of codes when the graph is opened, in the places of the weights."""
         editor = Editor(self._made, self._made.graph, Weights())
@@ -284,9 +295,14 @@ class _Writer:
                 g.node("Cast", [half], name, to=FLOAT)
             elif tensor.form == "folded":
                 self._unpack(g, tensor)
+            elif tensor.weight.stepped and self._is_read(name):
+                recurrent.write_floats(g, tensor, self._foreign.dims[name])
         del self._made.graph.initializer[:]
         self._made.graph.initializer.extend(one for name, one in self._initializers.items() if name in self._final)
         set_nodes(self._made.graph, [*editor.nodes, *self._made.graph.node])
+
+    def _is_read(self, name: str) -> bool:
+        return any(name in node.input for node in all_nodes(self._made.graph.node))
 
     def _unpack(self, g: _Nodes, tensor: PlannedTensor) -> None:
         """Floats of the codes of a weight, in its own shape; operators that every opset and runtime has::

@@ -18,11 +18,15 @@ def plan_traced(description: Foreign, recipe: Recipe, source: OnnxFile, targets:
     """
     asked = replace(recipe, context_length=None)  # such a graph has no positions
     plan, is_signed = make_plan(description, asked, source.itemsize), "int8 weights" in faster_forms(targets)
+    is_dynamic = recipe.activations.is_integer and not recipe.activations.is_calibrated
 
     def planned(tensor: PlannedTensor) -> PlannedTensor:
         if tensor.form in {"float", "half"}:
             return replace(tensor, weight=natural(tensor.weight))
-        if tensor.form == "dynamic" and is_signed:
+        why = description.in_float.get(tensor.weight.name, "")
+        if tensor.form == "folded" and why and is_dynamic:
+            return replace(tensor, reason=f"{tensor.reason}: {why}")
+        if tensor.form == "dynamic" and is_signed and not tensor.weight.stepped:
             return replace(tensor, form="dynamic pairs", reason=f"{tensor.reason}; int8 whose pairs fit into 16 bits")
         return tensor
 

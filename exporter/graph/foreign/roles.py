@@ -5,7 +5,8 @@
     W ─ MatMul, Gemm           linear       codes by blocks or by row, in the kernels that there are for them
     W ─ Gather                 embedding    rows are looked up in codes
     W ─ Conv, ConvTranspose    convolution  ┐
-    W ─ … ─ LSTM, GRU, RNN     recurrent    │ floats are made of codes when the graph is opened
+    W ─ … ─ LSTM, GRU, RNN     recurrent    │ floats are made of codes when the graph is opened; an LSTM that reads
+                                            │ them as they are may compute in integers
     W ─ MatMul of batches …    linear       ┘
     gains, biases, the rest                 kept
 
@@ -13,8 +14,8 @@ A weight may pass nodes that only move it (Slice, Concat, Transpose …) on its 
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from math import prod
 
 import onnx
@@ -22,6 +23,7 @@ from onnx import TensorProto
 
 from edgepress.bundle.states import State
 from edgepress.exporter.graph.foreign.normal import SMALL
+from edgepress.exporter.graph.foreign.recurrent import why_float
 from edgepress.exporter.model.description import Layer, Rotation
 from edgepress.exporter.model.parts.primitives import Kind, Weight
 from edgepress.exporter.source.part import Part
@@ -84,6 +86,7 @@ class Foreign:
     tied: bool = False
     rotation: Rotation | None = None
     long_from: int | None = None
+    in_float: Mapping[str, str] = field(default_factory=dict)  # why, of weights of recurrent nodes that have to be
 
     def weights(self) -> list[Weight]:
         """Every float constant of more than a few numbers."""
@@ -100,7 +103,10 @@ def describe(model: onnx.ModelProto, model_type: str) -> Foreign:
     for tensor in model.graph.initializer:
         if tensor.data_type == TensorProto.FLOAT and elements(tensor) > SMALL:
             listed.append(_weight(tensor, uses.get(tensor.name, [])))
-    return Foreign(tuple(listed), {t.name: tuple(t.dims) for t in model.graph.initializer}, model_type)
+    dims = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
+    recurrent = [weight.name for weight in listed if weight.kind == "recurrent"]
+    why = {name: reason for name in recurrent if (reason := why_in_float(uses[name], dims[name]))}
+    return Foreign(tuple(listed), dims, model_type, in_float=why)
 
 
 def natural(weight: Weight) -> Weight:
@@ -110,7 +116,7 @@ def natural(weight: Weight) -> Weight:
         return weight
     rows, columns = weight.shape
     kept = Part(part.tensor, 0, columns, leading=part.leading)
-    return Weight(weight.name, weight.kind, (columns, rows), (kept,), in_float=weight.in_float)
+    return Weight(weight.name, weight.kind, (columns, rows), (kept,), in_float=weight.in_float, stepped=weight.stepped)
 
 
 def find_uses(model: onnx.ModelProto) -> dict[str, list[Use]]:
@@ -164,7 +170,14 @@ def _weight(tensor: TensorProto, uses: list[Use]) -> Weight:
     if transposed:
         rows, columns = columns, rows
     part = Part(tensor.name, 0, rows, transposed, leading=leading)
-    return Weight(tensor.name, kind, (rows, columns), (part,), in_float=in_float)
+    stepped = kind == "recurrent" and not why_in_float(uses, dims)
+    return Weight(tensor.name, kind, (rows, columns), (part,), in_float=in_float, stepped=stepped)
+
+
+def why_in_float(uses: Sequence[Use], dims: Sequence[int]) -> str:
+    """Why a weight of recurrent nodes is read in floats, whatever a recipe says; "" where it need not be."""
+    why = next(filter(None, (why_float(use.node, dims) for use in uses)), "")
+    return why or ("other nodes move it on its way" if any(use.moved for use in uses) else "")
 
 
 def _kind(use: Use, tensor: TensorProto) -> Kind:

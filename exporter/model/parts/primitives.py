@@ -48,7 +48,8 @@ class Weight:
     The rows of two ``interleaved`` parts take turns: row 2 i is row i of the first. The columns of an ``ordered`` one
     are stored in an order that lies beside it, as :meth:`PackedTensor.order` has it. An ``expert``'s weight, in a stack
     or not, sees the tokens alone that a router sends there. ``in_float`` says that no kernel computes with codes of it:
-    the graph makes floats of them when it is opened. ``static`` is for graphs in which every value is an integer of a
+    the graph makes floats of them when it is opened; ``stepped`` ones are read by LSTMs, which compute with codes where
+    activations are ranged at each call. ``static`` is for graphs in which every value is an integer of a
     range that calibration finds: ``signed`` has codes with one scale a row, in the places that the graph has them;
     ``value`` is rounded as what is computed is.
     """
@@ -63,6 +64,7 @@ class Weight:
     ordered: bool = False
     expert: bool = False
     in_float: bool = False
+    stepped: bool = False
     static: Literal["signed", "value"] | None = None
 
     def __post_init__(self) -> None:
