@@ -298,21 +298,25 @@ def report(found: Sequence[Mapping[str, Any]]) -> str:
     return table(["part", "computed by", *(f"{cpu}: thousands" for cpu in columns)], rows)
 
 
+def counted() -> list[dict[str, Any]]:
+    """The samples there are."""
+    path = RESULTS / f"{NAME}.jsonl"
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()[1:]] if path.exists() else []
+
+
 def main() -> None:
     """Count, keep the raw counts and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cpus", nargs="*", default=CPUS)
     parser.add_argument("--parts", nargs="*", default=list(PARTS), choices=PARTS)
     arguments = parser.parse_args()
-    kept, path = list[dict[str, Any]](), RESULTS / f"{NAME}.jsonl"
     with TemporaryDirectory() as folder:
         for cpu in arguments.cpus:
             found = list(samples(cpu, Path(folder), arguments.parts))
-            kept = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()[1:]] if path.exists() else []
             again = {(cpu, part) for part in arguments.parts}
-            kept = [one for one in kept if (one["cpu"], one["part"]) not in again] + found
+            kept = [one for one in counted() if (one["cpu"], one["part"]) not in again] + found
             save(NAME, sorted(kept, key=lambda one: (CPUS.index(one["cpu"]), list(PARTS).index(one["part"]))))
-    print(report(kept))
+    print(report(counted()))
 
 
 if __name__ == "__main__":
