@@ -1,27 +1,22 @@
-"""Steps over several tokens on emulated ARM: where they are called exact, they have the bits of single steps."""
+"""Attention of several tokens on emulated ARM, as steps that are called exact need it: the bits of single steps."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import arm64_rows
 import numpy as np
 import onnx
 import pytest
-import tiny_models
 from guests import Guests
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
-from two_graphs import FLOAT16_FILE, FLOAT32_FILE
 
-from edgepress.exporter import export
 from edgepress.targets.emulator import Call, Installation
 from edgepress.targets.emulator.model import run_model
 
 Arrays = dict[str, NDArray[Any]]
 HEADS, KV_HEADS, WIDTH = 4, 2, 64
 PASTS = (1, 24, 72, 145)  # tokens before: kernels add up in pieces, and a length may end within one
-MOST = 3  # tokens of a step
 
 
 def attention(kind: int, rows: int, past: int) -> onnx.ModelProto:
@@ -41,7 +36,7 @@ def attention(kind: int, rows: int, past: int) -> onnx.ModelProto:
 
 
 def steps(rows: int, past: int, run: Callable[[int, int, Arrays], Arrays]) -> Iterator[NDArray[Any]]:
-    """What two tokens attend to in one call, and one after the other."""
+    """What ``rows`` tokens attend to in one call, and one after the other."""
     generator = np.random.default_rng(past)
     shapes = {"q": (1, rows, HEADS * WIDTH), **dict.fromkeys("kv", (1, rows, KV_HEADS * WIDTH))}
     tokens = {name: generator.standard_normal(shape).astype(np.float16) for name, shape in shapes.items()}
@@ -79,19 +74,3 @@ def test_attention_of_two_tokens_in_float16_has_the_bits_of_one(
         assert np.array_equal(together, one_by_one), past
         assert np.isfinite(together).all()
         assert together.any()
-
-
-@pytest.mark.parametrize(
-    ("cpu", "graph"),
-    [("cortex-a53", FLOAT32_FILE), ("cortex-a76", FLOAT16_FILE), ("neoverse-n2", FLOAT16_FILE)],
-)
-def test_steps_that_are_called_exact_when_a_model_is_opened_are_so_on_other_texts(
-    emulator: Installation, one_start: Guests, tmp_path: Path, cpu: str, graph: str
-) -> None:
-    bundle = tmp_path / "bundle"
-    export(tiny_models.save("llama", tmp_path / "checkpoint"), out=bundle, recipe="int4", target="arm64-cpu")
-    asked = {"bundle": str(bundle), "graph": graph, "most": MOST}
-    [(found, _)] = one_start.run(emulator, cpu, [Call(arm64_rows.exact_steps, asked)])
-    print(cpu, graph, found)
-    for rows in range(2, found["exact"] + 1):
-        assert all(found["same"][str(rows)]), (rows, found)
