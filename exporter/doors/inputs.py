@@ -23,6 +23,7 @@ Array = NDArray[Any]
 
 _COMPANIONS = {"input_ids": ("attention_mask", "token_type_ids", "bbox")}  # of a main input, where forward takes them
 _TOKENS, _FRAMES, _CHOICES, _PIXELS = 9, 64, 3, 224
+_CHARACTERS = 0x110000  # of Unicode
 _MAIN = ("input_ids", "pixel_values")
 _BOX = 1000  # pages are that wide and high, whatever their pixels
 _PROCESSORS = ("preprocessor_config.json", "processor_config.json")
@@ -121,7 +122,8 @@ def _positions(module: Any) -> int | None:
 def _tokens(head: Head, module: Any, _folder: Path) -> Given:
     """Tokens without padding; where texts have an end, each has it once, behind: some classes look for it."""
     config = module.config.get_text_config()
-    size, padding, end = int(config.vocab_size), config.pad_token_id, config.eos_token_id
+    size = int(getattr(config, "vocab_size", _CHARACTERS))  # models without a vocabulary (CANINE) take characters
+    padding, end = getattr(config, "pad_token_id", None), getattr(config, "eos_token_id", None)
 
     def draw(shape: tuple[int, ...], generator: np.random.Generator) -> Array:
         taken = [token for token in (padding, end) if isinstance(token, int)]
