@@ -69,7 +69,8 @@ def read_mtp(checkpoint: Checkpoint, decoder: Decoder) -> MultiToken:
     if found is None:
         raise InputError(
             f"the recipe has mtp = true, and {checkpoint.named} has no layer that predicts a token further (tensors "
-            f"{MTP}*, as Qwen3.5 and Qwen3-Next have); leave it out, or take a checkpoint that has one"
+            f"{MTP}*, as Qwen3.5 and Qwen3-Next have; those that DeepSeek and GLM number behind the last layer are not "
+            "shipped); leave it out, or take a checkpoint that has one"
         )
     own = {name: tensor for name, tensor in checkpoint.tensors.items() if name.startswith(MTP)}
     check_tensors(replace(checkpoint, tensors=own), found.weights())

@@ -3,8 +3,11 @@
 import os
 import platform
 from dataclasses import dataclass
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from edgepress import __version__
 from edgepress.processor import cpu_info, cpu_name
 
 _FREQUENCY = "cpufreq"
@@ -45,6 +48,17 @@ def read_host(root: Path = Path("/")) -> Host:
         os=_os_name(),
         kernel=f"{platform.system()} {platform.release()}",
     )
+
+
+def versions(*packages: str) -> dict[str, str]:
+    """Our version, Python's, and those of ``packages``."""
+    found = {"edgepress": __version__, "python": platform.python_version()}
+    for package in packages:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:  # onnxruntime under another distribution name, as its vendors' builds have
+            found[package] = str(import_module(package).__version__)
+    return found
 
 
 def _read(path: Path) -> str | None:

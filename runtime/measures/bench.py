@@ -5,25 +5,22 @@ prefills (kept apart) and then ``repetitions`` of prefill; then decoding after t
 step. Nothing is averaged here: :func:`format_measurement` does that for the eye, whoever reads the JSON does it anew.
 """
 
-import platform
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 import numpy as np
 
-from edgepress import __version__
 from edgepress.bundle.states import state_bytes
 from edgepress.cores import usable_cores
 from edgepress.errors import InputError
 from edgepress.runtime.config import read_config
 from edgepress.runtime.graph_file.saturation import saturation_warnings
 from edgepress.runtime.machine.energy import open_meters
-from edgepress.runtime.machine.host import Host, read_host
+from edgepress.runtime.machine.host import Host, read_host, versions
 from edgepress.runtime.machine.memory import Memory, read_memory
 from edgepress.runtime.machine.metering.recorder import Recorder
 from edgepress.runtime.machine.metering.stretches import SourceEnergy, source_energy
@@ -233,7 +230,7 @@ def _measure(model: Model, loaded: _Loaded, settings: Settings, done: Callable[[
         started=loaded.started,
         host=read_host(),
         ran_on=session.ran_on,
-        versions=_versions(),
+        versions=versions("onnxruntime", "numpy", "tokenizers"),
         settings=settings,
         load_seconds=loaded.seconds,
         prepared_from=None if session.prepared.directory is None else str(session.prepared.directory),
@@ -342,17 +339,6 @@ def _bundle_hash(bundle: Path) -> str | None:
     from edgepress.bundle.manifest import MANIFEST_NAME, bundle_hash
 
     return bundle_hash(bundle) if (bundle / MANIFEST_NAME).is_file() else None
-
-
-def _versions() -> dict[str, str]:
-    found = {"edgepress": __version__, "python": platform.python_version()}
-    for package in ("onnxruntime", "numpy", "tokenizers"):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:  # onnxruntime under another distribution name, as its vendors' builds have
-            module = __import__(package)
-            found[package] = str(module.__version__)
-    return found
 
 
 def format_measurement(measurement: Measurement) -> str:

@@ -3,23 +3,20 @@
 Raw samples are kept; :func:`format_graph_measurement` averages for the eye.
 """
 
-import platform
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from time import perf_counter
 
 import numpy as np
 
-from edgepress import __version__
 from edgepress.bundle.manifest import bundle_hash
 from edgepress.cores import usable_cores
 from edgepress.errors import InputError
 from edgepress.examples import Feed, find_size, make_feeds
 from edgepress.processing.arrays import read_arrays
 from edgepress.runtime.loading import load_task
-from edgepress.runtime.machine.host import Host, read_host
+from edgepress.runtime.machine.host import Host, read_host, versions
 from edgepress.runtime.machine.memory import Memory, read_memory
 from edgepress.runtime.sessions.session import RanOn
 from edgepress.runtime.tasks.kinds import TaskModel
@@ -102,12 +99,7 @@ def bench_graph(
         bundle_sha256=bundle_hash(bundle),
         started=started,
         host=read_host(),
-        versions={
-            "edgepress": __version__,
-            "onnxruntime": version("onnxruntime"),
-            "numpy": np.__version__,
-            "python": platform.python_version(),
-        },
+        versions=versions("onnxruntime", "numpy"),
         ran_on=model.ran_on,
         threads=threads,
         shapes={name: array.shape for name, array in feed.items()},

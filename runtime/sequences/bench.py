@@ -4,20 +4,17 @@ Raw samples are kept; :func:`format_sequence_measurement` averages for the eye. 
 what they are changes no shape.
 """
 
-import platform
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from time import perf_counter
 
 import numpy as np
 
-from edgepress import __version__
 from edgepress.bundle.manifest import bundle_hash, read_manifest
 from edgepress.cores import usable_cores
 from edgepress.errors import InputError
-from edgepress.runtime.machine.host import Host, read_host
+from edgepress.runtime.machine.host import Host, read_host, versions
 from edgepress.runtime.machine.memory import Memory, read_memory
 from edgepress.runtime.sequences.opening import open_session
 from edgepress.runtime.sequences.sources import made_up_source
@@ -119,12 +116,7 @@ def bench_sequences(
         bundle_sha256=bundle_hash(bundle),
         started=started,
         host=read_host(),
-        versions={
-            "edgepress": __version__,
-            "onnxruntime": version("onnxruntime"),
-            "numpy": np.__version__,
-            "python": platform.python_version(),
-        },
+        versions=versions("onnxruntime", "numpy"),
         ran_on=session.ran_on,
         threads=threads,
         source=next(iter(feed.values())).shape[-1],
