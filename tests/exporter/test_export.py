@@ -21,7 +21,7 @@ from edgepress.bundle.manifest import find_problems, read_manifest
 from edgepress.errors import CheckFailed, InputError
 from edgepress.exporter import decide, export
 from edgepress.exporter.arrays.scheme import Scheme
-from edgepress.exporter.bundle.parities import decoder as parity
+from edgepress.exporter.bundle.parities import comparing
 from edgepress.exporter.bundle.written.inspection import format_inspection, inspect
 from edgepress.exporter.bundle.written.readback import StoredWeights
 from edgepress.exporter.decide.report import format_plan, plan_to_json
@@ -252,10 +252,31 @@ def test_check_puts_parity_into_the_manifest_and_fails_on_a_wrong_graph(
     assert manifest.parity is not None
     assert 0 < float(str(manifest.parity["graph_difference"])) < 1e-5
     assert float(str(manifest.parity["kl"])) > 0
-    monkeypatch.setattr(parity, "TOLERANCE", 1e-12)
+    monkeypatch.setattr(comparing, "TOLERANCE", 1e-12)
     with pytest.raises(CheckFailed, match="logit difference"):
         export(llama, out=tmp_path / "other", recipe="int4", check=True)
     assert not (tmp_path / "other").exists()
+
+
+def test_check_takes_caches_of_integers_and_no_wrong_scales(
+    llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They round keys and values by a 127th of the largest; scales of a tenth cut most of them off."""
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text("[weights]\nbits = 8\n[cache]\nbits = 8\n", encoding="utf-8")
+    manifest = export(llama, out=tmp_path / "out", target="x86-cpu", recipe=recipe, check=True)
+    assert manifest.parity is not None
+    assert 1e-4 < float(str(manifest.parity["graph_difference"])) < 5e-2
+    assert manifest.parity["graph_tolerance"] == comparing.CACHE_TOLERANCE
+    exporting = sys.modules["edgepress.exporter.export"]  # its package has the function in its place
+    found = exporting.find_cache_scales
+    monkeypatch.setattr(
+        exporting,
+        "find_cache_scales",
+        lambda *given, **named: {name: 0.1 * scale for name, scale in found(*given, **named).items()},
+    )
+    with pytest.raises(CheckFailed, match=r"the graph model\.onnx does not compute .* tolerance 1e-01"):
+        export(llama, out=tmp_path / "other", target="x86-cpu", recipe=recipe, check=True)
 
 
 def test_the_plan_predicts_the_bundle(llama: Path, tmp_path: Path) -> None:

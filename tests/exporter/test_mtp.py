@@ -157,7 +157,9 @@ def test_every_recipe_ships_it(content: str, target: str, tmp_path: Path) -> Non
     asked = recipe(tmp_path, content)
     out = tmp_path / "bundle"
     calibration = [text] if "calibration" in content or "cache" in content else []
-    export(checkpoint, out=out, target=target, recipe=asked, threads=1, calibration=calibration)
+    manifest = export(checkpoint, out=out, target=target, recipe=asked, threads=1, calibration=calibration, check=True)
+    parity = {key: float(str(value)) for key, value in (manifest.parity or {}).items()}
+    assert 0 < parity["mtp_graph_difference"] < (5e-2 if "float16" in content or "cache" in content else FLOAT)
     oracle = mtp_checkpoints.Oracle(checkpoint)
     hidden = oracle.hidden(TOKENS)
     wanted, _ = oracle.further(TOKENS[1:], hidden[:-1])

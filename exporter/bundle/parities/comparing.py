@@ -15,9 +15,19 @@ from edgepress.runtime.config import BundleConfig
 from edgepress.runtime.sessions.cpu import CpuSession
 
 TOLERANCE = 1e-3  # of the largest reference logit; float32 graphs are within 1e-5, a wrong graph is off by 1e-1
+HALF_TOLERANCE = 2e-2  # where layers compute in float16: eps is 5e-4, and it adds up over the layers
+CACHE_TOLERANCE = 1e-1  # where keys and values are integers: 3e-2 on a model of 260,000 weights, wrong scales 3e-1
 ROUTED_SHARE = 0.5  # of the positions
 
 Logits = NDArray[np.float32]
+
+
+def tolerance_of(graph: Graph) -> float:
+    """How far the logits of a graph may be from exact ones, by what it rounds beside weights: caches and layers."""
+    types = {state.type for state in graph.plan.states}
+    if "int8" in types:
+        return CACHE_TOLERANCE
+    return HALF_TOLERANCE if "float16" in types or graph.plan.half_layers else TOLERANCE
 
 
 def compared_share(decoder: Decoder) -> float:

@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 from edgepress.exporter.bundle.cpu_graph import Graph, planned_graphs
 from edgepress.exporter.bundle.files import DATA_FILE
 from edgepress.exporter.bundle.parities.comparing import (
-    TOLERANCE,
     Logits,
     compared_share,
     difference,
     divergence,
     open_graph,
+    tolerance_of,
 )
 from edgepress.exporter.bundle.parities.further import parity_further
 from edgepress.exporter.bundle.written.readback import StoredWeights
@@ -34,8 +34,6 @@ from edgepress.exporter.plan.planned import Planned
 from edgepress.exporter.tokens.prose import prose_tokens
 from edgepress.finite import check_logits
 from edgepress.terminal.progress import Progress, silent
-
-HALF_TOLERANCE = 2e-2  # where layers compute in float16: eps is 5e-4, and it adds up over the layers
 
 
 def parity(work: Path, planned: Planned, *, progress: Progress = silent) -> dict[str, object]:
@@ -78,8 +76,7 @@ def parity(work: Path, planned: Planned, *, progress: Progress = silent) -> dict
         exact, shipped = found[graph.file]
         check_logits(exact, f"{graph.file} with float32 products, on built-in prose")
         check_logits(shipped, f"{graph.file}, on built-in prose")
-        in_half = any(state.type == "float16" for state in graph.plan.states) or bool(graph.plan.half_layers)
-        tolerance = HALF_TOLERANCE if in_half else TOLERANCE
+        tolerance = tolerance_of(graph)
         off = difference(exact, restored, f"the graph {graph.file}", tolerance, share=compared_share(plain))
         facts = {
             "graph_difference": float(f"{off:.3e}"),

@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from edgepress.bundle.mtp import MTP_FILE
 from edgepress.exporter.bundle.cpu_graph import Graph
 from edgepress.exporter.bundle.parities.comparing import (
-    TOLERANCE,
     Logits,
     compared_share,
     difference,
     divergence,
     open_graph,
+    tolerance_of,
 )
 from edgepress.exporter.bundle.written.readback import StoredWeights
 from edgepress.exporter.model.description import MultiToken
@@ -84,10 +84,11 @@ def parity_further(
     check_logits(exact, f"{MTP_FILE} with float32 products, on built-in prose")
     check_logits(shipped, f"{MTP_FILE}, on built-in prose")
     share = min(compared_share(plain), compared_share(mtp.decoder))
-    off = difference(exact, wanted, f"the graph {MTP_FILE}", share=share)
+    tolerance = tolerance_of(graph)  # of what it reads; its own states are floats
+    off = difference(exact, wanted, f"the graph {MTP_FILE}", tolerance, share=share)
     return {
         "mtp_graph_difference": float(f"{off:.3e}"),
-        "mtp_graph_tolerance": TOLERANCE,
+        "mtp_graph_tolerance": tolerance,
         "mtp_kl": float(f"{divergence(reference, shipped):.6f}"),
         "mtp_top1_agreement": float(f"{np.mean(reference.argmax(1) == shipped.argmax(1)):.4f}"),
     }
