@@ -50,9 +50,11 @@ class Guests:
             return read_answers(Path(name), calls)
 
     def _start(self, installation: Installation, cpu: str) -> subprocess.Popen[str]:
+        environment = arm_environment(installation, Path(self._home.name))
+        environment["PYTHONPATH"] += f":{Path(__file__).parent}"  # functions that only tests call
         self._started[cpu] = subprocess.Popen(
             [*arm_python(installation, cpu), "-P", "-c", _LOOP],
-            env=arm_environment(installation, Path(self._home.name)),
+            env=environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

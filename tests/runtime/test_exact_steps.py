@@ -1,22 +1,27 @@
-"""Attention of several tokens on emulated ARM, as steps that are called exact need it: the bits of single steps."""
+"""Steps over several tokens on emulated ARM: where they are called exact, they have the bits of single steps."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import arm64_rows
 import numpy as np
 import onnx
 import pytest
+import tiny_models
 from guests import Guests
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
+from two_graphs import FLOAT16_FILE
 
+from edgepress.exporter import export
 from edgepress.targets.emulator import Call, Installation
 from edgepress.targets.emulator.model import run_model
 
 Arrays = dict[str, NDArray[Any]]
 HEADS, KV_HEADS, WIDTH = 4, 2, 64
 PASTS = (1, 24, 72, 145)  # tokens before: kernels add up in pieces, and a length may end within one
+MOST = 3  # tokens of a step
 
 
 def attention(kind: int, rows: int, past: int) -> onnx.ModelProto:
@@ -74,3 +79,16 @@ def test_attention_of_two_tokens_in_float16_has_the_bits_of_one(
         assert np.array_equal(together, one_by_one), past
         assert np.isfinite(together).all()
         assert together.any()
+
+
+def test_steps_that_are_called_exact_when_a_model_is_opened_are_so_on_other_texts(
+    emulator: Installation, one_start: Guests, tmp_path: Path
+) -> None:
+    """In float16 a step over two tokens is, with weights of 4 bits, and one over three is not."""
+    bundle = tmp_path / "bundle"
+    export(tiny_models.save("llama", tmp_path / "checkpoint"), out=bundle, recipe="int4", target="arm64-cpu")
+    asked = {"bundle": str(bundle), "graph": FLOAT16_FILE, "most": MOST}
+    [(found, _)] = one_start.run(emulator, "cortex-a76", [Call(arm64_rows.exact_steps, asked)])
+    assert found["exact"] >= 2
+    for rows in range(2, found["exact"] + 1):
+        assert all(found["same"][str(rows)]), found
