@@ -35,3 +35,19 @@ def test_a_small_export_loads_neither_torch_nor_a_compiler(tmp_path: Path) -> No
     loaded = modules_after(code)
     assert (tmp_path / "out" / "manifest.json").exists()
     assert not loaded & {"torch", "transformers", "numba", "llvmlite"}
+
+
+def test_opening_a_language_model_loads_nothing_that_opening_does_not_need() -> None:
+    loaded = modules_after("from edgepress.runtime import load")
+    assert "edgepress.runtime.model" in loaded
+    late = ("chat", "processing", "targets", "tasks.task", "runtime.measures", "runtime.sequences", "runtime.tasks")
+    late += ("runtime.generation.generation", "runtime.generation.several", "runtime.generation.speculation.kinds")
+    assert not {f"edgepress.{name}" for name in late} & loaded
+    assert not loaded & {"tokenizers", "subprocess", "jinja2"}
+
+
+def test_every_name_that_the_runtime_lists_is_there() -> None:
+    code = (
+        "import edgepress.runtime as r\nassert set(r.__all__) <= set(dir(r)) and all(getattr(r, n) for n in r.__all__)"
+    )
+    assert "edgepress.runtime.measures.bench" in modules_after(code)
