@@ -42,8 +42,14 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-test: lint
+# timm and the torchvision that it imports, apart: transformers would take torchvision for its own images.
+$(VENV)/.timm: $(VENV)/.dev
+	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(VENV)/timm 'timm>=1.0.20,<2' 'torchvision==0.28.*'
+	@touch $@
+
+test: lint $(VENV)/.timm
 	PYTHONDONTWRITEBYTECODE= $(BIN)/pytest -n 2 # each process that tests start would compile edgepress anew
+	PYTHONPATH=$(VENV)/timm $(BIN)/pytest tests/exporter/doors/test_timm_model.py tests/exporter/test_processing_images.py -k timm
 
 docs: $(VENV)/.dev
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from timm_library import timm_or_skip
 
 from edgepress.errors import InputError
 from edgepress.exporter.doors.processing.images import open_processor, read_images
@@ -80,7 +81,7 @@ def test_a_processor_as_data_makes_what_it_makes(name: str, tmp_path: Path) -> N
     ],
 )
 def test_timms_configs_are_followed_as_timm_does(config: dict[str, Any]) -> None:
-    timm_data = pytest.importorskip("timm.data", reason="timm's own transforms: pip install timm torchvision")
+    timm_data = timm_or_skip().data
     from PIL import Image
 
     full = {"input_size": [3, 33, 33], "interpolation": "bicubic", **config}

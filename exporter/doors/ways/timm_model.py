@@ -6,6 +6,8 @@ images become inputs, and ``model.safetensors``.
 
 from __future__ import annotations
 
+import importlib
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -88,11 +90,11 @@ def open_model(reference: str, options: Options, workspace: Path) -> Traced:
 def _load(reference: str, folder: Path | None, config: Mapping[str, object], task: str) -> torch.nn.Module:
     """The model with its weights, or random ones where there is no folder."""
     try:
-        import timm
-    except Exception as error:  # torchvision of another build than torch fails in its own way
+        timm = import_timm()
+    except Exception as error:  # a torchvision of another version than torch fails in its own way
         raise InputError(
             f"{reference} is a model of timm, which cannot be imported ({error}): pip install 'edgepress[timm]', with "
-            "torch and torchvision of the same build"
+            "torch and torchvision of the same release"
         ) from error
     classes, arguments = config.get("num_classes"), config.get("model_args") or {}
     made = {"num_classes": int(classes)} if isinstance(classes, int) else {}
@@ -113,6 +115,27 @@ def _load(reference: str, folder: Path | None, config: Mapping[str, object], tas
         headless: Any = module
         headless.reset_classifier(0)
     return module.eval()
+
+
+def import_timm() -> Any:
+    """timm, also beside a torch for CPUs, whose build PyPI's torchvision is not of.
+
+    That torchvision does not find the libraries that its compiled half needs, and then ends its own import where it
+    describes two operators of that half (in torchvision 0.28 and 0.29). Models of timm use neither, so they are
+    declared, without anything that would compute them, and it is imported once more.
+    """
+    try:
+        return importlib.import_module("timm")
+    except RuntimeError as error:
+        if "torchvision::" not in str(error):
+            raise
+    import torch
+
+    for name in [name for name in sys.modules if name.partition(".")[0] in ("timm", "torchvision")]:
+        del sys.modules[name]  # what was imported before it ended
+    for operator in ("nms", "qnms"):
+        torch.library.define(f"torchvision::{operator}", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    return importlib.import_module("timm")
 
 
 def _read_weights(folder: Path, module: torch.nn.Module) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from timm_library import timm_or_skip
 
 from edgepress.errors import InputError
 from edgepress.exporter.doors.kinds import Options, find_door
@@ -18,11 +19,7 @@ NAME, CLASSES, SIZE = "test_resnet", 7, 96
 
 @pytest.fixture(scope="module")
 def timm() -> Any:
-    try:
-        import timm as library
-    except Exception as error:
-        pytest.skip(f"timm cannot be imported: {error}")
-    return library
+    return timm_or_skip()
 
 
 @pytest.fixture
