@@ -53,7 +53,7 @@ NAMES = {
     "demo": "demo (1.9 M weights), 2 of 3 layers",
     "stories": "tiny1m (0.9 M weights), stories260k (0.26 M)",
     "deep": "12 layers (4.9 M weights), 2 of them distilled",
-    "hybrid": "Qwen3.5's shape (3.2 M weights), its MTP",
+    "hybrid": "Qwen3.5's shape (3.3 M weights), its MTP",
 }
 PLAIN = "[weights]\nbits = 4\n"
 RECIPES = {
@@ -73,6 +73,7 @@ def bundle_of(name: str) -> Path:
     out = WORK / f"drafts-{name}"
     if not out.exists():
         calibration = []
+        WORK.mkdir(parents=True, exist_ok=True)
         if name == "deep":
             calibration.append(WORK / "drafts-text.txt")
             calibration[0].write_text("\n\n".join(speculation_models.stories()), encoding="utf-8")
