@@ -34,7 +34,7 @@ from edgepress.exporter.graph.foreign.roles import Foreign, describe
 from edgepress.exporter.graph.qdq import Calibrator, quantize
 from edgepress.exporter.graph.qdq.graph import FloatModel
 from edgepress.exporter.graph.weights import Weights
-from edgepress.exporter.learn.graphs.asked import check_graph_methods, looks, planned_recipe
+from edgepress.exporter.learn.graphs.asked import check_graph_methods, looks, planned_recipe, suited
 from edgepress.exporter.model.parts.primitives import Weight
 from edgepress.exporter.plan.plan import Plan
 from edgepress.exporter.recipe.decisions import Decisions
@@ -98,7 +98,8 @@ class PreparedTraced:
     @property
     def notes(self) -> tuple[str, ...]:
         """What the door passed over or chose."""
-        return (*self.traced.notes, *self.learned)
+        left_out = (f"{name} is left out: {why}" for name, why in self.decisions.left_out.items())
+        return (*self.traced.notes, *left_out, *self.learned)
 
     def graph(self) -> onnx.ModelProto:
         """The graph of what is planned; InputError when a target's CPU lacks a kernel for it."""
@@ -257,7 +258,7 @@ def decide_traced(
     targets, chips = find_targets(target, socs)
     if context_length is not None and all(one.form in (None, "ort-format") for one in targets):
         refuse_of_language_models(str(traced.file), context_length=context_length, adapters=(), slots=())
-    found = ask_recipe(RECIPE if recipe is None else recipe, context_length, ())
+    found, left_out = suited(ask_recipe(RECIPE if recipe is None else recipe, context_length, ()))
     is_static = found.activations.is_calibrated
     check_graph_methods(found, "channels" if is_static else "blocks")
     check_recipe(planned_recipe(found), graphs=True)
@@ -308,6 +309,7 @@ def decide_traced(
     )
     if found.budget is not None:
         prepared = _with_nodes(prepared, progress) if is_static else _with_budget(prepared, progress)
+    prepared = replace(prepared, decisions=replace(prepared.decisions, left_out=left_out))
     for one in targets:
         if (form := form_of(one, decoder=False)) is not None:
             form.refuse(prepared, one, chips)

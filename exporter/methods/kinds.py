@@ -295,6 +295,14 @@ def graph_method_names() -> list[str]:
     return sorted(module.name for module in modules_in([str(Path(__file__).parent / _ON_GRAPHS)]))
 
 
+def find_graph_method(name: str) -> GraphMethod:
+    """The method of that name, one of :func:`graph_method_names`."""
+    found: GraphMethod = importlib.import_module(f"{__package__}.{_ON_GRAPHS}.{name}").METHOD
+    if not isinstance(found, GraphMethod) or found.name != name:
+        raise TypeError(f"{_ON_GRAPHS}.{name}.METHOD must be a GraphMethod named {name!r}, not {found!r}")
+    return found
+
+
 def load_graph_method(name: str, place: Place) -> GraphMethod | Method | LinearMethod:
     """The method that a recipe for a model that is no decoder names in ``place``: before, after or weights.
 
@@ -305,9 +313,7 @@ def load_graph_method(name: str, place: Place) -> GraphMethod | Method | LinearM
 
     """
     if name in graph_method_names():
-        found: GraphMethod = importlib.import_module(f"{__package__}.{_ON_GRAPHS}.{name}").METHOD
-        if not isinstance(found, GraphMethod) or found.name != name:
-            raise TypeError(f"{_ON_GRAPHS}.{name}.METHOD must be a GraphMethod named {name!r}, not {found!r}")
+        found = find_graph_method(name)
         if found.place != place:
             raise InputError(f"{_PLACES[place]} names {name}, which belongs into {_PLACES[found.place]}")
         return found

@@ -8,10 +8,14 @@ from edgepress.exporter.methods.kinds import (
     LinearMethod,
     Method,
     Place,
+    find_graph_method,
     graph_method_names,
     load_graph_method,
+    load_method,
+    method_names,
     method_options,
 )
+from edgepress.exporter.recipe.decisions import Decisions
 from edgepress.exporter.recipe.recipe import Recipe, Storage
 
 
@@ -29,6 +33,11 @@ def check_graph_methods(recipe: Recipe, form: str) -> None:
         for name in names:
             method = load_graph_method(name, place)
             method_options(method, recipe)
+            if isinstance(method, Method) and method.keeping is not None:
+                raise InputError(
+                    f"{name} keeps the codes of a language model that is quantized already, and this graph is of "
+                    "floats; take int8, int4 or another recipe"
+                )
             if isinstance(method, GraphMethod) and form not in method.forms:
                 these = "blocks of codes" if form == "blocks" else "integers everywhere"
                 raise InputError(f"{name} does nothing to {these}; leave it out, or take another recipe")
@@ -39,6 +48,39 @@ def check_graph_methods(recipe: Recipe, form: str) -> None:
                 )
             if isinstance(method, GraphMethod) and place == "weights":
                 start_of(method, recipe)
+
+
+def suited(recipe: Recipe) -> tuple[Recipe, dict[str, str]]:
+    """``recipe`` as a graph can have it, so that presets serve every model; and what of it is left out, and why.
+
+    A repair that trains a whole language model by its logits names by its option ``instead`` what learns where it is
+    left out; on a graph that learns the products. Options of methods that only language models have go as well.
+    """
+    left_out: dict[str, str] = {}
+    for name in recipe.after:
+        instead = str(recipe.options.get(name, {}).get("instead", ""))
+        if name in graph_method_names() or instead not in graph_method_names():
+            continue
+        left_out[name] = f"it trains language models by their logits; {instead} learns each product in its place"
+        learned = {str(recipe.options.get(instead, {}).get("start", "gptq")): instead}
+        recipe = Decisions(rounded_by=learned).applied(recipe)
+    options = {
+        name: {option: value for option, value in asked.items() if not _of_decoders_alone(name, option)}
+        for name, asked in recipe.options.items()
+        if name not in left_out
+    }
+    after = tuple(name for name in recipe.after if name not in left_out)
+    budget = recipe.budget
+    if budget is not None and left_out:
+        budget = replace(budget, measure="every")  # each candidate, as graphs have it: a preset's one is an estimate
+    return replace(recipe, after=after, options=options, budget=budget), left_out
+
+
+def _of_decoders_alone(method: str, option: str) -> bool:
+    """Whether a method that is there for both has an option for language models alone."""
+    if method not in graph_method_names() or method not in method_names():
+        return False
+    return option in load_method(method).declared and option not in find_graph_method(method).declared
 
 
 def looks(recipe: Recipe) -> tuple[str, ...]:

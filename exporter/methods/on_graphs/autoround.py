@@ -16,10 +16,17 @@ from edgepress.exporter.streams.shipping_task import ShippingTask
 
 def _run(task: ShippingTask, options: Options) -> None:
     rate, rounding = float(options["rate"]), float(options["rounding_rate"])
+    count = sum(weight.full.numel() for layer in task.shipped.layers() if (weight := _learns(layer)) is not None)
+    if (most := int(options["most_weights"])) and count > most:
+        task.notes.append(
+            f"{METHOD.name}: it would train {count:,} weights, and most_weights is {most:,}; they stay as "
+            f"{options['start']} rounded them"
+        )
+        return
 
     def begin(layer: LayerOf) -> Learning | None:
-        weight = layer.weight
-        if not isinstance(weight, BlockWeight) or weight.learned.start.scheme.method != METHOD.name:
+        weight = _learns(layer)
+        if weight is None:
             return None
         rates = {"factors": rate, "positions": rounding}
         trained = {value: rates[part] for part, value in weight.open().items()}
@@ -28,12 +35,21 @@ def _run(task: ShippingTask, options: Options) -> None:
     reconstruct(task, begin, method=METHOD.name, steps=int(options["steps"]), batch=int(options["batch"]))
 
 
+def _learns(layer: LayerOf) -> BlockWeight | None:
+    """The weight of a layer that the recipe gives to this method; None where there is none."""
+    weight = layer.weight
+    if not isinstance(weight, BlockWeight) or weight.learned.start.scheme.method != METHOD.name:
+        return None
+    return weight
+
+
 METHOD = GraphMethod(
     name="autoround",
     place="weights",
     run=_run,
     forms=frozenset({"blocks"}),
     declared={
+        "most_weights": whole_number(0, 0, 1 << 53),
         "start": Option("gptq"),
         "steps": whole_number(100),
         "batch": whole_number(4),

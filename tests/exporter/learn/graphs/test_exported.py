@@ -8,6 +8,7 @@ import onnx
 import pytest
 from learned_graphs import convolutions, encoder, images, texts
 
+from edgepress.cli import main
 from edgepress.errors import InputError
 from edgepress.exporter import export
 from edgepress.runtime import load
@@ -87,4 +88,47 @@ def test_methods_that_look_need_something_to_see(tmp_path: Path) -> None:
     model = encoder(tmp_path / "model.onnx")
     with pytest.raises(InputError, match="has gptq, bias_correction, which must see real inputs, and there are none"):
         export(model, recipe=tmp_path / "recipe.toml", out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_presets_of_language_models_are_what_graphs_have_of_them(tmp_path: Path) -> None:
+    """What trains a whole language model is left out with a reason, and products learn in its place."""
+    feeds, model = texts(8), encoder(tmp_path / "model.onnx")
+    given, truth = samples(tmp_path / "x.npz", feeds[:6]), [open_on_cpu(model).run(None, feed)[0] for feed in feeds[6:]]
+
+    def error(bundle: Path) -> float:
+        found = [load(bundle).run(feed)["y"] for feed in feeds[6:]]
+        return sum(float(np.square(a - b).sum()) for a, b in zip(found, truth, strict=True))
+
+    export(model, recipe="int4-128", out=tmp_path / "nearest")
+    export(model, recipe="int4-fast", out=tmp_path / "learned", calibration=[given], threads=1)
+    manifest = json.loads((tmp_path / "learned" / "manifest.json").read_text())
+    assert manifest["decisions"]["left_out"].keys() == {"distill"}
+    assert any(note.startswith("autoround: 2 layers") for note in manifest["notes"])
+    assert error(tmp_path / "learned") < 0.8 * error(tmp_path / "nearest")
+
+
+@pytest.mark.parametrize("preset", ["int4-best", "int4-channel"])
+def test_presets_of_language_models_are_planned_for_graphs(
+    preset: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = samples(tmp_path / "x.npz", texts(12))
+    model = encoder(tmp_path / "model.onnx")
+    assert main(["plan", str(model), "--recipe", preset, "--calibration", str(given), "--json"]) == 0
+    planned = json.loads(capsys.readouterr().out)
+    by_name = {tensor["name"]: tensor for tensor in planned["tensors"]}
+    assert all(by_name[name]["scheme"].startswith("autoround ") for name in ("up", "down"))
+    assert any("distill is left out" in note for note in planned["notes"]) == (preset == "int4-best")
+
+
+def test_what_would_train_too_many_weights_stays_as_it_was_rounded(tmp_path: Path) -> None:
+    limited = BLOCKS.format(method="autoround") + "most_weights = 2000\n"
+    out = exported(encoder(tmp_path / "model.onnx"), limited, tmp_path, texts(4))
+    notes = json.loads((out / "manifest.json").read_text())["notes"]
+    assert "autoround: it would train 2,304 weights, and most_weights is 2,000; they stay as gptq rounded them" in notes
+
+
+def test_a_graph_of_floats_has_no_codes_to_keep(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="keep keeps the codes of a language model that is quantized already"):
+        export(encoder(tmp_path / "model.onnx"), recipe="keep", out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
