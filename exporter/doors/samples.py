@@ -74,21 +74,25 @@ def _has_inputs(source: Path, task: Task) -> bool:
 
 
 def _arrays(source: Path, task: Task) -> Samples:
-    files = _files(source)
-    if not files:
-        raise InputError(f"there is no .npz file in {source}; name one, or a folder of them")
+    files = _files(source, task)
     for file in files:
         for _ in _read(file, task):
             pass
     return lambda: (feed for file in files for feed in _read(file, task))
 
 
-def _files(path: Path) -> list[Path]:
-    if path.is_dir():
-        return sorted(path.glob("*.npz"))
-    if not path.is_file() or path.suffix != ".npz":
-        raise InputError(f"{path} is no .npz file and no folder of them; save the inputs of the model with numpy.savez")
-    return [path]
+def _files(path: Path, task: Task) -> list[Path]:
+    if not path.exists():
+        raise InputError(f"{path} is not there; name a .npz file of the model's inputs, or a folder of them")
+    files = sorted(path.glob("*.npz")) if path.is_dir() else [path] * (path.suffix == ".npz")
+    if not files:
+        what = f"there is no .npz file in {path}" if path.is_dir() else f"{path} is no .npz file"
+        names = ", ".join(edge.name for edge in task.inputs)
+        raise InputError(
+            f"{what}, and nothing is known of how anything else becomes {names}; "
+            "give --task FILE.json that says it (docs/tasks.md), or save the model's inputs with numpy.savez"
+        )
+    return files
 
 
 def _read(path: Path, task: Task) -> Iterator[Feed]:

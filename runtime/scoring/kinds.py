@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from edgepress.errors import InputError
 from edgepress.modules import modules_in
 from edgepress.runtime.tasks.kinds import TaskModel
-from edgepress.samples.read import import_function
+from edgepress.samples.read import called, import_function
 from edgepress.samples.sample import Sample
 
 _METRICS = Path(__file__).parent / "metrics"
@@ -105,7 +105,7 @@ def of_function(reference: str) -> Metric:
     """The metric that a function of the user's is: of answers and labels, two lists, it gives a number.
 
     Raises:
-        InputError: it cannot be imported.
+        InputError: it cannot be imported; when scoring, it fails or gives no number.
 
     """
     function = import_function(reference)
@@ -120,7 +120,17 @@ def of_function(reference: str) -> Metric:
     def value(rows: Rows, counts: Rows) -> Rows:
         numbers = rows.astype(np.int64)
         drawn = [np.repeat(numbers, count.astype(np.int64), axis=0) for count in counts]
-        return np.array([float(function([given[m][i] for m, i in one], [labels[i] for _, i in one])) for one in drawn])
+        return np.array([number([given[m][i] for m, i in one], [labels[i] for _, i in one]) for one in drawn])
+
+    def number(predictions: Predictions, truth: list[object]) -> float:
+        found = called(function, reference, predictions, truth)
+        try:
+            return float(found)
+        except (TypeError, ValueError) as error:
+            raise InputError(
+                f"{reference} gave {type(found).__name__}; a metric takes answers and labels, two lists, and gives a "
+                "number"
+            ) from error
 
     return Metric(reference, frozenset(), answers, rows, value, equal)
 

@@ -142,10 +142,10 @@ def check_feed(inputs: Feed, task: Task) -> dict[str, NDArray[np.generic]]:
 
     """
     wanted = {edge.name: edge for edge in task.inputs}
-    wrong = sorted(wanted.keys() ^ inputs.keys())
-    if wrong:
-        what = "is missing" if wrong[0] in wanted else "is no input"
-        raise InputError(f"{wrong[0]} {what}; the model takes {', '.join(map(describe, task.inputs))}")
+    missing, unknown = sorted(wanted.keys() - inputs.keys()), sorted(inputs.keys() - wanted.keys())
+    if missing or unknown:
+        what = [f"{name} is missing" for name in missing] + [f"{name} is no input" for name in unknown]
+        raise InputError(f"{' and '.join(what)}; the model takes {', '.join(map(describe, task.inputs))}")
     sizes: dict[str, tuple[int, str]] = {}
     bounds = {axis.name: axis for axis in task.axes or ()}
     return {name: _checked(np.asarray(inputs[name]), edge, sizes, bounds) for name, edge in wanted.items()}
@@ -201,7 +201,8 @@ def required(part: Part | None, model: TaskModel, entry: str) -> Part:
     """
     if part is None:
         raise InputError(
-            f"{model.folder} says nothing of {entry}, which {model.task.name} needs; give arrays to run(), or export "
-            "it from a checkpoint with its processor's files"
+            f"{model.folder} ({model.task.name}) says nothing of {entry}, which this needs; give arrays to run(), or "
+            "export it again with --task FILE.json that says it (docs/tasks.md), or from a checkpoint with its "
+            "processor's files"
         )
     return part

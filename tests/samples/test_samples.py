@@ -136,8 +136,10 @@ def test_a_function_gives_samples_or_pairs(tmp_path: Path, monkeypatch: pytest.M
         "def pairs():\n    return [('a', 'b'), ('c', 'd')]\n"
         "def nothing():\n    return []\n"
         "def wrong():\n    return 5\n"
+        "def fails():\n    yield 'a'\n    raise OSError('no disk')\n"
         "number = 5\n"
     )
+    (tmp_path / "broken_samples.py").write_text("def images(:\n")
     monkeypatch.chdir(tmp_path)
     samples = list(read_samples("own_samples:images", "image"))
     assert means(feed_of(sample, classifier()) for sample in samples) == [0, 1, 2]
@@ -147,7 +149,9 @@ def test_a_function_gives_samples_or_pairs(tmp_path: Path, monkeypatch: pytest.M
         ("own_samples:nothing", "has no samples"),
         ("own_samples:wrong", "gave int"),
         ("own_samples:number", "is int, not a function"),
+        ("own_samples:fails", r"own_samples:fails failed at .*own_samples.py:12: OSError: no disk"),
         ("own_samples:missing", "cannot be imported"),
+        ("broken_samples:images", r"broken_samples:images cannot be imported from .*: SyntaxError: "),
         ("no_such_module:samples", "cannot be imported"),
     ]:
         with pytest.raises(InputError, match=said):

@@ -2,7 +2,6 @@
 
 from edgepress.errors import InputError
 from edgepress.exporter.graph.foreign.quantized import widths_of
-from edgepress.exporter.graph.qdq import find_widths
 from edgepress.exporter.plan.planned import Writable
 from edgepress.targets import Target
 from edgepress.tasks.task import Task, made_size
@@ -23,14 +22,18 @@ def graph_widths(subject: Writable, target: Target) -> str:
 
     """
     recipe = subject.recipe
+    does = "stores weights alone in them"
     if recipe.activations.is_calibrated:
-        return find_widths(widths_of(recipe.activations, recipe.weights.bits).name, target).name
-    if all(tensor.scheme is None for tensor in subject.plan.tensors):
+        widths = widths_of(recipe.activations, recipe.weights.bits)
+        if widths.name in target.qdq:
+            return widths.name
+        does = f"has activations of {widths.activation_bits} bits and weights of {widths.weight_bits}"
+    elif all(tensor.scheme is None for tensor in subject.plan.tensors):
         return FLOAT
     integers = [f"{preset} with --calibration" for name, preset in _RECIPES.items() if name in target.qdq]
     raise InputError(
         f"{target.name} takes {'integers everywhere or none' if integers else 'no integers'}, and recipe {recipe.name} "
-        f"stores weights alone in them; recipes that fit: {', '.join([*integers, 'fp16', 'fp32'])}"
+        f"{does}; recipes that fit: {', '.join([*integers, 'fp16', 'fp32'])}"
     )
 
 

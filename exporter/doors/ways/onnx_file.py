@@ -40,6 +40,8 @@ def open_file(reference: str, options: Options, _folder: Path) -> Traced:
 
     """
     path = Path(reference)
+    if options.revision is not None:
+        raise InputError(f"--revision is of a model on the hub, and {path} is a file; leave it out")
     model = read_model(path)
     refuse_unusable(path, model)
     try:

@@ -9,7 +9,7 @@ The callable takes no arguments and returns a module with example inputs::
             "module": module,
             "inputs": {"image": torch.rand(1, 3, 96, 96)},  # by the names of forward's arguments, or a tuple
             "axes": {"image": {0: "batch"}},                # what is not named here is fixed; ("height", 32): multiples
-            "task": "image-classification",                 # "tensors" when left out
+            "task": "classifier.json",                      # a file of entries, these themselves, a name; or left out
         }
 
 ``module, inputs`` or ``module, inputs, axes`` as a tuple is short for that. This runs the user's code, which is what is
@@ -22,7 +22,9 @@ import importlib
 import inspect
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,7 +34,6 @@ from edgepress.exporter.doors.agreement import check_agreement
 from edgepress.exporter.doors.bounds import bounded
 from edgepress.exporter.doors.kinds import Door, Options
 from edgepress.exporter.doors.processing.entries import task_of
-from edgepress.exporter.doors.processing.read import Processed
 from edgepress.exporter.doors.traced import Traced
 from edgepress.exporter.doors.tracing import Tracing, feeds, trace, user_line
 from edgepress.tasks.task import TENSORS, Axis
@@ -63,21 +64,23 @@ def open_callable(reference: str, options: Options, workspace: Path) -> Traced:
         raise InputError(f"--revision is of a model on the hub, and {reference} is a function; leave it out")
     called, file = _find(reference)
     try:
-        returned = called()
+        with _importing_from_here():
+            returned = called()
     except Exception as error:
         raise InputError(f"{reference} failed at {user_line(error)}: {type(error).__name__}: {error}") from error
     module, inputs, axes, task = _taken_apart(reference, returned)
     tracing = Tracing(module=module.eval(), inputs=inputs, where=reference, axes=axes)
-    graph = trace(tracing, task, workspace)
+    graph = trace(tracing, TENSORS, workspace)
     edges, examples = bounded(graph, tracing.compute, feeds(tracing), reference)
-    named = Processed(edges) if options.task is None else task_of(options.task, edges.inputs, edges.outputs, workspace)
+    named = task_of(options.task or task, edges.inputs, edges.outputs, workspace, said_by=reference)
     traced = Traced(
         file=graph.file,
         model_type=type(module).__name__,
-        task=named.task,
+        task=replace(named.task, axes=edges.axes),
         texts=named.texts,
         examples=examples,
         compute=tracing.compute,
+        notes=named.notes,
         source={} if file is None else {file.name: sha256_file(file)},
     )
     apart = check_agreement(traced)
@@ -85,26 +88,32 @@ def open_callable(reference: str, options: Options, workspace: Path) -> Traced:
 
 
 def _noted(traced: Traced, note: str) -> Traced:
-    from dataclasses import replace
-
     return replace(traced, notes=(*traced.notes, note))
+
+
+@contextmanager
+def _importing_from_here() -> Iterator[None]:
+    """Modules in the folder in which edgepress was started can be imported, as ``python -m`` has it."""
+    here = str(Path.cwd())
+    sys.path.insert(0, here)
+    try:
+        yield
+    finally:
+        sys.path.remove(here)
 
 
 def _find(reference: str) -> tuple[Callable[[], object], Path | None]:
     """The callable, and the file in which it is."""
     name, _, path = reference.partition(":")
-    here = str(Path.cwd())
-    sys.path.insert(0, here)
     try:
-        found: object = importlib.import_module(name)
+        with _importing_from_here():
+            found: object = importlib.import_module(name)
     except Exception as error:
         at = user_line(error)
         raise InputError(
             f"{name} cannot be imported{f' ({at})' if at else ''}: {type(error).__name__}: {error}; name it as it is "
-            f"imported from {here}, or install it"
+            f"imported from {Path.cwd()}, or install it"
         ) from error
-    finally:
-        sys.path.remove(here)
     for part in path.split("."):
         if not hasattr(found, part):
             raise InputError(f"{name} has no {path}; {_RETURNS} from a function of that name")
@@ -117,7 +126,7 @@ def _find(reference: str) -> tuple[Callable[[], object], Path | None]:
 
 def _taken_apart(
     reference: str, returned: object
-) -> tuple[torch.nn.Module, dict[str, torch.Tensor], dict[str, dict[int, Axis]], str]:
+) -> tuple[torch.nn.Module, dict[str, torch.Tensor], dict[str, dict[int, Axis]], str | Mapping[str, object]]:
     """Module, inputs by name, free axes and task of what the callable returned."""
     import torch
 
@@ -131,8 +140,11 @@ def _taken_apart(
     module, inputs, task = returned["module"], returned["inputs"], returned.get("task", TENSORS)
     if not isinstance(module, torch.nn.Module):
         raise InputError(f"{reference} returned {type(module).__name__} as module; {_RETURNS}")
-    if not isinstance(task, str) or not task:
-        raise InputError(f"{reference} returned the task {task!r}; name one, or leave it out")
+    if not isinstance(task, str | Mapping) or not task:
+        raise InputError(
+            f"{reference} returned the task {task!r}; give its name, a JSON file of its entries, these as a "
+            "dictionary, or leave it out"
+        )
     named = _named_inputs(reference, module, inputs)
     return _float32(module), named, _named_axes(reference, named, returned.get("axes", {})), task
 

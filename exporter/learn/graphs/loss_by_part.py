@@ -10,7 +10,7 @@ correct the errors of others may lose more when only those others are left in fl
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,15 +18,18 @@ from tempfile import TemporaryDirectory
 import torch
 from torch import Tensor
 
+from edgepress.bundle.manifest import read_manifest
 from edgepress.cores import usable_cores
 from edgepress.errors import InputError
 from edgepress.exporter.arrays.parallel import each, torch_threads
 from edgepress.exporter.bundle.parities.traced import find_examples
 from edgepress.exporter.doors.kinds import Options, find_door
 from edgepress.exporter.doors.samples import read_samples
+from edgepress.exporter.doors.traced import Traced
 from edgepress.exporter.interpreter.network import Feed, Hooks, Network, arrays
 from edgepress.exporter.learn.graphs.loss import Arrays, Distance, find_distance
 from edgepress.exporter.learn.graphs.reopened import Reopened, reopen
+from edgepress.processing.feeder import what_is_taken
 from edgepress.terminal.progress import Progress, silent
 from edgepress.terminal.tables import format_table
 from edgepress.whole import whole_number
@@ -90,6 +93,8 @@ def measure_loss_by_part(
         folder = Path(name)
         (folder / "door").mkdir()
         traced = door.open(model, Options(task, revision), folder / "door")
+        if task is None:
+            traced = _with_task_of(Path(bundle), traced)
         given = read_samples(data, traced, count)() if data else iter(find_examples(traced, count))
         feeds = list(islice(given, count * max(1, len(data))))
         if not feeds:
@@ -104,6 +109,20 @@ def measure_loss_by_part(
     ]
     parts.sort(key=lambda part: -part.saved)
     return LossByPart(loss, distance.unit, len(feeds), not data, not opened.in_integers, tuple(parts))
+
+
+def _with_task_of(bundle: Path, traced: Traced) -> Traced:
+    """``traced`` with the bundle's task, where a model of the same edges says nothing of what stands before them.
+
+    So it is where export was told the task of a function or an ONNX file.
+    """
+    own, found = traced.task, read_manifest(bundle).task
+    if found is None or what_is_taken(own) != "arrays":
+        return traced
+    if (found.inputs, found.outputs) != (own.inputs, own.outputs):
+        return traced
+    texts = {} if found.text is None else {found.text.tokenizer: bundle / found.text.tokenizer}
+    return replace(traced, task=found, texts=texts)
 
 
 def losses(

@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "(default: made-up inputs)",
     )
     parser.add_argument("--samples", type=int, metavar="N", help="samples of the data that are used (default: 16)")
-    parser.add_argument("--task", help="what another model is for, where export was told")
+    parser.add_argument("--task", help="what another model is for (default: what the bundle is for)")
     parser.add_argument("--threads", type=int, metavar="N", help="threads that compute (default: all cores)")
     parser.add_argument("--json", action="store_true", help="machine-readable")
 

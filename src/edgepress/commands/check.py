@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from edgepress.terminal.stdio import say
+
 NAME = "check"
 HELP = "say for every node of a bundle or ONNX file where it would run on a target, and why not on the accelerator"
 
@@ -32,10 +34,25 @@ def run(arguments: argparse.Namespace) -> int:
             return find_pass("bind-shapes").name
         return pass_for(placement.domain, placement.op) if placement.cause == "op" else ""
 
-    reports = check(arguments.path, find_target(arguments.target), arguments.soc, fixed_by)
+    target = find_target(arguments.target)
+    own = target.form not in (None, "ort-format")
+    if own and (made_for := _made_for(arguments.path)) and target.name not in made_for:
+        say(
+            f"{arguments.path} was made for {', '.join(made_for)}, and {target.name} needs a graph of its own: "
+            f"`edgepress export … --target {target.name}` writes it; this is of the bundle's other graph"
+        )
+    reports = check(arguments.path, target, arguments.soc, fixed_by)
     full = all(report.full for report in reports)
     if arguments.json:
         print(json.dumps({"full": full, "models": [report.to_json() for report in reports]}, indent=2))
     else:
         print("\n\n".join(map(format_report, reports)))
     return 1 if arguments.require == "full" and not full else 0
+
+
+def _made_for(path: Path) -> tuple[str, ...]:
+    """The targets of a bundle that is no language model; none where ``path`` is anything else."""
+    from edgepress.bundle.manifest import MANIFEST_NAME, read_manifest
+
+    manifest = read_manifest(path) if (path / MANIFEST_NAME).is_file() else None
+    return () if manifest is None or manifest.task is None else tuple(manifest.targets)

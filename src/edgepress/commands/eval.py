@@ -147,7 +147,13 @@ def task_reference(model: "TaskModel", reference: str, revision: str | None = No
     from edgepress.runtime.loading import load_task
 
     if (Path(reference) / MANIFEST_NAME).is_file():
-        yield load_task(reference)
+        other = load_task(reference)
+        if other.task.name != model.task.name:
+            raise InputError(
+                f"{reference} is for {other.task.name}, the bundle for {model.task.name}; name what it was made from, "
+                "or a bundle of the same task"
+            )
+        yield other
         return
     try:
         from edgepress.exporter.decide.encoder_decoder import is_encoder_decoder

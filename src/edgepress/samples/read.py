@@ -6,8 +6,9 @@ gives samples, or pairs of a sample and its label.
 
 import re
 import sys
+import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from importlib import import_module
 from itertools import islice
 from pathlib import Path
@@ -62,12 +63,10 @@ def known_forms() -> list[Form]:
 
 def _called(reference: str) -> Samples:
     """What a function of the user's gives: samples, or pairs of a sample and its label."""
-    function = import_function(reference)
-    given = function()
-    try:
-        items = list(islice(iter(given), MOST))
-    except TypeError as error:
-        raise InputError(f"{reference} gave {type(given).__name__}, not samples to go through: {error}") from error
+    given = called(import_function(reference), reference)
+    if not isinstance(given, Iterable):
+        raise InputError(f"{reference} gave {type(given).__name__}, not samples to go through")
+    items = called(lambda: list(islice(given, MOST)), reference)
     return of_list([_as_sample(item, f"{reference}[{index}]") for index, item in enumerate(items)], reference)
 
 
@@ -85,13 +84,34 @@ def import_function(reference: str) -> Callable[..., Any]:
         function: object = import_module(module)
         for part in name.split("."):
             function = getattr(function, part)
-    except (ImportError, AttributeError) as error:
-        raise InputError(f"{reference} cannot be imported from {here}: {error}") from error
+    except Exception as error:  # whatever the user's module raises while it is imported
+        raise InputError(
+            f"{reference} cannot be imported from {here}: {type(error).__name__}: {error}; name a function in a module "
+            "that Python finds there"
+        ) from error
     finally:
         sys.path.remove(here)
     if not callable(function):
         raise InputError(f"{reference} is {type(function).__name__}, not a function")
     return function
+
+
+def called(function: Callable[..., Any], reference: str, *given: object) -> Any:
+    """What the user's ``function``, named by ``reference``, returns for what is ``given``.
+
+    Raises:
+        InputError: it raises something; the line in which it did is named.
+
+    """
+    try:
+        return function(*given)
+    except InputError:
+        raise
+    except Exception as error:  # whatever the user's function raises
+        *_, last = traceback.extract_tb(error.__traceback__)
+        raise InputError(
+            f"{reference} failed at {last.filename}:{last.lineno}: {type(error).__name__}: {error}; mend it there"
+        ) from error
 
 
 def _as_sample(item: object, where: str) -> Sample:

@@ -162,3 +162,52 @@ def test_a_bundle_is_scored_beside_what_it_was_made_from(
     (photos / "red" / "1.png").rename(photos / "purple" / "1.png")
     assert main(command) == 2
     assert "has the label 'purple'; the model has 3: red, green, blue" in capsys.readouterr().err
+
+
+def test_what_a_graph_of_no_task_is_given_is_told_of_the_task(
+    model: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Images for a graph of which nothing says how they become its inputs; a revision of a file."""
+    out = tmp_path / "bundle"
+    for given, what in ((photos, "there is no .npz file in"), (photos / "red" / "0.png", "is no .npz file")):
+        with pytest.raises(InputError, match=f"{what}.*how anything else becomes pixels; give --task FILE.json"):
+            export(str(model), out=out, recipe="int8", calibration=[given])
+    with pytest.raises(InputError, match="--revision is of a model on the hub"):
+        export(str(model), out=out, recipe="int8", revision="main")
+    assert not out.exists()
+    assert main(["export", str(model), "--task", "image-classification", "--out", str(out)]) == 0
+    assert "note: image-classification is a name alone" in capsys.readouterr().out
+    assert main(["run", str(out), str(photos / "red" / "0.png")]) == 2
+    assert "export it again with --task FILE.json" in capsys.readouterr().err
+
+
+def test_blame_takes_the_task_from_the_bundle(
+    model: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "task.json").write_text(json.dumps(ENTRIES))
+    out, other = tmp_path / "bundle", tmp_path / "other"
+    export(str(model), out=out, recipe="int8", task=str(tmp_path / "task.json"))
+    capsys.readouterr()
+    assert main(["blame", str(out), "--model", str(model), "--data", str(photos), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["samples"], found["made_up"]) == (12, False)
+    assert "nats" in found["unit"]  # the divergence of a classifier
+    export(str(model), out=other, recipe="fp32")
+    assert main(["eval", str(out), "--data", str(photos), "--reference", str(other)]) == 2
+    assert "is for tensors, the bundle for image-classification" in capsys.readouterr().err
+
+
+def test_a_target_whose_graph_a_bundle_has_not_is_named(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for target, said in (("arm64-cpu", True), ("ios-coreml", False)):
+        export(str(model), out=tmp_path / target, recipe="fp32", target=target, task=str(_entries(tmp_path)))
+        main(["check", str(tmp_path / target), "--target", "ios-coreml", "--json"])
+        out, err = capsys.readouterr()
+        assert ("was made for arm64-cpu, and ios-coreml needs a graph of its own" in err) == said
+        assert json.loads(out)["models"]
+
+
+def _entries(folder: Path) -> Path:
+    (folder / "task.json").write_text(json.dumps(ENTRIES))
+    return folder / "task.json"

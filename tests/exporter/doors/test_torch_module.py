@@ -141,6 +141,28 @@ def number():
     return 3
 
 
+def imports_when_called():
+    import beside_the_example
+
+    return beside_the_example.made()
+
+
+def with_entries():
+    return {
+        "module": nn.Flatten(),
+        "inputs": {"input": torch.rand(1, 3, 2, 1)},
+        "task": {"name": "image-classification", "images": {"input": "input", "mode": "RGB"}},
+    }
+
+
+def wrong_entries():
+    return {**with_entries(), "task": {"name": "image-classification", "images": {"input": "pixels"}}}
+
+
+def named():
+    return {**with_entries(), "task": "image-classificaton"}
+
+
 def keys():
     return {"module": Decides(), "input": torch.ones(2)}
 
@@ -169,6 +191,9 @@ CONSTANT = 3
 def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     folder = tmp_path_factory.mktemp("modules")
     (folder / "doors_example.py").write_text(SOURCE, encoding="utf-8")
+    (folder / "beside_the_example.py").write_text(
+        "import torch\ndef made():\n    return torch.nn.Linear(2, 2), (torch.rand(1, 2),)\n", encoding="utf-8"
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         yield
@@ -229,6 +254,20 @@ def test_a_check_of_values_is_no_part_of_a_graph(tmp_path: Path) -> None:
     assert traced.task.inputs == (Edge("x", "float32", ("rows", 3)),)
 
 
+def test_a_function_imports_what_is_beside_it_when_it_is_called(tmp_path: Path) -> None:
+    assert open_callable("doors_example:imports_when_called", Options(), tmp_path).model_type == "Linear"
+
+
+def test_a_function_says_what_its_module_is_for(tmp_path: Path) -> None:
+    """As a dictionary of the entries that ``--task FILE.json`` has; of a name alone it is said that it is one."""
+    found = open_callable("doors_example:with_entries", Options(), tmp_path)
+    assert found.task.name == "image-classification"
+    assert found.task.images is not None
+    assert found.task.images.input == "input"
+    named = open_callable("doors_example:named", Options(), tmp_path)
+    assert "image-classificaton (did you mean image-classification?) is a name alone" in named.notes[0]
+
+
 def test_sizes_that_are_multiples(tmp_path: Path) -> None:
     traced = open_callable("doors_example:pyramid", Options(), tmp_path)
     assert {axis.name: axis.multiple for axis in traced.task.axes or ()} == {"2*height": 2, "2*width": 2}
@@ -263,6 +302,7 @@ def test_zeros_around_what_a_maximum_is_taken_of_stay(tmp_path: Path) -> None:
         ("solves", r"cannot be written as ONNX: .*linalg_eigh"),
         ("raises", r"failed at .*doors_example.py:\d+: .*no weights here"),
         ("number", r"returned int; return \(module, example inputs\)"),
+        ("wrong_entries", r"doors_example:wrong_entries: images become the input pixels; the graph has input"),
         ("keys", r"returned the keys module, input; return"),
         ("not_tensors", r"the input x is int, no tensor"),
         ("other_axes", r"axes name the input y, and there are x"),

@@ -196,6 +196,8 @@ def test_a_function_of_the_users_is_a_metric(tmp_path: Path, monkeypatch: pytest
     (tmp_path / "own_metric.py").write_text(
         "def share_of_a(answers, labels):\n"
         "    return sum(answer[0].label == label == 'a' for answer, label in zip(answers, labels)) / len(labels)\n"
+        "def fails(answers, labels):\n    return answers[0].label\n"
+        "def text(answers, labels):\n    return 'good'\n"
     )
     monkeypatch.chdir(tmp_path)
     said = [(Label(label, 1.0, 0),) for label in "aabc"]
@@ -205,6 +207,10 @@ def test_a_function_of_the_users_is_a_metric(tmp_path: Path, monkeypatch: pytest
     assert (one.value, one.reference, one.changed) == (0.25, 0.25, 0.25)
     with pytest.raises(InputError, match="cannot be imported"):
         find_metric("own_metric:missing")
+    with pytest.raises(InputError, match=r"own_metric:fails failed at .*own_metric.py:4: AttributeError: "):
+        score(Said(said), samples, [find_metric("own_metric:fails")])
+    with pytest.raises(InputError, match="own_metric:text gave str; a metric takes answers and labels"):
+        score(Said(said), samples, [find_metric("own_metric:text")])
 
 
 @pytest.mark.parametrize(
