@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -289,25 +289,10 @@ def _shape(sizes: Sequence[str | int]) -> str:
     return " × ".join(map(str, sizes)) or "scalar"
 
 
-def _group_rows(groups: Mapping[str, Mapping[str, int]]) -> list[tuple[str, str, str]]:
-    """Names, tensors and megabytes of the groups, largest first; the smallest, a thousandth of all bytes, together."""
-    left = sum(group["bytes"] for group in groups.values()) // 1000
-    small: list[str] = []
-    for name in reversed(groups):
-        if (left := left - groups[name]["bytes"]) < 0:
-            break
-        small.append(name)
-    shown = {name: group for name, group in groups.items() if name not in small or len(small) == 1}
-    if len(small) > 1:
-        rest = [groups[name] for name in small]
-        shown[f"{len(small)} others (--json)"] = {key: sum(one[key] for one in rest) for key in ("tensors", "bytes")}
-    return [(name, str(group["tensors"]), megabytes(group["bytes"])) for name, group in shown.items()]
-
-
 def format_inspection(inspection: Json) -> str:
     """Return :func:`inspect`'s result as tables."""
     operators = cast("dict[str, int]", inspection["operators"])
-    groups = cast("dict[str, dict[str, int]]", inspection["groups"])
+    groups = cast("dict[str, Json]", inspection["groups"])
     values = [
         (kind, str(value["name"]), str(value["dtype"]), _shape(cast("list[str | int]", value["shape"])))
         for kind in ("inputs", "outputs")
@@ -321,7 +306,11 @@ def format_inspection(inspection: Json) -> str:
         "",
         format_table(("", "name", "dtype", "shape"), values),
         "",
-        format_table(("group", "tensors", "MB"), _group_rows(groups), right=(1, 2)),
+        format_table(
+            ("group", "tensors", "MB"),
+            [(name, str(group["tensors"]), megabytes(group["bytes"])) for name, group in groups.items()],
+            right=(1, 2),
+        ),
     ]
     if "bundle" in inspection:
         described = cast("Json", inspection["bundle"])
