@@ -472,6 +472,7 @@ class Model(OneText):
 
     def _speculating(self, how: Speculation) -> tuple[OpenText, Tally]:
         """This text with several tokens a step, or as it is where no step over several gives the same logits."""
+        from edgepress.runtime.generation.generation import Tally
         from edgepress.runtime.generation.speculation.kinds import Opening
         from edgepress.runtime.generation.speculation.speculating import open_speculating
 
