@@ -7,7 +7,7 @@ from typing import Any, cast
 import pytest
 
 from edgepress.errors import InputError
-from edgepress.runtime.sessions.static import METADATA, _read_facts
+from edgepress.runtime.sessions.static import METADATA, read_facts
 
 SOUND: dict[str, object] = {"windows": {"mask": 16, "full": None}, "closed": -1e4, "long_from": None, "long_rows": 0}
 
@@ -18,7 +18,7 @@ def session(text: str) -> Any:
 
 
 def test_facts_are_read_as_they_were_written() -> None:
-    facts = _read_facts(session(json.dumps(SOUND)))
+    facts = read_facts(session(json.dumps(SOUND)))
     assert (facts.windows, facts.closed, facts.long_from) == (SOUND["windows"], -1e4, None)
 
 
@@ -36,4 +36,4 @@ def test_facts_are_read_as_they_were_written() -> None:
 )
 def test_hostile_metadata_is_one_error(text: str, message: str) -> None:
     with pytest.raises(InputError, match=f"the static graph's metadata.*{message}"):
-        _read_facts(session(text))
+        read_facts(session(text))
