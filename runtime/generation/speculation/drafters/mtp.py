@@ -85,10 +85,10 @@ class FurtherTokens:
             session.roll_back(self._known)
         logits = session.append_with(np.array(text[first + 1 :]), self._hidden.rows[first : len(text) - 1])
         self._known = session.position
-        found = [choosing.ahead(logits, [])]
+        found = [choosing.ahead(logits[-1], [])]
         while len(found) < count and session.position < session.context:
             logits = session.append_with(np.array(found[-1:]), session.hidden_next)
-            found.append(choosing.ahead(logits, found))
+            found.append(choosing.ahead(logits[-1], found))
         return found
 
     def _place(self) -> tuple[int, int]:
