@@ -51,6 +51,9 @@ def test_files_that_are_none_are_refused(tmp_path: Path, monkeypatch: pytest.Mon
     for name in ("objects.npz", "text.npz", "damaged.npz", "nowhere.npz"):
         with pytest.raises(InputError, match=rf"{name} is no \.npz file"):
             arrays.read_arrays(tmp_path / name)
+    (tmp_path / "speech.wav").write_bytes(b"RIFF")
+    with pytest.raises(InputError, match=r"speech.wav is no \.npz file, .* export the model with --task FILE.json"):
+        model().answer(tmp_path / "speech.wav")
     np.savez_compressed(tmp_path / "bomb.npz", x=np.zeros(10_000))
     monkeypatch.setattr(arrays, "MOST", 1000)
     with pytest.raises(InputError, match="more than the 1,000"):
