@@ -40,6 +40,6 @@ def read_arrays(path: Path) -> dict[str, NDArray[np.generic]]:
         if path.is_file() and path.suffix.lower() != ".npz":
             raise InputError(
                 f"{path} is no .npz file, and nothing is known of how anything else becomes the model's inputs; "
-                "export the model with --task FILE.json that says it (docs/tasks.md), or save the inputs with numpy.savez"
+                "export the model with --task FILE.json that says it (docs/tasks.md), or save arrays with numpy.savez"
             ) from error
         raise InputError(f"{path} is no .npz file that can be read ({error}); {remedy}") from error
