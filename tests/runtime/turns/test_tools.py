@@ -175,6 +175,7 @@ PARAMETERS = {
         "code": {"type": "string", "pattern": "[a-f]/[0-9]$", "maxLength": 6},
         "unit": {"enum": ["a<", "b"]},
         "who": {"anyOf": [{"type": "string", "minLength": 2, "maxLength": 4}, {"enum": ["x", "all of us"]}]},
+        "size": {"anyOf": [{"type": "string", "maxLength": 3}, {"const": 5}, {"type": ["string"], "enum": ["1", 1]}]},
         "days": {"type": "integer", "minimum": 0, "maximum": 9},
         "deep": {
             "type": "object",
@@ -183,7 +184,7 @@ PARAMETERS = {
             "additionalProperties": False,
         },
     },
-    "required": ["place", "who", "deep"],
+    "required": ["place", "who", "size", "deep"],
     "$defs": {"letters": {"type": "array", "items": {"enum": ["a", "<b>"]}, "maxItems": 2}},
 }
 TOOLS = [

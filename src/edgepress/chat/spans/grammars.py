@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from edgepress.chat.spans.kinds import Literally, Schema
+from edgepress.chat.spans.values import is_text
 
 _SPACED = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": ", "lenient": True}
 _VALUES = ("enum", "const", "default", "examples")  # whose content is no schema
@@ -98,31 +99,18 @@ def written_out(
 
 def _unquoted(name: str, schema: object, literal: Literally) -> list[str]:
     """The rules of a value that is a text in any case, which stands without quotes; none of others."""
-    if not isinstance(schema, Mapping):
+    if not isinstance(schema, Mapping) or not is_text(schema):
         return []
     for key in ("anyOf", "oneOf"):
         if ways := schema.get(key):
             rest = {other: what for other, what in schema.items() if other != key}
             each = [_unquoted(f"{name}_{at}", {**rest, **way}, literal) for at, way in enumerate(ways)]
             one_of = " | ".join(f"{name}_{at}" for at in range(len(each)))
-            return [f"{name}: {one_of}", *(rule for rules in each for rule in rules)] if all(each) else []
-    plain = _plain_values(schema, literal)
-    if plain is None and _is_text(schema):
-        return [f"{name}: {name.upper()}", f"{name.upper()}: {unquoted_text(schema)}"]
-    return [] if plain is None else [f"{name}: {plain}"]
-
-
-def _plain_values(schema: object, literal: Literally) -> str | None:
-    """The texts of a property that is one of several; None for others."""
-    if not isinstance(schema, Mapping):
-        return None
+            return [f"{name}: {one_of}", *(rule for rules in each for rule in rules)]
     values = [schema["const"]] if "const" in schema else schema.get("enum")
-    texts = texts_in(values)
-    return " | ".join(map(literal, texts)) if isinstance(values, list) and texts and len(texts) == len(values) else None
-
-
-def _is_text(schema: object) -> bool:
-    return isinstance(schema, Mapping) and schema.get("type") == "string" and not {"enum", "const"} & schema.keys()
+    if values is not None:
+        return [f"{name}: {' | '.join(map(literal, values))}"]
+    return [f"{name}: {name.upper()}", f"{name.upper()}: {unquoted_text(schema)}"]
 
 
 def unquoted_text(schema: Schema) -> str:

@@ -87,8 +87,7 @@ def typed(text: str, name: str, schema: Schema | None) -> Any:
     one.
     """
     properties = (schema or {}).get("properties")
-    wanted = _types(properties.get(name) if isinstance(properties, Mapping) else None)
-    if wanted == {"string"}:
+    if isinstance(properties, Mapping) and is_text(properties.get(name)):
         return text
     if text in _CONSTANTS:
         return _CONSTANTS[text]
@@ -98,16 +97,15 @@ def typed(text: str, name: str, schema: Schema | None) -> Any:
         return text
 
 
-def _types(schema: object) -> set[str]:
-    """The types that a property may have; nothing where that is not said."""
+def is_text(schema: object) -> bool:
+    """Whether a property is a text whatever is chosen of its schema: formats without quotes then write none."""
     if not isinstance(schema, Mapping):
-        return set()
-    kind = schema.get("type")
-    found = {kind} if isinstance(kind, str) else set(kind) if isinstance(kind, list) else set()
+        return False
     for key in ("anyOf", "oneOf"):
-        for one in schema.get(key) or ():
-            found |= _types(one)
+        if ways := schema.get(key):
+            rest = {other: what for other, what in schema.items() if other != key}
+            return all(isinstance(way, Mapping) and is_text({**rest, **way}) for way in ways)
     values = [schema["const"]] if "const" in schema else schema.get("enum")
-    if not found and isinstance(values, list) and values and all(isinstance(value, str) for value in values):
-        return {"string"}
-    return found
+    if values is not None:
+        return isinstance(values, list) and bool(values) and all(isinstance(value, str) for value in values)
+    return schema.get("type") in ("string", ["string"])
