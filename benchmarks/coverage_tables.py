@@ -49,4 +49,7 @@ def _reason(reason: str) -> str:
     plain = reason.partition("; known: ")[0]
     words = [word for word in plain.replace("|", "\\|").split(" ") if "edgepress-coverage" not in word]
     text = " ".join(words)
-    return text if len(text) <= _CELL else f"{text[: _CELL - 1]}…"
+    if len(text) <= _CELL:
+        return text
+    begun = text[: _CELL - 1]
+    return f"{begun if begun.count('`') % 2 == 0 else begun[: begun.rindex('`')]}…"  # no command is cut in two

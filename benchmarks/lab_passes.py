@@ -10,7 +10,8 @@ from time import perf_counter
 from typing import Any
 
 from edgepress.calls import Answer, Arrays
-from edgepress.runtime.model import Floats, Model
+from edgepress.runtime.generation.penalties import Floats
+from edgepress.runtime.model import Model
 from edgepress.runtime.profile import rounds
 from edgepress.runtime.profile.circumstances import Moment
 from edgepress.runtime.profile.passes import roofline, speed

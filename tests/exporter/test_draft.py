@@ -195,7 +195,7 @@ def test_what_training_left_is_shared_and_the_rest_is_its_own(folder: Path) -> N
     found = model.generate(prompt, max_tokens=24, speculate=Speculation("draft", exact=False))
     found.text()
     assert found.tokens == wanted.tokens
-    drafting = model._open_beside(model.config.of_drafter("draft"))[0]  # type: ignore[arg-type]
+    drafting = model._beside.open(model.config.of_drafter("draft"), model.session)[0]  # type: ignore[arg-type]
     assert drafting.prepared.directory is not None
 
 

@@ -36,7 +36,7 @@ def test_bench_takes_inputs_of_any_type(home: Path, capsys: pytest.CaptureFixtur
     assert main([*words, "--no-prepare"]) == 0
     assert json.loads(capsys.readouterr().out)["shapes"] == {"ids": [2, 6]}
     assert main(["bench", str(home / "tied"), "--inputs", str(home / "convolutions.npz")]) == 2
-    assert "ids is missing; the model takes ids int64 (batch, tokens)" in capsys.readouterr().err
+    assert "ids is missing and x is no input; the model takes ids int64 (batch, tokens)" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["tied", "convolutions"])

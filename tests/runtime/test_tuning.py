@@ -164,7 +164,8 @@ def test_the_cheapest_within_three_percent_is_chosen(
     assert found.choice == Choice(*chosen)
     assert found.steps == {str(chosen[0]): Steps([(1, 1.0), (2, 1.1)], 2)}
     lines = measure.describe(found)
-    assert lines[0].startswith(f"opened here with {chosen[0]} threads")
+    said = f"opened here with {chosen[0]} thread{'s' * (chosen[0] > 1)}"
+    assert lines[0].startswith((f"{said},", f"{said} on cores "))
     assert len(lines) == 1 + len(found.samples)
 
 
