@@ -1,5 +1,6 @@
 """Tables of coverage.py's samples: how many classes are right, and each class with its verdict and the reason."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -7,6 +8,7 @@ from common import table
 
 VERDICTS = ("right", "wrong", "refused", "not made")
 _CELL = 160  # characters of a reason
+_PACKAGES = re.compile(r"/\S*/site-packages/")
 
 
 def report(samples: Sequence[Mapping[str, Any]]) -> str:
@@ -45,8 +47,8 @@ def difference_or_reason(sample: Mapping[str, Any]) -> str:
 
 
 def _reason(reason: str) -> str:
-    """A reason as a cell: without the list of what is known, and without the folder that was tried."""
-    plain = reason.partition("; known: ")[0]
+    """A reason as a cell: without the list of what is known, and without folders of this machine."""
+    plain = _PACKAGES.sub("", reason.partition("; known: ")[0])
     words = [word for word in plain.replace("|", "\\|").split(" ") if "edgepress-coverage" not in word]
     text = " ".join(words)
     if len(text) <= _CELL:
