@@ -54,7 +54,7 @@ def test_half_of_a_real_network(name: str, tmp_path: Path, import_script: Callab
         "method": "channels",
         "priced": False,
     }
-    kept = choose(coupling, coupling.groups, scores, method="channels", priced=False, **settings)  # type: ignore[arg-type] # of several types
+    kept = choose(coupling, coupling.groups, scores, method="channels", **settings)  # type: ignore[arg-type] # of several types
     assert 0.49 * whole < coupling.multiply_adds(kept) <= 0.5 * whole
     (value,) = model.graph.input
     shape = [dim.dim_value or 1 for dim in value.type.tensor_type.shape.dim]

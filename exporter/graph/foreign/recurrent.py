@@ -21,9 +21,9 @@ from edgepress.exporter.plan.plan import PlannedTensor
 from edgepress.onnx_graph.walk import attribute, operand
 
 LEAST = 512
-"""Numbers that an LSTM carries from which on integers pay: of ``benchmarks/arm_encoders.py``'s processors those with dot
-products take 0.48 to 0.81 of the instructions of floats there, and up to 1.16 of them at 128. A Cortex-A53, which
-has none, takes 1.4 to 1.6 of them at any width, for a quarter of the bytes.
+"""Numbers that an LSTM carries from which on integers pay: of the processors of ``benchmarks/arm_encoders.py`` those
+with dot products take 0.48 to 0.81 of the instructions of floats there, and up to 1.16 of them at 128. A Cortex-A53,
+which has none, takes 1.4 to 1.6 of them at any width, for a quarter of the bytes.
 """
 
 _ATTRIBUTES = ("activation_alpha", "activation_beta", "activations", "clip", "direction", "hidden_size", "input_forget")
