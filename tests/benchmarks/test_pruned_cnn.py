@@ -46,15 +46,8 @@ def test_half_of_a_real_network(name: str, tmp_path: Path, import_script: Callab
     if multiply_adds is not None:
         assert whole == multiply_adds
     scores = scores_of(model, coupling, coupling.groups, "weights", (), seed=0)
-    settings = {
-        "share": 0.5,
-        "of": "multiply_adds",
-        "uniform": False,
-        "multiple": 1,
-        "method": "channels",
-        "priced": False,
-    }
-    kept = choose(coupling, coupling.groups, scores, method="channels", **settings)  # type: ignore[arg-type] # of several types
+    settings = {"share": 0.5, "of": "multiply_adds", "uniform": False, "multiple": 1, "priced": False}
+    kept = choose(coupling, coupling.groups, scores, method="channels", **settings)
     assert 0.49 * whole < coupling.multiply_adds(kept) <= 0.5 * whole
     (value,) = model.graph.input
     shape = [dim.dim_value or 1 for dim in value.type.tensor_type.shape.dim]
