@@ -2,8 +2,8 @@
 
     python benchmarks/drafts.py [--models demo stories deep hybrid] [--times] [--again]
 
-Greedy answers and drawn ones (temperature 0.8) to 32 beginnings of texts that no model has seen, 64 tokens each, in
-int4. ``demo`` has a draft of two of its three layers; of ``stories``, tiny1m, stories260k is the draft, a model of its
+Greedy answers and drawn ones (temperature 0.8) to 32 beginnings of texts that no model has seen, of 64 and of 384 tokens at
+most, in int4. ``demo`` has a draft of two of its three layers; of ``stories``, tiny1m, stories260k is the draft, a model of its
 own with the same tokens; ``deep`` and ``hybrid`` (:mod:`speculation_models`, trained here where they are not there yet:
 7 and 4 minutes of a core) have one of 2 of 12 layers, distilled, and MTP.
 
@@ -20,6 +20,7 @@ import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from itertools import product
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -46,7 +47,8 @@ from edgepress.runtime.model import load as open_bundle
 from edgepress.runtime.sessions.cpu import CpuSession
 from edgepress.text.tokenizer import StopStrings
 
-PROMPTS, PROMPT, ANSWER, ROUNDS = 32, 32, 64, 2
+PROMPTS, PROMPT, ROUNDS = 32, 32, 2
+ANSWERS = (64, 384)  # tokens at most; a window learns in each answer anew whether proposals pay
 HOT = 0.8
 DRAFTERS = {"demo": "draft", "stories": "draft", "deep": "draft", "hybrid": "mtp"}
 NAMES = {
@@ -147,8 +149,8 @@ def drafter_of(model: Model, name: str, share: float) -> Drafter:
     return how.open(Opening(model.config, model.session, COSTS, opened, how.bundle))
 
 
-def measure_gain(name: str, temperature: float, way: str) -> Sample:
-    """Answers by steps whose costs are given."""
+def measure_gain(name: str, temperature: float, way: str, most: int) -> Sample:
+    """Answers of ``most`` tokens by steps whose costs are given."""
     model, share = open_bundle(bundle_of(name), threads=1, prepared=False), share_of(name)
     found: Sample = {"share": share, "answers": 0, "tokens": 0, "steps": 0, "proposed": 0, "right": 0, "spent": 0.0}
     inner = drafter_of(model, name, share)
@@ -156,7 +158,7 @@ def measure_gain(name: str, temperature: float, way: str) -> Sample:
         window = Window(COSTS, 16)
         ahead = Speculating(model, inner if way == "drawn" else Likeliest(inner), window, 15)
         sampling = Sampling(temperature=temperature, seed=seed)
-        generation = Generation(ahead, prompt, sampling, ANSWER, StopStrings([]))
+        generation = Generation(ahead, prompt, sampling, most, StopStrings([]))
         for _piece in generation:
             pass
         found["answers"] += 1
@@ -206,7 +208,7 @@ def measure_times(name: str) -> Iterator[Sample]:
     for _ in range(ROUNDS):
         sample: Sample = {"plain_s": 0.0, "speculated_s": 0.0, "tokens": 0, "same": 0, "proposed": 0, "right": 0}
         for prompt in asked:
-            plain, quick = (model.generate(prompt, max_tokens=ANSWER, speculate=how) for how in (None, speculated))
+            plain, quick = (model.generate(prompt, max_tokens=ANSWERS[0], speculate=how) for how in (None, speculated))
             for key, generation in (("plain_s", plain), ("speculated_s", quick)):
                 start = perf_counter()
                 generation.text()
@@ -229,6 +231,7 @@ def report(samples: Sequence[Mapping[str, Any]]) -> str:
         (
             *(NAMES[one["model"]], one["drafter"], f"{one['temperature']:g}", one["proposals"]),
             f"{one['share']:.2f}",
+            f"{one['most']}",
             f"{one['tokens']:,}",
             f"{one['steps']:,}",
             f"{one['right']:,} of {one['proposed']:,}",
@@ -236,7 +239,7 @@ def report(samples: Sequence[Mapping[str, Any]]) -> str:
         )
         for one in kinds["gain"]
     ]
-    header = ("model", "drafter", "temperature", "proposals", "a step of the drafter", "tokens", "steps")
+    header = ("model", "drafter", "temperature", "proposals", "a step of the drafter", "of at most", "tokens", "steps")
     parts = [table((*header, "proposals right", "speed by counted steps"), gains)]
     agreements = [
         (
@@ -281,10 +284,10 @@ def main() -> None:
     samples = [one for one in kept() if not (arguments.again and one["model"] in arguments.models)]
     for name in arguments.models:
         wanted: list[tuple[Sample, Any]] = []
-        for temperature, way in ((0.0, "drawn"), (HOT, "likeliest"), (HOT, "drawn")):
-            key = {"what": "gain", "model": name, "drafter": DRAFTERS[name], "temperature": temperature}
+        for most, (temperature, way) in product(ANSWERS, ((0.0, "drawn"), (HOT, "likeliest"), (HOT, "drawn"))):
+            key = {"what": "gain", "model": name, "drafter": DRAFTERS[name], "temperature": temperature, "most": most}
             key |= {"proposals": way if temperature else "likeliest"}
-            wanted.append((key, partial(measure_gain, name, temperature, way)))
+            wanted.append((key, partial(measure_gain, name, temperature, way, most)))
         if DRAFTERS[name] == "draft":
             for temperature in (HOT, 1.0):
                 key = {"what": "agreement", "model": name, "temperature": temperature}
