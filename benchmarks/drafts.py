@@ -2,10 +2,10 @@
 
     python benchmarks/drafts.py [--models demo stories deep hybrid] [--times] [--again]
 
-Greedy answers and drawn ones (temperature 0.8) to 32 beginnings of texts that no model has seen, of 64 and of 384 tokens at
-most, in int4. ``demo`` has a draft of two of its three layers; of ``stories``, tiny1m, stories260k is the draft, a model of its
-own with the same tokens; ``deep`` and ``hybrid`` (:mod:`speculation_models`, trained here where they are not there yet:
-7 and 4 minutes of a core) have one of 2 of 12 layers, distilled, and MTP.
+Greedy answers and drawn ones (temperature 0.8) to 32 beginnings of texts that no model has seen, of 64 and of 384
+tokens at most, in int4. ``demo`` has a draft of two of its three layers; of ``stories``, tiny1m, stories260k is the
+draft, a model of its own with the same tokens; ``deep`` and ``hybrid`` (:mod:`speculation_models`, trained here where
+they are not there yet: 7 and 4 minutes of a core) have one of 2 of 12 layers, distilled, and MTP.
 
 - ``gain``: what is proposed, what is right, and the speed that steps counted at the costs of the 135M shape give
   (benchmarks/speculation.py; a step of the draft costs the share of bytes that it reads): no time is measured, so it
