@@ -19,6 +19,7 @@ from prepared_bundles import Shape, make_bundle, run
 from edgepress.disk.cache import cache_folder
 from edgepress.disk.stamps import stamp
 from edgepress.errors import InputError
+from edgepress.processor import cpu_info
 from edgepress.runtime import prepared
 from edgepress.runtime.graph_file import form, products, repack
 
@@ -194,7 +195,8 @@ def test_every_form_of_experts_computes_the_same(
         assert state.directory is not None
         used = made.forms(state.directory)
         if X86 and bits == 4:  # kernels of AVX2 read the scales where there are zero points: then the next form is used
-            assert any(used.get(one) for one in (way, f"{way}, own scales"))
+            is_next_allowed = "avx512_vnni" not in cpu_info().get("flags", "").split()
+            assert used.get(way) or (is_next_allowed and used.get(f"{way}, own scales"))
         if X86 and bits == 8:  # a stub of 8 bits is not packed
             assert "stub" not in used
         monkeypatch.undo()
