@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from edgepress.chat.spans.kinds import Literally, Schema
-from edgepress.chat.spans.values import is_text
+from edgepress.chat.spans.values import is_text, values_of
 
 _SPACED = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": ", "lenient": True}
 _VALUES = ("enum", "const", "default", "examples")  # whose content is no schema
@@ -107,8 +107,7 @@ def _unquoted(name: str, schema: object, literal: Literally) -> list[str]:
             each = [_unquoted(f"{name}_{at}", {**rest, **way}, literal) for at, way in enumerate(ways)]
             one_of = " | ".join(f"{name}_{at}" for at in range(len(each)))
             return [f"{name}: {one_of}", *(rule for rules in each for rule in rules)]
-    values = [schema["const"]] if "const" in schema else schema.get("enum")
-    if values is not None:
+    if (values := values_of(schema)) is not None:
         return [f"{name}: {' | '.join(map(literal, values))}"]
     return [f"{name}: {name.upper()}", f"{name.upper()}: {unquoted_text(schema)}"]
 

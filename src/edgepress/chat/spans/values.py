@@ -8,6 +8,7 @@ from edgepress.chat.spans.kinds import Schema, ToolCall
 
 _NAMES = ("name", "function", "tool_name")
 _ARGUMENTS = ("arguments", "parameters", "args")
+_TYPES = ((str, "string"), (list, "array"), (Mapping, "object"))
 _CONSTANTS: dict[str, object] = {"True": True, "False": False, "None": None}
 
 
@@ -105,7 +106,29 @@ def is_text(schema: object) -> bool:
         if ways := schema.get(key):
             rest = {other: what for other, what in schema.items() if other != key}
             return all(isinstance(way, Mapping) and is_text({**rest, **way}) for way in ways)
-    values = [schema["const"]] if "const" in schema else schema.get("enum")
+    values = values_of(schema)
     if values is not None:
-        return isinstance(values, list) and bool(values) and all(isinstance(value, str) for value in values)
+        return bool(values) and all(isinstance(value, str) for value in values)
     return schema.get("type") in ("string", ["string"])
+
+
+def values_of(schema: Schema) -> list[Any] | None:
+    """The values that ``const`` or ``enum`` name, those of another type than the schema's left out; None of neither."""
+    values = [schema["const"]] if "const" in schema else schema.get("enum")
+    if not isinstance(values, list):
+        return None
+    kinds = schema.get("type")
+    kinds = [kinds] if isinstance(kinds, str) else kinds
+    if not isinstance(kinds, list):
+        return values
+    kinds = {*kinds, "null"} if schema.get("nullable") is True else set(kinds)
+    return [value for value in values if kinds & _kinds(value)]
+
+
+def _kinds(value: object) -> set[str]:
+    """The types of JSON Schema that a value is of (draft 2020-12, 6.1.1: 1.0 is an integer too)."""
+    if isinstance(value, bool):
+        return {"boolean"}
+    if isinstance(value, int | float):
+        return {"number", "integer"} if isinstance(value, int) or value.is_integer() else {"number"}
+    return {next((name for kind, name in _TYPES if isinstance(value, kind)), "null")}

@@ -7,7 +7,7 @@ from typing import Any
 
 from edgepress.chat.spans.grammars import json_rule, properties_of, texts_in, unquoted_text, with_commas
 from edgepress.chat.spans.kinds import CallFormat, Literally, Schema, ToolCall
-from edgepress.chat.spans.values import checked, parse_json
+from edgepress.chat.spans.values import checked, parse_json, values_of
 
 _QUOTES = ('<|"|>', "<escape>")
 _HEAD = re.compile(r"\s*call:([^\s{]+)\s*")
@@ -110,9 +110,8 @@ class _Rules:
 
     def _alternatives(self, of: Schema) -> str:
         """What a schema allows, as alternatives."""
-        values = [of["const"]] if "const" in of else of.get("enum")
-        if isinstance(values, list):
-            return " | ".join(self._literal(_written(value)) for value in values)
+        if (values := values_of(of)) is not None:
+            return " | ".join(self._literal(_written(value)) for value in values) or json_rule(of)  # which none meets
         several = of.get("anyOf") or of.get("oneOf")
         if isinstance(several, list):
             return " | ".join(map(self.rule, several))
