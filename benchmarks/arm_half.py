@@ -1,9 +1,11 @@
-"""Do models that are no language models take fewer instructions in float16 on ARM?
+"""Do models that are no language models take fewer instructions, or less memory, in float16 on ARM?
 
-ResNet-20, MobileNetV2 and MiniLM as bundles in float32 have them, and the same graphs in float16: every node; those for
-which onnxruntime has kernels in float16 there (the rest in float32 between Casts); convolutions and products alone. One
-image, or one text of 32 tokens. What overflows float16 stays in float32. Counted on an emulated processor
-(``edgepress emulator setup --system`` first), and how far outputs are from float32's there.
+ResNet-20, MobileNetV2 (images of 96 x 96) and MiniLM as bundles in float32 have them, and the same graphs in float16:
+every node; those for which onnxruntime has kernels in float16 there (the rest in float32 between Casts); convolutions
+and products alone. Beside them what recipes in integers make of the model. One image, or one text of 32 tokens. What
+overflows float16 stays in float32. Counted on an emulated processor (``edgepress emulator setup --system`` first), in
+one boot: instructions of a run, memory that the process has more of afterwards than before it opened the file, and how
+far outputs are from those that this host computes in float32.
 
     python benchmarks/arm_half.py [--data ../shared/data] [--cpus cortex-a76] [--models resnet20]
 
@@ -23,8 +25,8 @@ import edgepress  # noqa: F401 - before onnxruntime, whose telemetry it switches
 # isort: split
 import numpy as np
 import onnx
-from arm_ideas import IN_MACHINE, count_bound
-from common import RESULTS, ROOT, group, save, table
+from arm_ideas import IN_MACHINE
+from common import RESULTS, ROOT, SIZES, group, save, table
 from minilm import folder as minilm_folder
 from mobilenet import build_mobilenet
 from numpy.typing import NDArray
@@ -34,47 +36,54 @@ from edgepress.exporter import export
 from edgepress.exporter.graph.foreign.half import find_unfit, to_float16
 from edgepress.exporter.graph.weights import Weights
 from edgepress.onnx_graph.files import parse_model
+from edgepress.sessions import open_on_cpu
 from edgepress.targets import CPU, HALF_ON_ARM, kernels_of
-from edgepress.targets.emulator import Call, agreement, compare_model, find_system, setup
+from edgepress.targets.emulator import Call, find_system, setup
 from edgepress.targets.emulator.system import boot
 
 NAME = "arm_half"
 CPUS = ("cortex-a76", "neoverse-n2")
 MODELS = ("resnet20", "mobilenet", "minilm")
-FORMS = ("float32", "float16", "float16 where there are kernels", "float16 in products")
+FLOATS = ("float32", "float16", "float16 where there are kernels", "float16 in products")
+INTEGERS = {"resnet20": "int8-static", "mobilenet": "int8-static", "minilm": "int8-dynamic"}  # recipes
 TOKENS = 32
+IMAGE = {"resnet20": 32, "mobilenet": 96}  # numbers of a side; the graph's layers are those of 224
 _PRODUCTS = frozenset({"Conv", "Gemm", "MatMul"})
 Feed = dict[str, NDArray[Any]]
 
 
-def feed_of(model: str) -> Feed:
+def feed_of(model: str, seed: int = 0) -> Feed:
     """One image, or one text."""
-    draw = np.random.default_rng(0)
+    draw = np.random.default_rng(seed)
     if model == "minilm":
         ids = draw.integers(1000, 20000, (1, TOKENS))
         return {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
-    size = {"resnet20": 32, "mobilenet": 224}[model]
+    size = IMAGE[model]
     return {"images": draw.uniform(-1, 1, (1, 3, size, size)).astype(np.float32)}
 
 
-def exported(model: str, data: Path, folder: Path) -> Path:
-    """The model's graph in float32, weights inside the file."""
-    source, weights = folder / f"{model}.source.onnx", data / "models"
+def exported(model: str, recipe: str, data: Path, folder: Path) -> Path:
+    """The graph that the bundle for arm64-cpu has, weights inside the file."""
+    source, weights, calibration = folder / f"{model}.source.onnx", data / "models", folder / f"{model}.npz"
     if model == "resnet20":
         build_resnet(weights / "resnet_cifar10" / "resnet20.safetensors", source, batch="batch")
     elif model == "mobilenet":
-        build_mobilenet(next((weights / "mobilenet_v2").glob("*.safetensors")), source)
+        build_mobilenet(next((weights / "mobilenet_v2").glob("*.safetensors")), source, IMAGE[model])
     else:
         source = minilm_folder()
-    export(source, out=folder / model, recipe="fp32", target="arm64-cpu")
-    return write(parse_model(folder / model / "model.onnx"), Weights(folder / model / "model.onnx"), folder, model, 0)
+    seen = {}
+    if recipe == "int8-static":  # kernels take as many instructions for any ranges
+        np.savez(calibration, images=np.stack([feed_of(model, seed)["images"] for seed in range(1, 9)]))
+        seen = {"calibration": [calibration]}
+    export(source, out=folder / model / recipe, recipe=recipe, target="arm64-cpu", **seen)
+    graph = folder / model / recipe / "model.onnx"
+    return write(parse_model(graph), Weights(graph), folder / f"{model}-{recipe}.onnx")
 
 
-def write(graph: onnx.ModelProto, weights: Weights, folder: Path, model: str, number: int) -> Path:
+def write(graph: onnx.ModelProto, weights: Weights, path: Path) -> Path:
     """Write a graph with its weights inside."""
     for tensor in graph.graph.initializer:
         tensor.CopyFrom(weights.inline(tensor))
-    path = folder / f"{model}-{number}.onnx"
     path.write_bytes(graph.SerializeToString())
     return path
 
@@ -99,38 +108,50 @@ def in_half(plain: Path, model: str, form: str, folder: Path) -> tuple[Path, int
         if not in_products or (form == "float16 where there are kernels" and not has_half(node)):
             kept.add(node.name)
     to_float16(graph, weights, kept)
-    return write(graph, weights, folder, model, FORMS.index(form)), len(unfit)
+    return write(graph, weights, folder / f"{model}-half-{FLOATS.index(form)}.onnx"), len(unfit)
+
+
+def forms_of(model: str, data: Path, folder: Path) -> Iterator[tuple[str, Path, int]]:
+    """Each form of a model: its name, its file, and how many nodes overflow in it."""
+    plain = exported(model, "fp32", data, folder)
+    yield FLOATS[0], plain, 0
+    for form in FLOATS[1:]:
+        yield form, *in_half(plain, model, form, folder)
+    yield INTEGERS[model], exported(model, INTEGERS[model], data, folder), 0
 
 
 def samples(cpu: str, models: Sequence[str], data: Path, folder: Path) -> Iterator[dict[str, Any]]:
-    """Count in one boot, after the outputs were compared by an emulator that does not count."""
-    machine, cases, calls, files = (setup(), find_system()), [], [], {**IN_MACHINE}
+    """Count all forms in one boot."""
+    from ideas_in_machine import count_model
+
+    cases, calls, files = [], [], {**IN_MACHINE}
     for model in models:
-        plain, feed = exported(model, data, folder), feed_of(model)
-        [truth] = compare_model(machine[0], plain, feed, [cpu])
-        for form in FORMS:
-            path, unfit = (plain, 0) if form == "float32" else in_half(plain, model, form, folder)
-            [found] = [truth] if form == "float32" else compare_model(machine[0], path, feed, [cpu])
-            pairs = [agreement(truth.outputs[name], found.outputs[name]) for name in truth.outputs]
+        feed, truth = feed_of(model), Feed()
+        for form, path, unfit in forms_of(model, data, folder):
+            if not truth:
+                session = open_on_cpu(path)
+                names = [value.name for value in session.get_outputs()]
+                truth = {f"expected.{name}": value for name, value in zip(names, session.run(names, feed), strict=True)}
             files[f"model/{path.name}"] = path
-            calls.append(Call(count_bound(), {"model": f"/model/{path.name}", "shared": {}, "entries": {}}, feed))
-            sqnr = None if form == "float32" else min(pair.sqnr_db for pair in pairs)
-            cases.append({"cpu": cpu, "model": model, "form": form, "unfit": unfit, "sqnr_db": sqnr})
-    for case, answer in zip(cases, boot(*machine, cpu, calls, files), strict=True):
-        yield {**case, "instructions": answer["instructions"]}
+            calls.append(Call(count_model, {"model": f"/model/{path.name}"}, feed | truth))
+            cases.append({"cpu": cpu, "model": model, "form": form, "unfit": unfit, "bytes": path.stat().st_size})
+    for case, answer in zip(cases, boot(setup(), find_system(), cpu, calls, files), strict=True):
+        yield {**case, **answer}
 
 
 def report(found: Sequence[Mapping[str, Any]]) -> str:
-    """Millions of instructions, and by those in float32."""
+    """Millions of instructions, megabytes, both by those in float32."""
     rows = []
     for (cpu, model), of_model in group(found, "cpu", "model").items():
-        whole = next(one["instructions"] for one in of_model if one["form"] == "float32")
+        whole = next(one for one in of_model if one["form"] == FLOATS[0])
         for one in of_model:
-            share, near = one["instructions"] / whole, one["sqnr_db"]
-            cells = [f"{one['instructions'] / 1e6:.1f}", f"{share:.2f}", "–" if near is None else f"{near:.0f}"]
-            rows.append([model, cpu, one["form"], *cells, str(one["unfit"])])
-    header = ["model", "processor", "computed in", "millions of instructions", "by float32's", "SQNR, dB", "overflow"]
+            shares = (f"{one[key] / unit:,.1f} ({one[key] / whole[key]:.2f})" for key, unit in _COLUMNS.items())
+            rows.append([SIZES.get(model, model), cpu, one["form"], *shares, f"{one['sqnr_db']:.0f}"])
+    header = ["model", "processor", "computed in", "millions of instructions", "MB of memory", "MB of file", "SQNR, dB"]
     return table(header, rows)
+
+
+_COLUMNS = {"instructions": 1e6, "memory": 1e6, "bytes": 1e6}
 
 
 def counted() -> list[dict[str, Any]]:

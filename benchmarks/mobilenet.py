@@ -13,9 +13,9 @@ SIZE = 224
 _STAGES = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
 
 
-def build_mobilenet(weights: Path, target: Path) -> None:
-    """Write the network to ``target``: ``images`` (n, 3, 224, 224) in [−1, 1] → ``logits`` (n, 1001)."""
-    _Network(weights).save(target)
+def build_mobilenet(weights: Path, target: Path, size: int = SIZE) -> None:
+    """Write the network to ``target``: ``images`` (n, 3, size, size) in [−1, 1] → ``logits`` (n, 1001)."""
+    _Network(weights).save(target, size)
 
 
 class _Network:
@@ -24,7 +24,7 @@ class _Network:
         self.nodes: list[onnx.NodeProto] = []
         self.constants: dict[str, onnx.TensorProto] = {}
 
-    def save(self, target: Path) -> None:
+    def save(self, target: Path, size: int) -> None:
         """From stem to classifier."""
         x, index = self.convolution("images", "features.0.0", 2), 1
         for expansion, channels, count, stride in _STAGES:
@@ -36,7 +36,7 @@ class _Network:
         x = self.node("Flatten", [x], "flat", axis=1)
         gemm = [x, self.constant("classifier.weight"), self.constant("classifier.bias")]
         self.node("Gemm", gemm, "logits", transB=1)
-        shapes: dict[str, Sequence[int | str]] = {"images": ["n", 3, SIZE, SIZE], "logits": ["n", 1001]}
+        shapes: dict[str, Sequence[int | str]] = {"images": ["n", 3, size, size], "logits": ["n", 1001]}
         values = [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in shapes.items()]
         graph = helper.make_graph(self.nodes, "mobilenet", values[:1], values[1:], list(self.constants.values()))
         onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10), target)
