@@ -1,4 +1,4 @@
-"""Which operators compute an encoder's attention, and an LSTM, in the fewest instructions on ARM?
+"""Which operators compute an encoder's attention, its products, and an LSTM, in the fewest instructions on ARM?
 
 Each way is counted on an emulated processor (``edgepress emulator setup --system`` first) as nodes alone, one layer's
 of them, queries, keys and values as products give them: the difference of a graph with three and one with one, halved.
@@ -58,10 +58,23 @@ class Recurrent:
     steps: int
 
 
-PARTS: Mapping[str, Attention | Recurrent] = {
+@dataclass(frozen=True)
+class Product:
+    """``tokens`` rows times a weight (columns, rows), and a bias."""
+
+    columns: int
+    rows: int
+    tokens: int
+
+
+Part = Attention | Recurrent | Product
+
+PARTS: Mapping[str, Part] = {
     "MiniLM, 128 tokens": Attention(12, 32, 128),
     "MiniLM, 128 tokens, mask": Attention(12, 32, 128, mask=True),
     "ViT-tiny, 197 patches": Attention(3, 64, 197),
+    "product, 384 → 1,536, 32 tokens": Product(384, 1536, 32),
+    "product, 384 → 1,536, a token": Product(384, 1536, 1),
     "LSTM, 128 wide, a step": Recurrent(128, 1),
     "LSTM, 128 wide, 16 steps": Recurrent(128, 16),
     "LSTM, 256 wide, a step": Recurrent(256, 1),
@@ -187,6 +200,37 @@ def between_integers(g: Graph, part: Attention, at: str) -> str:
     return g.node("QuantizeLinear", [mixed, *values], [f"{at}y"])
 
 
+def _matrix(g: Graph, part: Product, at: str) -> tuple[str, np.ndarray, str]:
+    """What is multiplied, its weight (columns, rows), and a bias."""
+    draw = np.random.default_rng(0)
+    x = g.input(f"{at}x", draw.standard_normal((1, part.tokens, part.columns)).astype(np.float32))
+    weight = draw.standard_normal((part.columns, part.rows)).astype(np.float32)
+    return x, weight, g.constant("bias", np.ones(part.rows, np.float32))
+
+
+def product(g: Graph, part: Product, at: str) -> str:
+    """MatMul and Add."""
+    x, weight, bias = _matrix(g, part, at)
+    return g.node("Add", [g.node("MatMul", [x, g.constant("W", weight)], [f"{at}product"]), bias], [f"{at}y"])
+
+
+def product_integers(kind: type) -> "Write":
+    """DynamicQuantizeMatMul: weights of this type with a scale a row, uint8 activations ranged at each call."""
+
+    def written(g: Graph, part: Product, at: str) -> str:
+        x, weight, bias = _matrix(g, part, at)
+        scale = np.abs(weight).max(0) / 127
+        stored = [*_codes(g, "W", weight / scale, kind), g.constant("W.scale", scale.astype(np.float32))]
+        zeros = "" if kind is np.int8 else g.constant("W.zero", np.full(part.rows, 128, np.uint8))
+        return g.node("DynamicQuantizeMatMul", [x, *stored, zeros, bias], [f"{at}y"])
+
+    return written
+
+
+def _codes(g: Graph, name: str, steps: np.ndarray, kind: type) -> list[str]:
+    return [g.constant(f"{name}.codes", (np.rint(steps) + (0 if kind is np.int8 else 128)).astype(kind))]
+
+
 def _cells(g: Graph, part: Recurrent, at: str) -> tuple[list[str], dict[str, np.ndarray]]:
     """What an LSTM reads and carries, and its weights: (1, 4 · width, width)."""
     draw, width = np.random.default_rng(0), part.width
@@ -204,8 +248,8 @@ def recurrent(g: Graph, part: Recurrent, at: str) -> str:
     return g.node("LSTM", [x, *weights, bias, "", *states], [f"{at}y", f"{at}hn", f"{at}cn"], hidden_size=part.width)
 
 
-def recurrent_integers(by_row: bool) -> "Write":
-    """DynamicQuantizeLSTM: weights uint8 with a scale a row or one for all, uint8 activations ranged at each step."""
+def recurrent_integers(kind: type, *, by_row: bool) -> "Write":
+    """DynamicQuantizeLSTM: weights with a scale a row or one for all, uint8 activations ranged at each step."""
 
     def written(g: Graph, part: Recurrent, at: str) -> str:
         (x, *states), matrices = _cells(g, part, at)
@@ -213,9 +257,9 @@ def recurrent_integers(by_row: bool) -> "Write":
         for name, value in matrices.items():
             turned = value.transpose(0, 2, 1)  # (1, width, 4 · width)
             scale = np.abs(turned).max(1 if by_row else (0, 1, 2), keepdims=True) / 127
-            codes.append(g.constant(f"{name}.codes", (np.rint(turned / scale) + 128).astype(np.uint8)))
+            codes += _codes(g, name, turned / scale, kind)
             flat = scale.reshape((1, -1) if by_row else (1,)).astype(np.float32)
-            zeros = np.full(flat.shape, 128, np.uint8)
+            zeros = np.full(flat.shape, 0 if kind is np.int8 else 128, kind)
             scales += [g.constant(f"{name}.scale", flat), g.constant(f"{name}.zero", zeros)]
         bias = g.constant("B", np.zeros((1, 8 * part.width), np.float32))
         inputs = [x, *codes, bias, "", *states, "", *scales]
@@ -237,17 +281,23 @@ WAYS: Mapping[type, Mapping[str, Write]] = {
         "uint8: QLinearMatMul, QLinearSoftmax, QLinearMatMul": integers,
         "uint8: MultiHeadAttention in float32 between integers": between_integers,
     },
+    Product: {
+        "MatMul, Add": product,
+        "DynamicQuantizeMatMul, uint8": product_integers(np.uint8),
+        "DynamicQuantizeMatMul, int8": product_integers(np.int8),
+    },
     Recurrent: {
         "LSTM": recurrent,
-        "DynamicQuantizeLSTM, a scale a row": recurrent_integers(by_row=True),
-        "DynamicQuantizeLSTM, one scale": recurrent_integers(by_row=False),
+        "DynamicQuantizeLSTM, uint8, a scale a row": recurrent_integers(np.uint8, by_row=True),
+        "DynamicQuantizeLSTM, uint8, one scale": recurrent_integers(np.uint8, by_row=False),
+        "DynamicQuantizeLSTM, int8, a scale a row": recurrent_integers(np.int8, by_row=True),
     },
 }
 _WITHOUT_MASK = {grouped, grouped_half, onnx_half, integers, between_integers}
 _IN_HALF = {grouped_half, onnx_half}
 
 
-def ways(part: Attention | Recurrent, cpu: str) -> Iterator[tuple[str, Write]]:
+def ways(part: Part, cpu: str) -> Iterator[tuple[str, Write]]:
     """How a part is computed on a processor."""
     for way, write in WAYS[type(part)].items():
         if isinstance(part, Attention) and part.mask and write in _WITHOUT_MASK:
@@ -256,7 +306,7 @@ def ways(part: Attention | Recurrent, cpu: str) -> Iterator[tuple[str, Write]]:
             yield way, write
 
 
-def graph_of(write: Write, part: Attention | Recurrent, count: int) -> Graph:
+def graph_of(write: Write, part: Part, count: int) -> Graph:
     """A graph with a part so many times."""
     graph = Graph()
     for index in range(count):

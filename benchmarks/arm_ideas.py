@@ -52,7 +52,8 @@ class Graph:
     def node(self, op: str, inputs: Sequence[str], outputs: Sequence[str], **attributes: Any) -> str:
         """Add a node; its first output."""
         names = {"QuickGelu", "ScaledSiLU", "SkipSimplifiedLayerNormalization", "GroupQueryAttention", "MatMulNBits"}
-        names |= {"RotaryEmbedding", "MultiHeadAttention", "QLinearSoftmax", "DynamicQuantizeLSTM"}
+        names |= {"RotaryEmbedding", "MultiHeadAttention", "QLinearSoftmax"}
+        names |= {"DynamicQuantizeLSTM", "DynamicQuantizeMatMul"}
         domain = CONTRIB if op in names else ""
         self.nodes.append(helper.make_node(op, inputs, outputs, domain=domain, **attributes))
         return outputs[0]
