@@ -22,6 +22,7 @@ from edgepress.targets.emulator.init import JOB, MARK
 from edgepress.targets.emulator.initramfs import Initramfs
 from edgepress.targets.emulator.installation import Installation, System
 from edgepress.targets.emulator.machine import check_cpu, is_x86_cpu, own_package
+from edgepress.targets.emulator.tied import tied
 
 _MEMORY_MB, _MEMORY_STEP_MB = 2048, 256
 _TIMES = 4  # the bytes of what is sent: in the archive, unpacked, read and packed
@@ -87,7 +88,7 @@ def boot(
         command += ["-kernel", system.kernel, "-initrd", folder / "initramfs", "-append", _COMMAND_LINE]
         try:
             result = subprocess.run(
-                command, capture_output=True, stdin=subprocess.DEVNULL, timeout=timeout, check=False
+                tied(command), capture_output=True, stdin=subprocess.DEVNULL, timeout=timeout, check=False
             )
         except subprocess.TimeoutExpired as error:
             raise CheckFailed(f"the machine with {cpu} did not end within {timeout:g} s") from error
