@@ -40,6 +40,7 @@ if TYPE_CHECKING:  # what a text, a conversation or a search needs is imported t
     from edgepress.runtime.generation.several.text_beams import BeamRoom
     from edgepress.runtime.generation.speculation.costs import StepCosts
     from edgepress.runtime.generation.speculation.kinds import Speculation
+    from edgepress.runtime.generation.speculation.window import Learned
     from edgepress.runtime.generation.tool_calls import ToolGuide
     from edgepress.text.tokenizer import StopStrings
 
@@ -142,6 +143,7 @@ class Model(OneText):
         super().__init__(config, session)
         self.threads = threads
         self._beside = GraphsBeside(threads)
+        self._learned: dict[tuple[object, ...], dict[bool, Learned]] = {}  # by drafter, its bundle, and adapter
 
     @cached_property
     def chat_encoder(self) -> ChatEncoder:
@@ -198,7 +200,7 @@ class Model(OneText):
     def with_session(self, session: Session) -> Model:
         """The same open bundle with the text of another session over it."""
         other = Model(self.config, session, self.threads)
-        other._tokenizer, other._beside = self._tokenizer, self._beside
+        other._tokenizer, other._beside, other._learned = self._tokenizer, self._beside, self._learned
         return other
 
     def generate(
@@ -475,11 +477,15 @@ class Model(OneText):
         from edgepress.runtime.generation.generation import Tally
         from edgepress.runtime.generation.speculation.kinds import Opening
         from edgepress.runtime.generation.speculation.speculating import open_speculating
+        from edgepress.runtime.generation.speculation.window import Learned
 
         opening = Opening(
             self.config, self.session, self.step_costs, partial(self._beside.open, main=self.session), how.bundle
         )
-        found = open_speculating(self, how, opening)
+        adapter = getattr(self.session, "adapter", None)
+        key = how.drafter, how.bundle, None if adapter is None else adapter.path
+        learned = self._learned.setdefault(key, {drawn: Learned() for drawn in (False, True)})
+        found = open_speculating(self, how, opening, learned)
         if found is not None:
             return found, found.tally
         return self, Tally(note="not speculated: kernels here give several tokens other bits than one")

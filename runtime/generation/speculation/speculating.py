@@ -10,7 +10,7 @@ States that keep nothing of the past, as recurrent layers have, are gone back to
 of it that were right are then computed again, in the next step, before what that one proposes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -21,7 +21,7 @@ from edgepress.runtime.generation.generation import OpenText, Tally
 from edgepress.runtime.generation.penalties import Floats
 from edgepress.runtime.generation.sampling import Sampling
 from edgepress.runtime.generation.speculation.kinds import Drafter, Opening, Speculation
-from edgepress.runtime.generation.speculation.window import Window
+from edgepress.runtime.generation.speculation.window import Learned, Window
 from edgepress.runtime.sessions.session import Mark
 
 
@@ -56,20 +56,33 @@ class Speculating(Around):
         drafter: what proposes tokens.
         window: how many of them a step verifies.
         most: as many at most.
+        learned: what earlier answers have learned, of tokens that are drawn (True) and of those that are not; the
+            window then goes on from it.
 
     """
 
-    def __init__(self, inner: Verifying, drafter: Drafter, window: Window, most: int) -> None:
+    def __init__(
+        self,
+        inner: Verifying,
+        drafter: Drafter,
+        window: Window,
+        most: int,
+        learned: Mapping[bool, Learned] | None = None,
+    ) -> None:
         super().__init__(inner)
         self._inner, self._drafter, self._window, self._most = inner, drafter, window, most
+        self._learned = learned
         self.tally = Tally()
         self._text: list[int] = []  # whose logits were handed out; the session may be some tokens ahead, or behind
         self._ahead: _Step | None = None
         self._choosing = Choosing(Sampling(), [], 0)  # greedy, until it is told
 
     def chosen_by(self, choosing: Choosing) -> None:
-        """Have tokens proposed as they are chosen."""
+        """Have tokens proposed as they are chosen, and as many as proved right of such ones before."""
         self._choosing = choosing
+        if self._learned is not None:
+            self._window.learned = self._learned[bool(choosing.sampling.temperature)]
+            self._window.learned.next_answer()
 
     def begin(self, tokens: Sequence[int], *, reuse: bool) -> Floats:
         """Make the text ``tokens``; return the logits after the last."""
@@ -94,7 +107,7 @@ class Speculating(Around):
             self.tally.right += 1
             self._take(token)
             return self._row(ahead)
-        self.settle()
+        self._note(judged=True)
         known = [*self._text[self.session.position :], token]
         self._take(token)
         self.tally.steps += 1
@@ -142,18 +155,27 @@ class Speculating(Around):
         """Pass nothing on: the session may hold more than the text, so that the token would not come after that."""
 
     def settle(self) -> None:
-        """Note what the last step over several tokens was worth, and take back what was wrong in it."""
+        """Note what the last step over several tokens was worth, and take back what nobody has asked for."""
+        self._note(judged=False)
+
+    def _note(self, *, judged: bool) -> None:
+        """As :meth:`settle`; ``judged`` where the text goes on with another token than the one proposed."""
         step, self._ahead = self._ahead, None
         if step is None:
             return
-        self._window.verified(step.evidence, len(step.tokens), step.used, step.computed, step.drafted)
+        window, proposed = self._window, len(step.tokens)
+        window.verified(step.evidence, proposed, step.used, step.computed, step.drafted, judged=judged)
         wanted = len(self._text)
         if wanted < self.session.position:
             self._inner.take_back(wanted if wanted >= self.session.earliest else step.mark.position, step.mark)
 
 
-def open_speculating(inner: Verifying, how: Speculation, opening: Opening) -> Speculating | None:
+def open_speculating(
+    inner: Verifying, how: Speculation, opening: Opening, learned: Mapping[bool, Learned]
+) -> Speculating | None:
     """``inner`` with several tokens a step; None where no step over several gives the logits that are asked for.
+
+    It goes on from what is ``learned`` by earlier answers, and adds to it.
 
     Raises:
         InputError: the bundle does not have what the drafter needs.
@@ -161,4 +183,6 @@ def open_speculating(inner: Verifying, how: Speculation, opening: Opening) -> Sp
     """
     drafter, costs = how.open(opening), opening.costs
     most_rows = 1 + how.most if not how.exact else min(1 + how.most, costs.exact)
-    return Speculating(inner, drafter, Window(costs, most_rows), most_rows - 1) if most_rows > 1 else None
+    if most_rows == 1:
+        return None
+    return Speculating(inner, drafter, Window(costs, most_rows), most_rows - 1, learned)

@@ -197,6 +197,9 @@ def test_a_bundle_that_is_named_drafts_for_another(bundles: dict[str, Path], mon
         assert found.tally is not None
         assert found.tally.right
     assert len(model._beside.opened) == 1  # its weights are open once
+    ((key, learned),) = model._learned.items()  # both texts learn together, of answers that are not drawn
+    assert key == ("draft", bundles["llama-int8"], None)
+    assert (learned[False].saved > 0, learned[True].saved) == (True, 0)
 
 
 def test_what_cannot_draft_is_one_error(bundles: dict[str, Path], tmp_path: Path) -> None:
