@@ -17,7 +17,8 @@ from tiny_configs import draw, tiny_config
 from edgepress.errors import CheckFailed, InputError
 from edgepress.exporter import export
 from edgepress.exporter.decide.encoder_decoder import is_encoder_decoder
-from edgepress.exporter.doors.agreement import TOLERANCE
+from edgepress.exporter.doors.comparing.agreement import TOLERANCE
+from edgepress.exporter.doors.comparing.queries import in_order
 from edgepress.exporter.doors.heads import Head
 from edgepress.exporter.doors.kinds import Options, find_door
 from edgepress.exporter.doors.traced import Traced
@@ -143,15 +144,20 @@ def try_checkpoint(head: Head, checkpoint: Path, folder: Path) -> Verdict:
 
 
 def difference(traced: Traced, bundle: Path) -> float:
-    """The largest difference of an output on inputs of several sizes, as a share of its largest value."""
+    """The largest difference of an output on inputs of several sizes, as a share of its largest value.
+
+    A detector's queries may come in another order, as export has it.
+    """
     assert traced.compute is not None
     session = open_on_cpu(bundle / "model.onnx")
     names, worst = [edge.name for edge in traced.task.outputs], 0.0
     for feed in islice(traced.examples(7), FEEDS):
         expected = traced.compute(feed)
-        for name, found in zip(names, session.run(names, dict(feed)), strict=True):
+        run = dict(zip(names, session.run(names, dict(feed)), strict=True))
+        found, _ = in_order(run, expected, traced.task.name, TOLERANCE)
+        for name in names:
             largest = max(float(np.abs(expected[name]).max(initial=0)), 1e-6)
-            worst = max(worst, float(np.abs(expected[name] - found).max(initial=0)) / largest)
+            worst = max(worst, float(np.abs(expected[name] - found[name]).max(initial=0)) / largest)
     return worst
 
 

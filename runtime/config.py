@@ -15,7 +15,7 @@ import msgspec
 
 from edgepress.bundle.drafters import DrafterEntry
 from edgepress.bundle.graphs import GraphEntry, choose, describe_choice
-from edgepress.bundle.manifest import MANIFEST_NAME, read_manifest
+from edgepress.bundle.manifest import MANIFEST_NAME, read_manifest, refuse_pack
 from edgepress.bundle.rotations import KeyRotation
 from edgepress.bundle.states import State
 from edgepress.disk.files import refuse_aside
@@ -173,6 +173,7 @@ def read_config(bundle: Path, graph: str | None = None) -> BundleConfig:
                 f"{bundle} is for {task.name} and no language model, which this is for; `edgepress run`, `bench`, "
                 "`gate` and `check` take it"
             )
+        refuse_pack(bundle)
         raise InputError(
             f"{path} is missing, so {bundle} is not a language-model bundle; make one with `edgepress export`"
         )

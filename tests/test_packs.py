@@ -95,6 +95,37 @@ def test_which_bundle_is_meant_has_to_be_said(home: Path, app: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "words",
+    [
+        ["run", "{app}", "--prompt", "x"],
+        ["run", "{app}", "--input", "x.npz"],
+        ["check", "{app}", "--target", "x86-cpu"],
+        ["bench", "{app}"],
+        ["verify", "{app}", "--conformance"],
+        ["compare", "{app}", "{app}"],
+        ["adapter", "{app}", "none", "--out", "none.onnx_adapter"],
+    ],
+)
+def test_a_verb_that_takes_one_bundle_names_those_of_a_pack(
+    app: Path, words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([word.format(app=app) for word in words]) == 2
+    said = capsys.readouterr().err
+    assert f"is a pack of several bundles (assistant, embedder); name the one of them that is meant, such as {app}" in (
+        said.replace("\n", " ")
+    )
+
+
+def test_a_pack_is_inspected(app: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["inspect", str(app)]) == 0
+    said = capsys.readouterr().out
+    assert f"{app}: 2 bundles" in said
+    assert f"each is a bundle: `edgepress inspect {app / 'assistant'}`" in said
+    assert main(["inspect", str(app), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == json.loads((app / INDEX).read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize(
     ("words", "message"),
     [
         (["a={text}", "b={text}"], "a and b are the same bundle"),

@@ -16,7 +16,7 @@ from math import gcd
 from typing import TYPE_CHECKING, Any
 
 from edgepress.errors import InputError
-from edgepress.exporter.doors.agreement import TOLERANCE, farthest
+from edgepress.exporter.doors.comparing.agreement import TOLERANCE, farthest
 from edgepress.exporter.doors.feeds import Axes, Feeds
 from edgepress.exporter.doors.traced import Feed
 from edgepress.sessions import open_on_cpu
@@ -151,7 +151,8 @@ class _Trials:
             found = dict(zip(names, self.session.run(names, dict(feed)), strict=True))
         except Exception:  # a size that the module or the kernels do not take; their exceptions have no common type
             return False
-        return farthest(found, expected)[1] <= 10 * TOLERANCE  # of one feed, whose largest value may be small
+        most = 10 * TOLERANCE  # of one feed, whose largest value may be small
+        return farthest(found, expected, self.graph.task.name, most)[1] <= most
 
 
 def _bound(axis: Axis, trials: _Trials, conditions: Sequence[Condition], where: str) -> Axis:

@@ -1,7 +1,7 @@
 """What every door gives: a model as float32 ONNX, its task, and the original to hold both against."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -35,3 +35,7 @@ class Traced:
     texts: Mapping[str, Path] = field(default_factory=dict)
     source: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+
+    def noted(self, *notes: str) -> "Traced":
+        """The same with more notes."""
+        return replace(self, notes=(*self.notes, *notes))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import onnx
 
-from edgepress.bundle.manifest import MANIFEST_NAME, check_links, read_manifest
+from edgepress.bundle.manifest import MANIFEST_NAME, check_links, read_manifest, refuse_pack
 from edgepress.errors import InputError
 from edgepress.onnx_graph.files import read_model
 from edgepress.onnx_graph.headers import refused_header
@@ -60,6 +60,7 @@ def find_models(path: Path, target: str) -> list[Path]:
         if find_target(target).is_cpu and (path / MANIFEST_NAME).is_file():
             models += [path / entry.file for entry in read_manifest(path).drafters]
         if not models[0].is_file():
+            refuse_pack(path)
             raise InputError(f"{path} has no model.onnx; name a bundle or an .onnx file")
         check_links(path, models)
         return models

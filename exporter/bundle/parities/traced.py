@@ -7,6 +7,8 @@
     restored    the same with the weights that the bundle stores
     exact       the bundle's graph with no input of a product rounded: must be ``restored``
     shipped     the bundle's graph
+
+A detector's queries are compared as sets where they are one within the tolerance (:mod:`..doors.comparing.queries`).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,6 +24,7 @@ from numpy.typing import NDArray
 from edgepress.errors import CheckFailed, InputError
 from edgepress.exporter.bundle.files import DATA_FILE, MODEL_FILE
 from edgepress.exporter.bundle.written.readback import StoredWeights
+from edgepress.exporter.doors.comparing.queries import Moved, in_order
 from edgepress.exporter.doors.traced import Feed, Traced
 from edgepress.exporter.graph.linears import compute_in_float
 from edgepress.exporter.plan.plan import Plan
@@ -76,14 +79,18 @@ def parity_traced(
         expected = [_original(traced, original, feed, names) for feed in feeds]
         advance(1)
         plain = _run(open_on_cpu(_with_weights(model, source, {}).SerializeToString()), feeds, names)
+        plain, moved = _in_order(plain, expected, names, traced.task.name, FLOAT_TOLERANCE)
         advance(1)
         graph_difference = 0.0
         if plan is not None:
             left = _restored(work, *(learned or (model, source)), plan)
             restored = _run(open_on_cpu(left.SerializeToString()), feeds, names)
-            graph_difference = largest(_run(_in_float(work), feeds, names), restored)
+            exact = _run(_in_float(work), feeds, names)
+            exact, _ = _in_order(exact, restored, names, traced.task.name, GRAPH_TOLERANCE)
+            graph_difference = largest(exact, restored)
         advance(2)
         shipped = _run(open_on_cpu(work / MODEL_FILE), feeds, names)
+        shipped, _ = _in_order(shipped, expected, names, traced.task.name, FLOAT_TOLERANCE)
         advance(1)
     float_difference = largest(plain, expected)
     for found, most, what, as_is in (
@@ -104,6 +111,7 @@ def parity_traced(
             else {"graph_difference": float(f"{graph_difference:.3e}"), "graph_tolerance": GRAPH_TOLERANCE}
         ),
         "feeds": len(feeds),
+        **({"queries": str(moved)} if moved.rows else {}),
         "outputs": {
             name: compare([run[at] for run in shipped], [run[at] for run in expected]) for at, name in enumerate(names)
         },
@@ -171,6 +179,20 @@ def _in_float(work: Path) -> "InferenceSession":
         return open_on_cpu(path, options)
     finally:
         path.unlink(missing_ok=True)
+
+
+def _in_order(
+    found: Sequence[Outputs], expected: Sequence[Outputs], names: Sequence[str], task: str, tolerance: float
+) -> tuple[list[Outputs], Moved]:
+    """Each run's outputs with a detector's queries where ``expected`` has them, and how many had moved."""
+    ordered, moved = list[Outputs](), Moved()
+    for ours, theirs in zip(found, expected, strict=True):
+        arrays, of_run = in_order(
+            dict(zip(names, ours, strict=True)), dict(zip(names, theirs, strict=True)), task, tolerance
+        )
+        ordered.append([arrays[name] for name in names])
+        moved += of_run
+    return ordered, moved
 
 
 def largest(found: Sequence[Outputs], expected: Sequence[Outputs]) -> float:

@@ -11,7 +11,7 @@ import onnx
 from edgepress.bundle.adapter_slots import AdapterSlots
 from edgepress.bundle.drafters import DrafterEntry
 from edgepress.bundle.graphs import GraphEntry, choose, describe_choice
-from edgepress.bundle.manifest import MANIFEST_NAME, bundle_hash, check_links, read_manifest
+from edgepress.bundle.manifest import MANIFEST_NAME, bundle_hash, check_links, read_manifest, refuse_pack
 from edgepress.bundle.states import state_bytes
 from edgepress.bundle.verified import was_verified
 from edgepress.disk.files import refuse_aside
@@ -167,6 +167,7 @@ def inspect(path: Path) -> Json:
     paths = _graphs(path) if path.is_dir() else [path]
     if not all(model_path.is_file() for model_path in paths):
         refuse_aside(path)
+        refuse_pack(path)
         raise InputError(f"{path} is neither a bundle (no {paths[0].name}) nor a file; name one of them")
     if path.is_dir():
         check_links(path, paths)
@@ -210,6 +211,7 @@ def inspect(path: Path) -> Json:
                 if str(tensor.get("reason")).startswith(CHOSEN_BY_BUDGET)
             },
             "files": {name: entry.size for name, entry in manifest.files.items()},
+            "notes": list(manifest.notes),
         }
     return result
 
@@ -338,6 +340,7 @@ def format_inspection(inspection: Json) -> str:
             parts.append(f"zeros        {describe_saving(cast('Json', described['sparsity']))}")
         if described["parity"] is not None:
             parts.append(f"parity {described['parity']}")
+        parts += [f"note         {note}" for note in cast("list[str]", described["notes"])]
     return "\n".join(parts)
 
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from edgepress.disk.files import sha256_file
 from edgepress.errors import InputError
-from edgepress.exporter.doors.agreement import check_agreement
 from edgepress.exporter.doors.bounds import AxesFixedError, bounded
+from edgepress.exporter.doors.comparing.agreement import check_agreement
 from edgepress.exporter.doors.feeds import Feeds
 from edgepress.exporter.doors.heads import Head, class_named, find_head, head_of, without_head
 from edgepress.exporter.doors.inputs import Given, feeds_of, given_inputs
@@ -137,8 +137,7 @@ def open_checkpoint(reference: str, options: Options, workspace: Path) -> Traced
             *processed.notes,
         ),
     )
-    check_agreement(traced)
-    return traced
+    return traced.noted(*check_agreement(traced).notes)
 
 
 def task_of(folder: Path, config: Mapping[str, object], task: str | None) -> tuple[Head, str]:

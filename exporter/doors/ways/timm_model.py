@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from edgepress.disk.files import sha256_file
 from edgepress.errors import InputError
-from edgepress.exporter.doors.agreement import check_agreement
 from edgepress.exporter.doors.bounds import bounded
+from edgepress.exporter.doors.comparing.agreement import check_agreement
 from edgepress.exporter.doors.kinds import Door, Options
 from edgepress.exporter.doors.processing.read import Processed, read_processing
 from edgepress.exporter.doors.traced import Traced

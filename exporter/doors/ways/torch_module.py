@@ -30,8 +30,8 @@ from typing import TYPE_CHECKING
 
 from edgepress.disk.files import sha256_file
 from edgepress.errors import InputError
-from edgepress.exporter.doors.agreement import check_agreement
 from edgepress.exporter.doors.bounds import bounded
+from edgepress.exporter.doors.comparing.agreement import check_agreement
 from edgepress.exporter.doors.kinds import Door, Options
 from edgepress.exporter.doors.processing.entries import task_of
 from edgepress.exporter.doors.traced import Traced
@@ -83,12 +83,8 @@ def open_callable(reference: str, options: Options, workspace: Path) -> Traced:
         notes=named.notes,
         source={} if file is None else {file.name: sha256_file(file)},
     )
-    apart = check_agreement(traced)
-    return _noted(traced, f"within {apart:.1e} of the module's outputs, as a share of the largest")
-
-
-def _noted(traced: Traced, note: str) -> Traced:
-    return replace(traced, notes=(*traced.notes, note))
+    found = check_agreement(traced)
+    return traced.noted(f"within {found.share:.1e} of the module's outputs, as a share of the largest", *found.notes)
 
 
 @contextmanager

@@ -33,6 +33,7 @@ else:
 
 SCHEMA_VERSION = 2
 MANIFEST_NAME = "manifest.json"
+PACK_INDEX = "pack.json"
 _AGAIN = "export the bundle again"
 _LINK = "is a symbolic link; a bundle holds plain files only"
 
@@ -60,7 +61,7 @@ class Manifest:
     bundle (parameters, bytes of the weights, bits per byte on held-out text); ``budget`` what was measured for a
     recipe's budget, and what it came to; ``parity`` is there after ``--check``, and ``sparsity`` where a method made
     zeros: how many, and what the download gains by them.
-    ``notes`` say what was passed over in the checkpoint's config, or added to its tokenizer, a sentence each.
+    ``notes`` say what was passed over in the checkpoint's config, added to its tokenizer, or chosen, a sentence each.
     ``origin`` is the repository on the hub, the revision that was asked for and the commit that it was; null elsewhere.
     ``long_from`` is the total length beyond which a longrope model uses its long frequencies, null for other models.
     ``states`` lists what the graph carries from one call to the next (:mod:`edgepress.bundle.states`); it is empty in
@@ -231,8 +232,20 @@ def _manifest_path(bundle: Path) -> Path:
     if _is_foreign_link(path, bundle):
         raise InputError(f"{path} {_LINK}")
     if not path.is_file():
+        refuse_pack(bundle)
         raise InputError(f"{bundle} has no {MANIFEST_NAME}; name a bundle made by `edgepress export`")
     return path
+
+
+def refuse_pack(folder: Path) -> None:
+    """Raise an InputError that names the bundles of a pack where ``folder`` is one and no bundle itself."""
+    if (folder / PACK_INDEX).is_file():
+        names = sorted(path.parent.name for path in folder.glob(f"*/{MANIFEST_NAME}"))
+        such = f", such as {folder / names[0]}" if names else ""
+        raise InputError(
+            f"{folder} is a pack of several bundles ({', '.join(names) or 'none is left in it'}); name the one of them "
+            f"that is meant{such}"
+        )
 
 
 def read_manifest(bundle: Path) -> Manifest:

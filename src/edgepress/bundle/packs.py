@@ -16,12 +16,12 @@ from pathlib import Path
 
 import msgspec
 
-from edgepress.bundle.manifest import bundle_hash, canonical, find_problems
+from edgepress.bundle.manifest import PACK_INDEX, bundle_hash, canonical, find_problems
 from edgepress.errors import InputError
 from edgepress.schema import Digest, Size, convert, parse_json, read_bytes
 from edgepress.terminal.progress import Progress, silent
 
-INDEX = "pack.json"
+INDEX = PACK_INDEX
 SCHEMA = 1
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 _AGAIN = "make the pack again"

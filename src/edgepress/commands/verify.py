@@ -34,16 +34,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Exit 0 when the bundle is sound and the one that is expected; else name what is not, and exit 1."""
-    from edgepress.bundle.manifest import bundle_hash, find_problems, read_manifest
+    from edgepress.bundle.manifest import bundle_hash, find_problems, read_manifest, refuse_pack
     from edgepress.bundle.packs import is_pack
     from edgepress.disk.exchange import read_steady
-    from edgepress.errors import InputError
     from edgepress.terminal.progress import progress
 
     bundle: Path = arguments.bundle
     if is_pack(bundle):
         if arguments.expect is not None or arguments.adapter is not None or arguments.conformance:
-            raise InputError(f"{bundle} is a pack of several bundles; name the one of them that is meant")
+            refuse_pack(bundle)
         return _verify_pack(bundle)
     expected = None if arguments.expect is None else _hash(arguments.expect)
     if not bundle.is_dir():

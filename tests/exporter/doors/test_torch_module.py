@@ -9,7 +9,7 @@ import onnx
 import pytest
 
 from edgepress.errors import CheckFailed, InputError
-from edgepress.exporter.doors.agreement import check_agreement
+from edgepress.exporter.doors.comparing.agreement import check_agreement
 from edgepress.exporter.doors.kinds import Options
 from edgepress.exporter.doors.traced import Feed, Traced
 from edgepress.exporter.doors.ways.torch_module import is_callable, open_callable

@@ -1,0 +1,1 @@
+"""A graph beside the model that it was made from."""

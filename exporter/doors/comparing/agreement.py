@@ -1,0 +1,98 @@
+"""A graph held against the model that it was made from, before anything is done with it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgepress.errors import CheckFailed
+from edgepress.exporter.doors.comparing.queries import Moved, apart, in_order, largest
+from edgepress.exporter.doors.traced import Feed, Traced
+from edgepress.sessions import open_on_cpu
+
+TOLERANCE = 1e-4
+"""Of the largest value of an output: graphs in float32 are within 1e-5, a wrong one is off by 1e-1."""
+
+_FEEDS = 4  # of different sizes where axes are free
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How far a graph is from its original: the share of the largest value of an output, and rows in another order."""
+
+    share: float
+    moved: Moved
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is said of it in a manifest."""
+        said = f"its outputs are compared {self.moved}, as queries that score alike change places"
+        return (said,) if self.moved.rows else ()
+
+
+def check_agreement(traced: Traced, *, seed: int = 0) -> Agreement:
+    """Run ``traced`` and its original on some of its examples; return how far an output is from its original at most.
+
+    Differences are shares of the largest value that the original gives for that output, over all of these examples;
+    whole numbers and truths must be equal. Queries of a detector may come in another order (:mod:`.queries`). 0 where
+    there is no original beside the file.
+
+    Raises:
+        CheckFailed: they differ by more than :data:`TOLERANCE`.
+
+    """
+    if traced.compute is None:
+        return Agreement(0.0, Moved())
+    session = open_on_cpu(traced.file)
+    names = [edge.name for edge in traced.task.outputs]
+    pairs, moved = [], Moved()
+    for feed in islice(traced.examples(seed), _FEEDS):
+        original = traced.compute(feed)
+        found = dict(zip(names, session.run(names, dict(feed)), strict=True))
+        for name in names:
+            if found[name].shape != original[name].shape:
+                raise CheckFailed(
+                    f"{name} has the shape {found[name].shape} in the graph and {original[name].shape} in the "
+                    "original; please report this model"
+                )
+        ordered, of_feed = in_order(found, original, traced.task.name, TOLERANCE)
+        pairs.append((ordered, original))
+        moved += of_feed
+    worst, share, size = _farthest(names, pairs)
+    if not share <= TOLERANCE:
+        raise CheckFailed(
+            f"the graph does not compute what the original computes: {worst} is off by {share:.2e} of its largest "
+            f"value {size:.4g}, tolerance {TOLERANCE:.0e}; please report this model"
+        )
+    return Agreement(share, moved)
+
+
+def farthest(found: Feed, expected: Feed, task: str, tolerance: float) -> tuple[str, float]:
+    """The output farthest from what is expected, and by what share of its largest value (inf: other shapes).
+
+    Queries of a detector that are within ``tolerance`` as a set are compared as one.
+    """
+    other = next((name for name in expected if found[name].shape != expected[name].shape), None)
+    if other is not None:
+        return other, np.inf
+    return _farthest(list(expected), [(in_order(found, expected, task, tolerance)[0], expected)])[:2]
+
+
+def _farthest(names: Sequence[str], pairs: Sequence[tuple[Feed, Feed]]) -> tuple[str, float, float]:
+    """The output that differs most, by which share of its largest value in all pairs, and that value."""
+    sizes = {name: max(largest(expected[name]) for _, expected in pairs) for name in names}
+    most = {name: max(_apart(found[name], expected[name]) for found, expected in pairs) for name in names}
+    shares = {name: most[name] / max(sizes[name], float(np.finfo(np.float32).tiny)) for name in names}
+    worst = max(shares, key=lambda name: shares[name])
+    return worst, shares[worst], sizes[worst]
+
+
+def _apart(found: NDArray[np.generic], expected: NDArray[np.generic]) -> float:
+    """The largest difference; infinite where whole numbers or truths are not equal."""
+    if not np.issubdtype(expected.dtype, np.floating):
+        return 0.0 if np.array_equal(found, expected) else np.inf
+    return float(apart(found, expected).max(initial=0.0))
