@@ -12,7 +12,6 @@ from edgepress.disk.files import write_json
 from edgepress.exporter.bundle.files import DATA_FILE, GENAI_FILE, copy_tokenizer, write_tables
 from edgepress.exporter.bundle.stream import Made, TensorReport, write_weights
 from edgepress.exporter.plan.planned import Planned, Subject
-from edgepress.exporter.tokens.chat_vectors import compare_genai, write_vectors
 from edgepress.terminal.progress import Progress
 
 
@@ -39,10 +38,8 @@ def write_data(
 def write_models(
     work: Path, planned: Planned, graphs: Mapping[str, onnx.ModelProto], genai_config: Mapping[str, object]
 ) -> None:
-    """Write the CPU graphs by their files, the tokenizer, what its template comes to, and ``genai_config.json``."""
+    """Write the CPU graphs by their files, the tokenizer, and ``genai_config.json``."""
     for file, graph in graphs.items():
         (work / file).write_bytes(graph.SerializeToString(deterministic=True))
     copy_tokenizer(planned.checkpoint, work)
     write_json(work / GENAI_FILE, genai_config)
-    write_vectors(work, planned.checkpoint)
-    compare_genai(work)

@@ -24,6 +24,7 @@ from edgepress.exporter.recipe.decisions import Decisions
 from edgepress.exporter.recipe.recipe import Recipe
 from edgepress.exporter.source.checkpoint import Checkpoint
 from edgepress.exporter.source.hub import Origin
+from edgepress.exporter.tokens.chat_vectors import compare_genai, write_vectors
 from edgepress.exporter.tokens.source_tokenizer import compare_with_transformers
 from edgepress.targets import FALLBACK, Soc, Target, find_target
 from edgepress.terminal.progress import Progress
@@ -126,13 +127,15 @@ class Prepared(Planned, Shrunk):
         return self.decided(replace(self.decisions, float32_scales=tensors, kept_layers=layers))
 
     def write_files(self, bundle: Path) -> None:
-        """Write the CPU graphs, the tokenizer and ``genai_config.json``."""
+        """Write the CPU graphs, the tokenizer, what its chat template comes to, and ``genai_config.json``."""
         checkpoint, named = self.checkpoint, named_graph(planned_graphs(self), self.targets)
         config = make_genai_config(self.decoder, self.plan, checkpoint.config, checkpoint.json(GENERATION), named)
         graphs = dict(self.make_graphs())
         if (further := make_mtp_graph(self, self.cpu)) is not None:
             graphs[MTP_FILE] = further
         write_models(bundle, self, graphs, config)
+        write_vectors(bundle, checkpoint)
+        compare_genai(bundle)
 
     def score(self, bundle: Path, progress: Progress) -> dict[str, object]:
         """Compare graph and tokenizer with transformers' own; see :mod:`edgepress.exporter.bundle.parities.decoder`."""

@@ -69,11 +69,11 @@ def text_key(files: Sequence[str], most: int) -> dict[str, object]:
     }
 
 
-def hold_out(files: Sequence[str | Path], folder: Path, *, most: int = MOST) -> None:
+def hold_out(files: Sequence[str | Path], folder: Path, *, most: int = MOST, own: bool = False) -> None:
     """Write what is left of each file to ``folder``/N/name, and what was held out to ``folder``/held_out.json.
 
     ``most`` is how many bytes are held out at most. Texts of JSON with a lone surrogate in them are passed over, by
-    :class:`Documents` too; a warning is logged.
+    :class:`Documents` too; a warning is logged. With ``own`` the model wrote the text, and an error says so.
 
     Raises:
         InputError: a file cannot be read as text, or there are fewer than 8 KiB of it.
@@ -83,10 +83,11 @@ def hold_out(files: Sequence[str | Path], folder: Path, *, most: int = MOST) -> 
     sizes = [path.stat().st_size for path in paths]
     total = sum(sizes)
     if total < _FEWEST:
-        names = ", ".join(map(str, paths))
+        names = "the text that the model wrote, as it was given none" if own else ", ".join(map(str, paths))
+        remedy = "give some with --calibration FILE, or ask for more [calibration] tokens" if own else "give more text"
         raise InputError(
             f"{names}: {total:,} bytes of text, and pruning needs {_FEWEST:,}: {LEAST:,} of them are held out to "
-            "score its steps; give more text"
+            f"score its steps; {remedy}"
         )
     share = min(max(total // SHARE, LEAST), most)
     held: list[str] = []

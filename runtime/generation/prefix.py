@@ -173,6 +173,8 @@ def read_prefix(path: Path, key: Key, tokens: Sequence[int], session: Session) -
 
 def _other_owner(path: Path) -> str | None:
     try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise InputError(f"{path} is no file; {_OTHER}")  # a device is not to be deleted, nor a folder
         return find_other_owner(path.resolve())
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}); {_AGAIN}") from error

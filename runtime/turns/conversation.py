@@ -33,6 +33,12 @@ class _Saved(msgspec.Struct, frozen=True):
     messages: Annotated[list[dict[str, Any]], msgspec.Meta(max_length=100_000)]
 
 
+class _Message(msgspec.Struct, frozen=True):
+    """What each of its messages has to have; the rest is the template's affair."""
+
+    role: str
+
+
 def tool_message(call: ToolCall, result: str) -> Message:
     """What a call came to, as a message of the conversation."""
     return {"role": "tool", "name": call.name, "tool_call_id": call.id, "content": result}
@@ -174,4 +180,7 @@ def read_conversation(path: Path) -> list[Message]:
     """
     if not path.is_file():
         raise InputError(f"{path} is no file; {_REMEDY}")
-    return list(convert(read_object(path, _REMEDY), _Saved, path, _REMEDY).messages)
+    messages = convert(read_object(path, _REMEDY), _Saved, path, _REMEDY).messages
+    for number, message in enumerate(messages, 1):
+        convert(message, _Message, f"{path}: message {number}", _REMEDY)
+    return list(messages)

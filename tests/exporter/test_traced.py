@@ -295,5 +295,8 @@ def test_language_models_alone_take_prompts(model: Path, tmp_path: Path, capsys:
     assert "is for tensors, so there is nothing for --prompt; leave it out, and give arrays" in capsys.readouterr().err
     assert main(["run", str(tmp_path / "out"), "--chat", "--prompt", "a"]) == 2
     assert "is for tensors and no language model; leave out --chat" in capsys.readouterr().err
+    for words in (["--temperature", "0"], ["--seed", "0"], ["--speculate", "ngram"], ["--within-tokens", "1"]):
+        assert main(["run", str(tmp_path / "out"), *words]) == 2
+        assert f"is for tensors and no language model; leave out {words[0]}" in capsys.readouterr().err
     with pytest.raises(InputError, match="rows is 0"):
         bench_graph(tmp_path / "out", rows=0)

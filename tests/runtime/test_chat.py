@@ -1,5 +1,6 @@
 """Conversations: templates, turns that go on from what is known, settings, stops, special tokens."""
 
+import io
 import json
 import os
 import shutil
@@ -28,6 +29,8 @@ from edgepress.cores import usable_cores
 from edgepress.errors import InputError
 from edgepress.exporter import export
 from edgepress.exporter.demo import DEMO_DIRECTORY
+from edgepress.exporter.learn.calibration.generate import generate_calibration
+from edgepress.exporter.recipe.recipe import CalibrationText
 from edgepress.exporter.source.checkpoint import Checkpoint
 from edgepress.exporter.tokens.chat_vectors import write_vectors
 from edgepress.runtime import Model, Sampling, load
@@ -199,6 +202,29 @@ def test_a_conversation_replaces_no_file_that_is_none(model: Model, tmp_path: Pa
     assert (tmp_path / "notes.json").read_text(encoding="utf-8") == "{}"
 
 
+def test_what_is_no_conversation_is_not_resumed(tmp_path: Path) -> None:
+    path = tmp_path / "talk.json"
+    path.write_text('{"edgepress_conversation": 1, "messages": [{"role": "user"}, {"content": "a"}]}', encoding="utf-8")
+    with pytest.raises(InputError, match=r"talk\.json: message 2 has no entry 'role'; name a file"):
+        read_conversation(path)
+
+
+def test_the_terminal_answers_again_what_was_asked_in_parts(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = [{"type": "text", "text": "Good morrow."}]
+    talk = {"edgepress_conversation": 1, "messages": [{"role": "user", "content": parts}]}
+    (tmp_path / "talk.json").write_text(json.dumps(talk), encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"/again\n/save talk.json\n/load\n/reset\n/stats\n")))
+    command = ["chat", str(bundle), "--resume", "talk.json", "--max-tokens", "2", "--no-prepare", "--threads", "1"]
+    assert main(command) == 0
+    saved = read_conversation(tmp_path / "talk.json")
+    assert saved[0]["content"] == parts
+    assert len(saved) == 2
+    assert capsys.readouterr().err.splitlines()[1:] == ["/load FILE", "begun anew", "nothing was answered yet"]
+
+
 def test_the_terminal_answers_line_by_line_and_saves(bundle: Path, tmp_path: Path) -> None:
     lines = "Good morrow.\n/again\n/undo\n/nonsense\nAnd \\\nnow?\n/stats\n"
     lines += "/save talk.json\n/load missing.json\n/quit\nnever\n"
@@ -285,6 +311,14 @@ def test_a_bundle_carries_what_transformers_made_of_conversations(bundle: Path, 
     failed = subprocess.run([*command, str(sign(other))], capture_output=True, text=True, check=False)
     assert failed.returncode == 1
     assert "several turns: its text differs from character" in failed.stderr
+
+
+def test_the_model_s_own_text_is_written_without_a_word_of_its_template(
+    bundle: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    asked = CalibrationText(tokens=4, length=4)
+    generate_calibration(Checkpoint.open(bundle.parent / "model"), asked, folder=tmp_path, context_length=8, threads=1)
+    assert caplog.messages == []
 
 
 def test_templates_that_write_the_date_give_the_same_bundle_every_day(bundle: Path, tmp_path: Path) -> None:

@@ -50,6 +50,14 @@ def test_run_takes_every_sampling_option(bundle: Path, capsys: pytest.CaptureFix
     assert texts[0] == texts[1]
 
 
+def test_settings_that_have_no_say_are_named(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (["--top-k", "3", "--min-p", "0.1"], ["--beams", "2", "--top-k", "3", "--min-p", "0.1"]):
+        assert type_("run", bundle, "--prompt", "To be", "--max-tokens", "2", *words) == 0
+        assert "whatever --top-k, --min-p says; give --temperature, too" in capsys.readouterr().err
+    assert type_("run", bundle, "--prompt", "To be", "--max-tokens", "2", "--temperature", "1", "--top-k", "3") == 0
+    assert "whatever" not in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -111,3 +119,5 @@ def test_what_no_verb_takes_is_refused(words: list[str], capsys: pytest.CaptureF
 def test_language_models_take_nothing_of_other_tasks(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", str(bundle), "--prompt", "a", "--times", "words"]) == 2
     assert "is a language model, so there is nothing for --times; leave it out" in capsys.readouterr().err
+    assert main(["run", str(bundle), "--prompt", "a", "--json"]) == 2
+    assert "is a language model, so there is nothing for --json; leave it out" in capsys.readouterr().err

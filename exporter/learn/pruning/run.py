@@ -418,7 +418,7 @@ def _text(run: _Run, steps: Sequence[_Step], before: str, threads: int | None) -
             tokenizer = source_tokenizer(run.original)
             texts = [text for row in found.tokens.tolist() if (text := tokenizer.decode(row)).strip()]
             generated.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8")
-            hold_out([generated], work, most=most)
+            hold_out([generated], work, most=most, own=True)
             generated.unlink()
         _finish(work, key, {})
     return key, stage

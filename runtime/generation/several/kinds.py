@@ -71,14 +71,17 @@ def verified_by(verify: Callable[[str], object], name: str) -> Chooser:
     Of equals it is the first.
 
     Raises:
-        InputError: when choosing, it gives something else than a number.
+        InputError: when choosing, it fails, or gives something else than a number.
 
     """
 
     def choose(candidates: Sequence[Candidate]) -> Chosen:
         scores = []
         for one in candidates:
-            given = verify(one.text)
+            try:
+                given = verify(one.text)
+            except Exception as error:  # the user's own code: whatever it raises
+                raise InputError(f"{name} fails on an answer: {type(error).__name__}: {error}; mend it") from error
             if not isinstance(given, bool | int | float) or isnan(given):
                 raise InputError(f"{name} gave {given!r} for an answer; it must give a number, the larger the better")
             scores.append(float(given))

@@ -186,7 +186,7 @@ def _again(conversation: "Conversation", _: str) -> None:
         say("nothing was asked yet")
         return
     conversation.undo()
-    _answer(conversation, str(asked["content"]))
+    _answer(conversation, asked.get("content", ""))  # a text, or the parts that a saved one may have
 
 
 def _save(conversation: "Conversation", name: str) -> None:
@@ -200,12 +200,16 @@ def _save(conversation: "Conversation", name: str) -> None:
 def _load(conversation: "Conversation", name: str) -> None:
     from edgepress.runtime.turns.conversation import read_conversation
 
+    if not name:
+        say("/load FILE")
+        return
     conversation.messages = read_conversation(Path(name))
     say(f"{name}: {len(conversation.messages)} messages")
 
 
 def _reset(conversation: "Conversation", _: str) -> None:
     conversation.messages = [message for message in conversation.messages[:1] if message["role"] == "system"]
+    conversation.last = None
     say("begun anew")
 
 

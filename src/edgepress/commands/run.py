@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgepress.commands.common.generating import (
+    FILTERS,
     add_beam_arguments,
     add_prefix_argument,
     add_sampling_arguments,
@@ -132,7 +133,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--context", type=int, metavar="N", help="tokens of prompt and answer (default: the bundle's)")
 
 
-OF_LANGUAGE_MODELS = ("chat", "system", "prefix", "json_schema", "regex", "grammar", "choice")
+_OF_SEVERAL = ("choose", "answer", "within_tokens", "within_seconds", "within_joules")
+OF_LANGUAGE_MODELS = (
+    *("chat", "system", "prefix", "no_think", "json_schema", "regex", "grammar", "choice", "special", "at_once"),
+    *("temperature", *FILTERS, "repetition_penalty", "no_repeat_ngram", "bias", "seed", "speculate", "draft"),
+    *("inexact", "contrast", "compress_prompt", "forget", "forget_first", "forget_by", "best_of", *_OF_SEVERAL),
+)
 """Options that a bundle with another task has no use for."""
 
 
@@ -146,7 +152,7 @@ def run(arguments: argparse.Namespace) -> int:
     from edgepress.text.documents import read_standard_input
 
     if (task := find_task_of(arguments.bundle)) is not None:
-        if given := [name for name in OF_LANGUAGE_MODELS if getattr(arguments, name)]:
+        if given := [name for name in OF_LANGUAGE_MODELS if _is_given(arguments, name)]:
             option = given[0].replace("_", "-")
             raise InputError(f"{arguments.bundle} is for {task.name} and no language model; leave out --{option}")
         return run_task(arguments)
@@ -191,6 +197,12 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _is_given(arguments: argparse.Namespace, name: str) -> bool:
+    """Whether an option was typed, be its value 0."""
+    value = getattr(arguments, name)
+    return value is not None and value is not False and value != "off"
+
+
 def _check_together(arguments: argparse.Namespace) -> None:
     """Refuse what does not go together, before a model is opened."""
     from edgepress.errors import InputError
@@ -204,8 +216,7 @@ def _check_together(arguments: argparse.Namespace) -> None:
         raise InputError(f"--{given[0]} is for conversations; give --chat, too")
     if chosen_beams(arguments) is not None and arguments.best_of is not None:
         raise InputError("--beams finds the likeliest answer, and --best-of draws several; leave one of them out")
-    how = ("choose", "answer", "within_tokens", "within_seconds", "within_joules")
-    if arguments.best_of is None and (given := [name for name in how if getattr(arguments, name) is not None]):
+    if arguments.best_of is None and (given := [name for name in _OF_SEVERAL if _is_given(arguments, name)]):
         raise InputError(f"--{given[0].replace('_', '-')} is for several answers; give --best-of N, too")
     if arguments.prompts is not None and arguments.best_of is not None:
         raise InputError("--best-of is for one prompt; give --prompt TEXT in the place of --prompts")

@@ -69,6 +69,8 @@ def test_other_ways_of_choosing() -> None:
     assert find_chooser("majority", None)([candidate(" x"), candidate("y"), candidate("x ")]).score == 2
     with pytest.raises(InputError, match="builtins:str gave 'aaa' for an answer; it must give a number"):
         find_chooser("builtins:str")(made)
+    with pytest.raises(InputError, match=r"builtins:int fails on an answer: ValueError: .*'aaa'; mend it"):
+        find_chooser("builtins:int")(made)
     with pytest.raises(InputError, match="there is no way of choosing 'best'; there are likelihood, majority"):
         find_chooser("best")
     with pytest.raises(InputError, match="is no regular expression"):

@@ -132,6 +132,8 @@ def test_a_file_of_something_else_is_refused(bundle: Path, file: Path, tmp_path:
     (tmp_path / "folder").mkdir()
     with pytest.raises(InputError, match=r"folder is no file; name another file$"):
         model.prefix(tmp_path / "folder", SYSTEM)
+    with pytest.raises(InputError, match=rf"{os.devnull} is no file; name another file$"):  # which all may write
+        model.prefix(os.devnull, SYSTEM)
     shared = Path(shutil.copy(file, tmp_path / "shared.prefix"))
     shared.chmod(0o666)
     with pytest.raises(InputError, match="may be written by others"):

@@ -5,9 +5,15 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgepress.terminal.stdio import say
+
 if TYPE_CHECKING:
     from edgepress.runtime import Beams, Constraint, Sampling, Speculation
     from edgepress.runtime.model import Model
+
+
+FILTERS = ("top_k", "top_p", "min_p", "typical_p")
+"""Settings that have a say where tokens are drawn, not at temperature 0."""
 
 
 def add_prefix_argument(parser: argparse.ArgumentParser) -> None:
@@ -133,7 +139,11 @@ def chosen_sampling(arguments: argparse.Namespace, model: "Model", defaults: "Sa
     given = {field.name: getattr(arguments, field.name) for field in fields(defaults)}
     if given["bias"] is not None:
         given["bias"] = dict(_bias(text, model) for text in given["bias"])
-    return replace(defaults, **{name: value for name, value in given.items() if value is not None})
+    chosen = replace(defaults, **{name: value for name, value in given.items() if value is not None})
+    if chosen.temperature == 0 and (idle := [name for name in FILTERS if given[name] is not None]):
+        named = ", ".join(f"--{name.replace('_', '-')}" for name in idle)
+        say(f"at temperature 0 the most likely token is taken, whatever {named} says; give --temperature, too")
+    return chosen
 
 
 def _bias(text: str, model: "Model") -> tuple[int, float]:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from edgepress.runtime.tasks.kinds import TaskModel
 
 OF_SPEECH = ["language", "translate", "times", "fallback"]
-OF_TASKS = ["labels", *OF_SPEECH]
+OF_TASKS = ["labels", *OF_SPEECH, "json", "inputs", "outputs"]
 
 
 def add_task_arguments(parser: argparse.ArgumentParser) -> None:

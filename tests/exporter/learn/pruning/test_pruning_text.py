@@ -107,6 +107,12 @@ def test_bad_text_is_refused(content: bytes, message: str, tmp_path: Path) -> No
         split(tmp_path, tmp_path / "a.txt")
 
 
+def test_too_little_text_of_the_model_s_own_is_said_to_be_that(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(b"too short")
+    with pytest.raises(InputError, match=r"^the text that the model wrote.*: 9 bytes of text.* --calibration FILE"):
+        hold_out([tmp_path / "a.txt"], tmp_path, own=True)
+
+
 def test_missing_text_and_wrong_lines_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"gone\.txt cannot be read"):
         split(tmp_path, tmp_path / "gone.txt")
