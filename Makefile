@@ -40,7 +40,7 @@ demo: install
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+	$(BIN)/mypy --num-workers 2
 
 # timm and the torchvision that it imports, apart: transformers would take torchvision for its own images.
 $(VENV)/.timm: $(VENV)/.dev
