@@ -31,13 +31,13 @@ has these and a Cortex-A53 has not. Elsewhere such a node is computed in float32
 
 FASTER = {
     "int8 weights": (
-        "products of uint8 by int8 rather than by uint8; where some of the target's CPUs add pairs of them up in 16 "
-        "bits, the codes are such that every pair fits"
+        "products of uint8 by int8 rather than by uint8; some CPUs of x86-64 add pairs of them up in 16 bits, and the "
+        "codes are such that every pair fits"
     ),
     "one rounding": "an input of several integer products rounded once, by a node of its own",
     "norms apart": "Add and LayerNormalization apart rather than as SkipLayerNormalization",
 }
-"""Forms of a graph that a target may have measured faster (docs/design.md, "Integer products of x86-64")."""
+"""Forms of a graph that a target may have measured faster (docs/design.md, "Integer products")."""
 
 
 @dataclass(frozen=True)

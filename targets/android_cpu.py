@@ -11,5 +11,6 @@ TARGET = Target(
     package="onnxruntime",
     form="ort-format",
     float16=True,
+    faster=frozenset({"int8 weights"}),
     qdq=("a8w8",),
 )

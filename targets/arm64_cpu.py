@@ -11,4 +11,5 @@ TARGET = Target(
     package="onnxruntime",
     qdq=("a8w8",),
     float16=True,
+    faster=frozenset({"int8 weights"}),
 )

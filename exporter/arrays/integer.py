@@ -4,10 +4,11 @@ ONNX's MatMulInteger and onnxruntime's DynamicQuantizeMatMul read x (…, column
 block-wise weight is (rows, columns). ``w = (code − 128) · scale`` with codes from 1 to 255: the numbers that int8 with
 no zero point has. They are stored as uint8 because x86-64 without VNNI multiplies uint8 by int8 into sums of 16 bits,
 which overflow: measured on tiny1m, 8 nats a token. uint8 by uint8 is exact everywhere, an eighth slower there at one
-token, and as fast on 64-bit ARM. Scales are positive, as accelerators ask for: a row that was rounded with a
-negative one has its codes negated, and a step of −128 becomes ±127.
+token, and as fast on 64-bit ARM with dot products. Scales are positive, as accelerators ask for: a row that was rounded
+with a negative one has its codes negated, and a step of −128 becomes ±127.
 
-With VNNI uint8 by uint8 takes 2.6 times as long as uint8 by int8. :func:`to_pairs` makes int8 codes whose sums of 16
+With VNNI uint8 by uint8 takes 2.6 times as long as uint8 by int8, and on ARM without dot products (Cortex-A53, A72) 1.5
+to 1.8 times the instructions. :func:`to_pairs` makes int8 codes whose sums of 16
 bits hold: these kernels add up the products of columns 2j and 2j + 1, so two neighbours c and d need
 |c + d| · 255 ≤ 32767. Few pairs of a wide row break that, and a slightly larger scale costs less than a whole bit.
 """

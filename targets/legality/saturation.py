@@ -7,6 +7,7 @@ saturate, where onnxruntime's option for exact products helps, and where it keep
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -24,9 +25,12 @@ _ZERO_POINTS = {  # which input has a weight's zero point
     **{"MatMulInteger": 3, "DynamicQuantizeMatMul": 3, "MatMulIntegerToFloat": 5, "QGemm": 5, "QLinearMatMul": 5},
     **{"QLinearConv": 5, "QAttention": 7, "DynamicQuantizeLSTM": 9},
 }
+_MORE_WEIGHTS = {"DynamicQuantizeLSTM": (2,)}  # inputs beside that of WEIGHT_INPUTS
 _MOVES = {"Transpose", "Reshape", "Squeeze", "Unsqueeze", "Identity", "Flatten"}
 _SAFE = 64  # 2 · 255 · 64 fits into 16 bits
-_BY_PAIRS = {"MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul"}  # products of rows 2j, 2j + 1 are added
+_BY_PAIRS = {  # along which axis of a weight the products of 2j and 2j + 1 are added up
+    **{"MatMulInteger": 0, "MatMulIntegerToFloat": 0, "DynamicQuantizeMatMul": 0, "DynamicQuantizeLSTM": 1},
+}
 _FIRST_UNKNOWN = {"QLinearMatMul": 21}  # opset from which onnxruntime 1.31's option leaves an operator as it is
 
 
@@ -64,19 +68,33 @@ def _products_of(graph: Graph, tensors: Mapping[str, onnx.TensorProto], read: Re
     """Nodes that multiply uint8 by int8 in integers."""
     makers = {value.name: node for node in graph.nodes for value in node.outputs if value}
     for node in graph.nodes:
-        if node.op not in WEIGHT_INPUTS:
-            continue
-        x, stored = node.input(0), node.input(WEIGHT_INPUTS[node.op])
-        weight = _unmoved(stored, makers)
-        if x is None or weight is None or not _mixes_signs(node, x, weight):
-            continue
-        maker = makers.get(weight.name) if weight.dequantized else None
-        weight = (maker.input(0) if maker else None) or weight
-        tensor = weight.data or tensors.get(weight.name)
-        codes = None if tensor is None else _codes(tensor, read)
-        fits = codes is not None and _fits(codes, by_pairs=node.op in _BY_PAIRS and weight is stored)
-        if not (_is_depthwise(node, weight) or fits or _is_left_in_float(node, maker)):
-            yield _Product(node, weight, maker)
+        if node.op in WEIGHT_INPUTS:
+            places = (WEIGHT_INPUTS[node.op], *_MORE_WEIGHTS.get(node.op, ()))
+            found = (_product_of(node, node.input(place), makers, tensors, read) for place in places)
+            yield from islice(filter(None, found), 1)
+
+
+def _product_of(
+    node: Node,
+    stored: Value | None,
+    makers: Mapping[str, Node],
+    tensors: Mapping[str, onnx.TensorProto],
+    read: Read,
+) -> _Product | None:
+    """The product of a node and the weight ``stored``; None where its sums fit, or are of other types."""
+    x, weight = node.input(0), _unmoved(stored, makers)
+    if x is None or weight is None or not _mixes_signs(node, x, weight):
+        return None
+    maker = makers.get(weight.name) if weight.dequantized else None
+    weight = (maker.input(0) if maker else None) or weight
+    tensor = weight.data or tensors.get(weight.name)
+    codes, axis = None if tensor is None else _codes(tensor, read), _BY_PAIRS.get(node.op)
+    if codes is not None and weight is not stored:
+        perm = _turned_by(stored, weight, makers)
+        codes, axis = (codes, None) if perm is None else (codes.transpose(perm), axis)
+    fits = codes is not None and _fits(codes, axis)
+    left = _is_depthwise(node, weight) or fits or _is_left_in_float(node, maker)
+    return None if left else _Product(node, weight, maker)
 
 
 def _unmoved(value: Value | None, makers: Mapping[str, Node]) -> Value | None:
@@ -84,6 +102,15 @@ def _unmoved(value: Value | None, makers: Mapping[str, Node]) -> Value | None:
     while value is not None and value.name in makers and makers[value.name].op in _MOVES:
         value = makers[value.name].input(0)
     return value
+
+
+def _turned_by(value: Value | None, weight: Value, makers: Mapping[str, Node]) -> Sequence[int] | None:
+    """The axes by which a Transpose alone makes a value of a weight; None where that is not how it is made."""
+    node = makers.get(value.name) if value is not None else None
+    if node is None or node.op != "Transpose" or node.input(0) is not weight:
+        return None
+    perm = node.attribute("perm", None)
+    return perm if isinstance(perm, (list, tuple)) else None
 
 
 def _mixes_signs(node: Node, x: Value, weight: Value) -> bool:
@@ -117,10 +144,11 @@ def _codes(tensor: onnx.TensorProto, read: Read) -> NDArray[np.int16] | None:
         return None
 
 
-def _fits(codes: NDArray[np.int16], *, by_pairs: bool) -> bool:
-    """Whether every weight is within 7 bits, or of a matrix every pair of rows that is added up."""
-    if by_pairs and codes.ndim == 2:
-        codes = np.add.reduceat(codes, np.arange(0, len(codes), 2), axis=0) if len(codes) else codes
+def _fits(codes: NDArray[np.int16], axis: int | None) -> bool:
+    """Whether every weight is within 7 bits, or of matrices every pair of rows that is added up, along ``axis``."""
+    if axis is not None and codes.ndim == axis + 2:
+        starts = np.arange(0, codes.shape[axis], 2)
+        codes = np.add.reduceat(codes, starts, axis=axis) if codes.size else codes
         return codes.size == 0 or int(np.abs(codes).max()) <= 2 * _SAFE
     return codes.size == 0 or int(np.abs(codes).max()) <= _SAFE
 

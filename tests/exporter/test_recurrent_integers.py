@@ -7,15 +7,20 @@ import onnx
 import pytest
 from foreign_models import Maker, feed_of, save
 from numpy.typing import NDArray
+from onnxruntime import InferenceSession
 
+from edgepress.bundle.manifest import read_manifest
 from edgepress.exporter import export
 from edgepress.exporter.bundle.written.inspection import inspect
 from edgepress.onnx_graph.files import parse_model
 from edgepress.runtime import load
+from edgepress.sessions import EXACT_PRODUCTS, session_options
+from edgepress.targets import find_target
+from edgepress.targets.legality.check import check_file
 
 Matrix = NDArray[np.float64]
 HIDDEN, READ = 512, 40
-TARGETS = ("x86-cpu", "arm64-cpu")
+TARGETS = {"x86-cpu": "dynamic pairs", "arm64-cpu": "dynamic pairs", "wasm": "dynamic"}
 
 
 def layer(hidden: int = HIDDEN, directions: int = 2, kind: str = "LSTM", turned: bool = False) -> onnx.ModelProto:
@@ -57,7 +62,8 @@ def test_an_lstm_computes_in_integers(target: str, directions: int, tmp_path: Pa
     model = layer(directions=directions)
     file, feed = save(model, tmp_path / "m.onnx"), feed_of(model)
     manifest = export(file, out=tmp_path / "out", recipe="int8-dynamic", target=target, check=True, threads=1)
-    assert {t["name"]: t["form"] for t in manifest.tensors} == {"w": "dynamic", "r": "dynamic", "b": "float"}
+    form = TARGETS[target]
+    assert {t["name"]: t["form"] for t in manifest.tensors} == {"w": form, "r": form, "b": "float"}
     operators = inspect(tmp_path / "out")["operators"]
     assert isinstance(operators, dict)
     assert operators["com.microsoft.DynamicQuantizeLSTM"] == 1
@@ -69,6 +75,41 @@ def test_an_lstm_computes_in_integers(target: str, directions: int, tmp_path: Pa
     assert (
         manifest.parity["graph_difference"] < 1e-4
     )  # activations as they are: what is stored is what is computed with
+
+
+@pytest.mark.parametrize("directions", [1, 2])
+def test_its_int8_codes_saturate_in_no_session(directions: int, tmp_path: Path) -> None:
+    model = layer(directions=directions)
+    export(save(model, tmp_path / "m.onnx"), out=tmp_path / "out", recipe="int8-dynamic", target="arm64-cpu", threads=1)
+    file = tmp_path / "out" / "model.onnx"
+    graph = parse_model(file).graph
+    kinds = {one.name: one.data_type for one in graph.initializer}
+    assert {kinds[name] for name in kinds if name.endswith(".values")} == {onnx.TensorProto.INT8}
+    assert check_file(file, find_target("x86-cpu")).products == ()
+    found = []
+    for exact in "01":  # the plain kernels of this processor, and those of uint8
+        options = session_options(1)
+        options.add_session_config_entry(EXACT_PRODUCTS, exact)
+        found.append(InferenceSession(str(file), options, providers=["CPUExecutionProvider"]).run(None, feed_of(model)))
+    assert all(np.array_equal(*pair) for pair in zip(*found, strict=True))
+
+
+def test_weights_whose_pairs_do_not_fit_are_named_by_a_check(tmp_path: Path) -> None:
+    model = layer(directions=1)
+    export(save(model, tmp_path / "m.onnx"), out=tmp_path / "out", recipe="int8-dynamic", target="arm64-cpu", threads=1)
+    data, file = tmp_path / "out" / "model.onnx.data", tmp_path / "out" / "model.onnx"
+    [r] = [tensor for tensor in read_manifest(tmp_path / "out").tensors if tensor["name"] == "r"]
+    offset, _ = r["regions"]["values"]  # type: ignore[index]
+    content = bytearray(data.read_bytes())
+    for column, code in ((1, 100), (2, 100)):  # of the first row: no pair, as it is 2j and 2j + 1 that are added up
+        content[offset + column * 4 * HIDDEN] = code
+    content[offset], content[offset + 3 * 4 * HIDDEN] = 28, 28
+    data.write_bytes(content)
+    assert check_file(file, find_target("x86-cpu")).products == ()
+    content[offset] = 29
+    data.write_bytes(content)
+    [told] = check_file(file, find_target("x86-cpu")).products
+    assert told.startswith("1 × DynamicQuantizeLSTM multiply uint8 by int8")
 
 
 def test_an_lstm_of_which_one_weight_is_kept_computes_in_floats(tmp_path: Path) -> None:

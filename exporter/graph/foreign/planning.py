@@ -26,7 +26,7 @@ def plan_traced(description: Foreign, recipe: Recipe, source: OnnxFile, targets:
         why = description.in_float.get(tensor.weight.name, "")
         if tensor.form == "folded" and why and is_dynamic:
             return replace(tensor, reason=f"{tensor.reason}: {why}")
-        if tensor.form == "dynamic" and is_signed and not tensor.weight.stepped:
+        if tensor.form == "dynamic" and is_signed:
             return replace(tensor, form="dynamic pairs", reason=f"{tensor.reason}; int8 whose pairs fit into 16 bits")
         return tensor
 

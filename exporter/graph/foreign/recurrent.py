@@ -5,7 +5,8 @@
     x ─ LSTM (W, R, b, states)  ─►  x ─ DynamicQuantizeLSTM (codes of W and R, scales and zero points; b, states)
 
 What goes into the products is rounded to uint8 at each call: x over all steps of the call, what is carried over the
-sequences of a step. Codes are uint8 on every processor, whose products are exact on all of them.
+sequences of a step. Codes are int8 whose pairs fit into 16 bits where a target has that faster, else uint8: products of
+both are exact on every processor.
 """
 
 from collections.abc import Sequence
@@ -16,14 +17,14 @@ from onnx import helper
 
 from edgepress.exporter.arrays import integer
 from edgepress.exporter.graph.builder import CONTRIB, FLOAT
-from edgepress.exporter.graph.linears import UINT8, Nodes
+from edgepress.exporter.graph.linears import INT8, UINT8, Nodes
 from edgepress.exporter.plan.plan import PlannedTensor
 from edgepress.onnx_graph.walk import attribute, operand
 
 LEAST = 512
-"""Numbers that an LSTM carries from which on integers pay: of the processors of ``benchmarks/arm_encoders.py`` those
-with dot products take 0.48 to 0.81 of the instructions of floats there, and up to 1.16 of them at 128. A Cortex-A53,
-which has none, takes 1.4 to 1.6 of them at any width, for a quarter of the bytes.
+"""Numbers that an LSTM carries from which on integers pay, counted by ``benchmarks/arm_encoders.py``: processors with
+dot products take 0.48 to 0.81 of the instructions of floats there, and up to 1.16 of them at 128; a Cortex-A53, which
+has none, 0.90 with int8 codes and 1.59 with uint8 ones.
 """
 
 _ATTRIBUTES = ("activation_alpha", "activation_beta", "activations", "clip", "direction", "hidden_size", "input_forget")
@@ -73,7 +74,7 @@ def write_floats(g: Nodes, tensor: PlannedTensor, dims: Sequence[int]) -> None:
 
 
 def _stored(g: Nodes, tensor: PlannedTensor, directions: int, at: str) -> tuple[str, str, str]:
-    """Codes (directions, columns, rows of one), scales and zero points (directions, rows of one).
+    """Codes (directions, columns, rows of one), scales and zero points (directions, rows of one), of its own if int8.
 
     Names of what is made begin with ``at``. The file has codes as (columns, rows of all directions):
     where there is one direction, they are read from it in place.
@@ -81,9 +82,12 @@ def _stored(g: Nodes, tensor: PlannedTensor, directions: int, at: str) -> tuple[
     name, (rows, columns), regions = tensor.weight.name, tensor.weight.shape, tensor.regions
     each = rows // directions
     shape = (1, columns, rows) if directions == 1 else (columns, directions, each)
-    codes = g.external(f"{name}.values", UINT8, shape, regions["values"])
+    is_signed = tensor.form == "dynamic pairs"
+    codes = g.external(f"{name}.values", INT8 if is_signed else UINT8, shape, regions["values"])
     if directions > 1:
         codes = g.node("Transpose", [codes], f"{at}.by_direction", perm=[1, 0, 2])
     scales = g.external(f"{name}.scales", FLOAT, (directions, each), regions["scales"])
+    if is_signed:  # onnxruntime's option for exact products fails where two weights share zero points
+        return codes, scales, g.constant(f"{at}.zero_points", np.zeros((directions, each), np.int8))
     zeros = np.full((directions, each), integer.ZERO_POINT, np.uint8)
     return codes, scales, g.constant(f"zero_points_{directions}_{each}", zeros)
