@@ -37,6 +37,7 @@ from edgepress.exporter.learn.pruning.shipped import describe_steps, write_curve
 from edgepress.exporter.model.reading import first_token
 from edgepress.exporter.model.reference import check_known
 from edgepress.exporter.tokens.prose import prose_tokens
+from edgepress.runtime.measures.keeping import loss_of_keeping
 from edgepress.targets import FALLBACK
 from edgepress.terminal.progress import Progress, silent
 from edgepress.whole import whole_number
@@ -241,7 +242,43 @@ def fill(
     ):
         written = write(work, prepared, learned, check=check, threads=threads, progress=progress)
         manifest = seal(work, learned, written, sources.original(), threads=threads, progress=progress)
-        return manifest, written.prepared
+        return measure_kept(
+            work, manifest, written.prepared, learned, threads=threads, progress=progress
+        ), written.prepared
+
+
+def measure_kept(
+    work: Path,
+    manifest: Manifest,
+    prepared: Prepared,
+    learned: Calibrated | None,
+    *,
+    threads: int | None,
+    progress: Progress,
+) -> Manifest:
+    """Note what is lost by what the bundle keeps of a text, on the text that it was calibrated on or could be.
+
+    Not where there is none, or too little of it; it is never made for this.
+    """
+    kept, calibration = manifest.kept, prepared.recipe.calibration
+    if kept is None or (learned is None and not calibration.text):
+        return manifest
+    if learned is None:
+        from edgepress.exporter.learn.calibration.run import form_tokens
+
+        tokens = form_tokens(prepared, threads=threads, progress=progress)
+    else:
+        tokens = learned.tokens
+    loss = loss_of_keeping(work, kept, tokens.reshape(-1), threads=threads or usable_cores(), progress=progress)
+    if loss is None:
+        _log.warning(
+            "what keeping %d tokens of a text loses is not measured: the calibration text has %d; [calibration] tokens "
+            "says how many are read",
+            kept.tokens,
+            tokens.size,
+        )
+        return manifest
+    return bundle.add_kept_loss(work, manifest, loss)
 
 
 def add_draft(

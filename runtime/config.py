@@ -15,6 +15,7 @@ import msgspec
 
 from edgepress.bundle.drafters import DrafterEntry
 from edgepress.bundle.graphs import GraphEntry, choose, describe_choice
+from edgepress.bundle.kept_text import KeptText
 from edgepress.bundle.manifest import MANIFEST_NAME, read_manifest, refuse_pack
 from edgepress.bundle.rotations import KeyRotation
 from edgepress.bundle.states import State
@@ -113,7 +114,8 @@ class BundleConfig:
     ``context_length`` tokens, and unless more is asked for ``default_context``. ``states`` is what it carries from one
     call to the next, and ``states_from`` the file that says so.
     ``casts`` says that a graph in float16 runs on processors without it, too.
-    ``rotations`` say how what is kept of a token is moved to another position, None where it cannot be.
+    ``rotations`` say how what is kept of a token is moved to another position, None where it cannot be; ``kept`` says
+    how much of a text stays unless more is asked for, None where all of it does.
     ``long_from`` is the length of text beyond which a longrope model uses its long frequencies, None for others.
     ``drafters`` are graphs that propose tokens.
     """
@@ -129,6 +131,7 @@ class BundleConfig:
     states_from: str = MANIFEST_NAME
     long_from: int | None = None
     rotations: tuple[KeyRotation, ...] | None = None
+    kept: KeptText | None = None
     graph: str | None = None
     casts: bool = False
     drafters: tuple[DrafterEntry, ...] = ()
@@ -147,6 +150,7 @@ class BundleConfig:
             graph=entry.file,
             casts=False,
             rotations=None,
+            kept=None,
             drafters=(),
         )
 
@@ -201,6 +205,7 @@ def read_config(bundle: Path, graph: str | None = None) -> BundleConfig:
         states_from=MANIFEST_NAME if listed else _CONFIG_NAME,
         long_from=None if manifest is None else manifest.long_from,
         rotations=None if manifest is None else manifest.rotations,
+        kept=None if manifest is None else manifest.kept,
         graph=None if chosen is None else chosen.file,
         casts=chosen is not None and chosen.casts,
         drafters=() if manifest is None else manifest.drafters,

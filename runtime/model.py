@@ -7,7 +7,7 @@ import os
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from edgepress.cores import usable_cores
 from edgepress.disk.exchange import read_steady
@@ -221,7 +221,7 @@ class Model(OneText):
         special: bool = False,
         constraint: Constraint | None = None,
         speculate: Speculation | None = None,
-        forgetting: Forgetting | None = None,
+        forgetting: Forgetting | Literal[False] | None = None,
         contrast: Contrast | None = None,
         beams: Beams | None = None,
     ) -> Generation:
@@ -231,7 +231,8 @@ class Model(OneText):
         ``max_tokens`` tokens, or when the context is full. With ``special`` the text shows special tokens;
         ``constraint`` says what form it has to have, which it has unless it is cut by one of these limits;
         ``speculate`` has several tokens computed in a step where that pays; with ``forgetting`` it does not end when
-        the context is full, and of a longer prompt the middle is left out; ``contrast`` is with a worse model. With
+        the context is full, and of a longer prompt the middle is left out; None is as the bundle's recipe says, False
+        without. ``contrast`` is with a worse model. With
         ``beams`` the likeliest answer is looked for, and given in one piece: ``found`` of the result has it and the
         next best, with their scores. The first piece that is asked for starts a new text; an earlier generation that
         has not ended by then raises an InputError when it is iterated further. For the numbers see :class:`Sampling`.
@@ -267,23 +268,30 @@ class Model(OneText):
                 "the prompt begins with token %d, the beginning of a text, twice; models are trained on one", bos
             )
         begun = tokens.tolist()
-        if beams is not None and not (contrast is None and forgetting is None):
+        if beams is not None and (contrast is not None or forgetting):
             raise InputError("beams do not go together with a contrast or with forgetting; leave one of them out")
-        if forgetting is None:
+        how = self._forgetting(forgetting, beams)
+        if how is None:
             self.session.check_room(tokens.size, after=0)
         setup = self._setup(stop, constraint, speculate, beams)
         if contrast is not None:
             setup["model"] = Contrasting(setup["model"], contrast)
-        if forgetting is not None:
-            forgetting = forgetting.for_text(setup["model"], self.context)
+        if how is not None:
+            how = how.for_text(setup["model"], self.context)
             if tokens.size > self.context:
-                begun = forgetting.kept(begun, self.context)
+                begun = how.kept(begun, self.context)
+                if forgetting is None:
+                    _log.warning(
+                        "the prompt has %d tokens, and %s keeps %d by default: what is read are its first %d and last "
+                        "%d; a longer context reads all of it",
+                        *(tokens.size, self.config.bundle, self.context, how.first, len(begun) - how.first),
+                    )
         return Generation(
             prompt=begun,
             sampling=sampling,
             max_tokens=max_tokens,
             special=special,
-            forgetting=forgetting,
+            forgetting=how,
             **setup,
         )
 
@@ -302,6 +310,7 @@ class Model(OneText):
         constraint: Constraint | None = None,
         speculate: Speculation | None = None,
         beams: Beams | None = None,
+        forgetting: Forgetting | Literal[False] | None = None,
     ) -> Answer:
         """Answer a conversation; iterate over the result to get what is said as it comes.
 
@@ -323,6 +332,8 @@ class Model(OneText):
             constraint: what form the answer has to have, such as ``Constraint.json_schema({"type": "integer"})``.
             speculate: have several tokens computed in a step where that pays.
             beams: look for the likeliest answer, which then comes in one piece; tokens are not drawn.
+            forgetting: have the answer go on when the context is full; None is as the bundle's recipe says, False
+                without. What the next turn has in common with it is computed again then.
 
         Raises:
             InputError: there is no template, it refuses the conversation, or that is longer than the context.
@@ -340,7 +351,10 @@ class Model(OneText):
         drawn = self.sampling_defaults if sampling is None else sampling
         if sampling is None and beams is not None:
             drawn = replace(drawn, temperature=0.0)
+        if beams is not None and forgetting:
+            raise InputError("beams do not go together with forgetting; leave one of them out")
         setup = self._setup(stop, constraint, speculate, beams)
+        how = self._forgetting(forgetting, beams)
         splitter, shown, is_thinking = None, frozenset[int](), self._is_thinking(tokens)
         if tools and constraint is None:
             setup["matcher"] = self._guide(tools, tool_choice, is_thinking=is_thinking)
@@ -353,11 +367,21 @@ class Model(OneText):
             max_tokens=max_tokens,
             special=special or shown,
             reuse=True,
+            forgetting=None if how is None else how.for_text(setup["model"], self.context),
             splitter=splitter,
             known_calls=sum(len(message.get("tool_calls") or ()) for message in messages),
             arguments_as_text=self.answer_format.arguments_as_text,
             **setup,
         )
+
+    def _forgetting(self, asked: Forgetting | Literal[False] | None, beams: Beams | None) -> Forgetting | None:
+        """How a text goes on when the context is full: as asked, else as the recipe says, where tokens come in turn."""
+        from edgepress.runtime.generation.forgetting import Forgetting
+
+        if asked is not None:
+            return asked or None
+        kept = self.config.kept
+        return None if kept is None or beams is not None else Forgetting(kept.first)
 
     def _guide(self, tools: Sequence[Mapping[str, Any]], choice: str, *, is_thinking: bool) -> ToolGuide | None:
         """What holds calls to the schemas of their tools; None where that is not asked for, or cannot be."""

@@ -28,6 +28,7 @@ RUNS_A_BUNDLE = {
     "runtime.loading": "the targets that an encoder-decoder learns on are written by a bundle of it",
     "runtime.sequences.model": "which writes them of what its encoder takes",
     "runtime.measures.evaluate": "a bundle is scored on the text that its pruning held out",
+    "runtime.measures.keeping": "a bundle that keeps a part of a text is scored on text beyond it",
     "runtime.generation.speculation.costs": "a draft is shipped by what the steps that would verify it cost",
     "runtime.tasks.kinds": "a graph is opened as a bundle of its task would be, to be scored",
     "runtime.scoring.kinds": "a budget in a metric finds it as `eval` does",

@@ -12,6 +12,7 @@ from edgepress import __version__
 from edgepress.bundle import mtp as mtp_graph
 from edgepress.bundle.drafters import DrafterEntry
 from edgepress.bundle.graphs import GraphEntry
+from edgepress.bundle.kept_text import KeptLoss
 from edgepress.bundle.manifest import MANIFEST_NAME, FileEntry, Manifest, describe_files, read_manifest
 from edgepress.disk.files import sha256_file, write_json
 from edgepress.exporter.bundle.stream import TensorReport
@@ -140,6 +141,7 @@ def write_manifest(
         long_from=model.long_from,
         states=plan.states,
         rotations=key_rotations(model) if isinstance(model, Decoder) else None,
+        kept=recipe.cache.kept,
         graphs=graphs,
         adapter_slots=plan.adapter_slots,
         drafters=drafters_of(model),
@@ -160,6 +162,12 @@ def drafters_of(model: Description) -> tuple[DrafterEntry, ...]:
 def add_steps(bundle: Path, manifest: Manifest, steps: tuple[dict[str, object], ...]) -> Manifest:
     """Write the manifest again with what the steps of a recipe came to, the last of them the bundle itself."""
     return _write_manifest(bundle, replace(manifest, steps=steps))
+
+
+def add_kept_loss(bundle: Path, manifest: Manifest, loss: KeptLoss) -> Manifest:
+    """Write the manifest again with what is lost by what a bundle keeps of a text."""
+    assert manifest.kept is not None
+    return _write_manifest(bundle, replace(manifest, kept=replace(manifest.kept, loss=loss)))
 
 
 def add_drafter(bundle: Path, manifest: Manifest, entry: DrafterEntry, files: Sequence[str]) -> Manifest:

@@ -108,7 +108,8 @@ def check_prepared(prepared: Prepared, plain: Decoder) -> None:
         refuse_forms(prepared)
     else:
         _check_budget(prepared, plain)
-    if prepared.recipe.budget is not None or prepared.needs_calibration or prepared.plan.integer_states:
+    measured = prepared.asked.cache.keep is not None and bool(prepared.recipe.calibration.text)
+    if prepared.recipe.budget is not None or prepared.needs_calibration or prepared.plan.integer_states or measured:
         _check_text(prepared, prepared.recipe)
 
 
@@ -117,6 +118,7 @@ def say_unused_text(prepared: Prepared) -> None:
     recipe = prepared.recipe
     looks = prepared.needs_calibration or recipe.budget is not None or prepared.pruned is not None
     looks |= bool(prepared.plan.integer_states) or prepared.asked.draft is not None
+    looks |= prepared.asked.cache.keep is not None
     looks |= recipe.activations.type == "float16" or any(target.form == "static" for target in prepared.targets)
     if looks or not recipe.calibration.text:
         return

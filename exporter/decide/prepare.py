@@ -32,6 +32,7 @@ from edgepress.exporter.methods.kinds import (
 )
 from edgepress.exporter.model.description import Decoder
 from edgepress.exporter.model.reading import first_token, read_decoder, read_mtp, refuse_longer
+from edgepress.exporter.model.rope import key_rotations
 from edgepress.exporter.recipe.decisions import Decisions
 from edgepress.exporter.recipe.recipe import Recipe
 from edgepress.exporter.source.checkpoint import Checkpoint
@@ -157,6 +158,7 @@ def settle(shrunk: Shrunk, workspace: Workspace | None, *, threads: int | None, 
     if keeps_windows(prepared):
         prepared = prepared.decided(replace(prepared.decisions, windows=True))
     check_integer_cache(prepared)
+    check_kept_text(prepared)
     check_prepared(prepared, plain)
     say_unused_text(prepared)
     if shrunk.asked.budget is not None:
@@ -225,6 +227,39 @@ def check_integer_cache(prepared: Prepared) -> None:
             f"the recipe has [cache] bits = {bits}, and the static graphs of {static} have caches of their own; leave "
             "it out, or export for that target apart"
         )
+
+
+def check_kept_text(prepared: Prepared) -> None:
+    """Refuse to keep a part of a text where what stays could not be moved to where it stands then.
+
+    Raises:
+        InputError: the model has no more tokens, its keys are bound to their positions or integers, a window would see
+            what is forgotten, or a target has static graphs.
+
+    """
+    kept = prepared.asked.cache.kept
+    if kept is None:
+        return
+    longest = max((state.window for state in prepared.plan.states if state.window is not None), default=0)
+    static = next((target.name for target in prepared.targets if target.form == "static"), None)
+    why = (
+        f"the model's context has {prepared.plan.context_length:,} tokens; keep fewer"
+        if kept.tokens > prepared.plan.context_length
+        else "its keys are bound to the positions at which they were computed, so what stays cannot be moved; leave it "
+        "out, and forget with `run --forget`, which computes what stays again"
+        if key_rotations(prepared.decoder) is None
+        else f"[cache] bits = {prepared.asked.cache.bits}: keys that are integers are not rotated to where they stand "
+        "then; leave one of the two out"
+        if prepared.plan.integer_states
+        else f"a window of {longest:,} tokens, of which {kept.recent:,} would stay behind the first; keep more, or all "
+        "keys and values of such layers with [cache] windows = false"
+        if longest > kept.recent
+        else f"the static graphs of {static} have caches of their own; leave it out, or export for that target apart"
+        if static is not None
+        else ""
+    )
+    if why:
+        raise InputError(f"the recipe has [cache] keep = {kept.tokens}, and {why}")
 
 
 def refuse_mtp(shrunk: Shrunk) -> None:

@@ -50,6 +50,7 @@ def make_plan(subject: Description, recipe: Recipe, itemsize: Callable[[str], fl
         )
     states = _states(subject, recipe, context)
     default = context if recipe.context_length is not None else _default_context(context, states, layout.end, recipe)
+    default = default if recipe.cache.keep is None else min(recipe.cache.keep, context)
     plan = Plan(tensors, tables, layout.end, context, recipe.accuracy_level, states, default_context=default)
     if recipe.activations.type == "float16" and isinstance(subject, Decoder):
         return in_float16(plan, subject, recipe.activations.kept_layers)
@@ -59,10 +60,9 @@ def make_plan(subject: Description, recipe: Recipe, itemsize: Callable[[str], fl
 def _states(subject: Description, recipe: Recipe, context: int) -> tuple[State, ...]:
     """What the graph carries; keys and values of windows that are shorter than the context, where they are so kept."""
     if not isinstance(subject, Decoder):
-        if recipe.cache.bits is not None:
-            raise InputError(
-                f"the recipe has [cache] bits = {recipe.cache.bits}, which is for language models; leave it out"
-            )
+        for key, asked in (("bits", recipe.cache.bits), ("keep", recipe.cache.keep)):
+            if asked is not None:
+                raise InputError(f"the recipe has [cache] {key} = {asked}, which is for language models; leave it out")
         return subject.states()
     below = context if recipe.cache.windows else 0
     return subject.states(windows_below=below, in_integers=recipe.cache.in_integers)
@@ -93,6 +93,7 @@ def bytes_beside(plan: Plan, recipe: Recipe) -> int:
     That is what the recipe asks for, or the fewest tokens that a text has by default.
     """
     shortest = plan.context_length if recipe.context_length is not None else _shortest_default(plan.states)
+    shortest = shortest if recipe.cache.keep is None else recipe.cache.keep
     return plan.cache_bytes_at(min(shortest, plan.context_length))
 
 

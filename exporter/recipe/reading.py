@@ -5,6 +5,7 @@ import tomllib
 from dataclasses import fields
 from pathlib import Path
 
+from edgepress.bundle.kept_text import FIRST
 from edgepress.errors import InputError
 from edgepress.exporter.arrays.scheme import BITS, BLOCK_SIZES
 from edgepress.exporter.recipe.recipe import (
@@ -281,7 +282,17 @@ def _cache(value: object, path: Path) -> Cache:
     bits = value.get("bits")
     if "bits" in value and (isinstance(bits, bool) or bits != CACHE_BITS):
         raise InputError(f"{path}: [cache] bits must be {CACHE_BITS}, not {bits!r}; leave it out for floats")
-    return Cache(windows, bits)
+    keep, sinks = value.get("keep"), value.get("sinks", FIRST)
+    for key, number in (("keep", keep), ("sinks", sinks)):
+        if number is not None and (isinstance(number, bool) or not isinstance(number, int)):
+            raise InputError(f"{path}: [cache] {key} must be a number of tokens, not {number!r}")
+    if "sinks" in value and keep is None:
+        raise InputError(f"{path}: [cache] sinks are tokens that always stay of what keep = N keeps; add it")
+    try:
+        _ = Cache(windows, bits, keep, sinks).kept
+    except ValueError as error:
+        raise InputError(f"{path}: [cache] keep: {error}") from error
+    return Cache(windows, bits, keep, sinks)
 
 
 def _word(value: object, valid: tuple[str, ...], path: Path, where: str) -> str:

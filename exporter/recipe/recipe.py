@@ -21,6 +21,8 @@ from math import floor
 from pathlib import Path
 from typing import Any
 
+from edgepress.bundle.kept_text import FIRST, KeptText
+
 KEPT_BITS = 32
 HALF_BITS = 16
 ACCURACY_LEVELS = (0, 1, 4)
@@ -115,15 +117,28 @@ class Cache:
     tokens. None leaves it to the targets (:class:`~edgepress.exporter.recipe.decisions.Decisions`).
     ``bits`` of each key and value: 8 are integers, with a scale for each channel of each head that some text gives;
     None is floats.
+    ``keep`` so many tokens of a text: when there are more, the first ``sinks`` stay and the last. None keeps all.
     """
 
     windows: bool | None = None
     bits: int | None = None
+    keep: int | None = None
+    sinks: int = FIRST
 
     @property
     def in_integers(self) -> bool:
         """Whether keys and values are integers."""
         return self.bits is not None
+
+    @property
+    def kept(self) -> KeptText | None:
+        """What stays of a text, as the manifest keeps it."""
+        return None if self.keep is None else KeptText(self.keep, self.sinks)
+
+    def to_json(self) -> dict[str, object]:
+        """As the manifest keeps what was asked."""
+        kept = {} if self.keep is None else {"keep": self.keep, "sinks": self.sinks}
+        return {"windows": self.windows, "bits": self.bits, **kept}
 
 
 CACHE_BITS = 8
@@ -281,7 +296,7 @@ class Recipe:
         """Return the resolved recipe, as the manifest keeps it: files of text by their names, not their places."""
         content = asdict(self)
         content["calibration"]["text"] = [Path(name).name for name in self.calibration.text]
-        content["activations"] = self.activations.to_json()
+        content["activations"], content["cache"] = self.activations.to_json(), self.cache.to_json()
         del content["draft"]
         if self.draft is not None:
             content["draft"] = {"recipe": self.draft.recipe.to_json(), "gain": self.draft.gain}

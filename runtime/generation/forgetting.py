@@ -14,11 +14,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
+from edgepress.bundle.kept_text import FIRST, SHARE
 from edgepress.errors import InputError
 from edgepress.whole import whole_number
 
 Way = Literal["moving", "computing"]
-_SHARES: dict[Way, float] = {"moving": 0.125, "computing": 0.5}  # measured: docs/benchmarks.md, "Long texts"
+_SHARES: dict[Way, float] = {"moving": SHARE, "computing": 0.5}  # measured: docs/benchmarks.md, "Long texts"
 
 
 class Evicting(Protocol):
@@ -41,7 +42,7 @@ class Forgetting:
 
     """
 
-    first: int = 4
+    first: int = FIRST
     share: float | None = None
     way: Way | None = None
 

@@ -14,6 +14,7 @@ from edgepress.chat.template import Message
 from edgepress.disk.files import atomic_file, write_json
 from edgepress.errors import InputError
 from edgepress.runtime.generation.answer import Answer
+from edgepress.runtime.generation.forgetting import Forgetting
 from edgepress.runtime.generation.sampling import Sampling
 from edgepress.runtime.generation.speculation.kinds import Speculation
 from edgepress.runtime.model import Model
@@ -49,10 +50,11 @@ class Conversation:
     """Turns with an open bundle, each going on from what the model keeps of those before.
 
     ``messages`` may be changed between turns: what still stands at their beginning is not computed again. ``last`` is
-    the latest answer, with what it took.
+    the latest answer, with what it took; ``kept_in`` the file that has what it begins with.
 
     One that grows longer than the context is cut: the model is not told its oldest turns any more, of which
-    ``left_out`` are so many messages, behind the system prompt; ``messages`` keeps them. A warning says so.
+    ``left_out`` are so many messages, behind the system prompt; ``messages`` keeps them. A warning says so. An answer
+    that fills the context ends there, unless ``forgetting``, or the bundle's recipe, has it go on.
 
     ``tools`` are functions, which are called when the model asks for them and whose results it answers to, and JSON
     schemas of others: where one of those is called, the turn ends, and :func:`tool_message` makes the next message.
@@ -66,7 +68,9 @@ class Conversation:
     max_tokens: int | None = None
     stop: Sequence[str | int] = ()
     speculate: Speculation | None = None
+    forgetting: Forgetting | Literal[False] | None = None
     last: Answer | None = None
+    kept_in: Path | None = None
     _left_out: list[Message] = field(default_factory=list)
 
     @property
@@ -104,6 +108,7 @@ class Conversation:
             sampling=self.sampling,
             stop=self.stop,
             speculate=self.speculate,
+            forgetting=self.forgetting,
         )
         if len(out) > len(self._left_out):
             _log.warning(
@@ -147,7 +152,13 @@ class Conversation:
 
         """
         first = self.messages[: beginning_of(self.messages)]
-        return self.model.prefix(path, first, tools=Tools.of(self.tools).schemas or None, variables=self.variables)
+        tokens = self.model.prefix(path, first, tools=Tools.of(self.tools).schemas or None, variables=self.variables)
+        self.kept_in = path
+        return tokens
+
+    def reset(self) -> None:
+        """Begin anew, with the same system prompt."""
+        self.messages, self.last = self.messages[: beginning_of(self.messages)], None
 
     def undo(self) -> bool:
         """Take back the last turn of the user and what followed; False when there is none."""

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -240,6 +241,51 @@ def test_the_terminal_answers_line_by_line_and_saves(bundle: Path, tmp_path: Pat
     assert "there is no /nonsense" in done.stderr
     assert "of them known" in done.stderr
     assert "missing.json is no file" in done.stderr
+
+
+def typed(lines: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the next command read ``lines`` where a terminal would be."""
+    monkeypatch.setattr(sys, "stdin", io.StringIO(lines))
+
+
+def test_what_was_said_before_a_reset_has_no_statistics(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["chat", str(bundle), "--max-tokens", "3", "--no-prepare", "--threads", "1", "--system", "Be brief."]
+    file = tmp_path / "talk.json"
+    typed(f"Good morrow.\n/stats\n/save {file}\n/reset\n/stats\n/system\n/load {file}\n/stats\n", monkeypatch)
+    assert main(command) == 0
+    said = capsys.readouterr().err.splitlines()
+    assert said[0].startswith("prompt ")
+    assert said[2:] == ["begun anew", "nothing was answered yet", "Be brief.", f"{file}: 3 messages", said[3]]
+
+
+def test_an_answer_that_fills_the_context_says_so_or_goes_on(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["chat", str(bundle), "--no-prepare", "--threads", "1", "--context", "48", "--temperature", "0"]
+    command += ["--bias", "<|endoftext|>=-inf"]
+    for more in ([], ["--forget", "0.25", "--max-tokens", "70"]):
+        typed("Good morrow.\n/stats\nAnd now?\n/stats\n", monkeypatch)
+        assert main([*command, *more]) == 0
+        said = capsys.readouterr().err
+        full = "the answer ends here, as the context of 48 tokens is full; --forget SHARE goes on, --context N gives"
+        assert said.count(full) == (0 if more else 2)
+        assert said.count("tokens forgotten; ended by max_tokens") == (2 if more else 0)
+
+
+def test_another_system_prompt_than_a_file_has_is_said_to_be_one(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["chat", str(bundle), "--max-tokens", "3", "--no-prepare", "--threads", "1", "--system", "Be brief."]
+    command += ["--prefix", str(tmp_path / "kept")]
+    typed("Good morrow.\n/stats\n/system Be long.\nGood morrow.\n/stats\n", monkeypatch)
+    assert main(command) == 0
+    known, said, anew = capsys.readouterr().err.splitlines()
+    assert f"{tmp_path}/kept has the beginning with another system prompt, and is not gone on from with this" in said
+    assert "of them known" in known
+    again = re.search(r"(\d+) of them known", anew)
+    assert again is None or int(again[1]) < int(re.search(r"(\d+) of them known", known)[1])  # type: ignore[index]
 
 
 def test_lines_are_edited_at_a_terminal(bundle: Path, tmp_path: Path) -> None:

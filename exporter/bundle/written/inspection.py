@@ -3,14 +3,17 @@
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import cast
 
+import msgspec
 import onnx
 
 from edgepress.bundle.adapter_slots import AdapterSlots
 from edgepress.bundle.drafters import DrafterEntry
 from edgepress.bundle.graphs import GraphEntry, choose, describe_choice
+from edgepress.bundle.kept_text import KeptText
 from edgepress.bundle.manifest import MANIFEST_NAME, bundle_hash, check_links, read_manifest, refuse_pack
 from edgepress.bundle.states import state_bytes
 from edgepress.bundle.verified import was_verified
@@ -82,6 +85,18 @@ def _graph_budget_lines(budget: Json) -> list[str]:
             f"(95 % of the difference {low:+.4f} to {high:+.4f}); {score['changed']:.2%} of the answers changed"
         )
     return lines
+
+
+def kept_lines(kept: KeptText | None) -> list[str]:
+    """What stays of a text, and what is known of its price; none where all does."""
+    if kept is None:
+        return []
+    lost = "what that loses is told by a text: name one in [calibration]" if kept.loss is None else str(kept.loss)
+    return [
+        f"keeps        {kept.tokens:,} tokens of a text: of a longer one the first {kept.first} and the last stay, and "
+        f"{kept.forgotten:,} go at a time",
+        f"{'':<12} {lost}",
+    ]
 
 
 def slots_to_json(slots: AdapterSlots | None) -> Json | None:
@@ -203,6 +218,7 @@ def inspect(path: Path) -> Json:
             "budget": manifest.budget,
             "graphs": _graphs_to_json(manifest.graphs),
             "adapter_slots": slots_to_json(manifest.adapter_slots),
+            "kept": None if manifest.kept is None else asdict(manifest.kept),
             "drafters": drafters_to_json(manifest.drafters),
             "steps": list(manifest.steps),
             "chosen": {
@@ -327,6 +343,8 @@ def format_inspection(inspection: Json) -> str:
             parts.append(f"task         {task['name']}{f' (--json has its {known})' if known else ''}")
         if described["adapter_slots"] is not None:
             parts.append(_slot_line(cast("Json", described["adapter_slots"])))
+        if described["kept"] is not None:
+            parts += kept_lines(msgspec.convert(described["kept"], KeptText))
         parts += drafter_lines(cast("list[Json]", described["drafters"]))
         parts += footprint_lines(cast("dict[str, Json]", described["targets"]))
         verified = "yes, and no file has changed since" if described["verified"] else _UNVERIFIED

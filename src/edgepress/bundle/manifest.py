@@ -18,6 +18,7 @@ import msgspec
 from edgepress.bundle.adapter_slots import AdapterSlots, check_slots
 from edgepress.bundle.drafters import DrafterEntry, check_drafters
 from edgepress.bundle.graphs import GraphEntry, check_graphs
+from edgepress.bundle.kept_text import KeptText
 from edgepress.bundle.rotations import KeyRotation, check_rotations
 from edgepress.bundle.states import State, check_states
 from edgepress.disk.files import refuse_aside, sha256_file
@@ -66,7 +67,8 @@ class Manifest:
     ``long_from`` is the total length beyond which a longrope model uses its long frequencies, null for other models.
     ``states`` lists what the graph carries from one call to the next (:mod:`edgepress.bundle.states`); it is empty in
     bundles that were written before there was this list. ``rotations`` say how what is kept of a token is moved to
-    another position (:mod:`edgepress.bundle.rotations`); it is absent where that cannot be said. ``graphs`` are there
+    another position (:mod:`edgepress.bundle.rotations`); it is absent where that cannot be said. ``kept`` says how much
+    of a text stays by default (:mod:`edgepress.bundle.kept_text`), where a recipe asks for it. ``graphs`` are there
     where there are several (:mod:`edgepress.bundle.graphs`), and ``states`` are those of the last. ``adapter_slots`` is
     there where its graphs take adapters (:mod:`edgepress.bundle.adapter_slots`), ``drafters`` where there are graphs
     that propose tokens (:mod:`edgepress.bundle.drafters`). ``task`` says what a bundle that is no language model is for
@@ -89,6 +91,7 @@ class Manifest:
     long_from: int | None = None
     states: tuple[State, ...] = ()
     rotations: tuple[KeyRotation, ...] | None = None
+    kept: KeptText | None = None
     graphs: tuple[GraphEntry, ...] = ()
     adapter_slots: AdapterSlots | None = None
     drafters: tuple[DrafterEntry, ...] = ()
@@ -107,8 +110,9 @@ class Manifest:
         for name in ("graphs", "adapter_slots", "drafters", "task"):
             if not content[name]:
                 del content[name]
-        if self.rotations is None:
-            del content["rotations"]
+        for name in ("rotations", "kept"):
+            if content[name] is None:
+                del content[name]
         for listed in (content, *content.get("graphs", ()), *content.get("drafters", ())):
             listed["states"] = [_without_none(state) for state in listed["states"]]
         return canonical({**content, "manifest_sha256": _digest(content)})

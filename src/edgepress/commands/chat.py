@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgepress.commands.common.generating import (
+    add_forgetting_arguments,
     add_prefix_argument,
     add_sampling_arguments,
     add_speculation_arguments,
     add_thinking_argument,
+    chosen_forgetting,
     chosen_sampling,
     chosen_speculation,
     template_variables,
@@ -67,6 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--stop", action="append", default=[], metavar="TEXT", help="end answers before this text or special token"
     )
     add_thinking_argument(parser)
+    add_forgetting_arguments(parser)
     parser.add_argument("--context", type=int, metavar="N", help="tokens of the conversation (default: the bundle's)")
 
 
@@ -77,6 +80,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     if arguments.max_tokens is not None:
         whole_number("max_tokens", arguments.max_tokens)  # before anything is asked
+    forgetting = chosen_forgetting(arguments)
     model = open_language_model(arguments)
     conversation = Conversation(
         model,
@@ -87,6 +91,7 @@ def run(arguments: argparse.Namespace) -> int:
         max_tokens=arguments.max_tokens,
         stop=arguments.stop,
         speculate=chosen_speculation(arguments),
+        forgetting=forgetting,
     )
     _ = model.chat_encoder  # a model without a template is refused before anything is asked
     if arguments.system is not None:
@@ -163,8 +168,14 @@ def _answer(conversation: "Conversation", text: str) -> None:
     except KeyboardInterrupt:
         say(" (interrupted)")
     print(flush=True)
-    if shows_all and conversation.last is not None:
-        say(conversation.last.statistics())
+    last = conversation.last
+    if shows_all and last is not None:
+        say(last.statistics())
+    if last is not None and last.stop_reason == "context":
+        say(
+            f"the answer ends here, as the context of {conversation.model.context} tokens is full; --forget SHARE goes "
+            "on, --context N gives more, /reset begins anew"
+        )
 
 
 def _set_system(conversation: "Conversation", text: str) -> None:
@@ -172,6 +183,11 @@ def _set_system(conversation: "Conversation", text: str) -> None:
     has_one = bool(first) and first[0]["role"] == "system"
     if text:
         conversation.messages[: int(has_one)] = [{"role": "system", "content": text}]
+        if conversation.kept_in is not None:
+            say(
+                f"{conversation.kept_in} has the beginning with another system prompt, and is not gone on from with "
+                "this one; to keep this, start with --system TEXT and another --prefix FILE"
+            )
     else:
         say(str(first[0]["content"]) if has_one else "no system prompt")
 
@@ -203,13 +219,12 @@ def _load(conversation: "Conversation", name: str) -> None:
     if not name:
         say("/load FILE")
         return
-    conversation.messages = read_conversation(Path(name))
+    conversation.messages, conversation.last = read_conversation(Path(name)), None
     say(f"{name}: {len(conversation.messages)} messages")
 
 
 def _reset(conversation: "Conversation", _: str) -> None:
-    conversation.messages = [message for message in conversation.messages[:1] if message["role"] == "system"]
-    conversation.last = None
+    conversation.reset()
     say("begun anew")
 
 

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING
 from edgepress.commands.common.generating import (
     FILTERS,
     add_beam_arguments,
+    add_forgetting_arguments,
     add_prefix_argument,
     add_sampling_arguments,
     add_speculation_arguments,
     add_thinking_argument,
     chosen_beams,
+    chosen_forgetting,
     chosen_form,
     chosen_sampling,
     chosen_speculation,
@@ -33,7 +35,6 @@ if TYPE_CHECKING:
 
     from edgepress.chat.template import Message
     from edgepress.runtime import Generation, Model, Sampling
-    from edgepress.runtime.generation.forgetting import Forgetting
 
 NAME = "run"
 HELP = "continue a prompt with a bundle, or answer images, sounds and texts by its task"
@@ -81,21 +82,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="TEXT",
         help="end before this text or special token; may be given several times",
     )
-    parser.add_argument(
-        "--forget",
-        type=float,
-        metavar="SHARE",
-        help="go on when the context is full: forget this share of it at a time, such as 0.125, and keep its first "
-        "tokens and the last",
-    )
-    parser.add_argument(
-        "--forget-first", type=int, metavar="N", help="with --forget: the first tokens that always stay (default: 4)"
-    )
-    parser.add_argument(
-        "--forget-by",
-        choices=("moving", "computing"),
-        help="move the keys and values of what stays, or compute it again (default: move them where they can be)",
-    )
+    add_forgetting_arguments(parser)
     parser.add_argument(
         "--compress-prompt",
         type=float,
@@ -210,7 +197,7 @@ def _check_together(arguments: argparse.Namespace) -> None:
     ahead = chosen_speculation(arguments)
     if arguments.contrast is not None and (arguments.chat or ahead is not None):
         raise InputError("--contrast is for texts, one token a step; leave out --chat and --speculate")
-    _chosen_forgetting(arguments)
+    chosen_forgetting(arguments)
     of_chats = {"system": arguments.system, "prefix": arguments.prefix, "no-think": arguments.no_think or None}
     if not arguments.chat and (given := [name for name, value in of_chats.items() if value is not None]):
         raise InputError(f"--{given[0]} is for conversations; give --chat, too")
@@ -259,6 +246,7 @@ def _generator(arguments: argparse.Namespace, model: "Model") -> "Callable[[Mode
                 constraint=form,
                 speculate=ahead,
                 beams=beams,
+                forgetting=chosen_forgetting(arguments),
                 variables=template_variables(arguments),
             )
         return opened.generate(
@@ -270,7 +258,7 @@ def _generator(arguments: argparse.Namespace, model: "Model") -> "Callable[[Mode
             speculate=ahead,
             contrast=contrast,
             beams=beams,
-            forgetting=_chosen_forgetting(arguments),
+            forgetting=chosen_forgetting(arguments),
             **asdict(settings),
         )
 
@@ -300,18 +288,3 @@ def _best_of(arguments: argparse.Namespace, generate: "Callable[[int], Generatio
     print(found.text)
     say(found.statistics())
     return 0
-
-
-def _chosen_forgetting(arguments: argparse.Namespace) -> "Forgetting | None":
-    """How a text goes on when the context is full, as it was asked for."""
-    from edgepress.errors import InputError
-    from edgepress.runtime.generation.forgetting import Forgetting
-
-    if arguments.forget is None:
-        if arguments.forget_by is not None or arguments.forget_first is not None:
-            raise InputError("--forget-by and --forget-first say how; give --forget SHARE, too")
-        return None
-    if arguments.chat:
-        raise InputError("--forget is for texts; a conversation that is too long is cut by leaving out its messages")
-    first = Forgetting.first if arguments.forget_first is None else arguments.forget_first
-    return Forgetting(first, arguments.forget, arguments.forget_by)

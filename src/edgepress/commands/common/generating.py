@@ -3,12 +3,13 @@
 import argparse
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from edgepress.terminal.stdio import say
 
 if TYPE_CHECKING:
     from edgepress.runtime import Beams, Constraint, Sampling, Speculation
+    from edgepress.runtime.generation.forgetting import Forgetting
     from edgepress.runtime.model import Model
 
 
@@ -24,6 +25,48 @@ def add_prefix_argument(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="keep what the model makes of the system prompt and the tools in this file, or go on from it",
     )
+
+
+def add_forgetting_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add how a text goes on when the context is full."""
+    parser.add_argument(
+        "--forget",
+        type=float,
+        metavar="SHARE",
+        help="go on when the context is full: forget this share of it at a time, such as 0.125, and keep its first "
+        "tokens and the last (default: as the bundle's recipe says)",
+    )
+    parser.add_argument(
+        "--no-forget", action="store_true", help="end when the context is full, whatever the recipe says"
+    )
+    parser.add_argument(
+        "--forget-first", type=int, metavar="N", help="with --forget: the first tokens that always stay (default: 4)"
+    )
+    parser.add_argument(
+        "--forget-by",
+        choices=("moving", "computing"),
+        help="move the keys and values of what stays, or compute it again (default: move them where they can be)",
+    )
+
+
+def chosen_forgetting(arguments: argparse.Namespace) -> "Forgetting | Literal[False] | None":
+    """How a text goes on when the context is full, as it was asked for; None leaves it to the bundle.
+
+    Raises:
+        InputError: it is said how, and not that it does; or both that it does and that it does not.
+
+    """
+    from edgepress.errors import InputError
+    from edgepress.runtime.generation.forgetting import Forgetting
+
+    if arguments.forget is None:
+        if arguments.forget_by is not None or arguments.forget_first is not None:
+            raise InputError("--forget-by and --forget-first say how; give --forget SHARE, too")
+        return False if arguments.no_forget else None
+    if arguments.no_forget:
+        raise InputError("--forget goes on when the context is full, and --no-forget ends there; leave one of them out")
+    first = Forgetting.first if arguments.forget_first is None else arguments.forget_first
+    return Forgetting(first, arguments.forget, arguments.forget_by)
 
 
 def add_thinking_argument(parser: argparse.ArgumentParser) -> None:
