@@ -45,6 +45,8 @@ def configs(name: str, model_type: str, layers: int) -> Iterator[transformers.Pr
     """The default config made small, then with few layers, then as it is: some sizes fit together in one way only."""
     if name in MODELS and MODELS[name][0] == model_type:
         yield config_of(name)
+    elif sibling := next((other for other, (kind, _) in MODELS.items() if kind == model_type), None):
+        yield config_of(sibling)
     makers = (
         lambda: _with_small_images(tiny_config(model_type, layers)),
         lambda: tiny_config(model_type, layers),
@@ -68,8 +70,9 @@ def _with_small_images(config: transformers.PreTrainedConfig) -> transformers.Pr
 
     Decoders begin with the first token and texts are padded with it, where a config's class leaves that to checkpoints.
     """
-    if getattr(config, "pad_token_id", 0) is None:
-        config.pad_token_id = 0  # without one, classes of decoders take one text at a time
+    for one in (config, config.get_text_config()):
+        if getattr(one, "pad_token_id", None) is None:
+            one.pad_token_id = 0  # without one, classes of decoders take one text at a time
     if config.is_encoder_decoder and getattr(config, "decoder_start_token_id", None) is None:
         config.decoder_start_token_id = 0
     for part in [*vars(config).values(), config]:
@@ -166,7 +169,7 @@ def draw_all(model: torch.nn.Module) -> None:
     draw(model, 1)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if parameter.ndim > 2:
+            if parameter.ndim > 2 and parameter.numel():
                 parameter.normal_(0.0, 1.2 * parameter[0].numel() ** -0.5)
             if "bbox" in name:  # boxes of sizes that there are: kernels' sigmoids are off by 1e-8, and 0 below -18
                 parameter.mul_(0.1)

@@ -64,7 +64,13 @@ def _axes_of(*sections: int) -> dict[str, object]:
 EXTRA: dict[str, dict[str, object]] = {
     **{key: {"intermediate_size": 256} for key in ("mamba", "falcon_mamba")},
     "mamba2": {"num_heads": 8, "head_dim": 32, "n_groups": 2, "chunk_size": 16},
-    "bamba": {"mamba_n_heads": 8, "mamba_d_head": 32, "mamba_n_groups": 1, "mamba_chunk_size": 16},
+    "bamba": {
+        "attn_layer_indices": [0],
+        "mamba_n_heads": 8,
+        "mamba_d_head": 32,
+        "mamba_n_groups": 1,
+        "mamba_chunk_size": 16,
+    },
     "granitemoehybrid": {"mamba_n_heads": 8, "mamba_d_head": 32, "mamba_chunk_size": 16},
     "falcon_h1": {"mamba_n_heads": 4, "mamba_d_head": 32, "mamba_n_groups": 1, "mamba_chunk_size": 16},
     "nemotron_h": {"mamba_num_heads": 8, "mamba_head_dim": 16, "n_groups": 2, "chunk_size": 16},
@@ -95,6 +101,13 @@ EXTRA: dict[str, dict[str, object]] = {
     "granite_docling": {"vision_config": {"out_hidden_size": 128}},
     "granite4_vision": {"image_grid_pinpoints": [[28, 28]], "deepstack_layer_map": [], "downsample_rate": "1/2"},
     "lw_detr": {"projector_scale_factors": [1.0], "num_feature_levels": 1},
+    **{key: {"projection_dim": 128} for key in ("owlvit", "owlv2")},  # as wide as texts, whose queries images answer
+    "align": {"vision_config": {"width_coefficient": 0.25, "depth_coefficient": 0.2, "hidden_dim": 320}},
+    "esm": {"vocab_size": 33, "pad_token_id": 1, "mask_token_id": 32},
+    "luke": {"entity_vocab_size": 20, "entity_emb_size": 32},
+    "xlnet": {"d_head": 32, "d_inner": 96},
+    "xmod": {"languages": ["en_XX"], "default_language": "en_XX"},
+    "jamba": {"attn_layer_period": 2, "attn_layer_offset": 0},
     "shieldgemma2": {"yes_token_index": 5, "no_token_index": 6},
     "exaone4_5": {"vision_config": {"model_type": "exaone4_5_vision"}, "text_config": {"model_type": "exaone4"}},
 }

@@ -35,6 +35,10 @@ class AxesFixedError(InputError):
     """The code of a module makes an axis that should be free a number."""
 
 
+class ValuesDecideError(InputError):
+    """The code of a module decides by values, or by sizes that it would know if axes were not free."""
+
+
 @dataclass(frozen=True)
 class Condition:
     """What the trace took for granted: a relation of torch's symbols, each the size of an axis over its multiple."""

@@ -6,7 +6,7 @@ Sizes are those that the model's files give: a vocabulary, positions, the size t
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,8 @@ Array = NDArray[Any]
 
 _COMPANIONS = {"input_ids": ("attention_mask", "token_type_ids", "bbox")}  # of a main input, where forward takes them
 _TOKENS, _FRAMES, _CHOICES, _PIXELS = 9, 64, 3, 224
+_LENGTH = 512  # tokens of texts where code fixes how many: what most encoders take
+_SEQUENCE = "sequence"
 _CHARACTERS = 0x110000  # of Unicode
 _MAIN = ("input_ids", "pixel_values")
 _BOX = 1000  # pages are that wide and high, whatever their pixels
@@ -41,6 +43,12 @@ class Given:
         """The same input with one example in a batch, and as many in each call."""
         rest = {index: axis for index, axis in self.axes.items() if index}
         return Given((1, *self.shape[1:]) if 0 in self.axes else self.shape, rest, self.draw)
+
+    def texts_of(self, tokens: int) -> Given:
+        """The same input with texts of so many tokens alone."""
+        fixed = [index for index, axis in self.axes.items() if axis.name == _SEQUENCE]
+        shape = tuple(tokens if index in fixed else size for index, size in enumerate(self.shape))
+        return Given(shape, {index: axis for index, axis in self.axes.items() if index not in fixed}, self.draw)
 
 
 def given_inputs(head: Head, module: Any, folder: Path) -> dict[str, Given]:
@@ -81,6 +89,25 @@ def main_input(module: Any) -> str:
     return next((one for one in _MAIN if one in taken), name) if name == "inputs" else name
 
 
+def ways(inputs: Mapping[str, Given]) -> Iterator[tuple[Mapping[str, Given], str]]:
+    """The inputs with their axes free, then less and less so for code that fixes them, each with what is said of it."""
+    yield inputs, ""
+    axes = [axis for given in inputs.values() for axis in given.axes.values()]
+    sequence = next((axis for axis in axes if axis.name == _SEQUENCE), None)
+    alone = {name: given.alone() for name, given in inputs.items()}
+    one = "it takes one at a time, as its code fixes how many there are"
+    if sequence is None:
+        yield alone, one
+        return
+    tokens = min(_LENGTH, sequence.most or _LENGTH)
+    length = (
+        f"it takes texts of {tokens} tokens, to which shorter ones are padded, as its code fixes how many there are"
+    )
+    yield {name: given.texts_of(tokens) for name, given in inputs.items()}, length
+    yield alone, one
+    yield {name: given.texts_of(tokens) for name, given in alone.items()}, f"{length}; and one at a time"
+
+
 def feeds_of(inputs: Mapping[str, Given]) -> Feeds:
     """Feeds of any of these inputs' sizes."""
     return Feeds(
@@ -92,7 +119,7 @@ def feeds_of(inputs: Mapping[str, Given]) -> Feeds:
 
 def _text(head: Head, module: Any) -> tuple[tuple[int, ...], dict[int, Axis]]:
     """The shape of texts: (batch, sequence); a choice of several has an axis of its own."""
-    sequence = Axis("sequence", most=_positions(module))
+    sequence = Axis(_SEQUENCE, most=_positions(module))
     batch = Axis("texts" if head.inputs and "pixel_values" in head.inputs and _two_towers(module) else "batch")
     length = min(_TOKENS, sequence.most or _TOKENS)
     if head.name == "multiple-choice":

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from edgepress.errors import InputError
-from edgepress.exporter.doors.bounds import AxesFixedError, Condition, Graph
+from edgepress.exporter.doors.bounds import AxesFixedError, Condition, Graph, ValuesDecideError
 from edgepress.exporter.doors.feeds import Feeds, like
 from edgepress.exporter.doors.recurrent import recurrent_operators
 from edgepress.exporter.doors.traced import Feed
@@ -314,7 +314,7 @@ def _refusal(tracing: Tracing, error: Exception) -> InputError:
     at = f" at {line}" if line else ""
     kinds = " ".join(type(one).__name__ for one in _chain(error))
     if "DataDependent" in kinds or "data-dependent" in text:
-        return InputError(
+        return ValuesDecideError(
             f"{tracing.where} decides by the values of a tensor{at}: a graph has no values when it is made. Write it "
             "with torch.where, keep the shape fixed, or take that step out of the module"
         )

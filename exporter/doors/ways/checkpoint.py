@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from edgepress.disk.files import sha256_file
 from edgepress.errors import InputError
-from edgepress.exporter.doors.bounds import AxesFixedError, bounded
+from edgepress.exporter.doors.bounds import AxesFixedError, ValuesDecideError, bounded
 from edgepress.exporter.doors.comparing.agreement import check_agreement
 from edgepress.exporter.doors.feeds import Feeds
 from edgepress.exporter.doors.heads import Head, class_named, find_head, head_of, without_head
-from edgepress.exporter.doors.inputs import Given, feeds_of, given_inputs
+from edgepress.exporter.doors.inputs import Given, feeds_of, given_inputs, ways
 from edgepress.exporter.doors.kinds import Door, Options
 from edgepress.exporter.doors.pooling import MODULES, embedder, transformer_folder
 from edgepress.exporter.doors.processing import entries as named
@@ -70,6 +70,25 @@ def _traced(
     return tracing, graph.file, *bounded(graph, tracing.compute, feeds, tracing.where)
 
 
+def _traced_somehow(
+    head: Head, called: torch.nn.Module, inputs: Mapping[str, Given], folder: Path, workspace: Path
+) -> tuple[tuple[Tracing, Path, Task, Feeds], str]:
+    """The graph with as many free axes as the model's code allows, and what is said of those that it does not.
+
+    Raises:
+        InputError: it has none; what is said is why its axes cannot all be free.
+
+    """
+    first: InputError | None = None
+    for given, how in ways(inputs):
+        try:
+            return _traced(head, called, given, folder, workspace), how
+        except (AxesFixedError, ValuesDecideError) as error:
+            first = first or error
+    assert first is not None
+    raise first
+
+
 def recognizes(reference: str) -> bool:
     """Whether a folder or repository is named whose config names a class of a task, and none that generates text.
 
@@ -113,12 +132,8 @@ def open_checkpoint(reference: str, options: Options, workspace: Path) -> Traced
         head = without_head(str(module.main_input_name))
     inputs = given_inputs(head, module, folder)
     called = embedder(module, folder) if head.name == EMBEDDINGS else module
-    try:
-        tracing, path, task, examples = _traced(head, called, inputs, folder, workspace)
-    except AxesFixedError:
-        inputs = {name: given.alone() for name, given in inputs.items()}
-        notes.append("it takes one at a time, as its code fixes how many there are")
-        tracing, path, task, examples = _traced(head, called, inputs, folder, workspace)
+    (tracing, path, task, examples), how = _traced_somehow(head, called, inputs, folder, workspace)
+    notes += filter(None, (how,))
     processed = (
         _processed(folder, task) if entries is None else named.task_of(entries, task.inputs, task.outputs, folder)
     )
