@@ -71,6 +71,7 @@ def given_inputs(head: Head, module: Any, folder: Path) -> dict[str, Given]:
         "token_type_ids": _types,
         "bbox": _boxes,
         "pixel_values": _pixels,
+        "pixel_values_videos": _videos,
         "input_values": _sound,
         "input_features": _features,
     }
@@ -203,6 +204,21 @@ def _pixels(head: Head, module: Any, folder: Path) -> Given:
     frames = None if head.name.startswith("image") else getattr(config, "num_frames", None)
     shape = (2, channels, height, width) if frames is None else (2, int(frames), channels, height, width)
     return Given(shape, {0: Axis("batch")}, _noise)
+
+
+def _videos(_head: Head, module: Any, folder: Path) -> Given:
+    """Videos of as many frames as the model takes: (batch, frames, channels, height, width)."""
+    config = getattr(module.config, "vision_config", module.config)
+    frames = next((int(getattr(config, key)) for key in _CLIPS if getattr(config, key, None)), None)
+    if frames is None:
+        raise InputError(f"the config of {type(module).__name__} does not say how many frames a video has")
+    size = getattr(config, "crop_size", None)
+    height, width = (size, size) if isinstance(size, int) else _image_size(config, folder)
+    channels = next((int(getattr(config, key)) for key in _CHANNELS if getattr(config, key, None)), 3)
+    return Given((2, frames, channels, height, width), {0: Axis("batch")}, _noise)
+
+
+_CLIPS, _CHANNELS = ("frames_per_clip", "num_frames"), ("num_channels", "in_chans")
 
 
 def _image_size(config: Any, folder: Path) -> tuple[int, int]:

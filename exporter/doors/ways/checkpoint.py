@@ -7,7 +7,7 @@ the model's (see :mod:`edgepress.exporter.doors.heads`), or the one that is aske
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -76,17 +76,14 @@ def _traced_somehow(
     """The graph with as many free axes as the model's code allows, and what is said of those that it does not.
 
     Raises:
-        InputError: it has none; what is said is why its axes cannot all be free.
+        InputError: it has none even where no axis is free, and why.
 
     """
-    first: InputError | None = None
-    for given, how in ways(inputs):
-        try:
+    *free, (fixed, how_fixed) = ways(inputs)
+    for given, how in free:
+        with suppress(AxesFixedError, ValuesDecideError):
             return _traced(head, called, given, folder, workspace), how
-        except (AxesFixedError, ValuesDecideError) as error:
-            first = first or error
-    assert first is not None
-    raise first
+    return _traced(head, called, fixed, folder, workspace), how_fixed
 
 
 def recognizes(reference: str) -> bool:

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+from edgepress.errors import InputError
 from edgepress.exporter.doors.heads import find_head
-from edgepress.exporter.doors.inputs import feeds_of, given_inputs
+from edgepress.exporter.doors.inputs import feeds_of, given_inputs, ways
 from edgepress.exporter.doors.kinds import Options
 from edgepress.exporter.doors.ways.checkpoint import open_checkpoint
 from edgepress.sessions import open_on_cpu
@@ -56,3 +57,66 @@ def test_experts_are_computed_as_transformers_does(tmp_path: Path) -> None:
         expected = model(torch.from_numpy(tokens)).logits.numpy()
     (found,) = open_on_cpu(traced.file).run(["logits"], {"input_ids": tokens, "attention_mask": np.ones_like(tokens)})
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
+
+
+def test_axes_are_fixed_one_after_the_other(tmp_path: Path) -> None:
+    inputs = given_inputs(find_head("token-classification"), Characters(), tmp_path)
+    tried = [(feeds_of(given), how) for given, how in ways(inputs)]
+    shapes = [
+        (feeds.shapes["input_ids"], sorted(axis.name for axis in feeds.axes["input_ids"].values()))
+        for feeds, _ in tried
+    ]
+    assert shapes == [
+        ((2, 9), ["batch", "sequence"]),
+        ((2, 16), ["batch"]),  # all the positions that the model has
+        ((1, 9), ["sequence"]),
+        ((1, 16), []),
+    ]
+    assert [how.count("fixes how many") for _, how in tried] == [0, 1, 1, 1]
+    assert next(tried[1][0](0))["input_ids"].shape == (2, 16)
+
+
+def test_code_that_fixes_how_long_texts_are_takes_them_padded_to_one_length(tmp_path: Path) -> None:
+    """CANINE's shapes follow from its example's length; what a text says of itself must not depend on the padding."""
+    transformers = pytest.importorskip("transformers")
+    config = transformers.CanineConfig(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, max_position_embeddings=32,
+        num_hash_functions=2, num_hash_buckets=64, local_transformer_stride=8, num_labels=3, pad_token_id=0,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = transformers.CanineForSequenceClassification(config).eval()
+    model.save_pretrained(tmp_path / "model")
+    (tmp_path / "work").mkdir()
+    traced = open_checkpoint(str(tmp_path / "model"), Options(), tmp_path / "work")
+    assert [edge.shape for edge in traced.task.inputs] == [("batch", 32)] * 3
+    assert any("texts of 32 tokens, to which shorter ones are padded" in note for note in traced.notes)
+    feed = {
+        "input_ids": np.zeros((3, 32), np.int64),
+        "attention_mask": np.zeros((3, 32), np.int64),
+        "token_type_ids": np.zeros((3, 32), np.int64),
+    }
+    for row, length in enumerate((5, 18, 32)):
+        feed["input_ids"][row, :length] = np.arange(100, 100 + length)
+        feed["attention_mask"][row, :length] = 1
+    with torch.no_grad():
+        expected = model(**{name: torch.from_numpy(array) for name, array in feed.items()}).logits.numpy()
+    (found,) = open_on_cpu(traced.file).run(["logits"], feed)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
+
+
+def test_videos_have_the_frames_that_their_model_takes(tmp_path: Path) -> None:
+    class Videos(torch.nn.Module):
+        main_input_name = "pixel_values_videos"
+
+        def __init__(self, **config: object) -> None:
+            super().__init__()
+            self.config = SimpleNamespace(get_text_config=SimpleNamespace, **config)
+
+        def forward(self, pixel_values_videos: torch.Tensor) -> torch.Tensor:
+            return pixel_values_videos
+
+    head = find_head("video-classification")
+    given = given_inputs(head, Videos(frames_per_clip=4, crop_size=32, in_chans=1), tmp_path)
+    assert given["pixel_values_videos"].shape == (2, 4, 1, 32, 32)
+    with pytest.raises(InputError, match="does not say how many frames a video has"):
+        given_inputs(head, Videos(crop_size=32), tmp_path)
