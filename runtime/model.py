@@ -329,7 +329,8 @@ class Model(OneText):
             sampling: how tokens are drawn; as the model's makers say when None.
             stop: texts or tokens before which the answer ends.
             special: say everything as it is generated, special tokens, thoughts and calls included.
-            constraint: what form the answer has to have, such as ``Constraint.json_schema({"type": "integer"})``.
+            constraint: what form the answer has to have, such as ``Constraint.json_schema({"type": "integer"})``: what
+                is said behind thoughts, where the template has begun some, or with ``Constraint.lark`` all of it.
             speculate: have several tokens computed in a step where that pays.
             beams: look for the likeliest answer, which then comes in one piece; tokens are not drawn.
             forgetting: have the answer go on when the context is full; None is as the bundle's recipe says, False
@@ -340,8 +341,11 @@ class Model(OneText):
 
         """
         from edgepress.chat.spans.splitting import Splitter
+        from edgepress.runtime.generation.after_thoughts import AfterThoughts
         from edgepress.runtime.generation.answer import Answer
+        from edgepress.runtime.generation.constraints import Matcher
         from edgepress.runtime.generation.tool_calls import special_in
+        from edgepress.text.tokenizer import Detokenizer
 
         if max_tokens is not None:
             whole_number("max_tokens", max_tokens)
@@ -355,12 +359,17 @@ class Model(OneText):
             raise InputError("beams do not go together with forgetting; leave one of them out")
         setup = self._setup(stop, constraint, speculate, beams)
         how = self._forgetting(forgetting, beams)
-        splitter, shown, is_thinking = None, frozenset[int](), self._is_thinking(tokens)
+        splitter, is_thinking = None, self._is_thinking(tokens)
+        shown = frozenset(one for mark in self.answer_format.marks for one in special_in(self.tokenizer, mark))
+        is_form = constraint is not None and not constraint.is_all
         if tools and constraint is None:
             setup["matcher"] = self._guide(tools, tool_choice, is_thinking=is_thinking)
+        held, thoughts = setup["matcher"], self.answer_format.thoughts
+        if is_form and is_thinking and isinstance(held, Matcher) and thoughts is not None:
+            said = Detokenizer(self.tokenizer, special=shown)
+            setup["matcher"] = AfterThoughts(held, thoughts.close, said, self.chat_encoder.encode_inside)
         if not special:
-            splitter = Splitter(self.answer_format, tools, is_thinking=is_thinking)
-            shown = frozenset(one for mark in self.answer_format.marks for one in special_in(self.tokenizer, mark))
+            splitter = Splitter(self.answer_format, tools, is_thinking=is_thinking, is_form=is_form)
         return Answer(
             prompt=tokens,
             sampling=drawn,

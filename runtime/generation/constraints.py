@@ -27,21 +27,27 @@ if TYPE_CHECKING:
 _LARGEST = 1 << 20  # characters of a grammar
 _REASON = 300  # characters of what the library says
 _REMEDY = "pip install 'edgepress[structured]'"
+_NAMES_A_TOKEN = 0xFF  # no byte of UTF-8: llguidance writes tokens that a grammar names so
 
 
 @dataclass(frozen=True)
 class Constraint:
-    """What an answer has to be: ``grammar`` as llguidance reads it, and ``what`` it is, for messages."""
+    """What an answer has to be: ``grammar`` as llguidance reads it, and ``what`` it is, for messages.
+
+    ``is_all`` says that it is all that the model writes, thoughts and calls of tools included, as a grammar may name
+    their tokens; other forms are what the model says, behind thoughts that its template has begun.
+    """
 
     grammar: str
     what: str
+    is_all: bool = False
 
     @classmethod
     def json_schema(cls, schema: Mapping[str, Any] | str) -> Constraint:
         """JSON that a schema allows, without spaces between its parts; ``{}`` allows any.
 
         Raises:
-            InputError: ``schema`` is no JSON object, or llguidance is not installed.
+            InputError: ``schema`` is no JSON object, llguidance cannot read it, or is not installed.
 
         """
         try:
@@ -52,7 +58,10 @@ class Constraint:
         if not isinstance(content, dict):
             raise InputError(f"the JSON schema is {text[:100]}, and a schema is an object; give one")
         matcher = _library().LLMatcher
-        grammar = matcher.grammar_from_json_schema(text, overrides={"whitespace_flexible": False})
+        try:
+            grammar = matcher.grammar_from_json_schema(text, overrides={"whitespace_flexible": False})
+        except ValueError as error:  # its reader knows no NaN, and takes 127 levels
+            raise InputError(f"the JSON schema cannot be read by llguidance ({error}); change it") from error
         return cls(_bounded(grammar), "the JSON schema")
 
     @classmethod
@@ -64,8 +73,8 @@ class Constraint:
 
     @classmethod
     def lark(cls, grammar: str, what: str = "the grammar") -> Constraint:
-        """A text of a grammar in Lark's notation, whose rule ``start`` is the whole; ``what`` is for messages."""
-        return cls(_bounded(_library().LLMatcher.grammar_from_lark(grammar)), what)
+        """A text of a grammar in Lark's notation, whose rule ``start`` is all of it; ``what`` is for messages."""
+        return cls(_bounded(_library().LLMatcher.grammar_from_lark(grammar)), what, is_all=True)
 
     @classmethod
     def choice(cls, texts: Sequence[str]) -> Constraint:
@@ -186,8 +195,11 @@ class Matcher:
         self._matcher.unsafe_compute_mask_ptr(self._bits.ctypes.data, self._bits.nbytes)
         self._check()
         allowed = np.unpackbits(self._bits.view(np.uint8), bitorder="little", count=logits.size).view(bool)
-        if not allowed.any():
+        ways = int(np.count_nonzero(allowed))
+        if not ways:
             raise InputError(f"{self._constraint.what} cannot be met by any token of the vocabulary; change it")
+        if ways == 1 and (plain := self._in_place_of(only := int(allowed.argmax()))) is not None:
+            allowed[[only, plain]] = False, True
         return np.where(allowed, logits, np.float32(-np.inf))
 
     def take(self, token: int) -> list[int]:
@@ -208,11 +220,26 @@ class Matcher:
 
     def forced(self) -> list[int]:
         """The tokens that can only come now, taken."""
-        tokens = [] if self.is_over else [int(one) for one in self._matcher.compute_ff_tokens()]
-        if tokens:
+        taken: list[int] = []
+        while not self.is_over and (tokens := [int(one) for one in self._matcher.compute_ff_tokens()]):
+            fit = self._matcher.validate_tokens(tokens)
+            plain = None if fit else self._in_place_of(tokens[0])
+            tokens = tokens[:fit] or (tokens if plain is None else [plain])
             self._matcher.consume_tokens(tokens)
             self._check()
-        return tokens
+            taken += tokens
+        return taken
+
+    def _in_place_of(self, token: int) -> int | None:
+        """What begins the text that has to come as characters, where ``token`` would be a special token of that text.
+
+        A text that must come, such as ``<b>`` in an expression, is made of tokens by the tokenizer, to which it may be
+        one of its own; a form means characters, and would take no such token. None where the token may come.
+        """
+        text = b"" if self._matcher.validate_tokens([token]) else self._matcher.compute_ff_bytes()
+        if not text or text[0] == _NAMES_A_TOKEN:
+            return None
+        return int(self._table.greedy_tokenize(text.decode("utf-8", "ignore"))[0])
 
     def begin_anew(self, text: str) -> bool:
         """Begin the form again, by a text that is there; False, and nothing taken, where it begins otherwise."""

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from edgepress.errors import InputError
 from edgepress.exporter import export
 from edgepress.exporter.demo import DEMO_DIRECTORY
-from edgepress.runtime import Constraint, Model, load
+from edgepress.runtime import Beams, Constraint, Model, load
 from edgepress.runtime.generation.constraints import Matcher, token_table
 
 
@@ -105,6 +105,36 @@ def test_an_answer_has_the_form_that_was_asked_for(model: Model) -> None:
     )
     assert model.generate("x", constraint=Constraint.choice(["thou art", "I am"])).text() in {"thou art", "I am"}
     assert re.fullmatch("ab*c", model.generate("x", constraint=Constraint.lark('start: "a" "b"~0..3 "c"')).text())
+
+
+@pytest.mark.parametrize("text", ["<|endoftext|>", "<|endoftext|>x", "a<|endoftext|>b"])
+def test_the_name_of_a_token_in_a_form_is_its_characters(model: Model, text: str) -> None:
+    assert 0 in model.tokenizer.encode_plain(text)  # what the tokenizer takes it for
+    forms = {
+        text: [
+            Constraint.choice([text]),
+            Constraint.regex(re.escape(text)),
+            Constraint.lark(f"start: {json.dumps(text)}"),
+        ],
+        json.dumps(text): [Constraint.json_schema({"const": text})],
+    }
+    for wanted, constraints in forms.items():
+        for constraint in constraints:
+            answer = model.generate("x", constraint=constraint)
+            assert (answer.text(), answer.stop_reason) == (wanted, "end")
+            assert set(answer.tokens[:-1]).isdisjoint(model.tokenizer.special)
+            assert model.generate("x", constraint=constraint, beams=Beams(2), max_tokens=20).text() == wanted
+    named = model.generate("x", constraint=Constraint.lark('start: "a" <|endoftext|>'))  # a grammar may mean the token
+    assert (named.text(), named.tokens[-1]) == ("a", 0)
+
+
+def test_schemas_that_its_reader_refuses_are_one_error() -> None:
+    deep: dict[str, object] = {}
+    for _ in range(200):
+        deep = {"items": deep}
+    for schema in (deep, {"const": float("nan")}):
+        with pytest.raises(InputError, match="the JSON schema cannot be read by llguidance"):
+            Constraint.json_schema(schema)
 
 
 def test_what_can_only_follow_takes_no_step_of_its_own(model: Model) -> None:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from edgepress.bundle.states import state_bytes
 from edgepress.errors import InputError
 from edgepress.finite import check_logits
+from edgepress.runtime.generation.after_thoughts import AfterThoughts
 from edgepress.runtime.generation.constraints import Form, Matcher
 from edgepress.runtime.generation.generation import Found, Generation, OpenText
 from edgepress.runtime.generation.penalties import NEVER, Floats
@@ -224,6 +225,11 @@ class TextRules:
 def _beginning(form: Form | None) -> Matcher | None:
     if form is None or isinstance(form, Matcher):
         return form
+    if isinstance(form, AfterThoughts):
+        raise InputError(
+            "with beams, a form cannot wait for the end of the thoughts that the chat template begins; turn them off, "
+            "as {'enable_thinking': False} does where the template knows it, or leave the beams out"
+        )
     raise InputError(
         "with beams, calls of tools cannot be held to their schemas token by token; ask for tool_choice 'free', or "
         "leave the beams out"

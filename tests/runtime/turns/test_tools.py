@@ -310,7 +310,7 @@ def says(monkeypatch: pytest.MonkeyPatch, model: Model, answers: Iterable[str]) 
 
 
 def the(text: str) -> Constraint:
-    return Constraint.choice([text])
+    return Constraint.lark(f"start: {json.dumps(text)}")
 
 
 def test_an_answer_has_to_be_a_call_where_that_is_said(model: Model) -> None:

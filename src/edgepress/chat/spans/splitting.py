@@ -26,7 +26,8 @@ class _Span:
 class Splitter:
     """Parts of one answer. ``is_thinking`` says that the prompt ends inside of thoughts.
 
-    ``tools`` are those that the model was given.
+    ``tools`` are those that the model was given. With ``is_form`` what it says is of a given form: where thoughts have
+    begun they end, and all else is text, whatever marks are in it.
     """
 
     def __init__(
@@ -35,10 +36,11 @@ class Splitter:
         tools: Sequence[Mapping[str, Any]] | None = None,
         *,
         is_thinking: bool = False,
+        is_form: bool = False,
     ) -> None:
         self._tools, self._calls = parameters_of(tools), form.calls
-        self._spans, self._bare = self._sorted_spans(form)
-        self._is_marked = bool(form.calls and form.calls.sections)
+        self._spans, self._bare = ([], ()) if is_form else self._sorted_spans(form)
+        self._is_marked = bool(form.calls and form.calls.sections) and not is_form
         self._open = re.compile("|".join(re.escape(span.open) for span in self._spans) or "(?!)")
         self._buffer = ""
         self._span: _Span | None = None
