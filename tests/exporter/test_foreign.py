@@ -124,6 +124,15 @@ def test_what_float16_cannot_hold_is_kept_in_float32(tmp_path: Path) -> None:
     assert stored["g"][0] == "half"
 
 
+def test_a_graph_in_float16_is_refused_with_the_reason(files: dict[str, Path], tmp_path: Path) -> None:
+    recipe = tmp_path / "mine.toml"
+    recipe.write_text('[weights]\nbits = 16\n[activations]\ntype = "float16"\n')
+    message = r"mine .*on ARM CPUs these take fewer instructions in 8 bits than in float16.*int8-dynamic or int8-static"
+    with pytest.raises(InputError, match=message):
+        export(files["convolutions"], out=tmp_path / "out", recipe=recipe)
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     ("shape", "message"), [(None, "how many axes x has is not known"), ([2, 0], "x has an axis of size 0")]
 )
