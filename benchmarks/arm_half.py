@@ -42,7 +42,11 @@ from edgepress.targets.emulator.system import boot
 
 NAME = "arm_half"
 CPUS = ("cortex-a76", "neoverse-n2")
-MODELS = ("resnet20", "mobilenet", "minilm")
+MODELS = {
+    "resnet20": SIZES["resnet20"],
+    "mobilenet": "MobileNetV2 (3.5 M weights)",
+    "minilm": "MiniLM (22.6 M weights)",
+}
 FLOATS = ("float32", "float16", "float16 in products")
 RECIPES = {"resnet20": ("int8-static",), "mobilenet": ("int8-static",), "minilm": ("int8", "int8-dynamic")}
 TOKENS = 32
@@ -138,7 +142,7 @@ def report(found: Sequence[Mapping[str, Any]]) -> str:
         whole = next(one for one in of_model if one["form"] == FLOATS[0])
         for one in of_model:
             shares = (f"{one[key] / unit:,.1f} ({one[key] / whole[key]:.2f})" for key, unit in _COLUMNS.items())
-            rows.append([SIZES.get(model, model), cpu, one["form"], *shares, f"{one['sqnr_db']:.0f}"])
+            rows.append([MODELS[model], cpu, one["form"], *shares, f"{one['sqnr_db']:.0f}"])
     header = ["model", "processor", "computed in", "millions of instructions", "MB of memory", "MB of file", "SQNR, dB"]
     return table(header, rows)
 
@@ -158,13 +162,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=data)
     parser.add_argument("--cpus", nargs="*", default=CPUS)
-    parser.add_argument("--models", nargs="*", default=MODELS, choices=MODELS)
+    parser.add_argument("--models", nargs="*", default=list(MODELS), choices=MODELS)
     asked = parser.parse_args()
     with TemporaryDirectory() as name:
         for cpu in asked.cpus:
             found = list(samples(cpu, asked.models, asked.data, Path(name)))
             kept = [one for one in counted() if one["cpu"] != cpu or one["model"] not in asked.models]
-            save(NAME, sorted(kept + found, key=lambda one: (MODELS.index(one["model"]), CPUS.index(one["cpu"]))))
+            save(NAME, sorted(kept + found, key=lambda one: (list(MODELS).index(one["model"]), CPUS.index(one["cpu"]))))
     print(report(counted()))
 
 
