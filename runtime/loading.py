@@ -67,10 +67,10 @@ def find_task_of(bundle: Path) -> Task | None:
     """What a bundle is for; None of a language model, and of a folder that has no manifest.
 
     Raises:
-        InputError: the manifest is not as it was written.
+        InputError: there is no such folder, or the manifest is not as it was written.
 
     """
-    return read_manifest(bundle).task if (bundle / MANIFEST_NAME).is_file() else None
+    return read_manifest(bundle).task if (bundle / MANIFEST_NAME).is_file() or not bundle.is_dir() else None
 
 
 def load_task(

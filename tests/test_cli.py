@@ -132,7 +132,8 @@ def test_wrong_input_is_two_lines_at_most_without_a_traceback(
         (("inspect", "absent.onnx"), "absent.onnx"),
         (("run", "absent", "--prompt", "x"), "absent"),
         (("bench", "absent"), "absent"),
-        (("eval", "absent", "--text", "absent.txt"), "absent"),
+        (("eval", "absent", "--text", "absent.txt"), "absent is not a directory"),
+        (("eval", "absent", "--data", "photos"), "absent is not a directory"),
         (("prepare", "absent"), "absent"),
         (("emulator", "run", "absent", "--prompt", "x"), "absent"),
         (("blame", "absent", "--model", "demo", "--text", "absent.txt"), "absent"),
@@ -151,6 +152,14 @@ def test_wrong_input_of_every_verb_is_two_lines_at_most(
     assert message in said
     assert said.count("\n") <= 2
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("option", "value"), [("--data", "photos"), ("--metric", "top1"), ("--samples", "3")])
+def test_a_language_model_is_not_scored_by_an_option_of_tasks(
+    option: str, value: str, demo: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["eval", str(demo), "--text", "absent.txt", option, value]) == 2
+    assert f"is a language model, so there is nothing for {option}" in capsys.readouterr().err
 
 
 def test_debug_shows_the_traceback(tmp_path: Path) -> None:

@@ -143,6 +143,14 @@ def test_other_channels_than_the_model_has(home: Path, tmp_path: Path, refused: 
     assert "images of mode RGB have 3 channels, the input x 5" in refused(*words)
 
 
+@pytest.mark.parametrize("given", [("--text", "x.txt"), ("--context", "64"), ("--graph", "model.onnx")])
+def test_scores_by_an_option_of_language_models(
+    given: tuple[str, str], home: Path, tmp_path: Path, refused: Callable[..., str]
+) -> None:
+    found = refused("eval", home / "images", "--data", tmp_path, *given)
+    assert f"is for image-classification, so there is nothing for {given[0]}" in found
+
+
 @pytest.mark.parametrize(
     ("content", "message"), [(b"", "no WAV file"), (empty_wave(), "is empty")], ids=["no bytes", "no samples"]
 )

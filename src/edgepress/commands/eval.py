@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 NAME = "eval"
 HELP = "score a bundle on text, or on labelled samples of its task, beside its reference model"
+CONTEXT, STRIDE = 256, 128  # tokens
+_OF_LANGUAGE_MODELS = ("text", "context", "stride", "graph", "adapter")
+_OF_TASKS = ("data", "metric", "samples")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,8 +56,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--reference", metavar="MODEL", help="what the bundle was made from, to compare with; or a bundle with a task"
     )
     add_revision_argument(parser)
-    parser.add_argument("--context", type=int, default=256, metavar="N", help="tokens of each window")
-    parser.add_argument("--stride", type=int, default=128, metavar="N", help="new tokens of each window but the first")
+    parser.add_argument("--context", type=int, metavar="N", help=f"tokens of each window (default: {CONTEXT})")
+    parser.add_argument(
+        "--stride", type=int, metavar="N", help=f"new tokens of each window but the first (default: {STRIDE})"
+    )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
@@ -70,7 +75,14 @@ def run(arguments: argparse.Namespace) -> int:
     from edgepress.runtime.measures.evaluate import evaluate, format_evaluation, read_documents
     from edgepress.terminal.progress import progress
 
-    if find_task_of(arguments.bundle) is not None:
+    task = find_task_of(arguments.bundle)
+    others = _OF_TASKS if task is None else _OF_LANGUAGE_MODELS
+    if given := [name for name in others if getattr(arguments, name) not in (None, [])]:
+        what, right = ("a language model", "--text FILE") if task is None else (f"for {task.name}", "--data SOURCE")
+        raise InputError(
+            f"{arguments.bundle} is {what}, so there is nothing for --{given[0]}; leave it out, and give {right}"
+        )
+    if task is not None:
         return _score_task(arguments)
     if arguments.text is None:
         raise InputError(f"{arguments.bundle} is a language model; give --text FILE")
@@ -83,8 +95,8 @@ def run(arguments: argparse.Namespace) -> int:
         result = evaluate(
             arguments.bundle,
             documents,
-            context=arguments.context,
-            stride=arguments.stride,
+            context=CONTEXT if arguments.context is None else arguments.context,
+            stride=STRIDE if arguments.stride is None else arguments.stride,
             reference=None
             if arguments.reference is None
             else reference_for(
