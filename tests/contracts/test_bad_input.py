@@ -152,6 +152,20 @@ def test_scores_by_an_option_of_language_models(
 
 
 @pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--inputs", "x.npz", "--json"), "--json is for answers, and --inputs gives arrays; --outputs"),
+        (("photo.png", "--inputs", "x.npz"), "there is nothing for files"),
+        (("photo.png", "--outputs", "x.npz"), "--outputs is for what arrays give"),
+    ],
+)
+def test_arrays_and_files_at_once(
+    words: tuple[str, ...], message: str, home: Path, refused: Callable[..., str]
+) -> None:
+    assert message in refused("run", home / "images", *words)
+
+
+@pytest.mark.parametrize(
     ("content", "message"), [(b"", "no WAV file"), (empty_wave(), "is empty")], ids=["no bytes", "no samples"]
 )
 def test_a_sound_without_samples(

@@ -51,6 +51,7 @@ def run_task(arguments: argparse.Namespace) -> int:
             f"{arguments.bundle} is for {model.task.name}, so there is nothing for {given[0]}; leave it out, and give "
             f"{model.takes}"
         )
+    _check_arrays(arguments)
     beams = beam_settings(arguments)
     if isinstance(model, SpeechModel):
         _ask(model, arguments)
@@ -63,6 +64,22 @@ def run_task(arguments: argparse.Namespace) -> int:
         longest = {} if arguments.max_tokens is None else {"max_tokens": arguments.max_tokens}
         model.settings.update({**longest, **beams})  # type: ignore[typeddict-item] # its own names
     return _answer(model, samples, as_json=arguments.json)
+
+
+def _check_arrays(arguments: argparse.Namespace) -> None:
+    """Raise InputError for what does not go with arrays: they go into the graph and come out as they are."""
+    from edgepress.errors import InputError
+
+    if arguments.inputs is None:
+        if arguments.outputs is not None:
+            raise InputError("--outputs is for what arrays give; give them by --inputs FILE.npz, or leave it out")
+        return
+    if arguments.json:
+        raise InputError("--json is for answers, and --inputs gives arrays; --outputs FILE.npz has them whole")
+    others = ("files", "prompt", "labels", *OF_SPEECH, "max_tokens", "beams")
+    if given := [name for name in others if getattr(arguments, name)]:
+        what = "files" if given[0] == "files" else f"--{given[0].replace('_', '-')}"
+        raise InputError(f"--inputs are arrays for the graph, and there is nothing for {what}; give one of the two")
 
 
 def _ask(model: "SpeechModel", arguments: argparse.Namespace) -> None:
