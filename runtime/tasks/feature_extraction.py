@@ -36,7 +36,10 @@ class Embedder(TextModel):
         rows = self.rows_of(self.encoder.encode(texts, prompt), embedding.output, batch)
         vectors = [embed(row[None], None, embedding)[0] for row in rows]
         if any(vector.ndim != 1 for vector in vectors):
-            raise InputError(f"{self.folder} gives a vector for each token; tokens() has them")
+            raise InputError(
+                f"{self.folder} gives a vector for each token; tokens() has them, and an export with `pooling` in its "
+                "--task FILE.json, or of a folder with modules.json, gives one for each text"
+            )
         return np.stack(vectors) if vectors else np.zeros((0, self._size(embedding)), np.float32)
 
     def tokens(self, text: str, *, prompt: str | None = None) -> Floats:
@@ -50,8 +53,10 @@ class Embedder(TextModel):
         return np.asarray(first @ second.T)
 
     def answer(self, sample: object) -> Floats:
-        """The vector of a text."""
-        return np.asarray(self.embed([sample])[0])  # type: ignore[list-item]  # the encoder says what is none
+        """The vector of a text, or those of its tokens where the bundle makes no one of them."""
+        embedding = self.part(Embedding)
+        encoded = self.encoder.encode([sample], None)  # type: ignore[list-item]  # the encoder says what is none
+        return np.asarray(embed(self.rows_of(encoded, embedding.output)[0][None], None, embedding)[0])
 
     def _size(self, embedding: Embedding) -> int:
         size = self.task.output(embedding.output).shape[-1]

@@ -177,6 +177,9 @@ def test_vectors_of_tokens_are_not_taken_for_one(checkpoint: Path) -> None:
     with pytest.raises(InputError, match="for each token"):
         model.embed(SENTENCES)
     assert model.tokens("a man eats").shape == (5, SIZE)
+    np.testing.assert_array_equal(model.answer("a man eats"), model.tokens("a man eats"))
+    pooled = embedder(checkpoint, Embedding(output="last_hidden_state", pooling="mean"))
+    np.testing.assert_array_equal(pooled.answer("a man eats"), pooled.embed(["a man eats"])[0])
 
 
 def test_texts_and_pairs_are_classified(checkpoint: Path) -> None:

@@ -127,6 +127,10 @@ def test_a_saved_dataset_is_read(tmp_path: Path) -> None:
     samples = list(read_samples(tmp_path / "saved", "image"))
     assert [sample.label for sample in samples] == ["dog", "cat", "dog"]
     assert means(feed_of(sample, classifier()) for sample in samples) == [0, 1, 2]
+    datasets.DatasetDict({"train": dataset, "test": dataset}).save_to_disk(str(tmp_path / "both"))
+    with pytest.raises(InputError, match=r"has the splits train, test; name the folder of one, such as .*both.test"):
+        read_samples(tmp_path / "both", "image")
+    assert len(read_samples(tmp_path / "both" / "test", "image")) == 3
 
 
 def test_a_function_gives_samples_or_pairs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -202,7 +206,8 @@ def test_a_damaged_file_is_named(folder: Path) -> None:
             "image",
             "its first line names no column that is known",
         ),
-        ("x.csv", "file,label\n,cat\n", "image", "has file, label; an image is one of"),
+        ("x.csv", "file,label\n,cat\n", "image", "x.csv:2: its file is empty"),
+        ("x.csv", "sentence2,label\na,cat\n", "text", "x.csv:2 has sentence2, label; a text is one of"),
         ("x.csv", "text,label\na,b,c\n", "text", "x.csv:2 has another number of columns"),
         ("x.csv", 'text,label\n"a\n', "text", "cannot be read"),
         ("x.csv", "text,label\n", "text", "has no samples"),
@@ -210,7 +215,8 @@ def test_a_damaged_file_is_named(folder: Path) -> None:
         ("x.jsonl", "{}\n", "text", "has nothing; a text is one of"),
         ("x.jsonl", "[1]\n", "text", "x.jsonl:1 cannot be read"),
         ("x.jsonl", "\n\n", "text", "is empty"),
-        ("x.bin", b"\0", "image", "is not known as samples"),
+        ("x.jsonl", '{"text": null}', "text", "x.jsonl:1: its text is empty"),
+        ("x.bin", b"\0", "image", r"is not known as samples; samples are a table \(\.csv, \.tsv\)"),
         ("x.npz", b"no archive", "image", r"no \.npz file"),
     ],
 )
@@ -223,7 +229,7 @@ def test_what_is_no_source_is_refused(tmp_path: Path, name: str, content: str | 
 @pytest.mark.parametrize(
     ("arrays", "takes", "said"),
     [
-        ({"images": np.zeros((3, 2, 2, 3)), "labels": np.zeros(2)}, "image", "no one number of rows"),
+        ({"images": np.zeros((3, 2, 2, 3)), "labels": np.zeros(2)}, "image", r"no one number of rows.*labels \(2,\)"),
         ({"pictures": np.zeros(3)}, "image", "one of images, x"),
         ({"x": np.zeros(3)}, "text", "takes texts"),
         ({"x": np.float32(3)}, "arrays", "no one number of rows"),

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from edgepress.errors import InputError
-from edgepress.processing.images import read_image
+from edgepress.processing.images import read_classes
 from edgepress.runtime.scoring.kinds import Metric, Predictions, Rows, answers
 from edgepress.runtime.tasks.kinds import TaskModel
 from edgepress.samples.sample import Sample
@@ -26,7 +26,10 @@ def rows(model: TaskModel, predictions: Predictions, samples: Sequence[Sample]) 
 def _counted(prediction: Any, sample: Sample, count: int) -> Rows:
     if sample.label is None or isinstance(sample.label, str):
         raise InputError(f"{sample.where} has no mask; name an image of the classes' numbers in the column mask")
-    labelled = read_image(sample.label, "L")[:, :, 0].astype(np.int64)
+    try:
+        labelled = read_classes(sample.label)
+    except InputError as error:
+        raise InputError(f"{sample.where}: {error}") from error
     said = prediction.classes
     if labelled.shape != said.shape:
         raise InputError(f"{sample.where}: its mask has {labelled.shape} pixels and the image {said.shape}")

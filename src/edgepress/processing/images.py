@@ -26,6 +26,7 @@ MOST_PIXELS = 100_000_000
 """Of an image, as its file says it or as it is resized: what a file of some kilobytes can claim fills no memory."""
 _LARGEST_FILE = 512 << 20  # bytes
 _DEEP_MODES = ("I", "F")  # modes of Pillow, or how they begin, that have more than 8 bits a channel
+_NUMBERED_MODES = ("P", "1")  # with a palette; one bit
 
 
 def read_image(source: object, mode: str = "RGB") -> Bytes:
@@ -42,7 +43,32 @@ def read_image(source: object, mode: str = "RGB") -> Bytes:
     """
     if isinstance(source, np.ndarray):
         return _of_array(source, mode)
-    return _of_pillow(_opened(source), "the image" if isinstance(source, bytes) else str(source), mode)
+    return _of_pillow(_opened(source), _named(source), mode)
+
+
+def read_classes(source: object) -> NDArray[np.int64]:
+    """An image whose pixels are numbers of classes, (h, w): grey, one bit, or the numbers of colours in a palette.
+
+    Args:
+        source: as :func:`read_image` takes it.
+
+    Raises:
+        InputError: it cannot be read, or it has colours and no palette, so that they are no numbers.
+
+    """
+    if not isinstance(source, np.ndarray):
+        image = _opened(source)
+        if image.mode in _NUMBERED_MODES:  # as grey they would be how bright the colours of the palette are
+            return _pixels(image, _named(source), None).astype(np.int64)
+        source = _of_pillow(image, _named(source), "RGB")
+    pixels = _of_array(source, "RGB")
+    if (pixels != pixels[:, :, :1]).any():
+        raise InputError("the mask has colours, and no palette says which class each is; save it in grey or by numbers")
+    return pixels[:, :, 0].astype(np.int64)
+
+
+def _named(source: object) -> str:
+    return "the image" if isinstance(source, bytes) else str(source)
 
 
 def _of_array(array: NDArray[np.generic], mode: str) -> Bytes:
@@ -66,7 +92,13 @@ def _of_array(array: NDArray[np.generic], mode: str) -> Bytes:
 
 
 def _of_pillow(image: "Image", what: str, mode: str) -> Bytes:
-    """The pixels of an opened image; what is wrong with the file is found when it is decoded, here."""
+    """The pixels of an opened image, (h, w, channels) of the mode."""
+    pixels: Bytes = _pixels(image, what, mode)
+    return pixels if pixels.ndim == 3 else pixels[:, :, None]
+
+
+def _pixels(image: "Image", what: str, mode: str | None) -> NDArray[Any]:
+    """The pixels, upright, as the mode has them, or as the image has; what is wrong with a file is found here."""
     if image.width * image.height > MOST_PIXELS:
         raise InputError(
             f"{what} has {image.width:,} × {image.height:,} pixels, more than the {MOST_PIXELS:,} that are read; make "
@@ -77,10 +109,10 @@ def _of_pillow(image: "Image", what: str, mode: str) -> Bytes:
     from PIL import ImageOps
 
     try:
-        pixels = np.asarray(ImageOps.exif_transpose(image).convert(mode))
+        upright = ImageOps.exif_transpose(image)
+        return np.asarray(upright if mode is None else upright.convert(mode))
     except (OSError, ValueError, SyntaxError, EOFError, MemoryError) as error:  # what Pillow's decoders raise
         raise InputError(f"{what} cannot be decoded: {error}; the file is damaged or cut short") from error
-    return pixels if pixels.ndim == 3 else pixels[:, :, None]
 
 
 def _opened(source: object) -> "Image":

@@ -80,6 +80,8 @@ def of_record(record: dict[str, object], takes: Takes, where: str, root: Path) -
     """
     name = next((name for name in VALUES[takes] if record.get(name) not in (None, "")), None)
     if name is None:
+        if empty := [name for name in VALUES[takes] if name in record]:
+            raise InputError(f"{where}: its {empty[0]} is empty; fill it in, or remove the line")
         raise InputError(
             f"{where} has {', '.join(map(str, record)) or 'nothing'}; {_article(takes)} is one of "
             f"{', '.join(VALUES[takes])}"

@@ -131,6 +131,35 @@ def test_classes_of_pixels_are_scored_as_counted_by_hand() -> None:
         scored("miou", [Segmentation(said, ())], [Sample(None, None, "s")], part)
 
 
+@pytest.mark.parametrize("mode", ["L", "P", "1", "RGB"])
+def test_a_mask_has_numbers_of_classes_whatever_their_colours(mode: str, tmp_path: Path) -> None:
+    from PIL import Image
+
+    numbers = np.array([[0, 1, 1], [1, 0, 1]], np.uint8)
+    image = Image.fromarray(numbers)
+    if mode == "P":
+        image.putpalette([90, 0, 0, 0, 200, 0])
+    elif mode == "1":
+        image = Image.fromarray(numbers.astype(bool))
+    elif mode == "RGB":
+        image = image.convert("RGB")
+    assert image.mode == mode
+    image.save(tmp_path / "mask.png")
+    assert Image.open(tmp_path / "mask.png").mode == mode
+    part = Segments(output="x", labels=("a", "b"))
+    assert (
+        scored("miou", [Segmentation(numbers.astype(np.int64), ())], [Sample(None, tmp_path / "mask.png")], part) == 1
+    )
+
+
+def test_a_mask_of_colours_is_none() -> None:
+    colours = np.zeros((2, 3, 3), np.uint8)
+    colours[0, 1] = (0, 9, 0)
+    part = Segments(output="x", labels=("a", "b"))
+    with pytest.raises(InputError, match="s: the mask has colours, and no palette"):
+        scored("miou", [Segmentation(np.zeros((2, 3), np.int64), ())], [Sample(None, colours, "s")], part)
+
+
 class Vectors(Said):
     """An embedder of texts that are their own vectors."""
 

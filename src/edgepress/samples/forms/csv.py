@@ -39,4 +39,4 @@ def read(path: Path, takes: Takes) -> Samples:
     return of_list(samples, str(path))
 
 
-FORM = Form("a table", lambda path, _: path.suffix.lower() in _DELIMITERS, read)
+FORM = Form("a table (.csv, .tsv)", lambda path, _: path.suffix.lower() in _DELIMITERS, read)

@@ -7,7 +7,7 @@ from edgepress.disk.hub_layout import resolve_inside
 from edgepress.errors import InputError
 from edgepress.processing.feeder import Takes
 from edgepress.samples.forms import csv as csv_form
-from edgepress.samples.forms import jsonl
+from edgepress.samples.forms import jsonl, saved_dataset
 from edgepress.samples.sample import MOST, SUFFIXES, Form, Sample, Samples, of_list
 from edgepress.schema import read_bytes
 from edgepress.text.documents import decode
@@ -57,4 +57,4 @@ def _files(root: Path, suffixes: frozenset[str]) -> list[Path]:
     return found
 
 
-FORM = Form("a folder of files", lambda path, _: path.is_dir() and not (path / "state.json").is_file(), read)
+FORM = Form("a folder of files", lambda path, _: path.is_dir() and not saved_dataset.was_saved(path), read)

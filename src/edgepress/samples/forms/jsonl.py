@@ -30,4 +30,4 @@ def read(path: Path, takes: Takes) -> Samples:
     return of_list(samples, str(path))
 
 
-FORM = Form("JSON lines", lambda path, _: path.suffix.lower() in _ENDINGS, read)
+FORM = Form("JSON lines (.jsonl, .ndjson)", lambda path, _: path.suffix.lower() in _ENDINGS, read)

@@ -29,9 +29,10 @@ def read(path: Path, takes: Takes) -> Samples:
         raise InputError(f"{path} holds arrays, and the model takes texts; give them as .jsonl or .csv")
     if named is None and takes in _VALUES:
         raise InputError(f"{path} has {', '.join(arrays)}; the samples are one of {', '.join(_VALUES[takes])}")
-    rows = {len(array) if array.ndim else 0 for array in (*arrays.values(), *(() if labels is None else (labels,)))}
+    counted = arrays if labels is None or label_name is None else {**arrays, label_name: labels}
+    rows = {len(array) if array.ndim else 0 for array in counted.values()}
     if len(rows) != 1 or rows == {0}:
-        sizes = ", ".join(f"{name} {array.shape}" for name, array in arrays.items())
+        sizes = ", ".join(f"{name} {array.shape}" for name, array in counted.items())
         raise InputError(f"{path}: its arrays have no one number of rows, one for each sample: {sizes}")
 
     def number(index: int) -> Sample:
@@ -50,4 +51,4 @@ def _plain(label: object) -> object:
     return label.item() if isinstance(label, np.generic) else label
 
 
-FORM = Form("arrays", lambda path, _: path.suffix.lower() == ".npz", read)
+FORM = Form("arrays (.npz)", lambda path, _: path.suffix.lower() == ".npz", read)

@@ -45,4 +45,9 @@ def _decoded(value: Any) -> Any:
     return value["path"] if isinstance(value, dict) and set(value) == {"bytes", "path"} else value
 
 
-FORM = Form("a saved dataset", lambda path, _: path.is_dir() and (path / "state.json").is_file(), read)
+def was_saved(path: Path) -> bool:
+    """Whether a folder is what the library saved: a dataset, or several, which are called splits."""
+    return any((path / name).is_file() for name in ("state.json", "dataset_dict.json"))
+
+
+FORM = Form("a saved dataset", lambda path, _: was_saved(path), read)
