@@ -287,7 +287,7 @@ def decide_traced(
         file = write_normal(model, weights, folder / "float.onnx")
         graph = FloatModel(file)
         decisions = keep_in_float(graph, description, planned_recipe(found), nodes_asked(graph, found))
-        description = describe_static(graph, description, decisions.kept_layers)
+        description = describe_static(graph, description, planned_recipe(decisions.applied(found)))
     unbounded = frozenset(weight.name for weight in description.listed if weight.kind == "constant")
     source = OnnxFile(traced.file, model, weights, unbounded=unbounded, hashes=traced.source)
     plan = plan_traced(description, planned_recipe(decisions.applied(found)), source, targets)
@@ -349,11 +349,12 @@ def _with_nodes(prepared: PreparedTraced, progress: Progress) -> PreparedTraced:
     reasons, summary = keep_nodes(job, recipe.activations, widths, samples, progress)
     graph, plain = FloatModel(file), describe(prepared.model, prepared.traced.model_type)
     decisions = keep_in_float(graph, plain, planned_recipe(recipe), {**reasons, **nodes_asked(graph, recipe)})
-    static = describe_static(graph, plain, decisions.kept_layers)
+    chosen = planned_recipe(decisions.applied(recipe))
+    static = describe_static(graph, plain, chosen)
     return replace(
         prepared,
         description=static,
-        plan=plan_traced(static, planned_recipe(decisions.applied(recipe)), prepared.source, prepared.targets),
+        plan=plan_traced(static, chosen, prepared.source, prepared.targets),
         decisions=decisions,
         budget=summary,
         samples=SeenSamples(samples),

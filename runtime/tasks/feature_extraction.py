@@ -55,7 +55,7 @@ class Embedder(TextModel):
     def answer(self, sample: object) -> Floats:
         """The vector of a text, or those of its tokens where the bundle makes no one of them."""
         embedding = self.part(Embedding)
-        encoded = self.encoder.encode([sample], None)  # type: ignore[list-item]  # the encoder says what is none
+        encoded = self.encoder.encode([sample], None)
         return np.asarray(embed(self.rows_of(encoded, embedding.output)[0][None], None, embedding)[0])
 
     def _size(self, embedding: Embedding) -> int:

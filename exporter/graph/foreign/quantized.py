@@ -24,7 +24,7 @@ from edgepress.exporter.graph.qdq.roles import Role, channel_axis, role
 from edgepress.exporter.graph.weights import refer
 from edgepress.exporter.model.parts.primitives import Weight
 from edgepress.exporter.plan.plan import Plan, PlannedTensor
-from edgepress.exporter.recipe.recipe import Activations
+from edgepress.exporter.recipe.recipe import KEPT_BITS, Activations, Recipe
 from edgepress.exporter.source.part import Part
 
 
@@ -34,16 +34,20 @@ def widths_of(activations: Activations, bits: int) -> Widths:
     return WIDTHS["a16w4" if name == "a16w8" and bits == 4 else name]
 
 
-def describe_static(model: FloatModel, foreign: Foreign, floats: Collection[str] = ()) -> Foreign:
+def describe_static(model: FloatModel, foreign: Foreign, recipe: Recipe) -> Foreign:
     """What each weight becomes in integers; those that become the integers of a sum or a norm are not listed.
 
-    ``floats`` are the nodes that compute in float.
+    ``recipe`` is what was decided: it names the nodes that compute in float, and the weights that stay as they are.
     """
-    found = (_static(model, weight, foreign.dims[weight.name], floats) for weight in foreign.listed)
+    floats = recipe.activations.kept_layers
+    whole = {one.name for one in foreign.listed if recipe.storage(one.name, one.kind)[0].bits == KEPT_BITS}
+    found = (_static(model, weight, foreign.dims[weight.name], floats, whole) for weight in foreign.listed)
     return replace(foreign, listed=tuple(weight for weight in found if weight is not None))
 
 
-def _static(model: FloatModel, weight: Weight, dims: tuple[int, ...], floats: Collection[str]) -> Weight | None:
+def _static(
+    model: FloatModel, weight: Weight, dims: tuple[int, ...], floats: Collection[str], whole: Collection[str]
+) -> Weight | None:
     uses = [(node, index) for node in model.nodes for index, name in enumerate(node.input) if name == weight.name]
     roles = {_role(node, index, len(dims), floats) for node, index in uses}
     if weight.name in model.read_inside or roles == {"float"}:
@@ -51,7 +55,7 @@ def _static(model: FloatModel, weight: Weight, dims: tuple[int, ...], floats: Co
         shape = (rows, math.prod(rest)) if rest else (rows,)
         return Weight(weight.name, "constant", shape, (Part(weight.name, 0, rows),))
     if roles == {"weight"} and len(axes := {channel_axis(node) for node, _ in uses}) == 1:
-        (axis,) = axes
+        axis = 0 if weight.name in whole else axes.pop()  # what stays float lies as the graph reads it
         shape = (dims[axis], math.prod(dims) // dims[axis])
         return Weight(weight.name, weight.kind, shape, (Part(weight.name, 0, dims[axis]),), static="signed")
     if roles == {"activation"}:

@@ -68,7 +68,7 @@ def reopen(bundle: Path, traced: Traced, folder: Path) -> Reopened:
     description, in_integers = describe(model, traced.model_type), recipe.activations.is_calibrated
     file = write_normal(model, weights, folder / "float.onnx")
     if in_integers:
-        description = describe_static(FloatModel(file), description, decisions.kept_layers)
+        description = describe_static(FloatModel(file), description, planned_recipe(decisions.applied(recipe)))
     source = OnnxFile(traced.file, model, weights, hashes=dict(traced.source))
     targets = tuple(map(find_target, manifest.targets))
     plan = plan_traced(description, planned_recipe(decisions.applied(recipe)), source, targets)

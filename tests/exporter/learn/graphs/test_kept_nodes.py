@@ -10,6 +10,7 @@ import onnx
 import pytest
 import torch
 from learned_graphs import encoder, images, texts
+from onnx import helper, numpy_helper
 
 from edgepress.bundle.manifest import Manifest, find_problems
 from edgepress.errors import InputError
@@ -159,6 +160,43 @@ def test_nodes_that_a_recipe_names_stay_in_float(tmp_path: Path) -> None:
     assert error(run(out / "model.onnx", feeds), truth) < 0.7 * error(run(plain / "model.onnx", feeds), truth)
     with pytest.raises(InputError, match="kept has 'nothing', which names no node; the first ones are: stem"):
         exported(model, STATIC + 'kept = ["nothing"]\n', tmp_path / "none", feeds)
+
+
+@pytest.mark.parametrize(
+    ("more", "floats"),
+    [
+        ('kept = ["*"]\n', {"wide", "narrow"}),
+        ('[[override]]\nmatch = "wide"\nbits = 32\n', {"wide"}),
+        ("[budget]\nerror = 1e-12\n", {"wide", "narrow"}),
+    ],
+    ids=["nodes", "weight", "budget"],
+)
+def test_products_that_stay_in_float_read_their_weights_as_they_lie(
+    more: str, floats: set[str], tmp_path: Path
+) -> None:
+    """Matrices of (columns, rows), whose codes have a scale for each column of the file."""
+    generator, names = np.random.default_rng(0), ("wide", "narrow")
+    weights = [generator.normal(size=size).astype(np.float32) for size in ((6, 10), (10, 3))]
+    nodes = [
+        helper.make_node("MatMul", ["x", "wide"], ["first"], name="a"),
+        helper.make_node("Relu", ["first"], ["positive"], name="b"),
+        helper.make_node("MatMul", ["positive", "narrow"], ["y"], name="c"),
+    ]
+    edges = [
+        helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["n", size])
+        for name, size in zip("xy", (6, 3), strict=True)
+    ]
+    constants = [numpy_helper.from_array(weight, name) for weight, name in zip(weights, names, strict=True)]
+    graph = helper.make_graph(nodes, "products", edges[:1], edges[1:], constants)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), tmp_path / "m.onnx")
+    feeds = [{"x": generator.normal(size=(2, 6)).astype(np.float32)} for _ in range(12)]
+    out, manifest = exported(tmp_path / "m.onnx", STATIC + more, tmp_path / "made", feeds)
+    assert {str(tensor["name"]) for tensor in manifest.tensors if tensor["form"] == "float"} == floats
+    found, truth = run(out / "model.onnx", feeds), run(tmp_path / "m.onnx", feeds)
+    if len(floats) == len(names):
+        np.testing.assert_array_equal(found, truth)
+    else:
+        assert 0 < error(found, truth) < 1e-3
 
 
 def test_methods_learn_around_nodes_in_float(tmp_path: Path) -> None:
