@@ -21,6 +21,7 @@ from edgepress.exporter.streams.shipping import Bias, BlockWeight, ChannelWeight
 from edgepress.exporter.streams.shipping_task import Coded, ShippingTask
 
 _PRODUCTS = ("Gemm", "MatMul", "com.microsoft:FusedMatMul")
+_BIASED = ("Conv", "ConvTranspose", "Gemm")  # whose third input is a bias: that of a recurrent layer is a weight, too
 
 
 def rows_of(value: Tensor, coded: Coded) -> Tensor:
@@ -94,6 +95,8 @@ def _biases(task: ShippingTask, weights: set[str]) -> dict[str, Bias]:
     network = task.network
     found = {}
     for step in network.between(network.inputs, network.outputs):
-        if len(step.inputs) > 2 and step.inputs[1] in weights and step.inputs[2] in network.constants:
+        if step.key not in _BIASED or len(step.inputs) < 3:
+            continue
+        if step.inputs[1] in weights and step.inputs[2] in network.constants:
             found[step.inputs[2]] = Bias(step.inputs[2], network.constants[step.inputs[2]])
     return found

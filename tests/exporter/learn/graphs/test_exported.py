@@ -7,6 +7,7 @@ import numpy as np
 import onnx
 import pytest
 from learned_graphs import convolutions, encoder, images, texts
+from onnx import helper, numpy_helper
 
 from edgepress.cli import main
 from edgepress.errors import InputError
@@ -72,6 +73,45 @@ def test_blocks_with_methods(method: str, tmp_path: Path) -> None:
         found = [bundle.run(feed)["y"] for feed in feeds[4:]]
         errors.append(sum(float(np.square(a - b).sum()) for a, b in zip(found, truth, strict=True)))
     assert errors[1] < 0.8 * errors[0]
+
+
+def recurrent(path: Path) -> Path:
+    """An LSTM, a GRU and a product, none of which has a bias: the third input of the first two is a matrix."""
+    generator, size = np.random.default_rng(2), 16
+    shapes = {"w": (1, 64, 8), "r": (1, 64, size), "v": (1, 48, size), "s": (1, 48, size), "head": (size, 3)}
+    constants = [
+        numpy_helper.from_array(generator.normal(scale=0.4, size=shape).astype(np.float32), name)
+        for name, shape in shapes.items()
+    ]
+    nodes = [
+        helper.make_node("LSTM", ["x", "w", "r"], ["a", "", ""], hidden_size=size),
+        helper.make_node("Squeeze", ["a", "axis"], ["b"]),
+        helper.make_node("GRU", ["b", "v", "s"], ["c"], hidden_size=size),
+        helper.make_node("Squeeze", ["c", "axis"], ["d"]),
+        helper.make_node("MatMul", ["d", "head"], ["y"]),
+    ]
+    edges = [helper.make_tensor_value_info(name, 1, ["time", 1, width]) for name, width in (("x", 8), ("y", 3))]
+    constants.append(numpy_helper.from_array(np.array([1]), "axis"))
+    graph = helper.make_graph(nodes, "recurrent", edges[:1], edges[1:], constants)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), path)
+    return path
+
+
+def test_matrices_of_recurrent_layers_are_no_biases(tmp_path: Path) -> None:
+    """They learn as the others do, and what corrects biases finds none."""
+    generator, model = np.random.default_rng(3), recurrent(tmp_path / "model.onnx")
+    feeds = [{"x": generator.normal(size=(6, 1, 8)).astype(np.float32)} for _ in range(12)]
+    rounded = '[weights]\nmethod = "{method}"\nbits = 4\nblock_size = 16\n[options.autoround]\nsteps = 20\n'
+    recipes = {"plain": rounded.format(method="rtn"), "corrected": BLOCKS.format(method="rtn")}
+    recipes["learned"] = rounded.format(method="autoround")
+    found = {}
+    for name, recipe in recipes.items():
+        (tmp_path / name).mkdir()
+        bundle = load(exported(model, recipe, tmp_path / name, feeds[:8]))
+        found[name] = np.concatenate([bundle.run(feed)["y"] for feed in feeds[8:]])
+    truth = np.concatenate([open_on_cpu(model).run(None, feed)[0] for feed in feeds[8:]])
+    np.testing.assert_array_equal(found["corrected"], found["plain"])
+    assert np.square(found["learned"] - truth).sum() < 0.8 * np.square(found["plain"] - truth).sum()
 
 
 def test_awq_ships_the_products_that_it_adds(tmp_path: Path) -> None:
