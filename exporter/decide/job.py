@@ -142,7 +142,7 @@ class Prepared(Planned, Shrunk):
         from edgepress.exporter.bundle.parities.decoder import parity
 
         texts = compare_with_transformers(bundle, self.checkpoint)
-        found = parity(bundle, self, progress=progress)
+        found = parity(bundle, self, cpu=self.cpu, progress=progress)
         return {**found, "texts_tokenized_alike": texts}
 
 

@@ -137,6 +137,15 @@ class StateMemory:
         for window in self._windows:
             window.take_back(tokens, kept)
 
+    def entries_of(self, name: str, tokens: int) -> Array:
+        """What a state has of a text of ``tokens`` tokens, as it lies in memory; KeyError where there is none such."""
+        for group in self._groups:
+            for state, held in zip(group.states, group.held(tokens), strict=True):
+                if state.name == name:
+                    view: Array = held
+                    return view
+        raise KeyError(name)
+
     def go_on_from(self, other: "StateMemory", tokens: int, shared: int) -> None:
         """Hold what ``other``, of the same states, does of a text of ``tokens`` tokens.
 

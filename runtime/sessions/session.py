@@ -129,6 +129,15 @@ class Session(ABC):
         """The fewest tokens, besides none, that the text can be rolled back to without a snapshot."""
         return self._memory.earliest(self.position)
 
+    def entries(self, name: str) -> NDArray[Any]:
+        """What the state called ``name`` keeps of the text, (1, …) as its shape says: the memory itself, not a copy.
+
+        Raises:
+            KeyError: there is no such state.
+
+        """
+        return self._memory.entries_of(name, self.position)
+
     # ---- the text ----------------------------------------------------------------------------------------------------
 
     def append(self, tokens: Sequence[int] | Tokens, first: int = -1, *, total: int | None = None) -> Floats:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 
 from edgepress.cores import usable_cores
@@ -16,18 +17,19 @@ from edgepress.runtime.sessions.cpu import CpuSession
 
 TOLERANCE = 1e-3  # of the largest reference logit; float32 graphs are within 1e-5, a wrong graph is off by 1e-1
 HALF_TOLERANCE = 2e-2  # where layers compute in float16: eps is 5e-4, and it adds up over the layers
-CACHE_TOLERANCE = 1e-1  # integer caches: 3e-2 on a model of 260,000 weights; scales of a tenth are further off
 ROUTED_SHARE = 0.5  # of the positions
 
 Logits = NDArray[np.float32]
 
 
-def tolerance_of(graph: Graph) -> float:
-    """How far the logits of a graph may be from exact ones, by what it rounds beside weights: caches and layers."""
-    types = {state.type for state in graph.plan.states}
-    if "int8" in types:
-        return CACHE_TOLERANCE
-    return HALF_TOLERANCE if "float16" in types or graph.plan.half_layers else TOLERANCE
+def tolerance_of(graph: Graph, rounding: float = 0.0) -> float:
+    """How far the logits of a graph may be from exact ones, by what it rounds beside weights: caches and layers.
+
+    ``rounding`` is how far a cache of integers moves them (:func:`.integer_cache.rounding_of`): it may be twice as far,
+    as that is the largest of some hundred positions, and of other positions it may be another one.
+    """
+    half = graph.plan.half_layers or any(state.type == "float16" for state in graph.plan.states)
+    return (HALF_TOLERANCE if half else TOLERANCE) + 2 * rounding
 
 
 def compared_share(decoder: Decoder) -> float:
@@ -57,12 +59,21 @@ def difference(
     return largest
 
 
-def open_graph(work: Path, decoder: Decoder, graph: Graph, length: int, *, accuracy_level: int | None) -> CpuSession:
+def open_graph(
+    work: Path,
+    decoder: Decoder,
+    graph: Graph,
+    length: int,
+    *,
+    accuracy_level: int | None,
+    model: onnx.ModelProto | None = None,
+) -> CpuSession:
     """Open a graph for ``length`` tokens in one call, as it ships or with its products at another accuracy level.
 
-    Then no input of a product is rounded, of integer products neither.
+    Then no input of a product is rounded, of integer products neither. Another ``model`` over the same data file may
+    be opened in the graph's place.
     """
-    model = parse_model(work / graph.file)
+    model = parse_model(work / graph.file) if model is None else model
     entries = {}
     if accuracy_level is not None:
         compute_in_float(model, accuracy_level)

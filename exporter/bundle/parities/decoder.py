@@ -24,6 +24,7 @@ from edgepress.exporter.bundle.parities.comparing import (
     tolerance_of,
 )
 from edgepress.exporter.bundle.parities.further import parity_further
+from edgepress.exporter.bundle.parities.integer_cache import rounding_of
 from edgepress.exporter.bundle.written.readback import StoredWeights
 from edgepress.exporter.model.description import Decoder
 from edgepress.exporter.model.network import logits
@@ -33,15 +34,16 @@ from edgepress.exporter.model.weights import read_weight
 from edgepress.exporter.plan.planned import Planned
 from edgepress.exporter.tokens.prose import prose_tokens
 from edgepress.finite import check_logits
+from edgepress.targets import Target
 from edgepress.terminal.progress import Progress, silent
 
 
-def parity(work: Path, planned: Planned, *, progress: Progress = silent) -> dict[str, object]:
+def parity(work: Path, planned: Planned, *, cpu: Target, progress: Progress = silent) -> dict[str, object]:
     """Compare the bundle in ``work`` with the reference model on about 100 tokens of prose.
 
     Reference and description hold one layer's weights at a time; the bundle's own session holds the bundle. Of a bundle
-    with several graphs each is compared; what is said of others than the one that runs everywhere begins with
-    ``float16_``.
+    with several graphs, made for ``cpu`` and its like, each is compared; what is said of others than the one that runs
+    everywhere begins with ``float16_``.
 
     Raises:
         CheckFailed: the graph's logits, or the description's, are further than the tolerance from what they must be.
@@ -76,16 +78,19 @@ def parity(work: Path, planned: Planned, *, progress: Progress = silent) -> dict
         exact, shipped = found[graph.file]
         check_logits(exact, f"{graph.file} with float32 products, on built-in prose")
         check_logits(shipped, f"{graph.file}, on built-in prose")
-        tolerance = tolerance_of(graph)
-        off = difference(exact, restored, f"the graph {graph.file}", tolerance, share=compared_share(plain))
+        share = compared_share(plain)
+        rounding = rounding_of(work, planned, graph, tokens, restored, cpu=cpu, share=share)
+        tolerance = tolerance_of(graph, rounding)
+        off = difference(exact, restored, f"the graph {graph.file}", tolerance, share=share)
         facts = {
             "graph_difference": float(f"{off:.3e}"),
-            "graph_tolerance": tolerance,
+            "graph_tolerance": float(f"{tolerance:.3e}"),
+            **({"cache_rounding": float(f"{rounding:.3e}")} if rounding else {}),
             "kl": float(f"{divergence(reference, shipped):.6f}"),
             "top1_agreement": float(f"{np.mean(reference.argmax(1) == shipped.argmax(1)):.4f}"),
         }
         result |= {f"{'' if graph is graphs[-1] else 'float16_'}{key}": value for key, value in facts.items()}
-    return result | parity_further(work, planned, graphs[-1], tokens, stored, progress=progress)
+    return result | parity_further(work, planned, graphs[-1], tokens, stored, tolerance=tolerance, progress=progress)
 
 
 def _graph_logits(

@@ -22,7 +22,6 @@ from edgepress.exporter.bundle.parities.comparing import (
     difference,
     divergence,
     open_graph,
-    tolerance_of,
 )
 from edgepress.exporter.bundle.written.readback import StoredWeights
 from edgepress.exporter.model.description import MultiToken
@@ -43,6 +42,7 @@ def parity_further(
     tokens: NDArray[np.int64],
     stored: StoredWeights,
     *,
+    tolerance: float,
     progress: Progress = silent,
 ) -> dict[str, object]:
     """Compare the layer that the bundle in ``work`` ships; nothing where it ships none.
@@ -53,6 +53,7 @@ def parity_further(
         graph: the model's own, whose ``hidden`` the layer reads.
         tokens: a text (length,).
         stored: the bundle's weights.
+        tolerance: of what it reads, which the model's graph gives; its own states are floats.
         progress: how far it is.
 
     Raises:
@@ -84,11 +85,10 @@ def parity_further(
     check_logits(exact, f"{MTP_FILE} with float32 products, on built-in prose")
     check_logits(shipped, f"{MTP_FILE}, on built-in prose")
     share = min(compared_share(plain), compared_share(mtp.decoder))
-    tolerance = tolerance_of(graph)  # of what it reads; its own states are floats
     off = difference(exact, wanted, f"the graph {MTP_FILE}", tolerance, share=share)
     return {
         "mtp_graph_difference": float(f"{off:.3e}"),
-        "mtp_graph_tolerance": tolerance,
+        "mtp_graph_tolerance": float(f"{tolerance:.3e}"),
         "mtp_kl": float(f"{divergence(reference, shipped):.6f}"),
         "mtp_top1_agreement": float(f"{np.mean(reference.argmax(1) == shipped.argmax(1)):.4f}"),
     }
