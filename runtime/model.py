@@ -30,6 +30,7 @@ if TYPE_CHECKING:  # what a text, a conversation or a search needs is imported t
     from edgepress.chat.prompt import ChatEncoder
     from edgepress.chat.spans.kinds import AnswerFormat
     from edgepress.chat.template import Message
+    from edgepress.chat.tools import Tool
     from edgepress.runtime.generation.answer import Answer
     from edgepress.runtime.generation.constraints import Constraint, Form
     from edgepress.runtime.generation.contrast import Contrast
@@ -299,7 +300,7 @@ class Model(OneText):
         self,
         messages: Sequence[Message],
         *,
-        tools: Sequence[Mapping[str, Any]] | None = None,
+        tools: Sequence[Tool] | None = None,
         tool_choice: str = "auto",
         documents: Sequence[Mapping[str, Any]] | None = None,
         variables: Mapping[str, object] | None = None,
@@ -319,8 +320,9 @@ class Model(OneText):
 
         Args:
             messages: what was said so far, such as ``[{"role": "user", "content": "Hello"}]``.
-            tools: JSON schemas of functions that the model may call, where its template knows tools. Its calls are held
-                to them where llguidance is installed and knows the format that the model writes them in.
+            tools: functions that the model may call, or their JSON schemas, where its template knows tools. Its calls
+                are held to them where llguidance is installed and knows the format that the model writes them in. They
+                are called by :class:`~edgepress.runtime.turns.conversation.Conversation` alone.
             tool_choice: ``auto`` lets the model choose whether to call; ``required`` has it call after its thoughts, a
                 tool's name that tool; with ``free`` its calls are not held to anything.
             documents: texts that it may read, where its template knows documents.
@@ -341,6 +343,7 @@ class Model(OneText):
 
         """
         from edgepress.chat.spans.splitting import Splitter
+        from edgepress.chat.tools import Tools
         from edgepress.runtime.generation.after_thoughts import AfterThoughts
         from edgepress.runtime.generation.answer import Answer
         from edgepress.runtime.generation.constraints import Matcher
@@ -349,6 +352,9 @@ class Model(OneText):
 
         if max_tokens is not None:
             whole_number("max_tokens", max_tokens)
+        tools = Tools.of(tools).schemas or None
+        if not tools and tool_choice not in ("auto", "free"):
+            raise InputError(f"tool_choice is {tool_choice!r}, and there are no tools; give some, or leave it out")
         tokens = self.chat_encoder.encode(messages, tools=tools, documents=documents, variables=variables)
         check_tokens(tokens, self.config.vocab_size)
         self.session.check_room(len(tokens), after=0)
@@ -420,7 +426,7 @@ class Model(OneText):
         path: str | Path,
         messages: Sequence[Message] = (),
         *,
-        tools: Sequence[Mapping[str, Any]] | None = None,
+        tools: Sequence[Tool] | None = None,
         documents: Sequence[Mapping[str, Any]] | None = None,
         variables: Mapping[str, object] | None = None,
     ) -> int:
@@ -446,11 +452,12 @@ class Model(OneText):
         """
         from edgepress.bundle.manifest import bundle_hash
         from edgepress.chat.prompt import shared_beginning
+        from edgepress.chat.tools import Tools
         from edgepress.disk.files import sha256_file
         from edgepress.runtime.generation.prefix import Key, read_prefix, write_prefix
 
-        file = Path(path)
-        encode = partial(self.chat_encoder.encode, tools=tools, documents=documents, variables=variables)
+        file, schemas = Path(path), Tools.of(tools).schemas or None
+        encode = partial(self.chat_encoder.encode, tools=schemas, documents=documents, variables=variables)
         tokens = shared_beginning(encode, messages)
         self.session.check_room(len(tokens))
         adapter = getattr(self.session, "adapter", None)

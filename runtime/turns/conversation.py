@@ -11,6 +11,7 @@ import msgspec
 
 from edgepress.chat.spans.kinds import Piece, ToolCall
 from edgepress.chat.template import Message
+from edgepress.chat.tools import Tool, Tools
 from edgepress.disk.files import atomic_file, write_json
 from edgepress.errors import InputError
 from edgepress.runtime.generation.answer import Answer
@@ -19,7 +20,6 @@ from edgepress.runtime.generation.sampling import Sampling
 from edgepress.runtime.generation.speculation.kinds import Speculation
 from edgepress.runtime.model import Model
 from edgepress.runtime.turns.cutting import beginning_of, left_out_of
-from edgepress.runtime.turns.tools import Tool, Tools
 from edgepress.schema import convert, read_object
 
 _REMEDY = "name a file that `/save` of edgepress chat wrote"

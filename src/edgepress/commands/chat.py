@@ -75,8 +75,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Take lines from the terminal, or from what is piped in, until they end."""
+    from edgepress.chat.tools import read_functions
     from edgepress.runtime.turns.conversation import Conversation, read_conversation
-    from edgepress.runtime.turns.tools import read_functions
 
     if arguments.max_tokens is not None:
         whole_number("max_tokens", arguments.max_tokens)  # before anything is asked

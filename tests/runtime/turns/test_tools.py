@@ -22,6 +22,7 @@ from edgepress.chat.spans.finding import find_format
 from edgepress.chat.spans.kinds import ToolCall
 from edgepress.chat.spans.splitting import Splitter
 from edgepress.chat.template import ChatTemplate
+from edgepress.chat.tools import Tools, function_schema, read_functions
 from edgepress.errors import InputError
 from edgepress.exporter.demo import DEMO_DIRECTORY
 from edgepress.runtime import Constraint, Model, Sampling, load
@@ -29,7 +30,6 @@ from edgepress.runtime.generation.constraints import Matcher, token_table
 from edgepress.runtime.generation.tool_calls import ToolGuide
 from edgepress.runtime.turns import conversation
 from edgepress.runtime.turns.conversation import Conversation
-from edgepress.runtime.turns.tools import Tools, function_schema, read_functions
 from edgepress.text.tokenizer import read_tokenizer
 
 
@@ -311,6 +311,30 @@ def says(monkeypatch: pytest.MonkeyPatch, model: Model, answers: Iterable[str]) 
 
 def the(text: str) -> Constraint:
     return Constraint.lark(f"start: {json.dumps(text)}")
+
+
+def weather(place: str) -> str:
+    """Tell the weather.
+
+    Args:
+        place: A city.
+
+    """
+    return f"Rain in {place}."
+
+
+def test_a_model_is_told_of_functions_as_of_their_schemas(model: Model, tmp_path: Path) -> None:
+    asked = [{"role": "user", "content": "?"}]
+    told = [model.chat(asked, tools=tools).prompt for tools in ([weather], [function_schema(weather)])]
+    assert told[0] == told[1]
+    assert model.prefix(tmp_path / "a.prefix", tools=[weather]) == model.prefix(
+        tmp_path / "a.prefix", tools=[function_schema(weather)]
+    )
+    for wrong, said in (([5], "a tool is 5"), ([lambda a: a], "has no docstring"), ([weather] * 2, "two tools have")):
+        with pytest.raises(InputError, match=said):
+            model.chat(asked, tools=wrong)
+    with pytest.raises(InputError, match="tool_choice is 'required', and there are no tools"):
+        model.chat(asked, tool_choice="required")
 
 
 def test_an_answer_has_to_be_a_call_where_that_is_said(model: Model) -> None:
