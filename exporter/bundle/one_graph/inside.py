@@ -179,7 +179,7 @@ def _held(
     if not is_near(difference, sqnr):
         raise CheckFailed(
             f"{made.parent.name}/{made.name} does not compute what the bundle's graph does: largest difference "
-            f"{difference:.2e} of the largest output ({outputs}); please report this model"
+            f"{difference:.2e} of the largest output ({sqnr:.1f} dB); please report this model"
         )
     return {"difference": float(f"{difference:.3e}"), "outputs": outputs}
 

@@ -6,6 +6,11 @@ integers, rounds what a Max has cut at the lowest code first, which changes noth
 
     DequantizeLinear ─ Slice ─ QuantizeLinear ─ DequantizeLinear ─ Add     ─►  DequantizeLinear ─ Slice ─ Add
     … ─ MaxPool ─ QuantizeLinear ─ DequantizeLinear ─ Conv                 ─►  … ─ MaxPool ─ Max ─ QuantizeLinear ─ …
+
+Codes that begin at 0 may stand for a Relu, or a Clip from 0 on, that went into them: what is computed in floats is cut
+where they end, then::
+
+    … ─ MatMul ─ QuantizeLinear ─ DequantizeLinear ─ Gemm                  ─►  … ─ MatMul ─ Relu ─ Min ─ Gemm
 """
 
 from collections.abc import Collection, Mapping
@@ -21,6 +26,10 @@ from edgepress.onnx_graph.walk import attribute, operand
 
 _PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _ONE_SCALE = ("Gemm", "MatMul")  # integer products that take one scale alone
+_WITHIN = (
+    *("AveragePool", "Concat", "Expand", "Flatten", "Gather", "GlobalAveragePool", "MaxPool", "Pad", "Reshape"),
+    *("Sigmoid", "Slice", "Softmax", "Split", "Squeeze", "Transpose", "Unsqueeze"),
+)  # what gives nothing below 0 of what is not
 
 
 def leave_units(model: onnx.ModelProto, weights: Weights, integers: Collection[str]) -> tuple[str, ...]:
@@ -34,6 +43,7 @@ def leave_units(model: onnx.ModelProto, weights: Weights, integers: Collection[s
     outputs = {value.name for value in model.graph.output}
     after: dict[str, str] = {}  # what is read instead of a value
     cut: dict[str, onnx.NodeProto] = {}  # Max nodes before a QuantizeLinear, by its name
+    behind: dict[str, list[onnx.NodeProto]] = {}  # what cuts a value, by its name
     for node in model.graph.node:
         is_left = node.name in names or node.op_type not in (*integers, "QuantizeLinear", "DequantizeLinear")
         rounding = _rounding(editor, node)
@@ -46,7 +56,9 @@ def leave_units(model: onnx.ModelProto, weights: Weights, integers: Collection[s
         if any(reader.op_type in _PRODUCTS and reader.name not in names for reader in readers):
             cut[rounding[0].name] = _cut(editor, node.output[0], rounding[0])
         else:
-            after |= {one.output[0]: node.output[0] for one in rounding[1]}
+            behind[node.output[0]] = bounds = _bounds(editor, node, rounding[0])
+            read = bounds[-1].output[0] if bounds else node.output[0]
+            after |= {one.output[0]: read for one in rounding[1]}
     nodes = []
     for node in model.graph.node:
         if node.name in cut:
@@ -55,6 +67,8 @@ def leave_units(model: onnx.ModelProto, weights: Weights, integers: Collection[s
         for index, name in enumerate(node.input):
             node.input[index] = _followed(after, name)
         nodes.append(node)
+        for name in node.output:
+            nodes += behind.get(name, ())
     set_nodes(model.graph, nodes)
     remove_unused(model)
     return tuple(sorted(names))
@@ -84,6 +98,20 @@ def _rounding(editor: Editor, node: onnx.NodeProto) -> tuple[onnx.NodeProto, lis
         return None
     last = editor.readers.get(readers[0].output[0], ())
     return (readers[0], list(last)) if last and all(one.op_type == "DequantizeLinear" for one in last) else None
+
+
+def _bounds(editor: Editor, node: onnx.NodeProto, rounding: onnx.NodeProto) -> list[onnx.NodeProto]:
+    """What cuts the node's output as its codes do, where they begin at 0; nothing where it lies within them anyway."""
+    name = node.output[0]
+    scale, zero = (editor.weights.array(editor.constants[rounding.input[at]]) for at in (1, 2))
+    if node.op_type in _WITHIN or (zero != np.iinfo(zero.dtype).min).any():
+        return []
+    largest = (np.float32(np.iinfo(zero.dtype).max) - zero.astype(np.float32)) * scale
+    highest = editor.constant(f"{name}/highest", np.asarray(largest, np.float32))
+    return [
+        onnx.helper.make_node("Relu", [name], [f"{name}/positive"], name=f"{name}/positive"),
+        onnx.helper.make_node("Min", [f"{name}/positive", highest], [f"{name}/bounded"], name=f"{name}/bounded"),
+    ]
 
 
 def _cut(editor: Editor, name: str, rounding: onnx.NodeProto) -> onnx.NodeProto:

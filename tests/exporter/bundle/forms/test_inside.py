@@ -77,7 +77,7 @@ def residual(path: Path) -> Path:
 
 
 def depthwise(path: Path) -> Path:
-    """MobileNet's inverted residual: wider, each channel by itself, narrower; cut at 6."""
+    """MobileNet's inverted residual: wider, each channel by itself, narrower; cut at 6, as its classifier is."""
     nodes = [
         helper.make_node("Conv", ["pixels", "stem"], ["x"], pads=[1, 1, 1, 1]),
         helper.make_node("Conv", ["x", "wide"], ["a"]),
@@ -87,10 +87,13 @@ def depthwise(path: Path) -> Path:
         helper.make_node("Conv", ["d", "narrow"], ["e"]),
         helper.make_node("Add", ["x", "e"], ["f"]),
         helper.make_node("ReduceMean", ["f", "axes"], ["g"], keepdims=0),
-        helper.make_node("Gemm", ["g", "head"], ["logits"]),
+        helper.make_node("MatMul", ["g", "hidden"], ["h"]),
+        helper.make_node("Clip", ["h", "zero", "six"], ["i"]),  # in integers part of what they hold
+        helper.make_node("Gemm", ["i", "head"], ["logits"]),
     ]
     constants = [weight("stem", 4, 3, 3, 3), weight("wide", 16, 4, 1, 1), weight("own", 16, 1, 3, 3)]
-    constants += [weight("narrow", 4, 16, 1, 1), weight("head", 4, 5), number("axes", [2, 3])]
+    constants += [weight("narrow", 4, 16, 1, 1), weight("hidden", 4, 12), weight("head", 12, 5)]
+    constants += [number("axes", [2, 3])]
     constants += [number("zero", 0, np.float32), number("six", 6, np.float32)]
     pixels = helper.make_tensor_value_info("pixels", TensorProto.FLOAT, ["batch", 3, 16, 16])
     return saved(
