@@ -103,6 +103,10 @@ EXTRA: dict[str, dict[str, object]] = {
     "lw_detr": {"projector_scale_factors": [1.0], "num_feature_levels": 1},
     **{key: {"projection_dim": 128} for key in ("owlvit", "owlv2")},  # as wide as texts, whose queries images answer
     "align": {"vision_config": {"width_coefficient": 0.25, "depth_coefficient": 0.2, "hidden_dim": 320}},
+    **{
+        key: {"num_hidden_layers": 4, "out_indices": [1, 2, 3, 4]}  # a level of the pyramid each
+        for key in ("beit", "data2vec-vision")
+    },
     "esm": {"vocab_size": 33, "pad_token_id": 1, "mask_token_id": 32},
     "luke": {"entity_vocab_size": 20, "entity_emb_size": 32},
     "xlnet": {"d_head": 32, "d_inner": 96},

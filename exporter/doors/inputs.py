@@ -234,12 +234,16 @@ def _image_size(config: Any, folder: Path) -> tuple[int, int]:
     return int(height), int(width)
 
 
-def _sound(_head: Head, module: Any, _folder: Path) -> Given:
+def _sound(head: Head, module: Any, _folder: Path) -> Given:
     """Sound as samples, (batch, samples), or a spectrogram of as many frames as positions, (batch, frames, bins)."""
     config = module.config
     if hasattr(config, "conv_kernel"):
         # of two frames, of which models that squeeze them (SEW) make one
-        least = _receptive_field(config.conv_kernel, config.conv_stride) * int(getattr(config, "squeeze_factor", 1))
+        kernels, strides = [*config.conv_kernel], [*config.conv_stride]
+        if head.name == "audio-xvector":  # whose convolutions over frames come after those over samples
+            kernels += [(k - 1) * d + 1 for k, d in zip(config.tdnn_kernel, config.tdnn_dilation, strict=True)]
+            strides += [1] * len(config.tdnn_kernel)
+        least = _receptive_field(kernels, strides) * int(getattr(config, "squeeze_factor", 1))
         return Given((2, 4 * least), {0: Axis("batch"), 1: Axis("samples", least=2 * least)}, _noise)
     frames, bins = (getattr(config, name, None) for name in ("max_length", "num_mel_bins"))
     if frames is None or bins is None:

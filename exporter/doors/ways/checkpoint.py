@@ -106,8 +106,9 @@ def recognizes(reference: str) -> bool:
 
 
 def _has_decoder(config: Mapping[str, object]) -> bool:
-    """Whether a model without a head is an encoder and a decoder; EncoderModel is the first of the two."""
-    return config.get("is_encoder_decoder") is True and not class_named(config).endswith("EncoderModel")
+    """Whether a model without a head writes a sequence; EncoderModel does not, and a detector's decoder has queries."""
+    detects = any(find_head("object-detection").classes(str(config.get("model_type"))))
+    return config.get("is_encoder_decoder") is True and not detects and not class_named(config).endswith("EncoderModel")
 
 
 def open_checkpoint(reference: str, options: Options, workspace: Path) -> Traced:

@@ -1,5 +1,6 @@
 """Inputs of models whose configs leave out what most have, and of classes with experts."""
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,7 +12,7 @@ from edgepress.errors import InputError
 from edgepress.exporter.doors.heads import find_head
 from edgepress.exporter.doors.inputs import feeds_of, given_inputs, ways
 from edgepress.exporter.doors.kinds import Options
-from edgepress.exporter.doors.ways.checkpoint import open_checkpoint
+from edgepress.exporter.doors.ways.checkpoint import open_checkpoint, recognizes
 from edgepress.sessions import open_on_cpu
 
 
@@ -104,6 +105,22 @@ def test_code_that_fixes_how_long_texts_are_takes_them_padded_to_one_length(tmp_
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
 
 
+@pytest.mark.parametrize(
+    ("model_type", "named", "known"),
+    [
+        ("detr", "DetrModel", True),  # its decoder has queries, and writes nothing
+        ("rt_detr", "RTDetrModel", True),
+        ("bert", "BertModel", True),
+        ("bart", "BartModel", False),
+        ("t5", "T5EncoderModel", True),
+    ],
+)
+def test_which_models_without_a_head_write_sequences(model_type: str, named: str, known: bool, tmp_path: Path) -> None:
+    config = {"model_type": model_type, "architectures": [named], "is_encoder_decoder": model_type != "bert"}
+    (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    assert recognizes(str(tmp_path)) is known
+
+
 def test_videos_have_the_frames_that_their_model_takes(tmp_path: Path) -> None:
     class Videos(torch.nn.Module):
         main_input_name = "pixel_values_videos"
@@ -120,3 +137,32 @@ def test_videos_have_the_frames_that_their_model_takes(tmp_path: Path) -> None:
     assert given["pixel_values_videos"].shape == (2, 4, 1, 32, 32)
     with pytest.raises(InputError, match="does not say how many frames a video has"):
         given_inputs(head, Videos(crop_size=32), tmp_path)
+
+
+def test_sounds_are_long_enough_for_what_looks_over_frames(tmp_path: Path) -> None:
+    """WavLM's speakers: the convolutions over frames leave at least two of the shortest sound, as deviations need."""
+    config = SimpleNamespace(
+        conv_kernel=(10, 3, 2), conv_stride=(5, 2, 2), tdnn_kernel=(5, 3, 3, 1), tdnn_dilation=(1, 2, 3, 1)
+    )
+    module = Characters()
+    module.config, module.main_input_name = config, "input_values"
+    module.forward = lambda input_values: input_values
+    config.get_text_config = SimpleNamespace
+    axis = given_inputs(find_head("audio-xvector"), module, tmp_path)["input_values"].axes[1]
+    plain = given_inputs(find_head("audio-classification"), module, tmp_path)["input_values"].axes[1]
+    layers = [(k, s, 1) for k, s in zip(config.conv_kernel, config.conv_stride, strict=True)]
+    frames = [(k, 1, d) for k, d in zip(config.tdnn_kernel, config.tdnn_dilation, strict=True)]
+    assert _left(plain.least, layers) >= 2
+    assert _left(axis.least, layers + frames) >= 2
+    assert _left(axis.least // 2 - 1, layers + frames) == 0
+
+
+def _left(samples: int, layers: list[tuple[int, int, int]]) -> int:
+    """How long sound is after convolutions of a kernel, stride and dilation each; 0 where it is too short."""
+    values = torch.empty(1, 1, samples, device="meta")
+    try:
+        for kernel, stride, dilation in layers:
+            values = torch.nn.Conv1d(1, 1, kernel, stride, dilation=dilation, device="meta")(values)
+    except RuntimeError:
+        return 0
+    return values.shape[-1]
