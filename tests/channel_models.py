@@ -169,7 +169,46 @@ def encoder(*, fused: bool, heads: int = 4, size: int = 2, seed: int = 0) -> onn
         scores = g.one("MatMul", q, g.one("Transpose", k, perm=[0, 1, 3, 2]))
         y = g.one("Transpose", g.one("MatMul", g.one("Sign", scores), v), perm=[0, 2, 1, 3])
         y = g.one("Reshape", y, g.integers(0, 0, inner))
+    return _after_attention(g, y, inner)
+
+
+def standard_encoder(
+    *, together: bool, packed: bool = False, kv_heads: int = 4, bias: int = 0, seed: int = 0
+) -> onnx.ModelProto:
+    """The same with ONNX's Attention, 4 heads of 2 numbers, 3 positions; heads move apart for it unless ``together``.
+
+    With ``packed`` queries, keys and values are of one product; what is added to scores has ``bias`` heads, and as many
+    texts as the queries say.
+    """
+    g, heads, size, width = GraphOfIntegers(seed, opset=23), 4, 2, 6
+    counts = [heads, kv_heads, kv_heads]
+    if packed:
+        x = g.one("Add", g.one("MatMul", "x", g.weight(width, 24)), g.weight(24))
+    else:
+        parts = [g.one("Add", g.one("MatMul", "x", g.weight(width, n * size)), g.weight(n * size)) for n in counts]
+    if packed and together:
+        parts = g.node("Split", [x, g.integers(8, 8, 8)], 3, axis=-1)
+    elif packed:
+        x = g.one("Transpose", g.one("Reshape", x, g.integers(0, 0, 3, heads, size)), perm=[2, 0, 3, 1, 4])
+        cuts = [g.one("Slice", x, g.integers(i), g.integers(i + 1), g.integers(0)) for i in range(3)]
+        parts = [g.one("Squeeze", cut, g.integers(0)) for cut in cuts]
+    elif not together:
+        views = [g.one("Reshape", z, g.integers(0, 0, n, size)) for z, n in zip(parts, counts, strict=True)]
+        parts = [g.one("Transpose", view, perm=[0, 2, 1, 3]) for view in views]
+    if bias:
+        sizes = g.one("Concat", g.one("Shape", parts[0], start=0, end=1), g.integers(1, 1, 1), axis=0)
+        parts = [*parts, g.one("Expand", g.weight(1, bias, 3, 3), sizes)]
+    names = {"q_num_heads": heads, "kv_num_heads": kv_heads} if together else {}
+    y = g.one("Attention", *parts, scale=0.3, **names)
+    if not together:
+        y = g.one("Reshape", g.one("Transpose", y, perm=[0, 2, 1, 3]), g.integers(0, 0, heads * size))
+    return _after_attention(g, y, heads * size, length=3)
+
+
+def _after_attention(g: GraphOfIntegers, y: str, inner: int, length: int | str = "length") -> onnx.ModelProto:
+    """The product after attention and an MLP, each with its sum."""
+    width = 6
     x = g.one("Add", "x", g.one("MatMul", y, g.weight(inner, width)))
     up = g.one("Relu", g.one("Add", g.one("MatMul", x, g.weight(width, 10)), g.weight(10)))
     y = g.one("Add", x, g.one("MatMul", up, g.weight(10, width)))
-    return g.model({"x": ["batch", "length", width]}, {y: ["batch", "length", width]})
+    return g.model({"x": ["batch", length, width]}, {y: ["batch", length, width]})

@@ -15,8 +15,16 @@ ALL_PASSES = PassOrder(
     (
         *("drop-rounding", "plain-matmul", "decompose-attention", "decompose-skip-norm", "plain-norm", "plain-rotary"),
         *("plain-activations", "float32", "bind-shapes", "fold-constants", "flatten-norm", "merge-moves", "swap-last"),
-        *("plain-gather-nd", "float-masks", "plain-attention", "plain-gelu", "plain-erf", "decompose-layer-norm"),
-        *("plain-reduce-l2", "sums-by-means", "plain-sum", "plain-flatten", "plain-pad", "plain-expand"),
+        *("plain-gather-nd", "heads-together", "float-masks", "plain-attention", "plain-gelu", "plain-erf"),
+        *(
+            "decompose-layer-norm",
+            "plain-reduce-l2",
+            "sums-by-means",
+            "plain-sum",
+            "plain-flatten",
+            "plain-pad",
+            "plain-expand",
+        ),
         *("plain-logic", "plain-gather", "flat-products", "fold-constants"),
     )
 )
@@ -419,6 +427,55 @@ def joined_attention(*, causal: int, kv_heads: int = 2) -> Case:
     return Case(model([made], feeds, ["y"], opset=23), feeds, tolerance=1e-5)
 
 
+def moved_attention(
+    *,
+    heads: int = 4,
+    kv_heads: int = 4,
+    size: int = 4,
+    value_size: int = 4,
+    lengths: tuple[int, int] = (5, 5),
+    packed: bool = False,
+    mask: np.ndarray | None = None,
+    last: Sequence[int] = (),
+    seed: int = 0,
+    **attributes: object,
+) -> Case:
+    """ONNX's Attention of heads that Reshape and Transpose move apart, as torch writes it, of 2 texts.
+
+    With ``packed`` queries, keys and values are of one value, as timm has them; ``last`` is the shape that
+    results are brought to, unless they are (texts, tokens, ·).
+    """
+    feeds, dims, nodes, constants = dict[str, np.ndarray](), {}, [], dict[str, np.ndarray]()
+    parts = {"q": (heads, size, lengths[0]), "k": (kv_heads, size, lengths[1]), "v": (kv_heads, value_size, lengths[1])}
+    if packed:
+        feeds["x"], dims["x"] = normal(seed, 2, lengths[0], 3 * heads * size), ["texts", "tokens", 3 * heads * size]
+        constants |= {"parts": np.array([0, 0, 3, heads, size]), "first": np.array([0])}
+        nodes += [node("Reshape", ["x", "parts"], ["view"])]
+        nodes += [node("Transpose", ["view"], ["turned"], perm=[2, 0, 3, 1, 4])]
+        for index, name in enumerate(parts):
+            constants |= {f"{name}_from": np.array([index]), f"{name}_to": np.array([index + 1])}
+            nodes += [node("Slice", ["turned", f"{name}_from", f"{name}_to", "first"], [f"{name}_cut"])]
+            nodes += [node("Squeeze", [f"{name}_cut", "first"], [f"{name}_heads"])]
+    else:
+        for index, (name, (count, width, length)) in enumerate(parts.items()):
+            feeds[name] = normal(seed + index, 2, length, count * width)
+            dims[name] = ["texts", "tokens" if name == "q" or lengths[0] == lengths[1] else "others", count * width]
+            constants[f"{name}_by_head"] = np.array([0, 0, count, width])
+            nodes += [node("Reshape", [name, f"{name}_by_head"], [f"{name}_view"])]
+            nodes += [node("Transpose", [f"{name}_view"], [f"{name}_heads"], perm=[0, 2, 1, 3])]
+    inputs = [f"{name}_heads" for name in parts]
+    if mask is not None:
+        feeds["mask"], inputs = mask, [*inputs, "mask"]
+    constants["last"] = np.array(last or (0, 0, heads * value_size))
+    nodes += [
+        node("Attention", inputs, ["attended"], **attributes),
+        node("Transpose", ["attended"], ["by_token"], perm=[0, 2, 1, 3]),
+        node("Reshape", ["by_token", "last"], ["flat"]),
+        node("Neg", ["flat"], ["y"]),
+    ]
+    return Case(model(nodes, feeds, ["y"], constants, opset=23, dims=dims), feeds)
+
+
 def plain(op: str, *, opset: int = 21, constants: Arrays | None = None, **attributes: object) -> Case:
     """One operator of ONNX's own, of x (2, 3, 4, 8) and constants."""
     feeds = {"x": normal(1, 2, 3, 4, 8)}
@@ -482,6 +539,8 @@ CASES = {
     "embeddings": embeddings(),
     "flat products": flat_product(),
     "attention with a mask of booleans": masked_attention(),
+    "attention, heads moved": moved_attention(),
+    "attention, heads of one product": moved_attention(packed=True, last=(-1, 16)),
     "group query": group_query(),
     "group query, apart": group_query(packed=False),
     "group query, first call": group_query(past=0, batch=2),

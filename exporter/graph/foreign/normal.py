@@ -6,6 +6,7 @@
     float16 and bfloat16                         ─► float32
     opset below 13                               ─► 17, by onnx's converter
     BatchNormalization                           ─► part of the convolution before it, else Mul and Add
+    heads moved apart for Attention              ─► Attention that finds them itself
 
 Weights stay where they lie: their bytes are read when they are written.
 """
@@ -51,6 +52,7 @@ def read_normal(path: Path) -> tuple[onnx.ModelProto, Weights]:
     if any(tensor.data_type in (TensorProto.FLOAT16, TensorProto.BFLOAT16) for tensor in model.graph.initializer):
         find_pass("float32").apply(model, Context(weights=weights))
     fold_batch_norms(model, weights)
+    find_pass("heads-together").apply(model, Context(weights=weights))
     return model, weights
 
 

@@ -11,22 +11,12 @@ import onnx
 
 from edgepress.exporter.graph.editing import Editor, pass_by, rewrite
 from edgepress.exporter.graph.passes import Context, Pass
-from edgepress.onnx_graph.values import inferred
+from edgepress.onnx_graph.values import named_shapes
 from edgepress.onnx_graph.walk import attribute
-
-_Dims = tuple[int | str, ...]
 
 
 def _apply(model: onnx.ModelProto, context: Context) -> int:
-    @cache
-    def shapes() -> dict[str, _Dims]:
-        """Of values whose dimensions all have a number or a name."""
-        found = inferred(model, stand_ins=True).graph
-        dims = {
-            value.name: value.type.tensor_type.shape.dim for value in (*found.input, *found.value_info, *found.output)
-        }
-        named = {name: tuple(dim.dim_value or dim.dim_param for dim in own) for name, own in dims.items()}
-        return {name: own for name, own in named.items() if own and all(own)}
+    shapes = cache(lambda: named_shapes(model))
 
     def last(editor: Editor, node: onnx.NodeProto) -> bool:
         turned = editor.makers.get(node.input[0])

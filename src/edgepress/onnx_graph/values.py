@@ -108,6 +108,17 @@ def known_shapes(model: onnx.ModelProto) -> dict[str, list[int | None]]:
     return found
 
 
+def named_shapes(model: onnx.ModelProto) -> dict[str, tuple[int | str, ...]]:
+    """The shape of every value of the main graph whose dimensions all have a number or a name; equal ones are equal.
+
+    What is read as by :func:`known_shapes`; a name that inference made up stands for one dimension as a given one does.
+    """
+    found = inferred(model, stand_ins=True).graph
+    dims = {value.name: value.type.tensor_type.shape.dim for value in (*found.input, *found.value_info, *found.output)}
+    named = {name: tuple(dim.dim_value or dim.dim_param for dim in own) for name, own in dims.items()}
+    return {name: own for name, own in named.items() if own and all(own)}
+
+
 def inferred(model: onnx.ModelProto, *, stand_ins: bool = False) -> onnx.ModelProto:
     """A copy with the types and shapes that onnx finds, without the bytes of weights; as it is when onnx gives up.
 

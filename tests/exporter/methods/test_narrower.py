@@ -3,7 +3,7 @@
 import numpy as np
 import onnx
 import pytest
-from channel_models import BLOCKS, IMAGES, GraphOfIntegers, convolutions, encoder
+from channel_models import BLOCKS, IMAGES, GraphOfIntegers, convolutions, encoder, standard_encoder
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -77,6 +77,27 @@ def test_heads_of_fused_attention() -> None:
     x = np.random.default_rng(5).normal(size=(2, 3, 6)).astype(np.float32)
     found, expected = (run(m, {"x": x})[0] for m in (cut(model, coupling, kept), masked(model, coupling, kept)))
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("together", [True, False])
+@pytest.mark.parametrize("how", [{}, {"packed": True}, {"kv_heads": 2}, {"bias": 4}, {"bias": 1, "kv_heads": 2}])
+def test_heads_of_onnx_s_attention(how: dict[str, int], *, together: bool) -> None:
+    """Heads of queries that share one of keys go with it; who asks how many texts there are keeps none."""
+    model = plain(standard_encoder(together=together, **how))  # type: ignore[arg-type] # packed is true or not there
+    coupling = find_coupling(model)
+    heads = how.get("kv_heads", 4)
+    assert [(group.kind, len(group)) for group in coupling.groups] == [("heads", heads), ("widths", 10)]
+    products = 3 * (6 * 2 * (4 + 2 * heads) + 8 * 6 + 2 * 6 * 10)
+    assert coupling.multiply_adds(coupling.all_kept()) == products + 4 * 2 * (3 * 2 * 3)
+    for seed in range(2):
+        kept = random_kept(coupling, seed)
+        x = np.random.default_rng(seed).normal(size=(2, 3, 6)).astype(np.float32)
+        small = cut(model, coupling, kept)
+        onnx.checker.check_model(small, full_check=True)
+        found, expected = (run(m, {"x": x})[0] for m in (small, masked(model, coupling, kept)))
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+        again = find_coupling(small)
+        assert again.multiply_adds(again.all_kept()) == coupling.multiply_adds(kept)
 
 
 @pytest.mark.parametrize(("op", "gates"), [("LSTM", 4), ("GRU", 3)])

@@ -112,31 +112,49 @@ def packed(trace: Trace, node: onnx.NodeProto) -> None:
 
 
 def standard(trace: Trace, node: onnx.NodeProto) -> None:
-    """ONNX's Attention: three axes with the numbers of heads as attributes, or (batch, heads, length, size)."""
-    queries, keys, values = (trace.of(node.input[index]) for index in range(3))
+    """ONNX's Attention: three axes with the numbers of heads as attributes, or (batch, heads, length, size).
+
+    Where several heads of queries share one of keys and values they go together.
+    """
+    axes = [trace.of(node.input[index]) for index in range(3)]
+    shapes = [trace.shape(node.input[index]) for index in range(3)]
     why = f"{node_name(node)} reads what is not cut"
     if operand(node, 4) or operand(node, 5):
         raise OpaqueError(f"{node_name(node)} has a cache")
-    if len(queries) == 4:
-        if any(axes[3] is not None for axes in (queries, keys, values)):
-            raise OpaqueError(f"{node_name(node)} sums products of computed values over it")
-        leaders = queries[1]
-        for axes in (keys, values):
-            leaders = trace.join(leaders, axes[1], why)
-        trace.give(node, (None, leaders, None, None))
-        return
-    count, others = (int(attribute(node, f"{name}_num_heads")) for name in ("q", "kv"))
-    if count != others:
+    is_apart = len(shapes[0]) == 4
+    of_heads = [own[1 if is_apart else 2] for own in axes]
+    count, others = (
+        shapes[index][1] if is_apart else int(attribute(node, f"{name}_num_heads"))
+        for index, name in enumerate(("q", "kv"))
+    )
+    if not count or not others or count % others:
         raise OpaqueError(f"{node_name(node)} has {count} heads of queries for {others} of keys")
-    leaders = _heads(trace, queries[2], count, why)
-    for axis in (keys[2], values[2]):
-        trace.join(leaders, _heads(trace, axis, count, why), why)
-    _scores_bias(trace, node, 3, leaders)
+    place, shared = 2 if is_apart else 1, count // others  # the axis of tokens; how many heads see one of keys
+    size = shapes[0][3] if is_apart else (shapes[0][2] or 0) // count
+    lengths = shapes[0][place], shapes[1][place]
+    if all(axis is None for axis in of_heads):  # one head, or nothing that is cut
+        trace.works(node, 2 * (size or 0), count, *lengths)
+        if any(own[-1] is not None for own in axes):
+            raise OpaqueError(f"{node_name(node)} sums products of computed values over it")
+        trace.give(node, (None,) * len(shapes[0]))
+        return
+    leaders = _heads(trace, of_heads[0], others, why)  # of each head of keys
+    for axis in of_heads[1:]:
+        trace.join(leaders, _heads(trace, axis, others, why), why)
+    _scores_bias(trace, node, 3, np.repeat(leaders, shared))
     trace.tag(leaders, HEADS)
-    _count(trace, leaders, "q_num_heads", "kv_num_heads")
-    shapes = trace.shape(node.input[0]), trace.shape(node.input[1])
-    _works(trace, node, leaders, int(shapes[0][2] or 0) // count, (shapes[0][1], shapes[1][1]))
-    trace.give(node, (None, None, _per_head(values[2], leaders)))
+    _works(trace, node, leaders, shared * (size or 0), lengths)
+    if is_apart:
+        trace.give(node, (None, np.repeat(leaders, shared), None, None))
+        return
+
+    def repair(cutting: Cutting, node: onnx.NodeProto) -> None:
+        left = int(cutting.kept(leaders).sum())
+        cutting.set_attribute(node, "q_num_heads", shared * left)
+        cutting.set_attribute(node, "kv_num_heads", left)
+
+    trace.repair(repair)
+    trace.give(node, (None, None, np.repeat(_per_head(of_heads[2], leaders), shared)))
 
 
 def _scores_bias(trace: Trace, node: onnx.NodeProto, index: int, leaders: Labels) -> None:

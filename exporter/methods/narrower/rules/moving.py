@@ -363,10 +363,16 @@ def _regrouped(
 
 
 def shape_of(trace: Trace, node: onnx.NodeProto) -> None:
-    """Sizes are no channels; who makes a shape of them has a rule of its own."""
+    """Sizes are no channels. An axis whose size is asked for stays whole, the others do not care."""
+    axes = trace.of(node.input[0])
+    asked = range(len(axes))[attribute(node, "start", 0) : attribute(node, "end", len(axes))]
+    for place, axis in enumerate(axes):
+        if place not in asked:
+            trace.tag(axis, _NOT_ASKED)
     trace.give(node, (None,) * len(trace.shape(node.output[0])))
 
 
+_NOT_ASKED = "not asked for"
 _POOLS = "AveragePool GlobalAveragePool GlobalLpPool GlobalMaxPool LpPool MaxPool"
 
 RULES: Rules = {
