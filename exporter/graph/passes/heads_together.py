@@ -10,9 +10,9 @@ Queries, keys and values of one product are split instead, along its last axis::
 
     x (b, s, 3·h·d) ─ Reshape (b, s, 3, h, d) ─ Transpose (3, b, h, s, d) ─ Slice, Squeeze ─    x ─ Split (b, s, h·d)
 
-onnxruntime 1.31 computes both with the same bits, whatever masks, groups, lengths and caps there are. Left alone is what
-computes with heads apart before it (rotary embeddings, norms of a head): to put them together first would cost what is
-spared. So is what has a past or gives more than its result, and what has sizes that are not known.
+onnxruntime 1.31 computes both with the same bits, whatever masks, groups, lengths and caps there are. Left alone is
+what computes with heads apart before it (rotary embeddings, norms of a head): to put them together first would cost
+what is spared. So is what has a past or gives more than its result, and what has sizes that are not known.
 """
 
 from collections.abc import Callable, Mapping, Sequence
