@@ -13,6 +13,9 @@ from edgepress.exporter.doors.comparing.agreement import check_agreement
 from edgepress.exporter.doors.kinds import Options
 from edgepress.exporter.doors.traced import Feed, Traced
 from edgepress.exporter.doors.ways.torch_module import is_callable, open_callable
+from edgepress.exporter.graph.foreign.normal import read_normal, write_normal
+from edgepress.exporter.methods.narrower.coupling import find_coupling
+from edgepress.exporter.methods.narrower.cut import plain
 from edgepress.sessions import open_on_cpu
 from edgepress.tasks.task import Axis, Edge
 
@@ -49,6 +52,28 @@ def block():
     free = {0: "batch", 1: "length"}
     inputs = {"x": torch.randn(1, 5, 32), "ids": torch.randint(0, 40, (1, 5))}
     return {"module": module.eval(), "inputs": inputs, "axes": {"x": free, "ids": free}, "task": "tagging"}
+
+
+class Attends(nn.Module):
+    """As timm's, queries, keys and values of one product, and as transformers', of three; some tokens are padding."""
+
+    def __init__(self):
+        super().__init__()
+        self.packed, self.parts = nn.Linear(32, 96), nn.ModuleList(nn.Linear(32, 32) for _ in range(3))
+
+    def forward(self, x, padding):
+        texts, length, _ = x.shape
+        mask = (padding == 0)[:, None, None]
+        packed = self.packed(x).reshape(texts, length, 3, 4, 8).permute(2, 0, 3, 1, 4).unbind(0)
+        x = x + nn.functional.scaled_dot_product_attention(*packed, mask).transpose(1, 2).reshape(x.shape)
+        parts = [part(x).view(texts, length, 4, 8).transpose(1, 2) for part in self.parts]
+        return x + nn.functional.scaled_dot_product_attention(*parts, mask).transpose(1, 2).reshape(x.shape)
+
+
+def attends():
+    free = {0: "batch", 1: "length"}
+    inputs = {"x": torch.randn(2, 5, 32), "padding": torch.tensor([[0, 0, 0, 0, 0], [0, 0, 0, 1, 1]])}
+    return {"module": Attends().eval(), "inputs": inputs, "axes": {"x": free, "padding": free}}
 
 
 class Pyramid(nn.Module):
@@ -240,6 +265,32 @@ def test_weights_keep_their_names_and_norms_go_into_convolutions(block: Traced) 
     assert "BatchNormalization" not in operators
     assert "Loop" not in operators
     assert {"Gelu", "LayerNormalization", "Attention"} <= {*operators}
+
+
+def test_attention_takes_heads_apart_itself(tmp_path: Path) -> None:
+    """In a bundle; and pruning finds the heads, though the mask asks the first queries how many there are."""
+    import torch
+
+    torch.manual_seed(0)
+    traced = open_callable("doors_example:attends", Options(), tmp_path)
+    import doors_example
+
+    torch.manual_seed(0)
+    module = doors_example.attends()["module"]
+    file = write_normal(*read_normal(traced.file), tmp_path / "normal.onnx")
+    operators = [node.op_type for node in onnx.load(file, load_external_data=False).graph.node]
+    assert (operators.count("Attention"), operators.count("Split")) == (2, 1)
+    assert not {"Transpose", "Slice"} & {*operators}
+    random = np.random.default_rng(0)
+    for texts, length in ((1, 1), (3, 7)):
+        x = random.standard_normal((texts, length, 32)).astype(np.float32)
+        padding = (np.arange(length) >= random.integers(1, length + 1, (texts, 1))).astype(np.int64)
+        with torch.no_grad():
+            expected = module(torch.from_numpy(x), torch.from_numpy(padding)).numpy()
+        (found,) = open_on_cpu(file).run(None, {"x": x, "padding": padding})
+        np.testing.assert_allclose(found, expected, rtol=0, atol=2e-6)
+    coupling = find_coupling(plain(onnx.load(file)))
+    assert [(group.kind, len(group)) for group in coupling.groups] == [("heads", 4), ("heads", 4)]
 
 
 def test_a_table_that_is_made_a_number_at_a_time(tmp_path: Path) -> None:
