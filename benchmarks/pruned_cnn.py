@@ -7,7 +7,7 @@ nothing is chosen by. Channels go inside residual blocks, so that all sums keep 
 by what the outputs lose for the multiply-adds that are saved.
 
     python benchmarks/pruned_cnn.py [--data ../shared/data] [--models resnet20 resnet56] [--steps 0 400 1500]
-        [--images 250]
+        [--images 250] [--only-steps]
 
 trains anew for each number of steps (0: least squares alone, of all images), and as long as the least of these says on
 fewer images. A killed run goes on.
@@ -40,7 +40,7 @@ SHARE = 0.5  # of the multiply-adds that stays
 LESS = (0.6, 0.75, 0.9)  # shares that stay, without training
 SAME = {"share": SHARE, "uniform": True, "only": "layer*.conv1", "samples": LOOKED_AT}
 BEST = "outputs by their price, least squares"
-TRAINED = {"batch": 64, "features": 1.0, "rate": 0.015, "samples": 1000 // BATCH} | {
+TRAINED = {"batch": 64, "features": 1.0, "rate": 0.005, "whiten": True, "samples": 1000 // BATCH} | {
     "flip": True,
     "zoom": 1.4,
     "shift": 4,
@@ -59,8 +59,8 @@ BLOCKS = {"resnet20": 9, "resnet56": 27}
 Sample = dict[str, Any]
 
 
-def measure(data: Path, name: str, runs: Sequence[tuple[int, int]]) -> Iterator[Sample]:
-    """The network trained back in ``runs`` (steps, images), each way to choose channels, and the float network."""
+def measure(data: Path, name: str, runs: Sequence[tuple[int, int]], *, others: bool) -> Iterator[Sample]:
+    """The network trained back in ``runs`` (steps, images); with ``others`` each way to choose, and the float one."""
     folder = WORK / f"pruned-{name}"
     folder.mkdir(parents=True, exist_ok=True)
     build_resnet(data / f"models/resnet_cifar10/{name}.safetensors", folder / "bn.onnx", batch="batch")
@@ -95,6 +95,8 @@ def measure(data: Path, name: str, runs: Sequence[tuple[int, int]]) -> Iterator[
         found = shrunk(looked, **(trained if steps else {}))
         more = {"steps": steps, "batch": TRAINED["batch"], "seen": count}
         yield {"model": name, "what": BEST + (", retrained" if steps else ""), **found, **more}
+    if not others:
+        return
     for way, chosen in WAYS.items():
         yield {"model": name, "what": way, **shrunk(chosen)}
     for share in LESS:
@@ -129,6 +131,11 @@ def report(samples: Sequence[Mapping[str, Any]]) -> str:
     return table(header, rows)
 
 
+def _run(sample: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Steps and images, None where neither was asked for."""
+    return (sample["steps"], sample["seen"]) if "steps" in sample else None
+
+
 def _training(sample: Mapping[str, Any]) -> str:
     """How long it was trained, and on how many images."""
     if not sample.get("steps"):
@@ -143,16 +150,20 @@ def main() -> None:
     parser.add_argument("--models", nargs="*", default=list(BLOCKS), choices=list(BLOCKS))
     parser.add_argument("--steps", type=int, nargs="+", default=[0, 400, 1500])
     parser.add_argument("--images", type=int, nargs="*", default=[], help="fewer images, for the least of the steps")
+    parser.add_argument(
+        "--only-steps", action="store_true", help="the float network and ways to choose stay as measured"
+    )
     options = parser.parse_args()
     old = RESULTS / "pruned_cnn.jsonl"
     lines = [json.loads(line) for line in old.read_text(encoding="utf-8").splitlines()] if old.is_file() else []
     kept = [{"commit": lines[0]["host"].get("commit"), **line} for line in lines[1:]]
     samples = {name: [one for one in kept if one["model"] == name] for name in BLOCKS}
     for name in options.models:
-        samples[name] = []
         runs = [(steps, 1000) for steps in sorted(options.steps)]
         runs += [(min(options.steps), count) for count in sorted(options.images)]
-        for sample in measure(options.data, name, runs):
+        again = [one for one in samples[name] if _run(one) not in runs] if options.only_steps else []
+        samples[name] = again
+        for sample in measure(options.data, name, runs, others=not options.only_steps):
             samples[name].append(sample)
             print(json.dumps({key: value for key, value in sample.items() if key not in ("kept", "curve")}), flush=True)
         save("pruned_cnn", in_order([one for found in samples.values() for one in found]))

@@ -56,6 +56,26 @@ class Match:
 
 
 @dataclass(frozen=True)
+class Frame:
+    """Coordinates of a weight: a change of it is D · ``root`` by its rows, (out, numbers), and D is what is trained.
+
+    ``root`` is symmetric, (numbers, numbers); ``rows_first`` says whether the weight is (out, …) or (numbers, out).
+    """
+
+    root: Tensor
+    rows_first: bool
+
+    def out(self, learned: Tensor) -> Tensor:
+        """The change of the weight, in its shape."""
+        return (learned.flatten(1) @ self.root if self.rows_first else self.root @ learned).reshape(learned.shape)
+
+    def into(self, weight: Tensor) -> Tensor:
+        """What D would be for all of a weight, (out, numbers)."""
+        rows = weight.flatten(1) if self.rows_first else weight.T
+        return torch.linalg.solve(self.root, rows.T).T
+
+
+@dataclass(frozen=True)
 class Student:
     """A graph that is trained: ``trained`` are the numbers that change, ``constants()`` what they make.
 
@@ -69,14 +89,31 @@ class Student:
     settle: Callable[[], None] = lambda: None
 
     @classmethod
-    def of(cls, network: Network, names: Sequence[str], rate: float) -> Student:
-        """All of these constants, each at ``rate`` times its mean magnitude."""
-        values = {name: network.constants[name].clone().requires_grad_() for name in names}
+    def of(
+        cls, network: Network, names: Sequence[str], rate: float, frames: Mapping[str, Frame] | None = None
+    ) -> Student:
+        """All of these constants, each at ``rate`` times its mean magnitude; in its frame, where it has one."""
+        starts, inside = {name: network.constants[name] for name in names}, dict(frames or {})
+        learned = {
+            name: (torch.zeros_like(value) if name in inside else value.clone()).requires_grad_()
+            for name, value in starts.items()
+        }
+
+        def constants() -> dict[str, Tensor]:
+            return {
+                name: starts[name] + inside[name].out(value) if name in inside else value
+                for name, value in learned.items()
+            }
+
+        def size(name: str) -> float:
+            value = inside[name].into(starts[name]) if name in inside else starts[name]
+            return max(float(value.abs().mean()), 1e-4)
+
         return cls(
             network,
-            {name: Trained(v, rate * max(float(v.detach().abs().mean()), 1e-4)) for name, v in values.items()},
-            lambda: values,
-            lambda: {name: v.detach().clone() for name, v in values.items()},
+            {name: Trained(value, rate * size(name)) for name, value in learned.items()},
+            constants,
+            lambda: {name: value.detach().clone() for name, value in constants().items()},
         )
 
 

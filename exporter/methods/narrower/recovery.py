@@ -14,6 +14,7 @@ from edgepress.errors import InputError
 from edgepress.exporter.interpreter.network import Network
 from edgepress.exporter.methods.narrower.lessons import make_lessons, sums_inside
 from edgepress.exporter.methods.narrower.task import GraphTask
+from edgepress.exporter.methods.narrower.whitened import frames_of
 from edgepress.exporter.methods.options import Options
 from edgepress.exporter.streams.distilling import Match, Student, distil
 
@@ -31,6 +32,8 @@ _WEIGHTS: Mapping[str, tuple[int, ...]] = {
 }
 """The inputs of operators that are trained where they are constants of several numbers."""
 
+_LOOKED_AT = 4  # batches, for what products see
+
 
 def retrain(task: GraphTask, options: Options) -> None:
     """Train the weights of ``task.model`` on the outputs of the original, and on values inside where asked."""
@@ -47,7 +50,10 @@ def retrain(task: GraphTask, options: Options) -> None:
         options=options,
         seed=task.seed,
     )
-    student = Student.of(network, trained_constants(task.model), float(options["rate"]))
+    names = trained_constants(task.model)
+    first = (lessons.feeds[index] for index in range(min(len(lessons.feeds), _LOOKED_AT * lessons.each)))
+    frames = frames_of(network, names, first) if options["whiten"] else {}
+    student = Student.of(network, names, float(options["rate"]), frames)
     loss: Literal["kl", "square"] = "kl" if options["loss"] == "kl" else "square"
     outputs = [value.name for value in task.model.graph.output]
     matches = [Match(name, name, loss, 1.0, float(options["temperature"])) for name in outputs]

@@ -22,17 +22,16 @@ import torch
 from numpy.typing import NDArray
 from onnx import numpy_helper
 from torch import Tensor
-from torch.nn import functional
 
 from edgepress.exporter.interpreter.network import Feed, Hooks, Network, Step
 from edgepress.exporter.methods.narrower.coupling import Coupling
+from edgepress.exporter.methods.narrower.products import constant_weight, numbers, rows_first, what_it_sees
 from edgepress.exporter.methods.narrower.reads import DATA_AXIS
 
 _MOST = 4608  # numbers that a product may see: 512 channels through a kernel of 3 × 3
 _CHECKED = 4  # one sample in so many chooses the ridge
 _PLACES = 100  # for each number that a product sees, about so many are fitted to, evenly spread, where there are more
 _RIDGES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # of the mean square of what a product sees
-_PLAIN: Mapping[str, object] = {"alpha": 1.0, "beta": 1.0, "transA": 0, "group": 1, "auto_pad": "NOTSET"}
 
 
 @dataclass
@@ -177,7 +176,7 @@ def _products(
             beside = after.inputs[1 - after.inputs.index(output)]
             if beside in known - student.constants.keys() and shapes[beside] == shapes[output]:
                 target, other = after.outputs[0], beside
-        stays = _stays(coupling, kept, step.inputs[1], 0 if _rows_first(step) else 1)
+        stays = _stays(coupling, kept, step.inputs[1], 0 if rows_first(step) else 1)
         found[step.name] = _Product(step, target, other, torch.from_numpy(stays))
     return found
 
@@ -190,33 +189,24 @@ def _stays(coupling: Coupling, kept: NDArray[np.bool_], tensor: str, axis: int) 
     return stays
 
 
-def _rows_first(step: Step) -> bool:
-    """Whether the weight is (out, in, …)."""
-    return step.key == "Conv" or bool(step.call.get("transB", 0))
-
-
 def _can_be_fitted(step: Step, network: Network, coupling: Coupling, readers: Mapping[str, int]) -> bool:
     """Whether it is a product by a constant that nothing else reads, and its channels and places are known."""
-    weight = network.constants.get(step.inputs[1]) if step.key in ("Conv", "Gemm", "MatMul") else None
-    if weight is None or weight.dtype != torch.float32 or weight.dim() != (4 if step.key == "Conv" else 2):
+    weight = constant_weight(step, network)
+    if weight is None or any(axis is None for axis in coupling.tensors.get(step.inputs[1], (None,))[:2]):
         return False
-    if any(axis is None for axis in coupling.tensors.get(step.inputs[1], (None,))[:2]):
-        return False
-    plain = all(step.call.get(name, value) == value for name, value in _PLAIN.items())
-    numbers = weight[0].numel() if _rows_first(step) else len(weight)
-    return plain and numbers <= _MOST and all(readers[name] == 1 for name in step.inputs[1:] if name)
+    return numbers(step, weight) <= _MOST and all(readers[name] == 1 for name in step.inputs[1:] if name)
 
 
 def _fitted(product: _Product, run: _Run, right: _Run) -> dict[str, Tensor]:
     """The weight and the bias of a product as they are to be; nothing where they are not better so."""
     step, constants = product.step, run.network.constants
     weight = constants[step.inputs[1]]
-    rows = weight if _rows_first(step) else weight.T  # (out, …)
+    rows = weight if rows_first(step) else weight.T  # (out, …)
     bias = _bias(step, run.network, len(rows))
     sums: list[_Moments] = []  # of the samples that are fitted to, and of those that choose the ridge
     count, total = 0, sum(values[step.inputs[0]].shape[0] for values in run.values)
     for values, wanted in zip(run.values, right.held, strict=True):
-        seen = _seen(step, values[step.inputs[0]], weight)
+        seen = what_it_sees(step, values[step.inputs[0]], weight)
         if bias is not None:
             seen = torch.cat([seen, seen.new_ones(1, seen.shape[1])])
         missing = _missing(product, run.network, values, wanted[product.target])  # (out, places)
@@ -233,7 +223,7 @@ def _fitted(product: _Product, run: _Run, right: _Run) -> dict[str, Tensor]:
     if change is None:
         return {}
     more = change[:, : rows[0].numel()].float().reshape(rows.shape)
-    found = {step.inputs[1]: weight + (more if _rows_first(step) else more.T)}
+    found = {step.inputs[1]: weight + (more if rows_first(step) else more.T)}
     return found if bias is None else {**found, step.inputs[2]: bias + change[:, -1].float()}
 
 
@@ -259,14 +249,3 @@ def _best_change(learned: _Moments, checked: _Moments) -> Tensor | None:
     gains = [checked.gain(learned.change(ridge)) for ridge in _RIDGES]
     best = int(np.argmax(gains))
     return (learned + checked).change(_RIDGES[best]) if gains[best] > 0 else None
-
-
-def _seen(step: Step, x: Tensor, weight: Tensor) -> Tensor:
-    """What a product sees at each place, (numbers, places)."""
-    if step.key != "Conv":
-        return x.movedim(-1, 0).flatten(1)
-    kernel = tuple(weight.shape[2:])
-    pads = [int(pad) for pad in step.call.get("pads", [0] * 4)]
-    strides, dilations = (step.call.get(name, [1, 1]) for name in ("strides", "dilations"))
-    around = functional.pad(x, (pads[1], pads[3], pads[0], pads[2]))
-    return functional.unfold(around, kernel, dilation=dilations, stride=strides).movedim(1, 0).flatten(1)

@@ -440,6 +440,7 @@ METHOD = Pruning(
             "rate": Option(0.02, above=0, most=100),
             "loss": Option("square", choices=("square", "kl")),
             "temperature": Option(1.0, above=0, most=1000),
+            "whiten": Option(False),
             **lessons.OPTIONS,
         },
         trains=True,
