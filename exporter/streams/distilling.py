@@ -72,7 +72,8 @@ class Frame:
     def into(self, weight: Tensor) -> Tensor:
         """What D would be for all of a weight, (out, numbers)."""
         rows = weight.flatten(1) if self.rows_first else weight.T
-        return torch.linalg.solve(self.root, rows.T).T
+        found: Tensor = torch.linalg.solve(self.root, rows.T)  # (numbers, out)
+        return found.T
 
 
 @dataclass(frozen=True)

@@ -27,13 +27,15 @@ class Learning:
     """What is learned of one layer: the numbers with their rates, and the ``learners`` that they belong to.
 
     ``harden()`` turns what was learned into what ships, before it is looked at; ``penalty(step)`` is added to the
-    loss, if there is one.
+    loss, if there is one. ``solve(inputs, missing)`` takes the place of steps: it finds what is learned by what goes
+    into the node and what its output lacks, of each feed.
     """
 
     trained: Mapping[Tensor, float]
     learners: Sequence[ChannelWeight | BlockWeight | Range]
     harden: Callable[[], None] = lambda: None
     penalty: Callable[[int], Tensor | None] = lambda _: None
+    solve: Callable[[Sequence[Tensor], Sequence[Tensor]], None] | None = None
 
 
 def float_name(network: Network, layer: LayerOf) -> str:
@@ -70,11 +72,16 @@ def reconstruct(
             inputs = ships.before(layer.step)
             before = _error(shipped, layer, inputs, wanted)
             learning = begin(layer)
-            if learning is not None:
+            if learning is not None and learning.solve is not None:
+                with torch.no_grad():
+                    lacking = [y - _output(shipped, layer, x) for x, y in zip(inputs, wanted, strict=True)]
+                    learning.solve([x[layer.step.inputs[0]] for x in inputs], lacking)
+            elif learning is not None:
                 power = before * float(torch.stack([y.square().mean() for y in wanted]).mean())
                 _learn(
                     shipped, layer, inputs, wanted, learning, unit=power, steps=steps, batch=batch, seed=(seed, index)
                 )
+            if learning is not None:
                 learning.harden()
                 after = _error(shipped, layer, inputs, wanted)
                 for one in learning.learners:

@@ -120,6 +120,7 @@ class BlockWeight:
     def put(self, codes: Codes) -> None:
         """Take these codes, (rows, columns)."""
         self.learned = LearnedCodes(codes, None, torch.ones(len(codes.scales), 1))
+        self._found: Codes | None = None
 
     def open(self) -> dict[str, Tensor]:
         """Have codes and scales learn, from the weight in full precision on; what is trained, by part."""
@@ -127,13 +128,17 @@ class BlockWeight:
         positions = self.learned.positions
         return {"factors": self.learned.factors, **({} if positions is None else {"positions": positions})}
 
+    def found(self, codes: Codes) -> None:
+        """Have these codes, (rows, columns), until they are kept or undone."""
+        self._found = codes
+
     def undo(self) -> None:
         """End learning, with nothing learned."""
         self.put(self.learned.start)
 
     def value(self) -> Tensor:
         """What the codes stand for, as the graph stores it."""
-        rows = self.learned.dequantize()
+        rows = self.learned.dequantize() if self._found is None else self._found.dequantize()
         return rows.T if self.transposed else rows.reshape(self.dims)
 
     def makers(self) -> dict[str, Callable[[], Tensor]]:
@@ -146,7 +151,7 @@ class BlockWeight:
 
     def keep(self) -> None:
         """End learning."""
-        self.put(self.learned.round())
+        self.put(self.learned.round() if self._found is None else self._found)
 
 
 class Range:

@@ -10,8 +10,7 @@ from torch import Tensor
 from edgepress.exporter.arrays.codes import Codes
 from edgepress.exporter.arrays.moments import Moments
 from edgepress.exporter.arrays.scheme import Scheme
-from edgepress.exporter.interpreter.network import Step
-from edgepress.exporter.interpreter.operators.convolutions import patches
+from edgepress.exporter.interpreter.products import rows_read
 from edgepress.exporter.interpreter.walk import Walk
 from edgepress.exporter.methods.kinds import LinearMethod, Method, load_method
 from edgepress.exporter.methods.nearest_plane import start_codes
@@ -20,23 +19,12 @@ from edgepress.exporter.methods.sparsity import keep_largest, read_sparsity
 from edgepress.exporter.streams.shipping import Bias, BlockWeight, ChannelWeight, Shipped
 from edgepress.exporter.streams.shipping_task import Coded, ShippingTask
 
-_PRODUCTS = ("Gemm", "MatMul", "com.microsoft:FusedMatMul")
 _BIASED = ("Conv", "ConvTranspose", "Gemm")  # whose third input is a bias: that of a recurrent layer is a weight, too
 
 
 def rows_of(value: Tensor, coded: Coded) -> Tensor:
     """A weight of the graph as its kernel has it, (rows, columns)."""
     return (value.T if coded.transposed else value.reshape(coded.rows or value.shape[0], -1)).contiguous()
-
-
-def rows_read(step: Step, x: Tensor, weight: Tensor) -> Tensor | None:
-    """What a node multiplies each row of a weight by, (…, columns); None where nothing looks at that.
-
-    That is so of what is no product nor convolution, and of convolutions in groups.
-    """
-    if step.key == "Conv":
-        return patches(step.call, x, weight)
-    return x if step.key in _PRODUCTS and not step.attributes.get("transA", 0) else None
 
 
 def ship_blocks(task: ShippingTask, rounding: Mapping[str, str], options: Mapping[str, Options]) -> Shipped:

@@ -53,4 +53,5 @@ def _root(second: Tensor) -> Tensor:
     """C^(−1/2) of these moments, in units of the mean eigenvalue, float32 (numbers, numbers)."""
     values, vectors = torch.linalg.eigh(second)
     mean = values.mean().clamp_min(torch.finfo(torch.float32).tiny)
-    return ((vectors * (values.clamp_min(0) / mean + _LEAST).rsqrt()) @ vectors.T).float()
+    root: Tensor = (vectors * (values.clamp_min(0) / mean + _LEAST).rsqrt()) @ vectors.T
+    return root.float()

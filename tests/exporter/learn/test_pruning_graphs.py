@@ -121,10 +121,11 @@ def test_channels_that_can_be_predicted_cost_nothing(tmp_path: Path) -> None:
     assert losses[0] < 2e-3 < losses[1]
 
 
-def test_training_brings_outputs_back(network: Path) -> None:
+@pytest.mark.parametrize("whiten", [False, True])
+def test_training_brings_outputs_back(network: Path, whiten: bool) -> None:
     options: Mapping[str, Options] = {
         "channels": {"share": 0.9, "by": "outputs", "only": "conv_1_0,conv_10_0"},
-        "retrain": {"steps": 40, "batch": 4, "flip": True, "shift": 1, "mix": True, "features": 0.1},
+        "retrain": {"steps": 40, "batch": 4, "flip": True, "shift": 1, "mix": True, "features": 0.1, "whiten": whiten},
     }
     found = shrunk(network, recipe(options))
     curve = found.steps[-1]["curve"]

@@ -15,6 +15,7 @@ from edgepress.exporter.streams.distilling import Match, Student, distil
 from edgepress.terminal.progress import silent
 
 CHANNELS, OUT = 6, 4
+KINDS = ["Conv", "Gemm", "Gemm, transposed", "MatMul"]
 
 
 def product(kind: str, weight: NDArray[np.float32]) -> onnx.ModelProto:
@@ -40,7 +41,7 @@ def uneven(image: bool, count: int = 40) -> list[dict[str, NDArray[np.float32]]]
     return [{"x": np.ascontiguousarray(np.moveaxis(x, -1, 1), np.float32)} for x in made]
 
 
-@pytest.fixture(params=["Conv", "Gemm", "Gemm, transposed", "MatMul"])
+@pytest.fixture(params=KINDS)
 def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -68,6 +69,7 @@ def test_what_a_product_sees_is_white_in_its_frame(kind: str) -> None:
     assert frame.rows_first == (kind in ("Conv", "Gemm, transposed"))
 
 
+@pytest.mark.parametrize("kind", ["Gemm", "MatMul"], indirect=True)
 def test_training_in_frames_learns_more_in_as_many_steps(kind: str, tmp_path: Path) -> None:
     """The student begins where it is to the bit, and what lies in small directions is learned as what does not."""
     teacher = Network(product(kind, weights(kind, 0)))
@@ -93,7 +95,7 @@ def test_training_in_frames_learns_more_in_as_many_steps(kind: str, tmp_path: Pa
         changed = training.best["w"] - student.constants["w"]
         assert float(changed.abs().max()) > 0
         losses.append(training.least)
-    assert losses[1] < 0.75 * losses[0]  # measured: 0.15 to 0.56
+    assert losses[1] < 0.75 * losses[0]  # measured: 0.15
 
 
 def test_what_several_nodes_read_or_groups_see_has_no_frame() -> None:
