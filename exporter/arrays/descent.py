@@ -32,13 +32,14 @@ def descend(start: Codes, full: Tensor, second: Tensor, missing: Tensor, *, swee
     zero_points = spread(start.zero_points, scheme, columns).double()
     scales = start.scales.double().clone()  # (rows, blocks)
     codes = start.codes.double()
+    top = (1 << scheme.bits) - 1
     moves = codes != zero_points if scheme.zeros else torch.ones_like(codes, dtype=torch.bool)
     for _ in range(sweeps):
         wide = spread(scales, scheme, columns)
         for first in range(0, columns, _BLOCK):
             some = slice(first, first + _BLOCK)
             moved = _move_codes(
-                codes[:, some], moves[:, some], wide[:, some], slope[:, some], curve[some, some], (1 << scheme.bits) - 1
+                codes[:, some], torch.where(moves, wide, 0)[:, some], slope[:, some], curve[some, some], top
             )
             slope += moved @ curve[some]
         width = columns if scheme.per_channel else scheme.block_size
@@ -55,13 +56,13 @@ def descend(start: Codes, full: Tensor, second: Tensor, missing: Tensor, *, swee
     return Codes(codes.to(torch.uint8), scales.float(), start.zero_points, scheme)
 
 
-def _move_codes(codes: Tensor, moves: Tensor, scales: Tensor, slope: Tensor, curve: Tensor, top: int) -> Tensor:
-    """Move the codes of some columns in place; by how much their values moved, (rows, some)."""
+def _move_codes(codes: Tensor, scales: Tensor, slope: Tensor, curve: Tensor, top: int) -> Tensor:
+    """Move the codes of some columns in place, but where scales are 0; by how much values moved, (rows, some)."""
     here, moved = slope.clone(), torch.zeros_like(slope)
     for column in range(codes.shape[1]):
         scale, old = scales[:, column], codes[:, column].clone()
         best = old - here[:, column] / (curve[column, column] * torch.where(scale == 0, torch.inf, scale))
-        codes[:, column] = torch.where(moves[:, column], best.round().clamp(0, top), old)
+        codes[:, column] = best.round().clamp(0, top)
         moved[:, column] = (codes[:, column] - old) * scale
         here += moved[:, column, None] * curve[column]
     return moved

@@ -20,8 +20,8 @@ from torch import Tensor
 from edgepress.exporter.arrays.moments import Moments
 from edgepress.exporter.arrays.parallel import each
 from edgepress.exporter.arrays.scheme import Scheme
-from edgepress.exporter.interpreter.products import rows_read
 from edgepress.exporter.interpreter.network import Feed, Network, Step, Tensors, arrays
+from edgepress.exporter.interpreter.products import rows_read
 from edgepress.exporter.interpreter.walk import Walk
 from edgepress.exporter.learn.budget.sensitivity import TensorGroup, find_candidates
 from edgepress.exporter.learn.graphs.blocks import by_itself, rows_of

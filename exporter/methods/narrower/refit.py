@@ -25,8 +25,13 @@ from torch import Tensor
 
 from edgepress.exporter.interpreter.network import Feed, Hooks, Network, Step
 from edgepress.exporter.methods.narrower.coupling import Coupling
-from edgepress.exporter.methods.narrower.products import constant_weight, numbers, rows_first, what_it_sees
-from edgepress.exporter.methods.narrower.reads import DATA_AXIS
+from edgepress.exporter.methods.narrower.reads import (
+    DATA_AXIS,
+    constant_weight,
+    numbers,
+    rows_first,
+    what_it_sees,
+)
 
 _MOST = 4608  # numbers that a product may see: 512 channels through a kernel of 3 × 3
 _CHECKED = 4  # one sample in so many chooses the ridge

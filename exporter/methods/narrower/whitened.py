@@ -14,8 +14,13 @@ import torch
 from torch import Tensor
 
 from edgepress.exporter.interpreter.network import Feed, Hooks, Network, Step
-from edgepress.exporter.methods.narrower.products import constant_weight, numbers, rows_first, what_it_sees
-from edgepress.exporter.methods.narrower.reads import DATA_AXIS
+from edgepress.exporter.methods.narrower.reads import (
+    DATA_AXIS,
+    constant_weight,
+    numbers,
+    rows_first,
+    what_it_sees,
+)
 from edgepress.exporter.streams.distilling import Frame
 
 _MOST = 2048  # numbers that a product may see: a step multiplies by a matrix of their square
@@ -29,9 +34,10 @@ def frames_of(network: Network, names: Collection[str], feeds: Iterable[Feed]) -
     products: dict[str, Step] = {}  # by node
     for step in network.steps:
         weight = constant_weight(step, network)
-        if weight is not None and step.inputs[1] in names and readers[step.inputs[1]] == 1:
-            if numbers(step, weight) <= _MOST:
-                products[step.name] = step
+        if weight is None or step.inputs[1] not in names or readers[step.inputs[1]] > 1:
+            continue
+        if numbers(step, weight) <= _MOST:
+            products[step.name] = step
     total: dict[str, Tensor] = {}
 
     def read(step: Step, index: int, value: Tensor) -> Tensor:

@@ -43,7 +43,7 @@ def _run(task: ShippingTask, options: Options) -> None:
             return None
         constant = task.network.constants[weight.name]
         if sweeps and _is_product(layer.step, constant):
-            return Learning({}, [weight], solve=partial(_solve, weight, layer.step, constant, sweeps))
+            return Learning({}, [weight], solve=partial(_solve, layer.step, weight, sweeps))
         rates = {"factors": rate, "positions": rounding}
         trained = {value: rates[part] for part, value in weight.open().items()}
         return Learning(trained, [weight])
@@ -59,19 +59,12 @@ def _is_product(step: Step, constant: Tensor) -> bool:
     return is_read and constant.dim() == 2 and float(step.attributes.get("alpha", 1.0)) == 1.0
 
 
-def _solve(
-    weight: BlockWeight,
-    step: Step,
-    constant: Tensor,
-    sweeps: int,
-    inputs: Sequence[Tensor],
-    lacking: Sequence[Tensor],
-) -> None:
+def _solve(step: Step, weight: BlockWeight, sweeps: int, inputs: Sequence[Tensor], lacking: Sequence[Tensor]) -> None:
     """Find the codes and scales of a product, by what it reads and what its output lacks, of each feed."""
     count, columns = weight.full.shape
     second, missing = torch.zeros(columns, columns), torch.zeros(count, columns)
     for x, r in zip(inputs, lacking, strict=True):
-        rows = rows_read(step, x, constant)
+        rows = rows_read(step, x, weight.value())
         assert rows is not None  # a product
         rows = rows.reshape(-1, columns)
         second += rows.T @ rows
