@@ -3,7 +3,8 @@
 A decoder learns by the outputs of its layers; a graph has products, each of which learns by its own, its input coming
 from those before it as they ship. The error of a product is a parabola of its weight, so its codes and scales are found
 one at a time, each where the error is least (:mod:`~edgepress.exporter.arrays.descent`), in ``sweeps``. Gradient steps,
-which take codes away from where ``start`` (GPTQ) put them before they know better, brought its products nothing. What
+which take codes away from where ``start`` (GPTQ) put them before they know better, bring less
+(``benchmarks/rounding_cnn.py``). What
 else reads a weight (convolutions in groups, recurrent layers, lookups), and everything with ``sweeps = 0``, learns in
 ``steps``, by the parameters and gradients of :mod:`~edgepress.exporter.methods.round.autoround`.
 """
