@@ -121,3 +121,5 @@ def test_language_models_take_nothing_of_other_tasks(bundle: Path, capsys: pytes
     assert "is a language model, so there is nothing for --times; leave it out" in capsys.readouterr().err
     assert main(["run", str(bundle), "--prompt", "a", "--json"]) == 2
     assert "is a language model, so there is nothing for --json; leave it out" in capsys.readouterr().err
+    assert main(["bench", str(bundle), "--inputs", "none.npz"]) == 2
+    assert "is a language model, so there is nothing for --inputs; leave it out" in capsys.readouterr().err

@@ -43,6 +43,7 @@ def run(arguments: argparse.Namespace) -> int:
     import json
 
     from edgepress.commands.prepare import prepare_first
+    from edgepress.errors import InputError
     from edgepress.runtime.measures.bench import (
         bench,
         bench_turns,
@@ -56,6 +57,8 @@ def run(arguments: argparse.Namespace) -> int:
         return _run_profile(arguments)
     if not is_language_model(arguments.bundle):
         return _run_graph(arguments)
+    if arguments.inputs is not None:
+        raise InputError(f"{arguments.bundle} is a language model, so there is nothing for --inputs; leave it out")
     place = {"on": arguments.on, "soc": arguments.soc, "graph": arguments.graph}
     prepare_first(arguments.bundle, not arguments.no_prepare and arguments.on in (None, "cpu"), arguments.graph)
     lengths = arguments.prompt_lengths
