@@ -267,7 +267,7 @@ def test_what_is_lost_is_bounded_whatever_comes(
     nothing: int,
     once: float,
 ) -> None:
-    """1.5 % and half a step of all answers together; one of them may take two steps that others saved besides."""
+    """1.5 % and half a step of all answers together; of one a step, and two that others saved besides."""
     costs, learned, first = StepCosts({1: 1.0, 16: wide}, exact=16), Learned(), once
     window = Window(costs, 16, learned)
     spent = tokens = before_spent = before_tokens = room = 0.0
@@ -293,7 +293,7 @@ def test_what_is_lost_is_bounded_whatever_comes(
             window.plain()
             spent += 1
         assert spent <= 1.015 * tokens + 0.5 + 1e-9
-        assert spent - before_spent <= 1.015 * (tokens - before_tokens) + 0.5 + room + 1e-9
+        assert spent - before_spent <= 1.015 * (tokens - before_tokens) + 1 + room + 1e-9
         assert window.spent == pytest.approx(spent - before_spent)
 
 
@@ -328,8 +328,8 @@ def test_short_answers_gain_by_what_those_before_them_have_learned() -> None:
     assert np.mean(together) < alone - 0.1
     assert np.mean(together[-20:]) < 0.85
     wrong = [spent_on(learned, 0.05, generator) for _ in range(40)]  # what is asked for is of another kind now
-    assert max(wrong) < 1.06
-    assert np.mean(wrong) <= 1.015 + 2.5 / (40 * 64)
+    assert max(wrong) <= 1.015 + 3 / 64
+    assert np.mean(wrong) <= 1.015 + 3 / (40 * 64)
     again = [spent_on(learned, 0.9, generator) for _ in range(40)]
     assert np.mean(again[-20:]) < 0.85
 
@@ -377,7 +377,7 @@ def test_the_window_follows_what_was_right() -> None:
     for _ in range(12):
         width = window.width(3)
         window.verified(3, width, width, 1 + width) if width else window.plain()
-    assert window.width(3) == 15
+    assert window.width(3) >= 14
     for _ in range(40):
         width = window.width(3)
         window.verified(3, width, 0, 1 + width) if width else window.plain()

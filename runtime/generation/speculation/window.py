@@ -8,8 +8,9 @@ What speculation may lose is bounded whatever it believes: there is an account i
 what it saved over a step of its own, and :data:`_GRANTED` besides; no step is tried that could leave less than nothing.
 
 What answers have learned outlives them (:class:`Learned`), and so does the account: all answers of a model together
-take at most 1 + ``_GRANTED`` of their plain time, and ``_FIRST`` steps. One of them may take what those before it have
-saved besides, at most ``_CARRIED`` steps: by that it can pay at its beginning for what a drafter has to read first.
+take at most 1 + ``_GRANTED`` of their plain time, and ``_FIRST`` steps. What is left goes from one answer to the next,
+``_LEFT`` steps of what is granted and ``_CARRIED`` of what was saved at most: by that a short one can pay at its
+beginning for what a drafter has to read first.
 """
 
 from collections.abc import Callable
@@ -20,11 +21,11 @@ from edgepress.runtime.generation.speculation.costs import StepCosts
 _GRANTED = 0.015  # of a step, for each token
 _FIRST = 0.5  # of a step
 _WORTH = 1.02  # tokens a cost from which on a step is worth it: below, measuring is no better than that
-_PRIOR = 1.0  # proposals that are taken for seen before there were any
+_PRIOR = 2.0  # proposals that are taken for seen before there were any
 _RIGHT = (0.3, 0.3, 0.55, 0.7, 0.8, 0.9, 0.95)  # how many of them were right, by evidence
 _REMEMBERED = 12.0  # proposals of one evidence; older ones fade
 _FORGET = 0.99  # what is left of them when none is made although there is evidence: so that it is tried again
-_CARRIED = 2.0  # steps that one answer may take of what others have saved
+_LEFT, _CARRIED = 1.0, 2.0  # steps that an answer has of what was granted to those before it, and of what they saved
 _BETWEEN = 0.5  # what is left of the proposals seen when another answer begins, which may be of another kind
 
 
@@ -43,7 +44,7 @@ class Learned:
 
     def next_answer(self) -> None:
         """Another answer begins: older proposals fade, and of the account it has what it may lose."""
-        self.balance = min(self.balance, _FIRST + min(max(self.saved, 0.0), _CARRIED))
+        self.balance = min(self.balance, _LEFT + min(max(self.saved, 0.0), _CARRIED))
         self.seen = {evidence: (_BETWEEN * right, _BETWEEN * seen) for evidence, (right, seen) in self.seen.items()}
 
 
