@@ -358,6 +358,27 @@ def test_proposals_that_nobody_asked_for_are_not_wrong() -> None:
         assert right == pytest.approx(seen)
 
 
+class Unsure(Guesses):
+    """It stops after two tokens, however many are asked for, and each takes it a fifth of a step."""
+
+    def cost(self, count: int) -> float:
+        return 0.2 * count
+
+    def propose(self, count: int, choosing: Choosing) -> list[int]:
+        return super().propose(min(count, 2), choosing)
+
+
+def test_a_drafter_that_stops_is_paid_for_what_it_did() -> None:
+    sampling = Sampling(bias={END: -np.inf})
+    plain = tokens_of(Table(1), sampling, 40).tokens
+    table, window = Table(1), Window(CHEAP, 8)
+    ahead = Speculating(table, Unsure(plain, [9, 17]), window, 7)
+    assert tokens_of(ahead, sampling, 40).tokens == plain
+    steps = table.steps[1:]  # after the prompt
+    assert max(steps) == 3
+    assert window.spent == pytest.approx(sum(map(CHEAP.of, steps)) + 0.2 * ahead.tally.proposed)
+
+
 def test_what_is_read_once_is_paid_when_the_account_has_it() -> None:
     """A draft of a tenth of the model's cost is worth it, and has to read a text first that no single step pays for."""
     window, steps = Window(StepCosts({1: 1.0, 2: 1.33, 4: 1.74, 16: 5.34}, exact=16), 16), 0

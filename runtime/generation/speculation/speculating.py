@@ -115,8 +115,9 @@ class Speculating(Around):
         evidence, tokens = drafter.evidence(), list[int]()
         count = self._width(evidence, len(known)) if evidence else 0
         if count > 0:
-            drafted = drafter.cost(count)
+            prices = [drafter.cost(made) for made in range(1, count + 1)]  # of one that stops where it is not sure
             tokens = drafter.propose(count, self._choosing)
+            drafted = prices[max(0, len(tokens) - 1)]
         if not tokens:
             self._window.plain(len(known), drafted)
             return self._inner.decode(token) if len(known) == 1 else self._inner.prefill(known)
