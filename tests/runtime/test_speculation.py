@@ -399,7 +399,7 @@ def test_the_window_follows_what_was_right() -> None:
         width = window.width(3)
         window.verified(3, width, width, 1 + width) if width else window.plain()
     assert window.width(3) >= 14
-    for _ in range(40):
+    for _ in range(60):
         width = window.width(3)
         window.verified(3, width, 0, 1 + width) if width else window.plain()
     assert window.width(3) == 0
