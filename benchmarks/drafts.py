@@ -9,7 +9,8 @@ they are not there yet: 7 and 4 minutes of a core) have one of 2 of 12 layers, d
 
 - ``gain``: what is proposed, what is right, and the speed that steps counted at the costs of the 135M shape give
   (benchmarks/speculation.py; a step of the draft costs the share of bytes that it reads): no time is measured, so it
-  can run beside other work. "likeliest" proposals of a drawn text are what the draft holds for likeliest.
+  can run beside other work. "likeliest" proposals of a drawn text are what the draft holds for likeliest. Answers go on
+  from what those before them have learned, as a model's do, or each learns anew, as the first does.
 - ``agreement``: of both distributions at tokens of the text, how often a proposal is right by each way of drawing it.
 - ``times``, with ``--times``: plain and speculated answers in turn, on one thread, by the steps' measured costs, so few
   or none are speculated where that pays little. It has to run quietly.
@@ -41,14 +42,14 @@ from edgepress.runtime.generation.sampling import softmax
 from edgepress.runtime.generation.speculation.costs import StepCosts
 from edgepress.runtime.generation.speculation.kinds import Drafter, Opening
 from edgepress.runtime.generation.speculation.speculating import Speculating
-from edgepress.runtime.generation.speculation.window import Window
+from edgepress.runtime.generation.speculation.window import Learned, Window
 from edgepress.runtime.model import Model
 from edgepress.runtime.model import load as open_bundle
 from edgepress.runtime.sessions.cpu import CpuSession
 from edgepress.text.tokenizer import StopStrings
 
 PROMPTS, PROMPT, ROUNDS = 32, 32, 2
-ANSWERS = (64, 384)  # tokens at most; a window learns in each answer anew whether proposals pay
+ANSWERS = (64, 384)  # tokens at most
 HOT = 0.8
 DRAFTERS = {"demo": "draft", "stories": "draft", "deep": "draft", "hybrid": "mtp"}
 NAMES = {
@@ -150,22 +151,28 @@ def drafter_of(model: Model, name: str, share: float) -> Drafter:
 
 
 def measure_gain(name: str, temperature: float, way: str, most: int) -> Sample:
-    """Answers of ``most`` tokens by steps whose costs are given."""
+    """Answers of ``most`` tokens by steps whose costs are given: each learning anew, and all going on."""
     model, share = open_bundle(bundle_of(name), threads=1, prepared=False), share_of(name)
-    found: Sample = {"share": share, "answers": 0, "tokens": 0, "steps": 0, "proposed": 0, "right": 0, "spent": 0.0}
     inner = drafter_of(model, name, share)
-    for seed, prompt in enumerate(prompts(model, name)):
-        window = Window(COSTS, 16)
-        ahead = Speculating(model, inner if way == "drawn" else Likeliest(inner), window, 15)
-        sampling = Sampling(temperature=temperature, seed=seed)
-        generation = Generation(ahead, prompt, sampling, most, StopStrings([]))
-        for _piece in generation:
-            pass
-        found["answers"] += 1
-        found["tokens"] += len(generation.tokens) - 1  # the first comes with the prompt
-        found["spent"] += window.spent
-        for key in ("steps", "proposed", "right"):
-            found[key] += getattr(ahead.tally, key)
+    asked = prompts(model, name)
+    found: Sample = {"share": share, "answers": len(asked)}
+    for learning in ("anew", "going on"):
+        counts = {"tokens": 0, "steps": 0, "proposed": 0, "right": 0, "spent": 0.0, "slowest": 9.0}
+        learned = {drawn: Learned() for drawn in (False, True)}
+        for seed, prompt in enumerate(asked):
+            known = learned if learning == "going on" else None
+            window = Window(COSTS, 16)
+            ahead = Speculating(model, inner if way == "drawn" else Likeliest(inner), window, 15, known)
+            generation = Generation(ahead, prompt, Sampling(temperature=temperature, seed=seed), most, StopStrings([]))
+            for _piece in generation:
+                pass
+            tokens = len(generation.tokens) - 1  # the first comes with the prompt
+            counts["tokens"] += tokens
+            counts["spent"] += window.spent
+            counts["slowest"] = min(counts["slowest"], tokens / window.spent) if tokens else counts["slowest"]
+            for key in ("steps", "proposed", "right"):
+                counts[key] += getattr(ahead.tally, key)
+        found[learning] = counts
     return found
 
 
@@ -232,15 +239,16 @@ def report(samples: Sequence[Mapping[str, Any]]) -> str:
             *(NAMES[one["model"]], one["drafter"], f"{one['temperature']:g}", one["proposals"]),
             f"{one['share']:.2f}",
             f"{one['most']}",
-            f"{one['tokens']:,}",
-            f"{one['steps']:,}",
-            f"{one['right']:,} of {one['proposed']:,}",
-            f"{one['tokens'] / one['spent']:.2f}",
+            *(f"{one[way]['tokens'] / one[way]['spent']:.2f}" for way in ("anew", "going on")),
+            f"{one['going on']['slowest']:.2f}",
+            *(f"{one['going on'][key]:,}" for key in ("tokens", "steps")),
+            f"{one['going on']['right']:,} of {one['going on']['proposed']:,}",
         )
         for one in kinds["gain"]
     ]
-    header = ("model", "drafter", "temperature", "proposals", "a step of the drafter", "of at most", "tokens", "steps")
-    parts = [table((*header, "proposals right", "speed by counted steps"), gains)]
+    header = ("model", "drafter", "temperature", "proposals", "a step of the drafter", "of at most")
+    header += ("speed, each learning anew", "speed, going on", "the slowest answer")
+    parts = [table((*header, "tokens", "steps", "proposals right"), gains)]
     agreements = [
         (
             *(NAMES[one["model"]], f"{one['temperature']:g}", f"{one['tokens']:,}"),

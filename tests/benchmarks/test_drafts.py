@@ -27,7 +27,8 @@ def test_equal_distributions_draw_one_token_and_others_less_than_they_have_in_co
 def test_no_answer_costs_more_than_the_account_has_and_drawing_is_better_than_the_likeliest() -> None:
     samples = [json.loads(line) for line in SAMPLES.read_text(encoding="utf-8").splitlines()[1:]]
     for one in (one for one in samples if one["what"] == "gain"):
-        assert one["right"] <= one["proposed"]
-        assert one["spent"] <= 1.015 * one["tokens"] + 0.5 * one["answers"]
+        for way, first in (("anew", one["answers"]), ("going on", 1)):
+            assert one[way]["right"] <= one[way]["proposed"]
+            assert one[way]["spent"] <= 1.015 * one[way]["tokens"] + 0.5 * first
     for one in (one for one in samples if one["what"] == "agreement"):
         assert one["likeliest"] < one["drawn"] < one["best"]
