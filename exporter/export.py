@@ -27,7 +27,7 @@ from edgepress.exporter.bundle.write import write_data
 from edgepress.exporter.bundle.written.download import describe_zeros
 from edgepress.exporter.decide.encoder_decoder import decide_encoder_decoder, is_encoder_decoder
 from edgepress.exporter.decide.job import Opened, Prepared, Shrunk
-from edgepress.exporter.decide.opening import open_model
+from edgepress.exporter.decide.opening import open_model, refuse_task
 from edgepress.exporter.decide.prepare import settle, shrink, shrink_draft
 from edgepress.exporter.decide.traced import decide_traced, refuse_of_language_models
 from edgepress.exporter.doors.kinds import Options, find_door
@@ -159,6 +159,7 @@ def export(
         adapters=adapters,
         adapter_slots=adapter_slots,
     )
+    refuse_task(model, task)
     return make_bundle(opened, Path(out), check=check, force=force, threads=threads, progress=progress)
 
 

@@ -162,6 +162,16 @@ def test_a_language_model_is_not_scored_by_an_option_of_tasks(
     assert f"is a language model, so there is nothing for {option}" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("words", [["plan", "demo"], ["export", "demo", "--out", "out"]], ids=["plan", "export"])
+def test_a_language_model_has_no_other_task(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main([*words, "--task", "image-classification"]) == 2
+    assert "demo is a language model, for which --task image-classification has no effect" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_debug_shows_the_traceback(tmp_path: Path) -> None:
     result = edgepress("verify", tmp_path / "absent", "--debug")
     assert "Traceback" in result.stderr

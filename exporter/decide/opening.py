@@ -19,6 +19,15 @@ from edgepress.targets import Soc, Target, default_recipe, find_soc, find_target
 from edgepress.whole import whole_number
 
 
+def refuse_task(model: str | Path, task: str | None) -> None:
+    """Raise InputError where a language model is asked for another task than to write texts."""
+    if task not in (None, "text-generation"):
+        raise InputError(
+            f"{model} is a language model, for which --task {task} has no effect; leave it out, or name a function "
+            "that returns the module for that task, as package.module:callable"
+        )
+
+
 def open_model(
     model: str | Path,
     *,

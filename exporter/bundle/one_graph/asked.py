@@ -75,6 +75,11 @@ def _text_shape(task: Task, asked: int | None, target: Target) -> dict[str, int]
         raise InputError(
             f"{target.name} takes texts of one length, and the graph has no mask that says which tokens are padding"
         )
+    if asked is not None and asked > task.text.longest:
+        raise InputError(
+            f"{target.name} is asked for texts of {asked} tokens, and texts are cut after {task.text.longest}; give "
+            f"--context {task.text.longest} or less"
+        )
     return {axis: asked or task.text.length or min(task.text.longest, TEXT_LENGTH)}
 
 

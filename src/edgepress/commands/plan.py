@@ -33,6 +33,7 @@ def run(arguments: argparse.Namespace) -> int:
     from edgepress.exporter.decide.encoder_decoder import decide_encoder_decoder, is_encoder_decoder
     from edgepress.exporter.decide.estimate import estimate
     from edgepress.exporter.decide.on_device import estimate_on, lines_of
+    from edgepress.exporter.decide.opening import refuse_task
     from edgepress.exporter.decide.report import (
         format_estimate,
         format_plan,
@@ -95,6 +96,7 @@ def run(arguments: argparse.Namespace) -> int:
         adapter_slots=arguments.adapter_slots,
         progress=progress,
     )
+    refuse_task(arguments.model, arguments.task)
     estimated = estimate(prepared, usable_cores())
     device = None if roofline is None else estimate_on(prepared, roofline)
     if arguments.json:

@@ -3,6 +3,8 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import onnx
@@ -15,8 +17,10 @@ from edgepress.bundle.manifest import find_problems, read_manifest
 from edgepress.cli import main
 from edgepress.errors import InputError
 from edgepress.exporter import export
+from edgepress.exporter.bundle.one_graph.asked import static_shapes
 from edgepress.runtime import load
 from edgepress.runtime.loading import at_one_size
+from edgepress.targets import find_target
 from edgepress.targets.providers import qnn
 from edgepress.tasks.task import Edge, Task
 from edgepress.tasks.text import Text
@@ -142,6 +146,21 @@ def test_a_context_is_of_texts(home: Path, tmp_path: Path) -> None:
     for target, message in (("qnn-htp", "takes no text has no context"), ("arm64-cpu", "--context has no effect")):
         with pytest.raises(InputError, match=message):
             export(home / "network.onnx", out=tmp_path / "out", recipe="fp32", target=target, context_length=64)
+
+
+def test_texts_longer_than_the_model_takes_are_refused() -> None:
+    edges = tuple(Edge(name, "int64", ("batch", "tokens")) for name in ("input_ids", "attention_mask"))
+    outputs = (Edge("y", "float32", ("batch", "tokens", 8)),)
+    task = Task("feature-extraction", edges, outputs, text=Text(longest=64, mask="attention_mask"))
+    target = find_target("qnn-htp")
+
+    def shapes(context: int | None) -> dict[str, int]:
+        subject: Any = SimpleNamespace(task=task, recipe=SimpleNamespace(context_length=context))
+        return static_shapes(subject, target)
+
+    assert shapes(None) == shapes(64) == {"batch": 1, "tokens": 64}
+    with pytest.raises(InputError, match="asked for texts of 65 tokens, and texts are cut after 64; give --context 64"):
+        shapes(65)
 
 
 def test_an_axis_of_which_nothing_says_a_size_is_refused(tmp_path: Path) -> None:
