@@ -91,8 +91,6 @@ def _joined(editor: Editor, node: onnx.NodeProto, shapes: _Shapes, split: set[st
 
 def _size(editor: Editor, node: onnx.NodeProto, shapes: _Shapes) -> bool:
     """How many texts or tokens there are is asked of heads together, for masks that get a row for each query."""
-    if _maker(editor, node.input[0], "Transpose", _BY_TOKEN) is None:
-        return False
     part = _part(editor, node.input[0], shapes())
     axis = attribute(node, "start", 0) % 4
     if part is None or axis not in _KEPT or attribute(node, "end", 4) % 4 != axis + 1:

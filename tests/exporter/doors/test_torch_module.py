@@ -59,15 +59,16 @@ class Attends(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.packed, self.parts = nn.Linear(32, 96), nn.ModuleList(nn.Linear(32, 32) for _ in range(3))
+        self.packed, self.parts = nn.Linear(32, 96), nn.ModuleList(nn.Linear(32, 32) for _ in range(5))
 
     def forward(self, x, padding):
         texts, length, _ = x.shape
         mask = (padding == 0)[:, None, None]
         packed = self.packed(x).reshape(texts, length, 3, 4, 8).permute(2, 0, 3, 1, 4).unbind(0)
-        x = x + nn.functional.scaled_dot_product_attention(*packed, mask).transpose(1, 2).reshape(x.shape)
-        parts = [part(x).view(texts, length, 4, 8).transpose(1, 2) for part in self.parts]
-        return x + nn.functional.scaled_dot_product_attention(*parts, mask).transpose(1, 2).reshape(x.shape)
+        *parts, first, second = self.parts
+        x = x + first(nn.functional.scaled_dot_product_attention(*packed, mask).transpose(1, 2).reshape(x.shape))
+        apart = [part(x).view(texts, length, 4, 8).transpose(1, 2) for part in parts]
+        return x + second(nn.functional.scaled_dot_product_attention(*apart, mask).transpose(1, 2).reshape(x.shape))
 
 
 def attends():
