@@ -1,12 +1,15 @@
 """``edgepress bench``: measure a bundle on this machine."""
 
 import argparse
+import os
 from pathlib import Path
 
 from edgepress.commands.common.opening import add_loading_arguments, add_place_arguments
 
 NAME = "bench"
 HELP = "measure a bundle on this machine: load, prefill, decode, memory, energy; of an ONNX file's: load, run, memory"
+
+_DEFAULTS = {"decode_tokens": 64, "repetitions": 5, "warmup": 1}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -16,9 +19,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--prompt-lengths", type=int, nargs="+", metavar="N", help="tokens to prefill (default: 64 256, if they fit)"
     )
-    parser.add_argument("--decode-tokens", type=int, default=64, metavar="N", help="tokens to decode in each turn")
-    parser.add_argument("--repetitions", type=int, default=5, metavar="N", help="turns of each measurement")
-    parser.add_argument("--warmup", type=int, default=1, metavar="N", help="turns before them, kept apart")
+    parser.add_argument(
+        "--decode-tokens",
+        type=int,
+        default=_DEFAULTS["decode_tokens"],
+        metavar="N",
+        help="tokens to decode in each turn",
+    )
+    parser.add_argument(
+        "--repetitions", type=int, default=_DEFAULTS["repetitions"], metavar="N", help="turns of each measurement"
+    )
+    parser.add_argument(
+        "--warmup", type=int, default=_DEFAULTS["warmup"], metavar="N", help="turns before them, kept apart"
+    )
     parser.add_argument("--prefill-chunk", type=int, metavar="N", help="prompt tokens computed at once")
     parser.add_argument("--energy", nargs="+", metavar="SOURCE", help="energy counters (default: all that are here)")
     parser.add_argument(
@@ -88,11 +101,17 @@ def _run_profile(arguments: argparse.Namespace) -> int:
     from edgepress.runtime.profile.breakdown import break_down
     from edgepress.terminal.stdio import say
 
-    if given := [name for name in ("on", "soc", "energy", "inputs", "json") if getattr(arguments, name)]:
-        raise InputError(f"--{given[0]} is nothing for bench --profile; `edgepress profile` measures everything")
+    given = [name for name in ("on", "soc", "energy", "inputs", "json") if getattr(arguments, name)]
+    given += [] if arguments.prefill_chunk is None else ["prefill_chunk"]
+    given += [name for name, default in _DEFAULTS.items() if getattr(arguments, name) != default]
+    if given:
+        option = given[0].replace("_", "-")
+        raise InputError(f"--{option} is nothing for bench --profile; `edgepress profile` measures everything")
     html = Path(arguments.profile) if arguments.profile else None
     if html is not None and html.suffix.lower() not in {".html", ".htm"}:
         raise InputError(f"--profile writes a page of HTML, and {html} does not end with .html; name it so")
+    if html is not None and not os.access(html.parent, os.W_OK):
+        raise InputError(f"--profile cannot write {html}: {html.parent} is no folder that you may write into")
     found = break_down(
         arguments.bundle,
         threads=arguments.threads,

@@ -255,5 +255,10 @@ def test_what_it_does_not_measure_is_refused(tmp_path: Path, capsys: pytest.Capt
     bundle = make_bundle(tmp_path / "bundle")
     assert main(["bench", str(bundle), "--profile", "--json"]) == 2
     assert "--json is nothing for bench --profile; `edgepress profile` measures everything" in capsys.readouterr().err
+    for option in ("--decode-tokens", "--repetitions", "--warmup", "--prefill-chunk"):
+        assert main(["bench", str(bundle), "--profile", option, "3"]) == 2
+        assert f"{option} is nothing for bench --profile" in capsys.readouterr().err
+    assert main(["bench", str(bundle), "--profile", str(tmp_path / "none" / "page.html")]) == 2
+    assert "none is no folder that you may write into" in capsys.readouterr().err
     assert main(["bench", str(bundle), "--profile", str(tmp_path / "page.svg")]) == 2
     assert "page.svg does not end with .html; name it so" in capsys.readouterr().err

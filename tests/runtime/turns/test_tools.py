@@ -410,6 +410,9 @@ def test_functions_of_a_file_are_tools(tmp_path: Path) -> None:
             read_functions(file)
     with pytest.raises(InputError, match="is no file"):
         read_functions(tmp_path / "none.py")
+    (tmp_path / "tools.json").write_text("[]")
+    with pytest.raises(InputError, match="is no Python: tools are functions"):
+        read_functions(tmp_path / "tools.json")
 
 
 def test_the_command_line_takes_functions(model: Model, tmp_path: Path) -> None:
