@@ -7,7 +7,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-LANGUAGES = {"sh", "console", "python", "toml", "text", "mermaid"}
+LANGUAGES = {"sh", "console", "python", "toml", "json", "text", "mermaid"}
 """What a block may be; ``text`` is no code."""
 
 _FENCE = re.compile(

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from tiny_models import save
 
+from edgepress import testing
 from edgepress.errors import InputError
 from edgepress.exporter import export
 from edgepress.runtime.gate.figures import Figure, Gauge, Request
@@ -48,7 +49,8 @@ def test_parity_with_itself_and_with_another_model(bundle: Path) -> None:
 
 
 def made_up(module: object, monkeypatch: pytest.MonkeyPatch, *values: Figure) -> list[list[Request]]:
-    """Let a gauge give these figures, one a bundle; return what it is asked."""
+    """Let a gauge give these figures, one a bundle of a language model; return what it is asked."""
+    monkeypatch.setattr(testing, "_is_graph", lambda _bundle: False)
     asked: list[list[Request]] = []
 
     def take(requests: list[Request]) -> list[list[Figure]]:

@@ -22,11 +22,14 @@ import pytest
 from pages import LANGUAGES, PAGES, ROOT, Block, blocks, commands_in_sentences, name
 
 from edgepress import cli
+from edgepress.errors import InputError
 from edgepress.exporter import export
 from edgepress.exporter.decide.checks import check_recipe
+from edgepress.exporter.doors.processing.entries import task_of
 from edgepress.exporter.recipe.reading import read_recipe
 from edgepress.runtime.gate.budget import read_budget
 from edgepress.runtime.gate.gauges import known_gauges
+from edgepress.tasks.task import Edge
 
 BLOCKS = blocks()
 OF_PAGES = {page: [block for block in BLOCKS if block.page == page] for page in dict.fromkeys(b.page for b in BLOCKS)}
@@ -188,6 +191,23 @@ def test_a_block_of_toml_is_a_recipe_or_a_budget(block: Block, tmp_path: Path) -
     asked = recipe.budget
     of_outputs = asked is not None and (asked.most_lost is not None or asked.metric is not None)
     check_recipe(recipe, graphs=of_outputs or "channels" in recipe.prune)
+
+
+@pytest.mark.parametrize("block", [block for block in BLOCKS if block.language == "json"], ids=str)
+def test_a_block_of_json_is_the_task_of_a_graph(block: Block, tmp_path: Path) -> None:
+    """Of Silero VAD, whose inputs and outputs these are."""
+    (tmp_path / "task.json").write_text(block.text, encoding="utf-8")
+    inputs = (
+        Edge("input", "float32", ("batch", "samples")),
+        Edge("state", "float32", (2, "batch", 128)),
+        Edge("sr", "int64", ()),
+    )
+    outputs = (Edge("output", "float32", ("batch", 1)), Edge("stateN", "float32", (2, "batch", 128)))
+    found = task_of(str(tmp_path / "task.json"), inputs, outputs, tmp_path).task
+    assert found.answers is not None
+    assert found.answers.voice is not None
+    with pytest.raises(InputError, match="state"):
+        task_of(str(tmp_path / "task.json"), inputs[:1], outputs, tmp_path)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)

@@ -63,7 +63,7 @@ def test_settings_that_have_no_say_are_named(bundle: Path, capsys: pytest.Captur
     [
         (["run", "none", "--prompt", "x"], "edgepress: none is not a directory"),
         (["bench", "none"], "edgepress: none is not a directory"),
-        (["eval", "none", "--text", "none.txt"], "edgepress: none.txt cannot be read"),
+        (["eval", "none", "--text", "none.txt"], "edgepress: none is not a directory"),
     ],
 )
 def test_wrong_input_exits_2_with_one_line(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

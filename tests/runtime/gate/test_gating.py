@@ -180,6 +180,8 @@ def test_strict_fails_what_cannot_be_decided(bundles: tuple[Path, Path], tmp_pat
 def test_each_bundle_is_counted_in_a_machine_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was counted before in a machine changes counts there: here each further bundle costs a thousand more."""
     first, second = tmp_path / "first", tmp_path / "second"
+    for bundle in (first, second):
+        bundle.mkdir()
     asked: list[list[Path]] = []
 
     def count(_emulator: object, _system: object, bundles: list[Path], *_: object, **__: object) -> list[object]:
