@@ -97,15 +97,15 @@ def read_functions(path: Path) -> list[Function]:
     The file is run.
 
     Raises:
-        InputError: there is no such file, it is data by its name, it cannot be run, or it has no such function.
+        InputError: there is no such file, its name does not end with .py, it cannot be run, or it has no such function.
 
     """
     if not path.is_file():
         raise InputError(f"{path} is no file; name one of Python with functions that the model may call")
-    if path.suffix.lower() in {".json", ".jsonl", ".toml", ".yaml", ".yml", ".md", ".txt"}:
+    if path.suffix.lower() != ".py":
         raise InputError(
-            f"{path} is no Python: tools are functions of a file of Python, each with annotations and a docstring; "
-            "schemas alone, which nothing answers, are for load(bundle).chat(…, tools=[…])"
+            f"{path} is no Python by its name: tools are functions of a file FILE.py, each with annotations and a "
+            "docstring; schemas alone, which nothing answers, are for load(bundle).chat(…, tools=[…])"
         )
     try:
         found = runpy.run_path(str(path))

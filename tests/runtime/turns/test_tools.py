@@ -205,7 +205,7 @@ def said_at_random(held: ToolGuide, seed: int, begin: str = "") -> tuple[str, in
     random, tokens, steps = np.random.default_rng(seed), [], 0
     for token in TOKENIZER.encode_plain(begin):
         tokens += held.take(token)
-    while not held.is_over and len(tokens) < 1500 and (held.is_held or not steps):
+    while not held.is_over and len(tokens) < 6000 and (held.is_held or not steps):
         tokens += held.take(int(held.masked(random.normal(size=1024).astype(np.float32)).argmax()))
         steps += 1
     return str(TOKENIZER.library.decode(tokens)), steps
@@ -219,7 +219,7 @@ def test_whatever_the_model_would_say_its_calls_are_valid(name: str, seed: int, 
     text, _ = said_at_random(guide(name, must=must), seed, "" if must else calls.opens[0])
     splitter = Splitter(FORMS[name], TOOLS)
     made = [piece.call for piece in (*splitter.push(text), *splitter.finish()) if piece.call is not None]
-    assert made or len(TOKENIZER.encode_plain(text)) > 1000, text  # one of 2,000 still begins calls when it is cut off
+    assert made, text
     for call in made:
         if call.name == "get_weather":
             jsonschema.validate(call.arguments, PARAMETERS)
@@ -411,7 +411,7 @@ def test_functions_of_a_file_are_tools(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is no file"):
         read_functions(tmp_path / "none.py")
     (tmp_path / "tools.json").write_text("[]")
-    with pytest.raises(InputError, match="is no Python: tools are functions"):
+    with pytest.raises(InputError, match="is no Python by its name: tools are functions"):
         read_functions(tmp_path / "tools.json")
 
 
