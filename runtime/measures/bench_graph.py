@@ -13,7 +13,7 @@ import numpy as np
 from edgepress.bundle.manifest import bundle_hash
 from edgepress.cores import usable_cores
 from edgepress.errors import InputError
-from edgepress.examples import Feed, find_size, make_feeds
+from edgepress.examples import Feed, find_size, make_feeds, usual_inputs, usual_size
 from edgepress.processing.arrays import read_arrays
 from edgepress.runtime.loading import load_task
 from edgepress.runtime.machine.host import Host, read_host, versions
@@ -25,7 +25,10 @@ from edgepress.whole import whole_number
 
 @dataclass(frozen=True)
 class GraphMeasurement:
-    """One run of :func:`bench_graph`: raw samples, and what they were taken on; inputs have ``shapes``."""
+    """One run of :func:`bench_graph`: raw samples, and what they were taken on; inputs have ``shapes``.
+
+    Where inputs are made up and nothing says how long they are, ``tried_size`` is the first size that the graph took.
+    """
 
     bundle: str
     bundle_sha256: str
@@ -35,6 +38,7 @@ class GraphMeasurement:
     ran_on: RanOn
     threads: int
     shapes: dict[str, tuple[int, ...]]
+    tried_size: int | None
     load_seconds: float
     warmup_seconds: tuple[float, ...]
     run_seconds: tuple[float, ...]
@@ -89,7 +93,8 @@ def bench_graph(
     start = perf_counter()
     model = load_task(bundle, threads=threads, prepared=prepared, on=on, soc=soc)
     load, after = perf_counter() - start, read_memory()
-    feed, seconds = _feed(model, rows) if inputs is None else read_arrays(inputs), []
+    feed, tried = _made_up(model, rows) if inputs is None else (read_arrays(inputs), None)
+    seconds = []
     for _ in range(warmup + repetitions):
         start = perf_counter()
         model.run(feed)
@@ -103,6 +108,7 @@ def bench_graph(
         ran_on=model.ran_on,
         threads=threads,
         shapes={name: array.shape for name, array in feed.items()},
+        tried_size=tried,
         load_seconds=load,
         warmup_seconds=tuple(seconds[:warmup]),
         run_seconds=tuple(seconds[warmup:]),
@@ -112,12 +118,13 @@ def bench_graph(
     )
 
 
-def _feed(model: TaskModel, rows: int) -> Feed:
-    """Made-up inputs that the bundle takes."""
-    size = find_size(model.run, model.task.inputs)
+def _made_up(model: TaskModel, rows: int) -> tuple[Feed, int | None]:
+    """Made-up inputs that the bundle takes, and the size of their free axes where the task says none."""
+    size = find_size(model.run, model.task)
     if size is None:
         raise InputError(f"{model.folder} runs on no inputs that are made up; give some, as an .npz file, by --inputs")
-    return next(make_feeds(model.task.inputs, size, rows=rows))
+    free = any(isinstance(axis, str) for edge in usual_inputs(model.task) for axis in edge.shape[1:])
+    return next(make_feeds(model.task, size, rows=rows)), size if free and size != usual_size(model.task) else None
 
 
 def format_graph_measurement(found: GraphMeasurement) -> str:
@@ -128,12 +135,14 @@ def format_graph_measurement(found: GraphMeasurement) -> str:
         return "unknown" if count is None else f"{count / 1e6:,.1f} MB"
 
     shapes = ", ".join(f"{name} {'×'.join(map(str, shape)) or 'scalar'}" for name, shape in found.shapes.items())
+    tried = f"made up, {found.tried_size} long, the first size that ran; give yours, as an .npz file, by --inputs"
     return "\n".join(
         [
             f"{found.bundle} on {found.host.cpu}, threads {found.threads}",
             f"  ran on         {found.ran_on.beside_times()}",
             f"  load           {found.load_seconds:.3f} s",
             f"  run            {p50:.3f} ms (p50), {p95:.3f} ms (p95) of {len(found.run_seconds)}: {shapes}",
+            *([] if found.tried_size is None else [f"  inputs         {tried}"]),
             f"  memory peak    {megabytes(found.after_runs.peak_rss)} resident, of which "
             f"{megabytes(found.before_load.rss)} before the bundle was loaded",
             f"  memory steady  {megabytes(found.after_runs.rss)} resident",

@@ -14,7 +14,7 @@ class Settings:
     - ``prompt_lengths``, ``decode_tokens``: tokens that are prefilled, and decoded after the longest prompt; of an
       encoder and a decoder the source's tokens, frames or samples; None is left to the kind of bundle
     - ``rows``: examples of a run of a bundle of one graph; None is one
-    - ``length``: the size of its inputs' other free axes; None is the first that it runs with
+    - ``length``: the size of its inputs' other free axes; None is what its task says of them, or the first that runs
     - ``inputs``: a file with an array for each of its inputs, in the place of made-up ones
     - ``threads``: None measures which number is fastest, and takes that
     - ``context``: None is the longest prompt with what is decoded after it

@@ -38,7 +38,7 @@ REMEDY = (
     f"open it with the session option {EXACT_PRODUCTS}=1, as edgepress does, or store weights as uint8 or in 7 bits"
 )
 _X86 = {"x86_64", "amd64", "i386", "i686", "x86"}
-_ERRORS_ONLY = 3  # onnxruntime's log severity: its warnings are about how a graph was built, nothing a user can act on
+_FATAL = 4  # onnxruntime's log severity: warnings are about how a graph was built, and what is an error is raised, too
 _NO_DATA = {".onnx", ".json", ".jinja", ".md", ".txt", ".svg"}  # of what lies beside a model
 _UINT8, _INT8, _INT32 = 2, 3, 6  # TensorProto.DataType
 
@@ -46,7 +46,7 @@ _log = logging.getLogger("edgepress.sessions")
 
 
 def session_options(threads: int | None = None) -> "SessionOptions":
-    """Options of a session: exact integer products, no warnings, and ``threads`` within a node.
+    """Options of a session: exact integer products, nothing on the terminal, and ``threads`` within a node.
 
     Without ``threads`` there are as many as cores that this process may use. onnxruntime would start one for each core
     of the machine, and those without a core of their own spin in the way of the others.
@@ -54,7 +54,7 @@ def session_options(threads: int | None = None) -> "SessionOptions":
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = _ERRORS_ONLY
+    options.log_severity_level = _FATAL
     options.intra_op_num_threads = usable_cores() if threads is None else threads
     if saturates():
         options.add_session_config_entry(EXACT_PRODUCTS, "1")

@@ -31,7 +31,8 @@ def open_on(
     # What is left to the CPU is computed as on ARM. It is little: more threads would spin for nothing, and did so for
     # half of the time that a small model takes to open.
     session = session_options(threads=1)
-    session.log_severity_level = 0 if verbose else 4
+    if verbose:
+        session.log_severity_level = 0
     if not optimize:
         session.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     session.add_session_config_entry("session.record_ep_graph_assignment_info", "1")

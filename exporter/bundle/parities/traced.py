@@ -40,7 +40,6 @@ FLOAT_TOLERANCE = 1e-4  # of the largest value of an output: other orders of sum
 GRAPH_TOLERANCE = 1e-3  # the same after rounding weights, which kernels dequantize in their own ways
 EXAMPLES = 3
 MOST_SAMPLES = 32
-_FATAL = 4  # onnxruntime's log severity: an example that is refused is no error
 
 Outputs = list[NDArray[np.generic]]
 
@@ -120,9 +119,7 @@ def parity_traced(
 
 def find_examples(traced: Traced, most: int = EXAMPLES) -> list[Feed]:
     """The first examples on which the model runs, few or none."""
-    options = session_options()
-    options.log_severity_level = _FATAL
-    session = open_on_cpu(traced.file, options)
+    session = open_on_cpu(traced.file)
     found: list[Feed] = []
     for feed in islice(traced.examples(0), most):
         with suppress(Exception):  # onnxruntime's exceptions have no common type

@@ -13,7 +13,7 @@ from edgepress.exporter.doors.traced import Traced
 from edgepress.exporter.graph.foreign.normal import refuse_unusable
 from edgepress.exporter.source.onnx_file import hash_files
 from edgepress.onnx_graph.files import read_model
-from edgepress.sessions import open_on_cpu, session_options
+from edgepress.sessions import open_on_cpu
 from edgepress.tasks.task import Edge, EdgeType
 
 if TYPE_CHECKING:
@@ -24,7 +24,6 @@ _TYPES: dict[str, EdgeType] = {
     "tensor(double)": "float64",
     **{f"tensor({kind})": kind for kind in get_args(EdgeType) if kind not in ("float32", "float64")},
 }
-_FATAL = 4  # onnxruntime's log severity: a size that is refused is no error
 
 
 def recognizes(reference: str) -> bool:
@@ -58,14 +57,14 @@ def open_file(reference: str, options: Options, _folder: Path) -> Traced:
     if not inputs:
         raise InputError(f"{path} has no inputs, so what it gives is a constant; there is nothing to run")
     said = task_of(options.task, inputs, outputs, path.parent)
-    size = _size(path, inputs)
+    size = find_size(lambda feed: session.run(None, feed), said.task) or 1
     return Traced(
         file=path,
         model_type="onnx",
         task=said.task,
         texts=said.texts,
         notes=said.notes,
-        examples=lambda seed: make_feeds(inputs, size, seed),
+        examples=lambda seed: make_feeds(said.task, size, seed),
         source=hash_files(path, model),
     )
 
@@ -80,14 +79,6 @@ def _edge(path: Path, value: NodeArg) -> Edge:
         size if isinstance(size, int) else str(size or f"{value.name}_{axis}") for axis, size in enumerate(value.shape)
     )
     return Edge(value.name, kind, shape)
-
-
-def _size(path: Path, inputs: tuple[Edge, ...]) -> int:
-    """A size of free axes that the graph takes, as far as one is found."""
-    options = session_options()
-    options.log_severity_level = _FATAL
-    session = open_on_cpu(path, options)
-    return find_size(lambda feed: session.run(None, feed), inputs) or 1
 
 
 DOOR = Door("onnx-file", "a file of ONNX", recognizes, open_file)

@@ -16,7 +16,7 @@ from edgepress.exporter.graph.editing import Editor, copied, remove_unused, set_
 from edgepress.exporter.graph.weights import Weights, as_type
 from edgepress.onnx_graph.files import parse_model
 from edgepress.onnx_graph.walk import subgraphs
-from edgepress.sessions import open_on_cpu, session_options
+from edgepress.sessions import open_on_cpu
 
 LARGEST = 65504.0
 MARGIN = 4.0  # other inputs give larger values
@@ -24,7 +24,6 @@ _FLOAT, _HALF = TensorProto.FLOAT, TensorProto.FLOAT16
 _IN_FLOAT = frozenset({"QuantizeLinear", "DequantizeLinear", "Range", "ConstantOfShape", "RandomNormalLike"})
 _SIZES = {"Resize": (1, 2), "Upsample": (1,)}  # inputs that are float32 whatever the data is
 _AT_ONCE = 64  # values that are looked at in one run
-_FATAL = 4
 
 
 def to_float16(model: onnx.ModelProto, weights: Weights, kept: Collection[str]) -> None:
@@ -125,9 +124,7 @@ def _largest(
     model.graph.output.extend(
         onnx.helper.make_tensor_value_info(name, _FLOAT, None) for name in names if name not in given
     )
-    options = session_options()
-    options.log_severity_level = _FATAL
-    session, found = open_on_cpu(model.SerializeToString(), options), dict.fromkeys(names, 0.0)
+    session, found = open_on_cpu(model.SerializeToString()), dict.fromkeys(names, 0.0)
     for feed in feeds:
         for at in range(0, len(names), _AT_ONCE):
             some = names[at : at + _AT_ONCE]

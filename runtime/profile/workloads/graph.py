@@ -8,7 +8,7 @@ from typing import Any
 
 from edgepress.bundle.manifest import read_manifest
 from edgepress.errors import InputError
-from edgepress.examples import Feed, find_size, make_feeds
+from edgepress.examples import Feed, find_size, make_feeds, usual_inputs
 from edgepress.processing.arrays import read_arrays
 from edgepress.runtime.graph_file.first_use import verify_first
 from edgepress.runtime.loading import GRAPH, load_task
@@ -73,7 +73,7 @@ def _feeds(task: Task, work: dict[str, Any]) -> dict[int, Feed]:
         check_feed(feed, task)
         return {_rows_of(feed): feed}
     length = work["length"] or 1  # of graphs that have no such axis
-    return {rows: next(make_feeds(task.inputs, length, rows=rows)) for rows in work["rows"]}
+    return {rows: next(make_feeds(task, length, rows=rows)) for rows in work["rows"]}
 
 
 def _rows_of(feed: Feed) -> int:
@@ -92,7 +92,7 @@ def made_up_run(bundle: Path, *, rows: int | None = None, length: int | None = N
     task = read_manifest(bundle).task
     assert task is not None
     assert asked.rows is not None
-    return next(make_feeds(task.inputs, asked.length or 1, rows=asked.rows[0]))
+    return next(make_feeds(task, asked.length or 1, rows=asked.rows[0]))
 
 
 def _settle(bundle: Path, settings: Settings) -> Settings:
@@ -105,18 +105,19 @@ def _settle(bundle: Path, settings: Settings) -> Settings:
         feed = read_arrays(Path(settings.inputs))
         model.run(feed)
         return replace(settings, rows=(_rows_of(feed),))
-    fixed = fixed_rows(model.task.inputs)
+    inputs = usual_inputs(model.task)
+    fixed = fixed_rows(inputs)
     rows = (fixed or 1,) if settings.rows is None else settings.rows
     if fixed is not None and rows != (fixed,):
         raise InputError(f"the graph of {bundle} takes {fixed} examples at once and no other number; leave --rows out")
-    free = _free_axes(model.task.inputs)
+    free = _free_axes(inputs)
     if settings.length is not None and not free:
         raise InputError(f"every input of {bundle} has one length; leave --length out")
-    length = settings.length or (find_size(model.run, model.task.inputs) if free else None)
+    length = settings.length or (find_size(model.run, model.task) if free else None)
     if free and length is None:
         raise InputError(f"{bundle} runs on no inputs that are made up; give some, as an .npz file, by --inputs")
     for count in rows:
-        model.run(next(make_feeds(model.task.inputs, length or 1, rows=count)))
+        model.run(next(make_feeds(model.task, length or 1, rows=count)))
     return replace(settings, rows=rows, length=length)
 
 
