@@ -16,7 +16,7 @@ Each has a process of its own with a limit on its processor time, so that a load
 
     python benchmarks/coverage_tasks.py                      all of them, into results/coverage_tasks.jsonl (hours)
     python benchmarks/coverage_tasks.py --again              those that are not in that file yet
-    python benchmarks/coverage_tasks.py --retry refused      those that were refused, anew
+    python benchmarks/coverage_tasks.py --retry refused      those that were refused at another commit, too
     python benchmarks/coverage_tasks.py fill-mask vit        print the verdicts of some tasks and types
 """
 
@@ -97,7 +97,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("some", nargs="*", help="tasks and model_types; all by default")
     parser.add_argument("--again", action="store_true", help="go on with the file of results")
-    parser.add_argument("--retry", choices=VERDICTS, action="append", help="go on, with those of a verdict anew")
+    parser.add_argument(
+        "--retry", choices=VERDICTS, action="append", help="go on, with those of a verdict from another commit"
+    )
     parser.add_argument("--jobs", type=int, default=1, help="classes tried at a time")
     args = parser.parse_args()
     transformers.logging.set_verbosity_error()
@@ -114,7 +116,8 @@ def main() -> None:
         read = [json.loads(line) for line in _FILE.read_text(encoding="utf-8").splitlines()[1:]]
         samples = {(sample["task"], sample["class"]): sample for sample in read}
     totals = Counter(task for task, _ in {(trial.head.name, trial.name) for trial in known})
-    done = {key for key, sample in samples.items() if sample["verdict"] not in (args.retry or ())}
+    again = args.retry or ()
+    done = {key for key, one in samples.items() if one["verdict"] not in again or one["commit"] == COMMIT}
     tasks, kinds = {*args.some} & names, {*args.some} - names
     left: dict[tuple[str, str], Trial] = {}
     for trial in known:
