@@ -119,7 +119,9 @@ def _prompt() -> Tokens:
 
 def _ours(checkpoint: Path, bundle: Path, reference: Reference) -> Verdict:
     try:
-        export(checkpoint, recipe="fp32", out=bundle, threads=1, target="x86-cpu")
+        manifest = export(checkpoint, recipe="fp32", out=bundle, threads=1, target="x86-cpu")
+        if manifest.task is not None:
+            return {"verdict": "refused", "reason": f"it is exported for {manifest.task.name}, and generates no text"}
     except InputError as error:
         return {"verdict": "refused", "reason": _said(error)}
     except Exception as error:  # whatever a library raises is a verdict

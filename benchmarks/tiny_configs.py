@@ -53,6 +53,7 @@ _TOKENS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 _OF_LAYERS = ("stage_names", "out_features", "out_indices", "_out_features", "_out_indices")  # follow from their number
 _OF_CLASSES = ("model_type", "transformers_version", "architectures", "dtype", "_name_or_path")
 _KEY_VALUE_HEADS = ("num_key_value_heads", "num_kv_heads", "n_head_kv", "multi_query_group_num")
+_HALVES = ("encoder", "decoder")  # configs of their own in those of some that write sequences
 _LAYER_COUNTS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
 
 
@@ -71,7 +72,6 @@ EXTRA: dict[str, dict[str, object]] = {
         "mamba_n_groups": 1,
         "mamba_chunk_size": 16,
     },
-    "granitemoehybrid": {"mamba_n_heads": 8, "mamba_d_head": 32, "mamba_chunk_size": 16},
     "falcon_h1": {"mamba_n_heads": 4, "mamba_d_head": 32, "mamba_n_groups": 1, "mamba_chunk_size": 16},
     "nemotron_h": {"mamba_num_heads": 8, "mamba_head_dim": 16, "n_groups": 2, "chunk_size": 16},
     "zamba2": {"mamba_headdim": 32, "n_mamba_heads": 8, "mamba_ngroups": 1, "chunk_size": 16},
@@ -84,7 +84,13 @@ EXTRA: dict[str, dict[str, object]] = {
     **{key: {"head_dim": 32} for key in ("hunyuan_v1_dense", "hunyuan_v1_moe", "ministral")},
     **{key: {"num_key_value_heads": 4} for key in ("minicpm3", "youtu", "axk1", "deepseek_v32")},
     "efficientnet": {"width_coefficient": 0.25, "depth_coefficient": 0.2, "hidden_dim": 320},
-    "perceiver": {"num_latents": 16, "d_latents": 64, "d_model": 512, "num_self_attends_per_block": 2},
+    "perceiver": {
+        "num_latents": 16,
+        "d_latents": 64,
+        "d_model": 512,
+        "num_self_attends_per_block": 2,
+        "num_cross_attention_heads": 1,
+    },
     "gemma4_text": {"num_kv_shared_layers": 0},
     "gemma3n_text": {"num_kv_shared_layers": 2, "activation_sparsity_pattern": None},
     **{
@@ -102,7 +108,22 @@ EXTRA: dict[str, dict[str, object]] = {
     "granite4_vision": {"image_grid_pinpoints": [[28, 28]], "deepstack_layer_map": [], "downsample_rate": "1/2"},
     "lw_detr": {"projector_scale_factors": [1.0], "num_feature_levels": 1},
     **{key: {"projection_dim": 128} for key in ("owlvit", "owlv2")},  # as wide as texts, whose queries images answer
-    "align": {"vision_config": {"width_coefficient": 0.25, "depth_coefficient": 0.2, "hidden_dim": 320}},
+    **{key: {"num_queries": 8} for key in ("grounding-dino", "mm-grounding-dino", "rf_detr")},  # fewer than proposals
+    "zoedepth": {"backbone_config": {"num_hidden_layers": 4, "out_indices": [1, 2, 3, 4]}},
+    "tipsv2_dpt": {"backbone_config": {"num_hidden_layers": 4, "out_indices": [1, 2, 3, 4]}},
+    "chmv2": {"backbone_config": {"num_hidden_layers": 4, "out_indices": [1, 2, 3, 4]}},
+    "detr": {"encoder_attention_heads": 8, "decoder_attention_heads": 8},  # whose maps are norms' groups of eight
+    "granitemoehybrid": {
+        "mamba_n_heads": 8,
+        "mamba_d_head": 32,
+        "mamba_chunk_size": 16,
+        "num_hidden_layers": 2,
+        "layer_types": ["linear_attention", "full_attention"],
+    },
+    "align": {
+        "projection_dim": 80,  # as wide as images are
+        "vision_config": {"width_coefficient": 0.25, "depth_coefficient": 0.2, "hidden_dim": 320},
+    },
     **{
         key: {"num_hidden_layers": 4, "out_indices": [1, 2, 3, 4]}  # a level of the pyramid each
         for key in ("beit", "data2vec-vision")
@@ -127,6 +148,8 @@ def tiny_config(model_type: str, layers: int = LAYERS) -> transformers.PreTraine
     for one in (values, values.get("text_config")):
         if isinstance(one, dict) and one.get("eos_token_id") is None:
             one["eos_token_id"] = _TOKENS["eos_token_id"]  # published checkpoints say one
+        if isinstance(one, dict) and one.get("vocab_size", VOCABULARY) is None:
+            one["vocab_size"] = VOCABULARY  # which a checkpoint's tokenizer says
     return cls(**_merged(values, EXTRA.get(model_type, {})))
 
 
@@ -148,10 +171,10 @@ def _small(values: Mapping[str, Any], least: int) -> dict[str, Any]:
     for key, value in values.items():
         if key == "per_layer_config":  # what differs in some layers, by their numbers
             small[key] = {int(n): _small(some, least) for n, some in (value or {}).items() if int(n) < layers}
-        elif isinstance(value, Mapping) and key.endswith(("_config", "_cfg")):
+        elif isinstance(value, Mapping) and (key.endswith(("_config", "_cfg")) or key in _HALVES):
             small[key] = _small(value, least)
-            if key == "backbone_config":  # whose type the whole's does not say
-                small[key]["model_type"] = value.get("model_type")
+            if key in ("backbone_config", *_HALVES) and "model_type" in value:  # which the whole's does not say
+                small[key]["model_type"] = value["model_type"]
         elif key in _LAYER_COUNTS:
             small[key] = layers
         elif key in _TOKENS and isinstance(value, int | list):

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from edgepress.errors import InputError
 from edgepress.exporter.doors.feeds import Feeds
-from edgepress.exporter.doors.heads import Head
+from edgepress.exporter.doors.heads import Head, find_head
 from edgepress.tasks.task import Axis
 
 Array = NDArray[Any]
@@ -29,6 +29,8 @@ _CHARACTERS = 0x110000  # of Unicode
 _MAIN = ("input_ids", "pixel_values")
 _BOX = 1000  # pages are that wide and high, whatever their pixels
 _PROCESSORS = ("preprocessor_config.json", "processor_config.json")
+BY_HAND = "write a function that loads it with example inputs and name that as package.module:function"
+"""The remedy where a model takes, or gives, what is not known here."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,8 @@ class Given:
 
 
 def given_inputs(head: Head, module: Any, folder: Path) -> dict[str, Given]:
-    """The inputs of a model for a task, in their order: of those that its ``forward`` takes, what the task needs.
+    """The inputs of a model for a task: of those that its ``forward`` takes, what the task needs, and what it cannot do
+    without.
 
     Raises:
         InputError: it takes something that is not known here.
@@ -62,6 +65,7 @@ def given_inputs(head: Head, module: Any, folder: Path) -> dict[str, Given]:
     main = main_input(module)
     wanted = head.inputs or (main, *_COMPANIONS.get(main, ()))
     names = [name for name in wanted if name in taken]
+    names += [name for name, one in taken.items() if name not in names and _is_needed(one)]
     text = module.config.get_text_config()
     if "token_type_ids" in names and (getattr(text, "type_vocab_size", None) or 0) < 2:
         names.remove("token_type_ids")
@@ -75,17 +79,28 @@ def given_inputs(head: Head, module: Any, folder: Path) -> dict[str, Given]:
         "input_values": _sound,
         "input_features": _features,
     }
-    if not names or any(name not in makers for name in names):
+    unknown = [name for name in names or [main] if name not in makers]
+    if unknown:
         raise InputError(
-            f"{folder}: {type(module).__name__} takes {', '.join(names) or main}, of which no example is known here; "
-            "write a function that loads it with example inputs and name that as package.module:function"
+            f"{folder}: {type(module).__name__} takes {', '.join(unknown)}, of which no example is known here; "
+            f"{BY_HAND}"
         )
     return {name: makers[name](head, module, folder) for name in names}
 
 
+def _is_needed(parameter: inspect.Parameter) -> bool:
+    """Whether a call must give it: it has a name, and no value of its own."""
+    named = parameter.kind in (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return named and parameter.default is inspect.Parameter.empty
+
+
 def main_input(module: Any) -> str:
-    """What a model looks at: its main input, or what it takes as one where that has a name for anything (Perceiver)."""
-    name = str(module.main_input_name)
+    """What a model looks at: its main input, or what it takes as one where that has a name for anything (Perceiver).
+
+    Of several (OneFormer) all names, with commas between them.
+    """
+    name = module.main_input_name
+    name = name if isinstance(name, str) else ", ".join(name)
     taken = inspect.signature(module.forward).parameters
     return next((one for one in _MAIN if one in taken), name) if name == "inputs" else name
 
@@ -197,11 +212,20 @@ def _noise(shape: tuple[int, ...], generator: np.random.Generator) -> Array:
 
 
 def _pixels(head: Head, module: Any, folder: Path) -> Given:
-    """Images, (batch, channels, height, width); videos, which no task of images takes, have frames before channels."""
+    """Images, (batch, channels, height, width); videos have frames before channels.
+
+    Models of images may say a number of frames; those of videos are the types that classify them.
+    """
     config = getattr(module.config, "vision_config", module.config)
+    if getattr(config, "num_patches", None) and getattr(config, "image_size", None) is None:  # SigLIP 2's NaFlex
+        raise InputError(
+            f"{folder}: {type(module).__name__} takes images of any shape as rows of patches, with a mask and their "
+            f"shapes, of which no example is known here; {BY_HAND}"
+        )
     channels = int(getattr(config, "num_channels", 3) or 3)
     height, width = _image_size(config, folder)
-    frames = None if head.name.startswith("image") else getattr(config, "num_frames", None)
+    looks_at_videos = any(find_head("video-classification").classes(str(getattr(module.config, "model_type", ""))))
+    frames = getattr(config, "num_frames", None) if looks_at_videos or not head.name.startswith("image") else None
     shape = (2, channels, height, width) if frames is None else (2, int(frames), channels, height, width)
     return Given(shape, {0: Axis("batch")}, _noise)
 
@@ -211,7 +235,7 @@ def _videos(_head: Head, module: Any, folder: Path) -> Given:
     config = getattr(module.config, "vision_config", module.config)
     frames = next((int(getattr(config, key)) for key in _CLIPS if getattr(config, key, None)), None)
     if frames is None:
-        raise InputError(f"the config of {type(module).__name__} does not say how many frames a video has")
+        raise InputError(f"the config of {type(module).__name__} does not say how many frames a video has; {BY_HAND}")
     size = getattr(config, "crop_size", None)
     height, width = (size, size) if isinstance(size, int) else _image_size(config, folder)
     channels = next((int(getattr(config, key)) for key in _CHANNELS if getattr(config, key, None)), 3)
@@ -247,7 +271,9 @@ def _sound(head: Head, module: Any, _folder: Path) -> Given:
         return Given((2, 4 * least), {0: Axis("batch"), 1: Axis("samples", least=2 * least)}, _noise)
     frames, bins = (getattr(config, name, None) for name in ("max_length", "num_mel_bins"))
     if frames is None or bins is None:
-        raise InputError(f"the config of {type(module).__name__} does not say of how many frames and bins sound is")
+        raise InputError(
+            f"the config of {type(module).__name__} does not say of how many frames and bins sound is; {BY_HAND}"
+        )
     return Given((2, int(frames), int(bins)), {0: Axis("batch")}, _noise)
 
 
@@ -267,7 +293,9 @@ def _features(_head: Head, module: Any, _folder: Path) -> Given:
     inner = getattr(config, "encoder_config", config)
     bins = next((getattr(inner, key) for key in _BINS if hasattr(inner, key)), None)
     if bins is None:
-        raise InputError(f"the config of {type(module).__name__} does not say how many bins a frame of sound has")
+        raise InputError(
+            f"the config of {type(module).__name__} does not say how many bins a frame of sound has; {BY_HAND}"
+        )
     return Given((2, _FRAMES, int(bins)), {0: Axis("batch"), 1: Axis("frames", least=16)}, _noise)
 
 

@@ -60,7 +60,8 @@ _SUFFIXES = {  # what files are by their names, where these say more than the fi
 }
 
 _TAKES_GENERATORS = (
-    "edgepress exports text generators (…ForCausalLM); any model that is ONNX already can be given to `edgepress check`"
+    "edgepress exports text generators (…ForCausalLM) and classes with a task (docs/models.md); of any other, name a "
+    "function that returns it with example inputs (package.module:function), or its ONNX file"
 )
 _SEQUENCES, _SPEECH = "encoder and decoder (sequence to sequence)", "speech model"
 # What the ends of transformers' class names say, longest first where one ends another.

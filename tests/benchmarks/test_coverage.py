@@ -59,6 +59,27 @@ def test_configs_are_small_and_keep_their_flags(coverage: ModuleType, kind: str)
     assert set(getattr(small, "layer_types", None) or []) == kinds
 
 
+def test_configs_of_halves_are_small_too(coverage: ModuleType) -> None:
+    small = coverage.tiny_config("t5gemma")
+    assert (small.encoder.hidden_size, small.decoder.hidden_size) == (128, 128)
+    assert small.decoder.num_hidden_layers == coverage.tiny_config("llama").num_hidden_layers
+    assert coverage.tiny_config("encoder-decoder").encoder.model_type == "bert"
+
+
+def test_a_vocabulary_that_only_a_checkpoint_has(coverage: ModuleType) -> None:
+    assert transformers.CONFIG_MAPPING["wav2vec2-bert"]().vocab_size is None
+    assert coverage.tiny_config("wav2vec2-bert").vocab_size == coverage.VOCABULARY
+
+
+def test_types_that_apps_ship_are_tried_first(import_script: Callable[[str], ModuleType]) -> None:
+    tasks = import_script("coverage_tasks")
+    assert set(transformers.CONFIG_MAPPING) >= tasks.SHIPPED
+    trials = tasks.classes()
+    shipped = [trial.model_type in tasks.SHIPPED for trial in trials]
+    assert shipped == sorted(shipped, reverse=True)
+    assert [trial.layers for trial in trials if trial.model_type == "bert"][:2] == [2, 1]
+
+
 def test_tables_count_verdicts_and_give_reasons(import_script: Callable[[str], ModuleType]) -> None:
     right = {"model_type": "a", "verdict": "right", "reason": "", "difference": 2e-6}
     refused = {"model_type": "b", "verdict": "refused", "reason": "architecture 'b' is not implemented; known: a"}

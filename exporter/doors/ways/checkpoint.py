@@ -17,7 +17,7 @@ from edgepress.exporter.doors.bounds import AxesFixedError, ValuesDecideError, b
 from edgepress.exporter.doors.comparing.agreement import check_agreement
 from edgepress.exporter.doors.feeds import Feeds
 from edgepress.exporter.doors.heads import Head, class_named, find_head, head_of, without_head
-from edgepress.exporter.doors.inputs import Given, feeds_of, given_inputs, ways
+from edgepress.exporter.doors.inputs import BY_HAND, Given, feeds_of, given_inputs, ways
 from edgepress.exporter.doors.kinds import Door, Options
 from edgepress.exporter.doors.pooling import MODULES, embedder, transformer_folder
 from edgepress.exporter.doors.processing import entries as named
@@ -45,12 +45,14 @@ _GENERATES = (  # ends of the names of classes that make text, sound or images a
     "ForConditionalGeneration",
     "ForPreTraining",
     "ForSpeechSeq2Seq",
+    "ForSpeechToText",
     "ForTextToSpeech",
+    "ForTextToText",
     "ForTextToWaveform",
     "ForImageTextToText",
     "MTModel",
 )
-_BY_HAND = "write a function that loads it with example inputs and name that as package.module:function"
+_GUESSES = "WithLMHeadModel"  # XLM's and Flaubert's head, for words that are masked
 
 
 def _traced(
@@ -97,7 +99,8 @@ def recognizes(reference: str) -> bool:
     named = class_named(config)
     if (Path(reference) / MODULES).is_file():
         return True
-    if named == "" or named.endswith(_GENERATES) or (_has_decoder(config) and named.endswith("Model")):
+    generates = named.endswith(_GENERATES) and not named.endswith(_GUESSES)
+    if named == "" or generates or (_has_decoder(config) and named.endswith("Model")):
         return False
     if config.get("vision_config") is None and config.get("audio_config") is None:
         return True
@@ -124,6 +127,7 @@ def open_checkpoint(reference: str, options: Options, workspace: Path) -> Traced
     config = read_config_object(folder / CONFIG, _COPY)
     entries = options.task if options.task is not None and options.task.lower().endswith(".json") else None
     head, why = task_of(folder, config, options.task if entries is None else None)
+    _refuse_without_its_head(folder, config, head)
     own = transformer_folder(folder) if head.name == EMBEDDINGS else folder
     module, notes = _load(own, config if own == folder else read_config_object(own / CONFIG, _COPY), head)
     if head.name == "feature-extraction":
@@ -174,6 +178,18 @@ def task_of(folder: Path, config: Mapping[str, object], task: str | None) -> tup
     return head, f"as {CONFIG} names {named}"
 
 
+def _refuse_without_its_head(folder: Path, config: Mapping[str, object], head: Head) -> None:
+    """Refuse features of a class that has a task of its own, as one that looks at texts and images together has."""
+    name, own = class_named(config), head_of(config)
+    if not head.name.endswith("feature-extraction") or own is None or own.name.endswith("feature-extraction"):
+        return
+    if name in head.classes(str(config.get("model_type"))):
+        raise InputError(
+            f"{folder}: {name} is for {own.name}, and has no outputs for {head.name}; name --task {own.name}, whose "
+            f"outputs are {', '.join(own.outputs)} where the class has them"
+        )
+
+
 def _load(folder: Path, config: Mapping[str, object], head: Head) -> tuple[torch.nn.Module, list[str]]:
     """The model in float32 with its weights, and what is to be said of them."""
     import transformers
@@ -181,14 +197,14 @@ def _load(folder: Path, config: Mapping[str, object], head: Head) -> tuple[torch
     if "auto_map" in config and config.get("model_type") not in _known_types():
         raise InputError(
             f"{folder}: its config names Python code of its own (auto_map), which is not run; where you trust it, "
-            f"{_BY_HAND}"
+            f"{BY_HAND}"
         )
     name = head.class_name(config)
     kind: Any = None if name is None else getattr(transformers, name, None)
     if kind is None:
         raise InputError(
             f"{folder}: transformers {transformers.__version__} has no class of the type {config.get('model_type')} "
-            f"for {head.name}; take another task, or {_BY_HAND}"
+            f"for {head.name}; take another task, or {BY_HAND}"
         )
     if not (folder / SINGLE).is_file() and not (folder / INDEX).is_file():
         raise InputError(
@@ -254,7 +270,7 @@ def _kept(head: Head, name: str) -> Callable[[object], Mapping[str, torch.Tensor
             found = {head.outputs[0]: next(iter(result.values()))}
         if not found:
             raise InputError(
-                f"{name} gives {', '.join(result)}, and {head.name} is after {', '.join(head.outputs)}; {_BY_HAND}"
+                f"{name} gives {', '.join(result)}, and {head.name} is after {', '.join(head.outputs)}; {BY_HAND}"
             )
         return found
 

@@ -1,6 +1,7 @@
 """Inputs of models whose configs leave out what most have, and of classes with experts."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -137,6 +138,108 @@ def test_videos_have_the_frames_that_their_model_takes(tmp_path: Path) -> None:
     assert given["pixel_values_videos"].shape == (2, 4, 1, 32, 32)
     with pytest.raises(InputError, match="does not say how many frames a video has"):
         given_inputs(head, Videos(crop_size=32), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("model_type", "named", "known"),
+    [
+        ("xlm", "XLMWithLMHeadModel", True),  # for masked words
+        ("flaubert", "FlaubertWithLMHeadModel", True),
+        ("gpt2", "GPT2LMHeadModel", False),
+        ("speecht5", "SpeechT5ForSpeechToText", False),
+        ("seamless_m4t", "SeamlessM4TForTextToText", False),
+    ],
+)
+def test_which_heads_generate_text(model_type: str, named: str, known: bool, tmp_path: Path) -> None:
+    config = {"model_type": model_type, "architectures": [named]}
+    (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    assert recognizes(str(tmp_path)) is known
+
+
+def test_a_head_for_masked_words_is_exported_as_one(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    config = transformers.XLMConfig(
+        vocab_size=40,
+        emb_dim=16,
+        n_layers=1,
+        n_heads=2,
+        n_langs=1,
+        max_position_embeddings=16,
+        pad_index=0,
+        eos_index=2,
+    )
+    torch.manual_seed(0)
+    model = transformers.XLMWithLMHeadModel(config).eval()
+    model.save_pretrained(tmp_path / "model")
+    (tmp_path / "work").mkdir()
+    traced = open_checkpoint(str(tmp_path / "model"), Options(), tmp_path / "work")
+    assert traced.task.name == "fill-mask"
+    tokens = np.array([[5, 6, 7, 8], [9, 10, 11, 12]])
+    mask = np.array([[1, 1, 1, 1], [1, 1, 0, 0]])
+    with torch.no_grad():
+        expected = model(torch.from_numpy(tokens), attention_mask=torch.from_numpy(mask)).logits.numpy()
+    (found,) = open_on_cpu(traced.file).run(["logits"], {"input_ids": tokens, "attention_mask": mask})
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize(
+    ("model_type", "named", "task"),
+    [
+        ("clip", "CLIPModel", "zero-shot-image-classification"),
+        ("siglip", "SiglipModel", "zero-shot-image-classification"),
+        ("parakeet_ctc", "ParakeetForCTC", "automatic-speech-recognition"),
+    ],
+)
+def test_features_of_a_class_with_a_task_of_its_own(model_type: str, named: str, task: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type, "architectures": [named]}))
+    with pytest.raises(InputError, match=f"{named} is for {task}, .* name --task {task}"):
+        open_checkpoint(str(tmp_path), Options("feature-extraction"), tmp_path)
+
+
+def module_of(forward: Callable[..., object], main: object, **config: object) -> torch.nn.Module:
+    """A module with a forward and a main input of one's own."""
+    module = Characters()
+    module.forward, module.main_input_name = forward, main
+    module.config = SimpleNamespace(get_text_config=SimpleNamespace, **config)
+    return module
+
+
+def test_what_a_call_must_give_is_given_or_named(tmp_path: Path) -> None:
+    head = find_head("feature-extraction")
+    videos = module_of(
+        lambda input_ids, pixel_values_videos, more=1: (input_ids, pixel_values_videos, more),
+        "input_ids",
+        num_frames=4,
+        image_size=8,
+    )
+    given = given_inputs(head, videos, tmp_path)
+    assert {name: one.shape for name, one in given.items()} == {
+        "input_ids": (2, 9),
+        "pixel_values_videos": (2, 4, 3, 8, 8),
+    }
+    queries = module_of(lambda query_embeds, attention_mask=None: (query_embeds, attention_mask), "input_ids")
+    with pytest.raises(InputError, match=r"takes query_embeds, of which no example .* package.module:function"):
+        given_inputs(head, queries, tmp_path)
+    several = module_of(lambda pixels=None, tasks=None: (pixels, tasks), ["pixels", "tasks"])
+    with pytest.raises(InputError, match="takes pixels, tasks, of which no example is known"):
+        given_inputs(head, several, tmp_path)
+
+
+def test_images_of_any_shape_are_refused(tmp_path: Path) -> None:
+    """SigLIP 2's NaFlex models take patches with the shapes of their images, over which their code goes one by one."""
+    module = module_of(lambda pixel_values: pixel_values, "pixel_values", num_patches=256)
+    with pytest.raises(InputError, match="takes images of any shape as rows of patches"):
+        given_inputs(find_head("image-classification"), module, tmp_path)
+
+
+@pytest.mark.parametrize(("model_type", "shape"), [("videomae", (2, 4, 3, 32, 32)), ("vit", (2, 3, 32, 32))])
+def test_types_that_look_at_videos_have_frames(model_type: str, shape: tuple[int, ...], tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    module = module_of(
+        lambda pixel_values: pixel_values, "pixel_values", model_type=model_type, num_frames=4, image_size=32
+    )
+    given = given_inputs(find_head("image-feature-extraction"), module, tmp_path)
+    assert given["pixel_values"].shape == shape
 
 
 def test_sounds_are_long_enough_for_what_looks_over_frames(tmp_path: Path) -> None:
