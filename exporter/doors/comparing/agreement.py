@@ -42,12 +42,18 @@ def check_agreement(traced: Traced, *, seed: int = 0) -> Agreement:
     there is no original beside the file.
 
     Raises:
-        CheckFailed: they differ by more than :data:`TOLERANCE`.
+        CheckFailed: they differ by more than :data:`TOLERANCE`, or onnxruntime does not open the graph.
 
     """
     if traced.compute is None:
         return Agreement(0.0, Moved())
-    session = open_on_cpu(traced.file)
+    try:
+        session = open_on_cpu(traced.file)
+    except Exception as error:  # onnxruntime's exceptions have no common base
+        raise CheckFailed(
+            f"onnxruntime does not open the graph that was made of this {traced.model_type} model, as where sizes "
+            f"follow from values ({str(error).strip().splitlines()[0]}); please report this model"
+        ) from error
     names = [edge.name for edge in traced.task.outputs]
     pairs, moved = [], Moved()
     for feed in islice(traced.examples(seed), _FEEDS):

@@ -1,6 +1,7 @@
 """A user's own torch module: what it computes is what its graph computes, and what cannot be a graph is said."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -377,6 +378,17 @@ def test_modules_that_are_not_there(tmp_path: Path) -> None:
 def test_what_is_a_callable_and_what_a_path() -> None:
     assert is_callable("package.module:function")
     assert not any(is_callable(name) for name in ("model.onnx", "org/name", "C:\\model", "timm:resnet18 ", "./a:b"))
+
+
+def test_a_graph_that_cannot_be_opened_is_refused(block: Traced, tmp_path: Path) -> None:
+    """JetMoE's experts: sizes that follow from values are numbers in its graph, and of another type."""
+    x, y = (onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [2]) for name in ("x", "y"))
+    node = onnx.helper.make_node("Shape", ["x"], ["y"])  # which gives whole numbers
+    graph = onnx.helper.make_graph([node], "bad", [x], [y])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=10)
+    onnx.save(model, tmp_path / "bad.onnx")
+    with pytest.raises(CheckFailed, match=r"onnxruntime does not open the graph .* please report this model"):
+        check_agreement(replace(block, file=tmp_path / "bad.onnx"))
 
 
 def test_a_graph_that_computes_something_else_is_refused(block: Traced) -> None:
