@@ -27,6 +27,7 @@ def tidy(model: ir.Model) -> None:
     from onnxscript import optimizer, rewriter
 
     common.InlinePass()(model)
+    cut_by_slices(model)
     for _ in range(_ROUNDS):
         arrange_weights(model)
         optimizer.fold_constants(model, should_fold=lambda node: False if _moves_weights(node) else None)
@@ -46,6 +47,68 @@ def tidy(model: ir.Model) -> None:
     keep_zeros_before_maxima(model)
     spread_masks(model)
     _shorten_names(model.graph)
+
+
+def cut_by_slices(model: ir.Model) -> int:
+    """Take pieces of a computed size with Slice; return how many sequences of pieces that were.
+
+    onnxscript 0.7 does not fold the sequence that they are written as, and fails where its size is a computed scalar.
+
+    ::
+
+        x, size ─ SplitToSequence ─ SequenceAt (·, i)   →   x ─ Slice (i · size, (i + 1) · size)
+    """
+    import onnx_ir
+
+    graph, changes = model.graph, 0
+    for node in [one for one in graph if one.op_type == "SplitToSequence" and len(one.inputs) > 1]:
+        whole, size = node.inputs
+        readers = [user for user, _ in node.outputs[0].uses()]
+        places = [_constant(user.inputs[1]) if user.op_type == "SequenceAt" else None for user in readers]
+        if _constant(size) is not None or size is None or size.shape is None or len(size.shape) != 0:
+            continue
+        if None in places or node.outputs[0].is_graph_output():
+            continue
+        numbers = [int(place.numpy()) for place in places if place is not None]
+        if min(numbers, default=-1) < 0:
+            continue
+        name = node.outputs[0].name
+
+        def constant(what: str, number: int, name: str | None = name) -> ir.Value:
+            tensor = onnx_ir.tensor(np.array([number], np.int64), name=f"{name}.{what}")
+            kind = onnx_ir.TensorType(onnx_ir.DataType.INT64)
+            made = onnx_ir.Value(name=tensor.name, shape=onnx_ir.Shape((1,)), type=kind, const_value=tensor)
+            graph.register_initializer(made)
+            return made
+
+        row = onnx_ir.node("Reshape", [size, constant("one", 1)])
+        row.outputs[0].name = f"{name}.size"
+        graph.insert_before(node, row)
+        axis = constant("axis", node.attributes.get_int("axis", 0))
+        for index, (reader, number) in enumerate(zip(readers, numbers, strict=True)):
+            ends = [
+                onnx_ir.node("Mul", [row.outputs[0], constant(f"{index}.{what}", at)])
+                for what, at in (("first", number), ("last", number + 1))
+            ]
+            for end, what in zip(ends, ("from", "to"), strict=True):
+                end.outputs[0].name = f"{name}.{index}.{what}"
+            piece = onnx_ir.node("Slice", [whole, *(end.outputs[0] for end in ends), axis])
+            piece.outputs[0].type, piece.outputs[0].shape = reader.outputs[0].type, reader.outputs[0].shape
+            graph.insert_before(reader, [*ends, piece])
+            _put_in_place(graph, reader, piece)
+        graph.remove(node, safe=True)
+        changes += 1
+    return changes
+
+
+def _put_in_place(graph: ir.Graph, old: ir.Node, new: ir.Node) -> None:
+    """Have all that read what ``old`` gives read what ``new`` gives, under the same name."""
+    from onnx_ir import convenience
+
+    new.outputs[0].name, name = None, old.outputs[0].name
+    convenience.replace_all_uses_with(old.outputs[0], new.outputs[0], replace_graph_outputs=True)
+    graph.remove(old, safe=True)
+    new.outputs[0].name = name
 
 
 def drop_zero_biases(model: ir.Model) -> int:
